@@ -1,0 +1,190 @@
+//! One attempt: what a handler is, what it is given, and what it may return.
+
+pub mod command;
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use crate::job::{Failure, FailureReason, Job, JobId, LeaseToken, Output, Progress};
+
+/// The future of one attempt.
+pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Output, HandlerError>> + Send>>;
+
+/// Runs the attempts of one kind.
+///
+/// Every `Fn(Attempt) -> impl Future<Output = Result<Output, HandlerError>>` is one.
+pub trait Handler: Send + Sync + 'static {
+    /// Runs one attempt. The future is dropped when the attempt's timeout has passed or the server's drain has run
+    /// out of time, a grace period after [`Attempt::cancelled`] was told; whatever must be undone then belongs into
+    /// a `Drop`.
+    fn run(&self, attempt: Attempt) -> HandlerFuture;
+}
+
+impl<F, Fut> Handler for F
+where
+    F: Fn(Attempt) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Output, HandlerError>> + Send + 'static,
+{
+    fn run(&self, attempt: Attempt) -> HandlerFuture {
+        Box::pin(self(attempt))
+    }
+}
+
+/// What a handler is given: the job as it was when the attempt started, and the means to report.
+pub struct Attempt {
+    pub(crate) job: Arc<Job>,
+    pub(crate) lease: LeaseToken,
+    pub(crate) payload: Bytes,
+    pub(crate) cancelled: CancellationToken,
+    pub(crate) reports: Arc<dyn AttemptReports>,
+}
+
+/// Where an attempt's progress and output go. Both are best effort and never wait.
+pub(crate) trait AttemptReports: Send + Sync + 'static {
+    /// Tells how far the attempt is. At most one such report each 500 ms is kept.
+    fn progress(&self, progress: Progress);
+    /// Adds a line to the job's output. Bytes that are not UTF-8 are replaced; a long line is cut.
+    fn output_line(&self, line: &[u8]);
+}
+
+impl Attempt {
+    /// The job's id.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        self.job.id
+    }
+
+    /// The job as it was when the attempt started.
+    #[must_use]
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Counts the job's attempts, from 1.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.job.attempt
+    }
+
+    /// The attempt's token. It grows with every attempt in the store, so that a system that remembers the largest one
+    /// it has seen for a job can turn away an attempt that is over without knowing it.
+    #[must_use]
+    pub fn lease(&self) -> LeaseToken {
+        self.lease
+    }
+
+    /// The job's payload.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// Ends when the attempt should stop: it was cancelled, has timed out, or the server is about to stop.
+    pub async fn cancelled(&self) {
+        self.cancelled.cancelled().await;
+    }
+
+    /// The token behind [`Attempt::cancelled`], to hand on.
+    #[must_use]
+    pub fn cancellation_token(&self) -> &CancellationToken {
+        &self.cancelled
+    }
+
+    /// Tells watchers how far the attempt is. `fraction` is cut to 0 to 1, `text` and `step` to 256 bytes.
+    pub fn progress(&self, fraction: f64, text: &str, step: &str) {
+        self.reports.progress(Progress {
+            fraction: if fraction.is_finite() { fraction.clamp(0.0, 1.0) } else { 0.0 },
+            text: cut(text, PROGRESS_TEXT_MAX_BYTES).to_owned(),
+            step: cut(step, PROGRESS_TEXT_MAX_BYTES).to_owned(),
+        });
+    }
+
+    /// Adds a line to the job's output: watchers see it at once, and the end of the output is kept with the job.
+    pub fn output_line(&self, line: impl AsRef<[u8]>) {
+        self.reports.output_line(line.as_ref());
+    }
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt")
+            .field("id", &self.job.id)
+            .field("number", &self.job.attempt)
+            .finish_non_exhaustive()
+    }
+}
+
+const PROGRESS_TEXT_MAX_BYTES: usize = 256;
+
+/// The longest prefix of `text` that has at most `max` bytes and ends between characters.
+pub(crate) fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}
+
+/// Why a handler did not do its work.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HandlerError {
+    pub(crate) failure: Failure,
+    pub(crate) delay: Option<Duration>,
+}
+
+impl HandlerError {
+    /// A failure that another attempt could mend.
+    pub fn retryable(message: impl fmt::Display) -> Self {
+        Self::new(FailureReason::HandlerError, message, true)
+    }
+
+    /// A failure that no other attempt would mend: the job is FAILED at once.
+    pub fn permanent(message: impl fmt::Display) -> Self {
+        Self::new(FailureReason::HandlerError, message, false)
+    }
+
+    pub(crate) fn new(reason: FailureReason, message: impl fmt::Display, retryable: bool) -> Self {
+        const MESSAGE_MAX_BYTES: usize = 1024;
+        let message = message.to_string();
+        HandlerError {
+            failure: Failure {
+                reason,
+                message: cut(&message, MESSAGE_MAX_BYTES).to_owned(),
+                code: String::new(),
+                exit_code: None,
+                retryable,
+            },
+            delay: None,
+        }
+    }
+
+    /// Adds the application's own code.
+    #[must_use]
+    pub fn with_code(mut self, code: impl Into<String>) -> Self {
+        self.failure.code = code.into();
+        self
+    }
+
+    pub(crate) fn with_exit_code(mut self, exit_code: i32) -> Self {
+        self.failure.exit_code = Some(exit_code);
+        self
+    }
+
+    /// Sets the delay to the next attempt, in place of the job's retry policy.
+    #[must_use]
+    pub fn with_delay(mut self, delay: Duration) -> Self {
+        self.delay = Some(delay);
+        self
+    }
+
+    /// What went wrong, for people.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.failure.message
+    }
+}
+
+impl<E: std::error::Error> From<E> for HandlerError {
+    /// Any error is retryable unless the handler says otherwise.
+    fn from(error: E) -> Self {
+        Self::retryable(error)
+    }
+}

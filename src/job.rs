@@ -1,0 +1,561 @@
+//! The shared vocabulary: what a job is.
+
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+/// Identifies a job in its store. Ids sort by the time of submission; the committer alone gives them out.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(i64);
+
+impl JobId {
+    /// The low bits that count the jobs of one millisecond; the bits above them are milliseconds since 1970.
+    const SEQUENCE_BITS: u32 = 20;
+    /// Crockford's base 32 in lower case: no letters that look like digits.
+    const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    const TEXT_LEN: usize = 13;
+
+    pub(crate) const fn from_raw(raw: i64) -> Self {
+        JobId(raw)
+    }
+
+    pub(crate) const fn raw(self) -> i64 {
+        self.0
+    }
+
+    /// The smallest id that a job accepted at `instant` can have.
+    pub(crate) fn lowest_at(instant: Timestamp) -> Self {
+        JobId((instant.as_micros().max(0) / 1000).min(i64::MAX >> Self::SEQUENCE_BITS) << Self::SEQUENCE_BITS)
+    }
+
+    /// The first of `count` consecutive new ids: after `last`, and in step with the clock unless that was set back.
+    pub(crate) fn next(last: JobId, now: Timestamp) -> Self {
+        JobId(Self::lowest_at(now).0.max(last.0 + 1))
+    }
+
+    /// The id that comes `n` places later.
+    pub(crate) const fn plus(self, n: i64) -> Self {
+        JobId(self.0 + n)
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0u8; Self::TEXT_LEN];
+        let mut rest = self.0 as u64;
+        for place in text.iter_mut().rev() {
+            *place = Self::ALPHABET[(rest & 31) as usize];
+            rest >>= 5;
+        }
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Text that is no job id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a job id: ids are 13 characters as Submit returned them")]
+pub struct InvalidJobId;
+
+impl FromStr for JobId {
+    type Err = InvalidJobId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidJobId> {
+        if text.len() != Self::TEXT_LEN {
+            return Err(InvalidJobId);
+        }
+        let mut raw: u64 = 0;
+        for byte in text.bytes() {
+            let digit = Self::ALPHABET.iter().position(|&c| c == byte).ok_or(InvalidJobId)?;
+            // 13 × 5 bits are 65: the first digit may not use its top bit.
+            raw = raw.checked_mul(32).ok_or(InvalidJobId)? | digit as u64;
+        }
+        i64::try_from(raw).map(JobId).map_err(|_| InvalidJobId)
+    }
+}
+
+/// An attempt's right to report. It never decreases within a store and is not the attempt's number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LeaseToken(i64);
+
+impl LeaseToken {
+    pub(crate) const fn from_raw(raw: i64) -> Self {
+        LeaseToken(raw)
+    }
+
+    /// The token as a number, for handlers that fence their own side effects with it.
+    #[must_use]
+    pub const fn as_i64(self) -> i64 {
+        self.0
+    }
+}
+
+/// A place in the store's change feed. Each change of any job takes the next one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Position(pub(crate) i64);
+
+impl Position {
+    pub(crate) const fn next(self) -> Self {
+        Position(self.0 + 1)
+    }
+}
+
+/// The name of a queue or a kind with the number that the store uses for it. Equal numbers mean equal names.
+#[derive(Debug)]
+pub struct Name {
+    pub(crate) number: u32,
+    text: Box<str>,
+}
+
+impl Name {
+    pub(crate) fn new(number: u32, text: &str) -> Arc<Self> {
+        Arc::new(Name { number, text: text.into() })
+    }
+
+    /// The name itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Name {}
+
+/// Where a job stands, with what goes with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Its time has not come.
+    Scheduled {
+        /// When it comes.
+        due: Timestamp,
+    },
+    /// It could run.
+    Queued {
+        /// Its place among the jobs of its queue and priority: where in the feed it became ready.
+        order: Position,
+    },
+    /// An attempt runs.
+    Running {
+        /// The attempt's right to report.
+        lease: LeaseToken,
+    },
+    /// An attempt failed, and the next one waits for its time.
+    BackingOff {
+        /// When it comes.
+        due: Timestamp,
+    },
+    /// An attempt was asked to stop.
+    Cancelling {
+        /// The attempt's right to report.
+        lease: LeaseToken,
+    },
+    /// The handler did its work.
+    Succeeded,
+    /// Every attempt failed, or one failed for good.
+    Failed,
+    /// Cancelled before it succeeded.
+    Cancelled,
+}
+
+/// A [`State`] without what goes with it. The numbers are those of the protocol and of the store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum StateName {
+    /// See [`State::Scheduled`].
+    Scheduled = 1,
+    /// See [`State::Queued`].
+    Queued = 3,
+    /// See [`State::Running`].
+    Running = 4,
+    /// See [`State::BackingOff`].
+    BackingOff = 5,
+    /// See [`State::Cancelling`].
+    Cancelling = 6,
+    /// See [`State::Succeeded`].
+    Succeeded = 7,
+    /// See [`State::Failed`].
+    Failed = 8,
+    /// See [`State::Cancelled`].
+    Cancelled = 9,
+}
+
+impl StateName {
+    /// Every state, in the order of a job's life.
+    pub const ALL: [StateName; 8] = [
+        StateName::Scheduled,
+        StateName::Queued,
+        StateName::Running,
+        StateName::BackingOff,
+        StateName::Cancelling,
+        StateName::Succeeded,
+        StateName::Failed,
+        StateName::Cancelled,
+    ];
+
+    pub(crate) fn from_number(number: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| *state as i64 == number)
+    }
+
+    /// Whether a job in this state has ended.
+    #[must_use]
+    pub const fn is_done(self) -> bool {
+        match self {
+            StateName::Succeeded | StateName::Failed | StateName::Cancelled => true,
+            StateName::Scheduled
+            | StateName::Queued
+            | StateName::Running
+            | StateName::BackingOff
+            | StateName::Cancelling => false,
+        }
+    }
+
+    /// The state's name as people and the protocol write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            StateName::Scheduled => "SCHEDULED",
+            StateName::Queued => "QUEUED",
+            StateName::Running => "RUNNING",
+            StateName::BackingOff => "BACKING_OFF",
+            StateName::Cancelling => "CANCELLING",
+            StateName::Succeeded => "SUCCEEDED",
+            StateName::Failed => "FAILED",
+            StateName::Cancelled => "CANCELLED",
+        }
+    }
+}
+
+impl fmt::Display for StateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl State {
+    /// The state without what goes with it.
+    #[must_use]
+    pub const fn name(self) -> StateName {
+        match self {
+            State::Scheduled { .. } => StateName::Scheduled,
+            State::Queued { .. } => StateName::Queued,
+            State::Running { .. } => StateName::Running,
+            State::BackingOff { .. } => StateName::BackingOff,
+            State::Cancelling { .. } => StateName::Cancelling,
+            State::Succeeded => StateName::Succeeded,
+            State::Failed => StateName::Failed,
+            State::Cancelled => StateName::Cancelled,
+        }
+    }
+
+    /// Whether the job has ended.
+    #[must_use]
+    pub const fn is_done(self) -> bool {
+        self.name().is_done()
+    }
+
+    /// The lease of the attempt that runs now.
+    #[must_use]
+    pub const fn lease(self) -> Option<LeaseToken> {
+        match self {
+            State::Running { lease } | State::Cancelling { lease } => Some(lease),
+            State::Scheduled { .. }
+            | State::Queued { .. }
+            | State::BackingOff { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled => None,
+        }
+    }
+
+    /// When a waiting job's time comes.
+    #[must_use]
+    pub const fn due(self) -> Option<Timestamp> {
+        match self {
+            State::Scheduled { due } | State::BackingOff { due } => Some(due),
+            State::Queued { .. }
+            | State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled => None,
+        }
+    }
+}
+
+/// How long to wait between attempts.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// The delay after the first failed attempt.
+    #[serde(rename = "initial_us", with = "micros")]
+    pub initial_delay: Duration,
+    /// The longest delay.
+    #[serde(rename = "max_us", with = "micros")]
+    pub max_delay: Duration,
+    /// The growth from one delay to the next.
+    pub multiplier: f64,
+    /// The random part of a delay: 0 to 1.
+    pub jitter: f64,
+}
+
+impl RetryPolicy {
+    /// 1 s, doubling up to 1 h, a fifth of it random.
+    pub const DEFAULT: RetryPolicy = RetryPolicy {
+        initial_delay: Duration::from_secs(1),
+        max_delay: Duration::from_secs(3600),
+        multiplier: 2.0,
+        jitter: 0.2,
+    };
+
+    /// How long to wait after attempt `attempt` (from 1), with `random` from 0 to 1.
+    #[must_use]
+    pub fn delay(&self, attempt: u32, random: f64) -> Duration {
+        let growth = self.multiplier.powi(i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX));
+        let max_s = self.max_delay.as_secs_f64();
+        let full_s = (self.initial_delay.as_secs_f64() * growth).min(max_s);
+        let delay_s = full_s * (1.0 - self.jitter * random);
+        Duration::try_from_secs_f64(delay_s).unwrap_or(self.max_delay)
+    }
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// A duration as whole microseconds in the store's text columns.
+mod micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_micros)
+    }
+}
+
+/// What a job is from its submission to its end: all that never changes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Spec {
+    /// The queue that holds it.
+    pub queue: Arc<Name>,
+    /// What to do.
+    pub kind: Arc<Name>,
+    /// −100 to 100; the larger runs first.
+    pub priority: i8,
+    /// How long to wait between attempts.
+    pub retry: RetryPolicy,
+    /// How long one attempt may take.
+    pub attempt_timeout: Duration,
+    /// What it counts against its queue's bytes.
+    pub bytes: u64,
+    /// When it was accepted.
+    pub created: Timestamp,
+    /// What few jobs have; absent where a job has none of it.
+    pub extras: Option<Box<Extras>>,
+}
+
+/// What few jobs have.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Extras {
+    /// The client's own names and values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The media type of the payload.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub payload_type: String,
+    /// The id that the client gave the submission.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request_id: String,
+    /// The W3C trace context of the submission.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub traceparent: String,
+}
+
+impl Spec {
+    /// The job's labels.
+    #[must_use]
+    pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        self.extras.as_ref().map(|extras| &extras.labels)
+    }
+}
+
+/// A job as it stands after one of its changes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Job {
+    /// Identifies it.
+    pub id: JobId,
+    /// What never changes.
+    pub spec: Arc<Spec>,
+    /// Where it stands.
+    pub state: State,
+    /// Counts its changes, from 1.
+    pub revision: u64,
+    /// Where in the feed its latest change is.
+    pub position: Position,
+    /// How many attempts have started.
+    pub attempt: u32,
+    /// How many attempts may start.
+    pub max_attempts: u32,
+    /// When it last changed.
+    pub updated: Timestamp,
+    /// When its latest attempt started.
+    pub started: Option<Timestamp>,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// How far its running attempt says it is.
+    pub progress: Option<Arc<Progress>>,
+    /// Why its latest attempt did not succeed.
+    pub failure: Option<Arc<Failure>>,
+}
+
+/// How far an attempt says it is.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// 0 to 1.
+    pub fraction: f64,
+    /// One line for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    /// The name of the step under way.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub step: String,
+}
+
+/// Why an attempt, or a job, did not succeed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// Its class.
+    pub reason: FailureReason,
+    /// What went wrong, for people.
+    pub message: String,
+    /// The application's own code.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub code: String,
+    /// The exit code of a command, or 128 + the number of the signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Whether another attempt could help.
+    pub retryable: bool,
+}
+
+/// The class of a failure. The numbers are those of the protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureReason {
+    /// The handler reported an error.
+    HandlerError = 1,
+    /// The handler panicked.
+    Panic = 2,
+    /// The attempt took longer than its timeout.
+    Timeout = 3,
+    /// The server stopped or died while the attempt ran.
+    Lost = 4,
+    /// The attempt was cancelled.
+    Cancelled = 5,
+    /// The handler could not be started.
+    StartFailed = 6,
+    /// The handler returned a result over the cap.
+    ResultTooLarge = 7,
+}
+
+impl FailureReason {
+    /// The reason's name as people and logs write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            FailureReason::HandlerError => "handler error",
+            FailureReason::Panic => "panic",
+            FailureReason::Timeout => "timeout",
+            FailureReason::Lost => "lost",
+            FailureReason::Cancelled => "cancelled",
+            FailureReason::StartFailed => "start failed",
+            FailureReason::ResultTooLarge => "result too large",
+        }
+    }
+}
+
+/// One run of a job that has not succeeded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AttemptRecord {
+    /// Counts the job's attempts, from 1.
+    pub number: u32,
+    /// When it started.
+    pub started: Timestamp,
+    /// When it ended; absent while it runs.
+    pub ended: Option<Timestamp>,
+    /// Why it did not succeed; absent if it did, or still runs.
+    pub failure: Option<Failure>,
+}
+
+/// What a handler returned.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Output {
+    /// The result itself.
+    pub bytes: bytes::Bytes,
+    /// Its media type.
+    pub media_type: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_reads_back_from_its_text_and_sorts_like_it() {
+        let ids = [0, 1, 31, 32, 1 << 40, i64::MAX - 1, i64::MAX].map(JobId::from_raw);
+        let texts = ids.map(|id| id.to_string());
+        for (id, text) in ids.iter().zip(&texts) {
+            assert_eq!(text.parse(), Ok(*id));
+        }
+        assert!(texts.is_sorted());
+    }
+
+    #[test]
+    fn text_that_is_no_id_is_refused() {
+        for text in
+            ["", "0", "zzzzzzzzzzzzz", "8000000000000", "000000000000I", "0000000000000 ", "00000000000é"]
+        {
+            assert_eq!(text.parse::<JobId>(), Err(InvalidJobId), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ids_grow_when_the_clock_is_set_back() {
+        let late = JobId::next(JobId::from_raw(0), Timestamp::from_micros(5_000_000));
+        let set_back = JobId::next(late, Timestamp::from_micros(1_000_000));
+        assert_eq!(set_back, late.plus(1));
+    }
+
+    #[test]
+    fn delays_grow_to_their_limit_and_jitter_only_shortens_them() {
+        let policy = RetryPolicy { max_delay: Duration::from_secs(5), ..RetryPolicy::DEFAULT };
+        let full: Vec<_> = (1..=5).map(|attempt| policy.delay(attempt, 0.0).as_secs()).collect();
+        assert_eq!(full, [1, 2, 4, 5, 5]);
+        assert_eq!(policy.delay(3, 1.0), Duration::from_millis(3200));
+        assert_eq!(policy.delay(u32::MAX, 0.0), Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,245 @@
+//! The one function that decides every change of a job.
+//!
+//! It is pure: the same job, event and moment give the same answer, so that every store and every test agrees on what
+//! may happen. Each state is matched by name; a new one does not compile until every event has been thought through.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    clock::Timestamp,
+    job::{AttemptRecord, Failure, FailureReason, Job, LeaseToken, Position, Progress, State, StateName},
+};
+
+/// What happens to a job.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A waiting job's time has come.
+    Due,
+    /// A consumer slot takes it.
+    Start {
+        /// The new attempt's right to report.
+        lease: LeaseToken,
+    },
+    /// Its attempt tells how far it is.
+    Progress {
+        /// The attempt's right to report.
+        lease: LeaseToken,
+        /// How far it is.
+        progress: Arc<Progress>,
+    },
+    /// Its attempt did the work.
+    Succeed {
+        /// The attempt's right to report.
+        lease: LeaseToken,
+    },
+    /// Its attempt did not do the work.
+    Fail {
+        /// The attempt's right to report.
+        lease: LeaseToken,
+        /// Why.
+        failure: Arc<Failure>,
+        /// The handler's own wish for the delay to the next attempt.
+        delay: Option<Duration>,
+    },
+    /// Its attempt was claimed but never started.
+    Release {
+        /// The attempt's right to report.
+        lease: LeaseToken,
+    },
+    /// Somebody wants it stopped.
+    Cancel,
+    /// Somebody wants it run again, or now.
+    Retry,
+}
+
+/// When and where a change happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// The instant.
+    pub now: Timestamp,
+    /// The change's place in the feed.
+    pub position: Position,
+    /// From 0 to 1, for jitter.
+    pub random: f64,
+}
+
+/// Why an event does not apply. Nothing changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The reporter's lease is no longer (or never was) the job's.
+    #[error("the lease is lost: the job is {0} under another attempt or none")]
+    LeaseLost(StateName),
+    /// The job's state does not allow it.
+    #[error("the job is {0}")]
+    WrongState(StateName),
+}
+
+/// A job after an event, and the attempt that the event ended without success.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// The job after the event.
+    pub job: Job,
+    /// The ended attempt, for the job's history.
+    pub ended_attempt: Option<AttemptRecord>,
+}
+
+/// The state in which a new job, or one run anew, waits.
+#[must_use]
+pub fn waiting_state(run_time: Option<Timestamp>, moment: Moment) -> State {
+    match run_time {
+        Some(due) if due > moment.now => State::Scheduled { due },
+        Some(_) | None => State::Queued { order: moment.position },
+    }
+}
+
+/// What `event` makes of `job`.
+///
+/// # Errors
+/// A [`Refusal`] where the event does not apply: the caller must then change nothing.
+pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, Refusal> {
+    let refused = Refusal::WrongState(job.state.name());
+    match event {
+        Event::Due => match job.state {
+            State::Scheduled { due } | State::BackingOff { due } if due <= moment.now => {
+                Ok(changed(job, State::Queued { order: moment.position }, moment))
+            }
+            State::Scheduled { .. }
+            | State::BackingOff { .. }
+            | State::Queued { .. }
+            | State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled => Err(refused),
+        },
+        Event::Start { lease } => match job.state {
+            State::Queued { .. } => Ok(started(job, *lease, moment)),
+            State::Scheduled { due } | State::BackingOff { due } if due <= moment.now => {
+                Ok(started(job, *lease, moment))
+            }
+            State::Scheduled { .. }
+            | State::BackingOff { .. }
+            | State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled => Err(refused),
+        },
+        Event::Progress { lease, progress } => {
+            held(job, *lease)?;
+            let mut next = changed(job, job.state, moment);
+            next.job.progress = Some(Arc::clone(progress));
+            Ok(next)
+        }
+        Event::Succeed { lease } => {
+            held(job, *lease)?;
+            let mut next = changed(job, State::Succeeded, moment);
+            next.job.failure = None;
+            Ok(next)
+        }
+        Event::Fail { lease, failure, delay } => {
+            let cancelling = held(job, *lease)? == Held::Cancelling;
+            let state = if cancelling {
+                State::Cancelled
+            } else if failure.retryable && job.attempt < job.max_attempts {
+                let delay = delay.unwrap_or_else(|| job.spec.retry.delay(job.attempt, moment.random));
+                State::BackingOff { due: moment.now.after(delay) }
+            } else {
+                State::Failed
+            };
+            let mut next = changed(job, state, moment);
+            next.job.failure = Some(Arc::clone(failure));
+            next.ended_attempt = Some(AttemptRecord {
+                number: job.attempt,
+                started: job.started.unwrap_or(moment.now),
+                ended: Some(moment.now),
+                failure: Some(Failure::clone(failure)),
+            });
+            Ok(next)
+        }
+        Event::Release { lease } => {
+            let state = match held(job, *lease)? {
+                Held::Cancelling => State::Cancelled,
+                Held::Running => State::Queued { order: moment.position },
+            };
+            let mut next = changed(job, state, moment);
+            next.job.attempt = job.attempt.saturating_sub(1);
+            Ok(next)
+        }
+        Event::Cancel => match job.state {
+            State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. } => {
+                Ok(changed(job, State::Cancelled, moment))
+            }
+            State::Running { lease } => Ok(changed(job, State::Cancelling { lease }, moment)),
+            State::Cancelling { .. } | State::Succeeded | State::Failed | State::Cancelled => Err(refused),
+        },
+        Event::Retry => match job.state {
+            State::Failed | State::Cancelled => {
+                let mut next = changed(job, State::Queued { order: moment.position }, moment);
+                next.job.max_attempts = job.max_attempts.max(job.attempt + 1);
+                next.job.ended = None;
+                Ok(next)
+            }
+            State::Scheduled { .. } | State::BackingOff { .. } => {
+                Ok(changed(job, State::Queued { order: moment.position }, moment))
+            }
+            State::Queued { .. } | State::Running { .. } | State::Cancelling { .. } | State::Succeeded => {
+                Err(refused)
+            }
+        },
+    }
+}
+
+/// The failure of an attempt whose server stopped or died while it ran.
+#[must_use]
+pub fn lost(message: &str) -> Arc<Failure> {
+    Arc::new(Failure {
+        reason: FailureReason::Lost,
+        message: message.to_owned(),
+        code: String::new(),
+        exit_code: None,
+        retryable: true,
+    })
+}
+
+#[derive(PartialEq, Eq)]
+enum Held {
+    Running,
+    Cancelling,
+}
+
+/// Whether `lease` is the one under which the job runs.
+fn held(job: &Job, lease: LeaseToken) -> Result<Held, Refusal> {
+    match job.state {
+        State::Running { lease: held } if held == lease => Ok(Held::Running),
+        State::Cancelling { lease: held } if held == lease => Ok(Held::Cancelling),
+        State::Running { .. }
+        | State::Cancelling { .. }
+        | State::Scheduled { .. }
+        | State::Queued { .. }
+        | State::BackingOff { .. }
+        | State::Succeeded
+        | State::Failed
+        | State::Cancelled => Err(Refusal::LeaseLost(job.state.name())),
+    }
+}
+
+fn changed(job: &Job, state: State, moment: Moment) -> Changed {
+    let mut next = job.clone();
+    next.state = state;
+    next.revision += 1;
+    next.position = moment.position;
+    next.updated = moment.now;
+    if state.is_done() {
+        next.ended = Some(moment.now);
+    }
+    Changed { job: next, ended_attempt: None }
+}
+
+fn started(job: &Job, lease: LeaseToken, moment: Moment) -> Changed {
+    let mut next = changed(job, State::Running { lease }, moment);
+    next.job.attempt += 1;
+    next.job.started = Some(moment.now);
+    next.job.progress = None;
+    next
+}
