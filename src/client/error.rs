@@ -124,7 +124,6 @@ impl ClientError {
 
     /// Whether the outcome is unknown and another try could bring it to light. Without Jobmill's own word, codes that a
     /// proxy gives for good (no permission, unknown method, too large) would only come again.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "a code that gRPC adds later is not known to pass")]
     pub(super) fn may_help_to_repeat(&self) -> bool {
         let code = match self {
             ClientError::InvalidEndpoint { .. } | ClientError::NotJobmill { .. } => return false,
@@ -132,15 +131,15 @@ impl ClientError {
             ClientError::Refused(refusal) => refusal.code,
             ClientError::Failed { code, .. } => *code,
         };
-        match code {
+        matches!(
+            code,
             Code::Unavailable
-            | Code::Cancelled
-            | Code::Internal
-            | Code::Unknown
-            | Code::Aborted
-            | Code::DeadlineExceeded => true,
-            _ => false,
-        }
+                | Code::Cancelled
+                | Code::Internal
+                | Code::Unknown
+                | Code::Aborted
+                | Code::DeadlineExceeded
+        )
     }
 
     pub(super) fn from_status(endpoint: &str, call_timeout: Duration, status: &Status) -> ClientError {

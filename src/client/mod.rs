@@ -70,7 +70,6 @@ impl Client {
     }
 
     /// Begins a client whose timeouts and retries differ from the defaults.
-    #[must_use]
     pub fn builder(endpoint: &str) -> ClientBuilder {
         ClientBuilder::new(endpoint)
     }

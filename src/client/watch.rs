@@ -13,6 +13,7 @@ use crate::proto::v1::{
 
 /// What a [`Watch`] tells.
 #[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all items are the large one")]
 pub enum WatchItem {
     /// Something happened. The server's *closing* is not among it: the watch goes on elsewhere by itself.
     Event {

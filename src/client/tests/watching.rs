@@ -54,10 +54,12 @@ fn word(item: Result<WatchItem, ClientError>) -> String {
     match item {
         Ok(WatchItem::Event { event, resume_token }) => {
             let token = resume_token.map_or("-".into(), |token| String::from_utf8(token).unwrap());
-            let what = match event {
-                Event::Updated(updated) => updated.job.unwrap().state().as_str_name().to_owned(),
-                Event::Synced(_) => "synced".to_owned(),
-                other => format!("{other:?}"),
+            let what = if let Event::Updated(updated) = event {
+                updated.job.unwrap().state().as_str_name().to_owned()
+            } else if let Event::Synced(_) = event {
+                "synced".to_owned()
+            } else {
+                format!("{event:?}")
             };
             format!("{what}@{token}")
         }

@@ -1,0 +1,8 @@
+//! Stand-in.
+#![expect(missing_docs, clippy::unused_async, reason = "stand-in")]
+use std::process::ExitCode;
+#[derive(clap::Args, Debug)]
+pub struct ServeArgs {}
+pub async fn run(_args: ServeArgs) -> ExitCode {
+    ExitCode::FAILURE
+}
