@@ -1,8 +1,5 @@
 //! A durable job service that speaks gRPC.
 
-#[cfg(feature = "cli")]
-#[doc(hidden)]
-pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;

@@ -6,7 +6,7 @@ use super::{
     json, text,
     ui::Ui,
 };
-use crate::proto::v1::{Job, JobState};
+use jobmill::proto::v1::{Job, JobState};
 
 /// The arguments of `jobmill cancel`.
 #[derive(Debug, clap::Args)]

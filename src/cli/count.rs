@@ -9,7 +9,7 @@ use super::{
     text,
     ui::Ui,
 };
-use crate::proto::v1::CountJobsResponse;
+use jobmill::proto::v1::CountJobsResponse;
 
 /// The arguments of `jobmill count`.
 #[derive(Debug, clap::Args)]
@@ -44,7 +44,7 @@ fn render(answer: &CountJobsResponse, colour: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::v1::{JobState, StateCount};
+    use jobmill::proto::v1::{JobState, StateCount};
 
     #[test]
     fn counts_in_a_table() {

@@ -6,7 +6,7 @@ use super::{
     table::{Table, plain},
     text,
 };
-use crate::{
+use jobmill::{
     client::{from_wire_duration, from_wire_timestamp},
     clock::Timestamp,
     proto::v1::{Attempt, Failure, FailureReason, Job, JobState, PendingReason},
@@ -209,7 +209,7 @@ fn indented(lines: &str) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::{
+    use jobmill::{
         client::{to_wire_duration, to_wire_timestamp},
         proto::v1::{Progress, RetryPolicy},
     };

@@ -3,7 +3,7 @@
 use std::{io, process::ExitCode};
 
 use super::text;
-use crate::client::{ClientError, Code, Refusal};
+use jobmill::client::{ClientError, Code, Refusal};
 
 /// Told in `--help`.
 pub(super) const HELP: &str = "\
@@ -120,6 +120,8 @@ impl From<ClientError> for Failure {
             ClientError::Refused(refusal) => refused(&refusal),
             ClientError::Failed { code: Code::Unavailable, .. } => Failure::new(Exit::Unreachable, said),
             ClientError::Failed { .. } => Failure::new(Exit::Internal, said),
+            // The library may learn of more.
+            _ => Failure::new(Exit::Internal, said),
         }
     }
 }
@@ -198,7 +200,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::client::FieldFault;
+    use jobmill::client::FieldFault;
 
     fn refusal(code: Code, reason: &str, message: &str) -> Refusal {
         Refusal {

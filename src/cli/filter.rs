@@ -1,7 +1,7 @@
 //! Which jobs, as arguments.
 
 use super::values;
-use crate::{
+use jobmill::{
     client::to_wire_timestamp,
     clock::Timestamp,
     proto::v1::{JobFilter, JobState},

@@ -9,7 +9,7 @@ use super::{
     text,
     ui::Ui,
 };
-use crate::{
+use jobmill::{
     client::{Watch, WatchItem},
     proto::v1::{Job, JobState, watch_event::Event},
 };
@@ -143,7 +143,7 @@ fn take(event: &Event, fates: &mut Fates, live: Option<&mut Live<'_>>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::v1::{JobDeleted, JobNotFound, JobUpdated};
+    use jobmill::proto::v1::{JobDeleted, JobNotFound, JobUpdated};
 
     #[test]
     fn the_worst_fate_decides_the_exit_code() {

@@ -6,7 +6,7 @@ use super::{
     json,
     ui::Ui,
 };
-use crate::proto::v1::JobView;
+use jobmill::proto::v1::JobView;
 
 /// The arguments of `jobmill get`.
 #[derive(Debug, clap::Args)]

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::values::base64;
-use crate::proto::v1::{
+use jobmill::proto::v1::{
     Attempt, CountJobsResponse, Failure, FailureReason, Job, JobState, PendingReason, Progress, Queue,
     QueueSettings, QueueStats, RetryPolicy, StateCount, SubmitResponse, WhenFull, watch_event::Event,
 };
@@ -292,13 +292,13 @@ mod tests {
 
     #[test]
     fn events_are_named_after_what_happened() {
-        let updated = crate::proto::v1::JobUpdated { job: None, merged: 2 };
+        let updated = jobmill::proto::v1::JobUpdated { job: None, merged: 2 };
         let lines = [
             event(&Event::Updated(updated), Some(b"token")),
-            event(&Event::Synced(crate::proto::v1::Synced {}), None),
-            event(&Event::Left(crate::proto::v1::JobLeft { id: "1".into(), state: 7, done: true }), None),
+            event(&Event::Synced(jobmill::proto::v1::Synced {}), None),
+            event(&Event::Left(jobmill::proto::v1::JobLeft { id: "1".into(), state: 7, done: true }), None),
             event(
-                &Event::Output(crate::proto::v1::OutputLine {
+                &Event::Output(jobmill::proto::v1::OutputLine {
                     id: "1".into(),
                     attempt: 2,
                     text: "\u{1b}".into(),

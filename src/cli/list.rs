@@ -9,7 +9,7 @@ use super::{
     text,
     ui::Ui,
 };
-use crate::{
+use jobmill::{
     client::from_wire_timestamp,
     clock::Timestamp,
     proto::v1::{Job, JobFilter, JobView, ListJobsRequest},
@@ -90,8 +90,8 @@ fn render(jobs: &[Job], now: Timestamp, colour: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cli::describe::tests::{at, failed_job},
+    use crate::cli::describe::tests::{at, failed_job};
+    use jobmill::{
         client::to_wire_timestamp,
         proto::v1::{JobState, Progress},
     };

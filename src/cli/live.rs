@@ -8,7 +8,7 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{describe, exit::Failure, text, ui::Ui};
-use crate::proto::v1::{Job, JobState, OutputLine};
+use jobmill::proto::v1::{Job, JobState, OutputLine};
 
 /// As many as fit on a small terminal; indicatif can't redraw what has scrolled away.
 const ROWS_MAX: usize = 16;
@@ -199,13 +199,11 @@ pub(super) fn style(template: &str) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cli::{
-            describe::tests::{at, failed_job},
-            ui::Format,
-        },
-        clock::{Clock, ManualClock},
+    use crate::cli::{
+        describe::tests::{at, failed_job},
+        ui::Format,
     };
+    use jobmill::clock::{Clock, ManualClock};
 
     #[test]
     fn a_job_in_one_line() {

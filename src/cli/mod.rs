@@ -1,7 +1,7 @@
 //! The command line: one file for each verb, from arguments to an exit code.
 
-pub mod check_config;
-pub mod serve;
+mod check_config;
+mod serve;
 
 mod cancel;
 mod count;
@@ -29,8 +29,8 @@ use std::{future::Future, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::client::Client;
 use exit::{Exit, Failure};
+use jobmill::client::Client;
 use ui::{Format, Ui};
 
 /// The arguments of the program.
@@ -115,7 +115,7 @@ enum Command {
 
 /// Runs the program: from its arguments to its exit code.
 #[must_use]
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let parsed =
         Cli::command().try_get_matches().and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     let Cli { global, command } = match parsed {

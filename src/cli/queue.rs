@@ -14,7 +14,7 @@ use super::{
     ui::Ui,
     values::{self, WhenFullArg},
 };
-use crate::{
+use jobmill::{
     client::{Client, from_wire_duration, to_wire_duration},
     proto::v1::{JobState, Queue, QueueSettings, QueueStats, StateCount, WhenFull},
 };

@@ -2,7 +2,7 @@
 #![expect(missing_docs, clippy::unused_async, reason = "stand-in")]
 use std::process::ExitCode;
 #[derive(clap::Args, Debug)]
-pub struct ServeArgs {}
-pub async fn run(_args: ServeArgs) -> ExitCode {
+pub(crate) struct ServeArgs {}
+pub(crate) async fn run(_args: ServeArgs) -> ExitCode {
     ExitCode::FAILURE
 }

@@ -16,7 +16,7 @@ use super::{
     ui::Ui,
     values::{self, WhenFullArg},
 };
-use crate::{
+use jobmill::{
     client::{Client, ClientError, Code, to_wire_duration, to_wire_timestamp},
     clock::Timestamp,
     proto::v1::{Job, JobSpec, JobView, SubmitAndWatchRequest, SubmitRequest, WatchDetail, WhenFull},
@@ -168,19 +168,12 @@ fn too_large(what: &str) -> Failure {
 
 /// A message over the server's limit is refused by the transport, whose words tell nobody what to do.
 fn explained(error: ClientError) -> Failure {
-    match &error {
-        ClientError::Failed { code: Code::OutOfRange | Code::ResourceExhausted, message, .. }
-            if message.contains("message") =>
-        {
-            too_large("the job is too large for one message")
-        }
-        ClientError::InvalidEndpoint { .. }
-        | ClientError::Unreachable { .. }
-        | ClientError::NotJobmill { .. }
-        | ClientError::Refused(_)
-        | ClientError::Timeout { .. }
-        | ClientError::Failed { .. } => error.into(),
+    if let ClientError::Failed { code: Code::OutOfRange | Code::ResourceExhausted, message, .. } = &error
+        && message.contains("message")
+    {
+        return too_large("the job is too large for one message");
     }
+    error.into()
 }
 
 async fn submit_and_follow(

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt::Write, time::Duration};
 
 use clap::builder::styling::{AnsiColor, Style};
 
-use crate::{clock::Timestamp, proto::v1::JobState};
+use jobmill::{clock::Timestamp, proto::v1::JobState};
 
 /// Shows what could steer a terminal, or turn the direction of text around, by its number.
 pub(super) fn escape(text: &str) -> Cow<'_, str> {

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use super::exit::Failure;
-use crate::clock::Clock;
+use jobmill::clock::Clock;
 
 /// The form of results.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]

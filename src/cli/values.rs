@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::{
+use jobmill::{
     clock::Timestamp,
     proto::v1::{JobState, WhenFull},
 };

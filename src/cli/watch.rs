@@ -9,7 +9,7 @@ use super::{
     ui::Ui,
     values,
 };
-use crate::proto::v1::{JobFilter, JobView, WatchDetail, WatchStart, WatchStatusRequest};
+use jobmill::proto::v1::{JobFilter, JobView, WatchDetail, WatchStart, WatchStatusRequest};
 
 /// The arguments of `jobmill watch`.
 #[derive(Debug, clap::Args)]
