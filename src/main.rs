@@ -1,1 +1,8 @@
-fn main() {}
+//! The `jobmill` program.
+
+mod cli;
+
+#[tokio::main]
+async fn main() -> std::process::ExitCode {
+    cli::main().await
+}
