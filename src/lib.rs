@@ -1,6 +1,7 @@
 //! A durable job service that speaks gRPC.
 
 pub mod admission;
+mod api;
 pub mod client;
 pub mod clock;
 pub mod commit;

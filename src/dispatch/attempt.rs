@@ -9,7 +9,7 @@ use tracing::Instrument;
 
 use super::{Dispatch, output::AttemptVoice};
 use crate::{
-    execute::{Attempt, Handler, HandlerError},
+    execute::{Attempt, HandlerError},
     job::{Failure, FailureReason, Job, Output},
     store::{Claim, Report, ReportBody},
 };
