@@ -45,7 +45,7 @@ pub(super) trait Rule {
 
 /// Text in quotes, with what could act on a terminal escaped, and cut to a length that a message bears.
 pub(super) fn quote(text: &str) -> String {
-    const SHOWN_CHARS: usize = 60;
+    const SHOWN_CHARS: usize = 200;
     match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn quoted_text_is_harmless_and_short() {
         assert_eq!(quote("a\u{1b}[31m\"\n"), r#""a\u{1b}[31m\"\n""#);
-        assert_eq!(quote(&"é".repeat(61)), format!("\"{}\"…", "é".repeat(60)));
+        assert_eq!(quote(&"é".repeat(201)), format!("\"{}\"…", "é".repeat(200)));
     }
 
     #[test]
