@@ -1,8 +1,111 @@
-//! Stand-in.
-#![expect(missing_docs, clippy::needless_pass_by_value, reason = "stand-in")]
-use std::process::ExitCode;
+//! `jobmill check-config`: says what a server would run with, or all that is wrong.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use comfy_table::{Table, presets};
+use jobmill::config::{Entry, Fault, Faults, Loaded, Place, Surroundings};
+use serde_json::{Value, json};
+
+use super::serve::{EXIT_CONFIGURATION, SourceArgs};
+
+/// Checks the configuration, and shows each setting with where it comes from. Starts nothing.
 #[derive(clap::Args, Debug)]
-pub(crate) struct CheckConfigArgs {}
-pub(crate) fn run(_args: CheckConfigArgs) -> ExitCode {
-    ExitCode::FAILURE
+pub(crate) struct CheckConfigArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Form::Text)]
+    output: Form,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Form {
+    /// A table for people; faults go to stderr.
+    Text,
+    /// One JSON object on stdout, valid or not.
+    Json,
+}
+
+/// Checks the configuration. Exit codes: 0 if it is valid, 2 if not.
+pub(crate) fn run(args: CheckConfigArgs) -> ExitCode {
+    let form = args.output;
+    let loaded = args.source.load(&Surroundings::of_process());
+    let text = match form {
+        Form::Text => match &loaded {
+            Ok(loaded) => table(loaded),
+            Err(faults) => {
+                let _ = writeln!(io::stderr(), "{faults}");
+                String::new()
+            }
+        },
+        Form::Json => format!("{:#}\n", document(&loaded)),
+    };
+    // A reader that has gone, such as `head`, has seen what it wanted.
+    let _ = io::stdout().write_all(text.as_bytes());
+    if loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIGURATION) }
+}
+
+fn table(loaded: &Loaded) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["KEY", "VALUE", "FROM"]);
+    for Entry { key, value, place } in &loaded.entries {
+        table.add_row([key.clone(), shown(value), place.to_string()]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let file = loaded.file.as_ref().map_or_else(
+        || "The configuration is valid. No file was read.".to_owned(),
+        |file| format!("The configuration is valid. File: {}", file.display()),
+    );
+    format!("{}\n\n{file}\n", table.trim_fmt())
+}
+
+/// A value in the table: text without quotes, unless something in it would act on the terminal.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if !text.chars().any(char::is_control) => text.clone(),
+        Value::String(text) => format!("{text:?}"),
+        Value::Array(values) => {
+            let texts: Vec<_> = values
+                .iter()
+                .map(|value| value.as_str().map_or_else(|| value.to_string(), |text| format!("{text:?}")))
+                .collect();
+            format!("[{}]", texts.join(", "))
+        }
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+fn document(loaded: &Result<Loaded, Faults>) -> Value {
+    match loaded {
+        Ok(Loaded { file, entries, .. }) => json!({
+            "valid": true,
+            "file": file,
+            "settings": entries.iter().map(|Entry { key, value, place }| {
+                json!({ "key": key, "value": value, "from": from(place) })
+            }).collect::<Vec<_>>(),
+        }),
+        Err(faults) => json!({
+            "valid": false,
+            "faults": faults.as_slice().iter().map(|Fault { place, key, message }| {
+                json!({ "key": key, "message": message, "from": from(place) })
+            }).collect::<Vec<_>>(),
+        }),
+    }
+}
+
+fn from(place: &Place) -> Value {
+    match place {
+        Place::File { path, line, column } => {
+            json!({ "source": "file", "path": path.to_string_lossy(), "line": line, "column": column })
+        }
+        Place::Environment(variable) => json!({ "source": "environment", "variable": variable }),
+        Place::Flag(flag) => json!({ "source": "flag", "flag": flag }),
+        Place::Default => json!({ "source": "default" }),
+    }
 }

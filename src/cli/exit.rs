@@ -157,7 +157,12 @@ fn message(refusal: &Refusal) -> String {
         .filter(|fault| !refusal.message.contains(&fault.description))
         .map(|fault| format!("{}: {}", fault.field, fault.description))
         .collect();
-    match (refusal.message.as_str(), untold.as_slice()) {
+    // The way out in the protocol's words; the next step has it in this program's.
+    let told = refusal
+        .message
+        .split_once(": list the queues with")
+        .map_or(refusal.message.as_str(), |(told, _)| told);
+    match (told, untold.as_slice()) {
         ("", []) => format!("refused ({})", refusal.reason),
         (message, []) => message.to_owned(),
         ("", untold) => untold.join("; "),
@@ -228,7 +233,11 @@ mod tests {
             ClientError::Timeout { endpoint: endpoint(), after: Duration::from_secs(40) },
             ClientError::Failed { endpoint: endpoint(), code: Code::Internal, message: "oops".into() },
             ClientError::Failed { endpoint: endpoint(), code: Code::Unavailable, message: "503".into() },
-            refused(refusal(Code::NotFound, "QUEUE_NOT_FOUND", "there is no queue `x`.")),
+            refused(refusal(
+                Code::NotFound,
+                "QUEUE_NOT_FOUND",
+                "no queue is named `x`: list the queues with QueueService.ListQueues",
+            )),
             refused(refusal(Code::NotFound, "JOB_NOT_FOUND", "there is no job `x`")),
             refused(refusal(Code::NotFound, "KIND_NOT_FOUND", "no handler runs `x`; known: a, b")),
             refused(Refusal {
@@ -264,7 +273,7 @@ mod tests {
          7 error: no answer from http://127.0.0.1:7733 within 40s. The call may have had its effect all the same; --call-timeout sets the limit.
         70 error: the call to http://127.0.0.1:7733 failed: oops (Internal)
          6 error: the call to http://127.0.0.1:7733 failed: 503 (Unavailable)
-         4 error: there is no queue `x`. List queues: jobmill queue list
+         4 error: no queue is named `x`. List queues: jobmill queue list
          4 error: there is no job `x`. List jobs: jobmill list
          4 error: no handler runs `x`; known: a, b
          5 error: queue `x` is full. Try again in 1.5s.

@@ -143,7 +143,7 @@ pub(super) fn event(event: &Event, resume_token: Option<&[u8]>) -> Value {
             "updated",
             Object::default()
                 .maybe("job", updated.job.as_ref().map(job))
-                .put("merged", updated.merged)
+                .maybe("merged", updated.merged)
                 .done(),
         ),
         Event::Left(left) => {
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn events_are_named_after_what_happened() {
-        let updated = jobmill::proto::v1::JobUpdated { job: None, merged: 2 };
+        let updated = jobmill::proto::v1::JobUpdated { job: None, merged: Some(2) };
         let lines = [
             event(&Event::Updated(updated), Some(b"token")),
             event(&Event::Synced(jobmill::proto::v1::Synced {}), None),

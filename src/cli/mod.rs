@@ -15,6 +15,7 @@ mod get;
 mod json;
 mod list;
 mod live;
+mod logging;
 mod queue;
 mod retry;
 mod steps;

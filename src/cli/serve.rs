@@ -1,8 +1,298 @@
-//! Stand-in.
-#![expect(missing_docs, clippy::unused_async, reason = "stand-in")]
-use std::process::ExitCode;
+//! `jobmill serve`: a server from its configuration to its end.
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{self, ExitCode},
+};
+
+use anyhow::{Context, anyhow, bail};
+use jobmill::{
+    config::{self, Faults, Flags, Loaded, Settings, StoreSettings, Surroundings},
+    serve::Server,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
+
+use super::logging;
+
+/// The exit code for a configuration that is not valid.
+pub(crate) const EXIT_CONFIGURATION: u8 = 2;
+
+/// Runs the server until SIGTERM or SIGINT: the first lets running attempts end, a second ends at once.
 #[derive(clap::Args, Debug)]
-pub(crate) struct ServeArgs {}
-pub(crate) async fn run(_args: ServeArgs) -> ExitCode {
-    ExitCode::FAILURE
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// Write the address to this file once the server listens, and remove the file when it ends
+    #[arg(long, value_name = "PATH")]
+    pub(crate) port_file: Option<PathBuf>,
+}
+
+/// Where settings come from: flags go before variables, those before the file, that before the defaults.
+#[derive(clap::Args, Debug)]
+pub(crate) struct SourceArgs {
+    /// Configuration file; by default ~/.config/jobmill/jobmill.toml, if there is one [env: JOBMILL_CONFIG]
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Address and port to listen on, loopback only; port 0 takes a free one [env: JOBMILL_LISTEN]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<OsString>,
+    /// Folder that keeps the jobs [env: JOBMILL_DATA_DIR]
+    #[arg(long, value_name = "PATH")]
+    data_dir: Option<PathBuf>,
+    /// Keep the jobs in memory: they are gone when the server stops [env: JOBMILL_MEMORY]
+    #[arg(long)]
+    memory: bool,
+    /// How long a stopping server waits for running attempts, such as 30s [env: JOBMILL_DRAIN_TIMEOUT]
+    #[arg(long, value_name = "DURATION")]
+    drain_timeout: Option<OsString>,
+    /// Which log lines to show, such as debug or info,jobmill=debug [env: JOBMILL_LOG]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<OsString>,
+    /// Form of log lines: text or json [env: JOBMILL_LOG_FORMAT]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<OsString>,
+}
+
+impl SourceArgs {
+    /// Reads and checks the configuration.
+    pub(crate) fn load(self, surroundings: &Surroundings) -> Result<Loaded, Faults> {
+        let SourceArgs { config, listen, data_dir, memory, drain_timeout, log, log_format } = self;
+        let flags = Flags { config, listen, data_dir, memory, drain_timeout, log, log_format };
+        config::load(&flags, surroundings)
+    }
+}
+
+/// Serves until a signal. Exit codes: 0 after a drain, 2 for a configuration that is not valid, 1 for all else.
+pub(crate) async fn run(args: ServeArgs) -> ExitCode {
+    let loaded = match args.source.load(&Surroundings::of_process()) {
+        Ok(loaded) => loaded,
+        Err(faults) => {
+            let count = faults.as_slice().len();
+            let noun = if count == 1 { "fault" } else { "faults" };
+            complain(&format!("{faults}\njobmill: not started: {count} {noun} in the configuration"));
+            return ExitCode::from(EXIT_CONFIGURATION);
+        }
+    };
+    match serve(loaded, args.port_file.as_deref()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("jobmill: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
+    logging::start(&loaded.log)?;
+    // Before anything starts, so that a signal in between is neither lost nor kills.
+    let mut signals = Signals::catch()?;
+    let Settings { listen, store, drain_timeout, .. } = loaded.settings.clone();
+    let server = match Server::builder(loaded.settings).start().await {
+        Ok(server) => server,
+        Err(error) => {
+            let way_out = way_out(&error, listen, &store);
+            let error = anyhow!(error).context("not started");
+            return Err(match way_out {
+                Some(way_out) => anyhow!("{error:#}; {way_out}"),
+                None => error,
+            });
+        }
+    };
+    let address = server.local_addr();
+    let stopper = server.stopper();
+    let port_file = port_file.map(|path| PortFile::write(path, address)).transpose();
+    if port_file.is_ok() {
+        announce(address, &store);
+    } else {
+        // Nobody will learn where it listens: no use in going on.
+        stopper.drain();
+    }
+
+    let finished = server.finished();
+    tokio::pin!(finished);
+    let mut signals_seen = 0;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut finished => break ended,
+            name = signals.next() => {
+                signals_seen += 1;
+                if signals_seen == 1 {
+                    let patience = humantime::format_duration(drain_timeout);
+                    info!(
+                        signal = name,
+                        "draining: running attempts have up to {patience}; a second signal ends at once"
+                    );
+                    stopper.drain();
+                } else {
+                    warn!(signal = name, "ending at once: running attempts are cut off");
+                    stopper.force();
+                }
+            }
+        }
+    };
+    ended.context("ended by itself")?;
+    drop(port_file?);
+    if signals_seen > 1 {
+        bail!(
+            "ended at once by a second signal; attempts that were cut off are retried after the next start"
+        );
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// One line for people and scripts. A closed stdout is no reason to end.
+fn announce(address: SocketAddr, store: &StoreSettings) {
+    let store = match store {
+        StoreSettings::Memory => "memory".to_owned(),
+        StoreSettings::Folder(path) => path.display().to_string(),
+    };
+    let mut stdout = io::stdout();
+    let _ = writeln!(stdout, "jobmill listening on {address} (store: {store})").and_then(|()| stdout.flush());
+}
+
+/// Writes to stderr, which may be closed.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// What to do about an error of the operating system that lies under `error`.
+fn way_out(
+    error: &(dyn std::error::Error + 'static),
+    listen: SocketAddr,
+    store: &StoreSettings,
+) -> Option<String> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let cause = causes.find_map(|cause| cause.downcast_ref::<io::Error>())?;
+    let port = listen.port();
+    // Only a few kinds have a way out that is worth a sentence.
+    if cause.kind() == io::ErrorKind::AddrInUse {
+        return Some(format!(
+            "another process listens on {listen}: stop it, or choose another port with --listen (port 0 takes a \
+             free one)"
+        ));
+    }
+    if matches!(cause.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) {
+        return Some(match store {
+            StoreSettings::Folder(path) if !(1..1024).contains(&port) => format!(
+                "make {} writable for this user, or choose another folder with --data-dir",
+                path.display()
+            ),
+            StoreSettings::Folder(path) => format!(
+                "this user needs the right to take port {port} (or another --listen) and to write to {}",
+                path.display()
+            ),
+            StoreSettings::Memory => {
+                format!("this user may not take port {port}: choose another with --listen")
+            }
+        });
+    }
+    if cause.kind() == io::ErrorKind::StorageFull {
+        return Some("make room on the disk that holds the data folder".to_owned());
+    }
+    None
+}
+
+/// The signals that ask a server to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> anyhow::Result<Self> {
+        let catch = |kind| signal(kind).context("signals can't be caught");
+        Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// The file that tells scripts the real address. It is there only while the server listens, unless that is killed.
+struct PortFile {
+    path: PathBuf,
+    text: String,
+}
+
+impl PortFile {
+    /// Writes it whole or not at all, so that a script never reads half an address.
+    fn write(path: &Path, address: SocketAddr) -> anyhow::Result<Self> {
+        let text = format!("{address}\n");
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}", process::id()));
+        fs::write(&beside, &text)
+            .and_then(|()| fs::rename(&beside, path))
+            .inspect_err(|_| {
+                let _ = fs::remove_file(&beside);
+            })
+            .with_context(|| format!("the port file {} can't be written", path.display()))?;
+        Ok(PortFile { path: path.to_owned(), text })
+    }
+}
+
+impl Drop for PortFile {
+    /// Leaves a file alone that another server has written since.
+    fn drop(&mut self) {
+        if fs::read_to_string(&self.path).is_ok_and(|text| text == self.text) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7733);
+
+    #[test]
+    fn a_port_file_lives_as_long_as_its_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("port");
+        let file = PortFile::write(&path, ADDRESS).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "127.0.0.1:7733\n");
+        drop(file);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let file = PortFile::write(&path, ADDRESS).unwrap();
+        fs::write(&path, "[::1]:1\n").unwrap();
+        drop(file);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "[::1]:1\n", "another server's file stays");
+    }
+
+    #[test]
+    fn a_port_file_that_cannot_be_written_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("port/inside")).unwrap();
+        let refusal = PortFile::write(&dir.path().join("port"), ADDRESS).err().map(|error| error.to_string());
+        assert!(refusal.is_some_and(|text| text.starts_with("the port file ")));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn errors_of_the_system_come_with_a_way_out() {
+        let folder = StoreSettings::Folder("/data".into());
+        let way_out = |kind: io::ErrorKind, store: &StoreSettings| {
+            way_out(&io::Error::from(kind), ADDRESS, store).unwrap_or_default()
+        };
+        for (kind, store, text) in [
+            (io::ErrorKind::AddrInUse, &folder, "another process listens on 127.0.0.1:7733"),
+            (io::ErrorKind::PermissionDenied, &folder, "make /data writable"),
+            (io::ErrorKind::PermissionDenied, &StoreSettings::Memory, "may not take port 7733"),
+            (io::ErrorKind::StorageFull, &folder, "make room"),
+        ] {
+            assert!(way_out(kind, store).contains(text), "{kind}");
+        }
+        assert_eq!(way_out(io::ErrorKind::NotFound, &folder), "");
+    }
 }

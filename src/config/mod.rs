@@ -1,8 +1,39 @@
 //! What the operator says, checked and ready to use before any port is bound.
+//!
+//! [`load`] takes it from a file, the environment and flags; another Rust program may as well start from
+//! [`Settings::new`].
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+mod declared;
+mod fault;
+pub mod limits;
+mod load;
+pub mod names;
+mod program;
+mod rules;
+mod section;
+mod surroundings;
+mod units;
 
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+pub use self::{
+    fault::{Fault, Faults, Place},
+    load::{Flags, Loaded, keys, load},
+    surroundings::Surroundings,
+};
 use crate::job::RetryPolicy;
+
+/// The queue that always exists.
+pub const DEFAULT_QUEUE: &str = "default";
+
+/// How long a command has between `SIGTERM` and `SIGKILL` unless its kind says otherwise.
+pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(10);
 
 /// A whole configuration, ready to use.
 #[derive(Clone, Debug)]
@@ -17,6 +48,55 @@ pub struct Settings {
     pub queues: BTreeMap<String, QueueSettings>,
     /// The kinds that the file declares, by name.
     pub kinds: BTreeMap<String, KindSettings>,
+}
+
+impl Settings {
+    /// The defaults: 127.0.0.1:7733, 30 s to drain, the queue `default`, and no kinds.
+    #[must_use]
+    pub fn new(store: StoreSettings) -> Self {
+        Settings {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7733)),
+            store,
+            drain_timeout: Duration::from_secs(30),
+            queues: BTreeMap::from([(DEFAULT_QUEUE.to_owned(), QueueSettings::default())]),
+            kinds: BTreeMap::new(),
+        }
+    }
+}
+
+/// What the log shows, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogSettings {
+    /// Which lines: a level, or levels by module.
+    pub filter: String,
+    /// In which form.
+    pub format: LogFormat,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings { filter: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A setting as it came out of file, environment, flags and defaults.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Entry {
+    /// The key's full path.
+    pub key: String,
+    /// Its value as the file would have it; of `env` only the names, since the values may be secret.
+    pub value: serde_json::Value,
+    /// Where it comes from.
+    pub place: Place,
 }
 
 /// Where jobs are kept.
@@ -61,13 +141,19 @@ impl Default for QueueSettings {
         QueueSettings {
             max_jobs: 100_000,
             max_bytes: 1 << 30,
-            consumers: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+            consumers: default_consumers(),
             when_full: WhenFull::Wait,
             max_wait: Duration::from_secs(30),
             max_waiters: 1_000,
             accept_unknown_kinds: false,
         }
     }
+}
+
+/// One for each core, as far as a queue may have so many.
+fn default_consumers() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(cores).unwrap_or(u32::MAX).min(*limits::QUEUE_CONSUMERS.end())
 }
 
 /// How jobs of a kind run, and what they get where a submission does not say.
@@ -101,18 +187,33 @@ impl Default for KindDefaults {
 }
 
 /// A command that runs jobs. No shell is involved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct CommandSettings {
-    /// The program and its arguments, each one element as it is.
+    /// The program and its arguments, each one element as it is. [`load`] makes the program's path absolute.
     pub argv: Vec<String>,
     /// Variables that the command gets beside `PATH`, `HOME`, `LANG` and `TZ` and Jobmill's own.
     pub env: BTreeMap<String, String>,
     /// Names of the server's own variables that the command gets too.
     pub env_allow: Vec<String>,
-    /// Where it runs; the data folder's parent process's folder if absent.
+    /// Where it runs; the server's own working folder if absent.
     pub working_dir: Option<PathBuf>,
     /// How long it has between `SIGTERM` and `SIGKILL`.
     pub kill_grace: Duration,
     /// Exit codes that no other attempt would mend.
     pub permanent_exit_codes: Vec<i32>,
+}
+
+impl fmt::Debug for CommandSettings {
+    /// Shows the names of variables only: their values may be secret, and settings end up in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CommandSettings { argv, env, env_allow, working_dir, kill_grace, permanent_exit_codes } = self;
+        f.debug_struct("CommandSettings")
+            .field("argv", argv)
+            .field("env", &env.keys())
+            .field("env_allow", env_allow)
+            .field("working_dir", working_dir)
+            .field("kill_grace", kill_grace)
+            .field("permanent_exit_codes", permanent_exit_codes)
+            .finish()
+    }
 }

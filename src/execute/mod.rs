@@ -20,6 +20,11 @@ pub trait Handler: Send + Sync + 'static {
     /// out of time, a grace period after [`Attempt::cancelled`] was told; whatever must be undone then belongs into
     /// a `Drop`.
     fn run(&self, attempt: Attempt) -> HandlerFuture;
+
+    /// How long an attempt may go on after [`Attempt::cancelled`] was told, before its future is dropped.
+    fn stop_grace(&self) -> Duration {
+        Duration::from_secs(5)
+    }
 }
 
 impl<F, Fut> Handler for F

@@ -1,0 +1,137 @@
+-- Names of queues and kinds have small numbers, so that rows stay narrow.
+CREATE TABLE queue (
+    number               INTEGER PRIMARY KEY,
+    name                 TEXT    NOT NULL UNIQUE,
+    max_jobs             INTEGER NOT NULL,
+    max_bytes            INTEGER NOT NULL,
+    consumers            INTEGER NOT NULL,
+    wait_when_full       INTEGER NOT NULL,
+    max_wait_us          INTEGER NOT NULL,
+    max_waiters          INTEGER NOT NULL,
+    accept_unknown_kinds INTEGER NOT NULL,
+    paused               INTEGER NOT NULL,
+    declared             INTEGER NOT NULL,
+    deleted              INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE kind (
+    number INTEGER PRIMARY KEY,
+    name   TEXT    NOT NULL UNIQUE
+) STRICT;
+
+-- The hot rows. Instants are microseconds since 1970; absent texts mean the default.
+CREATE TABLE job (
+    id           INTEGER PRIMARY KEY,
+    queue        INTEGER NOT NULL,
+    kind         INTEGER NOT NULL,
+    state        INTEGER NOT NULL, -- numbers of the protocol's JobState
+    rank         INTEGER NOT NULL, -- the negated priority
+    detail       INTEGER,          -- SCHEDULED, BACKING_OFF: due; QUEUED: order; RUNNING, CANCELLING: lease
+    revision     INTEGER NOT NULL,
+    position     INTEGER NOT NULL, -- of the latest change in the feed
+    attempt      INTEGER NOT NULL,
+    max_attempts INTEGER NOT NULL,
+    bytes        INTEGER NOT NULL,
+    timeout_us   INTEGER NOT NULL,
+    created      INTEGER NOT NULL,
+    updated      INTEGER NOT NULL,
+    started      INTEGER,
+    ended        INTEGER,
+    retry        TEXT,             -- JSON
+    extras       TEXT,             -- JSON: labels, payload type, request id, trace context
+    progress     TEXT,             -- JSON
+    failure      TEXT,             -- JSON
+    payload      BLOB              -- absent where it is large: then in its own table
+) STRICT;
+
+-- What may run, in the order in which it runs.
+CREATE INDEX job_ready ON job (queue, kind, rank, detail) WHERE state = 3;
+-- What waits for its time.
+CREATE INDEX job_due ON job (detail) WHERE state IN (1, 5);
+-- What runs.
+CREATE INDEX job_leased ON job (id) WHERE state IN (4, 6);
+-- What failed: the dead letters.
+CREATE INDEX job_failed ON job (id) WHERE state = 8;
+-- The change feed.
+CREATE INDEX job_position ON job (position);
+
+CREATE TABLE payload (
+    job  INTEGER PRIMARY KEY,
+    body BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE outcome (
+    job        INTEGER PRIMARY KEY,
+    result     BLOB,
+    media_type TEXT,
+    tail       TEXT NOT NULL
+) STRICT;
+
+-- Attempts that ended without success. The one that runs, or that succeeded, is in the job's row.
+CREATE TABLE attempt (
+    job     INTEGER NOT NULL,
+    number  INTEGER NOT NULL,
+    started INTEGER NOT NULL,
+    ended   INTEGER NOT NULL,
+    failure TEXT    NOT NULL, -- JSON
+    PRIMARY KEY (job, number, ended)
+) STRICT, WITHOUT ROWID;
+
+-- Requests that may be repeated.
+CREATE TABLE request (
+    key    BLOB    PRIMARY KEY, -- 16 bytes
+    digest BLOB    NOT NULL,
+    first  INTEGER NOT NULL,
+    count  INTEGER NOT NULL,
+    gone   INTEGER              -- since when the job is gone
+) STRICT, WITHOUT ROWID;
+CREATE INDEX request_gone ON request (gone) WHERE gone IS NOT NULL;
+
+-- Deleted jobs, for the change feed.
+CREATE TABLE tombstone (
+    position INTEGER PRIMARY KEY,
+    id       INTEGER NOT NULL,
+    deleted  INTEGER NOT NULL,
+    queue    INTEGER NOT NULL,
+    kind     INTEGER NOT NULL,
+    created  INTEGER NOT NULL,
+    extras   TEXT
+) STRICT;
+
+-- How many jobs are where.
+CREATE TABLE tally (
+    queue INTEGER NOT NULL,
+    kind  INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    jobs  INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (queue, kind, state)
+) STRICT, WITHOUT ROWID;
+
+-- Purges under way.
+CREATE TABLE purge (
+    number  INTEGER PRIMARY KEY,
+    queue   INTEGER NOT NULL,
+    cursor  INTEGER NOT NULL,
+    last    INTEGER NOT NULL,
+    deleted INTEGER NOT NULL
+) STRICT;
+
+-- Numbers that only grow: one row.
+CREATE TABLE counters (
+    one        INTEGER PRIMARY KEY CHECK (one = 1),
+    position   INTEGER NOT NULL,
+    last_id    INTEGER NOT NULL,
+    last_lease INTEGER NOT NULL,
+    floor      INTEGER NOT NULL,
+    last_purge INTEGER NOT NULL,
+    store      BLOB    NOT NULL
+) STRICT;
+INSERT INTO counters VALUES (1, 0, 0, 0, 0, 0, randomblob(16));
+
+-- Every start of a server.
+CREATE TABLE incarnation (
+    number INTEGER PRIMARY KEY,
+    id     BLOB    NOT NULL,
+    first  INTEGER NOT NULL
+) STRICT;

@@ -1,0 +1,205 @@
+//! From Jobmill's own types to the protocol's.
+
+use std::time::Duration;
+
+use crate::{
+    admission::QueueEntry,
+    clock::Timestamp,
+    config::{self, QueueSettings},
+    job::{AttemptRecord, Failure, Job, Progress, RetryPolicy, State, StateName},
+    proto::v1,
+    store::{Tally, WholeJob},
+    watch::{OutputLine, WatchEvent},
+};
+
+pub(super) fn state(state: StateName) -> v1::JobState {
+    match state {
+        StateName::Scheduled => v1::JobState::Scheduled,
+        StateName::Queued => v1::JobState::Queued,
+        StateName::Running => v1::JobState::Running,
+        StateName::BackingOff => v1::JobState::BackingOff,
+        StateName::Cancelling => v1::JobState::Cancelling,
+        StateName::Succeeded => v1::JobState::Succeeded,
+        StateName::Failed => v1::JobState::Failed,
+        StateName::Cancelled => v1::JobState::Cancelled,
+    }
+}
+
+/// A job in JOB_VIEW_BASIC.
+pub(super) fn job(job: &Job) -> v1::Job {
+    let spec = &job.spec;
+    let mut proto = v1::Job {
+        id: job.id.to_string(),
+        queue: spec.queue.as_str().to_owned(),
+        kind: spec.kind.as_str().to_owned(),
+        priority: i32::from(spec.priority),
+        state: state(job.state.name()) as i32,
+        done: job.state.is_done(),
+        revision: job.revision as i64,
+        attempt: job.attempt as i32,
+        max_attempts: job.max_attempts as i32,
+        retry_policy: Some(retry_policy(&spec.retry)),
+        attempt_timeout: Some(duration(spec.attempt_timeout)),
+        run_time: job.state.due().map(timestamp),
+        create_time: Some(timestamp(spec.created)),
+        start_time: job.started.map(timestamp),
+        end_time: job.ended.map(timestamp),
+        update_time: Some(timestamp(job.updated)),
+        progress: job.progress.as_deref().map(progress),
+        failure: job.failure.as_deref().map(failure),
+        ..v1::Job::default()
+    };
+    if let Some(extras) = &spec.extras {
+        proto.payload_type.clone_from(&extras.payload_type);
+        proto.labels.clone_from(&extras.labels);
+        proto.request_id.clone_from(&extras.request_id);
+        proto.traceparent.clone_from(&extras.traceparent);
+    }
+    proto
+}
+
+/// A job in JOB_VIEW_FULL.
+pub(super) fn whole_job(whole: WholeJob) -> v1::Job {
+    let mut proto = job(&whole.job);
+    proto.payload = whole.payload;
+    if let Some(result) = whole.result {
+        proto.result = result.bytes;
+        proto.result_type = result.media_type;
+    }
+    proto.attempts = whole.attempts.iter().map(attempt).collect();
+    proto.output_tail = whole.output_tail;
+    proto
+}
+
+/// Why a job that could run does not run yet.
+pub(super) fn pending_reason(job: &Job, queue: Option<&QueueEntry>, runs_here: bool) -> v1::PendingReason {
+    match job.state {
+        State::Queued { .. } => {
+            if queue.is_some_and(|queue| queue.info().paused) {
+                v1::PendingReason::QueuePaused
+            } else if !runs_here {
+                v1::PendingReason::NoWorkerForKind
+            } else {
+                v1::PendingReason::NoFreeSlot
+            }
+        }
+        State::Scheduled { .. }
+        | State::Running { .. }
+        | State::BackingOff { .. }
+        | State::Cancelling { .. }
+        | State::Succeeded
+        | State::Failed
+        | State::Cancelled => v1::PendingReason::Unspecified,
+    }
+}
+
+fn attempt(attempt: &AttemptRecord) -> v1::Attempt {
+    v1::Attempt {
+        number: attempt.number as i32,
+        start_time: Some(timestamp(attempt.started)),
+        end_time: attempt.ended.map(timestamp),
+        failure: attempt.failure.as_ref().map(failure),
+    }
+}
+
+fn failure(failure: &Failure) -> v1::Failure {
+    v1::Failure {
+        // The numbers are the same by definition.
+        reason: failure.reason as i32,
+        message: failure.message.clone(),
+        code: failure.code.clone(),
+        exit_code: failure.exit_code,
+        retryable: failure.retryable,
+    }
+}
+
+fn progress(progress: &Progress) -> v1::Progress {
+    v1::Progress { fraction: progress.fraction, text: progress.text.clone(), step: progress.step.clone() }
+}
+
+fn retry_policy(policy: &RetryPolicy) -> v1::RetryPolicy {
+    v1::RetryPolicy {
+        initial_delay: Some(duration(policy.initial_delay)),
+        max_delay: Some(duration(policy.max_delay)),
+        multiplier: policy.multiplier,
+        jitter: Some(policy.jitter),
+    }
+}
+
+pub(super) fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: duration.subsec_nanos() as i32,
+    }
+}
+
+fn timestamp(instant: Timestamp) -> prost_types::Timestamp {
+    let micros = instant.as_micros();
+    prost_types::Timestamp {
+        seconds: micros.div_euclid(1_000_000),
+        nanos: (micros.rem_euclid(1_000_000) * 1_000) as i32,
+    }
+}
+
+/// An event of a watch. Jobs are in JOB_VIEW_BASIC.
+pub(super) fn event(event: &WatchEvent) -> v1::WatchEvent {
+    use v1::watch_event::Event;
+
+    let event = match event {
+        WatchEvent::Snapshot(snapshot) => Event::Snapshot(job(snapshot)),
+        WatchEvent::Synced => Event::Synced(v1::Synced {}),
+        WatchEvent::Updated { job: updated, merged } => Event::Updated(v1::JobUpdated {
+            job: Some(job(updated)),
+            merged: merged.map(|merged| merged as i64),
+        }),
+        WatchEvent::Left { id, state: left_to } => Event::Left(v1::JobLeft {
+            id: id.to_string(),
+            state: state(*left_to) as i32,
+            done: left_to.is_done(),
+        }),
+        WatchEvent::Deleted(id) => Event::Deleted(v1::JobDeleted { id: id.to_string() }),
+        WatchEvent::NotFound(id) => Event::NotFound(v1::JobNotFound { id: id.to_string() }),
+        WatchEvent::Bookmark => Event::Bookmark(v1::Bookmark {}),
+        WatchEvent::Closing => Event::Closing(v1::Closing { reason: v1::ClosingReason::Shutdown as i32 }),
+        WatchEvent::Resync => Event::Resync(v1::Resync {}),
+        WatchEvent::Output(OutputLine { id, attempt, text }) => Event::Output(v1::OutputLine {
+            id: id.to_string(),
+            attempt: *attempt as i32,
+            text: text.as_ref().to_owned(),
+        }),
+    };
+    v1::WatchEvent { event: Some(event) }
+}
+
+pub(super) fn queue_settings(settings: &QueueSettings) -> v1::QueueSettings {
+    let when_full = match settings.when_full {
+        config::WhenFull::Wait => v1::WhenFull::Wait,
+        config::WhenFull::Reject => v1::WhenFull::Reject,
+    };
+    v1::QueueSettings {
+        max_jobs: Some(settings.max_jobs as i64),
+        max_bytes: Some(settings.max_bytes as i64),
+        consumers: Some(settings.consumers as i32),
+        when_full: when_full as i32,
+        max_wait: Some(duration(settings.max_wait)),
+        max_waiters: Some(settings.max_waiters as i32),
+        accept_unknown_kinds: Some(settings.accept_unknown_kinds),
+    }
+}
+
+/// How many jobs there are in each state that has any.
+pub(super) fn state_counts<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Vec<v1::StateCount> {
+    let mut counts = std::collections::BTreeMap::new();
+    for tally in tallies {
+        *counts.entry(tally.state).or_insert(0) += tally.jobs;
+    }
+    counts_by_state(counts)
+}
+
+pub(super) fn counts_by_state(counts: std::collections::BTreeMap<StateName, u64>) -> Vec<v1::StateCount> {
+    counts
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| v1::StateCount { state: state(name) as i32, count: count as i64 })
+        .collect()
+}

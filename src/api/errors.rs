@@ -1,0 +1,210 @@
+//! Every error that a call can end with, in one place: its code, its stable reason and its details.
+//!
+//! Reasons are part of the API. Details are kept small, because a status of more than 16 KiB breaks a stream.
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::{
+    admission::AdmissionError,
+    commit::Stopped,
+    job::JobId,
+    store::{ControlRefusal, OfferRefusal, StoreError, batch::QueueFull},
+    watch::WatchError,
+};
+
+const DOMAIN: &str = "jobmill";
+/// When to come back to a full queue.
+const RETRY_FULL_AFTER: Duration = Duration::from_secs(1);
+/// All faults of a request are told, up to so many.
+const FAULTS_MAX: usize = 16;
+
+/// What is wrong with a request, field by field.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    found: Vec<FieldViolation>,
+    more: usize,
+}
+
+impl Faults {
+    pub(super) fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        if self.found.len() < FAULTS_MAX {
+            self.found.push(FieldViolation::new(field, description));
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// The request, if nothing is wrong with it.
+    pub(super) fn check(self) -> Result<(), Status> {
+        if self.found.is_empty() {
+            return Ok(());
+        }
+        let told: Vec<_> =
+            self.found.iter().map(|fault| format!("{}: {}", fault.field, fault.description)).collect();
+        let mut message = told.join("; ");
+        if self.more > 0 {
+            message = format!("{message}; and {} more", self.more);
+        }
+        let mut details = ErrorDetails::with_bad_request(self.found);
+        details.set_error_info("INVALID_REQUEST", DOMAIN, std::collections::HashMap::new());
+        Err(Status::with_error_details(Code::InvalidArgument, shortened(&message), details))
+    }
+}
+
+/// One fault.
+pub(super) fn invalid(field: &str, description: impl Into<String>) -> Status {
+    let mut faults = Faults::default();
+    faults.add(field, description);
+    faults.check().err().unwrap_or_else(|| Status::internal("a fault is no fault"))
+}
+
+fn status(
+    code: Code,
+    reason: &str,
+    message: impl std::fmt::Display,
+    add: impl FnOnce(&mut ErrorDetails),
+) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
+    add(&mut details);
+    Status::with_error_details(code, shortened(&message.to_string()), details)
+}
+
+fn shortened(message: &str) -> &str {
+    const MESSAGE_MAX_BYTES: usize = 1_024;
+    crate::execute::cut(message, MESSAGE_MAX_BYTES)
+}
+
+fn resource(kind: &'static str, name: impl Into<String>) -> impl FnOnce(&mut ErrorDetails) {
+    let name = name.into();
+    move |details| {
+        details.set_resource_info(kind, name, "", "");
+    }
+}
+
+pub(super) fn job_not_found(id: &JobId) -> Status {
+    let message = format!("no job has the id {id}: it never existed, or has been deleted");
+    status(Code::NotFound, "JOB_NOT_FOUND", message, resource("job", id.to_string()))
+}
+
+pub(super) fn queue_not_found(name: &str) -> Status {
+    let message = format!("no queue is named `{name}`: list the queues with QueueService.ListQueues");
+    status(Code::NotFound, "QUEUE_NOT_FOUND", message, resource("queue", name))
+}
+
+pub(super) fn queue_full(full: &QueueFull, too_many_waiters: bool) -> Status {
+    let (reason, message) = if too_many_waiters {
+        ("TOO_MANY_WAITERS", format!("{full}, and as many submissions wait for room as may: try again later"))
+    } else {
+        ("QUEUE_FULL", format!("{full}: try again later, or raise the queue's limits"))
+    };
+    status(Code::ResourceExhausted, reason, message, |details| {
+        details.set_retry_info(Some(RETRY_FULL_AFTER));
+        let limit = format!("max_jobs {}, max_bytes {}", full.max_jobs, full.max_bytes);
+        details.add_quota_failure_violation(format!("queue:{}", full.queue), limit);
+    })
+}
+
+impl From<AdmissionError> for Status {
+    fn from(error: AdmissionError) -> Self {
+        match &error {
+            AdmissionError::QueueNotFound(queue) => {
+                status(Code::NotFound, "QUEUE_NOT_FOUND", &error, resource("queue", queue))
+            }
+            AdmissionError::UnknownKind { kind, .. } => {
+                status(Code::NotFound, "UNKNOWN_KIND", &error, resource("kind", kind))
+            }
+        }
+    }
+}
+
+impl From<OfferRefusal> for Status {
+    fn from(refusal: OfferRefusal) -> Self {
+        match &refusal {
+            OfferRefusal::RequestMismatch => {
+                status(Code::AlreadyExists, "REQUEST_ID_REUSED", &refusal, |_| {})
+            }
+            OfferRefusal::JobDeleted => status(Code::NotFound, "JOB_DELETED", &refusal, |_| {}),
+            OfferRefusal::QueueNotFound(queue) => queue_not_found(queue),
+            OfferRefusal::LargerThanQueue { queue, max_jobs, max_bytes, .. } => {
+                status(Code::FailedPrecondition, "LARGER_THAN_QUEUE", &refusal, |details| {
+                    let limit = format!("max_jobs {max_jobs}, max_bytes {max_bytes}");
+                    details.add_quota_failure_violation(format!("queue:{queue}"), limit);
+                })
+            }
+            OfferRefusal::TooManyKinds(max) => {
+                status(Code::ResourceExhausted, "TOO_MANY_KINDS", &refusal, |details| {
+                    details.add_quota_failure_violation("kinds", format!("at most {max}"));
+                })
+            }
+        }
+    }
+}
+
+impl From<ControlRefusal> for Status {
+    fn from(refusal: ControlRefusal) -> Self {
+        let precondition = |reason: &str, kind: &str, subject: &str| {
+            status(Code::FailedPrecondition, reason, &refusal, |details| {
+                details.add_precondition_failure_violation(kind, subject, refusal.to_string());
+            })
+        };
+        match &refusal {
+            ControlRefusal::JobNotFound(id) => job_not_found(id),
+            ControlRefusal::QueueNotFound(name) => queue_not_found(name),
+            ControlRefusal::QueueExists(name) => {
+                status(Code::AlreadyExists, "QUEUE_EXISTS", &refusal, resource("queue", name))
+            }
+            ControlRefusal::QueueDeclared(name) => precondition("QUEUE_DECLARED", "DECLARED", name),
+            ControlRefusal::QueueNotEmpty { queue, .. } => {
+                precondition("QUEUE_NOT_EMPTY", "NOT_EMPTY", queue)
+            }
+            ControlRefusal::WrongState { id, state, .. } => {
+                precondition("WRONG_STATE", state.as_str(), &id.to_string())
+            }
+            ControlRefusal::TooManyQueues(max) => {
+                status(Code::ResourceExhausted, "TOO_MANY_QUEUES", &refusal, |details| {
+                    details.add_quota_failure_violation("queues", format!("at most {max}"));
+                })
+            }
+            ControlRefusal::TooManyConsumers { max, .. } => {
+                status(Code::ResourceExhausted, "TOO_MANY_CONSUMERS", &refusal, |details| {
+                    details.add_quota_failure_violation("consumers", format!("at most {max}"));
+                })
+            }
+            ControlRefusal::RequestMismatch => {
+                status(Code::AlreadyExists, "REQUEST_ID_REUSED", &refusal, |_| {})
+            }
+            ControlRefusal::QueueFull(full) => queue_full(full, false),
+        }
+    }
+}
+
+impl From<Stopped> for Status {
+    fn from(stopped: Stopped) -> Self {
+        status(Code::Unavailable, "STOPPING", stopped, |_| {})
+    }
+}
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        // The error may name files; callers are told that it happened, the log tells what.
+        tracing::error!(%error, "the store failed");
+        status(Code::Internal, "STORE_FAILED", "the store failed: the server's log has the reason", |_| {})
+    }
+}
+
+impl From<WatchError> for Status {
+    fn from(error: WatchError) -> Self {
+        match error {
+            WatchError::Closing => status(Code::Unavailable, "STOPPING", error, |_| {}),
+            WatchError::TooOld => resume_token_too_old(error),
+            WatchError::Store(error) => error.into(),
+        }
+    }
+}
+
+pub(super) fn resume_token_too_old(message: impl std::fmt::Display) -> Status {
+    status(Code::OutOfRange, "RESUME_TOKEN_TOO_OLD", message, |_| {})
+}

@@ -1,0 +1,450 @@
+//! The JobQueue service.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+use super::{
+    Core, convert, errors, traceparent,
+    validate::{BATCH_MAX, Validator, request},
+    watch_stream::{self, WatchRequest},
+};
+use crate::{
+    admission::{JobDraft, QueueEntry},
+    clock::Timestamp,
+    commit::{ControlAnswer, SubmitAnswer, position_of},
+    config::WhenFull,
+    job::{Job, JobId},
+    proto::v1::{self, job_queue_server::JobQueue},
+    store::{Control, ControlDone, Offer, Page, RequestId, Scan, ScanOrder, StoreError},
+    watch::{Detail, ResumeToken},
+};
+
+/// A list call looks at so many jobs in one read,
+const SCAN_BUDGET: usize = 10_000;
+/// and at so many in all before it returns a short page.
+const LIST_BUDGET: usize = 100_000;
+/// A page in JOB_VIEW_FULL ends once it has so many bytes, so that it fits into a message.
+const FULL_PAGE_BYTES: usize = 2 << 20;
+
+/// The JobQueue service.
+#[derive(Clone)]
+pub(crate) struct JobQueueApi {
+    core: Core,
+}
+
+impl JobQueueApi {
+    pub(crate) fn new(core: Core) -> Self {
+        JobQueueApi { core }
+    }
+
+    /// Offers checked drafts.
+    async fn offer(
+        &self,
+        drafts: Vec<JobDraft>,
+        request_id: &str,
+        request: Option<RequestId>,
+        traceparent: &str,
+        when_full: Option<WhenFull>,
+        deadline: Option<Timestamp>,
+    ) -> Result<SubmitAnswer, Status> {
+        let mut jobs = Vec::with_capacity(drafts.len());
+        let mut queue = None;
+        for draft in drafts {
+            let (job, its_queue) = self.core.admission.admit(draft, request_id, traceparent)?;
+            queue.get_or_insert(its_queue);
+            jobs.push(job);
+        }
+        let wait = queue.and_then(|queue| self.patience(&queue, when_full, deadline));
+        let offer = Offer { request, jobs, behind_waiters: false };
+        match self.core.commit.submit(offer, wait).await? {
+            SubmitAnswer::Full { full, too_many_waiters } => Err(errors::queue_full(&full, too_many_waiters)),
+            SubmitAnswer::Refused(refusal) => Err(refusal.into()),
+            answer @ (SubmitAnswer::Created { .. } | SubmitAnswer::Seen { .. }) => Ok(answer),
+        }
+    }
+
+    /// Until when a submission waits for room.
+    fn patience(
+        &self,
+        queue: &QueueEntry,
+        when_full: Option<WhenFull>,
+        deadline: Option<Timestamp>,
+    ) -> Option<Timestamp> {
+        let settings = &queue.info().settings;
+        match when_full.unwrap_or(settings.when_full) {
+            WhenFull::Reject => None,
+            WhenFull::Wait => {
+                let until = self.core.clock.now().after(settings.max_wait);
+                Some(deadline.map_or(until, |deadline| until.min(deadline)))
+            }
+        }
+    }
+
+    async fn submit_one(
+        &self,
+        metadata: &tonic::metadata::MetadataMap,
+        deadline: Option<Timestamp>,
+        job: Option<v1::JobSpec>,
+        request_id: &str,
+        when_full: i32,
+    ) -> Result<(Arc<Job>, bool), Status> {
+        let mut validator = Validator::new(self.core.clock.now());
+        let draft = validator.job_spec("job", job);
+        validator.request_id(request_id);
+        let when_full = validator.when_full("when_full", when_full);
+        validator.finish()?;
+        let request = request(request_id, "submit", std::slice::from_ref(&draft));
+        let answer =
+            self.offer(vec![draft], request_id, request, traceparent(metadata), when_full, deadline).await?;
+        match answer {
+            SubmitAnswer::Created { mut jobs } => match jobs.pop() {
+                Some(job) => Ok((job, true)),
+                None => Err(StoreError::Corrupt("an accepted offer has no job".into()).into()),
+            },
+            SubmitAnswer::Seen { first, .. } => Ok((first, false)),
+            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {
+                Err(Status::internal("a refusal came as an answer"))
+            }
+        }
+    }
+
+    fn submit_response(&self, job: &Job, created: bool) -> v1::SubmitResponse {
+        let token = ResumeToken { watched: [0; 8], position: job.position, snapshot: None };
+        v1::SubmitResponse {
+            job: Some(convert::job(job)),
+            resume_token: self.core.issuer.issue(&token),
+            created,
+        }
+    }
+
+    async fn job_control(&self, control: Control) -> Result<Option<Arc<Job>>, Status> {
+        match self.core.commit.control(control).await? {
+            ControlAnswer::Decided(Ok(ControlDone::Job(job))) => Ok(Some(job)),
+            ControlAnswer::Decided(Ok(_)) | ControlAnswer::Purged { .. } => Ok(None),
+            ControlAnswer::Decided(Err(refusal)) => Err(refusal.into()),
+        }
+    }
+
+    /// The jobs of a page in JOB_VIEW_FULL. Cut short where it would not fit into a message; returns where.
+    async fn whole(&self, jobs: Vec<Arc<Job>>) -> Result<(Vec<v1::Job>, Option<JobId>), Status> {
+        let (mut whole, mut bytes, mut last) = (Vec::new(), 0, None);
+        for job in jobs {
+            if bytes > FULL_PAGE_BYTES {
+                return Ok((whole, last));
+            }
+            let id = job.id;
+            // A job that has been deleted since is left out.
+            if let Some(found) = self.core.reads.read(move |reader| reader.whole_job(id)).await? {
+                let proto = convert::whole_job(found);
+                bytes += prost::Message::encoded_len(&proto);
+                whole.push(proto);
+            }
+            last = Some(id);
+        }
+        Ok((whole, None))
+    }
+}
+
+type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl JobQueue for JobQueueApi {
+    async fn submit(&self, call: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
+        let deadline = self.core.deadline(&call);
+        let (metadata, _, body) = call.into_parts();
+        let (job, created) =
+            self.submit_one(&metadata, deadline, body.job, &body.request_id, body.when_full).await?;
+        Ok(Response::new(self.submit_response(&job, created)))
+    }
+
+    async fn submit_batch(
+        &self,
+        call: Request<v1::SubmitBatchRequest>,
+    ) -> Result<Response<v1::SubmitBatchResponse>, Status> {
+        let deadline = self.core.deadline(&call);
+        let (metadata, _, body) = call.into_parts();
+        let mut validator = Validator::new(self.core.clock.now());
+        validator.request_id(&body.request_id);
+        let when_full = validator.when_full("when_full", body.when_full);
+        if body.jobs.is_empty() || body.jobs.len() > BATCH_MAX {
+            validator
+                .fault("jobs", format!("has {} entries; it must have 1 to {BATCH_MAX}", body.jobs.len()));
+            validator.finish()?;
+            return Err(Status::internal("a fault is no fault"));
+        }
+        let drafts: Vec<_> = body
+            .jobs
+            .into_iter()
+            .enumerate()
+            .map(|(index, spec)| validator.job_spec(&format!("jobs[{index}]"), Some(spec)))
+            .collect();
+        validator.finish()?;
+        let request = request(&body.request_id, "submit batch", &drafts);
+        let answer = self
+            .offer(drafts, &body.request_id, request, traceparent(&metadata), when_full, deadline)
+            .await?;
+        let (ids, position, created) = match answer {
+            SubmitAnswer::Created { jobs } => {
+                (jobs.iter().map(|job| job.id.to_string()).collect(), position_of(&jobs), true)
+            }
+            SubmitAnswer::Seen { first, count } => {
+                let ids = (0..i64::from(count)).map(|offset| first.id.plus(offset).to_string()).collect();
+                (ids, first.position, false)
+            }
+            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {
+                return Err(Status::internal("a refusal came as an answer"));
+            }
+        };
+        // What a repeat's jobs did since is not told by this answer: a watch by ids tells their present state anyway.
+        let position = if created { position } else { Default::default() };
+        let token = ResumeToken { watched: [0; 8], position, snapshot: None };
+        let resume_token = self.core.issuer.issue(&token);
+        Ok(Response::new(v1::SubmitBatchResponse { ids, resume_token, created }))
+    }
+
+    type SubmitAndWatchStream = ResponseStream<v1::SubmitAndWatchResponse>;
+
+    async fn submit_and_watch(
+        &self,
+        call: Request<v1::SubmitAndWatchRequest>,
+    ) -> Result<Response<Self::SubmitAndWatchStream>, Status> {
+        use v1::submit_and_watch_response::Message;
+
+        let deadline = self.core.deadline(&call);
+        let (metadata, _, body) = call.into_parts();
+        let mut validator = Validator::new(self.core.clock.now());
+        let detail = detail(&mut validator, body.detail);
+        let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
+        validator.finish()?;
+        let (job, created) =
+            self.submit_one(&metadata, deadline, body.job, &body.request_id, body.when_full).await?;
+        let submitted = self.submit_response(&job, created);
+        let watch = WatchRequest::Ids {
+            ids: vec![job.id],
+            detail,
+            output: body.output,
+            resume: Some(ResumeToken { watched: [0; 8], position: job.position, snapshot: None }),
+        };
+        let first = tokio_stream::once(Ok(Message::Submitted(submitted)));
+        let status = watch_stream::start(&self.core, watch, view).map(|message| message.map(Message::Status));
+        let stream = first
+            .chain(status)
+            .map(|message| message.map(|message| v1::SubmitAndWatchResponse { message: Some(message) }));
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    type WatchStatusStream = ResponseStream<v1::WatchStatusResponse>;
+
+    async fn watch_status(
+        &self,
+        call: Request<v1::WatchStatusRequest>,
+    ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let body = call.into_inner();
+        let mut validator = Validator::new(self.core.clock.now());
+        let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
+        let watch = watch_stream::request(&self.core, validator, body)?;
+        Ok(Response::new(Box::pin(watch_stream::start(&self.core, watch, view))))
+    }
+
+    async fn get_job(
+        &self,
+        call: Request<v1::GetJobRequest>,
+    ) -> Result<Response<v1::GetJobResponse>, Status> {
+        let body = call.into_inner();
+        let mut validator = Validator::new(self.core.clock.now());
+        let id = validator.job_id("id", &body.id);
+        let view = view(&mut validator, "view", body.view, v1::JobView::Full);
+        validator.finish()?;
+        let whole = view == v1::JobView::Full;
+        let found = self
+            .core
+            .reads
+            .read(move |reader| {
+                if whole {
+                    Ok(reader.whole_job(id)?.map(|found| (found.job.clone(), convert::whole_job(found))))
+                } else {
+                    Ok(reader.job(id)?.map(|job| (job.clone(), convert::job(&job))))
+                }
+            })
+            .await?;
+        let Some((job, mut proto)) = found else {
+            return Err(errors::job_not_found(&id));
+        };
+        let queue = self.core.admission.queues().get(job.spec.queue.as_str());
+        let runs_here = self.core.admission.runs(job.spec.kind.as_str());
+        proto.pending_reason = convert::pending_reason(&job, queue.as_deref(), runs_here) as i32;
+        Ok(Response::new(v1::GetJobResponse { job: Some(proto) }))
+    }
+
+    async fn list_jobs(
+        &self,
+        call: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let body = call.into_inner();
+        let mut validator = Validator::new(self.core.clock.now());
+        let filter = validator.filter(body.filter);
+        let page_size = validator.page_size(body.page_size);
+        let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
+        let tag = crate::watch::FilterWatch::watched(&filter);
+        let mut before = None;
+        if !body.page_token.is_empty() {
+            match page_token::read(&body.page_token, tag) {
+                Some(id) => before = Some(id),
+                None => validator.fault(
+                    "page_token",
+                    "is not the next_page_token of a page with this filter: start again without it",
+                ),
+            }
+        }
+        validator.finish()?;
+        let filter = Arc::new(filter);
+        let mut jobs: Vec<Arc<Job>> = Vec::new();
+        let mut budget = LIST_BUDGET;
+        let mut next;
+        loop {
+            let scan = Scan {
+                order: ScanOrder::NewestFirst { before },
+                limit: page_size - jobs.len(),
+                budget: SCAN_BUDGET,
+            };
+            let filter = Arc::clone(&filter);
+            let page: Page = self.core.reads.read(move |reader| reader.scan(&filter, scan)).await?;
+            jobs.extend(page.jobs);
+            next = page.next;
+            budget = budget.saturating_sub(SCAN_BUDGET);
+            if next.is_none() || jobs.len() >= page_size || budget == 0 {
+                break;
+            }
+            before = next;
+        }
+        let jobs = match view {
+            v1::JobView::Full => {
+                let (whole, cut_after) = self.whole(jobs).await?;
+                next = cut_after.or(next);
+                whole
+            }
+            v1::JobView::Basic | v1::JobView::Unspecified => {
+                jobs.iter().map(|job| convert::job(job)).collect()
+            }
+        };
+        let next_page_token = next.map(|next| page_token::issue(next, tag)).unwrap_or_default();
+        Ok(Response::new(v1::ListJobsResponse { jobs, next_page_token }))
+    }
+
+    async fn count_jobs(
+        &self,
+        call: Request<v1::CountJobsRequest>,
+    ) -> Result<Response<v1::CountJobsResponse>, Status> {
+        let mut validator = Validator::new(self.core.clock.now());
+        let filter = validator.filter(call.into_inner().filter);
+        validator.finish()?;
+        let (counts, exact) = if filter.is_tallied() {
+            let tallies = self.core.reads.read(|reader| reader.tallies()).await?;
+            let fitting = tallies.iter().filter(|tally| {
+                filter.matches_state(tally.state)
+                    && filter.queue.as_deref().is_none_or(|queue| queue == tally.queue.as_str())
+                    && (filter.kinds.is_empty()
+                        || filter.kinds.iter().any(|kind| kind == tally.kind.as_str()))
+            });
+            (convert::state_counts(fitting), true)
+        } else {
+            self.count_by_looking(filter).await?
+        };
+        let total = counts.iter().map(|count| count.count).sum();
+        Ok(Response::new(v1::CountJobsResponse { counts, total, exact }))
+    }
+
+    async fn cancel_job(
+        &self,
+        call: Request<v1::CancelJobRequest>,
+    ) -> Result<Response<v1::CancelJobResponse>, Status> {
+        let mut validator = Validator::new(self.core.clock.now());
+        let id = validator.job_id("id", &call.into_inner().id);
+        validator.finish()?;
+        let job = self.job_control(Control::Cancel(id)).await?;
+        Ok(Response::new(v1::CancelJobResponse { job: job.as_deref().map(convert::job) }))
+    }
+
+    async fn retry_job(
+        &self,
+        call: Request<v1::RetryJobRequest>,
+    ) -> Result<Response<v1::RetryJobResponse>, Status> {
+        let body = call.into_inner();
+        let mut validator = Validator::new(self.core.clock.now());
+        let id = validator.job_id("id", &body.id);
+        validator.request_id(&body.request_id);
+        validator.finish()?;
+        let request = request(&body.request_id, &format!("retry {id}"), &[]);
+        let job = self.job_control(Control::Retry { id, request }).await?;
+        Ok(Response::new(v1::RetryJobResponse { job: job.as_deref().map(convert::job) }))
+    }
+
+    async fn delete_job(
+        &self,
+        call: Request<v1::DeleteJobRequest>,
+    ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        let mut validator = Validator::new(self.core.clock.now());
+        let id = validator.job_id("id", &call.into_inner().id);
+        validator.finish()?;
+        self.job_control(Control::Delete(id)).await?;
+        Ok(Response::new(v1::DeleteJobResponse {}))
+    }
+}
+
+impl JobQueueApi {
+    /// Counts what the tallies can't: looks at the jobs themselves, newest first, up to a limit.
+    async fn count_by_looking(
+        &self,
+        filter: crate::store::JobFilter,
+    ) -> Result<(Vec<v1::StateCount>, bool), Status> {
+        let filter = Arc::new(filter);
+        let mut counts = BTreeMap::new();
+        let (mut before, mut budget) = (None, LIST_BUDGET);
+        while budget > 0 {
+            let scan =
+                Scan { order: ScanOrder::NewestFirst { before }, limit: SCAN_BUDGET, budget: SCAN_BUDGET };
+            let filter = Arc::clone(&filter);
+            let page = self.core.reads.read(move |reader| reader.scan(&filter, scan)).await?;
+            for job in &page.jobs {
+                *counts.entry(job.state.name()).or_insert(0) += 1;
+            }
+            budget = budget.saturating_sub(SCAN_BUDGET);
+            before = page.next;
+            if before.is_none() {
+                return Ok((convert::counts_by_state(counts), true));
+            }
+        }
+        Ok((convert::counts_by_state(counts), false))
+    }
+}
+
+pub(super) fn detail(validator: &mut Validator, number: i32) -> Detail {
+    match validator.known("detail", number) {
+        v1::WatchDetail::Unspecified | v1::WatchDetail::Latest => Detail::Latest,
+        v1::WatchDetail::EveryTransition => Detail::EveryTransition,
+    }
+}
+
+fn view(validator: &mut Validator, field: &str, number: i32, default: v1::JobView) -> v1::JobView {
+    match validator.known(field, number) {
+        v1::JobView::Unspecified => default,
+        view @ (v1::JobView::Basic | v1::JobView::Full) => view,
+    }
+}
+
+/// Page tokens: where the next page starts, for one filter only.
+mod page_token {
+    use crate::job::JobId;
+
+    pub(super) fn issue(next: JobId, filter: [u8; 8]) -> String {
+        format!("{next}{:016x}", u64::from_le_bytes(filter))
+    }
+
+    pub(super) fn read(token: &str, filter: [u8; 8]) -> Option<JobId> {
+        let (id, tag) = token.split_at_checked(13)?;
+        (tag == format!("{:016x}", u64::from_le_bytes(filter))).then_some(())?;
+        id.parse().ok()
+    }
+}

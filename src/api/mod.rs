@@ -1,0 +1,75 @@
+//! gRPC in and out. In the server, the only place that knows tonic and prost.
+
+mod convert;
+mod errors;
+mod job_queue;
+mod queue_service;
+mod validate;
+mod watch_stream;
+
+use std::sync::Arc;
+
+pub(crate) use job_queue::JobQueueApi;
+pub(crate) use queue_service::QueueServiceApi;
+use tonic::{Request, metadata::MetadataMap};
+
+use crate::{
+    admission::Admission,
+    clock::{Clock, Timestamp},
+    commit::Commit,
+    watch::{Hub, Reads, TokenIssuer},
+};
+
+/// The longest gRPC message that is read: 4 MiB.
+pub(crate) const MESSAGE_MAX_BYTES: usize = 4 << 20;
+
+/// What calls work with.
+#[derive(Clone)]
+pub(crate) struct Core {
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) commit: Commit,
+    pub(crate) reads: Reads,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) issuer: Arc<TokenIssuer>,
+    pub(crate) clock: Clock,
+}
+
+impl Core {
+    /// When a caller that set a deadline stops waiting for an answer.
+    fn deadline<T>(&self, request: &Request<T>) -> Option<Timestamp> {
+        let timeout = grpc_timeout(request.metadata())?;
+        let margin = crate::commit::answer_margin(timeout);
+        Some(self.clock.now().after(timeout.saturating_sub(margin)))
+    }
+}
+
+/// The `grpc-timeout` header: up to eight digits and a unit.
+fn grpc_timeout(metadata: &MetadataMap) -> Option<std::time::Duration> {
+    use std::time::Duration;
+
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// The `traceparent` header, if it looks like one.
+fn traceparent(metadata: &MetadataMap) -> &str {
+    const LEN: usize = 55;
+    metadata
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok())
+        .filter(|text| text.len() == LEN && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'))
+        .unwrap_or_default()
+}

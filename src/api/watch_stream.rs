@@ -1,0 +1,161 @@
+//! Watches as response streams. A stream is pulled: what a slow client does not read is not made.
+
+use std::sync::Arc;
+
+use tokio_stream::Stream;
+use tonic::Status;
+
+use super::{Core, convert, errors, job_queue::detail, validate::Validator};
+use crate::{
+    job::JobId,
+    proto::v1,
+    store::JobFilter,
+    watch::{
+        Detail, FilterWatch, IdsWatch, InvalidToken, ResumeToken, Start, WatchError, WatchEvent, WatchMessage,
+    },
+};
+
+/// What to watch, checked.
+pub(super) enum WatchRequest {
+    Ids { ids: Vec<JobId>, detail: Detail, output: bool, resume: Option<ResumeToken> },
+    Filter { filter: JobFilter, detail: Detail, start: Start, resync: bool },
+}
+
+enum Watch {
+    Ids(IdsWatch),
+    Filter(Box<FilterWatch>),
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Result<WatchMessage, WatchError>> {
+        match self {
+            Watch::Ids(watch) => watch.next().await,
+            Watch::Filter(watch) => watch.next().await,
+        }
+    }
+}
+
+/// Checks a request of WatchStatus.
+pub(super) fn request(
+    core: &Core,
+    mut validator: Validator,
+    body: v1::WatchStatusRequest,
+) -> Result<WatchRequest, Status> {
+    let detail = detail(&mut validator, body.detail);
+    let start: v1::WatchStart = validator.known("start", body.start);
+    let resync = match validator.known("resync", body.resync) {
+        v1::WatchResync::Unspecified | v1::WatchResync::Snapshot => true,
+        v1::WatchResync::Fail => false,
+    };
+    if body.ids.is_empty() == body.filter.is_none() {
+        let message = "name either ids or a filter; an empty filter watches all jobs";
+        validator.fault(if body.ids.is_empty() { "ids" } else { "filter" }, message);
+    }
+    if body.output && body.ids.is_empty() {
+        validator.fault("output", "output lines come only with ids");
+    }
+    if start == v1::WatchStart::Now && !body.ids.is_empty() {
+        validator.fault("start", "NOW is for filters: with ids, a job that has ended would never be told");
+    }
+    let ids = validator.job_ids("ids", &body.ids);
+    let filter = validator.filter(body.filter);
+    let watched = if body.ids.is_empty() { FilterWatch::watched(&filter) } else { IdsWatch::watched(&ids) };
+    let mut too_old = false;
+    let token = match core.issuer.read(&body.resume_token, watched) {
+        _ if body.resume_token.is_empty() => None,
+        Ok(token) => Some(token),
+        Err(InvalidToken::OtherHistory) => {
+            too_old = true;
+            None
+        }
+        Err(error @ (InvalidToken::Garbage | InvalidToken::OtherStore | InvalidToken::OtherWatch)) => {
+            validator.fault("resume_token", error.to_string());
+            None
+        }
+    };
+    validator.finish()?;
+    if too_old && !resync {
+        return Err(errors::resume_token_too_old(InvalidToken::OtherHistory));
+    }
+    if !ids.is_empty() {
+        return Ok(WatchRequest::Ids { ids, detail, output: body.output, resume: token });
+    }
+    let start = match (token, start) {
+        _ if too_old => Start::Resync,
+        (Some(token), _) => Start::Resume(token),
+        (None, v1::WatchStart::Now) => Start::Now,
+        (None, v1::WatchStart::Unspecified | v1::WatchStart::Snapshot) => Start::Snapshot,
+    };
+    Ok(WatchRequest::Filter { filter, detail, start, resync })
+}
+
+/// The stream of a watch.
+pub(super) fn start(
+    core: &Core,
+    request: WatchRequest,
+    view: v1::JobView,
+) -> impl Stream<Item = Result<v1::WatchStatusResponse, Status>> + Send + use<> {
+    let issuer = Arc::clone(&core.issuer);
+    let reads = core.reads.clone();
+    let watch = match request {
+        WatchRequest::Ids { ids, detail, output, resume } => {
+            Watch::Ids(IdsWatch::new(&core.hub, reads, issuer, &ids, detail, output, resume))
+        }
+        WatchRequest::Filter { filter, detail, start, resync } => {
+            Watch::Filter(Box::new(FilterWatch::new(&core.hub, reads, issuer, filter, detail, start, resync)))
+        }
+    };
+    let core = core.clone();
+    futures_util::stream::unfold((watch, core, false), move |(mut watch, core, over)| async move {
+        if over {
+            return None;
+        }
+        let message = match watch.next().await? {
+            Ok(message) => respond(&core, message, view).await,
+            Err(error) => Err(error.into()),
+        };
+        let over = message.is_err();
+        Some((message, (watch, core, over)))
+    })
+}
+
+async fn respond(
+    core: &Core,
+    message: WatchMessage,
+    view: v1::JobView,
+) -> Result<v1::WatchStatusResponse, Status> {
+    let mut events: Vec<_> = message.events.iter().map(convert::event).collect();
+    if view == v1::JobView::Full {
+        for (event, proto) in message.events.iter().zip(&mut events) {
+            complete(core, event, proto).await?;
+        }
+    }
+    Ok(v1::WatchStatusResponse { events, resume_token: message.token })
+}
+
+/// Adds what JOB_VIEW_FULL has beyond an event's own job. The event stays as of its change.
+async fn complete(core: &Core, event: &WatchEvent, proto: &mut v1::WatchEvent) -> Result<(), Status> {
+    use v1::watch_event::Event;
+
+    let (WatchEvent::Snapshot(job) | WatchEvent::Updated { job, .. }) = event else {
+        return Ok(());
+    };
+    let id = job.id;
+    let Some(whole) = core.reads.read(move |reader| reader.whole_job(id)).await? else {
+        return Ok(());
+    };
+    let target = match &mut proto.event {
+        Some(Event::Snapshot(job)) => Some(job),
+        Some(Event::Updated(updated)) => updated.job.as_mut(),
+        Some(_) | None => None,
+    };
+    if let Some(target) = target {
+        let whole = convert::whole_job(whole);
+        target.payload = whole.payload;
+        target.result = whole.result;
+        target.result_type = whole.result_type;
+        target.attempts = whole.attempts;
+        target.output_tail = whole.output_tail;
+    }
+    Ok(())
+}

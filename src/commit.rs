@@ -1,0 +1,502 @@
+//! Group commit: the one place that writes.
+//!
+//! A thread of its own drains what has come in, reports before submissions, applies it to the store in one
+//! transaction, and only then answers callers, publishes changes and hands out claims. It waits for nothing but input
+//! and the disk: reports have room for every slot, claims have their slots already, and watchers pull.
+
+use std::{collections::HashMap, sync::Arc, thread, time::Duration};
+
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admission::{
+        Queues,
+        waiters::{Waiter, Waiters},
+    },
+    clock::{Clock, Timestamp},
+    job::{Job, Position},
+    store::{
+        Applied, Batch, Claim, Control, ControlDone, ControlRefusal, Offer, OfferRefusal, Receipt, Report,
+        Store, StoreError, batch::QueueFull,
+    },
+    watch::Hub,
+};
+
+/// A batch takes so many entries of each channel; with 1,000 jobs in each they are still one transaction.
+const ENTRIES_MAX: usize = 1_024;
+/// A batch takes no more entries once it has so many jobs,
+const JOBS_MAX: usize = 4_096;
+/// or so many bytes.
+const BYTES_MAX: u64 = 16 << 20;
+/// So many submissions may be on their way to the committer.
+const INBOX_ENTRIES: usize = 1_024;
+/// All queues together have at most 100,000 slots: each can end and tell its progress without waiting.
+const REPORTS_MAX: usize = 200_000;
+/// Progress is let go once less room than this is left for the ends of attempts.
+const REPORTS_RESERVED: usize = 100_000;
+/// So many of those who wait for room are offered again at a time.
+const WAITERS_OFFERED_MAX: usize = 256;
+
+/// What comes to the committer from callers.
+enum Entry {
+    Offer { offer: Offer, wait: Option<Timestamp>, reply: oneshot::Sender<SubmitAnswer> },
+    Control { control: Control, reply: oneshot::Sender<ControlAnswer> },
+}
+
+/// What became of a submission.
+#[derive(Debug)]
+pub enum SubmitAnswer {
+    /// The jobs are kept.
+    Created {
+        /// The jobs, in their order.
+        jobs: Vec<Arc<Job>>,
+    },
+    /// The request was seen before: these are its jobs, with consecutive ids.
+    Seen {
+        /// The first job as it is now.
+        first: Arc<Job>,
+        /// How many there are.
+        count: u32,
+    },
+    /// There was no room.
+    Full {
+        /// Which bound was met.
+        full: QueueFull,
+        /// Whether it was not even possible to wait, because too many do.
+        too_many_waiters: bool,
+    },
+    /// Refused for good.
+    Refused(OfferRefusal),
+}
+
+/// What became of a control.
+#[derive(Debug)]
+pub enum ControlAnswer {
+    /// It was decided at once.
+    Decided(Result<ControlDone, ControlRefusal>),
+    /// A purge has come to its end.
+    Purged {
+        /// How many jobs it deleted.
+        deleted: u64,
+    },
+}
+
+/// The server ended before it could answer: the outcome is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the server stops; whether the call took effect is unknown: repeat it with the same request_id")]
+pub struct Stopped;
+
+/// The way to the committer.
+#[derive(Clone)]
+pub struct Commit {
+    entries: mpsc::Sender<Entry>,
+}
+
+impl Commit {
+    /// Offers jobs, and waits for room up to `wait`. A caller who gives up while waiting leaves nothing behind.
+    ///
+    /// # Errors
+    /// When the server stops.
+    pub async fn submit(&self, offer: Offer, wait: Option<Timestamp>) -> Result<SubmitAnswer, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.entries.send(Entry::Offer { offer, wait, reply }).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Has something changed.
+    ///
+    /// # Errors
+    /// When the server stops.
+    pub async fn control(&self, control: Control) -> Result<ControlAnswer, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.entries.send(Entry::Control { control, reply }).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+}
+
+/// The way for attempts to report.
+#[derive(Clone)]
+pub(crate) struct Reports {
+    reports: mpsc::Sender<Report>,
+}
+
+impl Reports {
+    /// Tells the end of an attempt.
+    pub(crate) fn ended(&self, report: Report) {
+        if let Err(error) = self.reports.try_send(report) {
+            // There is room for every slot, so that the channel can only be closed: the next start counts it as lost.
+            tracing::debug!(%error, "an attempt ended after the server");
+        }
+    }
+
+    /// Tells how far an attempt is, if there is room.
+    pub(crate) fn progress(&self, report: Report) {
+        if self.reports.capacity() > REPORTS_RESERVED {
+            let _ = self.reports.try_send(report);
+        }
+    }
+}
+
+/// What the committer hands to dispatch after a commit.
+#[derive(Debug)]
+pub(crate) struct Handout {
+    pub(crate) claims: Vec<Claim>,
+    pub(crate) cancelling: Vec<crate::job::LeaseToken>,
+}
+
+/// What a committer works with.
+pub(crate) struct Committer {
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) clock: Clock,
+    pub(crate) queues: Arc<Queues>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) handouts: mpsc::Sender<Handout>,
+    /// Once cancelled, nothing more is claimed.
+    pub(crate) draining: CancellationToken,
+}
+
+/// A running committer.
+pub(crate) struct Committing {
+    pub(crate) commit: Commit,
+    pub(crate) reports: Reports,
+    /// Ends when both of the above, and their clones, are gone, or when the store fails.
+    pub(crate) ended: oneshot::Receiver<Result<(), StoreError>>,
+}
+
+impl Committer {
+    /// Starts the thread.
+    pub(crate) fn start(self, runtime: Handle) -> Result<Committing, StoreError> {
+        let (entries, entry_receiver) = mpsc::channel(INBOX_ENTRIES);
+        let (reports, report_receiver) = mpsc::channel(REPORTS_MAX);
+        let (end, ended) = oneshot::channel();
+        let inbox = Inbox { entries: entry_receiver, reports: report_receiver };
+        thread::Builder::new()
+            .name("commit".into())
+            .spawn(move || {
+                let result = runtime.block_on(Loop::new(self).run(inbox));
+                let _ = end.send(result);
+            })
+            .map_err(|source| StoreError::File {
+                what: "can't start the thread that commits:",
+                path: "commit".into(),
+                source,
+            })?;
+        Ok(Committing { commit: Commit { entries }, reports: Reports { reports }, ended })
+    }
+}
+
+struct Inbox {
+    entries: mpsc::Receiver<Entry>,
+    reports: mpsc::Receiver<Report>,
+}
+
+type SubmitReply = oneshot::Sender<SubmitAnswer>;
+
+/// Whom to answer for an offer of the batch.
+struct Asker {
+    queue: Arc<str>,
+    wait: Option<Timestamp>,
+    /// Whether it has waited for room already.
+    waited: bool,
+    reply: SubmitReply,
+}
+
+struct Loop {
+    committer: Committer,
+    waiters: Waiters<SubmitReply>,
+    purges: HashMap<i64, Vec<oneshot::Sender<ControlAnswer>>>,
+    /// Whether there is room that nobody who waits has been offered yet.
+    room: bool,
+    more: bool,
+    next_due: Option<Timestamp>,
+}
+
+impl Loop {
+    fn new(committer: Committer) -> Self {
+        Loop {
+            committer,
+            waiters: Waiters::default(),
+            purges: HashMap::new(),
+            room: false,
+            // What was due while the server was down is promoted, and free slots are filled, by a first empty batch.
+            more: true,
+            next_due: None,
+        }
+    }
+
+    async fn run(mut self, mut inbox: Inbox) -> Result<(), StoreError> {
+        let mut entries = Vec::with_capacity(ENTRIES_MAX);
+        let mut reports = Vec::with_capacity(ENTRIES_MAX);
+        loop {
+            let open = self.gather(&mut inbox, &mut entries, &mut reports).await;
+            if !open && entries.is_empty() && reports.is_empty() {
+                return Ok(());
+            }
+            self.step(&mut entries, &mut reports)?;
+        }
+    }
+
+    /// Waits until there is something to do, and takes all that is there. False once nobody can send any more.
+    async fn gather(&self, inbox: &mut Inbox, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) -> bool {
+        let wake = [self.next_due, self.waiters.next_until()].into_iter().flatten().min();
+        let work_left = self.more || (self.room && !self.waiters.is_empty());
+        if !work_left {
+            let clock = &self.committer.clock;
+            let time_comes = async {
+                match wake {
+                    Some(instant) => clock.sleep_until(instant).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                report = inbox.reports.recv() => match report {
+                    Some(report) => reports.push(report),
+                    // Attempts are over before the way for callers is closed.
+                    None => match inbox.entries.recv().await {
+                        Some(entry) => entries.push(entry),
+                        None => return false,
+                    },
+                },
+                Some(entry) = inbox.entries.recv() => entries.push(entry),
+                () = time_comes => {}
+                () = self.committer.draining.cancelled(), if !self.waiters.is_empty() => {}
+            }
+        }
+        while reports.len() < ENTRIES_MAX {
+            let Ok(report) = inbox.reports.try_recv() else { break };
+            reports.push(report);
+        }
+        let (mut jobs, mut bytes) = entries.iter().fold((0, 0), |(jobs, bytes), entry| {
+            let (more_jobs, more_bytes) = size(entry);
+            (jobs + more_jobs, bytes + more_bytes)
+        });
+        while entries.len() < ENTRIES_MAX && jobs < JOBS_MAX && bytes < BYTES_MAX {
+            let Ok(entry) = inbox.entries.try_recv() else { break };
+            let (more_jobs, more_bytes) = size(&entry);
+            (jobs, bytes) = (jobs + more_jobs, bytes + more_bytes);
+            entries.push(entry);
+        }
+        !(work_left && inbox.reports.is_closed() && inbox.entries.is_closed())
+    }
+
+    /// One batch.
+    fn step(&mut self, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) -> Result<(), StoreError> {
+        let now = self.committer.clock.now();
+        self.let_go_of_waiters(now);
+        let mut batch = Batch {
+            now,
+            claim: !self.committer.draining.is_cancelled(),
+            reports: std::mem::take(reports),
+            ..Batch::default()
+        };
+        let mut askers = Vec::new();
+        let mut controllers = Vec::new();
+        self.offer_to_waiters(&mut batch, &mut askers);
+        for entry in entries.drain(..) {
+            match entry {
+                Entry::Offer { mut offer, wait, reply } => {
+                    // Nobody is there any more to hear of it: better not to begin.
+                    if reply.is_closed() {
+                        continue;
+                    }
+                    let Some(queue) = offer.jobs.first().map(|job| Arc::clone(&job.queue)) else { continue };
+                    offer.behind_waiters = self.waiters.len(&queue) > 0;
+                    batch.offers.push(offer);
+                    askers.push(Asker { queue, wait, waited: false, reply });
+                }
+                Entry::Control { control, reply } => {
+                    batch.controls.push(control);
+                    controllers.push(reply);
+                }
+            }
+        }
+        let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
+        let applied = self.committer.store.apply(batch)?;
+        self.deliver(applied, askers, controllers, &reported, now);
+        Ok(())
+    }
+
+    /// Those who have gone, and those whose patience has ended.
+    fn let_go_of_waiters(&mut self, now: Timestamp) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        let draining = self.committer.draining.is_cancelled();
+        let over = self.waiters.remove(|waiter| draining || waiter.until <= now || waiter.reply.is_closed());
+        for (queue, waiter) in over {
+            self.count_waiters(&queue);
+            // What the queue held when it refused is not known any more; what it may hold is.
+            let full = self.full(&queue);
+            let _ = waiter.reply.send(SubmitAnswer::Full { full, too_many_waiters: false });
+        }
+    }
+
+    fn full(&self, queue: &Arc<str>) -> QueueFull {
+        let settings =
+            self.committer.queues.get(queue).map(|entry| entry.info().settings.clone()).unwrap_or_default();
+        QueueFull {
+            queue: queue.to_string(),
+            jobs: settings.max_jobs,
+            max_jobs: settings.max_jobs,
+            bytes: settings.max_bytes,
+            max_bytes: settings.max_bytes,
+        }
+    }
+
+    /// Offers new room to those who have waited longest.
+    fn offer_to_waiters(&mut self, batch: &mut Batch, askers: &mut Vec<Asker>) {
+        if !std::mem::take(&mut self.room) {
+            return;
+        }
+        for queue in self.waiters.queues() {
+            for waiter in self.waiters.take(&queue, WAITERS_OFFERED_MAX) {
+                let mut offer = waiter.offer;
+                offer.behind_waiters = false;
+                batch.offers.push(offer);
+                askers.push(Asker {
+                    queue: Arc::clone(&queue),
+                    wait: Some(waiter.until),
+                    waited: true,
+                    reply: waiter.reply,
+                });
+            }
+        }
+    }
+
+    /// Everything that follows from a commit, and never happens before it.
+    fn deliver(
+        &mut self,
+        applied: Applied,
+        askers: Vec<Asker>,
+        controllers: Vec<oneshot::Sender<ControlAnswer>>,
+        reported: &[(crate::job::JobId, crate::job::LeaseToken)],
+        now: Timestamp,
+    ) {
+        let Applied {
+            controls,
+            reports,
+            offers,
+            claims,
+            cancelling,
+            changes,
+            position,
+            next_due,
+            more,
+            room,
+            queues,
+            purged,
+        } = applied;
+        if let Some(queues) = queues {
+            self.committer.queues.set(queues);
+        }
+        self.committer.hub.publish(changes, position);
+        if !claims.is_empty() || !cancelling.is_empty() {
+            // Each slot has at most one claim and one cancel on its way, and the channel has room for all of them.
+            if let Err(error) = self.committer.handouts.try_send(Handout { claims, cancelling }) {
+                tracing::error!(%error, "claims could not be handed out; the next start counts them as lost");
+            }
+        }
+        self.answer_offers(offers, askers, now);
+        for (control, reply) in controls.into_iter().zip(controllers) {
+            match control {
+                Ok(ControlDone::PurgeBegun(number)) => self.purges.entry(number).or_default().push(reply),
+                decided => {
+                    let _ = reply.send(ControlAnswer::Decided(decided));
+                }
+            }
+        }
+        for (number, deleted) in purged {
+            for reply in self.purges.remove(&number).into_iter().flatten() {
+                let _ = reply.send(ControlAnswer::Purged { deleted });
+            }
+        }
+        for (result, (job, lease)) in reports.into_iter().zip(reported) {
+            if let Err(refusal) = result {
+                tracing::warn!(%job, lease = lease.as_i64(), %refusal, "a report came too late");
+            }
+        }
+        self.room |= room;
+        self.more = more;
+        self.next_due = next_due;
+    }
+
+    fn answer_offers(&mut self, offers: Vec<Receipt>, askers: Vec<Asker>, now: Timestamp) {
+        let mut put_back: HashMap<Arc<str>, Vec<Waiter<SubmitReply>>> = HashMap::new();
+        for (receipt, asker) in offers.into_iter().zip(askers) {
+            let answer = match receipt {
+                Receipt::Created { jobs } => {
+                    // Where one who waited got in, there may be room for the next one.
+                    self.room |= asker.waited;
+                    SubmitAnswer::Created { jobs }
+                }
+                Receipt::Seen { first, count } => SubmitAnswer::Seen { first, count },
+                Receipt::Refused(refusal) => SubmitAnswer::Refused(refusal),
+                Receipt::Full { offer, full } => match asker.wait {
+                    Some(until) if until > now && !self.committer.draining.is_cancelled() => {
+                        let waiter = Waiter { offer, until, reply: asker.reply };
+                        if asker.waited {
+                            put_back.entry(asker.queue).or_default().push(waiter);
+                        } else if let Some(waiters) = put_back.remove(&asker.queue) {
+                            // A newcomer stands behind those who were offered room in vain.
+                            self.waiters.put_back(&asker.queue, waiters);
+                            self.park(asker.queue, waiter, full);
+                        } else {
+                            self.park(asker.queue, waiter, full);
+                        }
+                        continue;
+                    }
+                    Some(_) | None => SubmitAnswer::Full { full, too_many_waiters: false },
+                },
+            };
+            if asker.waited {
+                self.count_waiters(&asker.queue);
+            }
+            let _ = asker.reply.send(answer);
+        }
+        for (queue, waiters) in put_back {
+            self.waiters.put_back(&queue, waiters);
+            self.count_waiters(&queue);
+        }
+    }
+
+    fn park(&mut self, queue: Arc<str>, waiter: Waiter<SubmitReply>, full: QueueFull) {
+        let max =
+            self.committer.queues.get(&queue).map_or(0, |entry| entry.info().settings.max_waiters as usize);
+        if let Err(waiter) = self.waiters.park(&queue, max, waiter) {
+            let _ = waiter.reply.send(SubmitAnswer::Full { full, too_many_waiters: true });
+        }
+        self.count_waiters(&queue);
+    }
+
+    fn count_waiters(&self, queue: &str) {
+        if let Some(entry) = self.committer.queues.get(queue) {
+            entry.set_waiters(self.waiters.len(queue));
+        }
+    }
+}
+
+fn size(entry: &Entry) -> (usize, u64) {
+    match entry {
+        Entry::Offer { offer, .. } => {
+            (offer.jobs.len(), offer.jobs.iter().map(|job| job.payload.len() as u64).sum())
+        }
+        Entry::Control { .. } => (1, 0),
+    }
+}
+
+/// The feed's position of a submission's answer: nothing of these jobs is told after it that the answer does not tell.
+#[must_use]
+pub fn position_of(jobs: &[Arc<Job>]) -> Position {
+    jobs.iter().map(|job| job.position).max().unwrap_or_default()
+}
+
+/// How long before a caller's deadline an answer should be on its way.
+#[must_use]
+pub fn answer_margin(left: Duration) -> Duration {
+    (left / 10).min(Duration::from_millis(100))
+}

@@ -1,0 +1,335 @@
+//! The queues and kinds that a file declares.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
+
+use toml::de::DeTable;
+
+use super::{
+    CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, Entry, KindDefaults, KindSettings, QueueSettings,
+    WhenFull,
+    fault::Place,
+    limits,
+    names::{NameError, check_kind_name, check_queue_name},
+    program,
+    rules::{Bool, Choice, DurationIn, FloatIn, Folder, IntIn, Rule, SizeIn},
+    section::{Reading, Section},
+    surroundings::Surroundings,
+};
+use crate::job::RetryPolicy;
+
+/// The keys of `[queues.NAME]`.
+pub(super) const QUEUE_KEYS: [&str; 7] =
+    ["max_jobs", "max_bytes", "consumers", "when_full", "max_wait", "max_waiters", "accept_unknown_kinds"];
+
+/// The keys of `[kinds."NAME"]`.
+pub(super) const KIND_KEYS: [&str; 9] = [
+    "command",
+    "env",
+    "env_allow",
+    "working_dir",
+    "kill_grace",
+    "permanent_exit_codes",
+    "max_attempts",
+    "attempt_timeout",
+    "retry",
+];
+
+/// The keys of `[kinds."NAME".retry]`.
+pub(super) const RETRY_KEYS: [&str; 4] = ["initial_delay", "max_delay", "multiplier", "jitter"];
+
+const WHEN_FULL: Choice<WhenFull> = Choice(&[("wait", WhenFull::Wait), ("reject", WhenFull::Reject)]);
+
+/// What reading a kind needs to know beside the file's text.
+pub(super) struct Context<'a> {
+    pub(super) surroundings: &'a Surroundings,
+    /// The file's folder, from which its relative paths start.
+    pub(super) base: &'a Path,
+}
+
+/// The tables below `queues` or `kinds` whose names are good; too many, or other names, are faults.
+fn tables<'d>(
+    root: &Section<'d>,
+    parent: &str,
+    max: usize,
+    check_name: fn(&str) -> Result<(), NameError>,
+    reading: &mut Reading<'_>,
+) -> (Section<'d>, Vec<(&'d str, &'d DeTable<'d>)>) {
+    let table = root.table(parent, reading);
+    let section = Section::of_names(parent, table);
+    let mut good = Vec::new();
+    let Some(table) = table else {
+        return (section, good);
+    };
+    if table.len() > max {
+        let message = format!("there are {} of them, the limit is {max}; declare fewer", table.len());
+        reading.fault_at(&root.key_span(parent), parent, message);
+    }
+    for name in table.keys() {
+        if let Err(error) = check_name(name.get_ref()) {
+            reading.fault_at(&name.span(), section.key(name.get_ref()), error.to_string());
+        } else if let Some(inner) = section.table(name.get_ref(), reading) {
+            good.push((name.get_ref().as_ref(), inner));
+        }
+    }
+    (section, good)
+}
+
+/// The queues; `default` is always among them.
+pub(super) fn queues(root: &Section<'_>, reading: &mut Reading<'_>) -> BTreeMap<String, QueueSettings> {
+    let mut queues = BTreeMap::new();
+    let (parent, declared) = tables(root, "queues", limits::QUEUES_MAX, check_queue_name, reading);
+    if !declared.iter().any(|(name, _)| *name == DEFAULT_QUEUE) {
+        let section = Section::open(format!("queues.{DEFAULT_QUEUE}"), None, &QUEUE_KEYS, reading);
+        queues.insert(DEFAULT_QUEUE.to_owned(), queue(&section, reading));
+    }
+    for (name, table) in declared {
+        let section = Section::open(parent.key(name), Some(table), &QUEUE_KEYS, reading);
+        queues.insert(name.to_owned(), queue(&section, reading));
+    }
+    let consumers: u64 = queues.values().map(|queue| u64::from(queue.consumers)).sum();
+    if consumers > limits::CONSUMERS_TOTAL_MAX {
+        let message = format!(
+            "all queues together have {consumers} consumers, the limit is {}; give some of them fewer",
+            limits::CONSUMERS_TOTAL_MAX
+        );
+        reading.fault_at(&root.key_span("queues"), "queues", message);
+    }
+    queues
+}
+
+fn queue(section: &Section<'_>, reading: &mut Reading<'_>) -> QueueSettings {
+    let default = QueueSettings::default();
+    let max_waiters = IntIn(limits::QUEUE_MAX_WAITERS);
+    QueueSettings {
+        max_jobs: section.setting("max_jobs", &IntIn(limits::QUEUE_JOBS), default.max_jobs, reading),
+        max_bytes: section.setting("max_bytes", &SizeIn(limits::QUEUE_BYTES), default.max_bytes, reading),
+        consumers: section.setting("consumers", &IntIn(limits::QUEUE_CONSUMERS), default.consumers, reading),
+        when_full: section.setting("when_full", &WHEN_FULL, default.when_full, reading),
+        max_wait: section.setting("max_wait", &DurationIn(limits::QUEUE_MAX_WAIT), default.max_wait, reading),
+        max_waiters: section.setting("max_waiters", &max_waiters, default.max_waiters, reading),
+        accept_unknown_kinds: section.setting(
+            "accept_unknown_kinds",
+            &Bool,
+            default.accept_unknown_kinds,
+            reading,
+        ),
+    }
+}
+
+/// The kinds.
+pub(super) fn kinds(
+    root: &Section<'_>,
+    context: &Context<'_>,
+    reading: &mut Reading<'_>,
+) -> BTreeMap<String, KindSettings> {
+    let mut kinds = BTreeMap::new();
+    let (parent, declared) = tables(root, "kinds", limits::KINDS_MAX, check_kind_name, reading);
+    for (name, table) in declared {
+        let section = Section::open(parent.key(name), Some(table), &KIND_KEYS, reading);
+        if section.get("command").is_none() && !section.has_stray_table() {
+            let message = "the kind has no `command`; add command = [\"/path/to/program\", \"argument\"]";
+            reading.fault_at(&parent.key_span(name), parent.key(name), message);
+        }
+        let command = command(&section, context, reading);
+        let defaults = defaults(&section, reading);
+        kinds.insert(name.to_owned(), KindSettings { command, defaults });
+    }
+    kinds
+}
+
+fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'_>) -> CommandSettings {
+    let (mut argv, place) = section.elements("command", limits::ARGV_MAX, &Argument, reading);
+    let entry = reading.entries.len();
+    let env = variables(section, reading);
+    find_program(section, &mut argv, env.get("PATH").map(OsStr::new), context, reading);
+    let shown = Entry { key: section.key("command"), value: argv.as_slice().into(), place };
+    reading.entries.insert(entry, shown);
+    let working_dir = Folder { base: context.base, must_exist: true };
+    CommandSettings {
+        argv,
+        env,
+        env_allow: section.list_setting("env_allow", limits::VARIABLES_MAX, &VariableName, reading),
+        working_dir: optional(section, "working_dir", &working_dir, reading),
+        kill_grace: section.setting(
+            "kill_grace",
+            &DurationIn(limits::KILL_GRACE),
+            DEFAULT_KILL_GRACE,
+            reading,
+        ),
+        permanent_exit_codes: section.list_setting(
+            "permanent_exit_codes",
+            limits::EXIT_CODES.count(),
+            &IntIn(limits::EXIT_CODES),
+            reading,
+        ),
+    }
+}
+
+fn optional(
+    section: &Section<'_>,
+    key: &str,
+    rule: &Folder<'_>,
+    reading: &mut Reading<'_>,
+) -> Option<PathBuf> {
+    let found = section.read(key, rule, reading);
+    let (shown, place) = found
+        .as_ref()
+        .map_or((serde_json::Value::Null, Place::Default), |(path, place)| (rule.show(path), place.clone()));
+    reading.entry(section.key(key), shown, place);
+    found.map(|(path, _)| path)
+}
+
+/// Puts the program's absolute path in the place of its name.
+fn find_program(
+    section: &Section<'_>,
+    argv: &mut [String],
+    own_path: Option<&OsStr>,
+    context: &Context<'_>,
+    reading: &mut Reading<'_>,
+) {
+    let Some(list) = section.get("command").and_then(|value| value.get_ref().as_array()) else {
+        return;
+    };
+    let Some(first) = list.iter().next() else {
+        let span = section.get("command").map_or(0..0, toml::Spanned::span);
+        let message = "the list is empty; write [\"/path/to/program\", \"argument\"]";
+        return reading.fault_at(&span, section.key("command"), message);
+    };
+    // An element that is no text has been told already, and so the first of `argv` may be another one.
+    let (Some(text), Some(program)) = (first.get_ref().as_str(), argv.first_mut()) else {
+        return;
+    };
+    if text != program {
+        return;
+    }
+    match program::find(program, own_path.or_else(|| context.surroundings.variable("PATH"))) {
+        Ok(path) => *program = path,
+        Err(message) => reading.fault_at(&first.span(), format!("{}[0]", section.key("command")), message),
+    }
+}
+
+/// The variables of a command. Their values are secrets as far as anyone knows, and never shown.
+fn variables(section: &Section<'_>, reading: &mut Reading<'_>) -> BTreeMap<String, String> {
+    let mut variables = BTreeMap::new();
+    let table = section.table("env", reading);
+    let inner = Section::open(section.key("env"), None, &[], reading);
+    if let Some(table) = table.filter(|table| table.len() > limits::VARIABLES_MAX) {
+        let message = format!(
+            "there are {} variables, the limit is {}; give fewer",
+            table.len(),
+            limits::VARIABLES_MAX
+        );
+        reading.fault_at(&section.key_span("env"), section.key("env"), message);
+    }
+    for (name, value) in table.into_iter().flatten() {
+        if let Err(message) = VariableName.text(name.get_ref()) {
+            reading.fault_at(&name.span(), inner.key(name.get_ref()), message);
+        }
+        let fault = match value.get_ref().as_str() {
+            Some(text) if text.contains('\0') => "the value has a NUL character, which no variable can have",
+            Some(text) if text.len() > limits::ARGUMENT_BYTES_MAX => "the value is over the limit of 64KiB",
+            Some(text) => {
+                variables.insert(name.get_ref().to_string(), text.to_owned());
+                continue;
+            }
+            None => "the value is not text; put it in quotes",
+        };
+        reading.fault_at(&value.span(), inner.key(name.get_ref()), fault);
+    }
+    let place = table.map_or(Place::Default, |_| reading.place(&section.key_span("env")));
+    reading.entry(section.key("env"), variables.keys().map(String::as_str).collect(), place);
+    variables
+}
+
+fn defaults(section: &Section<'_>, reading: &mut Reading<'_>) -> KindDefaults {
+    let default = KindDefaults::default();
+    let attempts = IntIn(limits::MAX_ATTEMPTS);
+    let timeout = DurationIn(limits::ATTEMPT_TIMEOUT);
+    let delay = DurationIn(limits::RETRY_DELAY);
+    let max_attempts = section.setting("max_attempts", &attempts, default.max_attempts, reading);
+    let attempt_timeout = section.setting("attempt_timeout", &timeout, default.attempt_timeout, reading);
+    let table = section.table("retry", reading);
+    let retry = Section::open(section.key("retry"), table, &RETRY_KEYS, reading);
+    let usual = RetryPolicy::DEFAULT;
+    KindDefaults {
+        max_attempts,
+        attempt_timeout,
+        retry: RetryPolicy {
+            initial_delay: retry.setting("initial_delay", &delay, usual.initial_delay, reading),
+            max_delay: retry.setting("max_delay", &delay, usual.max_delay, reading),
+            multiplier: retry.setting(
+                "multiplier",
+                &FloatIn(limits::RETRY_MULTIPLIER),
+                usual.multiplier,
+                reading,
+            ),
+            jitter: retry.setting("jitter", &FloatIn(limits::RETRY_JITTER), usual.jitter, reading),
+        },
+    }
+}
+
+/// One element of a command.
+struct Argument;
+
+impl Rule for Argument {
+    type Value = String;
+
+    fn wanted(&self) -> String {
+        "each element as text in quotes".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<String, String> {
+        if text.contains('\0') {
+            return Err(
+                "the element has a NUL character, which no argument can have; leave it out".to_owned()
+            );
+        }
+        if text.len() > limits::ARGUMENT_BYTES_MAX {
+            return Err(format!(
+                "the element has {} bytes, the limit is {}; pass a file instead",
+                text.len(),
+                limits::ARGUMENT_BYTES_MAX
+            ));
+        }
+        Ok(text.to_owned())
+    }
+
+    fn show(&self, value: &String) -> serde_json::Value {
+        value.as_str().into()
+    }
+}
+
+/// The name of an environment variable.
+struct VariableName;
+
+impl Rule for VariableName {
+    type Value = String;
+
+    fn wanted(&self) -> String {
+        "the name of a variable, such as \"API_TOKEN\"".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<String, String> {
+        const MAX_BYTES: usize = 256;
+        let fault = if text.is_empty() {
+            "the name is empty".to_owned()
+        } else if text.len() > MAX_BYTES {
+            format!("the name has {} bytes, the limit is {MAX_BYTES}", text.len())
+        } else if let Some(char) = text.chars().find(|c| *c == '=' || c.is_control()) {
+            format!("the name has {char:?}")
+        } else if text.starts_with("JOBMILL_") {
+            "names that start with JOBMILL_ are Jobmill's own".to_owned()
+        } else {
+            return Ok(text.to_owned());
+        };
+        Err(format!("{fault}; write {}", self.wanted()))
+    }
+
+    fn show(&self, value: &String) -> serde_json::Value {
+        value.as_str().into()
+    }
+}

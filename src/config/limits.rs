@@ -1,0 +1,56 @@
+//! What settings may be. The protocol's comments state the same numbers, and requests are held to these constants too.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+const SECOND: u64 = 1;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// How many queues there may be.
+pub const QUEUES_MAX: usize = 1_000;
+/// How many kinds a configuration may declare.
+pub const KINDS_MAX: usize = 1_000;
+/// How many consumers all queues of a configuration may have together.
+pub const CONSUMERS_TOTAL_MAX: u64 = 100_000;
+
+/// How many jobs a queue may hold.
+pub const QUEUE_JOBS: RangeInclusive<u64> = 1..=1_000_000_000;
+/// How many bytes a queue's jobs may take.
+pub const QUEUE_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 40;
+/// How many attempts of a queue may run at once.
+pub const QUEUE_CONSUMERS: RangeInclusive<u32> = 0..=10_000;
+/// How long a submission may wait for room.
+pub const QUEUE_MAX_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * MINUTE);
+/// How many submissions may wait for room.
+pub const QUEUE_MAX_WAITERS: RangeInclusive<u32> = 0..=10_000;
+
+/// How many attempts of a job may start.
+pub const MAX_ATTEMPTS: RangeInclusive<u32> = 1..=1_000;
+/// How long one attempt may take.
+pub const ATTEMPT_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(30 * DAY);
+/// How long a retry may be delayed: the first delay and the longest one.
+pub const RETRY_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * DAY);
+/// How much longer each delay may be than the one before it.
+pub const RETRY_MULTIPLIER: RangeInclusive<f64> = 1.0..=100.0;
+/// How large the random part of a delay may be.
+pub const RETRY_JITTER: RangeInclusive<f64> = 0.0..=1.0;
+
+/// How long a stopping server may wait for running attempts.
+pub const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(HOUR);
+
+/// How long a command may have between `SIGTERM` and `SIGKILL`.
+pub const KILL_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * MINUTE);
+/// How many elements a command may have, its program included.
+pub const ARGV_MAX: usize = 256;
+/// How long one element of a command, or the value of one of its variables, may be. Linux itself takes less than
+/// 128 KiB; more would fail only when the first job starts.
+pub const ARGUMENT_BYTES_MAX: usize = 64 << 10;
+/// How many variables a command may be given, and how many of the server's own it may be allowed.
+pub const VARIABLES_MAX: usize = 256;
+/// What an exit code may be that marks a failure.
+pub const EXIT_CODES: RangeInclusive<i32> = 1..=255;
+
+/// How large a configuration file may be.
+pub const FILE_BYTES_MAX: u64 = 16 << 20;

@@ -1,0 +1,298 @@
+//! From file, environment and flags to settings, or to all faults at once.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use toml::de::DeTable;
+
+use super::{
+    Entry, LogFormat, LogSettings, Settings, StoreSettings,
+    declared::{Context, KIND_KEYS, QUEUE_KEYS, RETRY_KEYS, kinds, queues},
+    fault::{Fault, Faults, Place, Source},
+    limits,
+    rules::{Bool, Choice, DurationIn, Folder, LogFilter, Loopback, Rule, quote},
+    section::{Reading, Section},
+    surroundings::Surroundings,
+};
+
+const ROOT_KEYS: [&str; 7] = ["listen", "data_dir", "memory", "drain_timeout", "log", "queues", "kinds"];
+const LOG_KEYS: [&str; 2] = ["filter", "format"];
+const LOG_FORMAT: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
+
+/// What the command line says, as it was written. It goes before all else.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Flags {
+    /// `--config`: the configuration file.
+    pub config: Option<PathBuf>,
+    /// `--listen`: the address.
+    pub listen: Option<OsString>,
+    /// `--data-dir`: the folder that keeps the jobs.
+    pub data_dir: Option<PathBuf>,
+    /// `--memory`: keep the jobs in memory.
+    pub memory: bool,
+    /// `--drain-timeout`: how long a stopping server waits.
+    pub drain_timeout: Option<OsString>,
+    /// `--log`: the filter of log lines.
+    pub log: Option<OsString>,
+    /// `--log-format`: the form of log lines.
+    pub log_format: Option<OsString>,
+}
+
+/// A configuration that has been read and checked.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the server needs.
+    pub settings: Settings,
+    /// What the log needs.
+    pub log: LogSettings,
+    /// The file that was read, if there is one.
+    pub file: Option<PathBuf>,
+    /// Every setting as it came out, with where it comes from, in the order of the documentation.
+    pub entries: Vec<Entry>,
+}
+
+/// Reads and checks a configuration: flags go before variables, those before the file, that before defaults.
+///
+/// # Errors
+/// Everything that is wrong, also in values that another source overrides.
+pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults> {
+    let mut faults = Vec::new();
+    let source = find_source(flags, surroundings).unwrap_or_else(|fault| {
+        faults.push(fault);
+        None
+    });
+    let document = source.as_ref().and_then(|source| parse(source, &mut faults));
+    let base = source.as_ref().and_then(|source| source.path().parent());
+    let mut reading = Reading::new(source.as_ref(), faults);
+    let root = Section::open(String::new(), document.as_ref(), &ROOT_KEYS, &mut reading);
+    let mut layers = Layers { surroundings, reading: &mut reading };
+
+    let defaults = Settings::new(StoreSettings::Memory);
+    let listen =
+        Given { key: "listen", variable: "JOBMILL_LISTEN", flag: ("--listen", flags.listen.as_deref()) };
+    let listen = layers.setting(&root, listen, &Loopback, defaults.listen);
+    let context = Context { surroundings, base: base.unwrap_or(surroundings.current_dir()) };
+    let store = layers.store(&root, flags, context.base);
+    let drain = Given {
+        key: "drain_timeout",
+        variable: "JOBMILL_DRAIN_TIMEOUT",
+        flag: ("--drain-timeout", flags.drain_timeout.as_deref()),
+    };
+    let rule = DurationIn(limits::DRAIN_TIMEOUT);
+    let drain_timeout = layers.setting(&root, drain, &rule, defaults.drain_timeout);
+    let log = layers.log(&root, flags);
+
+    let queues = queues(&root, &mut reading);
+    let kinds = kinds(&root, &context, &mut reading);
+    let Reading { faults, entries, .. } = reading;
+    Faults::check(faults)?;
+    Ok(Loaded {
+        settings: Settings { listen, store, drain_timeout, queues, kinds },
+        log,
+        file: source.map(|source| source.path().to_owned()),
+        entries,
+    })
+}
+
+/// Every key that a file may have, with `NAME` for the names that the operator chooses.
+pub fn keys() -> impl Iterator<Item = String> {
+    let root = ["listen", "data_dir", "memory", "drain_timeout"].into_iter().map(str::to_owned);
+    root.chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
+        .chain(QUEUE_KEYS.into_iter().map(|key| format!("queues.NAME.{key}")))
+        .chain(KIND_KEYS.into_iter().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
+        .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))
+}
+
+/// The file to read: a named one must be there, the default one may be.
+fn find_source(flags: &Flags, surroundings: &Surroundings) -> Result<Option<Source>, Fault> {
+    let named = |place, path: &Path| (place, surroundings.current_dir().join(path));
+    let (place, path) = match (&flags.config, surroundings.variable("JOBMILL_CONFIG")) {
+        (Some(path), _) => named(Place::Flag("--config"), path),
+        (None, Some(path)) => named(Place::Environment("JOBMILL_CONFIG"), Path::new(path)),
+        (None, None) => match surroundings.default_config_file() {
+            Some(path) => (Place::Default, path),
+            None => return Ok(None),
+        },
+    };
+    let fault = |message: String| Fault {
+        place: place.clone(),
+        key: "config".to_owned(),
+        message: format!("{} {message}", quote(&path.to_string_lossy())),
+    };
+    let bytes = match read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && place == Place::Default => return Ok(None),
+        Err(error) => {
+            return Err(fault(format!("can't be read: {error}; name a file that this user may read")));
+        }
+    };
+    if bytes.len() as u64 > limits::FILE_BYTES_MAX {
+        return Err(fault(format!(
+            "is over the limit of {} bytes; name a smaller file",
+            limits::FILE_BYTES_MAX
+        )));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Some(Source::new(path, text))),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(&error.into_bytes()[..at]).into_owned();
+            let message = "the file is not UTF-8 from here on; save it as UTF-8".to_owned();
+            Err(Fault { place: Source::new(path.clone(), text).place(at), key: String::new(), message })
+        }
+    }
+}
+
+/// Reads a file up to a byte over the limit: the path may be a device that never ends.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limits::FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The file as a tree; none where its syntax is wrong, since what follows from that would only be noise.
+fn parse<'s>(source: &'s Source, faults: &mut Vec<Fault>) -> Option<DeTable<'s>> {
+    let (document, errors) = DeTable::parse_recoverable(source.text());
+    if errors.is_empty() {
+        return Some(document.into_inner());
+    }
+    faults.extend(errors.into_iter().map(|error| {
+        let span = error.span().unwrap_or(0..0);
+        // Toml's `Display` quotes the whole line, which may hold a secret; the place says as much.
+        let key = if error.message() == "duplicate key" { source.text().get(span.clone()) } else { None };
+        Fault {
+            place: source.place(span.start),
+            key: key.unwrap_or_default().to_owned(),
+            message: format!("not valid TOML: {}", error.message()),
+        }
+    }));
+    None
+}
+
+/// One setting of those that file, environment and flags may give.
+struct Given<'a> {
+    key: &'static str,
+    variable: &'static str,
+    flag: (&'static str, Option<&'a OsStr>),
+}
+
+struct Layers<'a, 's> {
+    surroundings: &'a Surroundings,
+    reading: &'a mut Reading<'s>,
+}
+
+impl Layers<'_, '_> {
+    fn setting<R: Rule>(
+        &mut self,
+        section: &Section<'_>,
+        given: Given<'_>,
+        rule: &R,
+        default: R::Value,
+    ) -> R::Value {
+        let key = section.key(given.key);
+        let mut last = section.read(given.key, rule, self.reading);
+        let (flag, flag_text) = given.flag;
+        for (place, text) in [
+            (Place::Environment(given.variable), self.surroundings.variable(given.variable)),
+            (Place::Flag(flag), flag_text),
+        ] {
+            last = self.text(place, text, &key, rule).or(last);
+        }
+        let (value, place) = last.unwrap_or((default, Place::Default));
+        self.reading.entry(key, rule.show(&value), place);
+        value
+    }
+
+    /// Reads what a variable or a flag says.
+    fn text<R: Rule>(
+        &mut self,
+        place: Place,
+        text: Option<&OsStr>,
+        key: &str,
+        rule: &R,
+    ) -> Option<(R::Value, Place)> {
+        let text = text?;
+        let read = match text.to_str() {
+            Some(text) => rule.text(text),
+            None => Err(format!("{} is not UTF-8; write {}", quote(&text.to_string_lossy()), rule.wanted())),
+        };
+        match read {
+            Ok(value) => Some((value, place)),
+            Err(message) => {
+                self.reading.fault(place, key, message);
+                None
+            }
+        }
+    }
+
+    fn log(&mut self, root: &Section<'_>, flags: &Flags) -> LogSettings {
+        let table = root.table("log", self.reading);
+        let section = Section::open("log".to_owned(), table, &LOG_KEYS, self.reading);
+        let default = LogSettings::default();
+        let filter = Given { key: "filter", variable: "JOBMILL_LOG", flag: ("--log", flags.log.as_deref()) };
+        let format = Given {
+            key: "format",
+            variable: "JOBMILL_LOG_FORMAT",
+            flag: ("--log-format", flags.log_format.as_deref()),
+        };
+        LogSettings {
+            filter: self.setting(&section, filter, &LogFilter, default.filter),
+            format: self.setting(&section, format, &LOG_FORMAT, default.format),
+        }
+    }
+
+    /// The folder or the memory, as the last source says that says either.
+    fn store(&mut self, root: &Section<'_>, flags: &Flags, base: &Path) -> StoreSettings {
+        let in_file = Folder { base, must_exist: false };
+        let elsewhere = Folder { base: self.surroundings.current_dir(), must_exist: false };
+        let variable = |name| (Place::Environment(name), self.surroundings.variable(name));
+        let (memory_place, memory) = variable("JOBMILL_MEMORY");
+        let (dir_place, dir) = variable("JOBMILL_DATA_DIR");
+        let flag_dir = flags.data_dir.as_ref().map(|dir| dir.as_os_str());
+        let layers = [
+            (root.read("memory", &Bool, self.reading), root.read("data_dir", &in_file, self.reading)),
+            (
+                self.text(memory_place, memory, "memory", &Bool),
+                self.text(dir_place, dir, "data_dir", &elsewhere),
+            ),
+            (
+                flags.memory.then_some((true, Place::Flag("--memory"))),
+                self.text(Place::Flag("--data-dir"), flag_dir, "data_dir", &elsewhere),
+            ),
+        ];
+        let mut memory = (false, Place::Default);
+        let mut folder = None;
+        for layer in layers {
+            if let (Some((true, place)), Some(_)) = &layer {
+                let message = "`data_dir` is given as well; keep one of the two";
+                self.reading.fault(place.clone(), "memory", message);
+            }
+            match (layer.0, &layer.1) {
+                (Some(given), _) => memory = given,
+                // A folder takes the place of a memory that an earlier source asked for.
+                (None, Some((_, place))) if memory.0 => memory = (false, place.clone()),
+                (None, _) => {}
+            }
+            folder = layer.1.or(folder);
+        }
+        let (memory, memory_place) = memory;
+        if memory {
+            self.reading.entry("data_dir", serde_json::Value::Null, Place::Default);
+            self.reading.entry("memory", true.into(), memory_place);
+            return StoreSettings::Memory;
+        }
+        let default = || self.surroundings.default_data_dir().map(|dir| (dir, Place::Default));
+        let Some((folder, place)) = folder.or_else(default) else {
+            let message = "there is no default without HOME; write the path of a folder, or memory = true";
+            self.reading.fault(Place::Default, "data_dir", message);
+            return StoreSettings::Memory;
+        };
+        self.reading.entry("data_dir", elsewhere.show(&folder), place);
+        self.reading.entry("memory", false.into(), memory_place);
+        StoreSettings::Folder(folder)
+    }
+}

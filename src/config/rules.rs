@@ -1,0 +1,415 @@
+//! What each setting may be: one rule for a value, wherever it comes from.
+//!
+//! A refusal says what was found, what the limit is and what to write instead; its place and key are added by
+//! [`super::section`].
+
+use std::{
+    fmt::Display,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::Value as Json;
+use toml::de::DeValue;
+
+use super::units::{parse_duration, parse_size, show_duration, show_size};
+
+/// What a setting may be.
+pub(super) trait Rule {
+    /// The setting, ready to use.
+    type Value;
+
+    /// What to write, as a noun phrase.
+    fn wanted(&self) -> String;
+
+    /// Reads a value of the file. Most are text.
+    fn value(&self, value: &DeValue<'_>) -> Result<Self::Value, String> {
+        match value.as_str() {
+            Some(text) => self.text(text),
+            None => Err(self.wrong_type(value)),
+        }
+    }
+
+    /// Reads the text of a file's string, of a variable or of a flag.
+    fn text(&self, text: &str) -> Result<Self::Value, String>;
+
+    /// The setting as it would be written.
+    fn show(&self, value: &Self::Value) -> Json;
+
+    fn wrong_type(&self, value: &DeValue<'_>) -> String {
+        format!("{}; write {}", describe(value), self.wanted())
+    }
+}
+
+/// Text in quotes, with what could act on a terminal escaped, and cut to a length that a message bears.
+pub(super) fn quote(text: &str) -> String {
+    const SHOWN_CHARS: usize = 200;
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
+/// A value of the wrong type, in words.
+fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("{} is text", quote(text)),
+        DeValue::Integer(number) => format!("{number} is a number"),
+        DeValue::Float(number) => format!("{} is a number", number.as_str()),
+        DeValue::Boolean(flag) => format!("{flag} is a truth value"),
+        DeValue::Datetime(datetime) => format!("{datetime} is a date or time"),
+        DeValue::Array(_) => "this is a list".to_owned(),
+        DeValue::Table(_) => "this is a table".to_owned(),
+    }
+}
+
+/// Refuses what is outside of `limits`, named as `shown`.
+fn within<T: PartialOrd>(
+    value: T,
+    limits: &RangeInclusive<T>,
+    shown: &str,
+    show: impl Fn(&T) -> String,
+    wanted: &str,
+) -> Result<T, String> {
+    if limits.contains(&value) {
+        return Ok(value);
+    }
+    let (relation, limit) = if value < *limits.start() {
+        ("under the minimum", limits.start())
+    } else {
+        ("over the limit", limits.end())
+    };
+    Err(format!("{shown} is {relation} of {}; write {wanted}", show(limit)))
+}
+
+/// A duration.
+pub(super) struct DurationIn(pub(super) RangeInclusive<Duration>);
+
+impl Rule for DurationIn {
+    type Value = Duration;
+
+    fn wanted(&self) -> String {
+        let (least, most) = (show_duration(*self.0.start()), show_duration(*self.0.end()));
+        format!("a duration from {least} to {most}, such as \"30s\"")
+    }
+
+    fn text(&self, text: &str) -> Result<Duration, String> {
+        let Some(duration) = parse_duration(text) else {
+            return Err(format!("{} is not a duration; write {}", quote(text), self.wanted()));
+        };
+        within(duration, &self.0, &quote(text), |limit| show_duration(*limit), &self.wanted())
+    }
+
+    fn show(&self, value: &Duration) -> Json {
+        show_duration(*value).into()
+    }
+}
+
+/// A size in bytes.
+pub(super) struct SizeIn(pub(super) RangeInclusive<u64>);
+
+impl Rule for SizeIn {
+    type Value = u64;
+
+    fn wanted(&self) -> String {
+        let (least, most) = (show_size(*self.0.start()), show_size(*self.0.end()));
+        format!("a size from {least} to {most}, such as \"64MiB\" or a number of bytes")
+    }
+
+    fn value(&self, value: &DeValue<'_>) -> Result<u64, String> {
+        match (value.as_str(), value.as_integer()) {
+            (Some(text), _) => self.text(text),
+            (None, Some(_)) => IntIn(self.0.clone()).read(value, |bytes| show_size(*bytes), &self.wanted()),
+            (None, None) => Err(self.wrong_type(value)),
+        }
+    }
+
+    fn text(&self, text: &str) -> Result<u64, String> {
+        let Some(bytes) = parse_size(text) else {
+            return Err(format!("{} is not a size; write {}", quote(text), self.wanted()));
+        };
+        within(bytes, &self.0, &quote(text), |limit| show_size(*limit), &self.wanted())
+    }
+
+    fn show(&self, value: &u64) -> Json {
+        show_size(*value).into()
+    }
+}
+
+/// A whole number.
+pub(super) struct IntIn<T>(pub(super) RangeInclusive<T>);
+
+impl<T: Copy + Display + Into<i128> + TryFrom<i128>> IntIn<T> {
+    fn read(&self, value: &DeValue<'_>, show: fn(&T) -> String, wanted: &str) -> Result<T, String> {
+        let Some(integer) = value.as_integer() else {
+            return Err(format!("{}; write {wanted}", describe(value)));
+        };
+        let shown = integer.to_string();
+        // What does not even fit 128 bits is as far outside as can be, on the side that its sign tells.
+        let extreme = if integer.as_str().starts_with('-') { i128::MIN } else { i128::MAX };
+        let number = i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(extreme);
+        let limits = (*self.0.start()).into()..=(*self.0.end()).into();
+        let show =
+            |limit: &i128| T::try_from(*limit).map_or_else(|_| limit.to_string(), |limit| show(&limit));
+        let number = within(number, &limits, &shown, show, wanted)?;
+        T::try_from(number).map_err(|_| format!("{shown} does not fit; write {wanted}"))
+    }
+}
+
+impl<T: Copy + Display + Into<i128> + TryFrom<i128> + Into<Json>> Rule for IntIn<T> {
+    type Value = T;
+
+    fn wanted(&self) -> String {
+        format!("a whole number from {} to {}", self.0.start(), self.0.end())
+    }
+
+    fn value(&self, value: &DeValue<'_>) -> Result<T, String> {
+        self.read(value, ToString::to_string, &self.wanted())
+    }
+
+    fn text(&self, text: &str) -> Result<T, String> {
+        Err(format!("{} is text; write {}", quote(text), self.wanted()))
+    }
+
+    fn show(&self, value: &T) -> Json {
+        (*value).into()
+    }
+}
+
+/// A number with or without a fraction.
+pub(super) struct FloatIn(pub(super) RangeInclusive<f64>);
+
+impl Rule for FloatIn {
+    type Value = f64;
+
+    fn wanted(&self) -> String {
+        format!("a number from {} to {}", self.0.start(), self.0.end())
+    }
+
+    fn value(&self, value: &DeValue<'_>) -> Result<f64, String> {
+        let text = match (value.as_float(), value.as_integer()) {
+            (Some(float), _) => float.as_str(),
+            (None, Some(integer)) if integer.radix() == 10 => integer.as_str(),
+            (None, _) => return Err(self.wrong_type(value)),
+        };
+        match text.parse::<f64>() {
+            Ok(number) if !number.is_nan() => {
+                within(number, &self.0, text, ToString::to_string, &self.wanted())
+            }
+            Ok(_) | Err(_) => Err(format!("{text} is not a number; write {}", self.wanted())),
+        }
+    }
+
+    fn text(&self, text: &str) -> Result<f64, String> {
+        Err(format!("{} is text; write {}", quote(text), self.wanted()))
+    }
+
+    fn show(&self, value: &f64) -> Json {
+        (*value).into()
+    }
+}
+
+/// True or false.
+pub(super) struct Bool;
+
+impl Rule for Bool {
+    type Value = bool;
+
+    fn wanted(&self) -> String {
+        "true or false".to_owned()
+    }
+
+    fn value(&self, value: &DeValue<'_>) -> Result<bool, String> {
+        value.as_bool().ok_or_else(|| self.wrong_type(value))
+    }
+
+    fn text(&self, text: &str) -> Result<bool, String> {
+        text.parse().map_err(|_| format!("{} is not a truth value; write true or false", quote(text)))
+    }
+
+    fn show(&self, value: &bool) -> Json {
+        (*value).into()
+    }
+}
+
+/// One of a few words.
+pub(super) struct Choice<T: 'static>(pub(super) &'static [(&'static str, T)]);
+
+impl<T: Copy + PartialEq> Rule for Choice<T> {
+    type Value = T;
+
+    fn wanted(&self) -> String {
+        self.0.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(" or ")
+    }
+
+    fn text(&self, text: &str) -> Result<T, String> {
+        let found = self.0.iter().find(|(word, _)| *word == text);
+        found
+            .map(|(_, choice)| *choice)
+            .ok_or_else(|| format!("{} is none of the choices; write {}", quote(text), self.wanted()))
+    }
+
+    fn show(&self, value: &T) -> Json {
+        self.0.iter().find(|(_, choice)| choice == value).map(|(word, _)| *word).into()
+    }
+}
+
+/// An address to listen on.
+pub(super) struct Loopback;
+
+impl Rule for Loopback {
+    type Value = SocketAddr;
+
+    fn wanted(&self) -> String {
+        "an address and a port, such as \"127.0.0.1:7733\" or \"[::1]:7733\"".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<SocketAddr, String> {
+        let Ok(address) = text.parse::<SocketAddr>() else {
+            return Err(format!("{} is not an address; write {}", quote(text), self.wanted()));
+        };
+        if !address.ip().is_loopback() {
+            // Without TLS and tokens, whoever reaches the port may run the operator's commands.
+            return Err(format!(
+                "{} is not a loopback address; this version listens on loopback only: write {}",
+                quote(text),
+                self.wanted()
+            ));
+        }
+        Ok(address)
+    }
+
+    fn show(&self, value: &SocketAddr) -> Json {
+        value.to_string().into()
+    }
+}
+
+/// The path of a folder. What it is in the file may be relative to the file's own folder, `base`.
+pub(super) struct Folder<'a> {
+    /// What relative paths start from.
+    pub(super) base: &'a Path,
+    /// Whether it must be there already.
+    pub(super) must_exist: bool,
+}
+
+impl Rule for Folder<'_> {
+    type Value = PathBuf;
+
+    fn wanted(&self) -> String {
+        "the path of a folder".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<PathBuf, String> {
+        let shown = quote(text);
+        if text.is_empty() {
+            return Err(format!("the path is empty; write {}", self.wanted()));
+        }
+        if text.contains('\0') {
+            return Err(format!("{shown} has a NUL character; write {}", self.wanted()));
+        }
+        if text == "~" || text.starts_with("~/") {
+            // Only shells know `~`; a folder of that name would surprise everyone.
+            return Err(format!("{shown} starts with `~`, which means nothing here; write the whole path"));
+        }
+        let path = self.base.join(text);
+        if self.must_exist && !path.is_dir() {
+            let found = if path.exists() { "is not a folder" } else { "does not exist" };
+            return Err(format!(
+                "{} {found}; make the folder or correct the path",
+                quote(&path.to_string_lossy())
+            ));
+        }
+        Ok(path)
+    }
+
+    fn show(&self, value: &PathBuf) -> Json {
+        value.to_string_lossy().into()
+    }
+}
+
+/// A filter of log lines.
+pub(super) struct LogFilter;
+
+impl Rule for LogFilter {
+    type Value = String;
+
+    fn wanted(&self) -> String {
+        "a level (off, error, warn, info, debug, trace) or a list such as \"info,jobmill=debug\"".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<String, String> {
+        check_filter(text)
+            .map(|()| text.to_owned())
+            .map_err(|problem| format!("{problem}; write {}", self.wanted()))
+    }
+
+    fn show(&self, value: &String) -> Json {
+        value.as_str().into()
+    }
+}
+
+#[cfg(feature = "cli")]
+fn check_filter(text: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    // A filter takes a lone word that is no level for the name of a module, and would show nothing but that.
+    for word in text.split(',').map(|word| word.trim().to_lowercase()) {
+        if let Some(level) = nearest(&word, &LEVELS).filter(|level| *level != word) {
+            return Err(format!("{} is not a level, unlike \"{level}\"", quote(&word)));
+        }
+    }
+    match tracing_subscriber::EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("{} is not a filter", quote(text))),
+    }
+}
+
+/// Without the program there is no log of its own, so that nothing reads the filter.
+#[cfg(not(feature = "cli"))]
+fn check_filter(_text: &str) -> Result<(), String> {
+    Ok(())
+}
+
+/// The known word that someone who wrote `word` most likely meant.
+pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+    let distances = known.iter().map(|known| (strsim::damerau_levenshtein(word, known), *known));
+    let (distance, nearest) = distances.min()?;
+    (distance <= nearest.len().div_ceil(3)).then_some(nearest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_pen_is_recognised_and_a_stranger_is_not() {
+        let known = ["drain_timeout", "listen", "env", "data_dir"];
+        for (word, meant) in [
+            ("drain-timeout", Some("drain_timeout")),
+            ("drian_timeout", Some("drain_timeout")),
+            ("lisen", Some("listen")),
+            ("evn", Some("env")),
+            ("port", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, &known), meant, "{word}");
+        }
+    }
+
+    #[test]
+    fn quoted_text_is_harmless_and_short() {
+        assert_eq!(quote("a\u{1b}[31m\"\n"), r#""a\u{1b}[31m\"\n""#);
+        assert_eq!(quote(&"é".repeat(201)), format!("\"{}\"…", "é".repeat(200)));
+    }
+
+    #[test]
+    fn filters_of_log_lines() {
+        for text in ["info", "INFO", "info,jobmill=debug", "warn,jobmill::store=trace", "my_crate"] {
+            assert_eq!(LogFilter.text(text).as_deref(), Ok(text));
+        }
+        for text in ["inof", "info,debgu", "jobmill=loud"] {
+            assert!(LogFilter.text(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What a configuration depends on beside its file and its flags.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::{OsStr, OsString},
+    fmt,
+    path::{Path, PathBuf},
+};
+
+/// The environment of the process that reads a configuration. Injected, so that tests need no process of their own.
+#[derive(Clone)]
+pub struct Surroundings {
+    variables: BTreeMap<OsString, OsString>,
+    superuser: bool,
+    current_dir: PathBuf,
+}
+
+impl Surroundings {
+    /// Those of the running process.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Surroundings {
+            variables: env::vars_os().collect(),
+            superuser: rustix::process::geteuid().is_root(),
+            // A working folder that has been deleted leaves relative paths as they are; opening them then fails.
+            current_dir: env::current_dir().unwrap_or_default(),
+        }
+    }
+
+    /// Made-up ones: an ordinary user without any variable, in `current_dir`.
+    #[must_use]
+    pub fn bare(current_dir: impl Into<PathBuf>) -> Self {
+        Surroundings { variables: BTreeMap::new(), superuser: false, current_dir: current_dir.into() }
+    }
+
+    /// Adds a variable.
+    #[must_use]
+    pub fn with_variable(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// Makes the user root.
+    #[must_use]
+    pub fn with_superuser(mut self) -> Self {
+        self.superuser = true;
+        self
+    }
+
+    /// A variable's value. An empty one counts as absent: compose files and units often pass variables on that way.
+    pub(super) fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.variables.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
+    }
+
+    /// What relative paths in flags and variables start from.
+    pub(super) fn current_dir(&self) -> &Path {
+        &self.current_dir
+    }
+
+    /// Where the configuration file is if nobody says.
+    pub(super) fn default_config_file(&self) -> Option<PathBuf> {
+        Some(self.user_dir("XDG_CONFIG_HOME", ".config")?.join("jobmill/jobmill.toml"))
+    }
+
+    /// Where jobs are kept if nobody says.
+    pub(super) fn default_data_dir(&self) -> Option<PathBuf> {
+        if self.superuser {
+            return Some(PathBuf::from("/var/lib/jobmill"));
+        }
+        Some(self.user_dir("XDG_DATA_HOME", ".local/share")?.join("jobmill"))
+    }
+
+    /// A folder by the XDG rules: a relative path in the variable is to be ignored.
+    fn user_dir(&self, variable: &str, below_home: &str) -> Option<PathBuf> {
+        let absolute = |name| self.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        absolute(variable).or_else(|| Some(absolute("HOME")?.join(below_home)))
+    }
+}
+
+impl fmt::Debug for Surroundings {
+    /// Leaves out what the variables hold: some of it is secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Surroundings")
+            .field("superuser", &self.superuser)
+            .field("current_dir", &self.current_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ada() -> Surroundings {
+        Surroundings::bare("/work").with_variable("HOME", "/home/ada")
+    }
+
+    #[test]
+    fn folders_follow_the_xdg_rules() {
+        for (surroundings, config, data) in [
+            (ada(), "/home/ada/.config/jobmill/jobmill.toml", "/home/ada/.local/share/jobmill"),
+            (
+                ada().with_variable("XDG_CONFIG_HOME", "/c").with_variable("XDG_DATA_HOME", "/d"),
+                "/c/jobmill/jobmill.toml",
+                "/d/jobmill",
+            ),
+            (
+                ada().with_variable("XDG_CONFIG_HOME", "c").with_variable("XDG_DATA_HOME", ""),
+                "/home/ada/.config/jobmill/jobmill.toml",
+                "/home/ada/.local/share/jobmill",
+            ),
+            (ada().with_superuser(), "/home/ada/.config/jobmill/jobmill.toml", "/var/lib/jobmill"),
+        ] {
+            assert_eq!(surroundings.default_config_file().as_deref(), Some(Path::new(config)));
+            assert_eq!(surroundings.default_data_dir().as_deref(), Some(Path::new(data)));
+        }
+    }
+
+    #[test]
+    fn without_a_home_there_are_no_default_folders() {
+        let surroundings = Surroundings::bare("/work");
+        assert_eq!(surroundings.default_config_file(), None);
+        assert_eq!(surroundings.default_data_dir(), None);
+    }
+}

@@ -1,0 +1,197 @@
+//! One attempt as a pipeline: find the handler, get the payload, run, judge, report.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::{Dispatch, output::AttemptVoice};
+use crate::{
+    execute::{Attempt, HandlerError},
+    job::{Failure, FailureReason, Job, Output},
+    store::{Claim, Report, ReportBody},
+};
+
+/// A larger result fails the attempt.
+const RESULT_MAX_BYTES: usize = 1 << 20;
+
+/// Why an attempt was asked to stop.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    No,
+    Cancelled,
+    TimedOut,
+    Draining,
+}
+
+/// How the run of a handler ended.
+enum Ran {
+    /// It returned, or panicked.
+    Ended(Result<Output, HandlerError>, Stopped),
+    /// It was cut off.
+    CutOff(Stopped),
+}
+
+impl Dispatch {
+    /// One attempt from its claim to its report.
+    pub(super) async fn attempt(self: Arc<Self>, claim: Claim, cancelled: CancellationToken) {
+        let Claim { job, lease, payload } = claim;
+        let span = tracing::info_span!(
+            "attempt",
+            job = %job.id,
+            queue = job.spec.queue.as_str(),
+            kind = job.spec.kind.as_str(),
+            attempt = job.attempt
+        );
+        let voice = Arc::new(AttemptVoice::new(job.id, job.attempt, lease, Arc::clone(&self.hub)));
+        let body = async {
+            let ran = self.run_handler(&job, payload, lease, &voice, cancelled).await;
+            let result = judge(&job, ran);
+            if let Err(error) = &result {
+                log_failure(&job, error);
+            }
+            result
+        };
+        let body = match body.instrument(span).await {
+            Ok(output) => ReportBody::Succeeded { output, tail: voice.tail() },
+            Err(HandlerError { failure, delay }) => {
+                ReportBody::Failed { failure: Arc::new(failure), delay, tail: voice.tail() }
+            }
+        };
+        self.forget(lease);
+        self.reports.ended(Report { id: job.id, lease, body });
+    }
+
+    async fn run_handler(
+        &self,
+        job: &Arc<Job>,
+        payload: Option<Bytes>,
+        lease: crate::job::LeaseToken,
+        voice: &Arc<AttemptVoice>,
+        cancelled: CancellationToken,
+    ) -> Ran {
+        let Some(handler) = self.handlers.get(job.spec.kind.as_str()) else {
+            let message = format!("no handler here runs the kind `{}`", job.spec.kind);
+            return Ran::Ended(
+                Err(HandlerError::new(FailureReason::StartFailed, message, true)),
+                Stopped::No,
+            );
+        };
+        let payload = match payload {
+            Some(payload) => payload,
+            None => match self.payload(job).await {
+                Ok(payload) => payload,
+                Err(error) => return Ran::Ended(Err(error), Stopped::No),
+            },
+        };
+        // The handler sees one token, whatever the reason for it to stop.
+        let stop = CancellationToken::new();
+        let attempt = Attempt {
+            job: Arc::clone(job),
+            lease,
+            payload,
+            cancelled: stop.clone(),
+            reports: Arc::clone(voice) as Arc<_>,
+        };
+        let handler = Arc::clone(handler);
+        let grace = handler.stop_grace();
+        // A handler may panic before it has returned its future, too.
+        let run = AssertUnwindSafe(async move { handler.run(attempt).await }).catch_unwind();
+        let run = async {
+            tokio::select! {
+                result = run => result.unwrap_or_else(|panic| Err(panicked(&*panic))),
+                never = voice.send_progress(&self.reports) => match never {},
+            }
+        };
+        tokio::pin!(run);
+        let mut stopped = tokio::select! {
+            biased;
+            result = &mut run => return Ran::Ended(result, Stopped::No),
+            () = cancelled.cancelled() => Stopped::Cancelled,
+            () = self.stopping.cancelled() => Stopped::Draining,
+            () = tokio::time::sleep(job.spec.attempt_timeout) => Stopped::TimedOut,
+        };
+        stop.cancel();
+        let patience = tokio::time::sleep(grace);
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut run => return Ran::Ended(result, stopped),
+                () = self.cutting_off.cancelled() => return Ran::CutOff(Stopped::Draining),
+                () = cancelled.cancelled(), if stopped != Stopped::Cancelled => stopped = Stopped::Cancelled,
+                () = &mut patience => return Ran::CutOff(stopped),
+            }
+        }
+    }
+
+    async fn payload(&self, job: &Job) -> Result<Bytes, HandlerError> {
+        let id = job.id;
+        match self.reads.read(move |reader| reader.payload(id)).await {
+            Ok(Some(payload)) => Ok(payload),
+            Ok(None) => Err(HandlerError::new(FailureReason::StartFailed, "its payload is gone", false)),
+            Err(error) => Err(HandlerError::new(
+                FailureReason::StartFailed,
+                format!("its payload can't be read: {error}"),
+                true,
+            )),
+        }
+    }
+}
+
+/// What the end of a run means for the job.
+fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
+    let timeout = || {
+        let limit = humantime::format_duration(job.spec.attempt_timeout);
+        HandlerError::new(
+            FailureReason::Timeout,
+            format!("the attempt took longer than its timeout of {limit}"),
+            true,
+        )
+    };
+    let lost =
+        || HandlerError::new(FailureReason::Lost, "the server stopped before the attempt had ended", true);
+    match ran {
+        Ran::Ended(Ok(output), _) if output.bytes.len() > RESULT_MAX_BYTES => {
+            let message =
+                format!("the result has {} bytes; at most {RESULT_MAX_BYTES} are kept", output.bytes.len());
+            Err(HandlerError::new(FailureReason::ResultTooLarge, message, false))
+        }
+        // A success counts however late it comes: the work is done.
+        Ran::Ended(Ok(output), _) => Ok(output),
+        Ran::Ended(Err(error), Stopped::No) => Err(error),
+        Ran::Ended(Err(error), Stopped::Cancelled) => Err(HandlerError {
+            failure: Failure { reason: FailureReason::Cancelled, ..error.failure },
+            delay: None,
+        }),
+        Ran::Ended(Err(_), Stopped::TimedOut) | Ran::CutOff(Stopped::TimedOut) => Err(timeout()),
+        Ran::Ended(Err(_), Stopped::Draining) | Ran::CutOff(Stopped::Draining | Stopped::No) => Err(lost()),
+        Ran::CutOff(Stopped::Cancelled) => Err(HandlerError::new(
+            FailureReason::Cancelled,
+            "cut off, because it did not stop when it was cancelled",
+            false,
+        )),
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> HandlerError {
+    let message = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    HandlerError::new(FailureReason::Panic, format!("the handler panicked: {message}"), true)
+}
+
+/// Never the payload, the result, or the handler's message, which may quote them.
+fn log_failure(job: &Job, error: &HandlerError) {
+    tracing::warn!(
+        reason = error.failure.reason.as_str(),
+        exit_code = error.failure.exit_code,
+        retryable = error.failure.retryable,
+        max_attempts = job.max_attempts,
+        "the attempt failed"
+    );
+}

@@ -1,0 +1,97 @@
+//! What an attempt says while it runs: progress on its way to the store, and output on its way to watchers.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{
+    commit::Reports,
+    execute::AttemptReports,
+    job::{JobId, LeaseToken, Progress},
+    store::{Report, ReportBody},
+    watch::{Hub, OutputLine},
+};
+
+/// The end of an attempt's output that is kept with its job.
+const TAIL_MAX_BYTES: usize = 64 << 10;
+/// A longer line is cut.
+const LINE_MAX_BYTES: usize = 8 << 10;
+/// An attempt's progress is kept at most once in so long.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// What one attempt says.
+pub(super) struct AttemptVoice {
+    id: JobId,
+    attempt: u32,
+    lease: LeaseToken,
+    hub: Arc<Hub>,
+    said: Mutex<Said>,
+    progressed: Notify,
+}
+
+#[derive(Default)]
+struct Said {
+    progress: Option<Progress>,
+    tail: VecDeque<Arc<str>>,
+    tail_bytes: usize,
+    cut: bool,
+}
+
+impl AttemptVoice {
+    pub(super) fn new(id: JobId, attempt: u32, lease: LeaseToken, hub: Arc<Hub>) -> Self {
+        AttemptVoice { id, attempt, lease, hub, said: Mutex::default(), progressed: Notify::new() }
+    }
+
+    /// Sends the latest progress on, at most once in 500 ms. Never returns.
+    pub(super) async fn send_progress(&self, reports: &Reports) -> std::convert::Infallible {
+        loop {
+            self.progressed.notified().await;
+            let latest = self.said.lock().progress.take();
+            if let Some(progress) = latest {
+                let body = ReportBody::Progress(Arc::new(progress));
+                reports.progress(Report { id: self.id, lease: self.lease, body });
+            }
+            tokio::time::sleep(PROGRESS_EVERY).await;
+        }
+    }
+
+    /// The end of the output.
+    pub(super) fn tail(&self) -> String {
+        let said = self.said.lock();
+        let mut tail = String::with_capacity(said.tail_bytes + 32);
+        if said.cut {
+            tail.push_str("[earlier output was cut]\n");
+        }
+        for line in &said.tail {
+            tail.push_str(line);
+            tail.push('\n');
+        }
+        tail
+    }
+}
+
+impl AttemptReports for AttemptVoice {
+    fn progress(&self, progress: Progress) {
+        self.said.lock().progress = Some(progress);
+        self.progressed.notify_one();
+    }
+
+    fn output_line(&self, line: &[u8]) {
+        let line = &line[..line.len().min(LINE_MAX_BYTES)];
+        let text: Arc<str> = String::from_utf8_lossy(line).into();
+        {
+            let mut said = self.said.lock();
+            said.tail_bytes += text.len() + 1;
+            said.tail.push_back(Arc::clone(&text));
+            while said.tail_bytes > TAIL_MAX_BYTES {
+                said.cut = true;
+                match said.tail.pop_front() {
+                    Some(oldest) => said.tail_bytes -= oldest.len() + 1,
+                    None => break,
+                }
+            }
+        }
+        self.hub.output(&OutputLine { id: self.id, attempt: self.attempt, text });
+    }
+}

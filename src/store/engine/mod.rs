@@ -1,0 +1,501 @@
+//! The rules: what a batch does, in which order. Written once, over any place that keeps rows.
+//!
+//! One order in a transaction: controls, reports, promotion of due jobs, purges' next bites, offers, then one claim
+//! step over stored and new jobs together. A new job gets its final state before it is written, so that a job which
+//! finds a free slot costs one insert as RUNNING.
+
+mod claim;
+mod control;
+mod offer;
+pub(crate) mod rows;
+mod tallies;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use rows::{Counters, Purge, RequestRow, Rows, corrupt};
+use tallies::{Tallies, Usage};
+
+use super::{
+    Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, RequestId, StoreError,
+    Tombstone,
+};
+use crate::{
+    clock::Timestamp,
+    config::QueueSettings,
+    job::{Job, JobId, LeaseToken, Name, Position, State, StateName},
+    transition::{Changed, Event, Moment, Refusal, lost, transition},
+};
+
+/// At most so many due jobs are promoted in a batch.
+const PROMOTED_MAX: usize = 1_000;
+/// At most so many jobs are looked at in a batch for all purges together.
+const PURGED_MAX: usize = 500;
+/// At most so many queues and kinds may exist.
+const QUEUES_MAX: usize = 1_000;
+const KINDS_MAX: usize = 10_000;
+/// All queues together may have so many slots.
+const CONSUMERS_MAX: u64 = 100_000;
+/// Deleted jobs are remembered in the feed, and their request ids, for so long.
+const TOMBSTONE_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// How an engine is set up at its start.
+#[derive(Clone, Debug, Default)]
+pub struct EngineSetup {
+    /// The present.
+    pub now: Timestamp,
+    /// Decides the random part of retry delays, together with the job's id and attempt.
+    pub seed: u64,
+    /// The kinds that have a handler here.
+    pub served_kinds: Vec<String>,
+    /// The queues that the configuration file declares.
+    pub declared_queues: BTreeMap<String, QueueSettings>,
+}
+
+/// The rules over some rows.
+pub(crate) struct Engine<R> {
+    rows: R,
+    names: Arc<Names>,
+    served: HashSet<u32>,
+    queues: HashMap<u32, QueueState>,
+    tallies: Tallies,
+    counters: Counters,
+    /// The jobs that run: what reports are checked against without reading.
+    leased: HashMap<JobId, Arc<Job>>,
+    purges: Vec<Purge>,
+    next_due: Option<Timestamp>,
+    seed: u64,
+}
+
+struct QueueState {
+    info: QueueInfo,
+    deleted: bool,
+}
+
+/// A job of this batch that is not written yet, because the claim step may still give it a slot.
+struct Pending {
+    job: Job,
+    /// What is in the store now; absent for a new job.
+    stored: Option<Job>,
+    /// Absent where it was not read: the attempt reads it then.
+    payload: Option<Bytes>,
+    /// Which of the batch's offers it belongs to.
+    offer: Option<usize>,
+}
+
+/// What a batch gathers on its way.
+#[derive(Default)]
+struct Progressing {
+    applied: Applied,
+    pending: Vec<Pending>,
+    /// What the pending jobs will take of each queue's room.
+    reserved: HashMap<u32, Usage>,
+    /// Queues that had no room for an offer: whoever comes later waits behind it.
+    full: HashSet<u32>,
+    /// Offers that were seen before, with their first job.
+    seen: Vec<(usize, RequestRow)>,
+    promoted: bool,
+    wrote: bool,
+    queues_changed: bool,
+}
+
+impl<R: Rows> Engine<R> {
+    /// Takes over the rows: puts back what a crash left running, and sets up the declared queues.
+    pub(crate) fn open(mut rows: R, names: Arc<Names>, setup: EngineSetup) -> Result<Self, StoreError> {
+        let loaded = rows.load()?;
+        let mut engine = Engine {
+            rows,
+            served: HashSet::new(),
+            queues: loaded
+                .queues
+                .into_iter()
+                .map(|(info, deleted)| (info.name.number, QueueState { info, deleted }))
+                .collect(),
+            tallies: Tallies::load(&loaded.tallies),
+            counters: loaded.counters,
+            leased: loaded.leased.into_iter().map(|job| (job.id, Arc::new(job))).collect(),
+            purges: loaded.purges,
+            next_due: None,
+            names,
+            seed: setup.seed,
+        };
+        engine.rows.begin()?;
+        for kind in &setup.served_kinds {
+            let kind = engine.intern_kind(kind)?;
+            engine.served.insert(kind.number);
+        }
+        engine.declare_queues(&setup.declared_queues)?;
+        engine.recover(setup.now)?;
+        engine.rows.prune_requests(before(setup.now, TOMBSTONE_LIFE), 10_000)?;
+        engine.rows.put_counters(&engine.counters)?;
+        engine.tallies.write(&mut engine.rows)?;
+        engine.rows.commit()?;
+        engine.next_due = engine.rows.next_due()?;
+        Ok(engine)
+    }
+
+    /// Gives the rows back, as a crash would leave them.
+    pub(crate) fn into_rows(self) -> R {
+        self.rows
+    }
+
+    /// Applies a batch in one transaction.
+    pub(crate) fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        let now = batch.now;
+        let mut progressing = Progressing::default();
+        self.rows.begin()?;
+        for control in batch.controls {
+            let done = self.control(control, now, &mut progressing)?;
+            progressing.applied.controls.push(done);
+        }
+        for report in batch.reports {
+            let done = self.report(report, now, &mut progressing)?;
+            progressing.applied.reports.push(done);
+        }
+        self.promote(now, &mut progressing)?;
+        self.purge(now, &mut progressing)?;
+        self.offers(batch.offers, now, &mut progressing)?;
+        let chosen = if batch.claim { self.choose(&progressing.pending)? } else { claim::Chosen::default() };
+        self.settle(chosen, now, &mut progressing)?;
+        self.answer_seen(&mut progressing)?;
+        if progressing.wrote {
+            self.tallies.write(&mut self.rows)?;
+            self.rows.put_counters(&self.counters)?;
+        }
+        self.rows.commit()?;
+
+        let mut applied = progressing.applied;
+        if progressing.queues_changed {
+            applied.queues = Some(self.queue_infos());
+        }
+        applied.position = Position(self.counters.position);
+        applied.next_due = self.next_due;
+        applied.more |= !self.purges.is_empty() || self.next_due.is_some_and(|due| due <= now);
+        Ok(applied)
+    }
+
+    /// The queues that exist, by name.
+    pub(crate) fn queue_infos(&self) -> Vec<QueueInfo> {
+        let mut infos: Vec<_> =
+            self.queues.values().filter(|queue| !queue.deleted).map(|queue| queue.info.clone()).collect();
+        infos.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+        infos
+    }
+
+    /// After a crash local attempts are over, and counted.
+    fn recover(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        let mut interrupted: Vec<_> = self.leased.values().cloned().collect();
+        interrupted.sort_by_key(|job| job.id);
+        let mut progressing = Progressing::default();
+        for job in interrupted {
+            let Some(lease) = job.state.lease() else { continue };
+            let failure = lost("the server stopped while the attempt ran");
+            let event = Event::Fail { lease, failure, delay: None };
+            let moment = self.moment(&job, now);
+            let changed = transition(&job, &event, moment).map_err(|refusal| {
+                StoreError::Corrupt(format!("job {} can't be recovered: {refusal}", job.id))
+            })?;
+            self.write_change(&job, changed, &mut progressing)?;
+        }
+        Ok(())
+    }
+
+    fn declare_queues(&mut self, declared: &BTreeMap<String, QueueSettings>) -> Result<(), StoreError> {
+        let mut gone: Vec<_> = self
+            .queues
+            .values()
+            .filter(|queue| queue.info.declared && !declared.contains_key(queue.info.name.as_str()))
+            .map(|queue| queue.info.clone())
+            .collect();
+        // No longer in the file: the queue stays as it was, and can be changed by RPC from now on.
+        for info in &mut gone {
+            info.declared = false;
+            self.put_queue(info.clone())?;
+        }
+        for (name, settings) in declared {
+            let name = self.intern_queue(name);
+            let paused =
+                self.queues.get(&name.number).is_some_and(|queue| !queue.deleted && queue.info.paused);
+            let info = QueueInfo { name, settings: settings.clone(), paused, declared: true };
+            self.put_queue(info)?;
+        }
+        Ok(())
+    }
+
+    fn put_queue(&mut self, info: QueueInfo) -> Result<(), StoreError> {
+        self.rows.put_queue(&info, false)?;
+        self.queues.insert(info.name.number, QueueState { info, deleted: false });
+        Ok(())
+    }
+
+    fn intern_queue(&mut self, text: &str) -> Arc<Name> {
+        self.names.queues.find(text).unwrap_or_else(|| self.names.queues.add(text))
+    }
+
+    fn intern_kind(&mut self, text: &str) -> Result<Arc<Name>, StoreError> {
+        if let Some(kind) = self.names.kinds.find(text) {
+            return Ok(kind);
+        }
+        let kind = self.names.kinds.add(text);
+        self.rows.put_kind(&kind)?;
+        Ok(kind)
+    }
+
+    fn existing_queue(&self, name: &str) -> Option<&QueueState> {
+        let name = self.names.queues.find(name)?;
+        self.queues.get(&name.number).filter(|queue| !queue.deleted)
+    }
+
+    /// When and where the next change of a job happens. The random part depends on nothing but the seed, the job and
+    /// its attempt, so that a run can be repeated.
+    fn moment(&self, job: &Job, now: Timestamp) -> Moment {
+        Moment {
+            now,
+            position: Position(self.counters.position).next(),
+            random: random(self.seed, job.id, job.attempt),
+        }
+    }
+
+    fn report(
+        &mut self,
+        report: Report,
+        now: Timestamp,
+        progressing: &mut Progressing,
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        let Report { id, lease, body } = report;
+        let job = match self.leased.get(&id) {
+            Some(job) => Arc::clone(job),
+            None => match self.rows.job(id)? {
+                Some(job) => Arc::new(job),
+                None => return Ok(Err(Refusal::LeaseLost(StateName::Cancelled))),
+            },
+        };
+        let (event, outcome) = match body {
+            ReportBody::Progress(progress) => (Event::Progress { lease, progress }, None),
+            ReportBody::Succeeded { output, tail } => (Event::Succeed { lease }, Some((Some(output), tail))),
+            ReportBody::Failed { failure, delay, tail } => {
+                (Event::Fail { lease, failure, delay }, Some((None, tail)))
+            }
+            ReportBody::Released => (Event::Release { lease }, None),
+        };
+        let moment = self.moment(&job, now);
+        let changed = match transition(&job, &event, moment) {
+            Ok(changed) => changed,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if let Some((output, tail)) = outcome {
+            let output = output.filter(|output| !output.bytes.is_empty() || !output.media_type.is_empty());
+            if output.is_some() || !tail.is_empty() {
+                self.rows.put_outcome(id, output.as_ref(), &tail)?;
+            }
+        }
+        self.write_change(&job, changed, progressing)?;
+        Ok(Ok(()))
+    }
+
+    /// Takes up jobs whose time has come. They are written in the end, because a slot may be free for them.
+    fn promote(&mut self, now: Timestamp, progressing: &mut Progressing) -> Result<(), StoreError> {
+        if self.next_due.is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        progressing.promoted = true;
+        for stored in self.rows.due(now, PROMOTED_MAX)? {
+            let moment = self.moment(&stored, now);
+            let changed = transition(&stored, &Event::Due, moment)
+                .map_err(|refusal| StoreError::Corrupt(format!("job {} is not due: {refusal}", stored.id)))?;
+            progressing.pending.push(Pending {
+                job: changed.job,
+                stored: Some(stored),
+                payload: None,
+                offer: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// Writes one change of a stored job, with all that follows from it.
+    fn write_change(
+        &mut self,
+        before: &Job,
+        changed: Changed,
+        progressing: &mut Progressing,
+    ) -> Result<Arc<Job>, StoreError> {
+        let Changed { job, ended_attempt } = changed;
+        self.rows.update_job(before, &job)?;
+        if let Some(attempt) = &ended_attempt {
+            self.rows.insert_attempt(job.id, attempt)?;
+        }
+        Ok(self.record(Some(before), job, progressing))
+    }
+
+    /// Takes note of a change that has been written.
+    fn record(&mut self, before: Option<&Job>, job: Job, progressing: &mut Progressing) -> Arc<Job> {
+        let job = Arc::new(job);
+        self.counters.position = job.position.0;
+        self.tallies.moved(&job, before.map(|before| before.state.name()), Some(job.state.name()));
+        let leased_before = before.is_some_and(|before| before.state.lease().is_some());
+        match job.state {
+            State::Running { .. } => {
+                self.leased.insert(job.id, Arc::clone(&job));
+            }
+            State::Cancelling { lease } => {
+                self.leased.insert(job.id, Arc::clone(&job));
+                if before.is_some_and(|before| before.state.name() == StateName::Running) {
+                    progressing.applied.cancelling.push(lease);
+                }
+            }
+            State::Scheduled { due } | State::BackingOff { due } => {
+                self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+            }
+            State::Queued { .. } | State::Succeeded | State::Failed | State::Cancelled => {}
+        }
+        if leased_before && job.state.lease().is_none() {
+            self.leased.remove(&job.id);
+        }
+        if job.state.is_done() {
+            progressing.applied.room = true;
+        }
+        progressing.wrote = true;
+        let before = before.map(|before| before.state.name());
+        progressing.applied.changes.push(Change::Job { job: Arc::clone(&job), before });
+        job
+    }
+
+    /// Deletes a job that does not run.
+    fn delete(&mut self, job: &Job, now: Timestamp, progressing: &mut Progressing) -> Result<(), StoreError> {
+        self.counters.position += 1;
+        let tombstone = Tombstone {
+            id: job.id,
+            position: Position(self.counters.position),
+            deleted: now,
+            spec: Arc::clone(&job.spec),
+        };
+        self.rows.delete_job(job, &tombstone)?;
+        if let Some(extras) = job.spec.extras.as_ref().filter(|extras| !extras.request_id.is_empty()) {
+            self.rows.request_gone(&RequestId::key_of(&extras.request_id), now)?;
+        }
+        // Two for one, so that what was left by a burst of deletions shrinks with each later one.
+        let old = before(now, TOMBSTONE_LIFE);
+        if let Some(floor) = self.rows.prune_tombstones(old, 2)? {
+            self.counters.floor = self.counters.floor.max(floor.0);
+        }
+        self.rows.prune_requests(old, 2)?;
+        self.tallies.moved(job, Some(job.state.name()), None);
+        progressing.applied.room |= !job.state.is_done();
+        progressing.wrote = true;
+        progressing.applied.changes.push(Change::Deleted(tombstone));
+        Ok(())
+    }
+
+    /// Each purge's next bite.
+    fn purge(&mut self, now: Timestamp, progressing: &mut Progressing) -> Result<(), StoreError> {
+        let mut budget = PURGED_MAX;
+        let mut left = Vec::new();
+        for mut purge in std::mem::take(&mut self.purges) {
+            if budget == 0 {
+                left.push(purge);
+                continue;
+            }
+            let (jobs, next) = self.rows.waiting(purge.queue, purge.cursor, purge.last, budget)?;
+            budget = budget.saturating_sub(jobs.len().max(1));
+            for job in &jobs {
+                self.delete(job, now, progressing)?;
+            }
+            purge.deleted += jobs.len() as u64;
+            progressing.wrote = true;
+            match next {
+                Some(cursor) => {
+                    purge.cursor = cursor;
+                    self.rows.put_purge(&purge)?;
+                    left.push(purge);
+                }
+                None => {
+                    self.rows.delete_purge(purge.number)?;
+                    progressing.applied.purged.push((purge.number, purge.deleted));
+                }
+            }
+        }
+        self.purges = left;
+        Ok(())
+    }
+
+    /// Writes the pending jobs, each in its final state, and starts the chosen ones.
+    fn settle(
+        &mut self,
+        chosen: claim::Chosen,
+        now: Timestamp,
+        progressing: &mut Progressing,
+    ) -> Result<(), StoreError> {
+        for id in chosen.stored {
+            let Some((job, payload)) = self.rows.job_and_payload(id)? else {
+                return corrupt(format!("the ready job {id} is gone"));
+            };
+            let (started, lease) = self.start(&job, now)?;
+            let job = self.write_change(&job, started, progressing)?;
+            progressing.applied.claims.push(Claim { job, lease, payload });
+        }
+        for (index, pending) in std::mem::take(&mut progressing.pending).into_iter().enumerate() {
+            let Pending { job, stored, payload, offer } = pending;
+            let (job, lease) = if chosen.pending.get(index).copied().unwrap_or(false) {
+                let (started, lease) = self.start(stored.as_ref().unwrap_or(&job), now)?;
+                (started.job, Some(lease))
+            } else {
+                (self.placed(job), None)
+            };
+            match (&stored, &payload) {
+                (Some(stored), _) => self.rows.update_job(stored, &job)?,
+                (None, Some(payload)) => self.rows.insert_job(&job, payload)?,
+                (None, None) => return corrupt("a new job has no payload"),
+            }
+            let job = self.record(stored.as_ref(), job, progressing);
+            if let Some(Receipt::Created { jobs }) =
+                offer.and_then(|offer| progressing.applied.offers.get_mut(offer))
+            {
+                jobs.push(Arc::clone(&job));
+            }
+            if let Some(lease) = lease {
+                progressing.applied.claims.push(Claim { job, lease, payload });
+            }
+        }
+        if progressing.promoted {
+            self.next_due = self.rows.next_due()?;
+        }
+        Ok(())
+    }
+
+    /// A pending job that gets no slot, in its place in line.
+    fn placed(&self, mut job: Job) -> Job {
+        let position = Position(self.counters.position).next();
+        job.position = position;
+        job.revision = job.revision.max(1);
+        if let State::Queued { order } = &mut job.state {
+            *order = position;
+        }
+        job
+    }
+
+    fn start(&mut self, job: &Job, now: Timestamp) -> Result<(Changed, LeaseToken), StoreError> {
+        self.counters.last_lease += 1;
+        let lease = LeaseToken::from_raw(self.counters.last_lease);
+        let changed = transition(job, &Event::Start { lease }, self.moment(job, now))
+            .map_err(|refusal| StoreError::Corrupt(format!("job {} can't start: {refusal}", job.id)))?;
+        Ok((changed, lease))
+    }
+}
+
+fn before(now: Timestamp, by: Duration) -> Timestamp {
+    Timestamp::from_micros(now.as_micros() - i64::try_from(by.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// A number from 0 to 1 that looks random (splitmix64).
+fn random(seed: u64, id: JobId, attempt: u32) -> f64 {
+    let mut z =
+        seed ^ (id.raw() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(attempt).rotate_left(32);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}

@@ -1,0 +1,144 @@
+//! What the engine needs of a place that keeps rows.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    clock::Timestamp,
+    job::{AttemptRecord, Job, JobId, Name, Output, Position},
+    store::{QueueInfo, StoreError, Tally, Tombstone},
+};
+
+/// Keeps rows, and nothing but rows: every rule is the engine's. All calls between [`Rows::begin`] and
+/// [`Rows::commit`] are one transaction.
+pub(crate) trait Rows: Send {
+    /// Reads what the engine keeps in memory.
+    fn load(&mut self) -> Result<Loaded, StoreError>;
+    fn begin(&mut self) -> Result<(), StoreError>;
+    /// Returns once the transaction is on disk.
+    fn commit(&mut self) -> Result<(), StoreError>;
+
+    fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError>;
+    /// A job with its payload, unless that is kept apart because it is large.
+    fn job_and_payload(&mut self, id: JobId) -> Result<Option<(Job, Option<Bytes>)>, StoreError>;
+    fn insert_job(&mut self, job: &Job, payload: &Bytes) -> Result<(), StoreError>;
+    /// Replaces `before`, which must be what is kept.
+    fn update_job(&mut self, before: &Job, after: &Job) -> Result<(), StoreError>;
+    /// Removes a job and all that belongs to it, and keeps the tombstone.
+    fn delete_job(&mut self, job: &Job, tombstone: &Tombstone) -> Result<(), StoreError>;
+    fn insert_attempt(&mut self, id: JobId, attempt: &AttemptRecord) -> Result<(), StoreError>;
+    fn put_outcome(&mut self, id: JobId, output: Option<&Output>, tail: &str) -> Result<(), StoreError>;
+
+    /// The first jobs in line in a lane, from above `after` on.
+    fn ready(
+        &mut self,
+        lane: Lane,
+        after: Option<Place>,
+        limit: usize,
+        found: &mut Vec<Place>,
+    ) -> Result<(), StoreError>;
+    /// Waiting jobs whose time has come, in the order of their times.
+    fn due(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError>;
+    fn next_due(&mut self) -> Result<Option<Timestamp>, StoreError>;
+    /// Jobs of a queue that neither run nor have ended, by id, from above `after` up to `last`; looks at no more than
+    /// `budget` jobs and returns how far it came.
+    fn waiting(
+        &mut self,
+        queue: u32,
+        after: JobId,
+        last: JobId,
+        budget: usize,
+    ) -> Result<(Vec<Job>, Option<JobId>), StoreError>;
+
+    fn request(&mut self, key: &[u8; 16]) -> Result<Option<RequestRow>, StoreError>;
+    fn insert_request(&mut self, key: &[u8; 16], row: &RequestRow) -> Result<(), StoreError>;
+    /// Remembers since when a request's job has been gone.
+    fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError>;
+    /// Forgets requests whose jobs have been gone since before `before`, at most `limit`.
+    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<(), StoreError>;
+    /// Forgets tombstones from before `before`, at most `limit`; returns the last forgotten position.
+    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Option<Position>, StoreError>;
+
+    fn put_kind(&mut self, kind: &Name) -> Result<(), StoreError>;
+    fn put_queue(&mut self, queue: &QueueInfo, deleted: bool) -> Result<(), StoreError>;
+    fn put_tally(
+        &mut self,
+        queue: u32,
+        kind: u32,
+        state: u8,
+        jobs: i64,
+        bytes: i64,
+    ) -> Result<(), StoreError>;
+    fn put_counters(&mut self, counters: &Counters) -> Result<(), StoreError>;
+    fn put_purge(&mut self, purge: &Purge) -> Result<(), StoreError>;
+    fn delete_purge(&mut self, number: i64) -> Result<(), StoreError>;
+}
+
+/// What the engine keeps in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) queues: Vec<(QueueInfo, bool)>,
+    pub(crate) tallies: Vec<Tally>,
+    pub(crate) counters: Counters,
+    pub(crate) leased: Vec<Job>,
+    pub(crate) purges: Vec<Purge>,
+}
+
+/// Numbers that only grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Counters {
+    pub(crate) position: i64,
+    pub(crate) last_id: i64,
+    pub(crate) last_lease: i64,
+    pub(crate) floor: i64,
+    pub(crate) last_purge: i64,
+}
+
+/// The jobs of one kind in one queue, in their own order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Lane {
+    pub(crate) queue: u32,
+    pub(crate) kind: u32,
+}
+
+/// A job's place in its lane: the smaller runs first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Place {
+    /// The negated priority.
+    pub(crate) rank: i8,
+    pub(crate) order: Position,
+    pub(crate) id: JobId,
+}
+
+/// What is kept of a request that may be repeated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RequestRow {
+    pub(crate) digest: [u8; 16],
+    pub(crate) first: JobId,
+    pub(crate) count: u32,
+}
+
+/// A purge under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Purge {
+    pub(crate) number: i64,
+    pub(crate) queue: u32,
+    /// How far it has come.
+    pub(crate) cursor: JobId,
+    /// The last job that was there when it began.
+    pub(crate) last: JobId,
+    pub(crate) deleted: u64,
+}
+
+pub(crate) fn corrupt<T>(what: impl Into<String>) -> Result<T, StoreError> {
+    Err(StoreError::Corrupt(what.into()))
+}
+
+/// The name with this number, which a row mentions.
+pub(crate) fn named(table: &crate::store::NameTable, number: u32) -> Result<Arc<Name>, StoreError> {
+    match table.get(number) {
+        Some(name) => Ok(name),
+        None => corrupt(format!("a row names the unknown queue or kind number {number}")),
+    }
+}

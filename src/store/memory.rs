@@ -1,0 +1,536 @@
+//! A store in memory: for throw-away servers, and the model that tests compare other stores with.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
+
+use super::{
+    Applied, Batch, Change, Changes, Identity, Incarnation, JobFilter, Names, Page, QueueInfo, Reader, Scan,
+    ScanOrder, Store, StoreError, Tally, Tombstone, WholeJob,
+    engine::{
+        Engine, EngineSetup,
+        rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, corrupt, named},
+    },
+};
+use crate::{
+    clock::Timestamp,
+    job::{AttemptRecord, Job, JobId, Name, Output, Position, State, StateName},
+};
+
+/// A store in memory.
+pub struct MemoryStore {
+    engine: Engine<MemoryRows>,
+    reader: Arc<MemoryReader>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    ///
+    /// # Errors
+    /// None in practice; the type is that of every store.
+    pub fn open(setup: EngineSetup) -> Result<Self, StoreError> {
+        let names = Arc::new(Names::default());
+        let tables = Arc::new(RwLock::new(Tables::default()));
+        let reader = Arc::new(MemoryReader {
+            tables: Arc::clone(&tables),
+            names: Arc::clone(&names),
+            identity: Identity {
+                store: uuid::Uuid::new_v4().into_bytes(),
+                incarnations: vec![Incarnation { id: [0; 8], first: Position(0) }],
+            },
+        });
+        let rows = MemoryRows { tables, names: Arc::clone(&names), transaction: None };
+        let engine = Engine::open(rows, names, setup)?;
+        Ok(MemoryStore { engine, reader })
+    }
+
+    /// Puts the store into the state in which a server that died now would find it at its next start.
+    ///
+    /// # Errors
+    /// As [`MemoryStore::open`].
+    pub fn reopen(self, setup: EngineSetup) -> Result<Self, StoreError> {
+        let MemoryStore { engine, reader } = self;
+        let names = Arc::clone(&reader.names);
+        let engine = Engine::open(engine.into_rows(), names, setup)?;
+        Ok(MemoryStore { engine, reader })
+    }
+}
+
+impl Store for MemoryStore {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        self.engine.apply(batch)
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::clone(&self.reader) as Arc<dyn Reader>
+    }
+}
+
+#[derive(Default)]
+struct Tables {
+    jobs: BTreeMap<JobId, Kept>,
+    by_position: BTreeMap<Position, JobId>,
+    ready: HashMap<Lane, BTreeSet<Place>>,
+    due: BTreeSet<(Timestamp, JobId)>,
+    requests: HashMap<[u8; 16], (RequestRow, Option<Timestamp>)>,
+    tombstones: BTreeMap<Position, Tombstone>,
+    tallies: HashMap<(u32, u32, u8), (i64, i64)>,
+    queues: BTreeMap<u32, (QueueInfo, bool)>,
+    purges: BTreeMap<i64, Purge>,
+    counters: Counters,
+}
+
+struct Kept {
+    job: Arc<Job>,
+    payload: Bytes,
+    attempts: Vec<AttemptRecord>,
+    result: Option<Output>,
+    output_tail: String,
+}
+
+impl Tables {
+    fn index(&mut self, job: &Job) {
+        self.by_position.insert(job.position, job.id);
+        match job.state {
+            State::Queued { order } => {
+                let (lane, place) = place_of(job, order);
+                self.ready.entry(lane).or_default().insert(place);
+            }
+            State::Scheduled { due } | State::BackingOff { due } => {
+                self.due.insert((due, job.id));
+            }
+            State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled => {}
+        }
+    }
+
+    fn unindex(&mut self, job: &Job) {
+        self.by_position.remove(&job.position);
+        match job.state {
+            State::Queued { order } => {
+                let (lane, place) = place_of(job, order);
+                self.ready.entry(lane).or_default().remove(&place);
+            }
+            State::Scheduled { due } | State::BackingOff { due } => {
+                self.due.remove(&(due, job.id));
+            }
+            State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled => {}
+        }
+    }
+}
+
+fn place_of(job: &Job, order: Position) -> (Lane, Place) {
+    let lane = Lane { queue: job.spec.queue.number, kind: job.spec.kind.number };
+    (lane, Place { rank: job.spec.priority.saturating_neg(), order, id: job.id })
+}
+
+/// Rows in memory. A transaction holds the lock, so that readers see all of it or nothing.
+pub(crate) struct MemoryRows {
+    tables: Arc<RwLock<Tables>>,
+    names: Arc<Names>,
+    transaction: Option<ArcRwLockWriteGuard<RawRwLock, Tables>>,
+}
+
+impl MemoryRows {
+    fn with<T>(&mut self, work: impl FnOnce(&mut Tables) -> T) -> T {
+        match &mut self.transaction {
+            Some(tables) => work(tables),
+            None => work(&mut self.tables.write()),
+        }
+    }
+}
+
+impl Rows for MemoryRows {
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        let names = Arc::clone(&self.names);
+        self.with(|tables| {
+            Ok(Loaded {
+                queues: tables.queues.values().cloned().collect(),
+                tallies: tallies(tables, &names)?,
+                counters: tables.counters,
+                leased: tables
+                    .jobs
+                    .values()
+                    .filter(|kept| kept.job.state.lease().is_some())
+                    .map(|kept| Job::clone(&kept.job))
+                    .collect(),
+                purges: tables.purges.values().cloned().collect(),
+            })
+        })
+    }
+
+    fn begin(&mut self) -> Result<(), StoreError> {
+        self.transaction = Some(self.tables.write_arc());
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        self.transaction = None;
+        Ok(())
+    }
+
+    fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError> {
+        Ok(self.with(|tables| tables.jobs.get(&id).map(|kept| Job::clone(&kept.job))))
+    }
+
+    fn job_and_payload(&mut self, id: JobId) -> Result<Option<(Job, Option<Bytes>)>, StoreError> {
+        Ok(self.with(|tables| {
+            tables.jobs.get(&id).map(|kept| (Job::clone(&kept.job), Some(kept.payload.clone())))
+        }))
+    }
+
+    fn insert_job(&mut self, job: &Job, payload: &Bytes) -> Result<(), StoreError> {
+        self.with(|tables| {
+            tables.index(job);
+            let kept = Kept {
+                job: Arc::new(job.clone()),
+                payload: payload.clone(),
+                attempts: Vec::new(),
+                result: None,
+                output_tail: String::new(),
+            };
+            tables.jobs.insert(job.id, kept);
+        });
+        Ok(())
+    }
+
+    fn update_job(&mut self, before: &Job, after: &Job) -> Result<(), StoreError> {
+        self.with(|tables| {
+            let Some(kept) =
+                tables.jobs.get_mut(&before.id).filter(|kept| kept.job.revision == before.revision)
+            else {
+                return corrupt(format!("job {} is not at revision {}", before.id, before.revision));
+            };
+            let old = std::mem::replace(&mut kept.job, Arc::new(after.clone()));
+            tables.unindex(&old);
+            tables.index(after);
+            Ok(())
+        })
+    }
+
+    fn delete_job(&mut self, job: &Job, tombstone: &Tombstone) -> Result<(), StoreError> {
+        self.with(|tables| {
+            tables.unindex(job);
+            tables.jobs.remove(&job.id);
+            tables.tombstones.insert(tombstone.position, tombstone.clone());
+        });
+        Ok(())
+    }
+
+    fn insert_attempt(&mut self, id: JobId, attempt: &AttemptRecord) -> Result<(), StoreError> {
+        self.with(|tables| {
+            if let Some(kept) = tables.jobs.get_mut(&id) {
+                kept.attempts.push(attempt.clone());
+            }
+        });
+        Ok(())
+    }
+
+    fn put_outcome(&mut self, id: JobId, output: Option<&Output>, tail: &str) -> Result<(), StoreError> {
+        self.with(|tables| {
+            if let Some(kept) = tables.jobs.get_mut(&id) {
+                kept.result = output.cloned();
+                tail.clone_into(&mut kept.output_tail);
+            }
+        });
+        Ok(())
+    }
+
+    fn ready(
+        &mut self,
+        lane: Lane,
+        after: Option<Place>,
+        limit: usize,
+        found: &mut Vec<Place>,
+    ) -> Result<(), StoreError> {
+        self.with(|tables| {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            if let Some(places) = tables.ready.get(&lane) {
+                found.extend(places.range((from, Bound::Unbounded)).take(limit).copied());
+            }
+        });
+        Ok(())
+    }
+
+    fn due(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
+        Ok(self.with(|tables| {
+            let due = tables.due.iter().take_while(|(due, _)| *due <= now).take(limit);
+            due.filter_map(|(_, id)| tables.jobs.get(id)).map(|kept| Job::clone(&kept.job)).collect()
+        }))
+    }
+
+    fn next_due(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.with(|tables| tables.due.first().map(|(due, _)| *due)))
+    }
+
+    fn waiting(
+        &mut self,
+        queue: u32,
+        after: JobId,
+        last: JobId,
+        budget: usize,
+    ) -> Result<(Vec<Job>, Option<JobId>), StoreError> {
+        Ok(self.with(|tables| {
+            let (mut jobs, mut seen, mut reached) = (Vec::new(), 0, after);
+            for (id, kept) in tables.jobs.range((Bound::Excluded(after), Bound::Included(last))).take(budget)
+            {
+                seen += 1;
+                reached = *id;
+                let waits = matches!(
+                    kept.job.state,
+                    State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. }
+                );
+                if waits && kept.job.spec.queue.number == queue {
+                    jobs.push(Job::clone(&kept.job));
+                }
+            }
+            (jobs, (seen == budget).then_some(reached))
+        }))
+    }
+
+    fn request(&mut self, key: &[u8; 16]) -> Result<Option<RequestRow>, StoreError> {
+        Ok(self.with(|tables| tables.requests.get(key).map(|(row, _)| *row)))
+    }
+
+    fn insert_request(&mut self, key: &[u8; 16], row: &RequestRow) -> Result<(), StoreError> {
+        self.with(|tables| tables.requests.insert(*key, (*row, None)));
+        Ok(())
+    }
+
+    fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError> {
+        self.with(|tables| {
+            if let Some((_, gone)) = tables.requests.get_mut(key) {
+                *gone = Some(at);
+            }
+        });
+        Ok(())
+    }
+
+    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<(), StoreError> {
+        self.with(|tables| {
+            let mut old: Vec<_> = tables
+                .requests
+                .iter()
+                .filter_map(|(key, (_, gone))| gone.filter(|gone| *gone < before).map(|gone| (gone, *key)))
+                .collect();
+            old.sort_unstable();
+            for (_, key) in old.into_iter().take(limit) {
+                tables.requests.remove(&key);
+            }
+        });
+        Ok(())
+    }
+
+    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Option<Position>, StoreError> {
+        Ok(self.with(|tables| {
+            let old: Vec<_> = tables
+                .tombstones
+                .values()
+                .take(limit)
+                .take_while(|tombstone| tombstone.deleted < before)
+                .map(|tombstone| tombstone.position)
+                .collect();
+            for position in &old {
+                tables.tombstones.remove(position);
+            }
+            old.last().copied()
+        }))
+    }
+
+    fn put_kind(&mut self, _kind: &Name) -> Result<(), StoreError> {
+        // The names themselves are in memory already.
+        Ok(())
+    }
+
+    fn put_queue(&mut self, queue: &QueueInfo, deleted: bool) -> Result<(), StoreError> {
+        self.with(|tables| tables.queues.insert(queue.name.number, (queue.clone(), deleted)));
+        Ok(())
+    }
+
+    fn put_tally(
+        &mut self,
+        queue: u32,
+        kind: u32,
+        state: u8,
+        jobs: i64,
+        bytes: i64,
+    ) -> Result<(), StoreError> {
+        self.with(|tables| tables.tallies.insert((queue, kind, state), (jobs, bytes)));
+        Ok(())
+    }
+
+    fn put_counters(&mut self, counters: &Counters) -> Result<(), StoreError> {
+        self.with(|tables| tables.counters = *counters);
+        Ok(())
+    }
+
+    fn put_purge(&mut self, purge: &Purge) -> Result<(), StoreError> {
+        self.with(|tables| tables.purges.insert(purge.number, purge.clone()));
+        Ok(())
+    }
+
+    fn delete_purge(&mut self, number: i64) -> Result<(), StoreError> {
+        self.with(|tables| tables.purges.remove(&number));
+        Ok(())
+    }
+}
+
+fn tallies(tables: &Tables, names: &Names) -> Result<Vec<Tally>, StoreError> {
+    let mut tallies = Vec::new();
+    for ((queue, kind, state), (jobs, bytes)) in &tables.tallies {
+        let Some(state) = StateName::from_number(i64::from(*state)) else {
+            return corrupt("a tally is of an unknown state");
+        };
+        if *jobs > 0 {
+            tallies.push(Tally {
+                queue: named(&names.queues, *queue)?,
+                kind: named(&names.kinds, *kind)?,
+                state,
+                jobs: *jobs as u64,
+                bytes: *bytes as u64,
+            });
+        }
+    }
+    tallies.sort_by_key(|tally| (tally.queue.number, tally.kind.number, tally.state));
+    Ok(tallies)
+}
+
+struct MemoryReader {
+    tables: Arc<RwLock<Tables>>,
+    names: Arc<Names>,
+    identity: Identity,
+}
+
+impl Reader for MemoryReader {
+    fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        Ok(self.tables.read().jobs.get(&id).map(|kept| Job::clone(&kept.job)))
+    }
+
+    fn jobs(&self, ids: &[JobId]) -> Result<(Vec<Option<Job>>, Position), StoreError> {
+        let tables = self.tables.read();
+        let jobs = ids.iter().map(|id| tables.jobs.get(id).map(|kept| Job::clone(&kept.job)));
+        Ok((jobs.collect(), Position(tables.counters.position)))
+    }
+
+    fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError> {
+        let tables = self.tables.read();
+        Ok(tables.jobs.get(&id).map(|kept| {
+            let job = Job::clone(&kept.job);
+            let mut attempts = kept.attempts.clone();
+            let succeeded = job.state.name() == StateName::Succeeded;
+            if let Some(started) = job.started.filter(|_| succeeded || job.state.lease().is_some()) {
+                attempts.push(AttemptRecord {
+                    number: job.attempt,
+                    started,
+                    ended: job.ended,
+                    failure: None,
+                });
+            }
+            WholeJob {
+                job,
+                payload: kept.payload.clone(),
+                result: kept.result.clone(),
+                output_tail: kept.output_tail.clone(),
+                attempts,
+            }
+        }))
+    }
+
+    fn payload(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.tables.read().jobs.get(&id).map(|kept| kept.payload.clone()))
+    }
+
+    fn scan(&self, filter: &JobFilter, scan: Scan) -> Result<Page, StoreError> {
+        let tables = self.tables.read();
+        let counters = tables.counters;
+        let mut page = Page {
+            jobs: Vec::new(),
+            next: None,
+            position: Position(counters.position),
+            newest: JobId::from_raw(counters.last_id),
+        };
+        let lowest = filter.lowest_id().map_or(Bound::Unbounded, Bound::Included);
+        let jobs: Box<dyn Iterator<Item = (&JobId, &Kept)>> = match scan.order {
+            ScanOrder::NewestFirst { before } => {
+                let before = before.map_or(Bound::Unbounded, Bound::Excluded);
+                Box::new(tables.jobs.range((Bound::Unbounded, before)).rev())
+            }
+            ScanOrder::OldestFirst { after, last } => {
+                let after = after.map_or(lowest, Bound::Excluded);
+                // An end before the start would panic, and means that nothing is left.
+                if let (Some(last), Bound::Excluded(after)) = (last, after)
+                    && last <= after
+                {
+                    return Ok(page);
+                }
+                Box::new(tables.jobs.range((after, last.map_or(Bound::Unbounded, Bound::Included))))
+            }
+        };
+        for (seen, (id, kept)) in jobs.enumerate() {
+            if filter.matches(&kept.job) {
+                page.jobs.push(Arc::clone(&kept.job));
+            }
+            if seen + 1 == scan.budget || page.jobs.len() == scan.limit {
+                page.next = Some(*id);
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    fn changes(&self, after: Position, limit: usize) -> Result<Changes, StoreError> {
+        let tables = self.tables.read();
+        let from = (Bound::Excluded(after), Bound::Unbounded);
+        let jobs = tables
+            .by_position
+            .range(from)
+            .take(limit)
+            .filter_map(|(_, id)| tables.jobs.get(id))
+            .map(|kept| Change::Job { job: Arc::clone(&kept.job), before: None });
+        let tombstones =
+            tables.tombstones.range(from).take(limit).map(|(_, gone)| Change::Deleted(gone.clone()));
+        let mut entries: Vec<_> = jobs.chain(tombstones).collect();
+        entries.sort_by_key(Change::position);
+        entries.truncate(limit);
+        let up_to = match entries.last() {
+            Some(last) if entries.len() == limit => last.position(),
+            Some(_) | None => Position(tables.counters.position),
+        };
+        Ok(Changes { entries, up_to, floor: Position(tables.counters.floor) })
+    }
+
+    fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {
+        let tables = self.tables.read();
+        let mut queues: Vec<_> =
+            tables.queues.values().filter(|(_, deleted)| !deleted).map(|(queue, _)| queue.clone()).collect();
+        queues.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+        Ok(queues)
+    }
+
+    fn tallies(&self) -> Result<Vec<Tally>, StoreError> {
+        tallies(&self.tables.read(), &self.names)
+    }
+
+    fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError> {
+        let tables = self.tables.read();
+        let lanes = tables.ready.iter().filter(|(lane, _)| lane.queue == queue.number);
+        let firsts = lanes.filter_map(|(_, places)| places.first());
+        Ok(firsts.filter_map(|place| tables.jobs.get(&place.id)).map(|kept| kept.job.updated).min())
+    }
+}

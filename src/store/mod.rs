@@ -1,0 +1,303 @@
+//! The store: the only truth, and the scheduler's index.
+//!
+//! A [`Store`] takes one [`Batch`] at a time and applies it in one transaction: either all of it is kept, flushed to
+//! disk, or none. What it decided comes back as [`Applied`]. Reading goes through [`Reader`]s, which never wait for a
+//! writer. [`engine`] holds the rules, once; [`memory`] and [`sqlite`] only keep rows.
+
+pub mod batch;
+pub(crate) mod engine;
+mod filter;
+pub mod memory;
+mod names;
+pub mod sqlite;
+
+use std::sync::Arc;
+
+pub use batch::{
+    Applied, Batch, Claim, Control, ControlDone, ControlRefusal, NewJob, Offer, OfferRefusal, Receipt,
+    Report, ReportBody, RequestId,
+};
+pub use engine::EngineSetup;
+pub use filter::JobFilter;
+pub use names::{NameTable, Names};
+
+use crate::{
+    clock::Timestamp,
+    config::QueueSettings,
+    job::{AttemptRecord, Job, JobId, Name, Output, Position, Spec, StateName},
+};
+
+/// Keeps jobs.
+pub trait Store: Send {
+    /// Applies a batch in one transaction. When it returns, the batch is on disk.
+    ///
+    /// # Errors
+    /// After an error nothing is known about the batch: the process must end, and the next start recovers.
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError>;
+
+    /// A handle that reads what is committed.
+    fn reader(&self) -> Arc<dyn Reader>;
+}
+
+/// Reads what is committed. Every call is short: no read holds a transaction beyond one page.
+pub trait Reader: Send + Sync {
+    /// Which store this is, for resume tokens.
+    fn identity(&self) -> Identity;
+
+    /// One job.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn job(&self, id: JobId) -> Result<Option<Job>, StoreError>;
+
+    /// Some jobs at one moment, in the order asked, and the feed's end at that moment.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn jobs(&self, ids: &[JobId]) -> Result<(Vec<Option<Job>>, Position), StoreError>;
+
+    /// One job with all that belongs to it.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError>;
+
+    /// The payload of a job.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn payload(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError>;
+
+    /// The jobs that fit, in the scan's order, from its start on. Looks at no more than the scan's budget of jobs and
+    /// may therefore return few jobs, or none, while there are more.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn scan(&self, filter: &JobFilter, scan: Scan) -> Result<Page, StoreError>;
+
+    /// The jobs that changed after a position, each with its latest state, oldest change first, and those deleted.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn changes(&self, after: Position, limit: usize) -> Result<Changes, StoreError>;
+
+    /// All queues, by name.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn queues(&self) -> Result<Vec<QueueInfo>, StoreError>;
+
+    /// How many jobs of each queue, kind and state there are.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn tallies(&self) -> Result<Vec<Tally>, StoreError>;
+
+    /// When the job that is next in line in a queue became ready.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError>;
+}
+
+/// What a resume token is held against.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Names the store for ever.
+    pub store: [u8; 16],
+    /// Every start of a server on this store, oldest first.
+    pub incarnations: Vec<Incarnation>,
+}
+
+/// One start of a server on a store. Positions handed out by a start that was later undone, by restoring a backup,
+/// belong to an incarnation that the store does not list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Incarnation {
+    /// Drawn at random when it started.
+    pub id: [u8; 8],
+    /// The feed's end when it started.
+    pub first: Position,
+}
+
+/// A job with all that belongs to it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct WholeJob {
+    /// The job.
+    pub job: Job,
+    /// Its input.
+    pub payload: bytes::Bytes,
+    /// What its handler returned.
+    pub result: Option<Output>,
+    /// The end of what its latest finished attempt wrote.
+    pub output_tail: String,
+    /// Its attempts, oldest first.
+    pub attempts: Vec<AttemptRecord>,
+}
+
+/// Where and how far to scan.
+#[derive(Clone, Copy, Debug)]
+pub struct Scan {
+    /// Which way.
+    pub order: ScanOrder,
+    /// At most so many jobs.
+    pub limit: usize,
+    /// Look at no more than so many.
+    pub budget: usize,
+}
+
+/// Which way to scan, and from where.
+#[derive(Clone, Copy, Debug)]
+pub enum ScanOrder {
+    /// Newest first, from below this id.
+    NewestFirst {
+        /// Where the page before ended.
+        before: Option<JobId>,
+    },
+    /// Oldest first, from above `after` up to `last`.
+    OldestFirst {
+        /// Where the page before ended.
+        after: Option<JobId>,
+        /// The last id of interest.
+        last: Option<JobId>,
+    },
+}
+
+/// Some jobs, as they were at one moment.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The jobs.
+    pub jobs: Vec<Arc<Job>>,
+    /// Where the next page starts; absent on the last one.
+    pub next: Option<JobId>,
+    /// The feed's end at that moment.
+    pub position: Position,
+    /// The newest id at that moment.
+    pub newest: JobId,
+}
+
+/// One entry of the change feed.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A job changed.
+    Job {
+        /// The job after the change.
+        job: Arc<Job>,
+        /// Its state before. Absent for a new job, and where only the latest state is known.
+        before: Option<StateName>,
+    },
+    /// A job was deleted.
+    Deleted(Tombstone),
+}
+
+impl Change {
+    /// Where in the feed it is.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        match self {
+            Change::Job { job, .. } => job.position,
+            Change::Deleted(tombstone) => tombstone.position,
+        }
+    }
+
+    /// Which job changed.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        match self {
+            Change::Job { job, .. } => job.id,
+            Change::Deleted(tombstone) => tombstone.id,
+        }
+    }
+
+    /// What never changes of that job.
+    #[must_use]
+    pub fn spec(&self) -> &Arc<Spec> {
+        match self {
+            Change::Job { job, .. } => &job.spec,
+            Change::Deleted(tombstone) => &tombstone.spec,
+        }
+    }
+}
+
+/// What is left of a deleted job.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Tombstone {
+    /// Which job.
+    pub id: JobId,
+    /// Where in the feed it was deleted.
+    pub position: Position,
+    /// When.
+    pub deleted: Timestamp,
+    /// What it was.
+    pub spec: Arc<Spec>,
+}
+
+/// A page of the change feed.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// The entries, in order.
+    pub entries: Vec<Change>,
+    /// How far this page reaches: there is nothing else up to here.
+    pub up_to: Position,
+    /// Nothing before this is known: deletions up to here have been forgotten.
+    pub floor: Position,
+}
+
+/// A queue as it is set up.
+#[derive(Clone, PartialEq, Debug)]
+pub struct QueueInfo {
+    /// Its name.
+    pub name: Arc<Name>,
+    /// Its settings.
+    pub settings: QueueSettings,
+    /// Whether it starts no jobs for now.
+    pub paused: bool,
+    /// Whether the configuration file declares it.
+    pub declared: bool,
+}
+
+/// How many jobs of a queue and kind are in a state.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Tally {
+    /// The queue.
+    pub queue: Arc<Name>,
+    /// The kind.
+    pub kind: Arc<Name>,
+    /// The state.
+    pub state: StateName,
+    /// How many jobs.
+    pub jobs: u64,
+    /// What they count in bytes.
+    pub bytes: u64,
+}
+
+/// Why a store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite failed, or the disk under it.
+    #[error("the database failed: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The schema could not be brought up to date.
+    #[error("the database's schema could not be brought up to date: {0}")]
+    Migration(#[from] rusqlite_migration::Error),
+    /// A file or folder could not be used.
+    #[error("{what} {path}: {source}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another process holds the folder.
+    #[error(
+        "the data folder {0} is in use by another jobmill process; stop that one, or name another folder with --data-dir"
+    )]
+    InUse(std::path::PathBuf),
+    /// The bundled SQLite has a bug that loses commits.
+    #[error("SQLite {0} can lose commits; 3.51.3 or newer is needed")]
+    OldSqlite(String),
+    /// What is in the store contradicts itself.
+    #[error("the store contradicts itself: {0}")]
+    Corrupt(String),
+}

@@ -1,0 +1,132 @@
+//! The embedded store: one SQLite file in a data folder.
+//!
+//! One connection writes, in WAL mode with `synchronous=FULL`: a commit returns after its flush. Readers have
+//! connections of their own. A file lock keeps a second server away from the folder.
+
+mod checkpoint;
+mod reader;
+mod row;
+mod writer;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rusqlite::Connection;
+use rusqlite_migration::{M, Migrations};
+use rustix::fs::FlockOperation;
+
+use self::{checkpoint::Checkpointer, reader::SqliteReader, writer::SqliteRows};
+use super::{
+    Applied, Batch, Identity, Incarnation, Names, Reader, Store, StoreError,
+    engine::{Engine, EngineSetup},
+};
+use crate::job::Position;
+
+/// Each brings the schema one step further. What has been released never changes.
+const MIGRATION_STEPS: &[M<'static>] = &[M::up(include_str!("../../../migrations/sqlite/0001_jobs.sql"))];
+const MIGRATIONS: Migrations<'static> = Migrations::from_slice(MIGRATION_STEPS);
+
+/// Older versions can lose commits in WAL mode.
+const SQLITE_MIN_VERSION: i32 = 3_051_003;
+const DATABASE: &str = "jobmill.db";
+const LOCK: &str = "jobmill.lock";
+
+/// A store in a folder.
+pub struct SqliteStore {
+    engine: Engine<SqliteRows>,
+    reader: Arc<SqliteReader>,
+    // Held, never read: the lock goes when the file is closed.
+    _lock: File,
+}
+
+impl SqliteStore {
+    /// Opens the store in `folder`, which is made where it does not exist, and recovers from whatever happened before.
+    ///
+    /// # Errors
+    /// When the folder can't be used, is in use, or holds something else.
+    pub fn open(folder: &Path, setup: EngineSetup) -> Result<Self, StoreError> {
+        if rusqlite::version_number() < SQLITE_MIN_VERSION {
+            return Err(StoreError::OldSqlite(rusqlite::version().to_owned()));
+        }
+        make_folder(folder)?;
+        let lock = lock(folder)?;
+        let path = folder.join(DATABASE);
+        let mut connection = open_connection(&path)?;
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        MIGRATIONS.to_latest(&mut connection)?;
+        // Starts with an empty log, so that its length says what this run has written.
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        let identity = new_incarnation(&connection)?;
+        let names = Arc::new(Names::default());
+        let checkpointer = Checkpointer::start(&path, &connection)?;
+        let rows = SqliteRows::new(connection, Arc::clone(&names), checkpointer);
+        let engine = Engine::open(rows, Arc::clone(&names), setup)?;
+        let reader = Arc::new(SqliteReader::new(path, names, identity));
+        Ok(SqliteStore { engine, reader, _lock: lock })
+    }
+}
+
+impl Store for SqliteStore {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        self.engine.apply(batch)
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::clone(&self.reader) as Arc<dyn Reader>
+    }
+}
+
+/// A connection with the settings that all of them share.
+fn open_connection(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open(path)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.execute_batch(
+        "PRAGMA synchronous = FULL;
+         PRAGMA wal_autocheckpoint = 0;
+         PRAGMA journal_size_limit = 67108864;
+         PRAGMA cache_size = -16384;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA trusted_schema = OFF;
+         PRAGMA cell_size_check = ON;",
+    )?;
+    Ok(connection)
+}
+
+fn make_folder(folder: &Path) -> Result<(), StoreError> {
+    let file_error = |what| move |source| StoreError::File { what, path: folder.to_owned(), source };
+    fs::create_dir_all(folder).map_err(file_error("can't create the data folder"))?;
+    // A new folder's own entry must survive a power cut as well as what is in it.
+    if let Some(parent) = folder.canonicalize().ok().and_then(|folder| folder.parent().map(PathBuf::from)) {
+        // Not every file system lets folders be flushed; those that don't keep them by other means.
+        let _ = File::open(parent).and_then(|parent| parent.sync_all());
+    }
+    Ok(())
+}
+
+fn lock(folder: &Path) -> Result<File, StoreError> {
+    let path = folder.join(LOCK);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|source| {
+        StoreError::File { what: "can't write to the data folder:", path: path.clone(), source }
+    })?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(folder.to_owned())),
+        Err(errno) => Err(StoreError::File { what: "can't lock", path, source: errno.into() }),
+    }
+}
+
+/// Notes this start, so that resume tokens from a history that a restored backup does not have are told apart.
+fn new_incarnation(connection: &Connection) -> Result<Identity, StoreError> {
+    connection
+        .execute("INSERT INTO incarnation (id, first) SELECT randomblob(8), position FROM counters", [])?;
+    let store = connection.query_row("SELECT store FROM counters", [], |row| row.get(0))?;
+    let mut statement = connection.prepare("SELECT id, first FROM incarnation ORDER BY number")?;
+    let incarnations = statement
+        .query_map([], |row| Ok(Incarnation { id: row.get(0)?, first: Position(row.get(1)?) }))?
+        .collect::<Result<_, _>>()?;
+    Ok(Identity { store, incarnations })
+}

@@ -1,0 +1,300 @@
+//! Connections that read. Each call is one short transaction.
+
+use std::{path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::{
+    open_connection,
+    row::{JOB_COLUMNS, TOMBSTONE_COLUMNS, bytes, read_job, read_json, read_tombstone},
+    writer::{read_one_job, read_queues, read_tallies},
+};
+use crate::{
+    clock::Timestamp,
+    job::{AttemptRecord, Job, JobId, Name, Output, Position, StateName},
+    store::{
+        Change, Changes, Identity, JobFilter, Names, Page, QueueInfo, Reader, Scan, ScanOrder, StoreError,
+        Tally, WholeJob,
+    },
+};
+
+/// So many connections read at once.
+const CONNECTIONS_MAX: usize = 4;
+
+pub(super) struct SqliteReader {
+    path: PathBuf,
+    names: Arc<Names>,
+    identity: Identity,
+    pool: Mutex<Pool>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<Connection>,
+    open: usize,
+}
+
+impl SqliteReader {
+    pub(super) fn new(path: PathBuf, names: Arc<Names>, identity: Identity) -> Self {
+        SqliteReader { path, names, identity, pool: Mutex::default(), returned: Condvar::new() }
+    }
+
+    /// Runs `read` in one read transaction.
+    fn read<T>(&self, read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut connection = self.take()?;
+        let result = (|| {
+            let transaction = connection.transaction()?;
+            let value = read(&transaction)?;
+            transaction.finish()?;
+            Ok(value)
+        })();
+        self.pool.lock().idle.push(connection);
+        self.returned.notify_one();
+        result
+    }
+
+    fn take(&self) -> Result<Connection, StoreError> {
+        let mut pool = self.pool.lock();
+        loop {
+            if let Some(connection) = pool.idle.pop() {
+                return Ok(connection);
+            }
+            if pool.open < CONNECTIONS_MAX {
+                let connection = open_connection(&self.path)?;
+                connection.pragma_update(None, "query_only", true)?;
+                pool.open += 1;
+                return Ok(connection);
+            }
+            self.returned.wait(&mut pool);
+        }
+    }
+}
+
+impl Reader for SqliteReader {
+    fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.read(|connection| read_one_job(connection, &self.names, id))
+    }
+
+    fn jobs(&self, ids: &[JobId]) -> Result<(Vec<Option<Job>>, Position), StoreError> {
+        self.read(|connection| {
+            let (position, _) = head(connection)?;
+            let jobs = ids.iter().map(|id| read_one_job(connection, &self.names, *id));
+            Ok((jobs.collect::<Result<_, _>>()?, position))
+        })
+    }
+
+    fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError> {
+        self.read(|connection| {
+            let Some(job) = read_one_job(connection, &self.names, id)? else {
+                return Ok(None);
+            };
+            let mut attempts = read_attempts(connection, id)?;
+            let succeeded = job.state.name() == StateName::Succeeded;
+            if let Some(started) = job.started.filter(|_| succeeded || job.state.lease().is_some()) {
+                attempts.push(AttemptRecord {
+                    number: job.attempt,
+                    started,
+                    ended: job.ended,
+                    failure: None,
+                });
+            }
+            let outcome = connection
+                .prepare_cached("SELECT result, media_type, tail FROM outcome WHERE job = ?1")?
+                .query_row([id.raw()], |row| {
+                    let result: Option<Vec<u8>> = row.get(0)?;
+                    let media_type: Option<String> = row.get(1)?;
+                    Ok((result, media_type, row.get::<_, String>(2)?))
+                })
+                .optional()?;
+            let (result, media_type, output_tail) = outcome.unwrap_or_default();
+            let result = result.map(|result| Output {
+                bytes: Bytes::from(result),
+                media_type: media_type.unwrap_or_default(),
+            });
+            let payload = read_payload(connection, id)?.unwrap_or_default();
+            Ok(Some(WholeJob { job, payload, result, output_tail, attempts }))
+        })
+    }
+
+    fn payload(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {
+        self.read(|connection| read_payload(connection, id))
+    }
+
+    fn scan(&self, filter: &JobFilter, scan: Scan) -> Result<Page, StoreError> {
+        self.read(|connection| {
+            let (position, newest) = head(connection)?;
+            let mut page = Page { jobs: Vec::new(), next: None, position, newest };
+            let (low, high, direction) = bounds(filter, scan.order);
+            let sql = format!(
+                "SELECT {JOB_COLUMNS} FROM job WHERE id > ?1 AND id < ?2 {} ORDER BY id {direction} LIMIT ?3",
+                narrowing(filter)
+            );
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut rows = statement.query(params![low, high, scan.budget as i64])?;
+            let mut seen = 0;
+            while let Some(row) = rows.next()? {
+                seen += 1;
+                let id = JobId::from_raw(row.get(0)?);
+                let state = StateName::from_number(row.get(3)?);
+                // Decoding costs more than looking: most rows of a narrow filter are passed over here.
+                if state.is_some_and(|state| filter.matches_state(state)) {
+                    let job = read_job(row, &self.names)?;
+                    if filter.matches_spec(&job.spec) {
+                        page.jobs.push(Arc::new(job));
+                    }
+                }
+                if seen == scan.budget || page.jobs.len() == scan.limit {
+                    page.next = Some(id);
+                    break;
+                }
+            }
+            Ok(page)
+        })
+    }
+
+    fn changes(&self, after: Position, limit: usize) -> Result<Changes, StoreError> {
+        self.read(|connection| {
+            let (end, _) = head(connection)?;
+            let floor = connection
+                .prepare_cached("SELECT floor FROM counters")?
+                .query_row([], |row| row.get(0).map(Position))?;
+            let mut entries = Vec::new();
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {JOB_COLUMNS} FROM job WHERE position > ?1 ORDER BY position LIMIT ?2"
+            ))?;
+            let mut rows = statement.query(params![after.0, limit as i64])?;
+            while let Some(row) = rows.next()? {
+                entries.push(Change::Job { job: Arc::new(read_job(row, &self.names)?), before: None });
+            }
+            let full_of_jobs = entries.len() == limit;
+            let last_job = entries.last().map(Change::position);
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {TOMBSTONE_COLUMNS} FROM tombstone WHERE position > ?1 ORDER BY position LIMIT ?2"
+            ))?;
+            let mut rows = statement.query(params![after.0, limit as i64])?;
+            let mut tombstones = 0;
+            let mut last_tombstone = None;
+            while let Some(row) = rows.next()? {
+                let tombstone = read_tombstone(row, &self.names)?;
+                tombstones += 1;
+                last_tombstone = Some(tombstone.position);
+                entries.push(Change::Deleted(tombstone));
+            }
+            // A list that was cut short says nothing about what comes after its last entry.
+            let up_to = [full_of_jobs.then_some(last_job), (tombstones == limit).then_some(last_tombstone)]
+                .into_iter()
+                .flatten()
+                .flatten()
+                .min()
+                .unwrap_or(end);
+            entries.sort_by_key(Change::position);
+            entries.retain(|entry| entry.position() <= up_to);
+            Ok(Changes { entries, up_to, floor })
+        })
+    }
+
+    fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {
+        self.read(|connection| {
+            let queues = read_queues(connection, &self.names)?;
+            Ok(queues.into_iter().filter(|(_, deleted)| !deleted).map(|(queue, _)| queue).collect())
+        })
+    }
+
+    fn tallies(&self) -> Result<Vec<Tally>, StoreError> {
+        self.read(|connection| read_tallies(connection, &self.names))
+    }
+
+    fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError> {
+        self.read(|connection| {
+            let mut oldest: Option<i64> = None;
+            for tally in read_tallies(connection, &self.names)? {
+                if tally.state != StateName::Queued || *tally.queue != *queue {
+                    continue;
+                }
+                let first: Option<i64> = connection
+                    .prepare_cached(
+                        "SELECT updated FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
+                         ORDER BY rank, detail LIMIT 1",
+                    )?
+                    .query_row(params![queue.number, tally.kind.number], |row| row.get(0))
+                    .optional()?;
+                oldest = [oldest, first].into_iter().flatten().min();
+            }
+            Ok(oldest.map(Timestamp::from_micros))
+        })
+    }
+}
+
+/// The feed's end and the newest id.
+fn head(connection: &Connection) -> Result<(Position, JobId), StoreError> {
+    let head = connection
+        .prepare_cached("SELECT position, last_id FROM counters")?
+        .query_row([], |row| Ok((Position(row.get(0)?), JobId::from_raw(row.get(1)?))))?;
+    Ok(head)
+}
+
+/// Ids to look at, both ends left out, and the direction.
+fn bounds(filter: &JobFilter, order: ScanOrder) -> (i64, i64, &'static str) {
+    let lowest = filter.lowest_id().map_or(0, |id| id.raw() - 1);
+    match order {
+        ScanOrder::NewestFirst { before } => (lowest, before.map_or(i64::MAX, JobId::raw), "DESC"),
+        ScanOrder::OldestFirst { after, last } => (
+            after.map_or(0, JobId::raw).max(lowest),
+            last.map_or(i64::MAX, |last| last.raw().saturating_add(1)),
+            "ASC",
+        ),
+    }
+}
+
+/// A condition that lets SQLite walk one of its small indexes where the filter allows it.
+fn narrowing(filter: &JobFilter) -> &'static str {
+    let all_in = |states: &[StateName]| {
+        !filter.states.is_empty() && filter.states.iter().all(|state| states.contains(state))
+    };
+    if all_in(&[StateName::Running, StateName::Cancelling]) {
+        "AND state IN (4, 6)"
+    } else if all_in(&[StateName::Failed]) {
+        "AND state = 8"
+    } else {
+        ""
+    }
+}
+
+fn read_payload(connection: &Connection, id: JobId) -> Result<Option<Bytes>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT payload FROM job WHERE id = ?1")?;
+    let mut rows = statement.query([id.raw()])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    if let Some(inline) = bytes(row.get_ref(0)?)? {
+        return Ok(Some(inline));
+    }
+    let body: Vec<u8> = connection
+        .prepare_cached("SELECT body FROM payload WHERE job = ?1")?
+        .query_row([id.raw()], |row| row.get(0))?;
+    Ok(Some(Bytes::from(body)))
+}
+
+fn read_attempts(connection: &Connection, id: JobId) -> Result<Vec<AttemptRecord>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT number, started, ended, failure FROM attempt WHERE job = ?1 ORDER BY number, ended",
+    )?;
+    let mut rows = statement.query([id.raw()])?;
+    let mut attempts = Vec::new();
+    while let Some(row) = rows.next()? {
+        attempts.push(AttemptRecord {
+            number: row.get(0)?,
+            started: Timestamp::from_micros(row.get(1)?),
+            ended: Some(Timestamp::from_micros(row.get(2)?)),
+            failure: read_json(row.get_ref(3)?)?,
+        });
+    }
+    Ok(attempts)
+}

@@ -1,0 +1,126 @@
+//! Rows of the job table, as Rust sees them.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use rusqlite::{Row, types::ValueRef};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    clock::Timestamp,
+    job::{Job, JobId, LeaseToken, Position, RetryPolicy, Spec, State, StateName},
+    store::{
+        Names, StoreError, Tombstone,
+        engine::rows::{corrupt, named},
+    },
+};
+
+/// The columns of a job in the order that [`read_job`] takes them.
+pub(super) const JOB_COLUMNS: &str = "id, queue, kind, state, rank, detail, revision, position, attempt, \
+     max_attempts, bytes, timeout_us, created, updated, started, ended, retry, extras, progress, failure";
+
+/// Payloads up to this size are kept in the job's row.
+pub(super) const INLINE_PAYLOAD_MAX_BYTES: usize = 256;
+
+pub(super) fn read_job(row: &Row<'_>, names: &Names) -> Result<Job, StoreError> {
+    let id = JobId::from_raw(row.get(0)?);
+    let state: i64 = row.get(3)?;
+    let detail: Option<i64> = row.get(5)?;
+    let rank: i8 = row.get(4)?;
+    Ok(Job {
+        id,
+        state: state_of(id, state, detail)?,
+        revision: row.get(6)?,
+        position: Position(row.get(7)?),
+        attempt: row.get(8)?,
+        max_attempts: row.get(9)?,
+        updated: Timestamp::from_micros(row.get(13)?),
+        started: row.get::<_, Option<i64>>(14)?.map(Timestamp::from_micros),
+        ended: row.get::<_, Option<i64>>(15)?.map(Timestamp::from_micros),
+        progress: read_json(row.get_ref(18)?)?.map(Arc::new),
+        failure: read_json(row.get_ref(19)?)?.map(Arc::new),
+        spec: Arc::new(Spec {
+            queue: named(&names.queues, row.get(1)?)?,
+            kind: named(&names.kinds, row.get(2)?)?,
+            priority: rank.saturating_neg(),
+            retry: read_json(row.get_ref(16)?)?.unwrap_or(RetryPolicy::DEFAULT),
+            attempt_timeout: Duration::from_micros(row.get(11)?),
+            bytes: row.get(10)?,
+            created: Timestamp::from_micros(row.get(12)?),
+            extras: read_json(row.get_ref(17)?)?.map(Box::new),
+        }),
+    })
+}
+
+/// The columns of a tombstone in the order that [`read_tombstone`] takes them.
+pub(super) const TOMBSTONE_COLUMNS: &str = "position, id, deleted, queue, kind, created, extras";
+
+pub(super) fn read_tombstone(row: &Row<'_>, names: &Names) -> Result<Tombstone, StoreError> {
+    Ok(Tombstone {
+        position: Position(row.get(0)?),
+        id: JobId::from_raw(row.get(1)?),
+        deleted: Timestamp::from_micros(row.get(2)?),
+        spec: Arc::new(Spec {
+            queue: named(&names.queues, row.get(3)?)?,
+            kind: named(&names.kinds, row.get(4)?)?,
+            priority: 0,
+            retry: RetryPolicy::DEFAULT,
+            attempt_timeout: Duration::ZERO,
+            bytes: 0,
+            created: Timestamp::from_micros(row.get(5)?),
+            extras: read_json(row.get_ref(6)?)?.map(Box::new),
+        }),
+    })
+}
+
+fn state_of(id: JobId, state: i64, detail: Option<i64>) -> Result<State, StoreError> {
+    let detail_of = |what: &str| match detail {
+        Some(detail) => Ok(detail),
+        None => corrupt(format!("job {id} has no {what}")),
+    };
+    Ok(match StateName::from_number(state) {
+        Some(StateName::Scheduled) => {
+            State::Scheduled { due: Timestamp::from_micros(detail_of("due time")?) }
+        }
+        Some(StateName::Queued) => State::Queued { order: Position(detail_of("place in line")?) },
+        Some(StateName::Running) => State::Running { lease: LeaseToken::from_raw(detail_of("lease")?) },
+        Some(StateName::BackingOff) => {
+            State::BackingOff { due: Timestamp::from_micros(detail_of("due time")?) }
+        }
+        Some(StateName::Cancelling) => State::Cancelling { lease: LeaseToken::from_raw(detail_of("lease")?) },
+        Some(StateName::Succeeded) => State::Succeeded,
+        Some(StateName::Failed) => State::Failed,
+        Some(StateName::Cancelled) => State::Cancelled,
+        None => return corrupt(format!("job {id} is in the unknown state {state}")),
+    })
+}
+
+/// What goes with a state, as a number.
+pub(super) fn detail_of(state: State) -> Option<i64> {
+    match state {
+        State::Scheduled { due } | State::BackingOff { due } => Some(due.as_micros()),
+        State::Queued { order } => Some(order.0),
+        State::Running { lease } | State::Cancelling { lease } => Some(lease.as_i64()),
+        State::Succeeded | State::Failed | State::Cancelled => None,
+    }
+}
+
+pub(super) fn json(value: Option<&impl Serialize>) -> Result<Option<String>, StoreError> {
+    value
+        .map(|value| serde_json::to_string(value).map_err(|error| StoreError::Corrupt(error.to_string())))
+        .transpose()
+}
+
+pub(super) fn read_json<T: DeserializeOwned>(value: ValueRef<'_>) -> Result<Option<T>, StoreError> {
+    match value.as_str_or_null().map_err(rusqlite::Error::from)? {
+        None => Ok(None),
+        Some(text) => match serde_json::from_str(text) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => corrupt(format!("a column holds {text:?}: {error}")),
+        },
+    }
+}
+
+pub(super) fn bytes(value: ValueRef<'_>) -> Result<Option<Bytes>, StoreError> {
+    Ok(value.as_blob_or_null().map_err(rusqlite::Error::from)?.map(Bytes::copy_from_slice))
+}

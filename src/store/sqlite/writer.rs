@@ -1,0 +1,496 @@
+//! The one connection that writes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+
+use super::row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, detail_of, json, read_job};
+use crate::{
+    clock::Timestamp,
+    config::{QueueSettings, WhenFull},
+    job::{AttemptRecord, Job, JobId, Name, Output, Position, RetryPolicy, StateName},
+    store::{
+        Names, QueueInfo, StoreError, Tally, Tombstone,
+        engine::rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, corrupt, named},
+    },
+};
+
+/// Rows in SQLite.
+pub(crate) struct SqliteRows {
+    connection: Connection,
+    names: Arc<Names>,
+    after_commit: super::checkpoint::Checkpointer,
+}
+
+impl SqliteRows {
+    pub(super) fn new(
+        connection: Connection,
+        names: Arc<Names>,
+        after_commit: super::checkpoint::Checkpointer,
+    ) -> Self {
+        SqliteRows { connection, names, after_commit }
+    }
+
+    fn sql(&self, sql: &str) -> Result<CachedStatement<'_>, StoreError> {
+        Ok(self.connection.prepare_cached(sql)?)
+    }
+
+    fn jobs(&self, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<Job>, StoreError> {
+        let mut statement = self.sql(sql)?;
+        let mut rows = statement.query(parameters)?;
+        let mut jobs = Vec::new();
+        while let Some(row) = rows.next()? {
+            jobs.push(read_job(row, &self.names)?);
+        }
+        Ok(jobs)
+    }
+}
+
+impl Rows for SqliteRows {
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        load_names(&self.connection, &self.names)?;
+        Ok(Loaded {
+            queues: read_queues(&self.connection, &self.names)?,
+            tallies: read_tallies(&self.connection, &self.names)?,
+            counters: self.connection.query_row(
+                "SELECT position, last_id, last_lease, floor, last_purge FROM counters",
+                [],
+                |row| {
+                    Ok(Counters {
+                        position: row.get(0)?,
+                        last_id: row.get(1)?,
+                        last_lease: row.get(2)?,
+                        floor: row.get(3)?,
+                        last_purge: row.get(4)?,
+                    })
+                },
+            )?,
+            leased: self
+                .jobs(&format!("SELECT {JOB_COLUMNS} FROM job WHERE state IN (4, 6) ORDER BY id"), [])?,
+            purges: {
+                let mut statement =
+                    self.sql("SELECT number, queue, cursor, last, deleted FROM purge ORDER BY number")?;
+                let purges = statement.query_map([], |row| {
+                    Ok(Purge {
+                        number: row.get(0)?,
+                        queue: row.get(1)?,
+                        cursor: JobId::from_raw(row.get(2)?),
+                        last: JobId::from_raw(row.get(3)?),
+                        deleted: row.get(4)?,
+                    })
+                })?;
+                purges.collect::<Result<_, _>>()?
+            },
+        })
+    }
+
+    fn begin(&mut self) -> Result<(), StoreError> {
+        self.sql("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        self.sql("COMMIT")?.execute([])?;
+        self.after_commit.committed(&self.connection);
+        Ok(())
+    }
+
+    fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError> {
+        read_one_job(&self.connection, &self.names, id)
+    }
+
+    fn job_and_payload(&mut self, id: JobId) -> Result<Option<(Job, Option<Bytes>)>, StoreError> {
+        let mut statement = self.sql(&format!("SELECT {JOB_COLUMNS}, payload FROM job WHERE id = ?1"))?;
+        let mut rows = statement.query([id.raw()])?;
+        match rows.next()? {
+            Some(row) => Ok(Some((read_job(row, &self.names)?, bytes(row.get_ref(20)?)?))),
+            None => Ok(None),
+        }
+    }
+
+    fn insert_job(&mut self, job: &Job, payload: &Bytes) -> Result<(), StoreError> {
+        let spec = &job.spec;
+        let retry = (spec.retry != RetryPolicy::DEFAULT).then_some(&spec.retry);
+        let inline = (payload.len() <= INLINE_PAYLOAD_MAX_BYTES).then_some(&payload[..]);
+        self.sql(
+            "INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, \
+             ?18, NULL, NULL, ?19)",
+        )?
+        .execute(params![
+            job.id.raw(),
+            spec.queue.number,
+            spec.kind.number,
+            job.state.name() as u8,
+            spec.priority.saturating_neg(),
+            detail_of(job.state),
+            job.revision as i64,
+            job.position.0,
+            job.attempt,
+            job.max_attempts,
+            spec.bytes as i64,
+            micros(spec.attempt_timeout),
+            spec.created.as_micros(),
+            job.updated.as_micros(),
+            job.started.map(Timestamp::as_micros),
+            job.ended.map(Timestamp::as_micros),
+            json(retry)?,
+            json(spec.extras.as_ref())?,
+            inline,
+        ])?;
+        if inline.is_none() {
+            self.sql("INSERT INTO payload VALUES (?1, ?2)")?.execute(params![job.id.raw(), &payload[..]])?;
+        }
+        Ok(())
+    }
+
+    fn update_job(&mut self, before: &Job, after: &Job) -> Result<(), StoreError> {
+        // Texts are written only where they changed: most jobs never have any.
+        let texts_same = before.progress == after.progress && before.failure == after.failure;
+        let changed = if texts_same {
+            self.sql(
+                "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
+                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11 WHERE id = ?1 AND revision = ?2",
+            )?
+            .execute(params![
+                before.id.raw(),
+                before.revision as i64,
+                after.state.name() as u8,
+                detail_of(after.state),
+                after.revision as i64,
+                after.position.0,
+                after.attempt,
+                after.max_attempts,
+                after.updated.as_micros(),
+                after.started.map(Timestamp::as_micros),
+                after.ended.map(Timestamp::as_micros),
+            ])?
+        } else {
+            self.sql(
+                "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
+                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, progress = ?12, failure = ?13 \
+                 WHERE id = ?1 AND revision = ?2",
+            )?
+            .execute(params![
+                before.id.raw(),
+                before.revision as i64,
+                after.state.name() as u8,
+                detail_of(after.state),
+                after.revision as i64,
+                after.position.0,
+                after.attempt,
+                after.max_attempts,
+                after.updated.as_micros(),
+                after.started.map(Timestamp::as_micros),
+                after.ended.map(Timestamp::as_micros),
+                json(after.progress.as_deref())?,
+                json(after.failure.as_deref())?,
+            ])?
+        };
+        if changed != 1 {
+            return corrupt(format!("job {} is not at revision {}", before.id, before.revision));
+        }
+        Ok(())
+    }
+
+    fn delete_job(&mut self, job: &Job, tombstone: &Tombstone) -> Result<(), StoreError> {
+        let id = job.id.raw();
+        for table in ["payload", "outcome", "attempt"] {
+            self.sql(&format!("DELETE FROM {table} WHERE job = ?1"))?.execute([id])?;
+        }
+        self.sql("DELETE FROM job WHERE id = ?1")?.execute([id])?;
+        let spec = &tombstone.spec;
+        self.sql("INSERT INTO tombstone VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(params![
+            tombstone.position.0,
+            id,
+            tombstone.deleted.as_micros(),
+            spec.queue.number,
+            spec.kind.number,
+            spec.created.as_micros(),
+            json(spec.extras.as_ref())?,
+        ])?;
+        Ok(())
+    }
+
+    fn insert_attempt(&mut self, id: JobId, attempt: &AttemptRecord) -> Result<(), StoreError> {
+        self.sql("INSERT OR REPLACE INTO attempt VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+            id.raw(),
+            attempt.number,
+            attempt.started.as_micros(),
+            attempt.ended.map(Timestamp::as_micros),
+            json(attempt.failure.as_ref())?,
+        ])?;
+        Ok(())
+    }
+
+    fn put_outcome(&mut self, id: JobId, output: Option<&Output>, tail: &str) -> Result<(), StoreError> {
+        self.sql("INSERT OR REPLACE INTO outcome VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+            id.raw(),
+            output.map(|output| &output.bytes[..]),
+            output.map(|output| &output.media_type),
+            tail,
+        ])?;
+        Ok(())
+    }
+
+    fn ready(
+        &mut self,
+        lane: Lane,
+        after: Option<Place>,
+        limit: usize,
+        found: &mut Vec<Place>,
+    ) -> Result<(), StoreError> {
+        let mut statement = self.sql(
+            "SELECT rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
+             AND (rank, detail) > (?3, ?4) ORDER BY rank, detail LIMIT ?5",
+        )?;
+        let (rank, order) =
+            after.map_or((i64::from(i8::MIN), 0), |place| (i64::from(place.rank), place.order.0));
+        let mut rows = statement.query(params![lane.queue, lane.kind, rank, order, limit as i64])?;
+        while let Some(row) = rows.next()? {
+            found.push(Place {
+                rank: row.get(0)?,
+                order: Position(row.get(1)?),
+                id: JobId::from_raw(row.get(2)?),
+            });
+        }
+        Ok(())
+    }
+
+    fn due(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.jobs(
+            &format!(
+                "SELECT {JOB_COLUMNS} FROM job WHERE state IN (1, 5) AND detail <= ?1 ORDER BY detail, id LIMIT ?2"
+            ),
+            params![now.as_micros(), limit as i64],
+        )
+    }
+
+    fn next_due(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let due = self
+            .sql("SELECT detail FROM job WHERE state IN (1, 5) ORDER BY detail LIMIT 1")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        Ok(due.map(Timestamp::from_micros))
+    }
+
+    fn waiting(
+        &mut self,
+        queue: u32,
+        after: JobId,
+        last: JobId,
+        budget: usize,
+    ) -> Result<(Vec<Job>, Option<JobId>), StoreError> {
+        let mut statement = self
+            .sql(&format!("SELECT {JOB_COLUMNS} FROM job WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3"))?;
+        let mut rows = statement.query(params![after.raw(), last.raw(), budget as i64])?;
+        let (mut jobs, mut seen, mut reached) = (Vec::new(), 0, after);
+        while let Some(row) = rows.next()? {
+            seen += 1;
+            reached = JobId::from_raw(row.get(0)?);
+            let waits = matches!(
+                StateName::from_number(row.get(3)?),
+                Some(StateName::Scheduled | StateName::Queued | StateName::BackingOff)
+            );
+            if waits && row.get::<_, u32>(1)? == queue {
+                jobs.push(read_job(row, &self.names)?);
+            }
+        }
+        Ok((jobs, (seen == budget).then_some(reached)))
+    }
+
+    fn request(&mut self, key: &[u8; 16]) -> Result<Option<RequestRow>, StoreError> {
+        let row = self
+            .sql("SELECT digest, first, count FROM request WHERE key = ?1")?
+            .query_row([&key[..]], |row| {
+                Ok(RequestRow {
+                    digest: row.get(0)?,
+                    first: JobId::from_raw(row.get(1)?),
+                    count: row.get(2)?,
+                })
+            })
+            .optional()?;
+        Ok(row)
+    }
+
+    fn insert_request(&mut self, key: &[u8; 16], row: &RequestRow) -> Result<(), StoreError> {
+        self.sql("INSERT INTO request VALUES (?1, ?2, ?3, ?4, NULL)")?.execute(params![
+            &key[..],
+            &row.digest[..],
+            row.first.raw(),
+            row.count
+        ])?;
+        Ok(())
+    }
+
+    fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError> {
+        self.sql("UPDATE request SET gone = ?2 WHERE key = ?1")?
+            .execute(params![&key[..], at.as_micros()])?;
+        Ok(())
+    }
+
+    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<(), StoreError> {
+        self.sql(
+            "DELETE FROM request WHERE key IN (SELECT key FROM request WHERE gone < ?1 ORDER BY gone LIMIT ?2)",
+        )?
+        .execute(params![before.as_micros(), limit as i64])?;
+        Ok(())
+    }
+
+    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Option<Position>, StoreError> {
+        let mut statement = self.sql("SELECT position, deleted FROM tombstone ORDER BY position LIMIT ?1")?;
+        let oldest: Vec<(i64, i64)> = statement
+            .query_map([limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        let last = oldest.iter().take_while(|(_, deleted)| *deleted < before.as_micros()).last();
+        if let Some((position, _)) = last {
+            self.sql("DELETE FROM tombstone WHERE position <= ?1")?.execute([position])?;
+        }
+        Ok(last.map(|(position, _)| Position(*position)))
+    }
+
+    fn put_kind(&mut self, kind: &Name) -> Result<(), StoreError> {
+        self.sql("INSERT INTO kind VALUES (?1, ?2)")?.execute(params![kind.number, kind.as_str()])?;
+        Ok(())
+    }
+
+    fn put_queue(&mut self, queue: &QueueInfo, deleted: bool) -> Result<(), StoreError> {
+        let settings = &queue.settings;
+        self.sql("INSERT OR REPLACE INTO queue VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")?
+            .execute(params![
+                queue.name.number,
+                queue.name.as_str(),
+                settings.max_jobs as i64,
+                settings.max_bytes as i64,
+                settings.consumers,
+                settings.when_full == WhenFull::Wait,
+                micros(settings.max_wait),
+                settings.max_waiters,
+                settings.accept_unknown_kinds,
+                queue.paused,
+                queue.declared,
+                deleted,
+            ])?;
+        Ok(())
+    }
+
+    fn put_tally(
+        &mut self,
+        queue: u32,
+        kind: u32,
+        state: u8,
+        jobs: i64,
+        bytes: i64,
+    ) -> Result<(), StoreError> {
+        self.sql("INSERT OR REPLACE INTO tally VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![queue, kind, state, jobs, bytes])?;
+        Ok(())
+    }
+
+    fn put_counters(&mut self, counters: &Counters) -> Result<(), StoreError> {
+        self.sql(
+            "UPDATE counters SET position = ?1, last_id = ?2, last_lease = ?3, floor = ?4, last_purge = ?5",
+        )?
+        .execute(params![
+            counters.position,
+            counters.last_id,
+            counters.last_lease,
+            counters.floor,
+            counters.last_purge
+        ])?;
+        Ok(())
+    }
+
+    fn put_purge(&mut self, purge: &Purge) -> Result<(), StoreError> {
+        self.sql("INSERT OR REPLACE INTO purge VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+            purge.number,
+            purge.queue,
+            purge.cursor.raw(),
+            purge.last.raw(),
+            purge.deleted as i64
+        ])?;
+        Ok(())
+    }
+
+    fn delete_purge(&mut self, number: i64) -> Result<(), StoreError> {
+        self.sql("DELETE FROM purge WHERE number = ?1")?.execute([number])?;
+        Ok(())
+    }
+}
+
+fn micros(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn read_one_job(
+    connection: &Connection,
+    names: &Names,
+    id: JobId,
+) -> Result<Option<Job>, StoreError> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {JOB_COLUMNS} FROM job WHERE id = ?1"))?;
+    let mut rows = statement.query([id.raw()])?;
+    rows.next()?.map(|row| read_job(row, names)).transpose()
+}
+
+/// Every queue, deleted ones included.
+pub(super) fn read_queues(
+    connection: &Connection,
+    names: &Names,
+) -> Result<Vec<(QueueInfo, bool)>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT * FROM queue ORDER BY name")?;
+    let mut rows = statement.query([])?;
+    let mut queues = Vec::new();
+    while let Some(row) = rows.next()? {
+        let when_full = if row.get(5)? { WhenFull::Wait } else { WhenFull::Reject };
+        let info = QueueInfo {
+            name: named(&names.queues, row.get(0)?)?,
+            settings: QueueSettings {
+                max_jobs: row.get(2)?,
+                max_bytes: row.get(3)?,
+                consumers: row.get(4)?,
+                when_full,
+                max_wait: std::time::Duration::from_micros(row.get(6)?),
+                max_waiters: row.get(7)?,
+                accept_unknown_kinds: row.get(8)?,
+            },
+            paused: row.get(9)?,
+            declared: row.get(10)?,
+        };
+        queues.push((info, row.get(11)?));
+    }
+    Ok(queues)
+}
+
+pub(super) fn read_tallies(connection: &Connection, names: &Names) -> Result<Vec<Tally>, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT * FROM tally WHERE jobs > 0")?;
+    let mut rows = statement.query([])?;
+    let mut tallies = Vec::new();
+    while let Some(row) = rows.next()? {
+        let Some(state) = StateName::from_number(row.get(2)?) else {
+            return corrupt("a tally is of an unknown state");
+        };
+        tallies.push(Tally {
+            queue: named(&names.queues, row.get(0)?)?,
+            kind: named(&names.kinds, row.get(1)?)?,
+            state,
+            jobs: row.get(3)?,
+            bytes: row.get(4)?,
+        });
+    }
+    Ok(tallies)
+}
+
+fn load_names(connection: &Connection, names: &Names) -> Result<(), StoreError> {
+    for (table, column) in [(&names.queues, "queue"), (&names.kinds, "kind")] {
+        let mut statement =
+            connection.prepare(&format!("SELECT number, name FROM {column} ORDER BY number"))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let name = table.add(row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?);
+            if name.number != row.get::<_, u32>(0)? {
+                return corrupt(format!("the numbers of {column}s have a gap before {name}"));
+            }
+        }
+    }
+    Ok(())
+}

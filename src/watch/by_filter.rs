@@ -1,0 +1,276 @@
+//! Watching jobs by a filter: goes on until the client ends it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::sync::watch;
+
+use super::{
+    Detail, EVENTS_MAX, Hub, Reads, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
+    by_ids::BOOKMARK_EVERY, hub::Recent, token::SnapshotCursor,
+};
+use crate::{
+    job::{JobId, Position},
+    store::{Change, JobFilter, Scan, ScanOrder},
+};
+
+/// A page of a snapshot looks at so many jobs.
+const SCAN_BUDGET: usize = 10_000;
+
+/// A watch of the jobs that fit a filter.
+#[derive(Debug)]
+pub struct FilterWatch {
+    hub: Arc<Hub>,
+    end: watch::Receiver<Position>,
+    reads: Reads,
+    issuer: Arc<TokenIssuer>,
+    watched: [u8; 8],
+    filter: Arc<JobFilter>,
+    detail: Detail,
+    /// Whether a token that is too old is answered by a fresh snapshot.
+    resync: bool,
+    phase: Phase,
+    /// All changes up to here are told.
+    cursor: Position,
+    /// Pages of the snapshot: up to which id, and as of which position. What they told is not told again.
+    covered: Vec<(JobId, Position)>,
+    /// Up to here changes are read from the store, which gives the latest states only: the snapshot told some of them,
+    /// and going back to earlier ones would break the order within a job.
+    store_until: Position,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Telling what there is.
+    Snapshot { cursor: Option<SnapshotCursor>, begun: bool, resync: bool },
+    /// Telling what changes.
+    Live,
+    /// *closing* was told.
+    Closing,
+}
+
+/// Where a filter watch starts.
+#[derive(Clone, Copy, Debug)]
+pub enum Start {
+    /// With what there is.
+    Snapshot,
+    /// With the next change.
+    Now,
+    /// After a token.
+    Resume(ResumeToken),
+    /// With what there is, after a token that is not honoured any more.
+    Resync,
+}
+
+impl FilterWatch {
+    /// Watches the jobs that fit `filter`. With `resync`, a gap is filled by a fresh snapshot, else it is an error.
+    #[must_use]
+    pub fn new(
+        hub: &Arc<Hub>,
+        reads: Reads,
+        issuer: Arc<TokenIssuer>,
+        filter: JobFilter,
+        detail: Detail,
+        start: Start,
+        resync: bool,
+    ) -> Self {
+        let end = hub.end();
+        let now = *end.borrow();
+        let (phase, cursor, store_until) = match start {
+            Start::Snapshot => {
+                (Phase::Snapshot { cursor: None, begun: false, resync: false }, Position::default(), now)
+            }
+            Start::Resync => {
+                (Phase::Snapshot { cursor: None, begun: false, resync: true }, Position::default(), now)
+            }
+            Start::Now => (Phase::Live, now, now),
+            Start::Resume(token) => match token.snapshot {
+                Some(cursor) => (
+                    Phase::Snapshot { cursor: Some(cursor), begun: true, resync: false },
+                    token.position,
+                    now,
+                ),
+                None => (Phase::Live, token.position, Position::default()),
+            },
+        };
+        FilterWatch {
+            hub: Arc::clone(hub),
+            end,
+            reads,
+            issuer,
+            watched: Self::watched(&filter),
+            filter: Arc::new(filter),
+            detail,
+            resync,
+            phase,
+            cursor,
+            covered: Vec::new(),
+            store_until,
+        }
+    }
+
+    /// What stands for this filter in a token.
+    #[must_use]
+    pub fn watched(filter: &JobFilter) -> [u8; 8] {
+        let mut canonical = filter.clone();
+        canonical.kinds.sort_unstable();
+        canonical.states.sort_unstable();
+        TokenIssuer::watched(format!("{canonical:?}").as_bytes())
+    }
+
+    /// The next message. Never `None`: the client ends a filter watch.
+    pub async fn next(&mut self) -> Option<Result<WatchMessage, WatchError>> {
+        loop {
+            let step = match self.phase {
+                Phase::Snapshot { cursor, begun, resync } => self.snapshot_page(cursor, begun, resync).await,
+                Phase::Live => self.live().await,
+                Phase::Closing => Err(WatchError::Closing),
+            };
+            match step {
+                Ok(Some(message)) => return Some(Ok(message)),
+                Ok(None) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    async fn snapshot_page(
+        &mut self,
+        cursor: Option<SnapshotCursor>,
+        begun: bool,
+        resync: bool,
+    ) -> Result<Option<WatchMessage>, WatchError> {
+        let filter = Arc::clone(&self.filter);
+        let order = ScanOrder::OldestFirst {
+            after: cursor.map(|cursor| cursor.after),
+            last: cursor.map(|cursor| cursor.last),
+        };
+        let scan = Scan { order, limit: EVENTS_MAX, budget: SCAN_BUDGET };
+        let page = self.reads.read(move |reader| reader.scan(&filter, scan)).await?;
+        if !begun {
+            self.cursor = page.position;
+            self.store_until = page.position;
+        }
+        let last = cursor.map_or(page.newest, |cursor| cursor.last);
+        let mut events = Vec::with_capacity(page.jobs.len() + 2);
+        if resync {
+            events.push(WatchEvent::Resync);
+        }
+        // The first page may see newer jobs than the last id that it announces: never, as both are of one moment.
+        events.extend(page.jobs.into_iter().map(WatchEvent::Snapshot));
+        self.covered.push((page.next.unwrap_or(last), page.position));
+        self.store_until = self.store_until.max(page.position);
+        let snapshot = match page.next.filter(|next| *next < last) {
+            Some(after) => {
+                let cursor = SnapshotCursor { after, last };
+                self.phase = Phase::Snapshot { cursor: Some(cursor), begun: true, resync: false };
+                Some(cursor)
+            }
+            None => {
+                events.push(WatchEvent::Synced);
+                self.phase = Phase::Live;
+                None
+            }
+        };
+        Ok((!events.is_empty()).then(|| self.message(events, snapshot)))
+    }
+
+    async fn live(&mut self) -> Result<Option<WatchMessage>, WatchError> {
+        self.end.mark_unchanged();
+        let before = self.cursor;
+        let recent = if self.cursor < self.store_until {
+            Recent::Behind
+        } else {
+            self.covered.clear();
+            self.hub.recent(self.cursor, 2 * EVENTS_MAX)
+        };
+        let events = match recent {
+            Recent::Changes(changes, reached) => {
+                self.cursor = reached;
+                self.tell(changes, Some(0))
+            }
+            Recent::Behind => {
+                let after = self.cursor;
+                let changes = self.reads.read(move |reader| reader.changes(after, EVENTS_MAX)).await?;
+                if self.cursor < changes.floor {
+                    if !self.resync {
+                        return Err(WatchError::TooOld);
+                    }
+                    self.covered.clear();
+                    self.phase = Phase::Snapshot { cursor: None, begun: false, resync: true };
+                    return Ok(None);
+                }
+                self.cursor = changes.up_to;
+                self.tell(changes.entries, None)
+            }
+        };
+        if !events.is_empty() {
+            return Ok(Some(self.message(events, None)));
+        }
+        if self.cursor > before {
+            return Ok(None);
+        }
+        let closing = self.hub.closing().clone();
+        tokio::select! {
+            // The hub, which this watch holds, has the sender: it can't be gone.
+            _ = self.end.changed() => Ok(None),
+            () = closing.cancelled() => {
+                self.phase = Phase::Closing;
+                Ok(Some(self.message(vec![WatchEvent::Closing], None)))
+            }
+            () = tokio::time::sleep(BOOKMARK_EVERY) => Ok(Some(self.message(vec![WatchEvent::Bookmark], None))),
+        }
+    }
+
+    fn message(&self, events: Vec<WatchEvent>, snapshot: Option<SnapshotCursor>) -> WatchMessage {
+        let token = ResumeToken { watched: self.watched, position: self.cursor, snapshot };
+        WatchMessage { events, token: self.issuer.issue(&token) }
+    }
+
+    /// What of these changes the watcher is told. `merged` is what is known of changes that are not among them.
+    fn tell(&self, changes: Vec<Change>, merged: Option<u64>) -> Vec<WatchEvent> {
+        let mut events: Vec<WatchEvent> = Vec::with_capacity(changes.len());
+        // Where the event of each job is, and whether the job fitted before the first of the changes here.
+        let mut latest: HashMap<JobId, (usize, bool, u64)> = HashMap::new();
+        for change in changes {
+            let id = change.id();
+            if !self.filter.matches_spec(change.spec()) || self.is_covered(id, change.position()) {
+                continue;
+            }
+            let (fitted, merged_here) = match (&change, latest.get(&id)) {
+                (_, Some((_, fitted, merged))) if self.detail == Detail::Latest => (*fitted, merged + 1),
+                (Change::Job { job, before }, _) => {
+                    (before.map_or(job.revision > 1, |before| self.filter.matches_state(before)), 0)
+                }
+                (Change::Deleted(_), _) => (true, 0),
+            };
+            let event = match change {
+                Change::Deleted(_) => Some(WatchEvent::Deleted(id)),
+                Change::Job { job, .. } if self.filter.matches_state(job.state.name()) => {
+                    Some(WatchEvent::Updated { job, merged: merged.map(|merged| merged + merged_here) })
+                }
+                Change::Job { job, .. } if fitted => Some(WatchEvent::Left { id, state: job.state.name() }),
+                Change::Job { .. } => None,
+            };
+            if self.detail == Detail::Latest {
+                // The place of the earlier event stays empty and is cleared below.
+                if let Some((index, ..)) = latest.get(&id)
+                    && let Some(place) = events.get_mut(*index)
+                {
+                    *place = WatchEvent::Bookmark;
+                }
+                latest.insert(id, (events.len(), fitted, merged_here));
+                events.push(event.unwrap_or(WatchEvent::Bookmark));
+            } else {
+                events.extend(event);
+            }
+        }
+        events.retain(|event| !matches!(event, WatchEvent::Bookmark));
+        events
+    }
+
+    /// Whether a page of the snapshot told this change.
+    fn is_covered(&self, id: JobId, position: Position) -> bool {
+        let page = self.covered.partition_point(|(last, _)| *last < id);
+        self.covered.get(page).is_some_and(|(_, as_of)| position <= *as_of)
+    }
+}

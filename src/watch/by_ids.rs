@@ -1,0 +1,220 @@
+//! Watching jobs by their ids: ends by itself once all of them have ended.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    Detail, EVENTS_MAX, Hub, Reads, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
+    hub::{Mail, Subscription},
+};
+use crate::{
+    job::{Job, JobId, Position},
+    store::Change,
+};
+
+/// After so long without news a bookmark says that nothing was missed.
+pub(super) const BOOKMARK_EVERY: Duration = Duration::from_secs(10);
+
+/// A watch of jobs by their ids.
+#[derive(Debug)]
+pub struct IdsWatch {
+    subscription: Subscription,
+    hub: Arc<Hub>,
+    reads: Reads,
+    issuer: Arc<TokenIssuer>,
+    watched: [u8; 8],
+    detail: Detail,
+    ids: Vec<JobId>,
+    told: HashMap<JobId, Told>,
+    /// Changes up to here were told before this watch began.
+    resume: Position,
+    /// Events that did not fit into the last message.
+    outbox: VecDeque<WatchEvent>,
+    started: bool,
+    closing: bool,
+    /// All changes of the jobs up to here are told, or in the outbox.
+    cursor: Position,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    revision: u64,
+    over: bool,
+}
+
+impl IdsWatch {
+    /// Watches `ids`, from a token on if there is one. Output lines come only if wanted.
+    #[must_use]
+    pub fn new(
+        hub: &Arc<Hub>,
+        reads: Reads,
+        issuer: Arc<TokenIssuer>,
+        ids: &[JobId],
+        detail: Detail,
+        output: bool,
+        resume: Option<ResumeToken>,
+    ) -> Self {
+        let mut seen = std::collections::HashSet::new();
+        let ids: Vec<_> = ids.iter().copied().filter(|id| seen.insert(*id)).collect();
+        IdsWatch {
+            // Before the first read, so that no change falls between the two.
+            subscription: hub.subscribe(&ids, output),
+            hub: Arc::clone(hub),
+            reads,
+            issuer,
+            watched: Self::watched(&ids),
+            detail,
+            ids,
+            told: HashMap::new(),
+            resume: resume.map_or(Position::default(), |token| token.position),
+            outbox: VecDeque::new(),
+            started: false,
+            closing: false,
+            cursor: Position::default(),
+        }
+    }
+
+    /// What stands for these ids in a token.
+    #[must_use]
+    pub fn watched(ids: &[JobId]) -> [u8; 8] {
+        let mut raw: Vec<_> = ids.iter().map(|id| id.raw()).collect();
+        raw.sort_unstable();
+        raw.dedup();
+        let bytes: Vec<u8> = raw.iter().flat_map(|raw| raw.to_le_bytes()).collect();
+        TokenIssuer::watched(&bytes)
+    }
+
+    /// The next message; `None` once all jobs have ended.
+    pub async fn next(&mut self) -> Option<Result<WatchMessage, WatchError>> {
+        if self.closing {
+            return Some(Err(WatchError::Closing));
+        }
+        loop {
+            if !self.outbox.is_empty() {
+                return Some(Ok(self.message()));
+            }
+            if !self.started {
+                if let Err(error) = self.snapshot().await {
+                    return Some(Err(error));
+                }
+                continue;
+            }
+            if self.told.values().all(|told| told.over) {
+                return None;
+            }
+            // Taken first: what the mailbox gets later is after this position.
+            let end = self.hub.position();
+            let mail = self.subscription.mailbox.take();
+            if let Err(error) = self.read_mail(mail).await {
+                return Some(Err(error));
+            }
+            self.cursor = self.cursor.max(end);
+            if !self.outbox.is_empty() {
+                continue;
+            }
+            tokio::select! {
+                () = self.subscription.mailbox.arrived.notified() => {}
+                () = self.hub.closing().cancelled() => {
+                    self.closing = true;
+                    self.outbox.push_back(WatchEvent::Closing);
+                }
+                () = tokio::time::sleep(BOOKMARK_EVERY) => self.outbox.push_back(WatchEvent::Bookmark),
+            }
+        }
+    }
+
+    /// The next events of the outbox. Before the last of a snapshot's messages a resumed watch has to start over.
+    fn message(&mut self) -> WatchMessage {
+        let count = self.outbox.len().min(EVENTS_MAX);
+        let events = self.outbox.drain(..count).collect();
+        let position = if self.outbox.is_empty() { self.cursor } else { self.resume };
+        if self.outbox.is_empty() {
+            self.resume = self.cursor;
+        }
+        let token = ResumeToken { watched: self.watched, position, snapshot: None };
+        WatchMessage { events, token: self.issuer.issue(&token) }
+    }
+
+    async fn snapshot(&mut self) -> Result<(), WatchError> {
+        let ids = self.ids.clone();
+        let (jobs, position) = self.reads.read(move |reader| reader.jobs(&ids)).await?;
+        for (id, job) in self.ids.clone().into_iter().zip(jobs) {
+            match job {
+                None => {
+                    self.told.insert(id, Told { revision: 0, over: true });
+                    self.outbox.push_back(WatchEvent::NotFound(id));
+                }
+                Some(job) => {
+                    self.told.insert(id, Told { revision: job.revision, over: job.state.is_done() });
+                    let known = job.position <= self.resume;
+                    let job = Arc::new(job);
+                    if self.resume == Position::default() {
+                        self.outbox.push_back(WatchEvent::Snapshot(job));
+                    } else if !known {
+                        self.outbox.push_back(WatchEvent::Updated { job, merged: None });
+                    }
+                }
+            }
+        }
+        self.outbox.push_back(WatchEvent::Synced);
+        self.cursor = position;
+        self.started = true;
+        Ok(())
+    }
+
+    async fn read_mail(&mut self, mail: Mail) -> Result<(), WatchError> {
+        if mail.overflowed {
+            let ids: Vec<_> = self.told.iter().filter(|(_, told)| !told.over).map(|(id, _)| *id).collect();
+            let asked = ids.clone();
+            let (jobs, _) = self.reads.read(move |reader| reader.jobs(&asked)).await?;
+            for (id, job) in ids.into_iter().zip(jobs) {
+                match job {
+                    Some(job) => self.tell(Arc::new(job)),
+                    None => self.tell_deleted(id),
+                }
+            }
+        } else {
+            let mut changes: Vec<_> = mail.changes.into();
+            if self.detail == Detail::Latest {
+                keep_latest(&mut changes);
+            }
+            for change in changes {
+                match change {
+                    Change::Job { job, .. } => self.tell(job),
+                    Change::Deleted(tombstone) => self.tell_deleted(tombstone.id),
+                }
+            }
+        }
+        self.outbox.extend(mail.lines.into_iter().map(WatchEvent::Output));
+        Ok(())
+    }
+
+    fn tell(&mut self, job: Arc<Job>) {
+        let told = self.told.entry(job.id).or_default();
+        // The snapshot, or a read from the store, was ahead of the mailbox.
+        if job.revision <= told.revision {
+            return;
+        }
+        let merged = Some(job.revision - told.revision - 1);
+        *told = Told { revision: job.revision, over: job.state.is_done() };
+        self.outbox.push_back(WatchEvent::Updated { job, merged });
+    }
+
+    fn tell_deleted(&mut self, id: JobId) {
+        let told = self.told.entry(id).or_default();
+        told.over = true;
+        self.outbox.push_back(WatchEvent::Deleted(id));
+    }
+}
+
+/// Keeps the last change of each job, in the order of the last changes.
+fn keep_latest(changes: &mut Vec<Change>) {
+    let mut last: HashMap<JobId, Position> = HashMap::new();
+    for change in changes.iter() {
+        last.insert(change.id(), change.position());
+    }
+    changes.retain(|change| last.get(&change.id()) == Some(&change.position()));
+}

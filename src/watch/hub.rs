@@ -1,0 +1,203 @@
+//! The latest changes in memory, and whom to wake for them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::OutputLine;
+use crate::{
+    job::{JobId, Position},
+    store::Change,
+};
+
+/// So many changes are kept in memory.
+const RING_MAX: usize = 16_384;
+/// A mailbox holds so many changes before its watcher has to read from the store.
+const MAILBOX_CHANGES_MAX: usize = 64;
+/// A mailbox holds so many output lines; older ones are let go.
+const MAILBOX_LINES_MAX: usize = 256;
+
+/// The latest changes in memory, and whom to wake for them.
+#[derive(Debug)]
+pub struct Hub {
+    ring: RwLock<Ring>,
+    end: watch::Sender<Position>,
+    mailboxes: Mutex<HashMap<JobId, Vec<Arc<Mailbox>>>>,
+    closing: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Ring {
+    changes: VecDeque<Change>,
+    /// All changes after this position, up to the feed's end, are here.
+    after: Position,
+}
+
+/// What the ring has for a watcher.
+pub(super) enum Recent {
+    /// The next changes after the watcher's cursor, and the position up to which they reach.
+    Changes(Vec<Change>, Position),
+    /// The ring does not reach back to the cursor.
+    Behind,
+}
+
+/// Where the changes of a few jobs wait for one watcher.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    wants_output: bool,
+    inner: Mutex<Mail>,
+    pub(super) arrived: Notify,
+}
+
+/// What has arrived in a mailbox.
+#[derive(Debug, Default)]
+pub(super) struct Mail {
+    pub(super) changes: VecDeque<Change>,
+    pub(super) lines: VecDeque<OutputLine>,
+    /// Changes had to be let go: the watcher must read its jobs from the store.
+    pub(super) overflowed: bool,
+}
+
+impl Mailbox {
+    pub(super) fn take(&self) -> Mail {
+        std::mem::take(&mut *self.inner.lock())
+    }
+}
+
+/// A mailbox that gets the changes of some jobs until it is dropped.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    hub: Arc<Hub>,
+    ids: Vec<JobId>,
+    pub(super) mailbox: Arc<Mailbox>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut mailboxes = self.hub.mailboxes.lock();
+        for id in &self.ids {
+            if let Some(those) = mailboxes.get_mut(id) {
+                those.retain(|mailbox| !Arc::ptr_eq(mailbox, &self.mailbox));
+                if those.is_empty() {
+                    mailboxes.remove(id);
+                }
+            }
+        }
+    }
+}
+
+impl Hub {
+    /// A hub for a feed that ends at `end` now.
+    #[must_use]
+    pub fn new(end: Position) -> Self {
+        Hub {
+            ring: RwLock::new(Ring { changes: VecDeque::new(), after: end }),
+            end: watch::Sender::new(end),
+            mailboxes: Mutex::default(),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    /// Makes committed changes known. `end` is the feed's end after them.
+    pub(crate) fn publish(&self, changes: Vec<Change>, end: Position) {
+        if changes.is_empty() {
+            return;
+        }
+        {
+            let mut mailboxes = self.mailboxes.lock();
+            if !mailboxes.is_empty() {
+                for change in &changes {
+                    if let Some(those) = mailboxes.get_mut(&change.id()) {
+                        for mailbox in those {
+                            mailbox.put(change);
+                        }
+                    }
+                }
+            }
+        }
+        {
+            let mut ring = self.ring.write();
+            ring.changes.extend(changes);
+            while ring.changes.len() > RING_MAX {
+                if let Some(oldest) = ring.changes.pop_front() {
+                    ring.after = oldest.position();
+                }
+            }
+        }
+        self.end.send_replace(end);
+    }
+
+    /// Shows a line that an attempt wrote to those who watch its job.
+    pub(crate) fn output(&self, line: &OutputLine) {
+        let mailboxes = self.mailboxes.lock();
+        for mailbox in mailboxes.get(&line.id).into_iter().flatten().filter(|mailbox| mailbox.wants_output) {
+            let mut mail = mailbox.inner.lock();
+            if mail.lines.len() == MAILBOX_LINES_MAX {
+                mail.lines.pop_front();
+            }
+            mail.lines.push_back(line.clone());
+            drop(mail);
+            mailbox.arrived.notify_one();
+        }
+    }
+
+    /// Tells every watcher that the server stops.
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
+    }
+
+    pub(super) fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// Wakes at each move of the feed's end.
+    pub(super) fn end(&self) -> watch::Receiver<Position> {
+        self.end.subscribe()
+    }
+
+    pub(super) fn position(&self) -> Position {
+        *self.end.borrow()
+    }
+
+    pub(super) fn subscribe(self: &Arc<Self>, ids: &[JobId], wants_output: bool) -> Subscription {
+        let mailbox = Arc::new(Mailbox { wants_output, inner: Mutex::default(), arrived: Notify::new() });
+        let mut mailboxes = self.mailboxes.lock();
+        for id in ids {
+            mailboxes.entry(*id).or_default().push(Arc::clone(&mailbox));
+        }
+        Subscription { hub: Arc::clone(self), ids: ids.to_vec(), mailbox }
+    }
+
+    /// The changes after `cursor`, at most `max`.
+    pub(super) fn recent(&self, cursor: Position, max: usize) -> Recent {
+        let ring = self.ring.read();
+        if cursor < ring.after {
+            return Recent::Behind;
+        }
+        // Every change takes the next position, so that its place in the ring is a difference.
+        let skip = usize::try_from(cursor.0 - ring.after.0).unwrap_or(usize::MAX);
+        let changes: Vec<_> = ring.changes.iter().skip(skip).take(max).cloned().collect();
+        let reached = changes.last().map_or(cursor, Change::position);
+        Recent::Changes(changes, reached)
+    }
+}
+
+impl Mailbox {
+    fn put(&self, change: &Change) {
+        let mut mail = self.inner.lock();
+        if mail.changes.len() == MAILBOX_CHANGES_MAX {
+            mail.changes.clear();
+            mail.overflowed = true;
+        }
+        if !mail.overflowed {
+            mail.changes.push_back(change.clone());
+        }
+        drop(mail);
+        self.arrived.notify_one();
+    }
+}

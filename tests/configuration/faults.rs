@@ -1,0 +1,319 @@
+//! Every kind of fault, with exactly what is said about it.
+
+use std::fs;
+
+use super::Desk;
+
+/// Holds that `file` has exactly these faults: one a line, without the file's name.
+fn refuses(file: &str, expected: &[&str]) {
+    let faults = Desk::new(file).faults();
+    let faults: Vec<_> =
+        faults.lines().map(|line| line.strip_prefix("jobmill.toml:").expect("in the file")).collect();
+    assert_eq!(faults, expected, "{file}");
+}
+
+#[test]
+fn keys() {
+    refuses("drain-timeout = '1s'", &["1:1: drain-timeout: unknown key; did you mean `drain_timeout`?"]);
+    refuses(
+        "port = 1",
+        &["1:1: port: unknown key; known here: listen, data_dir, memory, drain_timeout, log, queues, kinds"],
+    );
+    refuses("[queue.mail]", &["1:2: queue: unknown key; did you mean `queues`?"]);
+    refuses("log.fliter = 'info'", &["1:5: log.fliter: unknown key; did you mean `filter`?"]);
+    refuses(
+        "[kinds.a]\ncommand = ['sh']\nretry = { jiter = 0 }",
+        &["3:11: kinds.a.retry.jiter: unknown key; did you mean `jitter`?"],
+    );
+    refuses(
+        "[kinds.mail.send]\ncommand = ['sh']",
+        &["1:13: kinds.mail.send: unknown key; a name with a dot needs quotes: write [kinds.\"mail.send\"]"],
+    );
+    refuses(
+        "\"a\\u001b[31m\" = 1",
+        &[
+            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, data_dir, memory, drain_timeout, log, queues, kinds"#,
+        ],
+    );
+}
+
+#[test]
+fn types() {
+    refuses(
+        "drain_timeout = 30",
+        &[r#"1:17: drain_timeout: 30 is a number; write a duration from 0s to 1h, such as "30s""#],
+    );
+    refuses("memory = 'yes'", &[r#"1:10: memory: "yes" is text; write true or false"#]);
+    refuses("memory = 1", &["1:10: memory: 1 is a number; write true or false"]);
+    refuses(
+        "data_dir = 2026-01-01",
+        &["1:12: data_dir: 2026-01-01 is a date or time; write the path of a folder"],
+    );
+    refuses("data_dir = ['a']", &["1:12: data_dir: this is a list; write the path of a folder"]);
+    refuses("data_dir = {}", &["1:12: data_dir: this is a table; write the path of a folder"]);
+    refuses("log = 'info'", &["1:7: log: this is no table; write [log]"]);
+    refuses("queues = 3", &["1:10: queues: this is no table; write [queues]"]);
+    refuses("queues.mail = 3", &["1:15: queues.mail: this is no table; write [queues.mail]"]);
+    refuses(
+        "[queues.a]\nconsumers = 'many'",
+        &[r#"2:13: queues.a.consumers: "many" is text; write a whole number from 0 to 10000"#],
+    );
+    refuses(
+        "[queues.a]\nconsumers = 1.5",
+        &["2:13: queues.a.consumers: 1.5 is a number; write a whole number from 0 to 10000"],
+    );
+    refuses(
+        "[kinds.a]\ncommand = 'sh'",
+        &[r#"2:11: kinds.a.command: this is no list; write one in brackets, such as ["a", "b"] or [1, 2]"#],
+    );
+    refuses(
+        "[kinds.a]\ncommand = ['sh', 5]",
+        &["2:18: kinds.a.command[1]: 5 is a number; write each element as text in quotes"],
+    );
+}
+
+#[test]
+fn durations_sizes_and_numbers() {
+    refuses(
+        "drain_timeout = 'soon'",
+        &[r#"1:17: drain_timeout: "soon" is not a duration; write a duration from 0s to 1h, such as "30s""#],
+    );
+    refuses(
+        "drain_timeout = '2h'",
+        &[
+            r#"1:17: drain_timeout: "2h" is over the limit of 1h; write a duration from 0s to 1h, such as "30s""#,
+        ],
+    );
+    refuses(
+        "[queues.a]\nmax_bytes = '1GB'",
+        &[
+            r#"2:13: queues.a.max_bytes: "1GB" is not a size; write a size from 1MiB to 1TiB, such as "64MiB" or a number of bytes"#,
+        ],
+    );
+    refuses(
+        "[queues.a]\nmax_bytes = 0xFF",
+        &[
+            r#"2:13: queues.a.max_bytes: 0xFF is under the minimum of 1MiB; write a size from 1MiB to 1TiB, such as "64MiB" or a number of bytes"#,
+        ],
+    );
+    refuses(
+        "[queues.a]\nmax_jobs = -99999999999999999999999999999999999999999",
+        &[
+            "2:12: queues.a.max_jobs: -99999999999999999999999999999999999999999 is under the minimum of 1; write a whole number from 1 to 1000000000",
+        ],
+    );
+    refuses(
+        "[kinds.a]\ncommand = ['sh']\nretry.jitter = nan\nretry.multiplier = 0",
+        &[
+            "3:16: kinds.a.retry.jitter: nan is not a number; write a number from 0 to 1",
+            "4:20: kinds.a.retry.multiplier: 0 is under the minimum of 1; write a number from 1 to 100",
+        ],
+    );
+}
+
+#[test]
+fn words_and_filters() {
+    refuses(
+        "[queues.a]\nwhen_full = 'drop'",
+        &[r#"2:13: queues.a.when_full: "drop" is none of the choices; write "wait" or "reject""#],
+    );
+    refuses(
+        "[log]\nformat = 'xml'\nfilter = 'debgu'",
+        &[
+            r#"2:10: log.format: "xml" is none of the choices; write "text" or "json""#,
+            r#"3:10: log.filter: "debgu" is not a level, unlike "debug"; write a level (off, error, warn, info, debug, trace) or a list such as "info,jobmill=debug""#,
+        ],
+    );
+    refuses(
+        "log.filter = 'jobmill=loud'",
+        &[
+            r#"1:14: log.filter: "jobmill=loud" is not a filter; write a level (off, error, warn, info, debug, trace) or a list such as "info,jobmill=debug""#,
+        ],
+    );
+}
+
+#[test]
+fn names() {
+    const QUEUE: &str =
+        "a queue's name is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit";
+    const KIND: &str = "a kind's name is 1 to 128 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`, `:`, starting with a letter or digit";
+    refuses(
+        "[queues.\"mail box\"]",
+        &[&format!("1:9: queues.\"mail box\": the name has ' ' at position 5; {QUEUE}")],
+    );
+    refuses("[queues.\"\"]", &[&format!("1:9: queues.\"\": the name is empty; {QUEUE}")]);
+    refuses(
+        "[kinds.\"/a\"]\ncommand = ['sh']",
+        &[&format!("1:8: kinds.\"/a\": the name starts with '/'; {KIND}")],
+    );
+}
+
+#[test]
+fn addresses() {
+    for address in ["0.0.0.0:7733", "[::]:7733", "192.0.2.1:7733"] {
+        refuses(
+            &format!("listen = '{address}'"),
+            &[&format!(
+                "1:10: listen: \"{address}\" is not a loopback address; this version listens on loopback only: write \
+                 an address and a port, such as \"127.0.0.1:7733\" or \"[::1]:7733\""
+            )],
+        );
+    }
+    for text in ["localhost:7733", "127.0.0.1", "7733", ""] {
+        refuses(
+            &format!("listen = '{text}'"),
+            &[&format!(
+                "1:10: listen: \"{text}\" is not an address; write an address and a port, such as \"127.0.0.1:7733\" or \
+                 \"[::1]:7733\""
+            )],
+        );
+    }
+}
+
+#[test]
+fn folders_and_stores() {
+    refuses("data_dir = ''", &["1:12: data_dir: the path is empty; write the path of a folder"]);
+    refuses(
+        "data_dir = '~/jobs'",
+        &[r#"1:12: data_dir: "~/jobs" starts with `~`, which means nothing here; write the whole path"#],
+    );
+    refuses(
+        "memory = true\ndata_dir = '/jobs'",
+        &["1:10: memory: `data_dir` is given as well; keep one of the two"],
+    );
+    refuses(
+        "[kinds.a]\ncommand = ['sh']\nworking_dir = 'nowhere'",
+        &[r#"3:15: kinds.a.working_dir: "nowhere" does not exist; make the folder or correct the path"#],
+    );
+    refuses(
+        "[kinds.a]\ncommand = ['sh']\nworking_dir = 'jobmill.toml'",
+        &[
+            r#"3:15: kinds.a.working_dir: "jobmill.toml" is not a folder; make the folder or correct the path"#,
+        ],
+    );
+}
+
+#[test]
+fn commands() {
+    refuses(
+        "[kinds.a]",
+        &[r#"1:8: kinds.a: the kind has no `command`; add command = ["/path/to/program", "argument"]"#],
+    );
+    refuses(
+        "[kinds.a]\ncommand = []",
+        &[r#"2:11: kinds.a.command: the list is empty; write ["/path/to/program", "argument"]"#],
+    );
+    for (program, problem) in [
+        ("no-such-program", "was not found on PATH; install it, or write its absolute path"),
+        ("/no/such/program", "does not exist; install it or correct the path"),
+        ("bin/program", "is a relative path; write the absolute one, or a bare name that is on PATH"),
+        ("/tmp", "is not a file; write the path of a program"),
+    ] {
+        refuses(
+            &format!("[kinds.a]\ncommand = ['{program}']"),
+            &[&format!("2:12: kinds.a.command[0]: \"{program}\" {problem}")],
+        );
+    }
+    refuses(
+        "[kinds.a]\ncommand = ['sh', \"a\\u0000b\"]",
+        &[
+            "2:18: kinds.a.command[1]: the element has a NUL character, which no argument can have; leave it out",
+        ],
+    );
+    refuses(
+        "[kinds.a]\ncommand = ['sh']\npermanent_exit_codes = [65, 0]",
+        &[
+            "3:29: kinds.a.permanent_exit_codes[1]: 0 is under the minimum of 1; write a whole number from 1 to 255",
+        ],
+    );
+}
+
+#[test]
+fn variables_without_showing_what_may_be_secret() {
+    const WANTED: &str = r#"write the name of a variable, such as "API_TOKEN""#;
+    refuses(
+        "[kinds.a]\ncommand = ['sh']\nenv = { A = 4711, \"B=\" = 's3cret', JOBMILL_X = 's3cret', C = \"s\\u0000\" }",
+        &[
+            "3:13: kinds.a.env.A: the value is not text; put it in quotes",
+            &format!("3:19: kinds.a.env.\"B=\": the name has '='; {WANTED}"),
+            &format!(
+                "3:36: kinds.a.env.JOBMILL_X: names that start with JOBMILL_ are Jobmill's own; {WANTED}"
+            ),
+            "3:62: kinds.a.env.C: the value has a NUL character, which no variable can have",
+        ],
+    );
+    refuses(
+        "[kinds.a]\ncommand = ['sh']\nenv_allow = ['', 'A=s3cret']",
+        &[
+            &format!("3:14: kinds.a.env_allow[0]: the name is empty; {WANTED}"),
+            &format!("3:18: kinds.a.env_allow[1]: the name has '='; {WANTED}"),
+        ],
+    );
+    refuses(
+        "[kinds.a]\ncommand = ['sh']\nenv = 'TOKEN=s3cret'",
+        &["3:7: kinds.a.env: this is no table; write [kinds.a.env]"],
+    );
+    refuses(
+        "[kinds.a]\nenv.TOKEN = \"s3cret\nenv.B = 's3cret",
+        &[
+            "2:20: not valid TOML: invalid basic string, expected `\"`",
+            "3:16: not valid TOML: invalid literal string, expected `'`",
+        ],
+    );
+}
+
+#[test]
+fn syntax() {
+    refuses(
+        "drain_timeout = 30s",
+        &["1:17: not valid TOML: string values must be quoted, expected literal string"],
+    );
+    refuses("memory = true\nmemory = false", &["2:1: memory: not valid TOML: duplicate key"]);
+    refuses("[queues.a", &["1:10: not valid TOML: unclosed table, expected `]`"]);
+}
+
+#[test]
+fn all_at_once_in_the_order_of_the_file_then_variables_and_flags() {
+    let desk = Desk::new("memroy = true\nlisten = 1\n[queues.b]\nconsumers = -1\n[queues.a]\nmax_jobs = 0")
+        .with_variable("JOBMILL_LISTEN", "here")
+        .with_variable("JOBMILL_MEMORY", "1")
+        .with_flags(|flags| flags.log_format = Some("xml".into()));
+    insta::assert_snapshot!(desk.faults(), @r#"
+    jobmill.toml:1:1: memroy: unknown key; did you mean `memory`?
+    jobmill.toml:2:10: listen: 1 is a number; write an address and a port, such as "127.0.0.1:7733" or "[::1]:7733"
+    jobmill.toml:4:13: queues.b.consumers: -1 is under the minimum of 0; write a whole number from 0 to 10000
+    jobmill.toml:6:12: queues.a.max_jobs: 0 is under the minimum of 1; write a whole number from 1 to 1000000000
+    environment JOBMILL_LISTEN: listen: "here" is not an address; write an address and a port, such as "127.0.0.1:7733" or "[::1]:7733"
+    environment JOBMILL_MEMORY: memory: "1" is not a truth value; write true or false
+    flag --log-format: log.format: "xml" is none of the choices; write "text" or "json"
+    "#);
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let desk = Desk::new("");
+    fs::write(desk.path("latin1.toml"), b"a = 1\nb = '\xe9'").unwrap();
+    let desk = desk.with_flags(|flags| flags.config = Some("latin1.toml".into()));
+    assert_eq!(desk.faults(), "latin1.toml:2:6: the file is not UTF-8 from here on; save it as UTF-8");
+
+    let desk = desk.with_flags(|flags| flags.config = Some("missing.toml".into()));
+    assert_eq!(
+        desk.faults(),
+        "flag --config: config: \"missing.toml\" can't be read: No such file or directory (os error 2); name a file \
+         that this user may read"
+    );
+    let desk = desk.with_flags(|flags| flags.config = None).with_variable("JOBMILL_CONFIG", "/dev/zero");
+    assert_eq!(
+        desk.faults(),
+        "environment JOBMILL_CONFIG: config: \"/dev/zero\" is over the limit of 16777216 bytes; name a smaller file"
+    );
+}
+
+#[test]
+fn no_home_and_no_data_folder() {
+    let desk = Desk::new("").with_variable("HOME", "");
+    assert_eq!(
+        desk.faults(),
+        "default: data_dir: there is no default without HOME; write the path of a folder, or memory = true"
+    );
+}
