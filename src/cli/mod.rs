@@ -130,7 +130,7 @@ pub(crate) fn main() -> ExitCode {
     let ui = Ui::new(global.output, global.no_progress);
     match command {
         Command::Step(step) => steps::run(step),
-        Command::CheckConfig(args) => check_config::run(args),
+        Command::CheckConfig(args) => check_config::run(args, global.output),
         Command::Serve(args) => block_on(&ui, async { serve::run(args).await }),
         Command::Demo(args) => verb(&ui, demo::run(args, &ui)),
         Command::Submit(args) => verb(&ui, submit::run(args, &global, &ui)),
