@@ -69,7 +69,9 @@ pub(super) fn failure(failure: &Failure) -> String {
         }
     };
     let mut line = format!("{reason}{}", text::escape(&failure.message));
-    let exit = failure.exit_code.map(|code| format!("exit code {code}"));
+    // Most messages of commands tell the code by themselves.
+    let untold = failure.exit_code.filter(|code| !failure.message.contains(&format!("code {code}")));
+    let exit = untold.map(|code| format!("exit code {code}"));
     let code = (!failure.code.is_empty()).then(|| format!("code {}", text::escape(&failure.code)));
     let more: Vec<_> = [code, exit].into_iter().flatten().collect();
     if !more.is_empty() {

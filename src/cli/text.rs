@@ -72,7 +72,10 @@ pub(super) fn relative(instant: Timestamp, now: Timestamp) -> String {
     let coarse =
         |span: Duration| if span.as_secs() == 0 { span } else { Duration::from_secs(span.as_secs()) };
     if instant > now {
-        format!("in {}", duration(coarse(instant.since(now))))
+        // Rounded, so that what was just set to 2 s from now does not show as 1 s.
+        let left = instant.since(now);
+        let rounded = if left.as_secs() == 0 { left } else { left + Duration::from_millis(500) };
+        format!("in {}", duration(coarse(rounded)))
     } else if now.since(instant) < Duration::from_secs(1) {
         "now".to_owned()
     } else {
@@ -193,7 +196,8 @@ mod tests {
             (-3_700, "3s ago"),
             (-61_000, "1m 1s ago"),
             (250, "in 250ms"),
-            (2_900, "in 2s"),
+            (2_900, "in 3s"),
+            (2_400, "in 2s"),
         ] {
             let instant = Timestamp::from_micros(now.as_micros() + offset_millis * 1_000);
             assert_eq!(relative(instant, now), expected, "{offset_millis}");

@@ -130,7 +130,7 @@ async fn show(endpoint: &str, files: Vec<Input>, ui: &Ui) -> Result<Report, Fail
     let client = Client::connect(endpoint).await?;
     let played = stage::play(&client, &files, ui).await?;
     let checks = blocking(move || files.into_iter().map(|file| (file.check(), file)).collect::<Vec<_>>());
-    let mut report = Report::new(played.file_time);
+    let mut report = Report::new(played.started, played.file_time);
     for (index, (checked, file)) in checks.await?.into_iter().enumerate() {
         report.file(&file, played.jobs.get(&Role::File(index)), &checked);
     }

@@ -15,6 +15,7 @@ use crate::cli::{
 };
 use jobmill::{
     client::from_wire_timestamp,
+    clock::Timestamp,
     proto::v1::{Job, JobState},
 };
 
@@ -28,6 +29,8 @@ pub(super) struct Report {
     /// Files that changed, went or can't be read: nobody can say what is right.
     undecided: Vec<String>,
     differences: Vec<String>,
+    /// When the submissions began. Their own times are a little later.
+    started: Timestamp,
     /// From the first submission of a file to the last end of one.
     file_time: Duration,
 }
@@ -43,8 +46,8 @@ struct Line {
 }
 
 impl Report {
-    pub(super) fn new(file_time: Duration) -> Self {
-        Report { file_time, ..Report::default() }
+    pub(super) fn new(started: Timestamp, file_time: Duration) -> Self {
+        Report { started, file_time, ..Report::default() }
     }
 
     /// Judges a special job.
@@ -61,8 +64,10 @@ impl Report {
                 if job.attempt != role.expected_attempts() {
                     faults.push(format!("took {}", text::counted(job.attempt.max(0) as u64, "attempt")));
                 }
-                if role == Role::Delayed && waited(job) < DELAY {
-                    faults.push(format!("started after {}", text::duration(waited(job))));
+                let waited =
+                    job.start_time.as_ref().map(from_wire_timestamp).unwrap_or_default().since(self.started);
+                if role == Role::Delayed && waited < DELAY {
+                    faults.push(format!("started after {}", text::duration(waited)));
                 }
             }
         }
@@ -209,16 +214,10 @@ fn phrase(role: Role) -> &'static str {
     }
 }
 
-fn waited(job: &Job) -> Duration {
-    span(job.create_time.as_ref().map(from_wire_timestamp), job.start_time.as_ref().map(from_wire_timestamp))
-}
-
 fn whole_time(job: &Job) -> Duration {
-    span(job.create_time.as_ref().map(from_wire_timestamp), job.end_time.as_ref().map(from_wire_timestamp))
-}
-
-fn span(from: Option<jobmill::clock::Timestamp>, to: Option<jobmill::clock::Timestamp>) -> Duration {
-    from.zip(to).map(|(from, to)| to.since(from)).unwrap_or_default()
+    let created = job.create_time.as_ref().map(from_wire_timestamp);
+    let ended = job.end_time.as_ref().map(from_wire_timestamp);
+    created.zip(ended).map(|(created, ended)| ended.since(created)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -251,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_demo_where_all_goes_well() {
-        let mut report = Report::new(Duration::from_millis(20));
+        let mut report = Report::new(at(0), Duration::from_millis(20));
         for input in inputs() {
             let done = Job { result: "abc".into(), ..job(JobState::Succeeded, 1, 0) };
             report.file(&input, Some(&done), &Checked::Sum("abc".into()));
@@ -276,7 +275,7 @@ mod tests {
 
     #[test]
     fn whatever_differs_is_told() {
-        let mut report = Report::new(Duration::ZERO);
+        let mut report = Report::new(at(0), Duration::ZERO);
         report.special(Role::Flaky, Some(&job(JobState::Failed, 2, 900)));
         report.special(Role::Cancelled, Some(&job(JobState::Succeeded, 1, 5)));
         report.special(Role::Delayed, Some(&job(JobState::Succeeded, 1, 1_500)));
@@ -314,7 +313,7 @@ mod tests {
             (Some(&failed), Checked::Unreadable, true, 1),
             (Some(&done), Checked::Unreadable, true, 1),
         ] {
-            let mut report = Report::new(Duration::ZERO);
+            let mut report = Report::new(at(0), Duration::ZERO);
             report.file(input, job, &checked);
             assert_eq!((report.all_well(), report.undecided.len()), (well, undecided), "{job:?} {checked:?}");
         }

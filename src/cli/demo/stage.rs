@@ -20,6 +20,8 @@ const BAR_STEPS: u64 = 1_000;
 /// The jobs as they ended, by what they are to show.
 pub(super) struct Played {
     pub(super) jobs: BTreeMap<Role, Job>,
+    /// The instant from which the delayed job's time counts.
+    pub(super) started: Timestamp,
     pub(super) file_time: Duration,
 }
 
@@ -41,7 +43,7 @@ pub(super) async fn play(client: &Client, files: &[Input], ui: &Ui) -> Result<Pl
         ..Default::default()
     });
     let mut show = Show::new(ui, files.len() as u64);
-    let mut played = Played { jobs: BTreeMap::new(), file_time: Duration::ZERO };
+    let mut played = Played { jobs: BTreeMap::new(), started, file_time: Duration::ZERO };
     let mut cancelled = false;
     while let Some(item) = watch.next().await {
         let job = match item? {
