@@ -53,13 +53,6 @@ impl Faults {
     }
 }
 
-/// One fault.
-pub(super) fn invalid(field: &str, description: impl Into<String>) -> Status {
-    let mut faults = Faults::default();
-    faults.add(field, description);
-    faults.check().err().unwrap_or_else(|| Status::internal("a fault is no fault"))
-}
-
 fn status(code: Code, reason: &str, message: impl std::fmt::Display, add: impl FnOnce(&mut ErrorDetails)) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
     add(&mut details);
