@@ -45,6 +45,8 @@ const WAITERS_OFFERED_MAX: usize = 256;
 enum Entry {
     Offer { offer: Offer, wait: Option<Timestamp>, reply: oneshot::Sender<SubmitAnswer> },
     Control { control: Control, reply: oneshot::Sender<ControlAnswer> },
+    /// Answered after the batch that takes it.
+    Flush { reply: oneshot::Sender<()> },
 }
 
 /// What became of a submission.
@@ -94,6 +96,8 @@ pub struct Stopped;
 #[derive(Clone)]
 pub struct Commit {
     entries: mpsc::Sender<Entry>,
+    /// Once cancelled, the committer does what has come in and ends.
+    ending: CancellationToken,
 }
 
 impl Commit {
@@ -115,6 +119,19 @@ impl Commit {
         let (reply, answer) = oneshot::channel();
         self.entries.send(Entry::Control { control, reply }).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// Returns when a batch that began after the call is done, or the committer has ended.
+    pub(crate) async fn flush(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.entries.send(Entry::Flush { reply }).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    /// Has the committer do what has come in, and end.
+    pub(crate) fn end(&self) {
+        self.ending.cancel();
     }
 }
 
@@ -163,7 +180,7 @@ pub(crate) struct Committer {
 pub(crate) struct Committing {
     pub(crate) commit: Commit,
     pub(crate) reports: Reports,
-    /// Ends when both of the above, and their clones, are gone, or when the store fails.
+    /// Ends after [`Commit::end`], or when the store fails.
     pub(crate) ended: oneshot::Receiver<Result<(), StoreError>>,
 }
 
@@ -173,7 +190,8 @@ impl Committer {
         let (entries, entry_receiver) = mpsc::channel(INBOX_ENTRIES);
         let (reports, report_receiver) = mpsc::channel(REPORTS_MAX);
         let (end, ended) = oneshot::channel();
-        let inbox = Inbox { entries: entry_receiver, reports: report_receiver };
+        let ending = CancellationToken::new();
+        let inbox = Inbox { entries: entry_receiver, reports: report_receiver, ending: ending.clone() };
         thread::Builder::new()
             .name("commit".into())
             .spawn(move || {
@@ -185,13 +203,14 @@ impl Committer {
                 path: "commit".into(),
                 source,
             })?;
-        Ok(Committing { commit: Commit { entries }, reports: Reports { reports }, ended })
+        Ok(Committing { commit: Commit { entries, ending }, reports: Reports { reports }, ended })
     }
 }
 
 struct Inbox {
     entries: mpsc::Receiver<Entry>,
     reports: mpsc::Receiver<Report>,
+    ending: CancellationToken,
 }
 
 type SubmitReply = oneshot::Sender<SubmitAnswer>;
@@ -232,16 +251,21 @@ impl Loop {
         let mut entries = Vec::with_capacity(ENTRIES_MAX);
         let mut reports = Vec::with_capacity(ENTRIES_MAX);
         loop {
-            let open = self.gather(&mut inbox, &mut entries, &mut reports).await;
-            if !open && entries.is_empty() && reports.is_empty() {
-                return Ok(());
+            self.gather(&mut inbox, &mut entries, &mut reports).await;
+            if inbox.ending.is_cancelled() {
+                // What comes from now on is refused; what has come is done.
+                inbox.entries.close();
+                inbox.reports.close();
+                if entries.is_empty() && reports.is_empty() {
+                    return Ok(());
+                }
             }
             self.step(&mut entries, &mut reports)?;
         }
     }
 
-    /// Waits until there is something to do, and takes all that is there. False once nobody can send any more.
-    async fn gather(&self, inbox: &mut Inbox, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) -> bool {
+    /// Waits until there is something to do, and takes all that is there.
+    async fn gather(&self, inbox: &mut Inbox, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) {
         let wake = [self.next_due, self.waiters.next_until()].into_iter().flatten().min();
         let work_left = self.more || (self.room && !self.waiters.is_empty());
         if !work_left {
@@ -254,17 +278,11 @@ impl Loop {
             };
             tokio::select! {
                 biased;
-                report = inbox.reports.recv() => match report {
-                    Some(report) => reports.push(report),
-                    // Attempts are over before the way for callers is closed.
-                    None => match inbox.entries.recv().await {
-                        Some(entry) => entries.push(entry),
-                        None => return false,
-                    },
-                },
+                Some(report) = inbox.reports.recv() => reports.push(report),
                 Some(entry) = inbox.entries.recv() => entries.push(entry),
                 () = time_comes => {}
                 () = self.committer.draining.cancelled(), if !self.waiters.is_empty() => {}
+                () = inbox.ending.cancelled() => {}
             }
         }
         while reports.len() < ENTRIES_MAX {
@@ -281,7 +299,6 @@ impl Loop {
             (jobs, bytes) = (jobs + more_jobs, bytes + more_bytes);
             entries.push(entry);
         }
-        !(work_left && inbox.reports.is_closed() && inbox.entries.is_closed())
     }
 
     /// One batch.
@@ -296,6 +313,7 @@ impl Loop {
         };
         let mut askers = Vec::new();
         let mut controllers = Vec::new();
+        let mut flushes = Vec::new();
         self.offer_to_waiters(&mut batch, &mut askers);
         for entry in entries.drain(..) {
             match entry {
@@ -313,11 +331,15 @@ impl Loop {
                     batch.controls.push(control);
                     controllers.push(reply);
                 }
+                Entry::Flush { reply } => flushes.push(reply),
             }
         }
         let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
         let applied = self.committer.store.apply(batch)?;
         self.deliver(applied, askers, controllers, &reported, now);
+        for reply in flushes {
+            let _ = reply.send(());
+        }
         Ok(())
     }
 
@@ -485,7 +507,7 @@ fn size(entry: &Entry) -> (usize, u64) {
         Entry::Offer { offer, .. } => {
             (offer.jobs.len(), offer.jobs.iter().map(|job| job.payload.len() as u64).sum())
         }
-        Entry::Control { .. } => (1, 0),
+        Entry::Control { .. } | Entry::Flush { .. } => (1, 0),
     }
 }
 

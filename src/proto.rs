@@ -2,7 +2,6 @@
 
 #[expect(
     missing_docs,
-    unreachable_pub,
     clippy::allow_attributes_without_reason,
     clippy::wildcard_enum_match_arm,
     clippy::doc_markdown,

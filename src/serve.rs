@@ -1,12 +1,42 @@
 //! Wiring and shutdown: a server from its settings to its end.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+pub use crate::api::ApiError;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission::{Admission, Queues},
+    api::{self, Core},
     clock::Clock,
-    config::{KindDefaults, Settings},
-    execute::Handler,
+    commit::{Committer, Committing},
+    config::{KindDefaults, Settings, StoreSettings},
+    dispatch::{Dispatch, Handlers},
+    execute::{
+        Handler,
+        command::{self, CommandHandler, WaitError},
+    },
+    store::{EngineSetup, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+    watch::{Hub, Reads, TokenIssuer},
 };
+
+/// All queues together have at most 100,000 slots, each with a claim and a cancel on its way at most.
+const HANDOUTS_MAX: usize = 200_000;
+/// How long a starting server waits for the commands of one that was killed.
+const COMMANDS_PATIENCE: Duration = Duration::from_secs(30);
+/// Attempts are asked to stop so long before a drain's deadline, or a quarter of the drain if that is shorter.
+const STOP_GRACE_MAX: Duration = Duration::from_secs(5);
+/// How long answers may take to reach their callers once nothing is left to do.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// The lock that commands of a killed server hold until they are gone.
+const COMMANDS_LOCK: &str = "commands.lock";
 
 /// A server that is being put together.
 pub struct ServerBuilder {
@@ -17,15 +47,50 @@ pub struct ServerBuilder {
 }
 
 /// A running server.
-pub struct Server {}
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stopper: Stopper,
+    running: JoinHandle<Result<(), ServeError>>,
+}
 
 /// Stops a server from elsewhere, such as a signal handler.
 #[derive(Clone, Debug)]
-pub struct Stopper {}
+pub struct Stopper {
+    drain: CancellationToken,
+    force: CancellationToken,
+}
 
 /// Why a server did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
-pub enum ServeError {}
+pub enum ServeError {
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Commands of an earlier server would not end.
+    #[error(transparent)]
+    Commands(#[from] WaitError),
+    /// The program that guards commands is not known.
+    #[error("can't find the program that guards commands: {0}")]
+    CommandGuard(std::io::Error),
+    /// A kind has two handlers.
+    #[error("the kind `{0}` has two handlers")]
+    KindTwice(String),
+    /// The gRPC server failed.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// A part of the server ended that never should.
+    #[error("a part of the server ended unexpectedly: {0}")]
+    Ended(String),
+}
 
 impl Server {
     /// Begins a server with these settings.
@@ -37,13 +102,13 @@ impl Server {
     /// Where it listens: the port is real even where the settings asked for port 0.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        unimplemented!()
+        self.address
     }
 
     /// A handle that stops it.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
-        unimplemented!()
+        self.stopper.clone()
     }
 
     /// Returns when the server has ended: OK after a drain, an error when it had to end by itself.
@@ -51,19 +116,20 @@ impl Server {
     /// # Errors
     /// The reason for which it ended by itself.
     pub async fn finished(self) -> Result<(), ServeError> {
-        unimplemented!()
+        self.running.await.unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))
     }
 }
 
 impl Stopper {
     /// Begins the drain; [`Server::finished`] returns at its deadline at the latest.
     pub fn drain(&self) {
-        unimplemented!()
+        self.drain.cancel();
     }
 
     /// Ends a drain at once: running attempts are cut off.
     pub fn force(&self) {
-        unimplemented!()
+        self.force.cancel();
+        self.drain.cancel();
     }
 }
 
@@ -95,6 +161,201 @@ impl ServerBuilder {
     /// # Errors
     /// The first thing that is wrong; nothing listens then.
     pub async fn start(self) -> Result<Server, ServeError> {
-        unimplemented!()
+        let (handlers, defaults) = self.handlers()?;
+        let setup = EngineSetup {
+            now: self.clock.now(),
+            seed: rand::random(),
+            served_kinds: defaults.keys().cloned().collect(),
+            declared_queues: self.settings.queues.clone(),
+        };
+        let settings = self.settings.store.clone();
+        let store = tokio::task::spawn_blocking(move || open(&settings, setup))
+            .await
+            .unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))?;
+        let listen = self.settings.listen;
+        let listening = |source| ServeError::Listen { address: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(listening)?;
+        let address = listener.local_addr().map_err(listening)?;
+
+        let reader = store.reader();
+        let queues = Arc::new(Queues::default());
+        queues.set(reader.queues()?);
+        let (_, end) = reader.jobs(&[])?;
+        let hub = Arc::new(Hub::new(end));
+        let (handout_sender, handouts) = mpsc::channel(HANDOUTS_MAX);
+        let draining = CancellationToken::new();
+        let issuer = Arc::new(TokenIssuer::new(reader.identity()));
+        let reads = Reads::new(reader);
+        let committing = Committer {
+            store,
+            clock: self.clock.clone(),
+            queues: Arc::clone(&queues),
+            hub: Arc::clone(&hub),
+            handouts: handout_sender,
+            draining: draining.clone(),
+        }
+        .start(tokio::runtime::Handle::current())?;
+        let core = Core {
+            admission: Arc::new(Admission::new(queues, defaults)),
+            commit: committing.commit.clone(),
+            reads: reads.clone(),
+            hub: Arc::clone(&hub),
+            issuer,
+            clock: self.clock,
+        };
+        let dispatch = Arc::new(Dispatch::new(handlers, committing.reports.clone(), Arc::clone(&hub), reads));
+        let attempts = TaskTracker::new();
+        let dispatched = CancellationToken::new();
+        let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
+        let farewell = CancellationToken::new();
+        let running = Running {
+            serving: tokio::spawn(api::serve(core, listener, farewell.clone())),
+            dispatching: tokio::spawn(Arc::clone(&dispatch).run(
+                handouts,
+                attempts.clone(),
+                dispatched.clone(),
+            )),
+            committing,
+            dispatch,
+            attempts,
+            hub,
+            draining,
+            dispatched,
+            farewell,
+            stopper: stopper.clone(),
+            drain_timeout: self.settings.drain_timeout,
+        };
+        Ok(Server { address, stopper, running: tokio::spawn(running.to_the_end()) })
+    }
+
+    /// What runs each kind, and what its jobs get by default.
+    fn handlers(&self) -> Result<(Handlers, HashMap<String, KindDefaults>), ServeError> {
+        let mut handlers = Handlers::new();
+        let mut defaults = HashMap::new();
+        let lock = match &self.settings.store {
+            StoreSettings::Memory => None,
+            StoreSettings::Folder(folder) => Some(commands_lock(folder)),
+        };
+        if !self.settings.kinds.is_empty() {
+            let guard = match &self.command_guard {
+                Some(program) => program.clone(),
+                None => command::this_program().map_err(ServeError::CommandGuard)?,
+            };
+            for (kind, settings) in &self.settings.kinds {
+                let handler = CommandHandler::new(settings.command.clone(), &guard, lock.clone());
+                handlers.insert(kind.as_str().into(), Arc::new(handler));
+                defaults.insert(kind.clone(), settings.defaults);
+            }
+        }
+        for (kind, kind_defaults, handler) in &self.handlers {
+            if handlers.insert(kind.as_str().into(), Arc::clone(handler)).is_some() {
+                return Err(ServeError::KindTwice(kind.clone()));
+            }
+            defaults.insert(kind.clone(), *kind_defaults);
+        }
+        Ok((handlers, defaults))
+    }
+}
+
+fn commands_lock(folder: &Path) -> PathBuf {
+    folder.join(COMMANDS_LOCK)
+}
+
+fn open(settings: &StoreSettings, setup: EngineSetup) -> Result<Box<dyn Store>, ServeError> {
+    match settings {
+        StoreSettings::Memory => Ok(Box::new(MemoryStore::open(setup)?)),
+        StoreSettings::Folder(folder) => {
+            // The store's own lock comes first: only the one server of the folder may wait for commands.
+            let store = SqliteStore::open(folder, setup)?;
+            command::wait_for_commands(&commands_lock(folder), COMMANDS_PATIENCE)?;
+            Ok(Box::new(store))
+        }
+    }
+}
+
+/// The parts of a running server.
+struct Running {
+    serving: JoinHandle<Result<(), ApiError>>,
+    dispatching: JoinHandle<()>,
+    committing: Committing,
+    dispatch: Arc<Dispatch>,
+    attempts: TaskTracker,
+    hub: Arc<Hub>,
+    /// Nothing more is claimed.
+    draining: CancellationToken,
+    /// Nothing more is handed out.
+    dispatched: CancellationToken,
+    /// No more calls are taken.
+    farewell: CancellationToken,
+    stopper: Stopper,
+    drain_timeout: Duration,
+}
+
+impl Running {
+    async fn to_the_end(mut self) -> Result<(), ServeError> {
+        let reason = tokio::select! {
+            () = self.stopper.drain.cancelled() => Ok(()),
+            ended = &mut self.committing.ended => Err(match ended {
+                Ok(Err(error)) => error.into(),
+                Ok(Ok(())) | Err(_) => ServeError::Ended("the committer".into()),
+            }),
+            ended = &mut self.serving => Err(match ended {
+                Ok(Err(error)) => error.into(),
+                Ok(Ok(())) | Err(_) => ServeError::Ended("the gRPC server".into()),
+            }),
+        };
+        if reason.is_err() {
+            // Nothing can be kept any more, or nobody can be reached: no time is given.
+            self.stopper.force();
+        }
+        self.drain().await;
+        reason
+    }
+
+    async fn drain(self) {
+        let Running { mut serving, mut dispatching, committing, dispatch, attempts, hub, stopper, .. } = self;
+        let Committing { commit, reports, mut ended } = committing;
+        self.draining.cancel();
+        hub.close();
+        self.farewell.cancel();
+        let force = &stopper.force;
+        let stop_grace = STOP_GRACE_MAX.min(self.drain_timeout / 4);
+
+        // After an empty batch nothing more is claimed; what was claimed before is on its way to dispatch.
+        commit.flush().await;
+        self.dispatched.cancel();
+        let _ = (&mut dispatching).await;
+        attempts.close();
+        tokio::select! {
+            () = attempts.wait() => {}
+            () = tokio::time::sleep(self.drain_timeout.saturating_sub(stop_grace)) => {
+                tracing::info!(attempts = attempts.len(), "asking running attempts to stop");
+                dispatch.stop();
+                tokio::select! {
+                    () = attempts.wait() => {}
+                    () = tokio::time::sleep(stop_grace) => {}
+                    () = force.cancelled() => {}
+                }
+            }
+            () = force.cancelled() => {}
+        }
+        if !attempts.is_empty() {
+            tracing::warn!(attempts = attempts.len(), "cutting off running attempts; their jobs are retried later");
+        }
+        dispatch.cut_off();
+        // A handler that never yields can't be cut off; it ends with the process.
+        let _ = tokio::time::timeout(FAREWELL_MAX, attempts.wait()).await;
+        let farewell = async {
+            let _ = (&mut serving).await;
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(FAREWELL_MAX, farewell) => {}
+            () = force.cancelled() => {}
+        }
+        serving.abort();
+        drop((dispatch, reports));
+        commit.end();
+        // Dropping the store ends its checkpoint thread, too; a disk that hangs must not hold up the drain.
+        let _ = tokio::time::timeout(FAREWELL_MAX, &mut ended).await;
     }
 }

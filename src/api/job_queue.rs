@@ -151,7 +151,10 @@ type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl JobQueue for JobQueueApi {
-    async fn submit(&self, call: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
+    async fn submit(
+        &self,
+        call: Request<v1::SubmitRequest>,
+    ) -> Result<Response<v1::SubmitResponse>, Status> {
         let deadline = self.core.deadline(&call);
         let (metadata, _, body) = call.into_parts();
         let (job, created) =
@@ -169,8 +172,7 @@ impl JobQueue for JobQueueApi {
         validator.request_id(&body.request_id);
         let when_full = validator.when_full("when_full", body.when_full);
         if body.jobs.is_empty() || body.jobs.len() > BATCH_MAX {
-            validator
-                .fault("jobs", format!("has {} entries; it must have 1 to {BATCH_MAX}", body.jobs.len()));
+            validator.fault("jobs", format!("has {} entries; it must have 1 to {BATCH_MAX}", body.jobs.len()));
             validator.finish()?;
             return Err(Status::internal("a fault is no fault"));
         }
@@ -325,9 +327,7 @@ impl JobQueue for JobQueueApi {
                 next = cut_after.or(next);
                 whole
             }
-            v1::JobView::Basic | v1::JobView::Unspecified => {
-                jobs.iter().map(|job| convert::job(job)).collect()
-            }
+            v1::JobView::Basic | v1::JobView::Unspecified => jobs.iter().map(|job| convert::job(job)).collect(),
         };
         let next_page_token = next.map(|next| page_token::issue(next, tag)).unwrap_or_default();
         Ok(Response::new(v1::ListJobsResponse { jobs, next_page_token }))
@@ -345,8 +345,7 @@ impl JobQueue for JobQueueApi {
             let fitting = tallies.iter().filter(|tally| {
                 filter.matches_state(tally.state)
                     && filter.queue.as_deref().is_none_or(|queue| queue == tally.queue.as_str())
-                    && (filter.kinds.is_empty()
-                        || filter.kinds.iter().any(|kind| kind == tally.kind.as_str()))
+                    && (filter.kinds.is_empty() || filter.kinds.iter().any(|kind| kind == tally.kind.as_str()))
             });
             (convert::state_counts(fitting), true)
         } else {

@@ -4,13 +4,16 @@ mod convert;
 mod errors;
 mod job_queue;
 mod queue_service;
+mod server;
 mod validate;
 mod watch_stream;
 
 use std::sync::Arc;
 
-pub(crate) use job_queue::JobQueueApi;
-pub(crate) use queue_service::QueueServiceApi;
+use job_queue::JobQueueApi;
+use queue_service::QueueServiceApi;
+pub use server::ApiError;
+pub(crate) use server::serve;
 use tonic::{Request, metadata::MetadataMap};
 
 use crate::{

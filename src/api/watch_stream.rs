@@ -101,9 +101,9 @@ pub(super) fn start(
         WatchRequest::Ids { ids, detail, output, resume } => {
             Watch::Ids(IdsWatch::new(&core.hub, reads, issuer, &ids, detail, output, resume))
         }
-        WatchRequest::Filter { filter, detail, start, resync } => {
-            Watch::Filter(Box::new(FilterWatch::new(&core.hub, reads, issuer, filter, detail, start, resync)))
-        }
+        WatchRequest::Filter { filter, detail, start, resync } => Watch::Filter(Box::new(FilterWatch::new(
+            &core.hub, reads, issuer, filter, detail, start, resync,
+        ))),
     };
     let core = core.clone();
     futures_util::stream::unfold((watch, core, false), move |(mut watch, core, over)| async move {

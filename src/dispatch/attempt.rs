@@ -38,6 +38,12 @@ impl Dispatch {
     /// One attempt from its claim to its report.
     pub(super) async fn attempt(self: Arc<Self>, claim: Claim, cancelled: CancellationToken) {
         let Claim { job, lease, payload } = claim;
+        if self.stopping.is_cancelled() {
+            // It never started: it goes back uncounted.
+            self.forget(lease);
+            self.reports.ended(Report { id: job.id, lease, body: ReportBody::Released });
+            return;
+        }
         let span = tracing::info_span!(
             "attempt",
             job = %job.id,

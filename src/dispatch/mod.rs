@@ -45,19 +45,35 @@ impl Dispatch {
         }
     }
 
-    /// Starts what is handed out until the committer has ended. Attempts belong to `attempts`.
-    pub(crate) async fn run(self: Arc<Self>, mut handouts: mpsc::Receiver<Handout>, attempts: TaskTracker) {
-        while let Some(Handout { claims, cancelling }) = handouts.recv().await {
-            for claim in claims {
-                let token = CancellationToken::new();
-                self.running.lock().insert(claim.lease, token.clone());
-                attempts.spawn(Arc::clone(&self).attempt(claim, token));
+    /// Starts what is handed out, until `ending` is cancelled and nothing is left. Attempts belong to `attempts`.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        mut handouts: mpsc::Receiver<Handout>,
+        attempts: TaskTracker,
+        ending: CancellationToken,
+    ) {
+        loop {
+            tokio::select! {
+                biased;
+                handout = handouts.recv() => match handout {
+                    Some(handout) => Arc::clone(&self).start(handout, &attempts),
+                    None => return,
+                },
+                () = ending.cancelled() => return,
             }
-            // After the claims: a job that was claimed and cancelled in one batch is in both.
-            for lease in cancelling {
-                if let Some(token) = self.running.lock().get(&lease) {
-                    token.cancel();
-                }
+        }
+    }
+
+    fn start(self: Arc<Self>, handout: Handout, attempts: &TaskTracker) {
+        for claim in handout.claims {
+            let token = CancellationToken::new();
+            self.running.lock().insert(claim.lease, token.clone());
+            attempts.spawn(Arc::clone(&self).attempt(claim, token));
+        }
+        // After the claims: a job that was claimed in an earlier batch may be cancelled in the same message.
+        for lease in handout.cancelling {
+            if let Some(token) = self.running.lock().get(&lease) {
+                token.cancel();
             }
         }
     }

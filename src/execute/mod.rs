@@ -1,11 +1,14 @@
 //! One attempt: what a handler is, what it is given, and what it may return.
 
 pub mod command;
+mod detached;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
+
+pub use detached::Report;
 
 use crate::job::{Failure, FailureReason, Job, JobId, LeaseToken, Output, Progress};
 
@@ -184,6 +187,12 @@ impl HandlerError {
     #[must_use]
     pub fn message(&self) -> &str {
         &self.failure.message
+    }
+
+    /// What is kept with the job: the message with its class, its codes, and whether another attempt could help.
+    #[must_use]
+    pub fn failure(&self) -> &Failure {
+        &self.failure
     }
 }
 

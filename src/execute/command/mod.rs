@@ -1,7 +1,221 @@
 //! Commands as handlers.
+//!
+//! # What a command sees
+//! No shell is involved: the program and its arguments are passed as they are. The job's payload is on its standard
+//! input; what it writes to its standard output is the job's result; what it writes to its standard error is the job's
+//! output, line by line. It has the variables `PATH`, `HOME`, `LANG`, `TZ`, those that the operator names or sets, and
+//! `JOBMILL_JOB_ID`, `JOBMILL_QUEUE`, `JOBMILL_KIND`, `JOBMILL_ATTEMPT`, `JOBMILL_MAX_ATTEMPTS`, `JOBMILL_LEASE`,
+//! `JOBMILL_PAYLOAD_TYPE` and `JOBMILL_PROGRESS_FD`.
+//!
+//! The last one is the number of a descriptor that takes progress, one line each, in any of these forms:
+//! ```text
+//! 0.42 resizing page 21
+//! 42% resizing page 21
+//! {"fraction": 0.42, "text": "resizing page 21", "step": "resize"}
+//! ```
+//! Only the fraction is needed. Lines of another form, or longer than 4 KiB, are ignored.
+//!
+//! Exit code 0 is success. Any other is a failure that another attempt could mend, unless the operator lists it as
+//! permanent; 75 (`EX_TEMPFAIL`) can always be mended. A command that should stop gets `SIGTERM`, and `SIGKILL` after
+//! its grace. When its first process has ended, whatever else it started is killed.
+//!
+//! # Why there is a guard
+//! A process that a server starts does not die with it, and a server that was killed can't clean up. So each command
+//! has a *guard*, a process of this same program that [`guard_main`] takes over, with a control socket to its server.
+//! The system closes that socket however the server ends, and the guard kills the command. On Linux the guard also
+//! adopts what the command's processes leave behind, so that none escapes by `setsid`. A guard ends only after the
+//! last of its command's processes.
+//!
+//! That alone would leave an instant in which a new server runs the job anew while the old command is not dead yet, or
+//! while a guard that was just started has yet to see that its server is gone. A lock file closes it:
+//!
+//! 1. A guard takes the lock, shared with the other guards, and then says that it is ready. It holds the lock until it
+//!    ends.
+//! 2. Only a server that has heard this says what to run.
+//! 3. A new server, once it is the only one on its data, takes the lock for itself alone and lets go of it
+//!    ([`wait_for_commands`]) before it starts anything.
+//!
+//! At step 3 the old server is dead. A guard that had the lock before is waited for. A guard that gets the lock later
+//! says that it is ready to nobody: its server died before step 2, so it was never told what to run, finds the socket
+//! closed, and ends. There is no third case. (Were the order given before the lock is held, it could wait in the socket
+//! of a dead server and be read after step 3.)
+//!
+//! A guard that is killed is noticed by its server, which kills the command's group. If both are killed together, no
+//! one is left to kill the command; so on Linux the command inherits the lock, and the new server does not start until
+//! it is gone. (Elsewhere processes that left the group can outlive their attempt, and would keep it from starting for
+//! ever.)
 
-/// Stand-in.
-#[must_use]
-pub fn guard_main() -> Option<std::process::ExitCode> {
-    None
+mod environment;
+mod frame;
+mod guard;
+mod lines;
+mod lock;
+mod progress;
+mod reap;
+mod supervise;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+pub use lock::{WaitError, wait_for_commands};
+
+use crate::{
+    config::CommandSettings,
+    execute::{Attempt, Handler, HandlerError, HandlerFuture, cut},
+    job::{FailureReason, Output},
+};
+use frame::{Ending, Start};
+use supervise::{Guard, Outcome};
+
+/// The longest result. A command that writes more is killed.
+pub const RESULT_MAX_BYTES: usize = 1024 * 1024;
+
+/// The longest line of output; the rest of a longer one is dropped.
+pub const OUTPUT_LINE_MAX_BYTES: usize = 8 * 1024;
+
+/// The first argument of a guard.
+const GUARD_ARGUMENT: &str = "__guard";
+
+/// Where a command tells its progress.
+const PROGRESS_FD: i32 = 3;
+
+/// Where a command holds its guard's lock.
+const LOCK_FD: i32 = 4;
+
+/// The exit code by which programs say "try again later" (`EX_TEMPFAIL` of `sysexits.h`).
+const TEMPORARY_FAILURE_CODE: i32 = 75;
+
+/// Makes this process the guard of a command if a server started it as one.
+///
+/// A program that runs a server with commands calls it first in its `main`, and ends with the code that it returns:
+/// ```
+/// # use std::process::ExitCode;
+/// fn main() -> ExitCode {
+///     if let Some(code) = jobmill::execute::command::guard_main() {
+///         return code;
+///     }
+///     // …
+///     ExitCode::SUCCESS
+/// }
+/// ```
+/// It returns `None` unless the process was started with the argument `__guard`.
+#[must_use = "a guard must do nothing else"]
+pub fn guard_main() -> Option<ExitCode> {
+    let mut arguments = env::args_os().skip(1);
+    if arguments.next()? != GUARD_ARGUMENT {
+        return None;
+    }
+    Some(guard::main(arguments.next().map(PathBuf::from)))
+}
+
+/// The running program, to be used as the guard of its own commands.
+///
+/// # Errors
+/// When the system can't tell which program runs.
+pub fn this_program() -> io::Result<PathBuf> {
+    // Not the path that it leads to: there, an upgrade may have put another version, or nothing.
+    let magic = Path::new("/proc/self/exe");
+    if cfg!(target_os = "linux") && magic.exists() {
+        return Ok(magic.to_owned());
+    }
+    env::current_exe()
+}
+
+/// Runs a command for each attempt.
+#[derive(Clone, Debug)]
+pub struct CommandHandler {
+    plan: Arc<Plan>,
+}
+
+/// What is the same for all attempts of a kind.
+#[derive(Debug)]
+struct Plan {
+    settings: CommandSettings,
+    environment: BTreeMap<OsString, OsString>,
+    guard: PathBuf,
+    lock_path: Option<PathBuf>,
+}
+
+impl CommandHandler {
+    /// Prepares a command. The server's own variables are read now, not at each attempt.
+    ///
+    /// `guard` is the program that guards it: [`this_program`], or a `jobmill`. `lock_path` is the file that
+    /// [`wait_for_commands`] is given at the next start; a server that keeps nothing needs none.
+    #[must_use]
+    pub fn new(settings: CommandSettings, guard: impl Into<PathBuf>, lock_path: Option<PathBuf>) -> Self {
+        let environment = environment::of_kind(&settings);
+        CommandHandler { plan: Arc::new(Plan { settings, environment, guard: guard.into(), lock_path }) }
+    }
+}
+
+impl Handler for CommandHandler {
+    fn run(&self, attempt: Attempt) -> HandlerFuture {
+        let plan = Arc::clone(&self.plan);
+        Box::pin(async move { plan.run(attempt).await })
+    }
+
+    fn stop_grace(&self) -> Duration {
+        // The guard's own grace, and time for it to clear up and tell.
+        self.plan.settings.kill_grace + Duration::from_secs(2)
+    }
+}
+
+impl Plan {
+    async fn run(&self, attempt: Attempt) -> Result<Output, HandlerError> {
+        let start = Start {
+            argv: self.settings.argv.iter().map(OsString::from).collect(),
+            env: environment::of_attempt(&self.environment, &attempt),
+            working_dir: self.settings.working_dir.clone().map(PathBuf::into_os_string),
+        };
+        let guard = Guard::spawn(&self.guard, self.lock_path.as_deref()).map_err(|error| {
+            start_failed(format!("can't start the command's guard {}: {error}", self.guard.display()))
+        })?;
+        match guard.run(start, self.settings.kill_grace, &attempt).await {
+            Outcome::Ended { result: None, .. } => Err(HandlerError::new(
+                FailureReason::ResultTooLarge,
+                format!("the command wrote more than {RESULT_MAX_BYTES} bytes to its standard output"),
+                false,
+            )),
+            Outcome::Ended { ending: Ending::Code(0), result: Some(bytes), .. } => {
+                Ok(Output { bytes, media_type: String::new() })
+            }
+            Outcome::Ended { ending, result: Some(_), last_line } => Err(self.failure(ending, &last_line)),
+            Outcome::NeverStarted => Err(HandlerError::retryable("stopped before the command was started")),
+            Outcome::StartFailed(message) => Err(start_failed(message)),
+            Outcome::GuardLost(how) => Err(HandlerError::retryable(format!(
+                "the command's guard was lost: {how}; the command was killed"
+            ))),
+        }
+    }
+
+    fn failure(&self, ending: Ending, last_line: &[u8]) -> HandlerError {
+        const LAST_LINE_MAX_BYTES: usize = 512;
+        let (what, code, retryable) = match ending {
+            Ending::Code(code) => {
+                let permanent =
+                    self.settings.permanent_exit_codes.contains(&code) && code != TEMPORARY_FAILURE_CODE;
+                (format!("exited with code {code}"), code, !permanent)
+            }
+            Ending::Signal(signal) => {
+                let name = signal_hook::low_level::signal_name(signal).unwrap_or("unknown");
+                (format!("killed by signal {signal} ({name})"), 128 + signal, true)
+            }
+        };
+        let last_line = String::from_utf8_lossy(last_line);
+        let colon = if last_line.is_empty() { "" } else { ": " };
+        let message = format!("{what}{colon}{}", cut(&last_line, LAST_LINE_MAX_BYTES));
+        HandlerError::new(FailureReason::HandlerError, message, retryable).with_exit_code(code)
+    }
+}
+
+fn start_failed(message: String) -> HandlerError {
+    HandlerError::new(FailureReason::StartFailed, message, true)
 }

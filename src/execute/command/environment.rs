@@ -1,0 +1,40 @@
+//! The variables that a command gets.
+
+use std::{collections::BTreeMap, env, ffi::OsString};
+
+use super::PROGRESS_FD;
+use crate::{config::CommandSettings, execute::Attempt};
+
+/// What every command gets of the server's own variables, if set there.
+const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
+
+/// What every attempt of a kind gets: the server's variables that are let through, then the operator's own.
+pub(super) fn of_kind(settings: &CommandSettings) -> BTreeMap<OsString, OsString> {
+    let allowed = settings.env_allow.iter().map(String::as_str);
+    let inherited =
+        INHERITED.into_iter().chain(allowed).filter_map(|name| Some((name.into(), env::var_os(name)?)));
+    let own = settings.env.iter().map(|(name, value)| (name.into(), value.into()));
+    inherited.chain(own).collect()
+}
+
+/// What this attempt gets: its kind's variables and what it is. Labels are the client's own affair and not passed.
+pub(super) fn of_attempt(
+    kind: &BTreeMap<OsString, OsString>,
+    attempt: &Attempt,
+) -> Vec<(OsString, OsString)> {
+    let job = attempt.job();
+    let payload_type = job.spec.extras.as_ref().map_or("", |extras| &extras.payload_type);
+    let jobmill = [
+        ("JOBMILL_JOB_ID", job.id.to_string()),
+        ("JOBMILL_QUEUE", job.spec.queue.to_string()),
+        ("JOBMILL_KIND", job.spec.kind.to_string()),
+        ("JOBMILL_ATTEMPT", attempt.number().to_string()),
+        ("JOBMILL_MAX_ATTEMPTS", job.max_attempts.to_string()),
+        ("JOBMILL_LEASE", attempt.lease().as_i64().to_string()),
+        ("JOBMILL_PROGRESS_FD", PROGRESS_FD.to_string()),
+        ("JOBMILL_PAYLOAD_TYPE", payload_type.to_owned()),
+    ];
+    let mut variables = kind.clone();
+    variables.extend(jobmill.map(|(name, value)| (name.into(), value.into())));
+    variables.into_iter().collect()
+}

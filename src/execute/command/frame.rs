@@ -1,0 +1,222 @@
+//! What a server and a guard say to each other: frames of a kind, a length and a body.
+
+use std::{ffi::OsString, io};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+/// The version of what is said. A guard of another one is not used.
+pub(super) const VERSION: u32 = 1;
+
+/// What a server takes from a guard in one frame: a progress line or an error message.
+pub(super) const REPORT_MAX_BYTES: usize = 8 * 1024;
+
+/// What a guard takes from a server in one frame: more than any payload, and than the kernel takes as arguments.
+pub(super) const ORDER_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+const HEAD_BYTES: usize = 5;
+
+/// What to run. The strings are the system's own, as variables need not be UTF-8.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Start {
+    pub(super) argv: Vec<OsString>,
+    /// All of the command's environment.
+    pub(super) env: Vec<(OsString, OsString)>,
+    pub(super) working_dir: Option<OsString>,
+}
+
+/// What a server tells a guard: [`Order::Start`], then [`Order::Payload`], then any of the others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Order {
+    Start(Start),
+    /// All that the command finds on its standard input.
+    Payload(Bytes),
+    /// Ask the command to end.
+    Terminate,
+    /// End it.
+    Kill,
+}
+
+/// How a command's first process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    Code(i32),
+    Signal(i32),
+}
+
+/// What a guard tells its server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Report {
+    /// It holds the lock and waits for [`Order::Start`].
+    Ready { version: u32 },
+    /// The command runs in a process group of its own with this number.
+    Started { pid: i32 },
+    /// Nothing was started.
+    StartFailed(String),
+    /// A line that the command wrote to its progress descriptor.
+    Progress(Bytes),
+    /// The command has ended, and nothing is left of it.
+    Ended(Ending),
+}
+
+impl Order {
+    /// The frame in two parts, so that a payload is not copied.
+    pub(super) fn into_frame(self) -> io::Result<[Bytes; 2]> {
+        let (kind, body) = match self {
+            Order::Start(start) => (b'S', Bytes::from(serde_json::to_vec(&start)?)),
+            Order::Payload(payload) => (b'P', payload),
+            Order::Terminate => (b'T', Bytes::new()),
+            Order::Kill => (b'K', Bytes::new()),
+        };
+        Ok([head(kind, &body)?, body])
+    }
+
+    pub(super) fn from_frame(frame: Frame) -> io::Result<Self> {
+        match frame.kind {
+            b'S' => Ok(Order::Start(serde_json::from_slice(&frame.body)?)),
+            b'P' => Ok(Order::Payload(frame.body)),
+            b'T' => Ok(Order::Terminate),
+            b'K' => Ok(Order::Kill),
+            _ => Err(garbled()),
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn into_frame(self) -> io::Result<[Bytes; 2]> {
+        let (kind, body) = match self {
+            Report::Ready { version } => (b'r', Bytes::copy_from_slice(&version.to_be_bytes())),
+            Report::Started { pid } => (b's', Bytes::copy_from_slice(&pid.to_be_bytes())),
+            Report::StartFailed(message) => (b'f', Bytes::from(message)),
+            Report::Progress(line) => (b'p', line),
+            Report::Ended(Ending::Code(code)) => (b'c', Bytes::copy_from_slice(&code.to_be_bytes())),
+            Report::Ended(Ending::Signal(signal)) => (b'g', Bytes::copy_from_slice(&signal.to_be_bytes())),
+        };
+        Ok([head(kind, &body)?, body])
+    }
+
+    pub(super) fn from_frame(mut frame: Frame) -> io::Result<Self> {
+        let body = &mut frame.body;
+        match frame.kind {
+            b'r' => Ok(Report::Ready { version: body.try_get_u32().map_err(|_| garbled())? }),
+            b's' => Ok(Report::Started { pid: body.try_get_i32().map_err(|_| garbled())? }),
+            b'f' => Ok(Report::StartFailed(String::from_utf8_lossy(body).into_owned())),
+            b'p' => Ok(Report::Progress(frame.body)),
+            b'c' => Ok(Report::Ended(Ending::Code(body.try_get_i32().map_err(|_| garbled())?))),
+            b'g' => Ok(Report::Ended(Ending::Signal(body.try_get_i32().map_err(|_| garbled())?))),
+            _ => Err(garbled()),
+        }
+    }
+}
+
+/// A frame that has come whole.
+#[derive(Debug)]
+pub(super) struct Frame {
+    kind: u8,
+    body: Bytes,
+}
+
+/// Frames out of a stream of bytes.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    bytes: BytesMut,
+    max_bytes: usize,
+}
+
+impl Inbox {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Inbox { bytes: BytesMut::new(), max_bytes }
+    }
+
+    /// Where to put the next bytes of the stream.
+    pub(super) fn space(&mut self) -> &mut BytesMut {
+        self.bytes.reserve(4 * 1024);
+        &mut self.bytes
+    }
+
+    /// Takes the next frame that has come whole.
+    ///
+    /// # Errors
+    /// When the stream is not one of frames within the limit.
+    pub(super) fn next(&mut self) -> io::Result<Option<Frame>> {
+        let Some((head, _)) = self.bytes.split_first_chunk::<HEAD_BYTES>() else { return Ok(None) };
+        let [kind, length @ ..] = *head;
+        let length = u32::from_be_bytes(length) as usize;
+        if length > self.max_bytes {
+            return Err(garbled());
+        }
+        if self.bytes.len() < HEAD_BYTES + length {
+            self.bytes.reserve(HEAD_BYTES + length - self.bytes.len());
+            return Ok(None);
+        }
+        self.bytes.advance(HEAD_BYTES);
+        Ok(Some(Frame { kind, body: self.bytes.split_to(length).freeze() }))
+    }
+}
+
+fn head(kind: u8, body: &Bytes) -> io::Result<Bytes> {
+    let length = u32::try_from(body.len()).map_err(|_| garbled())?;
+    let mut head = BytesMut::with_capacity(HEAD_BYTES);
+    head.put_u8(kind);
+    head.put_u32(length);
+    Ok(head.freeze())
+}
+
+fn garbled() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "not a frame of the guard's protocol")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    fn through<T>(frame: [Bytes; 2], read: fn(Frame) -> io::Result<T>) -> T {
+        let mut inbox = Inbox::new(1024);
+        let bytes = frame.concat();
+        for byte in &bytes[..bytes.len() - 1] {
+            inbox.space().put_u8(*byte);
+            assert!(inbox.next().unwrap().is_none());
+        }
+        inbox.space().put_u8(bytes[bytes.len() - 1]);
+        let message = read(inbox.next().unwrap().unwrap()).unwrap();
+        assert!(inbox.next().unwrap().is_none());
+        message
+    }
+
+    #[test]
+    fn every_message_comes_back_from_its_frame() {
+        let start = Start {
+            argv: vec!["a b".into(), "".into()],
+            env: vec![("NAME".into(), OsString::from_vec(vec![0xff, b'=']))],
+            working_dir: Some("/".into()),
+        };
+        for order in
+            [Order::Start(start), Order::Payload(Bytes::from_static(b"\0\n")), Order::Terminate, Order::Kill]
+        {
+            assert_eq!(through(order.clone().into_frame().unwrap(), Order::from_frame), order);
+        }
+        for report in [
+            Report::Ready { version: VERSION },
+            Report::Started { pid: 1 },
+            Report::StartFailed("why".into()),
+            Report::Progress(Bytes::from_static(b"0.5")),
+            Report::Ended(Ending::Code(255)),
+            Report::Ended(Ending::Signal(9)),
+        ] {
+            assert_eq!(through(report.clone().into_frame().unwrap(), Report::from_frame), report);
+        }
+    }
+
+    #[test]
+    fn garbage_is_an_error_before_it_takes_memory() {
+        let mut inbox = Inbox::new(16);
+        inbox.space().put_slice(b"r\0\0\0\x11");
+        assert!(inbox.next().is_err());
+        let mut inbox = Inbox::new(16);
+        inbox.space().put_slice(b"?\0\0\0\0s\0\0\0\x01x");
+        assert!(Report::from_frame(inbox.next().unwrap().unwrap()).is_err());
+        assert!(Report::from_frame(inbox.next().unwrap().unwrap()).is_err());
+    }
+}

@@ -1,0 +1,376 @@
+//! The guard: the small process between a server and one command.
+//!
+//! It has one thread, which waits for everything at once, so that no two parts of it can disagree about whether the
+//! command still lives.
+
+use std::{
+    fs::File,
+    io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write},
+    os::{
+        fd::AsFd,
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use command_fds::{CommandFdExt, FdMapping};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{FileType, fstat},
+    io::ioctl_fionbio,
+    process::{Pid, Signal},
+};
+use signal_hook::consts::{SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+
+use super::{
+    LOCK_FD, PROGRESS_FD,
+    frame::{Ending, Inbox, ORDER_MAX_BYTES, Order, REPORT_MAX_BYTES, Report, Start, VERSION},
+    lines::{Lines, Overlong},
+    lock, progress, reap,
+};
+
+/// While this much waits for the server, the command's progress is not read.
+const OUTBOX_MAX_BYTES: usize = 64 * 1024;
+
+/// Guards one command from its start to its end.
+pub(super) fn main(lock_path: Option<PathBuf>) -> ExitCode {
+    let stdin = io::stdin();
+    let is_socket = fstat(&stdin).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
+    if !is_socket {
+        eprintln!("error: `{}` is for the server's own use", super::GUARD_ARGUMENT);
+        return ExitCode::from(2);
+    }
+    let guarded = stdin
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|control| guard(UnixStream::from(control), lock_path.as_deref()));
+    match guarded {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error leads into the job's output.
+            eprintln!("error: the command's guard failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn guard(mut control: UnixStream, lock_path: Option<&Path>) -> io::Result<()> {
+    let (children, lock) = match prepare(lock_path) {
+        Ok(prepared) => prepared,
+        Err(message) => return say(&mut control, Report::StartFailed(cut(message))),
+    };
+    // Only now, with the lock held, may the server say what to run: see the module's documentation.
+    say(&mut control, Report::Ready { version: VERSION })?;
+    let mut inbox = Inbox::new(ORDER_MAX_BYTES);
+    let Some(Order::Start(start)) = hear(&mut control, &mut inbox)? else { return Ok(()) };
+    let Some(Order::Payload(payload)) = hear(&mut control, &mut inbox)? else { return Ok(()) };
+
+    let (command_stdin, stdin) = io::pipe()?;
+    let (progress, command_progress) = io::pipe()?;
+    ioctl_fionbio(&stdin, true)?;
+    ioctl_fionbio(&progress, true)?;
+    control.set_nonblocking(true)?;
+    let child = match start_command(&start, command_stdin, command_progress, lock.as_ref()) {
+        Ok(child) => child,
+        Err(message) => {
+            control.set_nonblocking(false)?;
+            return say(&mut control, Report::StartFailed(cut(message)));
+        }
+    };
+    // From here to `reap::all` nothing may return early: the command lives.
+    let leader = Pid::from_child(&child);
+    let mut attendant = Attendant {
+        leader,
+        children,
+        stdin: Some(stdin),
+        payload,
+        progress: Some(progress),
+        lines: Lines::new(progress::LINE_MAX_BYTES, Overlong::Drop),
+        control: Some(control),
+        inbox,
+        outbox: BytesMut::new(),
+    };
+    post(&mut attendant.outbox, Report::Started { pid: leader.as_raw_nonzero().get() });
+    let attended = attendant.attend();
+    let ending = reap::all(leader, &attendant.children);
+    attended?;
+    attendant.say_goodbye(ending?)
+}
+
+/// Makes this process one that outlives what its server and its command do, and knows all their descendants.
+fn prepare(lock_path: Option<&Path>) -> Result<(UnixStream, Option<File>), String> {
+    // A server that is killed by name (`killall -9 jobmill`) should not take its guards with it. Best effort.
+    #[cfg(target_os = "linux")]
+    let _ = std::fs::write("/proc/self/comm", "job-guard");
+
+    // What the server's own parent left open without meaning to would go on to the command.
+    close_fds::set_fds_cloexec(PROGRESS_FD, &[]);
+
+    let failed = |error: io::Error| format!("the command's guard could not be set up: {error}");
+    // Handlers that do nothing, rather than ignored signals: those the command would inherit. Also makes good for a
+    // parent that ignored them, such as nohup.
+    let unused = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2] {
+        signal_hook::flag::register(signal, Arc::clone(&unused)).map_err(failed)?;
+    }
+    let (children, wake) = UnixStream::pair().map_err(failed)?;
+    children.set_nonblocking(true).map_err(failed)?;
+    signal_hook::low_level::pipe::register(SIGCHLD, wake).map_err(failed)?;
+    reap::adopt_orphans().map_err(failed)?;
+
+    let lock = match lock_path {
+        Some(path) => {
+            Some(lock::share(path).map_err(|error| format!("can't lock {}: {error}", path.display()))?)
+        }
+        None => None,
+    };
+    Ok((children, lock))
+}
+
+fn start_command(
+    start: &Start,
+    stdin: PipeReader,
+    progress: PipeWriter,
+    lock: Option<&File>,
+) -> Result<Child, String> {
+    let Some((program, arguments)) = start.argv.split_first() else {
+        return Err("the command is empty".to_owned());
+    };
+    let failed = |error: io::Error| match &start.working_dir {
+        // The system reports both a missing program and a missing folder as "not found".
+        Some(folder) if !Path::new(folder).is_dir() => {
+            format!("can't start {}: its working folder {} is not there", program.display(), folder.display())
+        }
+        Some(_) | None => format!("can't start {}: {error}", program.display()),
+    };
+    // The descriptors that these take in the command are in use here by now (as the control socket and others), so
+    // that they can't be the one by which the standard library learns whether exec worked.
+    let mut descriptors = vec![FdMapping { parent_fd: progress.into(), child_fd: PROGRESS_FD }];
+    if cfg!(target_os = "linux")
+        && let Some(lock) = lock
+    {
+        descriptors
+            .push(FdMapping { parent_fd: lock.try_clone().map_err(failed)?.into(), child_fd: LOCK_FD });
+    }
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(start.env.iter().map(|(name, value)| (name, value)))
+        .stdin(stdin)
+        .process_group(0)
+        .fd_mappings(descriptors)
+        .map_err(|error| failed(io::Error::other(error)))?;
+    if let Some(folder) = &start.working_dir {
+        command.current_dir(folder);
+    }
+    command.spawn().map_err(failed)
+}
+
+/// The guard while its command runs.
+struct Attendant {
+    leader: Pid,
+    /// Readable when a child has ended.
+    children: UnixStream,
+    /// Open until the payload is written.
+    stdin: Option<PipeWriter>,
+    payload: Bytes,
+    progress: Option<PipeReader>,
+    lines: Lines,
+    /// Gone when the server is.
+    control: Option<UnixStream>,
+    inbox: Inbox,
+    outbox: BytesMut,
+}
+
+impl Attendant {
+    /// Returns when the command's first process has ended. It is not reaped yet.
+    fn attend(&mut self) -> io::Result<()> {
+        loop {
+            // What is ready is not asked one by one: nothing here blocks, so that all are simply tried.
+            self.feed_command();
+            self.read_progress();
+            self.flush();
+            self.take_orders();
+            reap::forget_wakes(&self.children);
+            if reap::is_over(self.leader)? {
+                return Ok(());
+            }
+            reap::orphans(self.leader);
+            self.wait()?;
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut interests = Vec::with_capacity(4);
+        interests.push(PollFd::new(&self.children, PollFlags::IN));
+        if let Some(control) = &self.control {
+            let writes = if self.outbox.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            interests.push(PollFd::new(control, PollFlags::IN | writes));
+        }
+        if let Some(stdin) = &self.stdin {
+            interests.push(PollFd::new(stdin, PollFlags::OUT));
+        }
+        if let Some(progress) = &self.progress
+            && self.has_room()
+        {
+            interests.push(PollFd::new(progress, PollFlags::IN));
+        }
+        match poll(&mut interests, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => {
+                // Blind, the guard could not keep its promises.
+                reap::kill(self.leader);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Writes what fits of the payload. A command may close its standard input early, or never read it.
+    fn feed_command(&mut self) {
+        let Some(stdin) = &mut self.stdin else { return };
+        while !self.payload.is_empty() {
+            match stdin.write(&self.payload) {
+                Ok(written) => self.payload.advance(written),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => break,
+            }
+        }
+        self.payload = Bytes::new();
+        self.stdin = None;
+    }
+
+    fn read_progress(&mut self) {
+        let mut buffer = [0; 4 * 1024];
+        while self.has_room()
+            && let Some(progress) = &mut self.progress
+        {
+            match progress.read(&mut buffer) {
+                Ok(0) => self.progress = None,
+                Ok(count) => {
+                    let outbox = &mut self.outbox;
+                    self.lines.feed(&buffer[..count], |line| post_progress(outbox, line));
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => self.progress = None,
+            }
+        }
+    }
+
+    fn take_orders(&mut self) {
+        while let Some(control) = &mut self.control {
+            let read = match receive(control, &mut self.inbox) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                read => read,
+            };
+            let orders = read.and_then(|alive| Ok((alive, self.obey()?)));
+            if !matches!(orders, Ok((true, ()))) {
+                // The server is gone, or has lost its mind.
+                self.control = None;
+                reap::kill(self.leader);
+            }
+        }
+    }
+
+    fn obey(&mut self) -> io::Result<()> {
+        while let Some(frame) = self.inbox.next()? {
+            match Order::from_frame(frame)? {
+                Order::Terminate => reap::signal_group(self.leader, Signal::TERM),
+                Order::Kill => reap::kill(self.leader),
+                Order::Start(_) | Order::Payload(_) => return Err(ErrorKind::InvalidData.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        self.outbox.len() < OUTBOX_MAX_BYTES
+    }
+
+    fn flush(&mut self) {
+        while !self.outbox.is_empty() {
+            let Some(control) = &mut self.control else { return self.outbox.clear() };
+            match control.write(&self.outbox) {
+                Ok(written) => self.outbox.advance(written),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Whether the server is gone, reading tells.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Tells the command's last words, and how it ended.
+    fn say_goodbye(mut self, ending: Ending) -> io::Result<()> {
+        // More than any pipe holds; a bound only for processes that are out of reach and still write.
+        const ROUNDS: u32 = 64;
+        let Some(control) = &mut self.control else { return Ok(()) };
+        control.set_nonblocking(false)?;
+        for _ in 0..ROUNDS {
+            self.flush();
+            self.read_progress();
+            if self.outbox.is_empty() {
+                break;
+            }
+        }
+        let outbox = &mut self.outbox;
+        self.lines.finish(|line| post_progress(outbox, line));
+        post(outbox, Report::Ended(ending));
+        self.flush();
+        Ok(())
+    }
+}
+
+fn post_progress(outbox: &mut BytesMut, line: &[u8]) {
+    post(outbox, Report::Progress(Bytes::copy_from_slice(line)));
+}
+
+fn post(outbox: &mut BytesMut, report: Report) {
+    // Framing fails only for what is over 4 GiB.
+    for part in report.into_frame().iter().flatten() {
+        outbox.put_slice(part);
+    }
+}
+
+fn say(control: &mut UnixStream, report: Report) -> io::Result<()> {
+    let [head, body] = report.into_frame()?;
+    control.write_all(&head)?;
+    control.write_all(&body)
+}
+
+/// Waits for the next order; `None` when the server is gone.
+fn hear(control: &mut UnixStream, inbox: &mut Inbox) -> io::Result<Option<Order>> {
+    loop {
+        if let Some(frame) = inbox.next()? {
+            return Order::from_frame(frame).map(Some);
+        }
+        if !receive(control, inbox)? {
+            return Ok(None);
+        }
+    }
+}
+
+/// Takes what has come; `false` when the server is gone.
+fn receive(control: &mut UnixStream, inbox: &mut Inbox) -> io::Result<bool> {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        match control.read(&mut buffer) {
+            Ok(count) => {
+                inbox.space().put_slice(&buffer[..count]);
+                return Ok(count > 0);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // What a dead server had not read of its guard's reports.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn cut(message: String) -> String {
+    crate::execute::cut(&message, REPORT_MAX_BYTES).to_owned()
+}

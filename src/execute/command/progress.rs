@@ -1,0 +1,97 @@
+//! The line protocol by which commands tell how far they are.
+
+use serde::Deserialize;
+
+/// A longer line is dropped.
+pub(super) const LINE_MAX_BYTES: usize = 4 * 1024;
+
+/// What one line tells.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub(super) struct Told {
+    /// 0 to 1.
+    pub(super) fraction: f64,
+    #[serde(default)]
+    pub(super) text: String,
+    #[serde(default)]
+    pub(super) step: String,
+}
+
+/// Reads a line; `None` for one that is not of the protocol.
+///
+/// A fraction out of range is no progress but a mistake (`42` for `42%`), so it is not bent into one.
+pub(super) fn parse(line: &[u8]) -> Option<Told> {
+    let line = String::from_utf8_lossy(line);
+    let line = line.trim();
+    let told = if line.starts_with('{') { serde_json::from_str(line).ok()? } else { parse_plain(line)? };
+    (0.0..=1.0).contains(&told.fraction).then_some(told)
+}
+
+fn parse_plain(line: &str) -> Option<Told> {
+    let (number, text) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let (number, whole) = match number.strip_suffix('%') {
+        Some(percent) => (percent, 100.0),
+        None => (number, 1.0),
+    };
+    // Rust would also read `inf`, `nan`, `1e-3` and signs as numbers, which a line of prose can begin with.
+    if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return None;
+    }
+    let number: f64 = number.parse().ok()?;
+    Some(Told { fraction: number / whole, text: text.trim_start().to_owned(), step: String::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(fraction: f64, text: &str, step: &str) -> Option<Told> {
+        Some(Told { fraction, text: text.to_owned(), step: step.to_owned() })
+    }
+
+    #[test]
+    fn a_line_is_a_fraction_a_percentage_or_an_object() {
+        for (line, expected) in [
+            ("0.5", told(0.5, "", "")),
+            ("0.5 half of it", told(0.5, "half of it", "")),
+            ("  50%\thalf of it ", told(0.5, "half of it", "")),
+            ("12.5%", told(0.125, "", "")),
+            ("0", told(0.0, "", "")),
+            ("1.", told(1.0, "", "")),
+            ("100% done", told(1.0, "done", "")),
+            (r#"{"fraction":0.5}"#, told(0.5, "", "")),
+            (r#"{"fraction":1,"text":"é","step":"s","other":[1]}"#, told(1.0, "é", "s")),
+        ] {
+            assert_eq!(parse(line.as_bytes()), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn any_other_line_is_none() {
+        for line in [
+            "",
+            " ",
+            ".",
+            "%",
+            "half",
+            "inf",
+            "nan",
+            "-0.5",
+            "+1",
+            "1e-3",
+            "42 done",
+            "101%",
+            "1.1",
+            "0,5",
+            "0.5.1",
+            "{",
+            "{}",
+            r#"{"fraction":"0.5"}"#,
+            r#"{"fraction":2}"#,
+            r#"{"text":"x"}"#,
+            "[0.5]",
+        ] {
+            assert_eq!(parse(line.as_bytes()), None, "{line:?}");
+        }
+        assert_eq!(parse(b"\xff"), None);
+    }
+}

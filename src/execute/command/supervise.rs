@@ -1,0 +1,338 @@
+//! A server's side of one command: it starts the guard, tells it what to do, and hears how it goes.
+//!
+//! All of it is one future that owns all it uses and starts no task. Wherever it is dropped, the control socket
+//! closes with it, which the guard takes as the order to kill.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
+    path::Path,
+    pin::{Pin, pin},
+    process::Stdio,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use rustix::process::{Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::UnixStream,
+    process::{Child, ChildStderr, ChildStdout, Command},
+    time::{Sleep, sleep, timeout},
+};
+
+use super::{
+    GUARD_ARGUMENT, OUTPUT_LINE_MAX_BYTES, RESULT_MAX_BYTES,
+    frame::{Ending, Inbox, Order, REPORT_MAX_BYTES, Report, Start, VERSION},
+    lines::{Lines, Overlong},
+    progress,
+};
+use crate::execute::Attempt;
+
+/// How long a guard may take until it is ready. Only what is not a guard takes longer.
+const READY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long to wait for the end of the command's output after its guard said that nothing is left of it. Only a
+/// process that is out of the guard's reach can make it longer than an instant.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How a command went.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It ran to its end.
+    Ended {
+        ending: Ending,
+        /// All of its standard output; absent if that was over the cap.
+        result: Option<Bytes>,
+        /// The last line on its standard error that was not blank.
+        last_line: Vec<u8>,
+    },
+    /// It was cancelled before it started.
+    NeverStarted,
+    /// It could not be started.
+    StartFailed(String),
+    /// Its guard ended before it, and the command was killed.
+    GuardLost(String),
+}
+
+/// A guard's process and its descriptors.
+pub(super) struct Guard {
+    child: Child,
+    control: UnixStream,
+    stdout: ChildStdout,
+    stderr: ChildStderr,
+    /// It was told what to run.
+    in_charge: bool,
+}
+
+impl Guard {
+    /// Starts a guard. It takes the lock and waits to be told what to run.
+    pub(super) fn spawn(program: &Path, lock_path: Option<&Path>) -> io::Result<Self> {
+        let (control, guards_end) = StdUnixStream::pair()?;
+        control.set_nonblocking(true)?;
+        let mut child = Command::new(program)
+            // What people see in a list of processes, where the program is `/proc/self/exe`.
+            .arg0("jobmill-guard")
+            .arg(GUARD_ARGUMENT)
+            .args(lock_path)
+            .stdin(Stdio::from(OwnedFd::from(guards_end)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Out of reach of what a terminal sends to the server's group.
+            .process_group(0)
+            .spawn()?;
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        Ok(Guard { child, control: UnixStream::from_std(control)?, stdout, stderr, in_charge: false })
+    }
+
+    /// Runs a command to its end.
+    pub(super) async fn run(mut self, start: Start, kill_grace: Duration, attempt: &Attempt) -> Outcome {
+        let (mut listen, speak) = self.control.split();
+        let mut inbox = Inbox::new(REPORT_MAX_BYTES);
+        let mut orders = Orders { speak, parts: VecDeque::new() };
+        let mut start = Some(start);
+        let mut result = ResultTaken::default();
+        let mut output = OutputTaken::new(attempt);
+        let mut is_killed = false;
+        let mut pid = None;
+        let mut stopping = false;
+        // The limit on getting ready, and later the grace between asking and killing.
+        let mut deadline: Pin<&mut Sleep> = pin!(sleep(READY_PATIENCE));
+        let mut has_deadline = true;
+
+        let ended = loop {
+            tokio::select! {
+                report = next_report(&mut inbox, &mut listen) => match report {
+                    Ok(Some(Report::Ready { version: VERSION })) if let Some(start) = start.take() => {
+                        let payload = Order::Payload(attempt.payload().clone());
+                        if let Err(error) = orders.give(Order::Start(start)).and_then(|()| orders.give(payload)) {
+                            return Outcome::StartFailed(format!("can't tell the guard what to run: {error}"));
+                        }
+                        self.in_charge = true;
+                        has_deadline = false;
+                    }
+                    Ok(Some(Report::Ready { version })) => {
+                        return Outcome::StartFailed(format!(
+                            "the guard is of another version of Jobmill: it speaks protocol {version}, not {VERSION}"
+                        ));
+                    }
+                    Ok(Some(Report::Started { pid: started })) => pid = rustix::process::Pid::from_raw(started),
+                    Ok(Some(Report::StartFailed(message))) => {
+                        // It ends by itself, so that it can be reaped at once.
+                        let _ = timeout(LAST_WORDS_PATIENCE, self.child.wait()).await;
+                        return Outcome::StartFailed(message);
+                    }
+                    Ok(Some(Report::Progress(line))) => tell_progress(attempt, &line),
+                    Ok(Some(Report::Ended(ending))) => break Ok(ending),
+                    Ok(None) => break Err("it ended".to_owned()),
+                    Err(error) => break Err(error.to_string()),
+                },
+                () = result.take_more(&mut self.stdout), if !result.is_complete => {
+                    if result.is_over_cap && !self.in_charge {
+                        return Outcome::StartFailed("the guard writes as no guard does".to_owned());
+                    }
+                    if result.is_over_cap && !is_killed {
+                        is_killed = true;
+                        orders.give_short(Order::Kill);
+                    }
+                }
+                () = output.take_more(&mut self.stderr), if !output.is_complete => {}
+                () = orders.flush(), if !orders.parts.is_empty() => {}
+                () = attempt.cancelled(), if !stopping => {
+                    if !self.in_charge {
+                        return Outcome::NeverStarted;
+                    }
+                    stopping = true;
+                    orders.give_short(Order::Terminate);
+                    deadline.set(sleep(kill_grace));
+                    has_deadline = true;
+                }
+                () = &mut deadline, if has_deadline => {
+                    if !self.in_charge {
+                        return Outcome::StartFailed(format!(
+                            "the guard was not ready within {} s: is it a Jobmill, or a program whose `main` calls \
+                             `guard_main` first?",
+                            READY_PATIENCE.as_secs(),
+                        ));
+                    }
+                    has_deadline = false;
+                    orders.give_short(Order::Kill);
+                }
+            }
+        };
+
+        if ended.is_err()
+            && let Some(pid) = pid
+        {
+            // Nobody else is left to do it. The group keeps its number as long as it has a member, and a number
+            // that was free is not given out again so soon.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        // An error means that there was more to hear than there was time for; what was heard counts.
+        let _ = timeout(LAST_WORDS_PATIENCE, self.hear_out(&mut result, &mut output)).await;
+        output.finish();
+        match ended {
+            Ok(ending) => Outcome::Ended {
+                ending,
+                result: (!result.is_over_cap).then(|| result.bytes.freeze()),
+                last_line: output.last_line,
+            },
+            Err(how) => {
+                let status = self.child.try_wait().ok().flatten().map(|status| format!(" ({status})"));
+                let how = format!("{how}{}", status.unwrap_or_default());
+                if self.in_charge {
+                    return Outcome::GuardLost(how);
+                }
+                let last_line = String::from_utf8_lossy(&output.last_line);
+                let colon = if last_line.is_empty() { "" } else { ": " };
+                Outcome::StartFailed(format!(
+                    "the guard was lost before it was ready: {how}{colon}{last_line}"
+                ))
+            }
+        }
+    }
+
+    /// Reads the rest of the output, and reaps the guard.
+    async fn hear_out(&mut self, result: &mut ResultTaken, output: &mut OutputTaken<'_>) {
+        while !(result.is_complete && output.is_complete) {
+            tokio::select! {
+                () = result.take_more(&mut self.stdout), if !result.is_complete => {}
+                () = output.take_more(&mut self.stderr), if !output.is_complete => {}
+            }
+        }
+        let _ = self.child.wait().await;
+    }
+}
+
+impl Drop for Guard {
+    /// A guard in charge learns from the closing socket that it must kill its command, and reports to nobody; tokio
+    /// reaps it. Any other is no use, and may not even be a guard.
+    fn drop(&mut self) {
+        if !self.in_charge {
+            // An error means that it has ended.
+            let _ = self.child.start_kill();
+        }
+    }
+}
+
+/// Orders on their way to the guard.
+struct Orders<W> {
+    speak: W,
+    parts: VecDeque<Bytes>,
+}
+
+impl<W: AsyncWrite + Unpin> Orders<W> {
+    fn give(&mut self, order: Order) -> io::Result<()> {
+        self.parts.extend(order.into_frame()?);
+        Ok(())
+    }
+
+    fn give_short(&mut self, order: Order) {
+        // Only what is too large can't be framed.
+        let _ = self.give(order);
+    }
+
+    /// Writes all that was given. Dropped half-way, it goes on where it was.
+    async fn flush(&mut self) {
+        while let Some(part) = self.parts.front_mut() {
+            if part.is_empty() {
+                self.parts.pop_front();
+            } else if self.speak.write_buf(part).await.is_err() {
+                // The guard is gone, which the listening side is about to learn.
+                self.parts.clear();
+            }
+        }
+    }
+}
+
+/// The next report; `None` when the guard is gone. Dropped half-way, it loses nothing.
+async fn next_report(inbox: &mut Inbox, listen: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Report>> {
+    loop {
+        if let Some(frame) = inbox.next()? {
+            return Report::from_frame(frame).map(Some);
+        }
+        match listen.read_buf(inbox.space()).await {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            // It left orders unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What a command has written to its standard output.
+#[derive(Default)]
+struct ResultTaken {
+    bytes: BytesMut,
+    is_over_cap: bool,
+    is_complete: bool,
+}
+
+impl ResultTaken {
+    /// Takes what comes next. Dropped half-way, it loses nothing.
+    async fn take_more(&mut self, stdout: &mut ChildStdout) {
+        self.bytes.reserve(4 * 1024);
+        let read = stdout.read_buf(&mut self.bytes).await;
+        self.is_complete = !read.is_ok_and(|count| count > 0);
+        self.is_over_cap |= self.bytes.len() > RESULT_MAX_BYTES;
+        if self.is_over_cap {
+            self.bytes.clear();
+        }
+    }
+}
+
+/// What a command has written to its standard error.
+struct OutputTaken<'a> {
+    attempt: &'a Attempt,
+    space: BytesMut,
+    lines: Lines,
+    /// The last line that was not blank.
+    last_line: Vec<u8>,
+    is_complete: bool,
+}
+
+impl<'a> OutputTaken<'a> {
+    fn new(attempt: &'a Attempt) -> Self {
+        OutputTaken {
+            attempt,
+            space: BytesMut::with_capacity(OUTPUT_LINE_MAX_BYTES),
+            lines: Lines::new(OUTPUT_LINE_MAX_BYTES, Overlong::Cut),
+            last_line: Vec::new(),
+            is_complete: false,
+        }
+    }
+
+    /// Takes what comes next, and tells the lines that end in it. Dropped half-way, it loses nothing.
+    async fn take_more(&mut self, stderr: &mut ChildStderr) {
+        let read = stderr.read_buf(&mut self.space).await;
+        self.is_complete = !read.is_ok_and(|count| count > 0);
+        let (attempt, last_line) = (self.attempt, &mut self.last_line);
+        self.lines.feed(&self.space, |line| tell(attempt, last_line, line));
+        self.space.clear();
+    }
+
+    /// Tells the line that the end has cut short.
+    fn finish(&mut self) {
+        let (attempt, last_line) = (self.attempt, &mut self.last_line);
+        self.lines.finish(|line| tell(attempt, last_line, line));
+    }
+}
+
+fn tell(attempt: &Attempt, last_line: &mut Vec<u8>, line: &[u8]) {
+    attempt.output_line(line);
+    let line = line.trim_ascii();
+    if !line.is_empty() {
+        last_line.clear();
+        last_line.extend_from_slice(line);
+    }
+}
+
+fn tell_progress(attempt: &Attempt, line: &[u8]) {
+    if let Some(told) = progress::parse(line) {
+        attempt.progress(told.fraction, &told.text, &told.step);
+    }
+}

@@ -1,0 +1,81 @@
+//! Attempts of no server's job, for tests of handlers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::{Attempt, AttemptReports};
+use crate::{
+    clock::Timestamp,
+    job::{Extras, Job, JobId, LeaseToken, Name, Position, Progress, RetryPolicy, Spec, State},
+};
+
+/// What a detached attempt's handler told.
+#[doc(hidden)]
+#[derive(Clone, PartialEq, Debug)]
+pub enum Report {
+    /// How far it is.
+    Progress(Progress),
+    /// A line of output, as it was given.
+    OutputLine(Vec<u8>),
+}
+
+struct Detached<F>(F);
+
+impl<F: Fn(Report) + Send + Sync + 'static> AttemptReports for Detached<F> {
+    fn progress(&self, progress: Progress) {
+        (self.0)(Report::Progress(progress));
+    }
+
+    fn output_line(&self, line: &[u8]) {
+        (self.0)(Report::OutputLine(line.to_vec()));
+    }
+}
+
+impl Attempt {
+    /// The second attempt of five at a job of no server: queue `test`, kind `test`, lease 7.
+    ///
+    /// Handlers that start processes can only be tried from outside this crate, where the program that guards them
+    /// has been built; hence a constructor that needs no server. It takes no part in the crate's promises.
+    #[doc(hidden)]
+    pub fn detached(
+        payload: impl Into<Bytes>,
+        payload_type: &str,
+        on_report: impl Fn(Report) + Send + Sync + 'static,
+    ) -> Attempt {
+        let lease = LeaseToken::from_raw(7);
+        let started = Timestamp::from_micros(0);
+        let spec = Spec {
+            queue: Name::new(1, "test"),
+            kind: Name::new(2, "test"),
+            priority: 0,
+            retry: RetryPolicy::DEFAULT,
+            attempt_timeout: std::time::Duration::from_secs(900),
+            bytes: 0,
+            created: started,
+            extras: Some(Box::new(Extras { payload_type: payload_type.to_owned(), ..Extras::default() })),
+        };
+        let job = Job {
+            id: JobId::from_raw(1),
+            spec: Arc::new(spec),
+            state: State::Running { lease },
+            revision: 2,
+            position: Position::default(),
+            attempt: 2,
+            max_attempts: 5,
+            updated: started,
+            started: Some(started),
+            ended: None,
+            progress: None,
+            failure: None,
+        };
+        Attempt {
+            job: Arc::new(job),
+            lease,
+            payload: payload.into(),
+            cancelled: CancellationToken::new(),
+            reports: Arc::new(Detached(on_report)),
+        }
+    }
+}

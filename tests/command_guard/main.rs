@@ -1,0 +1,118 @@
+//! Commands as handlers, under their real guard.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod reports;
+mod results;
+mod server_gone;
+mod starting;
+mod stopping;
+
+use std::{path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use jobmill::{
+    config::CommandSettings,
+    execute::{Attempt, Handler, HandlerError, Report, command::CommandHandler},
+    job::Output,
+};
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const GUARD: &str = env!("CARGO_BIN_EXE_jobmill");
+
+/// Longer than any machine takes: a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn command(argv: &[&str]) -> CommandSettings {
+    CommandSettings {
+        argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
+        env: [].into(),
+        env_allow: Vec::new(),
+        working_dir: None,
+        kill_grace: PATIENCE,
+        permanent_exit_codes: Vec::new(),
+    }
+}
+
+fn script(text: &str) -> CommandSettings {
+    command(&["/bin/sh", "-c", text])
+}
+
+type Outcome = Result<Output, HandlerError>;
+
+/// Runs a command to its end.
+async fn run(settings: CommandSettings, payload: impl Into<Bytes>) -> Outcome {
+    let attempt = Attempt::detached(payload, "", |_| {});
+    CommandHandler::new(settings, GUARD, None).run(attempt).await
+}
+
+/// A command that runs, and what it tells.
+struct Running {
+    task: tokio::task::JoinHandle<Outcome>,
+    cancellation: CancellationToken,
+    reports: mpsc::Receiver<Report>,
+}
+
+impl Running {
+    fn start(settings: CommandSettings, lock_path: Option<PathBuf>) -> Self {
+        let (tell, reports) = mpsc::channel(100_000);
+        let attempt = Attempt::detached("", "", move |report| {
+            let _ = tell.try_send(report);
+        });
+        let cancellation = attempt.cancellation_token().clone();
+        let task = tokio::spawn(CommandHandler::new(settings, GUARD, lock_path).run(attempt));
+        Running { task, cancellation, reports }
+    }
+
+    async fn report(&mut self) -> Report {
+        tokio::time::timeout(PATIENCE, self.reports.recv())
+            .await
+            .expect("a report in time")
+            .expect("a report")
+    }
+
+    async fn line(&mut self) -> String {
+        match self.report().await {
+            Report::OutputLine(line) => String::from_utf8(line).unwrap(),
+            Report::Progress(progress) => panic!("{progress:?} is no line"),
+        }
+    }
+
+    /// Takes a line of the form `name pid`.
+    async fn pid(&mut self, name: &str) -> Pid {
+        let line = self.line().await;
+        parse_pid(&line, name).unwrap_or_else(|| panic!("{line:?} is no pid of {name}"))
+    }
+
+    async fn outcome(self) -> Outcome {
+        tokio::time::timeout(PATIENCE, self.task).await.expect("an end in time").expect("no panic")
+    }
+}
+
+fn parse_pid(line: &str, name: &str) -> Option<Pid> {
+    line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok().and_then(Pid::from_raw)
+}
+
+/// Whether there is no such process, not even a zombie.
+fn is_gone(pid: Pid) -> bool {
+    test_kill_process(pid) == Err(Errno::SRCH)
+}
+
+/// Returns once a process has been reaped by its parent, of which the system tells nobody else.
+async fn reaped(pid: Pid) {
+    let waited = async {
+        while !is_gone(pid) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waited).await.expect("the process ends in time");
+}
+
+fn error(outcome: Outcome) -> HandlerError {
+    outcome.expect_err("a failure")
+}
