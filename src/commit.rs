@@ -43,10 +43,19 @@ const WAITERS_OFFERED_MAX: usize = 256;
 
 /// What comes to the committer from callers.
 enum Entry {
-    Offer { offer: Offer, wait: Option<Timestamp>, reply: oneshot::Sender<SubmitAnswer> },
-    Control { control: Control, reply: oneshot::Sender<ControlAnswer> },
+    Offer {
+        offer: Offer,
+        wait: Option<Timestamp>,
+        reply: oneshot::Sender<SubmitAnswer>,
+    },
+    Control {
+        control: Control,
+        reply: oneshot::Sender<ControlAnswer>,
+    },
     /// Answered after the batch that takes it.
-    Flush { reply: oneshot::Sender<()> },
+    Flush {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// What became of a submission.

@@ -340,7 +340,10 @@ impl Running {
             () = force.cancelled() => {}
         }
         if !attempts.is_empty() {
-            tracing::warn!(attempts = attempts.len(), "cutting off running attempts; their jobs are retried later");
+            tracing::warn!(
+                attempts = attempts.len(),
+                "cutting off running attempts; their jobs are retried later"
+            );
         }
         dispatch.cut_off();
         // A handler that never yields can't be cut off; it ends with the process.

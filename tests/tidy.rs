@@ -29,23 +29,23 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Words that only some places may use, and why.
 const ONLY_IN: &[(&str, &[&str], &str)] = &[
-    ("tonic::", &["src/api/", "src/client/", "src/proto.rs", "src/cli/bench/"], "the rest must not know the wire"),
-    ("prost::", &["src/api/", "src/client/", "src/proto.rs", "src/cli/bench/"], "the rest must not know the wire"),
+    (
+        "tonic::",
+        &["src/api/", "src/client/", "src/proto.rs", "src/cli/bench/"],
+        "the rest must not know the wire",
+    ),
+    (
+        "prost::",
+        &["src/api/", "src/client/", "src/proto.rs", "src/cli/bench/"],
+        "the rest must not know the wire",
+    ),
     ("rusqlite::", &["src/store/"], "only the store has SQL"),
     ("SystemTime::now", &["src/clock.rs"], "time is injected"),
     ("Instant::now", &["src/clock.rs", "src/cli/"], "time is injected"),
     (".publish(", &["src/commit.rs"], "nobody but the committer tells watchers of changes"),
     ("tokio::spawn", &["src/serve.rs", "src/cli/"], "tasks have an owner that waits for them"),
-    (
-        "thread::spawn",
-        &["src/execute/command/guard.rs"],
-        "threads have an owner that waits for them",
-    ),
-    (
-        "spawn_blocking",
-        &["src/watch/reads.rs", "src/serve.rs", "src/cli/"],
-        "blocking work has a bound",
-    ),
+    ("thread::spawn", &["src/execute/command/guard.rs"], "threads have an owner that waits for them"),
+    ("spawn_blocking", &["src/watch/reads.rs", "src/serve.rs", "src/cli/"], "blocking work has a bound"),
 ];
 
 /// Words that nothing may use, and what to do instead. Written so that this file does not find itself.

@@ -42,7 +42,8 @@ impl Faults {
         if self.found.is_empty() {
             return Ok(());
         }
-        let told: Vec<_> = self.found.iter().map(|fault| format!("{}: {}", fault.field, fault.description)).collect();
+        let told: Vec<_> =
+            self.found.iter().map(|fault| format!("{}: {}", fault.field, fault.description)).collect();
         let mut message = told.join("; ");
         if self.more > 0 {
             message = format!("{message}; and {} more", self.more);
@@ -53,7 +54,12 @@ impl Faults {
     }
 }
 
-fn status(code: Code, reason: &str, message: impl std::fmt::Display, add: impl FnOnce(&mut ErrorDetails)) -> Status {
+fn status(
+    code: Code,
+    reason: &str,
+    message: impl std::fmt::Display,
+    add: impl FnOnce(&mut ErrorDetails),
+) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
     add(&mut details);
     Status::with_error_details(code, shortened(&message.to_string()), details)
@@ -110,7 +116,9 @@ impl From<AdmissionError> for Status {
 impl From<OfferRefusal> for Status {
     fn from(refusal: OfferRefusal) -> Self {
         match &refusal {
-            OfferRefusal::RequestMismatch => status(Code::AlreadyExists, "REQUEST_ID_REUSED", &refusal, |_| {}),
+            OfferRefusal::RequestMismatch => {
+                status(Code::AlreadyExists, "REQUEST_ID_REUSED", &refusal, |_| {})
+            }
             OfferRefusal::JobDeleted => status(Code::NotFound, "JOB_DELETED", &refusal, |_| {}),
             OfferRefusal::QueueNotFound(queue) => queue_not_found(queue),
             OfferRefusal::LargerThanQueue { queue, max_jobs, max_bytes, .. } => {
@@ -142,7 +150,9 @@ impl From<ControlRefusal> for Status {
                 status(Code::AlreadyExists, "QUEUE_EXISTS", &refusal, resource("queue", name))
             }
             ControlRefusal::QueueDeclared(name) => precondition("QUEUE_DECLARED", "DECLARED", name),
-            ControlRefusal::QueueNotEmpty { queue, .. } => precondition("QUEUE_NOT_EMPTY", "NOT_EMPTY", queue),
+            ControlRefusal::QueueNotEmpty { queue, .. } => {
+                precondition("QUEUE_NOT_EMPTY", "NOT_EMPTY", queue)
+            }
             ControlRefusal::WrongState { id, state, .. } => {
                 precondition("WRONG_STATE", state.as_str(), &id.to_string())
             }
@@ -156,7 +166,9 @@ impl From<ControlRefusal> for Status {
                     details.add_quota_failure_violation("consumers", format!("at most {max}"));
                 })
             }
-            ControlRefusal::RequestMismatch => status(Code::AlreadyExists, "REQUEST_ID_REUSED", &refusal, |_| {}),
+            ControlRefusal::RequestMismatch => {
+                status(Code::AlreadyExists, "REQUEST_ID_REUSED", &refusal, |_| {})
+            }
             ControlRefusal::QueueFull(full) => queue_full(full, false),
         }
     }

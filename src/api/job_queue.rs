@@ -25,8 +25,9 @@ use crate::{
 const SCAN_BUDGET: usize = 10_000;
 /// and at so many in all before it returns a short page.
 const LIST_BUDGET: usize = 100_000;
-/// A page in JOB_VIEW_FULL ends once it has so many bytes, so that it fits into a message.
-const FULL_PAGE_BYTES: usize = 2 << 20;
+/// A message ends once it has so many bytes: with one more job, of 2 MiB at most, it still fits into the 4 MiB that
+/// clients read by default.
+pub(super) const ENOUGH_BYTES: usize = 3 << 19;
 
 /// The JobQueue service.
 #[derive(Clone)]
@@ -127,23 +128,31 @@ impl JobQueueApi {
         }
     }
 
-    /// The jobs of a page in JOB_VIEW_FULL. Cut short where it would not fit into a message; returns where.
-    async fn whole(&self, jobs: Vec<Arc<Job>>) -> Result<(Vec<v1::Job>, Option<JobId>), Status> {
-        let (mut whole, mut bytes, mut last) = (Vec::new(), 0, None);
+    /// The jobs of a page, cut short where they would not fit into a message; returns where.
+    async fn page(
+        &self,
+        jobs: Vec<Arc<Job>>,
+        view: v1::JobView,
+    ) -> Result<(Vec<v1::Job>, Option<JobId>), Status> {
+        let (mut page, mut bytes, mut last) = (Vec::with_capacity(jobs.len()), 0, None);
         for job in jobs {
-            if bytes > FULL_PAGE_BYTES {
-                return Ok((whole, last));
+            if bytes > ENOUGH_BYTES {
+                return Ok((page, last));
             }
             let id = job.id;
-            // A job that has been deleted since is left out.
-            if let Some(found) = self.core.reads.read(move |reader| reader.whole_job(id)).await? {
-                let proto = convert::whole_job(found);
-                bytes += prost::Message::encoded_len(&proto);
-                whole.push(proto);
-            }
+            let proto = match view {
+                v1::JobView::Full => {
+                    // A job that has been deleted since is left out.
+                    let whole = self.core.reads.read(move |reader| reader.whole_job(id)).await?;
+                    whole.map(convert::whole_job)
+                }
+                v1::JobView::Basic | v1::JobView::Unspecified => Some(convert::job(&job)),
+            };
+            bytes += proto.as_ref().map_or(0, prost::Message::encoded_len);
+            page.extend(proto);
             last = Some(id);
         }
-        Ok((whole, None))
+        Ok((page, None))
     }
 }
 
@@ -151,10 +160,7 @@ type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl JobQueue for JobQueueApi {
-    async fn submit(
-        &self,
-        call: Request<v1::SubmitRequest>,
-    ) -> Result<Response<v1::SubmitResponse>, Status> {
+    async fn submit(&self, call: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let deadline = self.core.deadline(&call);
         let (metadata, _, body) = call.into_parts();
         let (job, created) =
@@ -172,7 +178,8 @@ impl JobQueue for JobQueueApi {
         validator.request_id(&body.request_id);
         let when_full = validator.when_full("when_full", body.when_full);
         if body.jobs.is_empty() || body.jobs.len() > BATCH_MAX {
-            validator.fault("jobs", format!("has {} entries; it must have 1 to {BATCH_MAX}", body.jobs.len()));
+            validator
+                .fault("jobs", format!("has {} entries; it must have 1 to {BATCH_MAX}", body.jobs.len()));
             validator.finish()?;
             return Err(Status::internal("a fault is no fault"));
         }
@@ -321,14 +328,8 @@ impl JobQueue for JobQueueApi {
             }
             before = next;
         }
-        let jobs = match view {
-            v1::JobView::Full => {
-                let (whole, cut_after) = self.whole(jobs).await?;
-                next = cut_after.or(next);
-                whole
-            }
-            v1::JobView::Basic | v1::JobView::Unspecified => jobs.iter().map(|job| convert::job(job)).collect(),
-        };
+        let (jobs, cut_after) = self.page(jobs, view).await?;
+        next = cut_after.or(next);
         let next_page_token = next.map(|next| page_token::issue(next, tag)).unwrap_or_default();
         Ok(Response::new(v1::ListJobsResponse { jobs, next_page_token }))
     }
@@ -345,7 +346,8 @@ impl JobQueue for JobQueueApi {
             let fitting = tallies.iter().filter(|tally| {
                 filter.matches_state(tally.state)
                     && filter.queue.as_deref().is_none_or(|queue| queue == tally.queue.as_str())
-                    && (filter.kinds.is_empty() || filter.kinds.iter().any(|kind| kind == tally.kind.as_str()))
+                    && (filter.kinds.is_empty()
+                        || filter.kinds.iter().any(|kind| kind == tally.kind.as_str()))
             });
             (convert::state_counts(fitting), true)
         } else {
