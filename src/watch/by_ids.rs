@@ -108,10 +108,12 @@ impl IdsWatch {
             // Taken first: what the mailbox gets later is after this position.
             let end = self.hub.position();
             let mail = self.subscription.mailbox.take();
+            // Mail comes before the feed's end is moved, and in its order.
+            let newest = mail.changes.back().map_or(end, |change| change.position().max(end));
             if let Err(error) = self.read_mail(mail).await {
                 return Some(Err(error));
             }
-            self.cursor = self.cursor.max(end);
+            self.cursor = self.cursor.max(newest);
             if !self.outbox.is_empty() {
                 continue;
             }
