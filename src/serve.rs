@@ -65,7 +65,7 @@ pub struct Stopper {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address can't be listened on.
-    #[error("can't listen on {address}: {source}")]
+    #[error("can't listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -79,8 +79,8 @@ pub enum ServeError {
     #[error(transparent)]
     Commands(#[from] WaitError),
     /// The program that guards commands is not known.
-    #[error("can't find the program that guards commands: {0}")]
-    CommandGuard(std::io::Error),
+    #[error("can't find the program that guards commands")]
+    CommandGuard(#[source] std::io::Error),
     /// A kind has two handlers.
     #[error("the kind `{0}` has two handlers")]
     KindTwice(String),

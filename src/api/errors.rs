@@ -183,7 +183,7 @@ impl From<Stopped> for Status {
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
         // The error may name files; callers are told that it happened, the log tells what.
-        tracing::error!(%error, "the store failed");
+        tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
         status(Code::Internal, "STORE_FAILED", "the store failed: the server's log has the reason", |_| {})
     }
 }

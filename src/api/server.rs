@@ -27,7 +27,7 @@ const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why the server could not go on.
 #[derive(Debug, thiserror::Error)]
-#[error("the gRPC server failed: {0}")]
+#[error("the gRPC server failed")]
 pub struct ApiError(#[from] tonic::transport::Error);
 
 /// Serves until `stopping` is cancelled, then until open calls have ended.
