@@ -1,11 +1,12 @@
 //! The rules: what a batch does, in which order. Written once, over any place that keeps rows.
 //!
-//! One order in a transaction: controls, reports, promotion of due jobs, purges' next bites, offers, then one claim
+//! One order in a transaction: controls, reports, purges' next bites, promotion of due jobs, offers, then one claim
 //! step over stored and new jobs together. A new job gets its final state before it is written, so that a job which
 //! finds a free slot costs one insert as RUNNING.
 
 mod claim;
 mod control;
+mod delete;
 mod offer;
 pub(crate) mod rows;
 mod tallies;
@@ -20,10 +21,7 @@ use bytes::Bytes;
 use rows::{Counters, Purge, RequestRow, Rows, corrupt};
 use tallies::{Tallies, Usage};
 
-use super::{
-    Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, RequestId, StoreError,
-    Tombstone,
-};
+use super::{Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, StoreError};
 use crate::{
     clock::Timestamp,
     config::QueueSettings,
@@ -33,8 +31,6 @@ use crate::{
 
 /// At most so many due jobs are promoted in a batch.
 const PROMOTED_MAX: usize = 1_000;
-/// At most so many jobs are looked at in a batch for all purges together.
-const PURGED_MAX: usize = 500;
 /// At most so many queues and kinds may exist.
 const QUEUES_MAX: usize = 1_000;
 const KINDS_MAX: usize = 10_000;
@@ -156,8 +152,9 @@ impl<R: Rows> Engine<R> {
             let done = self.report(report, now, &mut progressing)?;
             progressing.applied.reports.push(done);
         }
-        self.promote(now, &mut progressing)?;
+        // Before promotion: a job that a purge deletes must not be among the pending ones.
         self.purge(now, &mut progressing)?;
+        self.promote(now, &mut progressing)?;
         self.offers(batch.offers, now, &mut progressing)?;
         let chosen = if batch.claim { self.choose(&progressing.pending)? } else { claim::Chosen::default() };
         self.settle(chosen, now, &mut progressing)?;
@@ -363,64 +360,6 @@ impl<R: Rows> Engine<R> {
         let before = before.map(|before| before.state.name());
         progressing.applied.changes.push(Change::Job { job: Arc::clone(&job), before });
         job
-    }
-
-    /// Deletes a job that does not run.
-    fn delete(&mut self, job: &Job, now: Timestamp, progressing: &mut Progressing) -> Result<(), StoreError> {
-        self.counters.position += 1;
-        let tombstone = Tombstone {
-            id: job.id,
-            position: Position(self.counters.position),
-            deleted: now,
-            spec: Arc::clone(&job.spec),
-        };
-        self.rows.delete_job(job, &tombstone)?;
-        if let Some(extras) = job.spec.extras.as_ref().filter(|extras| !extras.request_id.is_empty()) {
-            self.rows.request_gone(&RequestId::key_of(&extras.request_id), now)?;
-        }
-        // Two for one, so that what was left by a burst of deletions shrinks with each later one.
-        let old = before(now, TOMBSTONE_LIFE);
-        if let Some(floor) = self.rows.prune_tombstones(old, 2)? {
-            self.counters.floor = self.counters.floor.max(floor.0);
-        }
-        self.rows.prune_requests(old, 2)?;
-        self.tallies.moved(job, Some(job.state.name()), None);
-        progressing.applied.room |= !job.state.is_done();
-        progressing.wrote = true;
-        progressing.applied.changes.push(Change::Deleted(tombstone));
-        Ok(())
-    }
-
-    /// Each purge's next bite.
-    fn purge(&mut self, now: Timestamp, progressing: &mut Progressing) -> Result<(), StoreError> {
-        let mut budget = PURGED_MAX;
-        let mut left = Vec::new();
-        for mut purge in std::mem::take(&mut self.purges) {
-            if budget == 0 {
-                left.push(purge);
-                continue;
-            }
-            let (jobs, next) = self.rows.waiting(purge.queue, purge.cursor, purge.last, budget)?;
-            budget = budget.saturating_sub(jobs.len().max(1));
-            for job in &jobs {
-                self.delete(job, now, progressing)?;
-            }
-            purge.deleted += jobs.len() as u64;
-            progressing.wrote = true;
-            match next {
-                Some(cursor) => {
-                    purge.cursor = cursor;
-                    self.rows.put_purge(&purge)?;
-                    left.push(purge);
-                }
-                None => {
-                    self.rows.delete_purge(purge.number)?;
-                    progressing.applied.purged.push((purge.number, purge.deleted));
-                }
-            }
-        }
-        self.purges = left;
-        Ok(())
     }
 
     /// Writes the pending jobs, each in its final state, and starts the chosen ones.
