@@ -14,7 +14,7 @@ use super::{
     ScanOrder, Store, StoreError, Tally, Tombstone, WholeJob,
     engine::{
         Engine, EngineSetup,
-        rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, corrupt, named},
+        rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, Waiting, corrupt, named},
     },
 };
 use crate::{
@@ -281,7 +281,11 @@ impl Rows for MemoryRows {
         after: JobId,
         last: JobId,
         budget: usize,
-    ) -> Result<(Vec<Job>, Option<JobId>), StoreError> {
+    ) -> Result<Waiting, StoreError> {
+        // An end before the start would panic, and means that nothing is left.
+        if last <= after {
+            return Ok(Waiting::default());
+        }
         Ok(self.with(|tables| {
             let (mut jobs, mut seen, mut reached) = (Vec::new(), 0, after);
             for (id, kept) in tables.jobs.range((Bound::Excluded(after), Bound::Included(last))).take(budget)
@@ -296,7 +300,7 @@ impl Rows for MemoryRows {
                     jobs.push(Job::clone(&kept.job));
                 }
             }
-            (jobs, (seen == budget).then_some(reached))
+            Waiting { jobs, seen, next: (seen == budget).then_some(reached) }
         }))
     }
 

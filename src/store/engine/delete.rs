@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Engine, Progressing, TOMBSTONE_LIFE, before, rows::Rows};
+use super::{
+    Engine, Progressing, TOMBSTONE_LIFE, before,
+    rows::{Rows, Waiting},
+};
 use crate::{
     clock::Timestamp,
     job::{Job, Position},
@@ -53,8 +56,9 @@ impl<R: Rows> Engine<R> {
                 left.push(purge);
                 continue;
             }
-            let (jobs, next) = self.rows.waiting(purge.queue, purge.cursor, purge.last, budget)?;
-            budget = budget.saturating_sub(jobs.len().max(1));
+            let Waiting { jobs, seen, next } =
+                self.rows.waiting(purge.queue, purge.cursor, purge.last, budget)?;
+            budget = budget.saturating_sub(seen.max(1));
             for job in &jobs {
                 self.delete(job, now, progressing)?;
             }

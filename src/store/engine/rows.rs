@@ -42,14 +42,14 @@ pub(crate) trait Rows: Send {
     fn due(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError>;
     fn next_due(&mut self) -> Result<Option<Timestamp>, StoreError>;
     /// Jobs of a queue that neither run nor have ended, by id, from above `after` up to `last`; looks at no more than
-    /// `budget` jobs and returns how far it came.
+    /// `budget` jobs.
     fn waiting(
         &mut self,
         queue: u32,
         after: JobId,
         last: JobId,
         budget: usize,
-    ) -> Result<(Vec<Job>, Option<JobId>), StoreError>;
+    ) -> Result<Waiting, StoreError>;
 
     fn request(&mut self, key: &[u8; 16]) -> Result<Option<RequestRow>, StoreError>;
     fn insert_request(&mut self, key: &[u8; 16], row: &RequestRow) -> Result<(), StoreError>;
@@ -109,6 +109,16 @@ pub(crate) struct Place {
     pub(crate) rank: i8,
     pub(crate) order: Position,
     pub(crate) id: JobId,
+}
+
+/// Some waiting jobs.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    pub(crate) jobs: Vec<Job>,
+    /// How many jobs were looked at for them.
+    pub(crate) seen: usize,
+    /// The last job that was looked at; absent where there are no more.
+    pub(crate) next: Option<JobId>,
 }
 
 /// What is kept of a request that may be repeated.

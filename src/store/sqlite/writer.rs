@@ -12,7 +12,7 @@ use crate::{
     job::{AttemptRecord, Job, JobId, Name, Output, Position, RetryPolicy, StateName},
     store::{
         Names, QueueInfo, StoreError, Tally, Tombstone,
-        engine::rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, corrupt, named},
+        engine::rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, Waiting, corrupt, named},
     },
 };
 
@@ -280,7 +280,7 @@ impl Rows for SqliteRows {
         after: JobId,
         last: JobId,
         budget: usize,
-    ) -> Result<(Vec<Job>, Option<JobId>), StoreError> {
+    ) -> Result<Waiting, StoreError> {
         let mut statement = self
             .sql(&format!("SELECT {JOB_COLUMNS} FROM job WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3"))?;
         let mut rows = statement.query(params![after.raw(), last.raw(), budget as i64])?;
@@ -296,7 +296,7 @@ impl Rows for SqliteRows {
                 jobs.push(read_job(row, &self.names)?);
             }
         }
-        Ok((jobs, (seen == budget).then_some(reached)))
+        Ok(Waiting { jobs, seen, next: (seen == budget).then_some(reached) })
     }
 
     fn request(&mut self, key: &[u8; 16]) -> Result<Option<RequestRow>, StoreError> {
