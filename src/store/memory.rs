@@ -313,6 +313,10 @@ impl Rows for MemoryRows {
         Ok(())
     }
 
+    fn any_job(&mut self, first: JobId, count: u32) -> Result<bool, StoreError> {
+        Ok(self.with(|tables| tables.jobs.range(first..first.plus(i64::from(count))).next().is_some()))
+    }
+
     fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError> {
         self.with(|tables| {
             if let Some((_, gone)) = tables.requests.get_mut(key) {

@@ -32,7 +32,13 @@ impl<R: Rows> Engine<R> {
         };
         self.rows.delete_job(job, &tombstone)?;
         if let Some(extras) = job.spec.extras.as_ref().filter(|extras| !extras.request_id.is_empty()) {
-            self.rows.request_gone(&RequestId::key_of(&extras.request_id), now)?;
+            let key = RequestId::key_of(&extras.request_id);
+            // A batch's request is kept for as long as any of its jobs, or a repeat would create them again.
+            if let Some(row) = self.rows.request(&key)?
+                && !self.rows.any_job(row.first, row.count)?
+            {
+                self.rows.request_gone(&key, now)?;
+            }
         }
         // Two for one, so that what was left by a burst of deletions shrinks with each later one.
         let old = before(now, TOMBSTONE_LIFE);

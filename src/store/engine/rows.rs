@@ -53,7 +53,9 @@ pub(crate) trait Rows: Send {
 
     fn request(&mut self, key: &[u8; 16]) -> Result<Option<RequestRow>, StoreError>;
     fn insert_request(&mut self, key: &[u8; 16], row: &RequestRow) -> Result<(), StoreError>;
-    /// Remembers since when a request's job has been gone.
+    /// Whether any of `count` jobs with consecutive ids is there.
+    fn any_job(&mut self, first: JobId, count: u32) -> Result<bool, StoreError>;
+    /// Remembers since when a request's jobs have been gone.
     fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError>;
     /// Forgets requests whose jobs have been gone since before `before`, at most `limit`.
     fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<(), StoreError>;

@@ -323,6 +323,13 @@ impl Rows for SqliteRows {
         Ok(())
     }
 
+    fn any_job(&mut self, first: JobId, count: u32) -> Result<bool, StoreError> {
+        let last = first.plus(i64::from(count) - 1);
+        Ok(self
+            .sql("SELECT EXISTS (SELECT 1 FROM job WHERE id BETWEEN ?1 AND ?2)")?
+            .query_row([first.raw(), last.raw()], |row| row.get(0))?)
+    }
+
     fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError> {
         self.sql("UPDATE request SET gone = ?2 WHERE key = ?1")?
             .execute(params![&key[..], at.as_micros()])?;
