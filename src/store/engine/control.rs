@@ -101,10 +101,15 @@ impl<R: Rows> Engine<R> {
                 return Ok(Err(ControlRefusal::WrongState { id, state: job.state.name(), way_out }));
             }
         };
-        if job.state.is_done()
-            && let Some(full) = self.room_for(&job, progressing)
-        {
-            return Ok(Err(ControlRefusal::QueueFull(full)));
+        if job.state.is_done() {
+            // Ended jobs outlive their queue; in a deleted one nothing would ever start them.
+            let queue = job.spec.queue.as_str();
+            if self.existing_queue(queue).is_none() {
+                return Ok(Err(ControlRefusal::QueueNotFound(queue.to_owned())));
+            }
+            if let Some(full) = self.room_for(&job, progressing) {
+                return Ok(Err(ControlRefusal::QueueFull(full)));
+            }
         }
         if let Some(request) = request {
             let row = RequestRow { digest: request.digest, first: id, count: 1 };
