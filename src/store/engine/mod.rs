@@ -196,6 +196,9 @@ impl<R: Rows> Engine<R> {
             let changed = transition(&job, &event, moment).map_err(|refusal| {
                 StoreError::Corrupt(format!("job {} can't be recovered: {refusal}", job.id))
             })?;
+            if job.attempt > 1 {
+                self.rows.put_outcome(job.id, None, "")?;
+            }
             self.write_change(&job, changed, &mut progressing)?;
         }
         Ok(())
@@ -286,7 +289,8 @@ impl<R: Rows> Engine<R> {
         };
         if let Some((output, tail)) = outcome {
             let output = output.filter(|output| !output.bytes.is_empty() || !output.media_type.is_empty());
-            if output.is_some() || !tail.is_empty() {
+            // A later attempt that left nothing must not be shown with what an earlier one left.
+            if output.is_some() || !tail.is_empty() || job.attempt > 1 {
                 self.rows.put_outcome(id, output.as_ref(), &tail)?;
             }
         }
