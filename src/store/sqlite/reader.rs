@@ -173,29 +173,20 @@ impl Reader for SqliteReader {
             while let Some(row) = rows.next()? {
                 entries.push(Change::Job { job: Arc::new(read_job(row, &self.names)?), before: None });
             }
-            let full_of_jobs = entries.len() == limit;
-            let last_job = entries.last().map(Change::position);
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT {TOMBSTONE_COLUMNS} FROM tombstone WHERE position > ?1 ORDER BY position LIMIT ?2"
             ))?;
             let mut rows = statement.query(params![after.0, limit as i64])?;
-            let mut tombstones = 0;
-            let mut last_tombstone = None;
             while let Some(row) = rows.next()? {
-                let tombstone = read_tombstone(row, &self.names)?;
-                tombstones += 1;
-                last_tombstone = Some(tombstone.position);
-                entries.push(Change::Deleted(tombstone));
+                entries.push(Change::Deleted(read_tombstone(row, &self.names)?));
             }
-            // A list that was cut short says nothing about what comes after its last entry.
-            let up_to = [full_of_jobs.then_some(last_job), (tombstones == limit).then_some(last_tombstone)]
-                .into_iter()
-                .flatten()
-                .flatten()
-                .min()
-                .unwrap_or(end);
+            // Each of the two lists has its first entries: so do both together, up to the limit.
             entries.sort_by_key(Change::position);
-            entries.retain(|entry| entry.position() <= up_to);
+            entries.truncate(limit);
+            let up_to = match entries.last() {
+                Some(last) if entries.len() == limit => last.position(),
+                Some(_) | None => end,
+            };
             Ok(Changes { entries, up_to, floor })
         })
     }
