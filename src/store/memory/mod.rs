@@ -80,6 +80,7 @@ struct Tables {
     ready: HashMap<Lane, BTreeSet<Place>>,
     due: BTreeSet<(Timestamp, JobId)>,
     requests: HashMap<[u8; 16], (RequestRow, Option<Timestamp>)>,
+    requests_gone: BTreeSet<(Timestamp, [u8; 16])>,
     tombstones: BTreeMap<Position, Tombstone>,
     tallies: HashMap<(u32, u32, u8), (i64, i64)>,
     queues: BTreeMap<u32, (QueueInfo, bool)>,
@@ -322,7 +323,10 @@ impl Rows for MemoryRows {
     fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError> {
         self.with(|tables| {
             if let Some((_, gone)) = tables.requests.get_mut(key) {
-                *gone = Some(at);
+                if let Some(earlier) = gone.replace(at) {
+                    tables.requests_gone.remove(&(earlier, *key));
+                }
+                tables.requests_gone.insert((at, *key));
             }
         });
         Ok(())
@@ -330,14 +334,14 @@ impl Rows for MemoryRows {
 
     fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<(), StoreError> {
         self.with(|tables| {
-            let mut old: Vec<_> = tables
-                .requests
-                .iter()
-                .filter_map(|(key, (_, gone))| gone.filter(|gone| *gone < before).map(|gone| (gone, *key)))
-                .collect();
-            old.sort_unstable();
-            for (_, key) in old.into_iter().take(limit) {
-                tables.requests.remove(&key);
+            for _ in 0..limit {
+                match tables.requests_gone.first() {
+                    Some((gone, _)) if *gone < before => {}
+                    Some(_) | None => break,
+                }
+                if let Some((_, key)) = tables.requests_gone.pop_first() {
+                    tables.requests.remove(&key);
+                }
             }
         });
         Ok(())
