@@ -43,7 +43,7 @@ impl MemoryStore {
             names: Arc::clone(&names),
             identity: Identity {
                 store: uuid::Uuid::new_v4().into_bytes(),
-                incarnations: vec![Incarnation { id: [0; 8], first: Position(0) }],
+                incarnations: vec![incarnation(Position::default())],
             },
         });
         let rows = MemoryRows { tables, names: Arc::clone(&names), transaction: None };
@@ -57,10 +57,18 @@ impl MemoryStore {
     /// As [`MemoryStore::open`].
     pub fn reopen(self, setup: EngineSetup) -> Result<Self, StoreError> {
         let MemoryStore { engine, reader } = self;
-        let names = Arc::clone(&reader.names);
-        let engine = Engine::open(engine.into_rows(), names, setup)?;
-        Ok(MemoryStore { engine, reader })
+        let mut identity = reader.identity.clone();
+        identity.incarnations.push(incarnation(Position(reader.tables.read().counters.position)));
+        let (tables, names) = (Arc::clone(&reader.tables), Arc::clone(&reader.names));
+        let engine = Engine::open(engine.into_rows(), Arc::clone(&names), setup)?;
+        Ok(MemoryStore { engine, reader: Arc::new(MemoryReader { tables, names, identity }) })
     }
+}
+
+/// A start of a server, by an id drawn at random.
+fn incarnation(first: Position) -> Incarnation {
+    let [a, b, c, d, e, f, g, h, ..] = uuid::Uuid::new_v4().into_bytes();
+    Incarnation { id: [a, b, c, d, e, f, g, h], first }
 }
 
 impl Store for MemoryStore {
