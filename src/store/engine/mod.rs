@@ -65,6 +65,8 @@ pub(crate) struct Engine<R> {
     purges: Vec<Purge>,
     next_due: Option<Timestamp>,
     seed: u64,
+    /// A batch failed halfway: what is in memory here may be ahead of the rows.
+    poisoned: bool,
 }
 
 struct QueueState {
@@ -118,6 +120,7 @@ impl<R: Rows> Engine<R> {
             next_due: None,
             names,
             seed: setup.seed,
+            poisoned: false,
         };
         engine.rows.begin()?;
         for kind in &setup.served_kinds {
@@ -139,8 +142,18 @@ impl<R: Rows> Engine<R> {
         self.rows
     }
 
-    /// Applies a batch in one transaction.
+    /// Applies a batch in one transaction. After an error every further batch is refused: going on would write
+    /// counters that the rows never had.
     pub(crate) fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        if std::mem::replace(&mut self.poisoned, true) {
+            return corrupt("an earlier batch failed; only a new start tells what is kept");
+        }
+        let applied = self.transact(batch)?;
+        self.poisoned = false;
+        Ok(applied)
+    }
+
+    fn transact(&mut self, batch: Batch) -> Result<Applied, StoreError> {
         let now = batch.now;
         let mut progressing = Progressing::default();
         self.rows.begin()?;
