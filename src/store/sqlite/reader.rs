@@ -16,7 +16,7 @@ use crate::{
     job::{AttemptRecord, Job, JobId, Name, Output, Position, StateName},
     store::{
         Change, Changes, Identity, JobFilter, Names, Page, QueueInfo, Reader, Scan, ScanOrder, StoreError,
-        Tally, WholeJob,
+        Tally, WholeJob, engine::rows::corrupt,
     },
 };
 
@@ -29,6 +29,19 @@ pub(super) struct SqliteReader {
     identity: Identity,
     pool: Mutex<Pool>,
     returned: Condvar,
+}
+
+/// A connection that goes back to the pool, even after a read that panicked: the pool would run dry else.
+struct Lent<'a> {
+    connection: Option<Connection>,
+    reader: &'a SqliteReader,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.reader.pool.lock().idle.extend(self.connection.take());
+        self.reader.returned.notify_one();
+    }
 }
 
 #[derive(Default)]
@@ -44,16 +57,14 @@ impl SqliteReader {
 
     /// Runs `read` in one read transaction.
     fn read<T>(&self, read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut connection = self.take()?;
-        let result = (|| {
-            let transaction = connection.transaction()?;
-            let value = read(&transaction)?;
-            transaction.finish()?;
-            Ok(value)
-        })();
-        self.pool.lock().idle.push(connection);
-        self.returned.notify_one();
-        result
+        let mut lent = Lent { connection: Some(self.take()?), reader: self };
+        let Some(connection) = &mut lent.connection else {
+            return corrupt("a connection went away before its read");
+        };
+        let transaction = connection.transaction()?;
+        let value = read(&transaction)?;
+        transaction.finish()?;
+        Ok(value)
     }
 
     fn take(&self) -> Result<Connection, StoreError> {
