@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    CONSUMERS_MAX, Engine, Progressing, QUEUES_MAX,
+    CONSUMERS_MAX, Engine, Progressing, QUEUE_NAMES_MAX, QUEUES_MAX,
     rows::{Purge, RequestRow, Rows},
 };
 use crate::{
@@ -145,9 +145,12 @@ impl<R: Rows> Engine<R> {
         if self.existing_queue(name).is_some() {
             return Ok(Err(ControlRefusal::QueueExists(name.to_owned())));
         }
-        // Numbers of deleted queues stay taken, because ended jobs still name them.
-        if self.names.queues.find(name).is_none() && self.names.queues.len() >= QUEUES_MAX {
+        if self.queues.values().filter(|queue| !queue.deleted).count() >= QUEUES_MAX {
             return Ok(Err(ControlRefusal::TooManyQueues(QUEUES_MAX)));
+        }
+        // Numbers of deleted queues stay taken, because ended jobs still name them.
+        if self.names.queues.find(name).is_none() && self.names.queues.len() >= QUEUE_NAMES_MAX {
+            return Ok(Err(ControlRefusal::TooManyQueues(QUEUE_NAMES_MAX)));
         }
         if let Some(refusal) = self.too_many_consumers(None, &settings) {
             return Ok(Err(refusal));

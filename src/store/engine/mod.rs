@@ -33,6 +33,8 @@ use crate::{
 const PROMOTED_MAX: usize = 1_000;
 /// At most so many queues and kinds may exist.
 const QUEUES_MAX: usize = 1_000;
+/// At most so many names of queues are ever known, deleted ones included.
+const QUEUE_NAMES_MAX: usize = 100_000;
 const KINDS_MAX: usize = 10_000;
 /// All queues together may have so many slots.
 const CONSUMERS_MAX: u64 = 100_000;
