@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, detail_of, json, read_job};
+use super::row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, detail_of, json, load_names, read_job};
 use crate::{
     clock::Timestamp,
     config::{QueueSettings, WhenFull},
@@ -485,19 +485,4 @@ pub(super) fn read_tallies(connection: &Connection, names: &Names) -> Result<Vec
         });
     }
     Ok(tallies)
-}
-
-fn load_names(connection: &Connection, names: &Names) -> Result<(), StoreError> {
-    for (table, column) in [(&names.queues, "queue"), (&names.kinds, "kind")] {
-        let mut statement =
-            connection.prepare(&format!("SELECT number, name FROM {column} ORDER BY number"))?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let name = table.add(row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?);
-            if name.number != row.get::<_, u32>(0)? {
-                return corrupt(format!("the numbers of {column}s have a gap before {name}"));
-            }
-        }
-    }
-    Ok(())
 }
