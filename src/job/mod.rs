@@ -200,7 +200,10 @@ impl RetryPolicy {
     pub fn delay(&self, attempt: u32, random: f64) -> Duration {
         let growth = self.multiplier.powi(i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX));
         let max_s = self.max_delay.as_secs_f64();
-        let full_s = (self.initial_delay.as_secs_f64() * growth).min(max_s);
+        // Nothing times a growth beyond all numbers would be no number, and not the delay of zero that was asked for.
+        let full_s =
+            if self.initial_delay.is_zero() { 0.0 } else { self.initial_delay.as_secs_f64() * growth }
+                .min(max_s);
         let delay_s = full_s * (1.0 - self.jitter * random);
         Duration::try_from_secs_f64(delay_s).unwrap_or(self.max_delay)
     }
@@ -401,5 +404,7 @@ mod tests {
         assert_eq!(full, [1, 2, 4, 5, 5]);
         assert_eq!(policy.delay(3, 1.0), Duration::from_millis(3200));
         assert_eq!(policy.delay(u32::MAX, 0.0), Duration::from_secs(5));
+        let at_once = RetryPolicy { initial_delay: Duration::ZERO, ..policy };
+        assert_eq!(at_once.delay(1_000_000, 0.0), Duration::ZERO);
     }
 }

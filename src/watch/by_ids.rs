@@ -37,6 +37,8 @@ pub struct IdsWatch {
     closing: bool,
     /// All changes of the jobs up to here are told, or in the outbox.
     cursor: Position,
+    /// What the snapshot told is as of here. The mailbox may hold earlier changes, even of jobs deleted since.
+    snapshot_at: Position,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,6 +76,7 @@ impl IdsWatch {
             started: false,
             closing: false,
             cursor: Position::default(),
+            snapshot_at: Position::default(),
         }
     }
 
@@ -163,6 +166,7 @@ impl IdsWatch {
         }
         self.outbox.push_back(WatchEvent::Synced);
         self.cursor = position;
+        self.snapshot_at = position;
         self.started = true;
         Ok(())
     }
@@ -180,6 +184,7 @@ impl IdsWatch {
             }
         } else {
             let mut changes: Vec<_> = mail.changes.into();
+            changes.retain(|change| change.position() > self.snapshot_at);
             if self.detail == Detail::Latest {
                 keep_latest(&mut changes);
             }
