@@ -123,15 +123,25 @@ fn a_command_whose_guard_was_killed_with_its_server_keeps_the_next_one_from_star
 }
 
 #[test]
-fn a_guard_whose_server_is_gone_before_it_is_ready_starts_nothing() {
+fn a_guard_is_ready_once_it_holds_the_lock_and_starts_nothing_without_its_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock_path = folder.path().join("commands.lock");
     let (control, guards_end) = UnixStream::pair().unwrap();
-    let mut guard =
-        Command::new(GUARD).arg("__guard").stdin(Stdio::from(OwnedFd::from(guards_end))).spawn().unwrap();
+    let mut guard = Command::new(GUARD)
+        .arg("__guard")
+        .arg(&lock_path)
+        .stdin(Stdio::from(OwnedFd::from(guards_end)))
+        .spawn()
+        .unwrap();
     let mut ready = [0; 9];
     (&control).read_exact(&mut ready).unwrap();
     assert_eq!(&ready, b"r\0\0\0\x04\0\0\0\x01");
+    let waited = wait_for_commands(&lock_path, Duration::ZERO);
+    assert!(matches!(waited, Err(WaitError::StillRunning { .. })), "{waited:?}");
+
     drop(control);
     assert!(guard.wait().unwrap().success());
+    wait_for_commands(&lock_path, Duration::ZERO).unwrap();
 }
 
 #[tokio::test]
