@@ -241,7 +241,12 @@ impl JobQueue for JobQueueApi {
             ids: vec![job.id],
             detail,
             output: body.output,
-            resume: Some(ResumeToken { watched: [0; 8], position: job.position, snapshot: None }),
+            // A repeat starts with the job as it is now: the caller may have missed its end.
+            resume: created.then_some(ResumeToken {
+                watched: [0; 8],
+                position: job.position,
+                snapshot: None,
+            }),
         };
         let first = tokio_stream::once(Ok(Message::Submitted(submitted)));
         let status = watch_stream::start(&self.core, watch, view).map(|message| message.map(Message::Status));

@@ -1,6 +1,6 @@
 //! The rules: what a batch does, in which order. Written once, over any place that keeps rows.
 //!
-//! One order in a transaction: controls, reports, promotion of due jobs, purges' next bites, offers, then one claim
+//! One order in a transaction: controls, reports, purges' next bites, promotion of due jobs, offers, then one claim
 //! step over stored and new jobs together. A new job gets its final state before it is written, so that a job which
 //! finds a free slot costs one insert as RUNNING.
 
@@ -156,8 +156,9 @@ impl<R: Rows> Engine<R> {
             let done = self.report(report, now, &mut progressing)?;
             progressing.applied.reports.push(done);
         }
-        self.promote(now, &mut progressing)?;
+        // Before promotion, which holds jobs back to be written in the end: they must not be deleted in between.
         self.purge(now, &mut progressing)?;
+        self.promote(now, &mut progressing)?;
         self.offers(batch.offers, now, &mut progressing)?;
         let chosen = if batch.claim { self.choose(&progressing.pending)? } else { claim::Chosen::default() };
         self.settle(chosen, now, &mut progressing)?;
@@ -289,7 +290,8 @@ impl<R: Rows> Engine<R> {
         };
         if let Some((output, tail)) = outcome {
             let output = output.filter(|output| !output.bytes.is_empty() || !output.media_type.is_empty());
-            if output.is_some() || !tail.is_empty() {
+            // An earlier attempt may have left something that is not true of this one.
+            if output.is_some() || !tail.is_empty() || job.attempt > 1 {
                 self.rows.put_outcome(id, output.as_ref(), &tail)?;
             }
         }
