@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 
 pub(crate) use refusals::{Refusal, refusal};
 pub(crate) use stage::{Cue, Stage};
-pub(crate) use watcher::Watcher;
+pub(crate) use watcher::{Watcher, describe};
 
 /// Longer than any machine takes: a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

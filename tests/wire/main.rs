@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bad_messages;
+mod execution;
 mod submit;
 
 #[path = "../support/mod.rs"]
