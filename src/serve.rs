@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-pub use crate::api::ApiError;
+pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -38,11 +38,15 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// The lock that commands of a killed server hold until they are gone.
 const COMMANDS_LOCK: &str = "commands.lock";
 
+/// Puts something around a store before the server uses it.
+type AroundStore = Box<dyn FnOnce(Box<dyn Store>) -> Box<dyn Store> + Send>;
+
 /// A server that is being put together.
 pub struct ServerBuilder {
     settings: Settings,
     clock: Clock,
     command_guard: Option<PathBuf>,
+    around_store: Option<AroundStore>,
     handlers: Vec<(String, KindDefaults, Arc<dyn Handler>)>,
 }
 
@@ -96,7 +100,13 @@ impl Server {
     /// Begins a server with these settings.
     #[must_use]
     pub fn builder(settings: Settings) -> ServerBuilder {
-        ServerBuilder { settings, clock: Clock::System, command_guard: None, handlers: Vec::new() }
+        ServerBuilder {
+            settings,
+            clock: Clock::System,
+            command_guard: None,
+            around_store: None,
+            handlers: Vec::new(),
+        }
     }
 
     /// Where it listens: the port is real even where the settings asked for port 0.
@@ -156,6 +166,16 @@ impl ServerBuilder {
         self
     }
 
+    /// Puts something around the store, such as a count of its batches or a fault in one of them.
+    #[must_use]
+    pub fn around_store(
+        mut self,
+        around: impl FnOnce(Box<dyn Store>) -> Box<dyn Store> + Send + 'static,
+    ) -> Self {
+        self.around_store = Some(Box::new(around));
+        self
+    }
+
     /// Opens the store, puts back what a crash left, and serves.
     ///
     /// # Errors
@@ -172,6 +192,10 @@ impl ServerBuilder {
         let store = tokio::task::spawn_blocking(move || open(&settings, setup))
             .await
             .unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))?;
+        let store = match self.around_store {
+            Some(around) => around(store),
+            None => store,
+        };
         let listen = self.settings.listen;
         let listening = |source| ServeError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(listening)?;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use job_queue::JobQueueApi;
 use queue_service::QueueServiceApi;
-pub use server::ApiError;
 pub(crate) use server::serve;
+pub use server::{ApiError, incoming, server};
 use tonic::{Request, metadata::MetadataMap};
 
 use crate::{
