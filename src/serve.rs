@@ -23,8 +23,8 @@ use crate::{
         Handler,
         command::{self, CommandHandler, WaitError},
     },
-    store::{EngineSetup, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
-    watch::{Hub, Reads, TokenIssuer},
+    store::{EngineSetup, Reads, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+    watch::{Hub, TokenIssuer},
 };
 
 /// All queues together have at most 100,000 slots, each with a claim and a cancel on its way at most.

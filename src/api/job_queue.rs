@@ -6,7 +6,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Core, convert, errors, traceparent,
+    Core, ENOUGH_BYTES, convert, errors, traceparent,
     validate::{BATCH_MAX, Validator, request},
     watch_stream::{self, WatchRequest},
 };
@@ -18,16 +18,13 @@ use crate::{
     job::{Job, JobId},
     proto::v1::{self, job_queue_server::JobQueue},
     store::{Control, ControlDone, Offer, Page, RequestId, Scan, ScanOrder, StoreError},
-    watch::{Detail, ResumeToken},
+    watch::ResumeToken,
 };
 
 /// A list call looks at so many jobs in one read,
 const SCAN_BUDGET: usize = 10_000;
 /// and at so many in all before it returns a short page.
 const LIST_BUDGET: usize = 100_000;
-/// A message ends once it has so many bytes: with one more job, of 2 MiB at most, it still fits into the 4 MiB that
-/// clients read by default.
-pub(super) const ENOUGH_BYTES: usize = 3 << 19;
 
 /// The JobQueue service.
 #[derive(Clone)]
@@ -231,7 +228,7 @@ impl JobQueue for JobQueueApi {
         let deadline = self.core.deadline(&call);
         let (metadata, _, body) = call.into_parts();
         let mut validator = Validator::new(self.core.clock.now());
-        let detail = detail(&mut validator, body.detail);
+        let detail = validator.detail(body.detail);
         let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
         let (job, created) = self
             .submit_one(validator, &metadata, deadline, body.job, &body.request_id, body.when_full)
@@ -430,13 +427,6 @@ impl JobQueueApi {
             }
         }
         Ok((convert::counts_by_state(counts), false))
-    }
-}
-
-pub(super) fn detail(validator: &mut Validator, number: i32) -> Detail {
-    match validator.known("detail", number) {
-        v1::WatchDetail::Unspecified | v1::WatchDetail::Latest => Detail::Latest,
-        v1::WatchDetail::EveryTransition => Detail::EveryTransition,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     job::{JobId, RetryPolicy, StateName},
     proto::v1,
     store::{JobFilter, RequestId},
+    watch::Detail,
 };
 
 const PAYLOAD_MAX_BYTES: usize = 1 << 20;
@@ -357,6 +358,13 @@ impl Validator {
                 self.fault(format!("settings.{name}"), message);
                 default
             }
+        }
+    }
+
+    pub(super) fn detail(&mut self, number: i32) -> Detail {
+        match self.known("detail", number) {
+            v1::WatchDetail::Unspecified | v1::WatchDetail::Latest => Detail::Latest,
+            v1::WatchDetail::EveryTransition => Detail::EveryTransition,
         }
     }
 

@@ -6,11 +6,7 @@ use futures_util::StreamExt;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{
-    Core, convert, errors,
-    job_queue::{ENOUGH_BYTES, detail},
-    validate::Validator,
-};
+use super::{Core, ENOUGH_BYTES, convert, errors, validate::Validator};
 use crate::{
     job::JobId,
     proto::v1,
@@ -46,7 +42,7 @@ pub(super) fn request(
     mut validator: Validator,
     body: v1::WatchStatusRequest,
 ) -> Result<WatchRequest, Status> {
-    let detail = detail(&mut validator, body.detail);
+    let detail = validator.detail(body.detail);
     let start: v1::WatchStart = validator.known("start", body.start);
     let resync = match validator.known("resync", body.resync) {
         v1::WatchResync::Unspecified | v1::WatchResync::Snapshot => true,

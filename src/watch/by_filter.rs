@@ -5,12 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 use tokio::sync::watch;
 
 use super::{
-    Detail, EVENTS_MAX, Hub, Reads, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
+    Detail, EVENTS_MAX, Hub, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
     by_ids::BOOKMARK_EVERY, hub::Recent, token::SnapshotCursor,
 };
 use crate::{
     job::{JobId, Position},
-    store::{Change, JobFilter, Scan, ScanOrder},
+    store::{Change, JobFilter, Reads, Scan, ScanOrder},
 };
 
 /// A page of a snapshot looks at so many jobs.

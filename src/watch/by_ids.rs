@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     job::{Job, JobId, Position},
-    store::Change,
+    store::{Change, Reads},
 };
 
 /// After so long without news a bookmark says that nothing was missed.
