@@ -7,8 +7,7 @@ use std::{
 };
 
 use super::{
-    Detail, EVENTS_MAX, Hub, OutputLine, Reads, ResumeToken, TokenIssuer, WatchError, WatchEvent,
-    WatchMessage,
+    Detail, EVENTS_MAX, Hub, OutputLine, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
     hub::{Mail, Subscription},
 };
 use crate::{
