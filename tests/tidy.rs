@@ -42,10 +42,14 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("rusqlite::", &["src/store/"], "only the store has SQL"),
     ("SystemTime::now", &["src/clock.rs"], "time is injected"),
     ("Instant::now", &["src/clock.rs", "src/cli/"], "time is injected"),
-    (".publish(", &["src/commit.rs"], "nobody but the committer tells watchers of changes"),
+    (".publish(", &["src/commit/"], "nobody but the committer tells watchers of changes"),
     ("tokio::spawn", &["src/serve.rs", "src/cli/"], "tasks have an owner that waits for them"),
     ("thread::spawn", &["src/execute/command/guard.rs"], "threads have an owner that waits for them"),
-    ("spawn_blocking", &["src/store/reads.rs", "src/serve.rs", "src/cli/"], "blocking work has a bound"),
+    (
+        "spawn_blocking",
+        &["src/store/reads.rs", "src/serve.rs", "src/cli/", "src/execute/command/supervise.rs"],
+        "blocking work has a bound",
+    ),
 ];
 
 /// Words that nothing may use, and what to do instead. Written so that this file does not find itself.
