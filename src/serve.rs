@@ -249,7 +249,7 @@ impl ServerBuilder {
             stopper: stopper.clone(),
             drain_timeout: self.settings.drain_timeout,
         };
-        Ok(Server { address, stopper, running: tokio::spawn(running.to_the_end()) })
+        Ok(Server { address, stopper, running: tokio::spawn(running.until_the_end()) })
     }
 
     /// What runs each kind, and what its jobs get by default.
@@ -316,7 +316,7 @@ struct Running {
 }
 
 impl Running {
-    async fn to_the_end(mut self) -> Result<(), ServeError> {
+    async fn until_the_end(mut self) -> Result<(), ServeError> {
         let reason = tokio::select! {
             () = self.stopper.drain.cancelled() => Ok(()),
             ended = &mut self.committing.ended => Err(match ended {

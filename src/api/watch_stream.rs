@@ -23,7 +23,7 @@ pub(super) enum WatchRequest {
 }
 
 enum Watch {
-    Ids(IdsWatch),
+    Ids(Box<IdsWatch>),
     Filter(Box<FilterWatch>),
 }
 
@@ -100,7 +100,7 @@ pub(super) fn start(
     let reads = core.reads.clone();
     let watch = match request {
         WatchRequest::Ids { ids, detail, output, resume } => {
-            Watch::Ids(IdsWatch::new(&core.hub, reads, issuer, &ids, detail, output, resume))
+            Watch::Ids(Box::new(IdsWatch::new(&core.hub, reads, issuer, &ids, detail, output, resume)))
         }
         WatchRequest::Filter { filter, detail, start, resync } => {
             Watch::Filter(Box::new(FilterWatch::new(&core.hub, reads, issuer, filter, detail, start, resync)))
