@@ -1,0 +1,79 @@
+//! Short words for what goes into a store.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use jobmill::{
+    clock::Timestamp,
+    config::{QueueSettings, WhenFull},
+    job::{Extras, Failure, FailureReason, RetryPolicy},
+    store::{NewJob, Offer, RequestId},
+};
+
+/// A job of the kind `kind` for `queue`, with nothing special about it.
+pub fn job(queue: &str, kind: &str) -> NewJob {
+    NewJob {
+        queue: Arc::from(queue),
+        kind: Arc::from(kind),
+        priority: 0,
+        max_attempts: 3,
+        retry: RetryPolicy::DEFAULT,
+        attempt_timeout: Duration::from_secs(900),
+        run_time: None,
+        extras: None,
+        payload: Bytes::new(),
+    }
+}
+
+/// An offer of some jobs.
+pub fn offer(jobs: Vec<NewJob>) -> Offer {
+    Offer { request: None, jobs, behind_waiters: false }
+}
+
+/// An offer under a request id. Equal `said` are equal requests.
+pub fn requested(id: &str, said: &str, mut jobs: Vec<NewJob>) -> Offer {
+    for job in &mut jobs {
+        job.extras.get_or_insert_default().request_id = id.to_owned();
+    }
+    Offer { request: Some(request(id, said)), jobs, behind_waiters: false }
+}
+
+/// A request id with what was said under it.
+pub fn request(id: &str, said: &str) -> RequestId {
+    RequestId { key: RequestId::key_of(id), digest: RequestId::hash(&[said.as_bytes()]) }
+}
+
+/// Extras with one label.
+pub fn labelled(key: &str, value: &str) -> Option<Box<Extras>> {
+    let labels = [(key.to_owned(), value.to_owned())].into();
+    Some(Box::new(Extras { labels, ..Extras::default() }))
+}
+
+/// A queue with so many slots and so much room.
+pub fn settings(consumers: u32, max_jobs: u64) -> QueueSettings {
+    QueueSettings {
+        max_jobs,
+        max_bytes: 1 << 30,
+        consumers,
+        when_full: WhenFull::Wait,
+        max_wait: Duration::from_secs(30),
+        max_waiters: 10,
+        accept_unknown_kinds: true,
+    }
+}
+
+/// A failure of the handler.
+pub fn failure(retryable: bool) -> Arc<Failure> {
+    Arc::new(Failure {
+        reason: FailureReason::HandlerError,
+        message: "no".into(),
+        code: String::new(),
+        exit_code: None,
+        retryable,
+    })
+}
+
+/// So many seconds after the tests begin.
+pub fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_micros(1_700_000_000_000_000 + seconds * 1_000_000)
+}
