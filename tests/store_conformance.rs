@@ -1,11 +1,5 @@
 //! The rules of a store, one test each, run against every store.
 
-mod store {
-    pub mod build;
-    pub mod rig;
-    pub mod subject;
-}
-
 /// Makes each rule a test of each store.
 macro_rules! both_stores {
     ($($rule:ident),* $(,)?) => {
@@ -18,14 +12,20 @@ macro_rules! both_stores {
     };
 }
 
-mod conformance {
-    mod attempts;
-    mod controls;
-    mod feed;
-    mod order;
-    mod queues;
-    mod recovery;
-    mod requests;
-    mod room;
-    mod scans;
+mod store {
+    pub(crate) mod build;
+    pub(crate) mod rig;
+    pub(crate) mod subject;
+
+    mod conformance {
+        mod attempts;
+        mod controls;
+        mod feed;
+        mod order;
+        mod queues;
+        mod recovery;
+        mod requests;
+        mod room;
+        mod scans;
+    }
 }

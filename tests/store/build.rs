@@ -11,7 +11,7 @@ use jobmill::{
 };
 
 /// A job of the kind `kind` for `queue`, with nothing special about it.
-pub fn job(queue: &str, kind: &str) -> NewJob {
+pub(crate) fn job(queue: &str, kind: &str) -> NewJob {
     NewJob {
         queue: Arc::from(queue),
         kind: Arc::from(kind),
@@ -26,12 +26,12 @@ pub fn job(queue: &str, kind: &str) -> NewJob {
 }
 
 /// An offer of some jobs.
-pub fn offer(jobs: Vec<NewJob>) -> Offer {
+pub(crate) fn offer(jobs: Vec<NewJob>) -> Offer {
     Offer { request: None, jobs, behind_waiters: false }
 }
 
 /// An offer under a request id. Equal `said` are equal requests.
-pub fn requested(id: &str, said: &str, mut jobs: Vec<NewJob>) -> Offer {
+pub(crate) fn requested(id: &str, said: &str, mut jobs: Vec<NewJob>) -> Offer {
     for job in &mut jobs {
         job.extras.get_or_insert_default().request_id = id.to_owned();
     }
@@ -39,18 +39,18 @@ pub fn requested(id: &str, said: &str, mut jobs: Vec<NewJob>) -> Offer {
 }
 
 /// A request id with what was said under it.
-pub fn request(id: &str, said: &str) -> RequestId {
+pub(crate) fn request(id: &str, said: &str) -> RequestId {
     RequestId { key: RequestId::key_of(id), digest: RequestId::hash(&[said.as_bytes()]) }
 }
 
 /// Extras with one label.
-pub fn labelled(key: &str, value: &str) -> Option<Box<Extras>> {
+pub(crate) fn labelled(key: &str, value: &str) -> Option<Box<Extras>> {
     let labels = [(key.to_owned(), value.to_owned())].into();
     Some(Box::new(Extras { labels, ..Extras::default() }))
 }
 
 /// A queue with so many slots and so much room.
-pub fn settings(consumers: u32, max_jobs: u64) -> QueueSettings {
+pub(crate) fn settings(consumers: u32, max_jobs: u64) -> QueueSettings {
     QueueSettings {
         max_jobs,
         max_bytes: 1 << 30,
@@ -63,7 +63,7 @@ pub fn settings(consumers: u32, max_jobs: u64) -> QueueSettings {
 }
 
 /// A failure of the handler.
-pub fn failure(retryable: bool) -> Arc<Failure> {
+pub(crate) fn failure(retryable: bool) -> Arc<Failure> {
     Arc::new(Failure {
         reason: FailureReason::HandlerError,
         message: "no".into(),
@@ -74,6 +74,6 @@ pub fn failure(retryable: bool) -> Arc<Failure> {
 }
 
 /// So many seconds after the tests begin.
-pub fn at(seconds: i64) -> Timestamp {
+pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000 + seconds * 1_000_000)
 }

@@ -7,8 +7,8 @@ use jobmill::{
     config::QueueSettings,
     job::{Job, JobId, LeaseToken, Output, Position, StateName},
     store::{
-        Applied, Batch, Change, Changes, Control, ControlDone, ControlRefusal, EngineSetup, JobFilter, NewJob,
-        Offer, Reader, Receipt, Report, ReportBody, Scan, ScanOrder, WholeJob,
+        Applied, Batch, Change, Changes, Control, ControlDone, ControlRefusal, EngineSetup, JobFilter,
+        NewJob, Offer, Reader, Receipt, Report, ReportBody, Scan, ScanOrder, WholeJob,
     },
     transition::Refusal,
 };
@@ -19,24 +19,24 @@ use super::{
 };
 
 /// A store under test at a moment that the test decides.
-pub struct Rig {
+pub(crate) struct Rig {
     subject: Box<dyn Subject>,
     /// The kinds and queues with which the next start happens.
-    pub setup: EngineSetup,
+    pub(crate) setup: EngineSetup,
     /// The present.
-    pub now: Timestamp,
+    pub(crate) now: Timestamp,
     end: Position,
 }
 
 impl Rig {
     /// The kind that has a handler.
-    pub const KIND: &str = "run";
+    pub(crate) const KIND: &str = "run";
 
-    pub fn memory() -> Self {
+    pub(crate) fn memory() -> Self {
         Self::new(|setup| Box::new(Memory::open(setup)))
     }
 
-    pub fn sqlite() -> Self {
+    pub(crate) fn sqlite() -> Self {
         Self::new(|setup| Box::new(Sqlite::open(setup)))
     }
 
@@ -52,7 +52,7 @@ impl Rig {
     }
 
     /// Applies a batch at the present moment. Whatever it was, the feed has no gap and the tallies are a recount.
-    pub fn apply(&mut self, batch: Batch) -> Applied {
+    pub(crate) fn apply(&mut self, batch: Batch) -> Applied {
         let applied = self.subject.apply(Batch { now: self.now, ..batch }).unwrap();
         for change in &applied.changes {
             assert_eq!(change.position().as_i64(), self.end.as_i64() + 1, "the feed has a gap");
@@ -64,85 +64,90 @@ impl Rig {
     }
 
     /// Kills the process and starts the next one, at the present moment.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         self.setup.now = self.now;
         self.subject.crash(self.setup.clone()).unwrap();
         self.end = self.reader().jobs(&[]).unwrap().1;
         self.check_tallies();
     }
 
-    pub fn reader(&self) -> Arc<dyn Reader> {
+    pub(crate) fn reader(&self) -> Arc<dyn Reader> {
         self.subject.reader()
     }
 
-    pub fn pass(&mut self, seconds: u64) {
+    pub(crate) fn pass(&mut self, seconds: u64) {
         self.now = self.now.after(Duration::from_secs(seconds));
     }
 
     /// Creates a queue with so many slots.
-    pub fn queue(&mut self, name: &str, consumers: u32) {
+    pub(crate) fn queue(&mut self, name: &str, consumers: u32) {
         self.queue_with(name, settings(consumers, 1_000));
     }
 
-    pub fn queue_with(&mut self, name: &str, settings: QueueSettings) {
+    pub(crate) fn queue_with(&mut self, name: &str, settings: QueueSettings) {
         self.control(Control::CreateQueue { name: name.into(), settings }).unwrap();
     }
 
     /// A batch without anything: what is due is promoted, free slots are filled.
-    pub fn tick(&mut self) -> Applied {
+    pub(crate) fn tick(&mut self) -> Applied {
         self.apply(Batch { claim: true, ..Batch::default() })
     }
 
-    pub fn offer(&mut self, offer: Offer) -> Receipt {
+    pub(crate) fn offer(&mut self, offer: Offer) -> Receipt {
         let batch = Batch { offers: vec![offer], claim: true, ..Batch::default() };
         self.apply(batch).offers.pop().unwrap()
     }
 
-    pub fn submit_all(&mut self, jobs: Vec<NewJob>) -> Vec<Arc<Job>> {
+    pub(crate) fn submit_all(&mut self, jobs: Vec<NewJob>) -> Vec<Arc<Job>> {
         created(self.offer(offer(jobs)))
     }
 
-    pub fn submit(&mut self, job: NewJob) -> Arc<Job> {
+    pub(crate) fn submit(&mut self, job: NewJob) -> Arc<Job> {
         self.submit_all(vec![job]).pop().unwrap()
     }
 
-    pub fn control(&mut self, control: Control) -> Result<ControlDone, ControlRefusal> {
+    pub(crate) fn control(&mut self, control: Control) -> Result<ControlDone, ControlRefusal> {
         let batch = Batch { controls: vec![control], claim: true, ..Batch::default() };
         self.apply(batch).controls.pop().unwrap()
     }
 
     /// What an attempt tells, in a batch of its own that claims nothing.
-    pub fn report(&mut self, job: &Job, body: ReportBody) -> Result<(), Refusal> {
+    pub(crate) fn report(&mut self, job: &Job, body: ReportBody) -> Result<(), Refusal> {
         self.report_under(job.id, lease(job), body)
     }
 
-    pub fn report_under(&mut self, id: JobId, lease: LeaseToken, body: ReportBody) -> Result<(), Refusal> {
+    pub(crate) fn report_under(
+        &mut self,
+        id: JobId,
+        lease: LeaseToken,
+        body: ReportBody,
+    ) -> Result<(), Refusal> {
         let report = Report { id, lease, body };
         let batch = Batch { reports: vec![report], ..Batch::default() };
         self.apply(batch).reports.pop().unwrap()
     }
 
-    pub fn job(&self, id: JobId) -> Job {
+    pub(crate) fn job(&self, id: JobId) -> Job {
         self.reader().job(id).unwrap().unwrap()
     }
 
-    pub fn state(&self, id: JobId) -> StateName {
+    pub(crate) fn state(&self, id: JobId) -> StateName {
         self.job(id).state.name()
     }
 
-    pub fn whole(&self, id: JobId) -> WholeJob {
+    pub(crate) fn whole(&self, id: JobId) -> WholeJob {
         self.reader().whole_job(id).unwrap().unwrap()
     }
 
-    pub fn changes(&self, after: Position, limit: usize) -> Changes {
+    pub(crate) fn changes(&self, after: Position, limit: usize) -> Changes {
         self.reader().changes(after, limit).unwrap()
     }
 
-    pub fn end(&self) -> Position {
+    pub(crate) fn end(&self) -> Position {
         self.end
     }
 
-    pub fn all_jobs(&self) -> Vec<Arc<Job>> {
+    pub(crate) fn all_jobs(&self) -> Vec<Arc<Job>> {
         let order = ScanOrder::OldestFirst { after: None, last: None };
         let scan = Scan { order, limit: usize::MAX, budget: i64::MAX as usize };
         self.reader().scan(&JobFilter::default(), scan).unwrap().jobs
@@ -165,7 +170,7 @@ impl Rig {
 }
 
 /// The jobs that an offer created.
-pub fn created(receipt: Receipt) -> Vec<Arc<Job>> {
+pub(crate) fn created(receipt: Receipt) -> Vec<Arc<Job>> {
     match receipt {
         Receipt::Created { jobs } => jobs,
         other => panic!("not created: {other:?}"),
@@ -173,26 +178,26 @@ pub fn created(receipt: Receipt) -> Vec<Arc<Job>> {
 }
 
 /// The lease under which a job runs.
-pub fn lease(job: &Job) -> LeaseToken {
+pub(crate) fn lease(job: &Job) -> LeaseToken {
     job.state.lease().unwrap_or_else(|| panic!("{} does not run: {:?}", job.id, job.state))
 }
 
-pub fn succeeded() -> ReportBody {
+pub(crate) fn succeeded() -> ReportBody {
     ReportBody::Succeeded { output: Output::default(), tail: String::new() }
 }
 
 /// A success with a result and some lines.
-pub fn returned(result: &str, tail: &str) -> ReportBody {
+pub(crate) fn returned(result: &str, tail: &str) -> ReportBody {
     let output = Output { bytes: result.to_owned().into(), media_type: "text/plain".into() };
     ReportBody::Succeeded { output, tail: tail.into() }
 }
 
-pub fn failed(retryable: bool, tail: &str) -> ReportBody {
+pub(crate) fn failed(retryable: bool, tail: &str) -> ReportBody {
     ReportBody::Failed { failure: failure(retryable), delay: None, tail: tail.into() }
 }
 
 /// The states through which a batch took a job.
-pub fn path(applied: &Applied, id: JobId) -> Vec<StateName> {
+pub(crate) fn path(applied: &Applied, id: JobId) -> Vec<StateName> {
     let of_job = applied.changes.iter().filter_map(|change| match change {
         Change::Job { job, .. } if job.id == id => Some(job.state.name()),
         Change::Job { .. } | Change::Deleted(_) => None,
@@ -201,6 +206,6 @@ pub fn path(applied: &Applied, id: JobId) -> Vec<StateName> {
 }
 
 /// The jobs that a batch claimed, in its order.
-pub fn claimed(applied: &Applied) -> Vec<JobId> {
+pub(crate) fn claimed(applied: &Applied) -> Vec<JobId> {
     applied.claims.iter().map(|claim| claim.job.id).collect()
 }

@@ -8,7 +8,7 @@ use jobmill::store::{
 use tempfile::TempDir;
 
 /// A store under test.
-pub trait Subject {
+pub(crate) trait Subject {
     /// Applies a batch.
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError>;
     /// Reads what is committed.
@@ -18,10 +18,10 @@ pub trait Subject {
 }
 
 /// The model.
-pub struct Memory(Option<MemoryStore>);
+pub(crate) struct Memory(Option<MemoryStore>);
 
 impl Memory {
-    pub fn open(setup: EngineSetup) -> Self {
+    pub(crate) fn open(setup: EngineSetup) -> Self {
         Memory(Some(MemoryStore::open(setup).unwrap()))
     }
 }
@@ -42,24 +42,24 @@ impl Subject for Memory {
 }
 
 /// SQLite in a folder of its own.
-pub struct Sqlite {
+pub(crate) struct Sqlite {
     store: SqliteStore,
     folder: TempDir,
 }
 
 impl Sqlite {
-    pub fn open(setup: EngineSetup) -> Self {
+    pub(crate) fn open(setup: EngineSetup) -> Self {
         let folder = TempDir::new().unwrap();
         Sqlite { store: SqliteStore::open(folder.path(), setup).unwrap(), folder }
     }
 
     /// What a disk would hold if the process died now.
-    pub fn image(&self) -> TempDir {
+    pub(crate) fn image(&self) -> TempDir {
         image_of(self.folder.path())
     }
 
     /// Goes on from an image, as the next process would.
-    pub fn restart_from(&mut self, image: TempDir, setup: EngineSetup) -> Result<(), StoreError> {
+    pub(crate) fn restart_from(&mut self, image: TempDir, setup: EngineSetup) -> Result<(), StoreError> {
         self.store = SqliteStore::open(image.path(), setup)?;
         self.folder = image;
         Ok(())
@@ -69,7 +69,7 @@ impl Sqlite {
 /// Copies the files of an open store. To drop the store would close it properly, which a crash does not.
 ///
 /// The database comes first: what a checkpoint writes to it meanwhile is in the log still, which is copied after it.
-pub fn image_of(folder: &Path) -> TempDir {
+pub(crate) fn image_of(folder: &Path) -> TempDir {
     let image = TempDir::new().unwrap();
     for file in ["jobmill.db", "jobmill.db-wal"] {
         fs::copy(folder.join(file), image.path().join(file)).unwrap();
