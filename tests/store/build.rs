@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jobmill::{
     clock::Timestamp,
     config::{QueueSettings, WhenFull},
-    job::{Extras, Failure, FailureReason, RetryPolicy},
+    job::{Failure, FailureReason, RetryPolicy},
     store::{NewJob, Offer, RequestId},
 };
 
@@ -25,11 +25,6 @@ pub(crate) fn job(queue: &str, kind: &str) -> NewJob {
     }
 }
 
-/// An offer of some jobs.
-pub(crate) fn offer(jobs: Vec<NewJob>) -> Offer {
-    Offer { request: None, jobs, behind_waiters: false }
-}
-
 /// An offer under a request id. Equal `said` are equal requests.
 pub(crate) fn requested(id: &str, said: &str, mut jobs: Vec<NewJob>) -> Offer {
     for job in &mut jobs {
@@ -41,12 +36,6 @@ pub(crate) fn requested(id: &str, said: &str, mut jobs: Vec<NewJob>) -> Offer {
 /// A request id with what was said under it.
 pub(crate) fn request(id: &str, said: &str) -> RequestId {
     RequestId { key: RequestId::key_of(id), digest: RequestId::hash(&[said.as_bytes()]) }
-}
-
-/// Extras with one label.
-pub(crate) fn labelled(key: &str, value: &str) -> Option<Box<Extras>> {
-    let labels = [(key.to_owned(), value.to_owned())].into();
-    Some(Box::new(Extras { labels, ..Extras::default() }))
 }
 
 /// A queue with so many slots and so much room.

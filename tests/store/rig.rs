@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use jobmill::{
     clock::Timestamp,
     config::QueueSettings,
-    job::{Job, JobId, LeaseToken, Output, Position, StateName},
+    job::{Extras, Job, JobId, LeaseToken, Output, Position, StateName},
     store::{
         Applied, Batch, Change, Changes, Control, ControlDone, ControlRefusal, EngineSetup, JobFilter,
         NewJob, Offer, Reader, Receipt, Report, ReportBody, Scan, ScanOrder, WholeJob,
@@ -14,7 +14,7 @@ use jobmill::{
 };
 
 use super::{
-    build::{at, failure, offer, settings},
+    build::{at, failure, settings},
     subject::{Memory, Sqlite, Subject},
 };
 
@@ -208,4 +208,15 @@ pub(crate) fn path(applied: &Applied, id: JobId) -> Vec<StateName> {
 /// The jobs that a batch claimed, in its order.
 pub(crate) fn claimed(applied: &Applied) -> Vec<JobId> {
     applied.claims.iter().map(|claim| claim.job.id).collect()
+}
+
+/// An offer of some jobs.
+pub(crate) fn offer(jobs: Vec<NewJob>) -> Offer {
+    Offer { request: None, jobs, behind_waiters: false }
+}
+
+/// Extras with one label.
+pub(crate) fn labelled(key: &str, value: &str) -> Option<Box<Extras>> {
+    let labels = [(key.to_owned(), value.to_owned())].into();
+    Some(Box::new(Extras { labels, ..Extras::default() }))
 }

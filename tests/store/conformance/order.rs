@@ -6,8 +6,8 @@ use jobmill::{
 };
 
 use crate::store::{
-    build::{at, job, offer, settings},
-    rig::{Rig, claimed, failed, lease, path, succeeded},
+    build::{at, job, settings},
+    rig::{Rig, claimed, failed, lease, offer, path, succeeded},
 };
 use jobmill::store::NewJob;
 

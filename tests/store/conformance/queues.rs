@@ -6,8 +6,8 @@ use jobmill::{
 };
 
 use crate::store::{
-    build::{at, job, offer, settings},
-    rig::{Rig, failed, succeeded},
+    build::{at, job, settings},
+    rig::{Rig, failed, offer, succeeded},
 };
 
 both_stores!(

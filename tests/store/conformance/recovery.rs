@@ -7,8 +7,8 @@ use jobmill::{
 };
 
 use crate::store::{
-    build::{at, job, offer},
-    rig::{Rig, failed, lease, succeeded},
+    build::{at, job},
+    rig::{Rig, failed, lease, offer, succeeded},
 };
 
 both_stores!(

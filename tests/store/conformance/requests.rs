@@ -87,7 +87,7 @@ fn a_repeat_gets_its_job_from_a_full_queue_too(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 1));
     let ask = || requested("r", "one", vec![job("q", Rig::KIND)]);
     let first = created(rig.offer(ask())).remove(0);
-    assert!(matches!(rig.offer(crate::store::build::offer(vec![job("q", "run")])), Receipt::Full { .. }));
+    assert!(matches!(rig.offer(crate::store::rig::offer(vec![job("q", "run")])), Receipt::Full { .. }));
     let mut repeat = ask();
     repeat.behind_waiters = true;
     assert_eq!(seen(rig.offer(repeat)).0.id, first.id);

@@ -7,8 +7,8 @@ use jobmill::{
 };
 
 use crate::store::{
-    build::{job, offer, settings},
-    rig::{Rig, created, failed, succeeded},
+    build::{job, settings},
+    rig::{Rig, created, failed, offer, succeeded},
 };
 
 both_stores!(
@@ -72,7 +72,7 @@ fn a_queue_holds_so_many_bytes(rig: &mut Rig) {
 fn labels_count_and_ended_jobs_do_not(rig: &mut Rig) {
     rig.queue_with("q", QueueSettings { max_bytes: NewJob::FIXED_BYTES + 8, ..settings(0, 100) });
     let labelled = |value: &str| {
-        let extras = crate::store::build::labelled("key", value);
+        let extras = crate::store::rig::labelled("key", value);
         offer(vec![NewJob { extras, ..job("q", Rig::KIND) }])
     };
     assert!(matches!(rig.offer(labelled("123456")), Receipt::Refused(OfferRefusal::LargerThanQueue { .. })));
@@ -153,7 +153,7 @@ fn a_retry_needs_room(rig: &mut Rig) {
 fn a_full_offer_comes_back_unchanged(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 1));
     rig.submit(job("q", Rig::KIND));
-    let extras = crate::store::build::labelled("key", "value");
+    let extras = crate::store::rig::labelled("key", "value");
     let asked = NewJob { priority: 7, extras, payload: "x".into(), ..job("q", Rig::KIND) };
     let Receipt::Full { offer: back, .. } = rig.offer(offer(vec![asked.clone()])) else { panic!("not full") };
     assert_eq!(format!("{:?}", back.jobs), format!("{:?}", [asked]));

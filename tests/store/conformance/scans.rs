@@ -6,8 +6,8 @@ use jobmill::{
 };
 
 use crate::store::{
-    build::{at, job, labelled},
-    rig::{Rig, failed, succeeded},
+    build::{at, job},
+    rig::{Rig, failed, labelled, succeeded},
 };
 
 both_stores!(
