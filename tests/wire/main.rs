@@ -4,7 +4,9 @@
 
 mod bad_input;
 mod bad_messages;
+mod commands;
 mod execution;
+mod queues;
 mod submit;
 
 #[path = "../support/mod.rs"]
