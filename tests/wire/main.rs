@@ -8,6 +8,7 @@ mod commands;
 mod execution;
 mod queues;
 mod submit;
+mod watch;
 
 #[path = "../support/mod.rs"]
 mod support;
