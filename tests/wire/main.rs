@@ -4,8 +4,11 @@
 
 mod bad_input;
 mod bad_messages;
+mod commands;
 mod execution;
+mod queues;
 mod submit;
+mod watch;
 
 #[path = "../support/mod.rs"]
 mod support;
