@@ -4,8 +4,16 @@
 //! transaction, and only then answers callers, publishes changes and hands out claims. It waits for nothing but input
 //! and the disk: reports have room for every slot, claims have their slots already, and watchers pull.
 
-use std::{collections::HashMap, sync::Arc, thread, time::Duration};
+mod answer;
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicU64},
+    thread,
+    time::Duration,
+};
+
+pub(crate) use answer::Answer;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
@@ -15,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission::{
         Queues,
-        waiters::{Waiter, Waiters},
+        waiters::{Caller, Waiter, Waiters},
     },
     clock::{Clock, Timestamp},
     job::{Job, Position},
@@ -45,6 +53,7 @@ const WAITERS_OFFERED_MAX: usize = 256;
 enum Entry {
     Offer {
         offer: Offer,
+        caller: Caller,
         wait: Option<Timestamp>,
         reply: oneshot::Sender<SubmitAnswer>,
     },
@@ -107,6 +116,8 @@ pub struct Commit {
     entries: mpsc::Sender<Entry>,
     /// Once cancelled, the committer does what has come in and ends.
     ending: CancellationToken,
+    /// How many callers there have been.
+    callers: Arc<AtomicU64>,
 }
 
 impl Commit {
@@ -115,9 +126,7 @@ impl Commit {
     /// # Errors
     /// When the server stops.
     pub async fn submit(&self, offer: Offer, wait: Option<Timestamp>) -> Result<SubmitAnswer, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.entries.send(Entry::Offer { offer, wait, reply }).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
+        self.offer(self.caller(), offer, wait).await?.decided().await
     }
 
     /// Has something changed.
@@ -212,7 +221,8 @@ impl Committer {
                 path: "commit".into(),
                 source,
             })?;
-        Ok(Committing { commit: Commit { entries, ending }, reports: Reports { reports }, ended })
+        let commit = Commit { entries, ending, callers: Arc::default() };
+        Ok(Committing { commit, reports: Reports { reports }, ended })
     }
 }
 
@@ -227,6 +237,7 @@ type SubmitReply = oneshot::Sender<SubmitAnswer>;
 /// Whom to answer for an offer of the batch.
 struct Asker {
     queue: Arc<str>,
+    caller: Caller,
     wait: Option<Timestamp>,
     /// Whether it has waited for room already.
     waited: bool,
@@ -326,7 +337,7 @@ impl Loop {
         self.offer_to_waiters(&mut batch, &mut askers);
         for entry in entries.drain(..) {
             match entry {
-                Entry::Offer { mut offer, wait, reply } => {
+                Entry::Offer { mut offer, caller, wait, reply } => {
                     // Nobody is there any more to hear of it: better not to begin.
                     if reply.is_closed() {
                         continue;
@@ -334,7 +345,7 @@ impl Loop {
                     let Some(queue) = offer.jobs.first().map(|job| Arc::clone(&job.queue)) else { continue };
                     offer.behind_waiters = self.waiters.len(&queue) > 0;
                     batch.offers.push(offer);
-                    askers.push(Asker { queue, wait, waited: false, reply });
+                    askers.push(Asker { queue, caller, wait, waited: false, reply });
                 }
                 Entry::Control { control, reply } => {
                     batch.controls.push(control);
@@ -391,6 +402,7 @@ impl Loop {
                 batch.offers.push(offer);
                 askers.push(Asker {
                     queue: Arc::clone(&queue),
+                    caller: waiter.caller,
                     wait: Some(waiter.until),
                     waited: true,
                     reply: waiter.reply,
@@ -469,7 +481,7 @@ impl Loop {
                 Receipt::Refused(refusal) => SubmitAnswer::Refused(refusal),
                 Receipt::Full { offer, full } => match asker.wait {
                     Some(until) if until > now && !self.committer.draining.is_cancelled() => {
-                        let waiter = Waiter { offer, until, reply: asker.reply };
+                        let waiter = Waiter { offer, until, caller: asker.caller, reply: asker.reply };
                         if asker.waited {
                             put_back.entry(asker.queue).or_default().push(waiter);
                         } else if let Some(waiters) = put_back.remove(&asker.queue) {
