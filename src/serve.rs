@@ -226,6 +226,7 @@ impl ServerBuilder {
             hub: Arc::clone(&hub),
             issuer,
             clock: self.clock,
+            draining: draining.clone(),
         };
         let dispatch = Arc::new(Dispatch::new(handlers, committing.reports.clone(), Arc::clone(&hub), reads));
         let attempts = TaskTracker::new();
