@@ -9,7 +9,7 @@ use std::{
 };
 
 pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -33,8 +33,10 @@ const HANDOUTS_MAX: usize = 200_000;
 const COMMANDS_PATIENCE: Duration = Duration::from_secs(30);
 /// Attempts are asked to stop so long before a drain's deadline, or a quarter of the drain if that is shorter.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(5);
-/// How long answers may take to reach their callers once nothing is left to do.
+/// How long answers may take to reach their callers once nothing is left to do,
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// and how long they have even where the deadline has come.
+const FAREWELL_MIN: Duration = Duration::from_millis(250);
 /// The lock that commands of a killed server hold until they are gone.
 const COMMANDS_LOCK: &str = "commands.lock";
 
@@ -337,28 +339,35 @@ impl Running {
         reason
     }
 
+    /// Ends at the deadline, give or take the moment that a cut takes.
     async fn drain(self) {
         let Running { mut serving, mut dispatching, committing, dispatch, attempts, hub, stopper, .. } = self;
         let Committing { commit, reports, mut ended } = committing;
+        let deadline = tokio::time::sleep(self.drain_timeout).deadline();
+        let stop_at = deadline - STOP_GRACE_MAX.min(self.drain_timeout / 4);
         self.draining.cancel();
         hub.close();
         self.farewell.cancel();
         let force = &stopper.force;
-        let stop_grace = STOP_GRACE_MAX.min(self.drain_timeout / 4);
 
-        // After an empty batch nothing more is claimed; what was claimed before is on its way to dispatch.
-        commit.flush().await;
+        // After an empty batch nothing more is claimed; what was claimed before is on its way to dispatch. A disk that
+        // hangs must not hold up the drain.
+        tokio::select! {
+            () = commit.flush() => {}
+            () = tokio::time::sleep_until(deadline) => {}
+            () = force.cancelled() => {}
+        }
         self.dispatched.cancel();
         let _ = (&mut dispatching).await;
         attempts.close();
         tokio::select! {
             () = attempts.wait() => {}
-            () = tokio::time::sleep(self.drain_timeout.saturating_sub(stop_grace)) => {
+            () = tokio::time::sleep_until(stop_at) => {
                 tracing::info!(attempts = attempts.len(), "asking running attempts to stop");
                 dispatch.stop();
                 tokio::select! {
                     () = attempts.wait() => {}
-                    () = tokio::time::sleep(stop_grace) => {}
+                    () = tokio::time::sleep_until(deadline) => {}
                     () = force.cancelled() => {}
                 }
             }
@@ -372,18 +381,25 @@ impl Running {
         }
         dispatch.cut_off();
         // A handler that never yields can't be cut off; it ends with the process.
-        let _ = tokio::time::timeout(FAREWELL_MAX, attempts.wait()).await;
+        let _ = tokio::time::timeout_at(farewell_until(deadline), attempts.wait()).await;
         let farewell = async {
             let _ = (&mut serving).await;
         };
         tokio::select! {
-            _ = tokio::time::timeout(FAREWELL_MAX, farewell) => {}
+            _ = tokio::time::timeout_at(farewell_until(deadline), farewell) => {}
             () = force.cancelled() => {}
         }
         serving.abort();
         drop((dispatch, reports));
         commit.end();
-        // Dropping the store ends its checkpoint thread, too; a disk that hangs must not hold up the drain.
-        let _ = tokio::time::timeout(FAREWELL_MAX, &mut ended).await;
+        // Dropping the store ends its checkpoint thread, too.
+        let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
     }
+}
+
+/// When to stop waiting for the last answers: soon, and before the deadline if that leaves them any time.
+fn farewell_until(deadline: Instant) -> Instant {
+    let least = tokio::time::sleep(FAREWELL_MIN).deadline();
+    let most = tokio::time::sleep(FAREWELL_MAX).deadline();
+    deadline.clamp(least, most)
 }

@@ -1,5 +1,6 @@
 //! A real server in the test's own process, real clients, and handlers that do what the test says when it says so.
 
+mod process;
 mod refusals;
 mod stage;
 mod watcher;
@@ -16,6 +17,7 @@ use jobmill::{
 };
 use tonic::transport::Channel;
 
+pub(crate) use process::Process;
 pub(crate) use refusals::{Refusal, refusal};
 pub(crate) use stage::{Cue, Stage};
 pub(crate) use watcher::{Watcher, describe};
@@ -90,8 +92,8 @@ pub(crate) fn submission(job: v1::JobSpec) -> v1::SubmitRequest {
 
 /// A running server and a connection to it.
 pub(crate) struct Rig {
+    /// Absent where it is another process.
     server: Option<Server>,
-    stopper: Stopper,
     pub(crate) channel: Channel,
     pub(crate) jobs: JobQueueClient<Channel>,
     pub(crate) queues: QueueServiceClient<Channel>,
@@ -99,17 +101,25 @@ pub(crate) struct Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        self.stopper.force();
+        if let Some(server) = &self.server {
+            server.stopper().force();
+        }
     }
 }
 
 impl Rig {
     pub(crate) async fn start(builder: ServerBuilder) -> Self {
         let server = soon(builder.start()).await.expect("the server starts");
-        let channel = connect(&server.local_addr().to_string()).await;
+        let mut rig = Rig::connect(&server.local_addr().to_string()).await;
+        rig.server = Some(server);
+        rig
+    }
+
+    /// A connection to a server in another process.
+    pub(crate) async fn connect(address: &str) -> Self {
+        let channel = connect(address).await;
         Rig {
-            stopper: server.stopper(),
-            server: Some(server),
+            server: None,
             jobs: JobQueueClient::new(channel.clone()),
             queues: QueueServiceClient::new(channel.clone()),
             channel,
@@ -125,19 +135,19 @@ impl Rig {
         self.server.as_ref().expect("a server").local_addr()
     }
 
-    pub(crate) fn stopper(&self) -> &Stopper {
-        &self.stopper
+    pub(crate) fn stopper(&self) -> Stopper {
+        self.server.as_ref().expect("a server").stopper()
     }
 
     /// Stops the server, and returns once its folder is free.
     pub(crate) async fn stop(mut self) {
-        self.stopper.drain();
+        self.stopper().drain();
         soon(self.server.take().expect("a server").finished()).await.expect("an orderly end");
     }
 
     /// Stops the server without a drain: running attempts are cut off.
     pub(crate) async fn force(mut self) {
-        self.stopper.force();
+        self.stopper().force();
         soon(self.server.take().expect("a server").finished()).await.expect("an orderly end");
     }
 

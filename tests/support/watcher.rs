@@ -28,6 +28,11 @@ impl Watcher {
 
     /// The next event but bookmarks; `None` at the end.
     pub(crate) async fn event(&mut self) -> Result<Option<Event>, Status> {
+        // Bookmarks come for ever: they are no news.
+        soon(self.news()).await
+    }
+
+    async fn news(&mut self) -> Result<Option<Event>, Status> {
         loop {
             if let Some(event) = self.read.pop_front() {
                 if self.read.is_empty() {

@@ -5,6 +5,8 @@
 mod bad_input;
 mod bad_messages;
 mod commands;
+mod crash;
+mod drain;
 mod execution;
 mod queues;
 mod submit;
