@@ -2,10 +2,9 @@
 
 mod cli;
 
-fn main() -> std::process::ExitCode {
-    if let Some(code) = jobmill::execute::command::guard_main() {
-        return code;
-    }
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime.block_on(cli::main())
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // A command's guard is this same program: it must not read arguments or start threads.
+    jobmill::execute::command::guard_main().unwrap_or_else(cli::main)
 }

@@ -23,8 +23,8 @@ use crate::{
         Handler,
         command::{self, CommandHandler, WaitError},
     },
-    store::{EngineSetup, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
-    watch::{Hub, Reads, TokenIssuer},
+    store::{EngineSetup, Reads, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+    watch::{Hub, TokenIssuer},
 };
 
 /// All queues together have at most 100,000 slots, each with a claim and a cancel on its way at most.
@@ -69,7 +69,7 @@ pub struct Stopper {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address can't be listened on.
-    #[error("can't listen on {address}: {source}")]
+    #[error("can't listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -83,8 +83,8 @@ pub enum ServeError {
     #[error(transparent)]
     Commands(#[from] WaitError),
     /// The program that guards commands is not known.
-    #[error("can't find the program that guards commands: {0}")]
-    CommandGuard(std::io::Error),
+    #[error("can't find the program that guards commands")]
+    CommandGuard(#[source] std::io::Error),
     /// A kind has two handlers.
     #[error("the kind `{0}` has two handlers")]
     KindTwice(String),
@@ -249,7 +249,7 @@ impl ServerBuilder {
             stopper: stopper.clone(),
             drain_timeout: self.settings.drain_timeout,
         };
-        Ok(Server { address, stopper, running: tokio::spawn(running.to_the_end()) })
+        Ok(Server { address, stopper, running: tokio::spawn(running.until_the_end()) })
     }
 
     /// What runs each kind, and what its jobs get by default.
@@ -316,7 +316,7 @@ struct Running {
 }
 
 impl Running {
-    async fn to_the_end(mut self) -> Result<(), ServeError> {
+    async fn until_the_end(mut self) -> Result<(), ServeError> {
         let reason = tokio::select! {
             () = self.stopper.drain.cancelled() => Ok(()),
             ended = &mut self.committing.ended => Err(match ended {
@@ -364,7 +364,10 @@ impl Running {
             () = force.cancelled() => {}
         }
         if !attempts.is_empty() {
-            tracing::warn!(attempts = attempts.len(), "cutting off running attempts; their jobs are retried later");
+            tracing::warn!(
+                attempts = attempts.len(),
+                "cutting off running attempts; their jobs are retried later"
+            );
         }
         dispatch.cut_off();
         // A handler that never yields can't be cut off; it ends with the process.

@@ -164,6 +164,9 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             };
             let mut next = changed(job, state, moment);
             next.job.attempt = job.attempt.saturating_sub(1);
+            if next.job.attempt == 0 {
+                next.job.started = None;
+            }
             Ok(next)
         }
         Event::Cancel => match job.state {

@@ -148,9 +148,10 @@ pub(super) fn event(event: &WatchEvent) -> v1::WatchEvent {
     let event = match event {
         WatchEvent::Snapshot(snapshot) => Event::Snapshot(job(snapshot)),
         WatchEvent::Synced => Event::Synced(v1::Synced {}),
-        WatchEvent::Updated { job: updated, merged } => {
-            Event::Updated(v1::JobUpdated { job: Some(job(updated)), merged: merged.map(|merged| merged as i64) })
-        }
+        WatchEvent::Updated { job: updated, merged } => Event::Updated(v1::JobUpdated {
+            job: Some(job(updated)),
+            merged: merged.map(|merged| merged as i64),
+        }),
         WatchEvent::Left { id, state: left_to } => Event::Left(v1::JobLeft {
             id: id.to_string(),
             state: state(*left_to) as i32,

@@ -27,7 +27,7 @@ const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why the server could not go on.
 #[derive(Debug, thiserror::Error)]
-#[error("the gRPC server failed: {0}")]
+#[error("the gRPC server failed")]
 pub struct ApiError(#[from] tonic::transport::Error);
 
 /// A gRPC server with the settings that Jobmill's own has, so that one which does nothing can be compared with it.

@@ -12,6 +12,7 @@ use crate::{
     job::{JobId, RetryPolicy, StateName},
     proto::v1,
     store::{JobFilter, RequestId},
+    watch::Detail,
 };
 
 const PAYLOAD_MAX_BYTES: usize = 1 << 20;
@@ -81,7 +82,8 @@ impl Validator {
             Ok(0) => None,
             Ok(attempts) if limits::MAX_ATTEMPTS.contains(&attempts) => Some(attempts),
             Ok(_) | Err(_) => {
-                let message = format!("is {}; it must be from 1 to 1000, or 0 for the default", spec.max_attempts);
+                let message =
+                    format!("is {}; it must be from 1 to 1000, or 0 for the default", spec.max_attempts);
                 self.fault(at("max_attempts"), message);
                 None
             }
@@ -130,7 +132,10 @@ impl Validator {
     fn number(&mut self, field: &str, value: f64, allowed: &RangeInclusive<f64>) {
         // NaN is in no range.
         if !allowed.contains(&value) {
-            self.fault(field, format!("is {value}; it must be from {} to {}", allowed.start(), allowed.end()));
+            self.fault(
+                field,
+                format!("is {value}; it must be from {} to {}", allowed.start(), allowed.end()),
+            );
         }
     }
 
@@ -167,12 +172,19 @@ impl Validator {
         value: &prost_types::Duration,
         allowed: &RangeInclusive<Duration>,
     ) -> Option<Duration> {
-        let limits = format!("it must be from {} to {}", shown_duration(allowed.start()), shown_duration(allowed.end()));
+        let limits = format!(
+            "it must be from {} to {}",
+            shown_duration(allowed.start()),
+            shown_duration(allowed.end())
+        );
         if !(-999_999_999..=999_999_999).contains(&value.nanos)
             || (value.seconds > 0 && value.nanos < 0)
             || (value.seconds < 0 && value.nanos > 0)
         {
-            self.fault(field, format!("is no valid duration: seconds and nanos disagree in sign or size; {limits}"));
+            self.fault(
+                field,
+                format!("is no valid duration: seconds and nanos disagree in sign or size; {limits}"),
+            );
             return None;
         }
         let (Ok(seconds), Ok(nanos)) = (u64::try_from(value.seconds), u32::try_from(value.nanos)) else {
@@ -191,7 +203,9 @@ impl Validator {
     pub(super) fn timestamp(&mut self, field: &str, value: &prost_types::Timestamp) -> Option<Timestamp> {
         const YEAR_1_SECONDS: i64 = -62_135_596_800;
         const YEAR_9999_SECONDS: i64 = 253_402_300_799;
-        if !(YEAR_1_SECONDS..=YEAR_9999_SECONDS).contains(&value.seconds) || !(0..1_000_000_000).contains(&value.nanos) {
+        if !(YEAR_1_SECONDS..=YEAR_9999_SECONDS).contains(&value.seconds)
+            || !(0..1_000_000_000).contains(&value.nanos)
+        {
             self.fault(field, "is no instant between the years 1 and 9999");
             return None;
         }
@@ -221,11 +235,16 @@ impl Validator {
 
     pub(super) fn job_ids(&mut self, field: &str, texts: &[String]) -> Vec<JobId> {
         if texts.len() > WATCHED_IDS_MAX {
-            let message = format!("has {} entries; at most {WATCHED_IDS_MAX} are allowed: use a filter", texts.len());
+            let message =
+                format!("has {} entries; at most {WATCHED_IDS_MAX} are allowed: use a filter", texts.len());
             self.fault(field, message);
             return Vec::new();
         }
-        texts.iter().enumerate().map(|(index, text)| self.job_id(&format!("{field}[{index}]"), text)).collect()
+        texts
+            .iter()
+            .enumerate()
+            .map(|(index, text)| self.job_id(&format!("{field}[{index}]"), text))
+            .collect()
     }
 
     pub(super) fn filter(&mut self, filter: Option<v1::JobFilter>) -> JobFilter {
@@ -236,7 +255,8 @@ impl Validator {
             self.queue_name("filter.queue", &filter.queue);
         }
         if filter.kinds.len() > FILTER_KINDS_MAX {
-            let message = format!("has {} entries; at most {FILTER_KINDS_MAX} are allowed", filter.kinds.len());
+            let message =
+                format!("has {} entries; at most {FILTER_KINDS_MAX} are allowed", filter.kinds.len());
             self.fault("filter.kinds", message);
         }
         for (index, kind) in filter.kinds.iter().enumerate() {
@@ -245,19 +265,23 @@ impl Validator {
             }
         }
         if filter.states.len() > FILTER_STATES_MAX {
-            let message = format!("has {} entries; at most {FILTER_STATES_MAX} are allowed", filter.states.len());
+            let message =
+                format!("has {} entries; at most {FILTER_STATES_MAX} are allowed", filter.states.len());
             self.fault("filter.states", message);
         }
         let mut states = Vec::new();
         for (index, number) in filter.states.iter().take(FILTER_STATES_MAX).enumerate() {
             match StateName::from_number(i64::from(*number)) {
                 Some(state) => states.push(state),
-                None => self.fault(format!("filter.states[{index}]"), format!("{number} is no state of a job")),
+                None => {
+                    self.fault(format!("filter.states[{index}]"), format!("{number} is no state of a job"))
+                }
             }
         }
         self.labels("filter.labels", &filter.labels);
         let created_after = filter.created_after.and_then(|at| self.timestamp("filter.created_after", &at));
-        let created_before = filter.created_before.and_then(|at| self.timestamp("filter.created_before", &at));
+        let created_before =
+            filter.created_before.and_then(|at| self.timestamp("filter.created_before", &at));
         JobFilter {
             queue: (!filter.queue.is_empty()).then_some(filter.queue),
             kinds: filter.kinds,
@@ -293,10 +317,16 @@ impl Validator {
             return default;
         };
         let max_jobs = self.setting("max_jobs", settings.max_jobs, &limits::QUEUE_JOBS, default.max_jobs);
-        let max_bytes = self.setting("max_bytes", settings.max_bytes, &limits::QUEUE_BYTES, default.max_bytes);
-        let consumers = self.setting("consumers", settings.consumers, &limits::QUEUE_CONSUMERS, default.consumers);
-        let max_waiters =
-            self.setting("max_waiters", settings.max_waiters, &limits::QUEUE_MAX_WAITERS, default.max_waiters);
+        let max_bytes =
+            self.setting("max_bytes", settings.max_bytes, &limits::QUEUE_BYTES, default.max_bytes);
+        let consumers =
+            self.setting("consumers", settings.consumers, &limits::QUEUE_CONSUMERS, default.consumers);
+        let max_waiters = self.setting(
+            "max_waiters",
+            settings.max_waiters,
+            &limits::QUEUE_MAX_WAITERS,
+            default.max_waiters,
+        );
         let max_wait = settings
             .max_wait
             .and_then(|wait| self.duration("settings.max_wait", &wait, &limits::QUEUE_MAX_WAIT))
@@ -328,6 +358,13 @@ impl Validator {
                 self.fault(format!("settings.{name}"), message);
                 default
             }
+        }
+    }
+
+    pub(super) fn detail(&mut self, number: i32) -> Detail {
+        match self.known("detail", number) {
+            v1::WatchDetail::Unspecified | v1::WatchDetail::Latest => Detail::Latest,
+            v1::WatchDetail::EveryTransition => Detail::EveryTransition,
         }
     }
 

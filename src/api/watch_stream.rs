@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{Core, convert, errors, job_queue::detail, validate::Validator};
+use super::{Core, ENOUGH_BYTES, convert, errors, validate::Validator};
 use crate::{
     job::JobId,
     proto::v1,
@@ -22,7 +23,7 @@ pub(super) enum WatchRequest {
 }
 
 enum Watch {
-    Ids(IdsWatch),
+    Ids(Box<IdsWatch>),
     Filter(Box<FilterWatch>),
 }
 
@@ -41,7 +42,7 @@ pub(super) fn request(
     mut validator: Validator,
     body: v1::WatchStatusRequest,
 ) -> Result<WatchRequest, Status> {
-    let detail = detail(&mut validator, body.detail);
+    let detail = validator.detail(body.detail);
     let start: v1::WatchStart = validator.known("start", body.start);
     let resync = match validator.known("resync", body.resync) {
         v1::WatchResync::Unspecified | v1::WatchResync::Snapshot => true,
@@ -99,38 +100,54 @@ pub(super) fn start(
     let reads = core.reads.clone();
     let watch = match request {
         WatchRequest::Ids { ids, detail, output, resume } => {
-            Watch::Ids(IdsWatch::new(&core.hub, reads, issuer, &ids, detail, output, resume))
+            Watch::Ids(Box::new(IdsWatch::new(&core.hub, reads, issuer, &ids, detail, output, resume)))
         }
-        WatchRequest::Filter { filter, detail, start, resync } => Watch::Filter(Box::new(FilterWatch::new(
-            &core.hub, reads, issuer, filter, detail, start, resync,
-        ))),
+        WatchRequest::Filter { filter, detail, start, resync } => {
+            Watch::Filter(Box::new(FilterWatch::new(&core.hub, reads, issuer, filter, detail, start, resync)))
+        }
     };
     let core = core.clone();
-    futures_util::stream::unfold((watch, core, false), move |(mut watch, core, over)| async move {
-        if over {
-            return None;
-        }
-        let message = match watch.next().await? {
-            Ok(message) => respond(&core, message, view).await,
-            Err(error) => Err(error.into()),
-        };
-        let over = message.is_err();
-        Some((message, (watch, core, over)))
-    })
+    let responses =
+        futures_util::stream::unfold((watch, core, false), move |(mut watch, core, over)| async move {
+            if over {
+                return None;
+            }
+            let responses = match watch.next().await? {
+                Ok(message) => respond(&core, message, view).await,
+                Err(error) => Err(error.into()),
+            };
+            let (responses, over) = match responses {
+                Ok(responses) => (responses.into_iter().map(Ok).collect(), false),
+                Err(status) => (vec![Err(status)], true),
+            };
+            Some((futures_util::stream::iter(responses), (watch, core, over)))
+        });
+    responses.flatten()
 }
 
+/// A message as responses: one, unless its events are too large. Only the last one can be resumed after.
 async fn respond(
     core: &Core,
     message: WatchMessage,
     view: v1::JobView,
-) -> Result<v1::WatchStatusResponse, Status> {
-    let mut events: Vec<_> = message.events.iter().map(convert::event).collect();
-    if view == v1::JobView::Full {
-        for (event, proto) in message.events.iter().zip(&mut events) {
-            complete(core, event, proto).await?;
+) -> Result<Vec<v1::WatchStatusResponse>, Status> {
+    let mut responses = Vec::with_capacity(1);
+    let (mut events, mut bytes) = (Vec::with_capacity(message.events.len()), 0);
+    for event in &message.events {
+        let mut proto = convert::event(event);
+        if view == v1::JobView::Full {
+            complete(core, event, &mut proto).await?;
+            bytes += prost::Message::encoded_len(&proto);
         }
+        if bytes > ENOUGH_BYTES && !events.is_empty() {
+            let events = std::mem::take(&mut events);
+            responses.push(v1::WatchStatusResponse { events, resume_token: Vec::new() });
+            bytes = 0;
+        }
+        events.push(proto);
     }
-    Ok(v1::WatchStatusResponse { events, resume_token: message.token })
+    responses.push(v1::WatchStatusResponse { events, resume_token: message.token });
+    Ok(responses)
 }
 
 /// Adds what JOB_VIEW_FULL has beyond an event's own job. The event stays as of its change.

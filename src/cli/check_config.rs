@@ -9,39 +9,30 @@ use comfy_table::{Table, presets};
 use jobmill::config::{Entry, Fault, Faults, Loaded, Place, Surroundings};
 use serde_json::{Value, json};
 
-use super::serve::{EXIT_CONFIGURATION, SourceArgs};
+use super::{
+    serve::{EXIT_CONFIGURATION, SourceArgs},
+    ui::Format,
+};
 
 /// Checks the configuration, and shows each setting with where it comes from. Starts nothing.
 #[derive(clap::Args, Debug)]
 pub(crate) struct CheckConfigArgs {
     #[command(flatten)]
     source: SourceArgs,
-    /// Form of the answer
-    #[arg(long, value_enum, default_value_t = Form::Text)]
-    output: Form,
-}
-
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum Form {
-    /// A table for people; faults go to stderr.
-    Text,
-    /// One JSON object on stdout, valid or not.
-    Json,
 }
 
 /// Checks the configuration. Exit codes: 0 if it is valid, 2 if not.
-pub(crate) fn run(args: CheckConfigArgs) -> ExitCode {
-    let form = args.output;
+pub(crate) fn run(args: CheckConfigArgs, format: Format) -> ExitCode {
     let loaded = args.source.load(&Surroundings::of_process());
-    let text = match form {
-        Form::Text => match &loaded {
+    let text = match format {
+        Format::Text => match &loaded {
             Ok(loaded) => table(loaded),
             Err(faults) => {
                 let _ = writeln!(io::stderr(), "{faults}");
                 String::new()
             }
         },
-        Form::Json => format!("{:#}\n", document(&loaded)),
+        Format::Json => format!("{:#}\n", document(&loaded)),
     };
     // A reader that has gone, such as `head`, has seen what it wanted.
     let _ = io::stdout().write_all(text.as_bytes());

@@ -1,35 +1,289 @@
-//! The command line.
+//! The command line: one file for each verb, from arguments to an exit code.
 
-mod bench;
 mod check_config;
-mod logging;
 mod serve;
 
-use std::process::ExitCode;
+mod bench;
+mod cancel;
+mod count;
+mod delete;
+mod demo;
+mod describe;
+mod exit;
+mod filter;
+mod follow;
+mod get;
+mod json;
+mod list;
+mod live;
+mod logging;
+mod queue;
+mod retry;
+mod steps;
+mod submit;
+mod table;
+mod text;
+mod ui;
+mod values;
+mod watch;
 
-use clap::Parser;
+use std::{future::Future, process::ExitCode, time::Duration};
 
-#[derive(Parser)]
-#[command(name = "jobmill", version)]
-enum Verb {
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use exit::{Exit, Failure};
+use jobmill::client::Client;
+use ui::{Format, Ui};
+
+/// The arguments of the program.
+#[derive(Debug, Parser)]
+#[command(
+    name = "jobmill",
+    version,
+    about = "A durable job service: submit with one call, run in the background, watch until it ends",
+    after_help = exit::HELP,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every verb understands.
+#[derive(Clone, Debug, clap::Args)]
+struct Global {
+    /// The server to talk to: host:port, or http://host:port
+    #[arg(
+        long,
+        global = true,
+        env = "JOBMILL_SERVER",
+        default_value = "http://127.0.0.1:7733",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    server: String,
+    /// How to write results: for people, or as JSON (one object, or one a line where there are several)
+    #[arg(
+        long,
+        global = true,
+        env = "JOBMILL_OUTPUT",
+        default_value = "text",
+        value_enum,
+        value_name = "FORMAT",
+        hide_env_values = true
+    )]
+    output: Format,
+    /// Write plain lines in place of progress bars, as on anything but a terminal
+    #[arg(long, global = true)]
+    no_progress: bool,
+    /// How long one call may take
+    #[arg(long, global = true, default_value = "40s", value_parser = values::positive_duration, value_name = "DURATION")]
+    call_timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
     Serve(serve::ServeArgs),
+    /// Check a configuration file without starting anything
     CheckConfig(check_config::CheckConfigArgs),
-    Bench {
-        #[command(flatten)]
-        args: bench::BenchArgs,
-        /// Write the figures as JSON
-        #[arg(long)]
-        json: bool,
-    },
+    /// See it at work: a server, a few jobs for real files, and how they end
+    Demo(demo::Args),
+    /// Measure how fast jobs are taken and run on this machine
+    Bench(bench::BenchArgs),
+    /// Submit a job
+    Submit(submit::Args),
+    /// Watch jobs as they go
+    Watch(watch::Args),
+    /// Show all there is to know of jobs
+    Get(get::Args),
+    /// List jobs, newest first
+    List(list::Args),
+    /// Count jobs by state
+    Count(count::Args),
+    /// Cancel jobs
+    Cancel(cancel::Args),
+    /// Start failed or cancelled jobs again, or waiting ones now
+    Retry(retry::Args),
+    /// Delete jobs that do not run
+    Delete(delete::Args),
+    /// Manage queues
+    #[command(subcommand)]
+    Queue(queue::Command),
+    #[command(flatten)]
+    Step(steps::Step),
     #[command(name = "__bench-server", hide = true)]
     BenchServer(bench::BenchServerArgs),
 }
 
-pub(crate) async fn main() -> ExitCode {
-    match Verb::parse() {
-        Verb::Serve(args) => serve::run(args).await,
-        Verb::Bench { args, json } => bench::run(args, json).await,
-        Verb::BenchServer(args) => bench::run_server(args).await,
-        Verb::CheckConfig(args) => check_config::run(args),
+/// Runs the program: from its arguments to its exit code.
+#[must_use]
+pub(crate) fn main() -> ExitCode {
+    let parsed =
+        Cli::command().try_get_matches().and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let Cli { global, command } = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to be told where even this can't be written.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
+        }
+    };
+    let ui = Ui::new(global.output, global.no_progress);
+    match command {
+        Command::Step(step) => steps::run(step),
+        Command::CheckConfig(args) => check_config::run(args, global.output),
+        Command::Serve(args) => block_on(&ui, async { serve::run(args).await }),
+        Command::Bench(args) => block_on(&ui, bench::run(args, global.output == Format::Json)),
+        Command::BenchServer(args) => block_on(&ui, bench::run_server(args)),
+        Command::Demo(args) => verb(&ui, demo::run(args, &ui)),
+        Command::Submit(args) => verb(&ui, submit::run(args, &global, &ui)),
+        Command::Watch(args) => verb(&ui, watch::run(args, &global, &ui)),
+        Command::Get(args) => verb(&ui, get::run(args, &global, &ui)),
+        Command::List(args) => verb(&ui, list::run(args, &global, &ui)),
+        Command::Count(args) => verb(&ui, count::run(args, &global, &ui)),
+        Command::Cancel(args) => verb(&ui, cancel::run(args, &global, &ui)),
+        Command::Retry(args) => verb(&ui, retry::run(args, &global, &ui)),
+        Command::Delete(args) => verb(&ui, delete::run(args, &global, &ui)),
+        Command::Queue(command) => verb(&ui, queue::run(command, &global, &ui)),
+    }
+}
+
+/// Runs a verb, and says what went wrong.
+fn verb(ui: &Ui, verb: impl Future<Output = Result<Exit, Failure>>) -> ExitCode {
+    block_on(ui, async {
+        verb.await.unwrap_or_else(|failure| {
+            if let Some(line) = failure.line() {
+                ui.note(&line);
+            }
+            failure.exit()
+        })
+    })
+}
+
+fn block_on<T: Into<ExitCode>>(ui: &Ui, future: impl Future<Output = T>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(future).into();
+            // A blocked read of stdin must not hold the program.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            ui.note(&format!("error: threads can't be started: {error}"));
+            Exit::Internal.into()
+        }
+    }
+}
+
+/// Connects as the global arguments say.
+async fn connect(global: &Global) -> Result<Client, Failure> {
+    Ok(Client::builder(&global.server).call_timeout(global.call_timeout).connect().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_shows_the_verbs_and_the_exit_codes() {
+        // Fixed, so that the terminal of whoever runs the test does not matter.
+        let help = Cli::command().term_width(100).render_help().to_string();
+        insta::assert_snapshot!(help, @r"
+        A durable job service: submit with one call, run in the background, watch until it ends
+
+        Usage: jobmill [OPTIONS] <COMMAND>
+
+        Commands:
+          serve         Run the server
+          check-config  Check a configuration file without starting anything
+          demo          See it at work: a server, a few jobs for real files, and how they end
+          bench         Measure how fast jobs are taken and run on this machine
+          submit        Submit a job
+          watch         Watch jobs as they go
+          get           Show all there is to know of jobs
+          list          List jobs, newest first
+          count         Count jobs by state
+          cancel        Cancel jobs
+          retry         Start failed or cancelled jobs again, or waiting ones now
+          delete        Delete jobs that do not run
+          queue         Manage queues
+
+        Options:
+              --server <URL>             The server to talk to: host:port, or http://host:port [env:
+                                         JOBMILL_SERVER] [default: http://127.0.0.1:7733]
+              --output <FORMAT>          How to write results: for people, or as JSON (one object, or one a
+                                         line where there are several) [env: JOBMILL_OUTPUT] [default: text]
+                                         [possible values: text, json]
+              --no-progress              Write plain lines in place of progress bars, as on anything but a
+                                         terminal
+              --call-timeout <DURATION>  How long one call may take [default: 40s]
+          -h, --help                     Print help (see more with '--help')
+          -V, --version                  Print version
+
+        Exit codes:
+            0  all went well
+            1  a watched job failed
+            2  wrong usage, or an argument that the server refuses
+            3  a watched job was cancelled
+            4  no such job, queue or kind
+            5  refused: the queue is full, the job's state does not allow it, it exists already
+            6  no server answers
+            7  no answer in time
+           70  an internal error
+          130  interrupted by Ctrl-C
+        ");
+    }
+
+    #[test]
+    fn wrong_usage_is_told_in_one_line_first() {
+        let said: Vec<String> = [
+            "submit",
+            "submit k --priority 101",
+            "submit k --delay never",
+            "submit k --delay 1s --run-at 2030-01-01T00:00:00Z",
+            "submit k text --stdin",
+            "submit k --label novalue",
+            "submit k --output-lines",
+            "watch --state BUSY",
+            "watch 1 --from-token *",
+            "list --created-after yesterday",
+            "queue",
+            "queue create",
+            "queue create q --max-bytes 1XB",
+        ]
+        .into_iter()
+        .map(|line| {
+            let words = ["jobmill"].into_iter().chain(line.split(' '));
+            let error = Cli::try_parse_from(words).unwrap_err();
+            assert!(error.exit_code() == 2, "{line}");
+            let said = error.to_string();
+            let first: Vec<_> = said.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+            format!("{line}: {}", first.join(" "))
+        })
+        .collect();
+        insta::assert_snapshot!(said.join("\n"), @r"
+        submit: error: the following required arguments were not provided: <KIND>
+        submit k --priority 101: error: invalid value '101' for '--priority <N>': 101 is not in -100..=100
+        submit k --delay never: error: invalid value 'never' for '--delay <DURATION>': write it like 250ms, 30s, 5m or 1h
+        submit k --delay 1s --run-at 2030-01-01T00:00:00Z: error: the argument '--delay <DURATION>' cannot be used with '--run-at <TIME>'
+        submit k text --stdin: error: the argument '[PAYLOAD]' cannot be used with '--stdin'
+        submit k --label novalue: error: invalid value 'novalue' for '--label <KEY=VALUE>': write it like key=value
+        submit k --output-lines: error: the following required arguments were not provided: --watch
+        watch --state BUSY: error: invalid value 'BUSY' for '--state <STATE>': one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED
+        watch 1 --from-token *: error: invalid value '*' for '--from-token <TOKEN>': not a resume token: it is the base64 text that watch wrote
+        list --created-after yesterday: error: invalid value 'yesterday' for '--created-after <TIME>': write it like 2030-01-31T12:00:00Z or 2030-01-31T12:00:00+02:00
+        queue: Manage queues
+        queue create: error: the following required arguments were not provided: <QUEUE>
+        queue create q --max-bytes 1XB: error: invalid value '1XB' for '--max-bytes <SIZE>': write it like 4096, 64MiB or 1GiB
+        ");
     }
 }

@@ -13,8 +13,8 @@ use crate::{
     transition::Refusal,
 };
 
-/// What is to be applied in one transaction, in this order: controls, reports, the promotion of due jobs, offers, and
-/// then one claim step over stored and new jobs together.
+/// What is to be applied in one transaction, in this order: controls, reports, the next bites of purges, the
+/// promotion of due jobs, offers, and then one claim step over stored and new jobs together.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The present.

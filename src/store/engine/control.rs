@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    CONSUMERS_MAX, Engine, Progressing, QUEUES_MAX,
+    CONSUMERS_MAX, Engine, Progressing, QUEUE_NAMES_MAX, QUEUES_MAX,
     rows::{Purge, RequestRow, Rows},
 };
 use crate::{
@@ -101,10 +101,15 @@ impl<R: Rows> Engine<R> {
                 return Ok(Err(ControlRefusal::WrongState { id, state: job.state.name(), way_out }));
             }
         };
-        if job.state.is_done()
-            && let Some(full) = self.room_for(&job, progressing)
-        {
-            return Ok(Err(ControlRefusal::QueueFull(full)));
+        if job.state.is_done() {
+            // Ended jobs outlive their queue; in a deleted one nothing would ever start them.
+            let queue = job.spec.queue.as_str();
+            if self.existing_queue(queue).is_none() {
+                return Ok(Err(ControlRefusal::QueueNotFound(queue.to_owned())));
+            }
+            if let Some(full) = self.room_for(&job, progressing) {
+                return Ok(Err(ControlRefusal::QueueFull(full)));
+            }
         }
         if let Some(request) = request {
             let row = RequestRow { digest: request.digest, first: id, count: 1 };
@@ -140,9 +145,12 @@ impl<R: Rows> Engine<R> {
         if self.existing_queue(name).is_some() {
             return Ok(Err(ControlRefusal::QueueExists(name.to_owned())));
         }
-        // Numbers of deleted queues stay taken, because ended jobs still name them.
-        if self.names.queues.find(name).is_none() && self.names.queues.len() >= QUEUES_MAX {
+        if self.queues.values().filter(|queue| !queue.deleted).count() >= QUEUES_MAX {
             return Ok(Err(ControlRefusal::TooManyQueues(QUEUES_MAX)));
+        }
+        // Numbers of deleted queues stay taken, because ended jobs still name them.
+        if self.names.queues.find(name).is_none() && self.names.queues.len() >= QUEUE_NAMES_MAX {
+            return Ok(Err(ControlRefusal::TooManyQueues(QUEUE_NAMES_MAX)));
         }
         if let Some(refusal) = self.too_many_consumers(None, &settings) {
             return Ok(Err(refusal));

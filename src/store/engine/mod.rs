@@ -1,11 +1,12 @@
 //! The rules: what a batch does, in which order. Written once, over any place that keeps rows.
 //!
-//! One order in a transaction: controls, reports, promotion of due jobs, purges' next bites, offers, then one claim
+//! One order in a transaction: controls, reports, purges' next bites, promotion of due jobs, offers, then one claim
 //! step over stored and new jobs together. A new job gets its final state before it is written, so that a job which
 //! finds a free slot costs one insert as RUNNING.
 
 mod claim;
 mod control;
+mod delete;
 mod offer;
 pub(crate) mod rows;
 mod tallies;
@@ -20,10 +21,7 @@ use bytes::Bytes;
 use rows::{Counters, Purge, RequestRow, Rows, corrupt};
 use tallies::{Tallies, Usage};
 
-use super::{
-    Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, RequestId, StoreError,
-    Tombstone,
-};
+use super::{Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, StoreError};
 use crate::{
     clock::Timestamp,
     config::QueueSettings,
@@ -33,10 +31,10 @@ use crate::{
 
 /// At most so many due jobs are promoted in a batch.
 const PROMOTED_MAX: usize = 1_000;
-/// At most so many jobs are looked at in a batch for all purges together.
-const PURGED_MAX: usize = 500;
 /// At most so many queues and kinds may exist.
 const QUEUES_MAX: usize = 1_000;
+/// At most so many names of queues are ever known, deleted ones included.
+const QUEUE_NAMES_MAX: usize = 100_000;
 const KINDS_MAX: usize = 10_000;
 /// All queues together may have so many slots.
 const CONSUMERS_MAX: u64 = 100_000;
@@ -69,6 +67,8 @@ pub(crate) struct Engine<R> {
     purges: Vec<Purge>,
     next_due: Option<Timestamp>,
     seed: u64,
+    /// A batch failed halfway: what is in memory here may be ahead of the rows.
+    poisoned: bool,
 }
 
 struct QueueState {
@@ -122,6 +122,7 @@ impl<R: Rows> Engine<R> {
             next_due: None,
             names,
             seed: setup.seed,
+            poisoned: false,
         };
         engine.rows.begin()?;
         for kind in &setup.served_kinds {
@@ -143,8 +144,18 @@ impl<R: Rows> Engine<R> {
         self.rows
     }
 
-    /// Applies a batch in one transaction.
+    /// Applies a batch in one transaction. After an error every further batch is refused: going on would write
+    /// counters that the rows never had.
     pub(crate) fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        if std::mem::replace(&mut self.poisoned, true) {
+            return corrupt("an earlier batch failed; only a new start tells what is kept");
+        }
+        let applied = self.transact(batch)?;
+        self.poisoned = false;
+        Ok(applied)
+    }
+
+    fn transact(&mut self, batch: Batch) -> Result<Applied, StoreError> {
         let now = batch.now;
         let mut progressing = Progressing::default();
         self.rows.begin()?;
@@ -156,8 +167,9 @@ impl<R: Rows> Engine<R> {
             let done = self.report(report, now, &mut progressing)?;
             progressing.applied.reports.push(done);
         }
-        self.promote(now, &mut progressing)?;
+        // Before promotion: a job that a purge deletes must not be among the pending ones.
         self.purge(now, &mut progressing)?;
+        self.promote(now, &mut progressing)?;
         self.offers(batch.offers, now, &mut progressing)?;
         let chosen = if batch.claim { self.choose(&progressing.pending)? } else { claim::Chosen::default() };
         self.settle(chosen, now, &mut progressing)?;
@@ -199,6 +211,9 @@ impl<R: Rows> Engine<R> {
             let changed = transition(&job, &event, moment).map_err(|refusal| {
                 StoreError::Corrupt(format!("job {} can't be recovered: {refusal}", job.id))
             })?;
+            if job.attempt > 1 {
+                self.rows.put_outcome(job.id, None, "")?;
+            }
             self.write_change(&job, changed, &mut progressing)?;
         }
         Ok(())
@@ -289,7 +304,8 @@ impl<R: Rows> Engine<R> {
         };
         if let Some((output, tail)) = outcome {
             let output = output.filter(|output| !output.bytes.is_empty() || !output.media_type.is_empty());
-            if output.is_some() || !tail.is_empty() {
+            // A later attempt that left nothing must not be shown with what an earlier one left.
+            if output.is_some() || !tail.is_empty() || job.attempt > 1 {
                 self.rows.put_outcome(id, output.as_ref(), &tail)?;
             }
         }
@@ -363,64 +379,6 @@ impl<R: Rows> Engine<R> {
         let before = before.map(|before| before.state.name());
         progressing.applied.changes.push(Change::Job { job: Arc::clone(&job), before });
         job
-    }
-
-    /// Deletes a job that does not run.
-    fn delete(&mut self, job: &Job, now: Timestamp, progressing: &mut Progressing) -> Result<(), StoreError> {
-        self.counters.position += 1;
-        let tombstone = Tombstone {
-            id: job.id,
-            position: Position(self.counters.position),
-            deleted: now,
-            spec: Arc::clone(&job.spec),
-        };
-        self.rows.delete_job(job, &tombstone)?;
-        if let Some(extras) = job.spec.extras.as_ref().filter(|extras| !extras.request_id.is_empty()) {
-            self.rows.request_gone(&RequestId::key_of(&extras.request_id), now)?;
-        }
-        // Two for one, so that what was left by a burst of deletions shrinks with each later one.
-        let old = before(now, TOMBSTONE_LIFE);
-        if let Some(floor) = self.rows.prune_tombstones(old, 2)? {
-            self.counters.floor = self.counters.floor.max(floor.0);
-        }
-        self.rows.prune_requests(old, 2)?;
-        self.tallies.moved(job, Some(job.state.name()), None);
-        progressing.applied.room |= !job.state.is_done();
-        progressing.wrote = true;
-        progressing.applied.changes.push(Change::Deleted(tombstone));
-        Ok(())
-    }
-
-    /// Each purge's next bite.
-    fn purge(&mut self, now: Timestamp, progressing: &mut Progressing) -> Result<(), StoreError> {
-        let mut budget = PURGED_MAX;
-        let mut left = Vec::new();
-        for mut purge in std::mem::take(&mut self.purges) {
-            if budget == 0 {
-                left.push(purge);
-                continue;
-            }
-            let (jobs, next) = self.rows.waiting(purge.queue, purge.cursor, purge.last, budget)?;
-            budget = budget.saturating_sub(jobs.len().max(1));
-            for job in &jobs {
-                self.delete(job, now, progressing)?;
-            }
-            purge.deleted += jobs.len() as u64;
-            progressing.wrote = true;
-            match next {
-                Some(cursor) => {
-                    purge.cursor = cursor;
-                    self.rows.put_purge(&purge)?;
-                    left.push(purge);
-                }
-                None => {
-                    self.rows.delete_purge(purge.number)?;
-                    progressing.applied.purged.push((purge.number, purge.deleted));
-                }
-            }
-        }
-        self.purges = left;
-        Ok(())
     }
 
     /// Writes the pending jobs, each in its final state, and starts the chosen ones.

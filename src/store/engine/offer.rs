@@ -1,6 +1,6 @@
 //! Which offers get in: seen before? room? Decided by the committer alone, so that no two answers contradict.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     Engine, KINDS_MAX, Pending, Progressing,
@@ -67,6 +67,9 @@ impl<R: Rows> Engine<R> {
                 return Ok(Receipt::Full { offer, full });
             }
         }
+        if self.too_many_kinds(&offer) {
+            return Ok(Receipt::Refused(OfferRefusal::TooManyKinds(KINDS_MAX)));
+        }
         for share in shares {
             let reserved = progressing.reserved.entry(share.queue.number).or_default();
             reserved.jobs += share.usage.jobs;
@@ -85,9 +88,6 @@ impl<R: Rows> Engine<R> {
     ) -> Result<Receipt, StoreError> {
         let mut kinds = Vec::with_capacity(offer.jobs.len());
         for job in &offer.jobs {
-            if self.names.kinds.len() >= KINDS_MAX && self.names.kinds.find(&job.kind).is_none() {
-                return Ok(Receipt::Refused(OfferRefusal::TooManyKinds(KINDS_MAX)));
-            }
             kinds.push(self.intern_kind(&job.kind)?);
         }
         let first = JobId::next(JobId::from_raw(self.counters.last_id), now);
@@ -103,6 +103,17 @@ impl<R: Rows> Engine<R> {
             progressing.pending.push(new_job(id, job, queue, kind, index, now));
         }
         Ok(Receipt::Created { jobs: Vec::with_capacity(count) })
+    }
+
+    /// Whether there would be too many kinds with those that the offer brings.
+    fn too_many_kinds(&self, offer: &Offer) -> bool {
+        let known = self.names.kinds.len();
+        if known + offer.jobs.len() <= KINDS_MAX {
+            return false;
+        }
+        let kinds: HashSet<&str> = offer.jobs.iter().map(|job| &*job.kind).collect();
+        let new = kinds.into_iter().filter(|kind| self.names.kinds.find(kind).is_none()).count();
+        new > 0 && known + new > KINDS_MAX
     }
 
     /// What the offer takes of each queue that it names.

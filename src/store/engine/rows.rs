@@ -42,18 +42,20 @@ pub(crate) trait Rows: Send {
     fn due(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError>;
     fn next_due(&mut self) -> Result<Option<Timestamp>, StoreError>;
     /// Jobs of a queue that neither run nor have ended, by id, from above `after` up to `last`; looks at no more than
-    /// `budget` jobs and returns how far it came.
+    /// `budget` jobs.
     fn waiting(
         &mut self,
         queue: u32,
         after: JobId,
         last: JobId,
         budget: usize,
-    ) -> Result<(Vec<Job>, Option<JobId>), StoreError>;
+    ) -> Result<Waiting, StoreError>;
 
     fn request(&mut self, key: &[u8; 16]) -> Result<Option<RequestRow>, StoreError>;
     fn insert_request(&mut self, key: &[u8; 16], row: &RequestRow) -> Result<(), StoreError>;
-    /// Remembers since when a request's job has been gone.
+    /// Whether any of `count` jobs with consecutive ids is there.
+    fn any_job(&mut self, first: JobId, count: u32) -> Result<bool, StoreError>;
+    /// Remembers since when a request's jobs have been gone.
     fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError>;
     /// Forgets requests whose jobs have been gone since before `before`, at most `limit`.
     fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<(), StoreError>;
@@ -109,6 +111,16 @@ pub(crate) struct Place {
     pub(crate) rank: i8,
     pub(crate) order: Position,
     pub(crate) id: JobId,
+}
+
+/// Some waiting jobs.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    pub(crate) jobs: Vec<Job>,
+    /// How many jobs were looked at for them.
+    pub(crate) seen: usize,
+    /// The last job that was looked at; absent where there are no more.
+    pub(crate) next: Option<JobId>,
 }
 
 /// What is kept of a request that may be repeated.

@@ -16,7 +16,7 @@ use crate::{
     job::{AttemptRecord, Job, JobId, Name, Output, Position, StateName},
     store::{
         Change, Changes, Identity, JobFilter, Names, Page, QueueInfo, Reader, Scan, ScanOrder, StoreError,
-        Tally, WholeJob,
+        Tally, WholeJob, engine::rows::corrupt,
     },
 };
 
@@ -29,6 +29,19 @@ pub(super) struct SqliteReader {
     identity: Identity,
     pool: Mutex<Pool>,
     returned: Condvar,
+}
+
+/// A connection that goes back to the pool, even after a read that panicked: the pool would run dry else.
+struct Lent<'a> {
+    connection: Option<Connection>,
+    reader: &'a SqliteReader,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.reader.pool.lock().idle.extend(self.connection.take());
+        self.reader.returned.notify_one();
+    }
 }
 
 #[derive(Default)]
@@ -44,16 +57,14 @@ impl SqliteReader {
 
     /// Runs `read` in one read transaction.
     fn read<T>(&self, read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut connection = self.take()?;
-        let result = (|| {
-            let transaction = connection.transaction()?;
-            let value = read(&transaction)?;
-            transaction.finish()?;
-            Ok(value)
-        })();
-        self.pool.lock().idle.push(connection);
-        self.returned.notify_one();
-        result
+        let mut lent = Lent { connection: Some(self.take()?), reader: self };
+        let Some(connection) = &mut lent.connection else {
+            return corrupt("a connection went away before its read");
+        };
+        let transaction = connection.transaction()?;
+        let value = read(&transaction)?;
+        transaction.finish()?;
+        Ok(value)
     }
 
     fn take(&self) -> Result<Connection, StoreError> {
@@ -173,29 +184,20 @@ impl Reader for SqliteReader {
             while let Some(row) = rows.next()? {
                 entries.push(Change::Job { job: Arc::new(read_job(row, &self.names)?), before: None });
             }
-            let full_of_jobs = entries.len() == limit;
-            let last_job = entries.last().map(Change::position);
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT {TOMBSTONE_COLUMNS} FROM tombstone WHERE position > ?1 ORDER BY position LIMIT ?2"
             ))?;
             let mut rows = statement.query(params![after.0, limit as i64])?;
-            let mut tombstones = 0;
-            let mut last_tombstone = None;
             while let Some(row) = rows.next()? {
-                let tombstone = read_tombstone(row, &self.names)?;
-                tombstones += 1;
-                last_tombstone = Some(tombstone.position);
-                entries.push(Change::Deleted(tombstone));
+                entries.push(Change::Deleted(read_tombstone(row, &self.names)?));
             }
-            // A list that was cut short says nothing about what comes after its last entry.
-            let up_to = [full_of_jobs.then_some(last_job), (tombstones == limit).then_some(last_tombstone)]
-                .into_iter()
-                .flatten()
-                .flatten()
-                .min()
-                .unwrap_or(end);
+            // Each of the two lists has its first entries: so do both together, up to the limit.
             entries.sort_by_key(Change::position);
-            entries.retain(|entry| entry.position() <= up_to);
+            entries.truncate(limit);
+            let up_to = match entries.last() {
+                Some(last) if entries.len() == limit => last.position(),
+                Some(_) | None => end,
+            };
             Ok(Changes { entries, up_to, floor })
         })
     }

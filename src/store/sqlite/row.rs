@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use rusqlite::{Row, types::ValueRef};
+use rusqlite::{Connection, Row, types::ValueRef};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -71,6 +71,22 @@ pub(super) fn read_tombstone(row: &Row<'_>, names: &Names) -> Result<Tombstone, 
             extras: read_json(row.get_ref(6)?)?.map(Box::new),
         }),
     })
+}
+
+/// Gives the names the numbers that they have in the rows.
+pub(super) fn load_names(connection: &Connection, names: &Names) -> Result<(), StoreError> {
+    for (table, column) in [(&names.queues, "queue"), (&names.kinds, "kind")] {
+        let mut statement =
+            connection.prepare(&format!("SELECT number, name FROM {column} ORDER BY number"))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let name = table.add(row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?);
+            if name.number != row.get::<_, u32>(0)? {
+                return corrupt(format!("the numbers of {column}s have a gap before {name}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn state_of(id: JobId, state: i64, detail: Option<i64>) -> Result<State, StoreError> {

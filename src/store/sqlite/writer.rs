@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, detail_of, json, read_job};
+use super::row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, detail_of, json, load_names, read_job};
 use crate::{
     clock::Timestamp,
     config::{QueueSettings, WhenFull},
     job::{AttemptRecord, Job, JobId, Name, Output, Position, RetryPolicy, StateName},
     store::{
         Names, QueueInfo, StoreError, Tally, Tombstone,
-        engine::rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, corrupt, named},
+        engine::rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, Waiting, corrupt, named},
     },
 };
 
@@ -280,7 +280,7 @@ impl Rows for SqliteRows {
         after: JobId,
         last: JobId,
         budget: usize,
-    ) -> Result<(Vec<Job>, Option<JobId>), StoreError> {
+    ) -> Result<Waiting, StoreError> {
         let mut statement = self
             .sql(&format!("SELECT {JOB_COLUMNS} FROM job WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3"))?;
         let mut rows = statement.query(params![after.raw(), last.raw(), budget as i64])?;
@@ -296,7 +296,7 @@ impl Rows for SqliteRows {
                 jobs.push(read_job(row, &self.names)?);
             }
         }
-        Ok((jobs, (seen == budget).then_some(reached)))
+        Ok(Waiting { jobs, seen, next: (seen == budget).then_some(reached) })
     }
 
     fn request(&mut self, key: &[u8; 16]) -> Result<Option<RequestRow>, StoreError> {
@@ -321,6 +321,13 @@ impl Rows for SqliteRows {
             row.count
         ])?;
         Ok(())
+    }
+
+    fn any_job(&mut self, first: JobId, count: u32) -> Result<bool, StoreError> {
+        let last = first.plus(i64::from(count) - 1);
+        Ok(self
+            .sql("SELECT EXISTS (SELECT 1 FROM job WHERE id BETWEEN ?1 AND ?2)")?
+            .query_row([first.raw(), last.raw()], |row| row.get(0))?)
     }
 
     fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError> {
@@ -478,19 +485,4 @@ pub(super) fn read_tallies(connection: &Connection, names: &Names) -> Result<Vec
         });
     }
     Ok(tallies)
-}
-
-fn load_names(connection: &Connection, names: &Names) -> Result<(), StoreError> {
-    for (table, column) in [(&names.queues, "queue"), (&names.kinds, "kind")] {
-        let mut statement =
-            connection.prepare(&format!("SELECT number, name FROM {column} ORDER BY number"))?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let name = table.add(row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?);
-            if name.number != row.get::<_, u32>(0)? {
-                return corrupt(format!("the numbers of {column}s have a gap before {name}"));
-            }
-        }
-    }
-    Ok(())
 }

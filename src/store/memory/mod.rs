@@ -1,5 +1,7 @@
 //! A store in memory: for throw-away servers, and the model that tests compare other stores with.
 
+mod reader;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
@@ -8,13 +10,13 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
+use reader::MemoryReader;
 
 use super::{
-    Applied, Batch, Change, Changes, Identity, Incarnation, JobFilter, Names, Page, QueueInfo, Reader, Scan,
-    ScanOrder, Store, StoreError, Tally, Tombstone, WholeJob,
+    Applied, Batch, Identity, Incarnation, Names, QueueInfo, Reader, Store, StoreError, Tally, Tombstone,
     engine::{
         Engine, EngineSetup,
-        rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, corrupt, named},
+        rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, Waiting, corrupt, named},
     },
 };
 use crate::{
@@ -41,7 +43,7 @@ impl MemoryStore {
             names: Arc::clone(&names),
             identity: Identity {
                 store: uuid::Uuid::new_v4().into_bytes(),
-                incarnations: vec![Incarnation { id: [0; 8], first: Position(0) }],
+                incarnations: vec![incarnation(Position::default())],
             },
         });
         let rows = MemoryRows { tables, names: Arc::clone(&names), transaction: None };
@@ -55,10 +57,18 @@ impl MemoryStore {
     /// As [`MemoryStore::open`].
     pub fn reopen(self, setup: EngineSetup) -> Result<Self, StoreError> {
         let MemoryStore { engine, reader } = self;
-        let names = Arc::clone(&reader.names);
-        let engine = Engine::open(engine.into_rows(), names, setup)?;
-        Ok(MemoryStore { engine, reader })
+        let mut identity = reader.identity.clone();
+        identity.incarnations.push(incarnation(Position(reader.tables.read().counters.position)));
+        let (tables, names) = (Arc::clone(&reader.tables), Arc::clone(&reader.names));
+        let engine = Engine::open(engine.into_rows(), Arc::clone(&names), setup)?;
+        Ok(MemoryStore { engine, reader: Arc::new(MemoryReader { tables, names, identity }) })
     }
+}
+
+/// A start of a server, by an id drawn at random.
+fn incarnation(first: Position) -> Incarnation {
+    let [a, b, c, d, e, f, g, h, ..] = uuid::Uuid::new_v4().into_bytes();
+    Incarnation { id: [a, b, c, d, e, f, g, h], first }
 }
 
 impl Store for MemoryStore {
@@ -78,6 +88,7 @@ struct Tables {
     ready: HashMap<Lane, BTreeSet<Place>>,
     due: BTreeSet<(Timestamp, JobId)>,
     requests: HashMap<[u8; 16], (RequestRow, Option<Timestamp>)>,
+    requests_gone: BTreeSet<(Timestamp, [u8; 16])>,
     tombstones: BTreeMap<Position, Tombstone>,
     tallies: HashMap<(u32, u32, u8), (i64, i64)>,
     queues: BTreeMap<u32, (QueueInfo, bool)>,
@@ -281,7 +292,11 @@ impl Rows for MemoryRows {
         after: JobId,
         last: JobId,
         budget: usize,
-    ) -> Result<(Vec<Job>, Option<JobId>), StoreError> {
+    ) -> Result<Waiting, StoreError> {
+        // An end before the start would panic, and means that nothing is left.
+        if last <= after {
+            return Ok(Waiting::default());
+        }
         Ok(self.with(|tables| {
             let (mut jobs, mut seen, mut reached) = (Vec::new(), 0, after);
             for (id, kept) in tables.jobs.range((Bound::Excluded(after), Bound::Included(last))).take(budget)
@@ -296,7 +311,7 @@ impl Rows for MemoryRows {
                     jobs.push(Job::clone(&kept.job));
                 }
             }
-            (jobs, (seen == budget).then_some(reached))
+            Waiting { jobs, seen, next: (seen == budget).then_some(reached) }
         }))
     }
 
@@ -309,10 +324,17 @@ impl Rows for MemoryRows {
         Ok(())
     }
 
+    fn any_job(&mut self, first: JobId, count: u32) -> Result<bool, StoreError> {
+        Ok(self.with(|tables| tables.jobs.range(first..first.plus(i64::from(count))).next().is_some()))
+    }
+
     fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError> {
         self.with(|tables| {
             if let Some((_, gone)) = tables.requests.get_mut(key) {
-                *gone = Some(at);
+                if let Some(earlier) = gone.replace(at) {
+                    tables.requests_gone.remove(&(earlier, *key));
+                }
+                tables.requests_gone.insert((at, *key));
             }
         });
         Ok(())
@@ -320,14 +342,14 @@ impl Rows for MemoryRows {
 
     fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<(), StoreError> {
         self.with(|tables| {
-            let mut old: Vec<_> = tables
-                .requests
-                .iter()
-                .filter_map(|(key, (_, gone))| gone.filter(|gone| *gone < before).map(|gone| (gone, *key)))
-                .collect();
-            old.sort_unstable();
-            for (_, key) in old.into_iter().take(limit) {
-                tables.requests.remove(&key);
+            for _ in 0..limit {
+                match tables.requests_gone.first() {
+                    Some((gone, _)) if *gone < before => {}
+                    Some(_) | None => break,
+                }
+                if let Some((_, key)) = tables.requests_gone.pop_first() {
+                    tables.requests.remove(&key);
+                }
             }
         });
         Ok(())
@@ -405,132 +427,4 @@ fn tallies(tables: &Tables, names: &Names) -> Result<Vec<Tally>, StoreError> {
     }
     tallies.sort_by_key(|tally| (tally.queue.number, tally.kind.number, tally.state));
     Ok(tallies)
-}
-
-struct MemoryReader {
-    tables: Arc<RwLock<Tables>>,
-    names: Arc<Names>,
-    identity: Identity,
-}
-
-impl Reader for MemoryReader {
-    fn identity(&self) -> Identity {
-        self.identity.clone()
-    }
-
-    fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        Ok(self.tables.read().jobs.get(&id).map(|kept| Job::clone(&kept.job)))
-    }
-
-    fn jobs(&self, ids: &[JobId]) -> Result<(Vec<Option<Job>>, Position), StoreError> {
-        let tables = self.tables.read();
-        let jobs = ids.iter().map(|id| tables.jobs.get(id).map(|kept| Job::clone(&kept.job)));
-        Ok((jobs.collect(), Position(tables.counters.position)))
-    }
-
-    fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError> {
-        let tables = self.tables.read();
-        Ok(tables.jobs.get(&id).map(|kept| {
-            let job = Job::clone(&kept.job);
-            let mut attempts = kept.attempts.clone();
-            let succeeded = job.state.name() == StateName::Succeeded;
-            if let Some(started) = job.started.filter(|_| succeeded || job.state.lease().is_some()) {
-                attempts.push(AttemptRecord {
-                    number: job.attempt,
-                    started,
-                    ended: job.ended,
-                    failure: None,
-                });
-            }
-            WholeJob {
-                job,
-                payload: kept.payload.clone(),
-                result: kept.result.clone(),
-                output_tail: kept.output_tail.clone(),
-                attempts,
-            }
-        }))
-    }
-
-    fn payload(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.tables.read().jobs.get(&id).map(|kept| kept.payload.clone()))
-    }
-
-    fn scan(&self, filter: &JobFilter, scan: Scan) -> Result<Page, StoreError> {
-        let tables = self.tables.read();
-        let counters = tables.counters;
-        let mut page = Page {
-            jobs: Vec::new(),
-            next: None,
-            position: Position(counters.position),
-            newest: JobId::from_raw(counters.last_id),
-        };
-        let lowest = filter.lowest_id().map_or(Bound::Unbounded, Bound::Included);
-        let jobs: Box<dyn Iterator<Item = (&JobId, &Kept)>> = match scan.order {
-            ScanOrder::NewestFirst { before } => {
-                let before = before.map_or(Bound::Unbounded, Bound::Excluded);
-                Box::new(tables.jobs.range((Bound::Unbounded, before)).rev())
-            }
-            ScanOrder::OldestFirst { after, last } => {
-                let after = after.map_or(lowest, Bound::Excluded);
-                // An end before the start would panic, and means that nothing is left.
-                if let (Some(last), Bound::Excluded(after)) = (last, after)
-                    && last <= after
-                {
-                    return Ok(page);
-                }
-                Box::new(tables.jobs.range((after, last.map_or(Bound::Unbounded, Bound::Included))))
-            }
-        };
-        for (seen, (id, kept)) in jobs.enumerate() {
-            if filter.matches(&kept.job) {
-                page.jobs.push(Arc::clone(&kept.job));
-            }
-            if seen + 1 == scan.budget || page.jobs.len() == scan.limit {
-                page.next = Some(*id);
-                break;
-            }
-        }
-        Ok(page)
-    }
-
-    fn changes(&self, after: Position, limit: usize) -> Result<Changes, StoreError> {
-        let tables = self.tables.read();
-        let from = (Bound::Excluded(after), Bound::Unbounded);
-        let jobs = tables
-            .by_position
-            .range(from)
-            .take(limit)
-            .filter_map(|(_, id)| tables.jobs.get(id))
-            .map(|kept| Change::Job { job: Arc::clone(&kept.job), before: None });
-        let tombstones =
-            tables.tombstones.range(from).take(limit).map(|(_, gone)| Change::Deleted(gone.clone()));
-        let mut entries: Vec<_> = jobs.chain(tombstones).collect();
-        entries.sort_by_key(Change::position);
-        entries.truncate(limit);
-        let up_to = match entries.last() {
-            Some(last) if entries.len() == limit => last.position(),
-            Some(_) | None => Position(tables.counters.position),
-        };
-        Ok(Changes { entries, up_to, floor: Position(tables.counters.floor) })
-    }
-
-    fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {
-        let tables = self.tables.read();
-        let mut queues: Vec<_> =
-            tables.queues.values().filter(|(_, deleted)| !deleted).map(|(queue, _)| queue.clone()).collect();
-        queues.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
-        Ok(queues)
-    }
-
-    fn tallies(&self) -> Result<Vec<Tally>, StoreError> {
-        tallies(&self.tables.read(), &self.names)
-    }
-
-    fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError> {
-        let tables = self.tables.read();
-        let lanes = tables.ready.iter().filter(|(lane, _)| lane.queue == queue.number);
-        let firsts = lanes.filter_map(|(_, places)| places.first());
-        Ok(firsts.filter_map(|place| tables.jobs.get(&place.id)).map(|kept| kept.job.updated).min())
-    }
 }

@@ -1,0 +1,296 @@
+//! How the program ends: exit codes, and one line for what went wrong.
+
+use std::{io, process::ExitCode};
+
+use super::text;
+use jobmill::client::{ClientError, Code, Refusal};
+
+/// Told in `--help`.
+pub(super) const HELP: &str = "\
+Exit codes:
+    0  all went well
+    1  a watched job failed
+    2  wrong usage, or an argument that the server refuses
+    3  a watched job was cancelled
+    4  no such job, queue or kind
+    5  refused: the queue is full, the job's state does not allow it, it exists already
+    6  no server answers
+    7  no answer in time
+   70  an internal error
+  130  interrupted by Ctrl-C";
+
+/// The exit codes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Exit {
+    Ok = 0,
+    JobFailed = 1,
+    Usage = 2,
+    JobCancelled = 3,
+    NotFound = 4,
+    Refused = 5,
+    Unreachable = 6,
+    TimedOut = 7,
+    Internal = 70,
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a verb did not do its work.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// There is something to say.
+    Said {
+        exit: Exit,
+        /// What went wrong.
+        message: String,
+        /// What to do next; a sentence, or empty.
+        next: String,
+    },
+    /// Whoever read the output has left, as `head` does. No fault of anybody.
+    OutputClosed,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Failure::Said { exit, message: message.into(), next: String::new() }
+    }
+
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Failure::new(Exit::Usage, message)
+    }
+
+    pub(super) fn with_next(mut self, sentence: impl Into<String>) -> Self {
+        if let Failure::Said { next, .. } = &mut self {
+            *next = sentence.into();
+        }
+        self
+    }
+
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            Failure::Said { exit, .. } => *exit,
+            Failure::OutputClosed => Exit::Ok,
+        }
+    }
+
+    /// The one line to say, if any.
+    pub(super) fn line(&self) -> Option<String> {
+        match self {
+            Failure::Said { message, next, .. } if next.is_empty() => {
+                Some(format!("error: {}", text::escape(message)))
+            }
+            Failure::Said { message, next, .. } => {
+                let message = text::escape(message.trim_end_matches('.')).into_owned();
+                Some(format!("error: {message}. {next}"))
+            }
+            Failure::OutputClosed => None,
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// From writing output.
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            Failure::OutputClosed
+        } else {
+            Failure::new(Exit::Internal, format!("the output can't be written: {error}"))
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let said = error.to_string();
+        match error {
+            ClientError::InvalidEndpoint { .. } => {
+                Failure::usage(said).with_next("Write it as host:port, such as 127.0.0.1:7733.")
+            }
+            ClientError::Unreachable { .. } => Failure::new(Exit::Unreachable, said)
+                .with_next("Start one with `jobmill serve`, or name another with --server."),
+            ClientError::NotJobmill { .. } => Failure::new(Exit::Unreachable, said)
+                .with_next("Name Jobmill's own address with --server; its port is 7733 unless configured."),
+            ClientError::Timeout { .. } => Failure::new(Exit::TimedOut, said)
+                .with_next("The call may have had its effect all the same; --call-timeout sets the limit."),
+            ClientError::Refused(refusal) => refused(&refusal),
+            ClientError::Failed { code: Code::Unavailable, .. } => Failure::new(Exit::Unreachable, said),
+            ClientError::Failed { .. } => Failure::new(Exit::Internal, said),
+            // The library may learn of more.
+            _ => Failure::new(Exit::Internal, said),
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) -> Failure {
+    let exit = match refusal.code {
+        Code::InvalidArgument => Exit::Usage,
+        Code::NotFound => Exit::NotFound,
+        Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::ResourceExhausted
+        | Code::OutOfRange
+        | Code::PermissionDenied
+        | Code::Unauthenticated => Exit::Refused,
+        Code::Unavailable => Exit::Unreachable,
+        Code::DeadlineExceeded => Exit::TimedOut,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::Unimplemented
+        | Code::Aborted
+        | Code::Internal
+        | Code::DataLoss => Exit::Internal,
+    };
+    Failure::new(exit, message(refusal)).with_next(next(refusal))
+}
+
+/// The server's message, with the faults of single fields where it does not tell them itself.
+fn message(refusal: &Refusal) -> String {
+    let untold: Vec<_> = refusal
+        .fields
+        .iter()
+        .filter(|fault| !refusal.message.contains(&fault.description))
+        .map(|fault| format!("{}: {}", fault.field, fault.description))
+        .collect();
+    // The way out in the protocol's words; the next step has it in this program's.
+    let told = refusal
+        .message
+        .split_once(": list the queues with")
+        .map_or(refusal.message.as_str(), |(told, _)| told);
+    match (told, untold.as_slice()) {
+        ("", []) => format!("refused ({})", refusal.reason),
+        (message, []) => message.to_owned(),
+        ("", untold) => untold.join("; "),
+        (message, untold) => format!("{message}: {}", untold.join("; ")),
+    }
+}
+
+/// The next step, where one is known.
+fn next(refusal: &Refusal) -> String {
+    let about = |word: &str| refusal.reason.contains(word);
+    match refusal.code {
+        Code::NotFound if about("QUEUE") => "List queues: jobmill queue list".to_owned(),
+        Code::NotFound if about("JOB") => "List jobs: jobmill list".to_owned(),
+        Code::AlreadyExists if about("REQUEST") => "Use another --request-id for another job.".to_owned(),
+        Code::ResourceExhausted => match refusal.retry_after {
+            Some(wait) => format!("Try again in {}.", text::duration(wait)),
+            None => String::new(),
+        },
+        Code::OutOfRange => "Start anew without --from-token.".to_owned(),
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use jobmill::client::FieldFault;
+
+    fn refusal(code: Code, reason: &str, message: &str) -> Refusal {
+        Refusal {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+            metadata: Default::default(),
+            fields: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    #[test]
+    fn every_error_is_one_line_with_the_next_step() {
+        let endpoint = || "http://127.0.0.1:7733".to_owned();
+        let fault = |field: &str, description: &str| FieldFault {
+            field: field.into(),
+            description: description.into(),
+        };
+        let refused = |refusal| ClientError::Refused(Box::new(refusal));
+        let errors = [
+            ClientError::InvalidEndpoint { endpoint: "https://x".into(), reason: "no TLS".into() },
+            ClientError::Unreachable { endpoint: endpoint(), cause: "connection refused".into() },
+            ClientError::NotJobmill { endpoint: endpoint(), cause: "404".into() },
+            ClientError::Timeout { endpoint: endpoint(), after: Duration::from_secs(40) },
+            ClientError::Failed { endpoint: endpoint(), code: Code::Internal, message: "oops".into() },
+            ClientError::Failed { endpoint: endpoint(), code: Code::Unavailable, message: "503".into() },
+            refused(refusal(
+                Code::NotFound,
+                "QUEUE_NOT_FOUND",
+                "no queue is named `x`: list the queues with QueueService.ListQueues",
+            )),
+            refused(refusal(Code::NotFound, "JOB_NOT_FOUND", "there is no job `x`")),
+            refused(refusal(Code::NotFound, "KIND_NOT_FOUND", "no handler runs `x`; known: a, b")),
+            refused(Refusal {
+                retry_after: Some(Duration::from_millis(1500)),
+                ..refusal(Code::ResourceExhausted, "QUEUE_FULL", "queue `x` is full")
+            }),
+            refused(Refusal {
+                fields: vec![fault("job.payload", "at most 1048576 bytes, has 2000000")],
+                ..refusal(Code::InvalidArgument, "INVALID", "invalid request")
+            }),
+            refused(Refusal {
+                fields: vec![fault("id", "not a job id")],
+                ..refusal(Code::InvalidArgument, "INVALID", "id: not a job id")
+            }),
+            refused(refusal(Code::InvalidArgument, "INVALID", "")),
+            refused(refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", "another job has it")),
+            refused(refusal(Code::FailedPrecondition, "STATE", "the job has SUCCEEDED")),
+            refused(refusal(Code::OutOfRange, "TOKEN_TOO_OLD", "the token is too old")),
+            refused(refusal(Code::Unavailable, "SHUTDOWN", "the server stops")),
+            refused(refusal(Code::NotFound, "JOB_NOT_FOUND", "no job \u{1b}[31m\n")),
+        ];
+        let lines: Vec<_> = errors
+            .into_iter()
+            .map(|error| {
+                let failure = Failure::from(error);
+                format!("{:>2} {}", failure.exit() as u8, failure.line().unwrap())
+            })
+            .collect();
+        insta::assert_snapshot!(lines.join("\n"), @r"
+         2 error: `https://x` is no server address: no TLS. Write it as host:port, such as 127.0.0.1:7733.
+         6 error: no Jobmill server answers at http://127.0.0.1:7733 (connection refused). Start one with `jobmill serve`, or name another with --server.
+         6 error: what answers at http://127.0.0.1:7733 is not a Jobmill server (404). Name Jobmill's own address with --server; its port is 7733 unless configured.
+         7 error: no answer from http://127.0.0.1:7733 within 40s. The call may have had its effect all the same; --call-timeout sets the limit.
+        70 error: the call to http://127.0.0.1:7733 failed: oops (Internal)
+         6 error: the call to http://127.0.0.1:7733 failed: 503 (Unavailable)
+         4 error: no queue is named `x`. List queues: jobmill queue list
+         4 error: there is no job `x`. List jobs: jobmill list
+         4 error: no handler runs `x`; known: a, b
+         5 error: queue `x` is full. Try again in 1.5s.
+         2 error: invalid request: job.payload: at most 1048576 bytes, has 2000000
+         2 error: id: not a job id
+         2 error: refused (INVALID)
+         5 error: another job has it. Use another --request-id for another job.
+         5 error: the job has SUCCEEDED
+         5 error: the token is too old. Start anew without --from-token.
+         6 error: the server stops
+         4 error: no job \x1b[31m\n. List jobs: jobmill list
+        ");
+    }
+
+    #[test]
+    fn a_reader_that_leaves_is_no_error() {
+        let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!((failure.exit(), failure.line()), (Exit::Ok, None));
+    }
+}

@@ -1,0 +1,162 @@
+//! Arguments as people write them, parsed before anything starts.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use jobmill::{
+    clock::Timestamp,
+    proto::v1::{JobState, WhenFull},
+};
+
+/// `5m`, `1h 30m`, `250ms`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write it like 250ms, 30s, 5m or 1h".to_owned())
+}
+
+/// The same, but not zero.
+pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+    Some(duration(text)?)
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "must be longer than 0".to_owned())
+}
+
+/// An instant in RFC 3339.
+pub(super) fn instant(text: &str) -> Result<Timestamp, String> {
+    let instant: jiff::Timestamp = text
+        .parse()
+        .map_err(|_| "write it like 2030-01-31T12:00:00Z or 2030-01-31T12:00:00+02:00".to_owned())?;
+    Ok(Timestamp::from_micros(instant.as_microsecond()))
+}
+
+/// `key=value`.
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err("write it like key=value".to_owned()),
+    }
+}
+
+/// A state in any case, with `-` or `_`.
+pub(super) fn state(text: &str) -> Result<JobState, String> {
+    let name = text.to_ascii_uppercase().replace('-', "_");
+    let name = name.strip_prefix("JOB_STATE_").unwrap_or(&name);
+    JobState::from_str_name(&format!("JOB_STATE_{name}"))
+        .filter(|state| *state != JobState::Unspecified)
+        .ok_or_else(|| {
+            "one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED"
+                .to_owned()
+        })
+}
+
+/// What to do when a queue is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(super) enum WhenFullArg {
+    /// Wait for room
+    Wait,
+    /// Refuse at once
+    Reject,
+}
+
+impl From<WhenFullArg> for WhenFull {
+    fn from(arg: WhenFullArg) -> Self {
+        match arg {
+            WhenFullArg::Wait => WhenFull::Wait,
+            WhenFullArg::Reject => WhenFull::Reject,
+        }
+    }
+}
+
+/// A number of bytes: `4096`, `64KiB`, `1.5GiB`, `10MB`.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 9] = [
+        ("", 1),
+        ("b", 1),
+        ("kib", 1 << 10),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+        ("tib", 1 << 40),
+        ("kb", 1_000),
+        ("mb", 1_000_000),
+        ("gb", 1_000_000_000),
+    ];
+    let fault = || "write it like 4096, 64MiB or 1GiB".to_owned();
+    let text = text.trim().to_ascii_lowercase();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let (_, factor) = UNITS.into_iter().find(|(name, _)| *name == unit.trim()).ok_or_else(fault)?;
+    if !number.contains('.') {
+        // Exactly, and not beyond what fits.
+        return number.parse().ok().and_then(|whole: u64| whole.checked_mul(factor)).ok_or_else(fault);
+    }
+    let number: f64 = number.parse().map_err(|_| fault())?;
+    Ok((number * factor as f64) as u64)
+}
+
+/// A resume token. Not a plain `Vec`, which clap would take for a list of values.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Token(pub(super) Vec<u8>);
+
+/// A resume token as `watch` writes it: base64.
+pub(super) fn token(text: &str) -> Result<Token, String> {
+    STANDARD
+        .decode(text)
+        .map(Token)
+        .map_err(|_| "not a resume token: it is the base64 text that watch wrote".to_owned())
+}
+
+/// Bytes as base64, as in `token`.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_people_write_them() {
+        for (text, expected) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("64KiB", 65_536),
+            ("1.5 MiB", 1_572_864),
+            ("10MB", 10_000_000),
+            ("1tib", 1 << 40),
+        ] {
+            assert_eq!(size(text), Ok(expected), "{text}");
+        }
+        for text in ["", "x", "1XB", "-1", "1..2MiB", "99999999999999999999", "18446744073709551615KiB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn states_read_in_any_case() {
+        for text in ["backing-off", "BACKING_OFF", "job_state_backing_off", "Backing_Off"] {
+            assert_eq!(state(text), Ok(JobState::BackingOff));
+        }
+        assert!(state("unspecified").is_err());
+    }
+
+    #[test]
+    fn a_label_may_have_an_empty_value_and_more_equals_signs() {
+        assert_eq!(label("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(label("a="), Ok(("a".into(), String::new())));
+        assert!(label("=a").is_err());
+        assert!(label("a").is_err());
+    }
+
+    #[test]
+    fn tokens_survive_the_way_through_a_script() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        assert_eq!(token(&base64(&bytes)), Ok(Token(bytes)));
+    }
+
+    #[test]
+    fn durations_are_read_whole() {
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert!(duration("-1s").is_err());
+        assert!(positive_duration("0s").is_err());
+    }
+}

@@ -1,0 +1,267 @@
+//! What can go wrong with a call, as a Rust enum.
+
+use std::{collections::BTreeMap, error::Error, fmt, io, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// The domain of the errors that Jobmill itself returns.
+const DOMAIN: &str = "jobmill";
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The server's address can't be used. Nothing was sent.
+    #[error("`{endpoint}` is no server address: {reason}")]
+    InvalidEndpoint {
+        /// The address as it was given.
+        endpoint: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No connection, or it broke before the answer came.
+    #[error("no Jobmill server answers at {endpoint} ({cause})")]
+    Unreachable {
+        /// The server's address.
+        endpoint: String,
+        /// What happened.
+        cause: String,
+    },
+    /// Something answers there, but it does not speak Jobmill's protocol.
+    #[error("what answers at {endpoint} is not a Jobmill server ({cause})")]
+    NotJobmill {
+        /// The server's address.
+        endpoint: String,
+        /// What gave it away.
+        cause: String,
+    },
+    /// The server refused the call and said why.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    /// No answer came in time.
+    #[error("no answer from {endpoint} within {}", humantime::format_duration(*after))]
+    Timeout {
+        /// The server's address.
+        endpoint: String,
+        /// How long the caller waited.
+        after: Duration,
+    },
+    /// The call failed in a way that the server did not explain: a proxy's error, a crash, an answer that breaks the
+    /// protocol.
+    #[error("the call to {endpoint} failed: {message} ({code:?})")]
+    Failed {
+        /// The server's address.
+        endpoint: String,
+        /// The gRPC status code.
+        code: Code,
+        /// What it said.
+        message: String,
+    },
+}
+
+/// A refusal by the server, with its details.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// The gRPC status code.
+    pub code: Code,
+    /// The stable reason, such as `QUEUE_FULL`, for programs.
+    pub reason: String,
+    /// What the server says, for people.
+    pub message: String,
+    /// Names and values that go with the reason.
+    pub metadata: BTreeMap<String, String>,
+    /// The faults of single fields of the request.
+    pub fields: Vec<FieldFault>,
+    /// When it may help to ask again.
+    pub retry_after: Option<Duration>,
+}
+
+/// What is wrong with one field of a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FieldFault {
+    /// The field's path, such as `job.priority`.
+    pub field: String,
+    /// What is wrong with it.
+    pub description: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Refusal {
+    /// Whether it is certain that the call changed nothing.
+    #[must_use]
+    pub fn is_definite(&self) -> bool {
+        matches!(
+            self.code,
+            Code::InvalidArgument
+                | Code::NotFound
+                | Code::AlreadyExists
+                | Code::FailedPrecondition
+                | Code::ResourceExhausted
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+        )
+    }
+}
+
+impl ClientError {
+    /// Whether the call may have had its effect all the same.
+    #[must_use]
+    pub fn is_unknown_outcome(&self) -> bool {
+        match self {
+            ClientError::InvalidEndpoint { .. } | ClientError::NotJobmill { .. } => false,
+            ClientError::Refused(refusal) => !refusal.is_definite(),
+            ClientError::Unreachable { .. } | ClientError::Timeout { .. } | ClientError::Failed { .. } => {
+                true
+            }
+        }
+    }
+
+    /// Whether the outcome is unknown and another try could bring it to light. Without Jobmill's own word, codes that a
+    /// proxy gives for good (no permission, unknown method, too large) would only come again.
+    pub(super) fn may_help_to_repeat(&self) -> bool {
+        let code = match self {
+            ClientError::InvalidEndpoint { .. } | ClientError::NotJobmill { .. } => return false,
+            ClientError::Unreachable { .. } | ClientError::Timeout { .. } => return true,
+            ClientError::Refused(refusal) => refusal.code,
+            ClientError::Failed { code, .. } => *code,
+        };
+        matches!(
+            code,
+            Code::Unavailable
+                | Code::Cancelled
+                | Code::Internal
+                | Code::Unknown
+                | Code::Aborted
+                | Code::DeadlineExceeded
+        )
+    }
+
+    pub(super) fn from_status(endpoint: &str, call_timeout: Duration, status: &Status) -> ClientError {
+        let endpoint = endpoint.to_owned();
+        if let Some(refusal) = refusal(status) {
+            return ClientError::Refused(Box::new(refusal));
+        }
+        if let Some(error) = status.source() {
+            return match transport_fault(status, error) {
+                Fault::Connection(cause) => ClientError::Unreachable { endpoint, cause },
+                Fault::Protocol(cause) => ClientError::NotJobmill { endpoint, cause },
+                Fault::Timeout => ClientError::Timeout { endpoint, after: call_timeout },
+                Fault::Other(message) => ClientError::Failed { endpoint, code: status.code(), message },
+            };
+        }
+        if status.code() == Code::DeadlineExceeded {
+            return ClientError::Timeout { endpoint, after: call_timeout };
+        }
+        if is_foreign(status) {
+            return ClientError::NotJobmill { endpoint, cause: status.message().to_owned() };
+        }
+        ClientError::Failed { endpoint, code: status.code(), message: status.message().to_owned() }
+    }
+}
+
+/// Jobmill's own refusal, if the status is one.
+fn refusal(status: &Status) -> Option<Refusal> {
+    let details = status.get_error_details();
+    let info = details.error_info().filter(|info| info.domain == DOMAIN)?;
+    let fields = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+    Some(Refusal {
+        code: status.code(),
+        reason: info.reason.clone(),
+        message: status.message().to_owned(),
+        metadata: info.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        fields: fields
+            .iter()
+            .map(|fault| FieldFault { field: fault.field.clone(), description: fault.description.clone() })
+            .collect(),
+        retry_after: details.retry_info().and_then(|info| info.retry_delay),
+    })
+}
+
+/// Whether this status was made from an answer that no gRPC server gives, or by one that has no Jobmill.
+fn is_foreign(status: &Status) -> bool {
+    match status.code() {
+        Code::Unimplemented => true,
+        // Proxies answer so while the server behind them is away.
+        Code::Unavailable => false,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Internal
+        | Code::DataLoss
+        | Code::Unauthenticated => status.message().starts_with("grpc-status header missing"),
+    }
+}
+
+enum Fault {
+    Connection(String),
+    Protocol(String),
+    Timeout,
+    Other(String),
+}
+
+/// What became of a call that had no answer.
+fn transport_fault(status: &Status, error: &(dyn Error + 'static)) -> Fault {
+    let mut next = Some(error);
+    let mut words = String::new();
+    while let Some(error) = next {
+        if error.is::<tonic::TimeoutExpired>() {
+            return Fault::Timeout;
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Fault::Connection(io_cause(error));
+        }
+        words = error.to_string();
+        next = error.source();
+    }
+    // What speaks HTTP/1 or no HTTP at all sends bytes that are no frames.
+    if ["frame with invalid size", "invalid preface", "http2 error: protocol", "unspecific protocol error"]
+        .iter()
+        .any(|sign| words.contains(sign))
+    {
+        return Fault::Protocol(words);
+    }
+    if status.code() == Code::Unavailable || status.code() == Code::Cancelled {
+        return Fault::Connection(words);
+    }
+    Fault::Other(words)
+}
+
+/// The innermost reason of an error, in words for people.
+pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let mut innermost = error;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return io_cause(error);
+        }
+        innermost = error;
+        next = error.source();
+    }
+    innermost.to_string()
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "all other kinds speak for themselves")]
+fn io_cause(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => "the connection broke".to_owned(),
+        io::ErrorKind::TimedOut => "timed out".to_owned(),
+        _ => error.to_string(),
+    }
+}

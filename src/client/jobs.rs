@@ -1,0 +1,104 @@
+//! The calls of `JobQueue`, but for the streams.
+
+use uuid::Uuid;
+
+use super::{Client, ClientError};
+use crate::proto::v1;
+
+/// A new id for a request, which makes its repeats safe.
+pub(super) fn new_request_id() -> String {
+    Uuid::now_v7().to_string()
+}
+
+impl Client {
+    /// Submits a job. While the outcome is unknown the call is repeated with the same `request_id`, which is a new one
+    /// unless the request has one, so that the job is created once.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see `Submit` in the protocol for the refusals.
+    pub async fn submit(
+        &self,
+        request: impl Into<v1::SubmitRequest>,
+    ) -> Result<v1::SubmitResponse, ClientError> {
+        let mut request = request.into();
+        if request.request_id.is_empty() {
+            request.request_id = new_request_id();
+        }
+        let submit = || async { self.answer(self.job_queue().submit(self.request(request.clone()))).await };
+        self.shared.retries.run(submit).await
+    }
+
+    /// Submits up to 1,000 jobs, all or none. Repeated as [`Client::submit`].
+    ///
+    /// # Errors
+    /// [`ClientError`]; see `SubmitBatch` in the protocol for the refusals.
+    pub async fn submit_batch(
+        &self,
+        mut request: v1::SubmitBatchRequest,
+    ) -> Result<v1::SubmitBatchResponse, ClientError> {
+        if request.request_id.is_empty() {
+            request.request_id = new_request_id();
+        }
+        let submit =
+            || async { self.answer(self.job_queue().submit_batch(self.request(request.clone()))).await };
+        self.shared.retries.run(submit).await
+    }
+
+    /// Returns one job.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see `GetJob` in the protocol for the refusals.
+    pub async fn get_job(&self, id: impl Into<String>, view: v1::JobView) -> Result<v1::Job, ClientError> {
+        let request = v1::GetJobRequest { id: id.into(), view: view.into() };
+        let answer = self.answer(self.job_queue().get_job(self.request(request))).await?;
+        self.present(answer.job, "job")
+    }
+
+    /// Returns one page of jobs, newest first.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see `ListJobs` in the protocol for the refusals.
+    pub async fn list_jobs(&self, request: v1::ListJobsRequest) -> Result<v1::ListJobsResponse, ClientError> {
+        self.answer(self.job_queue().list_jobs(self.request(request))).await
+    }
+
+    /// Counts jobs by state.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see `CountJobs` in the protocol for the refusals.
+    pub async fn count_jobs(&self, filter: v1::JobFilter) -> Result<v1::CountJobsResponse, ClientError> {
+        let request = v1::CountJobsRequest { filter: Some(filter) };
+        self.answer(self.job_queue().count_jobs(self.request(request))).await
+    }
+
+    /// Cancels a job.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see `CancelJob` in the protocol for the refusals.
+    pub async fn cancel_job(&self, id: impl Into<String>) -> Result<v1::Job, ClientError> {
+        let request = v1::CancelJobRequest { id: id.into() };
+        let answer = self.answer(self.job_queue().cancel_job(self.request(request))).await?;
+        self.present(answer.job, "job")
+    }
+
+    /// Starts an ended job again, or a waiting one now. Repeated as [`Client::submit`].
+    ///
+    /// # Errors
+    /// [`ClientError`]; see `RetryJob` in the protocol for the refusals.
+    pub async fn retry_job(&self, id: impl Into<String>) -> Result<v1::Job, ClientError> {
+        let request = v1::RetryJobRequest { id: id.into(), request_id: new_request_id() };
+        let retry = || async { self.answer(self.job_queue().retry_job(self.request(request.clone()))).await };
+        let answer = self.shared.retries.run(retry).await?;
+        self.present(answer.job, "job")
+    }
+
+    /// Deletes a job that does not run.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see `DeleteJob` in the protocol for the refusals.
+    pub async fn delete_job(&self, id: impl Into<String>) -> Result<(), ClientError> {
+        let request = v1::DeleteJobRequest { id: id.into() };
+        self.answer(self.job_queue().delete_job(self.request(request))).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,50 @@
+//! Repeating what may not have happened.
+
+use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
+
+use super::ClientError;
+use crate::job::RetryPolicy;
+
+/// How calls with an unknown outcome are repeated.
+#[derive(Clone)]
+pub(super) struct Retries {
+    pub(super) policy: RetryPolicy,
+    pub(super) retry_for: Duration,
+    pub(super) random: Arc<dyn Fn() -> f64 + Send + Sync>,
+}
+
+impl fmt::Debug for Retries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retries").field("policy", &self.policy).field("retry_for", &self.retry_for).finish()
+    }
+}
+
+impl Retries {
+    /// How long to wait after failure number `failures` (from 1).
+    pub(super) fn delay(&self, failures: u32) -> Duration {
+        self.policy.delay(failures, (self.random)())
+    }
+
+    /// Repeats a call while its outcome is unknown. The time is up for *starting* another try: a try under way is
+    /// never cut off, because its answer would be lost.
+    pub(super) async fn run<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let mut time_is_up = pin!(tokio::time::sleep(self.retry_for));
+        let mut failures = 0;
+        loop {
+            let error = match call().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if error.may_help_to_repeat() => error,
+                Err(error) => return Err(error),
+            };
+            failures += 1;
+            tokio::select! {
+                biased;
+                () = &mut time_is_up => return Err(error),
+                () = tokio::time::sleep(self.delay(failures)) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What may not have happened is repeated; what was refused is not.
+
+use std::{sync::Arc, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use uuid::Uuid;
+
+use super::{
+    super::ClientError,
+    client, client_with,
+    fake::{Act, Fake},
+    job, spec,
+};
+use crate::proto::v1::{self, JobState};
+
+fn submitted(created: bool) -> v1::SubmitResponse {
+    v1::SubmitResponse { job: Some(job("1", JobState::Queued)), created, ..Default::default() }
+}
+
+fn refused(code: Code, reason: &str) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, "jobmill", []);
+    details.add_bad_request_violation("job.priority", "must be from -100 to 100");
+    details.set_retry_info(Some(Duration::from_secs(3)));
+    Status::with_error_details(code, "no", details)
+}
+
+fn acting(acts: impl IntoIterator<Item = Act<v1::SubmitResponse>>) -> Arc<Fake> {
+    let fake = Fake::default();
+    fake.submits.lock().extend(acts);
+    Arc::new(fake)
+}
+
+fn request_ids(fake: &Fake) -> Vec<String> {
+    fake.submitted.lock().iter().map(|request| request.request_id.clone()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_asked_for_again_under_the_same_request_id() {
+    let fake = acting([Act::Cut, Act::Answer(submitted(false))]);
+    let answer = client(&fake).submit(spec()).await.unwrap();
+    assert!(!answer.created);
+    let ids = request_ids(&fake);
+    assert_eq!(ids.len(), 2);
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(ids[0].parse::<Uuid>().unwrap().get_version_num(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_submissions_have_two_request_ids_and_ones_own_id_is_kept() {
+    let fake = acting([(); 3].map(|()| Act::Answer(submitted(true))));
+    let client = client(&fake);
+    client.submit(spec()).await.unwrap();
+    client.submit(spec()).await.unwrap();
+    let own = v1::SubmitRequest { request_id: "own".into(), ..spec().into() };
+    client.submit(own).await.unwrap();
+    let ids = request_ids(&fake);
+    assert_ne!(ids[0], ids[1]);
+    assert_eq!(ids[2], "own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_unknown_outcome_is_repeated() {
+    for code in [
+        Code::Unavailable,
+        Code::Internal,
+        Code::Cancelled,
+        Code::Unknown,
+        Code::Aborted,
+        Code::DeadlineExceeded,
+    ] {
+        let fake = acting([Act::Refuse(Status::new(code, "proxy")), Act::Answer(submitted(true))]);
+        client(&fake).submit(spec()).await.unwrap();
+        assert_eq!(fake.submitted.lock().len(), 2, "{code:?}");
+    }
+    // Jobmill's own word that it stops.
+    let fake = acting([Act::Refuse(refused(Code::Unavailable, "SHUTDOWN")), Act::Answer(submitted(true))]);
+    client(&fake).submit(spec()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_told_at_once_with_its_details() {
+    for code in [
+        Code::InvalidArgument,
+        Code::NotFound,
+        Code::AlreadyExists,
+        Code::FailedPrecondition,
+        Code::ResourceExhausted,
+    ] {
+        let fake = acting([Act::Refuse(refused(code, "WHY"))]);
+        let error = client(&fake).submit(spec()).await.unwrap_err();
+        assert!(!error.is_unknown_outcome());
+        let ClientError::Refused(refusal) = error else { panic!("{code:?}: {error:?}") };
+        assert_eq!((refusal.code, refusal.reason.as_str(), refusal.message.as_str()), (code, "WHY", "no"));
+        assert_eq!(refusal.fields[0].field, "job.priority");
+        assert_eq!(refusal.retry_after, Some(Duration::from_secs(3)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_comes_again_is_not_repeated() {
+    for code in [Code::PermissionDenied, Code::Unauthenticated, Code::OutOfRange, Code::ResourceExhausted] {
+        let fake = acting([Act::Refuse(Status::new(code, "proxy"))]);
+        let error = client(&fake).submit(spec()).await.unwrap_err();
+        assert!(matches!(error, ClientError::Failed { .. }), "{error:?}");
+        assert!(error.is_unknown_outcome());
+    }
+    let fake = acting([Act::Refuse(Status::unimplemented("grpc-status header missing"))]);
+    let error = client(&fake).submit(spec()).await.unwrap_err();
+    assert!(matches!(error, ClientError::NotJobmill { .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeats_end_with_their_time() {
+    // Tries at 0, 1, 3 and 7 s; the next would be at 15 s, and the time is 10 s.
+    let fake = acting((0..9).map(|_| Act::Refuse(Status::unavailable("away"))));
+    let error = client(&fake).submit(spec()).await.unwrap_err();
+    assert!(matches!(error, ClientError::Failed { code: Code::Unavailable, .. }), "{error:?}");
+    assert_eq!(fake.submitted.lock().len(), 4);
+
+    let fake = acting((0..9).map(|_| Act::Refuse(Status::unavailable("away"))));
+    let once = client_with(&fake, |builder| builder.retry_for(Duration::ZERO));
+    once.submit(spec()).await.unwrap_err();
+    assert_eq!(fake.submitted.lock().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn jitter_shortens_the_delays() {
+    // With the whole delay taken off, one try follows the other until the acts are used up.
+    let fake = acting((0..7).map(|_| Act::Refuse(Status::unavailable("away"))));
+    fake.submits.lock().push_back(Act::Answer(submitted(true)));
+    let policy = crate::job::RetryPolicy { jitter: 1.0, ..crate::job::RetryPolicy::DEFAULT };
+    let hasty = client_with(&fake, |builder| builder.retry_delays(policy).random(|| 1.0));
+    hasty.submit(spec()).await.unwrap();
+    assert_eq!(fake.submitted.lock().len(), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_hangs_is_a_timeout() {
+    let fake = acting([Act::Hang]);
+    let client = client_with(&fake, |builder| builder.call_timeout(Duration::from_secs(20)));
+    let error = client.submit(spec()).await.unwrap_err();
+    assert_eq!(error.to_string(), "no answer from http://fake.test:7733 within 20s");
+    assert!(error.is_unknown_outcome());
+    // Reads have the same limit, and are not repeated.
+    let error = client.list_jobs(v1::ListJobsRequest::default()).await.unwrap_err();
+    assert!(matches!(error, ClientError::Timeout { .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_connection_is_told_as_such() {
+    let fake = acting([]);
+    let error = client(&fake).cancel_job("1").await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable { .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manual_retry_is_repeated_like_a_submission() {
+    let fake = acting([]);
+    client(&fake).retry_job("1").await.unwrap();
+    let retried = fake.retried.lock();
+    assert_eq!(retried.len(), 2);
+    assert_eq!(retried[0], retried[1]);
+    assert!(!retried[0].request_id.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_its_job_is_an_error() {
+    let fake = acting([]);
+    let error = client(&fake).get_job("1", v1::JobView::Full).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the call to http://fake.test:7733 failed: the answer has no `job` (Internal)"
+    );
+}

@@ -1,0 +1,251 @@
+//! Watching jobs across breaks.
+
+use std::{collections::VecDeque, fmt, pin::Pin};
+
+use futures_util::{Stream, stream};
+use tokio::time::Sleep;
+use tonic::{Code, Streaming};
+
+use super::{Client, ClientError, jobs::new_request_id};
+use crate::proto::v1::{
+    self, submit_and_watch_response::Message as SubmitAndWatchMessage, watch_event::Event,
+};
+
+/// What a [`Watch`] tells.
+#[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all items are the large one")]
+pub enum WatchItem {
+    /// Something happened. The server's *closing* is not among it: the watch goes on elsewhere by itself.
+    Event {
+        /// What happened.
+        event: Event,
+        /// Resumes after this event. Absent where others of the same message follow: a message is resumed as a whole.
+        resume_token: Option<Vec<u8>>,
+    },
+    /// The connection broke. The watch reconnects and misses nothing; told once for each break.
+    Interrupted {
+        /// Why, for people.
+        cause: String,
+    },
+}
+
+/// A watch that outlives its connection.
+///
+/// It reconnects with the last resume token, for as long as [`super::ClientBuilder::retry_for`] says after each break.
+/// It ends when the server ends it: with ids, once all of them have ended.
+pub struct Watch {
+    client: Client,
+    /// What to ask for at the next connection; its token moves on with each message.
+    request: v1::WatchStatusRequest,
+    stream: Option<Incoming>,
+    ready: VecDeque<WatchItem>,
+    outage: Option<Outage>,
+    closing: bool,
+    over: bool,
+}
+
+enum Incoming {
+    Watch(Streaming<v1::WatchStatusResponse>),
+    Submitted(Streaming<v1::SubmitAndWatchResponse>),
+}
+
+/// The time from a break to the next message.
+struct Outage {
+    failures: u32,
+    /// Kept here and not in a future, so that dropping the future of [`Watch::next`] does not prolong it.
+    time_is_up: Pin<Box<Sleep>>,
+    nap: Option<Pin<Box<Sleep>>>,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("request", &self.request)
+            .field("over", &self.over)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Watches jobs, by ids or by a filter. Connects when the first item is asked for.
+    #[must_use]
+    pub fn watch(&self, request: v1::WatchStatusRequest) -> Watch {
+        Watch {
+            client: self.clone(),
+            request,
+            stream: None,
+            ready: VecDeque::new(),
+            outage: None,
+            closing: false,
+            over: false,
+        }
+    }
+
+    /// Submits a job and watches it until it ends. The submission is repeated as in [`Client::submit`]; the watch goes
+    /// on as in [`Client::watch`].
+    ///
+    /// # Errors
+    /// [`ClientError`]; see `Submit` in the protocol for the refusals.
+    pub async fn submit_and_watch(
+        &self,
+        request: impl Into<v1::SubmitAndWatchRequest>,
+    ) -> Result<(v1::SubmitResponse, Watch), ClientError> {
+        let mut request = request.into();
+        if request.request_id.is_empty() {
+            request.request_id = new_request_id();
+        }
+        let submit = || async {
+            let started =
+                tokio::time::timeout(self.shared.call_timeout, self.open_submission(request.clone()));
+            started.await.unwrap_or_else(|_| Err(self.timed_out()))
+        };
+        let (submitted, stream) = self.shared.retries.run(submit).await?;
+        let job = self.present(submitted.job.as_ref(), "job")?;
+        let mut watch = self.watch(v1::WatchStatusRequest {
+            ids: vec![job.id.clone()],
+            resume_token: submitted.resume_token.clone(),
+            detail: request.detail,
+            output: request.output,
+            view: request.view,
+            ..Default::default()
+        });
+        watch.stream = Some(Incoming::Submitted(stream));
+        Ok((submitted, watch))
+    }
+
+    async fn open_submission(
+        &self,
+        request: v1::SubmitAndWatchRequest,
+    ) -> Result<(v1::SubmitResponse, Streaming<v1::SubmitAndWatchResponse>), ClientError> {
+        let opened = self.job_queue().submit_and_watch(request).await;
+        let mut stream = opened.map_err(|status| self.error(&status))?.into_inner();
+        let first = stream.message().await.map_err(|status| self.error(&status))?;
+        match first.and_then(|response| response.message) {
+            Some(SubmitAndWatchMessage::Submitted(submitted)) => Ok((submitted, stream)),
+            Some(SubmitAndWatchMessage::Status(_)) | None => self.present(None, "submitted"),
+        }
+    }
+}
+
+impl Watch {
+    /// The next item; `None` once the server has ended the watch, or after an error.
+    ///
+    /// Its future may be dropped at any time: the next call goes on where it was.
+    pub async fn next(&mut self) -> Option<Result<WatchItem, ClientError>> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Some(Ok(item));
+            }
+            if self.over {
+                return None;
+            }
+            match self.receive().await {
+                Ok(Some(message)) => self.take(message),
+                Ok(None) if !self.closing => self.over = true,
+                Ok(None) => self.interrupted(self.closed()),
+                Err(error) if error.may_help_to_repeat() && !self.time_is_up() => self.interrupted(error),
+                Err(error) => {
+                    self.over = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    /// The same as a stream.
+    pub fn into_stream(self) -> impl Stream<Item = Result<WatchItem, ClientError>> + Send {
+        stream::unfold(self, async |mut watch| watch.next().await.map(|item| (item, watch)))
+    }
+
+    /// Where to resume after the last item: a new watch of the same ids or filter with this token misses nothing.
+    /// Empty before the first message.
+    #[must_use]
+    pub fn resume_token(&self) -> &[u8] {
+        &self.request.resume_token
+    }
+
+    async fn receive(&mut self) -> Result<Option<v1::WatchStatusResponse>, ClientError> {
+        if let Some(outage) = &mut self.outage
+            && let Some(nap) = &mut outage.nap
+        {
+            tokio::select! {
+                () = outage.time_is_up.as_mut() => {}
+                () = nap => {}
+            }
+            outage.nap = None;
+        }
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => none.insert(Incoming::Watch(self.client.open_watch(self.request.clone()).await?)),
+        };
+        let message = match stream {
+            Incoming::Watch(stream) => stream.message().await,
+            Incoming::Submitted(stream) => stream.message().await.map(|response| {
+                response.map(|response| match response.message {
+                    Some(SubmitAndWatchMessage::Status(status)) => status,
+                    // An empty message: it moves nothing.
+                    Some(SubmitAndWatchMessage::Submitted(_)) | None => v1::WatchStatusResponse::default(),
+                })
+            }),
+        };
+        message.map_err(|status| self.client.error(&status))
+    }
+
+    fn take(&mut self, message: v1::WatchStatusResponse) {
+        self.outage = None;
+        if !message.resume_token.is_empty() {
+            self.request.resume_token = message.resume_token;
+        }
+        for event in message.events.into_iter().filter_map(|event| event.event) {
+            if matches!(event, Event::Closing(_)) {
+                self.closing = true;
+            } else {
+                self.ready.push_back(WatchItem::Event { event, resume_token: None });
+            }
+        }
+        if let Some(WatchItem::Event { resume_token, .. }) = self.ready.back_mut()
+            && !self.request.resume_token.is_empty()
+        {
+            *resume_token = Some(self.request.resume_token.clone());
+        }
+    }
+
+    fn time_is_up(&self) -> bool {
+        match &self.outage {
+            // A timer counts only from its first poll, which was in `receive`.
+            Some(outage) => outage.time_is_up.is_elapsed(),
+            None => self.client.shared.retries.retry_for.is_zero(),
+        }
+    }
+
+    /// Prepares the next connection.
+    fn interrupted(&mut self, error: ClientError) {
+        self.stream = None;
+        self.closing = false;
+        let retries = &self.client.shared.retries;
+        let outage = self.outage.get_or_insert_with(|| {
+            self.ready.push_back(WatchItem::Interrupted { cause: error.to_string() });
+            Outage { failures: 0, time_is_up: Box::pin(tokio::time::sleep(retries.retry_for)), nap: None }
+        });
+        outage.failures += 1;
+        outage.nap = Some(Box::pin(tokio::time::sleep(retries.delay(outage.failures))));
+    }
+
+    fn closed(&self) -> ClientError {
+        ClientError::Failed {
+            endpoint: self.client.shared.endpoint.clone(),
+            code: Code::Unavailable,
+            message: "the server stops".to_owned(),
+        }
+    }
+}
+
+impl Client {
+    async fn open_watch(
+        &self,
+        request: v1::WatchStatusRequest,
+    ) -> Result<Streaming<v1::WatchStatusResponse>, ClientError> {
+        let mut service = self.job_queue();
+        self.answer(service.watch_status(request)).await
+    }
+}

@@ -1,0 +1,144 @@
+//! Reads of the store in memory.
+
+use std::{ops::Bound, sync::Arc};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::{Kept, Tables, tallies};
+use crate::{
+    clock::Timestamp,
+    job::{AttemptRecord, Job, JobId, Name, Position, StateName},
+    store::{
+        Change, Changes, Identity, JobFilter, Names, Page, QueueInfo, Reader, Scan, ScanOrder, StoreError,
+        Tally, WholeJob,
+    },
+};
+
+pub(super) struct MemoryReader {
+    pub(super) tables: Arc<RwLock<Tables>>,
+    pub(super) names: Arc<Names>,
+    pub(super) identity: Identity,
+}
+
+impl Reader for MemoryReader {
+    fn identity(&self) -> Identity {
+        self.identity.clone()
+    }
+
+    fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        Ok(self.tables.read().jobs.get(&id).map(|kept| Job::clone(&kept.job)))
+    }
+
+    fn jobs(&self, ids: &[JobId]) -> Result<(Vec<Option<Job>>, Position), StoreError> {
+        let tables = self.tables.read();
+        let jobs = ids.iter().map(|id| tables.jobs.get(id).map(|kept| Job::clone(&kept.job)));
+        Ok((jobs.collect(), Position(tables.counters.position)))
+    }
+
+    fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError> {
+        let tables = self.tables.read();
+        Ok(tables.jobs.get(&id).map(|kept| {
+            let job = Job::clone(&kept.job);
+            let mut attempts = kept.attempts.clone();
+            let succeeded = job.state.name() == StateName::Succeeded;
+            if let Some(started) = job.started.filter(|_| succeeded || job.state.lease().is_some()) {
+                attempts.push(AttemptRecord {
+                    number: job.attempt,
+                    started,
+                    ended: job.ended,
+                    failure: None,
+                });
+            }
+            WholeJob {
+                job,
+                payload: kept.payload.clone(),
+                result: kept.result.clone(),
+                output_tail: kept.output_tail.clone(),
+                attempts,
+            }
+        }))
+    }
+
+    fn payload(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.tables.read().jobs.get(&id).map(|kept| kept.payload.clone()))
+    }
+
+    fn scan(&self, filter: &JobFilter, scan: Scan) -> Result<Page, StoreError> {
+        let tables = self.tables.read();
+        let counters = tables.counters;
+        let mut page = Page {
+            jobs: Vec::new(),
+            next: None,
+            position: Position(counters.position),
+            newest: JobId::from_raw(counters.last_id),
+        };
+        // Ids are whole numbers: all bounds become the first and the last id to look at.
+        let lowest = filter.lowest_id().map_or(0, JobId::raw);
+        let (first, last) = match scan.order {
+            ScanOrder::NewestFirst { before } => (lowest, before.map_or(i64::MAX, |before| before.raw() - 1)),
+            ScanOrder::OldestFirst { after, last } => {
+                (after.map_or(0, |after| after.raw() + 1).max(lowest), last.map_or(i64::MAX, JobId::raw))
+            }
+        };
+        // An end before the start would panic, and means that nothing is left.
+        if last < first {
+            return Ok(page);
+        }
+        let jobs = tables.jobs.range(JobId::from_raw(first)..=JobId::from_raw(last));
+        let jobs: Box<dyn Iterator<Item = (&JobId, &Kept)>> = match scan.order {
+            ScanOrder::NewestFirst { .. } => Box::new(jobs.rev()),
+            ScanOrder::OldestFirst { .. } => Box::new(jobs),
+        };
+        for (seen, (id, kept)) in jobs.enumerate() {
+            if filter.matches(&kept.job) {
+                page.jobs.push(Arc::clone(&kept.job));
+            }
+            if seen + 1 == scan.budget || page.jobs.len() == scan.limit {
+                page.next = Some(*id);
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    fn changes(&self, after: Position, limit: usize) -> Result<Changes, StoreError> {
+        let tables = self.tables.read();
+        let from = (Bound::Excluded(after), Bound::Unbounded);
+        let jobs = tables
+            .by_position
+            .range(from)
+            .take(limit)
+            .filter_map(|(_, id)| tables.jobs.get(id))
+            .map(|kept| Change::Job { job: Arc::clone(&kept.job), before: None });
+        let tombstones =
+            tables.tombstones.range(from).take(limit).map(|(_, gone)| Change::Deleted(gone.clone()));
+        let mut entries: Vec<_> = jobs.chain(tombstones).collect();
+        entries.sort_by_key(Change::position);
+        entries.truncate(limit);
+        let up_to = match entries.last() {
+            Some(last) if entries.len() == limit => last.position(),
+            Some(_) | None => Position(tables.counters.position),
+        };
+        Ok(Changes { entries, up_to, floor: Position(tables.counters.floor) })
+    }
+
+    fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {
+        let tables = self.tables.read();
+        let mut queues: Vec<_> =
+            tables.queues.values().filter(|(_, deleted)| !deleted).map(|(queue, _)| queue.clone()).collect();
+        queues.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+        Ok(queues)
+    }
+
+    fn tallies(&self) -> Result<Vec<Tally>, StoreError> {
+        tallies(&self.tables.read(), &self.names)
+    }
+
+    fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError> {
+        let tables = self.tables.read();
+        let lanes = tables.ready.iter().filter(|(lane, _)| lane.queue == queue.number);
+        let firsts = lanes.filter_map(|(_, places)| places.first());
+        Ok(firsts.filter_map(|place| tables.jobs.get(&place.id)).map(|kept| kept.job.updated).min())
+    }
+}

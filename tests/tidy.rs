@@ -1,0 +1,231 @@
+//! Holds the structure that ARCHITECTURE.md describes: what prose can't.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't read the sources has failed")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Which modules of the library each module may use. Calls go downward; what is not listed may use nothing.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("clock", &[]),
+    ("job", &["clock"]),
+    ("transition", &["clock", "job"]),
+    ("config", &["job"]),
+    ("proto", &[]),
+    ("store", &["clock", "config", "job", "transition"]),
+    ("watch", &["job", "store"]),
+    ("execute", &["clock", "config", "job"]),
+    ("admission", &["clock", "config", "job", "store"]),
+    ("commit", &["admission", "clock", "job", "store", "watch"]),
+    ("dispatch", &["commit", "execute", "job", "store", "watch"]),
+    ("api", &["admission", "clock", "commit", "config", "execute", "job", "proto", "store", "watch"]),
+    ("client", &["clock", "job", "proto"]),
+    ("serve", &["admission", "api", "clock", "commit", "config", "dispatch", "execute", "store", "watch"]),
+    ("lib", &[]),
+    ("main", &["cli"]),
+    ("cli", &["cli"]),
+];
+
+/// Words that only some places may use, and why.
+const ONLY_IN: &[(&str, &[&str], &str)] = &[
+    (
+        "tonic::",
+        &["src/api/", "src/client/", "src/proto.rs", "src/cli/bench/"],
+        "the rest must not know the wire",
+    ),
+    (
+        "prost::",
+        &["src/api/", "src/client/", "src/proto.rs", "src/cli/bench/"],
+        "the rest must not know the wire",
+    ),
+    ("rusqlite::", &["src/store/"], "only the store has SQL"),
+    ("SystemTime::now", &["src/clock.rs"], "time is injected"),
+    ("Instant::now", &["src/clock.rs", "src/cli/"], "time is injected"),
+    (".publish(", &["src/commit/"], "nobody but the committer tells watchers of changes"),
+    ("tokio::spawn", &["src/serve.rs", "src/cli/"], "tasks have an owner that waits for them"),
+    ("thread::spawn", &["src/execute/command/guard.rs"], "threads have an owner that waits for them"),
+    (
+        "spawn_blocking",
+        &["src/store/reads.rs", "src/serve.rs", "src/cli/", "src/execute/command/supervise.rs"],
+        "blocking work has a bound",
+    ),
+];
+
+/// Words that nothing may use, and what to do instead. Written so that this file does not find itself.
+const NOWHERE: &[(&str, &str)] = &[
+    (concat!("unbounded_", "channel"), "every channel is bounded"),
+    (concat!("todo", "!("), "finish it, or leave it out"),
+    (concat!("unimplemented", "!("), "finish it, or leave it out"),
+    (concat!("#[al", "low("), "use #[expect] with a reason"),
+    (concat!("#[ig", "nore"), "a test that does not run is no test"),
+];
+
+/// Files that are longer than 500 lines, and why that is better than to split them.
+const LONG: &[(&str, &str)] = &[];
+
+const LINES_MAX: usize = 500;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(folder: &str, ending: &str) -> Vec<(String, String)> {
+    let mut folders = vec![root().join(folder)];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == ending) {
+                let name = path.strip_prefix(root()).unwrap().to_string_lossy().replace('\\', "/");
+                found.push((name, fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "{folder} has no .{ending} files");
+    found
+}
+
+/// The code of a file without its comments and without its unit tests, which may reach further.
+fn code(text: &str) -> String {
+    let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    product.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+fn report(what: &str, faults: &BTreeSet<String>) {
+    let list: Vec<_> = faults.iter().map(String::as_str).collect();
+    assert!(faults.is_empty(), "{what}:\n  {}", list.join("\n  "));
+}
+
+/// The top-level modules that a file's `crate::` paths name, `use crate::{…}` groups included.
+fn used_modules(code: &str) -> BTreeSet<String> {
+    let mut used = BTreeSet::new();
+    for part in code.split("crate::").skip(1) {
+        if let Some(group) = part.strip_prefix('{') {
+            let (mut depth, mut word, mut at_start) = (0, String::new(), true);
+            for c in group.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => at_start = true,
+                    c if depth == 0 && at_start && (c.is_alphanumeric() || c == '_') => word.push(c),
+                    c if c.is_whitespace() => {}
+                    _ => at_start = false,
+                }
+                if !(c.is_alphanumeric() || c == '_' || word.is_empty()) {
+                    used.insert(std::mem::take(&mut word));
+                    at_start = c == ',' && depth == 0;
+                }
+            }
+            if !word.is_empty() {
+                used.insert(word);
+            }
+        } else {
+            let word: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            used.insert(word);
+        }
+    }
+    used.remove("self");
+    used
+}
+
+fn module_of(file: &str) -> &str {
+    let rest = file.strip_prefix("src/").unwrap();
+    rest.split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+#[test]
+fn modules_use_only_what_is_below_them() {
+    let mut faults = BTreeSet::new();
+    for (file, text) in files("src", "rs") {
+        let module = module_of(&file);
+        let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == module) else {
+            faults.insert(format!("{file}: the module `{module}` is not listed"));
+            continue;
+        };
+        for used in used_modules(&code(&text)) {
+            let known = MAY_USE.iter().any(|(name, _)| *name == used);
+            if known && used != module && !allowed.contains(&used.as_str()) {
+                faults.insert(format!("{file} uses crate::{used}"));
+            }
+        }
+    }
+    report("a module reaches where it must not (see ARCHITECTURE.md)", &faults);
+}
+
+#[test]
+fn the_reader_of_uses_reads_groups_and_paths() {
+    let code = "use crate::{\n    job::{Job, JobId},\n    store::Store,\n};\nlet x = crate::clock::now();";
+    let used: Vec<_> = used_modules(code).into_iter().collect();
+    assert_eq!(used, ["clock", "job", "store"]);
+}
+
+#[test]
+fn some_words_stay_in_their_places() {
+    let mut faults = BTreeSet::new();
+    for (file, text) in files("src", "rs") {
+        let code = code(&text);
+        for (word, places, why) in ONLY_IN {
+            if code.contains(word) && !places.iter().any(|place| file.starts_with(place)) {
+                faults.insert(format!("{file} has `{word}`: {why}"));
+            }
+        }
+    }
+    report("a word is out of its place", &faults);
+}
+
+#[test]
+fn some_words_are_nowhere() {
+    let mut faults = BTreeSet::new();
+    for folder in ["src", "tests"] {
+        for (file, text) in files(folder, "rs") {
+            for (word, instead) in NOWHERE {
+                if text.contains(word) {
+                    faults.insert(format!("{file} has `{word}`: {instead}"));
+                }
+            }
+        }
+    }
+    report("a word that nothing may use", &faults);
+}
+
+#[test]
+fn files_are_short_or_say_why_not() {
+    let mut faults = BTreeSet::new();
+    for (file, text) in files("src", "rs") {
+        let lines = text.lines().count();
+        let excused = LONG.iter().any(|(long, _)| *long == file);
+        if lines > LINES_MAX && !excused {
+            faults.insert(format!("{file} has {lines} lines; split it, or list it here with the reason"));
+        }
+        if lines <= LINES_MAX && excused {
+            faults.insert(format!("{file} has only {lines} lines; take it off the list"));
+        }
+    }
+    report("long files", &faults);
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut faults = BTreeSet::new();
+    let mut documents = files("docs", "md");
+    for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+        documents.push((name.to_owned(), fs::read_to_string(root().join(name)).unwrap()));
+    }
+    for (file, text) in documents {
+        let folder: PathBuf = root().join(&file).parent().unwrap().into();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = link.split('#').next().unwrap();
+            if !path.is_empty() && !path.contains("://") && !folder.join(path).exists() {
+                faults.insert(format!("{file} links to {link}, which is not there"));
+            }
+        }
+    }
+    report("a link leads nowhere", &faults);
+}

@@ -1,0 +1,11 @@
+//! What users of a running server see, a file for each behaviour: the real server, its real store, and real clients.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod bad_input;
+mod bad_messages;
+mod execution;
+mod submit;
+
+#[path = "../support/mod.rs"]
+mod support;
