@@ -6,7 +6,7 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Commit, ControlAnswer, Entry, Handout, Reports, SubmitAnswer};
 use crate::{
@@ -32,6 +32,9 @@ const JOBS_MAX: usize = 4_096;
 const BYTES_MAX: u64 = 16 << 20;
 /// So many of those who wait for room are offered again at a time.
 const WAITERS_OFFERED_MAX: usize = 256;
+
+/// A few callers are answered at once, more of them from within the runtime.
+const ANSWERED_HERE_MAX: usize = 4;
 
 /// What a committer works with.
 pub(crate) struct Committer {
@@ -97,6 +100,8 @@ struct Asker {
 struct Loop {
     committer: Committer,
     waiters: Waiters<SubmitReply>,
+    /// Answers on their way to callers.
+    answering: TaskTracker,
     purges: HashMap<i64, Vec<oneshot::Sender<ControlAnswer>>>,
     /// Whether there is room that nobody who waits has been offered yet.
     room: bool,
@@ -109,6 +114,7 @@ impl Loop {
         Loop {
             committer,
             waiters: Waiters::default(),
+            answering: TaskTracker::new(),
             purges: HashMap::new(),
             room: false,
             // What was due while the server was down is promoted, and free slots are filled, by a first empty batch.
@@ -127,6 +133,8 @@ impl Loop {
                 inbox.entries.close();
                 inbox.reports.close();
                 if entries.is_empty() && reports.is_empty() {
+                    self.answering.close();
+                    self.answering.wait().await;
                     return Ok(());
                 }
             }
@@ -320,6 +328,7 @@ impl Loop {
 
     fn answer_offers(&mut self, offers: Vec<Receipt>, askers: Vec<Asker>, now: Timestamp) {
         let mut put_back: HashMap<Arc<str>, Vec<Waiter<SubmitReply>>> = HashMap::new();
+        let mut answered = Vec::with_capacity(offers.len());
         for (receipt, asker) in offers.into_iter().zip(askers) {
             let answer = match receipt {
                 Receipt::Created { jobs } => {
@@ -349,11 +358,27 @@ impl Loop {
             if asker.waited {
                 self.count_waiters(&asker.queue);
             }
-            let _ = asker.reply.send(answer);
+            answered.push((asker.reply, answer));
         }
+        self.answer_all(answered);
         for (queue, waiters) in put_back {
             self.waiters.put_back(&queue, waiters);
             self.count_waiters(&queue);
+        }
+    }
+
+    /// Answers callers. Many of them are answered from within the runtime: there, waking a caller is an entry in a
+    /// thread's own queue; from here each would lock the queue that all threads share, and may have to wake one.
+    fn answer_all(&self, answered: Vec<(SubmitReply, SubmitAnswer)>) {
+        let answer = |answered: Vec<(SubmitReply, SubmitAnswer)>| {
+            for (reply, answer) in answered {
+                let _ = reply.send(answer);
+            }
+        };
+        if answered.len() <= ANSWERED_HERE_MAX {
+            answer(answered);
+        } else {
+            self.answering.spawn(async move { answer(answered) });
         }
     }
 

@@ -1,13 +1,12 @@
-//! The figures of a store with many waiting jobs, and what a job costs the disk.
+//! The figures of a store with many waiting jobs.
 
 use jobmill::proto::v1::JobState;
 
 use super::{
     Bench,
-    end_to_end::{BY_BATCHES, BY_CALLS, EndToEnd},
+    end_to_end::{BY_BATCHES, EndToEnd},
     figures::{Series, median, submits},
     load::Loaded,
-    paced,
     report::{Bounds, Figure},
     server::{INTAKE, WORK},
     subject::{FILLING, Subject},
@@ -127,39 +126,6 @@ impl Bench {
         self.figures.push(Figure::new(format!("resident memory, {waiting} waiting"), with, "MiB"));
         let more = Figure::new(format!("resident memory, {waiting} waiting: more by"), with - without, "MiB");
         self.figures.push(more.bounds(Bounds::value_at_most(64.0)));
-        Ok(())
-    }
-
-    /// Bytes and flushes for a job.
-    pub(super) async fn disk(&mut self) -> anyhow::Result<()> {
-        for load in [
-            "Submit, 64 in flight",
-            "end to end, by calls",
-            "end to end, by batches",
-            "SubmitAndWatch, 200 a second",
-        ] {
-            let mut subject = Subject::empty(&self.place).await?;
-            self.step(format!("disk: {load}"));
-            let written = subject.process.written_bytes();
-            let flushes = subject.process.flushes().await?;
-            let jobs = match load {
-                "Submit, 64 in flight" => {
-                    let body = submit_body(INTAKE, 0);
-                    submits(IN_FLIGHT).run(&subject.uri, self.run, move || body.clone()).await?.done
-                }
-                "end to end, by calls" => BY_CALLS.run(&subject.uri, self.run).await?.done,
-                "end to end, by batches" => BY_BATCHES.run(&subject.uri, self.run).await?.done,
-                _ => paced::submit_and_watch(&subject.uri, self.paced_calls()).await?.count() as u64,
-            };
-            let flushed = subject.process.flushes().await? - flushes;
-            let name = |what| format!("{what} for a job: {load}");
-            self.figures.push(Figure::new(name("flushes"), flushed as f64 / jobs as f64, ""));
-            if let (Some(before), Some(after)) = (written, subject.process.written_bytes()) {
-                let bytes = (after - before) as f64 / jobs as f64;
-                self.figures.push(Figure::new(name("bytes written"), bytes, "bytes"));
-            }
-            subject.end().await?;
-        }
         Ok(())
     }
 }

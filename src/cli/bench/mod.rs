@@ -4,6 +4,7 @@
 //! see docs/benchmarks.md for what each one means.
 
 mod backlog;
+mod cost;
 mod end_to_end;
 mod figures;
 mod load;
@@ -69,8 +70,8 @@ enum Group {
     Latency,
     /// Rates, memory and restarts with 1 million jobs waiting
     Backlog,
-    /// Bytes written and flushes for a job
-    Disk,
+    /// Flushes, bytes written and processor time for a job
+    Cost,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -149,7 +150,7 @@ async fn measure(args: BenchArgs) -> anyhow::Result<Report> {
             Group::EndToEnd => bench.end_to_end().await?,
             Group::Latency => bench.latency().await?,
             Group::Backlog => bench.backlog().await?,
-            Group::Disk => bench.disk().await?,
+            Group::Cost => bench.cost().await?,
         }
     }
     bench.bar.finish_and_clear();
@@ -171,7 +172,7 @@ impl Group {
             Group::Batches => (2, 0),
             Group::EndToEnd | Group::Latency => (4, 0),
             Group::Backlog => (7, 8),
-            Group::Disk => (0, 4),
+            Group::Cost => (0, 4),
         };
         (of_each_pair * pairs + others) as u64
     }

@@ -22,6 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// So much of a failed server's log is shown.
 const LOG_SHOWN_BYTES: usize = 2_000;
 
+/// Where /proc/PID/stat, from the state on, has the time spent in the program and in the kernel,
+const USER_TICKS: usize = 11;
+const SYSTEM_TICKS: usize = 12;
+/// and its unit, which Linux keeps the same on all machines.
+const TICKS_PER_SECOND: f64 = 100.0;
+
 /// A running server. It is killed when dropped.
 pub(super) struct ServerProcess {
     child: Child,
@@ -83,6 +89,15 @@ impl ServerProcess {
     /// What it has caused to be written to the disk, in bytes. Absent where the system does not tell.
     pub(super) fn written_bytes(&self) -> Option<u64> {
         self.proc_number("io", "write_bytes:")
+    }
+
+    /// What it has used of the processor, in seconds. Absent where the system does not tell.
+    pub(super) fn processor_seconds(&self) -> Option<f64> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id()?)).ok()?;
+        // The program's name may hold anything, but it ends with the last bracket; the state is next.
+        let (_, fields) = text.rsplit_once(") ")?;
+        let ticks = |index| fields.split(' ').nth(index)?.parse::<f64>().ok();
+        Some((ticks(USER_TICKS)? + ticks(SYSTEM_TICKS)?) / TICKS_PER_SECOND)
     }
 
     fn proc_number(&self, file: &str, field: &str) -> Option<u64> {

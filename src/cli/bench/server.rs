@@ -92,7 +92,7 @@ async fn serve_jobs(folder: PathBuf) -> anyhow::Result<()> {
         .await?;
     announce(server.local_addr())?;
     let stopper = server.stopper();
-    let input_ended = answer_questions(flushes);
+    let input_ended = answer_questions(flushes)?;
     tokio::spawn(async move {
         input_ended.cancelled().await;
         stopper.drain();
@@ -107,7 +107,7 @@ async fn nothing(_attempt: Attempt) -> Result<Output, HandlerError> {
 async fn serve_nothing() -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("can't listen")?;
     announce(listener.local_addr()?)?;
-    let input_ended = answer_questions(Arc::default());
+    let input_ended = answer_questions(Arc::default())?;
     grpc_server()
         .add_service(EmptyServiceServer::new(Nothing))
         .serve_with_incoming_shutdown(grpc_incoming(listener), input_ended.cancelled_owned())
@@ -123,10 +123,11 @@ fn announce(address: SocketAddr) -> io::Result<()> {
 
 /// Answers the bench's questions on a thread that may block; the token is cancelled when standard input ends, so that
 /// no server outlives its bench.
-fn answer_questions(flushes: Arc<AtomicU64>) -> CancellationToken {
+fn answer_questions(flushes: Arc<AtomicU64>) -> io::Result<CancellationToken> {
     let ended = CancellationToken::new();
     let ending = ended.clone().drop_guard();
-    std::thread::spawn(move || {
+    // Ends with the process: a read of standard input can't be broken off.
+    std::thread::Builder::new().name("questions".into()).spawn(move || {
         let _ending = ending;
         for line in io::stdin().lock().lines() {
             let Ok(line) = line else { return };
@@ -136,8 +137,8 @@ fn answer_questions(flushes: Arc<AtomicU64>) -> CancellationToken {
                 return;
             }
         }
-    });
-    ended
+    })?;
+    Ok(ended)
 }
 
 /// Counts the batches that wrote something. Each of them is one flush of the log; a checkpoint, once in thousands of
