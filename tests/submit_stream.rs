@@ -2,13 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+#[path = "submit_stream/breaks.rs"]
+mod breaks;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::Duration,
 };
 
@@ -22,12 +21,7 @@ use jobmill::{
     },
     serve::Server,
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tonic_types::StatusExt;
@@ -288,10 +282,12 @@ async fn a_full_queue_makes_a_stream_wait_and_go_on() {
     let filter = v1::JobFilter { queue: "default".into(), ..Default::default() };
     let mut watch = client.watch(v1::WatchStatusRequest { filter: Some(filter), ..Default::default() });
     let job = loop {
-        match watch.next().await.unwrap().unwrap() {
-            WatchItem::Event { event: Event::Snapshot(job), .. } => break job,
-            WatchItem::Event { event: Event::Updated(updated), .. } => break updated.job.unwrap(),
-            _ => {}
+        if let WatchItem::Event {
+            event: Event::Snapshot(job) | Event::Updated(v1::JobUpdated { job: Some(job), .. }),
+            ..
+        } = watch.next().await.unwrap().unwrap()
+        {
+            break job;
         }
     };
     for deleted in 0..2 {
@@ -413,98 +409,12 @@ async fn waiting(client: &Client, callers: i64) {
         loop {
             client.pause_queue("small").await.unwrap();
             let stats = client.get_queue("small").await.unwrap().stats.unwrap();
-            if i64::from(stats.waiters) == callers {
+            if stats.waiters == callers {
                 break;
             }
         }
     };
     tokio::time::timeout(PATIENCE, counted).await.expect("the callers come and go in time");
-}
-
-/// Which direction of a connection breaks it.
-#[derive(Clone, Copy, Debug)]
-enum Cut {
-    Requests,
-    Responses,
-}
-
-/// Passes connections on to a server. The first ones are cut after so many bytes in one direction.
-struct Proxy {
-    address: SocketAddr,
-    breaks: Arc<AtomicUsize>,
-    _tasks: JoinSet<()>,
-}
-
-impl Proxy {
-    async fn start(server: SocketAddr, cut: Cut, bytes: usize, times: usize) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let breaks = Arc::new(AtomicUsize::new(0));
-        let mut tasks = JoinSet::new();
-        let broken = Arc::clone(&breaks);
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            let mut left = times;
-            while let Ok((client, _)) = listener.accept().await {
-                let (requests_max, responses_max) = match cut {
-                    _ if left == 0 => (usize::MAX, usize::MAX),
-                    Cut::Requests => (bytes, usize::MAX),
-                    Cut::Responses => (usize::MAX, bytes),
-                };
-                left = left.saturating_sub(1);
-                let broken = Arc::clone(&broken);
-                connections.spawn(async move {
-                    let server = TcpStream::connect(server).await.unwrap();
-                    let ((from_client, to_client), (from_server, to_server)) =
-                        (client.into_split(), server.into_split());
-                    tokio::select! {
-                        () = pass(from_client, to_server, requests_max) => {}
-                        () = pass(from_server, to_client, responses_max) => {}
-                    }
-                    broken.fetch_add(1, Ordering::Relaxed);
-                });
-            }
-        });
-        Proxy { address, breaks, _tasks: tasks }
-    }
-}
-
-/// Copies up to so many bytes.
-async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, max: usize) {
-    let (mut buffer, mut left) = (vec![0; 4 << 10], max);
-    while left > 0 {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
-        let passed = read.min(left);
-        if to.write_all(&buffer[..passed]).await.is_err() {
-            return;
-        }
-        left -= passed;
-    }
-}
-
-async fn cut_and_count(cut: Cut, bytes: usize) {
-    const ITEMS: usize = 400;
-    const TIMES: usize = 3;
-    let (server, direct) = start(&[("default", 100_000)]).await;
-    let proxy = Proxy::start(server.local_addr(), cut, bytes, TIMES).await;
-    let through = client(proxy.address).await;
-    let (given, results) = submit_many(&through, ITEMS).await;
-    assert_each_once(&direct, &given, &results).await;
-    assert!(proxy.breaks.load(Ordering::Relaxed) >= 1, "{cut:?} after {bytes} bytes broke nothing");
-}
-
-#[tokio::test]
-async fn nothing_is_doubled_or_lost_when_requests_break_off() {
-    for bytes in [0, 1, 24, 150, 400, 1_000, 4_000, 9_999, 20_000] {
-        cut_and_count(Cut::Requests, bytes).await;
-    }
-}
-
-#[tokio::test]
-async fn nothing_is_doubled_or_lost_when_responses_break_off() {
-    for bytes in [0, 1, 9, 60, 130, 200, 500, 2_000, 6_000] {
-        cut_and_count(Cut::Responses, bytes).await;
-    }
 }
 
 #[tokio::test]

@@ -68,13 +68,10 @@ enum Phase {
 impl SubmitStream {
     async fn next(&mut self) -> Option<Result<v1::SubmitStreamResponse, Status>> {
         loop {
-            let results = match self.items.decided() {
-                Ok(results) => results,
-                Err((results, status)) => {
-                    self.phase = Phase::Ending(Err(status));
-                    results
-                }
-            };
+            let (results, unknown) = self.items.decided();
+            if let Some(status) = unknown {
+                self.phase = Phase::Ending(Err(status));
+            }
             self.granted += results.len();
             if self.granted > 0 {
                 let granted = std::mem::take(&mut self.granted);
@@ -200,10 +197,9 @@ impl Items {
         Ok((Offer { request, jobs: vec![job], behind_waiters: false }, wait))
     }
 
-    /// The results that are there, as many as go into a message. With an error, the stream must end: what became of
-    /// the other items is not known.
-    #[expect(clippy::type_complexity, reason = "results and, on the way, an end")]
-    fn decided(&mut self) -> Result<Vec<v1::SubmitResult>, (Vec<v1::SubmitResult>, Status)> {
+    /// The results that are there, as many as go into a message. With an error, the stream must end after them: what
+    /// became of the other items is not known.
+    fn decided(&mut self) -> (Vec<v1::SubmitResult>, Option<Status>) {
         let (mut results, mut bytes) = (Vec::new(), 0);
         while bytes < ENOUGH_BYTES
             && let Some(mut first) = self.asked.pop_front()
@@ -230,11 +226,11 @@ impl Items {
                 Err(status) => {
                     self.asked.clear();
                     self.bytes = 0;
-                    return Err((results, status));
+                    return (results, Some(status));
                 }
             }
         }
-        Ok(results)
+        (results, None)
     }
 
     /// What an answer says to the client; an error where the outcome is unknown.

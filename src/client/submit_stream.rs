@@ -94,6 +94,7 @@ struct Connection {
 }
 
 /// What a step begins with.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 enum Event {
     Heard(Result<Option<v1::SubmitStreamResponse>, Status>),
     Given(Option<v1::SubmitItem>),

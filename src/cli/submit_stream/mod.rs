@@ -120,7 +120,7 @@ fn open(path: &Path) -> Result<(Box<dyn BufRead + Send>, Option<u64>), Failure> 
     let fault = |error| Failure::usage(format!("`{}` can't be read: {error}", path.display()));
     let file = File::open(path).map_err(fault)?;
     let metadata = file.metadata().map_err(fault)?;
-    Ok((Box::new(BufReader::new(file)), metadata.is_file().then(|| metadata.len())))
+    Ok((Box::new(BufReader::new(file)), metadata.is_file().then_some(metadata.len())))
 }
 
 /// Reads lines until there are no more, or nobody wants them.
