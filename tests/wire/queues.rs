@@ -75,7 +75,7 @@ async fn a_queue_is_created_changed_and_deleted_and_stays_so_after_a_restart() {
         max_waiters: Some(0),
         accept_unknown_kinds: Some(true),
     };
-    assert_eq!(update(&rig, "mail", changed.clone()).await.unwrap().settings, Some(changed.clone()));
+    assert_eq!(update(&rig, "mail", changed).await.unwrap().settings, Some(changed));
     create(&rig, "another", v1::QueueSettings::default()).await.unwrap();
     delete(&rig, "another").await.unwrap();
     rig.stop().await;
