@@ -186,6 +186,11 @@ impl SubmitResults {
             }
             match self.advance().await {
                 Ok(()) => {}
+                // Nothing is open: the next item connects anew, and has all the time for it.
+                Err(error) if error.may_help_to_repeat() && self.entries.is_empty() => {
+                    self.connection = None;
+                    self.outage = None;
+                }
                 Err(error) if error.may_help_to_repeat() && !self.time_is_up() => self.broken(&error),
                 Err(error) => {
                     self.over = true;
