@@ -12,6 +12,7 @@ pub mod commit;
 pub mod config;
 mod dispatch;
 pub mod execute;
+pub mod handle;
 pub mod job;
 pub mod proto;
 pub mod serve;

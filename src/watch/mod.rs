@@ -7,6 +7,7 @@ mod by_filter;
 mod by_ids;
 mod hub;
 mod reads;
+mod tail;
 mod token;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ pub use by_filter::{FilterWatch, Start};
 pub use by_ids::IdsWatch;
 pub use hub::Hub;
 pub use reads::Reads;
+pub(crate) use tail::Tail;
 pub use token::{InvalidToken, ResumeToken, TokenIssuer};
 
 use crate::{
