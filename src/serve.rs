@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-pub use crate::api::ApiError;
+pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -29,8 +29,8 @@ use crate::{
         command::{self, CommandHandler, WaitError},
     },
     handle::{self, Handle},
-    store::{EngineSetup, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
-    watch::{Hub, Reads, TokenIssuer},
+    store::{EngineSetup, Reads, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+    watch::{Hub, TokenIssuer},
 };
 
 /// All queues together have at most 100,000 slots, each with a claim and a cancel on its way at most.
@@ -44,11 +44,15 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// The lock that commands of a killed server hold until they are gone.
 const COMMANDS_LOCK: &str = "commands.lock";
 
+/// Puts something around a store before the server uses it.
+type AroundStore = Box<dyn FnOnce(Box<dyn Store>) -> Box<dyn Store> + Send>;
+
 /// A server that is being put together.
 pub struct ServerBuilder {
     settings: Settings,
     clock: Clock,
     command_guard: Option<PathBuf>,
+    around_store: Option<AroundStore>,
     handlers: Vec<(String, KindDefaults, Arc<dyn Handler>)>,
     listens: bool,
 }
@@ -116,6 +120,7 @@ impl Server {
             settings,
             clock: Clock::System,
             command_guard: None,
+            around_store: None,
             handlers: Vec::new(),
             listens: true,
         }
@@ -194,6 +199,16 @@ impl ServerBuilder {
         self
     }
 
+    /// Puts something around the store, such as a count of its batches or a fault in one of them.
+    #[must_use]
+    pub fn around_store(
+        mut self,
+        around: impl FnOnce(Box<dyn Store>) -> Box<dyn Store> + Send + 'static,
+    ) -> Self {
+        self.around_store = Some(Box::new(around));
+        self
+    }
+
     /// Opens the store, puts back what a crash left, and serves.
     ///
     /// # Errors
@@ -211,6 +226,10 @@ impl ServerBuilder {
         let store = tokio::task::spawn_blocking(move || open(&settings, setup))
             .await
             .unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))?;
+        let store = match self.around_store {
+            Some(around) => around(store),
+            None => store,
+        };
         let listen = self.settings.listen;
         let listening = |source| ServeError::Listen { address: listen, source };
         let listener = match self.listens {
@@ -280,7 +299,7 @@ impl ServerBuilder {
             stopper: stopper.clone(),
             drain_timeout: self.settings.drain_timeout,
         };
-        Ok(Server { address, handle, stopper, running: tokio::spawn(running.to_the_end()) })
+        Ok(Server { address, handle, stopper, running: tokio::spawn(running.until_the_end()) })
     }
 
     /// What runs each kind, and what its jobs get by default.
@@ -374,7 +393,7 @@ struct Running {
 }
 
 impl Running {
-    async fn to_the_end(mut self) -> Result<(), ServeError> {
+    async fn until_the_end(mut self) -> Result<(), ServeError> {
         let reason = tokio::select! {
             () = self.stopper.drain.cancelled() => Ok(()),
             ended = &mut self.committing.ended => Err(match ended {

@@ -246,3 +246,6 @@ fn started(job: &Job, lease: LeaseToken, moment: Moment) -> Changed {
     next.job.progress = None;
     next
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,19 +12,24 @@ use std::sync::Arc;
 
 use job_queue::JobQueueApi;
 use queue_service::QueueServiceApi;
-pub use server::ApiError;
 pub(crate) use server::serve;
+pub use server::{ApiError, incoming, server};
 use tonic::{Request, metadata::MetadataMap};
 
 use crate::{
     admission::Admission,
     clock::{Clock, Timestamp},
     commit::Commit,
-    watch::{Hub, Reads, TokenIssuer},
+    store::Reads,
+    watch::{Hub, TokenIssuer},
 };
 
 /// The longest gRPC message that is read: 4 MiB.
 pub(crate) const MESSAGE_MAX_BYTES: usize = 4 << 20;
+
+/// A message ends once it has so many bytes: with one more job, of 2 MiB at most, it still fits into the 4 MiB that
+/// clients read by default.
+const ENOUGH_BYTES: usize = 3 << 19;
 
 /// What calls work with.
 #[derive(Clone)]

@@ -16,6 +16,7 @@ use crate::{
     job::{JobId, RetryPolicy, StateName},
     proto::v1,
     store::JobFilter,
+    watch::Detail,
 };
 
 const FILTER_KINDS_MAX: usize = 32;
@@ -302,6 +303,13 @@ impl Validator {
                 self.fault(format!("settings.{name}"), message);
                 default
             }
+        }
+    }
+
+    pub(super) fn detail(&mut self, number: i32) -> Detail {
+        match self.known("detail", number) {
+            v1::WatchDetail::Unspecified | v1::WatchDetail::Latest => Detail::Latest,
+            v1::WatchDetail::EveryTransition => Detail::EveryTransition,
         }
     }
 

@@ -3,6 +3,7 @@
 mod check_config;
 mod serve;
 
+mod bench;
 mod cancel;
 mod count;
 mod delete;
@@ -91,6 +92,8 @@ enum Command {
     CheckConfig(check_config::CheckConfigArgs),
     /// See it at work: a server, a few jobs for real files, and how they end
     Demo(demo::Args),
+    /// Measure how fast jobs are taken and run on this machine
+    Bench(bench::BenchArgs),
     /// Submit a job
     Submit(submit::Args),
     /// Watch jobs as they go
@@ -112,6 +115,8 @@ enum Command {
     Queue(queue::Command),
     #[command(flatten)]
     Step(steps::Step),
+    #[command(name = "__bench-server", hide = true)]
+    BenchServer(bench::BenchServerArgs),
 }
 
 /// Runs the program: from its arguments to its exit code.
@@ -132,6 +137,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Step(step) => steps::run(step),
         Command::CheckConfig(args) => check_config::run(args, global.output),
         Command::Serve(args) => block_on(&ui, async { serve::run(args).await }),
+        Command::Bench(args) => block_on(&ui, bench::run(args, global.output == Format::Json)),
+        Command::BenchServer(args) => block_on(&ui, bench::run_server(args)),
         Command::Demo(args) => verb(&ui, demo::run(args, &ui)),
         Command::Submit(args) => verb(&ui, submit::run(args, &global, &ui)),
         Command::Watch(args) => verb(&ui, watch::run(args, &global, &ui)),
@@ -199,6 +206,7 @@ mod tests {
           serve         Run the server
           check-config  Check a configuration file without starting anything
           demo          See it at work: a server, a few jobs for real files, and how they end
+          bench         Measure how fast jobs are taken and run on this machine
           submit        Submit a job
           watch         Watch jobs as they go
           get           Show all there is to know of jobs

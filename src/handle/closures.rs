@@ -4,8 +4,8 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use crate::{
     execute::closures::Closures,
-    store::Change,
-    watch::{Hub, Reads, Tail},
+    store::{Change, Reads},
+    watch::{Hub, Tail},
 };
 
 /// The store could not be read: the server is about to end, or it was for once.

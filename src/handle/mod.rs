@@ -23,8 +23,8 @@ use crate::{
     commit::{Commit, ControlAnswer, SubmitAnswer},
     execute::{Attempt, HandlerError, closures::Closures},
     job::{Job, JobId, Output},
-    store::{Control, ControlDone, Offer, RequestId, StoreError, WholeJob},
-    watch::{Hub, Reads, Tail, TokenIssuer},
+    store::{Control, ControlDone, Offer, Reads, RequestId, StoreError, WholeJob},
+    watch::{Hub, Tail, TokenIssuer},
 };
 
 /// Uses a running server from its own process. Clones are of the same server.

@@ -100,9 +100,11 @@ impl Outcome {
     /// # Errors
     /// When the job is FAILED or CANCELLED.
     pub fn into_result(self) -> Result<Output, Unsuccessful> {
-        match self.job.state.name() {
-            StateName::Succeeded => Ok(self.result.unwrap_or_default()),
-            state => Err(Unsuccessful { id: self.job.id, state, failure: self.job.failure }),
+        let state = self.job.state.name();
+        if state == StateName::Succeeded {
+            Ok(self.result.unwrap_or_default())
+        } else {
+            Err(Unsuccessful { id: self.job.id, state, failure: self.job.failure })
         }
     }
 }

@@ -100,6 +100,12 @@ impl LeaseToken {
 pub struct Position(pub(crate) i64);
 
 impl Position {
+    /// The place as a number: each change takes the next one.
+    #[must_use]
+    pub const fn as_i64(self) -> i64 {
+        self.0
+    }
+
     pub(crate) const fn next(self) -> Self {
         Position(self.0 + 1)
     }

@@ -9,6 +9,7 @@ pub(crate) mod engine;
 mod filter;
 pub mod memory;
 mod names;
+mod reads;
 pub mod sqlite;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use batch::{
 pub use engine::EngineSetup;
 pub use filter::JobFilter;
 pub use names::{NameTable, Names};
+pub use reads::Reads;
 
 use crate::{
     clock::Timestamp,

@@ -6,7 +6,6 @@
 mod by_filter;
 mod by_ids;
 mod hub;
-mod reads;
 mod tail;
 mod token;
 
@@ -15,7 +14,6 @@ use std::sync::Arc;
 pub use by_filter::{FilterWatch, Start};
 pub use by_ids::IdsWatch;
 pub use hub::Hub;
-pub use reads::Reads;
 pub(crate) use tail::Tail;
 pub use token::{InvalidToken, ResumeToken, TokenIssuer};
 

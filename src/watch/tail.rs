@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{EVENTS_MAX, Hub, Reads, hub::Recent};
+use super::{EVENTS_MAX, Hub, hub::Recent};
 use crate::{
     job::Position,
-    store::{Change, StoreError},
+    store::{Change, Reads, StoreError},
 };
 
 /// A cursor on the feed that is moved from change to change, without a filter and without tokens.

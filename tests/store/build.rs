@@ -1,0 +1,68 @@
+//! Short words for what goes into a store.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use jobmill::{
+    clock::Timestamp,
+    config::{QueueSettings, WhenFull},
+    job::{Failure, FailureReason, RetryPolicy},
+    store::{NewJob, Offer, RequestId},
+};
+
+/// A job of the kind `kind` for `queue`, with nothing special about it.
+pub(crate) fn job(queue: &str, kind: &str) -> NewJob {
+    NewJob {
+        queue: Arc::from(queue),
+        kind: Arc::from(kind),
+        priority: 0,
+        max_attempts: 3,
+        retry: RetryPolicy::DEFAULT,
+        attempt_timeout: Duration::from_secs(900),
+        run_time: None,
+        extras: None,
+        payload: Bytes::new(),
+    }
+}
+
+/// An offer under a request id. Equal `said` are equal requests.
+pub(crate) fn requested(id: &str, said: &str, mut jobs: Vec<NewJob>) -> Offer {
+    for job in &mut jobs {
+        job.extras.get_or_insert_default().request_id = id.to_owned();
+    }
+    Offer { request: Some(request(id, said)), jobs, behind_waiters: false }
+}
+
+/// A request id with what was said under it.
+pub(crate) fn request(id: &str, said: &str) -> RequestId {
+    RequestId { key: RequestId::key_of(id), digest: RequestId::hash(&[said.as_bytes()]) }
+}
+
+/// A queue with so many slots and so much room.
+pub(crate) fn settings(consumers: u32, max_jobs: u64) -> QueueSettings {
+    QueueSettings {
+        max_jobs,
+        max_bytes: 1 << 30,
+        consumers,
+        when_full: WhenFull::Wait,
+        max_wait: Duration::from_secs(30),
+        max_waiters: 10,
+        accept_unknown_kinds: true,
+    }
+}
+
+/// A failure of the handler.
+pub(crate) fn failure(retryable: bool) -> Arc<Failure> {
+    Arc::new(Failure {
+        reason: FailureReason::HandlerError,
+        message: "no".into(),
+        code: String::new(),
+        exit_code: None,
+        retryable,
+    })
+}
+
+/// So many seconds after the tests begin.
+pub(crate) fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_micros(1_700_000_000_000_000 + seconds * 1_000_000)
+}

@@ -1,0 +1,160 @@
+//! How much a queue may hold, and who waits for room.
+
+use jobmill::{
+    config::QueueSettings,
+    job::StateName,
+    store::{Batch, Control, ControlRefusal, NewJob, Offer, OfferRefusal, Receipt, batch::QueueFull},
+};
+
+use crate::store::{
+    build::{job, settings},
+    rig::{Rig, created, failed, offer, succeeded},
+};
+
+both_stores!(
+    a_queue_holds_so_many_jobs,
+    a_queue_holds_so_many_bytes,
+    labels_count_and_ended_jobs_do_not,
+    offers_of_one_batch_share_the_room,
+    who_comes_after_a_full_offer_waits_behind_it,
+    who_comes_behind_waiters_waits,
+    an_offer_gets_in_whole_or_not_at_all,
+    an_offer_over_several_queues_needs_room_in_each,
+    an_offer_larger_than_the_queue_never_fits,
+    a_retry_needs_room,
+    a_full_offer_comes_back_unchanged,
+);
+
+fn full(receipt: &Receipt) -> &QueueFull {
+    match receipt {
+        Receipt::Full { full, .. } => full,
+        other => panic!("not full: {other:?}"),
+    }
+}
+
+fn outcomes(rig: &mut Rig, offers: Vec<Offer>) -> Vec<bool> {
+    let applied = rig.apply(Batch { offers, claim: true, ..Batch::default() });
+    applied.offers.iter().map(|receipt| matches!(receipt, Receipt::Created { .. })).collect()
+}
+
+fn a_queue_holds_so_many_jobs(rig: &mut Rig) {
+    rig.queue_with("q", settings(1, 2));
+    let jobs = rig.submit_all(vec![job("q", Rig::KIND); 2]);
+    let receipt = rig.offer(offer(vec![job("q", Rig::KIND)]));
+    assert_eq!((full(&receipt).jobs, full(&receipt).max_jobs), (2, 2));
+    // One that ends makes room, even for an offer of the same batch.
+    let report = jobmill::store::Report {
+        id: jobs[0].id,
+        lease: crate::store::rig::lease(&jobs[0]),
+        body: succeeded(),
+    };
+    let applied = rig.apply(Batch {
+        reports: vec![report],
+        offers: vec![offer(vec![job("q", Rig::KIND)])],
+        claim: true,
+        ..Batch::default()
+    });
+    assert!(applied.room);
+    assert!(matches!(applied.offers[0], Receipt::Created { .. }));
+}
+
+fn a_queue_holds_so_many_bytes(rig: &mut Rig) {
+    let room = 3 * NewJob::FIXED_BYTES;
+    rig.queue_with("q", QueueSettings { max_bytes: room, ..settings(0, 100) });
+    let sized = |bytes: usize| NewJob { payload: vec![0; bytes].into(), ..job("q", Rig::KIND) };
+    created(rig.offer(offer(vec![sized(100)])));
+    let receipt = rig.offer(offer(vec![sized(157), sized(0)]));
+    assert_eq!((full(&receipt).bytes, full(&receipt).max_bytes), (356, room));
+    created(rig.offer(offer(vec![sized(156)])));
+    assert!(matches!(rig.offer(offer(vec![sized(0)])), Receipt::Full { .. }));
+}
+
+fn labels_count_and_ended_jobs_do_not(rig: &mut Rig) {
+    rig.queue_with("q", QueueSettings { max_bytes: NewJob::FIXED_BYTES + 8, ..settings(0, 100) });
+    let labelled = |value: &str| {
+        let extras = crate::store::rig::labelled("key", value);
+        offer(vec![NewJob { extras, ..job("q", Rig::KIND) }])
+    };
+    assert!(matches!(rig.offer(labelled("123456")), Receipt::Refused(OfferRefusal::LargerThanQueue { .. })));
+    let first = created(rig.offer(labelled("12345"))).remove(0);
+    assert!(matches!(rig.offer(offer(vec![job("q", Rig::KIND)])), Receipt::Full { .. }));
+    rig.control(Control::Cancel(first.id)).unwrap();
+    created(rig.offer(labelled("12345")));
+}
+
+fn offers_of_one_batch_share_the_room(rig: &mut Rig) {
+    rig.queue_with("a", settings(0, 3));
+    rig.queue_with("b", settings(0, 1));
+    let of = |queue: &str, count| offer(vec![job(queue, Rig::KIND); count]);
+    let got = outcomes(rig, vec![of("a", 2), of("b", 1), of("a", 1), of("a", 1), of("b", 1)]);
+    assert_eq!(got, [true, true, true, false, false]);
+}
+
+fn who_comes_after_a_full_offer_waits_behind_it(rig: &mut Rig) {
+    rig.queue_with("q", settings(0, 3));
+    let of = |count| offer(vec![job("q", Rig::KIND); count]);
+    // The last one would fit, and would starve the one before it.
+    assert_eq!(outcomes(rig, vec![of(2), of(2), of(1)]), [true, false, false]);
+    assert_eq!(outcomes(rig, vec![of(1)]), [true]);
+}
+
+fn who_comes_behind_waiters_waits(rig: &mut Rig) {
+    rig.queue_with("q", settings(0, 3));
+    rig.queue_with("other", settings(0, 3));
+    let behind = Offer { behind_waiters: true, ..offer(vec![job("q", Rig::KIND)]) };
+    let free = offer(vec![job("other", Rig::KIND)]);
+    // From the first who must wait on, nobody of the batch gets past.
+    let later = offer(vec![job("q", Rig::KIND)]);
+    assert_eq!(outcomes(rig, vec![behind, free, later]), [false, true, false]);
+}
+
+fn an_offer_gets_in_whole_or_not_at_all(rig: &mut Rig) {
+    rig.queue_with("q", settings(0, 3));
+    rig.submit(job("q", Rig::KIND));
+    let end = rig.end();
+    assert!(matches!(rig.offer(offer(vec![job("q", Rig::KIND); 3])), Receipt::Full { .. }));
+    let nowhere = offer(vec![job("q", Rig::KIND), job("nowhere", Rig::KIND)]);
+    assert!(matches!(rig.offer(nowhere), Receipt::Refused(OfferRefusal::QueueNotFound(_))));
+    assert_eq!((rig.end(), rig.all_jobs().len()), (end, 1));
+}
+
+fn an_offer_over_several_queues_needs_room_in_each(rig: &mut Rig) {
+    rig.queue_with("a", settings(0, 2));
+    rig.queue_with("b", settings(0, 1));
+    let both = || offer(vec![job("a", Rig::KIND), job("b", Rig::KIND)]);
+    let jobs = created(rig.offer(both()));
+    assert_eq!(jobs.iter().map(|job| job.spec.queue.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(full(&rig.offer(both())).queue, "b");
+    // The room in `a` was not kept for it.
+    created(rig.offer(offer(vec![job("a", Rig::KIND)])));
+}
+
+fn an_offer_larger_than_the_queue_never_fits(rig: &mut Rig) {
+    rig.queue_with("q", settings(0, 2));
+    let receipt = rig.offer(offer(vec![job("q", Rig::KIND); 3]));
+    let Receipt::Refused(OfferRefusal::LargerThanQueue { jobs, max_jobs, .. }) = receipt else {
+        panic!("{receipt:?}")
+    };
+    assert_eq!((jobs, max_jobs), (3, 2));
+}
+
+fn a_retry_needs_room(rig: &mut Rig) {
+    rig.queue_with("q", settings(1, 1));
+    let first = rig.submit(job("q", Rig::KIND));
+    rig.report(&first, failed(false, "")).unwrap();
+    let blocker = rig.submit(job("q", Rig::KIND));
+    let retry = Control::Retry { id: first.id, request: None };
+    assert!(matches!(rig.control(retry.clone()), Err(ControlRefusal::QueueFull(_))));
+    rig.report(&blocker, succeeded()).unwrap();
+    rig.control(retry).unwrap();
+    assert_eq!(rig.state(first.id), StateName::Running);
+}
+
+fn a_full_offer_comes_back_unchanged(rig: &mut Rig) {
+    rig.queue_with("q", settings(0, 1));
+    rig.submit(job("q", Rig::KIND));
+    let extras = crate::store::rig::labelled("key", "value");
+    let asked = NewJob { priority: 7, extras, payload: "x".into(), ..job("q", Rig::KIND) };
+    let Receipt::Full { offer: back, .. } = rig.offer(offer(vec![asked.clone()])) else { panic!("not full") };
+    assert_eq!(format!("{:?}", back.jobs), format!("{:?}", [asked]));
+}

@@ -1,0 +1,128 @@
+//! What goes into one batch, as often as there are stores to give it to.
+
+use std::{sync::Arc, time::Duration};
+
+use jobmill::{
+    clock::Timestamp,
+    job::{JobId, LeaseToken, Output, Progress},
+    store::{Batch, Control, NewJob, Offer, Report, ReportBody, RequestId},
+};
+
+use super::program::{Asked, KINDS, Plan, QUEUES, Told, Wish};
+use crate::store::build;
+
+/// What gathers for one batch.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gathered {
+    pub(crate) controls: Vec<Control>,
+    pub(crate) reports: Vec<(JobId, LeaseToken, Told)>,
+    pub(crate) offers: Vec<Offered>,
+}
+
+/// An offer of a batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Offered {
+    pub(crate) jobs: Vec<NewJob>,
+    pub(crate) request: Option<RequestId>,
+    pub(crate) behind_waiters: bool,
+}
+
+impl Gathered {
+    pub(crate) fn offer(
+        &mut self,
+        plans: &[Plan],
+        asked: Option<Asked>,
+        behind_waiters: bool,
+        now: Timestamp,
+    ) {
+        let jobs: Vec<_> = plans.iter().map(|plan| new_job(plan, now)).collect();
+        let (jobs, request) = match asked {
+            Some(asked) => {
+                let offer = build::requested(&id_of(asked), &format!("submit {}", asked.said), jobs);
+                (offer.jobs, offer.request)
+            }
+            None => (jobs, None),
+        };
+        self.offers.push(Offered { jobs, request, behind_waiters });
+    }
+
+    /// `job` names one of the jobs there have been.
+    pub(crate) fn control(&mut self, wish: Wish, job: impl Fn(usize) -> Option<JobId>) {
+        let name = |queue: usize| QUEUES[queue].to_owned();
+        let control = match wish {
+            Wish::Cancel(pick) => job(pick).map(Control::Cancel),
+            Wish::Retry(pick, asked) => job(pick).map(|id| {
+                let request = asked.map(|asked| build::request(&id_of(asked), &format!("retry {id}")));
+                Control::Retry { id, request }
+            }),
+            Wish::Delete(pick) => job(pick).map(Control::Delete),
+            Wish::Pause(queue, paused) => Some(Control::SetPaused { name: name(queue), paused }),
+            Wish::Update { queue, consumers, max_jobs, max_bytes } => {
+                let mut settings = build::settings(consumers, max_jobs);
+                settings.max_bytes = max_bytes;
+                Some(Control::UpdateQueue { name: name(queue), settings })
+            }
+            Wish::Create { queue, consumers } => {
+                Some(Control::CreateQueue { name: name(queue), settings: build::settings(consumers, 20) })
+            }
+            Wish::DeleteQueue(queue) => Some(Control::DeleteQueue { name: name(queue) }),
+            Wish::Purge(queue) => Some(Control::Purge { name: name(queue) }),
+        };
+        self.controls.extend(control);
+    }
+
+    /// One batch of it.
+    pub(crate) fn batch(&self, now: Timestamp, claim: bool) -> Batch {
+        let offer = |offered: &Offered| Offer {
+            request: offered.request,
+            jobs: offered.jobs.clone(),
+            behind_waiters: offered.behind_waiters,
+        };
+        let report = |(id, lease, told): &(JobId, LeaseToken, Told)| Report {
+            id: *id,
+            lease: *lease,
+            body: body(*told),
+        };
+        Batch {
+            now,
+            controls: self.controls.clone(),
+            reports: self.reports.iter().map(report).collect(),
+            offers: self.offers.iter().map(offer).collect(),
+            claim,
+        }
+    }
+}
+
+fn id_of(asked: Asked) -> String {
+    format!("request {}", asked.id)
+}
+
+fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
+    NewJob {
+        priority: plan.priority,
+        max_attempts: plan.max_attempts,
+        run_time: plan.run_in_millis.map(|millis| Timestamp::from_micros(now.as_micros() + millis * 1_000)),
+        payload: vec![7; plan.payload_bytes].into(),
+        ..build::job(QUEUES[plan.queue], KINDS[plan.kind])
+    }
+}
+
+fn body(told: Told) -> ReportBody {
+    match told {
+        Told::Progress => ReportBody::Progress(Arc::new(Progress {
+            fraction: 0.5,
+            text: "half".into(),
+            step: String::new(),
+        })),
+        Told::Success { result_bytes } => ReportBody::Succeeded {
+            output: Output { bytes: vec![1; result_bytes].into(), media_type: String::new() },
+            tail: String::new(),
+        },
+        Told::Failure { retryable, delay_millis } => ReportBody::Failed {
+            failure: build::failure(retryable),
+            delay: delay_millis.map(Duration::from_millis),
+            tail: "tail".into(),
+        },
+        Told::Release => ReportBody::Released,
+    }
+}

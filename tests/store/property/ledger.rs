@@ -1,0 +1,457 @@
+//! What the promises say must be true, kept by somebody who has never seen the engine.
+//!
+//! The ledger hears what a client, a worker and a watcher hear, and complains as soon as that contradicts a promise. It
+//! shares no code with the engine: its table of changes, its order and its counts are its own.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use jobmill::{
+    clock::Timestamp,
+    config::QueueSettings,
+    job::{Job, JobId, LeaseToken, Position, State, StateName},
+    store::{
+        Applied, Change, Control, ControlDone, JobFilter, OfferRefusal, Reader, Receipt, RequestId, Scan,
+        ScanOrder,
+    },
+};
+
+use super::{
+    batch::Gathered,
+    order::{self, Contender},
+    program::Told,
+};
+
+/// A broken promise.
+pub(crate) type Violation = String;
+
+/// Complains unless something holds.
+macro_rules! promise {
+    ($holds:expr, $($what:tt)*) => {
+        if !$holds {
+            return Err(format!($($what)*));
+        }
+    };
+}
+pub(crate) use promise;
+
+/// What the ledger knows of a job.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) queue: String,
+    pub(crate) kind: String,
+    pub(crate) priority: i8,
+    pub(crate) state: State,
+    pub(crate) revision: u64,
+    pub(crate) attempt: u32,
+    pub(crate) max_attempts: u32,
+    bytes: u64,
+    /// Attempts that may have started: claims without those that were released.
+    starts: u32,
+    retried: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Queue {
+    settings: QueueSettings,
+    paused: bool,
+    exists: bool,
+}
+
+/// What the ledger has heard.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    /// Every job that is there.
+    pub(crate) jobs: BTreeMap<JobId, Known>,
+    /// Every job there ever was, in its order.
+    pub(crate) ever: Vec<JobId>,
+    /// Every lease there ever was, with its job.
+    pub(crate) leases: Vec<(JobId, LeaseToken)>,
+    pub(crate) end: Position,
+    pub(crate) served: HashSet<String>,
+    queues: HashMap<String, Queue>,
+    purges: HashMap<i64, String>,
+    /// What is known of each request: its digest and its jobs.
+    requests: HashMap<[u8; 16], (RequestId, Vec<JobId>)>,
+    pub(crate) terminals: usize,
+}
+
+/// What happened in one batch, as far as one thing must explain another.
+#[derive(Default)]
+struct Causes {
+    retried: HashSet<JobId>,
+    deleted: HashSet<JobId>,
+    purged: HashSet<String>,
+    released: HashSet<JobId>,
+    grown: HashSet<String>,
+    contenders: HashMap<JobId, Contender>,
+    started: Vec<(JobId, LeaseToken)>,
+}
+
+impl Ledger {
+    /// Knows of nothing but the kinds that have handlers.
+    pub(crate) fn new(served: &[String]) -> Self {
+        Ledger { served: served.iter().cloned().collect(), ..Ledger::default() }
+    }
+
+    /// Jobs whose attempts run, with their leases, in the order of the jobs.
+    pub(crate) fn running(&self) -> Vec<(JobId, LeaseToken)> {
+        self.jobs.iter().filter_map(|(id, job)| job.state.lease().map(|lease| (*id, lease))).collect()
+    }
+
+    /// Hears what a batch came to.
+    pub(crate) fn hear(
+        &mut self,
+        gathered: &Gathered,
+        applied: &Applied,
+        now: Timestamp,
+        claim: bool,
+    ) -> Result<(), Violation> {
+        let mut causes = Causes::default();
+        self.hear_reports(gathered, applied, &mut causes)?;
+        self.hear_controls(gathered, applied, &mut causes);
+        for change in &applied.changes {
+            let place = change.position().as_i64();
+            promise!(place == self.end.as_i64() + 1, "the feed goes from {:?} to {place}", self.end);
+            self.end = change.position();
+            match change {
+                Change::Job { job, before } => self.hear_job(job, *before, now, &mut causes)?,
+                Change::Deleted(tombstone) => self.hear_deleted(tombstone.id, &causes)?,
+            }
+        }
+        promise!(applied.position == self.end, "the feed ends at {:?}, not {:?}", self.end, applied.position);
+        for (number, _) in &applied.purged {
+            self.purges.remove(number);
+        }
+        self.hear_offers(gathered, applied)?;
+        self.hear_claims(applied, claim, &causes)?;
+        self.check_bounds(&causes)?;
+        if claim {
+            let waiting: Vec<_> = self.waiting_contenders(&causes);
+            let started: Vec<_> = (causes.started.iter())
+                .map(|(id, _)| (self.jobs[id].queue.clone(), causes.contenders[id]))
+                .collect();
+            order::check(&started, &waiting, |queue| self.free_slots(queue))?;
+        }
+        Ok(())
+    }
+
+    fn hear_reports(
+        &self,
+        gathered: &Gathered,
+        applied: &Applied,
+        causes: &mut Causes,
+    ) -> Result<(), Violation> {
+        let mut over = HashSet::new();
+        for ((id, lease, told), result) in gathered.reports.iter().zip(&applied.reports) {
+            let holds = self.jobs.get(id).is_some_and(|job| job.state.lease() == Some(*lease));
+            let expected = holds && !over.contains(id);
+            promise!(
+                result.is_ok() == expected,
+                "a report of {id} under {lease:?} was {result:?}; held: {expected}"
+            );
+            if expected && !matches!(told, Told::Progress) {
+                over.insert(*id);
+            }
+            if expected && matches!(told, Told::Release) {
+                causes.released.insert(*id);
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_controls(&mut self, gathered: &Gathered, applied: &Applied, causes: &mut Causes) {
+        for (control, result) in gathered.controls.iter().zip(&applied.controls) {
+            match (control, result) {
+                // A repeated retry answers with the job and changes nothing.
+                (Control::Retry { id, .. }, Ok(ControlDone::Job(job))) if job.position > self.end => {
+                    causes.retried.insert(*id);
+                    causes.grown.extend(self.jobs.get(id).map(|job| job.queue.clone()));
+                }
+                (Control::Delete(id), Ok(_)) => {
+                    causes.deleted.insert(*id);
+                }
+                (Control::Purge { name }, Ok(ControlDone::PurgeBegun(number))) => {
+                    self.purges.insert(*number, name.clone());
+                }
+                (_, Ok(ControlDone::Queue(info))) => {
+                    let queue = Queue { settings: info.settings.clone(), paused: info.paused, exists: true };
+                    self.queues.insert(info.name.to_string(), queue);
+                }
+                (Control::DeleteQueue { name }, Ok(_)) => {
+                    if let Some(queue) = self.queues.get_mut(name) {
+                        queue.exists = false;
+                    }
+                }
+                _ => {}
+            }
+        }
+        causes.purged = self.purges.values().cloned().collect();
+    }
+
+    fn hear_job(
+        &mut self,
+        job: &Job,
+        before: Option<StateName>,
+        now: Timestamp,
+        causes: &mut Causes,
+    ) -> Result<(), Violation> {
+        let id = job.id;
+        let known = self.jobs.get(&id).cloned();
+        let was = known.as_ref().map(|known| known.state.name());
+        let revision = known.as_ref().map_or(0, |known| known.revision);
+        promise!(job.revision == revision + 1, "{id} goes from revision {revision} to {}", job.revision);
+        promise!(before == was, "{id} was {was:?}, not {before:?}");
+        let retried = causes.retried.contains(&id);
+        let (old, new) = (was, job.state.name());
+        promise!(may_become(old, new, retried), "{id} went from {old:?} to {new}");
+        if known.is_none() {
+            promise!(self.ever.last().is_none_or(|last| *last < id), "{id} is not the newest id");
+            self.ever.push(id);
+            causes.grown.insert(job.spec.queue.to_string());
+        }
+        if let Some(due) = known.as_ref().and_then(|known| known.state.due()) {
+            let early = due > now && matches!(new, StateName::Queued | StateName::Running);
+            promise!(!early || retried, "{id} is due at {due} and went on at {now}");
+        }
+        self.hear_attempt(job, known.as_ref(), causes)?;
+        promise!(new.is_done() == job.ended.is_some(), "{id} is {new} and ended at {:?}", job.ended);
+        self.terminals += usize::from(new.is_done());
+        let mut next = Known {
+            queue: job.spec.queue.to_string(),
+            kind: job.spec.kind.to_string(),
+            priority: job.spec.priority,
+            state: job.state,
+            revision: job.revision,
+            attempt: job.attempt,
+            max_attempts: job.max_attempts,
+            bytes: job.spec.bytes,
+            starts: known.as_ref().map_or(0, |known| known.starts),
+            retried: retried || known.as_ref().is_some_and(|known| known.retried),
+        };
+        if new == StateName::Running && old != Some(StateName::Running) {
+            next.starts += 1;
+        }
+        if causes.released.contains(&id) && matches!(old, Some(StateName::Running | StateName::Cancelling)) {
+            // What changed is the release, unless it is progress that came before it.
+            next.starts -= u32::from(job.state.lease().is_none());
+        }
+        promise!(next.starts <= next.max_attempts, "{id} may have started {} times: {job:?}", next.starts);
+        promise!(
+            next.retried || next.max_attempts > 1 || next.starts <= 1,
+            "{id} has one attempt, and two started"
+        );
+        causes.contenders.insert(id, Contender::of(id, known.as_ref(), job, retried));
+        self.jobs.insert(id, next);
+        Ok(())
+    }
+
+    fn hear_attempt(
+        &mut self,
+        job: &Job,
+        known: Option<&Known>,
+        causes: &mut Causes,
+    ) -> Result<(), Violation> {
+        let (attempt, max_attempts) =
+            known.map_or((0, job.max_attempts), |one| (one.attempt, one.max_attempts));
+        let held = known.and_then(|known| known.state.lease());
+        let starts = job.state.name() == StateName::Running && held.is_none();
+        let released = causes.released.contains(&job.id) && held.is_some() && job.state.lease().is_none();
+        let expected = attempt + u32::from(starts) - u32::from(released);
+        promise!(job.attempt == expected, "attempts of {} went from {attempt} to {}", job.id, job.attempt);
+        promise!(job.attempt <= job.max_attempts, "{} has more attempts than it may have", job.id);
+        let may_grow = causes.retried.contains(&job.id) && job.max_attempts == attempt + 1;
+        promise!(job.max_attempts == max_attempts || may_grow, "{} got more attempts by itself", job.id);
+        match (job.state.lease(), starts) {
+            (Some(lease), true) => {
+                let last = self.leases.last().map(|(_, lease)| *lease);
+                promise!(last.is_none_or(|last| last < lease), "{lease:?} comes after {last:?}");
+                self.leases.push((job.id, lease));
+                causes.started.push((job.id, lease));
+            }
+            (lease, _) => promise!(lease.is_none() || lease == held, "{} changed its lease", job.id),
+        }
+        Ok(())
+    }
+
+    fn hear_deleted(&mut self, id: JobId, causes: &Causes) -> Result<(), Violation> {
+        let Some(known) = self.jobs.remove(&id) else {
+            return Err(format!("{id} was deleted and was not there"));
+        };
+        promise!(known.state.lease().is_none(), "{id} was deleted while it ran");
+        let purged = causes.purged.contains(&known.queue) && !known.state.is_done();
+        promise!(causes.deleted.contains(&id) || purged, "{id} was deleted by nobody");
+        Ok(())
+    }
+
+    fn hear_offers(&mut self, gathered: &Gathered, applied: &Applied) -> Result<(), Violation> {
+        promise!(applied.offers.len() == gathered.offers.len(), "an offer has no answer");
+        for (offered, receipt) in gathered.offers.iter().zip(&applied.offers) {
+            let known = offered.request.and_then(|request| self.requests.get(&request.key).cloned());
+            let alive = |ids: &[JobId]| ids.iter().any(|id| self.jobs.contains_key(id));
+            match receipt {
+                Receipt::Created { jobs } => {
+                    promise!(jobs.len() == offered.jobs.len(), "an offer was created in part");
+                    for job in jobs {
+                        let kept = self.jobs.get(&job.id).is_some_and(|known| known.revision == job.revision);
+                        promise!(kept, "{} was acknowledged and is not in the feed", job.id);
+                    }
+                    let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
+                    let twice = known.is_some_and(|(_, ids)| alive(&ids));
+                    promise!(!twice, "a request was done twice: {ids:?}");
+                    if let Some(request) = offered.request {
+                        self.requests.insert(request.key, (request, ids));
+                    }
+                }
+                Receipt::Seen { first, count } => {
+                    let Some((request, ids)) = known else {
+                        return Err("an unknown request was seen".into());
+                    };
+                    promise!(Some(request) == offered.request, "another request was taken for {request:?}");
+                    promise!(ids.first() == Some(&first.id), "a repeat got {} of {ids:?}", first.id);
+                    promise!(ids.len() == *count as usize, "a repeat got {count} of {ids:?}");
+                }
+                Receipt::Refused(OfferRefusal::RequestMismatch) => {
+                    let same =
+                        known.is_some_and(|(request, ids)| Some(request) == offered.request && alive(&ids));
+                    promise!(!same, "a true repeat was refused: {:?}", offered.request);
+                }
+                Receipt::Refused(OfferRefusal::JobDeleted) => {
+                    let first = known.and_then(|(_, ids)| ids.first().copied());
+                    promise!(first.is_some_and(|id| !self.jobs.contains_key(&id)), "{first:?} is there");
+                }
+                Receipt::Refused(_) | Receipt::Full { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_claims(&self, applied: &Applied, claim: bool, causes: &Causes) -> Result<(), Violation> {
+        promise!(claim || applied.claims.is_empty(), "a draining server claimed");
+        let mut handed: Vec<_> = applied.claims.iter().map(|claim| (claim.job.id, claim.lease)).collect();
+        let mut started = causes.started.clone();
+        handed.sort_unstable();
+        started.sort_unstable();
+        promise!(handed == started, "claims {handed:?} are not the starts {started:?}");
+        for claim in &applied.claims {
+            let job = &self.jobs[&claim.job.id];
+            let queue = &self.queues[&job.queue];
+            promise!(queue.exists && !queue.paused, "{} started in a paused queue", claim.job.id);
+            promise!(self.served.contains(&job.kind), "{} has no handler and started", claim.job.id);
+        }
+        Ok(())
+    }
+
+    fn check_bounds(&self, causes: &Causes) -> Result<(), Violation> {
+        for (name, queue) in &self.queues {
+            let live = || self.jobs.values().filter(|job| job.queue == *name && !job.state.is_done());
+            let running = live().filter(|job| job.state.lease().is_some()).count();
+            let started = causes.started.iter().any(|(id, _)| self.jobs[id].queue == *name);
+            let slots = queue.settings.consumers as usize;
+            promise!(!started || running <= slots, "{running} attempts run in the {slots} slots of {name}");
+            if causes.grown.contains(name) {
+                let (jobs, bytes) = (live().count() as u64, live().map(|job| job.bytes).sum::<u64>());
+                let settings = &queue.settings;
+                let fits = jobs <= settings.max_jobs && bytes <= settings.max_bytes;
+                // A repeated retry grows nothing, and then the queue may hold more than it has come to allow.
+                let created = causes
+                    .contenders
+                    .iter()
+                    .any(|(id, one)| one.is_new() && self.jobs.get(id).is_some_and(|job| job.queue == *name));
+                promise!(fits || !created, "{name} holds {jobs} jobs and {bytes} bytes: {settings:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// How many slots of a queue are free and may be used.
+    fn free_slots(&self, name: &str) -> usize {
+        let Some(queue) = self.queues.get(name).filter(|queue| queue.exists && !queue.paused) else {
+            return 0;
+        };
+        let running = self.jobs.values().filter(|job| job.queue == name && job.state.lease().is_some());
+        (queue.settings.consumers as usize).saturating_sub(running.count())
+    }
+
+    /// The jobs that could have started.
+    fn waiting_contenders(&self, causes: &Causes) -> Vec<(String, Contender)> {
+        let ready = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.state.name() == StateName::Queued && self.served.contains(&job.kind));
+        let contender = |(id, job): (&JobId, &Known)| {
+            let contender = causes.contenders.get(id).copied();
+            (job.queue.clone(), contender.unwrap_or_else(|| Contender::stored(*id, job)))
+        };
+        ready.map(contender).collect()
+    }
+
+    /// Looks whether the store says what the feed has said.
+    pub(crate) fn check_store(&self, reader: &dyn Reader) -> Result<(), Violation> {
+        let order = ScanOrder::OldestFirst { after: None, last: None };
+        let scan = Scan { order, limit: usize::MAX, budget: i64::MAX as usize };
+        let page = reader.scan(&JobFilter::default(), scan).map_err(|error| error.to_string())?;
+        promise!(page.position == self.end, "the store ends at {:?}, not at {:?}", page.position, self.end);
+        let mut told = self.jobs.iter();
+        for job in &page.jobs {
+            let Some((id, known)) = told.next() else {
+                return Err(format!("{} should not be there", job.id));
+            };
+            promise!(*id == job.id, "{id} was acknowledged and is gone; the store has {}", job.id);
+            let same =
+                known.revision == job.revision && known.state == job.state && known.attempt == job.attempt;
+            promise!(same, "{id} is {job:?}; the feed said {known:?}");
+        }
+        promise!(told.next().is_none(), "an acknowledged job is gone: {} are left", page.jobs.len());
+        let mut counted: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+        for job in &page.jobs {
+            let key = (job.spec.queue.to_string(), job.spec.kind.to_string(), job.state.name());
+            let count = counted.entry(key).or_default();
+            *count = (count.0 + 1, count.1 + job.spec.bytes);
+        }
+        let tallies = reader.tallies().map_err(|error| error.to_string())?;
+        let told: BTreeMap<_, _> = (tallies.iter())
+            .map(|one| ((one.queue.to_string(), one.kind.to_string(), one.state), (one.jobs, one.bytes)))
+            .collect();
+        promise!(told == counted, "the tallies {told:?} are no recount: {counted:?}");
+        Ok(())
+    }
+
+    /// Hears of a crash: what ran is over and counted, and nothing else has changed.
+    pub(crate) fn hear_crash(&mut self, reader: &dyn Reader) -> Result<(), Violation> {
+        let changes = reader.changes(self.end, usize::MAX >> 1).map_err(|error| error.to_string())?;
+        let mut ran: HashMap<_, _> = self.running().into_iter().collect();
+        for change in &changes.entries {
+            let Change::Job { job, .. } = change else { return Err("a crash deleted a job".into()) };
+            promise!(ran.remove(&job.id).is_some(), "{} did not run, and the crash changed it", job.id);
+            let Some(known) = self.jobs.get_mut(&job.id) else { return Err(format!("{} is new", job.id)) };
+            promise!(job.revision == known.revision + 1, "{} was changed twice by a crash", job.id);
+            promise!(job.attempt == known.attempt, "the crash forgot an attempt of {}", job.id);
+            let expected = match known.state.name() {
+                StateName::Cancelling => StateName::Cancelled,
+                _ if known.attempt < known.max_attempts => StateName::BackingOff,
+                _ => StateName::Failed,
+            };
+            promise!(job.state.name() == expected, "after the crash {} is {:?}", job.id, job.state);
+            self.terminals += usize::from(expected.is_done());
+            (known.state, known.revision) = (job.state, job.revision);
+            self.end = job.position;
+        }
+        promise!(ran.is_empty(), "these ran before the crash and still do: {ran:?}");
+        self.check_store(reader)
+    }
+}
+
+/// Whether a job may go from one state to another in one step.
+fn may_become(old: Option<StateName>, new: StateName, retried: bool) -> bool {
+    use StateName::{BackingOff, Cancelled, Cancelling, Failed, Queued, Running, Scheduled, Succeeded};
+    let allowed: &[StateName] = match old {
+        None => &[Scheduled, Queued, Running],
+        Some(Scheduled | BackingOff) => &[Queued, Running, Cancelled],
+        Some(Queued) => &[Running, Cancelled],
+        Some(Running) => &[Running, Succeeded, BackingOff, Failed, Queued, Cancelling],
+        Some(Cancelling) => &[Cancelling, Succeeded, Cancelled],
+        Some(Failed | Cancelled) if retried => &[Queued],
+        Some(Failed | Cancelled | Succeeded) => &[],
+    };
+    allowed.contains(&new)
+}

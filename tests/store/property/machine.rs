@@ -1,0 +1,298 @@
+//! Runs a program on one or several stores, side by side, under the eyes of the ledger.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use jobmill::{
+    clock::Timestamp,
+    job::Position,
+    store::{
+        Applied, Change, Control, EngineSetup, JobFilter, Reader, Scan, ScanOrder, StoreError, WholeJob,
+    },
+};
+
+use super::{
+    batch::Gathered,
+    ledger::{Ledger, Violation, promise},
+    program::{KINDS, QUEUES, Step, Told, When},
+    watchers::Watchers,
+};
+use crate::store::{build, subject::Subject};
+
+/// Opens a store.
+pub(crate) type Open = fn(EngineSetup) -> Box<dyn Subject>;
+
+/// What programs have done, to see that they do enough.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) batches: usize,
+    pub(crate) changes: usize,
+    pub(crate) crashes: usize,
+    pub(crate) terminals: usize,
+}
+
+impl Done {
+    pub(crate) fn and(self, other: Done) -> Done {
+        Done {
+            batches: self.batches + other.batches,
+            changes: self.changes + other.changes,
+            crashes: self.crashes + other.crashes,
+            terminals: self.terminals + other.terminals,
+        }
+    }
+}
+
+/// Runs a program to its end and then until everything that can run has ended.
+pub(crate) fn run(seed: u64, program: &[Step], stores: &[Open]) -> Result<Done, Violation> {
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let mut machine = Machine::start(seed, stores)?;
+        for step in program {
+            machine.step(step)?;
+        }
+        machine.finish()
+    }));
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        Err(format!("a panic: {}", text.unwrap_or_else(|| "without words".into())))
+    })
+}
+
+struct Machine {
+    subjects: Vec<Box<dyn Subject>>,
+    setup: EngineSetup,
+    now: Timestamp,
+    ledger: Ledger,
+    watchers: Watchers,
+    gathered: Gathered,
+    done: Done,
+}
+
+impl Machine {
+    fn start(seed: u64, stores: &[Open]) -> Result<Self, Violation> {
+        let setup = EngineSetup { now: build::at(0), seed, ..served(0b011) };
+        let mut machine = Machine {
+            subjects: stores.iter().map(|open| open(setup.clone())).collect(),
+            now: setup.now,
+            ledger: Ledger::new(&setup.served_kinds),
+            setup,
+            watchers: Watchers::default(),
+            gathered: Gathered::default(),
+            done: Done::default(),
+        };
+        for (name, consumers) in QUEUES.into_iter().zip([1, 2, 3]) {
+            let settings = build::settings(consumers, 20);
+            machine.gathered.controls.push(Control::CreateQueue { name: name.into(), settings });
+        }
+        machine.commit(true)?;
+        Ok(machine)
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), Violation> {
+        match step {
+            Step::Offer { jobs, request, behind_waiters } => {
+                self.gathered.offer(jobs, *request, *behind_waiters, self.now);
+            }
+            Step::Report { pick, stale, told } => {
+                let running = if *stale { self.ledger.leases.clone() } else { self.ledger.running() };
+                if !running.is_empty() {
+                    let (id, lease) = running[pick % running.len()];
+                    self.gathered.reports.push((id, lease, *told));
+                }
+            }
+            Step::Control(wish) => {
+                let ever = &self.ledger.ever;
+                self.gathered.control(*wish, |pick| ever.get(pick % ever.len().max(1)).copied());
+            }
+            Step::Clock { millis } => {
+                self.now = Timestamp::from_micros(self.now.as_micros() + millis * 1_000);
+            }
+            Step::Commit { claim } => self.commit(*claim)?,
+            Step::Crash { when, served: kinds } => {
+                match when {
+                    When::Before => self.gathered = Gathered::default(),
+                    When::After => self.commit(true)?,
+                }
+                self.setup.served_kinds = served(*kinds).served_kinds;
+                self.crash()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One batch, on every store.
+    fn commit(&mut self, claim: bool) -> Result<(), Violation> {
+        let gathered = std::mem::take(&mut self.gathered);
+        let mut first: Option<(Applied, Vec<String>)> = None;
+        for subject in &mut self.subjects {
+            let applied = subject.apply(gathered.batch(self.now, claim)).map_err(told)?;
+            let shown = show(&applied, &*subject.reader()).map_err(told)?;
+            match &first {
+                None => first = Some((applied, shown)),
+                Some((_, expected)) => same("a batch", expected, &shown)?,
+            }
+        }
+        let Some((applied, _)) = first else { return Ok(()) };
+        self.done.batches += 1;
+        self.done.changes += applied.changes.len();
+        self.ledger.hear(&gathered, &applied, self.now, claim)?;
+        self.check()?;
+        let touched: Vec<_> = applied.changes.iter().map(Change::id).collect();
+        self.compare(|reader| {
+            let whole = |id| reader.whole_job(id).map(|whole| format!("{whole:?}"));
+            touched.iter().map(|id| whole(*id)).collect()
+        })
+    }
+
+    fn crash(&mut self) -> Result<(), Violation> {
+        self.setup.now = self.now;
+        for subject in &mut self.subjects {
+            let (before, end) = (subject.reader().identity(), self.ledger.end);
+            subject.crash(self.setup.clone()).map_err(told)?;
+            let after = subject.reader().identity();
+            promise!(after.store == before.store, "a crash made another store of it");
+            let (starts, last) = (before.incarnations.len(), after.incarnations.last());
+            let recorded = after.incarnations.len() == starts + 1
+                && after.incarnations[..starts] == before.incarnations
+                && last.is_some_and(|last| last.first == end);
+            promise!(recorded, "the start after {end:?} is not recorded: {after:?}");
+        }
+        self.ledger.served = self.setup.served_kinds.iter().cloned().collect();
+        self.done.crashes += 1;
+        self.ledger.hear_crash(&*self.subjects[0].reader())?;
+        self.check()?;
+        self.compare(|reader| everything(reader))
+    }
+
+    /// Looks whether every store says what the ledger has heard, and all the same.
+    fn check(&mut self) -> Result<(), Violation> {
+        for subject in &self.subjects {
+            self.ledger.check_store(&*subject.reader())?;
+        }
+        self.watchers.turn(&self.ledger, &*self.subjects[self.subjects.len() - 1].reader())?;
+        Ok(())
+    }
+
+    /// Whether all stores answer a question alike.
+    fn compare(
+        &self,
+        question: impl Fn(&dyn Reader) -> Result<Vec<String>, StoreError>,
+    ) -> Result<(), Violation> {
+        if self.subjects.len() < 2 {
+            return Ok(());
+        }
+        let mut answers = self.subjects.iter().map(|subject| question(&*subject.reader()));
+        let Some(expected) = answers.next().transpose().map_err(told)? else { return Ok(()) };
+        for answer in answers {
+            same("a read", &expected, &answer.map_err(told)?)?;
+        }
+        Ok(())
+    }
+
+    /// Everything is set going: whatever has been accepted must come to its end.
+    fn finish(mut self) -> Result<Done, Violation> {
+        self.gathered = Gathered::default();
+        self.setup.served_kinds = served(0b111).served_kinds;
+        self.crash()?;
+        for name in QUEUES.map(str::to_owned) {
+            self.gathered.controls.push(Control::SetPaused { name: name.clone(), paused: false });
+            self.gathered.controls.push(Control::UpdateQueue { name, settings: build::settings(3, 1_000) });
+        }
+        let live = |ledger: &Ledger| ledger.jobs.values().filter(|job| !job.state.is_done()).count();
+        let mut rounds = 5 + live(&self.ledger);
+        self.commit(true)?;
+        while live(&self.ledger) > 0 {
+            promise!(rounds > 0, "these never end: {:?}", self.ledger.jobs);
+            rounds -= 1;
+            self.now = Timestamp::from_micros(self.now.as_micros() + 7_200_000_000);
+            for (id, lease) in self.ledger.running() {
+                self.gathered.reports.push((id, lease, Told::Success { result_bytes: 0 }));
+            }
+            self.commit(true)?;
+        }
+        let last = &self.subjects[self.subjects.len() - 1];
+        self.watchers.catch_up(&self.ledger, &*last.reader())?;
+        self.compare(everything)?;
+        Ok(Done { terminals: self.ledger.terminals, ..self.done })
+    }
+}
+
+fn served(kinds: u8) -> EngineSetup {
+    let served = KINDS.iter().enumerate().filter(|(index, _)| kinds >> index & 1 == 1);
+    EngineSetup {
+        served_kinds: served.map(|(_, kind)| (*kind).to_owned()).collect(),
+        ..EngineSetup::default()
+    }
+}
+
+fn told(error: StoreError) -> Violation {
+    format!("the store failed: {error}")
+}
+
+fn same(what: &str, expected: &[String], actual: &[String]) -> Result<(), Violation> {
+    for (expected, actual) in expected.iter().zip(actual) {
+        promise!(expected == actual, "{what} differs between the stores:\n  {expected}\n  {actual}");
+    }
+    promise!(expected.len() == actual.len(), "{what} has {} and {} parts", expected.len(), actual.len());
+    Ok(())
+}
+
+/// All that a batch came to, in words. A claim may carry its payload or leave it to be read.
+fn show(applied: &Applied, reader: &dyn Reader) -> Result<Vec<String>, StoreError> {
+    let mut shown = vec![
+        format!("{:?}", applied.controls),
+        format!("{:?}", applied.reports),
+        format!("{:?}", applied.offers),
+        format!("{:?}", applied.cancelling),
+        format!("{:?}", applied.changes),
+        format!("{:?} due {:?}", applied.position, applied.next_due),
+        format!("more {} room {} {:?}", applied.more, applied.room, applied.purged),
+        format!("{:?}", applied.queues),
+    ];
+    for claim in &applied.claims {
+        let payload = reader.payload(claim.job.id)?;
+        let carried = claim.payload.clone().or_else(|| payload.clone());
+        let right = if carried == payload { "right" } else { "wrong" };
+        shown.push(format!(
+            "{:?} {:?} {right} payload of {:?}",
+            claim.job,
+            claim.lease,
+            payload.map(|p| p.len())
+        ));
+    }
+    Ok(shown)
+}
+
+/// All that can be read, in words.
+fn everything(reader: &dyn Reader) -> Result<Vec<String>, StoreError> {
+    let order = ScanOrder::NewestFirst { before: None };
+    let scan = Scan { order, limit: usize::MAX, budget: i64::MAX as usize };
+    let page = reader.scan(&JobFilter::default(), scan)?;
+    let mut all = vec![format!("{:?} {:?} {:?}", page.next, page.position, page.newest)];
+    for job in &page.jobs {
+        let whole: Option<WholeJob> = reader.whole_job(job.id)?;
+        all.push(format!("{whole:?}"));
+    }
+    all.push(format!("{:?}", reader.tallies()?));
+    let queues = reader.queues()?;
+    for queue in &queues {
+        all.push(format!("{queue:?} {:?}", reader.oldest_ready(&queue.name)?));
+    }
+    let changes = reader.changes(Position::default(), i64::MAX as usize)?;
+    all.push(format!("{:?} {:?}", changes.up_to, changes.floor));
+    for change in changes.entries {
+        all.push(match change {
+            Change::Job { job, before } => format!("{before:?} {job:?}"),
+            // What a tombstone keeps of the job's specification is what filters ask for.
+            Change::Deleted(gone) => format!(
+                "{:?} {} {:?} {} {} {:?} {:?}",
+                gone.position,
+                gone.id,
+                gone.deleted,
+                gone.spec.queue,
+                gone.spec.kind,
+                gone.spec.created,
+                gone.spec.extras
+            ),
+        });
+    }
+    Ok(all)
+}

@@ -1,0 +1,74 @@
+//! Who should have started: by priority, then by age.
+
+use std::collections::HashMap;
+
+use jobmill::{
+    clock::Timestamp,
+    job::{Job, JobId, Position, State},
+};
+
+use super::ledger::{Known, Violation, promise};
+
+/// A job's place in the line of its queue: the smaller starts first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Contender {
+    rank: i16,
+    age: Age,
+}
+
+/// Among equals, what was ready before comes first, then what became due, then what is new.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Age {
+    Ready(Position),
+    Due(Timestamp, JobId),
+    New(JobId),
+}
+
+impl Contender {
+    /// A job that was ready before the batch.
+    pub(crate) fn stored(id: JobId, job: &Known) -> Self {
+        let age = match job.state {
+            State::Queued { order } => Age::Ready(order),
+            _ => Age::New(id),
+        };
+        Contender { rank: -i16::from(job.priority), age }
+    }
+
+    /// A job that a batch changed from `before` to `after`.
+    pub(crate) fn of(id: JobId, before: Option<&Known>, after: &Job, retried: bool) -> Self {
+        let age = match (before.map(|known| known.state), after.state) {
+            (None, _) => Age::New(id),
+            (Some(State::Queued { order }), _) => Age::Ready(order),
+            (Some(State::Scheduled { due } | State::BackingOff { due }), _) if !retried => Age::Due(due, id),
+            // Retried or released: it was ready before the batch looked at what is due and what is new.
+            (Some(_), State::Queued { order }) => Age::Ready(order),
+            (Some(_), _) => Age::New(id),
+        };
+        Contender { rank: -i16::from(after.spec.priority), age }
+    }
+
+    pub(crate) fn is_new(&self) -> bool {
+        matches!(self.age, Age::New(_))
+    }
+}
+
+/// Nobody who waits comes before one who started, and nobody waits while a slot is free.
+pub(crate) fn check(
+    started: &[(String, Contender)],
+    waiting: &[(String, Contender)],
+    free_slots: impl Fn(&str) -> usize,
+) -> Result<(), Violation> {
+    let mut last_started: HashMap<&str, Contender> = HashMap::new();
+    for (queue, contender) in started {
+        let last = last_started.entry(queue).or_insert(*contender);
+        *last = (*last).max(*contender);
+    }
+    for (queue, contender) in waiting {
+        let free = free_slots(queue);
+        promise!(free == 0, "{contender:?} waits while {free} slots of {queue} are free");
+        if let Some(last) = last_started.get(&**queue) {
+            promise!(contender > last, "{contender:?} waits and {last:?} started in {queue}");
+        }
+    }
+    Ok(())
+}

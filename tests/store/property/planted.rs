@@ -1,0 +1,142 @@
+//! Stores that break a promise on purpose. If the checker does not notice, it is the checker that is broken.
+
+use std::sync::Arc;
+
+use jobmill::{
+    job::{Job, JobId, Name, Position},
+    store::{
+        Applied, Batch, Change, Changes, EngineSetup, Identity, JobFilter, Page, QueueInfo, Reader, Scan,
+        StoreError, Tally, WholeJob,
+    },
+};
+use tempfile::TempDir;
+
+use crate::store::subject::{Memory, Sqlite, Subject};
+
+/// Answers before the disk has the batch: a crash finds what was there before it.
+pub(crate) struct AnswersBeforeCommit {
+    store: Sqlite,
+    on_disk: Option<TempDir>,
+}
+
+impl AnswersBeforeCommit {
+    pub(crate) fn open(setup: EngineSetup) -> Box<dyn Subject> {
+        Box::new(AnswersBeforeCommit { store: Sqlite::open(setup), on_disk: None })
+    }
+}
+
+impl Subject for AnswersBeforeCommit {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        self.on_disk = Some(self.store.image());
+        self.store.apply(batch)
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.store.reader()
+    }
+
+    fn crash(&mut self, setup: EngineSetup) -> Result<(), StoreError> {
+        let image = self.on_disk.take().unwrap_or_else(|| self.store.image());
+        self.store.restart_from(image, setup)
+    }
+}
+
+/// Puts back what ran when it crashed as if it had never started.
+pub(crate) struct ForgetsAttempts(Sqlite);
+
+impl ForgetsAttempts {
+    pub(crate) fn open(setup: EngineSetup) -> Box<dyn Subject> {
+        Box::new(ForgetsAttempts(Sqlite::open(setup)))
+    }
+}
+
+impl Subject for ForgetsAttempts {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        self.0.apply(batch)
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.0.reader()
+    }
+
+    fn crash(&mut self, setup: EngineSetup) -> Result<(), StoreError> {
+        let image = self.0.image();
+        {
+            let database = rusqlite::Connection::open(image.path().join("jobmill.db"))?;
+            database.execute("UPDATE job SET attempt = attempt - 1 WHERE state IN (4, 6)", [])?;
+        }
+        self.0.restart_from(image, setup)
+    }
+}
+
+/// Leaves the end of a job out of the feed for those who resume, now and then.
+pub(crate) struct SkipsEnds(Memory);
+
+impl SkipsEnds {
+    pub(crate) fn open(setup: EngineSetup) -> Box<dyn Subject> {
+        Box::new(SkipsEnds(Memory::open(setup)))
+    }
+}
+
+impl Subject for SkipsEnds {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        self.0.apply(batch)
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::new(SkippingReader(self.0.reader()))
+    }
+
+    fn crash(&mut self, setup: EngineSetup) -> Result<(), StoreError> {
+        self.0.crash(setup)
+    }
+}
+
+struct SkippingReader(Arc<dyn Reader>);
+
+impl Reader for SkippingReader {
+    fn changes(&self, after: Position, limit: usize) -> Result<Changes, StoreError> {
+        let mut changes = self.0.changes(after, limit)?;
+        changes.entries.retain(|change| match change {
+            Change::Job { job, .. } => !job.state.is_done() || job.position.as_i64() % 10 != 0,
+            Change::Deleted(_) => true,
+        });
+        Ok(changes)
+    }
+
+    fn identity(&self) -> Identity {
+        self.0.identity()
+    }
+
+    fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.0.job(id)
+    }
+
+    fn jobs(&self, ids: &[JobId]) -> Result<(Vec<Option<Job>>, Position), StoreError> {
+        self.0.jobs(ids)
+    }
+
+    fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError> {
+        self.0.whole_job(id)
+    }
+
+    fn payload(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError> {
+        self.0.payload(id)
+    }
+
+    fn scan(&self, filter: &JobFilter, scan: Scan) -> Result<Page, StoreError> {
+        self.0.scan(filter, scan)
+    }
+
+    fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {
+        self.0.queues()
+    }
+
+    fn tallies(&self) -> Result<Vec<Tally>, StoreError> {
+        self.0.tallies()
+    }
+
+    fn oldest_ready(&self, queue: &Name) -> Result<Option<jobmill::clock::Timestamp>, StoreError> {
+        self.0.oldest_ready(queue)
+    }
+}

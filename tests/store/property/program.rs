@@ -1,0 +1,217 @@
+//! Programs: what clients, workers, operators, clocks and power supplies may do, drawn at random and repeatable.
+
+/// One step of a program. Jobs are named by numbers that fit any number of jobs, so that a program from which steps
+/// have been taken out is still one.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// Something for the next batch.
+    Offer { jobs: Vec<Plan>, request: Option<Asked>, behind_waiters: bool },
+    /// Something for the next batch.
+    Report { pick: usize, stale: bool, told: Told },
+    /// Something for the next batch.
+    Control(Wish),
+    /// The clock moves, perhaps backwards.
+    Clock { millis: i64 },
+    /// What has gathered is one batch.
+    Commit { claim: bool },
+    /// The process dies, and the next one has handlers for these kinds.
+    Crash { when: When, served: u8 },
+}
+
+/// When the process dies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum When {
+    /// What has gathered is lost.
+    Before,
+    /// What has gathered is on disk, and nobody has heard of it.
+    After,
+}
+
+/// A job to be offered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) queue: usize,
+    pub(crate) kind: usize,
+    pub(crate) priority: i8,
+    pub(crate) max_attempts: u32,
+    pub(crate) run_in_millis: Option<i64>,
+    pub(crate) payload_bytes: usize,
+}
+
+/// A request id and what is said under it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) id: u64,
+    pub(crate) said: u64,
+}
+
+/// What an attempt tells.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Told {
+    Progress,
+    Success { result_bytes: usize },
+    Failure { retryable: bool, delay_millis: Option<u64> },
+    Release,
+}
+
+/// What people want.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wish {
+    Cancel(usize),
+    Retry(usize, Option<Asked>),
+    Delete(usize),
+    Pause(usize, bool),
+    Update { queue: usize, consumers: u32, max_jobs: u64, max_bytes: u64 },
+    Create { queue: usize, consumers: u32 },
+    DeleteQueue(usize),
+    Purge(usize),
+}
+
+/// The queues and kinds of all programs.
+pub(crate) const QUEUES: [&str; 3] = ["alpha", "beta", "gamma"];
+pub(crate) const KINDS: [&str; 3] = ["one", "two", "three"];
+const DAY_MILLIS: i64 = 24 * 3600 * 1000;
+
+/// Numbers that look random, the same for ever for a seed (splitmix64).
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % end
+    }
+
+    fn index(&mut self, end: usize) -> usize {
+        self.below(end as u64) as usize
+    }
+
+    fn percent(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+
+    fn one_of<T: Copy>(&mut self, choice: &[T]) -> T {
+        choice[self.index(choice.len())]
+    }
+}
+
+/// The program of a seed.
+pub(crate) fn program(seed: u64) -> Vec<Step> {
+    let mut dice = Dice::new(seed);
+    let length = 20 + dice.index(80);
+    (0..length).map(|_| step(&mut dice)).collect()
+}
+
+fn step(dice: &mut Dice) -> Step {
+    match dice.below(100) {
+        0..26 => {
+            let request = dice.percent(40).then(|| asked(dice));
+            let jobs = match request {
+                // Whoever repeats a request means the same jobs.
+                Some(asked) => plans(&mut Dice::new(1_000_000 + asked.id * 100 + asked.said)),
+                None => plans(dice),
+            };
+            Step::Offer { jobs, request, behind_waiters: dice.percent(3) }
+        }
+        26..50 => Step::Report { pick: dice.index(1_000), stale: dice.percent(10), told: told(dice) },
+        50..63 => Step::Control(wish(dice)),
+        63..73 => Step::Clock { millis: clock(dice) },
+        73..96 => Step::Commit { claim: dice.percent(92) },
+        _ => Step::Crash {
+            when: if dice.percent(50) { When::Before } else { When::After },
+            served: dice.one_of(&[0b001, 0b011, 0b011, 0b111, 0b110]),
+        },
+    }
+}
+
+fn plans(dice: &mut Dice) -> Vec<Plan> {
+    let count = if dice.percent(70) { 1 } else { 1 + dice.index(5) };
+    (0..count).map(|_| plan(dice)).collect()
+}
+
+fn plan(dice: &mut Dice) -> Plan {
+    Plan {
+        queue: dice.one_of(&[0, 0, 0, 1, 1, 2]),
+        kind: dice.one_of(&[0, 0, 1, 1, 2]),
+        priority: dice.one_of(&[0, 0, 0, 0, 1, 5, -5, 100, -100]),
+        max_attempts: dice.one_of(&[1, 1, 2, 3, 5]),
+        run_in_millis: dice.percent(20).then(|| dice.one_of(&[-1_000, 0, 1, 500, 5_000, 60_000])),
+        payload_bytes: dice.one_of(&[0, 0, 0, 10, 255, 256, 257, 600]),
+    }
+}
+
+fn asked(dice: &mut Dice) -> Asked {
+    Asked { id: dice.below(6), said: if dice.percent(80) { 0 } else { dice.below(3) } }
+}
+
+fn told(dice: &mut Dice) -> Told {
+    match dice.below(10) {
+        0..2 => Told::Progress,
+        2..6 => Told::Success { result_bytes: dice.one_of(&[0, 0, 20, 300]) },
+        6..9 => Told::Failure {
+            retryable: dice.percent(75),
+            delay_millis: dice.percent(40).then(|| dice.one_of(&[0, 1, 2_000])),
+        },
+        _ => Told::Release,
+    }
+}
+
+fn wish(dice: &mut Dice) -> Wish {
+    let (pick, queue) = (dice.index(1_000), dice.index(QUEUES.len()));
+    match dice.below(20) {
+        0..5 => Wish::Cancel(pick),
+        5..9 => Wish::Retry(pick, dice.percent(30).then(|| asked(dice))),
+        9..12 => Wish::Delete(pick),
+        12 => Wish::Pause(queue, true),
+        13 => Wish::Pause(queue, false),
+        14..16 => Wish::Update {
+            queue,
+            consumers: dice.below(4) as u32,
+            max_jobs: dice.one_of(&[1, 3, 10, 30]),
+            max_bytes: dice.one_of(&[1_000, 3_000, 1 << 20]),
+        },
+        16 => Wish::Create { queue, consumers: dice.below(3) as u32 },
+        17 => Wish::DeleteQueue(queue),
+        _ => Wish::Purge(queue),
+    }
+}
+
+fn clock(dice: &mut Dice) -> i64 {
+    match dice.below(20) {
+        0 => -5_000,
+        1 => DAY_MILLIS + 1,
+        2..4 => 120_000,
+        _ => dice.one_of(&[1, 100, 1_000, 2_500, 10_000]),
+    }
+}
+
+/// The shortest program found that still fails, by taking steps out.
+pub(crate) fn shrink(program: &[Step], mut fails: impl FnMut(&[Step]) -> bool) -> Vec<Step> {
+    const TRIALS_MAX: usize = 500;
+    let mut shortest = program.to_vec();
+    let (mut chunk, mut trials) = (shortest.len().div_ceil(2), 0);
+    while chunk > 0 && trials < TRIALS_MAX {
+        let (mut start, before) = (0, shortest.len());
+        while start < shortest.len() && trials < TRIALS_MAX {
+            let mut shorter = shortest.clone();
+            shorter.drain(start..(start + chunk).min(shortest.len()));
+            trials += 1;
+            if fails(&shorter) {
+                shortest = shorter;
+            } else {
+                start += chunk;
+            }
+        }
+        if chunk == 1 && shortest.len() == before {
+            break;
+        }
+        chunk = if chunk == 1 { 1 } else { chunk / 2 };
+    }
+    shortest
+}

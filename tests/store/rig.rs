@@ -1,0 +1,222 @@
+//! A store with a queue, a clock, and checks that no batch escapes.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jobmill::{
+    clock::Timestamp,
+    config::QueueSettings,
+    job::{Extras, Job, JobId, LeaseToken, Output, Position, StateName},
+    store::{
+        Applied, Batch, Change, Changes, Control, ControlDone, ControlRefusal, EngineSetup, JobFilter,
+        NewJob, Offer, Reader, Receipt, Report, ReportBody, Scan, ScanOrder, WholeJob,
+    },
+    transition::Refusal,
+};
+
+use super::{
+    build::{at, failure, settings},
+    subject::{Memory, Sqlite, Subject},
+};
+
+/// A store under test at a moment that the test decides.
+pub(crate) struct Rig {
+    subject: Box<dyn Subject>,
+    /// The kinds and queues with which the next start happens.
+    pub(crate) setup: EngineSetup,
+    /// The present.
+    pub(crate) now: Timestamp,
+    end: Position,
+}
+
+impl Rig {
+    /// The kind that has a handler.
+    pub(crate) const KIND: &str = "run";
+
+    pub(crate) fn memory() -> Self {
+        Self::new(|setup| Box::new(Memory::open(setup)))
+    }
+
+    pub(crate) fn sqlite() -> Self {
+        Self::new(|setup| Box::new(Sqlite::open(setup)))
+    }
+
+    fn new(open: impl FnOnce(EngineSetup) -> Box<dyn Subject>) -> Self {
+        let setup = EngineSetup {
+            now: at(0),
+            seed: 1,
+            served_kinds: vec![Self::KIND.into(), "walk".into()],
+            declared_queues: BTreeMap::new(),
+        };
+        let subject = open(setup.clone());
+        Rig { subject, setup, now: at(0), end: Position::default() }
+    }
+
+    /// Applies a batch at the present moment. Whatever it was, the feed has no gap and the tallies are a recount.
+    pub(crate) fn apply(&mut self, batch: Batch) -> Applied {
+        let applied = self.subject.apply(Batch { now: self.now, ..batch }).unwrap();
+        for change in &applied.changes {
+            assert_eq!(change.position().as_i64(), self.end.as_i64() + 1, "the feed has a gap");
+            self.end = change.position();
+        }
+        assert_eq!(applied.position, self.end);
+        self.check_tallies();
+        applied
+    }
+
+    /// Kills the process and starts the next one, at the present moment.
+    pub(crate) fn crash(&mut self) {
+        self.setup.now = self.now;
+        self.subject.crash(self.setup.clone()).unwrap();
+        self.end = self.reader().jobs(&[]).unwrap().1;
+        self.check_tallies();
+    }
+
+    pub(crate) fn reader(&self) -> Arc<dyn Reader> {
+        self.subject.reader()
+    }
+
+    pub(crate) fn pass(&mut self, seconds: u64) {
+        self.now = self.now.after(Duration::from_secs(seconds));
+    }
+
+    /// Creates a queue with so many slots.
+    pub(crate) fn queue(&mut self, name: &str, consumers: u32) {
+        self.queue_with(name, settings(consumers, 1_000));
+    }
+
+    pub(crate) fn queue_with(&mut self, name: &str, settings: QueueSettings) {
+        self.control(Control::CreateQueue { name: name.into(), settings }).unwrap();
+    }
+
+    /// A batch without anything: what is due is promoted, free slots are filled.
+    pub(crate) fn tick(&mut self) -> Applied {
+        self.apply(Batch { claim: true, ..Batch::default() })
+    }
+
+    pub(crate) fn offer(&mut self, offer: Offer) -> Receipt {
+        let batch = Batch { offers: vec![offer], claim: true, ..Batch::default() };
+        self.apply(batch).offers.pop().unwrap()
+    }
+
+    pub(crate) fn submit_all(&mut self, jobs: Vec<NewJob>) -> Vec<Arc<Job>> {
+        created(self.offer(offer(jobs)))
+    }
+
+    pub(crate) fn submit(&mut self, job: NewJob) -> Arc<Job> {
+        self.submit_all(vec![job]).pop().unwrap()
+    }
+
+    pub(crate) fn control(&mut self, control: Control) -> Result<ControlDone, ControlRefusal> {
+        let batch = Batch { controls: vec![control], claim: true, ..Batch::default() };
+        self.apply(batch).controls.pop().unwrap()
+    }
+
+    /// What an attempt tells, in a batch of its own that claims nothing.
+    pub(crate) fn report(&mut self, job: &Job, body: ReportBody) -> Result<(), Refusal> {
+        self.report_under(job.id, lease(job), body)
+    }
+
+    pub(crate) fn report_under(
+        &mut self,
+        id: JobId,
+        lease: LeaseToken,
+        body: ReportBody,
+    ) -> Result<(), Refusal> {
+        let report = Report { id, lease, body };
+        let batch = Batch { reports: vec![report], ..Batch::default() };
+        self.apply(batch).reports.pop().unwrap()
+    }
+
+    pub(crate) fn job(&self, id: JobId) -> Job {
+        self.reader().job(id).unwrap().unwrap()
+    }
+
+    pub(crate) fn state(&self, id: JobId) -> StateName {
+        self.job(id).state.name()
+    }
+
+    pub(crate) fn whole(&self, id: JobId) -> WholeJob {
+        self.reader().whole_job(id).unwrap().unwrap()
+    }
+
+    pub(crate) fn changes(&self, after: Position, limit: usize) -> Changes {
+        self.reader().changes(after, limit).unwrap()
+    }
+
+    pub(crate) fn end(&self) -> Position {
+        self.end
+    }
+
+    pub(crate) fn all_jobs(&self) -> Vec<Arc<Job>> {
+        let order = ScanOrder::OldestFirst { after: None, last: None };
+        let scan = Scan { order, limit: usize::MAX, budget: i64::MAX as usize };
+        self.reader().scan(&JobFilter::default(), scan).unwrap().jobs
+    }
+
+    fn check_tallies(&self) {
+        let mut counted = BTreeMap::new();
+        for job in self.all_jobs() {
+            let key = (job.spec.queue.to_string(), job.spec.kind.to_string(), job.state.name());
+            let entry: &mut (u64, u64) = counted.entry(key).or_default();
+            *entry = (entry.0 + 1, entry.1 + job.spec.bytes);
+        }
+        let told: BTreeMap<_, _> = (self.reader().tallies().unwrap().into_iter())
+            .map(|tally| {
+                ((tally.queue.to_string(), tally.kind.to_string(), tally.state), (tally.jobs, tally.bytes))
+            })
+            .collect();
+        assert_eq!(told, counted, "the tallies are no recount of the jobs");
+    }
+}
+
+/// The jobs that an offer created.
+pub(crate) fn created(receipt: Receipt) -> Vec<Arc<Job>> {
+    match receipt {
+        Receipt::Created { jobs } => jobs,
+        other => panic!("not created: {other:?}"),
+    }
+}
+
+/// The lease under which a job runs.
+pub(crate) fn lease(job: &Job) -> LeaseToken {
+    job.state.lease().unwrap_or_else(|| panic!("{} does not run: {:?}", job.id, job.state))
+}
+
+pub(crate) fn succeeded() -> ReportBody {
+    ReportBody::Succeeded { output: Output::default(), tail: String::new() }
+}
+
+/// A success with a result and some lines.
+pub(crate) fn returned(result: &str, tail: &str) -> ReportBody {
+    let output = Output { bytes: result.to_owned().into(), media_type: "text/plain".into() };
+    ReportBody::Succeeded { output, tail: tail.into() }
+}
+
+pub(crate) fn failed(retryable: bool, tail: &str) -> ReportBody {
+    ReportBody::Failed { failure: failure(retryable), delay: None, tail: tail.into() }
+}
+
+/// The states through which a batch took a job.
+pub(crate) fn path(applied: &Applied, id: JobId) -> Vec<StateName> {
+    let of_job = applied.changes.iter().filter_map(|change| match change {
+        Change::Job { job, .. } if job.id == id => Some(job.state.name()),
+        Change::Job { .. } | Change::Deleted(_) => None,
+    });
+    of_job.collect()
+}
+
+/// The jobs that a batch claimed, in its order.
+pub(crate) fn claimed(applied: &Applied) -> Vec<JobId> {
+    applied.claims.iter().map(|claim| claim.job.id).collect()
+}
+
+/// An offer of some jobs.
+pub(crate) fn offer(jobs: Vec<NewJob>) -> Offer {
+    Offer { request: None, jobs, behind_waiters: false }
+}
+
+/// Extras with one label.
+pub(crate) fn labelled(key: &str, value: &str) -> Option<Box<Extras>> {
+    let labels = [(key.to_owned(), value.to_owned())].into();
+    Some(Box::new(Extras { labels, ..Extras::default() }))
+}

@@ -1,0 +1,31 @@
+//! The rules of a store, one test each, run against every store.
+
+/// Makes each rule a test of each store.
+macro_rules! both_stores {
+    ($($rule:ident),* $(,)?) => {
+        mod memory {
+            $(#[test] fn $rule() { super::$rule(&mut crate::store::rig::Rig::memory()); })*
+        }
+        mod sqlite {
+            $(#[test] fn $rule() { super::$rule(&mut crate::store::rig::Rig::sqlite()); })*
+        }
+    };
+}
+
+mod store {
+    pub(crate) mod build;
+    pub(crate) mod rig;
+    pub(crate) mod subject;
+
+    mod conformance {
+        mod attempts;
+        mod controls;
+        mod feed;
+        mod order;
+        mod queues;
+        mod recovery;
+        mod requests;
+        mod room;
+        mod scans;
+    }
+}

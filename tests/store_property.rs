@@ -1,0 +1,142 @@
+//! Random programs on the store in memory and on SQLite, side by side, under a ledger of the promises.
+//!
+//! `JOBMILL_PROGRAMS=10000` runs more of them than the 500 that every build runs. `JOBMILL_SEED=n` runs the program of
+//! one seed alone: a failure prints it, with the shortest program found that still fails.
+
+mod store {
+    pub(crate) mod build;
+    pub(crate) mod subject;
+
+    pub(crate) mod property {
+        pub(crate) mod batch;
+        pub(crate) mod ledger;
+        pub(crate) mod machine;
+        pub(crate) mod order;
+        pub(crate) mod planted;
+        pub(crate) mod program;
+        pub(crate) mod watchers;
+    }
+
+    mod torn;
+}
+
+use std::{
+    env,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
+
+use store::{
+    property::{
+        machine::{Done, Open, run},
+        planted::{AnswersBeforeCommit, ForgetsAttempts, SkipsEnds},
+        program::{program, shrink},
+    },
+    subject::{Memory, Sqlite},
+};
+
+const PROGRAMS: u64 = 500;
+/// So many programs at most until a planted bug is found.
+const PROGRAMS_UNTIL_FOUND: u64 = 20;
+
+const MEMORY: Open = |setup| Box::new(Memory::open(setup));
+const SQLITE: Open = |setup| Box::new(Sqlite::open(setup));
+
+fn number(variable: &str) -> Option<u64> {
+    env::var(variable)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
+}
+
+/// Runs the program of a seed; a failure tells how to see it again, and what it comes down to.
+fn check(seed: u64) -> Done {
+    let stores = [MEMORY, SQLITE];
+    let program = program(seed);
+    run(seed, &program, &stores).unwrap_or_else(|violation| {
+        let shortest = shrink(&program, |shorter| run(seed, shorter, &stores).is_err());
+        let again = run(seed, &shortest, &stores).err();
+        let steps: Vec<_> = shortest.iter().map(|step| format!("    {step:?}")).collect();
+        panic!(
+            "{violation}\nJOBMILL_SEED={seed} runs it again. The shortest program found ends with\n{}\n{}",
+            again.unwrap_or_else(|| "nothing: it does not fail every time".into()),
+            steps.join("\n")
+        )
+    })
+}
+
+#[test]
+fn random_programs_keep_every_promise_on_every_store() {
+    if let Some(seed) = number("JOBMILL_SEED") {
+        println!("{:?}", check(seed));
+        return;
+    }
+    let programs = number("JOBMILL_PROGRAMS").unwrap_or(PROGRAMS);
+    let next = AtomicU64::new(0);
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let work = || {
+        let mut done = Done::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= programs {
+                return done;
+            }
+            done = done.and(check(seed));
+        }
+    };
+    let done = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().fold(Done::default(), |done, worker| match worker.join() {
+            Ok(more) => done.and(more),
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    });
+    println!("{programs} programs: {done:?}");
+    // A checker that sees nothing happen has checked nothing.
+    assert!(done.batches as u64 > programs * 5 && done.crashes as u64 > programs, "{done:?}");
+    assert!(done.changes as u64 > programs * 20 && done.terminals as u64 > programs * 5, "{done:?}");
+}
+
+/// How many programs it takes until the checker sees what is wrong with a store, and what it says.
+fn found(store: Open) -> (u64, String) {
+    let violation = |seed| run(seed, &program(seed), &[store]).err().map(|violation| (seed, violation));
+    match (0..PROGRAMS_UNTIL_FOUND).find_map(violation) {
+        Some((seed, violation)) => (seed + 1, violation),
+        None => panic!("nothing was found in {PROGRAMS_UNTIL_FOUND} programs"),
+    }
+}
+
+#[test]
+fn an_answer_before_the_commit_is_found() {
+    let (_, violation) = found(AnswersBeforeCommit::open);
+    assert!(violation.contains("not recorded") || violation.contains("acknowledged"), "{violation}");
+}
+
+#[test]
+fn an_attempt_that_a_crash_forgot_is_found() {
+    let (_, violation) = found(ForgetsAttempts::open);
+    assert!(violation.contains("forgot an attempt"), "{violation}");
+}
+
+#[test]
+fn an_end_that_a_resumed_watcher_is_not_told_is_found() {
+    let (_, violation) = found(SkipsEnds::open);
+    assert!(violation.contains("a watcher from"), "{violation}");
+}
+
+#[test]
+fn a_sound_store_is_not_suspected_alone_either() {
+    for store in [MEMORY, SQLITE] {
+        for seed in 0..PROGRAMS_UNTIL_FOUND {
+            run(seed, &program(seed), &[store]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_failing_program_is_shrunk_to_what_matters() {
+    let fails = |steps: &[store::property::program::Step]| {
+        steps.iter().filter(|step| matches!(step, store::property::program::Step::Crash { .. })).count() >= 2
+    };
+    let program = (0..).map(program).find(|program| fails(program)).unwrap();
+    assert_eq!(shrink(&program, fails).len(), 2);
+}
