@@ -263,6 +263,7 @@ impl ServerBuilder {
             hub: Arc::clone(&hub),
             issuer,
             clock: self.clock,
+            draining: draining.clone(),
         };
         let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
         let handle = Handle::new(handle::Parts {

@@ -72,7 +72,8 @@ fn random_programs_keep_every_promise_on_every_store() {
     }
     let programs = number("JOBMILL_PROGRAMS").unwrap_or(PROGRAMS);
     let next = AtomicU64::new(0);
-    let workers = thread::available_parallelism().map_or(1, usize::from);
+    // Most of the time goes into waiting for flushes.
+    let workers = 4 * thread::available_parallelism().map_or(1, usize::from);
     let work = || {
         let mut done = Done::default();
         loop {

@@ -40,7 +40,7 @@ impl QueueEntry {
         &self.info
     }
 
-    /// How many submissions wait for room in it.
+    /// How many callers wait for room in it.
     #[must_use]
     pub fn waiters(&self) -> u64 {
         self.waiters.load(Ordering::Relaxed)

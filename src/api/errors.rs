@@ -104,6 +104,22 @@ pub(super) fn queue_full(full: &QueueFull, too_many_waiters: bool) -> Status {
     })
 }
 
+pub(super) fn credit_exceeded(items: usize, credit: usize) -> Status {
+    let message = format!(
+        "a message has {items} items, and the client has {credit} credits left: send no more items than the server's \
+         responses grant"
+    );
+    status(Code::FailedPrecondition, "CREDIT_EXCEEDED", &message, |details| {
+        details.add_precondition_failure_violation("CREDIT", "items", message.clone());
+    })
+}
+
+/// For an item of a stream that waited for room: unlike [`Stopped`], it is certain that nothing was changed.
+pub(super) fn stopped_waiting() -> Status {
+    let message = "the server stops, and the submission still waited for room: send it again later";
+    status(Code::Unavailable, "STOPPING", message, |_| {})
+}
+
 /// Why a job can't enter; `field` says which one of a batch.
 pub(super) fn not_admitted(error: &AdmissionError, field: Option<String>) -> Status {
     let message = match field {

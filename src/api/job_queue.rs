@@ -6,7 +6,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Core, ENOUGH_BYTES, convert, errors, traceparent,
+    Core, ENOUGH_BYTES, convert, errors, submit_stream, traceparent,
     validate::{BATCH_MAX, Validator, request},
     watch_stream::{self, WatchRequest},
 };
@@ -29,7 +29,7 @@ const LIST_BUDGET: usize = 100_000;
 /// The JobQueue service.
 #[derive(Clone)]
 pub(crate) struct JobQueueApi {
-    core: Core,
+    pub(super) core: Core,
 }
 
 impl JobQueueApi {
@@ -198,6 +198,15 @@ impl JobQueue for JobQueueApi {
         let token = ResumeToken { watched: [0; 8], position, snapshot: None };
         let resume_token = self.core.issuer.issue(&token);
         Ok(Response::new(v1::SubmitBatchResponse { ids, resume_token, created }))
+    }
+
+    type SubmitStreamStream = ResponseStream<v1::SubmitStreamResponse>;
+
+    async fn submit_stream(
+        &self,
+        call: Request<tonic::Streaming<v1::SubmitStreamRequest>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        Ok(Response::new(Box::pin(submit_stream::start(self.clone(), call))))
     }
 
     type SubmitAndWatchStream = ResponseStream<v1::SubmitAndWatchResponse>;

@@ -5,6 +5,7 @@ mod errors;
 mod job_queue;
 mod queue_service;
 mod server;
+mod submit_stream;
 mod validate;
 mod watch_stream;
 
@@ -14,6 +15,7 @@ use job_queue::JobQueueApi;
 use queue_service::QueueServiceApi;
 pub(crate) use server::serve;
 pub use server::{ApiError, incoming, server};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, metadata::MetadataMap};
 
 use crate::{
@@ -40,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) hub: Arc<Hub>,
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
+    /// Once cancelled, the server stops: streams end.
+    pub(crate) draining: CancellationToken,
 }
 
 impl Core {

@@ -21,6 +21,7 @@ mod queue;
 mod retry;
 mod steps;
 mod submit;
+mod submit_stream;
 mod table;
 mod text;
 mod ui;
@@ -253,6 +254,8 @@ mod tests {
             "submit k text --stdin",
             "submit k --label novalue",
             "submit k --output-lines",
+            "submit k --stream",
+            "submit k --fail-fast",
             "watch --state BUSY",
             "watch 1 --from-token *",
             "list --created-after yesterday",
@@ -278,6 +281,8 @@ mod tests {
         submit k text --stdin: error: the argument '[PAYLOAD]' cannot be used with '--stdin'
         submit k --label novalue: error: invalid value 'novalue' for '--label <KEY=VALUE>': write it like key=value
         submit k --output-lines: error: the following required arguments were not provided: --watch
+        submit k --stream: error: the argument '[KIND]' cannot be used with '--stream [<FILE>]'
+        submit k --fail-fast: error: the argument '[KIND]' cannot be used with '--fail-fast'
         watch --state BUSY: error: invalid value 'BUSY' for '--state <STATE>': one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED
         watch 1 --from-token *: error: invalid value '*' for '--from-token <TOKEN>': not a resume token: it is the base64 text that watch wrote
         list --created-after yesterday: error: invalid value 'yesterday' for '--created-after <TIME>': write it like 2030-01-31T12:00:00Z or 2030-01-31T12:00:00+02:00

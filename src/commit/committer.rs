@@ -12,7 +12,7 @@ use super::{Commit, ControlAnswer, Entry, Handout, Reports, SubmitAnswer};
 use crate::{
     admission::{
         Queues,
-        waiters::{Waiter, Waiters},
+        waiters::{Caller, Waiter, Waiters},
     },
     clock::{Clock, Timestamp},
     job::{JobId, LeaseToken},
@@ -71,7 +71,8 @@ impl Committer {
                 path: "commit".into(),
                 source,
             })?;
-        Ok(Committing { commit: Commit { entries, ending }, reports: Reports { reports }, ended })
+        let commit = Commit { entries, ending, callers: Arc::default() };
+        Ok(Committing { commit, reports: Reports { reports }, ended })
     }
 }
 
@@ -86,6 +87,7 @@ type SubmitReply = oneshot::Sender<SubmitAnswer>;
 /// Whom to answer for an offer of the batch.
 struct Asker {
     queue: Arc<str>,
+    caller: Caller,
     wait: Option<Timestamp>,
     /// Whether it has waited for room already.
     waited: bool,
@@ -185,7 +187,7 @@ impl Loop {
         self.offer_to_waiters(&mut batch, &mut askers);
         for entry in entries.drain(..) {
             match entry {
-                Entry::Offer { mut offer, wait, reply } => {
+                Entry::Offer { mut offer, caller, wait, reply } => {
                     // Nobody is there any more to hear of it: better not to begin.
                     if reply.is_closed() {
                         continue;
@@ -193,7 +195,7 @@ impl Loop {
                     let Some(queue) = offer.jobs.first().map(|job| Arc::clone(&job.queue)) else { continue };
                     offer.behind_waiters = self.waiters.len(&queue) > 0;
                     batch.offers.push(offer);
-                    askers.push(Asker { queue, wait, waited: false, reply });
+                    askers.push(Asker { queue, caller, wait, waited: false, reply });
                 }
                 Entry::Control { control, reply } => {
                     batch.controls.push(control);
@@ -250,6 +252,7 @@ impl Loop {
                 batch.offers.push(offer);
                 askers.push(Asker {
                     queue: Arc::clone(&queue),
+                    caller: waiter.caller,
                     wait: Some(waiter.until),
                     waited: true,
                     reply: waiter.reply,
@@ -328,7 +331,7 @@ impl Loop {
                 Receipt::Refused(refusal) => SubmitAnswer::Refused(refusal),
                 Receipt::Full { offer, full } => match asker.wait {
                     Some(until) if until > now && !self.committer.draining.is_cancelled() => {
-                        let waiter = Waiter { offer, until, reply: asker.reply };
+                        let waiter = Waiter { offer, until, caller: asker.caller, reply: asker.reply };
                         if asker.waited {
                             put_back.entry(asker.queue).or_default().push(waiter);
                         } else if let Some(waiters) = put_back.remove(&asker.queue) {

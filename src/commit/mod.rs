@@ -4,16 +4,22 @@
 //! transaction, and only then answers callers, publishes changes and hands out claims. It waits for nothing but input
 //! and the disk: reports have room for every slot, claims have their slots already, and watchers pull.
 
+mod answer;
 mod committer;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use answer::Answer;
 pub(crate) use committer::{Committer, Committing};
 
 use crate::{
+    admission::waiters::Caller,
     clock::Timestamp,
     job::{Job, LeaseToken, Position},
     store::{Claim, Control, ControlDone, ControlRefusal, Offer, OfferRefusal, Report, batch::QueueFull},
@@ -26,6 +32,7 @@ const REPORTS_RESERVED: usize = 100_000;
 enum Entry {
     Offer {
         offer: Offer,
+        caller: Caller,
         wait: Option<Timestamp>,
         reply: oneshot::Sender<SubmitAnswer>,
     },
@@ -88,6 +95,8 @@ pub struct Commit {
     entries: mpsc::Sender<Entry>,
     /// Once cancelled, the committer does what has come in and ends.
     ending: CancellationToken,
+    /// How many callers there have been.
+    callers: Arc<AtomicU64>,
 }
 
 impl Commit {
@@ -96,9 +105,7 @@ impl Commit {
     /// # Errors
     /// When the server stops.
     pub async fn submit(&self, offer: Offer, wait: Option<Timestamp>) -> Result<SubmitAnswer, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.entries.send(Entry::Offer { offer, wait, reply }).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
+        self.offer(self.caller(), offer, wait).await?.decided().await
     }
 
     /// Has something changed.

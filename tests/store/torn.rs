@@ -1,1 +1,207 @@
+//! What a power cut leaves: a log whose end was half written, a checkpoint that came half way.
+//!
+//! The files are damaged as a disk could have left them. What is found then must be sound, must be what some first
+//! batches made of it, and must have every batch whose flush had returned before the damage begins.
 
+use std::{collections::BTreeMap, fs, path::Path};
+
+use jobmill::{
+    job::Output,
+    store::{
+        Batch, EngineSetup, JobFilter, Offer, Reader, Receipt, Report, ReportBody, Scan, ScanOrder, Store,
+        sqlite::SqliteStore,
+    },
+};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::{build, property::program::Dice, subject::image_of};
+
+const DATABASE: &str = "jobmill.db";
+const LOG: &str = "jobmill.db-wal";
+const RUNS: u64 = 6;
+const DAMAGES_OF_A_RUN: u64 = 12;
+
+/// What was there after a batch: each job's revision and state by its place in the feed, and the feed's end.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+struct Moment {
+    jobs: BTreeMap<i64, (i64, i64)>,
+    end: i64,
+}
+
+/// A run of a store: how long the log was after each batch, and what was there.
+struct Run {
+    folder: TempDir,
+    setup: EngineSetup,
+    moments: Vec<(usize, Moment)>,
+}
+
+fn setup() -> EngineSetup {
+    EngineSetup {
+        now: build::at(0),
+        seed: 1,
+        served_kinds: vec!["run".into()],
+        declared_queues: [("q".to_owned(), build::settings(3, 1_000))].into(),
+    }
+}
+
+/// A few dozen batches that submit, finish, fail and carry large payloads.
+fn run(dice: &mut Dice) -> (Run, SqliteStore) {
+    let (folder, setup) = (TempDir::new().unwrap(), setup());
+    let mut store = SqliteStore::open(folder.path(), setup.clone()).unwrap();
+    let log = folder.path().join(LOG);
+    let mut moments = vec![(log_length(&log), moment(&*store.reader()))];
+    let mut running: Vec<Report> = Vec::new();
+    for seconds in 0..30 {
+        let new = |dice: &mut Dice| {
+            let payload = vec![dice.below(256) as u8; [0, 100, 300, 9_000][dice.below(4) as usize]];
+            jobmill::store::NewJob { payload: payload.into(), ..build::job("q", "run") }
+        };
+        let offers = (0..dice.below(4)).map(|_| {
+            let jobs = (0..=dice.below(3)).map(|_| new(dice)).collect();
+            Offer { request: None, jobs, behind_waiters: false }
+        });
+        let now = build::at(seconds);
+        let batch = Batch {
+            now,
+            offers: offers.collect(),
+            reports: std::mem::take(&mut running),
+            claim: true,
+            ..Batch::default()
+        };
+        for claim in store.apply(batch).unwrap().claims {
+            let body = match dice.below(3) {
+                0 => ReportBody::Failed { failure: build::failure(true), delay: None, tail: "tail".into() },
+                1 => ReportBody::Released,
+                _ => ReportBody::Succeeded { output: Output::default(), tail: String::new() },
+            };
+            running.push(Report { id: claim.job.id, lease: claim.lease, body });
+        }
+        let before = moments.last().unwrap().0;
+        let length = log_length(&log);
+        assert!(length >= before, "the log started over: the run is too long for this test");
+        moments.push((length, moment(&*store.reader())));
+    }
+    (Run { folder, setup, moments }, store)
+}
+
+fn log_length(log: &Path) -> usize {
+    fs::metadata(log).unwrap().len() as usize
+}
+
+fn moment(reader: &dyn Reader) -> Moment {
+    let order = ScanOrder::OldestFirst { after: None, last: None };
+    let page =
+        reader.scan(&JobFilter::default(), Scan { order, limit: usize::MAX, budget: 1 << 40 }).unwrap();
+    let row =
+        |job: &jobmill::job::Job| (job.position.as_i64(), (job.revision as i64, job.state.name() as i64));
+    Moment { jobs: page.jobs.iter().map(|job| row(job)).collect(), end: page.position.as_i64() }
+}
+
+/// What is in the files, read without the store, which would recover it further.
+fn found_in(folder: &Path) -> Moment {
+    let connection = Connection::open(folder.join(DATABASE)).unwrap();
+    let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(sound, "ok");
+    let end = connection.query_row("SELECT position FROM counters", [], |row| row.get(0)).unwrap();
+    let mut statement = connection.prepare("SELECT position, revision, state FROM job").unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?)))).unwrap();
+    Moment { jobs: rows.collect::<Result<_, _>>().unwrap(), end }
+}
+
+/// The store goes on from there, and its counts are right.
+fn goes_on(folder: &Path, setup: &EngineSetup, found: &Moment) {
+    let mut store = SqliteStore::open(folder, setup.clone()).unwrap();
+    let reader = store.reader();
+    let jobs: u64 = reader.tallies().unwrap().iter().map(|tally| tally.jobs).sum();
+    assert_eq!(jobs as usize, found.jobs.len());
+    let jobs = vec![build::job("q", "run")];
+    let offers = vec![Offer { request: None, jobs, behind_waiters: false }];
+    let applied = store.apply(Batch { now: build::at(100), offers, ..Batch::default() }).unwrap();
+    assert!(matches!(applied.offers[0], Receipt::Created { .. }));
+    assert!(applied.position.as_i64() > found.end);
+}
+
+/// Damages a log from `from` on, as a disk could that had not been told to flush it yet.
+fn damage(log: &mut Vec<u8>, from: usize, dice: &mut Dice) -> &'static str {
+    match dice.below(4) {
+        0 => {
+            log.truncate(from);
+            "cut off"
+        }
+        1 => {
+            log[from..].fill(0);
+            "zeros"
+        }
+        2 => {
+            log[from] ^= 1 << dice.below(8);
+            "one bit"
+        }
+        _ => {
+            // Sectors reach the disk in any order: some are there, some are not.
+            for sector in log[from..].chunks_mut(512).enumerate() {
+                if sector.0 == 0 || dice.below(2) == 0 {
+                    sector.1.fill_with(|| dice.below(256) as u8);
+                }
+            }
+            "sectors"
+        }
+    }
+}
+
+#[test]
+fn a_torn_log_leaves_the_batches_before_the_tear() {
+    for seed in 0..RUNS {
+        let mut dice = Dice::new(seed);
+        let (run, store) = run(&mut dice);
+        for _ in 0..DAMAGES_OF_A_RUN {
+            let image = image_of(run.folder.path());
+            let path = image.path().join(LOG);
+            let mut log = fs::read(&path).unwrap();
+            let from = dice.below(log.len() as u64) as usize;
+            let how = damage(&mut log, from, &mut dice);
+            fs::write(&path, &log).unwrap();
+            let found = found_in(image.path());
+            // The last batch whose end the damage does not touch. What is not in the log at all is in the database.
+            let kept = run.moments.iter().rev().find(|(length, _)| *length <= from);
+            let what = format!("seed {seed}: {how} from byte {from} on");
+            match kept {
+                Some((_, expected)) => assert_eq!(&found, expected, "{what}"),
+                None => assert_eq!(found, Moment::default(), "{what}"),
+            }
+            goes_on(image.path(), &run.setup, &found);
+        }
+        drop(store);
+    }
+}
+
+#[test]
+fn a_checkpoint_torn_in_the_middle_loses_nothing() {
+    for seed in 0..RUNS {
+        let mut dice = Dice::new(1_000 + seed);
+        let (run, store) = run(&mut dice);
+        let whole = &run.moments.last().unwrap().1;
+        let before = image_of(run.folder.path());
+        let after = image_of(run.folder.path());
+        {
+            let connection = Connection::open(after.path().join(DATABASE)).unwrap();
+            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+        }
+        let old = fs::read(before.path().join(DATABASE)).unwrap();
+        let mut pages = fs::read(after.path().join(DATABASE)).unwrap();
+        // Some pages of the checkpoint reached the disk and some did not, while the log is there still.
+        for (index, page) in pages.chunks_mut(4096).enumerate() {
+            let old = old.get(index * 4096..(index + 1) * 4096);
+            match old {
+                Some(old) if dice.below(2) == 0 => page.copy_from_slice(old),
+                None if dice.below(2) == 0 => page.fill(0),
+                Some(_) | None => {}
+            }
+        }
+        fs::write(before.path().join(DATABASE), &pages).unwrap();
+        let found = found_in(before.path());
+        assert_eq!(&found, whole, "seed {seed}");
+        goes_on(before.path(), &run.setup, &found);
+        drop(store);
+    }
+}

@@ -158,6 +158,15 @@ impl server::JobQueue for Arc<Fake> {
         Err(Status::unimplemented("fake"))
     }
 
+    type SubmitStreamStream = Answers<v1::SubmitStreamResponse>;
+
+    async fn submit_stream(
+        &self,
+        _: Request<tonic::Streaming<v1::SubmitStreamRequest>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        Err(Status::unimplemented("tests/submit_stream.rs tries it with a real server"))
+    }
+
     type SubmitAndWatchStream = Answers<v1::SubmitAndWatchResponse>;
 
     async fn submit_and_watch(

@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, config::DbConfig};
 use rusqlite_migration::{M, Migrations};
 use rustix::fs::FlockOperation;
 
@@ -84,6 +84,9 @@ fn open_connection(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open(path)?;
     connection.set_prepared_statement_cache_capacity(128);
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    // Else SQLite looks at the values of parameters when it plans, and so prepares every statement with `LIMIT ?` anew
+    // each time that it runs.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.execute_batch(
         "PRAGMA synchronous = FULL;
          PRAGMA wal_autocheckpoint = 0;
