@@ -1,8 +1,8 @@
 //! A durable job service that speaks gRPC: submit with one call, run in the background, watch until it ends.
 //!
 //! This library is the server ([`serve`]), its Rust client ([`client`]) and the protocol ([`proto`]). A program that
-//! embeds the server gives it handlers ([`execute`]) and settings ([`config`]); the other modules are its parts, and
-//! ARCHITECTURE.md in the repository is their map.
+//! embeds the server gives it handlers ([`execute`]) and settings ([`config`]) and uses it through a [`handle`]; the
+//! other modules are its parts, and ARCHITECTURE.md in the repository is their map.
 
 pub mod admission;
 mod api;
@@ -12,6 +12,7 @@ pub mod commit;
 pub mod config;
 mod dispatch;
 pub mod execute;
+pub mod handle;
 pub mod job;
 pub mod proto;
 pub mod serve;
@@ -23,3 +24,8 @@ pub mod watch;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// And so is the code of the page on embedding.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,12 +18,17 @@ use crate::{
     api::{self, Core},
     clock::Clock,
     commit::{Committer, Committing},
-    config::{KindDefaults, Settings, StoreSettings},
+    config::{
+        KindDefaults, Settings, StoreSettings,
+        names::{self, NameError},
+    },
     dispatch::{Dispatch, Handlers},
     execute::{
         Handler,
+        closures::{ClosureHandler, Closures},
         command::{self, CommandHandler, WaitError},
     },
+    handle::{self, Handle},
     store::{EngineSetup, Reads, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
     watch::{Hub, TokenIssuer},
 };
@@ -50,12 +56,14 @@ pub struct ServerBuilder {
     command_guard: Option<PathBuf>,
     around_store: Option<AroundStore>,
     handlers: Vec<(String, KindDefaults, Arc<dyn Handler>)>,
+    listens: bool,
 }
 
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
+    handle: Handle,
     stopper: Stopper,
     running: JoinHandle<Result<(), ServeError>>,
 }
@@ -87,6 +95,14 @@ pub enum ServeError {
     /// The program that guards commands is not known.
     #[error("can't find the program that guards commands")]
     CommandGuard(#[source] std::io::Error),
+    /// A handler's kind can't have this name.
+    #[error("the kind {kind:?} can't have a handler")]
+    KindName {
+        /// The name.
+        kind: String,
+        /// What is wrong with it.
+        source: NameError,
+    },
     /// A kind has two handlers.
     #[error("the kind `{0}` has two handlers")]
     KindTwice(String),
@@ -108,13 +124,20 @@ impl Server {
             command_guard: None,
             around_store: None,
             handlers: Vec::new(),
+            listens: true,
         }
     }
 
-    /// Where it listens: the port is real even where the settings asked for port 0.
+    /// Where it listens: the port is real even where the settings asked for port 0. `None` where it does not listen.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
+    pub fn local_addr(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// Submits, watches and cancels from this process.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// A handle that stops it.
@@ -133,7 +156,10 @@ impl Server {
 }
 
 impl Stopper {
-    /// Begins the drain; [`Server::finished`] returns at its deadline at the latest.
+    /// Begins the drain: nothing more is started, and running attempts may end. Shortly before the deadline, which is
+    /// [`Settings::drain_timeout`], those that still run see their token cancelled ([`crate::execute::Attempt::cancelled`]);
+    /// at the deadline they are cut off, and their jobs are retried after the restart as far as they have attempts left.
+    /// [`Server::finished`] returns then at the latest.
     pub fn drain(&self) {
         self.drain.cancel();
     }
@@ -150,6 +176,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn handler(mut self, kind: impl Into<String>, defaults: KindDefaults, handler: impl Handler) -> Self {
         self.handlers.push((kind.into(), defaults, Arc::new(handler)));
+        self
+    }
+
+    /// Binds no port: the server is used through [`Server::handle`] only.
+    #[must_use]
+    pub fn without_listener(mut self) -> Self {
+        self.listens = false;
         self
     }
 
@@ -183,7 +216,8 @@ impl ServerBuilder {
     /// # Errors
     /// The first thing that is wrong; nothing listens then.
     pub async fn start(self) -> Result<Server, ServeError> {
-        let (handlers, defaults) = self.handlers()?;
+        let closures = Arc::new(Closures::default());
+        let (handlers, defaults) = self.handlers(&closures)?;
         let setup = EngineSetup {
             now: self.clock.now(),
             seed: rand::random(),
@@ -200,8 +234,11 @@ impl ServerBuilder {
         };
         let listen = self.settings.listen;
         let listening = |source| ServeError::Listen { address: listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(listening)?;
-        let address = listener.local_addr().map_err(listening)?;
+        let listener = match self.listens {
+            true => Some(TcpListener::bind(listen).await.map_err(listening)?),
+            false => None,
+        };
+        let address = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(listening)?;
 
         let reader = store.reader();
         let queues = Arc::new(Queues::default());
@@ -230,13 +267,24 @@ impl ServerBuilder {
             clock: self.clock,
             draining: draining.clone(),
         };
+        let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
+        let handle = Handle::new(handle::Parts {
+            admission: Arc::clone(&core.admission),
+            commit: core.commit.clone(),
+            reads: reads.clone(),
+            hub: Arc::clone(&hub),
+            issuer: Arc::clone(&core.issuer),
+            clock: core.clock.clone(),
+            closures: Arc::clone(&closures),
+            draining: stopper.drain.clone(),
+        });
+        let following = tokio::spawn(handle::follow(Arc::clone(&closures), Arc::clone(&hub), reads.clone()));
         let dispatch = Arc::new(Dispatch::new(handlers, committing.reports.clone(), Arc::clone(&hub), reads));
         let attempts = TaskTracker::new();
         let dispatched = CancellationToken::new();
-        let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
         let farewell = CancellationToken::new();
         let running = Running {
-            serving: tokio::spawn(api::serve(core, listener, farewell.clone())),
+            serving: tokio::spawn(serve(core, listener, farewell.clone())),
             dispatching: tokio::spawn(Arc::clone(&dispatch).run(
                 handouts,
                 attempts.clone(),
@@ -246,19 +294,28 @@ impl ServerBuilder {
             dispatch,
             attempts,
             hub,
+            closures,
+            following,
             draining,
             dispatched,
             farewell,
             stopper: stopper.clone(),
             drain_timeout: self.settings.drain_timeout,
         };
-        Ok(Server { address, stopper, running: tokio::spawn(running.until_the_end()) })
+        Ok(Server { address, handle, stopper, running: tokio::spawn(running.until_the_end()) })
     }
 
     /// What runs each kind, and what its jobs get by default.
-    fn handlers(&self) -> Result<(Handlers, HashMap<String, KindDefaults>), ServeError> {
+    fn handlers(
+        &self,
+        closures: &Arc<Closures>,
+    ) -> Result<(Handlers, HashMap<String, KindDefaults>), ServeError> {
         let mut handlers = Handlers::new();
         let mut defaults = HashMap::new();
+        // Every server runs closures' jobs, if only to say that those of an earlier process are lost.
+        handlers.insert(names::CLOSURE_KIND.into(), Arc::new(ClosureHandler(Arc::clone(closures))));
+        let once = KindDefaults { max_attempts: 1, ..KindDefaults::default() };
+        defaults.insert(names::CLOSURE_KIND.to_owned(), once);
         let lock = match &self.settings.store {
             StoreSettings::Memory => None,
             StoreSettings::Folder(folder) => Some(commands_lock(folder)),
@@ -275,12 +332,29 @@ impl ServerBuilder {
             }
         }
         for (kind, kind_defaults, handler) in &self.handlers {
+            names::check_free_kind_name(kind)
+                .map_err(|source| ServeError::KindName { kind: kind.clone(), source })?;
             if handlers.insert(kind.as_str().into(), Arc::clone(handler)).is_some() {
                 return Err(ServeError::KindTwice(kind.clone()));
             }
             defaults.insert(kind.clone(), *kind_defaults);
         }
         Ok((handlers, defaults))
+    }
+}
+
+/// Serves gRPC until `stopping` is cancelled, or waits for that where there is no port to serve it on.
+async fn serve(
+    core: Core,
+    listener: Option<TcpListener>,
+    stopping: CancellationToken,
+) -> Result<(), ApiError> {
+    match listener {
+        Some(listener) => api::serve(core, listener, stopping).await,
+        None => {
+            stopping.cancelled().await;
+            Ok(())
+        }
     }
 }
 
@@ -308,6 +382,9 @@ struct Running {
     dispatch: Arc<Dispatch>,
     attempts: TaskTracker,
     hub: Arc<Hub>,
+    closures: Arc<Closures>,
+    /// Lets go of closures that are of no use any more.
+    following: JoinHandle<Infallible>,
     /// Nothing more is claimed.
     draining: CancellationToken,
     /// Nothing more is handed out.
@@ -342,6 +419,7 @@ impl Running {
     /// Ends at the deadline, give or take the moment that a cut takes.
     async fn drain(self) {
         let Running { mut serving, mut dispatching, committing, dispatch, attempts, hub, stopper, .. } = self;
+        let (closures, following) = (self.closures, self.following);
         let Committing { commit, reports, mut ended } = committing;
         let deadline = tokio::time::sleep(self.drain_timeout).deadline();
         let stop_at = deadline - STOP_GRACE_MAX.min(self.drain_timeout / 4);
@@ -390,6 +468,9 @@ impl Running {
             () = force.cancelled() => {}
         }
         serving.abort();
+        following.abort();
+        // Handles may outlive the server; what closures own must not.
+        closures.close();
         drop((dispatch, reports));
         commit.end();
         // Dropping the store ends its checkpoint thread, too.

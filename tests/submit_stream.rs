@@ -54,7 +54,7 @@ fn settings(store: StoreSettings, queues: &[(&str, u64)]) -> Settings {
 
 async fn start(queues: &[(&str, u64)]) -> (Server, Client) {
     let server = Server::builder(settings(StoreSettings::Memory, queues)).start().await.unwrap();
-    let client = client(server.local_addr()).await;
+    let client = client(server.local_addr().unwrap()).await;
     (server, client)
 }
 
@@ -190,7 +190,7 @@ async fn results_come_in_the_order_of_the_items() {
 #[tokio::test]
 async fn a_refused_item_does_not_end_the_stream() {
     let (server, client) = start(&[("default", 10)]).await;
-    let (mut raw, _) = Raw::open(server.local_addr()).await;
+    let (mut raw, _) = Raw::open(server.local_addr().unwrap()).await;
     let bad = JobSpec { priority: 101, kind: String::new(), ..spec("default") };
     let items = vec![
         item("default", "a"),
@@ -224,7 +224,7 @@ async fn a_refused_item_does_not_end_the_stream() {
 #[tokio::test]
 async fn an_unknown_when_full_refuses_the_items_it_is_for() {
     let (server, _) = start(&[("default", 10)]).await;
-    let (mut raw, _) = Raw::open(server.local_addr()).await;
+    let (mut raw, _) = Raw::open(server.local_addr().unwrap()).await;
     let request = SubmitStreamRequest { items: vec![item("default", "a")], when_full: 77 };
     raw.requests.send(request).await.unwrap();
     raw.send(vec![item("default", "a")], WhenFull::Reject).await;
@@ -236,7 +236,7 @@ async fn an_unknown_when_full_refuses_the_items_it_is_for() {
 #[tokio::test]
 async fn after_the_last_result_a_half_closed_stream_ends_with_ok() {
     let (server, client) = start(&[("default", 1_000)]).await;
-    let (mut raw, credits) = Raw::open(server.local_addr()).await;
+    let (mut raw, credits) = Raw::open(server.local_addr().unwrap()).await;
     assert!(credits >= 100);
     for _ in 0..10 {
         raw.send(vec![item("default", ""); 10], WhenFull::Wait).await;
@@ -247,7 +247,7 @@ async fn after_the_last_result_a_half_closed_stream_ends_with_ok() {
     assert_eq!(count(&client).await, 100);
 
     // Nor does one without items end otherwise.
-    let (mut raw, _) = Raw::open(server.local_addr()).await;
+    let (mut raw, _) = Raw::open(server.local_addr().unwrap()).await;
     raw.requests = mpsc::channel(1).0;
     raw.end().await.unwrap();
 }
@@ -255,7 +255,7 @@ async fn after_the_last_result_a_half_closed_stream_ends_with_ok() {
 #[tokio::test]
 async fn more_items_than_credits_end_the_stream_after_what_was_taken() {
     let (server, client) = start(&[("default", 1_000_000)]).await;
-    let (mut raw, credits) = Raw::open(server.local_addr()).await;
+    let (mut raw, credits) = Raw::open(server.local_addr().unwrap()).await;
     raw.send(vec![item("default", "")], WhenFull::Wait).await;
     raw.send(vec![item("default", ""); credits + 1], WhenFull::Wait).await;
     id(&raw.results(1).await[0]);
@@ -264,7 +264,7 @@ async fn more_items_than_credits_end_the_stream_after_what_was_taken() {
     assert_eq!(count(&client).await, 1, "nothing of a message over the credit is taken");
 
     // All of the credit may be used at once.
-    let (mut raw, credits) = Raw::open(server.local_addr()).await;
+    let (mut raw, credits) = Raw::open(server.local_addr().unwrap()).await;
     raw.send(vec![item("default", ""); credits], WhenFull::Wait).await;
     raw.results(credits).await;
     raw.send(vec![item("default", ""); credits], WhenFull::Wait).await;
@@ -274,7 +274,7 @@ async fn more_items_than_credits_end_the_stream_after_what_was_taken() {
 #[tokio::test]
 async fn a_full_queue_makes_a_stream_wait_and_go_on() {
     let (server, client) = start(&[("small", 2), ("default", 10)]).await;
-    let (mut raw, _) = Raw::open(server.local_addr()).await;
+    let (mut raw, _) = Raw::open(server.local_addr().unwrap()).await;
     raw.send(vec![item("small", ""); 5], WhenFull::Wait).await;
     raw.send(vec![item("default", "")], WhenFull::Reject).await;
     let mut accepted: Vec<_> = raw.results(2).await.iter().map(id).collect();
@@ -304,7 +304,7 @@ async fn a_full_queue_makes_a_stream_wait_and_go_on() {
 #[tokio::test]
 async fn a_full_queue_refuses_in_place_where_the_message_says_so() {
     let (server, client) = start(&[("small", 1), ("default", 10)]).await;
-    let (mut raw, _) = Raw::open(server.local_addr()).await;
+    let (mut raw, _) = Raw::open(server.local_addr().unwrap()).await;
     raw.send(vec![item("small", ""), item("small", ""), item("default", "")], WhenFull::Reject).await;
     let results = raw.results(3).await;
     id(&results[0]);
@@ -337,7 +337,7 @@ async fn an_item_that_no_message_could_hold_is_refused_by_the_client() {
 #[tokio::test]
 async fn a_drain_lets_go_of_what_waits_and_ends_the_stream() {
     let (server, _) = start(&[("small", 1), ("default", 10)]).await;
-    let (mut raw, _) = Raw::open(server.local_addr()).await;
+    let (mut raw, _) = Raw::open(server.local_addr().unwrap()).await;
     raw.send(vec![item("small", ""), item("small", ""), item("default", "")], WhenFull::Wait).await;
     id(&raw.results(1).await[0]);
     server.stopper().drain();
@@ -355,8 +355,8 @@ async fn a_stream_of_the_client_outlives_a_restart_of_the_server() {
     let mut settings =
         settings(StoreSettings::Folder(folder.path().into()), &[("small", 1), ("default", 100_000)]);
     let server = Server::builder(settings.clone()).start().await.unwrap();
-    settings.listen = server.local_addr();
-    let client = client(server.local_addr()).await;
+    settings.listen = server.local_addr().unwrap();
+    let client = client(server.local_addr().unwrap()).await;
     let (sender, mut results) = client.submit_stream(WhenFull::Wait);
     let mut given = vec![sender.send(spec("small")).await.unwrap()];
     let first = results.next().await.unwrap().unwrap();
@@ -386,7 +386,7 @@ async fn a_stream_of_the_client_outlives_a_restart_of_the_server() {
 #[tokio::test]
 async fn what_a_vanished_client_waited_for_is_let_go_of() {
     let (server, client) = start(&[("small", 1)]).await;
-    let (mut raw, _) = Raw::open(server.local_addr()).await;
+    let (mut raw, _) = Raw::open(server.local_addr().unwrap()).await;
     raw.send(vec![item("small", ""); 3], WhenFull::Wait).await;
     let kept = id(&raw.results(1).await[0]);
     waiting(&client, 1).await;

@@ -25,7 +25,7 @@ async fn server() -> Server {
 fn submit(server: &Server, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jobmill"));
     command
-        .args(["submit", "--server", &server.local_addr().to_string(), "--stream"])
+        .args(["submit", "--server", &server.local_addr().unwrap().to_string(), "--stream"])
         .args(arguments)
         .env_remove("JOBMILL_OUTPUT")
         .stdin(Stdio::null());

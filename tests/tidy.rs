@@ -22,8 +22,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("commit", &["admission", "clock", "job", "store", "watch"]),
     ("dispatch", &["commit", "execute", "job", "store", "watch"]),
     ("api", &["admission", "clock", "commit", "config", "execute", "job", "proto", "store", "watch"]),
+    ("handle", &["admission", "clock", "commit", "config", "execute", "job", "store", "watch"]),
     ("client", &["clock", "job", "proto"]),
-    ("serve", &["admission", "api", "clock", "commit", "config", "dispatch", "execute", "store", "watch"]),
+    (
+        "serve",
+        &["admission", "api", "clock", "commit", "config", "dispatch", "execute", "handle", "store", "watch"],
+    ),
     ("lib", &[]),
     ("main", &["cli"]),
     ("cli", &["cli"]),

@@ -11,7 +11,7 @@ use super::{
     watch_stream::{self, WatchRequest},
 };
 use crate::{
-    admission::{JobDraft, QueueEntry},
+    admission::JobDraft,
     clock::Timestamp,
     commit::{ControlAnswer, SubmitAnswer, position_of},
     config::WhenFull,
@@ -58,29 +58,12 @@ impl JobQueueApi {
             queue.get_or_insert(its_queue);
             jobs.push(job);
         }
-        let wait = queue.and_then(|queue| self.patience(&queue, when_full, deadline));
+        let wait = queue.and_then(|queue| queue.patience(self.core.clock.now(), when_full, deadline));
         let offer = Offer { request, jobs, behind_waiters: false };
         match self.core.commit.submit(offer, wait).await? {
             SubmitAnswer::Full { full, too_many_waiters } => Err(errors::queue_full(&full, too_many_waiters)),
             SubmitAnswer::Refused(refusal) => Err(refusal.into()),
             answer @ (SubmitAnswer::Created { .. } | SubmitAnswer::Seen { .. }) => Ok(answer),
-        }
-    }
-
-    /// Until when a submission waits for room.
-    pub(super) fn patience(
-        &self,
-        queue: &QueueEntry,
-        when_full: Option<WhenFull>,
-        deadline: Option<Timestamp>,
-    ) -> Option<Timestamp> {
-        let settings = &queue.info().settings;
-        match when_full.unwrap_or(settings.when_full) {
-            WhenFull::Reject => None,
-            WhenFull::Wait => {
-                let until = self.core.clock.now().after(settings.max_wait);
-                Some(deadline.map_or(until, |deadline| until.min(deadline)))
-            }
         }
     }
 

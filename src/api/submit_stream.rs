@@ -193,7 +193,7 @@ impl Items {
             .admission
             .admit(draft, &item.request_id, &self.traceparent)
             .map_err(|error| errors::not_admitted(&error, None))?;
-        let wait = self.api.patience(&queue, when_full, self.deadline);
+        let wait = queue.patience(core.clock.now(), when_full, self.deadline);
         Ok((Offer { request, jobs: vec![job], behind_waiters: false }, wait))
     }
 

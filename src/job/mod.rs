@@ -266,6 +266,9 @@ pub struct Extras {
     /// The W3C trace context of the submission.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub traceparent: String,
+    /// Names the closure that runs the job, in the memory of the process that accepted it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub closure: String,
 }
 
 impl Spec {

@@ -81,7 +81,7 @@ async fn cut_and_count(cut: Cut, bytes: usize) {
     const ITEMS: usize = 400;
     const TIMES: usize = 3;
     let (server, direct) = start(&[("default", 100_000)]).await;
-    let proxy = Proxy::start(server.local_addr(), cut, bytes, TIMES).await;
+    let proxy = Proxy::start(server.local_addr().unwrap(), cut, bytes, TIMES).await;
     let through = client(proxy.address).await;
     let (given, results) = submit_many(&through, ITEMS).await;
     assert_each_once(&direct, &given, &results).await;

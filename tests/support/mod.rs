@@ -110,7 +110,7 @@ impl Drop for Rig {
 impl Rig {
     pub(crate) async fn start(builder: ServerBuilder) -> Self {
         let server = soon(builder.start()).await.expect("the server starts");
-        let mut rig = Rig::connect(&server.local_addr().to_string()).await;
+        let mut rig = Rig::connect(&server.local_addr().expect("an address").to_string()).await;
         rig.server = Some(server);
         rig
     }
@@ -132,7 +132,7 @@ impl Rig {
     }
 
     pub(crate) fn address(&self) -> std::net::SocketAddr {
-        self.server.as_ref().expect("a server").local_addr()
+        self.server.as_ref().and_then(Server::local_addr).expect("a server that listens")
     }
 
     pub(crate) fn stopper(&self) -> Stopper {

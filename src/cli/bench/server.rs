@@ -90,7 +90,7 @@ async fn serve_jobs(folder: PathBuf) -> anyhow::Result<()> {
         .around_store(|store| Box::new(CountingStore { store, flushes: counted }))
         .start()
         .await?;
-    announce(server.local_addr())?;
+    announce(server.local_addr().context("the server does not listen")?)?;
     let stopper = server.stopper();
     let input_ended = answer_questions(flushes)?;
     tokio::spawn(async move {
