@@ -121,9 +121,6 @@ impl JobQueueApi {
     ) -> Result<(Vec<v1::Job>, Option<JobId>), Status> {
         let (mut page, mut bytes, mut last) = (Vec::with_capacity(jobs.len()), 0, None);
         for job in jobs {
-            if bytes > ENOUGH_BYTES {
-                return Ok((page, last));
-            }
             let id = job.id;
             let proto = match view {
                 v1::JobView::Full => {
@@ -133,7 +130,11 @@ impl JobQueueApi {
                 }
                 v1::JobView::Basic | v1::JobView::Unspecified => Some(convert::job(&job)),
             };
-            bytes += proto.as_ref().map_or(0, prost::Message::encoded_len);
+            let job_bytes = proto.as_ref().map_or(0, prost::Message::encoded_len);
+            if bytes + job_bytes > ENOUGH_BYTES && last.is_some() {
+                return Ok((page, last));
+            }
+            bytes += job_bytes;
             page.extend(proto);
             last = Some(id);
         }

@@ -29,8 +29,8 @@ use crate::{
 /// The longest gRPC message that is read: 4 MiB.
 pub(crate) const MESSAGE_MAX_BYTES: usize = 4 << 20;
 
-/// A message ends once it has so many bytes: with one more job, of 2 MiB at most, it still fits into the 4 MiB that
-/// clients read by default.
+/// A message has at most so many bytes, or a single job, so that it fits into the 4 MiB that clients read by default:
+/// with 1,000 failed attempts, a job takes up to 3.3 MiB.
 const ENOUGH_BYTES: usize = 3 << 19;
 
 /// What calls work with.

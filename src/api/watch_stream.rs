@@ -137,13 +137,14 @@ async fn respond(
         let mut proto = convert::event(event);
         if view == v1::JobView::Full {
             complete(core, event, &mut proto).await?;
-            bytes += prost::Message::encoded_len(&proto);
         }
-        if bytes > ENOUGH_BYTES && !events.is_empty() {
+        let event_bytes = prost::Message::encoded_len(&proto);
+        if bytes + event_bytes > ENOUGH_BYTES && !events.is_empty() {
             let events = std::mem::take(&mut events);
             responses.push(v1::WatchStatusResponse { events, resume_token: Vec::new() });
             bytes = 0;
         }
+        bytes += event_bytes;
         events.push(proto);
     }
     responses.push(v1::WatchStatusResponse { events, resume_token: message.token });

@@ -9,13 +9,15 @@ use tracing::Instrument;
 
 use super::{Dispatch, output::AttemptVoice};
 use crate::{
-    execute::{Attempt, HandlerError},
+    execute::{Attempt, HandlerError, cut},
     job::{Failure, FailureReason, Job, Output},
     store::{Claim, Report, ReportBody},
 };
 
 /// A larger result fails the attempt.
 const RESULT_MAX_BYTES: usize = 1 << 20;
+/// A longer media type of a result is cut, as a payload's may not be longer either.
+const RESULT_TYPE_MAX_BYTES: usize = 128;
 
 /// Why an attempt was asked to stop.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -166,7 +168,10 @@ fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
             Err(HandlerError::new(FailureReason::ResultTooLarge, message, false))
         }
         // A success counts however late it comes: the work is done.
-        Ran::Ended(Ok(output), _) => Ok(output),
+        Ran::Ended(Ok(output), _) => {
+            let media_type = cut(&output.media_type, RESULT_TYPE_MAX_BYTES).to_owned();
+            Ok(Output { media_type, ..output })
+        }
         Ran::Ended(Err(error), Stopped::No) => Err(error),
         Ran::Ended(Err(error), Stopped::Cancelled) => Err(HandlerError {
             failure: Failure { reason: FailureReason::Cancelled, ..error.failure },

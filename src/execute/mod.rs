@@ -165,10 +165,11 @@ impl HandlerError {
         }
     }
 
-    /// Adds the application's own code.
+    /// Adds the application's own code. It is cut to 128 bytes.
     #[must_use]
-    pub fn with_code(mut self, code: impl Into<String>) -> Self {
-        self.failure.code = code.into();
+    pub fn with_code(mut self, code: impl AsRef<str>) -> Self {
+        const CODE_MAX_BYTES: usize = 128;
+        self.failure.code = cut(code.as_ref(), CODE_MAX_BYTES).to_owned();
         self
     }
 
