@@ -5,7 +5,8 @@ use std::{collections::HashMap, path::Path, time::Duration};
 use jobmill::{
     clock::Clock,
     config::{KindDefaults, Settings},
-    job::RetryPolicy,
+    execute::{Attempt, HandlerError},
+    job::{Output, RetryPolicy},
     proto::v1::{
         self, JobState, WatchDetail, WatchResync, WatchStart, job_queue_client::JobQueueClient,
         watch_event::Event,
@@ -539,5 +540,59 @@ async fn the_full_view_has_payload_result_and_attempts_and_fits_into_what_client
     assert!(
         jobs.iter().all(|job| job.payload.is_empty() && job.result.is_empty() && job.attempts.is_empty())
     );
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn the_largest_job_that_there_can_be_is_told_and_listed_to_clients_that_read_what_is_usual() {
+    let now = KindDefaults {
+        retry: RetryPolicy {
+            initial_delay: Duration::ZERO,
+            max_delay: Duration::ZERO,
+            ..RetryPolicy::DEFAULT
+        },
+        max_attempts: 1_000,
+        ..defaults()
+    };
+    let handler = async |attempt: Attempt| {
+        if attempt.number() < attempt.job().max_attempts {
+            return Err(HandlerError::retryable("m".repeat(10_000)).with_code("c".repeat(10_000)));
+        }
+        attempt.output_line("o".repeat(1 << 20));
+        let media_type = "t".repeat(10_000);
+        Ok(Output { bytes: vec![7; 1 << 20].into(), media_type })
+    };
+    let rig = Rig::start(simple(memory()).handler("large", now, handler)).await;
+    let large = v1::JobSpec {
+        payload: vec![7; 1 << 20].into(),
+        labels: (0..32).map(|n| (format!("{n:063}"), "v".repeat(256))).collect(),
+        ..job("large")
+    };
+    let middling = v1::JobSpec { payload: vec![7; 700 << 10].into(), ..job("echo") };
+    let mut ids = Vec::new();
+    for spec in [middling.clone(), large, middling] {
+        ids.push(rig.submit(spec).await.id);
+        rig.ends(&ids[ids.len() - 1]).await;
+    }
+    let job = rig.get(&ids[1]).await;
+    assert_eq!((job.state(), job.attempts.len(), job.result_type.len()), (JobState::Succeeded, 1_000, 128));
+    let failure = job.attempts[0].failure.as_ref().unwrap();
+    assert_eq!((failure.message.len(), failure.code.len()), (1_024, 128));
+
+    let view = v1::JobView::Full as i32;
+    let told = rig.watch(v1::WatchStatusRequest { view, ..everything() }).await.synced().await;
+    assert_eq!(told.into_iter().map(|job| job.id).collect::<Vec<_>>(), ids);
+    let (mut listed, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = v1::ListJobsRequest { view, page_token, ..Default::default() };
+        let page = soon(rig.jobs.clone().list_jobs(request)).await.unwrap().into_inner();
+        listed.extend(page.jobs.into_iter().map(|job| job.id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    ids.reverse();
+    assert_eq!(listed, ids);
     rig.stop().await;
 }
