@@ -7,7 +7,6 @@ use jobmill::{
     config::{QueueSettings, WhenFull},
     job::RetryPolicy,
     proto::v1::{self, JobState},
-    serve::Server,
     store::{
         Batch, Control, ControlDone, EngineSetup, NewJob, Offer, Receipt, Store, memory::MemoryStore,
         sqlite::SqliteStore,
@@ -362,5 +361,4 @@ async fn a_list_of_large_jobs_fits_into_what_clients_read() {
 async fn a_kind_has_one_handler() {
     let builder = simple(memory()).handler("echo", defaults(), crate::support::echo);
     assert_eq!(builder.start().await.unwrap_err().to_string(), "the kind `echo` has two handlers");
-    let _ = Server::builder(memory());
 }
