@@ -1,6 +1,6 @@
 //! What the operator says, checked and ready to use before any port is bound.
 //!
-//! [`load`] takes it from a file, the environment and flags; another Rust program may as well start from
+//! [`load()`] takes it from a file, the environment and flags; another Rust program may as well start from
 //! [`Settings::new`].
 
 mod declared;
@@ -189,7 +189,7 @@ impl Default for KindDefaults {
 /// A command that runs jobs. No shell is involved.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CommandSettings {
-    /// The program and its arguments, each one element as it is. [`load`] makes the program's path absolute.
+    /// The program and its arguments, each one element as it is. [`load()`] makes the program's path absolute.
     pub argv: Vec<String>,
     /// Variables that the command gets beside `PATH`, `HOME`, `LANG` and `TZ` and Jobmill's own.
     pub env: BTreeMap<String, String>,

@@ -2,7 +2,7 @@
 //!
 //! A [`Store`] takes one [`Batch`] at a time and applies it in one transaction: either all of it is kept, flushed to
 //! disk, or none. What it decided comes back as [`Applied`]. Reading goes through [`Reader`]s, which never wait for a
-//! writer. [`engine`] holds the rules, once; [`memory`] and [`sqlite`] only keep rows.
+//! writer. `engine` holds the rules, once; [`memory`] and [`sqlite`] only keep rows.
 
 pub mod batch;
 pub(crate) mod engine;
