@@ -1,4 +1,8 @@
-//! A durable job service that speaks gRPC.
+//! A durable job service that speaks gRPC: submit with one call, run in the background, watch until it ends.
+//!
+//! This library is the server ([`serve`]), its Rust client ([`client`]) and the protocol ([`proto`]). A program that
+//! embeds the server gives it handlers ([`execute`]) and settings ([`config`]) and uses it through a [`handle`]; the
+//! other modules are its parts, and ARCHITECTURE.md in the repository is their map.
 
 pub mod admission;
 mod api;
@@ -8,9 +12,20 @@ pub mod commit;
 pub mod config;
 mod dispatch;
 pub mod execute;
+pub mod handle;
 pub mod job;
 pub mod proto;
 pub mod serve;
 pub mod store;
 pub mod transition;
 pub mod watch;
+
+/// The README's Rust code is compiled with the other tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+/// And so is the code of the page on embedding.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct Embedding;

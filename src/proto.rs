@@ -3,7 +3,7 @@
 #[expect(
     missing_docs,
     clippy::allow_attributes_without_reason,
-    clippy::wildcard_enum_match_arm,
+    clippy::large_enum_variant,
     clippy::doc_markdown,
     reason = "generated"
 )]

@@ -2,14 +2,15 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-pub use crate::api::ApiError;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -17,14 +18,19 @@ use crate::{
     api::{self, Core},
     clock::Clock,
     commit::{Committer, Committing},
-    config::{KindDefaults, Settings, StoreSettings},
+    config::{
+        KindDefaults, Settings, StoreSettings,
+        names::{self, NameError},
+    },
     dispatch::{Dispatch, Handlers},
     execute::{
         Handler,
+        closures::{ClosureHandler, Closures},
         command::{self, CommandHandler, WaitError},
     },
-    store::{EngineSetup, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
-    watch::{Hub, Reads, TokenIssuer},
+    handle::{self, Handle},
+    store::{EngineSetup, Reads, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+    watch::{Hub, TokenIssuer},
 };
 
 /// All queues together have at most 100,000 slots, each with a claim and a cancel on its way at most.
@@ -33,23 +39,31 @@ const HANDOUTS_MAX: usize = 200_000;
 const COMMANDS_PATIENCE: Duration = Duration::from_secs(30);
 /// Attempts are asked to stop so long before a drain's deadline, or a quarter of the drain if that is shorter.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(5);
-/// How long answers may take to reach their callers once nothing is left to do.
+/// How long answers may take to reach their callers once nothing is left to do,
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// and how long they have even where the deadline has come.
+const FAREWELL_MIN: Duration = Duration::from_millis(250);
 /// The lock that commands of a killed server hold until they are gone.
 const COMMANDS_LOCK: &str = "commands.lock";
+
+/// Puts something around a store before the server uses it.
+type AroundStore = Box<dyn FnOnce(Box<dyn Store>) -> Box<dyn Store> + Send>;
 
 /// A server that is being put together.
 pub struct ServerBuilder {
     settings: Settings,
     clock: Clock,
     command_guard: Option<PathBuf>,
+    around_store: Option<AroundStore>,
     handlers: Vec<(String, KindDefaults, Arc<dyn Handler>)>,
+    listens: bool,
 }
 
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
+    handle: Handle,
     stopper: Stopper,
     running: JoinHandle<Result<(), ServeError>>,
 }
@@ -65,7 +79,7 @@ pub struct Stopper {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address can't be listened on.
-    #[error("can't listen on {address}: {source}")]
+    #[error("can't listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -79,8 +93,16 @@ pub enum ServeError {
     #[error(transparent)]
     Commands(#[from] WaitError),
     /// The program that guards commands is not known.
-    #[error("can't find the program that guards commands: {0}")]
-    CommandGuard(std::io::Error),
+    #[error("can't find the program that guards commands")]
+    CommandGuard(#[source] std::io::Error),
+    /// A handler's kind can't have this name.
+    #[error("the kind {kind:?} can't have a handler")]
+    KindName {
+        /// The name.
+        kind: String,
+        /// What is wrong with it.
+        source: NameError,
+    },
     /// A kind has two handlers.
     #[error("the kind `{0}` has two handlers")]
     KindTwice(String),
@@ -96,13 +118,26 @@ impl Server {
     /// Begins a server with these settings.
     #[must_use]
     pub fn builder(settings: Settings) -> ServerBuilder {
-        ServerBuilder { settings, clock: Clock::System, command_guard: None, handlers: Vec::new() }
+        ServerBuilder {
+            settings,
+            clock: Clock::System,
+            command_guard: None,
+            around_store: None,
+            handlers: Vec::new(),
+            listens: true,
+        }
     }
 
-    /// Where it listens: the port is real even where the settings asked for port 0.
+    /// Where it listens: the port is real even where the settings asked for port 0. `None` where it does not listen.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
+    pub fn local_addr(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// Submits, watches and cancels from this process.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// A handle that stops it.
@@ -121,7 +156,10 @@ impl Server {
 }
 
 impl Stopper {
-    /// Begins the drain; [`Server::finished`] returns at its deadline at the latest.
+    /// Begins the drain: nothing more is started, and running attempts may end. Shortly before the deadline, which is
+    /// [`Settings::drain_timeout`], those that still run see their token cancelled ([`crate::execute::Attempt::cancelled`]);
+    /// at the deadline they are cut off, and their jobs are retried after the restart as far as they have attempts left.
+    /// [`Server::finished`] returns then at the latest.
     pub fn drain(&self) {
         self.drain.cancel();
     }
@@ -141,6 +179,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Binds no port: the server is used through [`Server::handle`] only.
+    #[must_use]
+    pub fn without_listener(mut self) -> Self {
+        self.listens = false;
+        self
+    }
+
     /// Takes the present from another clock.
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
@@ -156,12 +201,23 @@ impl ServerBuilder {
         self
     }
 
+    /// Puts something around the store, such as a count of its batches or a fault in one of them.
+    #[must_use]
+    pub fn around_store(
+        mut self,
+        around: impl FnOnce(Box<dyn Store>) -> Box<dyn Store> + Send + 'static,
+    ) -> Self {
+        self.around_store = Some(Box::new(around));
+        self
+    }
+
     /// Opens the store, puts back what a crash left, and serves.
     ///
     /// # Errors
     /// The first thing that is wrong; nothing listens then.
     pub async fn start(self) -> Result<Server, ServeError> {
-        let (handlers, defaults) = self.handlers()?;
+        let closures = Arc::new(Closures::default());
+        let (handlers, defaults) = self.handlers(&closures)?;
         let setup = EngineSetup {
             now: self.clock.now(),
             seed: rand::random(),
@@ -172,10 +228,17 @@ impl ServerBuilder {
         let store = tokio::task::spawn_blocking(move || open(&settings, setup))
             .await
             .unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))?;
+        let store = match self.around_store {
+            Some(around) => around(store),
+            None => store,
+        };
         let listen = self.settings.listen;
         let listening = |source| ServeError::Listen { address: listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(listening)?;
-        let address = listener.local_addr().map_err(listening)?;
+        let listener = match self.listens {
+            true => Some(TcpListener::bind(listen).await.map_err(listening)?),
+            false => None,
+        };
+        let address = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(listening)?;
 
         let reader = store.reader();
         let queues = Arc::new(Queues::default());
@@ -202,14 +265,26 @@ impl ServerBuilder {
             hub: Arc::clone(&hub),
             issuer,
             clock: self.clock,
+            draining: draining.clone(),
         };
+        let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
+        let handle = Handle::new(handle::Parts {
+            admission: Arc::clone(&core.admission),
+            commit: core.commit.clone(),
+            reads: reads.clone(),
+            hub: Arc::clone(&hub),
+            issuer: Arc::clone(&core.issuer),
+            clock: core.clock.clone(),
+            closures: Arc::clone(&closures),
+            draining: stopper.drain.clone(),
+        });
+        let following = tokio::spawn(handle::follow(Arc::clone(&closures), Arc::clone(&hub), reads.clone()));
         let dispatch = Arc::new(Dispatch::new(handlers, committing.reports.clone(), Arc::clone(&hub), reads));
         let attempts = TaskTracker::new();
         let dispatched = CancellationToken::new();
-        let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
         let farewell = CancellationToken::new();
         let running = Running {
-            serving: tokio::spawn(api::serve(core, listener, farewell.clone())),
+            serving: tokio::spawn(serve(core, listener, farewell.clone())),
             dispatching: tokio::spawn(Arc::clone(&dispatch).run(
                 handouts,
                 attempts.clone(),
@@ -219,19 +294,28 @@ impl ServerBuilder {
             dispatch,
             attempts,
             hub,
+            closures,
+            following,
             draining,
             dispatched,
             farewell,
             stopper: stopper.clone(),
             drain_timeout: self.settings.drain_timeout,
         };
-        Ok(Server { address, stopper, running: tokio::spawn(running.to_the_end()) })
+        Ok(Server { address, handle, stopper, running: tokio::spawn(running.until_the_end()) })
     }
 
     /// What runs each kind, and what its jobs get by default.
-    fn handlers(&self) -> Result<(Handlers, HashMap<String, KindDefaults>), ServeError> {
+    fn handlers(
+        &self,
+        closures: &Arc<Closures>,
+    ) -> Result<(Handlers, HashMap<String, KindDefaults>), ServeError> {
         let mut handlers = Handlers::new();
         let mut defaults = HashMap::new();
+        // Every server runs closures' jobs, if only to say that those of an earlier process are lost.
+        handlers.insert(names::CLOSURE_KIND.into(), Arc::new(ClosureHandler(Arc::clone(closures))));
+        let once = KindDefaults { max_attempts: 1, ..KindDefaults::default() };
+        defaults.insert(names::CLOSURE_KIND.to_owned(), once);
         let lock = match &self.settings.store {
             StoreSettings::Memory => None,
             StoreSettings::Folder(folder) => Some(commands_lock(folder)),
@@ -248,12 +332,29 @@ impl ServerBuilder {
             }
         }
         for (kind, kind_defaults, handler) in &self.handlers {
+            names::check_free_kind_name(kind)
+                .map_err(|source| ServeError::KindName { kind: kind.clone(), source })?;
             if handlers.insert(kind.as_str().into(), Arc::clone(handler)).is_some() {
                 return Err(ServeError::KindTwice(kind.clone()));
             }
             defaults.insert(kind.clone(), *kind_defaults);
         }
         Ok((handlers, defaults))
+    }
+}
+
+/// Serves gRPC until `stopping` is cancelled, or waits for that where there is no port to serve it on.
+async fn serve(
+    core: Core,
+    listener: Option<TcpListener>,
+    stopping: CancellationToken,
+) -> Result<(), ApiError> {
+    match listener {
+        Some(listener) => api::serve(core, listener, stopping).await,
+        None => {
+            stopping.cancelled().await;
+            Ok(())
+        }
     }
 }
 
@@ -281,6 +382,9 @@ struct Running {
     dispatch: Arc<Dispatch>,
     attempts: TaskTracker,
     hub: Arc<Hub>,
+    closures: Arc<Closures>,
+    /// Lets go of closures that are of no use any more.
+    following: JoinHandle<Infallible>,
     /// Nothing more is claimed.
     draining: CancellationToken,
     /// Nothing more is handed out.
@@ -292,7 +396,7 @@ struct Running {
 }
 
 impl Running {
-    async fn to_the_end(mut self) -> Result<(), ServeError> {
+    async fn until_the_end(mut self) -> Result<(), ServeError> {
         let reason = tokio::select! {
             () = self.stopper.drain.cancelled() => Ok(()),
             ended = &mut self.committing.ended => Err(match ended {
@@ -312,28 +416,36 @@ impl Running {
         reason
     }
 
+    /// Ends at the deadline, give or take the moment that a cut takes.
     async fn drain(self) {
         let Running { mut serving, mut dispatching, committing, dispatch, attempts, hub, stopper, .. } = self;
+        let (closures, following) = (self.closures, self.following);
         let Committing { commit, reports, mut ended } = committing;
+        let deadline = tokio::time::sleep(self.drain_timeout).deadline();
+        let stop_at = deadline - STOP_GRACE_MAX.min(self.drain_timeout / 4);
         self.draining.cancel();
         hub.close();
         self.farewell.cancel();
         let force = &stopper.force;
-        let stop_grace = STOP_GRACE_MAX.min(self.drain_timeout / 4);
 
-        // After an empty batch nothing more is claimed; what was claimed before is on its way to dispatch.
-        commit.flush().await;
+        // After an empty batch nothing more is claimed; what was claimed before is on its way to dispatch. A disk that
+        // hangs must not hold up the drain.
+        tokio::select! {
+            () = commit.flush() => {}
+            () = tokio::time::sleep_until(deadline) => {}
+            () = force.cancelled() => {}
+        }
         self.dispatched.cancel();
         let _ = (&mut dispatching).await;
         attempts.close();
         tokio::select! {
             () = attempts.wait() => {}
-            () = tokio::time::sleep(self.drain_timeout.saturating_sub(stop_grace)) => {
+            () = tokio::time::sleep_until(stop_at) => {
                 tracing::info!(attempts = attempts.len(), "asking running attempts to stop");
                 dispatch.stop();
                 tokio::select! {
                     () = attempts.wait() => {}
-                    () = tokio::time::sleep(stop_grace) => {}
+                    () = tokio::time::sleep_until(deadline) => {}
                     () = force.cancelled() => {}
                 }
             }
@@ -347,18 +459,28 @@ impl Running {
         }
         dispatch.cut_off();
         // A handler that never yields can't be cut off; it ends with the process.
-        let _ = tokio::time::timeout(FAREWELL_MAX, attempts.wait()).await;
+        let _ = tokio::time::timeout_at(farewell_until(deadline), attempts.wait()).await;
         let farewell = async {
             let _ = (&mut serving).await;
         };
         tokio::select! {
-            _ = tokio::time::timeout(FAREWELL_MAX, farewell) => {}
+            _ = tokio::time::timeout_at(farewell_until(deadline), farewell) => {}
             () = force.cancelled() => {}
         }
         serving.abort();
+        following.abort();
+        // Handles may outlive the server; what closures own must not.
+        closures.close();
         drop((dispatch, reports));
         commit.end();
-        // Dropping the store ends its checkpoint thread, too; a disk that hangs must not hold up the drain.
-        let _ = tokio::time::timeout(FAREWELL_MAX, &mut ended).await;
+        // Dropping the store ends its checkpoint thread, too.
+        let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
     }
+}
+
+/// When to stop waiting for the last answers: soon, and before the deadline if that leaves them any time.
+fn farewell_until(deadline: Instant) -> Instant {
+    let least = tokio::time::sleep(FAREWELL_MIN).deadline();
+    let most = tokio::time::sleep(FAREWELL_MAX).deadline();
+    deadline.clamp(least, most)
 }

@@ -1,5 +1,7 @@
 //! The rules of a store, one test each, run against every store.
 
+#![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
+
 /// Makes each rule a test of each store.
 macro_rules! both_stores {
     ($($rule:ident),* $(,)?) => {

@@ -3,6 +3,8 @@
 //! `JOBMILL_PROGRAMS=10000` runs more of them than the 500 that every build runs. `JOBMILL_SEED=n` runs the program of
 //! one seed alone: a failure prints it, with the shortest program found that still fails.
 
+#![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
+
 mod store {
     pub(crate) mod build;
     pub(crate) mod subject;

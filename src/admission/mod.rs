@@ -1,6 +1,7 @@
 //! May this job enter? What can be said before the committer decides: the queue is there, and something runs the kind.
 
 mod queues;
+pub(crate) mod rules;
 pub(crate) mod waiters;
 
 use std::{
@@ -12,10 +13,11 @@ use std::{
 use bytes::Bytes;
 
 pub use queues::{QueueEntry, Queues};
+pub use rules::FieldFault;
 
 use crate::{
     clock::Timestamp,
-    config::KindDefaults,
+    config::{KindDefaults, names},
     job::{Extras, RetryPolicy},
     store::NewJob,
 };
@@ -43,6 +45,8 @@ pub struct JobDraft {
     pub attempt_timeout: Option<Duration>,
     /// Not to be run before this instant.
     pub run_time: Option<Timestamp>,
+    /// Names the closure of this process that runs the job; empty for all others.
+    pub closure: String,
 }
 
 /// Why a job can't enter, whatever room there is.
@@ -133,6 +137,7 @@ impl Admission {
             payload_type: draft.payload_type,
             request_id: request_id.to_owned(),
             traceparent: traceparent.to_owned(),
+            closure: draft.closure,
         };
         let job = NewJob {
             queue: Arc::clone(queue.name()),
@@ -150,10 +155,11 @@ impl Admission {
 
     fn known_kinds(&self) -> String {
         const SHOWN_MAX: usize = 10;
-        if self.kinds.is_empty() {
+        let mut names: Vec<&str> = self.kinds.keys().map(AsRef::as_ref).collect();
+        names.retain(|name| !names::is_reserved_kind(name));
+        if names.is_empty() {
             return "none".to_owned();
         }
-        let mut names: Vec<&str> = self.kinds.keys().map(AsRef::as_ref).collect();
         names.sort_unstable();
         let more = names.len().saturating_sub(SHOWN_MAX);
         names.truncate(SHOWN_MAX);

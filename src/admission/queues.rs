@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::RwLock;
 
-use crate::store::QueueInfo;
+use crate::{clock::Timestamp, config::WhenFull, store::QueueInfo};
 
 /// The queues that exist now. The committer keeps it up to date after each commit that changes one.
 #[derive(Debug, Default)]
@@ -40,10 +40,29 @@ impl QueueEntry {
         &self.info
     }
 
-    /// How many submissions wait for room in it.
+    /// How many callers wait for room in it.
     #[must_use]
     pub fn waiters(&self) -> u64 {
         self.waiters.load(Ordering::Relaxed)
+    }
+
+    /// Until when a submission waits for room, if it does. A caller's own `when_full` goes before the queue's; a
+    /// caller's `deadline` only shortens the wait.
+    #[must_use]
+    pub fn patience(
+        &self,
+        now: Timestamp,
+        when_full: Option<WhenFull>,
+        deadline: Option<Timestamp>,
+    ) -> Option<Timestamp> {
+        let settings = &self.info.settings;
+        match when_full.unwrap_or(settings.when_full) {
+            WhenFull::Reject => None,
+            WhenFull::Wait => {
+                let until = now.after(settings.max_wait);
+                Some(deadline.map_or(until, |deadline| until.min(deadline)))
+            }
+        }
     }
 
     pub(crate) fn set_waiters(&self, waiters: usize) {

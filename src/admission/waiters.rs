@@ -10,19 +10,52 @@ use crate::{clock::Timestamp, store::Offer};
 /// All waiting submissions together may hold so many bytes.
 const BYTES_MAX: u64 = 256 << 20;
 
+/// Whoever submits: a call. A stream has many submissions on their way, and waits as one all the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Caller(pub(crate) u64);
+
 /// A submission that waits for room.
 #[derive(Debug)]
 pub(crate) struct Waiter<R> {
     pub(crate) offer: Offer,
     pub(crate) until: Timestamp,
+    pub(crate) caller: Caller,
     pub(crate) reply: R,
 }
 
 /// The lines of waiting submissions, first come first served within a queue.
 #[derive(Debug)]
 pub(crate) struct Waiters<R> {
-    lines: HashMap<Arc<str>, VecDeque<Waiter<R>>>,
+    lines: HashMap<Arc<str>, Line<R>>,
     bytes: u64,
+}
+
+/// A line, and how often each caller stands in it.
+#[derive(Debug)]
+struct Line<R> {
+    waiters: VecDeque<Waiter<R>>,
+    callers: HashMap<Caller, usize>,
+}
+
+impl<R> Default for Line<R> {
+    fn default() -> Self {
+        Line { waiters: VecDeque::new(), callers: HashMap::new() }
+    }
+}
+
+impl<R> Line<R> {
+    fn comes(&mut self, caller: Caller) {
+        *self.callers.entry(caller).or_default() += 1;
+    }
+
+    fn goes(&mut self, caller: Caller) {
+        if let Some(times) = self.callers.get_mut(&caller) {
+            *times -= 1;
+            if *times == 0 {
+                self.callers.remove(&caller);
+            }
+        }
+    }
 }
 
 impl<R> Default for Waiters<R> {
@@ -32,9 +65,9 @@ impl<R> Default for Waiters<R> {
 }
 
 impl<R> Waiters<R> {
-    /// How many wait for room in the queue.
+    /// How many callers wait for room in the queue.
     pub(crate) fn len(&self, queue: &str) -> usize {
-        self.lines.get(queue).map_or(0, VecDeque::len)
+        self.lines.get(queue).map_or(0, |line| line.callers.len())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -48,18 +81,20 @@ impl<R> Waiters<R> {
         queues
     }
 
-    /// Puts a submission at the end of its queue's line, or gives it back where too many wait.
+    /// Puts a submission at the end of its queue's line, or gives it back where too many callers wait.
     pub(crate) fn park(&mut self, queue: &Arc<str>, max: usize, waiter: Waiter<R>) -> Result<(), Waiter<R>> {
         let bytes = bytes(&waiter.offer);
         let line = self.lines.entry(Arc::clone(queue)).or_default();
-        if line.len() >= max || self.bytes + bytes > BYTES_MAX {
-            if line.is_empty() {
+        let too_many = line.callers.len() >= max && !line.callers.contains_key(&waiter.caller);
+        if too_many || self.bytes + bytes > BYTES_MAX {
+            if line.waiters.is_empty() {
                 self.lines.remove(queue);
             }
             return Err(waiter);
         }
         self.bytes += bytes;
-        line.push_back(waiter);
+        line.comes(waiter.caller);
+        line.waiters.push_back(waiter);
         Ok(())
     }
 
@@ -68,8 +103,9 @@ impl<R> Waiters<R> {
         let Some(line) = self.lines.get_mut(queue) else {
             return Vec::new();
         };
-        let taken: Vec<_> = line.drain(..max.min(line.len())).collect();
-        if line.is_empty() {
+        let taken: Vec<_> = line.waiters.drain(..max.min(line.waiters.len())).collect();
+        taken.iter().for_each(|waiter| line.goes(waiter.caller));
+        if line.waiters.is_empty() {
             self.lines.remove(queue);
         }
         self.bytes -= taken.iter().map(|waiter| bytes(&waiter.offer)).sum::<u64>();
@@ -84,7 +120,8 @@ impl<R> Waiters<R> {
         self.bytes += waiters.iter().map(|waiter| bytes(&waiter.offer)).sum::<u64>();
         let line = self.lines.entry(Arc::clone(queue)).or_default();
         for waiter in waiters.into_iter().rev() {
-            line.push_front(waiter);
+            line.comes(waiter.caller);
+            line.waiters.push_front(waiter);
         }
     }
 
@@ -93,24 +130,25 @@ impl<R> Waiters<R> {
         let mut removed = Vec::new();
         self.lines.retain(|queue, line| {
             let mut index = 0;
-            while let Some(waiter) = line.get(index) {
+            while let Some(waiter) = line.waiters.get(index) {
                 if over(waiter) {
-                    if let Some(waiter) = line.remove(index) {
+                    if let Some(waiter) = line.waiters.remove(index) {
                         self.bytes -= bytes(&waiter.offer);
+                        line.goes(waiter.caller);
                         removed.push((Arc::clone(queue), waiter));
                     }
                 } else {
                     index += 1;
                 }
             }
-            !line.is_empty()
+            !line.waiters.is_empty()
         });
         removed
     }
 
     /// When the first one's patience ends.
     pub(crate) fn next_until(&self) -> Option<Timestamp> {
-        self.lines.values().flatten().map(|waiter| waiter.until).min()
+        self.lines.values().flat_map(|line| &line.waiters).map(|waiter| waiter.until).min()
     }
 }
 
@@ -124,7 +162,8 @@ mod tests {
 
     fn waiter(name: u32, until: i64) -> Waiter<u32> {
         let offer = Offer { request: None, jobs: Vec::new(), behind_waiters: false };
-        Waiter { offer, until: Timestamp::from_micros(until), reply: name }
+        let caller = Caller(name.into());
+        Waiter { offer, until: Timestamp::from_micros(until), caller, reply: name }
     }
 
     fn names(waiters: &[Waiter<u32>]) -> Vec<u32> {
@@ -149,6 +188,22 @@ mod tests {
         let (mut waiters, queue) = (Waiters::default(), Arc::from("mail"));
         waiters.park(&queue, 1, waiter(1, 0)).unwrap();
         assert_eq!(waiters.park(&queue, 1, waiter(2, 0)).unwrap_err().reply, 2);
+        assert_eq!(waiters.len("mail"), 1);
+    }
+
+    #[test]
+    fn a_stream_waits_as_one_caller_however_many_of_its_items_wait() {
+        let (mut waiters, queue) = (Waiters::default(), Arc::from("mail"));
+        for name in 1..=3 {
+            waiters.park(&queue, 2, Waiter { caller: Caller(7), ..waiter(name, 0) }).unwrap();
+        }
+        waiters.park(&queue, 2, waiter(4, 0)).unwrap();
+        assert_eq!(waiters.len("mail"), 2);
+        assert_eq!(waiters.park(&queue, 2, waiter(5, 0)).unwrap_err().reply, 5);
+        let taken = waiters.take("mail", 2);
+        assert_eq!(waiters.len("mail"), 2, "one of the stream's is still there");
+        waiters.put_back(&queue, taken);
+        waiters.remove(|waiter| waiter.caller == Caller(7));
         assert_eq!(waiters.len("mail"), 1);
     }
 

@@ -18,20 +18,26 @@ use crate::{
 const DOMAIN: &str = "jobmill";
 /// When to come back to a full queue.
 const RETRY_FULL_AFTER: Duration = Duration::from_secs(1);
-/// All faults of a request are told, up to so many.
-const FAULTS_MAX: usize = 16;
+/// All faults of a request are told, until they take so many bytes; the others are counted.
+const FAULTS_BYTES: usize = 2_048;
+const MESSAGE_MAX_BYTES: usize = 1_024;
 
 /// What is wrong with a request, field by field.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     found: Vec<FieldViolation>,
+    bytes: usize,
     more: usize,
 }
 
 impl Faults {
     pub(super) fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        if self.found.len() < FAULTS_MAX {
-            self.found.push(FieldViolation::new(field, description));
+        let fault = FieldViolation::new(field, description);
+        let bytes = fault.field.len() + fault.description.len();
+        // Whoever comes after one that was left out is left out too, so that what is told is the beginning.
+        if self.more == 0 && self.bytes + bytes <= FAULTS_BYTES {
+            self.bytes += bytes;
+            self.found.push(fault);
         } else {
             self.more += 1;
         }
@@ -44,13 +50,12 @@ impl Faults {
         }
         let told: Vec<_> =
             self.found.iter().map(|fault| format!("{}: {}", fault.field, fault.description)).collect();
-        let mut message = told.join("; ");
-        if self.more > 0 {
-            message = format!("{message}; and {} more", self.more);
-        }
+        let told = told.join("; ");
+        let more = if self.more > 0 { format!("; and {} more", self.more) } else { String::new() };
+        let message = format!("{}{more}", crate::execute::cut(&told, MESSAGE_MAX_BYTES - more.len()));
         let mut details = ErrorDetails::with_bad_request(self.found);
         details.set_error_info("INVALID_REQUEST", DOMAIN, std::collections::HashMap::new());
-        Err(Status::with_error_details(Code::InvalidArgument, shortened(&message), details))
+        Err(Status::with_error_details(Code::InvalidArgument, message, details))
     }
 }
 
@@ -66,7 +71,6 @@ fn status(
 }
 
 fn shortened(message: &str) -> &str {
-    const MESSAGE_MAX_BYTES: usize = 1_024;
     crate::execute::cut(message, MESSAGE_MAX_BYTES)
 }
 
@@ -100,15 +104,34 @@ pub(super) fn queue_full(full: &QueueFull, too_many_waiters: bool) -> Status {
     })
 }
 
-impl From<AdmissionError> for Status {
-    fn from(error: AdmissionError) -> Self {
-        match &error {
-            AdmissionError::QueueNotFound(queue) => {
-                status(Code::NotFound, "QUEUE_NOT_FOUND", &error, resource("queue", queue))
-            }
-            AdmissionError::UnknownKind { kind, .. } => {
-                status(Code::NotFound, "UNKNOWN_KIND", &error, resource("kind", kind))
-            }
+pub(super) fn credit_exceeded(items: usize, credit: usize) -> Status {
+    let message = format!(
+        "a message has {items} items, and the client has {credit} credits left: send no more items than the server's \
+         responses grant"
+    );
+    status(Code::FailedPrecondition, "CREDIT_EXCEEDED", &message, |details| {
+        details.add_precondition_failure_violation("CREDIT", "items", message.clone());
+    })
+}
+
+/// For an item of a stream that waited for room: unlike [`Stopped`], it is certain that nothing was changed.
+pub(super) fn stopped_waiting() -> Status {
+    let message = "the server stops, and the submission still waited for room: send it again later";
+    status(Code::Unavailable, "STOPPING", message, |_| {})
+}
+
+/// Why a job can't enter; `field` says which one of a batch.
+pub(super) fn not_admitted(error: &AdmissionError, field: Option<String>) -> Status {
+    let message = match field {
+        Some(field) => format!("{field}: {error}"),
+        None => error.to_string(),
+    };
+    match error {
+        AdmissionError::QueueNotFound(queue) => {
+            status(Code::NotFound, "QUEUE_NOT_FOUND", message, resource("queue", queue))
+        }
+        AdmissionError::UnknownKind { kind, .. } => {
+            status(Code::NotFound, "UNKNOWN_KIND", message, resource("kind", kind))
         }
     }
 }
@@ -183,7 +206,7 @@ impl From<Stopped> for Status {
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
         // The error may name files; callers are told that it happened, the log tells what.
-        tracing::error!(%error, "the store failed");
+        tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
         status(Code::Internal, "STORE_FAILED", "the store failed: the server's log has the reason", |_| {})
     }
 }

@@ -6,33 +6,30 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Core, convert, errors, traceparent,
+    Core, ENOUGH_BYTES, convert, errors, submit_stream, traceparent,
     validate::{BATCH_MAX, Validator, request},
     watch_stream::{self, WatchRequest},
 };
 use crate::{
-    admission::{JobDraft, QueueEntry},
+    admission::JobDraft,
     clock::Timestamp,
     commit::{ControlAnswer, SubmitAnswer, position_of},
     config::WhenFull,
     job::{Job, JobId},
     proto::v1::{self, job_queue_server::JobQueue},
     store::{Control, ControlDone, Offer, Page, RequestId, Scan, ScanOrder, StoreError},
-    watch::{Detail, ResumeToken},
+    watch::ResumeToken,
 };
 
 /// A list call looks at so many jobs in one read,
 const SCAN_BUDGET: usize = 10_000;
 /// and at so many in all before it returns a short page.
 const LIST_BUDGET: usize = 100_000;
-/// A message ends once it has so many bytes: with one more job, of 2 MiB at most, it still fits into the 4 MiB that
-/// clients read by default.
-pub(super) const ENOUGH_BYTES: usize = 3 << 19;
 
 /// The JobQueue service.
 #[derive(Clone)]
 pub(crate) struct JobQueueApi {
-    core: Core,
+    pub(super) core: Core,
 }
 
 impl JobQueueApi {
@@ -52,12 +49,16 @@ impl JobQueueApi {
     ) -> Result<SubmitAnswer, Status> {
         let mut jobs = Vec::with_capacity(drafts.len());
         let mut queue = None;
-        for draft in drafts {
-            let (job, its_queue) = self.core.admission.admit(draft, request_id, traceparent)?;
+        let is_batch = drafts.len() > 1;
+        for (index, draft) in drafts.into_iter().enumerate() {
+            let (job, its_queue) =
+                self.core.admission.admit(draft, request_id, traceparent).map_err(|error| {
+                    errors::not_admitted(&error, is_batch.then(|| format!("jobs[{index}]")))
+                })?;
             queue.get_or_insert(its_queue);
             jobs.push(job);
         }
-        let wait = queue.and_then(|queue| self.patience(&queue, when_full, deadline));
+        let wait = queue.and_then(|queue| queue.patience(self.core.clock.now(), when_full, deadline));
         let offer = Offer { request, jobs, behind_waiters: false };
         match self.core.commit.submit(offer, wait).await? {
             SubmitAnswer::Full { full, too_many_waiters } => Err(errors::queue_full(&full, too_many_waiters)),
@@ -66,32 +67,16 @@ impl JobQueueApi {
         }
     }
 
-    /// Until when a submission waits for room.
-    fn patience(
-        &self,
-        queue: &QueueEntry,
-        when_full: Option<WhenFull>,
-        deadline: Option<Timestamp>,
-    ) -> Option<Timestamp> {
-        let settings = &queue.info().settings;
-        match when_full.unwrap_or(settings.when_full) {
-            WhenFull::Reject => None,
-            WhenFull::Wait => {
-                let until = self.core.clock.now().after(settings.max_wait);
-                Some(deadline.map_or(until, |deadline| until.min(deadline)))
-            }
-        }
-    }
-
+    /// Submits one job. `validator` has the faults of what else the request says.
     async fn submit_one(
         &self,
+        mut validator: Validator,
         metadata: &tonic::metadata::MetadataMap,
         deadline: Option<Timestamp>,
         job: Option<v1::JobSpec>,
         request_id: &str,
         when_full: i32,
     ) -> Result<(Arc<Job>, bool), Status> {
-        let mut validator = Validator::new(self.core.clock.now());
         let draft = validator.job_spec("job", job);
         validator.request_id(request_id);
         let when_full = validator.when_full("when_full", when_full);
@@ -163,8 +148,10 @@ impl JobQueue for JobQueueApi {
     async fn submit(&self, call: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let deadline = self.core.deadline(&call);
         let (metadata, _, body) = call.into_parts();
-        let (job, created) =
-            self.submit_one(&metadata, deadline, body.job, &body.request_id, body.when_full).await?;
+        let validator = Validator::new(self.core.clock.now());
+        let (job, created) = self
+            .submit_one(validator, &metadata, deadline, body.job, &body.request_id, body.when_full)
+            .await?;
         Ok(Response::new(self.submit_response(&job, created)))
     }
 
@@ -213,6 +200,15 @@ impl JobQueue for JobQueueApi {
         Ok(Response::new(v1::SubmitBatchResponse { ids, resume_token, created }))
     }
 
+    type SubmitStreamStream = ResponseStream<v1::SubmitStreamResponse>;
+
+    async fn submit_stream(
+        &self,
+        call: Request<tonic::Streaming<v1::SubmitStreamRequest>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        Ok(Response::new(Box::pin(submit_stream::start(self.clone(), call))))
+    }
+
     type SubmitAndWatchStream = ResponseStream<v1::SubmitAndWatchResponse>;
 
     async fn submit_and_watch(
@@ -224,17 +220,22 @@ impl JobQueue for JobQueueApi {
         let deadline = self.core.deadline(&call);
         let (metadata, _, body) = call.into_parts();
         let mut validator = Validator::new(self.core.clock.now());
-        let detail = detail(&mut validator, body.detail);
+        let detail = validator.detail(body.detail);
         let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
-        validator.finish()?;
-        let (job, created) =
-            self.submit_one(&metadata, deadline, body.job, &body.request_id, body.when_full).await?;
+        let (job, created) = self
+            .submit_one(validator, &metadata, deadline, body.job, &body.request_id, body.when_full)
+            .await?;
         let submitted = self.submit_response(&job, created);
         let watch = WatchRequest::Ids {
             ids: vec![job.id],
             detail,
             output: body.output,
-            resume: Some(ResumeToken { watched: [0; 8], position: job.position, snapshot: None }),
+            // A repeat starts with the job as it is now: the caller may have missed its end.
+            resume: created.then_some(ResumeToken {
+                watched: [0; 8],
+                position: job.position,
+                snapshot: None,
+            }),
         };
         let first = tokio_stream::once(Ok(Message::Submitted(submitted)));
         let status = watch_stream::start(&self.core, watch, view).map(|message| message.map(Message::Status));
@@ -296,14 +297,14 @@ impl JobQueue for JobQueueApi {
         let filter = validator.filter(body.filter);
         let page_size = validator.page_size(body.page_size);
         let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
-        let tag = crate::watch::FilterWatch::watched(&filter);
+        let tag = self.core.issuer.page_tag(&filter);
         let mut before = None;
         if !body.page_token.is_empty() {
             match page_token::read(&body.page_token, tag) {
                 Some(id) => before = Some(id),
                 None => validator.fault(
                     "page_token",
-                    "is not the next_page_token of a page with this filter: start again without it",
+                    "is not the next_page_token of a page of this store with this filter: start again without it",
                 ),
             }
         }
@@ -421,13 +422,6 @@ impl JobQueueApi {
     }
 }
 
-pub(super) fn detail(validator: &mut Validator, number: i32) -> Detail {
-    match validator.known("detail", number) {
-        v1::WatchDetail::Unspecified | v1::WatchDetail::Latest => Detail::Latest,
-        v1::WatchDetail::EveryTransition => Detail::EveryTransition,
-    }
-}
-
 fn view(validator: &mut Validator, field: &str, number: i32, default: v1::JobView) -> v1::JobView {
     match validator.known(field, number) {
         v1::JobView::Unspecified => default,
@@ -435,17 +429,17 @@ fn view(validator: &mut Validator, field: &str, number: i32, default: v1::JobVie
     }
 }
 
-/// Page tokens: where the next page starts, for one filter only.
+/// Page tokens: where the next page starts, for one filter of one store only.
 mod page_token {
     use crate::job::JobId;
 
-    pub(super) fn issue(next: JobId, filter: [u8; 8]) -> String {
-        format!("{next}{:016x}", u64::from_le_bytes(filter))
+    pub(super) fn issue(next: JobId, tag: [u8; 8]) -> String {
+        format!("{next}{:016x}", u64::from_le_bytes(tag))
     }
 
-    pub(super) fn read(token: &str, filter: [u8; 8]) -> Option<JobId> {
-        let (id, tag) = token.split_at_checked(13)?;
-        (tag == format!("{:016x}", u64::from_le_bytes(filter))).then_some(())?;
+    pub(super) fn read(token: &str, tag: [u8; 8]) -> Option<JobId> {
+        let (id, its_tag) = token.split_at_checked(13)?;
+        (its_tag == format!("{:016x}", u64::from_le_bytes(tag))).then_some(())?;
         id.parse().ok()
     }
 }

@@ -5,6 +5,7 @@ mod errors;
 mod job_queue;
 mod queue_service;
 mod server;
+mod submit_stream;
 mod validate;
 mod watch_stream;
 
@@ -12,19 +13,25 @@ use std::sync::Arc;
 
 use job_queue::JobQueueApi;
 use queue_service::QueueServiceApi;
-pub use server::ApiError;
 pub(crate) use server::serve;
+pub use server::{ApiError, incoming, server};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, metadata::MetadataMap};
 
 use crate::{
     admission::Admission,
     clock::{Clock, Timestamp},
     commit::Commit,
-    watch::{Hub, Reads, TokenIssuer},
+    store::Reads,
+    watch::{Hub, TokenIssuer},
 };
 
 /// The longest gRPC message that is read: 4 MiB.
 pub(crate) const MESSAGE_MAX_BYTES: usize = 4 << 20;
+
+/// A message ends once it has so many bytes: with one more job, of 2 MiB at most, it still fits into the 4 MiB that
+/// clients read by default.
+const ENOUGH_BYTES: usize = 3 << 19;
 
 /// What calls work with.
 #[derive(Clone)]
@@ -35,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) hub: Arc<Hub>,
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
+    /// Once cancelled, the server stops: streams end.
+    pub(crate) draining: CancellationToken,
 }
 
 impl Core {

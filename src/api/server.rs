@@ -27,8 +27,26 @@ const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why the server could not go on.
 #[derive(Debug, thiserror::Error)]
-#[error("the gRPC server failed: {0}")]
+#[error("the gRPC server failed")]
 pub struct ApiError(#[from] tonic::transport::Error);
+
+/// A gRPC server with the settings that Jobmill's own has, so that one which does nothing can be compared with it.
+#[must_use]
+pub fn server() -> Server {
+    Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(FAULTY_RESETS_MAX))
+        .http2_max_header_list_size(HEADERS_MAX_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+        .http2_keepalive_timeout(Some(KEEPALIVE_PATIENCE))
+}
+
+/// The connections of a listener, as Jobmill's own server takes them.
+#[must_use]
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
 
 /// Serves until `stopping` is cancelled, then until open calls have ended.
 pub(crate) async fn serve(
@@ -49,22 +67,12 @@ pub(crate) async fn serve(
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
     let queues =
         QueueServiceServer::new(QueueServiceApi::new(core)).max_decoding_message_size(MESSAGE_MAX_BYTES);
-    let mut router = Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
-        .http2_max_local_error_reset_streams(Some(FAULTY_RESETS_MAX))
-        .http2_max_header_list_size(HEADERS_MAX_BYTES)
-        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
-        .http2_keepalive_timeout(Some(KEEPALIVE_PATIENCE))
-        .add_service(jobs)
-        .add_service(queues)
-        .add_service(health);
+    let mut router = server().add_service(jobs).add_service(queues).add_service(health);
     // Built from what was compiled in: it can't be wrong at run time unless the build is.
     if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
         router = router.add_service(v1).add_service(v1alpha);
     }
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let serving = router.serve_with_incoming_shutdown(incoming, async move {
+    let serving = router.serve_with_incoming_shutdown(incoming(listener), async move {
         stopping.cancelled().await;
         reporter.set_not_serving::<JobQueueServer<JobQueueApi>>().await;
         reporter.set_not_serving::<QueueServiceServer<QueueServiceApi>>().await;

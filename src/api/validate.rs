@@ -5,23 +5,20 @@ use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Durati
 use tonic::Status;
 
 use super::errors::Faults;
+pub(super) use crate::admission::rules::request;
 use crate::{
-    admission::JobDraft,
+    admission::{
+        JobDraft,
+        rules::{self, Verdict, shown},
+    },
     clock::Timestamp,
     config::{self, QueueSettings, limits, names},
     job::{JobId, RetryPolicy, StateName},
     proto::v1,
-    store::{JobFilter, RequestId},
+    store::JobFilter,
+    watch::Detail,
 };
 
-const PAYLOAD_MAX_BYTES: usize = 1 << 20;
-const PAYLOAD_TYPE_MAX_BYTES: usize = 128;
-const LABELS_MAX: usize = 32;
-const LABEL_KEY_MAX_BYTES: usize = 63;
-const LABEL_VALUE_MAX_BYTES: usize = 256;
-const PRIORITY: RangeInclusive<i32> = -100..=100;
-const REQUEST_ID_MAX_BYTES: usize = 128;
-const RUN_TIME_MAX_AHEAD: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 const FILTER_KINDS_MAX: usize = 32;
 const FILTER_STATES_MAX: usize = 16;
 /// A batch has at most so many jobs.
@@ -50,6 +47,12 @@ impl Validator {
         self.faults.add(field, description);
     }
 
+    fn hold(&mut self, field: impl Into<String>, verdict: Verdict) {
+        if let Err(problem) = verdict {
+            self.fault(field, problem);
+        }
+    }
+
     pub(super) fn job_spec(&mut self, field: &str, spec: Option<v1::JobSpec>) -> JobDraft {
         let Some(spec) = spec else {
             self.fault(field, "is required");
@@ -57,43 +60,20 @@ impl Validator {
         };
         let at = |name: &str| format!("{field}.{name}");
         self.queue_name(&at("queue"), &spec.queue);
-        if let Err(error) = names::check_kind_name(&spec.kind) {
-            self.fault(at("kind"), error.to_string());
-        }
-        if spec.payload.len() > PAYLOAD_MAX_BYTES {
-            let message = format!(
-                "has {} bytes; at most {PAYLOAD_MAX_BYTES} are allowed: store large input elsewhere and send a \
-                 reference to it",
-                spec.payload.len()
-            );
-            self.fault(at("payload"), message);
-        }
-        let type_ok = spec.payload_type.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-        if spec.payload_type.len() > PAYLOAD_TYPE_MAX_BYTES || !type_ok {
-            let message = format!("must be at most {PAYLOAD_TYPE_MAX_BYTES} visible ASCII characters");
-            self.fault(at("payload_type"), message);
-        }
+        self.hold(at("kind"), rules::kind(&spec.kind));
+        self.hold(at("payload"), rules::payload(&spec.payload));
+        self.hold(at("payload_type"), rules::payload_type(&spec.payload_type));
         self.labels(&at("labels"), &spec.labels);
-        if !PRIORITY.contains(&spec.priority) {
-            self.fault(at("priority"), format!("is {}; it must be from -100 to 100", spec.priority));
-        }
-        let max_attempts = match u32::try_from(spec.max_attempts) {
-            Ok(0) => None,
-            Ok(attempts) if limits::MAX_ATTEMPTS.contains(&attempts) => Some(attempts),
-            Ok(_) | Err(_) => {
-                let message =
-                    format!("is {}; it must be from 1 to 1000, or 0 for the default", spec.max_attempts);
-                self.fault(at("max_attempts"), message);
-                None
-            }
-        };
+        self.hold(at("priority"), rules::priority(spec.priority));
+        self.hold(at("max_attempts"), rules::max_attempts(i64::from(spec.max_attempts)));
+        let max_attempts = u32::try_from(spec.max_attempts).ok().filter(|attempts| *attempts > 0);
         let retry = spec.retry_policy.map(|policy| self.retry_policy(&at("retry_policy"), &policy));
         let attempt_timeout = spec
             .attempt_timeout
             .and_then(|timeout| self.duration(&at("attempt_timeout"), &timeout, &limits::ATTEMPT_TIMEOUT));
         let run_time = spec.run_time.and_then(|time| self.timestamp(&at("run_time"), &time));
-        if run_time.is_some_and(|time| time > self.now.after(RUN_TIME_MAX_AHEAD)) {
-            self.fault(at("run_time"), "is more than 10 years ahead");
+        if let Some(time) = run_time {
+            self.hold(at("run_time"), rules::run_time(time, self.now));
         }
         JobDraft {
             queue: spec.queue,
@@ -106,6 +86,7 @@ impl Validator {
             retry,
             attempt_timeout,
             run_time,
+            closure: String::new(),
         }
     }
 
@@ -118,49 +99,22 @@ impl Validator {
         };
         let initial_delay = delay("initial_delay", policy.initial_delay, default.initial_delay);
         let max_delay = delay("max_delay", policy.max_delay, default.max_delay.max(initial_delay));
-        if max_delay < initial_delay {
-            self.fault(format!("{field}.max_delay"), "is shorter than initial_delay");
-        }
         let multiplier = if policy.multiplier == 0.0 { default.multiplier } else { policy.multiplier };
-        self.number(&format!("{field}.multiplier"), multiplier, &limits::RETRY_MULTIPLIER);
         let jitter = policy.jitter.unwrap_or(default.jitter);
-        self.number(&format!("{field}.jitter"), jitter, &limits::RETRY_JITTER);
-        RetryPolicy { initial_delay, max_delay, multiplier, jitter }
-    }
-
-    fn number(&mut self, field: &str, value: f64, allowed: &RangeInclusive<f64>) {
-        // NaN is in no range.
-        if !allowed.contains(&value) {
-            self.fault(
-                field,
-                format!("is {value}; it must be from {} to {}", allowed.start(), allowed.end()),
-            );
+        let policy = RetryPolicy { initial_delay, max_delay, multiplier, jitter };
+        for (part, problem) in rules::retry_policy(&policy) {
+            self.fault(format!("{field}.{part}"), problem);
         }
+        policy
     }
 
     pub(super) fn queue_name(&mut self, field: &str, name: &str) {
-        if let Err(error) = names::check_queue_name(name) {
-            self.fault(field, error.to_string());
-        }
+        self.hold(field, rules::queue(name));
     }
 
     fn labels(&mut self, field: &str, labels: &BTreeMap<String, String>) {
-        if labels.len() > LABELS_MAX {
-            self.fault(field, format!("has {} entries; at most {LABELS_MAX} are allowed", labels.len()));
-            return;
-        }
-        for (key, value) in labels {
-            let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/');
-            if key.is_empty() || key.len() > LABEL_KEY_MAX_BYTES || !key.bytes().all(allowed) {
-                let shown = shown(key);
-                let message = format!("the key {shown} must be 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`");
-                self.fault(field, message);
-            }
-            if value.len() > LABEL_VALUE_MAX_BYTES {
-                let message =
-                    format!("the value of {} has {} bytes; at most 256 are allowed", shown(key), value.len());
-                self.fault(field, message);
-            }
+        for problem in rules::labels(labels) {
+            self.fault(field, problem);
         }
     }
 
@@ -171,11 +125,7 @@ impl Validator {
         value: &prost_types::Duration,
         allowed: &RangeInclusive<Duration>,
     ) -> Option<Duration> {
-        let limits = format!(
-            "it must be from {} to {}",
-            shown_duration(allowed.start()),
-            shown_duration(allowed.end())
-        );
+        let limits = rules::duration_limits(allowed);
         if !(-999_999_999..=999_999_999).contains(&value.nanos)
             || (value.seconds > 0 && value.nanos < 0)
             || (value.seconds < 0 && value.nanos > 0)
@@ -191,11 +141,10 @@ impl Validator {
             return None;
         };
         let duration = Duration::new(seconds, nanos);
-        if !allowed.contains(&duration) {
-            self.fault(field, format!("is {}; {limits}", shown_duration(&duration)));
-            return None;
-        }
-        Some(duration)
+        let verdict = rules::duration(duration, allowed);
+        let fits = verdict.is_ok();
+        self.hold(field, verdict);
+        fits.then_some(duration)
     }
 
     /// An instant between the years 1 and 9999.
@@ -212,10 +161,7 @@ impl Validator {
     }
 
     pub(super) fn request_id(&mut self, text: &str) {
-        if text.len() > REQUEST_ID_MAX_BYTES || text.chars().any(char::is_control) {
-            let message = format!("must be at most {REQUEST_ID_MAX_BYTES} bytes without control characters");
-            self.fault("request_id", message);
-        }
+        self.hold("request_id", rules::request_id(text));
     }
 
     pub(super) fn job_id(&mut self, field: &str, text: &str) -> JobId {
@@ -360,6 +306,13 @@ impl Validator {
         }
     }
 
+    pub(super) fn detail(&mut self, number: i32) -> Detail {
+        match self.known("detail", number) {
+            v1::WatchDetail::Unspecified | v1::WatchDetail::Latest => Detail::Latest,
+            v1::WatchDetail::EveryTransition => Detail::EveryTransition,
+        }
+    }
+
     pub(super) fn when_full(&mut self, field: &str, number: i32) -> Option<config::WhenFull> {
         match self.known(field, number) {
             v1::WhenFull::Unspecified => None,
@@ -367,38 +320,4 @@ impl Validator {
             v1::WhenFull::Reject => Some(config::WhenFull::Reject),
         }
     }
-}
-
-/// A client's text, short enough and safe to be shown in a message.
-fn shown(text: &str) -> String {
-    const SHOWN_MAX_BYTES: usize = 64;
-    let cut = crate::execute::cut(text, SHOWN_MAX_BYTES);
-    if cut.len() < text.len() { format!("{cut:?}…") } else { format!("{cut:?}") }
-}
-
-fn shown_duration(duration: &Duration) -> String {
-    humantime::format_duration(*duration).to_string()
-}
-
-/// The key and digest of a request that may be repeated. The digest is of what the client said, not of the defaults,
-/// so that a repeat is known again after the defaults have changed.
-pub(super) fn request(request_id: &str, operation: &str, jobs: &[JobDraft]) -> Option<RequestId> {
-    if request_id.is_empty() {
-        return None;
-    }
-    let mut parts: Vec<Vec<u8>> = vec![operation.as_bytes().to_vec()];
-    for job in jobs {
-        parts.push(job.queue.as_bytes().to_vec());
-        parts.push(job.kind.as_bytes().to_vec());
-        parts.push(job.payload.to_vec());
-        parts.push(job.payload_type.as_bytes().to_vec());
-        for (key, value) in &job.labels {
-            parts.push(key.as_bytes().to_vec());
-            parts.push(value.as_bytes().to_vec());
-        }
-        let rest = (job.priority, job.max_attempts, job.retry, job.attempt_timeout, job.run_time);
-        parts.push(format!("{rest:?}").into_bytes());
-    }
-    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-    Some(RequestId { key: RequestId::key_of(request_id), digest: RequestId::hash(&parts) })
 }

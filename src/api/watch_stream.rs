@@ -6,11 +6,7 @@ use futures_util::StreamExt;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{
-    Core, convert, errors,
-    job_queue::{ENOUGH_BYTES, detail},
-    validate::Validator,
-};
+use super::{Core, ENOUGH_BYTES, convert, errors, validate::Validator};
 use crate::{
     job::JobId,
     proto::v1,
@@ -27,7 +23,7 @@ pub(super) enum WatchRequest {
 }
 
 enum Watch {
-    Ids(IdsWatch),
+    Ids(Box<IdsWatch>),
     Filter(Box<FilterWatch>),
 }
 
@@ -46,7 +42,7 @@ pub(super) fn request(
     mut validator: Validator,
     body: v1::WatchStatusRequest,
 ) -> Result<WatchRequest, Status> {
-    let detail = detail(&mut validator, body.detail);
+    let detail = validator.detail(body.detail);
     let start: v1::WatchStart = validator.known("start", body.start);
     let resync = match validator.known("resync", body.resync) {
         v1::WatchResync::Unspecified | v1::WatchResync::Snapshot => true,
@@ -104,7 +100,7 @@ pub(super) fn start(
     let reads = core.reads.clone();
     let watch = match request {
         WatchRequest::Ids { ids, detail, output, resume } => {
-            Watch::Ids(IdsWatch::new(&core.hub, reads, issuer, &ids, detail, output, resume))
+            Watch::Ids(Box::new(IdsWatch::new(&core.hub, reads, issuer, &ids, detail, output, resume)))
         }
         WatchRequest::Filter { filter, detail, start, resync } => {
             Watch::Filter(Box::new(FilterWatch::new(&core.hub, reads, issuer, filter, detail, start, resync)))

@@ -3,6 +3,7 @@
 mod check_config;
 mod serve;
 
+mod bench;
 mod cancel;
 mod count;
 mod delete;
@@ -20,6 +21,7 @@ mod queue;
 mod retry;
 mod steps;
 mod submit;
+mod submit_stream;
 mod table;
 mod text;
 mod ui;
@@ -91,6 +93,8 @@ enum Command {
     CheckConfig(check_config::CheckConfigArgs),
     /// See it at work: a server, a few jobs for real files, and how they end
     Demo(demo::Args),
+    /// Measure how fast jobs are taken and run on this machine
+    Bench(bench::BenchArgs),
     /// Submit a job
     Submit(submit::Args),
     /// Watch jobs as they go
@@ -112,6 +116,8 @@ enum Command {
     Queue(queue::Command),
     #[command(flatten)]
     Step(steps::Step),
+    #[command(name = "__bench-server", hide = true)]
+    BenchServer(bench::BenchServerArgs),
 }
 
 /// Runs the program: from its arguments to its exit code.
@@ -132,6 +138,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Step(step) => steps::run(step),
         Command::CheckConfig(args) => check_config::run(args, global.output),
         Command::Serve(args) => block_on(&ui, async { serve::run(args).await }),
+        Command::Bench(args) => block_on(&ui, bench::run(args, global.output == Format::Json)),
+        Command::BenchServer(args) => block_on(&ui, bench::run_server(args)),
         Command::Demo(args) => verb(&ui, demo::run(args, &ui)),
         Command::Submit(args) => verb(&ui, submit::run(args, &global, &ui)),
         Command::Watch(args) => verb(&ui, watch::run(args, &global, &ui)),
@@ -199,6 +207,7 @@ mod tests {
           serve         Run the server
           check-config  Check a configuration file without starting anything
           demo          See it at work: a server, a few jobs for real files, and how they end
+          bench         Measure how fast jobs are taken and run on this machine
           submit        Submit a job
           watch         Watch jobs as they go
           get           Show all there is to know of jobs
@@ -245,6 +254,8 @@ mod tests {
             "submit k text --stdin",
             "submit k --label novalue",
             "submit k --output-lines",
+            "submit k --stream",
+            "submit k --fail-fast",
             "watch --state BUSY",
             "watch 1 --from-token *",
             "list --created-after yesterday",
@@ -270,6 +281,8 @@ mod tests {
         submit k text --stdin: error: the argument '[PAYLOAD]' cannot be used with '--stdin'
         submit k --label novalue: error: invalid value 'novalue' for '--label <KEY=VALUE>': write it like key=value
         submit k --output-lines: error: the following required arguments were not provided: --watch
+        submit k --stream: error: the argument '[KIND]' cannot be used with '--stream [<FILE>]'
+        submit k --fail-fast: error: the argument '[KIND]' cannot be used with '--fail-fast'
         watch --state BUSY: error: invalid value 'BUSY' for '--state <STATE>': one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED
         watch 1 --from-token *: error: invalid value '*' for '--from-token <TOKEN>': not a resume token: it is the base64 text that watch wrote
         list --created-after yesterday: error: invalid value 'yesterday' for '--created-after <TIME>': write it like 2030-01-31T12:00:00Z or 2030-01-31T12:00:00+02:00

@@ -103,7 +103,7 @@ async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
             });
         }
     };
-    let address = server.local_addr();
+    let address = server.local_addr().context("the server does not listen")?;
     let stopper = server.stopper();
     let port_file = port_file.map(|path| PortFile::write(path, address)).transpose();
     if port_file.is_ok() {

@@ -12,6 +12,7 @@ use super::{
     follow::{Ended, ctrl_c, follow},
     json,
     live::{Lines, Live},
+    submit_stream::{self, Stream},
     text,
     ui::Ui,
     values::{self, WhenFullArg},
@@ -31,7 +32,8 @@ const PAYLOAD_READ_MAX_BYTES: u64 = 3 << 20;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// What to do: a kind that the server has a handler for
-    kind: String,
+    #[arg(required_unless_present = "stream")]
+    kind: Option<String>,
     /// The handler's input as text; see also --file and --stdin
     #[arg(conflicts_with_all = ["file", "stdin"])]
     payload: Option<String>,
@@ -83,9 +85,30 @@ pub(super) struct Args {
     /// With --watch: show the lines that the job writes, on stderr
     #[arg(long, requires = "watch")]
     output_lines: bool,
+    /// Submit a job for each line of a file, or of standard input (-): a JSON object with the fields of a JobSpec,
+    /// `requestId`, and `payloadText` or `payloadJson` in place of `payload`. Writes each id as soon as its job is kept
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 0..=1,
+        default_missing_value = "-",
+        conflicts_with_all = [
+            "kind", "payload", "file", "stdin", "payload_type", "labels", "priority", "max_attempts", "timeout",
+            "run_at", "delay", "request_id", "watch", "output_lines",
+        ]
+    )]
+    stream: Option<PathBuf>,
+    /// With --stream: stop at the first line that is not accepted
+    #[arg(long, requires = "stream", conflicts_with = "kind")]
+    fail_fast: bool,
 }
 
 pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Failure> {
+    if let Some(path) = args.stream {
+        let when_full = args.when_full.map_or(WhenFull::Unspecified, WhenFull::from);
+        let stream = Stream { path, queue: args.queue, when_full, fail_fast: args.fail_fast };
+        return submit_stream::run(stream, global, ui).await;
+    }
     let (watch, output) = (args.watch, args.output_lines);
     let request = request(args, ui.clock.now())?;
     let client = connect(global).await?;
@@ -123,7 +146,7 @@ fn request(args: Args, now: Timestamp) -> Result<SubmitRequest, Failure> {
     let run_time = args.run_at.or_else(|| args.delay.map(|delay| now.after(delay)));
     let job = JobSpec {
         queue: args.queue,
-        kind: args.kind,
+        kind: args.kind.unwrap_or_default(),
         payload: payload.into(),
         payload_type: args.payload_type,
         labels: args.labels.into_iter().collect(),

@@ -25,6 +25,7 @@ mod error;
 mod jobs;
 mod queues;
 mod retry;
+mod submit_stream;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -34,6 +35,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 pub use builder::{ClientBuilder, DEFAULT_PORT};
 pub use error::{ClientError, FieldFault, Refusal};
+pub use submit_stream::{StreamOver, SubmitResults, SubmitSender, Submitted};
 pub use tonic::Code;
 use tonic::transport::Channel;
 pub use watch::{Watch, WatchItem};

@@ -1,6 +1,14 @@
 //! Repeating what may not have happened.
 
-use std::{fmt, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Sleep;
 
 use super::ClientError;
 use crate::job::RetryPolicy;
@@ -46,5 +54,42 @@ impl Retries {
                 () = tokio::time::sleep(self.delay(failures)) => {}
             }
         }
+    }
+}
+
+/// The time from a stream's break to its next sign of life. Kept by the stream and not in a future of it, so that
+/// dropping such a future does not prolong it.
+pub(super) struct Outage {
+    failures: u32,
+    time_is_up: Pin<Box<Sleep>>,
+    nap: Option<Pin<Box<Sleep>>>,
+}
+
+impl Outage {
+    /// Begins one. It counts its time from the first nap on.
+    pub(super) fn new(retries: &Retries) -> Self {
+        Outage { failures: 0, time_is_up: Box::pin(tokio::time::sleep(retries.retry_for)), nap: None }
+    }
+
+    /// Has the next nap last as long as after so many failures.
+    pub(super) fn failed(&mut self, retries: &Retries) {
+        self.failures += 1;
+        self.nap = Some(Box::pin(tokio::time::sleep(retries.delay(self.failures))));
+    }
+
+    /// Waits before the next try, until the time is up at the latest.
+    pub(super) async fn nap(&mut self) {
+        if let Some(nap) = &mut self.nap {
+            tokio::select! {
+                () = self.time_is_up.as_mut() => {}
+                () = nap => {}
+            }
+            self.nap = None;
+        }
+    }
+
+    /// Whether no other try is to be started.
+    pub(super) fn time_is_up(&self) -> bool {
+        self.time_is_up.is_elapsed()
     }
 }

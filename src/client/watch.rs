@@ -1,12 +1,11 @@
 //! Watching jobs across breaks.
 
-use std::{collections::VecDeque, fmt, pin::Pin};
+use std::{collections::VecDeque, fmt};
 
 use futures_util::{Stream, stream};
-use tokio::time::Sleep;
 use tonic::{Code, Streaming};
 
-use super::{Client, ClientError, jobs::new_request_id};
+use super::{Client, ClientError, jobs::new_request_id, retry::Outage};
 use crate::proto::v1::{
     self, submit_and_watch_response::Message as SubmitAndWatchMessage, watch_event::Event,
 };
@@ -47,14 +46,6 @@ pub struct Watch {
 enum Incoming {
     Watch(Streaming<v1::WatchStatusResponse>),
     Submitted(Streaming<v1::SubmitAndWatchResponse>),
-}
-
-/// The time from a break to the next message.
-struct Outage {
-    failures: u32,
-    /// Kept here and not in a future, so that dropping the future of [`Watch::next`] does not prolong it.
-    time_is_up: Pin<Box<Sleep>>,
-    nap: Option<Pin<Box<Sleep>>>,
 }
 
 impl fmt::Debug for Watch {
@@ -165,14 +156,8 @@ impl Watch {
     }
 
     async fn receive(&mut self) -> Result<Option<v1::WatchStatusResponse>, ClientError> {
-        if let Some(outage) = &mut self.outage
-            && let Some(nap) = &mut outage.nap
-        {
-            tokio::select! {
-                () = outage.time_is_up.as_mut() => {}
-                () = nap => {}
-            }
-            outage.nap = None;
+        if let Some(outage) = &mut self.outage {
+            outage.nap().await;
         }
         let stream = match &mut self.stream {
             Some(stream) => stream,
@@ -212,8 +197,7 @@ impl Watch {
 
     fn time_is_up(&self) -> bool {
         match &self.outage {
-            // A timer counts only from its first poll, which was in `receive`.
-            Some(outage) => outage.time_is_up.is_elapsed(),
+            Some(outage) => outage.time_is_up(),
             None => self.client.shared.retries.retry_for.is_zero(),
         }
     }
@@ -225,10 +209,9 @@ impl Watch {
         let retries = &self.client.shared.retries;
         let outage = self.outage.get_or_insert_with(|| {
             self.ready.push_back(WatchItem::Interrupted { cause: error.to_string() });
-            Outage { failures: 0, time_is_up: Box::pin(tokio::time::sleep(retries.retry_for)), nap: None }
+            Outage::new(retries)
         });
-        outage.failures += 1;
-        outage.nap = Some(Box::pin(tokio::time::sleep(retries.delay(outage.failures))));
+        outage.failed(retries);
     }
 
     fn closed(&self) -> ClientError {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     clock::Timestamp,
-    proto::v1::{JobSpec, SubmitAndWatchRequest, SubmitRequest},
+    proto::v1::{JobSpec, SubmitAndWatchRequest, SubmitItem, SubmitRequest},
 };
 
 /// A duration as the protocol carries it.
@@ -42,6 +42,12 @@ pub fn from_wire_timestamp(instant: &prost_types::Timestamp) -> Timestamp {
 impl From<JobSpec> for SubmitRequest {
     fn from(job: JobSpec) -> Self {
         SubmitRequest { job: Some(job), ..Default::default() }
+    }
+}
+
+impl From<JobSpec> for SubmitItem {
+    fn from(job: JobSpec) -> Self {
+        SubmitItem { job: Some(job), ..Default::default() }
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     WhenFull,
     fault::Place,
     limits,
-    names::{NameError, check_kind_name, check_queue_name},
+    names::{NameError, check_free_kind_name, check_queue_name},
     program,
     rules::{Bool, Choice, DurationIn, FloatIn, Folder, IntIn, Rule, SizeIn},
     section::{Reading, Section},
@@ -127,7 +127,7 @@ pub(super) fn kinds(
     reading: &mut Reading<'_>,
 ) -> BTreeMap<String, KindSettings> {
     let mut kinds = BTreeMap::new();
-    let (parent, declared) = tables(root, "kinds", limits::KINDS_MAX, check_kind_name, reading);
+    let (parent, declared) = tables(root, "kinds", limits::KINDS_MAX, check_free_kind_name, reading);
     for (name, table) in declared {
         let section = Section::open(parent.key(name), Some(table), &KIND_KEYS, reading);
         if section.get("command").is_none() && !section.has_stray_table() {

@@ -121,7 +121,7 @@ pub struct QueueSettings {
     pub when_full: WhenFull,
     /// How long a submission may wait for room.
     pub max_wait: Duration,
-    /// How many submissions may wait for room.
+    /// How many callers may wait for room.
     pub max_waiters: u32,
     /// Whether kinds that have no handler here are accepted.
     pub accept_unknown_kinds: bool,

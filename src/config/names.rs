@@ -1,5 +1,11 @@
 //! The rules for the names of queues and kinds. The configuration and the API hold names to the same ones.
 
+/// Kinds whose names start so are Jobmill's own.
+const RESERVED_KINDS: &str = "jobmill/";
+
+/// The kind of the jobs that run a closure of the program which embeds the server.
+pub const CLOSURE_KIND: &str = "jobmill/closure";
+
 /// Text that is no name of a queue or a kind.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{problem}; {rule}")]
@@ -18,6 +24,8 @@ enum Problem {
     Start { char: char },
     #[error("the name has {char:?} at position {position}")]
     Char { char: char, position: usize },
+    #[error("the name starts with `{RESERVED_KINDS}`")]
+    Reserved,
 }
 
 /// Checks the name of a queue.
@@ -44,6 +52,25 @@ pub fn check_kind_name(name: &str) -> Result<(), NameError> {
         |c| matches!(c, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'/' | b':'),
         "a kind's name is 1 to 128 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`, `:`, starting with a letter or digit",
     )
+}
+
+/// Checks the name of a kind that a job or a handler asks for.
+///
+/// # Errors
+/// As [`check_kind_name`], and where the name is one of Jobmill's own.
+pub fn check_free_kind_name(name: &str) -> Result<(), NameError> {
+    check_kind_name(name)?;
+    if is_reserved_kind(name) {
+        let rule = "such kinds are Jobmill's own: choose another name";
+        return Err(NameError { problem: Problem::Reserved, rule });
+    }
+    Ok(())
+}
+
+/// Whether the kind is one of Jobmill's own.
+#[must_use]
+pub fn is_reserved_kind(name: &str) -> bool {
+    name.starts_with(RESERVED_KINDS)
 }
 
 fn check(name: &str, max: usize, allowed: fn(u8) -> bool, rule: &'static str) -> Result<(), NameError> {
@@ -97,6 +124,11 @@ mod tests {
             let refusal = check_queue_name(name).expect_err(name).to_string();
             assert_eq!(refusal, format!("{problem}; {QUEUE}"));
         }
+        assert_eq!(
+            check_free_kind_name(CLOSURE_KIND).expect_err("reserved").to_string(),
+            "the name starts with `jobmill/`; such kinds are Jobmill's own: choose another name"
+        );
+        assert_eq!(check_free_kind_name("jobmill"), Ok(()));
         for name in ["", "/mail", ":a", "mail send", "a\\b", &"k".repeat(129)] {
             assert!(check_kind_name(name).is_err(), "{name}");
         }

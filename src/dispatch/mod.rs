@@ -13,7 +13,8 @@ use crate::{
     commit::{Handout, Reports},
     execute::Handler,
     job::LeaseToken,
-    watch::{Hub, Reads},
+    store::Reads,
+    watch::Hub,
 };
 
 /// The handlers by kind.

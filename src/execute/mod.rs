@@ -1,5 +1,6 @@
 //! One attempt: what a handler is, what it is given, and what it may return.
 
+pub(crate) mod closures;
 pub mod command;
 mod detached;
 

@@ -9,6 +9,7 @@ pub(crate) mod engine;
 mod filter;
 pub mod memory;
 mod names;
+mod reads;
 pub mod sqlite;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use batch::{
 pub use engine::EngineSetup;
 pub use filter::JobFilter;
 pub use names::{NameTable, Names};
+pub use reads::Reads;
 
 use crate::{
     clock::Timestamp,
@@ -274,13 +276,13 @@ pub struct Tally {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// SQLite failed, or the disk under it.
-    #[error("the database failed: {0}")]
+    #[error("the database failed")]
     Sqlite(#[from] rusqlite::Error),
     /// The schema could not be brought up to date.
-    #[error("the database's schema could not be brought up to date: {0}")]
+    #[error("the database's schema could not be brought up to date")]
     Migration(#[from] rusqlite_migration::Error),
     /// A file or folder could not be used.
-    #[error("{what} {path}: {source}")]
+    #[error("{what} {path}")]
     File {
         /// What was tried.
         what: &'static str,

@@ -5,12 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 use tokio::sync::watch;
 
 use super::{
-    Detail, EVENTS_MAX, Hub, Reads, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
+    Detail, EVENTS_MAX, Hub, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
     by_ids::BOOKMARK_EVERY, hub::Recent, token::SnapshotCursor,
 };
 use crate::{
     job::{JobId, Position},
-    store::{Change, JobFilter, Scan, ScanOrder},
+    store::{Change, JobFilter, Reads, Scan, ScanOrder},
 };
 
 /// A page of a snapshot looks at so many jobs.
@@ -75,6 +75,7 @@ impl FilterWatch {
     ) -> Self {
         let end = hub.end();
         let now = *end.borrow();
+        let mut covered = Vec::new();
         let (phase, cursor, store_until) = match start {
             Start::Snapshot => {
                 (Phase::Snapshot { cursor: None, begun: false, resync: false }, Position::default(), now)
@@ -84,11 +85,12 @@ impl FilterWatch {
             }
             Start::Now => (Phase::Live, now, now),
             Start::Resume(token) => match token.snapshot {
-                Some(cursor) => (
-                    Phase::Snapshot { cursor: Some(cursor), begun: true, resync: false },
-                    token.position,
-                    now,
-                ),
+                Some(cursor) => {
+                    // The pages that were told before, as of the first of them.
+                    covered.push((cursor.after, token.position));
+                    let phase = Phase::Snapshot { cursor: Some(cursor), begun: true, resync: false };
+                    (phase, token.position, now)
+                }
                 None => (Phase::Live, token.position, Position::default()),
             },
         };
@@ -103,7 +105,7 @@ impl FilterWatch {
             resync,
             phase,
             cursor,
-            covered: Vec::new(),
+            covered,
             store_until,
         }
     }

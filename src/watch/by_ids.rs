@@ -7,12 +7,12 @@ use std::{
 };
 
 use super::{
-    Detail, EVENTS_MAX, Hub, Reads, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
+    Detail, EVENTS_MAX, Hub, OutputLine, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
     hub::{Mail, Subscription},
 };
 use crate::{
     job::{Job, JobId, Position},
-    store::Change,
+    store::{Change, Reads},
 };
 
 /// After so long without news a bookmark says that nothing was missed.
@@ -170,34 +170,41 @@ impl IdsWatch {
     }
 
     async fn read_mail(&mut self, mail: Mail) -> Result<(), WatchError> {
+        let mut lines = mail.lines;
         if mail.overflowed {
             let ids: Vec<_> = self.told.iter().filter(|(_, told)| !told.over).map(|(id, _)| *id).collect();
             let asked = ids.clone();
-            let (jobs, _) = self.reads.read(move |reader| reader.jobs(&asked)).await?;
+            let (jobs, position) = self.reads.read(move |reader| reader.jobs(&asked)).await?;
             for (id, job) in ids.into_iter().zip(jobs) {
                 match job {
-                    Some(job) => self.tell(Arc::new(job)),
+                    Some(job) => self.tell(Arc::new(job), &mut lines),
                     None => self.tell_deleted(id),
                 }
             }
+            self.cursor = self.cursor.max(position);
         } else {
             let mut changes: Vec<_> = mail.changes.into();
+            // Changes come in their order: with the last of them, all of these jobs' changes up to it are told.
+            if let Some(last) = changes.last() {
+                self.cursor = self.cursor.max(last.position());
+            }
             changes.retain(|change| change.position() > self.snapshot_at);
             if self.detail == Detail::Latest {
                 keep_latest(&mut changes);
             }
             for change in changes {
                 match change {
-                    Change::Job { job, .. } => self.tell(job),
+                    Change::Job { job, .. } => self.tell(job, &mut lines),
                     Change::Deleted(tombstone) => self.tell_deleted(tombstone.id),
                 }
             }
         }
-        self.outbox.extend(mail.lines.into_iter().map(WatchEvent::Output));
+        self.outbox.extend(lines.into_iter().map(WatchEvent::Output));
         Ok(())
     }
 
-    fn tell(&mut self, job: Arc<Job>) {
+    /// Tells a change, unless it is told. What an attempt wrote goes before its end.
+    fn tell(&mut self, job: Arc<Job>, lines: &mut VecDeque<OutputLine>) {
         let told = self.told.entry(job.id).or_default();
         // The snapshot, or a read from the store, was ahead of the mailbox.
         if job.revision <= told.revision {
@@ -205,6 +212,11 @@ impl IdsWatch {
         }
         let merged = Some(job.revision - told.revision - 1);
         *told = Told { revision: job.revision, over: job.state.is_done() };
+        if job.state.lease().is_none() {
+            let is_of_it = |line: &OutputLine| line.id == job.id && line.attempt <= job.attempt;
+            self.outbox.extend(lines.iter().filter(|line| is_of_it(line)).cloned().map(WatchEvent::Output));
+            lines.retain(|line| !is_of_it(line));
+        }
         self.outbox.push_back(WatchEvent::Updated { job, merged });
     }
 

@@ -17,8 +17,10 @@ use crate::{
 
 /// So many changes are kept in memory.
 const RING_MAX: usize = 16_384;
-/// A mailbox holds so many changes before its watcher has to read from the store.
+/// A mailbox holds so many changes before its watcher has to read from the store,
 const MAILBOX_CHANGES_MAX: usize = 64;
+/// and so many more for each job, because one commit may change all of them, and each more than once.
+const MAILBOX_CHANGES_PER_JOB: usize = 4;
 /// A mailbox holds so many output lines; older ones are let go.
 const MAILBOX_LINES_MAX: usize = 256;
 
@@ -50,6 +52,7 @@ pub(super) enum Recent {
 #[derive(Debug)]
 pub(super) struct Mailbox {
     wants_output: bool,
+    changes_max: usize,
     inner: Mutex<Mail>,
     pub(super) arrived: Notify,
 }
@@ -165,7 +168,12 @@ impl Hub {
     }
 
     pub(super) fn subscribe(self: &Arc<Self>, ids: &[JobId], wants_output: bool) -> Subscription {
-        let mailbox = Arc::new(Mailbox { wants_output, inner: Mutex::default(), arrived: Notify::new() });
+        let mailbox = Arc::new(Mailbox {
+            wants_output,
+            changes_max: MAILBOX_CHANGES_MAX + MAILBOX_CHANGES_PER_JOB * ids.len(),
+            inner: Mutex::default(),
+            arrived: Notify::new(),
+        });
         let mut mailboxes = self.mailboxes.lock();
         for id in ids {
             mailboxes.entry(*id).or_default().push(Arc::clone(&mailbox));
@@ -190,7 +198,7 @@ impl Hub {
 impl Mailbox {
     fn put(&self, change: &Change) {
         let mut mail = self.inner.lock();
-        if mail.changes.len() == MAILBOX_CHANGES_MAX {
+        if mail.changes.len() == self.changes_max {
             mail.changes.clear();
             mail.overflowed = true;
         }

@@ -6,7 +6,7 @@
 mod by_filter;
 mod by_ids;
 mod hub;
-mod reads;
+mod tail;
 mod token;
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub use by_filter::{FilterWatch, Start};
 pub use by_ids::IdsWatch;
 pub use hub::Hub;
-pub use reads::Reads;
+pub(crate) use tail::Tail;
 pub use token::{InvalidToken, ResumeToken, TokenIssuer};
 
 use crate::{

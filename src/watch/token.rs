@@ -2,9 +2,10 @@
 
 use sha2::{Digest, Sha256};
 
+use super::FilterWatch;
 use crate::{
     job::{JobId, Position},
-    store::Identity,
+    store::{Identity, JobFilter},
 };
 
 const VERSION: u8 = 1;
@@ -67,6 +68,12 @@ impl TokenIssuer {
         // Zero is for the answers of Submit.
         watched[0] |= 1;
         watched
+    }
+
+    /// What stands for this store and a filter in the page tokens of lists.
+    #[must_use]
+    pub fn page_tag(&self, filter: &JobFilter) -> [u8; 8] {
+        digest(&[&self.identity.store[..], &FilterWatch::watched(filter)].concat())
     }
 
     /// A token as bytes.

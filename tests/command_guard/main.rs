@@ -113,6 +113,28 @@ async fn reaped(pid: Pid) {
     tokio::time::timeout(PATIENCE, waited).await.expect("the process ends in time");
 }
 
+/// Returns once a process has ended, whether or not its parent has reaped it.
+#[cfg(target_os = "linux")]
+async fn ended(pid: Pid) {
+    use rustix::{
+        event::{PollFd, PollFlags, Timespec, poll},
+        process::{PidfdFlags, pidfd_open},
+    };
+
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return assert!(is_gone(pid)) };
+    let patience = Timespec::try_from(PATIENCE).unwrap();
+    let waited = tokio::task::spawn_blocking(move || {
+        poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&patience))
+    });
+    assert_eq!(waited.await.unwrap(), Ok(1), "the process ends in time");
+}
+
+/// Returns once a process has ended and been reaped: here the first process reaps at once.
+#[cfg(not(target_os = "linux"))]
+async fn ended(pid: Pid) {
+    reaped(pid).await;
+}
+
 fn error(outcome: Outcome) -> HandlerError {
     outcome.expect_err("a failure")
 }

@@ -17,7 +17,7 @@ use jobmill::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{GUARD, PATIENCE, Running, error, is_gone, parse_pid, reaped, script};
+use crate::{GUARD, PATIENCE, Running, ended, error, is_gone, parse_pid, script};
 
 /// Ignores what asks it to end; tells its guard's, its own and its child's pid.
 const COMMAND: &str = r#"
@@ -110,10 +110,11 @@ fn a_command_whose_guard_was_killed_with_its_server_keeps_the_next_one_from_star
     let mut server = Server::start(&lock_path);
     let [guard, leader] = [server.pid("guard"), server.pid("leader")];
     server.pid("child");
-    // Stopped, the guard can't see that its server dies.
-    kill_process(guard, Signal::STOP).unwrap();
-    server.kill();
+    // Stopped, the server can't see that the guard dies. (A stopped guard would not do: the system wakes it when its
+    // server's end leaves its group without a parent.)
+    kill_process(Pid::from_child(&server.process), Signal::STOP).unwrap();
     kill_process(guard, Signal::KILL).unwrap();
+    server.kill();
     let waited = wait_for_commands(&lock_path, Duration::from_millis(50));
     assert!(matches!(waited, Err(WaitError::StillRunning { .. })), "{waited:?}");
 
@@ -122,15 +123,25 @@ fn a_command_whose_guard_was_killed_with_its_server_keeps_the_next_one_from_star
 }
 
 #[test]
-fn a_guard_whose_server_is_gone_before_it_is_ready_starts_nothing() {
+fn a_guard_is_ready_once_it_holds_the_lock_and_starts_nothing_without_its_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock_path = folder.path().join("commands.lock");
     let (control, guards_end) = UnixStream::pair().unwrap();
-    let mut guard =
-        Command::new(GUARD).arg("__guard").stdin(Stdio::from(OwnedFd::from(guards_end))).spawn().unwrap();
+    let mut guard = Command::new(GUARD)
+        .arg("__guard")
+        .arg(&lock_path)
+        .stdin(Stdio::from(OwnedFd::from(guards_end)))
+        .spawn()
+        .unwrap();
     let mut ready = [0; 9];
     (&control).read_exact(&mut ready).unwrap();
     assert_eq!(&ready, b"r\0\0\0\x04\0\0\0\x01");
+    let waited = wait_for_commands(&lock_path, Duration::ZERO);
+    assert!(matches!(waited, Err(WaitError::StillRunning { .. })), "{waited:?}");
+
     drop(control);
     assert!(guard.wait().unwrap().success());
+    wait_for_commands(&lock_path, Duration::ZERO).unwrap();
 }
 
 #[tokio::test]
@@ -146,6 +157,18 @@ async fn a_killed_guard_is_a_failed_attempt_and_its_command_dies() {
         "{error:?}"
     );
     for pid in pids {
-        reaped(pid).await;
+        ended(pid).await;
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn children_that_left_the_group_die_with_a_killed_guard_too() {
+    let text =
+        "echo \"guard $PPID\" >&2; setsid sh -c 'echo \"child $$\" >&2; sleep 1000; :' & sleep 1000; :";
+    let mut running = Running::start(script(text), None);
+    let pids = [running.pid("guard").await, running.pid("child").await];
+    kill_process(pids[0], Signal::KILL).unwrap();
+    assert!(error(running.outcome().await).message().starts_with("the command's guard was lost"));
+    ended(pids[1]).await;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{Running, error, is_gone, reaped, script};
 
-/// Ignores what asks it to end; a child in its group and, where the system has `setsid`, one outside of it.
+/// Ignores what asks it to end; tells its guard's, its own and its child's pid.
 const STUBBORN: &str = r#"
     trap '' TERM
     echo "guard $PPID" >&2
@@ -84,7 +84,7 @@ async fn a_dropped_attempt_is_dead_with_all_its_processes() {
 #[tokio::test]
 async fn orphans_do_not_pile_up_as_zombies_while_the_command_runs() {
     let mut running = Running::start(
-        script("(sh -c 'echo \"orphan $$\" >&2' &); trap 'exit 0' TERM; sleep 1000 & wait"),
+        script("trap 'exit 0' TERM; (sh -c 'echo \"orphan $$\" >&2' &); sleep 1000 & wait"),
         None,
     );
     let orphan = running.pid("orphan").await;

@@ -46,7 +46,10 @@ pub(super) async fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
         .map_err(|error| Failure::new(Exit::Internal, format!("no temporary folder can be made: {error}")))?;
     let server = start(data.path()).await?;
     let stopper = server.stopper();
-    let endpoint = server.local_addr().to_string();
+    let Some(address) = server.local_addr() else {
+        return Err(Failure::new(Exit::Internal, "the server does not listen"));
+    };
+    let endpoint = address.to_string();
 
     let shown = tokio::select! {
         shown = show(&endpoint, found.files, ui) => shown,

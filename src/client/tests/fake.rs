@@ -17,7 +17,7 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Request, Response, Status, async_trait,
     codegen::{Service, http::Uri},
@@ -56,6 +56,8 @@ pub(super) struct Fake {
     pub(super) submit_watches: Mutex<VecDeque<Vec<Step<v1::SubmitAndWatchResponse>>>>,
     pub(super) submit_watched: Mutex<Vec<v1::SubmitAndWatchRequest>>,
     connection: Mutex<CancellationToken>,
+    /// They end with the test's runtime.
+    tasks: TaskTracker,
 }
 
 impl Fake {
@@ -64,7 +66,8 @@ impl Fake {
         let (accept, accepted) = mpsc::channel::<io::Result<DuplexStream>>(8);
         let service = server::JobQueueServer::new(self.clone());
         let incoming = ReceiverStream::new(accepted);
-        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        self.tasks
+            .spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
         Connector { fake: self.clone(), accept }
     }
 
@@ -130,7 +133,9 @@ impl Service<Uri> for Connector {
         }
         let cut = CancellationToken::new();
         *self.fake.connection.lock() = cut.clone();
-        tokio::spawn(async move { cut.run_until_cancelled(copy_bidirectional(&mut near, &mut far)).await });
+        self.fake
+            .tasks
+            .spawn(async move { cut.run_until_cancelled(copy_bidirectional(&mut near, &mut far)).await });
         ready(Ok(TokioIo::new(client)))
     }
 }
@@ -151,6 +156,15 @@ impl server::JobQueue for Arc<Fake> {
         _: Request<v1::SubmitBatchRequest>,
     ) -> Result<Response<v1::SubmitBatchResponse>, Status> {
         Err(Status::unimplemented("fake"))
+    }
+
+    type SubmitStreamStream = Answers<v1::SubmitStreamResponse>;
+
+    async fn submit_stream(
+        &self,
+        _: Request<tonic::Streaming<v1::SubmitStreamRequest>>,
+    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
+        Err(Status::unimplemented("tests/submit_stream.rs tries it with a real server"))
     }
 
     type SubmitAndWatchStream = Answers<v1::SubmitAndWatchResponse>;

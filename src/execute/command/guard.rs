@@ -195,11 +195,12 @@ impl Attendant {
             self.read_progress();
             self.flush();
             self.take_orders();
-            reap::forget_wakes(&self.children);
-            if reap::is_over(self.leader)? {
-                return Ok(());
+            if reap::forget_wakes(&self.children) {
+                if reap::is_over(self.leader)? {
+                    return Ok(());
+                }
+                reap::orphans(self.leader);
             }
-            reap::orphans(self.leader);
             self.wait()?;
         }
     }

@@ -40,11 +40,13 @@
 //! closed, and ends. There is no third case. (Were the order given before the lock is held, it could wait in the socket
 //! of a dead server and be read after step 3.)
 //!
-//! A guard that is killed is noticed by its server, which kills the command's group. If both are killed together, no
+//! A guard that is killed is noticed by its server, which kills the command's group and, on Linux, whatever else writes
+//! into the command's output. If both are killed together, no
 //! one is left to kill the command; so on Linux the command inherits the lock, and the new server does not start until
 //! it is gone. (Elsewhere processes that left the group can outlive their attempt, and would keep it from starting for
 //! ever.)
 
+mod abandoned;
 mod environment;
 mod frame;
 mod guard;

@@ -114,10 +114,14 @@ fn pause(wakes: &UnixStream) {
     forget_wakes(wakes);
 }
 
-/// Empties the pipe that tells of ended children.
-pub(super) fn forget_wakes(mut wakes: &UnixStream) {
+/// Empties the pipe that tells of ended children, and returns whether there was anything in it.
+pub(super) fn forget_wakes(mut wakes: &UnixStream) -> bool {
     let mut buffer = [0; 64];
-    while wakes.read(&mut buffer).is_ok_and(|count| count > 0) {}
+    let mut any = false;
+    while wakes.read(&mut buffer).is_ok_and(|count| count > 0) {
+        any = true;
+    }
+    any
 }
 
 fn kill_children() {

@@ -14,27 +14,31 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use rustix::process::{Signal, kill_process_group};
+#[cfg(target_os = "linux")]
+use rustix::fs::fstat;
+use rustix::process::Pid;
+#[cfg(target_os = "linux")]
+use tokio::task::spawn_blocking;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::UnixStream,
     process::{Child, ChildStderr, ChildStdout, Command},
+    task::yield_now,
     time::{Sleep, sleep, timeout},
 };
 
 use super::{
-    GUARD_ARGUMENT, OUTPUT_LINE_MAX_BYTES, RESULT_MAX_BYTES,
+    GUARD_ARGUMENT, OUTPUT_LINE_MAX_BYTES, RESULT_MAX_BYTES, abandoned,
     frame::{Ending, Inbox, Order, REPORT_MAX_BYTES, Report, Start, VERSION},
     lines::{Lines, Overlong},
     progress,
 };
 use crate::execute::Attempt;
 
-/// How long a guard may take until it is ready. Only what is not a guard takes longer.
-const READY_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a guard may take until it is ready. Only what is not a guard takes longer, or a machine in great distress.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long to wait for the end of the command's output after its guard said that nothing is left of it. Only a
-/// process that is out of the guard's reach can make it longer than an instant.
+/// How long to wait for the end of the output where something that is out of the guard's reach may keep it open.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How a command went.
@@ -64,6 +68,8 @@ pub(super) struct Guard {
     stderr: ChildStderr,
     /// It was told what to run.
     in_charge: bool,
+    /// The command's group, once it has told.
+    leader: Option<Pid>,
 }
 
 impl Guard {
@@ -85,7 +91,14 @@ impl Guard {
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
-        Ok(Guard { child, control: UnixStream::from_std(control)?, stdout, stderr, in_charge: false })
+        Ok(Guard {
+            child,
+            control: UnixStream::from_std(control)?,
+            stdout,
+            stderr,
+            in_charge: false,
+            leader: None,
+        })
     }
 
     /// Runs a command to its end.
@@ -97,7 +110,6 @@ impl Guard {
         let mut result = ResultTaken::default();
         let mut output = OutputTaken::new(attempt);
         let mut is_killed = false;
-        let mut pid = None;
         let mut stopping = false;
         // The limit on getting ready, and later the grace between asking and killing.
         let mut deadline: Pin<&mut Sleep> = pin!(sleep(READY_PATIENCE));
@@ -119,13 +131,16 @@ impl Guard {
                             "the guard is of another version of Jobmill: it speaks protocol {version}, not {VERSION}"
                         ));
                     }
-                    Ok(Some(Report::Started { pid: started })) => pid = rustix::process::Pid::from_raw(started),
+                    Ok(Some(Report::Started { pid })) => self.leader = Pid::from_raw(pid),
                     Ok(Some(Report::StartFailed(message))) => {
                         // It ends by itself, so that it can be reaped at once.
                         let _ = timeout(LAST_WORDS_PATIENCE, self.child.wait()).await;
                         return Outcome::StartFailed(message);
                     }
-                    Ok(Some(Report::Progress(line))) => tell_progress(attempt, &line),
+                    Ok(Some(Report::Progress(line))) => {
+                        tell_progress(attempt, &line);
+                        yield_now().await;
+                    }
                     Ok(Some(Report::Ended(ending))) => break Ok(ending),
                     Ok(None) => break Err("it ended".to_owned()),
                     Err(error) => break Err(error.to_string()),
@@ -139,7 +154,11 @@ impl Guard {
                         orders.give_short(Order::Kill);
                     }
                 }
-                () = output.take_more(&mut self.stderr), if !output.is_complete => {}
+                () = output.take_more(&mut self.stderr), if !output.is_complete => {
+                    // One read may hold thousands of lines: without this, a command that tells too much would keep
+                    // a thread of the runtime to itself for as long as tokio's budget lets it read.
+                    yield_now().await;
+                }
                 () = orders.flush(), if !orders.parts.is_empty() => {}
                 () = attempt.cancelled(), if !stopping => {
                     if !self.in_charge {
@@ -164,15 +183,19 @@ impl Guard {
             }
         };
 
-        if ended.is_err()
-            && let Some(pid) = pid
-        {
-            // Nobody else is left to do it. The group keeps its number as long as it has a member, and a number
-            // that was free is not given out again so soon.
-            let _ = kill_process_group(pid, Signal::KILL);
+        match ended {
+            // Its number is free again.
+            Ok(_) => self.leader = None,
+            Err(_) if self.in_charge => self.kill_abandoned().await,
+            Err(_) => {}
         }
-        // An error means that there was more to hear than there was time for; what was heard counts.
-        let _ = timeout(LAST_WORDS_PATIENCE, self.hear_out(&mut result, &mut output)).await;
+        let last_words = self.hear_out(&mut result, &mut output);
+        if ended.is_ok() && cfg!(target_os = "linux") {
+            // Nothing is left that could keep it open, so that no busy machine can cut a result short here.
+            last_words.await;
+        } else {
+            let _ = timeout(LAST_WORDS_PATIENCE, last_words).await;
+        }
         output.finish();
         match ended {
             Ok(ending) => Outcome::Ended {
@@ -195,12 +218,26 @@ impl Guard {
         }
     }
 
+    /// Kills a command whose guard was lost: nobody else is left to do it.
+    async fn kill_abandoned(&mut self) {
+        if let Some(leader) = self.leader.take() {
+            abandoned::kill_group(leader);
+        }
+        #[cfg(target_os = "linux")]
+        {
+            let pipes = [fstat(&self.stdout), fstat(&self.stderr)];
+            let pipes: Vec<u64> = pipes.into_iter().flatten().map(|stat| stat.st_ino).collect();
+            // It looks through all processes. Should this future be dropped meanwhile, it still comes to its end.
+            let _ = spawn_blocking(move || abandoned::kill_writers(&pipes)).await;
+        }
+    }
+
     /// Reads the rest of the output, and reaps the guard.
     async fn hear_out(&mut self, result: &mut ResultTaken, output: &mut OutputTaken<'_>) {
         while !(result.is_complete && output.is_complete) {
             tokio::select! {
                 () = result.take_more(&mut self.stdout), if !result.is_complete => {}
-                () = output.take_more(&mut self.stderr), if !output.is_complete => {}
+                () = output.take_more(&mut self.stderr), if !output.is_complete => yield_now().await,
             }
         }
         let _ = self.child.wait().await;
@@ -214,6 +251,11 @@ impl Drop for Guard {
         if !self.in_charge {
             // An error means that it has ended.
             let _ = self.child.start_kill();
+        } else if let Some(leader) = self.leader
+            && !matches!(self.child.try_wait(), Ok(None))
+        {
+            // It was lost, and that has not been noticed yet.
+            abandoned::kill_group(leader);
         }
     }
 }

@@ -32,7 +32,7 @@ impl Watchers {
             self.watchers.push(Watcher { from: ledger.end, cursor: ledger.end, view: truth(ledger) });
         }
         for (index, watcher) in self.watchers.iter_mut().enumerate() {
-            if (self.turns + index) % (index % 5 + 2) == 0 {
+            if (self.turns + index).is_multiple_of(index % 5 + 2) {
                 watcher.read(reader, 1 + index % 4)?;
             }
         }

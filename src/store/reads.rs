@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use crate::store::{Reader, StoreError};
+use super::{Reader, StoreError};
 
 /// So many reads run at once; the others wait their turn.
 const READS_MAX: usize = 8;

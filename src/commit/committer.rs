@@ -1,178 +1,40 @@
-//! Group commit: the one place that writes.
-//!
-//! A thread of its own drains what has come in, reports before submissions, applies it to the store in one
-//! transaction, and only then answers callers, publishes changes and hands out claims. It waits for nothing but input
-//! and the disk: reports have room for every slot, claims have their slots already, and watchers pull.
+//! The committer itself: gather, apply, deliver.
 
-use std::{collections::HashMap, sync::Arc, thread, time::Duration};
+use std::{collections::HashMap, sync::Arc, thread};
 
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::{Commit, ControlAnswer, Entry, Handout, Reports, SubmitAnswer};
 use crate::{
     admission::{
         Queues,
-        waiters::{Waiter, Waiters},
+        waiters::{Caller, Waiter, Waiters},
     },
     clock::{Clock, Timestamp},
-    job::{Job, Position},
-    store::{
-        Applied, Batch, Claim, Control, ControlDone, ControlRefusal, Offer, OfferRefusal, Receipt, Report,
-        Store, StoreError, batch::QueueFull,
-    },
+    job::{JobId, LeaseToken},
+    store::{Applied, Batch, ControlDone, Receipt, Report, Store, StoreError, batch::QueueFull},
     watch::Hub,
 };
 
+/// So many submissions may be on their way to the committer.
+const INBOX_ENTRIES: usize = 1_024;
+/// All queues together have at most 100,000 slots: each can end and tell its progress without waiting.
+const REPORTS_MAX: usize = 200_000;
 /// A batch takes so many entries of each channel; with 1,000 jobs in each they are still one transaction.
 const ENTRIES_MAX: usize = 1_024;
 /// A batch takes no more entries once it has so many jobs,
 const JOBS_MAX: usize = 4_096;
 /// or so many bytes.
 const BYTES_MAX: u64 = 16 << 20;
-/// So many submissions may be on their way to the committer.
-const INBOX_ENTRIES: usize = 1_024;
-/// All queues together have at most 100,000 slots: each can end and tell its progress without waiting.
-const REPORTS_MAX: usize = 200_000;
-/// Progress is let go once less room than this is left for the ends of attempts.
-const REPORTS_RESERVED: usize = 100_000;
 /// So many of those who wait for room are offered again at a time.
 const WAITERS_OFFERED_MAX: usize = 256;
 
-/// What comes to the committer from callers.
-enum Entry {
-    Offer {
-        offer: Offer,
-        wait: Option<Timestamp>,
-        reply: oneshot::Sender<SubmitAnswer>,
-    },
-    Control {
-        control: Control,
-        reply: oneshot::Sender<ControlAnswer>,
-    },
-    /// Answered after the batch that takes it.
-    Flush {
-        reply: oneshot::Sender<()>,
-    },
-}
-
-/// What became of a submission.
-#[derive(Debug)]
-pub enum SubmitAnswer {
-    /// The jobs are kept.
-    Created {
-        /// The jobs, in their order.
-        jobs: Vec<Arc<Job>>,
-    },
-    /// The request was seen before: these are its jobs, with consecutive ids.
-    Seen {
-        /// The first job as it is now.
-        first: Arc<Job>,
-        /// How many there are.
-        count: u32,
-    },
-    /// There was no room.
-    Full {
-        /// Which bound was met.
-        full: QueueFull,
-        /// Whether it was not even possible to wait, because too many do.
-        too_many_waiters: bool,
-    },
-    /// Refused for good.
-    Refused(OfferRefusal),
-}
-
-/// What became of a control.
-#[derive(Debug)]
-pub enum ControlAnswer {
-    /// It was decided at once.
-    Decided(Result<ControlDone, ControlRefusal>),
-    /// A purge has come to its end.
-    Purged {
-        /// How many jobs it deleted.
-        deleted: u64,
-    },
-}
-
-/// The server ended before it could answer: the outcome is unknown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server stops; whether the call took effect is unknown: repeat it with the same request_id")]
-pub struct Stopped;
-
-/// The way to the committer.
-#[derive(Clone)]
-pub struct Commit {
-    entries: mpsc::Sender<Entry>,
-    /// Once cancelled, the committer does what has come in and ends.
-    ending: CancellationToken,
-}
-
-impl Commit {
-    /// Offers jobs, and waits for room up to `wait`. A caller who gives up while waiting leaves nothing behind.
-    ///
-    /// # Errors
-    /// When the server stops.
-    pub async fn submit(&self, offer: Offer, wait: Option<Timestamp>) -> Result<SubmitAnswer, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.entries.send(Entry::Offer { offer, wait, reply }).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// Has something changed.
-    ///
-    /// # Errors
-    /// When the server stops.
-    pub async fn control(&self, control: Control) -> Result<ControlAnswer, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.entries.send(Entry::Control { control, reply }).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// Returns when a batch that began after the call is done, or the committer has ended.
-    pub(crate) async fn flush(&self) {
-        let (reply, done) = oneshot::channel();
-        if self.entries.send(Entry::Flush { reply }).await.is_ok() {
-            let _ = done.await;
-        }
-    }
-
-    /// Has the committer do what has come in, and end.
-    pub(crate) fn end(&self) {
-        self.ending.cancel();
-    }
-}
-
-/// The way for attempts to report.
-#[derive(Clone)]
-pub(crate) struct Reports {
-    reports: mpsc::Sender<Report>,
-}
-
-impl Reports {
-    /// Tells the end of an attempt.
-    pub(crate) fn ended(&self, report: Report) {
-        if let Err(error) = self.reports.try_send(report) {
-            // There is room for every slot, so that the channel can only be closed: the next start counts it as lost.
-            tracing::debug!(%error, "an attempt ended after the server");
-        }
-    }
-
-    /// Tells how far an attempt is, if there is room.
-    pub(crate) fn progress(&self, report: Report) {
-        if self.reports.capacity() > REPORTS_RESERVED {
-            let _ = self.reports.try_send(report);
-        }
-    }
-}
-
-/// What the committer hands to dispatch after a commit.
-#[derive(Debug)]
-pub(crate) struct Handout {
-    pub(crate) claims: Vec<Claim>,
-    pub(crate) cancelling: Vec<crate::job::LeaseToken>,
-}
+/// A few callers are answered at once, more of them from within the runtime.
+const ANSWERED_HERE_MAX: usize = 4;
 
 /// What a committer works with.
 pub(crate) struct Committer {
@@ -212,7 +74,8 @@ impl Committer {
                 path: "commit".into(),
                 source,
             })?;
-        Ok(Committing { commit: Commit { entries, ending }, reports: Reports { reports }, ended })
+        let commit = Commit { entries, ending, callers: Arc::default() };
+        Ok(Committing { commit, reports: Reports { reports }, ended })
     }
 }
 
@@ -227,6 +90,7 @@ type SubmitReply = oneshot::Sender<SubmitAnswer>;
 /// Whom to answer for an offer of the batch.
 struct Asker {
     queue: Arc<str>,
+    caller: Caller,
     wait: Option<Timestamp>,
     /// Whether it has waited for room already.
     waited: bool,
@@ -236,6 +100,8 @@ struct Asker {
 struct Loop {
     committer: Committer,
     waiters: Waiters<SubmitReply>,
+    /// Answers on their way to callers.
+    answering: TaskTracker,
     purges: HashMap<i64, Vec<oneshot::Sender<ControlAnswer>>>,
     /// Whether there is room that nobody who waits has been offered yet.
     room: bool,
@@ -248,6 +114,7 @@ impl Loop {
         Loop {
             committer,
             waiters: Waiters::default(),
+            answering: TaskTracker::new(),
             purges: HashMap::new(),
             room: false,
             // What was due while the server was down is promoted, and free slots are filled, by a first empty batch.
@@ -266,6 +133,8 @@ impl Loop {
                 inbox.entries.close();
                 inbox.reports.close();
                 if entries.is_empty() && reports.is_empty() {
+                    self.answering.close();
+                    self.answering.wait().await;
                     return Ok(());
                 }
             }
@@ -326,7 +195,7 @@ impl Loop {
         self.offer_to_waiters(&mut batch, &mut askers);
         for entry in entries.drain(..) {
             match entry {
-                Entry::Offer { mut offer, wait, reply } => {
+                Entry::Offer { mut offer, caller, wait, reply } => {
                     // Nobody is there any more to hear of it: better not to begin.
                     if reply.is_closed() {
                         continue;
@@ -334,7 +203,7 @@ impl Loop {
                     let Some(queue) = offer.jobs.first().map(|job| Arc::clone(&job.queue)) else { continue };
                     offer.behind_waiters = self.waiters.len(&queue) > 0;
                     batch.offers.push(offer);
-                    askers.push(Asker { queue, wait, waited: false, reply });
+                    askers.push(Asker { queue, caller, wait, waited: false, reply });
                 }
                 Entry::Control { control, reply } => {
                     batch.controls.push(control);
@@ -391,6 +260,7 @@ impl Loop {
                 batch.offers.push(offer);
                 askers.push(Asker {
                     queue: Arc::clone(&queue),
+                    caller: waiter.caller,
                     wait: Some(waiter.until),
                     waited: true,
                     reply: waiter.reply,
@@ -405,7 +275,7 @@ impl Loop {
         applied: Applied,
         askers: Vec<Asker>,
         controllers: Vec<oneshot::Sender<ControlAnswer>>,
-        reported: &[(crate::job::JobId, crate::job::LeaseToken)],
+        reported: &[(JobId, LeaseToken)],
         now: Timestamp,
     ) {
         let Applied {
@@ -458,6 +328,7 @@ impl Loop {
 
     fn answer_offers(&mut self, offers: Vec<Receipt>, askers: Vec<Asker>, now: Timestamp) {
         let mut put_back: HashMap<Arc<str>, Vec<Waiter<SubmitReply>>> = HashMap::new();
+        let mut answered = Vec::with_capacity(offers.len());
         for (receipt, asker) in offers.into_iter().zip(askers) {
             let answer = match receipt {
                 Receipt::Created { jobs } => {
@@ -469,7 +340,7 @@ impl Loop {
                 Receipt::Refused(refusal) => SubmitAnswer::Refused(refusal),
                 Receipt::Full { offer, full } => match asker.wait {
                     Some(until) if until > now && !self.committer.draining.is_cancelled() => {
-                        let waiter = Waiter { offer, until, reply: asker.reply };
+                        let waiter = Waiter { offer, until, caller: asker.caller, reply: asker.reply };
                         if asker.waited {
                             put_back.entry(asker.queue).or_default().push(waiter);
                         } else if let Some(waiters) = put_back.remove(&asker.queue) {
@@ -487,11 +358,27 @@ impl Loop {
             if asker.waited {
                 self.count_waiters(&asker.queue);
             }
-            let _ = asker.reply.send(answer);
+            answered.push((asker.reply, answer));
         }
+        self.answer_all(answered);
         for (queue, waiters) in put_back {
             self.waiters.put_back(&queue, waiters);
             self.count_waiters(&queue);
+        }
+    }
+
+    /// Answers callers. Many of them are answered from within the runtime: there, waking a caller is an entry in a
+    /// thread's own queue; from here each would lock the queue that all threads share, and may have to wake one.
+    fn answer_all(&self, answered: Vec<(SubmitReply, SubmitAnswer)>) {
+        let answer = |answered: Vec<(SubmitReply, SubmitAnswer)>| {
+            for (reply, answer) in answered {
+                let _ = reply.send(answer);
+            }
+        };
+        if answered.len() <= ANSWERED_HERE_MAX {
+            answer(answered);
+        } else {
+            self.answering.spawn(async move { answer(answered) });
         }
     }
 
@@ -518,16 +405,4 @@ fn size(entry: &Entry) -> (usize, u64) {
         }
         Entry::Control { .. } | Entry::Flush { .. } => (1, 0),
     }
-}
-
-/// The feed's position of a submission's answer: nothing of these jobs is told after it that the answer does not tell.
-#[must_use]
-pub fn position_of(jobs: &[Arc<Job>]) -> Position {
-    jobs.iter().map(|job| job.position).max().unwrap_or_default()
-}
-
-/// How long before a caller's deadline an answer should be on its way.
-#[must_use]
-pub fn answer_margin(left: Duration) -> Duration {
-    (left / 10).min(Duration::from_millis(100))
 }

@@ -1,0 +1,138 @@
+//! The figures of a store with many waiting jobs.
+
+use jobmill::proto::v1::JobState;
+
+use super::{
+    Bench,
+    end_to_end::{BY_BATCHES, EndToEnd},
+    figures::{Series, median, submits},
+    load::Loaded,
+    report::{Bounds, Figure},
+    server::{INTAKE, WORK},
+    subject::{FILLING, Subject},
+    wire::submit_body,
+};
+
+const MIB: f64 = 1024.0 * 1024.0;
+const IN_FLIGHT: usize = 64;
+/// Waiting jobs in the queue that is measured stand behind those of the measurement.
+const BEHIND: i32 = -1;
+const AHEAD: i32 = 1;
+const GOAL: Bounds = Bounds::ratio_at_least(0.8, 0.6);
+/// How often memory is measured.
+const MEMORY_TIMES: usize = 3;
+
+impl Bench {
+    /// What many waiting jobs do to rates, memory and restarts.
+    pub(super) async fn backlog(&mut self) -> anyhow::Result<()> {
+        let waiting = self.sizes.waiting;
+        let empty = Subject::empty(&self.place).await?;
+        let aside = Subject::empty(&self.place).await?;
+        let behind = Subject::empty(&self.place).await?;
+        self.step("filling a queue".to_owned());
+        aside.fill(INTAKE, 0, waiting).await?;
+        aside.expect(INTAKE, None, waiting).await?;
+        self.step("filling a queue".to_owned());
+        behind.set_paused(WORK, true).await?;
+        behind.fill(WORK, BEHIND, waiting).await?;
+
+        // All three servers do the same work, so that what has ended in their stores is alike.
+        let (mut run_aside, mut run_behind) = (Series::default(), Series::default());
+        for _ in 0..self.pairs {
+            let alone = self.end_to_end_rate(&empty, "an empty store").await?;
+            run_aside.add(self.end_to_end_rate(&aside, "others waiting").await?, alone);
+            run_behind.add(self.end_to_end_behind(&behind).await?, alone);
+        }
+        let (mut submit_aside, mut submit_behind) = (Series::default(), Series::default());
+        for _ in 0..self.pairs {
+            let alone = self.intake(&empty, INTAKE, "an empty store").await?.rate;
+            submit_aside.add(self.intake(&aside, INTAKE, "others waiting").await?.rate, alone);
+            submit_behind.add(self.intake(&behind, WORK, "others waiting in the queue").await?.rate, alone);
+        }
+        behind.end().await?;
+        let name = |what: &str, place: &str| format!("{what}, {} waiting {place}", thousands(waiting));
+        for (series, place) in [(&submit_aside, "in another queue"), (&submit_behind, "in the same queue")] {
+            self.figures.push(series.figure(name("Submit, 64 in flight", place), "jobs/s").bounds(GOAL));
+        }
+        for (series, place) in [(&run_aside, "in another queue"), (&run_behind, "in the same queue")] {
+            let what = "end to end, by batches of 1,000";
+            self.figures.push(series.figure(name(what, place), "jobs/s").bounds(GOAL));
+        }
+        empty.end().await?;
+        let aside = self.restarts(aside).await?;
+        self.memory(aside).await
+    }
+
+    async fn end_to_end_rate(&self, subject: &Subject, with: &str) -> anyhow::Result<f64> {
+        self.step(format!("end to end with {with}"));
+        Ok(BY_BATCHES.run(&subject.uri, self.run).await?.rate)
+    }
+
+    /// All slots are busy all the time here, because waiting jobs take each that is free for a moment. They count, too,
+    /// and others take their place afterwards.
+    async fn end_to_end_behind(&self, subject: &Subject) -> anyhow::Result<f64> {
+        self.step("end to end with others waiting in the queue".to_owned());
+        subject.set_paused(WORK, false).await?;
+        let load = EndToEnd { priority: AHEAD, ..BY_BATCHES };
+        let rate = load.run(&subject.uri, self.run).await?.rate;
+        subject.set_paused(WORK, true).await?;
+        let left = subject.count(WORK, Some(JobState::Queued)).await?;
+        subject.fill(WORK, BEHIND, self.sizes.waiting.saturating_sub(left)).await?;
+        Ok(rate)
+    }
+
+    async fn intake(&self, subject: &Subject, queue: &str, with: &str) -> anyhow::Result<Loaded> {
+        self.step(format!("Submit with {with}"));
+        let body = submit_body(queue, 0);
+        submits(IN_FLIGHT).run(&subject.uri, self.run, move || body.clone()).await
+    }
+
+    async fn restarts(&mut self, mut subject: Subject) -> anyhow::Result<Subject> {
+        let mut seconds = Vec::new();
+        for _ in 0..self.pairs {
+            self.step("restarting".to_owned());
+            let (again, took) = subject.crashed().await?;
+            seconds.push(took);
+            subject = again;
+        }
+        let name = format!("restart after a crash, {} waiting", thousands(self.sizes.waiting));
+        let figure = Figure::new(name, median(&seconds), "s");
+        self.figures.push(figure.bounds(Bounds::value_at_most(2.0)));
+        Ok(subject)
+    }
+
+    /// Both servers are fresh processes that have run the same jobs, so that their caches are as warm as each other's.
+    async fn memory(&mut self, mut full: Subject) -> anyhow::Result<()> {
+        let mut empty = Subject::empty(&self.place).await?;
+        let (mut with_none, mut with_many) = (Vec::new(), Vec::new());
+        for _ in 0..MEMORY_TIMES {
+            empty = empty.restarted().await?;
+            full = full.restarted().await?;
+            for (subject, resident) in [(&empty, &mut with_none), (&full, &mut with_many)] {
+                self.step("memory".to_owned());
+                BY_BATCHES.run_jobs(&subject.uri, self.sizes.warming).await?;
+                resident.extend(subject.process.resident_bytes().map(|bytes| bytes as f64 / MIB));
+            }
+        }
+        empty.end().await?;
+        full.end().await?;
+        if with_none.is_empty() {
+            // Not told by this system.
+            return Ok(());
+        }
+        let (without, with) = (median(&with_none), median(&with_many));
+        let waiting = thousands(self.sizes.waiting);
+        self.figures.push(Figure::new("resident memory, empty store", without, "MiB"));
+        self.figures.push(Figure::new(format!("resident memory, {waiting} waiting"), with, "MiB"));
+        let more = Figure::new(format!("resident memory, {waiting} waiting: more by"), with - without, "MiB");
+        self.figures.push(more.bounds(Bounds::value_at_most(64.0)));
+        Ok(())
+    }
+}
+
+fn thousands(jobs: u64) -> String {
+    match jobs / FILLING {
+        1_000 => "1 million".to_owned(),
+        thousands => format!("{thousands},000"),
+    }
+}

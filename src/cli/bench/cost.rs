@@ -1,0 +1,89 @@
+//! What a job costs: flushes, bytes written, and time of the server on a processor.
+
+use std::fmt;
+
+use super::{
+    Bench,
+    end_to_end::{BY_BATCHES, BY_CALLS},
+    figures::submits,
+    paced::{self, PACE},
+    report::Figure,
+    server::INTAKE,
+    subject::Subject,
+    wire::submit_body,
+};
+
+#[derive(Clone, Copy)]
+enum Load {
+    Submit,
+    ByCalls,
+    ByBatches,
+    Paced,
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Load::Submit => write!(f, "Submit, 64 in flight"),
+            Load::ByCalls => write!(f, "end to end, by 64 calls in flight"),
+            Load::ByBatches => write!(f, "end to end, by batches of 1,000"),
+            Load::Paced => write!(f, "SubmitAndWatch, {PACE} a second"),
+        }
+    }
+}
+
+/// What a server has used so far.
+struct Used {
+    flushes: u64,
+    written_bytes: Option<u64>,
+    processor_seconds: Option<f64>,
+}
+
+impl Bench {
+    /// What a job costs under each load.
+    pub(super) async fn cost(&mut self) -> anyhow::Result<()> {
+        for load in [Load::Submit, Load::ByCalls, Load::ByBatches, Load::Paced] {
+            let mut subject = Subject::empty(&self.place).await?;
+            self.step(format!("cost of a job: {load}"));
+            let before = used(&mut subject).await?;
+            let jobs = self.cause(load, &subject).await? as f64;
+            let after = used(&mut subject).await?;
+            subject.end().await?;
+
+            let name = |what| format!("{what} for a job: {load}");
+            let flushes = (after.flushes - before.flushes) as f64 / jobs;
+            self.figures.push(Figure::new(name("flushes"), flushes, "flushes"));
+            if let (Some(before), Some(after)) = (before.written_bytes, after.written_bytes) {
+                let bytes = (after - before) as f64 / jobs;
+                self.figures.push(Figure::new(name("written"), bytes, "bytes"));
+            }
+            if let (Some(before), Some(after)) = (before.processor_seconds, after.processor_seconds) {
+                let micros = (after - before) * 1e6 / jobs;
+                self.figures.push(Figure::new(name("processor time"), micros, "µs"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a load, and returns its jobs.
+    async fn cause(&self, load: Load, subject: &Subject) -> anyhow::Result<u64> {
+        let uri = &subject.uri;
+        Ok(match load {
+            Load::Submit => {
+                let body = submit_body(INTAKE, 0);
+                submits(64).run(uri, self.run, move || body.clone()).await?.done
+            }
+            Load::ByCalls => BY_CALLS.run(uri, self.run).await?.done,
+            Load::ByBatches => BY_BATCHES.run(uri, self.run).await?.done,
+            Load::Paced => paced::submit_and_watch(uri, self.paced_calls()).await?.count() as u64,
+        })
+    }
+}
+
+async fn used(subject: &mut Subject) -> anyhow::Result<Used> {
+    Ok(Used {
+        flushes: subject.process.flushes().await?,
+        written_bytes: subject.process.written_bytes(),
+        processor_seconds: subject.process.processor_seconds(),
+    })
+}

@@ -1,0 +1,130 @@
+//! Jobs from Submit to SUCCEEDED, seen by a watcher. None may be lost on the way.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, bail};
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+use tokio_stream::StreamExt;
+use tonic::Streaming;
+
+use super::{
+    load::{Loaded, Meter, Run, measure},
+    server::WORK,
+    wire::{LeanWatch, Method, Wire, batch_body, submit_body},
+};
+
+/// So many jobs are under way at most: each finds a free slot when it comes.
+const UNDER_WAY_MAX: usize = 4_000;
+/// How long the last jobs may take to be seen.
+const PATIENCE: Duration = Duration::from_secs(30);
+const CONNECTIONS: usize = 4;
+
+/// How jobs are submitted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EndToEnd {
+    /// Submissions under way at once.
+    pub(super) in_flight: usize,
+    /// Jobs of one submission: 1 for Submit, more for SubmitBatch.
+    pub(super) batch: usize,
+    /// The priority of the jobs. Those of other priorities that the watcher sees are counted, but were not submitted
+    /// here.
+    pub(super) priority: i32,
+}
+
+/// Submitted one by one.
+pub(super) const BY_CALLS: EndToEnd = EndToEnd { in_flight: 64, batch: 1, priority: 0 };
+/// Submitted in batches of 1,000.
+pub(super) const BY_BATCHES: EndToEnd = EndToEnd { in_flight: 4, batch: 1_000, priority: 0 };
+
+impl EndToEnd {
+    /// Submits and watches for the duration of a run, and until all that was submitted has been seen.
+    pub(super) async fn run(self, uri: &str, run: Run) -> anyhow::Result<Loaded> {
+        let seen = Arc::new(Meter::default());
+        let room = Arc::new(Semaphore::new(UNDER_WAY_MAX));
+        let submitted = Arc::new(Meter::default());
+        let mut watching = JoinSet::new();
+        // Open before the first job comes: it begins with the next change.
+        let messages = Wire::connect(uri).await?.watch_successes(WORK).await?;
+        watching.spawn(watch(messages, self.priority, Arc::clone(&seen), Arc::clone(&room)));
+        let mut loops = JoinSet::new();
+        let wires = Wire::connect_many(uri, self.in_flight.min(CONNECTIONS)).await?;
+        for wire in wires.iter().cycle().take(self.in_flight) {
+            let (wire, seen, submitted) = (wire.clone(), Arc::clone(&seen), Arc::clone(&submitted));
+            loops.spawn(self.submit(wire, Arc::clone(&room), seen, submitted));
+        }
+        let rate = tokio::select! {
+            rate = measure(loops, &seen, run) => rate?,
+            Some(ended) = watching.join_next() => {
+                ended??;
+                bail!("the watch ended by itself");
+            }
+        };
+        // Every job gives its room back when it is seen.
+        let all = room.acquire_many(UNDER_WAY_MAX as u32);
+        let all_seen = tokio::select! {
+            all_seen = timeout(PATIENCE, all) => all_seen.is_ok(),
+            Some(ended) = watching.join_next() => {
+                ended??;
+                false
+            }
+        };
+        if !all_seen {
+            let missing = UNDER_WAY_MAX - room.available_permits();
+            bail!("{missing} of {} jobs were never seen SUCCEEDED", submitted.done());
+        }
+        if room.available_permits() > UNDER_WAY_MAX {
+            bail!("jobs were seen SUCCEEDED more than once");
+        }
+        Ok(Loaded { rate, done: seen.done() })
+    }
+
+    /// Runs a number of jobs, at least, as fast as it goes.
+    pub(super) async fn run_jobs(self, uri: &str, jobs: u64) -> anyhow::Result<()> {
+        let step = Run { warm_up: Duration::ZERO, counted: Duration::from_millis(200) };
+        let mut done = 0;
+        while done < jobs {
+            done += self.run(uri, step).await?.done;
+        }
+        Ok(())
+    }
+
+    async fn submit(
+        self,
+        mut wire: Wire,
+        room: Arc<Semaphore>,
+        seen: Arc<Meter>,
+        submitted: Arc<Meter>,
+    ) -> anyhow::Result<()> {
+        let (method, body) = if self.batch == 1 {
+            (Method::Submit, submit_body(WORK, self.priority))
+        } else {
+            (Method::SubmitBatch, batch_body(WORK, self.priority, self.batch))
+        };
+        while !seen.is_stopped() {
+            room.acquire_many(self.batch as u32).await?.forget();
+            wire.call(method, body.clone()).await?;
+            submitted.add(self.batch as u64);
+        }
+        Ok(())
+    }
+}
+
+async fn watch(
+    mut messages: Streaming<LeanWatch>,
+    priority: i32,
+    seen: Arc<Meter>,
+    room: Arc<Semaphore>,
+) -> anyhow::Result<()> {
+    while let Some(message) = messages.next().await {
+        let jobs =
+            message.context("the watch failed")?.events.into_iter().filter_map(|event| event.updated?.job);
+        let (mut all, mut own) = (0, 0);
+        for job in jobs.filter(|job| job.done) {
+            all += 1;
+            own += usize::from(job.priority == priority);
+        }
+        seen.add(all);
+        room.add_permits(own);
+    }
+    Ok(())
+}

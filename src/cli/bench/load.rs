@@ -1,0 +1,187 @@
+//! Load in closed loops: so many calls in flight, as fast as they are answered.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::bail;
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
+
+use super::wire::{Method, Wire};
+
+/// How long a run takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    /// Load that is not counted, at first.
+    pub(super) warm_up: Duration,
+    /// Load that is counted.
+    pub(super) counted: Duration,
+}
+
+/// The present, for measuring.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the bench measures real time; nothing here is to be tested by moving it"
+)]
+pub(super) fn now() -> Instant {
+    Instant::now()
+}
+
+/// Counts what is done, and tells loops when to stop.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    done: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Meter {
+    pub(super) fn add(&self, count: u64) {
+        self.done.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// What was done in a second while loops go on. Stops them.
+    async fn rate(&self, run: Run) -> f64 {
+        tokio::time::sleep(run.warm_up).await;
+        let (start, before) = (now(), self.done());
+        tokio::time::sleep(run.counted).await;
+        let (took, done) = (start.elapsed(), self.done() - before);
+        self.stop();
+        done as f64 / took.as_secs_f64()
+    }
+}
+
+/// Lets loops run for a while, and returns what they did in a second. Each of them must go on until `meter` is stopped.
+pub(super) async fn measure(
+    mut loops: JoinSet<anyhow::Result<()>>,
+    meter: &Meter,
+    run: Run,
+) -> anyhow::Result<f64> {
+    let rate = tokio::select! {
+        rate = meter.rate(run) => rate,
+        Some(ended) = loops.join_next() => {
+            ended??;
+            bail!("a load loop ended by itself");
+        }
+    };
+    while let Some(ended) = loops.join_next().await {
+        ended??;
+    }
+    Ok(rate)
+}
+
+/// A load of unary calls.
+#[derive(Clone, Copy)]
+pub(super) struct Calls {
+    pub(super) method: Method,
+    /// How many calls are under way at once.
+    pub(super) in_flight: usize,
+    /// What one call counts.
+    pub(super) worth: u64,
+}
+
+/// What a load came to.
+pub(super) struct Loaded {
+    /// Done in a second, while it was counted.
+    pub(super) rate: f64,
+    /// Done in all.
+    pub(super) done: u64,
+}
+
+impl Calls {
+    /// Calls with bodies made by `body`, for the duration of a run.
+    pub(super) async fn run(
+        self,
+        uri: &str,
+        run: Run,
+        body: impl Fn() -> Bytes + Clone + Send + 'static,
+    ) -> anyhow::Result<Loaded> {
+        let meter = Arc::new(Meter::default());
+        let wires = Wire::connect_many(uri, connections(self.in_flight)).await?;
+        let mut loops = JoinSet::new();
+        for wire in wires.iter().cycle().take(self.in_flight) {
+            let (mut wire, meter, body) = (wire.clone(), Arc::clone(&meter), body.clone());
+            loops.spawn(async move {
+                while !meter.is_stopped() {
+                    wire.call(self.method, body()).await?;
+                    meter.add(self.worth);
+                }
+                Ok(())
+            });
+        }
+        let rate = measure(loops, &meter, run).await?;
+        Ok(Loaded { rate, done: meter.done() })
+    }
+
+    /// Makes a number of calls as fast as it goes.
+    pub(super) async fn make(self, uri: &str, count: u64, body: Bytes) -> anyhow::Result<()> {
+        let wires = Wire::connect_many(uri, connections(self.in_flight)).await?;
+        let left = Arc::new(AtomicU64::new(count));
+        let mut loops = JoinSet::new();
+        for wire in wires.iter().cycle().take(self.in_flight) {
+            let (mut wire, left, body) = (wire.clone(), Arc::clone(&left), body.clone());
+            loops.spawn(async move {
+                let take = |left: u64| left.checked_sub(1);
+                while left.try_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+                    wire.call(self.method, body.clone()).await?;
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(ended) = loops.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+}
+
+/// So many connections carry the calls in flight.
+fn connections(in_flight: usize) -> usize {
+    in_flight.min(4)
+}
+
+/// Messages through empty streams in both directions, as fast as flow control lets them: answers in a second.
+pub(super) async fn empty_streams(uri: &str, streams: usize, run: Run, body: Bytes) -> anyhow::Result<f64> {
+    /// So many answers are counted at once, so that counting does not cost what it counts.
+    const COUNTED_AT_ONCE: u64 = 64;
+
+    let meter = Arc::new(Meter::default());
+    let mut loops = JoinSet::new();
+    for mut wire in Wire::connect_many(uri, streams).await? {
+        let (meter, body) = (Arc::clone(&meter), body.clone());
+        loops.spawn(async move {
+            let stopping = Arc::clone(&meter);
+            let bodies = futures_util::stream::poll_fn(move |_| {
+                std::task::Poll::Ready((!stopping.is_stopped()).then(|| body.clone()))
+            });
+            let mut answers = wire.stream(Method::EmptyStream, bodies).await?;
+            let mut uncounted = 0;
+            while let Some(answer) = answers.next().await {
+                answer?;
+                uncounted += 1;
+                if uncounted == COUNTED_AT_ONCE {
+                    meter.add(std::mem::take(&mut uncounted));
+                }
+            }
+            Ok(())
+        });
+    }
+    measure(loops, &meter, run).await
+}

@@ -1,0 +1,203 @@
+//! Latency at an open-loop pace: each call starts at its time, however long the earlier ones take.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{Seek, SeekFrom, Write},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use jobmill::proto::v1::{
+    self, job_queue_client::JobQueueClient, submit_and_watch_response::Message, watch_event::Event,
+};
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, timeout},
+};
+use tokio_stream::StreamExt;
+use tonic::transport::Channel;
+
+use super::{
+    load::now,
+    server::WORK,
+    wire::{Method, Wire, empty_body, job},
+};
+
+/// So many calls start in a second.
+pub(super) const PACE: u32 = 200;
+/// How long a job may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The log grows by about so much with each small commit.
+const FLUSHED_BYTES: usize = 8 << 10;
+/// The file is written around, as the store's log is, so that its length does not change with each flush.
+const FLUSH_FILE_BYTES: usize = 4 << 20;
+
+/// Some latencies.
+#[derive(Debug, Default)]
+pub(super) struct Latencies(Vec<Duration>);
+
+impl Latencies {
+    pub(super) fn add(&mut self, mut others: Latencies) {
+        self.0.append(&mut others.0);
+    }
+
+    /// The latency that a part of them (0 to 1) does not exceed.
+    pub(super) fn quantile(&mut self, part: f64) -> Duration {
+        self.0.sort_unstable();
+        let rank = (part * self.0.len() as f64).ceil() as usize;
+        self.0.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Starts `call` at each tick.
+async fn at_pace<F>(calls: usize, call: impl Fn() -> F) -> anyhow::Result<Latencies>
+where
+    F: Future<Output = anyhow::Result<Duration>> + Send + 'static,
+{
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / PACE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut under_way = JoinSet::new();
+    for _ in 0..calls {
+        ticks.tick().await;
+        under_way.spawn(call());
+    }
+    let mut latencies = Latencies::default();
+    while let Some(ended) = under_way.join_next().await {
+        latencies.0.push(ended??);
+    }
+    Ok(latencies)
+}
+
+/// Empty calls.
+pub(super) async fn empty_calls(uri: &str, calls: usize) -> anyhow::Result<Latencies> {
+    let wire = Wire::connect(uri).await?;
+    let body = empty_body();
+    at_pace(calls, || {
+        let (mut wire, body) = (wire.clone(), body.clone());
+        async move {
+            let start = now();
+            wire.call(Method::EmptyCall, body).await?;
+            Ok(start.elapsed())
+        }
+    })
+    .await
+}
+
+/// Jobs by SubmitAndWatch, from the call to SUCCEEDED.
+pub(super) async fn submit_and_watch(uri: &str, jobs: usize) -> anyhow::Result<Latencies> {
+    let client = JobQueueClient::connect(uri.to_owned()).await?;
+    at_pace(jobs, || {
+        let client = client.clone();
+        async move {
+            let start = now();
+            timeout(PATIENCE, until_succeeded(client)).await.context("a job was lost")??;
+            Ok(start.elapsed())
+        }
+    })
+    .await
+}
+
+async fn until_succeeded(mut client: JobQueueClient<Channel>) -> anyhow::Result<()> {
+    let request =
+        v1::SubmitAndWatchRequest { job: Some(job(WORK, 0)), ..v1::SubmitAndWatchRequest::default() };
+    let mut messages = client.submit_and_watch(request).await?.into_inner();
+    while let Some(message) = messages.next().await {
+        let Some(Message::Status(status)) = message?.message else { continue };
+        if status.events.iter().filter_map(job_of).any(|job| job.state == v1::JobState::Succeeded as i32) {
+            return Ok(());
+        }
+    }
+    bail!("a watch ended before its job had succeeded")
+}
+
+fn job_of(event: &v1::WatchEvent) -> Option<&v1::Job> {
+    match event.event.as_ref()? {
+        Event::Updated(updated) => updated.job.as_ref(),
+        Event::Snapshot(job) => Some(job),
+        Event::Synced(_)
+        | Event::Left(_)
+        | Event::Deleted(_)
+        | Event::NotFound(_)
+        | Event::Bookmark(_)
+        | Event::Closing(_)
+        | Event::Resync(_)
+        | Event::Output(_) => None,
+    }
+}
+
+/// Jobs by Submit, from the call to SUCCEEDED as a watch tells it that was open before.
+pub(super) async fn submit_beside_watch(uri: &str, jobs: usize) -> anyhow::Result<Latencies> {
+    let client = JobQueueClient::connect(uri.to_owned()).await?;
+    let mut watch = JobQueueClient::connect(uri.to_owned()).await?;
+    let filter = v1::JobFilter {
+        queue: WORK.to_owned(),
+        states: vec![v1::JobState::Succeeded as i32],
+        ..v1::JobFilter::default()
+    };
+    let request = v1::WatchStatusRequest {
+        filter: Some(filter),
+        start: v1::WatchStart::Now as i32,
+        ..v1::WatchStatusRequest::default()
+    };
+    let mut messages = watch.watch_status(request).await?.into_inner();
+    let watching = async {
+        let mut seen: HashMap<String, Instant> = HashMap::new();
+        while seen.len() < jobs {
+            let message = timeout(PATIENCE, messages.next()).await.context("a job was lost")?;
+            let message = message.context("the watch ended")??;
+            let arrived = now();
+            seen.extend(message.events.iter().filter_map(job_of).map(|job| (job.id.clone(), arrived)));
+        }
+        anyhow::Ok(seen)
+    };
+    let started = Arc::new(parking_lot::Mutex::new(HashMap::new()));
+    let submitting = at_pace(jobs, || {
+        let (mut client, started) = (client.clone(), Arc::clone(&started));
+        async move {
+            let start = now();
+            let request = v1::SubmitRequest { job: Some(job(WORK, 0)), ..v1::SubmitRequest::default() };
+            let answer = client.submit(request).await?.into_inner();
+            started.lock().insert(answer.job.context("an answer without a job")?.id, start);
+            Ok(start.elapsed())
+        }
+    });
+    let (seen, _) = tokio::try_join!(watching, submitting)?;
+    let started = started.lock();
+    let latency = |(id, seen): (&String, &Instant)| started.get(id).map(|start| *seen - *start);
+    let latencies: Vec<_> = seen.iter().filter_map(latency).collect();
+    if latencies.len() != jobs {
+        bail!("{} of {jobs} jobs were seen", latencies.len());
+    }
+    Ok(Latencies(latencies))
+}
+
+/// Small writes to a file in the folder, each flushed: what the disk alone takes at this pace.
+pub(super) async fn flushes(folder: &Path, count: usize) -> anyhow::Result<Latencies> {
+    let path = folder.join("flushes");
+    let flushes = tokio::task::spawn_blocking(move || {
+        let mut file = File::create(&path)?;
+        file.write_all(&vec![1; FLUSH_FILE_BYTES])?;
+        file.sync_all()?;
+        let bytes = vec![2; FLUSHED_BYTES];
+        let (begin, mut latencies) = (now(), Latencies::default());
+        for index in 0..count {
+            let due = begin + Duration::from_secs(1) * index as u32 / PACE;
+            std::thread::sleep(due.saturating_duration_since(now()));
+            let start = now();
+            let place = index * FLUSHED_BYTES % FLUSH_FILE_BYTES;
+            file.seek(SeekFrom::Start(place as u64))?;
+            file.write_all(&bytes)?;
+            file.sync_data()?;
+            latencies.0.push(start.elapsed());
+        }
+        anyhow::Ok(latencies)
+    });
+    flushes.await?
+}

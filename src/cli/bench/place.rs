@@ -1,0 +1,58 @@
+//! Where the bench keeps its stores: a folder that is gone afterwards, on a disk that it tells.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+
+/// A folder that is deleted when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    folder: PathBuf,
+    numbered: std::cell::Cell<u32>,
+}
+
+impl Place {
+    /// A new folder in `parent`.
+    pub(super) fn new(parent: &Path) -> anyhow::Result<Self> {
+        let folder = parent.join(format!("jobmill-bench-{}", uuid::Uuid::new_v4().simple()));
+        fs::create_dir_all(&folder).with_context(|| format!("can't create {}", folder.display()))?;
+        Ok(Place { folder, numbered: std::cell::Cell::new(0) })
+    }
+
+    /// The folder itself.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A name in it that was not used before.
+    pub(super) fn fresh(&self) -> PathBuf {
+        self.numbered.set(self.numbered.get() + 1);
+        self.folder.join(format!("store-{}", self.numbered.get()))
+    }
+
+    /// The type of the file system that holds it, where the system tells.
+    pub(super) fn file_system(&self) -> String {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let folder = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
+        mounts
+            .lines()
+            .filter_map(|line| {
+                let mut fields = line.split(' ').skip(1);
+                Some((fields.next()?, fields.next()?))
+            })
+            .filter(|(point, _)| folder.starts_with(point))
+            // The later of two mounts on one point covers the earlier.
+            .max_by_key(|(point, _)| point.len())
+            .map_or_else(|| "unknown".to_owned(), |(_, kind)| kind.to_owned())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Nothing can be done about a folder that can't be deleted.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}

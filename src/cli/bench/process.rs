@@ -1,0 +1,123 @@
+//! A server in a process of its own: started, asked and ended by the bench.
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow, bail};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    time::timeout,
+};
+
+use super::server::ASK_FLUSHES;
+
+/// How long a server may take to start, to answer or to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// So much of a failed server's log is shown.
+const LOG_SHOWN_BYTES: usize = 2_000;
+
+/// Where /proc/PID/stat, from the state on, has the time spent in the program and in the kernel,
+const USER_TICKS: usize = 11;
+const SYSTEM_TICKS: usize = 12;
+/// and its unit, which Linux keeps the same on all machines.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A running server. It is killed when dropped.
+pub(super) struct ServerProcess {
+    child: Child,
+    questions: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+    address: SocketAddr,
+}
+
+impl ServerProcess {
+    /// Starts a server with its store in `data_dir`, or without one a service that does nothing. Its log goes to the
+    /// file `log`.
+    pub(super) async fn start(data_dir: Option<&Path>, log: &Path) -> anyhow::Result<Self> {
+        let program = std::env::current_exe().context("can't find this program's file")?;
+        let log_file = File::options().create(true).append(true).open(log)?;
+        let mut command = Command::new(program);
+        command.arg("__bench-server");
+        if let Some(folder) = data_dir {
+            command.arg("--data-dir").arg(folder);
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log_file)
+            .kill_on_drop(true)
+            .spawn()
+            .context("can't start a server")?;
+        let (Some(questions), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("a server has no pipes");
+        };
+        let mut answers = BufReader::new(stdout).lines();
+        let Ok(Ok(Some(line))) = timeout(PATIENCE, answers.next_line()).await else {
+            let log = fs::read(log).unwrap_or_default();
+            let shown =
+                String::from_utf8_lossy(log.get(log.len().saturating_sub(LOG_SHOWN_BYTES)..).unwrap_or(&[]))
+                    .into_owned();
+            bail!("a server did not start; its log ends with:\n{shown}");
+        };
+        let address = line.parse().with_context(|| format!("a server announced `{line}`"))?;
+        Ok(ServerProcess { child, questions, answers, address })
+    }
+
+    /// Where it listens.
+    pub(super) fn uri(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// How many commits it has flushed since it started.
+    pub(super) async fn flushes(&mut self) -> anyhow::Result<u64> {
+        self.questions.write_all(format!("{ASK_FLUSHES}\n").as_bytes()).await?;
+        let line = timeout(PATIENCE, self.answers.next_line()).await??;
+        line.and_then(|line| line.parse().ok()).ok_or_else(|| anyhow!("a server did not tell its flushes"))
+    }
+
+    /// The memory that is resident now, in bytes. Absent where the system does not tell.
+    pub(super) fn resident_bytes(&self) -> Option<u64> {
+        Some(self.proc_number("status", "VmRSS:")? * 1024)
+    }
+
+    /// What it has caused to be written to the disk, in bytes. Absent where the system does not tell.
+    pub(super) fn written_bytes(&self) -> Option<u64> {
+        self.proc_number("io", "write_bytes:")
+    }
+
+    /// What it has used of the processor, in seconds. Absent where the system does not tell.
+    pub(super) fn processor_seconds(&self) -> Option<f64> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id()?)).ok()?;
+        // The program's name may hold anything, but it ends with the last bracket; the state is next.
+        let (_, fields) = text.rsplit_once(") ")?;
+        let ticks = |index| fields.split(' ').nth(index)?.parse::<f64>().ok();
+        Some((ticks(USER_TICKS)? + ticks(SYSTEM_TICKS)?) / TICKS_PER_SECOND)
+    }
+
+    fn proc_number(&self, file: &str, field: &str) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/{file}", self.child.id()?)).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Lets it end by itself.
+    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
+        drop(self.questions);
+        let status = timeout(PATIENCE, self.child.wait()).await.context("a server does not end")??;
+        if !status.success() {
+            bail!("a server ended with {status}");
+        }
+        Ok(())
+    }
+
+    /// Ends it as a crash would.
+    pub(super) async fn kill(mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+}

@@ -1,0 +1,186 @@
+//! The server's side of the bench: a process of its own, with the real server or one that does nothing.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, Write},
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::Context;
+use jobmill::{
+    config::{KindDefaults, LogSettings, QueueSettings, Settings, StoreSettings},
+    execute::{Attempt, HandlerError},
+    job::Output,
+    proto::bench::{
+        CallRequest, CallResponse, StreamRequest, StreamResponse,
+        empty_service_server::{EmptyService, EmptyServiceServer},
+    },
+    serve::{Server, grpc_incoming, grpc_server},
+    store::{Applied, Batch, Reader, Store, StoreError},
+};
+use tokio::net::TcpListener;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::cli::logging;
+
+/// Jobs of this queue run at once, as long as few of them are under way.
+pub(super) const WORK: &str = "work";
+/// This queue is paused by the bench: what comes in stays.
+pub(super) const INTAKE: &str = "intake";
+/// The kind whose handler does nothing.
+pub(super) const KIND: &str = "noop";
+/// What runs at once in [`WORK`].
+pub(super) const CONSUMERS: u32 = 4_096;
+/// Asks the server's process for the number of its flushes.
+pub(super) const ASK_FLUSHES: &str = "flushes";
+/// A bounded queue that no run of the bench fills.
+const JOBS_MAX: u64 = 100_000_000;
+const BYTES_MAX: u64 = 1 << 40;
+
+/// Serves for the bench, until standard input ends.
+#[derive(clap::Args, Debug)]
+pub(crate) struct BenchServerArgs {
+    /// The folder of the store; without it, a service that does nothing
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+}
+
+/// Serves until standard input ends.
+pub(crate) async fn run(args: BenchServerArgs) -> ExitCode {
+    let served = match args.data_dir {
+        Some(folder) => serve_jobs(folder).await,
+        None => serve_nothing().await,
+    };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve_jobs(folder: PathBuf) -> anyhow::Result<()> {
+    // What spans and log lines cost belongs to the figures.
+    logging::start(&LogSettings::default())?;
+    let queue = |consumers| QueueSettings {
+        max_jobs: JOBS_MAX,
+        max_bytes: BYTES_MAX,
+        consumers,
+        ..QueueSettings::default()
+    };
+    let settings = Settings {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        drain_timeout: std::time::Duration::from_secs(2),
+        queues: BTreeMap::from([(WORK.to_owned(), queue(CONSUMERS)), (INTAKE.to_owned(), queue(1))]),
+        ..Settings::new(StoreSettings::Folder(folder))
+    };
+    let flushes = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&flushes);
+    let server = Server::builder(settings)
+        .handler(KIND, KindDefaults::default(), nothing)
+        .around_store(|store| Box::new(CountingStore { store, flushes: counted }))
+        .start()
+        .await?;
+    announce(server.local_addr().context("the server does not listen")?)?;
+    let stopper = server.stopper();
+    let input_ended = answer_questions(flushes)?;
+    tokio::spawn(async move {
+        input_ended.cancelled().await;
+        stopper.drain();
+    });
+    Ok(server.finished().await?)
+}
+
+async fn nothing(_attempt: Attempt) -> Result<Output, HandlerError> {
+    Ok(Output::default())
+}
+
+async fn serve_nothing() -> anyhow::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("can't listen")?;
+    announce(listener.local_addr()?)?;
+    let input_ended = answer_questions(Arc::default())?;
+    grpc_server()
+        .add_service(EmptyServiceServer::new(Nothing))
+        .serve_with_incoming_shutdown(grpc_incoming(listener), input_ended.cancelled_owned())
+        .await?;
+    Ok(())
+}
+
+fn announce(address: SocketAddr) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    writeln!(stdout, "{address}")?;
+    stdout.flush()
+}
+
+/// Answers the bench's questions on a thread that may block; the token is cancelled when standard input ends, so that
+/// no server outlives its bench.
+fn answer_questions(flushes: Arc<AtomicU64>) -> io::Result<CancellationToken> {
+    let ended = CancellationToken::new();
+    let ending = ended.clone().drop_guard();
+    // Ends with the process: a read of standard input can't be broken off.
+    std::thread::Builder::new().name("questions".into()).spawn(move || {
+        let _ending = ending;
+        for line in io::stdin().lock().lines() {
+            let Ok(line) = line else { return };
+            let answer = if line == ASK_FLUSHES { flushes.load(Ordering::Relaxed) } else { 0 };
+            let mut stdout = io::stdout();
+            if writeln!(stdout, "{answer}").and_then(|()| stdout.flush()).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(ended)
+}
+
+/// Counts the batches that wrote something. Each of them is one flush of the log; a checkpoint, once in thousands of
+/// pages, adds two, which are not counted.
+struct CountingStore {
+    store: Box<dyn Store>,
+    flushes: Arc<AtomicU64>,
+}
+
+impl Store for CountingStore {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        let applied = self.store.apply(batch)?;
+        if !applied.changes.is_empty() {
+            self.flushes.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(applied)
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.store.reader()
+    }
+}
+
+/// As long as a job's id.
+const ID: &str = "0123456789ABC";
+
+struct Nothing;
+
+#[tonic::async_trait]
+impl EmptyService for Nothing {
+    async fn call(&self, _request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
+        Ok(Response::new(CallResponse { id: ID.to_owned() }))
+    }
+
+    type StreamStream = std::pin::Pin<Box<dyn Stream<Item = Result<StreamResponse, Status>> + Send>>;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<StreamRequest>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let answers =
+            request.into_inner().map(|message| message.map(|_message| StreamResponse { id: ID.to_owned() }));
+        Ok(Response::new(Box::pin(answers)))
+    }
+}

@@ -1,0 +1,219 @@
+//! The client's side of the wire, as cheap as it can be: requests are encoded once, and of answers only what the bench
+//! looks at is decoded. So the machine's cores are left to the server that is measured.
+
+use std::marker::PhantomData;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use jobmill::proto::v1;
+use prost::Message;
+use tonic::{
+    Request, Status, Streaming,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codegen::http::uri::PathAndQuery,
+    transport::{Channel, Endpoint},
+};
+
+use super::server::KIND;
+
+/// The payload of every job and of every empty call.
+pub(super) const PAYLOAD_BYTES: usize = 100;
+
+/// Sends bytes that are encoded already.
+struct Raw<R>(PhantomData<R>);
+
+struct RawEncoder;
+
+struct LeanDecoder<R>(PhantomData<R>);
+
+impl<R: Message + Default + 'static> Codec for Raw<R> {
+    type Encode = Bytes;
+    type Decode = R;
+    type Encoder = RawEncoder;
+    type Decoder = LeanDecoder<R>;
+
+    fn encoder(&mut self) -> RawEncoder {
+        RawEncoder
+    }
+
+    fn decoder(&mut self) -> LeanDecoder<R> {
+        LeanDecoder(PhantomData)
+    }
+}
+
+impl Encoder for RawEncoder {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl<R: Message + Default> Decoder for LeanDecoder<R> {
+    type Item = R;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<R>, Status> {
+        R::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+/// Of a WatchStatusResponse what tells that jobs have ended.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeanWatch {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) events: Vec<LeanEvent>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeanEvent {
+    #[prost(message, optional, tag = "3")]
+    pub(super) updated: Option<LeanUpdated>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeanUpdated {
+    #[prost(message, optional, tag = "1")]
+    pub(super) job: Option<LeanJob>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeanJob {
+    #[prost(int32, tag = "7")]
+    pub(super) priority: i32,
+    #[prost(bool, tag = "10")]
+    pub(super) done: bool,
+}
+
+/// A method that the bench calls.
+#[derive(Clone, Copy)]
+pub(super) enum Method {
+    EmptyCall,
+    EmptyStream,
+    Submit,
+    SubmitBatch,
+    WatchStatus,
+}
+
+impl Method {
+    fn path(self) -> PathAndQuery {
+        PathAndQuery::from_static(match self {
+            Method::EmptyCall => "/jobmill.bench.v1.EmptyService/Call",
+            Method::EmptyStream => "/jobmill.bench.v1.EmptyService/Stream",
+            Method::Submit => "/jobmill.v1.JobQueue/Submit",
+            Method::SubmitBatch => "/jobmill.v1.JobQueue/SubmitBatch",
+            Method::WatchStatus => "/jobmill.v1.JobQueue/WatchStatus",
+        })
+    }
+}
+
+/// One connection.
+#[derive(Clone)]
+pub(super) struct Wire(Grpc<Channel>);
+
+impl Wire {
+    /// Opens a connection.
+    pub(super) async fn connect(uri: &str) -> anyhow::Result<Self> {
+        Ok(Wire(Grpc::new(Endpoint::from_shared(uri.to_owned())?.connect().await?)))
+    }
+
+    /// Opens some connections.
+    pub(super) async fn connect_many(uri: &str, count: usize) -> anyhow::Result<Vec<Self>> {
+        let mut wires = Vec::with_capacity(count);
+        for _ in 0..count {
+            wires.push(Self::connect(uri).await?);
+        }
+        Ok(wires)
+    }
+
+    async fn ready(&mut self) -> Result<(), Status> {
+        self.0.ready().await.map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    /// A unary call. Of the answer only its form is checked.
+    pub(super) async fn call(&mut self, method: Method, body: Bytes) -> Result<(), Status> {
+        self.ready().await?;
+        self.0.unary(Request::new(body), method.path(), Raw::<()>(PhantomData)).await?;
+        Ok(())
+    }
+
+    /// Opens a stream in both directions.
+    pub(super) async fn stream(
+        &mut self,
+        method: Method,
+        bodies: impl tokio_stream::Stream<Item = Bytes> + Send + 'static,
+    ) -> Result<Streaming<()>, Status> {
+        self.ready().await?;
+        Ok(self.0.streaming(Request::new(bodies), method.path(), Raw::<()>(PhantomData)).await?.into_inner())
+    }
+
+    /// Watches the jobs that succeed in a queue from now on.
+    pub(super) async fn watch_successes(&mut self, queue: &str) -> Result<Streaming<LeanWatch>, Status> {
+        let request = v1::WatchStatusRequest {
+            filter: Some(v1::JobFilter {
+                queue: queue.to_owned(),
+                states: vec![v1::JobState::Succeeded as i32],
+                ..v1::JobFilter::default()
+            }),
+            start: v1::WatchStart::Now as i32,
+            ..v1::WatchStatusRequest::default()
+        };
+        self.ready().await?;
+        let body = Request::new(Bytes::from(request.encode_to_vec()));
+        let codec = Raw::<LeanWatch>(PhantomData);
+        Ok(self.0.server_streaming(body, Method::WatchStatus.path(), codec).await?.into_inner())
+    }
+}
+
+/// The payload.
+pub(super) fn payload() -> Bytes {
+    Bytes::from_static(&[b'x'; PAYLOAD_BYTES])
+}
+
+/// A job for a queue.
+pub(super) fn job(queue: &str, priority: i32) -> v1::JobSpec {
+    v1::JobSpec {
+        queue: queue.to_owned(),
+        kind: KIND.to_owned(),
+        payload: payload(),
+        priority,
+        ..v1::JobSpec::default()
+    }
+}
+
+/// A Submit of a job, encoded.
+pub(super) fn submit_body(queue: &str, priority: i32) -> Bytes {
+    let request = v1::SubmitRequest { job: Some(job(queue, priority)), ..v1::SubmitRequest::default() };
+    request.encode_to_vec().into()
+}
+
+/// A SubmitBatch of equal jobs, encoded.
+pub(super) fn batch_body(queue: &str, priority: i32, jobs: usize) -> Bytes {
+    let request = v1::SubmitBatchRequest {
+        jobs: vec![job(queue, priority); jobs],
+        ..v1::SubmitBatchRequest::default()
+    };
+    request.encode_to_vec().into()
+}
+
+/// An empty call, encoded: the bytes of an empty stream's messages, too.
+pub(super) fn empty_body() -> Bytes {
+    jobmill::proto::bench::CallRequest { payload: payload().into() }.encode_to_vec().into()
+}
+
+/// Adds a request id to an encoded Submit. Fields of a message may simply follow each other.
+pub(super) fn with_request_id(body: &Bytes, id: &uuid::Uuid) -> Bytes {
+    /// Field 2 of SubmitRequest, with a length.
+    const REQUEST_ID: u8 = 2 << 3 | 2;
+
+    let mut text = uuid::Uuid::encode_buffer();
+    let text = id.hyphenated().encode_lower(&mut text).as_bytes();
+    let mut bytes = BytesMut::with_capacity(body.len() + 2 + text.len());
+    bytes.put_slice(body);
+    bytes.put_u8(REQUEST_ID);
+    bytes.put_u8(text.len() as u8);
+    bytes.put_slice(text);
+    bytes.freeze()
+}

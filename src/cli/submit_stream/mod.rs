@@ -1,0 +1,379 @@
+//! `jobmill submit --stream`: a job for each line of a file.
+
+mod line;
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    path::Path,
+};
+
+use futures_util::FutureExt;
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Global, connect,
+    exit::{Exit, Failure},
+    follow::ctrl_c,
+    live::style,
+    text,
+    ui::Ui,
+};
+use jobmill::{
+    client::{Code, Refusal, SubmitResults, SubmitSender, Submitted},
+    proto::v1::{SubmitItem, WhenFull},
+};
+
+/// A line with the largest payload is shorter, however much of it is escaped.
+const LINE_MAX_BYTES: u64 = 8 << 20;
+/// Lines that are read ahead.
+const LINES_AHEAD: usize = 64;
+/// So much output is gathered before it is written.
+const OUTPUT_ENOUGH_BYTES: usize = 32 << 10;
+
+/// What to submit, and how.
+pub(super) struct Stream {
+    /// A file, or `-` for standard input.
+    pub(super) path: std::path::PathBuf,
+    /// The queue of lines that name none.
+    pub(super) queue: String,
+    pub(super) when_full: WhenFull,
+    /// Whether to stop at the first line that is not accepted.
+    pub(super) fail_fast: bool,
+}
+
+/// A line that was read.
+struct ReadLine {
+    place: Place,
+    item: Result<SubmitItem, line::Fault>,
+}
+
+/// Where a line is.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Its number, from 1.
+    line: u64,
+    /// The bytes up to its end.
+    end: u64,
+}
+
+pub(super) async fn run(stream: Stream, global: &Global, ui: &Ui) -> Result<Exit, Failure> {
+    let (source, bytes) = open(&stream.path)?;
+    let client = connect(global).await?;
+    let (lines, read) = mpsc::channel(LINES_AHEAD);
+    let queue = stream.queue;
+    let reading = tokio::task::spawn_blocking(move || read_lines(source, &queue, &lines));
+
+    let show = RefCell::new(Show::new(ui, bytes));
+    let places = RefCell::new(VecDeque::new());
+    let stop = CancellationToken::new();
+    let stop_early = || {
+        if stream.fail_fast {
+            stop.cancel();
+        }
+    };
+    let (sender, results) = client.submit_stream(stream.when_full);
+    let noter = show.borrow().noter();
+    let results = results.on_break(move |error| noter(&format!("{error}; reconnecting")));
+    let ended = {
+        let give = give(sender, read, &places, &show, &stop, &stop_early);
+        let take = take(results, &places, &show, &stop_early);
+        tokio::select! {
+            done = async { tokio::try_join!(give, take) } => done.map(|_| false),
+            () = ctrl_c() => Ok(true),
+        }
+    };
+    let mut show = show.into_inner();
+    show.finish();
+    let left = places.into_inner();
+    if let Some(first) = left.front() {
+        ui.note(&format!(
+            "{} lines have no answer, from line {} on; whether they were accepted is not known",
+            left.len(),
+            first.line
+        ));
+    }
+    show.summary();
+    if ended? {
+        return Ok(Exit::Interrupted);
+    }
+    // After --fail-fast it may wait for standard input still.
+    if !stop.is_cancelled()
+        && let Ok(Err(error)) = reading.await
+    {
+        let name = stream.path.display();
+        return Err(Failure::usage(format!("`{name}` can't be read any further: {error}")));
+    }
+    Ok(if show.refused == 0 { Exit::Ok } else { Exit::Refused })
+}
+
+/// What to read, and how long it is, if that is known.
+fn open(path: &Path) -> Result<(Box<dyn BufRead + Send>, Option<u64>), Failure> {
+    if path == Path::new("-") {
+        return Ok((Box::new(BufReader::new(std::io::stdin())), None));
+    }
+    let fault = |error| Failure::usage(format!("`{}` can't be read: {error}", path.display()));
+    let file = File::open(path).map_err(fault)?;
+    let metadata = file.metadata().map_err(fault)?;
+    Ok((Box::new(BufReader::new(file)), metadata.is_file().then_some(metadata.len())))
+}
+
+/// Reads lines until there are no more, or nobody wants them.
+fn read_lines(
+    mut source: impl BufRead,
+    queue: &str,
+    lines: &mpsc::Sender<ReadLine>,
+) -> Result<(), std::io::Error> {
+    let mut bytes = Vec::new();
+    let mut place = Place { line: 0, end: 0 };
+    loop {
+        bytes.clear();
+        let read = source.by_ref().take(LINE_MAX_BYTES).read_until(b'\n', &mut bytes)? as u64;
+        if read == 0 {
+            return Ok(());
+        }
+        place = Place { line: place.line + 1, end: place.end + read };
+        let item = if read == LINE_MAX_BYTES && !bytes.ends_with(b"\n") {
+            place.end += source.skip_until(b'\n')? as u64;
+            let limit = text::bytes(LINE_MAX_BYTES);
+            Err(line::Fault { column: None, message: format!("the line is longer than {limit}") })
+        } else if bytes.trim_ascii().is_empty() {
+            continue;
+        } else {
+            line::parse(bytes.trim_ascii_end(), queue)
+        };
+        if lines.blocking_send(ReadLine { place, item }).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Gives what was read to the stream.
+async fn give(
+    sender: SubmitSender,
+    mut read: mpsc::Receiver<ReadLine>,
+    places: &RefCell<VecDeque<Place>>,
+    show: &RefCell<Show<'_>>,
+    stop: &CancellationToken,
+    stop_early: &impl Fn(),
+) -> Result<(), Failure> {
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            next = read.recv() => next,
+        };
+        let Some(ReadLine { place, item }) = next else { return Ok(()) };
+        match item {
+            Ok(item) => {
+                places.borrow_mut().push_back(place);
+                if sender.send(item).await.is_err() {
+                    // The results tell why.
+                    return Ok(());
+                }
+            }
+            Err(fault) => {
+                show.borrow_mut().fault(place, &fault);
+                stop_early();
+            }
+        }
+    }
+}
+
+/// Takes the results. What is ready is written at once, and in one piece.
+async fn take(
+    mut results: SubmitResults,
+    places: &RefCell<VecDeque<Place>>,
+    show: &RefCell<Show<'_>>,
+    stop_early: &impl Fn(),
+) -> Result<(), Failure> {
+    loop {
+        let next = match results.next().now_or_never() {
+            Some(next) => next,
+            None => {
+                show.borrow_mut().flush()?;
+                results.next().await
+            }
+        };
+        let Some(submitted) = next.transpose()? else { break };
+        let place = places.borrow_mut().pop_front().unwrap_or(Place { line: 0, end: 0 });
+        if submitted.outcome.is_err() {
+            stop_early();
+        }
+        show.borrow_mut().result(place, submitted)?;
+    }
+    show.borrow_mut().flush()
+}
+
+/// Tells what became of the lines.
+struct Show<'u> {
+    ui: &'u Ui,
+    bar: Option<ProgressBar>,
+    /// What is still to be written to stdout.
+    output: String,
+    /// Whoever read the output has left. The jobs are submitted all the same.
+    output_closed: bool,
+    accepted: u64,
+    /// Those that were no jobs among them.
+    refused: u64,
+    /// The bytes of the lines up to the last result.
+    end: u64,
+}
+
+impl<'u> Show<'u> {
+    fn new(ui: &'u Ui, bytes: Option<u64>) -> Self {
+        let bar = ui.bars.then(|| {
+            let target = ProgressDrawTarget::stderr();
+            let bar = ProgressBar::with_draw_target(bytes, target);
+            bar.set_style(style(match bytes {
+                Some(_) => "{bar:30.cyan/dim} {percent:>3}%  {msg}",
+                None => "{spinner} {msg}",
+            }));
+            bar
+        });
+        Show { ui, bar, output: String::new(), output_closed: false, accepted: 0, refused: 0, end: 0 }
+    }
+
+    fn result(&mut self, place: Place, submitted: Submitted) -> Result<(), Failure> {
+        self.end = place.end;
+        match submitted.outcome {
+            Ok(accepted) => {
+                self.accepted += 1;
+                if self.ui.is_json() {
+                    self.write(&json!({
+                        "line": place.line,
+                        "id": accepted.id,
+                        "created": accepted.created,
+                        "requestId": submitted.request_id,
+                    }));
+                } else {
+                    self.output.push_str(&text::escape(&accepted.id));
+                    self.output.push('\n');
+                }
+            }
+            Err(refusal) => {
+                self.refused += 1;
+                self.note(&format!("line {}: {}", place.line, text::escape(&refusal.message)));
+                if self.ui.is_json() {
+                    self.write(&json!({
+                        "line": place.line,
+                        "requestId": submitted.request_id,
+                        "refused": refused(&refusal),
+                    }));
+                }
+            }
+        }
+        if self.output.len() > OUTPUT_ENOUGH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// A line that is no job.
+    fn fault(&mut self, place: Place, fault: &line::Fault) {
+        self.refused += 1;
+        let column = fault.column.map(|column| format!(", column {column}")).unwrap_or_default();
+        self.note(&format!("line {}{column}: {}", place.line, text::escape(&fault.message)));
+        if self.ui.is_json() {
+            let mut refused = json!({ "reason": "INVALID_LINE", "message": fault.message });
+            if let Some(column) = fault.column {
+                refused["column"] = column.into();
+            }
+            self.write(&json!({ "line": place.line, "refused": refused }));
+        }
+    }
+
+    fn write(&mut self, value: &Value) {
+        self.output.push_str(&value.to_string());
+        self.output.push('\n');
+    }
+
+    /// Writes what there is, and brings the bar up to date.
+    fn flush(&mut self) -> Result<(), Failure> {
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.end);
+            bar.set_message(self.counts());
+        }
+        let output = std::mem::take(&mut self.output);
+        if output.is_empty() || self.output_closed {
+            return Ok(());
+        }
+        let printed = match &self.bar {
+            Some(bar) => bar.suspend(|| self.ui.print(&output)),
+            None => self.ui.print(&output),
+        };
+        match printed {
+            Err(Failure::OutputClosed) => {
+                self.output_closed = true;
+                Ok(())
+            }
+            printed => printed,
+        }
+    }
+
+    fn note(&self, note: &str) {
+        self.noter()(note);
+    }
+
+    /// Writes notes beside the bar, from elsewhere too.
+    fn noter(&self) -> impl Fn(&str) + Send + use<> {
+        let (ui, bar) = (self.ui.clone(), self.bar.clone());
+        move |note| match &bar {
+            Some(bar) => bar.suspend(|| ui.note(note)),
+            None => ui.note(note),
+        }
+    }
+
+    fn counts(&self) -> String {
+        match self.refused {
+            0 => format!("{} accepted", self.accepted),
+            refused => format!("{} accepted, {refused} refused", self.accepted),
+        }
+    }
+
+    /// Leaves the terminal as it was.
+    fn finish(&mut self) {
+        // What could not be written is told by the exit code.
+        let _ = self.flush();
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn summary(&self) {
+        if !self.ui.is_json() {
+            self.ui.note(&self.counts());
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) -> Value {
+    let fields: Vec<_> = refusal
+        .fields
+        .iter()
+        .map(|fault| json!({ "field": fault.field, "description": fault.description }))
+        .collect();
+    let mut value = json!({
+        "code": code(refusal.code),
+        "reason": refusal.reason,
+        "message": refusal.message,
+    });
+    if !fields.is_empty() {
+        value["fieldViolations"] = fields.into();
+    }
+    value
+}
+
+/// A code's name in the protocol: `INVALID_ARGUMENT`.
+fn code(code: Code) -> String {
+    let mut name = String::new();
+    for c in format!("{code:?}").chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_uppercase());
+    }
+    name
+}

@@ -1,0 +1,425 @@
+//! Submitting job after job across breaks.
+
+use std::{collections::VecDeque, fmt};
+
+use futures_util::{Stream, stream};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::{Client, ClientError, Refusal, error::FieldFault, jobs::new_request_id, retry::Outage};
+use crate::proto::v1::{self, submit_result::Outcome};
+
+/// So many items may be given before their results are asked for.
+const GIVEN_MAX: usize = 256;
+/// Messages on their way into the connection, which takes them as fast as the server reads.
+const MESSAGES_MAX: usize = 2;
+/// A message takes no more items once it has so many bytes.
+const MESSAGE_ENOUGH_BYTES: usize = 256 << 10;
+/// The server reads messages of 4 MiB; this leaves room for what is around the item.
+const ITEM_MAX_BYTES: usize = (4 << 20) - 64;
+
+/// What became of an item of [`Client::submit_stream`].
+#[derive(Clone, PartialEq, Debug)]
+pub struct Submitted {
+    /// The item's request id, which [`SubmitSender::send`] returned.
+    pub request_id: String,
+    /// The job, or why there is none.
+    pub outcome: Result<v1::SubmitAccepted, Refusal>,
+}
+
+/// The other half has ended: nothing takes items any more, and [`SubmitResults::next`] has said why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the stream of submissions has ended")]
+pub struct StreamOver;
+
+/// Where the items of a stream go in. Clones feed the same stream; it is complete once all of them are dropped.
+#[derive(Clone, Debug)]
+pub struct SubmitSender {
+    items: mpsc::Sender<v1::SubmitItem>,
+}
+
+impl SubmitSender {
+    /// Gives the next item and returns its request id: the item's own, or else a new one. Waits while as many items as
+    /// the server allows have no result. Nothing moves unless [`SubmitResults::next`] is polled.
+    ///
+    /// # Errors
+    /// [`StreamOver`] once the results have ended or were dropped.
+    pub async fn send(&self, item: impl Into<v1::SubmitItem>) -> Result<String, StreamOver> {
+        let mut item = item.into();
+        if item.request_id.is_empty() {
+            item.request_id = new_request_id();
+        }
+        let request_id = item.request_id.clone();
+        self.items.send(item).await.map_err(|_| StreamOver)?;
+        Ok(request_id)
+    }
+}
+
+/// The results of a stream, in the order of its items. It also does the stream's work: connects, sends, and after a
+/// break reconnects and sends again what has no result, for as long as [`super::ClientBuilder::retry_for`] says.
+pub struct SubmitResults {
+    client: Client,
+    when_full: v1::WhenFull,
+    given: mpsc::Receiver<v1::SubmitItem>,
+    /// No more items will be given.
+    complete: bool,
+    /// Items whose result was not returned yet, and the number of the first one, counted from the stream's begin.
+    entries: VecDeque<Entry>,
+    first: u64,
+    connection: Option<Connection>,
+    outage: Option<Outage>,
+    on_break: Option<BreakHandler>,
+    over: bool,
+}
+
+type BreakHandler = Box<dyn FnMut(&ClientError) + Send>;
+
+struct Entry {
+    item: v1::SubmitItem,
+    bytes: usize,
+    outcome: Option<Result<v1::SubmitAccepted, Refusal>>,
+}
+
+struct Connection {
+    /// Dropped once all has been sent.
+    requests: Option<mpsc::Sender<v1::SubmitStreamRequest>>,
+    responses: Streaming<v1::SubmitStreamResponse>,
+    credits: usize,
+    /// The numbers of items sent here that have no result yet.
+    sent: VecDeque<u64>,
+    /// The number of the first item that was not looked at for sending.
+    next: u64,
+}
+
+/// What a step begins with.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
+enum Event {
+    Heard(Result<Option<v1::SubmitStreamResponse>, Status>),
+    Given(Option<v1::SubmitItem>),
+    /// There is room for a message.
+    Room,
+}
+
+impl fmt::Debug for SubmitResults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubmitResults")
+            .field("first", &self.first)
+            .field("unacknowledged", &self.entries.len())
+            .field("over", &self.over)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Submits job after job, many of them on their way at once: give items to the one half while you ask the other
+    /// for results. After a break, items without a result are sent again with the same request ids, so that none is
+    /// lost or doubled. Connects when the first item is there.
+    ///
+    /// ```no_run
+    /// # async fn example(client: jobmill::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use jobmill::proto::v1::{JobSpec, WhenFull};
+    ///
+    /// let (sender, mut results) = client.submit_stream(WhenFull::Wait);
+    /// let produce = async move {
+    ///     for _ in 0..100_000 {
+    ///         sender.send(JobSpec { queue: "default".into(), kind: "mail".into(), ..Default::default() }).await?;
+    ///     }
+    ///     Ok::<_, jobmill::client::StreamOver>(()) // Drops the sender: the stream is complete.
+    /// };
+    /// let consume = async {
+    ///     while let Some(submitted) = results.next().await {
+    ///         match submitted?.outcome {
+    ///             Ok(accepted) => println!("{}", accepted.id),
+    ///             Err(refusal) => eprintln!("{refusal}"),
+    ///         }
+    ///     }
+    ///     Ok::<_, jobmill::client::ClientError>(())
+    /// };
+    /// let (produced, consumed) = tokio::join!(produce, consume);
+    /// consumed?;
+    /// produced?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn submit_stream(&self, when_full: v1::WhenFull) -> (SubmitSender, SubmitResults) {
+        let (items, given) = mpsc::channel(GIVEN_MAX);
+        let results = SubmitResults {
+            client: self.clone(),
+            when_full,
+            given,
+            complete: false,
+            entries: VecDeque::new(),
+            first: 0,
+            connection: None,
+            outage: None,
+            on_break: None,
+            over: false,
+        };
+        (SubmitSender { items }, results)
+    }
+
+    async fn open_submit_stream(&self, first: u64) -> Result<Connection, ClientError> {
+        let (requests, outgoing) = mpsc::channel(MESSAGES_MAX);
+        let mut service = self.job_queue();
+        let responses = self.answer(service.submit_stream(ReceiverStream::new(outgoing))).await?;
+        Ok(Connection { requests: Some(requests), responses, credits: 0, sent: VecDeque::new(), next: first })
+    }
+}
+
+impl SubmitResults {
+    /// The next result; `None` once the stream is complete and every item has one, or after an error. After an error,
+    /// what became of the [unacknowledged](Self::unacknowledged) items is not known.
+    ///
+    /// Its future may be dropped at any time: the next call goes on where it was.
+    pub async fn next(&mut self) -> Option<Result<Submitted, ClientError>> {
+        loop {
+            if let Some(submitted) = self.take_first() {
+                return Some(Ok(submitted));
+            }
+            if self.over || (self.complete && self.entries.is_empty()) {
+                self.over = true;
+                self.connection = None;
+                return None;
+            }
+            match self.advance().await {
+                Ok(()) => {}
+                // Nothing is open: the next item connects anew, and has all the time for it.
+                Err(error) if error.may_help_to_repeat() && self.entries.is_empty() => {
+                    self.connection = None;
+                    self.outage = None;
+                }
+                Err(error) if error.may_help_to_repeat() && !self.time_is_up() => self.broken(&error),
+                Err(error) => {
+                    self.over = true;
+                    self.connection = None;
+                    self.given.close();
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    /// The same as a stream.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Submitted, ClientError>> + Send {
+        stream::unfold(self, async |mut results| results.next().await.map(|item| (item, results)))
+    }
+
+    /// Has breaks of the connection told, once each. The stream goes on after them by itself.
+    #[must_use]
+    pub fn on_break(mut self, tell: impl FnMut(&ClientError) + Send + 'static) -> Self {
+        self.on_break = Some(Box::new(tell));
+        self
+    }
+
+    /// The items that were taken and have no result, in their order.
+    pub fn unacknowledged(&self) -> impl Iterator<Item = &v1::SubmitItem> {
+        self.entries.iter().filter(|entry| entry.outcome.is_none()).map(|entry| &entry.item)
+    }
+
+    fn take_first(&mut self) -> Option<Submitted> {
+        let outcome = self.entries.front_mut()?.outcome.take()?;
+        let entry = self.entries.pop_front()?;
+        self.first += 1;
+        Some(Submitted { request_id: entry.item.request_id, outcome })
+    }
+
+    /// One step of the stream's work.
+    async fn advance(&mut self) -> Result<(), ClientError> {
+        if self.connection.is_none() && self.entries.is_empty() {
+            match self.given.recv().await {
+                Some(item) => self.take(item),
+                None => self.complete = true,
+            }
+            return Ok(());
+        }
+        if self.connection.is_none() {
+            if let Some(outage) = &mut self.outage {
+                outage.nap().await;
+            }
+            self.connection = Some(self.client.open_submit_stream(self.first).await?);
+        }
+        let unsent = self.unsent();
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        if self.complete && unsent == 0 {
+            connection.requests = None;
+        }
+        let credits = connection.credits;
+        let event = tokio::select! {
+            biased;
+            response = connection.responses.message() => Event::Heard(response),
+            item = self.given.recv(), if !self.complete && unsent < credits => Event::Given(item),
+            () = room(connection.requests.as_ref()), if unsent > 0 && credits > 0 => Event::Room,
+        };
+        match event {
+            Event::Heard(Ok(Some(response))) => self.heard(response)?,
+            Event::Heard(Ok(None)) => return Err(self.failed(Code::Unavailable, "the stream ended early")),
+            Event::Heard(Err(status)) => return Err(self.client.error(&status)),
+            Event::Given(None) => self.complete = true,
+            Event::Given(Some(item)) => {
+                self.take(item);
+                // What else is there goes into the same message.
+                for _ in unsent + 1..credits {
+                    let Ok(item) = self.given.try_recv() else { break };
+                    self.take(item);
+                }
+            }
+            Event::Room => {
+                let message = connection.message(&self.entries, self.first, self.when_full);
+                // There is room, and nobody else sends; where there is no reader, the responses tell why.
+                if let Some(requests) = &connection.requests {
+                    let _ = requests.try_send(message);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many items are not on their way, at most. Skips those at the front that need not be sent again.
+    fn unsent(&mut self) -> usize {
+        let Some(connection) = &mut self.connection else { return self.entries.len() };
+        while let Some(entry) = self.entries.get((connection.next - self.first) as usize)
+            && entry.outcome.is_some()
+        {
+            connection.next += 1;
+        }
+        self.entries.len() - (connection.next - self.first) as usize
+    }
+
+    fn take(&mut self, item: v1::SubmitItem) {
+        let bytes = item.encoded_len();
+        let outcome = (bytes > ITEM_MAX_BYTES).then(|| Err(too_large(bytes)));
+        self.entries.push_back(Entry { item, bytes, outcome });
+    }
+
+    fn heard(&mut self, response: v1::SubmitStreamResponse) -> Result<(), ClientError> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        connection.credits += usize::try_from(response.credits).unwrap_or(0);
+        let mut let_go = None;
+        let mut progress = !response.results.is_empty();
+        for result in response.results {
+            let number = connection.sent.pop_front();
+            let entry = number.and_then(|number| self.entries.get_mut((number - self.first) as usize));
+            let (Some(entry), Some(outcome)) = (entry, result.outcome) else {
+                return Err(self.failed(Code::Internal, "a result that belongs to no item"));
+            };
+            match outcome {
+                Outcome::Accepted(accepted) => entry.outcome = Some(Ok(accepted)),
+                Outcome::Refused(refused) => match refusal(refused) {
+                    // The server stops; the next one gets the item again.
+                    refusal if refusal.code == Code::Unavailable => let_go = Some(refusal),
+                    refusal => entry.outcome = Some(Err(refusal)),
+                },
+            }
+        }
+        let all_told = connection.sent.is_empty();
+        progress |= self.entries.is_empty();
+        match let_go {
+            Some(refusal) if all_told => Err(ClientError::Refused(Box::new(refusal))),
+            Some(_) => Ok(()),
+            None => {
+                if progress {
+                    self.outage = None;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn time_is_up(&self) -> bool {
+        match &self.outage {
+            Some(outage) => outage.time_is_up(),
+            None => self.client.shared.retries.retry_for.is_zero(),
+        }
+    }
+
+    /// Prepares the next connection.
+    fn broken(&mut self, error: &ClientError) {
+        self.connection = None;
+        let retries = &self.client.shared.retries;
+        if self.outage.is_none()
+            && let Some(tell) = &mut self.on_break
+        {
+            tell(error);
+        }
+        self.outage.get_or_insert_with(|| Outage::new(retries)).failed(retries);
+    }
+
+    fn failed(&self, code: Code, message: &str) -> ClientError {
+        ClientError::Failed {
+            endpoint: self.client.shared.endpoint.clone(),
+            code,
+            message: message.to_owned(),
+        }
+    }
+}
+
+impl Connection {
+    /// The next items as a message, as many as there are credits.
+    fn message(
+        &mut self,
+        entries: &VecDeque<Entry>,
+        first: u64,
+        when_full: v1::WhenFull,
+    ) -> v1::SubmitStreamRequest {
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        while self.credits > 0
+            && bytes < MESSAGE_ENOUGH_BYTES
+            && let Some(entry) = entries.get((self.next - first) as usize)
+        {
+            if entry.outcome.is_none() {
+                // A large item starts a message of its own.
+                if bytes > 0 && bytes + entry.bytes > ITEM_MAX_BYTES {
+                    break;
+                }
+                bytes += entry.bytes;
+                items.push(entry.item.clone());
+                self.sent.push_back(self.next);
+                self.credits -= 1;
+            }
+            self.next += 1;
+        }
+        v1::SubmitStreamRequest { items, when_full: when_full.into() }
+    }
+}
+
+/// Waits for room for a message. Where nobody takes messages any more, the responses tell why.
+async fn room<T>(requests: Option<&mpsc::Sender<T>>) {
+    let room = match requests {
+        Some(requests) => requests.reserve().await.is_ok(),
+        None => false,
+    };
+    if !room {
+        std::future::pending().await
+    }
+}
+
+fn refusal(refused: v1::SubmitRefused) -> Refusal {
+    Refusal {
+        code: Code::from_i32(refused.code),
+        reason: refused.reason,
+        message: refused.message,
+        metadata: Default::default(),
+        fields: refused
+            .field_violations
+            .into_iter()
+            .map(|fault| FieldFault { field: fault.field, description: fault.description })
+            .collect(),
+        retry_after: refused.retry_delay.and_then(|delay| delay.try_into().ok()),
+    }
+}
+
+/// The server could not even read it, and would end the stream for all.
+fn too_large(bytes: usize) -> Refusal {
+    let description = format!("has {bytes} bytes, and a message may have 4 MiB");
+    Refusal {
+        code: Code::InvalidArgument,
+        reason: "INVALID_REQUEST".to_owned(),
+        message: format!("job: {description}"),
+        metadata: Default::default(),
+        fields: vec![FieldFault { field: "job".to_owned(), description }],
+        retry_after: None,
+    }
+}

@@ -1,0 +1,140 @@
+//! Closures as handlers: work that lives in this process only.
+
+use std::{collections::HashMap, fmt, future, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{Attempt, Handler, HandlerError, HandlerFuture};
+use crate::job::{FailureReason, Position};
+
+/// Work that is done once.
+pub(crate) type Closure = Box<dyn FnOnce(Attempt) -> HandlerFuture + Send>;
+
+/// The closures whose attempt has not started. Each is kept under a name that its job carries from the first moment
+/// on: the attempt may start before the caller hears of the job's id.
+#[derive(Default)]
+pub(crate) struct Closures {
+    waiting: Mutex<Waiting>,
+    filled: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    by_name: HashMap<Box<str>, Closure>,
+    /// A place in the feed from before the first of the jobs.
+    since: Position,
+    /// Nothing more is taken: the process is about to end, and closures end with it.
+    closed: bool,
+}
+
+impl fmt::Debug for Closures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Closures")
+            .field("waiting", &self.waiting.lock().by_name.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A closure whose job is not accepted yet. Dropped before that, it drops the closure.
+#[derive(Debug)]
+pub(crate) struct Offered {
+    closures: Arc<Closures>,
+    name: Box<str>,
+}
+
+impl Offered {
+    /// What the job is to carry.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The job was accepted: from now on the closure waits for its attempt.
+    pub(crate) fn accepted(mut self) {
+        self.name = Box::default();
+    }
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        if !self.name.is_empty() {
+            self.closures.remove(&self.name);
+        }
+    }
+}
+
+impl Closures {
+    /// Keeps a closure for a job that is about to be offered; `now` is the feed's end. `None` after [`Closures::close`].
+    pub(crate) fn offer(self: &Arc<Self>, closure: Closure, now: Position) -> Option<Offered> {
+        let name: Box<str> = Uuid::new_v4().simple().to_string().into();
+        {
+            let mut waiting = self.waiting.lock();
+            if waiting.closed {
+                // The guard goes first: what a closure owns may do anything when it is dropped.
+                drop(waiting);
+                return None;
+            }
+            if waiting.by_name.is_empty() {
+                waiting.since = now;
+            }
+            waiting.by_name.insert(name.clone(), closure);
+        }
+        self.filled.notify_one();
+        Some(Offered { closures: Arc::clone(self), name })
+    }
+
+    fn take(&self, name: &str) -> Option<Closure> {
+        self.waiting.lock().by_name.remove(name)
+    }
+
+    /// Drops a closure whose attempt will never start.
+    pub(crate) fn remove(&self, name: &str) {
+        // Dropped without the lock, see above.
+        drop(self.take(name));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.lock().by_name.is_empty()
+    }
+
+    /// Waits until there is a closure, and returns a place in the feed from before its job.
+    pub(crate) async fn filled(&self) -> Position {
+        loop {
+            {
+                let waiting = self.waiting.lock();
+                if !waiting.by_name.is_empty() {
+                    return waiting.since;
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Drops all closures, and takes no more.
+    pub(crate) fn close(&self) {
+        let waiting = {
+            let mut waiting = self.waiting.lock();
+            waiting.closed = true;
+            std::mem::take(&mut waiting.by_name)
+        };
+        drop(waiting);
+    }
+}
+
+/// Runs the closures.
+#[derive(Debug)]
+pub(crate) struct ClosureHandler(pub(crate) Arc<Closures>);
+
+impl Handler for ClosureHandler {
+    fn run(&self, attempt: Attempt) -> HandlerFuture {
+        let extras = attempt.job.spec.extras.as_ref();
+        match extras.and_then(|extras| self.0.take(&extras.closure)) {
+            Some(closure) => closure(attempt),
+            None => {
+                let message = "its closure is gone: it ended with its process, or had its one attempt";
+                Box::pin(future::ready(Err(HandlerError::new(FailureReason::Lost, message, false))))
+            }
+        }
+    }
+}

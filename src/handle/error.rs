@@ -1,0 +1,94 @@
+//! What can go wrong between a program and the server that it embeds.
+
+use std::sync::Arc;
+
+use crate::{
+    admission::{AdmissionError, FieldFault},
+    commit::Stopped,
+    job::{Failure, JobId, StateName},
+    store::{ControlRefusal, OfferRefusal, StoreError, batch::QueueFull},
+    watch::WatchError,
+};
+
+/// Why a job was not submitted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The request is not valid: every fault of it.
+    #[error("{}", told(.0))]
+    Invalid(Vec<FieldFault>),
+    /// The queue is not there, or nothing runs the kind.
+    #[error(transparent)]
+    NotAdmitted(#[from] AdmissionError),
+    /// The queue had no room, for as long as the submission could wait.
+    #[error("{full}{}", if *.too_many_waiters { ", and as many submissions wait for room as may" } else { "" })]
+    Full {
+        /// Which bound was met.
+        full: QueueFull,
+        /// Whether it was not even possible to wait, because too many do.
+        too_many_waiters: bool,
+    },
+    /// Refused for good.
+    #[error(transparent)]
+    Refused(#[from] OfferRefusal),
+    /// The server drains: a closure would not be run any more.
+    #[error("the server drains: it starts nothing any more")]
+    Draining,
+    /// The server has stopped. Whether the job was kept is not known: after the restart, submit it again with the same
+    /// `request_id`.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// The store contradicts itself.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn told(faults: &[FieldFault]) -> String {
+    faults.iter().map(FieldFault::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Why a job was not cancelled.
+#[derive(Debug, thiserror::Error)]
+pub enum CancelError {
+    /// There is no such job, or it has ended.
+    #[error(transparent)]
+    Refused(#[from] ControlRefusal),
+    /// The server has stopped. Whether the job was cancelled is not known: to cancel it again is no error.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    /// The store contradicts itself.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a job's end was not seen.
+#[derive(Debug, thiserror::Error)]
+pub enum OutcomeError {
+    /// There is no such job.
+    #[error("no job has the id {0}: it never existed, or has been deleted")]
+    Gone(JobId),
+    /// The watch ended before the job: most likely because the server stops.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+}
+
+impl From<StoreError> for OutcomeError {
+    fn from(error: StoreError) -> Self {
+        WatchError::from(error).into()
+    }
+}
+
+/// A job that ended without success.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the job {id} is {state}{}", .failure.as_ref().map(|failure| because(failure)).unwrap_or_default())]
+pub struct Unsuccessful {
+    /// Which job.
+    pub id: JobId,
+    /// How it ended.
+    pub state: StateName,
+    /// Why its latest attempt did not succeed; absent where none had started.
+    pub failure: Option<Arc<Failure>>,
+}
+
+fn because(failure: &Failure) -> String {
+    format!(" ({}): {}", failure.reason.as_str(), failure.message)
+}

@@ -1,0 +1,220 @@
+//! A running server, used from the program that embeds it.
+//!
+//! A [`Handle`] submits, watches and cancels without a network hop, and takes the same way as a call: the same rules,
+//! bounds, transaction and feed. What it submits, clients see; what clients submit, it can watch.
+
+mod closures;
+mod error;
+mod request;
+mod watch;
+
+use std::{fmt, future::Future, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use closures::follow;
+pub use error::{CancelError, OutcomeError, SubmitError, Unsuccessful};
+pub use request::{JobRequest, SpawnRequest};
+pub use watch::{JobEvent, JobWatch, Outcome};
+
+use crate::{
+    admission::{Admission, JobDraft, rules},
+    clock::Clock,
+    commit::{Commit, ControlAnswer, SubmitAnswer},
+    execute::{Attempt, HandlerError, closures::Closures},
+    job::{Job, JobId, Output},
+    store::{Control, ControlDone, Offer, Reads, RequestId, StoreError, WholeJob},
+    watch::{Hub, Tail, TokenIssuer},
+};
+
+/// Uses a running server from its own process. Clones are of the same server.
+///
+/// A handle does not keep the server running: after its end, calls return that it has stopped.
+#[derive(Clone)]
+pub struct Handle {
+    parts: Arc<Parts>,
+}
+
+/// What a handle works with.
+pub(crate) struct Parts {
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) commit: Commit,
+    pub(crate) reads: Reads,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) issuer: Arc<TokenIssuer>,
+    pub(crate) clock: Clock,
+    pub(crate) closures: Arc<Closures>,
+    /// Once cancelled, nothing that has not started will start in this process.
+    pub(crate) draining: CancellationToken,
+}
+
+/// A job that was accepted: it is on disk, and survives this process.
+#[derive(Clone, Debug)]
+pub struct Submitted {
+    job: Arc<Job>,
+    created: bool,
+    handle: Handle,
+}
+
+impl Submitted {
+    /// The job's id.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        self.job.id
+    }
+
+    /// The job as it was when it was accepted, or, for a repeat, when it was found.
+    #[must_use]
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Whether this submission created the job; false where its `request_id` had come before.
+    #[must_use]
+    pub fn created(&self) -> bool {
+        self.created
+    }
+
+    /// Watches the job until it ends.
+    #[must_use]
+    pub fn watch(&self) -> JobWatch {
+        self.handle.watch(self.job.id)
+    }
+
+    /// Waits for the job's end, and returns the job with its result.
+    ///
+    /// # Errors
+    /// When the job is deleted, or the server stops before the job has ended: the job goes on at the next start.
+    pub async fn outcome(&self) -> Result<Outcome, OutcomeError> {
+        self.watch().outcome().await
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("closures", &self.parts.closures).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Handle { parts: Arc::new(parts) }
+    }
+
+    /// Submits a job. When this returns, the job is on disk.
+    ///
+    /// Where the queue is full it waits for room, unless the queue or the request says otherwise: that is how a bounded
+    /// queue slows its producers down. Whoever drops the future while it waits for room leaves nothing behind.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing was submitted then, unless it is [`SubmitError::Stopped`].
+    pub async fn submit(&self, request: JobRequest) -> Result<Submitted, SubmitError> {
+        // A delay is part of what was said; the instant that it leads to is not, or no repeat would be like the first.
+        let operation = match request.delay {
+            None => "submit".to_owned(),
+            Some(delay) => format!("submit after {delay:?}"),
+        };
+        let repeatable =
+            rules::request(&request.request_id, &operation, std::slice::from_ref(&request.draft));
+        self.offer(request, repeatable).await
+    }
+
+    /// Runs a closure in the background, as a job of its own with one attempt: its queue's bounds and slots hold for it,
+    /// clients see it, and it can be watched and cancelled. Where the queue is full this waits, as
+    /// [`Handle::submit`] does; where it returns an error, or its future is dropped, the closure is dropped.
+    ///
+    /// A closure lives in this process only. If the process ends before the closure does, the job is FAILED at the next
+    /// start, with the reason LOST; if somebody retries the job, it fails so again. Work that has to survive a restart
+    /// is a handler's, with a payload: see [`crate::serve::ServerBuilder::handler`].
+    ///
+    /// The closure gets the attempt, with its cancellation token. After a cancel it has 5 s before it is cut off.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; the closure will not run then.
+    pub async fn spawn<F, Fut>(
+        &self,
+        request: impl Into<SpawnRequest>,
+        closure: F,
+    ) -> Result<Submitted, SubmitError>
+    where
+        F: FnOnce(Attempt) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Output, HandlerError>> + Send + 'static,
+    {
+        let SpawnRequest(mut request) = request.into();
+        if self.parts.draining.is_cancelled() {
+            return Err(SubmitError::Draining);
+        }
+        let closure =
+            Box::new(move |attempt| -> crate::execute::HandlerFuture { Box::pin(closure(attempt)) });
+        // Before the job is offered: it may start before this call hears of it.
+        let offered = self.parts.closures.offer(closure, Tail::end_of(&self.parts.hub));
+        let Some(offered) = offered else {
+            return Err(SubmitError::Draining);
+        };
+        request.draft.closure = offered.name().to_owned();
+        let submitted = self.offer(request, None).await?;
+        offered.accepted();
+        Ok(submitted)
+    }
+
+    /// Watches a job until it ends. A job that has ended is told once.
+    #[must_use]
+    pub fn watch(&self, id: JobId) -> JobWatch {
+        JobWatch::new(self.clone(), id)
+    }
+
+    /// A job with its payload, result and attempts; `None` if no job has this id.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn get(&self, id: JobId) -> Result<Option<WholeJob>, StoreError> {
+        self.parts.reads.read(move |reader| reader.whole_job(id)).await
+    }
+
+    /// Cancels a job: one that waits is CANCELLED at once; one that runs is asked to stop. To cancel it again is no error.
+    /// Returns the job after that.
+    ///
+    /// # Errors
+    /// When no job has this id, it has ended, or the server has stopped.
+    pub async fn cancel(&self, id: JobId) -> Result<Arc<Job>, CancelError> {
+        match self.parts.commit.control(Control::Cancel(id)).await? {
+            ControlAnswer::Decided(Ok(ControlDone::Job(job))) => Ok(job),
+            ControlAnswer::Decided(Err(refusal)) => Err(refusal.into()),
+            ControlAnswer::Decided(Ok(_)) | ControlAnswer::Purged { .. } => {
+                Err(StoreError::Corrupt("a cancel was answered as something else".into()).into())
+            }
+        }
+    }
+
+    async fn offer(
+        &self,
+        request: JobRequest,
+        repeatable: Option<RequestId>,
+    ) -> Result<Submitted, SubmitError> {
+        let JobRequest { mut draft, delay, request_id, when_full, max_wait } = request;
+        let Parts { admission, commit, clock, .. } = &*self.parts;
+        let now = clock.now();
+        if let Some(delay) = delay {
+            draft.run_time = Some(now.after(delay));
+        }
+        self.check(&draft, &request_id)?;
+        let (job, queue) = admission.admit(draft, &request_id, "")?;
+        let patience = queue.patience(now, when_full, max_wait.map(|wait| now.after(wait)));
+        let offer = Offer { request: repeatable, jobs: vec![job], behind_waiters: false };
+        let (job, created) = match commit.submit(offer, patience).await? {
+            SubmitAnswer::Created { mut jobs } => (jobs.pop(), true),
+            SubmitAnswer::Seen { first, .. } => (Some(first), false),
+            SubmitAnswer::Full { full, too_many_waiters } => {
+                return Err(SubmitError::Full { full, too_many_waiters });
+            }
+            SubmitAnswer::Refused(refusal) => return Err(refusal.into()),
+        };
+        let job = job.ok_or_else(|| StoreError::Corrupt("an accepted offer has no job".into()))?;
+        Ok(Submitted { job, created, handle: self.clone() })
+    }
+
+    fn check(&self, draft: &JobDraft, request_id: &str) -> Result<(), SubmitError> {
+        let faults = rules::check(draft, request_id, self.parts.clock.now());
+        if faults.is_empty() { Ok(()) } else { Err(SubmitError::Invalid(faults)) }
+    }
+}

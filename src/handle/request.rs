@@ -1,0 +1,161 @@
+//! What to submit, step by step. Nothing is checked before it is submitted.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{
+    admission::JobDraft,
+    clock::Timestamp,
+    config::{DEFAULT_QUEUE, WhenFull, names::CLOSURE_KIND},
+    job::RetryPolicy,
+};
+
+/// A job to submit. What is not said is the kind's default.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct JobRequest {
+    pub(super) draft: JobDraft,
+    pub(super) delay: Option<Duration>,
+    pub(super) request_id: String,
+    pub(super) when_full: Option<WhenFull>,
+    pub(super) max_wait: Option<Duration>,
+}
+
+impl JobRequest {
+    /// A job of this kind, in the queue `default`.
+    pub fn new(kind: impl Into<String>) -> Self {
+        let draft = JobDraft { queue: DEFAULT_QUEUE.to_owned(), kind: kind.into(), ..JobDraft::default() };
+        JobRequest { draft, delay: None, request_id: String::new(), when_full: None, max_wait: None }
+    }
+
+    /// The queue that holds it.
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.draft.queue = queue.into();
+        self
+    }
+
+    /// The handler's input: at most 1 MiB.
+    pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.draft.payload = payload.into();
+        self
+    }
+
+    /// The payload's media type.
+    pub fn payload_type(mut self, media_type: impl Into<String>) -> Self {
+        self.draft.payload_type = media_type.into();
+        self
+    }
+
+    /// Adds a label, by which the job can be found. At most 32.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.draft.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// −100 to 100; the larger runs first. Default 0.
+    pub fn priority(mut self, priority: i8) -> Self {
+        self.draft.priority = priority;
+        self
+    }
+
+    /// Not to be run before this instant: a [`Timestamp`], or a [`std::time::SystemTime`].
+    pub fn run_at(mut self, instant: impl Into<Timestamp>) -> Self {
+        self.draft.run_time = Some(instant.into());
+        self.delay = None;
+        self
+    }
+
+    /// Not to be run before so much time has passed from the submission on.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.draft.run_time = None;
+        self.delay = Some(delay);
+        self
+    }
+
+    /// How many attempts may start: 1 to 1,000. With 1, at most one ever does.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.draft.max_attempts = (attempts > 0).then_some(attempts);
+        self
+    }
+
+    /// How long to wait between attempts.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.draft.retry = Some(policy);
+        self
+    }
+
+    /// How long one attempt may take.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.draft.attempt_timeout = Some(timeout);
+        self
+    }
+
+    /// Makes a repeat safe: a second submission with the same id, in this process or after a restart, finds the first
+    /// one's job. It must ask for the same.
+    pub fn request_id(mut self, id: impl Into<String>) -> Self {
+        self.request_id = id.into();
+        self
+    }
+
+    /// What to do when the queue is full, in place of what the queue says.
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = Some(when_full);
+        self
+    }
+
+    /// Waits for room for no longer than this; the queue's own `max_wait` stays the upper bound.
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        self.max_wait = Some(wait);
+        self
+    }
+}
+
+/// A closure's job to submit. The name of a queue is one, too.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SpawnRequest(pub(super) JobRequest);
+
+impl SpawnRequest {
+    /// In this queue.
+    pub fn on(queue: impl Into<String>) -> Self {
+        SpawnRequest(JobRequest::new(CLOSURE_KIND).queue(queue))
+    }
+
+    /// Adds a label, by which the job can be found. At most 32.
+    pub fn label(self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        SpawnRequest(self.0.label(key, value))
+    }
+
+    /// −100 to 100; the larger runs first. Default 0.
+    pub fn priority(self, priority: i8) -> Self {
+        SpawnRequest(self.0.priority(priority))
+    }
+
+    /// How long the closure may take. Default 15 min.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        SpawnRequest(self.0.timeout(timeout))
+    }
+
+    /// What to do when the queue is full, in place of what the queue says.
+    pub fn when_full(self, when_full: WhenFull) -> Self {
+        SpawnRequest(self.0.when_full(when_full))
+    }
+
+    /// Waits for room for no longer than this; the queue's own `max_wait` stays the upper bound.
+    pub fn max_wait(self, wait: Duration) -> Self {
+        SpawnRequest(self.0.max_wait(wait))
+    }
+}
+
+impl From<&str> for SpawnRequest {
+    fn from(queue: &str) -> Self {
+        SpawnRequest::on(queue)
+    }
+}
+
+impl From<String> for SpawnRequest {
+    fn from(queue: String) -> Self {
+        SpawnRequest::on(queue)
+    }
+}

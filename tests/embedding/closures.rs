@@ -1,0 +1,288 @@
+//! Closures as jobs.
+
+use std::{sync::Arc, time::Duration};
+
+use jobmill::{
+    admission::AdmissionError,
+    client::Client,
+    config::{QueueSettings, Settings, StoreSettings, WhenFull, names::CLOSURE_KIND},
+    execute::{Attempt, HandlerError},
+    handle::{Handle, JobEvent, JobRequest, SpawnRequest, SubmitError},
+    job::{FailureReason, JobId, Output, StateName},
+    proto::v1,
+    serve::Server,
+    watch::WatchError,
+};
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::{builder_with, occupy, one_slot, soon, start, stop, text_output};
+
+/// Counts how many of its closures are gone, whether they ran or not.
+#[derive(Clone)]
+struct Drops(watch::Sender<usize>);
+
+/// What a closure holds to be counted.
+struct Counted(watch::Sender<usize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+}
+
+impl Drops {
+    fn new() -> Self {
+        Drops(watch::Sender::new(0))
+    }
+
+    fn counted(&self) -> Counted {
+        Counted(self.0.clone())
+    }
+
+    fn now(&self) -> usize {
+        *self.0.borrow()
+    }
+
+    async fn reach(&self, count: usize) {
+        soon(self.0.subscribe().wait_for(|now| *now >= count)).await.unwrap();
+        assert_eq!(self.now(), count);
+    }
+}
+
+#[tokio::test]
+async fn a_closure_returns_its_result_and_is_let_go_of() {
+    let server = start().await;
+    let (drops, handle) = (Drops::new(), server.handle());
+    let counted = drops.counted();
+    let request = SpawnRequest::on("default").label("part", "7").timeout(Duration::from_secs(5)).priority(3);
+    let work = async move |attempt: Attempt| {
+        let _counted = counted;
+        assert_eq!((attempt.number(), attempt.payload().len()), (1, 0));
+        attempt.progress(0.5, "half", "way");
+        Ok(text_output("done"))
+    };
+    let spawned = soon(handle.spawn(request, work)).await.unwrap();
+    assert_eq!(soon(spawned.outcome()).await.unwrap().into_result().unwrap(), text_output("done"));
+    drops.reach(1).await;
+    let spec = &spawned.job().spec;
+    assert_eq!((spec.kind.as_str(), spec.priority), (CLOSURE_KIND, 3));
+    assert_eq!(spec.attempt_timeout, Duration::from_secs(5));
+    assert_eq!(spawned.job().max_attempts, 1);
+    stop(server).await;
+}
+
+#[tokio::test]
+async fn a_closure_that_fails_or_panics_is_not_run_again() {
+    let server = start().await;
+    let handle = server.handle();
+    let failing =
+        soon(handle.spawn("default", async |_| Err(HandlerError::retryable("no luck")))).await.unwrap();
+    let error = soon(failing.outcome()).await.unwrap().into_result().unwrap_err();
+    assert_eq!(error.failure.unwrap().message, "no luck");
+    let panicking = soon(handle.spawn("default", async |_| panic!("oh"))).await.unwrap();
+    let outcome = soon(panicking.outcome()).await.unwrap();
+    assert_eq!((outcome.job.state.name(), outcome.job.attempt), (StateName::Failed, 1));
+    assert_eq!(outcome.into_result().unwrap_err().failure.unwrap().reason, FailureReason::Panic);
+    stop(server).await;
+}
+
+#[tokio::test]
+async fn a_running_closure_sees_its_cancel() {
+    let server = start().await;
+    let handle = server.handle();
+    let started = Arc::new(Notify::new());
+    let work = {
+        let started = Arc::clone(&started);
+        async move |attempt: Attempt| {
+            started.notify_one();
+            attempt.cancelled().await;
+            Err(HandlerError::permanent("stopped half-way"))
+        }
+    };
+    let spawned = soon(handle.spawn("default", work)).await.unwrap();
+    soon(started.notified()).await;
+    assert_eq!(soon(handle.cancel(spawned.id())).await.unwrap().state.name(), StateName::Cancelling);
+    let error = soon(spawned.outcome()).await.unwrap().into_result().unwrap_err();
+    assert_eq!(error.state, StateName::Cancelled);
+    assert_eq!(error.failure.unwrap().message, "stopped half-way");
+    stop(server).await;
+}
+
+/// A closure that waits behind others, counted.
+async fn wait_in_line(handle: &Handle, drops: &Drops) -> JobId {
+    let counted = drops.counted();
+    let work = async move |_| {
+        drop(counted);
+        Ok(Output::default())
+    };
+    soon(handle.spawn("small", work)).await.unwrap().id()
+}
+
+#[tokio::test]
+async fn closures_that_never_start_are_let_go_of_when_cancelled_deleted_or_purged() {
+    let mut settings = Settings::new(StoreSettings::Memory);
+    settings.listen.set_port(0);
+    settings.queues.insert("small".to_owned(), one_slot());
+    let server = Server::builder(settings).start().await.unwrap();
+    let (drops, handle) = (Drops::new(), server.handle());
+    let client = Client::connect(&server.local_addr().unwrap().to_string()).await.unwrap();
+    let (_, release) = occupy(&handle).await;
+
+    let cancelled = wait_in_line(&handle, &drops).await;
+    let deleted = wait_in_line(&handle, &drops).await;
+    for _ in 0..3 {
+        wait_in_line(&handle, &drops).await;
+    }
+    assert_eq!(drops.now(), 0);
+    soon(handle.cancel(cancelled)).await.unwrap();
+    drops.reach(1).await;
+    soon(client.delete_job(deleted.to_string())).await.unwrap();
+    drops.reach(2).await;
+    let purge = v1::PurgeQueueRequest { name: "small".into() };
+    let mut queues = v1::queue_service_client::QueueServiceClient::connect(format!(
+        "http://{}",
+        server.local_addr().unwrap()
+    ))
+    .await
+    .unwrap();
+    soon(queues.purge_queue(purge)).await.unwrap();
+    drops.reach(5).await;
+
+    // The same again, after all were gone; and the closure of a cancelled job is not there for a retry.
+    let retried = wait_in_line(&handle, &drops).await;
+    soon(handle.cancel(retried)).await.unwrap();
+    drops.reach(6).await;
+    soon(client.retry_job(retried.to_string())).await.unwrap();
+    drop(release);
+    let error = soon(handle.watch(retried).outcome()).await.unwrap().into_result().unwrap_err();
+    assert_eq!(error.failure.unwrap().reason, FailureReason::Lost);
+    drop(client);
+    drop(queues);
+    stop(server).await;
+}
+
+#[tokio::test]
+async fn a_refused_closure_is_dropped_and_so_is_one_whose_caller_gave_up() {
+    let full = QueueSettings { max_jobs: 1, ..one_slot() };
+    let server = builder_with(StoreSettings::Memory, full).start().await.unwrap();
+    let (drops, handle) = (Drops::new(), server.handle());
+    let (first, release) = occupy(&handle).await;
+
+    let spawn = |request: SpawnRequest| {
+        let (counted, handle) = (drops.counted(), handle.clone());
+        async move {
+            let work = async move |_| {
+                drop(counted);
+                Ok(Output::default())
+            };
+            handle.spawn(request, work).await
+        }
+    };
+    let refused = soon(spawn(SpawnRequest::on("small").when_full(WhenFull::Reject))).await.unwrap_err();
+    assert!(matches!(refused, SubmitError::Full { too_many_waiters: false, .. }), "{refused}");
+    drops.reach(1).await;
+    let nowhere = soon(spawn("nowhere".into())).await.unwrap_err();
+    assert!(matches!(nowhere, SubmitError::NotAdmitted(AdmissionError::QueueNotFound(_))), "{nowhere}");
+    drops.reach(2).await;
+    let invalid = soon(spawn(SpawnRequest::on("small").priority(101))).await.unwrap_err();
+    assert_eq!(invalid.to_string(), "priority: is 101; it must be from -100 to 100");
+    drops.reach(3).await;
+    let impatient =
+        soon(spawn(SpawnRequest::on("small").max_wait(Duration::from_millis(1)))).await.unwrap_err();
+    assert!(matches!(impatient, SubmitError::Full { .. }), "{impatient}");
+    drops.reach(4).await;
+
+    let mut gives_up = Box::pin(spawn("small".into()));
+    assert!(futures_util::poll!(&mut gives_up).is_pending());
+    drop(gives_up);
+    drops.reach(5).await;
+    drop(release);
+    soon(handle.watch(first).outcome()).await.unwrap();
+    assert_eq!(drops.now(), 5);
+    stop(server).await;
+}
+
+#[tokio::test]
+async fn after_a_restart_jobs_go_on_and_closures_are_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = || StoreSettings::Folder(folder.path().into());
+    let server = builder_with(store(), one_slot()).start().await.unwrap();
+    let (drops, handle) = (Drops::new(), server.handle());
+    let counted = drops.counted();
+    let (started, has_started) = oneshot::channel();
+    let endless = async move |_| {
+        let _counted = counted;
+        let _ = started.send(());
+        std::future::pending().await
+    };
+    let running = soon(handle.spawn("small", endless)).await.unwrap();
+    soon(has_started).await.unwrap();
+    let waiting = wait_in_line(&handle, &drops).await;
+    let kept =
+        soon(handle.submit(JobRequest::new("shout").queue("small").payload("still here"))).await.unwrap();
+    let mut watch = handle.watch(kept.id());
+    assert!(matches!(soon(watch.next()).await, Some(Ok(JobEvent::Snapshot(_)))));
+    // What the disk would hold after a kill at this moment: nothing is under way, so that it can be copied.
+    let killed = tempfile::tempdir().unwrap();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    for file in files.iter().filter(|file| file.is_file()) {
+        std::fs::copy(file, killed.path().join(file.file_name().unwrap())).unwrap();
+    }
+    server.stopper().force();
+    soon(server.finished()).await.unwrap();
+
+    // What closures own goes with the server, although a handle is still there. It says that the server has stopped.
+    drops.reach(2).await;
+    assert!(matches!(soon(watch.next()).await, Some(Err(WatchError::Closing))));
+    let late = soon(handle.submit(JobRequest::new("shout"))).await.unwrap_err();
+    assert!(matches!(late, SubmitError::Stopped(_)), "{late}");
+    let late = soon(handle.spawn("small", async |_| Ok(Output::default()))).await.unwrap_err();
+    assert!(matches!(late, SubmitError::Draining), "{late}");
+
+    for store in [store(), StoreSettings::Folder(killed.path().into())] {
+        let server = builder_with(store, one_slot()).start().await.unwrap();
+        let handle = server.handle();
+        for id in [running.id(), waiting] {
+            let outcome = soon(handle.watch(id).outcome()).await.unwrap();
+            assert_eq!((outcome.job.state.name(), outcome.job.attempt), (StateName::Failed, 1));
+            assert_eq!(outcome.into_result().unwrap_err().failure.unwrap().reason, FailureReason::Lost);
+        }
+        let outcome = soon(handle.watch(kept.id()).outcome()).await.unwrap();
+        assert_eq!(outcome.into_result().unwrap(), text_output("STILL HERE"));
+        stop(server).await;
+    }
+    assert_eq!(drops.now(), 2);
+}
+
+#[tokio::test]
+async fn a_drain_lets_closures_end_and_asks_those_that_do_not() {
+    let server = builder_with(StoreSettings::Memory, one_slot()).start().await.unwrap();
+    let (drops, handle) = (Drops::new(), server.handle());
+    let (_, release) = occupy(&handle).await;
+    wait_in_line(&handle, &drops).await;
+    let (told, was_told) = oneshot::channel();
+    let (counted, started) = (drops.counted(), Arc::new(Notify::new()));
+    let slow = {
+        let started = Arc::clone(&started);
+        async move |attempt: Attempt| {
+            let _counted = counted;
+            started.notify_one();
+            attempt.cancelled().await;
+            let _ = told.send(());
+            Ok(Output::default())
+        }
+    };
+    soon(handle.spawn("default", slow)).await.unwrap();
+    soon(started.notified()).await;
+
+    server.stopper().drain();
+    let late = soon(handle.spawn("small", async |_| Ok(Output::default()))).await.unwrap_err();
+    assert!(matches!(late, SubmitError::Draining), "{late}");
+    drop(release);
+    soon(was_told).await.expect("the closure sees its token before the drain's deadline");
+    soon(server.finished()).await.unwrap();
+    // The slow one, and the one that was never started.
+    drops.reach(2).await;
+}

@@ -1,0 +1,253 @@
+//! A real server in the test's own process, real clients, and handlers that do what the test says when it says so.
+
+mod process;
+mod refusals;
+mod stage;
+mod watcher;
+
+use std::{path::Path, time::Duration};
+
+use jobmill::{
+    clock::{ManualClock, Timestamp},
+    config::{KindDefaults, QueueSettings, Settings, StoreSettings},
+    execute::{Attempt, HandlerError},
+    job::{Output, RetryPolicy},
+    proto::v1::{self, JobState, job_queue_client::JobQueueClient, queue_service_client::QueueServiceClient},
+    serve::{Server, ServerBuilder, Stopper},
+};
+use tonic::transport::Channel;
+
+pub(crate) use process::Process;
+pub(crate) use refusals::{Refusal, refusal};
+pub(crate) use stage::{Cue, Stage};
+pub(crate) use watcher::{Watcher, describe};
+
+/// Longer than any machine takes: a test that waits this long has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The queue that always exists.
+pub(crate) const QUEUE: &str = "default";
+
+/// The result of a future that is done in time.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("done in time")
+}
+
+/// A server on a free port with one queue of four consumers, which stops within a second.
+pub(crate) fn settings(store: StoreSettings) -> Settings {
+    let mut settings = Settings::new(store);
+    settings.listen = ([127, 0, 0, 1], 0).into();
+    settings.drain_timeout = Duration::from_secs(1);
+    settings.queues.insert(QUEUE.to_owned(), queue(4));
+    settings
+}
+
+pub(crate) fn memory() -> Settings {
+    settings(StoreSettings::Memory)
+}
+
+pub(crate) fn folder(path: &Path) -> Settings {
+    settings(StoreSettings::Folder(path.to_owned()))
+}
+
+/// A queue with so many consumers.
+pub(crate) fn queue(consumers: u32) -> QueueSettings {
+    QueueSettings { consumers, ..QueueSettings::default() }
+}
+
+/// These settings with another queue.
+pub(crate) fn with_queue(mut settings: Settings, name: &str, queue: QueueSettings) -> Settings {
+    settings.queues.insert(name.to_owned(), queue);
+    settings
+}
+
+/// A clock that stands still on some day in 2027.
+pub(crate) fn manual_clock() -> ManualClock {
+    ManualClock::new(Timestamp::from_micros(1_800_000_000_000_000))
+}
+
+/// Defaults without chance: the first retry after 1 s, each later one after twice as long.
+pub(crate) fn defaults() -> KindDefaults {
+    KindDefaults { retry: RetryPolicy { jitter: 0.0, ..RetryPolicy::DEFAULT }, ..KindDefaults::default() }
+}
+
+/// Returns its payload.
+pub(crate) async fn echo(attempt: Attempt) -> Result<Output, HandlerError> {
+    Ok(Output { bytes: attempt.payload().clone(), media_type: "text/plain".to_owned() })
+}
+
+/// Fails each time.
+pub(crate) async fn fail(_: Attempt) -> Result<Output, HandlerError> {
+    Err(HandlerError::retryable("out of paper").with_code("E42"))
+}
+
+/// A job of a kind in the queue that always exists.
+pub(crate) fn job(kind: &str) -> v1::JobSpec {
+    v1::JobSpec { queue: QUEUE.to_owned(), kind: kind.to_owned(), ..v1::JobSpec::default() }
+}
+
+pub(crate) fn submission(job: v1::JobSpec) -> v1::SubmitRequest {
+    v1::SubmitRequest { job: Some(job), ..v1::SubmitRequest::default() }
+}
+
+/// A running server and a connection to it.
+pub(crate) struct Rig {
+    /// Absent where it is another process.
+    server: Option<Server>,
+    pub(crate) channel: Channel,
+    pub(crate) jobs: JobQueueClient<Channel>,
+    pub(crate) queues: QueueServiceClient<Channel>,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(server) = &self.server {
+            server.stopper().force();
+        }
+    }
+}
+
+impl Rig {
+    pub(crate) async fn start(builder: ServerBuilder) -> Self {
+        let server = soon(builder.start()).await.expect("the server starts");
+        let mut rig = Rig::connect(&server.local_addr().expect("an address").to_string()).await;
+        rig.server = Some(server);
+        rig
+    }
+
+    /// A connection to a server in another process.
+    pub(crate) async fn connect(address: &str) -> Self {
+        let channel = connect(address).await;
+        Rig {
+            server: None,
+            jobs: JobQueueClient::new(channel.clone()),
+            queues: QueueServiceClient::new(channel.clone()),
+            channel,
+        }
+    }
+
+    /// A server without a disk that knows the kinds `echo` and `fail`.
+    pub(crate) async fn simple() -> Self {
+        Rig::start(simple(memory())).await
+    }
+
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        self.server.as_ref().and_then(Server::local_addr).expect("a server that listens")
+    }
+
+    pub(crate) fn stopper(&self) -> Stopper {
+        self.server.as_ref().expect("a server").stopper()
+    }
+
+    /// Stops the server, and returns once its folder is free.
+    pub(crate) async fn stop(mut self) {
+        self.stopper().drain();
+        soon(self.server.take().expect("a server").finished()).await.expect("an orderly end");
+    }
+
+    /// Stops the server without a drain: running attempts are cut off.
+    pub(crate) async fn force(mut self) {
+        self.stopper().force();
+        soon(self.server.take().expect("a server").finished()).await.expect("an orderly end");
+    }
+
+    pub(crate) async fn submit(&self, job: v1::JobSpec) -> v1::Job {
+        let response = soon(self.jobs.clone().submit(submission(job))).await.expect("accepted");
+        response.into_inner().job.expect("a job")
+    }
+
+    pub(crate) async fn submit_batch(&self, jobs: Vec<v1::JobSpec>) -> Vec<String> {
+        let request = v1::SubmitBatchRequest { jobs, ..v1::SubmitBatchRequest::default() };
+        soon(self.jobs.clone().submit_batch(request)).await.expect("accepted").into_inner().ids
+    }
+
+    /// The whole job as it is now.
+    pub(crate) async fn get(&self, id: &str) -> v1::Job {
+        self.find(id).await.expect("a job")
+    }
+
+    pub(crate) async fn find(&self, id: &str) -> Result<v1::Job, tonic::Status> {
+        let request = v1::GetJobRequest { id: id.to_owned(), view: 0 };
+        soon(self.jobs.clone().get_job(request)).await.map(|found| found.into_inner().job.expect("a job"))
+    }
+
+    pub(crate) async fn cancel(&self, id: &str) -> Result<v1::Job, tonic::Status> {
+        let request = v1::CancelJobRequest { id: id.to_owned() };
+        soon(self.jobs.clone().cancel_job(request)).await.map(|done| done.into_inner().job.expect("a job"))
+    }
+
+    pub(crate) async fn retry(&self, id: &str) -> Result<v1::Job, tonic::Status> {
+        let request = v1::RetryJobRequest { id: id.to_owned(), request_id: String::new() };
+        soon(self.jobs.clone().retry_job(request)).await.map(|done| done.into_inner().job.expect("a job"))
+    }
+
+    pub(crate) async fn delete(&self, id: &str) -> Result<(), tonic::Status> {
+        let request = v1::DeleteJobRequest { id: id.to_owned() };
+        soon(self.jobs.clone().delete_job(request)).await.map(|_| ())
+    }
+
+    /// The job once it is in this state.
+    pub(crate) async fn reaches(&self, id: &str, state: JobState) -> v1::Job {
+        self.watch_ids(&[id]).await.until(state).await;
+        self.get(id).await
+    }
+
+    /// The job once it has ended.
+    pub(crate) async fn ends(&self, id: &str) -> v1::Job {
+        self.watch_ids(&[id]).await.rest().await.expect("an end");
+        self.get(id).await
+    }
+
+    pub(crate) async fn watch_ids(&self, ids: &[&str]) -> Watcher {
+        let ids = ids.iter().map(|&id| id.to_owned()).collect();
+        self.watch(v1::WatchStatusRequest { ids, detail: 2, ..v1::WatchStatusRequest::default() }).await
+    }
+
+    pub(crate) async fn watch(&self, request: v1::WatchStatusRequest) -> Watcher {
+        Watcher::new(soon(self.jobs.clone().watch_status(request)).await.expect("a watch").into_inner())
+    }
+
+    pub(crate) async fn total(&self) -> i64 {
+        let request = v1::CountJobsRequest { filter: None };
+        soon(self.jobs.clone().count_jobs(request)).await.expect("a count").into_inner().total
+    }
+
+    pub(crate) async fn queue(&self, name: &str) -> v1::Queue {
+        let request = v1::GetQueueRequest { name: name.to_owned() };
+        soon(self.queues.clone().get_queue(request))
+            .await
+            .expect("a queue")
+            .into_inner()
+            .queue
+            .expect("a queue")
+    }
+
+    pub(crate) async fn pause(&self, name: &str) {
+        let request = v1::PauseQueueRequest { name: name.to_owned() };
+        soon(self.queues.clone().pause_queue(request)).await.expect("paused");
+    }
+
+    pub(crate) async fn resume(&self, name: &str) {
+        let request = v1::ResumeQueueRequest { name: name.to_owned() };
+        soon(self.queues.clone().resume_queue(request)).await.expect("resumed");
+    }
+
+    /// Returns once so many submissions wait for room in a queue. The server tells nobody of them but those who ask.
+    pub(crate) async fn waiters(&self, name: &str, count: i64) {
+        let asked = async {
+            while self.queue(name).await.stats.expect("stats").waiters != count {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(asked).await;
+    }
+}
+
+pub(crate) fn simple(settings: Settings) -> ServerBuilder {
+    Server::builder(settings).handler("echo", defaults(), echo).handler("fail", defaults(), fail)
+}
+
+pub(crate) async fn connect(address: &str) -> Channel {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    soon(endpoint.connect()).await.expect("a connection")
+}

@@ -1,0 +1,191 @@
+//! Commands as handlers of a running server.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use jobmill::{
+    clock::Clock,
+    config::{CommandSettings, KindDefaults, KindSettings, Settings},
+    proto::v1::{self, FailureReason, JobState},
+    serve::Server,
+};
+
+use crate::support::{Rig, defaults, folder, job, manual_clock};
+
+/// A kind that runs a shell script.
+fn script(text: &str) -> KindSettings {
+    KindSettings {
+        command: CommandSettings {
+            argv: ["/bin/sh", "-c", text, "$0", "-rf", "$(reboot)"].map(str::to_owned).into(),
+            env: BTreeMap::from([("GREETING".to_owned(), "hello; $(reboot)".to_owned())]),
+            env_allow: Vec::new(),
+            working_dir: None,
+            kill_grace: Duration::from_secs(10),
+            permanent_exit_codes: vec![65],
+        },
+        defaults: KindDefaults { max_attempts: 2, ..defaults() },
+    }
+}
+
+async fn rig(settings: Settings, kinds: &[(&str, &str)]) -> Rig {
+    let mut settings = settings;
+    for (kind, text) in kinds {
+        settings.kinds.insert((*kind).to_owned(), script(text));
+    }
+    let builder = Server::builder(settings).command_guard(env!("CARGO_BIN_EXE_jobmill"));
+    Rig::start(builder.clock(Clock::Manual(manual_clock()))).await
+}
+
+async fn run(home: &Path, text: &str, payload: &str) -> v1::Job {
+    let rig = rig(folder(home), &[("run", text)]).await;
+    let id = rig.submit(v1::JobSpec { payload: payload.to_owned().into(), ..job("run") }).await.id;
+    let job = rig.ends_or_waits(&id).await;
+    rig.stop().await;
+    job
+}
+
+impl Rig {
+    /// The job once its first attempt has ended.
+    async fn ends_or_waits(&self, id: &str) -> v1::Job {
+        let mut watcher = self.watch_ids(&[id]).await;
+        let attempt_is_over = async {
+            loop {
+                use v1::watch_event::Event;
+                if let Event::Snapshot(job) | Event::Updated(v1::JobUpdated { job: Some(job), .. }) =
+                    watcher.next().await
+                    && (job.done || job.state() == JobState::BackingOff)
+                {
+                    return;
+                }
+            }
+        };
+        attempt_is_over.await;
+        self.get(id).await
+    }
+}
+
+#[tokio::test]
+async fn the_payload_goes_in_and_the_result_comes_out() {
+    let home = tempfile::tempdir().unwrap();
+    let job = run(home.path(), "tr a-z A-Z; echo working >&2", "some text").await;
+    assert_eq!((job.state(), &job.result[..]), (JobState::Succeeded, &b"SOME TEXT"[..]));
+    assert_eq!(job.output_tail, "working\n");
+}
+
+#[tokio::test]
+async fn a_payload_and_a_result_may_have_a_mebibyte() {
+    let home = tempfile::tempdir().unwrap();
+    let payload = "x".repeat(1 << 20);
+    let job = run(home.path(), "cat", &payload).await;
+    assert_eq!((job.state(), job.result.len()), (JobState::Succeeded, 1 << 20));
+    let job = run(home.path(), "cat; echo one more", &payload).await;
+    assert_eq!(
+        (job.state(), job.failure.unwrap().reason()),
+        (JobState::Failed, FailureReason::ResultTooLarge)
+    );
+}
+
+#[tokio::test]
+async fn the_exit_code_decides() {
+    let home = tempfile::tempdir().unwrap();
+    for (text, state, exit_code, message) in [
+        ("exit 0", JobState::Succeeded, None, ""),
+        ("echo no ink >&2; exit 1", JobState::BackingOff, Some(1), "exited with code 1: no ink"),
+        ("exit 65", JobState::Failed, Some(65), "exited with code 65"),
+        ("exit 75", JobState::BackingOff, Some(75), "exited with code 75"),
+        ("kill -KILL $$", JobState::BackingOff, Some(137), "killed by signal 9 (SIGKILL)"),
+    ] {
+        let job = run(home.path(), text, "").await;
+        assert_eq!(job.state(), state, "{text}: {job:?}");
+        let failure = job.failure.unwrap_or_default();
+        assert_eq!((failure.exit_code, failure.message.as_str()), (exit_code, message), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_there_fails_to_start() {
+    let home = tempfile::tempdir().unwrap();
+    let mut settings = folder(home.path());
+    let mut kind = script("");
+    kind.command.argv = vec!["/nowhere/at/all".to_owned()];
+    settings.kinds.insert("run".to_owned(), kind);
+    let builder = Server::builder(settings).command_guard(env!("CARGO_BIN_EXE_jobmill"));
+    let rig = Rig::start(builder.clock(Clock::Manual(manual_clock()))).await;
+    let id = rig.submit(job("run")).await.id;
+    let failure = rig.ends_or_waits(&id).await.failure.unwrap();
+    assert_eq!(failure.reason(), FailureReason::StartFailed);
+    assert!(failure.message.contains("/nowhere/at/all") && failure.retryable, "{failure:?}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn arguments_and_variables_reach_the_command_as_they_are() {
+    let home = tempfile::tempdir().unwrap();
+    let text = r#"printf '%s\n' "$0" "$@" "$GREETING" "$JOBMILL_QUEUE $JOBMILL_KIND $JOBMILL_ATTEMPT/$JOBMILL_MAX_ATTEMPTS" \
+        "$JOBMILL_JOB_ID" "lease ${JOBMILL_LEASE:+given}" "secret${CARGO_PKG_NAME}""#;
+    let job = run(home.path(), text, "").await;
+    let lines: Vec<_> = std::str::from_utf8(&job.result).unwrap().lines().collect();
+    let expected =
+        ["$0", "-rf", "$(reboot)", "hello; $(reboot)", "default run 1/2", &job.id, "lease given", "secret"];
+    assert_eq!(lines, expected);
+}
+
+#[tokio::test]
+async fn a_cancelled_command_is_asked_to_end_with_all_that_it_started() {
+    let home = tempfile::tempdir().unwrap();
+    let text = r#"sh -c 'trap "" TERM; echo "child $$" >&2; while :; do sleep 1000; done' &
+        trap 'echo bye >&2; exit 3' TERM
+        wait"#;
+    let rig = rig(folder(home.path()), &[("run", text)]).await;
+    let id = rig.submit(job("run")).await.id;
+    let request = v1::WatchStatusRequest { ids: vec![id.clone()], output: true, ..Default::default() };
+    let mut watcher = rig.watch(request).await;
+    let child = loop {
+        if let v1::watch_event::Event::Output(line) = watcher.next().await {
+            break line.text.strip_prefix("child ").unwrap().parse().unwrap();
+        }
+    };
+    rig.cancel(&id).await.unwrap();
+    let job = rig.ends(&id).await;
+    assert_eq!(job.state(), JobState::Cancelled);
+    let failure = job.failure.unwrap();
+    assert_eq!((failure.reason(), failure.exit_code), (FailureReason::Cancelled, Some(3)));
+    assert!(job.output_tail.ends_with("bye\n"));
+    // The child ignores what asks it to end, and is gone before its job is said to have ended.
+    let child = rustix::process::Pid::from_raw(child).unwrap();
+    assert_eq!(rustix::process::test_kill_process(child), Err(rustix::io::Errno::SRCH));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_that_takes_too_long_is_stopped() {
+    let home = tempfile::tempdir().unwrap();
+    let rig = rig(folder(home.path()), &[("run", "sleep 1000")]).await;
+    let attempt_timeout = Some(prost_types::Duration { seconds: 0, nanos: 50_000_000 });
+    let id = rig.submit(v1::JobSpec { attempt_timeout, max_attempts: 1, ..job("run") }).await.id;
+    let job = rig.ends(&id).await;
+    assert_eq!((job.state(), job.failure.unwrap().reason()), (JobState::Failed, FailureReason::Timeout));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn progress_comes_over_its_descriptor() {
+    let home = tempfile::tempdir().unwrap();
+    let rig =
+        rig(folder(home.path()), &[("run", "echo '0.5 half' >&\"$JOBMILL_PROGRESS_FD\"; exec sleep 1000")])
+            .await;
+    let id = rig.submit(job("run")).await.id;
+    let mut watcher = rig.watch_ids(&[&id]).await;
+    let progress = loop {
+        use v1::watch_event::Event;
+        if let Event::Snapshot(job) | Event::Updated(v1::JobUpdated { job: Some(job), .. }) =
+            watcher.next().await
+            && let Some(progress) = job.progress
+        {
+            break progress;
+        }
+    };
+    assert_eq!((progress.fraction, progress.text.as_str()), (0.5, "half"));
+    rig.cancel(&id).await.unwrap();
+    rig.ends(&id).await;
+    rig.stop().await;
+}

@@ -1,0 +1,399 @@
+//! `kill -9` at random, against a ledger that the client keeps.
+//!
+//! Producers write what they are about to ask and what they were told to a file: `ok`, `refused` or `unknown`. After
+//! each kill the database must be whole; after each restart every job that was answered with OK is there, none that was
+//! refused is, and what is unknown is there once or not at all, and comes to exactly one job when it is asked again.
+//! In the end all jobs end; a watcher that goes on by its token across all kills has seen each of them end once; and
+//! jobs with one attempt have started at most once.
+//!
+//! 25 rounds by default. A long run, with the seed that an earlier one printed:
+//! ```text
+//! JOBMILL_CRASH_ROUNDS=1000 JOBMILL_CRASH_SEED=7 cargo test --test wire crash:: -- --nocapture
+//! ```
+//! The seed decides what is asked and when the server is killed; what the machine makes of it varies all the same.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock, Mutex},
+    time::Duration,
+};
+
+use jobmill::{
+    clock::Clock,
+    proto::v1::{self, JobState, watch_event::Event},
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::sync::watch;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::support::{PATIENCE, Process, Rig, Watcher, describe, job, soon, submission};
+
+const ROUNDS: u64 = 25;
+const PRODUCERS: u64 = 3;
+/// A server is killed so long after it has begun to serve.
+const KILLED_AFTER_MS: std::ops::Range<u64> = 5..120;
+/// In a year: no job of the test waits so long. The same for all, so that a repeat says the same.
+static FAR_AWAY_S: LazyLock<i64> =
+    LazyLock::new(|| Clock::System.now().as_micros() / 1_000_000 + 365 * 24 * 3600);
+
+/// What a producer asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ask {
+    /// A command that may start once.
+    Once,
+    /// A command that may start as often as it takes.
+    Again,
+    /// A job whose time is far away.
+    Shelf,
+    /// Three of them.
+    Batch,
+    /// Something that must be refused.
+    Bad,
+}
+
+/// What became of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Outcome {
+    Ok(Vec<String>),
+    Refused,
+    Unknown,
+}
+
+/// The client's history, as its file has it.
+struct Ledger {
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl Ledger {
+    fn new(path: PathBuf) -> Self {
+        let file = Mutex::new(OpenOptions::new().create_new(true).append(true).open(&path).unwrap());
+        Ledger { path, file }
+    }
+
+    fn write(&self, line: &str) {
+        self.file.lock().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    fn told(&self, request_id: &str, outcome: &Outcome) {
+        match outcome {
+            Outcome::Ok(ids) => self.write(&format!("{request_id} ok {}", ids.join(","))),
+            Outcome::Refused => self.write(&format!("{request_id} refused")),
+            Outcome::Unknown => self.write(&format!("{request_id} unknown")),
+        }
+    }
+
+    /// What is known of each request: the last that was written. One that was begun and no more is unknown.
+    fn read(&self) -> BTreeMap<String, Outcome> {
+        let mut outcomes = BTreeMap::new();
+        for line in fs::read_to_string(&self.path).unwrap().lines() {
+            let mut words = line.split(' ');
+            let (request_id, what) = (words.next().unwrap(), words.next().unwrap());
+            let outcome = match what {
+                "ok" => Outcome::Ok(words.next().unwrap().split(',').map(str::to_owned).collect()),
+                "refused" => Outcome::Refused,
+                "begin" | "unknown" => Outcome::Unknown,
+                _ => panic!("{line}"),
+            };
+            outcomes.insert(request_id.to_owned(), outcome);
+        }
+        outcomes
+    }
+}
+
+/// The ask is part of the request's id, so that the ledger says what to ask again.
+fn ask_of(request_id: &str) -> Ask {
+    match request_id.split('-').next() {
+        Some("once") => Ask::Once,
+        Some("again") => Ask::Again,
+        Some("shelf") => Ask::Shelf,
+        Some("batch") => Ask::Batch,
+        _ => Ask::Bad,
+    }
+}
+
+fn shelved(request_id: &str) -> v1::JobSpec {
+    let run_time = Some(prost_types::Timestamp { seconds: *FAR_AWAY_S, nanos: 0 });
+    // Large enough for a table of its own now and then.
+    v1::JobSpec { run_time, payload: request_id.repeat(request_id.len()).into(), ..job("run") }
+}
+
+/// Asks once, and files the answer.
+async fn ask(rig: &Rig, ledger: &Ledger, request_id: &str) -> Outcome {
+    ledger.write(&format!("{request_id} begin"));
+    let single = |spec| v1::SubmitRequest { request_id: request_id.to_owned(), ..submission(spec) };
+    let mut jobs = rig.jobs.clone();
+    let answer = async {
+        match ask_of(request_id) {
+            Ask::Batch => {
+                let request = v1::SubmitBatchRequest {
+                    jobs: vec![shelved(request_id); 3],
+                    request_id: request_id.to_owned(),
+                    ..Default::default()
+                };
+                jobs.submit_batch(request).await.map(|answer| answer.into_inner().ids)
+            }
+            ask => {
+                let spec = match ask {
+                    Ask::Once => v1::JobSpec { max_attempts: 1, ..job("run") },
+                    Ask::Again => v1::JobSpec { max_attempts: 1_000, ..job("run") },
+                    Ask::Shelf | Ask::Batch => shelved(request_id),
+                    Ask::Bad => v1::JobSpec { priority: 101, ..job("run") },
+                };
+                jobs.submit(single(spec)).await.map(|answer| vec![answer.into_inner().job.unwrap().id])
+            }
+        }
+    };
+    let outcome = match soon(answer).await {
+        Ok(ids) => Outcome::Ok(ids),
+        Err(status) if is_definite(&status) => Outcome::Refused,
+        Err(_) => Outcome::Unknown,
+    };
+    ledger.told(request_id, &outcome);
+    outcome
+}
+
+/// Whether an error promises that nothing was created.
+fn is_definite(status: &Status) -> bool {
+    let of_jobmill = status.get_details_error_info().is_some_and(|info| info.domain == "jobmill");
+    let definite = [Code::InvalidArgument, Code::NotFound, Code::ResourceExhausted, Code::FailedPrecondition];
+    of_jobmill && definite.contains(&status.code())
+}
+
+/// Asks until the server is gone. Some of the shelved jobs are cancelled again.
+async fn produce(rig: Rig, ledger: Arc<Ledger>, name: String, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    for n in 0u64.. {
+        let what = match random.random_range(0..40) {
+            0..3 => "once",
+            3..6 => "again",
+            6..10 => "bad",
+            10..16 => "batch",
+            _ => "shelf",
+        };
+        match ask(&rig, &ledger, &format!("{what}-{name}-{n}")).await {
+            Outcome::Ok(ids) if what == "shelf" && random.random_bool(0.5) => {
+                let request = v1::CancelJobRequest { id: ids[0].clone() };
+                if soon(rig.jobs.clone().cancel_job(request)).await.is_ok() {
+                    ledger.write(&format!("cancel-{} ok {}", ids[0], ids[0]));
+                }
+            }
+            Outcome::Unknown => return,
+            Outcome::Ok(_) | Outcome::Refused => {}
+        }
+    }
+}
+
+/// What a watcher that saw everything saw of each job.
+#[derive(Default)]
+struct Seen {
+    revisions: HashMap<String, i64>,
+    ended: HashMap<String, JobState>,
+}
+
+impl Seen {
+    fn job(&mut self, job: v1::Job) {
+        let before = self.revisions.insert(job.id.clone(), job.revision).unwrap_or(0);
+        assert!(job.revision > before, "{}: revision {} after {before}", job.id, job.revision);
+        let ended = self.ended.get(&job.id);
+        assert_eq!(ended, None, "{}: {:?} after its end", job.id, job.state());
+        if job.done {
+            self.ended.insert(job.id.clone(), job.state());
+        }
+    }
+}
+
+/// Watches all jobs, goes on by its token at each new address, and returns once `last` has ended.
+async fn witness(
+    mut addresses: watch::Receiver<String>,
+    mut last: watch::Receiver<Option<HashSet<String>>>,
+) -> Seen {
+    let (mut seen, mut resume_token) = (Seen::default(), Vec::new());
+    loop {
+        let address = addresses.borrow_and_update().clone();
+        let request = v1::WatchStatusRequest {
+            filter: Some(v1::JobFilter::default()),
+            detail: v1::WatchDetail::EveryTransition as i32,
+            resync: v1::WatchResync::Fail as i32,
+            resume_token: resume_token.clone(),
+            ..Default::default()
+        };
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+        if let Ok(channel) = endpoint.connect().await {
+            let mut client = v1::job_queue_client::JobQueueClient::new(channel);
+            if let Ok(stream) = client.watch_status(request).await {
+                let mut watcher = Watcher::new(stream.into_inner());
+                loop {
+                    let is_over = last.borrow().as_ref().is_some_and(|all| all.len() == seen.ended.len());
+                    if is_over {
+                        return seen;
+                    }
+                    let message = tokio::select! {
+                        message = watcher.message() => message,
+                        _ = last.changed() => continue,
+                    };
+                    let Ok(Some(message)) = message else { break };
+                    for event in message.events.into_iter().filter_map(|event| event.event) {
+                        match event {
+                            Event::Snapshot(job) | Event::Updated(v1::JobUpdated { job: Some(job), .. }) => {
+                                seen.job(job)
+                            }
+                            Event::Synced(_) | Event::Bookmark(_) => {}
+                            event => panic!("the watch told {}", describe(&event)),
+                        }
+                    }
+                    resume_token = message.resume_token;
+                }
+            }
+        }
+        // The server is dead: wait for the next one.
+        addresses.changed().await.unwrap();
+    }
+}
+
+/// The jobs that are there, by request.
+async fn all_jobs(rig: &Rig) -> HashMap<String, Vec<v1::Job>> {
+    let mut found: HashMap<String, Vec<v1::Job>> = HashMap::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListJobsRequest { page_size: 1_000, page_token, ..Default::default() };
+        let page = soon(rig.jobs.clone().list_jobs(request)).await.unwrap().into_inner();
+        for job in page.jobs {
+            found.entry(job.request_id.clone()).or_default().push(job);
+        }
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return found;
+        }
+    }
+}
+
+/// Holds what is there against the ledger, and asks again what is unknown.
+async fn check(rig: &Rig, ledger: &Ledger) {
+    let found = all_jobs(rig).await;
+    let outcomes = ledger.read();
+    for request_id in found.keys() {
+        assert!(outcomes.contains_key(request_id), "nobody asked for {request_id}");
+    }
+    let mut ids_of: HashMap<&str, Vec<&str>> = HashMap::new();
+    for (request_id, jobs) in &found {
+        let mut ids: Vec<_> = jobs.iter().map(|job| job.id.as_str()).collect();
+        ids.sort_unstable();
+        ids_of.insert(request_id, ids);
+    }
+    let by_id: HashMap<_, _> = found.values().flatten().map(|job| (job.id.as_str(), job)).collect();
+    for (request_id, outcome) in &outcomes {
+        let ids = ids_of.get(request_id.as_str()).cloned().unwrap_or_default();
+        let whole = if ask_of(request_id) == Ask::Batch { 3 } else { 1 };
+        match outcome {
+            Outcome::Ok(told) if request_id.starts_with("cancel-") => {
+                assert_eq!(by_id[told[0].as_str()].state(), JobState::Cancelled, "{request_id}");
+            }
+            Outcome::Ok(told) => assert_eq!(&ids, told, "{request_id} was accepted"),
+            Outcome::Refused => assert!(ids.is_empty(), "{request_id} was refused"),
+            Outcome::Unknown => {
+                assert!(ids.is_empty() || ids.len() == whole, "{request_id}: {ids:?}");
+                let told = match ask(rig, ledger, request_id).await {
+                    Outcome::Ok(told) => told,
+                    Outcome::Refused if ask_of(request_id) == Ask::Bad => Vec::new(),
+                    outcome => panic!("{request_id} asked again is {outcome:?}"),
+                };
+                assert!(ids.is_empty() || ids == told, "{request_id} was doubled: {ids:?}, {told:?}");
+            }
+        }
+    }
+}
+
+/// Checks a copy, so that the server finds what the kill left.
+fn check_integrity(data: &Path) {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["jobmill.db", "jobmill.db-wal"] {
+        if data.join(file).exists() {
+            fs::copy(data.join(file), copy.path().join(file)).unwrap();
+        }
+    }
+    let database = rusqlite::Connection::open(copy.path().join("jobmill.db")).unwrap();
+    let verdict: String = database.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(verdict, "ok");
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().expect(variable))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_kill_loses_doubles_or_breaks_anything() {
+    let rounds = number("JOBMILL_CRASH_ROUNDS").unwrap_or(ROUNDS);
+    let seed = number("JOBMILL_CRASH_SEED").unwrap_or_else(|| rand::rng().random());
+    println!("JOBMILL_CRASH_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let home = tempfile::tempdir().unwrap();
+    let (configuration, data, starts) =
+        (home.path().join("jobmill.toml"), home.path().join("data"), home.path().join("starts"));
+    let text = format!(
+        r#"
+        [kinds.run]
+        command = ["/bin/sh", "-c", 'echo "$JOBMILL_JOB_ID" >> "$0"', '{}']
+        retry = {{ initial_delay = "1ms", max_delay = "1ms" }}
+        "#,
+        starts.display()
+    );
+    fs::write(&configuration, text).unwrap();
+    let ledger = Arc::new(Ledger::new(home.path().join("ledger")));
+
+    let mut process = Process::start(&configuration, &data, &[]).await;
+    let (tell_address, addresses) = watch::channel(process.address.clone());
+    let (tell_last, last) = watch::channel(None);
+    let witness = tokio::spawn(witness(addresses, last));
+    for round in 0..rounds {
+        let mut producers = Vec::new();
+        for producer in 0..PRODUCERS {
+            let rig = Rig::connect(&process.address).await;
+            let name = format!("{round}-{producer}");
+            producers.push(tokio::spawn(produce(rig, Arc::clone(&ledger), name, random.random())));
+        }
+        // Not to wait for anything: the moment of the kill is what is tried.
+        tokio::time::sleep(Duration::from_millis(random.random_range(KILLED_AFTER_MS))).await;
+        process.kill().await;
+        for producer in producers {
+            soon(producer).await.unwrap();
+        }
+        check_integrity(&data);
+        process = Process::start(&configuration, &data, &[]).await;
+        tell_address.send_replace(process.address.clone());
+        check(&Rig::connect(&process.address).await, &ledger).await;
+    }
+
+    let rig = Rig::connect(&process.address).await;
+    for job in all_jobs(&rig).await.into_values().flatten() {
+        if job.state() == JobState::Scheduled {
+            rig.cancel(&job.id).await.unwrap();
+        }
+    }
+    let jobs: HashMap<_, _> =
+        all_jobs(&rig).await.into_values().flatten().map(|job| (job.id.clone(), job)).collect();
+    tell_last.send_replace(Some(jobs.keys().cloned().collect()));
+    let patience = PATIENCE * u32::try_from(1 + rounds / ROUNDS).unwrap();
+    let seen = tokio::time::timeout(patience, witness).await.expect("all jobs end");
+    let seen = seen.expect("the witness saw no fault");
+    assert!(!jobs.is_empty());
+    let starts = fs::read_to_string(&starts).unwrap_or_default();
+    for (id, job) in &jobs {
+        let started = starts.lines().filter(|line| line == id).count();
+        let state = seen.ended[id];
+        assert_eq!(rig.get(id).await.state(), state);
+        match ask_of(&job.request_id) {
+            Ask::Once if state == JobState::Succeeded => assert_eq!(started, 1, "{job:?}"),
+            Ask::Once => assert!(started <= 1 && state == JobState::Failed, "{job:?}"),
+            Ask::Again => assert!(started >= 1 && state == JobState::Succeeded, "{job:?}"),
+            Ask::Shelf | Ask::Batch => assert_eq!((started, state), (0, JobState::Cancelled), "{job:?}"),
+            Ask::Bad => panic!("{job:?}"),
+        }
+    }
+    println!("{rounds} rounds, {} jobs, {} starts of commands", jobs.len(), starts.lines().count());
+    process.kill().await;
+}

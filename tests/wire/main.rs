@@ -1,0 +1,16 @@
+//! What users of a running server see, a file for each behaviour: the real server, its real store, and real clients.
+
+#![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
+
+mod bad_input;
+mod bad_messages;
+mod commands;
+mod crash;
+mod drain;
+mod execution;
+mod queues;
+mod submit;
+mod watch;
+
+#[path = "../support/mod.rs"]
+mod support;
