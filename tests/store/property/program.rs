@@ -77,15 +77,13 @@ pub(crate) struct Dice(u64);
 
 impl Dice {
     pub(crate) fn new(seed: u64) -> Self {
-        Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+        // Mixed, because the numbers of seeds at a multiple of the step from one another are the same ones, shifted.
+        Dice(mixed(mixed(seed) ^ 0x6A09_E667_F3BC_C909))
     }
 
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % end
+        mixed(self.0) % end
     }
 
     fn index(&mut self, end: usize) -> usize {
@@ -101,10 +99,16 @@ impl Dice {
     }
 }
 
+fn mixed(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
 /// The program of a seed.
 pub(crate) fn program(seed: u64) -> Vec<Step> {
     let mut dice = Dice::new(seed);
-    let length = 20 + dice.index(80);
+    let length = 30 + dice.index(120);
     (0..length).map(|_| step(&mut dice)).collect()
 }
 
@@ -119,10 +123,10 @@ fn step(dice: &mut Dice) -> Step {
             };
             Step::Offer { jobs, request, behind_waiters: dice.percent(3) }
         }
-        26..50 => Step::Report { pick: dice.index(1_000), stale: dice.percent(10), told: told(dice) },
-        50..63 => Step::Control(wish(dice)),
-        63..73 => Step::Clock { millis: clock(dice) },
-        73..96 => Step::Commit { claim: dice.percent(92) },
+        26..51 => Step::Report { pick: dice.index(1_000), stale: dice.percent(10), told: told(dice) },
+        51..66 => Step::Control(wish(dice)),
+        66..79 => Step::Clock { millis: clock(dice) },
+        79..97 => Step::Commit { claim: dice.percent(92) },
         _ => Step::Crash {
             when: if dice.percent(50) { When::Before } else { When::After },
             served: dice.one_of(&[0b001, 0b011, 0b011, 0b111, 0b110]),
@@ -140,8 +144,10 @@ fn plan(dice: &mut Dice) -> Plan {
         queue: dice.one_of(&[0, 0, 0, 1, 1, 2]),
         kind: dice.one_of(&[0, 0, 1, 1, 2]),
         priority: dice.one_of(&[0, 0, 0, 0, 1, 5, -5, 100, -100]),
-        max_attempts: dice.one_of(&[1, 1, 2, 3, 5]),
-        run_in_millis: dice.percent(20).then(|| dice.one_of(&[-1_000, 0, 1, 500, 5_000, 60_000])),
+        max_attempts: dice.one_of(&[1, 1, 2, 3, 5, 5]),
+        run_in_millis: dice
+            .percent(30)
+            .then(|| dice.one_of(&[-1_000, 0, 1, 500, 2_000, 2_000, 5_000, 60_000])),
         payload_bytes: dice.one_of(&[0, 0, 0, 10, 255, 256, 257, 600]),
     }
 }
@@ -164,20 +170,20 @@ fn told(dice: &mut Dice) -> Told {
 
 fn wish(dice: &mut Dice) -> Wish {
     let (pick, queue) = (dice.index(1_000), dice.index(QUEUES.len()));
-    match dice.below(20) {
-        0..5 => Wish::Cancel(pick),
-        5..9 => Wish::Retry(pick, dice.percent(30).then(|| asked(dice))),
+    match dice.below(24) {
+        0..4 => Wish::Cancel(pick),
+        4..9 => Wish::Retry(pick, dice.percent(30).then(|| asked(dice))),
         9..12 => Wish::Delete(pick),
         12 => Wish::Pause(queue, true),
-        13 => Wish::Pause(queue, false),
-        14..16 => Wish::Update {
+        13..16 => Wish::Pause(queue, false),
+        16..19 => Wish::Update {
             queue,
-            consumers: dice.below(4) as u32,
-            max_jobs: dice.one_of(&[1, 3, 10, 30]),
-            max_bytes: dice.one_of(&[1_000, 3_000, 1 << 20]),
+            consumers: dice.one_of(&[0, 1, 1, 2, 3]),
+            max_jobs: dice.one_of(&[2, 10, 30, 100]),
+            max_bytes: dice.one_of(&[3_000, 1 << 20, 1 << 20]),
         },
-        16 => Wish::Create { queue, consumers: dice.below(3) as u32 },
-        17 => Wish::DeleteQueue(queue),
+        19 => Wish::Create { queue, consumers: dice.below(3) as u32 },
+        20 => Wish::DeleteQueue(queue),
         _ => Wish::Purge(queue),
     }
 }
