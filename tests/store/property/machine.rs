@@ -224,7 +224,7 @@ fn served(kinds: u8) -> EngineSetup {
 }
 
 fn told(error: StoreError) -> Violation {
-    format!("the store failed: {error}")
+    format!("the store failed: {error:?}")
 }
 
 fn same(what: &str, expected: &[String], actual: &[String]) -> Result<(), Violation> {

@@ -46,10 +46,6 @@ impl Contender {
         };
         Contender { rank: -i16::from(after.spec.priority), age }
     }
-
-    pub(crate) fn is_new(&self) -> bool {
-        matches!(self.age, Age::New(_))
-    }
 }
 
 /// Nobody who waits comes before one who started, and nobody waits while a slot is free.
