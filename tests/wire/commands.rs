@@ -129,21 +129,32 @@ async fn arguments_and_variables_reach_the_command_as_they_are() {
     assert_eq!(lines, expected);
 }
 
+/// The first progress that a job tells.
+async fn progress(rig: &Rig, id: &str) -> v1::Progress {
+    use v1::watch_event::Event;
+
+    let mut watcher = rig.watch_ids(&[id]).await;
+    loop {
+        if let Event::Snapshot(job) | Event::Updated(v1::JobUpdated { job: Some(job), .. }) =
+            watcher.next().await
+            && let Some(progress) = job.progress
+        {
+            return progress;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_cancelled_command_is_asked_to_end_with_all_that_it_started() {
     let home = tempfile::tempdir().unwrap();
-    let text = r#"sh -c 'trap "" TERM; echo "child $$" >&2; while :; do sleep 1000; done' &
-        trap 'echo bye >&2; exit 3' TERM
+    // Ready to be asked before its child says that it is up.
+    let text = r#"trap 'echo bye >&2; exit 3' TERM
+        sh -c 'trap "" TERM; echo "0 $$" >&"$JOBMILL_PROGRESS_FD"; while :; do sleep 1000; done' &
         wait"#;
     let rig = rig(folder(home.path()), &[("run", text)]).await;
     let id = rig.submit(job("run")).await.id;
-    let request = v1::WatchStatusRequest { ids: vec![id.clone()], output: true, ..Default::default() };
-    let mut watcher = rig.watch(request).await;
-    let child = loop {
-        if let v1::watch_event::Event::Output(line) = watcher.next().await {
-            break line.text.strip_prefix("child ").unwrap().parse().unwrap();
-        }
-    };
+    // Progress is kept with the job, so that it can't come too early to be seen, as a line of output could.
+    let child = progress(&rig, &id).await.text.parse().unwrap();
     rig.cancel(&id).await.unwrap();
     let job = rig.ends(&id).await;
     assert_eq!(job.state(), JobState::Cancelled);
@@ -174,16 +185,7 @@ async fn progress_comes_over_its_descriptor() {
         rig(folder(home.path()), &[("run", "echo '0.5 half' >&\"$JOBMILL_PROGRESS_FD\"; exec sleep 1000")])
             .await;
     let id = rig.submit(job("run")).await.id;
-    let mut watcher = rig.watch_ids(&[&id]).await;
-    let progress = loop {
-        use v1::watch_event::Event;
-        if let Event::Snapshot(job) | Event::Updated(v1::JobUpdated { job: Some(job), .. }) =
-            watcher.next().await
-            && let Some(progress) = job.progress
-        {
-            break progress;
-        }
-    };
+    let progress = progress(&rig, &id).await;
     assert_eq!((progress.fraction, progress.text.as_str()), (0.5, "half"));
     rig.cancel(&id).await.unwrap();
     rig.ends(&id).await;
