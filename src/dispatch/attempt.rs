@@ -9,13 +9,11 @@ use tracing::Instrument;
 
 use super::{Dispatch, output::AttemptVoice};
 use crate::{
-    execute::{Attempt, HandlerError, cut},
+    execute::{Attempt, HandlerError, command::RESULT_MAX_BYTES, cut},
     job::{Failure, FailureReason, Job, Output},
     store::{Claim, Report, ReportBody},
 };
 
-/// A larger result fails the attempt.
-const RESULT_MAX_BYTES: usize = 1 << 20;
 /// A longer media type of a result is cut, as a payload's may not be longer either.
 const RESULT_TYPE_MAX_BYTES: usize = 128;
 

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use crate::{
     commit::Reports,
-    execute::AttemptReports,
+    execute::{AttemptReports, command::OUTPUT_LINE_MAX_BYTES},
     job::{JobId, LeaseToken, Progress},
     store::{Report, ReportBody},
     watch::{Hub, OutputLine},
@@ -15,8 +15,6 @@ use crate::{
 
 /// The end of an attempt's output that is kept with its job.
 const TAIL_MAX_BYTES: usize = 64 << 10;
-/// A longer line is cut.
-const LINE_MAX_BYTES: usize = 8 << 10;
 /// An attempt's progress is kept at most once in so long.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
@@ -78,7 +76,7 @@ impl AttemptReports for AttemptVoice {
     }
 
     fn output_line(&self, line: &[u8]) {
-        let line = &line[..line.len().min(LINE_MAX_BYTES)];
+        let line = &line[..line.len().min(OUTPUT_LINE_MAX_BYTES)];
         let text: Arc<str> = String::from_utf8_lossy(line).into();
         {
             let mut said = self.said.lock();

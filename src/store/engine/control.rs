@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use super::{
-    CONSUMERS_MAX, Engine, Progressing, QUEUE_NAMES_MAX, QUEUES_MAX,
+    Engine, Progressing, QUEUE_NAMES_MAX,
     rows::{Purge, RequestRow, Rows},
 };
 use crate::{
     clock::Timestamp,
-    config::QueueSettings,
+    config::{
+        QueueSettings,
+        limits::{CONSUMERS_TOTAL_MAX, QUEUES_MAX},
+    },
     job::{Job, JobId, StateName},
     store::{
         QueueInfo, StoreError,
@@ -255,6 +258,7 @@ impl<R: Rows> Engine<R> {
             .map(|queue| u64::from(queue.info.settings.consumers))
             .sum();
         let actual = others + u64::from(new.consumers);
-        (actual > CONSUMERS_MAX).then_some(ControlRefusal::TooManyConsumers { actual, max: CONSUMERS_MAX })
+        (actual > CONSUMERS_TOTAL_MAX)
+            .then_some(ControlRefusal::TooManyConsumers { actual, max: CONSUMERS_TOTAL_MAX })
     }
 }

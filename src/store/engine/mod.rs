@@ -31,13 +31,10 @@ use crate::{
 
 /// At most so many due jobs are promoted in a batch.
 const PROMOTED_MAX: usize = 1_000;
-/// At most so many queues and kinds may exist.
-const QUEUES_MAX: usize = 1_000;
 /// At most so many names of queues are ever known, deleted ones included.
 const QUEUE_NAMES_MAX: usize = 100_000;
+/// At most so many kinds are ever known: those of the configuration, and those that clients name where they may.
 const KINDS_MAX: usize = 10_000;
-/// All queues together may have so many slots.
-const CONSUMERS_MAX: u64 = 100_000;
 /// Deleted jobs are remembered in the feed, and their request ids, for so long.
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(24 * 3600);
 
