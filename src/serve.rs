@@ -223,6 +223,7 @@ impl ServerBuilder {
             seed: rand::random(),
             served_kinds: defaults.keys().cloned().collect(),
             declared_queues: self.settings.queues.clone(),
+            retention: self.settings.retention,
         };
         let settings = self.settings.store.clone();
         let store = tokio::task::spawn_blocking(move || open(&settings, setup))

@@ -189,6 +189,12 @@ impl From<ControlRefusal> for Status {
                     details.add_quota_failure_violation("consumers", format!("at most {max}"));
                 })
             }
+            ControlRefusal::TooManyRetentionTimes(max) => {
+                status(Code::ResourceExhausted, "TOO_MANY_RETENTION_TIMES", &refusal, |details| {
+                    details
+                        .add_quota_failure_violation("retention", format!("at most {max} different times"));
+                })
+            }
             ControlRefusal::RequestMismatch => {
                 status(Code::AlreadyExists, "REQUEST_ID_REUSED", &refusal, |_| {})
             }

@@ -106,7 +106,7 @@ struct Loop {
     /// Whether there is room that nobody who waits has been offered yet.
     room: bool,
     more: bool,
-    next_due: Option<Timestamp>,
+    wake: Option<Timestamp>,
 }
 
 impl Loop {
@@ -119,7 +119,7 @@ impl Loop {
             room: false,
             // What was due while the server was down is promoted, and free slots are filled, by a first empty batch.
             more: true,
-            next_due: None,
+            wake: None,
         }
     }
 
@@ -144,7 +144,7 @@ impl Loop {
 
     /// Waits until there is something to do, and takes all that is there.
     async fn gather(&self, inbox: &mut Inbox, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) {
-        let wake = [self.next_due, self.waiters.next_until()].into_iter().flatten().min();
+        let wake = [self.wake, self.waiters.next_until()].into_iter().flatten().min();
         let work_left = self.more || (self.room && !self.waiters.is_empty());
         if !work_left {
             let clock = &self.committer.clock;
@@ -286,7 +286,7 @@ impl Loop {
             cancelling,
             changes,
             position,
-            next_due,
+            wake,
             more,
             room,
             queues,
@@ -323,7 +323,7 @@ impl Loop {
         }
         self.room |= room;
         self.more = more;
-        self.next_due = next_due;
+        self.wake = wake;
     }
 
     fn answer_offers(&mut self, offers: Vec<Receipt>, askers: Vec<Asker>, now: Timestamp) {

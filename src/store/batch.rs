@@ -13,8 +13,8 @@ use crate::{
     transition::Refusal,
 };
 
-/// What is to be applied in one transaction, in this order: controls, reports, the next bites of purges, the
-/// promotion of due jobs, offers, and then one claim step over stored and new jobs together.
+/// What is to be applied in one transaction, in this order: controls, reports, the end of expired jobs, the next bites
+/// of purges and of retention, the promotion of due jobs, offers, and then one claim step over stored and new jobs together.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The present.
@@ -127,6 +127,11 @@ pub enum ControlRefusal {
         /// How many may be.
         max: u64,
     },
+    /// All queues together name as many different times of retention as may be.
+    #[error(
+        "all queues together would keep ended jobs for more than {0} different times: use one that another queue uses"
+    )]
+    TooManyRetentionTimes(usize),
     /// The job's state does not allow it.
     #[error("the job {id} is {state}: {way_out}")]
     WrongState {
@@ -243,6 +248,8 @@ pub struct NewJob {
     pub attempt_timeout: Duration,
     /// Not to be run before this instant.
     pub run_time: Option<Timestamp>,
+    /// Over if no attempt has started by then.
+    pub expires: Option<Timestamp>,
     /// What few jobs have.
     pub extras: Option<Box<Extras>>,
     /// The handler's input.
@@ -356,9 +363,9 @@ pub struct Applied {
     pub changes: Vec<Change>,
     /// The feed's end.
     pub position: Position,
-    /// When the next waiting job is due.
-    pub next_due: Option<Timestamp>,
-    /// Whether there is more to do at once: due jobs or purges that did not fit into this batch.
+    /// When there is something to do next without any input: a waiting job is due, or something is to be deleted.
+    pub wake: Option<Timestamp>,
+    /// Whether there is more to do at once that did not fit into this batch.
     pub more: bool,
     /// Whether a queue has got more room.
     pub room: bool,

@@ -1,13 +1,15 @@
 //! The rules: what a batch does, in which order. Written once, over any place that keeps rows.
 //!
-//! One order in a transaction: controls, reports, purges' next bites, promotion of due jobs, offers, then one claim
-//! step over stored and new jobs together. A new job gets its final state before it is written, so that a job which
+//! One order in a transaction: controls, reports, the end of expired jobs, the next bites of purges and retention,
+//! promotion of due jobs, offers, then one claim step over stored and new jobs together. A new job gets its final state before it is written, so that a job which
 //! finds a free slot costs one insert as RUNNING.
 
 mod claim;
 mod control;
 mod delete;
+mod due;
 mod offer;
+mod retain;
 pub(crate) mod rows;
 mod tallies;
 
@@ -18,19 +20,18 @@ use std::{
 };
 
 use bytes::Bytes;
+use retain::Sweeping;
 use rows::{Counters, Purge, RequestRow, Rows, corrupt};
 use tallies::{Tallies, Usage};
 
 use super::{Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, StoreError};
 use crate::{
     clock::Timestamp,
-    config::QueueSettings,
+    config::{QueueSettings, Retention},
     job::{Job, JobId, LeaseToken, Name, Position, State, StateName},
-    transition::{Changed, Event, Moment, Refusal, lost, transition},
+    transition::{Changed, Event, Moment, Refusal, expired, lost, transition},
 };
 
-/// At most so many due jobs are promoted in a batch.
-const PROMOTED_MAX: usize = 1_000;
 /// At most so many names of queues are ever known, deleted ones included.
 const QUEUE_NAMES_MAX: usize = 100_000;
 /// At most so many kinds are ever known: those of the configuration, and those that clients name where they may.
@@ -49,6 +50,8 @@ pub struct EngineSetup {
     pub served_kinds: Vec<String>,
     /// The queues that the configuration file declares.
     pub declared_queues: BTreeMap<String, QueueSettings>,
+    /// How long ended jobs are kept where their queue does not say.
+    pub retention: Retention,
 }
 
 /// The rules over some rows.
@@ -63,6 +66,8 @@ pub(crate) struct Engine<R> {
     leased: HashMap<JobId, Arc<Job>>,
     purges: Vec<Purge>,
     next_due: Option<Timestamp>,
+    next_expiry: Option<Timestamp>,
+    sweeping: Sweeping,
     seed: u64,
     /// A batch failed halfway: what is in memory here may be ahead of the rows.
     poisoned: bool,
@@ -117,22 +122,30 @@ impl<R: Rows> Engine<R> {
             leased: loaded.leased.into_iter().map(|job| (job.id, Arc::new(job))).collect(),
             purges: loaded.purges,
             next_due: None,
+            next_expiry: None,
+            sweeping: Sweeping::new(setup.retention),
             names,
             seed: setup.seed,
             poisoned: false,
         };
+        engine.sweeping.load(&loaded.sweeps);
         engine.rows.begin()?;
         for kind in &setup.served_kinds {
             let kind = engine.intern_kind(kind)?;
             engine.served.insert(kind.number);
         }
         engine.declare_queues(&setup.declared_queues)?;
+        let same = loaded.retention == Some(setup.retention);
+        if !same {
+            engine.rows.put_retention(&setup.retention)?;
+        }
+        engine.plan_sweeps(|_| !same)?;
         engine.recover(setup.now)?;
-        engine.rows.prune_requests(before(setup.now, TOMBSTONE_LIFE), 10_000)?;
         engine.rows.put_counters(&engine.counters)?;
         engine.tallies.write(&mut engine.rows)?;
         engine.rows.commit()?;
         engine.next_due = engine.rows.next_due()?;
+        engine.next_expiry = engine.rows.next_expiry()?;
         Ok(engine)
     }
 
@@ -154,6 +167,7 @@ impl<R: Rows> Engine<R> {
 
     fn transact(&mut self, batch: Batch) -> Result<Applied, StoreError> {
         let now = batch.now;
+        let bite = retain::bite(&batch);
         let mut progressing = Progressing::default();
         self.rows.begin()?;
         for control in batch.controls {
@@ -164,8 +178,10 @@ impl<R: Rows> Engine<R> {
             let done = self.report(report, now, &mut progressing)?;
             progressing.applied.reports.push(done);
         }
-        // Before promotion: a job that a purge deletes must not be among the pending ones.
+        // Before promotion: a job that expires, or that a purge deletes, must not be among the pending ones.
+        self.expire(now, &mut progressing)?;
         self.purge(now, &mut progressing)?;
+        self.retain(now, bite, &mut progressing)?;
         self.promote(now, &mut progressing)?;
         self.offers(batch.offers, now, &mut progressing)?;
         let chosen = if batch.claim { self.choose(&progressing.pending)? } else { claim::Chosen::default() };
@@ -173,6 +189,7 @@ impl<R: Rows> Engine<R> {
         self.answer_seen(&mut progressing)?;
         if progressing.wrote {
             self.tallies.write(&mut self.rows)?;
+            self.write_sweeps()?;
             self.rows.put_counters(&self.counters)?;
         }
         self.rows.commit()?;
@@ -182,8 +199,8 @@ impl<R: Rows> Engine<R> {
             applied.queues = Some(self.queue_infos());
         }
         applied.position = Position(self.counters.position);
-        applied.next_due = self.next_due;
-        applied.more |= !self.purges.is_empty() || self.next_due.is_some_and(|due| due <= now);
+        applied.wake = [self.next_due, self.next_expiry, self.sweeping.wake()].into_iter().flatten().min();
+        applied.more |= !self.purges.is_empty() || applied.wake.is_some_and(|wake| wake <= now);
         Ok(applied)
     }
 
@@ -240,8 +257,10 @@ impl<R: Rows> Engine<R> {
 
     fn put_queue(&mut self, info: QueueInfo) -> Result<(), StoreError> {
         self.rows.put_queue(&info, false)?;
-        self.queues.insert(info.name.number, QueueState { info, deleted: false });
-        Ok(())
+        let number = info.name.number;
+        let before = self.retention_of(number);
+        self.queues.insert(number, QueueState { info, deleted: false });
+        self.retention_changed(number, before)
     }
 
     fn intern_queue(&mut self, text: &str) -> Arc<Name> {
@@ -310,26 +329,6 @@ impl<R: Rows> Engine<R> {
         Ok(Ok(()))
     }
 
-    /// Takes up jobs whose time has come. They are written in the end, because a slot may be free for them.
-    fn promote(&mut self, now: Timestamp, progressing: &mut Progressing) -> Result<(), StoreError> {
-        if self.next_due.is_none_or(|due| due > now) {
-            return Ok(());
-        }
-        progressing.promoted = true;
-        for stored in self.rows.due(now, PROMOTED_MAX)? {
-            let moment = self.moment(&stored, now);
-            let changed = transition(&stored, &Event::Due, moment)
-                .map_err(|refusal| StoreError::Corrupt(format!("job {} is not due: {refusal}", stored.id)))?;
-            progressing.pending.push(Pending {
-                job: changed.job,
-                stored: Some(stored),
-                payload: None,
-                offer: None,
-            });
-        }
-        Ok(())
-    }
-
     /// Writes one change of a stored job, with all that follows from it.
     fn write_change(
         &mut self,
@@ -364,13 +363,20 @@ impl<R: Rows> Engine<R> {
             State::Scheduled { due } | State::BackingOff { due } => {
                 self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
             }
-            State::Queued { .. } | State::Succeeded | State::Failed | State::Cancelled => {}
+            State::Queued { .. } | State::Succeeded | State::Failed | State::Cancelled | State::Expired => {}
+        }
+        if let Some(expires) = job.spec.expires
+            && matches!(job.state, State::Scheduled { .. } | State::Queued { .. })
+            && job.attempt == 0
+        {
+            self.next_expiry = Some(self.next_expiry.map_or(expires, |next| next.min(expires)));
         }
         if leased_before && job.state.lease().is_none() {
             self.leased.remove(&job.id);
         }
         if job.state.is_done() {
             progressing.applied.room = true;
+            self.sweeping.ended(job.updated);
         }
         progressing.wrote = true;
         let before = before.map(|before| before.state.name());
@@ -389,6 +395,11 @@ impl<R: Rows> Engine<R> {
             let Some((job, payload)) = self.rows.job_and_payload(id)? else {
                 return corrupt(format!("the ready job {id} is gone"));
             };
+            if expired(&job, now) {
+                // Where very many expire at once, some of them are in line still.
+                self.end_expired(&job, now, progressing)?;
+                continue;
+            }
             let (started, lease) = self.start(&job, now)?;
             let job = self.write_change(&job, started, progressing)?;
             progressing.applied.claims.push(Claim { job, lease, payload });

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    job::{Job, JobId, Name, Position, Spec},
+    job::{Job, JobId, Name, Position, Spec, State},
     store::{
         StoreError,
         batch::{NewJob, Offer, OfferRefusal, QueueFull, Receipt},
@@ -203,9 +203,10 @@ fn new_job(
 ) -> Pending {
     let bytes = new.bytes();
     let moment = Moment { now, position: Position::default(), random: 0.0 };
+    let over = new.expires.is_some_and(|expires| expires <= now);
     let job = Job {
         id,
-        state: waiting_state(new.run_time, moment),
+        state: if over { State::Expired } else { waiting_state(new.run_time, moment) },
         spec: Arc::new(Spec {
             queue,
             kind,
@@ -214,6 +215,7 @@ fn new_job(
             attempt_timeout: new.attempt_timeout,
             bytes,
             created: now,
+            expires: new.expires,
             extras: new.extras,
         }),
         revision: 0,
@@ -222,7 +224,7 @@ fn new_job(
         max_attempts: new.max_attempts,
         updated: now,
         started: None,
-        ended: None,
+        ended: over.then_some(now),
         progress: None,
         failure: None,
     };

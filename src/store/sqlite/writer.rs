@@ -1,6 +1,6 @@
 //! The one connection that writes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
@@ -8,11 +8,14 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use super::row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, detail_of, json, load_names, read_job};
 use crate::{
     clock::Timestamp,
-    config::{QueueSettings, WhenFull},
+    config::{Keep, QueueRetention, QueueSettings, Retention, WhenFull},
     job::{AttemptRecord, Job, JobId, Name, Output, Position, RetryPolicy, StateName},
     store::{
-        Names, QueueInfo, StoreError, Tally, Tombstone,
-        engine::rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, Waiting, corrupt, named},
+        Names, NewJob, QueueInfo, StoreError, Tally, Tombstone,
+        engine::rows::{
+            Counters, Lane, Loaded, Place, Pruned, Purge, RequestRow, Rows, Unchanged, Waiting, corrupt,
+            named,
+        },
     },
 };
 
@@ -82,6 +85,23 @@ impl Rows for SqliteRows {
                 })?;
                 purges.collect::<Result<_, _>>()?
             },
+            sweeps: {
+                let mut statement = self.sql("SELECT keep_us, cursor FROM sweep ORDER BY keep_us")?;
+                let sweeps = statement
+                    .query_map([], |row| Ok((Duration::from_micros(row.get(0)?), Position(row.get(1)?))))?;
+                sweeps.collect::<Result<_, _>>()?
+            },
+            retention: self
+                .sql("SELECT succeeded_us, failed_us, cancelled_us, expired_us FROM retention")?
+                .query_row([], |row| {
+                    Ok(Retention {
+                        succeeded: keep_of(row.get(0)?),
+                        failed: keep_of(row.get(1)?),
+                        cancelled: keep_of(row.get(2)?),
+                        expired: keep_of(row.get(3)?),
+                    })
+                })
+                .optional()?,
         })
     }
 
@@ -104,7 +124,7 @@ impl Rows for SqliteRows {
         let mut statement = self.sql(&format!("SELECT {JOB_COLUMNS}, payload FROM job WHERE id = ?1"))?;
         let mut rows = statement.query([id.raw()])?;
         match rows.next()? {
-            Some(row) => Ok(Some((read_job(row, &self.names)?, bytes(row.get_ref(20)?)?))),
+            Some(row) => Ok(Some((read_job(row, &self.names)?, bytes(row.get_ref(21)?)?))),
             None => Ok(None),
         }
     }
@@ -115,7 +135,7 @@ impl Rows for SqliteRows {
         let inline = (payload.len() <= INLINE_PAYLOAD_MAX_BYTES).then_some(&payload[..]);
         self.sql(
             "INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, \
-             ?18, NULL, NULL, ?19)",
+             ?18, NULL, NULL, ?19, ?20)",
         )?
         .execute(params![
             job.id.raw(),
@@ -136,6 +156,7 @@ impl Rows for SqliteRows {
             job.ended.map(Timestamp::as_micros),
             json(retry)?,
             json(spec.extras.as_ref())?,
+            spec.expires.map(Timestamp::as_micros),
             inline,
         ])?;
         if inline.is_none() {
@@ -195,8 +216,15 @@ impl Rows for SqliteRows {
 
     fn delete_job(&mut self, job: &Job, tombstone: &Tombstone) -> Result<(), StoreError> {
         let id = job.id.raw();
-        for table in ["payload", "outcome", "attempt"] {
-            self.sql(&format!("DELETE FROM {table} WHERE job = ?1"))?.execute([id])?;
+        // Most jobs have no row in these tables, and it costs less to know that than to look.
+        if job.spec.bytes > NewJob::FIXED_BYTES + INLINE_PAYLOAD_MAX_BYTES as u64 {
+            self.sql("DELETE FROM payload WHERE job = ?1")?.execute([id])?;
+        }
+        if job.started.is_some() {
+            self.sql("DELETE FROM outcome WHERE job = ?1")?.execute([id])?;
+        }
+        if job.attempt > 1 || job.failure.is_some() {
+            self.sql("DELETE FROM attempt WHERE job = ?1")?.execute([id])?;
         }
         self.sql("DELETE FROM job WHERE id = ?1")?.execute([id])?;
         let spec = &tombstone.spec;
@@ -274,6 +302,52 @@ impl Rows for SqliteRows {
         Ok(due.map(Timestamp::from_micros))
     }
 
+    fn expiring(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.jobs(
+            &format!(
+                "SELECT {JOB_COLUMNS} FROM job WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3) \
+                 AND expires <= ?1 ORDER BY expires, id LIMIT ?2"
+            ),
+            params![now.as_micros(), limit as i64],
+        )
+    }
+
+    fn next_expiry(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let expires = self
+            .sql(
+                "SELECT expires FROM job WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3) \
+                 ORDER BY expires LIMIT 1",
+            )?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        Ok(expires.map(Timestamp::from_micros))
+    }
+
+    fn unchanged(
+        &mut self,
+        after: Position,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Unchanged, StoreError> {
+        let mut statement = self
+            .sql(&format!("SELECT {JOB_COLUMNS} FROM job WHERE position > ?1 ORDER BY position LIMIT ?2"))?;
+        let mut rows = statement.query(params![after.0, limit as i64])?;
+        let mut unchanged = Unchanged { ended: Vec::new(), seen: 0, reached: after, next: None };
+        while let Some(row) = rows.next()? {
+            let updated = Timestamp::from_micros(row.get(13)?);
+            if updated >= before {
+                unchanged.next = Some(updated);
+                break;
+            }
+            unchanged.seen += 1;
+            unchanged.reached = Position(row.get(7)?);
+            if StateName::from_number(row.get(3)?).is_some_and(StateName::is_done) {
+                unchanged.ended.push(read_job(row, &self.names)?);
+            }
+        }
+        Ok(unchanged)
+    }
+
     fn waiting(
         &mut self,
         queue: u32,
@@ -336,24 +410,40 @@ impl Rows for SqliteRows {
         Ok(())
     }
 
-    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<(), StoreError> {
-        self.sql(
-            "DELETE FROM request WHERE key IN (SELECT key FROM request WHERE gone < ?1 ORDER BY gone LIMIT ?2)",
-        )?
-        .execute(params![before.as_micros(), limit as i64])?;
-        Ok(())
+    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        let count = self
+            .sql(
+                "DELETE FROM request WHERE key IN \
+                 (SELECT key FROM request WHERE gone IS NOT NULL AND gone < ?1 ORDER BY gone LIMIT ?2)",
+            )?
+            .execute(params![before.as_micros(), limit as i64])?;
+        let next = self
+            .sql("SELECT gone FROM request WHERE gone IS NOT NULL ORDER BY gone LIMIT 1")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        Ok(Pruned { count, last: None, next: next.map(Timestamp::from_micros) })
     }
 
-    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Option<Position>, StoreError> {
-        let mut statement = self.sql("SELECT position, deleted FROM tombstone ORDER BY position LIMIT ?1")?;
-        let oldest: Vec<(i64, i64)> = statement
-            .query_map([limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<Result<_, _>>()?;
-        let last = oldest.iter().take_while(|(_, deleted)| *deleted < before.as_micros()).last();
-        if let Some((position, _)) = last {
-            self.sql("DELETE FROM tombstone WHERE position <= ?1")?.execute([position])?;
+    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        let mut pruned = Pruned::default();
+        {
+            let mut statement =
+                self.sql("SELECT position, deleted FROM tombstone ORDER BY position LIMIT ?1")?;
+            let mut rows = statement.query([limit.saturating_add(1) as i64])?;
+            while let Some(row) = rows.next()? {
+                let deleted = Timestamp::from_micros(row.get(1)?);
+                if deleted >= before || pruned.count == limit {
+                    pruned.next = Some(deleted);
+                    break;
+                }
+                pruned.count += 1;
+                pruned.last = Some(Position(row.get(0)?));
+            }
         }
-        Ok(last.map(|(position, _)| Position(*position)))
+        if let Some(last) = pruned.last {
+            self.sql("DELETE FROM tombstone WHERE position <= ?1")?.execute([last.0])?;
+        }
+        Ok(pruned)
     }
 
     fn put_kind(&mut self, kind: &Name) -> Result<(), StoreError> {
@@ -363,8 +453,12 @@ impl Rows for SqliteRows {
 
     fn put_queue(&mut self, queue: &QueueInfo, deleted: bool) -> Result<(), StoreError> {
         let settings = &queue.settings;
-        self.sql("INSERT OR REPLACE INTO queue VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")?
-            .execute(params![
+        let retention = &settings.retention;
+        self.sql(
+            "INSERT OR REPLACE INTO queue VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
+             ?15, ?16)",
+        )?
+        .execute(params![
                 queue.name.number,
                 queue.name.as_str(),
                 settings.max_jobs as i64,
@@ -374,6 +468,10 @@ impl Rows for SqliteRows {
                 micros(settings.max_wait),
                 settings.max_waiters,
                 settings.accept_unknown_kinds,
+                retention.succeeded.map(micros_of),
+                retention.failed.map(micros_of),
+                retention.cancelled.map(micros_of),
+                retention.expired.map(micros_of),
                 queue.paused,
                 queue.declared,
                 deleted,
@@ -423,9 +521,40 @@ impl Rows for SqliteRows {
         self.sql("DELETE FROM purge WHERE number = ?1")?.execute([number])?;
         Ok(())
     }
+
+    fn put_sweep(&mut self, keep: Duration, cursor: Position) -> Result<(), StoreError> {
+        self.sql("INSERT OR REPLACE INTO sweep VALUES (?1, ?2)")?.execute(params![micros(keep), cursor.0])?;
+        Ok(())
+    }
+
+    fn delete_sweep(&mut self, keep: Duration) -> Result<(), StoreError> {
+        self.sql("DELETE FROM sweep WHERE keep_us = ?1")?.execute([micros(keep)])?;
+        Ok(())
+    }
+
+    fn put_retention(&mut self, retention: &Retention) -> Result<(), StoreError> {
+        self.sql("INSERT OR REPLACE INTO retention VALUES (1, ?1, ?2, ?3, ?4)")?.execute(params![
+            micros_of(retention.succeeded),
+            micros_of(retention.failed),
+            micros_of(retention.cancelled),
+            micros_of(retention.expired),
+        ])?;
+        Ok(())
+    }
 }
 
-fn micros(duration: std::time::Duration) -> i64 {
+fn micros_of(keep: Keep) -> i64 {
+    match keep {
+        Keep::For(time) => micros(time),
+        Keep::Forever => -1,
+    }
+}
+
+fn keep_of(micros: i64) -> Keep {
+    u64::try_from(micros).map_or(Keep::Forever, |micros| Keep::For(Duration::from_micros(micros)))
+}
+
+fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
@@ -456,14 +585,20 @@ pub(super) fn read_queues(
                 max_bytes: row.get(3)?,
                 consumers: row.get(4)?,
                 when_full,
-                max_wait: std::time::Duration::from_micros(row.get(6)?),
+                max_wait: Duration::from_micros(row.get(6)?),
                 max_waiters: row.get(7)?,
                 accept_unknown_kinds: row.get(8)?,
+                retention: QueueRetention {
+                    succeeded: row.get::<_, Option<i64>>(9)?.map(keep_of),
+                    failed: row.get::<_, Option<i64>>(10)?.map(keep_of),
+                    cancelled: row.get::<_, Option<i64>>(11)?.map(keep_of),
+                    expired: row.get::<_, Option<i64>>(12)?.map(keep_of),
+                },
             },
-            paused: row.get(9)?,
-            declared: row.get(10)?,
+            paused: row.get(13)?,
+            declared: row.get(14)?,
         };
-        queues.push((info, row.get(11)?));
+        queues.push((info, row.get(15)?));
     }
     Ok(queues)
 }
