@@ -392,6 +392,8 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     drain_timeout                        30s                 default
     log.filter                           info                default
     log.format                           text                default
+    disk.ballast                         16MiB               default
+    disk.min_free                        64MiB               default
     retention.succeeded                  1day                default
     retention.failed                     14days              default
     retention.cancelled                  1day                default

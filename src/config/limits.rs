@@ -27,6 +27,11 @@ pub const QUEUE_MAX_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::
 /// How many submissions may wait for room.
 pub const QUEUE_MAX_WAITERS: RangeInclusive<u32> = 0..=10_000;
 
+/// How much space a file may keep for what must be written to a full disk.
+pub const BALLAST_BYTES: RangeInclusive<u64> = 0..=1 << 30;
+/// How much space may have to be free for new jobs to be taken.
+pub const MIN_FREE_BYTES: RangeInclusive<u64> = 0..=1 << 40;
+
 /// How long ended jobs may be kept, if not for ever.
 pub const KEEP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * YEAR);
 /// How many different times all queues and the server's own retention may name: each costs the store a walk of its own.

@@ -44,6 +44,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// How long a stopping server waits for running attempts.
     pub drain_timeout: Duration,
+    /// What is done about a disk that fills up.
+    pub disk: DiskSettings,
     /// How long ended jobs are kept where their queue does not say.
     pub retention: Retention,
     /// The queues that the file declares, by name.
@@ -60,6 +62,7 @@ impl Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7733)),
             store,
             drain_timeout: Duration::from_secs(30),
+            disk: DiskSettings::default(),
             retention: Retention::default(),
             queues: BTreeMap::from([(DEFAULT_QUEUE.to_owned(), QueueSettings::default())]),
             kinds: BTreeMap::new(),
@@ -109,6 +112,24 @@ pub enum StoreSettings {
     Memory,
     /// In a folder, which is made where it does not exist.
     Folder(PathBuf),
+}
+
+/// What is done about a disk that fills up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// Space in bytes that a file keeps for the ends of attempts, cancels and deletes.
+    pub ballast_bytes: u64,
+    /// No new jobs are taken while the file system has less space than this, in bytes.
+    pub min_free_bytes: u64,
+    /// The name of a SQLite VFS that this process has registered; absent: the system's own. For tests of faults: no
+    /// configuration file can say it.
+    pub vfs: Option<String>,
+}
+
+impl Default for DiskSettings {
+    fn default() -> Self {
+        DiskSettings { ballast_bytes: 16 << 20, min_free_bytes: 64 << 20, vfs: None }
+    }
 }
 
 /// How a queue is set up.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{Change, QueueInfo};
+use super::{Change, QueueInfo, Space};
 use crate::{
     clock::Timestamp,
     config::QueueSettings,
@@ -27,6 +27,9 @@ pub struct Batch {
     pub offers: Vec<Offer>,
     /// Whether to claim jobs for free slots. False while draining.
     pub claim: bool,
+    /// What there is room for. With less than enough, jobs that are new are refused; on a full disk nothing is done but
+    /// reports and controls.
+    pub space: Space,
 }
 
 /// What people want changed.
@@ -145,6 +148,11 @@ pub enum ControlRefusal {
     /// The request id came with another request before.
     #[error("this request_id came with another request before: use a new one for a new request")]
     RequestMismatch,
+    /// There is no space to write it down.
+    #[error(
+        "the server's disk is full, and takes only cancels and deletes until there is space: try again later"
+    )]
+    DiskFull,
     /// The queue has no room.
     #[error(transparent)]
     QueueFull(QueueFull),
@@ -162,7 +170,7 @@ pub struct Report {
 }
 
 /// What an attempt tells of itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum ReportBody {
     /// How far it is.
     Progress(Arc<Progress>),
@@ -341,6 +349,11 @@ pub enum OfferRefusal {
         /// The bytes it may hold.
         max_bytes: u64,
     },
+    /// There is no space for more.
+    #[error(
+        "the server's disk is full, or nearly so, and takes no new jobs until there is space: try again later"
+    )]
+    DiskFull,
     /// There are as many kinds as may be.
     #[error("there are {0} kinds already, and no more are allowed")]
     TooManyKinds(usize),
@@ -373,6 +386,8 @@ pub struct Applied {
     pub queues: Option<Vec<QueueInfo>>,
     /// The purges that have ended, with the number of deleted jobs.
     pub purged: Vec<(i64, u64)>,
+    /// The disk is full, and nothing of the batch is kept: here are its reports and controls. Its offers are refused.
+    pub unapplied: Option<Box<Batch>>,
 }
 
 /// An attempt that is to start: its job is RUNNING, and that is on disk.

@@ -18,7 +18,7 @@ fn keys() {
     refuses(
         "port = 1",
         &[
-            "1:1: port: unknown key; known here: listen, data_dir, memory, drain_timeout, log, retention, queues, kinds",
+            "1:1: port: unknown key; known here: listen, data_dir, memory, drain_timeout, log, disk, retention, queues, kinds",
         ],
     );
     refuses("[queue.mail]", &["1:2: queue: unknown key; did you mean `queues`?"]);
@@ -34,7 +34,7 @@ fn keys() {
     refuses(
         "\"a\\u001b[31m\" = 1",
         &[
-            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, data_dir, memory, drain_timeout, log, retention, queues, kinds"#,
+            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, data_dir, memory, drain_timeout, log, disk, retention, queues, kinds"#,
         ],
     );
 }

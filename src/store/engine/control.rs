@@ -160,12 +160,11 @@ impl<R: Rows> Engine<R> {
         if let Some(refusal) = self.too_many_consumers(None, &settings) {
             return Ok(Err(refusal));
         }
-        let name = self.intern_queue(name);
-        if let Some(refusal) = self.too_many_times(name.number, settings.retention.over(self.sweeping.server))
-        {
+        let number = self.names.queues.find(name).map_or(u32::MAX, |name| name.number);
+        if let Some(refusal) = self.too_many_times(number, settings.retention.over(self.sweeping.server)) {
             return Ok(Err(refusal));
         }
-        let info = QueueInfo { name, settings, paused: false, declared: false };
+        let info = QueueInfo { name: self.intern_queue(name), settings, paused: false, declared: false };
         self.changed_queue(info, progressing)
     }
 

@@ -9,6 +9,7 @@ mod control;
 mod delete;
 mod due;
 mod offer;
+mod open;
 mod retain;
 pub(crate) mod rows;
 mod tallies;
@@ -24,12 +25,14 @@ use retain::Sweeping;
 use rows::{Counters, Purge, RequestRow, Rows, corrupt};
 use tallies::{Tallies, Usage};
 
-use super::{Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, StoreError};
+use super::{
+    Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, Space, StoreError,
+};
 use crate::{
     clock::Timestamp,
     config::{QueueSettings, Retention},
     job::{Job, JobId, LeaseToken, Name, Position, State, StateName},
-    transition::{Changed, Event, Moment, Refusal, expired, lost, transition},
+    transition::{Changed, Event, Moment, Refusal, expired, transition},
 };
 
 /// At most so many names of queues are ever known, deleted ones included.
@@ -106,85 +109,73 @@ struct Progressing {
 }
 
 impl<R: Rows> Engine<R> {
-    /// Takes over the rows: puts back what a crash left running, and sets up the declared queues.
-    pub(crate) fn open(mut rows: R, names: Arc<Names>, setup: EngineSetup) -> Result<Self, StoreError> {
-        let loaded = rows.load()?;
-        let mut engine = Engine {
-            rows,
-            served: HashSet::new(),
-            queues: loaded
-                .queues
-                .into_iter()
-                .map(|(info, deleted)| (info.name.number, QueueState { info, deleted }))
-                .collect(),
-            tallies: Tallies::load(&loaded.tallies),
-            counters: loaded.counters,
-            leased: loaded.leased.into_iter().map(|job| (job.id, Arc::new(job))).collect(),
-            purges: loaded.purges,
-            next_due: None,
-            next_expiry: None,
-            sweeping: Sweeping::new(setup.retention),
-            names,
-            seed: setup.seed,
-            poisoned: false,
-        };
-        engine.sweeping.load(&loaded.sweeps);
-        engine.rows.begin()?;
-        for kind in &setup.served_kinds {
-            let kind = engine.intern_kind(kind)?;
-            engine.served.insert(kind.number);
-        }
-        engine.declare_queues(&setup.declared_queues)?;
-        let same = loaded.retention == Some(setup.retention);
-        if !same {
-            engine.rows.put_retention(&setup.retention)?;
-        }
-        engine.plan_sweeps(|_| !same)?;
-        engine.recover(setup.now)?;
-        engine.rows.put_counters(&engine.counters)?;
-        engine.tallies.write(&mut engine.rows)?;
-        engine.rows.commit()?;
-        engine.next_due = engine.rows.next_due()?;
-        engine.next_expiry = engine.rows.next_expiry()?;
-        Ok(engine)
-    }
-
     /// Gives the rows back, as a crash would leave them.
     pub(crate) fn into_rows(self) -> R {
         self.rows
     }
 
+    /// The rows, to ask how they are.
+    pub(crate) fn rows(&self) -> &R {
+        &self.rows
+    }
+
     /// Applies a batch in one transaction. After an error every further batch is refused: going on would write
     /// counters that the rows never had.
-    pub(crate) fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+    pub(crate) fn apply(&mut self, mut batch: Batch) -> Result<Applied, StoreError> {
         if std::mem::replace(&mut self.poisoned, true) {
             return corrupt("an earlier batch failed; only a new start tells what is kept");
         }
-        let applied = self.transact(batch)?;
+        let applied = match self.transact(&mut batch) {
+            // This error alone says what is on disk: nothing of the batch. A commit's last page could not be written,
+            // or was never tried.
+            Err(StoreError::DiskFull(error)) => {
+                tracing::debug!(%error, "a batch did not fit on the disk");
+                self.undo()?;
+                let position = Position(self.counters.position);
+                Applied {
+                    unapplied: Some(Box::new(batch)),
+                    position,
+                    wake: self.wake(),
+                    ..Applied::default()
+                }
+            }
+            applied => applied?,
+        };
         self.poisoned = false;
         Ok(applied)
     }
 
-    fn transact(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+    /// When there is something to do without any input.
+    fn wake(&self) -> Option<Timestamp> {
+        [self.next_due, self.next_expiry, self.sweeping.wake()].into_iter().flatten().min()
+    }
+
+    fn transact(&mut self, batch: &mut Batch) -> Result<Applied, StoreError> {
         let now = batch.now;
-        let bite = retain::bite(&batch);
+        let bite = retain::bite(batch);
+        let full = batch.space == Space::Full;
         let mut progressing = Progressing::default();
         self.rows.begin()?;
-        for control in batch.controls {
+        // They stay in the batch: if the disk is full, it comes back.
+        for control in batch.controls.iter().cloned() {
             let done = self.control(control, now, &mut progressing)?;
             progressing.applied.controls.push(done);
         }
-        for report in batch.reports {
+        for report in &batch.reports {
             let done = self.report(report, now, &mut progressing)?;
             progressing.applied.reports.push(done);
         }
         // Before promotion: a job that expires, or that a purge deletes, must not be among the pending ones.
-        self.expire(now, &mut progressing)?;
-        self.purge(now, &mut progressing)?;
-        self.retain(now, bite, &mut progressing)?;
-        self.promote(now, &mut progressing)?;
-        self.offers(batch.offers, now, &mut progressing)?;
-        let chosen = if batch.claim { self.choose(&progressing.pending)? } else { claim::Chosen::default() };
+        if !full {
+            self.expire(now, &mut progressing)?;
+            self.purge(now, &mut progressing)?;
+            self.retain(now, bite, &mut progressing)?;
+            self.promote(now, &mut progressing)?;
+        }
+        let offers = std::mem::take(&mut batch.offers);
+        self.offers(offers, batch.space, now, &mut progressing)?;
+        let chosen =
+            if batch.claim && !full { self.choose(&progressing.pending)? } else { claim::Chosen::default() };
         self.settle(chosen, now, &mut progressing)?;
         self.answer_seen(&mut progressing)?;
         if progressing.wrote {
@@ -199,8 +190,9 @@ impl<R: Rows> Engine<R> {
             applied.queues = Some(self.queue_infos());
         }
         applied.position = Position(self.counters.position);
-        applied.wake = [self.next_due, self.next_expiry, self.sweeping.wake()].into_iter().flatten().min();
-        applied.more |= !self.purges.is_empty() || applied.wake.is_some_and(|wake| wake <= now);
+        applied.wake = self.wake();
+        // On a full disk there is nothing that can be done at once.
+        applied.more = !full && (!self.purges.is_empty() || applied.wake.is_some_and(|wake| wake <= now));
         Ok(applied)
     }
 
@@ -210,49 +202,6 @@ impl<R: Rows> Engine<R> {
             self.queues.values().filter(|queue| !queue.deleted).map(|queue| queue.info.clone()).collect();
         infos.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
         infos
-    }
-
-    /// After a crash local attempts are over, and counted.
-    fn recover(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        let mut interrupted: Vec<_> = self.leased.values().cloned().collect();
-        interrupted.sort_by_key(|job| job.id);
-        let mut progressing = Progressing::default();
-        for job in interrupted {
-            let Some(lease) = job.state.lease() else { continue };
-            let failure = lost("the server stopped while the attempt ran");
-            let event = Event::Fail { lease, failure, delay: None };
-            let moment = self.moment(&job, now);
-            let changed = transition(&job, &event, moment).map_err(|refusal| {
-                StoreError::Corrupt(format!("job {} can't be recovered: {refusal}", job.id))
-            })?;
-            if job.attempt > 1 {
-                self.rows.put_outcome(job.id, None, "")?;
-            }
-            self.write_change(&job, changed, &mut progressing)?;
-        }
-        Ok(())
-    }
-
-    fn declare_queues(&mut self, declared: &BTreeMap<String, QueueSettings>) -> Result<(), StoreError> {
-        let mut gone: Vec<_> = self
-            .queues
-            .values()
-            .filter(|queue| queue.info.declared && !declared.contains_key(queue.info.name.as_str()))
-            .map(|queue| queue.info.clone())
-            .collect();
-        // No longer in the file: the queue stays as it was, and can be changed by RPC from now on.
-        for info in &mut gone {
-            info.declared = false;
-            self.put_queue(info.clone())?;
-        }
-        for (name, settings) in declared {
-            let name = self.intern_queue(name);
-            let paused =
-                self.queues.get(&name.number).is_some_and(|queue| !queue.deleted && queue.info.paused);
-            let info = QueueInfo { name, settings: settings.clone(), paused, declared: true };
-            self.put_queue(info)?;
-        }
-        Ok(())
     }
 
     fn put_queue(&mut self, info: QueueInfo) -> Result<(), StoreError> {
@@ -293,11 +242,12 @@ impl<R: Rows> Engine<R> {
 
     fn report(
         &mut self,
-        report: Report,
+        report: &Report,
         now: Timestamp,
         progressing: &mut Progressing,
     ) -> Result<Result<(), Refusal>, StoreError> {
         let Report { id, lease, body } = report;
+        let (id, lease) = (*id, *lease);
         let job = match self.leased.get(&id) {
             Some(job) => Arc::clone(job),
             None => match self.rows.job(id)? {
@@ -306,10 +256,13 @@ impl<R: Rows> Engine<R> {
             },
         };
         let (event, outcome) = match body {
-            ReportBody::Progress(progress) => (Event::Progress { lease, progress }, None),
+            ReportBody::Progress(progress) => {
+                (Event::Progress { lease, progress: Arc::clone(progress) }, None)
+            }
             ReportBody::Succeeded { output, tail } => (Event::Succeed { lease }, Some((Some(output), tail))),
             ReportBody::Failed { failure, delay, tail } => {
-                (Event::Fail { lease, failure, delay }, Some((None, tail)))
+                let failure = Arc::clone(failure);
+                (Event::Fail { lease, failure, delay: *delay }, Some((None, tail)))
             }
             ReportBody::Released => (Event::Release { lease }, None),
         };
@@ -322,7 +275,7 @@ impl<R: Rows> Engine<R> {
             let output = output.filter(|output| !output.bytes.is_empty() || !output.media_type.is_empty());
             // A later attempt that left nothing must not be shown with what an earlier one left.
             if output.is_some() || !tail.is_empty() || job.attempt > 1 {
-                self.rows.put_outcome(id, output.as_ref(), &tail)?;
+                self.rows.put_outcome(id, output, tail)?;
             }
         }
         self.write_change(&job, changed, progressing)?;

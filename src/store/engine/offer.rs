@@ -11,7 +11,7 @@ use crate::{
     clock::Timestamp,
     job::{Job, JobId, Name, Position, Spec, State},
     store::{
-        StoreError,
+        Space, StoreError,
         batch::{NewJob, Offer, OfferRefusal, QueueFull, Receipt},
     },
     transition::{Moment, waiting_state},
@@ -27,12 +27,13 @@ impl<R: Rows> Engine<R> {
     pub(super) fn offers(
         &mut self,
         offers: Vec<Offer>,
+        space: Space,
         now: Timestamp,
         progressing: &mut Progressing,
     ) -> Result<(), StoreError> {
         progressing.applied.offers.reserve(offers.len());
         for (index, offer) in offers.into_iter().enumerate() {
-            let receipt = self.offer(index, offer, now, progressing)?;
+            let receipt = self.offer(index, offer, space, now, progressing)?;
             progressing.applied.offers.push(receipt);
         }
         Ok(())
@@ -42,6 +43,7 @@ impl<R: Rows> Engine<R> {
         &mut self,
         index: usize,
         offer: Offer,
+        space: Space,
         now: Timestamp,
         progressing: &mut Progressing,
     ) -> Result<Receipt, StoreError> {
@@ -54,6 +56,9 @@ impl<R: Rows> Engine<R> {
             // The jobs may be pending in this very batch: the answer is made once they are written.
             progressing.seen.push((index, row));
             return Ok(Receipt::Created { jobs: Vec::new() });
+        }
+        if space != Space::Enough {
+            return Ok(Receipt::Refused(OfferRefusal::DiskFull));
         }
         let shares = match self.shares(&offer) {
             Ok(shares) => shares,

@@ -19,6 +19,8 @@ pub(crate) trait Rows: Send {
     fn begin(&mut self) -> Result<(), StoreError>;
     /// Returns once the transaction is on disk.
     fn commit(&mut self) -> Result<(), StoreError>;
+    /// Undoes what has been done since [`Rows::begin`].
+    fn rollback(&mut self) -> Result<(), StoreError>;
 
     fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError>;
     /// A job with its payload, unless that is kept apart because it is large.

@@ -11,22 +11,19 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
-use reader::MemoryReader;
+use reader::{MemoryReader, tallies};
 
 use super::{
-    Applied, Batch, Identity, Incarnation, Names, QueueInfo, Reader, Store, StoreError, Tally, Tombstone,
+    Applied, Batch, Identity, Incarnation, Names, QueueInfo, Reader, Store, StoreError, Tombstone,
     engine::{
         Engine, EngineSetup,
-        rows::{
-            Counters, Lane, Loaded, Place, Pruned, Purge, RequestRow, Rows, Unchanged, Waiting, corrupt,
-            named,
-        },
+        rows::{Counters, Lane, Loaded, Place, Pruned, Purge, RequestRow, Rows, Unchanged, Waiting, corrupt},
     },
 };
 use crate::{
     clock::Timestamp,
     config::Retention,
-    job::{AttemptRecord, Job, JobId, Name, Output, Position, State, StateName},
+    job::{AttemptRecord, Job, JobId, Name, Output, Position, State},
 };
 
 /// A store in memory.
@@ -211,6 +208,10 @@ impl Rows for MemoryRows {
     fn commit(&mut self) -> Result<(), StoreError> {
         self.transaction = None;
         Ok(())
+    }
+
+    fn rollback(&mut self) -> Result<(), StoreError> {
+        corrupt("the store in memory can't be full")
     }
 
     fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError> {
@@ -480,24 +481,4 @@ impl Rows for MemoryRows {
         self.with(|tables| tables.retention = Some(*retention));
         Ok(())
     }
-}
-
-fn tallies(tables: &Tables, names: &Names) -> Result<Vec<Tally>, StoreError> {
-    let mut tallies = Vec::new();
-    for ((queue, kind, state), (jobs, bytes)) in &tables.tallies {
-        let Some(state) = StateName::from_number(i64::from(*state)) else {
-            return corrupt("a tally is of an unknown state");
-        };
-        if *jobs > 0 {
-            tallies.push(Tally {
-                queue: named(&names.queues, *queue)?,
-                kind: named(&names.kinds, *kind)?,
-                state,
-                jobs: *jobs as u64,
-                bytes: *bytes as u64,
-            });
-        }
-    }
-    tallies.sort_by_key(|tally| (tally.queue.number, tally.kind.number, tally.state));
-    Ok(tallies)
 }

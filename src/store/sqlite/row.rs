@@ -75,18 +75,23 @@ pub(super) fn read_tombstone(row: &Row<'_>, names: &Names) -> Result<Tombstone, 
     })
 }
 
-/// Gives the names the numbers that they have in the rows.
+/// Gives the names the numbers that they have in the rows, and forgets those that have none.
 pub(super) fn load_names(connection: &Connection, names: &Names) -> Result<(), StoreError> {
     for (table, column) in [(&names.queues, "queue"), (&names.kinds, "kind")] {
         let mut statement =
             connection.prepare(&format!("SELECT number, name FROM {column} ORDER BY number"))?;
         let mut rows = statement.query([])?;
+        let mut count = 0;
         while let Some(row) = rows.next()? {
-            let name = table.add(row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?);
+            let text = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+            let name = table.find(text).unwrap_or_else(|| table.add(text));
             if name.number != row.get::<_, u32>(0)? {
                 return corrupt(format!("the numbers of {column}s have a gap before {name}"));
             }
+            count += 1;
         }
+        // Whatever else is in memory comes from a batch that was not kept.
+        table.truncate(count);
     }
     Ok(())
 }

@@ -5,16 +5,18 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, detail_of, json, load_names, read_job};
+use super::{
+    load::{load, micros, micros_of, read_jobs, read_one_job, write_queue},
+    row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, detail_of, json, read_job},
+};
 use crate::{
     clock::Timestamp,
-    config::{Keep, QueueRetention, QueueSettings, Retention, WhenFull},
+    config::Retention,
     job::{AttemptRecord, Job, JobId, Name, Output, Position, RetryPolicy, StateName},
     store::{
-        Names, NewJob, QueueInfo, StoreError, Tally, Tombstone,
+        Names, NewJob, QueueInfo, StoreError, Tombstone,
         engine::rows::{
             Counters, Lane, Loaded, Place, Pruned, Purge, RequestRow, Rows, Unchanged, Waiting, corrupt,
-            named,
         },
     },
 };
@@ -35,74 +37,30 @@ impl SqliteRows {
         SqliteRows { connection, names, after_commit }
     }
 
+    /// What the database file itself has to spare, in bytes.
+    pub(super) fn spare_bytes(&self) -> Result<u64, StoreError> {
+        let number =
+            |pragma: &str| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
+        Ok(number("freelist_count")?.saturating_mul(number("page_size")?))
+    }
+
+    /// Lets the log start over, so that it needs no more space for a while.
+    pub(super) fn empty_log(&self) {
+        self.after_commit.checkpoint(&self.connection);
+    }
+
     fn sql(&self, sql: &str) -> Result<CachedStatement<'_>, StoreError> {
         Ok(self.connection.prepare_cached(sql)?)
     }
 
     fn jobs(&self, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<Job>, StoreError> {
-        let mut statement = self.sql(sql)?;
-        let mut rows = statement.query(parameters)?;
-        let mut jobs = Vec::new();
-        while let Some(row) = rows.next()? {
-            jobs.push(read_job(row, &self.names)?);
-        }
-        Ok(jobs)
+        read_jobs(&self.connection, &self.names, sql, parameters)
     }
 }
 
 impl Rows for SqliteRows {
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        load_names(&self.connection, &self.names)?;
-        Ok(Loaded {
-            queues: read_queues(&self.connection, &self.names)?,
-            tallies: read_tallies(&self.connection, &self.names)?,
-            counters: self.connection.query_row(
-                "SELECT position, last_id, last_lease, floor, last_purge FROM counters",
-                [],
-                |row| {
-                    Ok(Counters {
-                        position: row.get(0)?,
-                        last_id: row.get(1)?,
-                        last_lease: row.get(2)?,
-                        floor: row.get(3)?,
-                        last_purge: row.get(4)?,
-                    })
-                },
-            )?,
-            leased: self
-                .jobs(&format!("SELECT {JOB_COLUMNS} FROM job WHERE state IN (4, 6) ORDER BY id"), [])?,
-            purges: {
-                let mut statement =
-                    self.sql("SELECT number, queue, cursor, last, deleted FROM purge ORDER BY number")?;
-                let purges = statement.query_map([], |row| {
-                    Ok(Purge {
-                        number: row.get(0)?,
-                        queue: row.get(1)?,
-                        cursor: JobId::from_raw(row.get(2)?),
-                        last: JobId::from_raw(row.get(3)?),
-                        deleted: row.get(4)?,
-                    })
-                })?;
-                purges.collect::<Result<_, _>>()?
-            },
-            sweeps: {
-                let mut statement = self.sql("SELECT keep_us, cursor FROM sweep ORDER BY keep_us")?;
-                let sweeps = statement
-                    .query_map([], |row| Ok((Duration::from_micros(row.get(0)?), Position(row.get(1)?))))?;
-                sweeps.collect::<Result<_, _>>()?
-            },
-            retention: self
-                .sql("SELECT succeeded_us, failed_us, cancelled_us, expired_us FROM retention")?
-                .query_row([], |row| {
-                    Ok(Retention {
-                        succeeded: keep_of(row.get(0)?),
-                        failed: keep_of(row.get(1)?),
-                        cancelled: keep_of(row.get(2)?),
-                        expired: keep_of(row.get(3)?),
-                    })
-                })
-                .optional()?,
-        })
+        load(&self.connection, &self.names)
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
@@ -113,6 +71,14 @@ impl Rows for SqliteRows {
     fn commit(&mut self) -> Result<(), StoreError> {
         self.sql("COMMIT")?.execute([])?;
         self.after_commit.committed(&self.connection);
+        Ok(())
+    }
+
+    fn rollback(&mut self) -> Result<(), StoreError> {
+        // SQLite itself may have done it already.
+        if !self.connection.is_autocommit() {
+            self.sql("ROLLBACK")?.execute([])?;
+        }
         Ok(())
     }
 
@@ -452,31 +418,7 @@ impl Rows for SqliteRows {
     }
 
     fn put_queue(&mut self, queue: &QueueInfo, deleted: bool) -> Result<(), StoreError> {
-        let settings = &queue.settings;
-        let retention = &settings.retention;
-        self.sql(
-            "INSERT OR REPLACE INTO queue VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
-             ?15, ?16)",
-        )?
-        .execute(params![
-                queue.name.number,
-                queue.name.as_str(),
-                settings.max_jobs as i64,
-                settings.max_bytes as i64,
-                settings.consumers,
-                settings.when_full == WhenFull::Wait,
-                micros(settings.max_wait),
-                settings.max_waiters,
-                settings.accept_unknown_kinds,
-                retention.succeeded.map(micros_of),
-                retention.failed.map(micros_of),
-                retention.cancelled.map(micros_of),
-                retention.expired.map(micros_of),
-                queue.paused,
-                queue.declared,
-                deleted,
-            ])?;
-        Ok(())
+        write_queue(&self.connection, queue, deleted)
     }
 
     fn put_tally(
@@ -541,83 +483,4 @@ impl Rows for SqliteRows {
         ])?;
         Ok(())
     }
-}
-
-fn micros_of(keep: Keep) -> i64 {
-    match keep {
-        Keep::For(time) => micros(time),
-        Keep::Forever => -1,
-    }
-}
-
-fn keep_of(micros: i64) -> Keep {
-    u64::try_from(micros).map_or(Keep::Forever, |micros| Keep::For(Duration::from_micros(micros)))
-}
-
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
-pub(super) fn read_one_job(
-    connection: &Connection,
-    names: &Names,
-    id: JobId,
-) -> Result<Option<Job>, StoreError> {
-    let mut statement = connection.prepare_cached(&format!("SELECT {JOB_COLUMNS} FROM job WHERE id = ?1"))?;
-    let mut rows = statement.query([id.raw()])?;
-    rows.next()?.map(|row| read_job(row, names)).transpose()
-}
-
-/// Every queue, deleted ones included.
-pub(super) fn read_queues(
-    connection: &Connection,
-    names: &Names,
-) -> Result<Vec<(QueueInfo, bool)>, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT * FROM queue ORDER BY name")?;
-    let mut rows = statement.query([])?;
-    let mut queues = Vec::new();
-    while let Some(row) = rows.next()? {
-        let when_full = if row.get(5)? { WhenFull::Wait } else { WhenFull::Reject };
-        let info = QueueInfo {
-            name: named(&names.queues, row.get(0)?)?,
-            settings: QueueSettings {
-                max_jobs: row.get(2)?,
-                max_bytes: row.get(3)?,
-                consumers: row.get(4)?,
-                when_full,
-                max_wait: Duration::from_micros(row.get(6)?),
-                max_waiters: row.get(7)?,
-                accept_unknown_kinds: row.get(8)?,
-                retention: QueueRetention {
-                    succeeded: row.get::<_, Option<i64>>(9)?.map(keep_of),
-                    failed: row.get::<_, Option<i64>>(10)?.map(keep_of),
-                    cancelled: row.get::<_, Option<i64>>(11)?.map(keep_of),
-                    expired: row.get::<_, Option<i64>>(12)?.map(keep_of),
-                },
-            },
-            paused: row.get(13)?,
-            declared: row.get(14)?,
-        };
-        queues.push((info, row.get(15)?));
-    }
-    Ok(queues)
-}
-
-pub(super) fn read_tallies(connection: &Connection, names: &Names) -> Result<Vec<Tally>, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT * FROM tally WHERE jobs > 0")?;
-    let mut rows = statement.query([])?;
-    let mut tallies = Vec::new();
-    while let Some(row) = rows.next()? {
-        let Some(state) = StateName::from_number(row.get(2)?) else {
-            return corrupt("a tally is of an unknown state");
-        };
-        tallies.push(Tally {
-            queue: named(&names.queues, row.get(0)?)?,
-            kind: named(&names.kinds, row.get(1)?)?,
-            state,
-            jobs: row.get(3)?,
-            bytes: row.get(4)?,
-        });
-    }
-    Ok(tallies)
 }
