@@ -89,6 +89,7 @@ impl Gathered {
             reports: self.reports.iter().map(report).collect(),
             offers: self.offers.iter().map(offer).collect(),
             claim,
+            ..Batch::default()
         }
     }
 }
