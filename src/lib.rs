@@ -14,11 +14,14 @@ mod dispatch;
 pub mod execute;
 pub mod handle;
 pub mod job;
+mod metrics;
 pub mod proto;
 pub mod serve;
 pub mod store;
 pub mod transition;
 pub mod watch;
+
+pub use metrics::{MetricsError, PageError};
 
 /// The README's Rust code is compiled with the other tests.
 #[cfg(doctest)]

@@ -77,6 +77,7 @@ fn every_setting_of_a_file_arrives() {
         data_dir = "jobs"
         drain_timeout = "1m 30s"
         log = { filter = "warn,jobmill=debug", format = "json" }
+        metrics.listen = "127.0.0.1:9773"
         [queues.default]
         consumers = 0
         [queues.mail]
@@ -109,6 +110,7 @@ fn every_setting_of_a_file_arrives() {
     assert_eq!(settings.listen, "[::1]:0".parse().unwrap());
     assert_eq!(settings.store, StoreSettings::Folder(desk.path("jobs")));
     assert_eq!(settings.drain_timeout, Duration::from_secs(90));
+    assert_eq!(settings.metrics_listen, Some("127.0.0.1:9773".parse().unwrap()));
     assert_eq!(settings.queues.keys().collect::<Vec<_>>(), ["default", "mail"]);
     assert_eq!(settings.queues["default"].consumers, 0);
     assert_eq!(settings.queues["default"].max_jobs, 100_000);
@@ -378,6 +380,7 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     data_dir                             -                   default
     memory                               true                flag --memory
     drain_timeout                        30s                 default
+    metrics.listen                       off                 default
     log.filter                           info                default
     log.format                           text                default
     queues.default.max_jobs              100000              default

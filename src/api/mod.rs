@@ -1,5 +1,6 @@
 //! gRPC in and out. In the server, the only place that knows tonic and prost.
 
+mod calls;
 mod convert;
 mod errors;
 mod job_queue;
@@ -16,12 +17,13 @@ use queue_service::QueueServiceApi;
 pub(crate) use server::serve;
 pub use server::{ApiError, incoming, server};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, metadata::MetadataMap};
+use tonic::{Request, Status, metadata::MetadataMap};
 
 use crate::{
     admission::Admission,
     clock::{Clock, Timestamp},
     commit::Commit,
+    metrics::Metrics,
     store::Reads,
     watch::{Hub, TokenIssuer},
 };
@@ -42,11 +44,17 @@ pub(crate) struct Core {
     pub(crate) hub: Arc<Hub>,
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
     /// Once cancelled, the server stops: streams end.
     pub(crate) draining: CancellationToken,
 }
 
 impl Core {
+    /// Counts a submission that ends with this status.
+    fn rejected(&self, status: &Status) {
+        self.metrics.rejected(&errors::reason(status));
+    }
+
     /// When a caller that set a deadline stops waiting for an answer.
     fn deadline<T>(&self, request: &Request<T>) -> Option<Timestamp> {
         let timeout = grpc_timeout(request.metadata())?;

@@ -11,7 +11,7 @@ use tonic::{Request, Status, Streaming};
 use tonic_types::StatusExt;
 
 use super::{
-    ENOUGH_BYTES, errors,
+    Core, ENOUGH_BYTES, errors,
     job_queue::JobQueueApi,
     traceparent,
     validate::{Validator, request},
@@ -214,7 +214,7 @@ impl Items {
                     }
                 },
                 State::Answered(answer) => self.outcome(answer, first.waits),
-                State::Refused(status) => Ok(refused(&status)),
+                State::Refused(status) => Ok(refused(&self.api.core, &status)),
             };
             self.bytes -= first.bytes;
             match outcome {
@@ -235,6 +235,7 @@ impl Items {
 
     /// What an answer says to the client; an error where the outcome is unknown.
     fn outcome(&self, answer: Result<SubmitAnswer, Stopped>, waits: bool) -> Result<Outcome, Status> {
+        let core = &self.api.core;
         Ok(match answer? {
             SubmitAnswer::Created { jobs } => match jobs.first() {
                 Some(job) => accepted(job.id, true),
@@ -242,13 +243,13 @@ impl Items {
             },
             SubmitAnswer::Seen { first, .. } => accepted(first.id, false),
             // It would have waited on: not the queue refuses it, the server stops.
-            SubmitAnswer::Full { .. } if waits && self.api.core.draining.is_cancelled() => {
-                refused(&errors::stopped_waiting())
+            SubmitAnswer::Full { .. } if waits && core.draining.is_cancelled() => {
+                refused(core, &errors::stopped_waiting())
             }
             SubmitAnswer::Full { full, too_many_waiters } => {
-                refused(&errors::queue_full(&full, too_many_waiters))
+                refused(core, &errors::queue_full(&full, too_many_waiters))
             }
-            SubmitAnswer::Refused(refusal) => refused(&refusal.into()),
+            SubmitAnswer::Refused(refusal) => refused(core, &refusal.into()),
         })
     }
 }
@@ -258,7 +259,8 @@ fn accepted(id: crate::job::JobId, created: bool) -> Outcome {
 }
 
 /// What Submit would have ended with.
-fn refused(status: &Status) -> Outcome {
+fn refused(core: &Core, status: &Status) -> Outcome {
+    core.rejected(status);
     let details = status.get_error_details();
     let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
     Outcome::Refused(v1::SubmitRefused {

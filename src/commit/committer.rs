@@ -14,8 +14,9 @@ use crate::{
         Queues,
         waiters::{Caller, Waiter, Waiters},
     },
-    clock::{Clock, Timestamp},
+    clock::{Clock, Stopwatch, Timestamp},
     job::{JobId, LeaseToken},
+    metrics::{BatchTimes, Metrics, Recorder},
     store::{Applied, Batch, ControlDone, Receipt, Report, Store, StoreError, batch::QueueFull},
     watch::Hub,
 };
@@ -43,6 +44,7 @@ pub(crate) struct Committer {
     pub(crate) queues: Arc<Queues>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) handouts: mpsc::Sender<Handout>,
+    pub(crate) metrics: Arc<Metrics>,
     /// Once cancelled, nothing more is claimed.
     pub(crate) draining: CancellationToken,
 }
@@ -98,6 +100,7 @@ struct Asker {
 }
 
 struct Loop {
+    recorder: Recorder,
     committer: Committer,
     waiters: Waiters<SubmitReply>,
     /// Answers on their way to callers.
@@ -112,6 +115,7 @@ struct Loop {
 impl Loop {
     fn new(committer: Committer) -> Self {
         Loop {
+            recorder: Recorder::new(Arc::clone(&committer.metrics)),
             committer,
             waiters: Waiters::default(),
             answering: TaskTracker::new(),
@@ -213,7 +217,13 @@ impl Loop {
             }
         }
         let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
+        let health = &self.committer.metrics.health;
+        health.batch_begins(now);
+        let stopwatch = Stopwatch::start();
         let applied = self.committer.store.apply(batch)?;
+        let times = BatchTimes { commit: stopwatch.elapsed(), flush: applied.flush };
+        health.batch_ended();
+        self.recorder.batch(&applied, times);
         self.deliver(applied, askers, controllers, &reported, now);
         for reply in flushes {
             let _ = reply.send(());
@@ -291,6 +301,7 @@ impl Loop {
             room,
             queues,
             purged,
+            flush: _,
         } = applied;
         if let Some(queues) = queues {
             self.committer.queues.set(queues);

@@ -4,6 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     io::{self, Read},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -14,12 +15,14 @@ use super::{
     declared::{Context, KIND_KEYS, QUEUE_KEYS, RETRY_KEYS, kinds, queues},
     fault::{Fault, Faults, Place, Source},
     limits,
-    rules::{Bool, Choice, DurationIn, Folder, LogFilter, Loopback, Rule, quote},
+    rules::{Bool, Choice, DurationIn, Folder, LogFilter, Loopback, OrOff, Rule, quote},
     section::{Reading, Section},
     surroundings::Surroundings,
 };
 
-const ROOT_KEYS: [&str; 7] = ["listen", "data_dir", "memory", "drain_timeout", "log", "queues", "kinds"];
+const ROOT_KEYS: [&str; 8] =
+    ["listen", "data_dir", "memory", "drain_timeout", "metrics", "log", "queues", "kinds"];
+const METRICS_KEYS: [&str; 1] = ["listen"];
 const LOG_KEYS: [&str; 2] = ["filter", "format"];
 const LOG_FORMAT: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
 
@@ -36,6 +39,8 @@ pub struct Flags {
     pub memory: bool,
     /// `--drain-timeout`: how long a stopping server waits.
     pub drain_timeout: Option<OsString>,
+    /// `--metrics-listen`: the address of metrics and health.
+    pub metrics_listen: Option<OsString>,
     /// `--log`: the filter of log lines.
     pub log: Option<OsString>,
     /// `--log-format`: the form of log lines.
@@ -84,6 +89,7 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     };
     let rule = DurationIn(limits::DRAIN_TIMEOUT);
     let drain_timeout = layers.setting(&root, drain, &rule, defaults.drain_timeout);
+    let metrics_listen = layers.metrics(&root, flags);
     let log = layers.log(&root, flags);
 
     let queues = queues(&root, &mut reading);
@@ -91,7 +97,7 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let Reading { faults, entries, .. } = reading;
     Faults::check(faults)?;
     Ok(Loaded {
-        settings: Settings { listen, store, drain_timeout, queues, kinds },
+        settings: Settings { listen, store, drain_timeout, metrics_listen, queues, kinds },
         log,
         file: source.map(|source| source.path().to_owned()),
         entries,
@@ -101,7 +107,8 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
 /// Every key that a file may have, with `NAME` for the names that the operator chooses.
 pub fn keys() -> impl Iterator<Item = String> {
     let root = ["listen", "data_dir", "memory", "drain_timeout"].into_iter().map(str::to_owned);
-    root.chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
+    root.chain(METRICS_KEYS.into_iter().map(|key| format!("metrics.{key}")))
+        .chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
         .chain(QUEUE_KEYS.into_iter().map(|key| format!("queues.NAME.{key}")))
         .chain(KIND_KEYS.into_iter().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
         .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))
@@ -227,6 +234,17 @@ impl Layers<'_, '_> {
                 None
             }
         }
+    }
+
+    fn metrics(&mut self, root: &Section<'_>, flags: &Flags) -> Option<SocketAddr> {
+        let table = root.table("metrics", self.reading);
+        let section = Section::open("metrics".to_owned(), table, &METRICS_KEYS, self.reading);
+        let listen = Given {
+            key: "listen",
+            variable: "JOBMILL_METRICS_LISTEN",
+            flag: ("--metrics-listen", flags.metrics_listen.as_deref()),
+        };
+        self.setting(&section, listen, &OrOff(Loopback), None)
     }
 
     fn log(&mut self, root: &Section<'_>, flags: &Flags) -> LogSettings {

@@ -44,6 +44,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// How long a stopping server waits for running attempts.
     pub drain_timeout: Duration,
+    /// Where metrics and health are served over HTTP, if they are. Loopback only, for now.
+    pub metrics_listen: Option<SocketAddr>,
     /// The queues that the file declares, by name.
     pub queues: BTreeMap<String, QueueSettings>,
     /// The kinds that the file declares, by name.
@@ -58,6 +60,7 @@ impl Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7733)),
             store,
             drain_timeout: Duration::from_secs(30),
+            metrics_listen: None,
             queues: BTreeMap::from([(DEFAULT_QUEUE.to_owned(), QueueSettings::default())]),
             kinds: BTreeMap::new(),
         }

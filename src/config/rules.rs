@@ -286,6 +286,27 @@ impl Rule for Loopback {
     }
 }
 
+/// Something that may be switched off.
+pub(super) struct OrOff<R>(pub(super) R);
+
+const OFF: &str = "off";
+
+impl<R: Rule> Rule for OrOff<R> {
+    type Value = Option<R::Value>;
+
+    fn wanted(&self) -> String {
+        format!("{}, or {OFF:?}", self.0.wanted())
+    }
+
+    fn text(&self, text: &str) -> Result<Option<R::Value>, String> {
+        if text == OFF { Ok(None) } else { self.0.text(text).map(Some) }
+    }
+
+    fn show(&self, value: &Option<R::Value>) -> Json {
+        value.as_ref().map_or_else(|| OFF.into(), |value| self.0.show(value))
+    }
+}
+
 /// The path of a folder. What it is in the file may be relative to the file's own folder, `base`.
 pub(super) struct Folder<'a> {
     /// What relative paths start from.

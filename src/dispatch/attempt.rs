@@ -37,7 +37,7 @@ enum Ran {
 impl Dispatch {
     /// One attempt from its claim to its report.
     pub(super) async fn attempt(self: Arc<Self>, claim: Claim, cancelled: CancellationToken) {
-        let Claim { job, lease, payload } = claim;
+        let Claim { job, lease, payload, .. } = claim;
         if self.stopping.is_cancelled() {
             // It never started: it goes back uncounted.
             self.forget(lease);

@@ -23,6 +23,7 @@ use crate::{
     commit::{Commit, ControlAnswer, SubmitAnswer},
     execute::{Attempt, HandlerError, closures::Closures},
     job::{Job, JobId, Output},
+    metrics::{Page, PageError},
     store::{Control, ControlDone, Offer, Reads, RequestId, StoreError, WholeJob},
     watch::{Hub, Tail, TokenIssuer},
 };
@@ -44,6 +45,7 @@ pub(crate) struct Parts {
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
     pub(crate) closures: Arc<Closures>,
+    pub(crate) page: Page,
     /// Once cancelled, nothing that has not started will start in this process.
     pub(crate) draining: CancellationToken,
 }
@@ -186,7 +188,25 @@ impl Handle {
         }
     }
 
+    /// The server's metrics in Prometheus' text format, as its own endpoint would serve them.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn metrics(&self) -> Result<String, PageError> {
+        self.parts.page.text().await
+    }
+
+    /// Offers a job, and counts it where it is refused.
     async fn offer(
+        &self,
+        request: JobRequest,
+        repeatable: Option<RequestId>,
+    ) -> Result<Submitted, SubmitError> {
+        let offered = self.try_offer(request, repeatable).await;
+        offered.inspect_err(|error| self.parts.page.metrics.rejected(error.reason()))
+    }
+
+    async fn try_offer(
         &self,
         request: JobRequest,
         repeatable: Option<RequestId>,

@@ -366,6 +366,8 @@ pub struct Applied {
     pub queues: Option<Vec<QueueInfo>>,
     /// The purges that have ended, with the number of deleted jobs.
     pub purged: Vec<(i64, u64)>,
+    /// What it took to make the batch durable.
+    pub flush: Duration,
 }
 
 /// An attempt that is to start: its job is RUNNING, and that is on disk.
@@ -377,4 +379,6 @@ pub struct Claim {
     pub lease: LeaseToken,
     /// Its payload; absent where it is large and has to be read.
     pub payload: Option<Bytes>,
+    /// Since when it could have run.
+    pub ready: Timestamp,
 }

@@ -6,7 +6,9 @@ use tokio::sync::watch;
 
 use super::{
     Detail, EVENTS_MAX, Hub, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
-    by_ids::BOOKMARK_EVERY, hub::Recent, token::SnapshotCursor,
+    by_ids::BOOKMARK_EVERY,
+    hub::{FilterPresence, Recent},
+    token::SnapshotCursor,
 };
 use crate::{
     job::{JobId, Position},
@@ -20,6 +22,8 @@ const SCAN_BUDGET: usize = 10_000;
 #[derive(Debug)]
 pub struct FilterWatch {
     hub: Arc<Hub>,
+    // Held, never read: it counts the watch.
+    _presence: FilterPresence,
     end: watch::Receiver<Position>,
     reads: Reads,
     issuer: Arc<TokenIssuer>,
@@ -96,6 +100,7 @@ impl FilterWatch {
         };
         FilterWatch {
             hub: Arc::clone(hub),
+            _presence: hub.watched_by_filter(),
             end,
             reads,
             issuer,
@@ -155,6 +160,7 @@ impl FilterWatch {
         let last = cursor.map_or(page.newest, |cursor| cursor.last);
         let mut events = Vec::with_capacity(page.jobs.len() + 2);
         if resync {
+            self.hub.resynced();
             events.push(WatchEvent::Resync);
         }
         // The first page may see newer jobs than the last id that it announces: never, as both are of one moment.

@@ -17,7 +17,9 @@ fn keys() {
     refuses("drain-timeout = '1s'", &["1:1: drain-timeout: unknown key; did you mean `drain_timeout`?"]);
     refuses(
         "port = 1",
-        &["1:1: port: unknown key; known here: listen, data_dir, memory, drain_timeout, log, queues, kinds"],
+        &[
+            "1:1: port: unknown key; known here: listen, data_dir, memory, drain_timeout, metrics, log, queues, kinds",
+        ],
     );
     refuses("[queue.mail]", &["1:2: queue: unknown key; did you mean `queues`?"]);
     refuses("log.fliter = 'info'", &["1:5: log.fliter: unknown key; did you mean `filter`?"]);
@@ -32,7 +34,7 @@ fn keys() {
     refuses(
         "\"a\\u001b[31m\" = 1",
         &[
-            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, data_dir, memory, drain_timeout, log, queues, kinds"#,
+            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, data_dir, memory, drain_timeout, metrics, log, queues, kinds"#,
         ],
     );
 }
@@ -168,6 +170,30 @@ fn addresses() {
             )],
         );
     }
+    refuses(
+        "metrics.listen = 'no'",
+        &[
+            r#"1:18: metrics.listen: "no" is not an address; write an address and a port, such as "127.0.0.1:7733" or "[::1]:7733""#,
+        ],
+    );
+    refuses(
+        "metrics.listen = false",
+        &[
+            r#"1:18: metrics.listen: false is a truth value; write an address and a port, such as "127.0.0.1:7733" or "[::1]:7733", or "off""#,
+        ],
+    );
+    let open = Desk::new("metrics.listen = '0.0.0.0:9773'").faults();
+    assert!(open.contains("metrics.listen: \"0.0.0.0:9773\" is not a loopback address"), "{open}");
+}
+
+#[test]
+fn metrics_can_be_switched_off_by_whoever_goes_first() {
+    let desk = Desk::new("metrics.listen = '127.0.0.1:9773'");
+    assert!(desk.load().settings.metrics_listen.is_some());
+    let desk = desk.with_variable("JOBMILL_METRICS_LISTEN", "[::1]:1");
+    assert_eq!(desk.load().settings.metrics_listen, Some("[::1]:1".parse().unwrap()));
+    let desk = desk.with_flags(|flags| flags.metrics_listen = Some("off".into()));
+    assert_eq!(desk.load().settings.metrics_listen, None);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod commands;
 mod crash;
 mod drain;
 mod execution;
+mod metrics;
 mod queues;
 mod submit;
 mod watch;

@@ -118,6 +118,7 @@ pub(super) fn settings(folder: &Path, program: &str) -> Settings {
         listen: ([127, 0, 0, 1], 0).into(),
         store: StoreSettings::Folder(folder.to_owned()),
         drain_timeout: Duration::from_secs(10),
+        metrics_listen: None,
         queues: [
             (FILES_QUEUE.to_owned(), queue(None)),
             (SPECIAL_QUEUE.to_owned(), queue(Some(Role::SPECIAL.len() as u32))),

@@ -23,7 +23,7 @@ use tallies::{Tallies, Usage};
 
 use super::{Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, StoreError};
 use crate::{
-    clock::Timestamp,
+    clock::{Stopwatch, Timestamp},
     config::QueueSettings,
     job::{Job, JobId, LeaseToken, Name, Position, State, StateName},
     transition::{Changed, Event, Moment, Refusal, lost, transition},
@@ -175,9 +175,11 @@ impl<R: Rows> Engine<R> {
             self.tallies.write(&mut self.rows)?;
             self.rows.put_counters(&self.counters)?;
         }
+        let stopwatch = Stopwatch::start();
         self.rows.commit()?;
 
         let mut applied = progressing.applied;
+        applied.flush = stopwatch.elapsed();
         if progressing.queues_changed {
             applied.queues = Some(self.queue_infos());
         }
@@ -390,8 +392,9 @@ impl<R: Rows> Engine<R> {
                 return corrupt(format!("the ready job {id} is gone"));
             };
             let (started, lease) = self.start(&job, now)?;
+            let ready = job.updated;
             let job = self.write_change(&job, started, progressing)?;
-            progressing.applied.claims.push(Claim { job, lease, payload });
+            progressing.applied.claims.push(Claim { job, lease, payload, ready });
         }
         for (index, pending) in std::mem::take(&mut progressing.pending).into_iter().enumerate() {
             let Pending { job, stored, payload, offer } = pending;
@@ -413,7 +416,8 @@ impl<R: Rows> Engine<R> {
                 jobs.push(Arc::clone(&job));
             }
             if let Some(lease) = lease {
-                progressing.applied.claims.push(Claim { job, lease, payload });
+                let ready = stored.and_then(|stored| stored.state.due()).unwrap_or(now);
+                progressing.applied.claims.push(Claim { job, lease, payload, ready });
             }
         }
         if progressing.promoted {
