@@ -1,6 +1,11 @@
 //! What an operator reads: metrics and health over HTTP.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::mpsc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::mpsc,
+    time::Duration,
+};
 
 use jobmill::{
     clock::Clock,
@@ -369,15 +374,74 @@ async fn the_documentation_lists_every_metric() {
             exposed.get_mut(family).unwrap_or_else(|| panic!("{line}")).1 = labels.join(", ");
         }
     }
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).unwrap();
+    assert_eq!(documented(), exposed);
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
+
+/// The metrics of the documentation's table: each one's type and labels.
+fn documented() -> BTreeMap<String, (String, String)> {
+    let text = read("docs/metrics.md");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
-    let documented: BTreeMap<_, _> = rows
-        .filter_map(|row| {
-            let cells: Vec<_> = row.split('|').map(str::trim).collect();
-            let [name, sort, labels, _what, ""] = cells[..] else { return None };
-            let labels = labels.replace('`', "");
-            Some((name.trim_end_matches('`').to_owned(), (sort.to_owned(), labels)))
-        })
-        .collect();
-    assert_eq!(documented, exposed);
+    rows.filter_map(|row| {
+        let cells: Vec<_> = row.split('|').map(str::trim).collect();
+        let [name, sort, labels, _what, ""] = cells[..] else { return None };
+        let labels = labels.replace('`', "");
+        Some((name.trim_end_matches('`').to_owned(), (sort.to_owned(), labels)))
+    })
+    .collect()
+}
+
+/// The names of metrics in a text.
+fn named(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words
+        .filter(|word| word.starts_with("jobmill_") || word.starts_with("process_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn rules_and_dashboard_name_only_metrics_that_there_are() {
+    let documented = documented();
+    let is_there = |name: &str| {
+        let part = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let of_histogram =
+            part.and_then(|family| documented.get(family)).is_some_and(|(sort, _)| sort == "histogram");
+        of_histogram || documented.get(name).is_some_and(|(sort, _)| sort != "histogram")
+    };
+    for file in ["monitoring/alerts.yml", "monitoring/alerts_test.yml", "monitoring/dashboard.json"] {
+        let names = named(&read(file));
+        assert!(names.len() > 10, "{file}: {names:?}");
+        let strangers: Vec<_> = names.iter().filter(|name| !is_there(name)).collect();
+        assert!(strangers.is_empty(), "{file} names {strangers:?}");
+    }
+}
+
+#[test]
+fn the_dashboard_is_whole() {
+    let dashboard: serde_json::Value = serde_json::from_str(&read("monitoring/dashboard.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut ids = BTreeSet::new();
+    for panel in panels {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
+        assert!(panel["gridPos"]["x"].as_u64().unwrap() + panel["gridPos"]["w"].as_u64().unwrap() <= 24);
+        if panel["type"] != "row" {
+            assert!(!panel["description"].as_str().unwrap().is_empty(), "{panel}");
+            assert!(!panel["targets"].as_array().unwrap().is_empty(), "{panel}");
+        }
+    }
+}
+
+#[test]
+fn every_alert_is_tried() {
+    let tests = read("monitoring/alerts_test.yml");
+    let rules = read("monitoring/alerts.yml");
+    let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 10, "{alerts:?}");
+    for alert in alerts {
+        assert!(tests.contains(&format!("alertname: {alert}\n")), "nothing tries {alert}");
+    }
 }
