@@ -33,6 +33,7 @@ use crate::{
     handle::{self, Handle},
     metrics::{Health, Metrics, MetricsError, Page, endpoint},
     store::{EngineSetup, Reads, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+    traces::{Traces, TracesError},
     watch::{Hub, TokenIssuer},
 };
 
@@ -110,6 +111,9 @@ pub enum ServeError {
     /// The metrics could not be set up.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// Traces can't be exported as the settings have it.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// A part of the server ended that never should.
     #[error("a part of the server ended unexpectedly: {0}")]
     Ended(String),
@@ -231,6 +235,7 @@ impl ServerBuilder {
             served_kinds: defaults.keys().cloned().collect(),
             declared_queues: self.settings.queues.clone(),
         };
+        let traces = Traces::start(&self.settings.traces)?;
         let settings = self.settings.store.clone();
         let store = tokio::task::spawn_blocking(move || open(&settings, setup))
             .await
@@ -278,6 +283,7 @@ impl ServerBuilder {
             issuer,
             clock: self.clock,
             metrics,
+            traces: traces.clone(),
             draining: draining.clone(),
         };
         let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
@@ -290,10 +296,12 @@ impl ServerBuilder {
             clock: core.clock.clone(),
             closures: Arc::clone(&closures),
             page: page.clone(),
+            traces: traces.clone(),
             draining: stopper.drain.clone(),
         });
         let following = tokio::spawn(handle::follow(Arc::clone(&closures), Arc::clone(&hub), reads.clone()));
-        let dispatch = Arc::new(Dispatch::new(handlers, committing.reports.clone(), Arc::clone(&hub), reads));
+        let reports = committing.reports.clone();
+        let dispatch = Arc::new(Dispatch::new(handlers, reports, Arc::clone(&hub), reads, traces.clone()));
         let attempts = TaskTracker::new();
         let dispatched = CancellationToken::new();
         let farewell = CancellationToken::new();
@@ -312,6 +320,7 @@ impl ServerBuilder {
             closures,
             following,
             showing,
+            traces,
             draining,
             dispatched,
             farewell,

@@ -18,6 +18,7 @@ use crate::{
     job::{Job, JobId},
     proto::v1::{self, job_queue_server::JobQueue},
     store::{Control, ControlDone, Offer, Page, RequestId, Scan, ScanOrder, StoreError},
+    traces::Submission,
     watch::ResumeToken,
 };
 
@@ -39,6 +40,27 @@ impl JobQueueApi {
 
     /// Offers checked drafts.
     async fn offer(
+        &self,
+        drafts: Vec<JobDraft>,
+        request_id: &str,
+        request: Option<RequestId>,
+        traceparent: &str,
+        when_full: Option<WhenFull>,
+        deadline: Option<Timestamp>,
+    ) -> Result<SubmitAnswer, Status> {
+        let (queue, kind) =
+            drafts.first().map_or(("", ""), |draft| (draft.queue.as_str(), draft.kind.as_str()));
+        let mut span = self.core.traces.submission(traceparent, queue, kind, self.core.clock.now());
+        let offered =
+            self.try_offer(drafts, request_id, request, span.traceparent(), when_full, deadline).await;
+        match &offered {
+            Ok(answer) => answered(&mut span, answer),
+            Err(status) => span.failed(&errors::reason(status)),
+        }
+        offered
+    }
+
+    async fn try_offer(
         &self,
         drafts: Vec<JobDraft>,
         request_id: &str,
@@ -185,6 +207,19 @@ impl JobQueueApi {
             last = Some(id);
         }
         Ok((page, None))
+    }
+}
+
+/// Tells a span what its submission came to.
+pub(super) fn answered(span: &mut Submission, answer: &SubmitAnswer) {
+    match answer {
+        SubmitAnswer::Created { jobs } => {
+            if let Some(first) = jobs.first() {
+                span.accepted(first.id, jobs.len(), true);
+            }
+        }
+        SubmitAnswer::Seen { first, count } => span.accepted(first.id, *count as usize, false),
+        SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {}
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     commit::Commit,
     metrics::Metrics,
     store::Reads,
+    traces::Traces,
     watch::{Hub, TokenIssuer},
 };
 
@@ -45,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Traces,
     /// Once cancelled, the server stops: streams end.
     pub(crate) draining: CancellationToken,
 }
@@ -84,12 +86,7 @@ fn grpc_timeout(metadata: &MetadataMap) -> Option<std::time::Duration> {
     })
 }
 
-/// The `traceparent` header, if it looks like one.
+/// The `traceparent` header, if there is one.
 fn traceparent(metadata: &MetadataMap) -> &str {
-    const LEN: usize = 55;
-    metadata
-        .get("traceparent")
-        .and_then(|value| value.to_str().ok())
-        .filter(|text| text.len() == LEN && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'))
-        .unwrap_or_default()
+    metadata.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default()
 }

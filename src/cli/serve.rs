@@ -53,6 +53,9 @@ pub(crate) struct SourceArgs {
     /// Address and port for metrics and health over HTTP, loopback only, or off [env: JOBMILL_METRICS_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     metrics_listen: Option<OsString>,
+    /// URL of the OpenTelemetry collector that traces go to, or off [env: JOBMILL_TRACES_ENDPOINT]
+    #[arg(long, value_name = "URL")]
+    traces_endpoint: Option<OsString>,
     /// Which log lines to show, such as debug or info,jobmill=debug [env: JOBMILL_LOG]
     #[arg(long, value_name = "FILTER")]
     log: Option<OsString>,
@@ -64,10 +67,17 @@ pub(crate) struct SourceArgs {
 impl SourceArgs {
     /// Reads and checks the configuration.
     pub(crate) fn load(self, surroundings: &Surroundings) -> Result<Loaded, Faults> {
-        let SourceArgs { config, listen, data_dir, memory, drain_timeout, metrics_listen, log, log_format } =
-            self;
-        let flags =
-            Flags { config, listen, data_dir, memory, drain_timeout, metrics_listen, log, log_format };
+        let flags = Flags {
+            config: self.config,
+            listen: self.listen,
+            data_dir: self.data_dir,
+            memory: self.memory,
+            drain_timeout: self.drain_timeout,
+            metrics_listen: self.metrics_listen,
+            traces_endpoint: self.traces_endpoint,
+            log: self.log,
+            log_format: self.log_format,
+        };
         config::load(&flags, surroundings)
     }
 }

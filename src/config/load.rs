@@ -11,17 +11,20 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    Entry, LogFormat, LogSettings, Settings, StoreSettings,
+    Entry, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings,
     declared::{Context, KIND_KEYS, QUEUE_KEYS, RETRY_KEYS, kinds, queues},
     fault::{Fault, Faults, Place, Source},
     limits,
-    rules::{Bool, Choice, DurationIn, Folder, LogFilter, Loopback, OrOff, Rule, quote},
+    rules::{
+        Bool, Choice, CollectorUrl, DurationIn, FloatIn, Folder, LogFilter, Loopback, OrOff, Rule, quote,
+    },
     section::{Reading, Section},
     surroundings::Surroundings,
 };
 
-const ROOT_KEYS: [&str; 8] =
-    ["listen", "data_dir", "memory", "drain_timeout", "metrics", "log", "queues", "kinds"];
+const ROOT_KEYS: [&str; 9] =
+    ["listen", "data_dir", "memory", "drain_timeout", "metrics", "traces", "log", "queues", "kinds"];
+const TRACES_KEYS: [&str; 2] = ["endpoint", "sample_ratio"];
 const METRICS_KEYS: [&str; 1] = ["listen"];
 const LOG_KEYS: [&str; 2] = ["filter", "format"];
 const LOG_FORMAT: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
@@ -41,6 +44,8 @@ pub struct Flags {
     pub drain_timeout: Option<OsString>,
     /// `--metrics-listen`: the address of metrics and health.
     pub metrics_listen: Option<OsString>,
+    /// `--traces-endpoint`: the URL of the collector of traces.
+    pub traces_endpoint: Option<OsString>,
     /// `--log`: the filter of log lines.
     pub log: Option<OsString>,
     /// `--log-format`: the form of log lines.
@@ -90,6 +95,7 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let rule = DurationIn(limits::DRAIN_TIMEOUT);
     let drain_timeout = layers.setting(&root, drain, &rule, defaults.drain_timeout);
     let metrics_listen = layers.metrics(&root, flags);
+    let traces = layers.traces(&root, flags);
     let log = layers.log(&root, flags);
 
     let queues = queues(&root, &mut reading);
@@ -97,7 +103,7 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let Reading { faults, entries, .. } = reading;
     Faults::check(faults)?;
     Ok(Loaded {
-        settings: Settings { listen, store, drain_timeout, metrics_listen, queues, kinds },
+        settings: Settings { listen, store, drain_timeout, metrics_listen, traces, queues, kinds },
         log,
         file: source.map(|source| source.path().to_owned()),
         entries,
@@ -108,6 +114,7 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
 pub fn keys() -> impl Iterator<Item = String> {
     let root = ["listen", "data_dir", "memory", "drain_timeout"].into_iter().map(str::to_owned);
     root.chain(METRICS_KEYS.into_iter().map(|key| format!("metrics.{key}")))
+        .chain(TRACES_KEYS.into_iter().map(|key| format!("traces.{key}")))
         .chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
         .chain(QUEUE_KEYS.into_iter().map(|key| format!("queues.NAME.{key}")))
         .chain(KIND_KEYS.into_iter().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
@@ -245,6 +252,28 @@ impl Layers<'_, '_> {
             flag: ("--metrics-listen", flags.metrics_listen.as_deref()),
         };
         self.setting(&section, listen, &OrOff(Loopback), None)
+    }
+
+    fn traces(&mut self, root: &Section<'_>, flags: &Flags) -> TracesSettings {
+        // The second one is what OpenTelemetry's own libraries go by.
+        let (own, common) = ("JOBMILL_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT");
+        let table = root.table("traces", self.reading);
+        let section = Section::open("traces".to_owned(), table, &TRACES_KEYS, self.reading);
+        let endpoint = Given {
+            key: "endpoint",
+            variable: if self.surroundings.variable(own).is_some() { own } else { common },
+            flag: ("--traces-endpoint", flags.traces_endpoint.as_deref()),
+        };
+        let default = TracesSettings::default();
+        TracesSettings {
+            endpoint: self.setting(&section, endpoint, &OrOff(CollectorUrl), default.endpoint),
+            sample_ratio: section.setting(
+                "sample_ratio",
+                &FloatIn(limits::SAMPLE_RATIO),
+                default.sample_ratio,
+                self.reading,
+            ),
+        }
     }
 
     fn log(&mut self, root: &Section<'_>, flags: &Flags) -> LogSettings {

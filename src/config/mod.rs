@@ -46,6 +46,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Where metrics and health are served over HTTP, if they are. Loopback only, for now.
     pub metrics_listen: Option<SocketAddr>,
+    /// Where traces go.
+    pub traces: TracesSettings,
     /// The queues that the file declares, by name.
     pub queues: BTreeMap<String, QueueSettings>,
     /// The kinds that the file declares, by name.
@@ -61,9 +63,27 @@ impl Settings {
             store,
             drain_timeout: Duration::from_secs(30),
             metrics_listen: None,
+            traces: TracesSettings::default(),
             queues: BTreeMap::from([(DEFAULT_QUEUE.to_owned(), QueueSettings::default())]),
             kinds: BTreeMap::new(),
         }
+    }
+}
+
+/// Where traces go, and which.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TracesSettings {
+    /// The collector's URL, which takes OTLP over gRPC: `http://host:port` or `https://host:port`. Without one nothing
+    /// is recorded. Needs the cargo feature `otel`.
+    pub endpoint: Option<String>,
+    /// Of the submissions that come without a trace context, so many begin a trace: 0 to 1, and at most 100 a second.
+    /// Those that come with one are recorded if it says so.
+    pub sample_ratio: f64,
+}
+
+impl Default for TracesSettings {
+    fn default() -> Self {
+        TracesSettings { endpoint: None, sample_ratio: 1.0 }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     job::{Job, JobId, Output},
     metrics::{Page, PageError},
     store::{Control, ControlDone, Offer, Reads, RequestId, StoreError, WholeJob},
+    traces::Traces,
     watch::{Hub, Tail, TokenIssuer},
 };
 
@@ -46,6 +47,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) closures: Arc<Closures>,
     pub(crate) page: Page,
+    pub(crate) traces: Traces,
     /// Once cancelled, nothing that has not started will start in this process.
     pub(crate) draining: CancellationToken,
 }
@@ -202,23 +204,34 @@ impl Handle {
         request: JobRequest,
         repeatable: Option<RequestId>,
     ) -> Result<Submitted, SubmitError> {
-        let offered = self.try_offer(request, repeatable).await;
-        offered.inspect_err(|error| self.parts.page.metrics.rejected(error.reason()))
+        let Parts { traces, clock, page, .. } = &*self.parts;
+        let JobDraft { queue, kind, .. } = &request.draft;
+        let mut span = traces.submission(&request.traceparent, queue, kind, clock.now());
+        let offered = self.try_offer(request, repeatable, span.traceparent()).await;
+        match &offered {
+            Ok(submitted) => span.accepted(submitted.id(), 1, submitted.created()),
+            Err(error) => {
+                page.metrics.rejected(error.reason());
+                span.failed(error.reason());
+            }
+        }
+        offered
     }
 
     async fn try_offer(
         &self,
         request: JobRequest,
         repeatable: Option<RequestId>,
+        traceparent: &str,
     ) -> Result<Submitted, SubmitError> {
-        let JobRequest { mut draft, delay, request_id, when_full, max_wait } = request;
+        let JobRequest { mut draft, delay, request_id, when_full, max_wait, traceparent: _ } = request;
         let Parts { admission, commit, clock, .. } = &*self.parts;
         let now = clock.now();
         if let Some(delay) = delay {
             draft.run_time = Some(now.after(delay));
         }
         self.check(&draft, &request_id)?;
-        let (job, queue) = admission.admit(draft, &request_id, "")?;
+        let (job, queue) = admission.admit(draft, &request_id, traceparent)?;
         let patience = queue.patience(now, when_full, max_wait.map(|wait| now.after(wait)));
         let offer = Offer { request: repeatable, jobs: vec![job], behind_waiters: false };
         let (job, created) = match commit.submit(offer, patience).await? {

@@ -11,6 +11,7 @@ mod execution;
 mod metrics;
 mod queues;
 mod submit;
+mod traces;
 mod watch;
 
 #[path = "../support/mod.rs"]
