@@ -8,8 +8,10 @@ mod commands;
 mod crash;
 mod drain;
 mod execution;
+mod metrics;
 mod queues;
 mod submit;
+mod traces;
 mod watch;
 
 #[path = "../support/mod.rs"]

@@ -5,7 +5,10 @@ use std::{os::unix::ffi::OsStrExt, path::Path, time::Duration};
 use jobmill::{
     client::{to_wire_duration, to_wire_timestamp},
     clock::Timestamp,
-    config::{CommandSettings, KindDefaults, KindSettings, QueueSettings, Settings, StoreSettings, WhenFull},
+    config::{
+        CommandSettings, KindDefaults, KindSettings, QueueSettings, Settings, StoreSettings, TracesSettings,
+        WhenFull,
+    },
     proto::v1::{JobSpec, JobState, RetryPolicy},
 };
 
@@ -117,6 +120,8 @@ pub(super) fn settings(folder: &Path, program: &str) -> Settings {
     Settings {
         listen: ([127, 0, 0, 1], 0).into(),
         drain_timeout: Duration::from_secs(10),
+        metrics_listen: None,
+        traces: TracesSettings::default(),
         queues: [
             (FILES_QUEUE.to_owned(), queue(None)),
             (SPECIAL_QUEUE.to_owned(), queue(Some(Role::SPECIAL.len() as u32))),
