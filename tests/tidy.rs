@@ -46,6 +46,12 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
         "the rest must not know the wire",
     ),
     ("rusqlite::", &["src/store/"], "only the store has SQL"),
+    (
+        "TcpStream::connect",
+        &["src/execute/http/connection.rs"],
+        "addresses are judged before they are connected to",
+    ),
+    ("lookup_host", &["src/execute/http/connection.rs"], "addresses are judged before they are connected to"),
     ("SystemTime::now", &["src/clock.rs"], "time is injected"),
     ("Instant::now", &["src/clock.rs", "src/cli/"], "time is injected"),
     (".publish(", &["src/commit/"], "nobody but the committer tells watchers of changes"),

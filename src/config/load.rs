@@ -11,7 +11,7 @@ use toml::de::DeTable;
 
 use super::{
     Entry, LogFormat, LogSettings, Settings, StoreSettings,
-    declared::{Context, KIND_KEYS, QUEUE_KEYS, RETRY_KEYS, kinds, queues},
+    declared::{Context, QUEUE_KEYS, RETRY_KEYS, kind_keys, kinds, queues},
     fault::{Fault, Faults, Place, Source},
     limits,
     rules::{Bool, Choice, DurationIn, Folder, LogFilter, Loopback, Rule, quote},
@@ -103,7 +103,7 @@ pub fn keys() -> impl Iterator<Item = String> {
     let root = ["listen", "data_dir", "memory", "drain_timeout"].into_iter().map(str::to_owned);
     root.chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
         .chain(QUEUE_KEYS.into_iter().map(|key| format!("queues.NAME.{key}")))
-        .chain(KIND_KEYS.into_iter().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
+        .chain(kind_keys().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
         .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))
 }
 

@@ -8,6 +8,8 @@ mod commands;
 mod crash;
 mod drain;
 mod execution;
+#[cfg(feature = "http")]
+mod http_handlers;
 mod queues;
 mod submit;
 mod watch;
