@@ -358,6 +358,21 @@ fn defaults_are_those_of_another_rust_program() {
     assert!(kinds.is_empty() && loaded.kinds.is_empty());
 }
 
+#[test]
+fn the_systemd_unit_waits_for_the_drain_and_leaves_commands_to_the_server() {
+    let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/jobmill.service")).unwrap();
+    let setting = |name: &str| {
+        unit.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .unwrap_or_else(|| panic!("no {name}"))
+    };
+    let patience: u64 = setting("TimeoutStopSec").strip_suffix('s').unwrap().parse().unwrap();
+    let drain = Settings::new(StoreSettings::Memory).drain_timeout;
+    assert!(Duration::from_secs(patience) >= drain + Duration::from_secs(10));
+    assert_eq!(setting("KillMode"), "mixed");
+    assert_eq!(setting("RestartPreventExitStatus"), "2");
+}
+
 /// Runs the program with nothing in its environment but a home.
 fn jobmill(desk: &Desk, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_jobmill"))

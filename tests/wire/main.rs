@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_messages;
 mod commands;
 mod crash;
+mod doctor;
 mod drain;
 mod execution;
 #[cfg(feature = "http")]

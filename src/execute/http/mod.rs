@@ -78,6 +78,14 @@ impl HttpHandler {
         let pool = Pool::new(connector, max_connections, clock.clone());
         Ok(HttpHandler { endpoint: Arc::new(Endpoint { requests, pool, clock }) })
     }
+
+    /// Connects to the endpoint, TLS included, without asking anything of it.
+    ///
+    /// # Errors
+    /// That of an attempt that could not connect.
+    pub async fn reach(&self) -> Result<(), HandlerError> {
+        self.endpoint.pool.reach().await.map_err(transport_failure)
+    }
 }
 
 impl Handler for HttpHandler {

@@ -107,6 +107,12 @@ impl Pool {
         }
     }
 
+    /// Opens a connection, and closes it again.
+    pub(super) async fn reach(&self) -> Result<(), SendError> {
+        self.connector.connect().await?;
+        Ok(())
+    }
+
     fn take(&self) -> Option<Connection> {
         let now = self.clock.now();
         let mut open = self.open.lock();

@@ -4,12 +4,14 @@
 //! connections of their own. A file lock keeps a second server away from the folder.
 
 mod checkpoint;
+mod checkup;
 mod reader;
 mod row;
 mod writer;
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,6 +20,7 @@ use rusqlite::{Connection, config::DbConfig};
 use rusqlite_migration::{M, Migrations};
 use rustix::fs::FlockOperation;
 
+pub use self::checkup::{Checkup, check};
 use self::{checkpoint::Checkpointer, reader::SqliteReader, writer::SqliteRows};
 use super::{
     Applied, Batch, Identity, Incarnation, Names, Reader, Store, StoreError,
@@ -101,7 +104,9 @@ fn open_connection(path: &Path) -> Result<Connection, StoreError> {
 
 fn make_folder(folder: &Path) -> Result<(), StoreError> {
     let file_error = |what| move |source| StoreError::File { what, path: folder.to_owned(), source };
-    fs::create_dir_all(folder).map_err(file_error("can't create the data folder"))?;
+    // Payloads are nobody else's business.
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    created.map_err(file_error("can't create the data folder"))?;
     // A new folder's own entry must survive a power cut as well as what is in it.
     if let Some(parent) = folder.canonicalize().ok().and_then(|folder| folder.parent().map(PathBuf::from)) {
         // Not every file system lets folders be flushed; those that don't keep them by other means.
