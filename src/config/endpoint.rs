@@ -81,8 +81,11 @@ fn headers(section: &Section<'_>, reading: &mut Reading<'_>) -> HeaderMap {
     }
     for (name, value) in table.into_iter().flatten() {
         match value.get_ref().as_str().map(|text| header(name.get_ref(), text)) {
-            Some(Ok((name, value))) => {
-                headers.insert(name, value);
+            Some(Ok((header, value))) => {
+                if headers.insert(header, value).is_some() {
+                    let problem = "the header is given twice, in upper and lower case; keep one of them";
+                    reading.fault_at(&name.span(), inner.key(name.get_ref()), problem);
+                }
             }
             Some(Err(problem)) => reading.fault_at(&name.span(), inner.key(name.get_ref()), problem),
             None => {

@@ -16,7 +16,7 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_CONNECTIONS: u32 = 100;
 
 /// An endpoint that runs jobs: each attempt is one POST to it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HttpSettings {
     /// Where it is.
     pub url: HttpUrl,
@@ -48,6 +48,30 @@ impl HttpSettings {
             connect_timeout: CONNECT_TIMEOUT,
             max_connections: MAX_CONNECTIONS,
         }
+    }
+}
+
+impl fmt::Debug for HttpSettings {
+    /// Shows the names of headers only: their values may be secret, and settings end up in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let HttpSettings {
+            url,
+            headers,
+            signing_secrets,
+            targets,
+            authorities,
+            connect_timeout,
+            max_connections,
+        } = self;
+        f.debug_struct("HttpSettings")
+            .field("url", url)
+            .field("headers", &headers.keys().collect::<Vec<_>>())
+            .field("signing_secrets", signing_secrets)
+            .field("targets", targets)
+            .field("authorities", authorities)
+            .field("connect_timeout", connect_timeout)
+            .field("max_connections", max_connections)
+            .finish()
     }
 }
 

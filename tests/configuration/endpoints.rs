@@ -148,6 +148,10 @@ fn networks_headers_and_numbers() {
         ],
     );
     refuses(
+        "url = 'https://example.org'\nheaders = { X-A = 'b', x-a = 'c' }",
+        &["3:24: kinds.a.headers.x-a: the header is given twice, in upper and lower case; keep one of them"],
+    );
+    refuses(
         "url = 'https://example.org'\nconnect_timeout = '6m'\nmax_connections = 0",
         &[
             r#"3:19: kinds.a.connect_timeout: "6m" is over the limit of 5m; write a duration from 1ms to 5m, such as "30s""#,

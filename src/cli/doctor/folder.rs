@@ -235,21 +235,26 @@ mod tests {
     #[test]
     fn a_database_from_the_future_tells_of_a_clock_that_is_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let database = fs::File::create(dir.path().join("jobmill.db")).unwrap();
-        let now = Clock::System.now();
-        assert_eq!(age(dir.path(), now), None);
-        let yesterday = Timestamp::from_micros(now.as_micros() - 86_400_000_000);
-        let found = age(dir.path(), yesterday).unwrap();
-        assert!(found.message.contains("1d after") || found.message.contains("24h after"), "{found:?}");
-        drop(database);
+        let database = dir.path().join("jobmill.db");
+        fs::write(&database, "").unwrap();
+        let changed = Timestamp::from(fs::metadata(&database).unwrap().modified().unwrap());
+        let before = |seconds: i64| Timestamp::from_micros(changed.as_micros() - seconds * 1_000_000);
+        assert_eq!(age(dir.path(), changed), None);
+        assert_eq!(age(dir.path(), before(60)), None, "clocks are never quite the same");
+        let found = age(dir.path(), before(90)).unwrap();
+        assert!(found.message.contains("last changed 1m 30s after"), "{found:?}");
     }
 
     #[test]
     fn a_folder_is_one_and_is_this_users_alone() {
         let dir = tempfile::tempdir().unwrap();
+        let set_mode = |mode| {
+            fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
         let verdict = |path: &Path| check(path, true, Clock::System.now()).remove(0);
+        set_mode(0o700);
         assert_eq!(verdict(dir.path()).verdict, super::super::Verdict::Ok);
-        fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o750)).unwrap();
+        set_mode(0o750);
         let open = verdict(dir.path());
         assert!(open.message.contains("(mode 750)") && open.way_out.starts_with("chmod 700 "), "{open:?}");
         let file = dir.path().join("file");

@@ -91,7 +91,7 @@ impl Pool {
             let connection = place.connection.insert(connection);
             match connection.send(request).await {
                 Ok(response) => return Ok(response),
-                Err(unanswered) if unanswered.was_unsent && !is_new => {}
+                Err(unanswered) if unanswered.was_unsent && !is_new => self.unshare(),
                 Err(unanswered) => return Err(SendError::Exchange(unanswered.error)),
             }
         }
@@ -105,6 +105,11 @@ impl Pool {
         if tokio::time::timeout(RELEASE_MAX, connection.ready()).await == Ok(true) {
             self.open.lock().push(Open { connection, used: self.clock.now() });
         }
+    }
+
+    /// Gives no more requests to a connection that takes none: those on it go on.
+    fn unshare(&self) {
+        self.open.lock().retain(|open| open.connection.share().is_none());
     }
 
     /// Opens a connection, and closes it again.
