@@ -3,6 +3,7 @@
 mod check_config;
 mod serve;
 
+mod backup;
 mod bench;
 mod cancel;
 mod count;
@@ -91,6 +92,10 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Check a configuration file without starting anything
     CheckConfig(check_config::CheckConfigArgs),
+    /// Copy a server's store to a new folder, while it runs or not
+    Backup(backup::BackupArgs),
+    /// Give the space that deleted jobs have left back to the file system, while the server does not run
+    Compact(backup::CompactArgs),
     /// See it at work: a server, a few jobs for real files, and how they end
     Demo(demo::Args),
     /// Measure how fast jobs are taken and run on this machine
@@ -141,6 +146,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Bench(args) => block_on(&ui, bench::run(args, global.output == Format::Json)),
         Command::BenchServer(args) => block_on(&ui, bench::run_server(args)),
         Command::Demo(args) => verb(&ui, demo::run(args, &ui)),
+        Command::Backup(args) => verb(&ui, async { backup::backup(args, &ui) }),
+        Command::Compact(args) => verb(&ui, async { backup::compact(args, &ui) }),
         Command::Submit(args) => verb(&ui, submit::run(args, &global, &ui)),
         Command::Watch(args) => verb(&ui, watch::run(args, &global, &ui)),
         Command::Get(args) => verb(&ui, get::run(args, &global, &ui)),
@@ -206,6 +213,9 @@ mod tests {
         Commands:
           serve         Run the server
           check-config  Check a configuration file without starting anything
+          backup        Copy a server's store to a new folder, while it runs or not
+          compact       Give the space that deleted jobs have left back to the file system, while the
+                        server does not run
           demo          See it at work: a server, a few jobs for real files, and how they end
           bench         Measure how fast jobs are taken and run on this machine
           submit        Submit a job

@@ -3,6 +3,7 @@
 //! One connection writes, in WAL mode with `synchronous=FULL`: a commit returns after its flush. Readers have
 //! connections of their own. A file lock keeps a second server away from the folder.
 
+mod backup;
 mod checkpoint;
 mod disk;
 mod load;
@@ -20,6 +21,7 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use rusqlite_migration::{M, Migrations};
 use rustix::fs::FlockOperation;
 
+pub use self::backup::{Copied, CopyError, backup, compact};
 use self::{checkpoint::Checkpointer, disk::Disk, reader::SqliteReader, writer::SqliteRows};
 use super::{
     Applied, Batch, Identity, Incarnation, Names, Reader, Space, Store, StoreError,
