@@ -9,6 +9,7 @@ mod crash;
 mod drain;
 mod execution;
 mod queues;
+mod storage;
 mod submit;
 mod watch;
 
