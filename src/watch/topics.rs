@@ -300,6 +300,7 @@ mod tests {
             attempt_timeout: Duration::from_secs(1),
             bytes: 0,
             created: now,
+            expires: None,
             extras: None,
         };
         let job = Job {
