@@ -214,8 +214,8 @@ mod tests {
           serve         Run the server
           check-config  Check a configuration file without starting anything
           backup        Copy a server's store to a new folder, while it runs or not
-          compact       Give the space that deleted jobs have left back to the file system, while the
-                        server does not run
+          compact       Give the space that deleted jobs have left back to the file system, while the server
+                        does not run
           demo          See it at work: a server, a few jobs for real files, and how they end
           bench         Measure how fast jobs are taken and run on this machine
           submit        Submit a job

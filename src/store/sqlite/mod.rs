@@ -48,12 +48,14 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the store in `folder`, which is made where it does not exist, and recovers from whatever happened before.
+    /// Opens the store in `folder`, which is made where it does not exist, and recovers from whatever happened before. It
+    /// keeps no space free.
     ///
     /// # Errors
     /// When the folder can't be used, is in use, or holds something else.
     pub fn open(folder: &Path, setup: EngineSetup) -> Result<Self, StoreError> {
-        Self::open_with(folder, DiskSettings::default(), setup)
+        let disk = DiskSettings { ballast_bytes: 0, min_free_bytes: 0, vfs: None };
+        Self::open_with(folder, disk, setup)
     }
 
     /// As [`SqliteStore::open`], with settings of its own for the disk.
