@@ -155,6 +155,34 @@ async fn waits_runs_and_the_oldest_ready_job_go_by_the_clock() {
 }
 
 #[tokio::test]
+async fn a_cancelled_job_counts_an_attempt_only_where_one_had_started() {
+    let (handler, mut stage) = Stage::new();
+    let (rig, address) = start(|settings| {
+        Server::builder(with_queue(settings, QUEUE, queue(1))).handler("held", defaults(), handler)
+    })
+    .await;
+    let running = rig.submit(job("held")).await;
+    let cue = stage.next().await;
+    let waiting = rig.submit(job("held")).await;
+    let ended = async || {
+        let now = Scrape::of(address).await;
+        let jobs = now.get(r#"jobmill_jobs_ended_total{kind="held",state="cancelled"}"#);
+        (jobs, now.get(r#"jobmill_attempts_total{kind="held",result="cancelled"}"#))
+    };
+    rig.cancel(&waiting.id).await.unwrap();
+    assert_eq!(ended().await, (1.0, 0.0));
+    rig.cancel(&running.id).await.unwrap();
+    soon(cue.attempt.cancelled()).await;
+    cue.fails();
+    rig.ends(&running.id).await;
+    assert_eq!(ended().await, (2.0, 1.0));
+    rig.delete(&running.id).await.unwrap();
+    let now = Scrape::of(address).await;
+    assert_eq!(now.get("jobmill_jobs_deleted_total"), 1.0);
+    assert_eq!(now.get(r#"jobmill_jobs{queue="default",state="cancelled"}"#), 1.0);
+}
+
+#[tokio::test]
 async fn refusals_repeats_and_callers_that_wait_are_counted() {
     let (handler, mut stage) = Stage::new();
     let (rig, address) = start(|settings| {
