@@ -21,7 +21,7 @@ use crate::{
     clock::Clock,
     commit::Committer,
     config::{
-        KindDefaults, Settings, StoreSettings,
+        DiskSettings, KindDefaults, Settings, StoreSettings,
         names::{self, NameError},
     },
     dispatch::{Dispatch, Handlers},
@@ -234,10 +234,11 @@ impl ServerBuilder {
             seed: rand::random(),
             served_kinds: defaults.keys().cloned().collect(),
             declared_queues: self.settings.queues.clone(),
+            retention: self.settings.retention,
         };
         let traces = Traces::start(&self.settings.traces)?;
-        let settings = self.settings.store.clone();
-        let store = tokio::task::spawn_blocking(move || open(&settings, setup))
+        let (settings, disk) = (self.settings.store.clone(), self.settings.disk.clone());
+        let store = tokio::task::spawn_blocking(move || open(&settings, disk, setup))
             .await
             .unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))?;
         let store = match self.around_store {
@@ -404,12 +405,16 @@ fn commands_lock(folder: &Path) -> PathBuf {
     folder.join(COMMANDS_LOCK)
 }
 
-fn open(settings: &StoreSettings, setup: EngineSetup) -> Result<Box<dyn Store>, ServeError> {
+fn open(
+    settings: &StoreSettings,
+    disk: DiskSettings,
+    setup: EngineSetup,
+) -> Result<Box<dyn Store>, ServeError> {
     match settings {
         StoreSettings::Memory => Ok(Box::new(MemoryStore::open(setup)?)),
         StoreSettings::Folder(folder) => {
             // The store's own lock comes first: only the one server of the folder may wait for commands.
-            let store = SqliteStore::open(folder, setup)?;
+            let store = SqliteStore::open_with(folder, disk, setup)?;
             command::wait_for_commands(&commands_lock(folder), COMMANDS_PATIENCE)?;
             Ok(Box::new(store))
         }

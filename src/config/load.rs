@@ -11,19 +11,34 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    Entry, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings,
-    declared::{Context, KIND_KEYS, QUEUE_KEYS, RETRY_KEYS, kinds, queues},
+    DiskSettings, Entry, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings,
+    declared::{
+        Context, KIND_KEYS, QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kinds, queues, retention,
+    },
     fault::{Fault, Faults, Place, Source},
     limits,
     rules::{
-        Bool, Choice, CollectorUrl, DurationIn, FloatIn, Folder, LogFilter, Loopback, OrOff, Rule, quote,
+        Bool, Choice, CollectorUrl, DurationIn, FloatIn, Folder, LogFilter, Loopback, OrOff, Rule, SizeIn,
+        quote,
     },
     section::{Reading, Section},
     surroundings::Surroundings,
 };
 
-const ROOT_KEYS: [&str; 9] =
-    ["listen", "data_dir", "memory", "drain_timeout", "metrics", "traces", "log", "queues", "kinds"];
+const ROOT_KEYS: [&str; 11] = [
+    "listen",
+    "data_dir",
+    "memory",
+    "drain_timeout",
+    "metrics",
+    "traces",
+    "log",
+    "disk",
+    "retention",
+    "queues",
+    "kinds",
+];
+const DISK_KEYS: [&str; 2] = ["ballast", "min_free"];
 const TRACES_KEYS: [&str; 2] = ["endpoint", "sample_ratio"];
 const METRICS_KEYS: [&str; 1] = ["listen"];
 const LOG_KEYS: [&str; 2] = ["filter", "format"];
@@ -98,16 +113,41 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let traces = layers.traces(&root, flags);
     let log = layers.log(&root, flags);
 
+    let disk = disk(&root, &mut reading);
+    let retention = retention(&root, &mut reading);
     let queues = queues(&root, &mut reading);
+    check_times(&root, retention, &queues, &mut reading);
     let kinds = kinds(&root, &context, &mut reading);
     let Reading { faults, entries, .. } = reading;
     Faults::check(faults)?;
     Ok(Loaded {
-        settings: Settings { listen, store, drain_timeout, metrics_listen, traces, queues, kinds },
+        settings: Settings {
+            listen,
+            store,
+            drain_timeout,
+            metrics_listen,
+            traces,
+            disk,
+            retention,
+            queues,
+            kinds,
+        },
         log,
         file: source.map(|source| source.path().to_owned()),
         entries,
     })
+}
+
+fn disk(root: &Section<'_>, reading: &mut Reading<'_>) -> DiskSettings {
+    let table = root.table("disk", reading);
+    let section = Section::open("disk".to_owned(), table, &DISK_KEYS, reading);
+    let DiskSettings { ballast_bytes, min_free_bytes, vfs } = DiskSettings::default();
+    let mut size = |key, limits, default| section.setting(key, &SizeIn(limits), default, reading);
+    DiskSettings {
+        ballast_bytes: size("ballast", limits::BALLAST_BYTES, ballast_bytes),
+        min_free_bytes: size("min_free", limits::MIN_FREE_BYTES, min_free_bytes),
+        vfs,
+    }
 }
 
 /// Every key that a file may have, with `NAME` for the names that the operator chooses.
@@ -116,7 +156,12 @@ pub fn keys() -> impl Iterator<Item = String> {
     root.chain(METRICS_KEYS.into_iter().map(|key| format!("metrics.{key}")))
         .chain(TRACES_KEYS.into_iter().map(|key| format!("traces.{key}")))
         .chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
-        .chain(QUEUE_KEYS.into_iter().map(|key| format!("queues.NAME.{key}")))
+        .chain(DISK_KEYS.into_iter().map(|key| format!("disk.{key}")))
+        .chain(RETENTION_KEYS.into_iter().map(|key| format!("retention.{key}")))
+        .chain(
+            QUEUE_KEYS.into_iter().filter(|key| *key != "retention").map(|key| format!("queues.NAME.{key}")),
+        )
+        .chain(RETENTION_KEYS.into_iter().map(|key| format!("queues.NAME.retention.{key}")))
         .chain(KIND_KEYS.into_iter().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
         .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))
 }

@@ -56,6 +56,7 @@ impl SubmitError {
             SubmitError::Refused(OfferRefusal::JobDeleted) => "JOB_DELETED",
             SubmitError::Refused(OfferRefusal::LargerThanQueue { .. }) => "LARGER_THAN_QUEUE",
             SubmitError::Refused(OfferRefusal::TooManyKinds(_)) => "TOO_MANY_KINDS",
+            SubmitError::Refused(OfferRefusal::DiskFull) => "DISK_FULL",
             SubmitError::Draining | SubmitError::Stopped(_) => "STOPPING",
             SubmitError::Store(_) => "STORE_FAILED",
         }

@@ -37,6 +37,7 @@ struct KindMetrics {
     succeeded: IntCounter,
     failed: IntCounter,
     cancelled: IntCounter,
+    expired: IntCounter,
 }
 
 const REASONS: [FailureReason; 7] = [
@@ -108,6 +109,7 @@ impl BatchMetrics {
             succeeded: ended.with_label_values(&[kind, "succeeded"]),
             failed: ended.with_label_values(&[kind, "failed"]),
             cancelled: ended.with_label_values(&[kind, "cancelled"]),
+            expired: ended.with_label_values(&[kind, "expired"]),
         });
         Ok(BatchMetrics {
             kinds: kinds.collect(),
@@ -215,6 +217,7 @@ impl KindMetrics {
                 self.succeeded.inc();
                 self.attempt_ended(job, &self.succeeded_attempts);
             }
+            State::Expired => self.expired.inc(),
             State::Failed | State::Cancelled | State::BackingOff { .. } => {
                 if let Some(failure) = job.failure.as_ref().filter(|_| attempt_ended) {
                     self.attempt_ended(job, &self.failed_attempts[label(failure.reason).1]);
@@ -227,7 +230,8 @@ impl KindMetrics {
                     | StateName::Running
                     | StateName::BackingOff
                     | StateName::Cancelling
-                    | StateName::Succeeded => {}
+                    | StateName::Succeeded
+                    | StateName::Expired => {}
                 }
             }
             State::Scheduled { .. }

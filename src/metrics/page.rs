@@ -52,6 +52,7 @@ const fn label(state: StateName) -> &'static str {
         StateName::Succeeded => "succeeded",
         StateName::Failed => "failed",
         StateName::Cancelled => "cancelled",
+        StateName::Expired => "expired",
     }
 }
 

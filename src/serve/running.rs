@@ -122,7 +122,9 @@ impl Running {
         drop((dispatch, reports));
         commit.end();
         // Dropping the store ends its checkpoint thread, too.
-        let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
+        if !ended.is_terminated() {
+            let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
+        }
         finish(traces, farewell_until(deadline)).await;
         if let Some(showing) = showing {
             showing.abort();

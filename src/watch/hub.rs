@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::OutputLine;
+use super::{OutputLine, topics::Feeds};
 use crate::{
     job::{JobId, Position},
     store::Change,
@@ -33,6 +33,8 @@ pub struct Hub {
     ring: RwLock<Ring>,
     end: watch::Sender<Position>,
     mailboxes: Mutex<HashMap<JobId, Vec<Arc<Mailbox>>>>,
+    /// For watchers by filter.
+    pub(super) feeds: Mutex<Feeds>,
     closing: CancellationToken,
     by_ids: AtomicU64,
     by_filter: AtomicU64,
@@ -130,6 +132,7 @@ impl Hub {
             ring: RwLock::new(Ring { changes: VecDeque::new(), after: end }),
             end: watch::Sender::new(end),
             mailboxes: Mutex::default(),
+            feeds: Mutex::new(Feeds::new(end)),
             closing: CancellationToken::new(),
             by_ids: AtomicU64::new(0),
             by_filter: AtomicU64::new(0),
@@ -174,6 +177,7 @@ impl Hub {
                 }
             }
         }
+        self.feeds.lock().give(&changes, end);
         {
             let mut ring = self.ring.write();
             ring.changes.extend(changes);

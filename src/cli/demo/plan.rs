@@ -119,7 +119,6 @@ pub(super) fn settings(folder: &Path, program: &str) -> Settings {
     };
     Settings {
         listen: ([127, 0, 0, 1], 0).into(),
-        store: StoreSettings::Folder(folder.to_owned()),
         drain_timeout: Duration::from_secs(10),
         metrics_listen: None,
         traces: TracesSettings::default(),
@@ -134,5 +133,6 @@ pub(super) fn settings(folder: &Path, program: &str) -> Settings {
             (SLEEP_KIND.to_owned(), command(steps::SLEEP)),
         ]
         .into(),
+        ..Settings::new(StoreSettings::Folder(folder.to_owned()))
     }
 }
