@@ -26,9 +26,10 @@ use crate::{
     },
     dispatch::{Dispatch, Handlers},
     execute::{
-        Handler,
+        Handler, SetupError,
         closures::{ClosureHandler, Closures},
-        command::{self, CommandHandler, WaitError},
+        command::{self, WaitError},
+        configured::Common,
     },
     handle::{self, Handle},
     metrics::{Health, Metrics, MetricsError, Page, endpoint},
@@ -91,9 +92,14 @@ pub enum ServeError {
     /// Commands of an earlier server would not end.
     #[error(transparent)]
     Commands(#[from] WaitError),
-    /// The program that guards commands is not known.
-    #[error("can't find the program that guards commands")]
-    CommandGuard(#[source] std::io::Error),
+    /// A kind's handler can't be set up.
+    #[error("the kind `{kind}` can't be run")]
+    Handler {
+        /// The kind.
+        kind: String,
+        /// Why.
+        source: SetupError,
+    },
     /// A handler's kind can't have this name.
     #[error("the kind {kind:?} can't have a handler")]
     KindName {
@@ -348,20 +354,20 @@ impl ServerBuilder {
         handlers.insert(names::CLOSURE_KIND.into(), Arc::new(ClosureHandler(Arc::clone(closures))));
         let once = KindDefaults { max_attempts: 1, ..KindDefaults::default() };
         defaults.insert(names::CLOSURE_KIND.to_owned(), once);
-        let lock = match &self.settings.store {
-            StoreSettings::Memory => None,
-            StoreSettings::Folder(folder) => Some(commands_lock(folder)),
+        let common = Common {
+            command_guard: self.command_guard.as_ref(),
+            commands_lock: match &self.settings.store {
+                StoreSettings::Memory => None,
+                StoreSettings::Folder(folder) => Some(commands_lock(folder)),
+            },
+            clock: &self.clock,
         };
-        if !self.settings.kinds.is_empty() {
-            let guard = match &self.command_guard {
-                Some(program) => program.clone(),
-                None => command::this_program().map_err(ServeError::CommandGuard)?,
-            };
-            for (kind, settings) in &self.settings.kinds {
-                let handler = CommandHandler::new(settings.command.clone(), &guard, lock.clone());
-                handlers.insert(kind.as_str().into(), Arc::new(handler));
-                defaults.insert(kind.clone(), settings.defaults);
-            }
+        for (kind, settings) in &self.settings.kinds {
+            let handler = common
+                .handler(&settings.handler)
+                .map_err(|source| ServeError::Handler { kind: kind.clone(), source })?;
+            handlers.insert(kind.as_str().into(), handler);
+            defaults.insert(kind.clone(), settings.defaults);
         }
         for (kind, kind_defaults, handler) in &self.handlers {
             names::check_free_kind_name(kind)

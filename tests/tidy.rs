@@ -81,6 +81,12 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("opentelemetry", &["src/traces/"], "the rest makes spans through its functions"),
     ("prometheus::", &["src/metrics/"], "the rest counts through its functions"),
     ("rusqlite::", &["src/store/"], "only the store has SQL"),
+    (
+        "TcpStream::connect",
+        &["src/execute/http/connection.rs"],
+        "addresses are judged before they are connected to",
+    ),
+    ("lookup_host", &["src/execute/http/connection.rs"], "addresses are judged before they are connected to"),
     ("SystemTime::now", &["src/clock.rs"], "time is injected"),
     ("Instant::now", &["src/clock.rs", "src/cli/"], "time is injected"),
     (".publish(", &["src/commit/"], "nobody but the committer tells watchers of changes"),

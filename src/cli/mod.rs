@@ -1,6 +1,8 @@
 //! The command line: one file for each verb, from arguments to an exit code.
 
 mod check_config;
+mod completions;
+mod doctor;
 mod serve;
 
 mod bench;
@@ -33,7 +35,7 @@ use std::{future::Future, process::ExitCode, time::Duration};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use exit::{Exit, Failure};
-use jobmill::client::Client;
+use jobmill::client::{Client, ClientBuilder};
 use ui::{Format, Ui};
 
 /// The arguments of the program.
@@ -91,6 +93,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Check a configuration file without starting anything
     CheckConfig(check_config::CheckConfigArgs),
+    /// Look an installation over, and say what to do
+    Doctor(doctor::Args),
     /// See it at work: a server, a few jobs for real files, and how they end
     Demo(demo::Args),
     /// Measure how fast jobs are taken and run on this machine
@@ -114,6 +118,10 @@ enum Command {
     /// Manage queues
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Write a script that completes this program's arguments in a shell
+    Completions(completions::CompletionsArgs),
+    /// Write this program's manual pages
+    Man(completions::ManArgs),
     #[command(flatten)]
     Step(steps::Step),
     #[command(name = "__bench-server", hide = true)]
@@ -140,6 +148,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => block_on(&ui, async { serve::run(args).await }),
         Command::Bench(args) => block_on(&ui, bench::run(args, global.output == Format::Json)),
         Command::BenchServer(args) => block_on(&ui, bench::run_server(args)),
+        Command::Doctor(args) => verb(&ui, doctor::run(args, &global, &ui)),
+        Command::Completions(args) => verb(&ui, async { completions::completions(&args, &ui) }),
+        Command::Man(args) => verb(&ui, async { completions::man(&args, &ui) }),
         Command::Demo(args) => verb(&ui, demo::run(args, &ui)),
         Command::Submit(args) => verb(&ui, submit::run(args, &global, &ui)),
         Command::Watch(args) => verb(&ui, watch::run(args, &global, &ui)),
@@ -182,7 +193,12 @@ fn block_on<T: Into<ExitCode>>(ui: &Ui, future: impl Future<Output = T>) -> Exit
 
 /// Connects as the global arguments say.
 async fn connect(global: &Global) -> Result<Client, Failure> {
-    Ok(Client::builder(&global.server).call_timeout(global.call_timeout).connect().await?)
+    Ok(client(global).connect().await?)
+}
+
+/// A client as the global arguments say.
+fn client(global: &Global) -> ClientBuilder {
+    Client::builder(&global.server).call_timeout(global.call_timeout)
 }
 
 #[cfg(test)]
@@ -206,6 +222,7 @@ mod tests {
         Commands:
           serve         Run the server
           check-config  Check a configuration file without starting anything
+          doctor        Look an installation over, and say what to do
           demo          See it at work: a server, a few jobs for real files, and how they end
           bench         Measure how fast jobs are taken and run on this machine
           submit        Submit a job
@@ -217,6 +234,8 @@ mod tests {
           retry         Start failed or cancelled jobs again, or waiting ones now
           delete        Delete jobs that do not run
           queue         Manage queues
+          completions   Write a script that completes this program's arguments in a shell
+          man           Write this program's manual pages
 
         Options:
               --server <URL>             The server to talk to: host:port, or http://host:port [env:
@@ -232,7 +251,7 @@ mod tests {
 
         Exit codes:
             0  all went well
-            1  a watched job failed
+            1  a watched job failed; doctor: there is a problem
             2  wrong usage, or an argument that the server refuses
             3  a watched job was cancelled
             4  no such job, queue or kind

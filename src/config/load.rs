@@ -13,7 +13,7 @@ use toml::de::DeTable;
 use super::{
     DiskSettings, Entry, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings,
     declared::{
-        Context, KIND_KEYS, QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kinds, queues, retention,
+        Context, QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kind_keys, kinds, queues, retention,
     },
     fault::{Fault, Faults, Place, Source},
     limits,
@@ -162,7 +162,7 @@ pub fn keys() -> impl Iterator<Item = String> {
             QUEUE_KEYS.into_iter().filter(|key| *key != "retention").map(|key| format!("queues.NAME.{key}")),
         )
         .chain(RETENTION_KEYS.into_iter().map(|key| format!("queues.NAME.retention.{key}")))
-        .chain(KIND_KEYS.into_iter().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
+        .chain(kind_keys().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
         .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))
 }
 

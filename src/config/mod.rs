@@ -4,7 +4,11 @@
 //! [`Settings::new`].
 
 mod declared;
+#[cfg(feature = "http")]
+mod endpoint;
 mod fault;
+#[cfg(feature = "http")]
+mod http;
 pub mod limits;
 mod load;
 pub mod names;
@@ -12,6 +16,8 @@ mod program;
 mod rules;
 mod section;
 mod surroundings;
+#[cfg(feature = "http")]
+mod targets;
 mod units;
 
 use std::{
@@ -22,6 +28,10 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "http")]
+pub use self::http::{
+    Authorities, HttpSettings, HttpUrl, Refused, SecretError, SigningSecret, Targets, UrlError,
+};
 pub use self::{
     fault::{Fault, Faults, Place},
     load::{Flags, Loaded, keys, load},
@@ -266,9 +276,19 @@ fn default_consumers() -> u32 {
 #[derive(Clone, Debug)]
 pub struct KindSettings {
     /// What runs them.
-    pub command: CommandSettings,
+    pub handler: HandlerSettings,
     /// What submissions of the kind get unless they say otherwise.
     pub defaults: KindDefaults,
+}
+
+/// What runs the jobs of a kind.
+#[derive(Clone, Debug)]
+pub enum HandlerSettings {
+    /// A command.
+    Command(CommandSettings),
+    /// An endpoint that is called over HTTP.
+    #[cfg(feature = "http")]
+    Http(Box<HttpSettings>),
 }
 
 /// What submissions of a kind get unless they say otherwise.

@@ -387,18 +387,7 @@ impl Rule for Folder<'_> {
     }
 
     fn text(&self, text: &str) -> Result<PathBuf, String> {
-        let shown = quote(text);
-        if text.is_empty() {
-            return Err(format!("the path is empty; write {}", self.wanted()));
-        }
-        if text.contains('\0') {
-            return Err(format!("{shown} has a NUL character; write {}", self.wanted()));
-        }
-        if text == "~" || text.starts_with("~/") {
-            // Only shells know `~`; a folder of that name would surprise everyone.
-            return Err(format!("{shown} starts with `~`, which means nothing here; write the whole path"));
-        }
-        let path = self.base.join(text);
+        let path = path_from(self.base, text, &self.wanted())?;
         if self.must_exist && !path.is_dir() {
             let found = if path.exists() { "is not a folder" } else { "does not exist" };
             return Err(format!(
@@ -412,6 +401,22 @@ impl Rule for Folder<'_> {
     fn show(&self, value: &PathBuf) -> Json {
         value.to_string_lossy().into()
     }
+}
+
+/// A path that may be relative to `base`.
+pub(super) fn path_from(base: &Path, text: &str, wanted: &str) -> Result<PathBuf, String> {
+    let shown = quote(text);
+    if text.is_empty() {
+        return Err(format!("the path is empty; write {wanted}"));
+    }
+    if text.contains('\0') {
+        return Err(format!("{shown} has a NUL character; write {wanted}"));
+    }
+    if text == "~" || text.starts_with("~/") {
+        // Only shells know `~`; a folder of that name would surprise everyone.
+        return Err(format!("{shown} starts with `~`, which means nothing here; write the whole path"));
+    }
+    Ok(base.join(text))
 }
 
 /// A filter of log lines.

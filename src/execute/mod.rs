@@ -2,13 +2,17 @@
 
 pub(crate) mod closures;
 pub mod command;
+pub(crate) mod configured;
 mod detached;
+#[cfg(feature = "http")]
+pub mod http;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+pub use configured::SetupError;
 pub use detached::Report;
 
 use crate::job::{Failure, FailureReason, Job, JobId, LeaseToken, Output, Progress};

@@ -254,7 +254,9 @@ fn folders_and_stores() {
 fn commands() {
     refuses(
         "[kinds.a]",
-        &[r#"1:8: kinds.a: the kind has no `command`; add command = ["/path/to/program", "argument"]"#],
+        &[
+            r#"1:8: kinds.a: the kind has no handler; add command = ["/path/to/program", "argument"] or url = "https://example.org/jobs""#,
+        ],
     );
     refuses(
         "[kinds.a]\ncommand = []",
