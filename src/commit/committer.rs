@@ -177,6 +177,7 @@ impl Loop {
                 Some(report) = inbox.reports.recv() => reports.push(report),
                 Some(entry) = inbox.entries.recv() => entries.push(entry),
                 () = time_comes => {}
+                () = self.committer.metrics.health.asked() => {}
                 () = self.committer.draining.cancelled(), if !self.waiters.is_empty() => {}
                 () = inbox.ending.cancelled() => {}
             }
@@ -202,6 +203,7 @@ impl Loop {
         let now = self.committer.clock.now();
         self.let_go_of_waiters(now);
         let space = self.committer.store.space(now);
+        self.committer.metrics.health.disk(space);
         let mut batch = Batch {
             now,
             space,
