@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     commit::{Committer, Committing},
     config::{
-        KindDefaults, Settings, StoreSettings,
+        DiskSettings, KindDefaults, Settings, StoreSettings,
         names::{self, NameError},
     },
     dispatch::{Dispatch, Handlers},
@@ -229,9 +229,10 @@ impl ServerBuilder {
             seed: rand::random(),
             served_kinds: defaults.keys().cloned().collect(),
             declared_queues: self.settings.queues.clone(),
+            retention: self.settings.retention,
         };
-        let settings = self.settings.store.clone();
-        let store = tokio::task::spawn_blocking(move || open(&settings, setup))
+        let (settings, disk) = (self.settings.store.clone(), self.settings.disk.clone());
+        let store = tokio::task::spawn_blocking(move || open(&settings, disk, setup))
             .await
             .unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))?;
         let store = match self.around_store {
@@ -368,12 +369,16 @@ fn commands_lock(folder: &Path) -> PathBuf {
     folder.join(COMMANDS_LOCK)
 }
 
-fn open(settings: &StoreSettings, setup: EngineSetup) -> Result<Box<dyn Store>, ServeError> {
+fn open(
+    settings: &StoreSettings,
+    disk: DiskSettings,
+    setup: EngineSetup,
+) -> Result<Box<dyn Store>, ServeError> {
     match settings {
         StoreSettings::Memory => Ok(Box::new(MemoryStore::open(setup)?)),
         StoreSettings::Folder(folder) => {
             // The store's own lock comes first: only the one server of the folder may wait for commands.
-            let store = SqliteStore::open(folder, setup)?;
+            let store = SqliteStore::open_with(folder, disk, setup)?;
             command::wait_for_commands(&commands_lock(folder), COMMANDS_PATIENCE)?;
             Ok(Box::new(store))
         }
@@ -480,7 +485,9 @@ impl Running {
         drop((dispatch, reports));
         commit.end();
         // Dropping the store ends its checkpoint thread, too.
-        let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
+        if !ended.is_terminated() {
+            let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use std::{
 
 use jobmill::{
     config::{
-        Entry, Flags, HandlerSettings, Loaded, LogFormat, LogSettings, Place, Settings, StoreSettings,
-        Surroundings, WhenFull, keys, limits, load,
+        Entry, Flags, HandlerSettings, Keep, Loaded, LogFormat, LogSettings, Place, Retention, Settings,
+        StoreSettings, Surroundings, WhenFull, keys, limits, load,
     },
     job::RetryPolicy,
 };
@@ -79,6 +79,8 @@ fn every_setting_of_a_file_arrives() {
         data_dir = "jobs"
         drain_timeout = "1m 30s"
         log = { filter = "warn,jobmill=debug", format = "json" }
+        [retention]
+        succeeded = "6h"
         [queues.default]
         consumers = 0
         [queues.mail]
@@ -89,6 +91,7 @@ fn every_setting_of_a_file_arrives() {
         max_wait = "0s"
         max_waiters = 0
         accept_unknown_kinds = true
+        retention = { failed = "forever", expired = "0s" }
         [kinds."mail.send"]
         command = ["sh", "-c", "exit 0", ""]
         env = { TOKEN = "s3cret" }
@@ -119,6 +122,15 @@ fn every_setting_of_a_file_arrives() {
     assert_eq!((mail.max_jobs, mail.max_bytes, mail.consumers), (1_000, 2 << 20, 7));
     assert_eq!((mail.when_full, mail.max_wait, mail.max_waiters), (WhenFull::Reject, Duration::ZERO, 0));
     assert!(mail.accept_unknown_kinds);
+    let (hours, day) = (Keep::For(Duration::from_secs(6 * 3600)), Keep::For(Duration::from_secs(86_400)));
+    assert_eq!(settings.retention, Retention { succeeded: hours, ..Retention::default() });
+    let expected = Retention {
+        succeeded: hours,
+        failed: Keep::Forever,
+        cancelled: day,
+        expired: Keep::For(Duration::ZERO),
+    };
+    assert_eq!(mail.retention.over(settings.retention), expected);
 
     let kind = &settings.kinds["mail.send"];
     let HandlerSettings::Command(command) = &kind.handler else { panic!("{kind:?}") };
@@ -332,7 +344,7 @@ fn the_documentation_has_every_key_with_its_default() {
         let expected = match &*default {
             "required" => continue,
             "one a core" => jobmill::config::QueueSettings::default().consumers.to_string(),
-            "the server's own" | "the public ones" => "null".to_owned(),
+            "the server's own" | "the public ones" | "as the server's" => "null".to_owned(),
             default => default.replace("~/", "/home/ada/"),
         };
         let actual = actual.value.as_str().map_or_else(|| actual.value.to_string(), str::to_owned);
@@ -403,6 +415,12 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     drain_timeout                        30s                 default
     log.filter                           info                default
     log.format                           text                default
+    disk.ballast                         16MiB               default
+    disk.min_free                        64MiB               default
+    retention.succeeded                  1day                default
+    retention.failed                     14days              default
+    retention.cancelled                  1day                default
+    retention.expired                    1day                default
     queues.default.max_jobs              100000              default
     queues.default.max_bytes             1GiB                default
     queues.default.consumers             2                   jobmill.toml:2:13
@@ -410,6 +428,10 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     queues.default.max_wait              30s                 default
     queues.default.max_waiters           1000                default
     queues.default.accept_unknown_kinds  false               default
+    queues.default.retention.succeeded   -                   default
+    queues.default.retention.failed      -                   default
+    queues.default.retention.cancelled   -                   default
+    queues.default.retention.expired     -                   default
     kinds."a.b".command                  ["/bin/sh", "a b"]  jobmill.toml:4:11
     kinds."a.b".env                      ["TOKEN"]           jobmill.toml:5:1
     kinds."a.b".env_allow                []                  default

@@ -18,6 +18,8 @@ use crate::{
 const DOMAIN: &str = "jobmill";
 /// When to come back to a full queue.
 const RETRY_FULL_AFTER: Duration = Duration::from_secs(1);
+/// A disk is seldom cleared sooner.
+const RETRY_DISK_AFTER: Duration = Duration::from_secs(5);
 /// All faults of a request are told, until they take so many bytes; the others are counted.
 const FAULTS_BYTES: usize = 2_048;
 const MESSAGE_MAX_BYTES: usize = 1_024;
@@ -104,6 +106,13 @@ pub(super) fn queue_full(full: &QueueFull, too_many_waiters: bool) -> Status {
     })
 }
 
+fn disk_full(refusal: impl std::fmt::Display) -> Status {
+    status(Code::ResourceExhausted, "DISK_FULL", refusal, |details| {
+        details.set_retry_info(Some(RETRY_DISK_AFTER));
+        details.add_quota_failure_violation("disk", "no space is left where the server keeps its jobs");
+    })
+}
+
 pub(super) fn credit_exceeded(items: usize, credit: usize) -> Status {
     let message = format!(
         "a message has {items} items, and the client has {credit} credits left: send no more items than the server's \
@@ -150,6 +159,7 @@ impl From<OfferRefusal> for Status {
                     details.add_quota_failure_violation(format!("queue:{queue}"), limit);
                 })
             }
+            OfferRefusal::DiskFull => disk_full(&refusal),
             OfferRefusal::TooManyKinds(max) => {
                 status(Code::ResourceExhausted, "TOO_MANY_KINDS", &refusal, |details| {
                     details.add_quota_failure_violation("kinds", format!("at most {max}"));
@@ -189,9 +199,16 @@ impl From<ControlRefusal> for Status {
                     details.add_quota_failure_violation("consumers", format!("at most {max}"));
                 })
             }
+            ControlRefusal::TooManyRetentionTimes(max) => {
+                status(Code::ResourceExhausted, "TOO_MANY_RETENTION_TIMES", &refusal, |details| {
+                    details
+                        .add_quota_failure_violation("retention", format!("at most {max} different times"));
+                })
+            }
             ControlRefusal::RequestMismatch => {
                 status(Code::AlreadyExists, "REQUEST_ID_REUSED", &refusal, |_| {})
             }
+            ControlRefusal::DiskFull => disk_full(&refusal),
             ControlRefusal::QueueFull(full) => queue_full(full, false),
         }
     }

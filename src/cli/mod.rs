@@ -302,7 +302,7 @@ mod tests {
         submit k --output-lines: error: the following required arguments were not provided: --watch
         submit k --stream: error: the argument '[KIND]' cannot be used with '--stream [<FILE>]'
         submit k --fail-fast: error: the argument '[KIND]' cannot be used with '--fail-fast'
-        watch --state BUSY: error: invalid value 'BUSY' for '--state <STATE>': one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED
+        watch --state BUSY: error: invalid value 'BUSY' for '--state <STATE>': one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED, EXPIRED
         watch 1 --from-token *: error: invalid value '*' for '--from-token <TOKEN>': not a resume token: it is the base64 text that watch wrote
         list --created-after yesterday: error: invalid value 'yesterday' for '--created-after <TIME>': write it like 2030-01-31T12:00:00Z or 2030-01-31T12:00:00+02:00
         queue: Manage queues

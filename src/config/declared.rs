@@ -1,27 +1,42 @@
 //! The queues and kinds that a file declares.
 
-use std::{collections::BTreeMap, ffi::OsStr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    path::Path,
+};
 
 use toml::de::DeTable;
 
 #[cfg(feature = "http")]
 use super::endpoint::endpoint;
 use super::{
-    CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, Entry, HandlerSettings, KindDefaults, KindSettings,
-    QueueSettings, WhenFull,
+    CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, Entry, HandlerSettings, Keep, KindDefaults,
+    KindSettings, QueueRetention, QueueSettings, Retention, WhenFull,
     fault::Place,
     limits,
     names::{NameError, check_free_kind_name, check_queue_name},
     program,
-    rules::{Bool, Choice, DurationIn, FloatIn, Folder, IntIn, Rule, SizeIn},
+    rules::{Bool, Choice, DurationIn, FloatIn, Folder, IntIn, KeepIn, Rule, SizeIn},
     section::{Reading, Section},
     surroundings::Surroundings,
 };
 use crate::job::RetryPolicy;
 
 /// The keys of `[queues.NAME]`.
-pub(super) const QUEUE_KEYS: [&str; 7] =
-    ["max_jobs", "max_bytes", "consumers", "when_full", "max_wait", "max_waiters", "accept_unknown_kinds"];
+pub(super) const QUEUE_KEYS: [&str; 8] = [
+    "max_jobs",
+    "max_bytes",
+    "consumers",
+    "when_full",
+    "max_wait",
+    "max_waiters",
+    "accept_unknown_kinds",
+    "retention",
+];
+
+/// The keys of `[retention]`, and of `[queues.NAME.retention]`.
+pub(super) const RETENTION_KEYS: [&str; 4] = ["succeeded", "failed", "cancelled", "expired"];
 
 /// The keys of `[kinds."NAME"]`, in the order of the documentation.
 pub(super) fn kind_keys() -> impl Iterator<Item = &'static str> {
@@ -124,6 +139,61 @@ fn queue(section: &Section<'_>, reading: &mut Reading<'_>) -> QueueSettings {
             default.accept_unknown_kinds,
             reading,
         ),
+        retention: queue_retention(section, reading),
+    }
+}
+
+/// How long ended jobs are kept where their queue does not say.
+pub(super) fn retention(root: &Section<'_>, reading: &mut Reading<'_>) -> Retention {
+    let table = root.table("retention", reading);
+    let section = Section::open("retention".to_owned(), table, &RETENTION_KEYS, reading);
+    let (rule, default) = (KeepIn(limits::KEEP), Retention::default());
+    Retention {
+        succeeded: section.setting("succeeded", &rule, default.succeeded, reading),
+        failed: section.setting("failed", &rule, default.failed, reading),
+        cancelled: section.setting("cancelled", &rule, default.cancelled, reading),
+        expired: section.setting("expired", &rule, default.expired, reading),
+    }
+}
+
+fn queue_retention(section: &Section<'_>, reading: &mut Reading<'_>) -> QueueRetention {
+    let table = section.table("retention", reading);
+    let section = Section::open(section.key("retention"), table, &RETENTION_KEYS, reading);
+    let rule = KeepIn(limits::KEEP);
+    let mut keep = |state: &str| {
+        let found = section.read(state, &rule, reading);
+        let (shown, place) =
+            found.as_ref().map_or((serde_json::Value::Null, Place::Default), |(keep, place)| {
+                (rule.show(keep), place.clone())
+            });
+        reading.entry(section.key(state), shown, place);
+        found.map(|(keep, _)| keep)
+    };
+    QueueRetention {
+        succeeded: keep("succeeded"),
+        failed: keep("failed"),
+        cancelled: keep("cancelled"),
+        expired: keep("expired"),
+    }
+}
+
+/// Each time costs the store a walk of its own.
+pub(super) fn check_times(
+    root: &Section<'_>,
+    server: Retention,
+    queues: &BTreeMap<String, QueueSettings>,
+    reading: &mut Reading<'_>,
+) {
+    let all = queues.values().map(|queue| queue.retention.over(server)).chain([server]);
+    let times: BTreeSet<Keep> =
+        all.flat_map(|all| [all.succeeded, all.failed, all.cancelled, all.expired]).collect();
+    let times = times.into_iter().filter(|keep| *keep != Keep::Forever).count();
+    if times > limits::KEEP_TIMES_MAX {
+        let message = format!(
+            "all queues together keep ended jobs for {times} different times, the limit is {}; use fewer",
+            limits::KEEP_TIMES_MAX
+        );
+        reading.fault_at(&root.key_span("queues"), "queues", message);
     }
 }
 

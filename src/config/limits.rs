@@ -6,6 +6,8 @@ const SECOND: u64 = 1;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
+/// 365.25 days, as in `10years`.
+const YEAR: u64 = DAY * 1461 / 4;
 
 /// How many queues there may be.
 pub const QUEUES_MAX: usize = 1_000;
@@ -24,6 +26,16 @@ pub const QUEUE_CONSUMERS: RangeInclusive<u32> = 0..=10_000;
 pub const QUEUE_MAX_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * MINUTE);
 /// How many submissions may wait for room.
 pub const QUEUE_MAX_WAITERS: RangeInclusive<u32> = 0..=10_000;
+
+/// How much space a file may keep for what must be written to a full disk.
+pub const BALLAST_BYTES: RangeInclusive<u64> = 0..=1 << 30;
+/// How much space may have to be free for new jobs to be taken.
+pub const MIN_FREE_BYTES: RangeInclusive<u64> = 0..=1 << 40;
+
+/// How long ended jobs may be kept, if not for ever.
+pub const KEEP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * YEAR);
+/// How many different times all queues and the server's own retention may name: each costs the store a walk of its own.
+pub const KEEP_TIMES_MAX: usize = 32;
 
 /// How many attempts of a job may start.
 pub const MAX_ATTEMPTS: RangeInclusive<u32> = 1..=1_000;

@@ -10,16 +10,20 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    Entry, LogFormat, LogSettings, Settings, StoreSettings,
-    declared::{Context, QUEUE_KEYS, RETRY_KEYS, kind_keys, kinds, queues},
+    DiskSettings, Entry, LogFormat, LogSettings, Settings, StoreSettings,
+    declared::{
+        Context, QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kind_keys, kinds, queues, retention,
+    },
     fault::{Fault, Faults, Place, Source},
     limits,
-    rules::{Bool, Choice, DurationIn, Folder, LogFilter, Loopback, Rule, quote},
+    rules::{Bool, Choice, DurationIn, Folder, LogFilter, Loopback, Rule, SizeIn, quote},
     section::{Reading, Section},
     surroundings::Surroundings,
 };
 
-const ROOT_KEYS: [&str; 7] = ["listen", "data_dir", "memory", "drain_timeout", "log", "queues", "kinds"];
+const ROOT_KEYS: [&str; 9] =
+    ["listen", "data_dir", "memory", "drain_timeout", "log", "disk", "retention", "queues", "kinds"];
+const DISK_KEYS: [&str; 2] = ["ballast", "min_free"];
 const LOG_KEYS: [&str; 2] = ["filter", "format"];
 const LOG_FORMAT: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
 
@@ -86,23 +90,43 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let drain_timeout = layers.setting(&root, drain, &rule, defaults.drain_timeout);
     let log = layers.log(&root, flags);
 
+    let disk = disk(&root, &mut reading);
+    let retention = retention(&root, &mut reading);
     let queues = queues(&root, &mut reading);
+    check_times(&root, retention, &queues, &mut reading);
     let kinds = kinds(&root, &context, &mut reading);
     let Reading { faults, entries, .. } = reading;
     Faults::check(faults)?;
     Ok(Loaded {
-        settings: Settings { listen, store, drain_timeout, queues, kinds },
+        settings: Settings { listen, store, drain_timeout, disk, retention, queues, kinds },
         log,
         file: source.map(|source| source.path().to_owned()),
         entries,
     })
 }
 
+fn disk(root: &Section<'_>, reading: &mut Reading<'_>) -> DiskSettings {
+    let table = root.table("disk", reading);
+    let section = Section::open("disk".to_owned(), table, &DISK_KEYS, reading);
+    let DiskSettings { ballast_bytes, min_free_bytes, vfs } = DiskSettings::default();
+    let mut size = |key, limits, default| section.setting(key, &SizeIn(limits), default, reading);
+    DiskSettings {
+        ballast_bytes: size("ballast", limits::BALLAST_BYTES, ballast_bytes),
+        min_free_bytes: size("min_free", limits::MIN_FREE_BYTES, min_free_bytes),
+        vfs,
+    }
+}
+
 /// Every key that a file may have, with `NAME` for the names that the operator chooses.
 pub fn keys() -> impl Iterator<Item = String> {
     let root = ["listen", "data_dir", "memory", "drain_timeout"].into_iter().map(str::to_owned);
     root.chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
-        .chain(QUEUE_KEYS.into_iter().map(|key| format!("queues.NAME.{key}")))
+        .chain(DISK_KEYS.into_iter().map(|key| format!("disk.{key}")))
+        .chain(RETENTION_KEYS.into_iter().map(|key| format!("retention.{key}")))
+        .chain(
+            QUEUE_KEYS.into_iter().filter(|key| *key != "retention").map(|key| format!("queues.NAME.{key}")),
+        )
+        .chain(RETENTION_KEYS.into_iter().map(|key| format!("queues.NAME.retention.{key}")))
         .chain(kind_keys().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
         .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))
 }

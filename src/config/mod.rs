@@ -54,6 +54,10 @@ pub struct Settings {
     pub store: StoreSettings,
     /// How long a stopping server waits for running attempts.
     pub drain_timeout: Duration,
+    /// What is done about a disk that fills up.
+    pub disk: DiskSettings,
+    /// How long ended jobs are kept where their queue does not say.
+    pub retention: Retention,
     /// The queues that the file declares, by name.
     pub queues: BTreeMap<String, QueueSettings>,
     /// The kinds that the file declares, by name.
@@ -68,6 +72,8 @@ impl Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7733)),
             store,
             drain_timeout: Duration::from_secs(30),
+            disk: DiskSettings::default(),
+            retention: Retention::default(),
             queues: BTreeMap::from([(DEFAULT_QUEUE.to_owned(), QueueSettings::default())]),
             kinds: BTreeMap::new(),
         }
@@ -118,6 +124,24 @@ pub enum StoreSettings {
     Folder(PathBuf),
 }
 
+/// What is done about a disk that fills up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// Space in bytes that a file keeps for the ends of attempts, cancels and deletes.
+    pub ballast_bytes: u64,
+    /// No new jobs are taken while the file system has less space than this, in bytes.
+    pub min_free_bytes: u64,
+    /// The name of a SQLite VFS that this process has registered; absent: the system's own. For tests of faults: no
+    /// configuration file can say it.
+    pub vfs: Option<String>,
+}
+
+impl Default for DiskSettings {
+    fn default() -> Self {
+        DiskSettings { ballast_bytes: 16 << 20, min_free_bytes: 64 << 20, vfs: None }
+    }
+}
+
 /// How a queue is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueSettings {
@@ -135,6 +159,64 @@ pub struct QueueSettings {
     pub max_waiters: u32,
     /// Whether kinds that have no handler here are accepted.
     pub accept_unknown_kinds: bool,
+    /// How long its ended jobs are kept, where that differs from the server's own times.
+    pub retention: QueueRetention,
+}
+
+/// How long something is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keep {
+    /// For so long.
+    For(Duration),
+    /// Until somebody deletes it.
+    Forever,
+}
+
+/// How long ended jobs are kept, by the state in which they ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// SUCCEEDED ones.
+    pub succeeded: Keep,
+    /// FAILED ones.
+    pub failed: Keep,
+    /// CANCELLED ones.
+    pub cancelled: Keep,
+    /// EXPIRED ones.
+    pub expired: Keep,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        const DAY: Keep = Keep::For(Duration::from_secs(24 * 3600));
+        const FORTNIGHT: Keep = Keep::For(Duration::from_secs(14 * 24 * 3600));
+        Retention { succeeded: DAY, failed: FORTNIGHT, cancelled: DAY, expired: DAY }
+    }
+}
+
+/// How long a queue's ended jobs are kept. What is absent is as the server has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueRetention {
+    /// SUCCEEDED ones.
+    pub succeeded: Option<Keep>,
+    /// FAILED ones.
+    pub failed: Option<Keep>,
+    /// CANCELLED ones.
+    pub cancelled: Option<Keep>,
+    /// EXPIRED ones.
+    pub expired: Option<Keep>,
+}
+
+impl QueueRetention {
+    /// The times that hold for the queue on a server with these times of its own.
+    #[must_use]
+    pub fn over(self, server: Retention) -> Retention {
+        Retention {
+            succeeded: self.succeeded.unwrap_or(server.succeeded),
+            failed: self.failed.unwrap_or(server.failed),
+            cancelled: self.cancelled.unwrap_or(server.cancelled),
+            expired: self.expired.unwrap_or(server.expired),
+        }
+    }
 }
 
 /// What to do when a queue is full.
@@ -156,6 +238,7 @@ impl Default for QueueSettings {
             max_wait: Duration::from_secs(30),
             max_waiters: 1_000,
             accept_unknown_kinds: false,
+            retention: QueueRetention::default(),
         }
     }
 }

@@ -14,7 +14,10 @@ use std::{
 use serde_json::Value as Json;
 use toml::de::DeValue;
 
-use super::units::{parse_duration, parse_size, show_duration, show_size};
+use super::{
+    Keep,
+    units::{parse_duration, parse_size, show_duration, show_size},
+};
 
 /// What a setting may be.
 pub(super) trait Rule {
@@ -106,6 +109,37 @@ impl Rule for DurationIn {
         show_duration(*value).into()
     }
 }
+
+/// How long ended jobs are kept: a duration, or for ever.
+pub(super) struct KeepIn(pub(super) RangeInclusive<Duration>);
+
+impl Rule for KeepIn {
+    type Value = Keep;
+
+    fn wanted(&self) -> String {
+        let (least, most) = (show_duration(*self.0.start()), show_duration(*self.0.end()));
+        format!("a duration from {least} to {most}, such as \"7days\", or \"forever\"")
+    }
+
+    fn text(&self, text: &str) -> Result<Keep, String> {
+        if text == FOREVER {
+            return Ok(Keep::Forever);
+        }
+        let Some(duration) = parse_duration(text) else {
+            return Err(format!("{} is not a duration; write {}", quote(text), self.wanted()));
+        };
+        within(duration, &self.0, &quote(text), |limit| show_duration(*limit), &self.wanted()).map(Keep::For)
+    }
+
+    fn show(&self, value: &Keep) -> Json {
+        match value {
+            Keep::For(duration) => show_duration(*duration).into(),
+            Keep::Forever => FOREVER.into(),
+        }
+    }
+}
+
+const FOREVER: &str = "forever";
 
 /// A size in bytes.
 pub(super) struct SizeIn(pub(super) RangeInclusive<u64>);

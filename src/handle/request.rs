@@ -73,6 +73,12 @@ impl JobRequest {
         self
     }
 
+    /// If no attempt has started by this instant, the job ends as EXPIRED.
+    pub fn expires_at(mut self, instant: impl Into<Timestamp>) -> Self {
+        self.draft.expire_time = Some(instant.into());
+        self
+    }
+
     /// How many attempts may start: 1 to 1,000. With 1, at most one ever does.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.draft.max_attempts = (attempts > 0).then_some(attempts);

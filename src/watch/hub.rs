@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::OutputLine;
+use super::{OutputLine, topics::Feeds};
 use crate::{
     job::{JobId, Position},
     store::Change,
@@ -30,6 +30,8 @@ pub struct Hub {
     ring: RwLock<Ring>,
     end: watch::Sender<Position>,
     mailboxes: Mutex<HashMap<JobId, Vec<Arc<Mailbox>>>>,
+    /// For watchers by filter.
+    pub(super) feeds: Mutex<Feeds>,
     closing: CancellationToken,
 }
 
@@ -102,6 +104,7 @@ impl Hub {
             ring: RwLock::new(Ring { changes: VecDeque::new(), after: end }),
             end: watch::Sender::new(end),
             mailboxes: Mutex::default(),
+            feeds: Mutex::new(Feeds::new(end)),
             closing: CancellationToken::new(),
         }
     }
@@ -123,6 +126,7 @@ impl Hub {
                 }
             }
         }
+        self.feeds.lock().give(&changes, end);
         {
             let mut ring = self.ring.write();
             ring.changes.extend(changes);

@@ -17,7 +17,9 @@ fn keys() {
     refuses("drain-timeout = '1s'", &["1:1: drain-timeout: unknown key; did you mean `drain_timeout`?"]);
     refuses(
         "port = 1",
-        &["1:1: port: unknown key; known here: listen, data_dir, memory, drain_timeout, log, queues, kinds"],
+        &[
+            "1:1: port: unknown key; known here: listen, data_dir, memory, drain_timeout, log, disk, retention, queues, kinds",
+        ],
     );
     refuses("[queue.mail]", &["1:2: queue: unknown key; did you mean `queues`?"]);
     refuses("log.fliter = 'info'", &["1:5: log.fliter: unknown key; did you mean `filter`?"]);
@@ -32,7 +34,7 @@ fn keys() {
     refuses(
         "\"a\\u001b[31m\" = 1",
         &[
-            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, data_dir, memory, drain_timeout, log, queues, kinds"#,
+            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, data_dir, memory, drain_timeout, log, disk, retention, queues, kinds"#,
         ],
     );
 }
@@ -317,5 +319,26 @@ fn no_home_and_no_data_folder() {
     assert_eq!(
         desk.faults(),
         "default: data_dir: there is no default without HOME; write the path of a folder, or memory = true"
+    );
+}
+
+#[test]
+fn times_of_retention_that_cannot_be() {
+    let desk = Desk::new(
+        "[retention]\nsucceeded = 'never'\nfailed = '3653days'\ncancelled = 5\nexpird = '1h'\n\
+         [queues.a]\nretention = { failed = 'always' }\n[queues.b]\nretention = '1h'",
+    );
+    insta::assert_snapshot!(desk.faults(), @r#"
+    jobmill.toml:2:13: retention.succeeded: "never" is not a duration; write a duration from 0s to 10years, such as "7days", or "forever"
+    jobmill.toml:3:10: retention.failed: "3653days" is over the limit of 10years; write a duration from 0s to 10years, such as "7days", or "forever"
+    jobmill.toml:4:13: retention.cancelled: 5 is a number; write a duration from 0s to 10years, such as "7days", or "forever"
+    jobmill.toml:5:1: retention.expird: unknown key; did you mean `expired`?
+    jobmill.toml:7:24: queues.a.retention.failed: "always" is not a duration; write a duration from 0s to 10years, such as "7days", or "forever"
+    jobmill.toml:9:13: queues.b.retention: this is no table; write [queues.b.retention]
+    "#);
+    let queues = (0..31).map(|n| format!("[queues.q{n}]\nretention.failed = '{n}s'\n")).collect::<String>();
+    assert_eq!(
+        Desk::new(&queues).faults(),
+        "jobmill.toml:1:2: queues: all queues together keep ended jobs for 33 different times, the limit is 32; use fewer"
     );
 }

@@ -7,9 +7,10 @@ use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{
+    Options,
+    load::{read_one_job, read_queues, read_tallies},
     open_connection,
     row::{JOB_COLUMNS, TOMBSTONE_COLUMNS, bytes, read_job, read_json, read_tombstone},
-    writer::{read_one_job, read_queues, read_tallies},
 };
 use crate::{
     clock::Timestamp,
@@ -25,6 +26,7 @@ const CONNECTIONS_MAX: usize = 4;
 
 pub(super) struct SqliteReader {
     path: PathBuf,
+    options: Options,
     names: Arc<Names>,
     identity: Identity,
     pool: Mutex<Pool>,
@@ -51,8 +53,8 @@ struct Pool {
 }
 
 impl SqliteReader {
-    pub(super) fn new(path: PathBuf, names: Arc<Names>, identity: Identity) -> Self {
-        SqliteReader { path, names, identity, pool: Mutex::default(), returned: Condvar::new() }
+    pub(super) fn new(path: PathBuf, options: Options, names: Arc<Names>, identity: Identity) -> Self {
+        SqliteReader { path, options, names, identity, pool: Mutex::default(), returned: Condvar::new() }
     }
 
     /// Runs `read` in one read transaction.
@@ -74,7 +76,7 @@ impl SqliteReader {
                 return Ok(connection);
             }
             if pool.open < CONNECTIONS_MAX {
-                let connection = open_connection(&self.path)?;
+                let connection = open_connection(&self.path, &self.options)?;
                 connection.pragma_update(None, "query_only", true)?;
                 pool.open += 1;
                 return Ok(connection);
