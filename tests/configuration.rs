@@ -18,7 +18,7 @@ use std::{
 use jobmill::{
     config::{
         Entry, Flags, HandlerSettings, Keep, Loaded, LogFormat, LogSettings, Place, Retention, Settings,
-        StoreSettings, Surroundings, WhenFull, keys, limits, load,
+        StoreSettings, Surroundings, TracesSettings, WhenFull, keys, limits, load,
     },
     job::RetryPolicy,
 };
@@ -79,6 +79,8 @@ fn every_setting_of_a_file_arrives() {
         data_dir = "jobs"
         drain_timeout = "1m 30s"
         log = { filter = "warn,jobmill=debug", format = "json" }
+        metrics.listen = "127.0.0.1:9773"
+        traces = { endpoint = "https://collector:4317", sample_ratio = 0.25 }
         [retention]
         succeeded = "6h"
         [queues.default]
@@ -114,6 +116,9 @@ fn every_setting_of_a_file_arrives() {
     assert_eq!(settings.listen, "[::1]:0".parse().unwrap());
     assert_eq!(settings.store, StoreSettings::Folder(desk.path("jobs")));
     assert_eq!(settings.drain_timeout, Duration::from_secs(90));
+    assert_eq!(settings.metrics_listen, Some("127.0.0.1:9773".parse().unwrap()));
+    let collector = Some("https://collector:4317".to_owned());
+    assert_eq!(settings.traces, TracesSettings { endpoint: collector, sample_ratio: 0.25 });
     assert_eq!(settings.queues.keys().collect::<Vec<_>>(), ["default", "mail"]);
     assert_eq!(settings.queues["default"].consumers, 0);
     assert_eq!(settings.queues["default"].max_jobs, 100_000);
@@ -413,6 +418,9 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     data_dir                             -                   default
     memory                               true                flag --memory
     drain_timeout                        30s                 default
+    metrics.listen                       off                 default
+    traces.endpoint                      off                 default
+    traces.sample_ratio                  1.0                 default
     log.filter                           info                default
     log.format                           text                default
     disk.ballast                         16MiB               default

@@ -49,6 +49,9 @@ pub const RETRY_MULTIPLIER: RangeInclusive<f64> = 1.0..=100.0;
 /// How large the random part of a delay may be.
 pub const RETRY_JITTER: RangeInclusive<f64> = 0.0..=1.0;
 
+/// Of submissions without a trace context, how many may begin a trace.
+pub const SAMPLE_RATIO: RangeInclusive<f64> = 0.0..=1.0;
+
 /// How long a stopping server may wait for running attempts.
 pub const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(HOUR);
 

@@ -12,6 +12,7 @@ mod http;
 pub mod limits;
 mod load;
 pub mod names;
+mod paths;
 mod program;
 mod rules;
 mod section;
@@ -54,6 +55,10 @@ pub struct Settings {
     pub store: StoreSettings,
     /// How long a stopping server waits for running attempts.
     pub drain_timeout: Duration,
+    /// Where metrics and health are served over HTTP, if they are. Loopback only, for now.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where traces go.
+    pub traces: TracesSettings,
     /// What is done about a disk that fills up.
     pub disk: DiskSettings,
     /// How long ended jobs are kept where their queue does not say.
@@ -72,11 +77,30 @@ impl Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7733)),
             store,
             drain_timeout: Duration::from_secs(30),
+            metrics_listen: None,
+            traces: TracesSettings::default(),
             disk: DiskSettings::default(),
             retention: Retention::default(),
             queues: BTreeMap::from([(DEFAULT_QUEUE.to_owned(), QueueSettings::default())]),
             kinds: BTreeMap::new(),
         }
+    }
+}
+
+/// Where traces go, and which.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TracesSettings {
+    /// The collector's URL, which takes OTLP over gRPC: `http://host:port` or `https://host:port`. Without one nothing
+    /// is recorded. Needs the cargo feature `otel`.
+    pub endpoint: Option<String>,
+    /// Of the submissions that come without a trace context, so many begin a trace: 0 to 1, and at most 100 a second.
+    /// Those that come with one are recorded if it says so.
+    pub sample_ratio: f64,
+}
+
+impl Default for TracesSettings {
+    fn default() -> Self {
+        TracesSettings { endpoint: None, sample_ratio: 1.0 }
     }
 }
 

@@ -11,8 +11,10 @@ mod drain;
 mod execution;
 #[cfg(feature = "http")]
 mod http_handlers;
+mod metrics;
 mod queues;
 mod submit;
+mod traces;
 mod watch;
 
 #[path = "../support/mod.rs"]

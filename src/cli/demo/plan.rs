@@ -7,7 +7,7 @@ use jobmill::{
     clock::Timestamp,
     config::{
         CommandSettings, HandlerSettings, KindDefaults, KindSettings, QueueSettings, Settings, StoreSettings,
-        WhenFull,
+        TracesSettings, WhenFull,
     },
     proto::v1::{JobSpec, JobState, RetryPolicy},
 };
@@ -120,6 +120,8 @@ pub(super) fn settings(folder: &Path, program: &str) -> Settings {
     Settings {
         listen: ([127, 0, 0, 1], 0).into(),
         drain_timeout: Duration::from_secs(10),
+        metrics_listen: None,
+        traces: TracesSettings::default(),
         queues: [
             (FILES_QUEUE.to_owned(), queue(None)),
             (SPECIAL_QUEUE.to_owned(), queue(Some(Role::SPECIAL.len() as u32))),
