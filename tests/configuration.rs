@@ -349,7 +349,7 @@ fn the_documentation_has_every_key_with_its_default() {
         let expected = match &*default {
             "required" => continue,
             "one a core" => jobmill::config::QueueSettings::default().consumers.to_string(),
-            "the server's own" | "the public ones" | "as the server's" => "null".to_owned(),
+            "the server's own" | "as the server's" | "the public ones" => "null".to_owned(),
             default => default.replace("~/", "/home/ada/"),
         };
         let actual = actual.value.as_str().map_or_else(|| actual.value.to_string(), str::to_owned);
