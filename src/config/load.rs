@@ -17,9 +17,9 @@ use super::{
     },
     fault::{Fault, Faults, Place, Source},
     limits,
+    paths::Folder,
     rules::{
-        Bool, Choice, CollectorUrl, DurationIn, FloatIn, Folder, LogFilter, Loopback, OrOff, Rule, SizeIn,
-        quote,
+        Bool, Choice, CollectorUrl, DurationIn, FloatIn, LogFilter, Loopback, OrOff, Rule, SizeIn, quote,
     },
     section::{Reading, Section},
     surroundings::Surroundings,

@@ -12,6 +12,7 @@ mod http;
 pub mod limits;
 mod load;
 pub mod names;
+mod paths;
 mod program;
 mod rules;
 mod section;
