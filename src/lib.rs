@@ -14,11 +14,16 @@ mod dispatch;
 pub mod execute;
 pub mod handle;
 pub mod job;
+mod metrics;
 pub mod proto;
 pub mod serve;
 pub mod store;
+mod traces;
 pub mod transition;
 pub mod watch;
+
+pub use metrics::{MetricsError, PageError};
+pub use traces::TracesError;
 
 /// The README's Rust code is compiled with the other tests.
 #[cfg(doctest)]

@@ -1,8 +1,9 @@
 //! Wiring and shutdown: a server from its settings to its end.
 
+mod running;
+
 use std::{
     collections::HashMap,
-    convert::Infallible,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,26 +11,30 @@ use std::{
 };
 
 pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::Instant};
+use running::Running;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Admission, Queues},
     api::{self, Core},
     clock::Clock,
-    commit::{Committer, Committing},
+    commit::Committer,
     config::{
         DiskSettings, KindDefaults, Settings, StoreSettings,
         names::{self, NameError},
     },
     dispatch::{Dispatch, Handlers},
     execute::{
-        Handler,
+        Handler, SetupError,
         closures::{ClosureHandler, Closures},
-        command::{self, CommandHandler, WaitError},
+        command::{self, WaitError},
+        configured::Common,
     },
     handle::{self, Handle},
+    metrics::{Health, Metrics, MetricsError, Page, endpoint},
     store::{EngineSetup, Reads, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+    traces::{Traces, TracesError},
     watch::{Hub, TokenIssuer},
 };
 
@@ -37,12 +42,6 @@ use crate::{
 const HANDOUTS_MAX: usize = 200_000;
 /// How long a starting server waits for the commands of one that was killed.
 const COMMANDS_PATIENCE: Duration = Duration::from_secs(30);
-/// Attempts are asked to stop so long before a drain's deadline, or a quarter of the drain if that is shorter.
-const STOP_GRACE_MAX: Duration = Duration::from_secs(5);
-/// How long answers may take to reach their callers once nothing is left to do,
-const FAREWELL_MAX: Duration = Duration::from_secs(2);
-/// and how long they have even where the deadline has come.
-const FAREWELL_MIN: Duration = Duration::from_millis(250);
 /// The lock that commands of a killed server hold until they are gone.
 const COMMANDS_LOCK: &str = "commands.lock";
 
@@ -63,6 +62,7 @@ pub struct ServerBuilder {
 #[derive(Debug)]
 pub struct Server {
     address: Option<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
     handle: Handle,
     stopper: Stopper,
     running: JoinHandle<Result<(), ServeError>>,
@@ -92,9 +92,14 @@ pub enum ServeError {
     /// Commands of an earlier server would not end.
     #[error(transparent)]
     Commands(#[from] WaitError),
-    /// The program that guards commands is not known.
-    #[error("can't find the program that guards commands")]
-    CommandGuard(#[source] std::io::Error),
+    /// A kind's handler can't be set up.
+    #[error("the kind `{kind}` can't be run")]
+    Handler {
+        /// The kind.
+        kind: String,
+        /// Why.
+        source: SetupError,
+    },
     /// A handler's kind can't have this name.
     #[error("the kind {kind:?} can't have a handler")]
     KindName {
@@ -109,6 +114,12 @@ pub enum ServeError {
     /// The gRPC server failed.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The metrics could not be set up.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// Traces can't be exported as the settings have it.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// A part of the server ended that never should.
     #[error("a part of the server ended unexpectedly: {0}")]
     Ended(String),
@@ -132,6 +143,12 @@ impl Server {
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// Where metrics and health are served, with the real port. `None` where they are not.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// Submits, watches and cancels from this process.
@@ -225,6 +242,7 @@ impl ServerBuilder {
             declared_queues: self.settings.queues.clone(),
             retention: self.settings.retention,
         };
+        let traces = Traces::start(&self.settings.traces)?;
         let (settings, disk) = (self.settings.store.clone(), self.settings.disk.clone());
         let store = tokio::task::spawn_blocking(move || open(&settings, disk, setup))
             .await
@@ -233,13 +251,8 @@ impl ServerBuilder {
             Some(around) => around(store),
             None => store,
         };
-        let listen = self.settings.listen;
-        let listening = |source| ServeError::Listen { address: listen, source };
-        let listener = match self.listens {
-            true => Some(TcpListener::bind(listen).await.map_err(listening)?),
-            false => None,
-        };
-        let address = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(listening)?;
+        let (listener, address) = bind(self.listens.then_some(self.settings.listen)).await?;
+        let (metrics_listener, metrics_address) = bind(self.settings.metrics_listen).await?;
 
         let reader = store.reader();
         let queues = Arc::new(Queues::default());
@@ -250,15 +263,25 @@ impl ServerBuilder {
         let draining = CancellationToken::new();
         let issuer = Arc::new(TokenIssuer::new(reader.identity()));
         let reads = Reads::new(reader);
+        let kinds = defaults.keys().map(String::as_str).filter(|kind| !names::is_reserved_kind(kind));
+        let metrics = Arc::new(Metrics::new(kinds, Health::new(draining.clone()))?);
         let committing = Committer {
             store,
             clock: self.clock.clone(),
             queues: Arc::clone(&queues),
             hub: Arc::clone(&hub),
             handouts: handout_sender,
+            metrics: Arc::clone(&metrics),
             draining: draining.clone(),
         }
         .start(tokio::runtime::Handle::current())?;
+        let page = Page {
+            metrics: Arc::clone(&metrics),
+            reads: reads.clone(),
+            queues: Arc::clone(&queues),
+            hub: Arc::clone(&hub),
+            clock: self.clock.clone(),
+        };
         let core = Core {
             admission: Arc::new(Admission::new(queues, defaults)),
             commit: committing.commit.clone(),
@@ -266,6 +289,8 @@ impl ServerBuilder {
             hub: Arc::clone(&hub),
             issuer,
             clock: self.clock,
+            metrics,
+            traces: traces.clone(),
             draining: draining.clone(),
         };
         let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
@@ -277,13 +302,17 @@ impl ServerBuilder {
             issuer: Arc::clone(&core.issuer),
             clock: core.clock.clone(),
             closures: Arc::clone(&closures),
+            page: page.clone(),
+            traces: traces.clone(),
             draining: stopper.drain.clone(),
         });
         let following = tokio::spawn(handle::follow(Arc::clone(&closures), Arc::clone(&hub), reads.clone()));
-        let dispatch = Arc::new(Dispatch::new(handlers, committing.reports.clone(), Arc::clone(&hub), reads));
+        let reports = committing.reports.clone();
+        let dispatch = Arc::new(Dispatch::new(handlers, reports, Arc::clone(&hub), reads, traces.clone()));
         let attempts = TaskTracker::new();
         let dispatched = CancellationToken::new();
         let farewell = CancellationToken::new();
+        let showing = metrics_listener.map(|listener| tokio::spawn(endpoint::serve(page, listener)));
         let running = Running {
             serving: tokio::spawn(serve(core, listener, farewell.clone())),
             dispatching: tokio::spawn(Arc::clone(&dispatch).run(
@@ -297,13 +326,21 @@ impl ServerBuilder {
             hub,
             closures,
             following,
+            showing,
+            traces,
             draining,
             dispatched,
             farewell,
             stopper: stopper.clone(),
             drain_timeout: self.settings.drain_timeout,
         };
-        Ok(Server { address, handle, stopper, running: tokio::spawn(running.until_the_end()) })
+        Ok(Server {
+            address,
+            metrics_address,
+            handle,
+            stopper,
+            running: tokio::spawn(running.until_the_end()),
+        })
     }
 
     /// What runs each kind, and what its jobs get by default.
@@ -317,20 +354,20 @@ impl ServerBuilder {
         handlers.insert(names::CLOSURE_KIND.into(), Arc::new(ClosureHandler(Arc::clone(closures))));
         let once = KindDefaults { max_attempts: 1, ..KindDefaults::default() };
         defaults.insert(names::CLOSURE_KIND.to_owned(), once);
-        let lock = match &self.settings.store {
-            StoreSettings::Memory => None,
-            StoreSettings::Folder(folder) => Some(commands_lock(folder)),
+        let common = Common {
+            command_guard: self.command_guard.as_ref(),
+            commands_lock: match &self.settings.store {
+                StoreSettings::Memory => None,
+                StoreSettings::Folder(folder) => Some(commands_lock(folder)),
+            },
+            clock: &self.clock,
         };
-        if !self.settings.kinds.is_empty() {
-            let guard = match &self.command_guard {
-                Some(program) => program.clone(),
-                None => command::this_program().map_err(ServeError::CommandGuard)?,
-            };
-            for (kind, settings) in &self.settings.kinds {
-                let handler = CommandHandler::new(settings.command.clone(), &guard, lock.clone());
-                handlers.insert(kind.as_str().into(), Arc::new(handler));
-                defaults.insert(kind.clone(), settings.defaults);
-            }
+        for (kind, settings) in &self.settings.kinds {
+            let handler = common
+                .handler(&settings.handler)
+                .map_err(|source| ServeError::Handler { kind: kind.clone(), source })?;
+            handlers.insert(kind.as_str().into(), handler);
+            defaults.insert(kind.clone(), settings.defaults);
         }
         for (kind, kind_defaults, handler) in &self.handlers {
             names::check_free_kind_name(kind)
@@ -342,6 +379,17 @@ impl ServerBuilder {
         }
         Ok((handlers, defaults))
     }
+}
+
+/// Listens, if there is an address for it, and says where.
+async fn bind(address: Option<SocketAddr>) -> Result<(Option<TcpListener>, Option<SocketAddr>), ServeError> {
+    let Some(address) = address else {
+        return Ok((None, None));
+    };
+    let failed = |source| ServeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let real = listener.local_addr().map_err(failed)?;
+    Ok((Some(listener), Some(real)))
 }
 
 /// Serves gRPC until `stopping` is cancelled, or waits for that where there is no port to serve it on.
@@ -377,117 +425,4 @@ fn open(
             Ok(Box::new(store))
         }
     }
-}
-
-/// The parts of a running server.
-struct Running {
-    serving: JoinHandle<Result<(), ApiError>>,
-    dispatching: JoinHandle<()>,
-    committing: Committing,
-    dispatch: Arc<Dispatch>,
-    attempts: TaskTracker,
-    hub: Arc<Hub>,
-    closures: Arc<Closures>,
-    /// Lets go of closures that are of no use any more.
-    following: JoinHandle<Infallible>,
-    /// Nothing more is claimed.
-    draining: CancellationToken,
-    /// Nothing more is handed out.
-    dispatched: CancellationToken,
-    /// No more calls are taken.
-    farewell: CancellationToken,
-    stopper: Stopper,
-    drain_timeout: Duration,
-}
-
-impl Running {
-    async fn until_the_end(mut self) -> Result<(), ServeError> {
-        let reason = tokio::select! {
-            () = self.stopper.drain.cancelled() => Ok(()),
-            ended = &mut self.committing.ended => Err(match ended {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(())) | Err(_) => ServeError::Ended("the committer".into()),
-            }),
-            ended = &mut self.serving => Err(match ended {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(())) | Err(_) => ServeError::Ended("the gRPC server".into()),
-            }),
-        };
-        if reason.is_err() {
-            // Nothing can be kept any more, or nobody can be reached: no time is given.
-            self.stopper.force();
-        }
-        self.drain().await;
-        reason
-    }
-
-    /// Ends at the deadline, give or take the moment that a cut takes.
-    async fn drain(self) {
-        let Running { mut serving, mut dispatching, committing, dispatch, attempts, hub, stopper, .. } = self;
-        let (closures, following) = (self.closures, self.following);
-        let Committing { commit, reports, mut ended } = committing;
-        let deadline = tokio::time::sleep(self.drain_timeout).deadline();
-        let stop_at = deadline - STOP_GRACE_MAX.min(self.drain_timeout / 4);
-        self.draining.cancel();
-        hub.close();
-        self.farewell.cancel();
-        let force = &stopper.force;
-
-        // After an empty batch nothing more is claimed; what was claimed before is on its way to dispatch. A disk that
-        // hangs must not hold up the drain.
-        tokio::select! {
-            () = commit.flush() => {}
-            () = tokio::time::sleep_until(deadline) => {}
-            () = force.cancelled() => {}
-        }
-        self.dispatched.cancel();
-        let _ = (&mut dispatching).await;
-        attempts.close();
-        tokio::select! {
-            () = attempts.wait() => {}
-            () = tokio::time::sleep_until(stop_at) => {
-                tracing::info!(attempts = attempts.len(), "asking running attempts to stop");
-                dispatch.stop();
-                tokio::select! {
-                    () = attempts.wait() => {}
-                    () = tokio::time::sleep_until(deadline) => {}
-                    () = force.cancelled() => {}
-                }
-            }
-            () = force.cancelled() => {}
-        }
-        if !attempts.is_empty() {
-            tracing::warn!(
-                attempts = attempts.len(),
-                "cutting off running attempts; their jobs are retried later"
-            );
-        }
-        dispatch.cut_off();
-        // A handler that never yields can't be cut off; it ends with the process.
-        let _ = tokio::time::timeout_at(farewell_until(deadline), attempts.wait()).await;
-        let farewell = async {
-            let _ = (&mut serving).await;
-        };
-        tokio::select! {
-            _ = tokio::time::timeout_at(farewell_until(deadline), farewell) => {}
-            () = force.cancelled() => {}
-        }
-        serving.abort();
-        following.abort();
-        // Handles may outlive the server; what closures own must not.
-        closures.close();
-        drop((dispatch, reports));
-        commit.end();
-        // Dropping the store ends its checkpoint thread, too.
-        if !ended.is_terminated() {
-            let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
-        }
-    }
-}
-
-/// When to stop waiting for the last answers: soon, and before the deadline if that leaves them any time.
-fn farewell_until(deadline: Instant) -> Instant {
-    let least = tokio::time::sleep(FAREWELL_MIN).deadline();
-    let most = tokio::time::sleep(FAREWELL_MAX).deadline();
-    deadline.clamp(least, most)
 }

@@ -61,6 +61,11 @@ impl Faults {
     }
 }
 
+/// The stable reason that a status carries; empty if it has none.
+pub(super) fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
 fn status(
     code: Code,
     reason: &str,

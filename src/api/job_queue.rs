@@ -18,6 +18,7 @@ use crate::{
     job::{Job, JobId},
     proto::v1::{self, job_queue_server::JobQueue},
     store::{Control, ControlDone, Offer, Page, RequestId, Scan, ScanOrder, StoreError},
+    traces::Submission,
     watch::ResumeToken,
 };
 
@@ -39,6 +40,27 @@ impl JobQueueApi {
 
     /// Offers checked drafts.
     async fn offer(
+        &self,
+        drafts: Vec<JobDraft>,
+        request_id: &str,
+        request: Option<RequestId>,
+        traceparent: &str,
+        when_full: Option<WhenFull>,
+        deadline: Option<Timestamp>,
+    ) -> Result<SubmitAnswer, Status> {
+        let (queue, kind) =
+            drafts.first().map_or(("", ""), |draft| (draft.queue.as_str(), draft.kind.as_str()));
+        let mut span = self.core.traces.submission(traceparent, queue, kind, self.core.clock.now());
+        let offered =
+            self.try_offer(drafts, request_id, request, span.traceparent(), when_full, deadline).await;
+        match &offered {
+            Ok(answer) => answered(&mut span, answer),
+            Err(status) => span.failed(&errors::reason(status)),
+        }
+        offered
+    }
+
+    async fn try_offer(
         &self,
         drafts: Vec<JobDraft>,
         request_id: &str,
@@ -96,6 +118,52 @@ impl JobQueueApi {
         }
     }
 
+    /// Submits a batch.
+    async fn submit_many(
+        &self,
+        call: Request<v1::SubmitBatchRequest>,
+    ) -> Result<v1::SubmitBatchResponse, Status> {
+        let deadline = self.core.deadline(&call);
+        let (metadata, _, body) = call.into_parts();
+        let mut validator = Validator::new(self.core.clock.now());
+        validator.request_id(&body.request_id);
+        let when_full = validator.when_full("when_full", body.when_full);
+        if body.jobs.is_empty() || body.jobs.len() > BATCH_MAX {
+            validator
+                .fault("jobs", format!("has {} entries; it must have 1 to {BATCH_MAX}", body.jobs.len()));
+            validator.finish()?;
+            return Err(Status::internal("a fault is no fault"));
+        }
+        let drafts: Vec<_> = body
+            .jobs
+            .into_iter()
+            .enumerate()
+            .map(|(index, spec)| validator.job_spec(&format!("jobs[{index}]"), Some(spec)))
+            .collect();
+        validator.finish()?;
+        let request = request(&body.request_id, "submit batch", &drafts);
+        let answer = self
+            .offer(drafts, &body.request_id, request, traceparent(&metadata), when_full, deadline)
+            .await?;
+        let (ids, position, created) = match answer {
+            SubmitAnswer::Created { jobs } => {
+                (jobs.iter().map(|job| job.id.to_string()).collect(), position_of(&jobs), true)
+            }
+            SubmitAnswer::Seen { first, count } => {
+                let ids = (0..i64::from(count)).map(|offset| first.id.plus(offset).to_string()).collect();
+                (ids, first.position, false)
+            }
+            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {
+                return Err(Status::internal("a refusal came as an answer"));
+            }
+        };
+        // What a repeat's jobs did since is not told by this answer: a watch by ids tells their present state anyway.
+        let position = if created { position } else { Default::default() };
+        let token = ResumeToken { watched: [0; 8], position, snapshot: None };
+        let resume_token = self.core.issuer.issue(&token);
+        Ok(v1::SubmitBatchResponse { ids, resume_token, created })
+    }
+
     fn submit_response(&self, job: &Job, created: bool) -> v1::SubmitResponse {
         let token = ResumeToken { watched: [0; 8], position: job.position, snapshot: None };
         v1::SubmitResponse {
@@ -142,6 +210,19 @@ impl JobQueueApi {
     }
 }
 
+/// Tells a span what its submission came to.
+pub(super) fn answered(span: &mut Submission, answer: &SubmitAnswer) {
+    match answer {
+        SubmitAnswer::Created { jobs } => {
+            if let Some(first) = jobs.first() {
+                span.accepted(first.id, jobs.len(), true);
+            }
+        }
+        SubmitAnswer::Seen { first, count } => span.accepted(first.id, *count as usize, false),
+        SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {}
+    }
+}
+
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -152,7 +233,8 @@ impl JobQueue for JobQueueApi {
         let validator = Validator::new(self.core.clock.now());
         let (job, created) = self
             .submit_one(validator, &metadata, deadline, body.job, &body.request_id, body.when_full)
-            .await?;
+            .await
+            .inspect_err(|status| self.core.rejected(status))?;
         Ok(Response::new(self.submit_response(&job, created)))
     }
 
@@ -160,45 +242,8 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::SubmitBatchRequest>,
     ) -> Result<Response<v1::SubmitBatchResponse>, Status> {
-        let deadline = self.core.deadline(&call);
-        let (metadata, _, body) = call.into_parts();
-        let mut validator = Validator::new(self.core.clock.now());
-        validator.request_id(&body.request_id);
-        let when_full = validator.when_full("when_full", body.when_full);
-        if body.jobs.is_empty() || body.jobs.len() > BATCH_MAX {
-            validator
-                .fault("jobs", format!("has {} entries; it must have 1 to {BATCH_MAX}", body.jobs.len()));
-            validator.finish()?;
-            return Err(Status::internal("a fault is no fault"));
-        }
-        let drafts: Vec<_> = body
-            .jobs
-            .into_iter()
-            .enumerate()
-            .map(|(index, spec)| validator.job_spec(&format!("jobs[{index}]"), Some(spec)))
-            .collect();
-        validator.finish()?;
-        let request = request(&body.request_id, "submit batch", &drafts);
-        let answer = self
-            .offer(drafts, &body.request_id, request, traceparent(&metadata), when_full, deadline)
-            .await?;
-        let (ids, position, created) = match answer {
-            SubmitAnswer::Created { jobs } => {
-                (jobs.iter().map(|job| job.id.to_string()).collect(), position_of(&jobs), true)
-            }
-            SubmitAnswer::Seen { first, count } => {
-                let ids = (0..i64::from(count)).map(|offset| first.id.plus(offset).to_string()).collect();
-                (ids, first.position, false)
-            }
-            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {
-                return Err(Status::internal("a refusal came as an answer"));
-            }
-        };
-        // What a repeat's jobs did since is not told by this answer: a watch by ids tells their present state anyway.
-        let position = if created { position } else { Default::default() };
-        let token = ResumeToken { watched: [0; 8], position, snapshot: None };
-        let resume_token = self.core.issuer.issue(&token);
-        Ok(Response::new(v1::SubmitBatchResponse { ids, resume_token, created }))
+        let submitted = self.submit_many(call).await.inspect_err(|status| self.core.rejected(status))?;
+        Ok(Response::new(submitted))
     }
 
     type SubmitStreamStream = ResponseStream<v1::SubmitStreamResponse>;
@@ -225,7 +270,8 @@ impl JobQueue for JobQueueApi {
         let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
         let (job, created) = self
             .submit_one(validator, &metadata, deadline, body.job, &body.request_id, body.when_full)
-            .await?;
+            .await
+            .inspect_err(|status| self.core.rejected(status))?;
         let submitted = self.submit_response(&job, created);
         let watch = WatchRequest::Ids {
             ids: vec![job.id],

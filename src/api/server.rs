@@ -1,12 +1,12 @@
 //! The gRPC server around the services.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 
-use super::{Core, JobQueueApi, MESSAGE_MAX_BYTES, QueueServiceApi};
+use super::{Core, JobQueueApi, MESSAGE_MAX_BYTES, QueueServiceApi, calls::CountCalls};
 use crate::proto::{
     self,
     v1::{job_queue_server::JobQueueServer, queue_service_server::QueueServiceServer},
@@ -62,12 +62,13 @@ pub(crate) async fn serve(
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    let calls = CountCalls::new(Arc::clone(&core.metrics));
     let jobs = JobQueueServer::new(JobQueueApi::new(core.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
     let queues =
         QueueServiceServer::new(QueueServiceApi::new(core)).max_decoding_message_size(MESSAGE_MAX_BYTES);
-    let mut router = server().add_service(jobs).add_service(queues).add_service(health);
+    let mut router = server().layer(calls).add_service(jobs).add_service(queues).add_service(health);
     // Built from what was compiled in: it can't be wrong at run time unless the build is.
     if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
         router = router.add_service(v1).add_service(v1alpha);

@@ -1,6 +1,8 @@
 //! The command line: one file for each verb, from arguments to an exit code.
 
 mod check_config;
+mod completions;
+mod doctor;
 mod serve;
 
 mod backup;
@@ -34,7 +36,7 @@ use std::{future::Future, process::ExitCode, time::Duration};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use exit::{Exit, Failure};
-use jobmill::client::Client;
+use jobmill::client::{Client, ClientBuilder};
 use ui::{Format, Ui};
 
 /// The arguments of the program.
@@ -96,6 +98,8 @@ enum Command {
     Backup(backup::BackupArgs),
     /// Give the space that deleted jobs have left back to the file system, while the server does not run
     Compact(backup::CompactArgs),
+    /// Look an installation over, and say what to do
+    Doctor(doctor::Args),
     /// See it at work: a server, a few jobs for real files, and how they end
     Demo(demo::Args),
     /// Measure how fast jobs are taken and run on this machine
@@ -119,6 +123,10 @@ enum Command {
     /// Manage queues
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Write a script that completes this program's arguments in a shell
+    Completions(completions::CompletionsArgs),
+    /// Write this program's manual pages
+    Man(completions::ManArgs),
     #[command(flatten)]
     Step(steps::Step),
     #[command(name = "__bench-server", hide = true)]
@@ -145,6 +153,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => block_on(&ui, async { serve::run(args).await }),
         Command::Bench(args) => block_on(&ui, bench::run(args, global.output == Format::Json)),
         Command::BenchServer(args) => block_on(&ui, bench::run_server(args)),
+        Command::Doctor(args) => verb(&ui, doctor::run(args, &global, &ui)),
+        Command::Completions(args) => verb(&ui, async { completions::completions(&args, &ui) }),
+        Command::Man(args) => verb(&ui, async { completions::man(&args, &ui) }),
         Command::Demo(args) => verb(&ui, demo::run(args, &ui)),
         Command::Backup(args) => verb(&ui, async { backup::backup(args, &ui) }),
         Command::Compact(args) => verb(&ui, async { backup::compact(args, &ui) }),
@@ -189,7 +200,12 @@ fn block_on<T: Into<ExitCode>>(ui: &Ui, future: impl Future<Output = T>) -> Exit
 
 /// Connects as the global arguments say.
 async fn connect(global: &Global) -> Result<Client, Failure> {
-    Ok(Client::builder(&global.server).call_timeout(global.call_timeout).connect().await?)
+    Ok(client(global).connect().await?)
+}
+
+/// A client as the global arguments say.
+fn client(global: &Global) -> ClientBuilder {
+    Client::builder(&global.server).call_timeout(global.call_timeout)
 }
 
 #[cfg(test)]
@@ -216,6 +232,7 @@ mod tests {
           backup        Copy a server's store to a new folder, while it runs or not
           compact       Give the space that deleted jobs have left back to the file system, while the server
                         does not run
+          doctor        Look an installation over, and say what to do
           demo          See it at work: a server, a few jobs for real files, and how they end
           bench         Measure how fast jobs are taken and run on this machine
           submit        Submit a job
@@ -227,6 +244,8 @@ mod tests {
           retry         Start failed or cancelled jobs again, or waiting ones now
           delete        Delete jobs that do not run
           queue         Manage queues
+          completions   Write a script that completes this program's arguments in a shell
+          man           Write this program's manual pages
 
         Options:
               --server <URL>             The server to talk to: host:port, or http://host:port [env:
@@ -242,7 +261,7 @@ mod tests {
 
         Exit codes:
             0  all went well
-            1  a watched job failed
+            1  a watched job failed; doctor: there is a problem
             2  wrong usage, or an argument that the server refuses
             3  a watched job was cancelled
             4  no such job, queue or kind

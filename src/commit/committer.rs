@@ -17,8 +17,9 @@ use crate::{
         Queues,
         waiters::{Caller, Waiter, Waiters},
     },
-    clock::{Clock, Timestamp},
+    clock::{Clock, Stopwatch, Timestamp},
     job::{JobId, LeaseToken},
+    metrics::{BatchTimes, Metrics, Recorder},
     store::{
         Applied, Batch, ControlDone, OfferRefusal, Receipt, Report, Space, Store, StoreError,
         batch::QueueFull,
@@ -49,6 +50,7 @@ pub(crate) struct Committer {
     pub(crate) queues: Arc<Queues>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) handouts: mpsc::Sender<Handout>,
+    pub(crate) metrics: Arc<Metrics>,
     /// Once cancelled, nothing more is claimed.
     pub(crate) draining: CancellationToken,
 }
@@ -104,6 +106,7 @@ struct Asker {
 }
 
 struct Loop {
+    recorder: Recorder,
     committer: Committer,
     waiters: Waiters<SubmitReply>,
     /// Answers on their way to callers.
@@ -121,6 +124,7 @@ struct Loop {
 impl Loop {
     fn new(committer: Committer) -> Self {
         Loop {
+            recorder: Recorder::new(Arc::clone(&committer.metrics)),
             committer,
             waiters: Waiters::default(),
             answering: TaskTracker::new(),
@@ -233,9 +237,17 @@ impl Loop {
         }
         self.held.join(&mut batch, &mut controllers);
         let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
+        let health = &self.committer.metrics.health;
+        health.batch_begins(now);
+        let stopwatch = Stopwatch::start();
         let mut applied = self.committer.store.apply(batch)?;
+        let times = BatchTimes { commit: stopwatch.elapsed(), flush: applied.flush };
+        health.batch_ended();
         match applied.unapplied.take() {
-            None => self.deliver(applied, askers, controllers, &reported, now),
+            None => {
+                self.recorder.batch(&applied, times);
+                self.deliver(applied, askers, controllers, &reported, now);
+            }
             Some(batch) => {
                 self.held.take_back(*batch, controllers);
                 (self.more, self.wake) = (false, applied.wake.filter(|wake| *wake > now));
@@ -342,6 +354,7 @@ impl Loop {
             queues,
             purged,
             unapplied: _,
+            flush: _,
         } = applied;
         if let Some(queues) = queues {
             self.committer.queues.set(queues);

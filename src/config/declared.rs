@@ -3,14 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use toml::de::DeTable;
 
+#[cfg(feature = "http")]
+use super::endpoint::endpoint;
 use super::{
-    CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, Entry, Keep, KindDefaults, KindSettings,
-    QueueRetention, QueueSettings, Retention, WhenFull,
+    CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, Entry, HandlerSettings, Keep, KindDefaults,
+    KindSettings, QueueRetention, QueueSettings, Retention, WhenFull,
     fault::Place,
     limits,
     names::{NameError, check_free_kind_name, check_queue_name},
@@ -36,17 +38,26 @@ pub(super) const QUEUE_KEYS: [&str; 8] = [
 /// The keys of `[retention]`, and of `[queues.NAME.retention]`.
 pub(super) const RETENTION_KEYS: [&str; 4] = ["succeeded", "failed", "cancelled", "expired"];
 
-/// The keys of `[kinds."NAME"]`.
-pub(super) const KIND_KEYS: [&str; 9] = [
-    "command",
-    "env",
-    "env_allow",
-    "working_dir",
-    "kill_grace",
-    "permanent_exit_codes",
-    "max_attempts",
-    "attempt_timeout",
-    "retry",
+/// The keys of `[kinds."NAME"]`, in the order of the documentation.
+pub(super) fn kind_keys() -> impl Iterator<Item = &'static str> {
+    COMMAND_KEYS.into_iter().chain(HTTP_KEYS).chain(["max_attempts", "attempt_timeout", "retry"])
+}
+
+/// The keys of kinds that run a command.
+const COMMAND_KEYS: [&str; 6] =
+    ["command", "env", "env_allow", "working_dir", "kill_grace", "permanent_exit_codes"];
+
+/// The keys of kinds that are mapped to a URL.
+const HTTP_KEYS: [&str; 9] = [
+    "url",
+    "headers",
+    "signing_secret_files",
+    "signing_secret_env",
+    "allow_private",
+    "allow_networks",
+    "ca_file",
+    "connect_timeout",
+    "max_connections",
 ];
 
 /// The keys of `[kinds."NAME".retry]`.
@@ -193,18 +204,54 @@ pub(super) fn kinds(
     reading: &mut Reading<'_>,
 ) -> BTreeMap<String, KindSettings> {
     let mut kinds = BTreeMap::new();
+    let keys: Vec<_> = kind_keys().collect();
     let (parent, declared) = tables(root, "kinds", limits::KINDS_MAX, check_free_kind_name, reading);
     for (name, table) in declared {
-        let section = Section::open(parent.key(name), Some(table), &KIND_KEYS, reading);
-        if section.get("command").is_none() && !section.has_stray_table() {
-            let message = "the kind has no `command`; add command = [\"/path/to/program\", \"argument\"]";
+        let section = Section::open(parent.key(name), Some(table), &keys, reading);
+        if ["command", "url"].iter().all(|key| section.get(key).is_none()) && !section.has_stray_table() {
+            let message = "the kind has no handler; add command = [\"/path/to/program\", \"argument\"] or \
+                           url = \"https://example.org/jobs\"";
             reading.fault_at(&parent.key_span(name), parent.key(name), message);
         }
-        let command = command(&section, context, reading);
+        let handler = handler(&section, context, reading);
         let defaults = defaults(&section, reading);
-        kinds.insert(name.to_owned(), KindSettings { command, defaults });
+        // Without a handler there has been a fault.
+        if let Some(handler) = handler {
+            kinds.insert(name.to_owned(), KindSettings { handler, defaults });
+        }
     }
     kinds
+}
+
+/// The command or the endpoint of a kind. A key that belongs to the other is a fault.
+fn handler(
+    section: &Section<'_>,
+    context: &Context<'_>,
+    reading: &mut Reading<'_>,
+) -> Option<HandlerSettings> {
+    let is_http = section.get("url").is_some();
+    let (strangers, advice): (&[&str], _) = match is_http {
+        true => (&COMMAND_KEYS, "this is for kinds that run a `command`, and this one has a `url`"),
+        false => (&HTTP_KEYS, "this is for kinds that have a `url`, and this one has none"),
+    };
+    for key in strangers.iter().filter(|key| section.get(key).is_some()) {
+        reading.fault_at(
+            &section.key_span(key),
+            section.key(key),
+            format!("{advice}; leave one of them out"),
+        );
+    }
+    if !is_http {
+        return Some(HandlerSettings::Command(command(section, context, reading)));
+    }
+    endpoint(section, context, reading)
+}
+
+#[cfg(not(feature = "http"))]
+fn endpoint(section: &Section<'_>, _: &Context<'_>, reading: &mut Reading<'_>) -> Option<HandlerSettings> {
+    let message = "this program was built without handlers over HTTP; build it with the feature `http`";
+    reading.fault_at(&section.key_span("url"), section.key("url"), message);
+    None
 }
 
 fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'_>) -> CommandSettings {
@@ -235,18 +282,20 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
     }
 }
 
-fn optional(
+/// A setting that has no default, and what it turned out to be.
+pub(super) fn optional<R: Rule>(
     section: &Section<'_>,
     key: &str,
-    rule: &Folder<'_>,
+    rule: &R,
     reading: &mut Reading<'_>,
-) -> Option<PathBuf> {
+) -> Option<R::Value> {
     let found = section.read(key, rule, reading);
-    let (shown, place) = found
-        .as_ref()
-        .map_or((serde_json::Value::Null, Place::Default), |(path, place)| (rule.show(path), place.clone()));
+    let (shown, place) =
+        found.as_ref().map_or((serde_json::Value::Null, Place::Default), |(value, place)| {
+            (rule.show(value), place.clone())
+        });
     reading.entry(section.key(key), shown, place);
-    found.map(|(path, _)| path)
+    found.map(|(value, _)| value)
 }
 
 /// Puts the program's absolute path in the place of its name.

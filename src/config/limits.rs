@@ -49,6 +49,9 @@ pub const RETRY_MULTIPLIER: RangeInclusive<f64> = 1.0..=100.0;
 /// How large the random part of a delay may be.
 pub const RETRY_JITTER: RangeInclusive<f64> = 0.0..=1.0;
 
+/// Of submissions without a trace context, how many may begin a trace.
+pub const SAMPLE_RATIO: RangeInclusive<f64> = 0.0..=1.0;
+
 /// How long a stopping server may wait for running attempts.
 pub const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(HOUR);
 
@@ -63,6 +66,26 @@ pub const ARGUMENT_BYTES_MAX: usize = 64 << 10;
 pub const VARIABLES_MAX: usize = 256;
 /// What an exit code may be that marks a failure.
 pub const EXIT_CODES: RangeInclusive<i32> = 1..=255;
+
+/// How long the URL of an endpoint may be.
+pub const URL_BYTES_MAX: usize = 4 << 10;
+/// How many headers of the operator's own a request may have.
+pub const HEADERS_MAX: usize = 32;
+/// How long the value of such a header may be.
+pub const HEADER_BYTES_MAX: usize = 4 << 10;
+/// How many secrets of each source requests may be signed with.
+pub const SIGNING_SECRETS_MAX: usize = 4;
+/// How long a signing secret may be.
+pub const SIGNING_SECRET_BYTES: RangeInclusive<usize> = 24..=64;
+/// How large a file of secrets or certificates may be.
+pub const CREDENTIAL_FILE_BYTES_MAX: u64 = 1 << 20;
+/// How many networks a kind may be allowed to connect to.
+pub const NETWORKS_MAX: usize = 64;
+/// How long it may take to connect to an endpoint.
+pub const CONNECT_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(5 * MINUTE);
+/// How many connections a kind may have.
+pub const HTTP_CONNECTIONS: RangeInclusive<u32> = 1..=10_000;
 
 /// How large a configuration file may be.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;

@@ -4,26 +4,43 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     io::{self, Read},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use toml::de::DeTable;
 
 use super::{
-    DiskSettings, Entry, LogFormat, LogSettings, Settings, StoreSettings,
+    DiskSettings, Entry, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings,
     declared::{
-        Context, KIND_KEYS, QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kinds, queues, retention,
+        Context, QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kind_keys, kinds, queues, retention,
     },
     fault::{Fault, Faults, Place, Source},
     limits,
-    rules::{Bool, Choice, DurationIn, Folder, LogFilter, Loopback, Rule, SizeIn, quote},
+    rules::{
+        Bool, Choice, CollectorUrl, DurationIn, FloatIn, Folder, LogFilter, Loopback, OrOff, Rule, SizeIn,
+        quote,
+    },
     section::{Reading, Section},
     surroundings::Surroundings,
 };
 
-const ROOT_KEYS: [&str; 9] =
-    ["listen", "data_dir", "memory", "drain_timeout", "log", "disk", "retention", "queues", "kinds"];
+const ROOT_KEYS: [&str; 11] = [
+    "listen",
+    "data_dir",
+    "memory",
+    "drain_timeout",
+    "metrics",
+    "traces",
+    "log",
+    "disk",
+    "retention",
+    "queues",
+    "kinds",
+];
 const DISK_KEYS: [&str; 2] = ["ballast", "min_free"];
+const TRACES_KEYS: [&str; 2] = ["endpoint", "sample_ratio"];
+const METRICS_KEYS: [&str; 1] = ["listen"];
 const LOG_KEYS: [&str; 2] = ["filter", "format"];
 const LOG_FORMAT: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
 
@@ -40,6 +57,10 @@ pub struct Flags {
     pub memory: bool,
     /// `--drain-timeout`: how long a stopping server waits.
     pub drain_timeout: Option<OsString>,
+    /// `--metrics-listen`: the address of metrics and health.
+    pub metrics_listen: Option<OsString>,
+    /// `--traces-endpoint`: the URL of the collector of traces.
+    pub traces_endpoint: Option<OsString>,
     /// `--log`: the filter of log lines.
     pub log: Option<OsString>,
     /// `--log-format`: the form of log lines.
@@ -88,6 +109,8 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     };
     let rule = DurationIn(limits::DRAIN_TIMEOUT);
     let drain_timeout = layers.setting(&root, drain, &rule, defaults.drain_timeout);
+    let metrics_listen = layers.metrics(&root, flags);
+    let traces = layers.traces(&root, flags);
     let log = layers.log(&root, flags);
 
     let disk = disk(&root, &mut reading);
@@ -98,7 +121,17 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let Reading { faults, entries, .. } = reading;
     Faults::check(faults)?;
     Ok(Loaded {
-        settings: Settings { listen, store, drain_timeout, disk, retention, queues, kinds },
+        settings: Settings {
+            listen,
+            store,
+            drain_timeout,
+            metrics_listen,
+            traces,
+            disk,
+            retention,
+            queues,
+            kinds,
+        },
         log,
         file: source.map(|source| source.path().to_owned()),
         entries,
@@ -120,14 +153,16 @@ fn disk(root: &Section<'_>, reading: &mut Reading<'_>) -> DiskSettings {
 /// Every key that a file may have, with `NAME` for the names that the operator chooses.
 pub fn keys() -> impl Iterator<Item = String> {
     let root = ["listen", "data_dir", "memory", "drain_timeout"].into_iter().map(str::to_owned);
-    root.chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
+    root.chain(METRICS_KEYS.into_iter().map(|key| format!("metrics.{key}")))
+        .chain(TRACES_KEYS.into_iter().map(|key| format!("traces.{key}")))
+        .chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
         .chain(DISK_KEYS.into_iter().map(|key| format!("disk.{key}")))
         .chain(RETENTION_KEYS.into_iter().map(|key| format!("retention.{key}")))
         .chain(
             QUEUE_KEYS.into_iter().filter(|key| *key != "retention").map(|key| format!("queues.NAME.{key}")),
         )
         .chain(RETENTION_KEYS.into_iter().map(|key| format!("queues.NAME.retention.{key}")))
-        .chain(KIND_KEYS.into_iter().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
+        .chain(kind_keys().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
         .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))
 }
 
@@ -250,6 +285,39 @@ impl Layers<'_, '_> {
                 self.reading.fault(place, key, message);
                 None
             }
+        }
+    }
+
+    fn metrics(&mut self, root: &Section<'_>, flags: &Flags) -> Option<SocketAddr> {
+        let table = root.table("metrics", self.reading);
+        let section = Section::open("metrics".to_owned(), table, &METRICS_KEYS, self.reading);
+        let listen = Given {
+            key: "listen",
+            variable: "JOBMILL_METRICS_LISTEN",
+            flag: ("--metrics-listen", flags.metrics_listen.as_deref()),
+        };
+        self.setting(&section, listen, &OrOff(Loopback), None)
+    }
+
+    fn traces(&mut self, root: &Section<'_>, flags: &Flags) -> TracesSettings {
+        // The second one is what OpenTelemetry's own libraries go by.
+        let (own, common) = ("JOBMILL_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT");
+        let table = root.table("traces", self.reading);
+        let section = Section::open("traces".to_owned(), table, &TRACES_KEYS, self.reading);
+        let endpoint = Given {
+            key: "endpoint",
+            variable: if self.surroundings.variable(own).is_some() { own } else { common },
+            flag: ("--traces-endpoint", flags.traces_endpoint.as_deref()),
+        };
+        let default = TracesSettings::default();
+        TracesSettings {
+            endpoint: self.setting(&section, endpoint, &OrOff(CollectorUrl), default.endpoint),
+            sample_ratio: section.setting(
+                "sample_ratio",
+                &FloatIn(limits::SAMPLE_RATIO),
+                default.sample_ratio,
+                self.reading,
+            ),
         }
     }
 

@@ -4,7 +4,11 @@
 //! [`Settings::new`].
 
 mod declared;
+#[cfg(feature = "http")]
+mod endpoint;
 mod fault;
+#[cfg(feature = "http")]
+mod http;
 pub mod limits;
 mod load;
 pub mod names;
@@ -12,6 +16,8 @@ mod program;
 mod rules;
 mod section;
 mod surroundings;
+#[cfg(feature = "http")]
+mod targets;
 mod units;
 
 use std::{
@@ -22,6 +28,10 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "http")]
+pub use self::http::{
+    Authorities, HttpSettings, HttpUrl, Refused, SecretError, SigningSecret, Targets, UrlError,
+};
 pub use self::{
     fault::{Fault, Faults, Place},
     load::{Flags, Loaded, keys, load},
@@ -44,6 +54,10 @@ pub struct Settings {
     pub store: StoreSettings,
     /// How long a stopping server waits for running attempts.
     pub drain_timeout: Duration,
+    /// Where metrics and health are served over HTTP, if they are. Loopback only, for now.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where traces go.
+    pub traces: TracesSettings,
     /// What is done about a disk that fills up.
     pub disk: DiskSettings,
     /// How long ended jobs are kept where their queue does not say.
@@ -62,11 +76,30 @@ impl Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7733)),
             store,
             drain_timeout: Duration::from_secs(30),
+            metrics_listen: None,
+            traces: TracesSettings::default(),
             disk: DiskSettings::default(),
             retention: Retention::default(),
             queues: BTreeMap::from([(DEFAULT_QUEUE.to_owned(), QueueSettings::default())]),
             kinds: BTreeMap::new(),
         }
+    }
+}
+
+/// Where traces go, and which.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TracesSettings {
+    /// The collector's URL, which takes OTLP over gRPC: `http://host:port` or `https://host:port`. Without one nothing
+    /// is recorded. Needs the cargo feature `otel`.
+    pub endpoint: Option<String>,
+    /// Of the submissions that come without a trace context, so many begin a trace: 0 to 1, and at most 100 a second.
+    /// Those that come with one are recorded if it says so.
+    pub sample_ratio: f64,
+}
+
+impl Default for TracesSettings {
+    fn default() -> Self {
+        TracesSettings { endpoint: None, sample_ratio: 1.0 }
     }
 }
 
@@ -243,9 +276,19 @@ fn default_consumers() -> u32 {
 #[derive(Clone, Debug)]
 pub struct KindSettings {
     /// What runs them.
-    pub command: CommandSettings,
+    pub handler: HandlerSettings,
     /// What submissions of the kind get unless they say otherwise.
     pub defaults: KindDefaults,
+}
+
+/// What runs the jobs of a kind.
+#[derive(Clone, Debug)]
+pub enum HandlerSettings {
+    /// A command.
+    Command(CommandSettings),
+    /// An endpoint that is called over HTTP.
+    #[cfg(feature = "http")]
+    Http(Box<HttpSettings>),
 }
 
 /// What submissions of a kind get unless they say otherwise.

@@ -320,6 +320,57 @@ impl Rule for Loopback {
     }
 }
 
+/// Where a collector of traces is.
+pub(super) struct CollectorUrl;
+
+impl Rule for CollectorUrl {
+    type Value = String;
+
+    fn wanted(&self) -> String {
+        "a URL with a host and a port, such as \"http://127.0.0.1:4317\"".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<String, String> {
+        // Not shown: someone may have put a password into it.
+        let refused = |what: &str| Err(format!("{what}; write {}", self.wanted()));
+        let Ok(url) = text.parse::<http::Uri>() else {
+            return refused("this is not a URL");
+        };
+        match (url.scheme_str(), url.authority()) {
+            (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
+                refused("the URL has a user or a password; headers go into OTEL_EXPORTER_OTLP_HEADERS")
+            }
+            (Some("http" | "https"), Some(_)) => Ok(text.to_owned()),
+            (Some(_) | None, _) => refused("the URL does not start with http:// or https:// and a host"),
+        }
+    }
+
+    fn show(&self, value: &String) -> Json {
+        value.as_str().into()
+    }
+}
+
+/// Something that may be switched off.
+pub(super) struct OrOff<R>(pub(super) R);
+
+const OFF: &str = "off";
+
+impl<R: Rule> Rule for OrOff<R> {
+    type Value = Option<R::Value>;
+
+    fn wanted(&self) -> String {
+        format!("{}, or {OFF:?}", self.0.wanted())
+    }
+
+    fn text(&self, text: &str) -> Result<Option<R::Value>, String> {
+        if text == OFF { Ok(None) } else { self.0.text(text).map(Some) }
+    }
+
+    fn show(&self, value: &Option<R::Value>) -> Json {
+        value.as_ref().map_or_else(|| OFF.into(), |value| self.0.show(value))
+    }
+}
+
 /// The path of a folder. What it is in the file may be relative to the file's own folder, `base`.
 pub(super) struct Folder<'a> {
     /// What relative paths start from.
@@ -336,18 +387,7 @@ impl Rule for Folder<'_> {
     }
 
     fn text(&self, text: &str) -> Result<PathBuf, String> {
-        let shown = quote(text);
-        if text.is_empty() {
-            return Err(format!("the path is empty; write {}", self.wanted()));
-        }
-        if text.contains('\0') {
-            return Err(format!("{shown} has a NUL character; write {}", self.wanted()));
-        }
-        if text == "~" || text.starts_with("~/") {
-            // Only shells know `~`; a folder of that name would surprise everyone.
-            return Err(format!("{shown} starts with `~`, which means nothing here; write the whole path"));
-        }
-        let path = self.base.join(text);
+        let path = path_from(self.base, text, &self.wanted())?;
         if self.must_exist && !path.is_dir() {
             let found = if path.exists() { "is not a folder" } else { "does not exist" };
             return Err(format!(
@@ -361,6 +401,22 @@ impl Rule for Folder<'_> {
     fn show(&self, value: &PathBuf) -> Json {
         value.to_string_lossy().into()
     }
+}
+
+/// A path that may be relative to `base`.
+pub(super) fn path_from(base: &Path, text: &str, wanted: &str) -> Result<PathBuf, String> {
+    let shown = quote(text);
+    if text.is_empty() {
+        return Err(format!("the path is empty; write {wanted}"));
+    }
+    if text.contains('\0') {
+        return Err(format!("{shown} has a NUL character; write {wanted}"));
+    }
+    if text == "~" || text.starts_with("~/") {
+        // Only shells know `~`; a folder of that name would surprise everyone.
+        return Err(format!("{shown} starts with `~`, which means nothing here; write the whole path"));
+    }
+    Ok(base.join(text))
 }
 
 /// A filter of log lines.

@@ -76,6 +76,7 @@ impl Attempt {
             lease,
             payload: payload.into(),
             cancelled: CancellationToken::new(),
+            traceparent: String::new(),
             reports: Arc::new(Detached(on_report)),
         }
     }

@@ -388,6 +388,8 @@ pub struct Applied {
     pub purged: Vec<(i64, u64)>,
     /// The disk is full, and nothing of the batch is kept: here are its reports and controls. Its offers are refused.
     pub unapplied: Option<Box<Batch>>,
+    /// What it took to make the batch durable.
+    pub flush: Duration,
 }
 
 /// An attempt that is to start: its job is RUNNING, and that is on disk.
@@ -399,4 +401,6 @@ pub struct Claim {
     pub lease: LeaseToken,
     /// Its payload; absent where it is large and has to be read.
     pub payload: Option<Bytes>,
+    /// Since when it could have run.
+    pub ready: Timestamp,
 }

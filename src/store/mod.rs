@@ -119,6 +119,21 @@ pub trait Reader: Send + Sync {
     /// # Errors
     /// When the disk fails.
     fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError>;
+
+    /// What the store takes on disk.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn size(&self) -> Result<StoreSize, StoreError>;
+}
+
+/// What a store takes on disk; nothing where it has none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StoreSize {
+    /// The database.
+    pub database_bytes: u64,
+    /// The log of what is not in the database yet.
+    pub log_bytes: u64,
 }
 
 /// What a resume token is held against.

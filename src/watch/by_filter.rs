@@ -7,6 +7,7 @@ use tokio::time::Interval;
 use super::{
     Detail, EVENTS_MAX, Hub, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
     by_ids::BOOKMARK_EVERY,
+    hub::FilterPresence,
     token::SnapshotCursor,
     topics::{Follow, News},
 };
@@ -22,6 +23,8 @@ const SCAN_BUDGET: usize = 10_000;
 #[derive(Debug)]
 pub struct FilterWatch {
     hub: Arc<Hub>,
+    // Held, never read: it counts the watch.
+    _presence: FilterPresence,
     follow: Follow,
     reads: Reads,
     issuer: Arc<TokenIssuer>,
@@ -105,6 +108,7 @@ impl FilterWatch {
         quiet.reset();
         FilterWatch {
             hub: Arc::clone(hub),
+            _presence: hub.watched_by_filter(),
             follow,
             reads,
             issuer,
@@ -166,6 +170,7 @@ impl FilterWatch {
         let last = cursor.map_or(page.newest, |cursor| cursor.last);
         let mut events = Vec::with_capacity(page.jobs.len() + 2);
         if resync {
+            self.hub.resynced();
             events.push(WatchEvent::Resync);
         }
         // The first page may see newer jobs than the last id that it announces: never, as both are of one moment.

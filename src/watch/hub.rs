@@ -2,7 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -33,6 +36,30 @@ pub struct Hub {
     /// For watchers by filter.
     pub(super) feeds: Mutex<Feeds>,
     closing: CancellationToken,
+    by_ids: AtomicU64,
+    by_filter: AtomicU64,
+    resyncs: AtomicU64,
+}
+
+/// How many watches there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct HubFigures {
+    /// By ids, now.
+    pub(crate) by_ids: u64,
+    /// By a filter, now.
+    pub(crate) by_filter: u64,
+    /// Fresh snapshots after a gap, so far.
+    pub(crate) resyncs: u64,
+}
+
+/// Counts a watch by filter while it lives.
+#[derive(Debug)]
+pub(super) struct FilterPresence(Arc<Hub>);
+
+impl Drop for FilterPresence {
+    fn drop(&mut self) {
+        self.0.by_filter.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -84,6 +111,7 @@ pub(super) struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        self.hub.by_ids.fetch_sub(1, Ordering::Relaxed);
         let mut mailboxes = self.hub.mailboxes.lock();
         for id in &self.ids {
             if let Some(those) = mailboxes.get_mut(id) {
@@ -106,7 +134,30 @@ impl Hub {
             mailboxes: Mutex::default(),
             feeds: Mutex::new(Feeds::new(end)),
             closing: CancellationToken::new(),
+            by_ids: AtomicU64::new(0),
+            by_filter: AtomicU64::new(0),
+            resyncs: AtomicU64::new(0),
         }
+    }
+
+    /// How many watches there are.
+    pub(crate) fn figures(&self) -> HubFigures {
+        HubFigures {
+            by_ids: self.by_ids.load(Ordering::Relaxed),
+            by_filter: self.by_filter.load(Ordering::Relaxed),
+            resyncs: self.resyncs.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts a watch by filter until what this returns is dropped.
+    pub(super) fn watched_by_filter(self: &Arc<Self>) -> FilterPresence {
+        self.by_filter.fetch_add(1, Ordering::Relaxed);
+        FilterPresence(Arc::clone(self))
+    }
+
+    /// Counts a fresh snapshot after a gap.
+    pub(super) fn resynced(&self) {
+        self.resyncs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Makes committed changes known. `end` is the feed's end after them.
@@ -178,6 +229,7 @@ impl Hub {
             inner: Mutex::default(),
             arrived: Notify::new(),
         });
+        self.by_ids.fetch_add(1, Ordering::Relaxed);
         let mut mailboxes = self.mailboxes.lock();
         for id in ids {
             mailboxes.entry(*id).or_default().push(Arc::clone(&mailbox));

@@ -6,11 +6,16 @@ mod bad_input;
 mod bad_messages;
 mod commands;
 mod crash;
+mod doctor;
 mod drain;
 mod execution;
+#[cfg(feature = "http")]
+mod http_handlers;
+mod metrics;
 mod queues;
 mod storage;
 mod submit;
+mod traces;
 mod watch;
 
 #[path = "../support/mod.rs"]

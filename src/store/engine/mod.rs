@@ -29,7 +29,7 @@ use super::{
     Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, Space, StoreError,
 };
 use crate::{
-    clock::Timestamp,
+    clock::{Stopwatch, Timestamp},
     config::{QueueSettings, Retention},
     job::{Job, JobId, LeaseToken, Name, Position, State, StateName},
     transition::{Changed, Event, Moment, Refusal, expired, transition},
@@ -183,9 +183,11 @@ impl<R: Rows> Engine<R> {
             self.write_sweeps()?;
             self.rows.put_counters(&self.counters)?;
         }
+        let stopwatch = Stopwatch::start();
         self.rows.commit()?;
 
         let mut applied = progressing.applied;
+        applied.flush = stopwatch.elapsed();
         if progressing.queues_changed {
             applied.queues = Some(self.queue_infos());
         }
@@ -354,8 +356,9 @@ impl<R: Rows> Engine<R> {
                 continue;
             }
             let (started, lease) = self.start(&job, now)?;
+            let ready = job.updated;
             let job = self.write_change(&job, started, progressing)?;
-            progressing.applied.claims.push(Claim { job, lease, payload });
+            progressing.applied.claims.push(Claim { job, lease, payload, ready });
         }
         for (index, pending) in std::mem::take(&mut progressing.pending).into_iter().enumerate() {
             let Pending { job, stored, payload, offer } = pending;
@@ -377,7 +380,8 @@ impl<R: Rows> Engine<R> {
                 jobs.push(Arc::clone(&job));
             }
             if let Some(lease) = lease {
-                progressing.applied.claims.push(Claim { job, lease, payload });
+                let ready = stored.and_then(|stored| stored.state.due()).unwrap_or(now);
+                progressing.applied.claims.push(Claim { job, lease, payload, ready });
             }
         }
         if progressing.promoted {

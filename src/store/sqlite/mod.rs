@@ -5,6 +5,7 @@
 
 mod backup;
 mod checkpoint;
+mod checkup;
 mod disk;
 mod load;
 mod reader;
@@ -12,7 +13,8 @@ mod row;
 mod writer;
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -22,6 +24,7 @@ use rusqlite_migration::{M, Migrations};
 use rustix::fs::FlockOperation;
 
 pub use self::backup::{Copied, CopyError, backup, compact};
+pub use self::checkup::{Checkup, check};
 use self::{checkpoint::Checkpointer, disk::Disk, reader::SqliteReader, writer::SqliteRows};
 use super::{
     Applied, Batch, Identity, Incarnation, Names, Reader, Space, Store, StoreError,
@@ -152,7 +155,9 @@ fn open_connection(path: &Path, options: &Options) -> Result<Connection, StoreEr
 
 fn make_folder(folder: &Path) -> Result<(), StoreError> {
     let file_error = |what| move |source| StoreError::File { what, path: folder.to_owned(), source };
-    fs::create_dir_all(folder).map_err(file_error("can't create the data folder"))?;
+    // Payloads are nobody else's business.
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    created.map_err(file_error("can't create the data folder"))?;
     // A new folder's own entry must survive a power cut as well as what is in it.
     if let Some(parent) = folder.canonicalize().ok().and_then(|folder| folder.parent().map(PathBuf::from)) {
         // Not every file system lets folders be flushed; those that don't keep them by other means.

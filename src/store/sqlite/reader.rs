@@ -1,6 +1,10 @@
 //! Connections that read. Each call is one short transaction.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -17,7 +21,7 @@ use crate::{
     job::{AttemptRecord, Job, JobId, Name, Output, Position, StateName},
     store::{
         Change, Changes, Identity, JobFilter, Names, Page, QueueInfo, Reader, Scan, ScanOrder, StoreError,
-        Tally, WholeJob, engine::rows::corrupt,
+        StoreSize, Tally, WholeJob, engine::rows::corrupt,
     },
 };
 
@@ -218,21 +222,39 @@ impl Reader for SqliteReader {
     fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError> {
         self.read(|connection| {
             let mut oldest: Option<i64> = None;
-            for tally in read_tallies(connection, &self.names)? {
-                if tally.state != StateName::Queued || *tally.queue != *queue {
-                    continue;
-                }
+            let mut lanes = connection
+                .prepare_cached("SELECT kind FROM tally WHERE queue = ?1 AND state = 3 AND jobs > 0")?;
+            let mut lanes = lanes.query([queue.number])?;
+            while let Some(lane) = lanes.next()? {
+                let kind: u32 = lane.get(0)?;
                 let first: Option<i64> = connection
                     .prepare_cached(
                         "SELECT updated FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
                          ORDER BY rank, detail LIMIT 1",
                     )?
-                    .query_row(params![queue.number, tally.kind.number], |row| row.get(0))
+                    .query_row(params![queue.number, kind], |row| row.get(0))
                     .optional()?;
                 oldest = [oldest, first].into_iter().flatten().min();
             }
             Ok(oldest.map(Timestamp::from_micros))
         })
+    }
+
+    fn size(&self) -> Result<StoreSize, StoreError> {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        Ok(StoreSize { database_bytes: file_bytes(&self.path)?, log_bytes: file_bytes(Path::new(&log))? })
+    }
+}
+
+/// How long a file is; nothing where there is none.
+fn file_bytes(path: &Path) -> Result<u64, StoreError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(source) => {
+            Err(StoreError::File { what: "can't look at the file", path: path.to_owned(), source })
+        }
     }
 }
 
