@@ -117,18 +117,15 @@ impl Rule for KeepIn {
     type Value = Keep;
 
     fn wanted(&self) -> String {
-        let (least, most) = (show_duration(*self.0.start()), show_duration(*self.0.end()));
-        format!("a duration from {least} to {most}, such as \"7days\", or \"forever\"")
+        format!("{}, or \"forever\"", DurationIn(self.0.clone()).wanted())
     }
 
     fn text(&self, text: &str) -> Result<Keep, String> {
         if text == FOREVER {
             return Ok(Keep::Forever);
         }
-        let Some(duration) = parse_duration(text) else {
-            return Err(format!("{} is not a duration; write {}", quote(text), self.wanted()));
-        };
-        within(duration, &self.0, &quote(text), |limit| show_duration(*limit), &self.wanted()).map(Keep::For)
+        let duration = DurationIn(self.0.clone()).text(text);
+        duration.map(Keep::For).map_err(|message| format!("{message}, or \"forever\""))
     }
 
     fn show(&self, value: &Keep) -> Json {
