@@ -110,6 +110,8 @@ impl Rule for DurationIn {
     }
 }
 
+const FOREVER: &str = "forever";
+
 /// How long ended jobs are kept: a duration, or for ever.
 pub(super) struct KeepIn(pub(super) RangeInclusive<Duration>);
 
@@ -121,11 +123,10 @@ impl Rule for KeepIn {
     }
 
     fn text(&self, text: &str) -> Result<Keep, String> {
-        if text == FOREVER {
-            return Ok(Keep::Forever);
+        match DurationIn(self.0.clone()).text(text) {
+            _ if text == FOREVER => Ok(Keep::Forever),
+            duration => duration.map(Keep::For).map_err(|message| format!("{message}, or \"forever\"")),
         }
-        let duration = DurationIn(self.0.clone()).text(text);
-        duration.map(Keep::For).map_err(|message| format!("{message}, or \"forever\""))
     }
 
     fn show(&self, value: &Keep) -> Json {
@@ -135,8 +136,6 @@ impl Rule for KeepIn {
         }
     }
 }
-
-const FOREVER: &str = "forever";
 
 /// A size in bytes.
 pub(super) struct SizeIn(pub(super) RangeInclusive<u64>);
