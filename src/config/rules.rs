@@ -130,10 +130,7 @@ impl Rule for KeepIn {
     }
 
     fn show(&self, value: &Keep) -> Json {
-        match value {
-            Keep::For(duration) => show_duration(*duration).into(),
-            Keep::Forever => FOREVER.into(),
-        }
+        if let Keep::For(duration) = value { show_duration(*duration).into() } else { FOREVER.into() }
     }
 }
 
