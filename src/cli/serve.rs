@@ -71,6 +71,8 @@ impl SourceArgs {
             config,
             data_dir,
             listen: None,
+            metrics_listen: None,
+            traces_endpoint: None,
             memory: false,
             drain_timeout: None,
             log: None,

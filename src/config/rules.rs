@@ -104,6 +104,8 @@ impl Rule for DurationIn {
     }
 }
 
+const FOREVER: &str = "forever";
+
 /// How long ended jobs are kept: a duration, or for ever.
 pub(super) struct KeepIn(pub(super) RangeInclusive<Duration>);
 
@@ -111,29 +113,20 @@ impl Rule for KeepIn {
     type Value = Keep;
 
     fn wanted(&self) -> String {
-        let (least, most) = (show_duration(*self.0.start()), show_duration(*self.0.end()));
-        format!("a duration from {least} to {most}, such as \"7days\", or \"forever\"")
+        format!("{}, or \"forever\"", DurationIn(self.0.clone()).wanted())
     }
 
     fn text(&self, text: &str) -> Result<Keep, String> {
-        if text == FOREVER {
-            return Ok(Keep::Forever);
+        match DurationIn(self.0.clone()).text(text) {
+            _ if text == FOREVER => Ok(Keep::Forever),
+            duration => duration.map(Keep::For).map_err(|message| format!("{message}, or \"forever\"")),
         }
-        let Some(duration) = parse_duration(text) else {
-            return Err(format!("{} is not a duration; write {}", quote(text), self.wanted()));
-        };
-        within(duration, &self.0, &quote(text), |limit| show_duration(*limit), &self.wanted()).map(Keep::For)
     }
 
     fn show(&self, value: &Keep) -> Json {
-        match value {
-            Keep::For(duration) => show_duration(*duration).into(),
-            Keep::Forever => FOREVER.into(),
-        }
+        if let Keep::For(duration) = value { show_duration(*duration).into() } else { FOREVER.into() }
     }
 }
-
-const FOREVER: &str = "forever";
 
 /// A size in bytes.
 pub(super) struct SizeIn(pub(super) RangeInclusive<u64>);

@@ -384,11 +384,11 @@ fn times_of_retention_that_cannot_be() {
          [queues.a]\nretention = { failed = 'always' }\n[queues.b]\nretention = '1h'",
     );
     insta::assert_snapshot!(desk.faults(), @r#"
-    jobmill.toml:2:13: retention.succeeded: "never" is not a duration; write a duration from 0s to 10years, such as "7days", or "forever"
-    jobmill.toml:3:10: retention.failed: "3653days" is over the limit of 10years; write a duration from 0s to 10years, such as "7days", or "forever"
-    jobmill.toml:4:13: retention.cancelled: 5 is a number; write a duration from 0s to 10years, such as "7days", or "forever"
+    jobmill.toml:2:13: retention.succeeded: "never" is not a duration; write a duration from 0s to 10years, such as "30s", or "forever"
+    jobmill.toml:3:10: retention.failed: "3653days" is over the limit of 10years; write a duration from 0s to 10years, such as "30s", or "forever"
+    jobmill.toml:4:13: retention.cancelled: 5 is a number; write a duration from 0s to 10years, such as "30s", or "forever"
     jobmill.toml:5:1: retention.expird: unknown key; did you mean `expired`?
-    jobmill.toml:7:24: queues.a.retention.failed: "always" is not a duration; write a duration from 0s to 10years, such as "7days", or "forever"
+    jobmill.toml:7:24: queues.a.retention.failed: "always" is not a duration; write a duration from 0s to 10years, such as "30s", or "forever"
     jobmill.toml:9:13: queues.b.retention: this is no table; write [queues.b.retention]
     "#);
     let queues = (0..31).map(|n| format!("[queues.q{n}]\nretention.failed = '{n}s'\n")).collect::<String>();
