@@ -12,15 +12,14 @@ use toml::de::DeTable;
 
 use super::{
     DiskSettings, Entry, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings,
+    collector::CollectorUrl,
     declared::{
         Context, QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kind_keys, kinds, queues, retention,
     },
     fault::{Fault, Faults, Place, Source},
     limits,
     paths::Folder,
-    rules::{
-        Bool, Choice, CollectorUrl, DurationIn, FloatIn, LogFilter, Loopback, OrOff, Rule, SizeIn, quote,
-    },
+    rules::{Bool, Choice, DurationIn, FloatIn, LogFilter, Loopback, OrOff, Rule, SizeIn, quote},
     section::{Reading, Section},
     surroundings::Surroundings,
 };

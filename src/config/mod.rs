@@ -3,6 +3,7 @@
 //! [`load()`] takes it from a file, the environment and flags; another Rust program may as well start from
 //! [`Settings::new`].
 
+mod collector;
 mod declared;
 #[cfg(feature = "http")]
 mod endpoint;

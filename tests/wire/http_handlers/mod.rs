@@ -9,7 +9,7 @@ mod tls;
 
 use jobmill::{
     clock::Clock,
-    config::{HandlerSettings, HttpSettings, KindDefaults, KindSettings, Targets},
+    config::{HandlerSettings, HttpSettings, KindDefaults, KindSettings, Settings, Targets},
     execute::{Attempt, Handler, HandlerError, http::HttpHandler},
     job::Output,
     proto::v1,
@@ -53,10 +53,16 @@ async fn answered(answer: &str) -> Outcome {
 
 /// A server whose kind `call` is mapped to an endpoint, with a clock that stands still.
 async fn rig(settings: HttpSettings) -> Rig {
+    rig_with(settings, |_| ()).await
+}
+
+/// The same, with other settings of the server, too.
+async fn rig_with(settings: HttpSettings, change: impl FnOnce(&mut Settings)) -> Rig {
     let handler = HandlerSettings::Http(Box::new(settings));
     let kind = KindSettings { handler, defaults: KindDefaults { max_attempts: 3, ..defaults() } };
     let mut settings = memory();
     settings.kinds.insert("call".to_owned(), kind);
+    change(&mut settings);
     Rig::start(Server::builder(settings).clock(Clock::Manual(manual_clock()))).await
 }
 

@@ -11,7 +11,7 @@ use jobmill::{
 };
 use sha2::Sha256;
 
-use super::{Endpoint, Received, call, handler, outcome, rig, settings};
+use super::{Endpoint, Received, call, handler, outcome, rig, rig_with, settings};
 use crate::support::{job, soon, submission};
 
 #[tokio::test]
@@ -53,18 +53,28 @@ async fn a_job_is_posted_and_the_answer_is_its_result() {
 }
 
 #[tokio::test]
-async fn the_trace_context_of_the_submission_goes_along() {
+async fn the_trace_context_of_the_attempt_goes_along() {
     const CONTEXT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let endpoint = Endpoint::start().await;
-    let rig = rig(settings(&endpoint.url())).await;
-    let mut request = tonic::Request::new(submission(job("call")));
-    request.metadata_mut().insert("traceparent", CONTEXT.parse().unwrap());
-    soon(rig.jobs.clone().submit(request)).await.unwrap();
-    let mut line = endpoint.accept().await;
-    // Its trace; the span may be the attempt's own.
-    assert_eq!(line.request().await.header("traceparent")[..35], CONTEXT[..35]);
-    line.answer_with("200 OK", "", "").await;
-    rig.stop().await;
+    let given = async |collector: Option<&str>| {
+        let endpoint = Endpoint::start().await;
+        let rig = rig_with(settings(&endpoint.url()), |settings| {
+            settings.traces.endpoint = collector.map(str::to_owned);
+        })
+        .await;
+        let mut request = tonic::Request::new(submission(job("call")));
+        request.metadata_mut().insert("traceparent", CONTEXT.parse().unwrap());
+        let submitted = soon(rig.jobs.clone().submit(request)).await.unwrap().into_inner().job.unwrap();
+        let mut line = endpoint.accept().await;
+        let context = line.request().await.header("traceparent").to_owned();
+        line.answer_with("200 OK", "", "").await;
+        rig.stop().await;
+        (context, submitted.traceparent)
+    };
+    assert_eq!(given(None).await.0, CONTEXT, "without spans of its own, as it came");
+    // Spans are made, whether a collector takes them or not.
+    let (attempt, submission) = given(Some("http://127.0.0.1:1")).await;
+    assert_eq!((&attempt[..35], &submission[..35]), (&CONTEXT[..35], &CONTEXT[..35]), "one trace");
+    assert!(attempt != CONTEXT && attempt != submission, "{attempt} {submission}");
 }
 
 #[tokio::test]

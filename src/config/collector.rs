@@ -1,0 +1,35 @@
+//! The collector of traces.
+
+use serde_json::Value as Json;
+
+use super::rules::Rule;
+
+/// Where a collector of traces is.
+pub(super) struct CollectorUrl;
+
+impl Rule for CollectorUrl {
+    type Value = String;
+
+    fn wanted(&self) -> String {
+        "a URL with a host and a port, such as \"http://127.0.0.1:4317\"".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<String, String> {
+        // Not shown: someone may have put a password into it.
+        let refused = |what: &str| Err(format!("{what}; write {}", self.wanted()));
+        let Ok(url) = text.parse::<http::Uri>() else {
+            return refused("this is not a URL");
+        };
+        match (url.scheme_str(), url.authority()) {
+            (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
+                refused("the URL has a user or a password; headers go into OTEL_EXPORTER_OTLP_HEADERS")
+            }
+            (Some("http" | "https"), Some(_)) => Ok(text.to_owned()),
+            (Some(_) | None, _) => refused("the URL does not start with http:// or https:// and a host"),
+        }
+    }
+
+    fn show(&self, value: &String) -> Json {
+        value.as_str().into()
+    }
+}
