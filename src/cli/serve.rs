@@ -65,6 +65,19 @@ pub(crate) struct SourceArgs {
 }
 
 impl SourceArgs {
+    /// For who needs to know no more than where the jobs are kept.
+    pub(crate) fn of_store(config: Option<PathBuf>, data_dir: Option<PathBuf>) -> Self {
+        SourceArgs {
+            config,
+            data_dir,
+            listen: None,
+            memory: false,
+            drain_timeout: None,
+            log: None,
+            log_format: None,
+        }
+    }
+
     /// Reads and checks the configuration.
     pub(crate) fn load(self, surroundings: &Surroundings) -> Result<Loaded, Faults> {
         let flags = Flags {

@@ -13,6 +13,7 @@ mod execution;
 mod http_handlers;
 mod metrics;
 mod queues;
+mod storage;
 mod submit;
 mod traces;
 mod watch;
