@@ -73,6 +73,8 @@ impl SourceArgs {
             listen: None,
             memory: false,
             drain_timeout: None,
+            metrics_listen: None,
+            traces_endpoint: None,
             log: None,
             log_format: None,
         }
