@@ -123,7 +123,7 @@ async fn look_over(loaded: &Loaded, quick: bool, global: &Global, ui: &Ui) -> Ve
     findings.push(process::clock(ui.clock.now()));
     findings.push(process::open_files(settings));
     findings.extend(handlers::check(loaded, quick).await);
-    findings.push(server::check(settings, global).await);
+    findings.extend(server::check(settings, global).await);
     findings
 }
 

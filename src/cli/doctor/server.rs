@@ -1,6 +1,10 @@
 //! The port, and the server behind it.
 
-use std::{io, net::TcpListener, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
 use jobmill::config::Settings;
 
@@ -10,20 +14,44 @@ const PORT: &str = "port";
 const SERVER: &str = "server";
 
 /// Whether a server could listen, or does.
-pub(super) async fn check(settings: &Settings, global: &Global) -> Finding {
-    let listen = settings.listen;
-    if listen.port() == 0 {
-        return ok(PORT, "a free one will be taken");
+pub(super) async fn check(settings: &Settings, global: &Global) -> Vec<Finding> {
+    let api = port(settings.listen);
+    if let Err((listen, None)) = api {
+        // One that runs has the port of the metrics as well.
+        return vec![server(listen, global).await];
     }
+    [Some(api), settings.metrics_listen.map(port)].into_iter().flatten().map(found).collect()
+}
+
+type Port = Result<SocketAddr, (SocketAddr, Option<io::Error>)>;
+
+/// Whether an address can be listened on; without an error if another process does.
+fn port(listen: SocketAddr) -> Port {
     // Bound for an instant, and nothing is accepted.
     match TcpListener::bind(listen) {
-        Ok(_) => return ok(PORT, format!("{listen} is free; no server runs there")),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-        Err(error) => {
-            let way_out = "set `listen` to an address of this machine, and a port that this user may take";
-            return problem(PORT, format!("{listen} can't be listened on: {error}"), way_out);
-        }
+        Ok(_) => Ok(listen),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err((listen, None)),
+        Err(error) => Err((listen, Some(error))),
     }
+}
+
+fn found(port: Port) -> Finding {
+    match port {
+        Ok(listen) if listen.port() == 0 => ok(PORT, "a free one will be taken"),
+        Ok(listen) => ok(PORT, format!("{listen} is free; no server runs there")),
+        Err((listen, None)) => {
+            problem(PORT, format!("{listen} is taken by another process"), "stop it, or choose another port")
+        }
+        Err((listen, Some(error))) => problem(
+            PORT,
+            format!("{listen} can't be listened on: {error}"),
+            "choose an address of this machine, and a port that this user may take",
+        ),
+    }
+}
+
+/// What answers at the port of the API.
+async fn server(listen: SocketAddr, global: &Global) -> Finding {
     let at_listen = Global { server: listen.to_string(), ..global.clone() };
     // What is wrong now is to be told, and not waited for.
     let queues = match client(&at_listen).retry_for(Duration::ZERO).connect().await {
