@@ -75,8 +75,6 @@ impl SourceArgs {
             traces_endpoint: None,
             memory: false,
             drain_timeout: None,
-            metrics_listen: None,
-            traces_endpoint: None,
             log: None,
             log_format: None,
         }
