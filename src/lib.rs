@@ -14,6 +14,7 @@ mod dispatch;
 pub mod execute;
 pub mod handle;
 pub mod job;
+pub mod listen;
 pub mod proto;
 pub mod serve;
 pub mod store;

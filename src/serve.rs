@@ -1,8 +1,9 @@
 //! Wiring and shutdown: a server from its settings to its end.
 
+mod running;
+
 use std::{
     collections::HashMap,
-    convert::Infallible,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,16 +11,17 @@ use std::{
 };
 
 pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle, time::Instant};
+use running::Running;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Admission, Queues},
     api::{self, Core},
     clock::Clock,
-    commit::{Committer, Committing},
+    commit::Committer,
     config::{
-        KindDefaults, Settings, StoreSettings,
+        KindDefaults, LimitSettings, Settings, StoreSettings,
         names::{self, NameError},
     },
     dispatch::{Dispatch, Handlers},
@@ -29,6 +31,7 @@ use crate::{
         command::{self, CommandHandler, WaitError},
     },
     handle::{self, Handle},
+    listen::{ListenStats, Listener},
     store::{EngineSetup, Reads, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
     watch::{Hub, TokenIssuer},
 };
@@ -37,12 +40,6 @@ use crate::{
 const HANDOUTS_MAX: usize = 200_000;
 /// How long a starting server waits for the commands of one that was killed.
 const COMMANDS_PATIENCE: Duration = Duration::from_secs(30);
-/// Attempts are asked to stop so long before a drain's deadline, or a quarter of the drain if that is shorter.
-const STOP_GRACE_MAX: Duration = Duration::from_secs(5);
-/// How long answers may take to reach their callers once nothing is left to do,
-const FAREWELL_MAX: Duration = Duration::from_secs(2);
-/// and how long they have even where the deadline has come.
-const FAREWELL_MIN: Duration = Duration::from_millis(250);
 /// The lock that commands of a killed server hold until they are gone.
 const COMMANDS_LOCK: &str = "commands.lock";
 
@@ -64,6 +61,7 @@ pub struct ServerBuilder {
 pub struct Server {
     address: Option<SocketAddr>,
     handle: Handle,
+    connections: Arc<ListenStats>,
     stopper: Stopper,
     running: JoinHandle<Result<(), ServeError>>,
 }
@@ -138,6 +136,12 @@ impl Server {
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Counts of its connections.
+    #[must_use]
+    pub fn connections(&self) -> Arc<ListenStats> {
+        Arc::clone(&self.connections)
     }
 
     /// A handle that stops it.
@@ -239,6 +243,11 @@ impl ServerBuilder {
             false => None,
         };
         let address = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(listening)?;
+        let connections = Arc::new(ListenStats::default());
+        let limits = self.settings.limits.clone();
+        let listener = listener.map(|socket| {
+            Listener::new(socket, limits.clone(), Arc::clone(&connections), self.clock.clone())
+        });
 
         let reader = store.reader();
         let queues = Arc::new(Queues::default());
@@ -284,7 +293,7 @@ impl ServerBuilder {
         let dispatched = CancellationToken::new();
         let farewell = CancellationToken::new();
         let running = Running {
-            serving: tokio::spawn(serve(core, listener, farewell.clone())),
+            serving: tokio::spawn(serve(core, limits, listener, farewell.clone())),
             dispatching: tokio::spawn(Arc::clone(&dispatch).run(
                 handouts,
                 attempts.clone(),
@@ -302,7 +311,7 @@ impl ServerBuilder {
             stopper: stopper.clone(),
             drain_timeout: self.settings.drain_timeout,
         };
-        Ok(Server { address, handle, stopper, running: tokio::spawn(running.until_the_end()) })
+        Ok(Server { address, handle, connections, stopper, running: tokio::spawn(running.until_the_end()) })
     }
 
     /// What runs each kind, and what its jobs get by default.
@@ -346,11 +355,12 @@ impl ServerBuilder {
 /// Serves gRPC until `stopping` is cancelled, or waits for that where there is no port to serve it on.
 async fn serve(
     core: Core,
-    listener: Option<TcpListener>,
+    limits: LimitSettings,
+    listener: Option<Listener>,
     stopping: CancellationToken,
 ) -> Result<(), ApiError> {
     match listener {
-        Some(listener) => api::serve(core, listener, stopping).await,
+        Some(listener) => api::serve(core, &limits, listener, stopping).await,
         None => {
             stopping.cancelled().await;
             Ok(())
@@ -372,115 +382,4 @@ fn open(settings: &StoreSettings, setup: EngineSetup) -> Result<Box<dyn Store>, 
             Ok(Box::new(store))
         }
     }
-}
-
-/// The parts of a running server.
-struct Running {
-    serving: JoinHandle<Result<(), ApiError>>,
-    dispatching: JoinHandle<()>,
-    committing: Committing,
-    dispatch: Arc<Dispatch>,
-    attempts: TaskTracker,
-    hub: Arc<Hub>,
-    closures: Arc<Closures>,
-    /// Lets go of closures that are of no use any more.
-    following: JoinHandle<Infallible>,
-    /// Nothing more is claimed.
-    draining: CancellationToken,
-    /// Nothing more is handed out.
-    dispatched: CancellationToken,
-    /// No more calls are taken.
-    farewell: CancellationToken,
-    stopper: Stopper,
-    drain_timeout: Duration,
-}
-
-impl Running {
-    async fn until_the_end(mut self) -> Result<(), ServeError> {
-        let reason = tokio::select! {
-            () = self.stopper.drain.cancelled() => Ok(()),
-            ended = &mut self.committing.ended => Err(match ended {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(())) | Err(_) => ServeError::Ended("the committer".into()),
-            }),
-            ended = &mut self.serving => Err(match ended {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(())) | Err(_) => ServeError::Ended("the gRPC server".into()),
-            }),
-        };
-        if reason.is_err() {
-            // Nothing can be kept any more, or nobody can be reached: no time is given.
-            self.stopper.force();
-        }
-        self.drain().await;
-        reason
-    }
-
-    /// Ends at the deadline, give or take the moment that a cut takes.
-    async fn drain(self) {
-        let Running { mut serving, mut dispatching, committing, dispatch, attempts, hub, stopper, .. } = self;
-        let (closures, following) = (self.closures, self.following);
-        let Committing { commit, reports, mut ended } = committing;
-        let deadline = tokio::time::sleep(self.drain_timeout).deadline();
-        let stop_at = deadline - STOP_GRACE_MAX.min(self.drain_timeout / 4);
-        self.draining.cancel();
-        hub.close();
-        self.farewell.cancel();
-        let force = &stopper.force;
-
-        // After an empty batch nothing more is claimed; what was claimed before is on its way to dispatch. A disk that
-        // hangs must not hold up the drain.
-        tokio::select! {
-            () = commit.flush() => {}
-            () = tokio::time::sleep_until(deadline) => {}
-            () = force.cancelled() => {}
-        }
-        self.dispatched.cancel();
-        let _ = (&mut dispatching).await;
-        attempts.close();
-        tokio::select! {
-            () = attempts.wait() => {}
-            () = tokio::time::sleep_until(stop_at) => {
-                tracing::info!(attempts = attempts.len(), "asking running attempts to stop");
-                dispatch.stop();
-                tokio::select! {
-                    () = attempts.wait() => {}
-                    () = tokio::time::sleep_until(deadline) => {}
-                    () = force.cancelled() => {}
-                }
-            }
-            () = force.cancelled() => {}
-        }
-        if !attempts.is_empty() {
-            tracing::warn!(
-                attempts = attempts.len(),
-                "cutting off running attempts; their jobs are retried later"
-            );
-        }
-        dispatch.cut_off();
-        // A handler that never yields can't be cut off; it ends with the process.
-        let _ = tokio::time::timeout_at(farewell_until(deadline), attempts.wait()).await;
-        let farewell = async {
-            let _ = (&mut serving).await;
-        };
-        tokio::select! {
-            _ = tokio::time::timeout_at(farewell_until(deadline), farewell) => {}
-            () = force.cancelled() => {}
-        }
-        serving.abort();
-        following.abort();
-        // Handles may outlive the server; what closures own must not.
-        closures.close();
-        drop((dispatch, reports));
-        commit.end();
-        // Dropping the store ends its checkpoint thread, too.
-        let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
-    }
-}
-
-/// When to stop waiting for the last answers: soon, and before the deadline if that leaves them any time.
-fn farewell_until(deadline: Instant) -> Instant {
-    let least = tokio::time::sleep(FAREWELL_MIN).deadline();
-    let most = tokio::time::sleep(FAREWELL_MAX).deadline();
-    deadline.clamp(least, most)
 }

@@ -237,6 +237,7 @@ fn the_file_is_the_named_one_or_the_users_own_or_none() {
 fn each_limit_is_the_last_value_that_is_accepted() {
     let queue = |setting: &str| format!("[queues.a]\n{setting}");
     let kind = |setting: &str| format!("[kinds.a]\ncommand = ['sh']\n{setting}");
+    let limit = |accepted: &str, refused: &str| (format!("limits.{accepted}"), format!("limits.{refused}"));
     for (accepted, refused) in [
         (queue("max_jobs = 1"), queue("max_jobs = 0")),
         (queue("max_jobs = 1_000_000_000"), queue("max_jobs = 1_000_000_001")),
@@ -260,6 +261,15 @@ fn each_limit_is_the_last_value_that_is_accepted() {
         (kind("retry.jitter = 1.0"), kind("retry.jitter = 1.1")),
         (kind("permanent_exit_codes = [1, 255]"), kind("permanent_exit_codes = [256]")),
         ("drain_timeout = '1h'".to_owned(), "drain_timeout = '61m'".to_owned()),
+        limit("connections = 1", "connections = 0"),
+        limit("connections = 1_000_000", "connections = 1_000_001"),
+        limit("handshakes = 100_000", "handshakes = 0"),
+        limit("handshake_timeout = '100ms'", "handshake_timeout = '99ms'"),
+        limit("streams_per_connection = 1", "streams_per_connection = 100_001"),
+        limit("header_bytes = '4KiB'", "header_bytes = 4_095"),
+        limit("header_bytes = '1MiB'", "header_bytes = '2MiB'"),
+        limit("keepalive_interval = '1h'", "keepalive_interval = '0s'"),
+        limit("keepalive_timeout = '10m'", "keepalive_timeout = '11m'"),
     ] {
         Desk::new(&accepted).load();
         let faults = Desk::new(&refused).faults();
@@ -380,6 +390,13 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     drain_timeout                        30s                 default
     log.filter                           info                default
     log.format                           text                default
+    limits.connections                   10000               default
+    limits.handshakes                    1000                default
+    limits.handshake_timeout             10s                 default
+    limits.streams_per_connection        1024                default
+    limits.header_bytes                  16KiB               default
+    limits.keepalive_interval            30s                 default
+    limits.keepalive_timeout             20s                 default
     queues.default.max_jobs              100000              default
     queues.default.max_bytes             1GiB                default
     queues.default.consumers             2                   jobmill.toml:2:13

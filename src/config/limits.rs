@@ -52,5 +52,23 @@ pub const VARIABLES_MAX: usize = 256;
 /// What an exit code may be that marks a failure.
 pub const EXIT_CODES: RangeInclusive<i32> = 1..=255;
 
+/// How many connections may be open.
+pub const CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
+/// How many connections may be open that have not said anything yet.
+pub const HANDSHAKES: RangeInclusive<u32> = 1..=100_000;
+/// How long a connection may have for its TLS handshake and its first bytes.
+pub const HANDSHAKE_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(5 * MINUTE);
+/// How many calls one connection may have open.
+pub const STREAMS_PER_CONNECTION: RangeInclusive<u32> = 1..=100_000;
+/// How many bytes the headers of a call may take together.
+pub const HEADER_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 20;
+/// How long a connection may be silent before it is asked whether it is alive.
+pub const KEEPALIVE_INTERVAL: RangeInclusive<Duration> =
+    Duration::from_secs(SECOND)..=Duration::from_secs(HOUR);
+/// How long a connection may take to say that it is alive.
+pub const KEEPALIVE_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_secs(SECOND)..=Duration::from_secs(10 * MINUTE);
+
 /// How large a configuration file may be.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;

@@ -13,13 +13,14 @@ use super::{
     Entry, LogFormat, LogSettings, Settings, StoreSettings,
     declared::{Context, KIND_KEYS, QUEUE_KEYS, RETRY_KEYS, kinds, queues},
     fault::{Fault, Faults, Place, Source},
-    limits,
+    limits, network,
     rules::{Bool, Choice, DurationIn, Folder, LogFilter, Loopback, Rule, quote},
     section::{Reading, Section},
     surroundings::Surroundings,
 };
 
-const ROOT_KEYS: [&str; 7] = ["listen", "data_dir", "memory", "drain_timeout", "log", "queues", "kinds"];
+const ROOT_KEYS: [&str; 8] =
+    ["listen", "data_dir", "memory", "drain_timeout", "log", "limits", "queues", "kinds"];
 const LOG_KEYS: [&str; 2] = ["filter", "format"];
 const LOG_FORMAT: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
 
@@ -86,12 +87,13 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let drain_timeout = layers.setting(&root, drain, &rule, defaults.drain_timeout);
     let log = layers.log(&root, flags);
 
+    let limits = network::limits(&root, &mut reading);
     let queues = queues(&root, &mut reading);
     let kinds = kinds(&root, &context, &mut reading);
     let Reading { faults, entries, .. } = reading;
     Faults::check(faults)?;
     Ok(Loaded {
-        settings: Settings { listen, store, drain_timeout, queues, kinds },
+        settings: Settings { listen, store, drain_timeout, limits, queues, kinds },
         log,
         file: source.map(|source| source.path().to_owned()),
         entries,
@@ -102,6 +104,7 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
 pub fn keys() -> impl Iterator<Item = String> {
     let root = ["listen", "data_dir", "memory", "drain_timeout"].into_iter().map(str::to_owned);
     root.chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
+        .chain(network::LIMIT_KEYS.into_iter().map(|key| format!("limits.{key}")))
         .chain(QUEUE_KEYS.into_iter().map(|key| format!("queues.NAME.{key}")))
         .chain(KIND_KEYS.into_iter().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
         .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))

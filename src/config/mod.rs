@@ -8,6 +8,7 @@ mod fault;
 pub mod limits;
 mod load;
 pub mod names;
+mod network;
 mod program;
 mod rules;
 mod section;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// How long a stopping server waits for running attempts.
     pub drain_timeout: Duration,
+    /// What connections may take.
+    pub limits: LimitSettings,
     /// The queues that the file declares, by name.
     pub queues: BTreeMap<String, QueueSettings>,
     /// The kinds that the file declares, by name.
@@ -58,8 +61,42 @@ impl Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7733)),
             store,
             drain_timeout: Duration::from_secs(30),
+            limits: LimitSettings::default(),
             queues: BTreeMap::from([(DEFAULT_QUEUE.to_owned(), QueueSettings::default())]),
             kinds: BTreeMap::new(),
+        }
+    }
+}
+
+/// What connections may take, one by one and together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LimitSettings {
+    /// How many connections may be open. Over it, new ones are closed at once.
+    pub connections: u32,
+    /// How many connections may be open that have not said anything yet. Over it, the oldest of them is closed.
+    pub handshakes: u32,
+    /// How long a connection has for its TLS handshake and its first bytes.
+    pub handshake_timeout: Duration,
+    /// How many calls one connection may have open.
+    pub streams_per_connection: u32,
+    /// How many bytes the headers of a call may take together.
+    pub header_bytes: u32,
+    /// A connection that is silent for so long is asked whether it is alive,
+    pub keepalive_interval: Duration,
+    /// and cut if it does not say so in this time.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        LimitSettings {
+            connections: 10_000,
+            handshakes: 1_000,
+            handshake_timeout: Duration::from_secs(10),
+            streams_per_connection: 1_024,
+            header_bytes: 16 << 10,
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(20),
         }
     }
 }

@@ -17,7 +17,9 @@ fn keys() {
     refuses("drain-timeout = '1s'", &["1:1: drain-timeout: unknown key; did you mean `drain_timeout`?"]);
     refuses(
         "port = 1",
-        &["1:1: port: unknown key; known here: listen, data_dir, memory, drain_timeout, log, queues, kinds"],
+        &[
+            "1:1: port: unknown key; known here: listen, data_dir, memory, drain_timeout, log, limits, queues, kinds",
+        ],
     );
     refuses("[queue.mail]", &["1:2: queue: unknown key; did you mean `queues`?"]);
     refuses("log.fliter = 'info'", &["1:5: log.fliter: unknown key; did you mean `filter`?"]);
@@ -32,7 +34,7 @@ fn keys() {
     refuses(
         "\"a\\u001b[31m\" = 1",
         &[
-            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, data_dir, memory, drain_timeout, log, queues, kinds"#,
+            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, data_dir, memory, drain_timeout, log, limits, queues, kinds"#,
         ],
     );
 }

@@ -5,6 +5,7 @@
 mod bad_input;
 mod bad_messages;
 mod commands;
+mod connections;
 mod crash;
 mod drain;
 mod execution;

@@ -116,7 +116,6 @@ pub(super) fn settings(folder: &Path, program: &str) -> Settings {
     };
     Settings {
         listen: ([127, 0, 0, 1], 0).into(),
-        store: StoreSettings::Folder(folder.to_owned()),
         drain_timeout: Duration::from_secs(10),
         queues: [
             (FILES_QUEUE.to_owned(), queue(None)),
@@ -129,5 +128,6 @@ pub(super) fn settings(folder: &Path, program: &str) -> Settings {
             (SLEEP_KIND.to_owned(), command(steps::SLEEP)),
         ]
         .into(),
+        ..Settings::new(StoreSettings::Folder(folder.to_owned()))
     }
 }

@@ -1,0 +1,127 @@
+//! A server that runs, to its end.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{ServeError, Stopper};
+use crate::{api::ApiError, commit::Committing, dispatch::Dispatch, execute::closures::Closures, watch::Hub};
+
+/// Attempts are asked to stop so long before a drain's deadline, or a quarter of the drain if that is shorter.
+const STOP_GRACE_MAX: Duration = Duration::from_secs(5);
+/// How long answers may take to reach their callers once nothing is left to do,
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// and how long they have even where the deadline has come.
+const FAREWELL_MIN: Duration = Duration::from_millis(250);
+
+/// The parts of a running server.
+pub(super) struct Running {
+    pub(super) serving: JoinHandle<Result<(), ApiError>>,
+    pub(super) dispatching: JoinHandle<()>,
+    pub(super) committing: Committing,
+    pub(super) dispatch: Arc<Dispatch>,
+    pub(super) attempts: TaskTracker,
+    pub(super) hub: Arc<Hub>,
+    pub(super) closures: Arc<Closures>,
+    /// Lets go of closures that are of no use any more.
+    pub(super) following: JoinHandle<Infallible>,
+    /// Nothing more is claimed.
+    pub(super) draining: CancellationToken,
+    /// Nothing more is handed out.
+    pub(super) dispatched: CancellationToken,
+    /// No more calls are taken.
+    pub(super) farewell: CancellationToken,
+    pub(super) stopper: Stopper,
+    pub(super) drain_timeout: Duration,
+}
+
+impl Running {
+    pub(super) async fn until_the_end(mut self) -> Result<(), ServeError> {
+        let reason = tokio::select! {
+            () = self.stopper.drain.cancelled() => Ok(()),
+            ended = &mut self.committing.ended => Err(match ended {
+                Ok(Err(error)) => error.into(),
+                Ok(Ok(())) | Err(_) => ServeError::Ended("the committer".into()),
+            }),
+            ended = &mut self.serving => Err(match ended {
+                Ok(Err(error)) => error.into(),
+                Ok(Ok(())) | Err(_) => ServeError::Ended("the gRPC server".into()),
+            }),
+        };
+        if reason.is_err() {
+            // Nothing can be kept any more, or nobody can be reached: no time is given.
+            self.stopper.force();
+        }
+        self.drain().await;
+        reason
+    }
+
+    /// Ends at the deadline, give or take the moment that a cut takes.
+    async fn drain(self) {
+        let Running { mut serving, mut dispatching, committing, dispatch, attempts, hub, stopper, .. } = self;
+        let (closures, following) = (self.closures, self.following);
+        let Committing { commit, reports, mut ended } = committing;
+        let deadline = tokio::time::sleep(self.drain_timeout).deadline();
+        let stop_at = deadline - STOP_GRACE_MAX.min(self.drain_timeout / 4);
+        self.draining.cancel();
+        hub.close();
+        self.farewell.cancel();
+        let force = &stopper.force;
+
+        // After an empty batch nothing more is claimed; what was claimed before is on its way to dispatch. A disk that
+        // hangs must not hold up the drain.
+        tokio::select! {
+            () = commit.flush() => {}
+            () = tokio::time::sleep_until(deadline) => {}
+            () = force.cancelled() => {}
+        }
+        self.dispatched.cancel();
+        let _ = (&mut dispatching).await;
+        attempts.close();
+        tokio::select! {
+            () = attempts.wait() => {}
+            () = tokio::time::sleep_until(stop_at) => {
+                tracing::info!(attempts = attempts.len(), "asking running attempts to stop");
+                dispatch.stop();
+                tokio::select! {
+                    () = attempts.wait() => {}
+                    () = tokio::time::sleep_until(deadline) => {}
+                    () = force.cancelled() => {}
+                }
+            }
+            () = force.cancelled() => {}
+        }
+        if !attempts.is_empty() {
+            tracing::warn!(
+                attempts = attempts.len(),
+                "cutting off running attempts; their jobs are retried later"
+            );
+        }
+        dispatch.cut_off();
+        // A handler that never yields can't be cut off; it ends with the process.
+        let _ = tokio::time::timeout_at(farewell_until(deadline), attempts.wait()).await;
+        let farewell = async {
+            let _ = (&mut serving).await;
+        };
+        tokio::select! {
+            _ = tokio::time::timeout_at(farewell_until(deadline), farewell) => {}
+            () = force.cancelled() => {}
+        }
+        serving.abort();
+        following.abort();
+        // Handles may outlive the server; what closures own must not.
+        closures.close();
+        drop((dispatch, reports));
+        commit.end();
+        // Dropping the store ends its checkpoint thread, too.
+        let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
+    }
+}
+
+/// When to stop waiting for the last answers: soon, and before the deadline if that leaves them any time.
+fn farewell_until(deadline: Instant) -> Instant {
+    let least = tokio::time::sleep(FAREWELL_MIN).deadline();
+    let most = tokio::time::sleep(FAREWELL_MAX).deadline();
+    deadline.clamp(least, most)
+}
