@@ -4,8 +4,10 @@
 //! embeds the server gives it handlers ([`execute`]) and settings ([`config`]) and uses it through a [`handle`]; the
 //! other modules are its parts, and ARCHITECTURE.md in the repository is their map.
 
+pub mod access;
 pub mod admission;
 mod api;
+pub mod audit;
 pub mod client;
 pub mod clock;
 pub mod commit;
@@ -18,6 +20,7 @@ pub mod listen;
 pub mod proto;
 pub mod serve;
 pub mod store;
+pub mod tls;
 pub mod transition;
 pub mod watch;
 

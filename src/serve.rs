@@ -1,9 +1,11 @@
 //! Wiring and shutdown: a server from its settings to its end.
 
+mod credentials;
 mod running;
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,13 +13,21 @@ use std::{
 };
 
 pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
+use credentials::Credentials;
 use running::Running;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use crate::{
     admission::{Admission, Queues},
-    api::{self, Core},
+    api::{self, Core, Gate},
     clock::Clock,
     commit::Committer,
     config::{
@@ -63,6 +73,7 @@ pub struct Server {
     handle: Handle,
     connections: Arc<ListenStats>,
     stopper: Stopper,
+    reload: Arc<Notify>,
     running: JoinHandle<Result<(), ServeError>>,
 }
 
@@ -73,6 +84,17 @@ pub struct Stopper {
     force: CancellationToken,
 }
 
+/// Has a server's credentials read again, from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Reloader(Arc<Notify>);
+
+impl Reloader {
+    /// Asks for it. It is done soon.
+    pub fn reload(&self) {
+        self.0.notify_one();
+    }
+}
+
 /// Why a server did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -81,6 +103,20 @@ pub enum ServeError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Anybody on the network could use it.
+    #[error("{0} is not a loopback address, and there are no TLS and tokens: set both, or say `insecure`")]
+    Exposed(SocketAddr),
+    /// Certificates or tokens can't be used.
+    #[error("can't use the credentials: {0}")]
+    Credentials(String),
+    /// The audit can't be written.
+    #[error("can't write the audit to {path:?}")]
+    Audit {
+        /// The file.
+        path: PathBuf,
         /// What the system said.
         source: std::io::Error,
     },
@@ -136,6 +172,13 @@ impl Server {
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Has certificates, keys and tokens read again, and the audit's file opened anew. The files are looked at every few
+    /// seconds anyway; what is wrong with them is told in the log, and leaves the old ones in use.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        Reloader(Arc::clone(&self.reload))
     }
 
     /// Counts of its connections.
@@ -220,6 +263,10 @@ impl ServerBuilder {
     /// # Errors
     /// The first thing that is wrong; nothing listens then.
     pub async fn start(self) -> Result<Server, ServeError> {
+        let credentials = match self.listens {
+            true => Some(Arc::new(Credentials::load(&self.settings, &self.clock)?)),
+            false => None,
+        };
         let closures = Arc::new(Closures::default());
         let (handlers, defaults) = self.handlers(&closures)?;
         let setup = EngineSetup {
@@ -244,9 +291,18 @@ impl ServerBuilder {
         };
         let address = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(listening)?;
         let connections = Arc::new(ListenStats::default());
-        let limits = self.settings.limits.clone();
-        let listener = listener.map(|socket| {
-            Listener::new(socket, limits.clone(), Arc::clone(&connections), self.clock.clone())
+        let reload = Arc::new(Notify::new());
+        let listening = listener.zip(credentials).map(|(socket, credentials)| Listening {
+            gate: credentials.gate(&self.settings),
+            listener: Listener::new(
+                socket,
+                self.settings.limits.clone(),
+                credentials.tls.clone(),
+                Arc::clone(&connections),
+                self.clock.clone(),
+            ),
+            limits: self.settings.limits.clone(),
+            following: AbortOnDropHandle::new(tokio::spawn(credentials.follow(Arc::clone(&reload)))),
         });
 
         let reader = store.reader();
@@ -293,7 +349,7 @@ impl ServerBuilder {
         let dispatched = CancellationToken::new();
         let farewell = CancellationToken::new();
         let running = Running {
-            serving: tokio::spawn(serve(core, limits, listener, farewell.clone())),
+            serving: tokio::spawn(serve(core, listening, farewell.clone())),
             dispatching: tokio::spawn(Arc::clone(&dispatch).run(
                 handouts,
                 attempts.clone(),
@@ -311,7 +367,14 @@ impl ServerBuilder {
             stopper: stopper.clone(),
             drain_timeout: self.settings.drain_timeout,
         };
-        Ok(Server { address, handle, connections, stopper, running: tokio::spawn(running.until_the_end()) })
+        Ok(Server {
+            address,
+            handle,
+            connections,
+            stopper,
+            reload,
+            running: tokio::spawn(running.until_the_end()),
+        })
     }
 
     /// What runs each kind, and what its jobs get by default.
@@ -352,15 +415,25 @@ impl ServerBuilder {
     }
 }
 
+/// What it takes to serve gRPC.
+struct Listening {
+    listener: Listener,
+    gate: Gate,
+    limits: LimitSettings,
+    /// Ends with the rest.
+    following: AbortOnDropHandle<Infallible>,
+}
+
 /// Serves gRPC until `stopping` is cancelled, or waits for that where there is no port to serve it on.
 async fn serve(
     core: Core,
-    limits: LimitSettings,
-    listener: Option<Listener>,
+    listening: Option<Listening>,
     stopping: CancellationToken,
 ) -> Result<(), ApiError> {
-    match listener {
-        Some(listener) => api::serve(core, &limits, listener, stopping).await,
+    match listening {
+        Some(Listening { listener, gate, limits, following: _following }) => {
+            api::serve(core, gate, &limits, listener, stopping).await
+        }
         None => {
             stopping.cancelled().await;
             Ok(())

@@ -310,7 +310,17 @@ fn there_are_only_so_many_queues_kinds_consumers_and_arguments() {
 fn the_example_has_every_key_and_is_valid() {
     let example =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/jobmill.example.toml")).unwrap();
-    let loaded = Desk::new(&example).load();
+    let desk = Desk::new(&example);
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    for (name, text) in [
+        ("server.pem", certified.cert.pem()),
+        ("server.key", certified.signing_key.serialize_pem()),
+        ("clients.pem", certified.cert.pem()),
+        ("tokens.toml", String::new()),
+    ] {
+        fs::write(desk.path(name), text).unwrap();
+    }
+    let loaded = desk.load();
     let in_file = loaded.entries.iter().filter(|entry| matches!(entry.place, Place::File { .. }));
     let present: BTreeSet<String> = in_file.map(|entry| general(&entry.key)).collect();
     assert_eq!(present, keys().collect());
@@ -334,7 +344,7 @@ fn the_documentation_has_every_key_with_its_default() {
         let expected = match &*default {
             "required" => continue,
             "one a core" => jobmill::config::QueueSettings::default().consumers.to_string(),
-            "the server's own" => "null".to_owned(),
+            "the server's own" | "none" => "null".to_owned(),
             default => default.replace("~/", "/home/ada/"),
         };
         let actual = actual.value.as_str().map_or_else(|| actual.value.to_string(), str::to_owned);
@@ -385,11 +395,20 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     insta::assert_snapshot!(text, @r#"
     KEY                                  VALUE               FROM
     listen                               127.0.0.1:7733      default
+    hosts                                []                  default
+    insecure                             false               default
     data_dir                             -                   default
     memory                               true                flag --memory
     drain_timeout                        30s                 default
     log.filter                           info                default
     log.format                           text                default
+    tls.certificate                      -                   default
+    tls.key                              -                   default
+    tls.client_ca                        -                   default
+    tls.client_auth                      required            default
+    auth.tokens                          -                   default
+    audit.file                           -                   default
+    grpc_web.origins                     []                  default
     limits.connections                   10000               default
     limits.handshakes                    1000                default
     limits.handshake_timeout             10s                 default

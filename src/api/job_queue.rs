@@ -1,12 +1,18 @@
 //! The JobQueue service.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    pin::Pin,
+    sync::Arc,
+};
 
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Core, ENOUGH_BYTES, convert, errors, submit_stream, traceparent,
+    Core, ENOUGH_BYTES,
+    caller::Caller,
+    convert, errors, page_token, submit_stream, traceparent,
     validate::{BATCH_MAX, Validator, request},
     watch_stream::{self, WatchRequest},
 };
@@ -30,6 +36,13 @@ const LIST_BUDGET: usize = 100_000;
 #[derive(Clone)]
 pub(crate) struct JobQueueApi {
     pub(super) core: Core,
+}
+
+/// Who submits, and what came beside the request.
+struct By<'a> {
+    caller: &'a Caller,
+    metadata: &'a tonic::metadata::MetadataMap,
+    deadline: Option<Timestamp>,
 }
 
 impl JobQueueApi {
@@ -70,9 +83,8 @@ impl JobQueueApi {
     /// Submits one job. `validator` has the faults of what else the request says.
     async fn submit_one(
         &self,
+        by: &By<'_>,
         mut validator: Validator,
-        metadata: &tonic::metadata::MetadataMap,
-        deadline: Option<Timestamp>,
         job: Option<v1::JobSpec>,
         request_id: &str,
         when_full: i32,
@@ -81,10 +93,12 @@ impl JobQueueApi {
         validator.request_id(request_id);
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
+        by.caller.on_queue(&draft.queue)?;
+        let entry = by.caller.begin(Some(&draft.queue));
         let request = request(request_id, "submit", std::slice::from_ref(&draft));
-        let answer =
-            self.offer(vec![draft], request_id, request, traceparent(metadata), when_full, deadline).await?;
-        match answer {
+        let traceparent = traceparent(by.metadata);
+        let answer = self.offer(vec![draft], request_id, request, traceparent, when_full, by.deadline).await;
+        let submitted = answer.and_then(|answer| match answer {
             SubmitAnswer::Created { mut jobs } => match jobs.pop() {
                 Some(job) => Ok((job, true)),
                 None => Err(StoreError::Corrupt("an accepted offer has no job".into()).into()),
@@ -93,7 +107,9 @@ impl JobQueueApi {
             SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {
                 Err(Status::internal("a refusal came as an answer"))
             }
-        }
+        });
+        entry.end(&submitted, |(job, _)| vec![job.id.to_string()]);
+        submitted
     }
 
     fn submit_response(&self, job: &Job, created: bool) -> v1::SubmitResponse {
@@ -105,12 +121,25 @@ impl JobQueueApi {
         }
     }
 
-    async fn job_control(&self, control: Control) -> Result<Option<Arc<Job>>, Status> {
-        match self.core.commit.control(control).await? {
-            ControlAnswer::Decided(Ok(ControlDone::Job(job))) => Ok(Some(job)),
-            ControlAnswer::Decided(Ok(_)) | ControlAnswer::Purged { .. } => Ok(None),
-            ControlAnswer::Decided(Err(refusal)) => Err(refusal.into()),
-        }
+    /// Changes a job, if the caller may. A job never goes to another queue, so that looking first is enough.
+    async fn job_control(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        control: Control,
+    ) -> Result<Option<Arc<Job>>, Status> {
+        let found = self.core.reads.read(move |reader| reader.job(id)).await?;
+        let job = found.ok_or_else(|| errors::job_not_found(&id))?;
+        caller.on_job(&job)?;
+        let entry = caller.begin_job(id, Some(job.spec.queue.as_str()));
+        let done = match self.core.commit.control(control).await {
+            Ok(ControlAnswer::Decided(Ok(ControlDone::Job(job)))) => Ok(Some(job)),
+            Ok(ControlAnswer::Decided(Ok(_)) | ControlAnswer::Purged { .. }) => Ok(None),
+            Ok(ControlAnswer::Decided(Err(refusal))) => Err(refusal.into()),
+            Err(stopped) => Err(stopped.into()),
+        };
+        entry.end(&done, |_| Vec::new());
+        done
     }
 
     /// The jobs of a page, cut short where they would not fit into a message; returns where.
@@ -147,12 +176,13 @@ type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl JobQueue for JobQueueApi {
     async fn submit(&self, call: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
         let (metadata, _, body) = call.into_parts();
         let validator = Validator::new(self.core.clock.now());
-        let (job, created) = self
-            .submit_one(validator, &metadata, deadline, body.job, &body.request_id, body.when_full)
-            .await?;
+        let by = By { caller: &caller, metadata: &metadata, deadline };
+        let (job, created) =
+            self.submit_one(&by, validator, body.job, &body.request_id, body.when_full).await?;
         Ok(Response::new(self.submit_response(&job, created)))
     }
 
@@ -160,6 +190,7 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::SubmitBatchRequest>,
     ) -> Result<Response<v1::SubmitBatchResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
         let (metadata, _, body) = call.into_parts();
         let mut validator = Validator::new(self.core.clock.now());
@@ -178,11 +209,18 @@ impl JobQueue for JobQueueApi {
             .map(|(index, spec)| validator.job_spec(&format!("jobs[{index}]"), Some(spec)))
             .collect();
         validator.finish()?;
+        let queues: BTreeSet<&str> = drafts.iter().map(|draft| draft.queue.as_str()).collect();
+        queues.iter().try_for_each(|queue| caller.on_queue(queue))?;
+        let entry = caller.begin(Some(&queues.into_iter().collect::<Vec<_>>().join(" ")));
         let request = request(&body.request_id, "submit batch", &drafts);
-        let answer = self
-            .offer(drafts, &body.request_id, request, traceparent(&metadata), when_full, deadline)
-            .await?;
-        let (ids, position, created) = match answer {
+        let answer =
+            self.offer(drafts, &body.request_id, request, traceparent(&metadata), when_full, deadline).await;
+        entry.end(&answer, |answer| match answer {
+            SubmitAnswer::Created { jobs } => jobs.iter().map(|job| job.id.to_string()).collect(),
+            SubmitAnswer::Seen { first, .. } => vec![first.id.to_string()],
+            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => Vec::new(),
+        });
+        let (ids, position, created) = match answer? {
             SubmitAnswer::Created { jobs } => {
                 (jobs.iter().map(|job| job.id.to_string()).collect(), position_of(&jobs), true)
             }
@@ -207,7 +245,8 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<tonic::Streaming<v1::SubmitStreamRequest>>,
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
-        Ok(Response::new(Box::pin(submit_stream::start(self.clone(), call))))
+        let caller = Caller::of(&call)?;
+        Ok(Response::new(Box::pin(submit_stream::start(self.clone(), caller, call))))
     }
 
     type SubmitAndWatchStream = ResponseStream<v1::SubmitAndWatchResponse>;
@@ -216,6 +255,7 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::SubmitAndWatchRequest>,
     ) -> Result<Response<Self::SubmitAndWatchStream>, Status> {
+        let caller = Caller::of(&call)?;
         use v1::submit_and_watch_response::Message;
 
         let deadline = self.core.deadline(&call);
@@ -223,12 +263,13 @@ impl JobQueue for JobQueueApi {
         let mut validator = Validator::new(self.core.clock.now());
         let detail = validator.detail(body.detail);
         let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
-        let (job, created) = self
-            .submit_one(validator, &metadata, deadline, body.job, &body.request_id, body.when_full)
-            .await?;
+        let by = By { caller: &caller, metadata: &metadata, deadline };
+        let (job, created) =
+            self.submit_one(&by, validator, body.job, &body.request_id, body.when_full).await?;
         let submitted = self.submit_response(&job, created);
         let watch = WatchRequest::Ids {
             ids: vec![job.id],
+            hidden: HashSet::new(),
             detail,
             output: body.output,
             // A repeat starts with the job as it is now: the caller may have missed its end.
@@ -239,7 +280,8 @@ impl JobQueue for JobQueueApi {
             }),
         };
         let first = tokio_stream::once(Ok(Message::Submitted(submitted)));
-        let status = watch_stream::start(&self.core, watch, view).map(|message| message.map(Message::Status));
+        let status =
+            watch_stream::start(&self.core, caller, watch, view).map(|message| message.map(Message::Status));
         let stream = first
             .chain(status)
             .map(|message| message.map(|message| v1::SubmitAndWatchResponse { message: Some(message) }));
@@ -252,17 +294,20 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let caller = Caller::of(&call)?;
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
-        let watch = watch_stream::request(&self.core, validator, body)?;
-        Ok(Response::new(Box::pin(watch_stream::start(&self.core, watch, view))))
+        let mut watch = watch_stream::request(&self.core, validator, body)?;
+        watch_stream::authorize(&self.core, &caller, &mut watch).await?;
+        Ok(Response::new(Box::pin(watch_stream::start(&self.core, caller, watch, view))))
     }
 
     async fn get_job(
         &self,
         call: Request<v1::GetJobRequest>,
     ) -> Result<Response<v1::GetJobResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &body.id);
@@ -283,6 +328,7 @@ impl JobQueue for JobQueueApi {
         let Some((job, mut proto)) = found else {
             return Err(errors::job_not_found(&id));
         };
+        caller.on_job(&job)?;
         let queue = self.core.admission.queues().get(job.spec.queue.as_str());
         let runs_here = self.core.admission.runs(job.spec.kind.as_str());
         proto.pending_reason = convert::pending_reason(&job, queue.as_deref(), runs_here) as i32;
@@ -293,6 +339,7 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         let filter = validator.filter(body.filter);
@@ -310,6 +357,7 @@ impl JobQueue for JobQueueApi {
             }
         }
         validator.finish()?;
+        caller.on_filter(&filter)?;
         let filter = Arc::new(filter);
         let mut jobs: Vec<Arc<Job>> = Vec::new();
         let mut budget = LIST_BUDGET;
@@ -340,9 +388,11 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::CountJobsRequest>,
     ) -> Result<Response<v1::CountJobsResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let mut validator = Validator::new(self.core.clock.now());
         let filter = validator.filter(call.into_inner().filter);
         validator.finish()?;
+        caller.on_filter(&filter)?;
         let (counts, exact) = if filter.is_tallied() {
             let tallies = self.core.reads.read(|reader| reader.tallies()).await?;
             let fitting = tallies.iter().filter(|tally| {
@@ -363,10 +413,11 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::CancelJobRequest>,
     ) -> Result<Response<v1::CancelJobResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &call.into_inner().id);
         validator.finish()?;
-        let job = self.job_control(Control::Cancel(id)).await?;
+        let job = self.job_control(&caller, id, Control::Cancel(id)).await?;
         Ok(Response::new(v1::CancelJobResponse { job: job.as_deref().map(convert::job) }))
     }
 
@@ -374,13 +425,14 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::RetryJobRequest>,
     ) -> Result<Response<v1::RetryJobResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &body.id);
         validator.request_id(&body.request_id);
         validator.finish()?;
         let request = request(&body.request_id, &format!("retry {id}"), &[]);
-        let job = self.job_control(Control::Retry { id, request }).await?;
+        let job = self.job_control(&caller, id, Control::Retry { id, request }).await?;
         Ok(Response::new(v1::RetryJobResponse { job: job.as_deref().map(convert::job) }))
     }
 
@@ -388,10 +440,11 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::DeleteJobRequest>,
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &call.into_inner().id);
         validator.finish()?;
-        self.job_control(Control::Delete(id)).await?;
+        self.job_control(&caller, id, Control::Delete(id)).await?;
         Ok(Response::new(v1::DeleteJobResponse {}))
     }
 }
@@ -427,20 +480,5 @@ fn view(validator: &mut Validator, field: &str, number: i32, default: v1::JobVie
     match validator.known(field, number) {
         v1::JobView::Unspecified => default,
         view @ (v1::JobView::Basic | v1::JobView::Full) => view,
-    }
-}
-
-/// Page tokens: where the next page starts, for one filter of one store only.
-mod page_token {
-    use crate::job::JobId;
-
-    pub(super) fn issue(next: JobId, tag: [u8; 8]) -> String {
-        format!("{next}{:016x}", u64::from_le_bytes(tag))
-    }
-
-    pub(super) fn read(token: &str, tag: [u8; 8]) -> Option<JobId> {
-        let (id, its_tag) = token.split_at_checked(13)?;
-        (its_tag == format!("{:016x}", u64::from_le_bytes(tag))).then_some(())?;
-        id.parse().ok()
     }
 }

@@ -1,12 +1,18 @@
 //! The gRPC server around the services.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::Connected};
+use tonic::{
+    codegen::http::{HeaderName, HeaderValue, Method},
+    transport::{Server, server::Connected},
+};
+use tonic_web::GrpcWebLayer;
+use tower::util::option_layer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::{Core, JobQueueApi, MESSAGE_MAX_BYTES, QueueServiceApi};
+use super::{Core, Gate, JobQueueApi, MESSAGE_MAX_BYTES, QueueServiceApi, guard::GateLayer};
 use crate::{
     config::LimitSettings,
     listen::{Connection, Listener, Peer},
@@ -20,6 +26,9 @@ use crate::{
 const PENDING_RESETS_MAX: usize = 50;
 /// Streams that were reset for a client's faults.
 const FAULTY_RESETS_MAX: usize = 200;
+
+/// How long a browser need not ask again whether a page may call.
+const CORS_MAX_AGE: Duration = Duration::from_secs(3_600);
 
 /// Why the server could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -54,9 +63,22 @@ impl Connected for Connection {
     }
 }
 
+/// What browsers are told of the pages that may call.
+fn cors(gate: &Gate) -> CorsLayer {
+    let origins = gate.origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    let exposed = ["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static);
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::POST])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(exposed)
+        .max_age(CORS_MAX_AGE)
+}
+
 /// Serves until `stopping` is cancelled, then until open calls have ended.
 pub(crate) async fn serve(
     core: Core,
+    gate: Gate,
     limits: &LimitSettings,
     listener: Listener,
     stopping: CancellationToken,
@@ -74,7 +96,15 @@ pub(crate) async fn serve(
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
     let queues =
         QueueServiceServer::new(QueueServiceApi::new(core)).max_decoding_message_size(MESSAGE_MAX_BYTES);
-    let mut router = server(limits).add_service(jobs).add_service(queues).add_service(health);
+    let pages = !gate.origins.is_empty();
+    let mut router = server(limits)
+        .accept_http1(pages)
+        .layer(option_layer(pages.then(|| cors(&gate))))
+        .layer(option_layer(pages.then(GrpcWebLayer::new)))
+        .layer(GateLayer(gate))
+        .add_service(jobs)
+        .add_service(queues)
+        .add_service(health);
     // Built from what was compiled in: it can't be wrong at run time unless the build is.
     if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
         router = router.add_service(v1).add_service(v1alpha);

@@ -13,7 +13,7 @@ Exit codes:
     2  wrong usage, or an argument that the server refuses
     3  a watched job was cancelled
     4  no such job, queue or kind
-    5  refused: the queue is full, the job's state does not allow it, it exists already
+    5  refused: no token for it, the queue is full, the job's state is against it, it exists already
     6  no server answers
     7  no answer in time
    70  an internal error

@@ -22,7 +22,8 @@ use super::logging;
 /// The exit code for a configuration that is not valid.
 pub(crate) const EXIT_CONFIGURATION: u8 = 2;
 
-/// Runs the server until SIGTERM or SIGINT: the first lets running attempts end, a second ends at once.
+/// Runs the server until SIGTERM or SIGINT: the first lets running attempts end, a second ends at once. SIGHUP has
+/// certificates and tokens read again.
 #[derive(clap::Args, Debug)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
@@ -38,9 +39,12 @@ pub(crate) struct SourceArgs {
     /// Configuration file; by default ~/.config/jobmill/jobmill.toml, if there is one [env: JOBMILL_CONFIG]
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
-    /// Address and port to listen on, loopback only; port 0 takes a free one [env: JOBMILL_LISTEN]
+    /// Address and port to listen on; port 0 takes a free one [env: JOBMILL_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<OsString>,
+    /// Listen beyond this machine without TLS or tokens [env: JOBMILL_INSECURE]
+    #[arg(long)]
+    insecure: bool,
     /// Folder that keeps the jobs [env: JOBMILL_DATA_DIR]
     #[arg(long, value_name = "PATH")]
     data_dir: Option<PathBuf>,
@@ -61,8 +65,8 @@ pub(crate) struct SourceArgs {
 impl SourceArgs {
     /// Reads and checks the configuration.
     pub(crate) fn load(self, surroundings: &Surroundings) -> Result<Loaded, Faults> {
-        let SourceArgs { config, listen, data_dir, memory, drain_timeout, log, log_format } = self;
-        let flags = Flags { config, listen, data_dir, memory, drain_timeout, log, log_format };
+        let SourceArgs { config, listen, insecure, data_dir, memory, drain_timeout, log, log_format } = self;
+        let flags = Flags { config, listen, insecure, data_dir, memory, drain_timeout, log, log_format };
         config::load(&flags, surroundings)
     }
 }
@@ -91,7 +95,16 @@ async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
     logging::start(&loaded.log)?;
     // Before anything starts, so that a signal in between is neither lost nor kills.
     let mut signals = Signals::catch()?;
-    let Settings { listen, store, drain_timeout, .. } = loaded.settings.clone();
+    let mut hang_up = signal(SignalKind::hangup()).context("signals can't be caught")?;
+    let settings = loaded.settings.clone();
+    if settings.lacks_protection() {
+        warn!(
+            listen = %settings.listen,
+            "listening without TLS and tokens, as `insecure` says: whoever reaches this address can run this server's \
+             commands"
+        );
+    }
+    let Settings { listen, store, drain_timeout, .. } = settings;
     let server = match Server::builder(loaded.settings).start().await {
         Ok(server) => server,
         Err(error) => {
@@ -103,6 +116,7 @@ async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
             });
         }
     };
+    let reloader = server.reloader();
     let address = server.local_addr().context("the server does not listen")?;
     let stopper = server.stopper();
     let port_file = port_file.map(|path| PortFile::write(path, address)).transpose();
@@ -119,6 +133,10 @@ async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
     let ended = loop {
         tokio::select! {
             ended = &mut finished => break ended,
+            _ = hang_up.recv() => {
+                info!("reading certificates and tokens again");
+                reloader.reload();
+            }
             name = signals.next() => {
                 signals_seen += 1;
                 if signals_seen == 1 {

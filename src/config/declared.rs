@@ -1,10 +1,6 @@
 //! The queues and kinds that a file declares.
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsStr,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, ffi::OsStr, path::Path};
 
 use toml::de::DeTable;
 
@@ -15,7 +11,7 @@ use super::{
     limits,
     names::{NameError, check_free_kind_name, check_queue_name},
     program,
-    rules::{Bool, Choice, DurationIn, FloatIn, Folder, IntIn, Rule, SizeIn},
+    rules::{Bool, Choice, DurationIn, FloatIn, IntIn, PathIn, PathTo, Rule, SizeIn},
     section::{Reading, Section},
     surroundings::Surroundings,
 };
@@ -148,12 +144,12 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
     find_program(section, &mut argv, env.get("PATH").map(OsStr::new), context, reading);
     let shown = Entry { key: section.key("command"), value: argv.as_slice().into(), place };
     reading.entries.insert(entry, shown);
-    let working_dir = Folder { base: context.base, must_exist: true };
+    let working_dir = PathIn { base: context.base, what: PathTo::Folder, must_exist: true };
     CommandSettings {
         argv,
         env,
         env_allow: section.list_setting("env_allow", limits::VARIABLES_MAX, &VariableName, reading),
-        working_dir: optional(section, "working_dir", &working_dir, reading),
+        working_dir: section.optional("working_dir", &working_dir, reading),
         kill_grace: section.setting(
             "kill_grace",
             &DurationIn(limits::KILL_GRACE),
@@ -167,20 +163,6 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
             reading,
         ),
     }
-}
-
-fn optional(
-    section: &Section<'_>,
-    key: &str,
-    rule: &Folder<'_>,
-    reading: &mut Reading<'_>,
-) -> Option<PathBuf> {
-    let found = section.read(key, rule, reading);
-    let (shown, place) = found
-        .as_ref()
-        .map_or((serde_json::Value::Null, Place::Default), |(path, place)| (rule.show(path), place.clone()));
-    reading.entry(section.key(key), shown, place);
-    found.map(|(path, _)| path)
 }
 
 /// Puts the program's absolute path in the place of its name.

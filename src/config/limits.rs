@@ -70,5 +70,12 @@ pub const KEEPALIVE_INTERVAL: RangeInclusive<Duration> =
 pub const KEEPALIVE_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_secs(SECOND)..=Duration::from_secs(10 * MINUTE);
 
+/// How many names of hosts a configuration may have, and how many origins.
+pub const HOSTS_MAX: usize = 100;
+/// How many tokens there may be.
+pub const TOKENS_MAX: usize = 1_000;
+/// How many patterns for queues a token may have.
+pub const TOKEN_QUEUES_MAX: usize = 100;
+
 /// How large a configuration file may be.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;

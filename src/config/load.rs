@@ -14,13 +14,27 @@ use super::{
     declared::{Context, KIND_KEYS, QUEUE_KEYS, RETRY_KEYS, kinds, queues},
     fault::{Fault, Faults, Place, Source},
     limits, network,
-    rules::{Bool, Choice, DurationIn, Folder, LogFilter, Loopback, Rule, quote},
+    rules::{Address, Bool, Choice, DurationIn, LogFilter, PathIn, PathTo, Rule, quote},
     section::{Reading, Section},
     surroundings::Surroundings,
 };
 
-const ROOT_KEYS: [&str; 8] =
-    ["listen", "data_dir", "memory", "drain_timeout", "log", "limits", "queues", "kinds"];
+const ROOT_KEYS: [&str; 14] = [
+    "listen",
+    "hosts",
+    "insecure",
+    "data_dir",
+    "memory",
+    "drain_timeout",
+    "log",
+    "tls",
+    "auth",
+    "audit",
+    "grpc_web",
+    "limits",
+    "queues",
+    "kinds",
+];
 const LOG_KEYS: [&str; 2] = ["filter", "format"];
 const LOG_FORMAT: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
 
@@ -31,6 +45,8 @@ pub struct Flags {
     pub config: Option<PathBuf>,
     /// `--listen`: the address.
     pub listen: Option<OsString>,
+    /// `--insecure`: listen beyond this machine without TLS or tokens.
+    pub insecure: bool,
     /// `--data-dir`: the folder that keeps the jobs.
     pub data_dir: Option<PathBuf>,
     /// `--memory`: keep the jobs in memory.
@@ -75,7 +91,14 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let defaults = Settings::new(StoreSettings::Memory);
     let listen =
         Given { key: "listen", variable: "JOBMILL_LISTEN", flag: ("--listen", flags.listen.as_deref()) };
-    let listen = layers.setting(&root, listen, &Loopback, defaults.listen);
+    let listen = layers.setting(&root, listen, &Address, defaults.listen);
+    let hosts = root.list_setting("hosts", limits::HOSTS_MAX, &network::Host, layers.reading);
+    let insecure = Given {
+        key: "insecure",
+        variable: "JOBMILL_INSECURE",
+        flag: ("--insecure", flags.insecure.then_some(OsStr::new("true"))),
+    };
+    let insecure = layers.setting(&root, insecure, &Bool, false);
     let context = Context { surroundings, base: base.unwrap_or(surroundings.current_dir()) };
     let store = layers.store(&root, flags, context.base);
     let drain = Given {
@@ -87,23 +110,40 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let drain_timeout = layers.setting(&root, drain, &rule, defaults.drain_timeout);
     let log = layers.log(&root, flags);
 
+    let tls = network::tls(&root, context.base, &mut reading);
+    let tokens = network::auth(&root, context.base, &mut reading);
+    let audit_file = network::audit(&root, context.base, &mut reading);
+    let web_origins = network::grpc_web(&root, &mut reading);
     let limits = network::limits(&root, &mut reading);
     let queues = queues(&root, &mut reading);
     let kinds = kinds(&root, &context, &mut reading);
+    let settings = Settings {
+        listen,
+        hosts,
+        insecure,
+        store,
+        drain_timeout,
+        tls,
+        tokens,
+        audit_file,
+        web_origins,
+        limits,
+        queues,
+        kinds,
+    };
+    network::check_exposure(&settings, &mut reading);
     let Reading { faults, entries, .. } = reading;
     Faults::check(faults)?;
-    Ok(Loaded {
-        settings: Settings { listen, store, drain_timeout, limits, queues, kinds },
-        log,
-        file: source.map(|source| source.path().to_owned()),
-        entries,
-    })
+    Ok(Loaded { settings, log, file: source.map(|source| source.path().to_owned()), entries })
 }
 
 /// Every key that a file may have, with `NAME` for the names that the operator chooses.
 pub fn keys() -> impl Iterator<Item = String> {
-    let root = ["listen", "data_dir", "memory", "drain_timeout"].into_iter().map(str::to_owned);
+    let root = ["listen", "hosts", "insecure", "data_dir", "memory", "drain_timeout"];
+    let root = root.into_iter().map(str::to_owned);
     root.chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
+        .chain(network::TLS_KEYS.into_iter().map(|key| format!("tls.{key}")))
+        .chain(["auth.tokens", "audit.file", "grpc_web.origins"].map(str::to_owned))
         .chain(network::LIMIT_KEYS.into_iter().map(|key| format!("limits.{key}")))
         .chain(QUEUE_KEYS.into_iter().map(|key| format!("queues.NAME.{key}")))
         .chain(KIND_KEYS.into_iter().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
@@ -151,14 +191,14 @@ fn find_source(flags: &Flags, surroundings: &Surroundings) -> Result<Option<Sour
 }
 
 /// Reads a file up to a byte over the limit: the path may be a device that never ends.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(limits::FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 /// The file as a tree; none where its syntax is wrong, since what follows from that would only be noise.
-fn parse<'s>(source: &'s Source, faults: &mut Vec<Fault>) -> Option<DeTable<'s>> {
+pub(super) fn parse<'s>(source: &'s Source, faults: &mut Vec<Fault>) -> Option<DeTable<'s>> {
     let (document, errors) = DeTable::parse_recoverable(source.text());
     if errors.is_empty() {
         return Some(document.into_inner());
@@ -250,8 +290,9 @@ impl Layers<'_, '_> {
 
     /// The folder or the memory, as the last source says that says either.
     fn store(&mut self, root: &Section<'_>, flags: &Flags, base: &Path) -> StoreSettings {
-        let in_file = Folder { base, must_exist: false };
-        let elsewhere = Folder { base: self.surroundings.current_dir(), must_exist: false };
+        let in_file = PathIn { base, what: PathTo::Folder, must_exist: false };
+        let elsewhere =
+            PathIn { base: self.surroundings.current_dir(), what: PathTo::Folder, must_exist: false };
         let variable = |name| (Place::Environment(name), self.surroundings.variable(name));
         let (memory_place, memory) = variable("JOBMILL_MEMORY");
         let (dir_place, dir) = variable("JOBMILL_DATA_DIR");

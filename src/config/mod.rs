@@ -13,6 +13,7 @@ mod program;
 mod rules;
 mod section;
 mod surroundings;
+mod tokens;
 mod units;
 
 use std::{
@@ -27,8 +28,10 @@ pub use self::{
     fault::{Fault, Faults, Place},
     load::{Flags, Loaded, keys, load},
     surroundings::Surroundings,
+    tokens::load_tokens,
 };
 use crate::job::RetryPolicy;
+pub use crate::tls::{ClientAuth, TlsSettings};
 
 /// The queue that always exists.
 pub const DEFAULT_QUEUE: &str = "default";
@@ -39,12 +42,27 @@ pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(10);
 /// A whole configuration, ready to use.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to listen. Loopback only, for now.
+    /// Where to listen. Beyond loopback only with [`Settings::tls`] and [`Settings::tokens`], or if
+    /// [`Settings::insecure`].
     pub listen: SocketAddr,
+    /// Names, beside `localhost` and loopback addresses, by which callers may call a server that listens on loopback
+    /// without TLS.
+    pub hosts: Vec<String>,
+    /// Whether to listen beyond loopback without TLS or tokens all the same.
+    pub insecure: bool,
     /// Where jobs are kept.
     pub store: StoreSettings,
     /// How long a stopping server waits for running attempts.
     pub drain_timeout: Duration,
+    /// How connections are encrypted; without it, they are not.
+    pub tls: Option<TlsSettings>,
+    /// The file of the tokens that callers must have one of; without it, they need none.
+    pub tokens: Option<PathBuf>,
+    /// Where to write who did what. Without it, that goes to the log if callers need tokens or certificates, and
+    /// nowhere if not.
+    pub audit_file: Option<PathBuf>,
+    /// The origins of the pages that may call by gRPC-Web; without any, it is off.
+    pub web_origins: Vec<String>,
     /// What connections may take.
     pub limits: LimitSettings,
     /// The queues that the file declares, by name.
@@ -59,12 +77,36 @@ impl Settings {
     pub fn new(store: StoreSettings) -> Self {
         Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7733)),
+            hosts: Vec::new(),
+            insecure: false,
             store,
             drain_timeout: Duration::from_secs(30),
+            tls: None,
+            tokens: None,
+            audit_file: None,
+            web_origins: Vec::new(),
             limits: LimitSettings::default(),
             queues: BTreeMap::from([(DEFAULT_QUEUE.to_owned(), QueueSettings::default())]),
             kinds: BTreeMap::new(),
         }
+    }
+
+    /// Whether anybody on the network could use the server although nobody has said that this is meant.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        !self.insecure && self.lacks_protection()
+    }
+
+    /// Whether anybody on the network could use the server.
+    #[must_use]
+    pub fn lacks_protection(&self) -> bool {
+        !self.listens_on_loopback() && (self.tls.is_none() || self.tokens.is_none())
+    }
+
+    /// Whether only this machine reaches the server.
+    #[must_use]
+    pub fn listens_on_loopback(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback()
     }
 }
 

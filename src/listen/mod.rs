@@ -18,7 +18,7 @@ pub use connection::{Connection, Peer};
 pub use stats::{ListenStats, Refused};
 use stats::{Notice, Place};
 
-use crate::{clock::Clock, config::LimitSettings};
+use crate::{clock::Clock, config::LimitSettings, tls::Tls};
 
 /// Where the system has no file descriptor left for a new connection, it is asked again after this time,
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -30,6 +30,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub struct Listener {
     socket: TcpListener,
     limits: LimitSettings,
+    tls: Option<Arc<Tls>>,
     stats: Arc<ListenStats>,
     notice: Notice,
     pending: JoinSet<(u64, Result<Connection, Refusal>)>,
@@ -50,12 +51,19 @@ struct Refusal {
 }
 
 impl Listener {
-    /// Listens for connections.
+    /// Listens for connections: with TLS, only for those that speak it.
     #[must_use]
-    pub fn new(socket: TcpListener, limits: LimitSettings, stats: Arc<ListenStats>, clock: Clock) -> Self {
+    pub fn new(
+        socket: TcpListener,
+        limits: LimitSettings,
+        tls: Option<Arc<Tls>>,
+        stats: Arc<ListenStats>,
+        clock: Clock,
+    ) -> Self {
         Listener {
             socket,
             limits,
+            tls,
             stats: Arc::clone(&stats),
             notice: Notice::new(clock, stats),
             pending: JoinSet::new(),
@@ -106,9 +114,10 @@ impl Listener {
         let number = self.next;
         self.next += 1;
         let pending = Place::pending(&self.stats);
+        let acceptor = self.tls.as_ref().map(|tls| tls.acceptor());
         let greeting = async move {
             let _pending = pending;
-            (number, Connection::greet(stream, peer, place, timeout).await)
+            (number, Connection::greet(stream, peer, acceptor, place, timeout).await)
         };
         self.oldest.insert(number, self.pending.spawn(greeting));
     }

@@ -9,8 +9,12 @@ mod connections;
 mod crash;
 mod drain;
 mod execution;
+mod floods;
+mod pages;
 mod queues;
 mod submit;
+mod tls;
+mod tokens;
 mod watch;
 
 #[path = "../support/mod.rs"]
