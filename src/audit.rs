@@ -16,6 +16,8 @@ use crate::clock::{Clock, Timestamp};
 
 /// A line names so many ids, and counts the others.
 const IDS_MAX: usize = 10;
+/// In a second, so many calls of those who were not let in have a line; the others are counted.
+const STRANGERS_MAX: u64 = 50;
 /// A file that can't be written is told of so often.
 const COMPLAIN_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -24,6 +26,15 @@ const COMPLAIN_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 pub struct Audit {
     clock: Clock,
     sink: Sink,
+    strangers: Mutex<Strangers>,
+}
+
+/// How many lines of strangers there are in the present second, and how many calls have none since the last line.
+#[derive(Debug, Default)]
+struct Strangers {
+    since: Timestamp,
+    lines: u64,
+    untold: u64,
 }
 
 #[derive(Debug)]
@@ -75,14 +86,16 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     ids: &'a [String],
     #[serde(skip_serializing_if = "is_zero")]
-    count: usize,
+    count: u64,
     code: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_zero")]
+    untold: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
-fn is_zero(count: &usize) -> bool {
+fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
@@ -93,19 +106,19 @@ impl Audit {
     /// The file can't be opened.
     pub fn to_file(path: &Path, clock: Clock) -> io::Result<Self> {
         let open = Mutex::new(Open { file: append_to(path)?, complained: None });
-        Ok(Audit { clock, sink: Sink::File { path: path.to_owned(), open } })
+        Ok(Audit { clock, sink: Sink::File { path: path.to_owned(), open }, strangers: Mutex::default() })
     }
 
     /// To the log, with the target `jobmill::audit`.
     #[must_use]
     pub fn to_log(clock: Clock) -> Self {
-        Audit { clock, sink: Sink::Log }
+        Audit { clock, sink: Sink::Log, strangers: Mutex::default() }
     }
 
     /// Nowhere.
     #[must_use]
     pub fn off() -> Self {
-        Audit { clock: Clock::System, sink: Sink::Nowhere }
+        Audit { clock: Clock::System, sink: Sink::Nowhere, strangers: Mutex::default() }
     }
 
     /// Whether lines go anywhere.
@@ -125,8 +138,30 @@ impl Audit {
         Ok(())
     }
 
+    /// Writes a line of a call that was not let in. Anybody may make as many of those as they like: where there are
+    /// too many, some have no line, and the next one that has tells how many they were.
+    pub fn record_stranger(&self, call: Call<'_>) {
+        let now = self.clock.now();
+        let mut strangers = self.strangers.lock();
+        if now.since(strangers.since) >= std::time::Duration::from_secs(1) {
+            *strangers = Strangers { since: now, lines: 0, untold: strangers.untold };
+        }
+        if strangers.lines >= STRANGERS_MAX {
+            strangers.untold += 1;
+            return;
+        }
+        strangers.lines += 1;
+        let untold = std::mem::take(&mut strangers.untold);
+        drop(strangers);
+        self.write(call, untold);
+    }
+
     /// Writes a line.
     pub fn record(&self, call: Call<'_>) {
+        self.write(call, 0);
+    }
+
+    fn write(&self, call: Call<'_>, untold: u64) {
         let Call { subject, certificate, peer, rpc, queue, ids, code, reason } = call;
         let now = self.clock.now();
         let line = Line {
@@ -137,9 +172,10 @@ impl Audit {
             rpc,
             queue,
             ids: &ids[..ids.len().min(IDS_MAX)],
-            count: ids.len(),
+            count: ids.len() as u64,
             code,
             reason,
+            untold,
         };
         match &self.sink {
             Sink::Nowhere => {}
@@ -188,6 +224,25 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
+
+    #[test]
+    fn strangers_do_not_fill_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit");
+        let clock = ManualClock::new(Timestamp::from_micros(0));
+        let audit = Audit::to_file(&path, Clock::Manual(clock.clone())).unwrap();
+        let lines = || fs::read_to_string(&path).unwrap().lines().count() as u64;
+        for _ in 0..STRANGERS_MAX + 7 {
+            audit.record_stranger(Call::default());
+        }
+        audit.record(Call::default());
+        assert_eq!(lines(), STRANGERS_MAX + 1);
+        clock.advance(std::time::Duration::from_secs(1));
+        audit.record_stranger(Call::default());
+        assert_eq!(lines(), STRANGERS_MAX + 2);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.lines().last().unwrap().ends_with(r#","untold":7}"#), "{text}");
+    }
 
     #[test]
     fn a_call_is_one_line_whatever_others_chose() {

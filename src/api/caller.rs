@@ -142,6 +142,9 @@ impl Entry {
     /// Notes how it ended.
     pub(super) fn end<T>(mut self, result: &Result<T, Status>, ids: impl FnOnce(&T) -> Vec<String>) {
         self.ended = true;
+        if !self.caller.audit.is_on() {
+            return;
+        }
         if let Ok(done) = result {
             self.ids.extend(ids(done));
         }

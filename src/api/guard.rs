@@ -87,7 +87,7 @@ impl Gate {
         let peer = request.extensions().get::<Peer>().cloned();
         let certificate = peer.as_ref().and_then(|peer| peer.certificate.clone());
         let refused = |status: Status, subject: Option<&str>| {
-            self.audit.record(crate::audit::Call {
+            self.audit.record_stranger(crate::audit::Call {
                 subject,
                 certificate: certificate.as_deref(),
                 peer: peer.as_ref().map(|peer| peer.address),
@@ -114,7 +114,7 @@ impl Gate {
         if let Needs::Role(role) = needs
             && !subject.may_anywhere(role)
         {
-            let status = errors::permission_denied(subject.name().unwrap_or_default(), role, None);
+            let status = errors::role_missing(subject.name().unwrap_or_default(), role);
             return Err(refused(status, subject.name()));
         }
         let (access, audit) = (Arc::clone(&self.access), Arc::clone(&self.audit));

@@ -96,15 +96,7 @@ async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
     // Before anything starts, so that a signal in between is neither lost nor kills.
     let mut signals = Signals::catch()?;
     let mut hang_up = signal(SignalKind::hangup()).context("signals can't be caught")?;
-    let settings = loaded.settings.clone();
-    if settings.lacks_protection() {
-        warn!(
-            listen = %settings.listen,
-            "listening without TLS and tokens, as `insecure` says: whoever reaches this address can run this server's \
-             commands"
-        );
-    }
-    let Settings { listen, store, drain_timeout, .. } = settings;
+    let Settings { listen, store, drain_timeout, .. } = loaded.settings.clone();
     let server = match Server::builder(loaded.settings).start().await {
         Ok(server) => server,
         Err(error) => {

@@ -102,3 +102,38 @@ fn write(path: &Path, token: &str) -> Result<(), Failure> {
         .and_then(|mut file| writeln!(file, "{token}"))
         .map_err(|error| Failure::usage(format!("{} can't be written: {error}", path.display())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jobmill::{access::Access, config::load_tokens};
+
+    #[test]
+    fn an_entry_lets_its_token_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens.toml");
+        let queues: Vec<QueuePattern> = vec!["mail*".parse().unwrap()];
+        let name = "Ada \"the\" ci.1";
+        let text = entry(name, "secret", &[Role::Submit, Role::Read], &queues, Some("2999-01-01T00:00:00Z"))
+            + &entry("b", "other", &[Role::Admin], &queues, None);
+        std::fs::write(&path, &text).unwrap();
+        let access = Access::new(Some(load_tokens(&path).unwrap()), Clock::System);
+        let subject = access.admit(Some("secret"), None).unwrap();
+        assert_eq!(subject.name(), Some(name));
+        assert!(subject.may(Role::Read, "mail.x") && !subject.may(Role::Read, "x"));
+        access.admit(Some("other"), None).unwrap();
+        assert!(!text.contains("secret"));
+    }
+
+    #[test]
+    fn a_tokens_file_is_its_owners_and_never_replaced() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        write(&path, "one").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(write(&path, "two").unwrap_err().exit(), Exit::Usage);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\n");
+    }
+}

@@ -43,6 +43,13 @@ impl Credentials {
         if settings.is_exposed() {
             return Err(ServeError::Exposed(settings.listen));
         }
+        if settings.lacks_protection() {
+            tracing::warn!(
+                listen = %settings.listen,
+                "listening without TLS and tokens, as `insecure` says: whoever reaches this address can run this \
+                 server's commands"
+            );
+        }
         let with_http1 = !settings.web_origins.is_empty();
         let tls = settings.tls.clone().map(|files| Tls::load(files, with_http1)).transpose();
         let tls = tls.map_err(|errors| ServeError::Credentials(listed(&errors)))?;

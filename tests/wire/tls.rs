@@ -235,3 +235,18 @@ async fn new_certificates_are_taken_and_broken_ones_are_not() {
     soon(before.submit(job("echo"))).await.unwrap();
     stop(server).await;
 }
+
+#[tokio::test]
+async fn a_program_that_embeds_it_cannot_expose_it_by_mistake() {
+    let home = Home::new();
+    for mut settings in [memory(), home.settings()] {
+        settings.listen = ([0, 0, 0, 0], 0).into();
+        let refusal = soon(simple(settings).start()).await.expect_err("refused");
+        assert!(matches!(refusal, jobmill::serve::ServeError::Exposed(_)), "{refusal}");
+    }
+    let mut broken = home.settings();
+    fs::write(home.path("server.key"), "no key").unwrap();
+    broken.tokens = Some(home.path("tokens.toml"));
+    let refusal = soon(simple(broken).start()).await.expect_err("refused").to_string();
+    assert!(refusal.contains("server.key"), "{refusal}");
+}

@@ -6,7 +6,7 @@ use jobmill::{
     access::TokenHash,
     client::{Client, ClientBuilder, ClientError, Code, Refusal},
     clock::Clock,
-    config::Settings,
+    config::{QueueSettings, Settings},
     proto::v1,
     serve::Server,
 };
@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    support::{QUEUE, Watcher, job, manual_clock, memory, queue, refusal, simple, soon, with_queue},
+    support::{Process, QUEUE, Watcher, job, manual_clock, memory, queue, refusal, simple, soon, with_queue},
     tls::{Home, start, stop},
 };
 
@@ -354,4 +354,64 @@ async fn the_audit_says_who_did_what() {
         "reader jobmill.v1.JobQueue/DeleteJob - PERMISSION_DENIED null".to_owned(),
     ];
     assert_eq!(said, expected);
+}
+
+#[tokio::test]
+async fn a_caller_who_hangs_up_is_in_the_audit_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(&dir, memory());
+    settings.queues.insert(MAIL.to_owned(), QueueSettings { max_jobs: 1, ..queue(0) });
+    let office = Office { server: start(settings).await, dir };
+    let submitter = office.client("submitter");
+    let id = accepted(&submitter, mail("echo")).await;
+    let (waits, boss) = (submitter.clone(), office.client("boss"));
+    let waiting = tokio::spawn(async move { waits.submit(mail("echo")).await });
+    soon(async {
+        while boss.get_queue(MAIL).await.unwrap().stats.unwrap().waiters == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    waiting.abort();
+    let codes =
+        || office.audit().iter().map(|line| line["code"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    soon(async {
+        while codes().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(codes(), ["OK", "CANCELLED"]);
+    assert_eq!(office.audit()[0]["ids"], serde_json::json!([id]));
+    stop(office.server).await;
+}
+
+#[tokio::test]
+async fn sighup_has_the_tokens_read_again() {
+    let home = tempfile::tempdir().unwrap();
+    let configuration = home.path().join("jobmill.toml");
+    fs::write(&configuration, "auth.tokens = 'tokens.toml'\naudit.file = 'audit'").unwrap();
+    fs::write(home.path().join("tokens.toml"), entries()).unwrap();
+    let mut process = Process::start(&configuration, &home.path().join("data"), &[]).await;
+    let client = |token: &str| Client::builder(&process.address).token(token).connect_lazy().unwrap();
+    soon(client("boss").list_queues()).await.unwrap();
+    refused(client("newcomer").list_queues()).await;
+    fs::write(home.path().join("tokens.toml"), entries() + &entry("newcomer", "['read']", "['*']")).unwrap();
+    fs::rename(home.path().join("audit"), home.path().join("audit.1")).unwrap();
+    process.signal(rustix::process::Signal::HUP);
+    let newcomer = client("newcomer");
+    soon(async {
+        while newcomer.list_queues().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    soon(async {
+        while !home.path().join("audit").exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    process.signal(rustix::process::Signal::TERM);
+    soon(process.exit()).await;
 }
