@@ -6,7 +6,7 @@
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::watch;
@@ -68,6 +68,25 @@ impl fmt::Display for Timestamp {
             Ok(instant) => write!(f, "{instant}"),
             Err(_) => write!(f, "{} µs", self.0),
         }
+    }
+}
+
+/// Counts how long something takes, whatever the wall clock does meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts to count.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
+    #[must_use]
+    pub fn start() -> Self {
+        Stopwatch(Instant::now())
+    }
+
+    /// How long it has been since the start.
+    #[must_use]
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed()
     }
 }
 

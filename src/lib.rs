@@ -17,12 +17,17 @@ pub mod execute;
 pub mod handle;
 pub mod job;
 pub mod listen;
+mod metrics;
 pub mod proto;
 pub mod serve;
 pub mod store;
 pub mod tls;
+mod traces;
 pub mod transition;
 pub mod watch;
+
+pub use metrics::{MetricsError, PageError};
+pub use traces::TracesError;
 
 /// The README's Rust code is compiled with the other tests.
 #[cfg(doctest)]

@@ -1,6 +1,7 @@
 //! Wiring and shutdown: a server from its settings to its end.
 
 mod credentials;
+mod error;
 mod running;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 
 pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
 use credentials::Credentials;
+pub use error::ServeError;
 use running::Running;
 use tokio::{
     net::TcpListener,
@@ -30,19 +32,19 @@ use crate::{
     api::{self, Core, Gate},
     clock::Clock,
     commit::Committer,
-    config::{
-        KindDefaults, LimitSettings, Settings, StoreSettings,
-        names::{self, NameError},
-    },
+    config::{DiskSettings, KindDefaults, LimitSettings, Settings, StoreSettings, names},
     dispatch::{Dispatch, Handlers},
     execute::{
         Handler,
         closures::{ClosureHandler, Closures},
-        command::{self, CommandHandler, WaitError},
+        command,
+        configured::Common,
     },
     handle::{self, Handle},
     listen::{ListenStats, Listener},
-    store::{EngineSetup, Reads, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+    metrics::{Health, Metrics, Page, endpoint},
+    store::{EngineSetup, Reads, Store, memory::MemoryStore, sqlite::SqliteStore},
+    traces::Traces,
     watch::{Hub, TokenIssuer},
 };
 
@@ -70,6 +72,7 @@ pub struct ServerBuilder {
 #[derive(Debug)]
 pub struct Server {
     address: Option<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
     handle: Handle,
     connections: Arc<ListenStats>,
     stopper: Stopper,
@@ -95,59 +98,6 @@ impl Reloader {
     }
 }
 
-/// Why a server did not start, or ended by itself.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The address can't be listened on.
-    #[error("can't listen on {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Anybody on the network could use it.
-    #[error("{0} is not a loopback address, and there are no TLS and tokens: set both, or say `insecure`")]
-    Exposed(SocketAddr),
-    /// Certificates or tokens can't be used.
-    #[error("can't use the credentials: {0}")]
-    Credentials(String),
-    /// The audit can't be written.
-    #[error("can't write the audit to {path:?}")]
-    Audit {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Commands of an earlier server would not end.
-    #[error(transparent)]
-    Commands(#[from] WaitError),
-    /// The program that guards commands is not known.
-    #[error("can't find the program that guards commands")]
-    CommandGuard(#[source] std::io::Error),
-    /// A handler's kind can't have this name.
-    #[error("the kind {kind:?} can't have a handler")]
-    KindName {
-        /// The name.
-        kind: String,
-        /// What is wrong with it.
-        source: NameError,
-    },
-    /// A kind has two handlers.
-    #[error("the kind `{0}` has two handlers")]
-    KindTwice(String),
-    /// The gRPC server failed.
-    #[error(transparent)]
-    Api(#[from] ApiError),
-    /// A part of the server ended that never should.
-    #[error("a part of the server ended unexpectedly: {0}")]
-    Ended(String),
-}
-
 impl Server {
     /// Begins a server with these settings.
     #[must_use]
@@ -166,6 +116,12 @@ impl Server {
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// Where metrics and health are served, with the real port. `None` where they are not.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_address
     }
 
     /// Submits, watches and cancels from this process.
@@ -274,22 +230,19 @@ impl ServerBuilder {
             seed: rand::random(),
             served_kinds: defaults.keys().cloned().collect(),
             declared_queues: self.settings.queues.clone(),
+            retention: self.settings.retention,
         };
-        let settings = self.settings.store.clone();
-        let store = tokio::task::spawn_blocking(move || open(&settings, setup))
+        let traces = Traces::start(&self.settings.traces)?;
+        let (settings, disk) = (self.settings.store.clone(), self.settings.disk.clone());
+        let store = tokio::task::spawn_blocking(move || open(&settings, disk, setup))
             .await
             .unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))?;
         let store = match self.around_store {
             Some(around) => around(store),
             None => store,
         };
-        let listen = self.settings.listen;
-        let listening = |source| ServeError::Listen { address: listen, source };
-        let listener = match self.listens {
-            true => Some(TcpListener::bind(listen).await.map_err(listening)?),
-            false => None,
-        };
-        let address = listener.as_ref().map(TcpListener::local_addr).transpose().map_err(listening)?;
+        let (listener, address) = bind(self.listens.then_some(self.settings.listen)).await?;
+        let (metrics_listener, metrics_address) = bind(self.settings.metrics_listen).await?;
         let connections = Arc::new(ListenStats::default());
         let reload = Arc::new(Notify::new());
         let listening = listener.zip(credentials).map(|(socket, credentials)| Listening {
@@ -314,15 +267,25 @@ impl ServerBuilder {
         let draining = CancellationToken::new();
         let issuer = Arc::new(TokenIssuer::new(reader.identity()));
         let reads = Reads::new(reader);
+        let kinds = defaults.keys().map(String::as_str).filter(|kind| !names::is_reserved_kind(kind));
+        let metrics = Arc::new(Metrics::new(kinds, Health::new(draining.clone()))?);
         let committing = Committer {
             store,
             clock: self.clock.clone(),
             queues: Arc::clone(&queues),
             hub: Arc::clone(&hub),
             handouts: handout_sender,
+            metrics: Arc::clone(&metrics),
             draining: draining.clone(),
         }
         .start(tokio::runtime::Handle::current())?;
+        let page = Page {
+            metrics: Arc::clone(&metrics),
+            reads: reads.clone(),
+            queues: Arc::clone(&queues),
+            hub: Arc::clone(&hub),
+            clock: self.clock.clone(),
+        };
         let core = Core {
             admission: Arc::new(Admission::new(queues, defaults)),
             commit: committing.commit.clone(),
@@ -330,6 +293,8 @@ impl ServerBuilder {
             hub: Arc::clone(&hub),
             issuer,
             clock: self.clock,
+            metrics,
+            traces: traces.clone(),
             draining: draining.clone(),
         };
         let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
@@ -341,13 +306,17 @@ impl ServerBuilder {
             issuer: Arc::clone(&core.issuer),
             clock: core.clock.clone(),
             closures: Arc::clone(&closures),
+            page: page.clone(),
+            traces: traces.clone(),
             draining: stopper.drain.clone(),
         });
         let following = tokio::spawn(handle::follow(Arc::clone(&closures), Arc::clone(&hub), reads.clone()));
-        let dispatch = Arc::new(Dispatch::new(handlers, committing.reports.clone(), Arc::clone(&hub), reads));
+        let reports = committing.reports.clone();
+        let dispatch = Arc::new(Dispatch::new(handlers, reports, Arc::clone(&hub), reads, traces.clone()));
         let attempts = TaskTracker::new();
         let dispatched = CancellationToken::new();
         let farewell = CancellationToken::new();
+        let showing = metrics_listener.map(|listener| tokio::spawn(endpoint::serve(page, listener)));
         let running = Running {
             serving: tokio::spawn(serve(core, listening, farewell.clone())),
             dispatching: tokio::spawn(Arc::clone(&dispatch).run(
@@ -361,6 +330,8 @@ impl ServerBuilder {
             hub,
             closures,
             following,
+            showing,
+            traces,
             draining,
             dispatched,
             farewell,
@@ -369,6 +340,7 @@ impl ServerBuilder {
         };
         Ok(Server {
             address,
+            metrics_address,
             handle,
             connections,
             stopper,
@@ -388,20 +360,20 @@ impl ServerBuilder {
         handlers.insert(names::CLOSURE_KIND.into(), Arc::new(ClosureHandler(Arc::clone(closures))));
         let once = KindDefaults { max_attempts: 1, ..KindDefaults::default() };
         defaults.insert(names::CLOSURE_KIND.to_owned(), once);
-        let lock = match &self.settings.store {
-            StoreSettings::Memory => None,
-            StoreSettings::Folder(folder) => Some(commands_lock(folder)),
+        let common = Common {
+            command_guard: self.command_guard.as_ref(),
+            commands_lock: match &self.settings.store {
+                StoreSettings::Memory => None,
+                StoreSettings::Folder(folder) => Some(commands_lock(folder)),
+            },
+            clock: &self.clock,
         };
-        if !self.settings.kinds.is_empty() {
-            let guard = match &self.command_guard {
-                Some(program) => program.clone(),
-                None => command::this_program().map_err(ServeError::CommandGuard)?,
-            };
-            for (kind, settings) in &self.settings.kinds {
-                let handler = CommandHandler::new(settings.command.clone(), &guard, lock.clone());
-                handlers.insert(kind.as_str().into(), Arc::new(handler));
-                defaults.insert(kind.clone(), settings.defaults);
-            }
+        for (kind, settings) in &self.settings.kinds {
+            let handler = common
+                .handler(&settings.handler)
+                .map_err(|source| ServeError::Handler { kind: kind.clone(), source })?;
+            handlers.insert(kind.as_str().into(), handler);
+            defaults.insert(kind.clone(), settings.defaults);
         }
         for (kind, kind_defaults, handler) in &self.handlers {
             names::check_free_kind_name(kind)
@@ -422,6 +394,17 @@ struct Listening {
     limits: LimitSettings,
     /// Ends with the rest.
     following: AbortOnDropHandle<Infallible>,
+}
+
+/// Listens, if there is an address for it, and says where.
+async fn bind(address: Option<SocketAddr>) -> Result<(Option<TcpListener>, Option<SocketAddr>), ServeError> {
+    let Some(address) = address else {
+        return Ok((None, None));
+    };
+    let failed = |source| ServeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let real = listener.local_addr().map_err(failed)?;
+    Ok((Some(listener), Some(real)))
 }
 
 /// Serves gRPC until `stopping` is cancelled, or waits for that where there is no port to serve it on.
@@ -445,12 +428,16 @@ fn commands_lock(folder: &Path) -> PathBuf {
     folder.join(COMMANDS_LOCK)
 }
 
-fn open(settings: &StoreSettings, setup: EngineSetup) -> Result<Box<dyn Store>, ServeError> {
+fn open(
+    settings: &StoreSettings,
+    disk: DiskSettings,
+    setup: EngineSetup,
+) -> Result<Box<dyn Store>, ServeError> {
     match settings {
         StoreSettings::Memory => Ok(Box::new(MemoryStore::open(setup)?)),
         StoreSettings::Folder(folder) => {
             // The store's own lock comes first: only the one server of the folder may wait for commands.
-            let store = SqliteStore::open(folder, setup)?;
+            let store = SqliteStore::open_with(folder, disk, setup)?;
             command::wait_for_commands(&commands_lock(folder), COMMANDS_PATIENCE)?;
             Ok(Box::new(store))
         }

@@ -15,6 +15,8 @@ use crate::{
 pub enum Event {
     /// A waiting job's time has come.
     Due,
+    /// A waiting job's time is over, and no attempt has started.
+    Expire,
     /// A consumer slot takes it.
     Start {
         /// The new attempt's right to report.
@@ -110,7 +112,22 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             | State::Cancelling { .. }
             | State::Succeeded
             | State::Failed
-            | State::Cancelled => Err(refused),
+            | State::Cancelled
+            | State::Expired => Err(refused),
+        },
+        Event::Expire => match job.state {
+            State::Scheduled { .. } | State::Queued { .. } if expired(job, moment.now) => {
+                Ok(changed(job, State::Expired, moment))
+            }
+            State::Scheduled { .. }
+            | State::Queued { .. }
+            | State::Running { .. }
+            | State::BackingOff { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::Expired => Err(refused),
         },
         Event::Start { lease } => match job.state {
             State::Queued { .. } => Ok(started(job, *lease, moment)),
@@ -123,7 +140,8 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             | State::Cancelling { .. }
             | State::Succeeded
             | State::Failed
-            | State::Cancelled => Err(refused),
+            | State::Cancelled
+            | State::Expired => Err(refused),
         },
         Event::Progress { lease, progress } => {
             held(job, *lease)?;
@@ -174,7 +192,11 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                 Ok(changed(job, State::Cancelled, moment))
             }
             State::Running { lease } => Ok(changed(job, State::Cancelling { lease }, moment)),
-            State::Cancelling { .. } | State::Succeeded | State::Failed | State::Cancelled => Err(refused),
+            State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::Expired => Err(refused),
         },
         Event::Retry => match job.state {
             State::Failed | State::Cancelled => {
@@ -186,11 +208,19 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             State::Scheduled { .. } | State::BackingOff { .. } => {
                 Ok(changed(job, State::Queued { order: moment.position }, moment))
             }
-            State::Queued { .. } | State::Running { .. } | State::Cancelling { .. } | State::Succeeded => {
-                Err(refused)
-            }
+            State::Queued { .. }
+            | State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Expired => Err(refused),
         },
     }
+}
+
+/// Whether a waiting job's time is over: no attempt has started, and none should any more.
+#[must_use]
+pub fn expired(job: &Job, now: Timestamp) -> bool {
+    job.attempt == 0 && job.spec.expires.is_some_and(|expires| expires <= now)
 }
 
 /// The failure of an attempt whose server stopped or died while it ran.
@@ -223,7 +253,8 @@ fn held(job: &Job, lease: LeaseToken) -> Result<Held, Refusal> {
         | State::BackingOff { .. }
         | State::Succeeded
         | State::Failed
-        | State::Cancelled => Err(Refusal::LeaseLost(job.state.name())),
+        | State::Cancelled
+        | State::Expired => Err(Refusal::LeaseLost(job.state.name())),
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "configuration/endpoints.rs"]
+mod endpoints;
 #[path = "configuration/faults.rs"]
 mod faults;
 
@@ -15,8 +17,8 @@ use std::{
 
 use jobmill::{
     config::{
-        Entry, Flags, Loaded, LogFormat, LogSettings, Place, Settings, StoreSettings, Surroundings, WhenFull,
-        keys, limits, load,
+        Entry, Flags, HandlerSettings, Keep, Loaded, LogFormat, LogSettings, Place, Retention, Settings,
+        StoreSettings, Surroundings, TracesSettings, WhenFull, keys, limits, load,
     },
     job::RetryPolicy,
 };
@@ -77,6 +79,10 @@ fn every_setting_of_a_file_arrives() {
         data_dir = "jobs"
         drain_timeout = "1m 30s"
         log = { filter = "warn,jobmill=debug", format = "json" }
+        metrics.listen = "127.0.0.1:9773"
+        traces = { endpoint = "https://collector:4317", sample_ratio = 0.25 }
+        [retention]
+        succeeded = "6h"
         [queues.default]
         consumers = 0
         [queues.mail]
@@ -87,6 +93,7 @@ fn every_setting_of_a_file_arrives() {
         max_wait = "0s"
         max_waiters = 0
         accept_unknown_kinds = true
+        retention = { failed = "forever", expired = "0s" }
         [kinds."mail.send"]
         command = ["sh", "-c", "exit 0", ""]
         env = { TOKEN = "s3cret" }
@@ -109,6 +116,9 @@ fn every_setting_of_a_file_arrives() {
     assert_eq!(settings.listen, "[::1]:0".parse().unwrap());
     assert_eq!(settings.store, StoreSettings::Folder(desk.path("jobs")));
     assert_eq!(settings.drain_timeout, Duration::from_secs(90));
+    assert_eq!(settings.metrics_listen, Some("127.0.0.1:9773".parse().unwrap()));
+    let collector = Some("https://collector:4317".to_owned());
+    assert_eq!(settings.traces, TracesSettings { endpoint: collector, sample_ratio: 0.25 });
     assert_eq!(settings.queues.keys().collect::<Vec<_>>(), ["default", "mail"]);
     assert_eq!(settings.queues["default"].consumers, 0);
     assert_eq!(settings.queues["default"].max_jobs, 100_000);
@@ -117,15 +127,25 @@ fn every_setting_of_a_file_arrives() {
     assert_eq!((mail.max_jobs, mail.max_bytes, mail.consumers), (1_000, 2 << 20, 7));
     assert_eq!((mail.when_full, mail.max_wait, mail.max_waiters), (WhenFull::Reject, Duration::ZERO, 0));
     assert!(mail.accept_unknown_kinds);
+    let (hours, day) = (Keep::For(Duration::from_secs(6 * 3600)), Keep::For(Duration::from_secs(86_400)));
+    assert_eq!(settings.retention, Retention { succeeded: hours, ..Retention::default() });
+    let expected = Retention {
+        succeeded: hours,
+        failed: Keep::Forever,
+        cancelled: day,
+        expired: Keep::For(Duration::ZERO),
+    };
+    assert_eq!(mail.retention.over(settings.retention), expected);
 
     let kind = &settings.kinds["mail.send"];
-    assert!(Path::new(&kind.command.argv[0]).is_absolute() && kind.command.argv[0].ends_with("/sh"));
-    assert_eq!(kind.command.argv[1..], ["-c", "exit 0", ""]);
-    assert_eq!(kind.command.env["TOKEN"], "s3cret");
-    assert_eq!(kind.command.env_allow, ["LC_ALL"]);
-    assert_eq!(kind.command.working_dir, Some(desk.path(".")));
-    assert_eq!(kind.command.kill_grace, Duration::ZERO);
-    assert_eq!(kind.command.permanent_exit_codes, [65, 78]);
+    let HandlerSettings::Command(command) = &kind.handler else { panic!("{kind:?}") };
+    assert!(Path::new(&command.argv[0]).is_absolute() && command.argv[0].ends_with("/sh"));
+    assert_eq!(command.argv[1..], ["-c", "exit 0", ""]);
+    assert_eq!(command.env["TOKEN"], "s3cret");
+    assert_eq!(command.env_allow, ["LC_ALL"]);
+    assert_eq!(command.working_dir, Some(desk.path(".")));
+    assert_eq!(command.kill_grace, Duration::ZERO);
+    assert_eq!(command.permanent_exit_codes, [65, 78]);
     assert_eq!((kind.defaults.max_attempts, kind.defaults.attempt_timeout), (1, Duration::from_millis(1)));
     let (initial_delay, max_delay) = (Duration::from_secs(2), Duration::from_secs(86_400));
     assert_eq!(kind.defaults.retry, RetryPolicy { initial_delay, max_delay, multiplier: 1.0, jitter: 0.5 });
@@ -310,16 +330,23 @@ fn there_are_only_so_many_queues_kinds_consumers_and_arguments() {
 fn the_example_has_every_key_and_is_valid() {
     let example =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/jobmill.example.toml")).unwrap();
-    let desk = Desk::new(&example);
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    for (name, text) in [
-        ("server.pem", certified.cert.pem()),
-        ("server.key", certified.signing_key.serialize_pem()),
-        ("clients.pem", certified.cert.pem()),
-        ("tokens.toml", String::new()),
-    ] {
-        fs::write(desk.path(name), text).unwrap();
-    }
+    let desk = |example: &str| {
+        let desk = Desk::new(example);
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        for (name, text) in [
+            ("server.pem", certified.cert.pem()),
+            ("server.key", certified.signing_key.serialize_pem()),
+            ("clients.pem", certified.cert.pem()),
+            ("tokens.toml", String::new()),
+        ] {
+            fs::write(desk.path(name), text).unwrap();
+        }
+        desk
+    };
+    desk(&example).load();
+    // It names a file that not every machine has.
+    let desk = desk(&example.replace("# ca_file = ", "ca_file = "));
+    fs::write(desk.path("ca.pem"), endpoints::authority()).unwrap();
     let loaded = desk.load();
     let in_file = loaded.entries.iter().filter(|entry| matches!(entry.place, Place::File { .. }));
     let present: BTreeSet<String> = in_file.map(|entry| general(&entry.key)).collect();
@@ -338,13 +365,14 @@ fn the_documentation_has_every_key_with_its_default() {
     let documented_keys: BTreeSet<_> = documented.iter().map(|(key, _)| key.clone()).collect();
     assert_eq!(documented_keys, keys().collect());
 
-    let loaded = Desk::new("[queues.a]\n[kinds.a]\ncommand = ['sh']").load();
+    let loaded =
+        Desk::new("[queues.a]\n[kinds.a]\ncommand = ['sh']\n[kinds.b]\nurl = 'https://example.org'").load();
     for (key, default) in documented {
         let actual = loaded.entries.iter().find(|entry| general(&entry.key) == key).unwrap();
         let expected = match &*default {
             "required" => continue,
             "one a core" => jobmill::config::QueueSettings::default().consumers.to_string(),
-            "the server's own" | "none" => "null".to_owned(),
+            "the server's own" | "as the server's" | "the public ones" | "none" => "null".to_owned(),
             default => default.replace("~/", "/home/ada/"),
         };
         let actual = actual.value.as_str().map_or_else(|| actual.value.to_string(), str::to_owned);
@@ -368,6 +396,21 @@ fn defaults_are_those_of_another_rust_program() {
     let loaded = Desk::new("").load().settings;
     assert_eq!((loaded.listen, loaded.drain_timeout, loaded.queues), (listen, drain_timeout, queues));
     assert!(kinds.is_empty() && loaded.kinds.is_empty());
+}
+
+#[test]
+fn the_systemd_unit_waits_for_the_drain_and_leaves_commands_to_the_server() {
+    let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/jobmill.service")).unwrap();
+    let setting = |name: &str| {
+        unit.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .unwrap_or_else(|| panic!("no {name}"))
+    };
+    let patience: u64 = setting("TimeoutStopSec").strip_suffix('s').unwrap().parse().unwrap();
+    let drain = Settings::new(StoreSettings::Memory).drain_timeout;
+    assert!(Duration::from_secs(patience) >= drain + Duration::from_secs(10));
+    assert_eq!(setting("KillMode"), "mixed");
+    assert_eq!(setting("RestartPreventExitStatus"), "2");
 }
 
 /// Runs the program with nothing in its environment but a home.
@@ -400,6 +443,9 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     data_dir                             -                   default
     memory                               true                flag --memory
     drain_timeout                        30s                 default
+    metrics.listen                       off                 default
+    traces.endpoint                      off                 default
+    traces.sample_ratio                  1.0                 default
     log.filter                           info                default
     log.format                           text                default
     tls.certificate                      -                   default
@@ -416,6 +462,12 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     limits.header_bytes                  16KiB               default
     limits.keepalive_interval            30s                 default
     limits.keepalive_timeout             20s                 default
+    disk.ballast                         16MiB               default
+    disk.min_free                        64MiB               default
+    retention.succeeded                  1day                default
+    retention.failed                     14days              default
+    retention.cancelled                  1day                default
+    retention.expired                    1day                default
     queues.default.max_jobs              100000              default
     queues.default.max_bytes             1GiB                default
     queues.default.consumers             2                   jobmill.toml:2:13
@@ -423,6 +475,10 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     queues.default.max_wait              30s                 default
     queues.default.max_waiters           1000                default
     queues.default.accept_unknown_kinds  false               default
+    queues.default.retention.succeeded   -                   default
+    queues.default.retention.failed      -                   default
+    queues.default.retention.cancelled   -                   default
+    queues.default.retention.expired     -                   default
     kinds."a.b".command                  ["/bin/sh", "a b"]  jobmill.toml:4:11
     kinds."a.b".env                      ["TOKEN"]           jobmill.toml:5:1
     kinds."a.b".env_allow                []                  default

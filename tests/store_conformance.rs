@@ -22,11 +22,13 @@ mod store {
     mod conformance {
         mod attempts;
         mod controls;
+        mod expiry;
         mod feed;
         mod order;
         mod queues;
         mod recovery;
         mod requests;
+        mod retention;
         mod room;
         mod scans;
     }

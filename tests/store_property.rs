@@ -19,6 +19,7 @@ mod store {
         pub(crate) mod watchers;
     }
 
+    mod log_bounds;
     mod torn;
 }
 

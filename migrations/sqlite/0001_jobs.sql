@@ -9,6 +9,10 @@ CREATE TABLE queue (
     max_wait_us          INTEGER NOT NULL,
     max_waiters          INTEGER NOT NULL,
     accept_unknown_kinds INTEGER NOT NULL,
+    keep_succeeded_us    INTEGER, -- how long ended jobs are kept: -1 for ever, absent as the server says
+    keep_failed_us       INTEGER,
+    keep_cancelled_us    INTEGER,
+    keep_expired_us      INTEGER,
     paused               INTEGER NOT NULL,
     declared             INTEGER NOT NULL,
     deleted              INTEGER NOT NULL
@@ -41,6 +45,7 @@ CREATE TABLE job (
     extras       TEXT,             -- JSON: labels, payload type, request id, trace context
     progress     TEXT,             -- JSON
     failure      TEXT,             -- JSON
+    expires      INTEGER,          -- over if no attempt has started by then
     payload      BLOB              -- absent where it is large: then in its own table
 ) STRICT;
 
@@ -48,11 +53,13 @@ CREATE TABLE job (
 CREATE INDEX job_ready ON job (queue, kind, rank, detail) WHERE state = 3;
 -- What waits for its time.
 CREATE INDEX job_due ON job (detail) WHERE state IN (1, 5);
+-- What may be over before it starts.
+CREATE INDEX job_expiring ON job (expires) WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3);
 -- What runs.
 CREATE INDEX job_leased ON job (id) WHERE state IN (4, 6);
 -- What failed: the dead letters.
 CREATE INDEX job_failed ON job (id) WHERE state = 8;
--- The change feed.
+-- The change feed, and the ended jobs in the order of their ends.
 CREATE INDEX job_position ON job (position);
 
 CREATE TABLE payload (
@@ -115,6 +122,21 @@ CREATE TABLE purge (
     cursor  INTEGER NOT NULL,
     last    INTEGER NOT NULL,
     deleted INTEGER NOT NULL
+) STRICT;
+
+-- Sweeps for ended jobs whose time is over: how far in the feed each has come.
+CREATE TABLE sweep (
+    keep_us INTEGER PRIMARY KEY,
+    cursor  INTEGER NOT NULL
+) STRICT;
+
+-- The server's own times of retention, under which the sweeps have come so far: one row. -1 is for ever.
+CREATE TABLE retention (
+    one          INTEGER PRIMARY KEY CHECK (one = 1),
+    succeeded_us INTEGER NOT NULL,
+    failed_us    INTEGER NOT NULL,
+    cancelled_us INTEGER NOT NULL,
+    expired_us   INTEGER NOT NULL
 ) STRICT;
 
 -- Numbers that only grow: one row.

@@ -45,6 +45,8 @@ pub struct JobDraft {
     pub attempt_timeout: Option<Duration>,
     /// Not to be run before this instant.
     pub run_time: Option<Timestamp>,
+    /// Over if no attempt has started by then.
+    pub expire_time: Option<Timestamp>,
     /// Names the closure of this process that runs the job; empty for all others.
     pub closure: String,
 }
@@ -147,6 +149,7 @@ impl Admission {
             retry: draft.retry.unwrap_or(defaults.retry),
             attempt_timeout: draft.attempt_timeout.unwrap_or(defaults.attempt_timeout),
             run_time: draft.run_time,
+            expires: draft.expire_time,
             extras: (extras != Extras::default()).then(|| Box::new(extras)),
             payload: draft.payload,
         };

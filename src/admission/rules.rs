@@ -71,6 +71,9 @@ pub(crate) fn check(draft: &JobDraft, request_id: &str, now: Timestamp) -> Vec<F
     if let Some(time) = draft.run_time {
         hold("run_time", run_time(time, now));
     }
+    if let Some(time) = draft.expire_time {
+        hold("expire_time", expire_time(time, draft.run_time, now));
+    }
     hold("request_id", self::request_id(request_id));
     faults
 }
@@ -179,6 +182,17 @@ pub(crate) fn run_time(time: Timestamp, now: Timestamp) -> Verdict {
     Err("is more than 10 years ahead".to_owned())
 }
 
+/// One in the past is no fault: a repeat of a submission may come late, and must find its job.
+pub(crate) fn expire_time(time: Timestamp, run_time: Option<Timestamp>, now: Timestamp) -> Verdict {
+    if time > now.after(RUN_TIME_MAX_AHEAD) {
+        return Err("is more than 10 years ahead".to_owned());
+    }
+    if run_time.is_some_and(|run_time| time <= run_time) {
+        return Err("is not after run_time: the job could never run".to_owned());
+    }
+    Ok(())
+}
+
 pub(crate) fn request_id(text: &str) -> Verdict {
     if text.len() <= REQUEST_ID_MAX_BYTES && !text.chars().any(char::is_control) {
         return Ok(());
@@ -211,6 +225,9 @@ pub(crate) fn request(request_id: &str, operation: &str, jobs: &[JobDraft]) -> O
         }
         let rest = (job.priority, job.max_attempts, job.retry, job.attempt_timeout, job.run_time);
         parts.push(format!("{rest:?}").into_bytes());
+        if let Some(time) = job.expire_time {
+            parts.push(format!("expires {time:?}").into_bytes());
+        }
     }
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
     Some(RequestId { key: RequestId::key_of(request_id), digest: RequestId::hash(&parts) })
@@ -240,13 +257,17 @@ mod tests {
             retry: Some(retry),
             attempt_timeout: Some(Duration::ZERO),
             run_time: Some(Timestamp::MAX),
+            expire_time: Some(Timestamp::MAX),
             closure: String::new(),
         };
         let fields: Vec<_> = check(&bad, "a\nb", now).into_iter().map(|fault| fault.field).collect();
         let all =
             ["queue", "kind", "payload", "payload_type", "labels", "labels", "priority", "max_attempts"];
         assert_eq!(fields[..8], all);
-        assert_eq!(fields[8..], ["retry", "retry", "attempt_timeout", "run_time", "request_id"]);
+        assert_eq!(
+            fields[8..],
+            ["retry", "retry", "attempt_timeout", "run_time", "expire_time", "request_id"]
+        );
     }
 
     #[test]
@@ -258,6 +279,7 @@ mod tests {
             JobDraft { payload: "x".into(), ..draft() },
             JobDraft { priority: 1, ..draft() },
             JobDraft { max_attempts: Some(5), ..draft() },
+            JobDraft { expire_time: Some(Timestamp::MAX), ..draft() },
             JobDraft { labels: BTreeMap::from([("a".into(), "b".into())]), ..draft() },
         ] {
             assert_ne!(plain, digest(other));

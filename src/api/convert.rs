@@ -5,12 +5,15 @@ use std::time::Duration;
 use crate::{
     admission::QueueEntry,
     clock::Timestamp,
-    config::{self, QueueSettings},
+    config::{self, Keep, QueueRetention, QueueSettings},
     job::{AttemptRecord, Failure, Job, Progress, RetryPolicy, State, StateName},
     proto::v1,
     store::{Tally, WholeJob},
     watch::{OutputLine, WatchEvent},
 };
+
+/// The longest Duration there is, 10,000 years, stands for ever.
+pub(super) const KEEP_FOREVER_SECONDS: i64 = 315_576_000_000;
 
 pub(super) fn state(state: StateName) -> v1::JobState {
     match state {
@@ -22,6 +25,7 @@ pub(super) fn state(state: StateName) -> v1::JobState {
         StateName::Succeeded => v1::JobState::Succeeded,
         StateName::Failed => v1::JobState::Failed,
         StateName::Cancelled => v1::JobState::Cancelled,
+        StateName::Expired => v1::JobState::Expired,
     }
 }
 
@@ -41,6 +45,7 @@ pub(super) fn job(job: &Job) -> v1::Job {
         retry_policy: Some(retry_policy(&spec.retry)),
         attempt_timeout: Some(duration(spec.attempt_timeout)),
         run_time: job.state.due().map(timestamp),
+        expire_time: spec.expires.map(timestamp),
         create_time: Some(timestamp(spec.created)),
         start_time: job.started.map(timestamp),
         end_time: job.ended.map(timestamp),
@@ -89,7 +94,8 @@ pub(super) fn pending_reason(job: &Job, queue: Option<&QueueEntry>, runs_here: b
         | State::Cancelling { .. }
         | State::Succeeded
         | State::Failed
-        | State::Cancelled => v1::PendingReason::Unspecified,
+        | State::Cancelled
+        | State::Expired => v1::PendingReason::Unspecified,
     }
 }
 
@@ -184,7 +190,24 @@ pub(super) fn queue_settings(settings: &QueueSettings) -> v1::QueueSettings {
         max_wait: Some(duration(settings.max_wait)),
         max_waiters: Some(settings.max_waiters as i32),
         accept_unknown_kinds: Some(settings.accept_unknown_kinds),
+        retention: retention(&settings.retention),
     }
+}
+
+/// What a queue itself says of retention.
+fn retention(retention: &QueueRetention) -> Option<v1::Retention> {
+    let keep = |keep: Option<Keep>| {
+        keep.map(|keep| match keep {
+            Keep::For(time) => duration(time),
+            Keep::Forever => prost_types::Duration { seconds: KEEP_FOREVER_SECONDS, nanos: 0 },
+        })
+    };
+    (*retention != QueueRetention::default()).then(|| v1::Retention {
+        succeeded: keep(retention.succeeded),
+        failed: keep(retention.failed),
+        cancelled: keep(retention.cancelled),
+        expired: keep(retention.expired),
+    })
 }
 
 /// How many jobs there are in each state that has any.

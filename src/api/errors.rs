@@ -19,6 +19,8 @@ use crate::{
 const DOMAIN: &str = "jobmill";
 /// When to come back to a full queue.
 const RETRY_FULL_AFTER: Duration = Duration::from_secs(1);
+/// A disk is seldom cleared sooner.
+const RETRY_DISK_AFTER: Duration = Duration::from_secs(5);
 /// All faults of a request are told, until they take so many bytes; the others are counted.
 const FAULTS_BYTES: usize = 2_048;
 const MESSAGE_MAX_BYTES: usize = 1_024;
@@ -58,6 +60,11 @@ impl Faults {
         details.set_error_info("INVALID_REQUEST", DOMAIN, std::collections::HashMap::new());
         Err(Status::with_error_details(Code::InvalidArgument, message, details))
     }
+}
+
+/// The stable reason that a status carries; empty if it has none.
+pub(super) fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
 }
 
 fn status(
@@ -102,6 +109,13 @@ pub(super) fn queue_full(full: &QueueFull, too_many_waiters: bool) -> Status {
         details.set_retry_info(Some(RETRY_FULL_AFTER));
         let limit = format!("max_jobs {}, max_bytes {}", full.max_jobs, full.max_bytes);
         details.add_quota_failure_violation(format!("queue:{}", full.queue), limit);
+    })
+}
+
+fn disk_full(refusal: impl std::fmt::Display) -> Status {
+    status(Code::ResourceExhausted, "DISK_FULL", refusal, |details| {
+        details.set_retry_info(Some(RETRY_DISK_AFTER));
+        details.add_quota_failure_violation("disk", "no space is left where the server keeps its jobs");
     })
 }
 
@@ -151,6 +165,7 @@ impl From<OfferRefusal> for Status {
                     details.add_quota_failure_violation(format!("queue:{queue}"), limit);
                 })
             }
+            OfferRefusal::DiskFull => disk_full(&refusal),
             OfferRefusal::TooManyKinds(max) => {
                 status(Code::ResourceExhausted, "TOO_MANY_KINDS", &refusal, |details| {
                     details.add_quota_failure_violation("kinds", format!("at most {max}"));
@@ -190,9 +205,16 @@ impl From<ControlRefusal> for Status {
                     details.add_quota_failure_violation("consumers", format!("at most {max}"));
                 })
             }
+            ControlRefusal::TooManyRetentionTimes(max) => {
+                status(Code::ResourceExhausted, "TOO_MANY_RETENTION_TIMES", &refusal, |details| {
+                    details
+                        .add_quota_failure_violation("retention", format!("at most {max} different times"));
+                })
+            }
             ControlRefusal::RequestMismatch => {
                 status(Code::AlreadyExists, "REQUEST_ID_REUSED", &refusal, |_| {})
             }
+            ControlRefusal::DiskFull => disk_full(&refusal),
             ControlRefusal::QueueFull(full) => queue_full(full, false),
         }
     }

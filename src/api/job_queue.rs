@@ -1,7 +1,7 @@
 //! The JobQueue service.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     pin::Pin,
     sync::Arc,
 };
@@ -12,18 +12,17 @@ use tonic::{Request, Response, Status};
 use super::{
     Core, ENOUGH_BYTES,
     caller::Caller,
-    convert, errors, page_token, submit_stream, traceparent,
-    validate::{BATCH_MAX, Validator, request},
+    convert, errors, page_token,
+    submit::By,
+    submit_stream,
+    validate::{Validator, request},
     watch_stream::{self, WatchRequest},
 };
 use crate::{
-    admission::JobDraft,
-    clock::Timestamp,
-    commit::{ControlAnswer, SubmitAnswer, position_of},
-    config::WhenFull,
+    commit::ControlAnswer,
     job::{Job, JobId},
     proto::v1::{self, job_queue_server::JobQueue},
-    store::{Control, ControlDone, Offer, Page, RequestId, Scan, ScanOrder, StoreError},
+    store::{Control, ControlDone, Page, Scan, ScanOrder},
     watch::ResumeToken,
 };
 
@@ -38,87 +37,9 @@ pub(crate) struct JobQueueApi {
     pub(super) core: Core,
 }
 
-/// Who submits, and what came beside the request.
-struct By<'a> {
-    caller: &'a Caller,
-    metadata: &'a tonic::metadata::MetadataMap,
-    deadline: Option<Timestamp>,
-}
-
 impl JobQueueApi {
     pub(crate) fn new(core: Core) -> Self {
         JobQueueApi { core }
-    }
-
-    /// Offers checked drafts.
-    async fn offer(
-        &self,
-        drafts: Vec<JobDraft>,
-        request_id: &str,
-        request: Option<RequestId>,
-        traceparent: &str,
-        when_full: Option<WhenFull>,
-        deadline: Option<Timestamp>,
-    ) -> Result<SubmitAnswer, Status> {
-        let mut jobs = Vec::with_capacity(drafts.len());
-        let mut queue = None;
-        let is_batch = drafts.len() > 1;
-        for (index, draft) in drafts.into_iter().enumerate() {
-            let (job, its_queue) =
-                self.core.admission.admit(draft, request_id, traceparent).map_err(|error| {
-                    errors::not_admitted(&error, is_batch.then(|| format!("jobs[{index}]")))
-                })?;
-            queue.get_or_insert(its_queue);
-            jobs.push(job);
-        }
-        let wait = queue.and_then(|queue| queue.patience(self.core.clock.now(), when_full, deadline));
-        let offer = Offer { request, jobs, behind_waiters: false };
-        match self.core.commit.submit(offer, wait).await? {
-            SubmitAnswer::Full { full, too_many_waiters } => Err(errors::queue_full(&full, too_many_waiters)),
-            SubmitAnswer::Refused(refusal) => Err(refusal.into()),
-            answer @ (SubmitAnswer::Created { .. } | SubmitAnswer::Seen { .. }) => Ok(answer),
-        }
-    }
-
-    /// Submits one job. `validator` has the faults of what else the request says.
-    async fn submit_one(
-        &self,
-        by: &By<'_>,
-        mut validator: Validator,
-        job: Option<v1::JobSpec>,
-        request_id: &str,
-        when_full: i32,
-    ) -> Result<(Arc<Job>, bool), Status> {
-        let draft = validator.job_spec("job", job);
-        validator.request_id(request_id);
-        let when_full = validator.when_full("when_full", when_full);
-        validator.finish()?;
-        by.caller.on_queue(&draft.queue)?;
-        let entry = by.caller.begin(Some(&draft.queue));
-        let request = request(request_id, "submit", std::slice::from_ref(&draft));
-        let traceparent = traceparent(by.metadata);
-        let answer = self.offer(vec![draft], request_id, request, traceparent, when_full, by.deadline).await;
-        let submitted = answer.and_then(|answer| match answer {
-            SubmitAnswer::Created { mut jobs } => match jobs.pop() {
-                Some(job) => Ok((job, true)),
-                None => Err(StoreError::Corrupt("an accepted offer has no job".into()).into()),
-            },
-            SubmitAnswer::Seen { first, .. } => Ok((first, false)),
-            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {
-                Err(Status::internal("a refusal came as an answer"))
-            }
-        });
-        entry.end(&submitted, |(job, _)| vec![job.id.to_string()]);
-        submitted
-    }
-
-    fn submit_response(&self, job: &Job, created: bool) -> v1::SubmitResponse {
-        let token = ResumeToken { watched: [0; 8], position: job.position, snapshot: None };
-        v1::SubmitResponse {
-            job: Some(convert::job(job)),
-            resume_token: self.core.issuer.issue(&token),
-            created,
-        }
     }
 
     /// Changes a job, if the caller may. A job never goes to another queue, so that looking first is enough.
@@ -181,8 +102,10 @@ impl JobQueue for JobQueueApi {
         let (metadata, _, body) = call.into_parts();
         let validator = Validator::new(self.core.clock.now());
         let by = By { caller: &caller, metadata: &metadata, deadline };
-        let (job, created) =
-            self.submit_one(&by, validator, body.job, &body.request_id, body.when_full).await?;
+        let (job, created) = self
+            .submit_one(&by, validator, body.job, &body.request_id, body.when_full)
+            .await
+            .inspect_err(|status| self.core.rejected(status))?;
         Ok(Response::new(self.submit_response(&job, created)))
     }
 
@@ -190,53 +113,8 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::SubmitBatchRequest>,
     ) -> Result<Response<v1::SubmitBatchResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let deadline = self.core.deadline(&call);
-        let (metadata, _, body) = call.into_parts();
-        let mut validator = Validator::new(self.core.clock.now());
-        validator.request_id(&body.request_id);
-        let when_full = validator.when_full("when_full", body.when_full);
-        if body.jobs.is_empty() || body.jobs.len() > BATCH_MAX {
-            validator
-                .fault("jobs", format!("has {} entries; it must have 1 to {BATCH_MAX}", body.jobs.len()));
-            validator.finish()?;
-            return Err(Status::internal("a fault is no fault"));
-        }
-        let drafts: Vec<_> = body
-            .jobs
-            .into_iter()
-            .enumerate()
-            .map(|(index, spec)| validator.job_spec(&format!("jobs[{index}]"), Some(spec)))
-            .collect();
-        validator.finish()?;
-        let queues: BTreeSet<&str> = drafts.iter().map(|draft| draft.queue.as_str()).collect();
-        queues.iter().try_for_each(|queue| caller.on_queue(queue))?;
-        let entry = caller.begin(Some(&queues.into_iter().collect::<Vec<_>>().join(" ")));
-        let request = request(&body.request_id, "submit batch", &drafts);
-        let answer =
-            self.offer(drafts, &body.request_id, request, traceparent(&metadata), when_full, deadline).await;
-        entry.end(&answer, |answer| match answer {
-            SubmitAnswer::Created { jobs } => jobs.iter().map(|job| job.id.to_string()).collect(),
-            SubmitAnswer::Seen { first, .. } => vec![first.id.to_string()],
-            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => Vec::new(),
-        });
-        let (ids, position, created) = match answer? {
-            SubmitAnswer::Created { jobs } => {
-                (jobs.iter().map(|job| job.id.to_string()).collect(), position_of(&jobs), true)
-            }
-            SubmitAnswer::Seen { first, count } => {
-                let ids = (0..i64::from(count)).map(|offset| first.id.plus(offset).to_string()).collect();
-                (ids, first.position, false)
-            }
-            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {
-                return Err(Status::internal("a refusal came as an answer"));
-            }
-        };
-        // What a repeat's jobs did since is not told by this answer: a watch by ids tells their present state anyway.
-        let position = if created { position } else { Default::default() };
-        let token = ResumeToken { watched: [0; 8], position, snapshot: None };
-        let resume_token = self.core.issuer.issue(&token);
-        Ok(Response::new(v1::SubmitBatchResponse { ids, resume_token, created }))
+        let submitted = self.submit_many(call).await.inspect_err(|status| self.core.rejected(status))?;
+        Ok(Response::new(submitted))
     }
 
     type SubmitStreamStream = ResponseStream<v1::SubmitStreamResponse>;
@@ -264,8 +142,10 @@ impl JobQueue for JobQueueApi {
         let detail = validator.detail(body.detail);
         let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
         let by = By { caller: &caller, metadata: &metadata, deadline };
-        let (job, created) =
-            self.submit_one(&by, validator, body.job, &body.request_id, body.when_full).await?;
+        let (job, created) = self
+            .submit_one(&by, validator, body.job, &body.request_id, body.when_full)
+            .await
+            .inspect_err(|status| self.core.rejected(status))?;
         let submitted = self.submit_response(&job, created);
         let watch = WatchRequest::Ids {
             ids: vec![job.id],

@@ -1,6 +1,7 @@
 //! gRPC in and out. In the server, the only place that knows tonic and prost.
 
 mod caller;
+mod calls;
 mod convert;
 mod errors;
 mod guard;
@@ -9,6 +10,7 @@ mod page_token;
 mod queue_service;
 mod rpcs;
 mod server;
+mod submit;
 mod submit_stream;
 mod validate;
 mod watch_stream;
@@ -21,13 +23,15 @@ use queue_service::QueueServiceApi;
 pub(crate) use server::serve;
 pub use server::{ApiError, incoming, server};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, metadata::MetadataMap};
+use tonic::{Request, Status, metadata::MetadataMap};
 
 use crate::{
     admission::Admission,
     clock::{Clock, Timestamp},
     commit::Commit,
+    metrics::Metrics,
     store::Reads,
+    traces::Traces,
     watch::{Hub, TokenIssuer},
 };
 
@@ -47,11 +51,18 @@ pub(crate) struct Core {
     pub(crate) hub: Arc<Hub>,
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Traces,
     /// Once cancelled, the server stops: streams end.
     pub(crate) draining: CancellationToken,
 }
 
 impl Core {
+    /// Counts a submission that ends with this status.
+    fn rejected(&self, status: &Status) {
+        self.metrics.rejected(&errors::reason(status));
+    }
+
     /// When a caller that set a deadline stops waiting for an answer.
     fn deadline<T>(&self, request: &Request<T>) -> Option<Timestamp> {
         let timeout = grpc_timeout(request.metadata())?;
@@ -81,12 +92,7 @@ fn grpc_timeout(metadata: &MetadataMap) -> Option<std::time::Duration> {
     })
 }
 
-/// The `traceparent` header, if it looks like one.
+/// The `traceparent` header, if there is one.
 fn traceparent(metadata: &MetadataMap) -> &str {
-    const LEN: usize = 55;
-    metadata
-        .get("traceparent")
-        .and_then(|value| value.to_str().ok())
-        .filter(|text| text.len() == LEN && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'))
-        .unwrap_or_default()
+    metadata.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default()
 }

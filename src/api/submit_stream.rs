@@ -14,10 +14,11 @@ use tonic::{Request, Status, Streaming};
 use tonic_types::StatusExt;
 
 use super::{
-    ENOUGH_BYTES,
+    Core, ENOUGH_BYTES,
     caller::Caller,
     errors,
     job_queue::JobQueueApi,
+    submit::answered,
     traceparent,
     validate::{Validator, request},
 };
@@ -27,6 +28,7 @@ use crate::{
     commit::{Answer, Stopped, SubmitAnswer},
     proto::v1::{self, submit_result::Outcome},
     store::{Offer, StoreError},
+    traces::Submission,
 };
 
 /// A stream has at most so many items without a result: as many as the committer takes into a batch.
@@ -153,6 +155,7 @@ struct Asked {
     /// Whether it may wait for room.
     waits: bool,
     state: State,
+    span: Submission,
 }
 
 enum State {
@@ -179,7 +182,8 @@ impl Items {
         let bytes = item.encoded_len();
         let queue =
             item.job.as_ref().filter(|_| self.caller.audit.is_on()).map(|job| job.queue.as_str().into());
-        let (waits, state) = match self.check(item, when_full) {
+        let mut span = Submission::default();
+        let (waits, state) = match self.check(item, when_full, &mut span) {
             Ok((offer, wait)) => {
                 let answer = self.api.core.commit.offer(self.waits_as, offer, wait).await?;
                 (wait.is_some(), State::Waiting(answer))
@@ -187,12 +191,17 @@ impl Items {
             Err(status) => (false, State::Refused(status)),
         };
         self.bytes += bytes;
-        self.asked.push_back(Asked { bytes, queue, waits, state });
+        self.asked.push_back(Asked { bytes, queue, waits, state, span });
         Ok(())
     }
 
-    /// The offer that an item is, and until when it waits for room.
-    fn check(&self, item: v1::SubmitItem, when_full: i32) -> Result<(Offer, Option<Timestamp>), Status> {
+    /// The offer that an item is, and until when it waits for room. A valid item gets a span.
+    fn check(
+        &self,
+        item: v1::SubmitItem,
+        when_full: i32,
+        span: &mut Submission,
+    ) -> Result<(Offer, Option<Timestamp>), Status> {
         let core = &self.api.core;
         let mut validator = Validator::new(core.clock.now());
         let draft = validator.job_spec("job", item.job);
@@ -200,11 +209,12 @@ impl Items {
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
         self.caller.on_queue(&draft.queue)?;
+        *span = core.traces.submission(&self.traceparent, &draft.queue, &draft.kind, core.clock.now());
         // As Submit's, so that an item may be repeated by either call.
         let request = request(&item.request_id, "submit", std::slice::from_ref(&draft));
         let (job, queue) = core
             .admission
-            .admit(draft, &item.request_id, &self.traceparent)
+            .admit(draft, &item.request_id, span.traceparent())
             .map_err(|error| errors::not_admitted(&error, None))?;
         let wait = queue.patience(core.clock.now(), when_full, self.deadline);
         Ok((Offer { request, jobs: vec![job], behind_waiters: false }, wait))
@@ -221,15 +231,15 @@ impl Items {
         {
             let outcome = match first.state {
                 State::Waiting(mut answer) => match answer.take() {
-                    Some(answer) => self.outcome(answer, first.waits),
+                    Some(answer) => self.outcome(answer, first.waits, &mut first.span),
                     None => {
                         first.state = State::Waiting(answer);
                         self.asked.push_front(first);
                         break;
                     }
                 },
-                State::Answered(answer) => self.outcome(answer, first.waits),
-                State::Refused(status) => Ok(refused(&status)),
+                State::Answered(answer) => self.outcome(answer, first.waits, &mut first.span),
+                State::Refused(status) => Ok(refused(&self.api.core, &status, &mut first.span)),
             };
             self.bytes -= first.bytes;
             match outcome {
@@ -255,21 +265,29 @@ impl Items {
     }
 
     /// What an answer says to the client; an error where the outcome is unknown.
-    fn outcome(&self, answer: Result<SubmitAnswer, Stopped>, waits: bool) -> Result<Outcome, Status> {
-        Ok(match answer? {
+    fn outcome(
+        &self,
+        answer: Result<SubmitAnswer, Stopped>,
+        waits: bool,
+        span: &mut Submission,
+    ) -> Result<Outcome, Status> {
+        let core = &self.api.core;
+        let answer = answer?;
+        answered(span, &answer);
+        Ok(match answer {
             SubmitAnswer::Created { jobs } => match jobs.first() {
                 Some(job) => accepted(job.id, true),
                 None => return Err(StoreError::Corrupt("an accepted offer has no job".into()).into()),
             },
             SubmitAnswer::Seen { first, .. } => accepted(first.id, false),
             // It would have waited on: not the queue refuses it, the server stops.
-            SubmitAnswer::Full { .. } if waits && self.api.core.draining.is_cancelled() => {
-                refused(&errors::stopped_waiting())
+            SubmitAnswer::Full { .. } if waits && core.draining.is_cancelled() => {
+                refused(core, &errors::stopped_waiting(), span)
             }
             SubmitAnswer::Full { full, too_many_waiters } => {
-                refused(&errors::queue_full(&full, too_many_waiters))
+                refused(core, &errors::queue_full(&full, too_many_waiters), span)
             }
-            SubmitAnswer::Refused(refusal) => refused(&refusal.into()),
+            SubmitAnswer::Refused(refusal) => refused(core, &refusal.into(), span),
         })
     }
 }
@@ -279,7 +297,9 @@ fn accepted(id: crate::job::JobId, created: bool) -> Outcome {
 }
 
 /// What Submit would have ended with.
-fn refused(status: &Status) -> Outcome {
+fn refused(core: &Core, status: &Status, span: &mut Submission) -> Outcome {
+    core.rejected(status);
+    span.failed(&errors::reason(status));
     let details = status.get_error_details();
     let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
     Outcome::Refused(v1::SubmitRefused {

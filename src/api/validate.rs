@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Durati
 
 use tonic::Status;
 
-use super::errors::Faults;
+use super::{convert::KEEP_FOREVER_SECONDS, errors::Faults};
 pub(super) use crate::admission::rules::request;
 use crate::{
     admission::{
@@ -12,7 +12,7 @@ use crate::{
         rules::{self, Verdict, shown},
     },
     clock::Timestamp,
-    config::{self, QueueSettings, limits, names},
+    config::{self, Keep, QueueRetention, QueueSettings, limits, names},
     job::{JobId, RetryPolicy, StateName},
     proto::v1,
     store::JobFilter,
@@ -75,6 +75,10 @@ impl Validator {
         if let Some(time) = run_time {
             self.hold(at("run_time"), rules::run_time(time, self.now));
         }
+        let expire_time = spec.expire_time.and_then(|time| self.timestamp(&at("expire_time"), &time));
+        if let Some(time) = expire_time {
+            self.hold(at("expire_time"), rules::expire_time(time, run_time, self.now));
+        }
         JobDraft {
             queue: spec.queue,
             kind: spec.kind,
@@ -86,6 +90,7 @@ impl Validator {
             retry,
             attempt_timeout,
             run_time,
+            expire_time,
             closure: String::new(),
         }
     }
@@ -277,6 +282,7 @@ impl Validator {
             .and_then(|wait| self.duration("settings.max_wait", &wait, &limits::QUEUE_MAX_WAIT))
             .unwrap_or(default.max_wait);
         let when_full = self.when_full("settings.when_full", settings.when_full).unwrap_or(default.when_full);
+        let retention = settings.retention.map(|retention| self.retention(&retention)).unwrap_or_default();
         QueueSettings {
             max_jobs,
             max_bytes,
@@ -285,6 +291,23 @@ impl Validator {
             max_wait,
             max_waiters,
             accept_unknown_kinds: settings.accept_unknown_kinds.unwrap_or(default.accept_unknown_kinds),
+            retention,
+        }
+    }
+
+    fn retention(&mut self, retention: &v1::Retention) -> QueueRetention {
+        let mut keep = |state: &str, time: Option<prost_types::Duration>| {
+            let time = time?;
+            if time.seconds == KEEP_FOREVER_SECONDS && time.nanos == 0 {
+                return Some(Keep::Forever);
+            }
+            self.duration(&format!("settings.retention.{state}"), &time, &limits::KEEP).map(Keep::For)
+        };
+        QueueRetention {
+            succeeded: keep("succeeded", retention.succeeded),
+            failed: keep("failed", retention.failed),
+            cancelled: keep("cancelled", retention.cancelled),
+            expired: keep("expired", retention.expired),
         }
     }
 

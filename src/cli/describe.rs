@@ -42,6 +42,7 @@ pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
             0 => "before its first attempt".to_owned(),
             _ => format!("in {}", attempt()),
         },
+        JobState::Expired => "no attempt had started in time".to_owned(),
     }
 }
 
@@ -154,6 +155,7 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
     let times = [
         ("created", &job.create_time),
         ("runs at", &job.run_time),
+        ("expires", &job.expire_time),
         ("started", &job.start_time),
         ("ended", &job.end_time),
         ("updated", &job.update_time),
@@ -321,7 +323,7 @@ pub(super) mod tests {
         job.result_type = hostile.into();
         job.result = hostile.into();
         job.progress = Some(Progress { fraction: 0.5, text: hostile.into(), step: hostile.into() });
-        for state in 0..10 {
+        for state in 0..=11 {
             job.state = state;
             let page = in_full(&job, at(0), false) + &state_details(&job, at(0));
             assert!(!page.contains(|c: char| "\u{1b}\r\u{202e}".contains(c)), "{page:?}");
@@ -330,7 +332,7 @@ pub(super) mod tests {
 
     #[test]
     fn each_state_has_its_details() {
-        let lines: Vec<_> = (0..=10)
+        let lines: Vec<_> = (0..=11)
             .map(|state| {
                 let job = Job {
                     state,
@@ -352,7 +354,8 @@ pub(super) mod tests {
         SUCCEEDED: attempt 2 of 2, in 750ms
         FAILED: attempt 2 of 2: disk \x1b]0;owned\x07 full (exit code 1)
         CANCELLED: in attempt 2 of 2
-        STATE 10:
+        EXPIRED: no attempt had started in time
+        STATE 11:
         ");
     }
 

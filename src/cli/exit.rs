@@ -9,7 +9,7 @@ use jobmill::client::{ClientError, Code, Refusal};
 pub(super) const HELP: &str = "\
 Exit codes:
     0  all went well
-    1  a watched job failed
+    1  a watched job failed; doctor: there is a problem
     2  wrong usage, or an argument that the server refuses
     3  a watched job was cancelled
     4  no such job, queue or kind

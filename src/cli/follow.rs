@@ -25,7 +25,7 @@ pub(super) struct Fates {
 impl Fates {
     fn count(&mut self, job: &Job) {
         match JobState::try_from(job.state) {
-            Ok(JobState::Failed) => self.failed += 1,
+            Ok(JobState::Failed | JobState::Expired) => self.failed += 1,
             Ok(JobState::Cancelled) => self.cancelled += 1,
             Ok(
                 JobState::Unspecified

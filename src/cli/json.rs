@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use super::values::base64;
 use jobmill::proto::v1::{
     Attempt, CountJobsResponse, Failure, FailureReason, Job, JobState, PendingReason, Progress, Queue,
-    QueueSettings, QueueStats, RetryPolicy, StateCount, SubmitResponse, WhenFull, watch_event::Event,
+    QueueSettings, QueueStats, Retention, RetryPolicy, StateCount, SubmitResponse, WhenFull,
+    watch_event::Event,
 };
 
 /// An object whose empty fields are left out.
@@ -73,6 +74,7 @@ pub(super) fn job(job: &Job) -> Value {
         .maybe("retryPolicy", job.retry_policy.as_ref().map(retry_policy))
         .maybe("attemptTimeout", job.attempt_timeout.map(|timeout| timeout.to_string()))
         .maybe("runTime", job.run_time.map(|time| time.to_string()))
+        .maybe("expireTime", job.expire_time.map(|time| time.to_string()))
         .maybe("createTime", job.create_time.map(|time| time.to_string()))
         .maybe("startTime", job.start_time.map(|time| time.to_string()))
         .maybe("endTime", job.end_time.map(|time| time.to_string()))
@@ -85,6 +87,15 @@ pub(super) fn job(job: &Job) -> Value {
         .text("outputTail", &job.output_tail)
         .maybe("pendingReason", (job.pending_reason != 0).then_some(pending))
         .text("traceparent", &job.traceparent)
+        .done()
+}
+
+fn retention(retention: &Retention) -> Value {
+    Object::default()
+        .maybe("succeeded", retention.succeeded.map(|time| time.to_string()))
+        .maybe("failed", retention.failed.map(|time| time.to_string()))
+        .maybe("cancelled", retention.cancelled.map(|time| time.to_string()))
+        .maybe("expired", retention.expired.map(|time| time.to_string()))
         .done()
 }
 
@@ -194,6 +205,7 @@ fn queue_settings(settings: &QueueSettings) -> Value {
         .maybe("maxWait", settings.max_wait.map(|wait| wait.to_string()))
         .maybe("maxWaiters", settings.max_waiters)
         .maybe("acceptUnknownKinds", settings.accept_unknown_kinds)
+        .maybe("retention", settings.retention.as_ref().map(retention))
         .done()
 }
 

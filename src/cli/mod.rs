@@ -1,6 +1,8 @@
 //! The command line: one file for each verb, from arguments to an exit code.
 
 mod check_config;
+mod completions;
+mod doctor;
 mod serve;
 
 mod bench;
@@ -35,7 +37,7 @@ use std::{future::Future, process::ExitCode, time::Duration};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use exit::{Exit, Failure};
-use jobmill::client::Client;
+use jobmill::client::{Client, ClientBuilder};
 use ui::{Format, Ui};
 
 /// The arguments of the program.
@@ -95,6 +97,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Check a configuration file without starting anything
     CheckConfig(check_config::CheckConfigArgs),
+    /// Look an installation over, and say what to do
+    Doctor(doctor::Args),
     /// See it at work: a server, a few jobs for real files, and how they end
     Demo(demo::Args),
     /// Measure how fast jobs are taken and run on this machine
@@ -121,6 +125,10 @@ enum Command {
     /// Make tokens for callers
     #[command(subcommand)]
     Token(token::Command),
+    /// Write a script that completes this program's arguments in a shell
+    Completions(completions::CompletionsArgs),
+    /// Write this program's manual pages
+    Man(completions::ManArgs),
     #[command(flatten)]
     Step(steps::Step),
     #[command(name = "__bench-server", hide = true)]
@@ -147,6 +155,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => block_on(&ui, async { serve::run(args).await }),
         Command::Bench(args) => block_on(&ui, bench::run(args, global.output == Format::Json)),
         Command::BenchServer(args) => block_on(&ui, bench::run_server(args)),
+        Command::Doctor(args) => verb(&ui, doctor::run(args, &global, &ui)),
+        Command::Completions(args) => verb(&ui, async { completions::completions(&args, &ui) }),
+        Command::Man(args) => verb(&ui, async { completions::man(&args, &ui) }),
         Command::Demo(args) => verb(&ui, demo::run(args, &ui)),
         Command::Submit(args) => verb(&ui, submit::run(args, &global, &ui)),
         Command::Watch(args) => verb(&ui, watch::run(args, &global, &ui)),
@@ -190,8 +201,12 @@ fn block_on<T: Into<ExitCode>>(ui: &Ui, future: impl Future<Output = T>) -> Exit
 
 /// Connects as the global arguments say.
 async fn connect(global: &Global) -> Result<Client, Failure> {
-    let builder = Client::builder(&global.server).call_timeout(global.call_timeout);
-    Ok(global.credentials.add_to(builder)?.connect().await?)
+    Ok(client(global)?.connect().await?)
+}
+
+/// A client as the global arguments say.
+fn client(global: &Global) -> Result<ClientBuilder, Failure> {
+    global.credentials.add_to(Client::builder(&global.server).call_timeout(global.call_timeout))
 }
 
 #[cfg(test)]
@@ -215,6 +230,7 @@ mod tests {
         Commands:
           serve         Run the server
           check-config  Check a configuration file without starting anything
+          doctor        Look an installation over, and say what to do
           demo          See it at work: a server, a few jobs for real files, and how they end
           bench         Measure how fast jobs are taken and run on this machine
           submit        Submit a job
@@ -227,6 +243,8 @@ mod tests {
           delete        Delete jobs that do not run
           queue         Manage queues
           token         Make tokens for callers
+          completions   Write a script that completes this program's arguments in a shell
+          man           Write this program's manual pages
 
         Options:
               --server <URL>             The server to talk to: host:port, http://host:port, or
@@ -252,7 +270,7 @@ mod tests {
 
         Exit codes:
             0  all went well
-            1  a watched job failed
+            1  a watched job failed; doctor: there is a problem
             2  wrong usage, or an argument that the server refuses
             3  a watched job was cancelled
             4  no such job, queue or kind
@@ -303,7 +321,7 @@ mod tests {
         submit k --output-lines: error: the following required arguments were not provided: --watch
         submit k --stream: error: the argument '[KIND]' cannot be used with '--stream [<FILE>]'
         submit k --fail-fast: error: the argument '[KIND]' cannot be used with '--fail-fast'
-        watch --state BUSY: error: invalid value 'BUSY' for '--state <STATE>': one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED
+        watch --state BUSY: error: invalid value 'BUSY' for '--state <STATE>': one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED, EXPIRED
         watch 1 --from-token *: error: invalid value '*' for '--from-token <TOKEN>': not a resume token: it is the base64 text that watch wrote
         list --created-after yesterday: error: invalid value 'yesterday' for '--created-after <TIME>': write it like 2030-01-31T12:00:00Z or 2030-01-31T12:00:00+02:00
         queue: Manage queues

@@ -12,11 +12,11 @@ use super::{
     table::{Table, plain},
     text,
     ui::Ui,
-    values::{self, WhenFullArg},
+    values::{self, KeepArg, WhenFullArg},
 };
 use jobmill::{
     client::{Client, from_wire_duration, to_wire_duration},
-    proto::v1::{JobState, Queue, QueueSettings, QueueStats, StateCount, WhenFull},
+    proto::v1::{JobState, Queue, QueueSettings, QueueStats, Retention, StateCount, WhenFull},
 };
 
 /// What to do with queues.
@@ -75,6 +75,18 @@ pub(super) struct Change {
     /// Whether kinds that have no handler are accepted
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     accept_unknown_kinds: Option<bool>,
+    /// How long SUCCEEDED jobs are kept: a duration, `forever`, or `default` for as long as the server says
+    #[arg(long, value_name = "DURATION", value_parser = values::keep)]
+    keep_succeeded: Option<KeepArg>,
+    /// How long FAILED jobs are kept
+    #[arg(long, value_name = "DURATION", value_parser = values::keep)]
+    keep_failed: Option<KeepArg>,
+    /// How long CANCELLED jobs are kept
+    #[arg(long, value_name = "DURATION", value_parser = values::keep)]
+    keep_cancelled: Option<KeepArg>,
+    /// How long EXPIRED jobs are kept
+    #[arg(long, value_name = "DURATION", value_parser = values::keep)]
+    keep_expired: Option<KeepArg>,
 }
 
 /// A queue to empty.
@@ -102,6 +114,17 @@ impl Change {
             max_wait: self.max_wait.map(to_wire_duration).or(settings.max_wait),
             max_waiters: self.max_waiters.or(settings.max_waiters),
             accept_unknown_kinds: self.accept_unknown_kinds.or(settings.accept_unknown_kinds),
+            retention: Some(self.retention_over(settings.retention.unwrap_or_default())),
+        }
+    }
+
+    fn retention_over(&self, before: Retention) -> Retention {
+        let keep = |arg: Option<KeepArg>, before| arg.map_or(before, KeepArg::to_wire);
+        Retention {
+            succeeded: keep(self.keep_succeeded, before.succeeded),
+            failed: keep(self.keep_failed, before.failed),
+            cancelled: keep(self.keep_cancelled, before.cancelled),
+            expired: keep(self.keep_expired, before.expired),
         }
     }
 }
@@ -246,6 +269,17 @@ fn in_full(queue: &Queue) -> String {
     if settings.accept_unknown_kinds == Some(true) {
         fields.push(("unknown kinds", "accepted".to_owned()));
     }
+    let retention = settings.retention.unwrap_or_default();
+    for (name, keep) in [
+        ("succeeded", retention.succeeded),
+        ("failed", retention.failed),
+        ("cancelled", retention.cancelled),
+        ("expired", retention.expired),
+    ] {
+        if let Some(keep) = keep {
+            fields.push((name, format!("kept {}", values::kept(&keep))));
+        }
+    }
     if queue.declared {
         fields.push(("declared", "in the configuration file".to_owned()));
     }
@@ -274,6 +308,11 @@ mod tests {
                 max_wait: Some(to_wire_duration(Duration::from_secs(30))),
                 max_waiters: Some(1_000),
                 accept_unknown_kinds: Some(false),
+                retention: Some(Retention {
+                    failed: KeepArg::Forever.to_wire(),
+                    expired: KeepArg::For(Duration::from_secs(90)).to_wire(),
+                    ..Retention::default()
+                }),
             }),
             paused: true,
             declared: true,
@@ -312,6 +351,8 @@ mod tests {
         consumers     4
         when full     wait up to 30s
         waiters       0 of 1000
+        failed        kept for ever
+        expired       kept 1m 30s
         declared      in the configuration file
         oldest ready  1m 15s
                       2 SCHEDULED
@@ -335,6 +376,10 @@ mod tests {
             "maxJobs": 100000,
             "maxWait": "30s",
             "maxWaiters": 1000,
+            "retention": {
+              "expired": "90s",
+              "failed": "315576000000s"
+            },
             "whenFull": "WHEN_FULL_WAIT"
           },
           "stats": {
@@ -376,12 +421,21 @@ mod tests {
             max_wait: None,
             max_waiters: None,
             accept_unknown_kinds: None,
+            keep_succeeded: Some(KeepArg::For(Duration::ZERO)),
+            keep_failed: Some(KeepArg::Default),
+            keep_cancelled: None,
+            keep_expired: None,
         };
         let before = queue().settings.unwrap();
         let expected = QueueSettings {
             max_bytes: Some(5),
             consumers: Some(0),
             when_full: WhenFull::Reject.into(),
+            retention: Some(Retention {
+                succeeded: Some(to_wire_duration(Duration::ZERO)),
+                failed: None,
+                ..before.retention.unwrap()
+            }),
             ..before
         };
         assert_eq!(change.over(before), expected);

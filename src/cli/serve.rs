@@ -54,6 +54,12 @@ pub(crate) struct SourceArgs {
     /// How long a stopping server waits for running attempts, such as 30s [env: JOBMILL_DRAIN_TIMEOUT]
     #[arg(long, value_name = "DURATION")]
     drain_timeout: Option<OsString>,
+    /// Address and port for metrics and health over HTTP, loopback only, or off [env: JOBMILL_METRICS_LISTEN]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<OsString>,
+    /// URL of the OpenTelemetry collector that traces go to, or off [env: JOBMILL_TRACES_ENDPOINT]
+    #[arg(long, value_name = "URL")]
+    traces_endpoint: Option<OsString>,
     /// Which log lines to show, such as debug or info,jobmill=debug [env: JOBMILL_LOG]
     #[arg(long, value_name = "FILTER")]
     log: Option<OsString>,
@@ -65,8 +71,18 @@ pub(crate) struct SourceArgs {
 impl SourceArgs {
     /// Reads and checks the configuration.
     pub(crate) fn load(self, surroundings: &Surroundings) -> Result<Loaded, Faults> {
-        let SourceArgs { config, listen, insecure, data_dir, memory, drain_timeout, log, log_format } = self;
-        let flags = Flags { config, listen, insecure, data_dir, memory, drain_timeout, log, log_format };
+        let flags = Flags {
+            config: self.config,
+            listen: self.listen,
+            insecure: self.insecure,
+            data_dir: self.data_dir,
+            memory: self.memory,
+            drain_timeout: self.drain_timeout,
+            metrics_listen: self.metrics_listen,
+            traces_endpoint: self.traces_endpoint,
+            log: self.log,
+            log_format: self.log_format,
+        };
         config::load(&flags, surroundings)
     }
 }
@@ -113,7 +129,7 @@ async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
     let stopper = server.stopper();
     let port_file = port_file.map(|path| PortFile::write(path, address)).transpose();
     if port_file.is_ok() {
-        announce(address, &store);
+        announce(address, server.metrics_addr(), &store);
     } else {
         // Nobody will learn where it listens: no use in going on.
         stopper.drain();
@@ -156,14 +172,18 @@ async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line for people and scripts. A closed stdout is no reason to end.
-fn announce(address: SocketAddr, store: &StoreSettings) {
+/// A line for people and scripts, and another one where metrics are served. A closed stdout is no reason to end.
+fn announce(address: SocketAddr, metrics: Option<SocketAddr>, store: &StoreSettings) {
     let store = match store {
         StoreSettings::Memory => "memory".to_owned(),
         StoreSettings::Folder(path) => path.display().to_string(),
     };
     let mut stdout = io::stdout();
-    let _ = writeln!(stdout, "jobmill listening on {address} (store: {store})").and_then(|()| stdout.flush());
+    let mut lines = format!("jobmill listening on {address} (store: {store})\n");
+    if let Some(metrics) = metrics {
+        lines.push_str(&format!("metrics and health on http://{metrics}/metrics\n"));
+    }
+    let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
 }
 
 /// Writes to stderr, which may be closed.

@@ -73,6 +73,9 @@ pub(super) struct Args {
     /// Do not run it before so long from now, by this machine's clock
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     delay: Option<Duration>,
+    /// End it as EXPIRED if no attempt has started so long from now, by this machine's clock
+    #[arg(long, value_name = "DURATION", value_parser = values::positive_duration)]
+    expires_in: Option<Duration>,
     /// Makes a repeat of this command safe: the same id with the same job gives the same job. Default: a new one
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     request_id: String,
@@ -94,7 +97,7 @@ pub(super) struct Args {
         default_missing_value = "-",
         conflicts_with_all = [
             "kind", "payload", "file", "stdin", "payload_type", "labels", "priority", "max_attempts", "timeout",
-            "run_at", "delay", "request_id", "watch", "output_lines",
+            "run_at", "delay", "expires_in", "request_id", "watch", "output_lines",
         ]
     )]
     stream: Option<PathBuf>,
@@ -155,6 +158,7 @@ fn request(args: Args, now: Timestamp) -> Result<SubmitRequest, Failure> {
         retry_policy: None,
         attempt_timeout: args.timeout.map(to_wire_duration),
         run_time: run_time.map(to_wire_timestamp),
+        expire_time: args.expires_in.map(|time| to_wire_timestamp(now.after(time))),
     };
     Ok(SubmitRequest {
         job: Some(job),
@@ -281,7 +285,7 @@ mod tests {
     fn arguments_become_a_request() {
         let request = requested(
             "resize photo.jpg --queue images --label a=b --label c= --priority -5 --max-attempts 3 --timeout 5m \
-             --delay 1500ms --request-id r --when-full reject --payload-type text/plain",
+             --delay 1500ms --expires-in 1h --request-id r --when-full reject --payload-type text/plain",
         )
         .unwrap();
         insta::assert_snapshot!(format!("{request:#?}"), @r#"
@@ -309,6 +313,12 @@ mod tests {
                         Timestamp {
                             seconds: 2,
                             nanos: 500000000,
+                        },
+                    ),
+                    expire_time: Some(
+                        Timestamp {
+                            seconds: 3601,
+                            nanos: 0,
                         },
                     ),
                 },

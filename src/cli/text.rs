@@ -135,7 +135,7 @@ pub(super) fn state_colour(number: i32) -> Option<AnsiColor> {
         JobState::BackingOff | JobState::Cancelling => Some(AnsiColor::Yellow),
         JobState::Succeeded => Some(AnsiColor::Green),
         JobState::Failed => Some(AnsiColor::Red),
-        JobState::Cancelled => Some(AnsiColor::Magenta),
+        JobState::Cancelled | JobState::Expired => Some(AnsiColor::Magenta),
         JobState::Unspecified | JobState::Scheduled | JobState::Queued => None,
     }
 }

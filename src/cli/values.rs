@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use jobmill::{
+    client::{from_wire_duration, to_wire_duration},
     clock::Timestamp,
     proto::v1::{JobState, WhenFull},
 };
@@ -44,9 +45,52 @@ pub(super) fn state(text: &str) -> Result<JobState, String> {
     JobState::from_str_name(&format!("JOB_STATE_{name}"))
         .filter(|state| *state != JobState::Unspecified)
         .ok_or_else(|| {
-            "one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED"
+            "one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED, EXPIRED"
                 .to_owned()
         })
+}
+
+/// How long ended jobs are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum KeepArg {
+    /// For so long.
+    For(Duration),
+    /// Until somebody deletes them.
+    Forever,
+    /// As the server says.
+    Default,
+}
+
+/// The longest Duration that the protocol has stands for ever.
+const FOREVER_SECONDS: i64 = 315_576_000_000;
+
+impl KeepArg {
+    pub(super) fn to_wire(self) -> Option<prost_types::Duration> {
+        match self {
+            KeepArg::For(time) => Some(to_wire_duration(time)),
+            KeepArg::Forever => Some(prost_types::Duration { seconds: FOREVER_SECONDS, nanos: 0 }),
+            KeepArg::Default => None,
+        }
+    }
+}
+
+/// `24h`, `forever` or `default`.
+pub(super) fn keep(text: &str) -> Result<KeepArg, String> {
+    match text {
+        "forever" => Ok(KeepArg::Forever),
+        "default" => Ok(KeepArg::Default),
+        text => duration(text)
+            .map(KeepArg::For)
+            .map_err(|_| "write it like 30m, 24h or 14days, or `forever` or `default`".to_owned()),
+    }
+}
+
+/// How long something is kept, in words.
+pub(super) fn kept(time: &prost_types::Duration) -> String {
+    if time.seconds >= FOREVER_SECONDS {
+        return "for ever".to_owned();
+    }
+    super::text::duration(from_wire_duration(time))
 }
 
 /// What to do when a queue is full.

@@ -8,15 +8,19 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Commit, ControlAnswer, Entry, Handout, Reports, SubmitAnswer};
+use super::{Commit, ControlAnswer, Entry, Handout, Reports, SubmitAnswer, held::Held};
 use crate::{
     admission::{
         Queues,
         waiters::{Caller, Waiter, Waiters},
     },
-    clock::{Clock, Timestamp},
+    clock::{Clock, Stopwatch, Timestamp},
     job::{JobId, LeaseToken},
-    store::{Applied, Batch, ControlDone, Receipt, Report, Store, StoreError, batch::QueueFull},
+    metrics::{BatchTimes, Metrics, Recorder},
+    store::{
+        Applied, Batch, ControlDone, OfferRefusal, Receipt, Report, Space, Store, StoreError,
+        batch::QueueFull,
+    },
     watch::Hub,
 };
 
@@ -43,6 +47,7 @@ pub(crate) struct Committer {
     pub(crate) queues: Arc<Queues>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) handouts: mpsc::Sender<Handout>,
+    pub(crate) metrics: Arc<Metrics>,
     /// Once cancelled, nothing more is claimed.
     pub(crate) draining: CancellationToken,
 }
@@ -98,28 +103,32 @@ struct Asker {
 }
 
 struct Loop {
+    recorder: Recorder,
     committer: Committer,
     waiters: Waiters<SubmitReply>,
     /// Answers on their way to callers.
     answering: TaskTracker,
     purges: HashMap<i64, Vec<oneshot::Sender<ControlAnswer>>>,
+    held: Held,
     /// Whether there is room that nobody who waits has been offered yet.
     room: bool,
     more: bool,
-    next_due: Option<Timestamp>,
+    wake: Option<Timestamp>,
 }
 
 impl Loop {
     fn new(committer: Committer) -> Self {
         Loop {
+            recorder: Recorder::new(Arc::clone(&committer.metrics)),
             committer,
             waiters: Waiters::default(),
             answering: TaskTracker::new(),
             purges: HashMap::new(),
+            held: Held::default(),
             room: false,
             // What was due while the server was down is promoted, and free slots are filled, by a first empty batch.
             more: true,
-            next_due: None,
+            wake: None,
         }
     }
 
@@ -133,6 +142,7 @@ impl Loop {
                 inbox.entries.close();
                 inbox.reports.close();
                 if entries.is_empty() && reports.is_empty() {
+                    self.give_up_held()?;
                     self.answering.close();
                     self.answering.wait().await;
                     return Ok(());
@@ -144,7 +154,7 @@ impl Loop {
 
     /// Waits until there is something to do, and takes all that is there.
     async fn gather(&self, inbox: &mut Inbox, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) {
-        let wake = [self.next_due, self.waiters.next_until()].into_iter().flatten().min();
+        let wake = [self.wake, self.waiters.next_until(), self.held.retry_at()].into_iter().flatten().min();
         let work_left = self.more || (self.room && !self.waiters.is_empty());
         if !work_left {
             let clock = &self.committer.clock;
@@ -183,8 +193,10 @@ impl Loop {
     fn step(&mut self, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) -> Result<(), StoreError> {
         let now = self.committer.clock.now();
         self.let_go_of_waiters(now);
+        let space = self.committer.store.space(now);
         let mut batch = Batch {
             now,
+            space,
             claim: !self.committer.draining.is_cancelled(),
             reports: std::mem::take(reports),
             ..Batch::default()
@@ -192,7 +204,9 @@ impl Loop {
         let mut askers = Vec::new();
         let mut controllers = Vec::new();
         let mut flushes = Vec::new();
-        self.offer_to_waiters(&mut batch, &mut askers);
+        if space == Space::Enough {
+            self.offer_to_waiters(&mut batch, &mut askers);
+        }
         for entry in entries.drain(..) {
             match entry {
                 Entry::Offer { mut offer, caller, wait, reply } => {
@@ -212,11 +226,50 @@ impl Loop {
                 Entry::Flush { reply } => flushes.push(reply),
             }
         }
+        self.held.join(&mut batch, &mut controllers);
         let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
-        let applied = self.committer.store.apply(batch)?;
-        self.deliver(applied, askers, controllers, &reported, now);
+        let health = &self.committer.metrics.health;
+        health.batch_begins(now);
+        let stopwatch = Stopwatch::start();
+        let mut applied = self.committer.store.apply(batch)?;
+        let times = BatchTimes { commit: stopwatch.elapsed(), flush: applied.flush };
+        health.batch_ended();
+        match applied.unapplied.take() {
+            None => {
+                self.recorder.batch(&applied, times);
+                self.deliver(applied, askers, controllers, &reported, now);
+            }
+            Some(batch) => {
+                self.held.take_back(*batch, controllers);
+                (self.more, self.wake) = (false, applied.wake.filter(|wake| *wake > now));
+                let refused = || SubmitAnswer::Refused(OfferRefusal::DiskFull);
+                self.answer_all(askers.into_iter().map(|asker| (asker.reply, refused())).collect());
+            }
+        }
         for reply in flushes {
             let _ = reply.send(());
+        }
+        Ok(())
+    }
+
+    /// A last try for what waits for space: what does not fit now is lost, and its attempts count at the next start.
+    fn give_up_held(&mut self) -> Result<(), StoreError> {
+        if self.held.retry_at().is_none() {
+            return Ok(());
+        }
+        let batch = Batch { now: self.committer.clock.now(), space: Space::Full, ..Batch::default() };
+        let mut batch = Batch { now: batch.now.max(self.held.retry_at().unwrap_or_default()), ..batch };
+        let mut controllers = Vec::new();
+        self.held.join(&mut batch, &mut controllers);
+        let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
+        let now = batch.now;
+        let mut applied = self.committer.store.apply(batch)?;
+        match applied.unapplied.take() {
+            None => self.deliver(applied, Vec::new(), controllers, &reported, now),
+            Some(batch) => tracing::error!(
+                attempts = batch.reports.len(),
+                "the disk is full: how these attempts ended is lost, and their jobs will be taken up as interrupted"
+            ),
         }
         Ok(())
     }
@@ -286,11 +339,13 @@ impl Loop {
             cancelling,
             changes,
             position,
-            next_due,
+            wake,
             more,
             room,
             queues,
             purged,
+            unapplied: _,
+            flush: _,
         } = applied;
         if let Some(queues) = queues {
             self.committer.queues.set(queues);
@@ -323,7 +378,7 @@ impl Loop {
         }
         self.room |= room;
         self.more = more;
-        self.next_due = next_due;
+        self.wake = wake;
     }
 
     fn answer_offers(&mut self, offers: Vec<Receipt>, askers: Vec<Asker>, now: Timestamp) {

@@ -6,6 +6,7 @@
 
 mod answer;
 mod committer;
+mod held;
 
 use std::{
     sync::{Arc, atomic::AtomicU64},

@@ -1,37 +1,63 @@
 //! The queues and kinds that a file declares.
 
-use std::{collections::BTreeMap, ffi::OsStr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    path::Path,
+};
 
 use toml::de::DeTable;
 
+#[cfg(feature = "http")]
+use super::endpoint::endpoint;
 use super::{
-    CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, Entry, KindDefaults, KindSettings, QueueSettings,
-    WhenFull,
+    CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, Entry, HandlerSettings, Keep, KindDefaults,
+    KindSettings, QueueRetention, QueueSettings, Retention, WhenFull,
     fault::Place,
     limits,
     names::{NameError, check_free_kind_name, check_queue_name},
     program,
-    rules::{Bool, Choice, DurationIn, FloatIn, IntIn, PathIn, PathTo, Rule, SizeIn},
+    rules::{Bool, Choice, DurationIn, FloatIn, Folder, IntIn, KeepIn, Rule, SizeIn},
     section::{Reading, Section},
     surroundings::Surroundings,
 };
 use crate::job::RetryPolicy;
 
 /// The keys of `[queues.NAME]`.
-pub(super) const QUEUE_KEYS: [&str; 7] =
-    ["max_jobs", "max_bytes", "consumers", "when_full", "max_wait", "max_waiters", "accept_unknown_kinds"];
+pub(super) const QUEUE_KEYS: [&str; 8] = [
+    "max_jobs",
+    "max_bytes",
+    "consumers",
+    "when_full",
+    "max_wait",
+    "max_waiters",
+    "accept_unknown_kinds",
+    "retention",
+];
 
-/// The keys of `[kinds."NAME"]`.
-pub(super) const KIND_KEYS: [&str; 9] = [
-    "command",
-    "env",
-    "env_allow",
-    "working_dir",
-    "kill_grace",
-    "permanent_exit_codes",
-    "max_attempts",
-    "attempt_timeout",
-    "retry",
+/// The keys of `[retention]`, and of `[queues.NAME.retention]`.
+pub(super) const RETENTION_KEYS: [&str; 4] = ["succeeded", "failed", "cancelled", "expired"];
+
+/// The keys of `[kinds."NAME"]`, in the order of the documentation.
+pub(super) fn kind_keys() -> impl Iterator<Item = &'static str> {
+    COMMAND_KEYS.into_iter().chain(HTTP_KEYS).chain(["max_attempts", "attempt_timeout", "retry"])
+}
+
+/// The keys of kinds that run a command.
+const COMMAND_KEYS: [&str; 6] =
+    ["command", "env", "env_allow", "working_dir", "kill_grace", "permanent_exit_codes"];
+
+/// The keys of kinds that are mapped to a URL.
+const HTTP_KEYS: [&str; 9] = [
+    "url",
+    "headers",
+    "signing_secret_files",
+    "signing_secret_env",
+    "allow_private",
+    "allow_networks",
+    "ca_file",
+    "connect_timeout",
+    "max_connections",
 ];
 
 /// The keys of `[kinds."NAME".retry]`.
@@ -113,6 +139,61 @@ fn queue(section: &Section<'_>, reading: &mut Reading<'_>) -> QueueSettings {
             default.accept_unknown_kinds,
             reading,
         ),
+        retention: queue_retention(section, reading),
+    }
+}
+
+/// How long ended jobs are kept where their queue does not say.
+pub(super) fn retention(root: &Section<'_>, reading: &mut Reading<'_>) -> Retention {
+    let table = root.table("retention", reading);
+    let section = Section::open("retention".to_owned(), table, &RETENTION_KEYS, reading);
+    let (rule, default) = (KeepIn(limits::KEEP), Retention::default());
+    Retention {
+        succeeded: section.setting("succeeded", &rule, default.succeeded, reading),
+        failed: section.setting("failed", &rule, default.failed, reading),
+        cancelled: section.setting("cancelled", &rule, default.cancelled, reading),
+        expired: section.setting("expired", &rule, default.expired, reading),
+    }
+}
+
+fn queue_retention(section: &Section<'_>, reading: &mut Reading<'_>) -> QueueRetention {
+    let table = section.table("retention", reading);
+    let section = Section::open(section.key("retention"), table, &RETENTION_KEYS, reading);
+    let rule = KeepIn(limits::KEEP);
+    let mut keep = |state: &str| {
+        let found = section.read(state, &rule, reading);
+        let (shown, place) =
+            found.as_ref().map_or((serde_json::Value::Null, Place::Default), |(keep, place)| {
+                (rule.show(keep), place.clone())
+            });
+        reading.entry(section.key(state), shown, place);
+        found.map(|(keep, _)| keep)
+    };
+    QueueRetention {
+        succeeded: keep("succeeded"),
+        failed: keep("failed"),
+        cancelled: keep("cancelled"),
+        expired: keep("expired"),
+    }
+}
+
+/// Each time costs the store a walk of its own.
+pub(super) fn check_times(
+    root: &Section<'_>,
+    server: Retention,
+    queues: &BTreeMap<String, QueueSettings>,
+    reading: &mut Reading<'_>,
+) {
+    let all = queues.values().map(|queue| queue.retention.over(server)).chain([server]);
+    let times: BTreeSet<Keep> =
+        all.flat_map(|all| [all.succeeded, all.failed, all.cancelled, all.expired]).collect();
+    let times = times.into_iter().filter(|keep| *keep != Keep::Forever).count();
+    if times > limits::KEEP_TIMES_MAX {
+        let message = format!(
+            "all queues together keep ended jobs for {times} different times, the limit is {}; use fewer",
+            limits::KEEP_TIMES_MAX
+        );
+        reading.fault_at(&root.key_span("queues"), "queues", message);
     }
 }
 
@@ -123,18 +204,54 @@ pub(super) fn kinds(
     reading: &mut Reading<'_>,
 ) -> BTreeMap<String, KindSettings> {
     let mut kinds = BTreeMap::new();
+    let keys: Vec<_> = kind_keys().collect();
     let (parent, declared) = tables(root, "kinds", limits::KINDS_MAX, check_free_kind_name, reading);
     for (name, table) in declared {
-        let section = Section::open(parent.key(name), Some(table), &KIND_KEYS, reading);
-        if section.get("command").is_none() && !section.has_stray_table() {
-            let message = "the kind has no `command`; add command = [\"/path/to/program\", \"argument\"]";
+        let section = Section::open(parent.key(name), Some(table), &keys, reading);
+        if ["command", "url"].iter().all(|key| section.get(key).is_none()) && !section.has_stray_table() {
+            let message = "the kind has no handler; add command = [\"/path/to/program\", \"argument\"] or \
+                           url = \"https://example.org/jobs\"";
             reading.fault_at(&parent.key_span(name), parent.key(name), message);
         }
-        let command = command(&section, context, reading);
+        let handler = handler(&section, context, reading);
         let defaults = defaults(&section, reading);
-        kinds.insert(name.to_owned(), KindSettings { command, defaults });
+        // Without a handler there has been a fault.
+        if let Some(handler) = handler {
+            kinds.insert(name.to_owned(), KindSettings { handler, defaults });
+        }
     }
     kinds
+}
+
+/// The command or the endpoint of a kind. A key that belongs to the other is a fault.
+fn handler(
+    section: &Section<'_>,
+    context: &Context<'_>,
+    reading: &mut Reading<'_>,
+) -> Option<HandlerSettings> {
+    let is_http = section.get("url").is_some();
+    let (strangers, advice): (&[&str], _) = match is_http {
+        true => (&COMMAND_KEYS, "this is for kinds that run a `command`, and this one has a `url`"),
+        false => (&HTTP_KEYS, "this is for kinds that have a `url`, and this one has none"),
+    };
+    for key in strangers.iter().filter(|key| section.get(key).is_some()) {
+        reading.fault_at(
+            &section.key_span(key),
+            section.key(key),
+            format!("{advice}; leave one of them out"),
+        );
+    }
+    if !is_http {
+        return Some(HandlerSettings::Command(command(section, context, reading)));
+    }
+    endpoint(section, context, reading)
+}
+
+#[cfg(not(feature = "http"))]
+fn endpoint(section: &Section<'_>, _: &Context<'_>, reading: &mut Reading<'_>) -> Option<HandlerSettings> {
+    let message = "this program was built without handlers over HTTP; build it with the feature `http`";
+    reading.fault_at(&section.key_span("url"), section.key("url"), message);
+    None
 }
 
 fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'_>) -> CommandSettings {
@@ -144,12 +261,12 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
     find_program(section, &mut argv, env.get("PATH").map(OsStr::new), context, reading);
     let shown = Entry { key: section.key("command"), value: argv.as_slice().into(), place };
     reading.entries.insert(entry, shown);
-    let working_dir = PathIn { base: context.base, what: PathTo::Folder, must_exist: true };
+    let working_dir = Folder { base: context.base, must_exist: true };
     CommandSettings {
         argv,
         env,
         env_allow: section.list_setting("env_allow", limits::VARIABLES_MAX, &VariableName, reading),
-        working_dir: section.optional("working_dir", &working_dir, reading),
+        working_dir: optional(section, "working_dir", &working_dir, reading),
         kill_grace: section.setting(
             "kill_grace",
             &DurationIn(limits::KILL_GRACE),
@@ -163,6 +280,22 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
             reading,
         ),
     }
+}
+
+/// A setting that has no default, and what it turned out to be.
+pub(super) fn optional<R: Rule>(
+    section: &Section<'_>,
+    key: &str,
+    rule: &R,
+    reading: &mut Reading<'_>,
+) -> Option<R::Value> {
+    let found = section.read(key, rule, reading);
+    let (shown, place) =
+        found.as_ref().map_or((serde_json::Value::Null, Place::Default), |(value, place)| {
+            (rule.show(value), place.clone())
+        });
+    reading.entry(section.key(key), shown, place);
+    found.map(|(value, _)| value)
 }
 
 /// Puts the program's absolute path in the place of its name.

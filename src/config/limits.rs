@@ -6,6 +6,8 @@ const SECOND: u64 = 1;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
+/// 365.25 days, as in `10years`.
+const YEAR: u64 = DAY * 1461 / 4;
 
 /// How many queues there may be.
 pub const QUEUES_MAX: usize = 1_000;
@@ -25,6 +27,16 @@ pub const QUEUE_MAX_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::
 /// How many submissions may wait for room.
 pub const QUEUE_MAX_WAITERS: RangeInclusive<u32> = 0..=10_000;
 
+/// How much space a file may keep for what must be written to a full disk.
+pub const BALLAST_BYTES: RangeInclusive<u64> = 0..=1 << 30;
+/// How much space may have to be free for new jobs to be taken.
+pub const MIN_FREE_BYTES: RangeInclusive<u64> = 0..=1 << 40;
+
+/// How long ended jobs may be kept, if not for ever.
+pub const KEEP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * YEAR);
+/// How many different times all queues and the server's own retention may name: each costs the store a walk of its own.
+pub const KEEP_TIMES_MAX: usize = 32;
+
 /// How many attempts of a job may start.
 pub const MAX_ATTEMPTS: RangeInclusive<u32> = 1..=1_000;
 /// How long one attempt may take.
@@ -36,6 +48,9 @@ pub const RETRY_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::fro
 pub const RETRY_MULTIPLIER: RangeInclusive<f64> = 1.0..=100.0;
 /// How large the random part of a delay may be.
 pub const RETRY_JITTER: RangeInclusive<f64> = 0.0..=1.0;
+
+/// Of submissions without a trace context, how many may begin a trace.
+pub const SAMPLE_RATIO: RangeInclusive<f64> = 0.0..=1.0;
 
 /// How long a stopping server may wait for running attempts.
 pub const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(HOUR);
@@ -76,6 +91,25 @@ pub const HOSTS_MAX: usize = 100;
 pub const TOKENS_MAX: usize = 1_000;
 /// How many patterns for queues a token may have.
 pub const TOKEN_QUEUES_MAX: usize = 100;
+/// How long the URL of an endpoint may be.
+pub const URL_BYTES_MAX: usize = 4 << 10;
+/// How many headers of the operator's own a request may have.
+pub const HEADERS_MAX: usize = 32;
+/// How long the value of such a header may be.
+pub const HEADER_BYTES_MAX: usize = 4 << 10;
+/// How many secrets of each source requests may be signed with.
+pub const SIGNING_SECRETS_MAX: usize = 4;
+/// How long a signing secret may be.
+pub const SIGNING_SECRET_BYTES: RangeInclusive<usize> = 24..=64;
+/// How large a file of secrets or certificates may be.
+pub const CREDENTIAL_FILE_BYTES_MAX: u64 = 1 << 20;
+/// How many networks a kind may be allowed to connect to.
+pub const NETWORKS_MAX: usize = 64;
+/// How long it may take to connect to an endpoint.
+pub const CONNECT_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(5 * MINUTE);
+/// How many connections a kind may have.
+pub const HTTP_CONNECTIONS: RangeInclusive<u32> = 1..=10_000;
 
 /// How large a configuration file may be.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;

@@ -4,37 +4,48 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     io::{self, Read},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use toml::de::DeTable;
 
 use super::{
-    Entry, LogFormat, LogSettings, Settings, StoreSettings,
-    declared::{Context, KIND_KEYS, QUEUE_KEYS, RETRY_KEYS, kinds, queues},
+    DiskSettings, Entry, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings,
+    addresses::{Address, CollectorUrl, Loopback},
+    declared::{
+        Context, QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kind_keys, kinds, queues, retention,
+    },
     fault::{Fault, Faults, Place, Source},
     limits, network,
-    rules::{Address, Bool, Choice, DurationIn, LogFilter, PathIn, PathTo, Rule, quote},
+    rules::{Bool, Choice, DurationIn, FloatIn, Folder, LogFilter, OrOff, Rule, SizeIn, quote},
     section::{Reading, Section},
     surroundings::Surroundings,
 };
 
-const ROOT_KEYS: [&str; 14] = [
+const ROOT_KEYS: [&str; 18] = [
     "listen",
     "hosts",
     "insecure",
     "data_dir",
     "memory",
     "drain_timeout",
+    "metrics",
+    "traces",
     "log",
     "tls",
     "auth",
     "audit",
     "grpc_web",
     "limits",
+    "disk",
+    "retention",
     "queues",
     "kinds",
 ];
+const DISK_KEYS: [&str; 2] = ["ballast", "min_free"];
+const TRACES_KEYS: [&str; 2] = ["endpoint", "sample_ratio"];
+const METRICS_KEYS: [&str; 1] = ["listen"];
 const LOG_KEYS: [&str; 2] = ["filter", "format"];
 const LOG_FORMAT: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
 
@@ -53,6 +64,10 @@ pub struct Flags {
     pub memory: bool,
     /// `--drain-timeout`: how long a stopping server waits.
     pub drain_timeout: Option<OsString>,
+    /// `--metrics-listen`: the address of metrics and health.
+    pub metrics_listen: Option<OsString>,
+    /// `--traces-endpoint`: the URL of the collector of traces.
+    pub traces_endpoint: Option<OsString>,
     /// `--log`: the filter of log lines.
     pub log: Option<OsString>,
     /// `--log-format`: the form of log lines.
@@ -108,6 +123,8 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     };
     let rule = DurationIn(limits::DRAIN_TIMEOUT);
     let drain_timeout = layers.setting(&root, drain, &rule, defaults.drain_timeout);
+    let metrics_listen = layers.metrics(&root, flags);
+    let traces = layers.traces(&root, flags);
     let log = layers.log(&root, flags);
 
     let tls = network::tls(&root, context.base, &mut reading);
@@ -115,7 +132,10 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let audit_file = network::audit(&root, context.base, &mut reading);
     let web_origins = network::grpc_web(&root, &mut reading);
     let limits = network::limits(&root, &mut reading);
+    let disk = disk(&root, &mut reading);
+    let retention = retention(&root, &mut reading);
     let queues = queues(&root, &mut reading);
+    check_times(&root, retention, &queues, &mut reading);
     let kinds = kinds(&root, &context, &mut reading);
     let settings = Settings {
         listen,
@@ -123,11 +143,15 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
         insecure,
         store,
         drain_timeout,
+        metrics_listen,
+        traces,
         tls,
         tokens,
         audit_file,
         web_origins,
         limits,
+        disk,
+        retention,
         queues,
         kinds,
     };
@@ -137,16 +161,35 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     Ok(Loaded { settings, log, file: source.map(|source| source.path().to_owned()), entries })
 }
 
+fn disk(root: &Section<'_>, reading: &mut Reading<'_>) -> DiskSettings {
+    let table = root.table("disk", reading);
+    let section = Section::open("disk".to_owned(), table, &DISK_KEYS, reading);
+    let DiskSettings { ballast_bytes, min_free_bytes, vfs } = DiskSettings::default();
+    let mut size = |key, limits, default| section.setting(key, &SizeIn(limits), default, reading);
+    DiskSettings {
+        ballast_bytes: size("ballast", limits::BALLAST_BYTES, ballast_bytes),
+        min_free_bytes: size("min_free", limits::MIN_FREE_BYTES, min_free_bytes),
+        vfs,
+    }
+}
+
 /// Every key that a file may have, with `NAME` for the names that the operator chooses.
 pub fn keys() -> impl Iterator<Item = String> {
     let root = ["listen", "hosts", "insecure", "data_dir", "memory", "drain_timeout"];
     let root = root.into_iter().map(str::to_owned);
-    root.chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
+    root.chain(METRICS_KEYS.into_iter().map(|key| format!("metrics.{key}")))
+        .chain(TRACES_KEYS.into_iter().map(|key| format!("traces.{key}")))
+        .chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
         .chain(network::TLS_KEYS.into_iter().map(|key| format!("tls.{key}")))
         .chain(["auth.tokens", "audit.file", "grpc_web.origins"].map(str::to_owned))
         .chain(network::LIMIT_KEYS.into_iter().map(|key| format!("limits.{key}")))
-        .chain(QUEUE_KEYS.into_iter().map(|key| format!("queues.NAME.{key}")))
-        .chain(KIND_KEYS.into_iter().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
+        .chain(DISK_KEYS.into_iter().map(|key| format!("disk.{key}")))
+        .chain(RETENTION_KEYS.into_iter().map(|key| format!("retention.{key}")))
+        .chain(
+            QUEUE_KEYS.into_iter().filter(|key| *key != "retention").map(|key| format!("queues.NAME.{key}")),
+        )
+        .chain(RETENTION_KEYS.into_iter().map(|key| format!("queues.NAME.retention.{key}")))
+        .chain(kind_keys().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
         .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))
 }
 
@@ -272,6 +315,39 @@ impl Layers<'_, '_> {
         }
     }
 
+    fn metrics(&mut self, root: &Section<'_>, flags: &Flags) -> Option<SocketAddr> {
+        let table = root.table("metrics", self.reading);
+        let section = Section::open("metrics".to_owned(), table, &METRICS_KEYS, self.reading);
+        let listen = Given {
+            key: "listen",
+            variable: "JOBMILL_METRICS_LISTEN",
+            flag: ("--metrics-listen", flags.metrics_listen.as_deref()),
+        };
+        self.setting(&section, listen, &OrOff(Loopback), None)
+    }
+
+    fn traces(&mut self, root: &Section<'_>, flags: &Flags) -> TracesSettings {
+        // The second one is what OpenTelemetry's own libraries go by.
+        let (own, common) = ("JOBMILL_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT");
+        let table = root.table("traces", self.reading);
+        let section = Section::open("traces".to_owned(), table, &TRACES_KEYS, self.reading);
+        let endpoint = Given {
+            key: "endpoint",
+            variable: if self.surroundings.variable(own).is_some() { own } else { common },
+            flag: ("--traces-endpoint", flags.traces_endpoint.as_deref()),
+        };
+        let default = TracesSettings::default();
+        TracesSettings {
+            endpoint: self.setting(&section, endpoint, &OrOff(CollectorUrl), default.endpoint),
+            sample_ratio: section.setting(
+                "sample_ratio",
+                &FloatIn(limits::SAMPLE_RATIO),
+                default.sample_ratio,
+                self.reading,
+            ),
+        }
+    }
+
     fn log(&mut self, root: &Section<'_>, flags: &Flags) -> LogSettings {
         let table = root.table("log", self.reading);
         let section = Section::open("log".to_owned(), table, &LOG_KEYS, self.reading);
@@ -290,9 +366,8 @@ impl Layers<'_, '_> {
 
     /// The folder or the memory, as the last source says that says either.
     fn store(&mut self, root: &Section<'_>, flags: &Flags, base: &Path) -> StoreSettings {
-        let in_file = PathIn { base, what: PathTo::Folder, must_exist: false };
-        let elsewhere =
-            PathIn { base: self.surroundings.current_dir(), what: PathTo::Folder, must_exist: false };
+        let in_file = Folder { base, must_exist: false };
+        let elsewhere = Folder { base: self.surroundings.current_dir(), must_exist: false };
         let variable = |name| (Place::Environment(name), self.surroundings.variable(name));
         let (memory_place, memory) = variable("JOBMILL_MEMORY");
         let (dir_place, dir) = variable("JOBMILL_DATA_DIR");

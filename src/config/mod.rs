@@ -3,8 +3,13 @@
 //! [`load()`] takes it from a file, the environment and flags; another Rust program may as well start from
 //! [`Settings::new`].
 
+mod addresses;
 mod declared;
+#[cfg(feature = "http")]
+mod endpoint;
 mod fault;
+#[cfg(feature = "http")]
+mod http;
 pub mod limits;
 mod load;
 pub mod names;
@@ -13,6 +18,8 @@ mod program;
 mod rules;
 mod section;
 mod surroundings;
+#[cfg(feature = "http")]
+mod targets;
 mod tokens;
 mod units;
 
@@ -24,6 +31,10 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "http")]
+pub use self::http::{
+    Authorities, HttpSettings, HttpUrl, Refused, SecretError, SigningSecret, Targets, UrlError,
+};
 pub use self::{
     fault::{Fault, Faults, Place},
     load::{Flags, Loaded, keys, load},
@@ -54,6 +65,14 @@ pub struct Settings {
     pub store: StoreSettings,
     /// How long a stopping server waits for running attempts.
     pub drain_timeout: Duration,
+    /// Where metrics and health are served over HTTP, if they are. Loopback only, for now.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where traces go.
+    pub traces: TracesSettings,
+    /// What is done about a disk that fills up.
+    pub disk: DiskSettings,
+    /// How long ended jobs are kept where their queue does not say.
+    pub retention: Retention,
     /// How connections are encrypted; without it, they are not.
     pub tls: Option<TlsSettings>,
     /// The file of the tokens that callers must have one of; without it, they need none.
@@ -81,6 +100,10 @@ impl Settings {
             insecure: false,
             store,
             drain_timeout: Duration::from_secs(30),
+            metrics_listen: None,
+            traces: TracesSettings::default(),
+            disk: DiskSettings::default(),
+            retention: Retention::default(),
             tls: None,
             tokens: None,
             audit_file: None,
@@ -143,6 +166,23 @@ impl Default for LimitSettings {
     }
 }
 
+/// Where traces go, and which.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TracesSettings {
+    /// The collector's URL, which takes OTLP over gRPC: `http://host:port` or `https://host:port`. Without one nothing
+    /// is recorded. Needs the cargo feature `otel`.
+    pub endpoint: Option<String>,
+    /// Of the submissions that come without a trace context, so many begin a trace: 0 to 1, and at most 100 a second.
+    /// Those that come with one are recorded if it says so.
+    pub sample_ratio: f64,
+}
+
+impl Default for TracesSettings {
+    fn default() -> Self {
+        TracesSettings { endpoint: None, sample_ratio: 1.0 }
+    }
+}
+
 /// What the log shows, and how.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogSettings {
@@ -187,6 +227,24 @@ pub enum StoreSettings {
     Folder(PathBuf),
 }
 
+/// What is done about a disk that fills up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// Space in bytes that a file keeps for the ends of attempts, cancels and deletes.
+    pub ballast_bytes: u64,
+    /// No new jobs are taken while the file system has less space than this, in bytes.
+    pub min_free_bytes: u64,
+    /// The name of a SQLite VFS that this process has registered; absent: the system's own. For tests of faults: no
+    /// configuration file can say it.
+    pub vfs: Option<String>,
+}
+
+impl Default for DiskSettings {
+    fn default() -> Self {
+        DiskSettings { ballast_bytes: 16 << 20, min_free_bytes: 64 << 20, vfs: None }
+    }
+}
+
 /// How a queue is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueSettings {
@@ -204,6 +262,64 @@ pub struct QueueSettings {
     pub max_waiters: u32,
     /// Whether kinds that have no handler here are accepted.
     pub accept_unknown_kinds: bool,
+    /// How long its ended jobs are kept, where that differs from the server's own times.
+    pub retention: QueueRetention,
+}
+
+/// How long something is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keep {
+    /// For so long.
+    For(Duration),
+    /// Until somebody deletes it.
+    Forever,
+}
+
+/// How long ended jobs are kept, by the state in which they ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// SUCCEEDED ones.
+    pub succeeded: Keep,
+    /// FAILED ones.
+    pub failed: Keep,
+    /// CANCELLED ones.
+    pub cancelled: Keep,
+    /// EXPIRED ones.
+    pub expired: Keep,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        const DAY: Keep = Keep::For(Duration::from_secs(24 * 3600));
+        const FORTNIGHT: Keep = Keep::For(Duration::from_secs(14 * 24 * 3600));
+        Retention { succeeded: DAY, failed: FORTNIGHT, cancelled: DAY, expired: DAY }
+    }
+}
+
+/// How long a queue's ended jobs are kept. What is absent is as the server has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueRetention {
+    /// SUCCEEDED ones.
+    pub succeeded: Option<Keep>,
+    /// FAILED ones.
+    pub failed: Option<Keep>,
+    /// CANCELLED ones.
+    pub cancelled: Option<Keep>,
+    /// EXPIRED ones.
+    pub expired: Option<Keep>,
+}
+
+impl QueueRetention {
+    /// The times that hold for the queue on a server with these times of its own.
+    #[must_use]
+    pub fn over(self, server: Retention) -> Retention {
+        Retention {
+            succeeded: self.succeeded.unwrap_or(server.succeeded),
+            failed: self.failed.unwrap_or(server.failed),
+            cancelled: self.cancelled.unwrap_or(server.cancelled),
+            expired: self.expired.unwrap_or(server.expired),
+        }
+    }
 }
 
 /// What to do when a queue is full.
@@ -225,6 +341,7 @@ impl Default for QueueSettings {
             max_wait: Duration::from_secs(30),
             max_waiters: 1_000,
             accept_unknown_kinds: false,
+            retention: QueueRetention::default(),
         }
     }
 }
@@ -239,9 +356,19 @@ fn default_consumers() -> u32 {
 #[derive(Clone, Debug)]
 pub struct KindSettings {
     /// What runs them.
-    pub command: CommandSettings,
+    pub handler: HandlerSettings,
     /// What submissions of the kind get unless they say otherwise.
     pub defaults: KindDefaults,
+}
+
+/// What runs the jobs of a kind.
+#[derive(Clone, Debug)]
+pub enum HandlerSettings {
+    /// A command.
+    Command(CommandSettings),
+    /// An endpoint that is called over HTTP.
+    #[cfg(feature = "http")]
+    Http(Box<HttpSettings>),
 }
 
 /// What submissions of a kind get unless they say otherwise.

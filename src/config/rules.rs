@@ -5,7 +5,6 @@
 
 use std::{
     fmt::Display,
-    net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,7 +13,10 @@ use std::{
 use serde_json::Value as Json;
 use toml::de::DeValue;
 
-use super::units::{parse_duration, parse_size, show_duration, show_size};
+use super::{
+    Keep,
+    units::{parse_duration, parse_size, show_duration, show_size},
+};
 
 /// What a setting may be.
 pub(super) trait Rule {
@@ -106,6 +108,37 @@ impl Rule for DurationIn {
         show_duration(*value).into()
     }
 }
+
+/// How long ended jobs are kept: a duration, or for ever.
+pub(super) struct KeepIn(pub(super) RangeInclusive<Duration>);
+
+impl Rule for KeepIn {
+    type Value = Keep;
+
+    fn wanted(&self) -> String {
+        let (least, most) = (show_duration(*self.0.start()), show_duration(*self.0.end()));
+        format!("a duration from {least} to {most}, such as \"7days\", or \"forever\"")
+    }
+
+    fn text(&self, text: &str) -> Result<Keep, String> {
+        if text == FOREVER {
+            return Ok(Keep::Forever);
+        }
+        let Some(duration) = parse_duration(text) else {
+            return Err(format!("{} is not a duration; write {}", quote(text), self.wanted()));
+        };
+        within(duration, &self.0, &quote(text), |limit| show_duration(*limit), &self.wanted()).map(Keep::For)
+    }
+
+    fn show(&self, value: &Keep) -> Json {
+        match value {
+            Keep::For(duration) => show_duration(*duration).into(),
+            Keep::Forever => FOREVER.into(),
+        }
+    }
+}
+
+const FOREVER: &str = "forever";
 
 /// A size in bytes.
 pub(super) struct SizeIn(pub(super) RangeInclusive<u64>);
@@ -256,78 +289,50 @@ impl<T: Copy + PartialEq> Rule for Choice<T> {
     }
 }
 
-/// An address to listen on.
-pub(super) struct Address;
+/// Something that may be switched off.
+pub(super) struct OrOff<R>(pub(super) R);
 
-impl Rule for Address {
-    type Value = SocketAddr;
+const OFF: &str = "off";
+
+impl<R: Rule> Rule for OrOff<R> {
+    type Value = Option<R::Value>;
 
     fn wanted(&self) -> String {
-        "an address and a port, such as \"127.0.0.1:7733\" or \"[::1]:7733\"".to_owned()
+        format!("{}, or {OFF:?}", self.0.wanted())
     }
 
-    fn text(&self, text: &str) -> Result<SocketAddr, String> {
-        text.parse().map_err(|_| format!("{} is not an address; write {}", quote(text), self.wanted()))
+    fn text(&self, text: &str) -> Result<Option<R::Value>, String> {
+        if text == OFF { Ok(None) } else { self.0.text(text).map(Some) }
     }
 
-    fn show(&self, value: &SocketAddr) -> Json {
-        value.to_string().into()
-    }
-}
-
-/// What a path leads to.
-#[derive(Clone, Copy)]
-pub(super) enum PathTo {
-    File,
-    Folder,
-}
-
-impl PathTo {
-    fn as_str(self) -> &'static str {
-        match self {
-            PathTo::File => "file",
-            PathTo::Folder => "folder",
-        }
+    fn show(&self, value: &Option<R::Value>) -> Json {
+        value.as_ref().map_or_else(|| OFF.into(), |value| self.0.show(value))
     }
 }
 
-/// The path of a file or folder. What it is in the file may be relative to the file's own folder, `base`.
-pub(super) struct PathIn<'a> {
+/// The path of a folder. What it is in the file may be relative to the file's own folder, `base`.
+pub(super) struct Folder<'a> {
     /// What relative paths start from.
     pub(super) base: &'a Path,
-    pub(super) what: PathTo,
     /// Whether it must be there already.
     pub(super) must_exist: bool,
 }
 
-impl Rule for PathIn<'_> {
+impl Rule for Folder<'_> {
     type Value = PathBuf;
 
     fn wanted(&self) -> String {
-        format!("the path of a {}", self.what.as_str())
+        "the path of a folder".to_owned()
     }
 
     fn text(&self, text: &str) -> Result<PathBuf, String> {
-        let shown = quote(text);
-        if text.is_empty() {
-            return Err(format!("the path is empty; write {}", self.wanted()));
-        }
-        if text.contains('\0') {
-            return Err(format!("{shown} has a NUL character; write {}", self.wanted()));
-        }
-        if text == "~" || text.starts_with("~/") {
-            // Only shells know `~`; one of that name would surprise everyone.
-            return Err(format!("{shown} starts with `~`, which means nothing here; write the whole path"));
-        }
-        let path = self.base.join(text);
-        let (is_there, what) = match self.what {
-            PathTo::File => (path.is_file(), "file"),
-            PathTo::Folder => (path.is_dir(), "folder"),
-        };
-        if self.must_exist && !is_there {
-            let found = if path.exists() { format!("is not a {what}") } else { "does not exist".to_owned() };
-            let shown = quote(&path.to_string_lossy());
-            return Err(format!("{shown} {found}; make the {what} or correct the path"));
+        let path = path_from(self.base, text, &self.wanted())?;
+        if self.must_exist && !path.is_dir() {
+            let found = if path.exists() { "is not a folder" } else { "does not exist" };
+            return Err(format!(
+                "{} {found}; make the folder or correct the path",
+                quote(&path.to_string_lossy())
+            ));
         }
         Ok(path)
     }
@@ -335,6 +340,43 @@ impl Rule for PathIn<'_> {
     fn show(&self, value: &PathBuf) -> Json {
         value.to_string_lossy().into()
     }
+}
+
+/// The path of a file, which is read later, or written. It may be relative to the configuration file's own folder, `base`.
+pub(super) struct FileIn<'a> {
+    pub(super) base: &'a Path,
+}
+
+impl Rule for FileIn<'_> {
+    type Value = PathBuf;
+
+    fn wanted(&self) -> String {
+        "the path of a file".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<PathBuf, String> {
+        path_from(self.base, text, &self.wanted())
+    }
+
+    fn show(&self, value: &PathBuf) -> Json {
+        value.to_string_lossy().into()
+    }
+}
+
+/// A path that may be relative to `base`.
+pub(super) fn path_from(base: &Path, text: &str, wanted: &str) -> Result<PathBuf, String> {
+    let shown = quote(text);
+    if text.is_empty() {
+        return Err(format!("the path is empty; write {wanted}"));
+    }
+    if text.contains('\0') {
+        return Err(format!("{shown} has a NUL character; write {wanted}"));
+    }
+    if text == "~" || text.starts_with("~/") {
+        // Only shells know `~`; a folder of that name would surprise everyone.
+        return Err(format!("{shown} starts with `~`, which means nothing here; write the whole path"));
+    }
+    Ok(base.join(text))
 }
 
 /// A filter of log lines.

@@ -153,21 +153,6 @@ impl<'d> Section<'d> {
         value
     }
 
-    /// Reads a setting that is absent by default, and notes what it turned out to be.
-    pub(super) fn optional<R: Rule>(
-        &self,
-        key: &str,
-        rule: &R,
-        reading: &mut Reading<'_>,
-    ) -> Option<R::Value> {
-        let found = self.read(key, rule, reading);
-        let (shown, place) = found
-            .as_ref()
-            .map_or((Json::Null, Place::Default), |(value, place)| (rule.show(value), place.clone()));
-        reading.entry(self.key(key), shown, place);
-        found.map(|(value, _)| value)
-    }
-
     /// A table inside of this one; a value of another type is a fault.
     pub(super) fn table(&self, key: &str, reading: &mut Reading<'_>) -> Option<&'d DeTable<'d>> {
         let value = self.get(key)?;

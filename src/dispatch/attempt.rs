@@ -37,35 +37,41 @@ enum Ran {
 impl Dispatch {
     /// One attempt from its claim to its report.
     pub(super) async fn attempt(self: Arc<Self>, claim: Claim, cancelled: CancellationToken) {
-        let Claim { job, lease, payload } = claim;
+        let Claim { job, lease, payload, ready } = claim;
         if self.stopping.is_cancelled() {
             // It never started: it goes back uncounted.
             self.forget(lease);
             self.reports.ended(Report { id: job.id, lease, body: ReportBody::Released });
             return;
         }
-        let span = tracing::info_span!(
+        // For what handlers log. On the fastest path it costs as much as the rest of an attempt, so that only those
+        // get it who ask for that much.
+        let log = tracing::debug_span!(
             "attempt",
             job = %job.id,
             queue = job.spec.queue.as_str(),
             kind = job.spec.kind.as_str(),
             attempt = job.attempt
         );
+        let mut span = self.traces.attempt(&job, ready);
         let voice = Arc::new(AttemptVoice::new(job.id, job.attempt, lease, Arc::clone(&self.hub)));
         let body = async {
-            let ran = self.run_handler(&job, payload, lease, &voice, cancelled).await;
+            let traceparent = span.traceparent().to_owned();
+            let ran = self.run_handler(&job, payload, lease, &voice, cancelled, traceparent).await;
             let result = judge(&job, ran);
             if let Err(error) = &result {
                 log_failure(&job, error);
+                span.failed(error.failure.reason);
             }
             result
         };
-        let body = match body.instrument(span).await {
+        let body = match body.instrument(log).await {
             Ok(output) => ReportBody::Succeeded { output, tail: voice.tail() },
             Err(HandlerError { failure, delay }) => {
                 ReportBody::Failed { failure: Arc::new(failure), delay, tail: voice.tail() }
             }
         };
+        drop(span);
         self.forget(lease);
         self.reports.ended(Report { id: job.id, lease, body });
     }
@@ -77,6 +83,7 @@ impl Dispatch {
         lease: crate::job::LeaseToken,
         voice: &Arc<AttemptVoice>,
         cancelled: CancellationToken,
+        traceparent: String,
     ) -> Ran {
         let Some(handler) = self.handlers.get(job.spec.kind.as_str()) else {
             let message = format!("no handler here runs the kind `{}`", job.spec.kind);
@@ -99,6 +106,7 @@ impl Dispatch {
             lease,
             payload,
             cancelled: stop.clone(),
+            traceparent,
             reports: Arc::clone(voice) as Arc<_>,
         };
         let handler = Arc::clone(handler);
@@ -197,6 +205,10 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> HandlerError {
 /// Never the payload, the result, or the handler's message, which may quote them.
 fn log_failure(job: &Job, error: &HandlerError) {
     tracing::warn!(
+        job = %job.id,
+        queue = job.spec.queue.as_str(),
+        kind = job.spec.kind.as_str(),
+        attempt = job.attempt,
         reason = error.failure.reason.as_str(),
         exit_code = error.failure.exit_code,
         retryable = error.failure.retryable,

@@ -14,6 +14,7 @@ use crate::{
     execute::Handler,
     job::LeaseToken,
     store::Reads,
+    traces::Traces,
     watch::Hub,
 };
 
@@ -26,6 +27,7 @@ pub(crate) struct Dispatch {
     pub(crate) reports: Reports,
     pub(crate) hub: Arc<Hub>,
     pub(crate) reads: Reads,
+    pub(crate) traces: Traces,
     /// Once cancelled, running attempts are asked to stop.
     pub(crate) stopping: CancellationToken,
     /// Once cancelled, running attempts are cut off.
@@ -34,12 +36,19 @@ pub(crate) struct Dispatch {
 }
 
 impl Dispatch {
-    pub(crate) fn new(handlers: Handlers, reports: Reports, hub: Arc<Hub>, reads: Reads) -> Self {
+    pub(crate) fn new(
+        handlers: Handlers,
+        reports: Reports,
+        hub: Arc<Hub>,
+        reads: Reads,
+        traces: Traces,
+    ) -> Self {
         Dispatch {
             handlers,
             reports,
             hub,
             reads,
+            traces,
             stopping: CancellationToken::new(),
             cutting_off: CancellationToken::new(),
             running: Mutex::default(),

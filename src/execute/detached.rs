@@ -54,6 +54,7 @@ impl Attempt {
             attempt_timeout: std::time::Duration::from_secs(900),
             bytes: 0,
             created: started,
+            expires: None,
             extras: Some(Box::new(Extras { payload_type: payload_type.to_owned(), ..Extras::default() })),
         };
         let job = Job {
@@ -75,6 +76,7 @@ impl Attempt {
             lease,
             payload: payload.into(),
             cancelled: CancellationToken::new(),
+            traceparent: String::new(),
             reports: Arc::new(Detached(on_report)),
         }
     }

@@ -2,13 +2,17 @@
 
 pub(crate) mod closures;
 pub mod command;
+pub(crate) mod configured;
 mod detached;
+#[cfg(feature = "http")]
+pub mod http;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+pub use configured::SetupError;
 pub use detached::Report;
 
 use crate::job::{Failure, FailureReason, Job, JobId, LeaseToken, Output, Progress};
@@ -47,6 +51,7 @@ pub struct Attempt {
     pub(crate) lease: LeaseToken,
     pub(crate) payload: Bytes,
     pub(crate) cancelled: CancellationToken,
+    pub(crate) traceparent: String,
     pub(crate) reports: Arc<dyn AttemptReports>,
 }
 
@@ -88,6 +93,13 @@ impl Attempt {
     #[must_use]
     pub fn payload(&self) -> &Bytes {
         &self.payload
+    }
+
+    /// The W3C trace context of what the attempt does, for the header `traceparent` of calls to others: that of the
+    /// attempt's own span, or the submission's where the server records none. `None` where there is no trace.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        (!self.traceparent.is_empty()).then_some(&*self.traceparent)
     }
 
     /// Ends when the attempt should stop: it was cancelled, has timed out, or the server is about to stop.

@@ -23,7 +23,9 @@ use crate::{
     commit::{Commit, ControlAnswer, SubmitAnswer},
     execute::{Attempt, HandlerError, closures::Closures},
     job::{Job, JobId, Output},
+    metrics::{Page, PageError},
     store::{Control, ControlDone, Offer, Reads, RequestId, StoreError, WholeJob},
+    traces::Traces,
     watch::{Hub, Tail, TokenIssuer},
 };
 
@@ -44,6 +46,8 @@ pub(crate) struct Parts {
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
     pub(crate) closures: Arc<Closures>,
+    pub(crate) page: Page,
+    pub(crate) traces: Traces,
     /// Once cancelled, nothing that has not started will start in this process.
     pub(crate) draining: CancellationToken,
 }
@@ -186,19 +190,48 @@ impl Handle {
         }
     }
 
+    /// The server's metrics in Prometheus' text format, as its own endpoint would serve them.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn metrics(&self) -> Result<String, PageError> {
+        self.parts.page.text().await
+    }
+
+    /// Offers a job, and counts it where it is refused.
     async fn offer(
         &self,
         request: JobRequest,
         repeatable: Option<RequestId>,
     ) -> Result<Submitted, SubmitError> {
-        let JobRequest { mut draft, delay, request_id, when_full, max_wait } = request;
+        let Parts { traces, clock, page, .. } = &*self.parts;
+        let JobDraft { queue, kind, .. } = &request.draft;
+        let mut span = traces.submission(&request.traceparent, queue, kind, clock.now());
+        let offered = self.try_offer(request, repeatable, span.traceparent()).await;
+        match &offered {
+            Ok(submitted) => span.accepted(submitted.id(), 1, submitted.created()),
+            Err(error) => {
+                page.metrics.rejected(error.reason());
+                span.failed(error.reason());
+            }
+        }
+        offered
+    }
+
+    async fn try_offer(
+        &self,
+        request: JobRequest,
+        repeatable: Option<RequestId>,
+        traceparent: &str,
+    ) -> Result<Submitted, SubmitError> {
+        let JobRequest { mut draft, delay, request_id, when_full, max_wait, traceparent: _ } = request;
         let Parts { admission, commit, clock, .. } = &*self.parts;
         let now = clock.now();
         if let Some(delay) = delay {
             draft.run_time = Some(now.after(delay));
         }
         self.check(&draft, &request_id)?;
-        let (job, queue) = admission.admit(draft, &request_id, "")?;
+        let (job, queue) = admission.admit(draft, &request_id, traceparent)?;
         let patience = queue.patience(now, when_full, max_wait.map(|wait| now.after(wait)));
         let offer = Offer { request: repeatable, jobs: vec![job], behind_waiters: false };
         let (job, created) = match commit.submit(offer, patience).await? {

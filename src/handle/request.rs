@@ -20,13 +20,21 @@ pub struct JobRequest {
     pub(super) request_id: String,
     pub(super) when_full: Option<WhenFull>,
     pub(super) max_wait: Option<Duration>,
+    pub(super) traceparent: String,
 }
 
 impl JobRequest {
     /// A job of this kind, in the queue `default`.
     pub fn new(kind: impl Into<String>) -> Self {
         let draft = JobDraft { queue: DEFAULT_QUEUE.to_owned(), kind: kind.into(), ..JobDraft::default() };
-        JobRequest { draft, delay: None, request_id: String::new(), when_full: None, max_wait: None }
+        JobRequest {
+            draft,
+            delay: None,
+            request_id: String::new(),
+            when_full: None,
+            max_wait: None,
+            traceparent: String::new(),
+        }
     }
 
     /// The queue that holds it.
@@ -73,6 +81,12 @@ impl JobRequest {
         self
     }
 
+    /// If no attempt has started by this instant, the job ends as EXPIRED.
+    pub fn expires_at(mut self, instant: impl Into<Timestamp>) -> Self {
+        self.draft.expire_time = Some(instant.into());
+        self
+    }
+
     /// How many attempts may start: 1 to 1,000. With 1, at most one ever does.
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.draft.max_attempts = (attempts > 0).then_some(attempts);
@@ -109,6 +123,13 @@ impl JobRequest {
         self.max_wait = Some(wait);
         self
     }
+
+    /// The W3C trace context of whoever submits, as in the header `traceparent`: the job's attempts belong to its
+    /// trace. Text of another form is ignored, as the W3C has it.
+    pub fn traceparent(mut self, context: impl Into<String>) -> Self {
+        self.traceparent = context.into();
+        self
+    }
 }
 
 /// A closure's job to submit. The name of a queue is one, too.
@@ -135,6 +156,11 @@ impl SpawnRequest {
     /// How long the closure may take. Default 15 min.
     pub fn timeout(self, timeout: Duration) -> Self {
         SpawnRequest(self.0.timeout(timeout))
+    }
+
+    /// The W3C trace context of whoever submits: see [`JobRequest::traceparent`].
+    pub fn traceparent(self, context: impl Into<String>) -> Self {
+        SpawnRequest(self.0.traceparent(context))
     }
 
     /// What to do when the queue is full, in place of what the queue says.

@@ -44,6 +44,8 @@ pub enum State {
     Failed,
     /// Cancelled before it succeeded.
     Cancelled,
+    /// Its time was over before an attempt started.
+    Expired,
 }
 
 /// A [`State`] without what goes with it. The numbers are those of the protocol and of the store.
@@ -66,11 +68,13 @@ pub enum StateName {
     Failed = 8,
     /// See [`State::Cancelled`].
     Cancelled = 9,
+    /// See [`State::Expired`].
+    Expired = 10,
 }
 
 impl StateName {
     /// Every state, in the order of a job's life.
-    pub const ALL: [StateName; 8] = [
+    pub const ALL: [StateName; 9] = [
         StateName::Scheduled,
         StateName::Queued,
         StateName::Running,
@@ -79,6 +83,7 @@ impl StateName {
         StateName::Succeeded,
         StateName::Failed,
         StateName::Cancelled,
+        StateName::Expired,
     ];
 
     pub(crate) fn from_number(number: i64) -> Option<Self> {
@@ -89,7 +94,7 @@ impl StateName {
     #[must_use]
     pub const fn is_done(self) -> bool {
         match self {
-            StateName::Succeeded | StateName::Failed | StateName::Cancelled => true,
+            StateName::Succeeded | StateName::Failed | StateName::Cancelled | StateName::Expired => true,
             StateName::Scheduled
             | StateName::Queued
             | StateName::Running
@@ -110,6 +115,7 @@ impl StateName {
             StateName::Succeeded => "SUCCEEDED",
             StateName::Failed => "FAILED",
             StateName::Cancelled => "CANCELLED",
+            StateName::Expired => "EXPIRED",
         }
     }
 }
@@ -133,6 +139,7 @@ impl State {
             State::Succeeded => StateName::Succeeded,
             State::Failed => StateName::Failed,
             State::Cancelled => StateName::Cancelled,
+            State::Expired => StateName::Expired,
         }
     }
 
@@ -152,7 +159,8 @@ impl State {
             | State::BackingOff { .. }
             | State::Succeeded
             | State::Failed
-            | State::Cancelled => None,
+            | State::Cancelled
+            | State::Expired => None,
         }
     }
 
@@ -166,7 +174,8 @@ impl State {
             | State::Cancelling { .. }
             | State::Succeeded
             | State::Failed
-            | State::Cancelled => None,
+            | State::Cancelled
+            | State::Expired => None,
         }
     }
 }
@@ -247,6 +256,8 @@ pub struct Spec {
     pub bytes: u64,
     /// When it was accepted.
     pub created: Timestamp,
+    /// If no attempt has started by then, the job is over.
+    pub expires: Option<Timestamp>,
     /// What few jobs have; absent where a job has none of it.
     pub extras: Option<Box<Extras>>,
 }

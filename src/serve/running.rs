@@ -6,7 +6,10 @@ use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{ServeError, Stopper};
-use crate::{api::ApiError, commit::Committing, dispatch::Dispatch, execute::closures::Closures, watch::Hub};
+use crate::{
+    api::ApiError, commit::Committing, dispatch::Dispatch, execute::closures::Closures, traces::Traces,
+    watch::Hub,
+};
 
 /// Attempts are asked to stop so long before a drain's deadline, or a quarter of the drain if that is shorter.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(5);
@@ -26,6 +29,9 @@ pub(super) struct Running {
     pub(super) closures: Arc<Closures>,
     /// Lets go of closures that are of no use any more.
     pub(super) following: JoinHandle<Infallible>,
+    /// Shows metrics and health, until all else has ended.
+    pub(super) showing: Option<JoinHandle<Infallible>>,
+    pub(super) traces: Traces,
     /// Nothing more is claimed.
     pub(super) draining: CancellationToken,
     /// Nothing more is handed out.
@@ -60,7 +66,8 @@ impl Running {
     /// Ends at the deadline, give or take the moment that a cut takes.
     async fn drain(self) {
         let Running { mut serving, mut dispatching, committing, dispatch, attempts, hub, stopper, .. } = self;
-        let (closures, following) = (self.closures, self.following);
+        let (closures, following, showing) = (self.closures, self.following, self.showing);
+        let traces = self.traces;
         let Committing { commit, reports, mut ended } = committing;
         let deadline = tokio::time::sleep(self.drain_timeout).deadline();
         let stop_at = deadline - STOP_GRACE_MAX.min(self.drain_timeout / 4);
@@ -115,7 +122,21 @@ impl Running {
         drop((dispatch, reports));
         commit.end();
         // Dropping the store ends its checkpoint thread, too.
-        let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
+        if !ended.is_terminated() {
+            let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
+        }
+        finish(traces, farewell_until(deadline)).await;
+        if let Some(showing) = showing {
+            showing.abort();
+        }
+    }
+}
+
+/// Sends the last spans, as far as the collector takes them in time.
+async fn finish(traces: Traces, until: Instant) {
+    if traces.are_collected() {
+        let patience = until.duration_since(tokio::time::sleep(Duration::ZERO).deadline());
+        let _ = tokio::task::spawn_blocking(move || traces.finish(patience)).await;
     }
 }
 

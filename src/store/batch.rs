@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{Change, QueueInfo};
+use super::{Change, QueueInfo, Space};
 use crate::{
     clock::Timestamp,
     config::QueueSettings,
@@ -13,8 +13,8 @@ use crate::{
     transition::Refusal,
 };
 
-/// What is to be applied in one transaction, in this order: controls, reports, the next bites of purges, the
-/// promotion of due jobs, offers, and then one claim step over stored and new jobs together.
+/// What is to be applied in one transaction, in this order: controls, reports, the end of expired jobs, the next bites
+/// of purges and of retention, the promotion of due jobs, offers, and then one claim step over stored and new jobs together.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The present.
@@ -27,6 +27,9 @@ pub struct Batch {
     pub offers: Vec<Offer>,
     /// Whether to claim jobs for free slots. False while draining.
     pub claim: bool,
+    /// What there is room for. With less than enough, jobs that are new are refused; on a full disk nothing is done but
+    /// reports and controls.
+    pub space: Space,
 }
 
 /// What people want changed.
@@ -127,6 +130,11 @@ pub enum ControlRefusal {
         /// How many may be.
         max: u64,
     },
+    /// All queues together name as many different times of retention as may be.
+    #[error(
+        "all queues together would keep ended jobs for more than {0} different times: use one that another queue uses"
+    )]
+    TooManyRetentionTimes(usize),
     /// The job's state does not allow it.
     #[error("the job {id} is {state}: {way_out}")]
     WrongState {
@@ -140,6 +148,11 @@ pub enum ControlRefusal {
     /// The request id came with another request before.
     #[error("this request_id came with another request before: use a new one for a new request")]
     RequestMismatch,
+    /// There is no space to write it down.
+    #[error(
+        "the server's disk is full, and takes only cancels and deletes until there is space: try again later"
+    )]
+    DiskFull,
     /// The queue has no room.
     #[error(transparent)]
     QueueFull(QueueFull),
@@ -157,7 +170,7 @@ pub struct Report {
 }
 
 /// What an attempt tells of itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum ReportBody {
     /// How far it is.
     Progress(Arc<Progress>),
@@ -243,6 +256,8 @@ pub struct NewJob {
     pub attempt_timeout: Duration,
     /// Not to be run before this instant.
     pub run_time: Option<Timestamp>,
+    /// Over if no attempt has started by then.
+    pub expires: Option<Timestamp>,
     /// What few jobs have.
     pub extras: Option<Box<Extras>>,
     /// The handler's input.
@@ -334,6 +349,11 @@ pub enum OfferRefusal {
         /// The bytes it may hold.
         max_bytes: u64,
     },
+    /// There is no space for more.
+    #[error(
+        "the server's disk is full, or nearly so, and takes no new jobs until there is space: try again later"
+    )]
+    DiskFull,
     /// There are as many kinds as may be.
     #[error("there are {0} kinds already, and no more are allowed")]
     TooManyKinds(usize),
@@ -356,9 +376,9 @@ pub struct Applied {
     pub changes: Vec<Change>,
     /// The feed's end.
     pub position: Position,
-    /// When the next waiting job is due.
-    pub next_due: Option<Timestamp>,
-    /// Whether there is more to do at once: due jobs or purges that did not fit into this batch.
+    /// When there is something to do next without any input: a waiting job is due, or something is to be deleted.
+    pub wake: Option<Timestamp>,
+    /// Whether there is more to do at once that did not fit into this batch.
     pub more: bool,
     /// Whether a queue has got more room.
     pub room: bool,
@@ -366,6 +386,10 @@ pub struct Applied {
     pub queues: Option<Vec<QueueInfo>>,
     /// The purges that have ended, with the number of deleted jobs.
     pub purged: Vec<(i64, u64)>,
+    /// The disk is full, and nothing of the batch is kept: here are its reports and controls. Its offers are refused.
+    pub unapplied: Option<Box<Batch>>,
+    /// What it took to make the batch durable.
+    pub flush: Duration,
 }
 
 /// An attempt that is to start: its job is RUNNING, and that is on disk.
@@ -377,4 +401,6 @@ pub struct Claim {
     pub lease: LeaseToken,
     /// Its payload; absent where it is large and has to be read.
     pub payload: Option<Bytes>,
+    /// Since when it could have run.
+    pub ready: Timestamp,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::Change;
 use crate::{
     clock::Timestamp,
     job::{Job, JobId, Spec, StateName},
@@ -45,6 +46,27 @@ impl JobFilter {
             && self.created_after.is_none_or(|after| spec.created >= after)
             && self.created_before.is_none_or(|before| spec.created < before)
             && self.matches_labels(spec)
+    }
+
+    /// Whether the change is to be told to who watches this filter: the job fits now, or did before, or is deleted.
+    #[must_use]
+    pub fn concerns(&self, change: &Change) -> bool {
+        if !self.matches_spec(change.spec()) {
+            return false;
+        }
+        match change {
+            Change::Deleted(_) => true,
+            Change::Job { job, before } => {
+                self.matches_state(job.state.name()) || self.fitted_before(job, *before)
+            }
+        }
+    }
+
+    /// Whether the job could fit before a change that came from this state. Unknown counts as fitting, except for a job
+    /// that is new.
+    #[must_use]
+    pub fn fitted_before(&self, job: &Job, before: Option<StateName>) -> bool {
+        before.map_or(job.revision > 1, |before| self.matches_state(before))
     }
 
     /// Whether queue, kinds and states say all that this filter says, so that tallies can answer it.

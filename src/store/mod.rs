@@ -31,14 +31,33 @@ use crate::{
 
 /// Keeps jobs.
 pub trait Store: Send {
-    /// Applies a batch in one transaction. When it returns, the batch is on disk.
+    /// Applies a batch in one transaction. When it returns, the batch is on disk, or, where the disk is full, comes back
+    /// in [`Applied::unapplied`].
     ///
     /// # Errors
     /// After an error nothing is known about the batch: the process must end, and the next start recovers.
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError>;
 
+    /// What there is room for. It looks at the disk now and then only, and may be asked before each batch.
+    fn space(&mut self, now: Timestamp) -> Space {
+        let _ = now;
+        Space::Enough
+    }
+
     /// A handle that reads what is committed.
     fn reader(&self) -> Arc<dyn Reader>;
+}
+
+/// What a store has room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Space {
+    /// Everything.
+    #[default]
+    Enough,
+    /// The disk is nearly full: everything but new jobs.
+    Low,
+    /// The disk is full: the ends of attempts, cancels and deletes only, as far as possible.
+    Full,
 }
 
 /// Reads what is committed. Every call is short: no read holds a transaction beyond one page.
@@ -100,6 +119,21 @@ pub trait Reader: Send + Sync {
     /// # Errors
     /// When the disk fails.
     fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError>;
+
+    /// What the store takes on disk.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn size(&self) -> Result<StoreSize, StoreError>;
+}
+
+/// What a store takes on disk; nothing where it has none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StoreSize {
+    /// The database.
+    pub database_bytes: u64,
+    /// The log of what is not in the database yet.
+    pub log_bytes: u64,
 }
 
 /// What a resume token is held against.
@@ -277,7 +311,10 @@ pub struct Tally {
 pub enum StoreError {
     /// SQLite failed, or the disk under it.
     #[error("the database failed")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(#[source] rusqlite::Error),
+    /// There is no space left.
+    #[error("the disk is full: make room where the data folder is")]
+    DiskFull(#[source] rusqlite::Error),
     /// The schema could not be brought up to date.
     #[error("the database's schema could not be brought up to date")]
     Migration(#[from] rusqlite_migration::Error),
@@ -302,4 +339,13 @@ pub enum StoreError {
     /// What is in the store contradicts itself.
     #[error("the store contradicts itself: {0}")]
     Corrupt(String),
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => StoreError::DiskFull(error),
+            Some(_) | None => StoreError::Sqlite(error),
+        }
+    }
 }

@@ -52,6 +52,15 @@ impl NameTable {
         self.len() == 0
     }
 
+    /// Forgets the names from this number on, which nothing that was kept mentions.
+    pub(crate) fn truncate(&self, len: usize) {
+        let mut tables = self.tables.write();
+        let len = len.min(tables.by_number.len());
+        for name in tables.by_number.split_off(len) {
+            tables.by_text.remove(name.as_str());
+        }
+    }
+
     /// Gives the text the next number.
     pub(crate) fn add(&self, text: &str) -> Arc<Name> {
         let mut tables = self.tables.write();

@@ -20,6 +20,7 @@ fn job(state: State) -> Job {
         attempt_timeout: Duration::from_secs(9),
         bytes: 300,
         created: EARLIER,
+        expires: None,
         extras: None,
     };
     Job {
@@ -42,7 +43,7 @@ fn failure(retryable: bool) -> Arc<Failure> {
     Arc::new(Failure { retryable, ..Failure::clone(&lost("gone")) })
 }
 
-fn states() -> [(&'static str, State); 10] {
+fn states() -> [(&'static str, State); 11] {
     [
         ("SCHEDULED", State::Scheduled { due: LATER }),
         ("SCHEDULED, due", State::Scheduled { due: NOW }),
@@ -54,10 +55,11 @@ fn states() -> [(&'static str, State); 10] {
         ("SUCCEEDED", State::Succeeded),
         ("FAILED", State::Failed),
         ("CANCELLED", State::Cancelled),
+        ("EXPIRED", State::Expired),
     ]
 }
 
-fn events(lease: LeaseToken) -> [(&'static str, Event); 9] {
+fn events(lease: LeaseToken) -> [(&'static str, Event); 10] {
     let progress = Arc::new(Progress { fraction: 0.9, ..Progress::default() });
     [
         ("due", Event::Due),
@@ -69,23 +71,25 @@ fn events(lease: LeaseToken) -> [(&'static str, Event); 9] {
         ("release", Event::Release { lease }),
         ("cancel", Event::Cancel),
         ("retry", Event::Retry),
+        ("expire", Event::Expire),
     ]
 }
 
 /// What each state becomes by each event: the next state, `-` where the state forbids it, `lost` where it has no lease.
 #[rustfmt::skip]
-const TABLE: [(&str, [&str; 9]); 10] = [
-    //                     due       start      progress      succeed      fail           for good     release      cancel        retry
-    ("SCHEDULED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "QUEUED"]),
-    ("SCHEDULED, due",   ["QUEUED", "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "QUEUED"]),
-    ("QUEUED",           ["-",      "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "-"]),
-    ("RUNNING",          ["-",      "-",       "RUNNING",    "SUCCEEDED", "BACKING_OFF", "FAILED",    "QUEUED",    "CANCELLING", "-"]),
-    ("BACKING_OFF",      ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "QUEUED"]),
-    ("BACKING_OFF, due", ["QUEUED", "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "QUEUED"]),
-    ("CANCELLING",       ["-",      "-",       "CANCELLING", "SUCCEEDED", "CANCELLED",   "CANCELLED", "CANCELLED", "-",          "-"]),
-    ("SUCCEEDED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "-",          "-"]),
-    ("FAILED",           ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "-",          "QUEUED"]),
-    ("CANCELLED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "-",          "QUEUED"]),
+const TABLE: [(&str, [&str; 10]); 11] = [
+    //                     due       start      progress      succeed      fail           for good     release      cancel        retry     expire
+    ("SCHEDULED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
+    ("SCHEDULED, due",   ["QUEUED", "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
+    ("QUEUED",           ["-",      "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "-",      "-"]),
+    ("RUNNING",          ["-",      "-",       "RUNNING",    "SUCCEEDED", "BACKING_OFF", "FAILED",    "QUEUED",    "CANCELLING", "-",      "-"]),
+    ("BACKING_OFF",      ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
+    ("BACKING_OFF, due", ["QUEUED", "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
+    ("CANCELLING",       ["-",      "-",       "CANCELLING", "SUCCEEDED", "CANCELLED",   "CANCELLED", "CANCELLED", "-",          "-",      "-"]),
+    ("SUCCEEDED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "-",          "-",      "-"]),
+    ("FAILED",           ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "-",          "QUEUED", "-"]),
+    ("CANCELLED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "-",          "QUEUED", "-"]),
+    ("EXPIRED",          ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "-",          "-",      "-"]),
 ];
 
 /// What holds of every change, whatever it was.
@@ -104,7 +108,7 @@ fn assert_sound(before: &Job, event: &Event, after: &Job) {
         State::Running { lease } | State::Cancelling { lease } => assert_eq!(lease, LEASE),
         State::BackingOff { due } => assert_eq!(due, NOW.after(Duration::from_secs(2))),
         State::Scheduled { .. } => panic!("nothing schedules a job that is there"),
-        State::Succeeded | State::Failed | State::Cancelled => {}
+        State::Succeeded | State::Failed | State::Cancelled | State::Expired => {}
     }
     assert_eq!(after.started, if started { Some(NOW) } else { before.started });
     assert_eq!(after.progress.is_none(), started, "only a new attempt starts without progress");
@@ -214,5 +218,25 @@ fn a_new_job_waits_for_its_time_only_if_that_is_to_come() {
         (Some(LATER), State::Scheduled { due: LATER }),
     ] {
         assert_eq!(waiting_state(run_time, MOMENT), expected);
+    }
+}
+
+#[test]
+fn only_what_waits_for_its_first_attempt_expires_and_only_in_time() {
+    let with = |state, attempt, expires| {
+        let mut job = Job { attempt, ..job(state) };
+        job.spec = Arc::new(Spec { expires: Some(expires), ..Spec::clone(&job.spec) });
+        job
+    };
+    for (name, state) in states() {
+        let expected = if matches!(state, State::Scheduled { .. } | State::Queued { .. }) {
+            Ok(State::Expired)
+        } else {
+            Err(Refusal::WrongState(state.name()))
+        };
+        let of = |job: &Job| transition(job, &Event::Expire, MOMENT).map(|changed| changed.job.state);
+        assert_eq!(of(&with(state, 0, NOW)), expected, "{name}");
+        assert!(of(&with(state, 0, LATER)).is_err(), "{name}: its time is not over");
+        assert!(of(&with(state, 1, NOW)).is_err(), "{name}: an attempt has started");
     }
 }

@@ -2,11 +2,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::time::Interval;
 
 use super::{
     Detail, EVENTS_MAX, Hub, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
-    by_ids::BOOKMARK_EVERY, hub::Recent, token::SnapshotCursor,
+    by_ids::BOOKMARK_EVERY,
+    hub::FilterPresence,
+    token::SnapshotCursor,
+    topics::{Follow, News},
 };
 use crate::{
     job::{JobId, Position},
@@ -20,7 +23,9 @@ const SCAN_BUDGET: usize = 10_000;
 #[derive(Debug)]
 pub struct FilterWatch {
     hub: Arc<Hub>,
-    end: watch::Receiver<Position>,
+    // Held, never read: it counts the watch.
+    _presence: FilterPresence,
+    follow: Follow,
     reads: Reads,
     issuer: Arc<TokenIssuer>,
     watched: [u8; 8],
@@ -36,6 +41,9 @@ pub struct FilterWatch {
     /// Up to here changes are read from the store, which gives the latest states only: the snapshot told some of them,
     /// and going back to earlier ones would break the order within a job.
     store_until: Position,
+    /// Ticks when nothing was told for so long that a bookmark is due.
+    quiet: Interval,
+    bookmark_due: bool,
 }
 
 #[derive(Debug)]
@@ -73,8 +81,10 @@ impl FilterWatch {
         start: Start,
         resync: bool,
     ) -> Self {
-        let end = hub.end();
-        let now = *end.borrow();
+        let filter = Arc::new(filter);
+        // Before the position is taken, so that nothing falls between the two.
+        let follow = hub.follow(&filter);
+        let now = hub.position();
         let mut covered = Vec::new();
         let (phase, cursor, store_until) = match start {
             Start::Snapshot => {
@@ -94,19 +104,24 @@ impl FilterWatch {
                 None => (Phase::Live, token.position, Position::default()),
             },
         };
+        let mut quiet = tokio::time::interval(BOOKMARK_EVERY);
+        quiet.reset();
         FilterWatch {
             hub: Arc::clone(hub),
-            end,
+            _presence: hub.watched_by_filter(),
+            follow,
             reads,
             issuer,
             watched: Self::watched(&filter),
-            filter: Arc::new(filter),
+            filter,
             detail,
             resync,
             phase,
             cursor,
             covered,
             store_until,
+            quiet,
+            bookmark_due: false,
         }
     }
 
@@ -155,6 +170,7 @@ impl FilterWatch {
         let last = cursor.map_or(page.newest, |cursor| cursor.last);
         let mut events = Vec::with_capacity(page.jobs.len() + 2);
         if resync {
+            self.hub.resynced();
             events.push(WatchEvent::Resync);
         }
         // The first page may see newer jobs than the last id that it announces: never, as both are of one moment.
@@ -177,20 +193,19 @@ impl FilterWatch {
     }
 
     async fn live(&mut self) -> Result<Option<WatchMessage>, WatchError> {
-        self.end.mark_unchanged();
         let before = self.cursor;
-        let recent = if self.cursor < self.store_until {
-            Recent::Behind
+        let news = if self.cursor < self.store_until {
+            News::Behind
         } else {
             self.covered.clear();
-            self.hub.recent(self.cursor, 2 * EVENTS_MAX)
+            self.follow.news(self.cursor, 2 * EVENTS_MAX)
         };
-        let events = match recent {
-            Recent::Changes(changes, reached) => {
+        let events = match news {
+            News::Changes(changes, reached) => {
                 self.cursor = reached;
                 self.tell(changes, Some(0))
             }
-            Recent::Behind => {
+            News::Behind => {
                 let after = self.cursor;
                 let changes = self.reads.read(move |reader| reader.changes(after, EVENTS_MAX)).await?;
                 if self.cursor < changes.floor {
@@ -211,19 +226,27 @@ impl FilterWatch {
         if self.cursor > before {
             return Ok(None);
         }
+        if self.bookmark_due {
+            return Ok(Some(self.message(vec![WatchEvent::Bookmark], None)));
+        }
         let closing = self.hub.closing().clone();
         tokio::select! {
-            // The hub, which this watch holds, has the sender: it can't be gone.
-            _ = self.end.changed() => Ok(None),
+            () = self.follow.changed() => Ok(None),
             () = closing.cancelled() => {
                 self.phase = Phase::Closing;
                 Ok(Some(self.message(vec![WatchEvent::Closing], None)))
             }
-            () = tokio::time::sleep(BOOKMARK_EVERY) => Ok(Some(self.message(vec![WatchEvent::Bookmark], None))),
+            _ = self.quiet.tick() => {
+                // Looks once more, so that the bookmark reaches as far as possible.
+                self.bookmark_due = true;
+                Ok(None)
+            }
         }
     }
 
-    fn message(&self, events: Vec<WatchEvent>, snapshot: Option<SnapshotCursor>) -> WatchMessage {
+    fn message(&mut self, events: Vec<WatchEvent>, snapshot: Option<SnapshotCursor>) -> WatchMessage {
+        self.bookmark_due = false;
+        self.quiet.reset();
         let token = ResumeToken { watched: self.watched, position: self.cursor, snapshot };
         WatchMessage { events, token: self.issuer.issue(&token) }
     }
@@ -235,14 +258,12 @@ impl FilterWatch {
         let mut latest: HashMap<JobId, (usize, bool, u64)> = HashMap::new();
         for change in changes {
             let id = change.id();
-            if !self.filter.matches_spec(change.spec()) || self.is_covered(id, change.position()) {
+            if !self.filter.concerns(&change) || self.is_covered(id, change.position()) {
                 continue;
             }
             let (fitted, merged_here) = match (&change, latest.get(&id)) {
                 (_, Some((_, fitted, merged))) if self.detail == Detail::Latest => (*fitted, merged + 1),
-                (Change::Job { job, before }, _) => {
-                    (before.map_or(job.revision > 1, |before| self.filter.matches_state(before)), 0)
-                }
+                (Change::Job { job, before }, _) => (self.filter.fitted_before(job, *before), 0),
                 (Change::Deleted(_), _) => (true, 0),
             };
             let event = match change {

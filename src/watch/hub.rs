@@ -2,14 +2,17 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::OutputLine;
+use super::{OutputLine, topics::Feeds};
 use crate::{
     job::{JobId, Position},
     store::Change,
@@ -30,7 +33,33 @@ pub struct Hub {
     ring: RwLock<Ring>,
     end: watch::Sender<Position>,
     mailboxes: Mutex<HashMap<JobId, Vec<Arc<Mailbox>>>>,
+    /// For watchers by filter.
+    pub(super) feeds: Mutex<Feeds>,
     closing: CancellationToken,
+    by_ids: AtomicU64,
+    by_filter: AtomicU64,
+    resyncs: AtomicU64,
+}
+
+/// How many watches there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct HubFigures {
+    /// By ids, now.
+    pub(crate) by_ids: u64,
+    /// By a filter, now.
+    pub(crate) by_filter: u64,
+    /// Fresh snapshots after a gap, so far.
+    pub(crate) resyncs: u64,
+}
+
+/// Counts a watch by filter while it lives.
+#[derive(Debug)]
+pub(super) struct FilterPresence(Arc<Hub>);
+
+impl Drop for FilterPresence {
+    fn drop(&mut self) {
+        self.0.by_filter.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -82,6 +111,7 @@ pub(super) struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        self.hub.by_ids.fetch_sub(1, Ordering::Relaxed);
         let mut mailboxes = self.hub.mailboxes.lock();
         for id in &self.ids {
             if let Some(those) = mailboxes.get_mut(id) {
@@ -102,8 +132,32 @@ impl Hub {
             ring: RwLock::new(Ring { changes: VecDeque::new(), after: end }),
             end: watch::Sender::new(end),
             mailboxes: Mutex::default(),
+            feeds: Mutex::new(Feeds::new(end)),
             closing: CancellationToken::new(),
+            by_ids: AtomicU64::new(0),
+            by_filter: AtomicU64::new(0),
+            resyncs: AtomicU64::new(0),
         }
+    }
+
+    /// How many watches there are.
+    pub(crate) fn figures(&self) -> HubFigures {
+        HubFigures {
+            by_ids: self.by_ids.load(Ordering::Relaxed),
+            by_filter: self.by_filter.load(Ordering::Relaxed),
+            resyncs: self.resyncs.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Counts a watch by filter until what this returns is dropped.
+    pub(super) fn watched_by_filter(self: &Arc<Self>) -> FilterPresence {
+        self.by_filter.fetch_add(1, Ordering::Relaxed);
+        FilterPresence(Arc::clone(self))
+    }
+
+    /// Counts a fresh snapshot after a gap.
+    pub(super) fn resynced(&self) {
+        self.resyncs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Makes committed changes known. `end` is the feed's end after them.
@@ -123,6 +177,7 @@ impl Hub {
                 }
             }
         }
+        self.feeds.lock().give(&changes, end);
         {
             let mut ring = self.ring.write();
             ring.changes.extend(changes);
@@ -174,6 +229,7 @@ impl Hub {
             inner: Mutex::default(),
             arrived: Notify::new(),
         });
+        self.by_ids.fetch_add(1, Ordering::Relaxed);
         let mut mailboxes = self.mailboxes.lock();
         for id in ids {
             mailboxes.entry(*id).or_default().push(Arc::clone(&mailbox));

@@ -1,13 +1,14 @@
 //! From the committed change feed to watchers.
 //!
-//! A watcher is a cursor. While it keeps up, it reads the latest changes from memory ([`Hub`]); when it falls behind, it
-//! reads from the store, which gives each changed job's latest state. So a slow watcher costs a cursor, not a buffer.
+//! A watcher is a cursor. While it keeps up, it reads the latest changes from memory ([`Hub`]): those of its jobs, or
+//! those that concern its filter, which watchers with equal filters share (`topics`). When it falls behind, it reads from the store, which gives each changed job's latest state. So a slow watcher costs a cursor, not a buffer.
 
 mod by_filter;
 mod by_ids;
 mod hub;
 mod tail;
 mod token;
+mod topics;
 
 use std::sync::Arc;
 

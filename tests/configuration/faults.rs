@@ -18,7 +18,7 @@ fn keys() {
     refuses(
         "port = 1",
         &[
-            "1:1: port: unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, log, tls, auth, audit, grpc_web, limits, queues, kinds",
+            "1:1: port: unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, disk, retention, queues, kinds",
         ],
     );
     refuses("[queue.mail]", &["1:2: queue: unknown key; did you mean `queues`?"]);
@@ -34,7 +34,7 @@ fn keys() {
     refuses(
         "\"a\\u001b[31m\" = 1",
         &[
-            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, log, tls, auth, audit, grpc_web, limits, queues, kinds"#,
+            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, disk, retention, queues, kinds"#,
         ],
     );
 }
@@ -176,6 +176,61 @@ fn addresses() {
             )],
         );
     }
+    refuses(
+        "metrics.listen = 'no'",
+        &[
+            r#"1:18: metrics.listen: "no" is not an address; write an address and a port, such as "127.0.0.1:7733" or "[::1]:7733""#,
+        ],
+    );
+    refuses(
+        "metrics.listen = false",
+        &[
+            r#"1:18: metrics.listen: false is a truth value; write an address and a port, such as "127.0.0.1:7733" or "[::1]:7733", or "off""#,
+        ],
+    );
+    let open = Desk::new("metrics.listen = '0.0.0.0:9773'").faults();
+    assert!(open.contains("metrics.listen: \"0.0.0.0:9773\" is not a loopback address"), "{open}");
+}
+
+#[test]
+fn collectors_of_traces() {
+    const URL: &str = r#"write a URL with a host and a port, such as "http://127.0.0.1:4317""#;
+    for (text, what) in [
+        ("127.0.0.1:4317", "the URL does not start with http:// or https:// and a host"),
+        ("ftp://collector:21", "the URL does not start with http:// or https:// and a host"),
+        ("http://", "this is not a URL"),
+        (
+            "http://me:s3cret@collector:4317",
+            "the URL has a user or a password; headers go into OTEL_EXPORTER_OTLP_HEADERS",
+        ),
+    ] {
+        refuses(&format!("traces.endpoint = '{text}'"), &[&format!("1:19: traces.endpoint: {what}; {URL}")]);
+    }
+    refuses(
+        "traces.sample_ratio = 1.5",
+        &["1:23: traces.sample_ratio: 1.5 is over the limit of 1; write a number from 0 to 1"],
+    );
+}
+
+#[test]
+fn collectors_that_others_know_of_are_known_here_too() {
+    let endpoint = |desk: &Desk| desk.load().settings.traces.endpoint;
+    let desk = Desk::new("").with_variable("OTEL_EXPORTER_OTLP_ENDPOINT", "http://common:4317");
+    assert_eq!(endpoint(&desk).as_deref(), Some("http://common:4317"));
+    let desk = desk.with_variable("JOBMILL_TRACES_ENDPOINT", "http://own:4317");
+    assert_eq!(endpoint(&desk).as_deref(), Some("http://own:4317"));
+    let desk = desk.with_flags(|flags| flags.traces_endpoint = Some("off".into()));
+    assert_eq!(endpoint(&desk), None);
+}
+
+#[test]
+fn metrics_can_be_switched_off_by_whoever_goes_first() {
+    let desk = Desk::new("metrics.listen = '127.0.0.1:9773'");
+    assert!(desk.load().settings.metrics_listen.is_some());
+    let desk = desk.with_variable("JOBMILL_METRICS_LISTEN", "[::1]:1");
+    assert_eq!(desk.load().settings.metrics_listen, Some("[::1]:1".parse().unwrap()));
+    let desk = desk.with_flags(|flags| flags.metrics_listen = Some("off".into()));
+    assert_eq!(desk.load().settings.metrics_listen, None);
 }
 
 #[test]
@@ -308,7 +363,9 @@ fn folders_and_stores() {
 fn commands() {
     refuses(
         "[kinds.a]",
-        &[r#"1:8: kinds.a: the kind has no `command`; add command = ["/path/to/program", "argument"]"#],
+        &[
+            r#"1:8: kinds.a: the kind has no handler; add command = ["/path/to/program", "argument"] or url = "https://example.org/jobs""#,
+        ],
     );
     refuses(
         "[kinds.a]\ncommand = []",
@@ -426,5 +483,26 @@ fn no_home_and_no_data_folder() {
     assert_eq!(
         desk.faults(),
         "default: data_dir: there is no default without HOME; write the path of a folder, or memory = true"
+    );
+}
+
+#[test]
+fn times_of_retention_that_cannot_be() {
+    let desk = Desk::new(
+        "[retention]\nsucceeded = 'never'\nfailed = '3653days'\ncancelled = 5\nexpird = '1h'\n\
+         [queues.a]\nretention = { failed = 'always' }\n[queues.b]\nretention = '1h'",
+    );
+    insta::assert_snapshot!(desk.faults(), @r#"
+    jobmill.toml:2:13: retention.succeeded: "never" is not a duration; write a duration from 0s to 10years, such as "7days", or "forever"
+    jobmill.toml:3:10: retention.failed: "3653days" is over the limit of 10years; write a duration from 0s to 10years, such as "7days", or "forever"
+    jobmill.toml:4:13: retention.cancelled: 5 is a number; write a duration from 0s to 10years, such as "7days", or "forever"
+    jobmill.toml:5:1: retention.expird: unknown key; did you mean `expired`?
+    jobmill.toml:7:24: queues.a.retention.failed: "always" is not a duration; write a duration from 0s to 10years, such as "7days", or "forever"
+    jobmill.toml:9:13: queues.b.retention: this is no table; write [queues.b.retention]
+    "#);
+    let queues = (0..31).map(|n| format!("[queues.q{n}]\nretention.failed = '{n}s'\n")).collect::<String>();
+    assert_eq!(
+        Desk::new(&queues).faults(),
+        "jobmill.toml:1:2: queues: all queues together keep ended jobs for 33 different times, the limit is 32; use fewer"
     );
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use jobmill::{
     clock::Timestamp,
-    config::{QueueSettings, WhenFull},
+    config::{QueueRetention, QueueSettings, WhenFull},
     job::{Failure, FailureReason, RetryPolicy},
     store::{NewJob, Offer, RequestId},
 };
@@ -20,6 +20,7 @@ pub(crate) fn job(queue: &str, kind: &str) -> NewJob {
         retry: RetryPolicy::DEFAULT,
         attempt_timeout: Duration::from_secs(900),
         run_time: None,
+        expires: None,
         extras: None,
         payload: Bytes::new(),
     }
@@ -48,6 +49,7 @@ pub(crate) fn settings(consumers: u32, max_jobs: u64) -> QueueSettings {
         max_wait: Duration::from_secs(30),
         max_waiters: 10,
         accept_unknown_kinds: true,
+        retention: QueueRetention::default(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jobmill::{
     clock::Timestamp,
-    config::QueueSettings,
+    config::{QueueSettings, Retention},
     job::{Extras, Job, JobId, LeaseToken, Output, Position, StateName},
     store::{
         Applied, Batch, Change, Changes, Control, ControlDone, ControlRefusal, EngineSetup, JobFilter,
@@ -46,6 +46,7 @@ impl Rig {
             seed: 1,
             served_kinds: vec![Self::KIND.into(), "walk".into()],
             declared_queues: BTreeMap::new(),
+            retention: Retention::default(),
         };
         let subject = open(setup.clone());
         Rig { subject, setup, now: at(0), end: Position::default() }
@@ -73,6 +74,11 @@ impl Rig {
 
     pub(crate) fn reader(&self) -> Arc<dyn Reader> {
         self.subject.reader()
+    }
+
+    /// When a batch says that there is something to do, if that is not retention's next walk in a day.
+    pub(crate) fn soon(&self, applied: &Applied) -> Option<Timestamp> {
+        applied.wake.filter(|wake| *wake < self.now.after(Duration::from_secs(23 * 3600)))
     }
 
     pub(crate) fn pass(&mut self, seconds: u64) {

@@ -42,6 +42,7 @@ fn setup() -> EngineSetup {
         seed: 1,
         served_kinds: vec!["run".into()],
         declared_queues: [("q".to_owned(), build::settings(3, 1_000))].into(),
+        ..EngineSetup::default()
     }
 }
 

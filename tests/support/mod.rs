@@ -140,6 +140,10 @@ impl Rig {
         self.server.as_ref().expect("a server").connections()
     }
 
+    pub(crate) fn metrics_address(&self) -> std::net::SocketAddr {
+        self.server.as_ref().and_then(Server::metrics_addr).expect("a server with metrics")
+    }
+
     pub(crate) fn stopper(&self) -> Stopper {
         self.server.as_ref().expect("a server").stopper()
     }

@@ -270,6 +270,8 @@ async fn enums_and_numbers_that_mean_nothing() {
                 settings.max_waiters = Some(10_001);
                 settings.max_wait = duration(601, 0);
                 settings.when_full = 9;
+                let (failed, expired) = (duration(-1, 0), duration(315_576_000, 1));
+                settings.retention = Some(v1::Retention { failed, expired, ..Default::default() });
             }),
             &[
                 "settings.max_jobs",
@@ -278,6 +280,8 @@ async fn enums_and_numbers_that_mean_nothing() {
                 "settings.max_waiters",
                 "settings.max_wait",
                 "settings.when_full",
+                "settings.retention.failed",
+                "settings.retention.expired",
             ],
         ),
     ])
@@ -289,6 +293,11 @@ async fn durations_and_instants_that_are_none() {
     const DAYS_30: i64 = 30 * 24 * 3600;
     const TIMEOUT: &[&str] = &["job.attempt_timeout"];
     let timeout = |seconds, nanos| submit(move |spec| spec.attempt_timeout = duration(seconds, nanos));
+    let expire_time = |seconds| submit(move |spec| spec.expire_time = Some(Timestamp { seconds, nanos: 0 }));
+    let over_first = submit(|spec| {
+        spec.run_time = Some(Timestamp { seconds: 2_000_000_000, nanos: 0 });
+        spec.expire_time = spec.run_time;
+    });
     let run_time = |seconds, nanos| submit(move |spec| spec.run_time = Some(Timestamp { seconds, nanos }));
     let delays = |initial, max| {
         retry(move |policy| {
@@ -316,6 +325,9 @@ async fn durations_and_instants_that_are_none() {
         ("negative nanos", run_time(0, -1), &["job.run_time"]),
         ("nanos over a second", run_time(0, 1_000_000_000), &["job.run_time"]),
         ("the year 9999", run_time(253_402_300_799, 0), &["job.run_time"]),
+        ("an expiry in the year 10000", expire_time(253_402_300_800), &["job.expire_time"]),
+        ("an expiry in the year 9999", expire_time(253_402_300_799), &["job.expire_time"]),
+        ("over before it may run", over_first, &["job.expire_time"]),
         (
             "a filter's times",
             count(|filter| {

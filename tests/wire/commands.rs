@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use jobmill::{
     clock::Clock,
-    config::{CommandSettings, KindDefaults, KindSettings, Settings},
+    config::{CommandSettings, HandlerSettings, KindDefaults, KindSettings, Settings},
     proto::v1::{self, FailureReason, JobState},
     serve::Server,
 };
@@ -14,14 +14,14 @@ use crate::support::{Rig, defaults, folder, job, manual_clock};
 /// A kind that runs a shell script.
 fn script(text: &str) -> KindSettings {
     KindSettings {
-        command: CommandSettings {
+        handler: HandlerSettings::Command(CommandSettings {
             argv: ["/bin/sh", "-c", text, "$0", "-rf", "$(reboot)"].map(str::to_owned).into(),
             env: BTreeMap::from([("GREETING".to_owned(), "hello; $(reboot)".to_owned())]),
             env_allow: Vec::new(),
             working_dir: None,
             kill_grace: Duration::from_secs(10),
             permanent_exit_codes: vec![65],
-        },
+        }),
         defaults: KindDefaults { max_attempts: 2, ..defaults() },
     }
 }
@@ -106,7 +106,9 @@ async fn a_command_that_is_not_there_fails_to_start() {
     let home = tempfile::tempdir().unwrap();
     let mut settings = folder(home.path());
     let mut kind = script("");
-    kind.command.argv = vec!["/nowhere/at/all".to_owned()];
+    if let HandlerSettings::Command(command) = &mut kind.handler {
+        command.argv = vec!["/nowhere/at/all".to_owned()];
+    }
     settings.kinds.insert("run".to_owned(), kind);
     let builder = Server::builder(settings).command_guard(env!("CARGO_BIN_EXE_jobmill"));
     let rig = Rig::start(builder.clock(Clock::Manual(manual_clock()))).await;

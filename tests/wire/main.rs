@@ -7,14 +7,19 @@ mod bad_messages;
 mod commands;
 mod connections;
 mod crash;
+mod doctor;
 mod drain;
 mod execution;
 mod floods;
+#[cfg(feature = "http")]
+mod http_handlers;
+mod metrics;
 mod pages;
 mod queues;
 mod submit;
 mod tls;
 mod tokens;
+mod traces;
 mod watch;
 
 #[path = "../support/mod.rs"]

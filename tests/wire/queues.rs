@@ -73,6 +73,12 @@ async fn a_queue_is_created_changed_and_deleted_and_stays_so_after_a_restart() {
         max_wait: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
         max_waiters: Some(0),
         accept_unknown_kinds: Some(true),
+        retention: Some(v1::Retention {
+            succeeded: Some(prost_types::Duration { seconds: 0, nanos: 0 }),
+            failed: Some(prost_types::Duration { seconds: 315_576_000_000, nanos: 0 }),
+            cancelled: Some(prost_types::Duration { seconds: 3_650 * 86_400, nanos: 0 }),
+            expired: None,
+        }),
     };
     assert_eq!(update(&rig, "mail", changed).await.unwrap().settings, Some(changed));
     create(&rig, "another", v1::QueueSettings::default()).await.unwrap();
@@ -208,6 +214,7 @@ fn offer(run_time: Option<Timestamp>) -> Offer {
         retry: RetryPolicy::DEFAULT,
         attempt_timeout: std::time::Duration::from_secs(1),
         run_time,
+        expires: None,
         extras: None,
         payload: "".into(),
     };

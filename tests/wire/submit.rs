@@ -69,6 +69,7 @@ async fn an_accepted_job_is_there_after_a_restart_with_all_it_had() {
         }),
         attempt_timeout: Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 }),
         run_time: None,
+        expire_time: Some(prost_types::Timestamp { seconds: 4_200_000_000, nanos: 0 }),
     };
     let accepted = submit(&rig, named("a request", spec)).await.unwrap().job.unwrap();
     let before = rig.get(&accepted.id).await;
@@ -78,6 +79,24 @@ async fn an_accepted_job_is_there_after_a_restart_with_all_it_had() {
     assert_eq!(after, before);
     assert_eq!((after.payload.len(), after.priority, after.max_attempts), (1 << 20, -100, 1_000));
     assert_eq!((after.state(), after.request_id.as_str()), (JobState::Queued, "a request"));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_submission_whose_time_is_over_ends_as_expired_and_a_repeat_finds_it() {
+    let rig = Rig::start(simple(small(shelf(10)))).await;
+    let late = || {
+        let past = prost_types::Timestamp { seconds: 1_000_000_000, nanos: 0 };
+        let spec = v1::JobSpec { expire_time: Some(past), ..in_small("echo", "") };
+        named("too late", spec)
+    };
+    let first = submit(&rig, late()).await.unwrap();
+    let job = first.job.unwrap();
+    assert_eq!((job.state(), job.done, job.attempt), (JobState::Expired, true, 0));
+    assert_eq!(job.expire_time.unwrap().seconds, 1_000_000_000);
+    let again = submit(&rig, late()).await.unwrap();
+    assert_eq!((again.created, again.job.unwrap().id), (false, job.id));
+    assert_eq!(rig.queue(SMALL).await.stats.unwrap().live_jobs, 0);
     rig.stop().await;
 }
 

@@ -59,6 +59,7 @@ impl Bench {
             self.figures.push(series.figure(name(what, place), "jobs/s").bounds(GOAL));
         }
         empty.end().await?;
+        self.lister(&aside).await?;
         let aside = self.restarts(aside).await?;
         self.memory(aside).await
     }

@@ -10,6 +10,7 @@ use tonic::Streaming;
 use super::{
     load::{Loaded, Meter, Run, measure},
     server::WORK,
+    streams::{STREAMS, SubmitStream},
     wire::{LeanWatch, Method, Wire, batch_body, submit_body},
 };
 
@@ -22,9 +23,11 @@ const CONNECTIONS: usize = 4;
 /// How jobs are submitted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EndToEnd {
-    /// Submissions under way at once.
+    /// Submit, SubmitBatch or SubmitStream.
+    pub(super) method: Method,
+    /// Submissions under way at once, or streams.
     pub(super) in_flight: usize,
-    /// Jobs of one submission: 1 for Submit, more for SubmitBatch.
+    /// Jobs of one submission: more than 1 for SubmitBatch only.
     pub(super) batch: usize,
     /// The priority of the jobs. Those of other priorities that the watcher sees are counted, but were not submitted
     /// here.
@@ -32,9 +35,14 @@ pub(super) struct EndToEnd {
 }
 
 /// Submitted one by one.
-pub(super) const BY_CALLS: EndToEnd = EndToEnd { in_flight: 64, batch: 1, priority: 0 };
+pub(super) const BY_CALLS: EndToEnd =
+    EndToEnd { method: Method::Submit, in_flight: 64, batch: 1, priority: 0 };
 /// Submitted in batches of 1,000.
-pub(super) const BY_BATCHES: EndToEnd = EndToEnd { in_flight: 4, batch: 1_000, priority: 0 };
+pub(super) const BY_BATCHES: EndToEnd =
+    EndToEnd { method: Method::SubmitBatch, in_flight: 4, batch: 1_000, priority: 0 };
+/// Submitted on streams.
+pub(super) const BY_STREAMS: EndToEnd =
+    EndToEnd { method: Method::SubmitStream, in_flight: STREAMS, batch: 1, priority: 0 };
 
 impl EndToEnd {
     /// Submits and watches for the duration of a run, and until all that was submitted has been seen.
@@ -50,7 +58,20 @@ impl EndToEnd {
         let wires = Wire::connect_many(uri, self.in_flight.min(CONNECTIONS)).await?;
         for wire in wires.iter().cycle().take(self.in_flight) {
             let (wire, seen, submitted) = (wire.clone(), Arc::clone(&seen), Arc::clone(&submitted));
-            loops.spawn(self.submit(wire, Arc::clone(&room), seen, submitted));
+            let room = Arc::clone(&room);
+            if let Method::SubmitStream = self.method {
+                let stream = SubmitStream {
+                    wire,
+                    queue: WORK,
+                    priority: self.priority,
+                    room: Some(room),
+                    stopping: seen,
+                    accepted: submitted,
+                };
+                loops.spawn(stream.run());
+            } else {
+                loops.spawn(self.submit(wire, room, seen, submitted));
+            }
         }
         let rate = tokio::select! {
             rate = measure(loops, &seen, run) => rate?,
@@ -95,14 +116,14 @@ impl EndToEnd {
         seen: Arc<Meter>,
         submitted: Arc<Meter>,
     ) -> anyhow::Result<()> {
-        let (method, body) = if self.batch == 1 {
-            (Method::Submit, submit_body(WORK, self.priority))
+        let body = if self.batch == 1 {
+            submit_body(WORK, self.priority)
         } else {
-            (Method::SubmitBatch, batch_body(WORK, self.priority, self.batch))
+            batch_body(WORK, self.priority, self.batch)
         };
         while !seen.is_stopped() {
             room.acquire_many(self.batch as u32).await?.forget();
-            wire.call(method, body.clone()).await?;
+            wire.call(self.method, body.clone()).await?;
             submitted.add(self.batch as u64);
         }
         Ok(())

@@ -4,12 +4,13 @@ use jobmill::proto::v1::JobState;
 
 use super::{
     Bench,
-    end_to_end::{BY_BATCHES, BY_CALLS},
+    end_to_end::{BY_BATCHES, BY_CALLS, BY_STREAMS},
     load::{Calls, Loaded, empty_streams},
     paced::{self, Latencies, PACE},
     process::ServerProcess,
     report::{Bounds, Figure},
     server::{INTAKE, WORK},
+    streams::{self, STREAMS},
     subject::Subject,
     wire::{Method, batch_body, empty_body, submit_body, with_request_id},
 };
@@ -17,7 +18,8 @@ use super::{
 /// The concurrency that goals are for.
 const IN_FLIGHT: usize = 64;
 const IN_FLIGHT_OTHERS: [usize; 3] = [1, 16, 256];
-const STREAMS: usize = 4;
+const EMPTY_STREAMS: &str = "empty bidirectional stream, 4 of them";
+const STREAM_BOUNDS: Bounds = Bounds::ratio_at_least(0.12, 0.09);
 const BATCHES_IN_FLIGHT: usize = 4;
 const BATCHES: [(usize, &str); 2] = [(100, "100"), (1_000, "1,000")];
 
@@ -184,31 +186,56 @@ impl Bench {
     pub(super) async fn end_to_end(&mut self) -> anyhow::Result<()> {
         let nothing = self.nothing().await?;
         let subject = Subject::empty(&self.place).await?;
-        let (mut by_calls, mut by_batches, mut done) = (Series::default(), Series::default(), 0);
+        let [mut by_calls, mut by_batches, mut by_streams] = [(); 3].map(|()| Series::default());
+        let mut done = 0;
         for _ in 0..self.pairs {
             self.step("end to end, by calls".to_owned());
             let loaded = BY_CALLS.run(&subject.uri, self.run).await?;
             done += loaded.done;
             by_calls.add(loaded.rate, self.empty_rate(&nothing, BY_CALLS.in_flight).await?);
             self.step("end to end, by batches".to_owned());
-            let loaded = BY_BATCHES.run(&subject.uri, self.run).await?;
-            done += loaded.done;
+            let batches = BY_BATCHES.run(&subject.uri, self.run).await?;
             self.step("empty streams".to_owned());
-            by_batches
-                .add(loaded.rate, empty_streams(&nothing.uri(), STREAMS, self.run, empty_body()).await?);
+            let ceiling = empty_streams(&nothing.uri(), STREAMS, self.run, empty_body()).await?;
+            self.step("end to end, on streams".to_owned());
+            let streams = BY_STREAMS.run(&subject.uri, self.run).await?;
+            done += batches.done + streams.done;
+            by_batches.add(batches.rate, ceiling);
+            by_streams.add(streams.rate, ceiling);
         }
         subject.expect(WORK, Some(JobState::Succeeded), done).await?;
         subject.expect(WORK, None, done).await?;
         subject.end().await?;
         nothing.stop().await?;
         self.figures.push(by_calls.figure("end to end, by 64 calls in flight", "jobs/s"));
-        let streams = format!("empty bidirectional stream, {STREAMS} of them");
-        self.figures.push(Figure::new(streams, by_batches.ceiling(), "messages/s"));
+        self.figures.push(Figure::new(EMPTY_STREAMS, by_batches.ceiling(), "messages/s"));
         self.figures.push(
             by_batches
                 .figure("end to end, by batches of 1,000", "jobs/s")
                 .bounds(Bounds::ratio_at_least(0.10, 0.07)),
         );
+        self.figures
+            .push(by_streams.figure("end to end, on 4 SubmitStreams", "jobs/s").bounds(STREAM_BOUNDS));
+        Ok(())
+    }
+
+    /// SubmitStream.
+    pub(super) async fn streams(&mut self) -> anyhow::Result<()> {
+        let nothing = self.nothing().await?;
+        let subject = Subject::empty(&self.place).await?;
+        let (mut series, mut accepted) = (Series::default(), 0);
+        for _ in 0..self.pairs {
+            self.step("SubmitStream".to_owned());
+            let loaded = streams::submit(&subject.uri, INTAKE, self.run).await?;
+            accepted += loaded.done;
+            self.step("empty streams".to_owned());
+            series.add(loaded.rate, empty_streams(&nothing.uri(), STREAMS, self.run, empty_body()).await?);
+        }
+        subject.expect(INTAKE, None, accepted).await?;
+        subject.end().await?;
+        nothing.stop().await?;
+        self.figures.push(Figure::new(EMPTY_STREAMS, series.ceiling(), "messages/s"));
+        self.figures.push(series.figure("SubmitStream, 4 of them", "jobs/s").bounds(STREAM_BOUNDS));
         Ok(())
     }
 

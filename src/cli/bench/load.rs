@@ -10,10 +10,13 @@ use std::{
 
 use anyhow::bail;
 use bytes::Bytes;
-use tokio::task::JoinSet;
-use tokio_stream::StreamExt;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
-use super::wire::{Method, Wire};
+use super::{
+    paced::Latencies,
+    wire::{Method, Wire},
+};
 
 /// How long a run takes.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +133,37 @@ impl Calls {
         Ok(Loaded { rate, done: meter.done() })
     }
 
+    /// As [`Calls::run`], and tells how long each call took.
+    pub(super) async fn run_timed(
+        self,
+        uri: &str,
+        run: Run,
+        body: Bytes,
+    ) -> anyhow::Result<(Loaded, Latencies)> {
+        let meter = Arc::new(Meter::default());
+        let latencies = Arc::new(parking_lot::Mutex::new(Latencies::default()));
+        let wires = Wire::connect_many(uri, connections(self.in_flight)).await?;
+        let mut loops = JoinSet::new();
+        for wire in wires.iter().cycle().take(self.in_flight) {
+            let (mut wire, meter, body) = (wire.clone(), Arc::clone(&meter), body.clone());
+            let latencies = Arc::clone(&latencies);
+            loops.spawn(async move {
+                let mut own = Latencies::default();
+                while !meter.is_stopped() {
+                    let start = now();
+                    wire.call(self.method, body.clone()).await?;
+                    own.push(start.elapsed());
+                    meter.add(self.worth);
+                }
+                latencies.lock().add(own);
+                Ok(())
+            });
+        }
+        let rate = measure(loops, &meter, run).await?;
+        let latencies = std::mem::take(&mut *latencies.lock());
+        Ok((Loaded { rate, done: meter.done() }, latencies))
+    }
+
     /// Makes a number of calls as fast as it goes.
     pub(super) async fn make(self, uri: &str, count: u64, body: Bytes) -> anyhow::Result<()> {
         let wires = Wire::connect_many(uri, connections(self.in_flight)).await?;
@@ -157,8 +191,11 @@ fn connections(in_flight: usize) -> usize {
     in_flight.min(4)
 }
 
-/// Messages through empty streams in both directions, as fast as flow control lets them: answers in a second.
+/// Messages through empty streams in both directions, one for one, given to each stream through a channel as generated
+/// clients do: answers in a second.
 pub(super) async fn empty_streams(uri: &str, streams: usize, run: Run, body: Bytes) -> anyhow::Result<f64> {
+    /// Messages on their way into a stream.
+    const MESSAGES_MAX: usize = 1_024;
     /// So many answers are counted at once, so that counting does not cost what it counts.
     const COUNTED_AT_ONCE: u64 = 64;
 
@@ -167,19 +204,25 @@ pub(super) async fn empty_streams(uri: &str, streams: usize, run: Run, body: Byt
     for mut wire in Wire::connect_many(uri, streams).await? {
         let (meter, body) = (Arc::clone(&meter), body.clone());
         loops.spawn(async move {
-            let stopping = Arc::clone(&meter);
-            let bodies = futures_util::stream::poll_fn(move |_| {
-                std::task::Poll::Ready((!stopping.is_stopped()).then(|| body.clone()))
-            });
-            let mut answers = wire.stream(Method::EmptyStream, bodies).await?;
-            let mut uncounted = 0;
-            while let Some(answer) = answers.next().await {
-                answer?;
-                uncounted += 1;
-                if uncounted == COUNTED_AT_ONCE {
-                    meter.add(std::mem::take(&mut uncounted));
+            let (messages, bodies) = mpsc::channel(MESSAGES_MAX);
+            let mut answers = wire.stream::<()>(Method::EmptyStream, ReceiverStream::new(bodies)).await?;
+            let sending = async {
+                let messages = messages;
+                while !meter.is_stopped() && messages.send(body.clone()).await.is_ok() {}
+                Ok(())
+            };
+            let receiving = async {
+                let mut uncounted = 0;
+                while let Some(answer) = answers.next().await {
+                    answer?;
+                    uncounted += 1;
+                    if uncounted == COUNTED_AT_ONCE {
+                        meter.add(std::mem::take(&mut uncounted));
+                    }
                 }
-            }
+                anyhow::Ok(())
+            };
+            tokio::try_join!(sending, receiving)?;
             Ok(())
         });
     }

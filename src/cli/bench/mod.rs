@@ -13,7 +13,9 @@ mod place;
 mod process;
 mod report;
 mod server;
+mod streams;
 mod subject;
+mod watchers;
 mod wire;
 
 use std::{
@@ -64,12 +66,16 @@ enum Group {
     Submit,
     /// SubmitBatch
     Batches,
+    /// SubmitStream, beside an empty bidirectional stream
+    Streams,
     /// From Submit to SUCCEEDED, jobs a second
     EndToEnd,
     /// From Submit to SUCCEEDED, milliseconds at an even pace
     Latency,
     /// Rates, memory and restarts with 1 million jobs waiting
     Backlog,
+    /// Memory of idle watchers, and rates beside them
+    Watchers,
     /// Flushes, bytes written and processor time for a job
     Cost,
 }
@@ -88,6 +94,9 @@ struct Sizes {
     waiting: u64,
     /// Jobs that warm caches up.
     warming: u64,
+    /// Watchers that have nothing to see.
+    watchers_by_id: usize,
+    watchers_by_filter: usize,
 }
 
 /// A bench under way.
@@ -130,9 +139,9 @@ async fn measure(args: BenchArgs) -> anyhow::Result<Report> {
     let run = Run { warm_up: counted / 4, counted };
     let pairs = pairs.map_or(if quick { 1 } else { 5 }, usize::from);
     let sizes = if quick {
-        Sizes { waiting: 20_000, warming: 10_000 }
+        Sizes { waiting: 20_000, warming: 10_000, watchers_by_id: 1_000, watchers_by_filter: 100 }
     } else {
-        Sizes { waiting: 1_000_000, warming: 200_000 }
+        Sizes { waiting: 1_000_000, warming: 200_000, watchers_by_id: 10_000, watchers_by_filter: 1_000 }
     };
     let bar = ProgressBar::with_draw_target(
         Some(only.iter().map(|group| group.steps(pairs)).sum()),
@@ -147,9 +156,11 @@ async fn measure(args: BenchArgs) -> anyhow::Result<Report> {
         match group {
             Group::Submit => bench.submit().await?,
             Group::Batches => bench.batches().await?,
+            Group::Streams => bench.streams().await?,
             Group::EndToEnd => bench.end_to_end().await?,
             Group::Latency => bench.latency().await?,
             Group::Backlog => bench.backlog().await?,
+            Group::Watchers => bench.watchers().await?,
             Group::Cost => bench.cost().await?,
         }
     }
@@ -169,9 +180,11 @@ impl Group {
     fn steps(self, pairs: usize) -> u64 {
         let (of_each_pair, others) = match self {
             Group::Submit => (10, 0),
-            Group::Batches => (2, 0),
-            Group::EndToEnd | Group::Latency => (4, 0),
-            Group::Backlog => (7, 8),
+            Group::Batches | Group::Streams => (2, 0),
+            Group::EndToEnd => (5, 0),
+            Group::Latency => (4, 0),
+            Group::Backlog => (9, 8),
+            Group::Watchers => (2, 4),
             Group::Cost => (0, 4),
         };
         (of_each_pair * pairs + others) as u64

@@ -44,6 +44,10 @@ impl Latencies {
         self.0.append(&mut others.0);
     }
 
+    pub(super) fn push(&mut self, latency: Duration) {
+        self.0.push(latency);
+    }
+
     /// The latency that a part of them (0 to 1) does not exceed.
     pub(super) fn quantile(&mut self, part: f64) -> Duration {
         self.0.sort_unstable();

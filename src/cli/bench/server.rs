@@ -26,8 +26,8 @@ use jobmill::{
     serve::{Server, grpc_incoming, grpc_server},
     store::{Applied, Batch, Reader, Store, StoreError},
 };
-use tokio::net::TcpListener;
-use tokio_stream::{Stream, StreamExt};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -169,6 +169,10 @@ impl Store for CountingStore {
 /// As long as a job's id.
 const ID: &str = "0123456789ABC";
 
+/// Answers on their way out of a stream. They go through a channel, as those of any service do that answers from
+/// somewhere else than the stream itself.
+const ANSWERS_MAX: usize = 1_024;
+
 struct Nothing;
 
 #[tonic::async_trait]
@@ -183,8 +187,16 @@ impl EmptyService for Nothing {
         &self,
         request: Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        let answers =
-            request.into_inner().map(|message| message.map(|_message| StreamResponse { id: ID.to_owned() }));
-        Ok(Response::new(Box::pin(answers)))
+        let mut messages = request.into_inner();
+        let (answers, answered) = mpsc::channel(ANSWERS_MAX);
+        tokio::spawn(async move {
+            while let Some(message) = messages.next().await {
+                let answer = message.map(|_message| StreamResponse { id: ID.to_owned() });
+                if answers.send(answer).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answered))))
     }
 }

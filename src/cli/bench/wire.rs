@@ -87,13 +87,29 @@ pub(super) struct LeanJob {
     pub(super) done: bool,
 }
 
+/// Of a SubmitStreamResponse what tells that items were accepted, and how many more may come.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeanResults {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) results: Vec<LeanResult>,
+    #[prost(int32, tag = "2")]
+    pub(super) credits: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeanResult {
+    #[prost(message, optional, tag = "1")]
+    pub(super) accepted: Option<()>,
+}
+
 /// A method that the bench calls.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Method {
     EmptyCall,
     EmptyStream,
     Submit,
     SubmitBatch,
+    SubmitStream,
     WatchStatus,
 }
 
@@ -104,6 +120,7 @@ impl Method {
             Method::EmptyStream => "/jobmill.bench.v1.EmptyService/Stream",
             Method::Submit => "/jobmill.v1.JobQueue/Submit",
             Method::SubmitBatch => "/jobmill.v1.JobQueue/SubmitBatch",
+            Method::SubmitStream => "/jobmill.v1.JobQueue/SubmitStream",
             Method::WatchStatus => "/jobmill.v1.JobQueue/WatchStatus",
         })
     }
@@ -140,13 +157,24 @@ impl Wire {
     }
 
     /// Opens a stream in both directions.
-    pub(super) async fn stream(
+    pub(super) async fn stream<R: Message + Default + 'static>(
         &mut self,
         method: Method,
         bodies: impl tokio_stream::Stream<Item = Bytes> + Send + 'static,
-    ) -> Result<Streaming<()>, Status> {
+    ) -> Result<Streaming<R>, Status> {
         self.ready().await?;
-        Ok(self.0.streaming(Request::new(bodies), method.path(), Raw::<()>(PhantomData)).await?.into_inner())
+        Ok(self.0.streaming(Request::new(bodies), method.path(), Raw::<R>(PhantomData)).await?.into_inner())
+    }
+
+    /// Opens a watch.
+    pub(super) async fn watch<R: Message + Default + 'static>(
+        &mut self,
+        request: &v1::WatchStatusRequest,
+    ) -> Result<Streaming<R>, Status> {
+        self.ready().await?;
+        let body = Request::new(Bytes::from(request.encode_to_vec()));
+        let codec = Raw::<R>(PhantomData);
+        Ok(self.0.server_streaming(body, Method::WatchStatus.path(), codec).await?.into_inner())
     }
 
     /// Watches the jobs that succeed in a queue from now on.
@@ -160,10 +188,7 @@ impl Wire {
             start: v1::WatchStart::Now as i32,
             ..v1::WatchStatusRequest::default()
         };
-        self.ready().await?;
-        let body = Request::new(Bytes::from(request.encode_to_vec()));
-        let codec = Raw::<LeanWatch>(PhantomData);
-        Ok(self.0.server_streaming(body, Method::WatchStatus.path(), codec).await?.into_inner())
+        self.watch(&request).await
     }
 }
 

@@ -5,7 +5,10 @@ use std::{os::unix::ffi::OsStrExt, path::Path, time::Duration};
 use jobmill::{
     client::{to_wire_duration, to_wire_timestamp},
     clock::Timestamp,
-    config::{CommandSettings, KindDefaults, KindSettings, QueueSettings, Settings, StoreSettings, WhenFull},
+    config::{
+        CommandSettings, HandlerSettings, KindDefaults, KindSettings, QueueSettings, Settings, StoreSettings,
+        TracesSettings, WhenFull,
+    },
     proto::v1::{JobSpec, JobState, RetryPolicy},
 };
 
@@ -96,14 +99,14 @@ impl Role {
 /// A server on a free port, with its jobs in `folder`, whose kinds run this program's hidden verbs.
 pub(super) fn settings(folder: &Path, program: &str) -> Settings {
     let command = |verb: &str| KindSettings {
-        command: CommandSettings {
+        handler: HandlerSettings::Command(CommandSettings {
             argv: vec![program.to_owned(), verb.to_owned()],
             env: Default::default(),
             env_allow: Vec::new(),
             working_dir: None,
             kill_grace: Duration::from_secs(5),
             permanent_exit_codes: vec![i32::from(steps::EXIT_NO_INPUT)],
-        },
+        }),
         defaults: KindDefaults { attempt_timeout: Duration::from_secs(60), ..KindDefaults::default() },
     };
     let queue = |consumers: Option<u32>| {
@@ -117,6 +120,8 @@ pub(super) fn settings(folder: &Path, program: &str) -> Settings {
     Settings {
         listen: ([127, 0, 0, 1], 0).into(),
         drain_timeout: Duration::from_secs(10),
+        metrics_listen: None,
+        traces: TracesSettings::default(),
         queues: [
             (FILES_QUEUE.to_owned(), queue(None)),
             (SPECIAL_QUEUE.to_owned(), queue(Some(Role::SPECIAL.len() as u32))),

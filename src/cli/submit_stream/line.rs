@@ -47,6 +47,8 @@ struct Line {
     attempt_timeout: Option<Span>,
     #[serde(alias = "run_time")]
     run_time: Option<Instant>,
+    #[serde(alias = "expire_time")]
+    expire_time: Option<Instant>,
     #[serde(alias = "request_id")]
     request_id: Option<String>,
 }
@@ -174,6 +176,7 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
         }),
         attempt_timeout: wire(line.attempt_timeout),
         run_time: line.run_time.map(|instant| to_wire_timestamp(instant.0)),
+        expire_time: line.expire_time.map(|instant| to_wire_timestamp(instant.0)),
     };
     Ok(SubmitItem { job: Some(job), request_id: line.request_id.unwrap_or_default() })
 }
@@ -191,7 +194,8 @@ mod tests {
         let line = r#"{"queue": "q", "kind": "k", "payload": "aGk=", "payloadType": "text/plain",
             "labels": {"a": "b"}, "priority": -5, "maxAttempts": "3",
             "retryPolicy": {"initialDelay": "1.5s", "maxDelay": "1m", "multiplier": 3, "jitter": 0},
-            "attemptTimeout": "90s", "runTime": "1970-01-01T00:00:02Z", "requestId": "r"}"#;
+            "attemptTimeout": "90s", "runTime": "1970-01-01T00:00:02Z",
+            "expireTime": "1970-01-01T00:00:03Z", "requestId": "r"}"#;
         let duration = |millis| Some(to_wire_duration(std::time::Duration::from_millis(millis)));
         let policy = RetryPolicy {
             initial_delay: duration(1_500),
@@ -210,6 +214,7 @@ mod tests {
             retry_policy: Some(policy),
             attempt_timeout: duration(90_000),
             run_time: Some(to_wire_timestamp(Timestamp::from_micros(2_000_000))),
+            expire_time: Some(to_wire_timestamp(Timestamp::from_micros(3_000_000))),
         };
         assert_eq!(item(line), SubmitItem { job: Some(job), request_id: "r".into() });
     }

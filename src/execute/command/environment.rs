@@ -36,5 +36,8 @@ pub(super) fn of_attempt(
     ];
     let mut variables = kind.clone();
     variables.extend(jobmill.map(|(name, value)| (name.into(), value.into())));
+    if let Some(context) = attempt.traceparent() {
+        variables.insert("TRACEPARENT".into(), context.into());
+    }
     variables.into_iter().collect()
 }

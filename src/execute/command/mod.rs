@@ -5,7 +5,7 @@
 //! input; what it writes to its standard output is the job's result; what it writes to its standard error is the job's
 //! output, line by line. It has the variables `PATH`, `HOME`, `LANG`, `TZ`, those that the operator names or sets, and
 //! `JOBMILL_JOB_ID`, `JOBMILL_QUEUE`, `JOBMILL_KIND`, `JOBMILL_ATTEMPT`, `JOBMILL_MAX_ATTEMPTS`, `JOBMILL_LEASE`,
-//! `JOBMILL_PAYLOAD_TYPE` and `JOBMILL_PROGRESS_FD`.
+//! `JOBMILL_PAYLOAD_TYPE` and `JOBMILL_PROGRESS_FD`; and `TRACEPARENT` where its job belongs to a trace.
 //!
 //! The last one is the number of a descriptor that takes progress, one line each, in any of these forms:
 //! ```text

@@ -66,7 +66,8 @@ impl<R: Rows> Engine<R> {
                 | StateName::Running
                 | StateName::BackingOff
                 | StateName::Succeeded
-                | StateName::Failed) => Ok(Err(ControlRefusal::WrongState {
+                | StateName::Failed
+                | StateName::Expired) => Ok(Err(ControlRefusal::WrongState {
                     id,
                     state,
                     way_out: "it has ended and can't be cancelled",
@@ -118,6 +119,7 @@ impl<R: Rows> Engine<R> {
             let row = RequestRow { digest: request.digest, first: id, count: 1 };
             self.rows.insert_request(&request.key, &row)?;
             self.rows.request_gone(&request.key, now)?;
+            self.sweeping.request_gone(now);
         }
         Ok(Ok(ControlDone::Job(self.write_change(&job, changed, progressing)?)))
     }
@@ -158,6 +160,10 @@ impl<R: Rows> Engine<R> {
         if let Some(refusal) = self.too_many_consumers(None, &settings) {
             return Ok(Err(refusal));
         }
+        let number = self.names.queues.find(name).map_or(u32::MAX, |name| name.number);
+        if let Some(refusal) = self.too_many_times(number, settings.retention.over(self.sweeping.server)) {
+            return Ok(Err(refusal));
+        }
         let info = QueueInfo { name: self.intern_queue(name), settings, paused: false, declared: false };
         self.changed_queue(info, progressing)
     }
@@ -175,6 +181,10 @@ impl<R: Rows> Engine<R> {
         if let Some(refusal) = self.too_many_consumers(Some(&info), &settings) {
             return Ok(Err(refusal));
         }
+        let retention = settings.retention.over(self.sweeping.server);
+        if let Some(refusal) = self.too_many_times(info.name.number, retention) {
+            return Ok(Err(refusal));
+        }
         self.changed_queue(QueueInfo { settings, ..info }, progressing)
     }
 
@@ -188,9 +198,12 @@ impl<R: Rows> Engine<R> {
             return Ok(Err(ControlRefusal::QueueNotEmpty { queue: name.to_owned(), jobs }));
         }
         self.rows.put_queue(&info, true)?;
+        let before = info.settings.retention.over(self.sweeping.server);
         if let Some(queue) = self.queues.get_mut(&info.name.number) {
             queue.deleted = true;
         }
+        // Its ended jobs are kept for as long as the server says from now on.
+        self.retention_changed(info.name.number, before)?;
         progressing.wrote = true;
         progressing.queues_changed = true;
         // Whoever waits for room in it learns that it is gone.

@@ -1,9 +1,9 @@
-//! What leaves the store: deleted jobs, one by one or by purging a queue.
+//! What people delete: jobs one by one, or by purging a queue.
 
 use std::sync::Arc;
 
 use super::{
-    Engine, Progressing, TOMBSTONE_LIFE, before,
+    Engine, Progressing,
     rows::{Rows, Waiting},
 };
 use crate::{
@@ -38,14 +38,10 @@ impl<R: Rows> Engine<R> {
                 && !self.rows.any_job(row.first, row.count)?
             {
                 self.rows.request_gone(&key, now)?;
+                self.sweeping.request_gone(now);
             }
         }
-        // Two for one, so that what was left by a burst of deletions shrinks with each later one.
-        let old = before(now, TOMBSTONE_LIFE);
-        if let Some(floor) = self.rows.prune_tombstones(old, 2)? {
-            self.counters.floor = self.counters.floor.max(floor.0);
-        }
-        self.rows.prune_requests(old, 2)?;
+        self.sweeping.deleted(now);
         self.tallies.moved(job, Some(job.state.name()), None);
         progressing.applied.room |= !job.state.is_done();
         progressing.wrote = true;

@@ -1,13 +1,16 @@
 //! The rules: what a batch does, in which order. Written once, over any place that keeps rows.
 //!
-//! One order in a transaction: controls, reports, purges' next bites, promotion of due jobs, offers, then one claim
-//! step over stored and new jobs together. A new job gets its final state before it is written, so that a job which
+//! One order in a transaction: controls, reports, the end of expired jobs, the next bites of purges and retention,
+//! promotion of due jobs, offers, then one claim step over stored and new jobs together. A new job gets its final state before it is written, so that a job which
 //! finds a free slot costs one insert as RUNNING.
 
 mod claim;
 mod control;
 mod delete;
+mod due;
 mod offer;
+mod open;
+mod retain;
 pub(crate) mod rows;
 mod tallies;
 
@@ -18,19 +21,20 @@ use std::{
 };
 
 use bytes::Bytes;
+use retain::Sweeping;
 use rows::{Counters, Purge, RequestRow, Rows, corrupt};
 use tallies::{Tallies, Usage};
 
-use super::{Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, StoreError};
+use super::{
+    Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, Space, StoreError,
+};
 use crate::{
-    clock::Timestamp,
-    config::QueueSettings,
+    clock::{Stopwatch, Timestamp},
+    config::{QueueSettings, Retention},
     job::{Job, JobId, LeaseToken, Name, Position, State, StateName},
-    transition::{Changed, Event, Moment, Refusal, lost, transition},
+    transition::{Changed, Event, Moment, Refusal, expired, transition},
 };
 
-/// At most so many due jobs are promoted in a batch.
-const PROMOTED_MAX: usize = 1_000;
 /// At most so many names of queues are ever known, deleted ones included.
 const QUEUE_NAMES_MAX: usize = 100_000;
 /// At most so many kinds are ever known: those of the configuration, and those that clients name where they may.
@@ -49,6 +53,8 @@ pub struct EngineSetup {
     pub served_kinds: Vec<String>,
     /// The queues that the configuration file declares.
     pub declared_queues: BTreeMap<String, QueueSettings>,
+    /// How long ended jobs are kept where their queue does not say.
+    pub retention: Retention,
 }
 
 /// The rules over some rows.
@@ -63,6 +69,8 @@ pub(crate) struct Engine<R> {
     leased: HashMap<JobId, Arc<Job>>,
     purges: Vec<Purge>,
     next_due: Option<Timestamp>,
+    next_expiry: Option<Timestamp>,
+    sweeping: Sweeping,
     seed: u64,
     /// A batch failed halfway: what is in memory here may be ahead of the rows.
     poisoned: bool,
@@ -101,89 +109,92 @@ struct Progressing {
 }
 
 impl<R: Rows> Engine<R> {
-    /// Takes over the rows: puts back what a crash left running, and sets up the declared queues.
-    pub(crate) fn open(mut rows: R, names: Arc<Names>, setup: EngineSetup) -> Result<Self, StoreError> {
-        let loaded = rows.load()?;
-        let mut engine = Engine {
-            rows,
-            served: HashSet::new(),
-            queues: loaded
-                .queues
-                .into_iter()
-                .map(|(info, deleted)| (info.name.number, QueueState { info, deleted }))
-                .collect(),
-            tallies: Tallies::load(&loaded.tallies),
-            counters: loaded.counters,
-            leased: loaded.leased.into_iter().map(|job| (job.id, Arc::new(job))).collect(),
-            purges: loaded.purges,
-            next_due: None,
-            names,
-            seed: setup.seed,
-            poisoned: false,
-        };
-        engine.rows.begin()?;
-        for kind in &setup.served_kinds {
-            let kind = engine.intern_kind(kind)?;
-            engine.served.insert(kind.number);
-        }
-        engine.declare_queues(&setup.declared_queues)?;
-        engine.recover(setup.now)?;
-        engine.rows.prune_requests(before(setup.now, TOMBSTONE_LIFE), 10_000)?;
-        engine.rows.put_counters(&engine.counters)?;
-        engine.tallies.write(&mut engine.rows)?;
-        engine.rows.commit()?;
-        engine.next_due = engine.rows.next_due()?;
-        Ok(engine)
-    }
-
     /// Gives the rows back, as a crash would leave them.
     pub(crate) fn into_rows(self) -> R {
         self.rows
     }
 
+    /// The rows, to ask how they are.
+    pub(crate) fn rows(&self) -> &R {
+        &self.rows
+    }
+
     /// Applies a batch in one transaction. After an error every further batch is refused: going on would write
     /// counters that the rows never had.
-    pub(crate) fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+    pub(crate) fn apply(&mut self, mut batch: Batch) -> Result<Applied, StoreError> {
         if std::mem::replace(&mut self.poisoned, true) {
             return corrupt("an earlier batch failed; only a new start tells what is kept");
         }
-        let applied = self.transact(batch)?;
+        let applied = match self.transact(&mut batch) {
+            // This error alone says what is on disk: nothing of the batch. A commit's last page could not be written,
+            // or was never tried.
+            Err(StoreError::DiskFull(error)) => {
+                tracing::debug!(%error, "a batch did not fit on the disk");
+                self.undo()?;
+                let position = Position(self.counters.position);
+                Applied {
+                    unapplied: Some(Box::new(batch)),
+                    position,
+                    wake: self.wake(),
+                    ..Applied::default()
+                }
+            }
+            applied => applied?,
+        };
         self.poisoned = false;
         Ok(applied)
     }
 
-    fn transact(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+    /// When there is something to do without any input.
+    fn wake(&self) -> Option<Timestamp> {
+        [self.next_due, self.next_expiry, self.sweeping.wake()].into_iter().flatten().min()
+    }
+
+    fn transact(&mut self, batch: &mut Batch) -> Result<Applied, StoreError> {
         let now = batch.now;
+        let bite = retain::bite(batch);
+        let full = batch.space == Space::Full;
         let mut progressing = Progressing::default();
         self.rows.begin()?;
-        for control in batch.controls {
+        // They stay in the batch: if the disk is full, it comes back.
+        for control in batch.controls.iter().cloned() {
             let done = self.control(control, now, &mut progressing)?;
             progressing.applied.controls.push(done);
         }
-        for report in batch.reports {
+        for report in &batch.reports {
             let done = self.report(report, now, &mut progressing)?;
             progressing.applied.reports.push(done);
         }
-        // Before promotion: a job that a purge deletes must not be among the pending ones.
-        self.purge(now, &mut progressing)?;
-        self.promote(now, &mut progressing)?;
-        self.offers(batch.offers, now, &mut progressing)?;
-        let chosen = if batch.claim { self.choose(&progressing.pending)? } else { claim::Chosen::default() };
+        // Before promotion: a job that expires, or that a purge deletes, must not be among the pending ones.
+        if !full {
+            self.expire(now, &mut progressing)?;
+            self.purge(now, &mut progressing)?;
+            self.retain(now, bite, &mut progressing)?;
+            self.promote(now, &mut progressing)?;
+        }
+        let offers = std::mem::take(&mut batch.offers);
+        self.offers(offers, batch.space, now, &mut progressing)?;
+        let chosen =
+            if batch.claim && !full { self.choose(&progressing.pending)? } else { claim::Chosen::default() };
         self.settle(chosen, now, &mut progressing)?;
         self.answer_seen(&mut progressing)?;
         if progressing.wrote {
             self.tallies.write(&mut self.rows)?;
+            self.write_sweeps()?;
             self.rows.put_counters(&self.counters)?;
         }
+        let stopwatch = Stopwatch::start();
         self.rows.commit()?;
 
         let mut applied = progressing.applied;
+        applied.flush = stopwatch.elapsed();
         if progressing.queues_changed {
             applied.queues = Some(self.queue_infos());
         }
         applied.position = Position(self.counters.position);
-        applied.next_due = self.next_due;
-        applied.more |= !self.purges.is_empty() || self.next_due.is_some_and(|due| due <= now);
+        applied.wake = self.wake();
+        // On a full disk there is nothing that can be done at once.
+        applied.more = !full && (!self.purges.is_empty() || applied.wake.is_some_and(|wake| wake <= now));
         Ok(applied)
     }
 
@@ -195,53 +206,12 @@ impl<R: Rows> Engine<R> {
         infos
     }
 
-    /// After a crash local attempts are over, and counted.
-    fn recover(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        let mut interrupted: Vec<_> = self.leased.values().cloned().collect();
-        interrupted.sort_by_key(|job| job.id);
-        let mut progressing = Progressing::default();
-        for job in interrupted {
-            let Some(lease) = job.state.lease() else { continue };
-            let failure = lost("the server stopped while the attempt ran");
-            let event = Event::Fail { lease, failure, delay: None };
-            let moment = self.moment(&job, now);
-            let changed = transition(&job, &event, moment).map_err(|refusal| {
-                StoreError::Corrupt(format!("job {} can't be recovered: {refusal}", job.id))
-            })?;
-            if job.attempt > 1 {
-                self.rows.put_outcome(job.id, None, "")?;
-            }
-            self.write_change(&job, changed, &mut progressing)?;
-        }
-        Ok(())
-    }
-
-    fn declare_queues(&mut self, declared: &BTreeMap<String, QueueSettings>) -> Result<(), StoreError> {
-        let mut gone: Vec<_> = self
-            .queues
-            .values()
-            .filter(|queue| queue.info.declared && !declared.contains_key(queue.info.name.as_str()))
-            .map(|queue| queue.info.clone())
-            .collect();
-        // No longer in the file: the queue stays as it was, and can be changed by RPC from now on.
-        for info in &mut gone {
-            info.declared = false;
-            self.put_queue(info.clone())?;
-        }
-        for (name, settings) in declared {
-            let name = self.intern_queue(name);
-            let paused =
-                self.queues.get(&name.number).is_some_and(|queue| !queue.deleted && queue.info.paused);
-            let info = QueueInfo { name, settings: settings.clone(), paused, declared: true };
-            self.put_queue(info)?;
-        }
-        Ok(())
-    }
-
     fn put_queue(&mut self, info: QueueInfo) -> Result<(), StoreError> {
         self.rows.put_queue(&info, false)?;
-        self.queues.insert(info.name.number, QueueState { info, deleted: false });
-        Ok(())
+        let number = info.name.number;
+        let before = self.retention_of(number);
+        self.queues.insert(number, QueueState { info, deleted: false });
+        self.retention_changed(number, before)
     }
 
     fn intern_queue(&mut self, text: &str) -> Arc<Name> {
@@ -274,11 +244,12 @@ impl<R: Rows> Engine<R> {
 
     fn report(
         &mut self,
-        report: Report,
+        report: &Report,
         now: Timestamp,
         progressing: &mut Progressing,
     ) -> Result<Result<(), Refusal>, StoreError> {
         let Report { id, lease, body } = report;
+        let (id, lease) = (*id, *lease);
         let job = match self.leased.get(&id) {
             Some(job) => Arc::clone(job),
             None => match self.rows.job(id)? {
@@ -287,10 +258,13 @@ impl<R: Rows> Engine<R> {
             },
         };
         let (event, outcome) = match body {
-            ReportBody::Progress(progress) => (Event::Progress { lease, progress }, None),
+            ReportBody::Progress(progress) => {
+                (Event::Progress { lease, progress: Arc::clone(progress) }, None)
+            }
             ReportBody::Succeeded { output, tail } => (Event::Succeed { lease }, Some((Some(output), tail))),
             ReportBody::Failed { failure, delay, tail } => {
-                (Event::Fail { lease, failure, delay }, Some((None, tail)))
+                let failure = Arc::clone(failure);
+                (Event::Fail { lease, failure, delay: *delay }, Some((None, tail)))
             }
             ReportBody::Released => (Event::Release { lease }, None),
         };
@@ -303,31 +277,11 @@ impl<R: Rows> Engine<R> {
             let output = output.filter(|output| !output.bytes.is_empty() || !output.media_type.is_empty());
             // A later attempt that left nothing must not be shown with what an earlier one left.
             if output.is_some() || !tail.is_empty() || job.attempt > 1 {
-                self.rows.put_outcome(id, output.as_ref(), &tail)?;
+                self.rows.put_outcome(id, output, tail)?;
             }
         }
         self.write_change(&job, changed, progressing)?;
         Ok(Ok(()))
-    }
-
-    /// Takes up jobs whose time has come. They are written in the end, because a slot may be free for them.
-    fn promote(&mut self, now: Timestamp, progressing: &mut Progressing) -> Result<(), StoreError> {
-        if self.next_due.is_none_or(|due| due > now) {
-            return Ok(());
-        }
-        progressing.promoted = true;
-        for stored in self.rows.due(now, PROMOTED_MAX)? {
-            let moment = self.moment(&stored, now);
-            let changed = transition(&stored, &Event::Due, moment)
-                .map_err(|refusal| StoreError::Corrupt(format!("job {} is not due: {refusal}", stored.id)))?;
-            progressing.pending.push(Pending {
-                job: changed.job,
-                stored: Some(stored),
-                payload: None,
-                offer: None,
-            });
-        }
-        Ok(())
     }
 
     /// Writes one change of a stored job, with all that follows from it.
@@ -364,13 +318,20 @@ impl<R: Rows> Engine<R> {
             State::Scheduled { due } | State::BackingOff { due } => {
                 self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
             }
-            State::Queued { .. } | State::Succeeded | State::Failed | State::Cancelled => {}
+            State::Queued { .. } | State::Succeeded | State::Failed | State::Cancelled | State::Expired => {}
+        }
+        if let Some(expires) = job.spec.expires
+            && matches!(job.state, State::Scheduled { .. } | State::Queued { .. })
+            && job.attempt == 0
+        {
+            self.next_expiry = Some(self.next_expiry.map_or(expires, |next| next.min(expires)));
         }
         if leased_before && job.state.lease().is_none() {
             self.leased.remove(&job.id);
         }
         if job.state.is_done() {
             progressing.applied.room = true;
+            self.sweeping.ended(job.updated);
         }
         progressing.wrote = true;
         let before = before.map(|before| before.state.name());
@@ -389,9 +350,15 @@ impl<R: Rows> Engine<R> {
             let Some((job, payload)) = self.rows.job_and_payload(id)? else {
                 return corrupt(format!("the ready job {id} is gone"));
             };
+            if expired(&job, now) {
+                // Where very many expire at once, some of them are in line still.
+                self.end_expired(&job, now, progressing)?;
+                continue;
+            }
             let (started, lease) = self.start(&job, now)?;
+            let ready = job.updated;
             let job = self.write_change(&job, started, progressing)?;
-            progressing.applied.claims.push(Claim { job, lease, payload });
+            progressing.applied.claims.push(Claim { job, lease, payload, ready });
         }
         for (index, pending) in std::mem::take(&mut progressing.pending).into_iter().enumerate() {
             let Pending { job, stored, payload, offer } = pending;
@@ -413,7 +380,8 @@ impl<R: Rows> Engine<R> {
                 jobs.push(Arc::clone(&job));
             }
             if let Some(lease) = lease {
-                progressing.applied.claims.push(Claim { job, lease, payload });
+                let ready = stored.and_then(|stored| stored.state.due()).unwrap_or(now);
+                progressing.applied.claims.push(Claim { job, lease, payload, ready });
             }
         }
         if progressing.promoted {

@@ -9,9 +9,9 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    job::{Job, JobId, Name, Position, Spec},
+    job::{Job, JobId, Name, Position, Spec, State},
     store::{
-        StoreError,
+        Space, StoreError,
         batch::{NewJob, Offer, OfferRefusal, QueueFull, Receipt},
     },
     transition::{Moment, waiting_state},
@@ -27,12 +27,13 @@ impl<R: Rows> Engine<R> {
     pub(super) fn offers(
         &mut self,
         offers: Vec<Offer>,
+        space: Space,
         now: Timestamp,
         progressing: &mut Progressing,
     ) -> Result<(), StoreError> {
         progressing.applied.offers.reserve(offers.len());
         for (index, offer) in offers.into_iter().enumerate() {
-            let receipt = self.offer(index, offer, now, progressing)?;
+            let receipt = self.offer(index, offer, space, now, progressing)?;
             progressing.applied.offers.push(receipt);
         }
         Ok(())
@@ -42,6 +43,7 @@ impl<R: Rows> Engine<R> {
         &mut self,
         index: usize,
         offer: Offer,
+        space: Space,
         now: Timestamp,
         progressing: &mut Progressing,
     ) -> Result<Receipt, StoreError> {
@@ -54,6 +56,9 @@ impl<R: Rows> Engine<R> {
             // The jobs may be pending in this very batch: the answer is made once they are written.
             progressing.seen.push((index, row));
             return Ok(Receipt::Created { jobs: Vec::new() });
+        }
+        if space != Space::Enough {
+            return Ok(Receipt::Refused(OfferRefusal::DiskFull));
         }
         let shares = match self.shares(&offer) {
             Ok(shares) => shares,
@@ -203,9 +208,10 @@ fn new_job(
 ) -> Pending {
     let bytes = new.bytes();
     let moment = Moment { now, position: Position::default(), random: 0.0 };
+    let over = new.expires.is_some_and(|expires| expires <= now);
     let job = Job {
         id,
-        state: waiting_state(new.run_time, moment),
+        state: if over { State::Expired } else { waiting_state(new.run_time, moment) },
         spec: Arc::new(Spec {
             queue,
             kind,
@@ -214,6 +220,7 @@ fn new_job(
             attempt_timeout: new.attempt_timeout,
             bytes,
             created: now,
+            expires: new.expires,
             extras: new.extras,
         }),
         revision: 0,
@@ -222,7 +229,7 @@ fn new_job(
         max_attempts: new.max_attempts,
         updated: now,
         started: None,
-        ended: None,
+        ended: over.then_some(now),
         progress: None,
         failure: None,
     };

@@ -1,11 +1,12 @@
 //! What the engine needs of a place that keeps rows.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{
     clock::Timestamp,
+    config::Retention,
     job::{AttemptRecord, Job, JobId, Name, Output, Position},
     store::{QueueInfo, StoreError, Tally, Tombstone},
 };
@@ -18,6 +19,8 @@ pub(crate) trait Rows: Send {
     fn begin(&mut self) -> Result<(), StoreError>;
     /// Returns once the transaction is on disk.
     fn commit(&mut self) -> Result<(), StoreError>;
+    /// Undoes what has been done since [`Rows::begin`].
+    fn rollback(&mut self) -> Result<(), StoreError>;
 
     fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError>;
     /// A job with its payload, unless that is kept apart because it is large.
@@ -41,6 +44,17 @@ pub(crate) trait Rows: Send {
     /// Waiting jobs whose time has come, in the order of their times.
     fn due(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError>;
     fn next_due(&mut self) -> Result<Option<Timestamp>, StoreError>;
+    /// Waiting jobs whose time is over without an attempt, in the order of their times.
+    fn expiring(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError>;
+    fn next_expiry(&mut self) -> Result<Option<Timestamp>, StoreError>;
+    /// The jobs whose latest change comes after the place `after` and happened before `before`, in the feed's order up to
+    /// the first that changed later; looks at no more than `limit` jobs, and returns those that have ended.
+    fn unchanged(
+        &mut self,
+        after: Position,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Unchanged, StoreError>;
     /// Jobs of a queue that neither run nor have ended, by id, from above `after` up to `last`; looks at no more than
     /// `budget` jobs.
     fn waiting(
@@ -58,9 +72,9 @@ pub(crate) trait Rows: Send {
     /// Remembers since when a request's jobs have been gone.
     fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError>;
     /// Forgets requests whose jobs have been gone since before `before`, at most `limit`.
-    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<(), StoreError>;
-    /// Forgets tombstones from before `before`, at most `limit`; returns the last forgotten position.
-    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Option<Position>, StoreError>;
+    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError>;
+    /// Forgets tombstones from before `before`, at most `limit`.
+    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError>;
 
     fn put_kind(&mut self, kind: &Name) -> Result<(), StoreError>;
     fn put_queue(&mut self, queue: &QueueInfo, deleted: bool) -> Result<(), StoreError>;
@@ -75,6 +89,11 @@ pub(crate) trait Rows: Send {
     fn put_counters(&mut self, counters: &Counters) -> Result<(), StoreError>;
     fn put_purge(&mut self, purge: &Purge) -> Result<(), StoreError>;
     fn delete_purge(&mut self, number: i64) -> Result<(), StoreError>;
+    /// Remembers how far the sweep for what is kept for `keep` has come.
+    fn put_sweep(&mut self, keep: Duration, cursor: Position) -> Result<(), StoreError>;
+    fn delete_sweep(&mut self, keep: Duration) -> Result<(), StoreError>;
+    /// Remembers the server's own times, under which the sweeps have come so far.
+    fn put_retention(&mut self, retention: &Retention) -> Result<(), StoreError>;
 }
 
 /// What the engine keeps in memory.
@@ -85,6 +104,8 @@ pub(crate) struct Loaded {
     pub(crate) counters: Counters,
     pub(crate) leased: Vec<Job>,
     pub(crate) purges: Vec<Purge>,
+    pub(crate) sweeps: Vec<(Duration, Position)>,
+    pub(crate) retention: Option<Retention>,
 }
 
 /// Numbers that only grow.
@@ -121,6 +142,30 @@ pub(crate) struct Waiting {
     pub(crate) seen: usize,
     /// The last job that was looked at; absent where there are no more.
     pub(crate) next: Option<JobId>,
+}
+
+/// Some jobs that have not changed for a while.
+#[derive(Debug)]
+pub(crate) struct Unchanged {
+    /// Those that have ended.
+    pub(crate) ended: Vec<Job>,
+    /// How many jobs were looked at for them.
+    pub(crate) seen: usize,
+    /// The place of the last job that was looked at; `after` where there was none.
+    pub(crate) reached: Position,
+    /// When the first job changed that comes after those and changed too late.
+    pub(crate) next: Option<Timestamp>,
+}
+
+/// What has been forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Pruned {
+    /// How much.
+    pub(crate) count: usize,
+    /// The last place in the feed, of tombstones.
+    pub(crate) last: Option<Position>,
+    /// Since when the oldest of the others has been there.
+    pub(crate) next: Option<Timestamp>,
 }
 
 /// What is kept of a request that may be repeated.

@@ -78,7 +78,7 @@ impl Tallies {
             StateName::Running | StateName::Cancelling => queue.running += by.jobs,
             StateName::Queued => queue.ready += by.jobs,
             StateName::Scheduled | StateName::BackingOff => {}
-            StateName::Succeeded | StateName::Failed | StateName::Cancelled => return,
+            StateName::Succeeded | StateName::Failed | StateName::Cancelled | StateName::Expired => return,
         }
         queue.live.jobs += by.jobs;
         queue.live.bytes += by.bytes;

@@ -6,22 +6,24 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
-use reader::MemoryReader;
+use reader::{MemoryReader, tallies};
 
 use super::{
-    Applied, Batch, Identity, Incarnation, Names, QueueInfo, Reader, Store, StoreError, Tally, Tombstone,
+    Applied, Batch, Identity, Incarnation, Names, QueueInfo, Reader, Store, StoreError, Tombstone,
     engine::{
         Engine, EngineSetup,
-        rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, Waiting, corrupt, named},
+        rows::{Counters, Lane, Loaded, Place, Pruned, Purge, RequestRow, Rows, Unchanged, Waiting, corrupt},
     },
 };
 use crate::{
     clock::Timestamp,
-    job::{AttemptRecord, Job, JobId, Name, Output, Position, State, StateName},
+    config::Retention,
+    job::{AttemptRecord, Job, JobId, Name, Output, Position, State},
 };
 
 /// A store in memory.
@@ -87,12 +89,15 @@ struct Tables {
     by_position: BTreeMap<Position, JobId>,
     ready: HashMap<Lane, BTreeSet<Place>>,
     due: BTreeSet<(Timestamp, JobId)>,
+    expiring: BTreeSet<(Timestamp, JobId)>,
     requests: HashMap<[u8; 16], (RequestRow, Option<Timestamp>)>,
     requests_gone: BTreeSet<(Timestamp, [u8; 16])>,
     tombstones: BTreeMap<Position, Tombstone>,
     tallies: HashMap<(u32, u32, u8), (i64, i64)>,
     queues: BTreeMap<u32, (QueueInfo, bool)>,
     purges: BTreeMap<i64, Purge>,
+    sweeps: BTreeMap<Duration, Position>,
+    retention: Option<Retention>,
     counters: Counters,
 }
 
@@ -107,6 +112,7 @@ struct Kept {
 impl Tables {
     fn index(&mut self, job: &Job) {
         self.by_position.insert(job.position, job.id);
+        self.expiring.extend(expiry_of(job));
         match job.state {
             State::Queued { order } => {
                 let (lane, place) = place_of(job, order);
@@ -119,12 +125,16 @@ impl Tables {
             | State::Cancelling { .. }
             | State::Succeeded
             | State::Failed
-            | State::Cancelled => {}
+            | State::Cancelled
+            | State::Expired => {}
         }
     }
 
     fn unindex(&mut self, job: &Job) {
         self.by_position.remove(&job.position);
+        if let Some(expiry) = expiry_of(job) {
+            self.expiring.remove(&expiry);
+        }
         match job.state {
             State::Queued { order } => {
                 let (lane, place) = place_of(job, order);
@@ -137,9 +147,15 @@ impl Tables {
             | State::Cancelling { .. }
             | State::Succeeded
             | State::Failed
-            | State::Cancelled => {}
+            | State::Cancelled
+            | State::Expired => {}
         }
     }
+}
+
+fn expiry_of(job: &Job) -> Option<(Timestamp, JobId)> {
+    let waits = matches!(job.state, State::Scheduled { .. } | State::Queued { .. }) && job.attempt == 0;
+    job.spec.expires.filter(|_| waits).map(|expires| (expires, job.id))
 }
 
 fn place_of(job: &Job, order: Position) -> (Lane, Place) {
@@ -178,6 +194,8 @@ impl Rows for MemoryRows {
                     .map(|kept| Job::clone(&kept.job))
                     .collect(),
                 purges: tables.purges.values().cloned().collect(),
+                sweeps: tables.sweeps.iter().map(|(keep, cursor)| (*keep, *cursor)).collect(),
+                retention: tables.retention,
             })
         })
     }
@@ -190,6 +208,10 @@ impl Rows for MemoryRows {
     fn commit(&mut self) -> Result<(), StoreError> {
         self.transaction = None;
         Ok(())
+    }
+
+    fn rollback(&mut self) -> Result<(), StoreError> {
+        corrupt("the store in memory can't be full")
     }
 
     fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError> {
@@ -286,6 +308,42 @@ impl Rows for MemoryRows {
         Ok(self.with(|tables| tables.due.first().map(|(due, _)| *due)))
     }
 
+    fn expiring(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
+        Ok(self.with(|tables| {
+            let over = tables.expiring.iter().take_while(|(expires, _)| *expires <= now).take(limit);
+            over.filter_map(|(_, id)| tables.jobs.get(id)).map(|kept| Job::clone(&kept.job)).collect()
+        }))
+    }
+
+    fn next_expiry(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.with(|tables| tables.expiring.first().map(|(expires, _)| *expires)))
+    }
+
+    fn unchanged(
+        &mut self,
+        after: Position,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Unchanged, StoreError> {
+        Ok(self.with(|tables| {
+            let mut unchanged = Unchanged { ended: Vec::new(), seen: 0, reached: after, next: None };
+            let later = tables.by_position.range((Bound::Excluded(after), Bound::Unbounded)).take(limit);
+            for (position, id) in later {
+                let Some(Kept { job, .. }) = tables.jobs.get(id) else { continue };
+                if job.updated >= before {
+                    unchanged.next = Some(job.updated);
+                    break;
+                }
+                unchanged.seen += 1;
+                unchanged.reached = *position;
+                if job.state.is_done() {
+                    unchanged.ended.push(Job::clone(job));
+                }
+            }
+            unchanged
+        }))
+    }
+
     fn waiting(
         &mut self,
         queue: u32,
@@ -340,34 +398,35 @@ impl Rows for MemoryRows {
         Ok(())
     }
 
-    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<(), StoreError> {
-        self.with(|tables| {
-            for _ in 0..limit {
-                match tables.requests_gone.first() {
-                    Some((gone, _)) if *gone < before => {}
-                    Some(_) | None => break,
+    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        Ok(self.with(|tables| {
+            let mut pruned = Pruned::default();
+            while let Some((gone, key)) = tables.requests_gone.first().copied() {
+                if gone >= before || pruned.count == limit {
+                    pruned.next = Some(gone);
+                    break;
                 }
-                if let Some((_, key)) = tables.requests_gone.pop_first() {
-                    tables.requests.remove(&key);
-                }
+                tables.requests_gone.pop_first();
+                tables.requests.remove(&key);
+                pruned.count += 1;
             }
-        });
-        Ok(())
+            pruned
+        }))
     }
 
-    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Option<Position>, StoreError> {
+    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
         Ok(self.with(|tables| {
-            let old: Vec<_> = tables
-                .tombstones
-                .values()
-                .take(limit)
-                .take_while(|tombstone| tombstone.deleted < before)
-                .map(|tombstone| tombstone.position)
-                .collect();
-            for position in &old {
-                tables.tombstones.remove(position);
+            let mut pruned = Pruned::default();
+            while let Some((position, tombstone)) = tables.tombstones.first_key_value() {
+                if tombstone.deleted >= before || pruned.count == limit {
+                    pruned.next = Some(tombstone.deleted);
+                    break;
+                }
+                pruned.count += 1;
+                pruned.last = Some(*position);
+                tables.tombstones.pop_first();
             }
-            old.last().copied()
+            pruned
         }))
     }
 
@@ -407,24 +466,19 @@ impl Rows for MemoryRows {
         self.with(|tables| tables.purges.remove(&number));
         Ok(())
     }
-}
 
-fn tallies(tables: &Tables, names: &Names) -> Result<Vec<Tally>, StoreError> {
-    let mut tallies = Vec::new();
-    for ((queue, kind, state), (jobs, bytes)) in &tables.tallies {
-        let Some(state) = StateName::from_number(i64::from(*state)) else {
-            return corrupt("a tally is of an unknown state");
-        };
-        if *jobs > 0 {
-            tallies.push(Tally {
-                queue: named(&names.queues, *queue)?,
-                kind: named(&names.kinds, *kind)?,
-                state,
-                jobs: *jobs as u64,
-                bytes: *bytes as u64,
-            });
-        }
+    fn put_sweep(&mut self, keep: Duration, cursor: Position) -> Result<(), StoreError> {
+        self.with(|tables| tables.sweeps.insert(keep, cursor));
+        Ok(())
     }
-    tallies.sort_by_key(|tally| (tally.queue.number, tally.kind.number, tally.state));
-    Ok(tallies)
+
+    fn delete_sweep(&mut self, keep: Duration) -> Result<(), StoreError> {
+        self.with(|tables| tables.sweeps.remove(&keep));
+        Ok(())
+    }
+
+    fn put_retention(&mut self, retention: &Retention) -> Result<(), StoreError> {
+        self.with(|tables| tables.retention = Some(*retention));
+        Ok(())
+    }
 }

@@ -5,13 +5,14 @@ use std::{ops::Bound, sync::Arc};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::{Kept, Tables, tallies};
+use super::{Kept, Tables};
 use crate::{
     clock::Timestamp,
     job::{AttemptRecord, Job, JobId, Name, Position, StateName},
     store::{
         Change, Changes, Identity, JobFilter, Names, Page, QueueInfo, Reader, Scan, ScanOrder, StoreError,
-        Tally, WholeJob,
+        StoreSize, Tally, WholeJob,
+        engine::rows::{corrupt, named},
     },
 };
 
@@ -141,4 +142,29 @@ impl Reader for MemoryReader {
         let firsts = lanes.filter_map(|(_, places)| places.first());
         Ok(firsts.filter_map(|place| tables.jobs.get(&place.id)).map(|kept| kept.job.updated).min())
     }
+
+    fn size(&self) -> Result<StoreSize, StoreError> {
+        Ok(StoreSize::default())
+    }
+}
+
+/// Every count that is not zero.
+pub(super) fn tallies(tables: &Tables, names: &Names) -> Result<Vec<Tally>, StoreError> {
+    let mut tallies = Vec::new();
+    for ((queue, kind, state), (jobs, bytes)) in &tables.tallies {
+        let Some(state) = StateName::from_number(i64::from(*state)) else {
+            return corrupt("a tally is of an unknown state");
+        };
+        if *jobs > 0 {
+            tallies.push(Tally {
+                queue: named(&names.queues, *queue)?,
+                kind: named(&names.kinds, *kind)?,
+                state,
+                jobs: *jobs as u64,
+                bytes: *bytes as u64,
+            });
+        }
+    }
+    tallies.sort_by_key(|tally| (tally.queue.number, tally.kind.number, tally.state));
+    Ok(tallies)
 }

@@ -8,6 +8,7 @@ use std::{cell::Cell, path::Path, sync::mpsc, thread};
 
 use rusqlite::Connection;
 
+use super::Options;
 use crate::store::StoreError;
 
 /// From so many pages of 4 KiB on, the thread is called.
@@ -27,12 +28,12 @@ pub(super) struct Checkpointer {
 }
 
 impl Checkpointer {
-    pub(super) fn start(path: &Path, writer: &Connection) -> Result<Self, StoreError> {
+    pub(super) fn start(path: &Path, options: &Options, writer: &Connection) -> Result<Self, StoreError> {
         writer.wal_hook(Some(|_, pages| {
             LOG_PAGES.set(pages);
             Ok(())
         }));
-        let connection = super::open_connection(path)?;
+        let connection = super::open_connection(path, options)?;
         let (wake, woken) = mpsc::sync_channel::<()>(1);
         let thread = thread::Builder::new()
             .name("checkpoint".into())
@@ -55,14 +56,19 @@ impl Checkpointer {
     pub(super) fn committed(&self, writer: &Connection) {
         let pages = LOG_PAGES.get();
         if pages >= INLINE_PAGES {
-            if let Err(error) = checkpoint(writer) {
-                tracing::warn!(%error, "a checkpoint failed; the log grows until one succeeds");
-            }
+            self.checkpoint(writer);
         } else if pages >= BACKGROUND_PAGES
             && let Some(wake) = &self.wake
         {
             // A full channel means that the thread is about to look anyway.
             let _ = wake.try_send(());
+        }
+    }
+
+    /// Copies what can be copied by this thread.
+    pub(super) fn checkpoint(&self, writer: &Connection) {
+        if let Err(error) = checkpoint(writer) {
+            tracing::warn!(%error, "a checkpoint failed; the log grows until one succeeds");
         }
     }
 }

@@ -4,26 +4,31 @@
 //! connections of their own. A file lock keeps a second server away from the folder.
 
 mod checkpoint;
+mod checkup;
+mod disk;
+mod load;
 mod reader;
 mod row;
 mod writer;
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rusqlite::{Connection, config::DbConfig};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use rusqlite_migration::{M, Migrations};
 use rustix::fs::FlockOperation;
 
-use self::{checkpoint::Checkpointer, reader::SqliteReader, writer::SqliteRows};
+pub use self::checkup::{Checkup, check};
+use self::{checkpoint::Checkpointer, disk::Disk, reader::SqliteReader, writer::SqliteRows};
 use super::{
-    Applied, Batch, Identity, Incarnation, Names, Reader, Store, StoreError,
+    Applied, Batch, Identity, Incarnation, Names, Reader, Space, Store, StoreError,
     engine::{Engine, EngineSetup},
 };
-use crate::job::Position;
+use crate::{clock::Timestamp, config::DiskSettings, job::Position};
 
 /// Each brings the schema one step further. What has been released never changes.
 const MIGRATION_STEPS: &[M<'static>] = &[M::up(include_str!("../../../migrations/sqlite/0001_jobs.sql"))];
@@ -38,6 +43,7 @@ const LOCK: &str = "jobmill.lock";
 pub struct SqliteStore {
     engine: Engine<SqliteRows>,
     reader: Arc<SqliteReader>,
+    disk: Disk,
     // Held, never read: the lock goes when the file is closed.
     _lock: File,
 }
@@ -48,30 +54,71 @@ impl SqliteStore {
     /// # Errors
     /// When the folder can't be used, is in use, or holds something else.
     pub fn open(folder: &Path, setup: EngineSetup) -> Result<Self, StoreError> {
+        Self::open_with(folder, DiskSettings::default(), setup)
+    }
+
+    /// As [`SqliteStore::open`], with settings of its own for the disk.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub fn open_with(folder: &Path, settings: DiskSettings, setup: EngineSetup) -> Result<Self, StoreError> {
         if rusqlite::version_number() < SQLITE_MIN_VERSION {
             return Err(StoreError::OldSqlite(rusqlite::version().to_owned()));
         }
         make_folder(folder)?;
         let lock = lock(folder)?;
-        let path = folder.join(DATABASE);
-        let mut connection = open_connection(&path)?;
-        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-        MIGRATIONS.to_latest(&mut connection)?;
-        // Starts with an empty log, so that its length says what this run has written.
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        let identity = new_incarnation(&connection)?;
-        let names = Arc::new(Names::default());
-        let checkpointer = Checkpointer::start(&path, &connection)?;
-        let rows = SqliteRows::new(connection, Arc::clone(&names), checkpointer);
-        let engine = Engine::open(rows, Arc::clone(&names), setup)?;
-        let reader = Arc::new(SqliteReader::new(path, names, identity));
-        Ok(SqliteStore { engine, reader, _lock: lock })
+        let mut disk = Disk::new(folder, &settings);
+        let options = Options { vfs: settings.vfs };
+        let opened = match open_database(folder, &options, setup.clone()) {
+            // Even a start writes something down.
+            Err(StoreError::DiskFull(_)) if disk.give_up_ballast() => open_database(folder, &options, setup),
+            opened => opened,
+        };
+        let (engine, reader) = opened?;
+        disk.keep_ballast();
+        Ok(SqliteStore { engine, reader, disk, _lock: lock })
     }
+}
+
+/// How connections are opened.
+#[derive(Clone, Debug)]
+struct Options {
+    vfs: Option<String>,
+}
+
+fn open_database(
+    folder: &Path,
+    options: &Options,
+    setup: EngineSetup,
+) -> Result<(Engine<SqliteRows>, Arc<SqliteReader>), StoreError> {
+    let path = folder.join(DATABASE);
+    let mut connection = open_connection(&path, options)?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    MIGRATIONS.to_latest(&mut connection)?;
+    // Starts with an empty log, so that its length says what this run has written.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    let identity = new_incarnation(&connection)?;
+    let names = Arc::new(Names::default());
+    let checkpointer = Checkpointer::start(&path, options, &connection)?;
+    let rows = SqliteRows::new(connection, Arc::clone(&names), checkpointer);
+    let engine = Engine::open(rows, Arc::clone(&names), setup)?;
+    let reader = Arc::new(SqliteReader::new(path, options.clone(), names, identity));
+    Ok((engine, reader))
 }
 
 impl Store for SqliteStore {
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        self.engine.apply(batch)
+        let applied = self.engine.apply(batch)?;
+        if self.disk.wrote(applied.unapplied.is_none()) {
+            // With the ballast gone there is room for what the log has not brought home yet.
+            self.engine.rows().empty_log();
+        }
+        Ok(applied)
+    }
+
+    fn space(&mut self, now: Timestamp) -> Space {
+        let rows = self.engine.rows();
+        self.disk.space(now, || rows.spare_bytes())
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
@@ -80,8 +127,11 @@ impl Store for SqliteStore {
 }
 
 /// A connection with the settings that all of them share.
-fn open_connection(path: &Path) -> Result<Connection, StoreError> {
-    let connection = Connection::open(path)?;
+fn open_connection(path: &Path, options: &Options) -> Result<Connection, StoreError> {
+    let connection = match &options.vfs {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs.as_str())?,
+        None => Connection::open(path)?,
+    };
     connection.set_prepared_statement_cache_capacity(128);
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     // Else SQLite looks at the values of parameters when it plans, and so prepares every statement with `LIMIT ?` anew
@@ -101,7 +151,9 @@ fn open_connection(path: &Path) -> Result<Connection, StoreError> {
 
 fn make_folder(folder: &Path) -> Result<(), StoreError> {
     let file_error = |what| move |source| StoreError::File { what, path: folder.to_owned(), source };
-    fs::create_dir_all(folder).map_err(file_error("can't create the data folder"))?;
+    // Payloads are nobody else's business.
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    created.map_err(file_error("can't create the data folder"))?;
     // A new folder's own entry must survive a power cut as well as what is in it.
     if let Some(parent) = folder.canonicalize().ok().and_then(|folder| folder.parent().map(PathBuf::from)) {
         // Not every file system lets folders be flushed; those that don't keep them by other means.

@@ -1,22 +1,27 @@
 //! Connections that read. Each call is one short transaction.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{
+    Options,
+    load::{read_one_job, read_queues, read_tallies},
     open_connection,
     row::{JOB_COLUMNS, TOMBSTONE_COLUMNS, bytes, read_job, read_json, read_tombstone},
-    writer::{read_one_job, read_queues, read_tallies},
 };
 use crate::{
     clock::Timestamp,
     job::{AttemptRecord, Job, JobId, Name, Output, Position, StateName},
     store::{
         Change, Changes, Identity, JobFilter, Names, Page, QueueInfo, Reader, Scan, ScanOrder, StoreError,
-        Tally, WholeJob, engine::rows::corrupt,
+        StoreSize, Tally, WholeJob, engine::rows::corrupt,
     },
 };
 
@@ -25,6 +30,7 @@ const CONNECTIONS_MAX: usize = 4;
 
 pub(super) struct SqliteReader {
     path: PathBuf,
+    options: Options,
     names: Arc<Names>,
     identity: Identity,
     pool: Mutex<Pool>,
@@ -51,8 +57,8 @@ struct Pool {
 }
 
 impl SqliteReader {
-    pub(super) fn new(path: PathBuf, names: Arc<Names>, identity: Identity) -> Self {
-        SqliteReader { path, names, identity, pool: Mutex::default(), returned: Condvar::new() }
+    pub(super) fn new(path: PathBuf, options: Options, names: Arc<Names>, identity: Identity) -> Self {
+        SqliteReader { path, options, names, identity, pool: Mutex::default(), returned: Condvar::new() }
     }
 
     /// Runs `read` in one read transaction.
@@ -74,7 +80,7 @@ impl SqliteReader {
                 return Ok(connection);
             }
             if pool.open < CONNECTIONS_MAX {
-                let connection = open_connection(&self.path)?;
+                let connection = open_connection(&self.path, &self.options)?;
                 connection.pragma_update(None, "query_only", true)?;
                 pool.open += 1;
                 return Ok(connection);
@@ -216,21 +222,39 @@ impl Reader for SqliteReader {
     fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError> {
         self.read(|connection| {
             let mut oldest: Option<i64> = None;
-            for tally in read_tallies(connection, &self.names)? {
-                if tally.state != StateName::Queued || *tally.queue != *queue {
-                    continue;
-                }
+            let mut lanes = connection
+                .prepare_cached("SELECT kind FROM tally WHERE queue = ?1 AND state = 3 AND jobs > 0")?;
+            let mut lanes = lanes.query([queue.number])?;
+            while let Some(lane) = lanes.next()? {
+                let kind: u32 = lane.get(0)?;
                 let first: Option<i64> = connection
                     .prepare_cached(
                         "SELECT updated FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
                          ORDER BY rank, detail LIMIT 1",
                     )?
-                    .query_row(params![queue.number, tally.kind.number], |row| row.get(0))
+                    .query_row(params![queue.number, kind], |row| row.get(0))
                     .optional()?;
                 oldest = [oldest, first].into_iter().flatten().min();
             }
             Ok(oldest.map(Timestamp::from_micros))
         })
+    }
+
+    fn size(&self) -> Result<StoreSize, StoreError> {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        Ok(StoreSize { database_bytes: file_bytes(&self.path)?, log_bytes: file_bytes(Path::new(&log))? })
+    }
+}
+
+/// How long a file is; nothing where there is none.
+fn file_bytes(path: &Path) -> Result<u64, StoreError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.len()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(source) => {
+            Err(StoreError::File { what: "can't look at the file", path: path.to_owned(), source })
+        }
     }
 }
 

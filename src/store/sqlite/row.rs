@@ -17,7 +17,7 @@ use crate::{
 
 /// The columns of a job in the order that [`read_job`] takes them.
 pub(super) const JOB_COLUMNS: &str = "id, queue, kind, state, rank, detail, revision, position, attempt, \
-     max_attempts, bytes, timeout_us, created, updated, started, ended, retry, extras, progress, failure";
+     max_attempts, bytes, timeout_us, created, updated, started, ended, retry, extras, progress, failure, expires";
 
 /// Payloads up to this size are kept in the job's row.
 pub(super) const INLINE_PAYLOAD_MAX_BYTES: usize = 256;
@@ -47,6 +47,7 @@ pub(super) fn read_job(row: &Row<'_>, names: &Names) -> Result<Job, StoreError> 
             attempt_timeout: Duration::from_micros(row.get(11)?),
             bytes: row.get(10)?,
             created: Timestamp::from_micros(row.get(12)?),
+            expires: row.get::<_, Option<i64>>(20)?.map(Timestamp::from_micros),
             extras: read_json(row.get_ref(17)?)?.map(Box::new),
         }),
     })
@@ -68,23 +69,29 @@ pub(super) fn read_tombstone(row: &Row<'_>, names: &Names) -> Result<Tombstone, 
             attempt_timeout: Duration::ZERO,
             bytes: 0,
             created: Timestamp::from_micros(row.get(5)?),
+            expires: None,
             extras: read_json(row.get_ref(6)?)?.map(Box::new),
         }),
     })
 }
 
-/// Gives the names the numbers that they have in the rows.
+/// Gives the names the numbers that they have in the rows, and forgets those that have none.
 pub(super) fn load_names(connection: &Connection, names: &Names) -> Result<(), StoreError> {
     for (table, column) in [(&names.queues, "queue"), (&names.kinds, "kind")] {
         let mut statement =
             connection.prepare(&format!("SELECT number, name FROM {column} ORDER BY number"))?;
         let mut rows = statement.query([])?;
+        let mut count = 0;
         while let Some(row) = rows.next()? {
-            let name = table.add(row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?);
+            let text = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+            let name = table.find(text).unwrap_or_else(|| table.add(text));
             if name.number != row.get::<_, u32>(0)? {
                 return corrupt(format!("the numbers of {column}s have a gap before {name}"));
             }
+            count += 1;
         }
+        // Whatever else is in memory comes from a batch that was not kept.
+        table.truncate(count);
     }
     Ok(())
 }
@@ -107,6 +114,7 @@ fn state_of(id: JobId, state: i64, detail: Option<i64>) -> Result<State, StoreEr
         Some(StateName::Succeeded) => State::Succeeded,
         Some(StateName::Failed) => State::Failed,
         Some(StateName::Cancelled) => State::Cancelled,
+        Some(StateName::Expired) => State::Expired,
         None => return corrupt(format!("job {id} is in the unknown state {state}")),
     })
 }
@@ -117,7 +125,7 @@ pub(super) fn detail_of(state: State) -> Option<i64> {
         State::Scheduled { due } | State::BackingOff { due } => Some(due.as_micros()),
         State::Queued { order } => Some(order.0),
         State::Running { lease } | State::Cancelling { lease } => Some(lease.as_i64()),
-        State::Succeeded | State::Failed | State::Cancelled => None,
+        State::Succeeded | State::Failed | State::Cancelled | State::Expired => None,
     }
 }
 

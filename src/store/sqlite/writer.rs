@@ -1,18 +1,23 @@
 //! The one connection that writes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
-use super::row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, detail_of, json, load_names, read_job};
+use super::{
+    load::{load, micros, micros_of, read_jobs, read_one_job, write_queue},
+    row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, detail_of, json, read_job},
+};
 use crate::{
     clock::Timestamp,
-    config::{QueueSettings, WhenFull},
+    config::Retention,
     job::{AttemptRecord, Job, JobId, Name, Output, Position, RetryPolicy, StateName},
     store::{
-        Names, QueueInfo, StoreError, Tally, Tombstone,
-        engine::rows::{Counters, Lane, Loaded, Place, Purge, RequestRow, Rows, Waiting, corrupt, named},
+        Names, NewJob, QueueInfo, StoreError, Tombstone,
+        engine::rows::{
+            Counters, Lane, Loaded, Place, Pruned, Purge, RequestRow, Rows, Unchanged, Waiting, corrupt,
+        },
     },
 };
 
@@ -32,57 +37,30 @@ impl SqliteRows {
         SqliteRows { connection, names, after_commit }
     }
 
+    /// What the database file itself has to spare, in bytes.
+    pub(super) fn spare_bytes(&self) -> Result<u64, StoreError> {
+        let number =
+            |pragma: &str| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
+        Ok(number("freelist_count")?.saturating_mul(number("page_size")?))
+    }
+
+    /// Lets the log start over, so that it needs no more space for a while.
+    pub(super) fn empty_log(&self) {
+        self.after_commit.checkpoint(&self.connection);
+    }
+
     fn sql(&self, sql: &str) -> Result<CachedStatement<'_>, StoreError> {
         Ok(self.connection.prepare_cached(sql)?)
     }
 
     fn jobs(&self, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<Job>, StoreError> {
-        let mut statement = self.sql(sql)?;
-        let mut rows = statement.query(parameters)?;
-        let mut jobs = Vec::new();
-        while let Some(row) = rows.next()? {
-            jobs.push(read_job(row, &self.names)?);
-        }
-        Ok(jobs)
+        read_jobs(&self.connection, &self.names, sql, parameters)
     }
 }
 
 impl Rows for SqliteRows {
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        load_names(&self.connection, &self.names)?;
-        Ok(Loaded {
-            queues: read_queues(&self.connection, &self.names)?,
-            tallies: read_tallies(&self.connection, &self.names)?,
-            counters: self.connection.query_row(
-                "SELECT position, last_id, last_lease, floor, last_purge FROM counters",
-                [],
-                |row| {
-                    Ok(Counters {
-                        position: row.get(0)?,
-                        last_id: row.get(1)?,
-                        last_lease: row.get(2)?,
-                        floor: row.get(3)?,
-                        last_purge: row.get(4)?,
-                    })
-                },
-            )?,
-            leased: self
-                .jobs(&format!("SELECT {JOB_COLUMNS} FROM job WHERE state IN (4, 6) ORDER BY id"), [])?,
-            purges: {
-                let mut statement =
-                    self.sql("SELECT number, queue, cursor, last, deleted FROM purge ORDER BY number")?;
-                let purges = statement.query_map([], |row| {
-                    Ok(Purge {
-                        number: row.get(0)?,
-                        queue: row.get(1)?,
-                        cursor: JobId::from_raw(row.get(2)?),
-                        last: JobId::from_raw(row.get(3)?),
-                        deleted: row.get(4)?,
-                    })
-                })?;
-                purges.collect::<Result<_, _>>()?
-            },
-        })
+        load(&self.connection, &self.names)
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
@@ -96,6 +74,14 @@ impl Rows for SqliteRows {
         Ok(())
     }
 
+    fn rollback(&mut self) -> Result<(), StoreError> {
+        // SQLite itself may have done it already.
+        if !self.connection.is_autocommit() {
+            self.sql("ROLLBACK")?.execute([])?;
+        }
+        Ok(())
+    }
+
     fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError> {
         read_one_job(&self.connection, &self.names, id)
     }
@@ -104,7 +90,7 @@ impl Rows for SqliteRows {
         let mut statement = self.sql(&format!("SELECT {JOB_COLUMNS}, payload FROM job WHERE id = ?1"))?;
         let mut rows = statement.query([id.raw()])?;
         match rows.next()? {
-            Some(row) => Ok(Some((read_job(row, &self.names)?, bytes(row.get_ref(20)?)?))),
+            Some(row) => Ok(Some((read_job(row, &self.names)?, bytes(row.get_ref(21)?)?))),
             None => Ok(None),
         }
     }
@@ -115,7 +101,7 @@ impl Rows for SqliteRows {
         let inline = (payload.len() <= INLINE_PAYLOAD_MAX_BYTES).then_some(&payload[..]);
         self.sql(
             "INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, \
-             ?18, NULL, NULL, ?19)",
+             ?18, NULL, NULL, ?19, ?20)",
         )?
         .execute(params![
             job.id.raw(),
@@ -136,6 +122,7 @@ impl Rows for SqliteRows {
             job.ended.map(Timestamp::as_micros),
             json(retry)?,
             json(spec.extras.as_ref())?,
+            spec.expires.map(Timestamp::as_micros),
             inline,
         ])?;
         if inline.is_none() {
@@ -195,8 +182,15 @@ impl Rows for SqliteRows {
 
     fn delete_job(&mut self, job: &Job, tombstone: &Tombstone) -> Result<(), StoreError> {
         let id = job.id.raw();
-        for table in ["payload", "outcome", "attempt"] {
-            self.sql(&format!("DELETE FROM {table} WHERE job = ?1"))?.execute([id])?;
+        // Most jobs have no row in these tables, and it costs less to know that than to look.
+        if job.spec.bytes > NewJob::FIXED_BYTES + INLINE_PAYLOAD_MAX_BYTES as u64 {
+            self.sql("DELETE FROM payload WHERE job = ?1")?.execute([id])?;
+        }
+        if job.started.is_some() {
+            self.sql("DELETE FROM outcome WHERE job = ?1")?.execute([id])?;
+        }
+        if job.attempt > 1 || job.failure.is_some() {
+            self.sql("DELETE FROM attempt WHERE job = ?1")?.execute([id])?;
         }
         self.sql("DELETE FROM job WHERE id = ?1")?.execute([id])?;
         let spec = &tombstone.spec;
@@ -274,6 +268,52 @@ impl Rows for SqliteRows {
         Ok(due.map(Timestamp::from_micros))
     }
 
+    fn expiring(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
+        self.jobs(
+            &format!(
+                "SELECT {JOB_COLUMNS} FROM job WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3) \
+                 AND expires <= ?1 ORDER BY expires, id LIMIT ?2"
+            ),
+            params![now.as_micros(), limit as i64],
+        )
+    }
+
+    fn next_expiry(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let expires = self
+            .sql(
+                "SELECT expires FROM job WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3) \
+                 ORDER BY expires LIMIT 1",
+            )?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        Ok(expires.map(Timestamp::from_micros))
+    }
+
+    fn unchanged(
+        &mut self,
+        after: Position,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Unchanged, StoreError> {
+        let mut statement = self
+            .sql(&format!("SELECT {JOB_COLUMNS} FROM job WHERE position > ?1 ORDER BY position LIMIT ?2"))?;
+        let mut rows = statement.query(params![after.0, limit as i64])?;
+        let mut unchanged = Unchanged { ended: Vec::new(), seen: 0, reached: after, next: None };
+        while let Some(row) = rows.next()? {
+            let updated = Timestamp::from_micros(row.get(13)?);
+            if updated >= before {
+                unchanged.next = Some(updated);
+                break;
+            }
+            unchanged.seen += 1;
+            unchanged.reached = Position(row.get(7)?);
+            if StateName::from_number(row.get(3)?).is_some_and(StateName::is_done) {
+                unchanged.ended.push(read_job(row, &self.names)?);
+            }
+        }
+        Ok(unchanged)
+    }
+
     fn waiting(
         &mut self,
         queue: u32,
@@ -336,24 +376,40 @@ impl Rows for SqliteRows {
         Ok(())
     }
 
-    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<(), StoreError> {
-        self.sql(
-            "DELETE FROM request WHERE key IN (SELECT key FROM request WHERE gone < ?1 ORDER BY gone LIMIT ?2)",
-        )?
-        .execute(params![before.as_micros(), limit as i64])?;
-        Ok(())
+    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        let count = self
+            .sql(
+                "DELETE FROM request WHERE key IN \
+                 (SELECT key FROM request WHERE gone IS NOT NULL AND gone < ?1 ORDER BY gone LIMIT ?2)",
+            )?
+            .execute(params![before.as_micros(), limit as i64])?;
+        let next = self
+            .sql("SELECT gone FROM request WHERE gone IS NOT NULL ORDER BY gone LIMIT 1")?
+            .query_row([], |row| row.get(0))
+            .optional()?;
+        Ok(Pruned { count, last: None, next: next.map(Timestamp::from_micros) })
     }
 
-    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Option<Position>, StoreError> {
-        let mut statement = self.sql("SELECT position, deleted FROM tombstone ORDER BY position LIMIT ?1")?;
-        let oldest: Vec<(i64, i64)> = statement
-            .query_map([limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<Result<_, _>>()?;
-        let last = oldest.iter().take_while(|(_, deleted)| *deleted < before.as_micros()).last();
-        if let Some((position, _)) = last {
-            self.sql("DELETE FROM tombstone WHERE position <= ?1")?.execute([position])?;
+    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+        let mut pruned = Pruned::default();
+        {
+            let mut statement =
+                self.sql("SELECT position, deleted FROM tombstone ORDER BY position LIMIT ?1")?;
+            let mut rows = statement.query([limit.saturating_add(1) as i64])?;
+            while let Some(row) = rows.next()? {
+                let deleted = Timestamp::from_micros(row.get(1)?);
+                if deleted >= before || pruned.count == limit {
+                    pruned.next = Some(deleted);
+                    break;
+                }
+                pruned.count += 1;
+                pruned.last = Some(Position(row.get(0)?));
+            }
         }
-        Ok(last.map(|(position, _)| Position(*position)))
+        if let Some(last) = pruned.last {
+            self.sql("DELETE FROM tombstone WHERE position <= ?1")?.execute([last.0])?;
+        }
+        Ok(pruned)
     }
 
     fn put_kind(&mut self, kind: &Name) -> Result<(), StoreError> {
@@ -362,23 +418,7 @@ impl Rows for SqliteRows {
     }
 
     fn put_queue(&mut self, queue: &QueueInfo, deleted: bool) -> Result<(), StoreError> {
-        let settings = &queue.settings;
-        self.sql("INSERT OR REPLACE INTO queue VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")?
-            .execute(params![
-                queue.name.number,
-                queue.name.as_str(),
-                settings.max_jobs as i64,
-                settings.max_bytes as i64,
-                settings.consumers,
-                settings.when_full == WhenFull::Wait,
-                micros(settings.max_wait),
-                settings.max_waiters,
-                settings.accept_unknown_kinds,
-                queue.paused,
-                queue.declared,
-                deleted,
-            ])?;
-        Ok(())
+        write_queue(&self.connection, queue, deleted)
     }
 
     fn put_tally(
@@ -423,66 +463,24 @@ impl Rows for SqliteRows {
         self.sql("DELETE FROM purge WHERE number = ?1")?.execute([number])?;
         Ok(())
     }
-}
 
-fn micros(duration: std::time::Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
-pub(super) fn read_one_job(
-    connection: &Connection,
-    names: &Names,
-    id: JobId,
-) -> Result<Option<Job>, StoreError> {
-    let mut statement = connection.prepare_cached(&format!("SELECT {JOB_COLUMNS} FROM job WHERE id = ?1"))?;
-    let mut rows = statement.query([id.raw()])?;
-    rows.next()?.map(|row| read_job(row, names)).transpose()
-}
-
-/// Every queue, deleted ones included.
-pub(super) fn read_queues(
-    connection: &Connection,
-    names: &Names,
-) -> Result<Vec<(QueueInfo, bool)>, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT * FROM queue ORDER BY name")?;
-    let mut rows = statement.query([])?;
-    let mut queues = Vec::new();
-    while let Some(row) = rows.next()? {
-        let when_full = if row.get(5)? { WhenFull::Wait } else { WhenFull::Reject };
-        let info = QueueInfo {
-            name: named(&names.queues, row.get(0)?)?,
-            settings: QueueSettings {
-                max_jobs: row.get(2)?,
-                max_bytes: row.get(3)?,
-                consumers: row.get(4)?,
-                when_full,
-                max_wait: std::time::Duration::from_micros(row.get(6)?),
-                max_waiters: row.get(7)?,
-                accept_unknown_kinds: row.get(8)?,
-            },
-            paused: row.get(9)?,
-            declared: row.get(10)?,
-        };
-        queues.push((info, row.get(11)?));
+    fn put_sweep(&mut self, keep: Duration, cursor: Position) -> Result<(), StoreError> {
+        self.sql("INSERT OR REPLACE INTO sweep VALUES (?1, ?2)")?.execute(params![micros(keep), cursor.0])?;
+        Ok(())
     }
-    Ok(queues)
-}
 
-pub(super) fn read_tallies(connection: &Connection, names: &Names) -> Result<Vec<Tally>, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT * FROM tally WHERE jobs > 0")?;
-    let mut rows = statement.query([])?;
-    let mut tallies = Vec::new();
-    while let Some(row) = rows.next()? {
-        let Some(state) = StateName::from_number(row.get(2)?) else {
-            return corrupt("a tally is of an unknown state");
-        };
-        tallies.push(Tally {
-            queue: named(&names.queues, row.get(0)?)?,
-            kind: named(&names.kinds, row.get(1)?)?,
-            state,
-            jobs: row.get(3)?,
-            bytes: row.get(4)?,
-        });
+    fn delete_sweep(&mut self, keep: Duration) -> Result<(), StoreError> {
+        self.sql("DELETE FROM sweep WHERE keep_us = ?1")?.execute([micros(keep)])?;
+        Ok(())
     }
-    Ok(tallies)
+
+    fn put_retention(&mut self, retention: &Retention) -> Result<(), StoreError> {
+        self.sql("INSERT OR REPLACE INTO retention VALUES (1, ?1, ?2, ?3, ?4)")?.execute(params![
+            micros_of(retention.succeeded),
+            micros_of(retention.failed),
+            micros_of(retention.cancelled),
+            micros_of(retention.expired),
+        ])?;
+        Ok(())
+    }
 }

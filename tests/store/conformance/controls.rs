@@ -57,7 +57,8 @@ fn one_of_each(rig: &mut Rig) -> Vec<(StateName, JobId)> {
     rig.report(&running[4], failed(false, "")).unwrap();
     rig.control(Control::Cancel(running[5].id)).unwrap();
     rig.report(&running[5], failed(false, "")).unwrap();
-    let ids = [&scheduled, &queued].into_iter().chain(&running).map(|job| job.id);
+    let expired = rig.submit(NewJob { expires: Some(rig.now), ..job("still", Rig::KIND) });
+    let ids = [&scheduled, &queued].into_iter().chain(&running).chain([&expired]).map(|job| job.id);
     let all: Vec<_> = StateName::ALL.into_iter().zip(ids).collect();
     for (state, id) in &all {
         assert_eq!(rig.state(*id), *state);
@@ -111,7 +112,7 @@ fn cancelling_twice_is_fine_and_an_ended_job_stays_ended(rig: &mut Rig) {
             StateName::Cancelling | StateName::Cancelled => {
                 assert_eq!(*done(rig.control(Control::Cancel(id))), before);
             }
-            StateName::Succeeded | StateName::Failed => {
+            StateName::Succeeded | StateName::Failed | StateName::Expired => {
                 assert_eq!(refused(rig.control(Control::Cancel(id))), state);
             }
             StateName::Scheduled | StateName::Queued | StateName::Running | StateName::BackingOff => continue,

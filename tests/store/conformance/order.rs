@@ -193,7 +193,7 @@ fn promotion_goes_in_bounded_steps(rig: &mut Rig) {
     let first = rig.tick();
     assert_eq!((first.changes.len(), first.more), (1_000, true));
     let second = rig.tick();
-    assert_eq!((second.changes.len(), second.more, second.next_due), (500, false, None));
+    assert_eq!((second.changes.len(), second.more, rig.soon(&second)), (500, false, None));
 }
 
 fn a_failure_without_delay_runs_again_in_the_same_batch(rig: &mut Rig) {
@@ -208,21 +208,21 @@ fn a_failure_without_delay_runs_again_in_the_same_batch(rig: &mut Rig) {
     assert_eq!(path(&applied, running.id), [StateName::BackingOff, StateName::Running]);
     assert_eq!(applied.claims[0].job.attempt, 2);
     assert!(applied.claims[0].lease > lease(&running));
-    assert_eq!((applied.more, applied.next_due), (false, None));
+    assert_eq!((applied.more, rig.soon(&applied)), (false, None));
 }
 
 fn the_next_due_time_is_told(rig: &mut Rig) {
     rig.queue("q", 0);
     let due = |seconds| NewJob { run_time: Some(at(seconds)), ..job("q", Rig::KIND) };
     let jobs = rig.submit_all(vec![due(30), due(20)]);
-    assert_eq!(rig.tick().next_due, Some(at(20)));
+    assert_eq!(rig.tick().wake, Some(at(20)));
     rig.control(Control::Cancel(jobs[1].id)).unwrap();
     rig.now = at(20);
     // Woken for one that was cancelled: nothing to do, and the next time is known again.
     let applied = rig.tick();
-    assert_eq!((applied.next_due, applied.more, applied.changes.len()), (Some(at(30)), false, 0));
+    assert_eq!((applied.wake, applied.more, applied.changes.len()), (Some(at(30)), false, 0));
     rig.crash();
-    assert_eq!(rig.tick().next_due, Some(at(30)));
+    assert_eq!(rig.tick().wake, Some(at(30)));
 }
 
 fn a_large_payload_is_left_to_be_read(rig: &mut Rig) {

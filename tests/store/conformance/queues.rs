@@ -227,7 +227,7 @@ fn a_purge_and_a_due_job_meet_in_one_batch(rig: &mut Rig) {
     rig.now = at(10);
     let applied = rig.apply(Batch { controls: vec![purge("q")], claim: true, ..Batch::default() });
     assert_eq!((applied.purged.len(), applied.claims.len()), (1, 0));
-    assert_eq!((rig.all_jobs().len(), applied.next_due), (0, None));
+    assert_eq!((rig.all_jobs().len(), rig.soon(&applied)), (0, None));
 }
 
 fn a_purge_of_nothing_ends(rig: &mut Rig) {

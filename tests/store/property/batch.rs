@@ -89,6 +89,7 @@ impl Gathered {
             reports: self.reports.iter().map(report).collect(),
             offers: self.offers.iter().map(offer).collect(),
             claim,
+            ..Batch::default()
         }
     }
 }
@@ -101,6 +102,9 @@ fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
     NewJob {
         priority: plan.priority,
         max_attempts: plan.max_attempts,
+        expires: plan
+            .expires_in_millis
+            .map(|millis| Timestamp::from_micros(now.as_micros() + millis * 1_000)),
         run_time: plan.run_in_millis.map(|millis| Timestamp::from_micros(now.as_micros() + millis * 1_000)),
         payload: vec![7; plan.payload_bytes].into(),
         ..build::job(QUEUES[plan.queue], KINDS[plan.kind])

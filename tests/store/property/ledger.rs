@@ -3,7 +3,10 @@
 //! The ledger hears what a client, a worker and a watcher hear, and complains as soon as that contradicts a promise. It
 //! shares no code with the engine: its table of changes, its order and its counts are its own.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
 
 use jobmill::{
     clock::Timestamp,
@@ -45,6 +48,9 @@ pub(crate) struct Known {
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     bytes: u64,
+    expires: Option<Timestamp>,
+    /// When it ended.
+    ended: Option<Timestamp>,
     /// Attempts that may have started: claims without those that were released.
     starts: u32,
     retried: bool,
@@ -116,7 +122,7 @@ impl Ledger {
             self.end = change.position();
             match change {
                 Change::Job { job, before } => self.hear_job(job, *before, now, &mut causes)?,
-                Change::Deleted(tombstone) => self.hear_deleted(tombstone.id, &causes)?,
+                Change::Deleted(tombstone) => self.hear_deleted(tombstone.id, now, &causes)?,
             }
         }
         promise!(applied.position == self.end, "the feed ends at {:?}, not {:?}", self.end, applied.position);
@@ -217,6 +223,10 @@ impl Ledger {
             let early = due > now && matches!(new, StateName::Queued | StateName::Running);
             promise!(!early || retried, "{id} is due at {due} and went on at {now}");
         }
+        if new == StateName::Expired {
+            let over = job.spec.expires.is_some_and(|expires| expires <= now) && job.attempt == 0;
+            promise!(over, "{id} expired too early: {job:?} at {now}");
+        }
         self.hear_attempt(job, known.as_ref(), causes)?;
         promise!(new.is_done() == job.ended.is_some(), "{id} is {new} and ended at {:?}", job.ended);
         self.terminals += usize::from(new.is_done());
@@ -229,6 +239,8 @@ impl Ledger {
             attempt: job.attempt,
             max_attempts: job.max_attempts,
             bytes: job.spec.bytes,
+            expires: job.spec.expires,
+            ended: job.ended,
             starts: known.as_ref().map_or(0, |known| known.starts),
             retried: retried || known.as_ref().is_some_and(|known| known.retried),
         };
@@ -277,13 +289,31 @@ impl Ledger {
         Ok(())
     }
 
-    fn hear_deleted(&mut self, id: JobId, causes: &Causes) -> Result<(), Violation> {
+    fn hear_deleted(&mut self, id: JobId, now: Timestamp, causes: &Causes) -> Result<(), Violation> {
         let Some(known) = self.jobs.remove(&id) else {
             return Err(format!("{id} was deleted and was not there"));
         };
         promise!(known.state.lease().is_none(), "{id} was deleted while it ran");
         let purged = causes.purged.contains(&known.queue) && !known.state.is_done();
-        promise!(causes.deleted.contains(&id) || purged, "{id} was deleted by nobody");
+        let age = known.ended.map(|ended| now.since(ended));
+        let over = age.is_some_and(|age| age > kept(known.state.name()));
+        promise!(causes.deleted.contains(&id) || purged || over, "{id} was deleted by nobody, at {age:?}");
+        Ok(())
+    }
+
+    /// Nothing waits whose time is over, and nothing that has ended is kept for longer than it should be. Whoever has a
+    /// store that says that there is more to do at once must let it.
+    pub(crate) fn check_times(&self, now: Timestamp) -> Result<(), Violation> {
+        for (id, job) in &self.jobs {
+            let waits =
+                matches!(job.state, State::Scheduled { .. } | State::Queued { .. }) && job.attempt == 0;
+            let over = waits && job.expires.is_some_and(|expires| expires <= now);
+            promise!(!over, "{id} should have expired by {now}: {job:?}");
+            // The store may rest for a second, and a clock that was set back delays it by as much.
+            let age = job.ended.map_or(Duration::ZERO, |ended| now.since(ended));
+            let state = job.state.name();
+            promise!(age < kept(state) + SLACK, "{id} is {state} and still there after {age:?}");
+        }
         Ok(())
     }
 
@@ -432,7 +462,7 @@ impl Ledger {
             };
             promise!(job.state.name() == expected, "after the crash {} is {:?}", job.id, job.state);
             self.terminals += usize::from(expected.is_done());
-            (known.state, known.revision) = (job.state, job.revision);
+            (known.state, known.revision, known.ended) = (job.state, job.revision, job.ended);
             self.end = job.position;
         }
         promise!(ran.is_empty(), "these ran before the crash and still do: {ran:?}");
@@ -440,17 +470,32 @@ impl Ledger {
     }
 }
 
+/// A program's clocks go back by no more than this in all.
+const SLACK: Duration = Duration::from_secs(3_600);
+
+/// How long a job is kept that ended in this state.
+fn kept(state: StateName) -> Duration {
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+    match state {
+        StateName::Failed => 14 * DAY,
+        _ => DAY,
+    }
+}
+
 /// Whether a job may go from one state to another in one step.
 fn may_become(old: Option<StateName>, new: StateName, retried: bool) -> bool {
-    use StateName::{BackingOff, Cancelled, Cancelling, Failed, Queued, Running, Scheduled, Succeeded};
+    use StateName::{
+        BackingOff, Cancelled, Cancelling, Expired, Failed, Queued, Running, Scheduled, Succeeded,
+    };
     let allowed: &[StateName] = match old {
-        None => &[Scheduled, Queued, Running],
-        Some(Scheduled | BackingOff) => &[Queued, Running, Cancelled],
-        Some(Queued) => &[Running, Cancelled],
+        None => &[Scheduled, Queued, Running, Expired],
+        Some(Scheduled) => &[Queued, Running, Cancelled, Expired],
+        Some(BackingOff) => &[Queued, Running, Cancelled],
+        Some(Queued) => &[Running, Cancelled, Expired],
         Some(Running) => &[Running, Succeeded, BackingOff, Failed, Queued, Cancelling],
         Some(Cancelling) => &[Cancelling, Succeeded, Cancelled],
         Some(Failed | Cancelled) if retried => &[Queued],
-        Some(Failed | Cancelled | Succeeded) => &[],
+        Some(Failed | Cancelled | Succeeded | Expired) => &[],
     };
     allowed.contains(&new)
 }

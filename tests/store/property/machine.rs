@@ -134,6 +134,9 @@ impl Machine {
         self.done.batches += 1;
         self.done.changes += applied.changes.len();
         self.ledger.hear(&gathered, &applied, self.now, claim)?;
+        if !applied.more {
+            self.ledger.check_times(self.now)?;
+        }
         self.check()?;
         let touched: Vec<_> = applied.changes.iter().map(Change::id).collect();
         self.compare(|reader| {
@@ -243,7 +246,7 @@ fn show(applied: &Applied, reader: &dyn Reader) -> Result<Vec<String>, StoreErro
         format!("{:?}", applied.offers),
         format!("{:?}", applied.cancelling),
         format!("{:?}", applied.changes),
-        format!("{:?} due {:?}", applied.position, applied.next_due),
+        format!("{:?} wakes {:?}", applied.position, applied.wake),
         format!("more {} room {} {:?}", applied.more, applied.room, applied.purged),
         format!("{:?}", applied.queues),
     ];

@@ -6,7 +6,7 @@ use jobmill::{
     job::{Job, JobId, Name, Position},
     store::{
         Applied, Batch, Change, Changes, EngineSetup, Identity, JobFilter, Page, QueueInfo, Reader, Scan,
-        StoreError, Tally, WholeJob,
+        StoreError, StoreSize, Tally, WholeJob,
     },
 };
 use tempfile::TempDir;
@@ -142,5 +142,9 @@ impl Reader for SkippingReader {
 
     fn oldest_ready(&self, queue: &Name) -> Result<Option<jobmill::clock::Timestamp>, StoreError> {
         self.0.oldest_ready(queue)
+    }
+
+    fn size(&self) -> Result<StoreSize, StoreError> {
+        self.0.size()
     }
 }

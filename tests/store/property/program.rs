@@ -35,6 +35,7 @@ pub(crate) struct Plan {
     pub(crate) priority: i8,
     pub(crate) max_attempts: u32,
     pub(crate) run_in_millis: Option<i64>,
+    pub(crate) expires_in_millis: Option<i64>,
     pub(crate) payload_bytes: usize,
 }
 
@@ -148,6 +149,9 @@ fn plan(dice: &mut Dice) -> Plan {
         run_in_millis: dice
             .percent(30)
             .then(|| dice.one_of(&[-1_000, 0, 1, 500, 2_000, 2_000, 5_000, 60_000])),
+        expires_in_millis: dice
+            .percent(20)
+            .then(|| dice.one_of(&[-1_000, 0, 1, 700, 3_000, 10_000, 10_000, 90_000])),
         payload_bytes: dice.one_of(&[0, 0, 0, 10, 255, 256, 257, 600]),
     }
 }
@@ -191,7 +195,7 @@ fn wish(dice: &mut Dice) -> Wish {
 fn clock(dice: &mut Dice) -> i64 {
     match dice.below(20) {
         0 => -5_000,
-        1 => DAY_MILLIS + 1,
+        1 => dice.one_of(&[1, 1, 1, 14]) * DAY_MILLIS + 2_000,
         2..4 => 120_000,
         _ => dice.one_of(&[1, 100, 1_000, 2_500, 10_000]),
     }

@@ -1,0 +1,149 @@
+//! `jobmill doctor`: looks an installation over as an operator would, and says what to do.
+
+mod folder;
+mod handlers;
+mod process;
+mod server;
+
+use clap::builder::styling::AnsiColor;
+use jobmill::config::{Loaded, StoreSettings, Surroundings};
+use serde_json::json;
+
+use super::{
+    Global,
+    exit::{Exit, Failure},
+    serve::SourceArgs,
+    table::{Table, plain},
+    text,
+    ui::Ui,
+};
+
+/// Look an installation over: configuration, data folder, disk, limits, handlers, port and server.
+///
+/// It reads the configuration as `jobmill serve` would. Run it as the user who runs the server.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Leave out what may take long: the check of the database, the measurement of flushes, calls of endpoints
+    #[arg(long)]
+    quick: bool,
+}
+
+/// How a check went.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Verdict {
+    Ok,
+    Warning,
+    Problem,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Problem => "problem",
+        }
+    }
+
+    fn colour(self) -> AnsiColor {
+        match self {
+            Verdict::Ok => AnsiColor::Green,
+            Verdict::Warning => AnsiColor::Yellow,
+            Verdict::Problem => AnsiColor::Red,
+        }
+    }
+}
+
+/// What a check found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Finding {
+    check: &'static str,
+    verdict: Verdict,
+    message: String,
+    /// What to do; empty where all is well.
+    way_out: String,
+}
+
+fn ok(check: &'static str, message: impl Into<String>) -> Finding {
+    Finding { check, verdict: Verdict::Ok, message: message.into(), way_out: String::new() }
+}
+
+fn warning(check: &'static str, message: impl Into<String>, way_out: impl Into<String>) -> Finding {
+    Finding { check, verdict: Verdict::Warning, message: message.into(), way_out: way_out.into() }
+}
+
+fn problem(check: &'static str, message: impl Into<String>, way_out: impl Into<String>) -> Finding {
+    Finding { check, verdict: Verdict::Problem, message: message.into(), way_out: way_out.into() }
+}
+
+/// Looks everything over. Exit code 1 if there is a problem; warnings are none.
+pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Failure> {
+    let quick = args.quick;
+    let findings = match args.source.load(&Surroundings::of_process()) {
+        Ok(loaded) => look_over(&loaded, quick, global, ui).await,
+        Err(faults) => {
+            let way_out = "correct it; nothing else was checked";
+            faults
+                .as_slice()
+                .iter()
+                .map(|fault| problem("configuration", fault.to_string(), way_out))
+                .collect()
+        }
+    };
+    let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
+    if ui.is_json() {
+        ui.print_json(&document(&findings, worst))?;
+    } else {
+        ui.print(&report(&findings, ui.colour))?;
+    }
+    Ok(if worst == Verdict::Problem { Exit::JobFailed } else { Exit::Ok })
+}
+
+async fn look_over(loaded: &Loaded, quick: bool, global: &Global, ui: &Ui) -> Vec<Finding> {
+    let settings = &loaded.settings;
+    let mut findings = vec![ok(
+        "configuration",
+        match &loaded.file {
+            Some(file) => format!("{} is valid", file.display()),
+            None => "valid; no file was read".to_owned(),
+        },
+    )];
+    match &settings.store {
+        StoreSettings::Memory => findings.push(warning(
+            "data folder",
+            "jobs are kept in memory",
+            "fine for trials; give the server a data_dir to keep them over a restart",
+        )),
+        StoreSettings::Folder(folder) => findings.extend(folder::check(folder, quick, ui.clock.now())),
+    }
+    findings.push(process::clock(ui.clock.now()));
+    findings.push(process::open_files(settings));
+    findings.extend(handlers::check(loaded, quick).await);
+    findings.push(server::check(settings, global).await);
+    findings
+}
+
+fn report(findings: &[Finding], colour: bool) -> String {
+    let mut table = Table::new(["", "CHECK", "FOUND"], colour);
+    for Finding { check, verdict, message, way_out } in findings {
+        let arrow = if way_out.is_empty() { "" } else { " -> " };
+        let found = format!("{}{arrow}{}", text::escape(message), text::escape(way_out));
+        table.row([(verdict.as_str().to_owned(), Some(verdict.colour())), plain(*check), plain(found)]);
+    }
+    let count = |wanted: Verdict| findings.iter().filter(|finding| finding.verdict == wanted).count() as u64;
+    format!(
+        "{}\n\n{}, {}\n",
+        table.render(),
+        text::counted(count(Verdict::Problem), "problem"),
+        text::counted(count(Verdict::Warning), "warning")
+    )
+}
+
+fn document(findings: &[Finding], worst: Verdict) -> serde_json::Value {
+    let checks = findings.iter().map(|Finding { check, verdict, message, way_out }| {
+        json!({ "check": check, "verdict": verdict.as_str(), "message": message, "wayOut": way_out })
+    });
+    json!({ "verdict": worst.as_str(), "checks": checks.collect::<Vec<_>>() })
+}

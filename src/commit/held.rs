@@ -1,0 +1,73 @@
+//! What a full disk holds up.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::ControlAnswer;
+use crate::{
+    clock::Timestamp,
+    store::{Batch, Control, ControlRefusal, Report, ReportBody, Space},
+};
+
+/// What did not fit is tried again after so long.
+const TRY_EVERY: Duration = Duration::from_secs(1);
+/// So many cancels and deletes may wait for space.
+const CONTROLS_MAX: usize = 1_024;
+
+type Controller = oneshot::Sender<ControlAnswer>;
+
+/// Ends of attempts, cancels and deletes that wait for space. Each slot has one end here at most.
+#[derive(Default)]
+pub(super) struct Held {
+    reports: Vec<Report>,
+    controls: Vec<(Control, Controller)>,
+    retry_at: Option<Timestamp>,
+}
+
+impl Held {
+    /// When it is to be tried again; absent where nothing is held.
+    pub(super) fn retry_at(&self) -> Option<Timestamp> {
+        self.retry_at
+    }
+
+    /// Puts what is held first into the batch, or, while it is not yet time to try again, takes over what could not be
+    /// written either.
+    pub(super) fn join(&mut self, batch: &mut Batch, controllers: &mut Vec<Controller>) {
+        if self.retry_at.is_some_and(|retry_at| retry_at > batch.now) && batch.space == Space::Full {
+            self.keep(std::mem::take(&mut batch.reports), &mut batch.controls, controllers);
+            return;
+        }
+        if self.retry_at.take().is_none() {
+            return;
+        }
+        self.reports.append(&mut batch.reports);
+        batch.reports = std::mem::take(&mut self.reports);
+        for (control, reply) in std::mem::take(&mut self.controls) {
+            batch.controls.push(control);
+            controllers.push(reply);
+        }
+    }
+
+    /// The batch did not fit.
+    pub(super) fn take_back(&mut self, mut batch: Batch, mut controllers: Vec<Controller>) {
+        // The first time the store has made room meanwhile: the next try may succeed.
+        let wait = if batch.space == Space::Full { TRY_EVERY } else { Duration::ZERO };
+        self.retry_at = Some(batch.now.after(wait));
+        self.keep(batch.reports, &mut batch.controls, &mut controllers);
+    }
+
+    fn keep(&mut self, reports: Vec<Report>, controls: &mut Vec<Control>, controllers: &mut Vec<Controller>) {
+        // Progress is out of date by the time there is space.
+        let ends = reports.into_iter().filter(|report| !matches!(report.body, ReportBody::Progress(_)));
+        self.reports.extend(ends);
+        for (control, reply) in controls.drain(..).zip(controllers.drain(..)) {
+            let frees = matches!(control, Control::Cancel(_) | Control::Delete(_));
+            if !frees || self.controls.len() >= CONTROLS_MAX {
+                let _ = reply.send(ControlAnswer::Decided(Err(ControlRefusal::DiskFull)));
+            } else if !reply.is_closed() {
+                self.controls.push((control, reply));
+            }
+        }
+    }
+}

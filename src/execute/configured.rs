@@ -1,0 +1,52 @@
+//! Handlers from the configuration.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+#[cfg(feature = "http")]
+use super::http::{HttpHandler, HttpHandlerError};
+use super::{
+    Handler,
+    command::{self, CommandHandler},
+};
+use crate::{clock::Clock, config::HandlerSettings};
+
+/// What the handlers of a server have in common.
+pub(crate) struct Common<'a> {
+    /// The program that guards commands; the running one by default.
+    pub(crate) command_guard: Option<&'a PathBuf>,
+    /// The lock of the commands that outlive a killed server.
+    pub(crate) commands_lock: Option<PathBuf>,
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "commands tell no time"))]
+    pub(crate) clock: &'a Clock,
+}
+
+/// Why a kind's handler can't be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The program that guards commands is not known.
+    #[error("can't find the program that guards commands")]
+    CommandGuard(#[source] io::Error),
+    /// The endpoint can't be called.
+    #[cfg(feature = "http")]
+    #[error(transparent)]
+    Http(#[from] HttpHandlerError),
+}
+
+impl Common<'_> {
+    /// What runs a kind.
+    pub(crate) fn handler(&self, settings: &HandlerSettings) -> Result<Arc<dyn Handler>, SetupError> {
+        match settings {
+            HandlerSettings::Command(settings) => {
+                let guard = match self.command_guard {
+                    Some(program) => program.clone(),
+                    None => command::this_program().map_err(SetupError::CommandGuard)?,
+                };
+                Ok(Arc::new(CommandHandler::new(settings.clone(), guard, self.commands_lock.clone())))
+            }
+            #[cfg(feature = "http")]
+            HandlerSettings::Http(settings) => {
+                Ok(Arc::new(HttpHandler::new((**settings).clone(), self.clock.clone())?))
+            }
+        }
+    }
+}

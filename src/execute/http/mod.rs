@@ -1,0 +1,141 @@
+//! Endpoints over HTTP as handlers.
+//!
+//! # What an endpoint sees
+//! Each attempt is one `POST` with the job's payload as its body and the payload's type as its `Content-Type`
+//! (`application/octet-stream` where the job has none). Beside the operator's own headers it has:
+//!
+//! | header | what |
+//! |---|---|
+//! | `Jobmill-Job-Id`, `Jobmill-Queue`, `Jobmill-Kind` | which job |
+//! | `Jobmill-Attempt`, `Jobmill-Max-Attempts` | which attempt, from 1, of how many |
+//! | `Jobmill-Lease` | the attempt's token, a number that grows with every attempt in the store |
+//! | `Idempotency-Key` | the job's id: the same for all attempts of a job |
+//! | `traceparent` | the W3C trace context of the submission, if it had one |
+//! | `webhook-id`, `webhook-timestamp`, `webhook-signature` | the signature by the Standard Webhooks, if there are secrets |
+//!
+//! # What its answer means
+//! 2xx is success, and the body is the job's result. 408, 425, 429 and 5xx are failures that another attempt could
+//! mend, after the time that `Retry-After` says as far as it is longer than the retry policy's own delay and not over
+//! its longest. All else, redirects among it, is a failure for good. So is an address that the operator has not
+//! allowed. An endpoint that can't be reached, or breaks off, is tried again.
+//!
+//! # Why the address is checked where it is
+//! A name can lead anywhere, and to another place at each look-up; an address can be written in ways that no check of
+//! text foresees. So `connection.rs` looks the name up itself, judges each address that comes of it, and connects to
+//! exactly those that have passed. Redirects are not followed and proxies not used: they would connect elsewhere.
+
+mod connection;
+mod pool;
+mod request;
+mod response;
+
+use std::{error::Error, fmt::Write, sync::Arc, time::Duration};
+
+use crate::{
+    clock::Clock,
+    config::HttpSettings,
+    execute::{Attempt, Handler, HandlerError, HandlerFuture},
+    job::{FailureReason, Output},
+};
+use connection::{ConnectError, Connector, TlsError};
+use pool::{Pool, SendError};
+use request::Requests;
+
+/// Calls an endpoint for each attempt.
+#[derive(Clone)]
+pub struct HttpHandler {
+    endpoint: Arc<Endpoint>,
+}
+
+/// Why an endpoint can't be called at all.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct HttpHandlerError(#[from] TlsError);
+
+struct Endpoint {
+    requests: Requests,
+    pool: Pool,
+    clock: Clock,
+}
+
+impl HttpHandler {
+    /// Prepares calls to an endpoint. Nothing is connected before the first attempt.
+    ///
+    /// # Errors
+    /// When TLS can't be set up for its host.
+    pub fn new(settings: HttpSettings, clock: Clock) -> Result<Self, HttpHandlerError> {
+        let HttpSettings {
+            url,
+            headers,
+            signing_secrets,
+            targets,
+            authorities,
+            connect_timeout,
+            max_connections,
+        } = settings;
+        let requests = Requests::new(&url, headers, signing_secrets, clock.clone());
+        let connector = Connector::new(url, targets, authorities.as_ref(), connect_timeout)?;
+        let pool = Pool::new(connector, max_connections, clock.clone());
+        Ok(HttpHandler { endpoint: Arc::new(Endpoint { requests, pool, clock }) })
+    }
+
+    /// Connects to the endpoint, TLS included, without asking anything of it.
+    ///
+    /// # Errors
+    /// That of an attempt that could not connect.
+    pub async fn reach(&self) -> Result<(), HandlerError> {
+        self.endpoint.pool.reach().await.map_err(transport_failure)
+    }
+}
+
+impl Handler for HttpHandler {
+    fn run(&self, attempt: Attempt) -> HandlerFuture {
+        let endpoint = Arc::clone(&self.endpoint);
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                result = endpoint.call(&attempt) => result,
+                // To drop the call is to close its connection, or to reset its stream.
+                () = attempt.cancelled() => Err(HandlerError::retryable("the request was dropped before its end")),
+            }
+        })
+    }
+
+    fn stop_grace(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+}
+
+impl Endpoint {
+    async fn call(&self, attempt: &Attempt) -> Result<Output, HandlerError> {
+        let mut place = self.pool.place().await;
+        let request = self.requests.of_attempt(attempt)?;
+        let answer = self.pool.send(&mut place, &request).await.map_err(transport_failure)?;
+        let (result, is_read) = response::judge(answer, attempt, &self.clock).await;
+        if is_read {
+            self.pool.give_back(place).await;
+        }
+        result
+    }
+}
+
+/// A failure of the way to the endpoint. Only an address that is not allowed stays as it is.
+fn transport_failure(error: SendError) -> HandlerError {
+    let (reason, retryable) = match &error {
+        SendError::Connect(ConnectError::Refused { .. }) => (FailureReason::StartFailed, false),
+        SendError::Connect(_) => (FailureReason::StartFailed, true),
+        SendError::Exchange(_) => (FailureReason::HandlerError, true),
+    };
+    HandlerError::new(reason, told(&error), retryable)
+}
+
+/// An error with what lies under it.
+fn told(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}

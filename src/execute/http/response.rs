@@ -1,0 +1,178 @@
+//! What an endpoint's answer means.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, Response, StatusCode,
+    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},
+};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+
+use super::told;
+use crate::{
+    clock::{Clock, Timestamp},
+    execute::{Attempt, HandlerError, command::RESULT_MAX_BYTES},
+    job::{FailureReason, Output},
+};
+
+/// So much of a failure's body is read, so that its connection can be used again.
+const FAILURE_MAX_BYTES: usize = 16 << 10;
+/// So long its end is waited for: the status says what matters.
+const FAILURE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a status means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    /// The work is done.
+    Done,
+    /// Another attempt could help.
+    Retry,
+    /// No other attempt would help.
+    Permanent,
+}
+
+fn verdict(status: StatusCode) -> Verdict {
+    match status.as_u16() {
+        200..=299 => Verdict::Done,
+        408 | 425 | 429 | 500..=599 => Verdict::Retry,
+        _ => Verdict::Permanent,
+    }
+}
+
+/// What comes of an answer, and whether it was read to its end.
+pub(super) async fn judge(
+    answer: Response<Incoming>,
+    attempt: &Attempt,
+    clock: &Clock,
+) -> (Result<Output, HandlerError>, bool) {
+    let (head, mut body) = answer.into_parts();
+    let verdict = verdict(head.status);
+    if verdict == Verdict::Done {
+        return match result(&mut body).await {
+            Ok(bytes) => (Ok(Output { bytes, media_type: text(&head.headers, &CONTENT_TYPE) }), true),
+            Err(error) => (Err(error), false),
+        };
+    }
+    let mut excerpt = BytesMut::new();
+    let read = read(&mut body, FAILURE_MAX_BYTES, &mut excerpt);
+    let is_read = matches!(tokio::time::timeout(FAILURE_PATIENCE, read).await, Ok(Ok(true)));
+    let mut message = format!("answered with {}", head.status);
+    if head.status.is_redirection() && head.headers.contains_key(LOCATION) {
+        message.push_str(&format!(
+            " and leads to {:?}; redirects are not followed: put the last URL into the configuration",
+            text(&head.headers, &LOCATION)
+        ));
+    }
+    let excerpt = String::from_utf8_lossy(&excerpt);
+    if !excerpt.trim().is_empty() {
+        message.push_str(&format!(": {}", excerpt.trim()));
+    }
+    let failure = HandlerError::new(FailureReason::HandlerError, message, verdict == Verdict::Retry)
+        .with_code(head.status.as_str());
+    let delay = match verdict {
+        Verdict::Retry => delay(&head.headers, attempt, clock.now()),
+        Verdict::Done | Verdict::Permanent => None,
+    };
+    let failure = match delay {
+        Some(delay) => failure.with_delay(delay),
+        None => failure,
+    };
+    (Err(failure), is_read)
+}
+
+async fn result(body: &mut Incoming) -> Result<Bytes, HandlerError> {
+    let too_large = || {
+        let message = format!("the answer has more than {RESULT_MAX_BYTES} bytes");
+        HandlerError::new(FailureReason::ResultTooLarge, message, false)
+    };
+    if body.size_hint().lower() > RESULT_MAX_BYTES as u64 {
+        return Err(too_large());
+    }
+    let mut bytes = BytesMut::new();
+    match read(body, RESULT_MAX_BYTES, &mut bytes).await {
+        Ok(true) => Ok(bytes.freeze()),
+        Ok(false) => Err(too_large()),
+        Err(error) => Err(HandlerError::retryable(format!(
+            "the answer broke off after {} bytes: {}",
+            bytes.len(),
+            told(&error)
+        ))),
+    }
+}
+
+/// Reads up to `max` bytes; false if there are more.
+async fn read(body: &mut Incoming, max: usize, into: &mut BytesMut) -> Result<bool, hyper::Error> {
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        let room = max - into.len();
+        into.extend_from_slice(&data[..data.len().min(room)]);
+        if data.len() > room {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A header as text, with what is not ASCII replaced; empty if there is none.
+fn text(headers: &HeaderMap, name: &http::HeaderName) -> String {
+    headers.get(name).map_or_else(String::new, |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// The delay that `Retry-After` asks for, where it is longer than the retry policy's own; at most the policy's longest.
+fn delay(headers: &HeaderMap, attempt: &Attempt, now: Timestamp) -> Option<Duration> {
+    let asked = retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)?;
+    let policy = &attempt.job().spec.retry;
+    (asked > policy.delay(attempt.number(), 0.0)).then(|| asked.min(policy.max_delay))
+}
+
+/// What `Retry-After` says, as a number of seconds or as a date.
+fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More seconds than can be counted are as long as can be.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(Timestamp::from(date).since(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_has_its_meaning() {
+        for (statuses, expected) in [
+            (&[200, 201, 202, 204, 206, 299][..], Verdict::Done),
+            (&[408, 425, 429, 500, 501, 502, 503, 504, 599], Verdict::Retry),
+            (&[100, 101, 300, 301, 302, 303, 304, 307, 308, 399], Verdict::Permanent),
+            (&[400, 401, 403, 404, 409, 410, 413, 422, 424, 426, 499, 600, 999], Verdict::Permanent),
+        ] {
+            for status in statuses {
+                assert_eq!(verdict(StatusCode::from_u16(*status).unwrap()), expected, "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn retry_after_is_a_number_of_seconds_or_a_date() {
+        // 2027-01-15T08:00:00Z.
+        let now = Timestamp::from_micros(1_800_000_000_000_000);
+        for (text, seconds) in [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("99999999999999999999999", Some(u64::MAX)),
+            ("Fri, 15 Jan 2027 08:02:00 GMT", Some(120)),
+            ("Friday, 15-Jan-27 08:02:00 GMT", Some(120)),
+            ("Fri, 15 Jan 2027 07:00:00 GMT", Some(0)),
+            ("", None),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+        ] {
+            assert_eq!(retry_after(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+}

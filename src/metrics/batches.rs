@@ -1,0 +1,250 @@
+//! What the committer counts: the life of jobs, as the change feed tells it, and what a batch took.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use prometheus::{Histogram, IntCounter};
+
+use super::{BatchTimes, COUNTS, DISK_SECONDS, JOB_SECONDS, KINDS_MAX, Maker, Metrics, MetricsError, OTHER};
+use crate::{
+    job::{FailureReason, Job, Name, State, StateName},
+    store::{Applied, Change, Receipt},
+};
+
+#[derive(Debug)]
+pub(super) struct BatchMetrics {
+    commit_seconds: Histogram,
+    flush_seconds: Histogram,
+    changes: Histogram,
+    repeated: IntCounter,
+    deleted: IntCounter,
+    refused_reports: IntCounter,
+    /// By name; the last one is for all other kinds.
+    kinds: Vec<KindMetrics>,
+}
+
+/// The figures of a kind.
+#[derive(Debug)]
+struct KindMetrics {
+    name: String,
+    submitted: IntCounter,
+    started: IntCounter,
+    retries: IntCounter,
+    wait_seconds: Histogram,
+    run_seconds: Histogram,
+    succeeded_attempts: IntCounter,
+    /// In the order of [`REASONS`].
+    failed_attempts: [IntCounter; REASONS.len()],
+    succeeded: IntCounter,
+    failed: IntCounter,
+    cancelled: IntCounter,
+    expired: IntCounter,
+}
+
+const REASONS: [FailureReason; 7] = [
+    FailureReason::HandlerError,
+    FailureReason::Panic,
+    FailureReason::Timeout,
+    FailureReason::Lost,
+    FailureReason::Cancelled,
+    FailureReason::StartFailed,
+    FailureReason::ResultTooLarge,
+];
+
+/// A reason as a label's value, and its place in [`REASONS`].
+const fn label(reason: FailureReason) -> (&'static str, usize) {
+    match reason {
+        FailureReason::HandlerError => ("handler_error", 0),
+        FailureReason::Panic => ("panic", 1),
+        FailureReason::Timeout => ("timeout", 2),
+        FailureReason::Lost => ("lost", 3),
+        FailureReason::Cancelled => ("cancelled", 4),
+        FailureReason::StartFailed => ("start_failed", 5),
+        FailureReason::ResultTooLarge => ("result_too_large", 6),
+    }
+}
+
+impl BatchMetrics {
+    pub(super) fn new<'a>(
+        maker: &Maker,
+        kinds: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, MetricsError> {
+        let by_kind = |name, help| maker.counters(name, help, &["kind"]);
+        let submitted =
+            by_kind("jobmill_jobs_submitted_total", "Jobs that were accepted: they are on disk.")?;
+        let started = by_kind("jobmill_attempts_started_total", "Attempts that were started.")?;
+        let retries =
+            by_kind("jobmill_retries_total", "Attempts that were started after a job's first one.")?;
+        let wait_seconds = maker.histograms(
+            "jobmill_wait_seconds",
+            "From a job being ready to run to the start of its attempt.",
+            JOB_SECONDS,
+            "kind",
+        )?;
+        let run_seconds = maker.histograms(
+            "jobmill_run_seconds",
+            "From the start of an attempt to the commit of its end.",
+            JOB_SECONDS,
+            "kind",
+        )?;
+        let attempts = maker.counters(
+            "jobmill_attempts_total",
+            "Attempts that have ended, by result: succeeded, or why not.",
+            &["kind", "result"],
+        )?;
+        let ended = maker.counters(
+            "jobmill_jobs_ended_total",
+            "Jobs that have ended, by state. One that is retried by hand ends again.",
+            &["kind", "state"],
+        )?;
+        let named: BTreeSet<&str> = kinds.into_iter().filter(|kind| *kind != OTHER).collect();
+        let kinds = named.into_iter().take(KINDS_MAX).chain([OTHER]).map(|kind| KindMetrics {
+            name: kind.to_owned(),
+            submitted: submitted.with_label_values(&[kind]),
+            started: started.with_label_values(&[kind]),
+            retries: retries.with_label_values(&[kind]),
+            wait_seconds: wait_seconds.with_label_values(&[kind]),
+            run_seconds: run_seconds.with_label_values(&[kind]),
+            succeeded_attempts: attempts.with_label_values(&[kind, "succeeded"]),
+            failed_attempts: REASONS.map(|reason| attempts.with_label_values(&[kind, label(reason).0])),
+            succeeded: ended.with_label_values(&[kind, "succeeded"]),
+            failed: ended.with_label_values(&[kind, "failed"]),
+            cancelled: ended.with_label_values(&[kind, "cancelled"]),
+            expired: ended.with_label_values(&[kind, "expired"]),
+        });
+        Ok(BatchMetrics {
+            kinds: kinds.collect(),
+            commit_seconds: maker.histogram(
+                "jobmill_commit_seconds",
+                "What applying a batch took, its commit included.",
+                DISK_SECONDS,
+            )?,
+            flush_seconds: maker.histogram(
+                "jobmill_flush_seconds",
+                "What committing a batch took: writing the log and flushing it to disk.",
+                DISK_SECONDS,
+            )?,
+            changes: maker.histogram(
+                "jobmill_batch_changes",
+                "How many changes of jobs a batch made: those that share a flush.",
+                COUNTS,
+            )?,
+            repeated: maker.counter(
+                "jobmill_submissions_repeated_total",
+                "Submissions whose request_id had come before: their jobs were there.",
+            )?,
+            deleted: maker.counter("jobmill_jobs_deleted_total", "Jobs that were deleted, by whatever.")?,
+            refused_reports: maker.counter(
+                "jobmill_reports_refused_total",
+                "Reports of attempts that came too late: the lease was no longer theirs.",
+            )?,
+        })
+    }
+}
+
+/// Counts batches. It belongs to the committer's thread.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    metrics: Arc<Metrics>,
+    /// The place of a kind's figures, by the kind's number.
+    places: Vec<Option<usize>>,
+}
+
+impl Recorder {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Recorder { metrics, places: Vec::new() }
+    }
+
+    /// Counts what a batch did.
+    pub(crate) fn batch(&mut self, applied: &Applied, times: BatchTimes) {
+        let Recorder { metrics, places } = self;
+        let batches = &metrics.batches;
+        batches.commit_seconds.observe(times.commit.as_secs_f64());
+        batches.flush_seconds.observe(times.flush.as_secs_f64());
+        if !applied.changes.is_empty() {
+            batches.changes.observe(applied.changes.len() as f64);
+        }
+        for receipt in &applied.offers {
+            if let Receipt::Seen { .. } = receipt {
+                batches.repeated.inc();
+            }
+        }
+        for claim in &applied.claims {
+            let kind = batches.of(&claim.job.spec.kind, places);
+            kind.started.inc();
+            if claim.job.attempt > 1 {
+                kind.retries.inc();
+            }
+            let started = claim.job.started.unwrap_or(claim.ready);
+            kind.wait_seconds.observe(started.since(claim.ready).as_secs_f64());
+        }
+        for change in &applied.changes {
+            match change {
+                Change::Job { job, before } => batches.of(&job.spec.kind, places).changed(job, *before),
+                Change::Deleted(_) => batches.deleted.inc(),
+            }
+        }
+        let refused = applied.reports.iter().filter(|report| report.is_err()).count();
+        batches.refused_reports.inc_by(refused as u64);
+    }
+}
+
+impl BatchMetrics {
+    /// The figures of a kind. Kinds are numbered from 1 and few, so that their places fit into a list.
+    fn of(&self, kind: &Name, places: &mut Vec<Option<usize>>) -> &KindMetrics {
+        let number = kind.number as usize;
+        if number >= places.len() {
+            places.resize(number + 1, None);
+        }
+        let last = self.kinds.len() - 1;
+        let place = *places[number].get_or_insert_with(|| {
+            self.kinds.iter().position(|metrics| metrics.name == kind.as_str()).unwrap_or(last)
+        });
+        &self.kinds[place]
+    }
+}
+
+impl KindMetrics {
+    fn changed(&self, job: &Job, before: Option<StateName>) {
+        if before.is_none() {
+            self.submitted.inc();
+        }
+        if before == Some(job.state.name()) {
+            return;
+        }
+        let attempt_ended = matches!(before, Some(StateName::Running | StateName::Cancelling));
+        match job.state {
+            State::Succeeded => {
+                self.succeeded.inc();
+                self.attempt_ended(job, &self.succeeded_attempts);
+            }
+            State::Expired => self.expired.inc(),
+            State::Failed | State::Cancelled | State::BackingOff { .. } => {
+                if let Some(failure) = job.failure.as_ref().filter(|_| attempt_ended) {
+                    self.attempt_ended(job, &self.failed_attempts[label(failure.reason).1]);
+                }
+                match job.state.name() {
+                    StateName::Failed => self.failed.inc(),
+                    StateName::Cancelled => self.cancelled.inc(),
+                    StateName::Scheduled
+                    | StateName::Queued
+                    | StateName::Running
+                    | StateName::BackingOff
+                    | StateName::Cancelling
+                    | StateName::Succeeded
+                    | StateName::Expired => {}
+                }
+            }
+            State::Scheduled { .. }
+            | State::Queued { .. }
+            | State::Running { .. }
+            | State::Cancelling { .. } => {}
+        }
+    }
+
+    fn attempt_ended(&self, job: &Job, counter: &IntCounter) {
+        counter.inc();
+        if let Some(started) = job.started {
+            self.run_seconds.observe(job.updated.since(started).as_secs_f64());
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Calls over gRPC, by method and code.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+
+use super::{Maker, MetricsError, OTHER};
+
+/// Limits of buckets for how long a call takes, in seconds. A submission may wait 10 minutes for room.
+const CALL_SECONDS: &[f64] =
+    &[0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
+
+/// The codes of gRPC, by number, as labels.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+const UNKNOWN: usize = 2;
+
+/// Calls over gRPC.
+#[derive(Debug)]
+pub(crate) struct CallMetrics {
+    calls: IntCounterVec,
+    open: IntGaugeVec,
+    seconds: HistogramVec,
+    other: Arc<MethodMetrics>,
+}
+
+/// The figures of a method.
+#[derive(Debug)]
+pub(crate) struct MethodMetrics {
+    name: String,
+    calls: IntCounterVec,
+    /// Made when the first call ends with the code, so that those that never do show no rows of zeros.
+    by_code: [OnceLock<IntCounter>; CODES.len()],
+    open: IntGauge,
+    /// Of a stream, its length says nothing.
+    seconds: Option<Histogram>,
+}
+
+/// The methods that have figures of their own, by the path that their calls have.
+pub(crate) type Methods = HashMap<String, Arc<MethodMetrics>>;
+
+impl CallMetrics {
+    pub(super) fn new(maker: &Maker) -> Result<Self, MetricsError> {
+        let calls = maker.counters(
+            "jobmill_grpc_calls_total",
+            "gRPC calls that have ended, by method and code. CANCELLED is also a call whose client went away.",
+            &["method", "code"],
+        )?;
+        let open =
+            IntGaugeVec::new(Opts::new("jobmill_grpc_calls_open", "gRPC calls under way."), &["method"]);
+        let open = maker.made(open)?;
+        let seconds = maker.histograms(
+            "jobmill_grpc_call_seconds",
+            "From a unary gRPC call's headers to the end of its answer.",
+            CALL_SECONDS,
+            "method",
+        )?;
+        let other = Arc::new(MethodMetrics::new(OTHER, false, &calls, &open, &seconds));
+        Ok(CallMetrics { calls, open, seconds, other })
+    }
+
+    /// Figures for each of these methods: `package.Service/Method`, and whether it streams.
+    pub(crate) fn methods(&self, names: impl IntoIterator<Item = (String, bool)>) -> Methods {
+        let methods = names.into_iter().map(|(name, streams)| {
+            let metrics = MethodMetrics::new(&name, !streams, &self.calls, &self.open, &self.seconds);
+            (format!("/{name}"), Arc::new(metrics))
+        });
+        methods.collect()
+    }
+
+    /// The figures of all other methods.
+    pub(crate) fn other(&self) -> &Arc<MethodMetrics> {
+        &self.other
+    }
+}
+
+impl MethodMetrics {
+    fn new(
+        name: &str,
+        unary: bool,
+        calls: &IntCounterVec,
+        open: &IntGaugeVec,
+        seconds: &HistogramVec,
+    ) -> Self {
+        MethodMetrics {
+            name: name.to_owned(),
+            calls: calls.clone(),
+            by_code: Default::default(),
+            open: open.with_label_values(&[name]),
+            seconds: unary.then(|| seconds.with_label_values(&[name])),
+        }
+    }
+
+    /// A call begins.
+    pub(crate) fn begins(&self) {
+        self.open.inc();
+    }
+
+    /// A call has ended with this code, after `seconds`.
+    pub(crate) fn ended(&self, code: usize, seconds: f64) {
+        self.open.dec();
+        let code = if code < CODES.len() { code } else { UNKNOWN };
+        let counter = self.by_code[code]
+            .get_or_init(|| self.calls.with_label_values(&[self.name.as_str(), CODES[code]]));
+        counter.inc();
+        if let Some(histogram) = &self.seconds {
+            histogram.observe(seconds);
+        }
+    }
+}

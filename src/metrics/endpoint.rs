@@ -1,0 +1,98 @@
+//! Metrics and health over HTTP, for Prometheus and whatever watches over processes.
+
+use std::{convert::Infallible, time::Duration};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::Page;
+
+/// So many connections are served at once; others wait to be accepted.
+const CONNECTIONS_MAX: usize = 16;
+/// A connection is for one request, and over after this time.
+const CONNECTION_MAX: Duration = Duration::from_secs(10);
+/// All of a request's head.
+const HEAD_MAX_BYTES: usize = 8 << 10;
+/// How long to wait when no connection can be accepted, most likely for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const TEXT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Serves until it is dropped, and its connections with it.
+pub(crate) async fn serve(page: Page, listener: TcpListener) -> Infallible {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(timeout(CONNECTION_MAX, connection(page.clone(), stream)));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the metrics endpoint can't accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn connection(page: Page, stream: TcpStream) {
+    let service = service_fn(|request| answer(&page, request));
+    let served = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(HEAD_MAX_BYTES)
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a connection of the metrics endpoint ended early");
+    }
+}
+
+async fn answer(page: &Page, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered\n");
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return Ok(refused);
+    }
+    Ok(match request.uri().path() {
+        "/metrics" => match page.text().await {
+            Ok(metrics) => {
+                let mut response = text(StatusCode::OK, metrics);
+                response.headers_mut().insert(CONTENT_TYPE, METRICS_TYPE);
+                response
+            }
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "metrics can't be read");
+                text(StatusCode::INTERNAL_SERVER_ERROR, "the store can't be read: the log has the reason\n")
+            }
+        },
+        "/livez" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => match page.metrics.health.ready(page.clock.now()) {
+            Ok(()) => text(StatusCode::OK, "ok\n"),
+            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        },
+        _ => text(StatusCode::NOT_FOUND, "there is /metrics, /livez and /readyz\n"),
+    })
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, TEXT_TYPE);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,85 @@
+//! Whether the server is ready for more.
+
+use std::{
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Timestamp;
+
+/// A batch that the disk has not taken in this time means that nothing goes on.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+
+/// Whether the server is ready for more, and if not, why.
+#[derive(Debug)]
+pub(crate) struct Health {
+    /// Cancelled when the drain begins.
+    draining: CancellationToken,
+    /// When the batch that is being applied began, in microseconds since 1970; 0 between batches.
+    applying_since: AtomicI64,
+}
+
+/// Why a server is not ready.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum NotReady {
+    /// It stops.
+    #[error("the server drains: it takes no more jobs")]
+    Draining,
+    /// Nothing is committed.
+    #[error("the disk has not taken the latest batch for {} s", .0.as_secs())]
+    Stuck(Duration),
+}
+
+impl Health {
+    pub(crate) fn new(draining: CancellationToken) -> Self {
+        Health { draining, applying_since: AtomicI64::new(0) }
+    }
+
+    /// The committer begins to apply a batch.
+    pub(crate) fn batch_begins(&self, now: Timestamp) {
+        self.applying_since.store(now.as_micros(), Ordering::Relaxed);
+    }
+
+    /// The batch has been applied.
+    pub(crate) fn batch_ended(&self) {
+        self.applying_since.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether it is ready for more.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub(crate) fn ready(&self, now: Timestamp) -> Result<(), NotReady> {
+        if self.draining.is_cancelled() {
+            return Err(NotReady::Draining);
+        }
+        let since = self.applying_since.load(Ordering::Relaxed);
+        let applying = now.since(Timestamp::from_micros(since));
+        if since != 0 && applying >= STUCK_AFTER {
+            return Err(NotReady::Stuck(applying));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_until_the_drain_or_while_a_batch_hangs() {
+        let draining = CancellationToken::new();
+        let health = Health::new(draining.clone());
+        let start = Timestamp::from_micros(1_800_000_000_000_000);
+        assert_eq!(health.ready(start), Ok(()));
+        health.batch_begins(start);
+        assert_eq!(health.ready(start.after(STUCK_AFTER / 2)), Ok(()));
+        assert_eq!(health.ready(start.after(STUCK_AFTER)), Err(NotReady::Stuck(STUCK_AFTER)));
+        health.batch_ended();
+        assert_eq!(health.ready(start.after(STUCK_AFTER)), Ok(()));
+        draining.cancel();
+        assert_eq!(health.ready(start), Err(NotReady::Draining));
+    }
+}

@@ -1,0 +1,164 @@
+//! All metrics as text: what was counted, and what can be read now.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use prometheus::{Gauge, GaugeVec, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::{Metrics, MetricsError};
+use crate::{
+    admission::Queues,
+    clock::{Clock, Timestamp},
+    config::limits,
+    job::StateName,
+    store::{Reader, Reads, StoreError},
+    watch::Hub,
+};
+
+/// Where a page's figures come from.
+#[derive(Clone, Debug)]
+pub(crate) struct Page {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) reads: Reads,
+    pub(crate) queues: Arc<Queues>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) clock: Clock,
+}
+
+/// Why there is no page.
+#[derive(Debug, thiserror::Error)]
+pub enum PageError {
+    /// The store can't be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The metrics can't be written down.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+impl From<prometheus::Error> for PageError {
+    fn from(error: prometheus::Error) -> Self {
+        MetricsError::from(error).into()
+    }
+}
+
+/// A state as a label's value.
+const fn label(state: StateName) -> &'static str {
+    match state {
+        StateName::Scheduled => "scheduled",
+        StateName::Queued => "queued",
+        StateName::Running => "running",
+        StateName::BackingOff => "backing_off",
+        StateName::Cancelling => "cancelling",
+        StateName::Succeeded => "succeeded",
+        StateName::Failed => "failed",
+        StateName::Cancelled => "cancelled",
+        StateName::Expired => "expired",
+    }
+}
+
+impl Page {
+    /// The metrics in Prometheus' text format.
+    pub(crate) async fn text(&self) -> Result<String, PageError> {
+        let page = self.clone();
+        // Off the runtime: with a thousand queues it takes a while, and the store is read.
+        self.reads.read(move |reader| Ok(page.write(reader))).await?
+    }
+
+    fn write(&self, reader: &dyn Reader) -> Result<String, PageError> {
+        let now = Registry::new();
+        self.read_queues(reader, &now)?;
+        self.read_rest(reader, &now)?;
+        let mut families = self.metrics.registry.gather();
+        families.extend(now.gather());
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        Ok(TextEncoder::new().encode_to_string(&families)?)
+    }
+
+    /// What each queue holds, and what it may hold.
+    fn read_queues(&self, reader: &dyn Reader, registry: &Registry) -> Result<(), PageError> {
+        let by_queue = |name, help, labels: &[&str]| -> Result<IntGaugeVec, PageError> {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok(gauges)
+        };
+        let jobs = by_queue("jobmill_jobs", "Jobs in the store.", &["queue", "state"])?;
+        let bytes = by_queue("jobmill_queue_bytes", "Bytes of jobs that have not ended.", &["queue"])?;
+        let max_jobs = by_queue("jobmill_queue_max_jobs", "How many jobs may wait and run.", &["queue"])?;
+        let max_bytes = by_queue("jobmill_queue_max_bytes", "How many bytes they may take.", &["queue"])?;
+        let consumers =
+            by_queue("jobmill_queue_consumers", "How many attempts may run at once.", &["queue"])?;
+        let paused =
+            by_queue("jobmill_queue_paused", "1 while the queue starts no jobs, else 0.", &["queue"])?;
+        let waiters = by_queue("jobmill_queue_waiters", "Callers that wait for room.", &["queue"])?;
+        let oldest = GaugeVec::new(
+            Opts::new(
+                "jobmill_queue_oldest_ready_seconds",
+                "For how long the job that is next in line has been ready to run; 0 if none is.",
+            ),
+            &["queue"],
+        )?;
+        registry.register(Box::new(oldest.clone()))?;
+
+        let moment = self.clock.now();
+        let mut counts: BTreeMap<(u32, StateName), (u64, u64)> = BTreeMap::new();
+        for tally in reader.tallies()? {
+            let (jobs, bytes) = counts.entry((tally.queue.number, tally.state)).or_default();
+            *jobs += tally.jobs;
+            *bytes += tally.bytes;
+        }
+        for queue in reader.queues()?.into_iter().take(limits::QUEUES_MAX) {
+            let name = &[queue.name.as_str()];
+            let mut live_bytes = 0;
+            let mut ready = 0;
+            for state in StateName::ALL {
+                let (count, bytes) = counts.get(&(queue.name.number, state)).copied().unwrap_or_default();
+                jobs.with_label_values(&[queue.name.as_str(), label(state)]).set(signed(count));
+                live_bytes += if state.is_done() { 0 } else { bytes };
+                ready += if state == StateName::Queued { count } else { 0 };
+            }
+            bytes.with_label_values(name).set(signed(live_bytes));
+            max_jobs.with_label_values(name).set(signed(queue.settings.max_jobs));
+            max_bytes.with_label_values(name).set(signed(queue.settings.max_bytes));
+            consumers.with_label_values(name).set(queue.settings.consumers.into());
+            paused.with_label_values(name).set(queue.paused.into());
+            let entry = self.queues.get(queue.name.as_str());
+            waiters.with_label_values(name).set(entry.map_or(0, |entry| signed(entry.waiters())));
+            let since = if ready > 0 { reader.oldest_ready(&queue.name)? } else { None };
+            oldest.with_label_values(name).set(age(moment, since));
+        }
+        Ok(())
+    }
+
+    fn read_rest(&self, reader: &dyn Reader, registry: &Registry) -> Result<(), PageError> {
+        let watchers = IntGaugeVec::new(Opts::new("jobmill_watchers", "Watches under way."), &["by"])?;
+        let figures = self.hub.figures();
+        watchers.with_label_values(&["ids"]).set(signed(figures.by_ids));
+        watchers.with_label_values(&["filter"]).set(signed(figures.by_filter));
+        registry.register(Box::new(watchers))?;
+        let resyncs = prometheus::IntCounter::new(
+            "jobmill_watch_resyncs_total",
+            "Fresh snapshots that were sent because a resume token was too old.",
+        )?;
+        resyncs.inc_by(figures.resyncs);
+        registry.register(Box::new(resyncs))?;
+        let size = reader.size()?;
+        let bytes =
+            IntGaugeVec::new(Opts::new("jobmill_store_bytes", "What the store takes on disk."), &["file"])?;
+        bytes.with_label_values(&["database"]).set(signed(size.database_bytes));
+        bytes.with_label_values(&["log"]).set(signed(size.log_bytes));
+        registry.register(Box::new(bytes))?;
+        let ready =
+            Gauge::new("jobmill_ready", "1 while the server is ready for more, else 0: as /readyz says.")?;
+        ready.set(if self.metrics.health.ready(self.clock.now()).is_ok() { 1.0 } else { 0.0 });
+        registry.register(Box::new(ready))?;
+        Ok(())
+    }
+}
+
+fn age(now: Timestamp, since: Option<Timestamp>) -> f64 {
+    since.map_or(0.0, |since| now.since(since).as_secs_f64())
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,46 @@
+//! Submissions that were refused.
+
+use std::collections::HashMap;
+
+use prometheus::IntCounter;
+
+use super::{Maker, MetricsError, OTHER};
+
+/// The reasons that have a figure of their own, as errors carry them.
+const REASONS: &[&str] = &[
+    "INVALID_REQUEST",
+    "QUEUE_NOT_FOUND",
+    "UNKNOWN_KIND",
+    "QUEUE_FULL",
+    "TOO_MANY_WAITERS",
+    "LARGER_THAN_QUEUE",
+    "REQUEST_ID_REUSED",
+    "JOB_DELETED",
+    "TOO_MANY_KINDS",
+    "STOPPING",
+];
+
+#[derive(Debug)]
+pub(super) struct SubmissionMetrics {
+    rejected: HashMap<&'static str, IntCounter>,
+    other: IntCounter,
+}
+
+impl SubmissionMetrics {
+    pub(super) fn new(maker: &Maker) -> Result<Self, MetricsError> {
+        let rejected = maker.counters(
+            "jobmill_submissions_rejected_total",
+            "Submissions that were refused, by the reason that the error carries. A batch is one submission.",
+            &["reason"],
+        )?;
+        let counter = |reason: &str| rejected.with_label_values(&[reason]);
+        Ok(SubmissionMetrics {
+            rejected: REASONS.iter().map(|reason| (*reason, counter(reason))).collect(),
+            other: counter(OTHER),
+        })
+    }
+
+    pub(super) fn rejected(&self, reason: &str) {
+        self.rejected.get(reason).unwrap_or(&self.other).inc();
+    }
+}

@@ -1,0 +1,139 @@
+//! Watches the space on the disk, and keeps some of it for what must be written even to a full one.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rand::Rng;
+
+use crate::{
+    clock::Timestamp,
+    config::DiskSettings,
+    store::{Space, StoreError},
+};
+
+const BALLAST: &str = "ballast";
+/// The file system is asked so often at most.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What is known of the disk.
+pub(super) struct Disk {
+    folder: PathBuf,
+    ballast: PathBuf,
+    ballast_bytes: u64,
+    min_free_bytes: u64,
+    has_ballast: bool,
+    /// The latest batch did not fit.
+    full: bool,
+    low: bool,
+    looked: Option<Timestamp>,
+}
+
+impl Disk {
+    pub(super) fn new(folder: &Path, settings: &DiskSettings) -> Self {
+        Disk {
+            folder: folder.to_owned(),
+            ballast: folder.join(BALLAST),
+            ballast_bytes: settings.ballast_bytes,
+            min_free_bytes: settings.min_free_bytes,
+            has_ballast: false,
+            full: false,
+            low: false,
+            looked: None,
+        }
+    }
+
+    /// Gives the ballast's space back to the file system; whether there was any.
+    pub(super) fn give_up_ballast(&mut self) -> bool {
+        self.has_ballast = false;
+        fs::remove_file(&self.ballast).is_ok()
+    }
+
+    /// Makes the ballast, if it is not there and there is room for it. Without it nothing fails before the disk is full.
+    pub(super) fn keep_ballast(&mut self) {
+        let length = fs::metadata(&self.ballast).map_or(0, |file| file.len());
+        if length == self.ballast_bytes {
+            self.has_ballast = true;
+            return;
+        }
+        let room = free_bytes(&self.folder).is_ok_and(|free| free >= self.ballast_bytes);
+        self.has_ballast = room && write_ballast(&self.ballast, self.ballast_bytes).is_ok();
+        if !self.has_ballast {
+            self.give_up_ballast();
+        }
+    }
+
+    /// Notes whether a batch could be written; whether space was given up because it could not.
+    pub(super) fn wrote(&mut self, fitted: bool) -> bool {
+        let was_full = std::mem::replace(&mut self.full, !fitted);
+        if fitted {
+            return false;
+        }
+        if !was_full {
+            tracing::error!(
+                folder = %self.folder.display(),
+                "the disk is full: new jobs are refused, and the ends of attempts wait for space"
+            );
+        }
+        self.looked = None;
+        self.low = true;
+        self.give_up_ballast() || !was_full
+    }
+
+    /// What there is room for; `spare` is what the database itself could fill before it grows.
+    pub(super) fn space(&mut self, now: Timestamp, spare: impl FnOnce() -> Result<u64, StoreError>) -> Space {
+        if self.full {
+            return Space::Full;
+        }
+        // A clock that was set back must not make this blind.
+        let fresh = |looked: Timestamp| looked <= now && now.since(looked) < LOOK_EVERY;
+        if !self.looked.is_some_and(fresh) {
+            self.looked = Some(now);
+            self.look(spare);
+        }
+        if self.low { Space::Low } else { Space::Enough }
+    }
+
+    fn look(&mut self, spare: impl FnOnce() -> Result<u64, StoreError>) {
+        // Where the file system can't tell, the database will, in time.
+        let free = free_bytes(&self.folder).unwrap_or(u64::MAX);
+        let needed = if self.has_ballast { 0 } else { self.ballast_bytes };
+        let low = free < needed
+            || (free < needed.saturating_add(self.min_free_bytes)
+                && free.saturating_add(spare().unwrap_or(0)) < needed.saturating_add(self.min_free_bytes));
+        if !low && !self.has_ballast {
+            self.keep_ballast();
+        }
+        if low != self.low {
+            let folder = self.folder.display();
+            if low {
+                tracing::warn!(%folder, free, "the disk is nearly full: new jobs are refused");
+            } else {
+                tracing::info!(%folder, free, "there is space on the disk again: new jobs are taken");
+            }
+        }
+        self.low = low;
+    }
+}
+
+fn free_bytes(folder: &Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(folder)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Random bytes, because a file system that compresses would keep no space for zeros.
+fn write_ballast(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    let mut chunk = vec![0; 1 << 20];
+    let mut left = bytes;
+    while left > 0 {
+        let part = usize::try_from(left).map_or(chunk.len(), |left| left.min(chunk.len()));
+        rand::rng().fill_bytes(&mut chunk[..part]);
+        file.write_all(&chunk[..part])?;
+        left -= part as u64;
+    }
+    file.sync_all()
+}

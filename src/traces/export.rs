@@ -1,0 +1,166 @@
+//! Spans on their way to a collector, over OTLP.
+
+use std::time::{Duration, SystemTime};
+
+use opentelemetry::{
+    Context, Key, KeyValue, SpanId, TraceFlags, TraceId,
+    trace::{
+        Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, TraceState, Tracer,
+        TracerProvider,
+    },
+};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider},
+};
+
+use super::{JobId, Role, Timestamp, TraceContext, TracesError};
+
+/// So many spans wait to be sent; more are let go, and the log says so.
+const QUEUE_SPANS: usize = 8_192;
+/// So many are sent at once,
+const BATCH_SPANS: usize = 512;
+/// and those that there are after so long.
+const SEND_EVERY: Duration = Duration::from_secs(1);
+/// A collector that takes longer gets the next batch.
+const SEND_MAX: Duration = Duration::from_secs(5);
+/// What this service is called unless `OTEL_SERVICE_NAME` says otherwise.
+const SERVICE: &str = "jobmill";
+
+/// Sends spans to a collector, from a thread of its own.
+#[derive(Debug)]
+pub(super) struct Exporter {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
+}
+
+/// A span under way. It ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Span(opentelemetry_sdk::trace::Span);
+
+impl Exporter {
+    /// To be called within a runtime, which sends what the thread hands to it.
+    pub(super) fn new(endpoint: &str) -> Result<Self, TracesError> {
+        let exporter = SpanExporter::builder()
+            .with_tonic()
+            .with_endpoint(endpoint)
+            .with_timeout(SEND_MAX)
+            .build()
+            .map_err(|error| TracesError::Exporter { endpoint: endpoint.to_owned(), source: error.into() })?;
+        let config = BatchConfigBuilder::default()
+            .with_max_queue_size(QUEUE_SPANS)
+            .with_max_export_batch_size(BATCH_SPANS)
+            .with_scheduled_delay(SEND_EVERY)
+            .build();
+        let provider = SdkTracerProvider::builder()
+            .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(config).build())
+            // What is not to be recorded does not come here.
+            .with_sampler(Sampler::AlwaysOn)
+            .with_resource(resource())
+            .build();
+        let tracer = provider.tracer(SERVICE);
+        Ok(Exporter { provider, tracer })
+    }
+
+    /// Begins a span, now unless `start` says otherwise.
+    pub(super) fn begin(
+        &self,
+        role: Role,
+        kind: &str,
+        parent: Option<TraceContext>,
+        start: Option<Timestamp>,
+    ) -> Span {
+        let (verb, span_kind) = match role {
+            Role::Submit => ("submit", SpanKind::Producer),
+            Role::Wait => ("wait", SpanKind::Internal),
+            Role::Run => ("run", SpanKind::Consumer),
+        };
+        let mut builder = SpanBuilder::from_name(format!("{verb} {kind}")).with_kind(span_kind);
+        builder.start_time = start.map(system_time);
+        let context = match parent {
+            Some(parent) => Context::new().with_remote_span_context(remote(parent)),
+            None => Context::new(),
+        };
+        Span(self.tracer.build_with_context(builder, &context))
+    }
+
+    /// Sends what has not been sent, within `patience`. Blocks.
+    pub(super) fn finish(&self, patience: Duration) {
+        if let Err(error) = self.provider.shutdown_with_timeout(patience) {
+            tracing::warn!(%error, "the last spans could not be sent");
+        }
+    }
+}
+
+impl Span {
+    /// The context of what belongs to this span.
+    pub(super) fn context(&self) -> TraceContext {
+        let context = self.0.span_context();
+        TraceContext {
+            trace_id: u128::from_be_bytes(context.trace_id().to_bytes()),
+            span_id: u64::from_be_bytes(context.span_id().to_bytes()),
+            sampled: context.is_sampled(),
+        }
+    }
+
+    /// Adds what all spans of a job have.
+    pub(super) fn describe(&mut self, queue: &str, kind: &str) {
+        self.add("messaging.system", SERVICE);
+        self.add("messaging.destination.name", queue.to_owned());
+        self.add("jobmill.kind", kind.to_owned());
+    }
+
+    pub(super) fn job(&mut self, id: JobId) {
+        self.add("messaging.message.id", id.to_string());
+    }
+
+    pub(super) fn attempt(&mut self, number: u32, of: u32) {
+        self.add("jobmill.attempt", i64::from(number));
+        self.add("jobmill.max_attempts", i64::from(of));
+    }
+
+    pub(super) fn submitted(&mut self, count: usize, created: bool) {
+        self.add("messaging.batch.message_count", i64::try_from(count).unwrap_or(i64::MAX));
+        self.add("jobmill.created", created);
+    }
+
+    pub(super) fn fail(&mut self, reason: &str) {
+        self.add("error.type", reason.to_owned());
+        self.0.set_status(Status::error(reason.to_owned()));
+    }
+
+    pub(super) fn end_at(mut self, instant: Timestamp) {
+        self.0.end_with_timestamp(system_time(instant));
+    }
+
+    fn add(&mut self, key: &'static str, value: impl Into<opentelemetry::Value>) {
+        self.0.set_attribute(KeyValue::new(key, value));
+    }
+}
+
+/// What is said of this process. The names in `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` go first.
+fn resource() -> Resource {
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let named = Resource::builder().build().get(&Key::new("service.name"));
+    let builder = Resource::builder().with_attribute(version);
+    match named {
+        Some(name) if !name.as_str().starts_with("unknown_service") => builder.build(),
+        Some(_) | None => builder.with_service_name(SERVICE).build(),
+    }
+}
+
+fn remote(context: TraceContext) -> SpanContext {
+    SpanContext::new(
+        TraceId::from_bytes(context.trace_id.to_be_bytes()),
+        SpanId::from_bytes(context.span_id.to_be_bytes()),
+        if context.sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED },
+        true,
+        TraceState::default(),
+    )
+}
+
+fn system_time(instant: Timestamp) -> SystemTime {
+    let micros = u64::try_from(instant.as_micros()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
+}

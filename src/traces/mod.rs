@@ -1,0 +1,242 @@
+//! Traces: from a caller's context through submission, wait and attempt to the handler.
+//!
+//! A job keeps the context of its submission, and each of its attempts goes on from there. Without a collector, or
+//! where a trace is not recorded, no span is made; contexts are handed on all the same.
+
+mod context;
+#[cfg(feature = "otel")]
+mod export;
+mod sampler;
+
+use std::{sync::Arc, time::Duration};
+
+pub(crate) use context::TraceContext;
+use sampler::Sampler;
+
+use crate::{
+    clock::Timestamp,
+    config::TracesSettings,
+    job::{FailureReason, Job, JobId},
+};
+
+#[cfg(not(feature = "otel"))]
+use without as export;
+
+/// Makes spans, where somebody collects them.
+#[derive(Clone, Debug)]
+pub(crate) struct Traces {
+    collected: Option<Arc<Collected>>,
+}
+
+#[derive(Debug)]
+struct Collected {
+    exporter: export::Exporter,
+    sampler: Sampler,
+}
+
+/// Why traces can't be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum TracesError {
+    /// The exporter can't be set up.
+    #[error("traces can't be exported to {endpoint}")]
+    Exporter {
+        /// Where to.
+        endpoint: String,
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The program was built without it.
+    #[error("this program was built without the export of traces (the cargo feature `otel`): leave out {0}")]
+    NotBuilt(String),
+}
+
+impl Traces {
+    /// Connects to the collector, if there is one, once there is something to send.
+    pub(crate) fn start(settings: &TracesSettings) -> Result<Self, TracesError> {
+        let collected = match &settings.endpoint {
+            Some(endpoint) => Some(Arc::new(Collected {
+                exporter: export::Exporter::new(endpoint)?,
+                sampler: Sampler::new(settings.sample_ratio),
+            })),
+            None => None,
+        };
+        Ok(Traces { collected })
+    }
+
+    /// Begins the span of a submission: `parent` is the `traceparent` of whoever submits, or empty.
+    pub(crate) fn submission(&self, parent: &str, queue: &str, kind: &str, now: Timestamp) -> Submission {
+        let parent = TraceContext::parse(parent);
+        let span = self.collected.as_ref().and_then(|collected| {
+            let recorded = match parent {
+                Some(parent) => parent.sampled,
+                None => collected.sampler.begins_a_trace(now),
+            };
+            recorded.then(|| {
+                let mut span = collected.exporter.begin(Role::Submit, kind, parent, None);
+                span.describe(queue, kind);
+                span
+            })
+        });
+        let traceparent = span.as_ref().map(export::Span::context).or(parent);
+        Submission { span, traceparent: traceparent.map(|context| context.to_string()).unwrap_or_default() }
+    }
+
+    /// Begins the span of an attempt of a job that could have run since `ready`; its wait becomes a span of its own.
+    pub(crate) fn attempt(&self, job: &Job, ready: Timestamp) -> AttemptSpan {
+        let Some(kept) = job.spec.extras.as_ref().map(|extras| extras.traceparent.as_str()) else {
+            return AttemptSpan { span: None, traceparent: String::new() };
+        };
+        let span = self.collected.as_ref().zip(TraceContext::parse(kept)).and_then(|(collected, parent)| {
+            if !parent.sampled {
+                return None;
+            }
+            let (queue, kind) = (job.spec.queue.as_str(), job.spec.kind.as_str());
+            let started = job.started.unwrap_or(ready);
+            let mut wait = collected.exporter.begin(Role::Wait, kind, Some(parent), Some(ready));
+            wait.describe(queue, kind);
+            wait.job(job.id);
+            wait.end_at(started);
+            let mut span = collected.exporter.begin(Role::Run, kind, Some(parent), Some(started));
+            span.describe(queue, kind);
+            span.job(job.id);
+            span.attempt(job.attempt, job.max_attempts);
+            Some(span)
+        });
+        let traceparent = match &span {
+            Some(span) => span.context().to_string(),
+            None => kept.to_owned(),
+        };
+        AttemptSpan { span, traceparent }
+    }
+
+    /// Sends what has not been sent, within `patience`. Blocks.
+    pub(crate) fn finish(&self, patience: Duration) {
+        if let Some(collected) = &self.collected {
+            collected.exporter.finish(patience);
+        }
+    }
+
+    /// Whether there is anything to finish.
+    pub(crate) fn are_collected(&self) -> bool {
+        self.collected.is_some()
+    }
+}
+
+/// What a span stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// From a submission's arrival to its answer.
+    Submit,
+    /// From a job being ready to its attempt.
+    Wait,
+    /// From an attempt's start to its report.
+    Run,
+}
+
+/// A submission under way. Its span ends when this is dropped. One that was not valid has none.
+#[derive(Debug, Default)]
+pub(crate) struct Submission {
+    span: Option<export::Span>,
+    traceparent: String,
+}
+
+impl Submission {
+    /// What its jobs keep: the context of its span, or that of whoever submits; empty if there is neither.
+    pub(crate) fn traceparent(&self) -> &str {
+        &self.traceparent
+    }
+
+    /// It was accepted: these are its jobs.
+    pub(crate) fn accepted(&mut self, first: JobId, count: usize, created: bool) {
+        if let Some(span) = &mut self.span {
+            span.job(first);
+            span.submitted(count, created);
+        }
+    }
+
+    /// It was refused, or its outcome is not known.
+    pub(crate) fn failed(&mut self, reason: &str) {
+        if let Some(span) = &mut self.span {
+            span.fail(reason);
+        }
+    }
+}
+
+/// An attempt under way. Its span ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct AttemptSpan {
+    span: Option<export::Span>,
+    traceparent: String,
+}
+
+impl AttemptSpan {
+    /// The context of what the handler does; empty if there is none.
+    pub(crate) fn traceparent(&self) -> &str {
+        &self.traceparent
+    }
+
+    /// It did not succeed. The message is the handler's own and stays out: it may quote what is secret.
+    pub(crate) fn failed(&mut self, reason: FailureReason) {
+        if let Some(span) = &mut self.span {
+            span.fail(reason.as_str());
+        }
+    }
+}
+
+/// What stands for the exporter in a program that was built without it: nothing of it is ever made.
+#[cfg(not(feature = "otel"))]
+mod without {
+    use std::{convert::Infallible, time::Duration};
+
+    use super::{JobId, Role, Timestamp, TraceContext, TracesError};
+
+    #[derive(Debug)]
+    pub(super) struct Exporter(Infallible);
+
+    #[derive(Debug)]
+    pub(super) struct Span(Infallible);
+
+    impl Exporter {
+        pub(super) fn new(endpoint: &str) -> Result<Self, TracesError> {
+            Err(TracesError::NotBuilt(endpoint.to_owned()))
+        }
+
+        pub(super) fn begin(&self, _: Role, _: &str, _: Option<TraceContext>, _: Option<Timestamp>) -> Span {
+            match self.0 {}
+        }
+
+        pub(super) fn finish(&self, _: Duration) {
+            match self.0 {}
+        }
+    }
+
+    impl Span {
+        pub(super) fn context(&self) -> TraceContext {
+            match self.0 {}
+        }
+
+        pub(super) fn describe(&mut self, _: &str, _: &str) {
+            match self.0 {}
+        }
+
+        pub(super) fn job(&mut self, _: JobId) {
+            match self.0 {}
+        }
+
+        pub(super) fn attempt(&mut self, _: u32, _: u32) {
+            match self.0 {}
+        }
+
+        pub(super) fn submitted(&mut self, _: usize, _: bool) {
+            match self.0 {}
+        }
+
+        pub(super) fn fail(&mut self, _: &str) {
+            match self.0 {}
+        }
+
+        pub(super) fn end_at(self, _: Timestamp) {
+            match self.0 {}
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The log stays bounded while somebody pages through all jobs and somebody else follows the feed slowly.
+
+use std::{fs, path::Path};
+
+use jobmill::{
+    job::Position,
+    store::{Batch, EngineSetup, JobFilter, Offer, Scan, ScanOrder, Store, sqlite::SqliteStore},
+};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::build;
+
+/// The writer itself empties the log once it has so many pages.
+const INLINE_PAGES: u64 = 16_000;
+/// A batch of this test writes no more than so many.
+const BATCH_PAGES: u64 = 1_500;
+const PAGE_BYTES: u64 = 4_096 + 24;
+const BATCHES: i64 = 60;
+
+fn setup() -> EngineSetup {
+    EngineSetup {
+        now: build::at(0),
+        declared_queues: [("q".to_owned(), build::settings(0, 1_000_000))].into(),
+        ..EngineSetup::default()
+    }
+}
+
+/// One batch of jobs that are large enough to fill the log.
+fn commit(store: &mut SqliteStore, seconds: i64) {
+    let job = jobmill::store::NewJob { payload: vec![1; 9_000].into(), ..build::job("q", "run") };
+    let offers = vec![Offer { request: None, jobs: vec![job; 400], behind_waiters: false }];
+    store.apply(Batch { now: build::at(seconds), offers, ..Batch::default() }).unwrap();
+}
+
+fn log_pages(folder: &Path) -> u64 {
+    fs::metadata(folder.join("jobmill.db-wal")).unwrap().len() / PAGE_BYTES
+}
+
+#[test]
+fn a_lister_and_a_slow_watcher_do_not_hold_up_the_log() {
+    let folder = TempDir::new().unwrap();
+    let mut store = SqliteStore::open(folder.path(), setup()).unwrap();
+    let reader = store.reader();
+    let (mut listed, mut cursor, mut after, mut written) = (0, Position::default(), None, 0);
+    for seconds in 1..=BATCHES {
+        commit(&mut store, seconds);
+        written += 1;
+        let order = ScanOrder::OldestFirst { after, last: None };
+        let page = reader.scan(&JobFilter::default(), Scan { order, limit: 100, budget: 100 }).unwrap();
+        listed += page.jobs.len();
+        after = page.jobs.last().map(|job| job.id).or(after);
+        cursor = reader.changes(cursor, 10).unwrap().up_to;
+        let pages = log_pages(folder.path());
+        assert!(pages <= INLINE_PAGES + 2 * BATCH_PAGES, "{pages} pages after {written} batches");
+    }
+    // Both are far behind, and everything has been written several times the log's length.
+    assert!(listed == BATCHES as usize * 100 && cursor < Position::default().max(store_end(&store)));
+}
+
+fn store_end(store: &SqliteStore) -> Position {
+    store.reader().jobs(&[]).unwrap().1
+}
+
+#[test]
+fn a_reader_that_stays_does_hold_it_up() {
+    // That the bound above says something: a transaction that stays open is what breaks it.
+    let folder = TempDir::new().unwrap();
+    let mut store = SqliteStore::open(folder.path(), setup()).unwrap();
+    commit(&mut store, 1);
+    let stays = Connection::open(folder.path().join("jobmill.db")).unwrap();
+    stays.execute_batch("BEGIN").unwrap();
+    let _: i64 = stays.query_row("SELECT position FROM counters", [], |row| row.get(0)).unwrap();
+    for seconds in 2..=BATCHES {
+        commit(&mut store, seconds);
+    }
+    assert!(log_pages(folder.path()) > INLINE_PAGES + 2 * BATCH_PAGES);
+}

@@ -1,0 +1,123 @@
+//! The other side of the wire, byte by byte.
+
+use std::io;
+
+use futures_util::FutureExt;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::support::soon;
+
+/// A port at loopback.
+pub(super) struct Endpoint {
+    pub(super) listener: TcpListener,
+}
+
+impl Endpoint {
+    pub(super) async fn start() -> Self {
+        Endpoint { listener: TcpListener::bind(("127.0.0.1", 0)).await.unwrap() }
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.listener.local_addr().unwrap().port()
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/jobs?a=b", self.port())
+    }
+
+    pub(super) async fn accept(&self) -> Line<TcpStream> {
+        Line { stream: BufReader::new(soon(self.listener.accept()).await.unwrap().0) }
+    }
+
+    /// Whether someone has connected whom nobody has accepted.
+    pub(super) fn was_called(&self) -> bool {
+        self.listener.accept().now_or_never().is_some()
+    }
+}
+
+/// One connection.
+pub(super) struct Line<S> {
+    stream: BufReader<S>,
+}
+
+/// A request as it came.
+pub(super) struct Received {
+    pub(super) first_line: String,
+    /// Names in lower case.
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
+}
+
+impl Received {
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.find(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers))
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&str> {
+        let mut found = self.headers.iter().filter(|(key, _)| key == name);
+        let first = found.next();
+        assert!(found.next().is_none(), "{name} twice in {:?}", self.headers);
+        first.map(|(_, value)| value.as_str())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Line { stream: BufReader::new(stream) }
+    }
+
+    pub(super) async fn request(&mut self) -> Received {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            soon(self.stream.read_line(&mut line)).await.unwrap();
+            let line = line.strip_suffix("\r\n").unwrap_or_else(|| panic!("{line:?} after {lines:?}"));
+            if line.is_empty() {
+                break;
+            }
+            lines.push(line.to_owned());
+        }
+        let headers = lines[1..].iter().map(|line| {
+            let (name, value) = line.split_once(": ").unwrap();
+            (name.to_lowercase(), value.to_owned())
+        });
+        let mut received =
+            Received { first_line: lines[0].clone(), headers: headers.collect(), body: vec![] };
+        received.body.resize(received.header("content-length").parse().unwrap(), 0);
+        soon(self.stream.read_exact(&mut received.body)).await.unwrap();
+        received
+    }
+
+    pub(super) async fn answer(&mut self, text: &str) {
+        soon(self.stream.write_all(text.as_bytes())).await.unwrap();
+        soon(self.stream.flush()).await.unwrap();
+    }
+
+    /// Answers with a status, headers and a body of known length.
+    pub(super) async fn answer_with(&mut self, status: &str, headers: &str, body: &str) {
+        let length = body.len();
+        self.answer(&format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}")).await;
+    }
+
+    /// Says this again and again until nobody listens any more.
+    pub(super) async fn chatter(&mut self, text: &str) {
+        let chatter = async { while self.stream.write_all(text.as_bytes()).await.is_ok() {} };
+        soon(chatter).await;
+    }
+
+    /// Closes the connection, and returns once the other side has noticed.
+    pub(super) async fn hang_up(&mut self) {
+        soon(self.stream.shutdown()).await.unwrap();
+        self.closed().await;
+    }
+
+    /// Returns once the other side has closed the connection.
+    pub(super) async fn closed(&mut self) {
+        let read = soon(self.stream.read_u8()).await;
+        let kind = read.expect_err("nothing more is said").kind();
+        assert!(matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset), "{kind}");
+    }
+}

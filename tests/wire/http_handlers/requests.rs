@@ -1,0 +1,139 @@
+//! What an endpoint is sent.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use hmac::{Hmac, KeyInit, Mac};
+use http::{HeaderMap, HeaderValue};
+use jobmill::{
+    config::HttpSettings,
+    execute::{Attempt, Handler},
+    job::FailureReason,
+    proto::v1::{self, JobState},
+};
+use sha2::Sha256;
+
+use super::{Endpoint, Received, call, handler, outcome, rig, settings};
+use crate::support::{job, soon, submission};
+
+#[tokio::test]
+async fn a_job_is_posted_and_the_answer_is_its_result() {
+    let endpoint = Endpoint::start().await;
+    let rig = rig(settings(&endpoint.url())).await;
+    let spec = v1::JobSpec {
+        payload: r#"{"to": "ada"}"#.into(),
+        payload_type: "application/json".to_owned(),
+        ..job("call")
+    };
+    let submitted = rig.submit(spec).await;
+    let mut line = endpoint.accept().await;
+    let request = line.request().await;
+    assert_eq!(request.first_line, "POST /jobs?a=b HTTP/1.1");
+    assert_eq!(request.body, br#"{"to": "ada"}"#);
+    for (name, value) in [
+        ("host", &*format!("127.0.0.1:{}", endpoint.port())),
+        ("content-type", "application/json"),
+        ("user-agent", concat!("jobmill/", env!("CARGO_PKG_VERSION"))),
+        ("jobmill-job-id", &submitted.id),
+        ("jobmill-queue", "default"),
+        ("jobmill-kind", "call"),
+        ("jobmill-attempt", "1"),
+        ("jobmill-max-attempts", "3"),
+        ("idempotency-key", &submitted.id),
+    ] {
+        assert_eq!(request.header(name), value, "{name}");
+    }
+    assert!(request.header("jobmill-lease").parse::<u64>().is_ok());
+    for absent in ["webhook-id", "webhook-signature", "traceparent", "transfer-encoding", "authorization"] {
+        assert_eq!(request.find(absent), None);
+    }
+    line.answer_with("201 Created", "content-type: text/csv\r\n", "a,b\n").await;
+    let done = rig.ends(&submitted.id).await;
+    assert_eq!(done.state(), JobState::Succeeded, "{:?}", done.failure);
+    assert_eq!((&done.result[..], done.result_type.as_str()), (&b"a,b\n"[..], "text/csv"));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn the_trace_context_of_the_submission_goes_along() {
+    const CONTEXT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let endpoint = Endpoint::start().await;
+    let rig = rig(settings(&endpoint.url())).await;
+    let mut request = tonic::Request::new(submission(job("call")));
+    request.metadata_mut().insert("traceparent", CONTEXT.parse().unwrap());
+    soon(rig.jobs.clone().submit(request)).await.unwrap();
+    let mut line = endpoint.accept().await;
+    // Its trace; the span may be the attempt's own.
+    assert_eq!(line.request().await.header("traceparent")[..35], CONTEXT[..35]);
+    line.answer_with("200 OK", "", "").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_empty_payload_is_an_empty_body_of_no_known_type() {
+    let endpoint = Endpoint::start().await;
+    let attempt = Attempt::detached("", "", |_| {});
+    let call = tokio::spawn(handler(settings(&endpoint.url())).run(attempt));
+    let mut line = endpoint.accept().await;
+    let request = line.request().await;
+    assert_eq!(
+        (request.header("content-length"), request.header("content-type")),
+        ("0", "application/octet-stream")
+    );
+    line.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
+    let output = outcome(call).await.unwrap();
+    assert_eq!((output.bytes.len(), output.media_type.as_str()), (0, ""));
+}
+
+#[tokio::test]
+async fn the_operators_headers_are_sent_and_not_shown() {
+    let endpoint = Endpoint::start().await;
+    let mut headers = HeaderMap::new();
+    headers.insert("authorization", HeaderValue::from_static("Bearer s3cret"));
+    let settings = HttpSettings { headers, ..settings(&endpoint.url()) };
+    assert!(!format!("{settings:?}").contains("s3cret"));
+    let call = call(&handler(settings), "");
+    let mut line = endpoint.accept().await;
+    assert_eq!(line.request().await.header("authorization"), "Bearer s3cret");
+    line.answer_with("200 OK", "", "").await;
+    outcome(call).await.unwrap();
+}
+
+/// Whether one of a request's signatures is made with `key`.
+fn is_signed(request: &Received, key: &[u8]) -> bool {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+    mac.update(request.header("webhook-id").as_bytes());
+    mac.update(b".");
+    mac.update(request.header("webhook-timestamp").as_bytes());
+    mac.update(b".");
+    mac.update(&request.body);
+    let expected = format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()));
+    request.header("webhook-signature").split(' ').any(|signature| signature == expected)
+}
+
+#[tokio::test]
+async fn each_secret_makes_a_signature_of_its_own() {
+    let endpoint = Endpoint::start().await;
+    let (old, new) = ([1; 24], [2; 64]);
+    let secret = |key: &[u8]| format!("whsec_{}", BASE64_STANDARD.encode(key)).parse().unwrap();
+    let signing_secrets = vec![secret(&old), secret(&new)];
+    let settings = HttpSettings { signing_secrets, ..settings(&endpoint.url()) };
+    let call = call(&handler(settings), "some \u{0} bytes");
+    let mut line = endpoint.accept().await;
+    let mut request = line.request().await;
+    assert_eq!(request.header("webhook-id"), request.header("jobmill-job-id"));
+    assert_eq!(request.header("webhook-timestamp"), "1800000000", "the injected clock's");
+    assert!(is_signed(&request, &old) && is_signed(&request, &new));
+    assert!(!is_signed(&request, &[3; 24]), "nobody else's");
+    request.body.push(b'!');
+    assert!(!is_signed(&request, &old), "the body counts");
+    line.answer_with("200 OK", "", "").await;
+    outcome(call).await.unwrap();
+}
+
+#[tokio::test]
+async fn line_breaks_in_a_jobs_values_never_reach_the_wire() {
+    let endpoint = Endpoint::start().await;
+    let attempt = Attempt::detached("", "text/plain\r\nX-Admin: yes", |_| {});
+    let error = soon(handler(settings(&endpoint.url())).run(attempt)).await.expect_err("refused");
+    assert_eq!((error.failure().reason, error.failure().retryable), (FailureReason::StartFailed, false));
+    assert!(error.message().contains("content-type") && !endpoint.was_called(), "{error:?}");
+}
