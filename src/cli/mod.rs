@@ -5,6 +5,7 @@ mod completions;
 mod doctor;
 mod serve;
 
+mod backup;
 mod bench;
 mod cancel;
 mod count;
@@ -99,6 +100,10 @@ enum Command {
     CheckConfig(check_config::CheckConfigArgs),
     /// Look an installation over, and say what to do
     Doctor(doctor::Args),
+    /// Copy a server's store to a new folder, while it runs or not
+    Backup(backup::BackupArgs),
+    /// Give the space that deleted jobs have left back to the file system, while the server does not run
+    Compact(backup::CompactArgs),
     /// See it at work: a server, a few jobs for real files, and how they end
     Demo(demo::Args),
     /// Measure how fast jobs are taken and run on this machine
@@ -159,6 +164,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Completions(args) => verb(&ui, async { completions::completions(&args, &ui) }),
         Command::Man(args) => verb(&ui, async { completions::man(&args, &ui) }),
         Command::Demo(args) => verb(&ui, demo::run(args, &ui)),
+        Command::Backup(args) => verb(&ui, async { backup::backup(args, &ui) }),
+        Command::Compact(args) => verb(&ui, async { backup::compact(args, &ui) }),
         Command::Submit(args) => verb(&ui, submit::run(args, &global, &ui)),
         Command::Watch(args) => verb(&ui, watch::run(args, &global, &ui)),
         Command::Get(args) => verb(&ui, get::run(args, &global, &ui)),
@@ -231,6 +238,9 @@ mod tests {
           serve         Run the server
           check-config  Check a configuration file without starting anything
           doctor        Look an installation over, and say what to do
+          backup        Copy a server's store to a new folder, while it runs or not
+          compact       Give the space that deleted jobs have left back to the file system, while the server
+                        does not run
           demo          See it at work: a server, a few jobs for real files, and how they end
           bench         Measure how fast jobs are taken and run on this machine
           submit        Submit a job

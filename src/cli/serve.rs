@@ -34,7 +34,7 @@ pub(crate) struct ServeArgs {
 }
 
 /// Where settings come from: flags go before variables, those before the file, that before the defaults.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 pub(crate) struct SourceArgs {
     /// Configuration file; by default ~/.config/jobmill/jobmill.toml, if there is one [env: JOBMILL_CONFIG]
     #[arg(long, value_name = "PATH")]
@@ -69,6 +69,11 @@ pub(crate) struct SourceArgs {
 }
 
 impl SourceArgs {
+    /// For who needs to know no more than where the jobs are kept.
+    pub(crate) fn of_store(config: Option<PathBuf>, data_dir: Option<PathBuf>) -> Self {
+        SourceArgs { config, data_dir, ..SourceArgs::default() }
+    }
+
     /// Reads and checks the configuration.
     pub(crate) fn load(self, surroundings: &Surroundings) -> Result<Loaded, Faults> {
         let flags = Flags {

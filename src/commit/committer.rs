@@ -8,7 +8,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Commit, ControlAnswer, Entry, Handout, Reports, SubmitAnswer, held::Held};
+use super::{
+    Commit, ControlAnswer, Entry, Handout, Reports, SubmitAnswer,
+    held::{Held, TRY_EVERY},
+};
 use crate::{
     admission::{
         Queues,
@@ -110,6 +113,8 @@ struct Loop {
     answering: TaskTracker,
     purges: HashMap<i64, Vec<oneshot::Sender<ControlAnswer>>>,
     held: Held,
+    /// While the disk takes no new jobs: when to look again whether it does.
+    look_again: Option<Timestamp>,
     /// Whether there is room that nobody who waits has been offered yet.
     room: bool,
     more: bool,
@@ -125,6 +130,7 @@ impl Loop {
             answering: TaskTracker::new(),
             purges: HashMap::new(),
             held: Held::default(),
+            look_again: None,
             room: false,
             // What was due while the server was down is promoted, and free slots are filled, by a first empty batch.
             more: true,
@@ -154,8 +160,10 @@ impl Loop {
 
     /// Waits until there is something to do, and takes all that is there.
     async fn gather(&self, inbox: &mut Inbox, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) {
-        let wake = [self.wake, self.waiters.next_until(), self.held.retry_at()].into_iter().flatten().min();
-        let work_left = self.more || (self.room && !self.waiters.is_empty());
+        let look_again = self.look_again.filter(|_| !self.waiters.is_empty());
+        let wake = [self.wake, self.waiters.next_until(), self.held.retry_at(), look_again];
+        let wake = wake.into_iter().flatten().min();
+        let work_left = self.more || (self.room && self.look_again.is_none() && !self.waiters.is_empty());
         if !work_left {
             let clock = &self.committer.clock;
             let time_comes = async {
@@ -169,6 +177,7 @@ impl Loop {
                 Some(report) = inbox.reports.recv() => reports.push(report),
                 Some(entry) = inbox.entries.recv() => entries.push(entry),
                 () = time_comes => {}
+                () = self.committer.metrics.health.asked() => {}
                 () = self.committer.draining.cancelled(), if !self.waiters.is_empty() => {}
                 () = inbox.ending.cancelled() => {}
             }
@@ -194,6 +203,7 @@ impl Loop {
         let now = self.committer.clock.now();
         self.let_go_of_waiters(now);
         let space = self.committer.store.space(now);
+        self.committer.metrics.health.disk(space);
         let mut batch = Batch {
             now,
             space,
@@ -204,6 +214,7 @@ impl Loop {
         let mut askers = Vec::new();
         let mut controllers = Vec::new();
         let mut flushes = Vec::new();
+        self.look_again = (space != Space::Enough).then(|| now.after(TRY_EVERY));
         if space == Space::Enough {
             self.offer_to_waiters(&mut batch, &mut askers);
         }

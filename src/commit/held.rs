@@ -10,8 +10,8 @@ use crate::{
     store::{Batch, Control, ControlRefusal, Report, ReportBody, Space},
 };
 
-/// What did not fit is tried again after so long.
-const TRY_EVERY: Duration = Duration::from_secs(1);
+/// What did not fit is tried again after so long, and whoever waits for room is offered some again.
+pub(super) const TRY_EVERY: Duration = Duration::from_millis(250);
 /// So many cancels and deletes may wait for space.
 const CONTROLS_MAX: usize = 1_024;
 

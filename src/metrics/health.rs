@@ -1,13 +1,14 @@
 //! Whether the server is ready for more.
 
 use std::{
-    sync::atomic::{AtomicI64, Ordering},
+    sync::atomic::{AtomicBool, AtomicI64, Ordering},
     time::Duration,
 };
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, store::Space};
 
 /// A batch that the disk has not taken in this time means that nothing goes on.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
@@ -19,6 +20,10 @@ pub(crate) struct Health {
     draining: CancellationToken,
     /// When the batch that is being applied began, in microseconds since 1970; 0 between batches.
     applying_since: AtomicI64,
+    /// Whether the latest batch found too little space for new jobs.
+    disk_full: AtomicBool,
+    /// Told when somebody wants to know whether there is space again.
+    asked: Notify,
 }
 
 /// Why a server is not ready.
@@ -30,11 +35,30 @@ pub(crate) enum NotReady {
     /// Nothing is committed.
     #[error("the disk has not taken the latest batch for {} s", .0.as_secs())]
     Stuck(Duration),
+    /// New jobs are refused.
+    #[error("the disk is full, or nearly so: new jobs are refused")]
+    DiskFull,
 }
 
 impl Health {
     pub(crate) fn new(draining: CancellationToken) -> Self {
-        Health { draining, applying_since: AtomicI64::new(0) }
+        Health {
+            draining,
+            applying_since: AtomicI64::new(0),
+            disk_full: AtomicBool::new(false),
+            asked: Notify::new(),
+        }
+    }
+
+    /// What the store has room for, as a batch begins.
+    pub(crate) fn disk(&self, space: Space) {
+        self.disk_full.store(space != Space::Enough, Ordering::Relaxed);
+    }
+
+    /// Returns once somebody wants to know whether there is space again. Where nobody submits any more, because the
+    /// server is not ready, no batch would ever find out.
+    pub(crate) async fn asked(&self) {
+        self.asked.notified().await;
     }
 
     /// The committer begins to apply a batch.
@@ -59,6 +83,10 @@ impl Health {
         let applying = now.since(Timestamp::from_micros(since));
         if since != 0 && applying >= STUCK_AFTER {
             return Err(NotReady::Stuck(applying));
+        }
+        if self.disk_full.load(Ordering::Relaxed) {
+            self.asked.notify_one();
+            return Err(NotReady::DiskFull);
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ const REASONS: &[&str] = &[
     "REQUEST_ID_REUSED",
     "JOB_DELETED",
     "TOO_MANY_KINDS",
+    "DISK_FULL",
     "STOPPING",
 ];
 

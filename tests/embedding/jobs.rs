@@ -12,7 +12,7 @@ use jobmill::{
     client::Client,
     config::{KindDefaults, QueueSettings, Settings, StoreSettings, WhenFull, names::CLOSURE_KIND},
     execute::Attempt,
-    handle::{JobEvent, JobRequest, OutcomeError, SubmitError},
+    handle::{JobEvent, JobRequest, OutcomeError, SpawnRequest, SubmitError},
     job::{Output, StateName},
     proto::v1,
     serve::{ServeError, Server},
@@ -207,5 +207,36 @@ async fn without_a_listener_no_port_is_bound() {
     assert!(matches!(error, ServeError::Listen { .. }), "{error}");
     let server = soon(Server::builder(settings).without_listener().start()).await.unwrap();
     assert_eq!(server.local_addr(), None);
+    stop(server).await;
+}
+
+#[tokio::test]
+async fn metrics_and_traces_need_no_port() {
+    let server = start().await;
+    let handle = server.handle();
+    let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let request = JobRequest::new("shout").payload("hello").traceparent(context);
+    let submitted = soon(handle.submit(request)).await.unwrap();
+    assert_eq!(submitted.job().spec.extras.as_ref().unwrap().traceparent, context);
+    soon(submitted.outcome()).await.unwrap();
+    let (seen, closure) = tokio::sync::oneshot::channel();
+    let request = SpawnRequest::on("default").traceparent(context);
+    let spawned = handle.spawn(request, |attempt: Attempt| async move {
+        let _ = seen.send(attempt.traceparent().map(str::to_owned));
+        Ok(Output::default())
+    });
+    soon(soon(spawned).await.unwrap().outcome()).await.unwrap();
+    assert_eq!(soon(closure).await.unwrap().as_deref(), Some(context));
+    soon(handle.submit(JobRequest::new("nobody"))).await.unwrap_err();
+
+    assert_eq!(server.metrics_addr(), None);
+    let page = soon(handle.metrics()).await.unwrap();
+    for line in [
+        r#"jobmill_jobs_submitted_total{kind="shout"} 1"#,
+        r#"jobmill_jobs_ended_total{kind="other",state="succeeded"} 1"#,
+        r#"jobmill_submissions_rejected_total{reason="UNKNOWN_KIND"} 1"#,
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+    }
     stop(server).await;
 }

@@ -16,6 +16,7 @@ mod http_handlers;
 mod metrics;
 mod pages;
 mod queues;
+mod storage;
 mod submit;
 mod tls;
 mod tokens;

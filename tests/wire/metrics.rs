@@ -3,15 +3,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
 use jobmill::{
-    clock::Clock,
+    clock::{Clock, Timestamp},
     proto::v1::{self, JobState},
     serve::{Server, ServerBuilder},
-    store::{Applied, Batch, Reader, Store, StoreError},
+    store::{Applied, Batch, Reader, Space, Store, StoreError},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -152,6 +156,34 @@ async fn waits_runs_and_the_oldest_ready_job_go_by_the_clock() {
     assert_eq!(now.get(r#"jobmill_run_seconds_sum{kind="held"}"#), 7.0, "the first one's");
     assert_eq!(now.get(r#"jobmill_wait_seconds_bucket{kind="held",le="5"}"#), 1.0);
     assert_eq!(now.get(r#"jobmill_wait_seconds_bucket{kind="held",le="10"}"#), 2.0);
+}
+
+#[tokio::test]
+async fn a_cancelled_job_counts_an_attempt_only_where_one_had_started() {
+    let (handler, mut stage) = Stage::new();
+    let (rig, address) = start(|settings| {
+        Server::builder(with_queue(settings, QUEUE, queue(1))).handler("held", defaults(), handler)
+    })
+    .await;
+    let running = rig.submit(job("held")).await;
+    let cue = stage.next().await;
+    let waiting = rig.submit(job("held")).await;
+    let ended = async || {
+        let now = Scrape::of(address).await;
+        let jobs = now.get(r#"jobmill_jobs_ended_total{kind="held",state="cancelled"}"#);
+        (jobs, now.get(r#"jobmill_attempts_total{kind="held",result="cancelled"}"#))
+    };
+    rig.cancel(&waiting.id).await.unwrap();
+    assert_eq!(ended().await, (1.0, 0.0));
+    rig.cancel(&running.id).await.unwrap();
+    soon(cue.attempt.cancelled()).await;
+    cue.fails();
+    rig.ends(&running.id).await;
+    assert_eq!(ended().await, (2.0, 1.0));
+    rig.delete(&running.id).await.unwrap();
+    let now = Scrape::of(address).await;
+    assert_eq!(now.get("jobmill_jobs_deleted_total"), 1.0);
+    assert_eq!(now.get(r#"jobmill_jobs{queue="default",state="cancelled"}"#), 1.0);
 }
 
 #[tokio::test]
@@ -298,7 +330,7 @@ impl Store for Hanging {
         self.store.apply(batch)
     }
 
-    fn reader(&self) -> std::sync::Arc<dyn Reader> {
+    fn reader(&self) -> Arc<dyn Reader> {
         self.store.reader()
     }
 }
@@ -325,6 +357,51 @@ async fn not_ready_while_the_disk_does_not_take_a_batch() {
     assert_eq!(Scrape::of(address).await.get("jobmill_ready"), 0.0);
     let_go.send(()).unwrap();
     soon(submitting).await.unwrap().unwrap();
+    let ready = async { while get(address, "/readyz").await.status != 200 {} };
+    soon(ready).await;
+}
+
+/// Has as much space as the test says.
+struct Tight {
+    store: Box<dyn Store>,
+    has_space: Arc<AtomicBool>,
+}
+
+impl Store for Tight {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        self.store.apply(batch)
+    }
+
+    fn space(&mut self, _: Timestamp) -> Space {
+        if self.has_space.load(Ordering::SeqCst) { Space::Enough } else { Space::Low }
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.store.reader()
+    }
+}
+
+#[tokio::test]
+async fn not_ready_while_the_disk_is_full_and_ready_again_without_a_submission() {
+    let space = Arc::new(AtomicBool::new(true));
+    let has_space = Arc::clone(&space);
+    let (rig, address) =
+        start(|settings| simple(settings).around_store(move |store| Box::new(Tight { store, has_space })))
+            .await;
+    assert_eq!(get(address, "/readyz").await.status, 200);
+    space.store(false, Ordering::SeqCst);
+    let refused = soon(rig.jobs.clone().submit(submission(job("echo")))).await.unwrap_err();
+    assert_eq!(refusal(&refused).reason, "DISK_FULL");
+    for _ in 0..3 {
+        let full = get(address, "/readyz").await;
+        assert_eq!(
+            (full.status, &*full.body),
+            (503, "the disk is full, or nearly so: new jobs are refused\n")
+        );
+    }
+    let now = Scrape::of(address).await;
+    assert_eq!(now.get(r#"jobmill_submissions_rejected_total{reason="DISK_FULL"}"#), 1.0);
+    space.store(true, Ordering::SeqCst);
     let ready = async { while get(address, "/readyz").await.status != 200 {} };
     soon(ready).await;
 }

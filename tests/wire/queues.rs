@@ -18,7 +18,7 @@ use crate::support::{
     QUEUE, Rig, Stage, defaults, folder, job, memory, queue, refusal, simple, soon, with_queue,
 };
 
-fn in_queue(queue: &str, kind: &str) -> v1::JobSpec {
+pub(crate) fn in_queue(queue: &str, kind: &str) -> v1::JobSpec {
     v1::JobSpec { queue: queue.to_owned(), ..job(kind) }
 }
 

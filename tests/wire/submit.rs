@@ -53,6 +53,7 @@ async fn answer(call: JoinHandle<Result<v1::SubmitResponse, Status>>) -> Result<
 async fn an_accepted_job_is_there_after_a_restart_with_all_it_had() {
     let home = tempfile::tempdir().unwrap();
     let rig = Rig::start(simple(with_queue(folder(home.path()), SMALL, shelf(10)))).await;
+    let in_a_year = Clock::System.now().as_micros() / 1_000_000 + 365 * 24 * 3600;
     let spec = v1::JobSpec {
         queue: SMALL.to_owned(),
         kind: "echo".to_owned(),
@@ -69,7 +70,7 @@ async fn an_accepted_job_is_there_after_a_restart_with_all_it_had() {
         }),
         attempt_timeout: Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 }),
         run_time: None,
-        expire_time: Some(prost_types::Timestamp { seconds: 4_200_000_000, nanos: 0 }),
+        expire_time: Some(prost_types::Timestamp { seconds: in_a_year, nanos: 0 }),
     };
     let accepted = submit(&rig, named("a request", spec)).await.unwrap().job.unwrap();
     let before = rig.get(&accepted.id).await;

@@ -62,8 +62,7 @@ impl Requests {
     pub(super) fn of_attempt(&self, attempt: &Attempt) -> Result<Request, HandlerError> {
         let job = attempt.job();
         let id = job.id.to_string();
-        let (payload_type, traceparent) =
-            job.spec.extras.as_ref().map_or(("", ""), |extras| (&extras.payload_type, &extras.traceparent));
+        let payload_type = job.spec.extras.as_ref().map_or("", |extras| &extras.payload_type);
         let payload_type = if payload_type.is_empty() { "application/octet-stream" } else { payload_type };
         let mut headers = self.headers.clone();
         let mut set = |name: HeaderName, value: &str| match HeaderValue::from_str(value) {
@@ -87,7 +86,7 @@ impl Requests {
         set(MAX_ATTEMPTS, &job.max_attempts.to_string())?;
         set(LEASE, &attempt.lease().as_i64().to_string())?;
         set(IDEMPOTENCY_KEY, &id)?;
-        if !traceparent.is_empty() {
+        if let Some(traceparent) = attempt.traceparent() {
             set(TRACEPARENT, traceparent)?;
         }
         if !self.secrets.is_empty() {

@@ -4,8 +4,14 @@
 //! log start over under steady load, because there is always a newer commit; so once the log is long, the writer
 //! itself does the small rest between two commits.
 
-use std::{cell::Cell, path::Path, sync::mpsc, thread};
+use std::{
+    cell::Cell,
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+};
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::Options;
@@ -13,8 +19,10 @@ use crate::store::StoreError;
 
 /// From so many pages of 4 KiB on, the thread is called.
 const BACKGROUND_PAGES: i32 = 1_000;
-/// From so many pages on, the writer does the rest.
+/// From so many pages on, the writer does the rest, unless the thread is at it,
 const INLINE_PAGES: i32 = 16_000;
+/// and from so many on it waits for the thread first: the log's bound, as long as no reader stays.
+const BOUND_PAGES: i32 = 2 * INLINE_PAGES;
 
 thread_local! {
     /// The length of the log in pages, as the last commit of this thread left it.
@@ -24,6 +32,8 @@ thread_local! {
 /// Lets the log be copied after commits.
 pub(super) struct Checkpointer {
     wake: Option<mpsc::SyncSender<()>>,
+    /// Held by the thread while it copies: SQLite lets only one do so at a time, and turns the other away.
+    turn: Arc<Mutex<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -35,10 +45,13 @@ impl Checkpointer {
         }));
         let connection = super::open_connection(path, options)?;
         let (wake, woken) = mpsc::sync_channel::<()>(1);
+        let turn = Arc::new(Mutex::new(()));
+        let own_turn = Arc::clone(&turn);
         let thread = thread::Builder::new()
             .name("checkpoint".into())
             .spawn(move || {
                 while woken.recv().is_ok() {
+                    let _turn = own_turn.lock();
                     if let Err(error) = checkpoint(&connection) {
                         tracing::warn!(%error, "a checkpoint failed; the log grows until one succeeds");
                     }
@@ -49,13 +62,14 @@ impl Checkpointer {
                 path: path.into(),
                 source,
             })?;
-        Ok(Checkpointer { wake: Some(wake), thread: Some(thread) })
+        Ok(Checkpointer { wake: Some(wake), turn, thread: Some(thread) })
     }
 
     /// To be called after each commit, on the thread that committed.
     pub(super) fn committed(&self, writer: &Connection) {
         let pages = LOG_PAGES.get();
         if pages >= INLINE_PAGES {
+            let _turn = (pages >= BOUND_PAGES).then(|| self.turn.lock());
             self.checkpoint(writer);
         } else if pages >= BACKGROUND_PAGES
             && let Some(wake) = &self.wake

@@ -124,16 +124,31 @@ fn free_bytes(folder: &Path) -> io::Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Random bytes, because a file system that compresses would keep no space for zeros.
+/// Keeps so much space. It need not survive a power cut: a file that is too short is made anew.
 fn write_ballast(path: &Path, bytes: u64) -> io::Result<()> {
     let mut file = File::create(path)?;
+    if reserve(&file, bytes) {
+        return Ok(());
+    }
+    // Random bytes, because a file system that compresses would keep no space for zeros.
     let mut chunk = vec![0; 1 << 20];
+    rand::rng().fill_bytes(&mut chunk);
     let mut left = bytes;
     while left > 0 {
         let part = usize::try_from(left).map_or(chunk.len(), |left| left.min(chunk.len()));
-        rand::rng().fill_bytes(&mut chunk[..part]);
         file.write_all(&chunk[..part])?;
         left -= part as u64;
     }
-    file.sync_all()
+    Ok(())
+}
+
+/// Has the file system set the space aside without writing it, where it can.
+#[cfg(target_os = "linux")]
+fn reserve(file: &File, bytes: u64) -> bool {
+    rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reserve(_file: &File, _bytes: u64) -> bool {
+    false
 }

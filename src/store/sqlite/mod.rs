@@ -3,6 +3,7 @@
 //! One connection writes, in WAL mode with `synchronous=FULL`: a commit returns after its flush. Readers have
 //! connections of their own. A file lock keeps a second server away from the folder.
 
+mod backup;
 mod checkpoint;
 mod checkup;
 mod disk;
@@ -22,6 +23,7 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use rusqlite_migration::{M, Migrations};
 use rustix::fs::FlockOperation;
 
+pub use self::backup::{Copied, CopyError, backup, compact};
 pub use self::checkup::{Checkup, check};
 use self::{checkpoint::Checkpointer, disk::Disk, reader::SqliteReader, writer::SqliteRows};
 use super::{
@@ -49,12 +51,14 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the store in `folder`, which is made where it does not exist, and recovers from whatever happened before.
+    /// Opens the store in `folder`, which is made where it does not exist, and recovers from whatever happened before. It
+    /// keeps no space free.
     ///
     /// # Errors
     /// When the folder can't be used, is in use, or holds something else.
     pub fn open(folder: &Path, setup: EngineSetup) -> Result<Self, StoreError> {
-        Self::open_with(folder, DiskSettings::default(), setup)
+        let disk = DiskSettings { ballast_bytes: 0, min_free_bytes: 0, vfs: None };
+        Self::open_with(folder, disk, setup)
     }
 
     /// As [`SqliteStore::open`], with settings of its own for the disk.
