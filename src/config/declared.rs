@@ -16,8 +16,9 @@ use super::{
     fault::Place,
     limits,
     names::{NameError, check_free_kind_name, check_queue_name},
+    paths::Folder,
     program,
-    rules::{Bool, Choice, DurationIn, FloatIn, Folder, IntIn, KeepIn, Rule, SizeIn},
+    rules::{Bool, Choice, DurationIn, FloatIn, IntIn, KeepIn, Rule, SizeIn},
     section::{Reading, Section},
     surroundings::Surroundings,
 };

@@ -18,7 +18,8 @@ use super::{
     },
     fault::{Fault, Faults, Place, Source},
     limits, network,
-    rules::{Bool, Choice, DurationIn, FloatIn, Folder, LogFilter, OrOff, Rule, SizeIn, quote},
+    paths::Folder,
+    rules::{Bool, Choice, DurationIn, FloatIn, LogFilter, OrOff, Rule, SizeIn, quote},
     section::{Reading, Section},
     surroundings::Surroundings,
 };

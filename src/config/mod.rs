@@ -14,6 +14,7 @@ pub mod limits;
 mod load;
 pub mod names;
 mod network;
+mod paths;
 mod program;
 mod rules;
 mod section;

@@ -7,7 +7,8 @@ use super::{
     declared::optional,
     fault::Place,
     limits,
-    rules::{Choice, DurationIn, FileIn, IntIn, Rule, SizeIn, quote},
+    paths::FileIn,
+    rules::{Choice, DurationIn, IntIn, Rule, SizeIn, quote},
     section::{Reading, Section},
     tokens,
 };

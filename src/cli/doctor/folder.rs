@@ -21,9 +21,7 @@ const FILE_SYSTEM: &str = "file system";
 const FLUSH: &str = "flush";
 const DATABASE: &str = "database";
 
-/// Less than this is too little to work with,
-const SPACE_MIN_BYTES: u64 = 64 << 20;
-/// and less than this soon will be.
+/// Less free space than this may soon be too little.
 const SPACE_LOW_BYTES: u64 = 1 << 30;
 /// A flush that takes longer makes every submission slow.
 const FLUSH_SLOW: Duration = Duration::from_millis(20);
@@ -31,14 +29,14 @@ const FLUSH_SLOW: Duration = Duration::from_millis(20);
 const FLUSH_UNBELIEVABLE: Duration = Duration::from_micros(5);
 const FLUSHES: usize = 21;
 
-pub(super) fn check(folder: &Path, quick: bool, now: Timestamp) -> Vec<Finding> {
+pub(super) fn check(folder: &Path, min_free_bytes: u64, quick: bool, now: Timestamp) -> Vec<Finding> {
     let shown = folder.display();
     let metadata = match fs::metadata(folder) {
         Ok(metadata) if metadata.is_dir() => metadata,
         Ok(_) => {
             return vec![problem(FOLDER, format!("{shown} is not a folder"), "set data_dir to a folder")];
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return absent(folder),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return absent(folder, min_free_bytes),
         Err(error) => {
             let way_out = "give this user access to it, or run the doctor as the user who runs the server";
             return vec![problem(FOLDER, format!("{shown} can't be read: {error}"), way_out)];
@@ -66,7 +64,7 @@ pub(super) fn check(folder: &Path, quick: bool, now: Timestamp) -> Vec<Finding> 
     } else {
         ok(FOLDER, format!("{shown} is this user's alone"))
     });
-    findings.push(space(folder));
+    findings.push(space(folder, min_free_bytes));
     findings.extend(file_system(folder));
     // As another user, files would be left here that the server's user could not open.
     if is_own && is_writable {
@@ -80,7 +78,7 @@ pub(super) fn check(folder: &Path, quick: bool, now: Timestamp) -> Vec<Finding> 
 }
 
 /// A folder that is not there yet: the server makes it.
-fn absent(folder: &Path) -> Vec<Finding> {
+fn absent(folder: &Path, min_free_bytes: u64) -> Vec<Finding> {
     let shown = folder.display();
     let existing = folder.ancestors().skip(1).find(|parent| parent.exists()).unwrap_or(Path::new("/"));
     if rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_err() {
@@ -89,23 +87,26 @@ fn absent(folder: &Path) -> Vec<Finding> {
         return vec![problem(FOLDER, message, "make it, and give it to the user who runs the server")];
     }
     let mut findings = vec![ok(FOLDER, format!("{shown} does not exist yet; the server will make it"))];
-    findings.push(space(existing));
+    findings.push(space(existing, min_free_bytes));
     findings.extend(file_system(existing));
     findings
 }
 
-fn space(folder: &Path) -> Finding {
+fn space(folder: &Path, min_free_bytes: u64) -> Finding {
     let found = match rustix::fs::statvfs(folder) {
         Ok(found) => found,
         Err(errno) => return warning(SPACE, format!("can't be told: {errno}"), "look at `df` yourself"),
     };
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     let message = format!("{} are free", text::bytes(free));
-    match free {
-        0..SPACE_MIN_BYTES => problem(SPACE, message, "make room: soon nothing more can be accepted"),
-        SPACE_MIN_BYTES..SPACE_LOW_BYTES => warning(SPACE, message, "make room before it runs out"),
-        SPACE_LOW_BYTES.. => ok(SPACE, message),
+    if free < min_free_bytes {
+        let message = format!("{message}, less than disk.min_free ({})", text::bytes(min_free_bytes));
+        return problem(SPACE, message, "make room: no new job is accepted until then");
     }
+    if free < SPACE_LOW_BYTES.max(min_free_bytes.saturating_mul(2)) {
+        return warning(SPACE, message, "make room before it runs out");
+    }
+    ok(SPACE, message)
 }
 
 /// File systems by the magic number that Linux knows them by, and what is wrong with each.
@@ -246,12 +247,21 @@ mod tests {
     }
 
     #[test]
+    fn free_space_is_weighed_against_what_the_server_wants() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = space(dir.path(), u64::MAX);
+        assert_eq!(found.verdict, super::super::Verdict::Problem);
+        assert!(found.message.contains("disk.min_free"), "{found:?}");
+        assert_ne!(space(dir.path(), 0).verdict, super::super::Verdict::Problem);
+    }
+
+    #[test]
     fn a_folder_is_one_and_is_this_users_alone() {
         let dir = tempfile::tempdir().unwrap();
         let set_mode = |mode| {
             fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
         };
-        let verdict = |path: &Path| check(path, true, Clock::System.now()).remove(0);
+        let verdict = |path: &Path| check(path, 0, true, Clock::System.now()).remove(0);
         set_mode(0o700);
         assert_eq!(verdict(dir.path()).verdict, super::super::Verdict::Ok);
         set_mode(0o750);

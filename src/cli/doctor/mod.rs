@@ -116,7 +116,9 @@ async fn look_over(loaded: &Loaded, quick: bool, global: &Global, ui: &Ui) -> Ve
             "jobs are kept in memory",
             "fine for trials; give the server a data_dir to keep them over a restart",
         )),
-        StoreSettings::Folder(folder) => findings.extend(folder::check(folder, quick, ui.clock.now())),
+        StoreSettings::Folder(folder) => {
+            findings.extend(folder::check(folder, settings.disk.min_free_bytes, quick, ui.clock.now()));
+        }
     }
     findings.push(process::clock(ui.clock.now()));
     findings.push(process::open_files(settings));

@@ -10,7 +10,7 @@
 //! | `Jobmill-Attempt`, `Jobmill-Max-Attempts` | which attempt, from 1, of how many |
 //! | `Jobmill-Lease` | the attempt's token, a number that grows with every attempt in the store |
 //! | `Idempotency-Key` | the job's id: the same for all attempts of a job |
-//! | `traceparent` | the W3C trace context of the attempt, where there is a trace |
+//! | `traceparent` | the W3C trace context of the attempt, where the job belongs to a trace |
 //! | `webhook-id`, `webhook-timestamp`, `webhook-signature` | the signature by the Standard Webhooks, if there are secrets |
 //!
 //! # What its answer means

@@ -86,8 +86,8 @@ impl Requests {
         set(MAX_ATTEMPTS, &job.max_attempts.to_string())?;
         set(LEASE, &attempt.lease().as_i64().to_string())?;
         set(IDEMPOTENCY_KEY, &id)?;
-        if let Some(traceparent) = attempt.traceparent() {
-            set(TRACEPARENT, traceparent)?;
+        if let Some(context) = attempt.traceparent() {
+            set(TRACEPARENT, context)?;
         }
         if !self.secrets.is_empty() {
             let timestamp = (self.clock.now().as_micros() / 1_000_000).to_string();
