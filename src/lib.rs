@@ -4,8 +4,10 @@
 //! embeds the server gives it handlers ([`execute`]) and settings ([`config`]) and uses it through a [`handle`]; the
 //! other modules are its parts, and ARCHITECTURE.md in the repository is their map.
 
+pub mod access;
 pub mod admission;
 mod api;
+pub mod audit;
 pub mod client;
 pub mod clock;
 pub mod commit;
@@ -14,10 +16,12 @@ mod dispatch;
 pub mod execute;
 pub mod handle;
 pub mod job;
+pub mod listen;
 mod metrics;
 pub mod proto;
 pub mod serve;
 pub mod store;
+pub mod tls;
 mod traces;
 pub mod transition;
 pub mod watch;

@@ -1,9 +1,12 @@
 //! Wiring and shutdown: a server from its settings to its end.
 
+mod credentials;
+mod error;
 mod running;
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,30 +14,37 @@ use std::{
 };
 
 pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
+use credentials::Credentials;
+pub use error::ServeError;
 use running::Running;
-use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use crate::{
     admission::{Admission, Queues},
-    api::{self, Core},
+    api::{self, Core, Gate},
     clock::Clock,
     commit::Committer,
-    config::{
-        DiskSettings, KindDefaults, Settings, StoreSettings,
-        names::{self, NameError},
-    },
+    config::{DiskSettings, KindDefaults, LimitSettings, Settings, StoreSettings, names},
     dispatch::{Dispatch, Handlers},
     execute::{
-        Handler, SetupError,
+        Handler,
         closures::{ClosureHandler, Closures},
-        command::{self, WaitError},
+        command,
         configured::Common,
     },
     handle::{self, Handle},
-    metrics::{Health, Metrics, MetricsError, Page, endpoint},
-    store::{EngineSetup, Reads, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
-    traces::{Traces, TracesError},
+    listen::{ListenStats, Listener},
+    metrics::{Health, Metrics, Page, endpoint},
+    store::{EngineSetup, Reads, Store, memory::MemoryStore, sqlite::SqliteStore},
+    traces::Traces,
     watch::{Hub, TokenIssuer},
 };
 
@@ -64,7 +74,9 @@ pub struct Server {
     address: Option<SocketAddr>,
     metrics_address: Option<SocketAddr>,
     handle: Handle,
+    connections: Arc<ListenStats>,
     stopper: Stopper,
+    reload: Arc<Notify>,
     running: JoinHandle<Result<(), ServeError>>,
 }
 
@@ -75,54 +87,15 @@ pub struct Stopper {
     force: CancellationToken,
 }
 
-/// Why a server did not start, or ended by itself.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The address can't be listened on.
-    #[error("can't listen on {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Commands of an earlier server would not end.
-    #[error(transparent)]
-    Commands(#[from] WaitError),
-    /// A kind's handler can't be set up.
-    #[error("the kind `{kind}` can't be run")]
-    Handler {
-        /// The kind.
-        kind: String,
-        /// Why.
-        source: SetupError,
-    },
-    /// A handler's kind can't have this name.
-    #[error("the kind {kind:?} can't have a handler")]
-    KindName {
-        /// The name.
-        kind: String,
-        /// What is wrong with it.
-        source: NameError,
-    },
-    /// A kind has two handlers.
-    #[error("the kind `{0}` has two handlers")]
-    KindTwice(String),
-    /// The gRPC server failed.
-    #[error(transparent)]
-    Api(#[from] ApiError),
-    /// The metrics could not be set up.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    /// Traces can't be exported as the settings have it.
-    #[error(transparent)]
-    Traces(#[from] TracesError),
-    /// A part of the server ended that never should.
-    #[error("a part of the server ended unexpectedly: {0}")]
-    Ended(String),
+/// Has a server's credentials read again, from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Reloader(Arc<Notify>);
+
+impl Reloader {
+    /// Asks for it. It is done soon.
+    pub fn reload(&self) {
+        self.0.notify_one();
+    }
 }
 
 impl Server {
@@ -155,6 +128,19 @@ impl Server {
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Has certificates, keys and tokens read again, and the audit's file opened anew. The files are looked at every few
+    /// seconds anyway; what is wrong with them is told in the log, and leaves the old ones in use.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        Reloader(Arc::clone(&self.reload))
+    }
+
+    /// Counts of its connections.
+    #[must_use]
+    pub fn connections(&self) -> Arc<ListenStats> {
+        Arc::clone(&self.connections)
     }
 
     /// A handle that stops it.
@@ -233,6 +219,10 @@ impl ServerBuilder {
     /// # Errors
     /// The first thing that is wrong; nothing listens then.
     pub async fn start(self) -> Result<Server, ServeError> {
+        let credentials = match self.listens {
+            true => Some(Arc::new(Credentials::load(&self.settings, &self.clock)?)),
+            false => None,
+        };
         let closures = Arc::new(Closures::default());
         let (handlers, defaults) = self.handlers(&closures)?;
         let setup = EngineSetup {
@@ -253,6 +243,20 @@ impl ServerBuilder {
         };
         let (listener, address) = bind(self.listens.then_some(self.settings.listen)).await?;
         let (metrics_listener, metrics_address) = bind(self.settings.metrics_listen).await?;
+        let connections = Arc::new(ListenStats::default());
+        let reload = Arc::new(Notify::new());
+        let listening = listener.zip(credentials).map(|(socket, credentials)| Listening {
+            gate: credentials.gate(&self.settings),
+            listener: Listener::new(
+                socket,
+                self.settings.limits.clone(),
+                credentials.tls.clone(),
+                Arc::clone(&connections),
+                self.clock.clone(),
+            ),
+            limits: self.settings.limits.clone(),
+            following: AbortOnDropHandle::new(tokio::spawn(credentials.follow(Arc::clone(&reload)))),
+        });
 
         let reader = store.reader();
         let queues = Arc::new(Queues::default());
@@ -314,7 +318,7 @@ impl ServerBuilder {
         let farewell = CancellationToken::new();
         let showing = metrics_listener.map(|listener| tokio::spawn(endpoint::serve(page, listener)));
         let running = Running {
-            serving: tokio::spawn(serve(core, listener, farewell.clone())),
+            serving: tokio::spawn(serve(core, listening, farewell.clone())),
             dispatching: tokio::spawn(Arc::clone(&dispatch).run(
                 handouts,
                 attempts.clone(),
@@ -338,7 +342,9 @@ impl ServerBuilder {
             address,
             metrics_address,
             handle,
+            connections,
             stopper,
+            reload,
             running: tokio::spawn(running.until_the_end()),
         })
     }
@@ -381,6 +387,15 @@ impl ServerBuilder {
     }
 }
 
+/// What it takes to serve gRPC.
+struct Listening {
+    listener: Listener,
+    gate: Gate,
+    limits: LimitSettings,
+    /// Ends with the rest.
+    following: AbortOnDropHandle<Infallible>,
+}
+
 /// Listens, if there is an address for it, and says where.
 async fn bind(address: Option<SocketAddr>) -> Result<(Option<TcpListener>, Option<SocketAddr>), ServeError> {
     let Some(address) = address else {
@@ -395,11 +410,13 @@ async fn bind(address: Option<SocketAddr>) -> Result<(Option<TcpListener>, Optio
 /// Serves gRPC until `stopping` is cancelled, or waits for that where there is no port to serve it on.
 async fn serve(
     core: Core,
-    listener: Option<TcpListener>,
+    listening: Option<Listening>,
     stopping: CancellationToken,
 ) -> Result<(), ApiError> {
-    match listener {
-        Some(listener) => api::serve(core, listener, stopping).await,
+    match listening {
+        Some(Listening { listener, gate, limits, following: _following }) => {
+            api::serve(core, gate, &limits, listener, stopping).await
+        }
         None => {
             stopping.cancelled().await;
             Ok(())

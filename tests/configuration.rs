@@ -257,6 +257,7 @@ fn the_file_is_the_named_one_or_the_users_own_or_none() {
 fn each_limit_is_the_last_value_that_is_accepted() {
     let queue = |setting: &str| format!("[queues.a]\n{setting}");
     let kind = |setting: &str| format!("[kinds.a]\ncommand = ['sh']\n{setting}");
+    let limit = |accepted: &str, refused: &str| (format!("limits.{accepted}"), format!("limits.{refused}"));
     for (accepted, refused) in [
         (queue("max_jobs = 1"), queue("max_jobs = 0")),
         (queue("max_jobs = 1_000_000_000"), queue("max_jobs = 1_000_000_001")),
@@ -280,6 +281,15 @@ fn each_limit_is_the_last_value_that_is_accepted() {
         (kind("retry.jitter = 1.0"), kind("retry.jitter = 1.1")),
         (kind("permanent_exit_codes = [1, 255]"), kind("permanent_exit_codes = [256]")),
         ("drain_timeout = '1h'".to_owned(), "drain_timeout = '61m'".to_owned()),
+        limit("connections = 1", "connections = 0"),
+        limit("connections = 1_000_000", "connections = 1_000_001"),
+        limit("handshakes = 100_000", "handshakes = 0"),
+        limit("handshake_timeout = '100ms'", "handshake_timeout = '99ms'"),
+        limit("streams_per_connection = 1", "streams_per_connection = 100_001"),
+        limit("header_bytes = '4KiB'", "header_bytes = 4_095"),
+        limit("header_bytes = '1MiB'", "header_bytes = '2MiB'"),
+        limit("keepalive_interval = '1h'", "keepalive_interval = '0s'"),
+        limit("keepalive_timeout = '10m'", "keepalive_timeout = '11m'"),
     ] {
         Desk::new(&accepted).load();
         let faults = Desk::new(&refused).faults();
@@ -320,9 +330,22 @@ fn there_are_only_so_many_queues_kinds_consumers_and_arguments() {
 fn the_example_has_every_key_and_is_valid() {
     let example =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/jobmill.example.toml")).unwrap();
-    Desk::new(&example).load();
+    let desk = |example: &str| {
+        let desk = Desk::new(example);
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        for (name, text) in [
+            ("server.pem", certified.cert.pem()),
+            ("server.key", certified.signing_key.serialize_pem()),
+            ("clients.pem", certified.cert.pem()),
+            ("tokens.toml", String::new()),
+        ] {
+            fs::write(desk.path(name), text).unwrap();
+        }
+        desk
+    };
+    desk(&example).load();
     // It names a file that not every machine has.
-    let desk = Desk::new(&example.replace("# ca_file = ", "ca_file = "));
+    let desk = desk(&example.replace("# ca_file = ", "ca_file = "));
     fs::write(desk.path("ca.pem"), endpoints::authority()).unwrap();
     let loaded = desk.load();
     let in_file = loaded.entries.iter().filter(|entry| matches!(entry.place, Place::File { .. }));
@@ -349,7 +372,7 @@ fn the_documentation_has_every_key_with_its_default() {
         let expected = match &*default {
             "required" => continue,
             "one a core" => jobmill::config::QueueSettings::default().consumers.to_string(),
-            "the server's own" | "as the server's" | "the public ones" => "null".to_owned(),
+            "the server's own" | "as the server's" | "the public ones" | "none" => "null".to_owned(),
             default => default.replace("~/", "/home/ada/"),
         };
         let actual = actual.value.as_str().map_or_else(|| actual.value.to_string(), str::to_owned);
@@ -415,6 +438,8 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     insta::assert_snapshot!(text, @r#"
     KEY                                  VALUE               FROM
     listen                               127.0.0.1:7733      default
+    hosts                                []                  default
+    insecure                             false               default
     data_dir                             -                   default
     memory                               true                flag --memory
     drain_timeout                        30s                 default
@@ -423,6 +448,20 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     traces.sample_ratio                  1.0                 default
     log.filter                           info                default
     log.format                           text                default
+    tls.certificate                      -                   default
+    tls.key                              -                   default
+    tls.client_ca                        -                   default
+    tls.client_auth                      required            default
+    auth.tokens                          -                   default
+    audit.file                           -                   default
+    grpc_web.origins                     []                  default
+    limits.connections                   10000               default
+    limits.handshakes                    1000                default
+    limits.handshake_timeout             10s                 default
+    limits.streams_per_connection        1024                default
+    limits.header_bytes                  16KiB               default
+    limits.keepalive_interval            30s                 default
+    limits.keepalive_timeout             20s                 default
     disk.ballast                         16MiB               default
     disk.min_free                        64MiB               default
     retention.succeeded                  1day                default

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{
+    access::{Denied, Role},
     admission::AdmissionError,
     commit::Stopped,
     job::JobId,
@@ -241,6 +242,64 @@ impl From<WatchError> for Status {
             WatchError::Store(error) => error.into(),
         }
     }
+}
+
+/// Nobody is let in who can't show who it is.
+pub(super) fn unauthenticated(denied: Denied) -> Status {
+    let reason = match denied {
+        Denied::Missing => "TOKEN_MISSING",
+        Denied::Unknown => "TOKEN_INVALID",
+        Denied::Expired => "TOKEN_EXPIRED",
+        Denied::Changed => "TOKEN_CHANGED",
+    };
+    status(Code::Unauthenticated, reason, denied, |_| {})
+}
+
+/// The caller does not have a role on any queue.
+pub(super) fn role_missing(subject: &str, role: Role) -> Status {
+    denied(subject, role, "", "*")
+}
+
+/// The caller lacks a role on a queue, or on some of all queues.
+pub(super) fn permission_denied(subject: &str, role: Role, queue: Option<&str>) -> Status {
+    match queue {
+        Some(queue) => denied(subject, role, &format!(" on the queue `{queue}`"), queue),
+        None => denied(subject, role, " on all queues, and the call names none", "*"),
+    }
+}
+
+fn denied(subject: &str, role: Role, on: &str, queue: &str) -> Status {
+    let subject = crate::admission::rules::shown(subject);
+    let message = format!("{subject} lacks the role `{role}`{on}: ask the server's operator for it");
+    status(Code::PermissionDenied, "ROLE_MISSING", message, |details| {
+        let metadata = [("role", role.as_str()), ("queue", queue)];
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        details.set_error_info("ROLE_MISSING", DOMAIN, std::collections::HashMap::from(metadata));
+    })
+}
+
+pub(super) fn host_not_allowed(host: &str) -> Status {
+    let host = crate::admission::rules::shown(host);
+    let message = format!(
+        "the server was called by the name {host}: call it by `localhost`, or add the name to `hosts`"
+    );
+    status(Code::PermissionDenied, "HOST_NOT_ALLOWED", message, |_| {})
+}
+
+pub(super) fn origin_not_allowed(origin: &str) -> Status {
+    let origin = crate::admission::rules::shown(origin);
+    let message = format!("pages from {origin} may not call: add the origin to `grpc_web.origins`");
+    status(Code::PermissionDenied, "ORIGIN_NOT_ALLOWED", message, |_| {})
+}
+
+pub(super) fn web_is_off() -> Status {
+    let message = "gRPC-Web is off: name the pages that may call in `grpc_web.origins`";
+    status(Code::Unimplemented, "GRPC_WEB_OFF", message, |_| {})
+}
+
+/// As gRPC libraries answer; other servers do the same, so that it is no word of Jobmill's own.
+pub(super) fn no_such_rpc() -> Status {
+    Status::unimplemented("there is no such RPC")
 }
 
 pub(super) fn resume_token_too_old(message: impl std::fmt::Display) -> Status {

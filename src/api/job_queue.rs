@@ -1,24 +1,28 @@
 //! The JobQueue service.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    pin::Pin,
+    sync::Arc,
+};
 
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Core, ENOUGH_BYTES, convert, errors, submit_stream, traceparent,
-    validate::{BATCH_MAX, Validator, request},
+    Core, ENOUGH_BYTES,
+    caller::Caller,
+    convert, errors, page_token,
+    submit::By,
+    submit_stream,
+    validate::{Validator, request},
     watch_stream::{self, WatchRequest},
 };
 use crate::{
-    admission::JobDraft,
-    clock::Timestamp,
-    commit::{ControlAnswer, SubmitAnswer, position_of},
-    config::WhenFull,
+    commit::ControlAnswer,
     job::{Job, JobId},
     proto::v1::{self, job_queue_server::JobQueue},
-    store::{Control, ControlDone, Offer, Page, RequestId, Scan, ScanOrder, StoreError},
-    traces::Submission,
+    store::{Control, ControlDone, Page, Scan, ScanOrder},
     watch::ResumeToken,
 };
 
@@ -38,147 +42,25 @@ impl JobQueueApi {
         JobQueueApi { core }
     }
 
-    /// Offers checked drafts.
-    async fn offer(
+    /// Changes a job, if the caller may. A job never goes to another queue, so that looking first is enough.
+    async fn job_control(
         &self,
-        drafts: Vec<JobDraft>,
-        request_id: &str,
-        request: Option<RequestId>,
-        traceparent: &str,
-        when_full: Option<WhenFull>,
-        deadline: Option<Timestamp>,
-    ) -> Result<SubmitAnswer, Status> {
-        let (queue, kind) =
-            drafts.first().map_or(("", ""), |draft| (draft.queue.as_str(), draft.kind.as_str()));
-        let mut span = self.core.traces.submission(traceparent, queue, kind, self.core.clock.now());
-        let offered =
-            self.try_offer(drafts, request_id, request, span.traceparent(), when_full, deadline).await;
-        match &offered {
-            Ok(answer) => answered(&mut span, answer),
-            Err(status) => span.failed(&errors::reason(status)),
-        }
-        offered
-    }
-
-    async fn try_offer(
-        &self,
-        drafts: Vec<JobDraft>,
-        request_id: &str,
-        request: Option<RequestId>,
-        traceparent: &str,
-        when_full: Option<WhenFull>,
-        deadline: Option<Timestamp>,
-    ) -> Result<SubmitAnswer, Status> {
-        let mut jobs = Vec::with_capacity(drafts.len());
-        let mut queue = None;
-        let is_batch = drafts.len() > 1;
-        for (index, draft) in drafts.into_iter().enumerate() {
-            let (job, its_queue) =
-                self.core.admission.admit(draft, request_id, traceparent).map_err(|error| {
-                    errors::not_admitted(&error, is_batch.then(|| format!("jobs[{index}]")))
-                })?;
-            queue.get_or_insert(its_queue);
-            jobs.push(job);
-        }
-        let wait = queue.and_then(|queue| queue.patience(self.core.clock.now(), when_full, deadline));
-        let offer = Offer { request, jobs, behind_waiters: false };
-        match self.core.commit.submit(offer, wait).await? {
-            SubmitAnswer::Full { full, too_many_waiters } => Err(errors::queue_full(&full, too_many_waiters)),
-            SubmitAnswer::Refused(refusal) => Err(refusal.into()),
-            answer @ (SubmitAnswer::Created { .. } | SubmitAnswer::Seen { .. }) => Ok(answer),
-        }
-    }
-
-    /// Submits one job. `validator` has the faults of what else the request says.
-    async fn submit_one(
-        &self,
-        mut validator: Validator,
-        metadata: &tonic::metadata::MetadataMap,
-        deadline: Option<Timestamp>,
-        job: Option<v1::JobSpec>,
-        request_id: &str,
-        when_full: i32,
-    ) -> Result<(Arc<Job>, bool), Status> {
-        let draft = validator.job_spec("job", job);
-        validator.request_id(request_id);
-        let when_full = validator.when_full("when_full", when_full);
-        validator.finish()?;
-        let request = request(request_id, "submit", std::slice::from_ref(&draft));
-        let answer =
-            self.offer(vec![draft], request_id, request, traceparent(metadata), when_full, deadline).await?;
-        match answer {
-            SubmitAnswer::Created { mut jobs } => match jobs.pop() {
-                Some(job) => Ok((job, true)),
-                None => Err(StoreError::Corrupt("an accepted offer has no job".into()).into()),
-            },
-            SubmitAnswer::Seen { first, .. } => Ok((first, false)),
-            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {
-                Err(Status::internal("a refusal came as an answer"))
-            }
-        }
-    }
-
-    /// Submits a batch.
-    async fn submit_many(
-        &self,
-        call: Request<v1::SubmitBatchRequest>,
-    ) -> Result<v1::SubmitBatchResponse, Status> {
-        let deadline = self.core.deadline(&call);
-        let (metadata, _, body) = call.into_parts();
-        let mut validator = Validator::new(self.core.clock.now());
-        validator.request_id(&body.request_id);
-        let when_full = validator.when_full("when_full", body.when_full);
-        if body.jobs.is_empty() || body.jobs.len() > BATCH_MAX {
-            validator
-                .fault("jobs", format!("has {} entries; it must have 1 to {BATCH_MAX}", body.jobs.len()));
-            validator.finish()?;
-            return Err(Status::internal("a fault is no fault"));
-        }
-        let drafts: Vec<_> = body
-            .jobs
-            .into_iter()
-            .enumerate()
-            .map(|(index, spec)| validator.job_spec(&format!("jobs[{index}]"), Some(spec)))
-            .collect();
-        validator.finish()?;
-        let request = request(&body.request_id, "submit batch", &drafts);
-        let answer = self
-            .offer(drafts, &body.request_id, request, traceparent(&metadata), when_full, deadline)
-            .await?;
-        let (ids, position, created) = match answer {
-            SubmitAnswer::Created { jobs } => {
-                (jobs.iter().map(|job| job.id.to_string()).collect(), position_of(&jobs), true)
-            }
-            SubmitAnswer::Seen { first, count } => {
-                let ids = (0..i64::from(count)).map(|offset| first.id.plus(offset).to_string()).collect();
-                (ids, first.position, false)
-            }
-            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {
-                return Err(Status::internal("a refusal came as an answer"));
-            }
+        caller: &Caller,
+        id: JobId,
+        control: Control,
+    ) -> Result<Option<Arc<Job>>, Status> {
+        let found = self.core.reads.read(move |reader| reader.job(id)).await?;
+        let job = found.ok_or_else(|| errors::job_not_found(&id))?;
+        caller.on_job(&job)?;
+        let entry = caller.begin_job(id, Some(job.spec.queue.as_str()));
+        let done = match self.core.commit.control(control).await {
+            Ok(ControlAnswer::Decided(Ok(ControlDone::Job(job)))) => Ok(Some(job)),
+            Ok(ControlAnswer::Decided(Ok(_)) | ControlAnswer::Purged { .. }) => Ok(None),
+            Ok(ControlAnswer::Decided(Err(refusal))) => Err(refusal.into()),
+            Err(stopped) => Err(stopped.into()),
         };
-        // What a repeat's jobs did since is not told by this answer: a watch by ids tells their present state anyway.
-        let position = if created { position } else { Default::default() };
-        let token = ResumeToken { watched: [0; 8], position, snapshot: None };
-        let resume_token = self.core.issuer.issue(&token);
-        Ok(v1::SubmitBatchResponse { ids, resume_token, created })
-    }
-
-    fn submit_response(&self, job: &Job, created: bool) -> v1::SubmitResponse {
-        let token = ResumeToken { watched: [0; 8], position: job.position, snapshot: None };
-        v1::SubmitResponse {
-            job: Some(convert::job(job)),
-            resume_token: self.core.issuer.issue(&token),
-            created,
-        }
-    }
-
-    async fn job_control(&self, control: Control) -> Result<Option<Arc<Job>>, Status> {
-        match self.core.commit.control(control).await? {
-            ControlAnswer::Decided(Ok(ControlDone::Job(job))) => Ok(Some(job)),
-            ControlAnswer::Decided(Ok(_)) | ControlAnswer::Purged { .. } => Ok(None),
-            ControlAnswer::Decided(Err(refusal)) => Err(refusal.into()),
-        }
+        entry.end(&done, |_| Vec::new());
+        done
     }
 
     /// The jobs of a page, cut short where they would not fit into a message; returns where.
@@ -210,29 +92,18 @@ impl JobQueueApi {
     }
 }
 
-/// Tells a span what its submission came to.
-pub(super) fn answered(span: &mut Submission, answer: &SubmitAnswer) {
-    match answer {
-        SubmitAnswer::Created { jobs } => {
-            if let Some(first) = jobs.first() {
-                span.accepted(first.id, jobs.len(), true);
-            }
-        }
-        SubmitAnswer::Seen { first, count } => span.accepted(first.id, *count as usize, false),
-        SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {}
-    }
-}
-
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl JobQueue for JobQueueApi {
     async fn submit(&self, call: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
         let (metadata, _, body) = call.into_parts();
         let validator = Validator::new(self.core.clock.now());
+        let by = By { caller: &caller, metadata: &metadata, deadline };
         let (job, created) = self
-            .submit_one(validator, &metadata, deadline, body.job, &body.request_id, body.when_full)
+            .submit_one(&by, validator, body.job, &body.request_id, body.when_full)
             .await
             .inspect_err(|status| self.core.rejected(status))?;
         Ok(Response::new(self.submit_response(&job, created)))
@@ -252,7 +123,8 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<tonic::Streaming<v1::SubmitStreamRequest>>,
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
-        Ok(Response::new(Box::pin(submit_stream::start(self.clone(), call))))
+        let caller = Caller::of(&call)?;
+        Ok(Response::new(Box::pin(submit_stream::start(self.clone(), caller, call))))
     }
 
     type SubmitAndWatchStream = ResponseStream<v1::SubmitAndWatchResponse>;
@@ -261,6 +133,7 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::SubmitAndWatchRequest>,
     ) -> Result<Response<Self::SubmitAndWatchStream>, Status> {
+        let caller = Caller::of(&call)?;
         use v1::submit_and_watch_response::Message;
 
         let deadline = self.core.deadline(&call);
@@ -268,13 +141,15 @@ impl JobQueue for JobQueueApi {
         let mut validator = Validator::new(self.core.clock.now());
         let detail = validator.detail(body.detail);
         let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
+        let by = By { caller: &caller, metadata: &metadata, deadline };
         let (job, created) = self
-            .submit_one(validator, &metadata, deadline, body.job, &body.request_id, body.when_full)
+            .submit_one(&by, validator, body.job, &body.request_id, body.when_full)
             .await
             .inspect_err(|status| self.core.rejected(status))?;
         let submitted = self.submit_response(&job, created);
         let watch = WatchRequest::Ids {
             ids: vec![job.id],
+            hidden: HashSet::new(),
             detail,
             output: body.output,
             // A repeat starts with the job as it is now: the caller may have missed its end.
@@ -285,7 +160,8 @@ impl JobQueue for JobQueueApi {
             }),
         };
         let first = tokio_stream::once(Ok(Message::Submitted(submitted)));
-        let status = watch_stream::start(&self.core, watch, view).map(|message| message.map(Message::Status));
+        let status =
+            watch_stream::start(&self.core, caller, watch, view).map(|message| message.map(Message::Status));
         let stream = first
             .chain(status)
             .map(|message| message.map(|message| v1::SubmitAndWatchResponse { message: Some(message) }));
@@ -298,17 +174,20 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let caller = Caller::of(&call)?;
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
-        let watch = watch_stream::request(&self.core, validator, body)?;
-        Ok(Response::new(Box::pin(watch_stream::start(&self.core, watch, view))))
+        let mut watch = watch_stream::request(&self.core, validator, body)?;
+        watch_stream::authorize(&self.core, &caller, &mut watch).await?;
+        Ok(Response::new(Box::pin(watch_stream::start(&self.core, caller, watch, view))))
     }
 
     async fn get_job(
         &self,
         call: Request<v1::GetJobRequest>,
     ) -> Result<Response<v1::GetJobResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &body.id);
@@ -329,6 +208,7 @@ impl JobQueue for JobQueueApi {
         let Some((job, mut proto)) = found else {
             return Err(errors::job_not_found(&id));
         };
+        caller.on_job(&job)?;
         let queue = self.core.admission.queues().get(job.spec.queue.as_str());
         let runs_here = self.core.admission.runs(job.spec.kind.as_str());
         proto.pending_reason = convert::pending_reason(&job, queue.as_deref(), runs_here) as i32;
@@ -339,6 +219,7 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         let filter = validator.filter(body.filter);
@@ -356,6 +237,7 @@ impl JobQueue for JobQueueApi {
             }
         }
         validator.finish()?;
+        caller.on_filter(&filter)?;
         let filter = Arc::new(filter);
         let mut jobs: Vec<Arc<Job>> = Vec::new();
         let mut budget = LIST_BUDGET;
@@ -386,9 +268,11 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::CountJobsRequest>,
     ) -> Result<Response<v1::CountJobsResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let mut validator = Validator::new(self.core.clock.now());
         let filter = validator.filter(call.into_inner().filter);
         validator.finish()?;
+        caller.on_filter(&filter)?;
         let (counts, exact) = if filter.is_tallied() {
             let tallies = self.core.reads.read(|reader| reader.tallies()).await?;
             let fitting = tallies.iter().filter(|tally| {
@@ -409,10 +293,11 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::CancelJobRequest>,
     ) -> Result<Response<v1::CancelJobResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &call.into_inner().id);
         validator.finish()?;
-        let job = self.job_control(Control::Cancel(id)).await?;
+        let job = self.job_control(&caller, id, Control::Cancel(id)).await?;
         Ok(Response::new(v1::CancelJobResponse { job: job.as_deref().map(convert::job) }))
     }
 
@@ -420,13 +305,14 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::RetryJobRequest>,
     ) -> Result<Response<v1::RetryJobResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &body.id);
         validator.request_id(&body.request_id);
         validator.finish()?;
         let request = request(&body.request_id, &format!("retry {id}"), &[]);
-        let job = self.job_control(Control::Retry { id, request }).await?;
+        let job = self.job_control(&caller, id, Control::Retry { id, request }).await?;
         Ok(Response::new(v1::RetryJobResponse { job: job.as_deref().map(convert::job) }))
     }
 
@@ -434,10 +320,11 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::DeleteJobRequest>,
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &call.into_inner().id);
         validator.finish()?;
-        self.job_control(Control::Delete(id)).await?;
+        self.job_control(&caller, id, Control::Delete(id)).await?;
         Ok(Response::new(v1::DeleteJobResponse {}))
     }
 }
@@ -473,20 +360,5 @@ fn view(validator: &mut Validator, field: &str, number: i32, default: v1::JobVie
     match validator.known(field, number) {
         v1::JobView::Unspecified => default,
         view @ (v1::JobView::Basic | v1::JobView::Full) => view,
-    }
-}
-
-/// Page tokens: where the next page starts, for one filter of one store only.
-mod page_token {
-    use crate::job::JobId;
-
-    pub(super) fn issue(next: JobId, tag: [u8; 8]) -> String {
-        format!("{next}{:016x}", u64::from_le_bytes(tag))
-    }
-
-    pub(super) fn read(token: &str, tag: [u8; 8]) -> Option<JobId> {
-        let (id, its_tag) = token.split_at_checked(13)?;
-        (its_tag == format!("{:016x}", u64::from_le_bytes(tag))).then_some(())?;
-        id.parse().ok()
     }
 }

@@ -1,17 +1,23 @@
 //! gRPC in and out. In the server, the only place that knows tonic and prost.
 
+mod caller;
 mod calls;
 mod convert;
 mod errors;
+mod guard;
 mod job_queue;
+mod page_token;
 mod queue_service;
+mod rpcs;
 mod server;
+mod submit;
 mod submit_stream;
 mod validate;
 mod watch_stream;
 
 use std::sync::Arc;
 
+pub(crate) use guard::Gate;
 use job_queue::JobQueueApi;
 use queue_service::QueueServiceApi;
 pub(crate) use server::serve;

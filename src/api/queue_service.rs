@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Core, convert, errors, validate::Validator};
+use super::{Core, caller::Caller, convert, errors, validate::Validator};
 use crate::{
     commit::ControlAnswer,
     proto::v1::{self, queue_service_server::QueueService},
@@ -27,14 +27,31 @@ impl QueueServiceApi {
         Ok(name)
     }
 
-    async fn control(&self, control: Control) -> Result<Option<v1::Queue>, Status> {
-        match self.core.commit.control(control).await? {
+    /// Changes a queue, if the caller may.
+    async fn decide(&self, caller: &Caller, name: &str, control: Control) -> Result<ControlAnswer, Status> {
+        caller.on_queue(name)?;
+        let entry = caller.begin(Some(name));
+        let done = match self.core.commit.control(control).await {
+            Ok(ControlAnswer::Decided(Err(refusal))) => Err(refusal.into()),
+            Ok(answer) => Ok(answer),
+            Err(stopped) => Err(stopped.into()),
+        };
+        entry.end(&done, |_| Vec::new());
+        done
+    }
+
+    async fn control(
+        &self,
+        caller: &Caller,
+        name: &str,
+        control: Control,
+    ) -> Result<Option<v1::Queue>, Status> {
+        match self.decide(caller, name, control).await? {
             ControlAnswer::Decided(Ok(ControlDone::Queue(info))) => {
                 let tallies = self.core.reads.read(|reader| reader.tallies()).await?;
                 Ok(Some(self.queue(info, &tallies).await?))
             }
-            ControlAnswer::Decided(Ok(_)) | ControlAnswer::Purged { .. } => Ok(None),
-            ControlAnswer::Decided(Err(refusal)) => Err(refusal.into()),
+            ControlAnswer::Decided(_) | ControlAnswer::Purged { .. } => Ok(None),
         }
     }
 
@@ -67,12 +84,15 @@ impl QueueService for QueueServiceApi {
         &self,
         call: Request<v1::CreateQueueRequest>,
     ) -> Result<Response<v1::CreateQueueResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         validator.queue_name("name", &body.name);
         let settings = validator.queue_settings(body.settings);
         validator.finish()?;
-        let queue = self.control(Control::CreateQueue { name: body.name, settings }).await?;
+        let queue = self
+            .control(&caller, &body.name, Control::CreateQueue { name: body.name.clone(), settings })
+            .await?;
         Ok(Response::new(v1::CreateQueueResponse { queue }))
     }
 
@@ -80,7 +100,9 @@ impl QueueService for QueueServiceApi {
         &self,
         call: Request<v1::GetQueueRequest>,
     ) -> Result<Response<v1::GetQueueResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let name = self.checked_name(call.into_inner().name)?;
+        caller.on_queue(&name)?;
         let (queues, tallies) =
             self.core.reads.read(|reader| Ok((reader.queues()?, reader.tallies()?))).await?;
         let Some(info) = queues.into_iter().find(|queue| queue.name.as_str() == name) else {
@@ -92,12 +114,13 @@ impl QueueService for QueueServiceApi {
 
     async fn list_queues(
         &self,
-        _call: Request<v1::ListQueuesRequest>,
+        call: Request<v1::ListQueuesRequest>,
     ) -> Result<Response<v1::ListQueuesResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let (infos, tallies) =
             self.core.reads.read(|reader| Ok((reader.queues()?, reader.tallies()?))).await?;
         let mut queues = Vec::with_capacity(infos.len());
-        for info in infos {
+        for info in infos.into_iter().filter(|info| caller.sees_queue(info.name.as_str())) {
             queues.push(self.queue(info, &tallies).await?);
         }
         Ok(Response::new(v1::ListQueuesResponse { queues }))
@@ -107,12 +130,15 @@ impl QueueService for QueueServiceApi {
         &self,
         call: Request<v1::UpdateQueueRequest>,
     ) -> Result<Response<v1::UpdateQueueResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         validator.queue_name("name", &body.name);
         let settings = validator.queue_settings(body.settings);
         validator.finish()?;
-        let queue = self.control(Control::UpdateQueue { name: body.name, settings }).await?;
+        let queue = self
+            .control(&caller, &body.name, Control::UpdateQueue { name: body.name.clone(), settings })
+            .await?;
         Ok(Response::new(v1::UpdateQueueResponse { queue }))
     }
 
@@ -120,8 +146,9 @@ impl QueueService for QueueServiceApi {
         &self,
         call: Request<v1::DeleteQueueRequest>,
     ) -> Result<Response<v1::DeleteQueueResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let name = self.checked_name(call.into_inner().name)?;
-        self.control(Control::DeleteQueue { name }).await?;
+        self.control(&caller, &name, Control::DeleteQueue { name: name.clone() }).await?;
         Ok(Response::new(v1::DeleteQueueResponse {}))
     }
 
@@ -129,8 +156,10 @@ impl QueueService for QueueServiceApi {
         &self,
         call: Request<v1::PauseQueueRequest>,
     ) -> Result<Response<v1::PauseQueueResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let name = self.checked_name(call.into_inner().name)?;
-        let queue = self.control(Control::SetPaused { name, paused: true }).await?;
+        let queue =
+            self.control(&caller, &name, Control::SetPaused { name: name.clone(), paused: true }).await?;
         Ok(Response::new(v1::PauseQueueResponse { queue }))
     }
 
@@ -138,8 +167,10 @@ impl QueueService for QueueServiceApi {
         &self,
         call: Request<v1::ResumeQueueRequest>,
     ) -> Result<Response<v1::ResumeQueueResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let name = self.checked_name(call.into_inner().name)?;
-        let queue = self.control(Control::SetPaused { name, paused: false }).await?;
+        let queue =
+            self.control(&caller, &name, Control::SetPaused { name: name.clone(), paused: false }).await?;
         Ok(Response::new(v1::ResumeQueueResponse { queue }))
     }
 
@@ -147,13 +178,13 @@ impl QueueService for QueueServiceApi {
         &self,
         call: Request<v1::PurgeQueueRequest>,
     ) -> Result<Response<v1::PurgeQueueResponse>, Status> {
+        let caller = Caller::of(&call)?;
         let name = self.checked_name(call.into_inner().name)?;
-        match self.core.commit.control(Control::Purge { name }).await? {
+        match self.decide(&caller, &name, Control::Purge { name: name.clone() }).await? {
             ControlAnswer::Purged { deleted } => {
                 Ok(Response::new(v1::PurgeQueueResponse { deleted_jobs: deleted as i64 }))
             }
-            ControlAnswer::Decided(Err(refusal)) => Err(refusal.into()),
-            ControlAnswer::Decided(Ok(_)) => Err(Status::internal("a purge was decided at once")),
+            ControlAnswer::Decided(_) => Err(Status::internal("a purge was decided at once")),
         }
     }
 }

@@ -1,57 +1,88 @@
 //! The gRPC server around the services.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{
+    codegen::http::{HeaderName, HeaderValue, Method},
+    transport::{Server, server::Connected},
+};
+use tonic_web::GrpcWebLayer;
+use tower::util::option_layer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::{Core, JobQueueApi, MESSAGE_MAX_BYTES, QueueServiceApi, calls::CountCalls};
-use crate::proto::{
-    self,
-    v1::{job_queue_server::JobQueueServer, queue_service_server::QueueServiceServer},
+use super::{
+    Core, Gate, JobQueueApi, MESSAGE_MAX_BYTES, QueueServiceApi, calls::CountCalls, guard::GateLayer,
+};
+use crate::{
+    config::LimitSettings,
+    listen::{Connection, Listener, Peer},
+    proto::{
+        self,
+        v1::{job_queue_server::JobQueueServer, queue_service_server::QueueServiceServer},
+    },
 };
 
-/// Streams that one connection may have open.
-const STREAMS_MAX: u32 = 1_024;
-/// All headers of a call together.
-const HEADERS_MAX_BYTES: u32 = 16 << 10;
 /// Streams that a client opened and reset, and that are not cleaned up yet.
 const PENDING_RESETS_MAX: usize = 50;
 /// Streams that were reset for a client's faults.
 const FAULTY_RESETS_MAX: usize = 200;
-/// A connection that is silent for so long is asked whether it is alive,
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
-/// and cut if it does not say so in this time.
-const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a browser need not ask again whether a page may call.
+const CORS_MAX_AGE: Duration = Duration::from_secs(3_600);
 
 /// Why the server could not go on.
 #[derive(Debug, thiserror::Error)]
 #[error("the gRPC server failed")]
 pub struct ApiError(#[from] tonic::transport::Error);
 
-/// A gRPC server with the settings that Jobmill's own has, so that one which does nothing can be compared with it.
+/// A gRPC server within these limits, as Jobmill's own is, so that one which does nothing can be compared with it.
 #[must_use]
-pub fn server() -> Server {
+pub fn server(limits: &LimitSettings) -> Server {
     Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(limits.streams_per_connection)
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(FAULTY_RESETS_MAX))
-        .http2_max_header_list_size(HEADERS_MAX_BYTES)
-        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
-        .http2_keepalive_timeout(Some(KEEPALIVE_PATIENCE))
+        .http2_max_header_list_size(limits.header_bytes)
+        .http2_keepalive_interval(Some(limits.keepalive_interval))
+        .http2_keepalive_timeout(Some(limits.keepalive_timeout))
 }
 
-/// The connections of a listener, as Jobmill's own server takes them.
-#[must_use]
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+/// The connections of a listener.
+pub fn incoming(listener: Listener) -> impl Stream<Item = Result<Connection, Infallible>> {
+    futures_util::stream::unfold(listener, |mut listener| async {
+        let connection = listener.next().await;
+        Some((Ok(connection), listener))
+    })
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer().clone()
+    }
+}
+
+/// What browsers are told of the pages that may call.
+fn cors(gate: &Gate) -> CorsLayer {
+    let origins = gate.origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    let exposed = ["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static);
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::POST])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(exposed)
+        .max_age(CORS_MAX_AGE)
 }
 
 /// Serves until `stopping` is cancelled, then until open calls have ended.
 pub(crate) async fn serve(
     core: Core,
-    listener: TcpListener,
+    gate: Gate,
+    limits: &LimitSettings,
+    listener: Listener,
     stopping: CancellationToken,
 ) -> Result<(), ApiError> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -68,7 +99,16 @@ pub(crate) async fn serve(
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
     let queues =
         QueueServiceServer::new(QueueServiceApi::new(core)).max_decoding_message_size(MESSAGE_MAX_BYTES);
-    let mut router = server().layer(calls).add_service(jobs).add_service(queues).add_service(health);
+    let pages = !gate.origins.is_empty();
+    let mut router = server(limits)
+        .accept_http1(pages)
+        .layer(option_layer(pages.then(|| cors(&gate))))
+        .layer(option_layer(pages.then(GrpcWebLayer::new)))
+        .layer(calls)
+        .layer(GateLayer(gate))
+        .add_service(jobs)
+        .add_service(queues)
+        .add_service(health);
     // Built from what was compiled in: it can't be wrong at run time unless the build is.
     if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
         router = router.add_service(v1).add_service(v1alpha);

@@ -3,7 +3,10 @@
 //! All of it is one stream that the connection pulls: it reads requests only while it may, and when the client goes
 //! it is dropped with all that it holds, so that what still waits for room is let go of. No task outlives it.
 
-use std::collections::VecDeque;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use prost::Message;
 use tokio_stream::Stream;
@@ -11,13 +14,16 @@ use tonic::{Request, Status, Streaming};
 use tonic_types::StatusExt;
 
 use super::{
-    Core, ENOUGH_BYTES, errors,
-    job_queue::{JobQueueApi, answered},
+    Core, ENOUGH_BYTES,
+    caller::Caller,
+    errors,
+    job_queue::JobQueueApi,
+    submit::answered,
     traceparent,
     validate::{Validator, request},
 };
 use crate::{
-    admission::waiters::Caller,
+    admission::waiters,
     clock::Timestamp,
     commit::{Answer, Stopped, SubmitAnswer},
     proto::v1::{self, submit_result::Outcome},
@@ -33,13 +39,14 @@ const BYTES_MAX: usize = 16 << 20;
 /// The answers to a call.
 pub(super) fn start(
     api: JobQueueApi,
+    caller: Caller,
     call: Request<Streaming<v1::SubmitStreamRequest>>,
 ) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + Send + use<> {
     let deadline = api.core.deadline(&call);
     let traceparent = traceparent(call.metadata()).to_owned();
-    let caller = api.core.commit.caller();
+    let waits_as = api.core.commit.caller();
     let requests = call.into_inner();
-    let items = Items { api, caller, traceparent, deadline, asked: VecDeque::new(), bytes: 0 };
+    let items = Items { api, caller, waits_as, traceparent, deadline, asked: VecDeque::new(), bytes: 0 };
     let stream = SubmitStream { requests, items, credits: 0, granted: CREDITS, phase: Phase::Open };
     futures_util::stream::unfold(stream, |mut stream| async {
         let response = stream.next().await?;
@@ -118,6 +125,7 @@ impl SubmitStream {
             return Err(Err(errors::credit_exceeded(count, self.credits)));
         };
         self.credits = credits;
+        self.items.caller.recheck().map_err(Err)?;
         for item in message.items {
             self.items.ask(item, message.when_full).await.map_err(|stopped| Err(stopped.into()))?;
         }
@@ -128,8 +136,9 @@ impl SubmitStream {
 /// Items that were taken and have no result yet.
 struct Items {
     api: JobQueueApi,
-    /// All items wait in one name, so that a stream takes one place among those who wait for room.
     caller: Caller,
+    /// All items wait in one name, so that a stream takes one place among those who wait for room.
+    waits_as: waiters::Caller,
     traceparent: String,
     deadline: Option<Timestamp>,
     /// In the order of the client.
@@ -141,6 +150,8 @@ struct Items {
 /// An item without a result.
 struct Asked {
     bytes: usize,
+    /// Where it goes, if that is told in the audit.
+    queue: Option<Arc<str>>,
     /// Whether it may wait for room.
     waits: bool,
     state: State,
@@ -169,16 +180,18 @@ impl Items {
     /// Sends an item on its way.
     async fn ask(&mut self, item: v1::SubmitItem, when_full: i32) -> Result<(), Stopped> {
         let bytes = item.encoded_len();
+        let queue =
+            item.job.as_ref().filter(|_| self.caller.audit.is_on()).map(|job| job.queue.as_str().into());
         let mut span = Submission::default();
         let (waits, state) = match self.check(item, when_full, &mut span) {
             Ok((offer, wait)) => {
-                let answer = self.api.core.commit.offer(self.caller, offer, wait).await?;
+                let answer = self.api.core.commit.offer(self.waits_as, offer, wait).await?;
                 (wait.is_some(), State::Waiting(answer))
             }
             Err(status) => (false, State::Refused(status)),
         };
         self.bytes += bytes;
-        self.asked.push_back(Asked { bytes, waits, state, span });
+        self.asked.push_back(Asked { bytes, queue, waits, state, span });
         Ok(())
     }
 
@@ -195,6 +208,7 @@ impl Items {
         validator.request_id(&item.request_id);
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
+        self.caller.on_queue(&draft.queue)?;
         *span = core.traces.submission(&self.traceparent, &draft.queue, &draft.kind, core.clock.now());
         // As Submit's, so that an item may be repeated by either call.
         let request = request(&item.request_id, "submit", std::slice::from_ref(&draft));
@@ -210,6 +224,8 @@ impl Items {
     /// became of the other items is not known.
     fn decided(&mut self) -> (Vec<v1::SubmitResult>, Option<Status>) {
         let (mut results, mut bytes) = (Vec::new(), 0);
+        let mut accepted = BTreeMap::<Arc<str>, Vec<String>>::new();
+        let mut unknown = None;
         while bytes < ENOUGH_BYTES
             && let Some(mut first) = self.asked.pop_front()
         {
@@ -228,6 +244,9 @@ impl Items {
             self.bytes -= first.bytes;
             match outcome {
                 Ok(outcome) => {
+                    if let (Outcome::Accepted(job), Some(queue)) = (&outcome, first.queue) {
+                        accepted.entry(queue).or_default().push(job.id.clone());
+                    }
                     let result = v1::SubmitResult { outcome: Some(outcome) };
                     bytes += result.encoded_len();
                     results.push(result);
@@ -235,11 +254,14 @@ impl Items {
                 Err(status) => {
                     self.asked.clear();
                     self.bytes = 0;
-                    return (results, Some(status));
+                    unknown = Some(status);
                 }
             }
         }
-        (results, None)
+        for (queue, ids) in &accepted {
+            self.caller.record(Some(queue), ids, Ok(()));
+        }
+        (results, unknown)
     }
 
     /// What an answer says to the client; an error where the outcome is unknown.

@@ -1,14 +1,14 @@
 //! Watches as response streams. A stream is pulled: what a slow client does not read is not made.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use futures_util::StreamExt;
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{Core, ENOUGH_BYTES, convert, errors, validate::Validator};
+use super::{Core, ENOUGH_BYTES, caller::Caller, convert, errors, validate::Validator};
 use crate::{
-    job::JobId,
+    job::{Job, JobId},
     proto::v1,
     store::JobFilter,
     watch::{
@@ -18,8 +18,20 @@ use crate::{
 
 /// What to watch, checked.
 pub(super) enum WatchRequest {
-    Ids { ids: Vec<JobId>, detail: Detail, output: bool, resume: Option<ResumeToken> },
-    Filter { filter: JobFilter, detail: Detail, start: Start, resync: bool },
+    Ids {
+        ids: Vec<JobId>,
+        /// Those that the caller may not know of.
+        hidden: HashSet<JobId>,
+        detail: Detail,
+        output: bool,
+        resume: Option<ResumeToken>,
+    },
+    Filter {
+        filter: JobFilter,
+        detail: Detail,
+        start: Start,
+        resync: bool,
+    },
 }
 
 enum Watch {
@@ -79,7 +91,8 @@ pub(super) fn request(
         return Err(errors::resume_token_too_old(InvalidToken::OtherHistory));
     }
     if !ids.is_empty() {
-        return Ok(WatchRequest::Ids { ids, detail, output: body.output, resume: token });
+        let hidden = HashSet::new();
+        return Ok(WatchRequest::Ids { ids, hidden, detail, output: body.output, resume: token });
     }
     let start = match (token, start) {
         _ if too_old => Start::Resync,
@@ -90,38 +103,64 @@ pub(super) fn request(
     Ok(WatchRequest::Filter { filter, detail, start, resync })
 }
 
-/// The stream of a watch.
+/// Holds a checked request to what its caller may see.
+pub(super) async fn authorize(
+    core: &Core,
+    caller: &Caller,
+    request: &mut WatchRequest,
+) -> Result<(), Status> {
+    match request {
+        WatchRequest::Filter { filter, .. } => caller.on_filter(filter),
+        WatchRequest::Ids { .. } if caller.sees_all() => Ok(()),
+        WatchRequest::Ids { ids, hidden, .. } => {
+            let asked = ids.clone();
+            let (jobs, _) = core.reads.read(move |reader| reader.jobs(&asked)).await?;
+            // One that is not there may be some day, in a queue of others.
+            let sees = |job: Option<Job>| job.is_some_and(|job| caller.sees(&job));
+            hidden.extend(ids.iter().copied().zip(jobs).filter_map(|(id, job)| (!sees(job)).then_some(id)));
+            Ok(())
+        }
+    }
+}
+
+/// The stream of a watch, for as long as its caller would be let in.
 pub(super) fn start(
     core: &Core,
+    caller: Caller,
     request: WatchRequest,
     view: v1::JobView,
 ) -> impl Stream<Item = Result<v1::WatchStatusResponse, Status>> + Send + use<> {
     let issuer = Arc::clone(&core.issuer);
     let reads = core.reads.clone();
     let watch = match request {
-        WatchRequest::Ids { ids, detail, output, resume } => {
-            Watch::Ids(Box::new(IdsWatch::new(&core.hub, reads, issuer, &ids, detail, output, resume)))
+        WatchRequest::Ids { ids, hidden, detail, output, resume } => {
+            let watch = IdsWatch::new(&core.hub, reads, issuer, &ids, hidden, detail, output, resume);
+            Watch::Ids(Box::new(watch))
         }
         WatchRequest::Filter { filter, detail, start, resync } => {
             Watch::Filter(Box::new(FilterWatch::new(&core.hub, reads, issuer, filter, detail, start, resync)))
         }
     };
     let core = core.clone();
-    let responses =
-        futures_util::stream::unfold((watch, core, false), move |(mut watch, core, over)| async move {
+    let responses = futures_util::stream::unfold(
+        (watch, (core, caller), false),
+        move |(mut watch, by, over)| async move {
             if over {
                 return None;
             }
-            let responses = match watch.next().await? {
-                Ok(message) => respond(&core, message, view).await,
-                Err(error) => Err(error.into()),
+            let (core, caller) = &by;
+            let responses = match (watch.next().await?, caller.recheck()) {
+                (Ok(message), Ok(())) => respond(core, message, view).await,
+                (Ok(_), Err(status)) => Err(status),
+                (Err(error), _) => Err(error.into()),
             };
             let (responses, over) = match responses {
                 Ok(responses) => (responses.into_iter().map(Ok).collect(), false),
                 Err(status) => (vec![Err(status)], true),
             };
-            Some((futures_util::stream::iter(responses), (watch, core, over)))
-        });
+            Some((futures_util::stream::iter(responses), (watch, by, over)))
+        },
+    );
     responses.flatten()
 }
 

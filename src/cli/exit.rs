@@ -13,7 +13,7 @@ Exit codes:
     2  wrong usage, or an argument that the server refuses
     3  a watched job was cancelled
     4  no such job, queue or kind
-    5  refused: the queue is full, the job's state does not allow it, it exists already
+    5  refused: no token for it, the queue is full, the job's state is against it, it exists already
     6  no server answers
     7  no answer in time
    70  an internal error
@@ -158,10 +158,9 @@ fn message(refusal: &Refusal) -> String {
         .map(|fault| format!("{}: {}", fault.field, fault.description))
         .collect();
     // The way out in the protocol's words; the next step has it in this program's.
-    let told = refusal
-        .message
-        .split_once(": list the queues with")
-        .map_or(refusal.message.as_str(), |(told, _)| told);
+    let ways_out = [": list the queues with", ": send the header"];
+    let told = ways_out.iter().find_map(|way_out| Some(refusal.message.split_once(way_out)?.0));
+    let told = told.unwrap_or(&refusal.message);
     match (told, untold.as_slice()) {
         ("", []) => format!("refused ({})", refusal.reason),
         (message, []) => message.to_owned(),
@@ -181,6 +180,7 @@ fn next(refusal: &Refusal) -> String {
             Some(wait) => format!("Try again in {}.", text::duration(wait)),
             None => String::new(),
         },
+        Code::Unauthenticated if about("MISSING") => "Name the file of one with --token-file.".to_owned(),
         Code::OutOfRange => "Start anew without --from-token.".to_owned(),
         Code::Ok
         | Code::Cancelled
@@ -255,6 +255,12 @@ mod tests {
             refused(refusal(Code::InvalidArgument, "INVALID", "")),
             refused(refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", "another job has it")),
             refused(refusal(Code::FailedPrecondition, "STATE", "the job has SUCCEEDED")),
+            refused(refusal(
+                Code::Unauthenticated,
+                "TOKEN_MISSING",
+                "the call has no token: send the header `authorization`",
+            )),
+            refused(refusal(Code::PermissionDenied, "ROLE_MISSING", "`ci` lacks the role `read`")),
             refused(refusal(Code::OutOfRange, "TOKEN_TOO_OLD", "the token is too old")),
             refused(refusal(Code::Unavailable, "SHUTDOWN", "the server stops")),
             refused(refusal(Code::NotFound, "JOB_NOT_FOUND", "no job \u{1b}[31m\n")),
@@ -282,6 +288,8 @@ mod tests {
          2 error: refused (INVALID)
          5 error: another job has it. Use another --request-id for another job.
          5 error: the job has SUCCEEDED
+         5 error: the call has no token. Name the file of one with --token-file.
+         5 error: `ci` lacks the role `read`
          5 error: the token is too old. Start anew without --from-token.
          6 error: the server stops
          4 error: no job \x1b[31m\n. List jobs: jobmill list

@@ -9,6 +9,7 @@ mod backup;
 mod bench;
 mod cancel;
 mod count;
+mod credentials;
 mod delete;
 mod demo;
 mod describe;
@@ -27,6 +28,7 @@ mod submit;
 mod submit_stream;
 mod table;
 mod text;
+mod token;
 mod ui;
 mod values;
 mod watch;
@@ -59,7 +61,7 @@ struct Cli {
 /// What every verb understands.
 #[derive(Clone, Debug, clap::Args)]
 struct Global {
-    /// The server to talk to: host:port, or http://host:port
+    /// The server to talk to: host:port, http://host:port, or https://host:port
     #[arg(
         long,
         global = true,
@@ -69,6 +71,8 @@ struct Global {
         hide_env_values = true
     )]
     server: String,
+    #[command(flatten)]
+    credentials: credentials::Credentials,
     /// How to write results: for people, or as JSON (one object, or one a line where there are several)
     #[arg(
         long,
@@ -123,6 +127,9 @@ enum Command {
     /// Manage queues
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Make tokens for callers
+    #[command(subcommand)]
+    Token(token::Command),
     /// Write a script that completes this program's arguments in a shell
     Completions(completions::CompletionsArgs),
     /// Write this program's manual pages
@@ -167,6 +174,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Cancel(args) => verb(&ui, cancel::run(args, &global, &ui)),
         Command::Retry(args) => verb(&ui, retry::run(args, &global, &ui)),
         Command::Delete(args) => verb(&ui, delete::run(args, &global, &ui)),
+        Command::Token(command) => verb(&ui, async { token::run(command, &ui) }),
         Command::Queue(command) => verb(&ui, queue::run(command, &global, &ui)),
     }
 }
@@ -200,12 +208,12 @@ fn block_on<T: Into<ExitCode>>(ui: &Ui, future: impl Future<Output = T>) -> Exit
 
 /// Connects as the global arguments say.
 async fn connect(global: &Global) -> Result<Client, Failure> {
-    Ok(client(global).connect().await?)
+    Ok(client(global)?.connect().await?)
 }
 
 /// A client as the global arguments say.
-fn client(global: &Global) -> ClientBuilder {
-    Client::builder(&global.server).call_timeout(global.call_timeout)
+fn client(global: &Global) -> Result<ClientBuilder, Failure> {
+    global.credentials.add_to(Client::builder(&global.server).call_timeout(global.call_timeout))
 }
 
 #[cfg(test)]
@@ -244,12 +252,23 @@ mod tests {
           retry         Start failed or cancelled jobs again, or waiting ones now
           delete        Delete jobs that do not run
           queue         Manage queues
+          token         Make tokens for callers
           completions   Write a script that completes this program's arguments in a shell
           man           Write this program's manual pages
 
         Options:
-              --server <URL>             The server to talk to: host:port, or http://host:port [env:
-                                         JOBMILL_SERVER] [default: http://127.0.0.1:7733]
+              --server <URL>             The server to talk to: host:port, http://host:port, or
+                                         https://host:port [env: JOBMILL_SERVER] [default:
+                                         http://127.0.0.1:7733]
+              --tls-ca <PATH>            Trust servers whose certificates come from the authorities in this
+                                         PEM file, and no others [env: JOBMILL_TLS_CA]
+              --tls-cert <PATH>          Show the server the certificate in this PEM file [env:
+                                         JOBMILL_TLS_CERT]
+              --tls-key <PATH>           The certificate's private key, a PEM file [env: JOBMILL_TLS_KEY]
+              --token-file <PATH>        Send the token in this file with each call [env:
+                                         JOBMILL_TOKEN_FILE]
+              --plaintext-token          Send the token without TLS too: for networks that are encrypted
+                                         otherwise
               --output <FORMAT>          How to write results: for people, or as JSON (one object, or one a
                                          line where there are several) [env: JOBMILL_OUTPUT] [default: text]
                                          [possible values: text, json]
@@ -265,7 +284,7 @@ mod tests {
             2  wrong usage, or an argument that the server refuses
             3  a watched job was cancelled
             4  no such job, queue or kind
-            5  refused: the queue is full, the job's state does not allow it, it exists already
+            5  refused: no token for it, the queue is full, the job's state is against it, it exists already
             6  no server answers
             7  no answer in time
            70  an internal error

@@ -22,7 +22,8 @@ use super::logging;
 /// The exit code for a configuration that is not valid.
 pub(crate) const EXIT_CONFIGURATION: u8 = 2;
 
-/// Runs the server until SIGTERM or SIGINT: the first lets running attempts end, a second ends at once.
+/// Runs the server until SIGTERM or SIGINT: the first lets running attempts end, a second ends at once. SIGHUP has
+/// certificates and tokens read again.
 #[derive(clap::Args, Debug)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
@@ -33,14 +34,17 @@ pub(crate) struct ServeArgs {
 }
 
 /// Where settings come from: flags go before variables, those before the file, that before the defaults.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 pub(crate) struct SourceArgs {
     /// Configuration file; by default ~/.config/jobmill/jobmill.toml, if there is one [env: JOBMILL_CONFIG]
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
-    /// Address and port to listen on, loopback only; port 0 takes a free one [env: JOBMILL_LISTEN]
+    /// Address and port to listen on; port 0 takes a free one [env: JOBMILL_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<OsString>,
+    /// Listen beyond this machine without TLS or tokens [env: JOBMILL_INSECURE]
+    #[arg(long)]
+    insecure: bool,
     /// Folder that keeps the jobs [env: JOBMILL_DATA_DIR]
     #[arg(long, value_name = "PATH")]
     data_dir: Option<PathBuf>,
@@ -67,17 +71,7 @@ pub(crate) struct SourceArgs {
 impl SourceArgs {
     /// For who needs to know no more than where the jobs are kept.
     pub(crate) fn of_store(config: Option<PathBuf>, data_dir: Option<PathBuf>) -> Self {
-        SourceArgs {
-            config,
-            data_dir,
-            listen: None,
-            metrics_listen: None,
-            traces_endpoint: None,
-            memory: false,
-            drain_timeout: None,
-            log: None,
-            log_format: None,
-        }
+        SourceArgs { config, data_dir, ..SourceArgs::default() }
     }
 
     /// Reads and checks the configuration.
@@ -85,6 +79,7 @@ impl SourceArgs {
         let flags = Flags {
             config: self.config,
             listen: self.listen,
+            insecure: self.insecure,
             data_dir: self.data_dir,
             memory: self.memory,
             drain_timeout: self.drain_timeout,
@@ -121,6 +116,7 @@ async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
     logging::start(&loaded.log)?;
     // Before anything starts, so that a signal in between is neither lost nor kills.
     let mut signals = Signals::catch()?;
+    let mut hang_up = signal(SignalKind::hangup()).context("signals can't be caught")?;
     let Settings { listen, store, drain_timeout, .. } = loaded.settings.clone();
     let server = match Server::builder(loaded.settings).start().await {
         Ok(server) => server,
@@ -133,6 +129,7 @@ async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
             });
         }
     };
+    let reloader = server.reloader();
     let address = server.local_addr().context("the server does not listen")?;
     let stopper = server.stopper();
     let port_file = port_file.map(|path| PortFile::write(path, address)).transpose();
@@ -149,6 +146,10 @@ async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
     let ended = loop {
         tokio::select! {
             ended = &mut finished => break ended,
+            _ = hang_up.recv() => {
+                info!("reading certificates and tokens again");
+                reloader.reload();
+            }
             name = signals.next() => {
                 signals_seen += 1;
                 if signals_seen == 1 {

@@ -1,10 +1,13 @@
 //! From an address to a client that has a connection.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use tonic::{
+    Request, Status,
     codegen::http::Uri,
-    transport::{Channel, Endpoint},
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 use super::{Client, ClientError, Shared, error::root_cause, retry::Retries};
@@ -28,6 +31,10 @@ pub struct ClientBuilder {
     connect_timeout: Duration,
     call_timeout: Duration,
     retries: Retries,
+    ca_certificate: Option<Vec<u8>>,
+    identity: Option<(Vec<u8>, Vec<u8>)>,
+    token: Option<String>,
+    plaintext_token: bool,
 }
 
 impl fmt::Debug for ClientBuilder {
@@ -52,7 +59,37 @@ impl ClientBuilder {
                 retry_for: RETRY_FOR,
                 random: Arc::new(rand::random::<f64>),
             },
+            ca_certificate: None,
+            identity: None,
+            token: None,
+            plaintext_token: false,
         }
+    }
+
+    /// Trusts servers whose certificates come from these authorities (PEM), in place of those that the system trusts.
+    /// An address without a scheme then means `https://`.
+    pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca_certificate = Some(pem.into());
+        self
+    }
+
+    /// Shows servers that ask for one this certificate (PEM, with those that lead to its authority), whose private key
+    /// (PEM) is `key`. An address without a scheme then means `https://`.
+    pub fn identity(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        self.identity = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// Sends this token with each call. Only over TLS, or to this machine: see [`ClientBuilder::plaintext_token`].
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Sends the token without TLS too, to any machine: for networks that are encrypted otherwise. Default false.
+    pub fn plaintext_token(mut self, allowed: bool) -> Self {
+        self.plaintext_token = allowed;
+        self
     }
 
     /// How long to wait for a connection. Default 5 s.
@@ -112,19 +149,74 @@ impl ClientBuilder {
     }
 
     pub(super) fn endpoint(&self) -> Result<(String, Endpoint), ClientError> {
-        let text = normalize(&self.endpoint)?;
-        let endpoint = Endpoint::from_shared(text.clone())
-            .map_err(|error| invalid(&self.endpoint, &error.to_string()))?
+        let has_tls = self.ca_certificate.is_some() || self.identity.is_some();
+        let (text, encrypted, local) = normalize(&self.endpoint, has_tls)?;
+        let invalid = |reason: &str| invalid(&self.endpoint, reason);
+        if has_tls && !encrypted {
+            return Err(invalid("http:// has no use for certificates; use https://"));
+        }
+        if self.token.is_some() && !encrypted && !local && !self.plaintext_token {
+            return Err(invalid("the token could be read on the way; use https://"));
+        }
+        if self.token.is_some() && self.bearer().0.is_none() {
+            return Err(invalid("the token for it has characters that no token has"));
+        }
+        let mut endpoint = Endpoint::from_shared(text.clone())
+            .map_err(|error| invalid(&error.to_string()))?
             .connect_timeout(self.connect_timeout)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .tcp_nodelay(true);
+        if encrypted {
+            let tls = match &self.ca_certificate {
+                Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+                None => ClientTlsConfig::new().with_native_roots(),
+            };
+            let tls = match &self.identity {
+                Some((certificate, key)) => tls.identity(Identity::from_pem(certificate, key)),
+                None => tls,
+            };
+            let cause = |error: tonic::transport::Error| root_cause(&error);
+            endpoint = endpoint.tls_config(tls).map_err(|error| {
+                invalid(&format!("the certificates for it can't be used: {}", cause(error)))
+            })?;
+        }
         Ok((text, endpoint))
     }
 
+    fn bearer(&self) -> Bearer {
+        let value = self.token.as_ref().and_then(|token| {
+            let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        });
+        Bearer(value)
+    }
+
     pub(super) fn with_channel(self, endpoint: String, channel: Channel) -> Client {
+        let channel = InterceptedService::new(channel, self.bearer());
         let shared = Shared { endpoint, call_timeout: self.call_timeout, retries: self.retries };
         Client { channel, shared: Arc::new(shared) }
+    }
+}
+
+/// Adds the token to each call.
+#[derive(Clone)]
+pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl fmt::Debug for Bearer {
+    /// Shows no token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bearer")
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
     }
 }
 
@@ -132,19 +224,20 @@ fn invalid(endpoint: &str, reason: &str) -> ClientError {
     ClientError::InvalidEndpoint { endpoint: endpoint.to_owned(), reason: reason.to_owned() }
 }
 
-/// `http://host:port` from any of the forms that people write.
-fn normalize(endpoint: &str) -> Result<String, ClientError> {
+/// `http://host:port` or `https://host:port` from any of the forms that people write; whether it is encrypted; and
+/// whether it is this machine.
+fn normalize(endpoint: &str, prefers_tls: bool) -> Result<(String, bool, bool), ClientError> {
     let text = endpoint.trim();
     if text.is_empty() {
         return Err(invalid(endpoint, "it is empty"));
     }
-    let rest = match text.split_once("://") {
-        None => text,
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-        Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
-            return Err(invalid(endpoint, "TLS is not supported; use http://"));
+    let (encrypted, rest) = match text.split_once("://") {
+        None => (prefers_tls, text),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+        Some((scheme, _)) => {
+            return Err(invalid(endpoint, &format!("the scheme `{scheme}` is not http or https")));
         }
-        Some((scheme, _)) => return Err(invalid(endpoint, &format!("the scheme `{scheme}` is not http"))),
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     let uri: Uri =
@@ -161,7 +254,10 @@ fn normalize(endpoint: &str) -> Result<String, ClientError> {
         None if authority.len() == host.len() => DEFAULT_PORT,
         None => return Err(invalid(endpoint, "its port is not a number from 1 to 65535")),
     };
-    Ok(format!("http://{host}:{port}"))
+    let scheme = if encrypted { "https" } else { "http" };
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let local = host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback());
+    Ok((format!("{scheme}://{host}:{port}"), encrypted, local))
 }
 
 #[cfg(test)]
@@ -178,31 +274,42 @@ mod tests {
             ("[::1]:9000", "http://[::1]:9000"),
             ("[::1]", "http://[::1]:7733"),
             (" queue.internal:1 ", "http://queue.internal:1"),
+            ("https://queue.internal", "https://queue.internal:7733"),
         ] {
-            assert_eq!(normalize(text).unwrap(), expected, "{text:?}");
+            assert_eq!(normalize(text, false).unwrap().0, expected, "{text:?}");
         }
+        assert_eq!(normalize("queue.internal:1", true).unwrap().0, "https://queue.internal:1");
+    }
+
+    #[test]
+    fn a_token_goes_only_where_nobody_else_reads_it() {
+        for (endpoint, fits) in [
+            ("http://127.0.0.1:1", true),
+            ("localhost:1", true),
+            ("[::1]:1", true),
+            ("https://queue.internal", true),
+            ("http://queue.internal", false),
+            ("localhost.evil.example:1", false),
+        ] {
+            let builder = ClientBuilder::new(endpoint).token("secret");
+            assert_eq!(builder.endpoint().is_ok(), fits, "{endpoint}");
+            assert!(builder.plaintext_token(true).endpoint().is_ok(), "{endpoint}");
+        }
+        let refusal = ClientBuilder::new("localhost").token("a\nb").endpoint().unwrap_err().to_string();
+        assert!(!refusal.contains("a\nb"), "{refusal}");
+        assert!(ClientBuilder::new("http://localhost").ca_certificate("").endpoint().is_err());
     }
 
     #[test]
     fn what_is_no_endpoint_is_refused_with_the_reason() {
-        let said: Vec<_> = [
-            "",
-            "https://host:1",
-            "ftp://host",
-            "host:port",
-            "host:99999",
-            "host:1/path",
-            "user@host:1",
-            "a b",
-            ":7733",
-        ]
-        .into_iter()
-        .map(|text| normalize(text).unwrap_err().to_string())
-        .collect();
+        let said: Vec<_> =
+            ["", "ftp://host", "host:port", "host:99999", "host:1/path", "user@host:1", "a b", ":7733"]
+                .into_iter()
+                .map(|text| normalize(text, false).unwrap_err().to_string())
+                .collect();
         insta::assert_snapshot!(said.join("\n"), @r"
         `` is no server address: it is empty
-        `https://host:1` is no server address: TLS is not supported; use http://
-        `ftp://host` is no server address: the scheme `ftp` is not http
+        `ftp://host` is no server address: the scheme `ftp` is not http or https
         `host:port` is no server address: its port is not a number from 1 to 65535
         `host:99999` is no server address: its port is not a number from 1 to 65535
         `host:1/path` is no server address: it is not host:port

@@ -37,7 +37,7 @@ pub use builder::{ClientBuilder, DEFAULT_PORT};
 pub use error::{ClientError, FieldFault, Refusal};
 pub use submit_stream::{StreamOver, SubmitResults, SubmitSender, Submitted};
 pub use tonic::Code;
-use tonic::transport::Channel;
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 pub use watch::{Watch, WatchItem};
 pub use wire::{from_wire_duration, from_wire_timestamp, to_wire_duration, to_wire_timestamp};
 
@@ -50,9 +50,12 @@ const ANSWER_MAX_BYTES: usize = 64 << 20;
 /// A connection to a Jobmill server. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Client {
-    channel: Channel,
+    channel: Authorized,
     shared: Arc<Shared>,
 }
+
+/// A channel that adds the token to each call.
+type Authorized = InterceptedService<Channel, builder::Bearer>;
 
 /// What all clones of a client have in common.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ struct Shared {
 }
 
 impl Client {
-    /// Connects to a server: `http://host:port`, or `host:port`.
+    /// Connects to a server: `http://host:port`, `https://host:port`, or `host:port`.
     ///
     /// # Errors
     /// [`ClientError::InvalidEndpoint`], or [`ClientError::Unreachable`] if nothing answers there.
@@ -82,11 +85,11 @@ impl Client {
         &self.shared.endpoint
     }
 
-    fn job_queue(&self) -> JobQueueClient<Channel> {
+    fn job_queue(&self) -> JobQueueClient<Authorized> {
         JobQueueClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
     }
 
-    fn queue_service(&self) -> QueueServiceClient<Channel> {
+    fn queue_service(&self) -> QueueServiceClient<Authorized> {
         QueueServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
     }
 

@@ -67,6 +67,30 @@ pub const VARIABLES_MAX: usize = 256;
 /// What an exit code may be that marks a failure.
 pub const EXIT_CODES: RangeInclusive<i32> = 1..=255;
 
+/// How many connections may be open.
+pub const CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
+/// How many connections may be open that have not said anything yet.
+pub const HANDSHAKES: RangeInclusive<u32> = 1..=100_000;
+/// How long a connection may have for its TLS handshake and its first bytes.
+pub const HANDSHAKE_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(5 * MINUTE);
+/// How many calls one connection may have open.
+pub const STREAMS_PER_CONNECTION: RangeInclusive<u32> = 1..=100_000;
+/// How many bytes the headers of a call may take together.
+pub const HEADER_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 20;
+/// How long a connection may be silent before it is asked whether it is alive.
+pub const KEEPALIVE_INTERVAL: RangeInclusive<Duration> =
+    Duration::from_secs(SECOND)..=Duration::from_secs(HOUR);
+/// How long a connection may take to say that it is alive.
+pub const KEEPALIVE_TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_secs(SECOND)..=Duration::from_secs(10 * MINUTE);
+
+/// How many names of hosts a configuration may have, and how many origins.
+pub const HOSTS_MAX: usize = 100;
+/// How many tokens there may be.
+pub const TOKENS_MAX: usize = 1_000;
+/// How many patterns for queues a token may have.
+pub const TOKEN_QUEUES_MAX: usize = 100;
 /// How long the URL of an endpoint may be.
 pub const URL_BYTES_MAX: usize = 4 << 10;
 /// How many headers of the operator's own a request may have.

@@ -12,26 +12,33 @@ use toml::de::DeTable;
 
 use super::{
     DiskSettings, Entry, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings,
-    collector::CollectorUrl,
+    addresses::{Address, CollectorUrl, Loopback},
     declared::{
         Context, QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kind_keys, kinds, queues, retention,
     },
     fault::{Fault, Faults, Place, Source},
-    limits,
+    limits, network,
     paths::Folder,
-    rules::{Bool, Choice, DurationIn, FloatIn, LogFilter, Loopback, OrOff, Rule, SizeIn, quote},
+    rules::{Bool, Choice, DurationIn, FloatIn, LogFilter, OrOff, Rule, SizeIn, quote},
     section::{Reading, Section},
     surroundings::Surroundings,
 };
 
-const ROOT_KEYS: [&str; 11] = [
+const ROOT_KEYS: [&str; 18] = [
     "listen",
+    "hosts",
+    "insecure",
     "data_dir",
     "memory",
     "drain_timeout",
     "metrics",
     "traces",
     "log",
+    "tls",
+    "auth",
+    "audit",
+    "grpc_web",
+    "limits",
     "disk",
     "retention",
     "queues",
@@ -50,6 +57,8 @@ pub struct Flags {
     pub config: Option<PathBuf>,
     /// `--listen`: the address.
     pub listen: Option<OsString>,
+    /// `--insecure`: listen beyond this machine without TLS or tokens.
+    pub insecure: bool,
     /// `--data-dir`: the folder that keeps the jobs.
     pub data_dir: Option<PathBuf>,
     /// `--memory`: keep the jobs in memory.
@@ -98,7 +107,14 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let defaults = Settings::new(StoreSettings::Memory);
     let listen =
         Given { key: "listen", variable: "JOBMILL_LISTEN", flag: ("--listen", flags.listen.as_deref()) };
-    let listen = layers.setting(&root, listen, &Loopback, defaults.listen);
+    let listen = layers.setting(&root, listen, &Address, defaults.listen);
+    let hosts = root.list_setting("hosts", limits::HOSTS_MAX, &network::Host, layers.reading);
+    let insecure = Given {
+        key: "insecure",
+        variable: "JOBMILL_INSECURE",
+        flag: ("--insecure", flags.insecure.then_some(OsStr::new("true"))),
+    };
+    let insecure = layers.setting(&root, insecure, &Bool, false);
     let context = Context { surroundings, base: base.unwrap_or(surroundings.current_dir()) };
     let store = layers.store(&root, flags, context.base);
     let drain = Given {
@@ -112,29 +128,38 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let traces = layers.traces(&root, flags);
     let log = layers.log(&root, flags);
 
+    let tls = network::tls(&root, context.base, &mut reading);
+    let tokens = network::auth(&root, context.base, &mut reading);
+    let audit_file = network::audit(&root, context.base, &mut reading);
+    let web_origins = network::grpc_web(&root, &mut reading);
+    let limits = network::limits(&root, &mut reading);
     let disk = disk(&root, &mut reading);
     let retention = retention(&root, &mut reading);
     let queues = queues(&root, &mut reading);
     check_times(&root, retention, &queues, &mut reading);
     let kinds = kinds(&root, &context, &mut reading);
+    let settings = Settings {
+        listen,
+        hosts,
+        insecure,
+        store,
+        drain_timeout,
+        metrics_listen,
+        traces,
+        tls,
+        tokens,
+        audit_file,
+        web_origins,
+        limits,
+        disk,
+        retention,
+        queues,
+        kinds,
+    };
+    network::check_exposure(&settings, &mut reading);
     let Reading { faults, entries, .. } = reading;
     Faults::check(faults)?;
-    Ok(Loaded {
-        settings: Settings {
-            listen,
-            store,
-            drain_timeout,
-            metrics_listen,
-            traces,
-            disk,
-            retention,
-            queues,
-            kinds,
-        },
-        log,
-        file: source.map(|source| source.path().to_owned()),
-        entries,
-    })
+    Ok(Loaded { settings, log, file: source.map(|source| source.path().to_owned()), entries })
 }
 
 fn disk(root: &Section<'_>, reading: &mut Reading<'_>) -> DiskSettings {
@@ -151,10 +176,14 @@ fn disk(root: &Section<'_>, reading: &mut Reading<'_>) -> DiskSettings {
 
 /// Every key that a file may have, with `NAME` for the names that the operator chooses.
 pub fn keys() -> impl Iterator<Item = String> {
-    let root = ["listen", "data_dir", "memory", "drain_timeout"].into_iter().map(str::to_owned);
+    let root = ["listen", "hosts", "insecure", "data_dir", "memory", "drain_timeout"];
+    let root = root.into_iter().map(str::to_owned);
     root.chain(METRICS_KEYS.into_iter().map(|key| format!("metrics.{key}")))
         .chain(TRACES_KEYS.into_iter().map(|key| format!("traces.{key}")))
         .chain(LOG_KEYS.into_iter().map(|key| format!("log.{key}")))
+        .chain(network::TLS_KEYS.into_iter().map(|key| format!("tls.{key}")))
+        .chain(["auth.tokens", "audit.file", "grpc_web.origins"].map(str::to_owned))
+        .chain(network::LIMIT_KEYS.into_iter().map(|key| format!("limits.{key}")))
         .chain(DISK_KEYS.into_iter().map(|key| format!("disk.{key}")))
         .chain(RETENTION_KEYS.into_iter().map(|key| format!("retention.{key}")))
         .chain(
@@ -206,14 +235,14 @@ fn find_source(flags: &Flags, surroundings: &Surroundings) -> Result<Option<Sour
 }
 
 /// Reads a file up to a byte over the limit: the path may be a device that never ends.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(limits::FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 /// The file as a tree; none where its syntax is wrong, since what follows from that would only be noise.
-fn parse<'s>(source: &'s Source, faults: &mut Vec<Fault>) -> Option<DeTable<'s>> {
+pub(super) fn parse<'s>(source: &'s Source, faults: &mut Vec<Fault>) -> Option<DeTable<'s>> {
     let (document, errors) = DeTable::parse_recoverable(source.text());
     if errors.is_empty() {
         return Some(document.into_inner());

@@ -3,7 +3,7 @@
 //! [`load()`] takes it from a file, the environment and flags; another Rust program may as well start from
 //! [`Settings::new`].
 
-mod collector;
+mod addresses;
 mod declared;
 #[cfg(feature = "http")]
 mod endpoint;
@@ -13,6 +13,7 @@ mod http;
 pub mod limits;
 mod load;
 pub mod names;
+mod network;
 mod paths;
 mod program;
 mod rules;
@@ -20,6 +21,7 @@ mod section;
 mod surroundings;
 #[cfg(feature = "http")]
 mod targets;
+mod tokens;
 mod units;
 
 use std::{
@@ -38,8 +40,10 @@ pub use self::{
     fault::{Fault, Faults, Place},
     load::{Flags, Loaded, keys, load},
     surroundings::Surroundings,
+    tokens::load_tokens,
 };
 use crate::job::RetryPolicy;
+pub use crate::tls::{ClientAuth, TlsSettings};
 
 /// The queue that always exists.
 pub const DEFAULT_QUEUE: &str = "default";
@@ -50,8 +54,14 @@ pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(10);
 /// A whole configuration, ready to use.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to listen. Loopback only, for now.
+    /// Where to listen. Beyond loopback only with [`Settings::tls`] and [`Settings::tokens`], or if
+    /// [`Settings::insecure`].
     pub listen: SocketAddr,
+    /// Names, beside `localhost` and loopback addresses, by which callers may call a server that listens on loopback
+    /// without TLS.
+    pub hosts: Vec<String>,
+    /// Whether to listen beyond loopback without TLS or tokens all the same.
+    pub insecure: bool,
     /// Where jobs are kept.
     pub store: StoreSettings,
     /// How long a stopping server waits for running attempts.
@@ -64,6 +74,17 @@ pub struct Settings {
     pub disk: DiskSettings,
     /// How long ended jobs are kept where their queue does not say.
     pub retention: Retention,
+    /// How connections are encrypted; without it, they are not.
+    pub tls: Option<TlsSettings>,
+    /// The file of the tokens that callers must have one of; without it, they need none.
+    pub tokens: Option<PathBuf>,
+    /// Where to write who did what. Without it, that goes to the log if callers need tokens or certificates, and
+    /// nowhere if not.
+    pub audit_file: Option<PathBuf>,
+    /// The origins of the pages that may call by gRPC-Web; without any, it is off.
+    pub web_origins: Vec<String>,
+    /// What connections may take.
+    pub limits: LimitSettings,
     /// The queues that the file declares, by name.
     pub queues: BTreeMap<String, QueueSettings>,
     /// The kinds that the file declares, by name.
@@ -76,14 +97,72 @@ impl Settings {
     pub fn new(store: StoreSettings) -> Self {
         Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7733)),
+            hosts: Vec::new(),
+            insecure: false,
             store,
             drain_timeout: Duration::from_secs(30),
             metrics_listen: None,
             traces: TracesSettings::default(),
             disk: DiskSettings::default(),
             retention: Retention::default(),
+            tls: None,
+            tokens: None,
+            audit_file: None,
+            web_origins: Vec::new(),
+            limits: LimitSettings::default(),
             queues: BTreeMap::from([(DEFAULT_QUEUE.to_owned(), QueueSettings::default())]),
             kinds: BTreeMap::new(),
+        }
+    }
+
+    /// Whether anybody on the network could use the server although nobody has said that this is meant.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        !self.insecure && self.lacks_protection()
+    }
+
+    /// Whether anybody on the network could use the server.
+    #[must_use]
+    pub fn lacks_protection(&self) -> bool {
+        !self.listens_on_loopback() && (self.tls.is_none() || self.tokens.is_none())
+    }
+
+    /// Whether only this machine reaches the server.
+    #[must_use]
+    pub fn listens_on_loopback(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback()
+    }
+}
+
+/// What connections may take, one by one and together.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LimitSettings {
+    /// How many connections may be open. Over it, new ones are closed at once.
+    pub connections: u32,
+    /// How many connections may be open that have not said anything yet. Over it, the oldest of them is closed.
+    pub handshakes: u32,
+    /// How long a connection has for its TLS handshake and its first bytes.
+    pub handshake_timeout: Duration,
+    /// How many calls one connection may have open.
+    pub streams_per_connection: u32,
+    /// How many bytes the headers of a call may take together.
+    pub header_bytes: u32,
+    /// A connection that is silent for so long is asked whether it is alive,
+    pub keepalive_interval: Duration,
+    /// and cut if it does not say so in this time.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        LimitSettings {
+            connections: 10_000,
+            handshakes: 1_000,
+            handshake_timeout: Duration::from_secs(10),
+            streams_per_connection: 1_024,
+            header_bytes: 16 << 10,
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(20),
         }
     }
 }

@@ -53,3 +53,24 @@ pub(super) fn path_from(base: &Path, text: &str, wanted: &str) -> Result<PathBuf
     }
     Ok(base.join(text))
 }
+
+/// The path of a file, which is read later, or written. It may be relative to the configuration file's own folder, `base`.
+pub(super) struct FileIn<'a> {
+    pub(super) base: &'a Path,
+}
+
+impl Rule for FileIn<'_> {
+    type Value = PathBuf;
+
+    fn wanted(&self) -> String {
+        "the path of a file".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<PathBuf, String> {
+        path_from(self.base, text, &self.wanted())
+    }
+
+    fn show(&self, value: &PathBuf) -> serde_json::Value {
+        value.to_string_lossy().into()
+    }
+}

@@ -3,7 +3,7 @@
 //! A refusal says what was found, what the limit is and what to write instead; its place and key are added by
 //! [`super::section`].
 
-use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, time::Duration};
+use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
 use serde_json::Value as Json;
 use toml::de::DeValue;
@@ -274,36 +274,6 @@ impl<T: Copy + PartialEq> Rule for Choice<T> {
 
     fn show(&self, value: &T) -> Json {
         self.0.iter().find(|(_, choice)| choice == value).map(|(word, _)| *word).into()
-    }
-}
-
-/// An address to listen on.
-pub(super) struct Loopback;
-
-impl Rule for Loopback {
-    type Value = SocketAddr;
-
-    fn wanted(&self) -> String {
-        "an address and a port, such as \"127.0.0.1:7733\" or \"[::1]:7733\"".to_owned()
-    }
-
-    fn text(&self, text: &str) -> Result<SocketAddr, String> {
-        let Ok(address) = text.parse::<SocketAddr>() else {
-            return Err(format!("{} is not an address; write {}", quote(text), self.wanted()));
-        };
-        if !address.ip().is_loopback() {
-            // Without TLS and tokens, whoever reaches the port may run the operator's commands.
-            return Err(format!(
-                "{} is not a loopback address; this version listens on loopback only: write {}",
-                quote(text),
-                self.wanted()
-            ));
-        }
-        Ok(address)
-    }
-
-    fn show(&self, value: &SocketAddr) -> Json {
-        value.to_string().into()
     }
 }
 

@@ -1,6 +1,10 @@
 //! One job, watched until it ends.
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    sync::Arc,
+};
 
 use super::{Handle, OutcomeError, Unsuccessful};
 use crate::{
@@ -112,7 +116,8 @@ impl Outcome {
 fn begin(handle: &Handle, id: JobId) -> IdsWatch {
     let parts = &handle.parts;
     let issuer = Arc::clone(&parts.issuer);
-    IdsWatch::new(&parts.hub, parts.reads.clone(), issuer, &[id], Detail::EveryTransition, true, None)
+    let hidden = HashSet::new();
+    IdsWatch::new(&parts.hub, parts.reads.clone(), issuer, &[id], hidden, Detail::EveryTransition, true, None)
 }
 
 /// What a watcher of one job in this process wants to hear: neither tokens nor the means to keep a connection alive.

@@ -1,7 +1,7 @@
 //! Watching jobs by their ids: ends by itself once all of them have ended.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -28,6 +28,8 @@ pub struct IdsWatch {
     watched: [u8; 8],
     detail: Detail,
     ids: Vec<JobId>,
+    /// Those of `ids` that are not there as far as this watcher may know.
+    hidden: HashSet<JobId>,
     told: HashMap<JobId, Told>,
     /// Changes up to here were told before this watch began.
     resume: Position,
@@ -48,28 +50,33 @@ struct Told {
 }
 
 impl IdsWatch {
-    /// Watches `ids`, from a token on if there is one. Output lines come only if wanted.
+    /// Watches `ids`, from a token on if there is one. Output lines come only if wanted. Those that are `hidden` are
+    /// told as not found, whatever becomes of them.
+    #[expect(clippy::too_many_arguments, reason = "three parts of a server, and what its client asks for")]
     #[must_use]
     pub fn new(
         hub: &Arc<Hub>,
         reads: Reads,
         issuer: Arc<TokenIssuer>,
         ids: &[JobId],
+        hidden: HashSet<JobId>,
         detail: Detail,
         output: bool,
         resume: Option<ResumeToken>,
     ) -> Self {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let ids: Vec<_> = ids.iter().copied().filter(|id| seen.insert(*id)).collect();
+        let visible: Vec<_> = ids.iter().copied().filter(|id| !hidden.contains(id)).collect();
         IdsWatch {
             // Before the first read, so that no change falls between the two.
-            subscription: hub.subscribe(&ids, output),
+            subscription: hub.subscribe(&visible, output),
             hub: Arc::clone(hub),
             reads,
             issuer,
             watched: Self::watched(&ids),
             detail,
             ids,
+            hidden,
             told: HashMap::new(),
             resume: resume.map_or(Position::default(), |token| token.position),
             outbox: VecDeque::new(),
@@ -145,7 +152,7 @@ impl IdsWatch {
         let ids = self.ids.clone();
         let (jobs, position) = self.reads.read(move |reader| reader.jobs(&ids)).await?;
         for (id, job) in self.ids.clone().into_iter().zip(jobs) {
-            match job {
+            match job.filter(|_| !self.hidden.contains(&id)) {
                 None => {
                     self.told.insert(id, Told { revision: 0, over: true });
                     self.outbox.push_back(WatchEvent::NotFound(id));

@@ -18,7 +18,7 @@ fn keys() {
     refuses(
         "port = 1",
         &[
-            "1:1: port: unknown key; known here: listen, data_dir, memory, drain_timeout, metrics, traces, log, disk, retention, queues, kinds",
+            "1:1: port: unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, disk, retention, queues, kinds",
         ],
     );
     refuses("[queue.mail]", &["1:2: queue: unknown key; did you mean `queues`?"]);
@@ -34,7 +34,7 @@ fn keys() {
     refuses(
         "\"a\\u001b[31m\" = 1",
         &[
-            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, data_dir, memory, drain_timeout, metrics, traces, log, disk, retention, queues, kinds"#,
+            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, disk, retention, queues, kinds"#,
         ],
     );
 }
@@ -156,11 +156,17 @@ fn addresses() {
         refuses(
             &format!("listen = '{address}'"),
             &[&format!(
-                "1:10: listen: \"{address}\" is not a loopback address; this version listens on loopback only: write \
-                 an address and a port, such as \"127.0.0.1:7733\" or \"[::1]:7733\""
+                "1:10: listen: \"{address}\" is not a loopback address, and whoever reaches it could run this server's \
+                 commands; set TLS and tokens (tls.certificate, tls.key and auth.tokens), or listen on \
+                 \"127.0.0.1:7733\", or say insecure = true or --insecure if the network can be trusted"
             )],
         );
     }
+    Desk::new("listen = '[::ffff:127.0.0.1]:1'").load();
+    let insecure = Desk::new("listen = '0.0.0.0:1'\ninsecure = true").load().settings;
+    assert!(insecure.insecure && !insecure.is_exposed());
+    Desk::new("listen = '0.0.0.0:1'").with_flags(|flags| flags.insecure = true).load();
+    Desk::new("listen = '0.0.0.0:1'").with_variable("JOBMILL_INSECURE", "true").load();
     for text in ["localhost:7733", "127.0.0.1", "7733", ""] {
         refuses(
             &format!("listen = '{text}'"),
@@ -225,6 +231,109 @@ fn metrics_can_be_switched_off_by_whoever_goes_first() {
     assert_eq!(desk.load().settings.metrics_listen, Some("[::1]:1".parse().unwrap()));
     let desk = desk.with_flags(|flags| flags.metrics_listen = Some("off".into()));
     assert_eq!(desk.load().settings.metrics_listen, None);
+}
+
+#[test]
+fn beyond_loopback_both_tls_and_tokens_are_needed() {
+    let desk = |file: &str| {
+        let desk = Desk::new(file);
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(desk.path("server.pem"), certified.cert.pem()).unwrap();
+        fs::write(desk.path("server.key"), certified.signing_key.serialize_pem()).unwrap();
+        fs::write(desk.path("tokens.toml"), "").unwrap();
+        desk
+    };
+    const TLS: &str = "listen = '0.0.0.0:1'\ntls = { certificate = 'server.pem', key = 'server.key' }\n";
+    const TOKENS: &str = "auth.tokens = 'tokens.toml'\n";
+    desk(&format!("{TLS}{TOKENS}")).load();
+    for (file, lacks) in [
+        (TLS.to_owned(), "set tokens (auth.tokens), or listen"),
+        (format!("listen = '0.0.0.0:1'\n{TOKENS}"), "set TLS (tls.certificate and tls.key), or listen"),
+    ] {
+        let faults = desk(&file).faults();
+        assert!(faults.contains(lacks) && faults.lines().count() == 1, "{faults}");
+    }
+}
+
+#[test]
+fn certificates_are_read_before_anything_starts() {
+    refuses(
+        "[tls]\ncertificate = 'server.pem'",
+        &[
+            "2:1: tls.certificate: there is no `key`; write key = \"PATH\", the private key of the certificate",
+        ],
+    );
+    refuses(
+        "[tls]\nclient_auth = 'optional'",
+        &[
+            "2:1: tls.client_auth: there is no `client_ca`; write client_ca = \"PATH\", where clients' certificates come from",
+        ],
+    );
+    let desk = Desk::new("[tls]\ncertificate = 'a.pem'\nkey = 'b.key'\nclient_ca = 'c.pem'");
+    let [a, b] = [(); 2].map(|()| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
+    let text = desk.faults();
+    assert_eq!(text.matches("can't be read: No such file or directory").count(), 3, "{text}");
+    fs::write(desk.path("a.pem"), a.cert.pem()).unwrap();
+    fs::write(desk.path("b.key"), b.signing_key.serialize_pem()).unwrap();
+    fs::write(desk.path("c.pem"), "").unwrap();
+    assert_eq!(
+        desk.faults(),
+        "jobmill.toml:4:13: tls.client_ca: \"c.pem\" has no certificate: it must have a block BEGIN CERTIFICATE"
+    );
+    fs::write(desk.path("c.pem"), b.cert.pem()).unwrap();
+    assert_eq!(
+        desk.faults(),
+        "jobmill.toml:3:7: tls.key: \"b.key\" is not the key of the certificate in \"a.pem\""
+    );
+    fs::write(desk.path("b.key"), a.cert.pem()).unwrap();
+    let text = desk.faults();
+    assert!(text.contains("has no private key"), "{text}");
+    fs::write(desk.path("b.key"), a.signing_key.serialize_pem()).unwrap();
+    desk.load();
+}
+
+#[test]
+fn every_fault_of_the_file_of_tokens_is_told_with_its_place() {
+    let desk = Desk::new("auth.tokens = 'tokens.toml'");
+    assert!(desk.faults().starts_with("jobmill.toml:1:15: auth.tokens: "), "{}", desk.faults());
+    let hash = "ab".repeat(32);
+    let tokens = format!(
+        "[tokens.a]\nhash = 'sha256:{hash}'\nroles = ['reed']\nqueues = ['Mail']\nexpires = 'soon'\n\
+         [tokens.b]\nhash = 's3cret'\nrole = []\n\
+         [tokens.c]\nhash = 'sha256:{hash}'\nroles = []\nqueues = ['*']\nexpires = 2030-01-01"
+    );
+    fs::write(desk.path("tokens.toml"), tokens).unwrap();
+    let faults = desk.faults();
+    assert!(!faults.contains("s3cret"));
+    insta::assert_snapshot!(faults, @r#"
+    tokens.toml:3:10: tokens.a.roles[0]: "reed" is no role; write one of "submit", "read", "work", "admin"
+    tokens.toml:4:11: tokens.a.queues[0]: "Mail" is no pattern for queues: write 1 to 63 of a-z, 0-9, `-`, `_`, `.`, and `*` for any characters, such as "mail*"
+    tokens.toml:5:11: tokens.a.expires: "soon" is no instant; write an instant with its offset, such as 2030-01-31T12:00:00Z
+    tokens.toml:6:9: tokens.b: the token has no `queues`; write queues = ["*"] for all
+    tokens.toml:6:9: tokens.b: the token has no `roles`; write roles = ["read"], or more of them
+    tokens.toml:7:8: tokens.b.hash: this is no hash of a token; write "sha256:" and 64 hexadecimal digits
+    tokens.toml:8:1: tokens.b.role: unknown key; did you mean `roles`?
+    tokens.toml:9:9: tokens.c: the token is that of "a" too; give each name a token of its own
+    tokens.toml:13:11: tokens.c.expires: "2030-01-01" is no instant; write an instant with its offset, such as 2030-01-31T12:00:00Z
+    "#);
+}
+
+#[test]
+fn hosts_origins_and_the_audit() {
+    refuses(
+        "hosts = ['a.example', 'b:1']",
+        &[
+            r#"1:23: hosts[1]: "b:1" is no name of a host; write the name of a host without a port, such as "jobs.internal""#,
+        ],
+    );
+    for origin in ["*", "app.example", "https://app.example/", "ftp://a", "https://a:0", "https://A.example"]
+    {
+        let faults = Desk::new(&format!("grpc_web.origins = ['{origin}']")).faults();
+        assert!(faults.contains("is no origin; write scheme and host of a page"), "{faults}");
+    }
+    Desk::new("grpc_web.origins = ['https://app.example', 'http://localhost:3000']").load();
+    let faults = Desk::new("audit.file = 'absent/audit'").faults();
+    assert!(faults.contains("is not in a folder that exists"), "{faults}");
 }
 
 #[test]

@@ -135,6 +135,11 @@ impl Rig {
         self.server.as_ref().and_then(Server::local_addr).expect("a server that listens")
     }
 
+    /// Counts of the server's connections.
+    pub(crate) fn connections(&self) -> std::sync::Arc<jobmill::listen::ListenStats> {
+        self.server.as_ref().expect("a server").connections()
+    }
+
     pub(crate) fn metrics_address(&self) -> std::net::SocketAddr {
         self.server.as_ref().and_then(Server::metrics_addr).expect("a server with metrics")
     }

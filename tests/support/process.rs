@@ -38,8 +38,11 @@ impl Process {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid as i32)).expect("a process");
-        kill_process(pid, signal).unwrap();
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.child.id().and_then(|pid| Pid::from_raw(pid as i32)).expect("a process")
     }
 
     pub(crate) async fn exit(&mut self) -> ExitStatus {

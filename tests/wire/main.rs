@@ -5,16 +5,21 @@
 mod bad_input;
 mod bad_messages;
 mod commands;
+mod connections;
 mod crash;
 mod doctor;
 mod drain;
 mod execution;
+mod floods;
 #[cfg(feature = "http")]
 mod http_handlers;
 mod metrics;
+mod pages;
 mod queues;
 mod storage;
 mod submit;
+mod tls;
+mod tokens;
 mod traces;
 mod watch;
 

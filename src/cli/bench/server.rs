@@ -14,9 +14,11 @@ use std::{
 
 use anyhow::Context;
 use jobmill::{
-    config::{KindDefaults, LogSettings, QueueSettings, Settings, StoreSettings},
+    clock::Clock,
+    config::{KindDefaults, LimitSettings, LogSettings, QueueSettings, Settings, StoreSettings},
     execute::{Attempt, HandlerError},
     job::Output,
+    listen::Listener,
     proto::bench::{
         CallRequest, CallResponse, StreamRequest, StreamResponse,
         empty_service_server::{EmptyService, EmptyServiceServer},
@@ -108,7 +110,9 @@ async fn serve_nothing() -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("can't listen")?;
     announce(listener.local_addr()?)?;
     let input_ended = answer_questions(Arc::default())?;
-    grpc_server()
+    let limits = LimitSettings::default();
+    let listener = Listener::new(listener, limits.clone(), None, Arc::default(), Clock::System);
+    grpc_server(&limits)
         .add_service(EmptyServiceServer::new(Nothing))
         .serve_with_incoming_shutdown(grpc_incoming(listener), input_ended.cancelled_owned())
         .await?;

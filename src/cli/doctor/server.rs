@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use jobmill::config::Settings;
+use jobmill::{
+    client::{ClientError, Code},
+    config::Settings,
+};
 
 use super::{super::client, Finding, Global, ok, problem, text};
 
@@ -18,7 +21,7 @@ pub(super) async fn check(settings: &Settings, global: &Global) -> Vec<Finding> 
     let api = port(settings.listen);
     if let Err((listen, None)) = api {
         // One that runs has the port of the metrics as well.
-        return vec![server(listen, global).await];
+        return vec![server(listen, settings, global).await];
     }
     [Some(api), settings.metrics_listen.map(port)].into_iter().flatten().map(found).collect()
 }
@@ -51,10 +54,18 @@ fn found(port: Port) -> Finding {
 }
 
 /// What answers at the port of the API.
-async fn server(listen: SocketAddr, global: &Global) -> Finding {
-    let at_listen = Global { server: listen.to_string(), ..global.clone() };
+async fn server(listen: SocketAddr, settings: &Settings, global: &Global) -> Finding {
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let at_listen = Global { server: format!("{scheme}://{listen}"), ..global.clone() };
+    let client = match client(&at_listen) {
+        Ok(client) => client,
+        Err(failure) => {
+            let what = failure.line().unwrap_or_default();
+            return problem(SERVER, what, "name files that this user may read");
+        }
+    };
     // What is wrong now is to be told, and not waited for.
-    let queues = match client(&at_listen).retry_for(Duration::ZERO).connect().await {
+    let queues = match client.retry_for(Duration::ZERO).connect().await {
         Ok(client) => client.list_queues().await,
         Err(error) => Err(error),
     };
@@ -63,6 +74,16 @@ async fn server(listen: SocketAddr, global: &Global) -> Finding {
             let noun = text::counted(queues.len() as u64, "queue");
             ok(SERVER, format!("answers at {listen}, with {noun}"))
         }
+        Err(ClientError::Refused(refusal))
+            if matches!(refusal.code, Code::Unauthenticated | Code::PermissionDenied) =>
+        {
+            ok(SERVER, format!("answers at {listen}, and asks for a token: {}", refusal.message))
+        }
+        Err(error) if settings.tls.is_some() => problem(
+            SERVER,
+            format!("something listens at {listen}, but not for this program: {error}"),
+            "name what to trust, and what to show, with --tls-ca, --tls-cert and --tls-key; or stop what listens there",
+        ),
         Err(error) => problem(
             SERVER,
             format!("something listens at {listen}, but does not answer as jobmill: {error}"),

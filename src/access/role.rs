@@ -1,0 +1,117 @@
+//! Roles, and the queues on which they hold.
+
+use std::{fmt, str::FromStr};
+
+use wildmatch::WildMatch;
+
+/// What a token allows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Role {
+    /// Submit jobs, and follow those while the call lasts.
+    Submit,
+    /// See jobs and queues.
+    Read,
+    /// Run jobs as a remote worker.
+    Work,
+    /// All of that; and cancel, retry and delete jobs, and manage queues.
+    Admin,
+}
+
+impl Role {
+    /// All roles.
+    pub const ALL: [Role; 4] = [Role::Submit, Role::Read, Role::Work, Role::Admin];
+
+    /// The role's name, as files and flags have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Submit => "submit",
+            Role::Read => "read",
+            Role::Work => "work",
+            Role::Admin => "admin",
+        }
+    }
+
+    /// Whether whoever has this role has the other.
+    #[must_use]
+    pub fn includes(self, other: Role) -> bool {
+        self == other || self == Role::Admin
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Queues by the form of their names: `*` stands for any characters, or none.
+#[derive(Clone, PartialEq, Debug)]
+pub struct QueuePattern(WildMatch);
+
+/// Text that no queue's name could fit.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{0:?} is no pattern for queues: write 1 to 63 of a-z, 0-9, `-`, `_`, `.`, and `*` for any characters, such as \
+     \"mail*\""
+)]
+pub struct PatternError(String);
+
+impl QueuePattern {
+    /// Whether the queue is meant.
+    #[must_use]
+    pub fn fits(&self, queue: &str) -> bool {
+        self.0.matches(queue)
+    }
+
+    /// Whether all queues are meant.
+    #[must_use]
+    pub fn fits_all(&self) -> bool {
+        self.0.pattern().chars().all(|c| c == '*')
+    }
+}
+
+impl FromStr for QueuePattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let allowed = |c: u8| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*');
+        if !(1..=63).contains(&text.len()) || !text.bytes().all(allowed) {
+            return Err(PatternError(text.chars().take(100).collect()));
+        }
+        Ok(QueuePattern(WildMatch::new(text)))
+    }
+}
+
+impl fmt::Display for QueuePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.pattern())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_fit_whole_names() {
+        for (pattern, queue, fits) in [
+            ("mail", "mail", true),
+            ("mail", "mails", false),
+            ("mail", "email", false),
+            ("mail*", "mail", true),
+            ("mail*", "mail.bulk", true),
+            ("*.bulk", "mail.bulk", true),
+            ("*.bulk", "mail.bulk.x", false),
+            ("a*b*c", "a.x.b.c", true),
+            ("m.il", "mail", false),
+        ] {
+            assert_eq!(pattern.parse::<QueuePattern>().unwrap().fits(queue), fits, "{pattern} {queue}");
+        }
+        assert!("**".parse::<QueuePattern>().unwrap().fits_all());
+        assert!(!"a*".parse::<QueuePattern>().unwrap().fits_all());
+        for text in ["", "Mail", "mail?", "a b", "é", &"a".repeat(64)] {
+            assert!(text.parse::<QueuePattern>().is_err(), "{text}");
+        }
+    }
+}

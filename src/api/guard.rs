@@ -1,0 +1,162 @@
+//! The door of every call: by which name the server was called, from which page, and by whom.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::future::{Either, Ready, ready};
+use tonic::{
+    Status,
+    body::Body,
+    codegen::http::{HeaderMap, HeaderValue, Request, Response, header, uri::Authority},
+};
+use tower::{Layer, Service};
+
+use super::{caller::Caller, errors, rpcs, rpcs::Needs};
+use crate::{
+    access::{Access, Denied, Subject},
+    audit::Audit,
+    listen::Peer,
+};
+
+/// What calls are held to.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate {
+    pub(crate) access: Arc<Access>,
+    pub(crate) audit: Arc<Audit>,
+    /// Names by which the server may be called, beside `localhost` and loopback addresses; absent where it may be called
+    /// by any.
+    pub(crate) hosts: Option<Arc<[String]>>,
+    /// Origins of pages that may call.
+    pub(crate) origins: Arc<[String]>,
+}
+
+/// Puts the gate before services.
+#[derive(Clone, Debug)]
+pub(super) struct GateLayer(pub(super) Gate);
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Guard<S>;
+
+    fn layer(&self, inner: S) -> Guard<S> {
+        Guard { gate: self.0.clone(), inner }
+    }
+}
+
+/// Services behind the gate.
+#[derive(Clone, Debug)]
+pub(super) struct Guard<S> {
+    gate: Gate,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Guard<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        match self.gate.admit(&request) {
+            Ok(caller) => {
+                request.extensions_mut().insert(caller);
+                Either::Left(self.inner.call(request))
+            }
+            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+        }
+    }
+}
+
+impl Gate {
+    /// Lets a call in, or says why not.
+    fn admit<B>(&self, request: &Request<B>) -> Result<Caller, Status> {
+        // Where it is on, it has been translated before it comes here.
+        let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        if kind.is_some_and(|kind| kind.starts_with(b"application/grpc-web")) {
+            return Err(errors::web_is_off());
+        }
+        let (rpc, needs) = rpcs::find(request.uri().path()).ok_or_else(errors::no_such_rpc)?;
+        let peer = request.extensions().get::<Peer>().cloned();
+        let certificate = peer.as_ref().and_then(|peer| peer.certificate.clone());
+        let refused = |status: Status, subject: Option<&str>| {
+            self.audit.record_stranger(crate::audit::Call {
+                subject,
+                certificate: certificate.as_deref(),
+                peer: peer.as_ref().map(|peer| peer.address),
+                rpc,
+                code: super::caller::code_name(status.code()),
+                reason: tonic_types::StatusExt::get_details_error_info(&status)
+                    .map(|info| info.reason)
+                    .as_deref(),
+                ..crate::audit::Call::default()
+            });
+            status
+        };
+        self.check_host(request.uri().authority(), request.headers())
+            .map_err(|status| refused(status, None))?;
+        self.check_origin(request.headers()).map_err(|status| refused(status, None))?;
+        let subject = match needs {
+            Needs::Nothing => Ok(Subject::anyone(certificate.clone())),
+            Needs::AnyToken | Needs::Role(_) => {
+                bearer(request.headers()).and_then(|token| self.access.admit(token, certificate.clone()))
+            }
+        };
+        let subject =
+            subject.map_err(|denied| refused(errors::unauthenticated(denied), certificate.as_deref()))?;
+        if let Needs::Role(role) = needs
+            && !subject.may_anywhere(role)
+        {
+            let status = errors::role_missing(subject.name().unwrap_or_default(), role);
+            return Err(refused(status, subject.name()));
+        }
+        let (access, audit) = (Arc::clone(&self.access), Arc::clone(&self.audit));
+        Ok(Caller { access, audit, subject, peer, rpc, needs })
+    }
+
+    /// A page on the internet may have its own name lead to this machine, and call what listens on loopback by it.
+    fn check_host(&self, authority: Option<&Authority>, headers: &HeaderMap) -> Result<(), Status> {
+        let Some(hosts) = &self.hosts else { return Ok(()) };
+        let header = || headers.get(header::HOST)?.to_str().ok()?.parse().ok();
+        let absent = authority.is_none() && !headers.contains_key(header::HOST);
+        let authority: Option<Authority> = authority.cloned().or_else(header);
+        let host = authority.as_ref().map_or("", Authority::host);
+        // Browsers always name a host.
+        if absent || is_local(host) || hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host)) {
+            return Ok(());
+        }
+        Err(errors::host_not_allowed(host))
+    }
+
+    /// Only browsers say from which page a call comes.
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Status> {
+        let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+        if self.origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
+            return Ok(());
+        }
+        Err(errors::origin_not_allowed(&String::from_utf8_lossy(origin.as_bytes())))
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+/// The token that a call has, if it has one.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let token = value.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    token.filter(|token| !token.is_empty()).map(Some).ok_or(Denied::Unknown)
+}

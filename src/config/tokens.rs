@@ -1,0 +1,193 @@
+//! The file of tokens: read like the configuration, every fault with its place.
+
+use std::path::Path;
+
+use super::{
+    fault::{Fault, Faults, Place, Source},
+    limits,
+    load::{self, parse},
+    rules::{Rule, quote},
+    section::{Reading, Section},
+};
+use crate::{
+    access::{QueuePattern, Role, Token, TokenHash, Tokens},
+    clock::Timestamp,
+};
+
+const TOKEN_KEYS: [&str; 4] = ["hash", "roles", "queues", "expires"];
+const NAME_CHARS_MAX: usize = 64;
+
+/// Reads a file of tokens.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_tokens(path: &Path) -> Result<Tokens, Faults> {
+    let mut faults = Vec::new();
+    let place = Place::File { path: path.into(), line: 1, column: 1 };
+    let tokens = read(path, &place, &mut faults);
+    Faults::check(faults)?;
+    Ok(Tokens::new(tokens))
+}
+
+/// Reads a file of tokens; where that can't be done at all, it is a fault at `place`.
+pub(super) fn read(path: &Path, place: &Place, faults: &mut Vec<Fault>) -> Vec<Token> {
+    let text = load::read(path).map_err(|error| error.to_string()).and_then(|bytes| {
+        if bytes.len() as u64 > limits::FILE_BYTES_MAX {
+            return Err(format!("it is over the limit of {} bytes", limits::FILE_BYTES_MAX));
+        }
+        String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
+    });
+    let source = match text {
+        Ok(text) => Source::new(path.to_owned(), text),
+        Err(problem) => {
+            let message = format!("{} can't be read: {problem}", quote(&path.to_string_lossy()));
+            faults.push(Fault { place: place.clone(), key: "auth.tokens".to_owned(), message });
+            return Vec::new();
+        }
+    };
+    let Some(document) = parse(&source, faults) else {
+        return Vec::new();
+    };
+    let mut reading = Reading::new(Some(&source), std::mem::take(faults));
+    let root = Section::open(String::new(), Some(&document), &["tokens"], &mut reading);
+    let table = root.table("tokens", &mut reading);
+    let names = Section::of_names("tokens", table);
+    let mut tokens: Vec<Token> = Vec::new();
+    for key in table.into_iter().flat_map(|table| table.keys()) {
+        let name = key.get_ref();
+        if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
+            let message = format!("a token's name is 1 to {NAME_CHARS_MAX} characters that can be seen");
+            reading.fault_at(&key.span(), names.key(name), message);
+            continue;
+        }
+        let Some(entry) = names.table(name, &mut reading) else { continue };
+        let section = Section::open(names.key(name), Some(entry), &TOKEN_KEYS, &mut reading);
+        for (required, way_out) in [
+            ("hash", "`jobmill token new` writes the whole entry"),
+            ("roles", "write roles = [\"read\"], or more of them"),
+            ("queues", "write queues = [\"*\"] for all"),
+        ] {
+            if section.get(required).is_none() {
+                let message = format!("the token has no `{required}`; {way_out}");
+                reading.fault_at(&key.span(), names.key(name), message);
+            }
+        }
+        let hash = section.read("hash", &Hash, &mut reading);
+        let (roles, _) = section.elements("roles", Role::ALL.len(), &RoleName, &mut reading);
+        let (queues, _) = section.elements("queues", limits::TOKEN_QUEUES_MAX, &Pattern, &mut reading);
+        let expires = section.read("expires", &Instant, &mut reading);
+        let Some((hash, _)) = hash else { continue };
+        if let Some(twin) = tokens.iter().find(|token| token.hash == hash) {
+            let message =
+                format!("the token is that of {} too; give each name a token of its own", quote(&twin.name));
+            reading.fault_at(&key.span(), names.key(name), message);
+        }
+        let expires = expires.map(|(expires, _)| expires);
+        tokens.push(Token { name: name.as_ref().into(), hash, roles, queues, expires });
+    }
+    if tokens.len() > limits::TOKENS_MAX {
+        let message = format!("there are {} of them, the limit is {}", tokens.len(), limits::TOKENS_MAX);
+        reading.fault_at(&root.key_span("tokens"), "tokens", message);
+    }
+    *faults = reading.faults;
+    tokens
+}
+
+/// The hash of a token.
+struct Hash;
+
+impl Rule for Hash {
+    type Value = TokenHash;
+
+    fn wanted(&self) -> String {
+        "\"sha256:\" and 64 hexadecimal digits".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<TokenHash, String> {
+        // It is not quoted: someone may have put the token itself here.
+        text.strip_prefix("sha256:")
+            .and_then(TokenHash::from_hex)
+            .ok_or_else(|| format!("this is no hash of a token; write {}", self.wanted()))
+    }
+
+    fn value(&self, value: &toml::de::DeValue<'_>) -> Result<TokenHash, String> {
+        self.text(value.as_str().unwrap_or_default())
+    }
+
+    fn show(&self, value: &TokenHash) -> serde_json::Value {
+        value.to_string().into()
+    }
+}
+
+/// A role's name.
+struct RoleName;
+
+impl Rule for RoleName {
+    type Value = Role;
+
+    fn wanted(&self) -> String {
+        Role::ALL.map(|role| format!("{:?}", role.as_str())).join(", ")
+    }
+
+    fn text(&self, text: &str) -> Result<Role, String> {
+        let found = Role::ALL.into_iter().find(|role| role.as_str() == text);
+        found.ok_or_else(|| format!("{} is no role; write one of {}", quote(text), self.wanted()))
+    }
+
+    fn show(&self, value: &Role) -> serde_json::Value {
+        value.as_str().into()
+    }
+}
+
+/// A pattern for queues.
+struct Pattern;
+
+impl Rule for Pattern {
+    type Value = QueuePattern;
+
+    fn wanted(&self) -> String {
+        "a queue's name in quotes, with `*` for any characters".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<QueuePattern, String> {
+        text.parse().map_err(|error: crate::access::PatternError| error.to_string())
+    }
+
+    fn show(&self, value: &QueuePattern) -> serde_json::Value {
+        value.to_string().into()
+    }
+}
+
+/// An instant.
+struct Instant;
+
+impl Rule for Instant {
+    type Value = Timestamp;
+
+    fn wanted(&self) -> String {
+        "an instant with its offset, such as 2030-01-31T12:00:00Z".to_owned()
+    }
+
+    fn value(&self, value: &toml::de::DeValue<'_>) -> Result<Timestamp, String> {
+        match value {
+            toml::de::DeValue::Datetime(datetime) => self.text(&datetime.to_string()),
+            toml::de::DeValue::String(text) => self.text(text),
+            toml::de::DeValue::Integer(_)
+            | toml::de::DeValue::Float(_)
+            | toml::de::DeValue::Boolean(_)
+            | toml::de::DeValue::Array(_)
+            | toml::de::DeValue::Table(_) => Err(self.wrong_type(value)),
+        }
+    }
+
+    fn text(&self, text: &str) -> Result<Timestamp, String> {
+        let instant: Result<jiff::Timestamp, _> = text.parse();
+        instant
+            .map(|instant| Timestamp::from_micros(instant.as_microsecond()))
+            .map_err(|_| format!("{} is no instant; write {}", quote(text), self.wanted()))
+    }
+
+    fn show(&self, value: &Timestamp) -> serde_json::Value {
+        value.to_string().into()
+    }
+}

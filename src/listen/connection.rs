@@ -1,0 +1,164 @@
+//! A connection from its greeting on.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::Sleep,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{
+    Refusal,
+    stats::{Place, Refused},
+};
+use crate::tls;
+
+/// What every HTTP/2 connection begins with has so many bytes; a request of HTTP/1 has more.
+const PREFACE_BYTES: usize = 24;
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Where it connects from.
+    pub address: SocketAddr,
+    /// What its certificate calls it, if it showed one.
+    pub certificate: Option<Arc<str>>,
+}
+
+/// A connection that has begun to speak.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Stream,
+    peer: Peer,
+    preface: Option<Preface>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Does the same with either.
+macro_rules! either {
+    ($stream:expr, $inner:ident => $do:expr) => {
+        match $stream {
+            Stream::Plain($inner) => $do,
+            Stream::Tls($inner) => $do,
+        }
+    };
+}
+
+/// The first bytes, which must all come in time: what watches over a connection later starts only after them.
+#[derive(Debug)]
+struct Preface {
+    missing: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    /// Waits until the peer has shown that it means to speak.
+    pub(super) async fn greet(
+        stream: TcpStream,
+        address: SocketAddr,
+        acceptor: Option<TlsAcceptor>,
+        place: Place,
+        timeout: Duration,
+    ) -> Result<Self, Refusal> {
+        let refused = |why, error| Refusal { peer: address, why, error };
+        let deadline = Box::pin(tokio::time::sleep(timeout));
+        match tokio::time::timeout_at(deadline.deadline(), begin(stream, acceptor)).await {
+            Ok(Ok((stream, certificate))) => {
+                let preface = Some(Preface { missing: PREFACE_BYTES, deadline });
+                Ok(Connection { stream, peer: Peer { address, certificate }, preface, place })
+            }
+            Ok(Err(error)) => Err(refused(Refused::Handshake, Some(error))),
+            Err(_) => Err(refused(Refused::TooSlow, None)),
+        }
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+}
+
+/// Until the handshake is done, or, without one, the first byte has come.
+async fn begin(stream: TcpStream, acceptor: Option<TlsAcceptor>) -> io::Result<(Stream, Option<Arc<str>>)> {
+    // Answers are often small, and must not wait for the acknowledgement of the ones before.
+    stream.set_nodelay(true)?;
+    let Some(acceptor) = acceptor else {
+        if stream.peek(&mut [0]).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        return Ok((Stream::Plain(stream), None));
+    };
+    let stream = acceptor.accept(stream).await?;
+    let (_, session) = stream.get_ref();
+    let certificate = session.peer_certificates().and_then(|chain| tls::name(chain.first()?));
+    Ok((Stream::Tls(Box::new(stream)), certificate))
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        let polled = either!(&mut this.stream, stream => Pin::new(stream).poll_read(context, buffer));
+        if let Some(preface) = &mut this.preface {
+            let read = buffer.filled().len() - before;
+            preface.missing = preface.missing.saturating_sub(read);
+            if preface.missing == 0 {
+                this.preface = None;
+            } else if polled.is_pending() && preface.deadline.as_mut().poll(context).is_ready() {
+                this.place.stats.refused(Refused::TooSlow);
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        either!(&mut self.stream, stream => Pin::new(stream).poll_write(context, bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(&mut self.stream, stream => Pin::new(stream).poll_flush(context))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(&mut self.stream, stream => Pin::new(stream).poll_shutdown(context))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(&mut self.stream, stream => Pin::new(stream).poll_write_vectored(context, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        either!(&self.stream, stream => stream.is_write_vectored())
+    }
+}

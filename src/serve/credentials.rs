@@ -1,0 +1,179 @@
+//! What says who may connect and what they may do: files that may change while the server runs.
+
+use std::{
+    convert::Infallible,
+    fmt, fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::Notify;
+
+use super::ServeError;
+use crate::{
+    access::Access,
+    api::Gate,
+    audit::Audit,
+    clock::Clock,
+    config::{Settings, load_tokens},
+    tls::Tls,
+};
+
+/// How often the files are looked at. They are read once they have changed and then stayed as they are from one look to
+/// the next: who writes one may not be done with it.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The log says so before the certificate expires.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// Certificates, tokens and the audit.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    pub(super) tls: Option<Arc<Tls>>,
+    access: Arc<Access>,
+    audit: Arc<Audit>,
+    tokens: Option<PathBuf>,
+    clock: Clock,
+}
+
+impl Credentials {
+    /// Reads them.
+    pub(super) fn load(settings: &Settings, clock: &Clock) -> Result<Self, ServeError> {
+        if settings.is_exposed() {
+            return Err(ServeError::Exposed(settings.listen));
+        }
+        if settings.lacks_protection() {
+            tracing::warn!(
+                listen = %settings.listen,
+                "listening without TLS and tokens, as `insecure` says: whoever reaches this address can run this \
+                 server's commands"
+            );
+        }
+        let with_http1 = !settings.web_origins.is_empty();
+        let tls = settings.tls.clone().map(|files| Tls::load(files, with_http1)).transpose();
+        let tls = tls.map_err(|errors| ServeError::Credentials(listed(&errors)))?;
+        let tokens = settings.tokens.as_deref().map(load_tokens).transpose();
+        let tokens = tokens.map_err(|faults| ServeError::Credentials(faults.to_string()))?;
+        let asks = tokens.is_some() || tls.as_ref().is_some_and(|tls| tls.settings().client_ca.is_some());
+        let audit = match &settings.audit_file {
+            Some(path) => Audit::to_file(path, clock.clone())
+                .map_err(|source| ServeError::Audit { path: path.clone(), source })?,
+            None if asks => Audit::to_log(clock.clone()),
+            None => Audit::off(),
+        };
+        let credentials = Credentials {
+            tls: tls.map(Arc::new),
+            access: Arc::new(Access::new(tokens, clock.clone())),
+            audit: Arc::new(audit),
+            tokens: settings.tokens.clone(),
+            clock: clock.clone(),
+        };
+        credentials.warn_of_expiry();
+        Ok(credentials)
+    }
+
+    /// What calls are held to.
+    pub(super) fn gate(&self, settings: &Settings) -> Gate {
+        let checks_host = settings.listens_on_loopback() && self.tls.is_none();
+        Gate {
+            access: Arc::clone(&self.access),
+            audit: Arc::clone(&self.audit),
+            hosts: checks_host.then(|| settings.hosts.as_slice().into()),
+            origins: settings.web_origins.as_slice().into(),
+        }
+    }
+
+    /// Reads files again once they have changed, or at once when asked.
+    pub(super) async fn follow(self: Arc<Self>, asked: Arc<Notify>) -> Infallible {
+        let mut read = self.stamps();
+        let mut last = read.clone();
+        loop {
+            let by_request = tokio::select! {
+                () = asked.notified() => true,
+                () = self.clock.sleep_until(self.clock.now().after(LOOK_EVERY)) => false,
+            };
+            let own = Arc::clone(&self);
+            let before = (read.clone(), last);
+            // Files may be on a disk that is slow to answer.
+            let looked = tokio::task::spawn_blocking(move || own.look(before, by_request)).await;
+            (read, last) = looked.unwrap_or_else(|_| (read.clone(), read));
+        }
+    }
+
+    fn stamps(&self) -> Stamps {
+        let tls = self.tls.as_ref().map(|tls| {
+            let files = tls.settings();
+            [Some(stamp(&files.certificate)), Some(stamp(&files.key)), files.client_ca.as_deref().map(stamp)]
+        });
+        Stamps { tls, tokens: self.tokens.as_deref().map(stamp) }
+    }
+
+    /// Reads what has changed since it was read, and is the same as at the last look. Returns both anew.
+    fn look(&self, (read, last): (Stamps, Stamps), by_request: bool) -> (Stamps, Stamps) {
+        // Taken first: what changes while it is read is read once more.
+        let now = self.stamps();
+        if !by_request && (now == read || now != last) {
+            return (read, now);
+        }
+        if let Some(tls) = &self.tls
+            && (by_request || now.tls != read.tls)
+        {
+            match tls.reload() {
+                Ok(()) => {
+                    tracing::info!("took the new certificates");
+                    self.warn_of_expiry();
+                }
+                Err(errors) => kept("certificates", listed(&errors)),
+            }
+        }
+        if let Some(path) = &self.tokens
+            && (by_request || now.tokens != read.tokens)
+        {
+            match load_tokens(path) {
+                Ok(tokens) => {
+                    self.access.replace(tokens);
+                    tracing::info!("took the new tokens");
+                }
+                Err(faults) => kept("tokens", faults),
+            }
+        }
+        if by_request && let Err(error) = self.audit.reopen() {
+            kept("audit's file", error);
+        }
+        (now.clone(), now)
+    }
+
+    fn warn_of_expiry(&self) {
+        let Some(tls) = &self.tls else { return };
+        let (now, expires) = (self.clock.now(), tls.expires());
+        if expires <= now {
+            tracing::warn!(%expires, "the server's certificate has expired: clients will refuse it");
+        } else if expires.since(now) < EXPIRES_SOON {
+            tracing::warn!(%expires, "the server's certificate expires soon");
+        }
+    }
+}
+
+/// What is wrong with new files does not take the server down.
+fn kept(what: &str, problem: impl fmt::Display) {
+    tracing::error!(%problem, "the new {what} can't be used; the old ones stay");
+}
+
+fn listed(errors: &[impl fmt::Display]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// What tells that a file has changed, or that it has gone.
+type Stamp = Option<(SystemTime, u64, u64)>;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Stamps {
+    tls: Option<[Option<Stamp>; 3]>,
+    tokens: Option<Stamp>,
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let found = fs::metadata(path).ok()?;
+    Some((found.modified().ok()?, found.len(), found.ino()))
+}

@@ -1,0 +1,241 @@
+//! TLS: from PEM files to what handshakes need, and from a client's certificate to its name.
+
+use std::{fs, io::Read, path::Path, path::PathBuf, sync::Arc};
+
+use parking_lot::RwLock;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
+use tokio_rustls::TlsAcceptor;
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
+
+use crate::clock::Timestamp;
+
+/// No chain, key or list of authorities is longer.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// A name from a certificate is cut here.
+const NAME_BYTES_MAX: usize = 256;
+
+/// Which files TLS takes, and what clients must show.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsSettings {
+    /// The server's certificate, then those that lead to its authority: PEM.
+    pub certificate: PathBuf,
+    /// The certificate's private key: PEM, in PKCS #8, PKCS #1 or SEC 1.
+    pub key: PathBuf,
+    /// The authorities that clients' certificates may come from: PEM. Absent: clients are not asked for one.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client must have a certificate, where `client_ca` is given.
+    pub client_auth: ClientAuth,
+}
+
+/// Whether clients must have a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientAuth {
+    /// Without a good one, there is no connection.
+    Required,
+    /// One that is shown must be good.
+    Optional,
+}
+
+/// One of the files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsFile {
+    /// [`TlsSettings::certificate`].
+    Certificate,
+    /// [`TlsSettings::key`].
+    Key,
+    /// [`TlsSettings::client_ca`].
+    ClientCa,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+#[error("{path:?} {problem}")]
+pub struct TlsError {
+    /// Which file.
+    pub file: TlsFile,
+    path: PathBuf,
+    problem: String,
+}
+
+/// What handshakes need, as the files were when they were read.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    config: Arc<ServerConfig>,
+    /// After this instant, no client trusts the server's certificate.
+    pub expires: Timestamp,
+}
+
+/// The identity of the present, which may be replaced while the server runs.
+#[derive(Debug)]
+pub struct Tls {
+    settings: TlsSettings,
+    with_http1: bool,
+    identity: RwLock<Identity>,
+}
+
+impl Tls {
+    /// Reads the files. HTTP/2 is spoken, and HTTP/1 too where browsers call.
+    ///
+    /// # Errors
+    /// What is wrong with each of them.
+    pub fn load(settings: TlsSettings, with_http1: bool) -> Result<Self, Vec<TlsError>> {
+        let identity = RwLock::new(load(&settings, with_http1)?);
+        Ok(Tls { settings, with_http1, identity })
+    }
+
+    /// Which files it takes.
+    #[must_use]
+    pub fn settings(&self) -> &TlsSettings {
+        &self.settings
+    }
+
+    /// Reads the files again. Open connections go on as they are. What is wrong leaves the old identity in place.
+    ///
+    /// # Errors
+    /// What is wrong with each of them.
+    pub fn reload(&self) -> Result<(), Vec<TlsError>> {
+        *self.identity.write() = load(&self.settings, self.with_http1)?;
+        Ok(())
+    }
+
+    /// After this instant, no client trusts the server's certificate.
+    #[must_use]
+    pub fn expires(&self) -> Timestamp {
+        self.identity.read().expires
+    }
+
+    /// What the next handshake needs.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.identity.read().config))
+    }
+}
+
+/// Reads the files.
+///
+/// # Errors
+/// What is wrong with each of them.
+pub fn load(settings: &TlsSettings, with_http1: bool) -> Result<Identity, Vec<TlsError>> {
+    let provider = Arc::new(ring::default_provider());
+    let chain = certificates(TlsFile::Certificate, &settings.certificate);
+    let key = private_key(&settings.key);
+    let clients =
+        settings.client_ca.as_deref().map(|path| authorities(path, settings.client_auth, &provider));
+    let mut errors = Vec::new();
+    let mut keep = |error| errors.push(error);
+    let chain = chain.map_err(&mut keep).ok();
+    let key = key.map_err(&mut keep).ok();
+    let clients = clients.map(|clients| clients.map_err(&mut keep).ok());
+    let (Some(chain), Some(key), clients) = (chain, key, clients) else {
+        return Err(errors);
+    };
+    let clients = match clients {
+        Some(Some(verifier)) => verifier,
+        Some(None) => return Err(errors),
+        None => WebPkiClientVerifier::no_client_auth(),
+    };
+    let fault = |file, path: &Path, problem: String| vec![TlsError { file, path: path.to_owned(), problem }];
+    let expires = not_after(&chain[0]).ok_or_else(|| {
+        fault(TlsFile::Certificate, &settings.certificate, "has no valid certificate".into())
+    })?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| {
+            fault(TlsFile::Certificate, &settings.certificate, format!("can't be used: {error}"))
+        })?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(chain, key)
+        .map_err(|error| {
+            let problem = if matches!(error, rustls::Error::InconsistentKeys(_)) {
+                format!("is not the key of the certificate in {:?}", settings.certificate)
+            } else {
+                format!("can't be used: {error}")
+            };
+            fault(TlsFile::Key, &settings.key, problem)
+        })?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    if with_http1 {
+        config.alpn_protocols.push(b"http/1.1".to_vec());
+    }
+    Ok(Identity { config: Arc::new(config), expires })
+}
+
+fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
+    let fault = |problem| TlsError { file, path: path.to_owned(), problem };
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|opened| opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| fault(format!("can't be read: {error}")))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(fault(format!("is over the limit of {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn certificates(file: TlsFile, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let fault = |problem: String| TlsError { file, path: path.to_owned(), problem };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file, path)?).collect();
+    let found = found.map_err(|error| fault(format!("is not PEM: {error}")))?;
+    if found.is_empty() {
+        return Err(fault("has no certificate: it must have a block BEGIN CERTIFICATE".into()));
+    }
+    Ok(found)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let fault = |problem: String| TlsError { file: TlsFile::Key, path: path.to_owned(), problem };
+    PrivateKeyDer::from_pem_slice(&read(TlsFile::Key, path)?).map_err(|_| {
+        fault("has no private key: it must have a block BEGIN PRIVATE KEY, without a password".into())
+    })
+}
+
+fn authorities(
+    path: &Path,
+    client_auth: ClientAuth,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
+    let fault = |problem: String| TlsError { file: TlsFile::ClientCa, path: path.to_owned(), problem };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(TlsFile::ClientCa, path)? {
+        roots
+            .add(certificate)
+            .map_err(|error| fault(format!("has a certificate that can't be used: {error}")))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let builder = match client_auth {
+        ClientAuth::Required => builder,
+        ClientAuth::Optional => builder.allow_unauthenticated(),
+    };
+    builder.build().map_err(|error| fault(format!("can't be used: {error}")))
+}
+
+fn not_after(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let not_after: ASN1Time = certificate.validity().not_after;
+    Some(Timestamp::from_micros(not_after.timestamp().saturating_mul(1_000_000)))
+}
+
+/// What a client's certificate calls its holder: its first URI, DNS name or mail address, else its common name, else its
+/// whole subject.
+pub(crate) fn name(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let alternative = names.and_then(|names| {
+        names.value.general_names.iter().find_map(|name| {
+            if let GeneralName::URI(name) | GeneralName::DNSName(name) | GeneralName::RFC822Name(name) = name
+            {
+                Some(*name)
+            } else {
+                None
+            }
+        })
+    });
+    let subject = certificate.subject();
+    let common = || subject.iter_common_name().find_map(|name| name.as_str().ok());
+    let name = alternative.or_else(common).map_or_else(|| subject.to_string(), str::to_owned);
+    Some(name[..name.floor_char_boundary(NAME_BYTES_MAX)].into())
+}

@@ -1,0 +1,194 @@
+//! Connections: how many there may be, how soon they must speak, and what becomes of the others. Whatever strangers
+//! do, those who are connected are served.
+
+use std::time::Duration;
+
+use jobmill::{config::LimitSettings, listen::Refused};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::support::{Rig, connect, job, memory, simple, soon};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+async fn rig(change: impl FnOnce(&mut LimitSettings)) -> Rig {
+    let mut settings = memory();
+    change(&mut settings.limits);
+    Rig::start(simple(settings)).await
+}
+
+async fn stranger(rig: &Rig) -> TcpStream {
+    soon(TcpStream::connect(rig.address())).await.unwrap()
+}
+
+/// Returns once the server has closed the connection.
+async fn closed(mut stranger: TcpStream) {
+    // An end or a reset: either way it is over.
+    let _ = soon(stranger.read_to_end(&mut Vec::new())).await;
+}
+
+/// Returns once the server counts so.
+async fn counted(rig: &Rig, count: impl Fn(&jobmill::listen::ListenStats) -> bool) {
+    let stats = rig.connections();
+    soon(async {
+        while !count(&stats) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_does_not_speak_in_time_is_cut() {
+    let rig = rig(|limits| limits.handshake_timeout = Duration::from_millis(100)).await;
+    let silent = stranger(&rig).await;
+    let mut slow = stranger(&rig).await;
+    slow.write_all(&PREFACE[..10]).await.unwrap();
+    closed(silent).await;
+    closed(slow).await;
+    counted(&rig, |stats| stats.refused_total(Refused::TooSlow) == 2 && stats.open() == 1).await;
+    // The one that spoke stays, although its time for that is long over.
+    rig.submit(job("echo")).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn over_the_limit_connections_are_closed_and_those_before_are_served() {
+    let rig = rig(|limits| limits.connections = 3).await;
+    let mut guests = Vec::new();
+    for _ in 0..2 {
+        guests.push(connect(&rig.address().to_string()).await);
+    }
+    counted(&rig, |stats| stats.open() == 3 && stats.pending() == 0).await;
+    for _ in 0..100 {
+        closed(stranger(&rig).await).await;
+    }
+    rig.submit(job("echo")).await;
+    assert_eq!(rig.connections().refused_total(Refused::TooMany), 100);
+    assert_eq!(rig.connections().accepted_total(), 103);
+    // Whoever leaves makes room.
+    guests.pop();
+    counted(&rig, |stats| stats.open() == 2).await;
+    Rig::connect(&rig.address().to_string()).await.submit(job("echo")).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_silent_connections_keeps_nobody_out() {
+    let rig = rig(|limits| {
+        limits.connections = 20;
+        limits.handshakes = 10;
+    })
+    .await;
+    let mut flood = Vec::new();
+    for _ in 0..200 {
+        flood.push(stranger(&rig).await);
+    }
+    counted(&rig, |stats| stats.accepted_total() == 201).await;
+    let newcomer = Rig::connect(&rig.address().to_string()).await;
+    newcomer.submit(job("echo")).await;
+    rig.submit(job("echo")).await;
+    counted(&rig, |stats| stats.refused_total(Refused::GaveWay) >= 190).await;
+    assert!(rig.connections().pending() <= 10);
+    assert_eq!(rig.connections().refused_total(Refused::TooMany), 0);
+    // The oldest went.
+    closed(flood.swap_remove(0)).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_house_of_silent_connections_makes_room() {
+    let rig = rig(|limits| limits.connections = 5).await;
+    let mut flood = Vec::new();
+    for _ in 0..50 {
+        flood.push(stranger(&rig).await);
+    }
+    counted(&rig, |stats| stats.accepted_total() == 51).await;
+    Rig::connect(&rig.address().to_string()).await.submit(job("echo")).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn calls_over_a_connections_limit_wait_at_the_client() {
+    let rig = rig(|limits| limits.streams_per_connection = 2).await;
+    let ids = [rig.submit(job("echo")).await.id, rig.submit(job("echo")).await.id];
+    let all =
+        || jobmill::proto::v1::WatchStatusRequest { filter: Some(Default::default()), ..Default::default() };
+    let watches = [rig.watch(all()).await, rig.watch(all()).await];
+    let request = jobmill::proto::v1::GetJobRequest { id: ids[0].clone(), view: 0 };
+    let mut jobs = rig.jobs.clone();
+    let third = tokio::spawn(async move { jobs.get_job(request).await });
+    // Another connection is served meanwhile.
+    let other = Rig::connect(&rig.address().to_string()).await;
+    other.get(&ids[1]).await;
+    assert!(!third.is_finished());
+    drop(watches);
+    soon(third).await.unwrap().expect("served once there is room");
+    rig.stop().await;
+}
+
+#[cfg(target_os = "linux")]
+mod descriptors {
+    use std::fs;
+
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+    use super::*;
+    use crate::support::Process;
+
+    const CONFIGURATION: &str = "
+        limits.handshake_timeout = '500ms'
+        [kinds.true]
+        command = ['true']
+    ";
+
+    fn descriptors(pid: Pid) -> u64 {
+        fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap().count() as u64
+    }
+
+    /// The time that a process has computed, in hundredths of a second.
+    fn ticks(pid: Pid) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
+        let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_without_file_descriptors_rests_and_recovers() {
+        let home = tempfile::tempdir().unwrap();
+        let configuration = home.path().join("jobmill.toml");
+        fs::write(&configuration, CONFIGURATION).unwrap();
+        let mut process = Process::start(&configuration, &home.path().join("data"), &[]).await;
+        let pid = process.pid();
+        let rig = Rig::connect(&process.address).await;
+        rig.submit(job("true")).await;
+        let limit = descriptors(pid) + 10;
+        let whole = rustix::process::getrlimit(Resource::Nofile);
+        let before =
+            prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(limit), maximum: whole.maximum })
+                .unwrap();
+        let mut flood = Vec::new();
+        for _ in 0..50 {
+            flood.push(soon(TcpStream::connect(&process.address)).await.unwrap());
+        }
+        soon(async {
+            while descriptors(pid) < limit {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let computed = ticks(pid);
+        // Those inside are served, and the last of the flood is let in and cut only when those before it are.
+        assert_eq!(rig.total().await, 1);
+        closed(flood.pop().unwrap()).await;
+        // 50 connections, ten at a time, each for half a second: most of that time there was none to be had.
+        let computed = ticks(pid) - computed;
+        assert!(computed < 100, "computed {computed} hundredths of a second");
+        prlimit(Some(pid), Resource::Nofile, before).unwrap();
+        Rig::connect(&process.address).await.submit(job("true")).await;
+        process.signal(rustix::process::Signal::TERM);
+        soon(process.exit()).await;
+    }
+}

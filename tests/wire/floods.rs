@@ -1,0 +1,186 @@
+//! Clients that break the rules of HTTP/2, or keep to them in bad faith: each is cut off, or costs next to nothing,
+//! and the others are served meanwhile.
+
+use std::time::Duration;
+
+use jobmill::config::LimitSettings;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::support::{Rig, job, soon};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A header in HPACK's plainest form.
+fn header(name: &str, value: &str) -> Vec<u8> {
+    assert!(name.len() < 127 && value.len() < 127);
+    [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
+}
+
+fn call_headers() -> Vec<u8> {
+    [
+        header(":method", "POST"),
+        header(":scheme", "http"),
+        header(":path", "/jobmill.v1.JobQueue/Submit"),
+        header(":authority", "localhost"),
+        header("content-type", "application/grpc"),
+        header("te", "trailers"),
+    ]
+    .concat()
+}
+
+/// The numbers that a client's streams have.
+fn streams() -> impl Iterator<Item = u32> {
+    (0..).map(|n| 2 * n + 1)
+}
+
+/// How the server met a flood.
+struct Met {
+    /// It was cut off before its end.
+    cut_off: bool,
+    /// It was told why.
+    goaway: bool,
+}
+
+/// Sends frames while somebody else is served.
+async fn flood(rig: &Rig, frames: impl Iterator<Item = Vec<u8>>) -> Met {
+    let stream = soon(TcpStream::connect(rig.address())).await.unwrap();
+    let (mut read, mut write) = stream.into_split();
+    let sending = async move {
+        let mut cut_off = write.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await.is_err();
+        for frame in frames {
+            cut_off = cut_off || write.write_all(&frame).await.is_err();
+            if cut_off {
+                break;
+            }
+        }
+        // The other half reads on until the server has heard all of it.
+        let _ = write.shutdown().await;
+        cut_off
+    };
+    let reading = async move {
+        let mut goaway = false;
+        loop {
+            let mut head = [0; 9];
+            if read.read_exact(&mut head).await.is_err() {
+                return goaway;
+            }
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            if read.read_exact(&mut vec![0; length as usize]).await.is_err() {
+                return goaway;
+            }
+            goaway |= head[3] == GOAWAY;
+        }
+    };
+    let others = async {
+        for _ in 0..20 {
+            rig.submit(job("echo")).await;
+        }
+    };
+    let (cut_off, goaway, ()) = soon(async { tokio::join!(sending, reading, others) }).await;
+    Met { cut_off, goaway }
+}
+
+#[tokio::test]
+async fn calls_that_are_reset_at_once_end_the_connection() {
+    let rig = Rig::simple().await;
+    let frames = streams().take(100_000).map(|stream| {
+        [
+            frame(HEADERS, END_HEADERS, stream, &call_headers()),
+            frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()),
+        ]
+        .concat()
+    });
+    let met = flood(&rig, frames).await;
+    assert!(met.cut_off || met.goaway);
+    assert_eq!(rig.total().await, 20);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn headers_without_end_end_the_connection() {
+    let rig = Rig::simple().await;
+    for (what, more) in [
+        ("long", header("x", &"v".repeat(100)).repeat(100)),
+        ("short", header("x", "v")),
+        ("empty", Vec::new()),
+    ] {
+        let first = std::iter::once(frame(HEADERS, 0, 1, &call_headers()));
+        let frames = first.chain((0..100_000).map(|_| frame(CONTINUATION, 0, 1, &more)));
+        let met = flood(&rig, frames).await;
+        assert!(met.cut_off || met.goaway, "{what}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn twenty_five_thousand_headers_are_refused() {
+    let rig = Rig::simple().await;
+    let before = rig.total().await;
+    let many = header("x", "v").repeat(25_000);
+    let mut chunks = many.chunks(16_000).peekable();
+    let mut frames = vec![frame(HEADERS, 0, 1, &call_headers())];
+    while let Some(chunk) = chunks.next() {
+        frames.push(frame(CONTINUATION, if chunks.peek().is_none() { END_HEADERS } else { 0 }, 1, chunk));
+    }
+    flood(&rig, frames.into_iter()).await;
+    assert_eq!(rig.total().await, before + 20, "only the others' jobs are there");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_byte_by_byte_takes_nothing_from_others() {
+    let rig = Rig::simple().await;
+    let first = frame(HEADERS, END_HEADERS, 1, &call_headers());
+    // A message of 4 MB that never comes to its end.
+    let head = frame(DATA, 0, 1, &[0, 0, 0x3d, 0x09, 0]);
+    for (payload, count) in [(&b"x"[..], 60_000), (&b""[..], 100_000)] {
+        let frames = [first.clone(), head.clone()].into_iter();
+        flood(&rig, frames.chain((0..count).map(|_| frame(DATA, 0, 1, payload)))).await;
+    }
+    assert_eq!(rig.total().await, 40);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn pings_and_settings_without_end_take_nothing_from_others() {
+    let rig = Rig::simple().await;
+    for flooded in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[])] {
+        flood(&rig, (0..50_000).map(|_| flooded.clone())).await;
+    }
+    assert_eq!(rig.total().await, 40);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_stops_to_answer_is_cut() {
+    let mut settings = crate::support::memory();
+    settings.limits = LimitSettings {
+        keepalive_interval: Duration::from_millis(100),
+        keepalive_timeout: Duration::from_millis(100),
+        ..LimitSettings::default()
+    };
+    let rig = Rig::start(crate::support::simple(settings)).await;
+    let mut peer = soon(TcpStream::connect(rig.address())).await.unwrap();
+    // With a call under way, too.
+    let call = frame(HEADERS, END_HEADERS, 1, &call_headers());
+    peer.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &call].concat()).await.unwrap();
+    let _ = soon(peer.read_to_end(&mut Vec::new())).await;
+    rig.submit(job("echo")).await;
+    rig.stop().await;
+}

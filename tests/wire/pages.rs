@@ -1,0 +1,138 @@
+//! Pages in a browser: by which name they may call, from where, and by which protocol.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use jobmill::config::Settings;
+use prost::Message;
+use tokio::net::TcpStream;
+use tonic::codegen::http::{HeaderMap, Request, StatusCode};
+
+use crate::support::{Rig, job, memory, simple, soon, submission};
+
+const PAGE: &str = "https://app.example";
+
+/// What a browser gets to see.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    /// The end of the call, which gRPC-Web puts into the body where there is one.
+    fn grpc_status(&self) -> String {
+        if let Some(status) = self.headers.get("grpc-status") {
+            return status.to_str().unwrap().to_owned();
+        }
+        let text = String::from_utf8_lossy(&self.body).into_owned();
+        let (_, rest) = text.split_once("grpc-status:").unwrap_or_else(|| panic!("{text:?}"));
+        rest.lines().next().unwrap().trim().to_owned()
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// A request by HTTP/1, as a page makes it.
+async fn ask(address: SocketAddr, method: &str, headers: &[(&str, &str)]) -> Option<Answer> {
+    let stream = soon(TcpStream::connect(address)).await.unwrap();
+    let (mut sender, connection) =
+        soon(hyper::client::conn::http1::handshake(TokioIo::new(stream))).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let message = submission(job("echo")).encode_to_vec();
+    let body = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
+    let mut request = Request::builder().method(method).uri("/jobmill.v1.JobQueue/Submit");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::from(body))).unwrap();
+    let response = soon(sender.send_request(request)).await.ok()?;
+    let (head, body) = response.into_parts();
+    let body = soon(body.collect()).await.unwrap().to_bytes();
+    connection.abort();
+    Some(Answer { status: head.status, headers: head.headers, body })
+}
+
+const WEB: (&str, &str) = ("content-type", "application/grpc-web+proto");
+const ORIGIN: (&str, &str) = ("origin", PAGE);
+const HOST: (&str, &str) = ("host", "localhost");
+
+fn with_page(change: impl FnOnce(&mut Settings)) -> Settings {
+    let mut settings = memory();
+    settings.web_origins = vec![PAGE.to_owned()];
+    change(&mut settings);
+    settings
+}
+
+#[tokio::test]
+async fn pages_may_not_call_until_they_are_named() {
+    let rig = Rig::simple().await;
+    let answer = ask(rig.address(), "POST", &[WEB, ORIGIN, HOST]).await;
+    assert!(answer.is_none_or(|answer| answer.status != StatusCode::OK), "HTTP/1 is not even spoken");
+    // Nor by HTTP/2.
+    let mut request = tonic::Request::new(submission(job("echo")));
+    request.metadata_mut().insert("origin", PAGE.parse().unwrap());
+    let status = soon(rig.jobs.clone().submit(request)).await.unwrap_err();
+    assert_eq!(crate::support::refusal(&status).reason, "ORIGIN_NOT_ALLOWED");
+    assert_eq!(rig.total().await, 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn named_pages_may_call_and_others_may_not() {
+    let rig = Rig::start(simple(with_page(|_| {}))).await;
+    let asked = ("access-control-request-method", "POST");
+    let wanted = ("access-control-request-headers", "x-grpc-web");
+    let before = ask(rig.address(), "OPTIONS", &[ORIGIN, HOST, asked, wanted]).await.unwrap();
+    assert_eq!((before.status, before.header("access-control-allow-origin")), (StatusCode::OK, PAGE));
+    let answer = ask(rig.address(), "POST", &[WEB, ORIGIN, HOST]).await.unwrap();
+    assert_eq!((answer.status, answer.grpc_status().as_str()), (StatusCode::OK, "0"));
+    assert_eq!(answer.header("access-control-allow-origin"), PAGE);
+    assert!(answer.header("access-control-expose-headers").contains("grpc-status"));
+    assert_eq!(rig.total().await, 1);
+
+    let foreign = ("origin", "https://evil.example");
+    let before = ask(rig.address(), "OPTIONS", &[foreign, HOST, asked]).await.unwrap();
+    assert_eq!(before.header("access-control-allow-origin"), "");
+    let answer = ask(rig.address(), "POST", &[WEB, foreign, HOST]).await.unwrap();
+    assert_eq!((answer.grpc_status().as_str(), answer.header("access-control-allow-origin")), ("7", ""));
+    // Other clients still speak gRPC.
+    rig.submit(job("echo")).await;
+    assert_eq!(rig.total().await, 2);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_on_this_machine_is_called_by_its_own_names_only() {
+    let rig =
+        Rig::start(simple(with_page(|settings| settings.hosts = vec!["jobs.internal".to_owned()]))).await;
+    for (host, allowed) in [
+        ("localhost", true),
+        ("LOCALHOST:7733", true),
+        ("127.0.0.1:7733", true),
+        ("127.9.9.9", true),
+        ("[::1]:7733", true),
+        ("jobs.internal:7733", true),
+        ("Jobs.Internal", true),
+        ("evil.example", false),
+        ("localhost.evil.example", false),
+        ("192.0.2.1", false),
+        ("", false),
+    ] {
+        let answer = ask(rig.address(), "POST", &[WEB, ORIGIN, ("host", host)]).await.unwrap();
+        assert_eq!(answer.grpc_status(), if allowed { "0" } else { "7" }, "{host:?}");
+    }
+    assert_eq!(rig.total().await, 7);
+    // By HTTP/2, the name is in another place.
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", rig.address())).unwrap();
+    let channel = endpoint.origin("http://evil.example".parse().unwrap()).connect_lazy();
+    let mut jobs = jobmill::proto::v1::job_queue_client::JobQueueClient::new(channel);
+    let status = soon(jobs.submit(submission(job("echo")))).await.unwrap_err();
+    assert_eq!(crate::support::refusal(&status).reason, "HOST_NOT_ALLOWED");
+    assert_eq!(rig.total().await, 7);
+    rig.stop().await;
+}
