@@ -43,7 +43,8 @@ impl JobQueueApi {
     ) -> Result<SubmitAnswer, Status> {
         let (queue, kind) =
             drafts.first().map_or(("", ""), |draft| (draft.queue.as_str(), draft.kind.as_str()));
-        let mut span = self.core.traces.submission(traceparent, queue, kind, self.core.clock.now());
+        let mut span =
+            self.core.traces.submission(traceparent, (queue, kind), drafts.len(), self.core.clock.now());
         let offered =
             self.try_offer(drafts, request_id, request, span.traceparent(), when_full, deadline).await;
         match &offered {

@@ -209,7 +209,7 @@ impl Items {
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
         self.caller.on_queue(&draft.queue)?;
-        *span = core.traces.submission(&self.traceparent, &draft.queue, &draft.kind, core.clock.now());
+        *span = core.traces.submission(&self.traceparent, (&draft.queue, &draft.kind), 1, core.clock.now());
         // As Submit's, so that an item may be repeated by either call.
         let request = request(&item.request_id, "submit", std::slice::from_ref(&draft));
         let (job, queue) = core

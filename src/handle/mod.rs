@@ -206,7 +206,7 @@ impl Handle {
     ) -> Result<Submitted, SubmitError> {
         let Parts { traces, clock, page, .. } = &*self.parts;
         let JobDraft { queue, kind, .. } = &request.draft;
-        let mut span = traces.submission(&request.traceparent, queue, kind, clock.now());
+        let mut span = traces.submission(&request.traceparent, (queue, kind), 1, clock.now());
         let offered = self.try_offer(request, repeatable, span.traceparent()).await;
         match &offered {
             Ok(submitted) => span.accepted(submitted.id(), 1, submitted.created()),

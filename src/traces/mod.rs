@@ -63,13 +63,20 @@ impl Traces {
         Ok(Traces { collected })
     }
 
-    /// Begins the span of a submission: `parent` is the `traceparent` of whoever submits, or empty.
-    pub(crate) fn submission(&self, parent: &str, queue: &str, kind: &str, now: Timestamp) -> Submission {
+    /// Begins the span of a submission of so many jobs, the first of this queue and kind: `parent` is the `traceparent`
+    /// of whoever submits, or empty.
+    pub(crate) fn submission(
+        &self,
+        parent: &str,
+        (queue, kind): (&str, &str),
+        jobs: usize,
+        now: Timestamp,
+    ) -> Submission {
         let parent = TraceContext::parse(parent);
         let span = self.collected.as_ref().and_then(|collected| {
             let recorded = match parent {
                 Some(parent) => parent.sampled,
-                None => collected.sampler.begins_a_trace(now),
+                None => collected.sampler.begins_a_trace(jobs, now),
             };
             recorded.then(|| {
                 let mut span = collected.exporter.begin(Role::Submit, kind, parent, None);

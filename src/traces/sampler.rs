@@ -4,36 +4,47 @@ use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
 
-/// The server itself begins at most so many traces a second, so that what they cost has a bound.
-const BEGUN_PER_SECOND_MAX: u32 = 100;
+/// Traces that the server itself begins are of at most so many jobs a second, so that what they cost has a bound.
+const JOBS_PER_SECOND_MAX: u64 = 100;
 const SECOND_MICROS: i64 = 1_000_000;
+
+/// What was traced lately.
+#[derive(Debug, Default)]
+struct Recent {
+    /// The second, since 1970.
+    second: i64,
+    /// The jobs of it, and what larger batches of earlier ones had too much.
+    jobs: u64,
+}
 
 /// Decides for those whose callers have not.
 #[derive(Debug)]
 pub(super) struct Sampler {
     ratio: f64,
-    /// The second, since 1970, and how many traces have begun in it.
-    begun: Mutex<(i64, u32)>,
+    recent: Mutex<Recent>,
 }
 
 impl Sampler {
     /// Of so many submissions, 0 to 1.
     pub(super) fn new(ratio: f64) -> Self {
-        Sampler { ratio, begun: Mutex::default() }
+        Sampler { ratio, recent: Mutex::default() }
     }
 
-    /// Whether this one begins a trace.
-    pub(super) fn begins_a_trace(&self, now: Timestamp) -> bool {
+    /// Whether this one, of so many jobs, begins a trace.
+    pub(super) fn begins_a_trace(&self, jobs: usize, now: Timestamp) -> bool {
         if self.ratio <= 0.0 || (self.ratio < 1.0 && rand::random::<f64>() >= self.ratio) {
             return false;
         }
         let second = now.as_micros().div_euclid(SECOND_MICROS);
-        let mut begun = self.begun.lock();
-        if begun.0 != second {
-            *begun = (second, 0);
+        let mut recent = self.recent.lock();
+        let passed = u64::try_from(second - recent.second).unwrap_or(0);
+        recent.jobs = recent.jobs.saturating_sub(passed.saturating_mul(JOBS_PER_SECOND_MAX));
+        recent.second = second;
+        let begins = recent.jobs < JOBS_PER_SECOND_MAX;
+        if begins {
+            recent.jobs += jobs as u64;
         }
-        begun.1 += 1;
-        begun.1 <= BEGUN_PER_SECOND_MAX
+        begins
     }
 }
 
@@ -46,16 +57,26 @@ mod tests {
         let sampler = Sampler::new(1.0);
         let begun = |second: i64| {
             let now = Timestamp::from_micros(second * SECOND_MICROS);
-            (0..1_000).filter(|_| sampler.begins_a_trace(now)).count()
+            (0..1_000).filter(|_| sampler.begins_a_trace(1, now)).count()
         };
-        assert_eq!(begun(1), BEGUN_PER_SECOND_MAX as usize);
+        assert_eq!(begun(1), JOBS_PER_SECOND_MAX as usize);
         assert_eq!(begun(1), 0);
-        assert_eq!(begun(2), BEGUN_PER_SECOND_MAX as usize);
+        assert_eq!(begun(2), JOBS_PER_SECOND_MAX as usize);
+    }
+
+    #[test]
+    fn a_large_batch_uses_up_the_seconds_to_come() {
+        let sampler = Sampler::new(1.0);
+        let begins = |second: i64| {
+            let now = Timestamp::from_micros(second * SECOND_MICROS);
+            sampler.begins_a_trace(10 * JOBS_PER_SECOND_MAX as usize, now)
+        };
+        assert_eq!((1..=21).filter(|second| begins(*second)).collect::<Vec<_>>(), [1, 11, 21]);
     }
 
     #[test]
     fn a_ratio_of_zero_begins_none() {
         let sampler = Sampler::new(0.0);
-        assert!((0..1_000).all(|_| !sampler.begins_a_trace(Timestamp::from_micros(1))));
+        assert!((0..1_000).all(|_| !sampler.begins_a_trace(1, Timestamp::from_micros(1))));
     }
 }

@@ -39,12 +39,6 @@ impl Bench {
         let mut open = JoinSet::new();
         let resident = || watched.process.resident_bytes().map(|bytes| bytes as f64);
         let before = resident();
-        self.step(format!("opening {by_id} watches by id"));
-        let ids = ids(&watched.uri, by_id).await?;
-        let requests =
-            ids.into_iter().map(|id| v1::WatchStatusRequest { ids: vec![id], ..Default::default() });
-        watch(&watched.uri, requests.collect(), &mut open).await?;
-        let with_ids = resident();
         self.step(format!("opening {by_filter} watches by filter"));
         let filter = v1::JobFilter {
             queue: INTAKE.to_owned(),
@@ -57,6 +51,12 @@ impl Bench {
             ..Default::default()
         };
         watch(&watched.uri, vec![request; by_filter], &mut open).await?;
+        let with_filters = resident();
+        self.step(format!("opening {by_id} watches by id"));
+        let ids = ids(&watched.uri, by_id).await?;
+        let requests =
+            ids.into_iter().map(|id| v1::WatchStatusRequest { ids: vec![id], ..Default::default() });
+        watch(&watched.uri, requests.collect(), &mut open).await?;
         let with_all = resident();
 
         let mut series = Series::default();
@@ -73,10 +73,10 @@ impl Bench {
         watched.end().await?;
         alone.end().await?;
 
-        if let (Some(before), Some(with_ids), Some(with_all)) = (before, with_ids, with_all) {
+        if let (Some(before), Some(with_filters), Some(with_all)) = (before, with_filters, with_all) {
             let each = |more: f64, count: usize| more / count as f64 / KIB;
-            let by_id_each = each(with_ids - before, by_id);
-            let by_filter_each = each(with_all - with_ids, by_filter);
+            let by_id_each = each(with_all - with_filters, by_id);
+            let by_filter_each = each(with_filters - before, by_filter);
             self.figures.push(Figure::new("resident memory for each idle watcher by id", by_id_each, "KiB"));
             self.figures.push(Figure::new(
                 "resident memory for each idle watcher by filter",
