@@ -248,7 +248,7 @@ impl From<WatchError> for Status {
 pub(super) fn unauthenticated(denied: Denied) -> Status {
     let reason = match denied {
         Denied::Missing => "TOKEN_MISSING",
-        Denied::Unknown => "TOKEN_INVALID",
+        Denied::Several | Denied::Unknown => "TOKEN_INVALID",
         Denied::Expired => "TOKEN_EXPIRED",
         Denied::Changed => "TOKEN_CHANGED",
     };
