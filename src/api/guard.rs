@@ -13,7 +13,7 @@ use tonic::{
 };
 use tower::{Layer, Service};
 
-use super::{caller::Caller, errors, rpcs, rpcs::Needs};
+use super::{caller::Caller, errors, rpcs, rpcs::Needs, unfinished::Unfinished};
 use crate::{
     access::{Access, Denied, Subject},
     audit::Audit,
@@ -33,13 +33,22 @@ pub(crate) struct Gate {
 
 /// Puts the gate before services.
 #[derive(Clone, Debug)]
-pub(super) struct GateLayer(pub(super) Gate);
+pub(super) struct GateLayer {
+    gate: Gate,
+    unfinished: Unfinished,
+}
+
+impl GateLayer {
+    pub(super) fn new(gate: Gate) -> Self {
+        GateLayer { gate, unfinished: Unfinished::default() }
+    }
+}
 
 impl<S> Layer<S> for GateLayer {
     type Service = Guard<S>;
 
     fn layer(&self, inner: S) -> Guard<S> {
-        Guard { gate: self.0.clone(), inner }
+        Guard { gate: self.gate.clone(), unfinished: self.unfinished.clone(), inner }
     }
 }
 
@@ -47,6 +56,7 @@ impl<S> Layer<S> for GateLayer {
 #[derive(Clone, Debug)]
 pub(super) struct Guard<S> {
     gate: Gate,
+    unfinished: Unfinished,
     inner: S,
 }
 
@@ -66,6 +76,7 @@ where
         match self.gate.admit(&request) {
             Ok(caller) => {
                 request.extensions_mut().insert(caller);
+                let request = request.map(|body| self.unfinished.count(body));
                 Either::Left(self.inner.call(request))
             }
             Err(status) => Either::Right(ready(Ok(status.into_http()))),
