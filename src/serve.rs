@@ -41,7 +41,7 @@ use crate::{
         configured::Common,
     },
     handle::{self, Handle},
-    listen::{ListenStats, Listener},
+    listen::{Hosts, ListenStats, Listener},
     metrics::{Health, Metrics, Page, endpoint},
     store::{EngineSetup, Reads, Store, memory::MemoryStore, sqlite::SqliteStore},
     traces::Traces,
@@ -243,6 +243,10 @@ impl ServerBuilder {
         };
         let (listener, address) = bind(self.listens.then_some(self.settings.listen)).await?;
         let (metrics_listener, metrics_address) = bind(self.settings.metrics_listen).await?;
+        let metrics_hosts = match metrics_address {
+            Some(address) if !address.ip().to_canonical().is_loopback() => Hosts::ANY,
+            Some(_) | None => Hosts::local_and(&self.settings.hosts),
+        };
         let connections = Arc::new(ListenStats::default());
         let reload = Arc::new(Notify::new());
         let listening = listener.zip(credentials).map(|(socket, credentials)| Listening {
@@ -316,7 +320,8 @@ impl ServerBuilder {
         let attempts = TaskTracker::new();
         let dispatched = CancellationToken::new();
         let farewell = CancellationToken::new();
-        let showing = metrics_listener.map(|listener| tokio::spawn(endpoint::serve(page, listener)));
+        let showing =
+            metrics_listener.map(|listener| tokio::spawn(endpoint::serve(page, metrics_hosts, listener)));
         let running = Running {
             serving: tokio::spawn(serve(core, listening, farewell.clone())),
             dispatching: tokio::spawn(Arc::clone(&dispatch).run(

@@ -23,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("watch", &["job", "store"]),
     ("execute", &["clock", "config", "job"]),
     ("admission", &["clock", "config", "job", "store"]),
-    ("metrics", &["admission", "clock", "config", "job", "store", "watch"]),
+    ("metrics", &["admission", "clock", "config", "job", "listen", "store", "watch"]),
     ("traces", &["clock", "config", "job"]),
     ("commit", &["admission", "clock", "job", "metrics", "store", "watch"]),
     ("dispatch", &["commit", "execute", "job", "store", "traces", "watch"]),

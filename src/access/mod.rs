@@ -108,6 +108,9 @@ pub enum Denied {
     /// No token came.
     #[error("the call has no token: send the header `authorization: Bearer TOKEN`")]
     Missing,
+    /// More than one token came.
+    #[error("the call has more than one `authorization` header: send one")]
+    Several,
     /// No token is known that is like this one.
     #[error("the token is not known: it is wrong, or was taken from the server's file of tokens")]
     Unknown,

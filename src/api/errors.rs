@@ -119,6 +119,19 @@ fn disk_full(refusal: impl std::fmt::Display) -> Status {
     })
 }
 
+/// The messages that callers have begun to send take too much.
+pub(super) fn too_much_unfinished() -> Status {
+    let max = super::unfinished::UNFINISHED_MAX_BYTES;
+    let message = format!(
+        "the messages that callers have begun to send, and not ended, take more than {} MiB: try again later",
+        max >> 20
+    );
+    status(Code::ResourceExhausted, "TOO_MUCH_UNFINISHED", message, |details| {
+        details.set_retry_info(Some(RETRY_FULL_AFTER));
+        details.add_quota_failure_violation("unfinished messages", format!("{max} bytes"));
+    })
+}
+
 pub(super) fn credit_exceeded(items: usize, credit: usize) -> Status {
     let message = format!(
         "a message has {items} items, and the client has {credit} credits left: send no more items than the server's \
@@ -248,7 +261,7 @@ impl From<WatchError> for Status {
 pub(super) fn unauthenticated(denied: Denied) -> Status {
     let reason = match denied {
         Denied::Missing => "TOKEN_MISSING",
-        Denied::Unknown => "TOKEN_INVALID",
+        Denied::Several | Denied::Unknown => "TOKEN_INVALID",
         Denied::Expired => "TOKEN_EXPIRED",
         Denied::Changed => "TOKEN_CHANGED",
     };

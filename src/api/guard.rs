@@ -1,7 +1,6 @@
 //! The door of every call: by which name the server was called, from which page, and by whom.
 
 use std::{
-    net::IpAddr,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -10,15 +9,15 @@ use futures_util::future::{Either, Ready, ready};
 use tonic::{
     Status,
     body::Body,
-    codegen::http::{HeaderMap, HeaderValue, Request, Response, header, uri::Authority},
+    codegen::http::{HeaderMap, HeaderValue, Request, Response, header},
 };
 use tower::{Layer, Service};
 
-use super::{caller::Caller, errors, rpcs, rpcs::Needs};
+use super::{caller::Caller, errors, rpcs, rpcs::Needs, unfinished::Unfinished};
 use crate::{
     access::{Access, Denied, Subject},
     audit::Audit,
-    listen::Peer,
+    listen::{Hosts, Peer},
 };
 
 /// What calls are held to.
@@ -26,22 +25,30 @@ use crate::{
 pub(crate) struct Gate {
     pub(crate) access: Arc<Access>,
     pub(crate) audit: Arc<Audit>,
-    /// Names by which the server may be called, beside `localhost` and loopback addresses; absent where it may be called
-    /// by any.
-    pub(crate) hosts: Option<Arc<[String]>>,
+    /// Names by which the server may be called.
+    pub(crate) hosts: Hosts,
     /// Origins of pages that may call.
     pub(crate) origins: Arc<[String]>,
 }
 
 /// Puts the gate before services.
 #[derive(Clone, Debug)]
-pub(super) struct GateLayer(pub(super) Gate);
+pub(super) struct GateLayer {
+    gate: Gate,
+    unfinished: Unfinished,
+}
+
+impl GateLayer {
+    pub(super) fn new(gate: Gate) -> Self {
+        GateLayer { gate, unfinished: Unfinished::default() }
+    }
+}
 
 impl<S> Layer<S> for GateLayer {
     type Service = Guard<S>;
 
     fn layer(&self, inner: S) -> Guard<S> {
-        Guard { gate: self.0.clone(), inner }
+        Guard { gate: self.gate.clone(), unfinished: self.unfinished.clone(), inner }
     }
 }
 
@@ -49,6 +56,7 @@ impl<S> Layer<S> for GateLayer {
 #[derive(Clone, Debug)]
 pub(super) struct Guard<S> {
     gate: Gate,
+    unfinished: Unfinished,
     inner: S,
 }
 
@@ -68,6 +76,7 @@ where
         match self.gate.admit(&request) {
             Ok(caller) => {
                 request.extensions_mut().insert(caller);
+                let request = request.map(|body| self.unfinished.count(body));
                 Either::Left(self.inner.call(request))
             }
             Err(status) => Either::Right(ready(Ok(status.into_http()))),
@@ -100,8 +109,9 @@ impl Gate {
             });
             status
         };
-        self.check_host(request.uri().authority(), request.headers())
-            .map_err(|status| refused(status, None))?;
+        self.hosts
+            .check(request.uri(), request.headers())
+            .map_err(|host| refused(errors::host_not_allowed(&host), None))?;
         self.check_origin(request.headers()).map_err(|status| refused(status, None))?;
         let subject = match needs {
             Needs::Nothing => Ok(Subject::anyone(certificate.clone())),
@@ -117,22 +127,13 @@ impl Gate {
             let status = errors::role_missing(subject.name().unwrap_or_default(), role);
             return Err(refused(status, subject.name()));
         }
+        if let Some(peer) = &peer
+            && needs != Needs::Nothing
+        {
+            peer.is_welcome();
+        }
         let (access, audit) = (Arc::clone(&self.access), Arc::clone(&self.audit));
         Ok(Caller { access, audit, subject, peer, rpc, needs })
-    }
-
-    /// A page on the internet may have its own name lead to this machine, and call what listens on loopback by it.
-    fn check_host(&self, authority: Option<&Authority>, headers: &HeaderMap) -> Result<(), Status> {
-        let Some(hosts) = &self.hosts else { return Ok(()) };
-        let header = || headers.get(header::HOST)?.to_str().ok()?.parse().ok();
-        let absent = authority.is_none() && !headers.contains_key(header::HOST);
-        let authority: Option<Authority> = authority.cloned().or_else(header);
-        let host = authority.as_ref().map_or("", Authority::host);
-        // Browsers always name a host.
-        if absent || is_local(host) || hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host)) {
-            return Ok(());
-        }
-        Err(errors::host_not_allowed(host))
     }
 
     /// Only browsers say from which page a call comes.
@@ -145,15 +146,14 @@ impl Gate {
     }
 }
 
-fn is_local(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost")
-        || address.is_ok_and(|address| address.to_canonical().is_loopback())
-}
-
 /// The token that a call has, if it has one.
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        // Whatever stands before the server may have judged by another one.
+        return Err(Denied::Several);
+    }
     let token = value.to_str().ok().and_then(|text| {
         let (scheme, token) = text.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())

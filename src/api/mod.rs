@@ -12,6 +12,7 @@ mod rpcs;
 mod server;
 mod submit;
 mod submit_stream;
+mod unfinished;
 mod validate;
 mod watch_stream;
 

@@ -105,7 +105,7 @@ pub(crate) async fn serve(
         .layer(option_layer(pages.then(|| cors(&gate))))
         .layer(option_layer(pages.then(GrpcWebLayer::new)))
         .layer(calls)
-        .layer(GateLayer(gate))
+        .layer(GateLayer::new(gate))
         .add_service(jobs)
         .add_service(queues)
         .add_service(health);

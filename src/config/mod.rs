@@ -137,7 +137,8 @@ impl Settings {
 /// What connections may take, one by one and together.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LimitSettings {
-    /// How many connections may be open. Over it, new ones are closed at once.
+    /// How many connections may be open. Over it, the oldest that has made no call that was let in is closed; if there
+    /// is none, the new one is.
     pub connections: u32,
     /// How many connections may be open that have not said anything yet. Over it, the oldest of them is closed.
     pub handshakes: u32,

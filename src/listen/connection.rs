@@ -4,7 +4,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -15,6 +18,7 @@ use tokio::{
     time::Sleep,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
     Refusal,
@@ -32,6 +36,42 @@ pub struct Peer {
     pub address: SocketAddr,
     /// What its certificate calls it, if it showed one.
     pub certificate: Option<Arc<str>>,
+    standing: Arc<Standing>,
+}
+
+/// What the listener and the calls of a connection know of it together.
+#[derive(Debug, Default)]
+struct Standing {
+    /// It has made a call that was let in.
+    welcome: AtomicBool,
+    /// It must make room.
+    leaves: CancellationToken,
+}
+
+impl Peer {
+    /// Notes that a call was let in: the connection need not make room for others any more.
+    pub(crate) fn is_welcome(&self) {
+        if !self.standing.welcome.load(Ordering::Relaxed) {
+            self.standing.welcome.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What the listener keeps of an open connection. It does not keep it open.
+#[derive(Debug)]
+pub(super) struct Stranger(Weak<Standing>);
+
+impl Stranger {
+    /// Whether the connection is still open, and has made no call that was let in.
+    pub(super) fn is_one(&self) -> bool {
+        self.0.upgrade().is_some_and(|standing| !standing.welcome.load(Ordering::Relaxed))
+    }
+
+    /// Closes the connection, unless it is welcome or has gone.
+    pub(super) fn gives_way(&self) -> bool {
+        let standing = self.0.upgrade().filter(|standing| !standing.welcome.load(Ordering::Relaxed));
+        standing.inspect(|standing| standing.leaves.cancel()).is_some()
+    }
 }
 
 /// A connection that has begun to speak.
@@ -40,6 +80,8 @@ pub struct Connection {
     stream: Stream,
     peer: Peer,
     preface: Option<Preface>,
+    /// Ends once a stranger must make room; absent once it is none.
+    leaves: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     place: Place,
 }
 
@@ -80,7 +122,10 @@ impl Connection {
         match tokio::time::timeout_at(deadline.deadline(), begin(stream, acceptor)).await {
             Ok(Ok((stream, certificate))) => {
                 let preface = Some(Preface { missing: PREFACE_BYTES, deadline });
-                Ok(Connection { stream, peer: Peer { address, certificate }, preface, place })
+                let standing = Arc::<Standing>::default();
+                let leaves = Some(Box::pin(standing.leaves.clone().cancelled_owned()));
+                let peer = Peer { address, certificate, standing };
+                Ok(Connection { stream, peer, preface, leaves, place })
             }
             Ok(Err(error)) => Err(refused(Refused::Handshake, Some(error))),
             Err(_) => Err(refused(Refused::TooSlow, None)),
@@ -91,6 +136,18 @@ impl Connection {
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    pub(super) fn stranger(&self) -> Stranger {
+        Stranger(Arc::downgrade(&self.peer.standing))
+    }
+
+    /// Whether this one must make room. Wakes the reader when it must.
+    fn must_leave(&mut self, context: &mut Context<'_>) -> bool {
+        if self.peer.standing.welcome.load(Ordering::Relaxed) {
+            self.leaves = None;
+        }
+        self.leaves.as_mut().is_some_and(|leaves| leaves.as_mut().poll(context).is_ready())
     }
 }
 
@@ -117,6 +174,9 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.leaves.is_some() && this.must_leave(context) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let before = buffer.filled().len();
         let polled = either!(&mut this.stream, stream => Pin::new(stream).poll_read(context, buffer));
         if let Some(preface) = &mut this.preface {

@@ -1,12 +1,21 @@
 //! The listening socket: who comes in, and who does not.
 //!
 //! A connection is *pending* until its TLS handshake is done and its first byte has come; only then the protocol gets to
-//! see it. Whoever connects and stays silent costs a file descriptor for a few seconds, and gives way to newcomers.
+//! see it. Whoever connects and stays silent costs a file descriptor for a few seconds, and gives way to newcomers. So
+//! does a *stranger*, who speaks the protocol but has made no call that was let in, once all connections are taken.
 
 mod connection;
+mod host;
 mod stats;
 
-use std::{collections::BTreeMap, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -14,7 +23,9 @@ use tokio::{
     time::Sleep,
 };
 
+use connection::Stranger;
 pub use connection::{Connection, Peer};
+pub(crate) use host::Hosts;
 pub use stats::{ListenStats, Refused};
 use stats::{Notice, Place};
 
@@ -37,6 +48,8 @@ pub struct Listener {
     /// The pending ones in the order in which they came.
     oldest: BTreeMap<u64, AbortHandle>,
     next: u64,
+    /// Those that speak, in the order in which they began to, until one is known to have gone or to be welcome.
+    strangers: VecDeque<Stranger>,
     /// Set while the system can't give a connection.
     pause: Option<Pin<Box<Sleep>>>,
     pause_for: Duration,
@@ -69,6 +82,7 @@ impl Listener {
             pending: JoinSet::new(),
             oldest: BTreeMap::new(),
             next: 0,
+            strangers: VecDeque::new(),
             pause: None,
             pause_for: PAUSE_MIN,
         }
@@ -87,6 +101,7 @@ impl Listener {
                 }
                 Some(ended) = self.pending.join_next(), if !self.pending.is_empty() => {
                     if let Some(connection) = self.ended(ended) {
+                        self.remember(connection.stranger());
                         return connection;
                     }
                 }
@@ -101,12 +116,13 @@ impl Listener {
         let full = self.stats.open() >= u64::from(self.limits.connections);
         if full || self.oldest.len() >= self.limits.handshakes as usize {
             // Those that have been silent for longest go first, so that a flood of them keeps nobody out.
-            match self.oldest.pop_first() {
-                Some((_, oldest)) => oldest.abort(),
-                None => {
-                    self.refuse(&Refusal { peer, why: Refused::TooMany, error: None });
-                    return;
-                }
+            if let Some((_, oldest)) = self.oldest.pop_first() {
+                oldest.abort();
+            } else if self.strangers_give_way() {
+                self.stats.refused(Refused::GaveWay);
+            } else {
+                self.refuse(&Refusal { peer, why: Refused::TooMany, error: None });
+                return;
             }
         }
         let place = Place::open(&self.stats);
@@ -120,6 +136,18 @@ impl Listener {
             (number, Connection::greet(stream, peer, acceptor, place, timeout).await)
         };
         self.oldest.insert(number, self.pending.spawn(greeting));
+    }
+
+    /// Closes the connection that has been open for longest without a call that was let in, if there is one.
+    fn strangers_give_way(&mut self) -> bool {
+        std::iter::from_fn(|| self.strangers.pop_front()).any(|stranger| stranger.gives_way())
+    }
+
+    fn remember(&mut self, stranger: Stranger) {
+        if self.strangers.len() >= self.limits.connections as usize {
+            self.strangers.retain(Stranger::is_one);
+        }
+        self.strangers.push_back(stranger);
     }
 
     fn ended(&mut self, ended: Result<(u64, Result<Connection, Refusal>), JoinError>) -> Option<Connection> {

@@ -15,7 +15,7 @@ const NOTICE_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 pub enum Refused {
     /// As many connections were open as may be.
     TooMany,
-    /// It was still pending when as many were as may be, and a newer one came.
+    /// It was still pending, or had made no call that was let in, when there were as many as may be and a newer one came.
     GaveWay,
     /// Its handshake or its first bytes did not come in time.
     TooSlow,

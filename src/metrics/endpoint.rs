@@ -1,6 +1,6 @@
 //! Metrics and health over HTTP, for Prometheus and whatever watches over processes.
 
-use std::{convert::Infallible, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -13,14 +13,15 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 
 use super::Page;
+use crate::listen::Hosts;
 
-/// So many connections are served at once; others wait to be accepted.
-const CONNECTIONS_MAX: usize = 16;
+/// So many connections are served at once; over it, the oldest gives way, so that a flood keeps nobody out.
+const CONNECTIONS_MAX: usize = 64;
 /// A connection is for one request, and over after this time.
 const CONNECTION_MAX: Duration = Duration::from_secs(10);
 /// All of a request's head.
@@ -32,14 +33,22 @@ const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=
 const TEXT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Serves until it is dropped, and its connections with it.
-pub(crate) async fn serve(page: Page, listener: TcpListener) -> Infallible {
+pub(crate) async fn serve(page: Page, hosts: Hosts, listener: TcpListener) -> Infallible {
     let mut connections = JoinSet::new();
+    let mut oldest = VecDeque::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(timeout(CONNECTION_MAX, connection(page.clone(), stream)));
+                    oldest.retain(|open: &AbortHandle| !open.is_finished());
+                    if oldest.len() >= CONNECTIONS_MAX
+                        && let Some(oldest) = oldest.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    let serving = connection(page.clone(), hosts.clone(), stream);
+                    oldest.push_back(connections.spawn(timeout(CONNECTION_MAX, serving)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the metrics endpoint can't accept a connection");
@@ -50,8 +59,8 @@ pub(crate) async fn serve(page: Page, listener: TcpListener) -> Infallible {
     }
 }
 
-async fn connection(page: Page, stream: TcpStream) {
-    let service = service_fn(|request| answer(&page, request));
+async fn connection(page: Page, hosts: Hosts, stream: TcpStream) {
+    let service = service_fn(|request| answer(&page, &hosts, request));
     let served = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(HEAD_MAX_BYTES)
@@ -62,7 +71,15 @@ async fn connection(page: Page, stream: TcpStream) {
     }
 }
 
-async fn answer(page: &Page, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    page: &Page,
+    hosts: &Hosts,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if hosts.check(request.uri(), request.headers()).is_err() {
+        let refused = "call this by `localhost` or a loopback address, or add the name to `hosts`\n";
+        return Ok(text(StatusCode::MISDIRECTED_REQUEST, refused));
+    }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered\n");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

@@ -18,6 +18,7 @@ use crate::{
     audit::Audit,
     clock::Clock,
     config::{Settings, load_tokens},
+    listen::Hosts,
     tls::Tls,
 };
 
@@ -79,7 +80,7 @@ impl Credentials {
         Gate {
             access: Arc::clone(&self.access),
             audit: Arc::clone(&self.audit),
-            hosts: checks_host.then(|| settings.hosts.as_slice().into()),
+            hosts: if checks_host { Hosts::local_and(&settings.hosts) } else { Hosts::ANY },
             origins: settings.web_origins.as_slice().into(),
         }
     }

@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Rig, connect, job, memory, simple, soon};
+use crate::support::{Rig, job, memory, simple, soon};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -59,8 +59,11 @@ async fn over_the_limit_connections_are_closed_and_those_before_are_served() {
     let rig = rig(|limits| limits.connections = 3).await;
     let mut guests = Vec::new();
     for _ in 0..2 {
-        guests.push(connect(&rig.address().to_string()).await);
+        let guest = Rig::connect(&rig.address().to_string()).await;
+        guest.total().await;
+        guests.push(guest);
     }
+    rig.total().await;
     counted(&rig, |stats| stats.open() == 3 && stats.pending() == 0).await;
     for _ in 0..100 {
         closed(stranger(&rig).await).await;
@@ -95,6 +98,34 @@ async fn a_flood_of_silent_connections_keeps_nobody_out() {
     assert_eq!(rig.connections().refused_total(Refused::TooMany), 0);
     // The oldest went.
     closed(flood.swap_remove(0)).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn who_speaks_without_a_call_that_is_let_in_makes_room() {
+    let rig = rig(|limits| limits.connections = 5).await;
+    rig.total().await;
+    // They say all that the protocol asks for, and nothing else.
+    let mut flood = Vec::new();
+    for n in 2..=5 {
+        let mut idler = stranger(&rig).await;
+        idler.write_all(&[PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat()).await.unwrap();
+        counted(&rig, |stats| stats.open() == n && stats.pending() == 0).await;
+        flood.push(idler);
+    }
+    let newcomer = Rig::connect(&rig.address().to_string()).await;
+    newcomer.submit(job("echo")).await;
+    // The oldest went, and whoever has made a call stays, however long ago that was.
+    closed(flood.remove(0)).await;
+    for _ in 0..50 {
+        let mut idler = stranger(&rig).await;
+        idler.write_all(PREFACE).await.unwrap();
+        flood.push(idler);
+    }
+    counted(&rig, |stats| stats.accepted_total() == 56).await;
+    rig.submit(job("echo")).await;
+    newcomer.submit(job("echo")).await;
+    assert_eq!(rig.connections().refused_total(Refused::TooMany), 0);
     rig.stop().await;
 }
 

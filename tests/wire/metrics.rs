@@ -411,10 +411,11 @@ async fn the_endpoint_answers_nothing_else() {
     let (_rig, address) = start(simple).await;
     assert_eq!(get(address, "/").await.status, 404);
     assert_eq!(get(address, "/../metrics").await.status, 404);
-    let posted = ask(address, "POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").await;
+    let posted =
+        ask(address, "POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx").await;
     assert_eq!(posted.status, 405);
     assert!(posted.head.contains("allow: get, head"), "{}", posted.head);
-    let head = ask(address, "HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let head = ask(address, "HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!((head.status, &*head.body), (200, ""));
     let long = format!("GET /metrics HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(9_000));
     assert_eq!(ask(address, &long).await.status, 431);
@@ -422,6 +423,43 @@ async fn the_endpoint_answers_nothing_else() {
     assert_eq!(garbage.status, 400);
     let closes = get(address, "/livez").await;
     assert!(closes.head.contains("connection: close"), "{}", closes.head);
+}
+
+#[tokio::test]
+async fn pages_that_lead_their_own_name_here_read_nothing() {
+    let named = |mut settings: jobmill::config::Settings| {
+        settings.hosts = vec!["jobs.internal".to_owned()];
+        simple(settings)
+    };
+    let (_rig, address) = start(named).await;
+    for (host, status) in [
+        ("evil.example", 421),
+        ("localhost.evil.example:9773", 421),
+        ("127.0.0.1.nip.io", 421),
+        ("", 421),
+        ("jobs.internal", 200),
+        ("127.0.0.1:9773", 200),
+    ] {
+        for path in ["/metrics", "/livez"] {
+            let answer = ask(address, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+            assert_eq!(answer.status, status, "{host} {path}");
+            assert!(status == 200 || !answer.body.contains("jobmill_"), "{}", answer.body);
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_keep_nobody_from_the_endpoint() {
+    let (_rig, address) = start(simple).await;
+    let mut silent = Vec::new();
+    for _ in 0..200 {
+        let mut stream = soon(TcpStream::connect(address)).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n").await.unwrap();
+        silent.push(stream);
+    }
+    assert_eq!(get(address, "/livez").await.status, 200);
+    // The oldest went to make room.
+    let _ = soon(silent.remove(0).read_to_end(&mut Vec::new())).await;
 }
 
 #[tokio::test]

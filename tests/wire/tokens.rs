@@ -7,14 +7,16 @@ use jobmill::{
     client::{Client, ClientBuilder, ClientError, Code, Refusal},
     clock::Clock,
     config::{QueueSettings, Settings},
-    proto::v1,
+    proto::v1::{self, job_queue_client::JobQueueClient},
     serve::Server,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    support::{Process, QUEUE, Watcher, job, manual_clock, memory, queue, refusal, simple, soon, with_queue},
+    support::{
+        Process, QUEUE, Watcher, connect, job, manual_clock, memory, queue, refusal, simple, soon, with_queue,
+    },
     tls::{Home, start, stop},
 };
 
@@ -128,6 +130,22 @@ async fn without_a_good_token_nothing_is_done() {
     let told: Vec<_> =
         office.audit().iter().map(|line| line["reason"].as_str().unwrap().to_owned()).collect();
     assert_eq!(told, ["TOKEN_MISSING", "TOKEN_MISSING", "TOKEN_INVALID", "TOKEN_INVALID"]);
+    stop(office.server).await;
+}
+
+#[tokio::test]
+async fn of_several_tokens_none_is_taken() {
+    let office = Office::open().await;
+    let channel = connect(&office.server.local_addr().unwrap().to_string()).await;
+    for tokens in [["boss", "stranger"], ["stranger", "boss"], ["boss", "boss"]] {
+        let mut call = tonic::Request::new(v1::CountJobsRequest::default());
+        for token in tokens {
+            call.metadata_mut().append("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        let status = soon(JobQueueClient::new(channel.clone()).count_jobs(call)).await.unwrap_err();
+        assert_eq!(refusal(&status).reason, "TOKEN_INVALID", "{tokens:?}");
+        assert!(status.message().contains("more than one"), "{}", status.message());
+    }
     stop(office.server).await;
 }
 
