@@ -123,6 +123,7 @@ async fn call(builder: ClientBuilder) -> Result<(), ClientError> {
 async fn refused(builder: ClientBuilder) -> String {
     match call(builder).await.expect_err("refused") {
         error @ (ClientError::Unreachable { .. }
+        | ClientError::Untrusted { .. }
         | ClientError::NotJobmill { .. }
         | ClientError::Failed { .. }) => error.to_string(),
         error => panic!("{error:?}"),
