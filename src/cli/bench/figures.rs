@@ -9,7 +9,7 @@ use super::{
     paced::{self, Latencies, PACE},
     process::ServerProcess,
     report::{Bounds, Figure},
-    server::{INTAKE, WORK},
+    server::{INTAKE, Variant, WORK},
     streams::{self, STREAMS},
     subject::Subject,
     wire::{Method, batch_body, empty_body, submit_body, with_request_id},
@@ -76,8 +76,8 @@ pub(super) fn submits(in_flight: usize) -> Calls {
 }
 
 impl Bench {
-    async fn nothing(&self) -> anyhow::Result<ServerProcess> {
-        ServerProcess::start(None, &self.place.folder().join("nothing.log")).await
+    pub(super) async fn nothing(&self) -> anyhow::Result<ServerProcess> {
+        ServerProcess::start(None, &Variant::default(), &self.place.folder().join("nothing.log")).await
     }
 
     async fn empty_rate(&self, nothing: &ServerProcess, in_flight: usize) -> anyhow::Result<f64> {

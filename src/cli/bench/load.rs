@@ -116,8 +116,18 @@ impl Calls {
         run: Run,
         body: impl Fn() -> Bytes + Clone + Send + 'static,
     ) -> anyhow::Result<Loaded> {
-        let meter = Arc::new(Meter::default());
         let wires = Wire::connect_many(uri, connections(self.in_flight)).await?;
+        self.run_on(wires, run, body).await
+    }
+
+    /// The same over connections that are there.
+    pub(super) async fn run_on(
+        self,
+        wires: Vec<Wire>,
+        run: Run,
+        body: impl Fn() -> Bytes + Clone + Send + 'static,
+    ) -> anyhow::Result<Loaded> {
+        let meter = Arc::new(Meter::default());
         let mut loops = JoinSet::new();
         for wire in wires.iter().cycle().take(self.in_flight) {
             let (mut wire, meter, body) = (wire.clone(), Arc::clone(&meter), body.clone());
@@ -187,7 +197,7 @@ impl Calls {
 }
 
 /// So many connections carry the calls in flight.
-fn connections(in_flight: usize) -> usize {
+pub(super) fn connections(in_flight: usize) -> usize {
     in_flight.min(4)
 }
 

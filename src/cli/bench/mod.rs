@@ -15,6 +15,7 @@ mod report;
 mod server;
 mod streams;
 mod subject;
+mod variants;
 mod watchers;
 mod wire;
 
@@ -76,6 +77,10 @@ enum Group {
     Backlog,
     /// Memory of idle watchers, and rates beside them
     Watchers,
+    /// Rates where ended jobs are deleted as fast as others come
+    Retention,
+    /// Rates over TLS, and with metrics and traces
+    Features,
     /// Flushes, bytes written and processor time for a job
     Cost,
 }
@@ -161,6 +166,8 @@ async fn measure(args: BenchArgs) -> anyhow::Result<Report> {
             Group::Latency => bench.latency().await?,
             Group::Backlog => bench.backlog().await?,
             Group::Watchers => bench.watchers().await?,
+            Group::Retention => bench.retention().await?,
+            Group::Features => bench.features().await?,
             Group::Cost => bench.cost().await?,
         }
     }
@@ -185,6 +192,8 @@ impl Group {
             Group::Latency => (4, 0),
             Group::Backlog => (9, 8),
             Group::Watchers => (2, 4),
+            Group::Retention => (2, 1),
+            Group::Features => (5, 0),
             Group::Cost => (0, 4),
         };
         (of_each_pair * pairs + others) as u64

@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::server::ASK_FLUSHES;
+use super::server::{ASK_FLUSHES, Variant};
 
 /// How long a server may take to start, to answer or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,13 +39,17 @@ pub(super) struct ServerProcess {
 impl ServerProcess {
     /// Starts a server with its store in `data_dir`, or without one a service that does nothing. Its log goes to the
     /// file `log`.
-    pub(super) async fn start(data_dir: Option<&Path>, log: &Path) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        data_dir: Option<&Path>,
+        variant: &Variant,
+        log: &Path,
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("can't find this program's file")?;
         let log_file = File::options().create(true).append(true).open(log)?;
         let mut command = Command::new(program);
         command.arg("__bench-server");
         if let Some(folder) = data_dir {
-            command.arg("--data-dir").arg(folder);
+            command.arg("--data-dir").arg(folder).args(variant.arguments());
         }
         let mut child = command
             .stdin(Stdio::piped())
@@ -72,6 +76,11 @@ impl ServerProcess {
     /// Where it listens.
     pub(super) fn uri(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Where it listens, for encrypted connections. Its certificate is for this name.
+    pub(super) fn tls_uri(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
     }
 
     /// How many commits it has flushed since it started.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     io::{self, BufRead, Write},
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -10,12 +11,16 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Context;
 use jobmill::{
     clock::Clock,
-    config::{KindDefaults, LimitSettings, LogSettings, QueueSettings, Settings, StoreSettings},
+    config::{
+        ClientAuth, Keep, KindDefaults, LimitSettings, LogSettings, QueueSettings, Settings, StoreSettings,
+        TlsSettings,
+    },
     execute::{Attempt, HandlerError},
     job::Output,
     listen::Listener,
@@ -41,6 +46,9 @@ pub(super) const INTAKE: &str = "intake";
 pub(super) const KIND: &str = "noop";
 /// What runs at once in [`WORK`].
 pub(super) const CONSUMERS: u32 = 4_096;
+/// The server's certificate, and its key, where it has them.
+pub(super) const CERTIFICATE: &str = "certificate.pem";
+pub(super) const KEY: &str = "key.pem";
 /// Asks the server's process for the number of its flushes.
 pub(super) const ASK_FLUSHES: &str = "flushes";
 /// A bounded queue that no run of the bench fills.
@@ -53,12 +61,62 @@ pub(crate) struct BenchServerArgs {
     /// The folder of the store; without it, a service that does nothing
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    variant: Variant,
+}
+
+/// What a server has that others of the bench do without.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(super) struct Variant {
+    /// Deletes jobs so many milliseconds after they have succeeded.
+    #[arg(long)]
+    pub(super) keep_succeeded_millis: Option<u64>,
+    /// Encrypts connections, with the certificate and the key in this folder.
+    #[arg(long)]
+    pub(super) tls_dir: Option<PathBuf>,
+    /// Shows metrics, and sends traces to the collector at this URI.
+    #[arg(long)]
+    pub(super) collector: Option<String>,
+}
+
+impl Variant {
+    /// As arguments.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        let mut add = |name: &str, value: OsString| arguments.extend([name.into(), value]);
+        if let Some(millis) = self.keep_succeeded_millis {
+            add("--keep-succeeded-millis", millis.to_string().into());
+        }
+        if let Some(folder) = &self.tls_dir {
+            add("--tls-dir", folder.into());
+        }
+        if let Some(uri) = &self.collector {
+            add("--collector", uri.into());
+        }
+        arguments
+    }
+
+    fn apply(self, settings: &mut Settings) {
+        if let Some(millis) = self.keep_succeeded_millis {
+            settings.retention.succeeded = Keep::For(Duration::from_millis(millis));
+        }
+        settings.tls = self.tls_dir.map(|folder| TlsSettings {
+            certificate: folder.join(CERTIFICATE),
+            key: folder.join(KEY),
+            client_ca: None,
+            client_auth: ClientAuth::Required,
+        });
+        if self.collector.is_some() {
+            settings.metrics_listen = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        }
+        settings.traces.endpoint = self.collector;
+    }
 }
 
 /// Serves until standard input ends.
 pub(crate) async fn run(args: BenchServerArgs) -> ExitCode {
     let served = match args.data_dir {
-        Some(folder) => serve_jobs(folder).await,
+        Some(folder) => serve_jobs(folder, args.variant).await,
         None => serve_nothing().await,
     };
     match served {
@@ -70,7 +128,7 @@ pub(crate) async fn run(args: BenchServerArgs) -> ExitCode {
     }
 }
 
-async fn serve_jobs(folder: PathBuf) -> anyhow::Result<()> {
+async fn serve_jobs(folder: PathBuf, variant: Variant) -> anyhow::Result<()> {
     // What spans and log lines cost belongs to the figures.
     logging::start(&LogSettings::default())?;
     let queue = |consumers| QueueSettings {
@@ -79,12 +137,13 @@ async fn serve_jobs(folder: PathBuf) -> anyhow::Result<()> {
         consumers,
         ..QueueSettings::default()
     };
-    let settings = Settings {
+    let mut settings = Settings {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        drain_timeout: std::time::Duration::from_secs(2),
+        drain_timeout: Duration::from_secs(2),
         queues: BTreeMap::from([(WORK.to_owned(), queue(CONSUMERS)), (INTAKE.to_owned(), queue(1))]),
         ..Settings::new(StoreSettings::Folder(folder))
     };
+    variant.apply(&mut settings);
     let flushes = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&flushes);
     let server = Server::builder(settings)

@@ -12,7 +12,7 @@ use super::{
     load::{Calls, now},
     place::Place,
     process::ServerProcess,
-    server::INTAKE,
+    server::{INTAKE, Variant},
     wire::{Method, batch_body},
 };
 
@@ -25,35 +25,53 @@ pub(super) struct Subject {
     pub(super) uri: String,
     folder: PathBuf,
     log: PathBuf,
+    variant: Variant,
 }
 
 impl Subject {
     /// A server with an empty store, whose queue [`INTAKE`] is paused.
     pub(super) async fn empty(place: &Place) -> anyhow::Result<Self> {
-        let subject = Self::start(place.fresh(), place.folder().join("server.log")).await?;
-        subject.set_paused(INTAKE, true).await?;
-        Ok(subject)
+        Self::empty_with(place, Variant::default()).await
     }
 
-    async fn start(folder: PathBuf, log: PathBuf) -> anyhow::Result<Self> {
-        let process = ServerProcess::start(Some(&folder), &log).await?;
+    /// A server with an empty store and something special, whose queue [`INTAKE`] is paused.
+    pub(super) async fn empty_with(place: &Place, variant: Variant) -> anyhow::Result<Self> {
+        let log = place.folder().join("server.log");
+        let plain = Self::start(place.fresh(), log, Variant::default()).await?;
+        plain.set_paused(INTAKE, true).await?;
+        plain.restarted_as(variant).await
+    }
+
+    async fn start(folder: PathBuf, log: PathBuf, variant: Variant) -> anyhow::Result<Self> {
+        let process = ServerProcess::start(Some(&folder), &variant, &log).await?;
         let uri = process.uri();
-        Ok(Subject { process, uri, folder, log })
+        Ok(Subject { process, uri, folder, log, variant })
     }
 
     /// Ends the server and starts it again on the same store.
     pub(super) async fn restarted(self) -> anyhow::Result<Self> {
+        let variant = self.variant.clone();
+        self.restarted_as(variant).await
+    }
+
+    /// Ends the server and starts another kind of it on the same store.
+    pub(super) async fn restarted_as(self, variant: Variant) -> anyhow::Result<Self> {
         let Subject { process, folder, log, .. } = self;
         process.stop().await?;
-        Self::start(folder, log).await
+        Self::start(folder, log, variant).await
+    }
+
+    /// How large the database is: its file, without the log.
+    pub(super) fn database_bytes(&self) -> anyhow::Result<u64> {
+        Ok(fs::metadata(self.folder.join("jobmill.db"))?.len())
     }
 
     /// Kills the server and starts it again on the same store: the seconds until it answered the first call.
     pub(super) async fn crashed(self) -> anyhow::Result<(Self, f64)> {
-        let Subject { process, folder, log, .. } = self;
+        let Subject { process, folder, log, variant, .. } = self;
         process.kill().await?;
         let begin = now();
-        let subject = Self::start(folder, log).await?;
+        let subject = Self::start(folder, log, variant).await?;
         subject.count(INTAKE, None).await?;
         Ok((subject, begin.elapsed().as_secs_f64()))
     }

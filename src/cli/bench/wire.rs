@@ -11,7 +11,7 @@ use tonic::{
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     codegen::http::uri::PathAndQuery,
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
 use super::server::KIND;
@@ -134,6 +134,12 @@ impl Wire {
     /// Opens a connection.
     pub(super) async fn connect(uri: &str) -> anyhow::Result<Self> {
         Ok(Wire(Grpc::new(Endpoint::from_shared(uri.to_owned())?.connect().await?)))
+    }
+
+    /// Opens an encrypted connection, to a server whose certificate is this one.
+    pub(super) async fn connect_tls(uri: &str, certificate: &str) -> anyhow::Result<Self> {
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificate));
+        Ok(Wire(Grpc::new(Endpoint::from_shared(uri.to_owned())?.tls_config(tls)?.connect().await?)))
     }
 
     /// Opens some connections.

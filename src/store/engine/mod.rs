@@ -1,8 +1,8 @@
 //! The rules: what a batch does, in which order. Written once, over any place that keeps rows.
 //!
 //! One order in a transaction: controls, reports, the end of expired jobs, the next bites of purges and retention,
-//! promotion of due jobs, offers, then one claim step over stored and new jobs together. A new job gets its final state before it is written, so that a job which
-//! finds a free slot costs one insert as RUNNING.
+//! promotion of due jobs, offers, then one claim step over stored and new jobs together. A new job gets its final state
+//! before it is written, so that a job which finds a free slot costs one insert as RUNNING.
 
 mod claim;
 mod control;
