@@ -169,7 +169,7 @@ fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
     let mut bytes = Vec::new();
     fs::File::open(path)
         .and_then(|opened| opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| fault(format!("can't be read: {error}")))?;
+        .map_err(|error| fault(format!("can't be read: {error}; name a file that this user may read")))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(fault(format!("is over the limit of {FILE_BYTES_MAX} bytes")));
     }

@@ -290,3 +290,13 @@ fn links_between_documents_lead_somewhere() {
     }
     report("a link leads nowhere", &faults);
 }
+
+#[test]
+fn the_program_in_the_readme_is_the_example_that_ci_runs() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let example = read("examples/bounded_queue.rs");
+    // But for the line that says so.
+    let (_, program) = example.split_once("\n\n").unwrap();
+    assert!(read("README.md").contains(&format!("```rust,no_run\n{program}```\n")));
+    assert!(program.lines().count() <= 40, "it has {} lines", program.lines().count());
+}

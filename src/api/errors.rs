@@ -270,20 +270,20 @@ pub(super) fn unauthenticated(denied: Denied) -> Status {
 
 /// The caller does not have a role on any queue.
 pub(super) fn role_missing(subject: &str, role: Role) -> Status {
-    denied(subject, role, "", "*")
+    denied(subject, role, ":", "*")
 }
 
 /// The caller lacks a role on a queue, or on some of all queues.
 pub(super) fn permission_denied(subject: &str, role: Role, queue: Option<&str>) -> Status {
     match queue {
-        Some(queue) => denied(subject, role, &format!(" on the queue `{queue}`"), queue),
-        None => denied(subject, role, " on all queues, and the call names none", "*"),
+        Some(queue) => denied(subject, role, &format!(" on the queue `{queue}`:"), queue),
+        None => denied(subject, role, " on all queues, and the call names none: name one, or", "*"),
     }
 }
 
 fn denied(subject: &str, role: Role, on: &str, queue: &str) -> Status {
     let subject = crate::admission::rules::shown(subject);
-    let message = format!("{subject} lacks the role `{role}`{on}: ask the server's operator for it");
+    let message = format!("{subject} lacks the role `{role}`{on} ask the server's operator for it");
     status(Code::PermissionDenied, "ROLE_MISSING", message, |details| {
         let metadata = [("role", role.as_str()), ("queue", queue)];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -17,13 +18,16 @@ use super::{
 /// Checks the configuration, and shows each setting with where it comes from. Starts nothing.
 #[derive(clap::Args, Debug)]
 pub(crate) struct CheckConfigArgs {
+    /// Configuration file: the same as --config
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     source: SourceArgs,
 }
 
 /// Checks the configuration. Exit codes: 0 if it is valid, 2 if not.
 pub(crate) fn run(args: CheckConfigArgs, format: Format) -> ExitCode {
-    let loaded = args.source.load(&Surroundings::of_process());
+    let loaded = args.source.with_file(args.file).load(&Surroundings::of_process());
     let text = match format {
         Format::Text => match &loaded {
             Ok(loaded) => table(loaded),

@@ -113,8 +113,13 @@ impl From<ClientError> for Failure {
             }
             ClientError::Unreachable { .. } => Failure::new(Exit::Unreachable, said)
                 .with_next("Start one with `jobmill serve`, or name another with --server."),
-            ClientError::NotJobmill { .. } => Failure::new(Exit::Unreachable, said)
-                .with_next("Name Jobmill's own address with --server; its port is 7733 unless configured."),
+            ClientError::Untrusted { .. } => Failure::new(Exit::Unreachable, said).with_next(
+                "Name the authority that it comes from with --tls-ca; one that has expired is for the server to renew.",
+            ),
+            ClientError::NotJobmill { .. } => Failure::new(Exit::Unreachable, said).with_next(
+                "Name Jobmill's own address with --server: https://host:port where it has TLS; its port is 7733 unless \
+                 configured.",
+            ),
             ClientError::Timeout { .. } => Failure::new(Exit::TimedOut, said)
                 .with_next("The call may have had its effect all the same; --call-timeout sets the limit."),
             ClientError::Refused(refusal) => refused(&refusal),
@@ -229,6 +234,7 @@ mod tests {
         let errors = [
             ClientError::InvalidEndpoint { endpoint: "https://x".into(), reason: "no TLS".into() },
             ClientError::Unreachable { endpoint: endpoint(), cause: "connection refused".into() },
+            ClientError::Untrusted { endpoint: endpoint(), cause: "UnknownIssuer".into() },
             ClientError::NotJobmill { endpoint: endpoint(), cause: "404".into() },
             ClientError::Timeout { endpoint: endpoint(), after: Duration::from_secs(40) },
             ClientError::Failed { endpoint: endpoint(), code: Code::Internal, message: "oops".into() },
@@ -275,7 +281,8 @@ mod tests {
         insta::assert_snapshot!(lines.join("\n"), @r"
          2 error: `https://x` is no server address: no TLS. Write it as host:port, such as 127.0.0.1:7733.
          6 error: no Jobmill server answers at http://127.0.0.1:7733 (connection refused). Start one with `jobmill serve`, or name another with --server.
-         6 error: what answers at http://127.0.0.1:7733 is not a Jobmill server (404). Name Jobmill's own address with --server; its port is 7733 unless configured.
+         6 error: the certificate of http://127.0.0.1:7733 is not accepted (UnknownIssuer). Name the authority that it comes from with --tls-ca; one that has expired is for the server to renew.
+         6 error: what answers at http://127.0.0.1:7733 is not a Jobmill server (404). Name Jobmill's own address with --server: https://host:port where it has TLS; its port is 7733 unless configured.
          7 error: no answer from http://127.0.0.1:7733 within 40s. The call may have had its effect all the same; --call-timeout sets the limit.
         70 error: the call to http://127.0.0.1:7733 failed: oops (Internal)
          6 error: the call to http://127.0.0.1:7733 failed: 503 (Unavailable)

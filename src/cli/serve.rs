@@ -74,6 +74,12 @@ impl SourceArgs {
         SourceArgs { config, data_dir, ..SourceArgs::default() }
     }
 
+    /// The same with this file, if there is one.
+    pub(crate) fn with_file(mut self, file: Option<PathBuf>) -> Self {
+        self.config = file.or(self.config);
+        self
+    }
+
     /// Reads and checks the configuration.
     pub(crate) fn load(self, surroundings: &Surroundings) -> Result<Loaded, Faults> {
         let flags = Flags {
@@ -206,6 +212,9 @@ fn way_out(
     let cause = causes.find_map(|cause| cause.downcast_ref::<io::Error>())?;
     let port = listen.port();
     // Only a few kinds have a way out that is worth a sentence.
+    if matches!(cause.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) {
+        return Some("a file is in the way: choose another folder with --data-dir".to_owned());
+    }
     if cause.kind() == io::ErrorKind::AddrInUse {
         return Some(format!(
             "another process listens on {listen}: stop it, or choose another port with --listen (port 0 takes a \
@@ -325,6 +334,7 @@ mod tests {
             (io::ErrorKind::PermissionDenied, &folder, "make /data writable"),
             (io::ErrorKind::PermissionDenied, &StoreSettings::Memory, "may not take port 7733"),
             (io::ErrorKind::StorageFull, &folder, "make room"),
+            (io::ErrorKind::NotADirectory, &folder, "choose another folder"),
         ] {
             assert!(way_out(kind, store).contains(text), "{kind}");
         }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::OpenOptions,
-    io::Write,
+    io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -100,7 +100,14 @@ fn write(path: &Path, token: &str) -> Result<(), Failure> {
         .mode(0o600)
         .open(path)
         .and_then(|mut file| writeln!(file, "{token}"))
-        .map_err(|error| Failure::usage(format!("{} can't be written: {error}", path.display())))
+        .map_err(|error| {
+            let failure = Failure::usage(format!("{} can't be written: {error}", path.display()));
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                failure.with_next("A file that exists is never replaced: name another one with --save.")
+            } else {
+                failure
+            }
+        })
 }
 
 #[cfg(test)]

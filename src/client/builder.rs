@@ -128,13 +128,14 @@ impl ClientBuilder {
     /// Connects.
     ///
     /// # Errors
-    /// [`ClientError::InvalidEndpoint`], or [`ClientError::Unreachable`] if nothing answers there.
+    /// [`ClientError::InvalidEndpoint`], [`ClientError::Unreachable`] if nothing answers there, or
+    /// [`ClientError::Untrusted`].
     pub async fn connect(self) -> Result<Client, ClientError> {
         let (text, endpoint) = self.endpoint()?;
-        let channel = endpoint.connect().await.map_err(|error| ClientError::Unreachable {
-            endpoint: text.clone(),
-            cause: root_cause(&error),
-        })?;
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| ClientError::not_connected(text.clone(), root_cause(&error)))?;
         Ok(self.with_channel(text, channel))
     }
 

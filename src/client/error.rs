@@ -28,6 +28,15 @@ pub enum ClientError {
         /// What happened.
         cause: String,
     },
+    /// The server's certificate is not to be trusted: expired, for another name, or from an unknown authority. Nothing was
+    /// sent.
+    #[error("the certificate of {endpoint} is not accepted ({cause})")]
+    Untrusted {
+        /// The server's address.
+        endpoint: String,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// Something answers there, but it does not speak Jobmill's protocol.
     #[error("what answers at {endpoint} is not a Jobmill server ({cause})")]
     NotJobmill {
@@ -114,7 +123,9 @@ impl ClientError {
     #[must_use]
     pub fn is_unknown_outcome(&self) -> bool {
         match self {
-            ClientError::InvalidEndpoint { .. } | ClientError::NotJobmill { .. } => false,
+            ClientError::InvalidEndpoint { .. }
+            | ClientError::Untrusted { .. }
+            | ClientError::NotJobmill { .. } => false,
             ClientError::Refused(refusal) => !refusal.is_definite(),
             ClientError::Unreachable { .. } | ClientError::Timeout { .. } | ClientError::Failed { .. } => {
                 true
@@ -126,7 +137,9 @@ impl ClientError {
     /// proxy gives for good (no permission, unknown method, too large) would only come again.
     pub(super) fn may_help_to_repeat(&self) -> bool {
         let code = match self {
-            ClientError::InvalidEndpoint { .. } | ClientError::NotJobmill { .. } => return false,
+            ClientError::InvalidEndpoint { .. }
+            | ClientError::Untrusted { .. }
+            | ClientError::NotJobmill { .. } => return false,
             ClientError::Unreachable { .. } | ClientError::Timeout { .. } => return true,
             ClientError::Refused(refusal) => refusal.code,
             ClientError::Failed { code, .. } => *code,
@@ -142,6 +155,14 @@ impl ClientError {
         )
     }
 
+    pub(super) fn not_connected(endpoint: String, cause: String) -> ClientError {
+        // As rustls begins what it says of them.
+        match cause.strip_prefix("invalid peer certificate: ") {
+            Some(cause) => ClientError::Untrusted { endpoint, cause: cause.to_owned() },
+            None => ClientError::Unreachable { endpoint, cause },
+        }
+    }
+
     pub(super) fn from_status(endpoint: &str, call_timeout: Duration, status: &Status) -> ClientError {
         let endpoint = endpoint.to_owned();
         if let Some(refusal) = refusal(status) {
@@ -149,7 +170,7 @@ impl ClientError {
         }
         if let Some(error) = status.source() {
             return match transport_fault(status, error) {
-                Fault::Connection(cause) => ClientError::Unreachable { endpoint, cause },
+                Fault::Connection(cause) => ClientError::not_connected(endpoint, cause),
                 Fault::Protocol(cause) => ClientError::NotJobmill { endpoint, cause },
                 Fault::Timeout => ClientError::Timeout { endpoint, after: call_timeout },
                 Fault::Other(message) => ClientError::Failed { endpoint, code: status.code(), message },

@@ -69,7 +69,8 @@ impl Client {
     /// Connects to a server: `http://host:port`, `https://host:port`, or `host:port`.
     ///
     /// # Errors
-    /// [`ClientError::InvalidEndpoint`], or [`ClientError::Unreachable`] if nothing answers there.
+    /// [`ClientError::InvalidEndpoint`], [`ClientError::Unreachable`] if nothing answers there, or
+    /// [`ClientError::Untrusted`].
     pub async fn connect(endpoint: &str) -> Result<Client, ClientError> {
         Client::builder(endpoint).connect().await
     }

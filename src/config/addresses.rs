@@ -32,11 +32,13 @@ impl Rule for Loopback {
     type Value = SocketAddr;
 
     fn wanted(&self) -> String {
-        Address.wanted()
+        "an address and a port, such as \"127.0.0.1:9773\" or \"[::1]:9773\"".to_owned()
     }
 
     fn text(&self, text: &str) -> Result<SocketAddr, String> {
-        let address = Address.text(text)?;
+        let address: SocketAddr = text
+            .parse()
+            .map_err(|_| format!("{} is not an address; write {}", quote(text), self.wanted()))?;
         if !address.ip().to_canonical().is_loopback() {
             return Err(format!(
                 "{} is not a loopback address; this listens on loopback only: write {}",

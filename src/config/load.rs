@@ -157,6 +157,7 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
         kinds,
     };
     network::check_exposure(&settings, &mut reading);
+    network::check_ports(&settings, &mut reading);
     let Reading { faults, entries, .. } = reading;
     Faults::check(faults)?;
     Ok(Loaded { settings, log, file: source.map(|source| source.path().to_owned()), entries })

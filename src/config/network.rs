@@ -149,7 +149,7 @@ pub(super) fn check_exposure(settings: &Settings, reading: &mut Reading<'_>) {
     if !settings.is_exposed() {
         return;
     }
-    let place = reading.entries.iter().find(|entry| entry.key == "listen").map(|entry| entry.place.clone());
+    let place = place_of("listen", reading);
     let missing = match (&settings.tls, &settings.tokens) {
         (None, None) => "TLS and tokens (tls.certificate, tls.key and auth.tokens)",
         (None, Some(_)) => "TLS (tls.certificate and tls.key)",
@@ -161,7 +161,27 @@ pub(super) fn check_exposure(settings: &Settings, reading: &mut Reading<'_>) {
         settings.listen,
         settings.listen.port()
     );
-    reading.fault(place.unwrap_or(Place::Default), "listen", message);
+    reading.fault(place, "listen", message);
+}
+
+/// Refuses one address for two purposes.
+pub(super) fn check_ports(settings: &Settings, reading: &mut Reading<'_>) {
+    let (api, metrics) = (settings.listen, settings.metrics_listen);
+    let clash = metrics.filter(|metrics| {
+        metrics.port() == api.port()
+            && api.port() != 0
+            && (metrics.ip() == api.ip() || api.ip().is_unspecified())
+    });
+    if let Some(metrics) = clash {
+        let message = format!("\"{metrics}\" is the address of `listen` too; write another port");
+        let place = place_of("metrics.listen", reading);
+        reading.fault(place, "metrics.listen", message);
+    }
+}
+
+fn place_of(key: &str, reading: &Reading<'_>) -> Place {
+    let entry = reading.entries.iter().find(|entry| entry.key == key);
+    entry.map_or(Place::Default, |entry| entry.place.clone())
 }
 
 /// The name of a host, without a port.

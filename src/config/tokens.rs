@@ -40,7 +40,10 @@ pub(super) fn read(path: &Path, place: &Place, faults: &mut Vec<Fault>) -> Vec<T
     let source = match text {
         Ok(text) => Source::new(path.to_owned(), text),
         Err(problem) => {
-            let message = format!("{} can't be read: {problem}", quote(&path.to_string_lossy()));
+            let shown = quote(&path.to_string_lossy());
+            let message = format!(
+                "{shown} can't be read: {problem}; name a file that this user may read, or make one with `jobmill token new`"
+            );
             faults.push(Fault { place: place.clone(), key: "auth.tokens".to_owned(), message });
             return Vec::new();
         }

@@ -312,6 +312,12 @@ pub enum StoreError {
     /// SQLite failed, or the disk under it.
     #[error("the database failed")]
     Sqlite(#[source] rusqlite::Error),
+    /// The file is no database, or is damaged.
+    #[error(
+        "the database is damaged, or is none: `jobmill doctor` tells more; restore a backup, or name another folder with \
+         --data-dir"
+    )]
+    Damaged(#[source] rusqlite::Error),
     /// There is no space left.
     #[error("the disk is full: make room where the data folder is")]
     DiskFull(#[source] rusqlite::Error),
@@ -345,6 +351,9 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => StoreError::DiskFull(error),
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+                StoreError::Damaged(error)
+            }
             Some(_) | None => StoreError::Sqlite(error),
         }
     }

@@ -179,14 +179,19 @@ fn addresses() {
     refuses(
         "metrics.listen = 'no'",
         &[
-            r#"1:18: metrics.listen: "no" is not an address; write an address and a port, such as "127.0.0.1:7733" or "[::1]:7733""#,
+            r#"1:18: metrics.listen: "no" is not an address; write an address and a port, such as "127.0.0.1:9773" or "[::1]:9773""#,
         ],
     );
     refuses(
         "metrics.listen = false",
         &[
-            r#"1:18: metrics.listen: false is a truth value; write an address and a port, such as "127.0.0.1:7733" or "[::1]:7733", or "off""#,
+            r#"1:18: metrics.listen: false is a truth value; write an address and a port, such as "127.0.0.1:9773" or "[::1]:9773", or "off""#,
         ],
+    );
+    let twice = Desk::new("listen = '127.0.0.1:9773'\nmetrics.listen = '127.0.0.1:9773'").faults();
+    assert!(
+        twice.contains(r#"2:18: metrics.listen: "127.0.0.1:9773" is the address of `listen` too; write"#),
+        "{twice}"
     );
     let open = Desk::new("metrics.listen = '0.0.0.0:9773'").faults();
     assert!(open.contains("metrics.listen: \"0.0.0.0:9773\" is not a loopback address"), "{open}");
