@@ -1,8 +1,8 @@
 //! Answers that are still to come, for callers with several submissions on their way.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use super::{Commit, Entry, Stopped, SubmitAnswer};
 use crate::{admission::waiters::Caller, clock::Timestamp, store::Offer};
@@ -10,30 +10,17 @@ use crate::{admission::waiters::Caller, clock::Timestamp, store::Offer};
 /// The answer to come to a submission. Whoever drops it has gone: if the submission still waits for room, it is let
 /// go of.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    answer: oneshot::Receiver<SubmitAnswer>,
-    gone: Arc<Notify>,
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if !self.answer.is_terminated() {
-            // In this order: the committer looks for those who have gone once it is told.
-            self.answer.close();
-            self.gone.notify_one();
-        }
-    }
-}
+pub(crate) struct Answer(oneshot::Receiver<SubmitAnswer>);
 
 impl Answer {
     /// Waits for it. May be dropped and called again until it has returned.
     pub(crate) async fn decided(&mut self) -> Result<SubmitAnswer, Stopped> {
-        (&mut self.answer).await.map_err(|_| Stopped)
+        (&mut self.0).await.map_err(|_| Stopped)
     }
 
     /// The answer, if it is there by now. To be taken once.
     pub(crate) fn take(&mut self) -> Option<Result<SubmitAnswer, Stopped>> {
-        match self.answer.try_recv() {
+        match self.0.try_recv() {
             Ok(answer) => Some(Ok(answer)),
             Err(oneshot::error::TryRecvError::Empty) => None,
             Err(oneshot::error::TryRecvError::Closed) => Some(Err(Stopped)),
@@ -56,6 +43,6 @@ impl Commit {
     ) -> Result<Answer, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.entries.send(Entry::Offer { offer, caller, wait, reply }).await.map_err(|_| Stopped)?;
-        Ok(Answer { answer, gone: Arc::clone(&self.gone) })
+        Ok(Answer(answer))
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, thread};
 
 use tokio::{
     runtime::Handle,
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -70,13 +70,7 @@ impl Committer {
         let (reports, report_receiver) = mpsc::channel(REPORTS_MAX);
         let (end, ended) = oneshot::channel();
         let ending = CancellationToken::new();
-        let gone = Arc::new(Notify::new());
-        let inbox = Inbox {
-            entries: entry_receiver,
-            reports: report_receiver,
-            ending: ending.clone(),
-            gone: Arc::clone(&gone),
-        };
+        let inbox = Inbox { entries: entry_receiver, reports: report_receiver, ending: ending.clone() };
         thread::Builder::new()
             .name("commit".into())
             .spawn(move || {
@@ -88,7 +82,7 @@ impl Committer {
                 path: "commit".into(),
                 source,
             })?;
-        let commit = Commit { entries, ending, callers: Arc::default(), gone };
+        let commit = Commit { entries, ending, callers: Arc::default() };
         Ok(Committing { commit, reports: Reports { reports }, ended })
     }
 }
@@ -97,8 +91,6 @@ struct Inbox {
     entries: mpsc::Receiver<Entry>,
     reports: mpsc::Receiver<Report>,
     ending: CancellationToken,
-    /// A caller has gone, who may have waited for room.
-    gone: Arc<Notify>,
 }
 
 type SubmitReply = oneshot::Sender<SubmitAnswer>;
@@ -186,7 +178,6 @@ impl Loop {
                 Some(entry) = inbox.entries.recv() => entries.push(entry),
                 () = time_comes => {}
                 () = self.committer.metrics.health.asked() => {}
-                () = inbox.gone.notified(), if !self.waiters.is_empty() => {}
                 () = self.committer.draining.cancelled(), if !self.waiters.is_empty() => {}
                 () = inbox.ending.cancelled() => {}
             }

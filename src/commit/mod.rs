@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use answer::Answer;
@@ -98,8 +98,6 @@ pub struct Commit {
     ending: CancellationToken,
     /// How many callers there have been.
     callers: Arc<AtomicU64>,
-    /// Told when one of them goes without an answer.
-    gone: Arc<Notify>,
 }
 
 impl Commit {

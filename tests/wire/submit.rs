@@ -350,7 +350,14 @@ async fn a_producer_that_leaves_while_it_waits_leaves_nothing_behind() {
     rig.waiters(SMALL, 2).await;
     leaver.abort();
     assert!(leaver.await.unwrap_err().is_cancelled());
-    rig.waiters(SMALL, 1).await;
+    // Known to the server once its connection has told it: it asks whoever comes by.
+    let gone = async {
+        while rig.queue(SMALL).await.stats.unwrap().waiters != 1 {
+            rig.pause("default").await;
+            rig.resume("default").await;
+        }
+    };
+    soon(gone).await;
     rig.cancel(&held.id).await.unwrap();
     let stayed = answer(stayer).await.unwrap().job.unwrap();
     assert_eq!(rig.get(&stayed.id).await.payload, "stayer");
