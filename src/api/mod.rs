@@ -12,6 +12,8 @@ mod rpcs;
 mod server;
 mod submit;
 mod submit_stream;
+#[cfg(test)]
+mod tests;
 mod unfinished;
 mod validate;
 mod watch_stream;

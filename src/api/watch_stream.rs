@@ -2,7 +2,6 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use futures_util::StreamExt;
 use tokio_stream::Stream;
 use tonic::Status;
 
@@ -142,52 +141,51 @@ pub(super) fn start(
         }
     };
     let core = core.clone();
-    let responses = futures_util::stream::unfold(
-        (watch, (core, caller), false),
-        move |(mut watch, by, over)| async move {
+    futures_util::stream::unfold(
+        (watch, None, (core, caller), false),
+        move |(mut watch, mut rest, by, over): (_, Option<WatchMessage>, _, _)| async move {
             if over {
                 return None;
             }
             let (core, caller) = &by;
-            let responses = match (watch.next().await?, caller.recheck()) {
+            let message = match rest.take() {
+                Some(rest) => Ok(rest),
+                None => watch.next().await?,
+            };
+            let response = match (message, caller.recheck()) {
                 (Ok(message), Ok(())) => respond(core, message, view).await,
                 (Ok(_), Err(status)) => Err(status),
                 (Err(error), _) => Err(error.into()),
             };
-            let (responses, over) = match responses {
-                Ok(responses) => (responses.into_iter().map(Ok).collect(), false),
-                Err(status) => (vec![Err(status)], true),
-            };
-            Some((futures_util::stream::iter(responses), (watch, by, over)))
+            Some(match response {
+                Ok((response, rest)) => (Ok(response), (watch, rest, by, false)),
+                Err(status) => (Err(status), (watch, None, by, true)),
+            })
         },
-    );
-    responses.flatten()
+    )
 }
 
-/// A message as responses: one, unless its events are too large. Only the last one can be resumed after.
+/// A message as a response, and what of it is left for the next one where its events are too large. Only the last one
+/// can be resumed after. What is left is completed when its turn comes: a client that stops reading costs one response.
 async fn respond(
     core: &Core,
-    message: WatchMessage,
+    mut message: WatchMessage,
     view: v1::JobView,
-) -> Result<Vec<v1::WatchStatusResponse>, Status> {
-    let mut responses = Vec::with_capacity(1);
+) -> Result<(v1::WatchStatusResponse, Option<WatchMessage>), Status> {
     let (mut events, mut bytes) = (Vec::with_capacity(message.events.len()), 0);
     for event in &message.events {
         let mut proto = convert::event(event);
         if view == v1::JobView::Full {
             complete(core, event, &mut proto).await?;
         }
-        let event_bytes = prost::Message::encoded_len(&proto);
-        if bytes + event_bytes > ENOUGH_BYTES && !events.is_empty() {
-            let events = std::mem::take(&mut events);
-            responses.push(v1::WatchStatusResponse { events, resume_token: Vec::new() });
-            bytes = 0;
+        bytes += prost::Message::encoded_len(&proto);
+        if bytes > ENOUGH_BYTES && !events.is_empty() {
+            message.events.drain(..events.len());
+            return Ok((v1::WatchStatusResponse { events, resume_token: Vec::new() }, Some(message)));
         }
-        bytes += event_bytes;
         events.push(proto);
     }
-    responses.push(v1::WatchStatusResponse { events, resume_token: message.token });
-    Ok(responses)
+    Ok((v1::WatchStatusResponse { events, resume_token: message.token }, None))
 }
 
 /// Adds what JOB_VIEW_FULL has beyond an event's own job. The event stays as of its change.

@@ -149,6 +149,15 @@ impl Hub {
         }
     }
 
+    /// Whether nothing is kept for anybody.
+    #[cfg(test)]
+    pub(crate) fn is_unwatched(&self) -> bool {
+        let figures = self.figures();
+        (figures.by_ids, figures.by_filter) == (0, 0)
+            && self.mailboxes.lock().is_empty()
+            && self.feeds.lock().is_empty()
+    }
+
     /// Counts a watch by filter until what this returns is dropped.
     pub(super) fn watched_by_filter(self: &Arc<Self>) -> FilterPresence {
         self.by_filter.fetch_add(1, Ordering::Relaxed);

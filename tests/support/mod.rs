@@ -5,7 +5,7 @@ mod refusals;
 mod stage;
 mod watcher;
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use jobmill::{
     clock::{ManualClock, Timestamp},
@@ -18,7 +18,7 @@ use jobmill::{
 use tonic::transport::Channel;
 
 pub(crate) use process::Process;
-pub(crate) use refusals::{Refusal, refusal};
+pub(crate) use refusals::{Refusal, is_definite, refusal};
 pub(crate) use stage::{Cue, Stage};
 pub(crate) use watcher::{Watcher, describe};
 
@@ -140,6 +140,14 @@ impl Rig {
         self.server.as_ref().expect("a server").connections()
     }
 
+    /// What the server says of itself in numbers, by name and labels.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let handle = self.server.as_ref().expect("a server").handle();
+        let text = soon(handle.metrics()).await.expect("metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name}")).parse().expect("a number")
+    }
+
     pub(crate) fn metrics_address(&self) -> std::net::SocketAddr {
         self.server.as_ref().and_then(Server::metrics_addr).expect("a server with metrics")
     }
@@ -214,6 +222,23 @@ impl Rig {
 
     pub(crate) async fn watch(&self, request: v1::WatchStatusRequest) -> Watcher {
         Watcher::new(soon(self.jobs.clone().watch_status(request)).await.expect("a watch").into_inner())
+    }
+
+    /// All jobs, by the request that made them.
+    pub(crate) async fn jobs_by_request(&self) -> HashMap<String, Vec<v1::Job>> {
+        let mut found: HashMap<String, Vec<v1::Job>> = HashMap::new();
+        let mut page_token = String::new();
+        loop {
+            let request = v1::ListJobsRequest { page_size: 1_000, page_token, ..Default::default() };
+            let page = soon(self.jobs.clone().list_jobs(request)).await.expect("a page").into_inner();
+            for job in page.jobs {
+                found.entry(job.request_id.clone()).or_default().push(job);
+            }
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return found;
+            }
+        }
     }
 
     pub(crate) async fn total(&self) -> i64 {

@@ -34,3 +34,10 @@ pub(crate) fn refusal(status: &Status) -> Refusal {
         details,
     }
 }
+
+/// Whether an error promises that nothing was created.
+pub(crate) fn is_definite(status: &Status) -> bool {
+    let of_jobmill = status.get_details_error_info().is_some_and(|info| info.domain == "jobmill");
+    let definite = [Code::InvalidArgument, Code::NotFound, Code::ResourceExhausted, Code::FailedPrecondition];
+    of_jobmill && definite.contains(&status.code())
+}

@@ -85,6 +85,23 @@ async fn a_payload_and_a_result_may_have_a_mebibyte() {
 }
 
 #[tokio::test]
+async fn output_without_end_is_cut_at_the_cap_and_the_job_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let job = run(home.path(), "exec yes", "").await;
+    let failure = job.failure.clone().unwrap();
+    assert_eq!((job.state(), failure.reason()), (JobState::Failed, FailureReason::ResultTooLarge));
+    assert_eq!(failure.message, "the command wrote more than 1048576 bytes to its standard output");
+    assert!(job.result.is_empty());
+
+    // What it wrote besides has no such cap; the job shows the end of it.
+    let job = run(home.path(), "(yes | head -c 2000000; echo the end) >&2; exec yes", "").await;
+    assert_eq!(job.failure.as_ref().unwrap().reason(), FailureReason::ResultTooLarge);
+    assert!(job.output_tail.starts_with("[earlier output was cut]\ny\n"), "{}", &job.output_tail[..100]);
+    assert!(job.output_tail.ends_with("y\nthe end\n"));
+    assert!(job.output_tail.len() < 66 << 10, "{} bytes", job.output_tail.len());
+}
+
+#[tokio::test]
 async fn the_exit_code_decides() {
     let home = tempfile::tempdir().unwrap();
     for (text, state, exit_code, message) in [

@@ -9,9 +9,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Rig, job, memory, simple, soon};
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+use crate::{
+    frames::PREFACE,
+    support::{Rig, job, memory, simple, soon},
+};
 
 async fn rig(change: impl FnOnce(&mut LimitSettings)) -> Rig {
     let mut settings = memory();

@@ -27,10 +27,8 @@ use jobmill::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::sync::watch;
-use tonic::{Code, Status};
-use tonic_types::StatusExt;
 
-use crate::support::{PATIENCE, Process, Rig, Watcher, describe, job, soon, submission};
+use crate::support::{PATIENCE, Process, Rig, Watcher, describe, is_definite, job, soon, submission};
 
 const ROUNDS: u64 = 25;
 const PRODUCERS: u64 = 3;
@@ -157,13 +155,6 @@ async fn ask(rig: &Rig, ledger: &Ledger, request_id: &str) -> Outcome {
     outcome
 }
 
-/// Whether an error promises that nothing was created.
-fn is_definite(status: &Status) -> bool {
-    let of_jobmill = status.get_details_error_info().is_some_and(|info| info.domain == "jobmill");
-    let definite = [Code::InvalidArgument, Code::NotFound, Code::ResourceExhausted, Code::FailedPrecondition];
-    of_jobmill && definite.contains(&status.code())
-}
-
 /// Asks until the server is gone. Some of the shelved jobs are cancelled again.
 async fn produce(rig: Rig, ledger: Arc<Ledger>, name: String, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
@@ -255,26 +246,9 @@ async fn witness(
     }
 }
 
-/// The jobs that are there, by request.
-async fn all_jobs(rig: &Rig) -> HashMap<String, Vec<v1::Job>> {
-    let mut found: HashMap<String, Vec<v1::Job>> = HashMap::new();
-    let mut page_token = String::new();
-    loop {
-        let request = v1::ListJobsRequest { page_size: 1_000, page_token, ..Default::default() };
-        let page = soon(rig.jobs.clone().list_jobs(request)).await.unwrap().into_inner();
-        for job in page.jobs {
-            found.entry(job.request_id.clone()).or_default().push(job);
-        }
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return found;
-        }
-    }
-}
-
 /// Holds what is there against the ledger, and asks again what is unknown.
 async fn check(rig: &Rig, ledger: &Ledger) {
-    let found = all_jobs(rig).await;
+    let found = rig.jobs_by_request().await;
     let outcomes = ledger.read();
     for request_id in found.keys() {
         assert!(outcomes.contains_key(request_id), "nobody asked for {request_id}");
@@ -369,13 +343,13 @@ async fn no_kill_loses_doubles_or_breaks_anything() {
     }
 
     let rig = Rig::connect(&process.address).await;
-    for job in all_jobs(&rig).await.into_values().flatten() {
+    for job in rig.jobs_by_request().await.into_values().flatten() {
         if job.state() == JobState::Scheduled {
             rig.cancel(&job.id).await.unwrap();
         }
     }
     let jobs: HashMap<_, _> =
-        all_jobs(&rig).await.into_values().flatten().map(|job| (job.id.clone(), job)).collect();
+        rig.jobs_by_request().await.into_values().flatten().map(|job| (job.id.clone(), job)).collect();
     tell_last.send_replace(Some(jobs.keys().cloned().collect()));
     let patience = PATIENCE * u32::try_from(1 + rounds / ROUNDS).unwrap();
     let seen = tokio::time::timeout(patience, witness).await.expect("all jobs end");

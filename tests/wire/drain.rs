@@ -9,11 +9,12 @@ use jobmill::{
     serve::Server,
 };
 use rustix::process::Signal;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::JoinSet};
 use tonic::Code;
 
 use crate::support::{
-    PATIENCE, Process, QUEUE, Rig, Stage, defaults, folder, job, queue, refusal, soon, submission, with_queue,
+    PATIENCE, Process, QUEUE, Rig, Stage, defaults, folder, is_definite, job, queue, refusal, soon,
+    submission, with_queue,
 };
 
 /// Commands that outlive any test unless they are stopped.
@@ -41,62 +42,102 @@ async fn stubborn(rig: &Rig, max_attempts: i32) -> String {
     id
 }
 
-#[tokio::test]
-async fn a_busy_server_with_watchers_and_a_silent_peer_ends_by_its_deadline() {
+/// What became of a submission.
+enum Told {
+    Accepted(String),
+    Refused,
+    Unknown,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_server_with_a_thousand_watchers_and_a_silent_peer_ends_by_its_deadline() {
     const DRAIN: Duration = Duration::from_secs(2);
+    const CONNECTIONS: usize = 10;
+    const WATCHERS_OF_EACH: usize = 100;
     let home = tempfile::tempdir().unwrap();
     let mut process = server(home.path(), "2s").await;
     let rig = Rig::connect(&process.address).await;
     let retried = stubborn(&rig, 2).await;
     let used_up = stubborn(&rig, 1).await;
     let silent = TcpStream::connect(&process.address).await.unwrap();
-    let mut watchers = Vec::new();
-    for n in 0..100 {
-        let mut watcher = match n % 2 {
-            0 => rig.watch_ids(&[&retried, &used_up]).await,
-            _ => {
-                rig.watch(v1::WatchStatusRequest { filter: Some(Default::default()), ..Default::default() })
-                    .await
+    let mut opening = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let guest = Rig::connect(&process.address).await;
+        let ids = [retried.clone(), used_up.clone()];
+        opening.spawn(async move {
+            let mut watchers = Vec::new();
+            for n in 0..WATCHERS_OF_EACH {
+                let request = match n % 2 {
+                    0 => v1::WatchStatusRequest { ids: ids.to_vec(), ..Default::default() },
+                    _ => v1::WatchStatusRequest { filter: Some(Default::default()), ..Default::default() },
+                };
+                let mut watcher = guest.watch(request).await;
+                watcher.synced().await;
+                watchers.push(watcher);
             }
-        };
-        watcher.synced().await;
-        watchers.push(watcher);
+            watchers
+        });
     }
+    let watchers = opening.join_all().await;
     // Producers go on while it stops: what they are told is what counts.
-    let mut producers = Vec::new();
-    for _ in 0..4 {
+    let mut producers = JoinSet::new();
+    for producer in 0..4 {
         let mut jobs = rig.jobs.clone();
-        producers.push(tokio::spawn(async move {
-            let mut accepted = Vec::new();
-            while let Ok(response) = jobs.submit(submission(job("stubborn"))).await {
-                accepted.push(response.into_inner().job.unwrap().id);
+        producers.spawn(async move {
+            let mut ledger = Vec::new();
+            for n in 0.. {
+                let request_id = format!("{producer}-{n}");
+                let request =
+                    v1::SubmitRequest { request_id: request_id.clone(), ..submission(job("stubborn")) };
+                let told = match jobs.submit(request).await {
+                    Ok(response) => Told::Accepted(response.into_inner().job.unwrap().id),
+                    Err(status) if is_definite(&status) => Told::Refused,
+                    Err(_) => Told::Unknown,
+                };
+                let over = !matches!(told, Told::Accepted(_));
+                ledger.push((request_id, told));
+                if over {
+                    break;
+                }
             }
-            accepted
-        }));
+            ledger
+        });
     }
     let accepting = async { while rig.total().await < 50 {} };
     soon(accepting).await;
 
+    // Each reads on meanwhile, as clients do.
+    let mut reading = JoinSet::new();
+    for mut watcher in watchers.into_iter().flatten() {
+        reading.spawn(async move {
+            while watcher.line().await != "closing" {}
+            let refused = refusal(&watcher.event().await.unwrap_err());
+            assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "STOPPING"));
+        });
+    }
     process.signal(Signal::TERM);
     let status = tokio::time::timeout(DRAIN + MARGIN, process.exit()).await.expect("an end by the deadline");
     assert_eq!(status.code(), Some(0));
-    for mut watcher in watchers {
-        while watcher.line().await != "closing" {}
-        let refused = refusal(&watcher.event().await.unwrap_err());
-        assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "STOPPING"));
-    }
+    assert_eq!(soon(reading.join_all()).await.len(), CONNECTIONS * WATCHERS_OF_EACH);
     drop(silent);
-    let mut accepted = vec![retried.clone(), used_up.clone()];
-    for producer in producers {
-        accepted.extend(soon(producer).await.unwrap());
-    }
+    let ledger: Vec<_> = soon(producers.join_all()).await.into_iter().flatten().collect();
 
     let process = server(home.path(), "0s").await;
     let rig = Rig::connect(&process.address).await;
-    assert!(accepted.len() > 50);
-    for id in &accepted {
-        rig.get(id).await;
+    let found = rig.jobs_by_request().await;
+    let mut accepted = 0;
+    for (request_id, told) in &ledger {
+        let ids: Vec<_> = found.get(request_id).into_iter().flatten().map(|job| job.id.as_str()).collect();
+        match told {
+            Told::Accepted(id) => {
+                assert_eq!(ids, [id], "{request_id} was accepted");
+                accepted += 1;
+            }
+            Told::Refused => assert!(ids.is_empty(), "{request_id} was refused"),
+            Told::Unknown => assert!(ids.len() <= 1, "{request_id} was doubled"),
+        }
     }
+    assert!(accepted >= 40, "{accepted} were accepted");
     let lost = rig.get(&used_up).await;
     assert_eq!((lost.state(), lost.attempt), (JobState::Failed, 1));
     assert_eq!(lost.failure.unwrap().reason(), FailureReason::Lost);

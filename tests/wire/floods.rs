@@ -9,40 +9,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Rig, job, soon};
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A header in HPACK's plainest form.
-fn header(name: &str, value: &str) -> Vec<u8> {
-    assert!(name.len() < 127 && value.len() < 127);
-    [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
-}
-
-fn call_headers() -> Vec<u8> {
-    [
-        header(":method", "POST"),
-        header(":scheme", "http"),
-        header(":path", "/jobmill.v1.JobQueue/Submit"),
-        header(":authority", "localhost"),
-        header("content-type", "application/grpc"),
-        header("te", "trailers"),
-    ]
-    .concat()
-}
+use crate::{
+    frames::{
+        CONTINUATION, DATA, END_HEADERS, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, call_headers,
+        frame, header,
+    },
+    support::{Rig, job, soon},
+};
 
 /// The numbers that a client's streams have.
 fn streams() -> impl Iterator<Item = u32> {

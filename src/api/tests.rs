@@ -1,0 +1,357 @@
+//! Calls whose client goes away: dropped at each place at which they wait, they leave nothing behind but what was
+//! committed, and a repeat comes to exactly one job.
+
+use std::{
+    pin::pin,
+    sync::{Arc, mpsc as blocking},
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::{Core, caller::Caller, job_queue::JobQueueApi, rpcs};
+use crate::{
+    access::{Access, Subject},
+    admission::{Admission, Queues},
+    audit::Audit,
+    clock::{Clock, ManualClock, Timestamp},
+    commit::{Committer, Committing, Handout},
+    config::{KindDefaults, QueueSettings, Retention, TracesSettings},
+    metrics::{Health, Metrics},
+    proto::v1::{self, job_queue_server::JobQueue},
+    store::{Applied, Batch, EngineSetup, Reader, Reads, Store, StoreError, memory::MemoryStore},
+    traces::Traces,
+    watch::{Hub, TokenIssuer},
+};
+
+const QUEUE: &str = "default";
+/// Longer than any machine takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A call that goes on for ever is dropped after so many waits at the latest.
+const WAITS_MAX: usize = 12;
+
+/// The services of a server, without a port, and without anything that would run jobs.
+struct Bench {
+    api: JobQueueApi,
+    committing: Committing,
+    _handouts: mpsc::Receiver<Handout>,
+}
+
+/// A store that applies each batch when the test says so.
+struct Held {
+    store: MemoryStore,
+    /// Counts the batches that have come.
+    came: Arc<Semaphore>,
+    /// Lets one batch go on each; all of them once it is closed.
+    turns: blocking::Receiver<()>,
+}
+
+impl Store for Held {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        self.came.add_permits(1);
+        let _ = self.turns.recv();
+        self.store.apply(batch)
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.store.reader()
+    }
+}
+
+/// When a held store's batches go on.
+struct Turns {
+    came: Arc<Semaphore>,
+    turns: blocking::SyncSender<()>,
+}
+
+impl Turns {
+    /// Returns once a batch has come that did not count yet.
+    async fn batch(&self) {
+        tokio::time::timeout(PATIENCE, self.came.acquire()).await.expect("a batch in time").unwrap().forget();
+    }
+
+    fn go_on(&self) {
+        self.turns.send(()).unwrap();
+    }
+}
+
+impl Bench {
+    fn new(max_jobs: u64) -> Self {
+        Bench::with_store(max_jobs, |store| Box::new(store))
+    }
+
+    /// Its store is held.
+    fn held() -> (Self, Turns) {
+        let came = Arc::new(Semaphore::new(0));
+        let (turns, receiver) = blocking::sync_channel(10);
+        let store =
+            |store| -> Box<dyn Store> { Box::new(Held { store, came: Arc::clone(&came), turns: receiver }) };
+        (Bench::with_store(1_000, store), Turns { came, turns })
+    }
+
+    fn with_store(max_jobs: u64, around: impl FnOnce(MemoryStore) -> Box<dyn Store>) -> Self {
+        let clock = Clock::Manual(ManualClock::new(Timestamp::from_micros(1_800_000_000_000_000)));
+        let queue = QueueSettings { max_jobs, consumers: 0, ..QueueSettings::default() };
+        let setup = EngineSetup {
+            now: clock.now(),
+            seed: 7,
+            served_kinds: vec!["echo".to_owned()],
+            declared_queues: [(QUEUE.to_owned(), queue)].into(),
+            retention: Retention::default(),
+        };
+        let store = MemoryStore::open(setup).unwrap();
+        let reader = store.reader();
+        let queues = Arc::new(Queues::default());
+        queues.set(reader.queues().unwrap());
+        let hub = Arc::new(Hub::new(reader.jobs(&[]).unwrap().1));
+        let draining = CancellationToken::new();
+        let metrics = Arc::new(Metrics::new(["echo"], Health::new(draining.clone())).unwrap());
+        let (handout_sender, handouts) = mpsc::channel(1_000);
+        let committer = Committer {
+            store: around(store),
+            clock: clock.clone(),
+            queues: Arc::clone(&queues),
+            hub: Arc::clone(&hub),
+            handouts: handout_sender,
+            metrics: Arc::clone(&metrics),
+            draining: draining.clone(),
+        };
+        let committing = committer.start(tokio::runtime::Handle::current()).unwrap();
+        let core = Core {
+            admission: Arc::new(Admission::new(queues, [("echo".to_owned(), KindDefaults::default())])),
+            commit: committing.commit.clone(),
+            issuer: Arc::new(TokenIssuer::new(reader.identity())),
+            reads: Reads::new(reader),
+            hub,
+            clock,
+            metrics,
+            traces: Traces::start(&TracesSettings::default()).unwrap(),
+            draining,
+        };
+        Bench { api: JobQueueApi::new(core), committing, _handouts: handouts }
+    }
+
+    fn is_unwatched(&self) -> bool {
+        self.api.core.hub.is_unwatched()
+    }
+
+    fn waiters(&self) -> u64 {
+        self.api.core.admission.queues().get(QUEUE).unwrap().waiters()
+    }
+
+    /// Returns once so many callers wait for room.
+    async fn waits(&self, count: u64) {
+        let counted = async {
+            while self.waiters() != count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, counted).await.expect("counted in time");
+    }
+
+    /// How many jobs there are once all that has come in is done.
+    async fn jobs(&self) -> i64 {
+        self.api.core.commit.flush().await;
+        self.jobs_now().await
+    }
+
+    async fn jobs_now(&self) -> i64 {
+        let call = self.request("jobmill.v1.JobQueue/CountJobs", v1::CountJobsRequest { filter: None });
+        self.api.count_jobs(call).await.unwrap().into_inner().total
+    }
+
+    /// A call as the guard hands it on.
+    fn request<T>(&self, rpc: &str, message: T) -> Request<T> {
+        let (rpc, needs) = rpcs::find(&format!("/{rpc}")).unwrap();
+        let caller = Caller {
+            access: Arc::new(Access::new(None, Clock::System)),
+            audit: Arc::new(Audit::off()),
+            subject: Subject::anyone(None),
+            peer: None,
+            rpc,
+            needs,
+        };
+        let mut request = Request::new(message);
+        request.extensions_mut().insert(caller);
+        request
+    }
+
+    async fn submit(&self, request_id: String) -> Result<(), Status> {
+        let message = v1::SubmitRequest { job: Some(job()), request_id, ..Default::default() };
+        self.api.submit(self.request("jobmill.v1.JobQueue/Submit", message)).await.map(drop)
+    }
+
+    async fn submit_batch(&self, request_id: String) -> Result<(), Status> {
+        let message = v1::SubmitBatchRequest { jobs: vec![job(); 3], request_id, ..Default::default() };
+        self.api.submit_batch(self.request("jobmill.v1.JobQueue/SubmitBatch", message)).await.map(drop)
+    }
+
+    async fn submit_and_watch(&self, request_id: String) -> Result<(), Status> {
+        let message = v1::SubmitAndWatchRequest { job: Some(job()), request_id, ..Default::default() };
+        read(self.api.submit_and_watch(self.request("jobmill.v1.JobQueue/SubmitAndWatch", message)).await)
+            .await
+    }
+
+    async fn watch(&self, message: v1::WatchStatusRequest) -> Result<(), Status> {
+        read(self.api.watch_status(self.request("jobmill.v1.JobQueue/WatchStatus", message)).await).await
+    }
+
+    async fn ends(self) {
+        self.committing.commit.end();
+        self.committing.ended.await.unwrap().unwrap();
+    }
+}
+
+fn job() -> v1::JobSpec {
+    v1::JobSpec { queue: QUEUE.to_owned(), kind: "echo".to_owned(), ..Default::default() }
+}
+
+/// Reads a call's answer to its end.
+async fn read<T>(
+    answer: Result<Response<impl Stream<Item = Result<T, Status>> + Unpin>, Status>,
+) -> Result<(), Status> {
+    let mut messages = answer?.into_inner();
+    while let Some(message) = messages.next().await {
+        message?;
+    }
+    Ok(())
+}
+
+/// Drops a call once it has waited so many times, if it does; returns whether it had come to its end before.
+async fn dropped_at_wait<T>(wait: usize, call: impl Future<Output = Result<T, Status>>) -> bool {
+    let mut call = pin!(call);
+    let mut waits = 0;
+    let ended = std::future::poll_fn(|context| match call.as_mut().poll(context) {
+        Poll::Ready(answer) => Poll::Ready(Some(answer)),
+        Poll::Pending if waits == wait => Poll::Ready(None),
+        Poll::Pending => {
+            waits += 1;
+            Poll::Pending
+        }
+    });
+    // Not under a time limit: where nothing else would wake a watch, a paused clock goes on to its next bookmark.
+    ended.await.map(|answer| drop(answer.unwrap())).is_some()
+}
+
+/// Polls a call for the first time, which must not end it.
+macro_rules! begin {
+    ($call:expr) => {{
+        let mut call = Box::pin($call);
+        let first = std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await;
+        assert!(first.is_pending(), "it ended at once");
+        call
+    }};
+}
+
+#[tokio::test]
+async fn a_submission_dropped_before_during_or_after_its_commit_makes_all_of_its_jobs_or_none() {
+    for size in [1, 3] {
+        let (bench, turns) = Bench::held();
+        let submit = async |request_id: &str| match size {
+            1 => bench.submit(request_id.to_owned()).await,
+            _ => bench.submit_batch(request_id.to_owned()).await,
+        };
+        // The first batch, which is empty, is under way.
+        turns.batch().await;
+        drop(begin!(submit("before")));
+        turns.go_on();
+        turns.batch().await;
+        assert_eq!(bench.jobs_now().await, 0, "nobody was there any more");
+
+        let call = begin!(submit("during"));
+        turns.go_on();
+        turns.batch().await;
+        drop(call);
+        let flushed = begin!(bench.api.core.commit.flush());
+        turns.go_on();
+        turns.batch().await;
+        assert_eq!(bench.jobs_now().await, size);
+
+        let call = begin!(submit("after"));
+        turns.go_on();
+        flushed.await;
+        turns.batch().await;
+        turns.go_on();
+        let flushed = begin!(bench.api.core.commit.flush());
+        turns.batch().await;
+        assert_eq!(bench.jobs_now().await, 2 * size);
+        drop(call);
+
+        // From now on it runs free.
+        drop(turns);
+        flushed.await;
+        for request_id in ["before", "during", "after"] {
+            submit(request_id).await.unwrap();
+        }
+        assert_eq!((bench.jobs().await, bench.waiters()), (3 * size, 0));
+        bench.ends().await;
+    }
+}
+
+#[tokio::test]
+async fn a_submission_dropped_while_it_waits_for_room_is_let_go_of() {
+    let bench = Bench::new(1);
+    bench.submit(String::new()).await.unwrap();
+    for batch in [false, true] {
+        let request_id = format!("batch {batch}");
+        {
+            let waiting = async {
+                match batch {
+                    false => bench.submit(request_id).await,
+                    true => bench.submit_and_watch(request_id).await,
+                }
+            };
+            tokio::select! {
+                answer = waiting => panic!("{answer:?} although there is no room"),
+                () = bench.waits(1) => {}
+            }
+        }
+        // The committer looks for those who have gone when somebody else comes by.
+        assert_eq!(bench.jobs().await, 1);
+        bench.waits(0).await;
+    }
+    bench.ends().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_dropped_wherever_it_waits_leaves_nothing_behind() {
+    let bench = Bench::new(1_000);
+    bench.submit(String::new()).await.unwrap();
+    let ids: Vec<_> = {
+        let call = bench.request("jobmill.v1.JobQueue/ListJobs", v1::ListJobsRequest::default());
+        bench.api.list_jobs(call).await.unwrap().into_inner().jobs.into_iter().map(|job| job.id).collect()
+    };
+    let full = v1::JobView::Full as i32;
+    let by_ids = v1::WatchStatusRequest { ids, view: full, ..Default::default() };
+    let in_queue = v1::JobFilter { queue: QUEUE.to_owned(), ..Default::default() };
+    let by_filter =
+        |filter| v1::WatchStatusRequest { filter: Some(filter), view: full, ..Default::default() };
+    for request in [by_ids, by_filter(in_queue), by_filter(v1::JobFilter::default())] {
+        for wait in 0..WAITS_MAX {
+            let ended = dropped_at_wait(wait, bench.watch(request.clone())).await;
+            assert!(!ended, "a watch of a job that waits has no end");
+            assert!(bench.is_unwatched(), "at wait {wait} of {request:?}");
+        }
+    }
+    bench.ends().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_submission_with_a_watch_dropped_wherever_it_waits_leaves_one_job_or_none_and_no_watch() {
+    let bench = Bench::new(1_000);
+    for wait in 0..WAITS_MAX {
+        let request_id = format!("wait {wait}");
+        let ended = dropped_at_wait(wait, bench.submit_and_watch(request_id.clone())).await;
+        assert!(!ended, "the job does not end");
+        assert!(bench.is_unwatched(), "at wait {wait}");
+        let before = wait as i64;
+        assert!((before..=before + 1).contains(&bench.jobs().await), "at wait {wait}");
+        bench.submit(request_id).await.unwrap();
+        assert_eq!(bench.jobs().await, before + 1, "at wait {wait}");
+    }
+    bench.ends().await;
+}

@@ -1,0 +1,208 @@
+//! Watchers that stop to read, as a client does that was stopped or lost its network: they cost the server a cursor and
+//! one message each, however much there is to tell, hold up nobody, and miss no job when they read on.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+};
+
+use jobmill::proto::v1::{self, JobState, watch_event::Event};
+use rustix::process::Pid;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::support::{Process, Rig, Watcher, describe, job, soon};
+
+const CONFIGURATION: &str = r#"
+    [queues.default]
+    consumers = 0
+
+    [queues.failing]
+    consumers = 1
+
+    [kinds.false]
+    command = ["false"]
+    retry = { initial_delay = "0s", max_delay = "0s" }
+"#;
+
+const WATCHERS: usize = 50;
+/// Many times what a message holds.
+const JOBS: usize = 8_000;
+const CANCELLED: usize = 100;
+/// Each job's labels.
+const LABEL_BYTES: usize = 200;
+const LABELS: usize = 10;
+/// A watcher by id keeps 68 changes before it has to read its job anew.
+const ATTEMPTS: i32 = 50;
+
+/// A way to a server on which nothing comes back while it is shut.
+struct Valve {
+    address: String,
+    open: watch::Sender<bool>,
+    carrying: JoinSet<()>,
+}
+
+impl Valve {
+    /// For one connection; it is open at first.
+    async fn to(server: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (open, mut is_open) = watch::channel(true);
+        let server = server.to_owned();
+        let mut carrying = JoinSet::new();
+        carrying.spawn(async move {
+            let (client, _) = listener.accept().await.unwrap();
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = TcpStream::connect(server).await.unwrap().into_split();
+            let there = tokio::io::copy(&mut from_client, &mut to_server);
+            let back = async {
+                let mut buffer = vec![0; 64 << 10];
+                while is_open.wait_for(|open| *open).await.is_ok() {
+                    let read = from_server.read(&mut buffer).await.unwrap_or(0);
+                    if read == 0 || to_client.write_all(&buffer[..read]).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            let _ = tokio::join!(there, back);
+        });
+        Valve { address, open, carrying }
+    }
+
+    fn shut(&self) {
+        self.open.send_replace(false);
+    }
+
+    fn open(&self) {
+        self.open.send_replace(true);
+    }
+}
+
+fn resident_bytes(pid: Pid) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+fn in_default() -> v1::WatchStatusRequest {
+    let filter = v1::JobFilter { queue: "default".to_owned(), ..Default::default() };
+    v1::WatchStatusRequest { filter: Some(filter), detail: 2, ..Default::default() }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_stop_reading_cost_little_hold_up_nobody_and_miss_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let configuration = home.path().join("jobmill.toml");
+    fs::write(&configuration, CONFIGURATION).unwrap();
+    let process = Process::start(&configuration, &home.path().join("data"), &[]).await;
+    let rig = Rig::connect(&process.address).await;
+    rig.pause("failing").await;
+    let failing = v1::JobSpec { queue: "failing".to_owned(), max_attempts: ATTEMPTS, ..job("false") };
+    let failing = rig.submit(failing).await.id;
+
+    let valve = Valve::to(&process.address).await;
+    let stopped = Rig::connect(&valve.address).await;
+    let mut watchers = Vec::new();
+    for _ in 0..WATCHERS {
+        let mut watcher = stopped.watch(in_default()).await;
+        watcher.synced().await;
+        watchers.push(watcher);
+    }
+    let mut by_id = stopped.watch_ids(&[&failing]).await;
+    let mut revision = by_id.synced().await[0].revision;
+    valve.shut();
+
+    // Others submit, cancel and watch as if nothing were.
+    let labels: BTreeMap<_, _> =
+        (0..LABELS).map(|n| (format!("label-{n}"), "x".repeat(LABEL_BYTES))).collect();
+    let before = resident_bytes(process.pid());
+    let mut ids = Vec::new();
+    for _ in 0..JOBS / 1_000 {
+        let spec = v1::JobSpec { labels: labels.clone(), ..job("false") };
+        ids.extend(rig.submit_batch(vec![spec; 1_000]).await);
+    }
+    rig.resume("failing").await;
+    assert_eq!(rig.ends(&failing).await.state(), JobState::Failed);
+    let cancelled: Vec<_> = ids.into_iter().rev().take(CANCELLED).collect();
+    for id in &cancelled {
+        rig.cancel(id).await.unwrap();
+    }
+    let grown = resident_bytes(process.pid()).saturating_sub(before);
+    let to_tell = (WATCHERS * JOBS * LABELS * LABEL_BYTES) as u64;
+    println!("{} MiB more, of {} MiB to tell", grown >> 20, to_tell >> 20);
+    assert!(grown < to_tell / 3, "{grown} bytes more, of {to_tell} to tell");
+
+    valve.open();
+    let last = watchers.pop().unwrap();
+    let first = watchers.swap_remove(0);
+    drop(watchers);
+    for watcher in [first, last] {
+        assert_eq!(ends_told(watcher).await, CANCELLED);
+    }
+    // What was merged is counted.
+    let events = by_id.rest().await.unwrap();
+    let mut merged_all = 0;
+    for event in &events {
+        let Event::Updated(v1::JobUpdated { job: Some(job), merged }) = event else {
+            panic!("{} is no update", describe(event))
+        };
+        merged_all += merged.unwrap();
+        assert_eq!(job.revision, revision + merged.unwrap() + 1);
+        revision = job.revision;
+    }
+    assert!(merged_all > 0, "it kept up although it did not read");
+    assert_eq!(describe(events.last().unwrap()).split(' ').nth(2), Some("FAILED"));
+    drop((stopped, valve.carrying));
+    process.kill().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn large_jobs_are_read_only_as_fast_as_the_watcher_takes_them() {
+    const LARGE: usize = 60;
+    let home = tempfile::tempdir().unwrap();
+    let configuration = home.path().join("jobmill.toml");
+    fs::write(&configuration, CONFIGURATION).unwrap();
+    let process = Process::start(&configuration, &home.path().join("data"), &[]).await;
+    let rig = Rig::connect(&process.address).await;
+    for _ in 0..LARGE / 3 {
+        let spec = v1::JobSpec { payload: vec![7; 1 << 20].into(), ..job("false") };
+        rig.submit_batch(vec![spec; 3]).await;
+    }
+    let before = resident_bytes(process.pid());
+    let mut watchers = Vec::new();
+    for _ in 0..4 {
+        // Each on a connection of its own, which the unread part fills.
+        let guest = Rig::connect(&process.address).await;
+        let mut watcher = guest.watch(v1::WatchStatusRequest { view: 2, ..in_default() }).await;
+        let first = watcher.message().await.unwrap().unwrap();
+        assert!(first.events.len() < LARGE / 2, "{} jobs in a message", first.events.len());
+        watchers.push(watcher);
+    }
+    let grown = resident_bytes(process.pid()).saturating_sub(before);
+    println!("{} MiB more for four watchers of {} MiB", grown >> 20, LARGE);
+    assert!(grown < (LARGE as u64) << 20, "{grown} bytes more");
+    process.kill().await;
+}
+
+/// Reads until all jobs have been told, and those that have ended as ended; returns how many these are.
+async fn ends_told(mut watcher: Watcher) -> usize {
+    let mut revisions: HashMap<String, i64> = HashMap::new();
+    let mut ended = 0;
+    while ended < CANCELLED {
+        let event = soon(watcher.event()).await.unwrap().unwrap();
+        let Event::Updated(v1::JobUpdated { job: Some(job), .. }) = event else {
+            panic!("{} is no update", describe(&event))
+        };
+        let before = revisions.insert(job.id, job.revision).unwrap_or(0);
+        assert!(job.revision > before, "revision {} after {before}", job.revision);
+        ended += usize::from(job.done);
+    }
+    assert_eq!(revisions.len(), JOBS, "a job was never told");
+    ended
+}
