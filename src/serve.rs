@@ -255,6 +255,7 @@ impl ServerBuilder {
                 socket,
                 self.settings.limits.clone(),
                 credentials.tls.clone(),
+                credentials.audit(),
                 Arc::clone(&connections),
                 self.clock.clone(),
             ),

@@ -1,6 +1,11 @@
 //! TLS: from PEM files to what handshakes need, and from a client's certificate to its name.
 
-use std::{fs, io::Read, path::Path, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use parking_lot::RwLock;
 use rustls::{
@@ -238,4 +243,29 @@ pub(crate) fn name(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
     let common = || subject.iter_common_name().find_map(|name| name.as_str().ok());
     let name = alternative.or_else(common).map_or_else(|| subject.to_string(), str::to_owned);
     Some(name[..name.floor_char_boundary(NAME_BYTES_MAX)].into())
+}
+/// Why a handshake failed, if that was for a certificate: the client's, or the server's own, which the client refused.
+pub(crate) fn certificate_fault(error: &io::Error) -> Option<&'static str> {
+    use rustls::{AlertDescription as Alert, CertificateError as Fault, Error};
+
+    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    let refused_by_the_client = matches!(
+        error,
+        Error::AlertReceived(
+            Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+        )
+    );
+    if refused_by_the_client {
+        Some("SERVER_CERTIFICATE_REFUSED")
+    } else if let Error::InvalidCertificate(fault) = error {
+        let expired = matches!(fault, Fault::Expired | Fault::ExpiredContext { .. });
+        Some(if expired { "CERTIFICATE_EXPIRED" } else { "CERTIFICATE_INVALID" })
+    } else {
+        matches!(error, Error::NoCertificatesPresented).then_some("CERTIFICATE_MISSING")
+    }
 }

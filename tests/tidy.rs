@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tls", &["clock"]),
     ("config", &["access", "clock", "job", "tls"]),
     ("proto", &[]),
-    ("listen", &["clock", "config", "tls"]),
+    ("listen", &["audit", "clock", "config", "tls"]),
     ("store", &["clock", "config", "job", "transition"]),
     ("watch", &["job", "store"]),
     ("execute", &["clock", "config", "job"]),

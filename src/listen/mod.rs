@@ -29,12 +29,20 @@ pub(crate) use host::Hosts;
 pub use stats::{ListenStats, Refused};
 use stats::{Notice, Place};
 
-use crate::{clock::Clock, config::LimitSettings, tls::Tls};
+use crate::{
+    audit::{self, Audit},
+    clock::Clock,
+    config::LimitSettings,
+    tls::{self, Tls},
+};
 
 /// Where the system has no file descriptor left for a new connection, it is asked again after this time,
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// and at last only so often. Connections wait in the system's own queue meanwhile.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What stands for the RPC in the audit of a handshake.
+const HANDSHAKE: &str = "TLS handshake";
 
 /// Takes connections from a socket within its limits.
 #[derive(Debug)]
@@ -42,6 +50,7 @@ pub struct Listener {
     socket: TcpListener,
     limits: LimitSettings,
     tls: Option<Arc<Tls>>,
+    audit: Arc<Audit>,
     stats: Arc<ListenStats>,
     notice: Notice,
     pending: JoinSet<(u64, Result<Connection, Refusal>)>,
@@ -64,12 +73,14 @@ struct Refusal {
 }
 
 impl Listener {
-    /// Listens for connections: with TLS, only for those that speak it.
+    /// Listens for connections: with TLS, only for those that speak it. Handshakes that fail for a certificate are
+    /// audited.
     #[must_use]
     pub fn new(
         socket: TcpListener,
         limits: LimitSettings,
         tls: Option<Arc<Tls>>,
+        audit: Arc<Audit>,
         stats: Arc<ListenStats>,
         clock: Clock,
     ) -> Self {
@@ -77,6 +88,7 @@ impl Listener {
             socket,
             limits,
             tls,
+            audit,
             stats: Arc::clone(&stats),
             notice: Notice::new(clock, stats),
             pending: JoinSet::new(),
@@ -167,6 +179,15 @@ impl Listener {
 
     fn refuse(&mut self, refusal: &Refusal) {
         self.stats.refused(refusal.why);
+        if let Some(reason) = refusal.error.as_ref().and_then(tls::certificate_fault) {
+            self.audit.record_stranger(audit::Call {
+                peer: Some(refusal.peer),
+                rpc: HANDSHAKE,
+                code: "UNAUTHENTICATED",
+                reason: Some(reason),
+                ..audit::Call::default()
+            });
+        }
         self.notice.tell(refusal.why, || match &refusal.error {
             Some(error) => format!("{}: {error}", refusal.peer),
             None => refusal.peer.to_string(),

@@ -75,6 +75,10 @@ impl Credentials {
     }
 
     /// What calls are held to.
+    pub(super) fn audit(&self) -> Arc<Audit> {
+        Arc::clone(&self.audit)
+    }
+
     pub(super) fn gate(&self, settings: &Settings) -> Gate {
         let checks_host = settings.listens_on_loopback() && self.tls.is_none();
         Gate {

@@ -169,7 +169,9 @@ async fn calls_over_tls_are_served_and_all_else_is_refused() {
 #[tokio::test]
 async fn clients_need_a_certificate_from_the_authority_named() {
     let home = Home::new();
-    let server = start(home.mutual(ClientAuth::Required)).await;
+    let mut settings = home.mutual(ClientAuth::Required);
+    settings.audit_file = Some(home.path("audit"));
+    let server = start(settings).await;
     let with = |pair: &Pair| home.client(&server).identity(pair.certificate.clone(), pair.key.clone());
     call(with(&home.authority.pair("ada"))).await.unwrap();
     refused(home.client(&server)).await;
@@ -177,6 +179,12 @@ async fn clients_need_a_certificate_from_the_authority_named() {
     refused(with(&home.authority.expired("ada"))).await;
     counted(&server, Refused::Handshake, 3).await;
     stop(server).await;
+    let audit = fs::read_to_string(home.path("audit")).unwrap();
+    let audit: Vec<serde_json::Value> =
+        audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let handshakes = audit.iter().filter(|line| line["rpc"] == "TLS handshake");
+    let reasons: Vec<_> = handshakes.map(|line| line["reason"].as_str().unwrap()).collect();
+    assert_eq!(reasons, ["CERTIFICATE_MISSING", "CERTIFICATE_INVALID", "CERTIFICATE_EXPIRED"]);
 
     let server = start(home.mutual(ClientAuth::Optional)).await;
     call(home.client(&server)).await.unwrap();
@@ -189,10 +197,15 @@ async fn clients_need_a_certificate_from_the_authority_named() {
 async fn an_expired_certificate_is_served_and_clients_refuse_it() {
     let home = Home::new();
     home.install(&home.authority.expired("localhost"));
-    let server = start(home.settings()).await;
+    let mut settings = home.settings();
+    settings.audit_file = Some(home.path("audit"));
+    let server = start(settings).await;
     let said = refused(home.client(&server)).await;
     assert!(said.contains("expired"), "{said}");
+    counted(&server, Refused::Handshake, 1).await;
     stop(server).await;
+    let audit = fs::read_to_string(home.path("audit")).unwrap();
+    assert!(audit.contains("SERVER_CERTIFICATE_REFUSED"), "{audit}");
 }
 
 /// Calls until a new connection is served, or until it is not.

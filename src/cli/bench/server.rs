@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::Context;
 use jobmill::{
+    audit::Audit,
     clock::Clock,
     config::{
         ClientAuth, Keep, KindDefaults, LimitSettings, LogSettings, QueueSettings, Settings, StoreSettings,
@@ -170,7 +171,8 @@ async fn serve_nothing() -> anyhow::Result<()> {
     announce(listener.local_addr()?)?;
     let input_ended = answer_questions(Arc::default())?;
     let limits = LimitSettings::default();
-    let listener = Listener::new(listener, limits.clone(), None, Arc::default(), Clock::System);
+    let listener =
+        Listener::new(listener, limits.clone(), None, Arc::new(Audit::off()), Arc::default(), Clock::System);
     grpc_server(&limits)
         .add_service(EmptyServiceServer::new(Nothing))
         .serve_with_incoming_shutdown(grpc_incoming(listener), input_ended.cancelled_owned())
