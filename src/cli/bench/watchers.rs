@@ -31,11 +31,9 @@ impl Bench {
         let alone = Subject::empty(&self.place).await?;
         let watched = Subject::empty(&self.place).await?;
         watched.fill(INTAKE, 0, by_id as u64).await?;
-        // Both have run the same jobs before memory is looked at.
-        for subject in [&alone, &watched] {
-            self.step("warming up".to_owned());
-            BY_BATCHES.run_jobs(&subject.uri, self.sizes.warming).await?;
-        }
+        // A fresh process, which has no memory yet that it could give to watchers.
+        let watched = watched.restarted().await?;
+        let ids = ids(&watched.uri, by_id).await?;
         let mut open = JoinSet::new();
         let resident = || watched.process.resident_bytes().map(|bytes| bytes as f64);
         let before = resident();
@@ -53,11 +51,14 @@ impl Bench {
         watch(&watched.uri, vec![request; by_filter], &mut open).await?;
         let with_filters = resident();
         self.step(format!("opening {by_id} watches by id"));
-        let ids = ids(&watched.uri, by_id).await?;
         let requests =
             ids.into_iter().map(|id| v1::WatchStatusRequest { ids: vec![id], ..Default::default() });
         watch(&watched.uri, requests.collect(), &mut open).await?;
         let with_all = resident();
+        for subject in [&alone, &watched] {
+            self.step("warming up".to_owned());
+            BY_BATCHES.run_jobs(&subject.uri, self.sizes.warming).await?;
+        }
 
         let mut series = Series::default();
         for _ in 0..self.pairs {
