@@ -74,6 +74,17 @@ pub enum AdmissionError {
     },
 }
 
+impl AdmissionError {
+    /// The stable reason that errors carry.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            AdmissionError::QueueNotFound(_) => "QUEUE_NOT_FOUND",
+            AdmissionError::UnknownKind { .. } => "UNKNOWN_KIND",
+        }
+    }
+}
+
 /// Decides what can be decided before the committer.
 #[derive(Debug)]
 pub struct Admission {

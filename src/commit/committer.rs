@@ -265,15 +265,12 @@ impl Loop {
 
     /// A last try for what waits for space: what does not fit now is lost, and its attempts count at the next start.
     fn give_up_held(&mut self) -> Result<(), StoreError> {
-        if self.held.retry_at().is_none() {
-            return Ok(());
-        }
-        let batch = Batch { now: self.committer.clock.now(), space: Space::Full, ..Batch::default() };
-        let mut batch = Batch { now: batch.now.max(self.held.retry_at().unwrap_or_default()), ..batch };
+        let Some(retry_at) = self.held.retry_at() else { return Ok(()) };
+        let now = self.committer.clock.now().max(retry_at);
+        let mut batch = Batch { now, space: Space::Full, ..Batch::default() };
         let mut controllers = Vec::new();
         self.held.join(&mut batch, &mut controllers);
         let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
-        let now = batch.now;
         let mut applied = self.committer.store.apply(batch)?;
         match applied.unapplied.take() {
             None => self.deliver(applied, Vec::new(), controllers, &reported, now),

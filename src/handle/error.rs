@@ -47,16 +47,10 @@ impl SubmitError {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             SubmitError::Invalid(_) => "INVALID_REQUEST",
-            SubmitError::NotAdmitted(AdmissionError::QueueNotFound(_))
-            | SubmitError::Refused(OfferRefusal::QueueNotFound(_)) => "QUEUE_NOT_FOUND",
-            SubmitError::NotAdmitted(AdmissionError::UnknownKind { .. }) => "UNKNOWN_KIND",
+            SubmitError::NotAdmitted(error) => error.reason(),
+            SubmitError::Refused(refusal) => refusal.reason(),
             SubmitError::Full { too_many_waiters: false, .. } => "QUEUE_FULL",
             SubmitError::Full { too_many_waiters: true, .. } => "TOO_MANY_WAITERS",
-            SubmitError::Refused(OfferRefusal::RequestMismatch) => "REQUEST_ID_REUSED",
-            SubmitError::Refused(OfferRefusal::JobDeleted) => "JOB_DELETED",
-            SubmitError::Refused(OfferRefusal::LargerThanQueue { .. }) => "LARGER_THAN_QUEUE",
-            SubmitError::Refused(OfferRefusal::TooManyKinds(_)) => "TOO_MANY_KINDS",
-            SubmitError::Refused(OfferRefusal::DiskFull) => "DISK_FULL",
             SubmitError::Draining | SubmitError::Stopped(_) => "STOPPING",
             SubmitError::Store(_) => "STORE_FAILED",
         }

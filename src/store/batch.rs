@@ -359,6 +359,21 @@ pub enum OfferRefusal {
     TooManyKinds(usize),
 }
 
+impl OfferRefusal {
+    /// The stable reason that errors carry.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            OfferRefusal::RequestMismatch => "REQUEST_ID_REUSED",
+            OfferRefusal::JobDeleted => "JOB_DELETED",
+            OfferRefusal::QueueNotFound(_) => "QUEUE_NOT_FOUND",
+            OfferRefusal::LargerThanQueue { .. } => "LARGER_THAN_QUEUE",
+            OfferRefusal::DiskFull => "DISK_FULL",
+            OfferRefusal::TooManyKinds(_) => "TOO_MANY_KINDS",
+        }
+    }
+}
+
 /// What a batch came to.
 #[derive(Debug, Default)]
 pub struct Applied {

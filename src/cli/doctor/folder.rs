@@ -93,11 +93,10 @@ fn absent(folder: &Path, min_free_bytes: u64) -> Vec<Finding> {
 }
 
 fn space(folder: &Path, min_free_bytes: u64) -> Finding {
-    let found = match rustix::fs::statvfs(folder) {
-        Ok(found) => found,
-        Err(errno) => return warning(SPACE, format!("can't be told: {errno}"), "look at `df` yourself"),
+    let free = match sqlite::free_bytes(folder) {
+        Ok(free) => free,
+        Err(error) => return warning(SPACE, format!("can't be told: {error}"), "look at `df` yourself"),
     };
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
     let message = format!("{} are free", text::bytes(free));
     if free < min_free_bytes {
         let message = format!("{message}, less than disk.min_free ({})", text::bytes(min_free_bytes));

@@ -11,7 +11,7 @@ use rusqlite::{
     config::DbConfig,
 };
 
-use super::{DATABASE, MIGRATIONS, Options, lock, make_folder, open_connection};
+use super::{DATABASE, MIGRATIONS, Options, lock, log_of, make_folder, open_connection};
 use crate::{job::Position, store::StoreError};
 
 /// So many pages are copied at a time.
@@ -106,7 +106,7 @@ fn copy(source: &Path, partial: &Path, mut progress: impl FnMut(u64, u64)) -> Re
     from.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA query_only = ON; BEGIN;")?;
     // Holds this moment for all steps; else each commit would have the copy begin anew.
     let _: i64 = from.query_row("SELECT position FROM counters", [], |row| row.get(0))?;
-    let log = source.with_extension("db-wal");
+    let log = log_of(source);
     let log_bytes = || fs::metadata(&log).map_or(0, |log| log.len());
     let log_before = log_bytes();
     let mut to = Connection::open(partial)?;
@@ -153,7 +153,7 @@ pub fn compact(folder: &Path) -> Result<(u64, u64), CopyError> {
     let _lock = lock(folder)?;
     let bytes = || -> u64 {
         let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
-        length(&path) + length(&path.with_extension("db-wal"))
+        length(&path) + length(&log_of(&path))
     };
     let before = bytes();
     let mut connection = open_connection(&path, &Options { vfs: None })?;

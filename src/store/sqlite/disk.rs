@@ -119,7 +119,11 @@ impl Disk {
     }
 }
 
-fn free_bytes(folder: &Path) -> io::Result<u64> {
+/// What the file system of a folder has left for its user, in bytes.
+///
+/// # Errors
+/// When the file system can't tell.
+pub fn free_bytes(folder: &Path) -> io::Result<u64> {
     let found = rustix::fs::statvfs(folder)?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }

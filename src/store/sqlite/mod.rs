@@ -25,6 +25,7 @@ use rustix::fs::FlockOperation;
 
 pub use self::backup::{Copied, CopyError, backup, compact};
 pub use self::checkup::{Checkup, check};
+pub use self::disk::free_bytes;
 use self::{checkpoint::Checkpointer, disk::Disk, reader::SqliteReader, writer::SqliteRows};
 use super::{
     Applied, Batch, Identity, Incarnation, Names, Reader, Space, Store, StoreError,
@@ -82,6 +83,11 @@ impl SqliteStore {
         disk.keep_ballast();
         Ok(SqliteStore { engine, reader, disk, _lock: lock })
     }
+}
+
+/// The write-ahead log of a database, as SQLite names it.
+fn log_of(database: &Path) -> PathBuf {
+    database.with_extension("db-wal")
 }
 
 /// How connections are opened.

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use super::{
     Options,
     load::{read_one_job, read_queues, read_tallies},
-    open_connection,
+    log_of, open_connection,
     row::{JOB_COLUMNS, TOMBSTONE_COLUMNS, bytes, read_job, read_json, read_tombstone},
 };
 use crate::{
@@ -241,9 +241,8 @@ impl Reader for SqliteReader {
     }
 
     fn size(&self) -> Result<StoreSize, StoreError> {
-        let mut log = self.path.clone().into_os_string();
-        log.push("-wal");
-        Ok(StoreSize { database_bytes: file_bytes(&self.path)?, log_bytes: file_bytes(Path::new(&log))? })
+        let log = log_of(&self.path);
+        Ok(StoreSize { database_bytes: file_bytes(&self.path)?, log_bytes: file_bytes(&log)? })
     }
 }
 
