@@ -204,18 +204,22 @@ fn authorities(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
     let fault = |problem: String| TlsError { file: TlsFile::ClientCa, path: path.to_owned(), problem };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(TlsFile::ClientCa, path)? {
-        roots
-            .add(certificate)
-            .map_err(|error| fault(format!("has a certificate that can't be used: {error}")))?;
-    }
+    let roots = roots(certificates(TlsFile::ClientCa, path)?).map_err(fault)?;
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     let builder = match client_auth {
         ClientAuth::Required => builder,
         ClientAuth::Optional => builder.allow_unauthenticated(),
     };
     builder.build().map_err(|error| fault(format!("can't be used: {error}")))
+}
+
+/// Authorities of these certificates; or what is wrong with one of them, to be said after its file's name.
+pub(crate) fn roots(certificates: Vec<CertificateDer<'_>>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate).map_err(|error| format!("has a certificate that can't be used: {error}"))?;
+    }
+    Ok(roots)
 }
 
 fn not_after(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
@@ -244,6 +248,7 @@ pub(crate) fn name(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
     let name = alternative.or_else(common).map_or_else(|| subject.to_string(), str::to_owned);
     Some(name[..name.floor_char_boundary(NAME_BYTES_MAX)].into())
 }
+
 /// Why a handshake failed, if that was for a certificate: the client's, or the server's own, which the client refused.
 pub(crate) fn certificate_fault(error: &io::Error) -> Option<&'static str> {
     use rustls::{AlertDescription as Alert, CertificateError as Fault, Error};

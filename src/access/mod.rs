@@ -17,6 +17,25 @@ use crate::clock::{Clock, Timestamp};
 /// What all tokens begin with, so that scanners for secrets recognise them.
 pub const TOKEN_PREFIX: &str = "jobmill_";
 
+/// A token's name has so many characters at most.
+const NAME_CHARS_MAX: usize = 64;
+
+/// Text that is no name of a token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("a token's name is 1 to {NAME_CHARS_MAX} characters that can be seen")]
+pub struct TokenNameError;
+
+/// Whether a token may have this name.
+///
+/// # Errors
+/// When it may not.
+pub fn check_token_name(name: &str) -> Result<(), TokenNameError> {
+    if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
+        return Err(TokenNameError);
+    }
+    Ok(())
+}
+
 /// What is known of a token.
 #[derive(Clone, PartialEq)]
 pub struct Token {

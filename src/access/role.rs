@@ -32,6 +32,12 @@ impl Role {
         }
     }
 
+    /// The role of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == name)
+    }
+
     /// Whether whoever has this role has the other.
     #[must_use]
     pub fn includes(self, other: Role) -> bool {

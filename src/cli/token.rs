@@ -10,7 +10,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jobmill::{
-    access::{QueuePattern, Role, TOKEN_PREFIX, TokenHash},
+    access::{QueuePattern, Role, TOKEN_PREFIX, TokenHash, check_token_name},
     clock::Clock,
 };
 use serde_json::json;
@@ -52,15 +52,13 @@ pub(super) struct New {
 
 fn role(text: &str) -> Result<Role, String> {
     let names = || Role::ALL.map(Role::as_str).join(", ");
-    Role::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| format!("one of {}", names()))
+    Role::named(text).ok_or_else(|| format!("one of {}", names()))
 }
 
 /// Makes a token.
 pub(super) fn run(command: Command, ui: &Ui) -> Result<Exit, Failure> {
     let Command::New(New { name, role, queues, expires, save }) = command;
-    if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
-        return Err(Failure::usage("a token's name is 1 to 64 characters that can be seen"));
-    }
+    check_token_name(&name).map_err(|error| Failure::usage(error.to_string()))?;
     let token = format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
     let expires = expires.map(|expires| Clock::System.now().after(expires).to_string());
     let entry = entry(&name, &token, &role, &queues, expires.as_deref());

@@ -11,6 +11,7 @@ use tokio_rustls::rustls::{
 
 use super::limits;
 pub use super::targets::{Refused, Targets};
+use crate::tls;
 
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_CONNECTIONS: u32 = 100;
@@ -225,17 +226,12 @@ impl Authorities {
     /// # Errors
     /// What is wrong with them.
     pub fn from_pem(pem: &[u8]) -> Result<Self, String> {
-        let mut store = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|error| format!("is not in PEM form: {error}"))?;
-            store
-                .add(certificate)
-                .map_err(|error| format!("has a certificate that can't be used: {error}"))?;
-        }
-        if store.is_empty() {
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+        let certificates = certificates.map_err(|error| format!("is not in PEM form: {error}"))?;
+        if certificates.is_empty() {
             return Err("has no certificate in PEM form (-----BEGIN CERTIFICATE-----)".to_owned());
         }
-        Ok(Authorities(Arc::new(store)))
+        Ok(Authorities(Arc::new(tls::roots(certificates)?)))
     }
 
     pub(crate) fn store(&self) -> Arc<RootCertStore> {

@@ -10,12 +10,11 @@ use super::{
     section::{Reading, Section},
 };
 use crate::{
-    access::{QueuePattern, Role, Token, TokenHash, Tokens},
+    access::{QueuePattern, Role, Token, TokenHash, Tokens, check_token_name},
     clock::Timestamp,
 };
 
 const TOKEN_KEYS: [&str; 4] = ["hash", "roles", "queues", "expires"];
-const NAME_CHARS_MAX: usize = 64;
 
 /// Reads a file of tokens.
 ///
@@ -58,9 +57,8 @@ pub(super) fn read(path: &Path, place: &Place, faults: &mut Vec<Fault>) -> Vec<T
     let mut tokens: Vec<Token> = Vec::new();
     for key in table.into_iter().flat_map(|table| table.keys()) {
         let name = key.get_ref();
-        if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
-            let message = format!("a token's name is 1 to {NAME_CHARS_MAX} characters that can be seen");
-            reading.fault_at(&key.span(), names.key(name), message);
+        if let Err(error) = check_token_name(name) {
+            reading.fault_at(&key.span(), names.key(name), error.to_string());
             continue;
         }
         let Some(entry) = names.table(name, &mut reading) else { continue };
@@ -133,8 +131,7 @@ impl Rule for RoleName {
     }
 
     fn text(&self, text: &str) -> Result<Role, String> {
-        let found = Role::ALL.into_iter().find(|role| role.as_str() == text);
-        found.ok_or_else(|| format!("{} is no role; write one of {}", quote(text), self.wanted()))
+        Role::named(text).ok_or_else(|| format!("{} is no role; write one of {}", quote(text), self.wanted()))
     }
 
     fn show(&self, value: &Role) -> serde_json::Value {
