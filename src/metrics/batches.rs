@@ -97,19 +97,22 @@ impl BatchMetrics {
             &["kind", "state"],
         )?;
         let named: BTreeSet<&str> = kinds.into_iter().filter(|kind| *kind != OTHER).collect();
-        let kinds = named.into_iter().take(KINDS_MAX).chain([OTHER]).map(|kind| KindMetrics {
-            name: kind.to_owned(),
-            submitted: submitted.with_label_values(&[kind]),
-            started: started.with_label_values(&[kind]),
-            retries: retries.with_label_values(&[kind]),
-            wait_seconds: wait_seconds.with_label_values(&[kind]),
-            run_seconds: run_seconds.with_label_values(&[kind]),
-            succeeded_attempts: attempts.with_label_values(&[kind, "succeeded"]),
-            failed_attempts: REASONS.map(|reason| attempts.with_label_values(&[kind, label(reason).0])),
-            succeeded: ended.with_label_values(&[kind, "succeeded"]),
-            failed: ended.with_label_values(&[kind, "failed"]),
-            cancelled: ended.with_label_values(&[kind, "cancelled"]),
-            expired: ended.with_label_values(&[kind, "expired"]),
+        let kinds = named.into_iter().take(KINDS_MAX).chain([OTHER]).map(|kind| {
+            let ended = |state| ended.with_label_values(&[kind, &*super::label(state)]);
+            KindMetrics {
+                name: kind.to_owned(),
+                submitted: submitted.with_label_values(&[kind]),
+                started: started.with_label_values(&[kind]),
+                retries: retries.with_label_values(&[kind]),
+                wait_seconds: wait_seconds.with_label_values(&[kind]),
+                run_seconds: run_seconds.with_label_values(&[kind]),
+                succeeded_attempts: attempts.with_label_values(&[kind, "succeeded"]),
+                failed_attempts: REASONS.map(|reason| attempts.with_label_values(&[kind, label(reason).0])),
+                succeeded: ended(StateName::Succeeded),
+                failed: ended(StateName::Failed),
+                cancelled: ended(StateName::Cancelled),
+                expired: ended(StateName::Expired),
+            }
         });
         Ok(BatchMetrics {
             kinds: kinds.collect(),
@@ -211,33 +214,27 @@ impl KindMetrics {
         if before == Some(job.state.name()) {
             return;
         }
-        let attempt_ended = matches!(before, Some(StateName::Running | StateName::Cancelling));
-        match job.state {
-            State::Succeeded => {
-                self.succeeded.inc();
-                self.attempt_ended(job, &self.succeeded_attempts);
-            }
-            State::Expired => self.expired.inc(),
-            State::Failed | State::Cancelled | State::BackingOff { .. } => {
-                if let Some(failure) = job.failure.as_ref().filter(|_| attempt_ended) {
-                    self.attempt_ended(job, &self.failed_attempts[label(failure.reason).1]);
-                }
-                match job.state.name() {
-                    StateName::Failed => self.failed.inc(),
-                    StateName::Cancelled => self.cancelled.inc(),
-                    StateName::Scheduled
-                    | StateName::Queued
-                    | StateName::Running
-                    | StateName::BackingOff
-                    | StateName::Cancelling
-                    | StateName::Succeeded
-                    | StateName::Expired => {}
-                }
-            }
+        let ended = match job.state {
+            State::Succeeded => Some(&self.succeeded),
+            State::Failed => Some(&self.failed),
+            State::Cancelled => Some(&self.cancelled),
+            State::Expired => Some(&self.expired),
             State::Scheduled { .. }
             | State::Queued { .. }
             | State::Running { .. }
-            | State::Cancelling { .. } => {}
+            | State::BackingOff { .. }
+            | State::Cancelling { .. } => None,
+        };
+        if let Some(ended) = ended {
+            ended.inc();
+        }
+        let ran = matches!(before, Some(StateName::Running | StateName::Cancelling));
+        match (job.state, &job.failure) {
+            (State::Succeeded, _) => self.attempt_ended(job, &self.succeeded_attempts),
+            (State::Failed | State::Cancelled | State::BackingOff { .. }, Some(failure)) if ran => {
+                self.attempt_ended(job, &self.failed_attempts[label(failure.reason).1]);
+            }
+            _ => {}
         }
     }
 

@@ -13,7 +13,7 @@ use super::{Maker, MetricsError, OTHER};
 const CALL_SECONDS: &[f64] =
     &[0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
 
-/// The codes of gRPC, by number, as labels.
+/// The codes of gRPC, by number.
 const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -34,6 +34,11 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 const UNKNOWN: usize = 2;
+
+/// A code of gRPC as the protocol's documents write it.
+pub(crate) fn grpc_code(number: usize) -> &'static str {
+    CODES.get(number).copied().unwrap_or(CODES[UNKNOWN])
+}
 
 /// Calls over gRPC.
 #[derive(Debug)]
@@ -121,7 +126,7 @@ impl MethodMetrics {
         self.open.dec();
         let code = if code < CODES.len() { code } else { UNKNOWN };
         let counter = self.by_code[code]
-            .get_or_init(|| self.calls.with_label_values(&[self.name.as_str(), CODES[code]]));
+            .get_or_init(|| self.calls.with_label_values(&[self.name.as_str(), grpc_code(code)]));
         counter.inc();
         if let Some(histogram) = &self.seconds {
             histogram.observe(seconds);

@@ -22,10 +22,11 @@ pub use self::page::PageError;
 use self::{batches::BatchMetrics, submissions::SubmissionMetrics};
 pub(crate) use self::{
     batches::Recorder,
-    calls::{CallMetrics, MethodMetrics, Methods},
+    calls::{CallMetrics, MethodMetrics, Methods, grpc_code},
     health::Health,
     page::Page,
 };
+use crate::job::StateName;
 
 /// The label of a queue, a kind or a reason beyond those that have one of their own.
 const OTHER: &str = "other";
@@ -120,6 +121,11 @@ impl Maker {
     ) -> Result<HistogramVec, MetricsError> {
         self.made(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), &[label]))
     }
+}
+
+/// A state as a label's value.
+fn label(state: StateName) -> String {
+    state.as_str().to_ascii_lowercase()
 }
 
 /// What a batch took.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use prometheus::{Gauge, GaugeVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use super::{Metrics, MetricsError};
+use super::{Metrics, MetricsError, label};
 use crate::{
     admission::Queues,
     clock::{Clock, Timestamp},
@@ -38,21 +38,6 @@ pub enum PageError {
 impl From<prometheus::Error> for PageError {
     fn from(error: prometheus::Error) -> Self {
         MetricsError::from(error).into()
-    }
-}
-
-/// A state as a label's value.
-const fn label(state: StateName) -> &'static str {
-    match state {
-        StateName::Scheduled => "scheduled",
-        StateName::Queued => "queued",
-        StateName::Running => "running",
-        StateName::BackingOff => "backing_off",
-        StateName::Cancelling => "cancelling",
-        StateName::Succeeded => "succeeded",
-        StateName::Failed => "failed",
-        StateName::Cancelled => "cancelled",
-        StateName::Expired => "expired",
     }
 }
 
@@ -106,13 +91,15 @@ impl Page {
             *jobs += tally.jobs;
             *bytes += tally.bytes;
         }
+        let states = StateName::ALL.map(|state| (state, label(state)));
         for queue in reader.queues()?.into_iter().take(limits::QUEUES_MAX) {
             let name = &[queue.name.as_str()];
             let mut live_bytes = 0;
             let mut ready = 0;
-            for state in StateName::ALL {
+            for (state, label) in &states {
+                let state = *state;
                 let (count, bytes) = counts.get(&(queue.name.number, state)).copied().unwrap_or_default();
-                jobs.with_label_values(&[queue.name.as_str(), label(state)]).set(signed(count));
+                jobs.with_label_values(&[queue.name.as_str(), label.as_str()]).set(signed(count));
                 live_bytes += if state.is_done() { 0 } else { bytes };
                 ready += if state == StateName::Queued { count } else { 0 };
             }
