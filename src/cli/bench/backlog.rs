@@ -1,6 +1,9 @@
 //! The figures of a store with many waiting jobs.
 
-use jobmill::proto::v1::JobState;
+use std::sync::Arc;
+
+use jobmill::proto::v1::{self, JobState, job_queue_client::JobQueueClient};
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     Bench,
@@ -15,6 +18,8 @@ use super::{
 
 const MIB: f64 = 1024.0 * 1024.0;
 const IN_FLIGHT: usize = 64;
+/// The page of a client that lists.
+const PAGE: i32 = 1_000;
 /// Waiting jobs in the queue that is measured stand behind those of the measurement.
 const BEHIND: i32 = -1;
 const AHEAD: i32 = 1;
@@ -88,6 +93,35 @@ impl Bench {
         submits(IN_FLIGHT).run(&subject.uri, self.run, move || body.clone()).await
     }
 
+    /// What a client that lists all jobs, page by page, does to those who submit meanwhile.
+    async fn lister(&mut self, subject: &Subject) -> anyhow::Result<()> {
+        let submits = submits(IN_FLIGHT);
+        let body = submit_body(INTAKE, 0);
+        let (mut alone, mut beside, mut pages) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..self.pairs {
+            self.step("Submit without a lister".to_owned());
+            let mut latencies = submits.latencies(&subject.uri, self.run, body.clone()).await?;
+            alone.push(latencies.quantile(0.999).as_secs_f64() * 1e3);
+            self.step("Submit beside a lister".to_owned());
+            let mut listing = JoinSet::new();
+            let (listed, uri) = (Arc::new(Semaphore::new(0)), subject.uri.clone());
+            listing.spawn(list(uri, Arc::clone(&listed)));
+            let mut latencies = submits.latencies(&subject.uri, self.run, body.clone()).await?;
+            beside.push(latencies.quantile(0.999).as_secs_f64() * 1e3);
+            if let Some(ended) = listing.try_join_next() {
+                ended??;
+            }
+            listing.shutdown().await;
+            pages += listed.available_permits();
+        }
+        anyhow::ensure!(pages > 0, "the lister listed nothing");
+        let ratio = median(&beside) / median(&alone);
+        self.figures.push(Figure::new("Submit, 64 in flight, p99.9", median(&alone), "ms"));
+        let name = "Submit, 64 in flight, p99.9, beside a client that lists all jobs";
+        self.figures.push(Figure::new(name, median(&beside), "ms").ratio(ratio));
+        Ok(())
+    }
+
     async fn restarts(&mut self, mut subject: Subject) -> anyhow::Result<Subject> {
         let mut seconds = Vec::new();
         for _ in 0..self.pairs {
@@ -128,6 +162,17 @@ impl Bench {
         let more = Figure::new(format!("resident memory, {waiting} waiting: more by"), with - without, "MiB");
         self.figures.push(more.bounds(Bounds::value_at_most(64.0)));
         Ok(())
+    }
+}
+
+/// Lists all jobs again and again, and counts pages.
+async fn list(uri: String, pages: Arc<Semaphore>) -> anyhow::Result<()> {
+    let mut client = JobQueueClient::connect(uri).await?;
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListJobsRequest { page_size: PAGE, page_token, ..Default::default() };
+        page_token = client.list_jobs(request).await?.into_inner().next_page_token;
+        pages.add_permits(1);
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::bail;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
@@ -127,14 +128,33 @@ impl Calls {
         run: Run,
         body: impl Fn() -> Bytes + Clone + Send + 'static,
     ) -> anyhow::Result<Loaded> {
+        self.drive(wires, run, body, None).await
+    }
+
+    async fn drive(
+        self,
+        wires: Vec<Wire>,
+        run: Run,
+        body: impl Fn() -> Bytes + Clone + Send + 'static,
+        latencies: Option<Arc<Mutex<Latencies>>>,
+    ) -> anyhow::Result<Loaded> {
         let meter = Arc::new(Meter::default());
         let mut loops = JoinSet::new();
         for wire in wires.iter().cycle().take(self.in_flight) {
             let (mut wire, meter, body) = (wire.clone(), Arc::clone(&meter), body.clone());
+            let latencies = latencies.clone();
             loops.spawn(async move {
+                let mut own = Latencies::default();
                 while !meter.is_stopped() {
+                    let start = latencies.as_ref().map(|_| now());
                     wire.call(self.method, body()).await?;
+                    if let Some(start) = start {
+                        own.push(start.elapsed());
+                    }
                     meter.add(self.worth);
+                }
+                if let Some(latencies) = latencies {
+                    latencies.lock().add(own);
                 }
                 Ok(())
             });
@@ -143,35 +163,13 @@ impl Calls {
         Ok(Loaded { rate, done: meter.done() })
     }
 
-    /// As [`Calls::run`], and tells how long each call took.
-    pub(super) async fn run_timed(
-        self,
-        uri: &str,
-        run: Run,
-        body: Bytes,
-    ) -> anyhow::Result<(Loaded, Latencies)> {
-        let meter = Arc::new(Meter::default());
-        let latencies = Arc::new(parking_lot::Mutex::new(Latencies::default()));
+    /// How long each call takes in such a run.
+    pub(super) async fn latencies(self, uri: &str, run: Run, body: Bytes) -> anyhow::Result<Latencies> {
         let wires = Wire::connect_many(uri, connections(self.in_flight)).await?;
-        let mut loops = JoinSet::new();
-        for wire in wires.iter().cycle().take(self.in_flight) {
-            let (mut wire, meter, body) = (wire.clone(), Arc::clone(&meter), body.clone());
-            let latencies = Arc::clone(&latencies);
-            loops.spawn(async move {
-                let mut own = Latencies::default();
-                while !meter.is_stopped() {
-                    let start = now();
-                    wire.call(self.method, body.clone()).await?;
-                    own.push(start.elapsed());
-                    meter.add(self.worth);
-                }
-                latencies.lock().add(own);
-                Ok(())
-            });
-        }
-        let rate = measure(loops, &meter, run).await?;
+        let latencies = Arc::new(Mutex::new(Latencies::default()));
+        self.drive(wires, run, move || body.clone(), Some(Arc::clone(&latencies))).await?;
         let latencies = std::mem::take(&mut *latencies.lock());
-        Ok((Loaded { rate, done: meter.done() }, latencies))
+        Ok(latencies)
     }
 
     /// Makes a number of calls as fast as it goes.

@@ -10,7 +10,7 @@ use tokio_stream::StreamExt;
 use super::{
     Bench,
     end_to_end::BY_BATCHES,
-    figures::{Series, median},
+    figures::Series,
     report::{Bounds, Figure},
     server::{INTAKE, WORK},
     subject::Subject,
@@ -90,46 +90,6 @@ impl Bench {
         );
         self.figures.push(series.figure(name, "jobs/s").bounds(Bounds::ratio_at_least(0.9, 0.8)));
         Ok(())
-    }
-
-    /// What a client that lists all jobs, page by page, does to those who submit meanwhile.
-    pub(super) async fn lister(&mut self, subject: &Subject) -> anyhow::Result<()> {
-        let submits = super::figures::submits(64);
-        let body = super::wire::submit_body(INTAKE, 0);
-        let (mut alone, mut beside, mut pages) = (Vec::new(), Vec::new(), 0);
-        for _ in 0..self.pairs {
-            self.step("Submit without a lister".to_owned());
-            let (_, mut latencies) = submits.run_timed(&subject.uri, self.run, body.clone()).await?;
-            alone.push(latencies.quantile(0.999).as_secs_f64() * 1e3);
-            self.step("Submit beside a lister".to_owned());
-            let mut listing = JoinSet::new();
-            let (listed, uri) = (Arc::new(Semaphore::new(0)), subject.uri.clone());
-            listing.spawn(list(uri, Arc::clone(&listed)));
-            let (_, mut latencies) = submits.run_timed(&subject.uri, self.run, body.clone()).await?;
-            beside.push(latencies.quantile(0.999).as_secs_f64() * 1e3);
-            if let Some(ended) = listing.try_join_next() {
-                ended??;
-            }
-            listing.shutdown().await;
-            pages += listed.available_permits();
-        }
-        anyhow::ensure!(pages > 0, "the lister listed nothing");
-        let ratio = median(&beside) / median(&alone);
-        self.figures.push(Figure::new("Submit, 64 in flight, p99.9", median(&alone), "ms"));
-        let name = "Submit, 64 in flight, p99.9, beside a client that lists all jobs";
-        self.figures.push(Figure::new(name, median(&beside), "ms").ratio(ratio));
-        Ok(())
-    }
-}
-
-/// Lists all jobs again and again, and counts pages.
-async fn list(uri: String, pages: Arc<Semaphore>) -> anyhow::Result<()> {
-    let mut client = JobQueueClient::connect(uri).await?;
-    let mut page_token = String::new();
-    loop {
-        let request = v1::ListJobsRequest { page_size: PAGE as i32, page_token, ..Default::default() };
-        page_token = client.list_jobs(request).await?.into_inner().next_page_token;
-        pages.add_permits(1);
     }
 }
 
