@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tonic::{Code, Request, Status};
-use tonic_types::StatusExt;
 
 use super::{errors, rpcs::Needs};
 use crate::{
@@ -11,11 +10,11 @@ use crate::{
     audit::{self, Audit},
     job::{Job, JobId},
     listen::Peer,
+    metrics::grpc_code,
     store::JobFilter,
 };
 
 /// Whoever makes a call.
-#[derive(Clone)]
 pub(super) struct Caller {
     pub(super) access: Arc<Access>,
     pub(super) audit: Arc<Audit>,
@@ -27,8 +26,8 @@ pub(super) struct Caller {
 
 impl Caller {
     /// The one that the guard let in.
-    pub(super) fn of<T>(call: &Request<T>) -> Result<Caller, Status> {
-        let caller = call.extensions().get::<Caller>().cloned();
+    pub(super) fn of<T>(call: &Request<T>) -> Result<Arc<Caller>, Status> {
+        let caller = call.extensions().get::<Arc<Caller>>().cloned();
         caller.ok_or_else(|| Status::internal("a call has passed no guard"))
     }
 
@@ -98,25 +97,28 @@ impl Caller {
 
     /// Begins to note a call that changes something. What is dropped before its end is noted as such: the caller went
     /// away, and the change may have been made all the same.
-    pub(super) fn begin(&self, queue: Option<&str>) -> Entry {
-        Entry { caller: self.clone(), queue: queue.map(str::to_owned), ids: Vec::new(), ended: false }
+    pub(super) fn begin(self: &Arc<Self>, queue: Option<&str>) -> Entry {
+        let begun = || Begun { caller: Arc::clone(self), queue: queue.map(str::to_owned), ids: Vec::new() };
+        Entry(self.audit.is_on().then(begun))
     }
 
     /// Begins to note a change of a job.
-    pub(super) fn begin_job(&self, id: JobId, queue: Option<&str>) -> Entry {
+    pub(super) fn begin_job(self: &Arc<Self>, id: JobId, queue: Option<&str>) -> Entry {
         let mut entry = self.begin(queue);
-        entry.ids.push(id.to_string());
+        if let Some(begun) = &mut entry.0 {
+            begun.ids.push(id.to_string());
+        }
         entry
     }
 
     /// Notes something that was done, or refused.
     pub(super) fn record(&self, queue: Option<&str>, ids: &[String], outcome: Result<(), &Status>) {
-        let reason = outcome.err().and_then(|status| status.get_details_error_info()).map(|info| info.reason);
+        let reason = outcome.err().and_then(errors::reason);
         let code = outcome.err().map_or(Code::Ok, Status::code);
-        self.note(queue, ids, code_name(code), reason.as_deref());
+        self.note(queue, ids, code, reason.as_deref());
     }
 
-    fn note(&self, queue: Option<&str>, ids: &[String], code: &str, reason: Option<&str>) {
+    fn note(&self, queue: Option<&str>, ids: &[String], code: Code, reason: Option<&str>) {
         self.audit.record(audit::Call {
             subject: self.subject.name(),
             certificate: self.subject.certificate(),
@@ -124,61 +126,36 @@ impl Caller {
             rpc: self.rpc,
             queue,
             ids,
-            code,
+            code: grpc_code(code as usize),
             reason,
         });
     }
 }
 
-/// A change that is being made.
-pub(super) struct Entry {
-    caller: Caller,
+/// A change that is being made; nothing where nobody wants to know.
+pub(super) struct Entry(Option<Begun>);
+
+struct Begun {
+    caller: Arc<Caller>,
     queue: Option<String>,
     ids: Vec<String>,
-    ended: bool,
 }
 
 impl Entry {
     /// Notes how it ended.
     pub(super) fn end<T>(mut self, result: &Result<T, Status>, ids: impl FnOnce(&T) -> Vec<String>) {
-        self.ended = true;
-        if !self.caller.audit.is_on() {
-            return;
-        }
+        let Some(mut begun) = self.0.take() else { return };
         if let Ok(done) = result {
-            self.ids.extend(ids(done));
+            begun.ids.extend(ids(done));
         }
-        self.caller.record(self.queue.as_deref(), &self.ids, result.as_ref().map(|_| ()));
+        begun.caller.record(begun.queue.as_deref(), &begun.ids, result.as_ref().map(|_| ()));
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if !self.ended {
-            self.caller.note(self.queue.as_deref(), &self.ids, code_name(Code::Cancelled), None);
+        if let Some(begun) = self.0.take() {
+            begun.caller.note(begun.queue.as_deref(), &begun.ids, Code::Cancelled, None);
         }
-    }
-}
-
-/// A code as the protocol's documents write it.
-pub(super) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }

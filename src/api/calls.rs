@@ -43,7 +43,7 @@ impl CountCalls {
 }
 
 /// The methods of a set of descriptors, and whether they stream.
-fn methods(descriptors: &[u8]) -> Vec<(String, bool)> {
+pub(super) fn methods(descriptors: &[u8]) -> Vec<(String, bool)> {
     let set = prost_types::FileDescriptorSet::decode(descriptors).unwrap_or_default();
     let mut names = Vec::new();
     for file in &set.file {

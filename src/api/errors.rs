@@ -62,9 +62,9 @@ impl Faults {
     }
 }
 
-/// The stable reason that a status carries; empty if it has none.
-pub(super) fn reason(status: &Status) -> String {
-    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+/// The stable reason that a status carries, if it has one.
+pub(super) fn reason(status: &Status) -> Option<String> {
+    status.get_details_error_info().map(|info| info.reason)
 }
 
 fn status(
@@ -154,36 +154,30 @@ pub(super) fn not_admitted(error: &AdmissionError, field: Option<String>) -> Sta
         Some(field) => format!("{field}: {error}"),
         None => error.to_string(),
     };
-    match error {
-        AdmissionError::QueueNotFound(queue) => {
-            status(Code::NotFound, "QUEUE_NOT_FOUND", message, resource("queue", queue))
-        }
-        AdmissionError::UnknownKind { kind, .. } => {
-            status(Code::NotFound, "UNKNOWN_KIND", message, resource("kind", kind))
-        }
-    }
+    let missing = match error {
+        AdmissionError::QueueNotFound(queue) => resource("queue", queue),
+        AdmissionError::UnknownKind { kind, .. } => resource("kind", kind),
+    };
+    status(Code::NotFound, error.reason(), message, missing)
 }
 
 impl From<OfferRefusal> for Status {
     fn from(refusal: OfferRefusal) -> Self {
+        let reason = refusal.reason();
         match &refusal {
-            OfferRefusal::RequestMismatch => {
-                status(Code::AlreadyExists, "REQUEST_ID_REUSED", &refusal, |_| {})
-            }
-            OfferRefusal::JobDeleted => status(Code::NotFound, "JOB_DELETED", &refusal, |_| {}),
+            OfferRefusal::RequestMismatch => status(Code::AlreadyExists, reason, &refusal, |_| {}),
+            OfferRefusal::JobDeleted => status(Code::NotFound, reason, &refusal, |_| {}),
             OfferRefusal::QueueNotFound(queue) => queue_not_found(queue),
             OfferRefusal::LargerThanQueue { queue, max_jobs, max_bytes, .. } => {
-                status(Code::FailedPrecondition, "LARGER_THAN_QUEUE", &refusal, |details| {
+                status(Code::FailedPrecondition, reason, &refusal, |details| {
                     let limit = format!("max_jobs {max_jobs}, max_bytes {max_bytes}");
                     details.add_quota_failure_violation(format!("queue:{queue}"), limit);
                 })
             }
             OfferRefusal::DiskFull => disk_full(&refusal),
-            OfferRefusal::TooManyKinds(max) => {
-                status(Code::ResourceExhausted, "TOO_MANY_KINDS", &refusal, |details| {
-                    details.add_quota_failure_violation("kinds", format!("at most {max}"));
-                })
-            }
+            OfferRefusal::TooManyKinds(max) => status(Code::ResourceExhausted, reason, &refusal, |details| {
+                details.add_quota_failure_violation("kinds", format!("at most {max}"));
+            }),
         }
     }
 }

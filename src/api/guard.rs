@@ -16,8 +16,9 @@ use tower::{Layer, Service};
 use super::{caller::Caller, errors, rpcs, rpcs::Needs, unfinished::Unfinished};
 use crate::{
     access::{Access, Denied, Subject},
-    audit::Audit,
+    audit::{self, Audit},
     listen::{Hosts, Peer},
+    metrics::grpc_code,
 };
 
 /// What calls are held to.
@@ -75,7 +76,7 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         match self.gate.admit(&request) {
             Ok(caller) => {
-                request.extensions_mut().insert(caller);
+                request.extensions_mut().insert(Arc::new(caller));
                 let request = request.map(|body| self.unfinished.count(body));
                 Either::Left(self.inner.call(request))
             }
@@ -96,16 +97,14 @@ impl Gate {
         let peer = request.extensions().get::<Peer>().cloned();
         let certificate = peer.as_ref().and_then(|peer| peer.certificate.clone());
         let refused = |status: Status, subject: Option<&str>| {
-            self.audit.record_stranger(crate::audit::Call {
+            self.audit.record_stranger(audit::Call {
                 subject,
                 certificate: certificate.as_deref(),
                 peer: peer.as_ref().map(|peer| peer.address),
                 rpc,
-                code: super::caller::code_name(status.code()),
-                reason: tonic_types::StatusExt::get_details_error_info(&status)
-                    .map(|info| info.reason)
-                    .as_deref(),
-                ..crate::audit::Call::default()
+                code: grpc_code(status.code() as usize),
+                reason: errors::reason(&status).as_deref(),
+                ..audit::Call::default()
             });
             status
         };

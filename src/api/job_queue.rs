@@ -45,7 +45,7 @@ impl JobQueueApi {
     /// Changes a job, if the caller may. A job never goes to another queue, so that looking first is enough.
     async fn job_control(
         &self,
-        caller: &Caller,
+        caller: &Arc<Caller>,
         id: JobId,
         control: Control,
     ) -> Result<Option<Arc<Job>>, Status> {

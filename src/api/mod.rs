@@ -63,7 +63,7 @@ pub(crate) struct Core {
 impl Core {
     /// Counts a submission that ends with this status.
     fn rejected(&self, status: &Status) {
-        self.metrics.rejected(&errors::reason(status));
+        self.metrics.rejected(&errors::reason(status).unwrap_or_default());
     }
 
     /// When a caller that set a deadline stops waiting for an answer.

@@ -1,5 +1,7 @@
 //! The QueueService.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status};
 
 use super::{Core, caller::Caller, convert, errors, validate::Validator};
@@ -28,7 +30,12 @@ impl QueueServiceApi {
     }
 
     /// Changes a queue, if the caller may.
-    async fn decide(&self, caller: &Caller, name: &str, control: Control) -> Result<ControlAnswer, Status> {
+    async fn decide(
+        &self,
+        caller: &Arc<Caller>,
+        name: &str,
+        control: Control,
+    ) -> Result<ControlAnswer, Status> {
         caller.on_queue(name)?;
         let entry = caller.begin(Some(name));
         let done = match self.core.commit.control(control).await {
@@ -42,7 +49,7 @@ impl QueueServiceApi {
 
     async fn control(
         &self,
-        caller: &Caller,
+        caller: &Arc<Caller>,
         name: &str,
         control: Control,
     ) -> Result<Option<v1::Queue>, Status> {

@@ -52,10 +52,7 @@ const RPCS: &[(&str, Needs)] = &[
 mod tests {
     use std::collections::BTreeSet;
 
-    use prost::Message;
-    use prost_types::FileDescriptorSet;
-
-    use super::*;
+    use super::{super::calls::methods, *};
     use crate::proto;
 
     fn served() -> BTreeSet<String> {
@@ -65,16 +62,7 @@ mod tests {
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
         ];
-        let files = sets.into_iter().flat_map(|set| FileDescriptorSet::decode(set).unwrap().file);
-        let mut served = BTreeSet::new();
-        for file in files {
-            for service in &file.service {
-                for method in &service.method {
-                    served.insert(format!("{}.{}/{}", file.package(), service.name(), method.name()));
-                }
-            }
-        }
-        served
+        sets.into_iter().flat_map(methods).map(|(method, _)| method).collect()
     }
 
     #[test]

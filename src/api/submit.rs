@@ -12,20 +12,20 @@ use super::{
     validate::{BATCH_MAX, Validator, request},
 };
 use crate::{
-    admission::JobDraft,
+    admission::{JobDraft, QueueEntry},
     clock::Timestamp,
     commit::{SubmitAnswer, position_of},
     config::WhenFull,
     job::Job,
     proto::v1,
-    store::{Offer, RequestId, StoreError},
+    store::{NewJob, Offer, RequestId, StoreError},
     traces::Submission,
     watch::ResumeToken,
 };
 
 /// Who submits, and what came beside the request.
 pub(super) struct By<'a> {
-    pub(super) caller: &'a Caller,
+    pub(super) caller: &'a Arc<Caller>,
     pub(super) metadata: &'a tonic::metadata::MetadataMap,
     pub(super) deadline: Option<Timestamp>,
 }
@@ -45,24 +45,27 @@ impl JobQueueApi {
             drafts.first().map_or(("", ""), |draft| (draft.queue.as_str(), draft.kind.as_str()));
         let mut span =
             self.core.traces.submission(traceparent, (queue, kind), drafts.len(), self.core.clock.now());
-        let offered =
-            self.try_offer(drafts, request_id, request, span.traceparent(), when_full, deadline).await;
+        let offered = match self.admit(drafts, request_id, span.traceparent()) {
+            Ok((jobs, queue)) => {
+                let wait = queue.and_then(|queue| queue.patience(self.core.clock.now(), when_full, deadline));
+                self.decided(Offer { request, jobs, behind_waiters: false }, wait).await
+            }
+            Err(status) => Err(status),
+        };
         match &offered {
             Ok(answer) => answered(&mut span, answer),
-            Err(status) => span.failed(&errors::reason(status)),
+            Err(status) => span.failed(&errors::reason(status).unwrap_or_default()),
         }
         offered
     }
 
-    async fn try_offer(
+    /// Completes drafts; returns the first one's queue, too.
+    fn admit(
         &self,
         drafts: Vec<JobDraft>,
         request_id: &str,
-        request: Option<RequestId>,
         traceparent: &str,
-        when_full: Option<WhenFull>,
-        deadline: Option<Timestamp>,
-    ) -> Result<SubmitAnswer, Status> {
+    ) -> Result<(Vec<NewJob>, Option<Arc<QueueEntry>>), Status> {
         let mut jobs = Vec::with_capacity(drafts.len());
         let mut queue = None;
         let is_batch = drafts.len() > 1;
@@ -74,8 +77,11 @@ impl JobQueueApi {
             queue.get_or_insert(its_queue);
             jobs.push(job);
         }
-        let wait = queue.and_then(|queue| queue.patience(self.core.clock.now(), when_full, deadline));
-        let offer = Offer { request, jobs, behind_waiters: false };
+        Ok((jobs, queue))
+    }
+
+    /// What the committer says to an offer: an error unless there are jobs for it.
+    async fn decided(&self, offer: Offer, wait: Option<Timestamp>) -> Result<SubmitAnswer, Status> {
         match self.core.commit.submit(offer, wait).await? {
             SubmitAnswer::Full { full, too_many_waiters } => Err(errors::queue_full(&full, too_many_waiters)),
             SubmitAnswer::Refused(refusal) => Err(refusal.into()),

@@ -39,7 +39,7 @@ const BYTES_MAX: usize = 16 << 20;
 /// The answers to a call.
 pub(super) fn start(
     api: JobQueueApi,
-    caller: Caller,
+    caller: Arc<Caller>,
     call: Request<Streaming<v1::SubmitStreamRequest>>,
 ) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + Send + use<> {
     let deadline = api.core.deadline(&call);
@@ -136,7 +136,7 @@ impl SubmitStream {
 /// Items that were taken and have no result yet.
 struct Items {
     api: JobQueueApi,
-    caller: Caller,
+    caller: Arc<Caller>,
     /// All items wait in one name, so that a stream takes one place among those who wait for room.
     waits_as: waiters::Caller,
     traceparent: String,
@@ -298,13 +298,14 @@ fn accepted(id: crate::job::JobId, created: bool) -> Outcome {
 
 /// What Submit would have ended with.
 fn refused(core: &Core, status: &Status, span: &mut Submission) -> Outcome {
-    core.rejected(status);
-    span.failed(&errors::reason(status));
     let details = status.get_error_details();
+    let reason = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
+    core.metrics.rejected(&reason);
+    span.failed(&reason);
     let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
     Outcome::Refused(v1::SubmitRefused {
         code: status.code() as i32,
-        reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
+        reason,
         message: status.message().to_owned(),
         field_violations: violations
             .iter()

@@ -176,7 +176,7 @@ impl Bench {
             needs,
         };
         let mut request = Request::new(message);
-        request.extensions_mut().insert(caller);
+        request.extensions_mut().insert(Arc::new(caller));
         request
     }
 

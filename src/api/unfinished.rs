@@ -216,8 +216,8 @@ mod tests {
         assert_eq!(whole.to_bytes().len(), 22);
         let refused = call(vec![message(9)[..13].to_vec(), vec![7]]).collect().await.unwrap_err();
         assert_eq!(
-            (refused.code(), &*errors::reason(&refused)),
-            (Code::ResourceExhausted, "TOO_MUCH_UNFINISHED")
+            (refused.code(), errors::reason(&refused).as_deref()),
+            (Code::ResourceExhausted, Some("TOO_MUCH_UNFINISHED"))
         );
         assert!(rest.set(0));
         let cut = call(vec![message(9)[..13].to_vec(), vec![7]]).collect().await.unwrap();

@@ -125,7 +125,7 @@ pub(super) async fn authorize(
 /// The stream of a watch, for as long as its caller would be let in.
 pub(super) fn start(
     core: &Core,
-    caller: Caller,
+    caller: Arc<Caller>,
     request: WatchRequest,
     view: v1::JobView,
 ) -> impl Stream<Item = Result<v1::WatchStatusResponse, Status>> + Send + use<> {
