@@ -74,11 +74,12 @@ impl Credentials {
         Ok(credentials)
     }
 
-    /// What calls are held to.
+    /// Where handshakes and calls are noted.
     pub(super) fn audit(&self) -> Arc<Audit> {
         Arc::clone(&self.audit)
     }
 
+    /// What calls are held to.
     pub(super) fn gate(&self, settings: &Settings) -> Gate {
         let checks_host = settings.listens_on_loopback() && self.tls.is_none();
         Gate {
@@ -93,10 +94,11 @@ impl Credentials {
     pub(super) async fn follow(self: Arc<Self>, asked: Arc<Notify>) -> Infallible {
         let mut read = self.stamps();
         let mut last = read.clone();
+        let has_files = self.tls.is_some() || self.tokens.is_some();
         loop {
             let by_request = tokio::select! {
                 () = asked.notified() => true,
-                () = self.clock.sleep_until(self.clock.now().after(LOOK_EVERY)) => false,
+                () = self.clock.sleep_until(self.clock.now().after(LOOK_EVERY)), if has_files => false,
             };
             let own = Arc::clone(&self);
             let before = (read.clone(), last);
