@@ -6,10 +6,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use pin_project_lite::pin_project;
 use prost::Message;
-use tonic::{Code, body::Body, codegen::Service};
+use tonic::{Code, body::Body};
 
 use crate::{
     clock::Stopwatch,
@@ -20,22 +21,23 @@ use crate::{
 /// The header, or trailer, with a call's code.
 const STATUS: &str = "grpc-status";
 
-/// Counts the calls of the service that it is put around.
-#[derive(Clone)]
-pub(super) struct CountCalls {
+/// Counts the calls of a server.
+#[derive(Debug)]
+pub(super) struct Calls {
     metrics: Arc<Metrics>,
-    methods: Arc<Methods>,
+    methods: Methods,
 }
 
-impl CountCalls {
+impl Calls {
     /// For the methods that the server has.
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
         let sets = [proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
-        let methods = Arc::new(metrics.calls.methods(sets.into_iter().flat_map(methods)));
-        CountCalls { metrics, methods }
+        let methods = metrics.calls.methods(sets.into_iter().flat_map(methods));
+        Calls { metrics, methods }
     }
 
-    fn call(&self, path: &str) -> Call {
+    /// A call begins.
+    pub(super) fn begin(&self, path: &str) -> Call {
         let method = self.methods.get(path).unwrap_or_else(|| self.metrics.calls.other());
         method.begins();
         Call { method: Arc::clone(method), stopwatch: Stopwatch::start(), code: None }
@@ -58,7 +60,7 @@ pub(super) fn methods(descriptors: &[u8]) -> Vec<(String, bool)> {
 }
 
 /// A call under way. It is counted when this is dropped.
-struct Call {
+pub(super) struct Call {
     method: Arc<MethodMetrics>,
     stopwatch: Stopwatch,
     /// Absent until the server has said how it ends: the client may go before.
@@ -80,45 +82,39 @@ impl Drop for Call {
     }
 }
 
-impl<S> tower_layer::Layer<S> for CountCalls {
-    type Service = Counted<S>;
-
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted { calls: self.clone(), inner }
+pin_project! {
+    /// A call until its answer begins.
+    pub(super) struct Counted<F> {
+        #[pin]
+        answer: F,
+        // Absent once it has begun.
+        call: Option<Call>,
     }
 }
 
-/// A service whose calls are counted.
-#[derive(Clone)]
-pub(super) struct Counted<S> {
-    calls: CountCalls,
-    inner: S,
+impl Call {
+    /// Counts what comes of an answer.
+    pub(super) fn until<F>(self, answer: F) -> Counted<F> {
+        Counted { answer, call: Some(self) }
+    }
 }
 
-impl<S> Service<Request<Body>> for Counted<S>
+impl<F, E> Future for Counted<F>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Future: Send + 'static>,
+    F: Future<Output = Result<Response<Body>, E>>,
 {
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+    type Output = F::Output;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut call = self.calls.call(request.uri().path());
-        let response = self.inner.call(request);
-        Box::pin(async move {
-            let response = response.await?;
-            // A call that fails at once says so in its headers, all others in their trailers.
-            call.read(response.headers());
-            if call.code.is_some() {
-                return Ok(response);
-            }
-            Ok(response.map(|body| Body::new(CountedBody { body, call: Some(call) })))
-        })
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = ready!(this.answer.poll(context))?;
+        let Some(mut call) = this.call.take() else { return Poll::Ready(Ok(answer)) };
+        // A call that fails at once says so in its headers, all others in their trailers.
+        call.read(answer.headers());
+        if call.code.is_some() {
+            return Poll::Ready(Ok(answer));
+        }
+        Poll::Ready(Ok(answer.map(|body| Body::new(CountedBody { body, call: Some(call) }))))
     }
 }
 

@@ -13,7 +13,13 @@ use tonic::{
 };
 use tower::{Layer, Service};
 
-use super::{caller::Caller, errors, rpcs, rpcs::Needs, unfinished::Unfinished};
+use super::{
+    caller::Caller,
+    calls::{Calls, Counted},
+    errors, rpcs,
+    rpcs::Needs,
+    unfinished::Unfinished,
+};
 use crate::{
     access::{Access, Denied, Subject},
     audit::{self, Audit},
@@ -32,32 +38,35 @@ pub(crate) struct Gate {
     pub(crate) origins: Arc<[String]>,
 }
 
-/// Puts the gate before services.
-#[derive(Clone, Debug)]
-pub(super) struct GateLayer {
+/// What every call passes: it is counted, held to the gate, and what it sends is bounded.
+struct Door {
     gate: Gate,
+    calls: Calls,
     unfinished: Unfinished,
 }
 
-impl GateLayer {
-    pub(super) fn new(gate: Gate) -> Self {
-        GateLayer { gate, unfinished: Unfinished::default() }
+/// Puts a door before services.
+#[derive(Clone)]
+pub(super) struct GuardLayer(Arc<Door>);
+
+impl GuardLayer {
+    pub(super) fn new(gate: Gate, calls: Calls) -> Self {
+        GuardLayer(Arc::new(Door { gate, calls, unfinished: Unfinished::default() }))
     }
 }
 
-impl<S> Layer<S> for GateLayer {
+impl<S> Layer<S> for GuardLayer {
     type Service = Guard<S>;
 
     fn layer(&self, inner: S) -> Guard<S> {
-        Guard { gate: self.gate.clone(), unfinished: self.unfinished.clone(), inner }
+        Guard { door: Arc::clone(&self.0), inner }
     }
 }
 
-/// Services behind the gate.
-#[derive(Clone, Debug)]
+/// Services behind the door.
+#[derive(Clone)]
 pub(super) struct Guard<S> {
-    gate: Gate,
-    unfinished: Unfinished,
+    door: Arc<Door>,
     inner: S,
 }
 
@@ -67,21 +76,22 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
+    type Future = Counted<Either<S::Future, Ready<Result<Response<Body>, S::Error>>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        match self.gate.admit(&request) {
+        let Door { gate, calls, unfinished } = &*self.door;
+        let call = calls.begin(request.uri().path());
+        call.until(match gate.admit(&request) {
             Ok(caller) => {
                 request.extensions_mut().insert(Arc::new(caller));
-                let request = request.map(|body| self.unfinished.count(body));
-                Either::Left(self.inner.call(request))
+                Either::Left(self.inner.call(request.map(|body| unfinished.count(body))))
             }
             Err(status) => Either::Right(ready(Ok(status.into_http()))),
-        }
+        })
     }
 }
 

@@ -12,9 +12,7 @@ use tonic_web::GrpcWebLayer;
 use tower::util::option_layer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::{
-    Core, Gate, JobQueueApi, MESSAGE_MAX_BYTES, QueueServiceApi, calls::CountCalls, guard::GateLayer,
-};
+use super::{Core, Gate, JobQueueApi, MESSAGE_MAX_BYTES, QueueServiceApi, calls::Calls, guard::GuardLayer};
 use crate::{
     config::LimitSettings,
     listen::{Connection, Listener, Peer},
@@ -93,7 +91,7 @@ pub(crate) async fn serve(
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let calls = CountCalls::new(Arc::clone(&core.metrics));
+    let calls = Calls::new(Arc::clone(&core.metrics));
     let jobs = JobQueueServer::new(JobQueueApi::new(core.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
@@ -104,8 +102,7 @@ pub(crate) async fn serve(
         .accept_http1(pages)
         .layer(option_layer(pages.then(|| cors(&gate))))
         .layer(option_layer(pages.then(GrpcWebLayer::new)))
-        .layer(calls)
-        .layer(GateLayer::new(gate))
+        .layer(GuardLayer::new(gate, calls))
         .add_service(jobs)
         .add_service(queues)
         .add_service(health);

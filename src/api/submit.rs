@@ -98,7 +98,7 @@ impl JobQueueApi {
         request_id: &str,
         when_full: i32,
     ) -> Result<(Arc<Job>, bool), Status> {
-        let draft = validator.job_spec("job", job);
+        let draft = validator.job_spec(&"job", job);
         validator.request_id(request_id);
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
@@ -142,7 +142,7 @@ impl JobQueueApi {
             .jobs
             .into_iter()
             .enumerate()
-            .map(|(index, spec)| validator.job_spec(&format!("jobs[{index}]"), Some(spec)))
+            .map(|(index, spec)| validator.job_spec(&format_args!("jobs[{index}]"), Some(spec)))
             .collect();
         validator.finish()?;
         let queues: BTreeSet<&str> = drafts.iter().map(|draft| draft.queue.as_str()).collect();

@@ -204,7 +204,7 @@ impl Items {
     ) -> Result<(Offer, Option<Timestamp>), Status> {
         let core = &self.api.core;
         let mut validator = Validator::new(core.clock.now());
-        let draft = validator.job_spec("job", item.job);
+        let draft = validator.job_spec(&"job", item.job);
         validator.request_id(&item.request_id);
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;

@@ -1,6 +1,11 @@
 //! What a request must look like. Every fault is found, named and told with its limit; nothing is done before.
 
-use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use tonic::Status;
 
@@ -27,6 +32,19 @@ const WATCHED_IDS_MAX: usize = 1_000;
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: i32 = 1_000;
 
+/// A field of a message in a request. Most of them have no fault, and their names are never written out.
+#[derive(Clone, Copy)]
+struct Field<'a> {
+    of: &'a dyn Display,
+    name: &'a str,
+}
+
+impl Display for Field<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.of, self.name)
+    }
+}
+
 /// Finds the faults of one request.
 pub(super) struct Validator {
     faults: Faults,
@@ -43,39 +61,39 @@ impl Validator {
         self.faults.check()
     }
 
-    pub(super) fn fault(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.faults.add(field, description);
+    pub(super) fn fault(&mut self, field: impl Display, description: impl Into<String>) {
+        self.faults.add(field.to_string(), description);
     }
 
-    fn hold(&mut self, field: impl Into<String>, verdict: Verdict) {
+    fn hold(&mut self, field: impl Display, verdict: Verdict) {
         if let Err(problem) = verdict {
             self.fault(field, problem);
         }
     }
 
-    pub(super) fn job_spec(&mut self, field: &str, spec: Option<v1::JobSpec>) -> JobDraft {
+    pub(super) fn job_spec(&mut self, field: &dyn Display, spec: Option<v1::JobSpec>) -> JobDraft {
         let Some(spec) = spec else {
             self.fault(field, "is required");
             return JobDraft::default();
         };
-        let at = |name: &str| format!("{field}.{name}");
-        self.queue_name(&at("queue"), &spec.queue);
+        let at = |name| Field { of: field, name };
+        self.queue_name(at("queue"), &spec.queue);
         self.hold(at("kind"), rules::kind(&spec.kind));
         self.hold(at("payload"), rules::payload(&spec.payload));
         self.hold(at("payload_type"), rules::payload_type(&spec.payload_type));
-        self.labels(&at("labels"), &spec.labels);
+        self.labels(at("labels"), &spec.labels);
         self.hold(at("priority"), rules::priority(spec.priority));
         self.hold(at("max_attempts"), rules::max_attempts(i64::from(spec.max_attempts)));
         let max_attempts = u32::try_from(spec.max_attempts).ok().filter(|attempts| *attempts > 0);
-        let retry = spec.retry_policy.map(|policy| self.retry_policy(&at("retry_policy"), &policy));
+        let retry = spec.retry_policy.map(|policy| self.retry_policy(at("retry_policy"), &policy));
         let attempt_timeout = spec
             .attempt_timeout
-            .and_then(|timeout| self.duration(&at("attempt_timeout"), &timeout, &limits::ATTEMPT_TIMEOUT));
-        let run_time = spec.run_time.and_then(|time| self.timestamp(&at("run_time"), &time));
+            .and_then(|timeout| self.duration(at("attempt_timeout"), &timeout, &limits::ATTEMPT_TIMEOUT));
+        let run_time = spec.run_time.and_then(|time| self.timestamp(at("run_time"), &time));
         if let Some(time) = run_time {
             self.hold(at("run_time"), rules::run_time(time, self.now));
         }
-        let expire_time = spec.expire_time.and_then(|time| self.timestamp(&at("expire_time"), &time));
+        let expire_time = spec.expire_time.and_then(|time| self.timestamp(at("expire_time"), &time));
         if let Some(time) = expire_time {
             self.hold(at("expire_time"), rules::expire_time(time, run_time, self.now));
         }
@@ -95,11 +113,11 @@ impl Validator {
         }
     }
 
-    fn retry_policy(&mut self, field: &str, policy: &v1::RetryPolicy) -> RetryPolicy {
+    fn retry_policy(&mut self, field: Field<'_>, policy: &v1::RetryPolicy) -> RetryPolicy {
         let default = RetryPolicy::DEFAULT;
         let mut delay = |name: &str, value: Option<prost_types::Duration>, default: Duration| {
             value
-                .and_then(|value| self.duration(&format!("{field}.{name}"), &value, &limits::RETRY_DELAY))
+                .and_then(|value| self.duration(Field { of: &field, name }, &value, &limits::RETRY_DELAY))
                 .unwrap_or(default)
         };
         let initial_delay = delay("initial_delay", policy.initial_delay, default.initial_delay);
@@ -108,16 +126,16 @@ impl Validator {
         let jitter = policy.jitter.unwrap_or(default.jitter);
         let policy = RetryPolicy { initial_delay, max_delay, multiplier, jitter };
         for (part, problem) in rules::retry_policy(&policy) {
-            self.fault(format!("{field}.{part}"), problem);
+            self.fault(Field { of: &field, name: part }, problem);
         }
         policy
     }
 
-    pub(super) fn queue_name(&mut self, field: &str, name: &str) {
+    pub(super) fn queue_name(&mut self, field: impl Display, name: &str) {
         self.hold(field, rules::queue(name));
     }
 
-    fn labels(&mut self, field: &str, labels: &BTreeMap<String, String>) {
+    fn labels(&mut self, field: impl Display + Copy, labels: &BTreeMap<String, String>) {
         for problem in rules::labels(labels) {
             self.fault(field, problem);
         }
@@ -126,23 +144,23 @@ impl Validator {
     /// A duration within its limits.
     pub(super) fn duration(
         &mut self,
-        field: &str,
+        field: impl Display,
         value: &prost_types::Duration,
         allowed: &RangeInclusive<Duration>,
     ) -> Option<Duration> {
-        let limits = rules::duration_limits(allowed);
+        let limits = || rules::duration_limits(allowed);
         if !(-999_999_999..=999_999_999).contains(&value.nanos)
             || (value.seconds > 0 && value.nanos < 0)
             || (value.seconds < 0 && value.nanos > 0)
         {
             self.fault(
                 field,
-                format!("is no valid duration: seconds and nanos disagree in sign or size; {limits}"),
+                format!("is no valid duration: seconds and nanos disagree in sign or size; {}", limits()),
             );
             return None;
         }
         let (Ok(seconds), Ok(nanos)) = (u64::try_from(value.seconds), u32::try_from(value.nanos)) else {
-            self.fault(field, format!("is negative; {limits}"));
+            self.fault(field, format!("is negative; {}", limits()));
             return None;
         };
         let duration = Duration::new(seconds, nanos);
@@ -153,7 +171,11 @@ impl Validator {
     }
 
     /// An instant between the years 1 and 9999.
-    pub(super) fn timestamp(&mut self, field: &str, value: &prost_types::Timestamp) -> Option<Timestamp> {
+    pub(super) fn timestamp(
+        &mut self,
+        field: impl Display,
+        value: &prost_types::Timestamp,
+    ) -> Option<Timestamp> {
         const YEAR_1_SECONDS: i64 = -62_135_596_800;
         const YEAR_9999_SECONDS: i64 = 253_402_300_799;
         if !(YEAR_1_SECONDS..=YEAR_9999_SECONDS).contains(&value.seconds)
@@ -169,7 +191,7 @@ impl Validator {
         self.hold("request_id", rules::request_id(text));
     }
 
-    pub(super) fn job_id(&mut self, field: &str, text: &str) -> JobId {
+    pub(super) fn job_id(&mut self, field: impl Display, text: &str) -> JobId {
         match text.parse() {
             Ok(id) => id,
             Err(_) if text.is_empty() => {
@@ -193,7 +215,7 @@ impl Validator {
         texts
             .iter()
             .enumerate()
-            .map(|(index, text)| self.job_id(&format!("{field}[{index}]"), text))
+            .map(|(index, text)| self.job_id(format_args!("{field}[{index}]"), text))
             .collect()
     }
 
@@ -301,7 +323,7 @@ impl Validator {
             if time.seconds == KEEP_FOREVER_SECONDS && time.nanos == 0 {
                 return Some(Keep::Forever);
             }
-            self.duration(&format!("settings.retention.{state}"), &time, &limits::KEEP).map(Keep::For)
+            self.duration(format_args!("settings.retention.{state}"), &time, &limits::KEEP).map(Keep::For)
         };
         QueueRetention {
             succeeded: keep("succeeded", retention.succeeded),

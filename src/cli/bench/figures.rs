@@ -1,5 +1,7 @@
 //! The figures of an empty store: accepting jobs, running them, and how long one takes.
 
+use std::fs;
+
 use jobmill::proto::v1::JobState;
 
 use super::{
@@ -7,9 +9,9 @@ use super::{
     end_to_end::{BY_BATCHES, BY_CALLS, BY_STREAMS},
     load::{Calls, Loaded, empty_streams},
     paced::{self, Latencies, PACE},
-    process::ServerProcess,
+    process::{ServerProcess, Serves},
     report::{Bounds, Figure},
-    server::{INTAKE, Variant, WORK},
+    server::{INTAKE, WORK},
     streams::{self, STREAMS},
     subject::Subject,
     wire::{Method, batch_body, empty_body, submit_body, with_request_id},
@@ -77,13 +79,24 @@ pub(super) fn submits(in_flight: usize) -> Calls {
 
 impl Bench {
     pub(super) async fn nothing(&self) -> anyhow::Result<ServerProcess> {
-        ServerProcess::start(None, &Variant::default(), &self.place.folder().join("nothing.log")).await
+        ServerProcess::start(Serves::Nothing, &self.place.folder().join("nothing.log")).await
+    }
+
+    /// A service that keeps what calls bring in a bare table.
+    async fn table(&self) -> anyhow::Result<ServerProcess> {
+        let folder = self.place.fresh();
+        fs::create_dir(&folder)?;
+        ServerProcess::start(Serves::Table { folder: &folder }, &self.place.folder().join("table.log")).await
     }
 
     async fn empty_rate(&self, nothing: &ServerProcess, in_flight: usize) -> anyhow::Result<f64> {
-        let body = empty_body();
         self.step(format!("empty calls, {in_flight} in flight"));
-        Ok(empty_calls(in_flight).run(&nothing.uri(), self.run, move || body.clone()).await?.rate)
+        self.calls_rate(nothing, in_flight).await
+    }
+
+    async fn calls_rate(&self, process: &ServerProcess, in_flight: usize) -> anyhow::Result<f64> {
+        let body = empty_body();
+        Ok(empty_calls(in_flight).run(&process.uri(), self.run, move || body.clone()).await?.rate)
     }
 
     async fn submit_rate(&self, subject: &Subject, in_flight: usize) -> anyhow::Result<Loaded> {
@@ -114,8 +127,12 @@ impl Bench {
             Subject::empty(&self.place).await?,
         ];
         let [plain, ordered, random] = &subjects;
+        let table = self.table().await?;
+        let [mut kept, mut beside_kept] = [(); 2].map(|()| Series::default());
         let (mut series, mut accepted) = ([(); 3].map(|()| Series::default()), [0; 3]);
         for _ in 0..self.pairs {
+            self.step("calls kept in a bare table".to_owned());
+            let kept_rate = self.calls_rate(&table, IN_FLIGHT).await?;
             let body = submit_body(INTAKE, 0);
             let with_ids = submits(IN_FLIGHT);
             let loaded = [
@@ -133,6 +150,8 @@ impl Bench {
                 },
             ];
             let ceiling = self.empty_rate(&nothing, IN_FLIGHT).await?;
+            kept.add(kept_rate, ceiling);
+            beside_kept.add(loaded[0].rate, kept_rate);
             for ((loaded, series), accepted) in loaded.iter().zip(&mut series).zip(&mut accepted) {
                 series.add(loaded.rate, ceiling);
                 *accepted += loaded.done;
@@ -144,9 +163,14 @@ impl Bench {
         }
         let [plain, ordered, random] = &series;
         self.call_figures(plain, IN_FLIGHT, Some(Bounds::ratio_at_least(0.65, 0.5)));
+        self.figures
+            .push(kept.figure(format!("call kept in a bare table, {IN_FLIGHT} in flight"), "calls/s"));
+        self.figures
+            .push(beside_kept.figure(format!("Submit, {IN_FLIGHT} in flight, beside those"), "jobs/s"));
         let name = |ids| format!("Submit, {IN_FLIGHT} in flight, {ids} request ids");
         self.figures.push(ordered.figure(name("time-ordered"), "jobs/s"));
         self.figures.push(random.figure(name("random"), "jobs/s"));
+        table.stop().await?;
         nothing.stop().await
     }
 

@@ -15,6 +15,7 @@ mod report;
 mod server;
 mod streams;
 mod subject;
+mod table;
 mod variants;
 mod watchers;
 mod wire;
@@ -186,7 +187,7 @@ impl Group {
     /// How many runs it takes.
     fn steps(self, pairs: usize) -> u64 {
         let (of_each_pair, others) = match self {
-            Group::Submit => (10, 0),
+            Group::Submit => (11, 0),
             Group::Batches | Group::Streams => (2, 0),
             Group::EndToEnd => (5, 0),
             Group::Latency => (4, 0),

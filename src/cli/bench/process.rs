@@ -28,6 +28,17 @@ const SYSTEM_TICKS: usize = 12;
 /// and its unit, which Linux keeps the same on all machines.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// What a server does.
+#[derive(Clone, Copy)]
+pub(super) enum Serves<'a> {
+    /// Nothing: its calls are empty.
+    Nothing,
+    /// The payload of each call is kept in a bare table in this folder.
+    Table { folder: &'a Path },
+    /// Jobs, kept in this folder.
+    Jobs { folder: &'a Path, variant: &'a Variant },
+}
+
 /// A running server. It is killed when dropped.
 pub(super) struct ServerProcess {
     child: Child,
@@ -37,19 +48,20 @@ pub(super) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts a server with its store in `data_dir`, or without one a service that does nothing. Its log goes to the
-    /// file `log`.
-    pub(super) async fn start(
-        data_dir: Option<&Path>,
-        variant: &Variant,
-        log: &Path,
-    ) -> anyhow::Result<Self> {
+    /// Starts a server. Its log goes to the file `log`.
+    pub(super) async fn start(serves: Serves<'_>, log: &Path) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("can't find this program's file")?;
         let log_file = File::options().create(true).append(true).open(log)?;
         let mut command = Command::new(program);
         command.arg("__bench-server");
-        if let Some(folder) = data_dir {
-            command.arg("--data-dir").arg(folder).args(variant.arguments());
+        match serves {
+            Serves::Nothing => {}
+            Serves::Jobs { folder, variant } => {
+                command.arg("--data-dir").arg(folder).args(variant.arguments());
+            }
+            Serves::Table { folder } => {
+                command.arg("--table-dir").arg(folder);
+            }
         }
         let mut child = command
             .stdin(Stdio::piped())

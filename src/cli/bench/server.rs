@@ -37,6 +37,7 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::table::Table;
 use crate::cli::logging;
 
 /// Jobs of this queue run at once, as long as few of them are under way.
@@ -59,9 +60,12 @@ const BYTES_MAX: u64 = 1 << 40;
 /// Serves for the bench, until standard input ends.
 #[derive(clap::Args, Debug)]
 pub(crate) struct BenchServerArgs {
-    /// The folder of the store; without it, a service that does nothing
+    /// The folder of the store; without it, a service whose calls are empty
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// Instead of doing nothing, keep what the calls bring in a bare table in this folder
+    #[arg(long, conflicts_with = "data_dir")]
+    table_dir: Option<PathBuf>,
     #[command(flatten)]
     variant: Variant,
 }
@@ -118,7 +122,7 @@ impl Variant {
 pub(crate) async fn run(args: BenchServerArgs) -> ExitCode {
     let served = match args.data_dir {
         Some(folder) => serve_jobs(folder, args.variant).await,
-        None => serve_nothing().await,
+        None => serve_nothing(args.table_dir).await,
     };
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -166,7 +170,8 @@ async fn nothing(_attempt: Attempt) -> Result<Output, HandlerError> {
     Ok(Output::default())
 }
 
-async fn serve_nothing() -> anyhow::Result<()> {
+async fn serve_nothing(table_dir: Option<PathBuf>) -> anyhow::Result<()> {
+    let table = table_dir.map(|folder| Table::open(&folder)).transpose()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("can't listen")?;
     announce(listener.local_addr()?)?;
     let input_ended = answer_questions(Arc::default())?;
@@ -174,7 +179,7 @@ async fn serve_nothing() -> anyhow::Result<()> {
     let listener =
         Listener::new(listener, limits.clone(), None, Arc::new(Audit::off()), Arc::default(), Clock::System);
     grpc_server(&limits)
-        .add_service(EmptyServiceServer::new(Nothing))
+        .add_service(EmptyServiceServer::new(Nothing { table }))
         .serve_with_incoming_shutdown(grpc_incoming(listener), input_ended.cancelled_owned())
         .await?;
     Ok(())
@@ -234,11 +239,17 @@ const ID: &str = "0123456789ABC";
 /// somewhere else than the stream itself.
 const ANSWERS_MAX: usize = 1_024;
 
-struct Nothing;
+/// Does nothing with what comes, or keeps it, and nothing else.
+struct Nothing {
+    table: Option<Table>,
+}
 
 #[tonic::async_trait]
 impl EmptyService for Nothing {
-    async fn call(&self, _request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
+    async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
+        if let Some(table) = &self.table {
+            table.keep(request.into_inner().payload).await?;
+        }
         Ok(Response::new(CallResponse { id: ID.to_owned() }))
     }
 

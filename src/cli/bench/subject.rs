@@ -11,7 +11,7 @@ use jobmill::proto::v1::{self, job_queue_client::JobQueueClient, queue_service_c
 use super::{
     load::{Calls, now},
     place::Place,
-    process::ServerProcess,
+    process::{ServerProcess, Serves},
     server::{INTAKE, Variant},
     wire::{Method, batch_body},
 };
@@ -43,7 +43,7 @@ impl Subject {
     }
 
     async fn start(folder: PathBuf, log: PathBuf, variant: Variant) -> anyhow::Result<Self> {
-        let process = ServerProcess::start(Some(&folder), &variant, &log).await?;
+        let process = ServerProcess::start(Serves::Jobs { folder: &folder, variant: &variant }, &log).await?;
         let uri = process.uri();
         Ok(Subject { process, uri, folder, log, variant })
     }

@@ -1,0 +1,79 @@
+//! A bare table behind an RPC: what this machine's disk, SQLite and threads make of calls that are kept before they are
+//! answered, without anything that makes a job of them. It shows how far Jobmill is from what could be at best.
+
+use std::{path::Path, thread};
+
+use anyhow::Context;
+use rusqlite::{Connection, params};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+/// So many entries may be on their way into the table, and are kept by one flush.
+const ENTRIES_MAX: usize = 1_024;
+/// As long as a job's log may be, in pages.
+const LOG_PAGES: u32 = 16_000;
+
+struct Entry {
+    payload: Vec<u8>,
+    kept: oneshot::Sender<()>,
+}
+
+/// A table of an id, a state, a time and a payload, and an index of what waits.
+pub(super) struct Table {
+    entries: mpsc::Sender<Entry>,
+}
+
+impl Table {
+    /// A new table in this folder.
+    pub(super) fn open(folder: &Path) -> anyhow::Result<Self> {
+        let connection = Connection::open(folder.join("table.db")).context("can't make a table")?;
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update_and_check(None, "wal_autocheckpoint", LOG_PAGES, |_| Ok(()))?;
+        connection.execute_batch(
+            "CREATE TABLE entry (
+                 id      INTEGER PRIMARY KEY,
+                 state   INTEGER NOT NULL,
+                 created INTEGER NOT NULL,
+                 payload BLOB    NOT NULL
+             ) STRICT;
+             CREATE INDEX entry_ready ON entry (created) WHERE state = 3;",
+        )?;
+        let (entries, receiver) = mpsc::channel(ENTRIES_MAX);
+        thread::Builder::new().name("table".into()).spawn(move || {
+            // Its callers are told by their channels.
+            let _ = write(&connection, receiver);
+        })?;
+        Ok(Table { entries })
+    }
+
+    /// Keeps a payload; returns once it is on the disk.
+    pub(super) async fn keep(&self, payload: Vec<u8>) -> Result<(), Status> {
+        let failed = || Status::internal("the table takes no more");
+        let (kept, answer) = oneshot::channel();
+        self.entries.send(Entry { payload, kept }).await.map_err(|_| failed())?;
+        answer.await.map_err(|_| failed())
+    }
+}
+
+/// Writes what has come in by one transaction after the other.
+fn write(connection: &Connection, mut entries: mpsc::Receiver<Entry>) -> rusqlite::Result<()> {
+    let mut batch = Vec::with_capacity(ENTRIES_MAX);
+    let mut id = 0_i64;
+    while entries.blocking_recv_many(&mut batch, ENTRIES_MAX) > 0 {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        {
+            let mut insert = connection.prepare_cached("INSERT INTO entry VALUES (?1, 3, ?1, ?2)")?;
+            for entry in &batch {
+                id += 1;
+                insert.execute(params![id, entry.payload])?;
+            }
+        }
+        connection.prepare_cached("COMMIT")?.execute([])?;
+        for entry in batch.drain(..) {
+            // A caller may have gone.
+            let _ = entry.kept.send(());
+        }
+    }
+    Ok(())
+}
