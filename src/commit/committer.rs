@@ -11,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Commit, ControlAnswer, Entry, Handout, Reports, SubmitAnswer,
     held::{Held, TRY_EVERY},
+    linger::Linger,
 };
 use crate::{
     admission::{
@@ -113,6 +114,7 @@ struct Loop {
     answering: TaskTracker,
     purges: HashMap<i64, Vec<oneshot::Sender<ControlAnswer>>>,
     held: Held,
+    linger: Linger,
     /// While the disk takes no new jobs: when to look again whether it does.
     look_again: Option<Timestamp>,
     /// Whether there is room that nobody who waits has been offered yet.
@@ -130,6 +132,7 @@ impl Loop {
             answering: TaskTracker::new(),
             purges: HashMap::new(),
             held: Held::default(),
+            linger: Linger::default(),
             look_again: None,
             room: false,
             // What was due while the server was down is promoted, and free slots are filled, by a first empty batch.
@@ -182,6 +185,11 @@ impl Loop {
                 () = inbox.ending.cancelled() => {}
             }
         }
+        let here = reports.len() + inbox.reports.len() + entries.len() + inbox.entries.len();
+        if let Some(time) = self.linger.time(here) {
+            // The thread has nothing else to do, and is not to be woken for each of those who come.
+            thread::sleep(time);
+        }
         while reports.len() < ENTRIES_MAX {
             let Ok(report) = inbox.reports.try_recv() else { break };
             reports.push(report);
@@ -201,6 +209,7 @@ impl Loop {
     /// One batch.
     fn step(&mut self, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) -> Result<(), StoreError> {
         let now = self.committer.clock.now();
+        let gathered = entries.len() + reports.len();
         self.let_go_of_waiters(now);
         let space = self.committer.store.space(now);
         self.committer.metrics.health.disk(space);
@@ -260,6 +269,7 @@ impl Loop {
         for reply in flushes {
             let _ = reply.send(());
         }
+        self.linger.batch_ended(gathered, times);
         Ok(())
     }
 

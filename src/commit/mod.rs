@@ -7,6 +7,7 @@
 mod answer;
 mod committer;
 mod held;
+mod linger;
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
