@@ -195,3 +195,19 @@ fn new_incarnation(connection: &Connection) -> Result<Identity, StoreError> {
         .collect::<Result<_, _>>()?;
     Ok(Identity { store, incarnations })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlite_is_compiled_as_the_repository_says() {
+        let connection = Connection::open_in_memory().unwrap();
+        let mut statement = connection.prepare("PRAGMA compile_options").unwrap();
+        let options: Vec<String> =
+            statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        // SQLite does not tell of HAVE_FDATASYNC, which is set in the same place: .cargo/config.toml.
+        assert!(options.contains(&"DEFAULT_MEMSTATUS=0".to_owned()), "{options:?}");
+        assert!(!options.contains(&"ENABLE_MEMORY_MANAGEMENT".to_owned()), "{options:?}");
+    }
+}
