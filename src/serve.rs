@@ -289,6 +289,7 @@ impl ServerBuilder {
             reads: reads.clone(),
             queues: Arc::clone(&queues),
             hub: Arc::clone(&hub),
+            connections: Arc::clone(&connections),
             clock: self.clock.clone(),
         };
         let core = Core {

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use prometheus::{Gauge, GaugeVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use super::{Metrics, MetricsError, label};
 use crate::{
@@ -10,6 +12,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::limits,
     job::StateName,
+    listen::{ListenStats, Refused},
     store::{Reader, Reads, StoreError},
     watch::Hub,
 };
@@ -21,6 +24,7 @@ pub(crate) struct Page {
     pub(crate) reads: Reads,
     pub(crate) queues: Arc<Queues>,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) connections: Arc<ListenStats>,
     pub(crate) clock: Clock,
 }
 
@@ -52,6 +56,7 @@ impl Page {
     fn write(&self, reader: &dyn Reader) -> Result<String, PageError> {
         let now = Registry::new();
         self.read_queues(reader, &now)?;
+        self.read_connections(&now)?;
         self.read_rest(reader, &now)?;
         let mut families = self.metrics.registry.gather();
         families.extend(now.gather());
@@ -122,7 +127,7 @@ impl Page {
         watchers.with_label_values(&["ids"]).set(signed(figures.by_ids));
         watchers.with_label_values(&["filter"]).set(signed(figures.by_filter));
         registry.register(Box::new(watchers))?;
-        let resyncs = prometheus::IntCounter::new(
+        let resyncs = IntCounter::new(
             "jobmill_watch_resyncs_total",
             "Fresh snapshots that were sent because a resume token was too old.",
         )?;
@@ -138,6 +143,35 @@ impl Page {
             Gauge::new("jobmill_ready", "1 while the server is ready for more, else 0: as /readyz says.")?;
         ready.set(if self.metrics.health.ready(self.clock.now()).is_ok() { 1.0 } else { 0.0 });
         registry.register(Box::new(ready))?;
+        Ok(())
+    }
+
+    fn read_connections(&self, registry: &Registry) -> Result<(), PageError> {
+        let gauge = |name, help, number| -> Result<(), PageError> {
+            let gauge = IntGauge::new(name, help)?;
+            gauge.set(signed(number));
+            Ok(registry.register(Box::new(gauge))?)
+        };
+        gauge("jobmill_connections", "Connections that are open.", self.connections.open())?;
+        let pending = self.connections.pending();
+        gauge("jobmill_connections_pending", "Open connections that have said nothing yet.", pending)?;
+        let accepted = IntCounter::new(
+            "jobmill_connections_accepted_total",
+            "Connections that the system gave, those that were refused later included.",
+        )?;
+        accepted.inc_by(self.connections.accepted_total());
+        registry.register(Box::new(accepted))?;
+        let refused = IntCounterVec::new(
+            Opts::new(
+                "jobmill_connections_refused_total",
+                "Connections that were refused, or closed before they had made a call.",
+            ),
+            &["reason"],
+        )?;
+        for why in Refused::ALL {
+            refused.with_label_values(&[why.as_str()]).inc_by(self.connections.refused_total(why));
+        }
+        registry.register(Box::new(refused))?;
         Ok(())
     }
 }

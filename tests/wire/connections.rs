@@ -72,9 +72,12 @@ async fn over_the_limit_connections_are_closed_and_those_before_are_served() {
     rig.submit(job("echo")).await;
     assert_eq!(rig.connections().refused_total(Refused::TooMany), 100);
     assert_eq!(rig.connections().accepted_total(), 103);
+    assert_eq!(rig.metric(r#"jobmill_connections_refused_total{reason="too_many"}"#).await, 100.0);
+    assert_eq!(rig.metric("jobmill_connections_accepted_total").await, 103.0);
     // Whoever leaves makes room.
     guests.pop();
     counted(&rig, |stats| stats.open() == 2).await;
+    assert_eq!(rig.metric("jobmill_connections").await, 2.0);
     Rig::connect(&rig.address().to_string()).await.submit(job("echo")).await;
     rig.stop().await;
 }
