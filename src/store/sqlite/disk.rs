@@ -16,8 +16,9 @@ use crate::{
 };
 
 const BALLAST: &str = "ballast";
-/// The file system is asked so often at most.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How full the disk is, is looked at so often. Not seldom: in a tenth of a second a fast client writes what is kept free,
+/// and with it the ballast's space would go to whoever takes it first.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// What is known of the disk.
 pub(super) struct Disk {
