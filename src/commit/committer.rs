@@ -211,7 +211,7 @@ impl Loop {
         let now = self.committer.clock.now();
         let gathered = entries.len() + reports.len();
         self.let_go_of_waiters(now);
-        let space = self.committer.store.space(now);
+        let space = self.committer.store.space();
         self.committer.metrics.health.disk(space);
         let mut batch = Batch {
             now,

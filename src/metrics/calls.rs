@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::{Maker, MetricsError, OTHER};
 
@@ -71,9 +71,7 @@ impl CallMetrics {
             "gRPC calls that have ended, by method and code. CANCELLED is also a call whose client went away.",
             &["method", "code"],
         )?;
-        let open =
-            IntGaugeVec::new(Opts::new("jobmill_grpc_calls_open", "gRPC calls under way."), &["method"]);
-        let open = maker.made(open)?;
+        let open = maker.gauges("jobmill_grpc_calls_open", "gRPC calls under way.", &["method"])?;
         let seconds = maker.histograms(
             "jobmill_grpc_call_seconds",
             "From a unary gRPC call's headers to the end of its answer.",

@@ -65,11 +65,8 @@ impl Metrics {
         let maker = Maker(Registry::new());
         #[cfg(target_os = "linux")]
         maker.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let build = IntGaugeVec::new(
-            Opts::new("jobmill_build_info", "The version that runs; always 1."),
-            &["version"],
-        );
-        maker.made(build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let build = maker.gauges("jobmill_build_info", "The version that runs; always 1.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Metrics {
             batches: BatchMetrics::new(&maker, kinds)?,
             submissions: SubmissionMetrics::new(&maker)?,
@@ -106,6 +103,10 @@ impl Maker {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, MetricsError> {
         self.made(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, MetricsError> {
+        self.made(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, MetricsError> {

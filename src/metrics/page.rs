@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use prometheus::{
-    Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{Gauge, GaugeVec, IntGauge, Opts, Registry, TextEncoder};
 
-use super::{Metrics, MetricsError, label};
+use super::{Maker, Metrics, MetricsError, label};
 use crate::{
     admission::Queues,
     clock::{Clock, Timestamp},
@@ -54,40 +52,33 @@ impl Page {
     }
 
     fn write(&self, reader: &dyn Reader) -> Result<String, PageError> {
-        let now = Registry::new();
+        let now = Maker(Registry::new());
         self.read_queues(reader, &now)?;
         self.read_connections(&now)?;
         self.read_rest(reader, &now)?;
         let mut families = self.metrics.registry.gather();
-        families.extend(now.gather());
+        families.extend(now.0.gather());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         Ok(TextEncoder::new().encode_to_string(&families)?)
     }
 
     /// What each queue holds, and what it may hold.
-    fn read_queues(&self, reader: &dyn Reader, registry: &Registry) -> Result<(), PageError> {
-        let by_queue = |name, help, labels: &[&str]| -> Result<IntGaugeVec, PageError> {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(gauges.clone()))?;
-            Ok(gauges)
-        };
-        let jobs = by_queue("jobmill_jobs", "Jobs in the store.", &["queue", "state"])?;
-        let bytes = by_queue("jobmill_queue_bytes", "Bytes of jobs that have not ended.", &["queue"])?;
-        let max_jobs = by_queue("jobmill_queue_max_jobs", "How many jobs may wait and run.", &["queue"])?;
-        let max_bytes = by_queue("jobmill_queue_max_bytes", "How many bytes they may take.", &["queue"])?;
-        let consumers =
-            by_queue("jobmill_queue_consumers", "How many attempts may run at once.", &["queue"])?;
-        let paused =
-            by_queue("jobmill_queue_paused", "1 while the queue starts no jobs, else 0.", &["queue"])?;
-        let waiters = by_queue("jobmill_queue_waiters", "Callers that wait for room.", &["queue"])?;
-        let oldest = GaugeVec::new(
+    fn read_queues(&self, reader: &dyn Reader, maker: &Maker) -> Result<(), PageError> {
+        let by_queue = |name, help| maker.gauges(name, help, &["queue"]);
+        let jobs = maker.gauges("jobmill_jobs", "Jobs in the store.", &["queue", "state"])?;
+        let bytes = by_queue("jobmill_queue_bytes", "Bytes of jobs that have not ended.")?;
+        let max_jobs = by_queue("jobmill_queue_max_jobs", "How many jobs may wait and run.")?;
+        let max_bytes = by_queue("jobmill_queue_max_bytes", "How many bytes they may take.")?;
+        let consumers = by_queue("jobmill_queue_consumers", "How many attempts may run at once.")?;
+        let paused = by_queue("jobmill_queue_paused", "1 while the queue starts no jobs, else 0.")?;
+        let waiters = by_queue("jobmill_queue_waiters", "Callers that wait for room.")?;
+        let oldest = maker.made(GaugeVec::new(
             Opts::new(
                 "jobmill_queue_oldest_ready_seconds",
                 "For how long the job that is next in line has been ready to run; 0 if none is.",
             ),
             &["queue"],
-        )?;
-        registry.register(Box::new(oldest.clone()))?;
+        ))?;
 
         let moment = self.clock.now();
         let mut counts: BTreeMap<(u32, StateName), (u64, u64)> = BTreeMap::new();
@@ -121,57 +112,46 @@ impl Page {
         Ok(())
     }
 
-    fn read_rest(&self, reader: &dyn Reader, registry: &Registry) -> Result<(), PageError> {
-        let watchers = IntGaugeVec::new(Opts::new("jobmill_watchers", "Watches under way."), &["by"])?;
-        let figures = self.hub.figures();
-        watchers.with_label_values(&["ids"]).set(signed(figures.by_ids));
-        watchers.with_label_values(&["filter"]).set(signed(figures.by_filter));
-        registry.register(Box::new(watchers))?;
-        let resyncs = IntCounter::new(
-            "jobmill_watch_resyncs_total",
-            "Fresh snapshots that were sent because a resume token was too old.",
-        )?;
-        resyncs.inc_by(figures.resyncs);
-        registry.register(Box::new(resyncs))?;
-        let size = reader.size()?;
-        let bytes =
-            IntGaugeVec::new(Opts::new("jobmill_store_bytes", "What the store takes on disk."), &["file"])?;
-        bytes.with_label_values(&["database"]).set(signed(size.database_bytes));
-        bytes.with_label_values(&["log"]).set(signed(size.log_bytes));
-        registry.register(Box::new(bytes))?;
-        let ready =
-            Gauge::new("jobmill_ready", "1 while the server is ready for more, else 0: as /readyz says.")?;
-        ready.set(if self.metrics.health.ready(self.clock.now()).is_ok() { 1.0 } else { 0.0 });
-        registry.register(Box::new(ready))?;
-        Ok(())
-    }
-
-    fn read_connections(&self, registry: &Registry) -> Result<(), PageError> {
-        let gauge = |name, help, number| -> Result<(), PageError> {
-            let gauge = IntGauge::new(name, help)?;
-            gauge.set(signed(number));
-            Ok(registry.register(Box::new(gauge))?)
-        };
-        gauge("jobmill_connections", "Connections that are open.", self.connections.open())?;
-        let pending = self.connections.pending();
-        gauge("jobmill_connections_pending", "Open connections that have said nothing yet.", pending)?;
-        let accepted = IntCounter::new(
+    fn read_connections(&self, maker: &Maker) -> Result<(), PageError> {
+        let gauge = |name, help| maker.made(IntGauge::new(name, help));
+        gauge("jobmill_connections", "Connections that are open.")?.set(signed(self.connections.open()));
+        gauge("jobmill_connections_pending", "Open connections that have said nothing yet.")?
+            .set(signed(self.connections.pending()));
+        let accepted = maker.counter(
             "jobmill_connections_accepted_total",
             "Connections that the system gave, those that were refused later included.",
         )?;
         accepted.inc_by(self.connections.accepted_total());
-        registry.register(Box::new(accepted))?;
-        let refused = IntCounterVec::new(
-            Opts::new(
-                "jobmill_connections_refused_total",
-                "Connections that were refused, or closed before they had made a call.",
-            ),
+        let refused = maker.counters(
+            "jobmill_connections_refused_total",
+            "Connections that were refused, or closed before they had made a call.",
             &["reason"],
         )?;
         for why in Refused::ALL {
             refused.with_label_values(&[why.as_str()]).inc_by(self.connections.refused_total(why));
         }
-        registry.register(Box::new(refused))?;
+        Ok(())
+    }
+
+    fn read_rest(&self, reader: &dyn Reader, maker: &Maker) -> Result<(), PageError> {
+        let watchers = maker.gauges("jobmill_watchers", "Watches under way.", &["by"])?;
+        let figures = self.hub.figures();
+        watchers.with_label_values(&["ids"]).set(signed(figures.by_ids));
+        watchers.with_label_values(&["filter"]).set(signed(figures.by_filter));
+        let resyncs = maker.counter(
+            "jobmill_watch_resyncs_total",
+            "Fresh snapshots that were sent because a resume token was too old.",
+        )?;
+        resyncs.inc_by(figures.resyncs);
+        let size = reader.size()?;
+        let bytes = maker.gauges("jobmill_store_bytes", "What the store takes on disk.", &["file"])?;
+        bytes.with_label_values(&["database"]).set(signed(size.database_bytes));
+        bytes.with_label_values(&["log"]).set(signed(size.log_bytes));
+        let ready = maker.made(Gauge::new(
+            "jobmill_ready",
+            "1 while the server is ready for more, else 0: as /readyz says.",
+        ))?;
+        ready.set(if self.metrics.health.ready(self.clock.now()).is_ok() { 1.0 } else { 0.0 });
         Ok(())
     }
 }

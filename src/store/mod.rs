@@ -38,9 +38,8 @@ pub trait Store: Send {
     /// After an error nothing is known about the batch: the process must end, and the next start recovers.
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError>;
 
-    /// What there is room for. It looks at the disk now and then only, and may be asked before each batch.
-    fn space(&mut self, now: Timestamp) -> Space {
-        let _ = now;
+    /// What there is room for. To be asked before each batch.
+    fn space(&mut self) -> Space {
         Space::Enough
     }
 

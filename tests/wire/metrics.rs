@@ -372,7 +372,7 @@ impl Store for Tight {
         self.store.apply(batch)
     }
 
-    fn space(&mut self, _: Timestamp) -> Space {
+    fn space(&mut self) -> Space {
         if self.has_space.load(Ordering::SeqCst) { Space::Enough } else { Space::Low }
     }
 

@@ -31,15 +31,15 @@ pub(super) struct Subject {
 impl Subject {
     /// A server with an empty store, whose queue [`INTAKE`] is paused.
     pub(super) async fn empty(place: &Place) -> anyhow::Result<Self> {
-        Self::empty_with(place, Variant::default()).await
+        let log = place.folder().join("server.log");
+        let subject = Self::start(place.fresh(), log, Variant::default()).await?;
+        subject.set_paused(INTAKE, true).await?;
+        Ok(subject)
     }
 
-    /// A server with an empty store and something special, whose queue [`INTAKE`] is paused.
+    /// The same with something special.
     pub(super) async fn empty_with(place: &Place, variant: Variant) -> anyhow::Result<Self> {
-        let log = place.folder().join("server.log");
-        let plain = Self::start(place.fresh(), log, Variant::default()).await?;
-        plain.set_paused(INTAKE, true).await?;
-        plain.restarted_as(variant).await
+        Self::empty(place).await?.restarted_as(variant).await
     }
 
     async fn start(folder: PathBuf, log: PathBuf, variant: Variant) -> anyhow::Result<Self> {

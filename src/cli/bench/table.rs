@@ -1,7 +1,11 @@
 //! A bare table behind an RPC: what this machine's disk, SQLite and threads make of calls that are kept before they are
 //! answered, without anything that makes a job of them. It shows how far Jobmill is from what could be at best.
 
-use std::{path::Path, thread};
+use std::{
+    io::{self, Write},
+    path::Path,
+    thread,
+};
 
 use anyhow::Context;
 use rusqlite::{Connection, params};
@@ -41,8 +45,10 @@ impl Table {
         )?;
         let (entries, receiver) = mpsc::channel(ENTRIES_MAX);
         thread::Builder::new().name("table".into()).spawn(move || {
-            // Its callers are told by their channels.
-            let _ = write(&connection, receiver);
+            if let Err(error) = write(&connection, receiver) {
+                // Into the server's log; its callers see that their channels are closed.
+                let _ = writeln!(io::stderr(), "the table can't be written: {error}");
+            }
         })?;
         Ok(Table { entries })
     }

@@ -4,21 +4,16 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use rand::Rng;
 
 use crate::{
-    clock::Timestamp,
     config::DiskSettings,
     store::{Space, StoreError},
 };
 
 const BALLAST: &str = "ballast";
-/// How full the disk is, is looked at so often. Not seldom: in a tenth of a second a fast client writes what is kept free,
-/// and with it the ballast's space would go to whoever takes it first.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// What is known of the disk.
 pub(super) struct Disk {
@@ -30,7 +25,6 @@ pub(super) struct Disk {
     /// The latest batch did not fit.
     full: bool,
     low: bool,
-    looked: Option<Timestamp>,
 }
 
 impl Disk {
@@ -43,7 +37,6 @@ impl Disk {
             has_ballast: false,
             full: false,
             low: false,
-            looked: None,
         }
     }
 
@@ -79,22 +72,19 @@ impl Disk {
                 "the disk is full: new jobs are refused, and the ends of attempts wait for space"
             );
         }
-        self.looked = None;
         self.low = true;
         self.give_up_ballast() || !was_full
     }
 
     /// What there is room for; `spare` is what the database itself could fill before it grows.
-    pub(super) fn space(&mut self, now: Timestamp, spare: impl FnOnce() -> Result<u64, StoreError>) -> Space {
+    ///
+    /// It is looked at anew for each batch. In a tenth of a second a fast client would write what is kept free, and the
+    /// ballast's space, which was given up to it, would go to whoever takes it first.
+    pub(super) fn space(&mut self, spare: impl FnOnce() -> Result<u64, StoreError>) -> Space {
         if self.full {
             return Space::Full;
         }
-        // A clock that was set back must not make this blind.
-        let fresh = |looked: Timestamp| looked <= now && now.since(looked) < LOOK_EVERY;
-        if !self.looked.is_some_and(fresh) {
-            self.looked = Some(now);
-            self.look(spare);
-        }
+        self.look(spare);
         if self.low { Space::Low } else { Space::Enough }
     }
 

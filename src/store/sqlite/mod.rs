@@ -31,7 +31,7 @@ use super::{
     Applied, Batch, Identity, Incarnation, Names, Reader, Space, Store, StoreError,
     engine::{Engine, EngineSetup},
 };
-use crate::{clock::Timestamp, config::DiskSettings, job::Position};
+use crate::{config::DiskSettings, job::Position};
 
 /// Each brings the schema one step further. What has been released never changes.
 const MIGRATION_STEPS: &[M<'static>] = &[M::up(include_str!("../../../migrations/sqlite/0001_jobs.sql"))];
@@ -126,9 +126,9 @@ impl Store for SqliteStore {
         Ok(applied)
     }
 
-    fn space(&mut self, now: Timestamp) -> Space {
+    fn space(&mut self) -> Space {
         let rows = self.engine.rows();
-        self.disk.space(now, || rows.spare_bytes())
+        self.disk.space(|| rows.spare_bytes())
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
