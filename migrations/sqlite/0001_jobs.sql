@@ -151,6 +151,17 @@ CREATE TABLE counters (
 ) STRICT;
 INSERT INTO counters VALUES (1, 0, 0, 0, 0, 0, randomblob(16));
 
+-- Rows that could not be read, as they were: what an operator may look into. Nothing else reads them.
+CREATE TABLE set_aside (
+    number  INTEGER PRIMARY KEY,
+    source  TEXT    NOT NULL, -- the table they were in
+    key     INTEGER NOT NULL, -- their key there
+    found   INTEGER NOT NULL, -- when
+    reason  TEXT    NOT NULL,
+    content TEXT    NOT NULL, -- JSON: all columns
+    UNIQUE (source, key)
+) STRICT;
+
 -- Every start of a server.
 CREATE TABLE incarnation (
     number INTEGER PRIMARY KEY,

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub use queues::{QueueEntry, Queues};
+pub use queues::{Patience, QueueEntry, Queues};
 pub use rules::FieldFault;
 
 use crate::{

@@ -10,7 +10,11 @@ use std::{
 
 use parking_lot::RwLock;
 
-use crate::{clock::Timestamp, config::WhenFull, store::QueueInfo};
+use crate::{
+    clock::Timestamp,
+    config::{QueueSettings, WhenFull},
+    store::QueueInfo,
+};
 
 /// The queues that exist now. The committer keeps it up to date after each commit that changes one.
 #[derive(Debug, Default)]
@@ -25,6 +29,16 @@ pub struct QueueEntry {
     info: QueueInfo,
     /// Survives changes of the queue, because those who wait do.
     waiters: Arc<AtomicU64>,
+}
+
+/// Until when a caller waits, and for what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    /// For room in a full queue; absent where it does not wait for that.
+    pub room: Option<Timestamp>,
+    /// For a store that takes nothing for a while: until the caller's deadline, or for the queue's `max_wait` where it has
+    /// none.
+    pub store: Timestamp,
 }
 
 impl QueueEntry {
@@ -46,23 +60,22 @@ impl QueueEntry {
         self.waiters.load(Ordering::Relaxed)
     }
 
-    /// Until when a submission waits for room, if it does. A caller's own `when_full` goes before the queue's; a
-    /// caller's `deadline` only shortens the wait.
+    /// Until when a submission waits. A caller's own `when_full` goes before the queue's; a caller's `deadline` shortens
+    /// the wait for room.
     #[must_use]
     pub fn patience(
         &self,
         now: Timestamp,
         when_full: Option<WhenFull>,
         deadline: Option<Timestamp>,
-    ) -> Option<Timestamp> {
+    ) -> Patience {
         let settings = &self.info.settings;
-        match when_full.unwrap_or(settings.when_full) {
+        let until = now.after(settings.max_wait);
+        let room = match when_full.unwrap_or(settings.when_full) {
             WhenFull::Reject => None,
-            WhenFull::Wait => {
-                let until = now.after(settings.max_wait);
-                Some(deadline.map_or(until, |deadline| until.min(deadline)))
-            }
-        }
+            WhenFull::Wait => Some(deadline.map_or(until, |deadline| until.min(deadline))),
+        };
+        Patience { room, store: deadline.unwrap_or(until) }
     }
 
     pub(crate) fn set_waiters(&self, waiters: usize) {
@@ -71,6 +84,13 @@ impl QueueEntry {
 }
 
 impl Queues {
+    /// Until when a caller waits for a store that takes nothing for a while, for a change in the queue with this name.
+    pub(crate) fn give_up(&self, name: &str, now: Timestamp, deadline: Option<Timestamp>) -> Timestamp {
+        let max_wait =
+            || self.get(name).map_or(QueueSettings::default().max_wait, |queue| queue.info.settings.max_wait);
+        deadline.unwrap_or_else(|| now.after(max_wait()))
+    }
+
     /// The queue with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<QueueEntry>> {

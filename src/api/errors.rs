@@ -12,7 +12,7 @@ use crate::{
     admission::AdmissionError,
     commit::Stopped,
     job::JobId,
-    store::{ControlRefusal, OfferRefusal, StoreError, batch::QueueFull},
+    store::{ControlRefusal, ErrorClass, OfferRefusal, StoreError, batch::QueueFull},
     watch::WatchError,
 };
 
@@ -21,6 +21,8 @@ const DOMAIN: &str = "jobmill";
 const RETRY_FULL_AFTER: Duration = Duration::from_secs(1);
 /// A disk is seldom cleared sooner.
 const RETRY_DISK_AFTER: Duration = Duration::from_secs(5);
+/// Programs that hold the database's lock do so for seconds, or by mistake.
+const RETRY_LOCKED_AFTER: Duration = Duration::from_secs(1);
 /// All faults of a request are told, until they take so many bytes; the others are counted.
 const FAULTS_BYTES: usize = 2_048;
 const MESSAGE_MAX_BYTES: usize = 1_024;
@@ -119,6 +121,12 @@ fn disk_full(refusal: impl std::fmt::Display) -> Status {
     })
 }
 
+fn store_locked(refusal: impl std::fmt::Display) -> Status {
+    status(Code::Unavailable, "STORE_LOCKED", refusal, |details| {
+        details.set_retry_info(Some(RETRY_LOCKED_AFTER));
+    })
+}
+
 /// The messages that callers have begun to send take too much.
 pub(super) fn too_much_unfinished() -> Status {
     let max = super::unfinished::UNFINISHED_MAX_BYTES;
@@ -175,6 +183,7 @@ impl From<OfferRefusal> for Status {
                 })
             }
             OfferRefusal::DiskFull => disk_full(&refusal),
+            OfferRefusal::Locked => store_locked(&refusal),
             OfferRefusal::TooManyKinds(max) => status(Code::ResourceExhausted, reason, &refusal, |details| {
                 details.add_quota_failure_violation("kinds", format!("at most {max}"));
             }),
@@ -222,6 +231,7 @@ impl From<ControlRefusal> for Status {
                 status(Code::AlreadyExists, "REQUEST_ID_REUSED", &refusal, |_| {})
             }
             ControlRefusal::DiskFull => disk_full(&refusal),
+            ControlRefusal::Locked => store_locked(&refusal),
             ControlRefusal::QueueFull(full) => queue_full(full, false),
         }
     }
@@ -235,6 +245,16 @@ impl From<Stopped> for Status {
 
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
+        if let StoreError::Unreadable { id, .. } = &error {
+            let message = format!(
+                "the row of job {id} can't be read, and has been set aside: the server's operator finds it with \
+                 `jobmill doctor`"
+            );
+            return status(Code::DataLoss, "JOB_UNREADABLE", message, resource("job", id.to_string()));
+        }
+        if error.class() == ErrorClass::Retryable {
+            return store_locked("the store can't be read just now: try again");
+        }
         // The error may name files; callers are told that it happened, the log tells what.
         tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
         status(Code::Internal, "STORE_FAILED", "the store failed: the server's log has the reason", |_| {})

@@ -19,6 +19,7 @@ use super::{
     watch_stream::{self, WatchRequest},
 };
 use crate::{
+    clock::Timestamp,
     commit::ControlAnswer,
     job::{Job, JobId},
     proto::v1::{self, job_queue_server::JobQueue},
@@ -48,12 +49,14 @@ impl JobQueueApi {
         caller: &Arc<Caller>,
         id: JobId,
         control: Control,
+        deadline: Option<Timestamp>,
     ) -> Result<Option<Arc<Job>>, Status> {
         let found = self.core.reads.read(move |reader| reader.job(id)).await?;
         let job = found.ok_or_else(|| errors::job_not_found(&id))?;
         caller.on_job(&job)?;
         let entry = caller.begin_job(id, Some(job.spec.queue.as_str()));
-        let done = match self.core.commit.control(control).await {
+        let give_up = self.core.give_up(job.spec.queue.as_str(), deadline);
+        let done = match self.core.commit.control(control, give_up).await {
             Ok(ControlAnswer::Decided(Ok(ControlDone::Job(job)))) => Ok(Some(job)),
             Ok(ControlAnswer::Decided(Ok(_)) | ControlAnswer::Purged { .. }) => Ok(None),
             Ok(ControlAnswer::Decided(Err(refusal))) => Err(refusal.into()),
@@ -294,10 +297,11 @@ impl JobQueue for JobQueueApi {
         call: Request<v1::CancelJobRequest>,
     ) -> Result<Response<v1::CancelJobResponse>, Status> {
         let caller = Caller::of(&call)?;
+        let deadline = self.core.deadline(&call);
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &call.into_inner().id);
         validator.finish()?;
-        let job = self.job_control(&caller, id, Control::Cancel(id)).await?;
+        let job = self.job_control(&caller, id, Control::Cancel(id), deadline).await?;
         Ok(Response::new(v1::CancelJobResponse { job: job.as_deref().map(convert::job) }))
     }
 
@@ -306,13 +310,14 @@ impl JobQueue for JobQueueApi {
         call: Request<v1::RetryJobRequest>,
     ) -> Result<Response<v1::RetryJobResponse>, Status> {
         let caller = Caller::of(&call)?;
+        let deadline = self.core.deadline(&call);
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &body.id);
         validator.request_id(&body.request_id);
         validator.finish()?;
         let request = request(&body.request_id, &format!("retry {id}"), &[]);
-        let job = self.job_control(&caller, id, Control::Retry { id, request }).await?;
+        let job = self.job_control(&caller, id, Control::Retry { id, request }, deadline).await?;
         Ok(Response::new(v1::RetryJobResponse { job: job.as_deref().map(convert::job) }))
     }
 
@@ -321,10 +326,11 @@ impl JobQueue for JobQueueApi {
         call: Request<v1::DeleteJobRequest>,
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
         let caller = Caller::of(&call)?;
+        let deadline = self.core.deadline(&call);
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &call.into_inner().id);
         validator.finish()?;
-        self.job_control(&caller, id, Control::Delete(id)).await?;
+        self.job_control(&caller, id, Control::Delete(id), deadline).await?;
         Ok(Response::new(v1::DeleteJobResponse {}))
     }
 }

@@ -72,6 +72,11 @@ impl Core {
         let margin = crate::commit::answer_margin(timeout);
         Some(self.clock.now().after(timeout.saturating_sub(margin)))
     }
+
+    /// Until when a call about a queue waits while the store takes nothing.
+    fn give_up(&self, queue: &str, deadline: Option<Timestamp>) -> Timestamp {
+        self.admission.queues().give_up(queue, self.clock.now(), deadline)
+    }
 }
 
 /// The `grpc-timeout` header: up to eight digits and a unit.

@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Core, caller::Caller, convert, errors, validate::Validator};
 use crate::{
+    clock::Timestamp,
     commit::ControlAnswer,
     proto::v1::{self, queue_service_server::QueueService},
     store::{Control, ControlDone, QueueInfo, Tally},
@@ -35,10 +36,11 @@ impl QueueServiceApi {
         caller: &Arc<Caller>,
         name: &str,
         control: Control,
+        deadline: Option<Timestamp>,
     ) -> Result<ControlAnswer, Status> {
         caller.on_queue(name)?;
         let entry = caller.begin(Some(name));
-        let done = match self.core.commit.control(control).await {
+        let done = match self.core.commit.control(control, self.core.give_up(name, deadline)).await {
             Ok(ControlAnswer::Decided(Err(refusal))) => Err(refusal.into()),
             Ok(answer) => Ok(answer),
             Err(stopped) => Err(stopped.into()),
@@ -52,8 +54,9 @@ impl QueueServiceApi {
         caller: &Arc<Caller>,
         name: &str,
         control: Control,
+        deadline: Option<Timestamp>,
     ) -> Result<Option<v1::Queue>, Status> {
-        match self.decide(caller, name, control).await? {
+        match self.decide(caller, name, control, deadline).await? {
             ControlAnswer::Decided(Ok(ControlDone::Queue(info))) => {
                 let tallies = self.core.reads.read(|reader| reader.tallies()).await?;
                 Ok(Some(self.queue(info, &tallies).await?))
@@ -92,13 +95,19 @@ impl QueueService for QueueServiceApi {
         call: Request<v1::CreateQueueRequest>,
     ) -> Result<Response<v1::CreateQueueResponse>, Status> {
         let caller = Caller::of(&call)?;
+        let deadline = self.core.deadline(&call);
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         validator.queue_name("name", &body.name);
         let settings = validator.queue_settings(body.settings);
         validator.finish()?;
         let queue = self
-            .control(&caller, &body.name, Control::CreateQueue { name: body.name.clone(), settings })
+            .control(
+                &caller,
+                &body.name,
+                Control::CreateQueue { name: body.name.clone(), settings },
+                deadline,
+            )
             .await?;
         Ok(Response::new(v1::CreateQueueResponse { queue }))
     }
@@ -138,13 +147,19 @@ impl QueueService for QueueServiceApi {
         call: Request<v1::UpdateQueueRequest>,
     ) -> Result<Response<v1::UpdateQueueResponse>, Status> {
         let caller = Caller::of(&call)?;
+        let deadline = self.core.deadline(&call);
         let body = call.into_inner();
         let mut validator = Validator::new(self.core.clock.now());
         validator.queue_name("name", &body.name);
         let settings = validator.queue_settings(body.settings);
         validator.finish()?;
         let queue = self
-            .control(&caller, &body.name, Control::UpdateQueue { name: body.name.clone(), settings })
+            .control(
+                &caller,
+                &body.name,
+                Control::UpdateQueue { name: body.name.clone(), settings },
+                deadline,
+            )
             .await?;
         Ok(Response::new(v1::UpdateQueueResponse { queue }))
     }
@@ -154,8 +169,9 @@ impl QueueService for QueueServiceApi {
         call: Request<v1::DeleteQueueRequest>,
     ) -> Result<Response<v1::DeleteQueueResponse>, Status> {
         let caller = Caller::of(&call)?;
+        let deadline = self.core.deadline(&call);
         let name = self.checked_name(call.into_inner().name)?;
-        self.control(&caller, &name, Control::DeleteQueue { name: name.clone() }).await?;
+        self.control(&caller, &name, Control::DeleteQueue { name: name.clone() }, deadline).await?;
         Ok(Response::new(v1::DeleteQueueResponse {}))
     }
 
@@ -164,9 +180,11 @@ impl QueueService for QueueServiceApi {
         call: Request<v1::PauseQueueRequest>,
     ) -> Result<Response<v1::PauseQueueResponse>, Status> {
         let caller = Caller::of(&call)?;
+        let deadline = self.core.deadline(&call);
         let name = self.checked_name(call.into_inner().name)?;
-        let queue =
-            self.control(&caller, &name, Control::SetPaused { name: name.clone(), paused: true }).await?;
+        let queue = self
+            .control(&caller, &name, Control::SetPaused { name: name.clone(), paused: true }, deadline)
+            .await?;
         Ok(Response::new(v1::PauseQueueResponse { queue }))
     }
 
@@ -175,9 +193,11 @@ impl QueueService for QueueServiceApi {
         call: Request<v1::ResumeQueueRequest>,
     ) -> Result<Response<v1::ResumeQueueResponse>, Status> {
         let caller = Caller::of(&call)?;
+        let deadline = self.core.deadline(&call);
         let name = self.checked_name(call.into_inner().name)?;
-        let queue =
-            self.control(&caller, &name, Control::SetPaused { name: name.clone(), paused: false }).await?;
+        let queue = self
+            .control(&caller, &name, Control::SetPaused { name: name.clone(), paused: false }, deadline)
+            .await?;
         Ok(Response::new(v1::ResumeQueueResponse { queue }))
     }
 
@@ -186,8 +206,9 @@ impl QueueService for QueueServiceApi {
         call: Request<v1::PurgeQueueRequest>,
     ) -> Result<Response<v1::PurgeQueueResponse>, Status> {
         let caller = Caller::of(&call)?;
+        let deadline = self.core.deadline(&call);
         let name = self.checked_name(call.into_inner().name)?;
-        match self.decide(&caller, &name, Control::Purge { name: name.clone() }).await? {
+        match self.decide(&caller, &name, Control::Purge { name: name.clone() }, deadline).await? {
             ControlAnswer::Purged { deleted } => {
                 Ok(Response::new(v1::PurgeQueueResponse { deleted_jobs: deleted as i64 }))
             }

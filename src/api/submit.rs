@@ -12,7 +12,7 @@ use super::{
     validate::{BATCH_MAX, Validator, request},
 };
 use crate::{
-    admission::{JobDraft, QueueEntry},
+    admission::{JobDraft, Patience, QueueEntry},
     clock::Timestamp,
     commit::{SubmitAnswer, position_of},
     config::WhenFull,
@@ -47,8 +47,8 @@ impl JobQueueApi {
             self.core.traces.submission(traceparent, (queue, kind), drafts.len(), self.core.clock.now());
         let offered = match self.admit(drafts, request_id, span.traceparent()) {
             Ok((jobs, queue)) => {
-                let wait = queue.and_then(|queue| queue.patience(self.core.clock.now(), when_full, deadline));
-                self.decided(Offer { request, jobs, behind_waiters: false }, wait).await
+                let patience = queue.patience(self.core.clock.now(), when_full, deadline);
+                self.decided(Offer { request, jobs, behind_waiters: false }, patience).await
             }
             Err(status) => Err(status),
         };
@@ -65,7 +65,7 @@ impl JobQueueApi {
         drafts: Vec<JobDraft>,
         request_id: &str,
         traceparent: &str,
-    ) -> Result<(Vec<NewJob>, Option<Arc<QueueEntry>>), Status> {
+    ) -> Result<(Vec<NewJob>, Arc<QueueEntry>), Status> {
         let mut jobs = Vec::with_capacity(drafts.len());
         let mut queue = None;
         let is_batch = drafts.len() > 1;
@@ -77,12 +77,13 @@ impl JobQueueApi {
             queue.get_or_insert(its_queue);
             jobs.push(job);
         }
+        let queue = queue.ok_or_else(|| Status::internal("a submission without jobs was let through"))?;
         Ok((jobs, queue))
     }
 
     /// What the committer says to an offer: an error unless there are jobs for it.
-    async fn decided(&self, offer: Offer, wait: Option<Timestamp>) -> Result<SubmitAnswer, Status> {
-        match self.core.commit.submit(offer, wait).await? {
+    async fn decided(&self, offer: Offer, patience: Patience) -> Result<SubmitAnswer, Status> {
+        match self.core.commit.submit(offer, patience).await? {
             SubmitAnswer::Full { full, too_many_waiters } => Err(errors::queue_full(&full, too_many_waiters)),
             SubmitAnswer::Refused(refusal) => Err(refusal.into()),
             answer @ (SubmitAnswer::Created { .. } | SubmitAnswer::Seen { .. }) => Ok(answer),

@@ -23,6 +23,7 @@ use super::{
     validate::{Validator, request},
 };
 use crate::{
+    admission::Patience,
     admission::waiters,
     clock::Timestamp,
     commit::{Answer, Stopped, SubmitAnswer},
@@ -184,9 +185,9 @@ impl Items {
             item.job.as_ref().filter(|_| self.caller.audit.is_on()).map(|job| job.queue.as_str().into());
         let mut span = Submission::default();
         let (waits, state) = match self.check(item, when_full, &mut span) {
-            Ok((offer, wait)) => {
-                let answer = self.api.core.commit.offer(self.waits_as, offer, wait).await?;
-                (wait.is_some(), State::Waiting(answer))
+            Ok((offer, patience)) => {
+                let answer = self.api.core.commit.offer(self.waits_as, offer, patience).await?;
+                (patience.room.is_some(), State::Waiting(answer))
             }
             Err(status) => (false, State::Refused(status)),
         };
@@ -195,13 +196,13 @@ impl Items {
         Ok(())
     }
 
-    /// The offer that an item is, and until when it waits for room. A valid item gets a span.
+    /// The offer that an item is, and until when it waits. A valid item gets a span.
     fn check(
         &self,
         item: v1::SubmitItem,
         when_full: i32,
         span: &mut Submission,
-    ) -> Result<(Offer, Option<Timestamp>), Status> {
+    ) -> Result<(Offer, Patience), Status> {
         let core = &self.api.core;
         let mut validator = Validator::new(core.clock.now());
         let draft = validator.job_spec(&"job", item.job);
@@ -216,8 +217,8 @@ impl Items {
             .admission
             .admit(draft, &item.request_id, span.traceparent())
             .map_err(|error| errors::not_admitted(&error, None))?;
-        let wait = queue.patience(core.clock.now(), when_full, self.deadline);
-        Ok((Offer { request, jobs: vec![job], behind_waiters: false }, wait))
+        let patience = queue.patience(core.clock.now(), when_full, self.deadline);
+        Ok((Offer { request, jobs: vec![job], behind_waiters: false }, patience))
     }
 
     /// The results that are there, as many as go into a message. With an error, the stream must end after them: what

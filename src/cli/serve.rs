@@ -31,6 +31,9 @@ pub(crate) struct ServeArgs {
     /// Write the address to this file once the server listens, and remove the file when it ends
     #[arg(long, value_name = "PATH")]
     pub(crate) port_file: Option<PathBuf>,
+    /// Start even with a database that lacks acknowledged jobs, as after an old copy was put in its place
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
 }
 
 /// Where settings come from: flags go before variables, those before the file, that before the defaults.
@@ -100,7 +103,7 @@ impl SourceArgs {
 
 /// Serves until a signal. Exit codes: 0 after a drain, 2 for a configuration that is not valid, 1 for all else.
 pub(crate) async fn run(args: ServeArgs) -> ExitCode {
-    let loaded = match args.source.load(&Surroundings::of_process()) {
+    let mut loaded = match args.source.load(&Surroundings::of_process()) {
         Ok(loaded) => loaded,
         Err(faults) => {
             let count = faults.as_slice().len();
@@ -109,6 +112,7 @@ pub(crate) async fn run(args: ServeArgs) -> ExitCode {
             return ExitCode::from(EXIT_CONFIGURATION);
         }
     };
+    loaded.settings.disk.accept_loss = args.accept_loss;
     match serve(loaded, args.port_file.as_deref()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -5,7 +5,10 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 use super::{Commit, Entry, Stopped, SubmitAnswer};
-use crate::{admission::waiters::Caller, clock::Timestamp, store::Offer};
+use crate::{
+    admission::{Patience, waiters::Caller},
+    store::Offer,
+};
 
 /// The answer to come to a submission. Whoever drops it has gone: if the submission still waits for room, it is let
 /// go of.
@@ -39,10 +42,11 @@ impl Commit {
         &self,
         caller: Caller,
         offer: Offer,
-        wait: Option<Timestamp>,
+        patience: Patience,
     ) -> Result<Answer, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.entries.send(Entry::Offer { offer, caller, wait, reply }).await.map_err(|_| Stopped)?;
+        let Patience { room: wait, store: give_up } = patience;
+        self.entries.send(Entry::Offer { offer, caller, wait, give_up, reply }).await.map_err(|_| Stopped)?;
         Ok(Answer(answer))
     }
 }

@@ -1,10 +1,12 @@
 //! The committer itself: gather, apply, deliver.
 
-use std::{collections::HashMap, sync::Arc, thread};
+use std::{collections::HashMap, sync::Arc, thread, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
+    time::{Interval, MissedTickBehavior},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -12,18 +14,20 @@ use super::{
     Commit, ControlAnswer, Entry, Handout, Reports, SubmitAnswer,
     held::{Held, TRY_EVERY},
     linger::Linger,
+    locked::Locked,
+    pending::{Asker, Controller, Pending, SubmitReply},
 };
 use crate::{
     admission::{
         Queues,
-        waiters::{Caller, Waiter, Waiters},
+        waiters::{Waiter, Waiters},
     },
     clock::{Clock, Stopwatch, Timestamp},
     job::{JobId, LeaseToken},
     metrics::{BatchTimes, Metrics, Recorder},
     store::{
-        Applied, Batch, ControlDone, OfferRefusal, Receipt, Report, Space, Store, StoreError,
-        batch::QueueFull,
+        Applied, Batch, ControlDone, Obstacle, OfferRefusal, Receipt, Report, Space, Store, StoreError,
+        Unapplied, batch::QueueFull,
     },
     watch::Hub,
 };
@@ -33,13 +37,16 @@ const INBOX_ENTRIES: usize = 1_024;
 /// All queues together have at most 100,000 slots: each can end and tell its progress without waiting.
 const REPORTS_MAX: usize = 200_000;
 /// A batch takes so many entries of each channel; with 1,000 jobs in each they are still one transaction.
-const ENTRIES_MAX: usize = 1_024;
+pub(super) const ENTRIES_MAX: usize = 1_024;
 /// A batch takes no more entries once it has so many jobs,
 const JOBS_MAX: usize = 4_096;
 /// or so many bytes.
 const BYTES_MAX: u64 = 16 << 20;
 /// So many of those who wait for room are offered again at a time.
 const WAITERS_OFFERED_MAX: usize = 256;
+
+/// How often the store is checked to be where it was opened.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// A few callers are answered at once, more of them from within the runtime.
 const ANSWERED_HERE_MAX: usize = 4;
@@ -75,7 +82,7 @@ impl Committer {
         thread::Builder::new()
             .name("commit".into())
             .spawn(move || {
-                let result = runtime.block_on(Loop::new(self).run(inbox));
+                let result = runtime.block_on(async move { Loop::new(self).run(inbox).await });
                 let _ = end.send(result);
             })
             .map_err(|source| StoreError::File {
@@ -88,33 +95,25 @@ impl Committer {
     }
 }
 
-struct Inbox {
-    entries: mpsc::Receiver<Entry>,
+pub(super) struct Inbox {
+    pub(super) entries: mpsc::Receiver<Entry>,
     reports: mpsc::Receiver<Report>,
     ending: CancellationToken,
 }
 
-type SubmitReply = oneshot::Sender<SubmitAnswer>;
-
-/// Whom to answer for an offer of the batch.
-struct Asker {
-    queue: Arc<str>,
-    caller: Caller,
-    wait: Option<Timestamp>,
-    /// Whether it has waited for room already.
-    waited: bool,
-    reply: SubmitReply,
-}
-
-struct Loop {
+pub(super) struct Loop {
     recorder: Recorder,
-    committer: Committer,
+    pub(super) committer: Committer,
     waiters: Waiters<SubmitReply>,
     /// Answers on their way to callers.
     answering: TaskTracker,
     purges: HashMap<i64, Vec<oneshot::Sender<ControlAnswer>>>,
     held: Held,
+    /// What another program's lock on the database holds up.
+    pub(super) locked: Locked,
     linger: Linger,
+    /// When to check that the store is where it was.
+    checks: Interval,
     /// While the disk takes no new jobs: when to look again whether it does.
     look_again: Option<Timestamp>,
     /// Whether there is room that nobody who waits has been offered yet.
@@ -125,6 +124,8 @@ struct Loop {
 
 impl Loop {
     fn new(committer: Committer) -> Self {
+        let mut checks = tokio::time::interval(CHECK_EVERY);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Loop {
             recorder: Recorder::new(Arc::clone(&committer.metrics)),
             committer,
@@ -132,6 +133,8 @@ impl Loop {
             answering: TaskTracker::new(),
             purges: HashMap::new(),
             held: Held::default(),
+            locked: Locked::default(),
+            checks,
             linger: Linger::default(),
             look_again: None,
             room: false,
@@ -145,6 +148,13 @@ impl Loop {
         let mut entries = Vec::with_capacity(ENTRIES_MAX);
         let mut reports = Vec::with_capacity(ENTRIES_MAX);
         loop {
+            if self.checks.tick().now_or_never().is_some() {
+                self.more |= self.committer.store.check()?;
+            }
+            if let Some(pending) = self.locked.wait(&mut inbox, &self.committer.clock).await {
+                self.commit(pending)?;
+                continue;
+            }
             self.gather(&mut inbox, &mut entries, &mut reports).await;
             if inbox.ending.is_cancelled() {
                 // What comes from now on is refused; what has come is done.
@@ -162,11 +172,14 @@ impl Loop {
     }
 
     /// Waits until there is something to do, and takes all that is there.
-    async fn gather(&self, inbox: &mut Inbox, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) {
+    async fn gather(&mut self, inbox: &mut Inbox, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) {
         let look_again = self.look_again.filter(|_| !self.waiters.is_empty());
         let wake = [self.wake, self.waiters.next_until(), self.held.retry_at(), look_again];
         let wake = wake.into_iter().flatten().min();
-        let work_left = self.more || (self.room && self.look_again.is_none() && !self.waiters.is_empty());
+        self.locked.take_deferred(entries);
+        let work_left = self.more
+            || !entries.is_empty()
+            || (self.room && self.look_again.is_none() && !self.waiters.is_empty());
         if !work_left {
             let clock = &self.committer.clock;
             let time_comes = async {
@@ -181,6 +194,8 @@ impl Loop {
                 Some(entry) = inbox.entries.recv() => entries.push(entry),
                 () = time_comes => {}
                 () = self.committer.metrics.health.asked() => {}
+                // Looked at where it is polled next.
+                _ = self.checks.tick() => self.checks.reset_immediately(),
                 () = self.committer.draining.cancelled(), if !self.waiters.is_empty() => {}
                 () = inbox.ending.cancelled() => {}
             }
@@ -195,12 +210,12 @@ impl Loop {
             reports.push(report);
         }
         let (mut jobs, mut bytes) = entries.iter().fold((0, 0), |(jobs, bytes), entry| {
-            let (more_jobs, more_bytes) = size(entry);
+            let (more_jobs, more_bytes) = entry.size();
             (jobs + more_jobs, bytes + more_bytes)
         });
         while entries.len() < ENTRIES_MAX && jobs < JOBS_MAX && bytes < BYTES_MAX {
             let Ok(entry) = inbox.entries.try_recv() else { break };
-            let (more_jobs, more_bytes) = size(&entry);
+            let (more_jobs, more_bytes) = entry.size();
             (jobs, bytes) = (jobs + more_jobs, bytes + more_bytes);
             entries.push(entry);
         }
@@ -212,24 +227,16 @@ impl Loop {
         let gathered = entries.len() + reports.len();
         self.let_go_of_waiters(now);
         let space = self.committer.store.space();
-        self.committer.metrics.health.disk(space);
-        let mut batch = Batch {
-            now,
-            space,
-            claim: !self.committer.draining.is_cancelled(),
-            reports: std::mem::take(reports),
-            ..Batch::default()
-        };
+        let mut batch = Batch { now, space, reports: std::mem::take(reports), ..Batch::default() };
         let mut askers = Vec::new();
         let mut controllers = Vec::new();
         let mut flushes = Vec::new();
-        self.look_again = (space != Space::Enough).then(|| now.after(TRY_EVERY));
         if space == Space::Enough {
             self.offer_to_waiters(&mut batch, &mut askers);
         }
         for entry in entries.drain(..) {
             match entry {
-                Entry::Offer { mut offer, caller, wait, reply } => {
+                Entry::Offer { mut offer, caller, wait, give_up, reply } => {
                     // Nobody is there any more to hear of it: better not to begin.
                     if reply.is_closed() {
                         continue;
@@ -237,16 +244,28 @@ impl Loop {
                     let Some(queue) = offer.jobs.first().map(|job| Arc::clone(&job.queue)) else { continue };
                     offer.behind_waiters = self.waiters.len(&queue) > 0;
                     batch.offers.push(offer);
-                    askers.push(Asker { queue, caller, wait, waited: false, reply });
+                    askers.push(Asker { queue, caller, wait, give_up, waited: false, reply });
                 }
-                Entry::Control { control, reply } => {
+                Entry::Control { control, give_up, reply } => {
                     batch.controls.push(control);
-                    controllers.push(reply);
+                    controllers.push(Controller { give_up, reply });
                 }
                 Entry::Flush { reply } => flushes.push(reply),
             }
         }
         self.held.join(&mut batch, &mut controllers);
+        self.commit(Pending { batch, askers, controllers, flushes, gathered })
+    }
+
+    /// Applies a batch, and does all that follows from it.
+    fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
+        let Pending { mut batch, askers, controllers, flushes, gathered } = pending;
+        let now = self.committer.clock.now();
+        let space = self.committer.store.space();
+        self.committer.metrics.health.disk(space);
+        self.look_again = (space != Space::Enough).then(|| now.after(TRY_EVERY));
+        (batch.now, batch.space) = (now, space);
+        batch.claim = !self.committer.draining.is_cancelled();
         let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
         let health = &self.committer.metrics.health;
         health.batch_begins(now);
@@ -254,13 +273,19 @@ impl Loop {
         let mut applied = self.committer.store.apply(batch)?;
         let times = BatchTimes { commit: stopwatch.elapsed(), flush: applied.flush };
         health.batch_ended();
-        match applied.unapplied.take() {
+        match applied.unapplied.take().map(|unapplied| *unapplied) {
             None => {
+                health.lock_is_free();
                 self.recorder.batch(&applied, times);
                 self.deliver(applied, askers, controllers, &reported, now);
             }
-            Some(batch) => {
-                self.held.take_back(*batch, controllers);
+            Some(Unapplied { batch, obstacle: Obstacle::Locked }) => {
+                health.lock_is_taken(now);
+                self.locked.hold(Pending { batch, askers, controllers, flushes, gathered });
+                return Ok(());
+            }
+            Some(Unapplied { batch, obstacle: Obstacle::DiskFull }) => {
+                self.held.take_back(batch, controllers);
                 (self.more, self.wake) = (false, applied.wake.filter(|wake| *wake > now));
                 let refused = || SubmitAnswer::Refused(OfferRefusal::DiskFull);
                 self.answer_all(askers.into_iter().map(|asker| (asker.reply, refused())).collect());
@@ -284,8 +309,8 @@ impl Loop {
         let mut applied = self.committer.store.apply(batch)?;
         match applied.unapplied.take() {
             None => self.deliver(applied, Vec::new(), controllers, &reported, now),
-            Some(batch) => tracing::error!(
-                attempts = batch.reports.len(),
+            Some(unapplied) => tracing::error!(
+                attempts = unapplied.batch.reports.len(),
                 "the disk is full: how these attempts ended is lost, and their jobs will be taken up as interrupted"
             ),
         }
@@ -333,6 +358,7 @@ impl Loop {
                     queue: Arc::clone(&queue),
                     caller: waiter.caller,
                     wait: Some(waiter.until),
+                    give_up: waiter.until,
                     waited: true,
                     reply: waiter.reply,
                 });
@@ -345,7 +371,7 @@ impl Loop {
         &mut self,
         applied: Applied,
         askers: Vec<Asker>,
-        controllers: Vec<oneshot::Sender<ControlAnswer>>,
+        controllers: Vec<Controller>,
         reported: &[(JobId, LeaseToken)],
         now: Timestamp,
     ) {
@@ -376,7 +402,7 @@ impl Loop {
             }
         }
         self.answer_offers(offers, askers, now);
-        for (control, reply) in controls.into_iter().zip(controllers) {
+        for (control, Controller { reply, .. }) in controls.into_iter().zip(controllers) {
             match control {
                 Ok(ControlDone::PurgeBegun(number)) => self.purges.entry(number).or_default().push(reply),
                 decided => {
@@ -468,14 +494,5 @@ impl Loop {
         if let Some(entry) = self.committer.queues.get(queue) {
             entry.set_waiters(self.waiters.len(queue));
         }
-    }
-}
-
-fn size(entry: &Entry) -> (usize, u64) {
-    match entry {
-        Entry::Offer { offer, .. } => {
-            (offer.jobs.len(), offer.jobs.iter().map(|job| job.payload.len() as u64).sum())
-        }
-        Entry::Control { .. } | Entry::Flush { .. } => (1, 0),
     }
 }

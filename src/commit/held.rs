@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
-use super::ControlAnswer;
+use super::pending::Controller;
 use crate::{
     clock::Timestamp,
     store::{Batch, Control, ControlRefusal, Report, ReportBody, Space},
@@ -14,8 +12,6 @@ use crate::{
 pub(super) const TRY_EVERY: Duration = Duration::from_millis(250);
 /// So many cancels and deletes may wait for space.
 const CONTROLS_MAX: usize = 1_024;
-
-type Controller = oneshot::Sender<ControlAnswer>;
 
 /// Ends of attempts, cancels and deletes that wait for space. Each slot has one end here at most.
 #[derive(Default)]
@@ -43,9 +39,9 @@ impl Held {
         }
         self.reports.append(&mut batch.reports);
         batch.reports = std::mem::take(&mut self.reports);
-        for (control, reply) in std::mem::take(&mut self.controls) {
+        for (control, controller) in std::mem::take(&mut self.controls) {
             batch.controls.push(control);
-            controllers.push(reply);
+            controllers.push(controller);
         }
     }
 
@@ -61,12 +57,12 @@ impl Held {
         // Progress is out of date by the time there is space.
         let ends = reports.into_iter().filter(|report| !matches!(report.body, ReportBody::Progress(_)));
         self.reports.extend(ends);
-        for (control, reply) in controls.drain(..).zip(controllers.drain(..)) {
+        for (control, controller) in controls.drain(..).zip(controllers.drain(..)) {
             let frees = matches!(control, Control::Cancel(_) | Control::Delete(_));
             if !frees || self.controls.len() >= CONTROLS_MAX {
-                let _ = reply.send(ControlAnswer::Decided(Err(ControlRefusal::DiskFull)));
-            } else if !reply.is_closed() {
-                self.controls.push((control, reply));
+                controller.refuse(ControlRefusal::DiskFull);
+            } else if !controller.reply.is_closed() {
+                self.controls.push((control, controller));
             }
         }
     }

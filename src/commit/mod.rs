@@ -8,6 +8,8 @@ mod answer;
 mod committer;
 mod held;
 mod linger;
+mod locked;
+mod pending;
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -21,7 +23,7 @@ pub(crate) use answer::Answer;
 pub(crate) use committer::{Committer, Committing};
 
 use crate::{
-    admission::waiters::Caller,
+    admission::{Patience, waiters::Caller},
     clock::Timestamp,
     job::{Job, LeaseToken, Position},
     store::{Claim, Control, ControlDone, ControlRefusal, Offer, OfferRefusal, Report, batch::QueueFull},
@@ -35,17 +37,33 @@ enum Entry {
     Offer {
         offer: Offer,
         caller: Caller,
+        /// Until when it waits for room, if it does.
         wait: Option<Timestamp>,
+        /// Until when it waits for the store.
+        give_up: Timestamp,
         reply: oneshot::Sender<SubmitAnswer>,
     },
     Control {
         control: Control,
+        give_up: Timestamp,
         reply: oneshot::Sender<ControlAnswer>,
     },
     /// Answered after the batch that takes it.
     Flush {
         reply: oneshot::Sender<()>,
     },
+}
+
+impl Entry {
+    /// How many jobs it is about, and the bytes of their payloads.
+    fn size(&self) -> (usize, u64) {
+        match self {
+            Entry::Offer { offer, .. } => {
+                (offer.jobs.len(), offer.jobs.iter().map(|job| job.payload.len() as u64).sum())
+            }
+            Entry::Control { .. } | Entry::Flush { .. } => (1, 0),
+        }
+    }
 }
 
 /// What became of a submission.
@@ -102,21 +120,21 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// Offers jobs, and waits for room up to `wait`. A caller who gives up while waiting leaves nothing behind.
+    /// Offers jobs. A caller who gives up while waiting leaves nothing behind.
     ///
     /// # Errors
     /// When the server stops.
-    pub async fn submit(&self, offer: Offer, wait: Option<Timestamp>) -> Result<SubmitAnswer, Stopped> {
-        self.offer(self.caller(), offer, wait).await?.decided().await
+    pub async fn submit(&self, offer: Offer, patience: Patience) -> Result<SubmitAnswer, Stopped> {
+        self.offer(self.caller(), offer, patience).await?.decided().await
     }
 
-    /// Has something changed.
+    /// Has something changed. While the store takes nothing, it waits until `give_up`.
     ///
     /// # Errors
     /// When the server stops.
-    pub async fn control(&self, control: Control) -> Result<ControlAnswer, Stopped> {
+    pub async fn control(&self, control: Control, give_up: Timestamp) -> Result<ControlAnswer, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.entries.send(Entry::Control { control, reply }).await.map_err(|_| Stopped)?;
+        self.entries.send(Entry::Control { control, give_up, reply }).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
     }
 

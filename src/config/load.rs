@@ -166,11 +166,12 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
 fn disk(root: &Section<'_>, reading: &mut Reading<'_>) -> DiskSettings {
     let table = root.table("disk", reading);
     let section = Section::open("disk".to_owned(), table, &DISK_KEYS, reading);
-    let DiskSettings { ballast_bytes, min_free_bytes, vfs } = DiskSettings::default();
+    let DiskSettings { ballast_bytes, min_free_bytes, accept_loss, vfs } = DiskSettings::default();
     let mut size = |key, limits, default| section.setting(key, &SizeIn(limits), default, reading);
     DiskSettings {
         ballast_bytes: size("ballast", limits::BALLAST_BYTES, ballast_bytes),
         min_free_bytes: size("min_free", limits::MIN_FREE_BYTES, min_free_bytes),
+        accept_loss,
         vfs,
     }
 }

@@ -237,6 +237,9 @@ pub struct DiskSettings {
     pub ballast_bytes: u64,
     /// No new jobs are taken while the file system has less space than this, in bytes.
     pub min_free_bytes: u64,
+    /// Whether a start goes on with a database that lacks what was acknowledged. For one start, at an operator's word: no
+    /// configuration file can say it.
+    pub accept_loss: bool,
     /// The name of a SQLite VFS that this process has registered; absent: the system's own. For tests of faults: no
     /// configuration file can say it.
     pub vfs: Option<String>,
@@ -244,7 +247,7 @@ pub struct DiskSettings {
 
 impl Default for DiskSettings {
     fn default() -> Self {
-        DiskSettings { ballast_bytes: 16 << 20, min_free_bytes: 64 << 20, vfs: None }
+        DiskSettings { ballast_bytes: 16 << 20, min_free_bytes: 64 << 20, accept_loss: false, vfs: None }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     admission::{Admission, JobDraft, rules},
     clock::Clock,
     commit::{Commit, ControlAnswer, SubmitAnswer},
+    config::DEFAULT_QUEUE,
     execute::{Attempt, HandlerError, closures::Closures},
     job::{Job, JobId, Output},
     metrics::{Page, PageError},
@@ -181,7 +182,9 @@ impl Handle {
     /// # Errors
     /// When no job has this id, it has ended, or the server has stopped.
     pub async fn cancel(&self, id: JobId) -> Result<Arc<Job>, CancelError> {
-        match self.parts.commit.control(Control::Cancel(id)).await? {
+        let Parts { admission, clock, commit, .. } = &*self.parts;
+        let give_up = admission.queues().give_up(DEFAULT_QUEUE, clock.now(), None);
+        match commit.control(Control::Cancel(id), give_up).await? {
             ControlAnswer::Decided(Ok(ControlDone::Job(job))) => Ok(job),
             ControlAnswer::Decided(Err(refusal)) => Err(refusal.into()),
             ControlAnswer::Decided(Ok(_)) | ControlAnswer::Purged { .. } => {

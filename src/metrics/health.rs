@@ -12,6 +12,8 @@ use crate::{clock::Timestamp, store::Space};
 
 /// A batch that the disk has not taken in this time means that nothing goes on.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// A lock that another program holds for less than this time is no trouble.
+const LOCKED_AFTER: Duration = Duration::from_secs(1);
 
 /// Whether the server is ready for more, and if not, why.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub(crate) struct Health {
     draining: CancellationToken,
     /// When the batch that is being applied began, in microseconds since 1970; 0 between batches.
     applying_since: AtomicI64,
+    /// When a batch first found the database locked by another program, in microseconds since 1970; 0 where it is not.
+    locked_since: AtomicI64,
     /// Whether the latest batch found too little space for new jobs.
     disk_full: AtomicBool,
     /// Told when somebody wants to know whether there is space again.
@@ -35,6 +39,12 @@ pub(crate) enum NotReady {
     /// Nothing is committed.
     #[error("the disk has not taken the latest batch for {} s", .0.as_secs())]
     Stuck(Duration),
+    /// Nothing is committed.
+    #[error(
+        "another program has held the database's lock for {} s: the server goes on when it lets go; the log names the \
+         program where the system tells it", .0.as_secs()
+    )]
+    Locked(Duration),
     /// New jobs are refused.
     #[error("the disk is full, or nearly so: new jobs are refused")]
     DiskFull,
@@ -45,6 +55,7 @@ impl Health {
         Health {
             draining,
             applying_since: AtomicI64::new(0),
+            locked_since: AtomicI64::new(0),
             disk_full: AtomicBool::new(false),
             asked: Notify::new(),
         }
@@ -71,6 +82,25 @@ impl Health {
         self.applying_since.store(0, Ordering::Relaxed);
     }
 
+    /// A batch has found the database locked by another program.
+    pub(crate) fn lock_is_taken(&self, now: Timestamp) {
+        // Of several batches, the first one's time stays.
+        let _ = self.locked_since.compare_exchange(0, now.as_micros(), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// A batch has been applied.
+    pub(crate) fn lock_is_free(&self) {
+        self.locked_since.store(0, Ordering::Relaxed);
+    }
+
+    /// For how long another program has held the database's lock.
+    pub(crate) fn locked_for(&self, now: Timestamp) -> Duration {
+        match self.locked_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => now.since(Timestamp::from_micros(since)),
+        }
+    }
+
     /// Whether it is ready for more.
     ///
     /// # Errors
@@ -83,6 +113,10 @@ impl Health {
         let applying = now.since(Timestamp::from_micros(since));
         if since != 0 && applying >= STUCK_AFTER {
             return Err(NotReady::Stuck(applying));
+        }
+        let locked = self.locked_for(now);
+        if locked >= LOCKED_AFTER {
+            return Err(NotReady::Locked(locked));
         }
         if self.disk_full.load(Ordering::Relaxed) {
             self.asked.notify_one();
@@ -107,6 +141,12 @@ mod tests {
         assert_eq!(health.ready(start.after(STUCK_AFTER)), Err(NotReady::Stuck(STUCK_AFTER)));
         health.batch_ended();
         assert_eq!(health.ready(start.after(STUCK_AFTER)), Ok(()));
+        health.lock_is_taken(start);
+        assert_eq!(health.ready(start), Ok(()));
+        health.lock_is_taken(start.after(LOCKED_AFTER));
+        assert_eq!(health.ready(start.after(LOCKED_AFTER)), Err(NotReady::Locked(LOCKED_AFTER)));
+        health.lock_is_free();
+        assert_eq!(health.ready(start.after(LOCKED_AFTER)), Ok(()));
         draining.cancel();
         assert_eq!(health.ready(start), Err(NotReady::Draining));
     }

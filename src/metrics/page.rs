@@ -147,6 +147,18 @@ impl Page {
         let bytes = maker.gauges("jobmill_store_bytes", "What the store takes on disk.", &["file"])?;
         bytes.with_label_values(&["database"]).set(signed(size.database_bytes));
         bytes.with_label_values(&["log"]).set(signed(size.log_bytes));
+        maker
+            .made(IntGauge::new(
+                "jobmill_rows_set_aside",
+                "Rows of the store that could not be read, and were set aside.",
+            ))?
+            .set(signed(size.set_aside_rows));
+        maker
+            .made(Gauge::new(
+                "jobmill_store_locked_seconds",
+                "For how long another program has held the database's lock; 0 while none does.",
+            ))?
+            .set(self.metrics.health.locked_for(self.clock.now()).as_secs_f64());
         let ready = maker.made(Gauge::new(
             "jobmill_ready",
             "1 while the server is ready for more, else 0: as /readyz says.",

@@ -18,6 +18,7 @@ const REASONS: &[&str] = &[
     "JOB_DELETED",
     "TOO_MANY_KINDS",
     "DISK_FULL",
+    "STORE_LOCKED",
     "STOPPING",
 ];
 

@@ -153,10 +153,17 @@ pub enum ControlRefusal {
         "the server's disk is full, and takes only cancels and deletes until there is space: try again later"
     )]
     DiskFull,
+    /// The store took nothing in time.
+    #[error("{LOCKED}")]
+    Locked,
     /// The queue has no room.
     #[error(transparent)]
     QueueFull(QueueFull),
 }
+
+/// What callers hear of a lock that another program holds.
+const LOCKED: &str = "the server's store could not take the call in time, because another program holds the database's \
+                      lock: repeat the call with the same request_id";
 
 /// What an attempt tells.
 #[derive(Debug)]
@@ -354,6 +361,9 @@ pub enum OfferRefusal {
         "the server's disk is full, or nearly so, and takes no new jobs until there is space: try again later"
     )]
     DiskFull,
+    /// The store took nothing in time.
+    #[error("{LOCKED}")]
+    Locked,
     /// There are as many kinds as may be.
     #[error("there are {0} kinds already, and no more are allowed")]
     TooManyKinds(usize),
@@ -369,6 +379,7 @@ impl OfferRefusal {
             OfferRefusal::QueueNotFound(_) => "QUEUE_NOT_FOUND",
             OfferRefusal::LargerThanQueue { .. } => "LARGER_THAN_QUEUE",
             OfferRefusal::DiskFull => "DISK_FULL",
+            OfferRefusal::Locked => "STORE_LOCKED",
             OfferRefusal::TooManyKinds(_) => "TOO_MANY_KINDS",
         }
     }
@@ -401,10 +412,28 @@ pub struct Applied {
     pub queues: Option<Vec<QueueInfo>>,
     /// The purges that have ended, with the number of deleted jobs.
     pub purged: Vec<(i64, u64)>,
-    /// The disk is full, and nothing of the batch is kept: here are its reports and controls. Its offers are refused.
-    pub unapplied: Option<Box<Batch>>,
+    /// Nothing of the batch is kept, and the store goes on.
+    pub unapplied: Option<Box<Unapplied>>,
     /// What it took to make the batch durable.
     pub flush: Duration,
+}
+
+/// A batch of which nothing is kept.
+#[derive(Debug)]
+pub struct Unapplied {
+    /// The batch, as far as the obstacle leaves it.
+    pub batch: Batch,
+    /// What was in the way.
+    pub obstacle: Obstacle,
+}
+
+/// What keeps a store from taking a batch for a while.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Obstacle {
+    /// The disk is full. The batch's offers are gone; its reports and controls are as they were.
+    DiskFull,
+    /// Another program holds the database's lock. The batch is whole.
+    Locked,
 }
 
 /// An attempt that is to start: its job is RUNNING, and that is on disk.

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub(crate) mod engine;
+mod error;
 mod filter;
 pub mod memory;
 mod names;
@@ -15,10 +16,11 @@ pub mod sqlite;
 use std::sync::Arc;
 
 pub use batch::{
-    Applied, Batch, Claim, Control, ControlDone, ControlRefusal, NewJob, Offer, OfferRefusal, Receipt,
-    Report, ReportBody, RequestId,
+    Applied, Batch, Claim, Control, ControlDone, ControlRefusal, NewJob, Obstacle, Offer, OfferRefusal,
+    Receipt, Report, ReportBody, RequestId, Unapplied,
 };
 pub use engine::EngineSetup;
+pub use error::{ErrorClass, Missing, StoreError};
 pub use filter::JobFilter;
 pub use names::{NameTable, Names};
 pub use reads::Reads;
@@ -31,12 +33,21 @@ use crate::{
 
 /// Keeps jobs.
 pub trait Store: Send {
-    /// Applies a batch in one transaction. When it returns, the batch is on disk, or, where the disk is full, comes back
-    /// in [`Applied::unapplied`].
+    /// Applies a batch in one transaction. When it returns, the batch is on disk, or, where the disk is full or another
+    /// program holds the database's lock, comes back in [`Applied::unapplied`].
     ///
     /// # Errors
     /// After an error nothing is known about the batch: the process must end, and the next start recovers.
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError>;
+
+    /// Checks that the store is still where it was opened; returns whether a batch is wanted, if only an empty one, to
+    /// set rows aside that could not be read. To be called every few seconds.
+    ///
+    /// # Errors
+    /// The files at the store's paths are others than those in use: the process must end.
+    fn check(&mut self) -> Result<bool, StoreError> {
+        Ok(false)
+    }
 
     /// What there is room for. To be asked before each batch.
     fn space(&mut self) -> Space {
@@ -133,6 +144,8 @@ pub struct StoreSize {
     pub database_bytes: u64,
     /// The log of what is not in the database yet.
     pub log_bytes: u64,
+    /// Rows that could not be read, and were set aside.
+    pub set_aside_rows: u64,
 }
 
 /// What a resume token is held against.
@@ -303,57 +316,4 @@ pub struct Tally {
     pub jobs: u64,
     /// What they count in bytes.
     pub bytes: u64,
-}
-
-/// Why a store failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// SQLite failed, or the disk under it.
-    #[error("the database failed")]
-    Sqlite(#[source] rusqlite::Error),
-    /// The file is no database, or is damaged.
-    #[error(
-        "the database is damaged, or is none: `jobmill doctor` tells more; restore a backup, or name another folder with \
-         --data-dir"
-    )]
-    Damaged(#[source] rusqlite::Error),
-    /// There is no space left.
-    #[error("the disk is full: make room where the data folder is")]
-    DiskFull(#[source] rusqlite::Error),
-    /// The schema could not be brought up to date.
-    #[error("the database's schema could not be brought up to date")]
-    Migration(#[from] rusqlite_migration::Error),
-    /// A file or folder could not be used.
-    #[error("{what} {path}")]
-    File {
-        /// What was tried.
-        what: &'static str,
-        /// On which file.
-        path: std::path::PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Another process holds the folder.
-    #[error(
-        "the data folder {0} is in use by another jobmill process; stop that one, or name another folder with --data-dir"
-    )]
-    InUse(std::path::PathBuf),
-    /// The bundled SQLite has a bug that loses commits.
-    #[error("SQLite {0} can lose commits; 3.51.3 or newer is needed")]
-    OldSqlite(String),
-    /// What is in the store contradicts itself.
-    #[error("the store contradicts itself: {0}")]
-    Corrupt(String),
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DiskFull) => StoreError::DiskFull(error),
-            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-                StoreError::Damaged(error)
-            }
-            Some(_) | None => StoreError::Sqlite(error),
-        }
-    }
 }

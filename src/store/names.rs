@@ -1,6 +1,9 @@
 //! The numbers that the store uses for the names of queues and kinds.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use parking_lot::RwLock;
 
@@ -23,7 +26,8 @@ pub struct NameTable {
 
 #[derive(Debug, Default)]
 struct Tables {
-    by_number: Vec<Arc<Name>>,
+    /// Absent where a number has no name.
+    by_number: Vec<Option<Arc<Name>>>,
     by_text: HashMap<Box<str>, Arc<Name>>,
 }
 
@@ -37,13 +41,18 @@ impl NameTable {
     /// The name with this number.
     #[must_use]
     pub fn get(&self, number: u32) -> Option<Arc<Name>> {
-        self.tables.read().by_number.get(number as usize).cloned()
+        self.tables.read().by_number.get(number as usize).cloned().flatten()
+    }
+
+    /// All names, by number.
+    pub(crate) fn all(&self) -> Vec<Arc<Name>> {
+        self.tables.read().by_number.iter().flatten().cloned().collect()
     }
 
     /// How many names there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.tables.read().by_number.len()
+        self.tables.read().by_text.len()
     }
 
     /// Whether there are none.
@@ -52,12 +61,16 @@ impl NameTable {
         self.len() == 0
     }
 
-    /// Forgets the names from this number on, which nothing that was kept mentions.
-    pub(crate) fn truncate(&self, len: usize) {
+    /// Replaces all names by these, each with its number. A name that was there before stays the same object.
+    pub(crate) fn load(&self, names: &BTreeMap<u32, String>) {
         let mut tables = self.tables.write();
-        let len = len.min(tables.by_number.len());
-        for name in tables.by_number.split_off(len) {
-            tables.by_text.remove(name.as_str());
+        let before = std::mem::take(&mut *tables);
+        for (number, text) in names {
+            let same = before.by_text.get(text.as_str()).filter(|name| name.number == *number);
+            let name = same.map_or_else(|| Name::new(*number, text), Arc::clone);
+            tables.by_number.resize(*number as usize, None);
+            tables.by_number.push(Some(Arc::clone(&name)));
+            tables.by_text.insert(text.as_str().into(), name);
         }
     }
 
@@ -65,7 +78,7 @@ impl NameTable {
     pub(crate) fn add(&self, text: &str) -> Arc<Name> {
         let mut tables = self.tables.write();
         let name = Name::new(u32::try_from(tables.by_number.len()).unwrap_or(u32::MAX), text);
-        tables.by_number.push(Arc::clone(&name));
+        tables.by_number.push(Some(Arc::clone(&name)));
         tables.by_text.insert(text.into(), Arc::clone(&name));
         name
     }

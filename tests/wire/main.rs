@@ -8,6 +8,7 @@ mod commands;
 mod connections;
 mod crash;
 mod cut_off;
+mod data_folder;
 mod doctor;
 mod drain;
 mod execution;
@@ -22,10 +23,12 @@ mod poison;
 mod queues;
 mod stopped_watchers;
 mod storage;
+mod store_lock;
 mod submit;
 mod tls;
 mod tokens;
 mod traces;
+mod unreadable_rows;
 mod watch;
 
 #[path = "../support/mod.rs"]

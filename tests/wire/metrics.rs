@@ -12,7 +12,7 @@ use std::{
 };
 
 use jobmill::{
-    clock::{Clock, Timestamp},
+    clock::Clock,
     proto::v1::{self, JobState},
     serve::{Server, ServerBuilder},
     store::{Applied, Batch, Reader, Space, Store, StoreError},

@@ -180,7 +180,8 @@ async fn on_a_file_system_that_fills_up_running_jobs_end_and_submissions_resume_
     let others = small.0.path().join("others");
     std::fs::write(&others, vec![1; 8 << 20]).unwrap();
     let mut settings = folder(&data);
-    settings.disk = DiskSettings { ballast_bytes: 3 << 20, min_free_bytes: 4 << 20, vfs: None };
+    settings.disk =
+        DiskSettings { ballast_bytes: 3 << 20, min_free_bytes: 4 << 20, ..DiskSettings::default() };
     let gate = Arc::new(Semaphore::new(0));
     let handler = {
         let gate = Arc::clone(&gate);

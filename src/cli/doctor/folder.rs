@@ -10,7 +10,10 @@ use std::{
 
 use jobmill::{
     clock::Timestamp,
-    store::sqlite::{self, Checkup},
+    store::{
+        StoreError,
+        sqlite::{self, Checkup, SetAsideRows},
+    },
 };
 
 use super::{Finding, ok, problem, text, warning};
@@ -20,6 +23,7 @@ const SPACE: &str = "free space";
 const FILE_SYSTEM: &str = "file system";
 const FLUSH: &str = "flush";
 const DATABASE: &str = "database";
+const ROWS: &str = "unreadable rows";
 
 /// Less free space than this may soon be too little.
 const SPACE_LOW_BYTES: u64 = 1 << 30;
@@ -71,7 +75,7 @@ pub(super) fn check(folder: &Path, min_free_bytes: u64, quick: bool, now: Timest
         if !quick {
             findings.push(flush(folder));
         }
-        findings.push(database(folder, quick));
+        findings.extend(database(folder, quick));
         findings.extend(age(folder, now));
     }
     findings
@@ -182,19 +186,50 @@ fn now() -> Instant {
     Instant::now()
 }
 
-fn database(folder: &Path, quick: bool) -> Finding {
+fn database(folder: &Path, quick: bool) -> Vec<Finding> {
     if quick {
-        return ok(DATABASE, "not checked");
+        return vec![ok(DATABASE, "not checked")];
     }
-    match sqlite::check(folder) {
+    let checked = sqlite::check(folder);
+    let rows = match &checked {
+        Ok(Checkup::InUse { set_aside } | Checkup::Checked { set_aside, .. }) if set_aside.count > 0 => {
+            Some(set_aside_rows(set_aside))
+        }
+        _ => None,
+    };
+    std::iter::once(checkup(checked)).chain(rows).collect()
+}
+
+fn set_aside_rows(rows: &SetAsideRows) -> Finding {
+    let mut first = rows.first.join("; ");
+    if rows.count > rows.first.len() {
+        first.push_str(&format!("; and {} more", rows.count - rows.first.len()));
+    }
+    warning(
+        ROWS,
+        format!(
+            "{} can't be read, and set aside by the server: {first}",
+            text::counted(rows.count as u64, "row")
+        ),
+        "their content is in the table `set_aside` of jobmill.db: docs/troubleshooting.md says what to do with it",
+    )
+}
+
+fn checkup(checked: Result<Checkup, StoreError>) -> Finding {
+    match checked {
         Ok(Checkup::Absent) => ok(DATABASE, "there is none yet; the server will make it"),
-        Ok(Checkup::InUse) => ok(DATABASE, "a server has it open; not checked while it runs"),
+        Ok(Checkup::InUse { .. }) => ok(DATABASE, "a server has it open; not checked while it runs"),
+        Ok(Checkup::Lost(missing)) => problem(
+            DATABASE,
+            format!("is not the one that was left there: {missing}"),
+            "put the missing files back, restore a backup into a new folder, or start once with --accept-loss",
+        ),
         Ok(Checkup::TooNew) => problem(
             DATABASE,
             "a newer version of jobmill has made or changed it",
             "run that version, or restore a backup from before",
         ),
-        Ok(Checkup::Checked { bytes, faults }) if faults.is_empty() => {
+        Ok(Checkup::Checked { bytes, faults, .. }) if faults.is_empty() => {
             ok(DATABASE, format!("{} without a fault", text::bytes(bytes)))
         }
         Ok(Checkup::Checked { faults, .. }) => problem(

@@ -12,6 +12,7 @@ mod offer;
 mod open;
 mod retain;
 pub(crate) mod rows;
+mod set_aside;
 mod tallies;
 
 use std::{
@@ -26,7 +27,8 @@ use rows::{Counters, Purge, RequestRow, Rows, corrupt};
 use tallies::{Tallies, Usage};
 
 use super::{
-    Applied, Batch, Change, Claim, Names, QueueInfo, Receipt, Report, ReportBody, Space, StoreError,
+    Applied, Batch, Change, Claim, Names, Obstacle, QueueInfo, Receipt, Report, ReportBody, Space,
+    StoreError, Unapplied,
 };
 use crate::{
     clock::{Stopwatch, Timestamp},
@@ -122,27 +124,39 @@ impl<R: Rows> Engine<R> {
     /// Applies a batch in one transaction. After an error every further batch is refused: going on would write
     /// counters that the rows never had.
     pub(crate) fn apply(&mut self, mut batch: Batch) -> Result<Applied, StoreError> {
-        if std::mem::replace(&mut self.poisoned, true) {
+        if self.poisoned {
             return corrupt("an earlier batch failed; only a new start tells what is kept");
         }
+        match self.rows.begin() {
+            // Nothing was begun: the batch is as it came.
+            Err(StoreError::Locked(error)) => {
+                tracing::debug!(%error, "a batch waits for the database's lock");
+                return Ok(self.unapplied(batch, Obstacle::Locked));
+            }
+            begun => begun?,
+        }
+        self.poisoned = true;
         let applied = match self.transact(&mut batch) {
             // This error alone says what is on disk: nothing of the batch. A commit's last page could not be written,
             // or was never tried.
             Err(StoreError::DiskFull(error)) => {
                 tracing::debug!(%error, "a batch did not fit on the disk");
                 self.undo()?;
-                let position = Position(self.counters.position);
-                Applied {
-                    unapplied: Some(Box::new(batch)),
-                    position,
-                    wake: self.wake(),
-                    ..Applied::default()
-                }
+                self.unapplied(batch, Obstacle::DiskFull)
             }
             applied => applied?,
         };
         self.poisoned = false;
         Ok(applied)
+    }
+
+    fn unapplied(&self, batch: Batch, obstacle: Obstacle) -> Applied {
+        Applied {
+            unapplied: Some(Box::new(Unapplied { batch, obstacle })),
+            position: Position(self.counters.position),
+            wake: self.wake(),
+            ..Applied::default()
+        }
     }
 
     /// When there is something to do without any input.
@@ -155,7 +169,7 @@ impl<R: Rows> Engine<R> {
         let bite = retain::bite(batch);
         let full = batch.space == Space::Full;
         let mut progressing = Progressing::default();
-        self.rows.begin()?;
+        self.set_aside(now, &mut progressing)?;
         // They stay in the batch: if the disk is full, it comes back.
         for control in batch.controls.iter().cloned() {
             let done = self.control(control, now, &mut progressing)?;
@@ -194,7 +208,10 @@ impl<R: Rows> Engine<R> {
         applied.position = Position(self.counters.position);
         applied.wake = self.wake();
         // On a full disk there is nothing that can be done at once.
-        applied.more = !full && (!self.purges.is_empty() || applied.wake.is_some_and(|wake| wake <= now));
+        applied.more = !full
+            && (!self.purges.is_empty()
+                || self.rows.has_unreadable()
+                || applied.wake.is_some_and(|wake| wake <= now));
         Ok(applied)
     }
 
@@ -348,6 +365,10 @@ impl<R: Rows> Engine<R> {
     ) -> Result<(), StoreError> {
         for id in chosen.stored {
             let Some((job, payload)) = self.rows.job_and_payload(id)? else {
+                // Its row is in the index of what is ready, and can't be read: the next batch sets it aside.
+                if self.rows.has_unreadable() {
+                    continue;
+                }
                 return corrupt(format!("the ready job {id} is gone"));
             };
             if expired(&job, now) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     clock::Timestamp,
     config::Retention,
-    job::{AttemptRecord, Job, JobId, Name, Output, Position},
+    job::{AttemptRecord, Job, JobId, Name, Output, Position, Spec},
     store::{QueueInfo, StoreError, Tally, Tombstone},
 };
 
@@ -22,12 +22,25 @@ pub(crate) trait Rows: Send {
     /// Undoes what has been done since [`Rows::begin`].
     fn rollback(&mut self) -> Result<(), StoreError>;
 
+    /// Whether there are rows that could not be read and are not set aside yet.
+    fn has_unreadable(&self) -> bool {
+        false
+    }
+    /// Moves the rows that could not be read to where nothing looks for them but an operator; counts all jobs anew.
+    /// `None` where there is nothing to do.
+    fn set_aside(&mut self, now: Timestamp) -> Result<Option<SetAside>, StoreError> {
+        let _ = now;
+        Ok(None)
+    }
+
+    /// A job. Where its row can't be read, there is none, and [`Rows::has_unreadable`] says so.
     fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError>;
     /// A job with its payload, unless that is kept apart because it is large.
     fn job_and_payload(&mut self, id: JobId) -> Result<Option<(Job, Option<Bytes>)>, StoreError>;
     fn insert_job(&mut self, job: &Job, payload: &Bytes) -> Result<(), StoreError>;
     /// Replaces `before`, which must be what is kept.
     fn update_job(&mut self, before: &Job, after: &Job) -> Result<(), StoreError>;
+    fn insert_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), StoreError>;
     /// Removes a job and all that belongs to it, and keeps the tombstone.
     fn delete_job(&mut self, job: &Job, tombstone: &Tombstone) -> Result<(), StoreError>;
     fn insert_attempt(&mut self, id: JobId, attempt: &AttemptRecord) -> Result<(), StoreError>;
@@ -106,6 +119,15 @@ pub(crate) struct Loaded {
     pub(crate) purges: Vec<Purge>,
     pub(crate) sweeps: Vec<(Duration, Position)>,
     pub(crate) retention: Option<Retention>,
+}
+
+/// What has been set aside.
+#[derive(Debug, Default)]
+pub(crate) struct SetAside {
+    /// The jobs among it, with what watchers know them by, where that could be read.
+    pub(crate) jobs: Vec<(JobId, Option<Arc<Spec>>)>,
+    /// How many jobs are left, and where.
+    pub(crate) tallies: Vec<Tally>,
 }
 
 /// Numbers that only grow.

@@ -257,8 +257,12 @@ impl Rows for MemoryRows {
         self.with(|tables| {
             tables.unindex(job);
             tables.jobs.remove(&job.id);
-            tables.tombstones.insert(tombstone.position, tombstone.clone());
         });
+        self.insert_tombstone(tombstone)
+    }
+
+    fn insert_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), StoreError> {
+        self.with(|tables| tables.tombstones.insert(tombstone.position, tombstone.clone()));
         Ok(())
     }
 

@@ -11,8 +11,14 @@ use rusqlite::{
     config::DbConfig,
 };
 
-use super::{DATABASE, MIGRATIONS, Options, lock, log_of, make_folder, open_connection};
-use crate::{job::Position, store::StoreError};
+use super::{
+    DATABASE, Mark, MarkFile, Options, lock, log_of, make_folder, mark::database_is_missing, mark_of,
+    migrate, open_connection,
+};
+use crate::{
+    job::Position,
+    store::{Missing, StoreError},
+};
 
 /// So many pages are copied at a time.
 const STEP_PAGES: i32 = 256;
@@ -78,18 +84,18 @@ pub fn backup(folder: &Path, into: &Path, progress: impl FnMut(u64, u64)) -> Res
     }
     make_folder(into)?;
     let partial = into.join(PARTIAL);
-    let copied = copy(&source, &partial, progress).and_then(|()| check(&partial)).and_then(|copied| {
-        let file_error = |what| {
-            let path = partial.clone();
-            move |source| StoreError::File { what, path, source }
-        };
-        File::open(&partial).and_then(|file| file.sync_all()).map_err(file_error("can't flush"))?;
-        fs::rename(&partial, into.join(DATABASE)).map_err(file_error("can't rename"))?;
-        File::open(into)
-            .and_then(|folder| folder.sync_all())
-            .map_err(file_error("can't flush the folder of"))?;
-        Ok(copied)
-    });
+    let copied =
+        copy(&source, &partial, progress).and_then(|()| check(&partial)).and_then(|(copied, mark)| {
+            let file_error = |what| {
+                let path = partial.clone();
+                move |source| StoreError::File { what, path, source }
+            };
+            File::open(&partial).and_then(|file| file.sync_all()).map_err(file_error("can't flush"))?;
+            fs::rename(&partial, into.join(DATABASE)).map_err(file_error("can't rename"))?;
+            // A start on files that were copied over those of the server then finds what it expects.
+            MarkFile::create(into, mark).map_err(file_error("can't write the mark beside"))?;
+            Ok(copied)
+        });
     if copied.is_err() {
         for ending in ["", "-wal", "-shm", "-journal"] {
             let _ = fs::remove_file(into.join(format!("{PARTIAL}{ending}")));
@@ -125,19 +131,20 @@ fn copy(source: &Path, partial: &Path, mut progress: impl FnMut(u64, u64)) -> Re
     }
 }
 
-fn check(partial: &Path) -> Result<Copied, CopyError> {
+fn check(partial: &Path) -> Result<(Copied, Mark), CopyError> {
     let connection = Connection::open(partial)?;
     let found: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if found != "ok" {
         return Err(CopyError::NotSound(found));
     }
+    let mark = mark_of(&connection)?;
     let copied = Copied {
         bytes: fs::metadata(partial).map_or(0, |file| file.len()),
         jobs: connection.query_row("SELECT count(*) FROM job", [], |row| row.get(0))?,
-        position: Position(connection.query_row("SELECT position FROM counters", [], |row| row.get(0))?),
+        position: mark.position,
     };
     connection.close().map_err(|(_, error)| error)?;
-    Ok(copied)
+    Ok((copied, mark))
 }
 
 /// Gives the space that deleted jobs have left back to the file system: returns the size before and after. The server must
@@ -151,13 +158,22 @@ pub fn compact(folder: &Path) -> Result<(u64, u64), CopyError> {
         return Err(CopyError::NoStore(folder.to_owned()));
     }
     let _lock = lock(folder)?;
+    let kept = Mark::read(folder)?;
+    let lost = |what| StoreError::Lost { folder: folder.to_owned(), what };
+    if database_is_missing(folder, kept) {
+        return Err(lost(Missing::Everything).into());
+    }
     let bytes = || -> u64 {
         let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
         length(&path) + length(&log_of(&path))
     };
     let before = bytes();
     let mut connection = open_connection(&path, &Options { vfs: None })?;
-    MIGRATIONS.to_latest(&mut connection).map_err(StoreError::from)?;
+    migrate(&mut connection)?;
+    let found = mark_of(&connection)?;
+    if let Some(what) = kept.and_then(|kept| kept.missing_in(found)) {
+        return Err(lost(what).into());
+    }
     connection.execute_batch("VACUUM")?;
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     connection.close().map_err(|(_, error)| error)?;

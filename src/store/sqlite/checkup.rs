@@ -1,20 +1,28 @@
 //! Looks a folder's database over, without changing what is in it.
 
-use std::{
-    fs::{self, File},
-    io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path, sync::Arc};
 
 use rusqlite::{Connection, OpenFlags};
 use rusqlite_migration::SchemaVersion;
-use rustix::fs::FlockOperation;
 
-use super::{DATABASE, LOCK, MIGRATIONS};
-use crate::store::StoreError;
+use super::{
+    DATABASE, MIGRATIONS, Mark,
+    decode::{Decoder, Table},
+    load::load,
+    lock,
+    mark::database_is_missing,
+    mark_of,
+    row::JOB_COLUMNS,
+};
+use crate::{
+    job::JobId,
+    store::{Missing, StoreError},
+};
 
 /// So many faults of a database are told; one is enough to act upon.
 const FAULTS_MAX: u32 = 10;
+/// Limit of the unreadable rows that are named; the others are counted.
+const ROWS_MAX: usize = 10;
 
 /// How a folder's database is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,16 +30,42 @@ pub enum Checkup {
     /// There is none yet.
     Absent,
     /// A server has it open.
-    InUse,
+    InUse {
+        /// Rows that could not be read.
+        set_aside: SetAsideRows,
+    },
     /// A newer version made it, which this one can't read.
     TooNew,
+    /// It lacks what was there before: a server refuses to start.
+    Lost(Missing),
     /// It was looked over.
     Checked {
         /// How large it is.
         bytes: u64,
         /// What is wrong with it: nothing, one hopes.
         faults: Vec<String>,
+        /// Rows that can't be read, or could not be.
+        set_aside: SetAsideRows,
     },
+}
+
+/// Rows that can't be read: set aside already, or to be set aside by the server that meets them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SetAsideRows {
+    /// How many there are.
+    pub count: usize,
+    /// The first ones, each with what is wrong with it.
+    pub first: Vec<String>,
+}
+
+impl SetAsideRows {
+    fn add(&mut self, table: &str, key: i64, why: &str) {
+        self.count += 1;
+        if self.first.len() < ROWS_MAX {
+            let row = if table == "job" { JobId::from_raw(key).to_string() } else { key.to_string() };
+            self.first.push(format!("{table} {row}: {why}"));
+        }
+    }
 }
 
 /// Looks the database of `folder` over. No server can start there meanwhile.
@@ -42,29 +76,61 @@ pub enum Checkup {
 /// When the folder or the database can't be read.
 pub fn check(folder: &Path) -> Result<Checkup, StoreError> {
     let path = folder.join(DATABASE);
-    let file_error =
-        |path: PathBuf| move |source: io::Error| StoreError::File { what: "can't read", path, source };
+    let kept = Mark::read(folder)?;
+    if database_is_missing(folder, kept) {
+        return Ok(Checkup::Lost(Missing::Everything));
+    }
     let bytes = match fs::metadata(&path) {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Checkup::Absent),
-        Err(error) => return Err(file_error(path)(error)),
+        Err(source) => return Err(StoreError::File { what: "can't read", path, source }),
     };
-    let lock_path = folder.join(LOCK);
-    // Held until the end; a folder without one has no server either.
-    let _lock = match File::open(&lock_path) {
-        Ok(lock) => match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Some(lock),
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Checkup::InUse),
-            Err(errno) => return Err(file_error(lock_path)(errno.into())),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(file_error(lock_path)(error)),
+    // Held until the end.
+    let (_lock, in_use) = match lock(folder) {
+        Ok(lock) => (Some(lock), false),
+        Err(StoreError::InUse(_)) => (None, true),
+        Err(error) => return Err(error),
     };
     let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     if let SchemaVersion::Outside(_) = MIGRATIONS.current_version(&connection)? {
         return Ok(Checkup::TooNew);
     }
+    let mut set_aside = SetAsideRows::default();
+    let mut statement = connection.prepare("SELECT source, key, reason FROM set_aside ORDER BY number")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        set_aside.add(&row.get::<_, String>(0)?, row.get(1)?, &row.get::<_, String>(2)?);
+    }
+    if in_use {
+        return Ok(Checkup::InUse { set_aside });
+    }
     let mut statement = connection.prepare(&format!("PRAGMA quick_check({FAULTS_MAX})"))?;
     let lines = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
-    Ok(Checkup::Checked { bytes, faults: lines.into_iter().filter(|line| line != "ok").collect() })
+    let faults: Vec<_> = lines.into_iter().filter(|line| line != "ok").collect();
+    if faults.is_empty() {
+        let found = mark_of(&connection)?;
+        if let Some(missing) = kept.and_then(|kept| kept.missing_in(found)) {
+            return Ok(Checkup::Lost(missing));
+        }
+        read_all(&connection, &mut set_aside)?;
+    }
+    Ok(Checkup::Checked { bytes, faults, set_aside })
+}
+
+/// Reads all rows that a server reads at its start or in its batches.
+fn read_all(connection: &Connection, unreadable: &mut SetAsideRows) -> Result<(), StoreError> {
+    let decoder = Decoder::new(Arc::default());
+    load(connection, &decoder)?;
+    // The jobs among it are read once more.
+    let noted = decoder.take().into_iter().filter(|((table, _), _)| *table != Table::Job);
+    noted.for_each(|((table, key), why)| unreadable.add(table.name(), key, &why));
+    let mut statement = connection.prepare(&format!("SELECT {JOB_COLUMNS} FROM job"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if decoder.job(row).is_none() {
+            let noted = decoder.take();
+            noted.into_iter().for_each(|((table, key), why)| unreadable.add(table.name(), key, &why));
+        }
+    }
+    Ok(())
 }

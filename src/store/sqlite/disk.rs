@@ -89,8 +89,13 @@ impl Disk {
     }
 
     fn look(&mut self, spare: impl FnOnce() -> Result<u64, StoreError>) {
-        // Where the file system can't tell, the database will, in time.
-        let free = free_bytes(&self.folder).unwrap_or(u64::MAX);
+        // Where the file system can't tell, there may be none.
+        let free = free_bytes(&self.folder).unwrap_or_else(|error| {
+            if !self.low {
+                tracing::warn!(folder = %self.folder.display(), %error, "free space can't be told");
+            }
+            0
+        });
         let needed = if self.has_ballast { 0 } else { self.ballast_bytes };
         let low = free < needed
             || (free < needed.saturating_add(self.min_free_bytes)

@@ -1,48 +1,41 @@
 //! The small tables that the engine keeps in memory.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, Row, params};
 
-use super::row::{JOB_COLUMNS, load_names, read_job};
+use super::{
+    decode::{Decoder, Table},
+    row::{JOB_COLUMNS, load_names},
+};
 use crate::{
     config::{Keep, QueueRetention, QueueSettings, Retention, WhenFull},
-    job::{Job, JobId, Position, StateName},
+    job::{Job, JobId, Name, Position, StateName},
     store::{
-        Names, QueueInfo, StoreError, Tally,
+        QueueInfo, StoreError, Tally,
         engine::rows::{Counters, Loaded, Purge, corrupt, named},
     },
 };
 
-/// All of it.
-pub(super) fn load(connection: &Connection, names: &Names) -> Result<Loaded, StoreError> {
-    load_names(connection, names)?;
+/// All of it. What can't be read is left out, and noted.
+pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded, StoreError> {
+    load_names(connection, decoder)?;
     Ok(Loaded {
-        queues: read_queues(connection, names)?,
-        tallies: read_tallies(connection, names)?,
-        counters: connection.query_row(
-            "SELECT position, last_id, last_lease, floor, last_purge FROM counters",
-            [],
-            |row| {
-                Ok(Counters {
-                    position: row.get(0)?,
-                    last_id: row.get(1)?,
-                    last_lease: row.get(2)?,
-                    floor: row.get(3)?,
-                    last_purge: row.get(4)?,
-                })
-            },
-        )?,
+        queues: load_queues(connection, decoder)?,
+        tallies: read_tallies(connection, decoder)?,
+        counters: read_counters(connection)?,
         leased: read_jobs(
             connection,
-            names,
+            decoder,
             &format!("SELECT {JOB_COLUMNS} FROM job WHERE state IN (4, 6) ORDER BY id"),
             [],
         )?,
-        purges: {
-            let mut statement = connection
-                .prepare_cached("SELECT number, queue, cursor, last, deleted FROM purge ORDER BY number")?;
-            let purges = statement.query_map([], |row| {
+        purges: read_rows(
+            connection,
+            decoder,
+            Table::Purge,
+            "SELECT number, queue, cursor, last, deleted FROM purge ORDER BY number",
+            |row| {
                 Ok(Purge {
                     number: row.get(0)?,
                     queue: row.get(1)?,
@@ -50,33 +43,78 @@ pub(super) fn load(connection: &Connection, names: &Names) -> Result<Loaded, Sto
                     last: JobId::from_raw(row.get(3)?),
                     deleted: row.get(4)?,
                 })
-            })?;
-            purges.collect::<Result<_, _>>()?
-        },
-        sweeps: {
-            let mut statement =
-                connection.prepare_cached("SELECT keep_us, cursor FROM sweep ORDER BY keep_us")?;
-            let sweeps = statement
-                .query_map([], |row| Ok((Duration::from_micros(row.get(0)?), Position(row.get(1)?))))?;
-            sweeps.collect::<Result<_, _>>()?
-        },
-        retention: connection
-            .prepare_cached("SELECT succeeded_us, failed_us, cancelled_us, expired_us FROM retention")?
-            .query_row([], |row| {
+            },
+        )?,
+        sweeps: read_rows(
+            connection,
+            decoder,
+            Table::Sweep,
+            "SELECT keep_us, cursor FROM sweep ORDER BY keep_us",
+            |row| Ok((Duration::from_micros(row.get(0)?), Position(row.get(1)?))),
+        )?,
+        retention: read_rows(
+            connection,
+            decoder,
+            Table::Retention,
+            "SELECT one, succeeded_us, failed_us, cancelled_us, expired_us FROM retention",
+            |row| {
                 Ok(Retention {
-                    succeeded: keep_of(row.get(0)?),
-                    failed: keep_of(row.get(1)?),
-                    cancelled: keep_of(row.get(2)?),
-                    expired: keep_of(row.get(3)?),
+                    succeeded: keep_of(row.get(1)?),
+                    failed: keep_of(row.get(2)?),
+                    cancelled: keep_of(row.get(3)?),
+                    expired: keep_of(row.get(4)?),
                 })
-            })
-            .optional()?,
+            },
+        )?
+        .pop(),
     })
+}
+
+/// The rows of a table whose key is the first column; those that can't be read are noted.
+fn read_rows<T>(
+    connection: &Connection,
+    decoder: &Decoder,
+    table: Table,
+    sql: &str,
+    read: impl Fn(&Row<'_>) -> Result<T, rusqlite::Error>,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        match read(row) {
+            Ok(value) => found.push(value),
+            Err(error) => decoder.note(table, row.get(0)?, &error.to_string()),
+        }
+    }
+    Ok(found)
+}
+
+fn read_counters(connection: &Connection) -> Result<Counters, StoreError> {
+    let read = connection.query_row(
+        "SELECT position, last_id, last_lease, floor, last_purge FROM counters",
+        [],
+        |row| {
+            Ok(Counters {
+                position: row.get(0)?,
+                last_id: row.get(1)?,
+                last_lease: row.get(2)?,
+                floor: row.get(3)?,
+                last_purge: row.get(4)?,
+            })
+        },
+    );
+    match read {
+        Err(rusqlite::Error::QueryReturnedNoRows) => {
+            corrupt("the table `counters` has no row: restore a backup")
+        }
+        read => Ok(read?),
+    }
 }
 
 pub(super) fn read_jobs(
     connection: &Connection,
-    names: &Names,
+    decoder: &Decoder,
     sql: &str,
     parameters: impl rusqlite::Params,
 ) -> Result<Vec<Job>, StoreError> {
@@ -84,19 +122,20 @@ pub(super) fn read_jobs(
     let mut rows = statement.query(parameters)?;
     let mut jobs = Vec::new();
     while let Some(row) = rows.next()? {
-        jobs.push(read_job(row, names)?);
+        jobs.extend(decoder.job(row));
     }
     Ok(jobs)
 }
 
+/// A job; an error where its row can't be read.
 pub(super) fn read_one_job(
     connection: &Connection,
-    names: &Names,
+    decoder: &Decoder,
     id: JobId,
 ) -> Result<Option<Job>, StoreError> {
     let mut statement = connection.prepare_cached(&format!("SELECT {JOB_COLUMNS} FROM job WHERE id = ?1"))?;
     let mut rows = statement.query([id.raw()])?;
-    rows.next()?.map(|row| read_job(row, names)).transpose()
+    rows.next()?.map(|row| decoder.try_job(row)).transpose()
 }
 
 pub(super) fn write_queue(
@@ -131,58 +170,103 @@ pub(super) fn write_queue(
     Ok(())
 }
 
-/// Every queue, deleted ones included.
+/// Every queue, deleted ones included, once all names are loaded. One whose row is missing although it has jobs has the
+/// default settings.
+pub(super) fn load_queues(
+    connection: &Connection,
+    decoder: &Decoder,
+) -> Result<Vec<(QueueInfo, bool)>, StoreError> {
+    let mut queues = read_queues(connection, decoder)?;
+    for name in decoder.names.queues.all() {
+        if !queues.iter().any(|(queue, _)| queue.name.number == name.number) {
+            queues.push((with_defaults(name), false));
+        }
+    }
+    Ok(queues)
+}
+
+/// The queues that have a row, by name. Where it can't be read, the queue has the default settings.
 pub(super) fn read_queues(
     connection: &Connection,
-    names: &Names,
+    decoder: &Decoder,
 ) -> Result<Vec<(QueueInfo, bool)>, StoreError> {
     let mut statement = connection.prepare_cached("SELECT * FROM queue ORDER BY name")?;
     let mut rows = statement.query([])?;
     let mut queues = Vec::new();
     while let Some(row) = rows.next()? {
-        let when_full = if row.get(5)? { WhenFull::Wait } else { WhenFull::Reject };
-        let info = QueueInfo {
-            name: named(&names.queues, row.get(0)?)?,
-            settings: QueueSettings {
-                max_jobs: row.get(2)?,
-                max_bytes: row.get(3)?,
-                consumers: row.get(4)?,
-                when_full,
-                max_wait: Duration::from_micros(row.get(6)?),
-                max_waiters: row.get(7)?,
-                accept_unknown_kinds: row.get(8)?,
-                retention: QueueRetention {
-                    succeeded: row.get::<_, Option<i64>>(9)?.map(keep_of),
-                    failed: row.get::<_, Option<i64>>(10)?.map(keep_of),
-                    cancelled: row.get::<_, Option<i64>>(11)?.map(keep_of),
-                    expired: row.get::<_, Option<i64>>(12)?.map(keep_of),
-                },
-            },
-            paused: row.get(13)?,
-            declared: row.get(14)?,
-        };
-        queues.push((info, row.get(15)?));
+        let number: i64 = row.get(0)?;
+        let name = u32::try_from(number).ok().and_then(|number| decoder.names.queues.get(number));
+        // A number without a name has been noted.
+        let Some(name) = name else { continue };
+        queues.push(read_queue(row, Arc::clone(&name)).unwrap_or_else(|error| {
+            decoder.note(Table::Queue, number, &error.to_string());
+            (with_defaults(name), false)
+        }));
     }
     Ok(queues)
 }
 
-pub(super) fn read_tallies(connection: &Connection, names: &Names) -> Result<Vec<Tally>, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT * FROM tally WHERE jobs > 0")?;
-    let mut rows = statement.query([])?;
-    let mut tallies = Vec::new();
-    while let Some(row) = rows.next()? {
-        let Some(state) = StateName::from_number(row.get(2)?) else {
-            return corrupt("a tally is of an unknown state");
-        };
-        tallies.push(Tally {
-            queue: named(&names.queues, row.get(0)?)?,
-            kind: named(&names.kinds, row.get(1)?)?,
-            state,
-            jobs: row.get(3)?,
-            bytes: row.get(4)?,
-        });
-    }
-    Ok(tallies)
+fn with_defaults(name: Arc<Name>) -> QueueInfo {
+    QueueInfo { name, settings: QueueSettings::default(), paused: false, declared: false }
+}
+
+fn read_queue(row: &Row<'_>, name: Arc<Name>) -> Result<(QueueInfo, bool), rusqlite::Error> {
+    let when_full = if row.get(5)? { WhenFull::Wait } else { WhenFull::Reject };
+    let info = QueueInfo {
+        name,
+        settings: QueueSettings {
+            max_jobs: row.get(2)?,
+            max_bytes: row.get(3)?,
+            consumers: row.get(4)?,
+            when_full,
+            max_wait: Duration::from_micros(row.get(6)?),
+            max_waiters: row.get(7)?,
+            accept_unknown_kinds: row.get(8)?,
+            retention: QueueRetention {
+                succeeded: row.get::<_, Option<i64>>(9)?.map(keep_of),
+                failed: row.get::<_, Option<i64>>(10)?.map(keep_of),
+                cancelled: row.get::<_, Option<i64>>(11)?.map(keep_of),
+                expired: row.get::<_, Option<i64>>(12)?.map(keep_of),
+            },
+        },
+        paused: row.get(13)?,
+        declared: row.get(14)?,
+    };
+    Ok((info, row.get(15)?))
+}
+
+/// The tallies that can be read; if one can't, all jobs are counted anew when rows are set aside next.
+pub(super) fn read_tallies(connection: &Connection, decoder: &Decoder) -> Result<Vec<Tally>, StoreError> {
+    let sql = "SELECT queue, kind, state, jobs, bytes FROM tally WHERE jobs > 0";
+    read_rows(connection, decoder, Table::Tally, sql, |row| Ok(read_tally(row, decoder)))?
+        .into_iter()
+        .filter_map(|tally| {
+            tally.map_err(|error| decoder.note(Table::Tally, 0, &super::decode::reason(&error))).ok()
+        })
+        .map(Ok)
+        .collect()
+}
+
+fn read_tally(row: &Row<'_>, decoder: &Decoder) -> Result<Tally, StoreError> {
+    let Some(state) = StateName::from_number(row.get(2)?) else {
+        return corrupt("a tally is of an unknown state");
+    };
+    Ok(Tally {
+        queue: named(&decoder.names.queues, row.get(0)?)?,
+        kind: named(&decoder.names.kinds, row.get(1)?)?,
+        state,
+        jobs: row.get(3)?,
+        bytes: row.get(4)?,
+    })
+}
+
+/// Counts all jobs anew, and writes the tallies.
+pub(super) fn recount(connection: &Connection, decoder: &Decoder) -> Result<Vec<Tally>, StoreError> {
+    connection.execute_batch(
+        "DELETE FROM tally;
+         INSERT INTO tally SELECT queue, kind, state, count(*), sum(bytes) FROM job GROUP BY queue, kind, state;",
+    )?;
+    read_tallies(connection, decoder)
 }
 
 pub(super) fn micros(duration: Duration) -> i64 {

@@ -1,37 +1,49 @@
 //! The embedded store: one SQLite file in a data folder.
 //!
 //! One connection writes, in WAL mode with `synchronous=FULL`: a commit returns after its flush. Readers have
-//! connections of their own. A file lock keeps a second server away from the folder.
+//! connections of their own. A lock on the folder keeps a second server away from it.
 
 mod backup;
 mod checkpoint;
 mod checkup;
+mod decode;
 mod disk;
+mod files;
 mod load;
+mod mark;
 mod reader;
 mod row;
+mod write_job;
 mod writer;
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use rusqlite_migration::{M, Migrations};
-use rustix::fs::FlockOperation;
 
 pub use self::backup::{Copied, CopyError, backup, compact};
-pub use self::checkup::{Checkup, check};
+pub use self::checkup::{Checkup, SetAsideRows, check};
 pub use self::disk::free_bytes;
-use self::{checkpoint::Checkpointer, disk::Disk, reader::SqliteReader, writer::SqliteRows};
-use super::{
-    Applied, Batch, Identity, Incarnation, Names, Reader, Space, Store, StoreError,
-    engine::{Engine, EngineSetup},
+pub use self::mark::{Mark, MarkFile};
+use self::{
+    checkpoint::Checkpointer,
+    decode::Decoder,
+    disk::Disk,
+    files::{Files, LockWait, lock, say_locked},
+    reader::SqliteReader,
+    writer::SqliteRows,
 };
-use crate::{config::DiskSettings, job::Position};
+use super::{
+    Applied, Batch, Identity, Incarnation, Missing, Names, Obstacle, Reader, Space, Store, StoreError,
+    engine::{Engine, EngineSetup, rows::Rows},
+};
+use crate::{clock::Stopwatch, config::DiskSettings, job::Position};
 
 /// Each brings the schema one step further. What has been released never changes.
 const MIGRATION_STEPS: &[M<'static>] = &[M::up(include_str!("../../../migrations/sqlite/0001_jobs.sql"))];
@@ -40,13 +52,20 @@ const MIGRATIONS: Migrations<'static> = Migrations::from_slice(MIGRATION_STEPS);
 /// Older versions can lose commits in WAL mode.
 const SQLITE_MIN_VERSION: i32 = 3_051_003;
 const DATABASE: &str = "jobmill.db";
-const LOCK: &str = "jobmill.lock";
+/// How long a start waits for the database's lock before it says so, and how often it says so again.
+const SAY_LOCKED_EVERY: Duration = Duration::from_secs(5);
+/// How long a batch waits for the database's lock before it comes back. The committer has callers to answer meanwhile.
+const BATCH_WAITS_MAX: Duration = Duration::from_millis(20);
 
 /// A store in a folder.
 pub struct SqliteStore {
     engine: Engine<SqliteRows>,
     reader: Arc<SqliteReader>,
     disk: Disk,
+    files: Files,
+    /// Absent where it could not be written.
+    mark: Option<MarkFile>,
+    lock_wait: LockWait,
     // Held, never read: the lock goes when the file is closed.
     _lock: File,
 }
@@ -58,7 +77,7 @@ impl SqliteStore {
     /// # Errors
     /// When the folder can't be used, is in use, or holds something else.
     pub fn open(folder: &Path, setup: EngineSetup) -> Result<Self, StoreError> {
-        let disk = DiskSettings { ballast_bytes: 0, min_free_bytes: 0, vfs: None };
+        let disk = DiskSettings { ballast_bytes: 0, min_free_bytes: 0, ..DiskSettings::default() };
         Self::open_with(folder, disk, setup)
     }
 
@@ -72,17 +91,54 @@ impl SqliteStore {
         }
         make_folder(folder)?;
         let lock = lock(folder)?;
+        let kept = Mark::read(folder)?;
+        let lost = |what| StoreError::Lost { folder: folder.to_owned(), what };
+        if mark::database_is_missing(folder, kept) {
+            accept(&settings, lost(Missing::Everything))?;
+        }
         let mut disk = Disk::new(folder, &settings);
-        let options = Options { vfs: settings.vfs };
-        let opened = match open_database(folder, &options, setup.clone()) {
-            // Even a start writes something down.
-            Err(StoreError::DiskFull(_)) if disk.give_up_ballast() => open_database(folder, &options, setup),
-            opened => opened,
+        let options = Options { vfs: settings.vfs.clone() };
+        let expected = |found: Mark| match kept.and_then(|kept| kept.missing_in(found)) {
+            Some(what) => accept(&settings, lost(what)),
+            None => Ok(()),
+        };
+        let waiting = Stopwatch::start();
+        let opened = loop {
+            match open_database(folder, &options, expected, setup.clone()) {
+                // Even a start writes something down.
+                Err(StoreError::DiskFull(_)) if disk.give_up_ballast() => {}
+                Err(StoreError::Locked(_)) => {
+                    say_locked(&folder.join(DATABASE), waiting.elapsed());
+                }
+                opened => break opened,
+            }
         };
         let (engine, reader) = opened?;
         disk.keep_ballast();
-        Ok(SqliteStore { engine, reader, disk, _lock: lock })
+        let Identity { store, .. } = reader.identity();
+        let (_, position) = reader.jobs(&[])?;
+        let mark = MarkFile::create(folder, Mark { store, position })
+            .inspect_err(|error| tracing::warn!(%error, "{} can't be written", mark::MARK))
+            .ok();
+        Ok(SqliteStore {
+            engine,
+            reader,
+            disk,
+            files: Files::of(folder),
+            mark,
+            lock_wait: LockWait::default(),
+            _lock: lock,
+        })
     }
+}
+
+/// Goes on with what is there, if the settings say so.
+fn accept(settings: &DiskSettings, lost: StoreError) -> Result<(), StoreError> {
+    if !settings.accept_loss {
+        return Err(lost);
+    }
+    tracing::warn!(%lost, "going on with what is there, as --accept-loss says");
+    Ok(())
 }
 
 /// The write-ahead log of a database, as SQLite names it.
@@ -99,27 +155,66 @@ struct Options {
 fn open_database(
     folder: &Path,
     options: &Options,
+    expected: impl Fn(Mark) -> Result<(), StoreError>,
     setup: EngineSetup,
 ) -> Result<(Engine<SqliteRows>, Arc<SqliteReader>), StoreError> {
     let path = folder.join(DATABASE);
     let mut connection = open_connection(&path, options)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-    MIGRATIONS.to_latest(&mut connection)?;
+    migrate(&mut connection)?;
+    expected(mark_of(&connection)?)?;
     // Starts with an empty log, so that its length says what this run has written.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     let identity = new_incarnation(&connection)?;
     let names = Arc::new(Names::default());
+    let decoder = Arc::new(Decoder::new(Arc::clone(&names)));
     let checkpointer = Checkpointer::start(&path, options, &connection)?;
-    let rows = SqliteRows::new(connection, Arc::clone(&names), checkpointer);
-    let engine = Engine::open(rows, Arc::clone(&names), setup)?;
-    let reader = Arc::new(SqliteReader::new(path, options.clone(), names, identity));
+    let rows = SqliteRows::new(connection, Arc::clone(&decoder), checkpointer);
+    let engine = Engine::open(rows, names, setup)?;
+    engine.rows().wait_for_lock(BATCH_WAITS_MAX)?;
+    let reader = Arc::new(SqliteReader::new(path, options.clone(), decoder, identity));
     Ok((engine, reader))
 }
 
+/// Brings the schema up to date.
+fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    MIGRATIONS.to_latest(connection).map_err(|error| {
+        if let rusqlite_migration::Error::RusqliteError { err, .. } = error {
+            err.into()
+        } else {
+            error.into()
+        }
+    })
+}
+
+/// Which store a database is, and how far it has come.
+fn mark_of(connection: &Connection) -> Result<Mark, StoreError> {
+    let read = connection.query_row("SELECT store, position FROM counters", [], |row| {
+        Ok(Mark { store: row.get(0)?, position: Position(row.get(1)?) })
+    });
+    Ok(read?)
+}
+
 impl Store for SqliteStore {
+    fn check(&mut self) -> Result<bool, StoreError> {
+        self.files.check()?;
+        Ok(self.engine.rows().has_unreadable())
+    }
+
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
         let applied = self.engine.apply(batch)?;
-        if self.disk.wrote(applied.unapplied.is_none()) {
+        let obstacle = applied.unapplied.as_ref().map(|unapplied| unapplied.obstacle);
+        if obstacle == Some(Obstacle::Locked) {
+            self.lock_wait.met(self.files.database());
+            return Ok(applied);
+        }
+        self.lock_wait.over();
+        if obstacle.is_none()
+            && let Some(mark) = &mut self.mark
+        {
+            mark.advance(applied.position);
+        }
+        if self.disk.wrote(obstacle.is_none()) {
             // With the ballast gone there is room for what the log has not brought home yet.
             self.engine.rows().empty_log();
         }
@@ -143,7 +238,7 @@ fn open_connection(path: &Path, options: &Options) -> Result<Connection, StoreEr
         None => Connection::open(path)?,
     };
     connection.set_prepared_statement_cache_capacity(128);
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.busy_timeout(SAY_LOCKED_EVERY)?;
     // Else SQLite looks at the values of parameters when it plans, and so prepares every statement with `LIMIT ?` anew
     // each time that it runs.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
@@ -172,18 +267,6 @@ fn make_folder(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn lock(folder: &Path) -> Result<File, StoreError> {
-    let path = folder.join(LOCK);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|source| {
-        StoreError::File { what: "can't write to the data folder:", path: path.clone(), source }
-    })?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(folder.to_owned())),
-        Err(errno) => Err(StoreError::File { what: "can't lock", path, source: errno.into() }),
-    }
-}
-
 /// Notes this start, so that resume tokens from a history that a restored backup does not have are told apart.
 fn new_incarnation(connection: &Connection) -> Result<Identity, StoreError> {
     connection
@@ -191,7 +274,16 @@ fn new_incarnation(connection: &Connection) -> Result<Identity, StoreError> {
     let store = connection.query_row("SELECT store FROM counters", [], |row| row.get(0))?;
     let mut statement = connection.prepare("SELECT id, first FROM incarnation ORDER BY number")?;
     let incarnations = statement
-        .query_map([], |row| Ok(Incarnation { id: row.get(0)?, first: Position(row.get(1)?) }))?
+        .query_map([], |row| {
+            let read = || -> Result<_, rusqlite::Error> {
+                Ok(Incarnation { id: row.get(0)?, first: Position(row.get(1)?) })
+            };
+            // Its tokens are then as those of a start that was undone: their watchers start over.
+            Ok(read()
+                .inspect_err(|error| tracing::warn!(%error, "an earlier start's row can't be read"))
+                .ok())
+        })?
+        .filter_map(Result::transpose)
         .collect::<Result<_, _>>()?;
     Ok(Identity { store, incarnations })
 }

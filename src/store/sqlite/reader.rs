@@ -8,19 +8,20 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::{
     Options,
+    decode::{Decoder, reason},
     load::{read_one_job, read_queues, read_tallies},
     log_of, open_connection,
-    row::{JOB_COLUMNS, TOMBSTONE_COLUMNS, bytes, read_job, read_json, read_tombstone},
+    row::{JOB_COLUMNS, TOMBSTONE_COLUMNS, bytes, read_json, read_tombstone},
 };
 use crate::{
     clock::Timestamp,
     job::{AttemptRecord, Job, JobId, Name, Output, Position, StateName},
     store::{
-        Change, Changes, Identity, JobFilter, Names, Page, QueueInfo, Reader, Scan, ScanOrder, StoreError,
+        Change, Changes, Identity, JobFilter, Page, QueueInfo, Reader, Scan, ScanOrder, StoreError,
         StoreSize, Tally, WholeJob, engine::rows::corrupt,
     },
 };
@@ -31,7 +32,7 @@ const CONNECTIONS_MAX: usize = 4;
 pub(super) struct SqliteReader {
     path: PathBuf,
     options: Options,
-    names: Arc<Names>,
+    decoder: Arc<Decoder>,
     identity: Identity,
     pool: Mutex<Pool>,
     returned: Condvar,
@@ -57,8 +58,8 @@ struct Pool {
 }
 
 impl SqliteReader {
-    pub(super) fn new(path: PathBuf, options: Options, names: Arc<Names>, identity: Identity) -> Self {
-        SqliteReader { path, options, names, identity, pool: Mutex::default(), returned: Condvar::new() }
+    pub(super) fn new(path: PathBuf, options: Options, decoder: Arc<Decoder>, identity: Identity) -> Self {
+        SqliteReader { path, options, decoder, identity, pool: Mutex::default(), returned: Condvar::new() }
     }
 
     /// Runs `read` in one read transaction.
@@ -71,6 +72,20 @@ impl SqliteReader {
         let value = read(&transaction)?;
         transaction.finish()?;
         Ok(value)
+    }
+
+    /// A job; an error where its row can't be read, or could not be.
+    fn one_job(&self, connection: &Connection, id: JobId) -> Result<Option<Job>, StoreError> {
+        let found = read_one_job(connection, &self.decoder, id)?;
+        if found.is_none()
+            && let Some(why) = connection
+                .prepare_cached("SELECT reason FROM set_aside WHERE source = 'job' AND key = ?1")?
+                .query_row([id.raw()], |row| row.get(0))
+                .optional()?
+        {
+            return Err(StoreError::Unreadable { id, why });
+        }
+        Ok(found)
     }
 
     fn take(&self) -> Result<Connection, StoreError> {
@@ -96,20 +111,24 @@ impl Reader for SqliteReader {
     }
 
     fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        self.read(|connection| read_one_job(connection, &self.names, id))
+        self.read(|connection| self.one_job(connection, id))
     }
 
     fn jobs(&self, ids: &[JobId]) -> Result<(Vec<Option<Job>>, Position), StoreError> {
         self.read(|connection| {
             let (position, _) = head(connection)?;
-            let jobs = ids.iter().map(|id| read_one_job(connection, &self.names, *id));
+            let jobs = ids.iter().map(|id| match read_one_job(connection, &self.decoder, *id) {
+                // Set aside as if it were deleted: the others are told.
+                Err(StoreError::Unreadable { .. }) => Ok(None),
+                read => read,
+            });
             Ok((jobs.collect::<Result<_, _>>()?, position))
         })
     }
 
     fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError> {
         self.read(|connection| {
-            let Some(job) = read_one_job(connection, &self.names, id)? else {
+            let Some(job) = self.one_job(connection, id)? else {
                 return Ok(None);
             };
             let mut attempts = read_attempts(connection, id)?;
@@ -126,8 +145,11 @@ impl Reader for SqliteReader {
                 .prepare_cached("SELECT result, media_type, tail FROM outcome WHERE job = ?1")?
                 .query_row([id.raw()], |row| {
                     let result: Option<Vec<u8>> = row.get(0)?;
-                    let media_type: Option<String> = row.get(1)?;
-                    Ok((result, media_type, row.get::<_, String>(2)?))
+                    let text = |index| -> Result<Option<String>, rusqlite::Error> {
+                        let bytes = row.get_ref(index)?.as_bytes_or_null()?;
+                        Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+                    };
+                    Ok((result, text(1)?, text(2)?.unwrap_or_default()))
                 })
                 .optional()?;
             let (result, media_type, output_tail) = outcome.unwrap_or_default();
@@ -162,10 +184,8 @@ impl Reader for SqliteReader {
                 let state = StateName::from_number(row.get(3)?);
                 // Decoding costs more than looking: most rows of a narrow filter are passed over here.
                 if state.is_some_and(|state| filter.matches_state(state)) {
-                    let job = read_job(row, &self.names)?;
-                    if filter.matches_spec(&job.spec) {
-                        page.jobs.push(Arc::new(job));
-                    }
+                    let job = self.decoder.job(row).filter(|job| filter.matches_spec(&job.spec));
+                    page.jobs.extend(job.map(Arc::new));
                 }
                 if seen == scan.budget || page.jobs.len() == scan.limit {
                     page.next = Some(id);
@@ -183,40 +203,55 @@ impl Reader for SqliteReader {
                 .prepare_cached("SELECT floor FROM counters")?
                 .query_row([], |row| row.get(0).map(Position))?;
             let mut entries = Vec::new();
+            // Where a list is cut off by the limit, nothing is known behind its last row, readable or not.
+            let mut up_to = end;
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT {JOB_COLUMNS} FROM job WHERE position > ?1 ORDER BY position LIMIT ?2"
             ))?;
             let mut rows = statement.query(params![after.0, limit as i64])?;
+            let mut seen = 0;
             while let Some(row) = rows.next()? {
-                entries.push(Change::Job { job: Arc::new(read_job(row, &self.names)?), before: None });
+                let job = self.decoder.job(row);
+                entries.extend(job.map(|job| Change::Job { job: Arc::new(job), before: None }));
+                seen += 1;
+                if seen == limit {
+                    up_to = up_to.min(Position(row.get(7)?));
+                }
             }
             let mut statement = connection.prepare_cached(&format!(
                 "SELECT {TOMBSTONE_COLUMNS} FROM tombstone WHERE position > ?1 ORDER BY position LIMIT ?2"
             ))?;
             let mut rows = statement.query(params![after.0, limit as i64])?;
+            let mut seen = 0;
             while let Some(row) = rows.next()? {
-                entries.push(Change::Deleted(read_tombstone(row, &self.names)?));
+                match read_tombstone(row, &self.decoder.names) {
+                    Ok(tombstone) => entries.push(Change::Deleted(tombstone)),
+                    Err(error) => tracing::warn!(why = reason(&error), "a tombstone can't be read"),
+                }
+                seen += 1;
+                if seen == limit {
+                    up_to = up_to.min(Position(row.get(0)?));
+                }
             }
-            // Each of the two lists has its first entries: so do both together, up to the limit.
             entries.sort_by_key(Change::position);
-            entries.truncate(limit);
-            let up_to = match entries.last() {
-                Some(last) if entries.len() == limit => last.position(),
-                Some(_) | None => end,
-            };
+            entries.retain(|change| change.position() <= up_to);
+            if entries.len() > limit {
+                entries.truncate(limit);
+                up_to = entries.last().map_or(up_to, Change::position);
+            }
             Ok(Changes { entries, up_to, floor })
         })
     }
 
     fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {
         self.read(|connection| {
-            let queues = read_queues(connection, &self.names)?;
+            let queues = read_queues(connection, &self.decoder)?;
             Ok(queues.into_iter().filter(|(_, deleted)| !deleted).map(|(queue, _)| queue).collect())
         })
     }
 
     fn tallies(&self) -> Result<Vec<Tally>, StoreError> {
-        self.read(|connection| read_tallies(connection, &self.names))
+        self.read(|connection| read_tallies(connection, &self.decoder))
     }
 
     fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError> {
@@ -242,7 +277,14 @@ impl Reader for SqliteReader {
 
     fn size(&self) -> Result<StoreSize, StoreError> {
         let log = log_of(&self.path);
-        Ok(StoreSize { database_bytes: file_bytes(&self.path)?, log_bytes: file_bytes(&log)? })
+        let set_aside_rows = self.read(|connection| {
+            Ok(connection.query_row("SELECT count(*) FROM set_aside", [], |row| row.get(0))?)
+        })?;
+        Ok(StoreSize {
+            database_bytes: file_bytes(&self.path)?,
+            log_bytes: file_bytes(&log)?,
+            set_aside_rows,
+        })
     }
 }
 
@@ -314,12 +356,19 @@ fn read_attempts(connection: &Connection, id: JobId) -> Result<Vec<AttemptRecord
     let mut rows = statement.query([id.raw()])?;
     let mut attempts = Vec::new();
     while let Some(row) = rows.next()? {
-        attempts.push(AttemptRecord {
-            number: row.get(0)?,
-            started: Timestamp::from_micros(row.get(1)?),
-            ended: Some(Timestamp::from_micros(row.get(2)?)),
-            failure: read_json(row.get_ref(3)?)?,
-        });
+        match read_attempt(row) {
+            Ok(attempt) => attempts.push(attempt),
+            Err(error) => tracing::warn!(job = %id, why = reason(&error), "an attempt's row can't be read"),
+        }
     }
     Ok(attempts)
+}
+
+fn read_attempt(row: &Row<'_>) -> Result<AttemptRecord, StoreError> {
+    Ok(AttemptRecord {
+        number: row.get(0)?,
+        started: Timestamp::from_micros(row.get(1)?),
+        ended: Some(Timestamp::from_micros(row.get(2)?)),
+        failure: read_json(row.get_ref(3)?)?,
+    })
 }

@@ -1,11 +1,12 @@
 //! Rows of the job table, as Rust sees them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rusqlite::{Connection, Row, types::ValueRef};
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::decode::{Decoder, Table, placeholder};
 use crate::{
     clock::Timestamp,
     job::{Job, JobId, LeaseToken, Position, RetryPolicy, Spec, State, StateName},
@@ -18,6 +19,10 @@ use crate::{
 /// The columns of a job in the order that [`read_job`] takes them.
 pub(super) const JOB_COLUMNS: &str = "id, queue, kind, state, rank, detail, revision, position, attempt, \
      max_attempts, bytes, timeout_us, created, updated, started, ended, retry, extras, progress, failure, expires";
+
+/// Limit of the numbers of queues and kinds. There are fewer names than that; a larger number is a fault, and must not
+/// make a table of that length.
+const NUMBER_MAX: u32 = 1 << 20;
 
 /// Payloads up to this size are kept in the job's row.
 pub(super) const INLINE_PAYLOAD_MAX_BYTES: usize = 256;
@@ -75,23 +80,54 @@ pub(super) fn read_tombstone(row: &Row<'_>, names: &Names) -> Result<Tombstone, 
     })
 }
 
-/// Gives the names the numbers that they have in the rows, and forgets those that have none.
-pub(super) fn load_names(connection: &Connection, names: &Names) -> Result<(), StoreError> {
-    for (table, column) in [(&names.queues, "queue"), (&names.kinds, "kind")] {
-        let mut statement =
-            connection.prepare(&format!("SELECT number, name FROM {column} ORDER BY number"))?;
+/// What watchers know a job by, of a row that can't be read whole.
+pub(super) fn spec_of_watchers(row: &Row<'_>, names: &Names) -> Option<Arc<Spec>> {
+    Some(Arc::new(Spec {
+        queue: names.queues.get(row.get(1).ok()?)?,
+        kind: names.kinds.get(row.get(2).ok()?)?,
+        priority: 0,
+        retry: RetryPolicy::DEFAULT,
+        attempt_timeout: Duration::ZERO,
+        bytes: 0,
+        created: Timestamp::from_micros(row.get(12).ok()?),
+        expires: None,
+        extras: row.get_ref(17).ok().and_then(|extras| read_json(extras).ok()).flatten().map(Box::new),
+    }))
+}
+
+/// Gives the names the numbers that they have in the rows, and forgets those that have none. A name that can't be read,
+/// or is missing although jobs have its number, gets a placeholder.
+pub(super) fn load_names(connection: &Connection, decoder: &Decoder) -> Result<(), StoreError> {
+    let names = &decoder.names;
+    for (names, sort, table) in [(&names.queues, "queue", Table::Queue), (&names.kinds, "kind", Table::Kind)]
+    {
+        let mut found = BTreeMap::new();
+        let unnamed = |number: i64, why: &str| {
+            decoder.note(table, number, why);
+            let number = u32::try_from(number).ok().filter(|number| *number <= NUMBER_MAX)?;
+            Some((number, placeholder(sort, number)))
+        };
+        let mut statement = connection.prepare(&format!(
+            "SELECT DISTINCT {sort} FROM tally WHERE jobs > 0 AND {sort} NOT IN (SELECT number FROM {sort})"
+        ))?;
         let mut rows = statement.query([])?;
-        let mut count = 0;
         while let Some(row) = rows.next()? {
-            let text = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
-            let name = table.find(text).unwrap_or_else(|| table.add(text));
-            if name.number != row.get::<_, u32>(0)? {
-                return corrupt(format!("the numbers of {column}s have a gap before {name}"));
-            }
-            count += 1;
+            found.extend(unnamed(row.get(0)?, "there are jobs with this number, and no row"));
         }
-        // Whatever else is in memory comes from a batch that was not kept.
-        table.truncate(count);
+        let mut statement =
+            connection.prepare(&format!("SELECT number, name FROM {sort} ORDER BY number"))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let number: i64 = row.get(0)?;
+            match (u32::try_from(number), row.get_ref(1)?.as_str()) {
+                (Ok(number), Ok(text)) if number <= NUMBER_MAX => {
+                    found.insert(number, text.to_owned());
+                }
+                (_, Err(error)) => found.extend(unnamed(number, &error.to_string())),
+                (_, Ok(_)) => found.extend(unnamed(number, "its number is out of range")),
+            }
+        }
+        names.load(&found);
     }
     Ok(())
 }

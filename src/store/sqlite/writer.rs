@@ -6,17 +6,19 @@ use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::{
-    load::{load, micros, micros_of, read_jobs, read_one_job, write_queue},
-    row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, detail_of, json, read_job},
+    decode::{Decoder, Table, set_aside},
+    load::{load, micros, micros_of, read_jobs, read_one_job, recount, write_queue},
+    row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, json},
+    write_job::{insert_job, update_job},
 };
 use crate::{
     clock::Timestamp,
     config::Retention,
-    job::{AttemptRecord, Job, JobId, Name, Output, Position, RetryPolicy, StateName},
+    job::{AttemptRecord, Job, JobId, Name, Output, Position, StateName},
     store::{
-        Names, NewJob, QueueInfo, StoreError, Tombstone,
+        NewJob, QueueInfo, StoreError, Tombstone,
         engine::rows::{
-            Counters, Lane, Loaded, Place, Pruned, Purge, RequestRow, Rows, Unchanged, Waiting, corrupt,
+            Counters, Lane, Loaded, Place, Pruned, Purge, RequestRow, Rows, SetAside, Unchanged, Waiting,
         },
     },
 };
@@ -24,17 +26,22 @@ use crate::{
 /// Rows in SQLite.
 pub(crate) struct SqliteRows {
     connection: Connection,
-    names: Arc<Names>,
+    decoder: Arc<Decoder>,
     after_commit: super::checkpoint::Checkpointer,
 }
 
 impl SqliteRows {
     pub(super) fn new(
         connection: Connection,
-        names: Arc<Names>,
+        decoder: Arc<Decoder>,
         after_commit: super::checkpoint::Checkpointer,
     ) -> Self {
-        SqliteRows { connection, names, after_commit }
+        SqliteRows { connection, decoder, after_commit }
+    }
+
+    /// Sets how long a batch waits for the database's lock.
+    pub(super) fn wait_for_lock(&self, at_most: Duration) -> Result<(), StoreError> {
+        Ok(self.connection.busy_timeout(at_most)?)
     }
 
     /// What the database file itself has to spare, in bytes.
@@ -54,13 +61,13 @@ impl SqliteRows {
     }
 
     fn jobs(&self, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<Job>, StoreError> {
-        read_jobs(&self.connection, &self.names, sql, parameters)
+        read_jobs(&self.connection, &self.decoder, sql, parameters)
     }
 }
 
 impl Rows for SqliteRows {
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        load(&self.connection, &self.names)
+        load(&self.connection, &self.decoder)
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
@@ -82,102 +89,50 @@ impl Rows for SqliteRows {
         Ok(())
     }
 
+    fn has_unreadable(&self) -> bool {
+        self.decoder.has_noted()
+    }
+
+    fn set_aside(&mut self, now: Timestamp) -> Result<Option<SetAside>, StoreError> {
+        let noted = self.decoder.take();
+        if noted.is_empty() {
+            return Ok(None);
+        }
+        let mut jobs = Vec::new();
+        for ((table, key), why) in noted {
+            let spec = set_aside(&self.connection, &self.decoder.names, (table, key), &why, now)?;
+            if table == Table::Job {
+                jobs.push((JobId::from_raw(key), spec));
+            }
+        }
+        Ok(Some(SetAside { jobs, tallies: recount(&self.connection, &self.decoder)? }))
+    }
+
     fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError> {
-        read_one_job(&self.connection, &self.names, id)
+        match read_one_job(&self.connection, &self.decoder, id) {
+            Err(StoreError::Unreadable { .. }) => Ok(None),
+            read => read,
+        }
     }
 
     fn job_and_payload(&mut self, id: JobId) -> Result<Option<(Job, Option<Bytes>)>, StoreError> {
         let mut statement = self.sql(&format!("SELECT {JOB_COLUMNS}, payload FROM job WHERE id = ?1"))?;
         let mut rows = statement.query([id.raw()])?;
         match rows.next()? {
-            Some(row) => Ok(Some((read_job(row, &self.names)?, bytes(row.get_ref(21)?)?))),
+            Some(row) => match self.decoder.job(row) {
+                Some(job) => Ok(Some((job, bytes(row.get_ref(21)?)?))),
+                None => Ok(None),
+            },
             None => Ok(None),
         }
     }
 
     fn insert_job(&mut self, job: &Job, payload: &Bytes) -> Result<(), StoreError> {
-        let spec = &job.spec;
-        let retry = (spec.retry != RetryPolicy::DEFAULT).then_some(&spec.retry);
-        let inline = (payload.len() <= INLINE_PAYLOAD_MAX_BYTES).then_some(&payload[..]);
-        self.sql(
-            "INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, \
-             ?18, NULL, NULL, ?19, ?20)",
-        )?
-        .execute(params![
-            job.id.raw(),
-            spec.queue.number,
-            spec.kind.number,
-            job.state.name() as u8,
-            spec.priority.saturating_neg(),
-            detail_of(job.state),
-            job.revision as i64,
-            job.position.0,
-            job.attempt,
-            job.max_attempts,
-            spec.bytes as i64,
-            micros(spec.attempt_timeout),
-            spec.created.as_micros(),
-            job.updated.as_micros(),
-            job.started.map(Timestamp::as_micros),
-            job.ended.map(Timestamp::as_micros),
-            json(retry)?,
-            json(spec.extras.as_ref())?,
-            spec.expires.map(Timestamp::as_micros),
-            inline,
-        ])?;
-        if inline.is_none() {
-            self.sql("INSERT INTO payload VALUES (?1, ?2)")?.execute(params![job.id.raw(), &payload[..]])?;
-        }
-        Ok(())
+        insert_job(&self.connection, job, payload)
     }
 
     fn update_job(&mut self, before: &Job, after: &Job) -> Result<(), StoreError> {
-        // Texts are written only where they changed: most jobs never have any.
-        let texts_same = before.progress == after.progress && before.failure == after.failure;
-        let changed = if texts_same {
-            self.sql(
-                "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
-                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11 WHERE id = ?1 AND revision = ?2",
-            )?
-            .execute(params![
-                before.id.raw(),
-                before.revision as i64,
-                after.state.name() as u8,
-                detail_of(after.state),
-                after.revision as i64,
-                after.position.0,
-                after.attempt,
-                after.max_attempts,
-                after.updated.as_micros(),
-                after.started.map(Timestamp::as_micros),
-                after.ended.map(Timestamp::as_micros),
-            ])?
-        } else {
-            self.sql(
-                "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
-                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, progress = ?12, failure = ?13 \
-                 WHERE id = ?1 AND revision = ?2",
-            )?
-            .execute(params![
-                before.id.raw(),
-                before.revision as i64,
-                after.state.name() as u8,
-                detail_of(after.state),
-                after.revision as i64,
-                after.position.0,
-                after.attempt,
-                after.max_attempts,
-                after.updated.as_micros(),
-                after.started.map(Timestamp::as_micros),
-                after.ended.map(Timestamp::as_micros),
-                json(after.progress.as_deref())?,
-                json(after.failure.as_deref())?,
-            ])?
-        };
-        if changed != 1 {
-            return corrupt(format!("job {} is not at revision {}", before.id, before.revision));
-        }
-        Ok(())
+        update_job(&self.connection, before, after)
     }
 
     fn delete_job(&mut self, job: &Job, tombstone: &Tombstone) -> Result<(), StoreError> {
@@ -193,10 +148,14 @@ impl Rows for SqliteRows {
             self.sql("DELETE FROM attempt WHERE job = ?1")?.execute([id])?;
         }
         self.sql("DELETE FROM job WHERE id = ?1")?.execute([id])?;
+        self.insert_tombstone(tombstone)
+    }
+
+    fn insert_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), StoreError> {
         let spec = &tombstone.spec;
         self.sql("INSERT INTO tombstone VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(params![
             tombstone.position.0,
-            id,
+            tombstone.id.raw(),
             tombstone.deleted.as_micros(),
             spec.queue.number,
             spec.kind.number,
@@ -242,11 +201,13 @@ impl Rows for SqliteRows {
             after.map_or((i64::from(i8::MIN), 0), |place| (i64::from(place.rank), place.order.0));
         let mut rows = statement.query(params![lane.queue, lane.kind, rank, order, limit as i64])?;
         while let Some(row) = rows.next()? {
-            found.push(Place {
-                rank: row.get(0)?,
-                order: Position(row.get(1)?),
-                id: JobId::from_raw(row.get(2)?),
-            });
+            let id: i64 = row.get(2)?;
+            match row.get(0) {
+                Ok(rank) => {
+                    found.push(Place { rank, order: Position(row.get(1)?), id: JobId::from_raw(id) });
+                }
+                Err(error) => self.decoder.note(Table::Job, id, &error.to_string()),
+            }
         }
         Ok(())
     }
@@ -308,7 +269,7 @@ impl Rows for SqliteRows {
             unchanged.seen += 1;
             unchanged.reached = Position(row.get(7)?);
             if StateName::from_number(row.get(3)?).is_some_and(StateName::is_done) {
-                unchanged.ended.push(read_job(row, &self.names)?);
+                unchanged.ended.extend(self.decoder.job(row));
             }
         }
         Ok(unchanged)
@@ -332,8 +293,8 @@ impl Rows for SqliteRows {
                 StateName::from_number(row.get(3)?),
                 Some(StateName::Scheduled | StateName::Queued | StateName::BackingOff)
             );
-            if waits && row.get::<_, u32>(1)? == queue {
-                jobs.push(read_job(row, &self.names)?);
+            if waits && row.get::<_, i64>(1)? == i64::from(queue) {
+                jobs.extend(self.decoder.job(row));
             }
         }
         Ok(Waiting { jobs, seen, next: (seen == budget).then_some(reached) })
@@ -343,11 +304,15 @@ impl Rows for SqliteRows {
         let row = self
             .sql("SELECT digest, first, count FROM request WHERE key = ?1")?
             .query_row([&key[..]], |row| {
-                Ok(RequestRow {
-                    digest: row.get(0)?,
-                    first: JobId::from_raw(row.get(1)?),
-                    count: row.get(2)?,
-                })
+                let read = || -> Result<RequestRow, rusqlite::Error> {
+                    let first = JobId::from_raw(row.get(1)?);
+                    Ok(RequestRow { digest: row.get(0)?, first, count: row.get(2)? })
+                };
+                // No request has this digest: one whose row can't be read is refused as another one, and creates nothing.
+                Ok(read().unwrap_or_else(|error| {
+                    tracing::error!(%error, "the row of a request id can't be read");
+                    RequestRow { digest: [0; 16], first: JobId::from_raw(0), count: 0 }
+                }))
             })
             .optional()?;
         Ok(row)

@@ -31,7 +31,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn settings(folder: &Path, disk: &Disk) -> Settings {
     let mut settings = Settings::new(StoreSettings::Folder(folder.to_owned()));
-    settings.disk = DiskSettings { ballast_bytes: 0, min_free_bytes: 0, vfs: Some(disk.name()) };
+    settings.disk = DiskSettings {
+        ballast_bytes: 0,
+        min_free_bytes: 0,
+        vfs: Some(disk.name()),
+        ..DiskSettings::default()
+    };
     settings.drain_timeout = Duration::from_secs(1);
     let queue = QueueSettings { consumers: 4, ..QueueSettings::default() };
     settings.queues.insert("q".into(), queue);

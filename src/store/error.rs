@@ -1,0 +1,143 @@
+//! Why a store failed, and what that says about a batch.
+
+use std::path::PathBuf;
+
+use crate::job::{JobId, Position};
+
+/// Why a store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite failed, or the disk under it.
+    #[error("the database failed")]
+    Sqlite(#[source] rusqlite::Error),
+    /// Another program holds the database's lock.
+    #[error("another program holds the database's lock")]
+    Locked(#[source] rusqlite::Error),
+    /// The file is no database, or is damaged.
+    #[error(
+        "the database is damaged, or is none: `jobmill doctor` tells more; restore a backup, or name another folder with \
+         --data-dir"
+    )]
+    Damaged(#[source] rusqlite::Error),
+    /// There is no space left.
+    #[error("the disk is full: make room where the data folder is")]
+    DiskFull(#[source] rusqlite::Error),
+    /// The schema could not be brought up to date.
+    #[error("the database's schema could not be brought up to date")]
+    Migration(#[from] rusqlite_migration::Error),
+    /// A file or folder could not be used.
+    #[error("{what} {path}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file that the server has open is not at its path any more.
+    #[error(
+        "{path} {what} while the server used it: what is written from now on could not be found again. Start again \
+         once the data folder is what it should be"
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+        /// What became of it.
+        what: &'static str,
+    },
+    /// The database lacks what was acknowledged.
+    #[error(
+        "the database in {folder} is not the one that was left there: {what}. Put the missing files back (jobmill.db and \
+         jobmill.db-wal belong together), or restore a backup into a new folder, or start once with --accept-loss to go \
+         on with what is there"
+    )]
+    Lost {
+        /// The data folder.
+        folder: PathBuf,
+        /// What is missing.
+        what: Missing,
+    },
+    /// Another process holds the folder.
+    #[error(
+        "the data folder {0} is in use by another jobmill process; stop that one, or name another folder with --data-dir"
+    )]
+    InUse(PathBuf),
+    /// The bundled SQLite has a bug that loses commits.
+    #[error("SQLite {0} can lose commits; 3.51.3 or newer is needed")]
+    OldSqlite(String),
+    /// A job's row can't be read, or could not be and has been set aside.
+    #[error("the row of job {id} can't be read, and is set aside: {why}")]
+    Unreadable {
+        /// The job.
+        id: JobId,
+        /// What is wrong with the row.
+        why: String,
+    },
+    /// What is in the store contradicts itself.
+    #[error("the store contradicts itself: {0}")]
+    Corrupt(String),
+}
+
+/// What a database lacks that was there before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Missing {
+    /// All of it.
+    #[error("jobmill.db is missing or empty")]
+    Everything,
+    /// It is another one.
+    #[error("it belongs to another store")]
+    AnotherStore,
+    /// Its latest changes.
+    #[error("it ends at change {}, and change {} was acknowledged", .found.0, .kept.0)]
+    Changes {
+        /// The last change in the database.
+        found: Position,
+        /// The last change that was committed.
+        kept: Position,
+    },
+}
+
+/// What an error of a store says about the batch, and who can do something about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ErrorClass {
+    /// Nothing was changed, and the same may succeed later.
+    Retryable,
+    /// What is on disk is not known: only the next start can tell.
+    Unknown,
+    /// The store can't be used as it is: an operator has to act.
+    Fatal,
+}
+
+impl StoreError {
+    /// What the error says about the batch.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            StoreError::Locked(_) | StoreError::DiskFull(_) => ErrorClass::Retryable,
+            StoreError::Sqlite(_) | StoreError::File { .. } | StoreError::Gone { .. } => ErrorClass::Unknown,
+            StoreError::Damaged(_)
+            | StoreError::Migration(_)
+            | StoreError::Lost { .. }
+            | StoreError::InUse(_)
+            | StoreError::OldSqlite(_)
+            | StoreError::Unreadable { .. }
+            | StoreError::Corrupt(_) => ErrorClass::Fatal,
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => StoreError::DiskFull(error),
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                StoreError::Locked(error)
+            }
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+                StoreError::Damaged(error)
+            }
+            Some(_) | None => StoreError::Sqlite(error),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Rows that can't be read: noted by whoever meets them, and set aside by the writer's next batch.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension, Row, params, types::ValueRef};
+use serde_json::{Map, Value};
+
+use super::{
+    load::{load_queues, write_queue},
+    row::{JOB_COLUMNS, read_job, spec_of_watchers},
+};
+use crate::{
+    clock::Timestamp,
+    job::{Job, JobId, Spec},
+    store::{Names, StoreError},
+};
+
+/// Limit of the rows that are noted at a time; the others are met again.
+const NOTED_MAX: usize = 1_000;
+
+/// A table whose rows can be set aside one by one, with its key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Table {
+    Job,
+    Queue,
+    Kind,
+    Purge,
+    Sweep,
+    Retention,
+    /// Its rows are counted anew instead.
+    Tally,
+}
+
+impl Table {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Table::Job => "job",
+            Table::Queue => "queue",
+            Table::Kind => "kind",
+            Table::Purge => "purge",
+            Table::Sweep => "sweep",
+            Table::Retention => "retention",
+            Table::Tally => "tally",
+        }
+    }
+
+    fn key(self) -> &'static str {
+        match self {
+            Table::Job => "id",
+            Table::Queue | Table::Kind | Table::Purge => "number",
+            Table::Sweep => "keep_us",
+            Table::Retention => "one",
+            Table::Tally => "queue",
+        }
+    }
+}
+
+/// A row that can't be read, and what is wrong with it.
+pub(super) type Noted = BTreeMap<(Table, i64), String>;
+
+/// Decodes the rows of one store, and notes those that can't be decoded.
+#[derive(Debug, Default)]
+pub(super) struct Decoder {
+    pub(super) names: Arc<Names>,
+    any: AtomicBool,
+    noted: Mutex<Noted>,
+}
+
+impl Decoder {
+    pub(super) fn new(names: Arc<Names>) -> Self {
+        Decoder { names, ..Decoder::default() }
+    }
+
+    /// The job in a row with the columns [`JOB_COLUMNS`]; `None` where it can't be read, which is noted.
+    pub(super) fn job(&self, row: &Row<'_>) -> Option<Job> {
+        self.try_job(row).ok()
+    }
+
+    /// As [`Decoder::job`], with the error.
+    pub(super) fn try_job(&self, row: &Row<'_>) -> Result<Job, StoreError> {
+        read_job(row, &self.names).map_err(|error| {
+            let why = reason_in(row, &error);
+            let id = row.get(0).unwrap_or_default();
+            self.note(Table::Job, id, &why);
+            StoreError::Unreadable { id: JobId::from_raw(id), why }
+        })
+    }
+
+    pub(super) fn note(&self, table: Table, key: i64, why: &str) {
+        let mut noted = self.noted.lock();
+        if noted.len() < NOTED_MAX {
+            noted.insert((table, key), why.to_owned());
+            self.any.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn has_noted(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    pub(super) fn take(&self) -> Noted {
+        let mut noted = self.noted.lock();
+        self.any.store(false, Ordering::Release);
+        std::mem::take(&mut *noted)
+    }
+}
+
+/// An error of a row in one line, with what SQLite or JSON says.
+pub(super) fn reason(error: &StoreError) -> String {
+    if let StoreError::Corrupt(why) = error {
+        return why.clone();
+    }
+    if let StoreError::Sqlite(source) = error { source.to_string() } else { error.to_string() }
+}
+
+/// As [`reason`], with the column by its name.
+fn reason_in(row: &Row<'_>, error: &StoreError) -> String {
+    if let StoreError::Sqlite(
+        rusqlite::Error::IntegralValueOutOfRange(index, _)
+        | rusqlite::Error::InvalidColumnType(index, ..)
+        | rusqlite::Error::FromSqlConversionFailure(index, ..),
+    ) = error
+        && let Ok(column) = row.as_ref().column_name(*index)
+    {
+        return format!("the column `{column}`: {}", reason(error));
+    }
+    reason(error)
+}
+
+/// Moves a row to `set_aside`. Returns what watchers know a job by, as far as that can be read.
+pub(super) fn set_aside(
+    connection: &Connection,
+    names: &Names,
+    (table, key): (Table, i64),
+    why: &str,
+    now: Timestamp,
+) -> Result<Option<Arc<Spec>>, StoreError> {
+    let (name, key_column) = (table.name(), table.key());
+    tracing::error!(
+        row = %shown(table, key),
+        why,
+        "a row can't be read, and is set aside: `jobmill doctor` lists such rows"
+    );
+    if table == Table::Tally {
+        return Ok(None);
+    }
+    let content = content(connection, name, key_column, key)?;
+    let spec = match table {
+        Table::Job => connection
+            .query_row(&format!("SELECT {JOB_COLUMNS} FROM job WHERE id = ?1"), [key], |row| {
+                Ok(spec_of_watchers(row, names))
+            })
+            .optional()?
+            .flatten(),
+        Table::Queue | Table::Kind | Table::Purge | Table::Sweep | Table::Retention | Table::Tally => None,
+    };
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO set_aside (source, key, found, reason, content) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![name, key, now.as_micros(), why, content])?;
+    match table {
+        Table::Job | Table::Purge | Table::Sweep | Table::Retention => {
+            connection.execute(&format!("DELETE FROM {name} WHERE {key_column} = ?1"), [key])?;
+        }
+        Table::Queue => {
+            let decoder = Decoder::new(Arc::new(Names::default()));
+            super::row::load_names(connection, &decoder)?;
+            let queues = load_queues(connection, &decoder)?;
+            if let Some((info, deleted)) =
+                queues.iter().find(|(queue, _)| i64::from(queue.name.number) == key)
+            {
+                write_queue(connection, info, *deleted)?;
+            }
+        }
+        Table::Kind => {
+            let name = placeholder("kind", key);
+            connection.execute(
+                "INSERT INTO kind VALUES (?1, ?2) ON CONFLICT (number) DO UPDATE SET name = ?2",
+                params![key, name],
+            )?;
+        }
+        Table::Tally => {}
+    }
+    Ok(spec)
+}
+
+/// A row as an operator may name it.
+pub(super) fn shown(table: Table, key: i64) -> String {
+    match table {
+        Table::Job => format!("job {}", JobId::from_raw(key)),
+        Table::Queue | Table::Kind | Table::Purge => format!("{} {key}", table.name()),
+        Table::Sweep | Table::Retention | Table::Tally => table.name().to_owned(),
+    }
+}
+
+/// The name of a queue or kind whose own can't be read.
+pub(super) fn placeholder(sort: &str, number: impl std::fmt::Display) -> String {
+    format!("unreadable-{sort}-{number}")
+}
+
+/// All columns of a row as JSON: text as it is, as far as it is text, and bytes in hexadecimal.
+fn content(connection: &Connection, table: &str, key_column: &str, key: i64) -> Result<String, StoreError> {
+    let mut statement = connection.prepare(&format!("SELECT * FROM {table} WHERE {key_column} = ?1"))?;
+    let columns: BTreeSet<(usize, String)> =
+        statement.column_names().into_iter().map(str::to_owned).enumerate().collect();
+    let mut rows = statement.query([key])?;
+    let mut content = Map::new();
+    if let Some(row) = rows.next()? {
+        for (index, column) in columns {
+            let value = match row.get_ref(index)? {
+                ValueRef::Null => Value::Null,
+                ValueRef::Integer(number) => number.into(),
+                ValueRef::Real(number) => number.into(),
+                ValueRef::Text(text) => String::from_utf8_lossy(text).into(),
+                ValueRef::Blob(bytes) => {
+                    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+                }
+            };
+            content.insert(column, value);
+        }
+    }
+    Ok(Value::Object(content).to_string())
+}

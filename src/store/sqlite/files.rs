@@ -1,0 +1,131 @@
+//! The files of a store: the folder's lock, and whether the files at their paths are still the ones in use.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::fs::FlockOperation;
+
+use super::{DATABASE, log_of};
+use crate::{clock::Stopwatch, store::StoreError};
+
+/// Locks a data folder for this process. The lock is on the folder itself: there is no file that somebody could delete to
+/// get rid of it.
+pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
+    let file_error = |what| move |source| StoreError::File { what, path: folder.to_owned(), source };
+    let file = File::open(folder).map_err(file_error("can't read the data folder"))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(folder.to_owned())),
+        Err(errno) => Err(file_error("can't lock the data folder")(errno.into())),
+    }
+}
+
+/// The files that a server has open, by their paths.
+pub(super) struct Files {
+    database: PathBuf,
+    /// Each with its device and its number there.
+    known: Vec<(PathBuf, (u64, u64))>,
+}
+
+impl Files {
+    /// Of the store in `folder`, which is open.
+    pub(super) fn of(folder: &Path) -> Self {
+        let database = folder.join(DATABASE);
+        let paths =
+            [folder.to_owned(), database.clone(), log_of(&database), database.with_extension("db-shm")];
+        // A file that is not there now has another kind of place, as with some VFS: nothing is known of it.
+        let known = paths.into_iter().filter_map(|path| {
+            let metadata = fs::metadata(&path).ok()?;
+            Some((path, (metadata.dev(), metadata.ino())))
+        });
+        Files { known: known.collect(), database }
+    }
+
+    /// The database's path.
+    pub(super) fn database(&self) -> &Path {
+        &self.database
+    }
+
+    /// Checks that they are where they were.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        for (path, known) in &self.known {
+            let gone = |what| StoreError::Gone { path: path.clone(), what };
+            match fs::metadata(path) {
+                Ok(found) if (found.dev(), found.ino()) != *known => return Err(gone("was replaced")),
+                Ok(found) if *path == self.database && found.len() == 0 => return Err(gone("was emptied")),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(gone("was deleted or moved away"));
+                }
+                Err(source) => {
+                    return Err(StoreError::File { what: "can't look at", path: path.clone(), source });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long batches wait for a lock that another program holds before the log says so, and how often it says so again.
+const SAY_AFTER: Duration = Duration::from_secs(1);
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// A lock that another program holds, and when the log last spoke of it.
+#[derive(Default)]
+pub(super) struct LockWait {
+    since: Option<Stopwatch>,
+    said: Option<Stopwatch>,
+}
+
+impl LockWait {
+    /// A batch has met the lock.
+    pub(super) fn met(&mut self, database: &Path) {
+        let since = self.since.get_or_insert_with(Stopwatch::start).elapsed();
+        let is_time = match self.said {
+            None => since >= SAY_AFTER,
+            Some(said) => said.elapsed() >= SAY_AGAIN_AFTER,
+        };
+        if is_time {
+            self.said = Some(Stopwatch::start());
+            say_locked(database, since);
+        }
+    }
+
+    /// A batch has been applied.
+    pub(super) fn over(&mut self) {
+        if let (Some(since), Some(_)) = (self.since.take(), self.said.take()) {
+            tracing::info!(seconds = since.elapsed().as_secs(), "the database's lock is free again");
+        }
+    }
+}
+
+/// Tells the log of a lock that another program holds.
+pub(super) fn say_locked(database: &Path, since: Duration) {
+    tracing::warn!(
+        database = %database.display(),
+        process = lock_holder(database),
+        seconds = since.as_secs(),
+        "another program holds the database's lock: nothing can be written until it lets go"
+    );
+}
+
+/// The process that holds a lock on the database, as far as the system tells: on Linux, and in this server's own
+/// namespace of processes.
+fn lock_holder(database: &Path) -> Option<u32> {
+    // Only looked at by name: to open and close the file would take away the locks that this process has on it.
+    let shared = fs::metadata(database.with_extension("db-shm")).ok()?.ino().to_string();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let own = std::process::id();
+    locks.lines().find_map(|line| {
+        // Such as `1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120`.
+        let mut words = line.split_whitespace().skip(3);
+        let (mode, process, file) = (words.next()?, words.next()?, words.next()?);
+        let process = process.parse().ok().filter(|process| *process != own)?;
+        (mode == "WRITE" && file.rsplit(':').next() == Some(&shared)).then_some(process)
+    })
+}

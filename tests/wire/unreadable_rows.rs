@@ -1,0 +1,166 @@
+//! Rows of the database that can't be read: they are set aside, and all others go on.
+
+use std::path::Path;
+
+use jobmill::{
+    proto::v1::{self, JobState},
+    store::sqlite::{Checkup, check},
+};
+use rusqlite::Connection;
+use tonic::Code;
+
+use crate::{
+    queues::in_queue,
+    support::{Rig, Stage, defaults, describe, folder, job, queue, refusal, simple, soon, with_queue},
+};
+
+/// Changes rows as a bad sector or a slip of the hand would.
+fn damage(folder: &Path, sql: &str) {
+    let connection = Connection::open(folder.join("jobmill.db")).unwrap();
+    connection.execute_batch(sql).unwrap();
+}
+
+/// The job that was submitted as this one, from 0 on, in SQL.
+fn nth(number: u32) -> String {
+    format!("(SELECT id FROM job ORDER BY id LIMIT 1 OFFSET {number})")
+}
+
+fn settings(home: &Path) -> jobmill::config::Settings {
+    with_queue(with_queue(folder(home), "shelf", queue(0)), "other", queue(1))
+}
+
+/// What `jobmill doctor` would list.
+fn set_aside(home: &Path) -> Vec<String> {
+    match check(home).unwrap() {
+        Checkup::InUse { set_aside } | Checkup::Checked { set_aside, .. } => set_aside.first,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn far() -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds: 2_000_000_000, nanos: 0 })
+}
+
+async fn is_unreadable(rig: &Rig, id: &str) {
+    let status = rig.find(id).await.unwrap_err();
+    assert_eq!(
+        (status.code(), refusal(&status).reason.as_str()),
+        (Code::DataLoss, "JOB_UNREADABLE"),
+        "{status:?}"
+    );
+    assert!(status.message().contains(id) && status.message().contains("jobmill doctor"), "{status:?}");
+}
+
+#[tokio::test]
+async fn one_unreadable_row_of_any_state_stops_no_start_and_the_others_go_on() {
+    let home = tempfile::tempdir().unwrap();
+    let rig = Rig::start(simple(settings(home.path()))).await;
+    rig.pause("default").await;
+    let waiting = rig.submit(job("echo")).await.id;
+    let first_in_line = rig.submit(v1::JobSpec { priority: 9, ..job("echo") }).await.id;
+    let running = rig.submit(job("echo")).await.id;
+    let scheduled = rig.submit(v1::JobSpec { run_time: far(), ..job("echo") }).await.id;
+    let shelved = rig.submit(in_queue("shelf", "echo")).await.id;
+    rig.stop().await;
+    damage(
+        home.path(),
+        &format!(
+            "UPDATE job SET rank = -500 WHERE id = {};
+             UPDATE job SET state = 4, detail = NULL WHERE id = {};
+             UPDATE job SET extras = '{{', detail = 0 WHERE id = {};
+             UPDATE job SET retry = 'x' WHERE id = {};",
+            nth(1),
+            nth(2),
+            nth(3),
+            nth(4)
+        ),
+    );
+    assert_eq!(set_aside(home.path()).len(), 4, "{:?}", set_aside(home.path()));
+
+    let rig = Rig::start(simple(settings(home.path()))).await;
+    rig.resume("default").await;
+    rig.ends(&waiting).await;
+    // Nothing has read this one yet but the doctor.
+    is_unreadable(&rig, &shelved).await;
+    let next = rig.submit(job("echo")).await.id;
+    rig.ends(&next).await;
+    for id in [&first_in_line, &running, &scheduled, &shelved] {
+        is_unreadable(&rig, id).await;
+    }
+    assert_eq!(rig.total().await, 2, "counts are of what can be read");
+    let found = set_aside(home.path());
+    for id in [&first_in_line, &running, &scheduled, &shelved] {
+        assert!(found.iter().any(|row| row.starts_with(&format!("job {id}: "))), "{found:?}");
+    }
+    rig.stop().await;
+    Rig::start(simple(settings(home.path()))).await.stop().await;
+}
+
+#[tokio::test]
+async fn a_row_that_becomes_unreadable_under_a_running_server_leaves_lists_and_its_watchers_hear_of_it() {
+    let home = tempfile::tempdir().unwrap();
+    let rig = Rig::start(simple(settings(home.path()))).await;
+    let bad = rig.submit(in_queue("shelf", "echo")).await.id;
+    let good = rig.submit(in_queue("shelf", "echo")).await.id;
+    let mut watcher = rig.watch_ids(&[&bad]).await;
+    damage(home.path(), &format!("UPDATE job SET failure = '[' WHERE id = {}", nth(0)));
+    let listed = soon(rig.jobs.clone().list_jobs(v1::ListJobsRequest::default())).await.unwrap().into_inner();
+    assert_eq!(listed.jobs.iter().map(|job| job.id.as_str()).collect::<Vec<_>>(), [good.as_str()]);
+    // No call wakes the server: its own check does.
+    let rest = watcher.rest().await.unwrap();
+    let rest: Vec<_> = rest.iter().map(describe).collect();
+    assert!(rest.last().unwrap().contains("deleted"), "{rest:?}");
+    is_unreadable(&rig, &bad).await;
+    let status = rig.cancel(&bad).await.unwrap_err();
+    assert_eq!(status.code(), Code::DataLoss, "{status:?}");
+    assert_eq!(
+        rig.queue("shelf").await.stats.unwrap().counts.iter().map(|count| count.count).sum::<i64>(),
+        1
+    );
+    assert_eq!(rig.cancel(&good).await.unwrap().state(), JobState::Cancelled);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn unreadable_rows_of_queues_kinds_counts_and_retention_stop_no_start_either() {
+    let home = tempfile::tempdir().unwrap();
+    let (handler, mut stage) = Stage::new();
+    let start = || simple(settings(home.path())).handler("staged", defaults(), handler.clone());
+    let rig = Rig::start(start()).await;
+    rig.pause("other").await;
+    let jobs =
+        [rig.submit(in_queue("shelf", "echo")).await.id, rig.submit(in_queue("other", "staged")).await.id];
+    rig.queues
+        .clone()
+        .create_queue(v1::CreateQueueRequest { name: "made".to_owned(), settings: None })
+        .await
+        .unwrap();
+    let made = rig.submit(in_queue("made", "echo")).await.id;
+    rig.ends(&made).await;
+    rig.stop().await;
+    damage(
+        home.path(),
+        "UPDATE queue SET consumers = -1 WHERE name = 'made';
+         DELETE FROM kind WHERE name = 'echo';
+         UPDATE queue SET name = CAST(x'ff' AS TEXT) WHERE name = 'shelf';
+         UPDATE tally SET state = 99 WHERE state = 3;
+         UPDATE retention SET one = 1, failed_us = failed_us;
+         UPDATE sweep SET keep_us = -keep_us;
+         UPDATE incarnation SET id = x'00';",
+    );
+    let rig = Rig::start(start()).await;
+    rig.resume("other").await;
+    soon(stage.next()).await.succeeds();
+    assert_eq!(rig.ends(&jobs[1]).await.state(), JobState::Succeeded);
+    assert!(rig.get(&jobs[0]).await.queue.starts_with("unreadable-queue-"));
+    assert!(rig.get(&made).await.kind.starts_with("unreadable-kind-"));
+    assert_eq!(rig.total().await, 3);
+    let found = set_aside(home.path());
+    for table in ["queue", "kind", "sweep"] {
+        assert!(found.iter().any(|row| row.starts_with(table)), "{table}: {found:?}");
+    }
+    rig.stop().await;
+    let rig = Rig::start(start()).await;
+    assert_eq!(rig.total().await, 3);
+    rig.stop().await;
+}
