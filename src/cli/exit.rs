@@ -141,6 +141,8 @@ fn refused(refusal: &Refusal) -> Failure {
         | Code::OutOfRange
         | Code::PermissionDenied
         | Code::Unauthenticated => Exit::Refused,
+        // The server is there; its store is not, for now.
+        Code::Unavailable if refusal.reason == "STORE_LOCKED" => Exit::TimedOut,
         Code::Unavailable => Exit::Unreachable,
         Code::DeadlineExceeded => Exit::TimedOut,
         Code::Ok

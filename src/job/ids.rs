@@ -106,7 +106,9 @@ impl Position {
         self.0
     }
 
-    pub(crate) const fn next(self) -> Self {
+    /// The place after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
         Position(self.0 + 1)
     }
 }

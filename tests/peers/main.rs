@@ -3,4 +3,10 @@
 //! These need programs or rights that `cargo test` does not ask for: `.ci/setup` installs them, and the step `peers` of
 //! `.ci/run` runs `cargo test --test peers`, as root.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
+
+mod sqlite3;
+
+#[expect(dead_code, unused_imports, reason = "these tests need less of it than others")]
+#[path = "../support/mod.rs"]
+mod support;

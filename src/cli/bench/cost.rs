@@ -1,17 +1,31 @@
 //! What a job costs: flushes, bytes written, and time of the server on a processor.
 
-use std::fmt;
+use std::{
+    fmt,
+    fs::File,
+    io::{Seek, Write},
+};
+
+use jobmill::{
+    job::Position,
+    store::sqlite::{Mark, MarkFile},
+};
 
 use super::{
     Bench,
     end_to_end::{BY_BATCHES, BY_CALLS},
     figures::submits,
-    paced::{self, PACE},
+    load::now,
+    paced::{self, Latencies, PACE},
     report::Figure,
     server::INTAKE,
     subject::Subject,
     wire::submit_body,
 };
+
+/// How often the mark is written, and for how many of these there is a flush beside it.
+const MARKS: i64 = 10_000;
+const MARKS_TO_A_FLUSH: i64 = 50;
 
 #[derive(Clone, Copy)]
 enum Load {
@@ -62,6 +76,33 @@ impl Bench {
                 self.figures.push(Figure::new(name("processor time"), micros, "µs"));
             }
         }
+        self.mark()
+    }
+
+    /// What the mark beside the database costs a batch, and how much that is of a bare flush, which each batch waits for.
+    fn mark(&mut self) -> anyhow::Result<()> {
+        self.step("the mark of a batch".to_owned());
+        let mut position = Position::default();
+        let mark = Mark { store: [0; 16], position };
+        let mut file = MarkFile::create(self.place.folder(), mark)?;
+        let mut flushed = File::create(self.place.folder().join("flushed"))?;
+        let (mut marks, mut flushes) = (Latencies::default(), Latencies::default());
+        for count in 1..=MARKS {
+            position = position.next();
+            let start = now();
+            file.advance(position);
+            marks.push(start.elapsed());
+            if count % MARKS_TO_A_FLUSH == 0 {
+                let start = now();
+                flushed.rewind()?;
+                flushed.write_all(&[0x5a; 4096])?;
+                flushed.sync_data()?;
+                flushes.push(start.elapsed());
+            }
+        }
+        let (mark, flush) = (marks.quantile(0.5).as_secs_f64(), flushes.quantile(0.5).as_secs_f64());
+        let figure = Figure::new("written beside the database for a batch, p50", mark * 1e6, "µs");
+        self.figures.push(figure.ratio(mark / flush));
         Ok(())
     }
 
