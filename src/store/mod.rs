@@ -286,6 +286,8 @@ pub struct Changes {
     pub entries: Vec<Change>,
     /// How far this page reaches: there is nothing else up to here.
     pub up_to: Position,
+    /// Whether that was the feed's end: all later changes are of a later moment than this page.
+    pub reaches_end: bool,
     /// Nothing before this is known: deletions up to here have been forgotten.
     pub floor: Position,
 }

@@ -38,9 +38,10 @@ pub struct FilterWatch {
     cursor: Position,
     /// Pages of the snapshot: up to which id, and as of which position. What they told is not told again.
     covered: Vec<(JobId, Position)>,
-    /// Up to here changes are read from the store, which gives the latest states only: the snapshot told some of them,
-    /// and going back to earlier ones would break the order within a job.
-    store_until: Position,
+    /// Changes are read from the store, which gives each job's latest state only, until a page of it reaches the feed's
+    /// end. To go over to the changes in memory sooner would tell a job's next change as if none had been folded into
+    /// it, and after a snapshot it could go back to a change that the snapshot told.
+    from_store: bool,
     /// Ticks when nothing was told for so long that a bookmark is due.
     quiet: Interval,
     bookmark_due: bool,
@@ -86,24 +87,26 @@ impl FilterWatch {
         let follow = hub.follow(&filter);
         let now = hub.position();
         let mut covered = Vec::new();
-        let (phase, cursor, store_until) = match start {
+        let (phase, cursor) = match start {
             Start::Snapshot => {
-                (Phase::Snapshot { cursor: None, begun: false, resync: false }, Position::default(), now)
+                (Phase::Snapshot { cursor: None, begun: false, resync: false }, Position::default())
             }
             Start::Resync => {
-                (Phase::Snapshot { cursor: None, begun: false, resync: true }, Position::default(), now)
+                (Phase::Snapshot { cursor: None, begun: false, resync: true }, Position::default())
             }
-            Start::Now => (Phase::Live, now, now),
+            Start::Now => (Phase::Live, now),
             Start::Resume(token) => match token.snapshot {
                 Some(cursor) => {
                     // The pages that were told before, as of the first of them.
                     covered.push((cursor.after, token.position));
                     let phase = Phase::Snapshot { cursor: Some(cursor), begun: true, resync: false };
-                    (phase, token.position, now)
+                    (phase, token.position)
                 }
-                None => (Phase::Live, token.position, Position::default()),
+                None => (Phase::Live, token.position),
             },
         };
+        // The watch before may have been amid pages of the store when it gave the token out.
+        let from_store = matches!(start, Start::Resume(_));
         let mut quiet = tokio::time::interval(BOOKMARK_EVERY);
         quiet.reset();
         FilterWatch {
@@ -119,7 +122,7 @@ impl FilterWatch {
             phase,
             cursor,
             covered,
-            store_until,
+            from_store,
             quiet,
             bookmark_due: false,
         }
@@ -165,8 +168,8 @@ impl FilterWatch {
         let page = self.reads.read(move |reader| reader.scan(&filter, scan)).await?;
         if !begun {
             self.cursor = page.position;
-            self.store_until = page.position;
         }
+        self.from_store = page.position > self.cursor;
         let last = cursor.map_or(page.newest, |cursor| cursor.last);
         let mut events = Vec::with_capacity(page.jobs.len() + 2);
         if resync {
@@ -176,7 +179,6 @@ impl FilterWatch {
         // The first page may see newer jobs than the last id that it announces: never, as both are of one moment.
         events.extend(page.jobs.into_iter().map(WatchEvent::Snapshot));
         self.covered.push((page.next.unwrap_or(last), page.position));
-        self.store_until = self.store_until.max(page.position);
         let snapshot = match page.next.filter(|next| *next < last) {
             Some(after) => {
                 let cursor = SnapshotCursor { after, last };
@@ -194,7 +196,7 @@ impl FilterWatch {
 
     async fn live(&mut self) -> Result<Option<WatchMessage>, WatchError> {
         let before = self.cursor;
-        let news = if self.cursor < self.store_until {
+        let news = if self.from_store {
             News::Behind
         } else {
             self.covered.clear();
@@ -217,6 +219,7 @@ impl FilterWatch {
                     return Ok(None);
                 }
                 self.cursor = changes.up_to;
+                self.from_store = !changes.reaches_end;
                 self.tell(changes.entries, None)
             }
         };

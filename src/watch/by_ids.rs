@@ -46,7 +46,16 @@ pub struct IdsWatch {
 #[derive(Clone, Copy, Debug, Default)]
 struct Told {
     revision: u64,
+    /// It has ended, as far as was told; somebody may have it run again.
     over: bool,
+    /// It was told as deleted or not found: nothing more comes of it.
+    gone: bool,
+}
+
+impl Told {
+    fn of(job: &Job) -> Self {
+        Told { revision: job.revision, over: job.state.is_done(), gone: false }
+    }
 }
 
 impl IdsWatch {
@@ -154,11 +163,11 @@ impl IdsWatch {
         for (id, job) in self.ids.clone().into_iter().zip(jobs) {
             match job.filter(|_| !self.hidden.contains(&id)) {
                 None => {
-                    self.told.insert(id, Told { revision: 0, over: true });
+                    self.told.insert(id, Told { revision: 0, over: true, gone: true });
                     self.outbox.push_back(WatchEvent::NotFound(id));
                 }
                 Some(job) => {
-                    self.told.insert(id, Told { revision: job.revision, over: job.state.is_done() });
+                    self.told.insert(id, Told::of(&job));
                     let known = job.position <= self.resume;
                     let job = Arc::new(job);
                     if self.resume == Position::default() {
@@ -179,7 +188,7 @@ impl IdsWatch {
     async fn read_mail(&mut self, mail: Mail) -> Result<(), WatchError> {
         let mut lines = mail.lines;
         if mail.overflowed {
-            let ids: Vec<_> = self.told.iter().filter(|(_, told)| !told.over).map(|(id, _)| *id).collect();
+            let ids: Vec<_> = self.told.iter().filter(|(_, told)| !told.gone).map(|(id, _)| *id).collect();
             let asked = ids.clone();
             let (jobs, position) = self.reads.read(move |reader| reader.jobs(&asked)).await?;
             for (id, job) in ids.into_iter().zip(jobs) {
@@ -218,7 +227,7 @@ impl IdsWatch {
             return;
         }
         let merged = Some(job.revision - told.revision - 1);
-        *told = Told { revision: job.revision, over: job.state.is_done() };
+        *told = Told::of(&job);
         if job.state.lease().is_none() {
             let is_of_it = |line: &OutputLine| line.id == job.id && line.attempt <= job.attempt;
             self.outbox.extend(lines.iter().filter(|line| is_of_it(line)).cloned().map(WatchEvent::Output));
@@ -229,7 +238,7 @@ impl IdsWatch {
 
     fn tell_deleted(&mut self, id: JobId) {
         let told = self.told.entry(id).or_default();
-        told.over = true;
+        (told.over, told.gone) = (true, true);
         self.outbox.push_back(WatchEvent::Deleted(id));
     }
 }

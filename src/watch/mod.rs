@@ -104,3 +104,294 @@ pub enum WatchError {
 
 /// A message has at most so many events.
 const EVENTS_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, time::Duration};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        clock::Timestamp,
+        config::{QueueSettings, Retention},
+        job::{Name, Position, RetryPolicy},
+        store::{
+            Batch, Change, Changes, Control, EngineSetup, Identity, JobFilter, NewJob, Offer, Page,
+            QueueInfo, Reader, Reads, Receipt, Scan, Store, StoreSize, Tally, WholeJob, memory::MemoryStore,
+        },
+    };
+
+    const QUEUE: &str = "default";
+    const JOBS: usize = 6;
+
+    /// A reader whose pages hold three entries, so that a few changes are many pages.
+    struct SmallPages(Arc<dyn Reader>);
+
+    impl Reader for SmallPages {
+        fn scan(&self, filter: &JobFilter, scan: Scan) -> Result<Page, StoreError> {
+            self.0.scan(filter, Scan { limit: scan.limit.min(3), ..scan })
+        }
+
+        fn changes(&self, after: Position, limit: usize) -> Result<Changes, StoreError> {
+            self.0.changes(after, limit.min(3))
+        }
+
+        fn identity(&self) -> Identity {
+            self.0.identity()
+        }
+
+        fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+            self.0.job(id)
+        }
+
+        fn jobs(&self, ids: &[JobId]) -> Result<(Vec<Option<Job>>, Position), StoreError> {
+            self.0.jobs(ids)
+        }
+
+        fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError> {
+            self.0.whole_job(id)
+        }
+
+        fn payload(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError> {
+            self.0.payload(id)
+        }
+
+        fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {
+            self.0.queues()
+        }
+
+        fn tallies(&self) -> Result<Vec<Tally>, StoreError> {
+            self.0.tallies()
+        }
+
+        fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError> {
+            self.0.oldest_ready(queue)
+        }
+
+        fn size(&self) -> Result<StoreSize, StoreError> {
+            self.0.size()
+        }
+    }
+
+    enum Watch {
+        Ids(Box<IdsWatch>),
+        Filter(Box<FilterWatch>),
+    }
+
+    /// A client: its watch, and what it was told of each job last, over all of its connections.
+    struct Client {
+        by_ids: bool,
+        detail: Detail,
+        watch: Watch,
+        token: Option<Vec<u8>>,
+        revisions: HashMap<JobId, u64>,
+        /// All of its jobs had ended, and so did its watch.
+        ended: bool,
+    }
+
+    /// Jobs that change without end, and clients that watch all of them.
+    struct Bench {
+        store: MemoryStore,
+        hub: Arc<Hub>,
+        reads: Reads,
+        issuer: Arc<TokenIssuer>,
+        ids: Vec<JobId>,
+        clients: Vec<Client>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let now = Timestamp::from_micros(1_800_000_000_000_000);
+            let queue = QueueSettings { consumers: 0, ..QueueSettings::default() };
+            let mut store = MemoryStore::open(EngineSetup {
+                now,
+                seed: 7,
+                served_kinds: Vec::new(),
+                declared_queues: [(QUEUE.to_owned(), queue)].into(),
+                retention: Retention::default(),
+            })
+            .unwrap();
+            let job = NewJob {
+                queue: QUEUE.into(),
+                kind: "any".into(),
+                priority: 0,
+                max_attempts: 1,
+                retry: RetryPolicy::DEFAULT,
+                attempt_timeout: Duration::from_secs(1),
+                run_time: None,
+                expires: None,
+                extras: None,
+                payload: bytes::Bytes::new(),
+            };
+            let offer = Offer { request: None, jobs: vec![job; JOBS], behind_waiters: false };
+            let mut applied =
+                store.apply(Batch { now, offers: vec![offer], ..Batch::default() }).expect("a batch");
+            let Some(Receipt::Created { jobs }) = applied.offers.pop() else { panic!("refused") };
+            Bench {
+                hub: Arc::new(Hub::new(applied.position)),
+                reads: Reads::new(Arc::new(SmallPages(store.reader()))),
+                issuer: Arc::new(TokenIssuer::new(store.reader().identity())),
+                ids: jobs.iter().map(|job| job.id).collect(),
+                store,
+                clients: Vec::new(),
+            }
+        }
+
+        /// Cancels each of these jobs that waits, and has each of them run again that was cancelled: a change each.
+        fn change(&mut self, jobs: &[usize]) {
+            let reader = self.store.reader();
+            for index in jobs {
+                let id = self.ids[*index];
+                let done = reader.job(id).unwrap().unwrap().state.is_done();
+                let control = if done { Control::Retry { id, request: None } } else { Control::Cancel(id) };
+                let now = Timestamp::from_micros(1_800_000_000_000_001);
+                let batch = Batch { now, controls: vec![control], ..Batch::default() };
+                let applied = self.store.apply(batch).unwrap();
+                assert!(matches!(applied.changes[..], [Change::Job { .. }]));
+                self.hub.publish(applied.changes, applied.position);
+            }
+        }
+
+        fn watch(&self, by_ids: bool, detail: Detail, token: Option<&[u8]>, now: bool) -> Watch {
+            let (hub, reads, issuer) = (&self.hub, self.reads.clone(), Arc::clone(&self.issuer));
+            if by_ids {
+                let token = token.map(|token| issuer.read(token, IdsWatch::watched(&self.ids)).unwrap());
+                let hidden = Default::default();
+                return Watch::Ids(Box::new(IdsWatch::new(
+                    hub, reads, issuer, &self.ids, hidden, detail, false, token,
+                )));
+            }
+            let filter = JobFilter::default();
+            let start = match token.map(|token| issuer.read(token, FilterWatch::watched(&filter)).unwrap()) {
+                Some(token) => Start::Resume(token),
+                None if now => Start::Now,
+                None => Start::Snapshot,
+            };
+            Watch::Filter(Box::new(FilterWatch::new(hub, reads, issuer, filter, detail, start, true)))
+        }
+
+        fn connect(&mut self, by_ids: bool, detail: Detail, now: bool) {
+            let mut client = Client {
+                by_ids,
+                detail,
+                watch: self.watch(by_ids, detail, None, now),
+                token: None,
+                revisions: HashMap::new(),
+                ended: false,
+            };
+            if now && !by_ids {
+                // What it knows from elsewhere.
+                let reader = self.store.reader();
+                client.revisions =
+                    self.ids.iter().map(|id| (*id, reader.job(*id).unwrap().unwrap().revision)).collect();
+            }
+            self.clients.push(client);
+        }
+
+        fn reconnect(&mut self, index: usize) {
+            let Client { by_ids, detail, token, .. } = &self.clients[index];
+            // Without a token nothing was told: it could as well begin now.
+            if let Some(token) = token {
+                let watch = self.watch(*by_ids, *detail, Some(token), false);
+                let client = &mut self.clients[index];
+                (client.watch, client.ended) = (watch, false);
+            }
+        }
+    }
+
+    impl Client {
+        /// Reads a message; false where it is only a bookmark, or the end.
+        async fn read(&mut self) -> bool {
+            let message = match &mut self.watch {
+                Watch::Ids(watch) => watch.next().await,
+                Watch::Filter(watch) => watch.next().await,
+            };
+            let Some(message) = message else {
+                assert!(self.by_ids && self.revisions.values().all(|revision| revision % 2 == 0));
+                self.ended = true;
+                return false;
+            };
+            let message = message.unwrap();
+            self.token = Some(message.token);
+            let mut news = false;
+            for event in message.events {
+                news |= !matches!(event, WatchEvent::Bookmark);
+                match event {
+                    WatchEvent::Snapshot(job) => {
+                        self.revisions.insert(job.id, job.revision);
+                    }
+                    WatchEvent::Updated { job, merged } => {
+                        let before = self.revisions.insert(job.id, job.revision).unwrap();
+                        let passed = job.revision.checked_sub(before).expect("a job goes forward");
+                        // One that resumes amid a snapshot may be told once more what the snapshot told.
+                        let told_again = passed == 0 && merged.is_none();
+                        let is_true = merged.is_none_or(|merged| merged + 1 == passed);
+                        assert!(told_again || is_true, "{passed} changes are told as {merged:?} and one");
+                    }
+                    WatchEvent::Synced | WatchEvent::Bookmark => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            news
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Change(Vec<usize>),
+        Connect { by_ids: bool, every: bool, now: bool },
+        Read { client: usize, messages: usize },
+        Reconnect(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => prop::collection::vec(0..JOBS, 1..12).prop_map(Step::Change),
+            1 => any::<(bool, bool, bool)>()
+                .prop_map(|(by_ids, every, now)| Step::Connect { by_ids, every, now }),
+            4 => (0..8_usize, 1..4_usize).prop_map(|(client, messages)| Step::Read { client, messages }),
+            1 => (0..8_usize).prop_map(Step::Reconnect),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn merged_is_what_the_client_missed_or_absent(steps in prop::collection::vec(step(), 1..60)) {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(async {
+                let mut bench = Bench::new();
+                bench.connect(false, Detail::EveryTransition, false);
+                for step in steps {
+                    let count = bench.clients.len();
+                    match step {
+                        Step::Change(jobs) => bench.change(&jobs),
+                        Step::Connect { by_ids, every, now } => {
+                            let detail = if every { Detail::EveryTransition } else { Detail::Latest };
+                            bench.connect(by_ids, detail, now);
+                        }
+                        Step::Read { client, messages } => {
+                            for _ in 0..messages {
+                                bench.clients[client % count].read().await;
+                            }
+                        }
+                        Step::Reconnect(client) => bench.reconnect(client % count),
+                    }
+                }
+                let reader = bench.store.reader();
+                for client in &mut bench.clients {
+                    while client.read().await {}
+                    for id in &bench.ids {
+                        let job = reader.job(*id).unwrap().unwrap();
+                        prop_assert!(
+                            client.ended || client.revisions.get(id) == Some(&job.revision),
+                            "{id} was not told to its end"
+                        );
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+}

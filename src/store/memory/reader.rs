@@ -117,11 +117,13 @@ impl Reader for MemoryReader {
         let mut entries: Vec<_> = jobs.chain(tombstones).collect();
         entries.sort_by_key(Change::position);
         entries.truncate(limit);
+        let end = Position(tables.counters.position);
         let up_to = match entries.last() {
             Some(last) if entries.len() == limit => last.position(),
-            Some(_) | None => Position(tables.counters.position),
+            Some(_) | None => end,
         };
-        Ok(Changes { entries, up_to, floor: Position(tables.counters.floor) })
+        let floor = Position(tables.counters.floor);
+        Ok(Changes { entries, up_to, reaches_end: up_to >= end, floor })
     }
 
     fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {

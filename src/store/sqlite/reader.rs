@@ -239,7 +239,7 @@ impl Reader for SqliteReader {
                 entries.truncate(limit);
                 up_to = entries.last().map_or(up_to, Change::position);
             }
-            Ok(Changes { entries, up_to, floor })
+            Ok(Changes { entries, up_to, reaches_end: up_to >= end, floor })
         })
     }
 

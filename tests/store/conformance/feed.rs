@@ -105,6 +105,7 @@ fn pages_follow_one_another_without_a_gap(rig: &mut Rig) {
                 };
                 assert_eq!(told.insert(change.id(), revision), None, "told twice");
             }
+            assert_eq!(page.reaches_end, page.up_to == rig.end());
             cursor = page.up_to;
         }
         assert_eq!(told, truth, "in pages of {limit}");
