@@ -2,6 +2,7 @@
 
 mod credentials;
 mod error;
+mod leftover;
 mod running;
 
 use std::{
@@ -43,7 +44,7 @@ use crate::{
     handle::{self, Handle},
     listen::{Hosts, ListenStats, Listener},
     metrics::{Health, Metrics, Page, endpoint},
-    store::{EngineSetup, Reads, Store, memory::MemoryStore, sqlite::SqliteStore},
+    store::{EngineSetup, Leftover, Reads, Store, memory::MemoryStore, sqlite::SqliteStore},
     traces::Traces,
     watch::{Hub, TokenIssuer},
 };
@@ -264,8 +265,15 @@ impl ServerBuilder {
         });
 
         let reader = store.reader();
+        let infos = reader.queues()?;
+        leftover::tell(&Leftover::find(
+            &infos,
+            &reader.tallies()?,
+            |queue| self.settings.queues.contains_key(queue),
+            |kind| defaults.contains_key(kind),
+        ));
         let queues = Arc::new(Queues::default());
-        queues.set(reader.queues()?);
+        queues.set(infos);
         let (_, end) = reader.jobs(&[])?;
         let hub = Arc::new(Hub::new(end));
         let (handout_sender, handouts) = mpsc::channel(HANDOUTS_MAX);

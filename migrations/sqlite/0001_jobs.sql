@@ -14,7 +14,7 @@ CREATE TABLE queue (
     keep_cancelled_us    INTEGER,
     keep_expired_us      INTEGER,
     paused               INTEGER NOT NULL,
-    declared             INTEGER NOT NULL,
+    declared             INTEGER NOT NULL, -- 1: the configuration declares it; 2: it did once
     deleted              INTEGER NOT NULL
 ) STRICT;
 

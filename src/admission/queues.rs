@@ -1,15 +1,10 @@
 //! The queues that exist now, for quick answers without asking the store.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::RwLock;
 
+use super::waiters::Callers;
 use crate::{
     clock::Timestamp,
     config::{QueueSettings, WhenFull},
@@ -27,8 +22,8 @@ pub struct Queues {
 pub struct QueueEntry {
     name: Arc<str>,
     info: QueueInfo,
-    /// Survives changes of the queue, because those who wait do.
-    waiters: Arc<AtomicU64>,
+    /// Those who wait for room. They outlive changes of the queue.
+    callers: Arc<Callers>,
 }
 
 /// Until when a caller waits, and for what.
@@ -57,7 +52,7 @@ impl QueueEntry {
     /// How many callers wait for room in it.
     #[must_use]
     pub fn waiters(&self) -> u64 {
-        self.waiters.load(Ordering::Relaxed)
+        self.callers.present() as u64
     }
 
     /// Until when a submission waits. A caller's own `when_full` goes before the queue's; a caller's `deadline` shortens
@@ -78,8 +73,8 @@ impl QueueEntry {
         Patience { room, store: deadline.unwrap_or(until) }
     }
 
-    pub(crate) fn set_waiters(&self, waiters: usize) {
-        self.waiters.store(waiters as u64, Ordering::Relaxed);
+    pub(crate) fn callers(&self) -> &Arc<Callers> {
+        &self.callers
     }
 }
 
@@ -102,11 +97,11 @@ impl Queues {
         let mut by_name = self.by_name.write();
         let before = std::mem::take(&mut *by_name);
         for info in infos {
-            let (name, waiters) = match before.get(info.name.as_str()) {
-                Some(entry) => (Arc::clone(&entry.name), Arc::clone(&entry.waiters)),
+            let (name, callers) = match before.get(info.name.as_str()) {
+                Some(entry) => (Arc::clone(&entry.name), Arc::clone(&entry.callers)),
                 None => (Arc::from(info.name.as_str()), Arc::default()),
             };
-            by_name.insert(Arc::clone(&name), Arc::new(QueueEntry { name, info, waiters }));
+            by_name.insert(Arc::clone(&name), Arc::new(QueueEntry { name, info, callers }));
         }
     }
 }

@@ -2,60 +2,125 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    hash::{Hash, Hasher},
+    sync::{Arc, Weak},
 };
 
-use crate::{clock::Timestamp, store::Offer};
+use parking_lot::Mutex;
+
+use crate::{
+    clock::Timestamp,
+    store::{Offer, batch::QueueFull},
+};
 
 /// All waiting submissions together may hold so many bytes.
 const BYTES_MAX: u64 = 256 << 20;
 
-/// Whoever submits: a call. A stream has many submissions on their way, and waits as one all the same.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Caller(pub(crate) u64);
+/// A call that submits, for as long as its client is there. A stream has many submissions on their way, and waits as one
+/// all the same.
+#[derive(Debug, Default)]
+pub(crate) struct Caller(Arc<()>);
+
+impl Caller {
+    /// Names this caller, and tells whether it is still there.
+    pub(crate) fn key(&self) -> CallerKey {
+        CallerKey(Arc::downgrade(&self.0))
+    }
+}
+
+/// The name of a caller.
+#[derive(Clone, Debug)]
+pub(crate) struct CallerKey(Weak<()>);
+
+impl PartialEq for CallerKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ptr_eq(&other.0)
+    }
+}
+
+impl Eq for CallerKey {}
+
+impl Hash for CallerKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // An address is not given to another caller while a key has it.
+        self.0.as_ptr().hash(state);
+    }
+}
+
+/// The callers who wait for room in a queue, and how many submissions of each do.
+#[derive(Debug, Default)]
+pub(crate) struct Callers(Mutex<HashMap<CallerKey, usize>>);
+
+impl Callers {
+    /// How many there are, without those who have hung up since.
+    pub(crate) fn present(&self) -> usize {
+        self.0.lock().keys().filter(|caller| caller.0.strong_count() > 0).count()
+    }
+
+    /// Those who have hung up and were not looked for yet included.
+    fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    fn contains(&self, caller: &CallerKey) -> bool {
+        self.0.lock().contains_key(caller)
+    }
+
+    fn comes(&self, caller: &CallerKey) {
+        *self.0.lock().entry(caller.clone()).or_default() += 1;
+    }
+
+    fn leaves(&self, caller: &CallerKey) {
+        let mut callers = self.0.lock();
+        if let Some(times) = callers.get_mut(caller) {
+            *times -= 1;
+            if *times == 0 {
+                callers.remove(caller);
+            }
+        }
+    }
+}
+
+/// A submission's place among those that wait for room, from when it is parked until it is answered.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    callers: Arc<Callers>,
+    caller: CallerKey,
+}
+
+impl Seat {
+    fn take(callers: &Arc<Callers>, caller: CallerKey) -> Self {
+        callers.comes(&caller);
+        Seat { callers: Arc::clone(callers), caller }
+    }
+
+    pub(crate) fn caller(&self) -> &CallerKey {
+        &self.caller
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.callers.leaves(&self.caller);
+    }
+}
 
 /// A submission that waits for room.
 #[derive(Debug)]
 pub(crate) struct Waiter<R> {
     pub(crate) offer: Offer,
     pub(crate) until: Timestamp,
-    pub(crate) caller: Caller,
+    pub(crate) seat: Seat,
+    /// What its queue held when it was last refused.
+    pub(crate) full: QueueFull,
     pub(crate) reply: R,
 }
 
 /// The lines of waiting submissions, first come first served within a queue.
 #[derive(Debug)]
 pub(crate) struct Waiters<R> {
-    lines: HashMap<Arc<str>, Line<R>>,
+    lines: HashMap<Arc<str>, VecDeque<Waiter<R>>>,
     bytes: u64,
-}
-
-/// A line, and how often each caller stands in it.
-#[derive(Debug)]
-struct Line<R> {
-    waiters: VecDeque<Waiter<R>>,
-    callers: HashMap<Caller, usize>,
-}
-
-impl<R> Default for Line<R> {
-    fn default() -> Self {
-        Line { waiters: VecDeque::new(), callers: HashMap::new() }
-    }
-}
-
-impl<R> Line<R> {
-    fn comes(&mut self, caller: Caller) {
-        *self.callers.entry(caller).or_default() += 1;
-    }
-
-    fn goes(&mut self, caller: Caller) {
-        if let Some(times) = self.callers.get_mut(&caller) {
-            *times -= 1;
-            if *times == 0 {
-                self.callers.remove(&caller);
-            }
-        }
-    }
 }
 
 impl<R> Default for Waiters<R> {
@@ -65,9 +130,9 @@ impl<R> Default for Waiters<R> {
 }
 
 impl<R> Waiters<R> {
-    /// How many callers wait for room in the queue.
-    pub(crate) fn len(&self, queue: &str) -> usize {
-        self.lines.get(queue).map_or(0, |line| line.callers.len())
+    /// Whether somebody stands in the queue's line.
+    pub(crate) fn has_any(&self, queue: &str) -> bool {
+        self.lines.contains_key(queue)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -81,31 +146,33 @@ impl<R> Waiters<R> {
         queues
     }
 
-    /// Puts a submission at the end of its queue's line, or gives it back where too many callers wait.
-    pub(crate) fn park(&mut self, queue: &Arc<str>, max: usize, waiter: Waiter<R>) -> Result<(), Waiter<R>> {
-        let bytes = bytes(&waiter.offer);
-        let line = self.lines.entry(Arc::clone(queue)).or_default();
-        let too_many = line.callers.len() >= max && !line.callers.contains_key(&waiter.caller);
-        if too_many || self.bytes + bytes > BYTES_MAX {
-            if line.waiters.is_empty() {
-                self.lines.remove(queue);
-            }
-            return Err(waiter);
-        }
-        self.bytes += bytes;
-        line.comes(waiter.caller);
-        line.waiters.push_back(waiter);
-        Ok(())
+    /// A seat for one more submission of a caller among the `callers` of its queue, unless more than `max` would wait
+    /// then, or too many bytes.
+    pub(crate) fn seat(
+        &self,
+        callers: &Arc<Callers>,
+        max: usize,
+        caller: CallerKey,
+        offer: &Offer,
+    ) -> Option<Seat> {
+        let too_many = callers.len() >= max && !callers.contains(&caller);
+        let too_much = self.bytes + bytes(offer) > BYTES_MAX;
+        (!too_many && !too_much).then(|| Seat::take(callers, caller))
     }
 
-    /// Takes the first ones of a line.
+    /// Puts a submission at the end of its queue's line.
+    pub(crate) fn park(&mut self, queue: &Arc<str>, waiter: Waiter<R>) {
+        self.bytes += bytes(&waiter.offer);
+        self.lines.entry(Arc::clone(queue)).or_default().push_back(waiter);
+    }
+
+    /// Takes the first ones of a line. They keep their seats.
     pub(crate) fn take(&mut self, queue: &str, max: usize) -> Vec<Waiter<R>> {
         let Some(line) = self.lines.get_mut(queue) else {
             return Vec::new();
         };
-        let taken: Vec<_> = line.waiters.drain(..max.min(line.waiters.len())).collect();
-        taken.iter().for_each(|waiter| line.goes(waiter.caller));
-        if line.waiters.is_empty() {
+        let taken: Vec<_> = line.drain(..max.min(line.len())).collect();
+        if line.is_empty() {
             self.lines.remove(queue);
         }
         self.bytes -= taken.iter().map(|waiter| bytes(&waiter.offer)).sum::<u64>();
@@ -120,35 +187,31 @@ impl<R> Waiters<R> {
         self.bytes += waiters.iter().map(|waiter| bytes(&waiter.offer)).sum::<u64>();
         let line = self.lines.entry(Arc::clone(queue)).or_default();
         for waiter in waiters.into_iter().rev() {
-            line.comes(waiter.caller);
-            line.waiters.push_front(waiter);
+            line.push_front(waiter);
         }
     }
 
     /// Takes out those for whom `over` says that it is over.
-    pub(crate) fn remove(&mut self, mut over: impl FnMut(&Waiter<R>) -> bool) -> Vec<(Arc<str>, Waiter<R>)> {
+    pub(crate) fn remove(&mut self, mut over: impl FnMut(&Waiter<R>) -> bool) -> Vec<Waiter<R>> {
         let mut removed = Vec::new();
-        self.lines.retain(|queue, line| {
+        self.lines.retain(|_, line| {
             let mut index = 0;
-            while let Some(waiter) = line.waiters.get(index) {
+            while let Some(waiter) = line.get(index) {
                 if over(waiter) {
-                    if let Some(waiter) = line.waiters.remove(index) {
-                        self.bytes -= bytes(&waiter.offer);
-                        line.goes(waiter.caller);
-                        removed.push((Arc::clone(queue), waiter));
-                    }
+                    removed.extend(line.remove(index));
                 } else {
                     index += 1;
                 }
             }
-            !line.waiters.is_empty()
+            !line.is_empty()
         });
+        self.bytes -= removed.iter().map(|waiter| bytes(&waiter.offer)).sum::<u64>();
         removed
     }
 
     /// When the first one's patience ends.
     pub(crate) fn next_until(&self) -> Option<Timestamp> {
-        self.lines.values().flat_map(|line| &line.waiters).map(|waiter| waiter.until).min()
+        self.lines.values().flatten().map(|waiter| waiter.until).min()
     }
 }
 
@@ -160,10 +223,41 @@ fn bytes(offer: &Offer) -> u64 {
 mod tests {
     use super::*;
 
-    fn waiter(name: u32, until: i64) -> Waiter<u32> {
-        let offer = Offer { request: None, jobs: Vec::new(), behind_waiters: false };
-        let caller = Caller(name.into());
-        Waiter { offer, until: Timestamp::from_micros(until), caller, reply: name }
+    struct Rig {
+        waiters: Waiters<u32>,
+        queue: Arc<str>,
+        callers: Arc<Callers>,
+        /// By the name of what they submit.
+        calls: HashMap<u32, Caller>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            Rig {
+                waiters: Waiters::default(),
+                queue: Arc::from("mail"),
+                callers: Arc::default(),
+                calls: HashMap::new(),
+            }
+        }
+
+        fn park(&mut self, max: usize, name: u32, until: i64) -> Result<(), u32> {
+            self.park_as(max, name, name, until)
+        }
+
+        fn park_as(&mut self, max: usize, caller: u32, name: u32, until: i64) -> Result<(), u32> {
+            let offer = Offer { request: None, jobs: Vec::new(), behind_waiters: false };
+            let caller = self.calls.entry(caller).or_default().key();
+            let seat = self.waiters.seat(&self.callers, max, caller, &offer).ok_or(name)?;
+            let full = QueueFull { queue: "mail".to_owned(), jobs: 1, max_jobs: 1, bytes: 0, max_bytes: 1 };
+            let until = Timestamp::from_micros(until);
+            self.waiters.park(&self.queue, Waiter { offer, until, seat, full, reply: name });
+            Ok(())
+        }
+
+        fn take(&mut self, max: usize) -> Vec<Waiter<u32>> {
+            self.waiters.take("mail", max)
+        }
     }
 
     fn names(waiters: &[Waiter<u32>]) -> Vec<u32> {
@@ -172,51 +266,67 @@ mod tests {
 
     #[test]
     fn the_line_keeps_its_order_when_some_go_back() {
-        let (mut waiters, queue) = (Waiters::default(), Arc::from("mail"));
+        let mut rig = Rig::new();
         for name in 1..=4 {
-            waiters.park(&queue, 10, waiter(name, 0)).unwrap();
+            rig.park(10, name, 0).unwrap();
         }
-        let taken = waiters.take("mail", 3);
+        let taken = rig.take(3);
         assert_eq!(names(&taken), [1, 2, 3]);
-        waiters.put_back(&queue, taken.into_iter().skip(1).collect());
-        assert_eq!(names(&waiters.take("mail", 10)), [2, 3, 4]);
-        assert!(waiters.is_empty());
+        rig.waiters.put_back(&rig.queue, taken.into_iter().skip(1).collect());
+        assert_eq!(rig.callers.present(), 3);
+        let taken = rig.take(10);
+        assert_eq!(names(&taken), [2, 3, 4]);
+        assert_eq!(rig.callers.present(), 3, "those who are offered room wait until they have it");
+        drop(taken);
+        assert!(rig.waiters.is_empty() && rig.callers.len() == 0);
     }
 
     #[test]
     fn a_line_that_is_too_long_gives_back_the_newcomer() {
-        let (mut waiters, queue) = (Waiters::default(), Arc::from("mail"));
-        waiters.park(&queue, 1, waiter(1, 0)).unwrap();
-        assert_eq!(waiters.park(&queue, 1, waiter(2, 0)).unwrap_err().reply, 2);
-        assert_eq!(waiters.len("mail"), 1);
+        let mut rig = Rig::new();
+        rig.park(1, 1, 0).unwrap();
+        assert_eq!(rig.park(1, 2, 0), Err(2));
+        assert_eq!(rig.callers.present(), 1);
     }
 
     #[test]
     fn a_stream_waits_as_one_caller_however_many_of_its_items_wait() {
-        let (mut waiters, queue) = (Waiters::default(), Arc::from("mail"));
+        let mut rig = Rig::new();
         for name in 1..=3 {
-            waiters.park(&queue, 2, Waiter { caller: Caller(7), ..waiter(name, 0) }).unwrap();
+            rig.park_as(2, 7, name, 0).unwrap();
         }
-        waiters.park(&queue, 2, waiter(4, 0)).unwrap();
-        assert_eq!(waiters.len("mail"), 2);
-        assert_eq!(waiters.park(&queue, 2, waiter(5, 0)).unwrap_err().reply, 5);
-        let taken = waiters.take("mail", 2);
-        assert_eq!(waiters.len("mail"), 2, "one of the stream's is still there");
-        waiters.put_back(&queue, taken);
-        waiters.remove(|waiter| waiter.caller == Caller(7));
-        assert_eq!(waiters.len("mail"), 1);
+        rig.park(2, 4, 0).unwrap();
+        assert_eq!(rig.callers.present(), 2);
+        assert_eq!(rig.park(2, 5, 0), Err(5));
+        let taken = rig.take(2);
+        rig.waiters.put_back(&rig.queue, taken.into_iter().skip(1).collect());
+        assert_eq!(rig.callers.present(), 2, "two of the stream's are still there");
+        let stream = rig.calls[&7].key();
+        rig.waiters.remove(|waiter| waiter.seat.caller == stream);
+        assert_eq!(rig.callers.present(), 1);
+    }
+
+    #[test]
+    fn a_caller_who_hangs_up_is_not_counted_any_more() {
+        let mut rig = Rig::new();
+        for name in 1..=3 {
+            rig.park(3, name, 0).unwrap();
+        }
+        rig.calls.remove(&2);
+        assert_eq!(rig.callers.present(), 2);
+        assert_eq!(names(&rig.take(10)), [1, 2, 3], "it is let go of when somebody else comes by");
     }
 
     #[test]
     fn those_whose_patience_ends_leave_and_the_next_end_is_known() {
-        let (mut waiters, queue) = (Waiters::default(), Arc::from("mail"));
+        let mut rig = Rig::new();
         for (name, until) in [(1, 30), (2, 10), (3, 20)] {
-            waiters.park(&queue, 10, waiter(name, until)).unwrap();
+            rig.park(10, name, until).unwrap();
         }
-        assert_eq!(waiters.next_until(), Some(Timestamp::from_micros(10)));
+        assert_eq!(rig.waiters.next_until(), Some(Timestamp::from_micros(10)));
         let now = Timestamp::from_micros(20);
-        let gone = waiters.remove(|waiter| waiter.until <= now);
-        assert_eq!(gone.iter().map(|(_, waiter)| waiter.reply).collect::<Vec<_>>(), [2, 3]);
-        assert_eq!(waiters.next_until(), Some(Timestamp::from_micros(30)));
+        let gone = rig.waiters.remove(|waiter| waiter.until <= now);
+        assert_eq!(gone.iter().map(|waiter| waiter.reply).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(rig.waiters.next_until(), Some(Timestamp::from_micros(30)));
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn start(
 ) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + Send + use<> {
     let deadline = api.core.deadline(&call);
     let traceparent = traceparent(call.metadata()).to_owned();
-    let waits_as = api.core.commit.caller();
+    let waits_as = waiters::Caller::default();
     let requests = call.into_inner();
     let items = Items { api, caller, waits_as, traceparent, deadline, asked: VecDeque::new(), bytes: 0 };
     let stream = SubmitStream { requests, items, credits: 0, granted: CREDITS, phase: Phase::Open };
@@ -186,7 +186,7 @@ impl Items {
         let mut span = Submission::default();
         let (waits, state) = match self.check(item, when_full, &mut span) {
             Ok((offer, patience)) => {
-                let answer = self.api.core.commit.offer(self.waits_as, offer, patience).await?;
+                let answer = self.api.core.commit.offer(&self.waits_as, offer, patience).await?;
                 (patience.room.is_some(), State::Waiting(answer))
             }
             Err(status) => (false, State::Refused(status)),

@@ -95,7 +95,7 @@ fn failure(error: CopyError) -> Failure {
     let exit = match &error {
         CopyError::NoStore(_) => Exit::NotFound,
         CopyError::NotEmpty(_) | CopyError::TooMuchWritten => Exit::Refused,
-        CopyError::Store(StoreError::InUse(_)) => Exit::Refused,
+        CopyError::Store(StoreError::InUse(_) | StoreError::NewerSchema { .. }) => Exit::Refused,
         CopyError::NotSound(_) | CopyError::Store(_) => Exit::Internal,
     };
     // What the system said is further down.

@@ -1,7 +1,5 @@
 //! Answers that are still to come, for callers with several submissions on their way.
 
-use std::sync::atomic::Ordering;
-
 use tokio::sync::oneshot;
 
 use super::{Commit, Entry, Stopped, SubmitAnswer};
@@ -32,20 +30,17 @@ impl Answer {
 }
 
 impl Commit {
-    /// Someone new who submits. All that is offered in one name counts as one where the callers who wait are counted.
-    pub(crate) fn caller(&self) -> Caller {
-        Caller(self.callers.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// Hands an offer to the committer, without waiting for its answer. What is handed over first is decided first.
+    /// Hands an offer to the committer, without waiting for its answer. What is handed over first is decided first. All
+    /// that is offered for one caller counts as one where those who wait are counted, as long as the caller is there.
     pub(crate) async fn offer(
         &self,
-        caller: Caller,
+        caller: &Caller,
         offer: Offer,
         patience: Patience,
     ) -> Result<Answer, Stopped> {
         let (reply, answer) = oneshot::channel();
         let Patience { room: wait, store: give_up } = patience;
+        let caller = caller.key();
         self.entries.send(Entry::Offer { offer, caller, wait, give_up, reply }).await.map_err(|_| Stopped)?;
         Ok(Answer(answer))
     }

@@ -2,13 +2,15 @@
 
 use std::{collections::HashMap, sync::Arc, thread, time::Duration};
 
-use futures_util::FutureExt;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
     time::{Interval, MissedTickBehavior},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use super::{
     Commit, ControlAnswer, Entry, Handout, Reports, SubmitAnswer,
@@ -20,14 +22,14 @@ use super::{
 use crate::{
     admission::{
         Queues,
-        waiters::{Waiter, Waiters},
+        waiters::{CallerKey, Seat, Waiter, Waiters},
     },
     clock::{Clock, Stopwatch, Timestamp},
     job::{JobId, LeaseToken},
     metrics::{BatchTimes, Metrics, Recorder},
     store::{
-        Applied, Batch, ControlDone, Obstacle, OfferRefusal, Receipt, Report, Space, Store, StoreError,
-        Unapplied, batch::QueueFull,
+        Applied, Batch, ControlDone, Obstacle, Offer, OfferRefusal, Receipt, Report, Space, Store,
+        StoreError, Unapplied,
     },
     watch::Hub,
 };
@@ -69,29 +71,36 @@ pub(crate) struct Committing {
     pub(crate) reports: Reports,
     /// Ends after [`Commit::end`], or when the store fails.
     pub(crate) ended: oneshot::Receiver<Result<(), StoreError>>,
+    /// Ends the committer where its runtime is shut down under it: handles, which may outlive that, would keep it.
+    _ends_with_this: DropGuard,
 }
 
 impl Committer {
-    /// Starts the thread.
+    /// Starts the thread. Many callers at once are answered from within `runtime`.
     pub(crate) fn start(self, runtime: Handle) -> Result<Committing, StoreError> {
         let (entries, entry_receiver) = mpsc::channel(INBOX_ENTRIES);
         let (reports, report_receiver) = mpsc::channel(REPORTS_MAX);
         let (end, ended) = oneshot::channel();
         let ending = CancellationToken::new();
         let inbox = Inbox { entries: entry_receiver, reports: report_receiver, ending: ending.clone() };
+        let cannot_start = |source| StoreError::File {
+            what: "can't start the thread that commits:",
+            path: "commit".into(),
+            source,
+        };
+        // Timers of its own: those of an embedding program's runtime panic once that is shut down.
+        let own =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(cannot_start)?;
         thread::Builder::new()
             .name("commit".into())
             .spawn(move || {
-                let result = runtime.block_on(async move { Loop::new(self).run(inbox).await });
+                let result = own.block_on(async move { Loop::new(self, runtime).run(inbox).await });
                 let _ = end.send(result);
             })
-            .map_err(|source| StoreError::File {
-                what: "can't start the thread that commits:",
-                path: "commit".into(),
-                source,
-            })?;
-        let commit = Commit { entries, ending, callers: Arc::default() };
-        Ok(Committing { commit, reports: Reports { reports }, ended })
+            .map_err(cannot_start)?;
+        let ends_with_this = ending.clone().drop_guard();
+        let commit = Commit { entries, ending };
+        Ok(Committing { commit, reports: Reports { reports }, ended, _ends_with_this: ends_with_this })
     }
 }
 
@@ -105,14 +114,18 @@ pub(super) struct Loop {
     recorder: Recorder,
     pub(super) committer: Committer,
     waiters: Waiters<SubmitReply>,
-    /// Answers on their way to callers.
+    /// Answers on their way to callers,
     answering: TaskTracker,
+    /// and where they are sent from.
+    runtime: Handle,
     purges: HashMap<i64, Vec<oneshot::Sender<ControlAnswer>>>,
     held: Held,
     /// What another program's lock on the database holds up.
     pub(super) locked: Locked,
     linger: Linger,
-    /// When to check that the store is where it was.
+    /// When the store was last checked to be where it was,
+    checked: Stopwatch,
+    /// and the wake-up for it. It alone is not enough: a thread that is always busy turns no timers.
     checks: Interval,
     /// While the disk takes no new jobs: when to look again whether it does.
     look_again: Option<Timestamp>,
@@ -123,7 +136,7 @@ pub(super) struct Loop {
 }
 
 impl Loop {
-    fn new(committer: Committer) -> Self {
+    fn new(committer: Committer, runtime: Handle) -> Self {
         let mut checks = tokio::time::interval(CHECK_EVERY);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Loop {
@@ -131,9 +144,11 @@ impl Loop {
             committer,
             waiters: Waiters::default(),
             answering: TaskTracker::new(),
+            runtime,
             purges: HashMap::new(),
             held: Held::default(),
             locked: Locked::default(),
+            checked: Stopwatch::start(),
             checks,
             linger: Linger::default(),
             look_again: None,
@@ -148,7 +163,9 @@ impl Loop {
         let mut entries = Vec::with_capacity(ENTRIES_MAX);
         let mut reports = Vec::with_capacity(ENTRIES_MAX);
         loop {
-            if self.checks.tick().now_or_never().is_some() {
+            if self.checked.elapsed() >= CHECK_EVERY {
+                self.checked = Stopwatch::start();
+                self.checks.reset();
                 self.more |= self.committer.store.check()?;
             }
             if let Some(pending) = self.locked.wait(&mut inbox, &self.committer.clock).await {
@@ -194,8 +211,7 @@ impl Loop {
                 Some(entry) = inbox.entries.recv() => entries.push(entry),
                 () = time_comes => {}
                 () = self.committer.metrics.health.asked() => {}
-                // Looked at where it is polled next.
-                _ = self.checks.tick() => self.checks.reset_immediately(),
+                _ = self.checks.tick() => {}
                 () = self.committer.draining.cancelled(), if !self.waiters.is_empty() => {}
                 () = inbox.ending.cancelled() => {}
             }
@@ -242,9 +258,9 @@ impl Loop {
                         continue;
                     }
                     let Some(queue) = offer.jobs.first().map(|job| Arc::clone(&job.queue)) else { continue };
-                    offer.behind_waiters = self.waiters.len(&queue) > 0;
+                    offer.behind_waiters = self.waiters.has_any(&queue);
                     batch.offers.push(offer);
-                    askers.push(Asker { queue, caller, wait, give_up, waited: false, reply });
+                    askers.push(Asker { queue, caller, wait, give_up, seat: None, reply });
                 }
                 Entry::Control { control, give_up, reply } => {
                     batch.controls.push(control);
@@ -324,23 +340,8 @@ impl Loop {
         }
         let draining = self.committer.draining.is_cancelled();
         let over = self.waiters.remove(|waiter| draining || waiter.until <= now || waiter.reply.is_closed());
-        for (queue, waiter) in over {
-            self.count_waiters(&queue);
-            // What the queue held when it refused is not known any more; what it may hold is.
-            let full = self.full(&queue);
-            let _ = waiter.reply.send(SubmitAnswer::Full { full, too_many_waiters: false });
-        }
-    }
-
-    fn full(&self, queue: &Arc<str>) -> QueueFull {
-        let settings =
-            self.committer.queues.get(queue).map(|entry| entry.info().settings.clone()).unwrap_or_default();
-        QueueFull {
-            queue: queue.to_string(),
-            jobs: settings.max_jobs,
-            max_jobs: settings.max_jobs,
-            bytes: settings.max_bytes,
-            max_bytes: settings.max_bytes,
+        for waiter in over {
+            let _ = waiter.reply.send(SubmitAnswer::Full { full: waiter.full, too_many_waiters: false });
         }
     }
 
@@ -356,10 +357,10 @@ impl Loop {
                 batch.offers.push(offer);
                 askers.push(Asker {
                     queue: Arc::clone(&queue),
-                    caller: waiter.caller,
+                    caller: waiter.seat.caller().clone(),
                     wait: Some(waiter.until),
                     give_up: waiter.until,
-                    waited: true,
+                    seat: Some(waiter.seat),
                     reply: waiter.reply,
                 });
             }
@@ -432,37 +433,41 @@ impl Loop {
             let answer = match receipt {
                 Receipt::Created { jobs } => {
                     // Where one who waited got in, there may be room for the next one.
-                    self.room |= asker.waited;
+                    self.room |= asker.seat.is_some();
                     SubmitAnswer::Created { jobs }
                 }
                 Receipt::Seen { first, count } => SubmitAnswer::Seen { first, count },
                 Receipt::Refused(refusal) => SubmitAnswer::Refused(refusal),
                 Receipt::Full { offer, full } => match asker.wait {
                     Some(until) if until > now && !self.committer.draining.is_cancelled() => {
-                        let waiter = Waiter { offer, until, caller: asker.caller, reply: asker.reply };
-                        if asker.waited {
-                            put_back.entry(asker.queue).or_default().push(waiter);
-                        } else if let Some(waiters) = put_back.remove(&asker.queue) {
-                            // A newcomer stands behind those who were offered room in vain.
-                            self.waiters.put_back(&asker.queue, waiters);
-                            self.park(asker.queue, waiter, full);
-                        } else {
-                            self.park(asker.queue, waiter, full);
+                        let Asker { queue, caller, seat, reply, .. } = asker;
+                        if let Some(seat) = seat {
+                            let waiter = Waiter { offer, until, seat, full, reply };
+                            put_back.entry(queue).or_default().push(waiter);
+                            continue;
+                        }
+                        // A newcomer stands behind those who were offered room in vain.
+                        if let Some(waiters) = put_back.remove(&queue) {
+                            self.waiters.put_back(&queue, waiters);
+                        }
+                        match self.seat(&queue, caller, &offer) {
+                            Some(seat) => {
+                                self.waiters.park(&queue, Waiter { offer, until, seat, full, reply });
+                            }
+                            None => {
+                                answered.push((reply, SubmitAnswer::Full { full, too_many_waiters: true }))
+                            }
                         }
                         continue;
                     }
                     Some(_) | None => SubmitAnswer::Full { full, too_many_waiters: false },
                 },
             };
-            if asker.waited {
-                self.count_waiters(&asker.queue);
-            }
             answered.push((asker.reply, answer));
         }
         self.answer_all(answered);
         for (queue, waiters) in put_back {
             self.waiters.put_back(&queue, waiters);
-            self.count_waiters(&queue);
         }
     }
 
@@ -477,22 +482,13 @@ impl Loop {
         if answered.len() <= ANSWERED_HERE_MAX {
             answer(answered);
         } else {
-            self.answering.spawn(async move { answer(answered) });
+            self.answering.spawn_on(async move { answer(answered) }, &self.runtime);
         }
     }
 
-    fn park(&mut self, queue: Arc<str>, waiter: Waiter<SubmitReply>, full: QueueFull) {
-        let max =
-            self.committer.queues.get(&queue).map_or(0, |entry| entry.info().settings.max_waiters as usize);
-        if let Err(waiter) = self.waiters.park(&queue, max, waiter) {
-            let _ = waiter.reply.send(SubmitAnswer::Full { full, too_many_waiters: true });
-        }
-        self.count_waiters(&queue);
-    }
-
-    fn count_waiters(&self, queue: &str) {
-        if let Some(entry) = self.committer.queues.get(queue) {
-            entry.set_waiters(self.waiters.len(queue));
-        }
+    fn seat(&self, queue: &str, caller: CallerKey, offer: &Offer) -> Option<Seat> {
+        let entry = self.committer.queues.get(queue)?;
+        let max = entry.info().settings.max_waiters as usize;
+        self.waiters.seat(entry.callers(), max, caller, offer)
     }
 }

@@ -11,10 +11,7 @@ mod linger;
 mod locked;
 mod pending;
 
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +20,10 @@ pub(crate) use answer::Answer;
 pub(crate) use committer::{Committer, Committing};
 
 use crate::{
-    admission::{Patience, waiters::Caller},
+    admission::{
+        Patience,
+        waiters::{Caller, CallerKey},
+    },
     clock::Timestamp,
     job::{Job, LeaseToken, Position},
     store::{Claim, Control, ControlDone, ControlRefusal, Offer, OfferRefusal, Report, batch::QueueFull},
@@ -36,7 +36,7 @@ const REPORTS_RESERVED: usize = 100_000;
 enum Entry {
     Offer {
         offer: Offer,
-        caller: Caller,
+        caller: CallerKey,
         /// Until when it waits for room, if it does.
         wait: Option<Timestamp>,
         /// Until when it waits for the store.
@@ -115,8 +115,6 @@ pub struct Commit {
     entries: mpsc::Sender<Entry>,
     /// Once cancelled, the committer does what has come in and ends.
     ending: CancellationToken,
-    /// How many callers there have been.
-    callers: Arc<AtomicU64>,
 }
 
 impl Commit {
@@ -125,7 +123,8 @@ impl Commit {
     /// # Errors
     /// When the server stops.
     pub async fn submit(&self, offer: Offer, patience: Patience) -> Result<SubmitAnswer, Stopped> {
-        self.offer(self.caller(), offer, patience).await?.decided().await
+        let caller = Caller::default();
+        self.offer(&caller, offer, patience).await?.decided().await
     }
 
     /// Has something changed. While the store takes nothing, it waits until `give_up`.

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::{ControlAnswer, SubmitAnswer};
 use crate::{
-    admission::waiters::Caller,
+    admission::waiters::{CallerKey, Seat},
     clock::Timestamp,
     store::{Batch, ControlRefusal, OfferRefusal},
 };
@@ -19,13 +19,13 @@ pub(super) type SubmitReply = oneshot::Sender<SubmitAnswer>;
 /// Whom to answer for an offer.
 pub(super) struct Asker {
     pub(super) queue: Arc<str>,
-    pub(super) caller: Caller,
+    pub(super) caller: CallerKey,
     /// Until when it waits for room, if it does.
     pub(super) wait: Option<Timestamp>,
     /// Until when it waits for the store.
     pub(super) give_up: Timestamp,
-    /// Whether it has waited for room already.
-    pub(super) waited: bool,
+    /// Its seat among those who wait for room, if it has waited already.
+    pub(super) seat: Option<Seat>,
     pub(super) reply: SubmitReply,
 }
 

@@ -68,7 +68,7 @@ impl Running {
         let Running { mut serving, mut dispatching, committing, dispatch, attempts, hub, stopper, .. } = self;
         let (closures, following, showing) = (self.closures, self.following, self.showing);
         let traces = self.traces;
-        let Committing { commit, reports, mut ended } = committing;
+        let Committing { commit, reports, mut ended, .. } = committing;
         let deadline = tokio::time::sleep(self.drain_timeout).deadline();
         let stop_at = deadline - STOP_GRACE_MAX.min(self.drain_timeout / 4);
         self.draining.cancel();

@@ -22,6 +22,17 @@ pub enum StoreError {
     /// There is no space left.
     #[error("the disk is full: make room where the data folder is")]
     DiskFull(#[source] rusqlite::Error),
+    /// A newer version has made or changed the database; this one would misread it.
+    #[error(
+        "the database has a newer schema (version {found}) than this jobmill knows (up to version {known}): run the \
+         version that changed it, or restore a backup from before"
+    )]
+    NewerSchema {
+        /// The version of its schema.
+        found: i64,
+        /// The newest version that this program knows.
+        known: i64,
+    },
     /// The schema could not be brought up to date.
     #[error("the database's schema could not be brought up to date")]
     Migration(#[from] rusqlite_migration::Error),
@@ -117,6 +128,7 @@ impl StoreError {
             StoreError::Locked(_) | StoreError::DiskFull(_) => ErrorClass::Retryable,
             StoreError::Sqlite(_) | StoreError::File { .. } | StoreError::Gone { .. } => ErrorClass::Unknown,
             StoreError::Damaged(_)
+            | StoreError::NewerSchema { .. }
             | StoreError::Migration(_)
             | StoreError::Lost { .. }
             | StoreError::InUse(_)

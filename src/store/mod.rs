@@ -8,6 +8,7 @@ pub mod batch;
 pub(crate) mod engine;
 mod error;
 mod filter;
+mod leftover;
 pub mod memory;
 mod names;
 mod reads;
@@ -22,6 +23,7 @@ pub use batch::{
 pub use engine::EngineSetup;
 pub use error::{ErrorClass, Missing, StoreError};
 pub use filter::JobFilter;
+pub use leftover::Leftover;
 pub use names::{NameTable, Names};
 pub use reads::Reads;
 
@@ -303,6 +305,8 @@ pub struct QueueInfo {
     pub paused: bool,
     /// Whether the configuration file declares it.
     pub declared: bool,
+    /// Whether the configuration file declared it once, and nothing but its pause has been changed since.
+    pub formerly_declared: bool,
 }
 
 /// How many jobs of a queue and kind are in a state.

@@ -4,6 +4,7 @@
 
 mod closures;
 mod jobs;
+mod runtime_ends;
 
 use std::time::Duration;
 

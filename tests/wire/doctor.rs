@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use crate::support::{Process, soon};
 
 /// What it finds with this configuration in this folder, and how it ends.
-fn doctor(home: &Path, configuration: &str, arguments: &[&str]) -> (Option<i32>, Value) {
+pub(crate) fn doctor(home: &Path, configuration: &str, arguments: &[&str]) -> (Option<i32>, Value) {
     fs::write(home.join("jobmill.toml"), configuration).unwrap();
     let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_jobmill"))
         .args(["doctor", "--config", "jobmill.toml", "--data-dir", "data", "--output", "json"])
@@ -29,7 +29,7 @@ fn doctor(home: &Path, configuration: &str, arguments: &[&str]) -> (Option<i32>,
 }
 
 /// The verdict, the message and the way out of the only finding of a check that says something like this.
-fn found<'a>(report: &'a Value, check: &str, text: &str) -> [&'a str; 3] {
+pub(crate) fn found<'a>(report: &'a Value, check: &str, text: &str) -> [&'a str; 3] {
     let checks = report["checks"].as_array().unwrap();
     let mut matching = checks
         .iter()
@@ -92,12 +92,11 @@ async fn a_damaged_database_is_a_problem() {
     assert_eq!(verdict, "problem");
     assert!(!way_out.is_empty());
     let (code, report) = doctor(home.path(), ECHO, &["--quick"]);
-    assert_eq!((code, found(&report, "database", "not checked")[0]), (Some(0), "ok"));
+    assert_eq!((code, found(&report, "database", "can't be read")[0]), (Some(1), "problem"));
 
     fs::write(&path, whole).unwrap();
-    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 1_000).unwrap();
-    let (code, report) = doctor(home.path(), ECHO, &[]);
-    assert_eq!((code, found(&report, "database", "a newer version")[0]), (Some(1), "problem"));
+    let (code, report) = doctor(home.path(), ECHO, &["--quick"]);
+    assert_eq!((code, found(&report, "database", "not checked")[0]), (Some(0), "ok"));
 }
 
 #[tokio::test]

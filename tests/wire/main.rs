@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bad_messages;
+mod changed_configuration;
 mod commands;
 mod connections;
 mod crash;

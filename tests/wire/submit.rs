@@ -293,6 +293,26 @@ async fn patience_ends_with_a_refusal_that_says_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_refusal_after_waiting_tells_what_the_queue_holds_and_not_what_it_may_hold() {
+    let clock = manual_clock();
+    let shelf = QueueSettings { max_wait: Duration::from_secs(60), ..shelf(10) };
+    let rig = Rig::start(simple(small(shelf)).clock(Clock::Manual(clock.clone()))).await;
+    rig.submit_batch(vec![in_small("echo", "four"); 8]).await;
+    let batch =
+        v1::SubmitBatchRequest { jobs: vec![in_small("echo", ""); 3], ..v1::SubmitBatchRequest::default() };
+    let mut client = rig.jobs.clone();
+    let call = tokio::spawn(async move { client.submit_batch(batch).await });
+    rig.waiters(SMALL, 1).await;
+    clock.advance(Duration::from_secs(60));
+    let refused = soon(call).await.unwrap().unwrap_err();
+    assert_eq!(refusal(&refused).reason, "QUEUE_FULL");
+    let bytes = rig.queue(SMALL).await.stats.unwrap().live_bytes;
+    let told = refused.message();
+    assert!(told.contains(&format!("holds 8 of 10 jobs and {bytes} of ")), "{told}");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn the_callers_own_deadline_ends_its_patience_with_an_answer() {
     let rig = Rig::start(simple(small(shelf(1)))).await;
     rig.submit(in_small("echo", "")).await;
@@ -350,14 +370,8 @@ async fn a_producer_that_leaves_while_it_waits_leaves_nothing_behind() {
     rig.waiters(SMALL, 2).await;
     leaver.abort();
     assert!(leaver.await.unwrap_err().is_cancelled());
-    // Known to the server once its connection has told it: it asks whoever comes by.
-    let gone = async {
-        while rig.queue(SMALL).await.stats.unwrap().waiters != 1 {
-            rig.pause("default").await;
-            rig.resume("default").await;
-        }
-    };
-    soon(gone).await;
+    // Known to the server once its connection has told it.
+    rig.waiters(SMALL, 1).await;
     rig.cancel(&held.id).await.unwrap();
     let stayed = answer(stayer).await.unwrap().job.unwrap();
     assert_eq!(rig.get(&stayed.id).await.payload, "stayer");

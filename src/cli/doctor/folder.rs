@@ -10,13 +10,14 @@ use std::{
 
 use jobmill::{
     clock::Timestamp,
+    config::Settings,
     store::{
         StoreError,
         sqlite::{self, Checkup, SetAsideRows},
     },
 };
 
-use super::{Finding, ok, problem, text, warning};
+use super::{Finding, leftover, ok, problem, text, warning};
 
 const FOLDER: &str = "data folder";
 const SPACE: &str = "free space";
@@ -33,8 +34,9 @@ const FLUSH_SLOW: Duration = Duration::from_millis(20);
 const FLUSH_UNBELIEVABLE: Duration = Duration::from_micros(5);
 const FLUSHES: usize = 21;
 
-pub(super) fn check(folder: &Path, min_free_bytes: u64, quick: bool, now: Timestamp) -> Vec<Finding> {
+pub(super) fn check(folder: &Path, settings: &Settings, quick: bool, now: Timestamp) -> Vec<Finding> {
     let shown = folder.display();
+    let min_free_bytes = settings.disk.min_free_bytes;
     let metadata = match fs::metadata(folder) {
         Ok(metadata) if metadata.is_dir() => metadata,
         Ok(_) => {
@@ -76,6 +78,7 @@ pub(super) fn check(folder: &Path, min_free_bytes: u64, quick: bool, now: Timest
             findings.push(flush(folder));
         }
         findings.extend(database(folder, quick));
+        findings.extend(leftover::check(folder, settings));
         findings.extend(age(folder, now));
     }
     findings
@@ -188,7 +191,10 @@ fn now() -> Instant {
 
 fn database(folder: &Path, quick: bool) -> Vec<Finding> {
     if quick {
-        return vec![ok(DATABASE, "not checked")];
+        return vec![match sqlite::inventory(folder) {
+            Ok(_) => ok(DATABASE, "not checked"),
+            Err(error) => unreadable(&error),
+        }];
     }
     let checked = sqlite::check(folder);
     let rows = match &checked {
@@ -224,11 +230,6 @@ fn checkup(checked: Result<Checkup, StoreError>) -> Finding {
             format!("is not the one that was left there: {missing}"),
             "put the missing files back, restore a backup into a new folder, or start once with --accept-loss",
         ),
-        Ok(Checkup::TooNew) => problem(
-            DATABASE,
-            "a newer version of jobmill has made or changed it",
-            "run that version, or restore a backup from before",
-        ),
         Ok(Checkup::Checked { bytes, faults, .. }) if faults.is_empty() => {
             ok(DATABASE, format!("{} without a fault", text::bytes(bytes)))
         }
@@ -237,9 +238,17 @@ fn checkup(checked: Result<Checkup, StoreError>) -> Finding {
             format!("is damaged: {}", faults.join("; ")),
             "keep a copy of the folder, restore a backup, and have the disk checked",
         ),
-        Err(error) => problem(
+        Err(error) => unreadable(&error),
+    }
+}
+
+fn unreadable(error: &StoreError) -> Finding {
+    let told = error.to_string();
+    match (error, told.split_once(": ")) {
+        (StoreError::NewerSchema { .. }, Some((found, way_out))) => problem(DATABASE, found, way_out),
+        _ => problem(
             DATABASE,
-            format!("can't be checked: {error}"),
+            format!("can't be read: {told}"),
             "is it a database of jobmill, and may this user read it?",
         ),
     }
@@ -265,7 +274,7 @@ fn age(folder: &Path, now: Timestamp) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jobmill::clock::Clock;
+    use jobmill::{clock::Clock, config::StoreSettings};
 
     #[test]
     fn a_database_from_the_future_tells_of_a_clock_that_is_behind() {
@@ -295,7 +304,8 @@ mod tests {
         let set_mode = |mode| {
             fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
         };
-        let verdict = |path: &Path| check(path, 0, true, Clock::System.now()).remove(0);
+        let settings = Settings::new(StoreSettings::Memory);
+        let verdict = |path: &Path| check(path, &settings, true, Clock::System.now()).remove(0);
         set_mode(0o700);
         assert_eq!(verdict(dir.path()).verdict, super::super::Verdict::Ok);
         set_mode(0o750);

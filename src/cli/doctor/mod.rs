@@ -2,6 +2,7 @@
 
 mod folder;
 mod handlers;
+mod leftover;
 mod process;
 mod server;
 
@@ -117,7 +118,7 @@ async fn look_over(loaded: &Loaded, quick: bool, global: &Global, ui: &Ui) -> Ve
             "fine for trials; give the server a data_dir to keep them over a restart",
         )),
         StoreSettings::Folder(folder) => {
-            findings.extend(folder::check(folder, settings.disk.min_free_bytes, quick, ui.clock.now()));
+            findings.extend(folder::check(folder, settings, quick, ui.clock.now()));
         }
     }
     findings.push(process::clock(ui.clock.now()));

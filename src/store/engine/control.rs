@@ -164,7 +164,8 @@ impl<R: Rows> Engine<R> {
         if let Some(refusal) = self.too_many_times(number, settings.retention.over(self.sweeping.server)) {
             return Ok(Err(refusal));
         }
-        let info = QueueInfo { name: self.intern_queue(name), settings, paused: false, declared: false };
+        let name = self.intern_queue(name);
+        let info = QueueInfo { name, settings, paused: false, declared: false, formerly_declared: false };
         self.changed_queue(info, progressing)
     }
 
@@ -185,7 +186,7 @@ impl<R: Rows> Engine<R> {
         if let Some(refusal) = self.too_many_times(info.name.number, retention) {
             return Ok(Err(refusal));
         }
-        self.changed_queue(QueueInfo { settings, ..info }, progressing)
+        self.changed_queue(QueueInfo { settings, formerly_declared: false, ..info }, progressing)
     }
 
     fn delete_queue(&mut self, name: &str, progressing: &mut Progressing) -> Result<Answer, StoreError> {

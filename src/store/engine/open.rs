@@ -109,14 +109,15 @@ impl<R: Rows> Engine<R> {
             .collect();
         // No longer in the file: the queue stays as it was, and can be changed by RPC from now on.
         for info in &mut gone {
-            info.declared = false;
+            (info.declared, info.formerly_declared) = (false, true);
             self.put_queue(info.clone())?;
         }
         for (name, settings) in declared {
             let name = self.intern_queue(name);
             let paused =
                 self.queues.get(&name.number).is_some_and(|queue| !queue.deleted && queue.info.paused);
-            let info = QueueInfo { name, settings: settings.clone(), paused, declared: true };
+            let settings = settings.clone();
+            let info = QueueInfo { name, settings, paused, declared: true, formerly_declared: false };
             self.put_queue(info)?;
         }
         Ok(())

@@ -12,8 +12,8 @@ use rusqlite::{
 };
 
 use super::{
-    DATABASE, Mark, MarkFile, Options, lock, log_of, make_folder, mark::database_is_missing, mark_of,
-    migrate, open_connection,
+    DATABASE, Mark, MarkFile, Options, check_schema, lock, log_of, make_folder, mark::database_is_missing,
+    mark_of, migrate, open_connection,
 };
 use crate::{
     job::Position,
@@ -109,6 +109,7 @@ fn copy(source: &Path, partial: &Path, mut progress: impl FnMut(u64, u64)) -> Re
     let from = Connection::open_with_flags(source, flags)?;
     // The server alone moves its log, and only its own process may.
     from.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    check_schema(&from)?;
     from.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA query_only = ON; BEGIN;")?;
     // Holds this moment for all steps; else each commit would have the copy begin anew.
     let _: i64 = from.query_row("SELECT position FROM counters", [], |row| row.get(0))?;
@@ -169,6 +170,7 @@ pub fn compact(folder: &Path) -> Result<(u64, u64), CopyError> {
     };
     let before = bytes();
     let mut connection = open_connection(&path, &Options { vfs: None })?;
+    check_schema(&connection)?;
     migrate(&mut connection)?;
     let found = mark_of(&connection)?;
     if let Some(what) = kept.and_then(|kept| kept.missing_in(found)) {

@@ -3,20 +3,20 @@
 use std::{fs, io, path::Path, sync::Arc};
 
 use rusqlite::{Connection, OpenFlags};
-use rusqlite_migration::SchemaVersion;
 
 use super::{
-    DATABASE, MIGRATIONS, Mark,
+    DATABASE, MIGRATION_STEPS, Mark, check_schema,
     decode::{Decoder, Table},
-    load::load,
+    load::{load, read_queues, read_tallies},
     lock,
     mark::database_is_missing,
     mark_of,
-    row::JOB_COLUMNS,
+    row::{JOB_COLUMNS, load_names},
+    schema_version,
 };
 use crate::{
     job::JobId,
-    store::{Missing, StoreError},
+    store::{Missing, QueueInfo, StoreError, Tally},
 };
 
 /// So many faults of a database are told; one is enough to act upon.
@@ -34,8 +34,6 @@ pub enum Checkup {
         /// Rows that could not be read.
         set_aside: SetAsideRows,
     },
-    /// A newer version made it, which this one can't read.
-    TooNew,
     /// It lacks what was there before: a server refuses to start.
     Lost(Missing),
     /// It was looked over.
@@ -92,9 +90,7 @@ pub fn check(folder: &Path) -> Result<Checkup, StoreError> {
         Err(error) => return Err(error),
     };
     let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    if let SchemaVersion::Outside(_) = MIGRATIONS.current_version(&connection)? {
-        return Ok(Checkup::TooNew);
-    }
+    check_schema(&connection)?;
     let mut set_aside = SetAsideRows::default();
     let mut statement = connection.prepare("SELECT source, key, reason FROM set_aside ORDER BY number")?;
     let mut rows = statement.query([])?;
@@ -133,4 +129,36 @@ fn read_all(connection: &Connection, unreadable: &mut SetAsideRows) -> Result<()
         }
     }
     Ok(())
+}
+
+/// What a folder's database has, in numbers.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Inventory {
+    /// Its queues.
+    pub queues: Vec<QueueInfo>,
+    /// How many jobs of each queue, kind and state there are.
+    pub tallies: Vec<Tally>,
+}
+
+/// Counts what is in the database of `folder`, whose server may run. `None` where there is none, or one of an older
+/// version that a start would bring up to date.
+///
+/// # Errors
+/// When the database can't be read.
+pub fn inventory(folder: &Path) -> Result<Option<Inventory>, StoreError> {
+    let path = folder.join(DATABASE);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    check_schema(&connection)?;
+    if schema_version(&connection)? < MIGRATION_STEPS.len() as i64 {
+        return Ok(None);
+    }
+    // What can't be read is told by [`check`].
+    let decoder = Decoder::new(Arc::default());
+    load_names(&connection, &decoder)?;
+    let queues = read_queues(&connection, &decoder)?;
+    let queues = queues.into_iter().filter(|(_, deleted)| !deleted).map(|(queue, _)| queue).collect();
+    Ok(Some(Inventory { queues, tallies: read_tallies(&connection, &decoder)? }))
 }

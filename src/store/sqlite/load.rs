@@ -164,10 +164,23 @@ pub(super) fn write_queue(
             retention.cancelled.map(micros_of),
             retention.expired.map(micros_of),
             queue.paused,
-            queue.declared,
+            declared_to_number(queue),
             deleted,
         ])?;
     Ok(())
+}
+
+/// What the table says of a queue that the configuration declares,
+const DECLARED: i64 = 1;
+/// and of one that it declared once.
+const FORMERLY_DECLARED: i64 = 2;
+
+fn declared_to_number(queue: &QueueInfo) -> i64 {
+    match (queue.declared, queue.formerly_declared) {
+        (true, _) => DECLARED,
+        (false, true) => FORMERLY_DECLARED,
+        (false, false) => 0,
+    }
 }
 
 /// Every queue, deleted ones included, once all names are loaded. One whose row is missing although it has jobs has the
@@ -207,7 +220,8 @@ pub(super) fn read_queues(
 }
 
 fn with_defaults(name: Arc<Name>) -> QueueInfo {
-    QueueInfo { name, settings: QueueSettings::default(), paused: false, declared: false }
+    let settings = QueueSettings::default();
+    QueueInfo { name, settings, paused: false, declared: false, formerly_declared: false }
 }
 
 fn read_queue(row: &Row<'_>, name: Arc<Name>) -> Result<(QueueInfo, bool), rusqlite::Error> {
@@ -230,7 +244,8 @@ fn read_queue(row: &Row<'_>, name: Arc<Name>) -> Result<(QueueInfo, bool), rusql
             },
         },
         paused: row.get(13)?,
-        declared: row.get(14)?,
+        declared: row.get::<_, i64>(14)? == DECLARED,
+        formerly_declared: row.get::<_, i64>(14)? == FORMERLY_DECLARED,
     };
     Ok((info, row.get(15)?))
 }

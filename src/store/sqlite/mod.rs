@@ -28,7 +28,7 @@ use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use rusqlite_migration::{M, Migrations};
 
 pub use self::backup::{Copied, CopyError, backup, compact};
-pub use self::checkup::{Checkup, SetAsideRows, check};
+pub use self::checkup::{Checkup, Inventory, SetAsideRows, check, inventory};
 pub use self::disk::free_bytes;
 pub use self::mark::{Mark, MarkFile};
 use self::{
@@ -160,6 +160,7 @@ fn open_database(
 ) -> Result<(Engine<SqliteRows>, Arc<SqliteReader>), StoreError> {
     let path = folder.join(DATABASE);
     let mut connection = open_connection(&path, options)?;
+    check_schema(&connection)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     migrate(&mut connection)?;
     expected(mark_of(&connection)?)?;
@@ -252,6 +253,20 @@ fn open_connection(path: &Path, options: &Options) -> Result<Connection, StoreEr
          PRAGMA cell_size_check = ON;",
     )?;
     Ok(connection)
+}
+
+/// Refuses a database of a newer version, whoever opens it.
+fn check_schema(connection: &Connection) -> Result<(), StoreError> {
+    let known = MIGRATION_STEPS.len() as i64;
+    match schema_version(connection)? {
+        found if found > known => Err(StoreError::NewerSchema { found, known }),
+        _ => Ok(()),
+    }
+}
+
+/// The number of steps that have made the database's schema.
+fn schema_version(connection: &Connection) -> Result<i64, StoreError> {
+    Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
 }
 
 fn make_folder(folder: &Path) -> Result<(), StoreError> {

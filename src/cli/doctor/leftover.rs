@@ -1,0 +1,53 @@
+//! Jobs that the configuration, as it is now, leaves without their queue's declaration or without a handler.
+
+use std::path::Path;
+
+use jobmill::{
+    config::{Settings, names},
+    store::{Leftover, sqlite},
+};
+
+use super::{Finding, text, warning};
+
+const JOBS: &str = "jobs";
+/// So many queues, and so many kinds, have a line of their own.
+const SHOWN_MAX: usize = 10;
+
+/// What is in the database of `folder` and was left behind. What keeps it from being read is told by the database's
+/// own check.
+pub(super) fn check(folder: &Path, settings: &Settings) -> Vec<Finding> {
+    let Ok(Some(found)) = sqlite::inventory(folder) else { return Vec::new() };
+    let Leftover { queues, kinds } = Leftover::find(
+        &found.queues,
+        &found.tallies,
+        |queue| settings.queues.contains_key(queue),
+        |kind| settings.kinds.contains_key(kind) || names::is_reserved_kind(kind),
+    );
+    let mut findings = findings(&queues, |queue, jobs| {
+        (
+            format!("{jobs} in the queue `{queue}`, which the configuration does not declare any more"),
+            "they go on as the queue was set up; declare it again, or change or purge it with `jobmill queue`",
+        )
+    });
+    findings.extend(self::findings(&kinds, |kind, jobs| {
+        (
+            format!("{jobs} of the kind `{kind}`, which has no handler"),
+            "they wait until one has it: map the kind to a handler again, or cancel them",
+        )
+    }));
+    findings
+}
+
+fn findings(all: &[(String, u64)], tell: impl Fn(&str, &str) -> (String, &'static str)) -> Vec<Finding> {
+    let shown = all.iter().take(SHOWN_MAX).map(|(name, jobs)| {
+        let (message, way_out) = tell(name, &text::counted(*jobs, "job"));
+        warning(JOBS, message, way_out)
+    });
+    let mut findings: Vec<_> = shown.collect();
+    if let Some(last) = findings.last_mut()
+        && all.len() > SHOWN_MAX
+    {
+        last.message.push_str(&format!("; and {} more like this", all.len() - SHOWN_MAX));
+    }
+    findings
+}

@@ -1,0 +1,30 @@
+//! Says at the start what a change of the configuration has left behind.
+
+use crate::store::Leftover;
+
+/// So many queues, and so many kinds, have a line of their own.
+const TOLD_MAX: usize = 10;
+
+/// Tells the log.
+pub(super) fn tell(leftover: &Leftover) {
+    let Leftover { queues, kinds } = leftover;
+    for (queue, jobs) in queues.iter().take(TOLD_MAX) {
+        tracing::warn!(
+            queue,
+            jobs,
+            "the configuration does not declare this queue any more: its jobs go on as it was set up; declare it again, \
+             or change or purge it over the API"
+        );
+    }
+    for (kind, jobs) in kinds.iter().take(TOLD_MAX) {
+        tracing::warn!(
+            kind,
+            jobs,
+            "nothing runs this kind: its jobs wait until it has a handler; map it to one again, or cancel them"
+        );
+    }
+    let untold = queues.len().saturating_sub(TOLD_MAX) + kinds.len().saturating_sub(TOLD_MAX);
+    if untold > 0 {
+        tracing::warn!(untold, "there are more such queues and kinds: `jobmill doctor` counts them");
+    }
+}

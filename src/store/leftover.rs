@@ -1,0 +1,47 @@
+//! What a change of the configuration leaves behind.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{QueueInfo, Tally};
+
+/// Jobs that have not ended and lack something that the configuration had: nothing is wrong with them, and nobody is told
+/// of them by a refused call.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Leftover {
+    /// Queues that the configuration file no longer declares, and how many jobs each has; most jobs first. A queue that
+    /// was created or changed over the API is none of them.
+    pub queues: Vec<(String, u64)>,
+    /// Kinds that have no handler, and how many jobs each has; most jobs first.
+    pub kinds: Vec<(String, u64)>,
+}
+
+impl Leftover {
+    /// Finds them in what the store has.
+    pub fn find(
+        queues: &[QueueInfo],
+        tallies: &[Tally],
+        declares: impl Fn(&str) -> bool,
+        serves: impl Fn(&str) -> bool,
+    ) -> Self {
+        let dropped: HashSet<u32> = (queues.iter())
+            .filter(|queue| (queue.declared || queue.formerly_declared) && !declares(queue.name.as_str()))
+            .map(|queue| queue.name.number)
+            .collect();
+        let (mut by_queue, mut by_kind) = (HashMap::new(), HashMap::new());
+        for tally in tallies.iter().filter(|tally| !tally.state.is_done()) {
+            if dropped.contains(&tally.queue.number) {
+                *by_queue.entry(tally.queue.as_str().to_owned()).or_default() += tally.jobs;
+            }
+            if !serves(tally.kind.as_str()) {
+                *by_kind.entry(tally.kind.as_str().to_owned()).or_default() += tally.jobs;
+            }
+        }
+        Leftover { queues: most_first(by_queue), kinds: most_first(by_kind) }
+    }
+}
+
+fn most_first(jobs: HashMap<String, u64>) -> Vec<(String, u64)> {
+    let mut jobs: Vec<_> = jobs.into_iter().filter(|(_, jobs)| *jobs > 0).collect();
+    jobs.sort_by(|(a, a_jobs), (b, b_jobs)| b_jobs.cmp(a_jobs).then_with(|| a.cmp(b)));
+    jobs
+}
