@@ -30,7 +30,7 @@ use tokio_util::{
 
 use crate::{
     admission::{Admission, Queues},
-    api::{self, Core, Gate},
+    api::{self, Core, Gate, Outgoing},
     clock::Clock,
     commit::Committer,
     config::{DiskSettings, KindDefaults, LimitSettings, Settings, StoreSettings, names},
@@ -300,6 +300,7 @@ impl ServerBuilder {
             connections: Arc::clone(&connections),
             clock: self.clock.clone(),
         };
+        let limits = &self.settings.limits;
         let core = Core {
             admission: Arc::new(Admission::new(queues, defaults)),
             commit: committing.commit.clone(),
@@ -307,6 +308,10 @@ impl ServerBuilder {
             hub: Arc::clone(&hub),
             issuer,
             clock: self.clock,
+            outgoing: Outgoing::new(
+                limits.keepalive_interval + limits.keepalive_timeout,
+                Arc::clone(&metrics),
+            ),
             metrics,
             traces: traces.clone(),
             draining: draining.clone(),

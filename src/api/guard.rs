@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures_util::future::{Either, Ready, ready};
+use futures_util::future::{Either, MapOk, Ready, TryFutureExt, ready};
 use tonic::{
     Status,
     body::Body,
@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 use super::{
     caller::Caller,
     calls::{Calls, Counted},
-    errors, rpcs,
+    errors, outgoing, rpcs,
     rpcs::Needs,
     unfinished::Unfinished,
 };
@@ -63,6 +63,9 @@ impl<S> Layer<S> for GuardLayer {
     }
 }
 
+/// An answer to come, from its service.
+type Answered<F> = MapOk<F, fn(Response<Body>) -> Response<Body>>;
+
 /// Services behind the door.
 #[derive(Clone)]
 pub(super) struct Guard<S> {
@@ -76,7 +79,7 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Counted<Either<S::Future, Ready<Result<Response<Body>, S::Error>>>>;
+    type Future = Counted<Either<Answered<S::Future>, Ready<Result<Response<Body>, S::Error>>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -88,7 +91,8 @@ where
         call.until(match gate.admit(&request) {
             Ok(caller) => {
                 request.extensions_mut().insert(Arc::new(caller));
-                Either::Left(self.inner.call(request.map(|body| unfinished.count(body))))
+                let answer = self.inner.call(request.map(|body| unfinished.count(body)));
+                Either::Left(answer.map_ok(outgoing::own as fn(_) -> _))
             }
             Err(status) => Either::Right(ready(Ok(status.into_http()))),
         })

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Core, ENOUGH_BYTES,
     caller::Caller,
-    convert, errors, page_token,
+    convert, errors, outgoing, page_token,
     submit::By,
     submit_stream,
     validate::{Validator, request},
@@ -71,7 +71,11 @@ impl JobQueueApi {
         &self,
         jobs: Vec<Arc<Job>>,
         view: v1::JobView,
+        share: &outgoing::Share,
     ) -> Result<(Vec<v1::Job>, Option<JobId>), Status> {
+        if view == v1::JobView::Full || jobs.len() > outgoing::FEW_JOBS {
+            share.reserve().await;
+        }
         let (mut page, mut bytes, mut last) = (Vec::with_capacity(jobs.len()), 0, None);
         for job in jobs {
             let id = job.id;
@@ -163,12 +167,13 @@ impl JobQueue for JobQueueApi {
             }),
         };
         let first = tokio_stream::once(Ok(Message::Submitted(submitted)));
-        let status =
-            watch_stream::start(&self.core, caller, watch, view).map(|message| message.map(Message::Status));
+        let share = self.core.outgoing.share();
+        let status = watch_stream::start(&self.core, caller, watch, view, Arc::clone(&share))
+            .map(|message| message.map(Message::Status));
         let stream = first
             .chain(status)
             .map(|message| message.map(|message| v1::SubmitAndWatchResponse { message: Some(message) }));
-        Ok(Response::new(Box::pin(stream)))
+        Ok(outgoing::stream(stream, share))
     }
 
     type WatchStatusStream = ResponseStream<v1::WatchStatusResponse>;
@@ -183,7 +188,9 @@ impl JobQueue for JobQueueApi {
         let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
         let mut watch = watch_stream::request(&self.core, validator, body)?;
         watch_stream::authorize(&self.core, &caller, &mut watch).await?;
-        Ok(Response::new(Box::pin(watch_stream::start(&self.core, caller, watch, view))))
+        let share = self.core.outgoing.share();
+        let messages = watch_stream::start(&self.core, caller, watch, view, Arc::clone(&share));
+        Ok(outgoing::stream(messages, share))
     }
 
     async fn get_job(
@@ -197,6 +204,10 @@ impl JobQueue for JobQueueApi {
         let view = view(&mut validator, "view", body.view, v1::JobView::Full);
         validator.finish()?;
         let whole = view == v1::JobView::Full;
+        let share = self.core.outgoing.share();
+        if whole {
+            share.reserve().await;
+        }
         let found = self
             .core
             .reads
@@ -215,7 +226,7 @@ impl JobQueue for JobQueueApi {
         let queue = self.core.admission.queues().get(job.spec.queue.as_str());
         let runs_here = self.core.admission.runs(job.spec.kind.as_str());
         proto.pending_reason = convert::pending_reason(&job, queue.as_deref(), runs_here) as i32;
-        Ok(Response::new(v1::GetJobResponse { job: Some(proto) }))
+        Ok(outgoing::message(v1::GetJobResponse { job: Some(proto) }, share))
     }
 
     async fn list_jobs(
@@ -261,10 +272,11 @@ impl JobQueue for JobQueueApi {
             }
             before = next;
         }
-        let (jobs, cut_after) = self.page(jobs, view).await?;
+        let share = self.core.outgoing.share();
+        let (jobs, cut_after) = self.page(jobs, view, &share).await?;
         next = cut_after.or(next);
         let next_page_token = next.map(|next| page_token::issue(next, tag)).unwrap_or_default();
-        Ok(Response::new(v1::ListJobsResponse { jobs, next_page_token }))
+        Ok(outgoing::message(v1::ListJobsResponse { jobs, next_page_token }, share))
     }
 
     async fn count_jobs(

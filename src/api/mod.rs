@@ -6,6 +6,7 @@ mod convert;
 mod errors;
 mod guard;
 mod job_queue;
+mod outgoing;
 mod page_token;
 mod queue_service;
 mod rpcs;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 pub(crate) use guard::Gate;
 use job_queue::JobQueueApi;
+pub(crate) use outgoing::Outgoing;
 use queue_service::QueueServiceApi;
 pub(crate) use server::serve;
 pub use server::{ApiError, incoming, server};
@@ -55,6 +57,7 @@ pub(crate) struct Core {
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) outgoing: Outgoing,
     pub(crate) traces: Traces,
     /// Once cancelled, the server stops: streams end.
     pub(crate) draining: CancellationToken,

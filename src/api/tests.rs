@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
+use http_body_util::BodyExt;
 use tokio::sync::{Semaphore, mpsc};
-use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{Core, caller::Caller, job_queue::JobQueueApi, rpcs};
+use super::{Core, Outgoing, caller::Caller, job_queue::JobQueueApi, outgoing, rpcs};
 use crate::{
     access::{Access, Subject},
     admission::{Admission, Queues},
@@ -128,6 +128,7 @@ impl Bench {
             reads: Reads::new(reader),
             hub,
             clock,
+            outgoing: Outgoing::new(PATIENCE, Arc::clone(&metrics)),
             metrics,
             traces: Traces::start(&TracesSettings::default()).unwrap(),
             draining,
@@ -211,12 +212,13 @@ fn job() -> v1::JobSpec {
 }
 
 /// Reads a call's answer to its end.
-async fn read<T>(
-    answer: Result<Response<impl Stream<Item = Result<T, Status>> + Unpin>, Status>,
-) -> Result<(), Status> {
-    let mut messages = answer?.into_inner();
-    while let Some(message) = messages.next().await {
-        message?;
+async fn read<T>(answer: Result<Response<T>, Status>) -> Result<(), Status> {
+    let (_, _, mut extensions) = answer?.into_parts();
+    let mut body = outgoing::take(&mut extensions).unwrap();
+    while let Some(frame) = body.frame().await {
+        if let Ok(trailers) = frame?.into_trailers() {
+            assert_eq!(trailers["grpc-status"], "0");
+        }
     }
     Ok(())
 }

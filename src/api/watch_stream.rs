@@ -5,7 +5,13 @@ use std::{collections::HashSet, sync::Arc};
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{Core, ENOUGH_BYTES, caller::Caller, convert, errors, validate::Validator};
+use super::{
+    Core, ENOUGH_BYTES,
+    caller::Caller,
+    convert, errors,
+    outgoing::{FEW_JOBS, Share},
+    validate::Validator,
+};
 use crate::{
     job::{Job, JobId},
     proto::v1,
@@ -122,12 +128,13 @@ pub(super) async fn authorize(
     }
 }
 
-/// The stream of a watch, for as long as its caller would be let in.
+/// The stream of a watch, for as long as its caller would be let in. Its messages are made when `share` has room.
 pub(super) fn start(
     core: &Core,
     caller: Arc<Caller>,
     request: WatchRequest,
     view: v1::JobView,
+    share: Arc<Share>,
 ) -> impl Stream<Item = Result<v1::WatchStatusResponse, Status>> + Send + use<> {
     let issuer = Arc::clone(&core.issuer);
     let reads = core.reads.clone();
@@ -142,18 +149,23 @@ pub(super) fn start(
     };
     let core = core.clone();
     futures_util::stream::unfold(
-        (watch, None, (core, caller), false),
+        (watch, None, (core, caller, share), false),
         move |(mut watch, mut rest, by, over): (_, Option<WatchMessage>, _, _)| async move {
             if over {
                 return None;
             }
-            let (core, caller) = &by;
+            let (core, caller, share) = &by;
             let message = match rest.take() {
                 Some(rest) => Ok(rest),
                 None => watch.next().await?,
             };
             let response = match (message, caller.recheck()) {
-                (Ok(message), Ok(())) => respond(core, message, view).await,
+                (Ok(message), Ok(())) => {
+                    if view == v1::JobView::Full || message.events.len() > FEW_JOBS {
+                        share.reserve().await;
+                    }
+                    respond(core, message, view).await
+                }
                 (Ok(_), Err(status)) => Err(status),
                 (Err(error), _) => Err(error.into()),
             };

@@ -46,6 +46,8 @@ pub(crate) struct CallMetrics {
     calls: IntCounterVec,
     open: IntGaugeVec,
     seconds: HistogramVec,
+    untaken: IntGauge,
+    cut: IntCounter,
     other: Arc<MethodMetrics>,
 }
 
@@ -78,8 +80,16 @@ impl CallMetrics {
             CALL_SECONDS,
             "method",
         )?;
+        let untaken = maker.made(IntGauge::new(
+            "jobmill_grpc_untaken_bytes",
+            "What is kept of large answers that their clients have not taken.",
+        ))?;
+        let cut = maker.counter(
+            "jobmill_grpc_answers_cut_total",
+            "Large answers of which their clients took nothing while others waited.",
+        )?;
         let other = Arc::new(MethodMetrics::new(OTHER, false, &calls, &open, &seconds));
-        Ok(CallMetrics { calls, open, seconds, other })
+        Ok(CallMetrics { calls, open, seconds, untaken, cut, other })
     }
 
     /// Figures for each of these methods: `package.Service/Method`, and whether it streams.
@@ -89,6 +99,16 @@ impl CallMetrics {
             (format!("/{name}"), Arc::new(metrics))
         });
         methods.collect()
+    }
+
+    /// So many bytes more, or less, are kept of large answers.
+    pub(crate) fn untaken(&self, bytes: i64) {
+        self.untaken.add(bytes);
+    }
+
+    /// A large answer was cut.
+    pub(crate) fn answer_cut(&self) {
+        self.cut.inc();
     }
 
     /// The figures of all other methods.

@@ -317,7 +317,7 @@ mod tests {
             let mut news = false;
             for event in message.events {
                 news |= !matches!(event, WatchEvent::Bookmark);
-                match event {
+                match &event {
                     WatchEvent::Snapshot(job) => {
                         self.revisions.insert(job.id, job.revision);
                     }
@@ -330,7 +330,12 @@ mod tests {
                         assert!(told_again || is_true, "{passed} changes are told as {merged:?} and one");
                     }
                     WatchEvent::Synced | WatchEvent::Bookmark => {}
-                    other => panic!("{other:?}"),
+                    WatchEvent::Left { .. }
+                    | WatchEvent::Deleted(_)
+                    | WatchEvent::NotFound(_)
+                    | WatchEvent::Closing
+                    | WatchEvent::Resync
+                    | WatchEvent::Output(_) => panic!("{event:?}"),
                 }
             }
             news

@@ -4,9 +4,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
+    time::Duration,
 };
 
-use jobmill::proto::v1::{self, JobState, watch_event::Event};
+use jobmill::proto::v1::{self, JobState, job_queue_client::JobQueueClient, watch_event::Event};
 use rustix::process::Pid;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,8 +15,9 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
+use tonic::transport::Endpoint;
 
-use crate::support::{Process, Rig, Watcher, describe, job, soon};
+use crate::support::{Process, Rig, Stage, Watcher, defaults, describe, job, simple, soon};
 
 const CONFIGURATION: &str = r#"
     [queues.default]
@@ -164,13 +166,13 @@ async fn those_who_stop_reading_cost_little_hold_up_nobody_and_miss_nothing() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn large_jobs_are_read_only_as_fast_as_the_watcher_takes_them() {
-    const LARGE: usize = 60;
+    const JOBS: usize = 60;
     let home = tempfile::tempdir().unwrap();
     let configuration = home.path().join("jobmill.toml");
     fs::write(&configuration, CONFIGURATION).unwrap();
     let process = Process::start(&configuration, &home.path().join("data"), &[]).await;
     let rig = Rig::connect(&process.address).await;
-    for _ in 0..LARGE / 3 {
+    for _ in 0..JOBS / 3 {
         let spec = v1::JobSpec { payload: vec![7; 1 << 20].into(), ..job("false") };
         rig.submit_batch(vec![spec; 3]).await;
     }
@@ -181,13 +183,81 @@ async fn large_jobs_are_read_only_as_fast_as_the_watcher_takes_them() {
         let guest = Rig::connect(&process.address).await;
         let mut watcher = guest.watch(v1::WatchStatusRequest { view: 2, ..in_default() }).await;
         let first = watcher.message().await.unwrap().unwrap();
-        assert!(first.events.len() < LARGE / 2, "{} jobs in a message", first.events.len());
+        assert!(first.events.len() < JOBS / 2, "{} jobs in a message", first.events.len());
         watchers.push(watcher);
     }
     let grown = resident_bytes(process.pid()).saturating_sub(before);
-    println!("{} MiB more for four watchers of {} MiB", grown >> 20, LARGE);
-    assert!(grown < (LARGE as u64) << 20, "{grown} bytes more");
+    println!("{} MiB more for four watchers of {} MiB", grown >> 20, JOBS);
+    assert!(grown < (JOBS as u64) << 20, "{grown} bytes more");
     process.kill().await;
+}
+
+/// More than fit into what the server keeps for clients that do not read.
+const STALLED: usize = 140;
+/// What it keeps for them.
+const KEPT_MAX_BYTES: f64 = (256 << 20) as f64;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_of_whole_jobs_that_stop_reading_share_one_budget_and_keep_no_other_from_its_jobs_end() {
+    let mut settings = crate::support::memory();
+    // After both together one that takes nothing may be cut.
+    settings.limits.keepalive_interval = Duration::from_secs(1);
+    settings.limits.keepalive_timeout = Duration::from_secs(4);
+    let (handler, mut stage) = Stage::new();
+    let rig = Rig::start(simple(settings).handler("stage", defaults(), handler)).await;
+    // A message of 2 MiB, with its payload and its result.
+    let large = v1::JobSpec { payload: vec![7; 1 << 20].into(), ..job("echo") };
+    let large = rig.submit(large).await.id;
+    rig.ends(&large).await;
+
+    let kept = async || rig.metric("jobmill_grpc_untaken_bytes").await;
+    let mut stalled = Vec::new();
+    for _ in 0..STALLED {
+        // Each on a connection of its own, of which the client takes 64 KiB before somebody reads.
+        let guest = Endpoint::from_shared(format!("http://{}", rig.address())).unwrap();
+        let guest = soon(guest.initial_stream_window_size(65_535).connect()).await.unwrap();
+        let watch = v1::WatchStatusRequest { view: 2, ..in_default() };
+        let watch = soon(JobQueueClient::new(guest).watch_status(watch)).await.unwrap();
+        stalled.push(Watcher::new(watch.into_inner()));
+        assert!(kept().await <= KEPT_MAX_BYTES);
+    }
+    let mut healthy = rig.watch(v1::WatchStatusRequest { view: 2, ..in_default() }).await;
+    let id = rig.submit(v1::JobSpec { payload: "small".into(), ..job("stage") }).await.id;
+    stage.next().await.succeeds();
+    loop {
+        let event = healthy.next().await;
+        assert!(kept().await <= KEPT_MAX_BYTES);
+        if let Event::Snapshot(job) | Event::Updated(v1::JobUpdated { job: Some(job), .. }) = event
+            && job.id == id
+            && job.state() == JobState::Succeeded
+        {
+            assert_eq!(job.payload, "small");
+            break;
+        }
+    }
+    assert!(rig.metric("jobmill_grpc_answers_cut_total").await > 0.0);
+
+    // One that was cut hears of it when it reads on.
+    let mut cut = 0;
+    for mut watcher in stalled {
+        match watcher.message().await {
+            Ok(Some(message)) => assert_eq!(message.events.len(), 1),
+            Ok(None) => panic!("a watch by a filter has no end"),
+            Err(_) => cut += 1,
+        }
+    }
+    assert!(cut > 0, "all of them fitted");
+    let mut again = rig.watch(v1::WatchStatusRequest { view: 2, ..in_default() }).await;
+    let told: Vec<_> = again.synced().await.into_iter().map(|job| job.payload.len()).collect();
+    assert_eq!(told, [1 << 20, "small".len()]);
+    drop((again, healthy));
+    soon(async {
+        while kept().await > 0.0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    rig.stop().await;
 }
 
 /// Reads until all jobs have been told, and those that have ended as ended; returns how many these are.
