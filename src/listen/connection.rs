@@ -127,7 +127,7 @@ impl Connection {
                 let peer = Peer { address, certificate, standing };
                 Ok(Connection { stream, peer, preface, leaves, place })
             }
-            Ok(Err(error)) => Err(refused(Refused::Handshake, Some(error))),
+            Ok(Err((why, error))) => Err(refused(why, Some(error))),
             Err(_) => Err(refused(Refused::TooSlow, None)),
         }
     }
@@ -152,16 +152,22 @@ impl Connection {
 }
 
 /// Until the handshake is done, or, without one, the first byte has come.
-async fn begin(stream: TcpStream, acceptor: Option<TlsAcceptor>) -> io::Result<(Stream, Option<Arc<str>>)> {
+async fn begin(
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+) -> Result<(Stream, Option<Arc<str>>), (Refused, io::Error)> {
+    let failed = |error| (Refused::Handshake, error);
     // Answers are often small, and must not wait for the acknowledgement of the ones before.
-    stream.set_nodelay(true)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    match stream.peek(&mut [0]).await {
+        Ok(0) => return Err((Refused::Left, io::ErrorKind::UnexpectedEof.into())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err((Refused::Left, error)),
+        peeked => peeked.map_err(failed)?,
+    };
     let Some(acceptor) = acceptor else {
-        if stream.peek(&mut [0]).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
         return Ok((Stream::Plain(stream), None));
     };
-    let stream = acceptor.accept(stream).await?;
+    let stream = acceptor.accept(stream).await.map_err(failed)?;
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates().and_then(|chain| tls::name(chain.first()?));
     Ok((Stream::Tls(Box::new(stream)), certificate))

@@ -188,6 +188,11 @@ impl Listener {
                 ..audit::Call::default()
             });
         }
+        if refusal.why == Refused::Left {
+            // Probes do so for ever.
+            tracing::debug!(peer = %refusal.peer, "a connection was closed before it said anything");
+            return;
+        }
         self.notice.tell(refusal.why, || match &refusal.error {
             Some(error) => format!("{}: {error}", refusal.peer),
             None => refusal.peer.to_string(),

@@ -19,6 +19,8 @@ pub enum Refused {
     GaveWay,
     /// Its handshake or its first bytes did not come in time.
     TooSlow,
+    /// The peer closed it before it said anything, as a TCP probe does.
+    Left,
     /// Its TLS handshake failed, or it broke before it said anything.
     Handshake,
     /// The system could not give the connection: it has no file descriptor or memory left. Counts tries, not
@@ -28,8 +30,14 @@ pub enum Refused {
 
 impl Refused {
     /// All reasons.
-    pub const ALL: [Refused; 5] =
-        [Refused::TooMany, Refused::GaveWay, Refused::TooSlow, Refused::Handshake, Refused::NoResources];
+    pub const ALL: [Refused; 6] = [
+        Refused::TooMany,
+        Refused::GaveWay,
+        Refused::TooSlow,
+        Refused::Left,
+        Refused::Handshake,
+        Refused::NoResources,
+    ];
 
     /// A word for it, such as `too_many`.
     #[must_use]
@@ -38,6 +46,7 @@ impl Refused {
             Refused::TooMany => "too_many",
             Refused::GaveWay => "gave_way",
             Refused::TooSlow => "too_slow",
+            Refused::Left => "left",
             Refused::Handshake => "handshake",
             Refused::NoResources => "no_resources",
         }
@@ -157,6 +166,6 @@ mod tests {
             (0..=count).for_each(|_| stats.refused(why));
         }
         let counts = Refused::ALL.map(|why| stats.refused_total(why));
-        assert_eq!(counts, [1, 2, 3, 4, 5]);
+        assert_eq!(counts, [1, 2, 3, 4, 5, 6]);
     }
 }

@@ -1,11 +1,12 @@
 //! Connections: how many there may be, how soon they must speak, and what becomes of the others. Whatever strangers
 //! do, those who are connected are served.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use jobmill::{config::LimitSettings, listen::Refused};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
 };
 
@@ -53,6 +54,55 @@ async fn who_does_not_speak_in_time_is_cut() {
     // The one that spoke stays, although its time for that is long over.
     rig.submit(job("echo")).await;
     rig.stop().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_probe_that_connects_and_closes_is_counted_and_writes_no_line_above_debug() {
+    const PROBES: usize = 20;
+    let mut server = tokio::process::Command::new(env!("CARGO_BIN_EXE_jobmill"))
+        .args([
+            "serve",
+            "--memory",
+            "--listen",
+            "127.0.0.1:0",
+            "--metrics-listen",
+            "127.0.0.1:0",
+            "--log",
+            "info",
+        ])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(server.stdout.take().unwrap()).lines();
+    let mut line = async || soon(stdout.next_line()).await.unwrap().expect("a server that starts");
+    let address = line().await.split(' ').nth(3).unwrap().to_owned();
+    let metrics = line().await;
+    let metrics = metrics.split('/').nth(2).unwrap().parse().unwrap();
+    for n in 0..PROBES {
+        let probe = soon(TcpStream::connect(&address)).await.unwrap();
+        if n % 2 == 0 {
+            // With a reset, as load balancers do.
+            probe.set_zero_linger().unwrap();
+        }
+    }
+    let counted = async {
+        while !crate::metrics::get(metrics, "/metrics")
+            .await
+            .body
+            .contains(&format!("jobmill_connections_refused_total{{reason=\"left\"}} {PROBES}\n"))
+        {}
+    };
+    soon(counted).await;
+    kill_process(Pid::from_raw(server.id().unwrap() as i32).unwrap(), Signal::TERM).unwrap();
+    let mut log = String::new();
+    soon(server.stderr.take().unwrap().read_to_string(&mut log)).await.unwrap();
+    assert!(log.contains("draining") && !log.contains("connection"), "{log}");
+    soon(server.wait()).await.unwrap();
 }
 
 #[tokio::test]

@@ -28,10 +28,10 @@ use crate::support::{
 };
 
 /// An answer over HTTP: its first line, all of its headers, and its body.
-struct Answer {
+pub(crate) struct Answer {
     status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 async fn ask(address: SocketAddr, request: &str) -> Answer {
@@ -48,7 +48,7 @@ async fn ask(address: SocketAddr, request: &str) -> Answer {
     Answer { status, head: head.to_lowercase(), body: body.to_owned() }
 }
 
-async fn get(address: SocketAddr, path: &str) -> Answer {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
     ask(address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await
 }
 

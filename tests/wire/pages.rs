@@ -7,9 +7,13 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use jobmill::config::Settings;
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tonic::codegen::http::{HeaderMap, Request, StatusCode};
 
+use crate::frames;
 use crate::support::{Rig, job, memory, simple, soon, submission};
 
 const PAGE: &str = "https://app.example";
@@ -56,6 +60,56 @@ async fn ask(address: SocketAddr, method: &str, headers: &[(&str, &str)]) -> Opt
     connection.abort();
     Some(Answer { status: head.status, headers: head.headers, body })
 }
+
+/// What comes back on a stream first: the kind of a frame, and its payload.
+async fn first_on(connection: &mut TcpStream, stream: u32) -> (u8, Vec<u8>) {
+    let next = async {
+        loop {
+            let mut head = [0; 9];
+            connection.read_exact(&mut head).await.unwrap();
+            let [a, b, c, kind, _, on @ ..] = head;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            connection.read_exact(&mut payload).await.unwrap();
+            if u32::from_be_bytes(on) == stream {
+                return (kind, payload);
+            }
+        }
+    };
+    soon(next).await
+}
+
+#[tokio::test]
+async fn a_list_of_addresses_in_place_of_a_name_is_reset_and_calls_beside_it_are_served() {
+    let rig = Rig::start(simple(memory())).await;
+    let mut connection = soon(TcpStream::connect(rig.address())).await.unwrap();
+    connection
+        .write_all(&[frames::PREFACE, &frames::frame(frames::SETTINGS, 0, 0, &[])].concat())
+        .await
+        .unwrap();
+    // As the clients of gRPC's C core call `ipv4:127.0.0.1:1,127.0.0.1:2`.
+    for (stream, authority, answer) in [
+        (1, "127.0.0.1:1,127.0.0.1:2", (frames::RST_STREAM, Some(PROTOCOL_ERROR))),
+        (3, "localhost", (frames::HEADERS, None)),
+    ] {
+        let headers = [
+            frames::header(":method", "POST"),
+            frames::header(":scheme", "http"),
+            frames::header(":path", "/jobmill.v1.QueueService/ListQueues"),
+            frames::header(":authority", authority),
+            frames::header("content-type", "application/grpc"),
+            frames::header("te", "trailers"),
+        ];
+        let flags = frames::END_HEADERS | frames::END_STREAM;
+        let call = frames::frame(frames::HEADERS, flags, stream, &headers.concat());
+        connection.write_all(&call).await.unwrap();
+        let (kind, payload) = first_on(&mut connection, stream).await;
+        assert_eq!(kind, answer.0, "{authority}");
+        assert!(answer.1.is_none_or(|code: u32| payload == code.to_be_bytes()), "{payload:?}");
+    }
+    rig.stop().await;
+}
+
+const PROTOCOL_ERROR: u32 = 1;
 
 const WEB: (&str, &str) = ("content-type", "application/grpc-web+proto");
 const ORIGIN: (&str, &str) = ("origin", PAGE);

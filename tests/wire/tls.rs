@@ -150,6 +150,9 @@ async fn calls_over_tls_are_served_and_all_else_is_refused() {
     let server = start(settings).await;
     call(home.client(&server)).await.unwrap();
     let address = server.local_addr().unwrap().to_string();
+    // A probe, which says nothing.
+    drop(soon(TcpStream::connect(&address)).await.unwrap());
+    counted(&server, Refused::Left, 1).await;
     // In the clear.
     refused(Client::builder(&format!("http://{address}")).retry_for(std::time::Duration::ZERO)).await;
     counted(&server, Refused::Handshake, 1).await;
