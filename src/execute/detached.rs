@@ -31,6 +31,12 @@ impl<F: Fn(Report) + Send + Sync + 'static> AttemptReports for Detached<F> {
     fn output_line(&self, line: &[u8]) {
         (self.0)(Report::OutputLine(line.to_vec()));
     }
+
+    fn waits_to_start(&self) {}
+
+    fn starts(&self) -> bool {
+        true
+    }
 }
 
 impl Attempt {

@@ -61,6 +61,10 @@ pub(crate) trait AttemptReports: Send + Sync + 'static {
     fn progress(&self, progress: Progress);
     /// Adds a line to the job's output. Bytes that are not UTF-8 are replaced; a long line is cut.
     fn output_line(&self, line: &[u8]);
+    /// Holds the attempt's timeout until it starts.
+    fn waits_to_start(&self);
+    /// Has the timeout begin; false if the attempt is to stop before it has started.
+    fn starts(&self) -> bool;
 }
 
 impl Attempt {
@@ -122,6 +126,18 @@ impl Attempt {
         });
     }
 
+    /// Holds the attempt's timeout until its work [starts](Attempt::starts). Until then it may end with
+    /// [`HandlerError::not_started`]. A handler that waits says so before it waits for the first time.
+    pub(crate) fn waits_to_start(&self) {
+        self.reports.waits_to_start();
+    }
+
+    /// Ends the wait for the start of the work. False if the server is about to stop: then the work must not start.
+    #[must_use]
+    pub(crate) fn starts(&self) -> bool {
+        self.reports.starts()
+    }
+
     /// Adds a line to the job's output: watchers see it at once, and the end of the output is kept with the job.
     pub fn output_line(&self, line: impl AsRef<[u8]>) {
         self.reports.output_line(line.as_ref());
@@ -149,6 +165,8 @@ pub(crate) fn cut(text: &str, max: usize) -> &str {
 pub struct HandlerError {
     pub(crate) failure: Failure,
     pub(crate) delay: Option<Duration>,
+    /// Whether the attempt certainly did not begin: then it does not count.
+    pub(crate) never_started: bool,
 }
 
 impl HandlerError {
@@ -174,7 +192,14 @@ impl HandlerError {
                 retryable,
             },
             delay: None,
+            never_started: false,
         }
+    }
+
+    /// The end of an attempt that certainly did not begin. It does not count, and its job is ready again after `delay`.
+    pub(crate) fn not_started(message: impl fmt::Display, delay: Duration) -> Self {
+        let error = Self::new(FailureReason::StartFailed, message, true).with_delay(delay);
+        HandlerError { never_started: true, ..error }
     }
 
     /// Adds the application's own code. It is cut to 128 bytes.
@@ -190,7 +215,8 @@ impl HandlerError {
         self
     }
 
-    /// Sets the delay to the next attempt, in place of the job's retry policy.
+    /// Sets the delay to the next attempt, in place of that of the job's retry policy. The policy's jitter makes it
+    /// longer, and never shorter.
     #[must_use]
     pub fn with_delay(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);

@@ -68,7 +68,7 @@ fn events(lease: LeaseToken) -> [(&'static str, Event); 10] {
         ("succeed", Event::Succeed { lease }),
         ("fail", Event::Fail { lease, failure: failure(true), delay: None }),
         ("fail for good", Event::Fail { lease, failure: failure(false), delay: None }),
-        ("release", Event::Release { lease }),
+        ("release", Event::Release { lease, delay: None }),
         ("cancel", Event::Cancel),
         ("retry", Event::Retry),
         ("expire", Event::Expire),
@@ -203,7 +203,7 @@ fn a_retry_gives_an_ended_job_one_more_attempt_if_it_has_none() {
 #[test]
 fn a_released_first_attempt_leaves_no_trace() {
     let claimed = Job { attempt: 1, ..job(State::Running { lease: LEASE }) };
-    let changed = transition(&claimed, &Event::Release { lease: LEASE }, MOMENT).unwrap();
+    let changed = transition(&claimed, &Event::Release { lease: LEASE, delay: None }, MOMENT).unwrap();
     assert_eq!((changed.job.attempt, changed.job.started), (0, None));
     assert!(changed.ended_attempt.is_none());
 }

@@ -37,8 +37,12 @@ fn a_stale_lease_changes_nothing(rig: &mut Rig) {
     assert_eq!(second.attempt, 2);
     let end = rig.end();
     let progress = Arc::new(Progress { fraction: 0.5, ..Progress::default() });
-    for body in [ReportBody::Progress(progress), returned("x", "y"), failed(false, "z"), ReportBody::Released]
-    {
+    for body in [
+        ReportBody::Progress(progress),
+        returned("x", "y"),
+        failed(false, "z"),
+        ReportBody::Released { delay: None },
+    ] {
         assert_eq!(rig.report(&first, body), Err(Refusal::LeaseLost(StateName::Running)));
     }
     assert_eq!((rig.end(), rig.job(first.id)), (end, second.clone()));
@@ -62,7 +66,7 @@ fn leases_only_grow(rig: &mut Rig) {
         for running in rig.all_jobs().iter().filter(|job| job.state.lease().is_some()) {
             assert!(Some(lease(running)) > last);
             last = Some(lease(running));
-            let body = if round % 2 == 0 { succeeded() } else { ReportBody::Released };
+            let body = if round % 2 == 0 { succeeded() } else { ReportBody::Released { delay: None } };
             rig.report(running, body).unwrap();
         }
         rig.crash();
@@ -106,7 +110,7 @@ fn a_failure_for_good_ends_the_job(rig: &mut Rig) {
 fn a_released_attempt_does_not_count(rig: &mut Rig) {
     rig.queue("q", 1);
     let first = rig.submit(NewJob { max_attempts: 1, ..job("q", Rig::KIND) });
-    rig.report(&first, ReportBody::Released).unwrap();
+    rig.report(&first, ReportBody::Released { delay: None }).unwrap();
     let back = rig.job(first.id);
     assert_eq!((back.state.name(), back.attempt, back.started), (StateName::Queued, 0, None));
     rig.tick();

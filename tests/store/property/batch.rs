@@ -127,6 +127,6 @@ fn body(told: Told) -> ReportBody {
             delay: delay_millis.map(Duration::from_millis),
             tail: "tail".into(),
         },
-        Told::Release => ReportBody::Released,
+        Told::Release => ReportBody::Released { delay: None },
     }
 }
