@@ -21,6 +21,7 @@ both_stores!(
     the_last_attempt_ends_the_job,
     a_failure_for_good_ends_the_job,
     a_released_attempt_does_not_count,
+    an_attempt_that_is_released_for_later_does_not_count_either,
     progress_is_a_change_like_others,
     results_and_tails_are_kept,
     an_attempt_is_not_shown_with_anothers_tail,
@@ -120,6 +121,26 @@ fn a_released_attempt_does_not_count(rig: &mut Rig) {
     assert_eq!(rig.report(&first, succeeded()), Err(Refusal::LeaseLost(StateName::Running)));
     rig.report(&again, succeeded()).unwrap();
     assert_eq!(rig.whole(first.id).attempts.len(), 1);
+}
+
+fn an_attempt_that_is_released_for_later_does_not_count_either(rig: &mut Rig) {
+    rig.queue("q", 1);
+    let retry = jobmill::job::RetryPolicy { jitter: 0.0, ..jobmill::job::RetryPolicy::DEFAULT };
+    let first = rig.submit(NewJob { max_attempts: 1, retry, ..job("q", Rig::KIND) });
+    let next = rig.submit(NewJob { max_attempts: 1, ..job("q", Rig::KIND) });
+    let delay = Some(std::time::Duration::from_secs(2));
+    rig.report(&first, ReportBody::Released { delay }).unwrap();
+    let back = rig.job(first.id);
+    assert_eq!((back.state.name(), back.attempt, back.started), (StateName::Scheduled, 0, None));
+    assert_eq!(back.state.due(), Some(rig.now.after(std::time::Duration::from_secs(2))));
+    // Its slot is free for others meanwhile.
+    assert_eq!(rig.state(next.id), StateName::Running);
+    rig.report(&rig.job(next.id), succeeded()).unwrap();
+    rig.crash();
+    rig.pass(2);
+    rig.tick();
+    let again = rig.job(first.id);
+    assert_eq!((again.state.name(), again.attempt), (StateName::Running, 1));
 }
 
 fn progress_is_a_change_like_others(rig: &mut Rig) {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     frames::{DATA, END_STREAM, RST_STREAM},
-    support::{job, manual_clock},
+    support::{job, manual_clock, soon},
 };
 
 async fn endpoint() -> (Secure, HttpHandler) {
@@ -93,6 +93,36 @@ async fn a_request_that_is_refused_each_time_is_a_failure_in_the_end() {
         "{failure:?}"
     );
     assert!(failure.retryable);
+}
+
+#[tokio::test]
+async fn a_request_that_is_sent_again_is_the_same_to_the_last_byte() {
+    let secure = Secure::start(&["h2"]).await;
+    let signing_secrets = vec!["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap()];
+    let settings = HttpSettings { signing_secrets, ..secure.settings("localhost") };
+    let clock = manual_clock();
+    let call = call(&HttpHandler::new(settings, Clock::Manual(clock.clone())).unwrap(), "payload");
+    let mut connection = soon(h2::server::handshake(secure.accept().await.unwrap())).await.unwrap();
+    let (first, mut refusal) = soon(connection.accept()).await.unwrap().unwrap();
+    let served = async {
+        refusal.send_reset(h2::Reason::REFUSED_STREAM);
+        clock.advance(Duration::from_secs(1));
+        let (again, mut answer) = connection.accept().await.unwrap().unwrap();
+        assert_eq!((again.uri(), again.headers()), (first.uri(), first.headers()));
+        assert_eq!(again.headers()["webhook-timestamp"], "1800000000");
+        let taken = async {
+            let mut body = again.into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "payload");
+            let head = http::Response::new(());
+            answer.send_response(head, true).unwrap();
+        };
+        // The connection moves only while it is polled.
+        tokio::join!(taken, async { while let Some(Ok(_)) = connection.accept().await {} })
+    };
+    tokio::select! {
+        _ = soon(served) => panic!("the connection goes on"),
+        outcome = outcome(call) => assert_eq!(outcome.unwrap().bytes, ""),
+    }
 }
 
 #[tokio::test(start_paused = true)]
