@@ -111,13 +111,11 @@ impl AttemptReports for AttemptVoice {
         self.progressed.notify_one();
     }
 
-    fn waits_to_start(&self) {
-        self.waits_to_start.store(true, Ordering::Release);
-    }
-
-    fn starts(&self) -> bool {
-        self.waits_to_start.store(false, Ordering::Release);
-        self.started.notify_one();
+    fn waits_to_start(&self, waits: bool) -> bool {
+        self.waits_to_start.store(waits, Ordering::Release);
+        if !waits {
+            self.started.notify_one();
+        }
         !self.stopping.is_cancelled()
     }
 

@@ -32,9 +32,7 @@ impl<F: Fn(Report) + Send + Sync + 'static> AttemptReports for Detached<F> {
         (self.0)(Report::OutputLine(line.to_vec()));
     }
 
-    fn waits_to_start(&self) {}
-
-    fn starts(&self) -> bool {
+    fn waits_to_start(&self, _: bool) -> bool {
         true
     }
 }

@@ -61,10 +61,8 @@ pub(crate) trait AttemptReports: Send + Sync + 'static {
     fn progress(&self, progress: Progress);
     /// Adds a line to the job's output. Bytes that are not UTF-8 are replaced; a long line is cut.
     fn output_line(&self, line: &[u8]);
-    /// Holds the attempt's timeout until it starts.
-    fn waits_to_start(&self);
-    /// Has the timeout begin; false if the attempt is to stop before it has started.
-    fn starts(&self) -> bool;
+    /// Holds the attempt's timeout while it waits for something before it starts. Returns whether it may start still.
+    fn waits_to_start(&self, waits: bool) -> bool;
 }
 
 impl Attempt {
@@ -126,16 +124,21 @@ impl Attempt {
         });
     }
 
-    /// Holds the attempt's timeout until its work [starts](Attempt::starts). Until then it may end with
-    /// [`HandlerError::not_started`]. A handler that waits says so before it waits for the first time.
-    pub(crate) fn waits_to_start(&self) {
-        self.reports.waits_to_start();
-    }
-
-    /// Ends the wait for the start of the work. False if the server is about to stop: then the work must not start.
-    #[must_use]
-    pub(crate) fn starts(&self) -> bool {
-        self.reports.starts()
+    /// Waits for what the work needs before it can start; its timeout counts from then on. `None` where the attempt is to
+    /// stop before: then it ends with [`HandlerError::not_started`]. Called before a handler waits for anything else.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "only calls of endpoints wait before they start")
+    )]
+    pub(crate) async fn start_after<T>(&self, needed: impl Future<Output = T>) -> Option<T> {
+        self.reports.waits_to_start(true);
+        let needed = tokio::select! {
+            biased;
+            () = self.cancelled() => None,
+            needed = needed => Some(needed),
+        };
+        // What is needed may come free just because the server stops.
+        needed.filter(|_| self.reports.waits_to_start(false))
     }
 
     /// Adds a line to the job's output: watchers see it at once, and the end of the output is kept with the job.
@@ -196,10 +199,15 @@ impl HandlerError {
         }
     }
 
-    /// The end of an attempt that certainly did not begin. It does not count, and its job is ready again after `delay`.
-    pub(crate) fn not_started(message: impl fmt::Display, delay: Duration) -> Self {
-        let error = Self::new(FailureReason::StartFailed, message, true).with_delay(delay);
-        HandlerError { never_started: true, ..error }
+    /// The end of an attempt that certainly did not begin. It does not count, and its job is ready again, after `delay`
+    /// if there is one.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "only calls of endpoints wait before they start")
+    )]
+    pub(crate) fn not_started(message: impl fmt::Display, delay: Option<Duration>) -> Self {
+        let error = Self::new(FailureReason::StartFailed, message, true);
+        HandlerError { delay, never_started: true, ..error }
     }
 
     /// Adds the application's own code. It is cut to 128 bytes.

@@ -105,20 +105,10 @@ impl Handler for HttpHandler {
     fn run(&self, attempt: Attempt) -> HandlerFuture {
         let endpoint = Arc::clone(&self.endpoint);
         Box::pin(async move {
-            let stopped =
-                || HandlerError::not_started("it was stopped before it had a connection", Duration::ZERO);
-            // Its timeout counts from when it has a place.
-            attempt.waits_to_start();
-            let place = tokio::select! {
-                biased;
-                () = attempt.cancelled() => return Err(stopped()),
-                place = endpoint.pool.place() => place,
+            let Some(place) = attempt.start_after(endpoint.pool.place()).await else {
+                return Err(HandlerError::not_started("it was stopped before it had a connection", None));
             };
-            let place = place.map_err(|none| HandlerError::not_started(none, NO_PLACE_DELAY))?;
-            // Places come free because others are stopped, too.
-            if !attempt.starts() {
-                return Err(stopped());
-            }
+            let place = place.map_err(|none| HandlerError::not_started(none, Some(NO_PLACE_DELAY)))?;
             tokio::select! {
                 biased;
                 result = endpoint.call(&attempt, place) => result,

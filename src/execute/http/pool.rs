@@ -153,7 +153,8 @@ impl Pool {
     pub(super) async fn give_back(&self, mut place: Place) {
         match place.exchange.take() {
             Some(Exchange::Http1(mut connection)) => {
-                if tokio::time::timeout(RELEASE_MAX, connection.ready()).await == Ok(true) {
+                let is_ready = tokio::time::timeout(RELEASE_MAX, connection.ready()).await;
+                if is_ready == Ok(true) {
                     self.open.lock().push(Connection::Http1(connection));
                 }
             }
