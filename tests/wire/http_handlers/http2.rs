@@ -101,7 +101,8 @@ async fn a_request_that_is_sent_again_is_the_same_to_the_last_byte() {
     let signing_secrets = vec!["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap()];
     let settings = HttpSettings { signing_secrets, ..secure.settings("localhost") };
     let clock = manual_clock();
-    let call = call(&HttpHandler::new(settings, Clock::Manual(clock.clone())).unwrap(), "payload");
+    let handler = HttpHandler::new(settings, Clock::Manual(clock.clone())).unwrap();
+    let call = call(&handler, "payload");
     let mut connection = soon(h2::server::handshake(secure.accept().await.unwrap())).await.unwrap();
     let (first, mut refusal) = soon(connection.accept()).await.unwrap().unwrap();
     let served = async {
