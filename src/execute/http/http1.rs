@@ -39,8 +39,9 @@ impl Http1 {
                 Ok(answer)
             }
             Err(error) => {
-                // Once a single byte is out, the endpoint may have begun, and a POST may do harm twice.
-                let is_unsent = self.vitals.sent_bytes() == sent_before;
+                // Once a single byte is out, the endpoint may have begun, and a POST may do harm twice. A request that
+                // was never taken up comes back, and then the bytes are TLS's last ones.
+                let is_unsent = error.message().is_some() || self.vitals.sent_bytes() == sent_before;
                 let fate = if is_unsent { Fate::Unsent } else { Fate::Unknown };
                 Err(Unanswered { error: error.into_error().into(), fate })
             }
