@@ -40,13 +40,15 @@ pub enum Event {
         lease: LeaseToken,
         /// Why.
         failure: Arc<Failure>,
-        /// The handler's own wish for the delay to the next attempt.
+        /// The handler's own wish for the delay to the next attempt. The policy's jitter makes it longer.
         delay: Option<Duration>,
     },
     /// Its attempt was claimed but never started.
     Release {
         /// The attempt's right to report.
         lease: LeaseToken,
+        /// How long the job is not ready again, if it is not at once. The policy's jitter makes it longer.
+        delay: Option<Duration>,
     },
     /// Somebody wants it stopped.
     Cancel,
@@ -85,7 +87,7 @@ pub struct Changed {
     pub ended_attempt: Option<AttemptRecord>,
 }
 
-/// The state in which a new job, or one run anew, waits.
+/// The state in which a new job, or one whose attempt never started, waits.
 #[must_use]
 pub fn waiting_state(run_time: Option<Timestamp>, moment: Moment) -> State {
     match run_time {
@@ -160,7 +162,10 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             let state = if cancelling {
                 State::Cancelled
             } else if failure.retryable && job.attempt < job.max_attempts {
-                let delay = delay.unwrap_or_else(|| job.spec.retry.delay(job.attempt, moment.random));
+                let delay = match delay {
+                    Some(delay) => job.spec.retry.at_least(*delay, moment.random),
+                    None => job.spec.retry.delay(job.attempt, moment.random),
+                };
                 State::BackingOff { due: moment.now.after(delay) }
             } else {
                 State::Failed
@@ -175,10 +180,12 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             });
             Ok(next)
         }
-        Event::Release { lease } => {
+        Event::Release { lease, delay } => {
+            let delay = delay.filter(|delay| !delay.is_zero());
+            let run_time = delay.map(|delay| moment.now.after(job.spec.retry.at_least(delay, moment.random)));
             let state = match held(job, *lease)? {
                 Held::Cancelling => State::Cancelled,
-                Held::Running => State::Queued { order: moment.position },
+                Held::Running => waiting_state(run_time, moment),
             };
             let mut next = changed(job, state, moment);
             next.job.attempt = job.attempt.saturating_sub(1);

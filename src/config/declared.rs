@@ -49,7 +49,7 @@ const COMMAND_KEYS: [&str; 6] =
     ["command", "env", "env_allow", "working_dir", "kill_grace", "permanent_exit_codes"];
 
 /// The keys of kinds that are mapped to a URL.
-const HTTP_KEYS: [&str; 9] = [
+const HTTP_KEYS: [&str; 11] = [
     "url",
     "headers",
     "signing_secret_files",
@@ -59,6 +59,8 @@ const HTTP_KEYS: [&str; 9] = [
     "ca_file",
     "connect_timeout",
     "max_connections",
+    "connection_wait",
+    "idle_timeout",
 ];
 
 /// The keys of `[kinds."NAME".retry]`.

@@ -16,7 +16,8 @@ use super::{
     declared::{Context, optional},
     fault::Place,
     http::{
-        Authorities, CONNECT_TIMEOUT, HttpSettings, HttpUrl, MAX_CONNECTIONS, SecretError, SigningSecret,
+        Authorities, CONNECT_TIMEOUT, CONNECTION_WAIT, HttpSettings, HttpUrl, IDLE_TIMEOUT, MAX_CONNECTIONS,
+        SecretError, SigningSecret,
     },
     limits,
     paths::path_from,
@@ -51,6 +52,10 @@ pub(super) fn endpoint(
     let connect_timeout = section.setting("connect_timeout", &connect_timeout, CONNECT_TIMEOUT, reading);
     let max_connections = IntIn(limits::HTTP_CONNECTIONS);
     let max_connections = section.setting("max_connections", &max_connections, MAX_CONNECTIONS, reading);
+    let connection_wait = DurationIn(limits::CONNECTION_WAIT);
+    let connection_wait = section.setting("connection_wait", &connection_wait, CONNECTION_WAIT, reading);
+    let idle_timeout = DurationIn(limits::IDLE_TIMEOUT);
+    let idle_timeout = section.setting("idle_timeout", &idle_timeout, IDLE_TIMEOUT, reading);
 
     let (url, _) = url?;
     if let (Ok(address), Some(value)) = (url.host().parse::<IpAddr>(), section.get("url"))
@@ -67,6 +72,8 @@ pub(super) fn endpoint(
         authorities: authorities.map(|(_, authorities)| authorities),
         connect_timeout,
         max_connections,
+        connection_wait,
+        idle_timeout,
     })))
 }
 

@@ -15,6 +15,8 @@ use crate::tls;
 
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const MAX_CONNECTIONS: u32 = 100;
+pub(super) const CONNECTION_WAIT: Duration = Duration::from_secs(30);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An endpoint that runs jobs: each attempt is one POST to it.
 #[derive(Clone)]
@@ -34,10 +36,15 @@ pub struct HttpSettings {
     pub connect_timeout: Duration,
     /// How many requests may be under way, and how many connections open. Further attempts wait.
     pub max_connections: u32,
+    /// How long an attempt may wait for one of them. Then its job goes back, and the attempt does not count.
+    pub connection_wait: Duration,
+    /// How long a connection without requests is used again, counted from the last that was received.
+    pub idle_timeout: Duration,
 }
 
 impl HttpSettings {
-    /// The defaults for an endpoint: unsigned requests, public addresses only, 10 s to connect, 100 connections.
+    /// The defaults for an endpoint: unsigned requests, public addresses only, 10 s to connect, 100 connections,
+    /// 30 s to wait for one, and 30 s for one to be idle.
     #[must_use]
     pub fn new(url: HttpUrl) -> Self {
         HttpSettings {
@@ -48,6 +55,8 @@ impl HttpSettings {
             authorities: None,
             connect_timeout: CONNECT_TIMEOUT,
             max_connections: MAX_CONNECTIONS,
+            connection_wait: CONNECTION_WAIT,
+            idle_timeout: IDLE_TIMEOUT,
         }
     }
 }
@@ -63,6 +72,8 @@ impl fmt::Debug for HttpSettings {
             authorities,
             connect_timeout,
             max_connections,
+            connection_wait,
+            idle_timeout,
         } = self;
         f.debug_struct("HttpSettings")
             .field("url", url)
@@ -72,6 +83,8 @@ impl fmt::Debug for HttpSettings {
             .field("authorities", authorities)
             .field("connect_timeout", connect_timeout)
             .field("max_connections", max_connections)
+            .field("connection_wait", connection_wait)
+            .field("idle_timeout", idle_timeout)
             .finish()
     }
 }

@@ -110,6 +110,10 @@ pub const CONNECT_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(5 * MINUTE);
 /// How many connections a kind may have.
 pub const HTTP_CONNECTIONS: RangeInclusive<u32> = 1..=10_000;
+/// How long an attempt may wait for a connection. Much less would only have its job come and go.
+pub const CONNECTION_WAIT: RangeInclusive<Duration> = Duration::from_secs(SECOND)..=Duration::from_secs(HOUR);
+/// How long a connection to an endpoint may be idle and be used again; 0 uses each once where requests can't share it.
+pub const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(HOUR);
 
 /// How large a configuration file may be.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;

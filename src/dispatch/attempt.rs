@@ -41,7 +41,7 @@ impl Dispatch {
         if self.stopping.is_cancelled() {
             // It never started: it goes back uncounted.
             self.forget(lease);
-            self.reports.ended(Report { id: job.id, lease, body: ReportBody::Released });
+            self.reports.ended(Report { id: job.id, lease, body: ReportBody::Released { delay: None } });
             return;
         }
         // For what handlers log. On the fastest path it costs as much as the rest of an attempt, so that only those
@@ -54,20 +54,26 @@ impl Dispatch {
             attempt = job.attempt
         );
         let mut span = self.traces.attempt(&job, ready);
-        let voice = Arc::new(AttemptVoice::new(job.id, job.attempt, lease, Arc::clone(&self.hub)));
+        let hub = Arc::clone(&self.hub);
+        let voice = Arc::new(AttemptVoice::new(job.id, job.attempt, lease, hub, self.stopping.clone()));
         let body = async {
             let traceparent = span.traceparent().to_owned();
             let ran = self.run_handler(&job, payload, lease, &voice, cancelled, traceparent).await;
             let result = judge(&job, ran);
-            if let Err(error) = &result {
-                log_failure(&job, error);
-                span.failed(error.failure.reason);
+            match &result {
+                Err(error) if error.never_started => log_release(&job, error),
+                Err(error) => {
+                    log_failure(&job, error);
+                    span.failed(error.failure.reason);
+                }
+                Ok(_) => {}
             }
             result
         };
         let body = match body.instrument(log).await {
             Ok(output) => ReportBody::Succeeded { output, tail: voice.tail() },
-            Err(HandlerError { failure, delay }) => {
+            Err(HandlerError { never_started: true, delay, .. }) => ReportBody::Released { delay },
+            Err(HandlerError { failure, delay, never_started: false }) => {
                 ReportBody::Failed { failure: Arc::new(failure), delay, tail: voice.tail() }
             }
         };
@@ -125,7 +131,7 @@ impl Dispatch {
             result = &mut run => return Ran::Ended(result, Stopped::No),
             () = cancelled.cancelled() => Stopped::Cancelled,
             () = self.stopping.cancelled() => Stopped::Draining,
-            () = tokio::time::sleep(job.spec.attempt_timeout) => Stopped::TimedOut,
+            () = voice.has_worked_for(job.spec.attempt_timeout) => Stopped::TimedOut,
         };
         stop.cancel();
         let patience = tokio::time::sleep(grace);
@@ -178,10 +184,13 @@ fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
             let media_type = cut(&output.media_type, RESULT_TYPE_MAX_BYTES).to_owned();
             Ok(Output { media_type, ..output })
         }
+        // What never started was not stopped either.
+        Ran::Ended(Err(error), _) if error.never_started => Err(error),
         Ran::Ended(Err(error), Stopped::No) => Err(error),
         Ran::Ended(Err(error), Stopped::Cancelled) => Err(HandlerError {
             failure: Failure { reason: FailureReason::Cancelled, ..error.failure },
             delay: None,
+            never_started: false,
         }),
         Ran::Ended(Err(_), Stopped::TimedOut) | Ran::CutOff(Stopped::TimedOut) => Err(timeout()),
         Ran::Ended(Err(_), Stopped::Draining) | Ran::CutOff(Stopped::Draining | Stopped::No) => Err(lost()),
@@ -200,6 +209,17 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> HandlerError {
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
     HandlerError::new(FailureReason::Panic, format!("the handler panicked: {message}"), true)
+}
+
+/// The message is one of this program's own.
+fn log_release(job: &Job, error: &HandlerError) {
+    tracing::warn!(
+        job = %job.id,
+        queue = job.spec.queue.as_str(),
+        kind = job.spec.kind.as_str(),
+        reason = error.message(),
+        "the attempt never started and does not count"
+    );
 }
 
 /// Never the payload, the result, or the handler's message, which may quote them.

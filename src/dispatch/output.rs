@@ -1,9 +1,17 @@
 //! What an attempt says while it runs: progress on its way to the store, and output on its way to watchers.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     commit::Reports,
@@ -26,6 +34,10 @@ pub(super) struct AttemptVoice {
     hub: Arc<Hub>,
     said: Mutex<Said>,
     progressed: Notify,
+    waits_to_start: AtomicBool,
+    started: Notify,
+    /// The server's: once cancelled, no work may start any more.
+    stopping: CancellationToken,
 }
 
 #[derive(Default)]
@@ -37,8 +49,32 @@ struct Said {
 }
 
 impl AttemptVoice {
-    pub(super) fn new(id: JobId, attempt: u32, lease: LeaseToken, hub: Arc<Hub>) -> Self {
-        AttemptVoice { id, attempt, lease, hub, said: Mutex::default(), progressed: Notify::new() }
+    pub(super) fn new(
+        id: JobId,
+        attempt: u32,
+        lease: LeaseToken,
+        hub: Arc<Hub>,
+        stopping: CancellationToken,
+    ) -> Self {
+        AttemptVoice {
+            id,
+            attempt,
+            lease,
+            hub,
+            said: Mutex::default(),
+            progressed: Notify::new(),
+            waits_to_start: AtomicBool::new(false),
+            started: Notify::new(),
+            stopping,
+        }
+    }
+
+    /// Returns once the attempt has worked for so long. What it waits for before it starts does not count.
+    pub(super) async fn has_worked_for(&self, timeout: Duration) {
+        while self.waits_to_start.load(Ordering::Acquire) {
+            self.started.notified().await;
+        }
+        tokio::time::sleep(timeout).await;
     }
 
     /// Sends the latest progress on, at most once in 500 ms. Never returns.
@@ -73,6 +109,14 @@ impl AttemptReports for AttemptVoice {
     fn progress(&self, progress: Progress) {
         self.said.lock().progress = Some(progress);
         self.progressed.notify_one();
+    }
+
+    fn waits_to_start(&self, waits: bool) -> bool {
+        self.waits_to_start.store(waits, Ordering::Release);
+        if !waits {
+            self.started.notify_one();
+        }
+        !self.stopping.is_cancelled()
     }
 
     fn output_line(&self, line: &[u8]) {

@@ -31,6 +31,10 @@ impl<F: Fn(Report) + Send + Sync + 'static> AttemptReports for Detached<F> {
     fn output_line(&self, line: &[u8]) {
         (self.0)(Report::OutputLine(line.to_vec()));
     }
+
+    fn waits_to_start(&self, _: bool) -> bool {
+        true
+    }
 }
 
 impl Attempt {

@@ -61,6 +61,8 @@ pub(crate) trait AttemptReports: Send + Sync + 'static {
     fn progress(&self, progress: Progress);
     /// Adds a line to the job's output. Bytes that are not UTF-8 are replaced; a long line is cut.
     fn output_line(&self, line: &[u8]);
+    /// Holds the attempt's timeout while it waits for something before it starts. Returns whether it may start still.
+    fn waits_to_start(&self, waits: bool) -> bool;
 }
 
 impl Attempt {
@@ -122,6 +124,23 @@ impl Attempt {
         });
     }
 
+    /// Waits for what the work needs before it can start; its timeout counts from then on. `None` where the attempt is to
+    /// stop before: then it ends with [`HandlerError::not_started`]. Called before a handler waits for anything else.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "only calls of endpoints wait before they start")
+    )]
+    pub(crate) async fn start_after<T>(&self, needed: impl Future<Output = T>) -> Option<T> {
+        self.reports.waits_to_start(true);
+        let needed = tokio::select! {
+            biased;
+            () = self.cancelled() => None,
+            needed = needed => Some(needed),
+        };
+        // What is needed may come free just because the server stops.
+        needed.filter(|_| self.reports.waits_to_start(false))
+    }
+
     /// Adds a line to the job's output: watchers see it at once, and the end of the output is kept with the job.
     pub fn output_line(&self, line: impl AsRef<[u8]>) {
         self.reports.output_line(line.as_ref());
@@ -149,6 +168,8 @@ pub(crate) fn cut(text: &str, max: usize) -> &str {
 pub struct HandlerError {
     pub(crate) failure: Failure,
     pub(crate) delay: Option<Duration>,
+    /// Whether the attempt certainly did not begin: then it does not count.
+    pub(crate) never_started: bool,
 }
 
 impl HandlerError {
@@ -174,7 +195,19 @@ impl HandlerError {
                 retryable,
             },
             delay: None,
+            never_started: false,
         }
+    }
+
+    /// The end of an attempt that certainly did not begin. It does not count, and its job is ready again, after `delay`
+    /// if there is one.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "only calls of endpoints wait before they start")
+    )]
+    pub(crate) fn not_started(message: impl fmt::Display, delay: Option<Duration>) -> Self {
+        let error = Self::new(FailureReason::StartFailed, message, true);
+        HandlerError { delay, never_started: true, ..error }
     }
 
     /// Adds the application's own code. It is cut to 128 bytes.
@@ -190,7 +223,8 @@ impl HandlerError {
         self
     }
 
-    /// Sets the delay to the next attempt, in place of the job's retry policy.
+    /// Sets the delay to the next attempt, in place of that of the job's retry policy. The policy's jitter makes it
+    /// longer, and never shorter.
     #[must_use]
     pub fn with_delay(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);

@@ -216,6 +216,14 @@ impl RetryPolicy {
         let delay_s = full_s * (1.0 - self.jitter * random);
         Duration::try_from_secs_f64(delay_s).unwrap_or(self.max_delay)
     }
+
+    /// How long to wait where `delay` was asked for, with `random` from 0 to 1: at least that, so that jobs that were
+    /// asked for the same do not all come back at once.
+    #[must_use]
+    pub fn at_least(&self, delay: Duration, random: f64) -> Duration {
+        let extra_s = delay.as_secs_f64() * self.jitter * random;
+        delay.saturating_add(Duration::try_from_secs_f64(extra_s).unwrap_or_default())
+    }
 }
 
 impl Default for RetryPolicy {

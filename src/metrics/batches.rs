@@ -34,6 +34,7 @@ struct KindMetrics {
     succeeded_attempts: IntCounter,
     /// In the order of [`REASONS`].
     failed_attempts: [IntCounter; REASONS.len()],
+    not_started: IntCounter,
     succeeded: IntCounter,
     failed: IntCounter,
     cancelled: IntCounter,
@@ -108,6 +109,7 @@ impl BatchMetrics {
                 run_seconds: run_seconds.with_label_values(&[kind]),
                 succeeded_attempts: attempts.with_label_values(&[kind, "succeeded"]),
                 failed_attempts: REASONS.map(|reason| attempts.with_label_values(&[kind, label(reason).0])),
+                not_started: attempts.with_label_values(&[kind, "not_started"]),
                 succeeded: ended(StateName::Succeeded),
                 failed: ended(StateName::Failed),
                 cancelled: ended(StateName::Cancelled),
@@ -234,6 +236,7 @@ impl KindMetrics {
             (State::Failed | State::Cancelled | State::BackingOff { .. }, Some(failure)) if ran => {
                 self.attempt_ended(job, &self.failed_attempts[label(failure.reason).1]);
             }
+            (State::Queued { .. } | State::Scheduled { .. }, _) if ran => self.not_started.inc(),
             _ => {}
         }
     }

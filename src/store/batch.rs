@@ -198,7 +198,10 @@ pub enum ReportBody {
         tail: String,
     },
     /// It never started.
-    Released,
+    Released {
+        /// How long its job is not ready again, if it is not at once.
+        delay: Option<Duration>,
+    },
 }
 
 /// The id of a request that may be repeated, as the store keeps it.

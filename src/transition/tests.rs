@@ -59,7 +59,7 @@ fn states() -> [(&'static str, State); 11] {
     ]
 }
 
-fn events(lease: LeaseToken) -> [(&'static str, Event); 10] {
+fn events(lease: LeaseToken) -> [(&'static str, Event); 11] {
     let progress = Arc::new(Progress { fraction: 0.9, ..Progress::default() });
     [
         ("due", Event::Due),
@@ -68,7 +68,8 @@ fn events(lease: LeaseToken) -> [(&'static str, Event); 10] {
         ("succeed", Event::Succeed { lease }),
         ("fail", Event::Fail { lease, failure: failure(true), delay: None }),
         ("fail for good", Event::Fail { lease, failure: failure(false), delay: None }),
-        ("release", Event::Release { lease }),
+        ("release", Event::Release { lease, delay: None }),
+        ("release for later", Event::Release { lease, delay: Some(Duration::from_secs(2)) }),
         ("cancel", Event::Cancel),
         ("retry", Event::Retry),
         ("expire", Event::Expire),
@@ -77,19 +78,19 @@ fn events(lease: LeaseToken) -> [(&'static str, Event); 10] {
 
 /// What each state becomes by each event: the next state, `-` where the state forbids it, `lost` where it has no lease.
 #[rustfmt::skip]
-const TABLE: [(&str, [&str; 10]); 11] = [
-    //                     due       start      progress      succeed      fail           for good     release      cancel        retry     expire
-    ("SCHEDULED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
-    ("SCHEDULED, due",   ["QUEUED", "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
-    ("QUEUED",           ["-",      "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "-",      "-"]),
-    ("RUNNING",          ["-",      "-",       "RUNNING",    "SUCCEEDED", "BACKING_OFF", "FAILED",    "QUEUED",    "CANCELLING", "-",      "-"]),
-    ("BACKING_OFF",      ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
-    ("BACKING_OFF, due", ["QUEUED", "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
-    ("CANCELLING",       ["-",      "-",       "CANCELLING", "SUCCEEDED", "CANCELLED",   "CANCELLED", "CANCELLED", "-",          "-",      "-"]),
-    ("SUCCEEDED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "-",          "-",      "-"]),
-    ("FAILED",           ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "-",          "QUEUED", "-"]),
-    ("CANCELLED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "-",          "QUEUED", "-"]),
-    ("EXPIRED",          ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "-",          "-",      "-"]),
+const TABLE: [(&str, [&str; 11]); 11] = [
+    //                     due       start      progress      succeed      fail           for good     release      later        cancel        retry     expire
+    ("SCHEDULED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
+    ("SCHEDULED, due",   ["QUEUED", "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
+    ("QUEUED",           ["-",      "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "CANCELLED",  "-",      "-"]),
+    ("RUNNING",          ["-",      "-",       "RUNNING",    "SUCCEEDED", "BACKING_OFF", "FAILED",    "QUEUED",    "SCHEDULED", "CANCELLING", "-",      "-"]),
+    ("BACKING_OFF",      ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
+    ("BACKING_OFF, due", ["QUEUED", "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
+    ("CANCELLING",       ["-",      "-",       "CANCELLING", "SUCCEEDED", "CANCELLED",   "CANCELLED", "CANCELLED", "CANCELLED", "-",          "-",      "-"]),
+    ("SUCCEEDED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "-",          "-",      "-"]),
+    ("FAILED",           ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "-",          "QUEUED", "-"]),
+    ("CANCELLED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "-",          "QUEUED", "-"]),
+    ("EXPIRED",          ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "-",          "-",      "-"]),
 ];
 
 /// What holds of every change, whatever it was.
@@ -107,7 +108,8 @@ fn assert_sound(before: &Job, event: &Event, after: &Job) {
         State::Running { lease } if started => assert_eq!(lease, LeaseToken::from_raw(8)),
         State::Running { lease } | State::Cancelling { lease } => assert_eq!(lease, LEASE),
         State::BackingOff { due } => assert_eq!(due, NOW.after(Duration::from_secs(2))),
-        State::Scheduled { .. } => panic!("nothing schedules a job that is there"),
+        State::Scheduled { due } if released => assert_eq!(due, NOW.after(Duration::from_secs(2))),
+        State::Scheduled { .. } => panic!("nothing else schedules a job that is there"),
         State::Succeeded | State::Failed | State::Cancelled | State::Expired => {}
     }
     assert_eq!(after.started, if started { Some(NOW) } else { before.started });
@@ -189,6 +191,22 @@ fn jitter_only_shortens_a_delay() {
 }
 
 #[test]
+fn jitter_only_lengthens_a_delay_that_was_asked_for() {
+    let policy = RetryPolicy { jitter: 0.5, ..RetryPolicy::DEFAULT };
+    let mut running = job(State::Running { lease: LEASE });
+    running.spec = Arc::new(Spec { retry: policy, ..Spec::clone(&running.spec) });
+    let delay = Some(Duration::from_secs(60));
+    for (random, seconds) in [(0.0, 60), (0.5, 75), (1.0, 90)] {
+        let due = NOW.after(Duration::from_secs(seconds));
+        let moment = Moment { random, ..MOMENT };
+        let fail = Event::Fail { lease: LEASE, failure: failure(true), delay };
+        assert_eq!(transition(&running, &fail, moment).unwrap().job.state, State::BackingOff { due });
+        let release = Event::Release { lease: LEASE, delay };
+        assert_eq!(transition(&running, &release, moment).unwrap().job.state, State::Scheduled { due });
+    }
+}
+
+#[test]
 fn a_retry_gives_an_ended_job_one_more_attempt_if_it_has_none() {
     for (attempt, max_attempts, expected) in [(3, 3, 4), (1, 3, 3), (0, 1, 1)] {
         let ended = Job { attempt, max_attempts, ..job(State::Failed) };
@@ -203,7 +221,7 @@ fn a_retry_gives_an_ended_job_one_more_attempt_if_it_has_none() {
 #[test]
 fn a_released_first_attempt_leaves_no_trace() {
     let claimed = Job { attempt: 1, ..job(State::Running { lease: LEASE }) };
-    let changed = transition(&claimed, &Event::Release { lease: LEASE }, MOMENT).unwrap();
+    let changed = transition(&claimed, &Event::Release { lease: LEASE, delay: None }, MOMENT).unwrap();
     assert_eq!((changed.job.attempt, changed.job.started), (0, None));
     assert!(changed.ended_attempt.is_none());
 }

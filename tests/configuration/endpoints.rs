@@ -36,6 +36,8 @@ fn every_setting_arrives() {
         ca_file = "ca.pem"
         connect_timeout = "3s"
         max_connections = 7
+        connection_wait = "5s"
+        idle_timeout = "0s"
         max_attempts = 2
         "#,
     )
@@ -55,6 +57,7 @@ fn every_setting_arrives() {
     assert_eq!(networks, ["169.254.0.0/16", "fe80::1/128"]);
     assert!(settings.authorities.is_some());
     assert_eq!((settings.connect_timeout, settings.max_connections), (Duration::from_secs(3), 7));
+    assert_eq!((settings.connection_wait, settings.idle_timeout), (Duration::from_secs(5), Duration::ZERO));
 
     let shown = format!("{loaded:?}");
     assert!(!shown.contains("s3cret") && !shown.contains("AQEBAQ"), "{shown}");

@@ -73,7 +73,7 @@ fn run(dice: &mut Dice) -> (Run, SqliteStore) {
         for claim in store.apply(batch).unwrap().claims {
             let body = match dice.below(3) {
                 0 => ReportBody::Failed { failure: build::failure(true), delay: None, tail: "tail".into() },
-                1 => ReportBody::Released,
+                1 => ReportBody::Released { delay: None },
                 _ => ReportBody::Succeeded { output: Output::default(), tail: String::new() },
             };
             running.push(Report { id: claim.job.id, lease: claim.lease, body });

@@ -2,16 +2,12 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::Response;
-use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-    rt,
-};
+use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+};
 use tokio_rustls::{
     TlsConnector,
     rustls::{
@@ -20,16 +16,21 @@ use tokio_rustls::{
         pki_types::{InvalidDnsNameError, ServerName},
     },
 };
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    exchange::Broken,
+    http1::Http1,
+    http2::Http2,
+    socket::{Socket, Vitals},
+};
+use crate::{
+    clock::Clock,
+    config::{Authorities, HttpUrl, Refused, Targets},
 };
 
-use super::request::Request;
-use crate::config::{Authorities, HttpUrl, Refused, Targets};
-
 /// The longest head of an answer, status line and headers.
-const HEAD_MAX_BYTES: u32 = 32 << 10;
+pub(super) const HEAD_MAX_BYTES: u32 = 32 << 10;
 /// So many of a name's addresses are tried.
 const ADDRESSES_MAX: usize = 8;
 
@@ -47,7 +48,7 @@ pub(super) enum ConnectError {
     #[error("no TLS with the host {host}")]
     Tls { host: String, source: io::Error },
     #[error("no HTTP with the host {host}")]
-    Handshake { host: String, source: hyper::Error },
+    Handshake { host: String, source: Broken },
     #[error("the host {host} was not connected to within {}", humantime::format_duration(*limit))]
     TimedOut { host: String, limit: Duration },
 }
@@ -67,16 +68,15 @@ pub(super) struct Connector {
     targets: Targets,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     timeout: Duration,
+    clock: Clock,
     /// What moves the bytes of open connections. Each ends with its [`Connection`].
     drivers: TaskTracker,
 }
 
-/// An open connection. To drop it closes it, and whatever it was about to say.
+/// An open connection of either version.
 pub(super) enum Connection {
-    /// Of use to one request at a time.
-    Http1 { sender: http1::SendRequest<Full<Bytes>>, _open: DropGuard },
-    /// Shared by all requests.
-    Http2 { sender: http2::SendRequest<Full<Bytes>>, open: Arc<DropGuard> },
+    Http1(Http1),
+    Http2(Arc<Http2>),
 }
 
 impl Connector {
@@ -85,12 +85,13 @@ impl Connector {
         targets: Targets,
         authorities: Option<&Authorities>,
         timeout: Duration,
+        clock: Clock,
     ) -> Result<Self, TlsError> {
         let tls = match url.is_tls() {
             true => Some(tls(url.host(), authorities)?),
             false => None,
         };
-        Ok(Connector { url, targets, tls, timeout, drivers: TaskTracker::new() })
+        Ok(Connector { url, targets, tls, timeout, clock, drivers: TaskTracker::new() })
     }
 
     /// Whether one connection may turn out to serve all requests.
@@ -104,17 +105,16 @@ impl Connector {
     }
 
     async fn open(&self) -> Result<Connection, ConnectError> {
-        let stream = self.reach().await?;
-        // Requests are written whole: there is nothing to wait for.
-        let _ = stream.set_nodelay(true);
+        let stream = Socket::new(self.reach().await?, self.clock.clone());
+        let vitals = stream.vitals();
         let Some((connector, name)) = &self.tls else {
-            return self.http1(stream).await;
+            return self.http1(stream, vitals).await;
         };
         let tls = connector.connect(name.clone(), stream).await;
         let stream = tls.map_err(|source| ConnectError::Tls { host: self.host(), source })?;
         match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => self.http2(stream).await,
-            Some(_) | None => self.http1(stream).await,
+            Some(b"h2") => self.http2(stream, vitals).await,
+            Some(_) | None => self.http1(stream, vitals).await,
         }
     }
 
@@ -144,40 +144,31 @@ impl Connector {
         Err(problem)
     }
 
-    async fn http1<S>(&self, stream: S) -> Result<Connection, ConnectError>
+    async fn http1<S>(&self, stream: S, vitals: Arc<Vitals>) -> Result<Connection, ConnectError>
     where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut builder = http1::Builder::new();
         builder.max_header_size(HEAD_MAX_BYTES as usize);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(self.no_http())?;
-        Ok(Connection::Http1 { sender, _open: self.drive(connection) })
-    }
-
-    async fn http2<S>(&self, stream: S) -> Result<Connection, ConnectError>
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
-        let mut builder = http2::Builder::new(Drivers(self.drivers.clone()));
-        builder.max_header_list_size(HEAD_MAX_BYTES);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(self.no_http())?;
-        Ok(Connection::Http2 { sender, open: Arc::new(self.drive(connection)) })
-    }
-
-    /// Moves a connection's bytes until what is returned is dropped.
-    fn drive(
-        &self,
-        connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static,
-    ) -> DropGuard {
+        let (sender, connection) = builder
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| ConnectError::Handshake { host: self.host(), source: error.into() })?;
         let closed = CancellationToken::new();
-        let guard = closed.clone().drop_guard();
-        // Its error comes to whoever waits for an answer, too.
+        let open = closed.clone().drop_guard();
+        // Its error comes to whatever waits for an answer, too.
         self.drivers.spawn(async move { closed.run_until_cancelled(connection).await.map(drop) });
-        guard
+        Ok(Connection::Http1(Http1::new(sender, vitals, open)))
     }
 
-    fn no_http(&self) -> impl Fn(hyper::Error) -> ConnectError {
-        |source| ConnectError::Handshake { host: self.host(), source }
+    async fn http2<S>(&self, stream: S, vitals: Arc<Vitals>) -> Result<Connection, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let connection = Http2::new(stream, vitals, &self.drivers)
+            .await
+            .map_err(|error| ConnectError::Handshake { host: self.host(), source: error.into() })?;
+        Ok(Connection::Http2(connection))
     }
 
     fn host(&self) -> String {
@@ -201,66 +192,4 @@ fn tls(
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok((TlsConnector::from(Arc::new(config)), name))
-}
-
-/// The owner of the tasks that HTTP/2 starts for its streams.
-#[derive(Clone)]
-struct Drivers(TaskTracker);
-
-impl<F> rt::Executor<F> for Drivers
-where
-    F: Future<Output: Send + 'static> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        self.0.spawn(task);
-    }
-}
-
-/// Why a request has no answer.
-pub(super) struct Unanswered {
-    pub(super) error: hyper::Error,
-    /// Whether nothing of it was written.
-    pub(super) was_unsent: bool,
-}
-
-impl Connection {
-    pub(super) async fn send(&mut self, request: &Request) -> Result<Response<Incoming>, Unanswered> {
-        let unanswered = |mut error: TrySendError<_>| {
-            let was_unsent = error.take_message().is_some();
-            Unanswered { error: error.into_error(), was_unsent }
-        };
-        match self {
-            Connection::Http1 { sender, .. } => {
-                sender.try_send_request(request.to_http1()).await.map_err(unanswered)
-            }
-            Connection::Http2 { sender, .. } => {
-                sender.try_send_request(request.to_http2()).await.map_err(unanswered)
-            }
-        }
-    }
-
-    /// Returns once it can take another request; false if it never will.
-    pub(super) async fn ready(&mut self) -> bool {
-        match self {
-            Connection::Http1 { sender, .. } => sender.ready().await.is_ok(),
-            Connection::Http2 { sender, .. } => sender.ready().await.is_ok(),
-        }
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        match self {
-            Connection::Http1 { sender, .. } => sender.is_closed(),
-            Connection::Http2 { sender, .. } => sender.is_closed(),
-        }
-    }
-
-    /// The same connection for another request, if it can be shared.
-    pub(super) fn share(&self) -> Option<Connection> {
-        match self {
-            Connection::Http1 { .. } => None,
-            Connection::Http2 { sender, open } => {
-                Some(Connection::Http2 { sender: sender.clone(), open: Arc::clone(open) })
-            }
-        }
-    }
 }

@@ -19,15 +19,22 @@
 //! its longest. All else, redirects among it, is a failure for good. So is an address that the operator has not
 //! allowed. An endpoint that can't be reached, or breaks off, is tried again.
 //!
+//! A request that was certainly not processed is sent again within the attempt (`pool.rs`), and an attempt whose request
+//! never had a connection goes back uncounted.
+//!
 //! # Why the address is checked where it is
 //! A name can lead anywhere, and to another place at each look-up; an address can be written in ways that no check of
 //! text foresees. So `connection.rs` looks the name up itself, judges each address that comes of it, and connects to
 //! exactly those that have passed. Redirects are not followed and proxies not used: they would connect elsewhere.
 
 mod connection;
+mod exchange;
+mod http1;
+mod http2;
 mod pool;
 mod request;
 mod response;
+mod socket;
 
 use std::{error::Error, fmt::Write, sync::Arc, time::Duration};
 
@@ -38,8 +45,11 @@ use crate::{
     job::{FailureReason, Output},
 };
 use connection::{ConnectError, Connector, TlsError};
-use pool::{Pool, SendError};
+use pool::{Place, Pool, PoolLimits, SendError};
 use request::Requests;
+
+/// How long a job waits that had no connection within its time: others of its queue may run meanwhile.
+const NO_PLACE_DELAY: Duration = Duration::from_secs(1);
 
 /// Calls an endpoint for each attempt.
 #[derive(Clone)]
@@ -72,10 +82,13 @@ impl HttpHandler {
             authorities,
             connect_timeout,
             max_connections,
+            connection_wait,
+            idle_timeout,
         } = settings;
         let requests = Requests::new(&url, headers, signing_secrets, clock.clone());
-        let connector = Connector::new(url, targets, authorities.as_ref(), connect_timeout)?;
-        let pool = Pool::new(connector, max_connections, clock.clone());
+        let connector = Connector::new(url, targets, authorities.as_ref(), connect_timeout, clock.clone())?;
+        let limits = PoolLimits { connections: max_connections, wait: connection_wait, idle: idle_timeout };
+        let pool = Pool::new(connector, limits);
         Ok(HttpHandler { endpoint: Arc::new(Endpoint { requests, pool, clock }) })
     }
 
@@ -92,9 +105,13 @@ impl Handler for HttpHandler {
     fn run(&self, attempt: Attempt) -> HandlerFuture {
         let endpoint = Arc::clone(&self.endpoint);
         Box::pin(async move {
+            let Some(place) = attempt.start_after(endpoint.pool.place()).await else {
+                return Err(HandlerError::not_started("it was stopped before it had a connection", None));
+            };
+            let place = place.map_err(|none| HandlerError::not_started(none, Some(NO_PLACE_DELAY)))?;
             tokio::select! {
                 biased;
-                result = endpoint.call(&attempt) => result,
+                result = endpoint.call(&attempt, place) => result,
                 // To drop the call is to close its connection, or to reset its stream.
                 () = attempt.cancelled() => Err(HandlerError::retryable("the request was dropped before its end")),
             }
@@ -107,8 +124,7 @@ impl Handler for HttpHandler {
 }
 
 impl Endpoint {
-    async fn call(&self, attempt: &Attempt) -> Result<Output, HandlerError> {
-        let mut place = self.pool.place().await;
+    async fn call(&self, attempt: &Attempt, mut place: Place) -> Result<Output, HandlerError> {
         let request = self.requests.of_attempt(attempt)?;
         let answer = self.pool.send(&mut place, &request).await.map_err(transport_failure)?;
         let (result, is_read) = response::judge(answer, attempt, &self.clock).await;
@@ -124,7 +140,7 @@ fn transport_failure(error: SendError) -> HandlerError {
     let (reason, retryable) = match &error {
         SendError::Connect(ConnectError::Refused { .. }) => (FailureReason::StartFailed, false),
         SendError::Connect(_) => (FailureReason::StartFailed, true),
-        SendError::Exchange(_) => (FailureReason::HandlerError, true),
+        SendError::Exchange(_) | SendError::Unprocessed { .. } => (FailureReason::HandlerError, true),
     };
     HandlerError::new(reason, told(&error), retryable)
 }

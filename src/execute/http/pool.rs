@@ -1,7 +1,11 @@
 //! The connections to an endpoint: opened when needed, used again, and never more than allowed.
 //!
 //! A request has a place before it looks for a connection, and there are as many places as connections may be. A new
-//! connection is opened only where no open one is free; so there are never more than places.
+//! connection is opened only where none is free, and those without a request are closed before: so each connection has
+//! a request with a place, or was free when the last one was opened, and there are never more than places.
+//!
+//! What was certainly not processed is sent again: the endpoint has refused it, or its connection took no more requests
+//! (GOAWAY, or its end before a byte was written). All else that breaks is a failure: a POST may do harm twice.
 
 use std::{
     sync::{
@@ -11,21 +15,28 @@ use std::{
     time::Duration,
 };
 
-use http::Response;
-use hyper::body::Incoming;
+use http::{Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     connection::{ConnectError, Connection, Connector},
+    exchange::{Body, Broken, Exchange, Fate, Unanswered},
+    http2::Http2,
     request::Request,
 };
-use crate::clock::{Clock, Timestamp};
 
-/// A connection is not used again after so long: what is between may have forgotten it without a word.
-const IDLE_MAX: Duration = Duration::from_secs(30);
+/// How long a connection is given new requests. After that the host's name is looked up anew.
+const AGE_MAX: Duration = Duration::from_secs(5 * 60);
 /// How long a connection may take to be free again once its answer has been read.
 const RELEASE_MAX: Duration = Duration::from_secs(1);
+/// How often a request is sent again that was certainly not processed.
+const RESENDS_MAX: u32 = 10;
+/// The number of resends without a pause, where it was the connection that took no more requests. Another one takes
+/// them, unless it is used up by others first.
+const HASTY_RESENDS: u32 = 3;
+/// The pause before the first other resend. Each further one is twice as long, up to a second.
+const RESEND_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -33,83 +44,123 @@ pub(super) enum SendError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("the request was not answered")]
-    Exchange(#[source] hyper::Error),
+    Exchange(#[source] Broken),
+    #[error("the request was not processed, though sent {sent} times")]
+    Unprocessed { sent: u32, source: Broken },
+}
+
+/// A request's wait for a place was longer than it may be.
+#[derive(Debug, thiserror::Error)]
+#[error("none of the {places} connections was free within {}", humantime::format_duration(*waited))]
+pub(super) struct NoPlace {
+    places: u32,
+    waited: Duration,
+}
+
+/// The limits of a kind's connections.
+pub(super) struct PoolLimits {
+    pub(super) connections: u32,
+    /// How long a request may wait for a place.
+    pub(super) wait: Duration,
+    /// How long a connection without requests is used again.
+    pub(super) idle: Duration,
 }
 
 pub(super) struct Pool {
     connector: Connector,
-    clock: Clock,
+    limits: PoolLimits,
     places: Arc<Semaphore>,
-    open: Mutex<Vec<Open>>,
+    open: Mutex<Vec<Connection>>,
     /// Whether one connection is expected to serve all requests: then they wait for it instead of opening their own.
     shares: AtomicBool,
-    connecting: tokio::sync::Mutex<()>,
-}
-
-/// A connection that a request may take.
-struct Open {
-    connection: Connection,
-    used: Timestamp,
+    /// The turn of the request that finds out for all others whether a connection can be had, or be used on.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// A request's right to a connection, and the connection once it has one.
 pub(super) struct Place {
-    connection: Option<Connection>,
+    // Dropped in this order: the connection is gone before the place is free.
+    exchange: Option<Exchange>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
+/// What there is among the open connections for one more request.
+enum Found {
+    Free(Exchange),
+    /// One that may have died unnoticed.
+    Doubtful(Arc<Http2>),
+    Nothing,
+}
+
 impl Pool {
-    pub(super) fn new(connector: Connector, max_connections: u32, clock: Clock) -> Self {
+    pub(super) fn new(connector: Connector, limits: PoolLimits) -> Self {
         Pool {
-            clock,
-            places: Arc::new(Semaphore::new(max_connections as usize)),
+            places: Arc::new(Semaphore::new(limits.connections as usize)),
+            limits,
             open: Mutex::default(),
             shares: AtomicBool::new(connector.may_share()),
-            connecting: tokio::sync::Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
             connector,
         }
     }
 
     /// Waits until there may be another request.
-    pub(super) async fn place(&self) -> Place {
+    pub(super) async fn place(&self) -> Result<Place, NoPlace> {
+        let permit = Arc::clone(&self.places).acquire_owned();
+        let PoolLimits { connections: places, wait: waited, .. } = self.limits;
+        let permit = tokio::time::timeout(waited, permit).await.map_err(|_| NoPlace { places, waited })?;
         // The semaphore is never closed.
-        Place { connection: None, _permit: Arc::clone(&self.places).acquire_owned().await.ok() }
+        Ok(Place { exchange: None, _permit: permit.ok() })
     }
 
-    /// Sends a request over an open connection, or over a new one. One that turns out to have been closed before
-    /// anything was written gives way to the next.
+    /// Sends a request over an open connection, or over a new one, until it may have been processed.
     pub(super) async fn send(
         &self,
         place: &mut Place,
         request: &Request,
-    ) -> Result<Response<Incoming>, SendError> {
+    ) -> Result<Response<Body>, SendError> {
+        let mut sent = 0;
         loop {
-            let (connection, is_new) = match self.take() {
-                Some(connection) => (connection, false),
-                None => self.connect().await?,
+            let (exchange, is_new) = self.exchange().await?;
+            sent += 1;
+            let exchange = place.exchange.insert(exchange);
+            let Unanswered { error, fate } = match exchange.send(request).await {
+                // It came to a server that is not the right one any more: another connection may lead to another.
+                Ok(answer)
+                    if answer.status() == StatusCode::MISDIRECTED_REQUEST
+                        && !is_new
+                        && sent <= HASTY_RESENDS =>
+                {
+                    self.retire(place.exchange.take());
+                    continue;
+                }
+                Ok(answer) => return Ok(answer),
+                Err(unanswered) => unanswered,
             };
-            let connection = place.connection.insert(connection);
-            match connection.send(request).await {
-                Ok(response) => return Ok(response),
-                Err(unanswered) if unanswered.was_unsent && !is_new => self.unshare(),
-                Err(unanswered) => return Err(SendError::Exchange(unanswered.error)),
+            place.exchange = None;
+            match fate {
+                Fate::Unknown => return Err(SendError::Exchange(error)),
+                Fate::Unsent | Fate::Refused if sent > RESENDS_MAX => {
+                    return Err(SendError::Unprocessed { sent, source: error });
+                }
+                Fate::Unsent if sent <= HASTY_RESENDS => {}
+                Fate::Unsent | Fate::Refused => tokio::time::sleep(resend_pause(sent)).await,
             }
         }
     }
 
     /// Keeps a request's connection for the next one, once its answer has been read to the end.
     pub(super) async fn give_back(&self, mut place: Place) {
-        let Some(mut connection) = place.connection.take_if(|connection| connection.share().is_none()) else {
-            return;
-        };
-        if tokio::time::timeout(RELEASE_MAX, connection.ready()).await == Ok(true) {
-            self.open.lock().push(Open { connection, used: self.clock.now() });
+        match place.exchange.take() {
+            Some(Exchange::Http1(mut connection)) => {
+                let is_ready = tokio::time::timeout(RELEASE_MAX, connection.ready()).await;
+                if is_ready == Ok(true) {
+                    self.open.lock().push(Connection::Http1(connection));
+                }
+            }
+            Some(Exchange::Http2(stream)) => stream.done(),
+            None => {}
         }
-    }
-
-    /// Gives no more requests to a connection that takes none: those on it go on.
-    fn unshare(&self) {
-        self.open.lock().retain(|open| open.connection.share().is_none());
     }
 
     /// Opens a connection, and closes it again.
@@ -118,35 +169,97 @@ impl Pool {
         Ok(())
     }
 
-    fn take(&self) -> Option<Connection> {
-        let now = self.clock.now();
-        let mut open = self.open.lock();
-        open.retain(|open| !open.connection.is_closed() && now.since(open.used) < IDLE_MAX);
-        let last = open.last_mut()?;
-        last.used = now;
-        last.connection.share().or_else(|| open.pop().map(|open| open.connection))
+    /// A connection for one more request, and whether it is new.
+    async fn exchange(&self) -> Result<(Exchange, bool), SendError> {
+        let mut turn = None;
+        loop {
+            let shares = self.shares.load(Ordering::Relaxed);
+            match self.take() {
+                Found::Free(exchange) => return Ok((exchange, false)),
+                // Where the one before has failed, or can't be shared, those who waited go on side by side.
+                Found::Nothing if !shares => {
+                    drop(turn);
+                    return Ok((self.connect().await?, true));
+                }
+                Found::Nothing if turn.is_some() => return Ok((self.connect().await?, true)),
+                Found::Doubtful(connection) if turn.is_some() => {
+                    if !connection.answers().await {
+                        self.close(&connection);
+                    }
+                }
+                // The others may find it out meanwhile.
+                Found::Doubtful(_) | Found::Nothing => turn = Some(self.turn.lock().await),
+            }
+        }
     }
 
-    /// A connection, and whether it is new.
-    async fn connect(&self) -> Result<(Connection, bool), SendError> {
-        let turn = match self.shares.load(Ordering::Relaxed) {
-            true => {
-                let turn = self.connecting.lock().await;
-                if let Some(connection) = self.take() {
-                    return Ok((connection, false));
-                }
-                // Where the one before has failed, or can't be shared, those who waited go on side by side.
-                self.shares.load(Ordering::Relaxed).then_some(turn)
-            }
-            false => None,
-        };
+    async fn connect(&self) -> Result<Exchange, SendError> {
         let connected = self.connector.connect().await;
-        let shared = connected.as_ref().ok().and_then(Connection::share);
-        self.shares.store(shared.is_some(), Ordering::Relaxed);
-        if let Some(connection) = shared {
-            self.open.lock().push(Open { connection, used: self.clock.now() });
+        self.shares.store(matches!(connected, Ok(Connection::Http2(_))), Ordering::Relaxed);
+        match connected? {
+            Connection::Http1(connection) => Ok(Exchange::Http1(connection)),
+            Connection::Http2(connection) => {
+                let stream = connection.stream();
+                self.open.lock().push(Connection::Http2(connection));
+                Ok(Exchange::Http2(stream))
+            }
         }
-        drop(turn);
-        Ok((connected?, true))
     }
+
+    fn take(&self) -> Found {
+        let mut open = self.open.lock();
+        open.retain(|connection| self.is_kept(connection));
+        let mut doubtful = None;
+        for at in (0..open.len()).rev() {
+            match &open[at] {
+                Connection::Http1(_) => {
+                    if let Connection::Http1(connection) = open.remove(at)
+                        && connection.is_usable(self.limits.idle)
+                    {
+                        return Found::Free(Exchange::Http1(connection));
+                    }
+                }
+                Connection::Http2(connection) if connection.is_full() => {}
+                Connection::Http2(connection) if connection.is_trusted() => {
+                    return Found::Free(Exchange::Http2(connection.stream()));
+                }
+                Connection::Http2(connection) => doubtful = Some(Arc::clone(connection)),
+            }
+        }
+        match doubtful {
+            Some(connection) => Found::Doubtful(connection),
+            None => {
+                // A new one will be opened, and what is free but of no use must not be open beside it.
+                open.retain(|connection| matches!(connection, Connection::Http2(busy) if !busy.is_idle()));
+                Found::Nothing
+            }
+        }
+    }
+
+    /// Whether a connection may be given requests at some time.
+    fn is_kept(&self, connection: &Connection) -> bool {
+        match connection {
+            Connection::Http1(connection) => connection.age() < AGE_MAX,
+            Connection::Http2(connection) => {
+                let is_stale = connection.is_idle() && connection.silence() >= self.limits.idle;
+                connection.is_open() && connection.age() < AGE_MAX && !is_stale
+            }
+        }
+    }
+
+    /// Gives a connection no more requests, because of one of them.
+    fn retire(&self, exchange: Option<Exchange>) {
+        if let Some(Exchange::Http2(stream)) = exchange {
+            self.close(stream.connection());
+        }
+    }
+
+    /// Gives a connection no more requests. Those that it has go on.
+    fn close(&self, closed: &Arc<Http2>) {
+        self.open.lock().retain(|open| !matches!(open, Connection::Http2(open) if Arc::ptr_eq(open, closed)));
+    }
+}
+
+fn resend_pause(sent: u32) -> Duration {
+    (RESEND_PAUSE * 2_u32.saturating_pow(sent - 1)).min(Duration::from_secs(1))
 }

@@ -114,20 +114,21 @@ impl Request {
     /// With the path alone in its first line, and the host in a header.
     pub(super) fn to_http1(&self) -> http::Request<Full<Bytes>> {
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = self.to_http(path.parse().unwrap_or_default(), Version::HTTP_11);
+        let body = Full::new(self.body.clone());
+        let mut request = self.to_http(path.parse().unwrap_or_default(), Version::HTTP_11, body);
         if let Some(host) = self.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok()) {
             request.headers_mut().insert(HOST, host);
         }
         request
     }
 
-    /// With the whole URL.
-    pub(super) fn to_http2(&self) -> http::Request<Full<Bytes>> {
-        self.to_http(self.uri.clone(), Version::HTTP_2)
+    /// With the whole URL, and the body beside the head.
+    pub(super) fn to_http2(&self) -> (http::Request<()>, Bytes) {
+        (self.to_http(self.uri.clone(), Version::HTTP_2, ()), self.body.clone())
     }
 
-    fn to_http(&self, uri: Uri, version: Version) -> http::Request<Full<Bytes>> {
-        let mut request = http::Request::new(Full::new(self.body.clone()));
+    fn to_http<B>(&self, uri: Uri, version: Version, body: B) -> http::Request<B> {
+        let mut request = http::Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
         *request.version_mut() = version;

@@ -5,12 +5,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, Response, StatusCode,
-    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER},
 };
-use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
 
-use super::told;
+use super::{
+    exchange::{Body, Broken},
+    told,
+};
 use crate::{
     clock::{Clock, Timestamp},
     execute::{Attempt, HandlerError, command::RESULT_MAX_BYTES},
@@ -43,14 +44,14 @@ fn verdict(status: StatusCode) -> Verdict {
 
 /// What comes of an answer, and whether it was read to its end.
 pub(super) async fn judge(
-    answer: Response<Incoming>,
+    answer: Response<Body>,
     attempt: &Attempt,
     clock: &Clock,
 ) -> (Result<Output, HandlerError>, bool) {
     let (head, mut body) = answer.into_parts();
     let verdict = verdict(head.status);
     if verdict == Verdict::Done {
-        return match result(&mut body).await {
+        return match result(&head.headers, &mut body).await {
             Ok(bytes) => (Ok(Output { bytes, media_type: text(&head.headers, &CONTENT_TYPE) }), true),
             Err(error) => (Err(error), false),
         };
@@ -82,12 +83,13 @@ pub(super) async fn judge(
     (Err(failure), is_read)
 }
 
-async fn result(body: &mut Incoming) -> Result<Bytes, HandlerError> {
+async fn result(headers: &HeaderMap, body: &mut Body) -> Result<Bytes, HandlerError> {
     let too_large = || {
         let message = format!("the answer has more than {RESULT_MAX_BYTES} bytes");
         HandlerError::new(FailureReason::ResultTooLarge, message, false)
     };
-    if body.size_hint().lower() > RESULT_MAX_BYTES as u64 {
+    let announced = text(headers, &CONTENT_LENGTH).parse::<u64>();
+    if announced.is_ok_and(|bytes| bytes > RESULT_MAX_BYTES as u64) {
         return Err(too_large());
     }
     let mut bytes = BytesMut::new();
@@ -103,9 +105,9 @@ async fn result(body: &mut Incoming) -> Result<Bytes, HandlerError> {
 }
 
 /// Reads up to `max` bytes; false if there are more.
-async fn read(body: &mut Incoming, max: usize, into: &mut BytesMut) -> Result<bool, hyper::Error> {
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+async fn read(body: &mut Body, max: usize, into: &mut BytesMut) -> Result<bool, Broken> {
+    while let Some(data) = body.data().await {
+        let data = data?;
         let room = max - into.len();
         into.extend_from_slice(&data[..data.len().min(room)]);
         if data.len() > room {
@@ -120,11 +122,11 @@ fn text(headers: &HeaderMap, name: &http::HeaderName) -> String {
     headers.get(name).map_or_else(String::new, |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
-/// The delay that `Retry-After` asks for, where it is longer than the retry policy's own; at most the policy's longest.
+/// The delay that `Retry-After` asks for, where the retry policy's own could be shorter; at most the policy's longest.
 fn delay(headers: &HeaderMap, attempt: &Attempt, now: Timestamp) -> Option<Duration> {
     let asked = retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)?;
     let policy = &attempt.job().spec.retry;
-    (asked > policy.delay(attempt.number(), 0.0)).then(|| asked.min(policy.max_delay))
+    (asked > policy.delay(attempt.number(), 1.0)).then(|| asked.min(policy.max_delay))
 }
 
 /// What `Retry-After` says, as a number of seconds or as a date.

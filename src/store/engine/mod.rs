@@ -283,7 +283,7 @@ impl<R: Rows> Engine<R> {
                 let failure = Arc::clone(failure);
                 (Event::Fail { lease, failure, delay: *delay }, Some((None, tail)))
             }
-            ReportBody::Released => (Event::Release { lease }, None),
+            ReportBody::Released { delay } => (Event::Release { lease, delay: *delay }, None),
         };
         let moment = self.moment(&job, now);
         let changed = match transition(&job, &event, moment) {

@@ -21,6 +21,7 @@ both_stores!(
     the_last_attempt_ends_the_job,
     a_failure_for_good_ends_the_job,
     a_released_attempt_does_not_count,
+    an_attempt_that_is_released_for_later_does_not_count_either,
     progress_is_a_change_like_others,
     results_and_tails_are_kept,
     an_attempt_is_not_shown_with_anothers_tail,
@@ -37,8 +38,12 @@ fn a_stale_lease_changes_nothing(rig: &mut Rig) {
     assert_eq!(second.attempt, 2);
     let end = rig.end();
     let progress = Arc::new(Progress { fraction: 0.5, ..Progress::default() });
-    for body in [ReportBody::Progress(progress), returned("x", "y"), failed(false, "z"), ReportBody::Released]
-    {
+    for body in [
+        ReportBody::Progress(progress),
+        returned("x", "y"),
+        failed(false, "z"),
+        ReportBody::Released { delay: None },
+    ] {
         assert_eq!(rig.report(&first, body), Err(Refusal::LeaseLost(StateName::Running)));
     }
     assert_eq!((rig.end(), rig.job(first.id)), (end, second.clone()));
@@ -62,7 +67,7 @@ fn leases_only_grow(rig: &mut Rig) {
         for running in rig.all_jobs().iter().filter(|job| job.state.lease().is_some()) {
             assert!(Some(lease(running)) > last);
             last = Some(lease(running));
-            let body = if round % 2 == 0 { succeeded() } else { ReportBody::Released };
+            let body = if round % 2 == 0 { succeeded() } else { ReportBody::Released { delay: None } };
             rig.report(running, body).unwrap();
         }
         rig.crash();
@@ -106,7 +111,7 @@ fn a_failure_for_good_ends_the_job(rig: &mut Rig) {
 fn a_released_attempt_does_not_count(rig: &mut Rig) {
     rig.queue("q", 1);
     let first = rig.submit(NewJob { max_attempts: 1, ..job("q", Rig::KIND) });
-    rig.report(&first, ReportBody::Released).unwrap();
+    rig.report(&first, ReportBody::Released { delay: None }).unwrap();
     let back = rig.job(first.id);
     assert_eq!((back.state.name(), back.attempt, back.started), (StateName::Queued, 0, None));
     rig.tick();
@@ -116,6 +121,27 @@ fn a_released_attempt_does_not_count(rig: &mut Rig) {
     assert_eq!(rig.report(&first, succeeded()), Err(Refusal::LeaseLost(StateName::Running)));
     rig.report(&again, succeeded()).unwrap();
     assert_eq!(rig.whole(first.id).attempts.len(), 1);
+}
+
+fn an_attempt_that_is_released_for_later_does_not_count_either(rig: &mut Rig) {
+    rig.queue("q", 1);
+    let retry = jobmill::job::RetryPolicy { jitter: 0.0, ..jobmill::job::RetryPolicy::DEFAULT };
+    let first = rig.submit(NewJob { max_attempts: 1, retry, ..job("q", Rig::KIND) });
+    let next = rig.submit(NewJob { max_attempts: 1, ..job("q", Rig::KIND) });
+    let delay = Some(std::time::Duration::from_secs(2));
+    rig.report(&first, ReportBody::Released { delay }).unwrap();
+    let back = rig.job(first.id);
+    assert_eq!((back.state.name(), back.attempt, back.started), (StateName::Scheduled, 0, None));
+    assert_eq!(back.state.due(), Some(rig.now.after(std::time::Duration::from_secs(2))));
+    // Its slot is free for others meanwhile.
+    rig.tick();
+    assert_eq!(rig.state(next.id), StateName::Running);
+    rig.report(&rig.job(next.id), succeeded()).unwrap();
+    rig.crash();
+    rig.pass(2);
+    rig.tick();
+    let again = rig.job(first.id);
+    assert_eq!((again.state.name(), again.attempt), (StateName::Running, 1));
 }
 
 fn progress_is_a_change_like_others(rig: &mut Rig) {

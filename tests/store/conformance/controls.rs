@@ -85,7 +85,7 @@ fn a_running_job_is_asked_to_stop(rig: &mut Rig) {
     // It holds its slot until its attempt is over.
     let next = rig.submit(job("q", Rig::KIND));
     assert_eq!(rig.state(next.id), StateName::Queued);
-    rig.report(&cancelling, ReportBody::Released).unwrap();
+    rig.report(&cancelling, ReportBody::Released { delay: None }).unwrap();
     assert_eq!(rig.state(running.id), StateName::Cancelled);
     rig.tick();
     assert_eq!(rig.state(next.id), StateName::Running);

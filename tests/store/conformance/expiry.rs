@@ -55,7 +55,7 @@ fn a_job_that_was_released_before_it_started_can_expire(rig: &mut Rig) {
     rig.queue("q", 1);
     let running = rig.submit(expiring(5));
     rig.now = at(5);
-    rig.report(&running, jobmill::store::ReportBody::Released).unwrap();
+    rig.report(&running, jobmill::store::ReportBody::Released { delay: None }).unwrap();
     assert_eq!((rig.state(running.id), rig.job(running.id).attempt), (StateName::Expired, 0));
 }
 

@@ -150,5 +150,5 @@ fn many_crashes_end_a_poisonous_job(rig: &mut Rig) {
     assert_eq!(rig.whole(poison.id).attempts.len(), 3);
     let next = rig.submit(job("q", Rig::KIND));
     assert_eq!(next.state.name(), StateName::Running);
-    rig.report(&next, ReportBody::Released).unwrap();
+    rig.report(&next, ReportBody::Released { delay: None }).unwrap();
 }

@@ -127,6 +127,8 @@ fn body(told: Told) -> ReportBody {
             delay: delay_millis.map(Duration::from_millis),
             tail: "tail".into(),
         },
-        Told::Release => ReportBody::Released,
+        Told::Release { delay_millis } => {
+            ReportBody::Released { delay: delay_millis.map(Duration::from_millis) }
+        }
     }
 }

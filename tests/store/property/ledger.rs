@@ -159,7 +159,7 @@ impl Ledger {
             if expected && !matches!(told, Told::Progress) {
                 over.insert(*id);
             }
-            if expected && matches!(told, Told::Release) {
+            if expected && matches!(told, Told::Release { .. }) {
                 causes.released.insert(*id);
             }
         }
@@ -492,7 +492,7 @@ fn may_become(old: Option<StateName>, new: StateName, retried: bool) -> bool {
         Some(Scheduled) => &[Queued, Running, Cancelled, Expired],
         Some(BackingOff) => &[Queued, Running, Cancelled],
         Some(Queued) => &[Running, Cancelled, Expired],
-        Some(Running) => &[Running, Succeeded, BackingOff, Failed, Queued, Cancelling],
+        Some(Running) => &[Running, Succeeded, BackingOff, Failed, Scheduled, Queued, Cancelling],
         Some(Cancelling) => &[Cancelling, Succeeded, Cancelled],
         Some(Failed | Cancelled) if retried => &[Queued],
         Some(Failed | Cancelled | Succeeded | Expired) => &[],

@@ -52,7 +52,7 @@ pub(crate) enum Told {
     Progress,
     Success { result_bytes: usize },
     Failure { retryable: bool, delay_millis: Option<u64> },
-    Release,
+    Release { delay_millis: Option<u64> },
 }
 
 /// What people want.
@@ -168,7 +168,7 @@ fn told(dice: &mut Dice) -> Told {
             retryable: dice.percent(75),
             delay_millis: dice.percent(40).then(|| dice.one_of(&[0, 1, 2_000])),
         },
-        _ => Told::Release,
+        _ => Told::Release { delay_millis: dice.percent(40).then(|| dice.one_of(&[0, 1, 2_000])) },
     }
 }
 

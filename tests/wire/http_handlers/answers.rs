@@ -87,6 +87,33 @@ async fn retry_after_is_honoured_between_the_policys_own_delay_and_its_longest()
 }
 
 #[tokio::test]
+async fn jobs_that_were_told_the_same_retry_after_do_not_all_come_back_at_once() {
+    let endpoint = Endpoint::start().await;
+    let rig = rig(settings(&endpoint.url())).await;
+    let retry_policy = Some(v1::RetryPolicy { jitter: Some(1.0), ..v1::RetryPolicy::default() });
+    let mut line = None;
+    let mut due = Vec::new();
+    // The last one asks for less than the policy's first delay, which its jitter might cut below that.
+    for asked in [100, 100, 100, 1] {
+        let id = rig.submit(v1::JobSpec { retry_policy, ..job("call") }).await.id;
+        let line = match &mut line {
+            Some(line) => line,
+            None => line.insert(endpoint.accept().await),
+        };
+        line.request().await;
+        line.answer_with("429 Too Many Requests", &format!("retry-after: {asked}\r\n"), "").await;
+        let Timestamp { seconds, nanos } = rig.reaches(&id, JobState::BackingOff).await.run_time.unwrap();
+        let after = (seconds - 1_800_000_000) as f64 + f64::from(nanos) / 1e9;
+        assert!((f64::from(asked)..=f64::from(2 * asked)).contains(&after), "{after} s after {asked}");
+        due.push((seconds, nanos));
+    }
+    due.sort_unstable();
+    due.dedup();
+    assert_eq!(due.len(), 4, "each at another time");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_result_over_the_cap_is_cut_off() {
     const CAP: usize = 1 << 20;
     let endpoint = Endpoint::start().await;

@@ -70,6 +70,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     pub(super) async fn request(&mut self) -> Received {
+        let mut received = self.head().await;
+        received.body.resize(received.header("content-length").parse().unwrap(), 0);
+        soon(self.stream.read_exact(&mut received.body)).await.unwrap();
+        received
+    }
+
+    /// A request without its body.
+    pub(super) async fn head(&mut self) -> Received {
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
@@ -84,11 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             let (name, value) = line.split_once(": ").unwrap();
             (name.to_lowercase(), value.to_owned())
         });
-        let mut received =
-            Received { first_line: lines[0].clone(), headers: headers.collect(), body: vec![] };
-        received.body.resize(received.header("content-length").parse().unwrap(), 0);
-        soon(self.stream.read_exact(&mut received.body)).await.unwrap();
-        received
+        Received { first_line: lines[0].clone(), headers: headers.collect(), body: vec![] }
     }
 
     pub(super) async fn answer(&mut self, text: &str) {
@@ -108,9 +112,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         soon(chatter).await;
     }
 
+    /// Says that nothing more will come.
+    pub(super) async fn end(&mut self) {
+        soon(self.stream.shutdown()).await.unwrap();
+    }
+
     /// Closes the connection, and returns once the other side has noticed.
     pub(super) async fn hang_up(&mut self) {
-        soon(self.stream.shutdown()).await.unwrap();
+        self.end().await;
         self.closed().await;
     }
 

@@ -3,9 +3,13 @@
 mod answers;
 mod connections;
 mod endpoint;
+mod http2;
 mod requests;
+mod reuse;
+mod streams;
 mod targets;
 mod tls;
+mod waiting;
 
 use jobmill::{
     clock::Clock,
@@ -56,12 +60,17 @@ async fn rig(settings: HttpSettings) -> Rig {
     rig_with(settings, |_| ()).await
 }
 
-/// The same, with other settings of the server, too.
-async fn rig_with(settings: HttpSettings, change: impl FnOnce(&mut Settings)) -> Rig {
-    let handler = HandlerSettings::Http(Box::new(settings));
+/// These settings with a kind `call` that is mapped to an endpoint.
+fn kinds(mut settings: Settings, http: HttpSettings) -> Settings {
+    let handler = HandlerSettings::Http(Box::new(http));
     let kind = KindSettings { handler, defaults: KindDefaults { max_attempts: 3, ..defaults() } };
-    let mut settings = memory();
     settings.kinds.insert("call".to_owned(), kind);
+    settings
+}
+
+/// The same, with other settings of the server, too.
+async fn rig_with(http: HttpSettings, change: impl FnOnce(&mut Settings)) -> Rig {
+    let mut settings = kinds(memory(), http);
     change(&mut settings);
     Rig::start(Server::builder(settings).clock(Clock::Manual(manual_clock()))).await
 }

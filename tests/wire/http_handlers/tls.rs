@@ -26,14 +26,14 @@ use super::{Endpoint, Line, call, failure, handler, outcome, settings};
 use crate::support::soon;
 
 /// An authority, and an endpoint that it vouches for under the name `localhost`.
-struct Secure {
-    endpoint: Endpoint,
+pub(super) struct Secure {
+    pub(super) endpoint: Endpoint,
     authority_pem: String,
     acceptor: TlsAcceptor,
 }
 
 impl Secure {
-    async fn start(protocols: &[&str]) -> Self {
+    pub(super) async fn start(protocols: &[&str]) -> Self {
         let authority_key = KeyPair::generate().unwrap();
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -55,14 +55,16 @@ impl Secure {
     }
 
     /// How to call it under `host`.
-    fn settings(&self, host: &str) -> HttpSettings {
+    pub(super) fn settings(&self, host: &str) -> HttpSettings {
         let url = format!("https://{host}:{}/jobs", self.endpoint.port());
         let authorities = Some(Authorities::from_pem(self.authority_pem.as_bytes()).unwrap());
         HttpSettings { authorities, ..settings(&url) }
     }
 
-    async fn accept(&self) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn accept(&self) -> std::io::Result<TlsStream<TcpStream>> {
         let (stream, _) = soon(self.endpoint.listener.accept()).await?;
+        // A stopped clock would not wait for what the kernel holds back.
+        stream.set_nodelay(true)?;
         soon(self.acceptor.accept(stream)).await
     }
 }
@@ -126,4 +128,36 @@ async fn http2_carries_many_attempts_over_one_connection() {
     assert!(!secure.endpoint.was_called(), "a second connection");
     drop(handler);
     let _ = soon(serving).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_without_goodbye_ends_what_it_carries() {
+    for (answer, expected) in [
+        // Whole: its length was announced.
+        ("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nwhat", Some("what")),
+        // Cut off by anybody between, as far as can be seen.
+        ("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhalf", None),
+    ] {
+        let secure = Secure::start(&["http/1.1"]).await;
+        let handler = handler(secure.settings("localhost"));
+        let first = call(&handler, "x");
+        let mut line = Line::new(secure.accept().await.unwrap());
+        line.request().await;
+        line.answer(answer).await;
+        // Without TLS's own end.
+        drop(line);
+        match (outcome(first).await, expected) {
+            (Ok(output), Some(expected)) => assert_eq!(output.bytes, expected),
+            (outcome, None) => {
+                let failure = failure(outcome);
+                assert!(failure.message.starts_with("the answer broke off after 4 bytes"), "{failure:?}");
+            }
+            (Err(error), Some(_)) => panic!("{error:?}"),
+        }
+        let second = call(&handler, "x");
+        let mut line = Line::new(secure.accept().await.unwrap());
+        line.request().await;
+        line.answer_with("200 OK", "", "").await;
+        outcome(second).await.unwrap();
+    }
 }

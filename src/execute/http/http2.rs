@@ -1,0 +1,245 @@
+//! A connection of HTTP/2: shared by many requests, each a stream of it.
+//!
+//! It is written over `h2`, since only there a request's fate is certain: a stream above the last one that GOAWAY names,
+//! and one that was refused, are told apart from those that may have been processed (RFC 9113, 8.7).
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use h2::{
+    Ping, PingPong, Reason, RecvStream, SendStream,
+    client::{Builder, Connection, SendRequest},
+};
+use http::Response;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use super::{
+    connection::HEAD_MAX_BYTES,
+    exchange::{Broken, Fate, Unanswered},
+    request::Request,
+    socket::Vitals,
+};
+use crate::execute::command::RESULT_MAX_BYTES;
+
+/// The silence after which a connection with requests is sent a ping.
+const PING_AFTER: Duration = Duration::from_secs(10);
+/// The further silence after which it has died.
+const PONG_WITHIN: Duration = Duration::from_secs(10);
+/// The silence after which a connection must prove that it is alive before it is given another request.
+const TRUSTED_FOR: Duration = Duration::from_secs(2);
+/// The time that it has for that.
+const PROOF_WITHIN: Duration = Duration::from_secs(1);
+/// The number of streams before the endpoint has said how many it takes.
+const STREAMS_AT_FIRST: usize = 100;
+/// The bytes that all answers of a connection may send ahead of being read.
+const WINDOW_BYTES: u32 = 4 << 20;
+
+/// An open connection. To drop it closes it.
+pub(super) struct Http2 {
+    sender: SendRequest<Bytes>,
+    pings: Arc<tokio::sync::Mutex<PingPong>>,
+    life: Arc<Life>,
+    /// Where [`Vitals::reads`] was when a request was last given up: it takes more than that to be trusted again.
+    doubted: AtomicU64,
+    _open: DropGuard,
+}
+
+/// What the connection's driver and its users know of it.
+struct Life {
+    vitals: Arc<Vitals>,
+    streams: AtomicUsize,
+    has_died: AtomicBool,
+}
+
+/// The right to one request over a connection. To drop it resets its stream, if it is not done.
+pub(super) struct Stream {
+    connection: Arc<Http2>,
+    request: Option<SendStream<Bytes>>,
+    is_done: bool,
+}
+
+impl Http2 {
+    pub(super) async fn new<S>(
+        stream: S,
+        vitals: Arc<Vitals>,
+        drivers: &TaskTracker,
+    ) -> Result<Arc<Self>, h2::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, mut connection) = Builder::new()
+            .initial_max_send_streams(STREAMS_AT_FIRST)
+            .initial_window_size(RESULT_MAX_BYTES as u32)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .max_header_list_size(HEAD_MAX_BYTES)
+            .enable_push(false)
+            .handshake::<_, Bytes>(stream)
+            .await?;
+        // It is there until it has been taken once.
+        let pings = connection.ping_pong().ok_or(Reason::INTERNAL_ERROR)?;
+        let pings = Arc::new(tokio::sync::Mutex::new(pings));
+        let life = Arc::new(Life { vitals, streams: AtomicUsize::new(0), has_died: AtomicBool::new(false) });
+        let closed = CancellationToken::new();
+        let open = closed.clone().drop_guard();
+        drivers.spawn(drive(connection, Arc::clone(&life), Arc::clone(&pings), closed));
+        Ok(Arc::new(Http2 { sender, pings, life, doubted: AtomicU64::new(u64::MAX), _open: open }))
+    }
+
+    /// Whether it takes requests at all: not after GOAWAY, and not once it is closed.
+    pub(super) fn is_open(&self) -> bool {
+        self.sender.clone().ready().now_or_never().is_some_and(|ready| ready.is_ok())
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.streams() == 0
+    }
+
+    /// Whether it has as many requests as the endpoint takes at once.
+    pub(super) fn is_full(&self) -> bool {
+        self.streams() >= self.sender.current_max_send_streams()
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.life.vitals.age()
+    }
+
+    pub(super) fn silence(&self) -> Duration {
+        self.life.vitals.silence()
+    }
+
+    /// Whether something came in lately, and since a request was given up.
+    pub(super) fn is_trusted(&self) -> bool {
+        let vitals = &self.life.vitals;
+        vitals.silence() < TRUSTED_FOR && self.doubted.load(Ordering::Relaxed) != vitals.reads()
+    }
+
+    /// Asks it whether it is alive.
+    pub(super) async fn answers(&self) -> bool {
+        let ping = async { self.pings.lock().await.ping(Ping::opaque()).await };
+        matches!(tokio::time::timeout(PROOF_WITHIN, ping).await, Ok(Ok(_)))
+    }
+
+    /// A place for one more request.
+    pub(super) fn stream(self: &Arc<Self>) -> Stream {
+        self.life.streams.fetch_add(1, Ordering::Relaxed);
+        Stream { connection: Arc::clone(self), request: None, is_done: false }
+    }
+
+    fn streams(&self) -> usize {
+        self.life.streams.load(Ordering::Relaxed)
+    }
+}
+
+impl Stream {
+    pub(super) async fn send(&mut self, request: &Request) -> Result<Response<RecvStream>, Unanswered> {
+        let (head, body) = request.to_http2();
+        // A clone takes its request whatever the others wait for.
+        let (answer, mut sending) = match self.connection.sender.clone().send_request(head, body.is_empty()) {
+            Ok(streams) => streams,
+            Err(error) => return Err(Unanswered { error: error.into(), fate: Fate::Unsent }),
+        };
+        if !body.is_empty() {
+            // It is in memory anyway, and flows as the endpoint takes it. If the stream has ended already, its answer
+            // says why.
+            let _ = sending.send_data(body, true);
+        }
+        self.request = Some(sending);
+        answer.await.map_err(|error| {
+            // Its stream has ended, and there is nothing to doubt.
+            self.is_done = true;
+            self.unanswered(error)
+        })
+    }
+
+    pub(super) fn connection(&self) -> &Arc<Http2> {
+        &self.connection
+    }
+
+    /// Takes note that the answer has been read to its end.
+    pub(super) fn done(mut self) {
+        self.is_done = true;
+    }
+
+    fn unanswered(&self, error: h2::Error) -> Unanswered {
+        let fate = fate(&error);
+        if self.connection.life.has_died.load(Ordering::Acquire) {
+            return Unanswered { error: Broken::Died { silence: PING_AFTER + PONG_WITHIN }, fate };
+        }
+        Unanswered { error: error.into(), fate }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.connection.life.streams.fetch_sub(1, Ordering::Relaxed);
+        match &mut self.request {
+            // An answer may come before the endpoint has taken the whole request, and it need not take the rest. Where
+            // nothing is left to send, this does nothing.
+            Some(request) if self.is_done => request.send_reset(Reason::CANCEL),
+            // Given up: to drop it resets the stream.
+            Some(_) => self.connection.doubted.store(self.connection.life.vitals.reads(), Ordering::Relaxed),
+            None => {}
+        }
+    }
+}
+
+/// What a stream's error says of its request, before any answer.
+fn fate(error: &h2::Error) -> Fate {
+    match error.reason() {
+        // `h2` gives streams the error of a GOAWAY only where they are above the last one that it names.
+        Some(Reason::NO_ERROR) if error.is_remote() && error.is_go_away() => Fate::Unsent,
+        Some(_) if error.is_remote() && error.is_go_away() => Fate::Refused,
+        Some(Reason::REFUSED_STREAM) if error.is_remote() => Fate::Refused,
+        _ => Fate::Unknown,
+    }
+}
+
+/// Moves a connection's bytes until it ends, dies, or is dropped. Its error comes to its streams, too.
+async fn drive<S>(
+    connection: Connection<S, Bytes>,
+    life: Arc<Life>,
+    pings: Arc<tokio::sync::Mutex<PingPong>>,
+    closed: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    tokio::select! {
+        _ = connection => {}
+        () = closed.cancelled() => {}
+        () = death(&life, &pings) => {}
+    }
+}
+
+/// Returns once a connection with requests has been silent for too long. Its streams learn of it when it is dropped.
+async fn death(life: &Life, pings: &tokio::sync::Mutex<PingPong>) {
+    loop {
+        let heard = life.vitals.reads();
+        tokio::time::sleep(PING_AFTER).await;
+        if life.streams.load(Ordering::Relaxed) == 0 || life.vitals.reads() != heard {
+            continue;
+        }
+        let answer = async {
+            // An earlier ping may be unanswered still; then there is no need for another.
+            if pings.lock().await.ping(Ping::opaque()).await.is_err() {
+                std::future::pending().await
+            }
+        };
+        // Whatever comes is a sign of life: the answer to a ping may have to wait behind much else.
+        let _ = tokio::time::timeout(PONG_WITHIN, answer).await;
+        if life.vitals.reads() == heard {
+            life.has_died.store(true, Ordering::Release);
+            return;
+        }
+    }
+}

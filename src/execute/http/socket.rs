@@ -1,0 +1,251 @@
+//! A TCP connection that remembers when it last heard of its peer, and how much it has sent.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use rustix::net::{RecvFlags, Shutdown, sockopt};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::clock::{Clock, Timestamp};
+
+/// The silence after which the kernel asks the peer's kernel whether it is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+/// The pause between two such questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// The number of unanswered questions that end the connection.
+const KEEPALIVE_COUNT: u32 = 3;
+/// The longest time for which sent bytes may stay unacknowledged, in milliseconds.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT_MS: u32 = 30_000;
+
+/// A connected socket.
+pub(super) struct Socket {
+    stream: Arc<TcpStream>,
+    vitals: Arc<Vitals>,
+}
+
+/// What is known of a socket while something else owns it.
+pub(super) struct Vitals {
+    clock: Clock,
+    opened: Timestamp,
+    /// In microseconds since 1970.
+    heard: AtomicI64,
+    reads: AtomicU64,
+    sent_bytes: AtomicU64,
+    /// Does not keep the socket open.
+    stream: Weak<TcpStream>,
+}
+
+impl Socket {
+    /// Takes a new connection, and has the kernel give up a peer that is no longer there.
+    pub(super) fn new(stream: TcpStream, clock: Clock) -> Self {
+        // None of these is needed for an exchange to succeed: a system that refuses one does without.
+        // Requests are written whole: there is nothing to wait for.
+        let _ = stream.set_nodelay(true);
+        let _ = sockopt::set_socket_keepalive(&stream, true);
+        let _ = sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE);
+        let _ = sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL);
+        let _ = sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_COUNT);
+        #[cfg(target_os = "linux")]
+        let _ = sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS);
+        let stream = Arc::new(stream);
+        let now = clock.now();
+        let vitals = Vitals {
+            clock,
+            opened: now,
+            heard: AtomicI64::new(now.as_micros()),
+            reads: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
+            stream: Arc::downgrade(&stream),
+        };
+        Socket { stream, vitals: Arc::new(vitals) }
+    }
+
+    pub(super) fn vitals(&self) -> Arc<Vitals> {
+        Arc::clone(&self.vitals)
+    }
+}
+
+impl Vitals {
+    /// The time since the connection was opened.
+    pub(super) fn age(&self) -> Duration {
+        self.clock.now().since(self.opened)
+    }
+
+    /// The time since anything was received, or since the connection was opened.
+    pub(super) fn silence(&self) -> Duration {
+        self.clock.now().since(Timestamp::from_micros(self.heard.load(Ordering::Relaxed)))
+    }
+
+    /// A number that grows whenever something is received.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// The number of bytes that the kernel has taken.
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection is open and the kernel has received nothing that is still unread, its end included.
+    ///
+    /// The end of an idle connection is in the kernel before the task that owns the socket has been woken for it.
+    pub(super) fn is_quiet(&self) -> bool {
+        let Some(stream) = self.stream.upgrade() else { return false };
+        let mut byte = [0];
+        let peeked = rustix::net::recv(&*stream, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        peeked.is_err_and(|error| error == rustix::io::Errno::WOULDBLOCK)
+    }
+
+    fn heard(&self) {
+        self.heard.store(self.clock.now().as_micros(), Ordering::Relaxed);
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+// Written over `try_…`, which need no exclusive access, so that a peek may happen at any time.
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read(buffer.initialize_unfilled()) {
+                Ok(bytes) => {
+                    buffer.advance(bytes);
+                    if bytes > 0 {
+                        self.vitals.heard();
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl Socket {
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        send: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match send(&self.stream) {
+                Ok(bytes) => {
+                    self.vitals.sent(bytes);
+                    return Poll::Ready(Ok(bytes));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, |stream| stream.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, |stream| stream.try_write_vectored(slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(rustix::net::shutdown(&*self.stream, Shutdown::Write).map_err(io::Error::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    async fn pair(clock: Clock) -> (Socket, TcpStream) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (Socket::new(stream, clock), listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_no_longer_there_is_given_up_by_the_kernel() {
+        let (socket, _peer) = pair(Clock::System).await;
+        assert!(sockopt::socket_keepalive(&*socket.stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&*socket.stream).unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(sockopt::tcp_keepintvl(&*socket.stream).unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(sockopt::tcp_keepcnt(&*socket.stream).unwrap(), KEEPALIVE_COUNT);
+        #[cfg(target_os = "linux")]
+        assert_eq!(sockopt::tcp_user_timeout(&*socket.stream).unwrap(), USER_TIMEOUT_MS);
+    }
+
+    #[tokio::test]
+    async fn silence_counts_from_what_was_received_and_not_from_what_was_sent() {
+        let clock = ManualClock::new(Timestamp::from_micros(1_800_000_000_000_000));
+        let (mut socket, mut peer) = pair(Clock::Manual(clock.clone())).await;
+        let vitals = socket.vitals();
+        clock.advance(Duration::from_secs(3));
+        socket.write_all(b"ping").await.unwrap();
+        assert_eq!((vitals.sent_bytes(), vitals.reads()), (4, 0));
+        assert_eq!(vitals.silence(), Duration::from_secs(3));
+        peer.write_all(b"pong").await.unwrap();
+        socket.read_exact(&mut [0; 4]).await.unwrap();
+        assert!(vitals.reads() > 0);
+        assert_eq!((vitals.silence(), vitals.age()), (Duration::ZERO, Duration::from_secs(3)));
+    }
+
+    #[tokio::test]
+    async fn what_an_idle_connection_has_received_is_seen_before_it_is_read() {
+        let (socket, mut peer) = pair(Clock::System).await;
+        let vitals = socket.vitals();
+        assert!(vitals.is_quiet());
+        peer.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.unwrap();
+        socket.stream.readable().await.unwrap();
+        assert!(!vitals.is_quiet());
+
+        let (socket, peer) = pair(Clock::System).await;
+        let vitals = socket.vitals();
+        drop(peer);
+        socket.stream.readable().await.unwrap();
+        assert!(!vitals.is_quiet(), "its end has come");
+        drop(socket);
+        assert!(!vitals.is_quiet(), "it is closed");
+    }
+}

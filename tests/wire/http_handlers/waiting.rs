@@ -1,0 +1,113 @@
+//! Attempts that wait for a connection: they have not started.
+
+use std::time::Duration;
+
+use jobmill::{
+    clock::Clock,
+    config::HttpSettings,
+    proto::v1::{self, FailureReason, JobState},
+    serve::Server,
+};
+
+use super::{Endpoint, kinds, settings};
+use crate::support::{Rig, folder, job, manual_clock, memory};
+
+const TIMEOUT: Duration = Duration::from_millis(50);
+
+/// A job that may be attempted once, for a short time.
+fn only() -> v1::JobSpec {
+    let attempt_timeout = Some(prost_types::Duration::try_from(TIMEOUT).unwrap());
+    v1::JobSpec { max_attempts: 1, attempt_timeout, ..job("call") }
+}
+
+#[tokio::test]
+async fn an_attempt_that_gets_no_connection_in_time_does_not_count() {
+    let endpoint = Endpoint::start().await;
+    let clock = manual_clock();
+    let http = HttpSettings { max_connections: 1, connection_wait: TIMEOUT * 4, ..settings(&endpoint.url()) };
+    let rig = Rig::start(Server::builder(kinds(memory(), http)).clock(Clock::Manual(clock.clone()))).await;
+    let busy = rig.submit(job("call")).await.id;
+    let mut line = endpoint.accept().await;
+    line.request().await;
+    let waiting = rig.submit(only()).await.id;
+    let mut watcher = rig.watch_ids(&[&waiting]).await;
+    watcher.until(JobState::Scheduled).await;
+    let back = rig.get(&waiting).await;
+    assert_eq!((back.attempt, back.attempts.len()), (0, 0), "{back:?}");
+    assert_eq!(back.run_time.unwrap().seconds, 1_800_000_001, "not at once again");
+    line.answer_with("200 OK", "", "").await;
+    rig.ends(&busy).await;
+    clock.advance(Duration::from_secs(1));
+    line.request().await;
+    line.answer_with("200 OK", "", "done").await;
+    let done = rig.ends(&waiting).await;
+    assert_eq!((done.state(), done.attempt), (JobState::Succeeded, 1), "{:?}", done.failure);
+    assert!(!endpoint.was_called());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn the_wait_for_a_connection_is_no_part_of_an_attempts_timeout() {
+    let endpoint = Endpoint::start().await;
+    let http = HttpSettings { max_connections: 1, ..settings(&endpoint.url()) };
+    let rig = Rig::start(Server::builder(kinds(memory(), http))).await;
+    // Three in a row, each of which takes its whole timeout: the last would be over before it began.
+    let ids = rig.submit_batch(vec![only(); 3]).await;
+    for _ in &ids {
+        let mut line = endpoint.accept().await;
+        line.request().await;
+        line.closed().await;
+    }
+    for id in &ids {
+        let failure = rig.ends(id).await.failure.unwrap();
+        assert_eq!(failure.reason(), FailureReason::Timeout);
+    }
+    assert!(!endpoint.was_called());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_waits_for_a_connection_when_the_server_stops_does_not_count() {
+    let endpoint = Endpoint::start().await;
+    let folder_ = tempfile::tempdir().unwrap();
+    let http = HttpSettings { max_connections: 1, ..settings(&endpoint.url()) };
+    let start = || async {
+        let mut settings = kinds(folder(folder_.path()), http.clone());
+        settings.drain_timeout = Duration::ZERO;
+        Rig::start(Server::builder(settings).clock(Clock::Manual(manual_clock()))).await
+    };
+    let rig = start().await;
+    let busy = rig.submit(v1::JobSpec { max_attempts: 1, ..job("call") }).await.id;
+    let mut line = endpoint.accept().await;
+    line.request().await;
+    let waiting = rig.submit(v1::JobSpec { max_attempts: 1, ..job("call") }).await.id;
+    rig.watch_ids(&[&waiting]).await.until(JobState::Running).await;
+    rig.stop().await;
+    line.closed().await;
+
+    let rig = start().await;
+    assert_eq!(rig.ends(&busy).await.failure.unwrap().reason(), FailureReason::Lost);
+    let mut line = endpoint.accept().await;
+    line.request().await;
+    line.answer_with("200 OK", "", "").await;
+    let done = rig.ends(&waiting).await;
+    assert_eq!((done.state(), done.attempt), (JobState::Succeeded, 1), "{:?}", done.failure);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_cancelled_while_it_waits_for_a_connection_has_had_no_attempt() {
+    let endpoint = Endpoint::start().await;
+    let http = HttpSettings { max_connections: 1, ..settings(&endpoint.url()) };
+    let rig = Rig::start(Server::builder(kinds(memory(), http))).await;
+    let busy = rig.submit(job("call")).await.id;
+    let mut line = endpoint.accept().await;
+    line.request().await;
+    let waiting = rig.submit(job("call")).await.id;
+    rig.cancel(&waiting).await.unwrap();
+    let cancelled = rig.ends(&waiting).await;
+    assert_eq!((cancelled.state(), cancelled.attempt), (JobState::Cancelled, 0));
+    line.answer_with("200 OK", "", "").await;
+    rig.ends(&busy).await;
+    rig.stop().await;
+}
