@@ -28,10 +28,10 @@ use crate::support::{
 };
 
 /// An answer over HTTP: its first line, all of its headers, and its body.
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     head: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 async fn ask(address: SocketAddr, request: &str) -> Answer {
@@ -48,7 +48,7 @@ async fn ask(address: SocketAddr, request: &str) -> Answer {
     Answer { status, head: head.to_lowercase(), body: body.to_owned() }
 }
 
-async fn get(address: SocketAddr, path: &str) -> Answer {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
     ask(address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await
 }
 
@@ -62,10 +62,10 @@ async fn start(builder: impl FnOnce(jobmill::config::Settings) -> ServerBuilder)
 }
 
 /// What a server says now, by series.
-struct Scrape(BTreeMap<String, f64>);
+pub(crate) struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
-    async fn of(address: SocketAddr) -> Self {
+    pub(crate) async fn of(address: SocketAddr) -> Self {
         let answer = get(address, "/metrics").await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
@@ -80,7 +80,7 @@ impl Scrape {
         )
     }
 
-    fn get(&self, series: &str) -> f64 {
+    pub(crate) fn get(&self, series: &str) -> f64 {
         *self.0.get(series).unwrap_or_else(|| panic!("no {series} in {:#?}", self.0.keys()))
     }
 
