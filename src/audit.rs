@@ -16,6 +16,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustix::{fs::OFlags, io::ioctl_fionbio};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -209,6 +210,12 @@ impl Audit {
         }
     }
 
+    /// The number of lines that wait to be written.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.writing.as_ref().map_or(0, |writing| writing.lines.waiting())
+    }
+
     /// Returns once all lines so far are written.
     pub async fn flush(&self) {
         if let Some(writing) = &self.writing {
@@ -270,7 +277,11 @@ fn json(line: &Line<'_>) -> String {
 fn append_to(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
 
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    // Without waiting: a named pipe that nothing reads is an error, and not a start that never ends.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(path)?;
+    ioctl_fionbio(&file, false)?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -326,12 +337,25 @@ mod tests {
         assert_eq!(told.iter().flatten().count(), 1);
     }
 
+    fn named_pipe(path: &Path) {
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    }
+
+    #[test]
+    fn a_named_pipe_that_nothing_reads_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit");
+        named_pipe(&path);
+        let error = Audit::to_file(&path, Clock::System).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NXIO.raw_os_error()), "{error}");
+    }
+
     /// A file that takes nothing and does not say so: a pipe that is full.
     #[tokio::test(start_paused = true)]
     async fn an_answer_waits_a_second_for_a_line_that_is_stuck_and_no_longer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit");
-        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        named_pipe(&path);
         // Open at both ends, so that to open one of them does not wait for the other.
         let mut pipe = File::options().read(true).write(true).open(&path).unwrap();
         rustix::io::ioctl_fionbio(&pipe, true).unwrap();

@@ -168,6 +168,12 @@ impl Lines {
         true
     }
 
+    /// The number of lines that have been added and are not done with.
+    pub(crate) fn waiting(&self) -> u64 {
+        let state = self.0.state.lock();
+        state.added - state.done
+    }
+
     /// Adds no more lines. The outlet ends after those that there are.
     pub(crate) fn close(&self) {
         self.0.state.lock().closed = true;

@@ -115,8 +115,8 @@ fn write(stderr: File, mut outlet: Outlet) {
 }
 
 /// What lines are written to.
-struct Sink {
-    stderr: File,
+struct Sink<W> {
+    stderr: W,
     /// The line before ended early.
     torn: bool,
     /// Lines that the queue had refused when the log last told of lost ones.
@@ -125,7 +125,7 @@ struct Sink {
     failed: u64,
 }
 
-impl Sink {
+impl<W: Write + AsFd> Sink<W> {
     /// Writes how many lines are missing here, if there are any.
     fn tell_of_lost(&mut self, refused: u64) {
         let lost = refused - self.refused + self.failed;
@@ -222,7 +222,91 @@ fn filter(text: &str) -> anyhow::Result<EnvFilter> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// Takes so many bytes each time, or fails where it has nothing left to say.
+    struct Shaky {
+        takes: Vec<io::Result<usize>>,
+        written: Vec<u8>,
+        descriptor: File,
+    }
+
+    impl Write for Shaky {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let takes = if self.takes.is_empty() { Ok(bytes.len()) } else { self.takes.remove(0) };
+            let count = takes?.min(bytes.len());
+            self.written.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl AsFd for Shaky {
+        fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+            self.descriptor.as_fd()
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_short_does_not_run_into_the_next_one() {
+        let full = || Err(ErrorKind::StorageFull.into());
+        let takes = vec![
+            Ok(2),
+            Err(ErrorKind::Interrupted.into()),
+            Err(ErrorKind::WouldBlock.into()),
+            full(),
+            full(),
+        ];
+        let descriptor = File::options().write(true).open("/dev/null").unwrap();
+        let stderr = Shaky { takes, written: Vec::new(), descriptor };
+        let mut sink = Sink { stderr, torn: false, refused: 0, failed: 0 };
+        let written: Vec<_> =
+            ["one\n", "two\n", "three\n", "four\n"].iter().map(|line| sink.write(line.as_bytes())).collect();
+        assert_eq!(written, [false, false, true, true]);
+        assert_eq!(String::from_utf8(sink.stderr.written).unwrap(), "on\nthree\nfour\n");
+    }
+
+    /// What is written to it, for all of its clones.
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_a_line_of_the_log() {
+        const THREAD: &str = "panics to the log";
+        // Other tests may panic meanwhile.
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| match thread::current().name() {
+            Some(THREAD) => log_panic(panic),
+            _ => others(panic),
+        }));
+        let page = Page::default();
+        let own = page.clone();
+        let panicking = thread::Builder::new().name(THREAD.into()).spawn(move || {
+            let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || own.clone()).finish();
+            tracing::subscriber::with_default(log, || panic!("out of {}", "luck"));
+        });
+        panicking.unwrap().join().unwrap_err();
+        let line = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        for part in ["ERROR", "a thread panicked: out of luck", THREAD, "src/cli/logging.rs:"] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
 
     #[test]
     fn strangers_do_not_write_the_log() {

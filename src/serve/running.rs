@@ -135,7 +135,13 @@ impl Running {
             let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
         }
         // A file that takes nothing must not hold up the end.
-        let _ = tokio::time::timeout_at(farewell_until(deadline), audit.flush()).await;
+        let lines = audit.waiting();
+        if tokio::time::timeout_at(farewell_until(deadline), audit.flush()).await.is_err() {
+            tracing::error!(
+                lines,
+                "the audit takes no lines: up to this many are lost with the end of the server"
+            );
+        }
         finish(traces, farewell_until(deadline)).await;
         if let Some(showing) = showing {
             showing.abort();

@@ -172,7 +172,7 @@ impl Drop for Bomb {
 
 #[tokio::test]
 async fn a_closure_that_panics_when_it_is_dropped_keeps_no_other_from_being_let_go_of() {
-    let server = start().await;
+    let server = builder_with(StoreSettings::Memory, one_slot()).start().await.unwrap();
     let (drops, handle) = (Drops::new(), server.handle());
     let (first, release) = occupy(&handle).await;
     let bomb = Bomb;
