@@ -214,7 +214,7 @@ impl State {
 
 impl Outlet {
     /// Waits for the next line; `None` once the queue is closed and empty.
-    pub fn next(&mut self) -> Option<Taken> {
+    pub fn take(&mut self) -> Option<Taken> {
         self.tell_done();
         let mut state = self.queue.state.lock();
         loop {
@@ -292,7 +292,7 @@ mod tests {
         }
         assert!(!lines.push("one too many".into()) && lines.push_awaited(|_| "another".into()).is_none());
         assert_eq!(lines.lost().get(), 2);
-        assert_eq!((&*outlet.next().unwrap().text, outlet.refused_since_last()), (&b"0"[..], None));
+        assert_eq!((&*outlet.take().unwrap().text, outlet.refused_since_last()), (&b"0"[..], None));
         let mut before = 0;
         assert!(
             lines
@@ -303,7 +303,7 @@ mod tests {
                 .is_some()
         );
         assert_eq!(before, 2);
-        let last = std::iter::from_fn(|| outlet.next()).find(|line| line.text == b"fits").unwrap();
+        let last = std::iter::from_fn(|| outlet.take()).find(|line| line.text == b"fits").unwrap();
         assert_eq!((last.refused_before, outlet.refused_since_last()), (2, Some(2)));
     }
 
@@ -312,7 +312,7 @@ mod tests {
         let (lines, mut outlet) = queue();
         assert!(lines.push(vec![b'a'; BYTES_MAX]));
         assert!(!lines.push("b".into()));
-        outlet.next().unwrap();
+        outlet.take().unwrap();
         assert!(lines.push("b".into()));
     }
 
@@ -321,15 +321,15 @@ mod tests {
         let (lines, mut outlet) = queue();
         let mut written = lines.push_awaited(|_| "a".into()).unwrap();
         assert!(lines.push("b".into()));
-        assert_eq!(outlet.next().unwrap().text, b"a");
+        assert_eq!(outlet.take().unwrap().text, b"a");
         assert!(written.try_recv().is_err() && !lines.wait_until_done(Duration::ZERO));
-        assert_eq!(outlet.next().unwrap().text, b"b");
+        assert_eq!(outlet.take().unwrap().text, b"b");
         written.await.unwrap();
         let mark = lines.push_mark();
-        assert_eq!(outlet.next().unwrap().text, b"");
+        assert_eq!(outlet.take().unwrap().text, b"");
         assert!(!lines.wait_until_done(Duration::ZERO));
         lines.close();
-        assert!(outlet.next().is_none());
+        assert!(outlet.take().is_none());
         assert!(lines.wait_until_done(Duration::ZERO));
         mark.await.unwrap();
     }
@@ -343,10 +343,10 @@ mod tests {
         let mut last = Vec::new();
         while last != b"last" {
             assert!(!waiting.is_finished());
-            last = outlet.next().unwrap().text;
+            last = outlet.take().unwrap().text;
         }
         lines.close();
-        assert!(outlet.next().is_none());
+        assert!(outlet.take().is_none());
         waiting.join().unwrap();
         assert_eq!(lines.lost().get(), 1);
     }
@@ -356,7 +356,7 @@ mod tests {
         let (lines, mut outlet) = queue();
         let mut written = lines.push_awaited(|_| "a".into()).unwrap();
         assert!(lines.push("b".into()));
-        outlet.next().unwrap();
+        outlet.take().unwrap();
         drop(outlet);
         written.try_recv().unwrap();
         assert!(lines.wait_until_done(LONG) && !lines.push("c".into()));

@@ -73,7 +73,7 @@ fn start(mut write: impl FnMut(Vec<u8>, &Outlet) + Send + 'static) -> io::Result
     let (lines, mut outlet) = lines::queue();
     thread::Builder::new().name("audit".into()).spawn(move || {
         IS_OWN_THREAD.set(true);
-        while let Some(line) = outlet.next() {
+        while let Some(line) = outlet.take() {
             // The log's subscriber is the embedding program's own.
             if catch_unwind(AssertUnwindSafe(|| write(line.text, &outlet))).is_err() {
                 outlet.lose();

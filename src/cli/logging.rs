@@ -102,7 +102,7 @@ impl Drop for Log {
 /// Writes lines until the program ends.
 fn write(stderr: File, mut outlet: Outlet) {
     let mut sink = Sink { stderr, torn: false, refused: 0, failed: 0 };
-    while let Some(line) = outlet.next() {
+    while let Some(line) = outlet.take() {
         sink.tell_of_lost(line.refused_before);
         if !sink.write(&line.text) {
             sink.failed += 1;
