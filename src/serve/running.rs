@@ -55,8 +55,9 @@ impl Running {
                 Ok(Err(error)) => error,
                 Ok(Ok(())) | Err(_) => ServeError::Ended("the gRPC server".into()),
             }),
-            // These end only after the drain. One that panics must not leave a server that looks well.
-            _ = &mut self.dispatching => Err(ServeError::Ended("what starts attempts".into())),
+            // What ends before the drain has panicked, and must not leave a server behind that looks well. This one ends
+            // with the committer, too, whose error says more.
+            Err(_) = &mut self.dispatching => Err(ServeError::Ended("what starts attempts".into())),
             _ = &mut self.following => Err(ServeError::Ended("what lets go of closures".into())),
             () = ended(&mut self.showing) => Err(ServeError::Ended("the metrics endpoint".into())),
         };
