@@ -2,31 +2,55 @@
 //!
 //! A line never holds a payload or a token. What others chose is escaped, so that one line is one call.
 
+mod writer;
+
+pub use writer::is_on_own_thread;
+
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write},
+    io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
+use rustix::{fs::OFlags, io::ioctl_fionbio};
 use serde::Serialize;
+use tokio::sync::oneshot;
 
-use crate::clock::{Clock, Timestamp};
+use crate::{
+    clock::{Clock, Timestamp},
+    lines::{Lines, LostLines},
+};
+use writer::{Complaints, Writer};
 
-/// A line names so many ids, and counts the others.
+/// The target of lines in the log.
+pub const TARGET: &str = "jobmill::audit";
+/// The number of ids that a line names at most; it counts the others.
 const IDS_MAX: usize = 10;
-/// In a second, so many calls of those who were not let in have a line; the others are counted.
+/// The number of calls that were not let in that have a line in a second; the others are counted.
 const STRANGERS_MAX: u64 = 50;
-/// A file that can't be written is told of so often.
-const COMPLAIN_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+/// An answer waits this long for its line at most.
+const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Where the lines go.
+/// The way of lines to a file, or to the log. A thread of its own writes them.
 #[derive(Debug)]
 pub struct Audit {
     clock: Clock,
-    sink: Sink,
+    /// Absent where lines go nowhere.
+    writing: Option<Writing>,
     strangers: Mutex<Strangers>,
+}
+
+#[derive(Debug)]
+struct Writing {
+    lines: Lines,
+    /// The number of lost lines that a later line has told of.
+    told: AtomicU64,
+    writer: Writer,
+    complaints: Complaints,
 }
 
 /// How many lines of strangers there are in the present second, and how many calls have none since the last line.
@@ -37,17 +61,17 @@ struct Strangers {
     untold: u64,
 }
 
-#[derive(Debug)]
-enum Sink {
-    Nowhere,
-    Log,
-    File { path: PathBuf, open: Mutex<Open> },
-}
+/// A line on its way. Its call's answer waits for it: see [`Audit::written`].
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Receipt(Option<oneshot::Receiver<()>>);
 
-#[derive(Debug)]
-struct Open {
-    file: File,
-    complained: Option<Timestamp>,
+impl Receipt {
+    /// Whether there is a line to wait for.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.0.is_some()
+    }
 }
 
 /// One call.
@@ -92,6 +116,8 @@ struct Line<'a> {
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "is_zero")]
     untold: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    lost: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -103,69 +129,105 @@ impl Audit {
     /// To a file, which is appended to.
     ///
     /// # Errors
-    /// The file can't be opened.
+    /// The file can't be opened, or there is no thread to write it.
     pub fn to_file(path: &Path, clock: Clock) -> io::Result<Self> {
-        let open = Mutex::new(Open { file: append_to(path)?, complained: None });
-        Ok(Audit { clock, sink: Sink::File { path: path.to_owned(), open }, strangers: Mutex::default() })
+        let complaints = Complaints::new(clock.clone());
+        let (lines, writer) = Writer::to_file(path, append_to(path)?, complaints.clone())?;
+        Ok(Audit::new(lines, writer, complaints, clock))
     }
 
-    /// To the log, with the target `jobmill::audit`.
-    #[must_use]
-    pub fn to_log(clock: Clock) -> Self {
-        Audit { clock, sink: Sink::Log, strangers: Mutex::default() }
+    /// To the log, with the target [`TARGET`].
+    ///
+    /// # Errors
+    /// There is no thread to write it.
+    pub fn to_log(clock: Clock) -> io::Result<Self> {
+        let (lines, writer) = Writer::to_log()?;
+        Ok(Audit::new(lines, writer, Complaints::new(clock.clone()), clock))
+    }
+
+    fn new(lines: Lines, writer: Writer, complaints: Complaints, clock: Clock) -> Self {
+        let writing = Some(Writing { lines, told: AtomicU64::new(0), writer, complaints });
+        Audit { clock, writing, strangers: Mutex::default() }
     }
 
     /// Nowhere.
     #[must_use]
     pub fn off() -> Self {
-        Audit { clock: Clock::System, sink: Sink::Nowhere, strangers: Mutex::default() }
+        Audit { clock: Clock::System, writing: None, strangers: Mutex::default() }
     }
 
     /// Whether lines go anywhere.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        !matches!(self.sink, Sink::Nowhere)
+        self.writing.is_some()
     }
 
-    /// Opens the file anew, where it was moved away.
-    ///
-    /// # Errors
-    /// The file can't be opened; the old one stays in use.
-    pub fn reopen(&self) -> io::Result<()> {
-        if let Sink::File { path, open } = &self.sink {
-            open.lock().file = append_to(path)?;
+    /// Lines that are in no file and in no log, because more waited than the audit holds.
+    #[must_use]
+    pub fn lost(&self) -> LostLines {
+        self.writing.as_ref().map(|writing| writing.lines.lost()).unwrap_or_default()
+    }
+
+    /// Has the file opened anew by the thread that writes it, where it was moved away. One that can't be opened is told
+    /// in the log, and the old one stays in use.
+    pub fn reopen(&self) {
+        if let Some(writing) = &self.writing {
+            writing.writer.reopen();
+            // Has the thread look, even if there is no line for it.
+            drop(writing.lines.push_mark());
         }
-        Ok(())
     }
 
-    /// Writes a line of a call that was not let in. Anybody may make as many of those as they like: where there are
-    /// too many, some have no line, and the next one that has tells how many they were.
-    pub fn record_stranger(&self, call: Call<'_>) {
+    /// Adds a line of a call that was not let in. Anybody may make as many of those as they like: where there are too
+    /// many, some have no line, and the next one that has tells how many they were.
+    pub fn record_stranger(&self, call: Call<'_>) -> Receipt {
         let now = self.clock.now();
         let mut strangers = self.strangers.lock();
-        if now.since(strangers.since) >= std::time::Duration::from_secs(1) {
+        // A clock that was set back begins a second, too.
+        if now < strangers.since || now.since(strangers.since) >= Duration::from_secs(1) {
             *strangers = Strangers { since: now, lines: 0, untold: strangers.untold };
         }
         if strangers.lines >= STRANGERS_MAX {
             strangers.untold += 1;
-            return;
+            return Receipt::default();
         }
         strangers.lines += 1;
         let untold = std::mem::take(&mut strangers.untold);
         drop(strangers);
-        self.write(call, untold);
+        self.add(call, untold)
     }
 
-    /// Writes a line.
-    pub fn record(&self, call: Call<'_>) {
-        self.write(call, 0);
+    /// Adds a line. It never blocks: a line for which there is no room is lost, and the next one tells so.
+    pub fn record(&self, call: Call<'_>) -> Receipt {
+        self.add(call, 0)
     }
 
-    fn write(&self, call: Call<'_>, untold: u64) {
+    /// Waits until a line is written, for 1 s at most. It is written later then, or is lost if the server ends first.
+    pub async fn written(&self, receipt: Receipt) {
+        let (Some(writing), Some(line)) = (&self.writing, receipt.0) else { return };
+        if tokio::time::timeout(WAIT_MAX, line).await.is_err() {
+            writing.complaints.late(WAIT_MAX);
+        }
+    }
+
+    /// The number of lines that wait to be written.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.writing.as_ref().map_or(0, |writing| writing.lines.waiting())
+    }
+
+    /// Returns once all lines so far are written.
+    pub async fn flush(&self) {
+        if let Some(writing) = &self.writing {
+            let _ = writing.lines.push_mark().await;
+        }
+    }
+
+    fn add(&self, call: Call<'_>, untold: u64) -> Receipt {
+        let Some(Writing { lines, told, .. }) = &self.writing else { return Receipt::default() };
         let Call { subject, certificate, peer, rpc, queue, ids, code, reason } = call;
-        let now = self.clock.now();
-        let line = Line {
-            time: now.to_string(),
+        let mut line = Line {
+            time: self.clock.now().to_string(),
             subject,
             certificate: certificate.filter(|certificate| subject != Some(certificate)),
             peer,
@@ -176,22 +238,22 @@ impl Audit {
             code,
             reason,
             untold,
+            lost: 0,
         };
-        match &self.sink {
-            Sink::Nowhere => {}
-            Sink::Log => tracing::info!(target: "jobmill::audit", "{}", json(&line)),
-            Sink::File { path, open } => {
-                let mut text = json(&line);
-                text.push('\n');
-                let mut open = open.lock();
-                // In one call, so that lines of several servers don't mix.
-                if let Err(error) = open.file.write_all(text.as_bytes())
-                    && open.complained.is_none_or(|at| now.since(at) >= COMPLAIN_EVERY)
-                {
-                    open.complained = Some(now);
-                    tracing::error!(path = %path.display(), %error, "the audit's file can't be written");
-                }
-            }
+        Receipt(lines.push_awaited(|lost| {
+            line.lost = lost - told.swap(lost, Ordering::Relaxed);
+            let mut text = json(&line).into_bytes();
+            text.push(b'\n');
+            text
+        }))
+    }
+}
+
+impl Drop for Audit {
+    /// The thread writes what there is, as far as it can, and ends.
+    fn drop(&mut self) {
+        if let Some(writing) = &self.writing {
+            writing.lines.close();
         }
     }
 }
@@ -215,7 +277,11 @@ fn json(line: &Line<'_>) -> String {
 fn append_to(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
 
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    // Without waiting: a named pipe that nothing reads is an error, and not a start that never ends.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(path)?;
+    ioctl_fionbio(&file, false)?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -223,35 +289,101 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::clock::ManualClock;
+    use crate::{clock::ManualClock, lines::LINES_MAX};
 
-    #[test]
-    fn strangers_do_not_fill_the_disk() {
+    #[tokio::test]
+    async fn strangers_do_not_fill_the_disk() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit");
         let clock = ManualClock::new(Timestamp::from_micros(0));
         let audit = Audit::to_file(&path, Clock::Manual(clock.clone())).unwrap();
         let lines = || fs::read_to_string(&path).unwrap().lines().count() as u64;
         for _ in 0..STRANGERS_MAX + 7 {
-            audit.record_stranger(Call::default());
+            let _ = audit.record_stranger(Call::default());
         }
-        audit.record(Call::default());
+        audit.written(audit.record(Call::default())).await;
         assert_eq!(lines(), STRANGERS_MAX + 1);
-        clock.advance(std::time::Duration::from_secs(1));
-        audit.record_stranger(Call::default());
+        clock.advance(Duration::from_secs(1));
+        audit.written(audit.record_stranger(Call::default())).await;
         assert_eq!(lines(), STRANGERS_MAX + 2);
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.lines().last().unwrap().ends_with(r#","untold":7}"#), "{text}");
     }
 
+    #[tokio::test]
+    async fn lines_that_no_longer_fit_are_counted_by_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let clock = ManualClock::new(Timestamp::from_micros(0));
+        let audit = Audit::to_file(&path, Clock::Manual(clock)).unwrap();
+        let (mut kept, mut lost) = (0, 0);
+        for _ in 0..LINES_MAX + 100 {
+            if audit.record(Call::default()).is_open() { kept += 1 } else { lost += 1 }
+        }
+        // The thread may have a line in hand.
+        assert!(lost == 99 || lost == 100, "{lost}");
+        assert_eq!(audit.lost().get(), lost);
+        fs::remove_file(&path).unwrap();
+        audit.reopen();
+        audit.flush().await;
+        audit.written(audit.record(Call::default())).await;
+        audit.written(audit.record(Call::default())).await;
+        let text = fs::read_to_string(&path).unwrap();
+        let told: Vec<_> = text.lines().map(|line| line.contains("lost").then_some(line)).collect();
+        assert_eq!(told.len(), kept + 2);
+        let line = told[kept].unwrap_or_default();
+        assert!(line.ends_with(&format!(r#","lost":{lost}}}"#)), "{line}");
+        assert_eq!(told.iter().flatten().count(), 1);
+    }
+
+    fn named_pipe(path: &Path) {
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    }
+
     #[test]
-    fn a_call_is_one_line_whatever_others_chose() {
+    fn a_named_pipe_that_nothing_reads_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit");
+        named_pipe(&path);
+        let error = Audit::to_file(&path, Clock::System).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NXIO.raw_os_error()), "{error}");
+    }
+
+    /// A file that takes nothing and does not say so: a pipe that is full.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_waits_a_second_for_a_line_that_is_stuck_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit");
+        named_pipe(&path);
+        // Open at both ends, so that to open one of them does not wait for the other.
+        let mut pipe = File::options().read(true).write(true).open(&path).unwrap();
+        rustix::io::ioctl_fionbio(&pipe, true).unwrap();
+        while io::Write::write(&mut pipe, &[b' '; 4096]).is_ok() {}
+        rustix::io::ioctl_fionbio(&pipe, false).unwrap();
+        let audit = Audit::to_file(&path, Clock::System).unwrap();
+        let start = tokio::time::sleep(Duration::ZERO).deadline();
+        audit.written(audit.record(Call::default())).await;
+        let waited = tokio::time::sleep(Duration::ZERO).deadline() - start;
+        assert!(waited >= WAIT_MAX && waited < WAIT_MAX * 2, "{waited:?}");
+        // Read again, it has the line.
+        let mut text = String::new();
+        while !text.ends_with('\n') {
+            let mut part = [0; 4096];
+            let count = io::Read::read(&mut pipe, &mut part).unwrap();
+            text.push_str(&String::from_utf8_lossy(&part[..count]));
+        }
+        assert!(text.trim().starts_with(r#"{"time":"#), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_call_is_one_line_whatever_others_chose() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit");
         let clock = ManualClock::new(Timestamp::from_micros(0));
         let audit = Audit::to_file(&path, Clock::Manual(clock)).unwrap();
         let ids: Vec<_> = (0..12).map(|n| n.to_string()).collect();
-        audit.record(Call {
+        let first = audit.record(Call {
             subject: Some("a\n\u{1b}[31m\u{202e}\u{85}\""),
             rpc: "s/Submit",
             queue: Some("q"),
@@ -259,14 +391,16 @@ mod tests {
             code: "OK",
             ..Call::default()
         });
+        audit.written(first).await;
         fs::rename(&path, dir.path().join("audit.1")).unwrap();
-        audit.reopen().unwrap();
-        audit.record(Call {
+        audit.reopen();
+        let second = audit.record(Call {
             rpc: "s/Get",
             code: "UNAUTHENTICATED",
             reason: Some("TOKEN_MISSING"),
             ..Call::default()
         });
+        audit.written(second).await;
         let read = |name| fs::read_to_string(dir.path().join(name)).unwrap();
         insta::assert_snapshot!(read("audit.1") + &read("audit"), @r#"
         {"time":"1970-01-01T00:00:00Z","subject":"a\n\u001b[31m\u202e\u0085\"","rpc":"s/Submit","queue":"q","ids":["0","1","2","3","4","5","6","7","8","9"],"count":12,"code":"OK"}

@@ -16,6 +16,7 @@ mod dispatch;
 pub mod execute;
 pub mod handle;
 pub mod job;
+pub mod lines;
 pub mod listen;
 mod metrics;
 pub mod proto;

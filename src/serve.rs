@@ -31,6 +31,7 @@ use tokio_util::{
 use crate::{
     admission::{Admission, Queues},
     api::{self, Core, Gate, Outgoing},
+    audit::Audit,
     clock::Clock,
     commit::Committer,
     config::{DiskSettings, KindDefaults, LimitSettings, Settings, StoreSettings, names},
@@ -42,8 +43,9 @@ use crate::{
         configured::Common,
     },
     handle::{self, Handle},
+    lines::LostLines,
     listen::{Hosts, ListenStats, Listener},
-    metrics::{Health, Metrics, Page, endpoint},
+    metrics::{Health, Lost, Metrics, Page, endpoint},
     store::{EngineSetup, Leftover, Reads, Store, memory::MemoryStore, sqlite::SqliteStore},
     traces::Traces,
     watch::{Hub, TokenIssuer},
@@ -67,6 +69,7 @@ pub struct ServerBuilder {
     around_store: Option<AroundStore>,
     handlers: Vec<(String, KindDefaults, Arc<dyn Handler>)>,
     listens: bool,
+    lost_log_lines: LostLines,
 }
 
 /// A running server.
@@ -110,6 +113,7 @@ impl Server {
             around_store: None,
             handlers: Vec::new(),
             listens: true,
+            lost_log_lines: LostLines::default(),
         }
     }
 
@@ -215,6 +219,14 @@ impl ServerBuilder {
         self
     }
 
+    /// The count of lines that the program's log has lost, if it knows. The server shows it in its metrics and at
+    /// `/readyz`.
+    #[must_use]
+    pub fn lost_log_lines(mut self, lost: LostLines) -> Self {
+        self.lost_log_lines = lost;
+        self
+    }
+
     /// Opens the store, puts back what a crash left, and serves.
     ///
     /// # Errors
@@ -250,6 +262,7 @@ impl ServerBuilder {
         };
         let connections = Arc::new(ListenStats::default());
         let reload = Arc::new(Notify::new());
+        let audit = credentials.as_ref().map_or_else(|| Arc::new(Audit::off()), |files| files.audit());
         let listening = listener.zip(credentials).map(|(socket, credentials)| Listening {
             gate: credentials.gate(&self.settings),
             listener: Listener::new(
@@ -298,6 +311,7 @@ impl ServerBuilder {
             queues: Arc::clone(&queues),
             hub: Arc::clone(&hub),
             connections: Arc::clone(&connections),
+            lost: Lost { log: self.lost_log_lines, audit: audit.lost() },
             clock: self.clock.clone(),
         };
         let limits = &self.settings.limits;
@@ -345,6 +359,7 @@ impl ServerBuilder {
                 dispatched.clone(),
             )),
             committing,
+            audit,
             dispatch,
             attempts,
             hub,
@@ -432,11 +447,12 @@ async fn serve(
     core: Core,
     listening: Option<Listening>,
     stopping: CancellationToken,
-) -> Result<(), ApiError> {
+) -> Result<(), ServeError> {
     match listening {
-        Some(Listening { listener, gate, limits, following: _following }) => {
-            api::serve(core, gate, &limits, listener, stopping).await
-        }
+        Some(Listening { listener, gate, limits, following }) => tokio::select! {
+            served = api::serve(core, gate, &limits, listener, stopping) => Ok(served?),
+            _ = following => Err(ServeError::Ended("what reads the credentials again".into())),
+        },
         None => {
             stopping.cancelled().await;
             Ok(())

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tonic::{Code, Request, Status};
 
 use super::{errors, rpcs::Needs};
 use crate::{
     access::{Access, Role, Subject},
-    audit::{self, Audit},
+    audit::{self, Audit, Receipt},
     job::{Job, JobId},
     listen::Peer,
     metrics::grpc_code,
@@ -22,6 +23,8 @@ pub(super) struct Caller {
     pub(super) peer: Option<Peer>,
     pub(super) rpc: &'static str,
     pub(super) needs: Needs,
+    /// The latest line of the audit that no answer has waited for.
+    pub(super) unwritten: Mutex<Receipt>,
 }
 
 impl Caller {
@@ -119,7 +122,7 @@ impl Caller {
     }
 
     fn note(&self, queue: Option<&str>, ids: &[String], code: Code, reason: Option<&str>) {
-        self.audit.record(audit::Call {
+        let receipt = self.audit.record(audit::Call {
             subject: self.subject.name(),
             certificate: self.subject.certificate(),
             peer: self.peer.as_ref().map(|peer| peer.address),
@@ -129,6 +132,24 @@ impl Caller {
             code: grpc_code(code as usize),
             reason,
         });
+        // Lines are written in their order: the latest one stands for those before it.
+        if receipt.is_open() {
+            *self.unwritten.lock() = receipt;
+        }
+    }
+
+    /// A line of the call that its answer has to wait for.
+    pub(super) fn take_unwritten(&self) -> Option<Receipt> {
+        let receipt = std::mem::take(&mut *self.unwritten.lock());
+        receipt.is_open().then_some(receipt)
+    }
+
+    /// Returns when what the call has noted so far is in the audit, or has taken too long. Answers of a stream go out
+    /// after this; for the first answer of each call the guard does the same.
+    pub(super) async fn written(&self) {
+        if let Some(receipt) = self.take_unwritten() {
+            self.audit.written(receipt).await;
+        }
     }
 }
 

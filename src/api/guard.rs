@@ -1,11 +1,12 @@
 //! The door of every call: by which name the server was called, from which page, and by whom.
 
 use std::{
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use futures_util::future::{Either, MapOk, Ready, TryFutureExt, ready};
+use pin_project_lite::pin_project;
 use tonic::{
     Status,
     body::Body,
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     access::{Access, Denied, Subject},
-    audit::{self, Audit},
+    audit::{self, Audit, Receipt},
     listen::{Hosts, Peer},
     metrics::grpc_code,
 };
@@ -63,9 +64,6 @@ impl<S> Layer<S> for GuardLayer {
     }
 }
 
-/// An answer to come, from its service.
-type Answered<F> = MapOk<F, fn(Response<Body>) -> Response<Body>>;
-
 /// Services behind the door.
 #[derive(Clone)]
 pub(super) struct Guard<S> {
@@ -79,7 +77,7 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Counted<Either<Answered<S::Future>, Ready<Result<Response<Body>, S::Error>>>>;
+    type Future = Counted<Answer<S::Future>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -90,28 +88,80 @@ where
         let call = calls.begin(request.uri().path());
         call.until(match gate.admit(&request) {
             Ok(caller) => {
-                request.extensions_mut().insert(Arc::new(caller));
-                let answer = self.inner.call(request.map(|body| unfinished.count(body)));
-                Either::Left(answer.map_ok(outgoing::own as fn(_) -> _))
+                let caller = Arc::new(caller);
+                request.extensions_mut().insert(Arc::clone(&caller));
+                let call = self.inner.call(request.map(|body| unfinished.count(body)));
+                Answer { call: Some(call), caller: Some(caller), answer: None, wait: None }
             }
-            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+            Err((status, receipt)) => {
+                let wait = receipt.is_open().then(|| written(Arc::clone(&gate.audit), receipt));
+                Answer { call: None, caller: None, answer: Some(status.into_http()), wait }
+            }
         })
     }
 }
 
+pin_project! {
+    /// An answer, which goes out only once the audit has its call, or has taken too long.
+    pub(super) struct Answer<F> {
+        // Absent once it is answered, or where the call was not let in.
+        #[pin]
+        call: Option<F>,
+        caller: Option<Arc<Caller>>,
+        answer: Option<Response<Body>>,
+        wait: Option<Written>,
+    }
+}
+
+type Written = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn written(audit: Arc<Audit>, receipt: Receipt) -> Written {
+    Box::pin(async move { audit.written(receipt).await })
+}
+
+impl<F, E> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Some(call) = this.call.as_mut().as_pin_mut() {
+            *this.answer = Some(outgoing::own(ready!(call.poll(context))?));
+            this.call.set(None);
+            let caller = this.caller.take();
+            *this.wait = caller.and_then(|caller| {
+                let receipt = caller.take_unwritten()?;
+                Some(written(Arc::clone(&caller.audit), receipt))
+            });
+        }
+        if let Some(wait) = this.wait {
+            ready!(wait.as_mut().poll(context));
+        }
+        match this.answer.take() {
+            Some(answer) => Poll::Ready(Ok(answer)),
+            // Polled again after its end.
+            None => Poll::Pending,
+        }
+    }
+}
+
 impl Gate {
-    /// Lets a call in, or says why not.
-    fn admit<B>(&self, request: &Request<B>) -> Result<Caller, Status> {
+    /// Lets a call in, or says why not, with the audit's line of that.
+    fn admit<B>(&self, request: &Request<B>) -> Result<Caller, (Status, Receipt)> {
+        let unheard = |status| (status, Receipt::default());
         // Where it is on, it has been translated before it comes here.
         let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         if kind.is_some_and(|kind| kind.starts_with(b"application/grpc-web")) {
-            return Err(errors::web_is_off());
+            return Err(unheard(errors::web_is_off()));
         }
-        let (rpc, needs) = rpcs::find(request.uri().path()).ok_or_else(errors::no_such_rpc)?;
+        let found = rpcs::find(request.uri().path()).ok_or_else(errors::no_such_rpc);
+        let (rpc, needs) = found.map_err(unheard)?;
         let peer = request.extensions().get::<Peer>().cloned();
         let certificate = peer.as_ref().and_then(|peer| peer.certificate.clone());
         let refused = |status: Status, subject: Option<&str>| {
-            self.audit.record_stranger(audit::Call {
+            let receipt = self.audit.record_stranger(audit::Call {
                 subject,
                 certificate: certificate.as_deref(),
                 peer: peer.as_ref().map(|peer| peer.address),
@@ -120,7 +170,7 @@ impl Gate {
                 reason: errors::reason(&status).as_deref(),
                 ..audit::Call::default()
             });
-            status
+            (status, receipt)
         };
         self.hosts
             .check(request.uri(), request.headers())
@@ -146,7 +196,7 @@ impl Gate {
             peer.is_welcome();
         }
         let (access, audit) = (Arc::clone(&self.access), Arc::clone(&self.audit));
-        Ok(Caller { access, audit, subject, peer, rpc, needs })
+        Ok(Caller { access, audit, subject, peer, rpc, needs, unwritten: Default::default() })
     }
 
     /// Only browsers say from which page a call comes.

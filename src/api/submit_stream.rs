@@ -85,9 +85,11 @@ impl SubmitStream {
             if self.granted > 0 {
                 let granted = std::mem::take(&mut self.granted);
                 self.credits += granted;
+                self.items.caller.written().await;
                 return Some(Ok(v1::SubmitStreamResponse { results, credits: granted as i32 }));
             }
             if self.items.asked.is_empty() && !matches!(self.phase, Phase::Open) {
+                self.items.caller.written().await;
                 return match std::mem::replace(&mut self.phase, Phase::Over) {
                     Phase::Ending(Err(status)) => Some(Err(status)),
                     Phase::Ending(Ok(())) | Phase::Open | Phase::Over => None,

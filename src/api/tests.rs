@@ -171,6 +171,7 @@ impl Bench {
         let caller = Caller {
             access: Arc::new(Access::new(None, Clock::System)),
             audit: Arc::new(Audit::off()),
+            unwritten: Default::default(),
             subject: Subject::anyone(None),
             peer: None,
             rpc,

@@ -166,7 +166,10 @@ pub(super) fn start(
                     }
                     respond(core, message, view).await
                 }
-                (Ok(_), Err(status)) => Err(status),
+                (Ok(_), Err(status)) => {
+                    caller.written().await;
+                    Err(status)
+                }
                 (Err(error), _) => Err(error.into()),
             };
             Some(match response {

@@ -1,10 +1,6 @@
 //! `jobmill check-config`: says what a server would run with, or all that is wrong.
 
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use comfy_table::{Table, presets};
 use jobmill::config::{Entry, Fault, Faults, Loaded, Place, Surroundings};
@@ -12,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     serve::{EXIT_CONFIGURATION, SourceArgs},
-    ui::Format,
+    ui::{Format, Ui},
 };
 
 /// Checks the configuration, and shows each setting with where it comes from. Starts nothing.
@@ -25,21 +21,25 @@ pub(crate) struct CheckConfigArgs {
     source: SourceArgs,
 }
 
-/// Checks the configuration. Exit codes: 0 if it is valid, 2 if not.
-pub(crate) fn run(args: CheckConfigArgs, format: Format) -> ExitCode {
+/// Checks the configuration. Exit codes: 0 if it is valid, 2 if not, 70 if that can't be told.
+pub(crate) fn run(args: CheckConfigArgs, ui: &Ui) -> ExitCode {
     let loaded = args.source.with_file(args.file).load(&Surroundings::of_process());
-    let text = match format {
+    let text = match ui.format {
         Format::Text => match &loaded {
             Ok(loaded) => table(loaded),
             Err(faults) => {
-                let _ = writeln!(io::stderr(), "{faults}");
+                ui.note(&faults.to_string());
                 String::new()
             }
         },
         Format::Json => format!("{:#}\n", document(&loaded)),
     };
-    // A reader that has gone, such as `head`, has seen what it wanted.
-    let _ = io::stdout().write_all(text.as_bytes());
+    if let Err(failure) = ui.print_raw(text.as_bytes())
+        && let Some(line) = failure.line()
+    {
+        ui.note(&line);
+        return failure.exit().into();
+    }
     if loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CONFIGURATION) }
 }
 

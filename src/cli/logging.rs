@@ -1,27 +1,215 @@
-//! Where log lines go: to stderr, for people or for machines.
+//! Where log lines go: to stderr, for people or for machines, by a thread of its own.
+//!
+//! `tracing-appender` has such a thread, too. It drops a line that can't be written without counting it, says nothing
+//! in the log of those that it dropped, writes to stdout when it is stopped before a full pipe, and bounds lines but
+//! not bytes.
 
-use std::{env, io, io::IsTerminal};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    cell::RefCell,
+    env,
+    fs::File,
+    io::{self, ErrorKind, IsTerminal, Write},
+    os::fd::AsFd,
+    panic, thread,
+    time::Duration,
+};
 
 use anyhow::{Context, anyhow};
-use jobmill::config::{LogFormat, LogSettings};
-use tracing_subscriber::EnvFilter;
+use jobmill::{
+    audit,
+    config::{LogFormat, LogSettings},
+    lines::{self, Lines, LostLines, Outlet},
+};
+use rustix::event::{PollFd, PollFlags, poll};
+use tracing::Subscriber;
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter, util::SubscriberInitExt};
 
 /// Libraries that have a line for what any stranger sends: without an end, and nothing of use to the operator.
 const TALKATIVE: [&str; 2] = ["h2", "rustls"];
+/// How long the end of the program waits for its last lines to be written.
+const LAST_LINES_MAX: Duration = Duration::from_millis(500);
 
-/// Starts the log. Lines for people have colours on a terminal, unless `NO_COLOR` is set.
+thread_local! {
+    /// Takes what this thread adds to the log, in place of the queue.
+    static CAUGHT: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+/// The log. It is there until the program ends; dropped, it waits a moment for its last lines.
+pub(crate) struct Log(Lines);
+
+/// Starts the log, to which panics go from now on, too. Lines for people have colours on a terminal, unless `NO_COLOR`
+/// is set.
 ///
 /// # Errors
-/// The filter is none, or the log was started before.
-pub(crate) fn start(settings: &LogSettings) -> anyhow::Result<()> {
+/// The filter is none, there is no thread for it, or the log was started before.
+pub(crate) fn start(settings: &LogSettings) -> anyhow::Result<Log> {
     let filter = filter(&settings.filter)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    match settings.format {
-        LogFormat::Text => lines.with_ansi(colour).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    // A descriptor of its own: a thread that is stuck in a write to `io::stderr` would hold its lock.
+    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned().context("stderr can't be used")?);
+    let colour = stderr.is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let (lines, outlet) = lines::queue();
+    thread::Builder::new()
+        .name("log".into())
+        .spawn(move || write(stderr, outlet))
+        .context("the log has no thread")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Adding(lines.clone()));
+    let log: Box<dyn Subscriber + Send + Sync> = match settings.format {
+        LogFormat::Text => Box::new(log.with_ansi(colour).finish()),
+        LogFormat::Json => Box::new(log.json().flatten_event(true).finish()),
+    };
+    log.try_init().map_err(|error| anyhow!("the log could not be started: {error}"))?;
+    // The standard hook writes to stderr itself, and so blocks or panics where that is stuck or gone.
+    panic::set_hook(Box::new(log_panic));
+    Ok(Log(lines))
+}
+
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("no message");
+    let thread = thread::current();
+    let thread = thread.name().unwrap_or("-");
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        tracing::error!(thread, location, %backtrace, "a thread panicked: {message}");
+    } else {
+        tracing::error!(thread, location, "a thread panicked: {message}");
     }
-    .map_err(|error| anyhow!("the log could not be started: {error}"))
+}
+
+impl Log {
+    /// The count of lines that were lost.
+    pub(crate) fn lost(&self) -> LostLines {
+        self.0.lost()
+    }
+
+    /// Adds text to what goes to stderr, and waits a moment for it. Whether it has got there.
+    pub(crate) fn say(&self, text: &str) -> bool {
+        let lost = self.0.lost();
+        let before = lost.get();
+        self.0.push(format!("{text}\n").into());
+        self.0.wait_until_done(LAST_LINES_MAX) && lost.get() == before
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // What is not written by now has no reader.
+        let _ = self.0.wait_until_done(LAST_LINES_MAX);
+    }
+}
+
+/// Writes lines until the program ends.
+fn write(stderr: File, mut outlet: Outlet) {
+    let mut sink = Sink { stderr, torn: false, refused: 0, failed: 0 };
+    while let Some(line) = outlet.take() {
+        sink.tell_of_lost(line.refused_before);
+        if !sink.write(&line.text) {
+            sink.failed += 1;
+            outlet.lose();
+        }
+        if let Some(refused) = outlet.refused_since_last() {
+            sink.tell_of_lost(refused);
+        }
+    }
+}
+
+/// What lines are written to.
+struct Sink<W> {
+    stderr: W,
+    /// The line before ended early.
+    torn: bool,
+    /// Lines that the queue had refused when the log last told of lost ones.
+    refused: u64,
+    /// Lines that could not be written since then.
+    failed: u64,
+}
+
+impl<W: Write + AsFd> Sink<W> {
+    /// Writes how many lines are missing here, if there are any.
+    fn tell_of_lost(&mut self, refused: u64) {
+        let lost = refused - self.refused + self.failed;
+        if lost > 0 && self.write(&notice(lost)) {
+            (self.refused, self.failed) = (refused, 0);
+        }
+    }
+
+    /// Whether all of the line was written.
+    fn write(&mut self, line: &[u8]) -> bool {
+        if self.torn {
+            self.torn = self.write_part(b"\n") == 0;
+        }
+        if self.torn {
+            return false;
+        }
+        let written = self.write_part(line);
+        self.torn = written > 0 && written < line.len();
+        written == line.len()
+    }
+
+    fn write_part(&mut self, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.stderr.write(&bytes[written..]) {
+                Ok(0) => break,
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Another process that has the same descriptor has made it so: this thread may wait.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let _ = poll(&mut [PollFd::new(&self.stderr, PollFlags::OUT)], None);
+                }
+                Err(_) => break,
+            }
+        }
+        written
+    }
+}
+
+/// The line that tells of lost ones, in the log's own form; nothing where the filter leaves it out.
+fn notice(lost: u64) -> Vec<u8> {
+    CAUGHT.set(Some(Vec::new()));
+    tracing::error!(
+        lines = lost,
+        "lines of the log were lost: what reads it was too slow, or could not be written to"
+    );
+    CAUGHT.take().unwrap_or_default()
+}
+
+/// Adds lines of the log to the queue.
+struct Adding(Lines);
+
+/// Adds one line.
+struct AddingLine<'a> {
+    lines: &'a Lines,
+    /// Whether its thread waits until the line is written.
+    waits: bool,
+}
+
+impl<'a> MakeWriter<'a> for Adding {
+    type Writer = AddingLine<'a>;
+
+    /// The audit has a bound of its own: its thread waits for room, so that its lines are not lost with the log's.
+    fn make_writer(&'a self) -> AddingLine<'a> {
+        AddingLine { lines: &self.0, waits: audit::is_on_own_thread() }
+    }
+}
+
+impl Write for AddingLine<'_> {
+    /// Never fails: a line that is lost is counted.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        CAUGHT.with_borrow_mut(|caught| match caught {
+            Some(caught) => caught.extend_from_slice(line),
+            None if self.waits => self.lines.push_blocking(line.to_vec()),
+            None => {
+                self.lines.push(line.to_vec());
+            }
+        });
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The filter that `text` is. Libraries that strangers make talk are heard only where it names them.
@@ -34,7 +222,91 @@ fn filter(text: &str) -> anyhow::Result<EnvFilter> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// Takes so many bytes each time, or fails where it has nothing left to say.
+    struct Shaky {
+        takes: Vec<io::Result<usize>>,
+        written: Vec<u8>,
+        descriptor: File,
+    }
+
+    impl Write for Shaky {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let takes = if self.takes.is_empty() { Ok(bytes.len()) } else { self.takes.remove(0) };
+            let count = takes?.min(bytes.len());
+            self.written.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl AsFd for Shaky {
+        fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+            self.descriptor.as_fd()
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_short_does_not_run_into_the_next_one() {
+        let full = || Err(ErrorKind::StorageFull.into());
+        let takes = vec![
+            Ok(2),
+            Err(ErrorKind::Interrupted.into()),
+            Err(ErrorKind::WouldBlock.into()),
+            full(),
+            full(),
+        ];
+        let descriptor = File::options().write(true).open("/dev/null").unwrap();
+        let stderr = Shaky { takes, written: Vec::new(), descriptor };
+        let mut sink = Sink { stderr, torn: false, refused: 0, failed: 0 };
+        let written: Vec<_> =
+            ["one\n", "two\n", "three\n", "four\n"].iter().map(|line| sink.write(line.as_bytes())).collect();
+        assert_eq!(written, [false, false, true, true]);
+        assert_eq!(String::from_utf8(sink.stderr.written).unwrap(), "on\nthree\nfour\n");
+    }
+
+    /// What is written to it, for all of its clones.
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_a_line_of_the_log() {
+        const THREAD: &str = "panics to the log";
+        // Other tests may panic meanwhile.
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| match thread::current().name() {
+            Some(THREAD) => log_panic(panic),
+            _ => others(panic),
+        }));
+        let page = Page::default();
+        let own = page.clone();
+        let panicking = thread::Builder::new().name(THREAD.into()).spawn(move || {
+            let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || own.clone()).finish();
+            tracing::subscriber::with_default(log, || panic!("out of {}", "luck"));
+        });
+        panicking.unwrap().join().unwrap_err();
+        let line = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        for part in ["ERROR", "a thread panicked: out of luck", THREAD, "src/cli/logging.rs:"] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
 
     #[test]
     fn strangers_do_not_write_the_log() {

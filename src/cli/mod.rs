@@ -147,16 +147,12 @@ pub(crate) fn main() -> ExitCode {
         Cli::command().try_get_matches().and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
     let Cli { global, command } = match parsed {
         Ok(cli) => cli,
-        Err(error) => {
-            // Nothing is left to be told where even this can't be written.
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
-        }
+        Err(error) => return tell(&error),
     };
     let ui = Ui::new(global.output, global.no_progress);
     match command {
         Command::Step(step) => steps::run(step),
-        Command::CheckConfig(args) => check_config::run(args, global.output),
+        Command::CheckConfig(args) => check_config::run(args, &ui),
         Command::Serve(args) => block_on(&ui, async { serve::run(args).await }),
         Command::Bench(args) => block_on(&ui, bench::run(args, global.output == Format::Json)),
         Command::BenchServer(args) => block_on(&ui, bench::run_server(args)),
@@ -177,6 +173,21 @@ pub(crate) fn main() -> ExitCode {
         Command::Token(command) => verb(&ui, async { token::run(command, &ui) }),
         Command::Queue(command) => verb(&ui, queue::run(command, &global, &ui)),
     }
+}
+
+/// Writes what is wrong with the arguments, or the help that they ask for.
+fn tell(told: &clap::Error) -> ExitCode {
+    let written = told.print();
+    if told.use_stderr() {
+        // Where it can't be written, the exit code says it alone.
+        return Exit::Usage.into();
+    }
+    let Err(error) = written else { return Exit::Ok.into() };
+    let failure = Failure::from(error);
+    if let Some(line) = failure.line() {
+        Ui::new(Format::Text, true).note(&line);
+    }
+    failure.exit().into()
 }
 
 /// Runs a verb, and says what went wrong.

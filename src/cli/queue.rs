@@ -1,7 +1,7 @@
 //! `jobmill queue`.
 
 use std::{
-    io::{BufRead, IsTerminal},
+    io::{self, BufRead, IsTerminal, Write},
     time::Duration,
 };
 
@@ -187,11 +187,13 @@ async fn purge(client: &Client, args: Purge, ui: &Ui) -> Result<Exit, Failure> {
 
 /// Asks a person. Where there is none, the answer is no.
 fn confirmed(question: &str) -> bool {
-    let stdin = std::io::stdin();
+    let stdin = io::stdin();
     if !stdin.is_terminal() {
         return false;
     }
-    eprint!("{question}");
+    if write!(io::stderr(), "{question}").is_err() {
+        return false;
+    }
     let mut answer = String::new();
     stdin.lock().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }

@@ -7,6 +7,8 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{self, ExitCode},
+    sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow, bail};
@@ -14,10 +16,14 @@ use jobmill::{
     config::{self, Faults, Flags, Loaded, Settings, StoreSettings, Surroundings},
     serve::Server,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use signal_hook::consts::SIGXFSZ;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::{JoinHandle, spawn_blocking},
+};
 use tracing::{info, warn};
 
-use super::logging;
+use super::logging::{self, Log};
 
 /// The exit code for a configuration that is not valid.
 pub(crate) const EXIT_CONFIGURATION: u8 = 2;
@@ -101,6 +107,9 @@ impl SourceArgs {
     }
 }
 
+/// The time that a last word on stdout has, where stderr does not take it.
+const LAST_WORD_MAX: Duration = Duration::from_millis(500);
+
 /// Serves until a signal. Exit codes: 0 after a drain, 2 for a configuration that is not valid, 1 for all else.
 pub(crate) async fn run(args: ServeArgs) -> ExitCode {
     let mut loaded = match args.source.load(&Surroundings::of_process()) {
@@ -108,27 +117,35 @@ pub(crate) async fn run(args: ServeArgs) -> ExitCode {
         Err(faults) => {
             let count = faults.as_slice().len();
             let noun = if count == 1 { "fault" } else { "faults" };
-            complain(&format!("{faults}\njobmill: not started: {count} {noun} in the configuration"));
+            complain(None, format!("{faults}\njobmill: not started: {count} {noun} in the configuration"))
+                .await;
             return ExitCode::from(EXIT_CONFIGURATION);
         }
     };
     loaded.settings.disk.accept_loss = args.accept_loss;
-    match serve(loaded, args.port_file.as_deref()).await {
+    let log = match logging::start(&loaded.log) {
+        Ok(log) => log,
+        Err(error) => {
+            complain(None, format!("jobmill: {error:#}")).await;
+            return ExitCode::FAILURE;
+        }
+    };
+    match serve(loaded, &log, args.port_file.as_deref()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("jobmill: {error:#}"));
+            complain(Some(&log), format!("jobmill: {error:#}")).await;
             ExitCode::FAILURE
         }
     }
 }
 
-async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
-    logging::start(&loaded.log)?;
+async fn serve(loaded: Loaded, log: &Log, port_file: Option<&Path>) -> anyhow::Result<()> {
     // Before anything starts, so that a signal in between is neither lost nor kills.
     let mut signals = Signals::catch()?;
     let mut hang_up = signal(SignalKind::hangup()).context("signals can't be caught")?;
     let Settings { listen, store, drain_timeout, .. } = loaded.settings.clone();
-    let server = match Server::builder(loaded.settings).start().await {
+    let builder = Server::builder(loaded.settings).lost_log_lines(log.lost());
+    let server = match builder.start().await {
         Ok(server) => server,
         Err(error) => {
             let way_out = way_out(&error, listen, &store);
@@ -187,23 +204,39 @@ async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A line for people and scripts, and another one where metrics are served. A closed stdout is no reason to end.
+/// Writes a line for people and scripts, and another one where metrics are served. A closed stdout is no reason to end,
+/// and one that takes nothing, such as a full pipe, is no reason to wait.
 fn announce(address: SocketAddr, metrics: Option<SocketAddr>, store: &StoreSettings) {
     let store = match store {
         StoreSettings::Memory => "memory".to_owned(),
         StoreSettings::Folder(path) => path.display().to_string(),
     };
-    let mut stdout = io::stdout();
     let mut lines = format!("jobmill listening on {address} (store: {store})\n");
     if let Some(metrics) = metrics {
         lines.push_str(&format!("metrics and health on http://{metrics}/metrics\n"));
     }
-    let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
+    drop(to_stdout(lines));
 }
 
-/// Writes to stderr, which may be closed.
-fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+/// Writes to stdout on a thread that may block.
+fn to_stdout(text: String) -> JoinHandle<io::Result<()>> {
+    spawn_blocking(move || {
+        let mut stdout = io::stdout();
+        stdout.write_all(text.as_bytes())?;
+        stdout.flush()
+    })
+}
+
+/// Writes a last word to stderr, or to stdout where stderr does not take it, such as on a full disk.
+async fn complain(log: Option<&Log>, text: String) {
+    let told = match log {
+        Some(log) => log.say(&text),
+        None => writeln!(io::stderr(), "{text}").is_ok(),
+    };
+    if !told {
+        // There is nowhere left to tell that this failed, too.
+        let _ = tokio::time::timeout(LAST_WORD_MAX, to_stdout(text + "\n")).await;
+    }
 }
 
 /// What to do about an error of the operating system that lies under `error`.
@@ -254,6 +287,9 @@ struct Signals {
 
 impl Signals {
     fn catch() -> anyhow::Result<Self> {
+        // A file that has reached a limit of the process (`ulimit -f`), such as the log's, can't be written any more. It
+        // is to fail there, and not to end the server.
+        signal_hook::flag::register(SIGXFSZ, Arc::default()).context("signals can't be caught")?;
         let catch = |kind| signal(kind).context("signals can't be caught");
         Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
     }

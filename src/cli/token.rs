@@ -69,10 +69,14 @@ pub(super) fn run(command: Command, ui: &Ui) -> Result<Exit, Failure> {
     if ui.is_json() {
         ui.print_json(&json!({ "name": name, "token": shown, "entry": entry }))?;
     } else {
-        ui.print_raw(entry.as_bytes())?;
         if let Some(token) = shown {
-            ui.note(&format!("The token, shown this once: {token}"));
+            // First: an entry for a token that was not seen is of no use.
+            writeln!(io::stderr(), "The token, shown this once: {token}").map_err(|error| {
+                Failure::new(Exit::Internal, format!("the token can't be shown on stderr: {error}"))
+                    .with_next("Have it written to a file with --save.")
+            })?;
         }
+        ui.print_raw(entry.as_bytes())?;
     }
     Ok(Exit::Ok)
 }

@@ -1,4 +1,7 @@
 //! One attempt as a pipeline: find the handler, get the payload, run, judge, report.
+//!
+//! What is not ours takes part in it: handlers, their destructors, and what listens to the log and to spans. Wherever
+//! that panics, the attempt ends and reports, so that its slot is free again.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -37,11 +40,27 @@ enum Ran {
 impl Dispatch {
     /// One attempt from its claim to its report.
     pub(super) async fn attempt(self: Arc<Self>, claim: Claim, cancelled: CancellationToken) {
+        let (id, lease) = (claim.job.id, claim.lease);
+        let mut body = None;
+        let ran = AssertUnwindSafe(self.carry_out(claim, cancelled, &mut body)).catch_unwind().await;
+        if let Err(panic) = ran {
+            let HandlerError { failure, delay, .. } = panicked("the attempt", &*panic);
+            let failed = || ReportBody::Failed { failure: Arc::new(failure), delay, tail: String::new() };
+            body.get_or_insert_with(failed);
+        }
+        self.forget(lease);
+        if let Some(body) = body {
+            self.reports.ended(Report { id, lease, body });
+        }
+    }
+
+    /// Runs an attempt. `body` is what to report: it is there before anything is told of it, so that it stands even
+    /// where telling panics.
+    async fn carry_out(&self, claim: Claim, cancelled: CancellationToken, body: &mut Option<ReportBody>) {
         let Claim { job, lease, payload, ready } = claim;
         if self.stopping.is_cancelled() {
             // It never started: it goes back uncounted.
-            self.forget(lease);
-            self.reports.ended(Report { id: job.id, lease, body: ReportBody::Released { delay: None } });
+            *body = Some(ReportBody::Released { delay: None });
             return;
         }
         // For what handlers log. On the fastest path it costs as much as the rest of an attempt, so that only those
@@ -56,30 +75,25 @@ impl Dispatch {
         let mut span = self.traces.attempt(&job, ready);
         let hub = Arc::clone(&self.hub);
         let voice = Arc::new(AttemptVoice::new(job.id, job.attempt, lease, hub, self.stopping.clone()));
-        let body = async {
+        let run = async {
             let traceparent = span.traceparent().to_owned();
             let ran = self.run_handler(&job, payload, lease, &voice, cancelled, traceparent).await;
-            let result = judge(&job, ran);
-            match &result {
-                Err(error) if error.never_started => log_release(&job, error),
-                Err(error) => {
-                    log_failure(&job, error);
-                    span.failed(error.failure.reason);
+            match judge(&job, ran) {
+                Ok(output) => *body = Some(ReportBody::Succeeded { output, tail: voice.tail() }),
+                Err(HandlerError { failure, delay, never_started: true }) => {
+                    *body = Some(ReportBody::Released { delay });
+                    log_release(&job, &failure);
                 }
-                Ok(_) => {}
-            }
-            result
-        };
-        let body = match body.instrument(log).await {
-            Ok(output) => ReportBody::Succeeded { output, tail: voice.tail() },
-            Err(HandlerError { never_started: true, delay, .. }) => ReportBody::Released { delay },
-            Err(HandlerError { failure, delay, never_started: false }) => {
-                ReportBody::Failed { failure: Arc::new(failure), delay, tail: voice.tail() }
+                Err(HandlerError { failure, delay, never_started: false }) => {
+                    let failure = Arc::new(failure);
+                    let told = Arc::clone(&failure);
+                    *body = Some(ReportBody::Failed { failure, delay, tail: voice.tail() });
+                    log_failure(&job, &told);
+                    span.failed(told.reason);
+                }
             }
         };
-        drop(span);
-        self.forget(lease);
-        self.reports.ended(Report { id: job.id, lease, body });
+        run.instrument(log).await;
     }
 
     async fn run_handler(
@@ -121,7 +135,7 @@ impl Dispatch {
         let run = AssertUnwindSafe(async move { handler.run(attempt).await }).catch_unwind();
         let run = async {
             tokio::select! {
-                result = run => result.unwrap_or_else(|panic| Err(panicked(&*panic))),
+                result = run => result.unwrap_or_else(|panic| Err(panicked("the handler", &*panic))),
                 never = voice.send_progress(&self.reports) => match never {},
             }
         };
@@ -202,36 +216,36 @@ fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
     }
 }
 
-fn panicked(panic: &(dyn std::any::Any + Send)) -> HandlerError {
+fn panicked(what: &str, panic: &(dyn std::any::Any + Send)) -> HandlerError {
     let message = panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    HandlerError::new(FailureReason::Panic, format!("the handler panicked: {message}"), true)
+    HandlerError::new(FailureReason::Panic, format!("{what} panicked: {message}"), true)
 }
 
 /// The message is one of this program's own.
-fn log_release(job: &Job, error: &HandlerError) {
+fn log_release(job: &Job, failure: &Failure) {
     tracing::warn!(
         job = %job.id,
         queue = job.spec.queue.as_str(),
         kind = job.spec.kind.as_str(),
-        reason = error.message(),
+        reason = failure.message,
         "the attempt never started and does not count"
     );
 }
 
 /// Never the payload, the result, or the handler's message, which may quote them.
-fn log_failure(job: &Job, error: &HandlerError) {
+fn log_failure(job: &Job, failure: &Failure) {
     tracing::warn!(
         job = %job.id,
         queue = job.spec.queue.as_str(),
         kind = job.spec.kind.as_str(),
         attempt = job.attempt,
-        reason = error.failure.reason.as_str(),
-        exit_code = error.failure.exit_code,
-        retryable = error.failure.retryable,
+        reason = failure.reason.as_str(),
+        exit_code = failure.exit_code,
+        retryable = failure.retryable,
         max_attempts = job.max_attempts,
         "the attempt failed"
     );

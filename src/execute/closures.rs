@@ -1,6 +1,11 @@
 //! Closures as handlers: work that lives in this process only.
 
-use std::{collections::HashMap, fmt, future, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt, future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -91,7 +96,7 @@ impl Closures {
     /// Drops a closure whose attempt will never start.
     pub(crate) fn remove(&self, name: &str) {
         // Dropped without the lock, see above.
-        drop(self.take(name));
+        self.take(name).into_iter().for_each(let_go);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -118,8 +123,14 @@ impl Closures {
             waiting.closed = true;
             std::mem::take(&mut waiting.by_name)
         };
-        drop(waiting);
+        waiting.into_values().for_each(let_go);
     }
+}
+
+/// Drops a closure. A destructor in what it owns may panic, which is the program's affair and must not end the task
+/// that drops it.
+fn let_go(closure: Closure) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(closure)));
 }
 
 /// Runs the closures.

@@ -180,7 +180,8 @@ impl Listener {
     fn refuse(&mut self, refusal: &Refusal) {
         self.stats.refused(refusal.why);
         if let Some(reason) = refusal.error.as_ref().and_then(tls::certificate_fault) {
-            self.audit.record_stranger(audit::Call {
+            // There is no answer that could wait for it.
+            let _ = self.audit.record_stranger(audit::Call {
                 peer: Some(refusal.peer),
                 rpc: HANDSHAKE,
                 code: "UNAUTHENTICATED",

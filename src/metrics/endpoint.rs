@@ -99,8 +99,10 @@ async fn answer(
         },
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match page.metrics.health.ready(page.clock.now()) {
-            Ok(()) => text(StatusCode::OK, "ok\n"),
-            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+            Ok(()) => text(StatusCode::OK, format!("ok\n{}", page.lost.details())),
+            Err(reason) => {
+                text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n{}", page.lost.details()))
+            }
         },
         _ => text(StatusCode::NOT_FOUND, "there is /metrics, /livez and /readyz\n"),
     })

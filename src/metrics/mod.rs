@@ -26,7 +26,7 @@ pub(crate) use self::{
     health::Health,
     page::Page,
 };
-use crate::job::StateName;
+use crate::{job::StateName, lines::LostLines};
 
 /// The label of a queue, a kind or a reason beyond those that have one of their own.
 const OTHER: &str = "other";
@@ -127,6 +127,26 @@ impl Maker {
 /// A state as a label's value.
 fn label(state: StateName) -> String {
     state.as_str().to_ascii_lowercase()
+}
+
+/// Lines beside the store that were lost.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lost {
+    /// Of the log, where the program has told of its count.
+    pub(crate) log: LostLines,
+    /// Of the audit.
+    pub(crate) audit: LostLines,
+}
+
+impl Lost {
+    /// A line for each kind of lines of which some were lost.
+    pub(crate) fn details(&self) -> String {
+        let lost = |what, count: u64| match count {
+            0 => String::new(),
+            count => format!("{what}: {count} lines lost since the start\n"),
+        };
+        lost("log", self.log.get()) + &lost("audit", self.audit.get())
+    }
 }
 
 /// What a batch took.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use prometheus::{Gauge, GaugeVec, IntGauge, Opts, Registry, TextEncoder};
 
-use super::{Maker, Metrics, MetricsError, label};
+use super::{Lost, Maker, Metrics, MetricsError, label};
 use crate::{
     admission::Queues,
     clock::{Clock, Timestamp},
@@ -23,6 +23,7 @@ pub(crate) struct Page {
     pub(crate) queues: Arc<Queues>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) connections: Arc<ListenStats>,
+    pub(crate) lost: Lost,
     pub(crate) clock: Clock,
 }
 
@@ -55,6 +56,7 @@ impl Page {
         let now = Maker(Registry::new());
         self.read_queues(reader, &now)?;
         self.read_connections(&now)?;
+        self.read_lost(&now)?;
         self.read_rest(reader, &now)?;
         let mut families = self.metrics.registry.gather();
         families.extend(now.0.gather());
@@ -130,6 +132,20 @@ impl Page {
         for why in Refused::ALL {
             refused.with_label_values(&[why.as_str()]).inc_by(self.connections.refused_total(why));
         }
+        Ok(())
+    }
+
+    fn read_lost(&self, maker: &Maker) -> Result<(), PageError> {
+        let log = maker.counter(
+            "jobmill_log_lines_lost_total",
+            "Lines of the log that were lost: too many waited to be written, or they could not be.",
+        )?;
+        log.inc_by(self.lost.log.get());
+        let audit = maker.counter(
+            "jobmill_audit_lines_lost_total",
+            "Lines of the audit that were lost, because too many waited to be written.",
+        )?;
+        audit.inc_by(self.lost.audit.get());
         Ok(())
     }
 

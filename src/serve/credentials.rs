@@ -15,7 +15,7 @@ use super::ServeError;
 use crate::{
     access::Access,
     api::Gate,
-    audit::Audit,
+    audit::{self, Audit},
     clock::Clock,
     config::{Settings, load_tokens},
     listen::Hosts,
@@ -60,7 +60,8 @@ impl Credentials {
         let audit = match &settings.audit_file {
             Some(path) => Audit::to_file(path, clock.clone())
                 .map_err(|source| ServeError::Audit { path: path.clone(), source })?,
-            None if asks => Audit::to_log(clock.clone()),
+            None if asks => Audit::to_log(clock.clone())
+                .map_err(|source| ServeError::Audit { path: audit::TARGET.into(), source })?,
             None => Audit::off(),
         };
         let credentials = Credentials {
@@ -145,8 +146,8 @@ impl Credentials {
                 Err(faults) => kept("tokens", faults),
             }
         }
-        if by_request && let Err(error) = self.audit.reopen() {
-            kept("audit's file", error);
+        if by_request {
+            self.audit.reopen();
         }
         (now.clone(), now)
     }

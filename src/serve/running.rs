@@ -7,7 +7,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{ServeError, Stopper};
 use crate::{
-    api::ApiError, commit::Committing, dispatch::Dispatch, execute::closures::Closures, traces::Traces,
+    audit::Audit, commit::Committing, dispatch::Dispatch, execute::closures::Closures, traces::Traces,
     watch::Hub,
 };
 
@@ -20,9 +20,10 @@ const FAREWELL_MIN: Duration = Duration::from_millis(250);
 
 /// The parts of a running server.
 pub(super) struct Running {
-    pub(super) serving: JoinHandle<Result<(), ApiError>>,
+    pub(super) serving: JoinHandle<Result<(), ServeError>>,
     pub(super) dispatching: JoinHandle<()>,
     pub(super) committing: Committing,
+    pub(super) audit: Arc<Audit>,
     pub(super) dispatch: Arc<Dispatch>,
     pub(super) attempts: TaskTracker,
     pub(super) hub: Arc<Hub>,
@@ -51,9 +52,14 @@ impl Running {
                 Ok(Ok(())) | Err(_) => ServeError::Ended("the committer".into()),
             }),
             ended = &mut self.serving => Err(match ended {
-                Ok(Err(error)) => error.into(),
+                Ok(Err(error)) => error,
                 Ok(Ok(())) | Err(_) => ServeError::Ended("the gRPC server".into()),
             }),
+            // What ends before the drain has panicked, and must not leave a server behind that looks well. This one ends
+            // with the committer, too, whose error says more.
+            Err(_) = &mut self.dispatching => Err(ServeError::Ended("what starts attempts".into())),
+            _ = &mut self.following => Err(ServeError::Ended("what lets go of closures".into())),
+            () = ended(&mut self.showing) => Err(ServeError::Ended("the metrics endpoint".into())),
         };
         if reason.is_err() {
             // Nothing can be kept any more, or nobody can be reached: no time is given.
@@ -67,7 +73,7 @@ impl Running {
     async fn drain(self) {
         let Running { mut serving, mut dispatching, committing, dispatch, attempts, hub, stopper, .. } = self;
         let (closures, following, showing) = (self.closures, self.following, self.showing);
-        let traces = self.traces;
+        let (audit, traces) = (self.audit, self.traces);
         let Committing { commit, reports, mut ended, .. } = committing;
         let deadline = tokio::time::sleep(self.drain_timeout).deadline();
         let stop_at = deadline - STOP_GRACE_MAX.min(self.drain_timeout / 4);
@@ -84,7 +90,9 @@ impl Running {
             () = force.cancelled() => {}
         }
         self.dispatched.cancel();
-        let _ = (&mut dispatching).await;
+        if !dispatching.is_finished() {
+            let _ = (&mut dispatching).await;
+        }
         attempts.close();
         tokio::select! {
             () = attempts.wait() => {}
@@ -109,7 +117,9 @@ impl Running {
         // A handler that never yields can't be cut off; it ends with the process.
         let _ = tokio::time::timeout_at(farewell_until(deadline), attempts.wait()).await;
         let farewell = async {
-            let _ = (&mut serving).await;
+            if !serving.is_finished() {
+                let _ = (&mut serving).await;
+            }
         };
         tokio::select! {
             _ = tokio::time::timeout_at(farewell_until(deadline), farewell) => {}
@@ -125,10 +135,28 @@ impl Running {
         if !ended.is_terminated() {
             let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
         }
+        // A file that takes nothing must not hold up the end.
+        let lines = audit.waiting();
+        if tokio::time::timeout_at(farewell_until(deadline), audit.flush()).await.is_err() {
+            tracing::error!(
+                lines,
+                "the audit takes no lines: up to this many are lost with the end of the server"
+            );
+        }
         finish(traces, farewell_until(deadline)).await;
         if let Some(showing) = showing {
             showing.abort();
         }
+    }
+}
+
+/// Returns when a task has ended that never should; not at all where there is none.
+async fn ended(task: &mut Option<JoinHandle<Infallible>>) {
+    match task {
+        Some(task) => {
+            let _ = task.await;
+        }
+        None => std::future::pending().await,
     }
 }
 

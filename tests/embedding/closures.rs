@@ -161,6 +161,35 @@ async fn closures_that_never_start_are_let_go_of_when_cancelled_deleted_or_purge
     stop(server).await;
 }
 
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("it went off");
+    }
+}
+
+#[tokio::test]
+async fn a_closure_that_panics_when_it_is_dropped_keeps_no_other_from_being_let_go_of() {
+    let server = builder_with(StoreSettings::Memory, one_slot()).start().await.unwrap();
+    let (drops, handle) = (Drops::new(), server.handle());
+    let (first, release) = occupy(&handle).await;
+    let bomb = Bomb;
+    let armed = async move |_| {
+        let _bomb = bomb;
+        Ok(Output::default())
+    };
+    let armed = soon(handle.spawn("small", armed)).await.unwrap();
+    soon(handle.cancel(armed.id())).await.unwrap();
+    let waiting = wait_in_line(&handle, &drops).await;
+    soon(handle.cancel(waiting)).await.unwrap();
+    drops.reach(1).await;
+    drop(release);
+    soon(handle.watch(first).outcome()).await.unwrap();
+    stop(server).await;
+}
+
 #[tokio::test]
 async fn a_refused_closure_is_dropped_and_so_is_one_whose_caller_gave_up() {
     let full = QueueSettings { max_jobs: 1, ..one_slot() };

@@ -152,6 +152,11 @@ impl Rig {
         self.server.as_ref().and_then(Server::metrics_addr).expect("a server with metrics")
     }
 
+    /// Has the server's files opened or read again, as SIGHUP does.
+    pub(crate) fn reload(&self) {
+        self.server.as_ref().expect("a server").reloader().reload();
+    }
+
     pub(crate) fn stopper(&self) -> Stopper {
         self.server.as_ref().expect("a server").stopper()
     }

@@ -2,6 +2,7 @@
 
 use std::{path::Path, process::ExitStatus, process::Stdio};
 
+use futures_util::FutureExt;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -14,18 +15,29 @@ use super::soon;
 pub(crate) struct Process {
     child: Child,
     pub(crate) address: String,
+    /// Where it shows its metrics, if it does.
+    pub(crate) metrics: Option<String>,
 }
 
 impl Process {
     /// Starts a server and returns once it listens.
     pub(crate) async fn start(configuration: &Path, data: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_jobmill"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--log", "error"])
-            .arg("--config")
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jobmill"));
+        command.args(["serve", "--log", "error"]).args(arguments);
+        Process::of(command, configuration, data).await
+    }
+
+    /// Starts a server by a command that lacks only where it listens, its configuration and its folder.
+    pub(crate) async fn of(mut command: Command, configuration: &Path, data: &Path) -> Self {
+        command.arg("--data-dir").arg(data);
+        Process::in_memory(command, configuration).await
+    }
+
+    /// Starts a server as [`Process::of`] does, without a folder.
+    pub(crate) async fn in_memory(mut command: Command, configuration: &Path) -> Self {
+        let mut child = command
+            .args(["--listen", "127.0.0.1:0", "--config"])
             .arg(configuration)
-            .arg("--data-dir")
-            .arg(data)
-            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -34,7 +46,12 @@ impl Process {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = soon(lines.next_line()).await.unwrap().expect("a server that starts");
         let address = line.split(' ').nth(3).unwrap_or_else(|| panic!("{line}")).to_owned();
-        Process { child, address }
+        // Both lines are written at once.
+        let metrics = lines.next_line().now_or_never().and_then(|line| {
+            let line = line.unwrap()?;
+            Some(line.strip_prefix("metrics and health on http://")?.strip_suffix("/metrics")?.to_owned())
+        });
+        Process { child, address, metrics }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

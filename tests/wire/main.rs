@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
 
+mod audit;
 mod bad_input;
 mod bad_messages;
 mod changed_configuration;
@@ -17,9 +18,11 @@ mod floods;
 mod frames;
 #[cfg(feature = "http")]
 mod http_handlers;
+mod lost_log;
 mod many_watchers;
 mod metrics;
 mod pages;
+mod panics;
 mod poison;
 mod queues;
 mod stopped_watchers;

@@ -29,7 +29,7 @@ use crate::support::{
 
 /// An answer over HTTP: its first line, all of its headers, and its body.
 pub(crate) struct Answer {
-    status: u16,
+    pub(crate) status: u16,
     head: String,
     pub(crate) body: String,
 }
@@ -62,10 +62,10 @@ async fn start(builder: impl FnOnce(jobmill::config::Settings) -> ServerBuilder)
 }
 
 /// What a server says now, by series.
-struct Scrape(BTreeMap<String, f64>);
+pub(crate) struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
-    async fn of(address: SocketAddr) -> Self {
+    pub(crate) async fn of(address: SocketAddr) -> Self {
         let answer = get(address, "/metrics").await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
@@ -80,7 +80,7 @@ impl Scrape {
         )
     }
 
-    fn get(&self, series: &str) -> f64 {
+    pub(crate) fn get(&self, series: &str) -> f64 {
         *self.0.get(series).unwrap_or_else(|| panic!("no {series} in {:#?}", self.0.keys()))
     }
 

@@ -132,7 +132,10 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> ExitCode {
     };
     match writeln!(io::stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "jobmill: the output can't be written: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

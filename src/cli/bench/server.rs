@@ -135,7 +135,7 @@ pub(crate) async fn run(args: BenchServerArgs) -> ExitCode {
 
 async fn serve_jobs(folder: PathBuf, variant: Variant) -> anyhow::Result<()> {
     // What spans and log lines cost belongs to the figures.
-    logging::start(&LogSettings::default())?;
+    let log = logging::start(&LogSettings::default())?;
     let queue = |consumers| QueueSettings {
         max_jobs: JOBS_MAX,
         max_bytes: BYTES_MAX,
@@ -154,6 +154,7 @@ async fn serve_jobs(folder: PathBuf, variant: Variant) -> anyhow::Result<()> {
     let server = Server::builder(settings)
         .handler(KIND, KindDefaults::default(), nothing)
         .around_store(|store| Box::new(CountingStore { store, flushes: counted }))
+        .lost_log_lines(log.lost())
         .start()
         .await?;
     announce(server.local_addr().context("the server does not listen")?)?;

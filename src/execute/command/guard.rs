@@ -40,7 +40,7 @@ pub(super) fn main(lock_path: Option<PathBuf>) -> ExitCode {
     let stdin = io::stdin();
     let is_socket = fstat(&stdin).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
     if !is_socket {
-        eprintln!("error: `{}` is for the server's own use", super::GUARD_ARGUMENT);
+        let _ = writeln!(io::stderr(), "error: `{}` is for the server's own use", super::GUARD_ARGUMENT);
         return ExitCode::from(2);
     }
     let guarded = stdin
@@ -51,7 +51,7 @@ pub(super) fn main(lock_path: Option<PathBuf>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error leads into the job's output.
-            eprintln!("error: the command's guard failed: {error}");
+            let _ = writeln!(io::stderr(), "error: the command's guard failed: {error}");
             ExitCode::FAILURE
         }
     }
