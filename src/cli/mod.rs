@@ -17,6 +17,7 @@ mod exit;
 mod filter;
 mod follow;
 mod get;
+mod init;
 mod json;
 mod list;
 mod live;
@@ -157,7 +158,10 @@ pub(crate) fn main() -> ExitCode {
     match command {
         Command::Step(step) => steps::run(step),
         Command::CheckConfig(args) => check_config::run(args, global.output),
-        Command::Serve(args) => block_on(&ui, async { serve::run(args).await }),
+        Command::Serve(args) => match init::run() {
+            Some(code) => code,
+            None => block_on(&ui, async { serve::run(args).await }),
+        },
         Command::Bench(args) => block_on(&ui, bench::run(args, global.output == Format::Json)),
         Command::BenchServer(args) => block_on(&ui, bench::run_server(args)),
         Command::Doctor(args) => verb(&ui, doctor::run(args, &global, &ui)),
