@@ -11,7 +11,6 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
@@ -51,8 +50,6 @@ use crate::{
 
 /// All queues together have at most 100,000 slots, each with a claim and a cancel on its way at most.
 const HANDOUTS_MAX: usize = 200_000;
-/// How long a starting server waits for the commands of one that was killed.
-const COMMANDS_PATIENCE: Duration = Duration::from_secs(30);
 /// The lock that commands of a killed server hold until they are gone.
 const COMMANDS_LOCK: &str = "commands.lock";
 
@@ -215,7 +212,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Opens the store, puts back what a crash left, and serves.
+    /// Opens the store, puts back what a crash left, and serves. Where commands of an earlier server are not dead yet, it
+    /// says so in the log and waits for them, as long as it takes: to drop the future gives up.
     ///
     /// # Errors
     /// The first thing that is wrong; nothing listens then.
@@ -238,6 +236,10 @@ impl ServerBuilder {
         let store = tokio::task::spawn_blocking(move || open(&settings, disk, setup))
             .await
             .unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))?;
+        if let StoreSettings::Folder(folder) = &self.settings.store {
+            // The store's own lock comes first: only the one server of the folder may wait for commands.
+            command::wait_for_commands(&commands_lock(folder)).await?;
+        }
         let store = match self.around_store {
             Some(around) => around(store),
             None => store,
@@ -450,11 +452,6 @@ fn open(
 ) -> Result<Box<dyn Store>, ServeError> {
     match settings {
         StoreSettings::Memory => Ok(Box::new(MemoryStore::open(setup)?)),
-        StoreSettings::Folder(folder) => {
-            // The store's own lock comes first: only the one server of the folder may wait for commands.
-            let store = SqliteStore::open_with(folder, disk, setup)?;
-            command::wait_for_commands(&commands_lock(folder), COMMANDS_PATIENCE)?;
-            Ok(Box::new(store))
-        }
+        StoreSettings::Folder(folder) => Ok(Box::new(SqliteStore::open_with(folder, disk, setup)?)),
     }
 }

@@ -149,6 +149,8 @@ pub(crate) fn cut(text: &str, max: usize) -> &str {
 pub struct HandlerError {
     pub(crate) failure: Failure,
     pub(crate) delay: Option<Duration>,
+    /// Nothing of the work was begun: unless the attempt's time is over, the job goes back as if it had not been claimed.
+    pub(crate) never_started: bool,
 }
 
 impl HandlerError {
@@ -174,7 +176,12 @@ impl HandlerError {
                 retryable,
             },
             delay: None,
+            never_started: false,
         }
+    }
+
+    pub(crate) fn never_started(message: impl fmt::Display) -> Self {
+        HandlerError { never_started: true, ..Self::new(FailureReason::StartFailed, message, true) }
     }
 
     /// Adds the application's own code. It is cut to 128 bytes.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use crate::{
     api::ApiError,
     config::names::NameError,
-    execute::{SetupError, command::WaitError},
+    execute::{SetupError, command::LockError},
     metrics::MetricsError,
     store::StoreError,
     traces::TracesError,
@@ -39,9 +39,9 @@ pub enum ServeError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Commands of an earlier server would not end.
+    /// It can't be known whether commands of an earlier server have ended.
     #[error(transparent)]
-    Commands(#[from] WaitError),
+    Commands(#[from] LockError),
     /// A kind's handler can't be set up.
     #[error("the kind `{kind}` can't be run")]
     Handler {
