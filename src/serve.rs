@@ -33,7 +33,7 @@ use crate::{
     clock::Clock,
     commit::Committer,
     config::{DiskSettings, KindDefaults, LimitSettings, Settings, StoreSettings, names},
-    dispatch::{Dispatch, Handlers},
+    dispatch::{Claims, Dispatch, Handlers},
     execute::{
         Handler,
         closures::{ClosureHandler, Closures},
@@ -147,10 +147,11 @@ impl Server {
         self.stopper.clone()
     }
 
-    /// Returns when the server has ended: OK after a drain, an error when it had to end by itself.
+    /// Returns when the server has ended: OK after a drain, an error when it had to end by itself, or when the store
+    /// could not keep what came to an end in the drain.
     ///
     /// # Errors
-    /// The reason for which it ended by itself.
+    /// The reason for which it ended by itself, [`ServeError::Store`] or [`ServeError::Unwritten`].
     pub async fn finished(self) -> Result<(), ServeError> {
         self.running.await.unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))
     }
@@ -160,12 +161,13 @@ impl Stopper {
     /// Begins the drain: nothing more is started, and running attempts may end. Shortly before the deadline, which is
     /// [`Settings::drain_timeout`], those that still run see their token cancelled ([`crate::execute::Attempt::cancelled`]);
     /// at the deadline they are cut off, and their jobs are retried after the restart as far as they have attempts left.
-    /// [`Server::finished`] returns then at the latest.
+    /// [`Server::finished`] returns then at the latest, and says what the store had not taken by then.
     pub fn drain(&self) {
         self.drain.cancel();
     }
 
-    /// Ends a drain at once: running attempts are cut off.
+    /// Ends a drain at once: running attempts are cut off, as at the deadline. What is acknowledged or has ended by then
+    /// still goes to the disk, for which there are 2 s, or what is left until the deadline.
     pub fn force(&self) {
         self.force.cancel();
         self.drain.cancel();
@@ -330,17 +332,13 @@ impl ServerBuilder {
         let reports = committing.reports.clone();
         let dispatch = Arc::new(Dispatch::new(handlers, reports, Arc::clone(&hub), reads, traces.clone()));
         let attempts = TaskTracker::new();
-        let dispatched = CancellationToken::new();
+        let claims = Claims::default();
         let farewell = CancellationToken::new();
         let showing =
             metrics_listener.map(|listener| tokio::spawn(endpoint::serve(page, metrics_hosts, listener)));
         let running = Running {
             serving: tokio::spawn(serve(core, listening, farewell.clone())),
-            dispatching: tokio::spawn(Arc::clone(&dispatch).run(
-                handouts,
-                attempts.clone(),
-                dispatched.clone(),
-            )),
+            dispatching: tokio::spawn(Arc::clone(&dispatch).run(handouts, attempts.clone(), claims.clone())),
             committing,
             dispatch,
             attempts,
@@ -350,7 +348,7 @@ impl ServerBuilder {
             showing,
             traces,
             draining,
-            dispatched,
+            claims,
             farewell,
             stopper: stopper.clone(),
             drain_timeout: self.settings.drain_timeout,

@@ -9,7 +9,7 @@ use std::{
     process::{self, ExitCode},
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use jobmill::{
     config::{self, Faults, Flags, Loaded, Settings, StoreSettings, Surroundings},
     serve::Server,
@@ -21,6 +21,22 @@ use super::logging;
 
 /// The exit code for a configuration that is not valid.
 pub(crate) const EXIT_CONFIGURATION: u8 = 2;
+/// The exit code for a store that failed while the server ran, or in its last moments (`EX_IOERR` of `sysexits.h`).
+const EXIT_STORE: u8 = 74;
+/// The exit code for all else.
+const EXIT_OTHER: u8 = 1;
+
+/// Why a server did not run, or ended other than by a drain.
+struct Failed {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Failed { code: EXIT_OTHER, error: error.into() }
+    }
+}
 
 /// Runs the server until SIGTERM or SIGINT: the first lets running attempts end, a second ends at once. SIGHUP has
 /// certificates and tokens read again.
@@ -101,7 +117,8 @@ impl SourceArgs {
     }
 }
 
-/// Serves until a signal. Exit codes: 0 after a drain, 2 for a configuration that is not valid, 1 for all else.
+/// Serves until a signal. Exit codes: 0 after a drain, 2 for a configuration that is not valid, 74 for a store that failed
+/// once it was open, 1 for all else.
 pub(crate) async fn run(args: ServeArgs) -> ExitCode {
     let mut loaded = match args.source.load(&Surroundings::of_process()) {
         Ok(loaded) => loaded,
@@ -115,27 +132,34 @@ pub(crate) async fn run(args: ServeArgs) -> ExitCode {
     loaded.settings.disk.accept_loss = args.accept_loss;
     match serve(loaded, args.port_file.as_deref()).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(Failed { code, error }) => {
             complain(&format!("jobmill: {error:#}"));
-            ExitCode::FAILURE
+            ExitCode::from(code)
         }
     }
 }
 
-async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
+async fn serve(loaded: Loaded, port_file: Option<&Path>) -> Result<(), Failed> {
     logging::start(&loaded.log)?;
     // Before anything starts, so that a signal in between is neither lost nor kills.
     let mut signals = Signals::catch()?;
     let mut hang_up = signal(SignalKind::hangup()).context("signals can't be caught")?;
     let Settings { listen, store, drain_timeout, .. } = loaded.settings.clone();
-    let server = match Server::builder(loaded.settings).start().await {
+    let started = tokio::select! {
+        started = Server::builder(loaded.settings).start() => started,
+        name = signals.next() => {
+            info!(signal = name, "stopped before the server had started");
+            return Ok(());
+        }
+    };
+    let server = match started {
         Ok(server) => server,
         Err(error) => {
             let way_out = way_out(&error, listen, &store);
             let error = anyhow!(error).context("not started");
             return Err(match way_out {
-                Some(way_out) => anyhow!("{error:#}; {way_out}"),
-                None => error,
+                Some(way_out) => anyhow!("{error:#}; {way_out}").into(),
+                None => error.into(),
             });
         }
     };
@@ -176,12 +200,16 @@ async fn serve(loaded: Loaded, port_file: Option<&Path>) -> anyhow::Result<()> {
             }
         }
     };
-    ended.context("ended by itself")?;
+    ended.map_err(|error| {
+        let code = if error.is_of_the_store() { EXIT_STORE } else { EXIT_OTHER };
+        let how = if signals_seen > 0 { "failed while it stopped" } else { "ended by itself" };
+        Failed { code, error: anyhow!(error).context(how) }
+    })?;
     drop(port_file?);
     if signals_seen > 1 {
-        bail!(
-            "ended at once by a second signal; attempts that were cut off are retried after the next start"
-        );
+        let cut_off =
+            "ended at once by a second signal; attempts that were cut off are retried after the next start";
+        return Err(anyhow!(cut_off).into());
     }
     info!("stopped");
     Ok(())

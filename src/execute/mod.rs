@@ -102,7 +102,9 @@ impl Attempt {
         (!self.traceparent.is_empty()).then_some(&*self.traceparent)
     }
 
-    /// Ends when the attempt should stop: it was cancelled, has timed out, or the server is about to stop.
+    /// Ends when the attempt should stop: it was cancelled, has timed out, or the server is about to stop. What it returns
+    /// then is kept if it is a success, or, in a server that stops, a failure for good; else the job is CANCELLED, or the
+    /// attempt counts as timed out or lost.
     pub async fn cancelled(&self) {
         self.cancelled.cancelled().await;
     }
