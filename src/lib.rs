@@ -22,6 +22,7 @@ mod metrics;
 pub mod proto;
 pub mod serve;
 pub mod store;
+mod timeouts;
 pub mod tls;
 mod traces;
 pub mod transition;

@@ -11,7 +11,6 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
@@ -35,7 +34,7 @@ use crate::{
     clock::Clock,
     commit::Committer,
     config::{DiskSettings, KindDefaults, LimitSettings, Settings, StoreSettings, names},
-    dispatch::{Dispatch, Handlers},
+    dispatch::{Claims, Dispatch, Handlers},
     execute::{
         Handler,
         closures::{ClosureHandler, Closures},
@@ -53,8 +52,6 @@ use crate::{
 
 /// All queues together have at most 100,000 slots, each with a claim and a cancel on its way at most.
 const HANDOUTS_MAX: usize = 200_000;
-/// How long a starting server waits for the commands of one that was killed.
-const COMMANDS_PATIENCE: Duration = Duration::from_secs(30);
 /// The lock that commands of a killed server hold until they are gone.
 const COMMANDS_LOCK: &str = "commands.lock";
 
@@ -154,10 +151,11 @@ impl Server {
         self.stopper.clone()
     }
 
-    /// Returns when the server has ended: OK after a drain, an error when it had to end by itself.
+    /// Returns when the server has ended: OK after a drain, an error when it had to end by itself, or when the store
+    /// could not keep what came to an end in the drain.
     ///
     /// # Errors
-    /// The reason for which it ended by itself.
+    /// The reason for which it ended by itself, [`ServeError::Store`] or [`ServeError::Unwritten`].
     pub async fn finished(self) -> Result<(), ServeError> {
         self.running.await.unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))
     }
@@ -167,12 +165,13 @@ impl Stopper {
     /// Begins the drain: nothing more is started, and running attempts may end. Shortly before the deadline, which is
     /// [`Settings::drain_timeout`], those that still run see their token cancelled ([`crate::execute::Attempt::cancelled`]);
     /// at the deadline they are cut off, and their jobs are retried after the restart as far as they have attempts left.
-    /// [`Server::finished`] returns then at the latest.
+    /// [`Server::finished`] returns then at the latest, and says what the store had not taken by then.
     pub fn drain(&self) {
         self.drain.cancel();
     }
 
-    /// Ends a drain at once: running attempts are cut off.
+    /// Ends a drain at once: running attempts are cut off, as at the deadline. What is acknowledged or has ended by then
+    /// still goes to the disk, for which there are 2 s, or what is left until the deadline.
     pub fn force(&self) {
         self.force.cancel();
         self.drain.cancel();
@@ -227,7 +226,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Opens the store, puts back what a crash left, and serves.
+    /// Opens the store, puts back what a crash left, and serves. Where commands of an earlier server are not dead yet, it
+    /// says so in the log and waits for them, as long as it takes: to drop the future gives up.
     ///
     /// # Errors
     /// The first thing that is wrong; nothing listens then.
@@ -250,6 +250,10 @@ impl ServerBuilder {
         let store = tokio::task::spawn_blocking(move || open(&settings, disk, setup))
             .await
             .unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))?;
+        if let StoreSettings::Folder(folder) = &self.settings.store {
+            // The store's own lock comes first: only the one server of the folder may wait for commands.
+            command::wait_for_commands(&commands_lock(folder)).await?;
+        }
         let store = match self.around_store {
             Some(around) => around(store),
             None => store,
@@ -347,17 +351,13 @@ impl ServerBuilder {
         let reports = committing.reports.clone();
         let dispatch = Arc::new(Dispatch::new(handlers, reports, Arc::clone(&hub), reads, traces.clone()));
         let attempts = TaskTracker::new();
-        let dispatched = CancellationToken::new();
+        let claims = Claims::default();
         let farewell = CancellationToken::new();
         let showing =
             metrics_listener.map(|listener| tokio::spawn(endpoint::serve(page, metrics_hosts, listener)));
         let running = Running {
             serving: tokio::spawn(serve(core, listening, farewell.clone())),
-            dispatching: tokio::spawn(Arc::clone(&dispatch).run(
-                handouts,
-                attempts.clone(),
-                dispatched.clone(),
-            )),
+            dispatching: tokio::spawn(Arc::clone(&dispatch).run(handouts, attempts.clone(), claims.clone())),
             committing,
             audit,
             dispatch,
@@ -368,7 +368,7 @@ impl ServerBuilder {
             showing,
             traces,
             draining,
-            dispatched,
+            claims,
             farewell,
             stopper: stopper.clone(),
             drain_timeout: self.settings.drain_timeout,
@@ -471,11 +471,6 @@ fn open(
 ) -> Result<Box<dyn Store>, ServeError> {
     match settings {
         StoreSettings::Memory => Ok(Box::new(MemoryStore::open(setup)?)),
-        StoreSettings::Folder(folder) => {
-            // The store's own lock comes first: only the one server of the folder may wait for commands.
-            let store = SqliteStore::open_with(folder, disk, setup)?;
-            command::wait_for_commands(&commands_lock(folder), COMMANDS_PATIENCE)?;
-            Ok(Box::new(store))
-        }
+        StoreSettings::Folder(folder) => Ok(Box::new(SqliteStore::open_with(folder, disk, setup)?)),
     }
 }

@@ -11,6 +11,7 @@ use std::{
 /// Which modules of the library each module may use. Calls go downward; what is not listed may use nothing.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &[]),
+    ("timeouts", &[]),
     ("job", &["clock"]),
     ("transition", &["clock", "job"]),
     ("access", &["clock"]),
@@ -22,12 +23,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("listen", &["audit", "clock", "config", "tls"]),
     ("store", &["clock", "config", "job", "transition"]),
     ("watch", &["job", "store"]),
-    ("execute", &["clock", "config", "job"]),
+    ("execute", &["clock", "config", "job", "timeouts"]),
     ("admission", &["clock", "config", "job", "store"]),
     ("metrics", &["admission", "clock", "config", "job", "lines", "listen", "store", "watch"]),
     ("traces", &["clock", "config", "job"]),
     ("commit", &["admission", "clock", "job", "metrics", "store", "watch"]),
-    ("dispatch", &["commit", "execute", "job", "store", "traces", "watch"]),
+    ("dispatch", &["commit", "execute", "job", "store", "timeouts", "traces", "watch"]),
     (
         "api",
         &[
@@ -69,6 +70,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "listen",
             "metrics",
             "store",
+            "timeouts",
             "tls",
             "traces",
             "watch",
@@ -116,7 +118,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ),
     (
         "spawn_blocking",
-        &["src/store/reads.rs", "src/serve.rs", "src/serve/", "src/cli/", "src/execute/command/supervise.rs"],
+        &["src/store/reads.rs", "src/serve.rs", "src/serve/", "src/cli/", "src/execute/command/"],
         "blocking work has a bound",
     ),
 ];

@@ -150,12 +150,6 @@ pub(super) fn credit_exceeded(items: usize, credit: usize) -> Status {
     })
 }
 
-/// For an item of a stream that waited for room: unlike [`Stopped`], it is certain that nothing was changed.
-pub(super) fn stopped_waiting() -> Status {
-    let message = "the server stops, and the submission still waited for room: send it again later";
-    status(Code::Unavailable, "STOPPING", message, |_| {})
-}
-
 /// Why a job can't enter; `field` says which one of a batch.
 pub(super) fn not_admitted(error: &AdmissionError, field: Option<String>) -> Status {
     let message = match field {
@@ -239,7 +233,7 @@ impl From<ControlRefusal> for Status {
 
 impl From<Stopped> for Status {
     fn from(stopped: Stopped) -> Self {
-        status(Code::Unavailable, "STOPPING", stopped, |_| {})
+        status(Code::Unavailable, stopped.reason(), stopped, |_| {})
     }
 }
 

@@ -106,7 +106,7 @@ impl SubmitStream {
         tokio::select! {
             biased;
             () = self.items.api.core.draining.cancelled(), if open => {
-                self.phase = Phase::Ending(Err(Stopped.into()));
+                self.phase = Phase::Ending(Err(Stopped::Refused.into()));
             }
             () = first_decided(&mut self.items.asked), if !self.items.asked.is_empty() => {}
             message = self.requests.message(), if reads => {
@@ -155,8 +155,6 @@ struct Asked {
     bytes: usize,
     /// Where it goes, if that is told in the audit.
     queue: Option<Arc<str>>,
-    /// Whether it may wait for room.
-    waits: bool,
     state: State,
     span: Submission,
 }
@@ -186,15 +184,14 @@ impl Items {
         let queue =
             item.job.as_ref().filter(|_| self.caller.audit.is_on()).map(|job| job.queue.as_str().into());
         let mut span = Submission::default();
-        let (waits, state) = match self.check(item, when_full, &mut span) {
+        let state = match self.check(item, when_full, &mut span) {
             Ok((offer, patience)) => {
-                let answer = self.api.core.commit.offer(&self.waits_as, offer, patience).await?;
-                (patience.room.is_some(), State::Waiting(answer))
+                State::Waiting(self.api.core.commit.offer(&self.waits_as, offer, patience).await?)
             }
-            Err(status) => (false, State::Refused(status)),
+            Err(status) => State::Refused(status),
         };
         self.bytes += bytes;
-        self.asked.push_back(Asked { bytes, queue, waits, state, span });
+        self.asked.push_back(Asked { bytes, queue, state, span });
         Ok(())
     }
 
@@ -234,14 +231,14 @@ impl Items {
         {
             let outcome = match first.state {
                 State::Waiting(mut answer) => match answer.take() {
-                    Some(answer) => self.outcome(answer, first.waits, &mut first.span),
+                    Some(answer) => self.outcome(answer, &mut first.span),
                     None => {
                         first.state = State::Waiting(answer);
                         self.asked.push_front(first);
                         break;
                     }
                 },
-                State::Answered(answer) => self.outcome(answer, first.waits, &mut first.span),
+                State::Answered(answer) => self.outcome(answer, &mut first.span),
                 State::Refused(status) => Ok(refused(&self.api.core, &status, &mut first.span)),
             };
             self.bytes -= first.bytes;
@@ -271,11 +268,14 @@ impl Items {
     fn outcome(
         &self,
         answer: Result<SubmitAnswer, Stopped>,
-        waits: bool,
         span: &mut Submission,
     ) -> Result<Outcome, Status> {
         let core = &self.api.core;
-        let answer = answer?;
+        let answer = match answer {
+            Err(stopped @ Stopped::Refused) => return Ok(refused(core, &stopped.into(), span)),
+            Err(stopped @ Stopped::Unknown) => return Err(stopped.into()),
+            Ok(answer) => answer,
+        };
         answered(span, &answer);
         Ok(match answer {
             SubmitAnswer::Created { jobs } => match jobs.first() {
@@ -283,10 +283,6 @@ impl Items {
                 None => return Err(StoreError::Corrupt("an accepted offer has no job".into()).into()),
             },
             SubmitAnswer::Seen { first, .. } => accepted(first.id, false),
-            // It would have waited on: not the queue refuses it, the server stops.
-            SubmitAnswer::Full { .. } if waits && core.draining.is_cancelled() => {
-                refused(core, &errors::stopped_waiting(), span)
-            }
             SubmitAnswer::Full { full, too_many_waiters } => {
                 refused(core, &errors::queue_full(&full, too_many_waiters), span)
             }

@@ -17,6 +17,7 @@ Exit codes:
     6  no server answers
     7  no answer in time
    70  an internal error
+   74  serve: the store failed, or could not take everything before the end
   130  interrupted by Ctrl-C";
 
 /// The exit codes.

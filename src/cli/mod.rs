@@ -17,6 +17,7 @@ mod exit;
 mod filter;
 mod follow;
 mod get;
+mod init;
 mod json;
 mod list;
 mod live;
@@ -153,7 +154,10 @@ pub(crate) fn main() -> ExitCode {
     match command {
         Command::Step(step) => steps::run(step),
         Command::CheckConfig(args) => check_config::run(args, &ui),
-        Command::Serve(args) => block_on(&ui, async { serve::run(args).await }),
+        Command::Serve(args) => match init::run() {
+            Some(code) => code,
+            None => block_on(&ui, async { serve::run(args).await }),
+        },
         Command::Bench(args) => block_on(&ui, bench::run(args, global.output == Format::Json)),
         Command::BenchServer(args) => block_on(&ui, bench::run_server(args)),
         Command::Doctor(args) => verb(&ui, doctor::run(args, &global, &ui)),
@@ -299,6 +303,7 @@ mod tests {
             6  no server answers
             7  no answer in time
            70  an internal error
+           74  serve: the store failed, or could not take everything before the end
           130  interrupted by Ctrl-C
         ");
     }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use jobmill::{
     config::{self, Faults, Flags, Loaded, Settings, StoreSettings, Surroundings},
     serve::Server,
@@ -27,6 +27,22 @@ use super::logging::{self, Log};
 
 /// The exit code for a configuration that is not valid.
 pub(crate) const EXIT_CONFIGURATION: u8 = 2;
+/// The exit code for a store that failed while the server ran, or in its last moments (`EX_IOERR` of `sysexits.h`).
+const EXIT_STORE: u8 = 74;
+/// The exit code for all else.
+const EXIT_OTHER: u8 = 1;
+
+/// Why a server did not run, or ended other than by a drain.
+struct Failed {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Failed { code: EXIT_OTHER, error: error.into() }
+    }
+}
 
 /// Runs the server until SIGTERM or SIGINT: the first lets running attempts end, a second ends at once. SIGHUP has
 /// certificates and tokens read again.
@@ -110,7 +126,8 @@ impl SourceArgs {
 /// The time that a last word on stdout has, where stderr does not take it.
 const LAST_WORD_MAX: Duration = Duration::from_millis(500);
 
-/// Serves until a signal. Exit codes: 0 after a drain, 2 for a configuration that is not valid, 1 for all else.
+/// Serves until a signal. Exit codes: 0 after a drain, 2 for a configuration that is not valid, 74 for a store that failed
+/// once it was open, 1 for all else.
 pub(crate) async fn run(args: ServeArgs) -> ExitCode {
     let mut loaded = match args.source.load(&Surroundings::of_process()) {
         Ok(loaded) => loaded,
@@ -132,27 +149,34 @@ pub(crate) async fn run(args: ServeArgs) -> ExitCode {
     };
     match serve(loaded, &log, args.port_file.as_deref()).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(Failed { code, error }) => {
             complain(Some(&log), format!("jobmill: {error:#}")).await;
-            ExitCode::FAILURE
+            ExitCode::from(code)
         }
     }
 }
 
-async fn serve(loaded: Loaded, log: &Log, port_file: Option<&Path>) -> anyhow::Result<()> {
+async fn serve(loaded: Loaded, log: &Log, port_file: Option<&Path>) -> Result<(), Failed> {
     // Before anything starts, so that a signal in between is neither lost nor kills.
     let mut signals = Signals::catch()?;
     let mut hang_up = signal(SignalKind::hangup()).context("signals can't be caught")?;
     let Settings { listen, store, drain_timeout, .. } = loaded.settings.clone();
     let builder = Server::builder(loaded.settings).lost_log_lines(log.lost());
-    let server = match builder.start().await {
+    let started = tokio::select! {
+        started = builder.start() => started,
+        name = signals.next() => {
+            info!(signal = name, "stopped before the server had started");
+            return Ok(());
+        }
+    };
+    let server = match started {
         Ok(server) => server,
         Err(error) => {
             let way_out = way_out(&error, listen, &store);
             let error = anyhow!(error).context("not started");
             return Err(match way_out {
-                Some(way_out) => anyhow!("{error:#}; {way_out}"),
-                None => error,
+                Some(way_out) => anyhow!("{error:#}; {way_out}").into(),
+                None => error.into(),
             });
         }
     };
@@ -193,12 +217,16 @@ async fn serve(loaded: Loaded, log: &Log, port_file: Option<&Path>) -> anyhow::R
             }
         }
     };
-    ended.context("ended by itself")?;
+    ended.map_err(|error| {
+        let code = if error.is_of_the_store() { EXIT_STORE } else { EXIT_OTHER };
+        let how = if signals_seen > 0 { "failed while it stopped" } else { "ended by itself" };
+        Failed { code, error: anyhow!(error).context(how) }
+    })?;
     drop(port_file?);
     if signals_seen > 1 {
-        bail!(
-            "ended at once by a second signal; attempts that were cut off are retried after the next start"
-        );
+        let cut_off =
+            "ended at once by a second signal; attempts that were cut off are retried after the next start";
+        return Err(anyhow!(cut_off).into());
     }
     info!("stopped");
     Ok(())

@@ -7,6 +7,8 @@ use tonic_types::StatusExt;
 
 /// The domain of the errors that Jobmill itself returns.
 const DOMAIN: &str = "jobmill";
+/// The reason of a server that stops and has changed nothing.
+const STOPPING: &str = "STOPPING";
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -105,16 +107,18 @@ impl Refusal {
     /// Whether it is certain that the call changed nothing.
     #[must_use]
     pub fn is_definite(&self) -> bool {
-        matches!(
-            self.code,
-            Code::InvalidArgument
-                | Code::NotFound
-                | Code::AlreadyExists
-                | Code::FailedPrecondition
-                | Code::ResourceExhausted
-                | Code::PermissionDenied
-                | Code::Unauthenticated
-        )
+        let is_stopping = self.code == Code::Unavailable && self.reason == STOPPING;
+        is_stopping
+            || matches!(
+                self.code,
+                Code::InvalidArgument
+                    | Code::NotFound
+                    | Code::AlreadyExists
+                    | Code::FailedPrecondition
+                    | Code::ResourceExhausted
+                    | Code::PermissionDenied
+                    | Code::Unauthenticated
+            )
     }
 }
 
@@ -133,8 +137,9 @@ impl ClientError {
         }
     }
 
-    /// Whether the outcome is unknown and another try could bring it to light. Without Jobmill's own word, codes that a
-    /// proxy gives for good (no permission, unknown method, too large) would only come again.
+    /// Whether another try could help: the outcome is unknown and may come to light, or the server stops and the next one
+    /// may take the call. Without Jobmill's own word, codes that a proxy gives for good (no permission, unknown method, too
+    /// large) would only come again.
     pub(super) fn may_help_to_repeat(&self) -> bool {
         let code = match self {
             ClientError::InvalidEndpoint { .. }

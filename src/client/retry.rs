@@ -50,8 +50,9 @@ impl Retries {
             failures += 1;
             tokio::select! {
                 biased;
-                () = &mut time_is_up => return Err(error),
+                // First: after a pause of this process both are over, and there is one more try.
                 () = tokio::time::sleep(self.delay(failures)) => {}
+                () = &mut time_is_up => return Err(error),
             }
         }
     }

@@ -11,20 +11,20 @@ use crate::{
 /// The answer to come to a submission. Whoever drops it has gone: if the submission still waits for room, it is let
 /// go of.
 #[derive(Debug)]
-pub(crate) struct Answer(oneshot::Receiver<SubmitAnswer>);
+pub(crate) struct Answer(oneshot::Receiver<Result<SubmitAnswer, Stopped>>);
 
 impl Answer {
     /// Waits for it. May be dropped and called again until it has returned.
     pub(crate) async fn decided(&mut self) -> Result<SubmitAnswer, Stopped> {
-        (&mut self.0).await.map_err(|_| Stopped)
+        (&mut self.0).await.unwrap_or(Err(Stopped::Unknown))
     }
 
     /// The answer, if it is there by now. To be taken once.
     pub(crate) fn take(&mut self) -> Option<Result<SubmitAnswer, Stopped>> {
         match self.0.try_recv() {
-            Ok(answer) => Some(Ok(answer)),
+            Ok(answer) => Some(answer),
             Err(oneshot::error::TryRecvError::Empty) => None,
-            Err(oneshot::error::TryRecvError::Closed) => Some(Err(Stopped)),
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(Stopped::Unknown)),
         }
     }
 }
@@ -40,8 +40,8 @@ impl Commit {
     ) -> Result<Answer, Stopped> {
         let (reply, answer) = oneshot::channel();
         let Patience { room: wait, store: give_up } = patience;
-        let caller = caller.key();
-        self.entries.send(Entry::Offer { offer, caller, wait, give_up, reply }).await.map_err(|_| Stopped)?;
+        let entry = Entry::Offer { offer, caller: caller.key(), wait, give_up, reply };
+        self.entries.send(entry).await.map_err(|_| Stopped::Refused)?;
         Ok(Answer(answer))
     }
 }

@@ -13,22 +13,20 @@ use tokio_util::{
 };
 
 use super::{
-    Commit, ControlAnswer, Entry, Handout, Reports, SubmitAnswer,
+    Commit, ControlAnswer, Entry, Handout, Reports, Stopped, SubmitAnswer, Unwritten,
     held::{Held, TRY_EVERY},
+    is_outcome,
     linger::Linger,
     locked::Locked,
     pending::{Asker, Controller, Pending, SubmitReply},
 };
 use crate::{
-    admission::{
-        Queues,
-        waiters::{CallerKey, Seat, Waiter, Waiters},
-    },
+    admission::{Queues, waiters::Waiters},
     clock::{Clock, Stopwatch, Timestamp},
     job::{JobId, LeaseToken},
     metrics::{BatchTimes, Metrics, Recorder},
     store::{
-        Applied, Batch, ControlDone, Obstacle, Offer, OfferRefusal, Receipt, Report, Space, Store,
+        Applied, Batch, ControlDone, ControlRefusal, Obstacle, OfferRefusal, Report, Space, Store,
         StoreError, Unapplied,
     },
     watch::Hub,
@@ -49,9 +47,6 @@ const WAITERS_OFFERED_MAX: usize = 256;
 
 /// How often the store is checked to be where it was opened.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
-
-/// A few callers are answered at once, more of them from within the runtime.
-const ANSWERED_HERE_MAX: usize = 4;
 
 /// What a committer works with.
 pub(crate) struct Committer {
@@ -83,6 +78,8 @@ impl Committer {
         let (end, ended) = oneshot::channel();
         let ending = CancellationToken::new();
         let inbox = Inbox { entries: entry_receiver, reports: report_receiver, ending: ending.clone() };
+        let unwritten = Arc::<Unwritten>::default();
+        let written = Arc::clone(&unwritten);
         let cannot_start = |source| StoreError::File {
             what: "can't start the thread that commits:",
             path: "commit".into(),
@@ -94,13 +91,14 @@ impl Committer {
         thread::Builder::new()
             .name("commit".into())
             .spawn(move || {
-                let result = own.block_on(async move { Loop::new(self, runtime).run(inbox).await });
+                let result = own.block_on(async move { Loop::new(self, runtime, written).run(inbox).await });
                 let _ = end.send(result);
             })
             .map_err(cannot_start)?;
         let ends_with_this = ending.clone().drop_guard();
         let commit = Commit { entries, ending };
-        Ok(Committing { commit, reports: Reports { reports }, ended, _ends_with_this: ends_with_this })
+        let reports = Reports { reports, unwritten };
+        Ok(Committing { commit, reports, ended, _ends_with_this: ends_with_this })
     }
 }
 
@@ -113,15 +111,16 @@ pub(super) struct Inbox {
 pub(super) struct Loop {
     recorder: Recorder,
     pub(super) committer: Committer,
-    waiters: Waiters<SubmitReply>,
+    pub(super) waiters: Waiters<SubmitReply>,
     /// Answers on their way to callers,
-    answering: TaskTracker,
+    pub(super) answering: TaskTracker,
     /// and where they are sent from.
-    runtime: Handle,
+    pub(super) runtime: Handle,
     purges: HashMap<i64, Vec<oneshot::Sender<ControlAnswer>>>,
     held: Held,
     /// What another program's lock on the database holds up.
     pub(super) locked: Locked,
+    unwritten: Arc<Unwritten>,
     linger: Linger,
     /// When the store was last checked to be where it was,
     checked: Stopwatch,
@@ -130,13 +129,13 @@ pub(super) struct Loop {
     /// While the disk takes no new jobs: when to look again whether it does.
     look_again: Option<Timestamp>,
     /// Whether there is room that nobody who waits has been offered yet.
-    room: bool,
+    pub(super) room: bool,
     more: bool,
     wake: Option<Timestamp>,
 }
 
 impl Loop {
-    fn new(committer: Committer, runtime: Handle) -> Self {
+    fn new(committer: Committer, runtime: Handle, unwritten: Arc<Unwritten>) -> Self {
         let mut checks = tokio::time::interval(CHECK_EVERY);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Loop {
@@ -148,6 +147,7 @@ impl Loop {
             purges: HashMap::new(),
             held: Held::default(),
             locked: Locked::default(),
+            unwritten,
             checked: Stopwatch::start(),
             checks,
             linger: Linger::default(),
@@ -169,7 +169,12 @@ impl Loop {
                 self.more |= self.committer.store.check()?;
             }
             if let Some(pending) = self.locked.wait(&mut inbox, &self.committer.clock).await {
+                self.let_go_of_waiters(self.committer.clock.now());
                 self.commit(pending)?;
+                // What the lock has held up until the very end is told by whoever waits for it.
+                if inbox.ending.is_cancelled() && self.locked.give_up() {
+                    return Ok(());
+                }
                 continue;
             }
             self.gather(&mut inbox, &mut entries, &mut reports).await;
@@ -283,6 +288,7 @@ impl Loop {
         (batch.now, batch.space) = (now, space);
         batch.claim = !self.committer.draining.is_cancelled();
         let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
+        let outcomes = batch.reports.iter().filter(|report| is_outcome(report)).count();
         let health = &self.committer.metrics.health;
         health.batch_begins(now);
         let stopwatch = Stopwatch::start();
@@ -293,6 +299,7 @@ impl Loop {
             None => {
                 health.lock_is_free();
                 self.recorder.batch(&applied, times);
+                self.unwritten.were_written(outcomes);
                 self.deliver(applied, askers, controllers, &reported, now);
             }
             Some(Unapplied { batch, obstacle: Obstacle::Locked }) => {
@@ -303,7 +310,7 @@ impl Loop {
             Some(Unapplied { batch, obstacle: Obstacle::DiskFull }) => {
                 self.held.take_back(batch, controllers);
                 (self.more, self.wake) = (false, applied.wake.filter(|wake| *wake > now));
-                let refused = || SubmitAnswer::Refused(OfferRefusal::DiskFull);
+                let refused = || Ok(SubmitAnswer::Refused(OfferRefusal::DiskFull));
                 self.answer_all(askers.into_iter().map(|asker| (asker.reply, refused())).collect());
             }
         }
@@ -322,13 +329,17 @@ impl Loop {
         let mut controllers = Vec::new();
         self.held.join(&mut batch, &mut controllers);
         let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
+        let outcomes = batch.reports.iter().filter(|report| is_outcome(report)).count();
         let mut applied = self.committer.store.apply(batch)?;
-        match applied.unapplied.take() {
-            None => self.deliver(applied, Vec::new(), controllers, &reported, now),
-            Some(unapplied) => tracing::error!(
-                attempts = unapplied.batch.reports.len(),
-                "the disk is full: how these attempts ended is lost, and their jobs will be taken up as interrupted"
-            ),
+        if applied.unapplied.take().is_some() {
+            // What stays unwritten is told by whoever waits for this end.
+            tracing::error!("what waited for space is given up");
+            for controller in controllers {
+                controller.refuse(ControlRefusal::DiskFull);
+            }
+        } else {
+            self.unwritten.were_written(outcomes);
+            self.deliver(applied, Vec::new(), controllers, &reported, now);
         }
         Ok(())
     }
@@ -341,7 +352,9 @@ impl Loop {
         let draining = self.committer.draining.is_cancelled();
         let over = self.waiters.remove(|waiter| draining || waiter.until <= now || waiter.reply.is_closed());
         for waiter in over {
-            let _ = waiter.reply.send(SubmitAnswer::Full { full: waiter.full, too_many_waiters: false });
+            // In a drain it would have waited on: not the queue refuses it, the server stops.
+            let full = || SubmitAnswer::Full { full: waiter.full, too_many_waiters: false };
+            let _ = waiter.reply.send(if draining { Err(Stopped::Refused) } else { Ok(full()) });
         }
     }
 
@@ -424,71 +437,5 @@ impl Loop {
         self.room |= room;
         self.more = more;
         self.wake = wake;
-    }
-
-    fn answer_offers(&mut self, offers: Vec<Receipt>, askers: Vec<Asker>, now: Timestamp) {
-        let mut put_back: HashMap<Arc<str>, Vec<Waiter<SubmitReply>>> = HashMap::new();
-        let mut answered = Vec::with_capacity(offers.len());
-        for (receipt, asker) in offers.into_iter().zip(askers) {
-            let answer = match receipt {
-                Receipt::Created { jobs } => {
-                    // Where one who waited got in, there may be room for the next one.
-                    self.room |= asker.seat.is_some();
-                    SubmitAnswer::Created { jobs }
-                }
-                Receipt::Seen { first, count } => SubmitAnswer::Seen { first, count },
-                Receipt::Refused(refusal) => SubmitAnswer::Refused(refusal),
-                Receipt::Full { offer, full } => match asker.wait {
-                    Some(until) if until > now && !self.committer.draining.is_cancelled() => {
-                        let Asker { queue, caller, seat, reply, .. } = asker;
-                        if let Some(seat) = seat {
-                            let waiter = Waiter { offer, until, seat, full, reply };
-                            put_back.entry(queue).or_default().push(waiter);
-                            continue;
-                        }
-                        // A newcomer stands behind those who were offered room in vain.
-                        if let Some(waiters) = put_back.remove(&queue) {
-                            self.waiters.put_back(&queue, waiters);
-                        }
-                        match self.seat(&queue, caller, &offer) {
-                            Some(seat) => {
-                                self.waiters.park(&queue, Waiter { offer, until, seat, full, reply });
-                            }
-                            None => {
-                                answered.push((reply, SubmitAnswer::Full { full, too_many_waiters: true }))
-                            }
-                        }
-                        continue;
-                    }
-                    Some(_) | None => SubmitAnswer::Full { full, too_many_waiters: false },
-                },
-            };
-            answered.push((asker.reply, answer));
-        }
-        self.answer_all(answered);
-        for (queue, waiters) in put_back {
-            self.waiters.put_back(&queue, waiters);
-        }
-    }
-
-    /// Answers callers. Many of them are answered from within the runtime: there, waking a caller is an entry in a
-    /// thread's own queue; from here each would lock the queue that all threads share, and may have to wake one.
-    fn answer_all(&self, answered: Vec<(SubmitReply, SubmitAnswer)>) {
-        let answer = |answered: Vec<(SubmitReply, SubmitAnswer)>| {
-            for (reply, answer) in answered {
-                let _ = reply.send(answer);
-            }
-        };
-        if answered.len() <= ANSWERED_HERE_MAX {
-            answer(answered);
-        } else {
-            self.answering.spawn_on(async move { answer(answered) }, &self.runtime);
-        }
-    }
-
-    fn seat(&self, queue: &str, caller: CallerKey, offer: &Offer) -> Option<Seat> {
-        let entry = self.committer.queues.get(queue)?;
-        let max = entry.info().settings.max_waiters as usize;
-        self.waiters.seat(entry.callers(), max, caller, offer)
     }
 }

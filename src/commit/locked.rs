@@ -35,6 +35,14 @@ impl Locked {
         self.pending = Some(Box::new(pending));
     }
 
+    /// Answers all who wait for the lock, if anything does: they will not get it.
+    pub(super) fn give_up(&mut self) -> bool {
+        let Some(mut pending) = self.pending.take() else { return false };
+        pending.let_go(Timestamp::MAX);
+        self.let_go(Timestamp::MAX);
+        true
+    }
+
     /// Waits a moment if a batch waits for the lock, and returns it to be tried again.
     pub(super) async fn wait(&mut self, inbox: &mut Inbox, clock: &Clock) -> Option<Pending> {
         let mut pending = self.pending.take()?;
@@ -65,7 +73,7 @@ impl Locked {
         for entry in std::mem::take(&mut self.deferred) {
             match entry {
                 Entry::Offer { give_up, reply, .. } if give_up <= now => {
-                    let _ = reply.send(SubmitAnswer::Refused(OfferRefusal::Locked));
+                    let _ = reply.send(Ok(SubmitAnswer::Refused(OfferRefusal::Locked)));
                 }
                 Entry::Control { give_up, reply, .. } if give_up <= now => {
                     Controller { give_up, reply }.refuse(ControlRefusal::Locked);

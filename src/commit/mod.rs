@@ -10,10 +10,17 @@ mod held;
 mod linger;
 mod locked;
 mod pending;
+mod room;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use answer::Answer;
@@ -25,8 +32,11 @@ use crate::{
         waiters::{Caller, CallerKey},
     },
     clock::Timestamp,
-    job::{Job, LeaseToken, Position},
-    store::{Claim, Control, ControlDone, ControlRefusal, Offer, OfferRefusal, Report, batch::QueueFull},
+    job::{FailureReason, Job, LeaseToken, Position},
+    store::{
+        Claim, Control, ControlDone, ControlRefusal, Offer, OfferRefusal, Report, ReportBody,
+        batch::QueueFull,
+    },
 };
 
 /// Progress is let go once less room than this is left for the ends of attempts.
@@ -41,7 +51,7 @@ enum Entry {
         wait: Option<Timestamp>,
         /// Until when it waits for the store.
         give_up: Timestamp,
-        reply: oneshot::Sender<SubmitAnswer>,
+        reply: oneshot::Sender<Result<SubmitAnswer, Stopped>>,
     },
     Control {
         control: Control,
@@ -104,10 +114,29 @@ pub enum ControlAnswer {
     },
 }
 
-/// The server ended before it could answer: the outcome is unknown.
+/// A call that came to nothing because the server stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server stops; whether the call took effect is unknown: repeat it with the same request_id")]
-pub struct Stopped;
+pub enum Stopped {
+    /// Nothing was changed: the call came too late, or it still waited for room.
+    #[error("the server stops, and the call changed nothing: repeat it later")]
+    Refused,
+    /// The server ended before it could answer.
+    #[error(
+        "the server stopped, and whether the call took effect is unknown: repeat it with the same request_id"
+    )]
+    Unknown,
+}
+
+impl Stopped {
+    /// The stable reason that errors carry. STOPPING is a definite refusal.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Stopped::Refused => "STOPPING",
+            Stopped::Unknown => "OUTCOME_UNKNOWN",
+        }
+    }
+}
 
 /// The way to the committer.
 #[derive(Clone)]
@@ -133,8 +162,9 @@ impl Commit {
     /// When the server stops.
     pub async fn control(&self, control: Control, give_up: Timestamp) -> Result<ControlAnswer, Stopped> {
         let (reply, answer) = oneshot::channel();
-        self.entries.send(Entry::Control { control, give_up, reply }).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
+        let entry = Entry::Control { control, give_up, reply };
+        self.entries.send(entry).await.map_err(|_| Stopped::Refused)?;
+        answer.await.map_err(|_| Stopped::Unknown)
     }
 
     /// Returns when a batch that began after the call is done, or the committer has ended.
@@ -155,14 +185,35 @@ impl Commit {
 #[derive(Clone)]
 pub(crate) struct Reports {
     reports: mpsc::Sender<Report>,
+    unwritten: Arc<Unwritten>,
 }
 
 impl Reports {
     /// Tells the end of an attempt.
     pub(crate) fn ended(&self, report: Report) {
+        let is_outcome = is_outcome(&report);
+        // Before the committer can have it.
+        self.unwritten.outcomes.fetch_add(u64::from(is_outcome), Ordering::Relaxed);
         if let Err(error) = self.reports.try_send(report) {
+            self.unwritten.were_written(usize::from(is_outcome));
             // There is room for every slot, so that the channel can only be closed: the next start counts it as lost.
             tracing::debug!(%error, "an attempt ended after the server");
+        }
+    }
+
+    /// Outcomes that were told here and are not kept yet.
+    pub(crate) fn unwritten(&self) -> u64 {
+        self.unwritten.outcomes.load(Ordering::Relaxed)
+    }
+
+    /// Returns once all outcomes that were told here are kept.
+    pub(crate) async fn are_written(&self) {
+        loop {
+            let written = self.unwritten.written.notified();
+            if self.unwritten() == 0 {
+                return;
+            }
+            written.await;
         }
     }
 
@@ -171,6 +222,32 @@ impl Reports {
         if self.reports.capacity() > REPORTS_RESERVED {
             let _ = self.reports.try_send(report);
         }
+    }
+}
+
+/// The count of outcomes that attempts have told and that are not kept yet.
+#[derive(Debug, Default)]
+struct Unwritten {
+    outcomes: AtomicU64,
+    /// Told when some were written.
+    written: Notify,
+}
+
+impl Unwritten {
+    fn were_written(&self, count: usize) {
+        if count > 0 {
+            self.outcomes.fetch_sub(count as u64, Ordering::Relaxed);
+            self.written.notify_waiters();
+        }
+    }
+}
+
+/// Whether a report says more of an attempt than the next start would assume of one that it finds unfinished.
+fn is_outcome(report: &Report) -> bool {
+    match &report.body {
+        ReportBody::Succeeded { .. } | ReportBody::Released { .. } => true,
+        ReportBody::Failed { failure, .. } => failure.reason != FailureReason::Lost,
+        ReportBody::Progress(_) => false,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::{ControlAnswer, SubmitAnswer};
+use super::{ControlAnswer, Stopped, SubmitAnswer};
 use crate::{
     admission::waiters::{CallerKey, Seat},
     clock::Timestamp,
@@ -14,7 +14,7 @@ use crate::{
 /// How often a batch that another program's lock holds up is tried again.
 pub(super) const TRY_LOCKED_EVERY: Duration = Duration::from_millis(50);
 
-pub(super) type SubmitReply = oneshot::Sender<SubmitAnswer>;
+pub(super) type SubmitReply = oneshot::Sender<Result<SubmitAnswer, Stopped>>;
 
 /// Whom to answer for an offer.
 pub(super) struct Asker {
@@ -60,7 +60,7 @@ impl Pending {
         let offers = std::mem::take(&mut self.batch.offers);
         for (offer, asker) in offers.into_iter().zip(std::mem::take(&mut self.askers)) {
             if asker.give_up <= now {
-                let _ = asker.reply.send(SubmitAnswer::Refused(OfferRefusal::Locked));
+                let _ = asker.reply.send(Ok(SubmitAnswer::Refused(OfferRefusal::Locked)));
             } else if !asker.reply.is_closed() {
                 self.batch.offers.push(offer);
                 self.askers.push(asker);

@@ -15,6 +15,7 @@ use crate::{
     execute::{Attempt, HandlerError, command::RESULT_MAX_BYTES, cut},
     job::{Failure, FailureReason, Job, Output},
     store::{Claim, Report, ReportBody},
+    timeouts,
 };
 
 /// A longer media type of a result is cut, as a payload's may not be longer either.
@@ -140,22 +141,26 @@ impl Dispatch {
             }
         };
         tokio::pin!(run);
+        let time_is_up = voice.has_worked_for(job.spec.attempt_timeout);
+        tokio::pin!(time_is_up);
         let mut stopped = tokio::select! {
             biased;
             result = &mut run => return Ran::Ended(result, Stopped::No),
             () = cancelled.cancelled() => Stopped::Cancelled,
             () = self.stopping.cancelled() => Stopped::Draining,
-            () = voice.has_worked_for(job.spec.attempt_timeout) => Stopped::TimedOut,
+            () = &mut time_is_up => Stopped::TimedOut,
         };
         stop.cancel();
-        let patience = tokio::time::sleep(grace);
+        let patience = timeouts::active(grace);
         tokio::pin!(patience);
         loop {
             tokio::select! {
                 biased;
                 result = &mut run => return Ran::Ended(result, stopped),
-                () = self.cutting_off.cancelled() => return Ran::CutOff(Stopped::Draining),
                 () = cancelled.cancelled(), if stopped != Stopped::Cancelled => stopped = Stopped::Cancelled,
+                // A drain takes no attempt's timeout away: the job has had its time, whoever ends it.
+                () = &mut time_is_up, if stopped == Stopped::Draining => stopped = Stopped::TimedOut,
+                () = self.cutting_off.cancelled() => return Ran::CutOff(stopped),
                 () = &mut patience => return Ran::CutOff(stopped),
             }
         }
@@ -185,8 +190,7 @@ fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
             true,
         )
     };
-    let lost =
-        || HandlerError::new(FailureReason::Lost, "the server stopped before the attempt had ended", true);
+    let lost = |what: &str| HandlerError::new(FailureReason::Lost, what, true);
     match ran {
         Ran::Ended(Ok(output), _) if output.bytes.len() > RESULT_MAX_BYTES => {
             let message =
@@ -198,6 +202,8 @@ fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
             let media_type = cut(&output.media_type, RESULT_TYPE_MAX_BYTES).to_owned();
             Ok(Output { media_type, ..output })
         }
+        // Where it had no time to start, it counts: it would never have any.
+        Ran::Ended(Err(_), Stopped::TimedOut) | Ran::CutOff(Stopped::TimedOut) => Err(timeout()),
         // What never started was not stopped either.
         Ran::Ended(Err(error), _) if error.never_started => Err(error),
         Ran::Ended(Err(error), Stopped::No) => Err(error),
@@ -206,8 +212,17 @@ fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
             delay: None,
             never_started: false,
         }),
-        Ran::Ended(Err(_), Stopped::TimedOut) | Ran::CutOff(Stopped::TimedOut) => Err(timeout()),
-        Ran::Ended(Err(_), Stopped::Draining) | Ran::CutOff(Stopped::Draining | Stopped::No) => Err(lost()),
+        // What no other attempt would mend is the handler's own word, and no effect of the server's stop.
+        Ran::Ended(Err(error), Stopped::Draining) if !error.failure.retryable => Err(error),
+        // It was asked to stop, and most likely failed for that. The delay is the handler's own wish.
+        Ran::Ended(Err(error), Stopped::Draining) => {
+            let what =
+                format!("the server stopped, and the attempt, asked to stop, failed: {}", error.message());
+            Err(HandlerError { delay: error.delay, ..lost(&what) })
+        }
+        Ran::CutOff(Stopped::Draining | Stopped::No) => {
+            Err(lost("the server stopped before the attempt had ended"))
+        }
         Ran::CutOff(Stopped::Cancelled) => Err(HandlerError::new(
             FailureReason::Cancelled,
             "cut off, because it did not stop when it was cancelled",

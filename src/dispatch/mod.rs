@@ -21,6 +21,15 @@ use crate::{
 /// The handlers by kind.
 pub(crate) type Handlers = HashMap<Box<str>, Arc<dyn Handler>>;
 
+/// How far a drain is with what was claimed before it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Claims {
+    /// Cancelled by the drain: nothing more is claimed.
+    pub(crate) over: CancellationToken,
+    /// Cancelled by the dispatch: all that was claimed has started.
+    pub(crate) started: CancellationToken,
+}
+
 /// Starts attempts and sees them to their end.
 pub(crate) struct Dispatch {
     pub(crate) handlers: Handlers,
@@ -55,23 +64,25 @@ impl Dispatch {
         }
     }
 
-    /// Starts what is handed out, until `ending` is cancelled and nothing is left. Attempts belong to `attempts`.
+    /// Starts and cancels what is handed out, until the committer has ended. Attempts belong to `attempts`. Once no more
+    /// is claimed and all that was has started, it says so: cancels go on reaching their attempts after that.
     pub(crate) async fn run(
         self: Arc<Self>,
         mut handouts: mpsc::Receiver<Handout>,
         attempts: TaskTracker,
-        ending: CancellationToken,
+        claims: Claims,
     ) {
         loop {
             tokio::select! {
                 biased;
                 handout = handouts.recv() => match handout {
                     Some(handout) => Arc::clone(&self).start(handout, &attempts),
-                    None => return,
+                    None => break,
                 },
-                () = ending.cancelled() => return,
+                () = claims.over.cancelled(), if !claims.started.is_cancelled() => claims.started.cancel(),
             }
         }
+        claims.started.cancel();
     }
 
     fn start(self: Arc<Self>, handout: Handout, attempts: &TaskTracker) {

@@ -18,6 +18,7 @@ use crate::{
     execute::{AttemptReports, command::OUTPUT_LINE_MAX_BYTES},
     job::{JobId, LeaseToken, Progress},
     store::{Report, ReportBody},
+    timeouts,
     watch::{Hub, OutputLine},
 };
 
@@ -74,7 +75,7 @@ impl AttemptVoice {
         while self.waits_to_start.load(Ordering::Acquire) {
             self.started.notified().await;
         }
-        tokio::time::sleep(timeout).await;
+        timeouts::active(timeout).await;
     }
 
     /// Sends the latest progress on, at most once in 500 ms. Never returns.

@@ -104,7 +104,9 @@ impl Attempt {
         (!self.traceparent.is_empty()).then_some(&*self.traceparent)
     }
 
-    /// Ends when the attempt should stop: it was cancelled, has timed out, or the server is about to stop.
+    /// Ends when the attempt should stop: it was cancelled, has timed out, or the server is about to stop. What it returns
+    /// then is kept if it is a success, or, in a server that stops, a failure for good; else the job is CANCELLED, or the
+    /// attempt counts as timed out or lost.
     pub async fn cancelled(&self) {
         self.cancelled.cancelled().await;
     }
@@ -168,7 +170,7 @@ pub(crate) fn cut(text: &str, max: usize) -> &str {
 pub struct HandlerError {
     pub(crate) failure: Failure,
     pub(crate) delay: Option<Duration>,
-    /// Whether the attempt certainly did not begin: then it does not count.
+    /// Whether the attempt certainly did not begin: unless its time is over, it does not count.
     pub(crate) never_started: bool,
 }
 
@@ -199,12 +201,8 @@ impl HandlerError {
         }
     }
 
-    /// The end of an attempt that certainly did not begin. It does not count, and its job is ready again, after `delay`
-    /// if there is one.
-    #[cfg_attr(
-        not(feature = "http"),
-        expect(dead_code, reason = "only calls of endpoints wait before they start")
-    )]
+    /// The end of an attempt that certainly did not begin. It does not count, unless its time is over, and its job is
+    /// ready again, after `delay` if there is one.
     pub(crate) fn not_started(message: impl fmt::Display, delay: Option<Duration>) -> Self {
         let error = Self::new(FailureReason::StartFailed, message, true);
         HandlerError { delay, never_started: true, ..error }

@@ -30,11 +30,8 @@ pub enum SubmitError {
     /// Refused for good.
     #[error(transparent)]
     Refused(#[from] OfferRefusal),
-    /// The server drains: a closure would not be run any more.
-    #[error("the server drains: it starts nothing any more")]
-    Draining,
-    /// The server has stopped. Whether the job was kept is not known: after the restart, submit it again with the same
-    /// `request_id`.
+    /// The server stops. Nothing was kept, unless it is [`Stopped::Unknown`]: then submit it again after the restart,
+    /// with the same `request_id`.
     #[error(transparent)]
     Stopped(#[from] Stopped),
     /// The store contradicts itself.
@@ -51,7 +48,7 @@ impl SubmitError {
             SubmitError::Refused(refusal) => refusal.reason(),
             SubmitError::Full { too_many_waiters: false, .. } => "QUEUE_FULL",
             SubmitError::Full { too_many_waiters: true, .. } => "TOO_MANY_WAITERS",
-            SubmitError::Draining | SubmitError::Stopped(_) => "STOPPING",
+            SubmitError::Stopped(stopped) => stopped.reason(),
             SubmitError::Store(_) => "STORE_FAILED",
         }
     }
@@ -67,7 +64,7 @@ pub enum CancelError {
     /// There is no such job, or it has ended.
     #[error(transparent)]
     Refused(#[from] ControlRefusal),
-    /// The server has stopped. Whether the job was cancelled is not known: to cancel it again is no error.
+    /// The server has stopped. Where it is not known whether the job was cancelled, cancel it again: that is no error.
     #[error(transparent)]
     Stopped(#[from] Stopped),
     /// The store contradicts itself.

@@ -20,7 +20,7 @@ pub use watch::{JobEvent, JobWatch, Outcome};
 use crate::{
     admission::{Admission, JobDraft, rules},
     clock::Clock,
-    commit::{Commit, ControlAnswer, SubmitAnswer},
+    commit::{Commit, ControlAnswer, Stopped, SubmitAnswer},
     config::DEFAULT_QUEUE,
     execute::{Attempt, HandlerError, closures::Closures},
     job::{Job, JobId, Output},
@@ -112,7 +112,7 @@ impl Handle {
     /// queue slows its producers down. Whoever drops the future while it waits for room leaves nothing behind.
     ///
     /// # Errors
-    /// [`SubmitError`]; nothing was submitted then, unless it is [`SubmitError::Stopped`].
+    /// [`SubmitError`]; nothing was submitted then, unless it is [`Stopped::Unknown`].
     pub async fn submit(&self, request: JobRequest) -> Result<Submitted, SubmitError> {
         // A delay is part of what was said; the instant that it leads to is not, or no repeat would be like the first.
         let operation = match request.delay {
@@ -147,14 +147,14 @@ impl Handle {
     {
         let SpawnRequest(mut request) = request.into();
         if self.parts.draining.is_cancelled() {
-            return Err(SubmitError::Draining);
+            return Err(Stopped::Refused.into());
         }
         let closure =
             Box::new(move |attempt| -> crate::execute::HandlerFuture { Box::pin(closure(attempt)) });
         // Before the job is offered: it may start before this call hears of it.
         let offered = self.parts.closures.offer(closure, Tail::end_of(&self.parts.hub));
         let Some(offered) = offered else {
-            return Err(SubmitError::Draining);
+            return Err(Stopped::Refused.into());
         };
         request.draft.closure = offered.name().to_owned();
         let submitted = self.offer(request, None).await?;

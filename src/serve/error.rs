@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use crate::{
     api::ApiError,
     config::names::NameError,
-    execute::{SetupError, command::WaitError},
+    execute::{SetupError, command::LockError},
     metrics::MetricsError,
     store::StoreError,
     traces::TracesError,
@@ -39,9 +39,18 @@ pub enum ServeError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Commands of an earlier server would not end.
+    /// The store had not taken everything by the end of the drain.
+    #[error(
+        "the store had not taken everything by the end of the drain: {outcomes} attempts' ends are not kept, and their jobs are \
+         taken up as interrupted at the next start"
+    )]
+    Unwritten {
+        /// How many attempts had told how they ended, and it was not written.
+        outcomes: u64,
+    },
+    /// It can't be known whether commands of an earlier server have ended.
     #[error(transparent)]
-    Commands(#[from] WaitError),
+    Commands(#[from] LockError),
     /// A kind's handler can't be set up.
     #[error("the kind `{kind}` can't be run")]
     Handler {
@@ -73,4 +82,26 @@ pub enum ServeError {
     /// A part of the server ended that never should.
     #[error("a part of the server ended unexpectedly: {0}")]
     Ended(String),
+}
+
+impl ServeError {
+    /// Whether it is the store that failed, so that the disk is to be looked at.
+    #[must_use]
+    pub fn is_of_the_store(&self) -> bool {
+        match self {
+            ServeError::Store(_) | ServeError::Unwritten { .. } => true,
+            ServeError::Listen { .. }
+            | ServeError::Exposed(_)
+            | ServeError::Credentials(_)
+            | ServeError::Audit { .. }
+            | ServeError::Commands(_)
+            | ServeError::Handler { .. }
+            | ServeError::KindName { .. }
+            | ServeError::KindTwice(_)
+            | ServeError::Api(_)
+            | ServeError::Metrics(_)
+            | ServeError::Traces(_)
+            | ServeError::Ended(_) => false,
+        }
+    }
 }

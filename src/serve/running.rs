@@ -1,22 +1,30 @@
 //! A server that runs, to its end.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{ServeError, Stopper};
 use crate::{
-    audit::Audit, commit::Committing, dispatch::Dispatch, execute::closures::Closures, traces::Traces,
+    audit::Audit,
+    commit::Committing,
+    dispatch::{Claims, Dispatch},
+    execute::closures::Closures,
+    store::StoreError,
+    timeouts,
+    traces::Traces,
     watch::Hub,
 };
 
 /// Attempts are asked to stop so long before a drain's deadline, or a quarter of the drain if that is shorter.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(5);
-/// How long answers may take to reach their callers once nothing is left to do,
+/// How long answers may take to reach their callers once nothing is left to do.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
-/// and how long they have even where the deadline has come.
-const FAREWELL_MIN: Duration = Duration::from_millis(250);
+/// What a drain that is forced has for the disk, if its deadline is not nearer.
+const FORCED_MAX: Duration = Duration::from_secs(2);
+/// What the disk has after the deadline for the ends of attempts that were cut off there.
+const CUT_MAX: Duration = Duration::from_millis(250);
 
 /// The parts of a running server.
 pub(super) struct Running {
@@ -35,78 +43,79 @@ pub(super) struct Running {
     pub(super) traces: Traces,
     /// Nothing more is claimed.
     pub(super) draining: CancellationToken,
-    /// Nothing more is handed out.
-    pub(super) dispatched: CancellationToken,
+    /// What was claimed before that has started.
+    pub(super) claims: Claims,
     /// No more calls are taken.
     pub(super) farewell: CancellationToken,
     pub(super) stopper: Stopper,
     pub(super) drain_timeout: Duration,
 }
 
+/// How the committer ended.
+type Ended = Result<Result<(), StoreError>, oneshot::error::RecvError>;
+
 impl Running {
     pub(super) async fn until_the_end(mut self) -> Result<(), ServeError> {
-        let reason = tokio::select! {
-            () = self.stopper.drain.cancelled() => Ok(()),
-            ended = &mut self.committing.ended => Err(match ended {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(())) | Err(_) => ServeError::Ended("the committer".into()),
-            }),
-            ended = &mut self.serving => Err(match ended {
-                Ok(Err(error)) => error,
-                Ok(Ok(())) | Err(_) => ServeError::Ended("the gRPC server".into()),
-            }),
+        let unexpected = |what: &str| (Err(ServeError::Ended(what.into())), None);
+        let (reason, ended) = tokio::select! {
+            () = self.stopper.drain.cancelled() => (Ok(()), None),
+            ended = &mut self.committing.ended => match ended {
+                Ok(Ok(())) => (Err(ServeError::Ended("the committer".into())), Some(ended)),
+                Ok(Err(_)) | Err(_) => (Ok(()), Some(ended)),
+            },
+            ended = &mut self.serving => match ended {
+                Ok(Err(error)) => (Err(error), None),
+                Ok(Ok(())) | Err(_) => unexpected("the gRPC server"),
+            },
             // What ends before the drain has panicked, and must not leave a server behind that looks well. This one ends
             // with the committer, too, whose error says more.
-            Err(_) = &mut self.dispatching => Err(ServeError::Ended("what starts attempts".into())),
-            _ = &mut self.following => Err(ServeError::Ended("what lets go of closures".into())),
-            () = ended(&mut self.showing) => Err(ServeError::Ended("the metrics endpoint".into())),
+            Err(_) = &mut self.dispatching => unexpected("what starts attempts"),
+            _ = &mut self.following => unexpected("what lets go of closures"),
+            () = ended(&mut self.showing) => unexpected("the metrics endpoint"),
         };
         if reason.is_err() {
-            // Nothing can be kept any more, or nobody can be reached: no time is given.
+            // Nobody can be reached any more: no time is given.
             self.stopper.force();
         }
-        self.drain().await;
-        reason
+        let times = Times::default();
+        let countdown = times.clone().count_down(self.drain_timeout, self.stopper.force.clone());
+        let drained = tokio::select! {
+            biased;
+            drained = self.drain(&times, ended) => drained,
+            never = countdown => match never {},
+        };
+        reason.and(drained)
     }
 
-    /// Ends at the deadline, give or take the moment that a cut takes.
-    async fn drain(self) {
-        let Running { mut serving, mut dispatching, committing, dispatch, attempts, hub, stopper, .. } = self;
-        let (closures, following, showing) = (self.closures, self.following, self.showing);
-        let (audit, traces) = (self.audit, self.traces);
-        let Committing { commit, reports, mut ended, .. } = committing;
-        let deadline = tokio::time::sleep(self.drain_timeout).deadline();
-        let stop_at = deadline - STOP_GRACE_MAX.min(self.drain_timeout / 4);
+    /// Ends at the deadline, give or take the moment that a cut takes. `ended` is how the committer ended, if it has.
+    async fn drain(self, times: &Times, mut ended: Option<Ended>) -> Result<(), ServeError> {
+        let Running {
+            mut serving, dispatching, dispatch, attempts, hub, claims, stopper, traces, audit, ..
+        } = self;
+        let Committing { commit, reports, ended: mut committer, .. } = self.committing;
         self.draining.cancel();
         hub.close();
         self.farewell.cancel();
-        let force = &stopper.force;
 
-        // After an empty batch nothing more is claimed; what was claimed before is on its way to dispatch. A disk that
-        // hangs must not hold up the drain.
-        tokio::select! {
-            () = commit.flush() => {}
-            () = tokio::time::sleep_until(deadline) => {}
-            () = force.cancelled() => {}
-        }
-        self.dispatched.cancel();
-        if !dispatching.is_finished() {
-            let _ = (&mut dispatching).await;
-        }
-        attempts.close();
-        tokio::select! {
-            () = attempts.wait() => {}
-            () = tokio::time::sleep_until(stop_at) => {
+        let attempts_end = async {
+            // After an empty batch nothing more is claimed; what was claimed before is on its way to dispatch. A disk
+            // that hangs must not hold up the drain.
+            until(commit.flush(), &times.last_call).await;
+            claims.over.cancel();
+            until(claims.started.cancelled(), &times.last_call).await;
+            attempts.close();
+            if until(attempts.wait(), &times.last_call).await.is_none() {
                 tracing::info!(attempts = attempts.len(), "asking running attempts to stop");
                 dispatch.stop();
-                tokio::select! {
-                    () = attempts.wait() => {}
-                    () = tokio::time::sleep_until(deadline) => {}
-                    () = force.cancelled() => {}
-                }
+                until(attempts.wait(), &times.is_up).await;
             }
-            () = force.cancelled() => {}
+        };
+        unless_ended(attempts_end, &mut committer, &mut ended).await;
+        if ended.is_some() {
+            // Nothing can be kept any more: no time is given.
+            stopper.force();
         }
+        attempts.close();
         if !attempts.is_empty() {
             tracing::warn!(
                 attempts = attempts.len(),
@@ -115,37 +124,123 @@ impl Running {
         }
         dispatch.cut_off();
         // A handler that never yields can't be cut off; it ends with the process.
-        let _ = tokio::time::timeout_at(farewell_until(deadline), attempts.wait()).await;
-        let farewell = async {
-            if !serving.is_finished() {
-                let _ = (&mut serving).await;
-            }
+        until(attempts.wait(), &times.are_over).await;
+        // What has ended goes to the disk, however long that takes, and those who called hear of it.
+        let written = async {
+            until(reports.are_written(), &times.are_over).await;
+            until(commit.flush(), &times.are_over).await;
         };
-        tokio::select! {
-            _ = tokio::time::timeout_at(farewell_until(deadline), farewell) => {}
-            () = force.cancelled() => {}
+        unless_ended(written, &mut committer, &mut ended).await;
+        if !serving.is_finished() && !stopper.force.is_cancelled() {
+            let answered = timeouts::within(FAREWELL_MAX, &mut serving);
+            tokio::select! {
+                biased;
+                _ = until(answered, &times.are_over) => {}
+                () = stopper.force.cancelled() => {}
+            }
         }
         serving.abort();
-        following.abort();
+        self.following.abort();
         // Handles may outlive the server; what closures own must not.
-        closures.close();
-        drop((dispatch, reports));
+        self.closures.close();
         commit.end();
         // Dropping the store ends its checkpoint thread, too.
-        if !ended.is_terminated() {
-            let _ = tokio::time::timeout_at(farewell_until(deadline), &mut ended).await;
+        if ended.is_none() {
+            ended = until(&mut committer, &times.are_over).await;
         }
+        dispatching.abort();
+        if !dispatching.is_finished() {
+            let _ = dispatching.await;
+        }
+        drop(dispatch);
         // A file that takes nothing must not hold up the end.
         let lines = audit.waiting();
-        if tokio::time::timeout_at(farewell_until(deadline), audit.flush()).await.is_err() {
+        if until(audit.flush(), &times.are_over).await.is_none() {
             tracing::error!(
                 lines,
                 "the audit takes no lines: up to this many are lost with the end of the server"
             );
         }
-        finish(traces, farewell_until(deadline)).await;
-        if let Some(showing) = showing {
+        finish(traces, times).await;
+        if let Some(showing) = self.showing {
             showing.abort();
+        }
+        told(ended, reports.unwritten())
+    }
+}
+
+/// What the end of the committer means for the server's; `None` where it has not ended.
+fn told(ended: Option<Ended>, outcomes: u64) -> Result<(), ServeError> {
+    if outcomes > 0 || ended.is_none() {
+        tracing::error!(
+            outcomes,
+            "not everything was written: these attempts' jobs are taken up as interrupted"
+        );
+    }
+    match ended {
+        Some(Ok(Ok(()))) if outcomes == 0 => Ok(()),
+        Some(Ok(Ok(()))) | None => Err(ServeError::Unwritten { outcomes }),
+        Some(Ok(Err(error))) => Err(error.into()),
+        Some(Err(_)) => Err(ServeError::Ended("the committer".into())),
+    }
+}
+
+/// What the time of a drain has come to.
+#[derive(Clone, Default)]
+struct Times {
+    /// Attempts are asked to stop.
+    last_call: CancellationToken,
+    /// Attempts are cut off.
+    is_up: CancellationToken,
+    /// Nothing is waited for any more.
+    are_over: CancellationToken,
+}
+
+impl Times {
+    /// Counts the time of a drain. Time in which this process is paused does not count: what was finished meanwhile must
+    /// have time to be heard of.
+    async fn count_down(self, drain_timeout: Duration, force: CancellationToken) -> Infallible {
+        let grace = STOP_GRACE_MAX.min(drain_timeout / 4);
+        let mut deadline = pin!(async {
+            timeouts::active(drain_timeout - grace).await;
+            self.last_call.cancel();
+            timeouts::active(grace).await;
+        });
+        let forced = tokio::select! {
+            biased;
+            () = force.cancelled() => true,
+            () = &mut deadline => false,
+        };
+        self.last_call.cancel();
+        self.is_up.cancel();
+        if !forced || timeouts::within(FORCED_MAX, deadline).await.is_some() {
+            timeouts::active(CUT_MAX).await;
+        }
+        self.are_over.cancel();
+        std::future::pending().await
+    }
+}
+
+/// The result of `work`, unless `time` comes first.
+async fn until<T>(work: impl Future<Output = T>, time: &CancellationToken) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = time.cancelled() => None,
+    }
+}
+
+/// Returns when `work` is done, or there is no committer any more; keeps how that ended.
+async fn unless_ended(
+    work: impl Future<Output = ()>,
+    committer: &mut oneshot::Receiver<Result<(), StoreError>>,
+    ended: &mut Option<Ended>,
+) {
+    if ended.is_none() {
+        tokio::select! {
+            biased;
+            early = committer => *ended = Some(early),
+            () = work => {}
         }
     }
 }
@@ -161,16 +256,10 @@ async fn ended(task: &mut Option<JoinHandle<Infallible>>) {
 }
 
 /// Sends the last spans, as far as the collector takes them in time.
-async fn finish(traces: Traces, until: Instant) {
+async fn finish(traces: Traces, times: &Times) {
     if traces.are_collected() {
-        let patience = until.duration_since(tokio::time::sleep(Duration::ZERO).deadline());
-        let _ = tokio::task::spawn_blocking(move || traces.finish(patience)).await;
+        let patience = if times.is_up.is_cancelled() { CUT_MAX } else { FAREWELL_MAX };
+        let sent = tokio::task::spawn_blocking(move || traces.finish(patience));
+        let _ = until(sent, &times.are_over).await;
     }
-}
-
-/// When to stop waiting for the last answers: soon, and before the deadline if that leaves them any time.
-fn farewell_until(deadline: Instant) -> Instant {
-    let least = tokio::time::sleep(FAREWELL_MIN).deadline();
-    let most = tokio::time::sleep(FAREWELL_MAX).deadline();
-    deadline.clamp(least, most)
 }

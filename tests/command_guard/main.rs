@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod paused;
 mod reports;
 mod results;
 mod server_gone;

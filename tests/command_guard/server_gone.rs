@@ -11,7 +11,7 @@ use std::{
 use jobmill::{
     execute::{
         Attempt, Handler, Report,
-        command::{CommandHandler, WaitError, wait_for_commands},
+        command::{CommandHandler, wait_for_commands},
     },
     job::FailureReason,
 };
@@ -70,23 +70,32 @@ impl Server {
     }
 }
 
-#[test]
-fn commands_are_dead_before_the_next_server_starts() {
+/// Whether a server that starts now has to wait.
+async fn waits(lock_path: &Path) -> bool {
+    tokio::time::timeout(Duration::ZERO, wait_for_commands(lock_path)).await.is_err()
+}
+
+/// A server that starts now, up to the moment in which it may start attempts.
+async fn next_server(lock_path: &Path) {
+    tokio::time::timeout(PATIENCE, wait_for_commands(lock_path)).await.expect("the lock in time").unwrap();
+}
+
+#[tokio::test]
+async fn commands_are_dead_before_the_next_server_starts() {
     let folder = tempfile::tempdir().unwrap();
     let lock_path = folder.path().join("commands.lock");
     let mut server = Server::start(&lock_path);
     let pids = [server.pid("guard"), server.pid("leader"), server.pid("child")];
-    let waited = wait_for_commands(&lock_path, Duration::ZERO);
-    assert!(matches!(waited, Err(WaitError::StillRunning { .. })), "{waited:?}");
+    assert!(waits(&lock_path).await);
 
     server.kill();
-    wait_for_commands(&lock_path, PATIENCE).unwrap();
+    next_server(&lock_path).await;
     // Not the guard: it lets go of the lock by ending.
     assert!(pids[1..].iter().all(|&pid| is_gone(pid)), "{pids:?}");
 }
 
-#[test]
-fn a_signal_to_a_guard_does_not_end_it() {
+#[tokio::test]
+async fn a_signal_to_a_guard_does_not_end_it() {
     let folder = tempfile::tempdir().unwrap();
     let lock_path = folder.path().join("commands.lock");
     let mut server = Server::start(&lock_path);
@@ -98,32 +107,44 @@ fn a_signal_to_a_guard_does_not_end_it() {
     // Had one of them ended it, the server would tell of that instead of the child.
     server.pid("child");
     server.kill();
-    wait_for_commands(&lock_path, PATIENCE).unwrap();
+    next_server(&lock_path).await;
     assert!(is_gone(leader));
 }
 
 #[cfg(target_os = "linux")]
-#[test]
-fn a_command_whose_guard_was_killed_with_its_server_keeps_the_next_one_from_starting() {
+#[tokio::test]
+async fn a_command_whose_guard_was_killed_with_its_server_is_dead_before_the_next_one_starts() {
     let folder = tempfile::tempdir().unwrap();
     let lock_path = folder.path().join("commands.lock");
     let mut server = Server::start(&lock_path);
-    let [guard, leader] = [server.pid("guard"), server.pid("leader")];
-    server.pid("child");
+    let [guard, leader, child] = [server.pid("guard"), server.pid("leader"), server.pid("child")];
     // Stopped, the server can't see that the guard dies. (A stopped guard would not do: the system wakes it when its
     // server's end leaves its group without a parent.)
     kill_process(Pid::from_child(&server.process), Signal::STOP).unwrap();
     kill_process(guard, Signal::KILL).unwrap();
     server.kill();
-    let waited = wait_for_commands(&lock_path, Duration::from_millis(50));
-    assert!(matches!(waited, Err(WaitError::StillRunning { .. })), "{waited:?}");
-
-    rustix::process::kill_process_group(leader, Signal::KILL).unwrap();
-    wait_for_commands(&lock_path, PATIENCE).unwrap();
+    next_server(&lock_path).await;
+    ended(leader).await;
+    ended(child).await;
 }
 
-#[test]
-fn a_guard_is_ready_once_it_holds_the_lock_and_starts_nothing_without_its_server() {
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_holds_the_lock_and_is_no_command_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock_path = folder.path().join("commands.lock");
+    let file = std::fs::File::create(&lock_path).unwrap();
+    file.lock_shared().unwrap();
+    let mut other = Command::new("sleep").arg("1000").stdin(file).spawn().unwrap();
+    assert!(waits(&lock_path).await);
+    assert!(other.try_wait().unwrap().is_none(), "it lives");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    next_server(&lock_path).await;
+}
+
+#[tokio::test]
+async fn a_guard_is_ready_once_it_holds_the_lock_and_starts_nothing_without_its_server() {
     let folder = tempfile::tempdir().unwrap();
     let lock_path = folder.path().join("commands.lock");
     let (control, guards_end) = UnixStream::pair().unwrap();
@@ -136,12 +157,88 @@ fn a_guard_is_ready_once_it_holds_the_lock_and_starts_nothing_without_its_server
     let mut ready = [0; 9];
     (&control).read_exact(&mut ready).unwrap();
     assert_eq!(&ready, b"r\0\0\0\x04\0\0\0\x01");
-    let waited = wait_for_commands(&lock_path, Duration::ZERO);
-    assert!(matches!(waited, Err(WaitError::StillRunning { .. })), "{waited:?}");
+    assert!(waits(&lock_path).await);
 
     drop(control);
     assert!(guard.wait().unwrap().success());
-    wait_for_commands(&lock_path, Duration::ZERO).unwrap();
+    assert!(!waits(&lock_path).await);
+}
+
+/// A `jobmill serve` that has to wait for the test, which holds the lock of its commands, and what it says.
+struct Starting {
+    process: Child,
+    said: BufReader<std::process::ChildStderr>,
+}
+
+impl Starting {
+    fn new(data: &Path) -> Self {
+        let mut process = Command::new(GUARD)
+            .args(["serve", "--listen", "127.0.0.1:0", "--log", "info"])
+            .env_remove("JOBMILL_CONFIG")
+            .env("XDG_CONFIG_HOME", data)
+            .arg("--data-dir")
+            .arg(data)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(process.stderr.take().unwrap());
+        Starting { process, said }
+    }
+
+    /// Reads on to a line with this text. Gives up where the process ends.
+    fn says(&mut self, text: &str) -> String {
+        let mut said = String::new();
+        for line in self.said.by_ref().lines().map(Result::unwrap) {
+            if line.contains(text) {
+                return line;
+            }
+            said.push_str(&format!("{line}\n"));
+        }
+        panic!("it never says {text:?}:\n{said}");
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Holds the lock of a folder's commands, as a guard would.
+fn held(data: &Path) -> std::fs::File {
+    let file = std::fs::File::create(data.join("commands.lock")).unwrap();
+    file.lock_shared().unwrap();
+    file
+}
+
+#[test]
+fn a_start_says_at_once_what_it_waits_for_and_goes_on_as_soon_as_it_can() {
+    let data = tempfile::tempdir().unwrap();
+    let lock = held(data.path());
+    let mut server = Starting::new(data.path());
+    let line = server.says("waiting for commands of an earlier server to end");
+    if cfg!(target_os = "linux") {
+        assert!(line.contains(&std::process::id().to_string()), "{line}");
+    }
+    drop(lock);
+    server.says("the commands of an earlier server have ended");
+    // Only a server that runs drains.
+    kill_process(Pid::from_child(&server.process), Signal::TERM).unwrap();
+    assert_eq!(server.process.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_start_that_waits_for_commands_ends_when_it_is_asked_to() {
+    let data = tempfile::tempdir().unwrap();
+    let _lock = held(data.path());
+    let mut server = Starting::new(data.path());
+    server.says("waiting for commands of an earlier server");
+    kill_process(Pid::from_child(&server.process), Signal::TERM).unwrap();
+    server.says("stopped before the server had started");
+    assert_eq!(server.process.wait().unwrap().code(), Some(0));
 }
 
 #[tokio::test]

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use rustix::process::{Signal, kill_process};
+
+#[cfg(target_os = "linux")]
+use crate::ended;
 use crate::{Running, error, is_gone, reaped, script};
 
 /// Ignores what asks it to end; tells its guard's, its own and its child's pid.
@@ -78,6 +83,21 @@ async fn a_dropped_attempt_is_dead_with_all_its_processes() {
     for pid in pids {
         reaped(pid).await;
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_dropped_attempt_is_dead_although_its_guard_is_stopped() {
+    let mut running = Running::start(script(STUBBORN), None);
+    let guard = running.pid("guard").await;
+    let pids = [running.pid("leader").await, running.pid("child").await];
+    kill_process(guard, Signal::STOP).unwrap();
+    running.task.abort();
+    for pid in pids {
+        ended(pid).await;
+    }
+    kill_process(guard, Signal::CONT).unwrap();
+    reaped(guard).await;
 }
 
 #[cfg(target_os = "linux")]

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jobmill::{
     admission::AdmissionError,
     client::Client,
+    commit::Stopped,
     config::{QueueSettings, Settings, StoreSettings, WhenFull, names::CLOSURE_KIND},
     execute::{Attempt, HandlerError},
     handle::{Handle, JobEvent, JobRequest, SpawnRequest, SubmitError},
@@ -266,9 +267,9 @@ async fn after_a_restart_jobs_go_on_and_closures_are_lost() {
     drops.reach(2).await;
     assert!(matches!(soon(watch.next()).await, Some(Err(WatchError::Closing))));
     let late = soon(handle.submit(JobRequest::new("shout"))).await.unwrap_err();
-    assert!(matches!(late, SubmitError::Stopped(_)), "{late}");
+    assert!(matches!(late, SubmitError::Stopped(Stopped::Refused)), "{late}");
     let late = soon(handle.spawn("small", async |_| Ok(Output::default()))).await.unwrap_err();
-    assert!(matches!(late, SubmitError::Draining), "{late}");
+    assert!(matches!(late, SubmitError::Stopped(Stopped::Refused)), "{late}");
 
     for store in [store(), StoreSettings::Folder(killed.path().into())] {
         let server = builder_with(store, one_slot()).start().await.unwrap();
@@ -308,7 +309,7 @@ async fn a_drain_lets_closures_end_and_asks_those_that_do_not() {
 
     server.stopper().drain();
     let late = soon(handle.spawn("small", async |_| Ok(Output::default()))).await.unwrap_err();
-    assert!(matches!(late, SubmitError::Draining), "{late}");
+    assert!(matches!(late, SubmitError::Stopped(Stopped::Refused)), "{late}");
     drop(release);
     soon(was_told).await.expect("the closure sees its token before the drain's deadline");
     soon(server.finished()).await.unwrap();

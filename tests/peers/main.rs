@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
 
 mod nginx;
+#[cfg(target_os = "linux")]
+mod process_one;
 mod sqlite3;
 
 #[expect(dead_code, unused_imports, reason = "these tests need less of it than others")]

@@ -11,6 +11,7 @@ use jobmill::{
     clock::{ManualClock, Timestamp},
     config::{KindDefaults, QueueSettings, Settings, StoreSettings},
     execute::{Attempt, HandlerError},
+    handle::Handle,
     job::{Output, RetryPolicy},
     proto::v1::{self, JobState, job_queue_client::JobQueueClient, queue_service_client::QueueServiceClient},
     serve::{Server, ServerBuilder, Stopper},
@@ -142,8 +143,7 @@ impl Rig {
 
     /// What the server says of itself in numbers, by name and labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let handle = self.server.as_ref().expect("a server").handle();
-        let text = soon(handle.metrics()).await.expect("metrics");
+        let text = soon(self.handle().metrics()).await.expect("metrics");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.unwrap_or_else(|| panic!("no {name}")).parse().expect("a number")
     }
@@ -157,20 +157,30 @@ impl Rig {
         self.server.as_ref().expect("a server").reloader().reload();
     }
 
+    /// The server used from this process.
+    pub(crate) fn handle(&self) -> Handle {
+        self.server.as_ref().expect("a server").handle()
+    }
+
     pub(crate) fn stopper(&self) -> Stopper {
         self.server.as_ref().expect("a server").stopper()
     }
 
     /// Stops the server, and returns once its folder is free.
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(self) {
         self.stopper().drain();
+        self.stopped().await;
+    }
+
+    /// Returns once the server has ended, and its folder is free.
+    pub(crate) async fn stopped(mut self) {
         soon(self.server.take().expect("a server").finished()).await.expect("an orderly end");
     }
 
     /// Stops the server without a drain: running attempts are cut off.
-    pub(crate) async fn force(mut self) {
+    pub(crate) async fn force(self) {
         self.stopper().force();
-        soon(self.server.take().expect("a server").finished()).await.expect("an orderly end");
+        self.stopped().await;
     }
 
     pub(crate) async fn submit(&self, job: v1::JobSpec) -> v1::Job {

@@ -37,7 +37,15 @@ pub(crate) fn refusal(status: &Status) -> Refusal {
 
 /// Whether an error promises that nothing was created.
 pub(crate) fn is_definite(status: &Status) -> bool {
-    let of_jobmill = status.get_details_error_info().is_some_and(|info| info.domain == "jobmill");
-    let definite = [Code::InvalidArgument, Code::NotFound, Code::ResourceExhausted, Code::FailedPrecondition];
-    of_jobmill && definite.contains(&status.code())
+    let definite = [
+        Code::InvalidArgument,
+        Code::NotFound,
+        Code::ResourceExhausted,
+        Code::PermissionDenied,
+        Code::Unauthenticated,
+        Code::AlreadyExists,
+        Code::FailedPrecondition,
+    ];
+    let info = status.get_details_error_info().filter(|info| info.domain == "jobmill");
+    info.is_some_and(|info| info.reason == "STOPPING" || definite.contains(&status.code()))
 }

@@ -1,19 +1,27 @@
 //! Stopping: it ends by its deadline whoever is connected, and no job is lost or left half-done.
 
-use std::{path::Path, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use jobmill::{
-    config::Settings,
-    execute::{Attempt, Handler, HandlerFuture},
+    commit::Stopped,
+    config::{CommandSettings, HandlerSettings, KindDefaults, KindSettings, QueueSettings, Settings},
+    execute::{Attempt, Handler, HandlerError, HandlerFuture},
+    handle::{JobRequest, SubmitError},
+    job::{JobId, Output, StateName},
     proto::v1::{self, FailureReason, JobState},
     serve::Server,
 };
 use rustix::process::Signal;
-use tokio::{net::TcpStream, task::JoinSet};
-use tonic::Code;
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    task::{JoinSet, yield_now},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
 
 use crate::support::{
-    PATIENCE, Process, QUEUE, Rig, Stage, defaults, folder, is_definite, job, queue, refusal, soon,
+    PATIENCE, Process, QUEUE, Rig, Stage, defaults, folder, is_definite, job, memory, queue, refusal, soon,
     submission, with_queue,
 };
 
@@ -22,7 +30,7 @@ const CONFIGURATION: &str = r#"
     [queues.default]
     consumers = 4
     [kinds.stubborn]
-    command = ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 1000; done"]
+    command = ["/bin/sh", "-c", "trap '' TERM; echo 0 >&3; while :; do sleep 1000; done"]
     kill_grace = "10m"
 "#;
 
@@ -35,10 +43,11 @@ async fn server(home: &Path, drain_timeout: &str) -> Process {
     Process::start(&configuration, &home.join("data"), &["--drain-timeout", drain_timeout]).await
 }
 
-/// Submits a stubborn job, and returns once it runs.
+/// Submits a stubborn job, and returns once its command runs, which it shows by its progress.
 async fn stubborn(rig: &Rig, max_attempts: i32) -> String {
     let id = rig.submit(v1::JobSpec { max_attempts, ..job("stubborn") }).await.id;
-    rig.reaches(&id, JobState::Running).await;
+    let runs = async { while rig.get(&id).await.progress.is_none() {} };
+    soon(runs).await;
     id
 }
 
@@ -240,6 +249,248 @@ async fn what_does_not_stop_is_cut_off_at_the_deadline() {
     let stopped = tokio::time::timeout(Duration::from_millis(100) + MARGIN, rig.stop());
     stopped.await.expect("an end by the deadline");
     assert_eq!(state_after(home.path(), &id).await, (JobState::BackingOff, FailureReason::Lost));
+}
+
+#[tokio::test]
+async fn a_failure_for_good_stays_one_in_a_drain_and_any_other_was_cut_short() {
+    let home = tempfile::tempdir().unwrap();
+    let (handler, mut stage) = Stage::new();
+    let mut settings = with_queue(folder(home.path()), QUEUE, queue(2));
+    settings.drain_timeout = Duration::from_millis(400);
+    let rig = Rig::start(Server::builder(settings).handler("stage", defaults(), handler)).await;
+    let (permanent, retryable) = (rig.submit(job("stage")).await.id, rig.submit(job("stage")).await.id);
+    let cues = [stage.next().await, stage.next().await];
+    rig.stopper().drain();
+    for cue in cues {
+        soon(cue.attempt.cancelled()).await;
+        let failure = match cue.id() == permanent {
+            true => HandlerError::permanent("no such page"),
+            false => HandlerError::retryable("half of it is done").with_delay(Duration::from_secs(3600)),
+        };
+        cue.ends(Err(failure));
+    }
+    rig.stopped().await;
+
+    let rig = Rig::start(Server::builder(with_queue(folder(home.path()), QUEUE, queue(0)))).await;
+    let failed = rig.get(&permanent).await;
+    let failure = failed.failure.as_ref().unwrap();
+    assert_eq!(
+        (failed.state(), failure.reason(), failure.message.as_str(), failure.retryable),
+        (JobState::Failed, FailureReason::HandlerError, "no such page", false)
+    );
+    let waits = rig.get(&retryable).await;
+    let failure = waits.failure.as_ref().unwrap();
+    assert_eq!((waits.state(), failure.reason()), (JobState::BackingOff, FailureReason::Lost));
+    assert!(failure.message.ends_with("half of it is done"), "{}", failure.message);
+    let delay = waits.run_time.unwrap().seconds - waits.attempts[0].end_time.unwrap().seconds;
+    assert!((3600..=3601).contains(&delay), "the handler's own wish: {delay}");
+    rig.stop().await;
+}
+
+/// Does not end when it is asked to, but says that it was asked.
+#[derive(Clone)]
+struct Stubborn(mpsc::Sender<()>);
+
+impl Handler for Stubborn {
+    fn run(&self, attempt: Attempt) -> HandlerFuture {
+        let asked = self.0.clone();
+        Box::pin(async move {
+            attempt.cancelled().await;
+            asked.send(()).await?;
+            std::future::pending().await
+        })
+    }
+
+    fn stop_grace(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_had_timed_out_before_the_drain_is_no_lost_one() {
+    let home = tempfile::tempdir().unwrap();
+    let (asked, mut was_asked) = mpsc::channel(1);
+    let settings = one_consumer(home.path(), Duration::from_millis(100));
+    let rig = Rig::start(Server::builder(settings).handler("stage", defaults(), Stubborn(asked))).await;
+    let attempt_timeout = Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 });
+    let id = rig.submit(v1::JobSpec { attempt_timeout, ..job("stage") }).await.id;
+    soon(was_asked.recv()).await.unwrap();
+    rig.stop().await;
+    assert_eq!(state_after(home.path(), &id).await, (JobState::BackingOff, FailureReason::Timeout));
+}
+
+/// A kind whose guard never gets ready, so that its commands never start.
+fn never_starts(settings: &mut Settings, home: &Path) -> std::path::PathBuf {
+    let guard = home.join("guard");
+    fs::write(&guard, "#!/bin/sh\ntouch \"$(dirname \"$0\")/asked\"\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(&guard, fs::Permissions::from_mode(0o755)).unwrap();
+    let command = CommandSettings {
+        argv: vec!["true".to_owned()],
+        env: Default::default(),
+        env_allow: Vec::new(),
+        working_dir: None,
+        kill_grace: Duration::from_secs(10),
+        permanent_exit_codes: Vec::new(),
+    };
+    let defaults = KindDefaults { max_attempts: 1, ..defaults() };
+    settings
+        .kinds
+        .insert("command".to_owned(), KindSettings { handler: HandlerSettings::Command(command), defaults });
+    guard
+}
+
+#[tokio::test]
+async fn a_command_that_had_not_started_when_the_server_stopped_or_its_job_was_cancelled_costs_no_attempt() {
+    let home = tempfile::tempdir().unwrap();
+    let mut settings = with_queue(folder(&home.path().join("data")), QUEUE, queue(2));
+    settings.drain_timeout = Duration::from_millis(100);
+    let guard = never_starts(&mut settings, home.path());
+    let rig = Rig::start(Server::builder(settings).command_guard(guard)).await;
+    let (stopped, cancelled) = (rig.submit(job("command")).await.id, rig.submit(job("command")).await.id);
+    let asked = async {
+        while !home.path().join("asked").exists() {
+            yield_now().await;
+        }
+    };
+    soon(asked).await;
+    rig.cancel(&cancelled).await.unwrap();
+    let ended = rig.ends(&cancelled).await;
+    assert_eq!((ended.state(), ended.attempt, ended.start_time), (JobState::Cancelled, 0, None));
+    rig.stop().await;
+
+    let settings = with_queue(folder(&home.path().join("data")), QUEUE, queue(0));
+    let rig = Rig::start(Server::builder(settings)).await;
+    let waits = rig.get(&stopped).await;
+    assert_eq!((waits.state(), waits.attempt, waits.start_time), (JobState::Queued, 0, None), "{waits:?}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_that_has_no_time_to_start_within_its_timeout_uses_up_its_attempts() {
+    let home = tempfile::tempdir().unwrap();
+    let mut settings = memory();
+    let guard = never_starts(&mut settings, home.path());
+    let rig = Rig::start(Server::builder(settings).command_guard(guard)).await;
+    let attempt_timeout = Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 });
+    let id = rig.submit(v1::JobSpec { attempt_timeout, ..job("command") }).await.id;
+    let ended = rig.ends(&id).await;
+    assert_eq!((ended.state(), ended.attempt), (JobState::Failed, 1));
+    assert_eq!(ended.failure.unwrap().reason(), FailureReason::Timeout);
+    rig.stop().await;
+}
+
+/// Returns once a drain has let go of all that was claimed before it: its own batch has passed by then.
+async fn nothing_is_claimed_any_more(rig: &Rig) {
+    for _ in 0..3 {
+        let unknown: JobId = "06g3k5m0v4000".parse().unwrap();
+        soon(rig.handle().cancel(unknown)).await.unwrap_err();
+        yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_by_the_handle_reaches_its_attempt_during_a_drain() {
+    let home = tempfile::tempdir().unwrap();
+    let (handler, mut stage) = Stage::new();
+    let settings = one_consumer(home.path(), Duration::from_secs(3600));
+    let rig = Rig::start(Server::builder(settings).handler("stage", defaults(), handler)).await;
+    let id = rig.submit(job("stage")).await.id;
+    let cue = stage.next().await;
+    rig.stopper().drain();
+    nothing_is_claimed_any_more(&rig).await;
+    let cancelled = soon(rig.handle().cancel(cue.attempt.id())).await.unwrap();
+    assert_eq!(cancelled.state.name(), StateName::Cancelling);
+    soon(cue.attempt.cancelled()).await;
+    cue.fails();
+    rig.stopped().await;
+    assert_eq!(state_after(home.path(), &id).await, (JobState::Cancelled, FailureReason::Cancelled));
+}
+
+#[tokio::test]
+async fn a_cancel_by_a_call_that_began_before_a_drain_reaches_its_attempt_in_it() {
+    let home = tempfile::tempdir().unwrap();
+    let (handler, mut stage) = Stage::new();
+    let settings = one_consumer(home.path(), Duration::from_secs(3600));
+    let rig = Rig::start(Server::builder(settings).handler("stage", defaults(), handler)).await;
+    let id = rig.submit(job("stage")).await.id;
+    let cue = stage.next().await;
+    // The call is in; what it asks for comes later.
+    let (message, messages) = mpsc::channel(1);
+    let mut caller = tonic::client::Grpc::new(rig.channel.clone());
+    soon(caller.ready()).await.unwrap();
+    let call = tokio::spawn(async move {
+        let codec = tonic_prost::ProstCodec::<v1::CancelJobRequest, v1::CancelJobResponse>::default();
+        let path = tonic::codegen::http::uri::PathAndQuery::from_static("/jobmill.v1.JobQueue/CancelJob");
+        caller.client_streaming(tonic::Request::new(ReceiverStream::new(messages)), path, codec).await
+    });
+    let is_in = async {
+        while rig.metric(r#"jobmill_grpc_calls_open{method="jobmill.v1.JobQueue/CancelJob"}"#).await != 1.0 {}
+    };
+    soon(is_in).await;
+    rig.stopper().drain();
+    nothing_is_claimed_any_more(&rig).await;
+    message.send(v1::CancelJobRequest { id: id.clone() }).await.unwrap();
+    drop(message);
+    let answer = soon(call).await.unwrap().unwrap().into_inner();
+    assert_eq!(answer.job.unwrap().state(), JobState::Cancelling);
+    soon(cue.attempt.cancelled()).await;
+    cue.fails();
+    rig.stopped().await;
+    assert_eq!(state_after(home.path(), &id).await, (JobState::Cancelled, FailureReason::Cancelled));
+}
+
+#[tokio::test]
+async fn submissions_that_wait_for_room_when_the_server_stops_are_refused_for_good_and_leave_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let small = QueueSettings { max_jobs: 1, max_wait: Duration::from_secs(3600), ..queue(0) };
+    let builder = |settings: Settings| {
+        Server::builder(settings).handler("any", defaults(), async |_: Attempt| Ok(Output::default()))
+    };
+    let rig = Rig::start(builder(with_queue(folder(home.path()), QUEUE, small))).await;
+    rig.submit(job("any")).await;
+    let mut waiting: JoinSet<Status> = JoinSet::new();
+    let request_id = |way: &str| format!("by {way}");
+    let mut jobs = rig.jobs.clone();
+    let request = v1::SubmitRequest { request_id: request_id("submit"), ..submission(job("any")) };
+    waiting.spawn(async move { jobs.submit(request).await.unwrap_err() });
+    let mut jobs = rig.jobs.clone();
+    let request = v1::SubmitBatchRequest {
+        jobs: vec![job("any")],
+        request_id: request_id("batch"),
+        ..Default::default()
+    };
+    waiting.spawn(async move { jobs.submit_batch(request).await.unwrap_err() });
+    let mut jobs = rig.jobs.clone();
+    let request = v1::SubmitAndWatchRequest {
+        job: Some(job("any")),
+        request_id: request_id("watch"),
+        ..Default::default()
+    };
+    waiting.spawn(async move { jobs.submit_and_watch(request).await.unwrap_err() });
+    let handle = rig.handle();
+    let by_handle =
+        tokio::spawn(async move { handle.submit(JobRequest::new("any").request_id("by handle")).await });
+    rig.waiters(QUEUE, 4).await;
+
+    rig.stopper().drain();
+    for status in soon(waiting.join_all()).await {
+        let refused = refusal(&status);
+        assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "STOPPING"));
+        assert!(is_definite(&status));
+    }
+    let by_handle = soon(by_handle).await.unwrap();
+    assert!(matches!(by_handle, Err(SubmitError::Stopped(Stopped::Refused))), "{by_handle:?}");
+    rig.stopped().await;
+
+    // No id is used up: it may even ask for something else.
+    let rig = Rig::start(builder(with_queue(folder(home.path()), QUEUE, queue(0)))).await;
+    assert_eq!(rig.total().await, 1);
+    for way in ["submit", "batch", "watch", "handle"] {
+        let other = v1::JobSpec { priority: 7, ..job("any") };
+        let request = v1::SubmitRequest { request_id: request_id(way), ..submission(other) };
+        assert!(soon(rig.jobs.clone().submit(request)).await.unwrap().into_inner().created, "{way}");
+    }
+    rig.stop().await;
 }
 
 /// How a job stands after a restart with nobody to run it, and why.

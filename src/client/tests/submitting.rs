@@ -73,9 +73,39 @@ async fn every_unknown_outcome_is_repeated() {
         client(&fake).submit(spec()).await.unwrap();
         assert_eq!(fake.submitted.lock().len(), 2, "{code:?}");
     }
-    // Jobmill's own word that it stops.
-    let fake = acting([Act::Refuse(refused(Code::Unavailable, "SHUTDOWN")), Act::Answer(submitted(true))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stops_has_taken_nothing_and_is_asked_again_as_long_as_there_is_time() {
+    let stopping = || Act::Refuse(refused(Code::Unavailable, "STOPPING"));
+    let fake = acting([stopping(), Act::Answer(submitted(true))]);
     client(&fake).submit(spec()).await.unwrap();
+
+    let fake = acting([stopping()]);
+    let once = client_with(&fake, |builder| builder.retry_for(Duration::ZERO));
+    let error = once.submit(spec()).await.unwrap_err();
+    assert!(!error.is_unknown_outcome(), "{error}");
+    let fake = acting([Act::Refuse(refused(Code::Unavailable, "OUTCOME_UNKNOWN"))]);
+    let once = client_with(&fake, |builder| builder.retry_for(Duration::ZERO));
+    assert!(once.submit(spec()).await.unwrap_err().is_unknown_outcome());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_pause_of_the_client_there_is_one_more_try() {
+    let fake = acting([Act::Refuse(Status::unavailable("away")), Act::Answer(submitted(true))]);
+    let client = client(&fake);
+    let pause = async {
+        // By then it has heard of the first try, and waits for the second.
+        while fake.submitted.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(Duration::from_secs(3600)).await;
+    };
+    let (answer, ()) = tokio::join!(client.submit(spec()), pause);
+    answer.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

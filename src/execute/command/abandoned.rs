@@ -1,61 +1,137 @@
-//! Killing a command whose guard was lost.
+//! Finding and killing what a lost guard has left, by what it holds open. Linux only.
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+};
 
-/// Kills the command's group. `leader` is what the guard told before it was lost.
-///
-/// Nobody holds the leader's pid any more, but a group keeps its number while it has a member, and a number that is
-/// free is given out again only after all others.
-pub(super) fn kill_group(leader: Pid) {
-    let _ = kill_process_group(leader, Signal::KILL);
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
+
+use super::{
+    GUARD_NAME,
+    environment::{JOB_ID_VARIABLE, LEASE_VARIABLE},
+};
+
+/// A process that holds the lock of an earlier server's commands.
+pub(super) struct Holder {
+    pub(super) pid: Pid,
+    pub(super) name: String,
+    /// Whether a guard started it, or what a guard started.
+    pub(super) is_command: bool,
 }
 
-/// Kills what still holds a writing end of one of these pipes: what left the group, or a whole command whose guard was
-/// lost in the instant between starting it and telling so. `pipes` are inode numbers.
-#[cfg(target_os = "linux")]
+impl Holder {
+    fn new(pid: Pid) -> Self {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Holder { pid, name: name.trim_end().to_owned(), is_command: is_command(pid) }
+    }
+
+    /// Whether it is a guard, which kills its command by itself.
+    pub(super) fn is_guard(&self) -> bool {
+        self.name == GUARD_NAME
+    }
+}
+
+/// Kills what still holds a writing end of one of these pipes: what left the group, or a whole command whose guard
+/// was lost in the instant between starting it and telling so. `pipes` are inode numbers.
 pub(super) fn kill_writers(pipes: &[u64]) {
+    let links: Vec<String> = pipes.iter().map(|inode| format!("pipe:[{inode}]")).collect();
+    kill_all(|process| writes(process, &links));
+}
+
+/// The processes that hold the lock, as far as this user can see them.
+pub(super) fn holders(lock: &File, path: &Path) -> io::Result<Vec<Holder>> {
+    let lock = Lock::new(lock, path)?;
+    Ok(processes().filter(|&process| lock.is_held_by(process)).map(Holder::new).collect())
+}
+
+/// Kills the commands that hold the lock, with what they started. Guards take the lock and commands inherit it; so what
+/// holds it and has a command's variables is one.
+pub(super) fn kill_commands(lock: &File, path: &Path) -> io::Result<()> {
+    let lock = Lock::new(lock, path)?;
+    kill_all(|process| is_command(process) && lock.is_held_by(process));
+    Ok(())
+}
+
+/// Whether a process was started with the variables that commands get.
+fn is_command(process: Pid) -> bool {
+    let variables = fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
+    let marks = [JOB_ID_VARIABLE, LEASE_VARIABLE].map(|name| format!("{name}=").into_bytes());
+    marks.iter().all(|mark| variables.split(|&byte| byte == 0).any(|variable| variable.starts_with(mark)))
+}
+
+/// Kills the processes of which `is_one` is true, and those that they start meanwhile.
+fn kill_all(is_one: impl Fn(Pid) -> bool) {
     /// A process may fork while the others are looked through, but not outrun this.
     const ROUNDS_MAX: u32 = 100;
-    let links: Vec<String> = pipes.iter().map(|inode| format!("pipe:[{inode}]")).collect();
     for _ in 0..ROUNDS_MAX {
-        if !kill_writers_once(&links) {
+        let mut any = false;
+        for process in processes() {
+            // First the handle, then the look: what is seen can then be no other process when it is killed.
+            if let Ok(handle) = pidfd_open(process, PidfdFlags::empty())
+                && is_one(process)
+            {
+                any |= pidfd_send_signal(&handle, Signal::KILL).is_ok();
+            }
+        }
+        if !any {
             return;
         }
     }
 }
 
-#[cfg(target_os = "linux")]
-fn kill_writers_once(links: &[String]) -> bool {
-    use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
-
-    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
-    let mut any = false;
-    for process in processes.flatten() {
-        let pid = process.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        let Some(pid) = pid.filter(|&pid| pid != rustix::process::getpid()) else { continue };
-        // First the handle, then the look: what is seen to write can then be no other process when it is killed.
-        if let Ok(handle) = pidfd_open(pid, PidfdFlags::empty())
-            && writes(pid, links)
-        {
-            any |= pidfd_send_signal(&handle, Signal::KILL).is_ok();
-        }
-    }
-    any
+/// All processes but this one.
+fn processes() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(Pid::from_raw);
+    pids.filter(|&pid| pid != getpid())
 }
 
 /// Whether a process can write into one of the pipes. To hold a reading end is not enough: every process that the
 /// server is just starting does for an instant.
-#[cfg(target_os = "linux")]
 fn writes(process: Pid, links: &[String]) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-
     const WRITE: u32 = 0o200;
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{process}/fd")) else { return false };
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{process}/fd")) else { return false };
     descriptors.flatten().any(|descriptor| {
         let path = descriptor.path();
-        let leads_there = std::fs::read_link(&path)
+        let leads_there = fs::read_link(&path)
             .is_ok_and(|link| links.iter().any(|known| link.as_os_str() == known.as_str()));
         leads_there
             && path.symlink_metadata().is_ok_and(|metadata| metadata.permissions().mode() & WRITE != 0)
     })
+}
+
+/// A lock file, by what tells it from all others.
+struct Lock<'a> {
+    path: &'a Path,
+    device: u64,
+    inode: u64,
+}
+
+impl<'a> Lock<'a> {
+    fn new(file: &File, path: &'a Path) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        Ok(Lock { path, device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    /// Whether the process has the file open and holds a lock by that. To have it open is not enough: a program that
+    /// copies the folder does for an instant.
+    fn is_held_by(&self, process: Pid) -> bool {
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{process}/fd")) else { return false };
+        descriptors.flatten().any(|descriptor| {
+            let path = descriptor.path();
+            // The name first: to ask for more of any other file could hang with its file system.
+            fs::read_link(&path).is_ok_and(|link| link.file_name() == self.path.file_name())
+                && path.metadata().is_ok_and(|found| found.dev() == self.device && found.ino() == self.inode)
+                && has_lock(process, &descriptor.file_name().to_string_lossy())
+        })
+    }
+}
+
+/// Whether the kernel lists a lock for a descriptor.
+fn has_lock(process: Pid, descriptor: &str) -> bool {
+    fs::read_to_string(format!("/proc/{process}/fdinfo/{descriptor}"))
+        .is_ok_and(|info| info.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK")))
 }

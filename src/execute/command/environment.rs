@@ -5,6 +5,11 @@ use std::{collections::BTreeMap, env, ffi::OsString};
 use super::PROGRESS_FD;
 use crate::{config::CommandSettings, execute::Attempt};
 
+/// The variable with the job's id.
+pub(super) const JOB_ID_VARIABLE: &str = "JOBMILL_JOB_ID";
+/// The variable with the attempt's token.
+pub(super) const LEASE_VARIABLE: &str = "JOBMILL_LEASE";
+
 /// What every command gets of the server's own variables, if set there.
 const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
@@ -25,12 +30,12 @@ pub(super) fn of_attempt(
     let job = attempt.job();
     let payload_type = job.spec.extras.as_ref().map_or("", |extras| &extras.payload_type);
     let jobmill = [
-        ("JOBMILL_JOB_ID", job.id.to_string()),
+        (JOB_ID_VARIABLE, job.id.to_string()),
         ("JOBMILL_QUEUE", job.spec.queue.to_string()),
         ("JOBMILL_KIND", job.spec.kind.to_string()),
         ("JOBMILL_ATTEMPT", attempt.number().to_string()),
         ("JOBMILL_MAX_ATTEMPTS", job.max_attempts.to_string()),
-        ("JOBMILL_LEASE", attempt.lease().as_i64().to_string()),
+        (LEASE_VARIABLE, attempt.lease().as_i64().to_string()),
         ("JOBMILL_PROGRESS_FD", PROGRESS_FD.to_string()),
         ("JOBMILL_PAYLOAD_TYPE", payload_type.to_owned()),
     ];

@@ -102,9 +102,9 @@ fn guard(mut control: UnixStream, lock_path: Option<&Path>) -> io::Result<()> {
 
 /// Makes this process one that outlives what its server and its command do, and knows all their descendants.
 fn prepare(lock_path: Option<&Path>) -> Result<(UnixStream, Option<File>), String> {
-    // A server that is killed by name (`killall -9 jobmill`) should not take its guards with it. Best effort.
+    // Best effort.
     #[cfg(target_os = "linux")]
-    let _ = std::fs::write("/proc/self/comm", "job-guard");
+    let _ = std::fs::write("/proc/self/comm", super::GUARD_NAME);
 
     // What the server's own parent left open without meaning to would go on to the command.
     close_fds::set_fds_cloexec(PROGRESS_FD, &[]);

@@ -41,11 +41,12 @@
 //! of a dead server and be read after step 3.)
 //!
 //! A guard that is killed is noticed by its server, which kills the command's group and, on Linux, whatever else writes
-//! into the command's output. If both are killed together, no
-//! one is left to kill the command; so on Linux the command inherits the lock, and the new server does not start until
-//! it is gone. (Elsewhere processes that left the group can outlive their attempt, and would keep it from starting for
-//! ever.)
+//! into the command's output. If both are killed together, no one is left to kill the command; so on Linux the command
+//! inherits the lock, and the new server starts only when it is gone. It does what the guard would have done: once no
+//! guard holds the lock any more, it kills what does and has a command's variables. (Elsewhere processes that left the
+//! group can outlive their attempt, and would keep it from starting for ever.)
 
+#[cfg(target_os = "linux")]
 mod abandoned;
 mod environment;
 mod frame;
@@ -67,7 +68,7 @@ use std::{
     time::Duration,
 };
 
-pub use lock::{WaitError, wait_for_commands};
+pub use lock::{LockError, wait_for_commands};
 
 use crate::{
     config::CommandSettings,
@@ -86,11 +87,20 @@ pub const OUTPUT_LINE_MAX_BYTES: usize = 8 * 1024;
 /// The first argument of a guard.
 const GUARD_ARGUMENT: &str = "__guard";
 
+/// What a guard calls itself. A server that is killed by name (`killall -9 jobmill`) should not take its guards with it,
+/// and a starting server knows them by it.
+#[cfg(target_os = "linux")]
+const GUARD_NAME: &str = "job-guard";
+
 /// Where a command tells its progress.
 const PROGRESS_FD: i32 = 3;
 
 /// Where a command holds its guard's lock.
 const LOCK_FD: i32 = 4;
+
+/// How long a guard may take until it is ready, unless said otherwise. Only what is not a guard takes longer, or a machine
+/// in great distress.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The exit code by which programs say "try again later" (`EX_TEMPFAIL` of `sysexits.h`).
 const TEMPORARY_FAILURE_CODE: i32 = 75;
@@ -138,12 +148,13 @@ pub struct CommandHandler {
 }
 
 /// What is the same for all attempts of a kind.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Plan {
     settings: CommandSettings,
     environment: BTreeMap<OsString, OsString>,
     guard: PathBuf,
     lock_path: Option<PathBuf>,
+    start_timeout: Duration,
 }
 
 impl CommandHandler {
@@ -154,7 +165,16 @@ impl CommandHandler {
     #[must_use]
     pub fn new(settings: CommandSettings, guard: impl Into<PathBuf>, lock_path: Option<PathBuf>) -> Self {
         let environment = environment::of_kind(&settings);
-        CommandHandler { plan: Arc::new(Plan { settings, environment, guard: guard.into(), lock_path }) }
+        let (guard, start_timeout) = (guard.into(), START_TIMEOUT);
+        CommandHandler { plan: Arc::new(Plan { settings, environment, guard, lock_path, start_timeout }) }
+    }
+
+    /// Sets how long a guard may take until it is ready: 30 s unless said otherwise. Time in which this process is paused
+    /// does not count.
+    #[must_use]
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        Arc::make_mut(&mut self.plan).start_timeout = timeout;
+        self
     }
 }
 
@@ -180,7 +200,7 @@ impl Plan {
         let guard = Guard::spawn(&self.guard, self.lock_path.as_deref()).map_err(|error| {
             start_failed(format!("can't start the command's guard {}: {error}", self.guard.display()))
         })?;
-        match guard.run(start, self.settings.kill_grace, &attempt).await {
+        match guard.run(start, self.start_timeout, self.settings.kill_grace, &attempt).await {
             Outcome::Ended { result: None, .. } => Err(HandlerError::new(
                 FailureReason::ResultTooLarge,
                 format!("the command wrote more than {RESULT_MAX_BYTES} bytes to its standard output"),
@@ -190,7 +210,9 @@ impl Plan {
                 Ok(Output { bytes, media_type: String::new() })
             }
             Outcome::Ended { ending, result: Some(_), last_line } => Err(self.failure(ending, &last_line)),
-            Outcome::NeverStarted => Err(HandlerError::retryable("stopped before the command was started")),
+            Outcome::NeverStarted => {
+                Err(HandlerError::not_started("stopped before the command was started", None))
+            }
             Outcome::StartFailed(message) => Err(start_failed(message)),
             Outcome::GuardLost(how) => Err(HandlerError::retryable(format!(
                 "the command's guard was lost: {how}; the command was killed"

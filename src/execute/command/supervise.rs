@@ -8,7 +8,7 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
     path::Path,
-    pin::{Pin, pin},
+    pin::pin,
     process::Stdio,
     time::Duration,
 };
@@ -16,7 +16,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 #[cfg(target_os = "linux")]
 use rustix::fs::fstat;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process_group};
 #[cfg(target_os = "linux")]
 use tokio::task::spawn_blocking;
 use tokio::{
@@ -24,19 +24,17 @@ use tokio::{
     net::UnixStream,
     process::{Child, ChildStderr, ChildStdout, Command},
     task::yield_now,
-    time::{Sleep, sleep, timeout},
 };
 
+#[cfg(target_os = "linux")]
+use super::abandoned;
 use super::{
-    GUARD_ARGUMENT, OUTPUT_LINE_MAX_BYTES, RESULT_MAX_BYTES, abandoned,
+    GUARD_ARGUMENT, OUTPUT_LINE_MAX_BYTES, RESULT_MAX_BYTES,
     frame::{Ending, Inbox, Order, REPORT_MAX_BYTES, Report, Start, VERSION},
     lines::{Lines, Overlong},
     progress,
 };
-use crate::execute::Attempt;
-
-/// How long a guard may take until it is ready. Only what is not a guard takes longer, or a machine in great distress.
-const READY_PATIENCE: Duration = Duration::from_secs(30);
+use crate::{execute::Attempt, timeouts};
 
 /// How long to wait for the end of the output where something that is out of the guard's reach may keep it open.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
@@ -52,7 +50,7 @@ pub(super) enum Outcome {
         /// The last line on its standard error that was not blank.
         last_line: Vec<u8>,
     },
-    /// It was cancelled before it started.
+    /// It was asked to stop before it started.
     NeverStarted,
     /// It could not be started.
     StartFailed(String),
@@ -101,8 +99,14 @@ impl Guard {
         })
     }
 
-    /// Runs a command to its end.
-    pub(super) async fn run(mut self, start: Start, kill_grace: Duration, attempt: &Attempt) -> Outcome {
+    /// Runs a command to its end. A guard that is not ready within `start_timeout` is none.
+    pub(super) async fn run(
+        mut self,
+        start: Start,
+        start_timeout: Duration,
+        kill_grace: Duration,
+        attempt: &Attempt,
+    ) -> Outcome {
         let (mut listen, speak) = self.control.split();
         let mut inbox = Inbox::new(REPORT_MAX_BYTES);
         let mut orders = Orders { speak, parts: VecDeque::new() };
@@ -111,8 +115,9 @@ impl Guard {
         let mut output = OutputTaken::new(attempt);
         let mut is_killed = false;
         let mut stopping = false;
-        // The limit on getting ready, and later the grace between asking and killing.
-        let mut deadline: Pin<&mut Sleep> = pin!(sleep(READY_PATIENCE));
+        // The limit on getting ready, and later the grace between asking and killing. After a pause of this process the
+        // guard's answer is there, too, and is heard before either is over.
+        let mut deadline = pin!(timeouts::active(start_timeout));
         let mut has_deadline = true;
 
         let ended = loop {
@@ -134,7 +139,7 @@ impl Guard {
                     Ok(Some(Report::Started { pid })) => self.leader = Pid::from_raw(pid),
                     Ok(Some(Report::StartFailed(message))) => {
                         // It ends by itself, so that it can be reaped at once.
-                        let _ = timeout(LAST_WORDS_PATIENCE, self.child.wait()).await;
+                        let _ = timeouts::within(LAST_WORDS_PATIENCE, self.child.wait()).await;
                         return Outcome::StartFailed(message);
                     }
                     Ok(Some(Report::Progress(line))) => {
@@ -166,15 +171,15 @@ impl Guard {
                     }
                     stopping = true;
                     orders.give_short(Order::Terminate);
-                    deadline.set(sleep(kill_grace));
+                    deadline.set(timeouts::active(kill_grace));
                     has_deadline = true;
                 }
                 () = &mut deadline, if has_deadline => {
                     if !self.in_charge {
                         return Outcome::StartFailed(format!(
-                            "the guard was not ready within {} s: is it a Jobmill, or a program whose `main` calls \
+                            "the guard was not ready within {}: is it a Jobmill, or a program whose `main` calls \
                              `guard_main` first?",
-                            READY_PATIENCE.as_secs(),
+                            humantime::format_duration(start_timeout),
                         ));
                     }
                     has_deadline = false;
@@ -194,7 +199,7 @@ impl Guard {
             // Nothing is left that could keep it open, so that no busy machine can cut a result short here.
             last_words.await;
         } else {
-            let _ = timeout(LAST_WORDS_PATIENCE, last_words).await;
+            let _ = timeouts::within(LAST_WORDS_PATIENCE, last_words).await;
         }
         output.finish();
         match ended {
@@ -221,7 +226,7 @@ impl Guard {
     /// Kills a command whose guard was lost: nobody else is left to do it.
     async fn kill_abandoned(&mut self) {
         if let Some(leader) = self.leader.take() {
-            abandoned::kill_group(leader);
+            kill_group(leader);
         }
         #[cfg(target_os = "linux")]
         {
@@ -251,13 +256,19 @@ impl Drop for Guard {
         if !self.in_charge {
             // An error means that it has ended.
             let _ = self.child.start_kill();
-        } else if let Some(leader) = self.leader
-            && !matches!(self.child.try_wait(), Ok(None))
-        {
-            // It was lost, and that has not been noticed yet.
-            abandoned::kill_group(leader);
+        } else if let Some(leader) = self.leader {
+            // The guard may have been lost, or be stopped, and the job may run anew before it goes on.
+            kill_group(leader);
         }
     }
+}
+
+/// Kills the group of a command whose guard may be lost. `leader` is what the guard told.
+///
+/// Nobody may hold the leader's pid any more, but a group keeps its number while it has a member, and a number that is
+/// free is given out again only after all others.
+fn kill_group(leader: Pid) {
+    let _ = kill_process_group(leader, Signal::KILL);
 }
 
 /// Orders on their way to the guard.

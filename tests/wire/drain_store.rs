@@ -1,0 +1,356 @@
+//! What the store does not take before a server ends: it is waited for until the drain's deadline, and told after that.
+
+use std::{
+    fs,
+    future::pending,
+    io::Read,
+    path::Path,
+    process::{Command, Stdio},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use jobmill::{
+    commit::Stopped,
+    config::QueueSettings,
+    handle::{JobRequest, SubmitError},
+    proto::v1::{FailureReason, JobState},
+    serve::{ServeError, Server},
+    store::{Applied, Batch, Obstacle, Reader, ReportBody, Space, Store, StoreError, Unapplied},
+};
+use parking_lot::{Condvar, Mutex};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::Notify;
+
+use crate::support::{Cue, PATIENCE, QUEUE, Rig, Stage, defaults, folder, job, queue, soon, with_queue};
+
+const DRAIN: Duration = Duration::from_secs(600);
+
+/// What a store does with the ends of attempts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Takes,
+    Hangs,
+    Fails,
+    /// Something is in its way.
+    Refuses(Obstacle),
+}
+
+/// What the test knows of a store.
+struct Gate {
+    mode: Mutex<Mode>,
+    changed: Condvar,
+    /// Told when the store begins to hang, and when it refuses,
+    hangs: Notify,
+    /// and when it is gone.
+    gone: Notify,
+}
+
+impl Gate {
+    fn new() -> Arc<Self> {
+        Arc::new(Gate {
+            mode: Mutex::new(Mode::Takes),
+            changed: Condvar::new(),
+            hangs: Notify::new(),
+            gone: Notify::new(),
+        })
+    }
+
+    fn set(&self, mode: Mode) {
+        *self.mode.lock() = mode;
+        self.changed.notify_all();
+    }
+
+    fn is(&self, mode: Mode) -> bool {
+        *self.mode.lock() == mode
+    }
+}
+
+/// A store that takes the ends of attempts when the test says so.
+struct Gated {
+    store: Box<dyn Store>,
+    gate: Arc<Gate>,
+    /// Dropped last.
+    _gone: Gone,
+}
+
+/// Tells that a store is gone.
+struct Gone(Arc<Gate>);
+
+impl Store for Gated {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        if batch.reports.iter().any(|report| !matches!(report.body, ReportBody::Progress(_))) {
+            let mut mode = self.gate.mode.lock();
+            if *mode == Mode::Hangs {
+                self.gate.hangs.notify_one();
+                self.gate.changed.wait_while(&mut mode, |mode| *mode == Mode::Hangs);
+            }
+            match *mode {
+                Mode::Takes | Mode::Hangs => {}
+                Mode::Fails => return Err(StoreError::Corrupt("told to fail".into())),
+                Mode::Refuses(obstacle) => {
+                    self.gate.hangs.notify_one();
+                    let unapplied = Some(Box::new(Unapplied { batch, obstacle }));
+                    return Ok(Applied { unapplied, ..Applied::default() });
+                }
+            }
+        }
+        self.store.apply(batch)
+    }
+
+    fn space(&mut self) -> Space {
+        if self.gate.is(Mode::Refuses(Obstacle::DiskFull)) { Space::Full } else { Space::Enough }
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.store.reader()
+    }
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.gone.notify_one();
+    }
+}
+
+/// A server with as many attempts that run.
+async fn running(home: &Path, gate: &Arc<Gate>, attempts: u32) -> (Server, Vec<Cue>) {
+    let (handler, mut stage) = Stage::new();
+    let mut settings = with_queue(folder(home), QUEUE, queue(attempts));
+    settings.drain_timeout = DRAIN;
+    let small = QueueSettings { max_jobs: 1, max_wait: DRAIN, ..queue(0) };
+    settings.queues.insert("small".to_owned(), small);
+    let (gate, gone) = (Arc::clone(gate), Gone(Arc::clone(gate)));
+    let builder = Server::builder(settings).handler("stage", defaults(), handler).without_listener();
+    let builder = builder.around_store(|store| Box::new(Gated { store, gate, _gone: gone }));
+    let server = soon(builder.start()).await.unwrap();
+    let mut cues = Vec::new();
+    for _ in 0..attempts {
+        soon(server.handle().submit(JobRequest::new("stage"))).await.unwrap();
+        cues.push(stage.next().await);
+    }
+    (server, cues)
+}
+
+/// A server that drains, with an attempt whose outcome the store does not take. From here on time passes only where
+/// nothing else happens.
+async fn stuck(home: &Path, gate: &Arc<Gate>, mode: Mode) -> (Server, String) {
+    let (server, id) = ended(home, gate, mode).await;
+    server.stopper().drain();
+    tokio::time::pause();
+    (server, id)
+}
+
+/// A server with an attempt whose outcome the store does not take.
+async fn ended(home: &Path, gate: &Arc<Gate>, mode: Mode) -> (Server, String) {
+    let (server, mut cues) = running(home, gate, 1).await;
+    gate.set(mode);
+    let cue = cues.remove(0);
+    let id = cue.id();
+    cue.succeeds();
+    soon(gate.hangs.notified()).await;
+    (server, id)
+}
+
+/// Waits for the end of a server whose store goes on at `release`, counted from now. With time standing still from then
+/// on, nothing but what the server waits for can end it.
+async fn ends_after(server: Server, gate: &Gate, release: Duration) -> Result<(), ServeError> {
+    let (over, is_over) = mpsc::sync_channel::<()>(1);
+    let released = async {
+        tokio::time::sleep(release).await;
+        // Time does not pass while blocking work is under way.
+        drop(tokio::task::spawn_blocking(move || is_over.recv()));
+        gate.set(Mode::Takes);
+        pending::<()>().await;
+    };
+    let end = tokio::select! {
+        end = server.finished() => end,
+        () = released => unreachable!(),
+    };
+    assert!(gate.is(Mode::Takes), "it waits for the store");
+    drop(over);
+    tokio::time::resume();
+    end
+}
+
+/// The state of a job after a restart with nobody to run it.
+async fn state(home: &Path, id: &str) -> JobState {
+    let rig = Rig::start(Server::builder(with_queue(folder(home), QUEUE, queue(0)))).await;
+    let job = rig.get(id).await;
+    rig.stop().await;
+    job.state()
+}
+
+#[tokio::test]
+async fn the_outcome_of_an_attempt_is_waited_for_until_the_deadline() {
+    let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
+    let (server, id) = stuck(home.path(), &gate, Mode::Hangs).await;
+    ends_after(server, &gate, DRAIN - Duration::from_secs(1)).await.unwrap();
+    assert_eq!(state(home.path(), &id).await, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn an_outcome_that_the_store_has_not_taken_by_the_deadline_is_told() {
+    let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
+    let (server, id) = stuck(home.path(), &gate, Mode::Hangs).await;
+    let end = server.finished().await;
+    assert!(matches!(end, Err(ServeError::Unwritten { outcomes: 1 })), "{end:?}");
+    tokio::time::resume();
+    // The store may still go on: what was not told of counts all the same.
+    gate.set(Mode::Takes);
+    soon(gate.gone.notified()).await;
+    assert_eq!(state(home.path(), &id).await, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_space_for_the_outcome_of_an_attempt() {
+    let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
+    let (server, id) = ended(home.path(), &gate, Mode::Refuses(Obstacle::DiskFull)).await;
+    server.stopper().drain();
+    // It is tried again and again, not just once more.
+    let refused_again = async {
+        for _ in 0..3 {
+            gate.hangs.notified().await;
+        }
+        gate.set(Mode::Takes);
+        pending::<()>().await;
+    };
+    let end = tokio::select! {
+        end = server.finished() => end,
+        () = soon(refused_again) => unreachable!(),
+    };
+    end.unwrap();
+    assert_eq!(state(home.path(), &id).await, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn an_outcome_for_which_there_is_no_space_until_the_deadline_is_told() {
+    let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
+    let (server, _) = stuck(home.path(), &gate, Mode::Refuses(Obstacle::DiskFull)).await;
+    let end = server.finished().await;
+    assert!(matches!(end, Err(ServeError::Unwritten { outcomes: 1 })), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_lock_that_another_program_holds_until_the_deadline_is_told_and_holds_up_nobody_longer() {
+    let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
+    let (server, mut cues) = running(home.path(), &gate, 1).await;
+    let handle = server.handle();
+    soon(handle.submit(JobRequest::new("stage").queue("small"))).await.unwrap();
+    let waiting = tokio::spawn(async move { handle.submit(JobRequest::new("stage").queue("small")).await });
+    let waits = async {
+        while !server.handle().metrics().await.unwrap().contains("jobmill_queue_waiters{queue=\"small\"} 1") {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(waits).await;
+    gate.set(Mode::Refuses(Obstacle::Locked));
+    cues.remove(0).succeeds();
+    soon(gate.hangs.notified()).await;
+    server.stopper().drain();
+    let refused = soon(waiting).await.unwrap();
+    assert!(matches!(refused, Err(SubmitError::Stopped(Stopped::Refused))), "{refused:?}");
+    tokio::time::pause();
+    let end = server.finished().await;
+    assert!(matches!(end, Err(ServeError::Unwritten { outcomes: 1 })), "{end:?}");
+    tokio::time::resume();
+    // It lets go of the folder, although the lock is still held.
+    soon(gate.gone.notified()).await;
+}
+
+#[tokio::test]
+async fn after_a_second_signal_the_outcome_of_an_attempt_is_still_kept() {
+    let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
+    let (server, id) = stuck(home.path(), &gate, Mode::Hangs).await;
+    server.stopper().force();
+    ends_after(server, &gate, Duration::from_secs(1)).await.unwrap();
+    assert_eq!(state(home.path(), &id).await, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn after_a_second_signal_an_outcome_that_the_store_does_not_take_is_told() {
+    let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
+    let (server, _) = stuck(home.path(), &gate, Mode::Hangs).await;
+    server.stopper().force();
+    let end = server.finished().await;
+    assert!(matches!(end, Err(ServeError::Unwritten { outcomes: 1 })), "{end:?}");
+    tokio::time::resume();
+    gate.set(Mode::Takes);
+    soon(gate.gone.notified()).await;
+}
+
+#[tokio::test]
+async fn an_error_of_the_store_in_the_last_batch_is_an_error_of_the_server() {
+    let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
+    let (server, cues) = running(home.path(), &gate, 1).await;
+    server.stopper().drain();
+    gate.set(Mode::Fails);
+    cues.into_iter().for_each(Cue::succeeds);
+    let end = soon(server.finished()).await;
+    assert!(matches!(end, Err(ServeError::Store(StoreError::Corrupt(_)))), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_attempts_whose_ends_can_not_be_kept_any_more() {
+    let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
+    let (server, mut cues) = running(home.path(), &gate, 2).await;
+    server.stopper().drain();
+    gate.set(Mode::Fails);
+    cues.remove(0).succeeds();
+    let end = soon(server.finished()).await;
+    assert!(matches!(end, Err(ServeError::Store(StoreError::Corrupt(_)))), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_server_whose_store_could_not_take_everything_says_so_and_exits_with_74() {
+    let home = tempfile::tempdir().unwrap();
+    let go = home.path().join("go");
+    let configuration = home.path().join("jobmill.toml");
+    let script = format!("until [ -e {} ]; do sleep 0.01; done", go.display());
+    let text = format!("[kinds.wait]\ncommand = [\"/bin/sh\", \"-c\", {script:?}]\n");
+    fs::write(&configuration, text).unwrap();
+    let (data, port) = (home.path().join("data"), home.path().join("port"));
+    let mut process = Command::new(env!("CARGO_BIN_EXE_jobmill"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--log", "error", "--drain-timeout", "500ms"])
+        .arg("--config")
+        .arg(&configuration)
+        .arg("--data-dir")
+        .arg(&data)
+        .arg("--port-file")
+        .arg(&port)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let listens = async {
+        loop {
+            match fs::read_to_string(&port) {
+                Ok(address) => return address.trim().to_owned(),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let address = soon(listens).await;
+    let rig = Rig::connect(&address).await;
+    let id = rig.submit(job("wait")).await.id;
+    rig.reaches(&id, JobState::Running).await;
+    // Another program has the database's lock.
+    let other = rusqlite::Connection::open(data.join("jobmill.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    fs::write(&go, "").unwrap();
+    kill_process(Pid::from_child(&process), Signal::TERM).unwrap();
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut said = String::new();
+        process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (process.wait().unwrap().code(), said)
+    });
+    let (code, said) = tokio::time::timeout(PATIENCE, ended).await.expect("it ends").unwrap();
+    assert_eq!(code, Some(74), "{said}");
+    assert!(said.contains("1 attempts' ends are not kept"), "{said}");
+    drop(other);
+
+    let rig = Rig::start(Server::builder(with_queue(folder(&data), QUEUE, queue(0)))).await;
+    let lost = rig.get(&id).await;
+    assert_eq!((lost.state(), lost.failure.unwrap().reason()), (JobState::BackingOff, FailureReason::Lost));
+    rig.stop().await;
+}
