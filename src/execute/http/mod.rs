@@ -15,9 +15,9 @@
 //!
 //! # What its answer means
 //! 2xx is success, and the body is the job's result. 408, 425, 429 and 5xx are failures that another attempt could
-//! mend, after the time that `Retry-After` says as far as it is longer than the retry policy's own delay and not over
-//! its longest. All else, redirects among it, is a failure for good. So is an address that the operator has not
-//! allowed. An endpoint that can't be reached, or breaks off, is tried again.
+//! mend, after the time that `Retry-After` says and the retry policy's jitter, where the policy's own delay could be
+//! shorter, and at most its longest. All else, redirects among it, is a failure for good. So is an address that the
+//! operator has not allowed. An endpoint that can't be reached, or breaks off, is tried again.
 //!
 //! A request that was certainly not processed is sent again within the attempt (`pool.rs`), and an attempt whose request
 //! never had a connection goes back uncounted.

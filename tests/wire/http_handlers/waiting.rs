@@ -35,6 +35,7 @@ async fn an_attempt_that_gets_no_connection_in_time_does_not_count() {
     let back = rig.get(&waiting).await;
     assert_eq!((back.attempt, back.attempts.len()), (0, 0), "{back:?}");
     assert_eq!(back.run_time.unwrap().seconds, 1_800_000_001, "not at once again");
+    assert_eq!(rig.metric(r#"jobmill_attempts_total{kind="call",result="not_started"}"#).await, 1.0);
     line.answer_with("200 OK", "", "").await;
     rig.ends(&busy).await;
     clock.advance(Duration::from_secs(1));
