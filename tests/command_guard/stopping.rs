@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
+use jobmill::execute::Report;
+#[cfg(target_os = "linux")]
 use rustix::process::{Signal, kill_process};
 
-#[cfg(target_os = "linux")]
-use crate::ended;
 use crate::{Running, error, is_gone, reaped, script};
+#[cfg(target_os = "linux")]
+use crate::{ended, parse_pid};
 
 /// Ignores what asks it to end; tells its guard's, its own and its child's pid.
 const STUBBORN: &str = r#"
@@ -88,14 +90,23 @@ async fn a_dropped_attempt_is_dead_with_all_its_processes() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_dropped_attempt_is_dead_although_its_guard_is_stopped() {
-    let mut running = Running::start(script(STUBBORN), None);
-    let guard = running.pid("guard").await;
-    let pids = [running.pid("leader").await, running.pid("child").await];
+    let mut running = Running::start(
+        script("echo \"guard $PPID\" >&2; echo \"leader $$\" >&2; echo 0 >&3; sleep 1000 & wait"),
+        None,
+    );
+    // Its progress comes by way of the guard, which has told of its leader before.
+    let (mut guard, mut leader) = (None, None);
+    for _ in 0..3 {
+        if let Report::OutputLine(line) = running.report().await {
+            let line = String::from_utf8(line).unwrap();
+            guard = guard.or(parse_pid(&line, "guard"));
+            leader = leader.or(parse_pid(&line, "leader"));
+        }
+    }
+    let guard = guard.unwrap();
     kill_process(guard, Signal::STOP).unwrap();
     running.task.abort();
-    for pid in pids {
-        ended(pid).await;
-    }
+    ended(leader.unwrap()).await;
     kill_process(guard, Signal::CONT).unwrap();
     reaped(guard).await;
 }
