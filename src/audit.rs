@@ -12,7 +12,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Uptime};
 
 /// A line names so many ids, and counts the others.
 const IDS_MAX: usize = 10;
@@ -32,7 +32,7 @@ pub struct Audit {
 /// How many lines of strangers there are in the present second, and how many calls have none since the last line.
 #[derive(Debug, Default)]
 struct Strangers {
-    since: Timestamp,
+    since: Uptime,
     lines: u64,
     untold: u64,
 }
@@ -47,7 +47,7 @@ enum Sink {
 #[derive(Debug)]
 struct Open {
     file: File,
-    complained: Option<Timestamp>,
+    complained: Option<Uptime>,
 }
 
 /// One call.
@@ -141,7 +141,7 @@ impl Audit {
     /// Writes a line of a call that was not let in. Anybody may make as many of those as they like: where there are
     /// too many, some have no line, and the next one that has tells how many they were.
     pub fn record_stranger(&self, call: Call<'_>) {
-        let now = self.clock.now();
+        let now = self.clock.uptime();
         let mut strangers = self.strangers.lock();
         if now.since(strangers.since) >= std::time::Duration::from_secs(1) {
             *strangers = Strangers { since: now, lines: 0, untold: strangers.untold };
@@ -163,9 +163,9 @@ impl Audit {
 
     fn write(&self, call: Call<'_>, untold: u64) {
         let Call { subject, certificate, peer, rpc, queue, ids, code, reason } = call;
-        let now = self.clock.now();
+        let now = self.clock.uptime();
         let line = Line {
-            time: now.to_string(),
+            time: self.clock.now().to_string(),
             subject,
             certificate: certificate.filter(|certificate| subject != Some(certificate)),
             peer,
@@ -223,7 +223,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::clock::ManualClock;
+    use crate::clock::{ManualClock, Timestamp};
 
     #[test]
     fn strangers_do_not_fill_the_disk() {

@@ -227,7 +227,7 @@ impl ServerBuilder {
         let closures = Arc::new(Closures::default());
         let (handlers, defaults) = self.handlers(&closures)?;
         let setup = EngineSetup {
-            now: self.clock.now(),
+            present: self.clock.present(),
             seed: rand::random(),
             served_kinds: defaults.keys().cloned().collect(),
             declared_queues: self.settings.queues.clone(),

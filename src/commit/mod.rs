@@ -24,7 +24,7 @@ use crate::{
         Patience,
         waiters::{Caller, CallerKey},
     },
-    clock::Timestamp,
+    clock::Uptime,
     job::{Job, LeaseToken, Position},
     store::{Claim, Control, ControlDone, ControlRefusal, Offer, OfferRefusal, Report, batch::QueueFull},
 };
@@ -38,14 +38,14 @@ enum Entry {
         offer: Offer,
         caller: CallerKey,
         /// Until when it waits for room, if it does.
-        wait: Option<Timestamp>,
+        wait: Option<Uptime>,
         /// Until when it waits for the store.
-        give_up: Timestamp,
+        give_up: Uptime,
         reply: oneshot::Sender<SubmitAnswer>,
     },
     Control {
         control: Control,
-        give_up: Timestamp,
+        give_up: Uptime,
         reply: oneshot::Sender<ControlAnswer>,
     },
     /// Answered after the batch that takes it.
@@ -131,7 +131,7 @@ impl Commit {
     ///
     /// # Errors
     /// When the server stops.
-    pub async fn control(&self, control: Control, give_up: Timestamp) -> Result<ControlAnswer, Stopped> {
+    pub async fn control(&self, control: Control, give_up: Uptime) -> Result<ControlAnswer, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.entries.send(Entry::Control { control, give_up, reply }).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)

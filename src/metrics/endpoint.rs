@@ -98,7 +98,7 @@ async fn answer(
             }
         },
         "/livez" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => match page.metrics.health.ready(page.clock.now()) {
+        "/readyz" => match page.metrics.health.ready(page.clock.uptime()) {
             Ok(()) => text(StatusCode::OK, "ok\n"),
             Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
         },

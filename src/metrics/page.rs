@@ -158,12 +158,12 @@ impl Page {
                 "jobmill_store_locked_seconds",
                 "For how long another program has held the database's lock; 0 while none does.",
             ))?
-            .set(self.metrics.health.locked_for(self.clock.now()).as_secs_f64());
+            .set(self.metrics.health.locked_for(self.clock.uptime()).as_secs_f64());
         let ready = maker.made(Gauge::new(
             "jobmill_ready",
             "1 while the server is ready for more, else 0: as /readyz says.",
         ))?;
-        ready.set(if self.metrics.health.ready(self.clock.now()).is_ok() { 1.0 } else { 0.0 });
+        ready.set(if self.metrics.health.ready(self.clock.uptime()).is_ok() { 1.0 } else { 0.0 });
         Ok(())
     }
 }

@@ -98,7 +98,7 @@ impl Credentials {
         loop {
             let by_request = tokio::select! {
                 () = asked.notified() => true,
-                () = self.clock.sleep_until(self.clock.now().after(LOOK_EVERY)), if has_files => false,
+                () = self.clock.sleep_until(self.clock.uptime().after(LOOK_EVERY)), if has_files => false,
             };
             let own = Arc::clone(&self);
             let before = (read.clone(), last);

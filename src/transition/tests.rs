@@ -8,7 +8,7 @@ const EARLIER: Timestamp = Timestamp::from_micros(400_000);
 const LATER: Timestamp = Timestamp::from_micros(5_000_000);
 const LEASE: LeaseToken = LeaseToken::from_raw(7);
 const STALE: LeaseToken = LeaseToken::from_raw(6);
-const MOMENT: Moment = Moment { now: NOW, position: Position(50), random: 0.0 };
+const MOMENT: Moment = Moment { now: NOW, backoffs: NOW, position: Position(50), random: 0.0 };
 
 /// A job of three attempts in its second one, or after it.
 fn job(state: State) -> Job {

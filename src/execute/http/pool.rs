@@ -20,7 +20,7 @@ use super::{
     connection::{ConnectError, Connection, Connector},
     request::Request,
 };
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Uptime};
 
 /// A connection is not used again after so long: what is between may have forgotten it without a word.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -49,7 +49,7 @@ pub(super) struct Pool {
 /// A connection that a request may take.
 struct Open {
     connection: Connection,
-    used: Timestamp,
+    used: Uptime,
 }
 
 /// A request's right to a connection, and the connection once it has one.
@@ -103,7 +103,7 @@ impl Pool {
             return;
         };
         if tokio::time::timeout(RELEASE_MAX, connection.ready()).await == Ok(true) {
-            self.open.lock().push(Open { connection, used: self.clock.now() });
+            self.open.lock().push(Open { connection, used: self.clock.uptime() });
         }
     }
 
@@ -119,7 +119,7 @@ impl Pool {
     }
 
     fn take(&self) -> Option<Connection> {
-        let now = self.clock.now();
+        let now = self.clock.uptime();
         let mut open = self.open.lock();
         open.retain(|open| !open.connection.is_closed() && now.since(open.used) < IDLE_MAX);
         let last = open.last_mut()?;
@@ -144,7 +144,7 @@ impl Pool {
         let shared = connected.as_ref().ok().and_then(Connection::share);
         self.shares.store(shared.is_some(), Ordering::Relaxed);
         if let Some(connection) = shared {
-            self.open.lock().push(Open { connection, used: self.clock.now() });
+            self.open.lock().push(Open { connection, used: self.clock.uptime() });
         }
         drop(turn);
         Ok((connected?, true))
