@@ -5,6 +5,7 @@
 mod bad_input;
 mod bad_messages;
 mod changed_configuration;
+mod clocks;
 mod commands;
 mod connections;
 mod crash;
