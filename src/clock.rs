@@ -139,6 +139,15 @@ pub struct Present {
     pub uptime: Uptime,
 }
 
+impl Present {
+    /// How far the wall clock has been set ahead since an earlier present, or, below 0, back: in seconds.
+    #[must_use]
+    pub fn set_since(self, earlier: Present) -> f64 {
+        let micros = self.wall.as_micros().saturating_sub(earlier.wall.as_micros());
+        micros as f64 / 1e6 - self.uptime.since(earlier.uptime).as_secs_f64()
+    }
+}
+
 /// When there is something to do: as soon as one of the two has come. The default never comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Wake {

@@ -299,6 +299,7 @@ impl ServerBuilder {
             hub: Arc::clone(&hub),
             connections: Arc::clone(&connections),
             clock: self.clock.clone(),
+            started: self.clock.present(),
         };
         let core = Core {
             admission: Arc::new(Admission::new(queues, defaults)),

@@ -58,12 +58,7 @@ impl QueueEntry {
     /// Until when a submission waits. A caller's own `when_full` goes before the queue's; a caller's `deadline` shortens
     /// the wait for room.
     #[must_use]
-    pub fn patience(
-        &self,
-        now: Uptime,
-        when_full: Option<WhenFull>,
-        deadline: Option<Uptime>,
-    ) -> Patience {
+    pub fn patience(&self, now: Uptime, when_full: Option<WhenFull>, deadline: Option<Uptime>) -> Patience {
         let settings = &self.info.settings;
         let until = now.after(settings.max_wait);
         let room = match when_full.unwrap_or(settings.when_full) {

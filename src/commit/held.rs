@@ -30,7 +30,8 @@ impl Held {
     /// Puts what is held first into the batch, or, while it is not yet time to try again, takes over what could not be
     /// written either.
     pub(super) fn join(&mut self, batch: &mut Batch, controllers: &mut Vec<Controller>) {
-        if self.retry_at.is_some_and(|retry_at| retry_at > batch.present.uptime) && batch.space == Space::Full {
+        if self.retry_at.is_some_and(|retry_at| retry_at > batch.present.uptime) && batch.space == Space::Full
+        {
             self.keep(std::mem::take(&mut batch.reports), &mut batch.controls, controllers);
             return;
         }

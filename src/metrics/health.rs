@@ -85,7 +85,12 @@ impl Health {
     /// A batch has found the database locked by another program.
     pub(crate) fn lock_is_taken(&self, now: Uptime) {
         // Of several batches, the first one's time stays.
-        let _ = self.locked_since.compare_exchange(0, now.as_micros().max(1), Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.locked_since.compare_exchange(
+            0,
+            now.as_micros().max(1),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
     }
 
     /// A batch has been applied.

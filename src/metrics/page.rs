@@ -7,7 +7,7 @@ use prometheus::{Gauge, GaugeVec, IntGauge, Opts, Registry, TextEncoder};
 use super::{Maker, Metrics, MetricsError, label};
 use crate::{
     admission::Queues,
-    clock::{Clock, Timestamp},
+    clock::{Clock, Present, Timestamp},
     config::limits,
     job::StateName,
     listen::{ListenStats, Refused},
@@ -24,6 +24,8 @@ pub(crate) struct Page {
     pub(crate) hub: Arc<Hub>,
     pub(crate) connections: Arc<ListenStats>,
     pub(crate) clock: Clock,
+    /// When the server started.
+    pub(crate) started: Present,
 }
 
 /// Why there is no page.
@@ -143,6 +145,11 @@ impl Page {
             "Fresh snapshots that were sent because a resume token was too old.",
         )?;
         resyncs.inc_by(figures.resyncs);
+        let ahead = maker.made(Gauge::new(
+            "jobmill_clock_set_seconds",
+            "How far the wall clock has been set ahead since the server started, or, below 0, back.",
+        ))?;
+        ahead.set(self.clock.present().set_since(self.started));
         let size = reader.size()?;
         let bytes = maker.gauges("jobmill_store_bytes", "What the store takes on disk.", &["file"])?;
         bytes.with_label_values(&["database"]).set(signed(size.database_bytes));

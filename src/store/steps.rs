@@ -187,12 +187,10 @@ mod tests {
         steps.note(step(20, 0));
         let counted =
             |position, second| steps.counted(Position(position), Timestamp::from_micros(second * SECOND)).0;
-        assert_eq!([counted(9, 100), counted(10, 3_701), counted(19, 3_702), counted(20, 103)], [
-            100 * SECOND,
-            101 * SECOND,
-            102 * SECOND,
-            103 * SECOND
-        ]);
+        assert_eq!(
+            [counted(9, 100), counted(10, 3_701), counted(19, 3_702), counted(20, 103)],
+            [100 * SECOND, 101 * SECOND, 102 * SECOND, 103 * SECOND]
+        );
         let seen = steps.seen_from_now(Position(15), Timestamp::from_micros(3_701 * SECOND));
         assert_eq!(seen, Timestamp::from_micros(101 * SECOND));
     }

@@ -185,7 +185,10 @@ fn schedules_follow_the_clock_and_backoffs_what_has_passed() {
     let goes_on = |job, moment| transition(job, &Event::Due, moment).is_ok();
     for (now, backoffs) in [(NOW, EARLIER), (EARLIER, NOW)] {
         let moment = Moment { now, backoffs, ..MOMENT };
-        assert_eq!((goes_on(&scheduled, moment), goes_on(&backing_off, moment)), (now == NOW, backoffs == NOW));
+        assert_eq!(
+            (goes_on(&scheduled, moment), goes_on(&backing_off, moment)),
+            (now == NOW, backoffs == NOW)
+        );
         let event = Event::Fail { lease: LEASE, failure: failure(true), delay: Some(Duration::ZERO) };
         let failed = transition(&job(State::Running { lease: LEASE }), &event, moment).unwrap().job;
         assert_eq!((failed.updated, failed.state), (now, State::BackingOff { due: backoffs }));

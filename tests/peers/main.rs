@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
 
+mod faketime;
 mod sqlite3;
 
 #[expect(dead_code, unused_imports, reason = "these tests need less of it than others")]

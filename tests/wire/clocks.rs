@@ -86,14 +86,12 @@ async fn an_ended_job_goes_on_time_though_the_clock_was_set() {
     for seconds in [-HOUR, YEAR] {
         let clock = manual_clock();
         let settings = Settings {
-            retention: Retention {
-                succeeded: Keep::For(Duration::from_secs(600)),
-                ..Retention::default()
-            },
+            retention: Retention { succeeded: Keep::For(Duration::from_secs(600)), ..Retention::default() },
             ..memory()
         };
         let rig = server(settings, &clock).await;
-        let everything = v1::WatchStatusRequest { filter: Some(v1::JobFilter::default()), ..Default::default() };
+        let everything =
+            v1::WatchStatusRequest { filter: Some(v1::JobFilter::default()), ..Default::default() };
         let mut watcher = rig.watch(everything).await;
         watcher.synced().await;
         let id = rig.submit(job("echo")).await.id;
@@ -185,6 +183,7 @@ async fn how_long_jobs_wait_and_run_is_counted_right_though_the_clock_was_set() 
     }
     let oldest = r#"jobmill_queue_oldest_ready_seconds{queue="default"}"#;
     assert_eq!(rig.metric(oldest).await, 10.0);
+    assert_eq!(rig.metric("jobmill_clock_set_seconds").await, -YEAR as f64);
     let stats = rig.queue(QUEUE).await.stats.unwrap();
     assert_eq!(stats.oldest_ready_age.unwrap().seconds, 10);
     running.succeeds();

@@ -227,8 +227,7 @@ impl<R: Rows> Engine<R> {
         // By when the change happened, and not by what the clock said then.
         let steps = &self.names.steps;
         let is_old = |position, wall| steps.counted(position, wall) < now.before(keep);
-        let Unchanged { mut ended, seen, reached, next } =
-            self.rows.unchanged(cursor, &is_old, *budget)?;
+        let Unchanged { mut ended, seen, reached, next } = self.rows.unchanged(cursor, &is_old, *budget)?;
         let next = next.map(|(position, wall)| steps.counted(position, wall));
         *budget = budget.saturating_sub(seen);
         // In the order of the table's key: what was accepted together lies together.

@@ -12,7 +12,10 @@
 
 use std::time::Duration;
 
-use super::{Engine, rows::{KeptTimes, Rows}};
+use super::{
+    Engine,
+    rows::{KeptTimes, Rows},
+};
 use crate::{
     clock::{Present, Timestamp, Uptime, Wake},
     job::Position,

@@ -233,9 +233,11 @@ pub(super) fn write_counters(connection: &Connection, counters: &Counters) -> Re
 pub(super) fn write_steps(connection: &Connection, steps: &[Step]) -> Result<(), StoreError> {
     connection.prepare_cached("DELETE FROM step")?.execute([])?;
     for Step { position, of_retention, of_backoffs } in steps {
-        connection
-            .prepare_cached("INSERT INTO step VALUES (?1, ?2, ?3)")?
-            .execute(params![position.0, of_retention, of_backoffs])?;
+        connection.prepare_cached("INSERT INTO step VALUES (?1, ?2, ?3)")?.execute(params![
+            position.0,
+            of_retention,
+            of_backoffs
+        ])?;
     }
     Ok(())
 }

@@ -7,8 +7,9 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::{
     decode::{Decoder, Table, set_aside},
-    load::{load, micros, micros_of, read_jobs, read_one_job, recount, write_counters, write_queue,
-        write_steps},
+    load::{
+        load, micros, micros_of, read_jobs, read_one_job, recount, write_counters, write_queue, write_steps,
+    },
     row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, json},
     write_job::{insert_job, update_job},
 };
@@ -19,7 +20,8 @@ use crate::{
     store::{
         NewJob, QueueInfo, StoreError, StoreTime, Tombstone,
         engine::rows::{
-            Counters, Lane, Loaded, NextDue, Place, Pruned, Purge, RequestRow, Rows, SetAside, Unchanged, Waiting,
+            Counters, Lane, Loaded, NextDue, Place, Pruned, Purge, RequestRow, Rows, SetAside, Unchanged,
+            Waiting,
         },
         steps::Step,
     },

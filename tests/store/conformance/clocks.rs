@@ -133,9 +133,8 @@ fn a_backoff_goes_on_under_a_clock_that_was_never_set_at_boot(rig: &mut Rig) {
 fn due_jobs_start_in_the_order_of_their_times_whatever_they_waited_for(rig: &mut Rig) {
     rig.queue("q", 3);
     let waiting = backing_off(rig);
-    let scheduled = |rig: &mut Rig, seconds| {
-        rig.submit(NewJob { run_time: Some(at(seconds)), ..job("q", Rig::KIND) }).id
-    };
+    let scheduled =
+        |rig: &mut Rig, seconds| rig.submit(NewJob { run_time: Some(at(seconds)), ..job("q", Rig::KIND) }).id;
     let (later, sooner) = (scheduled(rig, 70), scheduled(rig, 50));
     rig.until(at(80));
     assert_eq!(claimed(&rig.tick()), [sooner, waiting.id, later]);
