@@ -21,7 +21,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, Uptime},
     lines::{Lines, LostLines},
 };
 use writer::{Complaints, Writer};
@@ -56,7 +56,7 @@ struct Writing {
 /// How many lines of strangers there are in the present second, and how many calls have none since the last line.
 #[derive(Debug, Default)]
 struct Strangers {
-    since: Timestamp,
+    since: Uptime,
     lines: u64,
     untold: u64,
 }
@@ -181,10 +181,9 @@ impl Audit {
     /// Adds a line of a call that was not let in. Anybody may make as many of those as they like: where there are too
     /// many, some have no line, and the next one that has tells how many they were.
     pub fn record_stranger(&self, call: Call<'_>) -> Receipt {
-        let now = self.clock.now();
+        let now = self.clock.uptime();
         let mut strangers = self.strangers.lock();
-        // A clock that was set back begins a second, too.
-        if now < strangers.since || now.since(strangers.since) >= Duration::from_secs(1) {
+        if now.since(strangers.since) >= Duration::from_secs(1) {
             *strangers = Strangers { since: now, lines: 0, untold: strangers.untold };
         }
         if strangers.lines >= STRANGERS_MAX {
@@ -289,7 +288,10 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::{clock::ManualClock, lines::LINES_MAX};
+    use crate::{
+        clock::{ManualClock, Timestamp},
+        lines::LINES_MAX,
+    };
 
     #[tokio::test]
     async fn strangers_do_not_fill_the_disk() {

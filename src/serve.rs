@@ -239,7 +239,7 @@ impl ServerBuilder {
         let closures = Arc::new(Closures::default());
         let (handlers, defaults) = self.handlers(&closures)?;
         let setup = EngineSetup {
-            now: self.clock.now(),
+            present: self.clock.present(),
             seed: rand::random(),
             served_kinds: defaults.keys().cloned().collect(),
             declared_queues: self.settings.queues.clone(),
@@ -317,6 +317,7 @@ impl ServerBuilder {
             connections: Arc::clone(&connections),
             lost: Lost { log: self.lost_log_lines, audit: audit.lost() },
             clock: self.clock.clone(),
+            started: self.clock.present(),
         };
         let limits = &self.settings.limits;
         let core = Core {

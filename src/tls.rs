@@ -71,7 +71,9 @@ pub struct TlsError {
 #[derive(Clone, Debug)]
 pub struct Identity {
     config: Arc<ServerConfig>,
-    /// After this instant, no client trusts the server's certificate.
+    /// Before this instant, no client trusts the server's certificate,
+    pub begins: Timestamp,
+    /// nor after this one.
     pub expires: Timestamp,
 }
 
@@ -108,10 +110,11 @@ impl Tls {
         Ok(())
     }
 
-    /// After this instant, no client trusts the server's certificate.
+    /// Before the first instant, and after the second, no client trusts the server's certificate.
     #[must_use]
-    pub fn expires(&self) -> Timestamp {
-        self.identity.read().expires
+    pub fn validity(&self) -> (Timestamp, Timestamp) {
+        let identity = self.identity.read();
+        (identity.begins, identity.expires)
     }
 
     /// What the next handshake needs.
@@ -144,7 +147,7 @@ pub fn load(settings: &TlsSettings, with_http1: bool) -> Result<Identity, Vec<Tl
         None => WebPkiClientVerifier::no_client_auth(),
     };
     let fault = |file, path: &Path, problem: String| vec![TlsError { file, path: path.to_owned(), problem }];
-    let expires = not_after(&chain[0]).ok_or_else(|| {
+    let (begins, expires) = validity(&chain[0]).ok_or_else(|| {
         fault(TlsFile::Certificate, &settings.certificate, "has no valid certificate".into())
     })?;
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -166,7 +169,7 @@ pub fn load(settings: &TlsSettings, with_http1: bool) -> Result<Identity, Vec<Tl
     if with_http1 {
         config.alpn_protocols.push(b"http/1.1".to_vec());
     }
-    Ok(Identity { config: Arc::new(config), expires })
+    Ok(Identity { config: Arc::new(config), begins, expires })
 }
 
 fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -222,10 +225,11 @@ pub(crate) fn roots(certificates: Vec<CertificateDer<'_>>) -> Result<RootCertSto
     Ok(roots)
 }
 
-fn not_after(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let not_after: ASN1Time = certificate.validity().not_after;
-    Some(Timestamp::from_micros(not_after.timestamp().saturating_mul(1_000_000)))
+    let instant = |time: ASN1Time| Timestamp::from_micros(time.timestamp().saturating_mul(1_000_000));
+    let validity = certificate.validity();
+    Some((instant(validity.not_before), instant(validity.not_after)))
 }
 
 /// What a client's certificate calls its holder: its first URI, DNS name or mail address, else its common name, else its
@@ -268,8 +272,13 @@ pub(crate) fn certificate_fault(error: &io::Error) -> Option<&'static str> {
     if refused_by_the_client {
         Some("SERVER_CERTIFICATE_REFUSED")
     } else if let Error::InvalidCertificate(fault) = error {
-        let expired = matches!(fault, Fault::Expired | Fault::ExpiredContext { .. });
-        Some(if expired { "CERTIFICATE_EXPIRED" } else { "CERTIFICATE_INVALID" })
+        if matches!(fault, Fault::Expired | Fault::ExpiredContext { .. }) {
+            Some("CERTIFICATE_EXPIRED")
+        } else if matches!(fault, Fault::NotValidYet | Fault::NotValidYetContext { .. }) {
+            Some("CERTIFICATE_NOT_VALID_YET")
+        } else {
+            Some("CERTIFICATE_INVALID")
+        }
     } else {
         matches!(error, Error::NoCertificatesPresented).then_some("CERTIFICATE_MISSING")
     }

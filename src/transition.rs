@@ -59,8 +59,11 @@ pub enum Event {
 /// When and where a change happens.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// The instant.
+    /// What the wall clock says.
     pub now: Timestamp,
+    /// The present by which backoffs end: what the wall clock says, but for less than a second by which it has gone
+    /// astray from the time that has passed.
+    pub backoffs: Timestamp,
     /// The change's place in the feed.
     pub position: Position,
     /// From 0 to 1, for jitter.
@@ -104,7 +107,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
     let refused = Refusal::WrongState(job.state.name());
     match event {
         Event::Due => match job.state {
-            State::Scheduled { due } | State::BackingOff { due } if due <= moment.now => {
+            State::Scheduled { .. } | State::BackingOff { .. } if is_due(job, moment) => {
                 Ok(changed(job, State::Queued { order: moment.position }, moment))
             }
             State::Scheduled { .. }
@@ -133,7 +136,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
         },
         Event::Start { lease } => match job.state {
             State::Queued { .. } => Ok(started(job, *lease, moment)),
-            State::Scheduled { due } | State::BackingOff { due } if due <= moment.now => {
+            State::Scheduled { .. } | State::BackingOff { .. } if is_due(job, moment) => {
                 Ok(started(job, *lease, moment))
             }
             State::Scheduled { .. }
@@ -166,7 +169,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                     Some(delay) => job.spec.retry.at_least(*delay, moment.random),
                     None => job.spec.retry.delay(job.attempt, moment.random),
                 };
-                State::BackingOff { due: moment.now.after(delay) }
+                State::BackingOff { due: moment.backoffs.after(delay) }
             } else {
                 State::Failed
             };
@@ -221,6 +224,21 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             | State::Succeeded
             | State::Expired => Err(refused),
         },
+    }
+}
+
+/// Whether the time has come for which a job waits: an instant of the wall clock, or the end of a backoff.
+fn is_due(job: &Job, moment: Moment) -> bool {
+    match job.state {
+        State::Scheduled { due } => due <= moment.now,
+        State::BackingOff { due } => due <= moment.backoffs,
+        State::Queued { .. }
+        | State::Running { .. }
+        | State::Cancelling { .. }
+        | State::Succeeded
+        | State::Failed
+        | State::Cancelled
+        | State::Expired => false,
     }
 }
 

@@ -21,6 +21,7 @@ mod store {
 
     mod conformance {
         mod attempts;
+        mod clocks;
         mod controls;
         mod expiry;
         mod feed;

@@ -16,6 +16,7 @@ mod store {
         pub(crate) mod order;
         pub(crate) mod planted;
         pub(crate) mod program;
+        pub(crate) mod times;
         pub(crate) mod watchers;
     }
 
@@ -32,7 +33,7 @@ use std::{
 use store::{
     property::{
         machine::{Done, Open, run},
-        planted::{AnswersBeforeCommit, ForgetsAttempts, SkipsEnds},
+        planted::{AnswersBeforeCommit, CountsByTheWall, ForgetsAttempts, SkipsEnds},
         program::{program, shrink},
     },
     subject::{Memory, Sqlite},
@@ -129,6 +130,13 @@ fn an_attempt_that_a_crash_forgot_is_found() {
 fn an_end_that_a_resumed_watcher_is_not_told_is_found() {
     let (_, violation) = found(SkipsEnds::open);
     assert!(violation.contains("a watcher from"), "{violation}");
+}
+
+#[test]
+fn a_store_that_minds_when_the_clock_is_set_is_found() {
+    let (_, violation) = found(CountsByTheWall::open);
+    let told = ["a backoff ended after", "still backs off", "deleted by nobody", "still there after"];
+    assert!(told.iter().any(|told| violation.contains(told)), "{violation}");
 }
 
 #[test]

@@ -23,14 +23,15 @@ CREATE TABLE kind (
     name   TEXT    NOT NULL UNIQUE
 ) STRICT;
 
--- The hot rows. Instants are microseconds since 1970; absent texts mean the default.
+-- The hot rows. Instants are microseconds since 1970, as the clock said them; absent texts mean the default.
 CREATE TABLE job (
     id           INTEGER PRIMARY KEY,
     queue        INTEGER NOT NULL,
     kind         INTEGER NOT NULL,
     state        INTEGER NOT NULL, -- numbers of the protocol's JobState
     rank         INTEGER NOT NULL, -- the negated priority
-    detail       INTEGER,          -- SCHEDULED, BACKING_OFF: due; QUEUED: order; RUNNING, CANCELLING: lease
+    detail       INTEGER,          -- SCHEDULED: due; BACKING_OFF: due, by counters.backoffs; QUEUED: order;
+                                   -- RUNNING, CANCELLING: lease
     revision     INTEGER NOT NULL,
     position     INTEGER NOT NULL, -- of the latest change in the feed
     attempt      INTEGER NOT NULL,
@@ -52,7 +53,7 @@ CREATE TABLE job (
 -- What may run, in the order in which it runs.
 CREATE INDEX job_ready ON job (queue, kind, rank, detail) WHERE state = 3;
 -- What waits for its time.
-CREATE INDEX job_due ON job (detail) WHERE state IN (1, 5);
+CREATE INDEX job_due ON job (state, detail) WHERE state IN (1, 5);
 -- What may be over before it starts.
 CREATE INDEX job_expiring ON job (expires) WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3);
 -- What runs.
@@ -90,7 +91,7 @@ CREATE TABLE request (
     digest BLOB    NOT NULL,
     first  INTEGER NOT NULL,
     count  INTEGER NOT NULL,
-    gone   INTEGER              -- since when the job is gone
+    gone   INTEGER              -- since when the job is gone, by counters.retention
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX request_gone ON request (gone) WHERE gone IS NOT NULL;
 
@@ -98,7 +99,7 @@ CREATE INDEX request_gone ON request (gone) WHERE gone IS NOT NULL;
 CREATE TABLE tombstone (
     position INTEGER PRIMARY KEY,
     id       INTEGER NOT NULL,
-    deleted  INTEGER NOT NULL,
+    deleted  INTEGER NOT NULL, -- by counters.retention
     queue    INTEGER NOT NULL,
     kind     INTEGER NOT NULL,
     created  INTEGER NOT NULL,
@@ -139,7 +140,15 @@ CREATE TABLE retention (
     expired_us   INTEGER NOT NULL
 ) STRICT;
 
--- Numbers that only grow: one row.
+-- How the clock was set: from this place in the feed on it was so many microseconds ahead of counters.retention, but for
+-- time without a server that was counted later, and of counters.backoffs.
+CREATE TABLE step (
+    position     INTEGER PRIMARY KEY,
+    of_retention INTEGER NOT NULL,
+    of_backoffs  INTEGER NOT NULL
+) STRICT;
+
+-- Numbers that only grow, but for what the clock says: one row.
 CREATE TABLE counters (
     one        INTEGER PRIMARY KEY CHECK (one = 1),
     position   INTEGER NOT NULL,
@@ -147,9 +156,13 @@ CREATE TABLE counters (
     last_lease INTEGER NOT NULL,
     floor      INTEGER NOT NULL,
     last_purge INTEGER NOT NULL,
-    store      BLOB    NOT NULL
+    store      BLOB    NOT NULL,
+    wall       INTEGER,          -- what the clock said at the latest change
+    backoffs   INTEGER,          -- the time by which backoffs end, then
+    retention  INTEGER,          -- the time for which servers had run, then
+    counted    INTEGER           -- up to when, by the clock, retention had counted
 ) STRICT;
-INSERT INTO counters VALUES (1, 0, 0, 0, 0, 0, randomblob(16));
+INSERT INTO counters VALUES (1, 0, 0, 0, 0, 0, randomblob(16), NULL, NULL, NULL, NULL);
 
 -- Rows that could not be read, as they were: what an operator may look into. Nothing else reads them.
 CREATE TABLE set_aside (

@@ -6,7 +6,7 @@ use parking_lot::RwLock;
 
 use super::waiters::Callers;
 use crate::{
-    clock::Timestamp,
+    clock::Uptime,
     config::{QueueSettings, WhenFull},
     store::QueueInfo,
 };
@@ -30,10 +30,10 @@ pub struct QueueEntry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
     /// For room in a full queue; absent where it does not wait for that.
-    pub room: Option<Timestamp>,
+    pub room: Option<Uptime>,
     /// For a store that takes nothing for a while: until the caller's deadline, or for the queue's `max_wait` where it has
     /// none.
-    pub store: Timestamp,
+    pub store: Uptime,
 }
 
 impl QueueEntry {
@@ -58,12 +58,7 @@ impl QueueEntry {
     /// Until when a submission waits. A caller's own `when_full` goes before the queue's; a caller's `deadline` shortens
     /// the wait for room.
     #[must_use]
-    pub fn patience(
-        &self,
-        now: Timestamp,
-        when_full: Option<WhenFull>,
-        deadline: Option<Timestamp>,
-    ) -> Patience {
+    pub fn patience(&self, now: Uptime, when_full: Option<WhenFull>, deadline: Option<Uptime>) -> Patience {
         let settings = &self.info.settings;
         let until = now.after(settings.max_wait);
         let room = match when_full.unwrap_or(settings.when_full) {
@@ -80,7 +75,7 @@ impl QueueEntry {
 
 impl Queues {
     /// Until when a caller waits for a store that takes nothing for a while, for a change in the queue with this name.
-    pub(crate) fn give_up(&self, name: &str, now: Timestamp, deadline: Option<Timestamp>) -> Timestamp {
+    pub(crate) fn give_up(&self, name: &str, now: Uptime, deadline: Option<Uptime>) -> Uptime {
         let max_wait =
             || self.get(name).map_or(QueueSettings::default().max_wait, |queue| queue.info.settings.max_wait);
         deadline.unwrap_or_else(|| now.after(max_wait()))

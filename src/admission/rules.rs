@@ -179,13 +179,17 @@ pub(crate) fn run_time(time: Timestamp, now: Timestamp) -> Verdict {
     if time <= now.after(RUN_TIME_MAX_AHEAD) {
         return Ok(());
     }
-    Err("is more than 10 years ahead".to_owned())
+    Err(too_far_ahead(now))
+}
+
+fn too_far_ahead(now: Timestamp) -> String {
+    format!("is more than 10 years ahead of what this server's clock says, {now}")
 }
 
 /// One in the past is no fault: a repeat of a submission may come late, and must find its job.
 pub(crate) fn expire_time(time: Timestamp, run_time: Option<Timestamp>, now: Timestamp) -> Verdict {
     if time > now.after(RUN_TIME_MAX_AHEAD) {
-        return Err("is more than 10 years ahead".to_owned());
+        return Err(too_far_ahead(now));
     }
     if run_time.is_some_and(|run_time| time <= run_time) {
         return Err("is not after run_time: the job could never run".to_owned());

@@ -9,7 +9,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    clock::Timestamp,
+    clock::Uptime,
     store::{Offer, batch::QueueFull},
 };
 
@@ -109,7 +109,7 @@ impl Drop for Seat {
 #[derive(Debug)]
 pub(crate) struct Waiter<R> {
     pub(crate) offer: Offer,
-    pub(crate) until: Timestamp,
+    pub(crate) until: Uptime,
     pub(crate) seat: Seat,
     /// What its queue held when it was last refused.
     pub(crate) full: QueueFull,
@@ -210,7 +210,7 @@ impl<R> Waiters<R> {
     }
 
     /// When the first one's patience ends.
-    pub(crate) fn next_until(&self) -> Option<Timestamp> {
+    pub(crate) fn next_until(&self) -> Option<Uptime> {
         self.lines.values().flatten().map(|waiter| waiter.until).min()
     }
 }
@@ -222,6 +222,10 @@ fn bytes(offer: &Offer) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn at(until: u64) -> Uptime {
+        Uptime::new(std::time::Duration::from_micros(until))
+    }
 
     struct Rig {
         waiters: Waiters<u32>,
@@ -241,16 +245,16 @@ mod tests {
             }
         }
 
-        fn park(&mut self, max: usize, name: u32, until: i64) -> Result<(), u32> {
+        fn park(&mut self, max: usize, name: u32, until: u64) -> Result<(), u32> {
             self.park_as(max, name, name, until)
         }
 
-        fn park_as(&mut self, max: usize, caller: u32, name: u32, until: i64) -> Result<(), u32> {
+        fn park_as(&mut self, max: usize, caller: u32, name: u32, until: u64) -> Result<(), u32> {
             let offer = Offer { request: None, jobs: Vec::new(), behind_waiters: false };
             let caller = self.calls.entry(caller).or_default().key();
             let seat = self.waiters.seat(&self.callers, max, caller, &offer).ok_or(name)?;
             let full = QueueFull { queue: "mail".to_owned(), jobs: 1, max_jobs: 1, bytes: 0, max_bytes: 1 };
-            let until = Timestamp::from_micros(until);
+            let until = at(until);
             self.waiters.park(&self.queue, Waiter { offer, until, seat, full, reply: name });
             Ok(())
         }
@@ -323,10 +327,10 @@ mod tests {
         for (name, until) in [(1, 30), (2, 10), (3, 20)] {
             rig.park(10, name, until).unwrap();
         }
-        assert_eq!(rig.waiters.next_until(), Some(Timestamp::from_micros(10)));
-        let now = Timestamp::from_micros(20);
+        assert_eq!(rig.waiters.next_until(), Some(at(10)));
+        let now = at(20);
         let gone = rig.waiters.remove(|waiter| waiter.until <= now);
         assert_eq!(gone.iter().map(|waiter| waiter.reply).collect::<Vec<_>>(), [2, 3]);
-        assert_eq!(rig.waiters.next_until(), Some(Timestamp::from_micros(30)));
+        assert_eq!(rig.waiters.next_until(), Some(at(30)));
     }
 }

@@ -19,7 +19,7 @@ use super::{
     watch_stream::{self, WatchRequest},
 };
 use crate::{
-    clock::Timestamp,
+    clock::Uptime,
     commit::ControlAnswer,
     job::{Job, JobId},
     proto::v1::{self, job_queue_server::JobQueue},
@@ -49,7 +49,7 @@ impl JobQueueApi {
         caller: &Arc<Caller>,
         id: JobId,
         control: Control,
-        deadline: Option<Timestamp>,
+        deadline: Option<Uptime>,
     ) -> Result<Option<Arc<Job>>, Status> {
         let found = self.core.reads.read(move |reader| reader.job(id)).await?;
         let job = found.ok_or_else(|| errors::job_not_found(&id))?;

@@ -32,7 +32,7 @@ use tonic::{Request, Status, metadata::MetadataMap};
 
 use crate::{
     admission::Admission,
-    clock::{Clock, Timestamp},
+    clock::{Clock, Uptime},
     commit::Commit,
     metrics::Metrics,
     store::Reads,
@@ -70,15 +70,15 @@ impl Core {
     }
 
     /// When a caller that set a deadline stops waiting for an answer.
-    fn deadline<T>(&self, request: &Request<T>) -> Option<Timestamp> {
+    fn deadline<T>(&self, request: &Request<T>) -> Option<Uptime> {
         let timeout = grpc_timeout(request.metadata())?;
         let margin = crate::commit::answer_margin(timeout);
-        Some(self.clock.now().after(timeout.saturating_sub(margin)))
+        Some(self.clock.uptime().after(timeout.saturating_sub(margin)))
     }
 
     /// Until when a call about a queue waits while the store takes nothing.
-    fn give_up(&self, queue: &str, deadline: Option<Timestamp>) -> Timestamp {
-        self.admission.queues().give_up(queue, self.clock.now(), deadline)
+    fn give_up(&self, queue: &str, deadline: Option<Uptime>) -> Uptime {
+        self.admission.queues().give_up(queue, self.clock.uptime(), deadline)
     }
 }
 

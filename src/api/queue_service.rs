@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Core, caller::Caller, convert, errors, validate::Validator};
 use crate::{
-    clock::Timestamp,
+    clock::Uptime,
     commit::ControlAnswer,
     proto::v1::{self, queue_service_server::QueueService},
     store::{Control, ControlDone, QueueInfo, Tally},
@@ -36,7 +36,7 @@ impl QueueServiceApi {
         caller: &Arc<Caller>,
         name: &str,
         control: Control,
-        deadline: Option<Timestamp>,
+        deadline: Option<Uptime>,
     ) -> Result<ControlAnswer, Status> {
         caller.on_queue(name)?;
         let entry = caller.begin(Some(name));
@@ -54,7 +54,7 @@ impl QueueServiceApi {
         caller: &Arc<Caller>,
         name: &str,
         control: Control,
-        deadline: Option<Timestamp>,
+        deadline: Option<Uptime>,
     ) -> Result<Option<v1::Queue>, Status> {
         match self.decide(caller, name, control, deadline).await? {
             ControlAnswer::Decided(Ok(ControlDone::Queue(info))) => {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     admission::{JobDraft, Patience, QueueEntry},
-    clock::Timestamp,
+    clock::Uptime,
     commit::{SubmitAnswer, position_of},
     config::WhenFull,
     job::Job,
@@ -27,7 +27,7 @@ use crate::{
 pub(super) struct By<'a> {
     pub(super) caller: &'a Arc<Caller>,
     pub(super) metadata: &'a tonic::metadata::MetadataMap,
-    pub(super) deadline: Option<Timestamp>,
+    pub(super) deadline: Option<Uptime>,
 }
 
 impl JobQueueApi {
@@ -39,7 +39,7 @@ impl JobQueueApi {
         request: Option<RequestId>,
         traceparent: &str,
         when_full: Option<WhenFull>,
-        deadline: Option<Timestamp>,
+        deadline: Option<Uptime>,
     ) -> Result<SubmitAnswer, Status> {
         let (queue, kind) =
             drafts.first().map_or(("", ""), |draft| (draft.queue.as_str(), draft.kind.as_str()));
@@ -47,7 +47,7 @@ impl JobQueueApi {
             self.core.traces.submission(traceparent, (queue, kind), drafts.len(), self.core.clock.now());
         let offered = match self.admit(drafts, request_id, span.traceparent()) {
             Ok((jobs, queue)) => {
-                let patience = queue.patience(self.core.clock.now(), when_full, deadline);
+                let patience = queue.patience(self.core.clock.uptime(), when_full, deadline);
                 self.decided(Offer { request, jobs, behind_waiters: false }, patience).await
             }
             Err(status) => Err(status),

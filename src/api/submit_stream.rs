@@ -25,7 +25,7 @@ use super::{
 use crate::{
     admission::Patience,
     admission::waiters,
-    clock::Timestamp,
+    clock::Uptime,
     commit::{Answer, Stopped, SubmitAnswer},
     proto::v1::{self, submit_result::Outcome},
     store::{Offer, StoreError},
@@ -143,7 +143,7 @@ struct Items {
     /// All items wait in one name, so that a stream takes one place among those who wait for room.
     waits_as: waiters::Caller,
     traceparent: String,
-    deadline: Option<Timestamp>,
+    deadline: Option<Uptime>,
     /// In the order of the client.
     asked: VecDeque<Asked>,
     /// Of those that are asked.
@@ -216,7 +216,7 @@ impl Items {
             .admission
             .admit(draft, &item.request_id, span.traceparent())
             .map_err(|error| errors::not_admitted(&error, None))?;
-        let patience = queue.patience(core.clock.now(), when_full, self.deadline);
+        let patience = queue.patience(core.clock.uptime(), when_full, self.deadline);
         Ok((Offer { request, jobs: vec![job], behind_waiters: false }, patience))
     }
 

@@ -97,7 +97,7 @@ impl Bench {
         let clock = Clock::Manual(ManualClock::new(Timestamp::from_micros(1_800_000_000_000_000)));
         let queue = QueueSettings { max_jobs, consumers: 0, ..QueueSettings::default() };
         let setup = EngineSetup {
-            now: clock.now(),
+            present: clock.present(),
             seed: 7,
             served_kinds: vec!["echo".to_owned()],
             declared_queues: [(QUEUE.to_owned(), queue)].into(),

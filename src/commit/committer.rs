@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     admission::{Queues, waiters::Waiters},
-    clock::{Clock, Stopwatch, Timestamp},
+    clock::{Clock, Present, Stopwatch, Uptime, Wake},
     job::{JobId, LeaseToken},
     metrics::{BatchTimes, Metrics, Recorder},
     store::{
@@ -127,11 +127,11 @@ pub(super) struct Loop {
     /// and the wake-up for it. It alone is not enough: a thread that is always busy turns no timers.
     checks: Interval,
     /// While the disk takes no new jobs: when to look again whether it does.
-    look_again: Option<Timestamp>,
+    look_again: Option<Uptime>,
     /// Whether there is room that nobody who waits has been offered yet.
     pub(super) room: bool,
     more: bool,
-    wake: Option<Timestamp>,
+    wake: Wake,
 }
 
 impl Loop {
@@ -155,7 +155,7 @@ impl Loop {
             room: false,
             // What was due while the server was down is promoted, and free slots are filled, by a first empty batch.
             more: true,
-            wake: None,
+            wake: Wake::default(),
         }
     }
 
@@ -169,7 +169,7 @@ impl Loop {
                 self.more |= self.committer.store.check()?;
             }
             if let Some(pending) = self.locked.wait(&mut inbox, &self.committer.clock).await {
-                self.let_go_of_waiters(self.committer.clock.now());
+                self.let_go_of_waiters(self.committer.clock.uptime());
                 self.commit(pending)?;
                 // What the lock has held up until the very end is told by whoever waits for it.
                 if inbox.ending.is_cancelled() && self.locked.give_up() {
@@ -196,25 +196,18 @@ impl Loop {
     /// Waits until there is something to do, and takes all that is there.
     async fn gather(&mut self, inbox: &mut Inbox, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) {
         let look_again = self.look_again.filter(|_| !self.waiters.is_empty());
-        let wake = [self.wake, self.waiters.next_until(), self.held.retry_at(), look_again];
-        let wake = wake.into_iter().flatten().min();
+        let waiting = [self.waiters.next_until(), self.held.retry_at(), look_again];
+        let wake = self.wake.or(Wake { wall: None, uptime: waiting.into_iter().flatten().min() });
         self.locked.take_deferred(entries);
         let work_left = self.more
             || !entries.is_empty()
             || (self.room && self.look_again.is_none() && !self.waiters.is_empty());
         if !work_left {
-            let clock = &self.committer.clock;
-            let time_comes = async {
-                match wake {
-                    Some(instant) => clock.sleep_until(instant).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 Some(report) = inbox.reports.recv() => reports.push(report),
                 Some(entry) = inbox.entries.recv() => entries.push(entry),
-                () = time_comes => {}
+                () = self.committer.clock.sleep_until(wake) => {}
                 () = self.committer.metrics.health.asked() => {}
                 _ = self.checks.tick() => {}
                 () = self.committer.draining.cancelled(), if !self.waiters.is_empty() => {}
@@ -244,11 +237,11 @@ impl Loop {
 
     /// One batch.
     fn step(&mut self, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) -> Result<(), StoreError> {
-        let now = self.committer.clock.now();
+        let present = self.committer.clock.present();
         let gathered = entries.len() + reports.len();
-        self.let_go_of_waiters(now);
+        self.let_go_of_waiters(present.uptime);
         let space = self.committer.store.space();
-        let mut batch = Batch { now, space, reports: std::mem::take(reports), ..Batch::default() };
+        let mut batch = Batch { present, space, reports: std::mem::take(reports), ..Batch::default() };
         let mut askers = Vec::new();
         let mut controllers = Vec::new();
         let mut flushes = Vec::new();
@@ -281,11 +274,12 @@ impl Loop {
     /// Applies a batch, and does all that follows from it.
     fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
         let Pending { mut batch, askers, controllers, flushes, gathered } = pending;
-        let now = self.committer.clock.now();
+        let present = self.committer.clock.present();
+        let now = present.uptime;
         let space = self.committer.store.space();
         self.committer.metrics.health.disk(space);
         self.look_again = (space != Space::Enough).then(|| now.after(TRY_EVERY));
-        (batch.now, batch.space) = (now, space);
+        (batch.present, batch.space) = (present, space);
         batch.claim = !self.committer.draining.is_cancelled();
         let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
         let outcomes = batch.reports.iter().filter(|report| is_outcome(report)).count();
@@ -298,7 +292,7 @@ impl Loop {
         match applied.unapplied.take().map(|unapplied| *unapplied) {
             None => {
                 health.lock_is_free();
-                self.recorder.batch(&applied, times);
+                self.recorder.batch(&applied, times, now);
                 self.unwritten.were_written(outcomes);
                 self.deliver(applied, askers, controllers, &reported, now);
             }
@@ -309,7 +303,8 @@ impl Loop {
             }
             Some(Unapplied { batch, obstacle: Obstacle::DiskFull }) => {
                 self.held.take_back(batch, controllers);
-                (self.more, self.wake) = (false, applied.wake.filter(|wake| *wake > now));
+                // What is due now has been tried; a next try comes with what is held.
+                (self.more, self.wake) = (false, applied.wake.still_to_come(present));
                 let refused = || Ok(SubmitAnswer::Refused(OfferRefusal::DiskFull));
                 self.answer_all(askers.into_iter().map(|asker| (asker.reply, refused())).collect());
             }
@@ -324,8 +319,10 @@ impl Loop {
     /// A last try for what waits for space: what does not fit now is lost, and its attempts count at the next start.
     fn give_up_held(&mut self) -> Result<(), StoreError> {
         let Some(retry_at) = self.held.retry_at() else { return Ok(()) };
-        let now = self.committer.clock.now().max(retry_at);
-        let mut batch = Batch { now, space: Space::Full, ..Batch::default() };
+        let present = self.committer.clock.present();
+        let now = present.uptime.max(retry_at);
+        let present = Present { uptime: now, ..present };
+        let mut batch = Batch { present, space: Space::Full, ..Batch::default() };
         let mut controllers = Vec::new();
         self.held.join(&mut batch, &mut controllers);
         let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
@@ -345,7 +342,7 @@ impl Loop {
     }
 
     /// Those who have gone, and those whose patience has ended.
-    fn let_go_of_waiters(&mut self, now: Timestamp) {
+    fn let_go_of_waiters(&mut self, now: Uptime) {
         if self.waiters.is_empty() {
             return;
         }
@@ -387,7 +384,7 @@ impl Loop {
         askers: Vec<Asker>,
         controllers: Vec<Controller>,
         reported: &[(JobId, LeaseToken)],
-        now: Timestamp,
+        now: Uptime,
     ) {
         let Applied {
             controls,

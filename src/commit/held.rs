@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::pending::Controller;
 use crate::{
-    clock::Timestamp,
+    clock::Uptime,
     store::{Batch, Control, ControlRefusal, Report, ReportBody, Space},
 };
 
@@ -18,19 +18,20 @@ const CONTROLS_MAX: usize = 1_024;
 pub(super) struct Held {
     reports: Vec<Report>,
     controls: Vec<(Control, Controller)>,
-    retry_at: Option<Timestamp>,
+    retry_at: Option<Uptime>,
 }
 
 impl Held {
     /// When it is to be tried again; absent where nothing is held.
-    pub(super) fn retry_at(&self) -> Option<Timestamp> {
+    pub(super) fn retry_at(&self) -> Option<Uptime> {
         self.retry_at
     }
 
     /// Puts what is held first into the batch, or, while it is not yet time to try again, takes over what could not be
     /// written either.
     pub(super) fn join(&mut self, batch: &mut Batch, controllers: &mut Vec<Controller>) {
-        if self.retry_at.is_some_and(|retry_at| retry_at > batch.now) && batch.space == Space::Full {
+        if self.retry_at.is_some_and(|retry_at| retry_at > batch.present.uptime) && batch.space == Space::Full
+        {
             self.keep(std::mem::take(&mut batch.reports), &mut batch.controls, controllers);
             return;
         }
@@ -49,7 +50,7 @@ impl Held {
     pub(super) fn take_back(&mut self, mut batch: Batch, mut controllers: Vec<Controller>) {
         // The first time the store has made room meanwhile: the next try may succeed.
         let wait = if batch.space == Space::Full { TRY_EVERY } else { Duration::ZERO };
-        self.retry_at = Some(batch.now.after(wait));
+        self.retry_at = Some(batch.present.uptime.after(wait));
         self.keep(batch.reports, &mut batch.controls, &mut controllers);
     }
 

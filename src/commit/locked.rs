@@ -11,7 +11,7 @@ use super::{
     pending::{Controller, Pending, TRY_LOCKED_EVERY},
 };
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, Uptime},
     store::{ControlRefusal, OfferRefusal},
 };
 
@@ -38,8 +38,8 @@ impl Locked {
     /// Answers all who wait for the lock, if anything does: they will not get it.
     pub(super) fn give_up(&mut self) -> bool {
         let Some(mut pending) = self.pending.take() else { return false };
-        pending.let_go(Timestamp::MAX);
-        self.let_go(Timestamp::MAX);
+        pending.let_go(Uptime::MAX);
+        self.let_go(Uptime::MAX);
         true
     }
 
@@ -62,14 +62,14 @@ impl Locked {
         } else {
             tokio::time::sleep(TRY_LOCKED_EVERY).await;
         }
-        let now = clock.now();
+        let now = clock.uptime();
         pending.let_go(now);
         self.let_go(now);
         Some(*pending)
     }
 
     /// Answers callers who have not got into a batch yet, and wait no longer.
-    fn let_go(&mut self, now: Timestamp) {
+    fn let_go(&mut self, now: Uptime) {
         for entry in std::mem::take(&mut self.deferred) {
             match entry {
                 Entry::Offer { give_up, reply, .. } if give_up <= now => {
@@ -97,7 +97,7 @@ impl Locked {
     }
 }
 
-fn give_up(entry: &Entry) -> Option<Timestamp> {
+fn give_up(entry: &Entry) -> Option<Uptime> {
     match entry {
         Entry::Offer { give_up, .. } | Entry::Control { give_up, .. } => Some(*give_up),
         Entry::Flush { .. } => None,

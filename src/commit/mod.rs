@@ -31,7 +31,7 @@ use crate::{
         Patience,
         waiters::{Caller, CallerKey},
     },
-    clock::Timestamp,
+    clock::Uptime,
     job::{FailureReason, Job, LeaseToken, Position},
     store::{
         Claim, Control, ControlDone, ControlRefusal, Offer, OfferRefusal, Report, ReportBody,
@@ -48,14 +48,14 @@ enum Entry {
         offer: Offer,
         caller: CallerKey,
         /// Until when it waits for room, if it does.
-        wait: Option<Timestamp>,
+        wait: Option<Uptime>,
         /// Until when it waits for the store.
-        give_up: Timestamp,
+        give_up: Uptime,
         reply: oneshot::Sender<Result<SubmitAnswer, Stopped>>,
     },
     Control {
         control: Control,
-        give_up: Timestamp,
+        give_up: Uptime,
         reply: oneshot::Sender<ControlAnswer>,
     },
     /// Answered after the batch that takes it.
@@ -160,7 +160,7 @@ impl Commit {
     ///
     /// # Errors
     /// When the server stops.
-    pub async fn control(&self, control: Control, give_up: Timestamp) -> Result<ControlAnswer, Stopped> {
+    pub async fn control(&self, control: Control, give_up: Uptime) -> Result<ControlAnswer, Stopped> {
         let (reply, answer) = oneshot::channel();
         let entry = Entry::Control { control, give_up, reply };
         self.entries.send(entry).await.map_err(|_| Stopped::Refused)?;

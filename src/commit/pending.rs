@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::{ControlAnswer, Stopped, SubmitAnswer};
 use crate::{
     admission::waiters::{CallerKey, Seat},
-    clock::Timestamp,
+    clock::Uptime,
     store::{Batch, ControlRefusal, OfferRefusal},
 };
 
@@ -21,9 +21,9 @@ pub(super) struct Asker {
     pub(super) queue: Arc<str>,
     pub(super) caller: CallerKey,
     /// Until when it waits for room, if it does.
-    pub(super) wait: Option<Timestamp>,
+    pub(super) wait: Option<Uptime>,
     /// Until when it waits for the store.
-    pub(super) give_up: Timestamp,
+    pub(super) give_up: Uptime,
     /// Its seat among those who wait for room, if it has waited already.
     pub(super) seat: Option<Seat>,
     pub(super) reply: SubmitReply,
@@ -32,7 +32,7 @@ pub(super) struct Asker {
 /// Whom to answer for a control.
 pub(super) struct Controller {
     /// Until when it waits for the store.
-    pub(super) give_up: Timestamp,
+    pub(super) give_up: Uptime,
     pub(super) reply: oneshot::Sender<ControlAnswer>,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct Pending {
 impl Pending {
     /// Lets go of callers who have left, and answers those who wait no longer. Their parts leave the batch, of which
     /// nothing has been tried.
-    pub(super) fn let_go(&mut self, now: Timestamp) {
+    pub(super) fn let_go(&mut self, now: Uptime) {
         let offers = std::mem::take(&mut self.batch.offers);
         for (offer, asker) in offers.into_iter().zip(std::mem::take(&mut self.askers)) {
             if asker.give_up <= now {
@@ -78,7 +78,7 @@ impl Pending {
     }
 
     /// When the first one stops to wait for the store.
-    pub(super) fn next_give_up(&self) -> Option<Timestamp> {
+    pub(super) fn next_give_up(&self) -> Option<Uptime> {
         let askers = self.askers.iter().map(|asker| asker.give_up);
         askers.chain(self.controllers.iter().map(|controller| controller.give_up)).min()
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     admission::waiters::{CallerKey, Seat, Waiter},
-    clock::Timestamp,
+    clock::Uptime,
     store::{Offer, Receipt},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 const ANSWERED_HERE_MAX: usize = 4;
 
 impl Loop {
-    pub(super) fn answer_offers(&mut self, offers: Vec<Receipt>, askers: Vec<Asker>, now: Timestamp) {
+    pub(super) fn answer_offers(&mut self, offers: Vec<Receipt>, askers: Vec<Asker>, now: Uptime) {
         let mut put_back: HashMap<Arc<str>, Vec<Waiter<SubmitReply>>> = HashMap::new();
         let mut answered = Vec::with_capacity(offers.len());
         for (receipt, asker) in offers.into_iter().zip(askers) {

@@ -183,7 +183,7 @@ impl Handle {
     /// When no job has this id, it has ended, or the server has stopped.
     pub async fn cancel(&self, id: JobId) -> Result<Arc<Job>, CancelError> {
         let Parts { admission, clock, commit, .. } = &*self.parts;
-        let give_up = admission.queues().give_up(DEFAULT_QUEUE, clock.now(), None);
+        let give_up = admission.queues().give_up(DEFAULT_QUEUE, clock.uptime(), None);
         match commit.control(Control::Cancel(id), give_up).await? {
             ControlAnswer::Decided(Ok(ControlDone::Job(job))) => Ok(job),
             ControlAnswer::Decided(Err(refusal)) => Err(refusal.into()),
@@ -229,12 +229,12 @@ impl Handle {
     ) -> Result<Submitted, SubmitError> {
         let JobRequest { mut draft, delay, request_id, when_full, max_wait, traceparent: _ } = request;
         let Parts { admission, commit, clock, .. } = &*self.parts;
-        let now = clock.now();
         if let Some(delay) = delay {
-            draft.run_time = Some(now.after(delay));
+            draft.run_time = Some(clock.now().after(delay));
         }
         self.check(&draft, &request_id)?;
         let (job, queue) = admission.admit(draft, &request_id, traceparent)?;
+        let now = clock.uptime();
         let patience = queue.patience(now, when_full, max_wait.map(|wait| now.after(wait)));
         let offer = Offer { request: repeatable, jobs: vec![job], behind_waiters: false };
         let (job, created) = match commit.submit(offer, patience).await? {

@@ -11,6 +11,8 @@ pub struct JobId(i64);
 impl JobId {
     /// The low bits that count the jobs of one millisecond; the bits above them are milliseconds since 1970.
     const SEQUENCE_BITS: u32 = 20;
+    /// Milliseconds up to the year 2109: whatever a clock says, as many ids are left after them.
+    const MILLIS_MAX: i64 = 1 << 42;
     /// Crockford's base 32 in lower case: no letters that look like digits.
     const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
     const TEXT_LEN: usize = 13;
@@ -25,7 +27,7 @@ impl JobId {
 
     /// The smallest id that a job accepted at `instant` can have.
     pub(crate) fn lowest_at(instant: Timestamp) -> Self {
-        JobId((instant.as_micros().max(0) / 1000).min(i64::MAX >> Self::SEQUENCE_BITS) << Self::SEQUENCE_BITS)
+        JobId((instant.as_micros().max(0) / 1000).min(Self::MILLIS_MAX) << Self::SEQUENCE_BITS)
     }
 
     /// The first of `count` consecutive new ids: after `last`, and in step with the clock unless that was set back.

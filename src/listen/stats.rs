@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Uptime};
 
 /// A flood of refusals is worth one line in this time, for each reason.
 const NOTICE_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
@@ -132,7 +132,7 @@ pub(super) struct Notice {
     clock: Clock,
     stats: Arc<ListenStats>,
     /// When each reason was told last, and how many there had been.
-    told: [Option<(Timestamp, u64)>; Refused::ALL.len()],
+    told: [Option<(Uptime, u64)>; Refused::ALL.len()],
 }
 
 impl Notice {
@@ -142,7 +142,7 @@ impl Notice {
 
     /// Tells one that has been counted, if it is time.
     pub(super) fn tell(&mut self, why: Refused, latest: impl FnOnce() -> String) {
-        let now = self.clock.now();
+        let now = self.clock.uptime();
         let total = self.stats.refused_total(why);
         let before = match self.told[why as usize] {
             Some((at, _)) if now.since(at) < NOTICE_EVERY => return,

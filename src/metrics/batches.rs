@@ -1,12 +1,17 @@
 //! What the committer counts: the life of jobs, as the change feed tells it, and what a batch took.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use prometheus::{Histogram, IntCounter};
 
 use super::{BatchTimes, COUNTS, DISK_SECONDS, JOB_SECONDS, KINDS_MAX, Maker, Metrics, MetricsError, OTHER};
 use crate::{
-    job::{FailureReason, Job, Name, State, StateName},
+    clock::Uptime,
+    job::{FailureReason, Job, JobId, Name, State, StateName},
     store::{Applied, Change, Receipt},
 };
 
@@ -152,16 +157,18 @@ pub(crate) struct Recorder {
     metrics: Arc<Metrics>,
     /// The place of a kind's figures, by the kind's number.
     places: Vec<Option<usize>>,
+    /// When the attempts began that run. What the wall clock said then and says in the end tells nothing if it was set.
+    running: HashMap<JobId, Uptime>,
 }
 
 impl Recorder {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Recorder { metrics, places: Vec::new() }
+        Recorder { metrics, places: Vec::new(), running: HashMap::new() }
     }
 
     /// Counts what a batch did.
-    pub(crate) fn batch(&mut self, applied: &Applied, times: BatchTimes) {
-        let Recorder { metrics, places } = self;
+    pub(crate) fn batch(&mut self, applied: &Applied, times: BatchTimes, now: Uptime) {
+        let Recorder { metrics, places, running } = self;
         let batches = &metrics.batches;
         batches.commit_seconds.observe(times.commit.as_secs_f64());
         batches.flush_seconds.observe(times.flush.as_secs_f64());
@@ -184,7 +191,17 @@ impl Recorder {
         }
         for change in &applied.changes {
             match change {
-                Change::Job { job, before } => batches.of(&job.spec.kind, places).changed(job, *before),
+                Change::Job { job, before } => {
+                    let ran = match job.state.lease() {
+                        // A job that runs already goes on.
+                        Some(_) => {
+                            running.entry(job.id).or_insert(now);
+                            None
+                        }
+                        None => running.remove(&job.id).map(|began| now.since(began)),
+                    };
+                    batches.of(&job.spec.kind, places).changed(job, *before, ran);
+                }
                 Change::Deleted(_) => batches.deleted.inc(),
             }
         }
@@ -209,7 +226,8 @@ impl BatchMetrics {
 }
 
 impl KindMetrics {
-    fn changed(&self, job: &Job, before: Option<StateName>) {
+    /// `ran` is how long an attempt took that this ends.
+    fn changed(&self, job: &Job, before: Option<StateName>, ran: Option<Duration>) {
         if before.is_none() {
             self.submitted.inc();
         }
@@ -230,21 +248,19 @@ impl KindMetrics {
         if let Some(ended) = ended {
             ended.inc();
         }
-        let ran = matches!(before, Some(StateName::Running | StateName::Cancelling));
-        match (job.state, &job.failure) {
-            (State::Succeeded, _) => self.attempt_ended(job, &self.succeeded_attempts),
-            (State::Failed | State::Cancelled | State::BackingOff { .. }, Some(failure)) if ran => {
-                self.attempt_ended(job, &self.failed_attempts[label(failure.reason).1]);
+        let Some(ran) = ran else { return };
+        let counter = match (job.state, &job.failure) {
+            (State::Succeeded, _) => &self.succeeded_attempts,
+            (State::Failed | State::Cancelled | State::BackingOff { .. }, Some(failure)) => {
+                &self.failed_attempts[label(failure.reason).1]
             }
-            (State::Queued { .. } | State::Scheduled { .. }, _) if ran => self.not_started.inc(),
-            _ => {}
-        }
-    }
-
-    fn attempt_ended(&self, job: &Job, counter: &IntCounter) {
+            (State::Queued { .. } | State::Scheduled { .. }, _) => {
+                self.not_started.inc();
+                return;
+            }
+            _ => return,
+        };
         counter.inc();
-        if let Some(started) = job.started {
-            self.run_seconds.observe(job.updated.since(started).as_secs_f64());
-        }
+        self.run_seconds.observe(ran.as_secs_f64());
     }
 }

@@ -98,7 +98,7 @@ async fn answer(
             }
         },
         "/livez" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => match page.metrics.health.ready(page.clock.now()) {
+        "/readyz" => match page.metrics.health.ready(page.clock.uptime()) {
             Ok(()) => text(StatusCode::OK, format!("ok\n{}", page.lost.details())),
             Err(reason) => {
                 text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n{}", page.lost.details()))

@@ -1,14 +1,14 @@
 //! Whether the server is ready for more.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicI64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::Timestamp, store::Space};
+use crate::{clock::Uptime, store::Space};
 
 /// A batch that the disk has not taken in this time means that nothing goes on.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
@@ -20,10 +20,10 @@ const LOCKED_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Health {
     /// Cancelled when the drain begins.
     draining: CancellationToken,
-    /// When the batch that is being applied began, in microseconds since 1970; 0 between batches.
-    applying_since: AtomicI64,
-    /// When a batch first found the database locked by another program, in microseconds since 1970; 0 where it is not.
-    locked_since: AtomicI64,
+    /// When the batch that is being applied began, in microseconds of uptime; 0 between batches.
+    applying_since: AtomicU64,
+    /// When a batch first found the database locked by another program, in microseconds of uptime; 0 where it is not.
+    locked_since: AtomicU64,
     /// Whether the latest batch found too little space for new jobs.
     disk_full: AtomicBool,
     /// Told when somebody wants to know whether there is space again.
@@ -54,8 +54,8 @@ impl Health {
     pub(crate) fn new(draining: CancellationToken) -> Self {
         Health {
             draining,
-            applying_since: AtomicI64::new(0),
-            locked_since: AtomicI64::new(0),
+            applying_since: AtomicU64::new(0),
+            locked_since: AtomicU64::new(0),
             disk_full: AtomicBool::new(false),
             asked: Notify::new(),
         }
@@ -73,8 +73,8 @@ impl Health {
     }
 
     /// The committer begins to apply a batch.
-    pub(crate) fn batch_begins(&self, now: Timestamp) {
-        self.applying_since.store(now.as_micros(), Ordering::Relaxed);
+    pub(crate) fn batch_begins(&self, now: Uptime) {
+        self.applying_since.store(now.as_micros().max(1), Ordering::Relaxed);
     }
 
     /// The batch has been applied.
@@ -83,9 +83,14 @@ impl Health {
     }
 
     /// A batch has found the database locked by another program.
-    pub(crate) fn lock_is_taken(&self, now: Timestamp) {
+    pub(crate) fn lock_is_taken(&self, now: Uptime) {
         // Of several batches, the first one's time stays.
-        let _ = self.locked_since.compare_exchange(0, now.as_micros(), Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.locked_since.compare_exchange(
+            0,
+            now.as_micros().max(1),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
     }
 
     /// A batch has been applied.
@@ -94,10 +99,10 @@ impl Health {
     }
 
     /// For how long another program has held the database's lock.
-    pub(crate) fn locked_for(&self, now: Timestamp) -> Duration {
+    pub(crate) fn locked_for(&self, now: Uptime) -> Duration {
         match self.locked_since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            since => now.since(Timestamp::from_micros(since)),
+            since => now.since(Uptime::new(Duration::from_micros(since))),
         }
     }
 
@@ -105,12 +110,12 @@ impl Health {
     ///
     /// # Errors
     /// The reason why not.
-    pub(crate) fn ready(&self, now: Timestamp) -> Result<(), NotReady> {
+    pub(crate) fn ready(&self, now: Uptime) -> Result<(), NotReady> {
         if self.draining.is_cancelled() {
             return Err(NotReady::Draining);
         }
         let since = self.applying_since.load(Ordering::Relaxed);
-        let applying = now.since(Timestamp::from_micros(since));
+        let applying = now.since(Uptime::new(Duration::from_micros(since)));
         if since != 0 && applying >= STUCK_AFTER {
             return Err(NotReady::Stuck(applying));
         }
@@ -134,7 +139,7 @@ mod tests {
     fn ready_until_the_drain_or_while_a_batch_hangs() {
         let draining = CancellationToken::new();
         let health = Health::new(draining.clone());
-        let start = Timestamp::from_micros(1_800_000_000_000_000);
+        let start = Uptime::new(Duration::from_secs(1));
         assert_eq!(health.ready(start), Ok(()));
         health.batch_begins(start);
         assert_eq!(health.ready(start.after(STUCK_AFTER / 2)), Ok(()));

@@ -7,7 +7,7 @@ use prometheus::{Gauge, GaugeVec, IntGauge, Opts, Registry, TextEncoder};
 use super::{Lost, Maker, Metrics, MetricsError, label};
 use crate::{
     admission::Queues,
-    clock::{Clock, Timestamp},
+    clock::{Clock, Present, Timestamp},
     config::limits,
     job::StateName,
     listen::{ListenStats, Refused},
@@ -25,6 +25,8 @@ pub(crate) struct Page {
     pub(crate) connections: Arc<ListenStats>,
     pub(crate) lost: Lost,
     pub(crate) clock: Clock,
+    /// When the server started.
+    pub(crate) started: Present,
 }
 
 /// Why there is no page.
@@ -159,6 +161,11 @@ impl Page {
             "Fresh snapshots that were sent because a resume token was too old.",
         )?;
         resyncs.inc_by(figures.resyncs);
+        let ahead = maker.made(Gauge::new(
+            "jobmill_clock_set_seconds",
+            "How far the wall clock has been set ahead since the server started, or, below 0, back.",
+        ))?;
+        ahead.set(self.clock.present().set_since(self.started));
         let size = reader.size()?;
         let bytes = maker.gauges("jobmill_store_bytes", "What the store takes on disk.", &["file"])?;
         bytes.with_label_values(&["database"]).set(signed(size.database_bytes));
@@ -174,12 +181,12 @@ impl Page {
                 "jobmill_store_locked_seconds",
                 "For how long another program has held the database's lock; 0 while none does.",
             ))?
-            .set(self.metrics.health.locked_for(self.clock.now()).as_secs_f64());
+            .set(self.metrics.health.locked_for(self.clock.uptime()).as_secs_f64());
         let ready = maker.made(Gauge::new(
             "jobmill_ready",
             "1 while the server is ready for more, else 0: as /readyz says.",
         ))?;
-        ready.set(if self.metrics.health.ready(self.clock.now()).is_ok() { 1.0 } else { 0.0 });
+        ready.set(if self.metrics.health.ready(self.clock.uptime()).is_ok() { 1.0 } else { 0.0 });
         Ok(())
     }
 }

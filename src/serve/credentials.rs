@@ -99,7 +99,7 @@ impl Credentials {
         loop {
             let by_request = tokio::select! {
                 () = asked.notified() => true,
-                () = self.clock.sleep_until(self.clock.now().after(LOOK_EVERY)), if has_files => false,
+                () = self.clock.sleep_until(self.clock.uptime().after(LOOK_EVERY)), if has_files => false,
             };
             let own = Arc::clone(&self);
             let before = (read.clone(), last);
@@ -154,9 +154,12 @@ impl Credentials {
 
     fn warn_of_expiry(&self) {
         let Some(tls) = &self.tls else { return };
-        let (now, expires) = (self.clock.now(), tls.expires());
-        if expires <= now {
-            tracing::warn!(%expires, "the server's certificate has expired: clients will refuse it");
+        let now = self.clock.now();
+        let (begins, expires) = tls.validity();
+        if begins > now {
+            tracing::warn!(%now, %begins, "the server's certificate is not valid yet: is the clock right?");
+        } else if expires <= now {
+            tracing::warn!(%now, %expires, "the server's certificate has expired: clients will refuse it");
         } else if expires.since(now) < EXPIRES_SOON {
             tracing::warn!(%expires, "the server's certificate expires soon");
         }

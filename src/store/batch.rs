@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Change, QueueInfo, Space};
 use crate::{
-    clock::Timestamp,
+    clock::{Present, Timestamp, Wake},
     config::QueueSettings,
     job::{Extras, Failure, Job, JobId, LeaseToken, Output, Position, Progress, RetryPolicy, StateName},
     transition::Refusal,
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The present.
-    pub now: Timestamp,
+    pub present: Present,
     /// What people want changed.
     pub controls: Vec<Control>,
     /// What attempts tell.
@@ -406,7 +406,7 @@ pub struct Applied {
     /// The feed's end.
     pub position: Position,
     /// When there is something to do next without any input: a waiting job is due, or something is to be deleted.
-    pub wake: Option<Timestamp>,
+    pub wake: Wake,
     /// Whether there is more to do at once that did not fit into this batch.
     pub more: bool,
     /// Whether a queue has got more room.
@@ -448,6 +448,6 @@ pub struct Claim {
     pub lease: LeaseToken,
     /// Its payload; absent where it is large and has to be read.
     pub payload: Option<Bytes>,
-    /// Since when it could have run.
+    /// Since when it could have run, as the wall clock as it is now would have said it.
     pub ready: Timestamp,
 }

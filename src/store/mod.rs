@@ -13,6 +13,7 @@ pub mod memory;
 mod names;
 mod reads;
 pub mod sqlite;
+mod steps;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use filter::JobFilter;
 pub use leftover::Leftover;
 pub use names::{NameTable, Names};
 pub use reads::Reads;
+pub use steps::{Steps, StoreTime};
 
 use crate::{
     clock::Timestamp,
@@ -126,7 +128,7 @@ pub trait Reader: Send + Sync {
     /// When the disk fails.
     fn tallies(&self) -> Result<Vec<Tally>, StoreError>;
 
-    /// When the job that is next in line in a queue became ready.
+    /// When the job that is next in line in a queue became ready, as the wall clock as it is now would have said it.
     ///
     /// # Errors
     /// When the disk fails.
@@ -276,7 +278,7 @@ pub struct Tombstone {
     /// Where in the feed it was deleted.
     pub position: Position,
     /// When.
-    pub deleted: Timestamp,
+    pub deleted: StoreTime,
     /// What it was.
     pub spec: Arc<Spec>,
 }

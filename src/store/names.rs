@@ -1,4 +1,4 @@
-//! The numbers that the store uses for the names of queues and kinds.
+//! What numbers in the store's rows stand for: names of queues and kinds, and moments.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,15 +7,18 @@ use std::{
 
 use parking_lot::RwLock;
 
+use super::Steps;
 use crate::job::Name;
 
-/// The names of queues and kinds. Only the engine adds to them; readers look up.
+/// The names of queues and kinds, and how the clock was set. Only the engine adds to them; readers look up.
 #[derive(Debug, Default)]
 pub struct Names {
     /// The names of queues.
     pub queues: NameTable,
     /// The names of kinds.
     pub kinds: NameTable,
+    /// How the wall clock has gone beside the time that the store counts.
+    pub steps: Steps,
 }
 
 /// Names of one sort, by number and by text.

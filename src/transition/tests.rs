@@ -8,7 +8,7 @@ const EARLIER: Timestamp = Timestamp::from_micros(400_000);
 const LATER: Timestamp = Timestamp::from_micros(5_000_000);
 const LEASE: LeaseToken = LeaseToken::from_raw(7);
 const STALE: LeaseToken = LeaseToken::from_raw(6);
-const MOMENT: Moment = Moment { now: NOW, position: Position(50), random: 0.0 };
+const MOMENT: Moment = Moment { now: NOW, backoffs: NOW, position: Position(50), random: 0.0 };
 
 /// A job of three attempts in its second one, or after it.
 fn job(state: State) -> Job {
@@ -177,6 +177,23 @@ fn the_handlers_own_delay_comes_before_the_policy() {
     {
         let event = Event::Fail { lease: LEASE, failure: failure(true), delay: Some(delay) };
         assert_eq!(transition(&running, &event, MOMENT).unwrap().job.state, State::BackingOff { due });
+    }
+}
+
+#[test]
+fn schedules_follow_the_clock_and_backoffs_what_has_passed() {
+    let scheduled = job(State::Scheduled { due: NOW });
+    let backing_off = job(State::BackingOff { due: NOW });
+    let goes_on = |job, moment| transition(job, &Event::Due, moment).is_ok();
+    for (now, backoffs) in [(NOW, EARLIER), (EARLIER, NOW)] {
+        let moment = Moment { now, backoffs, ..MOMENT };
+        assert_eq!(
+            (goes_on(&scheduled, moment), goes_on(&backing_off, moment)),
+            (now == NOW, backoffs == NOW)
+        );
+        let event = Event::Fail { lease: LEASE, failure: failure(true), delay: Some(Duration::ZERO) };
+        let failed = transition(&job(State::Running { lease: LEASE }), &event, moment).unwrap().job;
+        assert_eq!((failed.updated, failed.state), (now, State::BackingOff { due: backoffs }));
     }
 }
 

@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock::Timestamp,
+        clock::{Present, Timestamp},
         config::{QueueSettings, Retention},
         job::{Name, Position, RetryPolicy},
         store::{
@@ -202,10 +202,10 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let now = Timestamp::from_micros(1_800_000_000_000_000);
+            let present = Present::default();
             let queue = QueueSettings { consumers: 0, ..QueueSettings::default() };
             let mut store = MemoryStore::open(EngineSetup {
-                now,
+                present,
                 seed: 7,
                 served_kinds: Vec::new(),
                 declared_queues: [(QUEUE.to_owned(), queue)].into(),
@@ -226,7 +226,7 @@ mod tests {
             };
             let offer = Offer { request: None, jobs: vec![job; JOBS], behind_waiters: false };
             let mut applied =
-                store.apply(Batch { now, offers: vec![offer], ..Batch::default() }).expect("a batch");
+                store.apply(Batch { present, offers: vec![offer], ..Batch::default() }).expect("a batch");
             let Some(Receipt::Created { jobs }) = applied.offers.pop() else { panic!("refused") };
             Bench {
                 hub: Arc::new(Hub::new(applied.position)),
@@ -245,8 +245,7 @@ mod tests {
                 let id = self.ids[*index];
                 let done = reader.job(id).unwrap().unwrap().state.is_done();
                 let control = if done { Control::Retry { id, request: None } } else { Control::Cancel(id) };
-                let now = Timestamp::from_micros(1_800_000_000_000_001);
-                let batch = Batch { now, controls: vec![control], ..Batch::default() };
+                let batch = Batch { controls: vec![control], ..Batch::default() };
                 let applied = self.store.apply(batch).unwrap();
                 assert!(matches!(applied.changes[..], [Change::Job { .. }]));
                 self.hub.publish(applied.changes, applied.position);

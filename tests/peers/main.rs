@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
 
+mod faketime;
 mod nginx;
 #[cfg(target_os = "linux")]
 mod process_one;

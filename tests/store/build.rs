@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jobmill::{
-    clock::Timestamp,
+    clock::{Present, Timestamp, Uptime},
     config::{QueueRetention, QueueSettings, WhenFull},
     job::{Failure, FailureReason, RetryPolicy},
     store::{NewJob, Offer, RequestId},
@@ -67,4 +67,9 @@ pub(crate) fn failure(retryable: bool) -> Arc<Failure> {
 /// So many seconds after the tests begin.
 pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000 + seconds * 1_000_000)
+}
+
+/// So many seconds after the tests begin, on a machine that is up since then and whose clock is right.
+pub(crate) fn present(seconds: i64) -> Present {
+    Present { wall: at(seconds), uptime: Uptime::new(Duration::from_secs(seconds.unsigned_abs())) }
 }

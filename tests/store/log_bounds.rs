@@ -20,7 +20,7 @@ const BATCHES: i64 = 70;
 
 fn setup() -> EngineSetup {
     EngineSetup {
-        now: build::at(0),
+        present: build::present(0),
         declared_queues: [("q".to_owned(), build::settings(0, 1_000_000))].into(),
         ..EngineSetup::default()
     }
@@ -30,7 +30,7 @@ fn setup() -> EngineSetup {
 fn commit(store: &mut SqliteStore, seconds: i64) {
     let job = jobmill::store::NewJob { payload: vec![1; 9_000].into(), ..build::job("q", "run") };
     let offers = vec![Offer { request: None, jobs: vec![job; 400], behind_waiters: false }];
-    store.apply(Batch { now: build::at(seconds), offers, ..Batch::default() }).unwrap();
+    store.apply(Batch { present: build::present(seconds), offers, ..Batch::default() }).unwrap();
 }
 
 fn log_pages(folder: &Path) -> u64 {

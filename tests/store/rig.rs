@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jobmill::{
-    clock::Timestamp,
+    clock::{Present, Timestamp, Uptime},
     config::{QueueSettings, Retention},
     job::{Extras, Job, JobId, LeaseToken, Output, Position, StateName},
     store::{
@@ -14,7 +14,7 @@ use jobmill::{
 };
 
 use super::{
-    build::{at, failure, settings},
+    build::{at, failure, present, settings},
     subject::{Memory, Sqlite, Subject},
 };
 
@@ -23,8 +23,9 @@ pub(crate) struct Rig {
     subject: Box<dyn Subject>,
     /// The kinds and queues with which the next start happens.
     pub(crate) setup: EngineSetup,
-    /// The present.
+    /// What the clock says.
     pub(crate) now: Timestamp,
+    uptime: Uptime,
     end: Position,
 }
 
@@ -42,19 +43,19 @@ impl Rig {
 
     fn new(open: impl FnOnce(EngineSetup) -> Box<dyn Subject>) -> Self {
         let setup = EngineSetup {
-            now: at(0),
+            present: present(0),
             seed: 1,
             served_kinds: vec![Self::KIND.into(), "walk".into()],
             declared_queues: BTreeMap::new(),
             retention: Retention::default(),
         };
         let subject = open(setup.clone());
-        Rig { subject, setup, now: at(0), end: Position::default() }
+        Rig { subject, setup, now: at(0), uptime: Uptime::default(), end: Position::default() }
     }
 
     /// Applies a batch at the present moment. Whatever it was, the feed has no gap and the tallies are a recount.
     pub(crate) fn apply(&mut self, batch: Batch) -> Applied {
-        let applied = self.subject.apply(Batch { now: self.now, ..batch }).unwrap();
+        let applied = self.subject.apply(Batch { present: self.present(), ..batch }).unwrap();
         for change in &applied.changes {
             assert_eq!(change.position().as_i64(), self.end.as_i64() + 1, "the feed has a gap");
             self.end = change.position();
@@ -64,9 +65,14 @@ impl Rig {
         applied
     }
 
-    /// Kills the process and starts the next one, at the present moment.
+    fn present(&self) -> Present {
+        Present { wall: self.now, uptime: self.uptime }
+    }
+
+    /// Kills the process and starts the next one, at the present moment and on a machine that has just come up.
     pub(crate) fn crash(&mut self) {
-        self.setup.now = self.now;
+        self.uptime = Uptime::new(Duration::from_secs(7));
+        self.setup.present = self.present();
         self.subject.crash(self.setup.clone()).unwrap();
         self.end = self.reader().jobs(&[]).unwrap().1;
         self.check_tallies();
@@ -76,13 +82,32 @@ impl Rig {
         self.subject.reader()
     }
 
-    /// When a batch says that there is something to do, if that is not retention's next walk in a day.
+    /// When a batch says that there is something to do, if the clock is not set until then.
+    pub(crate) fn wake(&self, applied: &Applied) -> Option<Timestamp> {
+        let by_uptime = applied.wake.uptime.map(|uptime| self.now.after(uptime.since(self.uptime)));
+        applied.wake.wall.into_iter().chain(by_uptime).min()
+    }
+
+    /// As [`Rig::wake`], if that is not for the time itself to be kept, or retention's next walk in a day.
     pub(crate) fn soon(&self, applied: &Applied) -> Option<Timestamp> {
-        applied.wake.filter(|wake| *wake < self.now.after(Duration::from_secs(23 * 3600)))
+        self.wake(applied).filter(|wake| *wake < self.now.after(Duration::from_secs(3_000)))
     }
 
     pub(crate) fn pass(&mut self, seconds: u64) {
-        self.now = self.now.after(Duration::from_secs(seconds));
+        let time = Duration::from_secs(seconds);
+        (self.now, self.uptime) = (self.now.after(time), self.uptime.after(time));
+    }
+
+    /// Lets time pass up to an instant.
+    pub(crate) fn until(&mut self, instant: Timestamp) {
+        let time = instant.since(self.now);
+        (self.now, self.uptime) = (self.now.after(time), self.uptime.after(time));
+        assert_eq!(self.now, instant, "time goes on");
+    }
+
+    /// Sets the clock. No time passes.
+    pub(crate) fn set_clock(&mut self, to: Timestamp) {
+        self.now = to;
     }
 
     /// Creates a queue with so many slots.
@@ -157,6 +182,22 @@ impl Rig {
         let order = ScanOrder::OldestFirst { after: None, last: None };
         let scan = Scan { order, limit: usize::MAX, budget: i64::MAX as usize };
         self.reader().scan(&JobFilter::default(), scan).unwrap().jobs
+    }
+
+    /// Lets so much time pass, and the store do what it has to do whenever it says so.
+    pub(crate) fn live(&mut self, seconds: u64) {
+        let end = self.now.after(Duration::from_secs(seconds));
+        for _ in 0..1_000 {
+            let applied = self.tick();
+            match self.wake(&applied) {
+                Some(wake) if wake <= self.now => {}
+                Some(wake) if wake <= end => self.until(wake),
+                Some(_) | None if applied.more => {}
+                Some(_) | None if self.now < end => self.until(end),
+                Some(_) | None => return,
+            }
+        }
+        panic!("there is always more to do");
     }
 
     fn check_tallies(&self) {

@@ -38,7 +38,7 @@ struct Run {
 
 fn setup() -> EngineSetup {
     EngineSetup {
-        now: build::at(0),
+        present: build::present(0),
         seed: 1,
         served_kinds: vec!["run".into()],
         declared_queues: [("q".to_owned(), build::settings(3, 1_000))].into(),
@@ -62,9 +62,8 @@ fn run(dice: &mut Dice) -> (Run, SqliteStore) {
             let jobs = (0..=dice.below(3)).map(|_| new(dice)).collect();
             Offer { request: None, jobs, behind_waiters: false }
         });
-        let now = build::at(seconds);
         let batch = Batch {
-            now,
+            present: build::present(seconds),
             offers: offers.collect(),
             reports: std::mem::take(&mut running),
             claim: true,
@@ -118,7 +117,7 @@ fn goes_on(folder: &Path, setup: &EngineSetup, found: &Moment) {
     assert_eq!(jobs as usize, found.jobs.len());
     let jobs = vec![build::job("q", "run")];
     let offers = vec![Offer { request: None, jobs, behind_waiters: false }];
-    let applied = store.apply(Batch { now: build::at(100), offers, ..Batch::default() }).unwrap();
+    let applied = store.apply(Batch { present: build::present(100), offers, ..Batch::default() }).unwrap();
     assert!(matches!(applied.offers[0], Receipt::Created { .. }));
     assert!(applied.position.as_i64() > found.end);
 }

@@ -6,6 +6,7 @@ mod audit;
 mod bad_input;
 mod bad_messages;
 mod changed_configuration;
+mod clocks;
 mod commands;
 mod connections;
 mod crash;

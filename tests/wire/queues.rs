@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jobmill::{
-    clock::Timestamp,
+    clock::{Present, Timestamp},
     config::{QueueSettings, WhenFull},
     job::RetryPolicy,
     proto::v1::{self, JobState},
@@ -239,7 +239,8 @@ fn a_job_that_is_purged_in_the_moment_in_which_it_is_due_is_gone() {
         let applied = store.apply(Batch { offers, claim: true, ..Batch::default() }).unwrap();
         assert!(matches!(&applied.offers[..], [Receipt::Created { .. }]));
         let controls = vec![Control::Purge { name: QUEUE.to_owned() }];
-        let applied = store.apply(Batch { now: due, controls, claim: true, ..Batch::default() }).unwrap();
+        let present = Present { wall: due, ..Present::default() };
+        let applied = store.apply(Batch { present, controls, claim: true, ..Batch::default() }).unwrap();
         assert!(matches!(&applied.controls[..], [Ok(ControlDone::PurgeBegun(_))]));
         assert_eq!((applied.purged.len(), applied.purged[0].1), (1, 1));
         assert!(applied.claims.is_empty());

@@ -49,6 +49,13 @@ impl Authority {
         self.made(params)
     }
 
+    fn early(&self, name: &str) -> Pair {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2101, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2102, 1, 1);
+        self.made(params)
+    }
+
     fn made(&self, params: CertificateParams) -> Pair {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
@@ -180,14 +187,17 @@ async fn clients_need_a_certificate_from_the_authority_named() {
     refused(home.client(&server)).await;
     refused(with(&Authority::new().pair("ada"))).await;
     refused(with(&home.authority.expired("ada"))).await;
-    counted(&server, Refused::Handshake, 3).await;
+    refused(with(&home.authority.early("ada"))).await;
+    counted(&server, Refused::Handshake, 4).await;
     stop(server).await;
     let audit = fs::read_to_string(home.path("audit")).unwrap();
     let audit: Vec<serde_json::Value> =
         audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let handshakes = audit.iter().filter(|line| line["rpc"] == "TLS handshake");
     let reasons: Vec<_> = handshakes.map(|line| line["reason"].as_str().unwrap()).collect();
-    assert_eq!(reasons, ["CERTIFICATE_MISSING", "CERTIFICATE_INVALID", "CERTIFICATE_EXPIRED"]);
+    let expected =
+        ["CERTIFICATE_MISSING", "CERTIFICATE_INVALID", "CERTIFICATE_EXPIRED", "CERTIFICATE_NOT_VALID_YET"];
+    assert_eq!(reasons, expected);
 
     let server = start(home.mutual(ClientAuth::Optional)).await;
     call(home.client(&server)).await.unwrap();

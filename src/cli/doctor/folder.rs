@@ -266,7 +266,7 @@ fn age(folder: &Path, now: Timestamp) -> Option<Finding> {
         warning(
             super::process::CLOCK,
             message,
-            "set the clock, and keep it by NTP: retries and delays go by it",
+            "set the clock, and keep it by NTP: schedules and expiry go by it, and retention waits",
         )
     })
 }

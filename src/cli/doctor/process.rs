@@ -21,7 +21,11 @@ const FILES_BY_COMMAND: u64 = 6;
 
 pub(super) fn clock(now: Timestamp) -> Finding {
     if now < EARLIEST {
-        return problem(CLOCK, format!("says {now}"), "set it: delays, retries and the jobs' times go by it");
+        return problem(
+            CLOCK,
+            format!("says {now}"),
+            "set it: schedules, expiry and the jobs' times go by it",
+        );
     }
     ok(CLOCK, format!("says {now}"))
 }

@@ -73,7 +73,10 @@ pub(super) async fn judge(
     let failure = HandlerError::new(FailureReason::HandlerError, message, verdict == Verdict::Retry)
         .with_code(head.status.as_str());
     let delay = match verdict {
-        Verdict::Retry => delay(&head.headers, attempt, clock.now()),
+        Verdict::Retry => {
+            let now = date(&head.headers).unwrap_or_else(|| clock.now());
+            delay(&head.headers, attempt, now)
+        }
         Verdict::Done | Verdict::Permanent => None,
     };
     let failure = match delay {
@@ -127,6 +130,12 @@ fn delay(headers: &HeaderMap, attempt: &Attempt, now: Timestamp) -> Option<Durat
     let asked = retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)?;
     let policy = &attempt.job().spec.retry;
     (asked > policy.delay(attempt.number(), 1.0)).then(|| asked.min(policy.max_delay))
+}
+
+/// What the endpoint's own clock says: a date in its answer is by that one.
+fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let text = headers.get(http::header::DATE)?.to_str().ok()?;
+    httpdate::parse_http_date(text.trim()).ok().map(Timestamp::from)
 }
 
 /// What `Retry-After` says, as a number of seconds or as a date.

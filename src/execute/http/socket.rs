@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Weak,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -17,7 +17,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Uptime};
 
 /// The silence after which the kernel asks the peer's kernel whether it is there.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
@@ -38,9 +38,9 @@ pub(super) struct Socket {
 /// What is known of a socket while something else owns it.
 pub(super) struct Vitals {
     clock: Clock,
-    opened: Timestamp,
-    /// In microseconds since 1970.
-    heard: AtomicI64,
+    opened: Uptime,
+    /// In microseconds of uptime.
+    heard: AtomicU64,
     reads: AtomicU64,
     sent_bytes: AtomicU64,
     /// Does not keep the socket open.
@@ -60,11 +60,11 @@ impl Socket {
         #[cfg(target_os = "linux")]
         let _ = sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS);
         let stream = Arc::new(stream);
-        let now = clock.now();
+        let now = clock.uptime();
         let vitals = Vitals {
             clock,
             opened: now,
-            heard: AtomicI64::new(now.as_micros()),
+            heard: AtomicU64::new(now.as_micros()),
             reads: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
             stream: Arc::downgrade(&stream),
@@ -80,12 +80,13 @@ impl Socket {
 impl Vitals {
     /// The time since the connection was opened.
     pub(super) fn age(&self) -> Duration {
-        self.clock.now().since(self.opened)
+        self.clock.uptime().since(self.opened)
     }
 
     /// The time since anything was received, or since the connection was opened.
     pub(super) fn silence(&self) -> Duration {
-        self.clock.now().since(Timestamp::from_micros(self.heard.load(Ordering::Relaxed)))
+        let heard = Uptime::new(Duration::from_micros(self.heard.load(Ordering::Relaxed)));
+        self.clock.uptime().since(heard)
     }
 
     /// A number that grows whenever something is received.
@@ -109,7 +110,7 @@ impl Vitals {
     }
 
     fn heard(&self) {
-        self.heard.store(self.clock.now().as_micros(), Ordering::Relaxed);
+        self.heard.store(self.clock.uptime().as_micros(), Ordering::Relaxed);
         self.reads.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -197,7 +198,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::clock::ManualClock;
+    use crate::clock::{ManualClock, Timestamp};
 
     async fn pair(clock: Clock) -> (Socket, TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

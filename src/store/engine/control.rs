@@ -32,7 +32,7 @@ impl<R: Rows> Engine<R> {
         match control {
             Control::Cancel(id) => self.cancel(id, now, progressing),
             Control::Retry { id, request } => self.retry(id, request, now, progressing),
-            Control::Delete(id) => self.delete_job(id, now, progressing),
+            Control::Delete(id) => self.delete_job(id, progressing),
             Control::CreateQueue { name, settings } => self.create_queue(&name, settings, progressing),
             Control::UpdateQueue { name, settings } => self.update_queue(&name, settings, progressing),
             Control::DeleteQueue { name } => self.delete_queue(&name, progressing),
@@ -118,18 +118,14 @@ impl<R: Rows> Engine<R> {
         if let Some(request) = request {
             let row = RequestRow { digest: request.digest, first: id, count: 1 };
             self.rows.insert_request(&request.key, &row)?;
-            self.rows.request_gone(&request.key, now)?;
-            self.sweeping.request_gone(now);
+            let gone = self.times.retention();
+            self.rows.request_gone(&request.key, gone)?;
+            self.sweeping.request_gone(gone);
         }
         Ok(Ok(ControlDone::Job(self.write_change(&job, changed, progressing)?)))
     }
 
-    fn delete_job(
-        &mut self,
-        id: JobId,
-        now: Timestamp,
-        progressing: &mut Progressing,
-    ) -> Result<Answer, StoreError> {
+    fn delete_job(&mut self, id: JobId, progressing: &mut Progressing) -> Result<Answer, StoreError> {
         let Some(job) = self.current(id)? else {
             return Ok(Err(ControlRefusal::JobNotFound(id)));
         };
@@ -137,7 +133,7 @@ impl<R: Rows> Engine<R> {
             let way_out = "cancel it, and delete it once it has ended";
             return Ok(Err(ControlRefusal::WrongState { id, state: job.state.name(), way_out }));
         }
-        self.delete(&job, now, progressing)?;
+        self.delete(&job, progressing)?;
         Ok(Ok(ControlDone::JobDeleted))
     }
 

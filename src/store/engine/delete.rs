@@ -7,7 +7,6 @@ use super::{
     rows::{Rows, Waiting},
 };
 use crate::{
-    clock::Timestamp,
     job::{Job, Position},
     store::{Change, RequestId, StoreError, Tombstone},
 };
@@ -17,12 +16,8 @@ const PURGED_MAX: usize = 500;
 
 impl<R: Rows> Engine<R> {
     /// Deletes a job that does not run.
-    pub(super) fn delete(
-        &mut self,
-        job: &Job,
-        now: Timestamp,
-        progressing: &mut Progressing,
-    ) -> Result<(), StoreError> {
+    pub(super) fn delete(&mut self, job: &Job, progressing: &mut Progressing) -> Result<(), StoreError> {
+        let now = self.times.retention();
         self.counters.position += 1;
         let tombstone = Tombstone {
             id: job.id,
@@ -50,7 +45,7 @@ impl<R: Rows> Engine<R> {
     }
 
     /// Each purge's next bite.
-    pub(super) fn purge(&mut self, now: Timestamp, progressing: &mut Progressing) -> Result<(), StoreError> {
+    pub(super) fn purge(&mut self, progressing: &mut Progressing) -> Result<(), StoreError> {
         let mut budget = PURGED_MAX;
         let mut left = Vec::new();
         for mut purge in std::mem::take(&mut self.purges) {
@@ -62,7 +57,7 @@ impl<R: Rows> Engine<R> {
                 self.rows.waiting(purge.queue, purge.cursor, purge.last, budget)?;
             budget = budget.saturating_sub(seen.max(1));
             for job in &jobs {
-                self.delete(job, now, progressing)?;
+                self.delete(job, progressing)?;
             }
             purge.deleted += jobs.len() as u64;
             progressing.wrote = true;

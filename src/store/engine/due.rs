@@ -42,11 +42,14 @@ impl<R: Rows> Engine<R> {
         now: Timestamp,
         progressing: &mut Progressing,
     ) -> Result<(), StoreError> {
-        if self.next_due.is_none_or(|due| due > now) {
+        let backoffs = self.times.backoffs();
+        if self.next_due.scheduled.is_none_or(|due| due > now)
+            && self.next_due.backoff.is_none_or(|due| due > backoffs)
+        {
             return Ok(());
         }
         progressing.promoted = true;
-        for stored in self.rows.due(now, DUE_MAX)? {
+        for stored in self.rows.due(now, backoffs, DUE_MAX)? {
             // Where very many expire at once, some of them are among the due ones still.
             if expired(&stored, now) && matches!(stored.state, State::Scheduled { .. }) {
                 self.end_expired(&stored, now, progressing)?;

@@ -14,6 +14,7 @@ mod retain;
 pub(crate) mod rows;
 mod set_aside;
 mod tallies;
+mod times;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,15 +24,16 @@ use std::{
 
 use bytes::Bytes;
 use retain::Sweeping;
-use rows::{Counters, Purge, RequestRow, Rows, corrupt};
+use rows::{Counters, NextDue, Purge, RequestRow, Rows, corrupt};
 use tallies::{Tallies, Usage};
+use times::Times;
 
 use super::{
     Applied, Batch, Change, Claim, Names, Obstacle, QueueInfo, Receipt, Report, ReportBody, Space,
     StoreError, Unapplied,
 };
 use crate::{
-    clock::{Stopwatch, Timestamp},
+    clock::{Present, Stopwatch, Timestamp, Wake},
     config::{QueueSettings, Retention},
     job::{Job, JobId, LeaseToken, Name, Position, State, StateName},
     transition::{Changed, Event, Moment, Refusal, expired, transition},
@@ -48,7 +50,7 @@ const TOMBSTONE_LIFE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone, Debug, Default)]
 pub struct EngineSetup {
     /// The present.
-    pub now: Timestamp,
+    pub present: Present,
     /// Decides the random part of retry delays, together with the job's id and attempt.
     pub seed: u64,
     /// The kinds that have a handler here.
@@ -70,9 +72,12 @@ pub(crate) struct Engine<R> {
     /// The jobs that run: what reports are checked against without reading.
     leased: HashMap<JobId, Arc<Job>>,
     purges: Vec<Purge>,
-    next_due: Option<Timestamp>,
+    next_due: NextDue,
     next_expiry: Option<Timestamp>,
     sweeping: Sweeping,
+    times: Times,
+    /// Whether there is a note of how the clock was set that is not kept yet.
+    step_noted: bool,
     seed: u64,
     /// A batch failed halfway: what is in memory here may be ahead of the rows.
     poisoned: bool,
@@ -160,12 +165,15 @@ impl<R: Rows> Engine<R> {
     }
 
     /// When there is something to do without any input.
-    fn wake(&self) -> Option<Timestamp> {
-        [self.next_due, self.next_expiry, self.sweeping.wake()].into_iter().flatten().min()
+    fn wake(&self) -> Wake {
+        let NextDue { scheduled, backoff } = self.next_due;
+        let wall = scheduled.into_iter().chain(self.next_expiry).min();
+        self.times.wake(wall, backoff, self.sweeping.wake())
     }
 
     fn transact(&mut self, batch: &mut Batch) -> Result<Applied, StoreError> {
-        let now = batch.now;
+        let now = batch.present.wall;
+        self.go_on(batch.present);
         let bite = retain::bite(batch);
         let full = batch.space == Space::Full;
         let mut progressing = Progressing::default();
@@ -182,8 +190,8 @@ impl<R: Rows> Engine<R> {
         // Before promotion: a job that expires, or that a purge deletes, must not be among the pending ones.
         if !full {
             self.expire(now, &mut progressing)?;
-            self.purge(now, &mut progressing)?;
-            self.retain(now, bite, &mut progressing)?;
+            self.purge(&mut progressing)?;
+            self.retain(bite, &mut progressing)?;
             self.promote(now, &mut progressing)?;
         }
         let offers = std::mem::take(&mut batch.offers);
@@ -192,9 +200,10 @@ impl<R: Rows> Engine<R> {
             if batch.claim && !full { self.choose(&progressing.pending)? } else { claim::Chosen::default() };
         self.settle(chosen, now, &mut progressing)?;
         self.answer_seen(&mut progressing)?;
-        if progressing.wrote {
+        if progressing.wrote || (!full && self.times.are_kept_too_long_ago()) {
             self.tallies.write(&mut self.rows)?;
             self.write_sweeps()?;
+            self.keep_times()?;
             self.rows.put_counters(&self.counters)?;
         }
         let stopwatch = Stopwatch::start();
@@ -211,7 +220,7 @@ impl<R: Rows> Engine<R> {
         applied.more = !full
             && (!self.purges.is_empty()
                 || self.rows.has_unreadable()
-                || applied.wake.is_some_and(|wake| wake <= now));
+                || applied.wake.has_come(batch.present));
         Ok(applied)
     }
 
@@ -254,6 +263,7 @@ impl<R: Rows> Engine<R> {
     fn moment(&self, job: &Job, now: Timestamp) -> Moment {
         Moment {
             now,
+            backoffs: self.names.steps.wall_of_backoff(self.times.backoffs()),
             position: Position(self.counters.position).next(),
             random: random(self.seed, job.id, job.attempt),
         }
@@ -332,8 +342,14 @@ impl<R: Rows> Engine<R> {
                     progressing.applied.cancelling.push(lease);
                 }
             }
-            State::Scheduled { due } | State::BackingOff { due } => {
-                self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+            State::Scheduled { due } => {
+                let next = &mut self.next_due.scheduled;
+                *next = Some(next.map_or(due, |next| next.min(due)));
+            }
+            State::BackingOff { due } => {
+                let due = self.names.steps.backoff_of_wall(due);
+                let next = &mut self.next_due.backoff;
+                *next = Some(next.map_or(due, |next| next.min(due)));
             }
             State::Queued { .. } | State::Succeeded | State::Failed | State::Cancelled | State::Expired => {}
         }
@@ -348,7 +364,7 @@ impl<R: Rows> Engine<R> {
         }
         if job.state.is_done() {
             progressing.applied.room = true;
-            self.sweeping.ended(job.updated);
+            self.sweeping.ended(self.times.retention());
         }
         progressing.wrote = true;
         let before = before.map(|before| before.state.name());
@@ -377,7 +393,7 @@ impl<R: Rows> Engine<R> {
                 continue;
             }
             let (started, lease) = self.start(&job, now)?;
-            let ready = job.updated;
+            let ready = self.names.steps.seen_from_now(job.position, job.updated);
             let job = self.write_change(&job, started, progressing)?;
             progressing.applied.claims.push(Claim { job, lease, payload, ready });
         }
@@ -429,10 +445,6 @@ impl<R: Rows> Engine<R> {
             .map_err(|refusal| StoreError::Corrupt(format!("job {} can't start: {refusal}", job.id)))?;
         Ok((changed, lease))
     }
-}
-
-fn before(now: Timestamp, by: Duration) -> Timestamp {
-    Timestamp::from_micros(now.as_micros() - i64::try_from(by.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// A number from 0 to 1 that looks random (splitmix64).

@@ -207,7 +207,7 @@ fn new_job(
     now: Timestamp,
 ) -> Pending {
     let bytes = new.bytes();
-    let moment = Moment { now, position: Position::default(), random: 0.0 };
+    let moment = Moment { now, backoffs: now, position: Position::default(), random: 0.0 };
     let over = new.expires.is_some_and(|expires| expires <= now);
     let job = Job {
         id,

@@ -8,12 +8,14 @@ use std::{
 use super::{
     Engine, EngineSetup, Progressing, QueueState,
     retain::Sweeping,
-    rows::{Counters, Loaded, Rows},
+    rows::{Counters, Loaded, NextDue, Rows},
     tallies::Tallies,
+    times::Times,
 };
 use crate::{
     clock::Timestamp,
     config::QueueSettings,
+    job::Position,
     store::{Names, QueueInfo, StoreError},
     transition::{Event, lost, transition},
 };
@@ -31,14 +33,17 @@ impl<R: Rows> Engine<R> {
             counters: Counters::default(),
             leased: HashMap::new(),
             purges: Vec::new(),
-            next_due: None,
+            next_due: NextDue::default(),
             next_expiry: None,
+            times: Times::start(None, setup.present, Position::default()),
+            step_noted: false,
             sweeping: Sweeping::new(setup.retention),
             names,
             seed: setup.seed,
             poisoned: false,
         };
         engine.take_up(loaded);
+        engine.start_times(setup.present);
         engine.rows.begin()?;
         for kind in &setup.served_kinds {
             let kind = engine.intern_kind(kind)?;
@@ -50,7 +55,8 @@ impl<R: Rows> Engine<R> {
             engine.rows.put_retention(&setup.retention)?;
         }
         engine.plan_sweeps(|_| !same)?;
-        engine.recover(setup.now)?;
+        engine.recover(setup.present.wall)?;
+        engine.keep_times()?;
         engine.rows.put_counters(&engine.counters)?;
         engine.tallies.write(&mut engine.rows)?;
         engine.rows.commit()?;
@@ -67,6 +73,7 @@ impl<R: Rows> Engine<R> {
         self.leased = loaded.leased.into_iter().map(|job| (job.id, Arc::new(job))).collect();
         self.purges = loaded.purges;
         self.sweeping.load(&loaded.sweeps);
+        self.names.steps.load(loaded.steps);
     }
 
     /// Undoes a batch that the disk had no room for, and knows again what is kept. What runs goes on running.

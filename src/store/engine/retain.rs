@@ -9,16 +9,16 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    Engine, Progressing, TOMBSTONE_LIFE, before,
+    Engine, Progressing, TOMBSTONE_LIFE,
     rows::{Pruned, Rows, Unchanged},
 };
 use crate::{
-    clock::Timestamp,
     config::{Keep, Retention, limits::KEEP_TIMES_MAX},
     job::{Job, Position, StateName},
     store::{
         StoreError,
         batch::{Batch, ControlRefusal},
+        steps::StoreTime,
     },
 };
 
@@ -36,9 +36,9 @@ pub(super) struct Sweeping {
     pub(super) server: Retention,
     sweeps: Vec<Sweep>,
     /// When the oldest tombstone is over; absent where there is none.
-    tombstones: Option<Timestamp>,
+    tombstones: Option<StoreTime>,
     /// When the request that has been without jobs for longest is over; absent where there is none.
-    requests: Option<Timestamp>,
+    requests: Option<StoreTime>,
 }
 
 /// One walk over the feed's index.
@@ -49,11 +49,11 @@ struct Sweep {
     cursor: Position,
     moved: bool,
     /// Nothing is due before; absent where nothing is left to look at.
-    wake: Option<Timestamp>,
+    wake: Option<StoreTime>,
 }
 
-/// Earlier than everything: there is something to look at.
-const AT_ONCE: Timestamp = Timestamp::from_micros(i64::MIN);
+/// There is something to look at.
+const AT_ONCE: StoreTime = StoreTime::FIRST;
 
 impl Sweeping {
     pub(super) fn new(server: Retention) -> Self {
@@ -61,7 +61,7 @@ impl Sweeping {
     }
 
     /// When the next thing is to be deleted.
-    pub(super) fn wake(&self) -> Option<Timestamp> {
+    pub(super) fn wake(&self) -> Option<StoreTime> {
         self.sweeps.iter().filter_map(|sweep| sweep.wake).chain(self.tombstones).chain(self.requests).min()
     }
 
@@ -74,20 +74,27 @@ impl Sweeping {
         (self.tombstones, self.requests) = (Some(AT_ONCE), Some(AT_ONCE));
     }
 
+    /// What has ended may be older than was known.
+    pub(super) fn look_again(&mut self) {
+        for sweep in &mut self.sweeps {
+            sweep.wake = Some(AT_ONCE);
+        }
+    }
+
     /// A job has ended.
-    pub(super) fn ended(&mut self, now: Timestamp) {
+    pub(super) fn ended(&mut self, now: StoreTime) {
         for sweep in &mut self.sweeps {
             sweep.wake.get_or_insert_with(|| rested(now.after(sweep.keep), now));
         }
     }
 
     /// A job was deleted.
-    pub(super) fn deleted(&mut self, now: Timestamp) {
+    pub(super) fn deleted(&mut self, now: StoreTime) {
         self.tombstones.get_or_insert(now.after(TOMBSTONE_LIFE));
     }
 
     /// A request has lost its last job.
-    pub(super) fn request_gone(&mut self, now: Timestamp) {
+    pub(super) fn request_gone(&mut self, now: StoreTime) {
         self.requests.get_or_insert(now.after(TOMBSTONE_LIFE));
     }
 }
@@ -177,16 +184,16 @@ impl<R: Rows> Engine<R> {
     /// The next bite of all that is due.
     pub(super) fn retain(
         &mut self,
-        now: Timestamp,
         mut budget: usize,
         progressing: &mut Progressing,
     ) -> Result<(), StoreError> {
+        let now = self.times.retention();
         for index in 0..self.sweeping.sweeps.len() {
             if budget > 0 {
                 self.sweep(index, now, &mut budget, progressing)?;
             }
         }
-        let old = before(now, TOMBSTONE_LIFE);
+        let old = now.before(TOMBSTONE_LIFE);
         if budget > 0 && self.sweeping.tombstones.is_some_and(|due| due <= now) {
             let Pruned { count, last, next } = self.rows.prune_tombstones(old, budget)?;
             budget = budget.saturating_sub(count);
@@ -208,7 +215,7 @@ impl<R: Rows> Engine<R> {
     fn sweep(
         &mut self,
         index: usize,
-        now: Timestamp,
+        now: StoreTime,
         budget: &mut usize,
         progressing: &mut Progressing,
     ) -> Result<(), StoreError> {
@@ -217,14 +224,17 @@ impl<R: Rows> Engine<R> {
             return Ok(());
         };
         let (keep, cursor) = (*keep, *cursor);
-        let Unchanged { mut ended, seen, reached, next } =
-            self.rows.unchanged(cursor, before(now, keep), *budget)?;
+        // By when the change happened, and not by what the clock said then.
+        let steps = &self.names.steps;
+        let is_old = |position, wall| steps.counted(position, wall) < now.before(keep);
+        let Unchanged { mut ended, seen, reached, next } = self.rows.unchanged(cursor, &is_old, *budget)?;
+        let next = next.map(|(position, wall)| steps.counted(position, wall));
         *budget = budget.saturating_sub(seen);
         // In the order of the table's key: what was accepted together lies together.
         ended.retain(|job| self.is_over(job, keep));
         ended.sort_by_key(|job| job.id);
         for job in &ended {
-            self.delete(job, now, progressing)?;
+            self.delete(job, progressing)?;
         }
         let whole = *budget > 0;
         if let Some(sweep) = self.sweeping.sweeps.get_mut(index) {
@@ -261,6 +271,6 @@ pub(super) fn bite(batch: &Batch) -> usize {
     }
 }
 
-fn rested(due: Timestamp, now: Timestamp) -> Timestamp {
+fn rested(due: StoreTime, now: StoreTime) -> StoreTime {
     due.max(now.after(REST))
 }

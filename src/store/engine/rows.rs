@@ -8,7 +8,10 @@ use crate::{
     clock::Timestamp,
     config::Retention,
     job::{AttemptRecord, Job, JobId, Name, Output, Position, Spec},
-    store::{QueueInfo, StoreError, Tally, Tombstone},
+    store::{
+        QueueInfo, StoreError, Tally, Tombstone,
+        steps::{Step, StoreTime},
+    },
 };
 
 /// Keeps rows, and nothing but rows: every rule is the engine's. All calls between [`Rows::begin`] and
@@ -54,18 +57,20 @@ pub(crate) trait Rows: Send {
         limit: usize,
         found: &mut Vec<Place>,
     ) -> Result<(), StoreError>;
-    /// Waiting jobs whose time has come, in the order of their times.
-    fn due(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError>;
-    fn next_due(&mut self) -> Result<Option<Timestamp>, StoreError>;
+    /// Waiting jobs whose time has come, in the order of their times: scheduled ones by the wall clock, others by the
+    /// time by which backoffs count.
+    fn due(&mut self, now: Timestamp, backoffs: StoreTime, limit: usize) -> Result<Vec<Job>, StoreError>;
+    fn next_due(&mut self) -> Result<NextDue, StoreError>;
     /// Waiting jobs whose time is over without an attempt, in the order of their times.
     fn expiring(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError>;
     fn next_expiry(&mut self) -> Result<Option<Timestamp>, StoreError>;
-    /// The jobs whose latest change comes after the place `after` and happened before `before`, in the feed's order up to
-    /// the first that changed later; looks at no more than `limit` jobs, and returns those that have ended.
+    /// The jobs whose latest change comes after the place `after`, in the feed's order up to the first that is not old by
+    /// the place and the wall-clock time of its change; looks at no more than `limit` jobs, and returns those that have
+    /// ended.
     fn unchanged(
         &mut self,
         after: Position,
-        before: Timestamp,
+        is_old: &dyn Fn(Position, Timestamp) -> bool,
         limit: usize,
     ) -> Result<Unchanged, StoreError>;
     /// Jobs of a queue that neither run nor have ended, by id, from above `after` up to `last`; looks at no more than
@@ -83,11 +88,11 @@ pub(crate) trait Rows: Send {
     /// Whether any of `count` jobs with consecutive ids is there.
     fn any_job(&mut self, first: JobId, count: u32) -> Result<bool, StoreError>;
     /// Remembers since when a request's jobs have been gone.
-    fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError>;
+    fn request_gone(&mut self, key: &[u8; 16], at: StoreTime) -> Result<(), StoreError>;
     /// Forgets requests whose jobs have been gone since before `before`, at most `limit`.
-    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError>;
+    fn prune_requests(&mut self, before: StoreTime, limit: usize) -> Result<Pruned, StoreError>;
     /// Forgets tombstones from before `before`, at most `limit`.
-    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError>;
+    fn prune_tombstones(&mut self, before: StoreTime, limit: usize) -> Result<Pruned, StoreError>;
 
     fn put_kind(&mut self, kind: &Name) -> Result<(), StoreError>;
     fn put_queue(&mut self, queue: &QueueInfo, deleted: bool) -> Result<(), StoreError>;
@@ -100,6 +105,8 @@ pub(crate) trait Rows: Send {
         bytes: i64,
     ) -> Result<(), StoreError>;
     fn put_counters(&mut self, counters: &Counters) -> Result<(), StoreError>;
+    /// Replaces all notes of how the clock was set.
+    fn put_steps(&mut self, steps: &[Step]) -> Result<(), StoreError>;
     fn put_purge(&mut self, purge: &Purge) -> Result<(), StoreError>;
     fn delete_purge(&mut self, number: i64) -> Result<(), StoreError>;
     /// Remembers how far the sweep for what is kept for `keep` has come.
@@ -119,6 +126,7 @@ pub(crate) struct Loaded {
     pub(crate) purges: Vec<Purge>,
     pub(crate) sweeps: Vec<(Duration, Position)>,
     pub(crate) retention: Option<Retention>,
+    pub(crate) steps: Vec<Step>,
 }
 
 /// What has been set aside.
@@ -130,7 +138,14 @@ pub(crate) struct SetAside {
     pub(crate) tallies: Vec<Tally>,
 }
 
-/// Numbers that only grow.
+/// When the first of those that wait is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct NextDue {
+    pub(crate) scheduled: Option<Timestamp>,
+    pub(crate) backoff: Option<StoreTime>,
+}
+
+/// Numbers that only grow, but for what the clock says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Counters {
     pub(crate) position: i64,
@@ -138,6 +153,21 @@ pub(crate) struct Counters {
     pub(crate) last_lease: i64,
     pub(crate) floor: i64,
     pub(crate) last_purge: i64,
+    /// Absent in a new store.
+    pub(crate) times: Option<KeptTimes>,
+}
+
+/// What was known of time when the store was last changed: see `engine/times.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeptTimes {
+    /// What the clock said.
+    pub(crate) wall: Timestamp,
+    /// The time by which backoffs count.
+    pub(crate) backoffs: StoreTime,
+    /// The time by which retention counts.
+    pub(crate) retention: StoreTime,
+    /// Up to when, by the clock, retention has counted.
+    pub(crate) counted: Timestamp,
 }
 
 /// The jobs of one kind in one queue, in their own order.
@@ -175,8 +205,8 @@ pub(crate) struct Unchanged {
     pub(crate) seen: usize,
     /// The place of the last job that was looked at; `after` where there was none.
     pub(crate) reached: Position,
-    /// When the first job changed that comes after those and changed too late.
-    pub(crate) next: Option<Timestamp>,
+    /// Where and when the first job changed that comes after those and is not old.
+    pub(crate) next: Option<(Position, Timestamp)>,
 }
 
 /// What has been forgotten.
@@ -187,7 +217,7 @@ pub(crate) struct Pruned {
     /// The last place in the feed, of tombstones.
     pub(crate) last: Option<Position>,
     /// Since when the oldest of the others has been there.
-    pub(crate) next: Option<Timestamp>,
+    pub(crate) next: Option<StoreTime>,
 }
 
 /// What is kept of a request that may be repeated.

@@ -30,9 +30,10 @@ impl<R: Rows> Engine<R> {
             let Some(spec) = spec else { continue };
             self.counters.position += 1;
             let position = Position(self.counters.position);
-            let tombstone = Tombstone { id, position, deleted: now, spec };
+            let deleted = self.times.retention();
+            let tombstone = Tombstone { id, position, deleted, spec };
             self.rows.insert_tombstone(&tombstone)?;
-            self.sweeping.deleted(now);
+            self.sweeping.deleted(deleted);
             progressing.applied.changes.push(Change::Deleted(tombstone));
         }
         Ok(())

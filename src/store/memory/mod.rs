@@ -1,24 +1,25 @@
 //! A store in memory: for throw-away servers, and the model that tests compare other stores with.
 
 mod reader;
+mod tables;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    ops::Bound,
-    sync::Arc,
-    time::Duration,
-};
+use std::{ops::Bound, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
 use reader::{MemoryReader, tallies};
+use tables::{Kept, Tables, backoff_of};
 
 use super::{
-    Applied, Batch, Identity, Incarnation, Names, QueueInfo, Reader, Store, StoreError, Tombstone,
+    Applied, Batch, Identity, Incarnation, Names, QueueInfo, Reader, Store, StoreError, StoreTime, Tombstone,
     engine::{
         Engine, EngineSetup,
-        rows::{Counters, Lane, Loaded, Place, Pruned, Purge, RequestRow, Rows, Unchanged, Waiting, corrupt},
+        rows::{
+            Counters, Lane, Loaded, NextDue, Place, Pruned, Purge, RequestRow, Rows, Unchanged, Waiting,
+            corrupt,
+        },
     },
+    steps::Step,
 };
 use crate::{
     clock::Timestamp,
@@ -83,86 +84,6 @@ impl Store for MemoryStore {
     }
 }
 
-#[derive(Default)]
-struct Tables {
-    jobs: BTreeMap<JobId, Kept>,
-    by_position: BTreeMap<Position, JobId>,
-    ready: HashMap<Lane, BTreeSet<Place>>,
-    due: BTreeSet<(Timestamp, JobId)>,
-    expiring: BTreeSet<(Timestamp, JobId)>,
-    requests: HashMap<[u8; 16], (RequestRow, Option<Timestamp>)>,
-    requests_gone: BTreeSet<(Timestamp, [u8; 16])>,
-    tombstones: BTreeMap<Position, Tombstone>,
-    tallies: HashMap<(u32, u32, u8), (i64, i64)>,
-    queues: BTreeMap<u32, (QueueInfo, bool)>,
-    purges: BTreeMap<i64, Purge>,
-    sweeps: BTreeMap<Duration, Position>,
-    retention: Option<Retention>,
-    counters: Counters,
-}
-
-struct Kept {
-    job: Arc<Job>,
-    payload: Bytes,
-    attempts: Vec<AttemptRecord>,
-    result: Option<Output>,
-    output_tail: String,
-}
-
-impl Tables {
-    fn index(&mut self, job: &Job) {
-        self.by_position.insert(job.position, job.id);
-        self.expiring.extend(expiry_of(job));
-        match job.state {
-            State::Queued { order } => {
-                let (lane, place) = place_of(job, order);
-                self.ready.entry(lane).or_default().insert(place);
-            }
-            State::Scheduled { due } | State::BackingOff { due } => {
-                self.due.insert((due, job.id));
-            }
-            State::Running { .. }
-            | State::Cancelling { .. }
-            | State::Succeeded
-            | State::Failed
-            | State::Cancelled
-            | State::Expired => {}
-        }
-    }
-
-    fn unindex(&mut self, job: &Job) {
-        self.by_position.remove(&job.position);
-        if let Some(expiry) = expiry_of(job) {
-            self.expiring.remove(&expiry);
-        }
-        match job.state {
-            State::Queued { order } => {
-                let (lane, place) = place_of(job, order);
-                self.ready.entry(lane).or_default().remove(&place);
-            }
-            State::Scheduled { due } | State::BackingOff { due } => {
-                self.due.remove(&(due, job.id));
-            }
-            State::Running { .. }
-            | State::Cancelling { .. }
-            | State::Succeeded
-            | State::Failed
-            | State::Cancelled
-            | State::Expired => {}
-        }
-    }
-}
-
-fn expiry_of(job: &Job) -> Option<(Timestamp, JobId)> {
-    let waits = matches!(job.state, State::Scheduled { .. } | State::Queued { .. }) && job.attempt == 0;
-    job.spec.expires.filter(|_| waits).map(|expires| (expires, job.id))
-}
-
-fn place_of(job: &Job, order: Position) -> (Lane, Place) {
-    let lane = Lane { queue: job.spec.queue.number, kind: job.spec.kind.number };
-    (lane, Place { rank: job.spec.priority.saturating_neg(), order, id: job.id })
-}
-
 /// Rows in memory. A transaction holds the lock, so that readers see all of it or nothing.
 pub(crate) struct MemoryRows {
     tables: Arc<RwLock<Tables>>,
@@ -172,9 +93,13 @@ pub(crate) struct MemoryRows {
 
 impl MemoryRows {
     fn with<T>(&mut self, work: impl FnOnce(&mut Tables) -> T) -> T {
+        self.with_names(|tables, _| work(tables))
+    }
+
+    fn with_names<T>(&mut self, work: impl FnOnce(&mut Tables, &Names) -> T) -> T {
         match &mut self.transaction {
-            Some(tables) => work(tables),
-            None => work(&mut self.tables.write()),
+            Some(tables) => work(tables, &self.names),
+            None => work(&mut self.tables.write(), &self.names),
         }
     }
 }
@@ -196,6 +121,7 @@ impl Rows for MemoryRows {
                 purges: tables.purges.values().cloned().collect(),
                 sweeps: tables.sweeps.iter().map(|(keep, cursor)| (*keep, *cursor)).collect(),
                 retention: tables.retention,
+                steps: tables.steps.clone(),
             })
         })
     }
@@ -215,48 +141,48 @@ impl Rows for MemoryRows {
     }
 
     fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError> {
-        Ok(self.with(|tables| tables.jobs.get(&id).map(|kept| Job::clone(&kept.job))))
+        Ok(self.with_names(|tables, names| {
+            tables.jobs.get(&id).map(|kept| Arc::unwrap_or_clone(kept.shown(names)))
+        }))
     }
 
     fn job_and_payload(&mut self, id: JobId) -> Result<Option<(Job, Option<Bytes>)>, StoreError> {
-        Ok(self.with(|tables| {
-            tables.jobs.get(&id).map(|kept| (Job::clone(&kept.job), Some(kept.payload.clone())))
+        Ok(self.with_names(|tables, names| {
+            let kept = tables.jobs.get(&id)?;
+            Some((Arc::unwrap_or_clone(kept.shown(names)), Some(kept.payload.clone())))
         }))
     }
 
     fn insert_job(&mut self, job: &Job, payload: &Bytes) -> Result<(), StoreError> {
-        self.with(|tables| {
-            tables.index(job);
-            let kept = Kept {
-                job: Arc::new(job.clone()),
-                payload: payload.clone(),
-                attempts: Vec::new(),
-                result: None,
-                output_tail: String::new(),
-            };
+        self.with_names(|tables, names| {
+            let kept = Kept::new(job, payload.clone(), names);
+            tables.index(job, kept.backoff);
             tables.jobs.insert(job.id, kept);
         });
         Ok(())
     }
 
     fn update_job(&mut self, before: &Job, after: &Job) -> Result<(), StoreError> {
-        self.with(|tables| {
+        self.with_names(|tables, names| {
             let Some(kept) =
                 tables.jobs.get_mut(&before.id).filter(|kept| kept.job.revision == before.revision)
             else {
                 return corrupt(format!("job {} is not at revision {}", before.id, before.revision));
             };
+            let backoff = backoff_of(after, names);
             let old = std::mem::replace(&mut kept.job, Arc::new(after.clone()));
-            tables.unindex(&old);
-            tables.index(after);
+            let old_backoff = std::mem::replace(&mut kept.backoff, backoff);
+            tables.unindex(&old, old_backoff);
+            tables.index(after, backoff);
             Ok(())
         })
     }
 
     fn delete_job(&mut self, job: &Job, tombstone: &Tombstone) -> Result<(), StoreError> {
         self.with(|tables| {
-            tables.unindex(job);
-            tables.jobs.remove(&job.id);
+            if let Some(kept) = tables.jobs.remove(&job.id) {
+                tables.unindex(&kept.job, kept.backoff);
+            }
         });
         self.insert_tombstone(tombstone)
     }
@@ -301,15 +227,25 @@ impl Rows for MemoryRows {
         Ok(())
     }
 
-    fn due(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
-        Ok(self.with(|tables| {
-            let due = tables.due.iter().take_while(|(due, _)| *due <= now).take(limit);
-            due.filter_map(|(_, id)| tables.jobs.get(id)).map(|kept| Job::clone(&kept.job)).collect()
+    fn due(&mut self, now: Timestamp, backoffs: StoreTime, limit: usize) -> Result<Vec<Job>, StoreError> {
+        Ok(self.with_names(|tables, names| {
+            let scheduled = tables.scheduled.iter().take_while(|(due, _)| *due <= now).map(|(_, id)| id);
+            let backing_off =
+                tables.backing_off.iter().take_while(|(due, _)| *due <= backoffs).map(|(_, id)| id);
+            let due = scheduled.take(limit).chain(backing_off.take(limit));
+            let mut due: Vec<_> =
+                due.filter_map(|id| tables.jobs.get(id)).map(|kept| kept.shown(names)).collect();
+            due.sort_by_key(|job| (job.state.due(), job.id));
+            due.truncate(limit);
+            due.into_iter().map(Arc::unwrap_or_clone).collect()
         }))
     }
 
-    fn next_due(&mut self) -> Result<Option<Timestamp>, StoreError> {
-        Ok(self.with(|tables| tables.due.first().map(|(due, _)| *due)))
+    fn next_due(&mut self) -> Result<NextDue, StoreError> {
+        Ok(self.with(|tables| NextDue {
+            scheduled: tables.scheduled.first().map(|(due, _)| *due),
+            backoff: tables.backing_off.first().map(|(due, _)| *due),
+        }))
     }
 
     fn expiring(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
@@ -326,7 +262,7 @@ impl Rows for MemoryRows {
     fn unchanged(
         &mut self,
         after: Position,
-        before: Timestamp,
+        is_old: &dyn Fn(Position, Timestamp) -> bool,
         limit: usize,
     ) -> Result<Unchanged, StoreError> {
         Ok(self.with(|tables| {
@@ -334,8 +270,8 @@ impl Rows for MemoryRows {
             let later = tables.by_position.range((Bound::Excluded(after), Bound::Unbounded)).take(limit);
             for (position, id) in later {
                 let Some(Kept { job, .. }) = tables.jobs.get(id) else { continue };
-                if job.updated >= before {
-                    unchanged.next = Some(job.updated);
+                if !is_old(job.position, job.updated) {
+                    unchanged.next = Some((job.position, job.updated));
                     break;
                 }
                 unchanged.seen += 1;
@@ -359,7 +295,7 @@ impl Rows for MemoryRows {
         if last <= after {
             return Ok(Waiting::default());
         }
-        Ok(self.with(|tables| {
+        Ok(self.with_names(|tables, names| {
             let (mut jobs, mut seen, mut reached) = (Vec::new(), 0, after);
             for (id, kept) in tables.jobs.range((Bound::Excluded(after), Bound::Included(last))).take(budget)
             {
@@ -370,7 +306,7 @@ impl Rows for MemoryRows {
                     State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. }
                 );
                 if waits && kept.job.spec.queue.number == queue {
-                    jobs.push(Job::clone(&kept.job));
+                    jobs.push(Arc::unwrap_or_clone(kept.shown(names)));
                 }
             }
             Waiting { jobs, seen, next: (seen == budget).then_some(reached) }
@@ -390,7 +326,7 @@ impl Rows for MemoryRows {
         Ok(self.with(|tables| tables.jobs.range(first..first.plus(i64::from(count))).next().is_some()))
     }
 
-    fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError> {
+    fn request_gone(&mut self, key: &[u8; 16], at: StoreTime) -> Result<(), StoreError> {
         self.with(|tables| {
             if let Some((_, gone)) = tables.requests.get_mut(key) {
                 if let Some(earlier) = gone.replace(at) {
@@ -402,7 +338,7 @@ impl Rows for MemoryRows {
         Ok(())
     }
 
-    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+    fn prune_requests(&mut self, before: StoreTime, limit: usize) -> Result<Pruned, StoreError> {
         Ok(self.with(|tables| {
             let mut pruned = Pruned::default();
             while let Some((gone, key)) = tables.requests_gone.first().copied() {
@@ -418,7 +354,7 @@ impl Rows for MemoryRows {
         }))
     }
 
-    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+    fn prune_tombstones(&mut self, before: StoreTime, limit: usize) -> Result<Pruned, StoreError> {
         Ok(self.with(|tables| {
             let mut pruned = Pruned::default();
             while let Some((position, tombstone)) = tables.tombstones.first_key_value() {
@@ -458,6 +394,11 @@ impl Rows for MemoryRows {
 
     fn put_counters(&mut self, counters: &Counters) -> Result<(), StoreError> {
         self.with(|tables| tables.counters = *counters);
+        Ok(())
+    }
+
+    fn put_steps(&mut self, steps: &[Step]) -> Result<(), StoreError> {
+        self.with(|tables| tables.steps = steps.to_vec());
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::{ops::Bound, sync::Arc};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::{Kept, Tables};
+use super::tables::{Kept, Tables};
 use crate::{
     clock::Timestamp,
     job::{AttemptRecord, Job, JobId, Name, Position, StateName},
@@ -22,25 +22,31 @@ pub(super) struct MemoryReader {
     pub(super) identity: Identity,
 }
 
+impl MemoryReader {
+    fn job_of(&self, kept: &Kept) -> Job {
+        Arc::unwrap_or_clone(kept.shown(&self.names))
+    }
+}
+
 impl Reader for MemoryReader {
     fn identity(&self) -> Identity {
         self.identity.clone()
     }
 
     fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        Ok(self.tables.read().jobs.get(&id).map(|kept| Job::clone(&kept.job)))
+        Ok(self.tables.read().jobs.get(&id).map(|kept| self.job_of(kept)))
     }
 
     fn jobs(&self, ids: &[JobId]) -> Result<(Vec<Option<Job>>, Position), StoreError> {
         let tables = self.tables.read();
-        let jobs = ids.iter().map(|id| tables.jobs.get(id).map(|kept| Job::clone(&kept.job)));
+        let jobs = ids.iter().map(|id| tables.jobs.get(id).map(|kept| self.job_of(kept)));
         Ok((jobs.collect(), Position(tables.counters.position)))
     }
 
     fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError> {
         let tables = self.tables.read();
         Ok(tables.jobs.get(&id).map(|kept| {
-            let job = Job::clone(&kept.job);
+            let job = self.job_of(kept);
             let mut attempts = kept.attempts.clone();
             let succeeded = job.state.name() == StateName::Succeeded;
             if let Some(started) = job.started.filter(|_| succeeded || job.state.lease().is_some()) {
@@ -93,7 +99,7 @@ impl Reader for MemoryReader {
         };
         for (seen, (id, kept)) in jobs.enumerate() {
             if filter.matches(&kept.job) {
-                page.jobs.push(Arc::clone(&kept.job));
+                page.jobs.push(kept.shown(&self.names));
             }
             if seen + 1 == scan.budget || page.jobs.len() == scan.limit {
                 page.next = Some(*id);
@@ -111,7 +117,7 @@ impl Reader for MemoryReader {
             .range(from)
             .take(limit)
             .filter_map(|(_, id)| tables.jobs.get(id))
-            .map(|kept| Change::Job { job: Arc::clone(&kept.job), before: None });
+            .map(|kept| Change::Job { job: kept.shown(&self.names), before: None });
         let tombstones =
             tables.tombstones.range(from).take(limit).map(|(_, gone)| Change::Deleted(gone.clone()));
         let mut entries: Vec<_> = jobs.chain(tombstones).collect();
@@ -142,7 +148,8 @@ impl Reader for MemoryReader {
         let tables = self.tables.read();
         let lanes = tables.ready.iter().filter(|(lane, _)| lane.queue == queue.number);
         let firsts = lanes.filter_map(|(_, places)| places.first());
-        Ok(firsts.filter_map(|place| tables.jobs.get(&place.id)).map(|kept| kept.job.updated).min())
+        let since = |job: &Job| self.names.steps.seen_from_now(job.position, job.updated);
+        Ok(firsts.filter_map(|place| tables.jobs.get(&place.id)).map(|kept| since(&kept.job)).min())
     }
 
     fn size(&self) -> Result<StoreSize, StoreError> {

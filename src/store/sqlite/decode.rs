@@ -34,6 +34,7 @@ pub(super) enum Table {
     Purge,
     Sweep,
     Retention,
+    Step,
     /// Its rows are counted anew instead.
     Tally,
 }
@@ -47,6 +48,7 @@ impl Table {
             Table::Purge => "purge",
             Table::Sweep => "sweep",
             Table::Retention => "retention",
+            Table::Step => "step",
             Table::Tally => "tally",
         }
     }
@@ -57,6 +59,7 @@ impl Table {
             Table::Queue | Table::Kind | Table::Purge => "number",
             Table::Sweep => "keep_us",
             Table::Retention => "one",
+            Table::Step => "position",
             Table::Tally => "queue",
         }
     }
@@ -159,7 +162,13 @@ pub(super) fn set_aside(
             })
             .optional()?
             .flatten(),
-        Table::Queue | Table::Kind | Table::Purge | Table::Sweep | Table::Retention | Table::Tally => None,
+        Table::Queue
+        | Table::Kind
+        | Table::Purge
+        | Table::Sweep
+        | Table::Retention
+        | Table::Step
+        | Table::Tally => None,
     };
     connection
         .prepare_cached(
@@ -167,7 +176,7 @@ pub(super) fn set_aside(
         )?
         .execute(params![name, key, now.as_micros(), why, content])?;
     match table {
-        Table::Job | Table::Purge | Table::Sweep | Table::Retention => {
+        Table::Job | Table::Purge | Table::Sweep | Table::Retention | Table::Step => {
             connection.execute(&format!("DELETE FROM {name} WHERE {key_column} = ?1"), [key])?;
         }
         Table::Queue => {
@@ -197,7 +206,7 @@ pub(super) fn shown(table: Table, key: i64) -> String {
     match table {
         Table::Job => format!("job {}", JobId::from_raw(key)),
         Table::Queue | Table::Kind | Table::Purge => format!("{} {key}", table.name()),
-        Table::Sweep | Table::Retention | Table::Tally => table.name().to_owned(),
+        Table::Sweep | Table::Retention | Table::Step | Table::Tally => table.name().to_owned(),
     }
 }
 

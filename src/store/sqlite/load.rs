@@ -9,11 +9,13 @@ use super::{
     row::{JOB_COLUMNS, load_names},
 };
 use crate::{
+    clock::Timestamp,
     config::{Keep, QueueRetention, QueueSettings, Retention, WhenFull},
     job::{Job, JobId, Name, Position, StateName},
     store::{
-        QueueInfo, StoreError, Tally,
-        engine::rows::{Counters, Loaded, Purge, corrupt, named},
+        QueueInfo, StoreError, StoreTime, Tally,
+        engine::rows::{Counters, KeptTimes, Loaded, Purge, corrupt, named},
+        steps::Step,
     },
 };
 
@@ -67,6 +69,19 @@ pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded,
             },
         )?
         .pop(),
+        steps: read_rows(
+            connection,
+            decoder,
+            Table::Step,
+            "SELECT position, of_retention, of_backoffs FROM step ORDER BY position",
+            |row| {
+                Ok(Step {
+                    position: Position(row.get(0)?),
+                    of_retention: row.get(1)?,
+                    of_backoffs: row.get(2)?,
+                })
+            },
+        )?,
     })
 }
 
@@ -92,15 +107,26 @@ fn read_rows<T>(
 
 fn read_counters(connection: &Connection) -> Result<Counters, StoreError> {
     let read = connection.query_row(
-        "SELECT position, last_id, last_lease, floor, last_purge FROM counters",
+        "SELECT position, last_id, last_lease, floor, last_purge, wall, backoffs, retention, counted FROM counters",
         [],
         |row| {
+            let wall: Option<i64> = row.get(5)?;
+            let time = |index| row.get(index).map(StoreTime::from_micros);
+            let kept = |wall: i64| -> rusqlite::Result<KeptTimes> {
+                Ok(KeptTimes {
+                    wall: Timestamp::from_micros(wall),
+                    backoffs: time(6)?,
+                    retention: time(7)?,
+                    counted: Timestamp::from_micros(row.get(8)?),
+                })
+            };
             Ok(Counters {
                 position: row.get(0)?,
                 last_id: row.get(1)?,
                 last_lease: row.get(2)?,
                 floor: row.get(3)?,
                 last_purge: row.get(4)?,
+                times: wall.map(kept).transpose()?,
             })
         },
     );
@@ -181,6 +207,39 @@ fn declared_to_number(queue: &QueueInfo) -> i64 {
         (false, true) => FORMERLY_DECLARED,
         (false, false) => 0,
     }
+}
+
+pub(super) fn write_counters(connection: &Connection, counters: &Counters) -> Result<(), StoreError> {
+    let times = counters.times;
+    connection
+        .prepare_cached(
+            "UPDATE counters SET position = ?1, last_id = ?2, last_lease = ?3, floor = ?4, last_purge = ?5, \
+             wall = ?6, backoffs = ?7, retention = ?8, counted = ?9",
+        )?
+        .execute(params![
+            counters.position,
+            counters.last_id,
+            counters.last_lease,
+            counters.floor,
+            counters.last_purge,
+            times.map(|times| times.wall.as_micros()),
+            times.map(|times| times.backoffs.as_micros()),
+            times.map(|times| times.retention.as_micros()),
+            times.map(|times| times.counted.as_micros()),
+        ])?;
+    Ok(())
+}
+
+pub(super) fn write_steps(connection: &Connection, steps: &[Step]) -> Result<(), StoreError> {
+    connection.prepare_cached("DELETE FROM step")?.execute([])?;
+    for Step { position, of_retention, of_backoffs } in steps {
+        connection.prepare_cached("INSERT INTO step VALUES (?1, ?2, ?3)")?.execute(params![
+            position.0,
+            of_retention,
+            of_backoffs
+        ])?;
+    }
+    Ok(())
 }
 
 /// Every queue, deleted ones included, once all names are loaded. One whose row is missing although it has jobs has the

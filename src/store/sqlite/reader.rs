@@ -256,22 +256,25 @@ impl Reader for SqliteReader {
 
     fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError> {
         self.read(|connection| {
-            let mut oldest: Option<i64> = None;
+            let mut oldest: Option<Timestamp> = None;
             let mut lanes = connection
                 .prepare_cached("SELECT kind FROM tally WHERE queue = ?1 AND state = 3 AND jobs > 0")?;
             let mut lanes = lanes.query([queue.number])?;
             while let Some(lane) = lanes.next()? {
                 let kind: u32 = lane.get(0)?;
-                let first: Option<i64> = connection
+                let first = connection
                     .prepare_cached(
-                        "SELECT updated FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
+                        "SELECT position, updated FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
                          ORDER BY rank, detail LIMIT 1",
                     )?
-                    .query_row(params![queue.number, kind], |row| row.get(0))
+                    .query_row(params![queue.number, kind], |row| {
+                        let updated = Timestamp::from_micros(row.get(1)?);
+                        Ok(self.decoder.names.steps.seen_from_now(Position(row.get(0)?), updated))
+                    })
                     .optional()?;
-                oldest = [oldest, first].into_iter().flatten().min();
+                oldest = oldest.into_iter().chain(first).min();
             }
-            Ok(oldest.map(Timestamp::from_micros))
+            Ok(oldest)
         })
     }
 

@@ -11,7 +11,7 @@ use crate::{
     clock::Timestamp,
     job::{Job, JobId, LeaseToken, Position, RetryPolicy, Spec, State, StateName},
     store::{
-        Names, StoreError, Tombstone,
+        Names, StoreError, StoreTime, Tombstone,
         engine::rows::{corrupt, named},
     },
 };
@@ -34,7 +34,7 @@ pub(super) fn read_job(row: &Row<'_>, names: &Names) -> Result<Job, StoreError> 
     let rank: i8 = row.get(4)?;
     Ok(Job {
         id,
-        state: state_of(id, state, detail)?,
+        state: state_of(id, state, detail, names)?,
         revision: row.get(6)?,
         position: Position(row.get(7)?),
         attempt: row.get(8)?,
@@ -65,7 +65,7 @@ pub(super) fn read_tombstone(row: &Row<'_>, names: &Names) -> Result<Tombstone, 
     Ok(Tombstone {
         position: Position(row.get(0)?),
         id: JobId::from_raw(row.get(1)?),
-        deleted: Timestamp::from_micros(row.get(2)?),
+        deleted: StoreTime::from_micros(row.get(2)?),
         spec: Arc::new(Spec {
             queue: named(&names.queues, row.get(3)?)?,
             kind: named(&names.kinds, row.get(4)?)?,
@@ -132,7 +132,7 @@ pub(super) fn load_names(connection: &Connection, decoder: &Decoder) -> Result<(
     Ok(())
 }
 
-fn state_of(id: JobId, state: i64, detail: Option<i64>) -> Result<State, StoreError> {
+fn state_of(id: JobId, state: i64, detail: Option<i64>, names: &Names) -> Result<State, StoreError> {
     let detail_of = |what: &str| match detail {
         Some(detail) => Ok(detail),
         None => corrupt(format!("job {id} has no {what}")),
@@ -144,7 +144,8 @@ fn state_of(id: JobId, state: i64, detail: Option<i64>) -> Result<State, StoreEr
         Some(StateName::Queued) => State::Queued { order: Position(detail_of("place in line")?) },
         Some(StateName::Running) => State::Running { lease: LeaseToken::from_raw(detail_of("lease")?) },
         Some(StateName::BackingOff) => {
-            State::BackingOff { due: Timestamp::from_micros(detail_of("due time")?) }
+            let due = StoreTime::from_micros(detail_of("due time")?);
+            State::BackingOff { due: names.steps.wall_of_backoff(due) }
         }
         Some(StateName::Cancelling) => State::Cancelling { lease: LeaseToken::from_raw(detail_of("lease")?) },
         Some(StateName::Succeeded) => State::Succeeded,
@@ -156,9 +157,10 @@ fn state_of(id: JobId, state: i64, detail: Option<i64>) -> Result<State, StoreEr
 }
 
 /// What goes with a state, as a number.
-pub(super) fn detail_of(state: State) -> Option<i64> {
+pub(super) fn detail_of(state: State, names: &Names) -> Option<i64> {
     match state {
-        State::Scheduled { due } | State::BackingOff { due } => Some(due.as_micros()),
+        State::Scheduled { due } => Some(due.as_micros()),
+        State::BackingOff { due } => Some(names.steps.backoff_of_wall(due).as_micros()),
         State::Queued { order } => Some(order.0),
         State::Running { lease } | State::Cancelling { lease } => Some(lease.as_i64()),
         State::Succeeded | State::Failed | State::Cancelled | State::Expired => None,

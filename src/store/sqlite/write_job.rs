@@ -10,11 +10,16 @@ use super::{
 use crate::{
     clock::Timestamp,
     job::{Job, RetryPolicy},
-    store::{StoreError, engine::rows::corrupt},
+    store::{Names, StoreError, engine::rows::corrupt},
 };
 
 /// Writes a new job.
-pub(super) fn insert_job(connection: &Connection, job: &Job, payload: &Bytes) -> Result<(), StoreError> {
+pub(super) fn insert_job(
+    connection: &Connection,
+    names: &Names,
+    job: &Job,
+    payload: &Bytes,
+) -> Result<(), StoreError> {
     let spec = &job.spec;
     let retry = (spec.retry != RetryPolicy::DEFAULT).then_some(&spec.retry);
     let inline = (payload.len() <= INLINE_PAYLOAD_MAX_BYTES).then_some(&payload[..]);
@@ -28,7 +33,7 @@ pub(super) fn insert_job(connection: &Connection, job: &Job, payload: &Bytes) ->
         spec.kind.number,
         job.state.name() as u8,
         spec.priority.saturating_neg(),
-        detail_of(job.state),
+        detail_of(job.state, names),
         job.revision as i64,
         job.position.0,
         job.attempt,
@@ -53,7 +58,12 @@ pub(super) fn insert_job(connection: &Connection, job: &Job, payload: &Bytes) ->
 }
 
 /// Replaces `before`, which must be what is kept.
-pub(super) fn update_job(connection: &Connection, before: &Job, after: &Job) -> Result<(), StoreError> {
+pub(super) fn update_job(
+    connection: &Connection,
+    names: &Names,
+    before: &Job,
+    after: &Job,
+) -> Result<(), StoreError> {
     // Texts are written only where they changed: most jobs never have any.
     let texts_same = before.progress == after.progress && before.failure == after.failure;
     let changed = if texts_same {
@@ -66,7 +76,7 @@ pub(super) fn update_job(connection: &Connection, before: &Job, after: &Job) -> 
                 before.id.raw(),
                 before.revision as i64,
                 after.state.name() as u8,
-                detail_of(after.state),
+                detail_of(after.state, names),
                 after.revision as i64,
                 after.position.0,
                 after.attempt,
@@ -86,7 +96,7 @@ pub(super) fn update_job(connection: &Connection, before: &Job, after: &Job) -> 
                 before.id.raw(),
                 before.revision as i64,
                 after.state.name() as u8,
-                detail_of(after.state),
+                detail_of(after.state, names),
                 after.revision as i64,
                 after.position.0,
                 after.attempt,

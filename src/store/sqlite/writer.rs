@@ -7,7 +7,9 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::{
     decode::{Decoder, Table, set_aside},
-    load::{load, micros, micros_of, read_jobs, read_one_job, recount, write_queue},
+    load::{
+        load, micros, micros_of, read_jobs, read_one_job, recount, write_counters, write_queue, write_steps,
+    },
     row::{INLINE_PAYLOAD_MAX_BYTES, JOB_COLUMNS, bytes, json},
     write_job::{insert_job, update_job},
 };
@@ -16,10 +18,12 @@ use crate::{
     config::Retention,
     job::{AttemptRecord, Job, JobId, Name, Output, Position, StateName},
     store::{
-        NewJob, QueueInfo, StoreError, Tombstone,
+        NewJob, QueueInfo, StoreError, StoreTime, Tombstone,
         engine::rows::{
-            Counters, Lane, Loaded, Place, Pruned, Purge, RequestRow, Rows, SetAside, Unchanged, Waiting,
+            Counters, Lane, Loaded, NextDue, Place, Pruned, Purge, RequestRow, Rows, SetAside, Unchanged,
+            Waiting,
         },
+        steps::Step,
     },
 };
 
@@ -128,11 +132,11 @@ impl Rows for SqliteRows {
     }
 
     fn insert_job(&mut self, job: &Job, payload: &Bytes) -> Result<(), StoreError> {
-        insert_job(&self.connection, job, payload)
+        insert_job(&self.connection, &self.decoder.names, job, payload)
     }
 
     fn update_job(&mut self, before: &Job, after: &Job) -> Result<(), StoreError> {
-        update_job(&self.connection, before, after)
+        update_job(&self.connection, &self.decoder.names, before, after)
     }
 
     fn delete_job(&mut self, job: &Job, tombstone: &Tombstone) -> Result<(), StoreError> {
@@ -212,21 +216,32 @@ impl Rows for SqliteRows {
         Ok(())
     }
 
-    fn due(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
-        self.jobs(
-            &format!(
-                "SELECT {JOB_COLUMNS} FROM job WHERE state IN (1, 5) AND detail <= ?1 ORDER BY detail, id LIMIT ?2"
-            ),
-            params![now.as_micros(), limit as i64],
-        )
+    fn due(&mut self, now: Timestamp, backoffs: StoreTime, limit: usize) -> Result<Vec<Job>, StoreError> {
+        // The first condition is the index's.
+        let sql = format!(
+            "SELECT {JOB_COLUMNS} FROM job WHERE state IN (1, 5) AND state = ?1 AND detail <= ?2 \
+             ORDER BY detail, id LIMIT ?3"
+        );
+        let mut due = Vec::new();
+        for (state, until) in
+            [(StateName::Scheduled, now.as_micros()), (StateName::BackingOff, backoffs.as_micros())]
+        {
+            due.extend(self.jobs(&sql, params![state as u8, until, limit as i64])?);
+        }
+        due.sort_by_key(|job| (job.state.due(), job.id));
+        due.truncate(limit);
+        Ok(due)
     }
 
-    fn next_due(&mut self) -> Result<Option<Timestamp>, StoreError> {
-        let due = self
-            .sql("SELECT detail FROM job WHERE state IN (1, 5) ORDER BY detail LIMIT 1")?
-            .query_row([], |row| row.get(0))
-            .optional()?;
-        Ok(due.map(Timestamp::from_micros))
+    fn next_due(&mut self) -> Result<NextDue, StoreError> {
+        let first = |state: StateName| -> Result<Option<i64>, StoreError> {
+            let sql = "SELECT detail FROM job WHERE state IN (1, 5) AND state = ?1 ORDER BY detail LIMIT 1";
+            Ok(self.sql(sql)?.query_row([state as u8], |row| row.get(0)).optional()?)
+        };
+        Ok(NextDue {
+            scheduled: first(StateName::Scheduled)?.map(Timestamp::from_micros),
+            backoff: first(StateName::BackingOff)?.map(StoreTime::from_micros),
+        })
     }
 
     fn expiring(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
@@ -253,7 +268,7 @@ impl Rows for SqliteRows {
     fn unchanged(
         &mut self,
         after: Position,
-        before: Timestamp,
+        is_old: &dyn Fn(Position, Timestamp) -> bool,
         limit: usize,
     ) -> Result<Unchanged, StoreError> {
         let mut statement = self
@@ -261,13 +276,13 @@ impl Rows for SqliteRows {
         let mut rows = statement.query(params![after.0, limit as i64])?;
         let mut unchanged = Unchanged { ended: Vec::new(), seen: 0, reached: after, next: None };
         while let Some(row) = rows.next()? {
-            let updated = Timestamp::from_micros(row.get(13)?);
-            if updated >= before {
-                unchanged.next = Some(updated);
+            let (position, updated) = (Position(row.get(7)?), Timestamp::from_micros(row.get(13)?));
+            if !is_old(position, updated) {
+                unchanged.next = Some((position, updated));
                 break;
             }
             unchanged.seen += 1;
-            unchanged.reached = Position(row.get(7)?);
+            unchanged.reached = position;
             if StateName::from_number(row.get(3)?).is_some_and(StateName::is_done) {
                 unchanged.ended.extend(self.decoder.job(row));
             }
@@ -335,13 +350,13 @@ impl Rows for SqliteRows {
             .query_row([first.raw(), last.raw()], |row| row.get(0))?)
     }
 
-    fn request_gone(&mut self, key: &[u8; 16], at: Timestamp) -> Result<(), StoreError> {
+    fn request_gone(&mut self, key: &[u8; 16], at: StoreTime) -> Result<(), StoreError> {
         self.sql("UPDATE request SET gone = ?2 WHERE key = ?1")?
             .execute(params![&key[..], at.as_micros()])?;
         Ok(())
     }
 
-    fn prune_requests(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+    fn prune_requests(&mut self, before: StoreTime, limit: usize) -> Result<Pruned, StoreError> {
         let count = self
             .sql(
                 "DELETE FROM request WHERE key IN \
@@ -352,17 +367,17 @@ impl Rows for SqliteRows {
             .sql("SELECT gone FROM request WHERE gone IS NOT NULL ORDER BY gone LIMIT 1")?
             .query_row([], |row| row.get(0))
             .optional()?;
-        Ok(Pruned { count, last: None, next: next.map(Timestamp::from_micros) })
+        Ok(Pruned { count, last: None, next: next.map(StoreTime::from_micros) })
     }
 
-    fn prune_tombstones(&mut self, before: Timestamp, limit: usize) -> Result<Pruned, StoreError> {
+    fn prune_tombstones(&mut self, before: StoreTime, limit: usize) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
         {
             let mut statement =
                 self.sql("SELECT position, deleted FROM tombstone ORDER BY position LIMIT ?1")?;
             let mut rows = statement.query([limit.saturating_add(1) as i64])?;
             while let Some(row) = rows.next()? {
-                let deleted = Timestamp::from_micros(row.get(1)?);
+                let deleted = StoreTime::from_micros(row.get(1)?);
                 if deleted >= before || pruned.count == limit {
                     pruned.next = Some(deleted);
                     break;
@@ -400,17 +415,11 @@ impl Rows for SqliteRows {
     }
 
     fn put_counters(&mut self, counters: &Counters) -> Result<(), StoreError> {
-        self.sql(
-            "UPDATE counters SET position = ?1, last_id = ?2, last_lease = ?3, floor = ?4, last_purge = ?5",
-        )?
-        .execute(params![
-            counters.position,
-            counters.last_id,
-            counters.last_lease,
-            counters.floor,
-            counters.last_purge
-        ])?;
-        Ok(())
+        write_counters(&self.connection, counters)
+    }
+
+    fn put_steps(&mut self, steps: &[Step]) -> Result<(), StoreError> {
+        write_steps(&self.connection, steps)
     }
 
     fn put_purge(&mut self, purge: &Purge) -> Result<(), StoreError> {

@@ -27,9 +27,9 @@ fn expiring(seconds: i64) -> NewJob {
 fn a_job_that_has_not_started_in_time_expires_and_makes_room(rig: &mut Rig) {
     rig.queue("q", 0);
     let (kept, over) = (rig.submit(expiring(20)), rig.submit(expiring(10)));
-    rig.now = at(9);
+    rig.until(at(9));
     assert!(rig.tick().changes.is_empty());
-    rig.now = at(10);
+    rig.until(at(10));
     let applied = rig.tick();
     assert_eq!((path(&applied, over.id), applied.room), (vec![StateName::Expired], true));
     assert_eq!((rig.job(over.id).ended, rig.state(kept.id)), (Some(at(10)), StateName::Queued));
@@ -41,7 +41,7 @@ fn a_job_that_has_not_started_in_time_expires_and_makes_room(rig: &mut Rig) {
 fn a_job_that_has_started_does_not_expire_any_more(rig: &mut Rig) {
     rig.queue("q", 1);
     let running = rig.submit(expiring(1));
-    rig.now = at(100);
+    rig.until(at(100));
     assert!(rig.tick().changes.is_empty());
     rig.report(&running, failed(true, "")).unwrap();
     rig.pass(3_600);
@@ -54,14 +54,14 @@ fn a_job_that_has_started_does_not_expire_any_more(rig: &mut Rig) {
 fn a_job_that_was_released_before_it_started_can_expire(rig: &mut Rig) {
     rig.queue("q", 1);
     let running = rig.submit(expiring(5));
-    rig.now = at(5);
+    rig.until(at(5));
     rig.report(&running, jobmill::store::ReportBody::Released { delay: None }).unwrap();
     assert_eq!((rig.state(running.id), rig.job(running.id).attempt), (StateName::Expired, 0));
 }
 
 fn one_that_comes_too_late_expires_at_once_and_takes_no_slot(rig: &mut Rig) {
     rig.queue("q", 1);
-    rig.now = at(50);
+    rig.until(at(50));
     let late = rig.submit(expiring(50));
     assert_eq!((late.state.name(), late.ended, late.attempt), (StateName::Expired, Some(at(50)), 0));
     assert_eq!(rig.submit(expiring(51)).state.name(), StateName::Running);
@@ -71,7 +71,7 @@ fn a_scheduled_job_expires_in_its_sleep(rig: &mut Rig) {
     rig.queue("q", 1);
     let sleeper = rig.submit(NewJob { run_time: Some(at(10)), ..expiring(20) });
     // Nobody looked while its time came and went.
-    rig.now = at(30);
+    rig.until(at(30));
     assert_eq!(path(&rig.tick(), sleeper.id), [StateName::Expired]);
 }
 
@@ -83,7 +83,7 @@ fn expiry_is_told_in_time_and_goes_on_after_a_crash(rig: &mut Rig) {
     rig.crash();
     let applied = rig.tick();
     assert_eq!(rig.soon(&applied), Some(at(40)));
-    rig.now = at(40);
+    rig.until(at(40));
     rig.crash();
     rig.tick();
     assert_eq!(rig.state(over.id), StateName::Expired);
@@ -92,7 +92,7 @@ fn expiry_is_told_in_time_and_goes_on_after_a_crash(rig: &mut Rig) {
 fn expiry_goes_in_bounded_steps(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 5_000));
     rig.submit_all(vec![expiring(10); 1_500]);
-    rig.now = at(10);
+    rig.until(at(10));
     let controls = vec![Control::UpdateQueue { name: "q".into(), settings: settings(5, 5_000) }];
     let first = rig.apply(Batch { controls, claim: true, ..Batch::default() });
     // None of those that are left is started.

@@ -163,9 +163,9 @@ fn due_jobs_go_straight_to_running_where_a_slot_is_free(rig: &mut Rig) {
     let later = NewJob { run_time: Some(at(10)), ..job("q", Rig::KIND) };
     let jobs = rig.submit_all(vec![later.clone(), later]);
     assert!(jobs.iter().all(|job| job.state.name() == StateName::Scheduled));
-    rig.now = at(9);
+    rig.until(at(9));
     assert!(rig.tick().changes.is_empty());
-    rig.now = at(10);
+    rig.until(at(10));
     let applied = rig.tick();
     assert_eq!(path(&applied, jobs[0].id), [StateName::Running]);
     assert_eq!(path(&applied, jobs[1].id), [StateName::Queued]);
@@ -176,7 +176,7 @@ fn due_jobs_are_promoted_by_their_times(rig: &mut Rig) {
     rig.queue("q", 0);
     let due = |seconds| NewJob { run_time: Some(at(seconds)), ..job("q", Rig::KIND) };
     let jobs = rig.submit_all([30, 10, 20, 10].map(due).into());
-    rig.now = at(40);
+    rig.until(at(40));
     // They were ready before the new one came, though it has waited for nothing.
     let batch = Batch { offers: vec![offer(vec![job("q", Rig::KIND)])], claim: true, ..Batch::default() };
     let applied = rig.apply(batch);
@@ -189,7 +189,7 @@ fn promotion_goes_in_bounded_steps(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 5_000));
     let later = NewJob { run_time: Some(at(10)), ..job("q", Rig::KIND) };
     rig.submit_all(vec![later; 1_500]);
-    rig.now = at(10);
+    rig.until(at(10));
     let first = rig.tick();
     assert_eq!((first.changes.len(), first.more), (1_000, true));
     let second = rig.tick();
@@ -215,14 +215,16 @@ fn the_next_due_time_is_told(rig: &mut Rig) {
     rig.queue("q", 0);
     let due = |seconds| NewJob { run_time: Some(at(seconds)), ..job("q", Rig::KIND) };
     let jobs = rig.submit_all(vec![due(30), due(20)]);
-    assert_eq!(rig.tick().wake, Some(at(20)));
+    let applied = rig.tick();
+    assert_eq!(rig.wake(&applied), Some(at(20)));
     rig.control(Control::Cancel(jobs[1].id)).unwrap();
-    rig.now = at(20);
+    rig.until(at(20));
     // Woken for one that was cancelled: nothing to do, and the next time is known again.
     let applied = rig.tick();
-    assert_eq!((applied.wake, applied.more, applied.changes.len()), (Some(at(30)), false, 0));
+    assert_eq!((rig.wake(&applied), applied.more, applied.changes.len()), (Some(at(30)), false, 0));
     rig.crash();
-    assert_eq!(rig.tick().wake, Some(at(30)));
+    let applied = rig.tick();
+    assert_eq!(rig.wake(&applied), Some(at(30)));
 }
 
 fn a_large_payload_is_left_to_be_read(rig: &mut Rig) {

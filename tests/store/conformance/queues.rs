@@ -224,7 +224,7 @@ fn a_purge_goes_in_bites_and_survives_a_crash(rig: &mut Rig) {
 fn a_purge_and_a_due_job_meet_in_one_batch(rig: &mut Rig) {
     rig.queue("q", 1);
     rig.submit_all(vec![NewJob { run_time: Some(at(10)), ..job("q", Rig::KIND) }; 3]);
-    rig.now = at(10);
+    rig.until(at(10));
     let applied = rig.apply(Batch { controls: vec![purge("q")], claim: true, ..Batch::default() });
     assert_eq!((applied.purged.len(), applied.claims.len()), (1, 0));
     assert_eq!((rig.all_jobs().len(), rig.soon(&applied)), (0, None));

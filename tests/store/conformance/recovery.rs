@@ -121,7 +121,7 @@ fn names_keep_their_numbers(rig: &mut Rig) {
 fn due_jobs_of_the_time_between_are_taken_up(rig: &mut Rig) {
     rig.queue("q", 1);
     rig.submit_all(vec![NewJob { run_time: Some(at(10)), ..job("q", Rig::KIND) }; 2]);
-    rig.now = at(1000);
+    rig.until(at(1000));
     rig.crash();
     let applied = rig.tick();
     assert_eq!((applied.claims.len(), applied.changes.len()), (1, 2));

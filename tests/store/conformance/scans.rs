@@ -143,7 +143,7 @@ fn times_narrow_a_scan(rig: &mut Rig) {
     rig.queue("q", 0);
     let mut created = Vec::new();
     for seconds in [0, 10, 20] {
-        rig.now = at(seconds);
+        rig.until(at(seconds));
         created.push(rig.submit(job("q", Rig::KIND)).id);
     }
     let filter = |after: Option<i64>, before: Option<i64>| JobFilter {
@@ -210,7 +210,7 @@ fn ids_grow_with_the_clock_set_back(rig: &mut Rig) {
     rig.queue("q", 0);
     let mut last = None;
     for seconds in [100, 100, 50, 0, 60, 101, 5] {
-        rig.now = at(seconds);
+        rig.set_clock(at(seconds));
         for job in rig.submit_all(vec![job("q", Rig::KIND); 2]) {
             assert!(Some(job.id) > last);
             assert_eq!(job.spec.created, rig.now);

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jobmill::{
-    clock::Timestamp,
+    clock::{Present, Timestamp},
     job::{JobId, LeaseToken, Output, Progress},
     store::{Batch, Control, NewJob, Offer, Report, ReportBody, RequestId},
 };
@@ -72,7 +72,7 @@ impl Gathered {
     }
 
     /// One batch of it.
-    pub(crate) fn batch(&self, now: Timestamp, claim: bool) -> Batch {
+    pub(crate) fn batch(&self, present: Present, claim: bool) -> Batch {
         let offer = |offered: &Offered| Offer {
             request: offered.request,
             jobs: offered.jobs.clone(),
@@ -84,7 +84,7 @@ impl Gathered {
             body: body(*told),
         };
         Batch {
-            now,
+            present,
             controls: self.controls.clone(),
             reports: self.reports.iter().map(report).collect(),
             offers: self.offers.iter().map(offer).collect(),

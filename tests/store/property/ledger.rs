@@ -22,6 +22,7 @@ use super::{
     batch::Gathered,
     order::{self, Contender},
     program::Told,
+    times::{Mark, Times},
 };
 
 /// A broken promise.
@@ -48,9 +49,11 @@ pub(crate) struct Known {
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     bytes: u64,
-    expires: Option<Timestamp>,
-    /// When it ended.
-    ended: Option<Timestamp>,
+    pub(crate) expires: Option<Timestamp>,
+    /// When it last changed.
+    pub(crate) since: Mark,
+    /// How long it backs off from then on.
+    pub(crate) delay: Duration,
     /// Attempts that may have started: claims without those that were released.
     starts: u32,
     retried: bool,
@@ -79,6 +82,7 @@ pub(crate) struct Ledger {
     /// What is known of each request: its digest and its jobs.
     requests: HashMap<[u8; 16], (RequestId, Vec<JobId>)>,
     pub(crate) terminals: usize,
+    pub(crate) times: Times,
 }
 
 /// What happened in one batch, as far as one thing must explain another.
@@ -96,8 +100,8 @@ struct Causes {
 
 impl Ledger {
     /// Knows of nothing but the kinds that have handlers.
-    pub(crate) fn new(served: &[String]) -> Self {
-        Ledger { served: served.iter().cloned().collect(), ..Ledger::default() }
+    pub(crate) fn new(served: &[String], wall: Timestamp) -> Self {
+        Ledger { served: served.iter().cloned().collect(), times: Times::begin(wall), ..Ledger::default() }
     }
 
     /// Jobs whose attempts run, with their leases, in the order of the jobs.
@@ -111,8 +115,10 @@ impl Ledger {
         gathered: &Gathered,
         applied: &Applied,
         now: Timestamp,
+        passed: Duration,
         claim: bool,
     ) -> Result<(), Violation> {
+        self.hear_time(now, passed, applied);
         let mut causes = Causes::default();
         self.hear_reports(gathered, applied, &mut causes)?;
         self.hear_controls(gathered, applied, &mut causes);
@@ -122,7 +128,7 @@ impl Ledger {
             self.end = change.position();
             match change {
                 Change::Job { job, before } => self.hear_job(job, *before, now, &mut causes)?,
-                Change::Deleted(tombstone) => self.hear_deleted(tombstone.id, now, &causes)?,
+                Change::Deleted(tombstone) => self.hear_deleted(tombstone.id, &causes)?,
             }
         }
         promise!(applied.position == self.end, "the feed ends at {:?}, not {:?}", self.end, applied.position);
@@ -219,9 +225,11 @@ impl Ledger {
         if known.is_none() || (old.is_some_and(StateName::is_done) && !causes.settings_changed) {
             causes.grown.insert(job.spec.queue.to_string());
         }
-        if let Some(due) = known.as_ref().and_then(|known| known.state.due()) {
-            let early = due > now && matches!(new, StateName::Queued | StateName::Running);
-            promise!(!early || retried, "{id} is due at {due} and went on at {now}");
+        if let Some(known) = &known
+            && matches!(new, StateName::Queued | StateName::Running)
+            && !retried
+        {
+            self.check_not_early(known, now)?;
         }
         if new == StateName::Expired {
             let over = job.spec.expires.is_some_and(|expires| expires <= now) && job.attempt == 0;
@@ -240,7 +248,8 @@ impl Ledger {
             max_attempts: job.max_attempts,
             bytes: job.spec.bytes,
             expires: job.spec.expires,
-            ended: job.ended,
+            since: self.times.mark(),
+            delay: backoff_of(job),
             starts: known.as_ref().map_or(0, |known| known.starts),
             retried: retried || known.as_ref().is_some_and(|known| known.retried),
         };
@@ -289,31 +298,14 @@ impl Ledger {
         Ok(())
     }
 
-    fn hear_deleted(&mut self, id: JobId, now: Timestamp, causes: &Causes) -> Result<(), Violation> {
+    fn hear_deleted(&mut self, id: JobId, causes: &Causes) -> Result<(), Violation> {
         let Some(known) = self.jobs.remove(&id) else {
             return Err(format!("{id} was deleted and was not there"));
         };
         promise!(known.state.lease().is_none(), "{id} was deleted while it ran");
         let purged = causes.purged.contains(&known.queue) && !known.state.is_done();
-        let age = known.ended.map(|ended| now.since(ended));
-        let over = age.is_some_and(|age| age > kept(known.state.name()));
-        promise!(causes.deleted.contains(&id) || purged || over, "{id} was deleted by nobody, at {age:?}");
-        Ok(())
-    }
-
-    /// Nothing waits whose time is over, and nothing that has ended is kept for longer than it should be. Whoever has a
-    /// store that says that there is more to do at once must let it.
-    pub(crate) fn check_times(&self, now: Timestamp) -> Result<(), Violation> {
-        for (id, job) in &self.jobs {
-            let waits =
-                matches!(job.state, State::Scheduled { .. } | State::Queued { .. }) && job.attempt == 0;
-            let over = waits && job.expires.is_some_and(|expires| expires <= now);
-            promise!(!over, "{id} should have expired by {now}: {job:?}");
-            // The store may rest for a second, and a clock that was set back delays it by as much.
-            let age = job.ended.map_or(Duration::ZERO, |ended| now.since(ended));
-            let state = job.state.name();
-            promise!(age < kept(state) + SLACK, "{id} is {state} and still there after {age:?}");
-        }
+        let over = self.is_over(&known);
+        promise!(causes.deleted.contains(&id) || purged || over, "{id} was deleted by nobody: {known:?}");
         Ok(())
     }
 
@@ -415,20 +407,23 @@ impl Ledger {
     }
 
     /// Looks whether the store says what the feed has said.
-    pub(crate) fn check_store(&self, reader: &dyn Reader) -> Result<(), Violation> {
+    pub(crate) fn check_store(&mut self, reader: &dyn Reader) -> Result<(), Violation> {
         let order = ScanOrder::OldestFirst { after: None, last: None };
         let scan = Scan { order, limit: usize::MAX, budget: i64::MAX as usize };
         let page = reader.scan(&JobFilter::default(), scan).map_err(|error| error.to_string())?;
         promise!(page.position == self.end, "the store ends at {:?}, not at {:?}", page.position, self.end);
-        let mut told = self.jobs.iter();
+        let (mut told, mut told_anew) = (self.jobs.iter(), Vec::new());
         for job in &page.jobs {
             let Some((id, known)) = told.next() else {
                 return Err(format!("{} should not be there", job.id));
             };
             promise!(*id == job.id, "{id} was acknowledged and is gone; the store has {}", job.id);
-            let same =
-                known.revision == job.revision && known.state == job.state && known.attempt == job.attempt;
+            let state = known.state == job.state || self.is_same_backoff(known, job.state);
+            let same = known.revision == job.revision && state && known.attempt == job.attempt;
             promise!(same, "{id} is {job:?}; the feed said {known:?}");
+            if known.state != job.state {
+                told_anew.push((*id, job.state));
+            }
         }
         promise!(told.next().is_none(), "an acknowledged job is gone: {} are left", page.jobs.len());
         let mut counted: BTreeMap<_, (u64, u64)> = BTreeMap::new();
@@ -442,11 +437,20 @@ impl Ledger {
             .map(|one| ((one.queue.to_string(), one.kind.to_string(), one.state), (one.jobs, one.bytes)))
             .collect();
         promise!(told == counted, "the tallies {told:?} are no recount: {counted:?}");
+        for (id, state) in told_anew {
+            self.jobs.entry(id).and_modify(|known| known.state = state);
+        }
         Ok(())
     }
 
     /// Hears of a crash: what ran is over and counted, and nothing else has changed.
-    pub(crate) fn hear_crash(&mut self, reader: &dyn Reader) -> Result<(), Violation> {
+    pub(crate) fn hear_crash(
+        &mut self,
+        reader: &dyn Reader,
+        now: Timestamp,
+        passed: Duration,
+    ) -> Result<(), Violation> {
+        self.times.start(now, passed);
         let changes = reader.changes(self.end, usize::MAX >> 1).map_err(|error| error.to_string())?;
         let mut ran: HashMap<_, _> = self.running().into_iter().collect();
         for change in &changes.entries {
@@ -462,7 +466,8 @@ impl Ledger {
             };
             promise!(job.state.name() == expected, "after the crash {} is {:?}", job.id, job.state);
             self.terminals += usize::from(expected.is_done());
-            (known.state, known.revision, known.ended) = (job.state, job.revision, job.ended);
+            (known.state, known.revision) = (job.state, job.revision);
+            (known.since, known.delay) = (self.times.mark(), backoff_of(job));
             self.end = job.position;
         }
         promise!(ran.is_empty(), "these ran before the crash and still do: {ran:?}");
@@ -470,11 +475,13 @@ impl Ledger {
     }
 }
 
-/// A program's clocks go back by no more than this in all.
-const SLACK: Duration = Duration::from_secs(3_600);
+/// For how long the change said that the job will back off.
+fn backoff_of(job: &Job) -> Duration {
+    job.state.due().map_or(Duration::ZERO, |due| due.since(job.updated))
+}
 
 /// How long a job is kept that ended in this state.
-fn kept(state: StateName) -> Duration {
+pub(crate) fn kept(state: StateName) -> Duration {
     const DAY: Duration = Duration::from_secs(24 * 3_600);
     match state {
         StateName::Failed => 14 * DAY,

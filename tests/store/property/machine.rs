@@ -1,9 +1,12 @@
 //! Runs a program on one or several stores, side by side, under the eyes of the ledger.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use jobmill::{
-    clock::Timestamp,
+    clock::{Present, Timestamp, Uptime},
     job::Position,
     store::{
         Applied, Change, Control, EngineSetup, JobFilter, Reader, Scan, ScanOrder, StoreError, WholeJob,
@@ -13,7 +16,7 @@ use jobmill::{
 use super::{
     batch::Gathered,
     ledger::{Ledger, Violation, promise},
-    program::{KINDS, QUEUES, Step, Told, When},
+    program::{AHEAD_MAX_MILLIS, KINDS, QUEUES, Step, Told, When},
     watchers::Watchers,
 };
 use crate::store::{build, subject::Subject};
@@ -60,6 +63,10 @@ struct Machine {
     subjects: Vec<Box<dyn Subject>>,
     setup: EngineSetup,
     now: Timestamp,
+    /// Since the program began.
+    passed: Duration,
+    /// What had passed when the machine came up.
+    booted: Duration,
     ledger: Ledger,
     watchers: Watchers,
     gathered: Gathered,
@@ -68,11 +75,13 @@ struct Machine {
 
 impl Machine {
     fn start(seed: u64, stores: &[Open]) -> Result<Self, Violation> {
-        let setup = EngineSetup { now: build::at(0), seed, ..served(0b011) };
+        let setup = EngineSetup { present: build::present(0), seed, ..served(0b011) };
         let mut machine = Machine {
             subjects: stores.iter().map(|open| open(setup.clone())).collect(),
-            now: setup.now,
-            ledger: Ledger::new(&setup.served_kinds),
+            now: setup.present.wall,
+            passed: Duration::ZERO,
+            booted: Duration::ZERO,
+            ledger: Ledger::new(&setup.served_kinds, setup.present.wall),
             setup,
             watchers: Watchers::default(),
             gathered: Gathered::default(),
@@ -102,9 +111,8 @@ impl Machine {
                 let ever = &self.ledger.ever;
                 self.gathered.control(*wish, |pick| ever.get(pick % ever.len().max(1)).copied());
             }
-            Step::Clock { millis } => {
-                self.now = Timestamp::from_micros(self.now.as_micros() + millis * 1_000);
-            }
+            Step::Pass { millis } => self.pass(Duration::from_millis(*millis)),
+            Step::SetClock { ahead_millis } => self.set_clock(*ahead_millis),
             Step::Commit { claim } => self.commit(*claim)?,
             Step::Crash { when, served: kinds } => {
                 match when {
@@ -118,12 +126,25 @@ impl Machine {
         Ok(())
     }
 
+    fn pass(&mut self, time: Duration) {
+        (self.now, self.passed) = (self.now.after(time), self.passed + time);
+    }
+
+    fn set_clock(&mut self, ahead_millis: i64) {
+        let right = build::at(0).after(self.passed);
+        self.now = Timestamp::from_micros(right.as_micros() + ahead_millis * 1_000);
+    }
+
+    fn present(&self) -> Present {
+        Present { wall: self.now, uptime: Uptime::new(self.passed - self.booted) }
+    }
+
     /// One batch, on every store.
     fn commit(&mut self, claim: bool) -> Result<(), Violation> {
-        let gathered = std::mem::take(&mut self.gathered);
+        let (gathered, present) = (std::mem::take(&mut self.gathered), self.present());
         let mut first: Option<(Applied, Vec<String>)> = None;
         for subject in &mut self.subjects {
-            let applied = subject.apply(gathered.batch(self.now, claim)).map_err(told)?;
+            let applied = subject.apply(gathered.batch(present, claim)).map_err(told)?;
             let shown = show(&applied, &*subject.reader()).map_err(told)?;
             match &first {
                 None => first = Some((applied, shown)),
@@ -133,7 +154,7 @@ impl Machine {
         let Some((applied, _)) = first else { return Ok(()) };
         self.done.batches += 1;
         self.done.changes += applied.changes.len();
-        self.ledger.hear(&gathered, &applied, self.now, claim)?;
+        self.ledger.hear(&gathered, &applied, self.now, self.passed, claim)?;
         if !applied.more {
             self.ledger.check_times(self.now)?;
         }
@@ -146,7 +167,8 @@ impl Machine {
     }
 
     fn crash(&mut self) -> Result<(), Violation> {
-        self.setup.now = self.now;
+        self.booted = self.passed;
+        self.setup.present = self.present();
         for subject in &mut self.subjects {
             let (before, end) = (subject.reader().identity(), self.ledger.end);
             subject.crash(self.setup.clone()).map_err(told)?;
@@ -160,7 +182,7 @@ impl Machine {
         }
         self.ledger.served = self.setup.served_kinds.iter().cloned().collect();
         self.done.crashes += 1;
-        self.ledger.hear_crash(&*self.subjects[0].reader())?;
+        self.ledger.hear_crash(&*self.subjects[0].reader(), self.now, self.passed)?;
         self.check()?;
         self.compare(|reader| everything(reader))
     }
@@ -194,6 +216,8 @@ impl Machine {
     fn finish(mut self) -> Result<Done, Violation> {
         self.gathered = Gathered::default();
         self.setup.served_kinds = served(0b111).served_kinds;
+        // Nothing is scheduled for a time that a clock that is even farther ahead has named.
+        self.set_clock(AHEAD_MAX_MILLIS);
         self.crash()?;
         for name in QUEUES.map(str::to_owned) {
             self.gathered.controls.push(Control::SetPaused { name: name.clone(), paused: false });
@@ -205,7 +229,7 @@ impl Machine {
         while live(&self.ledger) > 0 {
             promise!(rounds > 0, "these never end: {:?}", self.ledger.jobs);
             rounds -= 1;
-            self.now = Timestamp::from_micros(self.now.as_micros() + 7_200_000_000);
+            self.pass(Duration::from_secs(7_200));
             for (id, lease) in self.ledger.running() {
                 self.gathered.reports.push((id, lease, Told::Success { result_bytes: 0 }));
             }

@@ -1,6 +1,6 @@
 //! Who should have started: by priority, then by age.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use jobmill::{
     clock::Timestamp,
@@ -8,6 +8,9 @@ use jobmill::{
 };
 
 use super::ledger::{Known, Violation, promise};
+
+/// A backoff's end and an instant are not compared more exactly than this, since the clock may have been set.
+const UNCERTAIN: Duration = Duration::from_secs(1);
 
 /// A job's place in the line of its queue: the smaller starts first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -20,7 +23,8 @@ pub(crate) struct Contender {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Age {
     Ready(Position),
-    Due(Timestamp, JobId),
+    /// Whether it backed off, too: then the instant is not quite certain.
+    Due(Timestamp, JobId, bool),
     New(JobId),
 }
 
@@ -39,12 +43,26 @@ impl Contender {
         let age = match (before.map(|known| known.state), after.state) {
             (None, _) => Age::New(id),
             (Some(State::Queued { order }), _) => Age::Ready(order),
-            (Some(State::Scheduled { due } | State::BackingOff { due }), _) if !retried => Age::Due(due, id),
+            (Some(State::Scheduled { due }), _) if !retried => Age::Due(due, id, false),
+            (Some(State::BackingOff { due }), _) if !retried => Age::Due(due, id, true),
             // Retried or released: it was ready before the batch looked at what is due and what is new.
             (Some(_), State::Queued { order }) => Age::Ready(order),
             (Some(_), _) => Age::New(id),
         };
         Contender { rank: -i16::from(after.spec.priority), age }
+    }
+}
+
+impl Contender {
+    fn precedes(self, other: Contender) -> bool {
+        match (self.age, other.age) {
+            (Age::Due(due, _, backed_off), Age::Due(others, _, other_backed_off))
+                if self.rank == other.rank && (backed_off || other_backed_off) =>
+            {
+                due.after(UNCERTAIN) < others
+            }
+            _ => self < other,
+        }
     }
 }
 
@@ -63,7 +81,7 @@ pub(crate) fn check(
         let free = free_slots(queue);
         promise!(free == 0, "{contender:?} waits while {free} slots of {queue} are free");
         if let Some(last) = last_started.get(&**queue) {
-            promise!(contender > last, "{contender:?} waits and {last:?} started in {queue}");
+            promise!(!contender.precedes(*last), "{contender:?} waits and {last:?} started in {queue}");
         }
     }
     Ok(())

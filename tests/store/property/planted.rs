@@ -1,8 +1,9 @@
 //! Stores that break a promise on purpose. If the checker does not notice, it is the checker that is broken.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jobmill::{
+    clock::{Present, Uptime},
     job::{Job, JobId, Name, Position},
     store::{
         Applied, Batch, Change, Changes, EngineSetup, Identity, JobFilter, Page, QueueInfo, Reader, Scan,
@@ -66,6 +67,38 @@ impl Subject for ForgetsAttempts {
             database.execute("UPDATE job SET attempt = attempt - 1 WHERE state IN (4, 6)", [])?;
         }
         self.0.restart_from(image, setup)
+    }
+}
+
+/// Takes the wall clock for what counts the time that has passed.
+pub(crate) struct CountsByTheWall(Memory);
+
+impl CountsByTheWall {
+    pub(crate) fn open(setup: EngineSetup) -> Box<dyn Subject> {
+        Box::new(CountsByTheWall(Memory::open(by_the_wall(setup))))
+    }
+}
+
+fn by_the_wall(setup: EngineSetup) -> EngineSetup {
+    EngineSetup { present: counted_by_the_wall(setup.present), ..setup }
+}
+
+fn counted_by_the_wall(present: Present) -> Present {
+    let micros = u64::try_from(present.wall.as_micros()).unwrap_or_default();
+    Present { uptime: Uptime::new(Duration::from_micros(micros)), ..present }
+}
+
+impl Subject for CountsByTheWall {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        self.0.apply(Batch { present: counted_by_the_wall(batch.present), ..batch })
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.0.reader()
+    }
+
+    fn crash(&mut self, setup: EngineSetup) -> Result<(), StoreError> {
+        self.0.crash(by_the_wall(setup))
     }
 }
 

@@ -10,8 +10,10 @@ pub(crate) enum Step {
     Report { pick: usize, stale: bool, told: Told },
     /// Something for the next batch.
     Control(Wish),
-    /// The clock moves, perhaps backwards.
-    Clock { millis: i64 },
+    /// Time passes.
+    Pass { millis: u64 },
+    /// The clock is set, forward or back: it is this far ahead of the right time.
+    SetClock { ahead_millis: i64 },
     /// What has gathered is one batch.
     Commit { claim: bool },
     /// The process dies, and the next one has handlers for these kinds.
@@ -71,7 +73,9 @@ pub(crate) enum Wish {
 /// The queues and kinds of all programs.
 pub(crate) const QUEUES: [&str; 3] = ["alpha", "beta", "gamma"];
 pub(crate) const KINDS: [&str; 3] = ["one", "two", "three"];
-const DAY_MILLIS: i64 = 24 * 3600 * 1000;
+/// No clock is farther ahead.
+pub(crate) const AHEAD_MAX_MILLIS: i64 = 4_000 * DAY_MILLIS as i64;
+const DAY_MILLIS: u64 = 24 * 3600 * 1000;
 
 /// Numbers that look random, the same for ever for a seed (splitmix64).
 pub(crate) struct Dice(u64);
@@ -126,7 +130,8 @@ fn step(dice: &mut Dice) -> Step {
         }
         26..51 => Step::Report { pick: dice.index(1_000), stale: dice.percent(10), told: told(dice) },
         51..66 => Step::Control(wish(dice)),
-        66..79 => Step::Clock { millis: clock(dice) },
+        66..76 => Step::Pass { millis: pass(dice) },
+        76..79 => Step::SetClock { ahead_millis: ahead(dice) },
         79..97 => Step::Commit { claim: dice.percent(92) },
         _ => Step::Crash {
             when: if dice.percent(50) { When::Before } else { When::After },
@@ -192,12 +197,21 @@ fn wish(dice: &mut Dice) -> Wish {
     }
 }
 
-fn clock(dice: &mut Dice) -> i64 {
+fn pass(dice: &mut Dice) -> u64 {
     match dice.below(20) {
-        0 => -5_000,
-        1 => dice.one_of(&[1, 1, 1, 14]) * DAY_MILLIS + 2_000,
+        0 => dice.one_of(&[1, 1, 1, 14]) * DAY_MILLIS + 2_000,
+        1 => 3_600_000,
         2..4 => 120_000,
         _ => dice.one_of(&[1, 100, 1_000, 2_500, 10_000]),
+    }
+}
+
+fn ahead(dice: &mut Dice) -> i64 {
+    let (hour, day) = (3_600_000, DAY_MILLIS as i64);
+    match dice.below(3) {
+        0 => 0,
+        1 => dice.one_of(&[-5_000, -400, 700, 5_000, hour, -hour]),
+        _ => dice.one_of(&[20 * day, -20 * day, AHEAD_MAX_MILLIS, -AHEAD_MAX_MILLIS]),
     }
 }
 

@@ -78,6 +78,8 @@ async fn retry_after_is_honoured_between_the_policys_own_delay_and_its_longest()
         ("retry-after: 999999999999\r\n", 3600),
         ("retry-after: Fri, 15 Jan 2027 08:05:00 GMT\r\n", 300),
         ("retry-after: Fri, 15 Jan 2027 07:00:00 GMT\r\n", 1),
+        // By the endpoint's own clock, which is an hour ahead of ours, or ours of it.
+        ("date: Fri, 15 Jan 2027 09:00:00 GMT\r\nretry-after: Fri, 15 Jan 2027 09:05:00 GMT\r\n", 300),
         ("retry-after: tomorrow\r\n", 1),
     ] {
         let (after, waiting) = retried_after(headers).await;

@@ -1,0 +1,234 @@
+//! How the wall clock has gone beside the time that a store counts.
+//!
+//! What people see of a job are wall-clock times, as the clock said them then. For how long a job has ended, or has
+//! been ready, can't be told from those alone once the clock was set. So a store notes from which place in its feed on
+//! the clock was how far ahead of the time that it counts: that takes a row each time that the clock is set, and
+//! nothing in the rows of jobs.
+
+use std::time::Duration;
+
+use parking_lot::RwLock;
+
+use crate::{clock::Timestamp, job::Position};
+
+/// Time as a store counts it, in microseconds: it began with what the wall clock said when the store was made, and can't
+/// be set.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct StoreTime(i64);
+
+impl StoreTime {
+    /// Earlier than everything.
+    pub(crate) const FIRST: StoreTime = StoreTime(i64::MIN);
+
+    pub(crate) const fn from_micros(micros: i64) -> Self {
+        StoreTime(micros)
+    }
+
+    /// Microseconds since a beginning that is near 1970 in UTC, as far as the clock was right.
+    #[must_use]
+    pub const fn as_micros(self) -> i64 {
+        self.0
+    }
+
+    pub(crate) fn after(self, duration: Duration) -> Self {
+        StoreTime(self.0.saturating_add(micros(duration)))
+    }
+
+    pub(crate) fn before(self, duration: Duration) -> Self {
+        StoreTime(self.0.saturating_sub(micros(duration)))
+    }
+}
+
+pub(crate) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// By less than this the clock may go astray without a note.
+const TOLERANCE_MICROS: i64 = 1_000_000;
+/// At most this many notes are kept.
+const STEPS_MAX: usize = 256;
+
+/// From this place in the feed on, the wall clock was ahead by as much, in microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Step {
+    pub(crate) position: Position,
+    /// Of the time by which retention counts.
+    pub(crate) of_retention: i64,
+    /// Of the time by which backoffs count.
+    pub(crate) of_backoffs: i64,
+}
+
+/// All notes, oldest first. The engine writes them; whoever reads rows needs them, too.
+#[derive(Debug, Default)]
+pub struct Steps {
+    steps: RwLock<Vec<Step>>,
+}
+
+impl Steps {
+    /// Takes the notes that the store has kept.
+    pub(crate) fn load(&self, kept: Vec<Step>) {
+        *self.steps.write() = kept;
+    }
+
+    pub(crate) fn all(&self) -> Vec<Step> {
+        self.steps.read().clone()
+    }
+
+    /// Notes that the clock has gone astray since the last note, and tells by how much, in microseconds.
+    pub(crate) fn note(&self, now: Step) -> Option<i64> {
+        let last = self.last();
+        let off = |now: i64, last: i64| now.saturating_sub(last).saturating_abs() >= TOLERANCE_MICROS;
+        if !off(now.of_retention, last.of_retention) && !off(now.of_backoffs, last.of_backoffs) {
+            return None;
+        }
+        let mut steps = self.steps.write();
+        // Nothing has changed since the last one: it was of no use.
+        steps.pop_if(|last| last.position >= now.position);
+        steps.push(now);
+        if steps.len() > STEPS_MAX {
+            merge_nearest(&mut steps);
+        }
+        Some(now.of_backoffs.saturating_sub(last.of_backoffs))
+    }
+
+    /// Notes how far ahead the clock is at a start, whatever it was before.
+    pub(crate) fn note_start(&self, now: Step) {
+        let mut steps = self.steps.write();
+        steps.pop_if(|last| last.position >= now.position);
+        steps.push(now);
+    }
+
+    /// More has passed than was counted since the changes before this place in the feed, of which there is a note.
+    pub(crate) fn age_before(&self, position: Position, micros: i64) {
+        let mut steps = self.steps.write();
+        if steps.first().is_none_or(|first| first.position > Position(0)) {
+            steps.insert(0, Step::default());
+        }
+        for step in steps.iter_mut().take_while(|step| step.position < position) {
+            step.of_retention = step.of_retention.saturating_add(micros);
+        }
+    }
+
+    /// How far the clock is ahead now.
+    fn last(&self) -> Step {
+        self.steps.read().last().copied().unwrap_or_default()
+    }
+
+    /// How far it was ahead when the change at this place in the feed happened.
+    fn at(&self, position: Position) -> Step {
+        let steps = self.steps.read();
+        let later = steps.partition_point(|step| step.position <= position);
+        later.checked_sub(1).and_then(|index| steps.get(index)).copied().unwrap_or_default()
+    }
+
+    /// When a change happened, by the time by which retention counts.
+    pub(crate) fn counted(&self, position: Position, wall: Timestamp) -> StoreTime {
+        StoreTime(wall.as_micros().saturating_sub(self.at(position).of_retention))
+    }
+
+    /// What the clock as it is now would have said when a change happened.
+    pub(crate) fn seen_from_now(&self, position: Position, wall: Timestamp) -> Timestamp {
+        let set_since = self.last().of_backoffs.saturating_sub(self.at(position).of_backoffs);
+        Timestamp::from_micros(wall.as_micros().saturating_add(set_since)).min(Timestamp::MAX)
+    }
+
+    /// What the clock will say when a backoff ends, unless it is set.
+    pub(crate) fn wall_of_backoff(&self, at: StoreTime) -> Timestamp {
+        Timestamp::from_micros(at.0.saturating_add(self.last().of_backoffs)).min(Timestamp::MAX)
+    }
+
+    /// The inverse of [`Steps::wall_of_backoff`].
+    pub(crate) fn backoff_of_wall(&self, wall: Timestamp) -> StoreTime {
+        StoreTime(wall.as_micros().saturating_sub(self.last().of_backoffs))
+    }
+}
+
+/// Has one note instead of those two neighbours that differ least, the last one left alone. What they are of is taken
+/// for as young as either says: retention may be late then, and is never early.
+fn merge_nearest(steps: &mut Vec<Step>) {
+    let differ = |pair: &[Step]| match pair {
+        [a, b] => a.of_retention.saturating_sub(b.of_retention).saturating_abs(),
+        _ => i64::MAX,
+    };
+    let earlier = &steps[..steps.len().saturating_sub(1)];
+    let nearest = earlier.windows(2).map(differ).enumerate().min_by_key(|(_, difference)| *difference);
+    if let Some((index, _)) = nearest {
+        let merged = steps.remove(index + 1);
+        steps[index].of_retention = steps[index].of_retention.min(merged.of_retention);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000;
+
+    fn step(position: i64, ahead: i64) -> Step {
+        Step { position: Position(position), of_retention: ahead, of_backoffs: ahead }
+    }
+
+    #[test]
+    fn only_a_clock_that_was_set_is_noted() {
+        let steps = Steps::default();
+        assert_eq!(steps.note(step(1, TOLERANCE_MICROS - 1)), None);
+        assert_eq!(steps.note(step(1, -5 * SECOND)), Some(-5 * SECOND));
+        assert_eq!(steps.note(step(2, -5 * SECOND + TOLERANCE_MICROS - 1)), None);
+        // Set again before anything has changed.
+        assert_eq!(steps.note(step(1, 7 * SECOND)), Some(12 * SECOND));
+        assert_eq!(steps.all(), [step(1, 7 * SECOND)]);
+    }
+
+    #[test]
+    fn a_change_happened_when_it_did_whatever_the_clock_said() {
+        let steps = Steps::default();
+        // The clock was an hour ahead from the tenth to the nineteenth change.
+        steps.note(step(10, 3_600 * SECOND));
+        steps.note(step(20, 0));
+        let counted =
+            |position, second| steps.counted(Position(position), Timestamp::from_micros(second * SECOND)).0;
+        assert_eq!(
+            [counted(9, 100), counted(10, 3_701), counted(19, 3_702), counted(20, 103)],
+            [100 * SECOND, 101 * SECOND, 102 * SECOND, 103 * SECOND]
+        );
+        let seen = steps.seen_from_now(Position(15), Timestamp::from_micros(3_701 * SECOND));
+        assert_eq!(seen, Timestamp::from_micros(101 * SECOND));
+    }
+
+    #[test]
+    fn only_what_happened_before_a_start_gets_older_with_what_passed_before_it() {
+        let steps = Steps::default();
+        steps.note_start(step(10, 100 * SECOND));
+        steps.note(step(12, 50 * SECOND));
+        let counted = |position| steps.counted(Position(position), Timestamp::from_micros(0)).0 / SECOND;
+        assert_eq!([9, 10, 11, 12].map(counted), [0, -100, -100, -50]);
+        steps.age_before(Position(10), 40 * SECOND);
+        assert_eq!([9, 10, 11, 12].map(counted), [-40, -100, -100, -50]);
+        steps.age_before(Position(12), SECOND);
+        assert_eq!([9, 10, 11, 12].map(counted), [-41, -101, -101, -50]);
+    }
+
+    #[test]
+    fn a_backoff_is_shown_as_the_clock_that_was_set_will_say_it() {
+        let steps = Steps::default();
+        let due = steps.backoff_of_wall(Timestamp::from_micros(100 * SECOND));
+        steps.note(step(5, -60 * SECOND));
+        assert_eq!(steps.wall_of_backoff(due), Timestamp::from_micros(40 * SECOND));
+        assert_eq!(steps.backoff_of_wall(Timestamp::from_micros(40 * SECOND)), due);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_all_the_time_fills_nothing_and_makes_nothing_older() {
+        let steps = Steps::default();
+        let ahead = |position: i64| (position % 97) * (position % 5 - 2) * SECOND;
+        for position in 1..=5_000 {
+            steps.note(step(position, ahead(position)));
+        }
+        assert_eq!(steps.all().len(), STEPS_MAX);
+        for position in 1..=5_000 {
+            let wall = Timestamp::from_micros(ahead(position) + position);
+            assert!(steps.counted(Position(position), wall).0 >= position - TOLERANCE_MICROS);
+        }
+        assert_eq!(steps.last(), step(5_000, ahead(5_000)));
+    }
+}
