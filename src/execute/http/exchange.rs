@@ -25,7 +25,7 @@ pub(super) enum Broken {
     #[error(transparent)]
     Http2(#[from] h2::Error),
     #[error(
-        "the connection has died: nothing came for {}, not even the answer to a ping",
+        "the connection has died: for {} nothing came, not even the answer to a ping",
         humantime::format_duration(*silence)
     )]
     Died { silence: Duration },

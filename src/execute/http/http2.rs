@@ -18,7 +18,10 @@ use h2::{
     client::{Builder, Connection, SendRequest},
 };
 use http::Response;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Notify, watch},
+};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -48,8 +51,9 @@ const WINDOW_BYTES: u32 = 4 << 20;
 /// An open connection. To drop it closes it.
 pub(super) struct Http2 {
     sender: SendRequest<Bytes>,
-    pings: Arc<tokio::sync::Mutex<PingPong>>,
     life: Arc<Life>,
+    /// Counts the answers to pings.
+    pongs: watch::Receiver<u64>,
     /// Where [`Vitals::reads`] was when a request was last given up: it takes more than that to be trusted again.
     doubted: AtomicU64,
     _open: DropGuard,
@@ -59,6 +63,8 @@ pub(super) struct Http2 {
 struct Life {
     vitals: Arc<Vitals>,
     streams: AtomicUsize,
+    /// Asks for a ping.
+    doubts: Notify,
     has_died: AtomicBool,
 }
 
@@ -88,12 +94,17 @@ impl Http2 {
             .await?;
         // It is there until it has been taken once.
         let pings = connection.ping_pong().ok_or(Reason::INTERNAL_ERROR)?;
-        let pings = Arc::new(tokio::sync::Mutex::new(pings));
-        let life = Arc::new(Life { vitals, streams: AtomicUsize::new(0), has_died: AtomicBool::new(false) });
+        let life = Arc::new(Life {
+            vitals,
+            streams: AtomicUsize::new(0),
+            doubts: Notify::new(),
+            has_died: AtomicBool::new(false),
+        });
+        let (pong, pongs) = watch::channel(0);
         let closed = CancellationToken::new();
         let open = closed.clone().drop_guard();
-        drivers.spawn(drive(connection, Arc::clone(&life), Arc::clone(&pings), closed));
-        Ok(Arc::new(Http2 { sender, pings, life, doubted: AtomicU64::new(u64::MAX), _open: open }))
+        drivers.spawn(drive(connection, Arc::clone(&life), pings, pong, closed));
+        Ok(Arc::new(Http2 { sender, life, pongs, doubted: AtomicU64::new(u64::MAX), _open: open }))
     }
 
     /// Whether it takes requests at all: not after GOAWAY, and not once it is closed.
@@ -126,8 +137,10 @@ impl Http2 {
 
     /// Asks it whether it is alive.
     pub(super) async fn answers(&self) -> bool {
-        let ping = async { self.pings.lock().await.ping(Ping::opaque()).await };
-        matches!(tokio::time::timeout(PROOF_WITHIN, ping).await, Ok(Ok(_)))
+        let mut pongs = self.pongs.clone();
+        pongs.mark_unchanged();
+        self.life.doubts.notify_one();
+        matches!(tokio::time::timeout(PROOF_WITHIN, pongs.changed()).await, Ok(Ok(())))
     }
 
     /// A place for one more request.
@@ -174,7 +187,7 @@ impl Stream {
     fn unanswered(&self, error: h2::Error) -> Unanswered {
         let fate = fate(&error);
         if self.connection.life.has_died.load(Ordering::Acquire) {
-            return Unanswered { error: Broken::Died { silence: PING_AFTER + PONG_WITHIN }, fate };
+            return Unanswered { error: Broken::Died { silence: PONG_WITHIN }, fate };
         }
         Unanswered { error: error.into(), fate }
     }
@@ -209,7 +222,8 @@ fn fate(error: &h2::Error) -> Fate {
 async fn drive<S>(
     connection: Connection<S, Bytes>,
     life: Arc<Life>,
-    pings: Arc<tokio::sync::Mutex<PingPong>>,
+    pings: PingPong,
+    pong: watch::Sender<u64>,
     closed: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -217,29 +231,36 @@ async fn drive<S>(
     tokio::select! {
         _ = connection => {}
         () = closed.cancelled() => {}
-        () = death(&life, &pings) => {}
+        () = death(&life, pings, &pong) => {}
     }
 }
 
-/// Returns once a connection with requests has been silent for too long. Its streams learn of it when it is dropped.
-async fn death(life: &Life, pings: &tokio::sync::Mutex<PingPong>) {
+/// Returns once a connection that is in use or in doubt has been silent for too long. Its streams learn of it when it is
+/// dropped.
+///
+/// Pings are sent here alone, since an answer that nothing waits for any more would pass for that to the next ping.
+async fn death(life: &Life, mut pings: PingPong, pong: &watch::Sender<u64>) {
     loop {
-        let heard = life.vitals.reads();
-        tokio::time::sleep(PING_AFTER).await;
-        if life.streams.load(Ordering::Relaxed) == 0 || life.vitals.reads() != heard {
-            continue;
-        }
-        let answer = async {
-            // An earlier ping may be unanswered still; then there is no need for another.
-            if pings.lock().await.ping(Ping::opaque()).await.is_err() {
-                std::future::pending().await
+        let mut heard = life.vitals.reads();
+        tokio::select! {
+            () = tokio::time::sleep(PING_AFTER) => {
+                if life.streams.load(Ordering::Relaxed) == 0 || life.vitals.reads() != heard {
+                    continue;
+                }
             }
-        };
-        // Whatever comes is a sign of life: the answer to a ping may have to wait behind much else.
-        let _ = tokio::time::timeout(PONG_WITHIN, answer).await;
-        if life.vitals.reads() == heard {
-            life.has_died.store(true, Ordering::Release);
-            return;
+            () = life.doubts.notified() => heard = life.vitals.reads(),
+        }
+        let answer = pings.ping(Ping::opaque());
+        tokio::pin!(answer);
+        loop {
+            match tokio::time::timeout(PONG_WITHIN, &mut answer).await {
+                Ok(Ok(_)) => break pong.send_modify(|pongs| *pongs += 1),
+                // It is at its end, as its driver will notice.
+                Ok(Err(_)) => return std::future::pending().await,
+                // Whatever comes is a sign of life: the answer to a ping may have to wait behind much else.
+                Err(_) if life.vitals.reads() != heard => heard = life.vitals.reads(),
+                Err(_) => return life.has_died.store(true, Ordering::Release),
+            }
         }
     }
 }

@@ -200,7 +200,7 @@ async fn a_connection_that_died_without_a_word_is_found_and_left() {
     let failure = failure(outcome(first).await);
     assert_eq!(
         failure.message,
-        "the request was not answered: the connection has died: nothing came for 20s, not even the answer to a ping"
+        "the request was not answered: the connection has died: for 10s nothing came, not even the answer to a ping"
     );
     assert!(failure.retryable);
     let second = call(&handler, "x");
@@ -247,6 +247,26 @@ async fn a_connection_on_which_a_request_timed_out_must_answer_before_it_is_used
         frames.answer(stream, "alive").await;
         assert_eq!(outcome(second).await.unwrap().bytes, "alive");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_up_while_its_connection_is_asked_leaves_that_in_use() {
+    let (secure, handler) = endpoint().await;
+    let first = call(&handler, "x");
+    let mut frames = Frames::accept(&secure).await;
+    frames.request().await;
+    frames.settled().await;
+    first.abort();
+    frames.next().await.unwrap();
+    let second = call(&handler, "x");
+    let ping = frames.ping().await;
+    second.abort();
+    frames.pong(&ping).await;
+    frames.answers_pings = true;
+    let third = call(&handler, "x");
+    let stream = frames.request().await;
+    frames.answer(stream, "").await;
+    outcome(third).await.unwrap();
 }
 
 #[tokio::test]
