@@ -27,6 +27,7 @@ use super::{
 use crate::{
     clock::Clock,
     config::{Authorities, HttpUrl, Refused, Targets},
+    timeouts,
 };
 
 /// The longest head of an answer, status line and headers.
@@ -100,8 +101,8 @@ impl Connector {
     }
 
     pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
-        let timed_out = |_| ConnectError::TimedOut { host: self.host(), limit: self.timeout };
-        tokio::time::timeout(self.timeout, self.open()).await.map_err(timed_out)?
+        let timed_out = || ConnectError::TimedOut { host: self.host(), limit: self.timeout };
+        timeouts::within(self.timeout, self.open()).await.ok_or_else(timed_out)?
     }
 
     async fn open(&self) -> Result<Connection, ConnectError> {

@@ -33,7 +33,7 @@ use super::{
     request::Request,
     socket::Vitals,
 };
-use crate::execute::command::RESULT_MAX_BYTES;
+use crate::{execute::command::RESULT_MAX_BYTES, timeouts};
 
 /// The silence after which a connection with requests is sent a ping.
 const PING_AFTER: Duration = Duration::from_secs(10);
@@ -140,7 +140,7 @@ impl Http2 {
         let mut pongs = self.pongs.clone();
         pongs.mark_unchanged();
         self.life.doubts.notify_one();
-        matches!(tokio::time::timeout(PROOF_WITHIN, pongs.changed()).await, Ok(Ok(())))
+        matches!(timeouts::within(PROOF_WITHIN, pongs.changed()).await, Some(Ok(())))
     }
 
     /// A place for one more request.
@@ -253,13 +253,13 @@ async fn death(life: &Life, mut pings: PingPong, pong: &watch::Sender<u64>) {
         let answer = pings.ping(Ping::opaque());
         tokio::pin!(answer);
         loop {
-            match tokio::time::timeout(PONG_WITHIN, &mut answer).await {
-                Ok(Ok(_)) => break pong.send_modify(|pongs| *pongs += 1),
+            match timeouts::within(PONG_WITHIN, &mut answer).await {
+                Some(Ok(_)) => break pong.send_modify(|pongs| *pongs += 1),
                 // It is at its end, as its driver will notice.
-                Ok(Err(_)) => return std::future::pending().await,
+                Some(Err(_)) => return std::future::pending().await,
                 // Whatever comes is a sign of life: the answer to a ping may have to wait behind much else.
-                Err(_) if life.vitals.reads() != heard => heard = life.vitals.reads(),
-                Err(_) => return life.has_died.store(true, Ordering::Release),
+                None if life.vitals.reads() != heard => heard = life.vitals.reads(),
+                None => return life.has_died.store(true, Ordering::Release),
             }
         }
     }
