@@ -64,8 +64,10 @@ async fn a_backup_of_a_busy_server_has_what_was_acknowledged_before_it() {
     rig.stop().await;
 
     assert!(sound(&into));
-    let names: Vec<_> = std::fs::read_dir(&into).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names, ["jobmill.db"]);
+    let mut names: Vec<_> =
+        std::fs::read_dir(&into).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["jobmill.db", "jobmill.mark"]);
     let rig = Rig::start(simple(with_queue(folder(&into), "shelf", queue(0)))).await;
     for id in before {
         rig.get(&id).await;

@@ -202,7 +202,7 @@ impl Rows for SqliteRows {
              AND (rank, detail) > (?3, ?4) ORDER BY rank, detail LIMIT ?5",
         )?;
         let (rank, order) =
-            after.map_or((i64::from(i8::MIN), 0), |place| (i64::from(place.rank), place.order.0));
+            after.map_or((i64::MIN, i64::MIN), |place| (i64::from(place.rank), place.order.0));
         let mut rows = statement.query(params![lane.queue, lane.kind, rank, order, limit as i64])?;
         while let Some(row) = rows.next()? {
             let id: i64 = row.get(2)?;
