@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use jobmill::{clock::Clock, config::HttpSettings, execute::http::HttpHandler};
+use jobmill::{
+    clock::{Clock, Timestamp},
+    config::HttpSettings,
+    execute::http::HttpHandler,
+};
 
 use super::{Endpoint, call, failure, handler, outcome, settings};
 use crate::support::manual_clock;
@@ -104,6 +108,26 @@ async fn a_connection_is_idle_no_longer_than_either_side_keeps_it() {
         line.answer_with("200 OK", "", "").await;
         outcome(third).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_makes_no_connection_fresh() {
+    let endpoint = Endpoint::start().await;
+    let clock = manual_clock();
+    let handler = HttpHandler::new(settings(&endpoint.url()), Clock::Manual(clock.clone())).unwrap();
+    let first = call(&handler, "x");
+    let mut line = endpoint.accept().await;
+    line.request().await;
+    line.answer_with("200 OK", "", "").await;
+    outcome(first).await.unwrap();
+    clock.advance(Duration::from_secs(30));
+    clock.set(Timestamp::from_micros(1_700_000_000_000_000));
+    let second = call(&handler, "x");
+    line.closed().await;
+    let mut line = endpoint.accept().await;
+    line.request().await;
+    line.answer_with("200 OK", "", "").await;
+    outcome(second).await.unwrap();
 }
 
 #[tokio::test]
