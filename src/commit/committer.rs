@@ -168,8 +168,11 @@ impl Loop {
                 self.checks.reset();
                 self.more |= self.committer.store.check()?;
             }
-            if let Some(pending) = self.locked.wait(&mut inbox, &self.committer.clock).await {
-                self.let_go_of_waiters(self.committer.clock.uptime());
+            if let Some(mut pending) = self.locked.wait(&mut inbox, &self.committer.clock).await {
+                // Time has passed since it was put together.
+                pending.batch.present = self.committer.clock.present();
+                pending.batch.space = self.committer.store.space();
+                self.let_go_of_waiters(pending.batch.present.uptime);
                 self.commit(pending)?;
                 // What the lock has held up until the very end is told by whoever waits for it.
                 if inbox.ending.is_cancelled() && self.locked.give_up() {
@@ -274,12 +277,10 @@ impl Loop {
     /// Applies a batch, and does all that follows from it.
     fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
         let Pending { mut batch, askers, controllers, flushes, gathered } = pending;
-        let present = self.committer.clock.present();
+        let (present, space) = (batch.present, batch.space);
         let now = present.uptime;
-        let space = self.committer.store.space();
         self.committer.metrics.health.disk(space);
         self.look_again = (space != Space::Enough).then(|| now.after(TRY_EVERY));
-        (batch.present, batch.space) = (present, space);
         batch.claim = !self.committer.draining.is_cancelled();
         let reported: Vec<_> = batch.reports.iter().map(|report| (report.id, report.lease)).collect();
         let outcomes = batch.reports.iter().filter(|report| is_outcome(report)).count();
