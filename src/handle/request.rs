@@ -74,7 +74,8 @@ impl JobRequest {
         self
     }
 
-    /// Not to be run before so much time has passed from the submission on.
+    /// Not to be run before the instant that the machine's clock, if it is not set, says so long after the submission: as
+    /// [`JobRequest::run_at`].
     pub fn delay(mut self, delay: Duration) -> Self {
         self.draft.run_time = None;
         self.delay = Some(delay);

@@ -12,7 +12,7 @@ use std::{
 };
 
 use jobmill::{
-    clock::Clock,
+    clock::{Clock, Timestamp},
     proto::v1::{self, JobState},
     serve::{Server, ServerBuilder},
     store::{Applied, Batch, Reader, Space, Store, StoreError},
@@ -351,6 +351,7 @@ async fn not_ready_while_the_disk_does_not_take_a_batch() {
     let submitting = tokio::spawn(async move { jobs.submit(submission(job("echo"))).await });
     tokio::task::spawn_blocking(move || hangs.recv().unwrap()).await.unwrap();
     assert_eq!(get(address, "/readyz").await.status, 200, "a batch may take its time");
+    clock.set(Timestamp::from_micros(0));
     clock.advance(Duration::from_secs(5));
     let stuck = get(address, "/readyz").await;
     assert_eq!((stuck.status, &*stuck.body), (503, "the disk has not taken the latest batch for 5 s\n"));

@@ -23,7 +23,7 @@ use crate::{
 impl<R: Rows> Engine<R> {
     /// Takes over the rows: puts back what a crash left running, and sets up the declared queues.
     pub(crate) fn open(mut rows: R, names: Arc<Names>, setup: EngineSetup) -> Result<Self, StoreError> {
-        let loaded = rows.load()?;
+        let mut loaded = rows.load()?;
         let server_before = loaded.retention;
         let mut engine = Engine {
             rows,
@@ -42,6 +42,7 @@ impl<R: Rows> Engine<R> {
             seed: setup.seed,
             poisoned: false,
         };
+        engine.names.steps.load(std::mem::take(&mut loaded.steps));
         engine.take_up(loaded);
         engine.start_times(setup.present);
         engine.rows.begin()?;
@@ -73,7 +74,6 @@ impl<R: Rows> Engine<R> {
         self.leased = loaded.leased.into_iter().map(|job| (job.id, Arc::new(job))).collect();
         self.purges = loaded.purges;
         self.sweeping.load(&loaded.sweeps);
-        self.names.steps.load(loaded.steps);
     }
 
     /// Undoes a batch that the disk had no room for, and knows again what is kept. What runs goes on running.
@@ -81,6 +81,8 @@ impl<R: Rows> Engine<R> {
         self.rows.rollback()?;
         let loaded = self.rows.load()?;
         self.take_up(loaded);
+        // How the clock was set is as true as before, whatever is kept of it.
+        self.step_noted = true;
         self.next_due = self.rows.next_due()?;
         self.next_expiry = self.rows.next_expiry()?;
         Ok(())
