@@ -1,6 +1,11 @@
 //! The committer itself: gather, apply, deliver.
 
-use std::{collections::HashMap, sync::Arc, thread, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     runtime::Handle,
@@ -159,7 +164,13 @@ impl Loop {
         }
     }
 
-    async fn run(mut self, mut inbox: Inbox) -> Result<(), StoreError> {
+    async fn run(mut self, inbox: Inbox) -> Result<(), StoreError> {
+        let ended = self.run_until_ending(inbox).await;
+        self.unwritten.is_over.store(ended.is_ok(), Ordering::Relaxed);
+        ended
+    }
+
+    async fn run_until_ending(&mut self, mut inbox: Inbox) -> Result<(), StoreError> {
         let mut entries = Vec::with_capacity(ENTRIES_MAX);
         let mut reports = Vec::with_capacity(ENTRIES_MAX);
         loop {

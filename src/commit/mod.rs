@@ -15,7 +15,7 @@ mod room;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -206,6 +206,11 @@ impl Reports {
         self.unwritten.outcomes.load(Ordering::Relaxed)
     }
 
+    /// Whether the committer has come to its end, but for closing the store.
+    pub(crate) fn are_over(&self) -> bool {
+        self.unwritten.is_over.load(Ordering::Relaxed)
+    }
+
     /// Returns once all outcomes that were told here are kept.
     pub(crate) async fn are_written(&self) {
         loop {
@@ -229,6 +234,8 @@ impl Reports {
 #[derive(Debug, Default)]
 struct Unwritten {
     outcomes: AtomicU64,
+    /// Nothing more is on its way to the store; it only has to be closed.
+    is_over: AtomicBool,
     /// Told when some were written.
     written: Notify,
 }

@@ -23,8 +23,8 @@ const STOP_GRACE_MAX: Duration = Duration::from_secs(5);
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// What a drain that is forced has for the disk, if its deadline is not nearer.
 const FORCED_MAX: Duration = Duration::from_secs(2);
-/// What the disk has after the deadline for the ends of attempts that were cut off there.
-const CUT_MAX: Duration = Duration::from_millis(250);
+/// What the disk has after the deadline for the ends of attempts that were cut off there, and the audit at the very end.
+const CUT_MAX: Duration = Duration::from_secs(1);
 
 /// The parts of a running server.
 pub(super) struct Running {
@@ -126,29 +126,34 @@ impl Running {
         // A handler that never yields can't be cut off; it ends with the process.
         until(attempts.wait(), &times.are_over).await;
         // What has ended goes to the disk, however long that takes, and those who called hear of it.
-        let mut flushed = false;
         let written = async {
             until(reports.are_written(), &times.are_over).await;
-            flushed = until(commit.flush(), &times.are_over).await.is_some();
+            until(commit.flush(), &times.are_over).await;
         };
         unless_ended(written, &mut committer, &mut ended).await;
-        if !serving.is_finished() && !stopper.force.is_cancelled() {
-            let answered = timeouts::within(FAREWELL_MAX, &mut serving);
-            tokio::select! {
-                biased;
-                _ = until(answered, &times.are_over) => {}
-                () = stopper.force.cancelled() => {}
-            }
-        }
-        serving.abort();
-        self.following.abort();
         // Handles may outlive the server; what closures own must not.
         self.closures.close();
         commit.end();
         // Dropping the store ends its checkpoint thread, too.
-        if ended.is_none() {
-            ended = until(&mut committer, &times.are_over).await;
-        }
+        let closing = async {
+            if ended.is_none() {
+                ended = until(&mut committer, &times.are_over).await;
+            }
+        };
+        let farewell = async {
+            if !serving.is_finished() && !stopper.force.is_cancelled() {
+                let answered = timeouts::within(FAREWELL_MAX, &mut serving);
+                tokio::select! {
+                    biased;
+                    _ = until(answered, &times.are_over) => {}
+                    () = stopper.force.cancelled() => {}
+                }
+            }
+        };
+        // Not one after the other: a client that does not read must not take the store's time.
+        tokio::join!(closing, farewell);
+        serving.abort();
+        self.following.abort();
         dispatching.abort();
         if !dispatching.is_finished() {
             let _ = dispatching.await;
@@ -169,22 +174,24 @@ impl Running {
         if let Some(showing) = self.showing {
             showing.abort();
         }
-        told(ended, reports.unwritten(), flushed)
+        if ended.is_none() && reports.are_over() {
+            // All is written: only closing takes long.
+            ended = Some(Ok(Ok(())));
+        }
+        told(ended, reports.unwritten())
     }
 }
 
-/// What the end of the committer means for the server's; `None` where it has not ended, for which the last answers may
-/// have left it no time: whether it had `flushed` says then whether anything is missing.
-fn told(ended: Option<Ended>, outcomes: u64, flushed: bool) -> Result<(), ServeError> {
-    let is_whole = outcomes == 0 && (flushed || ended.is_some());
-    if !is_whole {
+/// What the end of the committer means for the server's; `None` where it has not come to its end.
+fn told(ended: Option<Ended>, outcomes: u64) -> Result<(), ServeError> {
+    if outcomes > 0 || ended.is_none() {
         tracing::error!(
             outcomes,
             "not everything was written: these attempts' jobs are taken up as interrupted"
         );
     }
     match ended {
-        Some(Ok(Ok(()))) | None if is_whole => Ok(()),
+        Some(Ok(Ok(()))) if outcomes == 0 => Ok(()),
         Some(Ok(Ok(()))) | None => Err(ServeError::Unwritten { outcomes }),
         Some(Ok(Err(error))) => Err(error.into()),
         Some(Err(_)) => Err(ServeError::Ended("the committer".into())),

@@ -13,6 +13,7 @@ use jobmill::{
 };
 use rustix::process::Signal;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::mpsc,
     task::{JoinSet, yield_now},
@@ -20,9 +21,12 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use crate::support::{
-    PATIENCE, Process, QUEUE, Rig, Stage, defaults, folder, is_definite, job, memory, queue, refusal, soon,
-    submission, with_queue,
+use crate::{
+    frames,
+    support::{
+        PATIENCE, Process, QUEUE, Rig, Stage, defaults, folder, is_definite, job, memory, queue, refusal,
+        soon, submission, with_queue,
+    },
 };
 
 /// Commands that outlive any test unless they are stopped.
@@ -175,6 +179,17 @@ async fn a_second_signal_ends_it_at_once() {
     let lost = rig.get(&id).await;
     assert_eq!((lost.state(), lost.failure.unwrap().reason()), (JobState::Failed, FailureReason::Lost));
     process.kill().await;
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_and_stays_until_the_deadline_is_no_failure_of_the_store() {
+    let home = tempfile::tempdir().unwrap();
+    let rig = Rig::start(Server::builder(one_consumer(home.path(), Duration::from_millis(100)))).await;
+    let mut silent = TcpStream::connect(rig.address()).await.unwrap();
+    let greeting = [frames::PREFACE, &frames::frame(frames::SETTINGS, 0, 0, &[])].concat();
+    silent.write_all(&greeting).await.unwrap();
+    soon(silent.read_u8()).await.unwrap();
+    rig.stop().await;
 }
 
 fn one_consumer(home: &Path, drain_timeout: Duration) -> Settings {
