@@ -90,7 +90,7 @@ pub struct Changed {
     pub ended_attempt: Option<AttemptRecord>,
 }
 
-/// The state in which a new job, or one whose attempt never started, waits.
+/// The state in which a new job, or one run anew, waits.
 #[must_use]
 pub fn waiting_state(run_time: Option<Timestamp>, moment: Moment) -> State {
     match run_time {
@@ -121,13 +121,15 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             | State::Expired => Err(refused),
         },
         Event::Expire => match job.state {
-            State::Scheduled { .. } | State::Queued { .. } if expired(job, moment.now) => {
+            State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. }
+                if expired(job, moment.now) =>
+            {
                 Ok(changed(job, State::Expired, moment))
             }
             State::Scheduled { .. }
             | State::Queued { .. }
-            | State::Running { .. }
             | State::BackingOff { .. }
+            | State::Running { .. }
             | State::Cancelling { .. }
             | State::Succeeded
             | State::Failed
@@ -185,16 +187,18 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
         }
         Event::Release { lease, delay } => {
             let delay = delay.filter(|delay| !delay.is_zero());
-            let run_time = delay.map(|delay| moment.now.after(job.spec.retry.at_least(delay, moment.random)));
-            let state = match held(job, *lease)? {
-                Held::Cancelling => State::Cancelled,
-                Held::Running => waiting_state(run_time, moment),
+            let state = match (held(job, *lease)?, delay) {
+                (Held::Cancelling, _) => State::Cancelled,
+                (Held::Running, None) => State::Queued { order: moment.position },
+                (Held::Running, Some(delay)) => {
+                    let delay = job.spec.retry.at_least(delay, moment.random);
+                    State::BackingOff { due: moment.backoffs.after(delay) }
+                }
             };
             let mut next = changed(job, state, moment);
             next.job.attempt = job.attempt.saturating_sub(1);
-            if next.job.attempt == 0 {
-                next.job.started = None;
-            }
+            // Of the attempt before it, the history has the start.
+            next.job.started = None;
             Ok(next)
         }
         Event::Cancel => match job.state {

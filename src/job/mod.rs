@@ -28,7 +28,7 @@ pub enum State {
         /// The attempt's right to report.
         lease: LeaseToken,
     },
-    /// An attempt failed, and the next one waits for its time.
+    /// An attempt failed, or could not even start, and the next one waits for its time.
     BackingOff {
         /// When it comes.
         due: Timestamp,
@@ -317,7 +317,7 @@ pub struct Job {
     pub max_attempts: u32,
     /// When it last changed.
     pub updated: Timestamp,
-    /// When its latest attempt started.
+    /// When its latest attempt started; absent where that went back without having started.
     pub started: Option<Timestamp>,
     /// When it ended.
     pub ended: Option<Timestamp>,

@@ -249,14 +249,14 @@ impl KindMetrics {
             ended.inc();
         }
         let Some(ran) = ran else { return };
+        if job.started.is_none() {
+            self.not_started.inc();
+            return;
+        }
         let counter = match (job.state, &job.failure) {
             (State::Succeeded, _) => &self.succeeded_attempts,
             (State::Failed | State::Cancelled | State::BackingOff { .. }, Some(failure)) => {
                 &self.failed_attempts[label(failure.reason).1]
-            }
-            (State::Queued { .. } | State::Scheduled { .. }, _) => {
-                self.not_started.inc();
-                return;
             }
             _ => return,
         };

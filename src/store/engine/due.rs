@@ -3,7 +3,7 @@
 use super::{Engine, Pending, Progressing, rows::Rows};
 use crate::{
     clock::Timestamp,
-    job::{Job, State},
+    job::Job,
     store::StoreError,
     transition::{Event, expired, transition},
 };
@@ -50,8 +50,9 @@ impl<R: Rows> Engine<R> {
         }
         progressing.promoted = true;
         for stored in self.rows.due(now, backoffs, DUE_MAX)? {
-            // Where very many expire at once, some of them are among the due ones still.
-            if expired(&stored, now) && matches!(stored.state, State::Scheduled { .. }) {
+            // Where very many expire at once, some of them are among the due ones still. So is one whose only attempt
+            // never started.
+            if expired(&stored, now) {
                 self.end_expired(&stored, now, progressing)?;
                 continue;
             }

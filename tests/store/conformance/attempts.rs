@@ -131,7 +131,7 @@ fn an_attempt_that_is_released_for_later_does_not_count_either(rig: &mut Rig) {
     let delay = Some(std::time::Duration::from_secs(2));
     rig.report(&first, ReportBody::Released { delay }).unwrap();
     let back = rig.job(first.id);
-    assert_eq!((back.state.name(), back.attempt, back.started), (StateName::Scheduled, 0, None));
+    assert_eq!((back.state.name(), back.attempt, back.started), (StateName::BackingOff, 0, None));
     assert_eq!(back.state.due(), Some(rig.now.after(std::time::Duration::from_secs(2))));
     // Its slot is free for others meanwhile.
     rig.tick();

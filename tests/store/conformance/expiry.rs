@@ -14,6 +14,7 @@ both_stores!(
     a_job_that_has_not_started_in_time_expires_and_makes_room,
     a_job_that_has_started_does_not_expire_any_more,
     a_job_that_was_released_before_it_started_can_expire,
+    a_job_that_was_released_for_later_expires_in_place_of_its_first_attempt,
     one_that_comes_too_late_expires_at_once_and_takes_no_slot,
     a_scheduled_job_expires_in_its_sleep,
     expiry_is_told_in_time_and_goes_on_after_a_crash,
@@ -57,6 +58,16 @@ fn a_job_that_was_released_before_it_started_can_expire(rig: &mut Rig) {
     rig.until(at(5));
     rig.report(&running, jobmill::store::ReportBody::Released { delay: None }).unwrap();
     assert_eq!((rig.state(running.id), rig.job(running.id).attempt), (StateName::Expired, 0));
+}
+
+fn a_job_that_was_released_for_later_expires_in_place_of_its_first_attempt(rig: &mut Rig) {
+    rig.queue("q", 1);
+    let running = rig.submit(expiring(5));
+    let delay = Some(std::time::Duration::from_secs(10));
+    rig.report(&running, jobmill::store::ReportBody::Released { delay }).unwrap();
+    assert_eq!(rig.state(running.id), StateName::BackingOff);
+    rig.until(at(100));
+    assert_eq!(path(&rig.tick(), running.id), [StateName::Expired]);
 }
 
 fn one_that_comes_too_late_expires_at_once_and_takes_no_slot(rig: &mut Rig) {

@@ -497,9 +497,9 @@ fn may_become(old: Option<StateName>, new: StateName, retried: bool) -> bool {
     let allowed: &[StateName] = match old {
         None => &[Scheduled, Queued, Running, Expired],
         Some(Scheduled) => &[Queued, Running, Cancelled, Expired],
-        Some(BackingOff) => &[Queued, Running, Cancelled],
+        Some(BackingOff) => &[Queued, Running, Cancelled, Expired],
         Some(Queued) => &[Running, Cancelled, Expired],
-        Some(Running) => &[Running, Succeeded, BackingOff, Failed, Scheduled, Queued, Cancelling],
+        Some(Running) => &[Running, Succeeded, BackingOff, Failed, Queued, Cancelling],
         Some(Cancelling) => &[Cancelling, Succeeded, Cancelled],
         Some(Failed | Cancelled) if retried => &[Queued],
         Some(Failed | Cancelled | Succeeded | Expired) => &[],

@@ -31,7 +31,7 @@ async fn an_attempt_that_gets_no_connection_in_time_does_not_count() {
     line.request().await;
     let waiting = rig.submit(only()).await.id;
     let mut watcher = rig.watch_ids(&[&waiting]).await;
-    watcher.until(JobState::Scheduled).await;
+    watcher.until(JobState::BackingOff).await;
     let back = rig.get(&waiting).await;
     assert_eq!((back.attempt, back.attempts.len()), (0, 0), "{back:?}");
     assert_eq!(back.run_time.unwrap().seconds, 1_800_000_001, "not at once again");
