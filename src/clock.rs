@@ -1,6 +1,6 @@
 //! Time, injected. The only file that reads the machine's clocks.
 //!
-//! There are two. The *wall clock* says what time it is: it labels things for people and says when a scheduled job is
+//! There are two. The *wall clock* says what time it is: it labels what is shown and says when a scheduled job is
 //! due or a waiting one expires. It may be wrong, and may be set at any moment. The *uptime* counts what has passed, the
 //! machine's sleep included, and can't be set: whatever waits for a while, and no instant, waits by it. The two have types
 //! of their own, so that the one is never taken for the other.
@@ -100,7 +100,7 @@ impl Stopwatch {
 }
 
 /// A point on the line that counts what has passed, the machine's sleep included, since some moment before the process
-/// began. Nobody can set it; in another process it means nothing.
+/// began. It can't be set; in another process it means nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Uptime(Duration);
 
@@ -186,7 +186,7 @@ impl Wake {
             || self.uptime.is_some_and(|uptime| uptime <= present.uptime)
     }
 
-    /// How long it takes to come if nobody sets the clock.
+    /// How long it takes to come if the clock is not set.
     fn left(self, present: Present) -> Option<Duration> {
         let by_wall = self.wall.map(|wall| wall.since(present.wall));
         by_wall.into_iter().chain(self.uptime.map(|uptime| uptime.since(present.uptime))).min()
@@ -287,7 +287,7 @@ impl ManualClock {
         ManualClock { present: Arc::new(watch::Sender::new(present)) }
     }
 
-    /// Lets time pass, and wakes whoever waits for a moment on the way.
+    /// Lets time pass, and wakes those who wait for a moment on the way.
     pub fn advance(&self, by: Duration) {
         self.present.send_modify(|present| {
             *present = Present { wall: present.wall.after(by), uptime: present.uptime.after(by) };

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use super::{TARGET, append_to};
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, Uptime},
     lines::{self, Lines, Outlet},
 };
 
@@ -145,7 +145,7 @@ impl Sink {
 #[derive(Clone, Debug)]
 pub(super) struct Complaints {
     clock: Clock,
-    latest: Arc<Mutex<Option<Timestamp>>>,
+    latest: Arc<Mutex<Option<Uptime>>>,
 }
 
 impl Complaints {
@@ -170,10 +170,9 @@ impl Complaints {
 
     /// Whether it is time to tell the log again, which is then counted as told.
     fn may_come(&self) -> bool {
-        let now = self.clock.now();
+        let now = self.clock.uptime();
         let mut latest = self.latest.lock();
-        // A clock that was set back keeps no complaint from coming.
-        let may = latest.is_none_or(|at| now < at || now.since(at) >= COMPLAIN_EVERY);
+        let may = latest.is_none_or(|at| now.since(at) >= COMPLAIN_EVERY);
         if may {
             *latest = Some(now);
         }

@@ -1,6 +1,6 @@
 //! How the wall clock has gone beside the time that a store counts.
 //!
-//! What people see of a job are wall-clock times, as the clock said them then. For how long a job has ended, or has
+//! The times of a job that are shown are wall-clock times, as the clock said them then. For how long a job has ended, or has
 //! been ready, can't be told from those alone once the clock was set. So a store notes from which place in its feed on
 //! the clock was how far ahead of the time that it counts: that takes a row each time that the clock is set, and
 //! nothing in the rows of jobs.
@@ -58,7 +58,7 @@ pub(crate) struct Step {
     pub(crate) of_backoffs: i64,
 }
 
-/// All notes, oldest first. The engine writes them; whoever reads rows needs them, too.
+/// All notes, oldest first. The engine writes them; the readers of rows need them, too.
 #[derive(Debug, Default)]
 pub struct Steps {
     steps: RwLock<Vec<Step>>,

@@ -24,7 +24,7 @@ async fn server(settings: Settings, clock: &ManualClock) -> Rig {
     Rig::start(simple(settings).clock(Clock::Manual(clock.clone()))).await
 }
 
-/// Sets a clock so many seconds after, or before, what it says.
+/// Sets a clock by a number of seconds, forward or back.
 fn set_by(clock: &ManualClock, seconds: i64) {
     let now = Clock::Manual(clock.clone()).now().as_micros();
     clock.set(Timestamp::from_micros(now + seconds * 1_000_000));

@@ -172,7 +172,7 @@ fn jobs_that_ended_under_a_wrong_clock_are_kept_for_their_time(rig: &mut Rig) {
         let right = rig.now;
         rig.set_clock(wrong);
         let id = ended(rig);
-        assert_eq!(rig.job(id).ended, Some(wrong), "people see what the clock said");
+        assert_eq!(rig.job(id).ended, Some(wrong), "what is shown is what the clock said");
         rig.set_clock(right);
         rig.live(DAY - 1);
         assert!(there(rig, id), "it ended at {wrong} and was deleted early");
