@@ -138,6 +138,11 @@ impl<R: Rows> Engine<R> {
                 tracing::debug!(%error, "a batch waits for the database's lock");
                 return Ok(self.unapplied(batch, Obstacle::Locked));
             }
+            Err(StoreError::DiskFull(error)) => {
+                tracing::debug!(%error, "a batch could not be begun on the full disk");
+                batch.offers.clear();
+                return Ok(self.unapplied(batch, Obstacle::DiskFull));
+            }
             begun => begun?,
         }
         self.poisoned = true;

@@ -23,6 +23,8 @@ const BACKGROUND_PAGES: i32 = 1_000;
 const INLINE_PAGES: i32 = 16_000;
 /// and from so many on it waits for the thread first: the log's bound, as long as no reader stays.
 const BOUND_PAGES: i32 = 2 * INLINE_PAGES;
+/// The same in bytes: by so much the database can grow when the log is copied into it.
+pub(super) const BOUND_BYTES: u64 = BOUND_PAGES as u64 * 4096;
 
 thread_local! {
     /// The length of the log in pages, as the last commit of this thread left it.

@@ -15,6 +15,15 @@ use crate::{
 
 const BALLAST: &str = "ballast";
 
+/// What a database will do with space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Growth {
+    /// The bytes that it can fill before its file grows.
+    pub(super) spare: u64,
+    /// The bytes by which its file grows once the log is copied into it.
+    pub(super) due: u64,
+}
+
 /// What is known of the disk.
 pub(super) struct Disk {
     folder: PathBuf,
@@ -76,19 +85,19 @@ impl Disk {
         self.give_up_ballast() || !was_full
     }
 
-    /// What there is room for; `spare` is what the database itself could fill before it grows.
+    /// What there is room for; `database` tells what it could fill itself, and by how much it will grow.
     ///
     /// It is looked at anew for each batch. In a tenth of a second a fast client would write what is kept free, and the
     /// ballast's space, which was given up to it, would go to whoever takes it first.
-    pub(super) fn space(&mut self, spare: impl FnOnce() -> Result<u64, StoreError>) -> Space {
+    pub(super) fn space(&mut self, database: impl FnOnce() -> Result<Growth, StoreError>) -> Space {
         if self.full {
             return Space::Full;
         }
-        self.look(spare);
+        self.look(database);
         if self.low { Space::Low } else { Space::Enough }
     }
 
-    fn look(&mut self, spare: impl FnOnce() -> Result<u64, StoreError>) {
+    fn look(&mut self, database: impl FnOnce() -> Result<Growth, StoreError>) {
         // Where the file system can't tell, there may be none.
         let free = free_bytes(&self.folder).unwrap_or_else(|error| {
             if !self.low {
@@ -97,9 +106,15 @@ impl Disk {
             0
         });
         let needed = if self.has_ballast { 0 } else { self.ballast_bytes };
-        let low = free < needed
-            || (free < needed.saturating_add(self.min_free_bytes)
-                && free.saturating_add(spare().unwrap_or(0)) < needed.saturating_add(self.min_free_bytes));
+        let wanted = needed.saturating_add(self.min_free_bytes);
+        let low = if free < needed {
+            true
+        } else if free >= wanted.saturating_add(super::checkpoint::BOUND_BYTES) {
+            false
+        } else {
+            let Growth { spare, due } = database().unwrap_or_default();
+            free.saturating_add(spare) < wanted.saturating_add(due)
+        };
         if !low && !self.has_ballast {
             self.keep_ballast();
         }

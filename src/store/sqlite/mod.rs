@@ -17,7 +17,7 @@ mod write_job;
 mod writer;
 
 use std::{
-    fs::{DirBuilder, File},
+    fs::{self, DirBuilder, File},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -223,8 +223,14 @@ impl Store for SqliteStore {
     }
 
     fn space(&mut self) -> Space {
-        let rows = self.engine.rows();
-        self.disk.space(|| rows.spare_bytes())
+        let (rows, database) = (self.engine.rows(), self.files.database());
+        let growth = || rows.growth(fs::metadata(database).map_or(0, |file| file.len()));
+        let space = self.disk.space(growth);
+        if space == Space::Low && growth().is_ok_and(|growth| growth.due > 0) {
+            // While there is room for it: what the ballast has would not hold it.
+            rows.empty_log();
+        }
+        space
     }
 
     fn reader(&self) -> Arc<dyn Reader> {

@@ -7,6 +7,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 
 use super::{
     decode::{Decoder, Table, set_aside},
+    disk::Growth,
     load::{
         load, micros, micros_of, read_jobs, read_one_job, recount, write_counters, write_queue, write_steps,
     },
@@ -48,11 +49,14 @@ impl SqliteRows {
         Ok(self.connection.busy_timeout(at_most)?)
     }
 
-    /// What the database file itself has to spare, in bytes.
-    pub(super) fn spare_bytes(&self) -> Result<u64, StoreError> {
+    /// What the database has to spare, and by how much its file of this length will grow.
+    pub(super) fn growth(&self, file_bytes: u64) -> Result<Growth, StoreError> {
         let number =
             |pragma: &str| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
-        Ok(number("freelist_count")?.saturating_mul(number("page_size")?))
+        let page = number("page_size")?;
+        let whole = number("page_count")?.saturating_mul(page);
+        let spare = number("freelist_count")?.saturating_mul(page);
+        Ok(Growth { spare, due: whole.saturating_sub(file_bytes) })
     }
 
     /// Lets the log start over, so that it needs no more space for a while.
