@@ -52,7 +52,9 @@ pub(super) async fn play(client: &Client, files: &[Input], ui: &Ui) -> Result<Pl
             WatchItem::Event { .. } | WatchItem::Interrupted { .. } => continue,
         };
         let Some(role) = submitted.get(&job.id).copied() else { continue };
-        if role == Role::Cancelled && job.state == i32::from(JobState::Running) && !cancelled {
+        // Its command tells that it runs: one that is cancelled before it has started had no attempt.
+        let runs = job.state == i32::from(JobState::Running) && job.progress.is_some();
+        if role == Role::Cancelled && runs && !cancelled {
             cancelled = true;
             cancel(client, &job.id).await?;
         }
