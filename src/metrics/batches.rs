@@ -192,17 +192,23 @@ impl Recorder {
         for change in &applied.changes {
             match change {
                 Change::Job { job, before } => {
-                    let ran = match job.state.lease() {
-                        // A job that runs already goes on.
-                        Some(_) => {
-                            running.entry(job.id).or_insert(now);
+                    let ran_before = matches!(before, Some(StateName::Running | StateName::Cancelling));
+                    let ran = match (ran_before, job.state.lease().is_some()) {
+                        (true, false) => running.remove(&job.id).map(|began| now.since(began)),
+                        (false, true) => {
+                            running.insert(job.id, now);
                             None
                         }
-                        None => running.remove(&job.id).map(|began| now.since(began)),
+                        // A job that runs goes on, and most that don't never did.
+                        (true, true) | (false, false) => None,
                     };
                     batches.of(&job.spec.kind, places).changed(job, *before, ran);
                 }
-                Change::Deleted(_) => batches.deleted.inc(),
+                Change::Deleted(tombstone) => {
+                    // One that was set aside may have run.
+                    running.remove(&tombstone.id);
+                    batches.deleted.inc();
+                }
             }
         }
         let refused = applied.reports.iter().filter(|report| report.is_err()).count();
