@@ -34,7 +34,7 @@ const UNTAKEN_MAX_BYTES: usize = 256 << 20;
 const MAKING_BYTES: usize = 8 << 20;
 /// Size of the pieces in which a large answer is handed over. Smaller answers go whole, and do not count.
 const PIECE_BYTES: usize = 64 << 10;
-/// A message with so many jobs, without payloads and results, is smaller than a piece.
+/// Number of jobs, without payloads and results, whose message is smaller than a piece.
 pub(super) const FEW_JOBS: usize = 4;
 /// Small messages that are ready together share a frame up to this size.
 const FRAME_BYTES: usize = 32 << 10;
@@ -140,7 +140,7 @@ impl Permit {
         permit
     }
 
-    /// Gives back what is not needed for so many bytes.
+    /// Gives back what these bytes do not need.
     fn shrink(&mut self, bytes: usize) {
         let surplus = self.permit.num_permits().saturating_sub(units(bytes) as usize);
         if let Some(surplus) = self.permit.split(surplus) {
@@ -433,7 +433,7 @@ mod tests {
         piece(&mut stalled).await;
         let mut slow = large(&outgoing).await;
         piece(&mut slow).await;
-        // Nobody waits: however long it takes, both are kept.
+        // No other answer waits: both are kept, however long it takes.
         sleep(2 * PATIENCE).await;
         piece(&mut stalled).await;
         piece(&mut slow).await;

@@ -185,7 +185,7 @@ impl Loop {
                 pending.batch.space = self.committer.store.space();
                 self.let_go_of_waiters(pending.batch.present.uptime);
                 self.commit(pending)?;
-                // What the lock has held up until the very end is told by whoever waits for it.
+                // The drain tells what the lock has held up until the end.
                 if inbox.ending.is_cancelled() && self.locked.give_up() {
                     return Ok(());
                 }
@@ -341,7 +341,7 @@ impl Loop {
         let outcomes = batch.reports.iter().filter(|report| is_outcome(report)).count();
         let mut applied = self.committer.store.apply(batch)?;
         if applied.unapplied.take().is_some() {
-            // What stays unwritten is told by whoever waits for this end.
+            // The drain tells what stays unwritten.
             tracing::error!("what waited for space is given up");
             for controller in controllers {
                 controller.refuse(ControlRefusal::DiskFull);

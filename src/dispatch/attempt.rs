@@ -158,7 +158,7 @@ impl Dispatch {
                 biased;
                 result = &mut run => return Ran::Ended(result, stopped),
                 () = cancelled.cancelled(), if stopped != Stopped::Cancelled => stopped = Stopped::Cancelled,
-                // A drain takes no attempt's timeout away: the job has had its time, whoever ends it.
+                // A drain takes no attempt's timeout away: the job has had its time all the same.
                 () = &mut time_is_up, if stopped == Stopped::Draining => stopped = Stopped::TimedOut,
                 () = self.cutting_off.cancelled() => return Ran::CutOff(stopped),
                 () = &mut patience => return Ran::CutOff(stopped),

@@ -101,7 +101,7 @@ impl CallMetrics {
         methods.collect()
     }
 
-    /// So many bytes more, or less, are kept of large answers.
+    /// Adds to the bytes that are kept of large answers, or takes from them.
     pub(crate) fn untaken(&self, bytes: i64) {
         self.untaken.add(bytes);
     }

@@ -2,7 +2,7 @@
 
 use crate::store::Leftover;
 
-/// So many queues, and so many kinds, have a line of their own.
+/// Limit of the queues, and of the kinds, that have a line of their own.
 const TOLD_MAX: usize = 10;
 
 /// Tells the log.

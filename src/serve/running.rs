@@ -74,7 +74,7 @@ impl Running {
             () = ended(&mut self.showing) => unexpected("the metrics endpoint"),
         };
         if reason.is_err() {
-            // Nobody can be reached any more: no time is given.
+            // No caller can be reached any more: no time is given.
             self.stopper.force();
         }
         let times = Times::default();

@@ -1,18 +1,17 @@
 //! A machine whose wall clock is set: `libfaketime` does it to one process alone, whose uptime goes on.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
 };
 
 use jobmill::proto::v1::JobState;
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStderr, Command},
-};
 
-use crate::support::{Rig, job, soon};
+use crate::{
+    served::Served,
+    support::{Rig, job},
+};
 
 const CONFIGURATION: &str = "
 [kinds.fail]
@@ -38,63 +37,27 @@ fn set(home: &Path, offset: &str) {
     fs::rename(home.join("offset.new"), home.join("offset")).unwrap();
 }
 
-struct Served {
-    child: Child,
-    log: Lines<BufReader<ChildStderr>>,
-    rig: Rig,
-}
-
-impl Served {
-    async fn start(home: &Path) -> Self {
-        fs::write(home.join("jobmill.toml"), CONFIGURATION).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_jobmill"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
-            .arg(home.join("jobmill.toml"))
-            .arg("--data-dir")
-            .arg(home.join("data"))
-            .env("LD_PRELOAD", library())
-            .env("FAKETIME_TIMESTAMP_FILE", home.join("offset"))
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("DONT_FAKE_MONOTONIC", "1")
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
-        let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = soon(out.next_line()).await.unwrap().expect("a server that starts");
-        let rig = Rig::connect(line.split(' ').nth(3).unwrap()).await;
-        Served { child, log, rig }
-    }
-
-    /// Waits for a line of the log with these words.
-    async fn says(&mut self, words: &str) {
-        soon(async {
-            while let Some(line) = self.log.next_line().await.unwrap() {
-                if line.contains(words) {
-                    return;
-                }
-            }
-            panic!("no line says {words}");
-        })
-        .await;
-    }
-
-    async fn stop(mut self) {
-        kill_process(Pid::from_raw(self.child.id().unwrap() as i32).unwrap(), Signal::TERM).unwrap();
-        assert!(soon(self.child.wait()).await.unwrap().success());
-    }
+/// Starts a server under that clock.
+async fn start(home: &Path) -> (Served, Rig) {
+    let (library, offset) = (library(), home.join("offset"));
+    let environment = [
+        ("LD_PRELOAD", library.as_os_str()),
+        ("FAKETIME_TIMESTAMP_FILE", offset.as_os_str()),
+        ("FAKETIME_NO_CACHE", OsStr::new("1")),
+        ("DONT_FAKE_MONOTONIC", OsStr::new("1")),
+    ];
+    let mut server = Served::start(home, CONFIGURATION, &environment);
+    let rig = server.connect().await;
+    (server, rig)
 }
 
 #[tokio::test]
 async fn a_retry_comes_on_time_though_the_machines_clock_was_set_back_by_an_hour() {
     let home = tempfile::tempdir().unwrap();
     set(home.path(), "+0");
-    let mut server = Served::start(home.path()).await;
-    let id = server.rig.submit(job("fail")).await.id;
-    let mut watcher = server.rig.watch_ids(&[&id]).await;
+    let (mut server, rig) = start(home.path()).await;
+    let id = rig.submit(job("fail")).await.id;
+    let mut watcher = rig.watch_ids(&[&id]).await;
     watcher.until(JobState::BackingOff).await;
     set(home.path(), "-3600");
     watcher.until(JobState::Failed).await;
@@ -106,20 +69,20 @@ async fn a_retry_comes_on_time_though_the_machines_clock_was_set_back_by_an_hour
 async fn a_server_that_boots_with_a_clock_a_year_ahead_deletes_nothing_and_says_what_to_do() {
     let home = tempfile::tempdir().unwrap();
     set(home.path(), "+0");
-    let server = Served::start(home.path()).await;
-    let id = server.rig.submit(job("echo")).await.id;
-    server.rig.ends(&id).await;
+    let (server, rig) = start(home.path()).await;
+    let id = rig.submit(job("echo")).await.id;
+    rig.ends(&id).await;
     server.stop().await;
     set(home.path(), "+365d");
-    let mut server = Served::start(home.path()).await;
+    let (mut server, rig) = start(home.path()).await;
     server.says("set it right within the hour").await;
     // Every batch looks for what is over.
-    let next = server.rig.submit(job("echo")).await.id;
-    server.rig.ends(&next).await;
-    server.rig.get(&id).await;
+    let next = rig.submit(job("echo")).await.id;
+    rig.ends(&next).await;
+    rig.get(&id).await;
     set(home.path(), "+0");
-    let last = server.rig.submit(job("echo")).await.id;
-    server.rig.ends(&last).await;
-    server.rig.get(&id).await;
+    let last = rig.submit(job("echo")).await.id;
+    rig.ends(&last).await;
+    rig.get(&id).await;
     server.stop().await;
 }

@@ -9,6 +9,7 @@ mod faketime;
 mod nginx;
 #[cfg(target_os = "linux")]
 mod process_one;
+mod served;
 mod sqlite3;
 
 #[expect(dead_code, unused_imports, reason = "these tests need less of it than others")]

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdin, Command},
 };
 
-use crate::support::{Rig, job, soon};
+use crate::{
+    served::Served,
+    support::{job, soon},
+};
 
 const CONFIGURATION: &str = "[kinds.echo]\ncommand = ['cat']\n";
 
@@ -41,61 +43,10 @@ impl Shell {
     }
 }
 
-/// A server in a process of its own, with its log.
-struct Served {
-    child: Child,
-    out: Lines<BufReader<ChildStdout>>,
-    log: Lines<BufReader<ChildStderr>>,
-}
-
-impl Served {
-    fn start(home: &Path) -> Self {
-        std::fs::write(home.join("jobmill.toml"), CONFIGURATION).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_jobmill"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
-            .arg(home.join("jobmill.toml"))
-            .arg("--data-dir")
-            .arg(home.join("data"))
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap()).lines();
-        let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        Served { child, out, log }
-    }
-
-    async fn connect(&mut self) -> Rig {
-        let line = soon(self.out.next_line()).await.unwrap().expect("a server that starts");
-        Rig::connect(line.split(' ').nth(3).unwrap()).await
-    }
-
-    /// The next line of the log with these words.
-    async fn says(&mut self, words: &str) -> String {
-        soon(async {
-            loop {
-                let line =
-                    self.log.next_line().await.unwrap().unwrap_or_else(|| panic!("no line says {words}"));
-                if line.contains(words) {
-                    return line;
-                }
-            }
-        })
-        .await
-    }
-
-    async fn stop(mut self) {
-        kill_process(Pid::from_raw(self.child.id().unwrap() as i32).unwrap(), Signal::TERM).unwrap();
-        assert!(soon(self.child.wait()).await.unwrap().success());
-    }
-}
-
 #[tokio::test]
 async fn a_shell_that_holds_the_lock_is_named_in_the_log_and_outlasted() {
     let home = tempfile::tempdir().unwrap();
-    let mut server = Served::start(home.path());
+    let mut server = Served::start(home.path(), CONFIGURATION, &[]);
     let rig = server.connect().await;
     let shell = Shell::lock(&home.path().join("data")).await;
     let holder = format!("process={}", shell.child.id().unwrap());
@@ -116,11 +67,11 @@ async fn a_shell_that_holds_the_lock_is_named_in_the_log_and_outlasted() {
 #[tokio::test]
 async fn a_start_beside_a_shell_that_holds_the_lock_says_what_it_waits_for_and_goes_on() {
     let home = tempfile::tempdir().unwrap();
-    let mut first = Served::start(home.path());
+    let mut first = Served::start(home.path(), CONFIGURATION, &[]);
     first.connect().await;
     first.stop().await;
     let shell = Shell::lock(&home.path().join("data")).await;
-    let mut server = Served::start(home.path());
+    let mut server = Served::start(home.path(), CONFIGURATION, &[]);
     server.says("another program holds the database's lock").await;
     shell.let_go().await;
     let rig = server.connect().await;

@@ -10,7 +10,7 @@ use jobmill::{
 use super::{Finding, text, warning};
 
 const JOBS: &str = "jobs";
-/// So many queues, and so many kinds, have a line of their own.
+/// Limit of the queues, and of the kinds, that have a line of their own.
 const SHOWN_MAX: usize = 10;
 
 /// What is in the database of `folder` and was left behind. What keeps it from being read is told by the database's

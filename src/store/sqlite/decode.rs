@@ -1,4 +1,4 @@
-//! Rows that can't be read: noted by whoever meets them, and set aside by the writer's next batch.
+//! Rows that can't be read: noted by the reader or writer that meets them, and set aside by the next batch.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

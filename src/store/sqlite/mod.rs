@@ -261,7 +261,7 @@ fn open_connection(path: &Path, options: &Options) -> Result<Connection, StoreEr
     Ok(connection)
 }
 
-/// Refuses a database of a newer version, whoever opens it.
+/// Refuses a database of a newer version.
 fn check_schema(connection: &Connection) -> Result<(), StoreError> {
     let known = MIGRATION_STEPS.len() as i64;
     match schema_version(connection)? {
