@@ -6,12 +6,12 @@ use jobmill::proto::v1::{self, JobState, job_queue_client::JobQueueClient};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    Bench,
     end_to_end::{BY_BATCHES, EndToEnd},
     figures::{Series, median, submits},
     load::Loaded,
     report::{Bounds, Figure},
     server::{INTAKE, WORK},
+    session::Bench,
     subject::{FILLING, Subject},
     wire::submit_body,
 };

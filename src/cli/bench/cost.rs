@@ -12,13 +12,13 @@ use jobmill::{
 };
 
 use super::{
-    Bench,
     end_to_end::{BY_BATCHES, BY_CALLS},
     figures::submits,
-    load::now,
-    paced::{self, Latencies, PACE},
+    latencies::{Latencies, now},
+    paced::{self, PACE},
     report::Figure,
     server::INTAKE,
+    session::Bench,
     subject::Subject,
     wire::submit_body,
 };

@@ -5,13 +5,14 @@ use std::fs;
 use jobmill::proto::v1::JobState;
 
 use super::{
-    Bench,
     end_to_end::{BY_BATCHES, BY_CALLS, BY_STREAMS},
+    latencies::Latencies,
     load::{Calls, Loaded, empty_streams},
-    paced::{self, Latencies, PACE},
+    paced::{self, PACE},
     process::{ServerProcess, Serves},
     report::{Bounds, Figure},
     server::{INTAKE, WORK},
+    session::Bench,
     streams::{self, STREAMS},
     subject::Subject,
     wire::{Method, batch_body, empty_body, submit_body, with_request_id},

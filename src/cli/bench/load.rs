@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::bail;
@@ -15,7 +15,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 use super::{
-    paced::Latencies,
+    latencies::{Latencies, now},
     wire::{Method, Wire},
 };
 
@@ -26,15 +26,6 @@ pub(super) struct Run {
     pub(super) warm_up: Duration,
     /// Load that is counted.
     pub(super) counted: Duration,
-}
-
-/// The present, for measuring.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the bench measures real time; nothing here is to be tested by moving it"
-)]
-pub(super) fn now() -> Instant {
-    Instant::now()
 }
 
 /// Counts what is done, and tells loops when to stop.

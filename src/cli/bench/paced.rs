@@ -21,7 +21,7 @@ use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
 use super::{
-    load::now,
+    latencies::{Latencies, now},
     server::WORK,
     wire::{Method, Wire, empty_body, job},
 };
@@ -34,31 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const FLUSHED_BYTES: usize = 8 << 10;
 /// The file is written around, as the store's log is, so that its length does not change with each flush.
 const FLUSH_FILE_BYTES: usize = 4 << 20;
-
-/// Some latencies.
-#[derive(Debug, Default)]
-pub(super) struct Latencies(Vec<Duration>);
-
-impl Latencies {
-    pub(super) fn add(&mut self, mut others: Latencies) {
-        self.0.append(&mut others.0);
-    }
-
-    pub(super) fn push(&mut self, latency: Duration) {
-        self.0.push(latency);
-    }
-
-    /// The latency that a part of them (0 to 1) does not exceed.
-    pub(super) fn quantile(&mut self, part: f64) -> Duration {
-        self.0.sort_unstable();
-        let rank = (part * self.0.len() as f64).ceil() as usize;
-        self.0.get(rank.saturating_sub(1)).copied().unwrap_or_default()
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.0.len()
-    }
-}
 
 /// Starts `call` at each tick.
 async fn at_pace<F>(calls: usize, call: impl Fn() -> F) -> anyhow::Result<Latencies>
@@ -74,7 +49,7 @@ where
     }
     let mut latencies = Latencies::default();
     while let Some(ended) = under_way.join_next().await {
-        latencies.0.push(ended??);
+        latencies.push(ended??);
     }
     Ok(latencies)
 }
@@ -175,11 +150,11 @@ pub(super) async fn submit_beside_watch(uri: &str, jobs: usize) -> anyhow::Resul
     let (seen, _) = tokio::try_join!(watching, submitting)?;
     let started = started.lock();
     let latency = |(id, seen): (&String, &Instant)| started.get(id).map(|start| *seen - *start);
-    let latencies: Vec<_> = seen.iter().filter_map(latency).collect();
-    if latencies.len() != jobs {
-        bail!("{} of {jobs} jobs were seen", latencies.len());
+    let latencies: Latencies = seen.iter().filter_map(latency).collect();
+    if latencies.count() != jobs {
+        bail!("{} of {jobs} jobs were seen", latencies.count());
     }
-    Ok(Latencies(latencies))
+    Ok(latencies)
 }
 
 /// Small writes to a file in the folder, each flushed: what the disk alone takes at this pace.
@@ -199,7 +174,7 @@ pub(super) async fn flushes(folder: &Path, count: usize) -> anyhow::Result<Laten
             file.seek(SeekFrom::Start(place as u64))?;
             file.write_all(&bytes)?;
             file.sync_data()?;
-            latencies.0.push(start.elapsed());
+            latencies.push(start.elapsed());
         }
         anyhow::Ok(latencies)
     });

@@ -9,7 +9,8 @@ use anyhow::{Context, bail};
 use jobmill::proto::v1::{self, job_queue_client::JobQueueClient, queue_service_client::QueueServiceClient};
 
 use super::{
-    load::{Calls, now},
+    latencies::now,
+    load::Calls,
     place::Place,
     process::{ServerProcess, Serves},
     server::{INTAKE, Variant},

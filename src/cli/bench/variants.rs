@@ -3,12 +3,12 @@
 use std::fs;
 
 use super::{
-    Bench,
     end_to_end::BY_BATCHES,
     figures::{Series, submits},
     load::connections,
     report::Bounds,
     server::{CERTIFICATE, INTAKE, KEY, Variant},
+    session::Bench,
     subject::Subject,
     wire::{Wire, submit_body},
 };

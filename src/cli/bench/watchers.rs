@@ -8,11 +8,11 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_stream::StreamExt;
 
 use super::{
-    Bench,
     end_to_end::BY_BATCHES,
     figures::Series,
     report::{Bounds, Figure},
     server::{INTAKE, WORK},
+    session::Bench,
     subject::Subject,
     wire::Wire,
 };

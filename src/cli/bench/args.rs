@@ -1,0 +1,79 @@
+//! The arguments of `jobmill bench`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::ValueEnum;
+
+/// Measures this machine: how many jobs a second Jobmill accepts and runs, how long one takes, and what it costs.
+///
+/// Starts servers of its own, with stores in a temporary folder; a running server is not touched. Exits with 0 once all
+/// was measured, whatever the figures are, and with 1 if a job was lost or a call failed.
+#[derive(clap::Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// Take only these figures
+    #[arg(long, value_enum, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub(super) only: Vec<Group>,
+    /// Only see that it works: short runs, small backlogs, no verdicts
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// How long a run is counted [default: 2; with --quick 0.3]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(super) seconds: Option<Duration>,
+    /// How often each figure is taken in turns with its ceiling [default: 5; with --quick 1]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) pairs: Option<u16>,
+    /// Keep the stores under this folder while it runs; by default in the system's temporary folder
+    #[arg(long, value_name = "PATH")]
+    pub(super) dir: Option<PathBuf>,
+}
+
+/// Figures that are taken together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum Group {
+    /// Unary Submit, beside an empty call
+    Submit,
+    /// SubmitBatch
+    Batches,
+    /// SubmitStream, beside an empty bidirectional stream
+    Streams,
+    /// From Submit to SUCCEEDED, jobs a second
+    EndToEnd,
+    /// From Submit to SUCCEEDED, milliseconds at an even pace
+    Latency,
+    /// Rates, memory and restarts with 1 million jobs waiting
+    Backlog,
+    /// Memory of idle watchers, and rates beside them
+    Watchers,
+    /// Rates where ended jobs are deleted as fast as others come
+    Retention,
+    /// Rates over TLS, and with metrics and traces
+    Features,
+    /// Flushes, bytes written and processor time for a job
+    Cost,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if !(0.05..=600.0).contains(&seconds) {
+        return Err("must be 0.05 to 600".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+impl Group {
+    /// How many runs it takes.
+    pub(super) fn steps(self, pairs: usize) -> u64 {
+        let (of_each_pair, others) = match self {
+            Group::Submit => (11, 0),
+            Group::Batches | Group::Streams => (2, 0),
+            Group::EndToEnd => (5, 0),
+            Group::Latency => (4, 0),
+            Group::Backlog => (9, 8),
+            Group::Watchers => (2, 4),
+            Group::Retention => (2, 1),
+            Group::Features => (5, 0),
+            Group::Cost => (0, 4),
+        };
+        (of_each_pair * pairs + others) as u64
+    }
+}

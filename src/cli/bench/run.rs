@@ -1,0 +1,89 @@
+//! The bench from its arguments to its report: one group of figures after the other.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{
+    args::{BenchArgs, Group},
+    load::Run,
+    place::Place,
+    report::Report,
+    session::{Bench, Sizes},
+};
+
+/// Measures, and writes what it found to stdout: as JSON or for people.
+pub(crate) async fn run(args: BenchArgs, json: bool) -> ExitCode {
+    let measured = tokio::select! {
+        measured = measure(args) => measured,
+        // Returns, so that servers and stores are cleared away.
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    let text = match measured {
+        Ok(report) if json => format!("{:#}", report.json()),
+        Ok(report) => report.to_string(),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "jobmill: the bench failed: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match writeln!(io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "jobmill: the output can't be written: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(args: BenchArgs) -> anyhow::Result<Report> {
+    let BenchArgs { mut only, quick, seconds, pairs, dir } = args;
+    if only.is_empty() {
+        only.extend(Group::value_variants());
+    }
+    let counted = seconds.unwrap_or(Duration::from_millis(if quick { 300 } else { 2_000 }));
+    let run = Run { warm_up: counted / 4, counted };
+    let pairs = pairs.map_or(if quick { 1 } else { 5 }, usize::from);
+    let sizes = if quick {
+        Sizes { waiting: 20_000, warming: 10_000, watchers_by_id: 1_000, watchers_by_filter: 100 }
+    } else {
+        Sizes { waiting: 1_000_000, warming: 200_000, watchers_by_id: 10_000, watchers_by_filter: 1_000 }
+    };
+    let bar = ProgressBar::with_draw_target(
+        Some(only.iter().map(|group| group.steps(pairs)).sum()),
+        ProgressDrawTarget::stderr(),
+    );
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} {msg}") {
+        bar.set_style(style);
+    }
+    let place = Place::new(&dir.unwrap_or_else(std::env::temp_dir))?;
+    let mut bench = Bench { place, run, pairs, sizes, bar, figures: Vec::new() };
+    for group in &only {
+        match group {
+            Group::Submit => bench.submit().await?,
+            Group::Batches => bench.batches().await?,
+            Group::Streams => bench.streams().await?,
+            Group::EndToEnd => bench.end_to_end().await?,
+            Group::Latency => bench.latency().await?,
+            Group::Backlog => bench.backlog().await?,
+            Group::Watchers => bench.watchers().await?,
+            Group::Retention => bench.retention().await?,
+            Group::Features => bench.features().await?,
+            Group::Cost => bench.cost().await?,
+        }
+    }
+    bench.bar.finish_and_clear();
+    Ok(Report {
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        file_system: bench.place.file_system(),
+        seconds: counted.as_secs_f64(),
+        pairs,
+        judged: !quick,
+        figures: bench.figures,
+    })
+}
