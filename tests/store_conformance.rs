@@ -15,8 +15,11 @@ macro_rules! both_stores {
 }
 
 mod store {
+    #[expect(dead_code, reason = "the property test needs more of it")]
+    pub(crate) mod batch;
     pub(crate) mod build;
     pub(crate) mod rig;
+    #[expect(dead_code, reason = "the property test needs more of it")]
     pub(crate) mod subject;
 
     mod conformance {

@@ -7,8 +7,10 @@ use jobmill::{
     clock::{Present, Timestamp, Uptime},
     config::{QueueRetention, QueueSettings, WhenFull},
     job::{Failure, FailureReason, RetryPolicy},
-    store::{NewJob, Offer, RequestId},
+    store::{NewJob, RequestId},
 };
+
+use super::batch::Offer;
 
 /// A job of the kind `kind` for `queue`, with nothing special about it.
 pub(crate) fn job(queue: &str, kind: &str) -> NewJob {

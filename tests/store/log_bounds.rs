@@ -4,12 +4,15 @@ use std::{fs, path::Path};
 
 use jobmill::{
     job::Position,
-    store::{Batch, EngineSetup, JobFilter, Offer, Scan, ScanOrder, Store, sqlite::SqliteStore},
+    store::{JobFilter, Scan, ScanOrder},
 };
 use rusqlite::Connection;
-use tempfile::TempDir;
 
-use super::build;
+use super::{
+    batch::{Batch, Offer, Setup},
+    build,
+    subject::{Sqlite, Subject},
+};
 
 /// Once the log has so many pages, nothing is committed before it is empty.
 const BOUND_PAGES: u64 = 32_000;
@@ -18,16 +21,16 @@ const BATCH_PAGES: u64 = 1_500;
 const PAGE_BYTES: u64 = 4_096 + 24;
 const BATCHES: i64 = 70;
 
-fn setup() -> EngineSetup {
-    EngineSetup {
+fn setup() -> Setup {
+    Setup {
         present: build::present(0),
         declared_queues: [("q".to_owned(), build::settings(0, 1_000_000))].into(),
-        ..EngineSetup::default()
+        ..Setup::default()
     }
 }
 
 /// One batch of jobs that are large enough to fill the log.
-fn commit(store: &mut SqliteStore, seconds: i64) {
+fn commit(store: &mut Sqlite, seconds: i64) {
     let job = jobmill::store::NewJob { payload: vec![1; 9_000].into(), ..build::job("q", "run") };
     let offers = vec![Offer { request: None, jobs: vec![job; 400], behind_waiters: false }];
     store.apply(Batch { present: build::present(seconds), offers, ..Batch::default() }).unwrap();
@@ -39,8 +42,7 @@ fn log_pages(folder: &Path) -> u64 {
 
 #[test]
 fn a_lister_and_a_slow_watcher_do_not_hold_up_the_log() {
-    let folder = TempDir::new().unwrap();
-    let mut store = SqliteStore::open(folder.path(), setup()).unwrap();
+    let mut store = Sqlite::open(setup());
     let reader = store.reader();
     let (mut listed, mut cursor, mut after, mut written) = (0, Position::default(), None, 0);
     for seconds in 1..=BATCHES {
@@ -51,7 +53,7 @@ fn a_lister_and_a_slow_watcher_do_not_hold_up_the_log() {
         listed += page.jobs.len();
         after = page.jobs.last().map(|job| job.id).or(after);
         cursor = reader.changes(cursor, 10).unwrap().up_to;
-        let pages = log_pages(folder.path());
+        let pages = log_pages(store.folder());
         assert!(pages <= BOUND_PAGES + BATCH_PAGES, "{pages} pages after {written} batches");
     }
     // Both are far behind, and everything has been written several times the log's length.
@@ -62,14 +64,13 @@ fn a_lister_and_a_slow_watcher_do_not_hold_up_the_log() {
 #[test]
 fn a_reader_that_stays_does_hold_it_up() {
     // That the bound above says something: a transaction that stays open is what breaks it.
-    let folder = TempDir::new().unwrap();
-    let mut store = SqliteStore::open(folder.path(), setup()).unwrap();
+    let mut store = Sqlite::open(setup());
     commit(&mut store, 1);
-    let stays = Connection::open(folder.path().join("jobmill.db")).unwrap();
+    let stays = Connection::open(store.folder().join("jobmill.db")).unwrap();
     stays.execute_batch("BEGIN").unwrap();
     let _: i64 = stays.query_row("SELECT position FROM counters", [], |row| row.get(0)).unwrap();
     for seconds in 2..=BATCHES {
         commit(&mut store, seconds);
     }
-    assert!(log_pages(folder.path()) > BOUND_PAGES + BATCH_PAGES);
+    assert!(log_pages(store.folder()) > BOUND_PAGES + BATCH_PAGES);
 }

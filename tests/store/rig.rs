@@ -7,13 +7,14 @@ use jobmill::{
     config::{QueueSettings, Retention},
     job::{Extras, Job, JobId, LeaseToken, Output, Position, StateName},
     store::{
-        Applied, Batch, Change, Changes, Control, ControlDone, ControlRefusal, EngineSetup, JobFilter,
-        NewJob, Offer, Reader, Receipt, Report, ReportBody, Scan, ScanOrder, WholeJob,
+        Change, Changes, Control, ControlRefusal, JobFilter, NewJob, Reader, ReportBody, Scan, ScanOrder,
+        WholeJob,
     },
     transition::Refusal,
 };
 
 use super::{
+    batch::{Applied, Batch, ControlDone, Offer, Receipt, Report, Setup},
     build::{at, failure, present, settings},
     subject::{Memory, Sqlite, Subject},
 };
@@ -22,7 +23,7 @@ use super::{
 pub(crate) struct Rig {
     subject: Box<dyn Subject>,
     /// The kinds and queues with which the next start happens.
-    pub(crate) setup: EngineSetup,
+    pub(crate) setup: Setup,
     /// What the clock says.
     pub(crate) now: Timestamp,
     uptime: Uptime,
@@ -41,8 +42,8 @@ impl Rig {
         Self::new(|setup| Box::new(Sqlite::open(setup)))
     }
 
-    fn new(open: impl FnOnce(EngineSetup) -> Box<dyn Subject>) -> Self {
-        let setup = EngineSetup {
+    fn new(open: impl FnOnce(Setup) -> Box<dyn Subject>) -> Self {
+        let setup = Setup {
             present: present(0),
             seed: 1,
             served_kinds: vec![Self::KIND.into(), "walk".into()],

@@ -1,11 +1,14 @@
 //! A store under test, and how its process dies.
+//!
+//! This is the only file of these tests that knows how the product takes a batch and answers it. The others know the
+//! values of `batch.rs`.
 
 use std::{fs, path::Path, sync::Arc};
 
-use jobmill::store::{
-    Applied, Batch, EngineSetup, Reader, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore,
-};
+use jobmill::store::{self, Reader, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore};
 use tempfile::TempDir;
+
+use super::batch::{Applied, Batch, Claim, ControlDone, Offer, Receipt, Report, Setup};
 
 /// A store under test.
 pub(crate) trait Subject {
@@ -14,29 +17,29 @@ pub(crate) trait Subject {
     /// Reads what is committed.
     fn reader(&self) -> Arc<dyn Reader>;
     /// Kills the process as `kill -9` does, and starts the next one.
-    fn crash(&mut self, setup: EngineSetup) -> Result<(), StoreError>;
+    fn crash(&mut self, setup: Setup) -> Result<(), StoreError>;
 }
 
 /// The model.
 pub(crate) struct Memory(Option<MemoryStore>);
 
 impl Memory {
-    pub(crate) fn open(setup: EngineSetup) -> Self {
-        Memory(Some(MemoryStore::open(setup).unwrap()))
+    pub(crate) fn open(setup: Setup) -> Self {
+        Memory(Some(MemoryStore::open(product_setup(setup)).unwrap()))
     }
 }
 
 impl Subject for Memory {
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        self.0.as_mut().unwrap().apply(batch)
+        apply(self.0.as_mut().unwrap(), batch)
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
         self.0.as_ref().unwrap().reader()
     }
 
-    fn crash(&mut self, setup: EngineSetup) -> Result<(), StoreError> {
-        self.0 = Some(self.0.take().unwrap().reopen(setup)?);
+    fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
+        self.0 = Some(self.0.take().unwrap().reopen(product_setup(setup))?);
         Ok(())
     }
 }
@@ -48,9 +51,17 @@ pub(crate) struct Sqlite {
 }
 
 impl Sqlite {
-    pub(crate) fn open(setup: EngineSetup) -> Self {
-        let folder = TempDir::new().unwrap();
-        Sqlite { store: SqliteStore::open(folder.path(), setup).unwrap(), folder }
+    pub(crate) fn open(setup: Setup) -> Self {
+        Self::open_in(TempDir::new().unwrap(), setup).unwrap()
+    }
+
+    /// Opens what is in a folder, as the next process would.
+    pub(crate) fn open_in(folder: TempDir, setup: Setup) -> Result<Self, StoreError> {
+        Ok(Sqlite { store: SqliteStore::open(folder.path(), product_setup(setup))?, folder })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// What a disk would hold if the process died now.
@@ -59,9 +70,8 @@ impl Sqlite {
     }
 
     /// Goes on from an image, as the next process would.
-    pub(crate) fn restart_from(&mut self, image: TempDir, setup: EngineSetup) -> Result<(), StoreError> {
-        self.store = SqliteStore::open(image.path(), setup)?;
-        self.folder = image;
+    pub(crate) fn restart_from(&mut self, image: TempDir, setup: Setup) -> Result<(), StoreError> {
+        *self = Self::open_in(image, setup)?;
         Ok(())
     }
 }
@@ -69,7 +79,7 @@ impl Sqlite {
 /// Copies the files of an open store. To drop the store would close it properly, which a crash does not.
 ///
 /// The database comes first: what a checkpoint writes to it meanwhile is in the log still, which is copied after it.
-pub(crate) fn image_of(folder: &Path) -> TempDir {
+fn image_of(folder: &Path) -> TempDir {
     let image = TempDir::new().unwrap();
     for file in ["jobmill.db", "jobmill.db-wal"] {
         fs::copy(folder.join(file), image.path().join(file)).unwrap();
@@ -79,15 +89,80 @@ pub(crate) fn image_of(folder: &Path) -> TempDir {
 
 impl Subject for Sqlite {
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        self.store.apply(batch)
+        apply(&mut self.store, batch)
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
         self.store.reader()
     }
 
-    fn crash(&mut self, setup: EngineSetup) -> Result<(), StoreError> {
+    fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         let image = self.image();
         self.restart_from(image, setup)
     }
+}
+
+fn product_setup(setup: Setup) -> store::EngineSetup {
+    let Setup { present, seed, served_kinds, declared_queues, retention } = setup;
+    store::EngineSetup { present, seed, served_kinds, declared_queues, retention }
+}
+
+fn apply(store: &mut dyn Store, batch: Batch) -> Result<Applied, StoreError> {
+    let applied = store.apply(product_batch(batch))?;
+    assert!(applied.unapplied.is_none(), "nothing is in the way of these stores: {:?}", applied.unapplied);
+    Ok(Applied {
+        controls: applied.controls.into_iter().map(|control| control.map(control_done)).collect(),
+        reports: applied.reports,
+        offers: applied.offers.into_iter().map(receipt).collect(),
+        claims: applied.claims.into_iter().map(claim).collect(),
+        cancelling: applied.cancelling,
+        changes: applied.changes,
+        position: applied.position,
+        wake: applied.wake,
+        more: applied.more,
+        room: applied.room,
+        queues: applied.queues,
+        purged: applied.purged,
+    })
+}
+
+fn product_batch(batch: Batch) -> store::Batch {
+    let Batch { present, controls, reports, offers, claim, space } = batch;
+    let report = |Report { id, lease, body }| store::Report { id, lease, body };
+    let offer = |Offer { request, jobs, behind_waiters }| store::Offer { request, jobs, behind_waiters };
+    store::Batch {
+        present,
+        controls,
+        reports: reports.into_iter().map(report).collect(),
+        offers: offers.into_iter().map(offer).collect(),
+        claim,
+        space,
+    }
+}
+
+fn control_done(done: store::ControlDone) -> ControlDone {
+    match done {
+        store::ControlDone::Job(job) => ControlDone::Job(job),
+        store::ControlDone::JobDeleted => ControlDone::JobDeleted,
+        store::ControlDone::Queue(queue) => ControlDone::Queue(queue),
+        store::ControlDone::QueueDeleted => ControlDone::QueueDeleted,
+        store::ControlDone::PurgeBegun(number) => ControlDone::PurgeBegun(number),
+    }
+}
+
+fn receipt(receipt: store::Receipt) -> Receipt {
+    match receipt {
+        store::Receipt::Created { jobs } => Receipt::Created { jobs },
+        store::Receipt::Seen { first, count } => Receipt::Seen { first, count },
+        store::Receipt::Full { offer, full } => {
+            let store::Offer { request, jobs, behind_waiters } = offer;
+            Receipt::Full { offer: Offer { request, jobs, behind_waiters }, full }
+        }
+        store::Receipt::Refused(refusal) => Receipt::Refused(refusal),
+    }
+}
+
+fn claim(claim: store::Claim) -> Claim {
+    let store::Claim { job, lease, payload, ready } = claim;
+    Claim { job, lease, payload, ready }
 }

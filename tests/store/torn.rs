@@ -7,15 +7,17 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use jobmill::{
     job::Output,
-    store::{
-        Batch, EngineSetup, JobFilter, Offer, Reader, Receipt, Report, ReportBody, Scan, ScanOrder, Store,
-        sqlite::SqliteStore,
-    },
+    store::{JobFilter, Reader, ReportBody, Scan, ScanOrder},
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::{build, property::program::Dice, subject::image_of};
+use super::{
+    batch::{Batch, Offer, Receipt, Report, Setup},
+    build,
+    property::program::Dice,
+    subject::{Sqlite, Subject},
+};
 
 const DATABASE: &str = "jobmill.db";
 const LOG: &str = "jobmill.db-wal";
@@ -31,26 +33,26 @@ struct Moment {
 
 /// A run of a store: how long the log was after each batch, and what was there.
 struct Run {
-    folder: TempDir,
-    setup: EngineSetup,
+    store: Sqlite,
+    setup: Setup,
     moments: Vec<(usize, Moment)>,
 }
 
-fn setup() -> EngineSetup {
-    EngineSetup {
+fn setup() -> Setup {
+    Setup {
         present: build::present(0),
         seed: 1,
         served_kinds: vec!["run".into()],
         declared_queues: [("q".to_owned(), build::settings(3, 1_000))].into(),
-        ..EngineSetup::default()
+        ..Setup::default()
     }
 }
 
 /// A few dozen batches that submit, finish, fail and carry large payloads.
-fn run(dice: &mut Dice) -> (Run, SqliteStore) {
-    let (folder, setup) = (TempDir::new().unwrap(), setup());
-    let mut store = SqliteStore::open(folder.path(), setup.clone()).unwrap();
-    let log = folder.path().join(LOG);
+fn run(dice: &mut Dice) -> Run {
+    let setup = setup();
+    let mut store = Sqlite::open(setup.clone());
+    let log = store.folder().join(LOG);
     let mut moments = vec![(log_length(&log), moment(&*store.reader()))];
     let mut running: Vec<Report> = Vec::new();
     for seconds in 0..30 {
@@ -82,7 +84,7 @@ fn run(dice: &mut Dice) -> (Run, SqliteStore) {
         assert!(length >= before, "the log started over: the run is too long for this test");
         moments.push((length, moment(&*store.reader())));
     }
-    (Run { folder, setup, moments }, store)
+    Run { store, setup, moments }
 }
 
 fn log_length(log: &Path) -> usize {
@@ -110,8 +112,8 @@ fn found_in(folder: &Path) -> Moment {
 }
 
 /// The store goes on from there, and its counts are right.
-fn goes_on(folder: &Path, setup: &EngineSetup, found: &Moment) {
-    let mut store = SqliteStore::open(folder, setup.clone()).unwrap();
+fn goes_on(folder: TempDir, setup: &Setup, found: &Moment) {
+    let mut store = Sqlite::open_in(folder, setup.clone()).unwrap();
     let reader = store.reader();
     let jobs: u64 = reader.tallies().unwrap().iter().map(|tally| tally.jobs).sum();
     assert_eq!(jobs as usize, found.jobs.len());
@@ -153,9 +155,9 @@ fn damage(log: &mut Vec<u8>, from: usize, dice: &mut Dice) -> &'static str {
 fn a_torn_log_leaves_the_batches_before_the_tear() {
     for seed in 0..RUNS {
         let mut dice = Dice::new(seed);
-        let (run, store) = run(&mut dice);
+        let run = run(&mut dice);
         for _ in 0..DAMAGES_OF_A_RUN {
-            let image = image_of(run.folder.path());
+            let image = run.store.image();
             let path = image.path().join(LOG);
             let mut log = fs::read(&path).unwrap();
             let from = dice.below(log.len() as u64) as usize;
@@ -169,9 +171,8 @@ fn a_torn_log_leaves_the_batches_before_the_tear() {
                 Some((_, expected)) => assert_eq!(&found, expected, "{what}"),
                 None => assert_eq!(found, Moment::default(), "{what}"),
             }
-            goes_on(image.path(), &run.setup, &found);
+            goes_on(image, &run.setup, &found);
         }
-        drop(store);
     }
 }
 
@@ -179,10 +180,10 @@ fn a_torn_log_leaves_the_batches_before_the_tear() {
 fn a_checkpoint_torn_in_the_middle_loses_nothing() {
     for seed in 0..RUNS {
         let mut dice = Dice::new(1_000 + seed);
-        let (run, store) = run(&mut dice);
+        let run = run(&mut dice);
         let whole = &run.moments.last().unwrap().1;
-        let before = image_of(run.folder.path());
-        let after = image_of(run.folder.path());
+        let before = run.store.image();
+        let after = run.store.image();
         {
             let connection = Connection::open(after.path().join(DATABASE)).unwrap();
             connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
@@ -201,7 +202,6 @@ fn a_checkpoint_torn_in_the_middle_loses_nothing() {
         fs::write(before.path().join(DATABASE), &pages).unwrap();
         let found = found_in(before.path());
         assert_eq!(&found, whole, "seed {seed}");
-        goes_on(before.path(), &run.setup, &found);
-        drop(store);
+        goes_on(before, &run.setup, &found);
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use jobmill::{
     clock::Timestamp,
     job::{Job, JobId, Position, RetryPolicy, StateName},
-    store::{Control, JobFilter, NewJob, OfferRefusal, Receipt, Scan, ScanOrder},
+    store::{Control, JobFilter, NewJob, OfferRefusal, Scan, ScanOrder},
 };
 
 use crate::store::{
+    batch::{Batch, Receipt},
     build::{at, job, requested, settings},
     rig::{Rig, claimed, failed, succeeded},
 };
@@ -293,7 +294,7 @@ fn how_long_jobs_have_been_ready_is_told_though_the_clock_was_set(rig: &mut Rig)
     }
     let settings = settings(1, 1_000);
     let update = Control::UpdateQueue { name: "q".into(), settings };
-    let batch = jobmill::store::Batch { controls: vec![update], claim: true, ..Default::default() };
+    let batch = Batch { controls: vec![update], claim: true, ..Default::default() };
     let claim = rig.apply(batch).claims.pop().unwrap();
     assert_eq!(rig.now.since(claim.ready), Duration::from_secs(20));
 }

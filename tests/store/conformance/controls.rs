@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use jobmill::{
     job::{Job, JobId, StateName},
-    store::{Change, Control, ControlDone, ControlRefusal, NewJob, ReportBody},
+    store::{Change, Control, ControlRefusal, NewJob, ReportBody},
 };
 
 use crate::store::{
+    batch::ControlDone,
     build::{at, job, settings},
     rig::{Rig, failed, lease, returned, succeeded},
 };

@@ -2,10 +2,11 @@
 
 use jobmill::{
     job::StateName,
-    store::{Batch, Control, NewJob},
+    store::{Control, NewJob},
 };
 
 use crate::store::{
+    batch::Batch,
     build::{at, job, settings},
     rig::{Rig, failed, path, succeeded},
 };

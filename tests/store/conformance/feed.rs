@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use jobmill::{
     job::{JobId, Position, StateName},
-    store::{Batch, Change, Control, NewJob},
+    store::{Change, Control, NewJob},
 };
 
 use crate::store::{
+    batch::{Batch, Report},
     build::{at, job},
     rig::{Rig, failed, lease, succeeded},
 };
@@ -53,7 +54,7 @@ fn each_changed_job_is_there_once_with_its_latest_state(rig: &mut Rig) {
 fn two_changes_in_one_batch_are_two_events(rig: &mut Rig) {
     rig.queue("q", 1);
     let running = rig.submit(job("q", Rig::KIND));
-    let report = jobmill::store::Report { id: running.id, lease: lease(&running), body: succeeded() };
+    let report = Report { id: running.id, lease: lease(&running), body: succeeded() };
     let applied = rig.apply(Batch {
         controls: vec![Control::Cancel(running.id)],
         reports: vec![report],

@@ -1,11 +1,9 @@
 //! What a batch does in which order, and who gets the free slots.
 
-use jobmill::{
-    job::StateName,
-    store::{Batch, Control, Report},
-};
+use jobmill::{job::StateName, store::Control};
 
 use crate::store::{
+    batch::{Batch, Report},
     build::{at, job, settings},
     rig::{Rig, claimed, failed, lease, offer, path, succeeded},
 };

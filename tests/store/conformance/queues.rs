@@ -2,10 +2,11 @@
 
 use jobmill::{
     job::StateName,
-    store::{Batch, Change, Control, ControlDone, ControlRefusal, NewJob},
+    store::{Change, Control, ControlRefusal, NewJob},
 };
 
 use crate::store::{
+    batch::{Batch, ControlDone},
     build::{at, job, settings},
     rig::{Rig, failed, offer, succeeded},
 };

@@ -2,11 +2,12 @@
 
 use jobmill::{
     job::{FailureReason, StateName},
-    store::{Batch, Control, NewJob, ReportBody},
+    store::{Control, NewJob, ReportBody},
     transition::Refusal,
 };
 
 use crate::store::{
+    batch::Batch,
     build::{at, job},
     rig::{Rig, failed, lease, offer, succeeded},
 };

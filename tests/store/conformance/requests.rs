@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use jobmill::{
     job::{Job, StateName},
-    store::{Batch, Control, ControlDone, ControlRefusal, OfferRefusal, Receipt},
+    store::{Control, ControlRefusal, OfferRefusal},
 };
 
 use crate::store::{
+    batch::{Batch, ControlDone, Receipt},
     build::{job, request, requested, settings},
     rig::{Rig, created, failed, succeeded},
 };

@@ -5,10 +5,11 @@ use std::time::Duration;
 use jobmill::{
     config::{Keep, QueueRetention, QueueSettings, Retention},
     job::{Job, JobId, Position, StateName},
-    store::{Batch, Change, Control, ControlRefusal, NewJob, OfferRefusal, Receipt, ReportBody},
+    store::{Change, Control, ControlRefusal, NewJob, OfferRefusal, ReportBody},
 };
 
 use crate::store::{
+    batch::{Batch, Offer, Receipt},
     build::{job, requested, settings},
     rig::{Rig, failed, succeeded},
 };
@@ -215,11 +216,7 @@ fn deletion_goes_in_bites_and_keeps_up(rig: &mut Rig) {
     };
     let alone = deleted(rig, Batch::default());
     assert_eq!(alone, 512);
-    let offers = vec![jobmill::store::Offer {
-        request: None,
-        jobs: vec![job("q", "walk"); 10],
-        behind_waiters: false,
-    }];
+    let offers = vec![Offer { request: None, jobs: vec![job("q", "walk"); 10], behind_waiters: false }];
     let beside = deleted(rig, Batch { offers, ..Batch::default() });
     assert_eq!(beside, 32 + 2 * 10, "beside ten new jobs");
     settle(rig);

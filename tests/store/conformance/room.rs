@@ -3,10 +3,11 @@
 use jobmill::{
     config::QueueSettings,
     job::StateName,
-    store::{Batch, Control, ControlRefusal, NewJob, Offer, OfferRefusal, Receipt, batch::QueueFull},
+    store::{Control, ControlRefusal, NewJob, OfferRefusal, batch::QueueFull},
 };
 
 use crate::store::{
+    batch::{Batch, Offer, Receipt, Report},
     build::{job, settings},
     rig::{Rig, created, failed, offer, succeeded},
 };
@@ -43,11 +44,7 @@ fn a_queue_holds_so_many_jobs(rig: &mut Rig) {
     let receipt = rig.offer(offer(vec![job("q", Rig::KIND)]));
     assert_eq!((full(&receipt).jobs, full(&receipt).max_jobs), (2, 2));
     // One that ends makes room, even for an offer of the same batch.
-    let report = jobmill::store::Report {
-        id: jobs[0].id,
-        lease: crate::store::rig::lease(&jobs[0]),
-        body: succeeded(),
-    };
+    let report = Report { id: jobs[0].id, lease: crate::store::rig::lease(&jobs[0]), body: succeeded() };
     let applied = rig.apply(Batch {
         reports: vec![report],
         offers: vec![offer(vec![job("q", Rig::KIND)])],

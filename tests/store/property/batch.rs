@@ -5,11 +5,14 @@ use std::{sync::Arc, time::Duration};
 use jobmill::{
     clock::{Present, Timestamp},
     job::{JobId, LeaseToken, Output, Progress},
-    store::{Batch, Control, NewJob, Offer, Report, ReportBody, RequestId},
+    store::{Control, NewJob, ReportBody, RequestId},
 };
 
 use super::program::{Asked, KINDS, Plan, QUEUES, Told, Wish};
-use crate::store::build;
+use crate::store::{
+    batch::{Batch, Offer, Report},
+    build,
+};
 
 /// What gathers for one batch.
 #[derive(Clone, Debug, Default)]

@@ -12,10 +12,7 @@ use jobmill::{
     clock::Timestamp,
     config::QueueSettings,
     job::{Job, JobId, LeaseToken, Position, State, StateName},
-    store::{
-        Applied, Change, Control, ControlDone, JobFilter, OfferRefusal, Reader, Receipt, RequestId, Scan,
-        ScanOrder,
-    },
+    store::{Change, Control, JobFilter, OfferRefusal, Reader, RequestId, Scan, ScanOrder},
 };
 
 use super::{
@@ -24,6 +21,7 @@ use super::{
     program::Told,
     times::{Mark, Times},
 };
+use crate::store::batch::{Applied, ControlDone, Receipt};
 
 /// A broken promise.
 pub(crate) type Violation = String;

@@ -8,9 +8,7 @@ use std::{
 use jobmill::{
     clock::{Present, Timestamp, Uptime},
     job::Position,
-    store::{
-        Applied, Change, Control, EngineSetup, JobFilter, Reader, Scan, ScanOrder, StoreError, WholeJob,
-    },
+    store::{Change, Control, JobFilter, Reader, Scan, ScanOrder, StoreError, WholeJob},
 };
 
 use super::{
@@ -19,10 +17,14 @@ use super::{
     program::{AHEAD_MAX_MILLIS, KINDS, QUEUES, Step, Told, When},
     watchers::Watchers,
 };
-use crate::store::{build, subject::Subject};
+use crate::store::{
+    batch::{Applied, Setup},
+    build,
+    subject::Subject,
+};
 
 /// Opens a store.
-pub(crate) type Open = fn(EngineSetup) -> Box<dyn Subject>;
+pub(crate) type Open = fn(Setup) -> Box<dyn Subject>;
 
 /// What programs have done, to see that they do enough.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,7 +63,7 @@ pub(crate) fn run(seed: u64, program: &[Step], stores: &[Open]) -> Result<Done, 
 
 struct Machine {
     subjects: Vec<Box<dyn Subject>>,
-    setup: EngineSetup,
+    setup: Setup,
     now: Timestamp,
     /// Since the program began.
     passed: Duration,
@@ -75,7 +77,7 @@ struct Machine {
 
 impl Machine {
     fn start(seed: u64, stores: &[Open]) -> Result<Self, Violation> {
-        let setup = EngineSetup { present: build::present(0), seed, ..served(0b011) };
+        let setup = Setup { present: build::present(0), seed, ..served(0b011) };
         let mut machine = Machine {
             subjects: stores.iter().map(|open| open(setup.clone())).collect(),
             now: setup.present.wall,
@@ -242,12 +244,9 @@ impl Machine {
     }
 }
 
-fn served(kinds: u8) -> EngineSetup {
+fn served(kinds: u8) -> Setup {
     let served = KINDS.iter().enumerate().filter(|(index, _)| kinds >> index & 1 == 1);
-    EngineSetup {
-        served_kinds: served.map(|(_, kind)| (*kind).to_owned()).collect(),
-        ..EngineSetup::default()
-    }
+    Setup { served_kinds: served.map(|(_, kind)| (*kind).to_owned()).collect(), ..Setup::default() }
 }
 
 fn told(error: StoreError) -> Violation {

@@ -6,13 +6,16 @@ use jobmill::{
     clock::{Present, Uptime},
     job::{Job, JobId, Name, Position},
     store::{
-        Applied, Batch, Change, Changes, EngineSetup, Identity, JobFilter, Page, QueueInfo, Reader, Scan,
-        StoreError, StoreSize, Tally, WholeJob,
+        Change, Changes, Identity, JobFilter, Page, QueueInfo, Reader, Scan, StoreError, StoreSize, Tally,
+        WholeJob,
     },
 };
 use tempfile::TempDir;
 
-use crate::store::subject::{Memory, Sqlite, Subject};
+use crate::store::{
+    batch::{Applied, Batch, Setup},
+    subject::{Memory, Sqlite, Subject},
+};
 
 /// Answers before the disk has the batch: a crash finds what was there before it.
 pub(crate) struct AnswersBeforeCommit {
@@ -21,7 +24,7 @@ pub(crate) struct AnswersBeforeCommit {
 }
 
 impl AnswersBeforeCommit {
-    pub(crate) fn open(setup: EngineSetup) -> Box<dyn Subject> {
+    pub(crate) fn open(setup: Setup) -> Box<dyn Subject> {
         Box::new(AnswersBeforeCommit { store: Sqlite::open(setup), on_disk: None })
     }
 }
@@ -36,7 +39,7 @@ impl Subject for AnswersBeforeCommit {
         self.store.reader()
     }
 
-    fn crash(&mut self, setup: EngineSetup) -> Result<(), StoreError> {
+    fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         let image = self.on_disk.take().unwrap_or_else(|| self.store.image());
         self.store.restart_from(image, setup)
     }
@@ -46,7 +49,7 @@ impl Subject for AnswersBeforeCommit {
 pub(crate) struct ForgetsAttempts(Sqlite);
 
 impl ForgetsAttempts {
-    pub(crate) fn open(setup: EngineSetup) -> Box<dyn Subject> {
+    pub(crate) fn open(setup: Setup) -> Box<dyn Subject> {
         Box::new(ForgetsAttempts(Sqlite::open(setup)))
     }
 }
@@ -60,11 +63,11 @@ impl Subject for ForgetsAttempts {
         self.0.reader()
     }
 
-    fn crash(&mut self, setup: EngineSetup) -> Result<(), StoreError> {
+    fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         let image = self.0.image();
         {
-            let database = rusqlite::Connection::open(image.path().join("jobmill.db"))?;
-            database.execute("UPDATE job SET attempt = attempt - 1 WHERE state IN (4, 6)", [])?;
+            let database = rusqlite::Connection::open(image.path().join("jobmill.db")).unwrap();
+            database.execute("UPDATE job SET attempt = attempt - 1 WHERE state IN (4, 6)", []).unwrap();
         }
         self.0.restart_from(image, setup)
     }
@@ -74,13 +77,13 @@ impl Subject for ForgetsAttempts {
 pub(crate) struct CountsByTheWall(Memory);
 
 impl CountsByTheWall {
-    pub(crate) fn open(setup: EngineSetup) -> Box<dyn Subject> {
+    pub(crate) fn open(setup: Setup) -> Box<dyn Subject> {
         Box::new(CountsByTheWall(Memory::open(by_the_wall(setup))))
     }
 }
 
-fn by_the_wall(setup: EngineSetup) -> EngineSetup {
-    EngineSetup { present: counted_by_the_wall(setup.present), ..setup }
+fn by_the_wall(setup: Setup) -> Setup {
+    Setup { present: counted_by_the_wall(setup.present), ..setup }
 }
 
 fn counted_by_the_wall(present: Present) -> Present {
@@ -97,7 +100,7 @@ impl Subject for CountsByTheWall {
         self.0.reader()
     }
 
-    fn crash(&mut self, setup: EngineSetup) -> Result<(), StoreError> {
+    fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         self.0.crash(by_the_wall(setup))
     }
 }
@@ -106,7 +109,7 @@ impl Subject for CountsByTheWall {
 pub(crate) struct SkipsEnds(Memory);
 
 impl SkipsEnds {
-    pub(crate) fn open(setup: EngineSetup) -> Box<dyn Subject> {
+    pub(crate) fn open(setup: Setup) -> Box<dyn Subject> {
         Box::new(SkipsEnds(Memory::open(setup)))
     }
 }
@@ -120,7 +123,7 @@ impl Subject for SkipsEnds {
         Arc::new(SkippingReader(self.0.reader()))
     }
 
-    fn crash(&mut self, setup: EngineSetup) -> Result<(), StoreError> {
+    fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         self.0.crash(setup)
     }
 }

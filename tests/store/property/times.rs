@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use jobmill::{clock::Timestamp, job::State, store::Applied};
+use jobmill::{clock::Timestamp, job::State};
 
 use super::ledger::{Known, Ledger, Violation, promise};
+use crate::store::batch::Applied;
 
 /// The wall clock and a store may be apart by this much without a note, and a store may rest for as long.
 const TOLERANCE: Duration = Duration::from_secs(1);
