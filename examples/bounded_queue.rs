@@ -3,11 +3,11 @@
 use std::{env, error::Error, time::Duration};
 
 use jobmill::{
-    config::{KindDefaults, QueueSettings, Settings, StoreSettings},
     execute::{Attempt, HandlerError},
     handle::JobRequest,
     job::Output,
     serve::Server,
+    settings::{KindDefaults, QueueSettings, Settings, StoreSettings},
 };
 
 async fn resize(attempt: Attempt) -> Result<Output, HandlerError> {

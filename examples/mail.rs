@@ -6,11 +6,11 @@
 use std::{error::Error, fs, path::PathBuf};
 
 use jobmill::{
-    config::{KindDefaults, Settings, StoreSettings},
     execute::{Attempt, HandlerError},
     handle::JobRequest,
     job::{JobId, Output},
     serve::Server,
+    settings::{KindDefaults, Settings, StoreSettings},
 };
 use serde::{Deserialize, Serialize};
 

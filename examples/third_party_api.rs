@@ -8,11 +8,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, StatusCode, client::conn::http1, header::RETRY_AFTER};
 use hyper_util::rt::TokioIo;
 use jobmill::{
-    config::{KindDefaults, Settings, StoreSettings},
     execute::{Attempt, HandlerError},
     handle::JobRequest,
     job::{Output, RetryPolicy},
     serve::Server,
+    settings::{KindDefaults, Settings, StoreSettings},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

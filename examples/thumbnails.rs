@@ -4,11 +4,11 @@ use std::{error::Error, io::Cursor, path::PathBuf};
 
 use image::{ImageFormat, ImageReader, RgbImage};
 use jobmill::{
-    config::{KindDefaults, Settings, StoreSettings},
     execute::{Attempt, HandlerError},
     handle::{JobEvent, JobRequest},
     job::Output,
     serve::Server,
+    settings::{KindDefaults, Settings, StoreSettings},
 };
 
 const EDGE_PX: u32 = 64;

@@ -43,8 +43,7 @@ impl Timestamp {
     /// This instant and a duration later, at most [`Timestamp::MAX`].
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
-        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
-        Timestamp(self.0.saturating_add(micros)).min(Timestamp::MAX)
+        Timestamp(self.0.saturating_add(micros(duration))).min(Timestamp::MAX)
     }
 
     /// How long it is from `earlier` to this instant; zero if it is not later.
@@ -57,7 +56,6 @@ impl Timestamp {
 impl From<SystemTime> for Timestamp {
     /// The instant to the microsecond, at most [`Timestamp::MAX`].
     fn from(time: SystemTime) -> Self {
-        let micros = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         match time.duration_since(UNIX_EPOCH) {
             Ok(after) => Timestamp(micros(after)).min(Timestamp::MAX),
             Err(before) => Timestamp(-micros(before.duration())),
@@ -78,6 +76,38 @@ impl fmt::Display for Timestamp {
             Err(_) => write!(f, "{} µs", self.0),
         }
     }
+}
+
+/// Time as a store counts it, in microseconds: it began with what the wall clock said when the store was made, and can't
+/// be set.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct StoreTime(i64);
+
+impl StoreTime {
+    /// Earlier than everything.
+    pub(crate) const FIRST: StoreTime = StoreTime(i64::MIN);
+
+    pub(crate) const fn from_micros(micros: i64) -> Self {
+        StoreTime(micros)
+    }
+
+    /// Microseconds since a beginning that is near 1970 in UTC, as far as the clock was right.
+    #[must_use]
+    pub const fn as_micros(self) -> i64 {
+        self.0
+    }
+
+    pub(crate) fn after(self, duration: Duration) -> Self {
+        StoreTime(self.0.saturating_add(micros(duration)))
+    }
+
+    pub(crate) fn before(self, duration: Duration) -> Self {
+        StoreTime(self.0.saturating_sub(micros(duration)))
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// Counts how long something takes, whatever the wall clock does meanwhile.
@@ -217,7 +247,7 @@ impl Clock {
         match self {
             Clock::System => {
                 let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                Timestamp(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
+                Timestamp(micros(elapsed))
             }
             Clock::Manual(manual) => manual.present.borrow().wall,
         }

@@ -1,8 +1,8 @@
 //! A durable job service that speaks gRPC: submit with one call, run in the background, watch until it ends.
 //!
 //! This library is the server ([`serve`]), its Rust client ([`client`]) and the protocol ([`proto`]). A program that
-//! embeds the server gives it handlers ([`execute`]) and settings ([`config`]) and uses it through a [`handle`]; the
-//! other modules are its parts, and ARCHITECTURE.md in the repository is their map.
+//! embeds the server gives it handlers ([`execute`]) and [`settings`], which [`config`] reads from files, and uses it
+//! through a [`handle`]; the other modules are its parts, and ARCHITECTURE.md in the repository is their map.
 
 pub mod access;
 pub mod admission;
@@ -21,6 +21,7 @@ pub mod listen;
 mod metrics;
 pub mod proto;
 pub mod serve;
+pub mod settings;
 pub mod store;
 mod timeouts;
 pub mod tls;

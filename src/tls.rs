@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::RwLock;
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
@@ -17,34 +17,15 @@ use rustls::{
 use tokio_rustls::TlsAcceptor;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
 
-use crate::clock::Timestamp;
+use crate::{
+    clock::Timestamp,
+    settings::{Authorities, ClientAuth, TlsSettings},
+};
 
 /// No chain, key or list of authorities is longer.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// A name from a certificate is cut here.
 const NAME_BYTES_MAX: usize = 256;
-
-/// Which files TLS takes, and what clients must show.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TlsSettings {
-    /// The server's certificate, then those that lead to its authority: PEM.
-    pub certificate: PathBuf,
-    /// The certificate's private key: PEM, in PKCS #8, PKCS #1 or SEC 1.
-    pub key: PathBuf,
-    /// The authorities that clients' certificates may come from: PEM. Absent: clients are not asked for one.
-    pub client_ca: Option<PathBuf>,
-    /// Whether a client must have a certificate, where `client_ca` is given.
-    pub client_auth: ClientAuth,
-}
-
-/// Whether clients must have a certificate.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ClientAuth {
-    /// Without a good one, there is no connection.
-    Required,
-    /// One that is shown must be good.
-    Optional,
-}
 
 /// One of the files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -207,22 +188,13 @@ fn authorities(
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, TlsError> {
     let fault = |problem: String| TlsError { file: TlsFile::ClientCa, path: path.to_owned(), problem };
-    let roots = roots(certificates(TlsFile::ClientCa, path)?).map_err(fault)?;
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let authorities = Authorities::of(certificates(TlsFile::ClientCa, path)?).map_err(fault)?;
+    let builder = WebPkiClientVerifier::builder_with_provider(authorities.store(), Arc::clone(provider));
     let builder = match client_auth {
         ClientAuth::Required => builder,
         ClientAuth::Optional => builder.allow_unauthenticated(),
     };
     builder.build().map_err(|error| fault(format!("can't be used: {error}")))
-}
-
-/// Authorities of these certificates; or what is wrong with one of them, to be said after its file's name.
-pub(crate) fn roots(certificates: Vec<CertificateDer<'_>>) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates {
-        roots.add(certificate).map_err(|error| format!("has a certificate that can't be used: {error}"))?;
-    }
-    Ok(roots)
 }
 
 fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {

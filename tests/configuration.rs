@@ -16,11 +16,12 @@ use std::{
 };
 
 use jobmill::{
-    config::{
-        Entry, Flags, HandlerSettings, Keep, Loaded, LogFormat, LogSettings, Place, Retention, Settings,
-        StoreSettings, Surroundings, TracesSettings, WhenFull, keys, limits, load,
-    },
+    config::{Entry, Flags, Loaded, Place, Surroundings, keys, load},
     job::RetryPolicy,
+    settings::{
+        HandlerSettings, Keep, LogFormat, LogSettings, Retention, Settings, StoreSettings, TracesSettings,
+        WhenFull, limits,
+    },
 };
 use tempfile::TempDir;
 
@@ -371,7 +372,7 @@ fn the_documentation_has_every_key_with_its_default() {
         let actual = loaded.entries.iter().find(|entry| general(&entry.key) == key).unwrap();
         let expected = match &*default {
             "required" => continue,
-            "one a core" => jobmill::config::QueueSettings::default().consumers.to_string(),
+            "one a core" => jobmill::settings::QueueSettings::default().consumers.to_string(),
             "the server's own" | "as the server's" | "the public ones" | "none" => "null".to_owned(),
             default => default.replace("~/", "/home/ada/"),
         };

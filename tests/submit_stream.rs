@@ -13,13 +13,13 @@ use std::{
 
 use jobmill::{
     client::{Client, Code, SubmitResults, Submitted, WatchItem},
-    config::{QueueSettings, Settings, StoreSettings},
     job::RetryPolicy,
     proto::v1::{
         self, JobSpec, SubmitItem, SubmitResult, SubmitStreamRequest, SubmitStreamResponse, WhenFull,
         job_queue_client::JobQueueClient, submit_result::Outcome, watch_event::Event,
     },
     serve::Server,
+    settings::{QueueSettings, Settings, StoreSettings},
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;

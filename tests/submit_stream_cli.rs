@@ -9,8 +9,8 @@ use std::{
 };
 
 use jobmill::{
-    config::{QueueSettings, Settings, StoreSettings},
     serve::Server,
+    settings::{QueueSettings, Settings, StoreSettings},
 };
 use tokio::{io::AsyncWriteExt, process::Command};
 

@@ -17,8 +17,8 @@ pub use rules::FieldFault;
 
 use crate::{
     clock::Timestamp,
-    config::{KindDefaults, names},
-    job::{Extras, RetryPolicy},
+    job::{Extras, RetryPolicy, names},
+    settings::KindDefaults,
     store::NewJob,
 };
 

@@ -7,8 +7,7 @@ use parking_lot::RwLock;
 use super::waiters::Callers;
 use crate::{
     clock::Uptime,
-    config::{QueueSettings, WhenFull},
-    store::QueueInfo,
+    settings::{QueueInfo, QueueSettings, WhenFull},
 };
 
 /// The queues that exist now. The committer keeps it up to date after each commit that changes one.

@@ -6,9 +6,8 @@ use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 use super::JobDraft;
 use crate::{
     clock::Timestamp,
-    config::{limits, names},
-    job::RetryPolicy,
-    store::RequestId,
+    job::{RequestId, RetryPolicy, names},
+    settings::limits,
 };
 
 const PAYLOAD_MAX_BYTES: usize = 1 << 20;

@@ -7,12 +7,12 @@ use tonic::{Code, Request, Status};
 
 use super::{errors, rpcs::Needs};
 use crate::{
-    access::{Access, Role, Subject},
+    access::{Access, Subject},
     audit::{self, Audit, Receipt},
-    job::{Job, JobId},
+    job::{Job, JobFilter, JobId},
     listen::Peer,
     metrics::grpc_code,
-    store::JobFilter,
+    settings::Role,
 };
 
 /// Whoever makes a call.

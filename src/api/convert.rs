@@ -5,10 +5,10 @@ use std::time::Duration;
 use crate::{
     admission::QueueEntry,
     clock::Timestamp,
-    config::{self, Keep, QueueRetention, QueueSettings},
-    job::{AttemptRecord, Failure, Job, Progress, RetryPolicy, State, StateName},
+    job::{AttemptRecord, Failure, Job, Progress, RetryPolicy, State, StateName, Tally},
     proto::v1,
-    store::{Tally, WholeJob},
+    settings::{Keep, QueueRetention, QueueSettings, WhenFull},
+    store::WholeJob,
     watch::{OutputLine, WatchEvent},
 };
 
@@ -179,8 +179,8 @@ pub(super) fn event(event: &WatchEvent) -> v1::WatchEvent {
 
 pub(super) fn queue_settings(settings: &QueueSettings) -> v1::QueueSettings {
     let when_full = match settings.when_full {
-        config::WhenFull::Wait => v1::WhenFull::Wait,
-        config::WhenFull::Reject => v1::WhenFull::Reject,
+        WhenFull::Wait => v1::WhenFull::Wait,
+        WhenFull::Reject => v1::WhenFull::Reject,
     };
     v1::QueueSettings {
         max_jobs: Some(settings.max_jobs as i64),

@@ -8,10 +8,11 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 use crate::{
-    access::{Denied, Role},
+    access::Denied,
     admission::AdmissionError,
     commit::Stopped,
     job::JobId,
+    settings::Role,
     store::{ControlRefusal, ErrorClass, OfferRefusal, StoreError, batch::QueueFull},
     watch::WatchError,
 };

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::Uptime,
     commit::ControlAnswer,
-    job::{Job, JobId},
+    job::{Job, JobFilter, JobId},
     proto::v1::{self, job_queue_server::JobQueue},
     store::{Control, ControlDone, Page, Scan, ScanOrder},
     watch::ResumeToken,
@@ -349,10 +349,7 @@ impl JobQueue for JobQueueApi {
 
 impl JobQueueApi {
     /// Counts what the tallies can't: looks at the jobs themselves, newest first, up to a limit.
-    async fn count_by_looking(
-        &self,
-        filter: crate::store::JobFilter,
-    ) -> Result<(Vec<v1::StateCount>, bool), Status> {
+    async fn count_by_looking(&self, filter: JobFilter) -> Result<(Vec<v1::StateCount>, bool), Status> {
         let filter = Arc::new(filter);
         let mut counts = BTreeMap::new();
         let (mut before, mut budget) = (None, LIST_BUDGET);

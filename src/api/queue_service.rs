@@ -8,8 +8,10 @@ use super::{Core, caller::Caller, convert, errors, validate::Validator};
 use crate::{
     clock::Uptime,
     commit::ControlAnswer,
+    job::Tally,
     proto::v1::{self, queue_service_server::QueueService},
-    store::{Control, ControlDone, QueueInfo, Tally},
+    settings::QueueInfo,
+    store::{Control, ControlDone},
 };
 
 /// The QueueService.

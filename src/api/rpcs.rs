@@ -1,6 +1,6 @@
 //! What each RPC asks of its caller. One that is not here is not served.
 
-use crate::access::Role;
+use crate::settings::Role;
 
 /// What an RPC asks of its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

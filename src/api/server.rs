@@ -14,12 +14,12 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::{Core, Gate, JobQueueApi, MESSAGE_MAX_BYTES, QueueServiceApi, calls::Calls, guard::GuardLayer};
 use crate::{
-    config::LimitSettings,
     listen::{Connection, Listener, Peer},
     proto::{
         self,
         v1::{job_queue_server::JobQueueServer, queue_service_server::QueueServiceServer},
     },
+    settings::LimitSettings,
 };
 
 /// Streams that a client opened and reset, and that are not cleaned up yet.

@@ -15,10 +15,10 @@ use crate::{
     admission::{JobDraft, Patience, QueueEntry},
     clock::Uptime,
     commit::{SubmitAnswer, position_of},
-    config::WhenFull,
-    job::Job,
+    job::{Job, RequestId},
     proto::v1,
-    store::{NewJob, Offer, RequestId, StoreError},
+    settings::WhenFull,
+    store::{NewJob, Offer, StoreError},
     traces::Submission,
     watch::ResumeToken,
 };

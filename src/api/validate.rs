@@ -17,10 +17,9 @@ use crate::{
         rules::{self, Verdict, shown},
     },
     clock::Timestamp,
-    config::{self, Keep, QueueRetention, QueueSettings, limits, names},
-    job::{JobId, RetryPolicy, StateName},
+    job::{JobFilter, JobId, RetryPolicy, StateName, names},
     proto::v1,
-    store::JobFilter,
+    settings::{Keep, QueueRetention, QueueSettings, WhenFull, limits},
     watch::Detail,
 };
 
@@ -358,11 +357,11 @@ impl Validator {
         }
     }
 
-    pub(super) fn when_full(&mut self, field: &str, number: i32) -> Option<config::WhenFull> {
+    pub(super) fn when_full(&mut self, field: &str, number: i32) -> Option<WhenFull> {
         match self.known(field, number) {
             v1::WhenFull::Unspecified => None,
-            v1::WhenFull::Wait => Some(config::WhenFull::Wait),
-            v1::WhenFull::Reject => Some(config::WhenFull::Reject),
+            v1::WhenFull::Wait => Some(WhenFull::Wait),
+            v1::WhenFull::Reject => Some(WhenFull::Reject),
         }
     }
 }

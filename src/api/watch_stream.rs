@@ -13,9 +13,8 @@ use super::{
     validate::Validator,
 };
 use crate::{
-    job::{Job, JobId},
+    job::{Job, JobFilter, JobId},
     proto::v1,
-    store::JobFilter,
     watch::{
         Detail, FilterWatch, IdsWatch, InvalidToken, ResumeToken, Start, WatchError, WatchEvent, WatchMessage,
     },

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use indicatif::ProgressBar;
 use jobmill::{
-    config::{StoreSettings, Surroundings},
+    config::Surroundings,
+    settings::StoreSettings,
     store::{
         StoreError,
         sqlite::{self, CopyError},

@@ -18,8 +18,8 @@ use std::{
 use anyhow::{Context, anyhow};
 use jobmill::{
     audit,
-    config::{LogFormat, LogSettings},
     lines::{self, Lines, LostLines, Outlet},
+    settings::{LogFormat, LogSettings},
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use tracing::Subscriber;

@@ -13,8 +13,9 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use jobmill::{
-    config::{self, Faults, Flags, Loaded, Settings, StoreSettings, Surroundings},
+    config::{self, Faults, Flags, Loaded, Surroundings},
     serve::Server,
+    settings::{Settings, StoreSettings},
 };
 use signal_hook::consts::SIGXFSZ;
 use tokio::{

@@ -10,8 +10,8 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jobmill::{
-    access::{QueuePattern, Role, TOKEN_PREFIX, TokenHash, check_token_name},
     clock::Clock,
+    settings::{QueuePattern, Role, TOKEN_PREFIX, TokenHash, check_token_name},
 };
 use serde_json::json;
 

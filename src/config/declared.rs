@@ -11,18 +11,24 @@ use toml::de::DeTable;
 #[cfg(feature = "http")]
 use super::endpoint::endpoint;
 use super::{
-    CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, Entry, HandlerSettings, Keep, KindDefaults,
-    KindSettings, QueueRetention, QueueSettings, Retention, WhenFull,
+    Entry,
     fault::Place,
-    limits,
-    names::{NameError, check_free_kind_name, check_queue_name},
     paths::Folder,
     program,
     rules::{Bool, Choice, DurationIn, FloatIn, IntIn, KeepIn, Rule, SizeIn},
     section::{Reading, Section},
     surroundings::Surroundings,
 };
-use crate::job::RetryPolicy;
+use crate::{
+    job::{
+        RetryPolicy,
+        names::{NameError, check_free_kind_name, check_queue_name},
+    },
+    settings::{
+        CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, HandlerSettings, Keep, KindDefaults,
+        KindSettings, QueueRetention, QueueSettings, Retention, WhenFull, limits,
+    },
+};
 
 /// The keys of `[queues.NAME]`.
 pub(super) const QUEUE_KEYS: [&str; 8] = [

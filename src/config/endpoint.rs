@@ -12,19 +12,17 @@ use ipnet::IpNet;
 use serde_json::Value as Json;
 
 use super::{
-    HandlerSettings,
     declared::{Context, optional},
     fault::Place,
-    http::{
-        Authorities, CONNECT_TIMEOUT, CONNECTION_WAIT, HttpSettings, HttpUrl, IDLE_TIMEOUT, MAX_CONNECTIONS,
-        SecretError, SigningSecret,
-    },
-    limits,
     paths::path_from,
     rules::{Bool, DurationIn, IntIn, Rule, quote},
     section::{Reading, Section},
     surroundings::Surroundings,
-    targets::Targets,
+};
+use crate::settings::{
+    Authorities, HandlerSettings, HttpSettings, HttpUrl, SecretError, SigningSecret, Targets,
+    http::{CONNECT_TIMEOUT, CONNECTION_WAIT, IDLE_TIMEOUT, MAX_CONNECTIONS},
+    limits,
 };
 
 /// The endpoint of a kind; none where its URL is wrong, which has been noted then.

@@ -11,17 +11,20 @@ use std::{
 use toml::de::DeTable;
 
 use super::{
-    DiskSettings, Entry, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings,
+    Entry,
     addresses::{Address, CollectorUrl, Loopback},
     declared::{
         Context, QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kind_keys, kinds, queues, retention,
     },
     fault::{Fault, Faults, Place, Source},
-    limits, network,
+    network,
     paths::Folder,
     rules::{Bool, Choice, DurationIn, FloatIn, LogFilter, OrOff, Rule, SizeIn, quote},
     section::{Reading, Section},
     surroundings::Surroundings,
+};
+use crate::settings::{
+    DiskSettings, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings, limits,
 };
 
 const ROOT_KEYS: [&str; 18] = [

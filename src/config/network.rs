@@ -3,16 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    LimitSettings, Settings,
     declared::optional,
     fault::Place,
-    limits,
     paths::FileIn,
     rules::{Choice, DurationIn, IntIn, Rule, SizeIn, quote},
     section::{Reading, Section},
     tokens,
 };
-use crate::tls::{self, ClientAuth, TlsFile, TlsSettings};
+use crate::{
+    settings::{ClientAuth, LimitSettings, Settings, TlsSettings, limits},
+    tls::{self, TlsFile},
+};
 
 /// The keys of `[tls]`.
 pub(super) const TLS_KEYS: [&str; 4] = ["certificate", "key", "client_ca", "client_auth"];

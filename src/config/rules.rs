@@ -8,10 +8,8 @@ use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 use serde_json::Value as Json;
 use toml::de::DeValue;
 
-use super::{
-    Keep,
-    units::{parse_duration, parse_size, show_duration, show_size},
-};
+use super::units::{parse_duration, parse_size, show_duration, show_size};
+use crate::settings::Keep;
 
 /// What a setting may be.
 pub(super) trait Rule {

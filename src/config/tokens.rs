@@ -4,14 +4,14 @@ use std::path::Path;
 
 use super::{
     fault::{Fault, Faults, Place, Source},
-    limits,
     load::{self, parse},
     rules::{Rule, quote},
     section::{Reading, Section},
 };
 use crate::{
-    access::{QueuePattern, Role, Token, TokenHash, Tokens, check_token_name},
+    access::Tokens,
     clock::Timestamp,
+    settings::{PatternError, QueuePattern, Role, Token, TokenHash, check_token_name, limits},
 };
 
 const TOKEN_KEYS: [&str; 4] = ["hash", "roles", "queues", "expires"];
@@ -150,7 +150,7 @@ impl Rule for Pattern {
     }
 
     fn text(&self, text: &str) -> Result<QueuePattern, String> {
-        text.parse().map_err(|error: crate::access::PatternError| error.to_string())
+        text.parse().map_err(|error: PatternError| error.to_string())
     }
 
     fn show(&self, value: &QueuePattern) -> serde_json::Value {

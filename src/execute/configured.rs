@@ -8,7 +8,7 @@ use super::{
     Handler,
     command::{self, CommandHandler},
 };
-use crate::{clock::Clock, config::HandlerSettings};
+use crate::{clock::Clock, settings::HandlerSettings};
 
 /// What the handlers of a server have in common.
 pub(crate) struct Common<'a> {

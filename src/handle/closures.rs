@@ -4,7 +4,8 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use crate::{
     execute::closures::Closures,
-    store::{Change, Reads},
+    job::Change,
+    store::Reads,
     watch::{Hub, Tail},
 };
 

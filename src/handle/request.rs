@@ -7,8 +7,8 @@ use bytes::Bytes;
 use crate::{
     admission::JobDraft,
     clock::Timestamp,
-    config::{DEFAULT_QUEUE, WhenFull, names::CLOSURE_KIND},
-    job::RetryPolicy,
+    job::{RetryPolicy, names::CLOSURE_KIND},
+    settings::{DEFAULT_QUEUE, WhenFull},
 };
 
 /// A job to submit. What is not said is the kind's default.

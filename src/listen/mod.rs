@@ -32,7 +32,7 @@ use stats::{Notice, Place};
 use crate::{
     audit::{self, Audit},
     clock::Clock,
-    config::LimitSettings,
+    settings::LimitSettings,
     tls::{self, Tls},
 };
 

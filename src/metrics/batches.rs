@@ -11,8 +11,8 @@ use prometheus::{Histogram, IntCounter};
 use super::{BatchTimes, COUNTS, DISK_SECONDS, JOB_SECONDS, KINDS_MAX, Maker, Metrics, MetricsError, OTHER};
 use crate::{
     clock::Uptime,
-    job::{FailureReason, Job, JobId, Name, State, StateName},
-    store::{Applied, Change, Receipt},
+    job::{Change, FailureReason, Job, JobId, Name, State, StateName},
+    store::{Applied, Receipt},
 };
 
 #[derive(Debug)]

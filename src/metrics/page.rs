@@ -8,9 +8,9 @@ use super::{Lost, Maker, Metrics, MetricsError, label};
 use crate::{
     admission::Queues,
     clock::{Clock, Present, Timestamp},
-    config::limits,
     job::StateName,
     listen::{ListenStats, Refused},
+    settings::limits,
     store::{Reader, Reads, StoreError},
     watch::Hub,
 };

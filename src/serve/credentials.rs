@@ -17,8 +17,9 @@ use crate::{
     api::Gate,
     audit::{self, Audit},
     clock::Clock,
-    config::{Settings, load_tokens},
+    config::load_tokens,
     listen::Hosts,
+    settings::Settings,
     tls::Tls,
 };
 

@@ -4,8 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     api::ApiError,
-    config::names::NameError,
     execute::{SetupError, command::LockError},
+    job::names::NameError,
     metrics::MetricsError,
     store::StoreError,
     traces::TracesError,

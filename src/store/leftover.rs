@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{QueueInfo, Tally};
+use crate::{job::Tally, settings::QueueInfo};
 
 /// Jobs that have not ended and lack something that the configuration had: nothing is wrong with them, and nobody is told
 /// of them by a refused call.

@@ -7,7 +7,6 @@
 pub mod batch;
 pub(crate) mod engine;
 mod error;
-mod filter;
 mod leftover;
 pub mod memory;
 mod names;
@@ -19,20 +18,19 @@ use std::sync::Arc;
 
 pub use batch::{
     Applied, Batch, Claim, Control, ControlDone, ControlRefusal, NewJob, Obstacle, Offer, OfferRefusal,
-    Receipt, Report, ReportBody, RequestId, Unapplied,
+    Receipt, Report, ReportBody, Unapplied,
 };
 pub use engine::EngineSetup;
 pub use error::{ErrorClass, Missing, StoreError};
-pub use filter::JobFilter;
 pub use leftover::Leftover;
 pub use names::{NameTable, Names};
 pub use reads::Reads;
-pub use steps::{Steps, StoreTime};
+pub use steps::Steps;
 
 use crate::{
     clock::Timestamp,
-    config::QueueSettings,
-    job::{AttemptRecord, Job, JobId, Name, Output, Position, Spec, StateName},
+    job::{AttemptRecord, Changes, Identity, Job, JobFilter, JobId, Name, Output, Position, Tally},
+    settings::QueueInfo,
 };
 
 /// Keeps jobs.
@@ -152,25 +150,6 @@ pub struct StoreSize {
     pub set_aside_rows: u64,
 }
 
-/// What a resume token is held against.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Identity {
-    /// Names the store for ever.
-    pub store: [u8; 16],
-    /// Every start of a server on this store, oldest first.
-    pub incarnations: Vec<Incarnation>,
-}
-
-/// One start of a server on a store. Positions handed out by a start that was later undone, by restoring a backup,
-/// belong to an incarnation that the store does not list.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Incarnation {
-    /// Drawn at random when it started.
-    pub id: [u8; 8],
-    /// The feed's end when it started.
-    pub first: Position,
-}
-
 /// A job with all that belongs to it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct WholeJob {
@@ -225,103 +204,4 @@ pub struct Page {
     pub position: Position,
     /// The newest id at that moment.
     pub newest: JobId,
-}
-
-/// One entry of the change feed.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// A job changed.
-    Job {
-        /// The job after the change.
-        job: Arc<Job>,
-        /// Its state before. Absent for a new job, and where only the latest state is known.
-        before: Option<StateName>,
-    },
-    /// A job was deleted.
-    Deleted(Tombstone),
-}
-
-impl Change {
-    /// Where in the feed it is.
-    #[must_use]
-    pub fn position(&self) -> Position {
-        match self {
-            Change::Job { job, .. } => job.position,
-            Change::Deleted(tombstone) => tombstone.position,
-        }
-    }
-
-    /// Which job changed.
-    #[must_use]
-    pub fn id(&self) -> JobId {
-        match self {
-            Change::Job { job, .. } => job.id,
-            Change::Deleted(tombstone) => tombstone.id,
-        }
-    }
-
-    /// What never changes of that job.
-    #[must_use]
-    pub fn spec(&self) -> &Arc<Spec> {
-        match self {
-            Change::Job { job, .. } => &job.spec,
-            Change::Deleted(tombstone) => &tombstone.spec,
-        }
-    }
-}
-
-/// What is left of a deleted job.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Tombstone {
-    /// Which job.
-    pub id: JobId,
-    /// Where in the feed it was deleted.
-    pub position: Position,
-    /// When.
-    pub deleted: StoreTime,
-    /// What it was.
-    pub spec: Arc<Spec>,
-}
-
-/// A page of the change feed.
-#[derive(Clone, Debug)]
-pub struct Changes {
-    /// The entries, in order.
-    pub entries: Vec<Change>,
-    /// How far this page reaches: there is nothing else up to here.
-    pub up_to: Position,
-    /// Whether that was the feed's end: all later changes are of a later moment than this page.
-    pub reaches_end: bool,
-    /// Nothing before this is known: deletions up to here have been forgotten.
-    pub floor: Position,
-}
-
-/// A queue as it is set up.
-#[derive(Clone, PartialEq, Debug)]
-pub struct QueueInfo {
-    /// Its name.
-    pub name: Arc<Name>,
-    /// Its settings.
-    pub settings: QueueSettings,
-    /// Whether it starts no jobs for now.
-    pub paused: bool,
-    /// Whether the configuration file declares it.
-    pub declared: bool,
-    /// Whether the configuration file declared it once, and nothing but its pause has been changed since.
-    pub formerly_declared: bool,
-}
-
-/// How many jobs of a queue and kind are in a state.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Tally {
-    /// The queue.
-    pub queue: Arc<Name>,
-    /// The kind.
-    pub kind: Arc<Name>,
-    /// The state.
-    pub state: StateName,
-    /// How many jobs.
-    pub jobs: u64,
-    /// What they count in bytes.
-    pub bytes: u64,
 }

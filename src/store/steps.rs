@@ -5,43 +5,12 @@
 //! the clock was how far ahead of the time that it counts: that takes a row each time that the clock is set, and
 //! nothing in the rows of jobs.
 
-use std::time::Duration;
-
 use parking_lot::RwLock;
 
-use crate::{clock::Timestamp, job::Position};
-
-/// Time as a store counts it, in microseconds: it began with what the wall clock said when the store was made, and can't
-/// be set.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct StoreTime(i64);
-
-impl StoreTime {
-    /// Earlier than everything.
-    pub(crate) const FIRST: StoreTime = StoreTime(i64::MIN);
-
-    pub(crate) const fn from_micros(micros: i64) -> Self {
-        StoreTime(micros)
-    }
-
-    /// Microseconds since a beginning that is near 1970 in UTC, as far as the clock was right.
-    #[must_use]
-    pub const fn as_micros(self) -> i64 {
-        self.0
-    }
-
-    pub(crate) fn after(self, duration: Duration) -> Self {
-        StoreTime(self.0.saturating_add(micros(duration)))
-    }
-
-    pub(crate) fn before(self, duration: Duration) -> Self {
-        StoreTime(self.0.saturating_sub(micros(duration)))
-    }
-}
-
-pub(crate) fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
+use crate::{
+    clock::{StoreTime, Timestamp},
+    job::Position,
+};
 
 /// By less than this the clock may go astray without a note.
 const TOLERANCE_MICROS: i64 = 1_000_000;
@@ -123,7 +92,7 @@ impl Steps {
 
     /// When a change happened, by the time by which retention counts.
     pub(crate) fn counted(&self, position: Position, wall: Timestamp) -> StoreTime {
-        StoreTime(wall.as_micros().saturating_sub(self.at(position).of_retention))
+        StoreTime::from_micros(wall.as_micros().saturating_sub(self.at(position).of_retention))
     }
 
     /// What the clock as it is now would have said when a change happened.
@@ -134,12 +103,12 @@ impl Steps {
 
     /// What the clock will say when a backoff ends, unless it is set.
     pub(crate) fn wall_of_backoff(&self, at: StoreTime) -> Timestamp {
-        Timestamp::from_micros(at.0.saturating_add(self.last().of_backoffs)).min(Timestamp::MAX)
+        Timestamp::from_micros(at.as_micros().saturating_add(self.last().of_backoffs)).min(Timestamp::MAX)
     }
 
     /// The inverse of [`Steps::wall_of_backoff`].
     pub(crate) fn backoff_of_wall(&self, wall: Timestamp) -> StoreTime {
-        StoreTime(wall.as_micros().saturating_sub(self.last().of_backoffs))
+        StoreTime::from_micros(wall.as_micros().saturating_sub(self.last().of_backoffs))
     }
 }
 
@@ -185,8 +154,9 @@ mod tests {
         // The clock was an hour ahead from the tenth to the nineteenth change.
         steps.note(step(10, 3_600 * SECOND));
         steps.note(step(20, 0));
-        let counted =
-            |position, second| steps.counted(Position(position), Timestamp::from_micros(second * SECOND)).0;
+        let counted = |position, second| {
+            steps.counted(Position(position), Timestamp::from_micros(second * SECOND)).as_micros()
+        };
         assert_eq!(
             [counted(9, 100), counted(10, 3_701), counted(19, 3_702), counted(20, 103)],
             [100 * SECOND, 101 * SECOND, 102 * SECOND, 103 * SECOND]
@@ -200,7 +170,8 @@ mod tests {
         let steps = Steps::default();
         steps.note_start(step(10, 100 * SECOND));
         steps.note(step(12, 50 * SECOND));
-        let counted = |position| steps.counted(Position(position), Timestamp::from_micros(0)).0 / SECOND;
+        let counted =
+            |position| steps.counted(Position(position), Timestamp::from_micros(0)).as_micros() / SECOND;
         assert_eq!([9, 10, 11, 12].map(counted), [0, -100, -100, -50]);
         steps.age_before(Position(10), 40 * SECOND);
         assert_eq!([9, 10, 11, 12].map(counted), [-40, -100, -100, -50]);
@@ -227,7 +198,7 @@ mod tests {
         assert_eq!(steps.all().len(), STEPS_MAX);
         for position in 1..=5_000 {
             let wall = Timestamp::from_micros(ahead(position) + position);
-            assert!(steps.counted(Position(position), wall).0 >= position - TOLERANCE_MICROS);
+            assert!(steps.counted(Position(position), wall).as_micros() >= position - TOLERANCE_MICROS);
         }
         assert_eq!(steps.last(), step(5_000, ahead(5_000)));
     }

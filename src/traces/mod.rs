@@ -15,8 +15,8 @@ use sampler::Sampler;
 
 use crate::{
     clock::Timestamp,
-    config::TracesSettings,
     job::{FailureReason, Job, JobId},
+    settings::TracesSettings,
 };
 
 #[cfg(not(feature = "otel"))]

@@ -12,8 +12,8 @@ use super::{
     topics::{Follow, News},
 };
 use crate::{
-    job::{JobId, Position},
-    store::{Change, JobFilter, Reads, Scan, ScanOrder},
+    job::{Change, JobFilter, JobId, Position},
+    store::{Reads, Scan, ScanOrder},
 };
 
 /// A page of a snapshot looks at so many jobs.

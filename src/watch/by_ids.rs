@@ -11,8 +11,8 @@ use super::{
     hub::{Mail, Subscription},
 };
 use crate::{
-    job::{Job, JobId, Position},
-    store::{Change, Reads},
+    job::{Change, Job, JobId, Position},
+    store::Reads,
 };
 
 /// After so long without news a bookmark says that nothing was missed.

@@ -13,10 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{OutputLine, topics::Feeds};
-use crate::{
-    job::{JobId, Position},
-    store::Change,
-};
+use crate::job::{Change, JobId, Position};
 
 /// So many changes are kept in memory.
 const RING_MAX: usize = 16_384;

@@ -114,11 +114,11 @@ mod tests {
     use super::*;
     use crate::{
         clock::{Present, Timestamp},
-        config::{QueueSettings, Retention},
-        job::{Name, Position, RetryPolicy},
+        job::{Change, Changes, Identity, JobFilter, Name, Position, RetryPolicy, Tally},
+        settings::{QueueInfo, QueueSettings, Retention},
         store::{
-            Batch, Change, Changes, Control, EngineSetup, Identity, JobFilter, NewJob, Offer, Page,
-            QueueInfo, Reader, Reads, Receipt, Scan, Store, StoreSize, Tally, WholeJob, memory::MemoryStore,
+            Batch, Control, EngineSetup, NewJob, Offer, Page, Reader, Reads, Receipt, Scan, Store, StoreSize,
+            WholeJob, memory::MemoryStore,
         },
     };
 

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use super::{EVENTS_MAX, Hub, hub::Recent};
 use crate::{
-    job::Position,
-    store::{Change, Reads, StoreError},
+    job::{Change, Position},
+    store::{Reads, StoreError},
 };
 
 /// A cursor on the feed that is moved from change to change, without a filter and without tokens.

@@ -3,10 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::FilterWatch;
-use crate::{
-    job::{JobId, Position},
-    store::{Identity, JobFilter},
-};
+use crate::job::{Identity, JobFilter, JobId, Position};
 
 const VERSION: u8 = 1;
 const CHECK_LEN: usize = 8;
@@ -149,7 +146,7 @@ fn digest<const N: usize>(bytes: &[u8]) -> [u8; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Incarnation;
+    use crate::job::Incarnation;
 
     fn identity(incarnations: &[(u8, i64)]) -> Identity {
         let incarnations =

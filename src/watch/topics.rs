@@ -16,10 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::Hub;
-use crate::{
-    job::Position,
-    store::{Change, JobFilter},
-};
+use crate::job::{Change, JobFilter, Position};
 
 /// So many changes of a queue may wait to be held against filters; then they are let go of, and watchers read from the
 /// store instead.

@@ -13,9 +13,9 @@ use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use jobmill::{
-    config::CommandSettings,
     execute::{Attempt, Handler, HandlerError, Report, command::CommandHandler},
     job::Output,
+    settings::CommandSettings,
 };
 use rustix::{
     io::Errno,

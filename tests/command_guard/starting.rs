@@ -1,9 +1,9 @@
 //! What keeps a command from starting.
 
 use jobmill::{
-    config::CommandSettings,
     execute::{Attempt, Handler, command::CommandHandler},
     job::FailureReason,
+    settings::CommandSettings,
 };
 
 use crate::{GUARD, command, error};

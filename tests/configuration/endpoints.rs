@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use jobmill::config::{HandlerSettings, HttpSettings};
+use jobmill::settings::{HandlerSettings, HttpSettings};
 
 use super::{Desk, entry};
 

@@ -6,12 +6,12 @@ use jobmill::{
     admission::AdmissionError,
     client::Client,
     commit::Stopped,
-    config::{QueueSettings, Settings, StoreSettings, WhenFull, names::CLOSURE_KIND},
     execute::{Attempt, HandlerError},
     handle::{Handle, JobEvent, JobRequest, SpawnRequest, SubmitError},
-    job::{FailureReason, JobId, Output, StateName},
+    job::{FailureReason, JobId, Output, StateName, names::CLOSURE_KIND},
     proto::v1,
     serve::Server,
+    settings::{QueueSettings, Settings, StoreSettings, WhenFull},
     watch::WatchError,
 };
 use tokio::sync::{Notify, oneshot, watch};

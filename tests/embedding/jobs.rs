@@ -10,12 +10,12 @@ use std::{
 
 use jobmill::{
     client::Client,
-    config::{KindDefaults, QueueSettings, Settings, StoreSettings, WhenFull, names::CLOSURE_KIND},
     execute::Attempt,
     handle::{JobEvent, JobRequest, OutcomeError, SpawnRequest, SubmitError},
-    job::{Output, StateName},
+    job::{Output, StateName, names::CLOSURE_KIND},
     proto::v1,
     serve::{ServeError, Server},
+    settings::{KindDefaults, QueueSettings, Settings, StoreSettings, WhenFull},
 };
 use tokio::sync::Semaphore;
 

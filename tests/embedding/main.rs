@@ -9,11 +9,11 @@ mod runtime_ends;
 use std::time::Duration;
 
 use jobmill::{
-    config::{KindDefaults, QueueSettings, Settings, StoreSettings},
     execute::{Attempt, HandlerError},
     handle::Handle,
     job::{JobId, Output},
     serve::{Server, ServerBuilder},
+    settings::{KindDefaults, QueueSettings, Settings, StoreSettings},
 };
 use tokio::sync::oneshot;
 

@@ -10,10 +10,10 @@ use std::{
 };
 
 use jobmill::{
-    config::StoreSettings,
     handle::{Handle, JobRequest, SubmitError},
     job::StateName,
     serve::Server,
+    settings::StoreSettings,
 };
 use rustix::fs::FlockOperation;
 use tokio::runtime::{Builder, Runtime};

@@ -6,11 +6,11 @@ use std::{collections::HashMap, fs, process::Stdio, time::Duration};
 
 use jobmill::{
     clock::Clock,
-    config::{
-        Authorities, HandlerSettings, HttpSettings, KindDefaults, KindSettings, QueueSettings, Targets,
-    },
     proto::v1::{self, JobState},
     serve::Server,
+    settings::{
+        Authorities, HandlerSettings, HttpSettings, KindDefaults, KindSettings, QueueSettings, Targets,
+    },
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{

@@ -5,12 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use jobmill::{
     clock::{Present, Timestamp, Wake},
-    config::{QueueSettings, Retention},
-    job::{Job, JobId, LeaseToken, Position},
-    store::{
-        Change, Control, ControlRefusal, NewJob, OfferRefusal, QueueInfo, ReportBody, RequestId, Space,
-        batch::QueueFull,
-    },
+    job::{Change, Job, JobId, LeaseToken, Position, RequestId},
+    settings::{QueueInfo, QueueSettings, Retention},
+    store::{Control, ControlRefusal, NewJob, OfferRefusal, ReportBody, Space, batch::QueueFull},
     transition::Refusal,
 };
 

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use jobmill::{
     clock::{Present, Timestamp, Uptime},
-    config::{QueueRetention, QueueSettings, WhenFull},
-    job::{Failure, FailureReason, RetryPolicy},
-    store::{NewJob, RequestId},
+    job::{Failure, FailureReason, RequestId, RetryPolicy},
+    settings::{QueueRetention, QueueSettings, WhenFull},
+    store::NewJob,
 };
 
 use super::batch::Offer;

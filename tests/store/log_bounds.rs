@@ -3,8 +3,8 @@
 use std::{fs, path::Path};
 
 use jobmill::{
-    job::Position,
-    store::{JobFilter, Scan, ScanOrder},
+    job::{JobFilter, Position},
+    store::{Scan, ScanOrder},
 };
 use rusqlite::Connection;
 

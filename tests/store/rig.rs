@@ -4,12 +4,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jobmill::{
     clock::{Present, Timestamp, Uptime},
-    config::{QueueSettings, Retention},
-    job::{Extras, Job, JobId, LeaseToken, Output, Position, StateName},
-    store::{
-        Change, Changes, Control, ControlRefusal, JobFilter, NewJob, Reader, ReportBody, Scan, ScanOrder,
-        WholeJob,
-    },
+    job::{Change, Changes, Extras, Job, JobFilter, JobId, LeaseToken, Output, Position, StateName},
+    settings::{QueueSettings, Retention},
+    store::{Control, ControlRefusal, NewJob, Reader, ReportBody, Scan, ScanOrder, WholeJob},
     transition::Refusal,
 };
 

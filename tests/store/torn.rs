@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use jobmill::{
-    job::Output,
-    store::{JobFilter, Reader, ReportBody, Scan, ScanOrder},
+    job::{JobFilter, Output},
+    store::{Reader, ReportBody, Scan, ScanOrder},
 };
 use rusqlite::Connection;
 use tempfile::TempDir;

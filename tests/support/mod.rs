@@ -9,12 +9,12 @@ use std::{collections::HashMap, path::Path, time::Duration};
 
 use jobmill::{
     clock::{ManualClock, Timestamp},
-    config::{KindDefaults, QueueSettings, Settings, StoreSettings},
     execute::{Attempt, HandlerError},
     handle::Handle,
     job::{Output, RetryPolicy},
     proto::v1::{self, JobState, job_queue_client::JobQueueClient, queue_service_client::QueueServiceClient},
     serve::{Server, ServerBuilder, Stopper},
+    settings::{KindDefaults, QueueSettings, Settings, StoreSettings},
 };
 use tonic::transport::Channel;
 

@@ -8,9 +8,9 @@ use std::{
 };
 
 use jobmill::{
-    config::Settings,
     proto::v1::{self, JobState},
     serve::Server,
+    settings::Settings,
 };
 use serde_json::Value;
 use tempfile::TempDir;

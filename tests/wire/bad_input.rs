@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use jobmill::{
-    config::{QueueSettings, WhenFull},
     job::Output,
     proto::v1,
     serve::Server,
+    settings::{QueueSettings, WhenFull},
 };
 use prost_types::{Duration, Timestamp};
 use tonic::{Code, Response, Status};

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jobmill::{
     clock::{Clock, ManualClock, Timestamp},
-    config::{Keep, QueueSettings, Retention, Settings, WhenFull},
     proto::v1::{self, JobState, watch_event::Event},
     serve::Server,
+    settings::{Keep, QueueSettings, Retention, Settings, WhenFull},
 };
 use tonic::Code;
 

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use jobmill::{
     clock::Clock,
-    config::{CommandSettings, HandlerSettings, KindDefaults, KindSettings, Settings},
     proto::v1::{self, FailureReason, JobState},
     serve::Server,
+    settings::{CommandSettings, HandlerSettings, KindDefaults, KindSettings, Settings},
 };
 
 use crate::support::{Rig, defaults, folder, job, manual_clock};

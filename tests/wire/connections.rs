@@ -3,7 +3,7 @@
 
 use std::{process::Stdio, time::Duration};
 
-use jobmill::{config::LimitSettings, listen::Refused};
+use jobmill::{listen::Refused, settings::LimitSettings};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},

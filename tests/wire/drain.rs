@@ -4,12 +4,12 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use jobmill::{
     commit::Stopped,
-    config::{CommandSettings, HandlerSettings, KindDefaults, KindSettings, QueueSettings, Settings},
     execute::{Attempt, Handler, HandlerError, HandlerFuture},
     handle::{JobRequest, SubmitError},
     job::{JobId, Output, StateName},
     proto::v1::{self, FailureReason, JobState},
     serve::Server,
+    settings::{CommandSettings, HandlerSettings, KindDefaults, KindSettings, QueueSettings, Settings},
 };
 use rustix::process::Signal;
 use tokio::{

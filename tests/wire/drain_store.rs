@@ -12,10 +12,10 @@ use std::{
 
 use jobmill::{
     commit::Stopped,
-    config::QueueSettings,
     handle::{JobRequest, SubmitError},
     proto::v1::{FailureReason, JobState},
     serve::{ServeError, Server},
+    settings::QueueSettings,
     store::{Applied, Batch, Obstacle, Reader, ReportBody, Space, Store, StoreError, Unapplied},
 };
 use parking_lot::{Condvar, Mutex};

@@ -10,11 +10,11 @@ use std::{
 
 use jobmill::{
     clock::Clock,
-    config::{KindDefaults, QueueSettings},
     execute::{Attempt, HandlerError, HandlerFuture},
     job::{Output, RetryPolicy},
     proto::v1::{self, FailureReason, JobState, PendingReason, watch_event::Event},
     serve::Server,
+    settings::{KindDefaults, QueueSettings},
 };
 use prost_types::Timestamp;
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jobmill::config::LimitSettings;
+use jobmill::settings::LimitSettings;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -9,9 +9,9 @@ use std::{
 };
 
 use jobmill::{
-    access::TokenHash,
     client::Client,
     proto::v1::{FailureReason, JobSpec, JobState},
+    settings::TokenHash,
 };
 use rustix::{io::ioctl_fionbio, process::Signal};
 use serde_json::Value;

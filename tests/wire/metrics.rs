@@ -53,7 +53,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
 }
 
 /// A server that serves metrics, and where.
-async fn start(builder: impl FnOnce(jobmill::config::Settings) -> ServerBuilder) -> (Rig, SocketAddr) {
+async fn start(builder: impl FnOnce(jobmill::settings::Settings) -> ServerBuilder) -> (Rig, SocketAddr) {
     let mut settings = memory();
     settings.metrics_listen = Some(([127, 0, 0, 1], 0).into());
     let rig = Rig::start(builder(settings)).await;
@@ -190,7 +190,7 @@ async fn a_cancelled_job_counts_an_attempt_only_where_one_had_started() {
 async fn refusals_repeats_and_callers_that_wait_are_counted() {
     let (handler, mut stage) = Stage::new();
     let (rig, address) = start(|settings| {
-        let full = jobmill::config::QueueSettings { max_jobs: 1, ..queue(1) };
+        let full = jobmill::settings::QueueSettings { max_jobs: 1, ..queue(1) };
         Server::builder(with_queue(settings, QUEUE, full)).handler("held", defaults(), handler)
     })
     .await;
@@ -265,7 +265,7 @@ async fn watches_are_counted_while_they_last() {
 #[tokio::test]
 async fn kinds_that_clients_make_up_and_methods_that_are_not_there_make_no_series() {
     let (rig, address) = start(|settings| {
-        let open = jobmill::config::QueueSettings { accept_unknown_kinds: true, ..queue(1) };
+        let open = jobmill::settings::QueueSettings { accept_unknown_kinds: true, ..queue(1) };
         simple(with_queue(settings, QUEUE, open))
     })
     .await;
@@ -428,7 +428,7 @@ async fn the_endpoint_answers_nothing_else() {
 
 #[tokio::test]
 async fn pages_that_lead_their_own_name_here_read_nothing() {
-    let named = |mut settings: jobmill::config::Settings| {
+    let named = |mut settings: jobmill::settings::Settings| {
         settings.hosts = vec!["jobs.internal".to_owned()];
         simple(settings)
     };

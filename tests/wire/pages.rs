@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
-use jobmill::config::Settings;
+use jobmill::settings::Settings;
 use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use jobmill::{
     clock::{Present, Timestamp},
-    config::{QueueSettings, WhenFull},
     job::RetryPolicy,
     proto::v1::{self, JobState},
+    settings::{QueueSettings, WhenFull},
     store::{
         Batch, Control, ControlDone, EngineSetup, NewJob, Offer, Receipt, Store, memory::MemoryStore,
         sqlite::SqliteStore,

@@ -10,12 +10,12 @@ use std::{
 };
 
 use jobmill::{
-    config::{DiskSettings, KindDefaults},
     execute::{Attempt, HandlerError},
     handle::{Handle, JobRequest, SubmitError},
     job::{Output, StateName},
     proto::v1::{self, JobState, WatchResync},
     serve::Server,
+    settings::{DiskSettings, KindDefaults},
     store::{
         OfferRefusal, StoreError,
         sqlite::{self, CopyError},

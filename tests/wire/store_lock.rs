@@ -59,7 +59,7 @@ async fn a_lock_held_by_another_program_holds_calls_up_and_loses_nothing() {
 #[tokio::test]
 async fn callers_hear_of_a_lock_at_their_deadline_or_after_their_queues_max_wait() {
     let home = tempfile::tempdir().unwrap();
-    let impatient = jobmill::config::QueueSettings { max_wait: Duration::from_millis(300), ..queue(1) };
+    let impatient = jobmill::settings::QueueSettings { max_wait: Duration::from_millis(300), ..queue(1) };
     let rig = Rig::start(simple(with_queue(folder(home.path()), "impatient", impatient))).await;
     let shelved = rig.submit(v1::JobSpec { run_time: Some(far()), ..job("echo") }).await.id;
     let lock = take_lock(home.path());

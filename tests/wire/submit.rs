@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jobmill::{
     clock::Clock,
-    config::{QueueSettings, Settings, WhenFull},
     proto::v1::{self, JobState, submit_and_watch_response::Message},
     serve::Server,
+    settings::{QueueSettings, Settings, WhenFull},
 };
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
@@ -113,7 +113,7 @@ async fn a_repeat_returns_the_same_job_even_after_a_restart_and_with_other_defau
     }
     rig.stop().await;
 
-    let other = jobmill::config::KindDefaults { max_attempts: 7, ..defaults() };
+    let other = jobmill::settings::KindDefaults { max_attempts: 7, ..defaults() };
     let rig = Rig::start(Server::builder(folder(home.path())).handler("echo", other, echo)).await;
     let again = submit(&rig, named("text", job("echo"))).await.unwrap();
     assert!(!again.created);

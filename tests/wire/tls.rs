@@ -4,9 +4,9 @@ use std::{fs, path::PathBuf};
 
 use jobmill::{
     client::{Client, ClientBuilder, ClientError},
-    config::{ClientAuth, Settings, TlsSettings},
     listen::Refused,
     serve::Server,
+    settings::{ClientAuth, Settings, TlsSettings},
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;

@@ -3,12 +3,11 @@
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use jobmill::{
-    access::TokenHash,
     client::{Client, ClientBuilder, ClientError, Code, Refusal},
     clock::{Clock, Timestamp},
-    config::{QueueSettings, Settings},
     proto::v1::{self, job_queue_client::JobQueueClient},
     serve::Server,
+    settings::{QueueSettings, Settings, TokenHash},
 };
 use serde_json::Value;
 use tempfile::TempDir;

@@ -25,7 +25,7 @@ fn nth(number: u32) -> String {
     format!("(SELECT id FROM job ORDER BY id LIMIT 1 OFFSET {number})")
 }
 
-fn settings(home: &Path) -> jobmill::config::Settings {
+fn settings(home: &Path) -> jobmill::settings::Settings {
     with_queue(with_queue(folder(home), "shelf", queue(0)), "other", queue(1))
 }
 

@@ -4,7 +4,6 @@ use std::{collections::HashMap, path::Path, time::Duration};
 
 use jobmill::{
     clock::Clock,
-    config::{KindDefaults, Settings},
     execute::{Attempt, HandlerError},
     job::{Output, RetryPolicy},
     proto::v1::{
@@ -12,6 +11,7 @@ use jobmill::{
         watch_event::Event,
     },
     serve::{Server, ServerBuilder},
+    settings::{KindDefaults, Settings},
 };
 use tonic::{Code, transport::Endpoint};
 

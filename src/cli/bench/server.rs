@@ -18,10 +18,6 @@ use anyhow::Context;
 use jobmill::{
     audit::Audit,
     clock::Clock,
-    config::{
-        ClientAuth, Keep, KindDefaults, LimitSettings, LogSettings, QueueSettings, Settings, StoreSettings,
-        TlsSettings,
-    },
     execute::{Attempt, HandlerError},
     job::Output,
     listen::Listener,
@@ -30,6 +26,10 @@ use jobmill::{
         empty_service_server::{EmptyService, EmptyServiceServer},
     },
     serve::{Server, grpc_incoming, grpc_server},
+    settings::{
+        ClientAuth, Keep, KindDefaults, LimitSettings, LogSettings, QueueSettings, Settings, StoreSettings,
+        TlsSettings,
+    },
     store::{Applied, Batch, Reader, Store, StoreError},
 };
 use tokio::{net::TcpListener, sync::mpsc};

@@ -5,11 +5,11 @@ use std::{os::unix::ffi::OsStrExt, path::Path, time::Duration};
 use jobmill::{
     client::{to_wire_duration, to_wire_timestamp},
     clock::Timestamp,
-    config::{
+    proto::v1::{JobSpec, JobState, RetryPolicy},
+    settings::{
         CommandSettings, HandlerSettings, KindDefaults, KindSettings, QueueSettings, Settings, StoreSettings,
         TracesSettings, WhenFull,
     },
-    proto::v1::{JobSpec, JobState, RetryPolicy},
 };
 
 use super::files::Input;

@@ -10,7 +10,7 @@ use std::{
 
 use jobmill::{
     clock::Timestamp,
-    config::Settings,
+    settings::Settings,
     store::{
         StoreError,
         sqlite::{self, Checkup, SetAsideRows},
@@ -274,7 +274,7 @@ fn age(folder: &Path, now: Timestamp) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jobmill::{clock::Clock, config::StoreSettings};
+    use jobmill::{clock::Clock, settings::StoreSettings};
 
     #[test]
     fn a_database_from_the_future_tells_of_a_clock_that_is_behind() {

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use jobmill::config::{HandlerSettings, Loaded};
+use jobmill::{config::Loaded, settings::HandlerSettings};
 
 use super::{Finding, ok, warning};
 

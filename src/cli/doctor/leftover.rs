@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use jobmill::{
-    config::{Settings, names},
+    job::names,
+    settings::Settings,
     store::{Leftover, sqlite},
 };
 

@@ -7,7 +7,10 @@ mod process;
 mod server;
 
 use clap::builder::styling::AnsiColor;
-use jobmill::config::{Loaded, StoreSettings, Surroundings};
+use jobmill::{
+    config::{Loaded, Surroundings},
+    settings::StoreSettings,
+};
 use serde_json::json;
 
 use super::{

@@ -2,7 +2,7 @@
 
 use jobmill::{
     clock::Timestamp,
-    config::{HandlerSettings, Settings},
+    settings::{HandlerSettings, Settings},
 };
 use rustix::process::{Resource, getrlimit};
 
@@ -52,7 +52,7 @@ pub(super) fn open_files(settings: &Settings) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use jobmill::config::{QueueSettings, StoreSettings};
+    use jobmill::settings::{QueueSettings, StoreSettings};
 
     use super::*;
     use crate::cli::doctor::Verdict;

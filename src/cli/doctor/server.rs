@@ -8,7 +8,7 @@ use std::{
 
 use jobmill::{
     client::{ClientError, Code},
-    config::Settings,
+    settings::Settings,
 };
 
 use super::{super::client, Finding, Global, ok, problem, text};

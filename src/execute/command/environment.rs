@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, env, ffi::OsString};
 
 use super::PROGRESS_FD;
-use crate::{config::CommandSettings, execute::Attempt};
+use crate::{execute::Attempt, settings::CommandSettings};
 
 /// The variable with the job's id.
 pub(super) const JOB_ID_VARIABLE: &str = "JOBMILL_JOB_ID";

@@ -71,9 +71,9 @@ use std::{
 pub use lock::{LockError, wait_for_commands};
 
 use crate::{
-    config::CommandSettings,
     execute::{Attempt, Handler, HandlerError, HandlerFuture, cut},
     job::{FailureReason, Output},
+    settings::CommandSettings,
 };
 use frame::{Ending, Start};
 use supervise::{Guard, Outcome};

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    config::{Authorities, HttpUrl, Refused, Targets},
+    settings::{Authorities, HttpUrl, Refused, Targets},
     timeouts,
 };
 

@@ -40,9 +40,9 @@ use std::{error::Error, fmt::Write, sync::Arc, time::Duration};
 
 use crate::{
     clock::Clock,
-    config::HttpSettings,
     execute::{Attempt, Handler, HandlerError, HandlerFuture},
     job::{FailureReason, Output},
+    settings::HttpSettings,
 };
 use connection::{ConnectError, Connector, TlsError};
 use pool::{Place, Pool, PoolLimits, SendError};

@@ -12,9 +12,9 @@ use sha2::Sha256;
 
 use crate::{
     clock::Clock,
-    config::{HttpUrl, SigningSecret},
     execute::{Attempt, HandlerError},
     job::FailureReason,
+    settings::{HttpUrl, SigningSecret},
 };
 
 const JOB_ID: HeaderName = HeaderName::from_static("jobmill-job-id");

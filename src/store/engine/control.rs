@@ -8,14 +8,14 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    config::{
-        QueueSettings,
+    job::{Job, JobId, RequestId, StateName},
+    settings::{
+        QueueInfo, QueueSettings,
         limits::{CONSUMERS_TOTAL_MAX, QUEUES_MAX},
     },
-    job::{Job, JobId, StateName},
     store::{
-        QueueInfo, StoreError,
-        batch::{Control, ControlDone, ControlRefusal, RequestId},
+        StoreError,
+        batch::{Control, ControlDone, ControlRefusal},
     },
     transition::{Event, transition},
 };

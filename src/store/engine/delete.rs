@@ -7,8 +7,8 @@ use super::{
     rows::{Rows, Waiting},
 };
 use crate::{
-    job::{Job, Position},
-    store::{Change, RequestId, StoreError, Tombstone},
+    job::{Change, Job, Position, RequestId, Tombstone},
+    store::StoreError,
 };
 
 /// At most so many jobs are looked at in a batch for all purges together.

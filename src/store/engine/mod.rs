@@ -29,13 +29,12 @@ use tallies::{Tallies, Usage};
 use times::Times;
 
 use super::{
-    Applied, Batch, Change, Claim, Names, Obstacle, QueueInfo, Receipt, Report, ReportBody, Space,
-    StoreError, Unapplied,
+    Applied, Batch, Claim, Names, Obstacle, Receipt, Report, ReportBody, Space, StoreError, Unapplied,
 };
 use crate::{
     clock::{Present, Stopwatch, Timestamp, Wake},
-    config::{QueueSettings, Retention},
-    job::{Job, JobId, LeaseToken, Name, Position, State, StateName},
+    job::{Change, Job, JobId, LeaseToken, Name, Position, State, StateName},
+    settings::{QueueInfo, QueueSettings, Retention},
     transition::{Changed, Event, Moment, Refusal, expired, transition},
 };
 

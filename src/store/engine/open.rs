@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    config::QueueSettings,
     job::Position,
-    store::{Names, QueueInfo, StoreError},
+    settings::{QueueInfo, QueueSettings},
+    store::{Names, StoreError},
     transition::{Event, lost, transition},
 };
 

@@ -13,12 +13,12 @@ use super::{
     rows::{Pruned, Rows, Unchanged},
 };
 use crate::{
-    config::{Keep, Retention, limits::KEEP_TIMES_MAX},
+    clock::StoreTime,
     job::{Job, Position, StateName},
+    settings::{Keep, Retention, limits::KEEP_TIMES_MAX},
     store::{
         StoreError,
         batch::{Batch, ControlRefusal},
-        steps::StoreTime,
     },
 };
 

@@ -5,13 +5,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    clock::Timestamp,
-    config::Retention,
-    job::{AttemptRecord, Job, JobId, Name, Output, Position, Spec},
-    store::{
-        QueueInfo, StoreError, Tally, Tombstone,
-        steps::{Step, StoreTime},
-    },
+    clock::{StoreTime, Timestamp},
+    job::{AttemptRecord, Job, JobId, Name, Output, Position, Spec, Tally, Tombstone},
+    settings::{QueueInfo, Retention},
+    store::{StoreError, steps::Step},
 };
 
 /// Keeps rows, and nothing but rows: every rule is the engine's. All calls between [`Rows::begin`] and

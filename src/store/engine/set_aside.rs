@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    job::Position,
-    store::{Change, StoreError, Tombstone},
+    job::{Change, Position, Tombstone},
+    store::StoreError,
 };
 
 impl<R: Rows> Engine<R> {

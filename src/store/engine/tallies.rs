@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::rows::{Lane, Rows, corrupt};
 use crate::{
-    job::{Job, StateName},
-    store::{StoreError, Tally},
+    job::{Job, StateName, Tally},
+    store::StoreError,
 };
 
 /// Jobs and their bytes.

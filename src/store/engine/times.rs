@@ -17,12 +17,9 @@ use super::{
     rows::{KeptTimes, Rows},
 };
 use crate::{
-    clock::{Present, Timestamp, Uptime, Wake},
+    clock::{Present, StoreTime, Timestamp, Uptime, Wake},
     job::Position,
-    store::{
-        StoreError,
-        steps::{Step, StoreTime},
-    },
+    store::{StoreError, steps::Step},
 };
 
 /// A server runs for this long before the time without a server counts for retention.

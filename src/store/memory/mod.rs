@@ -11,7 +11,7 @@ use reader::{MemoryReader, tallies};
 use tables::{Kept, Tables, backoff_of};
 
 use super::{
-    Applied, Batch, Identity, Incarnation, Names, QueueInfo, Reader, Store, StoreError, StoreTime, Tombstone,
+    Applied, Batch, Names, Reader, Store, StoreError,
     engine::{
         Engine, EngineSetup,
         rows::{
@@ -22,9 +22,9 @@ use super::{
     steps::Step,
 };
 use crate::{
-    clock::Timestamp,
-    config::Retention,
-    job::{AttemptRecord, Job, JobId, Name, Output, Position, State},
+    clock::{StoreTime, Timestamp},
+    job::{AttemptRecord, Identity, Incarnation, Job, JobId, Name, Output, Position, State, Tombstone},
+    settings::{QueueInfo, Retention},
 };
 
 /// A store in memory.

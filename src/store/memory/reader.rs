@@ -8,10 +8,12 @@ use parking_lot::RwLock;
 use super::tables::{Kept, Tables};
 use crate::{
     clock::Timestamp,
-    job::{AttemptRecord, Job, JobId, Name, Position, StateName},
+    job::{
+        AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
+    },
+    settings::QueueInfo,
     store::{
-        Change, Changes, Identity, JobFilter, Names, Page, QueueInfo, Reader, Scan, ScanOrder, StoreError,
-        StoreSize, Tally, WholeJob,
+        Names, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob,
         engine::rows::{corrupt, named},
     },
 };

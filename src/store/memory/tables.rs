@@ -9,11 +9,11 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    clock::Timestamp,
-    config::Retention,
-    job::{AttemptRecord, Job, JobId, Output, Position, State, StateName},
+    clock::{StoreTime, Timestamp},
+    job::{AttemptRecord, Job, JobId, Output, Position, State, StateName, Tombstone},
+    settings::{QueueInfo, Retention},
     store::{
-        Names, QueueInfo, StoreTime, Tombstone,
+        Names,
         engine::rows::{Counters, Lane, Place, Purge, RequestRow},
         steps::Step,
     },

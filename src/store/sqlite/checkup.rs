@@ -15,8 +15,9 @@ use super::{
     schema_version,
 };
 use crate::{
-    job::JobId,
-    store::{Missing, QueueInfo, StoreError, Tally},
+    job::{JobId, Tally},
+    settings::QueueInfo,
+    store::{Missing, StoreError},
 };
 
 /// So many faults of a database are told; one is enough to act upon.

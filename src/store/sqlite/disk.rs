@@ -9,7 +9,7 @@ use std::{
 use rand::Rng;
 
 use crate::{
-    config::DiskSettings,
+    settings::DiskSettings,
     store::{Space, StoreError},
 };
 

@@ -9,11 +9,11 @@ use super::{
     row::{JOB_COLUMNS, load_names},
 };
 use crate::{
-    clock::Timestamp,
-    config::{Keep, QueueRetention, QueueSettings, Retention, WhenFull},
-    job::{Job, JobId, Name, Position, StateName},
+    clock::{StoreTime, Timestamp},
+    job::{Job, JobId, Name, Position, StateName, Tally},
+    settings::{Keep, QueueInfo, QueueRetention, QueueSettings, Retention, WhenFull},
     store::{
-        QueueInfo, StoreError, StoreTime, Tally,
+        StoreError,
         engine::rows::{Counters, KeptTimes, Loaded, Purge, corrupt, named},
         steps::Step,
     },

@@ -40,10 +40,14 @@ use self::{
     writer::SqliteRows,
 };
 use super::{
-    Applied, Batch, Identity, Incarnation, Missing, Names, Obstacle, Reader, Space, Store, StoreError,
+    Applied, Batch, Missing, Names, Obstacle, Reader, Space, Store, StoreError,
     engine::{Engine, EngineSetup, rows::Rows},
 };
-use crate::{clock::Stopwatch, config::DiskSettings, job::Position};
+use crate::{
+    clock::Stopwatch,
+    job::{Identity, Incarnation, Position},
+    settings::DiskSettings,
+};
 
 /// Each brings the schema one step further. What has been released never changes.
 const MIGRATION_STEPS: &[M<'static>] = &[M::up(include_str!("../../../migrations/sqlite/0001_jobs.sql"))];

@@ -19,11 +19,12 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    job::{AttemptRecord, Job, JobId, Name, Output, Position, StateName},
-    store::{
-        Change, Changes, Identity, JobFilter, Page, QueueInfo, Reader, Scan, ScanOrder, StoreError,
-        StoreSize, Tally, WholeJob, engine::rows::corrupt,
+    job::{
+        AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Output, Position, StateName,
+        Tally,
     },
+    settings::QueueInfo,
+    store::{Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob, engine::rows::corrupt},
 };
 
 /// So many connections read at once.

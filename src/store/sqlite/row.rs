@@ -8,10 +8,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::decode::{Decoder, Table, placeholder};
 use crate::{
-    clock::Timestamp,
-    job::{Job, JobId, LeaseToken, Position, RetryPolicy, Spec, State, StateName},
+    clock::{StoreTime, Timestamp},
+    job::{Job, JobId, LeaseToken, Position, RetryPolicy, Spec, State, StateName, Tombstone},
     store::{
-        Names, StoreError, StoreTime, Tombstone,
+        Names, StoreError,
         engine::rows::{corrupt, named},
     },
 };

@@ -15,11 +15,11 @@ use super::{
     write_job::{insert_job, update_job},
 };
 use crate::{
-    clock::Timestamp,
-    config::Retention,
-    job::{AttemptRecord, Job, JobId, Name, Output, Position, StateName},
+    clock::{StoreTime, Timestamp},
+    job::{AttemptRecord, Job, JobId, Name, Output, Position, StateName, Tombstone},
+    settings::{QueueInfo, Retention},
     store::{
-        NewJob, QueueInfo, StoreError, StoreTime, Tombstone,
+        NewJob, StoreError,
         engine::rows::{
             Counters, Lane, Loaded, NextDue, Place, Pruned, Purge, RequestRow, Rows, SetAside, Unchanged,
             Waiting,

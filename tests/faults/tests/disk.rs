@@ -13,14 +13,12 @@ use std::{
 };
 
 use jobmill::{
-    config::{DiskSettings, KindDefaults, QueueSettings, Settings, StoreSettings},
     execute::{Attempt, HandlerError},
     handle::{Handle, JobRequest, SubmitError},
-    job::{JobId, Output, StateName},
+    job::{JobFilter, JobId, Output, StateName},
     serve::{ServeError, Server},
-    store::{
-        EngineSetup, JobFilter, OfferRefusal, Reader, Scan, ScanOrder, Store, StoreError, sqlite::SqliteStore,
-    },
+    settings::{DiskSettings, KindDefaults, QueueSettings, Settings, StoreSettings},
+    store::{EngineSetup, OfferRefusal, Reader, Scan, ScanOrder, Store, StoreError, sqlite::SqliteStore},
 };
 use jobmill_faults::Disk;
 use parking_lot::Mutex;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jobmill::{
     clock::Timestamp,
-    job::{Job, JobId, Position, RetryPolicy, StateName},
-    store::{Control, JobFilter, NewJob, OfferRefusal, Scan, ScanOrder},
+    job::{Job, JobFilter, JobId, Position, RetryPolicy, StateName},
+    store::{Control, NewJob, OfferRefusal, Scan, ScanOrder},
 };
 
 use crate::store::{

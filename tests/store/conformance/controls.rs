@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use jobmill::{
-    job::{Job, JobId, StateName},
-    store::{Change, Control, ControlRefusal, NewJob, ReportBody},
+    job::{Change, Job, JobId, StateName},
+    store::{Control, ControlRefusal, NewJob, ReportBody},
 };
 
 use crate::store::{

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use jobmill::{
-    job::{JobId, Position, StateName},
-    store::{Change, Control, NewJob},
+    job::{Change, JobId, Position, StateName},
+    store::{Control, NewJob},
 };
 
 use crate::store::{

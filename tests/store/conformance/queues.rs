@@ -1,8 +1,8 @@
 //! Creating, changing, pausing, purging and deleting queues.
 
 use jobmill::{
-    job::StateName,
-    store::{Change, Control, ControlRefusal, NewJob},
+    job::{Change, StateName},
+    store::{Control, ControlRefusal, NewJob},
 };
 
 use crate::store::{

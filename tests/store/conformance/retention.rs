@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use jobmill::{
-    config::{Keep, QueueRetention, QueueSettings, Retention},
-    job::{Job, JobId, Position, StateName},
-    store::{Change, Control, ControlRefusal, NewJob, OfferRefusal, ReportBody},
+    job::{Change, Job, JobId, Position, StateName},
+    settings::{Keep, QueueRetention, QueueSettings, Retention},
+    store::{Control, ControlRefusal, NewJob, OfferRefusal, ReportBody},
 };
 
 use crate::store::{

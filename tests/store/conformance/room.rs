@@ -1,8 +1,8 @@
 //! How much a queue may hold, and who waits for room.
 
 use jobmill::{
-    config::QueueSettings,
     job::StateName,
+    settings::QueueSettings,
     store::{Control, ControlRefusal, NewJob, OfferRefusal, batch::QueueFull},
 };
 

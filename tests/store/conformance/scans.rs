@@ -1,8 +1,8 @@
 //! Reading many jobs: orders, pages, budgets and filters.
 
 use jobmill::{
-    job::{JobId, StateName},
-    store::{Control, JobFilter, NewJob, Page, Scan, ScanOrder},
+    job::{JobFilter, JobId, StateName},
+    store::{Control, NewJob, Page, Scan, ScanOrder},
 };
 
 use crate::store::{

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use jobmill::{
     clock::{Present, Timestamp},
-    job::{JobId, LeaseToken, Output, Progress},
-    store::{Control, NewJob, ReportBody, RequestId},
+    job::{JobId, LeaseToken, Output, Progress, RequestId},
+    store::{Control, NewJob, ReportBody},
 };
 
 use super::program::{Asked, KINDS, Plan, QUEUES, Told, Wish};

@@ -10,9 +10,9 @@ use std::{
 
 use jobmill::{
     clock::Timestamp,
-    config::QueueSettings,
-    job::{Job, JobId, LeaseToken, Position, State, StateName},
-    store::{Change, Control, JobFilter, OfferRefusal, Reader, RequestId, Scan, ScanOrder},
+    job::{Change, Job, JobFilter, JobId, LeaseToken, Position, RequestId, State, StateName},
+    settings::QueueSettings,
+    store::{Control, OfferRefusal, Reader, Scan, ScanOrder},
 };
 
 use super::{

@@ -7,8 +7,8 @@ use std::{
 
 use jobmill::{
     clock::{Present, Timestamp, Uptime},
-    job::Position,
-    store::{Change, Control, JobFilter, Reader, Scan, ScanOrder, StoreError, WholeJob},
+    job::{Change, JobFilter, Position},
+    store::{Control, Reader, Scan, ScanOrder, StoreError, WholeJob},
 };
 
 use super::{

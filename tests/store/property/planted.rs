@@ -4,11 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use jobmill::{
     clock::{Present, Uptime},
-    job::{Job, JobId, Name, Position},
-    store::{
-        Change, Changes, Identity, JobFilter, Page, QueueInfo, Reader, Scan, StoreError, StoreSize, Tally,
-        WholeJob,
-    },
+    job::{Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, Tally},
+    settings::QueueInfo,
+    store::{Page, Reader, Scan, StoreError, StoreSize, WholeJob},
 };
 use tempfile::TempDir;
 

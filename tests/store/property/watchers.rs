@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use jobmill::{
-    job::{JobId, Position, StateName},
-    store::{Change, Reader},
+    job::{Change, JobId, Position, StateName},
+    store::Reader,
 };
 
 use super::ledger::{Ledger, Violation, promise};

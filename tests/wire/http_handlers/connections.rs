@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jobmill::{
     clock::Clock,
-    config::HttpSettings,
     execute::{Attempt, Handler, http::HttpHandler},
     proto::v1::{FailureReason, JobState},
+    settings::HttpSettings,
 };
 use tokio::net::TcpListener;
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jobmill::{
     clock::Clock,
-    config::HttpSettings,
     execute::http::HttpHandler,
     proto::v1::{self, FailureReason, JobState},
+    settings::HttpSettings,
 };
 
 use super::{

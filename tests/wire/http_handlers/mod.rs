@@ -13,11 +13,11 @@ mod waiting;
 
 use jobmill::{
     clock::Clock,
-    config::{HandlerSettings, HttpSettings, KindDefaults, KindSettings, Settings, Targets},
     execute::{Attempt, Handler, HandlerError, http::HttpHandler},
     job::Output,
     proto::v1,
     serve::Server,
+    settings::{HandlerSettings, HttpSettings, KindDefaults, KindSettings, Settings, Targets},
 };
 
 use crate::support::{Rig, defaults, manual_clock, memory, soon};

@@ -4,10 +4,10 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderValue};
 use jobmill::{
-    config::HttpSettings,
     execute::{Attempt, Handler},
     job::FailureReason,
     proto::v1::{self, JobState},
+    settings::HttpSettings,
 };
 use sha2::Sha256;
 

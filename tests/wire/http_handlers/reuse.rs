@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jobmill::{
     clock::{Clock, Timestamp},
-    config::HttpSettings,
     execute::http::HttpHandler,
+    settings::HttpSettings,
 };
 
 use super::{Endpoint, call, failure, handler, outcome, settings};

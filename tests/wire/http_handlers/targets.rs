@@ -1,8 +1,8 @@
 //! Where handlers may connect to: judged is the socket's address, however it was come by.
 
 use jobmill::{
-    config::{HttpSettings, Targets},
     job::FailureReason,
+    settings::{HttpSettings, Targets},
 };
 
 use super::{Endpoint, call, handler, outcome, settings};

@@ -7,8 +7,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Response, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jobmill::{
-    config::{Authorities, HttpSettings},
     proto::v1::FailureReason,
+    settings::{Authorities, HttpSettings},
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::{net::TcpStream, sync::Barrier};

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jobmill::{
     clock::Clock,
-    config::HttpSettings,
     proto::v1::{self, FailureReason, JobState},
     serve::Server,
+    settings::HttpSettings,
 };
 
 use super::{Endpoint, kinds, settings};

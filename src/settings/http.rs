@@ -1,22 +1,16 @@
 //! Kinds that are mapped to a URL.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, Uri, uri::Scheme};
-use tokio_rustls::rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
 
-use super::limits;
-pub use super::targets::{Refused, Targets};
-use crate::tls;
+use super::{authorities::Authorities, limits, targets::Targets};
 
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-pub(super) const MAX_CONNECTIONS: u32 = 100;
-pub(super) const CONNECTION_WAIT: Duration = Duration::from_secs(30);
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const MAX_CONNECTIONS: u32 = 100;
+pub(crate) const CONNECTION_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An endpoint that runs jobs: each attempt is one POST to it.
 #[derive(Clone)]
@@ -226,29 +220,6 @@ impl FromStr for SigningSecret {
 impl fmt::Debug for SigningSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SigningSecret(…)")
-    }
-}
-
-/// The certificates of authorities that may vouch for an endpoint.
-#[derive(Clone, Debug)]
-pub struct Authorities(Arc<RootCertStore>);
-
-impl Authorities {
-    /// Reads certificates in PEM form: at least one.
-    ///
-    /// # Errors
-    /// What is wrong with them.
-    pub fn from_pem(pem: &[u8]) -> Result<Self, String> {
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-        let certificates = certificates.map_err(|error| format!("is not in PEM form: {error}"))?;
-        if certificates.is_empty() {
-            return Err("has no certificate in PEM form (-----BEGIN CERTIFICATE-----)".to_owned());
-        }
-        Ok(Authorities(Arc::new(tls::roots(certificates)?)))
-    }
-
-    pub(crate) fn store(&self) -> Arc<RootCertStore> {
-        Arc::clone(&self.0)
     }
 }
 

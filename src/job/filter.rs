@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::Change;
-use crate::{
-    clock::Timestamp,
-    job::{Job, JobId, Spec, StateName},
+use super::{
+    change::Change,
+    ids::JobId,
+    record::{Job, Spec},
+    state::StateName,
 };
+use crate::clock::Timestamp;
 
 /// Which jobs. A job must fit every field that is set; the default fits all.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]

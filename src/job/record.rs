@@ -1,0 +1,93 @@
+//! A job: what never changes of it, and what does.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    attempt::{Failure, Progress},
+    ids::{JobId, Name, Position},
+    retry::RetryPolicy,
+    state::State,
+};
+use crate::clock::Timestamp;
+
+/// What a job is from its submission to its end: all that never changes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Spec {
+    /// The queue that holds it.
+    pub queue: Arc<Name>,
+    /// What to do.
+    pub kind: Arc<Name>,
+    /// −100 to 100; the larger runs first.
+    pub priority: i8,
+    /// How long to wait between attempts.
+    pub retry: RetryPolicy,
+    /// How long one attempt may take.
+    pub attempt_timeout: Duration,
+    /// What it counts against its queue's bytes.
+    pub bytes: u64,
+    /// When it was accepted.
+    pub created: Timestamp,
+    /// If no attempt has started by then, the job is over.
+    pub expires: Option<Timestamp>,
+    /// What few jobs have; absent where a job has none of it.
+    pub extras: Option<Box<Extras>>,
+}
+
+/// What few jobs have.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Extras {
+    /// The client's own names and values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The media type of the payload.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub payload_type: String,
+    /// The id that the client gave the submission.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request_id: String,
+    /// The W3C trace context of the submission.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub traceparent: String,
+    /// Names the closure that runs the job, in the memory of the process that accepted it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub closure: String,
+}
+
+impl Spec {
+    /// The job's labels.
+    #[must_use]
+    pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        self.extras.as_ref().map(|extras| &extras.labels)
+    }
+}
+
+/// A job as it stands after one of its changes.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Job {
+    /// Identifies it.
+    pub id: JobId,
+    /// What never changes.
+    pub spec: Arc<Spec>,
+    /// Where it stands.
+    pub state: State,
+    /// Counts its changes, from 1.
+    pub revision: u64,
+    /// Where in the feed its latest change is.
+    pub position: Position,
+    /// How many attempts have started.
+    pub attempt: u32,
+    /// How many attempts may start.
+    pub max_attempts: u32,
+    /// When it last changed.
+    pub updated: Timestamp,
+    /// When its latest attempt started; absent where that went back without having started.
+    pub started: Option<Timestamp>,
+    /// When it ended.
+    pub ended: Option<Timestamp>,
+    /// How far its running attempt says it is.
+    pub progress: Option<Arc<Progress>>,
+    /// Why its latest attempt did not succeed.
+    pub failure: Option<Arc<Failure>>,
+}

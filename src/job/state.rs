@@ -1,0 +1,176 @@
+//! Where a job stands.
+
+use std::fmt;
+
+use super::ids::{LeaseToken, Position};
+use crate::clock::Timestamp;
+
+/// Where a job stands, with what goes with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Its time has not come.
+    Scheduled {
+        /// When it comes.
+        due: Timestamp,
+    },
+    /// It could run.
+    Queued {
+        /// Its place among the jobs of its queue and priority: where in the feed it became ready.
+        order: Position,
+    },
+    /// An attempt runs.
+    Running {
+        /// The attempt's right to report.
+        lease: LeaseToken,
+    },
+    /// An attempt failed, or could not even start, and the next one waits for its time.
+    BackingOff {
+        /// When it comes.
+        due: Timestamp,
+    },
+    /// An attempt was asked to stop.
+    Cancelling {
+        /// The attempt's right to report.
+        lease: LeaseToken,
+    },
+    /// The handler did its work.
+    Succeeded,
+    /// Every attempt failed, or one failed for good.
+    Failed,
+    /// Cancelled before it succeeded.
+    Cancelled,
+    /// Its time was over before an attempt started.
+    Expired,
+}
+
+/// A [`State`] without what goes with it. The numbers are those of the protocol and of the store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum StateName {
+    /// See [`State::Scheduled`].
+    Scheduled = 1,
+    /// See [`State::Queued`].
+    Queued = 3,
+    /// See [`State::Running`].
+    Running = 4,
+    /// See [`State::BackingOff`].
+    BackingOff = 5,
+    /// See [`State::Cancelling`].
+    Cancelling = 6,
+    /// See [`State::Succeeded`].
+    Succeeded = 7,
+    /// See [`State::Failed`].
+    Failed = 8,
+    /// See [`State::Cancelled`].
+    Cancelled = 9,
+    /// See [`State::Expired`].
+    Expired = 10,
+}
+
+impl StateName {
+    /// Every state, in the order of a job's life.
+    pub const ALL: [StateName; 9] = [
+        StateName::Scheduled,
+        StateName::Queued,
+        StateName::Running,
+        StateName::BackingOff,
+        StateName::Cancelling,
+        StateName::Succeeded,
+        StateName::Failed,
+        StateName::Cancelled,
+        StateName::Expired,
+    ];
+
+    pub(crate) fn from_number(number: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| *state as i64 == number)
+    }
+
+    /// Whether a job in this state has ended.
+    #[must_use]
+    pub const fn is_done(self) -> bool {
+        match self {
+            StateName::Succeeded | StateName::Failed | StateName::Cancelled | StateName::Expired => true,
+            StateName::Scheduled
+            | StateName::Queued
+            | StateName::Running
+            | StateName::BackingOff
+            | StateName::Cancelling => false,
+        }
+    }
+
+    /// The state's name as people and the protocol write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            StateName::Scheduled => "SCHEDULED",
+            StateName::Queued => "QUEUED",
+            StateName::Running => "RUNNING",
+            StateName::BackingOff => "BACKING_OFF",
+            StateName::Cancelling => "CANCELLING",
+            StateName::Succeeded => "SUCCEEDED",
+            StateName::Failed => "FAILED",
+            StateName::Cancelled => "CANCELLED",
+            StateName::Expired => "EXPIRED",
+        }
+    }
+}
+
+impl fmt::Display for StateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl State {
+    /// The state without what goes with it.
+    #[must_use]
+    pub const fn name(self) -> StateName {
+        match self {
+            State::Scheduled { .. } => StateName::Scheduled,
+            State::Queued { .. } => StateName::Queued,
+            State::Running { .. } => StateName::Running,
+            State::BackingOff { .. } => StateName::BackingOff,
+            State::Cancelling { .. } => StateName::Cancelling,
+            State::Succeeded => StateName::Succeeded,
+            State::Failed => StateName::Failed,
+            State::Cancelled => StateName::Cancelled,
+            State::Expired => StateName::Expired,
+        }
+    }
+
+    /// Whether the job has ended.
+    #[must_use]
+    pub const fn is_done(self) -> bool {
+        self.name().is_done()
+    }
+
+    /// The lease of the attempt that runs now.
+    #[must_use]
+    pub const fn lease(self) -> Option<LeaseToken> {
+        match self {
+            State::Running { lease } | State::Cancelling { lease } => Some(lease),
+            State::Scheduled { .. }
+            | State::Queued { .. }
+            | State::BackingOff { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::Expired => None,
+        }
+    }
+
+    /// When a waiting job's time comes.
+    #[must_use]
+    pub const fn due(self) -> Option<Timestamp> {
+        match self {
+            State::Scheduled { due } | State::BackingOff { due } => Some(due),
+            State::Queued { .. }
+            | State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::Expired => None,
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! What can be set, as values that are ready to use: how they are read is the business of [`crate::config`].
+//!
+//! Another Rust program starts from [`Settings::new`].
+
+mod authorities;
+mod connections;
+#[cfg(feature = "http")]
+pub(crate) mod http;
+mod kind;
+pub mod limits;
+mod log;
+mod queue;
+mod retention;
+mod role;
+mod server;
+mod storage;
+#[cfg(feature = "http")]
+mod targets;
+mod tls;
+mod token;
+mod traces;
+
+pub use self::{
+    authorities::Authorities,
+    connections::LimitSettings,
+    kind::{CommandSettings, DEFAULT_KILL_GRACE, HandlerSettings, KindDefaults, KindSettings},
+    log::{LogFormat, LogSettings},
+    queue::{DEFAULT_QUEUE, QueueInfo, QueueSettings, WhenFull},
+    retention::{Keep, QueueRetention, Retention},
+    role::{PatternError, QueuePattern, Role},
+    server::Settings,
+    storage::{DiskSettings, StoreSettings},
+    tls::{ClientAuth, TlsSettings},
+    token::{TOKEN_PREFIX, Token, TokenHash, TokenNameError, check_token_name},
+    traces::TracesSettings,
+};
+#[cfg(feature = "http")]
+pub use self::{
+    http::{HttpSettings, HttpUrl, SecretError, SigningSecret, UrlError},
+    targets::{Refused, Targets},
+};
