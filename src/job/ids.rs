@@ -115,7 +115,8 @@ impl Position {
     }
 }
 
-/// The name of a queue or a kind with the number that the store uses for it. Equal numbers mean equal names.
+/// The name of a queue or a kind with the number that the store uses for it. A number may be given again once nothing
+/// refers to its name any more.
 #[derive(Debug)]
 pub struct Name {
     pub(crate) number: u32,
@@ -142,7 +143,7 @@ impl fmt::Display for Name {
 
 impl PartialEq for Name {
     fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
+        std::ptr::eq(self, other) || (self.number == other.number && self.text == other.text)
     }
 }
 
@@ -160,6 +161,14 @@ mod tests {
             assert_eq!(text.parse(), Ok(*id));
         }
         assert!(texts.is_sorted());
+    }
+
+    #[test]
+    fn names_are_equal_by_number_and_text() {
+        let name = Name::new(1, "mail");
+        assert_eq!(name, Name::new(1, "mail"));
+        assert_ne!(name, Name::new(1, "img"));
+        assert_ne!(name, Name::new(2, "mail"));
     }
 
     #[test]

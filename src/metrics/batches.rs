@@ -156,7 +156,7 @@ impl BatchMetrics {
 pub(crate) struct Recorder {
     metrics: Arc<Metrics>,
     /// The place of a kind's figures, by the kind's number.
-    places: Vec<Option<usize>>,
+    places: Vec<Option<(Arc<Name>, usize)>>,
     /// When the attempts began that run. What the wall clock said then and says in the end tells nothing if it was set.
     running: HashMap<JobId, Uptime>,
 }
@@ -217,15 +217,19 @@ impl Recorder {
 }
 
 impl BatchMetrics {
-    /// The figures of a kind. Kinds are numbered from 1 and few, so that their places fit into a list.
-    fn of(&self, kind: &Name, places: &mut Vec<Option<usize>>) -> &KindMetrics {
+    /// The figures of a kind. Kinds are numbered from 1 and few, so that their places fit into a list. A number may be
+    /// that of another kind by now.
+    fn of(&self, kind: &Arc<Name>, places: &mut Vec<Option<(Arc<Name>, usize)>>) -> &KindMetrics {
         let number = kind.number as usize;
         if number >= places.len() {
             places.resize(number + 1, None);
         }
-        let last = self.kinds.len() - 1;
-        let place = *places[number].get_or_insert_with(|| {
-            self.kinds.iter().position(|metrics| metrics.name == kind.as_str()).unwrap_or(last)
+        let known = places[number].as_ref().filter(|(name, _)| name == kind).map(|(_, place)| *place);
+        let place = known.unwrap_or_else(|| {
+            let found = self.kinds.iter().position(|metrics| metrics.name == kind.as_str());
+            let place = found.unwrap_or(self.kinds.len() - 1);
+            places[number] = Some((Arc::clone(kind), place));
+            place
         });
         &self.kinds[place]
     }

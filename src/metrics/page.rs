@@ -85,9 +85,10 @@ impl Page {
         ))?;
 
         let moment = self.clock.now();
-        let mut counts: BTreeMap<(u32, StateName), (u64, u64)> = BTreeMap::new();
-        for tally in reader.tallies()? {
-            let (jobs, bytes) = counts.entry((tally.queue.number, tally.state)).or_default();
+        let tallies = reader.tallies()?;
+        let mut counts: BTreeMap<(&str, StateName), (u64, u64)> = BTreeMap::new();
+        for tally in &tallies {
+            let (jobs, bytes) = counts.entry((tally.queue.as_str(), tally.state)).or_default();
             *jobs += tally.jobs;
             *bytes += tally.bytes;
         }
@@ -98,7 +99,7 @@ impl Page {
             let mut ready = 0;
             for (state, label) in &states {
                 let state = *state;
-                let (count, bytes) = counts.get(&(queue.name.number, state)).copied().unwrap_or_default();
+                let (count, bytes) = counts.get(&(queue.name.as_str(), state)).copied().unwrap_or_default();
                 jobs.with_label_values(&[queue.name.as_str(), label.as_str()]).set(signed(count));
                 live_bytes += if state.is_done() { 0 } else { bytes };
                 ready += if state == StateName::Queued { count } else { 0 };
