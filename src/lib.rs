@@ -12,6 +12,7 @@ pub mod client;
 pub mod clock;
 pub mod commit;
 pub mod config;
+mod counters;
 mod dispatch;
 pub mod execute;
 pub mod handle;
@@ -29,7 +30,8 @@ mod traces;
 pub mod transition;
 pub mod watch;
 
-pub use metrics::{MetricsError, PageError};
+pub use counters::MetricsError;
+pub use metrics::PageError;
 pub use traces::TracesError;
 
 /// The README's Rust code is compiled with the other tests.

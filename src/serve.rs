@@ -33,6 +33,7 @@ use crate::{
     audit::Audit,
     clock::Clock,
     commit::Committer,
+    counters::{Counters, Health},
     dispatch::{Claims, Dispatch, Handlers},
     execute::{
         Handler,
@@ -44,7 +45,7 @@ use crate::{
     job::names,
     lines::LostLines,
     listen::{Hosts, ListenStats, Listener},
-    metrics::{Health, Lost, Metrics, Page, endpoint},
+    metrics::{Lost, Page, endpoint},
     settings::{DiskSettings, KindDefaults, LimitSettings, Settings, StoreSettings},
     store::{EngineSetup, Leftover, Reads, Store, memory::MemoryStore, sqlite::SqliteStore},
     traces::Traces,
@@ -299,19 +300,19 @@ impl ServerBuilder {
         let issuer = Arc::new(TokenIssuer::new(reader.identity()));
         let reads = Reads::new(reader);
         let kinds = defaults.keys().map(String::as_str).filter(|kind| !names::is_reserved_kind(kind));
-        let metrics = Arc::new(Metrics::new(kinds, Health::new(draining.clone()))?);
+        let counters = Arc::new(Counters::new(kinds, Health::new(draining.clone()))?);
         let committing = Committer {
             store,
             clock: self.clock.clone(),
             queues: Arc::clone(&queues),
             hub: Arc::clone(&hub),
             handouts: handout_sender,
-            metrics: Arc::clone(&metrics),
+            metrics: Arc::clone(&counters),
             draining: draining.clone(),
         }
         .start(tokio::runtime::Handle::current())?;
         let page = Page {
-            metrics: Arc::clone(&metrics),
+            counters: Arc::clone(&counters),
             reads: reads.clone(),
             queues: Arc::clone(&queues),
             hub: Arc::clone(&hub),
@@ -330,9 +331,9 @@ impl ServerBuilder {
             clock: self.clock,
             outgoing: Outgoing::new(
                 limits.keepalive_interval + limits.keepalive_timeout,
-                Arc::clone(&metrics),
+                Arc::clone(&counters),
             ),
-            metrics,
+            counters,
             traces: traces.clone(),
             draining: draining.clone(),
         };

@@ -9,9 +9,9 @@ use super::{errors, rpcs::Needs};
 use crate::{
     access::{Access, Subject},
     audit::{self, Audit, Receipt},
+    counters::grpc_code,
     job::{Job, JobFilter, JobId},
     listen::Peer,
-    metrics::grpc_code,
     settings::Role,
 };
 

@@ -14,7 +14,7 @@ use tonic::{Code, body::Body};
 
 use crate::{
     clock::Stopwatch,
-    metrics::{MethodMetrics, Methods, Metrics},
+    counters::{Counters, MethodCounters, Methods},
     proto,
 };
 
@@ -24,21 +24,21 @@ const STATUS: &str = "grpc-status";
 /// Counts the calls of a server.
 #[derive(Debug)]
 pub(super) struct Calls {
-    metrics: Arc<Metrics>,
+    counters: Arc<Counters>,
     methods: Methods,
 }
 
 impl Calls {
     /// For the methods that the server has.
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
         let sets = [proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
-        let methods = metrics.calls.methods(sets.into_iter().flat_map(methods));
-        Calls { metrics, methods }
+        let methods = counters.calls.methods(sets.into_iter().flat_map(methods));
+        Calls { counters, methods }
     }
 
     /// A call begins.
     pub(super) fn begin(&self, path: &str) -> Call {
-        let method = self.methods.get(path).unwrap_or_else(|| self.metrics.calls.other());
+        let method = self.methods.get(path).unwrap_or_else(|| self.counters.calls.other());
         method.begins();
         Call { method: Arc::clone(method), stopwatch: Stopwatch::start(), code: None }
     }
@@ -61,7 +61,7 @@ pub(super) fn methods(descriptors: &[u8]) -> Vec<(String, bool)> {
 
 /// A call under way. It is counted when this is dropped.
 pub(super) struct Call {
-    method: Arc<MethodMetrics>,
+    method: Arc<MethodCounters>,
     stopwatch: Stopwatch,
     /// Absent until the server has said how it ends: the client may go before.
     code: Option<Code>,

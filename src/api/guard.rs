@@ -24,8 +24,8 @@ use super::{
 use crate::{
     access::{Access, Denied, Subject},
     audit::{self, Audit, Receipt},
+    counters::grpc_code,
     listen::{Hosts, Peer},
-    metrics::grpc_code,
 };
 
 /// What calls are held to.

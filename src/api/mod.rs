@@ -34,7 +34,7 @@ use crate::{
     admission::Admission,
     clock::{Clock, Uptime},
     commit::Commit,
-    metrics::Metrics,
+    counters::Counters,
     store::Reads,
     traces::Traces,
     watch::{Hub, TokenIssuer},
@@ -56,7 +56,7 @@ pub(crate) struct Core {
     pub(crate) hub: Arc<Hub>,
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) outgoing: Outgoing,
     pub(crate) traces: Traces,
     /// Once cancelled, the server stops: streams end.
@@ -66,7 +66,7 @@ pub(crate) struct Core {
 impl Core {
     /// Counts a submission that ends with this status.
     fn rejected(&self, status: &Status) {
-        self.metrics.rejected(&errors::reason(status).unwrap_or_default());
+        self.counters.rejected(&errors::reason(status).unwrap_or_default());
     }
 
     /// When a caller that set a deadline stops waiting for an answer.

@@ -26,7 +26,7 @@ use tokio::{
 use tokio_stream::Stream;
 use tonic::{Response, Status, body::Body};
 
-use crate::metrics::Metrics;
+use crate::counters::Counters;
 
 /// Limit of the bytes that all answers together keep for their clients, in the making or made.
 const UNTAKEN_MAX_BYTES: usize = 256 << 20;
@@ -52,7 +52,7 @@ struct Budget {
     free: Arc<Semaphore>,
     /// How long an answer of which nothing is taken is kept while another one waits.
     patience: Duration,
-    metrics: Arc<Metrics>,
+    counters: Arc<Counters>,
     untaken: Mutex<Untaken>,
 }
 
@@ -65,13 +65,13 @@ struct Untaken {
 
 impl Outgoing {
     /// The budget of a server.
-    pub(crate) fn new(patience: Duration, metrics: Arc<Metrics>) -> Self {
-        Outgoing::with(UNTAKEN_MAX_BYTES, patience, metrics)
+    pub(crate) fn new(patience: Duration, counters: Arc<Counters>) -> Self {
+        Outgoing::with(UNTAKEN_MAX_BYTES, patience, counters)
     }
 
-    fn with(bytes: usize, patience: Duration, metrics: Arc<Metrics>) -> Self {
+    fn with(bytes: usize, patience: Duration, counters: Arc<Counters>) -> Self {
         let free = Arc::new(Semaphore::new(bytes / UNIT_BYTES));
-        Outgoing(Arc::new(Budget { free, patience, metrics, untaken: Mutex::default() }))
+        Outgoing(Arc::new(Budget { free, patience, counters, untaken: Mutex::default() }))
     }
 
     /// What one answer will hold of it: nothing at first.
@@ -88,7 +88,7 @@ impl Budget {
             tokio::select! {
                 biased;
                 turn = &mut turn => match turn {
-                    Ok(permit) => return Permit::new(permit, Arc::clone(&self.metrics)),
+                    Ok(permit) => return Permit::new(permit, Arc::clone(&self.counters)),
                     // Nothing closes the semaphore.
                     Err(_) => std::future::pending().await,
                 },
@@ -120,7 +120,7 @@ impl Budget {
     fn cut_oldest(&self) {
         let oldest = self.untaken.lock().by_age.pop_first();
         if let Some(share) = oldest.and_then(|(_, (_, share))| share.upgrade()) {
-            self.metrics.calls.answer_cut();
+            self.counters.calls.answer_cut();
             share.cut();
         }
     }
@@ -130,12 +130,12 @@ impl Budget {
 #[derive(Debug)]
 struct Permit {
     permit: OwnedSemaphorePermit,
-    metrics: Arc<Metrics>,
+    counters: Arc<Counters>,
 }
 
 impl Permit {
-    fn new(permit: OwnedSemaphorePermit, metrics: Arc<Metrics>) -> Self {
-        let permit = Permit { permit, metrics };
+    fn new(permit: OwnedSemaphorePermit, counters: Arc<Counters>) -> Self {
+        let permit = Permit { permit, counters };
         permit.count(permit.permit.num_permits() as i64);
         permit
     }
@@ -149,7 +149,7 @@ impl Permit {
     }
 
     fn count(&self, units: i64) {
-        self.metrics.calls.untaken(units * UNIT_BYTES as i64);
+        self.counters.calls.untaken(units * UNIT_BYTES as i64);
     }
 }
 
@@ -358,14 +358,14 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{metrics::Health, proto::v1};
+    use crate::{counters::Health, proto::v1};
 
     const PATIENCE: Duration = Duration::from_secs(50);
     const LARGE: usize = 5 << 20;
 
     fn outgoing(bytes: usize) -> Outgoing {
         let health = Health::new(CancellationToken::new());
-        Outgoing::with(bytes, PATIENCE, Arc::new(Metrics::new([], health).unwrap()))
+        Outgoing::with(bytes, PATIENCE, Arc::new(Counters::new([], health).unwrap()))
     }
 
     /// How much of the budget is free.

@@ -91,7 +91,7 @@ pub(crate) async fn serve(
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let calls = Calls::new(Arc::clone(&core.metrics));
+    let calls = Calls::new(Arc::clone(&core.counters));
     let jobs = JobQueueServer::new(JobQueueApi::new(core.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);

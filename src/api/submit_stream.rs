@@ -299,7 +299,7 @@ fn accepted(id: crate::job::JobId, created: bool) -> Outcome {
 fn refused(core: &Core, status: &Status, span: &mut Submission) -> Outcome {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
-    core.metrics.rejected(&reason);
+    core.counters.rejected(&reason);
     span.failed(&reason);
     let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
     Outcome::Refused(v1::SubmitRefused {

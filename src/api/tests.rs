@@ -20,7 +20,7 @@ use crate::{
     audit::Audit,
     clock::{Clock, ManualClock, Timestamp},
     commit::{Committer, Committing, Handout},
-    metrics::{Health, Metrics},
+    counters::{Counters, Health},
     proto::v1::{self, job_queue_server::JobQueue},
     settings::{KindDefaults, QueueSettings, Retention, TracesSettings},
     store::{Applied, Batch, EngineSetup, Reader, Reads, Store, StoreError, memory::MemoryStore},
@@ -109,7 +109,7 @@ impl Bench {
         queues.set(reader.queues().unwrap());
         let hub = Arc::new(Hub::new(reader.jobs(&[]).unwrap().1));
         let draining = CancellationToken::new();
-        let metrics = Arc::new(Metrics::new(["echo"], Health::new(draining.clone())).unwrap());
+        let counters = Arc::new(Counters::new(["echo"], Health::new(draining.clone())).unwrap());
         let (handout_sender, handouts) = mpsc::channel(1_000);
         let committer = Committer {
             store: around(store),
@@ -117,7 +117,7 @@ impl Bench {
             queues: Arc::clone(&queues),
             hub: Arc::clone(&hub),
             handouts: handout_sender,
-            metrics: Arc::clone(&metrics),
+            metrics: Arc::clone(&counters),
             draining: draining.clone(),
         };
         let committing = committer.start(tokio::runtime::Handle::current()).unwrap();
@@ -128,8 +128,8 @@ impl Bench {
             reads: Reads::new(reader),
             hub,
             clock,
-            outgoing: Outgoing::new(PATIENCE, Arc::clone(&metrics)),
-            metrics,
+            outgoing: Outgoing::new(PATIENCE, Arc::clone(&counters)),
+            counters,
             traces: Traces::start(&TracesSettings::default()).unwrap(),
             draining,
         };

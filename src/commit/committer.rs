@@ -28,8 +28,8 @@ use super::{
 use crate::{
     admission::{Queues, waiters::Waiters},
     clock::{Clock, Present, Stopwatch, Uptime, Wake},
+    counters::{BatchTimes, Counters, Recorder},
     job::{JobId, LeaseToken},
-    metrics::{BatchTimes, Metrics, Recorder},
     store::{
         Applied, Batch, ControlDone, ControlRefusal, Obstacle, OfferRefusal, Report, Space, Store,
         StoreError, Unapplied,
@@ -60,7 +60,7 @@ pub(crate) struct Committer {
     pub(crate) queues: Arc<Queues>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) handouts: mpsc::Sender<Handout>,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Counters>,
     /// Once cancelled, nothing more is claimed.
     pub(crate) draining: CancellationToken,
 }

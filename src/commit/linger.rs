@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::{clock::Stopwatch, metrics::BatchTimes};
+use crate::{clock::Stopwatch, counters::BatchTimes};
 
 /// However slow the disk is, callers come back sooner than that.
 const LONGEST: Duration = Duration::from_micros(500);

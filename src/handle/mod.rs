@@ -214,7 +214,7 @@ impl Handle {
         match &offered {
             Ok(submitted) => span.accepted(submitted.id(), 1, submitted.created()),
             Err(error) => {
-                page.metrics.rejected(error.reason());
+                page.counters.rejected(error.reason());
                 span.failed(error.reason());
             }
         }

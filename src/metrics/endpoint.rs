@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::Page;
+use super::page::Page;
 use crate::listen::Hosts;
 
 /// So many connections are served at once; over it, the oldest gives way, so that a flood keeps nobody out.
@@ -98,7 +98,7 @@ async fn answer(
             }
         },
         "/livez" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => match page.metrics.health.ready(page.clock.uptime()) {
+        "/readyz" => match page.counters.health.ready(page.clock.uptime()) {
             Ok(()) => text(StatusCode::OK, format!("ok\n{}", page.lost.details())),
             Err(reason) => {
                 text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n{}", page.lost.details()))

@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use prometheus::{Gauge, GaugeVec, IntGauge, Opts, Registry, TextEncoder};
 
-use super::{Lost, Maker, Metrics, MetricsError, label};
+use super::lost::Lost;
 use crate::{
     admission::Queues,
     clock::{Clock, Present, Timestamp},
+    counters::{Counters, Maker, MetricsError, label},
     job::StateName,
     listen::{ListenStats, Refused},
     settings::limits,
@@ -18,7 +19,7 @@ use crate::{
 /// Where a page's figures come from.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) reads: Reads,
     pub(crate) queues: Arc<Queues>,
     pub(crate) hub: Arc<Hub>,
@@ -60,7 +61,7 @@ impl Page {
         self.read_connections(&now)?;
         self.read_lost(&now)?;
         self.read_rest(reader, &now)?;
-        let mut families = self.metrics.registry.gather();
+        let mut families = self.counters.gather();
         families.extend(now.0.gather());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         Ok(TextEncoder::new().encode_to_string(&families)?)
@@ -182,12 +183,12 @@ impl Page {
                 "jobmill_store_locked_seconds",
                 "For how long another program has held the database's lock; 0 while none does.",
             ))?
-            .set(self.metrics.health.locked_for(self.clock.uptime()).as_secs_f64());
+            .set(self.counters.health.locked_for(self.clock.uptime()).as_secs_f64());
         let ready = maker.made(Gauge::new(
             "jobmill_ready",
             "1 while the server is ready for more, else 0: as /readyz says.",
         ))?;
-        ready.set(if self.metrics.health.ready(self.clock.uptime()).is_ok() { 1.0 } else { 0.0 });
+        ready.set(if self.counters.health.ready(self.clock.uptime()).is_ok() { 1.0 } else { 0.0 });
         Ok(())
     }
 }

@@ -4,9 +4,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     api::ApiError,
+    counters::MetricsError,
     execute::{SetupError, command::LockError},
     job::names::NameError,
-    metrics::MetricsError,
     store::StoreError,
     traces::TracesError,
 };

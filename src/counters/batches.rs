@@ -1,40 +1,33 @@
-//! What the committer counts: the life of jobs, as the change feed tells it, and what a batch took.
+//! The figures of batches: the life of jobs, as the change feed tells it, and what a batch took.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use prometheus::{Histogram, IntCounter};
 
-use super::{BatchTimes, COUNTS, DISK_SECONDS, JOB_SECONDS, KINDS_MAX, Maker, Metrics, MetricsError, OTHER};
-use crate::{
-    clock::Uptime,
-    job::{Change, FailureReason, Job, JobId, Name, State, StateName},
-    store::{Applied, Receipt},
-};
+use super::maker::{self, COUNTS, DISK_SECONDS, JOB_SECONDS, KINDS_MAX, Maker, MetricsError, OTHER};
+use crate::job::{FailureReason, Job, Name, State, StateName};
 
+/// What the committer counts.
 #[derive(Debug)]
-pub(super) struct BatchMetrics {
-    commit_seconds: Histogram,
-    flush_seconds: Histogram,
-    changes: Histogram,
-    repeated: IntCounter,
-    deleted: IntCounter,
-    refused_reports: IntCounter,
+pub(super) struct BatchCounters {
+    pub(super) commit_seconds: Histogram,
+    pub(super) flush_seconds: Histogram,
+    pub(super) changes: Histogram,
+    pub(super) repeated: IntCounter,
+    pub(super) deleted: IntCounter,
+    pub(super) refused_reports: IntCounter,
     /// By name; the last one is for all other kinds.
-    kinds: Vec<KindMetrics>,
+    kinds: Vec<KindCounters>,
 }
 
 /// The figures of a kind.
 #[derive(Debug)]
-struct KindMetrics {
+pub(super) struct KindCounters {
     name: String,
     submitted: IntCounter,
-    started: IntCounter,
-    retries: IntCounter,
-    wait_seconds: Histogram,
+    pub(super) started: IntCounter,
+    pub(super) retries: IntCounter,
+    pub(super) wait_seconds: Histogram,
     run_seconds: Histogram,
     succeeded_attempts: IntCounter,
     /// In the order of [`REASONS`].
@@ -69,7 +62,7 @@ const fn label(reason: FailureReason) -> (&'static str, usize) {
     }
 }
 
-impl BatchMetrics {
+impl BatchCounters {
     pub(super) fn new<'a>(
         maker: &Maker,
         kinds: impl IntoIterator<Item = &'a str>,
@@ -104,8 +97,8 @@ impl BatchMetrics {
         )?;
         let named: BTreeSet<&str> = kinds.into_iter().filter(|kind| *kind != OTHER).collect();
         let kinds = named.into_iter().take(KINDS_MAX).chain([OTHER]).map(|kind| {
-            let ended = |state| ended.with_label_values(&[kind, &*super::label(state)]);
-            KindMetrics {
+            let ended = |state| ended.with_label_values(&[kind, &*maker::label(state)]);
+            KindCounters {
                 name: kind.to_owned(),
                 submitted: submitted.with_label_values(&[kind]),
                 started: started.with_label_values(&[kind]),
@@ -121,7 +114,7 @@ impl BatchMetrics {
                 expired: ended(StateName::Expired),
             }
         });
-        Ok(BatchMetrics {
+        Ok(BatchCounters {
             kinds: kinds.collect(),
             commit_seconds: maker.histogram(
                 "jobmill_commit_seconds",
@@ -151,82 +144,17 @@ impl BatchMetrics {
     }
 }
 
-/// Counts batches. It belongs to the committer's thread.
-#[derive(Debug)]
-pub(crate) struct Recorder {
-    metrics: Arc<Metrics>,
-    /// The place of a kind's figures, by the kind's number.
-    places: Vec<Option<(Arc<Name>, usize)>>,
-    /// When the attempts began that run. What the wall clock said then and says in the end tells nothing if it was set.
-    running: HashMap<JobId, Uptime>,
-}
-
-impl Recorder {
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Recorder { metrics, places: Vec::new(), running: HashMap::new() }
-    }
-
-    /// Counts what a batch did.
-    pub(crate) fn batch(&mut self, applied: &Applied, times: BatchTimes, now: Uptime) {
-        let Recorder { metrics, places, running } = self;
-        let batches = &metrics.batches;
-        batches.commit_seconds.observe(times.commit.as_secs_f64());
-        batches.flush_seconds.observe(times.flush.as_secs_f64());
-        if !applied.changes.is_empty() {
-            batches.changes.observe(applied.changes.len() as f64);
-        }
-        for receipt in &applied.offers {
-            if let Receipt::Seen { .. } = receipt {
-                batches.repeated.inc();
-            }
-        }
-        for claim in &applied.claims {
-            let kind = batches.of(&claim.job.spec.kind, places);
-            kind.started.inc();
-            if claim.job.attempt > 1 {
-                kind.retries.inc();
-            }
-            let started = claim.job.started.unwrap_or(claim.ready);
-            kind.wait_seconds.observe(started.since(claim.ready).as_secs_f64());
-        }
-        for change in &applied.changes {
-            match change {
-                Change::Job { job, before } => {
-                    let ran_before = matches!(before, Some(StateName::Running | StateName::Cancelling));
-                    let ran = match (ran_before, job.state.lease().is_some()) {
-                        (true, false) => running.remove(&job.id).map(|began| now.since(began)),
-                        (false, true) => {
-                            running.insert(job.id, now);
-                            None
-                        }
-                        // A job that runs goes on, and most that don't never did.
-                        (true, true) | (false, false) => None,
-                    };
-                    batches.of(&job.spec.kind, places).changed(job, *before, ran);
-                }
-                Change::Deleted(tombstone) => {
-                    // One that was set aside may have run.
-                    running.remove(&tombstone.id);
-                    batches.deleted.inc();
-                }
-            }
-        }
-        let refused = applied.reports.iter().filter(|report| report.is_err()).count();
-        batches.refused_reports.inc_by(refused as u64);
-    }
-}
-
-impl BatchMetrics {
+impl BatchCounters {
     /// The figures of a kind. Kinds are numbered from 1 and few, so that their places fit into a list. A number may be
     /// that of another kind by now.
-    fn of(&self, kind: &Arc<Name>, places: &mut Vec<Option<(Arc<Name>, usize)>>) -> &KindMetrics {
+    pub(super) fn of(&self, kind: &Arc<Name>, places: &mut Vec<Option<(Arc<Name>, usize)>>) -> &KindCounters {
         let number = kind.number as usize;
         if number >= places.len() {
             places.resize(number + 1, None);
         }
         let known = places[number].as_ref().filter(|(name, _)| name == kind).map(|(_, place)| *place);
         let place = known.unwrap_or_else(|| {
-            let found = self.kinds.iter().position(|metrics| metrics.name == kind.as_str());
+            let found = self.kinds.iter().position(|counters| counters.name == kind.as_str());
             let place = found.unwrap_or(self.kinds.len() - 1);
             places[number] = Some((Arc::clone(kind), place));
             place
@@ -235,9 +163,9 @@ impl BatchMetrics {
     }
 }
 
-impl KindMetrics {
+impl KindCounters {
     /// `ran` is how long an attempt took that this ends.
-    fn changed(&self, job: &Job, before: Option<StateName>, ran: Option<Duration>) {
+    pub(super) fn changed(&self, job: &Job, before: Option<StateName>, ran: Option<Duration>) {
         if before.is_none() {
             self.submitted.inc();
         }

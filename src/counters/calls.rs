@@ -7,7 +7,7 @@ use std::{
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::{Maker, MetricsError, OTHER};
+use super::maker::{Maker, MetricsError, OTHER};
 
 /// Limits of buckets for how long a call takes, in seconds. A submission may wait 10 minutes for room.
 const CALL_SECONDS: &[f64] =
@@ -42,18 +42,18 @@ pub(crate) fn grpc_code(number: usize) -> &'static str {
 
 /// Calls over gRPC.
 #[derive(Debug)]
-pub(crate) struct CallMetrics {
+pub(crate) struct CallCounters {
     calls: IntCounterVec,
     open: IntGaugeVec,
     seconds: HistogramVec,
     untaken: IntGauge,
     cut: IntCounter,
-    other: Arc<MethodMetrics>,
+    other: Arc<MethodCounters>,
 }
 
 /// The figures of a method.
 #[derive(Debug)]
-pub(crate) struct MethodMetrics {
+pub(crate) struct MethodCounters {
     name: String,
     calls: IntCounterVec,
     /// Made when the first call ends with the code, so that those that never do show no rows of zeros.
@@ -64,9 +64,9 @@ pub(crate) struct MethodMetrics {
 }
 
 /// The methods that have figures of their own, by the path that their calls have.
-pub(crate) type Methods = HashMap<String, Arc<MethodMetrics>>;
+pub(crate) type Methods = HashMap<String, Arc<MethodCounters>>;
 
-impl CallMetrics {
+impl CallCounters {
     pub(super) fn new(maker: &Maker) -> Result<Self, MetricsError> {
         let calls = maker.counters(
             "jobmill_grpc_calls_total",
@@ -88,15 +88,15 @@ impl CallMetrics {
             "jobmill_grpc_answers_cut_total",
             "Large answers of which their clients took nothing while others waited.",
         )?;
-        let other = Arc::new(MethodMetrics::new(OTHER, false, &calls, &open, &seconds));
-        Ok(CallMetrics { calls, open, seconds, untaken, cut, other })
+        let other = Arc::new(MethodCounters::new(OTHER, false, &calls, &open, &seconds));
+        Ok(CallCounters { calls, open, seconds, untaken, cut, other })
     }
 
     /// Figures for each of these methods: `package.Service/Method`, and whether it streams.
     pub(crate) fn methods(&self, names: impl IntoIterator<Item = (String, bool)>) -> Methods {
         let methods = names.into_iter().map(|(name, streams)| {
-            let metrics = MethodMetrics::new(&name, !streams, &self.calls, &self.open, &self.seconds);
-            (format!("/{name}"), Arc::new(metrics))
+            let counters = MethodCounters::new(&name, !streams, &self.calls, &self.open, &self.seconds);
+            (format!("/{name}"), Arc::new(counters))
         });
         methods.collect()
     }
@@ -112,12 +112,12 @@ impl CallMetrics {
     }
 
     /// The figures of all other methods.
-    pub(crate) fn other(&self) -> &Arc<MethodMetrics> {
+    pub(crate) fn other(&self) -> &Arc<MethodCounters> {
         &self.other
     }
 }
 
-impl MethodMetrics {
+impl MethodCounters {
     fn new(
         name: &str,
         unary: bool,
@@ -125,7 +125,7 @@ impl MethodMetrics {
         open: &IntGaugeVec,
         seconds: &HistogramVec,
     ) -> Self {
-        MethodMetrics {
+        MethodCounters {
             name: name.to_owned(),
             calls: calls.clone(),
             by_code: Default::default(),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use prometheus::IntCounter;
 
-use super::{Maker, MetricsError, OTHER};
+use super::maker::{Maker, MetricsError, OTHER};
 
 /// The reasons that have a figure of their own, as errors carry them.
 const REASONS: &[&str] = &[
@@ -23,12 +23,12 @@ const REASONS: &[&str] = &[
 ];
 
 #[derive(Debug)]
-pub(super) struct SubmissionMetrics {
+pub(super) struct SubmissionCounters {
     rejected: HashMap<&'static str, IntCounter>,
     other: IntCounter,
 }
 
-impl SubmissionMetrics {
+impl SubmissionCounters {
     pub(super) fn new(maker: &Maker) -> Result<Self, MetricsError> {
         let rejected = maker.counters(
             "jobmill_submissions_rejected_total",
@@ -36,7 +36,7 @@ impl SubmissionMetrics {
             &["reason"],
         )?;
         let counter = |reason: &str| rejected.with_label_values(&[reason]);
-        Ok(SubmissionMetrics {
+        Ok(SubmissionCounters {
             rejected: REASONS.iter().map(|reason| (*reason, counter(reason))).collect(),
             other: counter(OTHER),
         })

@@ -1,0 +1,84 @@
+//! Counts what batches do.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use super::set::Counters;
+use crate::{
+    clock::Uptime,
+    job::{Change, JobId, Name, StateName},
+    store::{Applied, Receipt},
+};
+
+/// What a batch took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchTimes {
+    /// Applying it, from its begin to its commit.
+    pub(crate) commit: Duration,
+    /// The part of it in which the store made it durable.
+    pub(crate) flush: Duration,
+}
+
+/// Counts batches. It belongs to the committer's thread.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    counters: Arc<Counters>,
+    /// The place of a kind's figures, by the kind's number.
+    places: Vec<Option<(Arc<Name>, usize)>>,
+    /// When the attempts began that run. What the wall clock said then and says in the end tells nothing if it was set.
+    running: HashMap<JobId, Uptime>,
+}
+
+impl Recorder {
+    pub(crate) fn new(counters: Arc<Counters>) -> Self {
+        Recorder { counters, places: Vec::new(), running: HashMap::new() }
+    }
+
+    /// Counts what a batch did.
+    pub(crate) fn batch(&mut self, applied: &Applied, times: BatchTimes, now: Uptime) {
+        let Recorder { counters, places, running } = self;
+        let batches = &counters.batches;
+        batches.commit_seconds.observe(times.commit.as_secs_f64());
+        batches.flush_seconds.observe(times.flush.as_secs_f64());
+        if !applied.changes.is_empty() {
+            batches.changes.observe(applied.changes.len() as f64);
+        }
+        for receipt in &applied.offers {
+            if let Receipt::Seen { .. } = receipt {
+                batches.repeated.inc();
+            }
+        }
+        for claim in &applied.claims {
+            let kind = batches.of(&claim.job.spec.kind, places);
+            kind.started.inc();
+            if claim.job.attempt > 1 {
+                kind.retries.inc();
+            }
+            let started = claim.job.started.unwrap_or(claim.ready);
+            kind.wait_seconds.observe(started.since(claim.ready).as_secs_f64());
+        }
+        for change in &applied.changes {
+            match change {
+                Change::Job { job, before } => {
+                    let ran_before = matches!(before, Some(StateName::Running | StateName::Cancelling));
+                    let ran = match (ran_before, job.state.lease().is_some()) {
+                        (true, false) => running.remove(&job.id).map(|began| now.since(began)),
+                        (false, true) => {
+                            running.insert(job.id, now);
+                            None
+                        }
+                        // A job that runs goes on, and most that don't never did.
+                        (true, true) | (false, false) => None,
+                    };
+                    batches.of(&job.spec.kind, places).changed(job, *before, ran);
+                }
+                Change::Deleted(tombstone) => {
+                    // One that was set aside may have run.
+                    running.remove(&tombstone.id);
+                    batches.deleted.inc();
+                }
+            }
+        }
+        let refused = applied.reports.iter().filter(|report| report.is_err()).count();
+        batches.refused_reports.inc_by(refused as u64);
+    }
+}
