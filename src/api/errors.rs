@@ -7,6 +7,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use super::sizes::UNFINISHED_MAX_BYTES;
 use crate::{
     access::Denied,
     admission::AdmissionError,
@@ -130,7 +131,7 @@ fn store_locked(refusal: impl std::fmt::Display) -> Status {
 
 /// The messages that callers have begun to send take too much.
 pub(super) fn too_much_unfinished() -> Status {
-    let max = super::unfinished::UNFINISHED_MAX_BYTES;
+    let max = UNFINISHED_MAX_BYTES;
     let message = format!(
         "the messages that callers have begun to send, and not ended, take more than {} MiB: try again later",
         max >> 20

@@ -10,10 +10,12 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 use super::{
-    Core, ENOUGH_BYTES,
     caller::Caller,
-    convert, errors, outgoing, page_token,
-    submit::By,
+    convert,
+    core::Core,
+    errors, outgoing, page_token,
+    sizes::ENOUGH_BYTES,
+    submit::{By, Submitter},
     submit_stream,
     validate::{Validator, request},
     watch_stream::{self, WatchRequest},
@@ -41,6 +43,10 @@ pub(crate) struct JobQueueApi {
 impl JobQueueApi {
     pub(crate) fn new(core: Core) -> Self {
         JobQueueApi { core }
+    }
+
+    fn submitter(&self) -> Submitter<'_> {
+        Submitter { core: &self.core }
     }
 
     /// Changes a job, if the caller may. A job never goes to another queue, so that looking first is enough.
@@ -109,18 +115,20 @@ impl JobQueue for JobQueueApi {
         let (metadata, _, body) = call.into_parts();
         let validator = Validator::new(self.core.clock.now());
         let by = By { caller: &caller, metadata: &metadata, deadline };
-        let (job, created) = self
+        let submitter = self.submitter();
+        let (job, created) = submitter
             .submit_one(&by, validator, body.job, &body.request_id, body.when_full)
             .await
             .inspect_err(|status| self.core.rejected(status))?;
-        Ok(Response::new(self.submit_response(&job, created)))
+        Ok(Response::new(submitter.submit_response(&job, created)))
     }
 
     async fn submit_batch(
         &self,
         call: Request<v1::SubmitBatchRequest>,
     ) -> Result<Response<v1::SubmitBatchResponse>, Status> {
-        let submitted = self.submit_many(call).await.inspect_err(|status| self.core.rejected(status))?;
+        let submitted =
+            self.submitter().submit_many(call).await.inspect_err(|status| self.core.rejected(status))?;
         Ok(Response::new(submitted))
     }
 
@@ -131,7 +139,7 @@ impl JobQueue for JobQueueApi {
         call: Request<tonic::Streaming<v1::SubmitStreamRequest>>,
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
         let caller = Caller::of(&call)?;
-        Ok(Response::new(Box::pin(submit_stream::start(self.clone(), caller, call))))
+        Ok(Response::new(Box::pin(submit_stream::start(self.core.clone(), caller, call))))
     }
 
     type SubmitAndWatchStream = ResponseStream<v1::SubmitAndWatchResponse>;
@@ -149,11 +157,12 @@ impl JobQueue for JobQueueApi {
         let detail = validator.detail(body.detail);
         let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
         let by = By { caller: &caller, metadata: &metadata, deadline };
-        let (job, created) = self
+        let submitter = self.submitter();
+        let (job, created) = submitter
             .submit_one(&by, validator, body.job, &body.request_id, body.when_full)
             .await
             .inspect_err(|status| self.core.rejected(status))?;
-        let submitted = self.submit_response(&job, created);
+        let submitted = submitter.submit_response(&job, created);
         let watch = WatchRequest::Ids {
             ids: vec![job.id],
             hidden: HashSet::new(),

@@ -3,6 +3,7 @@
 mod caller;
 mod calls;
 mod convert;
+mod core;
 mod errors;
 mod guard;
 mod job_queue;
@@ -11,6 +12,7 @@ mod page_token;
 mod queue_service;
 mod rpcs;
 mod server;
+mod sizes;
 mod submit;
 mod submit_stream;
 #[cfg(test)]
@@ -19,91 +21,5 @@ mod unfinished;
 mod validate;
 mod watch_stream;
 
-use std::sync::Arc;
-
-pub(crate) use guard::Gate;
-use job_queue::JobQueueApi;
-pub(crate) use outgoing::Outgoing;
-use queue_service::QueueServiceApi;
-pub(crate) use server::serve;
-pub use server::{ApiError, incoming, server};
-use tokio_util::sync::CancellationToken;
-use tonic::{Request, Status, metadata::MetadataMap};
-
-use crate::{
-    admission::Admission,
-    clock::{Clock, Uptime},
-    commit::Commit,
-    counters::Counters,
-    store::Reads,
-    traces::Traces,
-    watch::{Hub, TokenIssuer},
-};
-
-/// The longest gRPC message that is read: 4 MiB.
-pub(crate) const MESSAGE_MAX_BYTES: usize = 4 << 20;
-
-/// A message has at most so many bytes, or a single job, so that it fits into the 4 MiB that clients read by default:
-/// with 1,000 failed attempts, a job takes up to 3.3 MiB.
-const ENOUGH_BYTES: usize = 3 << 19;
-
-/// What calls work with.
-#[derive(Clone)]
-pub(crate) struct Core {
-    pub(crate) admission: Arc<Admission>,
-    pub(crate) commit: Commit,
-    pub(crate) reads: Reads,
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) issuer: Arc<TokenIssuer>,
-    pub(crate) clock: Clock,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) outgoing: Outgoing,
-    pub(crate) traces: Traces,
-    /// Once cancelled, the server stops: streams end.
-    pub(crate) draining: CancellationToken,
-}
-
-impl Core {
-    /// Counts a submission that ends with this status.
-    fn rejected(&self, status: &Status) {
-        self.counters.rejected(&errors::reason(status).unwrap_or_default());
-    }
-
-    /// When a caller that set a deadline stops waiting for an answer.
-    fn deadline<T>(&self, request: &Request<T>) -> Option<Uptime> {
-        let timeout = grpc_timeout(request.metadata())?;
-        let margin = crate::commit::answer_margin(timeout);
-        Some(self.clock.uptime().after(timeout.saturating_sub(margin)))
-    }
-
-    /// Until when a call about a queue waits while the store takes nothing.
-    fn give_up(&self, queue: &str, deadline: Option<Uptime>) -> Uptime {
-        self.admission.queues().give_up(queue, self.clock.uptime(), deadline)
-    }
-}
-
-/// The `grpc-timeout` header: up to eight digits and a unit.
-fn grpc_timeout(metadata: &MetadataMap) -> Option<std::time::Duration> {
-    use std::time::Duration;
-
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    })
-}
-
-/// The `traceparent` header, if there is one.
-fn traceparent(metadata: &MetadataMap) -> &str {
-    metadata.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default()
-}
+pub use self::server::{ApiError, incoming, server};
+pub(crate) use self::{core::Core, guard::Gate, outgoing::Outgoing, server::serve};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{Core, caller::Caller, convert, errors, validate::Validator};
+use super::{caller::Caller, convert, core::Core, errors, validate::Validator};
 use crate::{
     clock::Uptime,
     commit::ControlAnswer,

@@ -12,7 +12,14 @@ use tonic_web::GrpcWebLayer;
 use tower::util::option_layer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::{Core, Gate, JobQueueApi, MESSAGE_MAX_BYTES, QueueServiceApi, calls::Calls, guard::GuardLayer};
+use super::{
+    calls::Calls,
+    core::Core,
+    guard::{Gate, GuardLayer},
+    job_queue::JobQueueApi,
+    queue_service::QueueServiceApi,
+    sizes::MESSAGE_MAX_BYTES,
+};
 use crate::{
     listen::{Connection, Listener, Peer},
     proto::{

@@ -6,9 +6,9 @@ use tonic::{Request, Status};
 
 use super::{
     caller::Caller,
-    convert, errors,
-    job_queue::JobQueueApi,
-    traceparent,
+    convert,
+    core::{Core, traceparent},
+    errors,
     validate::{BATCH_MAX, Validator, request},
 };
 use crate::{
@@ -30,7 +30,13 @@ pub(super) struct By<'a> {
     pub(super) deadline: Option<Uptime>,
 }
 
-impl JobQueueApi {
+/// Takes submissions of one job and of a batch.
+#[derive(Clone, Copy)]
+pub(super) struct Submitter<'a> {
+    pub(super) core: &'a Core,
+}
+
+impl Submitter<'_> {
     /// Offers checked drafts.
     async fn offer(
         &self,
@@ -176,6 +182,7 @@ impl JobQueueApi {
         Ok(v1::SubmitBatchResponse { ids, resume_token, created })
     }
 
+    /// What a submission of one job is answered with.
     pub(super) fn submit_response(&self, job: &Job, created: bool) -> v1::SubmitResponse {
         let token = ResumeToken { watched: [0; 8], position: job.position, snapshot: None };
         v1::SubmitResponse {

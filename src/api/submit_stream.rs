@@ -14,12 +14,11 @@ use tonic::{Request, Status, Streaming};
 use tonic_types::StatusExt;
 
 use super::{
-    Core, ENOUGH_BYTES,
     caller::Caller,
+    core::{Core, traceparent},
     errors,
-    job_queue::JobQueueApi,
+    sizes::ENOUGH_BYTES,
     submit::answered,
-    traceparent,
     validate::{Validator, request},
 };
 use crate::{
@@ -39,15 +38,15 @@ const BYTES_MAX: usize = 16 << 20;
 
 /// The answers to a call.
 pub(super) fn start(
-    api: JobQueueApi,
+    core: Core,
     caller: Arc<Caller>,
     call: Request<Streaming<v1::SubmitStreamRequest>>,
 ) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + Send + use<> {
-    let deadline = api.core.deadline(&call);
+    let deadline = core.deadline(&call);
     let traceparent = traceparent(call.metadata()).to_owned();
     let waits_as = waiters::Caller::default();
     let requests = call.into_inner();
-    let items = Items { api, caller, waits_as, traceparent, deadline, asked: VecDeque::new(), bytes: 0 };
+    let items = Items { core, caller, waits_as, traceparent, deadline, asked: VecDeque::new(), bytes: 0 };
     let stream = SubmitStream { requests, items, credits: 0, granted: CREDITS, phase: Phase::Open };
     futures_util::stream::unfold(stream, |mut stream| async {
         let response = stream.next().await?;
@@ -105,7 +104,7 @@ impl SubmitStream {
         let reads = open && self.items.bytes <= BYTES_MAX;
         tokio::select! {
             biased;
-            () = self.items.api.core.draining.cancelled(), if open => {
+            () = self.items.core.draining.cancelled(), if open => {
                 self.phase = Phase::Ending(Err(Stopped::Refused.into()));
             }
             () = first_decided(&mut self.items.asked), if !self.items.asked.is_empty() => {}
@@ -138,7 +137,7 @@ impl SubmitStream {
 
 /// Items that were taken and have no result yet.
 struct Items {
-    api: JobQueueApi,
+    core: Core,
     caller: Arc<Caller>,
     /// All items wait in one name, so that a stream takes one place among those who wait for room.
     waits_as: waiters::Caller,
@@ -186,7 +185,7 @@ impl Items {
         let mut span = Submission::default();
         let state = match self.check(item, when_full, &mut span) {
             Ok((offer, patience)) => {
-                State::Waiting(self.api.core.commit.offer(&self.waits_as, offer, patience).await?)
+                State::Waiting(self.core.commit.offer(&self.waits_as, offer, patience).await?)
             }
             Err(status) => State::Refused(status),
         };
@@ -202,7 +201,7 @@ impl Items {
         when_full: i32,
         span: &mut Submission,
     ) -> Result<(Offer, Patience), Status> {
-        let core = &self.api.core;
+        let core = &self.core;
         let mut validator = Validator::new(core.clock.now());
         let draft = validator.job_spec(&"job", item.job);
         validator.request_id(&item.request_id);
@@ -239,7 +238,7 @@ impl Items {
                     }
                 },
                 State::Answered(answer) => self.outcome(answer, &mut first.span),
-                State::Refused(status) => Ok(refused(&self.api.core, &status, &mut first.span)),
+                State::Refused(status) => Ok(refused(&self.core, &status, &mut first.span)),
             };
             self.bytes -= first.bytes;
             match outcome {
@@ -270,7 +269,7 @@ impl Items {
         answer: Result<SubmitAnswer, Stopped>,
         span: &mut Submission,
     ) -> Result<Outcome, Status> {
-        let core = &self.api.core;
+        let core = &self.core;
         let answer = match answer {
             Err(stopped @ Stopped::Refused) => return Ok(refused(core, &stopped.into(), span)),
             Err(stopped @ Stopped::Unknown) => return Err(stopped.into()),

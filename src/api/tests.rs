@@ -13,7 +13,13 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{Core, Outgoing, caller::Caller, job_queue::JobQueueApi, outgoing, rpcs};
+use super::{
+    caller::Caller,
+    core::Core,
+    job_queue::JobQueueApi,
+    outgoing::{self, Outgoing},
+    rpcs,
+};
 use crate::{
     access::{Access, Subject},
     admission::{Admission, Queues},

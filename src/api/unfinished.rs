@@ -16,11 +16,10 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Status, body::Body};
 
-use super::{MESSAGE_MAX_BYTES, errors};
-
-/// All unfinished messages of a server take at most so many bytes. One counts as a whole once its length is known, since
-/// room for all of it is made then; one that comes in one frame never counts.
-pub(super) const UNFINISHED_MAX_BYTES: usize = 256 << 20;
+use super::{
+    errors,
+    sizes::{MESSAGE_MAX_BYTES, UNFINISHED_MAX_BYTES},
+};
 
 /// What a message begins with: whether it is compressed, and its length.
 const HEAD_BYTES: usize = 5;

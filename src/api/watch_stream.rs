@@ -6,10 +6,12 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use super::{
-    Core, ENOUGH_BYTES,
     caller::Caller,
-    convert, errors,
+    convert,
+    core::Core,
+    errors,
     outgoing::{FEW_JOBS, Share},
+    sizes::ENOUGH_BYTES,
     validate::Validator,
 };
 use crate::{

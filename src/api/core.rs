@@ -1,0 +1,76 @@
+//! What calls work with.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status, metadata::MetadataMap};
+
+use super::{errors, outgoing::Outgoing};
+use crate::{
+    admission::Admission,
+    clock::{Clock, Uptime},
+    commit::{Commit, answer_margin},
+    counters::Counters,
+    store::Reads,
+    traces::Traces,
+    watch::{Hub, TokenIssuer},
+};
+
+/// What calls work with.
+#[derive(Clone)]
+pub(crate) struct Core {
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) commit: Commit,
+    pub(crate) reads: Reads,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) issuer: Arc<TokenIssuer>,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) outgoing: Outgoing,
+    pub(crate) traces: Traces,
+    /// Once cancelled, the server stops: streams end.
+    pub(crate) draining: CancellationToken,
+}
+
+impl Core {
+    /// Counts a submission that ends with this status.
+    pub(super) fn rejected(&self, status: &Status) {
+        self.counters.rejected(&errors::reason(status).unwrap_or_default());
+    }
+
+    /// When a caller that set a deadline stops waiting for an answer.
+    pub(super) fn deadline<T>(&self, request: &Request<T>) -> Option<Uptime> {
+        let timeout = grpc_timeout(request.metadata())?;
+        let margin = answer_margin(timeout);
+        Some(self.clock.uptime().after(timeout.saturating_sub(margin)))
+    }
+
+    /// Until when a call about a queue waits while the store takes nothing.
+    pub(super) fn give_up(&self, queue: &str, deadline: Option<Uptime>) -> Uptime {
+        self.admission.queues().give_up(queue, self.clock.uptime(), deadline)
+    }
+}
+
+/// The `grpc-timeout` header: up to eight digits and a unit.
+fn grpc_timeout(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// The `traceparent` header, if there is one.
+pub(super) fn traceparent(metadata: &MetadataMap) -> &str {
+    metadata.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
