@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
-    path::Path,
 };
 
 use toml::de::DeTable;
@@ -11,13 +10,13 @@ use toml::de::DeTable;
 #[cfg(feature = "http")]
 use super::endpoint::endpoint;
 use super::{
-    Entry,
+    context::Context,
+    entry::Entry,
     fault::Place,
     paths::Folder,
     program,
     rules::{Bool, Choice, DurationIn, FloatIn, IntIn, KeepIn, Rule, SizeIn},
     section::{Reading, Section},
-    surroundings::Surroundings,
 };
 use crate::{
     job::{
@@ -73,13 +72,6 @@ const HTTP_KEYS: [&str; 11] = [
 pub(super) const RETRY_KEYS: [&str; 4] = ["initial_delay", "max_delay", "multiplier", "jitter"];
 
 const WHEN_FULL: Choice<WhenFull> = Choice(&[("wait", WhenFull::Wait), ("reject", WhenFull::Reject)]);
-
-/// What reading a kind needs to know beside the file's text.
-pub(super) struct Context<'a> {
-    pub(super) surroundings: &'a Surroundings,
-    /// The file's folder, from which its relative paths start.
-    pub(super) base: &'a Path,
-}
 
 /// The tables below `queues` or `kinds` whose names are good; too many, or other names, are faults.
 fn tables<'d>(
@@ -275,7 +267,7 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
         argv,
         env,
         env_allow: section.list_setting("env_allow", limits::VARIABLES_MAX, &VariableName, reading),
-        working_dir: optional(section, "working_dir", &working_dir, reading),
+        working_dir: section.optional("working_dir", &working_dir, reading),
         kill_grace: section.setting(
             "kill_grace",
             &DurationIn(limits::KILL_GRACE),
@@ -289,22 +281,6 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
             reading,
         ),
     }
-}
-
-/// A setting that has no default, and what it turned out to be.
-pub(super) fn optional<R: Rule>(
-    section: &Section<'_>,
-    key: &str,
-    rule: &R,
-    reading: &mut Reading<'_>,
-) -> Option<R::Value> {
-    let found = section.read(key, rule, reading);
-    let (shown, place) =
-        found.as_ref().map_or((serde_json::Value::Null, Place::Default), |(value, place)| {
-            (rule.show(value), place.clone())
-        });
-    reading.entry(section.key(key), shown, place);
-    found.map(|(value, _)| value)
 }
 
 /// Puts the program's absolute path in the place of its name.

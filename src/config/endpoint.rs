@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde_json::Value as Json;
 
 use super::{
-    declared::{Context, optional},
+    context::Context,
     fault::Place,
     paths::path_from,
     rules::{Bool, DurationIn, IntIn, Rule, quote},
@@ -45,7 +45,7 @@ pub(super) fn endpoint(
         allow_private: section.setting("allow_private", &Bool, false, reading),
         allow_networks: section.list_setting("allow_networks", limits::NETWORKS_MAX, &NetworkRule, reading),
     };
-    let authorities = optional(section, "ca_file", &AuthoritiesFile { base: context.base }, reading);
+    let authorities = section.optional("ca_file", &AuthoritiesFile { base: context.base }, reading);
     let connect_timeout = DurationIn(limits::CONNECT_TIMEOUT);
     let connect_timeout = section.setting("connect_timeout", &connect_timeout, CONNECT_TIMEOUT, reading);
     let max_connections = IntIn(limits::HTTP_CONNECTIONS);

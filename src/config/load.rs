@@ -2,20 +2,17 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs,
-    io::{self, Read},
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use toml::de::DeTable;
-
 use super::{
-    Entry,
     addresses::{Address, CollectorUrl, Loopback},
-    declared::{
-        Context, QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kind_keys, kinds, queues, retention,
-    },
+    context::Context,
+    declared::{QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kind_keys, kinds, queues, retention},
+    document::{parse, read},
+    entry::Entry,
     fault::{Fault, Faults, Place, Source},
     network,
     paths::Folder,
@@ -237,32 +234,6 @@ fn find_source(flags: &Flags, surroundings: &Surroundings) -> Result<Option<Sour
             Err(Fault { place: Source::new(path.clone(), text).place(at), key: String::new(), message })
         }
     }
-}
-
-/// Reads a file up to a byte over the limit: the path may be a device that never ends.
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(limits::FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// The file as a tree; none where its syntax is wrong, since what follows from that would only be noise.
-pub(super) fn parse<'s>(source: &'s Source, faults: &mut Vec<Fault>) -> Option<DeTable<'s>> {
-    let (document, errors) = DeTable::parse_recoverable(source.text());
-    if errors.is_empty() {
-        return Some(document.into_inner());
-    }
-    faults.extend(errors.into_iter().map(|error| {
-        let span = error.span().unwrap_or(0..0);
-        // Toml's `Display` quotes the whole line, which may hold a secret; the place says as much.
-        let key = if error.message() == "duplicate key" { source.text().get(span.clone()) } else { None };
-        Fault {
-            place: source.place(span.start),
-            key: key.unwrap_or_default().to_owned(),
-            message: format!("not valid TOML: {}", error.message()),
-        }
-    }));
-    None
 }
 
 /// One setting of those that file, environment and flags may give.

@@ -2,9 +2,12 @@
 //! environment and flags.
 
 mod addresses;
+mod context;
 mod declared;
+mod document;
 #[cfg(feature = "http")]
 mod endpoint;
+mod entry;
 mod fault;
 mod load;
 mod network;
@@ -17,19 +20,9 @@ mod tokens;
 mod units;
 
 pub use self::{
+    entry::Entry,
     fault::{Fault, Faults, Place},
     load::{Flags, Loaded, keys, load},
     surroundings::Surroundings,
     tokens::load_tokens,
 };
-
-/// A setting as it came out of file, environment, flags and defaults.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Entry {
-    /// The key's full path.
-    pub key: String,
-    /// Its value as the file would have it; of `env` only the names, since the values may be secret.
-    pub value: serde_json::Value,
-    /// Where it comes from.
-    pub place: Place,
-}

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    declared::optional,
     fault::Place,
     paths::FileIn,
     rules::{Choice, DurationIn, IntIn, Rule, SizeIn, quote},
@@ -78,9 +77,9 @@ pub(super) fn tls(root: &Section<'_>, base: &Path, reading: &mut Reading<'_>) ->
     let table = root.table("tls", reading);
     let section = Section::open("tls".to_owned(), table, &TLS_KEYS, reading);
     let file = FileIn { base };
-    let certificate = optional(&section, "certificate", &file, reading);
-    let key = optional(&section, "key", &file, reading);
-    let client_ca = optional(&section, "client_ca", &file, reading);
+    let certificate = section.optional("certificate", &file, reading);
+    let key = section.optional("key", &file, reading);
+    let client_ca = section.optional("client_ca", &file, reading);
     let client_auth = section.setting("client_auth", &CLIENT_AUTH, ClientAuth::Required, reading);
     for (has, lacks, way_out) in [
         ("certificate", "key", "write key = \"PATH\", the private key of the certificate"),
@@ -114,7 +113,7 @@ pub(super) fn auth(root: &Section<'_>, base: &Path, reading: &mut Reading<'_>) -
     let table = root.table("auth", reading);
     let section = Section::open("auth".to_owned(), table, &["tokens"], reading);
     let file = FileIn { base };
-    let path = optional(&section, "tokens", &file, reading)?;
+    let path = section.optional("tokens", &file, reading)?;
     let place = reading.place(&section.get("tokens").map_or(0..0, toml::Spanned::span));
     tokens::read(&path, &place, &mut reading.faults);
     Some(path)
@@ -125,7 +124,7 @@ pub(super) fn audit(root: &Section<'_>, base: &Path, reading: &mut Reading<'_>) 
     let table = root.table("audit", reading);
     let section = Section::open("audit".to_owned(), table, &["file"], reading);
     let file = FileIn { base };
-    let path = optional(&section, "file", &file, reading)?;
+    let path = section.optional("file", &file, reading)?;
     if !path.parent().is_some_and(Path::is_dir) || path.is_dir() {
         let span = section.get("file").map_or(0..0, toml::Spanned::span);
         let shown = quote(&path.to_string_lossy());

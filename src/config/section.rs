@@ -12,7 +12,7 @@ use toml::{
 };
 
 use super::{
-    Entry,
+    entry::Entry,
     fault::{Fault, Place, Source},
     rules::{Rule, nearest},
 };
@@ -151,6 +151,22 @@ impl<'d> Section<'d> {
         let (value, place) = self.read(key, rule, reading).unwrap_or((default, Place::Default));
         reading.entry(self.key(key), rule.show(&value), place);
         value
+    }
+
+    /// A setting that has no default, and what it turned out to be.
+    pub(super) fn optional<R: Rule>(
+        &self,
+        key: &str,
+        rule: &R,
+        reading: &mut Reading<'_>,
+    ) -> Option<R::Value> {
+        let found = self.read(key, rule, reading);
+        let (shown, place) =
+            found.as_ref().map_or((serde_json::Value::Null, Place::Default), |(value, place)| {
+                (rule.show(value), place.clone())
+            });
+        reading.entry(self.key(key), shown, place);
+        found.map(|(value, _)| value)
     }
 
     /// A table inside of this one; a value of another type is a fault.

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{
+    document::{self, parse},
     fault::{Fault, Faults, Place, Source},
-    load::{self, parse},
     rules::{Rule, quote},
     section::{Reading, Section},
 };
@@ -30,7 +30,7 @@ pub fn load_tokens(path: &Path) -> Result<Tokens, Faults> {
 
 /// Reads a file of tokens; where that can't be done at all, it is a fault at `place`.
 pub(super) fn read(path: &Path, place: &Place, faults: &mut Vec<Fault>) -> Vec<Token> {
-    let text = load::read(path).map_err(|error| error.to_string()).and_then(|bytes| {
+    let text = document::read(path).map_err(|error| error.to_string()).and_then(|bytes| {
         if bytes.len() as u64 > limits::FILE_BYTES_MAX {
             return Err(format!("it is over the limit of {} bytes", limits::FILE_BYTES_MAX));
         }
