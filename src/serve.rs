@@ -1,38 +1,35 @@
 //! Wiring and shutdown: a server from its settings to its end.
 
 mod credentials;
+mod doors;
 mod error;
 mod leftover;
 mod running;
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
 use credentials::Credentials;
+use doors::{Doors, serve};
 pub use error::ServeError;
 use running::Running;
 use tokio::{
-    net::TcpListener,
     sync::{Notify, mpsc},
     task::JoinHandle,
 };
-use tokio_util::{
-    sync::CancellationToken,
-    task::{AbortOnDropHandle, TaskTracker},
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::{Admission, Queues},
-    api::{self, Core, Gate, Outgoing},
-    audit::Audit,
+    api::{Core, Outgoing},
     clock::Clock,
-    commit::Committer,
+    commit::{Committer, Committing, Handout},
     counters::{Counters, Health},
     dispatch::{Claims, Dispatch, Handlers},
     execute::{
@@ -44,9 +41,9 @@ use crate::{
     handle::{self, Handle},
     job::names,
     lines::LostLines,
-    listen::{Hosts, ListenStats, Listener},
+    listen::ListenStats,
     metrics::{Lost, Page, endpoint},
-    settings::{DiskSettings, KindDefaults, LimitSettings, Settings, StoreSettings},
+    settings::{DiskSettings, KindDefaults, Settings, StoreSettings},
     store::{EngineSetup, Leftover, Reads, Store, memory::MemoryStore, sqlite::SqliteStore},
     traces::Traces,
     watch::{Hub, TokenIssuer},
@@ -233,21 +230,26 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// The first thing that is wrong; nothing listens then.
-    pub async fn start(self) -> Result<Server, ServeError> {
+    pub async fn start(mut self) -> Result<Server, ServeError> {
         let credentials = match self.listens {
             true => Some(Arc::new(Credentials::load(&self.settings, &self.clock)?)),
             false => None,
         };
-        let closures = Arc::new(Closures::default());
-        let (handlers, defaults) = self.handlers(&closures)?;
+        let kinds = self.kinds()?;
         let setup = EngineSetup {
             present: self.clock.present(),
             seed: rand::random(),
-            served_kinds: defaults.keys().cloned().collect(),
+            served_kinds: kinds.defaults.keys().cloned().collect(),
             declared_queues: self.settings.queues.clone(),
             retention: self.settings.retention,
         };
         let traces = Traces::start(&self.settings.traces)?;
+        let store = self.open_store(setup).await?;
+        let doors = Doors::open(&self.settings, credentials, &self.clock).await?;
+        self.assemble(store, doors, kinds, traces)
+    }
+
+    async fn open_store(&mut self, setup: EngineSetup) -> Result<Box<dyn Store>, ServeError> {
         let (settings, disk) = (self.settings.store.clone(), self.settings.disk.clone());
         let store = tokio::task::spawn_blocking(move || open(&settings, disk, setup))
             .await
@@ -256,33 +258,21 @@ impl ServerBuilder {
             // The store's own lock comes first: only the one server of the folder may wait for commands.
             command::wait_for_commands(&commands_lock(folder)).await?;
         }
-        let store = match self.around_store {
+        Ok(match self.around_store.take() {
             Some(around) => around(store),
             None => store,
-        };
-        let (listener, address) = bind(self.listens.then_some(self.settings.listen)).await?;
-        let (metrics_listener, metrics_address) = bind(self.settings.metrics_listen).await?;
-        let metrics_hosts = match metrics_address {
-            Some(address) if !address.ip().to_canonical().is_loopback() => Hosts::ANY,
-            Some(_) | None => Hosts::local_and(&self.settings.hosts),
-        };
-        let connections = Arc::new(ListenStats::default());
-        let reload = Arc::new(Notify::new());
-        let audit = credentials.as_ref().map_or_else(|| Arc::new(Audit::off()), |files| files.audit());
-        let listening = listener.zip(credentials).map(|(socket, credentials)| Listening {
-            gate: credentials.gate(&self.settings),
-            listener: Listener::new(
-                socket,
-                self.settings.limits.clone(),
-                credentials.tls.clone(),
-                credentials.audit(),
-                Arc::clone(&connections),
-                self.clock.clone(),
-            ),
-            limits: self.settings.limits.clone(),
-            following: AbortOnDropHandle::new(tokio::spawn(credentials.follow(Arc::clone(&reload)))),
-        });
+        })
+    }
 
+    /// Starts the committer, and puts the other parts around it.
+    fn assemble(
+        self,
+        store: Box<dyn Store>,
+        doors: Doors,
+        kinds: Kinds,
+        traces: Traces,
+    ) -> Result<Server, ServeError> {
+        let Kinds { closures, handlers, defaults } = kinds;
         let reader = store.reader();
         let infos = reader.queues()?;
         leftover::tell(&Leftover::find(
@@ -311,22 +301,12 @@ impl ServerBuilder {
             draining: draining.clone(),
         }
         .start(tokio::runtime::Handle::current())?;
-        let page = Page {
-            counters: Arc::clone(&counters),
-            reads: reads.clone(),
-            queues: Arc::clone(&queues),
-            hub: Arc::clone(&hub),
-            connections: Arc::clone(&connections),
-            lost: Lost { log: self.lost_log_lines, audit: audit.lost() },
-            clock: self.clock.clone(),
-            started: self.clock.present(),
-        };
         let limits = &self.settings.limits;
         let core = Core {
             admission: Arc::new(Admission::new(queues, defaults)),
             commit: committing.commit.clone(),
-            reads: reads.clone(),
-            hub: Arc::clone(&hub),
+            reads,
+            hub,
             issuer,
             clock: self.clock,
             outgoing: Outgoing::new(
@@ -334,68 +314,28 @@ impl ServerBuilder {
                 Arc::clone(&counters),
             ),
             counters,
-            traces: traces.clone(),
-            draining: draining.clone(),
-        };
-        let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
-        let handle = Handle::new(handle::Parts {
-            admission: Arc::clone(&core.admission),
-            commit: core.commit.clone(),
-            reads: reads.clone(),
-            hub: Arc::clone(&hub),
-            issuer: Arc::clone(&core.issuer),
-            clock: core.clock.clone(),
-            closures: Arc::clone(&closures),
-            page: page.clone(),
-            traces: traces.clone(),
-            draining: stopper.drain.clone(),
-        });
-        let following = tokio::spawn(handle::follow(Arc::clone(&closures), Arc::clone(&hub), reads.clone()));
-        let reports = committing.reports.clone();
-        let dispatch = Arc::new(Dispatch::new(handlers, reports, Arc::clone(&hub), reads, traces.clone()));
-        let attempts = TaskTracker::new();
-        let claims = Claims::default();
-        let farewell = CancellationToken::new();
-        let showing =
-            metrics_listener.map(|listener| tokio::spawn(endpoint::serve(page, metrics_hosts, listener)));
-        let running = Running {
-            serving: tokio::spawn(serve(core, listening, farewell.clone())),
-            dispatching: tokio::spawn(Arc::clone(&dispatch).run(handouts, attempts.clone(), claims.clone())),
-            committing,
-            audit,
-            dispatch,
-            attempts,
-            hub,
-            closures,
-            following,
-            showing,
             traces,
             draining,
-            claims,
-            farewell,
-            stopper: stopper.clone(),
+        };
+        let parts = Parts {
+            core,
+            committing,
+            handouts,
+            closures,
+            handlers,
+            doors,
+            lost_log_lines: self.lost_log_lines,
             drain_timeout: self.settings.drain_timeout,
         };
-        Ok(Server {
-            address,
-            metrics_address,
-            handle,
-            connections,
-            stopper,
-            reload,
-            running: tokio::spawn(running.until_the_end()),
-        })
+        Ok(parts.run())
     }
 
-    /// What runs each kind, and what its jobs get by default.
-    fn handlers(
-        &self,
-        closures: &Arc<Closures>,
-    ) -> Result<(Handlers, HashMap<String, KindDefaults>), ServeError> {
+    fn kinds(&self) -> Result<Kinds, ServeError> {
+        let closures = Arc::new(Closures::default());
         let mut handlers = Handlers::new();
         let mut defaults = HashMap::new();
         // Every server runs closures' jobs, if only to say that those of an earlier process are lost.
-        handlers.insert(names::CLOSURE_KIND.into(), Arc::new(ClosureHandler(Arc::clone(closures))));
+        handlers.insert(names::CLOSURE_KIND.into(), Arc::new(ClosureHandler(Arc::clone(&closures))));
         let once = KindDefaults { max_attempts: 1, ..KindDefaults::default() };
         defaults.insert(names::CLOSURE_KIND.to_owned(), once);
         let common = Common {
@@ -421,45 +361,7 @@ impl ServerBuilder {
             }
             defaults.insert(kind.clone(), *kind_defaults);
         }
-        Ok((handlers, defaults))
-    }
-}
-
-/// What it takes to serve gRPC.
-struct Listening {
-    listener: Listener,
-    gate: Gate,
-    limits: LimitSettings,
-    /// Ends with the rest.
-    following: AbortOnDropHandle<Infallible>,
-}
-
-/// Listens, if there is an address for it, and says where.
-async fn bind(address: Option<SocketAddr>) -> Result<(Option<TcpListener>, Option<SocketAddr>), ServeError> {
-    let Some(address) = address else {
-        return Ok((None, None));
-    };
-    let failed = |source| ServeError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let real = listener.local_addr().map_err(failed)?;
-    Ok((Some(listener), Some(real)))
-}
-
-/// Serves gRPC until `stopping` is cancelled, or waits for that where there is no port to serve it on.
-async fn serve(
-    core: Core,
-    listening: Option<Listening>,
-    stopping: CancellationToken,
-) -> Result<(), ServeError> {
-    match listening {
-        Some(Listening { listener, gate, limits, following }) => tokio::select! {
-            served = api::serve(core, gate, &limits, listener, stopping) => Ok(served?),
-            _ = following => Err(ServeError::Ended("what reads the credentials again".into())),
-        },
-        None => {
-            stopping.cancelled().await;
-            Ok(())
-        }
+        Ok(Kinds { closures, handlers, defaults })
     }
 }
 
@@ -475,5 +377,101 @@ fn open(
     match settings {
         StoreSettings::Memory => Ok(Box::new(MemoryStore::open(setup)?)),
         StoreSettings::Folder(folder) => Ok(Box::new(SqliteStore::open_with(folder, disk, setup)?)),
+    }
+}
+
+/// What runs each kind, and what its jobs get by default.
+struct Kinds {
+    closures: Arc<Closures>,
+    handlers: Handlers,
+    defaults: HashMap<String, KindDefaults>,
+}
+
+/// What a server is made of.
+struct Parts {
+    core: Core,
+    committing: Committing,
+    handouts: mpsc::Receiver<Handout>,
+    closures: Arc<Closures>,
+    handlers: Handlers,
+    doors: Doors,
+    lost_log_lines: LostLines,
+    drain_timeout: Duration,
+}
+
+impl Parts {
+    /// Starts all tasks.
+    fn run(self) -> Server {
+        let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
+        let page = self.page();
+        let handle = self.handle(page.clone(), stopper.drain.clone());
+        let Parts { core, committing, handouts, closures, handlers, doors, drain_timeout, .. } = self;
+        let Core { hub, reads, traces, draining, .. } = core.clone();
+        let following = tokio::spawn(handle::follow(Arc::clone(&closures), Arc::clone(&hub), reads.clone()));
+        let reports = committing.reports.clone();
+        let dispatch = Arc::new(Dispatch::new(handlers, reports, Arc::clone(&hub), reads, traces.clone()));
+        let attempts = TaskTracker::new();
+        let claims = Claims::default();
+        let farewell = CancellationToken::new();
+        let showing = doors
+            .metrics_listener
+            .map(|listener| tokio::spawn(endpoint::serve(page, doors.metrics_hosts, listener)));
+        let running = Running {
+            serving: tokio::spawn(serve(core, doors.listening, farewell.clone())),
+            dispatching: tokio::spawn(Arc::clone(&dispatch).run(handouts, attempts.clone(), claims.clone())),
+            committing,
+            audit: doors.audit,
+            dispatch,
+            attempts,
+            hub,
+            closures,
+            following,
+            showing,
+            traces,
+            draining,
+            claims,
+            farewell,
+            stopper: stopper.clone(),
+            drain_timeout,
+        };
+        Server {
+            address: doors.address,
+            metrics_address: doors.metrics_address,
+            handle,
+            connections: doors.connections,
+            stopper,
+            reload: doors.reload,
+            running: tokio::spawn(running.until_the_end()),
+        }
+    }
+
+    fn page(&self) -> Page {
+        let core = &self.core;
+        Page {
+            counters: Arc::clone(&core.counters),
+            reads: core.reads.clone(),
+            queues: Arc::clone(core.admission.queues()),
+            hub: Arc::clone(&core.hub),
+            connections: Arc::clone(&self.doors.connections),
+            lost: Lost { log: self.lost_log_lines.clone(), audit: self.doors.audit.lost() },
+            clock: core.clock.clone(),
+            started: core.clock.present(),
+        }
+    }
+
+    fn handle(&self, page: Page, draining: CancellationToken) -> Handle {
+        let core = &self.core;
+        Handle::new(handle::Parts {
+            admission: Arc::clone(&core.admission),
+            commit: core.commit.clone(),
+            reads: core.reads.clone(),
+            hub: Arc::clone(&core.hub),
+            issuer: Arc::clone(&core.issuer),
+            clock: core.clock.clone(),
+            closures: Arc::clone(&self.closures),
+            page,
+            traces: core.traces.clone(),
+            draining,
+        })
     }
 }

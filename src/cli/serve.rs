@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use jobmill::{
     config::{self, Faults, Flags, Loaded, Surroundings},
-    serve::Server,
+    serve::{ServeError, Server},
     settings::{Settings, StoreSettings},
 };
 use signal_hook::consts::SIGXFSZ;
@@ -172,14 +172,7 @@ async fn serve(loaded: Loaded, log: &Log, port_file: Option<&Path>) -> Result<()
     };
     let server = match started {
         Ok(server) => server,
-        Err(error) => {
-            let way_out = way_out(&error, listen, &store);
-            let error = anyhow!(error).context("not started");
-            return Err(match way_out {
-                Some(way_out) => anyhow!("{error:#}; {way_out}").into(),
-                None => error.into(),
-            });
-        }
+        Err(error) => return Err(not_started(error, listen, &store)),
     };
     let reloader = server.reloader();
     let address = server.local_addr().context("the server does not listen")?;
@@ -231,6 +224,16 @@ async fn serve(loaded: Loaded, log: &Log, port_file: Option<&Path>) -> Result<()
     }
     info!("stopped");
     Ok(())
+}
+
+/// Why a server did not start, with the way out where there is one.
+fn not_started(error: ServeError, listen: SocketAddr, store: &StoreSettings) -> Failed {
+    let way_out = way_out(&error, listen, store);
+    let error = anyhow!(error).context("not started");
+    match way_out {
+        Some(way_out) => anyhow!("{error:#}; {way_out}").into(),
+        None => error.into(),
+    }
 }
 
 /// Writes a line for people and scripts, and another one where metrics are served. A closed stdout is no reason to end,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use prometheus::{Histogram, IntCounter};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
 use super::maker::{self, COUNTS, DISK_SECONDS, JOB_SECONDS, KINDS_MAX, Maker, MetricsError, OTHER};
 use crate::job::{FailureReason, Job, Name, State, StateName};
@@ -62,11 +62,19 @@ const fn label(reason: FailureReason) -> (&'static str, usize) {
     }
 }
 
-impl BatchCounters {
-    pub(super) fn new<'a>(
-        maker: &Maker,
-        kinds: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Self, MetricsError> {
+/// The metrics that kinds have figures in.
+struct KindFamilies {
+    submitted: IntCounterVec,
+    started: IntCounterVec,
+    retries: IntCounterVec,
+    wait_seconds: HistogramVec,
+    run_seconds: HistogramVec,
+    attempts: IntCounterVec,
+    ended: IntCounterVec,
+}
+
+impl KindFamilies {
+    fn new(maker: &Maker) -> Result<Self, MetricsError> {
         let by_kind = |name, help| maker.counters(name, help, &["kind"]);
         let submitted =
             by_kind("jobmill_jobs_submitted_total", "Jobs that were accepted: they are on disk.")?;
@@ -95,25 +103,38 @@ impl BatchCounters {
             "Jobs that have ended, by state. One that is retried by hand ends again.",
             &["kind", "state"],
         )?;
+        Ok(KindFamilies { submitted, started, retries, wait_seconds, run_seconds, attempts, ended })
+    }
+
+    /// The figures of a kind.
+    fn of(&self, kind: &str) -> KindCounters {
+        let ended = |state| self.ended.with_label_values(&[kind, &*maker::label(state)]);
+        KindCounters {
+            name: kind.to_owned(),
+            submitted: self.submitted.with_label_values(&[kind]),
+            started: self.started.with_label_values(&[kind]),
+            retries: self.retries.with_label_values(&[kind]),
+            wait_seconds: self.wait_seconds.with_label_values(&[kind]),
+            run_seconds: self.run_seconds.with_label_values(&[kind]),
+            succeeded_attempts: self.attempts.with_label_values(&[kind, "succeeded"]),
+            failed_attempts: REASONS.map(|reason| self.attempts.with_label_values(&[kind, label(reason).0])),
+            not_started: self.attempts.with_label_values(&[kind, "not_started"]),
+            succeeded: ended(StateName::Succeeded),
+            failed: ended(StateName::Failed),
+            cancelled: ended(StateName::Cancelled),
+            expired: ended(StateName::Expired),
+        }
+    }
+}
+
+impl BatchCounters {
+    pub(super) fn new<'a>(
+        maker: &Maker,
+        kinds: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, MetricsError> {
+        let families = KindFamilies::new(maker)?;
         let named: BTreeSet<&str> = kinds.into_iter().filter(|kind| *kind != OTHER).collect();
-        let kinds = named.into_iter().take(KINDS_MAX).chain([OTHER]).map(|kind| {
-            let ended = |state| ended.with_label_values(&[kind, &*maker::label(state)]);
-            KindCounters {
-                name: kind.to_owned(),
-                submitted: submitted.with_label_values(&[kind]),
-                started: started.with_label_values(&[kind]),
-                retries: retries.with_label_values(&[kind]),
-                wait_seconds: wait_seconds.with_label_values(&[kind]),
-                run_seconds: run_seconds.with_label_values(&[kind]),
-                succeeded_attempts: attempts.with_label_values(&[kind, "succeeded"]),
-                failed_attempts: REASONS.map(|reason| attempts.with_label_values(&[kind, label(reason).0])),
-                not_started: attempts.with_label_values(&[kind, "not_started"]),
-                succeeded: ended(StateName::Succeeded),
-                failed: ended(StateName::Failed),
-                cancelled: ended(StateName::Cancelled),
-                expired: ended(StateName::Expired),
-            }
-        });
+        let kinds = named.into_iter().take(KINDS_MAX).chain([OTHER]).map(|kind| families.of(kind));
         Ok(BatchCounters {
             kinds: kinds.collect(),
             commit_seconds: maker.histogram(

@@ -115,16 +115,7 @@ impl Running {
             // Nothing can be kept any more: no time is given.
             stopper.force();
         }
-        attempts.close();
-        if !attempts.is_empty() {
-            tracing::warn!(
-                attempts = attempts.len(),
-                "cutting off running attempts; their jobs are retried later"
-            );
-        }
-        dispatch.cut_off();
-        // A handler that never yields can't be cut off; it ends with the process.
-        until(attempts.wait(), &times.are_over).await;
+        cut_off(&dispatch, &attempts, times).await;
         // What has ended goes to the disk, however long that takes, and those who called hear of it.
         let written = async {
             until(reports.are_written(), &times.are_over).await;
@@ -140,18 +131,8 @@ impl Running {
                 ended = until(&mut committer, &times.are_over).await;
             }
         };
-        let farewell = async {
-            if !serving.is_finished() && !stopper.force.is_cancelled() {
-                let answered = timeouts::within(FAREWELL_MAX, &mut serving);
-                tokio::select! {
-                    biased;
-                    _ = until(answered, &times.are_over) => {}
-                    () = stopper.force.cancelled() => {}
-                }
-            }
-        };
         // Not one after the other: a client that does not read must not take the store's time.
-        tokio::join!(closing, farewell);
+        tokio::join!(closing, say_farewell(&mut serving, &stopper, times));
         serving.abort();
         self.following.abort();
         dispatching.abort();
@@ -159,17 +140,7 @@ impl Running {
             let _ = dispatching.await;
         }
         drop(dispatch);
-        // A file that takes nothing must not hold up the end; one that does has a moment even after the deadline.
-        let lines = audit.waiting();
-        if lines > 0
-            && until(audit.flush(), &times.are_over).await.is_none()
-            && timeouts::within(CUT_MAX, audit.flush()).await.is_none()
-        {
-            tracing::error!(
-                lines,
-                "the audit takes no lines: up to this many are lost with the end of the server"
-            );
-        }
+        flush_audit(&audit, times).await;
         finish(traces, times).await;
         if let Some(showing) = self.showing {
             showing.abort();
@@ -179,6 +150,47 @@ impl Running {
             ended = Some(Ok(Ok(())));
         }
         told(ended, reports.unwritten())
+    }
+}
+
+/// Cuts off the attempts that still run.
+async fn cut_off(dispatch: &Dispatch, attempts: &TaskTracker, times: &Times) {
+    attempts.close();
+    if !attempts.is_empty() {
+        tracing::warn!(
+            attempts = attempts.len(),
+            "cutting off running attempts; their jobs are retried later"
+        );
+    }
+    dispatch.cut_off();
+    // A handler that never yields can't be cut off; it ends with the process.
+    until(attempts.wait(), &times.are_over).await;
+}
+
+/// Waits until all calls are answered, as far as their clients take the answers in time.
+async fn say_farewell(serving: &mut JoinHandle<Result<(), ServeError>>, stopper: &Stopper, times: &Times) {
+    if !serving.is_finished() && !stopper.force.is_cancelled() {
+        let answered = timeouts::within(FAREWELL_MAX, serving);
+        tokio::select! {
+            biased;
+            _ = until(answered, &times.are_over) => {}
+            () = stopper.force.cancelled() => {}
+        }
+    }
+}
+
+/// Waits until the audit is written. A file that takes nothing must not hold up the end; one that does has a moment even
+/// after the deadline.
+async fn flush_audit(audit: &Audit, times: &Times) {
+    let lines = audit.waiting();
+    if lines > 0
+        && until(audit.flush(), &times.are_over).await.is_none()
+        && timeouts::within(CUT_MAX, audit.flush()).await.is_none()
+    {
+        tracing::error!(
+            lines,
+            "the audit takes no lines: up to this many are lost with the end of the server"
+        );
     }
 }
 

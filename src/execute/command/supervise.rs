@@ -110,11 +110,9 @@ impl Guard {
         let (mut listen, speak) = self.control.split();
         let mut inbox = Inbox::new(REPORT_MAX_BYTES);
         let mut orders = Orders { speak, parts: VecDeque::new() };
-        let mut start = Some(start);
         let mut result = ResultTaken::default();
         let mut output = OutputTaken::new(attempt);
-        let mut is_killed = false;
-        let mut stopping = false;
+        let (mut start, mut is_killed, mut stopping) = (Some(start), false, false);
         // The limit on getting ready, and later the grace between asking and killing. After a pause of this process the
         // guard's answer is there, too, and is heard before either is over.
         let mut deadline = pin!(timeouts::active(start_timeout));
@@ -123,32 +121,18 @@ impl Guard {
         let ended = loop {
             tokio::select! {
                 report = next_report(&mut inbox, &mut listen) => match report {
-                    Ok(Some(Report::Ready { version: VERSION })) if let Some(start) = start.take() => {
-                        let payload = Order::Payload(attempt.payload().clone());
-                        if let Err(error) = orders.give(Order::Start(start)).and_then(|()| orders.give(payload)) {
-                            return Outcome::StartFailed(format!("can't tell the guard what to run: {error}"));
+                    Ok(Report::Ready { version }) => {
+                        if let Err(failed) = orders.answer_ready(version, start.take(), attempt) {
+                            return failed;
                         }
                         self.in_charge = true;
                         has_deadline = false;
                     }
-                    Ok(Some(Report::Ready { version })) => {
-                        return Outcome::StartFailed(format!(
-                            "the guard is of another version of Jobmill: it speaks protocol {version}, not {VERSION}"
-                        ));
-                    }
-                    Ok(Some(Report::Started { pid })) => self.leader = Pid::from_raw(pid),
-                    Ok(Some(Report::StartFailed(message))) => {
-                        // It ends by itself, so that it can be reaped at once.
-                        let _ = timeouts::within(LAST_WORDS_PATIENCE, self.child.wait()).await;
-                        return Outcome::StartFailed(message);
-                    }
-                    Ok(Some(Report::Progress(line))) => {
-                        tell_progress(attempt, &line);
-                        yield_now().await;
-                    }
-                    Ok(Some(Report::Ended(ending))) => break Ok(ending),
-                    Ok(None) => break Err("it ended".to_owned()),
-                    Err(error) => break Err(error.to_string()),
+                    Ok(Report::Started { pid }) => self.leader = Pid::from_raw(pid),
+                    Ok(Report::StartFailed(message)) => return start_failed(&mut self.child, message).await,
+                    Ok(Report::Progress(line)) => tell_progress(attempt, &line).await,
+                    Ok(Report::Ended(ending)) => break Ok(ending),
+                    Err(how) => break Err(how),
                 },
                 () = result.take_more(&mut self.stdout), if !result.is_complete => {
                     if result.is_over_cap && !self.in_charge {
@@ -176,11 +160,7 @@ impl Guard {
                 }
                 () = &mut deadline, if has_deadline => {
                     if !self.in_charge {
-                        return Outcome::StartFailed(format!(
-                            "the guard was not ready within {}: is it a Jobmill, or a program whose `main` calls \
-                             `guard_main` first?",
-                            humantime::format_duration(start_timeout),
-                        ));
+                        return not_ready(start_timeout);
                     }
                     has_deadline = false;
                     orders.give_short(Order::Kill);
@@ -188,6 +168,16 @@ impl Guard {
             }
         };
 
+        self.conclude(ended, result, output).await
+    }
+
+    /// Ends the guard, and tells how its command went. `ended` is what the guard said, or how it was lost.
+    async fn conclude(
+        mut self,
+        ended: Result<Ending, String>,
+        mut result: ResultTaken,
+        mut output: OutputTaken<'_>,
+    ) -> Outcome {
         match ended {
             // Its number is free again.
             Ok(_) => self.leader = None,
@@ -263,6 +253,19 @@ impl Drop for Guard {
     }
 }
 
+/// A command could not be started. Its guard ends by itself, so that it can be reaped at once.
+async fn start_failed(guard: &mut Child, message: String) -> Outcome {
+    let _ = timeouts::within(LAST_WORDS_PATIENCE, guard.wait()).await;
+    Outcome::StartFailed(message)
+}
+
+fn not_ready(start_timeout: Duration) -> Outcome {
+    Outcome::StartFailed(format!(
+        "the guard was not ready within {}: is it a Jobmill, or a program whose `main` calls `guard_main` first?",
+        humantime::format_duration(start_timeout),
+    ))
+}
+
 /// Kills the group of a command whose guard may be lost. `leader` is what the guard told.
 ///
 /// Nobody may hold the leader's pid any more, but a group keeps its number while it has a member, and a number that is
@@ -283,6 +286,19 @@ impl<W: AsyncWrite + Unpin> Orders<W> {
         Ok(())
     }
 
+    /// Tells a guard that is ready what to run, once; or tells why not.
+    fn answer_ready(&mut self, version: u32, start: Option<Start>, attempt: &Attempt) -> Result<(), Outcome> {
+        let Some(start) = start.filter(|_| version == VERSION) else {
+            return Err(Outcome::StartFailed(format!(
+                "the guard is of another version of Jobmill: it speaks protocol {version}, not {VERSION}"
+            )));
+        };
+        let payload = Order::Payload(attempt.payload().clone());
+        self.give(Order::Start(start))
+            .and_then(|()| self.give(payload))
+            .map_err(|error| Outcome::StartFailed(format!("can't tell the guard what to run: {error}")))
+    }
+
     fn give_short(&mut self, order: Order) {
         // Only what is too large can't be framed.
         let _ = self.give(order);
@@ -301,18 +317,19 @@ impl<W: AsyncWrite + Unpin> Orders<W> {
     }
 }
 
-/// The next report; `None` when the guard is gone. Dropped half-way, it loses nothing.
-async fn next_report(inbox: &mut Inbox, listen: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Report>> {
+/// The next report; or how the guard was lost. Dropped half-way, it loses nothing.
+async fn next_report(inbox: &mut Inbox, listen: &mut (impl AsyncRead + Unpin)) -> Result<Report, String> {
+    let ended = || "it ended".to_owned();
     loop {
-        if let Some(frame) = inbox.next()? {
-            return Report::from_frame(frame).map(Some);
+        if let Some(frame) = inbox.next().map_err(|error| error.to_string())? {
+            return Report::from_frame(frame).map_err(|error| error.to_string());
         }
         match listen.read_buf(inbox.space()).await {
-            Ok(0) => return Ok(None),
+            Ok(0) => return Err(ended()),
             Ok(_) => {}
             // It left orders unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(ended()),
+            Err(error) => return Err(error.to_string()),
         }
     }
 }
@@ -384,8 +401,9 @@ fn tell(attempt: &Attempt, last_line: &mut Vec<u8>, line: &[u8]) {
     }
 }
 
-fn tell_progress(attempt: &Attempt, line: &[u8]) {
+async fn tell_progress(attempt: &Attempt, line: &[u8]) {
     if let Some(told) = progress::parse(line) {
         attempt.progress(told.fraction, &told.text, &told.step);
     }
+    yield_now().await;
 }
