@@ -2,11 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't read the sources has failed")]
 
+#[path = "tidy/functions.rs"]
+mod functions;
+#[path = "tidy/tokens.rs"]
+mod tokens;
+#[path = "tidy/uses.rs"]
+mod uses;
+
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
+
+use functions::functions;
+use uses::{Tree, circles};
 
 /// Which modules of the library each module may use. Calls go downward; what is not listed may use nothing.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -92,9 +102,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("lib", &[]),
+    ("lib", &["counters", "metrics", "traces"]),
+    ("cli", &[]),
     ("main", &["cli"]),
-    ("cli", &["cli"]),
 ];
 
 /// Words that only some places may use, and why.
@@ -153,6 +163,26 @@ const LONG: &[(&str, &str)] = &[];
 
 const LINES_MAX: usize = 500;
 
+/// Folders in which no file needs itself through others.
+const NO_CIRCLES: &[&str] = &[
+    "src/api/",
+    "src/cli/bench/",
+    "src/config/",
+    "src/counters/",
+    "src/job/",
+    "src/metrics/",
+    "src/settings/",
+];
+
+/// Functions that are longer than 70 lines, and why that is better than to split them.
+const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[(
+    "src/transition.rs",
+    "transition",
+    "one match with an arm for each event, which is read like a table",
+)];
+
+const FUNCTION_LINES_MAX: usize = 70;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -187,37 +217,9 @@ fn report(what: &str, faults: &BTreeSet<String>) {
     assert!(faults.is_empty(), "{what}:\n  {}", list.join("\n  "));
 }
 
-/// The top-level modules that a file's `crate::` paths name, `use crate::{…}` groups included.
-fn used_modules(code: &str) -> BTreeSet<String> {
-    let mut used = BTreeSet::new();
-    for part in code.split("crate::").skip(1) {
-        if let Some(group) = part.strip_prefix('{') {
-            let (mut depth, mut word, mut at_start) = (0, String::new(), true);
-            for c in group.chars() {
-                match c {
-                    '{' => depth += 1,
-                    '}' if depth == 0 => break,
-                    '}' => depth -= 1,
-                    ',' if depth == 0 => at_start = true,
-                    c if depth == 0 && at_start && (c.is_alphanumeric() || c == '_') => word.push(c),
-                    c if c.is_whitespace() => {}
-                    _ => at_start = false,
-                }
-                if !(c.is_alphanumeric() || c == '_' || word.is_empty()) {
-                    used.insert(std::mem::take(&mut word));
-                    at_start = c == ',' && depth == 0;
-                }
-            }
-            if !word.is_empty() {
-                used.insert(word);
-            }
-        } else {
-            let word: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            used.insert(word);
-        }
-    }
-    used.remove("self");
-    used
+/// The modules of the library and the program.
+fn tree() -> Tree {
+    Tree::read(&files("src", "rs"), &["src/lib.rs", "src/main.rs"])
 }
 
 fn module_of(file: &str) -> &str {
@@ -228,27 +230,73 @@ fn module_of(file: &str) -> &str {
 #[test]
 fn modules_use_only_what_is_below_them() {
     let mut faults = BTreeSet::new();
-    for (file, text) in files("src", "rs") {
-        let module = module_of(&file);
+    for (at, (module, allowed)) in MAY_USE.iter().enumerate() {
+        let below: Vec<_> = MAY_USE[..at].iter().map(|(below, _)| *below).collect();
+        for used in allowed.iter().filter(|used| !below.contains(used)) {
+            faults.insert(format!("`{module}` may use `{used}`, which is not listed before it"));
+        }
+    }
+    let tree = tree();
+    let mut needed = BTreeSet::new();
+    for (file, rooms) in tree.rooms() {
+        let module = module_of(file);
         let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == module) else {
             faults.insert(format!("{file}: the module `{module}` is not listed"));
             continue;
         };
-        for used in used_modules(&code(&text)) {
+        for used in rooms.into_iter().filter(|used| *used != module) {
             let known = MAY_USE.iter().any(|(name, _)| *name == used);
-            if known && used != module && !allowed.contains(&used.as_str()) {
+            if known && !allowed.contains(&used) {
                 faults.insert(format!("{file} uses crate::{used}"));
             }
+            needed.insert((module.to_owned(), used.to_owned()));
+        }
+    }
+    for (module, allowed) in MAY_USE {
+        for used in
+            allowed.iter().filter(|used| !needed.contains(&((*module).to_owned(), (**used).to_owned())))
+        {
+            faults.insert(format!("`{module}` may use `{used}`, and does not: take it off the list"));
         }
     }
     report("a module reaches where it must not (see ARCHITECTURE.md)", &faults);
 }
 
 #[test]
-fn the_reader_of_uses_reads_groups_and_paths() {
-    let code = "use crate::{\n    job::{Job, JobId},\n    store::Store,\n};\nlet x = crate::clock::now();";
-    let used: Vec<_> = used_modules(code).into_iter().collect();
-    assert_eq!(used, ["clock", "job", "store"]);
+fn no_file_needs_itself_through_others() {
+    let uses = tree().uses();
+    let circles = NO_CIRCLES.iter().flat_map(|folder| circles(&uses, folder)).collect();
+    report("circles of files; move what both need to where it belongs", &circles);
+}
+
+#[test]
+fn functions_are_short_or_say_why_not() {
+    let mut faults = BTreeSet::new();
+    let mut long = BTreeSet::new();
+    for (file, text) in files("src", "rs") {
+        for function in functions(&tokens::product(&text)) {
+            let name = (file.clone(), function.name);
+            let (excused, lines) = (
+                LONG_FUNCTIONS.iter().any(|(file, function, _)| (*file, *function) == (&*name.0, &*name.1)),
+                function.lines,
+            );
+            if lines > FUNCTION_LINES_MAX && !excused {
+                faults.insert(format!(
+                    "{}: `{}` has {lines} lines; split it, or list it here with the reason",
+                    name.0, name.1
+                ));
+            }
+            if lines > FUNCTION_LINES_MAX {
+                long.insert(name);
+            }
+        }
+    }
+    for (file, function, _) in LONG_FUNCTIONS {
+        if !long.contains(&((*file).to_owned(), (*function).to_owned())) {
+            faults.insert(format!("{file}: `{function}` is not long; take it off the list"));
+        }
+    }
+    report("long functions", &faults);
 }
 
 #[test]

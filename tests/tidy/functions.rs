@@ -1,0 +1,53 @@
+//! Finds functions and counts their lines.
+
+use super::tokens::{Placed, Token, closing};
+
+/// A function with a body.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    /// From the line of its name to that of its last brace, both included.
+    pub(crate) lines: usize,
+}
+
+/// The functions of a file, those within others too.
+pub(crate) fn functions(tokens: &[Placed]) -> Vec<Function> {
+    let starts = tokens.iter().enumerate().filter(|(_, (token, _))| token.is_word("fn"));
+    let found = starts.filter_map(|(at, (_, first))| {
+        let name = tokens.get(at + 1)?.0.word()?.to_owned();
+        let body = body(tokens, at)?;
+        let (_, last) = tokens.get(closing(tokens, body))?;
+        Some(Function { name, lines: last - first + 1 })
+    });
+    found.collect()
+}
+
+/// The brace that begins the body of a function; none where it has no body.
+fn body(tokens: &[Placed], mut at: usize) -> Option<usize> {
+    loop {
+        match tokens.get(at)?.0 {
+            Token::Sign('{') => return Some(at),
+            Token::Sign(';') => return None,
+            Token::Sign('(' | '[') => at = closing(tokens, at) + 1,
+            Token::Word(_) | Token::Separator | Token::Sign(_) | Token::Literal => at += 1,
+        }
+    }
+}
+
+#[test]
+fn functions_are_counted_from_their_name_to_their_last_brace() {
+    let code = "
+        trait A { fn a(&self) -> [u8; 2]; }
+        #[must_use]
+        fn b<T>(
+            f: fn(u8) -> T,
+        ) -> T
+        where T: Copy
+        {
+            fn c() {}
+            \"}\"
+        }";
+    let found = functions(&super::tokens::product(code));
+    let found: Vec<_> = found.iter().map(|function| (function.name.as_str(), function.lines)).collect();
+    assert_eq!(found, [("b", 8), ("c", 1)]);
+}
