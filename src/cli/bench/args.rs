@@ -50,6 +50,18 @@ pub(super) enum Group {
     Features,
     /// Flushes, bytes written and processor time for a job
     Cost,
+    /// All of the next five: Submit to an idle queue while another queue bears a burden
+    Burdens,
+    /// Submit to an idle queue while callers leave that waited for room in another
+    BurdenLeaving,
+    /// Submit to an idle queue while jobs of another fall due
+    BurdenDue,
+    /// Submit to an idle queue while large results come in for another
+    BurdenResults,
+    /// Submit to an idle queue while another is purged
+    BurdenPurge,
+    /// Submit to an idle queue while retention is behind in another
+    BurdenRetention,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -61,6 +73,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 impl Group {
+    /// Every figure once: all groups but the one that holds others.
+    pub(super) fn each() -> impl Iterator<Item = Group> {
+        Group::value_variants().iter().copied().filter(|group| *group != Group::Burdens)
+    }
+
     /// How many runs it takes.
     pub(super) fn steps(self, pairs: usize) -> u64 {
         let (of_each_pair, others) = match self {
@@ -73,6 +90,12 @@ impl Group {
             Group::Retention => (2, 1),
             Group::Features => (5, 0),
             Group::Cost => (0, 4),
+            Group::Burdens => (15, 0),
+            Group::BurdenLeaving
+            | Group::BurdenDue
+            | Group::BurdenResults
+            | Group::BurdenPurge
+            | Group::BurdenRetention => (3, 0),
         };
         (of_each_pair * pairs + others) as u64
     }

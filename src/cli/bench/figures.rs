@@ -294,7 +294,8 @@ impl Bench {
         ] {
             for (part, part_name) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
                 let value = millis(latencies, part);
-                let mut figure = Figure::new(format!("{name}, {PACE} a second, {part_name}"), value, "ms");
+                let name = format!("{name}, {PACE} a second, {part_name}");
+                let mut figure = Figure::new(&name, value, "ms").samples(latencies.count());
                 if part == 0.5 && name.starts_with("Submit") {
                     figure = figure.ratio(value / floor);
                 }

@@ -5,9 +5,11 @@
 
 mod args;
 mod backlog;
+mod burdens;
 mod cost;
 mod end_to_end;
 mod figures;
+mod gate;
 mod latencies;
 mod load;
 mod paced;

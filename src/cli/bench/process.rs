@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::server::{ASK_FLUSHES, Variant};
+use super::server::{ASK_FLUSHES, ASK_OPEN, ASK_WAITING, Variant};
 
 /// How long a server may take to start, to answer or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -97,9 +97,24 @@ impl ServerProcess {
 
     /// How many commits it has flushed since it started.
     pub(super) async fn flushes(&mut self) -> anyhow::Result<u64> {
-        self.questions.write_all(format!("{ASK_FLUSHES}\n").as_bytes()).await?;
+        self.ask(ASK_FLUSHES).await
+    }
+
+    /// How many attempts wait at its gate.
+    pub(super) async fn waiting_attempts(&mut self) -> anyhow::Result<u64> {
+        self.ask(ASK_WAITING).await
+    }
+
+    /// Opens its gate, and returns how many attempts that lets end.
+    pub(super) async fn open_gate(&mut self) -> anyhow::Result<u64> {
+        self.ask(ASK_OPEN).await
+    }
+
+    async fn ask(&mut self, question: &str) -> anyhow::Result<u64> {
+        self.questions.write_all(format!("{question}\n").as_bytes()).await?;
         let line = timeout(PATIENCE, self.answers.next_line()).await??;
-        line.and_then(|line| line.parse().ok()).ok_or_else(|| anyhow!("a server did not tell its flushes"))
+        line.and_then(|line| line.parse().ok())
+            .ok_or_else(|| anyhow!("a server did not answer the question `{question}`"))
     }
 
     /// The memory that is resident now, in bytes. Absent where the system does not tell.

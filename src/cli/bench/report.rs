@@ -60,11 +60,12 @@ pub(super) struct Figure {
     unit: &'static str,
     ratio: Option<f64>,
     bounds: Option<Bounds>,
+    samples: Option<usize>,
 }
 
 impl Figure {
     pub(super) fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
-        Figure { name: name.into(), value, unit, ratio: None, bounds: None }
+        Figure { name: name.into(), value, unit, ratio: None, bounds: None, samples: None }
     }
 
     /// What stands beside it.
@@ -76,6 +77,12 @@ impl Figure {
     /// What it is held to.
     pub(super) fn bounds(mut self, bounds: Bounds) -> Self {
         self.bounds = Some(bounds);
+        self
+    }
+
+    /// How many measurements it is taken from.
+    pub(super) fn samples(mut self, samples: usize) -> Self {
+        self.samples = Some(samples);
         self
     }
 
@@ -115,6 +122,7 @@ struct FigureJson<'a> {
     /// Absent where there is none.
     floor: Option<f64>,
     verdict: Option<Verdict>,
+    samples: Option<usize>,
 }
 
 impl Report {
@@ -131,6 +139,7 @@ impl Report {
                 goal: figure.bounds.map(|bounds| bounds.goal),
                 floor: figure.bounds.map(|bounds| bounds.floor).filter(|floor| floor.is_finite()),
                 verdict: figure.verdict().filter(|_| self.judged),
+                samples: figure.samples,
             })
             .collect();
         serde_json::json!({
@@ -148,7 +157,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN);
-        table.set_header(["figure", "value", "unit", "ratio", "goal", "floor", "verdict"]);
+        table.set_header(["figure", "value", "unit", "ratio", "goal", "floor", "verdict", "samples"]);
         for figure in &self.figures {
             let bound = |bound: fn(Bounds) -> f64| {
                 figure
@@ -173,6 +182,7 @@ impl fmt::Display for Report {
                     Some(verdict) if self.judged => verdict.to_string(),
                     Some(_) | None => String::new(),
                 }),
+                right(figure.samples.map(|samples| number(samples as f64)).unwrap_or_default()),
             ]);
         }
         writeln!(f, "{table}")?;
@@ -188,7 +198,7 @@ impl fmt::Display for Report {
 }
 
 /// A number with three digits that count, and its thousands apart.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     if value.abs() < 100.0 {
         let before_point = if value == 0.0 { 1 } else { value.abs().log10().floor() as i32 + 1 };
         let digits = usize::try_from(3 - before_point).unwrap_or(0).min(6);

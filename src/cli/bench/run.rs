@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{
@@ -14,7 +13,36 @@ use super::{
     load::Run,
     place::Place,
     report::Report,
-    session::{Bench, Sizes},
+    session::{Bench, BurdenSizes, Sizes},
+};
+
+const FULL: Sizes = Sizes {
+    waiting: 1_000_000,
+    warming: 200_000,
+    watchers_by_id: 10_000,
+    watchers_by_filter: 1_000,
+    burdens: BurdenSizes {
+        leaving: 1_000,
+        due: 50_000,
+        results: 1_000,
+        purged: 300_000,
+        overdue: 200_000,
+        samples: 500,
+    },
+};
+const QUICK: Sizes = Sizes {
+    waiting: 20_000,
+    warming: 10_000,
+    watchers_by_id: 1_000,
+    watchers_by_filter: 100,
+    burdens: BurdenSizes {
+        leaving: 50,
+        due: 5_000,
+        results: 50,
+        purged: 20_000,
+        overdue: 20_000,
+        samples: 0,
+    },
 };
 
 /// Measures, and writes what it found to stdout: as JSON or for people.
@@ -44,16 +72,12 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> ExitCode {
 async fn measure(args: BenchArgs) -> anyhow::Result<Report> {
     let BenchArgs { mut only, quick, seconds, pairs, dir } = args;
     if only.is_empty() {
-        only.extend(Group::value_variants());
+        only.extend(Group::each());
     }
     let counted = seconds.unwrap_or(Duration::from_millis(if quick { 300 } else { 2_000 }));
     let run = Run { warm_up: counted / 4, counted };
     let pairs = pairs.map_or(if quick { 1 } else { 5 }, usize::from);
-    let sizes = if quick {
-        Sizes { waiting: 20_000, warming: 10_000, watchers_by_id: 1_000, watchers_by_filter: 100 }
-    } else {
-        Sizes { waiting: 1_000_000, warming: 200_000, watchers_by_id: 10_000, watchers_by_filter: 1_000 }
-    };
+    let sizes = if quick { QUICK } else { FULL };
     let bar = ProgressBar::with_draw_target(
         Some(only.iter().map(|group| group.steps(pairs)).sum()),
         ProgressDrawTarget::stderr(),
@@ -75,6 +99,12 @@ async fn measure(args: BenchArgs) -> anyhow::Result<Report> {
             Group::Retention => bench.retention().await?,
             Group::Features => bench.features().await?,
             Group::Cost => bench.cost().await?,
+            Group::Burdens => bench.burdens().await?,
+            Group::BurdenLeaving => bench.leaving_callers().await?,
+            Group::BurdenDue => bench.due_jobs().await?,
+            Group::BurdenResults => bench.large_results().await?,
+            Group::BurdenPurge => bench.purge().await?,
+            Group::BurdenRetention => bench.overdue_jobs().await?,
         }
     }
     bench.bar.finish_and_clear();

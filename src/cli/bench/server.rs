@@ -37,7 +37,10 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::table::Table;
+use super::{
+    gate::{Gate, RESULT},
+    table::Table,
+};
 use crate::cli::logging;
 
 /// Jobs of this queue run at once, as long as few of them are under way.
@@ -53,6 +56,10 @@ pub(super) const CERTIFICATE: &str = "certificate.pem";
 pub(super) const KEY: &str = "key.pem";
 /// Asks the server's process for the number of its flushes.
 pub(super) const ASK_FLUSHES: &str = "flushes";
+/// Asks the server's process for the number of attempts that wait at its gate.
+pub(super) const ASK_WAITING: &str = "waiting";
+/// Has the server's process open its gate, and asks for the number of attempts that it lets pass.
+pub(super) const ASK_OPEN: &str = "open";
 /// A bounded queue that no run of the bench fills.
 const JOBS_MAX: u64 = 100_000_000;
 const BYTES_MAX: u64 = 1 << 40;
@@ -151,15 +158,22 @@ async fn serve_jobs(folder: PathBuf, variant: Variant) -> anyhow::Result<()> {
     variant.apply(&mut settings);
     let flushes = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&flushes);
+    let gate = Gate::closed();
     let server = Server::builder(settings)
         .handler(KIND, KindDefaults::default(), nothing)
+        .handler(RESULT, KindDefaults::default(), gate.handler())
         .around_store(|store| Box::new(CountingStore { store, flushes: counted }))
         .lost_log_lines(log.lost())
         .start()
         .await?;
     announce(server.local_addr().context("the server does not listen")?)?;
     let stopper = server.stopper();
-    let input_ended = answer_questions(flushes)?;
+    let input_ended = answer_questions(move |question| match question {
+        ASK_FLUSHES => flushes.load(Ordering::Relaxed),
+        ASK_WAITING => gate.waiting(),
+        ASK_OPEN => gate.open(),
+        _ => 0,
+    })?;
     tokio::spawn(async move {
         input_ended.cancelled().await;
         stopper.drain();
@@ -175,7 +189,7 @@ async fn serve_nothing(table_dir: Option<PathBuf>) -> anyhow::Result<()> {
     let table = table_dir.map(|folder| Table::open(&folder)).transpose()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("can't listen")?;
     announce(listener.local_addr()?)?;
-    let input_ended = answer_questions(Arc::default())?;
+    let input_ended = answer_questions(|_question| 0)?;
     let limits = LimitSettings::default();
     let listener =
         Listener::new(listener, limits.clone(), None, Arc::new(Audit::off()), Arc::default(), Clock::System);
@@ -194,7 +208,7 @@ fn announce(address: SocketAddr) -> io::Result<()> {
 
 /// Answers the bench's questions on a thread that may block; the token is cancelled when standard input ends, so that
 /// no server outlives its bench.
-fn answer_questions(flushes: Arc<AtomicU64>) -> io::Result<CancellationToken> {
+fn answer_questions(answer: impl Fn(&str) -> u64 + Send + 'static) -> io::Result<CancellationToken> {
     let ended = CancellationToken::new();
     let ending = ended.clone().drop_guard();
     // Ends with the process: a read of standard input can't be broken off.
@@ -202,7 +216,7 @@ fn answer_questions(flushes: Arc<AtomicU64>) -> io::Result<CancellationToken> {
         let _ending = ending;
         for line in io::stdin().lock().lines() {
             let Ok(line) = line else { return };
-            let answer = if line == ASK_FLUSHES { flushes.load(Ordering::Relaxed) } else { 0 };
+            let answer = answer(&line);
             let mut stdout = io::stdout();
             if writeln!(stdout, "{answer}").and_then(|()| stdout.flush()).is_err() {
                 return;

@@ -13,6 +13,23 @@ pub(super) struct Sizes {
     /// Watchers that have nothing to see.
     pub(super) watchers_by_id: usize,
     pub(super) watchers_by_filter: usize,
+    pub(super) burdens: BurdenSizes,
+}
+
+/// Sizes of the burdens on one queue while another one is measured.
+pub(super) struct BurdenSizes {
+    /// Callers who leave.
+    pub(super) leaving: usize,
+    /// Jobs that fall due at once.
+    pub(super) due: u64,
+    /// Results that come in at once.
+    pub(super) results: u64,
+    /// Waiting jobs that are purged.
+    pub(super) purged: u64,
+    /// Ended jobs that retention has not deleted yet.
+    pub(super) overdue: u64,
+    /// Samples beside each burden, at least.
+    pub(super) samples: usize,
 }
 
 /// A bench under way.

@@ -20,7 +20,7 @@ use super::{
 /// So many streams, each on a connection of its own.
 pub(super) const STREAMS: usize = 4;
 /// A message takes as many items as there are credits, up to so many.
-const ITEMS_MAX: usize = 256;
+pub(super) const ITEMS_MAX: usize = 256;
 /// Messages on their way into a stream.
 const MESSAGES_MAX: usize = 2;
 
@@ -92,13 +92,14 @@ pub(super) async fn submit(uri: &str, queue: &'static str, run: Run) -> anyhow::
 }
 
 /// Messages with equal items, encoded once.
-struct Items {
+pub(super) struct Items {
     all: Bytes,
     item_bytes: usize,
 }
 
 impl Items {
-    fn new(queue: &str, priority: i32) -> Self {
+    /// Items with jobs for a queue.
+    pub(super) fn new(queue: &str, priority: i32) -> Self {
         let item = v1::SubmitItem { job: Some(job(queue, priority)), ..v1::SubmitItem::default() };
         let one = v1::SubmitStreamRequest { items: vec![item], ..v1::SubmitStreamRequest::default() };
         let one = one.encode_to_vec();
@@ -110,7 +111,8 @@ impl Items {
         Items { all: all.freeze(), item_bytes: one.len() }
     }
 
-    fn message(&self, items: usize) -> Bytes {
+    /// A message with some items, [`ITEMS_MAX`] at most.
+    pub(super) fn message(&self, items: usize) -> Bytes {
         self.all.slice(..items * self.item_bytes)
     }
 }
