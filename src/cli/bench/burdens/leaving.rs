@@ -112,6 +112,11 @@ impl Burden for LeavingCallers {
         let joined: Vec<_> = stream::iter(joining).buffered(OPENED_AT_ONCE).try_collect().await?;
         self.callers.extend(joined);
         self.aside.until_waiters(self.callers.len() as u64).await?;
+        // Streams hand their items to the server one by one and take turns with other calls: so many calls later, the
+        // last item waits, too.
+        for _ in 0..ITEMS {
+            self.aside.submit().await?;
+        }
         self.all_wait()
     }
 
