@@ -19,19 +19,16 @@ use credentials::Credentials;
 use doors::{Doors, serve};
 pub use error::ServeError;
 use running::Running;
-use tokio::{
-    sync::{Notify, mpsc},
-    task::JoinHandle,
-};
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admission::{Admission, Queues},
+    admission::Admission,
     api::{Core, Outgoing},
     clock::Clock,
-    commit::{Committer, Committing, Handout},
     counters::{Counters, Health},
     dispatch::{Claims, Dispatch, Handlers},
+    engine::EngineSetup,
     execute::{
         Handler,
         closures::{ClosureHandler, Closures},
@@ -44,13 +41,12 @@ use crate::{
     listen::ListenStats,
     metrics::{Lost, Page, endpoint},
     settings::{DiskSettings, KindDefaults, Settings, StoreSettings},
-    store::{EngineSetup, Leftover, Reads, Store, memory::MemoryStore, sqlite::SqliteStore},
+    shard::{self, Committing},
+    store::{Leftover, Store, memory::MemoryStore, sqlite::SqliteStore},
     traces::Traces,
-    watch::{Hub, TokenIssuer},
+    watch::TokenIssuer,
 };
 
-/// All queues together have at most 100,000 slots, each with a claim and a cancel on its way at most.
-const HANDOUTS_MAX: usize = 200_000;
 /// The lock that commands of a killed server hold until they are gone.
 const COMMANDS_LOCK: &str = "commands.lock";
 
@@ -236,77 +232,32 @@ impl ServerBuilder {
             false => None,
         };
         let kinds = self.kinds()?;
-        let setup = EngineSetup {
-            present: self.clock.present(),
-            seed: rand::random(),
-            served_kinds: kinds.defaults.keys().cloned().collect(),
-            declared_queues: self.settings.queues.clone(),
-            retention: self.settings.retention,
-        };
         let traces = Traces::start(&self.settings.traces)?;
-        let store = self.open_store(setup).await?;
+        let store = self.open_store().await?;
+        let issuer = Arc::new(TokenIssuer::new(store.reader().identity()));
         let doors = Doors::open(&self.settings, credentials, &self.clock).await?;
-        self.assemble(store, doors, kinds, traces)
-    }
-
-    async fn open_store(&mut self, setup: EngineSetup) -> Result<Box<dyn Store>, ServeError> {
-        let (settings, disk) = (self.settings.store.clone(), self.settings.disk.clone());
-        let store = tokio::task::spawn_blocking(move || open(&settings, disk, setup))
-            .await
-            .unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))?;
-        if let StoreSettings::Folder(folder) = &self.settings.store {
-            // The store's own lock comes first: only the one server of the folder may wait for commands.
-            command::wait_for_commands(&commands_lock(folder)).await?;
-        }
-        Ok(match self.around_store.take() {
-            Some(around) => around(store),
-            None => store,
-        })
-    }
-
-    /// Starts the committer, and puts the other parts around it.
-    fn assemble(
-        self,
-        store: Box<dyn Store>,
-        doors: Doors,
-        kinds: Kinds,
-        traces: Traces,
-    ) -> Result<Server, ServeError> {
-        let Kinds { closures, handlers, defaults } = kinds;
+        let draining = CancellationToken::new();
+        let named = kinds.defaults.keys().map(String::as_str).filter(|kind| !names::is_reserved_kind(kind));
+        let counters = Arc::new(Counters::new(named, Health::new(draining.clone()))?);
         let reader = store.reader();
-        let infos = reader.queues()?;
+        let committing = take_over(shard::Parts {
+            store,
+            setup: self.setup(&kinds),
+            clock: self.clock.clone(),
+            counters: Arc::clone(&counters),
+            draining: draining.clone(),
+        })
+        .await?;
         leftover::tell(&Leftover::find(
-            &infos,
+            &reader.queues()?,
             &reader.tallies()?,
             |queue| self.settings.queues.contains_key(queue),
-            |kind| defaults.contains_key(kind),
+            |kind| kinds.defaults.contains_key(kind),
         ));
-        let queues = Arc::new(Queues::default());
-        queues.set(infos);
-        let (_, end) = reader.jobs(&[])?;
-        let hub = Arc::new(Hub::new(end));
-        let (handout_sender, handouts) = mpsc::channel(HANDOUTS_MAX);
-        let draining = CancellationToken::new();
-        let issuer = Arc::new(TokenIssuer::new(reader.identity()));
-        let reads = Reads::new(reader);
-        let kinds = defaults.keys().map(String::as_str).filter(|kind| !names::is_reserved_kind(kind));
-        let counters = Arc::new(Counters::new(kinds, Health::new(draining.clone()))?);
-        let committing = Committer {
-            store,
-            clock: self.clock.clone(),
-            queues: Arc::clone(&queues),
-            hub: Arc::clone(&hub),
-            handouts: handout_sender,
-            metrics: Arc::clone(&counters),
-            draining: draining.clone(),
-        }
-        .start(tokio::runtime::Handle::current())?;
         let limits = &self.settings.limits;
         let core = Core {
-            admission: Arc::new(Admission::new(queues, defaults)),
-            commit: committing.commit.clone(),
-            reads,
-            hub,
+            admission: Arc::new(Admission::new(Arc::clone(&committing.shard.queues), kinds.defaults)),
+            shard: committing.shard.clone(),
             issuer,
             clock: self.clock,
             outgoing: Outgoing::new(
@@ -320,14 +271,38 @@ impl ServerBuilder {
         let parts = Parts {
             core,
             committing,
-            handouts,
-            closures,
-            handlers,
+            closures: kinds.closures,
+            handlers: kinds.handlers,
             doors,
             lost_log_lines: self.lost_log_lines,
             drain_timeout: self.settings.drain_timeout,
         };
         Ok(parts.run())
+    }
+
+    async fn open_store(&mut self) -> Result<Box<dyn Store>, ServeError> {
+        let (settings, disk) = (self.settings.store.clone(), self.settings.disk.clone());
+        let store = tokio::task::spawn_blocking(move || open(&settings, &disk))
+            .await
+            .unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))?;
+        if let StoreSettings::Folder(folder) = &self.settings.store {
+            // The store's own lock comes first: only the one server of the folder may wait for commands.
+            command::wait_for_commands(&commands_lock(folder)).await?;
+        }
+        Ok(match self.around_store.take() {
+            Some(around) => around(store),
+            None => store,
+        })
+    }
+
+    fn setup(&self, kinds: &Kinds) -> EngineSetup {
+        EngineSetup {
+            present: self.clock.present(),
+            seed: rand::random(),
+            served_kinds: kinds.defaults.keys().cloned().collect(),
+            declared_queues: self.settings.queues.clone(),
+            retention: self.settings.retention,
+        }
     }
 
     fn kinds(&self) -> Result<Kinds, ServeError> {
@@ -369,14 +344,17 @@ fn commands_lock(folder: &Path) -> PathBuf {
     folder.join(COMMANDS_LOCK)
 }
 
-fn open(
-    settings: &StoreSettings,
-    disk: DiskSettings,
-    setup: EngineSetup,
-) -> Result<Box<dyn Store>, ServeError> {
+/// Puts back what a crash left in a store, and starts its committer. Another program may hold the store's lock.
+async fn take_over(parts: shard::Parts) -> Result<Committing, ServeError> {
+    let runtime = tokio::runtime::Handle::current();
+    let started = tokio::task::spawn_blocking(move || parts.start(runtime)).await;
+    Ok(started.map_err(|error| ServeError::Ended(error.to_string()))??)
+}
+
+fn open(settings: &StoreSettings, disk: &DiskSettings) -> Result<Box<dyn Store>, ServeError> {
     match settings {
-        StoreSettings::Memory => Ok(Box::new(MemoryStore::open(setup)?)),
-        StoreSettings::Folder(folder) => Ok(Box::new(SqliteStore::open_with(folder, disk, setup)?)),
+        StoreSettings::Memory => Ok(Box::new(MemoryStore::new())),
+        StoreSettings::Folder(folder) => Ok(Box::new(SqliteStore::open_with(folder, disk)?)),
     }
 }
 
@@ -391,7 +369,6 @@ struct Kinds {
 struct Parts {
     core: Core,
     committing: Committing,
-    handouts: mpsc::Receiver<Handout>,
     closures: Arc<Closures>,
     handlers: Handlers,
     doors: Doors,
@@ -405,11 +382,18 @@ impl Parts {
         let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
         let page = self.page();
         let handle = self.handle(page.clone(), stopper.drain.clone());
-        let Parts { core, committing, handouts, closures, handlers, doors, drain_timeout, .. } = self;
-        let Core { hub, reads, traces, draining, .. } = core.clone();
-        let following = tokio::spawn(handle::follow(Arc::clone(&closures), Arc::clone(&hub), reads.clone()));
-        let reports = committing.reports.clone();
-        let dispatch = Arc::new(Dispatch::new(handlers, reports, Arc::clone(&hub), reads, traces.clone()));
+        let Parts { core, committing, closures, handlers, doors, drain_timeout, .. } = self;
+        let Committing { shard, reports, handouts, ended, ends_with_this } = committing;
+        let Core { traces, draining, .. } = core.clone();
+        let following =
+            tokio::spawn(handle::follow(Arc::clone(&closures), Arc::clone(&shard.hub), shard.reads.clone()));
+        let dispatch = Arc::new(Dispatch::new(
+            handlers,
+            reports.clone(),
+            Arc::clone(&shard.hub),
+            shard.reads.clone(),
+            traces.clone(),
+        ));
         let attempts = TaskTracker::new();
         let claims = Claims::default();
         let farewell = CancellationToken::new();
@@ -419,11 +403,13 @@ impl Parts {
         let running = Running {
             serving: tokio::spawn(serve(core, doors.listening, farewell.clone())),
             dispatching: tokio::spawn(Arc::clone(&dispatch).run(handouts, attempts.clone(), claims.clone())),
-            committing,
+            shard,
+            reports,
+            ended,
+            ends_with_this,
             audit: doors.audit,
             dispatch,
             attempts,
-            hub,
             closures,
             following,
             showing,
@@ -449,9 +435,7 @@ impl Parts {
         let core = &self.core;
         Page {
             counters: Arc::clone(&core.counters),
-            reads: core.reads.clone(),
-            queues: Arc::clone(core.admission.queues()),
-            hub: Arc::clone(&core.hub),
+            shard: core.shard.clone(),
             connections: Arc::clone(&self.doors.connections),
             lost: Lost { log: self.lost_log_lines.clone(), audit: self.doors.audit.lost() },
             clock: core.clock.clone(),
@@ -463,9 +447,7 @@ impl Parts {
         let core = &self.core;
         Handle::new(handle::Parts {
             admission: Arc::clone(&core.admission),
-            commit: core.commit.clone(),
-            reads: core.reads.clone(),
-            hub: Arc::clone(&core.hub),
+            shard: core.shard.clone(),
             issuer: Arc::clone(&core.issuer),
             clock: core.clock.clone(),
             closures: Arc::clone(&self.closures),

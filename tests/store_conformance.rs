@@ -19,7 +19,6 @@ mod store {
     pub(crate) mod batch;
     pub(crate) mod build;
     pub(crate) mod rig;
-    #[expect(dead_code, reason = "the property test needs more of it")]
     pub(crate) mod subject;
 
     mod conformance {
@@ -27,10 +26,17 @@ mod store {
         mod clocks;
         mod controls;
         mod expiry;
+        mod fairness;
         mod feed;
+        mod flights;
+        mod names;
+        mod numbers;
         mod order;
+        mod purges;
         mod queues;
         mod recovery;
+        mod release;
+        mod request_life;
         mod requests;
         mod retention;
         mod room;

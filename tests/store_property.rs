@@ -9,15 +9,19 @@ mod store {
     #[expect(dead_code, reason = "the conformance suite needs more of it")]
     pub(crate) mod batch;
     pub(crate) mod build;
+    #[expect(dead_code, reason = "the conformance suite needs more of it")]
     pub(crate) mod subject;
 
     pub(crate) mod property {
         pub(crate) mod batch;
         pub(crate) mod ledger;
         pub(crate) mod machine;
+        pub(crate) mod numbers;
         pub(crate) mod order;
         pub(crate) mod planted;
         pub(crate) mod program;
+        pub(crate) mod purges;
+        pub(crate) mod reading;
         pub(crate) mod times;
         pub(crate) mod watchers;
     }
@@ -35,7 +39,7 @@ use std::{
 use store::{
     property::{
         machine::{Done, Open, run},
-        planted::{AnswersBeforeCommit, CountsByTheWall, ForgetsAttempts, SkipsEnds},
+        planted::{AnswersBeforeCommit, BeginsBehindItsClock, CountsByTheWall, ForgetsAttempts, SkipsEnds},
         program::{program, shrink},
     },
     subject::{Memory, Sqlite},
@@ -139,6 +143,12 @@ fn a_store_that_minds_when_the_clock_is_set_is_found() {
     let (_, violation) = found(CountsByTheWall::open);
     let told = ["a backoff ended after", "still backs off", "deleted by nobody", "still there after"];
     assert!(told.iter().any(|told| violation.contains(told)), "{violation}");
+}
+
+#[test]
+fn a_start_that_gives_numbers_from_before_its_clock_is_found() {
+    let (_, violation) = found(BeginsBehindItsClock::open);
+    assert!(violation.contains("begin with"), "{violation}");
 }
 
 #[test]

@@ -52,8 +52,8 @@ CREATE TABLE job (
 
 -- What may run, in the order in which it runs.
 CREATE INDEX job_ready ON job (queue, kind, rank, detail) WHERE state = 3;
--- What waits for its time.
-CREATE INDEX job_due ON job (state, detail) WHERE state IN (1, 5);
+-- What waits for its time, in each queue.
+CREATE INDEX job_due ON job (state, queue, detail) WHERE state IN (1, 5);
 -- What may be over before it starts.
 CREATE INDEX job_expiring ON job (expires) WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3);
 -- What runs.
@@ -91,7 +91,8 @@ CREATE TABLE request (
     digest BLOB    NOT NULL,
     first  INTEGER NOT NULL,
     count  INTEGER NOT NULL,
-    gone   INTEGER              -- since when the job is gone, by counters.retention
+    live   INTEGER NOT NULL,    -- how many of its jobs are not deleted
+    gone   INTEGER              -- since when none is left, by counters.retention
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX request_gone ON request (gone) WHERE gone IS NOT NULL;
 
@@ -100,8 +101,8 @@ CREATE TABLE tombstone (
     position INTEGER PRIMARY KEY,
     id       INTEGER NOT NULL,
     deleted  INTEGER NOT NULL, -- by counters.retention
-    queue    INTEGER NOT NULL,
-    kind     INTEGER NOT NULL,
+    queue    TEXT    NOT NULL, -- the name: its number may be another one's by now
+    kind     TEXT    NOT NULL,
     created  INTEGER NOT NULL,
     extras   TEXT
 ) STRICT;
@@ -118,10 +119,8 @@ CREATE TABLE tally (
 
 -- Purges under way.
 CREATE TABLE purge (
-    number  INTEGER PRIMARY KEY,
-    queue   INTEGER NOT NULL,
-    cursor  INTEGER NOT NULL,
-    last    INTEGER NOT NULL,
+    queue   INTEGER PRIMARY KEY,
+    last    INTEGER NOT NULL, -- the last job that it covers
     deleted INTEGER NOT NULL
 ) STRICT;
 
@@ -155,14 +154,13 @@ CREATE TABLE counters (
     last_id    INTEGER NOT NULL,
     last_lease INTEGER NOT NULL,
     floor      INTEGER NOT NULL,
-    last_purge INTEGER NOT NULL,
     store      BLOB    NOT NULL,
     wall       INTEGER,          -- what the clock said at the latest change
     backoffs   INTEGER,          -- the time by which backoffs end, then
     retention  INTEGER,          -- the time for which servers had run, then
     counted    INTEGER           -- up to when, by the clock, retention had counted
 ) STRICT;
-INSERT INTO counters VALUES (1, 0, 0, 0, 0, 0, randomblob(16), NULL, NULL, NULL, NULL);
+INSERT INTO counters (one, position, last_id, last_lease, floor, store) VALUES (1, 0, 0, 0, 0, randomblob(16));
 
 -- Rows that could not be read, as they were: what an operator may look into. Nothing else reads them.
 CREATE TABLE set_aside (

@@ -1,8 +1,6 @@
 //! May this job enter? What can be said before the committer decides: the queue is there, and something runs the kind.
 
-mod queues;
 pub(crate) mod rules;
-pub(crate) mod waiters;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,14 +10,13 @@ use std::{
 
 use bytes::Bytes;
 
-pub use queues::{Patience, QueueEntry, Queues};
 pub use rules::FieldFault;
 
 use crate::{
     clock::Timestamp,
+    engine::{NewJob, QueueEntry, Queues},
     job::{Extras, RetryPolicy, names},
     settings::KindDefaults,
-    store::NewJob,
 };
 
 /// A job as a client describes it, checked field by field. Absent means the kind's default.

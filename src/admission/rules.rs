@@ -212,7 +212,11 @@ pub(crate) fn shown(text: &str) -> String {
 
 /// The key and digest of a request that may be repeated. The digest is of what the client said, not of the defaults,
 /// so that a repeat is known again after the defaults have changed.
-pub(crate) fn request(request_id: &str, operation: &str, jobs: &[JobDraft]) -> Option<RequestId> {
+pub(crate) fn request<'a>(
+    request_id: &str,
+    operation: &str,
+    jobs: impl IntoIterator<Item = &'a JobDraft>,
+) -> Option<RequestId> {
     if request_id.is_empty() {
         return None;
     }

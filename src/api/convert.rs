@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    admission::QueueEntry,
     clock::Timestamp,
+    engine::QueueEntry,
     job::{AttemptRecord, Failure, Job, Progress, RetryPolicy, State, StateName, Tally},
     proto::v1,
     settings::{Keep, QueueRetention, QueueSettings, WhenFull},

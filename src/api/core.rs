@@ -9,20 +9,17 @@ use super::{errors, outgoing::Outgoing};
 use crate::{
     admission::Admission,
     clock::{Clock, Uptime},
-    commit::{Commit, answer_margin},
     counters::Counters,
-    store::Reads,
+    shard::{Shard, answer_margin},
     traces::Traces,
-    watch::{Hub, TokenIssuer},
+    watch::TokenIssuer,
 };
 
 /// What calls work with.
 #[derive(Clone)]
 pub(crate) struct Core {
     pub(crate) admission: Arc<Admission>,
-    pub(crate) commit: Commit,
-    pub(crate) reads: Reads,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) shard: Shard,
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
@@ -47,7 +44,7 @@ impl Core {
 
     /// Until when a call about a queue waits while the store takes nothing.
     pub(super) fn give_up(&self, queue: &str, deadline: Option<Uptime>) -> Uptime {
-        self.admission.queues().give_up(queue, self.clock.uptime(), deadline)
+        self.shard.queues.give_up(queue, self.clock.uptime(), deadline)
     }
 }
 

@@ -11,10 +11,10 @@ use super::sizes::UNFINISHED_MAX_BYTES;
 use crate::{
     access::Denied,
     admission::AdmissionError,
-    commit::Stopped,
+    engine::{ControlError, ControlRefusal, OfferError, OfferRefusal, QueueFull, Stopped},
     job::JobId,
     settings::Role,
-    store::{ControlRefusal, ErrorClass, OfferRefusal, StoreError, batch::QueueFull},
+    store::{ErrorClass, StoreError},
     watch::WatchError,
 };
 
@@ -52,9 +52,11 @@ impl Faults {
 
     /// The request, if nothing is wrong with it.
     pub(super) fn check(self) -> Result<(), Status> {
-        if self.found.is_empty() {
-            return Ok(());
-        }
+        if self.found.is_empty() { Ok(()) } else { Err(self.into_status()) }
+    }
+
+    /// The error that tells of them.
+    pub(super) fn into_status(self) -> Status {
         let told: Vec<_> =
             self.found.iter().map(|fault| format!("{}: {}", fault.field, fault.description)).collect();
         let told = told.join("; ");
@@ -62,7 +64,7 @@ impl Faults {
         let message = format!("{}{more}", crate::execute::cut(&told, MESSAGE_MAX_BYTES - more.len()));
         let mut details = ErrorDetails::with_bad_request(self.found);
         details.set_error_info("INVALID_REQUEST", DOMAIN, std::collections::HashMap::new());
-        Err(Status::with_error_details(Code::InvalidArgument, message, details))
+        Status::with_error_details(Code::InvalidArgument, message, details)
     }
 }
 
@@ -103,7 +105,7 @@ pub(super) fn queue_not_found(name: &str) -> Status {
     status(Code::NotFound, "QUEUE_NOT_FOUND", message, resource("queue", name))
 }
 
-pub(super) fn queue_full(full: &QueueFull, too_many_waiters: bool) -> Status {
+fn queue_full(full: &QueueFull, too_many_waiters: bool) -> Status {
     let (reason, message) = if too_many_waiters {
         ("TOO_MANY_WAITERS", format!("{full}, and as many submissions wait for room as may: try again later"))
     } else {
@@ -229,6 +231,25 @@ impl From<ControlRefusal> for Status {
             ControlRefusal::DiskFull => disk_full(&refusal),
             ControlRefusal::Locked => store_locked(&refusal),
             ControlRefusal::QueueFull(full) => queue_full(full, false),
+        }
+    }
+}
+
+impl From<OfferError> for Status {
+    fn from(error: OfferError) -> Self {
+        match error {
+            OfferError::Full { full, too_many_waiters } => queue_full(&full, too_many_waiters),
+            OfferError::Refused(refusal) => refusal.into(),
+            OfferError::Stopped(stopped) => stopped.into(),
+        }
+    }
+}
+
+impl From<ControlError> for Status {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Refused(refusal) => refusal.into(),
+            ControlError::Stopped(stopped) => stopped.into(),
         }
     }
 }

@@ -22,10 +22,10 @@ use super::{
 };
 use crate::{
     clock::Uptime,
-    commit::ControlAnswer,
+    engine::{Ask, Control, ControlRefusal},
     job::{Job, JobFilter, JobId},
     proto::v1::{self, job_queue_server::JobQueue},
-    store::{Control, ControlDone, Page, Scan, ScanOrder},
+    store::{Page, Scan, ScanOrder},
     watch::ResumeToken,
 };
 
@@ -50,24 +50,19 @@ impl JobQueueApi {
     }
 
     /// Changes a job, if the caller may. A job never goes to another queue, so that looking first is enough.
-    async fn job_control(
+    async fn job_control<T>(
         &self,
         caller: &Arc<Caller>,
         id: JobId,
-        control: Control,
         deadline: Option<Uptime>,
-    ) -> Result<Option<Arc<Job>>, Status> {
-        let found = self.core.reads.read(move |reader| reader.job(id)).await?;
+        make: impl FnOnce(Ask<T, ControlRefusal>) -> Control,
+    ) -> Result<T, Status> {
+        let found = self.core.shard.reads.read(move |reader| reader.job(id)).await?;
         let job = found.ok_or_else(|| errors::job_not_found(&id))?;
         caller.on_job(&job)?;
         let entry = caller.begin_job(id, Some(job.spec.queue.as_str()));
         let give_up = self.core.give_up(job.spec.queue.as_str(), deadline);
-        let done = match self.core.commit.control(control, give_up).await {
-            Ok(ControlAnswer::Decided(Ok(ControlDone::Job(job)))) => Ok(Some(job)),
-            Ok(ControlAnswer::Decided(Ok(_)) | ControlAnswer::Purged { .. }) => Ok(None),
-            Ok(ControlAnswer::Decided(Err(refusal))) => Err(refusal.into()),
-            Err(stopped) => Err(stopped.into()),
-        };
+        let done = self.core.shard.control(give_up, make).await.map_err(Status::from);
         entry.end(&done, |_| Vec::new());
         done
     }
@@ -88,7 +83,7 @@ impl JobQueueApi {
             let proto = match view {
                 v1::JobView::Full => {
                     // A job that has been deleted since is left out.
-                    let whole = self.core.reads.read(move |reader| reader.whole_job(id)).await?;
+                    let whole = self.core.shard.reads.read(move |reader| reader.whole_job(id)).await?;
                     whole.map(convert::whole_job)
                 }
                 v1::JobView::Basic | v1::JobView::Unspecified => Some(convert::job(&job)),
@@ -219,6 +214,7 @@ impl JobQueue for JobQueueApi {
         }
         let found = self
             .core
+            .shard
             .reads
             .read(move |reader| {
                 if whole {
@@ -232,7 +228,7 @@ impl JobQueue for JobQueueApi {
             return Err(errors::job_not_found(&id));
         };
         caller.on_job(&job)?;
-        let queue = self.core.admission.queues().get(job.spec.queue.as_str());
+        let queue = self.core.shard.queues.get(job.spec.queue.as_str());
         let runs_here = self.core.admission.runs(job.spec.kind.as_str());
         proto.pending_reason = convert::pending_reason(&job, queue.as_deref(), runs_here) as i32;
         Ok(outgoing::message(v1::GetJobResponse { job: Some(proto) }, share))
@@ -272,7 +268,7 @@ impl JobQueue for JobQueueApi {
                 budget: SCAN_BUDGET,
             };
             let filter = Arc::clone(&filter);
-            let page: Page = self.core.reads.read(move |reader| reader.scan(&filter, scan)).await?;
+            let page: Page = self.core.shard.reads.read(move |reader| reader.scan(&filter, scan)).await?;
             jobs.extend(page.jobs);
             next = page.next;
             budget = budget.saturating_sub(SCAN_BUDGET);
@@ -298,7 +294,7 @@ impl JobQueue for JobQueueApi {
         validator.finish()?;
         caller.on_filter(&filter)?;
         let (counts, exact) = if filter.is_tallied() {
-            let tallies = self.core.reads.read(|reader| reader.tallies()).await?;
+            let tallies = self.core.shard.reads.read(|reader| reader.tallies()).await?;
             let fitting = tallies.iter().filter(|tally| {
                 filter.matches_state(tally.state)
                     && filter.queue.as_deref().is_none_or(|queue| queue == tally.queue.as_str())
@@ -322,8 +318,8 @@ impl JobQueue for JobQueueApi {
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &call.into_inner().id);
         validator.finish()?;
-        let job = self.job_control(&caller, id, Control::Cancel(id), deadline).await?;
-        Ok(Response::new(v1::CancelJobResponse { job: job.as_deref().map(convert::job) }))
+        let job = self.job_control(&caller, id, deadline, |ask| Control::Cancel { id, ask }).await?;
+        Ok(Response::new(v1::CancelJobResponse { job: Some(convert::job(&job)) }))
     }
 
     async fn retry_job(
@@ -338,8 +334,8 @@ impl JobQueue for JobQueueApi {
         validator.request_id(&body.request_id);
         validator.finish()?;
         let request = request(&body.request_id, &format!("retry {id}"), &[]);
-        let job = self.job_control(&caller, id, Control::Retry { id, request }, deadline).await?;
-        Ok(Response::new(v1::RetryJobResponse { job: job.as_deref().map(convert::job) }))
+        let job = self.job_control(&caller, id, deadline, |ask| Control::Retry { id, request, ask }).await?;
+        Ok(Response::new(v1::RetryJobResponse { job: Some(convert::job(&job)) }))
     }
 
     async fn delete_job(
@@ -351,7 +347,7 @@ impl JobQueue for JobQueueApi {
         let mut validator = Validator::new(self.core.clock.now());
         let id = validator.job_id("id", &call.into_inner().id);
         validator.finish()?;
-        self.job_control(&caller, id, Control::Delete(id), deadline).await?;
+        self.job_control(&caller, id, deadline, |ask| Control::Delete { id, ask }).await?;
         Ok(Response::new(v1::DeleteJobResponse {}))
     }
 }
@@ -366,7 +362,7 @@ impl JobQueueApi {
             let scan =
                 Scan { order: ScanOrder::NewestFirst { before }, limit: SCAN_BUDGET, budget: SCAN_BUDGET };
             let filter = Arc::clone(&filter);
-            let page = self.core.reads.read(move |reader| reader.scan(&filter, scan)).await?;
+            let page = self.core.shard.reads.read(move |reader| reader.scan(&filter, scan)).await?;
             for job in &page.jobs {
                 *counts.entry(job.state.name()).or_insert(0) += 1;
             }

@@ -7,11 +7,10 @@ use tonic::{Request, Response, Status};
 use super::{caller::Caller, convert, core::Core, errors, validate::Validator};
 use crate::{
     clock::Uptime,
-    commit::ControlAnswer,
+    engine::{Ask, Control, ControlRefusal},
     job::Tally,
     proto::v1::{self, queue_service_server::QueueService},
     settings::QueueInfo,
-    store::{Control, ControlDone},
 };
 
 /// The QueueService.
@@ -33,46 +32,40 @@ impl QueueServiceApi {
     }
 
     /// Changes a queue, if the caller may.
-    async fn decide(
+    async fn control<T>(
         &self,
         caller: &Arc<Caller>,
         name: &str,
-        control: Control,
         deadline: Option<Uptime>,
-    ) -> Result<ControlAnswer, Status> {
+        make: impl FnOnce(Ask<T, ControlRefusal>) -> Control,
+    ) -> Result<T, Status> {
         caller.on_queue(name)?;
         let entry = caller.begin(Some(name));
-        let done = match self.core.commit.control(control, self.core.give_up(name, deadline)).await {
-            Ok(ControlAnswer::Decided(Err(refusal))) => Err(refusal.into()),
-            Ok(answer) => Ok(answer),
-            Err(stopped) => Err(stopped.into()),
-        };
+        let give_up = self.core.give_up(name, deadline);
+        let done = self.core.shard.control(give_up, make).await.map_err(Status::from);
         entry.end(&done, |_| Vec::new());
         done
     }
 
-    async fn control(
+    /// As [`QueueServiceApi::control`]; returns the queue after the change.
+    async fn change(
         &self,
         caller: &Arc<Caller>,
         name: &str,
-        control: Control,
         deadline: Option<Uptime>,
+        make: impl FnOnce(Ask<QueueInfo, ControlRefusal>) -> Control,
     ) -> Result<Option<v1::Queue>, Status> {
-        match self.decide(caller, name, control, deadline).await? {
-            ControlAnswer::Decided(Ok(ControlDone::Queue(info))) => {
-                let tallies = self.core.reads.read(|reader| reader.tallies()).await?;
-                Ok(Some(self.queue(info, &tallies).await?))
-            }
-            ControlAnswer::Decided(_) | ControlAnswer::Purged { .. } => Ok(None),
-        }
+        let info = self.control(caller, name, deadline, make).await?;
+        let tallies = self.core.shard.reads.read(|reader| reader.tallies()).await?;
+        Ok(Some(self.queue(info, &tallies).await?))
     }
 
     async fn queue(&self, info: QueueInfo, tallies: &[Tally]) -> Result<v1::Queue, Status> {
         let name = std::sync::Arc::clone(&info.name);
-        let oldest = self.core.reads.read(move |reader| reader.oldest_ready(&name)).await?;
+        let oldest = self.core.shard.reads.read(move |reader| reader.oldest_ready(&name)).await?;
         let own = || tallies.iter().filter(|tally| tally.queue == info.name);
         let live = || own().filter(|tally| !tally.state.is_done());
-        let waiters = self.core.admission.queues().get(info.name.as_str()).map_or(0, |queue| queue.waiters());
+        let waiters = self.core.shard.queues.get(info.name.as_str()).map_or(0, |queue| queue.waiters());
         let now = self.core.clock.now();
         Ok(v1::Queue {
             name: info.name.as_str().to_owned(),
@@ -104,12 +97,11 @@ impl QueueService for QueueServiceApi {
         let settings = validator.queue_settings(body.settings);
         validator.finish()?;
         let queue = self
-            .control(
-                &caller,
-                &body.name,
-                Control::CreateQueue { name: body.name.clone(), settings },
-                deadline,
-            )
+            .change(&caller, &body.name, deadline, |ask| Control::CreateQueue {
+                name: body.name.clone(),
+                settings,
+                ask,
+            })
             .await?;
         Ok(Response::new(v1::CreateQueueResponse { queue }))
     }
@@ -122,7 +114,7 @@ impl QueueService for QueueServiceApi {
         let name = self.checked_name(call.into_inner().name)?;
         caller.on_queue(&name)?;
         let (queues, tallies) =
-            self.core.reads.read(|reader| Ok((reader.queues()?, reader.tallies()?))).await?;
+            self.core.shard.reads.read(|reader| Ok((reader.queues()?, reader.tallies()?))).await?;
         let Some(info) = queues.into_iter().find(|queue| queue.name.as_str() == name) else {
             return Err(errors::queue_not_found(&name));
         };
@@ -136,7 +128,7 @@ impl QueueService for QueueServiceApi {
     ) -> Result<Response<v1::ListQueuesResponse>, Status> {
         let caller = Caller::of(&call)?;
         let (infos, tallies) =
-            self.core.reads.read(|reader| Ok((reader.queues()?, reader.tallies()?))).await?;
+            self.core.shard.reads.read(|reader| Ok((reader.queues()?, reader.tallies()?))).await?;
         let mut queues = Vec::with_capacity(infos.len());
         for info in infos.into_iter().filter(|info| caller.sees_queue(info.name.as_str())) {
             queues.push(self.queue(info, &tallies).await?);
@@ -156,12 +148,11 @@ impl QueueService for QueueServiceApi {
         let settings = validator.queue_settings(body.settings);
         validator.finish()?;
         let queue = self
-            .control(
-                &caller,
-                &body.name,
-                Control::UpdateQueue { name: body.name.clone(), settings },
-                deadline,
-            )
+            .change(&caller, &body.name, deadline, |ask| Control::UpdateQueue {
+                name: body.name.clone(),
+                settings,
+                ask,
+            })
             .await?;
         Ok(Response::new(v1::UpdateQueueResponse { queue }))
     }
@@ -173,7 +164,8 @@ impl QueueService for QueueServiceApi {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
         let name = self.checked_name(call.into_inner().name)?;
-        self.control(&caller, &name, Control::DeleteQueue { name: name.clone() }, deadline).await?;
+        self.control(&caller, &name, deadline, |ask| Control::DeleteQueue { name: name.clone(), ask })
+            .await?;
         Ok(Response::new(v1::DeleteQueueResponse {}))
     }
 
@@ -185,7 +177,11 @@ impl QueueService for QueueServiceApi {
         let deadline = self.core.deadline(&call);
         let name = self.checked_name(call.into_inner().name)?;
         let queue = self
-            .control(&caller, &name, Control::SetPaused { name: name.clone(), paused: true }, deadline)
+            .change(&caller, &name, deadline, |ask| Control::SetPaused {
+                name: name.clone(),
+                paused: true,
+                ask,
+            })
             .await?;
         Ok(Response::new(v1::PauseQueueResponse { queue }))
     }
@@ -198,7 +194,11 @@ impl QueueService for QueueServiceApi {
         let deadline = self.core.deadline(&call);
         let name = self.checked_name(call.into_inner().name)?;
         let queue = self
-            .control(&caller, &name, Control::SetPaused { name: name.clone(), paused: false }, deadline)
+            .change(&caller, &name, deadline, |ask| Control::SetPaused {
+                name: name.clone(),
+                paused: false,
+                ask,
+            })
             .await?;
         Ok(Response::new(v1::ResumeQueueResponse { queue }))
     }
@@ -210,11 +210,8 @@ impl QueueService for QueueServiceApi {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
         let name = self.checked_name(call.into_inner().name)?;
-        match self.decide(&caller, &name, Control::Purge { name: name.clone() }, deadline).await? {
-            ControlAnswer::Purged { deleted } => {
-                Ok(Response::new(v1::PurgeQueueResponse { deleted_jobs: deleted as i64 }))
-            }
-            ControlAnswer::Decided(_) => Err(Status::internal("a purge was decided at once")),
-        }
+        let deleted =
+            self.control(&caller, &name, deadline, |ask| Control::Purge { name: name.clone(), ask }).await?;
+        Ok(Response::new(v1::PurgeQueueResponse { deleted_jobs: deleted as i64 }))
     }
 }

@@ -12,13 +12,13 @@ use super::{
     validate::{BATCH_MAX, Validator, request},
 };
 use crate::{
-    admission::{JobDraft, Patience, QueueEntry},
+    admission::JobDraft,
     clock::Uptime,
-    commit::{SubmitAnswer, position_of},
-    job::{Job, RequestId},
+    engine::{NewJob, QueueEntry, Submitted},
+    job::{AtLeastOne, Job, RequestId},
     proto::v1,
     settings::WhenFull,
-    store::{NewJob, Offer, StoreError},
+    shard::{self, position_of},
     traces::Submission,
     watch::ResumeToken,
 };
@@ -40,21 +40,20 @@ impl Submitter<'_> {
     /// Offers checked drafts.
     async fn offer(
         &self,
-        drafts: Vec<JobDraft>,
+        drafts: AtLeastOne<JobDraft>,
         request_id: &str,
         request: Option<RequestId>,
         traceparent: &str,
         when_full: Option<WhenFull>,
         deadline: Option<Uptime>,
-    ) -> Result<SubmitAnswer, Status> {
-        let (queue, kind) =
-            drafts.first().map_or(("", ""), |draft| (draft.queue.as_str(), draft.kind.as_str()));
-        let mut span =
-            self.core.traces.submission(traceparent, (queue, kind), drafts.len(), self.core.clock.now());
+    ) -> Result<Submitted, Status> {
+        let of = (drafts.first.queue.as_str(), drafts.first.kind.as_str());
+        let mut span = self.core.traces.submission(traceparent, of, drafts.count(), self.core.clock.now());
         let offered = match self.admit(drafts, request_id, span.traceparent()) {
             Ok((jobs, queue)) => {
                 let patience = queue.patience(self.core.clock.uptime(), when_full, deadline);
-                self.decided(Offer { request, jobs, behind_waiters: false }, patience).await
+                let submission = shard::Submission { request, jobs, patience };
+                self.core.shard.submit(submission).await.map_err(Status::from)
             }
             Err(status) => Err(status),
         };
@@ -68,32 +67,18 @@ impl Submitter<'_> {
     /// Completes drafts; returns the first one's queue, too.
     fn admit(
         &self,
-        drafts: Vec<JobDraft>,
+        drafts: AtLeastOne<JobDraft>,
         request_id: &str,
         traceparent: &str,
-    ) -> Result<(Vec<NewJob>, Arc<QueueEntry>), Status> {
-        let mut jobs = Vec::with_capacity(drafts.len());
-        let mut queue = None;
-        let is_batch = drafts.len() > 1;
-        for (index, draft) in drafts.into_iter().enumerate() {
-            let (job, its_queue) =
-                self.core.admission.admit(draft, request_id, traceparent).map_err(|error| {
-                    errors::not_admitted(&error, is_batch.then(|| format!("jobs[{index}]")))
-                })?;
-            queue.get_or_insert(its_queue);
-            jobs.push(job);
-        }
-        let queue = queue.ok_or_else(|| Status::internal("a submission without jobs was let through"))?;
-        Ok((jobs, queue))
-    }
-
-    /// What the committer says to an offer: an error unless there are jobs for it.
-    async fn decided(&self, offer: Offer, patience: Patience) -> Result<SubmitAnswer, Status> {
-        match self.core.commit.submit(offer, patience).await? {
-            SubmitAnswer::Full { full, too_many_waiters } => Err(errors::queue_full(&full, too_many_waiters)),
-            SubmitAnswer::Refused(refusal) => Err(refusal.into()),
-            answer @ (SubmitAnswer::Created { .. } | SubmitAnswer::Seen { .. }) => Ok(answer),
-        }
+    ) -> Result<(AtLeastOne<NewJob>, Arc<QueueEntry>), Status> {
+        let is_batch = drafts.count() > 1;
+        let admit = |index: usize, draft| {
+            let admitted = self.core.admission.admit(draft, request_id, traceparent);
+            admitted.map_err(|error| errors::not_admitted(&error, is_batch.then(|| format!("jobs[{index}]"))))
+        };
+        let (first, queue) = admit(0, drafts.first)?;
+        let rest = drafts.rest.into_iter().zip(1..).map(|(draft, index)| Ok(admit(index, draft)?.0));
+        Ok((AtLeastOne { first, rest: rest.collect::<Result<_, Status>>()? }, queue))
     }
 
     /// Submits one job. `validator` has the faults of what else the request says.
@@ -113,17 +98,9 @@ impl Submitter<'_> {
         let entry = by.caller.begin(Some(&draft.queue));
         let request = request(request_id, "submit", std::slice::from_ref(&draft));
         let traceparent = traceparent(by.metadata);
-        let answer = self.offer(vec![draft], request_id, request, traceparent, when_full, by.deadline).await;
-        let submitted = answer.and_then(|answer| match answer {
-            SubmitAnswer::Created { mut jobs } => match jobs.pop() {
-                Some(job) => Ok((job, true)),
-                None => Err(StoreError::Corrupt("an accepted offer has no job".into()).into()),
-            },
-            SubmitAnswer::Seen { first, .. } => Ok((first, false)),
-            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {
-                Err(Status::internal("a refusal came as an answer"))
-            }
-        });
+        let draft = AtLeastOne::one(draft);
+        let answer = self.offer(draft, request_id, request, traceparent, when_full, by.deadline).await;
+        let submitted = answer.map(|answer| (Arc::clone(answer.first()), answer.is_new()));
         entry.end(&submitted, |(job, _)| vec![job.id.to_string()]);
         submitted
     }
@@ -139,40 +116,36 @@ impl Submitter<'_> {
         let mut validator = Validator::new(self.core.clock.now());
         validator.request_id(&body.request_id);
         let when_full = validator.when_full("when_full", body.when_full);
-        if body.jobs.is_empty() || body.jobs.len() > BATCH_MAX {
-            validator
-                .fault("jobs", format!("has {} entries; it must have 1 to {BATCH_MAX}", body.jobs.len()));
-            validator.finish()?;
-            return Err(Status::internal("a fault is no fault"));
-        }
-        let drafts: Vec<_> = body
-            .jobs
-            .into_iter()
-            .enumerate()
-            .map(|(index, spec)| validator.job_spec(&format_args!("jobs[{index}]"), Some(spec)))
-            .collect();
+        let count = body.jobs.len();
+        let specs = AtLeastOne::collect(body.jobs).filter(|specs| specs.count() <= BATCH_MAX);
+        let Some(specs) = specs else {
+            return Err(
+                validator.failed("jobs", format!("has {count} entries; it must have 1 to {BATCH_MAX}"))
+            );
+        };
+        let mut index = 0..;
+        let drafts = specs.map(|spec| {
+            let index = index.next().unwrap_or_default();
+            validator.job_spec(&format_args!("jobs[{index}]"), Some(spec))
+        });
         validator.finish()?;
         let queues: BTreeSet<&str> = drafts.iter().map(|draft| draft.queue.as_str()).collect();
         queues.iter().try_for_each(|queue| caller.on_queue(queue))?;
         let entry = caller.begin(Some(&queues.into_iter().collect::<Vec<_>>().join(" ")));
-        let request = request(&body.request_id, "submit batch", &drafts);
+        let request = request(&body.request_id, "submit batch", drafts.iter());
         let answer =
             self.offer(drafts, &body.request_id, request, traceparent(&metadata), when_full, deadline).await;
         entry.end(&answer, |answer| match answer {
-            SubmitAnswer::Created { jobs } => jobs.iter().map(|job| job.id.to_string()).collect(),
-            SubmitAnswer::Seen { first, .. } => vec![first.id.to_string()],
-            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => Vec::new(),
+            Submitted::Created { jobs } => jobs.iter().map(|job| job.id.to_string()).collect(),
+            Submitted::Seen { first, .. } => vec![first.id.to_string()],
         });
         let (ids, position, created) = match answer? {
-            SubmitAnswer::Created { jobs } => {
-                (jobs.iter().map(|job| job.id.to_string()).collect(), position_of(&jobs), true)
+            Submitted::Created { jobs } => {
+                (jobs.iter().map(|job| job.id.to_string()).collect(), position_of(jobs.iter()), true)
             }
-            SubmitAnswer::Seen { first, count } => {
+            Submitted::Seen { first, count } => {
                 let ids = (0..i64::from(count)).map(|offset| first.id.plus(offset).to_string()).collect();
                 (ids, first.position, false)
-            }
-            SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {
-                return Err(Status::internal("a refusal came as an answer"));
             }
         };
         // What a repeat's jobs did since is not told by this answer: a watch by ids tells their present state anyway.
@@ -194,14 +167,9 @@ impl Submitter<'_> {
 }
 
 /// Tells a span what its submission came to.
-pub(super) fn answered(span: &mut Submission, answer: &SubmitAnswer) {
+pub(super) fn answered(span: &mut Submission, answer: &Submitted) {
     match answer {
-        SubmitAnswer::Created { jobs } => {
-            if let Some(first) = jobs.first() {
-                span.accepted(first.id, jobs.len(), true);
-            }
-        }
-        SubmitAnswer::Seen { first, count } => span.accepted(first.id, *count as usize, false),
-        SubmitAnswer::Full { .. } | SubmitAnswer::Refused(_) => {}
+        Submitted::Created { jobs } => span.accepted(jobs.first.id, jobs.count(), true),
+        Submitted::Seen { first, count } => span.accepted(first.id, *count as usize, false),
     }
 }

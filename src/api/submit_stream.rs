@@ -22,12 +22,11 @@ use super::{
     validate::{Validator, request},
 };
 use crate::{
-    admission::Patience,
-    admission::waiters,
     clock::Uptime,
-    commit::{Answer, Stopped, SubmitAnswer},
+    engine::{self, OfferError, Stopped, Submitted},
+    job::AtLeastOne,
     proto::v1::{self, submit_result::Outcome},
-    store::{Offer, StoreError},
+    shard::{self, Answer},
     traces::Submission,
 };
 
@@ -44,7 +43,7 @@ pub(super) fn start(
 ) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + Send + use<> {
     let deadline = core.deadline(&call);
     let traceparent = traceparent(call.metadata()).to_owned();
-    let waits_as = waiters::Caller::default();
+    let waits_as = core.shard.caller();
     let requests = call.into_inner();
     let items = Items { core, caller, waits_as, traceparent, deadline, asked: VecDeque::new(), bytes: 0 };
     let stream = SubmitStream { requests, items, credits: 0, granted: CREDITS, phase: Phase::Open };
@@ -140,7 +139,7 @@ struct Items {
     core: Core,
     caller: Arc<Caller>,
     /// All items wait in one name, so that a stream takes one place among those who wait for room.
-    waits_as: waiters::Caller,
+    waits_as: engine::Caller,
     traceparent: String,
     deadline: Option<Uptime>,
     /// In the order of the client.
@@ -162,7 +161,7 @@ enum State {
     /// The committer has it.
     Waiting(Answer),
     /// The committer has decided.
-    Answered(Result<SubmitAnswer, Stopped>),
+    Answered(Result<Submitted, OfferError>),
     /// It did not get as far as the committer.
     Refused(Status),
 }
@@ -184,9 +183,7 @@ impl Items {
             item.job.as_ref().filter(|_| self.caller.audit.is_on()).map(|job| job.queue.as_str().into());
         let mut span = Submission::default();
         let state = match self.check(item, when_full, &mut span) {
-            Ok((offer, patience)) => {
-                State::Waiting(self.core.commit.offer(&self.waits_as, offer, patience).await?)
-            }
+            Ok(submission) => State::Waiting(self.core.shard.offer(&self.waits_as, submission).await?),
             Err(status) => State::Refused(status),
         };
         self.bytes += bytes;
@@ -194,13 +191,13 @@ impl Items {
         Ok(())
     }
 
-    /// The offer that an item is, and until when it waits. A valid item gets a span.
+    /// The submission that an item is. A valid item gets a span.
     fn check(
         &self,
         item: v1::SubmitItem,
         when_full: i32,
         span: &mut Submission,
-    ) -> Result<(Offer, Patience), Status> {
+    ) -> Result<shard::Submission, Status> {
         let core = &self.core;
         let mut validator = Validator::new(core.clock.now());
         let draft = validator.job_spec(&"job", item.job);
@@ -216,7 +213,7 @@ impl Items {
             .admit(draft, &item.request_id, span.traceparent())
             .map_err(|error| errors::not_admitted(&error, None))?;
         let patience = queue.patience(core.clock.uptime(), when_full, self.deadline);
-        Ok((Offer { request, jobs: vec![job], behind_waiters: false }, patience))
+        Ok(shard::Submission { request, jobs: AtLeastOne::one(job), patience })
     }
 
     /// The results that are there, as many as go into a message. With an error, the stream must end after them: what
@@ -266,27 +263,17 @@ impl Items {
     /// What an answer says to the client; an error where the outcome is unknown.
     fn outcome(
         &self,
-        answer: Result<SubmitAnswer, Stopped>,
+        answer: Result<Submitted, OfferError>,
         span: &mut Submission,
     ) -> Result<Outcome, Status> {
-        let core = &self.core;
-        let answer = match answer {
-            Err(stopped @ Stopped::Refused) => return Ok(refused(core, &stopped.into(), span)),
-            Err(stopped @ Stopped::Unknown) => return Err(stopped.into()),
-            Ok(answer) => answer,
-        };
-        answered(span, &answer);
-        Ok(match answer {
-            SubmitAnswer::Created { jobs } => match jobs.first() {
-                Some(job) => accepted(job.id, true),
-                None => return Err(StoreError::Corrupt("an accepted offer has no job".into()).into()),
-            },
-            SubmitAnswer::Seen { first, .. } => accepted(first.id, false),
-            SubmitAnswer::Full { full, too_many_waiters } => {
-                refused(core, &errors::queue_full(&full, too_many_waiters), span)
+        match answer {
+            Ok(answer) => {
+                answered(span, &answer);
+                Ok(accepted(answer.first().id, answer.is_new()))
             }
-            SubmitAnswer::Refused(refusal) => refused(core, &refusal.into(), span),
-        })
+            Err(OfferError::Stopped(stopped @ Stopped::Unknown)) => Err(stopped.into()),
+            Err(error) => Ok(refused(&self.core, &error.into(), span)),
+        }
     }
 }
 

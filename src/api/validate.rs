@@ -60,6 +60,12 @@ impl Validator {
         self.faults.check()
     }
 
+    /// The error of a request that can't be read further.
+    pub(super) fn failed(mut self, field: impl Display, description: impl Into<String>) -> Status {
+        self.fault(field, description);
+        self.faults.into_status()
+    }
+
     pub(super) fn fault(&mut self, field: impl Display, description: impl Into<String>) {
         self.faults.add(field.to_string(), description);
     }

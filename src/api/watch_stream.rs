@@ -120,7 +120,7 @@ pub(super) async fn authorize(
         WatchRequest::Ids { .. } if caller.sees_all() => Ok(()),
         WatchRequest::Ids { ids, hidden, .. } => {
             let asked = ids.clone();
-            let (jobs, _) = core.reads.read(move |reader| reader.jobs(&asked)).await?;
+            let (jobs, _) = core.shard.reads.read(move |reader| reader.jobs(&asked)).await?;
             // One that is not there may be some day, in a queue of others.
             let sees = |job: Option<Job>| job.is_some_and(|job| caller.sees(&job));
             hidden.extend(ids.iter().copied().zip(jobs).filter_map(|(id, job)| (!sees(job)).then_some(id)));
@@ -138,16 +138,18 @@ pub(super) fn start(
     share: Arc<Share>,
 ) -> impl Stream<Item = Result<v1::WatchStatusResponse, Status>> + Send + use<> {
     let issuer = Arc::clone(&core.issuer);
-    let reads = core.reads.clone();
-    let watch = match request {
-        WatchRequest::Ids { ids, hidden, detail, output, resume } => {
-            let watch = IdsWatch::new(&core.hub, reads, issuer, &ids, hidden, detail, output, resume);
-            Watch::Ids(Box::new(watch))
-        }
-        WatchRequest::Filter { filter, detail, start, resync } => {
-            Watch::Filter(Box::new(FilterWatch::new(&core.hub, reads, issuer, filter, detail, start, resync)))
-        }
-    };
+    let reads = core.shard.reads.clone();
+    let watch =
+        match request {
+            WatchRequest::Ids { ids, hidden, detail, output, resume } => {
+                let watch =
+                    IdsWatch::new(&core.shard.hub, reads, issuer, &ids, hidden, detail, output, resume);
+                Watch::Ids(Box::new(watch))
+            }
+            WatchRequest::Filter { filter, detail, start, resync } => Watch::Filter(Box::new(
+                FilterWatch::new(&core.shard.hub, reads, issuer, filter, detail, start, resync),
+            )),
+        };
     let core = core.clone();
     futures_util::stream::unfold(
         (watch, None, (core, caller, share), false),
@@ -212,7 +214,7 @@ async fn complete(core: &Core, event: &WatchEvent, proto: &mut v1::WatchEvent) -
         return Ok(());
     };
     let id = job.id;
-    let Some(whole) = core.reads.read(move |reader| reader.whole_job(id)).await? else {
+    let Some(whole) = core.shard.reads.read(move |reader| reader.whole_job(id)).await? else {
         return Ok(());
     };
     let target = match &mut proto.event {

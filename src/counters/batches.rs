@@ -1,6 +1,9 @@
 //! The figures of batches: the life of jobs, as the change feed tells it, and what a batch took.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
@@ -18,6 +21,8 @@ pub(super) struct BatchCounters {
     pub(super) refused_reports: IntCounter,
     /// By name; the last one is for all other kinds.
     kinds: Vec<KindCounters>,
+    /// The places of kinds that have figures of their own.
+    places: HashMap<String, usize>,
 }
 
 /// The figures of a kind.
@@ -134,9 +139,12 @@ impl BatchCounters {
     ) -> Result<Self, MetricsError> {
         let families = KindFamilies::new(maker)?;
         let named: BTreeSet<&str> = kinds.into_iter().filter(|kind| *kind != OTHER).collect();
-        let kinds = named.into_iter().take(KINDS_MAX).chain([OTHER]).map(|kind| families.of(kind));
+        let kinds: Vec<_> =
+            named.into_iter().take(KINDS_MAX).chain([OTHER]).map(|kind| families.of(kind)).collect();
+        let places = kinds.iter().enumerate().map(|(place, kind)| (kind.name.clone(), place)).collect();
         Ok(BatchCounters {
-            kinds: kinds.collect(),
+            kinds,
+            places,
             commit_seconds: maker.histogram(
                 "jobmill_commit_seconds",
                 "What applying a batch took, its commit included.",
@@ -166,21 +174,10 @@ impl BatchCounters {
 }
 
 impl BatchCounters {
-    /// The figures of a kind. Kinds are numbered from 1 and few, so that their places fit into a list. A number may be
-    /// that of another kind by now.
-    pub(super) fn of(&self, kind: &Arc<Name>, places: &mut Vec<Option<(Arc<Name>, usize)>>) -> &KindCounters {
-        let number = kind.number as usize;
-        if number >= places.len() {
-            places.resize(number + 1, None);
-        }
-        let known = places[number].as_ref().filter(|(name, _)| name == kind).map(|(_, place)| *place);
-        let place = known.unwrap_or_else(|| {
-            let found = self.kinds.iter().position(|counters| counters.name == kind.as_str());
-            let place = found.unwrap_or(self.kinds.len() - 1);
-            places[number] = Some((Arc::clone(kind), place));
-            place
-        });
-        &self.kinds[place]
+    /// The figures of a kind.
+    pub(super) fn of(&self, kind: &Name) -> &KindCounters {
+        let place = self.places.get(kind.as_str()).copied();
+        &self.kinds[place.unwrap_or(self.kinds.len() - 1)]
     }
 }
 

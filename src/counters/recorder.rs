@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use super::set::Counters;
 use crate::{
     clock::Uptime,
-    job::{Change, JobId, Name, StateName},
-    store::{Applied, Receipt},
+    engine::Outcome,
+    job::{Change, JobId, StateName},
 };
 
 /// What a batch took.
@@ -22,33 +22,27 @@ pub(crate) struct BatchTimes {
 #[derive(Debug)]
 pub(crate) struct Recorder {
     counters: Arc<Counters>,
-    /// The place of a kind's figures, by the kind's number.
-    places: Vec<Option<(Arc<Name>, usize)>>,
     /// When the attempts began that run. What the wall clock said then and says in the end tells nothing if it was set.
     running: HashMap<JobId, Uptime>,
 }
 
 impl Recorder {
     pub(crate) fn new(counters: Arc<Counters>) -> Self {
-        Recorder { counters, places: Vec::new(), running: HashMap::new() }
+        Recorder { counters, running: HashMap::new() }
     }
 
     /// Counts what a batch did.
-    pub(crate) fn batch(&mut self, applied: &Applied, times: BatchTimes, now: Uptime) {
-        let Recorder { counters, places, running } = self;
+    pub(crate) fn batch(&mut self, outcome: &Outcome, times: BatchTimes, now: Uptime) {
+        let Recorder { counters, running } = self;
         let batches = &counters.batches;
         batches.commit_seconds.observe(times.commit.as_secs_f64());
         batches.flush_seconds.observe(times.flush.as_secs_f64());
-        if !applied.changes.is_empty() {
-            batches.changes.observe(applied.changes.len() as f64);
+        if !outcome.changes.is_empty() {
+            batches.changes.observe(outcome.changes.len() as f64);
         }
-        for receipt in &applied.offers {
-            if let Receipt::Seen { .. } = receipt {
-                batches.repeated.inc();
-            }
-        }
-        for claim in &applied.claims {
-            let kind = batches.of(&claim.job.spec.kind, places);
+        batches.repeated.inc_by(outcome.repeats as u64);
+        for claim in &outcome.claims {
+            let kind = batches.of(&claim.job.spec.kind);
             kind.started.inc();
             if claim.job.attempt > 1 {
                 kind.retries.inc();
@@ -56,7 +50,7 @@ impl Recorder {
             let started = claim.job.started.unwrap_or(claim.ready);
             kind.wait_seconds.observe(started.since(claim.ready).as_secs_f64());
         }
-        for change in &applied.changes {
+        for change in &outcome.changes {
             match change {
                 Change::Job { job, before } => {
                     let ran_before = matches!(before, Some(StateName::Running | StateName::Cancelling));
@@ -69,7 +63,7 @@ impl Recorder {
                         // A job that runs goes on, and most that don't never did.
                         (true, true) | (false, false) => None,
                     };
-                    batches.of(&job.spec.kind, places).changed(job, *before, ran);
+                    batches.of(&job.spec.kind).changed(job, *before, ran);
                 }
                 Change::Deleted(tombstone) => {
                     // One that was set aside may have run.
@@ -78,7 +72,6 @@ impl Recorder {
                 }
             }
         }
-        let refused = applied.reports.iter().filter(|report| report.is_err()).count();
-        batches.refused_reports.inc_by(refused as u64);
+        batches.refused_reports.inc_by(outcome.late_reports.len() as u64);
     }
 }

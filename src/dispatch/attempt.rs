@@ -12,9 +12,9 @@ use tracing::Instrument;
 
 use super::{Dispatch, output::AttemptVoice};
 use crate::{
+    engine::{Ask, Claim, Report, ReportBody},
     execute::{Attempt, HandlerError, command::RESULT_MAX_BYTES, cut},
     job::{Failure, FailureReason, Job, Output},
-    store::{Claim, Report, ReportBody},
     timeouts,
 };
 
@@ -51,7 +51,7 @@ impl Dispatch {
         }
         self.forget(lease);
         if let Some(body) = body {
-            self.reports.ended(Report { id, lease, body });
+            self.reports.ended(Report { id, lease, body, ask: Ask::unheard() });
         }
     }
 

@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    commit::{Handout, Reports},
     execute::Handler,
     job::LeaseToken,
+    shard::{Handout, Reports},
     store::Reads,
     traces::Traces,
     watch::Hub,

@@ -14,10 +14,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    commit::Reports,
+    engine::{Ask, Report, ReportBody},
     execute::{AttemptReports, command::OUTPUT_LINE_MAX_BYTES},
     job::{JobId, LeaseToken, Progress},
-    store::{Report, ReportBody},
+    shard::Reports,
     timeouts,
     watch::{Hub, OutputLine},
 };
@@ -85,7 +85,7 @@ impl AttemptVoice {
             let latest = self.said.lock().progress.take();
             if let Some(progress) = latest {
                 let body = ReportBody::Progress(Arc::new(progress));
-                reports.progress(Report { id: self.id, lease: self.lease, body });
+                reports.progress(Report { id: self.id, lease: self.lease, body, ask: Ask::unheard() });
             }
             tokio::time::sleep(PROGRESS_EVERY).await;
         }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::{
     admission::{AdmissionError, FieldFault},
-    commit::Stopped,
+    engine::{ControlError, ControlRefusal, OfferError, OfferRefusal, QueueFull, Stopped},
     job::{Failure, JobId, StateName},
-    store::{ControlRefusal, OfferRefusal, StoreError, batch::QueueFull},
+    store::StoreError,
     watch::WatchError,
 };
 
@@ -34,9 +34,16 @@ pub enum SubmitError {
     /// with the same `request_id`.
     #[error(transparent)]
     Stopped(#[from] Stopped),
-    /// The store contradicts itself.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+}
+
+impl From<OfferError> for SubmitError {
+    fn from(error: OfferError) -> Self {
+        match error {
+            OfferError::Full { full, too_many_waiters } => SubmitError::Full { full, too_many_waiters },
+            OfferError::Refused(refusal) => refusal.into(),
+            OfferError::Stopped(stopped) => stopped.into(),
+        }
+    }
 }
 
 impl SubmitError {
@@ -49,7 +56,6 @@ impl SubmitError {
             SubmitError::Full { too_many_waiters: false, .. } => "QUEUE_FULL",
             SubmitError::Full { too_many_waiters: true, .. } => "TOO_MANY_WAITERS",
             SubmitError::Stopped(stopped) => stopped.reason(),
-            SubmitError::Store(_) => "STORE_FAILED",
         }
     }
 }
@@ -67,9 +73,15 @@ pub enum CancelError {
     /// The server has stopped. Where it is not known whether the job was cancelled, cancel it again: that is no error.
     #[error(transparent)]
     Stopped(#[from] Stopped),
-    /// The store contradicts itself.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+}
+
+impl From<ControlError> for CancelError {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Refused(refusal) => refusal.into(),
+            ControlError::Stopped(stopped) => stopped.into(),
+        }
+    }
 }
 
 /// Why a job's end was not seen.

@@ -20,14 +20,15 @@ pub use watch::{JobEvent, JobWatch, Outcome};
 use crate::{
     admission::{Admission, JobDraft, rules},
     clock::Clock,
-    commit::{Commit, ControlAnswer, Stopped, SubmitAnswer},
+    engine::{Control, Stopped},
     execute::{Attempt, HandlerError, closures::Closures},
-    job::{Job, JobId, Output, RequestId},
+    job::{AtLeastOne, Job, JobId, Output, RequestId},
     metrics::{Page, PageError},
     settings::DEFAULT_QUEUE,
-    store::{Control, ControlDone, Offer, Reads, StoreError, WholeJob},
+    shard::{Shard, Submission},
+    store::{StoreError, WholeJob},
     traces::Traces,
-    watch::{Hub, Tail, TokenIssuer},
+    watch::{Tail, TokenIssuer},
 };
 
 /// Uses a running server from its own process. Clones are of the same server.
@@ -41,9 +42,7 @@ pub struct Handle {
 /// What a handle works with.
 pub(crate) struct Parts {
     pub(crate) admission: Arc<Admission>,
-    pub(crate) commit: Commit,
-    pub(crate) reads: Reads,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) shard: Shard,
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
     pub(crate) closures: Arc<Closures>,
@@ -152,7 +151,7 @@ impl Handle {
         let closure =
             Box::new(move |attempt| -> crate::execute::HandlerFuture { Box::pin(closure(attempt)) });
         // Before the job is offered: it may start before this call hears of it.
-        let offered = self.parts.closures.offer(closure, Tail::end_of(&self.parts.hub));
+        let offered = self.parts.closures.offer(closure, Tail::end_of(&self.parts.shard.hub));
         let Some(offered) = offered else {
             return Err(Stopped::Refused.into());
         };
@@ -173,7 +172,7 @@ impl Handle {
     /// # Errors
     /// When the store can't be read.
     pub async fn get(&self, id: JobId) -> Result<Option<WholeJob>, StoreError> {
-        self.parts.reads.read(move |reader| reader.whole_job(id)).await
+        self.parts.shard.reads.read(move |reader| reader.whole_job(id)).await
     }
 
     /// Cancels a job: one that waits is CANCELLED at once; one that runs is asked to stop. To cancel it again is no error.
@@ -182,15 +181,9 @@ impl Handle {
     /// # Errors
     /// When no job has this id, it has ended, or the server has stopped.
     pub async fn cancel(&self, id: JobId) -> Result<Arc<Job>, CancelError> {
-        let Parts { admission, clock, commit, .. } = &*self.parts;
-        let give_up = admission.queues().give_up(DEFAULT_QUEUE, clock.uptime(), None);
-        match commit.control(Control::Cancel(id), give_up).await? {
-            ControlAnswer::Decided(Ok(ControlDone::Job(job))) => Ok(job),
-            ControlAnswer::Decided(Err(refusal)) => Err(refusal.into()),
-            ControlAnswer::Decided(Ok(_)) | ControlAnswer::Purged { .. } => {
-                Err(StoreError::Corrupt("a cancel was answered as something else".into()).into())
-            }
-        }
+        let Parts { clock, shard, .. } = &*self.parts;
+        let give_up = shard.queues.give_up(DEFAULT_QUEUE, clock.uptime(), None);
+        Ok(shard.control(give_up, |ask| Control::Cancel { id, ask }).await?)
     }
 
     /// The server's metrics in Prometheus' text format, as its own endpoint would serve them.
@@ -228,7 +221,7 @@ impl Handle {
         traceparent: &str,
     ) -> Result<Submitted, SubmitError> {
         let JobRequest { mut draft, delay, request_id, when_full, max_wait, traceparent: _ } = request;
-        let Parts { admission, commit, clock, .. } = &*self.parts;
+        let Parts { admission, shard, clock, .. } = &*self.parts;
         if let Some(delay) = delay {
             draft.run_time = Some(clock.now().after(delay));
         }
@@ -236,17 +229,9 @@ impl Handle {
         let (job, queue) = admission.admit(draft, &request_id, traceparent)?;
         let now = clock.uptime();
         let patience = queue.patience(now, when_full, max_wait.map(|wait| now.after(wait)));
-        let offer = Offer { request: repeatable, jobs: vec![job], behind_waiters: false };
-        let (job, created) = match commit.submit(offer, patience).await? {
-            SubmitAnswer::Created { mut jobs } => (jobs.pop(), true),
-            SubmitAnswer::Seen { first, .. } => (Some(first), false),
-            SubmitAnswer::Full { full, too_many_waiters } => {
-                return Err(SubmitError::Full { full, too_many_waiters });
-            }
-            SubmitAnswer::Refused(refusal) => return Err(refusal.into()),
-        };
-        let job = job.ok_or_else(|| StoreError::Corrupt("an accepted offer has no job".into()))?;
-        Ok(Submitted { job, created, handle: self.clone() })
+        let submission = Submission { request: repeatable, jobs: AtLeastOne::one(job), patience };
+        let accepted = shard.submit(submission).await?;
+        Ok(Submitted { job: Arc::clone(accepted.first()), created: accepted.is_new(), handle: self.clone() })
     }
 
     fn check(&self, draft: &JobDraft, request_id: &str) -> Result<(), SubmitError> {

@@ -117,7 +117,16 @@ fn begin(handle: &Handle, id: JobId) -> IdsWatch {
     let parts = &handle.parts;
     let issuer = Arc::clone(&parts.issuer);
     let hidden = HashSet::new();
-    IdsWatch::new(&parts.hub, parts.reads.clone(), issuer, &[id], hidden, Detail::EveryTransition, true, None)
+    IdsWatch::new(
+        &parts.shard.hub,
+        parts.shard.reads.clone(),
+        issuer,
+        &[id],
+        hidden,
+        Detail::EveryTransition,
+        true,
+        None,
+    )
 }
 
 /// What a watcher of one job in this process wants to hear: neither tokens nor the means to keep a connection alive.

@@ -1,5 +1,6 @@
 //! The shared vocabulary: what a job is, and what becomes of it.
 
+mod at_least_one;
 mod attempt;
 mod change;
 mod filter;
@@ -13,6 +14,7 @@ mod state;
 mod tally;
 
 pub use self::{
+    at_least_one::AtLeastOne,
     attempt::{AttemptRecord, Failure, FailureReason, Output, Progress},
     change::{Change, Changes, Tombstone},
     filter::JobFilter,

@@ -91,3 +91,8 @@ pub struct Job {
     /// Why its latest attempt did not succeed.
     pub failure: Option<Arc<Failure>>,
 }
+
+impl Job {
+    /// What every job counts against its queue's bytes, beside payload and labels.
+    pub const FIXED_BYTES: u64 = 256;
+}

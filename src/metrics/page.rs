@@ -6,23 +6,20 @@ use prometheus::{Gauge, GaugeVec, IntGauge, Opts, Registry, TextEncoder};
 
 use super::lost::Lost;
 use crate::{
-    admission::Queues,
     clock::{Clock, Present, Timestamp},
     counters::{Counters, Maker, MetricsError, label},
     job::StateName,
     listen::{ListenStats, Refused},
     settings::limits,
-    store::{Reader, Reads, StoreError},
-    watch::Hub,
+    shard::Shard,
+    store::{Reader, StoreError},
 };
 
 /// Where a page's figures come from.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
     pub(crate) counters: Arc<Counters>,
-    pub(crate) reads: Reads,
-    pub(crate) queues: Arc<Queues>,
-    pub(crate) hub: Arc<Hub>,
+    pub(crate) shard: Shard,
     pub(crate) connections: Arc<ListenStats>,
     pub(crate) lost: Lost,
     pub(crate) clock: Clock,
@@ -52,7 +49,7 @@ impl Page {
     pub(crate) async fn text(&self) -> Result<String, PageError> {
         let page = self.clone();
         // Off the runtime: with a thousand queues it takes a while, and the store is read.
-        self.reads.read(move |reader| Ok(page.write(reader))).await?
+        self.shard.reads.read(move |reader| Ok(page.write(reader))).await?
     }
 
     fn write(&self, reader: &dyn Reader) -> Result<String, PageError> {
@@ -110,7 +107,7 @@ impl Page {
             max_bytes.with_label_values(name).set(signed(queue.settings.max_bytes));
             consumers.with_label_values(name).set(queue.settings.consumers.into());
             paused.with_label_values(name).set(queue.paused.into());
-            let entry = self.queues.get(queue.name.as_str());
+            let entry = self.shard.queues.get(queue.name.as_str());
             waiters.with_label_values(name).set(entry.map_or(0, |entry| signed(entry.waiters())));
             let since = if ready > 0 { reader.oldest_ready(&queue.name)? } else { None };
             oldest.with_label_values(name).set(age(moment, since));
@@ -155,7 +152,7 @@ impl Page {
 
     fn read_rest(&self, reader: &dyn Reader, maker: &Maker) -> Result<(), PageError> {
         let watchers = maker.gauges("jobmill_watchers", "Watches under way.", &["by"])?;
-        let figures = self.hub.figures();
+        let figures = self.shard.hub.figures();
         watchers.with_label_values(&["ids"]).set(signed(figures.by_ids));
         watchers.with_label_values(&["filter"]).set(signed(figures.by_filter));
         let resyncs = maker.counter(

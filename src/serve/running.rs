@@ -3,18 +3,20 @@
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, task::JoinHandle};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use super::{ServeError, Stopper};
 use crate::{
     audit::Audit,
-    commit::Committing,
     dispatch::{Claims, Dispatch},
     execute::closures::Closures,
+    shard::{Reports, Shard},
     store::StoreError,
     timeouts,
     traces::Traces,
-    watch::Hub,
 };
 
 /// Attempts are asked to stop so long before a drain's deadline, or a quarter of the drain if that is shorter.
@@ -30,11 +32,15 @@ const CUT_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Running {
     pub(super) serving: JoinHandle<Result<(), ServeError>>,
     pub(super) dispatching: JoinHandle<()>,
-    pub(super) committing: Committing,
+    pub(super) shard: Shard,
+    pub(super) reports: Reports,
+    /// How the committer ends.
+    pub(super) ended: oneshot::Receiver<Result<(), StoreError>>,
+    /// Ends the committer where the runtime is shut down under the server.
+    pub(super) ends_with_this: DropGuard,
     pub(super) audit: Arc<Audit>,
     pub(super) dispatch: Arc<Dispatch>,
     pub(super) attempts: TaskTracker,
-    pub(super) hub: Arc<Hub>,
     pub(super) closures: Arc<Closures>,
     /// Lets go of closures that are of no use any more.
     pub(super) following: JoinHandle<Infallible>,
@@ -59,7 +65,7 @@ impl Running {
         let unexpected = |what: &str| (Err(ServeError::Ended(what.into())), None);
         let (reason, ended) = tokio::select! {
             () = self.stopper.drain.cancelled() => (Ok(()), None),
-            ended = &mut self.committing.ended => match ended {
+            ended = &mut self.ended => match ended {
                 Ok(Ok(())) => (Err(ServeError::Ended("the committer".into())), Some(ended)),
                 Ok(Err(_)) | Err(_) => (Ok(()), Some(ended)),
             },
@@ -89,18 +95,17 @@ impl Running {
 
     /// Ends at the deadline, give or take the moment that a cut takes. `ended` is how the committer ended, if it has.
     async fn drain(self, times: &Times, mut ended: Option<Ended>) -> Result<(), ServeError> {
-        let Running {
-            mut serving, dispatching, dispatch, attempts, hub, claims, stopper, traces, audit, ..
-        } = self;
-        let Committing { commit, reports, ended: mut committer, .. } = self.committing;
+        let Running { mut serving, dispatching, dispatch, attempts, claims, stopper, .. } = self;
+        let Running { traces, audit, shard, reports, ended: mut committer, ends_with_this: _guard, .. } =
+            self;
         self.draining.cancel();
-        hub.close();
+        shard.hub.close();
         self.farewell.cancel();
 
         let attempts_end = async {
             // After an empty batch nothing more is claimed; what was claimed before is on its way to dispatch. A disk
             // that hangs must not hold up the drain.
-            until(commit.flush(), &times.last_call).await;
+            until(shard.flush(), &times.last_call).await;
             claims.over.cancel();
             until(claims.started.cancelled(), &times.last_call).await;
             attempts.close();
@@ -119,12 +124,12 @@ impl Running {
         // What has ended goes to the disk, however long that takes, and those who called hear of it.
         let written = async {
             until(reports.are_written(), &times.are_over).await;
-            until(commit.flush(), &times.are_over).await;
+            until(shard.flush(), &times.are_over).await;
         };
         unless_ended(written, &mut committer, &mut ended).await;
         // Handles may outlive the server; what closures own must not.
         self.closures.close();
-        commit.end();
+        shard.end();
         // Dropping the store ends its checkpoint thread, too.
         let closing = async {
             if ended.is_none() {

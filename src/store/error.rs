@@ -4,24 +4,27 @@ use std::path::PathBuf;
 
 use crate::job::{JobId, Position};
 
+/// What the database's own library said.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// SQLite failed, or the disk under it.
+    /// The database failed, or the disk under it.
     #[error("the database failed")]
-    Sqlite(#[source] rusqlite::Error),
+    Database(#[source] Cause),
     /// Another program holds the database's lock.
     #[error("another program holds the database's lock")]
-    Locked(#[source] rusqlite::Error),
+    Locked(#[source] Cause),
     /// The file is no database, or is damaged.
     #[error(
         "the database is damaged, or is none: `jobmill doctor` tells more; restore a backup, or name another folder with \
          --data-dir"
     )]
-    Damaged(#[source] rusqlite::Error),
+    Damaged(#[source] Cause),
     /// There is no space left.
     #[error("the disk is full: make room where the data folder is")]
-    DiskFull(#[source] rusqlite::Error),
+    DiskFull(#[source] Cause),
     /// A newer version has made or changed the database; this one would misread it.
     #[error(
         "the database has a newer schema (version {found}) than this jobmill knows (up to version {known}): run the \
@@ -35,7 +38,7 @@ pub enum StoreError {
     },
     /// The schema could not be brought up to date.
     #[error("the database's schema could not be brought up to date")]
-    Migration(#[from] rusqlite_migration::Error),
+    Migration(#[source] Cause),
     /// A file or folder could not be used.
     #[error("{what} {path}")]
     File {
@@ -126,7 +129,9 @@ impl StoreError {
     pub fn class(&self) -> ErrorClass {
         match self {
             StoreError::Locked(_) | StoreError::DiskFull(_) => ErrorClass::Retryable,
-            StoreError::Sqlite(_) | StoreError::File { .. } | StoreError::Gone { .. } => ErrorClass::Unknown,
+            StoreError::Database(_) | StoreError::File { .. } | StoreError::Gone { .. } => {
+                ErrorClass::Unknown
+            }
             StoreError::Damaged(_)
             | StoreError::NewerSchema { .. }
             | StoreError::Migration(_)
@@ -135,21 +140,6 @@ impl StoreError {
             | StoreError::OldSqlite(_)
             | StoreError::Unreadable { .. }
             | StoreError::Corrupt(_) => ErrorClass::Fatal,
-        }
-    }
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DiskFull) => StoreError::DiskFull(error),
-            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
-                StoreError::Locked(error)
-            }
-            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-                StoreError::Damaged(error)
-            }
-            Some(_) | None => StoreError::Sqlite(error),
         }
     }
 }

@@ -1,31 +1,26 @@
 //! The store: the only truth, and the scheduler's index.
 //!
-//! A [`Store`] takes one [`Batch`] at a time and applies it in one transaction: either all of it is kept, flushed to
-//! disk, or none. What it decided comes back as [`Applied`]. Reading goes through [`Reader`]s, which never wait for a
-//! writer. `engine` holds the rules, once; [`memory`] and [`sqlite`] only keep rows.
+//! A [`Store`] is spoken to in sets: a batch is one [`Store::fetch`] of all that it reads and one [`Store::write`] of all
+//! that it writes, both in one transaction. It decides nothing. Reading goes through [`Reader`]s, which never wait for a
+//! writer.
 
-pub mod batch;
-pub(crate) mod engine;
 mod error;
 mod leftover;
 pub mod memory;
 mod names;
 mod reads;
+pub mod sets;
 pub mod sqlite;
 mod steps;
 
 use std::sync::Arc;
 
-pub use batch::{
-    Applied, Batch, Claim, Control, ControlDone, ControlRefusal, NewJob, Obstacle, Offer, OfferRefusal,
-    Receipt, Report, ReportBody, Unapplied,
-};
-pub use engine::EngineSetup;
-pub use error::{ErrorClass, Missing, StoreError};
+pub use error::{Cause, ErrorClass, Missing, StoreError};
 pub use leftover::Leftover;
 pub use names::{NameTable, Names};
 pub use reads::Reads;
-pub use steps::Steps;
+use sets::{Committed, Found, Loaded, Wants, Writes};
+pub use steps::{Step, Steps};
 
 use crate::{
     clock::Timestamp,
@@ -34,21 +29,43 @@ use crate::{
 };
 
 /// Keeps jobs.
+///
+/// Each call may block for as long as a disk or a network takes: the one thread that calls has nothing else to do
+/// meanwhile. A store across a network makes one round trip of each; it needs no runtime but its own.
 pub trait Store: Send {
-    /// Applies a batch in one transaction. When it returns, the batch is on disk, or, where the disk is full or another
-    /// program holds the database's lock, comes back in [`Applied::unapplied`].
+    /// The names that rows mention by number. Shared with the store's readers.
+    fn names(&self) -> Arc<Names>;
+
+    /// Reads what the engine keeps in memory, and the names.
     ///
     /// # Errors
-    /// After an error nothing is known about the batch: the process must end, and the next start recovers.
-    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError>;
+    /// When the store can't be read.
+    fn load(&mut self) -> Result<Loaded, StoreError>;
 
-    /// Checks that the store is still where it was opened; returns whether a batch is wanted, if only an empty one, to
-    /// set rows aside that could not be read. To be called every few seconds.
+    /// Begins a batch's transaction, and reads all that the batch wants.
+    ///
+    /// # Errors
+    /// Where the error is [`ErrorClass::Retryable`], nothing was begun. After any other one the process must end.
+    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError>;
+
+    /// Writes all that the batch has decided, and ends its transaction: when the call returns, all of it is on disk.
+    ///
+    /// # Errors
+    /// After [`StoreError::DiskFull`] nothing of the batch is on disk, and the transaction is over. After any other error
+    /// nothing is known about the batch: the process must end, and the next start recovers.
+    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError>;
+
+    /// Whether there are rows that could not be read and are not set aside yet.
+    fn has_unreadable(&self) -> bool {
+        false
+    }
+
+    /// Checks that the store is still where it was opened. To be called every few seconds.
     ///
     /// # Errors
     /// The files at the store's paths are others than those in use: the process must end.
-    fn check(&mut self) -> Result<bool, StoreError> {
-        Ok(false)
+    fn check(&mut self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     /// What there is room for. To be asked before each batch.
@@ -58,6 +75,12 @@ pub trait Store: Send {
 
     /// A handle that reads what is committed.
     fn reader(&self) -> Arc<dyn Reader>;
+}
+
+/// The name with this number, which a row mentions.
+fn named(table: &NameTable, number: u32) -> Result<Arc<Name>, StoreError> {
+    let unknown = || StoreError::Corrupt(format!("a row names the unknown queue or kind number {number}"));
+    table.get(number).ok_or_else(unknown)
 }
 
 /// What a store has room for.

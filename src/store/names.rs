@@ -10,7 +10,7 @@ use parking_lot::RwLock;
 use super::Steps;
 use crate::job::Name;
 
-/// The names of queues and kinds, and how the clock was set. Only the engine adds to them; readers look up.
+/// The names of queues and kinds, and how the clock was set. Only the engine changes them; readers look up.
 #[derive(Debug, Default)]
 pub struct Names {
     /// The names of queues.
@@ -29,9 +29,10 @@ pub struct NameTable {
 
 #[derive(Debug, Default)]
 struct Tables {
-    /// Absent where a number has no name.
-    by_number: Vec<Option<Arc<Name>>>,
+    by_number: HashMap<u32, Arc<Name>>,
+    /// Without those that are given up.
     by_text: HashMap<Box<str>, Arc<Name>>,
+    last_number: u32,
 }
 
 impl NameTable {
@@ -44,24 +45,12 @@ impl NameTable {
     /// The name with this number.
     #[must_use]
     pub fn get(&self, number: u32) -> Option<Arc<Name>> {
-        self.tables.read().by_number.get(number as usize).cloned().flatten()
+        self.tables.read().by_number.get(&number).cloned()
     }
 
-    /// All names, by number.
+    /// All names that can be found by their text.
     pub(crate) fn all(&self) -> Vec<Arc<Name>> {
-        self.tables.read().by_number.iter().flatten().cloned().collect()
-    }
-
-    /// How many names there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.tables.read().by_text.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.tables.read().by_text.values().cloned().collect()
     }
 
     /// Replaces all names by these, each with its number. A name that was there before stays the same object.
@@ -71,18 +60,36 @@ impl NameTable {
         for (number, text) in names {
             let same = before.by_text.get(text.as_str()).filter(|name| name.number == *number);
             let name = same.map_or_else(|| Name::new(*number, text), Arc::clone);
-            tables.by_number.resize(*number as usize, None);
-            tables.by_number.push(Some(Arc::clone(&name)));
+            tables.by_number.insert(*number, Arc::clone(&name));
             tables.by_text.insert(text.as_str().into(), name);
+            tables.last_number = tables.last_number.max(*number);
         }
     }
 
-    /// Gives the text the next number.
+    /// Gives the text a number that nothing has. A number that was given up comes again only after all others.
     pub(crate) fn add(&self, text: &str) -> Arc<Name> {
         let mut tables = self.tables.write();
-        let name = Name::new(u32::try_from(tables.by_number.len()).unwrap_or(u32::MAX), text);
-        tables.by_number.push(Some(Arc::clone(&name)));
+        let mut number = tables.last_number.wrapping_add(1);
+        while tables.by_number.contains_key(&number) {
+            number = number.wrapping_add(1);
+        }
+        tables.last_number = number;
+        let name = Name::new(number, text);
+        tables.by_number.insert(number, Arc::clone(&name));
         tables.by_text.insert(text.into(), Arc::clone(&name));
         name
+    }
+
+    /// Gives a name up: nothing new gets its number. Readers that began before can still look it up.
+    pub(crate) fn give_up(&self, name: &Name) {
+        let mut tables = self.tables.write();
+        if tables.by_text.get(name.as_str()).is_some_and(|found| found.number == name.number) {
+            tables.by_text.remove(name.as_str());
+        }
+    }
+
+    /// Forgets the number of a name that was given up.
+    pub(crate) fn forget(&self, number: u32) {
+        self.tables.write().by_number.remove(&number);
     }
 }

@@ -19,12 +19,13 @@ const STEPS_MAX: usize = 256;
 
 /// From this place in the feed on, the wall clock was ahead by as much, in microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Step {
-    pub(crate) position: Position,
+pub struct Step {
+    /// The place.
+    pub position: Position,
     /// Of the time by which retention counts.
-    pub(crate) of_retention: i64,
+    pub of_retention: i64,
     /// Of the time by which backoffs count.
-    pub(crate) of_backoffs: i64,
+    pub of_backoffs: i64,
 }
 
 /// All notes, oldest first. The engine writes them; the readers of rows need them, too.

@@ -113,13 +113,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock::{Present, Timestamp},
-        job::{Change, Changes, Identity, JobFilter, Name, Position, RetryPolicy, Tally},
+        clock::{Present, Timestamp, Uptime},
+        engine::{Ask, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, Submitted},
+        job::{AtLeastOne, Change, Changes, Identity, JobFilter, Name, Position, RetryPolicy, Tally},
         settings::{QueueInfo, QueueSettings, Retention},
-        store::{
-            Batch, Control, EngineSetup, NewJob, Offer, Page, Reader, Reads, Receipt, Scan, Store, StoreSize,
-            WholeJob, memory::MemoryStore,
-        },
+        shard::{Applied, Ledger},
+        store::{Page, Reader, Reads, Scan, Store, StoreSize, WholeJob, memory::MemoryStore},
     };
 
     const QUEUE: &str = "default";
@@ -192,7 +191,8 @@ mod tests {
 
     /// Jobs that change without end, and clients that watch all of them.
     struct Bench {
-        store: MemoryStore,
+        ledger: Ledger,
+        reader: Arc<dyn Reader>,
         hub: Arc<Hub>,
         reads: Reads,
         issuer: Arc<TokenIssuer>,
@@ -200,18 +200,26 @@ mod tests {
         clients: Vec<Client>,
     }
 
+    fn applied(ledger: &mut Ledger, batch: Batch) -> Outcome {
+        let Ok(Applied::Committed { mut outcome, .. }) = ledger.apply(batch) else { panic!("not applied") };
+        outcome.answer();
+        outcome
+    }
+
     impl Bench {
         fn new() -> Self {
             let present = Present::default();
             let queue = QueueSettings { consumers: 0, ..QueueSettings::default() };
-            let mut store = MemoryStore::open(EngineSetup {
+            let setup = EngineSetup {
                 present,
                 seed: 7,
                 served_kinds: Vec::new(),
                 declared_queues: [(QUEUE.to_owned(), queue)].into(),
                 retention: Retention::default(),
-            })
-            .unwrap();
+            };
+            let store = MemoryStore::new();
+            let reader = store.reader();
+            let mut ledger = Ledger::open(Box::new(store), &setup).unwrap();
             let job = NewJob {
                 queue: QUEUE.into(),
                 kind: "any".into(),
@@ -224,29 +232,35 @@ mod tests {
                 extras: None,
                 payload: bytes::Bytes::new(),
             };
-            let offer = Offer { request: None, jobs: vec![job; JOBS], behind_waiters: false };
-            let mut applied =
-                store.apply(Batch { present, offers: vec![offer], ..Batch::default() }).expect("a batch");
-            let Some(Receipt::Created { jobs }) = applied.offers.pop() else { panic!("refused") };
+            let jobs = AtLeastOne { first: job.clone(), rest: vec![job; JOBS - 1] };
+            let (ask, mut answer) = Ask::new(Uptime::MAX);
+            let offers = vec![Offer::new(None, jobs, CallerId::default(), None, ask)];
+            let applied = applied(&mut ledger, Batch { present, offers, ..Batch::default() });
+            let Ok(Ok(Submitted::Created { jobs })) = answer.try_recv() else { panic!("refused") };
             Bench {
                 hub: Arc::new(Hub::new(applied.position)),
-                reads: Reads::new(Arc::new(SmallPages(store.reader()))),
-                issuer: Arc::new(TokenIssuer::new(store.reader().identity())),
+                reads: Reads::new(Arc::new(SmallPages(Arc::clone(&reader)))),
+                issuer: Arc::new(TokenIssuer::new(reader.identity())),
                 ids: jobs.iter().map(|job| job.id).collect(),
-                store,
+                ledger,
+                reader,
                 clients: Vec::new(),
             }
         }
 
         /// Cancels each of these jobs that waits, and has each of them run again that was cancelled: a change each.
         fn change(&mut self, jobs: &[usize]) {
-            let reader = self.store.reader();
             for index in jobs {
                 let id = self.ids[*index];
-                let done = reader.job(id).unwrap().unwrap().state.is_done();
-                let control = if done { Control::Retry { id, request: None } } else { Control::Cancel(id) };
+                let done = self.reader.job(id).unwrap().unwrap().state.is_done();
+                let ask = Ask::unheard();
+                let control = if done {
+                    Control::Retry { id, request: None, ask }
+                } else {
+                    Control::Cancel { id, ask }
+                };
                 let batch = Batch { controls: vec![control], ..Batch::default() };
-                let applied = self.store.apply(batch).unwrap();
+                let applied = applied(&mut self.ledger, batch);
                 assert!(matches!(applied.changes[..], [Change::Job { .. }]));
                 self.hub.publish(applied.changes, applied.position);
             }
@@ -281,7 +295,7 @@ mod tests {
             };
             if now && !by_ids {
                 // What it knows from elsewhere.
-                let reader = self.store.reader();
+                let reader = Arc::clone(&self.reader);
                 client.revisions =
                     self.ids.iter().map(|id| (*id, reader.job(*id).unwrap().unwrap().revision)).collect();
             }
@@ -383,7 +397,7 @@ mod tests {
                         Step::Reconnect(client) => bench.reconnect(client % count),
                     }
                 }
-                let reader = bench.store.reader();
+                let reader = Arc::clone(&bench.reader);
                 for client in &mut bench.clients {
                     while client.read().await {}
                     for id in &bench.ids {

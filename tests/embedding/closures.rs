@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jobmill::{
     admission::AdmissionError,
     client::Client,
-    commit::Stopped,
+    engine::Stopped,
     execute::{Attempt, HandlerError},
     handle::{Handle, JobEvent, JobRequest, SpawnRequest, SubmitError},
     job::{FailureReason, JobId, Output, StateName, names::CLOSURE_KIND},

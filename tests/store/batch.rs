@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use jobmill::{
     clock::{Present, Timestamp, Wake},
+    engine::{ControlRefusal, NewJob, OfferRefusal, QueueFull, ReportBody, transition::Refusal},
     job::{Change, Job, JobId, LeaseToken, Position, RequestId},
     settings::{QueueInfo, QueueSettings, Retention},
-    store::{Control, ControlRefusal, NewJob, OfferRefusal, ReportBody, Space, batch::QueueFull},
-    transition::Refusal,
+    store::Space,
 };
 
 /// The start of a store.
@@ -44,13 +44,26 @@ pub(crate) struct Report {
     pub(crate) body: ReportBody,
 }
 
+/// A change of a job or a queue.
+#[derive(Clone, Debug)]
+pub(crate) enum Control {
+    Cancel(JobId),
+    Retry { id: JobId, request: Option<RequestId> },
+    Delete(JobId),
+    CreateQueue { name: String, settings: QueueSettings },
+    UpdateQueue { name: String, settings: QueueSettings },
+    DeleteQueue { name: String },
+    SetPaused { name: String, paused: bool },
+    Purge { name: String },
+}
+
 /// New jobs, all or none.
 #[derive(Clone, Debug)]
 pub(crate) struct Offer {
     pub(crate) request: Option<RequestId>,
     pub(crate) jobs: Vec<NewJob>,
-    /// Whether other offers already wait for room in its queue.
-    pub(crate) behind_waiters: bool,
+    /// Whether it waits for room, for as long as it takes.
+    pub(crate) waits: bool,
 }
 
 /// The result of a batch, in the order of its input.
@@ -75,6 +88,8 @@ pub(crate) struct Applied {
     pub(crate) queues: Option<Vec<QueueInfo>>,
     /// The purges that ended: their numbers, and how many jobs they deleted.
     pub(crate) purged: Vec<(i64, u64)>,
+    /// The results of offers of earlier batches that waited for room.
+    pub(crate) offers_that_waited: Vec<Receipt>,
 }
 
 /// The result of a control.
@@ -104,11 +119,9 @@ pub(crate) enum Receipt {
         count: u32,
     },
     /// A queue has no room for it.
-    Full {
-        /// The offer as it comes back.
-        offer: Offer,
-        full: QueueFull,
-    },
+    Full(QueueFull),
+    /// A queue has no room for it, and it waits.
+    Waits,
     Refused(OfferRefusal),
 }
 

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use jobmill::{
     clock::{Present, Timestamp, Uptime},
+    engine::NewJob,
     job::{Failure, FailureReason, RequestId, RetryPolicy},
     settings::{QueueRetention, QueueSettings, WhenFull},
-    store::NewJob,
 };
 
 use super::batch::Offer;
@@ -33,7 +33,7 @@ pub(crate) fn requested(id: &str, said: &str, mut jobs: Vec<NewJob>) -> Offer {
     for job in &mut jobs {
         job.extras.get_or_insert_default().request_id = id.to_owned();
     }
-    Offer { request: Some(request(id, said)), jobs, behind_waiters: false }
+    Offer { request: Some(request(id, said)), jobs, waits: false }
 }
 
 /// A request id with what was said under it.

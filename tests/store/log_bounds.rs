@@ -31,8 +31,8 @@ fn setup() -> Setup {
 
 /// One batch of jobs that are large enough to fill the log.
 fn commit(store: &mut Sqlite, seconds: i64) {
-    let job = jobmill::store::NewJob { payload: vec![1; 9_000].into(), ..build::job("q", "run") };
-    let offers = vec![Offer { request: None, jobs: vec![job; 400], behind_waiters: false }];
+    let job = jobmill::engine::NewJob { payload: vec![1; 9_000].into(), ..build::job("q", "run") };
+    let offers = vec![Offer { request: None, jobs: vec![job; 400], waits: false }];
     store.apply(Batch { present: build::present(seconds), offers, ..Batch::default() }).unwrap();
 }
 

@@ -5,10 +5,18 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use jobmill::store::{self, Reader, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore};
+use jobmill::{
+    clock::Uptime,
+    engine::{self, Ask, CallerId, ControlRefusal, EngineSetup, OfferError, Submitted, transition::Refusal},
+    job::{AtLeastOne, Job},
+    settings::QueueInfo,
+    shard::{self, Ledger},
+    store::{Reader, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+};
 use tempfile::TempDir;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use super::batch::{Applied, Batch, Claim, ControlDone, Offer, Receipt, Report, Setup};
+use super::batch::{Applied, Batch, Claim, Control, ControlDone, Offer, Receipt, Report, Setup};
 
 /// A store under test.
 pub(crate) trait Subject {
@@ -21,32 +29,41 @@ pub(crate) trait Subject {
 }
 
 /// The model.
-pub(crate) struct Memory(Option<MemoryStore>);
+pub(crate) struct Memory {
+    product: Product,
+    store: MemoryStore,
+}
 
 impl Memory {
     pub(crate) fn open(setup: Setup) -> Self {
-        Memory(Some(MemoryStore::open(product_setup(setup)).unwrap()))
+        Self::of(MemoryStore::new(), setup).unwrap()
+    }
+
+    fn of(store: MemoryStore, setup: Setup) -> Result<Self, StoreError> {
+        let product = Product::open(Box::new(store.share()), setup)?;
+        Ok(Memory { product, store })
     }
 }
 
 impl Subject for Memory {
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        apply(self.0.as_mut().unwrap(), batch)
+        self.product.apply(batch)
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
-        self.0.as_ref().unwrap().reader()
+        self.store.reader()
     }
 
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
-        self.0 = Some(self.0.take().unwrap().reopen(product_setup(setup))?);
+        *self = Self::of(self.store.reopen(), setup)?;
         Ok(())
     }
 }
 
 /// SQLite in a folder of its own.
 pub(crate) struct Sqlite {
-    store: SqliteStore,
+    product: Product,
+    reader: Arc<dyn Reader>,
     folder: TempDir,
 }
 
@@ -57,7 +74,9 @@ impl Sqlite {
 
     /// Opens what is in a folder, as the next process would.
     pub(crate) fn open_in(folder: TempDir, setup: Setup) -> Result<Self, StoreError> {
-        Ok(Sqlite { store: SqliteStore::open(folder.path(), product_setup(setup))?, folder })
+        let store = SqliteStore::open(folder.path())?;
+        let reader = store.reader();
+        Ok(Sqlite { product: Product::open(Box::new(store), setup)?, reader, folder })
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -67,6 +86,18 @@ impl Sqlite {
     /// What a disk would hold if the process died now.
     pub(crate) fn image(&self) -> TempDir {
         image_of(self.folder.path())
+    }
+
+    /// Stops in an orderly way and starts again; returns a copy of the folder from the time between.
+    pub(crate) fn copied(self, setup: Setup) -> Result<(Self, TempDir), StoreError> {
+        let Sqlite { product, reader, folder } = self;
+        drop((product, reader));
+        let copy = TempDir::new().unwrap();
+        for file in fs::read_dir(folder.path()).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+        Ok((Self::open_in(folder, setup)?, copy))
     }
 
     /// Goes on from an image, as the next process would.
@@ -89,11 +120,11 @@ fn image_of(folder: &Path) -> TempDir {
 
 impl Subject for Sqlite {
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        apply(&mut self.store, batch)
+        self.product.apply(batch)
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
-        self.store.reader()
+        Arc::clone(&self.reader)
     }
 
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
@@ -102,67 +133,196 @@ impl Subject for Sqlite {
     }
 }
 
-fn product_setup(setup: Setup) -> store::EngineSetup {
+fn product_setup(setup: Setup) -> EngineSetup {
     let Setup { present, seed, served_kinds, declared_queues, retention } = setup;
-    store::EngineSetup { present, seed, served_kinds, declared_queues, retention }
+    EngineSetup { present, seed, served_kinds, declared_queues, retention }
 }
 
-fn apply(store: &mut dyn Store, batch: Batch) -> Result<Applied, StoreError> {
-    let applied = store.apply(product_batch(batch))?;
-    assert!(applied.unapplied.is_none(), "nothing is in the way of these stores: {:?}", applied.unapplied);
-    Ok(Applied {
-        controls: applied.controls.into_iter().map(|control| control.map(control_done)).collect(),
-        reports: applied.reports,
-        offers: applied.offers.into_iter().map(receipt).collect(),
-        claims: applied.claims.into_iter().map(claim).collect(),
-        cancelling: applied.cancelling,
-        changes: applied.changes,
-        position: applied.position,
-        wake: applied.wake,
-        more: applied.more,
-        room: applied.room,
-        queues: applied.queues,
-        purged: applied.purged,
-    })
+/// The product with the answers that are still to come.
+pub(crate) struct Product {
+    ledger: Ledger,
+    waiting: Vec<Answer<Submitted, OfferError>>,
+    purges: Vec<(i64, Answer<u64, ControlRefusal>)>,
+    last_purge: i64,
 }
 
-fn product_batch(batch: Batch) -> store::Batch {
-    let Batch { present, controls, reports, offers, claim, space } = batch;
-    let report = |Report { id, lease, body }| store::Report { id, lease, body };
-    let offer = |Offer { request, jobs, behind_waiters }| store::Offer { request, jobs, behind_waiters };
-    store::Batch {
-        present,
-        controls,
-        reports: reports.into_iter().map(report).collect(),
-        offers: offers.into_iter().map(offer).collect(),
-        claim,
-        space,
+type Answer<T, E> = oneshot::Receiver<Result<T, E>>;
+
+impl Product {
+    pub(crate) fn open(store: Box<dyn Store>, setup: Setup) -> Result<Self, StoreError> {
+        let ledger = Ledger::open(store, &product_setup(setup))?;
+        Ok(Product { ledger, waiting: Vec::new(), purges: Vec::new(), last_purge: 0 })
     }
-}
 
-fn control_done(done: store::ControlDone) -> ControlDone {
-    match done {
-        store::ControlDone::Job(job) => ControlDone::Job(job),
-        store::ControlDone::JobDeleted => ControlDone::JobDeleted,
-        store::ControlDone::Queue(queue) => ControlDone::Queue(queue),
-        store::ControlDone::QueueDeleted => ControlDone::QueueDeleted,
-        store::ControlDone::PurgeBegun(number) => ControlDone::PurgeBegun(number),
-    }
-}
-
-fn receipt(receipt: store::Receipt) -> Receipt {
-    match receipt {
-        store::Receipt::Created { jobs } => Receipt::Created { jobs },
-        store::Receipt::Seen { first, count } => Receipt::Seen { first, count },
-        store::Receipt::Full { offer, full } => {
-            let store::Offer { request, jobs, behind_waiters } = offer;
-            Receipt::Full { offer: Offer { request, jobs, behind_waiters }, full }
+    pub(crate) fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        let Batch { present, controls, reports, offers, claim, space } = batch;
+        let (mut product, mut asked) =
+            (engine::Batch { present, claim, space, ..Default::default() }, Asked::default());
+        for control in controls {
+            product.controls.push(asked.control(control));
         }
-        store::Receipt::Refused(refusal) => Receipt::Refused(refusal),
+        for Report { id, lease, body } in reports {
+            let (ask, answer) = Ask::new(Uptime::MAX);
+            product.reports.push(engine::Report { id, lease, body, ask });
+            asked.reports.push(answer);
+        }
+        for Offer { request, jobs, waits } in offers {
+            let (ask, answer) = Ask::new(Uptime::MAX);
+            let jobs = AtLeastOne::collect(jobs).expect("a job in the offer");
+            let wait = waits.then_some(Uptime::MAX);
+            product.offers.push(engine::Offer::new(request, jobs, CallerId::default(), wait, ask));
+            asked.offers.push(answer);
+        }
+        let mut outcome = match self.ledger.apply(product)? {
+            shard::Applied::Committed { outcome, .. } => outcome,
+            shard::Applied::Unapplied(unapplied) => {
+                panic!("nothing is in the way of these stores: {unapplied:?}")
+            }
+        };
+        outcome.answer();
+        let queues = match outcome.queues_changed {
+            true => Some(self.ledger.store().reader().queues()?),
+            false => None,
+        };
+        let offers_that_waited = self.waited();
+        let mut applied = Applied {
+            controls: Vec::new(),
+            reports: asked.reports.iter_mut().map(told).collect(),
+            offers: Vec::new(),
+            claims: outcome.claims.into_iter().map(claim_of).collect(),
+            cancelling: outcome.cancelling,
+            changes: outcome.changes,
+            position: outcome.position,
+            wake: outcome.wake,
+            more: outcome.more,
+            room: outcome.gained_room,
+            queues,
+            purged: Vec::new(),
+            offers_that_waited,
+        };
+        for control in asked.controls {
+            applied.controls.push(self.control_done(control, &mut applied.purged));
+        }
+        for mut answer in asked.offers {
+            applied.offers.push(match answer.try_recv() {
+                Ok(answer) => receipt(answer),
+                Err(TryRecvError::Empty) => {
+                    self.waiting.push(answer);
+                    Receipt::Waits
+                }
+                Err(TryRecvError::Closed) => panic!("an offer got no answer"),
+            });
+        }
+        self.purges.retain_mut(|(number, answer)| match answer.try_recv() {
+            Ok(deleted) => {
+                applied.purged.push((*number, deleted.expect("a purge that began ends")));
+                false
+            }
+            Err(_) => true,
+        });
+        Ok(applied)
+    }
+
+    /// The answers of those that waited.
+    fn waited(&mut self) -> Vec<Receipt> {
+        let mut receipts = Vec::new();
+        self.waiting.retain_mut(|answer| match answer.try_recv() {
+            Ok(answer) => {
+                receipts.push(receipt(answer));
+                false
+            }
+            Err(_) => true,
+        });
+        receipts
+    }
+
+    fn control_done(
+        &mut self,
+        control: AskedControl,
+        purged: &mut Vec<(i64, u64)>,
+    ) -> Result<ControlDone, ControlRefusal> {
+        match control {
+            AskedControl::Job(mut answer) => told(&mut answer).map(ControlDone::Job),
+            AskedControl::Delete(mut answer) => told(&mut answer).map(|()| ControlDone::JobDeleted),
+            AskedControl::Queue(mut answer) => told(&mut answer).map(ControlDone::Queue),
+            AskedControl::DeleteQueue(mut answer) => told(&mut answer).map(|()| ControlDone::QueueDeleted),
+            AskedControl::Purge(mut answer) => match answer.try_recv() {
+                Ok(Err(refusal)) => Err(refusal),
+                answered => {
+                    self.last_purge += 1;
+                    match answered {
+                        Ok(deleted) => purged.extend(deleted.map(|deleted| (self.last_purge, deleted))),
+                        Err(_) => self.purges.push((self.last_purge, answer)),
+                    }
+                    Ok(ControlDone::PurgeBegun(self.last_purge))
+                }
+            },
+        }
     }
 }
 
-fn claim(claim: store::Claim) -> Claim {
-    let store::Claim { job, lease, payload, ready } = claim;
+/// The questions of a batch, in order.
+#[derive(Default)]
+struct Asked {
+    controls: Vec<AskedControl>,
+    reports: Vec<Answer<(), Refusal>>,
+    offers: Vec<Answer<Submitted, OfferError>>,
+}
+
+enum AskedControl {
+    Job(Answer<Arc<Job>, ControlRefusal>),
+    Delete(Answer<(), ControlRefusal>),
+    Queue(Answer<QueueInfo, ControlRefusal>),
+    DeleteQueue(Answer<(), ControlRefusal>),
+    Purge(Answer<u64, ControlRefusal>),
+}
+
+impl Asked {
+    fn ask<T>(&mut self, kind: fn(Answer<T, ControlRefusal>) -> AskedControl) -> Ask<T, ControlRefusal> {
+        let (ask, answer) = Ask::new(Uptime::MAX);
+        self.controls.push(kind(answer));
+        ask
+    }
+
+    fn control(&mut self, control: Control) -> engine::Control {
+        use AskedControl::{Delete, DeleteQueue, Job, Purge, Queue};
+        match control {
+            Control::Cancel(id) => engine::Control::Cancel { id, ask: self.ask(Job) },
+            Control::Retry { id, request } => engine::Control::Retry { id, request, ask: self.ask(Job) },
+            Control::Delete(id) => engine::Control::Delete { id, ask: self.ask(Delete) },
+            Control::CreateQueue { name, settings } => {
+                engine::Control::CreateQueue { name, settings, ask: self.ask(Queue) }
+            }
+            Control::UpdateQueue { name, settings } => {
+                engine::Control::UpdateQueue { name, settings, ask: self.ask(Queue) }
+            }
+            Control::DeleteQueue { name } => {
+                engine::Control::DeleteQueue { name, ask: self.ask(DeleteQueue) }
+            }
+            Control::SetPaused { name, paused } => {
+                engine::Control::SetPaused { name, paused, ask: self.ask(Queue) }
+            }
+            Control::Purge { name } => engine::Control::Purge { name, ask: self.ask(Purge) },
+        }
+    }
+}
+
+/// An answer that must be there by now.
+fn told<T, E>(answer: &mut Answer<T, E>) -> Result<T, E> {
+    answer.try_recv().expect("an answer after the commit")
+}
+
+fn receipt(answer: Result<Submitted, OfferError>) -> Receipt {
+    match answer {
+        Ok(Submitted::Created { jobs }) => Receipt::Created { jobs: jobs.into_iter().collect() },
+        Ok(Submitted::Seen { first, count }) => Receipt::Seen { first, count },
+        Err(OfferError::Full { full, .. }) => Receipt::Full(full),
+        Err(OfferError::Refused(refusal)) => Receipt::Refused(refusal),
+        Err(OfferError::Stopped(stopped)) => panic!("nothing stops here: {stopped}"),
+    }
+}
+
+fn claim_of(claim: engine::Claim) -> Claim {
+    let engine::Claim { job, lease, payload, ready } = claim;
     Claim { job, lease, payload, ready }
 }

@@ -6,8 +6,9 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use jobmill::{
+    engine::ReportBody,
     job::{JobFilter, Output},
-    store::{Reader, ReportBody, Scan, ScanOrder},
+    store::{Reader, Scan, ScanOrder},
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -58,11 +59,11 @@ fn run(dice: &mut Dice) -> Run {
     for seconds in 0..30 {
         let new = |dice: &mut Dice| {
             let payload = vec![dice.below(256) as u8; [0, 100, 300, 9_000][dice.below(4) as usize]];
-            jobmill::store::NewJob { payload: payload.into(), ..build::job("q", "run") }
+            jobmill::engine::NewJob { payload: payload.into(), ..build::job("q", "run") }
         };
         let offers = (0..dice.below(4)).map(|_| {
             let jobs = (0..=dice.below(3)).map(|_| new(dice)).collect();
-            Offer { request: None, jobs, behind_waiters: false }
+            Offer { request: None, jobs, waits: false }
         });
         let batch = Batch {
             present: build::present(seconds),
@@ -118,7 +119,7 @@ fn goes_on(folder: TempDir, setup: &Setup, found: &Moment) {
     let jobs: u64 = reader.tallies().unwrap().iter().map(|tally| tally.jobs).sum();
     assert_eq!(jobs as usize, found.jobs.len());
     let jobs = vec![build::job("q", "run")];
-    let offers = vec![Offer { request: None, jobs, behind_waiters: false }];
+    let offers = vec![Offer { request: None, jobs, waits: false }];
     let applied = store.apply(Batch { present: build::present(100), offers, ..Batch::default() }).unwrap();
     assert!(matches!(applied.offers[0], Receipt::Created { .. }));
     assert!(applied.position.as_i64() > found.end);

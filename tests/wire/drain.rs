@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use jobmill::{
-    commit::Stopped,
+    engine::Stopped,
     execute::{Attempt, Handler, HandlerError, HandlerFuture},
     handle::{JobRequest, SubmitError},
     job::{JobId, Output, StateName},

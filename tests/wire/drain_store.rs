@@ -11,12 +11,16 @@ use std::{
 };
 
 use jobmill::{
-    commit::Stopped,
+    engine::Stopped,
     handle::{JobRequest, SubmitError},
     proto::v1::{FailureReason, JobState},
     serve::{ServeError, Server},
     settings::QueueSettings,
-    store::{Applied, Batch, Obstacle, Reader, ReportBody, Space, Store, StoreError, Unapplied},
+    shard::Obstacle,
+    store::{
+        Names, Reader, Space, Store, StoreError,
+        sets::{Committed, Found, Loaded, Wants, Writes},
+    },
 };
 use parking_lot::{Condvar, Mutex};
 use rustix::process::{Pid, Signal, kill_process};
@@ -78,24 +82,42 @@ struct Gated {
 struct Gone(Arc<Gate>);
 
 impl Store for Gated {
-    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        if batch.reports.iter().any(|report| !matches!(report.body, ReportBody::Progress(_))) {
+    fn names(&self) -> Arc<Names> {
+        self.store.names()
+    }
+
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.store.load()
+    }
+
+    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+        if self.gate.is(Mode::Refuses(Obstacle::Locked)) {
+            self.gate.hangs.notify_one();
+            return Err(StoreError::Locked("told to be locked".into()));
+        }
+        self.store.fetch(wants)
+    }
+
+    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+        let mut jobs = writes.changed_jobs.iter();
+        if jobs.any(|job| job.before.state.lease().is_some() && job.after.state.lease().is_none()) {
             let mut mode = self.gate.mode.lock();
             if *mode == Mode::Hangs {
                 self.gate.hangs.notify_one();
                 self.gate.changed.wait_while(&mut mode, |mode| *mode == Mode::Hangs);
             }
             match *mode {
-                Mode::Takes | Mode::Hangs => {}
+                Mode::Takes | Mode::Hangs | Mode::Refuses(Obstacle::Locked) => {}
                 Mode::Fails => return Err(StoreError::Corrupt("told to fail".into())),
-                Mode::Refuses(obstacle) => {
+                Mode::Refuses(Obstacle::DiskFull) => {
                     self.gate.hangs.notify_one();
-                    let unapplied = Some(Box::new(Unapplied { batch, obstacle }));
-                    return Ok(Applied { unapplied, ..Applied::default() });
+                    // Ends the transaction, of which nothing is kept.
+                    self.store.write(&Writes::default())?;
+                    return Err(StoreError::DiskFull("told to be full".into()));
                 }
             }
         }
-        self.store.apply(batch)
+        self.store.write(writes)
     }
 
     fn space(&mut self) -> Space {

@@ -15,7 +15,10 @@ use jobmill::{
     clock::{Clock, Timestamp},
     proto::v1::{self, JobState},
     serve::{Server, ServerBuilder},
-    store::{Applied, Batch, Reader, Space, Store, StoreError},
+    store::{
+        Names, Reader, Space, Store, StoreError,
+        sets::{Committed, Found, Loaded, Wants, Writes},
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -314,7 +317,7 @@ async fn ready_until_the_drain() {
     assert!(TcpStream::connect(address).await.is_err(), "nothing listens after the end");
 }
 
-/// Does not apply a batch with an offer before it is told to.
+/// Does not write a new job before it is told to.
 struct Hanging {
     store: Box<dyn Store>,
     entered: mpsc::SyncSender<()>,
@@ -322,12 +325,24 @@ struct Hanging {
 }
 
 impl Store for Hanging {
-    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        if !batch.offers.is_empty() {
+    fn names(&self) -> Arc<Names> {
+        self.store.names()
+    }
+
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.store.load()
+    }
+
+    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+        self.store.fetch(wants)
+    }
+
+    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+        if !writes.new_jobs.is_empty() {
             let _ = self.entered.send(());
             let _ = self.go_on.recv();
         }
-        self.store.apply(batch)
+        self.store.write(writes)
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
@@ -369,8 +384,20 @@ struct Tight {
 }
 
 impl Store for Tight {
-    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        self.store.apply(batch)
+    fn names(&self) -> Arc<Names> {
+        self.store.names()
+    }
+
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.store.load()
+    }
+
+    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+        self.store.fetch(wants)
+    }
+
+    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+        self.store.write(writes)
     }
 
     fn space(&mut self) -> Space {

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use jobmill::{
-    clock::{Present, Timestamp},
-    job::RetryPolicy,
+    clock::{Present, Timestamp, Uptime},
+    engine::{Ask, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, Submitted},
+    job::{AtLeastOne, RetryPolicy},
     proto::v1::{self, JobState},
     settings::{QueueSettings, WhenFull},
-    store::{
-        Batch, Control, ControlDone, EngineSetup, NewJob, Offer, Receipt, Store, memory::MemoryStore,
-        sqlite::SqliteStore,
-    },
+    shard::{Applied, Ledger},
+    store::{Store, memory::MemoryStore, sqlite::SqliteStore},
 };
+use tokio::sync::oneshot::error::TryRecvError;
 use tonic::Code;
 
 use crate::support::{
@@ -191,22 +191,31 @@ async fn a_purge_goes_on_after_a_restart() {
     }
     rig.stop().await;
     // As a server that was killed after the first bite left it.
-    let mut store = SqliteStore::open(home.path(), EngineSetup::default()).unwrap();
-    let begun = store
-        .apply(Batch { controls: vec![Control::Purge { name: "shelf".to_owned() }], ..Batch::default() });
-    assert!(begun.unwrap().purged.is_empty());
-    drop(store);
+    let store = SqliteStore::open(home.path()).unwrap();
+    let mut ledger = Ledger::open(Box::new(store), &EngineSetup::default()).unwrap();
+    let (ask, mut answer) = Ask::new(Uptime::MAX);
+    let controls = vec![Control::Purge { name: "shelf".to_owned(), ask }];
+    assert!(applied(&mut ledger, Batch { controls, ..Batch::default() }).more);
+    assert_eq!(answer.try_recv().unwrap_err(), TryRecvError::Empty, "there is more to delete");
+    drop(ledger);
 
     let rig = Rig::start(simple(settings())).await;
-    // The new one comes to its end after the old one: there is one line of bites.
+    // The new one joins the old one.
     purge(&rig, "shelf").await;
     assert_eq!(rig.total().await, 0);
     rig.stop().await;
 }
 
+/// Applies a batch, and answers its callers.
+fn applied(ledger: &mut Ledger, batch: Batch) -> Outcome {
+    let Applied::Committed { mut outcome, .. } = ledger.apply(batch).unwrap() else { panic!("not applied") };
+    outcome.answer();
+    outcome
+}
+
 /// A job in the queue that always exists.
-fn offer(run_time: Option<Timestamp>) -> Offer {
-    let job = NewJob {
+fn new_job(run_time: Option<Timestamp>) -> NewJob {
+    NewJob {
         queue: QUEUE.into(),
         kind: "echo".into(),
         priority: 0,
@@ -217,8 +226,7 @@ fn offer(run_time: Option<Timestamp>) -> Offer {
         expires: None,
         extras: None,
         payload: "".into(),
-    };
-    Offer { request: None, jobs: vec![job], behind_waiters: false }
+    }
 }
 
 #[test]
@@ -229,21 +237,22 @@ fn a_job_that_is_purged_in_the_moment_in_which_it_is_due_is_gone() {
         declared_queues: [(QUEUE.to_owned(), queue(1))].into(),
         ..EngineSetup::default()
     };
-    let stores: [Box<dyn Store>; 2] = [
-        Box::new(MemoryStore::open(setup()).unwrap()),
-        Box::new(SqliteStore::open(home.path(), setup()).unwrap()),
-    ];
+    let stores: [Box<dyn Store>; 2] =
+        [Box::new(MemoryStore::new()), Box::new(SqliteStore::open(home.path()).unwrap())];
     let due = Timestamp::from_micros(1_000_000);
-    for mut store in stores {
-        let offers = vec![offer(Some(due))];
-        let applied = store.apply(Batch { offers, claim: true, ..Batch::default() }).unwrap();
-        assert!(matches!(&applied.offers[..], [Receipt::Created { .. }]));
-        let controls = vec![Control::Purge { name: QUEUE.to_owned() }];
+    for store in stores {
+        let mut ledger = Ledger::open(store, &setup()).unwrap();
+        let (ask, mut created) = Ask::new(Uptime::MAX);
+        let jobs = AtLeastOne::one(new_job(Some(due)));
+        let offers = vec![Offer::new(None, jobs, CallerId::default(), None, ask)];
+        applied(&mut ledger, Batch { offers, claim: true, ..Batch::default() });
+        assert!(matches!(created.try_recv(), Ok(Ok(Submitted::Created { .. }))));
+        let (ask, mut purged) = Ask::new(Uptime::MAX);
+        let controls = vec![Control::Purge { name: QUEUE.to_owned(), ask }];
         let present = Present { wall: due, ..Present::default() };
-        let applied = store.apply(Batch { present, controls, claim: true, ..Batch::default() }).unwrap();
-        assert!(matches!(&applied.controls[..], [Ok(ControlDone::PurgeBegun(_))]));
-        assert_eq!((applied.purged.len(), applied.purged[0].1), (1, 1));
-        assert!(applied.claims.is_empty());
+        let outcome = applied(&mut ledger, Batch { present, controls, claim: true, ..Batch::default() });
+        assert_eq!(purged.try_recv(), Ok(Ok(1)));
+        assert!(outcome.claims.is_empty());
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use jobmill::{
+    engine::OfferRefusal,
     execute::{Attempt, HandlerError},
     handle::{Handle, JobRequest, SubmitError},
     job::{Output, StateName},
@@ -17,7 +18,7 @@ use jobmill::{
     serve::Server,
     settings::{DiskSettings, KindDefaults},
     store::{
-        OfferRefusal, StoreError,
+        StoreError,
         sqlite::{self, CopyError},
     },
 };
@@ -25,7 +26,7 @@ use rusqlite::Connection;
 use tokio::sync::Semaphore;
 use tonic::Code;
 
-use crate::support::{Rig, folder, job, queue, refusal, simple, soon, with_queue};
+use crate::support::{Rig, Stage, defaults, folder, job, queue, refusal, simple, soon, with_queue};
 
 fn everything() -> v1::WatchStatusRequest {
     v1::WatchStatusRequest { filter: Some(v1::JobFilter::default()), ..Default::default() }
@@ -106,6 +107,38 @@ async fn a_token_from_before_a_backup_holds_after_its_restore_and_a_later_one_do
     let mut watcher = rig.watch(request(&early)).await;
     let third = rig.submit(job("echo")).await.id;
     assert_eq!(watcher.until(JobState::Succeeded).await.id, third);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn no_lease_of_a_history_that_a_restore_undid_is_given_again() {
+    let home = tempfile::tempdir().unwrap();
+    let copies = tempfile::tempdir().unwrap();
+    let into = copies.path().join("copy");
+    let start = async |folder_of: &Path| {
+        let (handler, stage) = Stage::new();
+        (Rig::start(Server::builder(folder(folder_of)).handler("stage", defaults(), handler)).await, stage)
+    };
+    let lease = async |rig: &Rig, stage: &mut Stage| {
+        let id = rig.submit(job("stage")).await.id;
+        let cue = stage.next().await;
+        let lease = cue.attempt.lease().as_i64();
+        cue.succeeds();
+        rig.ends(&id).await;
+        lease
+    };
+    let (rig, mut stage) = start(home.path()).await;
+    lease(&rig, &mut stage).await;
+    sqlite::backup(home.path(), &into, |_, _| {}).unwrap();
+    let mut undone = 0;
+    for _ in 0..10 {
+        undone = lease(&rig, &mut stage).await;
+    }
+    rig.stop().await;
+
+    let (rig, mut stage) = start(&into).await;
+    let next = lease(&rig, &mut stage).await;
+    assert!(next > undone, "{next} may still report for the attempt that had {undone}");
     rig.stop().await;
 }
 

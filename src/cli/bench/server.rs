@@ -30,7 +30,10 @@ use jobmill::{
         ClientAuth, Keep, KindDefaults, LimitSettings, LogSettings, QueueSettings, Settings, StoreSettings,
         TlsSettings,
     },
-    store::{Applied, Batch, Reader, Store, StoreError},
+    store::{
+        Names, Reader, Store, StoreError,
+        sets::{Committed, Found, Loaded, Wants, Writes},
+    },
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
@@ -234,12 +237,24 @@ struct CountingStore {
 }
 
 impl Store for CountingStore {
-    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        let applied = self.store.apply(batch)?;
-        if !applied.changes.is_empty() {
+    fn names(&self) -> Arc<Names> {
+        self.store.names()
+    }
+
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.store.load()
+    }
+
+    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+        self.store.fetch(wants)
+    }
+
+    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+        let committed = self.store.write(writes)?;
+        if !writes.is_empty() {
             self.flushes.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(applied)
+        Ok(committed)
     }
 
     fn reader(&self) -> Arc<dyn Reader> {

@@ -5,78 +5,116 @@ mod tables;
 
 use std::{ops::Bound, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use parking_lot::{ArcRwLockWriteGuard, RawRwLock, RwLock};
+use parking_lot::RwLock;
 use reader::{MemoryReader, tallies};
 use tables::{Kept, Tables, backoff_of};
 
 use super::{
-    Applied, Batch, Names, Reader, Store, StoreError,
-    engine::{
-        Engine, EngineSetup,
-        rows::{
-            Counters, Lane, Loaded, NextDue, Place, Pruned, Purge, RequestRow, Rows, Unchanged, Waiting,
-            corrupt,
-        },
+    Committed, Names, Reader, Store, StoreError,
+    sets::{
+        ChangedJob, Expiring, FeedPage, FeedPlace, FeedWant, Found, Heads, HeadsWant, KeptRequest, Line,
+        LinePage, LineWant, Loaded, OutcomeRow, Place, TallyRow, Wants, Writes,
     },
-    steps::Step,
 };
 use crate::{
-    clock::{StoreTime, Timestamp},
-    job::{AttemptRecord, Identity, Incarnation, Job, JobId, Name, Output, Position, State, Tombstone},
-    settings::{QueueInfo, Retention},
+    clock::StoreTime,
+    job::{Identity, Incarnation, Job, JobId, Position},
 };
 
 /// A store in memory.
 pub struct MemoryStore {
-    engine: Engine<MemoryRows>,
+    tables: Arc<RwLock<Tables>>,
+    names: Arc<Names>,
     reader: Arc<MemoryReader>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl MemoryStore {
     /// An empty store.
-    ///
-    /// # Errors
-    /// None in practice; the type is that of every store.
-    pub fn open(setup: EngineSetup) -> Result<Self, StoreError> {
-        let names = Arc::new(Names::default());
-        let tables = Arc::new(RwLock::new(Tables::default()));
-        let reader = Arc::new(MemoryReader {
-            tables: Arc::clone(&tables),
-            names: Arc::clone(&names),
-            identity: Identity {
-                store: uuid::Uuid::new_v4().into_bytes(),
-                incarnations: vec![incarnation(Position::default())],
-            },
-        });
-        let rows = MemoryRows { tables, names: Arc::clone(&names), transaction: None };
-        let engine = Engine::open(rows, names, setup)?;
-        Ok(MemoryStore { engine, reader })
+    #[must_use]
+    pub fn new() -> Self {
+        let identity = Identity { store: uuid::Uuid::new_v4().into_bytes(), incarnations: Vec::new() };
+        Self::start(Arc::default(), Arc::default(), identity)
     }
 
-    /// Puts the store into the state in which a server that died now would find it at its next start.
-    ///
-    /// # Errors
-    /// As [`MemoryStore::open`].
-    pub fn reopen(self, setup: EngineSetup) -> Result<Self, StoreError> {
-        let MemoryStore { engine, reader } = self;
-        let mut identity = reader.identity.clone();
-        identity.incarnations.push(incarnation(Position(reader.tables.read().counters.position)));
-        let (tables, names) = (Arc::clone(&reader.tables), Arc::clone(&reader.names));
-        let engine = Engine::open(engine.into_rows(), Arc::clone(&names), setup)?;
-        Ok(MemoryStore { engine, reader: Arc::new(MemoryReader { tables, names, identity }) })
+    /// The store as a server that died now would find it at its next start.
+    #[must_use]
+    pub fn reopen(&self) -> Self {
+        let identity = self.reader.identity.clone();
+        Self::start(Arc::clone(&self.tables), Arc::clone(&self.names), identity)
     }
-}
 
-/// A start of a server, by an id drawn at random.
-fn incarnation(first: Position) -> Incarnation {
-    let [a, b, c, d, e, f, g, h, ..] = uuid::Uuid::new_v4().into_bytes();
-    Incarnation { id: [a, b, c, d, e, f, g, h], first }
+    /// The same store: what one of the two writes, the other has.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        let MemoryStore { tables, names, reader } = self;
+        MemoryStore { tables: Arc::clone(tables), names: Arc::clone(names), reader: Arc::clone(reader) }
+    }
+
+    fn start(tables: Arc<RwLock<Tables>>, names: Arc<Names>, mut identity: Identity) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = uuid::Uuid::new_v4().into_bytes();
+        let first = tables.read().counters.position;
+        identity.incarnations.push(Incarnation { id: [a, b, c, d, e, f, g, h], first });
+        let reader =
+            Arc::new(MemoryReader { tables: Arc::clone(&tables), names: Arc::clone(&names), identity });
+        MemoryStore { tables, names, reader }
+    }
 }
 
 impl Store for MemoryStore {
-    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        self.engine.apply(batch)
+    fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names)
+    }
+
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        let tables = self.tables.read();
+        self.names.kinds.load(&tables.kinds);
+        let queues = tables.queues.values();
+        self.names
+            .queues
+            .load(&queues.map(|(queue, _)| (queue.name.number, queue.name.as_str().to_owned())).collect());
+        let running = tables.jobs.values().filter(|kept| kept.job.state.lease().is_some());
+        Ok(Loaded {
+            queues: tables.queues.values().cloned().collect(),
+            tallies: tallies(&tables, &self.names)?,
+            counters: tables.counters,
+            leased: running.map(|kept| Arc::clone(&kept.job)).collect(),
+            first_times: tables.first_times(),
+            first_expiry: tables.expiring.first().map(|(expires, _)| *expires),
+            purges: tables.purges.values().copied().collect(),
+            sweeps: tables.sweeps.iter().map(|(keep, cursor)| (*keep, *cursor)).collect(),
+            retention: tables.retention,
+            steps: tables.steps.clone(),
+        })
+    }
+
+    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+        let fetch = Fetch { tables: &self.tables.read(), names: &self.names };
+        Ok(Found {
+            set_aside: None,
+            jobs: wants.jobs.iter().filter_map(|id| Some((*id, fetch.job(*id)?))).collect(),
+            requests: wants.requests.iter().filter_map(|key| Some((*key, fetch.request(key)?))).collect(),
+            heads: wants.heads.iter().map(|want| (want.queue, fetch.heads(want))).collect(),
+            lines: wants.lines.iter().map(|want| ((want.queue, want.line), fetch.line(want))).collect(),
+            walks: wants.walks.iter().map(|want| ((want.queue, want.line), fetch.line(want))).collect(),
+            expiring: fetch.expiring(wants.expiring),
+            feed: wants.feed.iter().map(|want| (want.keep, fetch.feed(want))).collect(),
+            tombstones: fetch.tombstones(wants.tombstones),
+            bare_requests: fetch.tables.requests_gone.iter().take(wants.bare_requests).copied().collect(),
+        })
+    }
+
+    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+        // Held for all of it, so that readers see all or nothing.
+        let mut tables = self.tables.write();
+        write_beside_jobs(&mut tables, writes);
+        write_jobs(&mut tables, &self.names, writes)?;
+        Ok(Committed::after(Duration::ZERO))
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
@@ -84,346 +122,169 @@ impl Store for MemoryStore {
     }
 }
 
-/// Rows in memory. A transaction holds the lock, so that readers see all of it or nothing.
-pub(crate) struct MemoryRows {
-    tables: Arc<RwLock<Tables>>,
-    names: Arc<Names>,
-    transaction: Option<ArcRwLockWriteGuard<RawRwLock, Tables>>,
+/// The reads of a batch.
+struct Fetch<'t> {
+    tables: &'t Tables,
+    names: &'t Names,
 }
 
-impl MemoryRows {
-    fn with<T>(&mut self, work: impl FnOnce(&mut Tables) -> T) -> T {
-        self.with_names(|tables, _| work(tables))
+impl Fetch<'_> {
+    fn job(&self, id: JobId) -> Option<Arc<Job>> {
+        Some(self.tables.jobs.get(&id)?.shown(self.names))
     }
 
-    fn with_names<T>(&mut self, work: impl FnOnce(&mut Tables, &Names) -> T) -> T {
-        match &mut self.transaction {
-            Some(tables) => work(tables, &self.names),
-            None => work(&mut self.tables.write(), &self.names),
+    fn request(&self, key: &[u8; 16]) -> Option<KeptRequest> {
+        let (row, _) = self.tables.requests.get(key)?;
+        Some(KeptRequest { row: *row, first: self.job(row.first) })
+    }
+
+    fn heads(&self, want: &HeadsWant) -> Heads {
+        let lanes =
+            want.kinds.iter().filter_map(|kind| self.tables.lines.get(&(want.queue, Line::Ready(*kind))));
+        let mut places: Vec<Place> = lanes.flat_map(|lane| lane.iter().take(want.limit).copied()).collect();
+        places.sort_unstable();
+        places.truncate(want.limit);
+        let is_cut = places.len() == want.limit;
+        let kept = places.iter().filter_map(|place| self.tables.jobs.get(&place.id));
+        let jobs = kept.map(|kept| (kept.shown(self.names), Some(kept.payload.clone()))).collect();
+        Heads { jobs, is_cut }
+    }
+
+    fn line(&self, want: &LineWant) -> LinePage {
+        let from = want.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let line = self.tables.lines.get(&(want.queue, want.line));
+        let places = line.into_iter().flat_map(|line| line.range((from, Bound::Unbounded)));
+        let places: Vec<Place> = places.take(want.limit).copied().collect();
+        LinePage {
+            jobs: places.iter().filter_map(|place| self.job(place.id)).collect(),
+            last: places.last().copied(),
+            limit: want.limit,
+            is_cut: places.len() == want.limit,
         }
     }
-}
 
-impl Rows for MemoryRows {
-    fn load(&mut self) -> Result<Loaded, StoreError> {
-        let names = Arc::clone(&self.names);
-        self.with(|tables| {
-            Ok(Loaded {
-                queues: tables.queues.values().cloned().collect(),
-                tallies: tallies(tables, &names)?,
-                counters: tables.counters,
-                leased: tables
-                    .jobs
-                    .values()
-                    .filter(|kept| kept.job.state.lease().is_some())
-                    .map(|kept| Job::clone(&kept.job))
-                    .collect(),
-                purges: tables.purges.values().cloned().collect(),
-                sweeps: tables.sweeps.iter().map(|(keep, cursor)| (*keep, *cursor)).collect(),
-                retention: tables.retention,
-                steps: tables.steps.clone(),
+    fn expiring(&self, limit: usize) -> Expiring {
+        let ids = self.tables.expiring.iter().take(limit).map(|(_, id)| *id);
+        let jobs: Vec<_> = ids.filter_map(|id| self.job(id)).collect();
+        Expiring { is_cut: limit > 0 && jobs.len() == limit, jobs }
+    }
+
+    fn feed(&self, want: &FeedWant) -> FeedPage {
+        let later = self.tables.by_position.range((Bound::Excluded(want.after), Bound::Unbounded));
+        let jobs = later.take(want.limit).filter_map(|(_, id)| self.job(*id));
+        let places: Vec<_> = jobs
+            .map(|job| FeedPlace {
+                position: job.position,
+                updated: job.updated,
+                ended: job.state.is_done().then_some(job),
             })
-        })
+            .collect();
+        FeedPage { is_cut: places.len() == want.limit, places }
     }
 
-    fn begin(&mut self) -> Result<(), StoreError> {
-        self.transaction = Some(self.tables.write_arc());
-        Ok(())
+    fn tombstones(&self, limit: usize) -> Vec<(Position, StoreTime)> {
+        let tombstones = self.tables.tombstones.iter().take(limit);
+        tombstones.map(|(position, tombstone)| (*position, tombstone.deleted)).collect()
     }
+}
 
-    fn commit(&mut self) -> Result<(), StoreError> {
-        self.transaction = None;
-        Ok(())
+fn write_jobs(tables: &mut Tables, names: &Names, writes: &Writes) -> Result<(), StoreError> {
+    for (job, payload) in &writes.new_jobs {
+        let kept = Kept::new(job, payload.clone(), names);
+        tables.index(job, kept.backoff);
+        tables.jobs.insert(job.id, kept);
     }
-
-    fn rollback(&mut self) -> Result<(), StoreError> {
-        corrupt("the store in memory can't be full")
-    }
-
-    fn job(&mut self, id: JobId) -> Result<Option<Job>, StoreError> {
-        Ok(self.with_names(|tables, names| {
-            tables.jobs.get(&id).map(|kept| Arc::unwrap_or_clone(kept.shown(names)))
-        }))
-    }
-
-    fn job_and_payload(&mut self, id: JobId) -> Result<Option<(Job, Option<Bytes>)>, StoreError> {
-        Ok(self.with_names(|tables, names| {
-            let kept = tables.jobs.get(&id)?;
-            Some((Arc::unwrap_or_clone(kept.shown(names)), Some(kept.payload.clone())))
-        }))
-    }
-
-    fn insert_job(&mut self, job: &Job, payload: &Bytes) -> Result<(), StoreError> {
-        self.with_names(|tables, names| {
-            let kept = Kept::new(job, payload.clone(), names);
-            tables.index(job, kept.backoff);
-            tables.jobs.insert(job.id, kept);
-        });
-        Ok(())
-    }
-
-    fn update_job(&mut self, before: &Job, after: &Job) -> Result<(), StoreError> {
-        self.with_names(|tables, names| {
-            let Some(kept) =
-                tables.jobs.get_mut(&before.id).filter(|kept| kept.job.revision == before.revision)
-            else {
-                return corrupt(format!("job {} is not at revision {}", before.id, before.revision));
-            };
-            let backoff = backoff_of(after, names);
-            let old = std::mem::replace(&mut kept.job, Arc::new(after.clone()));
-            let old_backoff = std::mem::replace(&mut kept.backoff, backoff);
-            tables.unindex(&old, old_backoff);
-            tables.index(after, backoff);
-            Ok(())
-        })
-    }
-
-    fn delete_job(&mut self, job: &Job, tombstone: &Tombstone) -> Result<(), StoreError> {
-        self.with(|tables| {
-            if let Some(kept) = tables.jobs.remove(&job.id) {
-                tables.unindex(&kept.job, kept.backoff);
-            }
-        });
-        self.insert_tombstone(tombstone)
-    }
-
-    fn insert_tombstone(&mut self, tombstone: &Tombstone) -> Result<(), StoreError> {
-        self.with(|tables| tables.tombstones.insert(tombstone.position, tombstone.clone()));
-        Ok(())
-    }
-
-    fn insert_attempt(&mut self, id: JobId, attempt: &AttemptRecord) -> Result<(), StoreError> {
-        self.with(|tables| {
-            if let Some(kept) = tables.jobs.get_mut(&id) {
-                kept.attempts.push(attempt.clone());
-            }
-        });
-        Ok(())
-    }
-
-    fn put_outcome(&mut self, id: JobId, output: Option<&Output>, tail: &str) -> Result<(), StoreError> {
-        self.with(|tables| {
-            if let Some(kept) = tables.jobs.get_mut(&id) {
-                kept.result = output.cloned();
-                tail.clone_into(&mut kept.output_tail);
-            }
-        });
-        Ok(())
-    }
-
-    fn ready(
-        &mut self,
-        lane: Lane,
-        after: Option<Place>,
-        limit: usize,
-        found: &mut Vec<Place>,
-    ) -> Result<(), StoreError> {
-        self.with(|tables| {
-            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-            if let Some(places) = tables.ready.get(&lane) {
-                found.extend(places.range((from, Bound::Unbounded)).take(limit).copied());
-            }
-        });
-        Ok(())
-    }
-
-    fn due(&mut self, now: Timestamp, backoffs: StoreTime, limit: usize) -> Result<Vec<Job>, StoreError> {
-        Ok(self.with_names(|tables, names| {
-            let scheduled = tables.scheduled.iter().take_while(|(due, _)| *due <= now).map(|(_, id)| id);
-            let backing_off =
-                tables.backing_off.iter().take_while(|(due, _)| *due <= backoffs).map(|(_, id)| id);
-            let due = scheduled.take(limit).chain(backing_off.take(limit));
-            let mut due: Vec<_> =
-                due.filter_map(|id| tables.jobs.get(id)).map(|kept| kept.shown(names)).collect();
-            due.sort_by_key(|job| (job.state.due(), job.id));
-            due.truncate(limit);
-            due.into_iter().map(Arc::unwrap_or_clone).collect()
-        }))
-    }
-
-    fn next_due(&mut self) -> Result<NextDue, StoreError> {
-        Ok(self.with(|tables| NextDue {
-            scheduled: tables.scheduled.first().map(|(due, _)| *due),
-            backoff: tables.backing_off.first().map(|(due, _)| *due),
-        }))
-    }
-
-    fn expiring(&mut self, now: Timestamp, limit: usize) -> Result<Vec<Job>, StoreError> {
-        Ok(self.with(|tables| {
-            let over = tables.expiring.iter().take_while(|(expires, _)| *expires <= now).take(limit);
-            over.filter_map(|(_, id)| tables.jobs.get(id)).map(|kept| Job::clone(&kept.job)).collect()
-        }))
-    }
-
-    fn next_expiry(&mut self) -> Result<Option<Timestamp>, StoreError> {
-        Ok(self.with(|tables| tables.expiring.first().map(|(expires, _)| *expires)))
-    }
-
-    fn unchanged(
-        &mut self,
-        after: Position,
-        is_old: &dyn Fn(Position, Timestamp) -> bool,
-        limit: usize,
-    ) -> Result<Unchanged, StoreError> {
-        Ok(self.with(|tables| {
-            let mut unchanged = Unchanged { ended: Vec::new(), seen: 0, reached: after, next: None };
-            let later = tables.by_position.range((Bound::Excluded(after), Bound::Unbounded)).take(limit);
-            for (position, id) in later {
-                let Some(Kept { job, .. }) = tables.jobs.get(id) else { continue };
-                if !is_old(job.position, job.updated) {
-                    unchanged.next = Some((job.position, job.updated));
-                    break;
-                }
-                unchanged.seen += 1;
-                unchanged.reached = *position;
-                if job.state.is_done() {
-                    unchanged.ended.push(Job::clone(job));
-                }
-            }
-            unchanged
-        }))
-    }
-
-    fn waiting(
-        &mut self,
-        queue: u32,
-        after: JobId,
-        last: JobId,
-        budget: usize,
-    ) -> Result<Waiting, StoreError> {
-        // An end before the start would panic, and means that nothing is left.
-        if last <= after {
-            return Ok(Waiting::default());
+    for (id, attempt) in &writes.attempts {
+        if let Some(kept) = tables.jobs.get_mut(id) {
+            kept.attempts.push(attempt.clone());
         }
-        Ok(self.with_names(|tables, names| {
-            let (mut jobs, mut seen, mut reached) = (Vec::new(), 0, after);
-            for (id, kept) in tables.jobs.range((Bound::Excluded(after), Bound::Included(last))).take(budget)
-            {
-                seen += 1;
-                reached = *id;
-                let waits = matches!(
-                    kept.job.state,
-                    State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. }
-                );
-                if waits && kept.job.spec.queue.number == queue {
-                    jobs.push(Arc::unwrap_or_clone(kept.shown(names)));
-                }
-            }
-            Waiting { jobs, seen, next: (seen == budget).then_some(reached) }
-        }))
     }
-
-    fn request(&mut self, key: &[u8; 16]) -> Result<Option<RequestRow>, StoreError> {
-        Ok(self.with(|tables| tables.requests.get(key).map(|(row, _)| *row)))
+    for OutcomeRow { id, output, tail } in &writes.outcomes {
+        if let Some(kept) = tables.jobs.get_mut(id) {
+            kept.result.clone_from(output);
+            kept.output_tail.clone_from(tail);
+        }
     }
-
-    fn insert_request(&mut self, key: &[u8; 16], row: &RequestRow) -> Result<(), StoreError> {
-        self.with(|tables| tables.requests.insert(*key, (*row, None)));
-        Ok(())
+    for ChangedJob { before, after } in &writes.changed_jobs {
+        let Some(kept) = tables.jobs.get_mut(&before.id).filter(|kept| kept.job.revision == before.revision)
+        else {
+            let fault = format!("job {} is not at revision {}", before.id, before.revision);
+            return Err(StoreError::Corrupt(fault));
+        };
+        let backoff = backoff_of(after, names);
+        let old = std::mem::replace(&mut kept.job, Arc::clone(after));
+        let old_backoff = std::mem::replace(&mut kept.backoff, backoff);
+        tables.unindex(&old, old_backoff);
+        tables.index(after, backoff);
     }
-
-    fn any_job(&mut self, first: JobId, count: u32) -> Result<bool, StoreError> {
-        Ok(self.with(|tables| tables.jobs.range(first..first.plus(i64::from(count))).next().is_some()))
+    for job in &writes.deleted_jobs {
+        if let Some(kept) = tables.jobs.remove(&job.id) {
+            tables.unindex(&kept.job, kept.backoff);
+        }
     }
+    for tombstone in &writes.tombstones {
+        tables.tombstones.insert(tombstone.position, tombstone.clone());
+    }
+    if let Some(last) = writes.forgotten_tombstones {
+        tables.tombstones = tables.tombstones.split_off(&last.next());
+    }
+    Ok(())
+}
 
-    fn request_gone(&mut self, key: &[u8; 16], at: StoreTime) -> Result<(), StoreError> {
-        self.with(|tables| {
-            if let Some((_, gone)) = tables.requests.get_mut(key) {
-                if let Some(earlier) = gone.replace(at) {
+fn write_beside_jobs(tables: &mut Tables, writes: &Writes) {
+    for kind in &writes.new_kinds {
+        tables.kinds.insert(kind.number, kind.as_str().to_owned());
+    }
+    for kind in &writes.freed_kinds {
+        tables.kinds.remove(kind);
+    }
+    for queue in &writes.freed_queues {
+        tables.queues.remove(queue);
+    }
+    for (queue, deleted) in &writes.queues {
+        tables.queues.insert(queue.name.number, (queue.clone(), *deleted));
+    }
+    for (key, row, gone) in &writes.requests {
+        tables.requests.insert(*key, (*row, *gone));
+        tables.requests_gone.extend(gone.map(|gone| (gone, *key)));
+    }
+    for (key, count, now) in &writes.lost_jobs {
+        if let Some((row, gone)) = tables.requests.get_mut(key) {
+            row.live = row.live.saturating_sub(*count);
+            if row.live == 0 {
+                if let Some(earlier) = gone.replace(*now) {
                     tables.requests_gone.remove(&(earlier, *key));
                 }
-                tables.requests_gone.insert((at, *key));
+                tables.requests_gone.insert((*now, *key));
             }
-        });
-        Ok(())
+        }
     }
-
-    fn prune_requests(&mut self, before: StoreTime, limit: usize) -> Result<Pruned, StoreError> {
-        Ok(self.with(|tables| {
-            let mut pruned = Pruned::default();
-            while let Some((gone, key)) = tables.requests_gone.first().copied() {
-                if gone >= before || pruned.count == limit {
-                    pruned.next = Some(gone);
-                    break;
-                }
-                tables.requests_gone.pop_first();
-                tables.requests.remove(&key);
-                pruned.count += 1;
-            }
-            pruned
-        }))
+    for key in &writes.forgotten_requests {
+        if let Some((_, Some(gone))) = tables.requests.remove(key) {
+            tables.requests_gone.remove(&(gone, *key));
+        }
     }
-
-    fn prune_tombstones(&mut self, before: StoreTime, limit: usize) -> Result<Pruned, StoreError> {
-        Ok(self.with(|tables| {
-            let mut pruned = Pruned::default();
-            while let Some((position, tombstone)) = tables.tombstones.first_key_value() {
-                if tombstone.deleted >= before || pruned.count == limit {
-                    pruned.next = Some(tombstone.deleted);
-                    break;
-                }
-                pruned.count += 1;
-                pruned.last = Some(*position);
-                tables.tombstones.pop_first();
-            }
-            pruned
-        }))
+    for TallyRow { queue, kind, state, jobs, bytes } in &writes.tallies {
+        let key = (*queue, *kind, *state);
+        if *jobs == 0 {
+            tables.tallies.remove(&key);
+        } else {
+            tables.tallies.insert(key, (*jobs, *bytes));
+        }
     }
-
-    fn put_kind(&mut self, _kind: &Name) -> Result<(), StoreError> {
-        // The names themselves are in memory already.
-        Ok(())
+    for purge in &writes.purges {
+        tables.purges.insert(purge.queue, *purge);
     }
-
-    fn put_queue(&mut self, queue: &QueueInfo, deleted: bool) -> Result<(), StoreError> {
-        self.with(|tables| tables.queues.insert(queue.name.number, (queue.clone(), deleted)));
-        Ok(())
+    for queue in &writes.ended_purges {
+        tables.purges.remove(queue);
     }
-
-    fn put_tally(
-        &mut self,
-        queue: u32,
-        kind: u32,
-        state: u8,
-        jobs: i64,
-        bytes: i64,
-    ) -> Result<(), StoreError> {
-        self.with(|tables| tables.tallies.insert((queue, kind, state), (jobs, bytes)));
-        Ok(())
+    tables.sweeps.extend(writes.sweeps.iter().copied());
+    for keep in &writes.ended_sweeps {
+        tables.sweeps.remove(keep);
     }
-
-    fn put_counters(&mut self, counters: &Counters) -> Result<(), StoreError> {
-        self.with(|tables| tables.counters = *counters);
-        Ok(())
+    tables.retention = writes.retention.or(tables.retention);
+    if let Some(steps) = &writes.steps {
+        tables.steps.clone_from(steps);
     }
-
-    fn put_steps(&mut self, steps: &[Step]) -> Result<(), StoreError> {
-        self.with(|tables| tables.steps = steps.to_vec());
-        Ok(())
-    }
-
-    fn put_purge(&mut self, purge: &Purge) -> Result<(), StoreError> {
-        self.with(|tables| tables.purges.insert(purge.number, purge.clone()));
-        Ok(())
-    }
-
-    fn delete_purge(&mut self, number: i64) -> Result<(), StoreError> {
-        self.with(|tables| tables.purges.remove(&number));
-        Ok(())
-    }
-
-    fn put_sweep(&mut self, keep: Duration, cursor: Position) -> Result<(), StoreError> {
-        self.with(|tables| tables.sweeps.insert(keep, cursor));
-        Ok(())
-    }
-
-    fn delete_sweep(&mut self, keep: Duration) -> Result<(), StoreError> {
-        self.with(|tables| tables.sweeps.remove(&keep));
-        Ok(())
-    }
-
-    fn put_retention(&mut self, retention: &Retention) -> Result<(), StoreError> {
-        self.with(|tables| tables.retention = Some(*retention));
-        Ok(())
-    }
+    tables.counters = writes.counters.unwrap_or(tables.counters);
 }

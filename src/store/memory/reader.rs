@@ -12,10 +12,7 @@ use crate::{
         AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
     settings::QueueInfo,
-    store::{
-        Names, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob,
-        engine::rows::{corrupt, named},
-    },
+    store::{Names, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob, named, sets::Line},
 };
 
 pub(super) struct MemoryReader {
@@ -42,7 +39,7 @@ impl Reader for MemoryReader {
     fn jobs(&self, ids: &[JobId]) -> Result<(Vec<Option<Job>>, Position), StoreError> {
         let tables = self.tables.read();
         let jobs = ids.iter().map(|id| tables.jobs.get(id).map(|kept| self.job_of(kept)));
-        Ok((jobs.collect(), Position(tables.counters.position)))
+        Ok((jobs.collect(), tables.counters.position))
     }
 
     fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError> {
@@ -79,7 +76,7 @@ impl Reader for MemoryReader {
         let mut page = Page {
             jobs: Vec::new(),
             next: None,
-            position: Position(counters.position),
+            position: counters.position,
             newest: JobId::from_raw(counters.last_id),
         };
         // Ids are whole numbers: all bounds become the first and the last id to look at.
@@ -125,12 +122,12 @@ impl Reader for MemoryReader {
         let mut entries: Vec<_> = jobs.chain(tombstones).collect();
         entries.sort_by_key(Change::position);
         entries.truncate(limit);
-        let end = Position(tables.counters.position);
+        let end = tables.counters.position;
         let up_to = match entries.last() {
             Some(last) if entries.len() == limit => last.position(),
             Some(_) | None => end,
         };
-        let floor = Position(tables.counters.floor);
+        let floor = tables.counters.floor;
         Ok(Changes { entries, up_to, reaches_end: up_to >= end, floor })
     }
 
@@ -148,7 +145,8 @@ impl Reader for MemoryReader {
 
     fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError> {
         let tables = self.tables.read();
-        let lanes = tables.ready.iter().filter(|(lane, _)| lane.queue == queue.number);
+        let is_ready = |key: &(u32, Line)| key.0 == queue.number && matches!(key.1, Line::Ready(_));
+        let lanes = tables.lines.iter().filter(|(key, _)| is_ready(key));
         let firsts = lanes.filter_map(|(_, places)| places.first());
         let since = |job: &Job| self.names.steps.seen_from_now(job.position, job.updated);
         Ok(firsts.filter_map(|place| tables.jobs.get(&place.id)).map(|kept| since(&kept.job)).min())
@@ -163,14 +161,11 @@ impl Reader for MemoryReader {
 pub(super) fn tallies(tables: &Tables, names: &Names) -> Result<Vec<Tally>, StoreError> {
     let mut tallies = Vec::new();
     for ((queue, kind, state), (jobs, bytes)) in &tables.tallies {
-        let Some(state) = StateName::from_number(i64::from(*state)) else {
-            return corrupt("a tally is of an unknown state");
-        };
         if *jobs > 0 {
             tallies.push(Tally {
                 queue: named(&names.queues, *queue)?,
                 kind: named(&names.kinds, *kind)?,
-                state,
+                state: *state,
                 jobs: *jobs as u64,
                 bytes: *bytes as u64,
             });

@@ -13,9 +13,8 @@ use crate::{
     job::{AttemptRecord, Job, JobId, Output, Position, State, StateName, Tombstone},
     settings::{QueueInfo, Retention},
     store::{
-        Names,
-        engine::rows::{Counters, Lane, Place, Purge, RequestRow},
-        steps::Step,
+        Names, Step,
+        sets::{Counters, Line, Place, Purge, RequestRow},
     },
 };
 
@@ -23,16 +22,16 @@ use crate::{
 pub(super) struct Tables {
     pub(super) jobs: BTreeMap<JobId, Kept>,
     pub(super) by_position: BTreeMap<Position, JobId>,
-    pub(super) ready: HashMap<Lane, BTreeSet<Place>>,
-    pub(super) scheduled: BTreeSet<(Timestamp, JobId)>,
-    pub(super) backing_off: BTreeSet<(StoreTime, JobId)>,
+    /// Jobs that wait, by queue and line.
+    pub(super) lines: HashMap<(u32, Line), BTreeSet<Place>>,
     pub(super) expiring: BTreeSet<(Timestamp, JobId)>,
     pub(super) requests: HashMap<[u8; 16], (RequestRow, Option<StoreTime>)>,
     pub(super) requests_gone: BTreeSet<(StoreTime, [u8; 16])>,
     pub(super) tombstones: BTreeMap<Position, Tombstone>,
-    pub(super) tallies: HashMap<(u32, u32, u8), (i64, i64)>,
+    pub(super) tallies: HashMap<(u32, u32, StateName), (i64, i64)>,
     pub(super) queues: BTreeMap<u32, (QueueInfo, bool)>,
-    pub(super) purges: BTreeMap<i64, Purge>,
+    pub(super) kinds: BTreeMap<u32, String>,
+    pub(super) purges: BTreeMap<u32, Purge>,
     pub(super) sweeps: BTreeMap<Duration, Position>,
     pub(super) retention: Option<Retention>,
     pub(super) counters: Counters,
@@ -74,21 +73,8 @@ impl Tables {
     pub(super) fn index(&mut self, job: &Job, backoff: Option<StoreTime>) {
         self.by_position.insert(job.position, job.id);
         self.expiring.extend(expiry_of(job));
-        match job.state {
-            State::Queued { order } => {
-                let (lane, place) = place_of(job, order);
-                self.ready.entry(lane).or_default().insert(place);
-            }
-            State::Scheduled { due } => {
-                self.scheduled.insert((due, job.id));
-            }
-            State::BackingOff { .. } => self.backing_off.extend(backoff.map(|backoff| (backoff, job.id))),
-            State::Running { .. }
-            | State::Cancelling { .. }
-            | State::Succeeded
-            | State::Failed
-            | State::Cancelled
-            | State::Expired => {}
+        if let Some((line, place)) = place_of(job, backoff) {
+            self.lines.entry((job.spec.queue.number, line)).or_default().insert(place);
         }
     }
 
@@ -97,26 +83,22 @@ impl Tables {
         if let Some(expiry) = expiry_of(job) {
             self.expiring.remove(&expiry);
         }
-        match job.state {
-            State::Queued { order } => {
-                let (lane, place) = place_of(job, order);
-                self.ready.entry(lane).or_default().remove(&place);
-            }
-            State::Scheduled { due } => {
-                self.scheduled.remove(&(due, job.id));
-            }
-            State::BackingOff { .. } => {
-                if let Some(backoff) = backoff {
-                    self.backing_off.remove(&(backoff, job.id));
+        if let Some((line, place)) = place_of(job, backoff) {
+            let key = (job.spec.queue.number, line);
+            if let Some(places) = self.lines.get_mut(&key) {
+                places.remove(&place);
+                if places.is_empty() {
+                    self.lines.remove(&key);
                 }
             }
-            State::Running { .. }
-            | State::Cancelling { .. }
-            | State::Succeeded
-            | State::Failed
-            | State::Cancelled
-            | State::Expired => {}
         }
+    }
+
+    /// The first time in each line of jobs that wait for one.
+    pub(super) fn first_times(&self) -> Vec<(u32, Line, i64)> {
+        let timed =
+            self.lines.iter().filter(|((_, line), _)| matches!(line, Line::Scheduled | Line::BackingOff));
+        timed.filter_map(|((queue, line), places)| Some((*queue, *line, places.first()?.order))).collect()
     }
 }
 
@@ -130,7 +112,21 @@ fn expiry_of(job: &Job) -> Option<(Timestamp, JobId)> {
     job.spec.expires.filter(|_| waits).map(|expires| (expires, job.id))
 }
 
-fn place_of(job: &Job, order: Position) -> (Lane, Place) {
-    let lane = Lane { queue: job.spec.queue.number, kind: job.spec.kind.number };
-    (lane, Place { rank: job.spec.priority.saturating_neg(), order, id: job.id })
+/// Where a job that waits stands.
+fn place_of(job: &Job, backoff: Option<StoreTime>) -> Option<(Line, Place)> {
+    let timed = |order| Place { rank: 0, order, id: job.id };
+    match job.state {
+        State::Queued { order } => {
+            let place = Place { rank: job.spec.priority.saturating_neg(), order: order.0, id: job.id };
+            Some((Line::Ready(job.spec.kind.number), place))
+        }
+        State::Scheduled { due } => Some((Line::Scheduled, timed(due.as_micros()))),
+        State::BackingOff { .. } => Some((Line::BackingOff, timed(backoff?.as_micros()))),
+        State::Running { .. }
+        | State::Cancelling { .. }
+        | State::Succeeded
+        | State::Failed
+        | State::Cancelled
+        | State::Expired => None,
+    }
 }

@@ -12,8 +12,8 @@ use rusqlite::{
 };
 
 use super::{
-    DATABASE, Mark, MarkFile, Options, check_schema, lock, log_of, make_folder, mark::database_is_missing,
-    mark_of, migrate, open_connection,
+    DATABASE, MIGRATIONS, Mark, MarkFile, Options, check_schema, error::migration_failed, lock, log_of,
+    make_folder, mark::database_is_missing, mark_of, open_connection,
 };
 use crate::{
     job::Position,
@@ -112,7 +112,7 @@ fn copy(source: &Path, partial: &Path, mut progress: impl FnMut(u64, u64)) -> Re
     check_schema(&from)?;
     from.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA query_only = ON; BEGIN;")?;
     // Holds this moment for all steps; else each commit would have the copy begin anew.
-    let _: i64 = from.query_row("SELECT position FROM counters", [], |row| row.get(0))?;
+    let _: i64 = from.query_row("SELECT position FROM counters", [], |row| row.get("position"))?;
     let log = log_of(source);
     let log_bytes = || fs::metadata(&log).map_or(0, |log| log.len());
     let log_before = log_bytes();
@@ -134,14 +134,15 @@ fn copy(source: &Path, partial: &Path, mut progress: impl FnMut(u64, u64)) -> Re
 
 fn check(partial: &Path) -> Result<(Copied, Mark), CopyError> {
     let connection = Connection::open(partial)?;
-    let found: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    let found: String =
+        connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get("integrity_check"))?;
     if found != "ok" {
         return Err(CopyError::NotSound(found));
     }
     let mark = mark_of(&connection)?;
     let copied = Copied {
         bytes: fs::metadata(partial).map_or(0, |file| file.len()),
-        jobs: connection.query_row("SELECT count(*) FROM job", [], |row| row.get(0))?,
+        jobs: connection.query_row("SELECT count(*) AS jobs FROM job", [], |row| row.get("jobs"))?,
         position: mark.position,
     };
     connection.close().map_err(|(_, error)| error)?;
@@ -171,7 +172,7 @@ pub fn compact(folder: &Path) -> Result<(u64, u64), CopyError> {
     let before = bytes();
     let mut connection = open_connection(&path, &Options { vfs: None })?;
     check_schema(&connection)?;
-    migrate(&mut connection)?;
+    MIGRATIONS.to_latest(&mut connection).map_err(migration_failed)?;
     let found = mark_of(&connection)?;
     if let Some(what) = kept.and_then(|kept| kept.missing_in(found)) {
         return Err(lost(what).into());

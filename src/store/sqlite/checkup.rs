@@ -11,7 +11,7 @@ use super::{
     lock,
     mark::database_is_missing,
     mark_of,
-    row::{JOB_COLUMNS, load_names},
+    row::{load_names, select_job},
     schema_version,
 };
 use crate::{
@@ -96,13 +96,14 @@ pub fn check(folder: &Path) -> Result<Checkup, StoreError> {
     let mut statement = connection.prepare("SELECT source, key, reason FROM set_aside ORDER BY number")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        set_aside.add(&row.get::<_, String>(0)?, row.get(1)?, &row.get::<_, String>(2)?);
+        set_aside.add(&row.get::<_, String>("source")?, row.get("key")?, &row.get::<_, String>("reason")?);
     }
     if in_use {
         return Ok(Checkup::InUse { set_aside });
     }
     let mut statement = connection.prepare(&format!("PRAGMA quick_check({FAULTS_MAX})"))?;
-    let lines = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+    let lines =
+        statement.query_map([], |row| row.get::<_, String>("quick_check"))?.collect::<Result<Vec<_>, _>>()?;
     let faults: Vec<_> = lines.into_iter().filter(|line| line != "ok").collect();
     if faults.is_empty() {
         let found = mark_of(&connection)?;
@@ -121,7 +122,7 @@ fn read_all(connection: &Connection, unreadable: &mut SetAsideRows) -> Result<()
     // The jobs among it are read once more.
     let noted = decoder.take().into_iter().filter(|((table, _), _)| *table != Table::Job);
     noted.for_each(|((table, key), why)| unreadable.add(table.name(), key, &why));
-    let mut statement = connection.prepare(&format!("SELECT {JOB_COLUMNS} FROM job"))?;
+    let mut statement = connection.prepare(select_job!(""))?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         if decoder.job(row).is_none() {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{
     load::{load_queues, write_queue},
-    row::{JOB_COLUMNS, read_job, spec_of_watchers},
+    row::{column, read_job, select_job, spec_of_watchers},
 };
 use crate::{
     clock::Timestamp,
@@ -53,10 +53,11 @@ impl Table {
         }
     }
 
-    fn key(self) -> &'static str {
+    pub(super) fn key(self) -> &'static str {
         match self {
             Table::Job => "id",
-            Table::Queue | Table::Kind | Table::Purge => "number",
+            Table::Queue | Table::Kind => "number",
+            Table::Purge => "queue",
             Table::Sweep => "keep_us",
             Table::Retention => "one",
             Table::Step => "position",
@@ -81,7 +82,7 @@ impl Decoder {
         Decoder { names, ..Decoder::default() }
     }
 
-    /// The job in a row with the columns [`JOB_COLUMNS`]; `None` where it can't be read, which is noted.
+    /// The job in a row of [`select_job`]; `None` where it can't be read, which is noted.
     pub(super) fn job(&self, row: &Row<'_>) -> Option<Job> {
         self.try_job(row).ok()
     }
@@ -90,7 +91,7 @@ impl Decoder {
     pub(super) fn try_job(&self, row: &Row<'_>) -> Result<Job, StoreError> {
         read_job(row, &self.names).map_err(|error| {
             let why = reason_in(row, &error);
-            let id = row.get(0).unwrap_or_default();
+            let id = row.get(column::ID).unwrap_or_default();
             self.note(Table::Job, id, &why);
             StoreError::Unreadable { id: JobId::from_raw(id), why }
         })
@@ -120,16 +121,21 @@ pub(super) fn reason(error: &StoreError) -> String {
     if let StoreError::Corrupt(why) = error {
         return why.clone();
     }
-    if let StoreError::Sqlite(source) = error { source.to_string() } else { error.to_string() }
+    source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// What SQLite said, if it did.
+fn source(error: &StoreError) -> Option<&rusqlite::Error> {
+    std::error::Error::source(error)?.downcast_ref()
 }
 
 /// As [`reason`], with the column by its name.
 fn reason_in(row: &Row<'_>, error: &StoreError) -> String {
-    if let StoreError::Sqlite(
+    if let Some(
         rusqlite::Error::IntegralValueOutOfRange(index, _)
         | rusqlite::Error::InvalidColumnType(index, ..)
         | rusqlite::Error::FromSqlConversionFailure(index, ..),
-    ) = error
+    ) = source(error)
         && let Ok(column) = row.as_ref().column_name(*index)
     {
         return format!("the column `{column}`: {}", reason(error));
@@ -157,9 +163,7 @@ pub(super) fn set_aside(
     let content = content(connection, name, key_column, key)?;
     let spec = match table {
         Table::Job => connection
-            .query_row(&format!("SELECT {JOB_COLUMNS} FROM job WHERE id = ?1"), [key], |row| {
-                Ok(spec_of_watchers(row, names))
-            })
+            .query_row(select_job!("WHERE id = ?1"), [key], |row| Ok(spec_of_watchers(row, names)))
             .optional()?
             .flatten(),
         Table::Queue
@@ -192,7 +196,7 @@ pub(super) fn set_aside(
         Table::Kind => {
             let name = placeholder("kind", key);
             connection.execute(
-                "INSERT INTO kind VALUES (?1, ?2) ON CONFLICT (number) DO UPDATE SET name = ?2",
+                "INSERT INTO kind (number, name) VALUES (?1, ?2) ON CONFLICT (number) DO UPDATE SET name = ?2",
                 params![key, name],
             )?;
         }

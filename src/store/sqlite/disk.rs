@@ -25,6 +25,7 @@ pub(super) struct Growth {
 }
 
 /// What is known of the disk.
+#[derive(Default)]
 pub(super) struct Disk {
     folder: PathBuf,
     ballast: PathBuf,

@@ -83,10 +83,11 @@ pub(super) struct LockWait {
 }
 
 impl LockWait {
-    /// A batch has met the lock.
-    pub(super) fn met(&mut self, database: &Path) {
+    /// A batch has met the lock, or a start, which says so each time.
+    pub(super) fn met(&mut self, database: &Path, is_starting: bool) {
         let since = self.since.get_or_insert_with(Stopwatch::start).elapsed();
         let is_time = match self.said {
+            _ if is_starting => true,
             None => since >= SAY_AFTER,
             Some(said) => said.elapsed() >= SAY_AGAIN_AFTER,
         };

@@ -1,91 +1,126 @@
 //! The small tables that the engine keeps in memory.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     decode::{Decoder, Table},
-    row::{JOB_COLUMNS, load_names},
+    row::{load_names, select_job},
 };
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{Job, JobId, Name, Position, StateName, Tally},
     settings::{Keep, QueueInfo, QueueRetention, QueueSettings, Retention, WhenFull},
     store::{
-        StoreError,
-        engine::rows::{Counters, KeptTimes, Loaded, Purge, corrupt, named},
-        steps::Step,
+        Step, StoreError, named,
+        sets::{Counters, KeptTimes, Line, Loaded, Purge},
     },
 };
 
 /// All of it. What can't be read is left out, and noted.
 pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded, StoreError> {
     load_names(connection, decoder)?;
+    let tallies = read_tallies(connection, decoder)?;
+    let running = select_job!("WHERE state IN (4, 6) ORDER BY id");
     Ok(Loaded {
         queues: load_queues(connection, decoder)?,
-        tallies: read_tallies(connection, decoder)?,
+        first_times: read_first_times(connection, &tallies)?,
+        first_expiry: read_first_expiry(connection)?,
+        tallies,
         counters: read_counters(connection)?,
-        leased: read_jobs(
-            connection,
-            decoder,
-            &format!("SELECT {JOB_COLUMNS} FROM job WHERE state IN (4, 6) ORDER BY id"),
-            [],
-        )?,
-        purges: read_rows(
-            connection,
-            decoder,
-            Table::Purge,
-            "SELECT number, queue, cursor, last, deleted FROM purge ORDER BY number",
-            |row| {
-                Ok(Purge {
-                    number: row.get(0)?,
-                    queue: row.get(1)?,
-                    cursor: JobId::from_raw(row.get(2)?),
-                    last: JobId::from_raw(row.get(3)?),
-                    deleted: row.get(4)?,
-                })
-            },
-        )?,
-        sweeps: read_rows(
-            connection,
-            decoder,
-            Table::Sweep,
-            "SELECT keep_us, cursor FROM sweep ORDER BY keep_us",
-            |row| Ok((Duration::from_micros(row.get(0)?), Position(row.get(1)?))),
-        )?,
-        retention: read_rows(
-            connection,
-            decoder,
-            Table::Retention,
-            "SELECT one, succeeded_us, failed_us, cancelled_us, expired_us FROM retention",
-            |row| {
-                Ok(Retention {
-                    succeeded: keep_of(row.get(1)?),
-                    failed: keep_of(row.get(2)?),
-                    cancelled: keep_of(row.get(3)?),
-                    expired: keep_of(row.get(4)?),
-                })
-            },
-        )?
-        .pop(),
-        steps: read_rows(
-            connection,
-            decoder,
-            Table::Step,
-            "SELECT position, of_retention, of_backoffs FROM step ORDER BY position",
-            |row| {
-                Ok(Step {
-                    position: Position(row.get(0)?),
-                    of_retention: row.get(1)?,
-                    of_backoffs: row.get(2)?,
-                })
-            },
-        )?,
+        leased: read_jobs(connection, decoder, running)?.into_iter().map(Arc::new).collect(),
+        purges: read_purges(connection, decoder)?,
+        sweeps: read_sweeps(connection, decoder)?,
+        retention: read_retention(connection, decoder)?,
+        steps: read_steps(connection, decoder)?,
     })
 }
 
-/// The rows of a table whose key is the first column; those that can't be read are noted.
+/// The first time in each line of jobs that wait for one.
+fn read_first_times(connection: &Connection, tallies: &[Tally]) -> Result<Vec<(u32, Line, i64)>, StoreError> {
+    let waits = |state| match state {
+        StateName::Scheduled => Some(Line::Scheduled),
+        StateName::BackingOff => Some(Line::BackingOff),
+        StateName::Queued
+        | StateName::Running
+        | StateName::Cancelling
+        | StateName::Succeeded
+        | StateName::Failed
+        | StateName::Cancelled
+        | StateName::Expired => None,
+    };
+    let lines: BTreeSet<(u32, Line, u8)> = tallies
+        .iter()
+        .filter_map(|tally| Some((tally.queue.number, waits(tally.state)?, tally.state as u8)))
+        .collect();
+    let mut times = Vec::new();
+    for (queue, line, state) in lines {
+        let first = connection
+            .prepare_cached(
+                "SELECT detail FROM job WHERE state IN (1, 5) AND state = ?1 AND queue = ?2 ORDER BY detail LIMIT 1",
+            )?
+            .query_row(params![state, queue], |row| row.get("detail"))
+            .optional()?;
+        times.extend(first.map(|time| (queue, line, time)));
+    }
+    Ok(times)
+}
+
+fn read_first_expiry(connection: &Connection) -> Result<Option<Timestamp>, StoreError> {
+    let expires = connection
+        .prepare_cached(
+            "SELECT expires FROM job WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3) \
+             ORDER BY expires LIMIT 1",
+        )?
+        .query_row([], |row| row.get("expires"))
+        .optional()?;
+    Ok(expires.map(Timestamp::from_micros))
+}
+
+fn read_purges(connection: &Connection, decoder: &Decoder) -> Result<Vec<Purge>, StoreError> {
+    let sql = "SELECT queue, last, deleted FROM purge ORDER BY queue";
+    read_rows(connection, decoder, Table::Purge, sql, |row| {
+        Ok(Purge {
+            queue: row.get("queue")?,
+            last: JobId::from_raw(row.get("last")?),
+            deleted: row.get("deleted")?,
+        })
+    })
+}
+
+fn read_sweeps(connection: &Connection, decoder: &Decoder) -> Result<Vec<(Duration, Position)>, StoreError> {
+    let sql = "SELECT keep_us, cursor FROM sweep ORDER BY keep_us";
+    read_rows(connection, decoder, Table::Sweep, sql, |row| {
+        Ok((Duration::from_micros(row.get("keep_us")?), Position(row.get("cursor")?)))
+    })
+}
+
+fn read_retention(connection: &Connection, decoder: &Decoder) -> Result<Option<Retention>, StoreError> {
+    let sql = "SELECT one, succeeded_us, failed_us, cancelled_us, expired_us FROM retention";
+    let rows = read_rows(connection, decoder, Table::Retention, sql, |row| {
+        Ok(Retention {
+            succeeded: keep_of(row.get("succeeded_us")?),
+            failed: keep_of(row.get("failed_us")?),
+            cancelled: keep_of(row.get("cancelled_us")?),
+            expired: keep_of(row.get("expired_us")?),
+        })
+    });
+    Ok(rows?.pop())
+}
+
+fn read_steps(connection: &Connection, decoder: &Decoder) -> Result<Vec<Step>, StoreError> {
+    let sql = "SELECT position, of_retention, of_backoffs FROM step ORDER BY position";
+    read_rows(connection, decoder, Table::Step, sql, |row| {
+        Ok(Step {
+            position: Position(row.get("position")?),
+            of_retention: row.get("of_retention")?,
+            of_backoffs: row.get("of_backoffs")?,
+        })
+    })
+}
+
+/// The rows of a table, by its key; those that can't be read are noted.
 fn read_rows<T>(
     connection: &Connection,
     decoder: &Decoder,
@@ -99,7 +134,7 @@ fn read_rows<T>(
     while let Some(row) = rows.next()? {
         match read(row) {
             Ok(value) => found.push(value),
-            Err(error) => decoder.note(table, row.get(0)?, &error.to_string()),
+            Err(error) => decoder.note(table, row.get(table.key())?, &error.to_string()),
         }
     }
     Ok(found)
@@ -107,45 +142,38 @@ fn read_rows<T>(
 
 fn read_counters(connection: &Connection) -> Result<Counters, StoreError> {
     let read = connection.query_row(
-        "SELECT position, last_id, last_lease, floor, last_purge, wall, backoffs, retention, counted FROM counters",
+        "SELECT position, last_id, last_lease, floor, wall, backoffs, retention, counted FROM counters",
         [],
         |row| {
-            let wall: Option<i64> = row.get(5)?;
-            let time = |index| row.get(index).map(StoreTime::from_micros);
+            let wall: Option<i64> = row.get("wall")?;
             let kept = |wall: i64| -> rusqlite::Result<KeptTimes> {
                 Ok(KeptTimes {
                     wall: Timestamp::from_micros(wall),
-                    backoffs: time(6)?,
-                    retention: time(7)?,
-                    counted: Timestamp::from_micros(row.get(8)?),
+                    backoffs: StoreTime::from_micros(row.get("backoffs")?),
+                    retention: StoreTime::from_micros(row.get("retention")?),
+                    counted: Timestamp::from_micros(row.get("counted")?),
                 })
             };
             Ok(Counters {
-                position: row.get(0)?,
-                last_id: row.get(1)?,
-                last_lease: row.get(2)?,
-                floor: row.get(3)?,
-                last_purge: row.get(4)?,
+                position: Position(row.get("position")?),
+                last_id: row.get("last_id")?,
+                last_lease: row.get("last_lease")?,
+                floor: Position(row.get("floor")?),
                 times: wall.map(kept).transpose()?,
             })
         },
     );
     match read {
         Err(rusqlite::Error::QueryReturnedNoRows) => {
-            corrupt("the table `counters` has no row: restore a backup")
+            Err(StoreError::Corrupt("the table `counters` has no row: restore a backup".to_owned()))
         }
         read => Ok(read?),
     }
 }
 
-pub(super) fn read_jobs(
-    connection: &Connection,
-    decoder: &Decoder,
-    sql: &str,
-    parameters: impl rusqlite::Params,
-) -> Result<Vec<Job>, StoreError> {
+fn read_jobs(connection: &Connection, decoder: &Decoder, sql: &str) -> Result<Vec<Job>, StoreError> {
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(parameters)?;
+    let mut rows = statement.query([])?;
     let mut jobs = Vec::new();
     while let Some(row) = rows.next()? {
         jobs.extend(decoder.job(row));
@@ -159,7 +187,7 @@ pub(super) fn read_one_job(
     decoder: &Decoder,
     id: JobId,
 ) -> Result<Option<Job>, StoreError> {
-    let mut statement = connection.prepare_cached(&format!("SELECT {JOB_COLUMNS} FROM job WHERE id = ?1"))?;
+    let mut statement = connection.prepare_cached(select_job!("WHERE id = ?1"))?;
     let mut rows = statement.query([id.raw()])?;
     rows.next()?.map(|row| decoder.try_job(row)).transpose()
 }
@@ -172,8 +200,9 @@ pub(super) fn write_queue(
     let settings = &queue.settings;
     let retention = &settings.retention;
     connection.prepare_cached(
-        "INSERT OR REPLACE INTO queue VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, \
-         ?15, ?16)",
+        "INSERT OR REPLACE INTO queue (number, name, max_jobs, max_bytes, consumers, wait_when_full, max_wait_us, \
+         max_waiters, accept_unknown_kinds, keep_succeeded_us, keep_failed_us, keep_cancelled_us, keep_expired_us, \
+         paused, declared, deleted) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?
     .execute(params![
             queue.name.number,
@@ -213,15 +242,14 @@ pub(super) fn write_counters(connection: &Connection, counters: &Counters) -> Re
     let times = counters.times;
     connection
         .prepare_cached(
-            "UPDATE counters SET position = ?1, last_id = ?2, last_lease = ?3, floor = ?4, last_purge = ?5, \
-             wall = ?6, backoffs = ?7, retention = ?8, counted = ?9",
+            "UPDATE counters SET position = ?1, last_id = ?2, last_lease = ?3, floor = ?4, wall = ?5, backoffs = ?6, \
+             retention = ?7, counted = ?8",
         )?
         .execute(params![
-            counters.position,
+            counters.position.0,
             counters.last_id,
             counters.last_lease,
-            counters.floor,
-            counters.last_purge,
+            counters.floor.0,
             times.map(|times| times.wall.as_micros()),
             times.map(|times| times.backoffs.as_micros()),
             times.map(|times| times.retention.as_micros()),
@@ -233,11 +261,9 @@ pub(super) fn write_counters(connection: &Connection, counters: &Counters) -> Re
 pub(super) fn write_steps(connection: &Connection, steps: &[Step]) -> Result<(), StoreError> {
     connection.prepare_cached("DELETE FROM step")?.execute([])?;
     for Step { position, of_retention, of_backoffs } in steps {
-        connection.prepare_cached("INSERT INTO step VALUES (?1, ?2, ?3)")?.execute(params![
-            position.0,
-            of_retention,
-            of_backoffs
-        ])?;
+        connection
+            .prepare_cached("INSERT INTO step (position, of_retention, of_backoffs) VALUES (?1, ?2, ?3)")?
+            .execute(params![position.0, of_retention, of_backoffs])?;
     }
     Ok(())
 }
@@ -262,11 +288,15 @@ pub(super) fn read_queues(
     connection: &Connection,
     decoder: &Decoder,
 ) -> Result<Vec<(QueueInfo, bool)>, StoreError> {
-    let mut statement = connection.prepare_cached("SELECT * FROM queue ORDER BY name")?;
+    let mut statement = connection.prepare_cached(
+        "SELECT number, max_jobs, max_bytes, consumers, wait_when_full, max_wait_us, max_waiters, accept_unknown_kinds, \
+         keep_succeeded_us, keep_failed_us, keep_cancelled_us, keep_expired_us, paused, declared, deleted \
+         FROM queue ORDER BY name",
+    )?;
     let mut rows = statement.query([])?;
     let mut queues = Vec::new();
     while let Some(row) = rows.next()? {
-        let number: i64 = row.get(0)?;
+        let number: i64 = row.get("number")?;
         let name = u32::try_from(number).ok().and_then(|number| decoder.names.queues.get(number));
         // A number without a name has been noted.
         let Some(name) = name else { continue };
@@ -284,29 +314,29 @@ fn with_defaults(name: Arc<Name>) -> QueueInfo {
 }
 
 fn read_queue(row: &Row<'_>, name: Arc<Name>) -> Result<(QueueInfo, bool), rusqlite::Error> {
-    let when_full = if row.get(5)? { WhenFull::Wait } else { WhenFull::Reject };
+    let when_full = if row.get("wait_when_full")? { WhenFull::Wait } else { WhenFull::Reject };
     let info = QueueInfo {
         name,
         settings: QueueSettings {
-            max_jobs: row.get(2)?,
-            max_bytes: row.get(3)?,
-            consumers: row.get(4)?,
+            max_jobs: row.get("max_jobs")?,
+            max_bytes: row.get("max_bytes")?,
+            consumers: row.get("consumers")?,
             when_full,
-            max_wait: Duration::from_micros(row.get(6)?),
-            max_waiters: row.get(7)?,
-            accept_unknown_kinds: row.get(8)?,
+            max_wait: Duration::from_micros(row.get("max_wait_us")?),
+            max_waiters: row.get("max_waiters")?,
+            accept_unknown_kinds: row.get("accept_unknown_kinds")?,
             retention: QueueRetention {
-                succeeded: row.get::<_, Option<i64>>(9)?.map(keep_of),
-                failed: row.get::<_, Option<i64>>(10)?.map(keep_of),
-                cancelled: row.get::<_, Option<i64>>(11)?.map(keep_of),
-                expired: row.get::<_, Option<i64>>(12)?.map(keep_of),
+                succeeded: row.get::<_, Option<i64>>("keep_succeeded_us")?.map(keep_of),
+                failed: row.get::<_, Option<i64>>("keep_failed_us")?.map(keep_of),
+                cancelled: row.get::<_, Option<i64>>("keep_cancelled_us")?.map(keep_of),
+                expired: row.get::<_, Option<i64>>("keep_expired_us")?.map(keep_of),
             },
         },
-        paused: row.get(13)?,
-        declared: row.get::<_, i64>(14)? == DECLARED,
-        formerly_declared: row.get::<_, i64>(14)? == FORMERLY_DECLARED,
+        paused: row.get("paused")?,
+        declared: row.get::<_, i64>("declared")? == DECLARED,
+        formerly_declared: row.get::<_, i64>("declared")? == FORMERLY_DECLARED,
     };
-    Ok((info, row.get(15)?))
+    Ok((info, row.get("deleted")?))
 }
 
 /// The tallies that can be read; if one can't, all jobs are counted anew when rows are set aside next.
@@ -322,15 +352,15 @@ pub(super) fn read_tallies(connection: &Connection, decoder: &Decoder) -> Result
 }
 
 fn read_tally(row: &Row<'_>, decoder: &Decoder) -> Result<Tally, StoreError> {
-    let Some(state) = StateName::from_number(row.get(2)?) else {
-        return corrupt("a tally is of an unknown state");
+    let Some(state) = StateName::from_number(row.get("state")?) else {
+        return Err(StoreError::Corrupt("a tally is of an unknown state".to_owned()));
     };
     Ok(Tally {
-        queue: named(&decoder.names.queues, row.get(0)?)?,
-        kind: named(&decoder.names.kinds, row.get(1)?)?,
+        queue: named(&decoder.names.queues, row.get("queue")?)?,
+        kind: named(&decoder.names.kinds, row.get("kind")?)?,
         state,
-        jobs: row.get(3)?,
-        bytes: row.get(4)?,
+        jobs: row.get("jobs")?,
+        bytes: row.get("bytes")?,
     })
 }
 
@@ -338,7 +368,7 @@ fn read_tally(row: &Row<'_>, decoder: &Decoder) -> Result<Tally, StoreError> {
 pub(super) fn recount(connection: &Connection, decoder: &Decoder) -> Result<Vec<Tally>, StoreError> {
     connection.execute_batch(
         "DELETE FROM tally;
-         INSERT INTO tally SELECT queue, kind, state, count(*), sum(bytes) FROM job GROUP BY queue, kind, state;",
+         INSERT INTO tally (queue, kind, state, jobs, bytes) SELECT queue, kind, state, count(*), sum(bytes) FROM job GROUP BY queue, kind, state;",
     )?;
     read_tallies(connection, decoder)
 }

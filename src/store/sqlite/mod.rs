@@ -8,13 +8,14 @@ mod checkpoint;
 mod checkup;
 mod decode;
 mod disk;
+mod error;
+mod fetch;
 mod files;
 mod load;
 mod mark;
 mod reader;
 mod row;
-mod write_job;
-mod writer;
+mod write;
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -34,14 +35,16 @@ pub use self::mark::{Mark, MarkFile};
 use self::{
     checkpoint::Checkpointer,
     decode::Decoder,
-    disk::Disk,
+    disk::{Disk, Growth},
+    error::migration_failed,
+    fetch::Fetch,
     files::{Files, LockWait, lock, say_locked},
     reader::SqliteReader,
-    writer::SqliteRows,
+    write::Write,
 };
 use super::{
-    Applied, Batch, Missing, Names, Obstacle, Reader, Space, Store, StoreError,
-    engine::{Engine, EngineSetup, rows::Rows},
+    Committed, Missing, Names, Reader, Space, Store, StoreError,
+    sets::{Found, Loaded, Wants, Writes},
 };
 use crate::{
     clock::Stopwatch,
@@ -63,33 +66,36 @@ const BATCH_WAITS_MAX: Duration = Duration::from_millis(20);
 
 /// A store in a folder.
 pub struct SqliteStore {
-    engine: Engine<SqliteRows>,
+    connection: Connection,
+    decoder: Arc<Decoder>,
+    checkpointer: Checkpointer,
     reader: Arc<SqliteReader>,
     disk: Disk,
     files: Files,
     /// Absent where it could not be written.
     mark: Option<MarkFile>,
     lock_wait: LockWait,
+    /// Nothing has been written yet: the start waits for a lock.
+    is_starting: bool,
     // Held, never read: the lock goes when the file is closed.
     _lock: File,
 }
 
 impl SqliteStore {
-    /// Opens the store in `folder`, which is made where it does not exist, and recovers from whatever happened before. It
-    /// keeps no space free.
+    /// Opens the store in `folder`, which is made where it does not exist. It keeps no space free.
     ///
     /// # Errors
     /// When the folder can't be used, is in use, or holds something else.
-    pub fn open(folder: &Path, setup: EngineSetup) -> Result<Self, StoreError> {
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let disk = DiskSettings { ballast_bytes: 0, min_free_bytes: 0, ..DiskSettings::default() };
-        Self::open_with(folder, disk, setup)
+        Self::open_with(folder, &disk)
     }
 
     /// As [`SqliteStore::open`], with settings of its own for the disk.
     ///
     /// # Errors
     /// As [`SqliteStore::open`].
-    pub fn open_with(folder: &Path, settings: DiskSettings, setup: EngineSetup) -> Result<Self, StoreError> {
+    pub fn open_with(folder: &Path, settings: &DiskSettings) -> Result<Self, StoreError> {
         if rusqlite::version_number() < SQLITE_MIN_VERSION {
             return Err(StoreError::OldSqlite(rusqlite::version().to_owned()));
         }
@@ -98,17 +104,17 @@ impl SqliteStore {
         let kept = Mark::read(folder)?;
         let lost = |what| StoreError::Lost { folder: folder.to_owned(), what };
         if mark::database_is_missing(folder, kept) {
-            accept(&settings, lost(Missing::Everything))?;
+            accept(settings, lost(Missing::Everything))?;
         }
-        let mut disk = Disk::new(folder, &settings);
+        let mut disk = Disk::new(folder, settings);
         let options = Options { vfs: settings.vfs.clone() };
         let expected = |found: Mark| match kept.and_then(|kept| kept.missing_in(found)) {
-            Some(what) => accept(&settings, lost(what)),
+            Some(what) => accept(settings, lost(what)),
             None => Ok(()),
         };
         let waiting = Stopwatch::start();
         let opened = loop {
-            match open_database(folder, &options, expected, setup.clone()) {
+            match open_database(folder, &options, expected) {
                 // Even a start writes something down.
                 Err(StoreError::DiskFull(_)) if disk.give_up_ballast() => {}
                 Err(StoreError::Locked(_)) => {
@@ -117,22 +123,71 @@ impl SqliteStore {
                 opened => break opened,
             }
         };
-        let (engine, reader) = opened?;
-        disk.keep_ballast();
-        let Identity { store, .. } = reader.identity();
-        let (_, position) = reader.jobs(&[])?;
+        let Opened { connection, decoder, checkpointer, reader } = opened?;
+        let Mark { store, position } = mark_of(&connection)?;
         let mark = MarkFile::create(folder, Mark { store, position })
             .inspect_err(|error| tracing::warn!(%error, "{} can't be written", mark::MARK))
             .ok();
         Ok(SqliteStore {
-            engine,
+            connection,
+            decoder,
+            checkpointer,
             reader,
             disk,
             files: Files::of(folder),
             mark,
             lock_wait: LockWait::default(),
+            is_starting: true,
             _lock: lock,
         })
+    }
+
+    /// Lets the log start over, so that it needs no more space for a while.
+    fn empty_log(&self) {
+        self.checkpointer.checkpoint(&self.connection);
+    }
+
+    /// Undoes what has been done since the transaction began.
+    fn roll_back(&self) -> Result<(), StoreError> {
+        // SQLite itself may have done it already.
+        if !self.connection.is_autocommit() {
+            self.connection.prepare_cached("ROLLBACK")?.execute([])?;
+        }
+        Ok(())
+    }
+
+    fn begin(&self) -> Result<(), StoreError> {
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(())
+    }
+
+    /// Writes and commits; tells what the commit took.
+    fn commit(&self, writes: &Writes) -> Result<Duration, StoreError> {
+        Write { connection: &self.connection, names: &self.decoder.names }.all(writes)?;
+        let stopwatch = Stopwatch::start();
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(stopwatch.elapsed())
+    }
+
+    /// What is to be done after a batch that did not fit on the disk.
+    fn did_not_fit(&mut self) -> Result<(), StoreError> {
+        self.roll_back()?;
+        if self.disk.wrote(false) {
+            // With the ballast gone there is room for what the log has not brought home yet.
+            self.empty_log();
+        }
+        Ok(())
+    }
+
+    /// What the database has to spare, and by how much its file will grow.
+    fn growth(&self) -> Result<Growth, StoreError> {
+        let number =
+            |pragma: &str| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(pragma));
+        let page = number("page_size")?;
+        let whole = number("page_count")?.saturating_mul(page);
+        let spare = number("freelist_count")?.saturating_mul(page);
+        let file_bytes = fs::metadata(self.files.database()).map_or(0, |file| file.len());
+        Ok(Growth { spare, due: whole.saturating_sub(file_bytes) })
     }
 }
 
@@ -156,83 +211,105 @@ struct Options {
     vfs: Option<String>,
 }
 
+/// A database that is open for writing.
+struct Opened {
+    connection: Connection,
+    decoder: Arc<Decoder>,
+    checkpointer: Checkpointer,
+    reader: Arc<SqliteReader>,
+}
+
 fn open_database(
     folder: &Path,
     options: &Options,
     expected: impl Fn(Mark) -> Result<(), StoreError>,
-    setup: EngineSetup,
-) -> Result<(Engine<SqliteRows>, Arc<SqliteReader>), StoreError> {
+) -> Result<Opened, StoreError> {
     let path = folder.join(DATABASE);
     let mut connection = open_connection(&path, options)?;
     check_schema(&connection)?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-    migrate(&mut connection)?;
+    MIGRATIONS.to_latest(&mut connection).map_err(migration_failed)?;
     expected(mark_of(&connection)?)?;
     // Starts with an empty log, so that its length says what this run has written.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     let identity = new_incarnation(&connection)?;
-    let names = Arc::new(Names::default());
-    let decoder = Arc::new(Decoder::new(Arc::clone(&names)));
+    let decoder = Arc::new(Decoder::new(Arc::new(Names::default())));
     let checkpointer = Checkpointer::start(&path, options, &connection)?;
-    let rows = SqliteRows::new(connection, Arc::clone(&decoder), checkpointer);
-    let engine = Engine::open(rows, names, setup)?;
-    engine.rows().wait_for_lock(BATCH_WAITS_MAX)?;
-    let reader = Arc::new(SqliteReader::new(path, options.clone(), decoder, identity));
-    Ok((engine, reader))
-}
-
-/// Brings the schema up to date.
-fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
-    MIGRATIONS.to_latest(connection).map_err(|error| {
-        if let rusqlite_migration::Error::RusqliteError { err, .. } = error {
-            err.into()
-        } else {
-            error.into()
-        }
-    })
+    let reader = Arc::new(SqliteReader::new(path, options.clone(), Arc::clone(&decoder), identity));
+    Ok(Opened { connection, decoder, checkpointer, reader })
 }
 
 /// Which store a database is, and how far it has come.
 fn mark_of(connection: &Connection) -> Result<Mark, StoreError> {
     let read = connection.query_row("SELECT store, position FROM counters", [], |row| {
-        Ok(Mark { store: row.get(0)?, position: Position(row.get(1)?) })
+        Ok(Mark { store: row.get("store")?, position: Position(row.get("position")?) })
     });
     Ok(read?)
 }
 
 impl Store for SqliteStore {
-    fn check(&mut self) -> Result<bool, StoreError> {
-        self.files.check()?;
-        Ok(self.engine.rows().has_unreadable())
+    fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.decoder.names)
     }
 
-    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        let applied = self.engine.apply(batch)?;
-        let obstacle = applied.unapplied.as_ref().map(|unapplied| unapplied.obstacle);
-        if obstacle == Some(Obstacle::Locked) {
-            self.lock_wait.met(self.files.database());
-            return Ok(applied);
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        load::load(&self.connection, &self.decoder)
+    }
+
+    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+        match self.begin() {
+            Err(StoreError::Locked(error)) => {
+                self.lock_wait.met(self.files.database(), self.is_starting);
+                return Err(StoreError::Locked(error));
+            }
+            Err(StoreError::DiskFull(error)) => {
+                self.did_not_fit()?;
+                return Err(StoreError::DiskFull(error));
+            }
+            begun => begun?,
         }
         self.lock_wait.over();
-        if obstacle.is_none()
-            && let Some(mark) = &mut self.mark
-        {
-            mark.advance(applied.position);
+        Fetch { connection: &self.connection, decoder: &self.decoder }.all(wants)
+    }
+
+    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+        let flush = match self.commit(writes) {
+            // This error alone says what is on disk: nothing of the batch. A commit's last page could not be written, or was
+            // never tried.
+            Err(StoreError::DiskFull(error)) => {
+                self.did_not_fit()?;
+                return Err(StoreError::DiskFull(error));
+            }
+            committed => committed?,
+        };
+        self.checkpointer.committed(&self.connection);
+        if let (Some(mark), Some(counters)) = (&mut self.mark, &writes.counters) {
+            mark.advance(counters.position);
         }
-        if self.disk.wrote(obstacle.is_none()) {
-            // With the ballast gone there is room for what the log has not brought home yet.
-            self.engine.rows().empty_log();
+        self.disk.wrote(true);
+        if std::mem::take(&mut self.is_starting) {
+            self.connection.busy_timeout(BATCH_WAITS_MAX)?;
+            self.disk.keep_ballast();
         }
-        Ok(applied)
+        Ok(Committed::after(flush))
+    }
+
+    fn has_unreadable(&self) -> bool {
+        self.decoder.has_noted()
+    }
+
+    fn check(&mut self) -> Result<(), StoreError> {
+        self.files.check()
     }
 
     fn space(&mut self) -> Space {
-        let (rows, database) = (self.engine.rows(), self.files.database());
-        let growth = || rows.growth(fs::metadata(database).map_or(0, |file| file.len()));
-        let space = self.disk.space(growth);
-        if space == Space::Low && growth().is_ok_and(|growth| growth.due > 0) {
+        // Taken out while it asks the database.
+        let mut disk = std::mem::take(&mut self.disk);
+        let space = disk.space(|| self.growth());
+        self.disk = disk;
+        if space == Space::Low && self.growth().is_ok_and(|growth| growth.due > 0) {
             // While there is room for it: what the ballast has would not hold it.
-            rows.empty_log();
+            self.empty_log();
         }
         space
     }
@@ -276,7 +353,7 @@ fn check_schema(connection: &Connection) -> Result<(), StoreError> {
 
 /// The number of steps that have made the database's schema.
 fn schema_version(connection: &Connection) -> Result<i64, StoreError> {
-    Ok(connection.query_row("PRAGMA user_version", [], |row| row.get(0))?)
+    Ok(connection.query_row("PRAGMA user_version", [], |row| row.get("user_version"))?)
 }
 
 fn make_folder(folder: &Path) -> Result<(), StoreError> {
@@ -296,12 +373,12 @@ fn make_folder(folder: &Path) -> Result<(), StoreError> {
 fn new_incarnation(connection: &Connection) -> Result<Identity, StoreError> {
     connection
         .execute("INSERT INTO incarnation (id, first) SELECT randomblob(8), position FROM counters", [])?;
-    let store = connection.query_row("SELECT store FROM counters", [], |row| row.get(0))?;
+    let store = connection.query_row("SELECT store FROM counters", [], |row| row.get("store"))?;
     let mut statement = connection.prepare("SELECT id, first FROM incarnation ORDER BY number")?;
     let incarnations = statement
         .query_map([], |row| {
             let read = || -> Result<_, rusqlite::Error> {
-                Ok(Incarnation { id: row.get(0)?, first: Position(row.get(1)?) })
+                Ok(Incarnation { id: row.get("id")?, first: Position(row.get("first")?) })
             };
             // Its tokens are then as those of a start that was undone: their watchers start over.
             Ok(read()

@@ -15,7 +15,7 @@ use super::{
     decode::{Decoder, reason},
     load::{read_one_job, read_queues, read_tallies},
     log_of, open_connection,
-    row::{JOB_COLUMNS, TOMBSTONE_COLUMNS, bytes, read_json, read_tombstone},
+    row::{bytes, column, read_json, read_tombstone, select_job},
 };
 use crate::{
     clock::Timestamp,
@@ -24,7 +24,7 @@ use crate::{
         Tally,
     },
     settings::QueueInfo,
-    store::{Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob, engine::rows::corrupt},
+    store::{Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob},
 };
 
 /// So many connections read at once.
@@ -67,7 +67,7 @@ impl SqliteReader {
     fn read<T>(&self, read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut lent = Lent { connection: Some(self.take()?), reader: self };
         let Some(connection) = &mut lent.connection else {
-            return corrupt("a connection went away before its read");
+            return Err(StoreError::Corrupt("a connection went away before its read".to_owned()));
         };
         let transaction = connection.transaction()?;
         let value = read(&transaction)?;
@@ -81,7 +81,7 @@ impl SqliteReader {
         if found.is_none()
             && let Some(why) = connection
                 .prepare_cached("SELECT reason FROM set_aside WHERE source = 'job' AND key = ?1")?
-                .query_row([id.raw()], |row| row.get(0))
+                .query_row([id.raw()], |row| row.get("reason"))
                 .optional()?
         {
             return Err(StoreError::Unreadable { id, why });
@@ -145,12 +145,12 @@ impl Reader for SqliteReader {
             let outcome = connection
                 .prepare_cached("SELECT result, media_type, tail FROM outcome WHERE job = ?1")?
                 .query_row([id.raw()], |row| {
-                    let result: Option<Vec<u8>> = row.get(0)?;
-                    let text = |index| -> Result<Option<String>, rusqlite::Error> {
-                        let bytes = row.get_ref(index)?.as_bytes_or_null()?;
+                    let result: Option<Vec<u8>> = row.get("result")?;
+                    let text = |column| -> Result<Option<String>, rusqlite::Error> {
+                        let bytes = row.get_ref(column)?.as_bytes_or_null()?;
                         Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
                     };
-                    Ok((result, text(1)?, text(2)?.unwrap_or_default()))
+                    Ok((result, text("media_type")?, text("tail")?.unwrap_or_default()))
                 })
                 .optional()?;
             let (result, media_type, output_tail) = outcome.unwrap_or_default();
@@ -173,7 +173,8 @@ impl Reader for SqliteReader {
             let mut page = Page { jobs: Vec::new(), next: None, position, newest };
             let (low, high, direction) = bounds(filter, scan.order);
             let sql = format!(
-                "SELECT {JOB_COLUMNS} FROM job WHERE id > ?1 AND id < ?2 {} ORDER BY id {direction} LIMIT ?3",
+                "{} AND id < ?2 {} ORDER BY id {direction} LIMIT ?3",
+                select_job!("WHERE id > ?1"),
                 narrowing(filter)
             );
             let mut statement = connection.prepare_cached(&sql)?;
@@ -181,8 +182,8 @@ impl Reader for SqliteReader {
             let mut seen = 0;
             while let Some(row) = rows.next()? {
                 seen += 1;
-                let id = JobId::from_raw(row.get(0)?);
-                let state = StateName::from_number(row.get(3)?);
+                let id = JobId::from_raw(row.get(column::ID)?);
+                let state = StateName::from_number(row.get(column::STATE)?);
                 // Decoding costs more than looking: most rows of a narrow filter are passed over here.
                 if state.is_some_and(|state| filter.matches_state(state)) {
                     let job = self.decoder.job(row).filter(|job| filter.matches_spec(&job.spec));
@@ -202,13 +203,12 @@ impl Reader for SqliteReader {
             let (end, _) = head(connection)?;
             let floor = connection
                 .prepare_cached("SELECT floor FROM counters")?
-                .query_row([], |row| row.get(0).map(Position))?;
+                .query_row([], |row| row.get("floor").map(Position))?;
             let mut entries = Vec::new();
             // Where a list is cut off by the limit, nothing is known behind its last row, readable or not.
             let mut up_to = end;
-            let mut statement = connection.prepare_cached(&format!(
-                "SELECT {JOB_COLUMNS} FROM job WHERE position > ?1 ORDER BY position LIMIT ?2"
-            ))?;
+            let mut statement = connection
+                .prepare_cached(select_job!("WHERE position > ?1 ORDER BY position LIMIT ?2"))?;
             let mut rows = statement.query(params![after.0, limit as i64])?;
             let mut seen = 0;
             while let Some(row) = rows.next()? {
@@ -216,12 +216,13 @@ impl Reader for SqliteReader {
                 entries.extend(job.map(|job| Change::Job { job: Arc::new(job), before: None }));
                 seen += 1;
                 if seen == limit {
-                    up_to = up_to.min(Position(row.get(7)?));
+                    up_to = up_to.min(Position(row.get(column::POSITION)?));
                 }
             }
-            let mut statement = connection.prepare_cached(&format!(
-                "SELECT {TOMBSTONE_COLUMNS} FROM tombstone WHERE position > ?1 ORDER BY position LIMIT ?2"
-            ))?;
+            let mut statement = connection.prepare_cached(
+                "SELECT position, id, deleted, queue, kind, created, extras FROM tombstone WHERE position > ?1 \
+                 ORDER BY position LIMIT ?2",
+            )?;
             let mut rows = statement.query(params![after.0, limit as i64])?;
             let mut seen = 0;
             while let Some(row) = rows.next()? {
@@ -231,7 +232,7 @@ impl Reader for SqliteReader {
                 }
                 seen += 1;
                 if seen == limit {
-                    up_to = up_to.min(Position(row.get(0)?));
+                    up_to = up_to.min(Position(row.get("position")?));
                 }
             }
             entries.sort_by_key(Change::position);
@@ -262,15 +263,15 @@ impl Reader for SqliteReader {
                 .prepare_cached("SELECT kind FROM tally WHERE queue = ?1 AND state = 3 AND jobs > 0")?;
             let mut lanes = lanes.query([queue.number])?;
             while let Some(lane) = lanes.next()? {
-                let kind: u32 = lane.get(0)?;
+                let kind: u32 = lane.get("kind")?;
                 let first = connection
                     .prepare_cached(
                         "SELECT position, updated FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
                          ORDER BY rank, detail LIMIT 1",
                     )?
                     .query_row(params![queue.number, kind], |row| {
-                        let updated = Timestamp::from_micros(row.get(1)?);
-                        Ok(self.decoder.names.steps.seen_from_now(Position(row.get(0)?), updated))
+                        let updated = Timestamp::from_micros(row.get("updated")?);
+                        Ok(self.decoder.names.steps.seen_from_now(Position(row.get("position")?), updated))
                     })
                     .optional()?;
                 oldest = oldest.into_iter().chain(first).min();
@@ -282,7 +283,7 @@ impl Reader for SqliteReader {
     fn size(&self) -> Result<StoreSize, StoreError> {
         let log = log_of(&self.path);
         let set_aside_rows = self.read(|connection| {
-            Ok(connection.query_row("SELECT count(*) FROM set_aside", [], |row| row.get(0))?)
+            Ok(connection.query_row("SELECT count(*) AS rows FROM set_aside", [], |row| row.get("rows"))?)
         })?;
         Ok(StoreSize {
             database_bytes: file_bytes(&self.path)?,
@@ -307,7 +308,7 @@ fn file_bytes(path: &Path) -> Result<u64, StoreError> {
 fn head(connection: &Connection) -> Result<(Position, JobId), StoreError> {
     let head = connection
         .prepare_cached("SELECT position, last_id FROM counters")?
-        .query_row([], |row| Ok((Position(row.get(0)?), JobId::from_raw(row.get(1)?))))?;
+        .query_row([], |row| Ok((Position(row.get("position")?), JobId::from_raw(row.get("last_id")?))))?;
     Ok(head)
 }
 
@@ -344,12 +345,12 @@ fn read_payload(connection: &Connection, id: JobId) -> Result<Option<Bytes>, Sto
     let Some(row) = rows.next()? else {
         return Ok(None);
     };
-    if let Some(inline) = bytes(row.get_ref(0)?)? {
+    if let Some(inline) = bytes(row.get_ref("payload")?)? {
         return Ok(Some(inline));
     }
     let body: Vec<u8> = connection
         .prepare_cached("SELECT body FROM payload WHERE job = ?1")?
-        .query_row([id.raw()], |row| row.get(0))?;
+        .query_row([id.raw()], |row| row.get("body"))?;
     Ok(Some(Bytes::from(body)))
 }
 
@@ -370,9 +371,9 @@ fn read_attempts(connection: &Connection, id: JobId) -> Result<Vec<AttemptRecord
 
 fn read_attempt(row: &Row<'_>) -> Result<AttemptRecord, StoreError> {
     Ok(AttemptRecord {
-        number: row.get(0)?,
-        started: Timestamp::from_micros(row.get(1)?),
-        ended: Some(Timestamp::from_micros(row.get(2)?)),
-        failure: read_json(row.get_ref(3)?)?,
+        number: row.get("number")?,
+        started: Timestamp::from_micros(row.get("started")?),
+        ended: Some(Timestamp::from_micros(row.get("ended")?)),
+        failure: read_json(row.get_ref("failure")?)?,
     })
 }

@@ -9,73 +9,126 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::decode::{Decoder, Table, placeholder};
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{Job, JobId, LeaseToken, Position, RetryPolicy, Spec, State, StateName, Tombstone},
-    store::{
-        Names, StoreError,
-        engine::rows::{corrupt, named},
-    },
+    job::{Job, JobId, LeaseToken, Name, Position, RetryPolicy, Spec, State, StateName, Tombstone},
+    store::{NameTable, Names, StoreError, named},
 };
 
-/// The columns of a job in the order that [`read_job`] takes them.
-pub(super) const JOB_COLUMNS: &str = "id, queue, kind, state, rank, detail, revision, position, attempt, \
-     max_attempts, bytes, timeout_us, created, updated, started, ended, retry, extras, progress, failure, expires";
+/// The columns of a job that [`column`] names, but for the payload.
+macro_rules! job_columns {
+    () => {
+        "id, queue, kind, state, rank, detail, revision, position, attempt, max_attempts, bytes, timeout_us, created, \
+         updated, started, ended, retry, extras, progress, failure, expires"
+    };
+}
+pub(super) use job_columns;
 
-/// Limit of the numbers of queues and kinds. There are fewer names than that; a larger number is a fault, and must not
-/// make a table of that length.
-const NUMBER_MAX: u32 = 1 << 20;
+/// The statement that reads jobs, with what stands behind the table's name.
+macro_rules! select_job {
+    ($rest:literal) => {
+        concat!("SELECT ", $crate::store::sqlite::row::job_columns!(), " FROM job ", $rest)
+    };
+}
+pub(super) use select_job;
+
+/// As [`select_job`], with the payload.
+macro_rules! select_job_and_payload {
+    ($rest:literal) => {
+        concat!("SELECT ", $crate::store::sqlite::row::job_columns!(), ", payload FROM job ", $rest)
+    };
+}
+pub(super) use select_job_and_payload;
+
+/// The columns of a job by name, where [`select_job`] and [`select_job_and_payload`] have them. A look-up of names in each
+/// row would cost as much as the row itself.
+pub(super) mod column {
+    macro_rules! columns {
+        ($($name:ident = $index:literal),*) => {
+            $(pub(in crate::store::sqlite) const $name: usize = $index;)*
+            /// All names with their places.
+            #[cfg(test)]
+            pub(in crate::store::sqlite) const ALL: &[(&str, usize)] = &[$((stringify!($name), $index)),*];
+        };
+    }
+    columns!(
+        ID = 0,
+        QUEUE = 1,
+        KIND = 2,
+        STATE = 3,
+        RANK = 4,
+        DETAIL = 5,
+        REVISION = 6,
+        POSITION = 7,
+        ATTEMPT = 8,
+        MAX_ATTEMPTS = 9,
+        BYTES = 10,
+        TIMEOUT_US = 11,
+        CREATED = 12,
+        UPDATED = 13,
+        STARTED = 14,
+        ENDED = 15,
+        RETRY = 16,
+        EXTRAS = 17,
+        PROGRESS = 18,
+        FAILURE = 19,
+        EXPIRES = 20,
+        PAYLOAD = 21
+    );
+}
 
 /// Payloads up to this size are kept in the job's row.
 pub(super) const INLINE_PAYLOAD_MAX_BYTES: usize = 256;
 
 pub(super) fn read_job(row: &Row<'_>, names: &Names) -> Result<Job, StoreError> {
-    let id = JobId::from_raw(row.get(0)?);
-    let state: i64 = row.get(3)?;
-    let detail: Option<i64> = row.get(5)?;
-    let rank: i8 = row.get(4)?;
+    let id = JobId::from_raw(row.get(column::ID)?);
+    let state: i64 = row.get(column::STATE)?;
+    let detail: Option<i64> = row.get(column::DETAIL)?;
+    let rank: i8 = row.get(column::RANK)?;
     Ok(Job {
         id,
         state: state_of(id, state, detail, names)?,
-        revision: row.get(6)?,
-        position: Position(row.get(7)?),
-        attempt: row.get(8)?,
-        max_attempts: row.get(9)?,
-        updated: Timestamp::from_micros(row.get(13)?),
-        started: row.get::<_, Option<i64>>(14)?.map(Timestamp::from_micros),
-        ended: row.get::<_, Option<i64>>(15)?.map(Timestamp::from_micros),
-        progress: read_json(row.get_ref(18)?)?.map(Arc::new),
-        failure: read_json(row.get_ref(19)?)?.map(Arc::new),
+        revision: row.get(column::REVISION)?,
+        position: Position(row.get(column::POSITION)?),
+        attempt: row.get(column::ATTEMPT)?,
+        max_attempts: row.get(column::MAX_ATTEMPTS)?,
+        updated: Timestamp::from_micros(row.get(column::UPDATED)?),
+        started: row.get::<_, Option<i64>>(column::STARTED)?.map(Timestamp::from_micros),
+        ended: row.get::<_, Option<i64>>(column::ENDED)?.map(Timestamp::from_micros),
+        progress: read_json(row.get_ref(column::PROGRESS)?)?.map(Arc::new),
+        failure: read_json(row.get_ref(column::FAILURE)?)?.map(Arc::new),
         spec: Arc::new(Spec {
-            queue: named(&names.queues, row.get(1)?)?,
-            kind: named(&names.kinds, row.get(2)?)?,
+            queue: named(&names.queues, row.get(column::QUEUE)?)?,
+            kind: named(&names.kinds, row.get(column::KIND)?)?,
             priority: rank.saturating_neg(),
-            retry: read_json(row.get_ref(16)?)?.unwrap_or(RetryPolicy::DEFAULT),
-            attempt_timeout: Duration::from_micros(row.get(11)?),
-            bytes: row.get(10)?,
-            created: Timestamp::from_micros(row.get(12)?),
-            expires: row.get::<_, Option<i64>>(20)?.map(Timestamp::from_micros),
-            extras: read_json(row.get_ref(17)?)?.map(Box::new),
+            retry: read_json(row.get_ref(column::RETRY)?)?.unwrap_or(RetryPolicy::DEFAULT),
+            attempt_timeout: Duration::from_micros(row.get(column::TIMEOUT_US)?),
+            bytes: row.get(column::BYTES)?,
+            created: Timestamp::from_micros(row.get(column::CREATED)?),
+            expires: row.get::<_, Option<i64>>(column::EXPIRES)?.map(Timestamp::from_micros),
+            extras: read_json(row.get_ref(column::EXTRAS)?)?.map(Box::new),
         }),
     })
 }
 
-/// The columns of a tombstone in the order that [`read_tombstone`] takes them.
-pub(super) const TOMBSTONE_COLUMNS: &str = "position, id, deleted, queue, kind, created, extras";
-
+/// Reads a tombstone. Its queue and kind may have no number any more.
 pub(super) fn read_tombstone(row: &Row<'_>, names: &Names) -> Result<Tombstone, StoreError> {
+    let name = |table: &NameTable, column: &str| -> Result<Arc<Name>, StoreError> {
+        let text: String = row.get(column)?;
+        Ok(table.find(&text).unwrap_or_else(|| Name::new(0, &text)))
+    };
     Ok(Tombstone {
-        position: Position(row.get(0)?),
-        id: JobId::from_raw(row.get(1)?),
-        deleted: StoreTime::from_micros(row.get(2)?),
+        position: Position(row.get("position")?),
+        id: JobId::from_raw(row.get("id")?),
+        deleted: StoreTime::from_micros(row.get("deleted")?),
         spec: Arc::new(Spec {
-            queue: named(&names.queues, row.get(3)?)?,
-            kind: named(&names.kinds, row.get(4)?)?,
+            queue: name(&names.queues, "queue")?,
+            kind: name(&names.kinds, "kind")?,
             priority: 0,
             retry: RetryPolicy::DEFAULT,
             attempt_timeout: Duration::ZERO,
             bytes: 0,
-            created: Timestamp::from_micros(row.get(5)?),
+            created: Timestamp::from_micros(row.get("created")?),
             expires: None,
-            extras: read_json(row.get_ref(6)?)?.map(Box::new),
+            extras: read_json(row.get_ref("extras")?)?.map(Box::new),
         }),
     })
 }
@@ -83,15 +136,20 @@ pub(super) fn read_tombstone(row: &Row<'_>, names: &Names) -> Result<Tombstone, 
 /// What watchers know a job by, of a row that can't be read whole.
 pub(super) fn spec_of_watchers(row: &Row<'_>, names: &Names) -> Option<Arc<Spec>> {
     Some(Arc::new(Spec {
-        queue: names.queues.get(row.get(1).ok()?)?,
-        kind: names.kinds.get(row.get(2).ok()?)?,
+        queue: names.queues.get(row.get(column::QUEUE).ok()?)?,
+        kind: names.kinds.get(row.get(column::KIND).ok()?)?,
         priority: 0,
         retry: RetryPolicy::DEFAULT,
         attempt_timeout: Duration::ZERO,
         bytes: 0,
-        created: Timestamp::from_micros(row.get(12).ok()?),
+        created: Timestamp::from_micros(row.get(column::CREATED).ok()?),
         expires: None,
-        extras: row.get_ref(17).ok().and_then(|extras| read_json(extras).ok()).flatten().map(Box::new),
+        extras: row
+            .get_ref(column::EXTRAS)
+            .ok()
+            .and_then(|extras| read_json(extras).ok())
+            .flatten()
+            .map(Box::new),
     }))
 }
 
@@ -104,7 +162,7 @@ pub(super) fn load_names(connection: &Connection, decoder: &Decoder) -> Result<(
         let mut found = BTreeMap::new();
         let unnamed = |number: i64, why: &str| {
             decoder.note(table, number, why);
-            let number = u32::try_from(number).ok().filter(|number| *number <= NUMBER_MAX)?;
+            let number = u32::try_from(number).ok()?;
             Some((number, placeholder(sort, number)))
         };
         let mut statement = connection.prepare(&format!(
@@ -112,15 +170,15 @@ pub(super) fn load_names(connection: &Connection, decoder: &Decoder) -> Result<(
         ))?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            found.extend(unnamed(row.get(0)?, "there are jobs with this number, and no row"));
+            found.extend(unnamed(row.get(sort)?, "there are jobs with this number, and no row"));
         }
         let mut statement =
             connection.prepare(&format!("SELECT number, name FROM {sort} ORDER BY number"))?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let number: i64 = row.get(0)?;
-            match (u32::try_from(number), row.get_ref(1)?.as_str()) {
-                (Ok(number), Ok(text)) if number <= NUMBER_MAX => {
+            let number: i64 = row.get("number")?;
+            match (u32::try_from(number), row.get_ref("name")?.as_str()) {
+                (Ok(number), Ok(text)) => {
                     found.insert(number, text.to_owned());
                 }
                 (_, Err(error)) => found.extend(unnamed(number, &error.to_string())),
@@ -135,7 +193,7 @@ pub(super) fn load_names(connection: &Connection, decoder: &Decoder) -> Result<(
 fn state_of(id: JobId, state: i64, detail: Option<i64>, names: &Names) -> Result<State, StoreError> {
     let detail_of = |what: &str| match detail {
         Some(detail) => Ok(detail),
-        None => corrupt(format!("job {id} has no {what}")),
+        None => Err(StoreError::Corrupt(format!("job {id} has no {what}"))),
     };
     Ok(match StateName::from_number(state) {
         Some(StateName::Scheduled) => {
@@ -152,7 +210,7 @@ fn state_of(id: JobId, state: i64, detail: Option<i64>, names: &Names) -> Result
         Some(StateName::Failed) => State::Failed,
         Some(StateName::Cancelled) => State::Cancelled,
         Some(StateName::Expired) => State::Expired,
-        None => return corrupt(format!("job {id} is in the unknown state {state}")),
+        None => return Err(StoreError::Corrupt(format!("job {id} is in the unknown state {state}"))),
     })
 }
 
@@ -178,11 +236,27 @@ pub(super) fn read_json<T: DeserializeOwned>(value: ValueRef<'_>) -> Result<Opti
         None => Ok(None),
         Some(text) => match serde_json::from_str(text) {
             Ok(value) => Ok(Some(value)),
-            Err(error) => corrupt(format!("a column holds {text:?}: {error}")),
+            Err(error) => Err(StoreError::Corrupt(format!("a column holds {text:?}: {error}"))),
         },
     }
 }
 
 pub(super) fn bytes(value: ValueRef<'_>) -> Result<Option<Bytes>, StoreError> {
     Ok(value.as_blob_or_null().map_err(rusqlite::Error::from)?.map(Bytes::copy_from_slice))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_columns_of_a_job_are_where_their_names_say() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(include_str!("../../../migrations/sqlite/0001_jobs.sql")).unwrap();
+        let statement = connection.prepare(select_job_and_payload!("")).unwrap();
+        let found: Vec<_> = statement.column_names().iter().map(|name| name.to_uppercase()).collect();
+        let named: Vec<_> = column::ALL.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(found, named);
+        assert!(column::ALL.iter().enumerate().all(|(place, (_, index))| place == *index));
+    }
 }

@@ -13,12 +13,14 @@ use std::{
 };
 
 use jobmill::{
+    engine::{EngineSetup, OfferRefusal},
     execute::{Attempt, HandlerError},
     handle::{Handle, JobRequest, SubmitError},
     job::{JobFilter, JobId, Output, StateName},
     serve::{ServeError, Server},
     settings::{DiskSettings, KindDefaults, QueueSettings, Settings, StoreSettings},
-    store::{EngineSetup, OfferRefusal, Reader, Scan, ScanOrder, Store, StoreError, sqlite::SqliteStore},
+    shard::Ledger,
+    store::{Reader, Scan, ScanOrder, Store, StoreError, sqlite::SqliteStore},
 };
 use jobmill_faults::Disk;
 use parking_lot::Mutex;
@@ -83,12 +85,16 @@ fn found(folder: &Path) -> BTreeSet<JobId> {
 
 /// Reads the store in a folder.
 fn reader(folder: &Path) -> Arc<dyn Reader> {
-    SqliteStore::open(folder, EngineSetup::default()).unwrap().reader()
+    let store = SqliteStore::open(folder).unwrap();
+    let reader = store.reader();
+    // Rows mention names by their numbers.
+    Ledger::open(Box::new(store), &EngineSetup::default()).unwrap();
+    reader
 }
 
 /// Whether a server ended because a write or a flush failed.
 fn ended_by_the_disk(end: &Result<(), ServeError>) -> bool {
-    matches!(end, Err(ServeError::Store(StoreError::Sqlite(_))))
+    matches!(end, Err(ServeError::Store(StoreError::Database(_))))
 }
 
 /// Numbers that look random, the same for ever for a seed (splitmix64).

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use jobmill::{
+    engine::transition::Refusal,
+    engine::{NewJob, ReportBody},
     job::{Progress, StateName},
-    store::{NewJob, ReportBody},
-    transition::Refusal,
 };
 
 use crate::store::{

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use jobmill::{
     clock::Timestamp,
+    engine::{NewJob, OfferRefusal},
     job::{Job, JobFilter, JobId, Position, RetryPolicy, StateName},
-    store::{Control, NewJob, OfferRefusal, Scan, ScanOrder},
+    store::{Scan, ScanOrder},
 };
 
 use crate::store::{
+    batch::Control,
     batch::{Batch, Receipt},
     build::{at, job, requested, settings},
     rig::{Rig, claimed, failed, succeeded},

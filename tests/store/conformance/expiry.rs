@@ -1,12 +1,10 @@
 //! Jobs whose time is over before they start.
 
-use jobmill::{
-    job::StateName,
-    store::{Control, NewJob},
-};
+use jobmill::{engine::NewJob, job::StateName};
 
 use crate::store::{
     batch::Batch,
+    batch::Control,
     build::{at, job, settings},
     rig::{Rig, failed, path, succeeded},
 };
@@ -57,7 +55,7 @@ fn a_job_that_was_released_before_it_started_can_expire(rig: &mut Rig) {
     rig.queue("q", 1);
     let running = rig.submit(expiring(5));
     rig.until(at(5));
-    rig.report(&running, jobmill::store::ReportBody::Released { delay: None }).unwrap();
+    rig.report(&running, jobmill::engine::ReportBody::Released { delay: None }).unwrap();
     assert_eq!((rig.state(running.id), rig.job(running.id).attempt), (StateName::Expired, 0));
 }
 
@@ -65,7 +63,7 @@ fn a_job_that_was_released_for_later_expires_in_place_of_its_first_attempt(rig: 
     rig.queue("q", 1);
     let running = rig.submit(expiring(5));
     let delay = Some(std::time::Duration::from_secs(10));
-    rig.report(&running, jobmill::store::ReportBody::Released { delay }).unwrap();
+    rig.report(&running, jobmill::engine::ReportBody::Released { delay }).unwrap();
     assert_eq!(rig.state(running.id), StateName::BackingOff);
     rig.until(at(100));
     assert_eq!(path(&rig.tick(), running.id), [StateName::Expired]);

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use jobmill::{
+    engine::NewJob,
     job::{Change, JobId, Position, StateName},
-    store::{Control, NewJob},
 };
 
 use crate::store::{
+    batch::Control,
     batch::{Batch, Report},
     build::{at, job},
     rig::{Rig, failed, lease, succeeded},

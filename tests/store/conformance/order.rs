@@ -1,13 +1,15 @@
 //! What a batch does in which order, and who gets the free slots.
 
-use jobmill::{job::StateName, store::Control};
+use jobmill::{
+    engine::NewJob,
+    job::{Job, StateName},
+};
 
 use crate::store::{
-    batch::{Batch, Report},
+    batch::{Batch, Control, Report},
     build::{at, job, settings},
     rig::{Rig, claimed, failed, lease, offer, path, succeeded},
 };
-use jobmill::store::NewJob;
 
 both_stores!(
     a_job_that_finds_a_slot_is_born_running,
@@ -198,7 +200,7 @@ fn a_failure_without_delay_runs_again_in_the_same_batch(rig: &mut Rig) {
     rig.queue("q", 1);
     let running = rig.submit(job("q", Rig::KIND));
     let mut body = failed(true, "");
-    if let jobmill::store::ReportBody::Failed { delay, .. } = &mut body {
+    if let jobmill::engine::ReportBody::Failed { delay, .. } = &mut body {
         *delay = Some(std::time::Duration::ZERO);
     }
     let report = Report { id: running.id, lease: lease(&running), body };
@@ -232,7 +234,7 @@ fn a_large_payload_is_left_to_be_read(rig: &mut Rig) {
         let job = rig.submit(NewJob { payload: payload.clone(), ..job("q", Rig::KIND) });
         assert_eq!(rig.reader().payload(job.id).unwrap(), Some(payload.clone()), "{size} bytes");
         assert_eq!(rig.whole(job.id).payload, payload, "{size} bytes");
-        assert_eq!(job.spec.bytes, size as u64 + NewJob::FIXED_BYTES);
+        assert_eq!(job.spec.bytes, size as u64 + Job::FIXED_BYTES);
     }
     rig.control(Control::UpdateQueue { name: "q".into(), settings: settings(5, 10) }).unwrap();
     rig.crash();

@@ -1,13 +1,14 @@
 //! What the next start finds after a crash.
 
 use jobmill::{
+    engine::transition::Refusal,
+    engine::{NewJob, ReportBody},
     job::{FailureReason, StateName},
-    store::{Control, NewJob, ReportBody},
-    transition::Refusal,
 };
 
 use crate::store::{
     batch::Batch,
+    batch::Control,
     build::{at, job},
     rig::{Rig, failed, lease, offer, succeeded},
 };

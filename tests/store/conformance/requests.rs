@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use jobmill::{
+    engine::{ControlRefusal, OfferRefusal},
     job::{Job, StateName},
-    store::{Control, ControlRefusal, OfferRefusal},
 };
 
 use crate::store::{
-    batch::{Batch, ControlDone, Receipt},
+    batch::Control,
+    batch::{Batch, ControlDone, Offer, Receipt},
     build::{job, request, requested, settings},
     rig::{Rig, created, failed, succeeded},
 };
@@ -88,17 +89,17 @@ fn a_repeat_gets_its_job_from_a_full_queue_too(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 1));
     let ask = || requested("r", "one", vec![job("q", Rig::KIND)]);
     let first = created(rig.offer(ask())).remove(0);
-    assert!(matches!(rig.offer(crate::store::rig::offer(vec![job("q", "run")])), Receipt::Full { .. }));
-    let mut repeat = ask();
-    repeat.behind_waiters = true;
-    assert_eq!(seen(rig.offer(repeat)).0.id, first.id);
+    assert!(matches!(rig.offer(crate::store::rig::offer(vec![job("q", "run")])), Receipt::Full(_)));
+    let waiting = Offer { waits: true, ..crate::store::rig::offer(vec![job("q", "run")]) };
+    assert!(matches!(rig.offer(waiting), Receipt::Waits));
+    assert_eq!(seen(rig.offer(ask())).0.id, first.id);
 }
 
 fn a_refused_offer_leaves_no_request_behind(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 1));
     let blocker = rig.submit(job("q", Rig::KIND));
     let ask = || requested("r", "one", vec![job("q", Rig::KIND)]);
-    assert!(matches!(rig.offer(ask()), Receipt::Full { .. }));
+    assert!(matches!(rig.offer(ask()), Receipt::Full(_)));
     let nowhere = requested("r", "nowhere", vec![job("nowhere", Rig::KIND)]);
     assert_eq!(refused(rig.offer(nowhere)), OfferRefusal::QueueNotFound("nowhere".into()));
     rig.control(Control::Cancel(blocker.id)).unwrap();
@@ -152,7 +153,10 @@ fn a_request_survives_a_crash(rig: &mut Rig) {
     let first = created(rig.offer(ask())).remove(0);
     rig.crash();
     assert_eq!(seen(rig.offer(ask())).0.id, first.id);
-    assert_eq!(refused(rig.offer(requested("r", "two", vec![]))), OfferRefusal::RequestMismatch);
+    assert_eq!(
+        refused(rig.offer(requested("r", "two", vec![job("q", Rig::KIND)]))),
+        OfferRefusal::RequestMismatch
+    );
 }
 
 fn a_repeated_retry_happens_once(rig: &mut Rig) {

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use jobmill::{
+    engine::{ControlRefusal, NewJob, OfferRefusal, ReportBody},
     job::{Change, Job, JobId, Position, StateName},
     settings::{Keep, QueueRetention, QueueSettings, Retention},
-    store::{Control, ControlRefusal, NewJob, OfferRefusal, ReportBody},
 };
 
 use crate::store::{
+    batch::Control,
     batch::{Batch, Offer, Receipt},
     build::{job, requested, settings},
     rig::{Rig, failed, succeeded},
@@ -216,7 +217,7 @@ fn deletion_goes_in_bites_and_keeps_up(rig: &mut Rig) {
     };
     let alone = deleted(rig, Batch::default());
     assert_eq!(alone, 512);
-    let offers = vec![Offer { request: None, jobs: vec![job("q", "walk"); 10], behind_waiters: false }];
+    let offers = vec![Offer { request: None, jobs: vec![job("q", "walk"); 10], waits: false }];
     let beside = deleted(rig, Batch { offers, ..Batch::default() });
     assert_eq!(beside, 32 + 2 * 10, "beside ten new jobs");
     settle(rig);

@@ -1,12 +1,13 @@
 //! How much a queue may hold, and who waits for room.
 
 use jobmill::{
-    job::StateName,
+    engine::{ControlRefusal, NewJob, OfferRefusal, QueueFull},
+    job::{Job, StateName},
     settings::QueueSettings,
-    store::{Control, ControlRefusal, NewJob, OfferRefusal, batch::QueueFull},
 };
 
 use crate::store::{
+    batch::Control,
     batch::{Batch, Offer, Receipt, Report},
     build::{job, settings},
     rig::{Rig, created, failed, offer, succeeded},
@@ -23,12 +24,12 @@ both_stores!(
     an_offer_over_several_queues_needs_room_in_each,
     an_offer_larger_than_the_queue_never_fits,
     a_retry_needs_room,
-    a_full_offer_comes_back_unchanged,
+    an_offer_that_waited_gets_in_unchanged,
 );
 
 fn full(receipt: &Receipt) -> &QueueFull {
     match receipt {
-        Receipt::Full { full, .. } => full,
+        Receipt::Full(full) => full,
         other => panic!("not full: {other:?}"),
     }
 }
@@ -56,25 +57,25 @@ fn a_queue_holds_so_many_jobs(rig: &mut Rig) {
 }
 
 fn a_queue_holds_so_many_bytes(rig: &mut Rig) {
-    let room = 3 * NewJob::FIXED_BYTES;
+    let room = 3 * Job::FIXED_BYTES;
     rig.queue_with("q", QueueSettings { max_bytes: room, ..settings(0, 100) });
     let sized = |bytes: usize| NewJob { payload: vec![0; bytes].into(), ..job("q", Rig::KIND) };
     created(rig.offer(offer(vec![sized(100)])));
     let receipt = rig.offer(offer(vec![sized(157), sized(0)]));
     assert_eq!((full(&receipt).bytes, full(&receipt).max_bytes), (356, room));
     created(rig.offer(offer(vec![sized(156)])));
-    assert!(matches!(rig.offer(offer(vec![sized(0)])), Receipt::Full { .. }));
+    assert!(matches!(rig.offer(offer(vec![sized(0)])), Receipt::Full(_)));
 }
 
 fn labels_count_and_ended_jobs_do_not(rig: &mut Rig) {
-    rig.queue_with("q", QueueSettings { max_bytes: NewJob::FIXED_BYTES + 8, ..settings(0, 100) });
+    rig.queue_with("q", QueueSettings { max_bytes: Job::FIXED_BYTES + 8, ..settings(0, 100) });
     let labelled = |value: &str| {
         let extras = crate::store::rig::labelled("key", value);
         offer(vec![NewJob { extras, ..job("q", Rig::KIND) }])
     };
     assert!(matches!(rig.offer(labelled("123456")), Receipt::Refused(OfferRefusal::LargerThanQueue { .. })));
     let first = created(rig.offer(labelled("12345"))).remove(0);
-    assert!(matches!(rig.offer(offer(vec![job("q", Rig::KIND)])), Receipt::Full { .. }));
+    assert!(matches!(rig.offer(offer(vec![job("q", Rig::KIND)])), Receipt::Full(_)));
     rig.control(Control::Cancel(first.id)).unwrap();
     created(rig.offer(labelled("12345")));
 }
@@ -98,7 +99,10 @@ fn who_comes_after_a_full_offer_waits_behind_it(rig: &mut Rig) {
 fn who_comes_behind_waiters_waits(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 3));
     rig.queue_with("other", settings(0, 3));
-    let behind = Offer { behind_waiters: true, ..offer(vec![job("q", Rig::KIND)]) };
+    rig.submit_all(vec![job("q", Rig::KIND); 2]);
+    let waiting = Offer { waits: true, ..offer(vec![job("q", Rig::KIND); 2]) };
+    assert!(matches!(rig.offer(waiting), Receipt::Waits));
+    let behind = offer(vec![job("q", Rig::KIND)]);
     let free = offer(vec![job("other", Rig::KIND)]);
     // From the first who must wait on, nobody of the batch gets past.
     let later = offer(vec![job("q", Rig::KIND)]);
@@ -109,7 +113,7 @@ fn an_offer_gets_in_whole_or_not_at_all(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 3));
     rig.submit(job("q", Rig::KIND));
     let end = rig.end();
-    assert!(matches!(rig.offer(offer(vec![job("q", Rig::KIND); 3])), Receipt::Full { .. }));
+    assert!(matches!(rig.offer(offer(vec![job("q", Rig::KIND); 3])), Receipt::Full(_)));
     let nowhere = offer(vec![job("q", Rig::KIND), job("nowhere", Rig::KIND)]);
     assert!(matches!(rig.offer(nowhere), Receipt::Refused(OfferRefusal::QueueNotFound(_))));
     assert_eq!((rig.end(), rig.all_jobs().len()), (end, 1));
@@ -147,11 +151,15 @@ fn a_retry_needs_room(rig: &mut Rig) {
     assert_eq!(rig.state(first.id), StateName::Running);
 }
 
-fn a_full_offer_comes_back_unchanged(rig: &mut Rig) {
+fn an_offer_that_waited_gets_in_unchanged(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 1));
-    rig.submit(job("q", Rig::KIND));
+    let blocker = rig.submit(job("q", Rig::KIND));
     let extras = crate::store::rig::labelled("key", "value");
-    let asked = NewJob { priority: 7, extras, payload: "x".into(), ..job("q", Rig::KIND) };
-    let Receipt::Full { offer: back, .. } = rig.offer(offer(vec![asked.clone()])) else { panic!("not full") };
-    assert_eq!(format!("{:?}", back.jobs), format!("{:?}", [asked]));
+    let asked = NewJob { priority: 7, extras: extras.clone(), payload: "x".into(), ..job("q", Rig::KIND) };
+    let waiting = Offer { waits: true, ..offer(vec![asked]) };
+    assert!(matches!(rig.offer(waiting), Receipt::Waits));
+    rig.control(Control::Cancel(blocker.id)).unwrap();
+    let Some(Receipt::Created { jobs }) = rig.tick().offers_that_waited.pop() else { panic!("not created") };
+    let whole = rig.whole(jobs[0].id);
+    assert_eq!((whole.job.spec.priority, &whole.job.spec.extras, &*whole.payload), (7, &extras, &b"x"[..]));
 }

@@ -1,11 +1,13 @@
 //! Reading many jobs: orders, pages, budgets and filters.
 
 use jobmill::{
+    engine::NewJob,
     job::{JobFilter, JobId, StateName},
-    store::{Control, NewJob, Page, Scan, ScanOrder},
+    store::{Page, Scan, ScanOrder},
 };
 
 use crate::store::{
+    batch::Control,
     build::{at, job},
     rig::{Rig, failed, labelled, succeeded},
 };
@@ -184,7 +186,7 @@ fn a_scan_past_its_end_is_empty(rig: &mut Rig) {
 
 fn a_page_tells_its_moment(rig: &mut Rig) {
     let page = scan(rig, &JobFilter::default(), OLDEST_FIRST, 1, 1);
-    assert_eq!(page.position.as_i64(), 0);
+    assert_eq!(page.position, rig.end());
     let ids = ids(rig, 3);
     rig.control(Control::Delete(ids[2])).unwrap();
     let page = scan(rig, &JobFilter::default(), OLDEST_FIRST, 1, 1);

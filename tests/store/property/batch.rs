@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use jobmill::{
     clock::{Present, Timestamp},
+    engine::{NewJob, ReportBody},
     job::{JobId, LeaseToken, Output, Progress, RequestId},
-    store::{Control, NewJob, ReportBody},
 };
 
 use super::program::{Asked, KINDS, Plan, QUEUES, Told, Wish};
 use crate::store::{
+    batch::Control,
     batch::{Batch, Offer, Report},
     build,
 };
@@ -27,17 +28,10 @@ pub(crate) struct Gathered {
 pub(crate) struct Offered {
     pub(crate) jobs: Vec<NewJob>,
     pub(crate) request: Option<RequestId>,
-    pub(crate) behind_waiters: bool,
 }
 
 impl Gathered {
-    pub(crate) fn offer(
-        &mut self,
-        plans: &[Plan],
-        asked: Option<Asked>,
-        behind_waiters: bool,
-        now: Timestamp,
-    ) {
+    pub(crate) fn offer(&mut self, plans: &[Plan], asked: Option<Asked>, now: Timestamp) {
         let jobs: Vec<_> = plans.iter().map(|plan| new_job(plan, now)).collect();
         let (jobs, request) = match asked {
             Some(asked) => {
@@ -46,7 +40,7 @@ impl Gathered {
             }
             None => (jobs, None),
         };
-        self.offers.push(Offered { jobs, request, behind_waiters });
+        self.offers.push(Offered { jobs, request });
     }
 
     /// `job` names one of the jobs there have been.
@@ -76,11 +70,8 @@ impl Gathered {
 
     /// One batch of it.
     pub(crate) fn batch(&self, present: Present, claim: bool) -> Batch {
-        let offer = |offered: &Offered| Offer {
-            request: offered.request,
-            jobs: offered.jobs.clone(),
-            behind_waiters: offered.behind_waiters,
-        };
+        let offer =
+            |offered: &Offered| Offer { request: offered.request, jobs: offered.jobs.clone(), waits: false };
         let report = |(id, lease, told): &(JobId, LeaseToken, Told)| Report {
             id: *id,
             lease: *lease,

@@ -10,18 +10,20 @@ use std::{
 
 use jobmill::{
     clock::Timestamp,
-    job::{Change, Job, JobFilter, JobId, LeaseToken, Position, RequestId, State, StateName},
+    engine::OfferRefusal,
+    job::{Change, Job, JobId, LeaseToken, Position, RequestId, State, StateName},
     settings::QueueSettings,
-    store::{Control, OfferRefusal, Reader, Scan, ScanOrder},
 };
 
 use super::{
     batch::Gathered,
+    numbers::Numbers,
     order::{self, Contender},
     program::Told,
+    purges::Purges,
     times::{Mark, Times},
 };
-use crate::store::batch::{Applied, ControlDone, Receipt};
+use crate::store::batch::{Applied, Control, ControlDone, Receipt};
 
 /// A broken promise.
 pub(crate) type Violation = String;
@@ -52,6 +54,8 @@ pub(crate) struct Known {
     pub(crate) since: Mark,
     /// How long it backs off from then on.
     pub(crate) delay: Duration,
+    /// Its place in line, which it has had since it was ready.
+    pub(crate) place: Position,
     /// Attempts that may have started: claims without those that were released.
     starts: u32,
     retried: bool,
@@ -76,7 +80,9 @@ pub(crate) struct Ledger {
     pub(crate) end: Position,
     pub(crate) served: HashSet<String>,
     queues: HashMap<String, Queue>,
-    purges: HashMap<i64, String>,
+    purges: Purges,
+    pub(super) places: Numbers,
+    tokens: Numbers,
     /// What is known of each request: its digest and its jobs.
     requests: HashMap<[u8; 16], (RequestId, Vec<JobId>)>,
     pub(crate) terminals: usize,
@@ -88,7 +94,6 @@ pub(crate) struct Ledger {
 struct Causes {
     retried: HashSet<JobId>,
     deleted: HashSet<JobId>,
-    purged: HashSet<String>,
     released: HashSet<JobId>,
     grown: HashSet<String>,
     settings_changed: bool,
@@ -99,7 +104,15 @@ struct Causes {
 impl Ledger {
     /// Knows of nothing but the kinds that have handlers.
     pub(crate) fn new(served: &[String], wall: Timestamp) -> Self {
-        Ledger { served: served.iter().cloned().collect(), times: Times::begin(wall), ..Ledger::default() }
+        let mut ledger = Ledger { times: Times::begin(wall), ..Ledger::default() };
+        ledger.served = served.iter().cloned().collect();
+        ledger.hear_start(wall);
+        ledger
+    }
+
+    pub(super) fn hear_start(&mut self, wall: Timestamp) {
+        self.places.start(wall);
+        self.tokens.start(wall);
     }
 
     /// Jobs whose attempts run, with their leases, in the order of the jobs.
@@ -121,17 +134,17 @@ impl Ledger {
         self.hear_reports(gathered, applied, &mut causes)?;
         self.hear_controls(gathered, applied, &mut causes);
         for change in &applied.changes {
-            let place = change.position().as_i64();
-            promise!(place == self.end.as_i64() + 1, "the feed goes from {:?} to {place}", self.end);
+            self.places.hear("places in the feed", change.position().as_i64())?;
             self.end = change.position();
             match change {
                 Change::Job { job, before } => self.hear_job(job, *before, now, &mut causes)?,
                 Change::Deleted(tombstone) => self.hear_deleted(tombstone.id, &causes)?,
             }
         }
-        promise!(applied.position == self.end, "the feed ends at {:?}, not {:?}", self.end, applied.position);
+        self.places.hear_last("places in the feed", applied.position.as_i64())?;
+        self.end = applied.position;
         for (number, _) in &applied.purged {
-            self.purges.remove(number);
+            self.purges.hear_end(*number)?;
         }
         self.hear_offers(gathered, applied)?;
         self.hear_claims(applied, claim, &causes)?;
@@ -140,6 +153,7 @@ impl Ledger {
             let waiting: Vec<_> = self.waiting_contenders(&causes);
             let started: Vec<_> = (causes.started.iter())
                 .map(|(id, _)| (self.jobs[id].queue.clone(), causes.contenders[id]))
+                .filter(|(queue, _)| !self.purges.are_under_way(queue))
                 .collect();
             order::check(&started, &waiting, |queue| self.free_slots(queue))?;
         }
@@ -176,12 +190,18 @@ impl Ledger {
                 // A repeated retry answers with the job and changes nothing.
                 (Control::Retry { id, .. }, Ok(ControlDone::Job(job))) if job.position > self.end => {
                     causes.retried.insert(*id);
+                    self.purges.is_over(*id);
                 }
                 (Control::Delete(id), Ok(_)) => {
                     causes.deleted.insert(*id);
                 }
                 (Control::Purge { name }, Ok(ControlDone::PurgeBegun(number))) => {
-                    self.purges.insert(*number, name.clone());
+                    let waiting = self.jobs.iter().filter(|(_, job)| {
+                        let ready = job.state.name() == StateName::Queued || job.state.due().is_some();
+                        job.queue == *name && ready
+                    });
+                    let last = self.ever.last().copied();
+                    self.purges.begin(*number, name, waiting.map(|(id, _)| *id), last);
                 }
                 (_, Ok(ControlDone::Queue(info))) => {
                     let queue = Queue { settings: info.settings.clone(), paused: info.paused, exists: true };
@@ -196,7 +216,6 @@ impl Ledger {
                 _ => {}
             }
         }
-        causes.purged = self.purges.values().cloned().collect();
     }
 
     fn hear_job(
@@ -234,6 +253,11 @@ impl Ledger {
             promise!(over, "{id} expired too early: {job:?} at {now}");
         }
         self.hear_attempt(job, known.as_ref(), causes)?;
+        let starts_purged = new == StateName::Running && self.purges.covers(id);
+        promise!(!starts_purged, "{id} waited when its queue was purged, and started");
+        if new.is_done() {
+            self.purges.is_over(id);
+        }
         promise!(new.is_done() == job.ended.is_some(), "{id} is {new} and ended at {:?}", job.ended);
         self.terminals += usize::from(new.is_done());
         let mut next = Known {
@@ -248,6 +272,7 @@ impl Ledger {
             expires: job.spec.expires,
             since: self.times.mark(),
             delay: backoff_of(job),
+            place: order::place(known.as_ref(), job, causes.released.contains(&id)),
             starts: known.as_ref().map_or(0, |known| known.starts),
             retried: retried || known.as_ref().is_some_and(|known| known.retried),
         };
@@ -263,7 +288,7 @@ impl Ledger {
             next.retried || next.max_attempts > 1 || next.starts <= 1,
             "{id} has one attempt, and two started"
         );
-        causes.contenders.insert(id, Contender::of(id, known.as_ref(), job, retried));
+        causes.contenders.insert(id, Contender::of(id, known.as_ref(), job, next.place, retried));
         self.jobs.insert(id, next);
         Ok(())
     }
@@ -286,8 +311,7 @@ impl Ledger {
         promise!(job.max_attempts == max_attempts || may_grow, "{} got more attempts by itself", job.id);
         match (job.state.lease(), starts) {
             (Some(lease), true) => {
-                let last = self.leases.last().map(|(_, lease)| *lease);
-                promise!(last.is_none_or(|last| last < lease), "{lease:?} comes after {last:?}");
+                self.tokens.hear("lease tokens", lease.as_i64())?;
                 self.leases.push((job.id, lease));
                 causes.started.push((job.id, lease));
             }
@@ -297,11 +321,12 @@ impl Ledger {
     }
 
     fn hear_deleted(&mut self, id: JobId, causes: &Causes) -> Result<(), Violation> {
+        self.purges.is_over(id);
         let Some(known) = self.jobs.remove(&id) else {
             return Err(format!("{id} was deleted and was not there"));
         };
         promise!(known.state.lease().is_none(), "{id} was deleted while it ran");
-        let purged = causes.purged.contains(&known.queue) && !known.state.is_done();
+        let purged = self.purges.may_delete(&known.queue, id) && !known.state.is_done();
         let over = self.is_over(&known);
         promise!(causes.deleted.contains(&id) || purged || over, "{id} was deleted by nobody: {known:?}");
         Ok(())
@@ -343,7 +368,8 @@ impl Ledger {
                     let first = known.and_then(|(_, ids)| ids.first().copied());
                     promise!(first.is_some_and(|id| !self.jobs.contains_key(&id)), "{first:?} is there");
                 }
-                Receipt::Refused(_) | Receipt::Full { .. } => {}
+                Receipt::Waits => return Err("an offer waits that was not to".into()),
+                Receipt::Refused(_) | Receipt::Full(_) => {}
             }
         }
         Ok(())
@@ -393,88 +419,20 @@ impl Ledger {
 
     /// The jobs that could have started.
     fn waiting_contenders(&self, causes: &Causes) -> Vec<(String, Contender)> {
-        let ready = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.state.name() == StateName::Queued && self.served.contains(&job.kind));
+        let ready = self.jobs.iter().filter(|(_, job)| {
+            let ready = job.state.name() == StateName::Queued && self.served.contains(&job.kind);
+            ready && !self.purges.are_under_way(&job.queue)
+        });
         let contender = |(id, job): (&JobId, &Known)| {
             let contender = causes.contenders.get(id).copied();
             (job.queue.clone(), contender.unwrap_or_else(|| Contender::stored(*id, job)))
         };
         ready.map(contender).collect()
     }
-
-    /// Looks whether the store says what the feed has said.
-    pub(crate) fn check_store(&mut self, reader: &dyn Reader) -> Result<(), Violation> {
-        let order = ScanOrder::OldestFirst { after: None, last: None };
-        let scan = Scan { order, limit: usize::MAX, budget: i64::MAX as usize };
-        let page = reader.scan(&JobFilter::default(), scan).map_err(|error| error.to_string())?;
-        promise!(page.position == self.end, "the store ends at {:?}, not at {:?}", page.position, self.end);
-        let (mut told, mut told_anew) = (self.jobs.iter(), Vec::new());
-        for job in &page.jobs {
-            let Some((id, known)) = told.next() else {
-                return Err(format!("{} should not be there", job.id));
-            };
-            promise!(*id == job.id, "{id} was acknowledged and is gone; the store has {}", job.id);
-            let state = known.state == job.state || self.is_same_backoff(known, job.state);
-            let same = known.revision == job.revision && state && known.attempt == job.attempt;
-            promise!(same, "{id} is {job:?}; the feed said {known:?}");
-            if known.state != job.state {
-                told_anew.push((*id, job.state));
-            }
-        }
-        promise!(told.next().is_none(), "an acknowledged job is gone: {} are left", page.jobs.len());
-        let mut counted: BTreeMap<_, (u64, u64)> = BTreeMap::new();
-        for job in &page.jobs {
-            let key = (job.spec.queue.to_string(), job.spec.kind.to_string(), job.state.name());
-            let count = counted.entry(key).or_default();
-            *count = (count.0 + 1, count.1 + job.spec.bytes);
-        }
-        let tallies = reader.tallies().map_err(|error| error.to_string())?;
-        let told: BTreeMap<_, _> = (tallies.iter())
-            .map(|one| ((one.queue.to_string(), one.kind.to_string(), one.state), (one.jobs, one.bytes)))
-            .collect();
-        promise!(told == counted, "the tallies {told:?} are no recount: {counted:?}");
-        for (id, state) in told_anew {
-            self.jobs.entry(id).and_modify(|known| known.state = state);
-        }
-        Ok(())
-    }
-
-    /// Hears of a crash: what ran is over and counted, and nothing else has changed.
-    pub(crate) fn hear_crash(
-        &mut self,
-        reader: &dyn Reader,
-        now: Timestamp,
-        passed: Duration,
-    ) -> Result<(), Violation> {
-        self.times.start(now, passed);
-        let changes = reader.changes(self.end, usize::MAX >> 1).map_err(|error| error.to_string())?;
-        let mut ran: HashMap<_, _> = self.running().into_iter().collect();
-        for change in &changes.entries {
-            let Change::Job { job, .. } = change else { return Err("a crash deleted a job".into()) };
-            promise!(ran.remove(&job.id).is_some(), "{} did not run, and the crash changed it", job.id);
-            let Some(known) = self.jobs.get_mut(&job.id) else { return Err(format!("{} is new", job.id)) };
-            promise!(job.revision == known.revision + 1, "{} was changed twice by a crash", job.id);
-            promise!(job.attempt == known.attempt, "the crash forgot an attempt of {}", job.id);
-            let expected = match known.state.name() {
-                StateName::Cancelling => StateName::Cancelled,
-                _ if known.attempt < known.max_attempts => StateName::BackingOff,
-                _ => StateName::Failed,
-            };
-            promise!(job.state.name() == expected, "after the crash {} is {:?}", job.id, job.state);
-            self.terminals += usize::from(expected.is_done());
-            (known.state, known.revision) = (job.state, job.revision);
-            (known.since, known.delay) = (self.times.mark(), backoff_of(job));
-            self.end = job.position;
-        }
-        promise!(ran.is_empty(), "these ran before the crash and still do: {ran:?}");
-        self.check_store(reader)
-    }
 }
 
 /// For how long the change said that the job will back off.
-fn backoff_of(job: &Job) -> Duration {
+pub(super) fn backoff_of(job: &Job) -> Duration {
     job.state.due().map_or(Duration::ZERO, |due| due.since(job.updated))
 }
 

@@ -8,7 +8,7 @@ use std::{
 use jobmill::{
     clock::{Present, Timestamp, Uptime},
     job::{Change, JobFilter, Position},
-    store::{Control, Reader, Scan, ScanOrder, StoreError, WholeJob},
+    store::{Reader, Scan, ScanOrder, StoreError, WholeJob},
 };
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
     watchers::Watchers,
 };
 use crate::store::{
+    batch::Control,
     batch::{Applied, Setup},
     build,
     subject::Subject,
@@ -99,8 +100,8 @@ impl Machine {
 
     fn step(&mut self, step: &Step) -> Result<(), Violation> {
         match step {
-            Step::Offer { jobs, request, behind_waiters } => {
-                self.gathered.offer(jobs, *request, *behind_waiters, self.now);
+            Step::Offer { jobs, request } => {
+                self.gathered.offer(jobs, *request, self.now);
             }
             Step::Report { pick, stale, told } => {
                 let running = if *stale { self.ledger.leases.clone() } else { self.ledger.running() };

@@ -32,21 +32,21 @@ impl Contender {
     /// A job that was ready before the batch.
     pub(crate) fn stored(id: JobId, job: &Known) -> Self {
         let age = match job.state {
-            State::Queued { order } => Age::Ready(order),
+            State::Queued { .. } => Age::Ready(job.place),
             _ => Age::New(id),
         };
         Contender { rank: -i16::from(job.priority), age }
     }
 
-    /// A job that a batch changed from `before` to `after`.
-    pub(crate) fn of(id: JobId, before: Option<&Known>, after: &Job, retried: bool) -> Self {
+    /// A job that a batch changed from `before` to `after`, where it has this place in line.
+    pub(crate) fn of(id: JobId, before: Option<&Known>, after: &Job, place: Position, retried: bool) -> Self {
         let age = match (before.map(|known| known.state), after.state) {
             (None, _) => Age::New(id),
-            (Some(State::Queued { order }), _) => Age::Ready(order),
+            (Some(State::Queued { .. }), _) => Age::Ready(place),
             (Some(State::Scheduled { due }), _) if !retried => Age::Due(due, id, false),
             (Some(State::BackingOff { due }), _) if !retried => Age::Due(due, id, true),
             // Retried or released: it was ready before the batch looked at what is due and what is new.
-            (Some(_), State::Queued { order }) => Age::Ready(order),
+            (Some(_), State::Queued { .. }) => Age::Ready(place),
             (Some(_), _) => Age::New(id),
         };
         Contender { rank: -i16::from(after.spec.priority), age }
@@ -63,6 +63,21 @@ impl Contender {
             }
             _ => self < other,
         }
+    }
+}
+
+/// The place in line of a job after a change. One whose attempt never started has the place that it had before; one that
+/// started as soon as it was ready has that of its start.
+pub(crate) fn place(before: Option<&Known>, after: &Job, released: bool) -> Position {
+    match (before, after.state) {
+        (Some(known), State::Queued { .. }) if released && known.state.lease().is_some() => known.place,
+        (Some(known), State::Running { .. } | State::Cancelling { .. })
+            if matches!(known.state, State::Queued { .. } | State::Running { .. }) =>
+        {
+            known.place
+        }
+        (_, State::Queued { order }) => order,
+        _ => after.position,
     }
 }
 

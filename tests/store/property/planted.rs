@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jobmill::{
-    clock::{Present, Uptime},
+    clock::{Present, Timestamp, Uptime},
     job::{Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, Tally},
     settings::QueueInfo,
     store::{Page, Reader, Scan, StoreError, StoreSize, WholeJob},
@@ -68,6 +68,34 @@ impl Subject for ForgetsAttempts {
             database.execute("UPDATE job SET attempt = attempt - 1 WHERE state IN (4, 6)", []).unwrap();
         }
         self.0.restart_from(image, setup)
+    }
+}
+
+/// Starts with numbers from an hour ago.
+pub(crate) struct BeginsBehindItsClock(Memory);
+
+impl BeginsBehindItsClock {
+    pub(crate) fn open(setup: Setup) -> Box<dyn Subject> {
+        Box::new(BeginsBehindItsClock(Memory::open(an_hour_ago(setup))))
+    }
+}
+
+fn an_hour_ago(setup: Setup) -> Setup {
+    let wall = Timestamp::from_micros(setup.present.wall.as_micros() - 3_600 * 1_000_000);
+    Setup { present: Present { wall, ..setup.present }, ..setup }
+}
+
+impl Subject for BeginsBehindItsClock {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        self.0.apply(batch)
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.0.reader()
+    }
+
+    fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
+        self.0.crash(an_hour_ago(setup))
     }
 }
 

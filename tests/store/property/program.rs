@@ -5,7 +5,7 @@
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// Something for the next batch.
-    Offer { jobs: Vec<Plan>, request: Option<Asked>, behind_waiters: bool },
+    Offer { jobs: Vec<Plan>, request: Option<Asked> },
     /// Something for the next batch.
     Report { pick: usize, stale: bool, told: Told },
     /// Something for the next batch.
@@ -126,7 +126,7 @@ fn step(dice: &mut Dice) -> Step {
                 Some(asked) => plans(&mut Dice::new(1_000_000 + asked.id * 100 + asked.said)),
                 None => plans(dice),
             };
-            Step::Offer { jobs, request, behind_waiters: dice.percent(3) }
+            Step::Offer { jobs, request }
         }
         26..51 => Step::Report { pick: dice.index(1_000), stale: dice.percent(10), told: told(dice) },
         51..66 => Step::Control(wish(dice)),

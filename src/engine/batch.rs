@@ -1,0 +1,323 @@
+//! What goes into a store in one transaction.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{Answer, Ask, ControlRefusal, OfferError, ask::Asked, callers::CallerId, waiters::Seat};
+use crate::{
+    clock::{Present, Timestamp, Uptime},
+    engine::transition::Refusal,
+    job::{AtLeastOne, Extras, Failure, Job, JobId, LeaseToken, Output, Progress, RequestId, RetryPolicy},
+    settings::{QueueInfo, QueueSettings},
+    store::{Space, sets::Committed},
+};
+
+/// What is to be applied in one transaction, in this order: controls, reports, the end of expired jobs, the next steps of
+/// operations, the promotion of due jobs, offers, and then one claim step over stored and new jobs together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The present.
+    pub present: Present,
+    /// Changes of jobs and queues that callers asked for.
+    pub controls: Vec<Control>,
+    /// Reports of attempts.
+    pub reports: Vec<Report>,
+    /// New jobs.
+    pub offers: Vec<Offer>,
+    /// Whether to claim jobs for free slots. False while draining; no offer then waits for room.
+    pub claim: bool,
+    /// What there is room for. With less than enough, jobs that are new are refused; on a full disk nothing is done but
+    /// reports and controls.
+    pub space: Space,
+}
+
+/// A change of a job or a queue that a caller asks for.
+#[derive(Debug)]
+pub enum Control {
+    /// Cancel a job.
+    Cancel {
+        /// The job.
+        id: JobId,
+        /// Answered with the job after the change.
+        ask: Ask<Arc<Job>, ControlRefusal>,
+    },
+    /// Run a job again, or now.
+    Retry {
+        /// The job.
+        id: JobId,
+        /// Makes a repeat safe.
+        request: Option<RequestId>,
+        /// Answered with the job after the change.
+        ask: Ask<Arc<Job>, ControlRefusal>,
+    },
+    /// Delete a job.
+    Delete {
+        /// The job.
+        id: JobId,
+        /// Answered once the job is gone.
+        ask: Ask<(), ControlRefusal>,
+    },
+    /// Create a queue.
+    CreateQueue {
+        /// Its name.
+        name: String,
+        /// Its settings.
+        settings: QueueSettings,
+        /// Answered with the queue.
+        ask: Ask<QueueInfo, ControlRefusal>,
+    },
+    /// Replace a queue's settings.
+    UpdateQueue {
+        /// Its name.
+        name: String,
+        /// Its settings from now on.
+        settings: QueueSettings,
+        /// Answered with the queue after the change.
+        ask: Ask<QueueInfo, ControlRefusal>,
+    },
+    /// Delete a queue.
+    DeleteQueue {
+        /// Its name.
+        name: String,
+        /// Answered once the queue is gone.
+        ask: Ask<(), ControlRefusal>,
+    },
+    /// Pause or resume a queue.
+    SetPaused {
+        /// Its name.
+        name: String,
+        /// Whether the queue starts no jobs from now on.
+        paused: bool,
+        /// Answered with the queue after the change.
+        ask: Ask<QueueInfo, ControlRefusal>,
+    },
+    /// Delete all jobs that wait in a queue now, over several batches.
+    Purge {
+        /// The queue's name.
+        name: String,
+        /// Answered at the purge's end with the number of deleted jobs.
+        ask: Ask<u64, ControlRefusal>,
+    },
+}
+
+impl Control {
+    /// The question in it.
+    pub(crate) fn ask(&self) -> &dyn Asked<ControlRefusal> {
+        match self {
+            Control::Cancel { ask, .. } | Control::Retry { ask, .. } => ask,
+            Control::Delete { ask, .. } | Control::DeleteQueue { ask, .. } => ask,
+            Control::CreateQueue { ask, .. }
+            | Control::UpdateQueue { ask, .. }
+            | Control::SetPaused { ask, .. } => ask,
+            Control::Purge { ask, .. } => ask,
+        }
+    }
+
+    /// The question in it, to be refused or taken back.
+    pub(crate) fn ask_mut(&mut self) -> &mut dyn Asked<ControlRefusal> {
+        match self {
+            Control::Cancel { ask, .. } | Control::Retry { ask, .. } => ask,
+            Control::Delete { ask, .. } | Control::DeleteQueue { ask, .. } => ask,
+            Control::CreateQueue { ask, .. }
+            | Control::UpdateQueue { ask, .. }
+            | Control::SetPaused { ask, .. } => ask,
+            Control::Purge { ask, .. } => ask,
+        }
+    }
+
+    /// The answer, which is true now.
+    pub(crate) fn open(self, proof: &Committed) -> Option<Answer> {
+        match self {
+            Control::Cancel { ask, .. } | Control::Retry { ask, .. } => ask.open(proof).map(Answer::Job),
+            Control::Delete { ask, .. } | Control::DeleteQueue { ask, .. } => {
+                ask.open(proof).map(Answer::Gone)
+            }
+            Control::CreateQueue { ask, .. }
+            | Control::UpdateQueue { ask, .. }
+            | Control::SetPaused { ask, .. } => ask.open(proof).map(Answer::Queue),
+            Control::Purge { ask, .. } => ask.open(proof).map(Answer::Purged),
+        }
+    }
+
+    /// Whether it frees space, so that a full disk must take it.
+    pub(crate) fn frees_space(&self) -> bool {
+        matches!(self, Control::Cancel { .. } | Control::Delete { .. })
+    }
+}
+
+/// What an attempt tells.
+#[derive(Debug)]
+pub struct Report {
+    /// The job.
+    pub id: JobId,
+    /// The lease under which the attempt runs.
+    pub lease: LeaseToken,
+    /// The message.
+    pub body: ReportBody,
+    /// Answered with whether the report applied.
+    pub ask: Ask<(), Refusal>,
+}
+
+impl Report {
+    /// The bytes that it brings.
+    pub(crate) fn bytes(&self) -> u64 {
+        let bytes = match &self.body {
+            ReportBody::Progress(progress) => progress.text.len() + progress.step.len(),
+            ReportBody::Succeeded { output, tail } => output.bytes.len() + tail.len(),
+            ReportBody::Failed { failure, tail, .. } => failure.message.len() + tail.len(),
+            ReportBody::Released { .. } => 0,
+        };
+        bytes as u64
+    }
+}
+
+/// What an attempt tells of itself.
+#[derive(Clone, Debug)]
+pub enum ReportBody {
+    /// How far it is.
+    Progress(Arc<Progress>),
+    /// It did the work.
+    Succeeded {
+        /// What it returned.
+        output: Output,
+        /// The end of what it wrote.
+        tail: String,
+    },
+    /// It did not do the work.
+    Failed {
+        /// Why.
+        failure: Arc<Failure>,
+        /// Its own wish for the delay to the next attempt.
+        delay: Option<Duration>,
+        /// The end of what it wrote.
+        tail: String,
+    },
+    /// It never started.
+    Released {
+        /// How long its job is not ready again, if it is not at once.
+        delay: Option<Duration>,
+    },
+}
+
+/// New jobs, all or none.
+#[derive(Debug)]
+pub struct Offer {
+    /// Makes a repeat safe.
+    pub request: Option<RequestId>,
+    /// The jobs.
+    pub jobs: AtLeastOne<NewJob>,
+    /// The caller, of whom all offers count as one where waiting callers are counted.
+    pub caller: CallerId,
+    /// Until when it waits for room; absent where it does not wait.
+    pub wait: Option<Uptime>,
+    /// Its place among those that wait for room, if it has waited already.
+    pub(crate) seat: Option<Seat>,
+    /// Answered with the jobs.
+    pub ask: Ask<Submitted, OfferError>,
+}
+
+impl Offer {
+    /// An offer that has not waited yet.
+    #[must_use]
+    pub fn new(
+        request: Option<RequestId>,
+        jobs: AtLeastOne<NewJob>,
+        caller: CallerId,
+        wait: Option<Uptime>,
+        ask: Ask<Submitted, OfferError>,
+    ) -> Self {
+        Offer { request, jobs, caller, wait, seat: None, ask }
+    }
+
+    /// What its jobs count against queues' bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.jobs.iter().map(NewJob::bytes).sum()
+    }
+}
+
+/// A job that may be accepted.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// The queue's name.
+    pub queue: Arc<str>,
+    /// The kind's name.
+    pub kind: Arc<str>,
+    /// −100 to 100.
+    pub priority: i8,
+    /// How many attempts may start.
+    pub max_attempts: u32,
+    /// How long to wait between them.
+    pub retry: RetryPolicy,
+    /// How long one may take.
+    pub attempt_timeout: Duration,
+    /// Not to be run before this instant.
+    pub run_time: Option<Timestamp>,
+    /// Over if no attempt has started by then.
+    pub expires: Option<Timestamp>,
+    /// What few jobs have.
+    pub extras: Option<Box<Extras>>,
+    /// The handler's input.
+    pub payload: Bytes,
+}
+
+impl NewJob {
+    /// What it counts against its queue's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let labels = self.extras.as_ref().map_or(0, |extras| {
+            extras.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
+        });
+        (self.payload.len() + labels) as u64 + Job::FIXED_BYTES
+    }
+}
+
+/// The jobs of a submission.
+#[derive(Clone, Debug)]
+pub enum Submitted {
+    /// They are new.
+    Created {
+        /// The jobs, in the order of the offer.
+        jobs: AtLeastOne<Arc<Job>>,
+    },
+    /// The request was seen before: these are its jobs, with consecutive ids.
+    Seen {
+        /// The first job as it is now.
+        first: Arc<Job>,
+        /// How many there are.
+        count: u32,
+    },
+}
+
+impl Submitted {
+    /// The first job.
+    #[must_use]
+    pub fn first(&self) -> &Arc<Job> {
+        match self {
+            Submitted::Created { jobs } => &jobs.first,
+            Submitted::Seen { first, .. } => first,
+        }
+    }
+
+    /// Whether the jobs are new.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        match self {
+            Submitted::Created { .. } => true,
+            Submitted::Seen { .. } => false,
+        }
+    }
+}
+
+/// An attempt that is to start: its job is RUNNING, and that is on disk.
+#[derive(Debug)]
+pub struct Claim {
+    /// The job.
+    pub job: Arc<Job>,
+    /// Its lease.
+    pub lease: LeaseToken,
+    /// Its payload; absent where it is large and has to be read.
+    pub payload: Option<Bytes>,
+    /// Since when it could have run, as the wall clock as it is now would have said it.
+    pub ready: Timestamp,
+}

@@ -1,0 +1,72 @@
+//! Which jobs get the free slots of a queue.
+//!
+//! A lane holds the ready jobs of one kind in one queue, in their order. The heads of a queue's lanes that have a handler
+//! come merged from the store, so that jobs of a kind which nothing runs never stand in the way of others.
+
+use std::iter::Peekable;
+
+use crate::store::sets::Place;
+
+/// Limit of the ready jobs that are read for free slots in a batch. All queues share it.
+pub(super) const HEADS_MAX: usize = 2_048;
+
+/// A job that could start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pick<S, N> {
+    /// One that stood in line.
+    Stood(S),
+    /// One that comes into line with this batch.
+    New(N),
+}
+
+/// Chooses at most `free` jobs of a queue, in its order. What stood in line goes first among equals. Both lists are in
+/// order, the new ones with their ranks.
+pub(super) fn choose<S, N>(
+    free: usize,
+    stood: impl IntoIterator<Item = (Place, S)>,
+    new: impl IntoIterator<Item = (i8, N)>,
+) -> Vec<Pick<S, N>> {
+    let mut stood = stood.into_iter().peekable();
+    let mut new = new.into_iter().peekable();
+    let mut chosen = Vec::new();
+    while chosen.len() < free {
+        let pick = match (stood.peek(), new.peek()) {
+            (Some((place, _)), Some((rank, _))) if place.rank > *rank => take_new(&mut new),
+            (Some(_), _) => stood.next().map(|(_, job)| Pick::Stood(job)),
+            (None, _) => take_new(&mut new),
+        };
+        match pick {
+            Some(pick) => chosen.push(pick),
+            None => break,
+        }
+    }
+    chosen
+}
+
+fn take_new<S, N>(new: &mut Peekable<impl Iterator<Item = (i8, N)>>) -> Option<Pick<S, N>> {
+    new.next().map(|(_, job)| Pick::New(job))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::JobId;
+
+    fn place(rank: i8, order: i64) -> (Place, i64) {
+        (Place { rank, order, id: JobId::from_raw(order) }, order)
+    }
+
+    #[test]
+    fn what_stood_in_line_goes_first_among_equals_and_a_more_urgent_newcomer_before_it() {
+        let stood = [place(-1, 7), place(0, 1), place(0, 2)];
+        let chosen = choose(5, stood, [(-2, "urgent"), (0, "same"), (1, "later")]);
+        use Pick::{New, Stood};
+        assert_eq!(chosen, [New("urgent"), Stood(7), Stood(1), Stood(2), New("same")]);
+    }
+
+    #[test]
+    fn no_more_are_chosen_than_there_are_slots_or_jobs() {
+        assert!(choose::<i64, &str>(0, [place(0, 1)], [(0, "new")]).is_empty());
+        assert_eq!(choose::<i64, &str>(9, [place(0, 1)], [(0, "new")]).len(), 2);
+    }
+}

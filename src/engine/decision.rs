@@ -1,0 +1,268 @@
+//! A batch under decision: what was found, and what will be written and told if it is committed.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Ask, CallerId, Claim, Control, Engine, Offer, OfferError, QueueFull, Report, Submitted, tallies::Usage,
+    waiters::Seat,
+};
+use crate::{
+    clock::{Present, Timestamp},
+    engine::transition::{Changed, Event, Moment, transition},
+    job::{AtLeastOne, Change, Job, JobId, LeaseToken, State, Tombstone},
+    store::{
+        StoreError,
+        sets::{ChangedJob, Found, KeptRequest, RequestKey, Writes},
+    },
+};
+
+/// A batch under decision.
+pub(super) struct Decision<'e> {
+    pub(super) engine: &'e mut Engine,
+    pub(super) present: Present,
+    pub(super) found: Found,
+    /// The jobs that the batch changes, in the order of their first changes.
+    versions: Vec<Version>,
+    by_id: HashMap<JobId, usize>,
+    /// Jobs whose time has come, until the claim step has decided whether they start.
+    pub(super) due: Vec<DueJob>,
+    /// Accepted offers, until then.
+    pub(super) placed: Vec<PlacedOffer>,
+    /// Offers whose requests were seen before, until all jobs of the batch are what they will be.
+    pub(super) repeated: Vec<RepeatedOffer>,
+    /// Requests that the batch brings.
+    pub(super) new_requests: HashMap<RequestKey, KeptRequest>,
+    /// What accepted offers will take of each queue's room.
+    pub(super) reserved: HashMap<u32, Usage>,
+    /// Queues that had no room for an offer: later ones stand behind it.
+    pub(super) full: HashSet<u32>,
+    /// How many jobs each request loses.
+    lost_jobs: HashMap<RequestKey, u32>,
+    pub(super) writes: Writes,
+    pub(super) sealed: Sealed,
+}
+
+/// A stored job that the batch changes.
+struct Version {
+    stored: Arc<Job>,
+    /// Absent once it is deleted.
+    now: Option<Arc<Job>>,
+}
+
+/// A waiting job whose time has come.
+pub(super) struct DueJob {
+    pub(super) stored: Arc<Job>,
+    pub(super) starts: bool,
+}
+
+/// An accepted offer.
+pub(super) struct PlacedOffer {
+    pub(super) jobs: AtLeastOne<PlacedJob>,
+    pub(super) has_request: bool,
+    pub(super) answer: AnsweredOffer,
+}
+
+/// A job of an accepted offer.
+pub(super) struct PlacedJob {
+    pub(super) job: Job,
+    pub(super) payload: Bytes,
+    pub(super) starts: bool,
+}
+
+/// An offer whose request was seen before.
+pub(super) struct RepeatedOffer {
+    pub(super) first: JobId,
+    pub(super) count: u32,
+    pub(super) answer: AnsweredOffer,
+}
+
+/// An offer that has its answer, without its jobs.
+#[derive(Debug)]
+pub(super) struct AnsweredOffer {
+    pub(super) ask: Ask<Submitted, OfferError>,
+    pub(super) caller: CallerId,
+    pub(super) seat: Option<Seat>,
+}
+
+/// What is told once the batch is committed, and not before.
+#[derive(Debug, Default)]
+pub(super) struct Sealed {
+    pub(super) controls: Vec<Control>,
+    pub(super) reports: Vec<Report>,
+    pub(super) answered: Vec<AnsweredOffer>,
+    /// Offers without room, each with the queue that lacks it.
+    pub(super) full: Vec<(u32, Offer, QueueFull)>,
+    pub(super) claims: Vec<Claim>,
+    pub(super) cancelling: Vec<LeaseToken>,
+    pub(super) changes: Vec<Change>,
+    /// Queues that have gained room.
+    pub(super) gained_room: BTreeSet<u32>,
+    pub(super) repeats: usize,
+    /// There is more to do at once that did not fit into the batch.
+    pub(super) more: bool,
+    /// No offer waits for room: the server stops.
+    pub(super) is_draining: bool,
+}
+
+impl<'e> Decision<'e> {
+    pub(super) fn new(engine: &'e mut Engine, present: Present, found: Found) -> Self {
+        Decision {
+            engine,
+            present,
+            found,
+            versions: Vec::new(),
+            by_id: HashMap::new(),
+            due: Vec::new(),
+            placed: Vec::new(),
+            repeated: Vec::new(),
+            new_requests: HashMap::new(),
+            reserved: HashMap::new(),
+            full: HashSet::new(),
+            lost_jobs: HashMap::new(),
+            writes: Writes::default(),
+            sealed: Sealed::default(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.present.wall
+    }
+
+    /// A job as the batch leaves it so far.
+    pub(super) fn job(&self, id: JobId) -> Option<Arc<Job>> {
+        if let Some(version) = self.by_id.get(&id).and_then(|index| self.versions.get(*index)) {
+            return version.now.clone();
+        }
+        self.engine.leases.get(id).or_else(|| self.found.jobs.get(&id)).cloned()
+    }
+
+    /// A found job, unless the batch has changed or deleted it.
+    pub(super) fn is_untouched(&self, id: JobId) -> bool {
+        !self.by_id.contains_key(&id)
+    }
+
+    /// The jobs that the batch has put into line so far.
+    pub(super) fn queued_anew(&self) -> impl Iterator<Item = &Arc<Job>> {
+        let jobs = self.versions.iter().filter_map(|version| version.now.as_ref());
+        jobs.filter(|job| matches!(job.state, State::Queued { .. }))
+    }
+
+    /// The jobs that the batch has changed so far and that wait now.
+    pub(super) fn waiting_anew(&self) -> Vec<Arc<Job>> {
+        let jobs = self.versions.iter().filter_map(|version| version.now.as_ref());
+        let waits = |job: &&Arc<Job>| match job.state {
+            State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. } => true,
+            State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::Expired => false,
+        };
+        jobs.filter(waits).cloned().collect()
+    }
+
+    /// When and where the next change of a job happens. The random part depends on nothing but the seed, the job and
+    /// its attempt, so that a run can be repeated.
+    pub(super) fn moment(&self, job: &Job) -> Moment {
+        let engine = &self.engine;
+        Moment {
+            now: self.now(),
+            backoffs: engine.names.steps.wall_of_backoff(engine.times.backoffs()),
+            position: engine.numbers.next_position(),
+            random: random(engine.seed, job.id, job.attempt),
+        }
+    }
+
+    /// Applies an event that can't be refused.
+    pub(super) fn must(&mut self, job: &Arc<Job>, event: &Event) -> Result<Arc<Job>, StoreError> {
+        let changed = transition(job, event, self.moment(job))
+            .map_err(|refusal| StoreError::Corrupt(format!("job {} at {event:?}: {refusal}", job.id)))?;
+        Ok(self.change(job, changed))
+    }
+
+    /// Takes up a change of a stored job, with all that follows from it.
+    pub(super) fn change(&mut self, before: &Arc<Job>, changed: Changed) -> Arc<Job> {
+        let Changed { job, ended_attempt } = changed;
+        let job = Arc::new(job);
+        if let Some(attempt) = ended_attempt {
+            self.writes.attempts.push((job.id, attempt));
+        }
+        self.keep_version(before, Some(Arc::clone(&job)));
+        self.follow(Some(before), &job);
+        job
+    }
+
+    /// Takes up a new job in its final state.
+    pub(super) fn create(&mut self, job: Job, payload: Bytes) -> Arc<Job> {
+        let job = Arc::new(job);
+        self.writes.new_jobs.push((Arc::clone(&job), payload));
+        self.follow(None, &job);
+        job
+    }
+
+    /// Deletes a job that does not run.
+    pub(super) fn delete(&mut self, job: &Arc<Job>) {
+        self.keep_version(job, None);
+        self.engine.numbers.position_taken();
+        let tombstone = Tombstone {
+            id: job.id,
+            position: self.engine.numbers.position(),
+            deleted: self.engine.times.retention(),
+            spec: Arc::clone(&job.spec),
+        };
+        self.follow_deletion(job);
+        self.writes.tombstones.push(tombstone.clone());
+        self.sealed.changes.push(Change::Deleted(tombstone));
+    }
+
+    fn keep_version(&mut self, before: &Arc<Job>, now: Option<Arc<Job>>) {
+        let next = self.versions.len();
+        let index = *self.by_id.entry(before.id).or_insert(next);
+        match self.versions.get_mut(index) {
+            Some(version) => version.now = now,
+            None => self.versions.push(Version { stored: Arc::clone(before), now }),
+        }
+    }
+
+    /// A request loses one of its jobs.
+    pub(super) fn lose_job(&mut self, key: RequestKey) {
+        *self.lost_jobs.entry(key).or_default() += 1;
+    }
+
+    /// All that the batch writes of jobs and requests.
+    pub(super) fn write_jobs(&mut self) {
+        let Engine { due, names, .. } = &mut *self.engine;
+        for (job, _) in &self.writes.new_jobs {
+            due.left(job, &names.steps);
+        }
+        for Version { stored, now } in self.versions.drain(..) {
+            if let Some(job) = &now {
+                due.left(job, &names.steps);
+            }
+            match now {
+                Some(after) => self.writes.changed_jobs.push(ChangedJob { before: stored, after }),
+                None => self.writes.deleted_jobs.push(stored),
+            }
+        }
+        let gone = self.engine.times.retention();
+        let mut lost: Vec<_> = self.lost_jobs.drain().map(|(key, count)| (key, count, gone)).collect();
+        // A run can be repeated only if it does not hang on a hash map's order.
+        lost.sort_unstable_by_key(|(key, ..)| *key);
+        self.writes.lost_jobs = lost;
+    }
+}
+
+/// A number from 0 to 1 that looks random (splitmix64).
+fn random(seed: u64, id: JobId, attempt: u32) -> f64 {
+    let mut z =
+        seed ^ (id.raw() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(attempt).rotate_left(32);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}

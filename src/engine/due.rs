@@ -1,0 +1,197 @@
+//! When jobs that wait for a time are to be looked at: the first time of each line, and the first expiry.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::{
+    clock::{StoreTime, Timestamp},
+    job::{Job, State},
+    store::{
+        Steps,
+        sets::{Line, LineWant},
+    },
+};
+
+/// Limit of the due jobs that are promoted in a batch. All queues share it.
+const PROMOTED_MAX: usize = 1_000;
+/// Limit of the jobs that expire in a batch.
+pub(super) const EXPIRED_MAX: usize = 1_000;
+
+/// A line by time of one queue.
+type Key = (u32, Line);
+
+/// The first times that are known. A time may be earlier than that of the first job, because that one left its line: the
+/// next look mends it.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    first: HashMap<Key, i64>,
+    in_order: BTreeSet<(Line, i64, u32)>,
+    expiry: Option<Timestamp>,
+    /// Times that the batch brings.
+    earlier: Vec<(Key, i64)>,
+    /// What the batch's look at a line found: the first time that is left, if any.
+    looked: Vec<(Key, Option<i64>)>,
+    earlier_expiry: Option<Timestamp>,
+    /// What the batch's look at expiring jobs found.
+    looked_expiry: Option<Option<Timestamp>>,
+}
+
+impl Due {
+    pub(super) fn load(first_times: &[(u32, Line, i64)], expiry: Option<Timestamp>) -> Self {
+        let mut due = Due { expiry, ..Due::default() };
+        for (queue, line, time) in first_times {
+            due.set((*queue, *line), Some(*time));
+        }
+        due
+    }
+
+    /// The first instant for which a job is scheduled, or at which one may expire.
+    pub(super) fn first_instant(&self) -> Option<Timestamp> {
+        let scheduled = self.first_in(Line::Scheduled).map(Timestamp::from_micros);
+        scheduled.into_iter().chain(self.expiry).min()
+    }
+
+    /// The first end of a backoff.
+    pub(super) fn first_backoff(&self) -> Option<StoreTime> {
+        self.first_in(Line::BackingOff).map(StoreTime::from_micros)
+    }
+
+    fn first_in(&self, line: Line) -> Option<i64> {
+        let (found, time, _) = self.in_order.range((line, i64::MIN, 0)..).next()?;
+        (*found == line).then_some(*time)
+    }
+
+    /// Whether a job may have expired.
+    pub(super) fn has_expired(&self, now: Timestamp) -> bool {
+        self.expiry.is_some_and(|expiry| expiry <= now)
+    }
+
+    /// The pages of due jobs to look at: as much of each queue that has some.
+    pub(super) fn plan(&self, now: Timestamp, backoffs: StoreTime) -> Vec<LineWant> {
+        let until = [(Line::Scheduled, now.as_micros()), (Line::BackingOff, backoffs.as_micros())];
+        let due = |(line, until): (Line, i64)| {
+            let times = self.in_order.range((line, i64::MIN, 0)..=(line, until, u32::MAX));
+            times.map(move |(_, _, queue)| (*queue, line))
+        };
+        let due: Vec<Key> = until.into_iter().flat_map(due).take(PROMOTED_MAX).collect();
+        let share = PROMOTED_MAX / due.len().max(1);
+        // One more than that tells when the next one is due.
+        due.into_iter().map(|(queue, line)| LineWant { queue, line, after: None, limit: share + 1 }).collect()
+    }
+
+    /// The batch leaves a job in this state.
+    pub(super) fn left(&mut self, job: &Job, steps: &Steps) {
+        let queue = job.spec.queue.number;
+        match job.state {
+            State::Scheduled { due } => self.earlier.push(((queue, Line::Scheduled), due.as_micros())),
+            State::BackingOff { due } => {
+                let backoff = steps.backoff_of_wall(due);
+                self.earlier.push(((queue, Line::BackingOff), backoff.as_micros()));
+            }
+            State::Queued { .. }
+            | State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::Expired => {}
+        }
+        if let Some(expires) = job.spec.expires
+            && matches!(job.state, State::Scheduled { .. } | State::Queued { .. })
+            && job.attempt == 0
+        {
+            let earlier = self.earlier_expiry.map_or(expires, |earlier| earlier.min(expires));
+            self.earlier_expiry = Some(earlier);
+        }
+    }
+
+    /// A line was looked at: this is the first time that is left in it.
+    pub(super) fn looked_at(&mut self, queue: u32, line: Line, left: Option<i64>) {
+        self.looked.push(((queue, line), left));
+    }
+
+    /// Expiring jobs were looked at: this is the first instant that is left.
+    pub(super) fn looked_at_expiry(&mut self, left: Option<Timestamp>) {
+        self.looked_expiry = Some(left);
+    }
+
+    fn set(&mut self, key: Key, time: Option<i64>) {
+        let (queue, line) = key;
+        if let Some(before) = self.first.remove(&key) {
+            self.in_order.remove(&(line, before, queue));
+        }
+        if let Some(time) = time {
+            self.first.insert(key, time);
+            self.in_order.insert((line, time, queue));
+        }
+    }
+
+    /// The batch is on disk.
+    pub(super) fn commit(&mut self) {
+        for (key, left) in std::mem::take(&mut self.looked) {
+            self.set(key, left);
+        }
+        for (key, time) in std::mem::take(&mut self.earlier) {
+            if self.first.get(&key).is_none_or(|first| time < *first) {
+                self.set(key, Some(time));
+            }
+        }
+        if let Some(left) = self.looked_expiry.take() {
+            self.expiry = left;
+        }
+        self.expiry = self.expiry.into_iter().chain(self.earlier_expiry.take()).min();
+    }
+
+    /// The batch came to nothing.
+    pub(super) fn discard(&mut self) {
+        self.earlier.clear();
+        self.looked.clear();
+        self.earlier_expiry = None;
+        self.looked_expiry = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_micros(100);
+
+    fn due(times: &[(u32, i64)]) -> Due {
+        let times: Vec<_> = times.iter().map(|(queue, time)| (*queue, Line::Scheduled, *time)).collect();
+        Due::load(&times, None)
+    }
+
+    #[test]
+    fn every_queue_with_due_jobs_has_its_share_of_a_batch() {
+        let due = due(&[(1, 50), (2, 100), (3, 101)]);
+        let wants = due.plan(NOW, StoreTime::from_micros(0));
+        let shares: Vec<_> = wants.iter().map(|want| (want.queue, want.limit)).collect();
+        assert_eq!(shares, [(1, 501), (2, 501)]);
+        assert_eq!(due.first_instant(), Some(Timestamp::from_micros(50)));
+    }
+
+    #[test]
+    fn what_was_looked_at_goes_before_what_was_known_and_what_comes_goes_before_both() {
+        let mut due = due(&[(1, 50)]);
+        due.looked_at(1, Line::Scheduled, Some(120));
+        due.discard();
+        assert_eq!(due.first_instant(), Some(Timestamp::from_micros(50)));
+        due.looked_at(1, Line::Scheduled, Some(120));
+        due.commit();
+        assert_eq!(due.first_instant(), Some(Timestamp::from_micros(120)));
+        due.looked_at(1, Line::Scheduled, None);
+        due.earlier.push(((1, Line::Scheduled), 110));
+        due.commit();
+        assert_eq!(due.first_instant(), Some(Timestamp::from_micros(110)));
+        assert!(due.plan(NOW, StoreTime::from_micros(0)).is_empty());
+    }
+
+    #[test]
+    fn the_two_lines_of_a_queue_have_times_of_their_own() {
+        let times = [(1, Line::Scheduled, 10), (1, Line::BackingOff, 5_000)];
+        let due = Due::load(&times, Some(Timestamp::from_micros(7)));
+        assert_eq!(due.first_backoff(), Some(StoreTime::from_micros(5_000)));
+        assert_eq!(due.first_instant(), Some(Timestamp::from_micros(7)), "the expiry");
+        assert!(due.has_expired(NOW) && !due.has_expired(Timestamp::from_micros(6)));
+    }
+}

@@ -1,0 +1,130 @@
+//! Numbers that never fall: places in the feed, ids and lease tokens. Only the one writer of a store draws them.
+
+use crate::{
+    clock::Timestamp,
+    job::{JobId, LeaseToken, Position},
+    store::sets::{Counters, KeptTimes},
+};
+
+/// The numbers of one store.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    kept: Drawn,
+    next: Drawn,
+}
+
+/// The last number of each sort that was drawn.
+#[derive(Clone, Copy, Debug, Default)]
+struct Drawn {
+    position: Position,
+    last_id: i64,
+    last_lease: i64,
+    floor: Position,
+}
+
+impl Numbers {
+    /// Goes on from what was kept. Positions and leases begin at the clock's microseconds where those are larger, so that a
+    /// store restored from an older copy gives out no number of the history that it lacks.
+    pub(super) fn start(kept: &Counters, now: Timestamp) -> Self {
+        let before_now = now.as_micros().clamp(1, Timestamp::MAX.as_micros()) - 1;
+        let kept = Drawn {
+            position: Position(kept.position.0.max(before_now)),
+            last_id: kept.last_id,
+            last_lease: kept.last_lease.max(before_now),
+            floor: kept.floor,
+        };
+        Numbers { kept, next: kept }
+    }
+
+    /// The feed's end.
+    pub(super) fn position(&self) -> Position {
+        self.next.position
+    }
+
+    /// The feed's next place, which the next change takes.
+    pub(super) fn next_position(&self) -> Position {
+        self.next.position.next()
+    }
+
+    /// A change has taken the feed's next place.
+    pub(super) fn position_taken(&mut self) {
+        self.next.position = self.next.position.next();
+    }
+
+    /// The newest id.
+    pub(super) fn last_id(&self) -> JobId {
+        JobId::from_raw(self.next.last_id)
+    }
+
+    /// The first of `count` consecutive new ids.
+    pub(super) fn draw_ids(&mut self, count: usize, now: Timestamp) -> JobId {
+        let first = JobId::next(self.last_id(), now);
+        self.next.last_id = first.plus(count as i64 - 1).raw();
+        first
+    }
+
+    /// A new lease token.
+    pub(super) fn draw_lease(&mut self) -> LeaseToken {
+        self.next.last_lease += 1;
+        LeaseToken::from_raw(self.next.last_lease)
+    }
+
+    /// Deletions up to this place are forgotten.
+    pub(super) fn raise_floor(&mut self, floor: Position) {
+        self.next.floor = self.next.floor.max(floor);
+    }
+
+    /// What the batch writes, together with what is known of time.
+    pub(super) fn counters(&self, times: KeptTimes) -> Counters {
+        let Drawn { position, last_id, last_lease, floor } = self.next;
+        Counters { position, last_id, last_lease, floor, times: Some(times) }
+    }
+
+    /// The batch is on disk.
+    pub(super) fn commit(&mut self) {
+        self.kept = self.next;
+    }
+
+    /// The batch came to nothing. Nothing of it was told, so that its numbers are drawn again.
+    pub(super) fn discard(&mut self) {
+        self.next = self.kept;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(micros: i64) -> Timestamp {
+        Timestamp::from_micros(micros)
+    }
+
+    fn kept(position: i64, last_lease: i64) -> Counters {
+        Counters { position: Position(position), last_lease, ..Counters::default() }
+    }
+
+    #[test]
+    fn a_start_goes_on_from_the_larger_of_what_was_kept_and_the_clock() {
+        let mut ahead = Numbers::start(&kept(7, 900), at(500));
+        assert_eq!(ahead.next_position(), Position(500));
+        assert_eq!(ahead.draw_lease(), LeaseToken::from_raw(901));
+        assert_eq!(ahead.draw_lease(), LeaseToken::from_raw(902), "without a gap");
+        let mut before_1970 = Numbers::start(&kept(0, 0), at(-5));
+        assert_eq!(before_1970.next_position(), Position(1));
+        assert_eq!(before_1970.draw_lease(), LeaseToken::from_raw(1));
+        let far = Numbers::start(&kept(0, 0), at(i64::MAX));
+        assert_eq!(far.next_position(), Position(Timestamp::MAX.as_micros()), "there are as many after it");
+    }
+
+    #[test]
+    fn what_a_batch_drew_that_came_to_nothing_is_drawn_again() {
+        let mut numbers = Numbers::start(&kept(10, 10), at(0));
+        let first = (numbers.draw_lease(), numbers.draw_ids(3, at(1)));
+        numbers.position_taken();
+        numbers.discard();
+        assert_eq!((numbers.draw_lease(), numbers.draw_ids(3, at(1))), first);
+        numbers.commit();
+        numbers.discard();
+        assert_eq!(numbers.draw_lease(), LeaseToken::from_raw(12));
+    }
+}

@@ -1,0 +1,242 @@
+//! Which offers get in: seen before? room? Decided by the committer alone, so that no two answers contradict.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    NewJob, Offer, OfferError, OfferRefusal, QueueFull, Submitted,
+    decision::{AnsweredOffer, Decision, PlacedJob, PlacedOffer, RepeatedOffer},
+    tallies::Usage,
+    waiters::Seat,
+};
+use crate::{
+    clock::Timestamp,
+    engine::transition::{Moment, waiting_state},
+    job::{Job, JobId, Name, Position, Spec, State},
+    store::{
+        Space,
+        sets::{KeptRequest, RequestRow},
+    },
+};
+
+/// Limit of the kinds of which there are jobs or handlers.
+const KINDS_MAX: usize = 10_000;
+
+/// What an offer would take of one queue.
+struct Share {
+    queue: Arc<Name>,
+    usage: Usage,
+}
+
+/// Why an offer does not get in now.
+enum Obstacle {
+    Refusal(OfferRefusal),
+    /// The queue has no room, or offers that came earlier wait for it.
+    Full(u32, QueueFull),
+}
+
+impl From<OfferRefusal> for Obstacle {
+    fn from(refusal: OfferRefusal) -> Self {
+        Obstacle::Refusal(refusal)
+    }
+}
+
+impl Decision<'_> {
+    /// Decides one offer. Its jobs are written once the claim step knows which of them start.
+    pub(super) fn offer(&mut self, offer: Offer, space: Space) {
+        let seat = offer.seat;
+        let full = self.decide_offer(offer, space);
+        // The room that was held for it is the next one's, unless it is that which was lacking.
+        self.sealed.gained_room.extend(seat.map(Seat::queue).filter(|queue| Some(*queue) != full));
+    }
+
+    /// Returns the queue that lacks room.
+    fn decide_offer(&mut self, offer: Offer, space: Space) -> Option<u32> {
+        if let Some(request) = offer.request
+            && let Some(KeptRequest { row, .. }) = self.request(request)
+        {
+            let (row, answer) = (*row, answered(offer));
+            if row.digest == request.digest {
+                self.repeated.push(RepeatedOffer { first: row.first, count: row.count, answer });
+            } else {
+                self.refuse(answer, OfferRefusal::RequestMismatch);
+            }
+            return None;
+        }
+        match self.room_for(&offer, space) {
+            Ok(shares) => self.accept(offer, &shares),
+            Err(Obstacle::Refusal(refusal)) => self.refuse(answered(offer), refusal),
+            Err(Obstacle::Full(queue, full)) => {
+                self.full.insert(queue);
+                self.sealed.full.push((queue, offer, full));
+                return Some(queue);
+            }
+        }
+        None
+    }
+
+    fn refuse(&mut self, mut answer: AnsweredOffer, refusal: OfferRefusal) {
+        answer.ask.decide(Err(OfferError::Refused(refusal)));
+        self.sealed.answered.push(answer);
+    }
+
+    fn room_for(&self, offer: &Offer, space: Space) -> Result<Vec<Share>, Obstacle> {
+        if space != Space::Enough {
+            return Err(OfferRefusal::DiskFull.into());
+        }
+        let shares = self.shares(offer)?;
+        for share in &shares {
+            let number = share.queue.number;
+            let used = self.used(&share.queue);
+            let full = self.engine.queues.full(&share.queue, used, share.usage);
+            let waits_its_turn = offer.seat.is_some_and(|seat| seat.is_in(number));
+            let is_behind =
+                self.full.contains(&number) || (!waits_its_turn && self.engine.waiters.has_any(number));
+            if is_behind || full.is_some() {
+                let full = full.unwrap_or_else(|| self.engine.queues.usage(&share.queue, used));
+                return Err(Obstacle::Full(number, full));
+            }
+        }
+        if self.too_many_kinds(offer) {
+            return Err(OfferRefusal::TooManyKinds(KINDS_MAX).into());
+        }
+        Ok(shares)
+    }
+
+    /// Gives the jobs their ids and their place among the pending ones.
+    fn accept(&mut self, offer: Offer, shares: &[Share]) {
+        for share in shares {
+            let reserved = self.reserved.entry(share.queue.number).or_default();
+            reserved.jobs += share.usage.jobs;
+            reserved.bytes += share.usage.bytes;
+        }
+        let Offer { request, jobs, caller, seat, ask, .. } = offer;
+        let (now, count) = (self.now(), jobs.count());
+        let first = self.engine.numbers.draw_ids(count, now);
+        if let Some(request) = request {
+            let row = RequestRow { digest: request.digest, first, count: count as u32, live: count as u32 };
+            self.writes.requests.push((request.key, row, None));
+            self.new_requests.insert(request.key, KeptRequest { row, first: None });
+        }
+        let mut next = first;
+        let jobs = jobs.map(|job| {
+            let id = next;
+            next = next.plus(1);
+            let engine = &mut *self.engine;
+            let kind = engine.kinds.intern(&engine.names.kinds, &job.kind);
+            let queue = match shares.iter().find(|share| share.queue.as_str() == &*job.queue) {
+                Some(share) => Arc::clone(&share.queue),
+                None => engine.queues.intern(&engine.names, &job.queue),
+            };
+            new_job(id, job, queue, kind, now)
+        });
+        let answer = AnsweredOffer { ask, caller, seat };
+        self.placed.push(PlacedOffer { jobs, has_request: request.is_some(), answer });
+    }
+
+    /// Whether there would be too many kinds with those that the offer brings.
+    fn too_many_kinds(&self, offer: &Offer) -> bool {
+        let known = self.engine.kinds.len();
+        if known + offer.jobs.count() <= KINDS_MAX {
+            return false;
+        }
+        let kinds: HashSet<&str> = offer.jobs.iter().map(|job| &*job.kind).collect();
+        let new = kinds.into_iter().filter(|kind| self.engine.names.kinds.find(kind).is_none()).count();
+        new > 0 && known + new > KINDS_MAX
+    }
+
+    /// What the offer takes of each queue that it names.
+    fn shares(&self, offer: &Offer) -> Result<Vec<Share>, OfferRefusal> {
+        let queues = &self.engine.queues;
+        let mut shares: Vec<Share> = Vec::with_capacity(1);
+        for job in offer.jobs.iter() {
+            let bytes = job.bytes() as i64;
+            match shares.iter_mut().find(|share| share.queue.as_str() == &*job.queue) {
+                Some(share) => {
+                    share.usage.jobs += 1;
+                    share.usage.bytes += bytes;
+                }
+                None => {
+                    let name = queues.name(&job.queue);
+                    let queue = name.ok_or_else(|| OfferRefusal::QueueNotFound(job.queue.to_string()))?;
+                    shares.push(Share { queue, usage: Usage { jobs: 1, bytes } });
+                }
+            }
+        }
+        for Share { queue, usage } in &shares {
+            if queues.full(queue, Usage::default(), *usage).is_some() {
+                let QueueFull { queue, max_jobs, max_bytes, .. } = queues.usage(queue, Usage::default());
+                let (jobs, bytes) = (usage.jobs as u64, usage.bytes as u64);
+                return Err(OfferRefusal::LargerThanQueue { queue, jobs, bytes, max_jobs, max_bytes });
+            }
+        }
+        Ok(shares)
+    }
+
+    /// What is used of a queue's room, that of accepted offers included.
+    pub(super) fn used(&self, queue: &Name) -> Usage {
+        let live = self.engine.tallies.queue(queue.number).live;
+        let reserved = self.reserved.get(&queue.number).copied().unwrap_or_default();
+        Usage { jobs: live.jobs + reserved.jobs, bytes: live.bytes + reserved.bytes }
+    }
+
+    /// Answers the offers that were seen before, now that all jobs of this batch are what they will be.
+    pub(super) fn answer_repeats(&mut self, new: &HashMap<JobId, Arc<Job>>) {
+        let kept: HashMap<JobId, Arc<Job>> = self
+            .found
+            .requests
+            .values()
+            .filter_map(|request| request.first.as_ref().map(|job| (job.id, Arc::clone(job))))
+            .collect();
+        for RepeatedOffer { first, count, mut answer } in std::mem::take(&mut self.repeated) {
+            let known = new.get(&first).cloned().or_else(|| match self.is_untouched(first) {
+                true => self.engine.leases.get(first).or_else(|| kept.get(&first)).cloned(),
+                false => self.job(first),
+            });
+            self.sealed.repeats += usize::from(known.is_some());
+            answer.ask.decide(match known {
+                Some(first) => Ok(Submitted::Seen { first, count }),
+                None => Err(OfferError::Refused(OfferRefusal::JobDeleted)),
+            });
+            self.sealed.answered.push(answer);
+        }
+    }
+}
+
+fn answered(offer: Offer) -> AnsweredOffer {
+    let Offer { caller, seat, ask, .. } = offer;
+    AnsweredOffer { ask, caller, seat }
+}
+
+fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Timestamp) -> PlacedJob {
+    let bytes = new.bytes();
+    let moment = Moment { now, backoffs: now, position: Position::default(), random: 0.0 };
+    let over = new.expires.is_some_and(|expires| expires <= now);
+    let job = Job {
+        id,
+        state: if over { State::Expired } else { waiting_state(new.run_time, moment) },
+        spec: Arc::new(Spec {
+            queue,
+            kind,
+            priority: new.priority,
+            retry: new.retry,
+            attempt_timeout: new.attempt_timeout,
+            bytes,
+            created: now,
+            expires: new.expires,
+            extras: new.extras,
+        }),
+        revision: 0,
+        position: Position::default(),
+        attempt: 0,
+        max_attempts: new.max_attempts,
+        updated: now,
+        started: None,
+        ended: over.then_some(now),
+        progress: None,
+        failure: None,
+    };
+    PlacedJob { job, payload: new.payload, starts: false }
+}

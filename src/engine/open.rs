@@ -1,0 +1,121 @@
+//! Taking over a store at a start: what a crash left running, and the declared queues.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    Decided, Engine, EngineSetup, decision::Decision, due::Due, leases::Leases, names::NameBook,
+    numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, tallies::Tallies, times::Times,
+    waiters::Waiters,
+};
+use crate::{
+    engine::transition::{Event, lost},
+    settings::{QueueInfo, QueueSettings, Retention},
+    store::{
+        Names, StoreError,
+        sets::{Found, Loaded},
+    },
+};
+
+impl Engine {
+    /// Takes over what a store has kept. [`Engine::recover`] comes next.
+    pub(crate) fn load(names: Arc<Names>, loaded: Loaded, setup: &EngineSetup) -> Self {
+        let numbers = Numbers::start(&loaded.counters, setup.present.wall);
+        names.steps.load(loaded.steps);
+        let kept_times = loaded.counters.times;
+        let start = numbers.next_position();
+        let mut times = Times::start(kept_times, setup.present, start);
+        times.note_start(kept_times, &names.steps, start);
+        let kinds = NameBook::load(names.kinds.all());
+        Engine {
+            seed: setup.seed,
+            served: HashSet::new(),
+            queues: QueueBook::load(loaded.queues),
+            kinds,
+            numbers,
+            tallies: Tallies::load(&loaded.tallies),
+            leases: Leases::load(&loaded.leased),
+            due: Due::load(&loaded.first_times, loaded.first_expiry),
+            purges: Purges::load(&loaded.purges),
+            sweeping: Sweeping::load(setup.retention, &loaded.sweeps),
+            waiters: Waiters::default(),
+            times,
+            names,
+        }
+    }
+
+    /// Decides what a start changes: local attempts are over and counted, the declared queues are as the configuration
+    /// says, and names to which nothing refers are free. `found` is what was found for no wants at all; `server_before`
+    /// are the server's times of retention at the start before.
+    ///
+    /// # Errors
+    /// What is kept contradicts itself.
+    pub(crate) fn recover(
+        &mut self,
+        setup: &EngineSetup,
+        server_before: Option<Retention>,
+        found: Found,
+    ) -> Result<Decided, StoreError> {
+        for kind in &setup.served_kinds {
+            let kind = self.kinds.intern(&self.names.kinds, kind);
+            self.served.insert(kind.number);
+        }
+        let mut decision = Decision::new(self, setup.present, found);
+        decision.declare_queues(&setup.declared_queues);
+        decision.end_lost_attempts()?;
+        decision.write_jobs();
+        let Decision { mut writes, sealed, .. } = decision;
+        let same = server_before == Some(setup.retention);
+        writes.retention = (!same).then_some(setup.retention);
+        let all = self.queues.all();
+        // Other times than before: each sweep may have passed what it would delete now.
+        self.sweeping.replan(&all, |_| !same);
+        let unused: Vec<u32> = self.kinds.kept().map(|kind| kind.number).collect();
+        for kind in unused {
+            if self.tallies.kind(kind) == 0 && !self.served.contains(&kind) && self.kinds.free(kind) {
+                writes.freed_kinds.push(kind);
+            }
+        }
+        for queue in self.queues.deleted() {
+            self.free_queue(queue, &mut writes);
+        }
+        self.write_rest(&mut writes, false)?;
+        // Even a start that changes nothing keeps the numbers with which it begins.
+        writes.steps = self.times.unkept_steps(&self.names.steps);
+        writes.counters = Some(self.numbers.counters(self.times.kept()));
+        Ok(Decided { writes, sealed, queues_changed: true })
+    }
+}
+
+impl Decision<'_> {
+    /// After a crash local attempts are over, and counted.
+    fn end_lost_attempts(&mut self) -> Result<(), StoreError> {
+        for job in self.engine.leases.all() {
+            let Some(lease) = job.state.lease() else { continue };
+            let failure = lost("the server stopped while the attempt ran");
+            if job.attempt > 1 {
+                self.put_outcome_row(job.id, None, "");
+            }
+            self.must(&job, &Event::Fail { lease, failure, delay: None })?;
+        }
+        Ok(())
+    }
+
+    fn declare_queues(&mut self, declared: &BTreeMap<String, QueueSettings>) {
+        for info in self.engine.queues.all() {
+            // No longer in the file: the queue stays as it was, and can be changed by RPC from now on.
+            if info.declared && !declared.contains_key(info.name.as_str()) {
+                self.put_queue(QueueInfo { declared: false, formerly_declared: true, ..info });
+            }
+        }
+        for (name, settings) in declared {
+            let engine = &mut *self.engine;
+            let paused = engine.queues.find(name).is_some_and(|info| info.paused);
+            let name = engine.queues.intern(&engine.names, name);
+            let settings = settings.clone();
+            self.put_queue(QueueInfo { name, settings, paused, declared: true, formerly_declared: false });
+        }
+    }
+}

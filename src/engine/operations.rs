@@ -1,0 +1,210 @@
+//! What goes on by itself beside what callers ask for: expiry, purges, retention, and the promotion of due jobs. Each
+//! takes a bounded step in each batch, and no queue or part waits for another one's.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    decision::{Decision, DueJob},
+    due::EXPIRED_MAX,
+    purge::Walk,
+    retention::Plan,
+};
+use crate::{
+    clock::StoreTime,
+    engine::transition::{Event, expired},
+    job::{Change, Job, RequestId, State, Tombstone},
+    settings::Keep,
+    store::{
+        StoreError,
+        sets::{Expiring, FeedPage, FeedPlace, Line, LinePage, SetAside},
+    },
+};
+
+/// Limit of the jobs that all purges together look at in a batch.
+pub(super) const PURGED_MAX: usize = 500;
+
+impl Decision<'_> {
+    /// Goes on without the rows that were set aside. To watchers such a job is deleted.
+    pub(super) fn take_set_aside(&mut self) {
+        let Some(SetAside { jobs, tallies }) = self.found.set_aside.take() else { return };
+        self.engine.tallies.recount(&tallies);
+        self.engine.waiters.all_gained_room();
+        let deleted = self.engine.times.retention();
+        for (id, spec) in jobs {
+            self.engine.leases.lost(id);
+            let Some(spec) = spec else { continue };
+            self.engine.numbers.position_taken();
+            let position = self.engine.numbers.position();
+            if let Some(extras) = spec.extras.as_ref().filter(|extras| !extras.request_id.is_empty()) {
+                self.lose_job(RequestId::key_of(&extras.request_id));
+                self.engine.sweeping.request_bare(deleted);
+            }
+            let tombstone = Tombstone { id, position, deleted, spec };
+            self.engine.sweeping.deleted(deleted);
+            self.writes.tombstones.push(tombstone.clone());
+            self.sealed.changes.push(Change::Deleted(tombstone));
+        }
+    }
+
+    /// Ends waiting jobs whose time is over.
+    pub(super) fn expire(&mut self) -> Result<(), StoreError> {
+        for job in self.waiting_anew() {
+            // Such as one whose only attempt never started.
+            if expired(&job, self.now()) {
+                self.must(&job, &Event::Expire)?;
+            }
+        }
+        if !self.engine.due.has_expired(self.now()) {
+            return Ok(());
+        }
+        let Expiring { jobs, is_cut } = std::mem::take(&mut self.found.expiring);
+        let mut left = None;
+        for (index, job) in jobs.iter().enumerate() {
+            let over = expired(job, self.now()) && index < EXPIRED_MAX;
+            if !over {
+                left = job.spec.expires;
+                break;
+            }
+            if self.is_untouched(job.id) {
+                self.must(job, &Event::Expire)?;
+            }
+        }
+        if left.is_none() && is_cut {
+            left = Some(self.now());
+        }
+        self.engine.due.looked_at_expiry(left);
+        Ok(())
+    }
+
+    /// Each purge's next step.
+    pub(super) fn purge(&mut self) {
+        let mut pages: BTreeMap<u32, Vec<(Line, LinePage)>> = BTreeMap::new();
+        for ((queue, line), page) in std::mem::take(&mut self.found.walks) {
+            pages.entry(queue).or_default().push((line, page));
+        }
+        for (queue, last) in self.engine.purges.running() {
+            let mut over = Vec::new();
+            let mut walk = None;
+            for (line, page) in pages.remove(&queue).unwrap_or_default() {
+                walk = Some(Walk::behind(line, &page));
+                // What was changed by this very batch is as the caller wants it.
+                let covered = |job: &Arc<Job>| job.id <= last && self.is_untouched(job.id);
+                over.extend(page.jobs.into_iter().filter(covered));
+            }
+            // In the order of the table's key: what was accepted together lies together.
+            over.sort_by_key(|job| job.id);
+            for job in &over {
+                self.delete(job);
+            }
+            let engine = &mut *self.engine;
+            engine.purges.advance(&engine.tallies, queue, over.len() as u64, walk);
+        }
+    }
+
+    /// The next step of all that is over. `plan` is what was looked at.
+    pub(super) fn retain(&mut self, plan: &Plan) {
+        let now = self.engine.times.retention();
+        for want in &plan.feed {
+            let Some(page) = self.found.feed.remove(&want.keep) else { continue };
+            self.sweep(want.keep, page, now);
+        }
+        if let Some(limit) = plan.tombstones.checked_sub(1) {
+            let oldest = std::mem::take(&mut self.found.tombstones);
+            let floor = self.engine.sweeping.forget_tombstones(&oldest, now, limit);
+            if let Some(floor) = floor {
+                self.engine.numbers.raise_floor(floor);
+                self.writes.forgotten_tombstones = Some(floor);
+            }
+        }
+        if let Some(limit) = plan.requests.checked_sub(1) {
+            let oldest = std::mem::take(&mut self.found.bare_requests);
+            self.writes.forgotten_requests = self.engine.sweeping.forget_requests(&oldest, now, limit);
+        }
+    }
+
+    fn sweep(&mut self, keep: std::time::Duration, page: FeedPage, now: StoreTime) {
+        let names = Arc::clone(&self.engine.names);
+        // By when the change happened, and not by what the clock said then.
+        let counted = |place: &FeedPlace| names.steps.counted(place.position, place.updated);
+        let old = self.engine.sweeping.sweep(keep, &page, now, counted);
+        let ended = page.places.into_iter().take(old).filter_map(|place| place.ended);
+        let mut over: Vec<Arc<Job>> = ended.filter(|job| self.is_over(job, keep)).collect();
+        // In the order of the table's key: what was accepted together lies together.
+        over.sort_by_key(|job| job.id);
+        for job in &over {
+            self.delete(job);
+        }
+    }
+
+    fn is_over(&self, job: &Job, keep: std::time::Duration) -> bool {
+        let sweeping = &self.engine.sweeping;
+        let own = self.engine.queues.with(job.spec.queue.number, |info| sweeping.of_queue(Some(info)));
+        let retention = own.unwrap_or(sweeping.server());
+        self.is_untouched(job.id) && retention.of(job.state.name()) == Some(Keep::For(keep))
+    }
+
+    /// Takes up jobs whose time has come. Their change is decided in the end, because a slot may be free for them.
+    pub(super) fn promote(&mut self) -> Result<(), StoreError> {
+        let (now, backoffs) = (self.now(), self.engine.times.backoffs());
+        let names = Arc::clone(&self.engine.names);
+        let mut due = Vec::new();
+        for ((queue, line), page) in std::mem::take(&mut self.found.lines) {
+            let is_due = |time: i64| match line {
+                Line::Scheduled => time <= now.as_micros(),
+                Line::BackingOff => time <= backoffs.as_micros(),
+                Line::Ready(_) => false,
+            };
+            let mut jobs = page.jobs.into_iter().peekable();
+            let time_of = |job: &Job| match job.state {
+                State::Scheduled { due } => Some(due.as_micros()),
+                State::BackingOff { due } => Some(names.steps.backoff_of_wall(due).as_micros()),
+                State::Queued { .. }
+                | State::Running { .. }
+                | State::Cancelling { .. }
+                | State::Succeeded
+                | State::Failed
+                | State::Cancelled
+                | State::Expired => None,
+            };
+            let share = page.limit.saturating_sub(1);
+            let mut taken = 0;
+            while taken < share
+                && let Some(job) = jobs.next_if(|job| time_of(job).is_some_and(is_due))
+            {
+                taken += 1;
+                due.push(job);
+            }
+            let left = jobs.peek().and_then(|job| time_of(job));
+            // A page that was cut with nothing left to read ends with rows that can't be read.
+            let left = left.or_else(|| page.is_cut.then(|| page.last.map_or(0, |place| place.order)));
+            self.engine.due.looked_at(queue, line, left);
+        }
+        due.retain(|job| self.is_untouched(job.id));
+        due.extend(self.waiting_anew().into_iter().filter(|job| match job.state {
+            State::Scheduled { due } => due <= now,
+            State::BackingOff { due } => names.steps.backoff_of_wall(due) <= backoffs,
+            State::Queued { .. }
+            | State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::Expired => false,
+        }));
+        due.sort_by_key(|job| (job.state.due(), job.id));
+        for stored in due {
+            let number = stored.spec.queue.number;
+            if self.is_untouched(stored.id) && self.engine.purges.covers(number, stored.id) {
+                self.delete(&stored);
+                self.engine.purges.deleted_early(number);
+            } else if expired(&stored, now) {
+                // Where very many expire at once, some of them are among the due ones still. So is one whose only attempt
+                // never started.
+                self.must(&stored, &Event::Expire)?;
+            } else {
+                self.due.push(DueJob { stored, starts: false });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! Purges: operations that delete the jobs that wait in a queue, a page of its lines at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Ask, ControlRefusal, tallies::Tallies};
+use crate::{
+    job::{JobId, StateName},
+    store::sets::{Line, LinePage, LineWant, Place, Purge},
+};
+
+/// Whoever asked for a purge.
+type PurgeAsk = Ask<u64, ControlRefusal>;
+
+/// The purges under way, one for each queue.
+#[derive(Debug, Default)]
+pub(super) struct Purges {
+    kept: BTreeMap<u32, Running>,
+    /// The purges that the batch begins or carries on, as it leaves them.
+    next: BTreeMap<u32, Progress>,
+    /// Who asks for a purge with the batch.
+    asks: Vec<(u32, PurgeAsk)>,
+    /// The queue whose purge goes first in the next batch.
+    turn: u32,
+}
+
+#[derive(Debug)]
+struct Running {
+    progress: Progress,
+    asks: Vec<PurgeAsk>,
+}
+
+/// How far a purge has come.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    /// The last job that it covers.
+    last: JobId,
+    deleted: u64,
+    walk: Walk,
+    /// More was asked for while the walk was under way: it begins anew.
+    begins_anew: bool,
+    is_over: bool,
+}
+
+impl Progress {
+    fn begin(last: JobId) -> Self {
+        Progress { last, deleted: 0, walk: Walk::BEGIN, begins_anew: false, is_over: false }
+    }
+}
+
+/// Where the walk of a purge goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Walk {
+    line: Line,
+    /// The last place in that line; absent at its begin.
+    after: Option<Place>,
+}
+
+impl Walk {
+    const BEGIN: Walk = Walk { line: Line::Scheduled, after: None };
+
+    /// Where it goes on after a page. `None` after the last line that there can be.
+    pub(super) fn behind(line: Line, page: &LinePage) -> Option<Self> {
+        if page.is_cut {
+            return Some(Walk { line, after: page.last });
+        }
+        let next = match line {
+            Line::Scheduled => Line::BackingOff,
+            Line::BackingOff => Line::Ready(0),
+            Line::Ready(kind) => Line::Ready(kind.checked_add(1)?),
+        };
+        Some(Walk { line: next, after: None })
+    }
+}
+
+impl Purges {
+    /// Takes up the purges that were under way. Whoever asked for them is gone.
+    pub(super) fn load(purges: &[Purge]) -> Self {
+        let running = |purge: &Purge| {
+            let progress = Progress { deleted: purge.deleted, ..Progress::begin(purge.last) };
+            (purge.queue, Running { progress, asks: Vec::new() })
+        };
+        Purges { kept: purges.iter().map(running).collect(), ..Purges::default() }
+    }
+
+    /// Whether no purge is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    fn progress(&self, queue: u32) -> Option<Progress> {
+        self.next.get(&queue).or_else(|| self.kept.get(&queue).map(|purge| &purge.progress)).copied()
+    }
+
+    /// Whether a job that waits is to be deleted by a purge of its queue.
+    pub(super) fn covers(&self, queue: u32, id: JobId) -> bool {
+        self.progress(queue).is_some_and(|purge| !purge.is_over && id <= purge.last)
+    }
+
+    /// The pages to look at, at most `limit` jobs in all, of which each queue has its share; `begun` are the queues of purges that the batch may begin.
+    pub(super) fn plan(&self, tallies: &Tallies, begun: &BTreeSet<u32>, limit: usize) -> Vec<LineWant> {
+        let (before, from) = (self.kept.range(..self.turn), self.kept.range(self.turn..));
+        let running = from.chain(before).map(|(queue, purge)| (*queue, purge.progress.walk));
+        let new =
+            begun.iter().filter(|queue| !self.kept.contains_key(queue)).map(|queue| (*queue, Walk::BEGIN));
+        let all: Vec<_> = running.chain(new).collect();
+        let share = (limit / all.len().max(1)).max(1);
+        let mut wants = Vec::new();
+        for (queue, walk) in all.into_iter().take(limit) {
+            let mut left = share;
+            for (line, jobs) in lines(tallies, queue).filter(|(line, _)| *line >= walk.line) {
+                if left == 0 {
+                    break;
+                }
+                let after = walk.after.filter(|_| line == walk.line);
+                // One more than there are tells that the line has ended.
+                let limit = (jobs + 1).min(left);
+                wants.push(LineWant { queue, line, after, limit });
+                left -= limit;
+            }
+        }
+        wants
+    }
+
+    /// The purges under way: each queue, and the last job that is covered.
+    pub(super) fn running(&self) -> Vec<(u32, JobId)> {
+        let queues: BTreeSet<u32> = self.kept.keys().chain(self.next.keys()).copied().collect();
+        queues.into_iter().filter_map(|queue| Some((queue, self.progress(queue)?.last))).collect()
+    }
+
+    /// Begins a purge of a queue, or has the one under way cover what waits now, too.
+    pub(super) fn begin(&mut self, queue: u32, last: JobId, ask: PurgeAsk) {
+        let progress = match self.kept.get(&queue) {
+            Some(purge) => Progress { last, begins_anew: true, ..purge.progress },
+            None => Progress::begin(last),
+        };
+        self.next.insert(queue, progress);
+        self.asks.push((queue, ask));
+    }
+
+    /// A job that a purge covers was deleted when its time came, before a walk reached it.
+    pub(super) fn deleted_early(&mut self, queue: u32) {
+        if let Some(progress) = self.progress(queue) {
+            self.next.insert(queue, Progress { deleted: progress.deleted + 1, ..progress });
+        }
+    }
+
+    /// A batch has deleted jobs of a queue, and looked at its lines as far as `walk`; `None` where it did not look.
+    pub(super) fn advance(
+        &mut self,
+        tallies: &Tallies,
+        queue: u32,
+        deleted: u64,
+        walk: Option<Option<Walk>>,
+    ) {
+        let Some(mut progress) = self.progress(queue) else { return };
+        progress.deleted += deleted;
+        let walk = match walk.unwrap_or(Some(progress.walk)) {
+            _ if std::mem::take(&mut progress.begins_anew) => Some(Walk::BEGIN),
+            walk => walk,
+        };
+        progress.walk = walk.unwrap_or(progress.walk);
+        progress.is_over = !walk.is_some_and(|walk| lines(tallies, queue).any(|(line, _)| line >= walk.line));
+        self.next.insert(queue, progress);
+    }
+
+    /// The rows that the batch writes: purges as they are from now on, and the queues of those that have ended.
+    pub(super) fn rows(&self) -> (Vec<Purge>, Vec<u32>) {
+        let mut rows = (Vec::new(), Vec::new());
+        for (queue, progress) in &self.next {
+            let Progress { last, deleted, is_over, .. } = *progress;
+            let kept = self.kept.get(queue).map(|purge| purge.progress);
+            match (is_over, kept) {
+                (true, Some(_)) => rows.1.push(*queue),
+                (true, None) => {}
+                (false, Some(kept)) if (kept.last, kept.deleted) == (last, deleted) => {}
+                (false, _) => rows.0.push(Purge { queue: *queue, last, deleted }),
+            }
+        }
+        rows
+    }
+
+    /// The batch is on disk. Returns the questions of purges that have ended, decided.
+    pub(super) fn commit(&mut self) -> Vec<PurgeAsk> {
+        let mut asks = std::mem::take(&mut self.asks);
+        let mut answered = Vec::new();
+        for (queue, progress) in std::mem::take(&mut self.next) {
+            let mut running = self.kept.remove(&queue).map(|purge| purge.asks).unwrap_or_default();
+            running.extend(asks.extract_if(.., |(asked, _)| *asked == queue).map(|(_, ask)| ask));
+            if progress.is_over {
+                running.iter_mut().for_each(|ask| ask.decide(Ok(progress.deleted)));
+                answered.append(&mut running);
+            } else {
+                self.kept.insert(queue, Running { progress, asks: running });
+                self.turn = queue.wrapping_add(1);
+            }
+        }
+        answered
+    }
+
+    /// The batch came to nothing. Returns the questions of purges that it should have begun.
+    pub(super) fn discard(&mut self) -> Vec<PurgeAsk> {
+        self.next.clear();
+        self.asks.drain(..).map(|(_, ask)| ask).collect()
+    }
+}
+
+/// The lines of a queue in which jobs wait, in the order of a purge's walk, and how many jobs each has.
+fn lines(tallies: &Tallies, queue: u32) -> impl Iterator<Item = (Line, usize)> + '_ {
+    let usage = tallies.queue(queue);
+    let timed = [(Line::Scheduled, usage.scheduled), (Line::BackingOff, usage.backing_off)];
+    let lane = move |kind| (Line::Ready(kind), tallies.lane(queue, kind, StateName::Queued));
+    let lines = timed.into_iter().chain(tallies.ready_kinds(queue).map(lane));
+    lines.filter_map(|(line, jobs)| Some((line, usize::try_from(jobs).ok().filter(|jobs| *jobs > 0)?)))
+}

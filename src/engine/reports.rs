@@ -1,0 +1,57 @@
+//! What attempts tell.
+
+use std::sync::Arc;
+
+use super::{Report, ReportBody, decision::Decision};
+use crate::{
+    engine::transition::{Event, Refusal, transition},
+    job::{Job, JobId, Output, StateName},
+    store::sets::OutcomeRow,
+};
+
+impl Decision<'_> {
+    /// Applies what an attempt tells of itself, if its lease is still the job's.
+    pub(super) fn report(&mut self, report: &Report) -> Result<(), Refusal> {
+        let Report { id, lease, body, .. } = report;
+        let lease = *lease;
+        let Some(job) = self.job(*id) else {
+            return Err(Refusal::LeaseLost(StateName::Cancelled));
+        };
+        let event = match body {
+            ReportBody::Progress(progress) => Event::Progress { lease, progress: Arc::clone(progress) },
+            ReportBody::Succeeded { .. } => Event::Succeed { lease },
+            ReportBody::Failed { failure, delay, .. } => {
+                Event::Fail { lease, failure: Arc::clone(failure), delay: *delay }
+            }
+            ReportBody::Released { delay } => {
+                Event::Release { lease, delay: *delay, order: self.engine.leases.order(*id) }
+            }
+        };
+        let changed = transition(&job, &event, self.moment(&job))?;
+        self.keep_outcome(&job, body);
+        self.change(&job, changed);
+        Ok(())
+    }
+
+    fn keep_outcome(&mut self, job: &Job, body: &ReportBody) {
+        match body {
+            ReportBody::Succeeded { output, tail } => {
+                let is_empty = output.bytes.is_empty() && output.media_type.is_empty();
+                self.put_outcome(job, (!is_empty).then_some(output), tail);
+            }
+            ReportBody::Failed { tail, .. } => self.put_outcome(job, None, tail),
+            ReportBody::Progress(_) | ReportBody::Released { .. } => {}
+        }
+    }
+
+    fn put_outcome(&mut self, job: &Job, output: Option<&Output>, tail: &str) {
+        // A later attempt that left nothing must not be shown with what an earlier one left.
+        if output.is_some() || !tail.is_empty() || job.attempt > 1 {
+            self.put_outcome_row(job.id, output.cloned(), tail);
+        }
+    }
+
+    pub(super) fn put_outcome_row(&mut self, id: JobId, output: Option<Output>, tail: &str) {
+        self.writes.outcomes.push(OutcomeRow { id, output, tail: tail.to_owned() });
+    }
+}

@@ -1,0 +1,349 @@
+//! What leaves the store by itself: ended jobs whose time is over, and what is left of deleted ones.
+//!
+//! Every change of a job takes the feed's next place, so that an ended job's place says when it ended, and the feed's
+//! index has the ended jobs in the order of their ends. A sweep walks that index, one for each time for which something
+//! is kept: it looks once at each job that has not changed for that time, deletes it if that is the time for which it is
+//! kept, and goes past it otherwise. What it has gone past can't come due behind it, because every change takes a job to
+//! the feed's end, ahead of every sweep.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::ControlRefusal;
+use crate::{
+    clock::StoreTime,
+    job::{Position, StateName},
+    settings::{Keep, QueueInfo, Retention, limits::KEEP_TIMES_MAX},
+    store::sets::{FeedPage, FeedWant, RequestKey},
+};
+
+/// Deleted jobs are remembered in the feed, and their request ids, for this long.
+const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Sweeps rest this long once nothing is due, so that a trickle of ends is not a trickle of flushes.
+const REST: Duration = Duration::from_secs(1);
+/// There is something to look at.
+const AT_ONCE: StoreTime = StoreTime::FIRST;
+
+/// What is to be deleted when.
+#[derive(Debug, Default)]
+pub(super) struct Sweeping {
+    /// The times that hold where a queue does not say.
+    server: Retention,
+    kept: Sweeps,
+    /// As the batch's look at the store leaves it; absent while it does not look.
+    next: Option<Sweeps>,
+    /// What the batch brings, which that look can't have seen.
+    new: New,
+}
+
+/// The present by which retention counts, if the batch brings something.
+#[derive(Clone, Copy, Debug, Default)]
+struct New {
+    end: Option<StoreTime>,
+    tombstone: Option<StoreTime>,
+    bare_request: Option<StoreTime>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Sweeps {
+    by_time: BTreeMap<Duration, Sweep>,
+    /// When the oldest tombstone is over; absent where there is none.
+    tombstones: Option<StoreTime>,
+    /// When the request that has been without jobs for longest is over; absent where there is none.
+    requests: Option<StoreTime>,
+}
+
+/// One walk over the feed's index.
+#[derive(Clone, Copy, Debug)]
+struct Sweep {
+    /// Everything up to here has been looked at.
+    cursor: Position,
+    /// Nothing is due before; absent where nothing is left to look at.
+    wake: Option<StoreTime>,
+}
+
+impl Sweep {
+    const BEGIN: Sweep = Sweep { cursor: Position(0), wake: Some(AT_ONCE) };
+}
+
+/// What retention looks at in a batch.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) feed: Vec<FeedWant>,
+    pub(super) tombstones: usize,
+    pub(super) requests: usize,
+}
+
+impl Sweeping {
+    /// Takes up the sweeps where they were when they were last written.
+    pub(super) fn load(server: Retention, kept: &[(Duration, Position)]) -> Self {
+        let sweep =
+            |(keep, cursor): &(Duration, Position)| (*keep, Sweep { cursor: *cursor, ..Sweep::BEGIN });
+        let (tombstones, requests) = (Some(AT_ONCE), Some(AT_ONCE));
+        let kept = Sweeps { by_time: kept.iter().map(sweep).collect(), tombstones, requests };
+        Sweeping { server, kept, next: None, new: New::default() }
+    }
+
+    /// The server's own times.
+    pub(super) fn server(&self) -> Retention {
+        self.server
+    }
+
+    /// When the next thing is to be deleted, as far as batches on disk tell.
+    pub(super) fn wake(&self) -> Option<StoreTime> {
+        let Sweeps { by_time, tombstones, requests } = &self.kept;
+        by_time.values().filter_map(|sweep| sweep.wake).chain(*tombstones).chain(*requests).min()
+    }
+
+    fn change(&mut self) -> &mut Sweeps {
+        self.next.get_or_insert_with(|| self.kept.clone())
+    }
+
+    /// What has ended may be older than was known.
+    pub(super) fn look_again(&mut self) {
+        for sweep in self.kept.by_time.values_mut() {
+            sweep.wake = Some(AT_ONCE);
+        }
+    }
+
+    /// A job has ended.
+    pub(super) fn ended(&mut self, now: StoreTime) {
+        self.new.end = Some(now);
+    }
+
+    /// A job was deleted.
+    pub(super) fn deleted(&mut self, now: StoreTime) {
+        self.new.tombstone = Some(now);
+    }
+
+    /// A request may have lost its last job.
+    pub(super) fn request_bare(&mut self, now: StoreTime) {
+        self.new.bare_request = Some(now);
+    }
+
+    /// What to look at in a batch, at most `limit` rows in all. Each part that is due has its share, so that none
+    /// starves another.
+    pub(super) fn plan(&self, now: StoreTime, limit: usize) -> Plan {
+        let Sweeps { by_time, tombstones, requests } = &self.kept;
+        let is_due = |wake: Option<StoreTime>| wake.is_some_and(|wake| wake <= now);
+        let due: Vec<_> = by_time.iter().filter(|(_, sweep)| is_due(sweep.wake)).collect();
+        let rest = [is_due(*tombstones), is_due(*requests)];
+        let parts = due.len() + rest.iter().filter(|due| **due).count();
+        let share = (limit / parts.max(1)).max(1);
+        let [tombstones, requests] = rest.map(|due| if due { share + 1 } else { 0 });
+        let want =
+            |(keep, sweep): (&Duration, &Sweep)| FeedWant { keep: *keep, after: sweep.cursor, limit: share };
+        Plan { feed: due.into_iter().map(want).collect(), tombstones, requests }
+    }
+
+    /// The part of a page of the feed's index whose changes are at least as old as `keep`, and what comes next: the sweep
+    /// goes on from there. `counted` tells when a change happened.
+    pub(super) fn sweep(
+        &mut self,
+        keep: Duration,
+        page: &FeedPage,
+        now: StoreTime,
+        counted: impl Fn(&crate::store::sets::FeedPlace) -> StoreTime,
+    ) -> usize {
+        let is_old = |changed: StoreTime| changed < now.before(keep);
+        let old = page.places.iter().take_while(|place| is_old(counted(place))).count();
+        let next = page.places.get(old).map(counted);
+        let wake = match next {
+            Some(changed) => Some(rested(changed.after(keep), now)),
+            None if page.is_cut => Some(AT_ONCE),
+            None => None,
+        };
+        let reached = old.checked_sub(1).and_then(|last| page.places.get(last)).map(|place| place.position);
+        if let Some(sweep) = self.change().by_time.get_mut(&keep) {
+            sweep.cursor = reached.unwrap_or(sweep.cursor);
+            sweep.wake = wake;
+        }
+        old
+    }
+
+    /// The place up to which tombstones go.
+    pub(super) fn forget_tombstones(
+        &mut self,
+        oldest: &[(Position, StoreTime)],
+        now: StoreTime,
+        limit: usize,
+    ) -> Option<Position> {
+        let over = oldest.iter().take(limit).take_while(|(_, deleted)| *deleted < now.before(REMEMBERED_FOR));
+        let over: Vec<Position> = over.map(|(position, _)| *position).collect();
+        let next = oldest.get(over.len()).map(|(_, deleted)| rested(deleted.after(REMEMBERED_FOR), now));
+        self.change().tombstones = next;
+        over.last().copied()
+    }
+
+    /// The requests that go.
+    pub(super) fn forget_requests(
+        &mut self,
+        oldest: &[(StoreTime, RequestKey)],
+        now: StoreTime,
+        limit: usize,
+    ) -> Vec<RequestKey> {
+        let over = oldest.iter().take(limit).take_while(|(bare, _)| *bare < now.before(REMEMBERED_FOR));
+        let over: Vec<RequestKey> = over.map(|(_, key)| *key).collect();
+        let next = oldest.get(over.len()).map(|(bare, _)| rested(bare.after(REMEMBERED_FOR), now));
+        self.change().requests = next;
+        over
+    }
+
+    /// How long the ended jobs of a queue are kept.
+    pub(super) fn of_queue(&self, queue: Option<&QueueInfo>) -> Retention {
+        queue.map_or(self.server, |queue| queue.settings.retention.over(self.server))
+    }
+
+    /// Every time for which something is kept.
+    fn times<'a>(&self, queues: impl IntoIterator<Item = &'a QueueInfo>) -> BTreeSet<Duration> {
+        let own = queues.into_iter().flat_map(|queue| times_of(self.of_queue(Some(queue))));
+        own.chain(times_of(self.server)).collect()
+    }
+
+    /// Checks that these queues do not name too many different times.
+    pub(super) fn check_times<'a>(
+        &self,
+        queues: impl IntoIterator<Item = &'a QueueInfo>,
+    ) -> Result<(), ControlRefusal> {
+        if self.times(queues).len() > KEEP_TIMES_MAX {
+            return Err(ControlRefusal::TooManyRetentionTimes(KEEP_TIMES_MAX));
+        }
+        Ok(())
+    }
+
+    /// Has one sweep for each time that these queues name, and begins those anew that may have passed what they would
+    /// delete now.
+    pub(super) fn replan<'a>(
+        &mut self,
+        queues: impl IntoIterator<Item = &'a QueueInfo>,
+        anew: impl Fn(Duration) -> bool,
+    ) {
+        let times = self.times(queues);
+        let sweeps = &mut self.change().by_time;
+        sweeps.retain(|keep, _| times.contains(keep));
+        for keep in times {
+            let sweep = sweeps.entry(keep).or_insert(Sweep::BEGIN);
+            if anew(keep) {
+                *sweep = Sweep::BEGIN;
+            }
+        }
+    }
+
+    /// What the batch writes: the sweeps that have moved, and those that are no more.
+    pub(super) fn rows(&self) -> (Vec<(Duration, Position)>, Vec<Duration>) {
+        let Some(next) = &self.next else { return (Vec::new(), Vec::new()) };
+        let before = &self.kept.by_time;
+        let moved = next
+            .by_time
+            .iter()
+            .filter(|(keep, sweep)| before.get(keep).is_none_or(|before| before.cursor != sweep.cursor));
+        let gone = before.keys().filter(|keep| !next.by_time.contains_key(keep)).copied().collect();
+        (moved.map(|(keep, sweep)| (*keep, sweep.cursor)).collect(), gone)
+    }
+
+    /// The batch is on disk.
+    pub(super) fn commit(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.kept = next;
+        }
+        let New { end, tombstone, bare_request } = std::mem::take(&mut self.new);
+        if let Some(now) = end {
+            for (keep, sweep) in &mut self.kept.by_time {
+                sweep.wake.get_or_insert_with(|| rested(now.after(*keep), now));
+            }
+        }
+        let over = |since: Option<StoreTime>| since.map(|since| since.after(REMEMBERED_FOR));
+        self.kept.tombstones = self.kept.tombstones.or(over(tombstone));
+        self.kept.requests = self.kept.requests.or(over(bare_request));
+    }
+
+    /// The batch came to nothing.
+    pub(super) fn discard(&mut self) {
+        self.next = None;
+        self.new = New::default();
+    }
+}
+
+impl Retention {
+    /// How long a job is kept that ended in this state; `None` for one that has not ended.
+    pub(super) fn of(&self, state: StateName) -> Option<Keep> {
+        match state {
+            StateName::Succeeded => Some(self.succeeded),
+            StateName::Failed => Some(self.failed),
+            StateName::Cancelled => Some(self.cancelled),
+            StateName::Expired => Some(self.expired),
+            StateName::Scheduled
+            | StateName::Queued
+            | StateName::Running
+            | StateName::BackingOff
+            | StateName::Cancelling => None,
+        }
+    }
+}
+
+/// The times that a retention names.
+pub(super) fn times_of(retention: Retention) -> impl Iterator<Item = Duration> {
+    let Retention { succeeded, failed, cancelled, expired } = retention;
+    [succeeded, failed, cancelled, expired].into_iter().filter_map(|keep| match keep {
+        Keep::For(time) => Some(time),
+        Keep::Forever => None,
+    })
+}
+
+fn rested(due: StoreTime, now: StoreTime) -> StoreTime {
+    due.max(now.after(REST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> StoreTime {
+        StoreTime::from_micros(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn sweeps_that_are_behind_leave_their_share_to_requests_and_tombstones() {
+        let times = [(Duration::from_secs(1), Position(0)), (Duration::from_secs(2), Position(0))];
+        let sweeping = Sweeping::load(Retention::default(), &times);
+        let plan = sweeping.plan(at(0), 40);
+        assert_eq!(plan.feed.iter().map(|want| want.limit).collect::<Vec<_>>(), [10, 10]);
+        assert_eq!(
+            (plan.tombstones, plan.requests),
+            (11, 11),
+            "and one more, which says when the next is over"
+        );
+        assert_eq!(sweeping.plan(at(0), 1).requests, 2, "one at least");
+    }
+
+    #[test]
+    fn what_a_batch_brings_is_not_forgotten_for_what_it_saw() {
+        let mut sweeping = Sweeping::load(Retention::default(), &[(Duration::from_secs(9), Position(0))]);
+        sweeping.ended(at(1));
+        sweeping.request_bare(at(1));
+        sweeping.sweep(Duration::from_secs(9), &FeedPage::default(), at(1), |_| at(0));
+        sweeping.forget_requests(&[], at(1), 9);
+        sweeping.forget_tombstones(&[], at(1), 9);
+        sweeping.commit();
+        assert_eq!(sweeping.wake(), Some(at(10)));
+        assert_eq!(sweeping.kept.requests, Some(at(1).after(REMEMBERED_FOR)));
+        assert_eq!(sweeping.kept.tombstones, None);
+    }
+
+    #[test]
+    fn requests_go_when_a_day_has_passed_and_the_next_one_is_waited_for() {
+        let mut sweeping = Sweeping::load(Retention::default(), &[]);
+        let day = REMEMBERED_FOR.as_secs() as i64;
+        let bare = [(at(0), [1; 16]), (at(5), [2; 16])];
+        assert_eq!(sweeping.forget_requests(&bare, at(day + 1), 9), [[1; 16]]);
+        assert_eq!(sweeping.forget_tombstones(&[], at(day + 1), 9), None);
+        sweeping.discard();
+        assert_eq!(sweeping.wake(), Some(AT_ONCE), "the batch came to nothing");
+        sweeping.forget_requests(&bare, at(day + 1), 9);
+        sweeping.forget_tombstones(&[], at(day + 1), 9);
+        sweeping.commit();
+        assert_eq!(sweeping.wake(), Some(at(day + 5)));
+    }
+}

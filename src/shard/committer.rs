@@ -1,0 +1,369 @@
+//! The committer itself: gather, apply, deliver.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+    time::{Interval, MissedTickBehavior},
+};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use super::{
+    Handout, Shard,
+    held::{Held, TRY_EVERY},
+    inbox::{ENTRIES_MAX, Entry, INBOX_ENTRIES, Inbox, REPORTS_MAX},
+    ledger::{Applied, Ledger, Obstacle, Unapplied},
+    linger::Linger,
+    locked::Locked,
+    pending::Pending,
+    reports::{Reports, Unwritten, is_outcome},
+};
+use crate::{
+    clock::{Clock, Present, Stopwatch, Uptime, Wake},
+    counters::{BatchTimes, Counters, Recorder},
+    engine::{Answer, Batch, ControlRefusal, Departures, EngineSetup, Outcome, Report},
+    store::{Reads, Space, Store, StoreError},
+    watch::Hub,
+};
+
+/// How often the store is checked to be where it was opened.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
+/// A few callers are answered at once, more of them from within the runtime.
+const ANSWERED_HERE_MAX: usize = 4;
+/// Capacity of the channel for claims. There is one at most for each slot, and a cancel.
+const HANDOUTS_MAX: usize = 200_000;
+
+/// What a shard is made of.
+pub(crate) struct Parts {
+    pub(crate) store: Box<dyn Store>,
+    pub(crate) setup: EngineSetup,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Arc<Counters>,
+    /// Once cancelled, nothing more is claimed.
+    pub(crate) draining: CancellationToken,
+}
+
+/// A shard whose committer runs.
+pub(crate) struct Committing {
+    pub(crate) shard: Shard,
+    pub(crate) reports: Reports,
+    /// What is to be started and stopped.
+    pub(crate) handouts: mpsc::Receiver<Handout>,
+    /// Ends after [`Shard::end`], or when the store fails.
+    pub(crate) ended: oneshot::Receiver<Result<(), StoreError>>,
+    /// Ends the committer where its runtime is shut down under it: handles, which may outlive that, would keep it.
+    pub(crate) ends_with_this: DropGuard,
+}
+
+impl Parts {
+    /// Takes over the store and starts the committer's thread. Many callers at once are answered from within `runtime`.
+    ///
+    /// # Errors
+    /// When the store can't be taken over, or the thread not be started.
+    pub(crate) fn start(self, runtime: Handle) -> Result<Committing, StoreError> {
+        let Parts { store, setup, clock, counters, draining } = self;
+        let mut ledger = Ledger::open(store, &setup)?;
+        let (entries, entry_receiver) = mpsc::channel(INBOX_ENTRIES);
+        let (reports, report_receiver) = mpsc::channel(REPORTS_MAX);
+        let (handout_sender, handouts) = mpsc::channel(HANDOUTS_MAX);
+        let (end, ended) = oneshot::channel();
+        let ending = CancellationToken::new();
+        let inbox = Inbox { entries: entry_receiver, reports: report_receiver, ending: ending.clone() };
+        let unwritten = Arc::<Unwritten>::default();
+        let shard = Shard {
+            queues: Arc::clone(ledger.engine().queues()),
+            hub: Arc::new(Hub::new(ledger.engine().position())),
+            reads: Reads::new(ledger.store().reader()),
+            departures: Arc::clone(ledger.engine().departures()),
+            entries,
+            ending: ending.clone(),
+        };
+        let committer = Committer {
+            recorder: Recorder::new(Arc::clone(&counters)),
+            departures: Arc::clone(&shard.departures),
+            hub: Arc::clone(&shard.hub),
+            ledger,
+            clock,
+            counters,
+            draining,
+            handouts: handout_sender,
+            answering: TaskTracker::new(),
+            runtime,
+            held: Held::default(),
+            locked: Locked::default(),
+            unwritten: Arc::clone(&unwritten),
+            linger: Linger::default(),
+            look_again: None,
+            // What was due while the server was down is promoted, and free slots are filled, by a first empty batch.
+            more: true,
+            wake: Wake::default(),
+        };
+        committer.spawn(inbox, end)?;
+        let ends_with_this = ending.drop_guard();
+        Ok(Committing { shard, reports: Reports { reports, unwritten }, handouts, ended, ends_with_this })
+    }
+}
+
+/// The thread's own.
+struct Committer {
+    ledger: Ledger,
+    clock: Clock,
+    hub: Arc<Hub>,
+    handouts: mpsc::Sender<Handout>,
+    counters: Arc<Counters>,
+    draining: CancellationToken,
+    recorder: Recorder,
+    departures: Arc<Departures>,
+    /// Answers on their way to callers.
+    answering: TaskTracker,
+    /// Where they are sent from.
+    runtime: Handle,
+    held: Held,
+    /// What another program's lock on the database holds up.
+    locked: Locked,
+    unwritten: Arc<Unwritten>,
+    linger: Linger,
+    /// While the disk takes no new jobs: when to look again whether it does.
+    look_again: Option<Uptime>,
+    more: bool,
+    wake: Wake,
+}
+
+/// When the store is checked to be where it was. A timer alone is not enough: a thread that is always busy turns none.
+struct Checks {
+    last: Stopwatch,
+    timer: Interval,
+}
+
+impl Committer {
+    fn spawn(mut self, inbox: Inbox, end: oneshot::Sender<Result<(), StoreError>>) -> Result<(), StoreError> {
+        let cannot_start = |source| StoreError::File {
+            what: "can't start the thread that commits:",
+            path: "commit".into(),
+            source,
+        };
+        // Timers of its own: those of an embedding program's runtime panic once that is shut down.
+        let own =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(cannot_start)?;
+        thread::Builder::new()
+            .name("commit".into())
+            .spawn(move || {
+                let ended = own.block_on(async {
+                    let ended = self.run(inbox).await;
+                    self.unwritten.is_over.store(ended.is_ok(), Ordering::Relaxed);
+                    ended
+                });
+                // Closes the store first: whoever waits for the end may open it again.
+                drop(self);
+                let _ = end.send(ended);
+            })
+            .map_err(cannot_start)?;
+        Ok(())
+    }
+
+    async fn run(&mut self, mut inbox: Inbox) -> Result<(), StoreError> {
+        let mut timer = tokio::time::interval(CHECK_EVERY);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checks = Checks { last: Stopwatch::start(), timer };
+        let mut entries = Vec::with_capacity(ENTRIES_MAX);
+        let mut reports = Vec::with_capacity(ENTRIES_MAX);
+        loop {
+            if checks.last.elapsed() >= CHECK_EVERY {
+                checks.last = Stopwatch::start();
+                checks.timer.reset();
+                self.ledger.store().check()?;
+                self.more |= self.ledger.store().has_unreadable();
+            }
+            if let Some(mut pending) = self.locked.wait(&mut inbox, &self.clock, self.ledger.engine()).await {
+                // Time has passed since it was put together.
+                pending.batch.present = self.clock.present();
+                pending.batch.space = self.ledger.store().space();
+                self.let_go_of_waiters(pending.batch.present.uptime);
+                self.commit(pending)?;
+                // The drain tells what the lock has held up until the end.
+                if inbox.ending.is_cancelled() && self.locked.give_up(self.ledger.engine()) {
+                    return Ok(());
+                }
+                continue;
+            }
+            self.gather(&mut inbox, &mut checks, &mut entries, &mut reports).await;
+            if inbox.ending.is_cancelled() {
+                // What comes from now on is refused; what has come is done.
+                inbox.close();
+                if entries.is_empty() && reports.is_empty() {
+                    self.give_up_held()?;
+                    self.answering.close();
+                    self.answering.wait().await;
+                    return Ok(());
+                }
+            }
+            self.step(&mut entries, &mut reports)?;
+        }
+    }
+
+    /// Waits until there is something to do, and takes all that is there.
+    async fn gather(
+        &mut self,
+        inbox: &mut Inbox,
+        checks: &mut Checks,
+        entries: &mut Vec<Entry>,
+        reports: &mut Vec<Report>,
+    ) {
+        let engine = self.ledger.engine();
+        let (has_waiters, can_offer) = (engine.has_waiters(), engine.can_offer_again());
+        let look_again = self.look_again.filter(|_| has_waiters);
+        let waiting = [engine.next_deadline(), self.held.retry_at(), look_again];
+        let wake = self.wake.or(Wake { wall: None, uptime: waiting.into_iter().flatten().min() });
+        self.locked.take_deferred(entries);
+        let work_left = self.more || !entries.is_empty() || (can_offer && self.look_again.is_none());
+        if !work_left {
+            tokio::select! {
+                biased;
+                Some(report) = inbox.reports.recv() => reports.push(report),
+                Some(entry) = inbox.entries.recv() => entries.push(entry),
+                () = self.clock.sleep_until(wake) => {}
+                () = self.counters.health.asked() => {}
+                _ = checks.timer.tick() => {}
+                () = self.departures.told(), if has_waiters => {}
+                () = self.draining.cancelled(), if has_waiters => {}
+                () = inbox.ending.cancelled() => {}
+            }
+        }
+        let here = reports.len() + entries.len() + inbox.len();
+        if let Some(time) = self.linger.time(here) {
+            // The thread has nothing else to do, and is not to be woken for each of those who come.
+            thread::sleep(time);
+        }
+        inbox.take(entries, reports);
+    }
+
+    /// One batch.
+    fn step(&mut self, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) -> Result<(), StoreError> {
+        let present = self.clock.present();
+        let gathered = entries.len() + reports.len();
+        self.let_go_of_waiters(present.uptime);
+        let space = self.ledger.store().space();
+        let mut batch = Batch { present, space, reports: std::mem::take(reports), ..Batch::default() };
+        let mut flushes = Vec::new();
+        for entry in entries.drain(..) {
+            match entry {
+                // The caller has disconnected: it is better not to begin.
+                Entry::Offer(offer) if offer.ask.is_gone() => {}
+                Entry::Offer(offer) => batch.offers.push(offer),
+                Entry::Control(control) => batch.controls.push(control),
+                Entry::Flush(reply) => flushes.push(reply),
+            }
+        }
+        self.held.join(&mut batch);
+        self.commit(Pending { batch, flushes, gathered })
+    }
+
+    /// Applies a batch, and does all that follows from it.
+    fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
+        let Pending { mut batch, flushes, gathered } = pending;
+        let (present, space) = (batch.present, batch.space);
+        let now = present.uptime;
+        self.counters.health.disk(space);
+        self.look_again = (space != Space::Enough).then(|| now.after(TRY_EVERY));
+        batch.claim = !self.draining.is_cancelled();
+        let outcomes = batch.reports.iter().filter(|report| is_outcome(report)).count();
+        self.counters.health.batch_begins(now);
+        let stopwatch = Stopwatch::start();
+        let applied = self.ledger.apply(batch)?;
+        let commit = stopwatch.elapsed();
+        self.counters.health.batch_ended();
+        let times = match applied {
+            Applied::Committed { outcome, flush } => {
+                let times = BatchTimes { commit, flush };
+                self.counters.health.lock_is_free();
+                self.recorder.batch(&outcome, times, now);
+                self.unwritten.were_written(outcomes);
+                self.deliver(outcome);
+                times
+            }
+            Applied::Unapplied(Unapplied { batch, obstacle: Obstacle::Locked }) => {
+                self.counters.health.lock_is_taken(now);
+                self.locked.hold(Pending { batch, flushes, gathered });
+                return Ok(());
+            }
+            Applied::Unapplied(Unapplied { batch, obstacle: Obstacle::DiskFull }) => {
+                self.held.take_back(batch);
+                // What is due now has been tried; a next try comes with what is held.
+                (self.more, self.wake) = (false, self.ledger.engine().wake().still_to_come(present));
+                BatchTimes { commit, flush: Duration::ZERO }
+            }
+        };
+        for reply in flushes {
+            let _ = reply.send(());
+        }
+        self.linger.batch_ended(gathered, times);
+        Ok(())
+    }
+
+    /// A last try for what waits for space: what does not fit now is lost, and its attempts count at the next start.
+    fn give_up_held(&mut self) -> Result<(), StoreError> {
+        let Some(retry_at) = self.held.retry_at() else { return Ok(()) };
+        let present = self.clock.present();
+        let present = Present { uptime: present.uptime.max(retry_at), ..present };
+        let mut batch = Batch { present, space: Space::Full, ..Batch::default() };
+        self.held.join(&mut batch);
+        let outcomes = batch.reports.iter().filter(|report| is_outcome(report)).count();
+        match self.ledger.apply(batch)? {
+            Applied::Committed { outcome, .. } => {
+                self.unwritten.were_written(outcomes);
+                self.deliver(outcome);
+            }
+            Applied::Unapplied(Unapplied { mut batch, .. }) => {
+                // The drain tells what stays unwritten.
+                tracing::error!("what waited for space is given up");
+                for control in &mut batch.controls {
+                    control.ask_mut().refuse(ControlRefusal::DiskFull);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of callers that have left, and of those that stop to wait for room.
+    fn let_go_of_waiters(&mut self, now: Uptime) {
+        self.ledger.engine().let_go_of_waiters(now, self.draining.is_cancelled());
+    }
+
+    /// Everything that follows from a commit, and never happens before it.
+    fn deliver(&mut self, outcome: Outcome) {
+        let Outcome { claims, cancelling, changes, position, wake, more, late_reports, answers, .. } =
+            outcome;
+        self.hub.publish(changes, position);
+        if !claims.is_empty() || !cancelling.is_empty() {
+            // Each slot has at most one claim and one cancel on its way, and the channel has room for all of them.
+            if let Err(error) = self.handouts.try_send(Handout { claims, cancelling }) {
+                tracing::error!(%error, "claims could not be handed out; the next start counts them as lost");
+            }
+        }
+        self.answer_all(answers);
+        for (job, lease, refusal) in late_reports {
+            tracing::warn!(%job, lease = lease.as_i64(), %refusal, "a report came too late");
+        }
+        self.more = more;
+        self.wake = wake;
+    }
+
+    /// Answers callers. Many of them are answered from within the runtime: there, waking a caller is an entry in a
+    /// thread's own queue; from here each would lock the queue that all threads share, and may have to wake one.
+    fn answer_all(&self, answers: Vec<Answer>) {
+        if answers.len() <= ANSWERED_HERE_MAX {
+            answers.into_iter().for_each(Answer::send);
+        } else {
+            let answering = async move { answers.into_iter().for_each(Answer::send) };
+            self.answering.spawn_on(answering, &self.runtime);
+        }
+    }
+}

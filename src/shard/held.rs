@@ -1,0 +1,66 @@
+//! What a full disk holds up.
+
+use std::time::Duration;
+
+use crate::{
+    clock::Uptime,
+    engine::{Batch, Control, ControlRefusal, Report, ReportBody},
+    store::Space,
+};
+
+/// What did not fit is tried again after so long, and whoever waits for room is offered some again.
+pub(super) const TRY_EVERY: Duration = Duration::from_millis(250);
+/// Limit of the cancels and deletes that wait for space.
+const CONTROLS_MAX: usize = 1_024;
+
+/// Ends of attempts, cancels and deletes that wait for space. Each slot has one end here at most.
+#[derive(Default)]
+pub(super) struct Held {
+    reports: Vec<Report>,
+    controls: Vec<Control>,
+    retry_at: Option<Uptime>,
+}
+
+impl Held {
+    /// When it is to be tried again; absent where nothing is held.
+    pub(super) fn retry_at(&self) -> Option<Uptime> {
+        self.retry_at
+    }
+
+    /// Puts what is held first into the batch, or, while it is not yet time to try again, takes over what could not be
+    /// written either.
+    pub(super) fn join(&mut self, batch: &mut Batch) {
+        if self.retry_at.is_some_and(|retry_at| retry_at > batch.present.uptime) && batch.space == Space::Full
+        {
+            self.keep(std::mem::take(&mut batch.reports), std::mem::take(&mut batch.controls));
+            return;
+        }
+        if self.retry_at.take().is_none() {
+            return;
+        }
+        self.reports.append(&mut batch.reports);
+        batch.reports = std::mem::take(&mut self.reports);
+        batch.controls.append(&mut self.controls);
+    }
+
+    /// The batch did not fit.
+    pub(super) fn take_back(&mut self, batch: Batch) {
+        // The first time the store has made room meanwhile: the next try may succeed.
+        let wait = if batch.space == Space::Full { TRY_EVERY } else { Duration::ZERO };
+        self.retry_at = Some(batch.present.uptime.after(wait));
+        self.keep(batch.reports, batch.controls);
+    }
+
+    fn keep(&mut self, reports: Vec<Report>, controls: Vec<Control>) {
+        // Progress is out of date by the time there is space.
+        let ends = reports.into_iter().filter(|report| !matches!(report.body, ReportBody::Progress(_)));
+        self.reports.extend(ends);
+        for mut control in controls {
+            if !control.frees_space() || self.controls.len() >= CONTROLS_MAX {
+                control.ask_mut().refuse(ControlRefusal::DiskFull);
+            } else if !control.ask().has_left() {
+                self.controls.push(control);
+            }
+        }
+    }
+}

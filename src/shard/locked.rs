@@ -1,0 +1,98 @@
+//! What another program's lock on the database holds up.
+//!
+//! The batch that met the lock is tried again and again. Callers are answered meanwhile once they stop to wait; nothing
+//! of their calls was begun.
+
+use std::collections::VecDeque;
+
+use super::{
+    inbox::{ENTRIES_MAX, Entry, Inbox},
+    pending::{Pending, TRY_LOCKED_EVERY},
+};
+use crate::{
+    clock::{Clock, Uptime},
+    engine::{ControlRefusal, Engine, OfferRefusal},
+};
+
+/// Limit of the calls that are kept beside the batch. More of them wait in their channel.
+const DEFERRED_MAX: usize = 65_536;
+/// Limit of the bytes that those calls bring.
+const DEFERRED_MAX_BYTES: u64 = 64 << 20;
+
+/// What waits for the lock.
+#[derive(Default)]
+pub(super) struct Locked {
+    pending: Option<Box<Pending>>,
+    /// What has come in since. It goes into the next batches.
+    deferred: VecDeque<Entry>,
+    deferred_bytes: u64,
+}
+
+impl Locked {
+    /// Keeps a batch that met the lock.
+    pub(super) fn hold(&mut self, pending: Pending) {
+        self.pending = Some(Box::new(pending));
+    }
+
+    /// Answers all who wait for the lock, if anything does: they will not get it.
+    pub(super) fn give_up(&mut self, engine: &mut Engine) -> bool {
+        let Some(mut pending) = self.pending.take() else { return false };
+        pending.let_go(engine, Uptime::MAX);
+        self.let_go(engine, Uptime::MAX);
+        true
+    }
+
+    /// Waits a moment if a batch waits for the lock, and returns it to be tried again.
+    pub(super) async fn wait(
+        &mut self,
+        inbox: &mut Inbox,
+        clock: &Clock,
+        engine: &mut Engine,
+    ) -> Option<Pending> {
+        let mut pending = self.pending.take()?;
+        while self.deferred.len() < DEFERRED_MAX
+            && self.deferred_bytes < DEFERRED_MAX_BYTES
+            && let Ok(entry) = inbox.entries.try_recv()
+        {
+            self.deferred_bytes += entry.size().1;
+            self.deferred.push_back(entry);
+        }
+        let give_ups = self.deferred.iter().filter_map(Entry::give_up).chain(pending.next_give_up());
+        if let Some(first) = give_ups.min() {
+            tokio::select! {
+                () = tokio::time::sleep(TRY_LOCKED_EVERY) => {}
+                () = clock.sleep_until(first) => {}
+            }
+        } else {
+            tokio::time::sleep(TRY_LOCKED_EVERY).await;
+        }
+        let now = clock.uptime();
+        pending.let_go(engine, now);
+        self.let_go(engine, now);
+        Some(*pending)
+    }
+
+    /// Answers callers who have not got into a batch yet, and wait no longer.
+    fn let_go(&mut self, engine: &mut Engine, now: Uptime) {
+        for entry in std::mem::take(&mut self.deferred) {
+            let waits = entry.give_up().is_none_or(|give_up| give_up > now);
+            match entry {
+                entry if waits => self.deferred.push_back(entry),
+                Entry::Offer(offer) => engine.refuse_offers(vec![offer], &OfferRefusal::Locked),
+                Entry::Control(mut control) => control.ask_mut().refuse(ControlRefusal::Locked),
+                Entry::Flush(_) => {}
+            }
+        }
+        self.deferred_bytes = self.deferred.iter().map(|entry| entry.size().1).sum();
+    }
+
+    /// Hands over what came in while the lock was held, a batch's worth at a time.
+    pub(super) fn take_deferred(&mut self, entries: &mut Vec<Entry>) {
+        while entries.len() < ENTRIES_MAX
+            && let Some(entry) = self.deferred.pop_front()
+        {
+            self.deferred_bytes -= entry.size().1;
+            entries.push(entry);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Several shards in one process.
+
+use std::time::Duration;
+
+use super::*;
+use crate::{
+    clock::{Clock, ManualClock, Timestamp},
+    counters::{Counters, Health},
+    engine::EngineSetup,
+    job::RetryPolicy,
+    settings::{QueueSettings, Retention},
+    store::memory::MemoryStore,
+};
+
+const QUEUE: &str = "mail";
+
+fn start() -> Committing {
+    let clock = Clock::Manual(ManualClock::new(Timestamp::from_micros(1_800_000_000_000_000)));
+    let draining = CancellationToken::new();
+    let queue = QueueSettings { max_jobs: 1, consumers: 0, ..QueueSettings::default() };
+    let parts = Parts {
+        store: Box::new(MemoryStore::new()),
+        setup: EngineSetup {
+            present: clock.present(),
+            seed: 7,
+            served_kinds: vec!["send".to_owned()],
+            declared_queues: [(QUEUE.to_owned(), queue)].into(),
+            retention: Retention::default(),
+        },
+        counters: Arc::new(Counters::new(["send"], Health::new(draining.clone())).unwrap()),
+        clock,
+        draining,
+    };
+    parts.start(tokio::runtime::Handle::current()).unwrap()
+}
+
+fn submission(room: Option<Uptime>) -> Submission {
+    let job = NewJob {
+        queue: QUEUE.into(),
+        kind: "send".into(),
+        priority: 0,
+        max_attempts: 1,
+        retry: RetryPolicy::DEFAULT,
+        attempt_timeout: Duration::from_secs(1),
+        run_time: None,
+        expires: None,
+        extras: None,
+        payload: bytes::Bytes::new(),
+    };
+    Submission {
+        request: Some(RequestId { key: [1; 16], digest: [2; 16] }),
+        jobs: AtLeastOne::one(job),
+        patience: Patience { room, store: Uptime::MAX },
+    }
+}
+
+#[tokio::test]
+async fn two_shards_of_a_process_share_nothing() {
+    let (one, other) = (start(), start());
+    let created = one.shard.submit(submission(None)).await.unwrap();
+    assert!(created.is_new());
+    // Neither the request nor the room of the one is the other's.
+    let created_there = other.shard.submit(submission(None)).await.unwrap();
+    assert!(created_there.is_new() && !one.shard.submit(submission(None)).await.unwrap().is_new());
+    let caller = one.shard.caller();
+    let waiting = Submission { request: None, ..submission(Some(Uptime::MAX)) };
+    let mut answer = one.shard.offer(&caller, waiting).await.unwrap();
+    one.shard.flush().await;
+    let waiters = |shard: &Shard| shard.queues.get(QUEUE).unwrap().waiters();
+    assert_eq!((waiters(&one.shard), waiters(&other.shard)), (1, 0));
+    let purge = |ask| Control::Purge { name: QUEUE.to_owned(), ask };
+    assert_eq!(other.shard.control(Uptime::MAX, purge).await.unwrap(), 1);
+    assert!(answer.take().is_none(), "room in the other one is none in this");
+    assert_eq!(one.shard.control(Uptime::MAX, purge).await.unwrap(), 1);
+    assert!(answer.decided().await.unwrap().is_new());
+    // The end of one is not the end of the other.
+    other.shard.end();
+    other.ended.await.unwrap().unwrap();
+    let cancel = |ask| Control::Cancel { id: created.first().id, ask };
+    let gone = one.shard.control(Uptime::MAX, cancel).await;
+    assert_eq!(gone.unwrap_err(), ControlRefusal::JobNotFound(created.first().id).into());
+    let refused = other.shard.submit(submission(None)).await.unwrap_err();
+    assert_eq!(refused, Stopped::Refused.into());
+}

@@ -1,0 +1,315 @@
+//! The reads of a batch.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
+
+use super::{
+    decode::{Decoder, Table, set_aside},
+    load::{read_one_job, recount},
+    row::{bytes, column, select_job, select_job_and_payload},
+};
+use crate::{
+    clock::{StoreTime, Timestamp},
+    job::{Job, JobId, Position, StateName},
+    store::{
+        StoreError,
+        sets::{
+            Expiring, FeedPage, FeedPlace, FeedWant, Found, Heads, HeadsWant, KeptRequest, Line, LinePage,
+            LineWant, Place, RequestKey, RequestRow, SetAside, Wants,
+        },
+    },
+};
+
+/// How many places of a lane are read at a time where several lanes are merged.
+const PLACES: usize = 64;
+
+/// Reads what a batch wants.
+pub(super) struct Fetch<'c> {
+    pub(super) connection: &'c Connection,
+    pub(super) decoder: &'c Decoder,
+}
+
+impl Fetch<'_> {
+    pub(super) fn all(&self, wants: &Wants) -> Result<Found, StoreError> {
+        let mut found = Found {
+            set_aside: wants.set_aside.map(|now| self.set_aside(now)).transpose()?,
+            ..Found::default()
+        };
+        for id in &wants.jobs {
+            if let Some(job) = self.job(*id)? {
+                found.jobs.insert(*id, job);
+            }
+        }
+        for key in &wants.requests {
+            if let Some(request) = self.request(key)? {
+                found.requests.insert(*key, request);
+            }
+        }
+        for want in &wants.heads {
+            found.heads.insert(want.queue, self.heads(want)?);
+        }
+        for want in &wants.lines {
+            found.lines.insert((want.queue, want.line), self.line(want)?);
+        }
+        for want in &wants.walks {
+            found.walks.insert((want.queue, want.line), self.line(want)?);
+        }
+        if wants.expiring > 0 {
+            found.expiring = self.expiring(wants.expiring)?;
+        }
+        for want in &wants.feed {
+            found.feed.insert(want.keep, self.feed(want)?);
+        }
+        found.tombstones = self.tombstones(wants.tombstones)?;
+        found.bare_requests = self.bare_requests(wants.bare_requests)?;
+        Ok(found)
+    }
+
+    fn sql(&self, sql: &str) -> Result<CachedStatement<'_>, StoreError> {
+        Ok(self.connection.prepare_cached(sql)?)
+    }
+
+    fn set_aside(&self, now: Timestamp) -> Result<SetAside, StoreError> {
+        let mut jobs = Vec::new();
+        for ((table, key), why) in self.decoder.take() {
+            let spec = set_aside(self.connection, &self.decoder.names, (table, key), &why, now)?;
+            if table == Table::Job {
+                jobs.push((JobId::from_raw(key), spec));
+            }
+        }
+        Ok(SetAside { jobs, tallies: recount(self.connection, self.decoder)? })
+    }
+
+    /// A job, unless its row can't be read, which is noted.
+    fn job(&self, id: JobId) -> Result<Option<Arc<Job>>, StoreError> {
+        match read_one_job(self.connection, self.decoder, id) {
+            Err(StoreError::Unreadable { .. }) => Ok(None),
+            read => Ok(read?.map(Arc::new)),
+        }
+    }
+
+    fn request(&self, key: &RequestKey) -> Result<Option<KeptRequest>, StoreError> {
+        let row = self
+            .sql("SELECT digest, first, count, live FROM request WHERE key = ?1")?
+            .query_row([&key[..]], |row| {
+                let read = || -> Result<RequestRow, rusqlite::Error> {
+                    Ok(RequestRow {
+                        digest: row.get("digest")?,
+                        first: JobId::from_raw(row.get("first")?),
+                        count: row.get("count")?,
+                        live: row.get("live")?,
+                    })
+                };
+                // No request has this digest: one whose row can't be read is refused as another one, and creates nothing.
+                Ok(read().unwrap_or_else(|error| {
+                    tracing::error!(%error, "the row of a request id can't be read");
+                    RequestRow { digest: [0; 16], first: JobId::from_raw(0), count: 0, live: 0 }
+                }))
+            })
+            .optional()?;
+        row.map(|row| Ok(KeptRequest { row, first: self.job(row.first)? })).transpose()
+    }
+
+    /// Decodes all jobs of a statement; tells how many rows there were.
+    fn jobs(&self, sql: &str, parameters: impl Params) -> Result<(Vec<Arc<Job>>, usize), StoreError> {
+        let mut statement = self.sql(sql)?;
+        let mut rows = statement.query(parameters)?;
+        let (mut jobs, mut seen) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            seen += 1;
+            jobs.extend(self.decoder.job(row).map(Arc::new));
+        }
+        Ok((jobs, seen))
+    }
+
+    fn heads(&self, want: &HeadsWant) -> Result<Heads, StoreError> {
+        if let [kind] = want.kinds[..] {
+            return self.lane_heads(want.queue, kind, want.limit);
+        }
+        let places = self.merged_places(want)?;
+        let is_cut = places.len() == want.limit;
+        let mut jobs = Vec::with_capacity(places.len());
+        for place in places {
+            let mut statement = self.sql(select_job_and_payload!("WHERE id = ?1"))?;
+            let mut rows = statement.query([place.id.raw()])?;
+            if let Some(row) = rows.next()?
+                && let Some(job) = self.decoder.job(row)
+            {
+                jobs.push((Arc::new(job), bytes(row.get_ref(column::PAYLOAD)?)?));
+            }
+        }
+        Ok(Heads { jobs, is_cut })
+    }
+
+    fn lane_heads(&self, queue: u32, kind: u32, limit: usize) -> Result<Heads, StoreError> {
+        let mut statement = self.sql(select_job_and_payload!(
+            "WHERE state = 3 AND queue = ?1 AND kind = ?2 ORDER BY rank, detail LIMIT ?3"
+        ))?;
+        let mut rows = statement.query(params![queue, kind, limit as i64])?;
+        let (mut jobs, mut seen) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            seen += 1;
+            if let Some(job) = self.decoder.job(row) {
+                jobs.push((Arc::new(job), bytes(row.get_ref(column::PAYLOAD)?)?));
+            }
+        }
+        Ok(Heads { jobs, is_cut: seen == limit })
+    }
+
+    /// The first places of several lanes together.
+    fn merged_places(&self, want: &HeadsWant) -> Result<Vec<Place>, StoreError> {
+        let mut lanes: Vec<Lane> = want.kinds.iter().map(|kind| Lane::new(*kind)).collect();
+        let mut places = Vec::new();
+        while places.len() < want.limit {
+            let mut best: Option<(Place, usize)> = None;
+            for (index, lane) in lanes.iter_mut().enumerate() {
+                if let Some(head) = self.head(want.queue, lane, want.limit - places.len())?
+                    && best.is_none_or(|(place, _)| head < place)
+                {
+                    best = Some((head, index));
+                }
+            }
+            let Some((place, index)) = best else { break };
+            places.push(place);
+            if let Some(lane) = lanes.get_mut(index) {
+                lane.heads.pop_front();
+            }
+        }
+        Ok(places)
+    }
+
+    fn head(&self, queue: u32, lane: &mut Lane, wanted: usize) -> Result<Option<Place>, StoreError> {
+        if lane.heads.is_empty() && !lane.is_exhausted {
+            let limit = wanted.clamp(1, PLACES);
+            let mut statement = self.sql(
+                "SELECT rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
+                 AND (rank, detail) > (?3, ?4) ORDER BY rank, detail LIMIT ?5",
+            )?;
+            let (rank, order) = lane.last;
+            let mut rows = statement.query(params![queue, lane.kind, rank, order, limit as i64])?;
+            let mut seen = 0;
+            while let Some(row) = rows.next()? {
+                seen += 1;
+                let id: i64 = row.get("id")?;
+                lane.last = (row.get("rank")?, row.get("detail")?);
+                match i8::try_from(lane.last.0) {
+                    Ok(rank) => {
+                        lane.heads.push_back(Place { rank, order: lane.last.1, id: JobId::from_raw(id) })
+                    }
+                    Err(error) => self.decoder.note(Table::Job, id, &error.to_string()),
+                }
+            }
+            lane.is_exhausted = seen < limit;
+        }
+        Ok(lane.heads.front().copied())
+    }
+
+    fn line(&self, want: &LineWant) -> Result<LinePage, StoreError> {
+        let LineWant { queue, line, after, limit } = *want;
+        let after = after.map_or((i64::MIN, i64::MIN, i64::MIN), |place| {
+            (i64::from(place.rank), place.order, place.id.raw())
+        });
+        let mut page = LinePage { limit, ..LinePage::default() };
+        let (sql, kind) = match line {
+            // The first condition is the index's.
+            Line::Scheduled | Line::BackingOff => (
+                select_job!(
+                    "WHERE state IN (1, 5) AND state = ?2 AND queue = ?1 AND (detail, id) > (?4, ?5) AND ?3 = ?3 \
+                     ORDER BY detail, id LIMIT ?6"
+                ),
+                if line == Line::Scheduled {
+                    StateName::Scheduled as u32
+                } else {
+                    StateName::BackingOff as u32
+                },
+            ),
+            Line::Ready(kind) => (
+                select_job!(
+                    "WHERE state = 3 AND queue = ?1 AND kind = ?2 AND (rank, detail, id) > (?3, ?4, ?5) \
+                     ORDER BY rank, detail, id LIMIT ?6"
+                ),
+                kind,
+            ),
+        };
+        let mut statement = self.sql(sql)?;
+        let mut rows = statement.query(params![queue, kind, after.0, after.1, after.2, limit as i64])?;
+        let mut seen = 0;
+        while let Some(row) = rows.next()? {
+            seen += 1;
+            let rank =
+                if matches!(line, Line::Ready(_)) { row.get(column::RANK).unwrap_or(i8::MAX) } else { 0 };
+            page.last = Some(Place {
+                rank,
+                order: row.get(column::DETAIL)?,
+                id: JobId::from_raw(row.get(column::ID)?),
+            });
+            page.jobs.extend(self.decoder.job(row).map(Arc::new));
+        }
+        page.is_cut = seen == limit;
+        Ok(page)
+    }
+
+    fn expiring(&self, limit: usize) -> Result<Expiring, StoreError> {
+        let (jobs, seen) = self.jobs(
+            select_job!(
+                "WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3) ORDER BY expires, id LIMIT ?1"
+            ),
+            [limit as i64],
+        )?;
+        Ok(Expiring { jobs, is_cut: seen == limit })
+    }
+
+    fn feed(&self, want: &FeedWant) -> Result<FeedPage, StoreError> {
+        let mut statement = self.sql(select_job!("WHERE position > ?1 ORDER BY position LIMIT ?2"))?;
+        let mut rows = statement.query(params![want.after.0, want.limit as i64])?;
+        let mut page = FeedPage::default();
+        while let Some(row) = rows.next()? {
+            let is_done = StateName::from_number(row.get(column::STATE)?).is_some_and(StateName::is_done);
+            page.places.push(FeedPlace {
+                position: Position(row.get(column::POSITION)?),
+                updated: Timestamp::from_micros(row.get(column::UPDATED)?),
+                ended: is_done.then(|| self.decoder.job(row)).flatten().map(Arc::new),
+            });
+        }
+        page.is_cut = page.places.len() == want.limit;
+        Ok(page)
+    }
+
+    fn tombstones(&self, limit: usize) -> Result<Vec<(Position, StoreTime)>, StoreError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let mut statement = self.sql("SELECT position, deleted FROM tombstone ORDER BY position LIMIT ?1")?;
+        let rows = statement.query_map([limit as i64], |row| {
+            Ok((Position(row.get("position")?), StoreTime::from_micros(row.get("deleted")?)))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    fn bare_requests(&self, limit: usize) -> Result<Vec<(StoreTime, RequestKey)>, StoreError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let mut statement =
+            self.sql("SELECT gone, key FROM request WHERE gone IS NOT NULL ORDER BY gone LIMIT ?1")?;
+        let rows = statement.query_map([limit as i64], |row| {
+            Ok((StoreTime::from_micros(row.get("gone")?), row.get("key")?))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+/// A lane being read from its head.
+struct Lane {
+    kind: u32,
+    heads: VecDeque<Place>,
+    last: (i64, i64),
+    is_exhausted: bool,
+}
+
+impl Lane {
+    fn new(kind: u32) -> Self {
+        Lane { kind, heads: VecDeque::new(), last: (i64::MIN, i64::MIN), is_exhausted: false }
+    }
+}

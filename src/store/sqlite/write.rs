@@ -1,0 +1,313 @@
+//! The writes of a batch.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::{CachedStatement, Connection, params};
+
+use super::{
+    load::{micros, micros_of, write_counters, write_queue, write_steps},
+    row::{INLINE_PAYLOAD_MAX_BYTES, detail_of, job_columns, json},
+};
+use crate::{
+    clock::Timestamp,
+    job::{Job, Position, RetryPolicy, Tombstone},
+    store::{
+        Names, StoreError,
+        sets::{ChangedJob, OutcomeRow, Purge, TallyRow, Writes},
+    },
+};
+
+/// Writes what a batch has decided, within its transaction.
+pub(super) struct Write<'c> {
+    pub(super) connection: &'c Connection,
+    pub(super) names: &'c Names,
+}
+
+impl Write<'_> {
+    pub(super) fn all(&self, writes: &Writes) -> Result<(), StoreError> {
+        self.names_and_queues(writes)?;
+        self.requests(writes)?;
+        for (job, payload) in &writes.new_jobs {
+            self.new_job(job, payload)?;
+        }
+        self.attempts(writes)?;
+        for changed in &writes.changed_jobs {
+            self.changed_job(changed)?;
+        }
+        for job in &writes.deleted_jobs {
+            self.deleted_job(job)?;
+        }
+        for tombstone in &writes.tombstones {
+            self.tombstone(tombstone)?;
+        }
+        if let Some(last) = writes.forgotten_tombstones {
+            self.sql("DELETE FROM tombstone WHERE position <= ?1")?.execute([last.0])?;
+        }
+        for tally in &writes.tallies {
+            self.tally(tally)?;
+        }
+        self.operations(writes)?;
+        if let Some(steps) = &writes.steps {
+            write_steps(self.connection, steps)?;
+        }
+        if let Some(counters) = &writes.counters {
+            write_counters(self.connection, counters)?;
+        }
+        Ok(())
+    }
+
+    fn sql(&self, sql: &str) -> Result<CachedStatement<'_>, StoreError> {
+        Ok(self.connection.prepare_cached(sql)?)
+    }
+
+    fn names_and_queues(&self, writes: &Writes) -> Result<(), StoreError> {
+        for kind in &writes.new_kinds {
+            self.sql("INSERT INTO kind (number, name) VALUES (?1, ?2)")?
+                .execute(params![kind.number, kind.as_str()])?;
+        }
+        for kind in &writes.freed_kinds {
+            self.sql("DELETE FROM kind WHERE number = ?1")?.execute([kind])?;
+        }
+        for queue in &writes.freed_queues {
+            self.sql("DELETE FROM queue WHERE number = ?1")?.execute([queue])?;
+        }
+        for (queue, deleted) in &writes.queues {
+            write_queue(self.connection, queue, *deleted)?;
+        }
+        Ok(())
+    }
+
+    fn requests(&self, writes: &Writes) -> Result<(), StoreError> {
+        for (key, row, gone) in &writes.requests {
+            self.sql(
+                "INSERT INTO request (key, digest, first, count, live, gone) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![
+                &key[..],
+                &row.digest[..],
+                row.first.raw(),
+                row.count,
+                row.live,
+                gone.map(|gone| gone.as_micros()),
+            ])?;
+        }
+        for (key, count, gone) in &writes.lost_jobs {
+            // One of which more jobs are gone than it had is gone as well.
+            self.sql(
+                "UPDATE request SET live = max(live - ?2, 0), gone = CASE WHEN live <= ?2 THEN ?3 END WHERE key = ?1",
+            )?
+            .execute(params![&key[..], count, gone.as_micros()])?;
+        }
+        for key in &writes.forgotten_requests {
+            self.sql("DELETE FROM request WHERE key = ?1")?.execute([&key[..]])?;
+        }
+        Ok(())
+    }
+
+    fn new_job(&self, job: &Job, payload: &Bytes) -> Result<(), StoreError> {
+        let spec = &job.spec;
+        let retry = (spec.retry != RetryPolicy::DEFAULT).then_some(&spec.retry);
+        let inline = (payload.len() <= INLINE_PAYLOAD_MAX_BYTES).then_some(&payload[..]);
+        self.sql(concat!(
+            "INSERT INTO job (",
+            job_columns!(),
+            ", payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, NULL, \
+             NULL, ?19, ?20)"
+        ))?
+        .execute(params![
+            job.id.raw(),
+            spec.queue.number,
+            spec.kind.number,
+            job.state.name() as u8,
+            spec.priority.saturating_neg(),
+            detail_of(job.state, self.names),
+            job.revision as i64,
+            job.position.0,
+            job.attempt,
+            job.max_attempts,
+            spec.bytes as i64,
+            micros(spec.attempt_timeout),
+            spec.created.as_micros(),
+            job.updated.as_micros(),
+            job.started.map(Timestamp::as_micros),
+            job.ended.map(Timestamp::as_micros),
+            json(retry)?,
+            json(spec.extras.as_ref())?,
+            spec.expires.map(Timestamp::as_micros),
+            inline,
+        ])?;
+        if inline.is_none() {
+            self.sql("INSERT INTO payload (job, body) VALUES (?1, ?2)")?
+                .execute(params![job.id.raw(), &payload[..]])?;
+        }
+        Ok(())
+    }
+
+    fn attempts(&self, writes: &Writes) -> Result<(), StoreError> {
+        for (id, attempt) in &writes.attempts {
+            self.sql(
+                "INSERT OR REPLACE INTO attempt (job, number, started, ended, failure) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                id.raw(),
+                attempt.number,
+                attempt.started.as_micros(),
+                attempt.ended.map(Timestamp::as_micros),
+                json(attempt.failure.as_ref())?,
+            ])?;
+        }
+        for OutcomeRow { id, output, tail } in &writes.outcomes {
+            self.sql(
+                "INSERT OR REPLACE INTO outcome (job, result, media_type, tail) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![
+                id.raw(),
+                output.as_ref().map(|output| &output.bytes[..]),
+                output.as_ref().map(|output| &output.media_type),
+                tail,
+            ])?;
+        }
+        Ok(())
+    }
+
+    fn changed_job(&self, changed: &ChangedJob) -> Result<(), StoreError> {
+        let ChangedJob { before, after } = changed;
+        let (id, revision) = (before.id.raw(), before.revision as i64);
+        let detail = detail_of(after.state, self.names);
+        let (started, ended) =
+            (after.started.map(Timestamp::as_micros), after.ended.map(Timestamp::as_micros));
+        // Texts are written only where they changed: most jobs never have any.
+        let texts_same = before.progress == after.progress && before.failure == after.failure;
+        let changed = if texts_same {
+            self.sql(
+                "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
+                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11 WHERE id = ?1 AND revision = ?2",
+            )?
+            .execute(params![
+                id,
+                revision,
+                after.state.name() as u8,
+                detail,
+                after.revision as i64,
+                after.position.0,
+                after.attempt,
+                after.max_attempts,
+                after.updated.as_micros(),
+                started,
+                ended,
+            ])?
+        } else {
+            self.sql(
+                "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
+                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, progress = ?12, failure = ?13 \
+                 WHERE id = ?1 AND revision = ?2",
+            )?
+            .execute(params![
+                id,
+                revision,
+                after.state.name() as u8,
+                detail,
+                after.revision as i64,
+                after.position.0,
+                after.attempt,
+                after.max_attempts,
+                after.updated.as_micros(),
+                started,
+                ended,
+                json(after.progress.as_deref())?,
+                json(after.failure.as_deref())?,
+            ])?
+        };
+        if changed != 1 {
+            return Err(StoreError::Corrupt(format!("job {} is not at revision {revision}", before.id)));
+        }
+        Ok(())
+    }
+
+    fn deleted_job(&self, job: &Job) -> Result<(), StoreError> {
+        let id = job.id.raw();
+        // Most jobs have no row in these tables, and it costs less to know that than to look.
+        if job.spec.bytes > Job::FIXED_BYTES + INLINE_PAYLOAD_MAX_BYTES as u64 {
+            self.sql("DELETE FROM payload WHERE job = ?1")?.execute([id])?;
+        }
+        if job.started.is_some() {
+            self.sql("DELETE FROM outcome WHERE job = ?1")?.execute([id])?;
+        }
+        if job.attempt > 1 || job.failure.is_some() {
+            self.sql("DELETE FROM attempt WHERE job = ?1")?.execute([id])?;
+        }
+        self.sql("DELETE FROM job WHERE id = ?1")?.execute([id])?;
+        Ok(())
+    }
+
+    fn tombstone(&self, tombstone: &Tombstone) -> Result<(), StoreError> {
+        let spec = &tombstone.spec;
+        self.sql(
+            "INSERT INTO tombstone (position, id, deleted, queue, kind, created, extras) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute(params![
+            tombstone.position.0,
+            tombstone.id.raw(),
+            tombstone.deleted.as_micros(),
+            spec.queue.as_str(),
+            spec.kind.as_str(),
+            spec.created.as_micros(),
+            json(spec.extras.as_ref())?,
+        ])?;
+        Ok(())
+    }
+
+    fn tally(&self, tally: &TallyRow) -> Result<(), StoreError> {
+        let TallyRow { queue, kind, state, jobs, bytes } = *tally;
+        if jobs == 0 {
+            self.sql("DELETE FROM tally WHERE queue = ?1 AND kind = ?2 AND state = ?3")?.execute(params![
+                queue,
+                kind,
+                state as u8
+            ])?;
+        } else {
+            self.sql(
+                "INSERT OR REPLACE INTO tally (queue, kind, state, jobs, bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![queue, kind, state as u8, jobs, bytes])?;
+        }
+        Ok(())
+    }
+
+    fn operations(&self, writes: &Writes) -> Result<(), StoreError> {
+        for Purge { queue, last, deleted } in &writes.purges {
+            self.sql("INSERT OR REPLACE INTO purge (queue, last, deleted) VALUES (?1, ?2, ?3)")?
+                .execute(params![queue, last.raw(), *deleted as i64])?;
+        }
+        for queue in &writes.ended_purges {
+            self.sql("DELETE FROM purge WHERE queue = ?1")?.execute([queue])?;
+        }
+        for (keep, cursor) in &writes.sweeps {
+            self.sweep(*keep, *cursor)?;
+        }
+        for keep in &writes.ended_sweeps {
+            self.sql("DELETE FROM sweep WHERE keep_us = ?1")?.execute([micros(*keep)])?;
+        }
+        if let Some(retention) = &writes.retention {
+            self.sql(
+                "INSERT OR REPLACE INTO retention (one, succeeded_us, failed_us, cancelled_us, expired_us) \
+                 VALUES (1, ?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![
+                micros_of(retention.succeeded),
+                micros_of(retention.failed),
+                micros_of(retention.cancelled),
+                micros_of(retention.expired),
+            ])?;
+        }
+        Ok(())
+    }
+
+    fn sweep(&self, keep: Duration, cursor: Position) -> Result<(), StoreError> {
+        self.sql("INSERT OR REPLACE INTO sweep (keep_us, cursor) VALUES (?1, ?2)")?
+            .execute(params![micros(keep), cursor.0])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! How often a batch calls its store: a small number, whatever the batch brings.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use jobmill::{
+    engine::NewJob,
+    job::Job,
+    store::{
+        Names, Reader, Store, StoreError,
+        memory::MemoryStore,
+        sets::{Committed, Found, Loaded, Wants, Writes},
+    },
+};
+
+use crate::store::{
+    batch::{Applied, Batch, Control, Report, Setup},
+    build::{at, job, present, settings},
+    rig::{Rig, created, lease, offer, succeeded},
+    subject::Product,
+};
+
+/// A store that counts its calls.
+struct Counted {
+    store: MemoryStore,
+    flights: Arc<AtomicUsize>,
+}
+
+impl Store for Counted {
+    fn names(&self) -> Arc<Names> {
+        self.store.names()
+    }
+
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.flights.fetch_add(1, Ordering::Relaxed);
+        self.store.load()
+    }
+
+    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+        self.flights.fetch_add(1, Ordering::Relaxed);
+        self.store.fetch(wants)
+    }
+
+    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+        self.flights.fetch_add(1, Ordering::Relaxed);
+        self.store.write(writes)
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.store.reader()
+    }
+}
+
+/// The calls of the start, and of each batch of a history with so many jobs: new ones, some of them with requests and some
+/// for later, reports, cancels, repeats, promotion, a purge, retention.
+fn flights(jobs: usize) -> Vec<usize> {
+    let flights = Arc::<AtomicUsize>::default();
+    let store = Counted { store: MemoryStore::new(), flights: Arc::clone(&flights) };
+    let setup = Setup {
+        present: present(0),
+        served_kinds: vec![Rig::KIND.into()],
+        declared_queues: [
+            ("run".to_owned(), settings(10_000, 100_000)),
+            ("wait".to_owned(), settings(0, 100_000)),
+        ]
+        .into(),
+        ..Setup::default()
+    };
+    let mut product = Product::open(Box::new(store), setup).unwrap();
+    let mut counts = vec![flights.swap(0, Ordering::Relaxed)];
+    let mut apply = |seconds: i64, batch: Batch| -> Applied {
+        let applied = product.apply(Batch { present: present(seconds), claim: true, ..batch }).unwrap();
+        counts.push(flights.swap(0, Ordering::Relaxed));
+        applied
+    };
+    let later = NewJob { run_time: Some(at(50)), ..job("wait", Rig::KIND) };
+    let offers = vec![
+        offer(vec![job("run", Rig::KIND); jobs]),
+        offer(vec![job("wait", Rig::KIND); jobs]),
+        offer(vec![later; jobs]),
+    ];
+    let mut applied = apply(1, Batch { offers, ..Batch::default() });
+    applied.offers.remove(2);
+    let waiting = created(applied.offers.remove(1));
+    let running = created(applied.offers.remove(0));
+    let report = |job: &Arc<Job>| Report { id: job.id, lease: lease(job), body: succeeded() };
+    let reports = running.iter().map(report).collect();
+    let controls = waiting.iter().map(|job| Control::Cancel(job.id)).collect();
+    apply(2, Batch { reports, controls, ..Batch::default() });
+    apply(50, Batch::default());
+    apply(51, Batch { controls: vec![Control::Purge { name: "wait".into() }], ..Batch::default() });
+    // A day later, retention deletes what has ended.
+    apply(2 * 24 * 3_600, Batch::default());
+    apply(2 * 24 * 3_600 + 10, Batch::default());
+    counts
+}
+
+#[test]
+fn the_number_of_flights_does_not_depend_on_the_number_of_jobs() {
+    let one = flights(1);
+    assert_eq!(one[0], 3, "a start loads, reads and writes");
+    assert_eq!(one[1..], vec![2; one.len() - 1], "a batch reads once and writes once");
+    assert_eq!(flights(10), one);
+    assert_eq!(flights(1_000), one);
+}

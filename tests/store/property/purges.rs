@@ -1,0 +1,64 @@
+//! Purges under way: what waited when they began is deleted and never starts, and nothing else is deleted.
+
+use std::collections::{BTreeMap, HashSet};
+
+use jobmill::job::JobId;
+
+use super::ledger::{Violation, promise};
+
+/// The purges that have begun.
+#[derive(Debug, Default)]
+pub(crate) struct Purges(BTreeMap<i64, Purge>);
+
+#[derive(Debug)]
+struct Purge {
+    queue: String,
+    /// Jobs that waited when it began, until they are deleted or over.
+    waiting: HashSet<JobId>,
+    /// The newest job when it began.
+    last: Option<JobId>,
+}
+
+impl Purges {
+    pub(crate) fn begin(
+        &mut self,
+        number: i64,
+        queue: &str,
+        waiting: impl Iterator<Item = JobId>,
+        last: Option<JobId>,
+    ) {
+        let purge = || Purge { queue: queue.to_owned(), waiting: HashSet::new(), last };
+        let purge = self.0.entry(number).or_insert_with(purge);
+        purge.waiting.extend(waiting);
+        purge.last = purge.last.max(last);
+    }
+
+    /// A job was deleted, has ended, or was retried.
+    pub(crate) fn is_over(&mut self, id: JobId) {
+        for purge in self.0.values_mut() {
+            purge.waiting.remove(&id);
+        }
+    }
+
+    /// Whether a job waits to be deleted.
+    pub(crate) fn covers(&self, id: JobId) -> bool {
+        self.0.values().any(|purge| purge.waiting.contains(&id))
+    }
+
+    /// Whether a purge may delete a job that waits.
+    pub(crate) fn may_delete(&self, queue: &str, id: JobId) -> bool {
+        self.0.values().any(|purge| purge.queue == queue && Some(id) <= purge.last)
+    }
+
+    /// Whether some jobs of a queue wait to be deleted.
+    pub(crate) fn are_under_way(&self, queue: &str) -> bool {
+        self.0.values().any(|purge| purge.queue == queue && !purge.waiting.is_empty())
+    }
+
+    /// A purge has come to its end.
+    pub(crate) fn hear_end(&mut self, number: i64) -> Result<(), Violation> {
+        let left = self.0.remove(&number).map(|purge| purge.waiting).unwrap_or_default();
+        promise!(left.is_empty(), "the purge {number} has ended and left {left:?}");
+        Ok(())
+    }
+}

@@ -1,0 +1,88 @@
+//! Whether a store says what its feed has said, before and after a crash.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use jobmill::{
+    clock::Timestamp,
+    job::{Change, JobFilter, StateName},
+    store::{Reader, Scan, ScanOrder},
+};
+
+use super::ledger::{Ledger, Violation, backoff_of, promise};
+
+impl Ledger {
+    /// Looks whether the store says what the feed has said.
+    pub(crate) fn check_store(&mut self, reader: &dyn Reader) -> Result<(), Violation> {
+        let order = ScanOrder::OldestFirst { after: None, last: None };
+        let scan = Scan { order, limit: usize::MAX, budget: i64::MAX as usize };
+        let page = reader.scan(&JobFilter::default(), scan).map_err(|error| error.to_string())?;
+        promise!(page.position == self.end, "the store ends at {:?}, not at {:?}", page.position, self.end);
+        let (mut told, mut told_anew) = (self.jobs.iter(), Vec::new());
+        for job in &page.jobs {
+            let Some((id, known)) = told.next() else {
+                return Err(format!("{} should not be there", job.id));
+            };
+            promise!(*id == job.id, "{id} was acknowledged and is gone; the store has {}", job.id);
+            let state = known.state == job.state || self.is_same_backoff(known, job.state);
+            let same = known.revision == job.revision && state && known.attempt == job.attempt;
+            promise!(same, "{id} is {job:?}; the feed said {known:?}");
+            if known.state != job.state {
+                told_anew.push((*id, job.state));
+            }
+        }
+        promise!(told.next().is_none(), "an acknowledged job is gone: {} are left", page.jobs.len());
+        let mut counted: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+        for job in &page.jobs {
+            let key = (job.spec.queue.to_string(), job.spec.kind.to_string(), job.state.name());
+            let count = counted.entry(key).or_default();
+            *count = (count.0 + 1, count.1 + job.spec.bytes);
+        }
+        let tallies = reader.tallies().map_err(|error| error.to_string())?;
+        let told: BTreeMap<_, _> = (tallies.iter())
+            .map(|one| ((one.queue.to_string(), one.kind.to_string(), one.state), (one.jobs, one.bytes)))
+            .collect();
+        promise!(told == counted, "the tallies {told:?} are no recount: {counted:?}");
+        for (id, state) in told_anew {
+            self.jobs.entry(id).and_modify(|known| known.state = state);
+        }
+        Ok(())
+    }
+
+    /// Hears of a crash: what ran is over and counted, and nothing else has changed.
+    pub(crate) fn hear_crash(
+        &mut self,
+        reader: &dyn Reader,
+        now: Timestamp,
+        passed: Duration,
+    ) -> Result<(), Violation> {
+        self.times.start(now, passed);
+        self.hear_start(now);
+        let changes = reader.changes(self.end, usize::MAX >> 1).map_err(|error| error.to_string())?;
+        let mut ran: HashMap<_, _> = self.running().into_iter().collect();
+        for change in &changes.entries {
+            let Change::Job { job, .. } = change else { return Err("a crash deleted a job".into()) };
+            promise!(ran.remove(&job.id).is_some(), "{} did not run, and the crash changed it", job.id);
+            let Some(known) = self.jobs.get_mut(&job.id) else { return Err(format!("{} is new", job.id)) };
+            promise!(job.revision == known.revision + 1, "{} was changed twice by a crash", job.id);
+            promise!(job.attempt == known.attempt, "the crash forgot an attempt of {}", job.id);
+            let expected = match known.state.name() {
+                StateName::Cancelling => StateName::Cancelled,
+                _ if known.attempt < known.max_attempts => StateName::BackingOff,
+                _ => StateName::Failed,
+            };
+            promise!(job.state.name() == expected, "after the crash {} is {:?}", job.id, job.state);
+            self.terminals += usize::from(expected.is_done());
+            self.places.hear("places in the feed", job.position.as_i64())?;
+            (known.state, known.revision) = (job.state, job.revision);
+            (known.since, known.delay) = (self.times.mark(), backoff_of(job));
+            self.end = job.position;
+        }
+        promise!(ran.is_empty(), "these ran before the crash and still do: {ran:?}");
+        self.places.hear_last("places in the feed", changes.up_to.as_i64())?;
+        self.end = changes.up_to;
+        self.check_store(reader)
+    }
+}

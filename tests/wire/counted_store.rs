@@ -1,0 +1,108 @@
+//! A store that notes what its batches bring, and holds one up when a test says so.
+
+use std::sync::Arc;
+
+use jobmill::store::{
+    Names, Reader, Space, Store, StoreError,
+    sets::{ChangedJob, Committed, Found, Loaded, OutcomeRow, Wants, Writes},
+};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
+
+/// What one batch brought.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Brought {
+    pub(crate) new_jobs: usize,
+    pub(crate) new_bytes: usize,
+    pub(crate) reports: usize,
+    /// The bytes of the results among its reports.
+    pub(crate) result_bytes: usize,
+}
+
+/// What a test knows of a store.
+#[derive(Default)]
+pub(crate) struct Counts {
+    batches: Mutex<Vec<Brought>>,
+    holds_reports: Mutex<bool>,
+    changed: Condvar,
+    held: Notify,
+}
+
+impl Counts {
+    /// A store that tells all of its batches.
+    pub(crate) fn around(self: &Arc<Self>) -> impl FnOnce(Box<dyn Store>) -> Box<dyn Store> + Send + 'static {
+        let counts = Arc::clone(self);
+        move |store| Box::new(Counted { store, counts })
+    }
+
+    /// The batches since the last call.
+    pub(crate) fn take(&self) -> Vec<Brought> {
+        std::mem::take(&mut *self.batches.lock())
+    }
+
+    /// Holds up the next batch that ends an attempt.
+    pub(crate) fn hold_reports(&self) {
+        *self.holds_reports.lock() = true;
+    }
+
+    /// Returns once a batch is held up.
+    pub(crate) async fn is_held(&self) {
+        self.held.notified().await;
+    }
+
+    pub(crate) fn let_go(&self) {
+        *self.holds_reports.lock() = false;
+        self.changed.notify_all();
+    }
+}
+
+struct Counted {
+    store: Box<dyn Store>,
+    counts: Arc<Counts>,
+}
+
+fn brought(writes: &Writes) -> Brought {
+    let ended = |job: &&ChangedJob| job.before.state.lease().is_some() && job.after.state.lease().is_none();
+    let result = |row: &OutcomeRow| row.output.as_ref().map_or(0, |output| output.bytes.len());
+    Brought {
+        new_jobs: writes.new_jobs.len(),
+        new_bytes: writes.new_jobs.iter().map(|(_, payload)| payload.len()).sum(),
+        reports: writes.changed_jobs.iter().filter(ended).count(),
+        result_bytes: writes.outcomes.iter().map(result).sum(),
+    }
+}
+
+impl Store for Counted {
+    fn names(&self) -> Arc<Names> {
+        self.store.names()
+    }
+
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.store.load()
+    }
+
+    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+        self.store.fetch(wants)
+    }
+
+    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+        let brought = brought(writes);
+        if brought.reports > 0 {
+            let mut holds = self.counts.holds_reports.lock();
+            if *holds {
+                self.counts.held.notify_one();
+                self.counts.changed.wait_while(&mut holds, |holds| *holds);
+            }
+        }
+        self.counts.batches.lock().push(brought);
+        self.store.write(writes)
+    }
+
+    fn space(&mut self) -> Space {
+        self.store.space()
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.store.reader()
+    }
+}
