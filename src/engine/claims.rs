@@ -20,10 +20,11 @@ pub(super) enum Pick<S, N> {
 }
 
 /// Chooses at most `free` jobs of a queue, in its order. What stood in line goes first among equals. Both lists are in
-/// order, the new ones with their ranks.
+/// order, the new ones with their ranks. Where the list of those that stood is cut, nothing that is new passes its end.
 pub(super) fn choose<S, N>(
     free: usize,
     stood: impl IntoIterator<Item = (Place, S)>,
+    is_cut: bool,
     new: impl IntoIterator<Item = (i8, N)>,
 ) -> Vec<Pick<S, N>> {
     let mut stood = stood.into_iter().peekable();
@@ -33,6 +34,7 @@ pub(super) fn choose<S, N>(
         let pick = match (stood.peek(), new.peek()) {
             (Some((place, _)), Some((rank, _))) if place.rank > *rank => take_new(&mut new),
             (Some(_), _) => stood.next().map(|(_, job)| Pick::Stood(job)),
+            (None, _) if is_cut => break,
             (None, _) => take_new(&mut new),
         };
         match pick {
@@ -59,14 +61,16 @@ mod tests {
     #[test]
     fn what_stood_in_line_goes_first_among_equals_and_a_more_urgent_newcomer_before_it() {
         let stood = [place(-1, 7), place(0, 1), place(0, 2)];
-        let chosen = choose(5, stood, [(-2, "urgent"), (0, "same"), (1, "later")]);
+        let chosen = choose(5, stood, false, [(-2, "urgent"), (0, "same"), (1, "later")]);
         use Pick::{New, Stood};
         assert_eq!(chosen, [New("urgent"), Stood(7), Stood(1), Stood(2), New("same")]);
     }
 
     #[test]
     fn no_more_are_chosen_than_there_are_slots_or_jobs() {
-        assert!(choose::<i64, &str>(0, [place(0, 1)], [(0, "new")]).is_empty());
-        assert_eq!(choose::<i64, &str>(9, [place(0, 1)], [(0, "new")]).len(), 2);
+        assert!(choose::<i64, &str>(0, [place(0, 1)], false, [(0, "new")]).is_empty());
+        assert_eq!(choose::<i64, &str>(9, [place(0, 1)], false, [(0, "new")]).len(), 2);
+        let cut = choose(9, [place(0, 1)], true, [(-1, "urgent"), (0, "new")]);
+        assert_eq!(cut, [Pick::New("urgent"), Pick::Stood(1)], "more may stand before the other");
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Decision<'e> {
     pub(super) reserved: HashMap<u32, Usage>,
     /// Queues that had no room for an offer: later ones stand behind it.
     pub(super) full: HashSet<u32>,
+    /// Jobs whose rows are set aside with the batch.
+    pub(super) set_aside: HashSet<JobId>,
     /// How many jobs each request loses.
     lost_jobs: HashMap<RequestKey, u32>,
     pub(super) writes: Writes,
@@ -123,6 +125,7 @@ impl<'e> Decision<'e> {
             new_requests: HashMap::new(),
             reserved: HashMap::new(),
             full: HashSet::new(),
+            set_aside: HashSet::new(),
             lost_jobs: HashMap::new(),
             writes: Writes::default(),
             sealed: Sealed::default(),
@@ -137,6 +140,9 @@ impl<'e> Decision<'e> {
     pub(super) fn job(&self, id: JobId) -> Option<Arc<Job>> {
         if let Some(version) = self.by_id.get(&id).and_then(|index| self.versions.get(*index)) {
             return version.now.clone();
+        }
+        if self.set_aside.contains(&id) {
+            return None;
         }
         self.engine.leases.get(id).or_else(|| self.found.jobs.get(&id)).cloned()
     }

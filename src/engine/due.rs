@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{Job, State},
+    job::{Job, State, StateName},
     store::{
         Steps,
         sets::{Line, LineWant},
@@ -102,6 +102,22 @@ impl Due {
             let earlier = self.earlier_expiry.map_or(expires, |earlier| earlier.min(expires));
             self.earlier_expiry = Some(earlier);
         }
+    }
+
+    /// Has the line of jobs in this state looked at, if they wait for a time.
+    pub(super) fn look_at(&mut self, queue: u32, state: StateName) {
+        let line = match state {
+            StateName::Scheduled => Line::Scheduled,
+            StateName::BackingOff => Line::BackingOff,
+            StateName::Queued
+            | StateName::Running
+            | StateName::Cancelling
+            | StateName::Succeeded
+            | StateName::Failed
+            | StateName::Cancelled
+            | StateName::Expired => return,
+        };
+        self.earlier.push(((queue, line), i64::MIN));
     }
 
     /// A line was looked at: this is the first time that is left in it.

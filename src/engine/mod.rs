@@ -260,7 +260,7 @@ impl Engine {
         for offer in offers {
             decision.offer(offer, space);
         }
-        let starting = if claim && !is_full { decision.choose() } else { Vec::new() };
+        let starting = if claim && !is_full { decision.choose(&plan.short) } else { Vec::new() };
         decision.settle(starting)?;
         decision.write_jobs();
         let Decision { mut writes, sealed, .. } = decision;
@@ -365,6 +365,10 @@ impl Engine {
         let refuse = |mut offer: Offer, full, too_many_waiters| {
             offer.ask.refuse(OfferError::Full { full, too_many_waiters });
         };
+        if offer.ask.is_gone() {
+            self.waiters.release(&mut offer);
+            return;
+        }
         let entry = self.queues.registry().numbered(queue);
         match (offer.wait.filter(|until| *until > now), entry) {
             (Some(_), _) if is_draining => {

@@ -34,7 +34,11 @@ struct Share {
 enum Obstacle {
     Refusal(OfferRefusal),
     /// The queue has no room, or offers that came earlier wait for it.
-    Full(u32, QueueFull),
+    Full {
+        queue: u32,
+        full: QueueFull,
+        is_only_behind: bool,
+    },
 }
 
 impl From<OfferRefusal> for Obstacle {
@@ -68,8 +72,12 @@ impl Decision<'_> {
         match self.room_for(&offer, space) {
             Ok(shares) => self.accept(offer, &shares),
             Err(Obstacle::Refusal(refusal)) => self.refuse(answered(offer), refusal),
-            Err(Obstacle::Full(queue, full)) => {
+            Err(Obstacle::Full { queue, full, is_only_behind }) => {
                 self.full.insert(queue);
+                if is_only_behind {
+                    // There is room: those in front are to be asked for whom it is.
+                    self.sealed.gained_room.insert(queue);
+                }
                 self.sealed.full.push((queue, offer, full));
                 return Some(queue);
             }
@@ -95,8 +103,9 @@ impl Decision<'_> {
             let is_behind =
                 self.full.contains(&number) || (!waits_its_turn && self.engine.waiters.has_any(number));
             if is_behind || full.is_some() {
+                let is_only_behind = full.is_none();
                 let full = full.unwrap_or_else(|| self.engine.queues.usage(&share.queue, used));
-                return Err(Obstacle::Full(number, full));
+                return Err(Obstacle::Full { queue: number, full, is_only_behind });
             }
         }
         if self.too_many_kinds(offer) {

@@ -47,7 +47,7 @@ impl Engine {
     }
 
     /// Decides what a start changes: local attempts are over and counted, the declared queues are as the configuration
-    /// says, and names to which nothing refers are free. `found` is what was found for no wants at all; `server_before`
+    /// says, and names to which nothing refers are free. `found` is what was set aside, and nothing else; `server_before`
     /// are the server's times of retention at the start before.
     ///
     /// # Errors
@@ -63,6 +63,8 @@ impl Engine {
             self.served.insert(kind.number);
         }
         let mut decision = Decision::new(self, setup.present, found);
+        // Before anything is taken for unused: counts may be among what can't be read.
+        decision.take_set_aside();
         decision.declare_queues(&setup.declared_queues);
         decision.end_lost_attempts()?;
         decision.write_jobs();
@@ -93,7 +95,9 @@ impl Decision<'_> {
     /// After a crash local attempts are over, and counted.
     fn end_lost_attempts(&mut self) -> Result<(), StoreError> {
         for job in self.engine.leases.all() {
-            let Some(lease) = job.state.lease() else { continue };
+            let Some(lease) = job.state.lease().filter(|_| !self.set_aside.contains(&job.id)) else {
+                continue;
+            };
             let failure = lost("the server stopped while the attempt ran");
             if job.attempt > 1 {
                 self.put_outcome_row(job.id, None, "");

@@ -16,7 +16,7 @@ use crate::{
     settings::Keep,
     store::{
         StoreError,
-        sets::{Expiring, FeedPage, FeedPlace, Line, LinePage, SetAside},
+        sets::{Expiring, FeedPage, FeedPlace, FeedWant, Line, LinePage, SetAside},
     },
 };
 
@@ -28,10 +28,16 @@ impl Decision<'_> {
     pub(super) fn take_set_aside(&mut self) {
         let Some(SetAside { jobs, tallies }) = self.found.set_aside.take() else { return };
         self.engine.tallies.recount(&tallies);
+        for tally in &tallies {
+            // Where the count could not be read, nothing was known of the line.
+            self.engine.due.look_at(tally.queue.number, tally.state);
+        }
+        self.sealed.more = true;
         self.engine.waiters.all_gained_room();
         let deleted = self.engine.times.retention();
         for (id, spec) in jobs {
             self.engine.leases.lost(id);
+            self.set_aside.insert(id);
             let Some(spec) = spec else { continue };
             self.engine.numbers.position_taken();
             let position = self.engine.numbers.position();
@@ -106,7 +112,7 @@ impl Decision<'_> {
         let now = self.engine.times.retention();
         for want in &plan.feed {
             let Some(page) = self.found.feed.remove(&want.keep) else { continue };
-            self.sweep(want.keep, page, now);
+            self.sweep(*want, page, now);
         }
         if let Some(limit) = plan.tombstones.checked_sub(1) {
             let oldest = std::mem::take(&mut self.found.tombstones);
@@ -122,13 +128,13 @@ impl Decision<'_> {
         }
     }
 
-    fn sweep(&mut self, keep: std::time::Duration, page: FeedPage, now: StoreTime) {
+    fn sweep(&mut self, want: FeedWant, page: FeedPage, now: StoreTime) {
         let names = Arc::clone(&self.engine.names);
         // By when the change happened, and not by what the clock said then.
         let counted = |place: &FeedPlace| names.steps.counted(place.position, place.updated);
-        let old = self.engine.sweeping.sweep(keep, &page, now, counted);
+        let old = self.engine.sweeping.sweep(want, &page, now, counted);
         let ended = page.places.into_iter().take(old).filter_map(|place| place.ended);
-        let mut over: Vec<Arc<Job>> = ended.filter(|job| self.is_over(job, keep)).collect();
+        let mut over: Vec<Arc<Job>> = ended.filter(|job| self.is_over(job, want.keep)).collect();
         // In the order of the table's key: what was accepted together lies together.
         over.sort_by_key(|job| job.id);
         for job in &over {

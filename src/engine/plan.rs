@@ -1,6 +1,6 @@
 //! What a batch reads, planned from its keys before anything is decided.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{
     Allowance, Batch, Control, Engine, Offer, ReportBody, claims::HEADS_MAX, due::EXPIRED_MAX,
@@ -24,12 +24,16 @@ const SWEPT_BESIDE: usize = 32;
 pub(crate) struct Plan {
     pub(crate) wants: Wants,
     pub(super) retention: retention::Plan,
+    /// Queues of which fewer ready jobs are read than there are slots.
+    pub(super) short: HashSet<u32>,
 }
 
 impl Engine {
     /// Adds to a batch the offers that wait and for which there is room now.
     pub(crate) fn offer_again(&mut self, batch: &mut Batch, allowance: Allowance) {
-        if batch.space != Space::Enough || !self.waiters.can_offer() {
+        // A batch that comes again, because the store took nothing, has its share.
+        let has_some = batch.offers.iter().any(|offer| offer.seat.is_some());
+        if batch.space != Space::Enough || has_some || !self.waiters.can_offer() {
             return;
         }
         let Engine { waiters, queues, tallies, .. } = self;
@@ -41,8 +45,9 @@ impl Engine {
             };
             let live = tallies.queue(queue).live;
             let used = Usage { jobs: live.jobs + taken.jobs, bytes: live.bytes + taken.bytes };
-            let fits =
-                queues.with(queue, |info| queues.full(&info.name, used, share).is_none()).unwrap_or(true);
+            // One that never fits is refused, so that it holds up nobody.
+            let lacks = |used| queues.with(queue, |info| queues.full(&info.name, used, share).is_some());
+            let fits = lacks(used) != Some(true) || lacks(Usage::default()) == Some(true);
             if fits {
                 taken.jobs += share.jobs;
                 taken.bytes += share.bytes;
@@ -60,13 +65,14 @@ impl Engine {
             self.sweeping.look_again();
         }
         let is_full = batch.space == Space::Full;
+        let mut short = HashSet::new();
         let mut wants = Wants { set_aside: has_unreadable.then_some(present.wall), ..Wants::default() };
         self.plan_named(batch, &mut wants);
         if is_full {
             return Plan { wants, ..Plan::default() };
         }
         if batch.claim {
-            wants.heads = self.plan_heads(batch);
+            wants.heads = self.plan_heads(batch, &mut short);
         }
         if self.due.has_expired(present.wall) {
             wants.expiring = EXPIRED_MAX + 1;
@@ -76,7 +82,7 @@ impl Engine {
         let retention = self.sweeping.plan(self.times.retention(), swept(batch));
         wants.feed.clone_from(&retention.feed);
         (wants.tombstones, wants.bare_requests) = (retention.tombstones, retention.requests);
-        Plan { wants, retention }
+        Plan { wants, retention, short }
     }
 
     /// Jobs and requests that the batch names.
@@ -123,7 +129,7 @@ impl Engine {
     }
 
     /// Ready jobs for the slots that will be free once controls and reports are decided.
-    fn plan_heads(&self, batch: &Batch) -> Vec<HeadsWant> {
+    fn plan_heads(&self, batch: &Batch, short: &mut HashSet<u32>) -> Vec<HeadsWant> {
         let mut ends: HashMap<u32, i64> = HashMap::new();
         for report in &batch.reports {
             let is_end = !matches!(report.body, ReportBody::Progress(_));
@@ -148,6 +154,9 @@ impl Engine {
             batch.controls.len() + if self.due.has_expired(batch.present.wall) { EXPIRED_MAX } else { 0 };
         let share = (HEADS_MAX / heads.len().max(1)).max(1);
         for want in &mut heads {
+            if want.limit > share {
+                short.insert(want.queue);
+            }
             want.limit = (want.limit + lost).min(share);
         }
         heads.sort_unstable_by_key(|want| want.queue);

@@ -129,10 +129,9 @@ impl Purges {
 
     /// Begins a purge of a queue, or has the one under way cover what waits now, too.
     pub(super) fn begin(&mut self, queue: u32, last: JobId, ask: PurgeAsk) {
-        let progress = match self.kept.get(&queue) {
-            Some(purge) => Progress { last, begins_anew: true, ..purge.progress },
-            None => Progress::begin(last),
-        };
+        let begins_anew = self.kept.contains_key(&queue);
+        let progress = self.progress(queue).unwrap_or_else(|| Progress::begin(last));
+        let progress = Progress { last, begins_anew, ..progress };
         self.next.insert(queue, progress);
         self.asks.push((queue, ask));
     }
@@ -191,9 +190,10 @@ impl Purges {
                 answered.append(&mut running);
             } else {
                 self.kept.insert(queue, Running { progress, asks: running });
-                self.turn = queue.wrapping_add(1);
             }
         }
+        let next = self.kept.range(self.turn.saturating_add(1)..).next();
+        self.turn = next.map_or(0, |(queue, _)| *queue);
         answered
     }
 

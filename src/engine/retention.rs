@@ -16,7 +16,7 @@ use crate::{
     clock::StoreTime,
     job::{Position, StateName},
     settings::{Keep, QueueInfo, Retention, limits::KEEP_TIMES_MAX},
-    store::sets::{FeedPage, FeedWant, RequestKey},
+    store::sets::{FeedPage, FeedPlace, FeedWant, RequestKey},
 };
 
 /// Deleted jobs are remembered in the feed, and their request ids, for this long.
@@ -97,6 +97,11 @@ impl Sweeping {
         by_time.values().filter_map(|sweep| sweep.wake).chain(*tombstones).chain(*requests).min()
     }
 
+    /// The sweeps as the batch leaves them so far.
+    fn sweeps(&self) -> &Sweeps {
+        self.next.as_ref().unwrap_or(&self.kept)
+    }
+
     fn change(&mut self) -> &mut Sweeps {
         self.next.get_or_insert_with(|| self.kept.clone())
     }
@@ -142,11 +147,16 @@ impl Sweeping {
     /// goes on from there. `counted` tells when a change happened.
     pub(super) fn sweep(
         &mut self,
-        keep: Duration,
+        want: FeedWant,
         page: &FeedPage,
         now: StoreTime,
-        counted: impl Fn(&crate::store::sets::FeedPlace) -> StoreTime,
+        counted: impl Fn(&FeedPlace) -> StoreTime,
     ) -> usize {
+        let FeedWant { keep, after, .. } = want;
+        // The batch may have it begin anew: then the page is of a walk that is no more.
+        if self.sweeps().by_time.get(&keep).is_none_or(|sweep| sweep.cursor != after) {
+            return 0;
+        }
         let is_old = |changed: StoreTime| changed < now.before(keep);
         let old = page.places.iter().take_while(|place| is_old(counted(place))).count();
         let next = page.places.get(old).map(counted);
@@ -172,7 +182,7 @@ impl Sweeping {
     ) -> Option<Position> {
         let over = oldest.iter().take(limit).take_while(|(_, deleted)| *deleted < now.before(REMEMBERED_FOR));
         let over: Vec<Position> = over.map(|(position, _)| *position).collect();
-        let next = oldest.get(over.len()).map(|(_, deleted)| rested(deleted.after(REMEMBERED_FOR), now));
+        let next = oldest.get(over.len()).map(|(_, deleted)| next_look(*deleted, now));
         self.change().tombstones = next;
         over.last().copied()
     }
@@ -186,7 +196,7 @@ impl Sweeping {
     ) -> Vec<RequestKey> {
         let over = oldest.iter().take(limit).take_while(|(bare, _)| *bare < now.before(REMEMBERED_FOR));
         let over: Vec<RequestKey> = over.map(|(_, key)| *key).collect();
-        let next = oldest.get(over.len()).map(|(bare, _)| rested(bare.after(REMEMBERED_FOR), now));
+        let next = oldest.get(over.len()).map(|(bare, _)| next_look(*bare, now));
         self.change().requests = next;
         over
     }
@@ -292,6 +302,15 @@ pub(super) fn times_of(retention: Retention) -> impl Iterator<Item = Duration> {
     })
 }
 
+/// When the next thing is over that has been remembered since then.
+fn next_look(since: StoreTime, now: StoreTime) -> StoreTime {
+    match since.after(REMEMBERED_FOR) {
+        // The limit was met: there is more at once.
+        due if due < now => AT_ONCE,
+        due => rested(due, now),
+    }
+}
+
 fn rested(due: StoreTime, now: StoreTime) -> StoreTime {
     due.max(now.after(REST))
 }
@@ -319,11 +338,37 @@ mod tests {
     }
 
     #[test]
+    fn a_sweep_that_a_batch_begins_anew_is_not_led_by_the_page_of_the_old_one() {
+        let keep = Duration::from_secs(9);
+        let mut sweeping = Sweeping::load(Retention::default(), &[(keep, Position(70))]);
+        let queue = QueueInfo {
+            name: crate::job::Name::new(1, "mail"),
+            settings: crate::settings::QueueSettings {
+                retention: crate::settings::QueueRetention {
+                    succeeded: Some(Keep::For(keep)),
+                    ..Default::default()
+                },
+                ..Default::default()
+            },
+            paused: false,
+            declared: false,
+            formerly_declared: false,
+        };
+        sweeping.replan([&queue], |_| true);
+        let want = FeedWant { keep, after: Position(70), limit: 9 };
+        assert_eq!(sweeping.sweep(want, &FeedPage::default(), at(1), |_| at(0)), 0);
+        sweeping.commit();
+        let sweep = sweeping.kept.by_time[&keep];
+        assert_eq!((sweep.cursor, sweep.wake), (Position(0), Some(AT_ONCE)));
+    }
+
+    #[test]
     fn what_a_batch_brings_is_not_forgotten_for_what_it_saw() {
         let mut sweeping = Sweeping::load(Retention::default(), &[(Duration::from_secs(9), Position(0))]);
         sweeping.ended(at(1));
         sweeping.request_bare(at(1));
-        sweeping.sweep(Duration::from_secs(9), &FeedPage::default(), at(1), |_| at(0));
+        let want = FeedWant { keep: Duration::from_secs(9), after: Position(0), limit: 9 };
+        sweeping.sweep(want, &FeedPage::default(), at(1), |_| at(0));
         sweeping.forget_requests(&[], at(1), 9);
         sweeping.forget_tombstones(&[], at(1), 9);
         sweeping.commit();

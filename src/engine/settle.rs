@@ -1,7 +1,7 @@
 //! The claim step: which jobs start, and the final state of all that are new or due.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -33,7 +33,9 @@ type Stood = (Arc<Job>, Option<Bytes>);
 impl Decision<'_> {
     /// Fills every queue's free slots from stored and pending jobs together, in the queue's order. Returns those that
     /// stood in line.
-    pub(super) fn choose(&mut self) -> Vec<Stood> {
+    ///
+    /// `short` are the queues of which fewer ready jobs were read than there are slots.
+    pub(super) fn choose(&mut self, short: &HashSet<u32>) -> Vec<Stood> {
         let mut newcomers = self.newcomers();
         let mut stood = self.stood();
         let queues: BTreeSet<u32> = newcomers.keys().chain(stood.keys()).copied().collect();
@@ -51,8 +53,8 @@ impl Decision<'_> {
             }
             let stood = stood.remove(&queue).unwrap_or_default();
             let newcomers = newcomers.remove(&queue).unwrap_or_default();
-            let chosen = choose(free, stood, newcomers);
             let is_cut = self.found.heads.get(&queue).is_some_and(|heads| heads.is_cut);
+            let chosen = choose(free, stood, is_cut && short.contains(&queue), newcomers);
             self.sealed.more |= is_cut && chosen.len() < free;
             for pick in chosen {
                 match pick {

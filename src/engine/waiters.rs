@@ -232,6 +232,8 @@ impl Waiters {
             }
         }
         self.tidy(seat.queue);
+        // The room that was held for it is the next one's.
+        self.gained_room(seat.queue);
     }
 
     fn tidy(&mut self, queue: u32) {
@@ -267,16 +269,7 @@ impl Waiters {
 
     fn remove(&mut self, seat: Seat) -> Option<(Offer, QueueFull)> {
         let Waiting { mut offer, full, .. } = self.take(seat)?;
-        let was_first = self
-            .lines
-            .get(&seat.queue)
-            .and_then(|line| line.waiting.first_key_value())
-            .is_none_or(|(turn, _)| *turn > seat.turn);
         self.release(&mut offer);
-        if was_first {
-            // What stood behind a large offer may fit.
-            self.gained_room(seat.queue);
-        }
         Some((offer, full))
     }
 }

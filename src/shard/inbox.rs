@@ -17,8 +17,9 @@ pub(super) const REPORTS_MAX: usize = 200_000;
 pub(super) const ENTRIES_MAX: usize = 1_024;
 /// Job limit of a batch.
 const JOBS_MAX: usize = 4_096;
-/// Byte limit of a batch's new jobs, and that of its reports. More of them would hold up the next batch for too long.
-const BYTES_MAX: u64 = 4 << 20;
+/// Byte limit of a batch's new jobs, and that of its reports, but for the last one that it takes. A disk takes some 15 ms for
+/// as much, for which all other callers wait.
+const BYTES_MAX: u64 = 1 << 20;
 
 /// What comes from callers.
 pub(super) enum Entry {

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What one batch may offer again to those that wait for room.
-const OFFERED_AGAIN: Allowance = Allowance { offers: 256, jobs: 2_048, bytes: 2 << 20 };
+const OFFERED_AGAIN: Allowance = Allowance { offers: 256, jobs: 2_048, bytes: 1 << 20 };
 
 /// The rules of a store with the store itself, which nothing else writes.
 pub struct Ledger {
@@ -77,7 +77,8 @@ impl Ledger {
         let loaded = store.load()?;
         let server_before = loaded.retention;
         let mut engine = Engine::load(store.names(), loaded, setup);
-        let found = store.fetch(&Wants::default())?;
+        let set_aside = store.has_unreadable().then_some(setup.present.wall);
+        let found = store.fetch(&Wants { set_aside, ..Wants::default() })?;
         let decided = engine.recover(setup, server_before, found)?;
         let committed = store.write(&decided.writes)?;
         engine.commit(decided, &committed, setup.present);

@@ -29,7 +29,7 @@ const MIB: usize = 1 << 20;
 /// Job limit of a batch; the last call that it takes may exceed it.
 const JOBS_MAX: usize = 4_096;
 /// Byte limit of a batch; the last call or result that it takes may exceed it.
-const BYTES_MAX: usize = 4 * MIB;
+const BYTES_MAX: usize = MIB;
 
 /// A queue without consumers.
 fn shelf(max_jobs: u64) -> QueueSettings {

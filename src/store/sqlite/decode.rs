@@ -75,6 +75,8 @@ pub(super) struct Decoder {
     pub(super) names: Arc<Names>,
     any: AtomicBool,
     noted: Mutex<Noted>,
+    /// Those that the transaction under way sets aside.
+    taken: Mutex<Noted>,
 }
 
 impl Decoder {
@@ -112,7 +114,21 @@ impl Decoder {
     pub(super) fn take(&self) -> Noted {
         let mut noted = self.noted.lock();
         self.any.store(false, Ordering::Release);
-        std::mem::take(&mut *noted)
+        let taken = std::mem::take(&mut *noted);
+        self.taken.lock().clone_from(&taken);
+        taken
+    }
+
+    /// The rows that were taken are set aside.
+    pub(super) fn are_set_aside(&self) {
+        self.taken.lock().clear();
+    }
+
+    /// The rows that were taken are where they were.
+    pub(super) fn are_noted_still(&self) {
+        for ((table, key), why) in std::mem::take(&mut *self.taken.lock()) {
+            self.note(table, key, &why);
+        }
     }
 }
 

@@ -192,7 +192,8 @@ impl Fetch<'_> {
             while let Some(row) = rows.next()? {
                 seen += 1;
                 let id: i64 = row.get("id")?;
-                lane.last = (row.get("rank")?, row.get("detail")?);
+                let order: Option<i64> = row.get("detail")?;
+                lane.last = (row.get("rank")?, order.unwrap_or(i64::MIN));
                 match i8::try_from(lane.last.0) {
                     Ok(rank) => {
                         lane.heads.push_back(Place { rank, order: lane.last.1, id: JobId::from_raw(id) })
@@ -239,9 +240,11 @@ impl Fetch<'_> {
             seen += 1;
             let rank =
                 if matches!(line, Line::Ready(_)) { row.get(column::RANK).unwrap_or(i8::MAX) } else { 0 };
+            // A row without its time or order comes first, can't be decoded, and is set aside.
+            let order: Option<i64> = row.get(column::DETAIL)?;
             page.last = Some(Place {
                 rank,
-                order: row.get(column::DETAIL)?,
+                order: order.unwrap_or(i64::MIN),
                 id: JobId::from_raw(row.get(column::ID)?),
             });
             page.jobs.extend(self.decoder.job(row).map(Arc::new));

@@ -60,9 +60,10 @@ fn read_first_times(connection: &Connection, tallies: &[Tally]) -> Result<Vec<(u
             .prepare_cached(
                 "SELECT detail FROM job WHERE state IN (1, 5) AND state = ?1 AND queue = ?2 ORDER BY detail LIMIT 1",
             )?
-            .query_row(params![state, queue], |row| row.get("detail"))
+            .query_row(params![state, queue], |row| row.get::<_, Option<i64>>("detail"))
             .optional()?;
-        times.extend(first.map(|time| (queue, line, time)));
+        // A row without a time is to be looked at, which sets it aside.
+        times.extend(first.map(|time| (queue, line, time.unwrap_or(i64::MIN))));
     }
     Ok(times)
 }

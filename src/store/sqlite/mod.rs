@@ -149,6 +149,7 @@ impl SqliteStore {
 
     /// Undoes what has been done since the transaction began.
     fn roll_back(&self) -> Result<(), StoreError> {
+        self.decoder.are_noted_still();
         // SQLite itself may have done it already.
         if !self.connection.is_autocommit() {
             self.connection.prepare_cached("ROLLBACK")?.execute([])?;
@@ -269,7 +270,13 @@ impl Store for SqliteStore {
             begun => begun?,
         }
         self.lock_wait.over();
-        Fetch { connection: &self.connection, decoder: &self.decoder }.all(wants)
+        let found = Fetch { connection: &self.connection, decoder: &self.decoder }.all(wants);
+        match &found {
+            Err(StoreError::DiskFull(_)) => self.did_not_fit()?,
+            Err(StoreError::Locked(_)) => self.roll_back()?,
+            Ok(_) | Err(_) => {}
+        }
+        found
     }
 
     fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
@@ -282,6 +289,7 @@ impl Store for SqliteStore {
             }
             committed => committed?,
         };
+        self.decoder.are_set_aside();
         self.checkpointer.committed(&self.connection);
         if let (Some(mark), Some(counters)) = (&mut self.mark, &writes.counters) {
             mark.advance(counters.position);

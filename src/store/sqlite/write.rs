@@ -231,7 +231,7 @@ impl Write<'_> {
         if job.spec.bytes > Job::FIXED_BYTES + INLINE_PAYLOAD_MAX_BYTES as u64 {
             self.sql("DELETE FROM payload WHERE job = ?1")?.execute([id])?;
         }
-        if job.started.is_some() {
+        if job.started.is_some() || job.attempt > 0 {
             self.sql("DELETE FROM outcome WHERE job = ?1")?.execute([id])?;
         }
         if job.attempt > 1 || job.failure.is_some() {

@@ -25,6 +25,8 @@ both_stores!(
     an_offer_larger_than_the_queue_never_fits,
     a_retry_needs_room,
     an_offer_that_waited_gets_in_unchanged,
+    an_offer_that_can_never_fit_any_more_holds_up_nobody,
+    what_waits_for_several_queues_holds_up_nobody_that_has_room,
 );
 
 fn full(receipt: &Receipt) -> &QueueFull {
@@ -162,4 +164,50 @@ fn an_offer_that_waited_gets_in_unchanged(rig: &mut Rig) {
     let Some(Receipt::Created { jobs }) = rig.tick().offers_that_waited.pop() else { panic!("not created") };
     let whole = rig.whole(jobs[0].id);
     assert_eq!((whole.job.spec.priority, &whole.job.spec.extras, &*whole.payload), (7, &extras, &b"x"[..]));
+}
+
+/// What became of the offers that waited, once nothing more happens by itself.
+fn settled(rig: &mut Rig) -> Vec<Receipt> {
+    let mut receipts = Vec::new();
+    for _ in 0..5 {
+        receipts.extend(rig.tick().offers_that_waited);
+    }
+    receipts
+}
+
+fn waits(rig: &mut Rig, jobs: Vec<NewJob>) {
+    let waiting = Offer { waits: true, ..offer(jobs) };
+    assert!(matches!(rig.offer(waiting), Receipt::Waits));
+}
+
+fn an_offer_that_can_never_fit_any_more_holds_up_nobody(rig: &mut Rig) {
+    rig.queue_with("q", settings(0, 5));
+    let blocker = rig.submit(job("q", Rig::KIND));
+    waits(rig, vec![job("q", Rig::KIND); 5]);
+    waits(rig, vec![job("q", Rig::KIND)]);
+    let update = Control::UpdateQueue { name: "q".into(), settings: settings(0, 2) };
+    let mut receipts = Vec::new();
+    for control in [update, Control::Cancel(blocker.id)] {
+        let batch = Batch { controls: vec![control], claim: true, ..Batch::default() };
+        receipts.extend(rig.apply(batch).offers_that_waited);
+    }
+    receipts.extend(settled(rig));
+    let (refused, created): (Vec<_>, Vec<_>) =
+        receipts.iter().partition(|receipt| matches!(receipt, Receipt::Refused(_)));
+    assert!(matches!(refused[..], [Receipt::Refused(OfferRefusal::LargerThanQueue { .. })]), "{refused:?}");
+    assert!(matches!(created[..], [Receipt::Created { .. }]), "{created:?}");
+}
+
+fn what_waits_for_several_queues_holds_up_nobody_that_has_room(rig: &mut Rig) {
+    rig.queue_with("a", settings(0, 1));
+    rig.queue_with("b", settings(0, 1));
+    let (in_a, in_b) = (rig.submit(job("a", Rig::KIND)), rig.submit(job("b", Rig::KIND)));
+    waits(rig, vec![job("a", Rig::KIND), job("b", Rig::KIND)]);
+    waits(rig, vec![job("b", Rig::KIND)]);
+    waits(rig, vec![job("b", Rig::KIND)]);
+    // Both have room in one batch, and the first of all stands in the other line.
+    let controls = vec![Control::Cancel(in_a.id), Control::Cancel(in_b.id)];
+    rig.apply(Batch { controls, claim: true, ..Batch::default() });
+    let receipts = settled(rig);
+    assert!(matches!(receipts[..], [Receipt::Created { .. }]), "one gets in at once: {receipts:?}");
 }
