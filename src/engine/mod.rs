@@ -4,8 +4,8 @@
 //! and retention, offers, then one claim step over stored and new jobs together. A new job gets its final state before it
 //! is written, so that a job which finds a free slot costs one insert as RUNNING.
 //!
-//! A batch goes through [`Engine::plan`] (what to read), [`Engine::decide`] (what to write and to tell), and then either
-//! [`Engine::commit`] or [`Engine::discard`]. Each part of the engine keeps what is on disk apart from what the batch
+//! A batch goes through `Engine::plan` (what to read), `Engine::decide` (what to write and to tell), and then either
+//! `Engine::commit` or `Engine::discard`. Each part of the engine keeps what is on disk apart from what the batch
 //! changes, so that a batch which comes to nothing leaves nothing to undo.
 
 mod ask;

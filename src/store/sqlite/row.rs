@@ -13,7 +13,7 @@ use crate::{
     store::{NameTable, Names, StoreError, named},
 };
 
-/// The columns of a job that [`column`] names, but for the payload.
+/// The columns of a job that the module `column` names, but for the payload.
 macro_rules! job_columns {
     () => {
         "id, queue, kind, state, rank, detail, revision, position, attempt, max_attempts, bytes, timeout_us, created, \
