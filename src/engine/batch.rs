@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Answer, Ask, ControlRefusal, OfferError, ask::Asked, callers::CallerId, waiters::Seat};
+use super::{Answer, Ask, ControlRefusal, OfferError, ask::Asked, callers::{CallerId, Seat}};
 use crate::{
     clock::{Present, Timestamp, Uptime},
     engine::transition::Refusal,

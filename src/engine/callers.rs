@@ -1,4 +1,4 @@
-//! Callers that submit, and how they say that they leave.
+//! Callers that submit, how they say that they leave, and the places of their offers that wait.
 
 use std::sync::{
     Arc,
@@ -74,5 +74,24 @@ impl Drop for Caller {
             departures.gone.lock().push(self.id);
             departures.told.notify_one();
         }
+    }
+}
+
+/// An offer's place among those that wait, from when it is parked until it is answered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Seat {
+    pub(super) queue: u32,
+    pub(super) turn: u64,
+}
+
+impl Seat {
+    /// The queue in whose line it is.
+    pub(super) fn queue(self) -> u32 {
+        self.queue
+    }
+
+    /// Whether it is in this queue's line.
+    pub(super) fn is_in(self, queue: u32) -> bool {
+        self.queue == queue
     }
 }

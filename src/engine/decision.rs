@@ -8,8 +8,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Ask, CallerId, Claim, Control, Engine, Offer, OfferError, QueueFull, Report, Submitted, tallies::Usage,
-    waiters::Seat,
+    Ask, CallerId, Claim, Control, Engine, Offer, OfferError, QueueFull, Report, Submitted, callers::Seat,
+    tallies::Usage,
 };
 use crate::{
     clock::{Present, Timestamp},

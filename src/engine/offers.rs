@@ -7,9 +7,9 @@ use std::{
 
 use super::{
     NewJob, Offer, OfferError, OfferRefusal, QueueFull, Submitted,
+    callers::Seat,
     decision::{AnsweredOffer, Decision, PlacedJob, PlacedOffer, RepeatedOffer},
     tallies::Usage,
-    waiters::Seat,
 };
 use crate::{
     clock::Timestamp,

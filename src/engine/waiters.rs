@@ -13,32 +13,13 @@ use std::{
 
 use super::{
     batch::Offer,
-    callers::{CallerId, Departures},
+    callers::{CallerId, Departures, Seat},
     refusals::QueueFull,
 };
 use crate::clock::Uptime;
 
 /// Byte limit of all offers that wait.
 const BYTES_MAX: u64 = 256 << 20;
-
-/// An offer's place among those that wait, from when it is parked until it is answered.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Seat {
-    queue: u32,
-    turn: u64,
-}
-
-impl Seat {
-    /// The queue in whose line it is.
-    pub(super) fn queue(self) -> u32 {
-        self.queue
-    }
-
-    /// Whether it is in this queue's line.
-    pub(super) fn is_in(self, queue: u32) -> bool {
-        self.queue == queue
-    }
-}
 
 /// An offer that waits.
 #[derive(Debug)]
