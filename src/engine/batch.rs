@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Answer, Ask, ControlRefusal, OfferError, ask::Asked, callers::{CallerId, Seat}};
+use super::{
+    Answer, Ask, ControlRefusal, OfferError,
+    ask::Asked,
+    callers::{CallerId, Seat},
+};
 use crate::{
     clock::{Present, Timestamp, Uptime},
     engine::transition::Refusal,
