@@ -74,6 +74,9 @@ use crate::{
     },
 };
 
+/// Limit of the waiting offers that are let go of before one batch. They take some 2 ms, for which all other callers wait.
+const LET_GO_MAX: usize = 2_048;
+
 /// How an engine is set up at its start.
 #[derive(Clone, Debug, Default)]
 pub struct EngineSetup {
@@ -205,17 +208,19 @@ impl Engine {
         self.waiters.next_deadline()
     }
 
-    /// Lets go of the offers whose callers have left, and answers those whose callers stop to wait, or all in a drain.
-    pub(crate) fn let_go_of_waiters(&mut self, now: Uptime, is_draining: bool) {
-        self.waiters.remove_departed();
-        let late = if is_draining { self.waiters.remove_all() } else { self.waiters.remove_late(now) };
-        for (mut offer, full) in late {
+    /// Lets go of some offers whose callers have left, and answers some whose callers stop to wait, as all do in a drain.
+    /// Tells whether there are more.
+    pub(crate) fn let_go_of_waiters(&mut self, now: Uptime, is_draining: bool) -> bool {
+        let late_from = if is_draining { Uptime::MAX } else { now };
+        let removed = self.waiters.remove_departed(LET_GO_MAX);
+        for (mut offer, full) in self.waiters.remove_late(late_from, LET_GO_MAX - removed) {
             // In a drain the offer would have waited on: not the queue refuses it, the server stops.
             offer.ask.refuse(match is_draining {
                 true => Stopped::Refused.into(),
                 false => OfferError::Full { full, too_many_waiters: false },
             });
         }
+        self.waiters.has_leaving(late_from)
     }
 
     /// When there is something to do without any input.

@@ -51,6 +51,8 @@ pub(super) struct Waiters {
     last_turn: u64,
     bytes: u64,
     departures: Arc<Departures>,
+    /// Callers that have left, and whose offers may still be in lines.
+    departed: VecDeque<CallerId>,
 }
 
 /// What one batch may offer again.
@@ -223,29 +225,41 @@ impl Waiters {
         }
     }
 
-    /// Removes the offers of callers that have left.
-    pub(super) fn remove_departed(&mut self) {
-        for caller in self.departures.take() {
-            for seat in self.by_caller.remove(&caller).unwrap_or_default() {
-                self.remove(seat);
-            }
-        }
+    /// Whether offers are left whose callers have left, or stop to wait at `now`.
+    pub(super) fn has_leaving(&self, now: Uptime) -> bool {
+        !self.departed.is_empty() || self.next_deadline().is_some_and(|until| until <= now)
     }
 
-    /// Removes the offers whose callers stop to wait.
-    pub(super) fn remove_late(&mut self, now: Uptime) -> Vec<(Offer, QueueFull)> {
+    /// Removes at most `max` offers of callers that have left; tells how many.
+    pub(super) fn remove_departed(&mut self, max: usize) -> usize {
+        self.departed.extend(self.departures.take());
+        let mut removed = 0;
+        while removed < max
+            && let Some(caller) = self.departed.front()
+        {
+            match self.by_caller.get(caller).and_then(|seats| seats.first().copied()) {
+                Some(seat) => {
+                    self.remove(seat);
+                    removed += 1;
+                }
+                None => {
+                    self.departed.pop_front();
+                }
+            }
+        }
+        removed
+    }
+
+    /// Removes at most `max` offers whose callers stop to wait.
+    pub(super) fn remove_late(&mut self, now: Uptime, max: usize) -> Vec<(Offer, QueueFull)> {
         let mut late = Vec::new();
-        while let Some((until, seat)) = self.deadlines.first().copied()
+        while late.len() < max
+            && let Some((until, seat)) = self.deadlines.first().copied()
             && until <= now
         {
             late.extend(self.remove(seat));
         }
         late
-    }
-
-    /// Removes all offers.
-    pub(super) fn remove_all(&mut self) -> Vec<(Offer, QueueFull)> {
-        self.remove_late(Uptime::MAX)
     }
 
     fn remove(&mut self, seat: Seat) -> Option<(Offer, QueueFull)> {
@@ -398,8 +412,10 @@ mod tests {
             rig.park_as(1, 100, call.id().number(), name).unwrap();
         }
         calls.retain(|call| call.id().number() % 2 == 1);
-        rig.waiters.remove_departed();
-        assert_eq!(rig.callers(), 3);
+        assert_eq!(rig.waiters.remove_departed(1), 1);
+        assert!(rig.waiters.has_leaving(at(0)), "the rest is left for the next batch");
+        assert_eq!((rig.callers(), rig.waiters.remove_departed(100), rig.callers()), (4, 1, 3));
+        assert!(!rig.waiters.has_leaving(at(0)));
         rig.waiters.gained_room(1);
         assert_eq!(names(&rig.waiters.offer_again(ALL, |_, _| true)), [1, 3, 5]);
         assert!(rig.waiters.is_empty() && rig.waiters.by_caller.is_empty());
@@ -412,10 +428,13 @@ mod tests {
         let mut rig = Rig::default();
         (1..=3).for_each(|name| rig.park(name));
         assert_eq!(rig.waiters.next_deadline(), Some(at(97)));
-        let late = rig.waiters.remove_late(at(98));
+        let mut late = rig.waiters.remove_late(at(98), 1);
+        assert!(rig.waiters.has_leaving(at(98)), "the rest is left for the next batch");
+        late.extend(rig.waiters.remove_late(at(98), 100));
+        assert!(!rig.waiters.has_leaving(at(98)));
         assert_eq!(late.iter().map(|(offer, _)| offer.jobs.first.priority).collect::<Vec<_>>(), [3, 2]);
         assert_eq!((rig.waiters.next_deadline(), rig.callers()), (Some(at(99)), 1));
-        rig.waiters.remove_all();
+        rig.waiters.remove_late(Uptime::MAX, 100);
         assert!(rig.waiters.lines.is_empty() && rig.waiters.bytes == 0);
     }
 }

@@ -76,7 +76,7 @@ impl Parts {
         let (handout_sender, handouts) = mpsc::channel(HANDOUTS_MAX);
         let (end, ended) = oneshot::channel();
         let ending = CancellationToken::new();
-        let inbox = Inbox { entries: entry_receiver, reports: report_receiver, ending: ending.clone() };
+        let inbox = Inbox::new(entry_receiver, report_receiver, ending.clone());
         let unwritten = Arc::<Unwritten>::default();
         let shard = Shard {
             queues: Arc::clone(ledger.engine().queues()),
@@ -104,6 +104,7 @@ impl Parts {
             look_again: None,
             // What was due while the server was down is promoted, and free slots are filled, by a first empty batch.
             more: true,
+            letting_go: false,
             wake: Wake::default(),
         };
         committer.spawn(inbox, end)?;
@@ -134,6 +135,8 @@ struct Committer {
     /// While the disk takes no new jobs: when to look again whether it does.
     look_again: Option<Uptime>,
     more: bool,
+    /// Waiting offers are left that are to be let go of.
+    letting_go: bool,
     wake: Wake,
 }
 
@@ -198,7 +201,7 @@ impl Committer {
             if inbox.ending.is_cancelled() {
                 // What comes from now on is refused; what has come is done.
                 inbox.close();
-                if entries.is_empty() && reports.is_empty() {
+                if entries.is_empty() && reports.is_empty() && !self.letting_go {
                     self.give_up_held()?;
                     self.answering.close();
                     self.answering.wait().await;
@@ -223,11 +226,13 @@ impl Committer {
         let waiting = [engine.next_deadline(), self.held.retry_at(), look_again];
         let wake = self.wake.or(Wake { wall: None, uptime: waiting.into_iter().flatten().min() });
         self.locked.take_deferred(entries);
-        let work_left = self.more || !entries.is_empty() || (can_offer && self.look_again.is_none());
+        let work_left =
+            self.more || self.letting_go || !entries.is_empty() || (can_offer && self.look_again.is_none());
         if !work_left {
+            let callers_first = inbox.callers_first();
             tokio::select! {
                 biased;
-                Some(report) = inbox.reports.recv() => reports.push(report),
+                Some(report) = inbox.reports.recv(), if !callers_first => reports.push(report),
                 Some(entry) = inbox.entries.recv() => entries.push(entry),
                 () = self.clock.sleep_until(wake) => {}
                 () = self.counters.health.asked() => {}
@@ -332,9 +337,9 @@ impl Committer {
         Ok(())
     }
 
-    /// Lets go of callers that have left, and of those that stop to wait for room.
+    /// Lets go of callers that have left, and of those that stop to wait for room, as many as a batch may.
     fn let_go_of_waiters(&mut self, now: Uptime) {
-        self.ledger.engine().let_go_of_waiters(now, self.draining.is_cancelled());
+        self.letting_go = self.ledger.engine().let_go_of_waiters(now, self.draining.is_cancelled());
     }
 
     /// Everything that follows from a commit, and never happens before it.

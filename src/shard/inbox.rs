@@ -20,6 +20,8 @@ const JOBS_MAX: usize = 4_096;
 /// Byte limit of a batch's new jobs, and that of its reports, but for the last one that it takes. A disk takes some 15 ms for
 /// as much, for which all other callers wait.
 const BYTES_MAX: u64 = 1 << 20;
+/// Reports of so many bytes make their batch a long one: callers who came meanwhile are served before the next reports.
+const LARGE_BYTES: u64 = 256 << 10;
 
 /// What comes from callers.
 pub(super) enum Entry {
@@ -57,9 +59,24 @@ pub(super) struct Inbox {
     pub(super) entries: mpsc::Receiver<Entry>,
     pub(super) reports: mpsc::Receiver<Report>,
     pub(super) ending: CancellationToken,
+    /// The last batch had large reports.
+    had_large: bool,
 }
 
 impl Inbox {
+    pub(super) fn new(
+        entries: mpsc::Receiver<Entry>,
+        reports: mpsc::Receiver<Report>,
+        ending: CancellationToken,
+    ) -> Self {
+        Inbox { entries, reports, ending, had_large: false }
+    }
+
+    /// Whether the next batch is the callers' alone.
+    pub(super) fn callers_first(&self) -> bool {
+        self.had_large && !self.entries.is_empty()
+    }
+
     /// How much is there.
     pub(super) fn len(&self) -> usize {
         self.reports.len() + self.entries.len()
@@ -73,12 +90,18 @@ impl Inbox {
 
     /// Takes a batch's worth of what is there, beside what was taken before.
     pub(super) fn take(&mut self, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) {
+        let callers_first = self.had_large && !(entries.is_empty() && self.entries.is_empty());
+        self.take_entries(entries);
         let mut bytes: u64 = reports.iter().map(Report::bytes).sum();
-        while reports.len() < ENTRIES_MAX && bytes < BYTES_MAX {
+        while !callers_first && reports.len() < ENTRIES_MAX && bytes < BYTES_MAX {
             let Ok(report) = self.reports.try_recv() else { break };
             bytes += report.bytes();
             reports.push(report);
         }
+        self.had_large = bytes >= LARGE_BYTES;
+    }
+
+    fn take_entries(&mut self, entries: &mut Vec<Entry>) {
         let (mut jobs, mut bytes) = entries.iter().fold((0, 0), |(jobs, bytes), entry| {
             let (more_jobs, more_bytes) = entry.size();
             (jobs + more_jobs, bytes + more_bytes)
@@ -89,5 +112,48 @@ impl Inbox {
             (jobs, bytes) = (jobs + more_jobs, bytes + more_bytes);
             entries.push(entry);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        engine::{Ask, ReportBody},
+        job::{JobId, LeaseToken, Output},
+    };
+
+    fn report(bytes: usize) -> Report {
+        let output = Output { bytes: Bytes::from(vec![0; bytes]), media_type: String::new() };
+        let body = ReportBody::Succeeded { output, tail: String::new() };
+        Report { id: JobId::from_raw(1), lease: LeaseToken::from_raw(1), body, ask: Ask::unheard() }
+    }
+
+    #[test]
+    fn after_a_batch_with_large_reports_callers_come_first() {
+        let (entry_sender, entry_receiver) = mpsc::channel(8);
+        let (report_sender, report_receiver) = mpsc::channel(8);
+        let mut inbox = Inbox::new(entry_receiver, report_receiver, CancellationToken::new());
+        let mut take = || {
+            let (mut entries, mut reports) = (Vec::new(), Vec::new());
+            inbox.take(&mut entries, &mut reports);
+            (entries.len(), reports.len(), inbox.callers_first())
+        };
+        (0..4).for_each(|_| report_sender.try_send(report(1 << 20)).unwrap());
+        let call = || entry_sender.try_send(Entry::Flush(oneshot::channel().0)).unwrap();
+        call();
+        assert_eq!(take(), (1, 1, false), "a large report and who is there share a batch");
+        call();
+        assert_eq!(take(), (1, 0, false), "then callers alone");
+        call();
+        assert_eq!(take(), (1, 1, false), "and reports again: neither starves the other");
+        assert_eq!(take(), (0, 1, false), "where nobody else is there, reports go on");
+        report_sender.try_send(report(10)).unwrap();
+        assert_eq!(take(), (0, 1, false));
+        call();
+        report_sender.try_send(report(10)).unwrap();
+        assert_eq!(take(), (1, 1, false), "small ones make nobody wait");
     }
 }

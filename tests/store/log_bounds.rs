@@ -15,11 +15,11 @@ use super::{
 };
 
 /// Once the log has so many pages, nothing is committed before it is empty.
-const BOUND_PAGES: u64 = 32_000;
+const BOUND_PAGES: u64 = 64_000;
 /// A batch of this test writes no more than so many.
 const BATCH_PAGES: u64 = 1_500;
 const PAGE_BYTES: u64 = 4_096 + 24;
-const BATCHES: i64 = 70;
+const BATCHES: i64 = 100;
 
 fn setup() -> Setup {
     Setup {

@@ -1,13 +1,17 @@
 //! Moves what is committed from the log into the database file, off the commit path.
 //!
-//! A thread with a connection of its own copies the log in small steps while commits go on. That alone never lets the
-//! log start over under steady load, because there is always a newer commit; so once the log is long, the writer
-//! itself does the small rest between two commits.
+//! A thread with a connection of its own copies the log while commits go on. That alone never lets the log start over
+//! under steady load, because there is always a newer commit; so once the log is long, the thread goes on until little
+//! is left, and the writer itself does that rest between two commits.
 
 use std::{
     cell::Cell,
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
 };
 
@@ -19,10 +23,13 @@ use crate::store::StoreError;
 
 /// From so many pages of 4 KiB on, the thread is called.
 const BACKGROUND_PAGES: i32 = 1_000;
-/// From so many pages on, the writer does the rest, unless the thread is at it,
-const INLINE_PAGES: i32 = 16_000;
-/// and from so many on it waits for the thread first: the log's bound, as long as no reader stays.
-const BOUND_PAGES: i32 = 2 * INLINE_PAGES;
+/// From so many pages on, the log is to start over.
+const LONG_PAGES: i32 = 16_000;
+/// The writer does a rest of so many pages: some 2 ms.
+const REST_PAGES: i32 = 500;
+/// From so many pages on the writer waits for the thread, and does the rest however much it is: the log's bound, as long
+/// as no reader stays.
+const BOUND_PAGES: i32 = 4 * LONG_PAGES;
 /// The same in bytes: by so much the database can grow when the log is copied into it.
 pub(super) const BOUND_BYTES: u64 = BOUND_PAGES as u64 * 4096;
 
@@ -34,9 +41,36 @@ thread_local! {
 /// Lets the log be copied after commits.
 pub(super) struct Checkpointer {
     wake: Option<mpsc::SyncSender<()>>,
-    /// Held by the thread while it copies: SQLite lets only one do so at a time, and turns the other away.
-    turn: Arc<Mutex<()>>,
+    shared: Arc<Shared>,
     thread: Option<thread::JoinHandle<()>>,
+}
+
+/// What the writer and the thread tell each other.
+#[derive(Default)]
+struct Shared {
+    /// Held by the thread while it copies: SQLite lets only one do so at a time, and turns the other away.
+    turn: Mutex<()>,
+    /// The log is long, and little of it is left for the writer.
+    little_is_left: AtomicBool,
+}
+
+/// What a checkpoint found and left.
+#[derive(Clone, Copy, Debug)]
+struct Copied {
+    /// Pages in the log.
+    log: i32,
+    /// Pages of it that are not in the database yet.
+    rest: i32,
+}
+
+/// Whether the thread goes on at once.
+#[derive(PartialEq, Eq, Debug)]
+enum Next {
+    /// The next commits call again.
+    Rest,
+    /// The writer does what is left.
+    LeaveToWriter,
+    GoOn,
 }
 
 impl Checkpointer {
@@ -47,16 +81,13 @@ impl Checkpointer {
         }));
         let connection = super::open_connection(path, options)?;
         let (wake, woken) = mpsc::sync_channel::<()>(1);
-        let turn = Arc::new(Mutex::new(()));
-        let own_turn = Arc::clone(&turn);
+        let shared = Arc::<Shared>::default();
+        let own = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("checkpoint".into())
             .spawn(move || {
                 while woken.recv().is_ok() {
-                    let _turn = own_turn.lock();
-                    if let Err(error) = checkpoint(&connection) {
-                        tracing::warn!(%error, "a checkpoint failed; the log grows until one succeeds");
-                    }
+                    own.copy(&connection);
                 }
             })
             .map_err(|source| StoreError::File {
@@ -64,14 +95,15 @@ impl Checkpointer {
                 path: path.into(),
                 source,
             })?;
-        Ok(Checkpointer { wake: Some(wake), turn, thread: Some(thread) })
+        Ok(Checkpointer { wake: Some(wake), shared, thread: Some(thread) })
     }
 
     /// To be called after each commit, on the thread that committed.
     pub(super) fn committed(&self, writer: &Connection) {
         let pages = LOG_PAGES.get();
-        if pages >= INLINE_PAGES {
-            let _turn = (pages >= BOUND_PAGES).then(|| self.turn.lock());
+        let is_over = pages >= BOUND_PAGES;
+        if is_over || self.shared.little_is_left.swap(false, Ordering::AcqRel) {
+            let _turn = is_over.then(|| self.shared.turn.lock());
             self.checkpoint(writer);
         } else if pages >= BACKGROUND_PAGES
             && let Some(wake) = &self.wake
@@ -83,8 +115,35 @@ impl Checkpointer {
 
     /// Copies what can be copied by this thread.
     pub(super) fn checkpoint(&self, writer: &Connection) {
-        if let Err(error) = checkpoint(writer) {
-            tracing::warn!(%error, "a checkpoint failed; the log grows until one succeeds");
+        say_failed(checkpoint(writer));
+    }
+}
+
+impl Shared {
+    /// Copies the log, a long one until little is left.
+    fn copy(&self, connection: &Connection) {
+        let _turn = self.turn.lock();
+        let mut before = None;
+        while let Some(copied) = say_failed(checkpoint(connection)) {
+            match copied.next(before) {
+                Next::Rest => return,
+                Next::LeaveToWriter => return self.little_is_left.store(true, Ordering::Release),
+                Next::GoOn => before = Some(copied),
+            }
+        }
+    }
+}
+
+impl Copied {
+    fn next(self, before: Option<Copied>) -> Next {
+        let is_long = self.log >= LONG_PAGES;
+        // Where a reader holds the log, or commits come faster than they are copied, another round brings nothing.
+        let came_closer = before.is_none_or(|before| self.rest < before.rest);
+        match self.rest <= REST_PAGES {
+            _ if !is_long => Next::Rest,
+            true => Next::LeaveToWriter,
+            false if came_closer => Next::GoOn,
+            false => Next::Rest,
         }
     }
 }
@@ -98,7 +157,36 @@ impl Drop for Checkpointer {
     }
 }
 
-/// Copies what can be copied without waiting for anyone.
-fn checkpoint(connection: &Connection) -> Result<(), rusqlite::Error> {
-    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+/// Copies what can be copied without waiting for anyone. Absent where another connection is at it.
+fn checkpoint(connection: &Connection) -> Result<Option<Copied>, rusqlite::Error> {
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        let is_busy: bool = row.get("busy")?;
+        let (log, copied): (i32, i32) = (row.get("log")?, row.get("checkpointed")?);
+        Ok((!is_busy).then_some(Copied { log, rest: log - copied }))
+    })
+}
+
+fn say_failed(copied: Result<Option<Copied>, rusqlite::Error>) -> Option<Copied> {
+    copied.unwrap_or_else(|error| {
+        tracing::warn!(%error, "a checkpoint failed; the log grows until one succeeds");
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_is_copied_until_little_is_left_and_no_longer_than_that_helps() {
+        let next = |log, rest, before| {
+            Copied { log, rest }.next(Some(before).filter(|rest| *rest > 0).map(|rest| Copied { log, rest }))
+        };
+        assert_eq!(next(LONG_PAGES - 1, 0, 0), Next::Rest, "a short one is left to grow");
+        assert_eq!(next(LONG_PAGES - 1, 2_000, 0), Next::Rest);
+        assert_eq!(next(LONG_PAGES, 2_000, 0), Next::GoOn);
+        assert_eq!(next(LONG_PAGES, 1_000, 2_000), Next::GoOn);
+        assert_eq!(next(LONG_PAGES, 1_000, 1_000), Next::Rest, "a reader holds the log");
+        assert_eq!(next(LONG_PAGES, REST_PAGES, 1_000), Next::LeaveToWriter);
+    }
 }

@@ -341,7 +341,7 @@ fn open_connection(path: &Path, options: &Options) -> Result<Connection, StoreEr
     connection.execute_batch(
         "PRAGMA synchronous = FULL;
          PRAGMA wal_autocheckpoint = 0;
-         PRAGMA journal_size_limit = 67108864;
+         PRAGMA journal_size_limit = 268435456;
          PRAGMA cache_size = -16384;
          PRAGMA temp_store = MEMORY;
          PRAGMA trusted_schema = OFF;
