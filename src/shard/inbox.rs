@@ -141,7 +141,7 @@ mod tests {
             inbox.take(&mut entries, &mut reports);
             (entries.len(), reports.len(), inbox.callers_first())
         };
-        (0..4).for_each(|_| report_sender.try_send(report(1 << 20)).unwrap());
+        (0..3).for_each(|_| report_sender.try_send(report(1 << 20)).unwrap());
         let call = || entry_sender.try_send(Entry::Flush(oneshot::channel().0)).unwrap();
         call();
         assert_eq!(take(), (1, 1, false), "a large report and who is there share a batch");
