@@ -20,9 +20,7 @@ fn compile(files: &[&str], descriptors: Option<&str>) -> Result<(), Box<dyn Erro
         fs::write(Path::new(&env::var("OUT_DIR")?).join(name), compiler.encode_file_descriptor_set())?;
     }
     tonic_prost_build::configure()
-        .bytes(".jobmill.v1.JobSpec.payload")
-        .bytes(".jobmill.v1.Job.payload")
-        .bytes(".jobmill.v1.Job.result")
+        .bytes(".jobmill.v1.Payload.data")
         .btree_map(".jobmill.v1")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())

@@ -5,14 +5,14 @@ use std::{env, error::Error, time::Duration};
 use jobmill::{
     execute::{Attempt, HandlerError},
     handle::JobRequest,
-    job::Output,
+    job::{Output, PayloadInfo},
     serve::Server,
     settings::{KindDefaults, QueueSettings, Settings, StoreSettings},
 };
 
 async fn resize(attempt: Attempt) -> Result<Output, HandlerError> {
     tokio::time::sleep(Duration::from_millis(50)).await; // The slow work.
-    Ok(Output { bytes: attempt.payload().clone(), media_type: "image/png".into() })
+    Ok(Output { bytes: attempt.payload().clone(), info: PayloadInfo::typed("image/png") })
 }
 
 #[tokio::main]

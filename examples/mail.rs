@@ -8,7 +8,7 @@ use std::{error::Error, fs, path::PathBuf};
 use jobmill::{
     execute::{Attempt, HandlerError},
     handle::JobRequest,
-    job::{JobId, Output},
+    job::{JobId, Output, PayloadInfo},
     serve::Server,
     settings::{KindDefaults, Settings, StoreSettings},
 };
@@ -46,7 +46,7 @@ async fn send(outbox: PathBuf, attempt: Attempt) -> Result<Output, HandlerError>
     let part = part.with_extension(attempt.id().to_string());
     tokio::fs::write(&part, mail).await?;
     tokio::fs::rename(&part, &whole).await?;
-    Ok(Output { bytes: whole.to_string_lossy().into_owned().into(), media_type: "text/plain".into() })
+    Ok(Output { bytes: whole.to_string_lossy().into_owned().into(), info: PayloadInfo::typed("text/plain") })
 }
 
 #[tokio::main]

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use jobmill::{
     execute::{Attempt, HandlerError},
     handle::JobRequest,
-    job::{Output, RetryPolicy},
+    job::{Output, PayloadInfo, RetryPolicy},
     serve::Server,
     settings::{KindDefaults, Settings, StoreSettings},
 };
@@ -35,7 +35,7 @@ async fn charge(api: SocketAddr, attempt: Attempt) -> Result<Output, HandlerErro
     let (head, body) = answer?;
     let status = head.status;
     if status.is_success() {
-        return Ok(Output { bytes: body, media_type: "application/json".into() });
+        return Ok(Output { bytes: body, info: PayloadInfo::typed("application/json") });
     }
     let error = match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => HandlerError::retryable(status),

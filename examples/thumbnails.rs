@@ -6,7 +6,7 @@ use image::{ImageFormat, ImageReader, RgbImage};
 use jobmill::{
     execute::{Attempt, HandlerError},
     handle::{JobEvent, JobRequest},
-    job::Output,
+    job::{Output, PayloadInfo},
     serve::Server,
     settings::{KindDefaults, Settings, StoreSettings},
 };
@@ -26,7 +26,7 @@ async fn thumbnail(attempt: Attempt) -> Result<Output, HandlerError> {
     };
     // No other attempt would mend a broken image.
     let small = tokio::task::spawn_blocking(resize).await?.map_err(HandlerError::permanent)?;
-    Ok(Output { bytes: small.into(), media_type: "image/png".into() })
+    Ok(Output { bytes: small.into(), info: PayloadInfo::typed("image/png") })
 }
 
 #[tokio::main]

@@ -14,6 +14,7 @@ use std::{
 };
 
 use rustix::time::ClockId;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// A wait for a wall-clock time looks at the clock this often, because that may be set; and a timer stands still while
@@ -21,7 +22,8 @@ use tokio::sync::watch;
 const LONGEST_NAP: Duration = Duration::from_secs(10);
 
 /// An instant: microseconds since 1970 in UTC.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Timestamp(i64);
 
 impl Timestamp {

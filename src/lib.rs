@@ -16,6 +16,7 @@ mod dispatch;
 pub mod engine;
 pub mod execute;
 pub mod handle;
+mod intake;
 pub mod job;
 pub mod lines;
 pub mod listen;

@@ -36,6 +36,7 @@ use crate::{
         configured::Common,
     },
     handle::{self, Handle},
+    intake::Intake,
     job::names,
     lines::LostLines,
     listen::ListenStats,
@@ -256,7 +257,12 @@ impl ServerBuilder {
         ));
         let limits = &self.settings.limits;
         let core = Core {
-            admission: Arc::new(Admission::new(Arc::clone(&committing.shard.queues), kinds.defaults)),
+            intake: Intake {
+                admission: Arc::new(Admission::new(Arc::clone(&committing.shard.queues), kinds.defaults)),
+                shard: committing.shard.clone(),
+                clock: self.clock.clone(),
+                traces,
+            },
             shard: committing.shard.clone(),
             issuer,
             clock: self.clock,
@@ -265,7 +271,6 @@ impl ServerBuilder {
                 Arc::clone(&counters),
             ),
             counters,
-            traces,
             draining,
         };
         let parts = Parts {
@@ -384,7 +389,7 @@ impl Parts {
         let handle = self.handle(page.clone(), stopper.drain.clone());
         let Parts { core, committing, closures, handlers, doors, drain_timeout, .. } = self;
         let Committing { shard, reports, handouts, ended, ends_with_this } = committing;
-        let Core { traces, draining, .. } = core.clone();
+        let Core { intake: Intake { traces, .. }, draining, .. } = core.clone();
         let following =
             tokio::spawn(handle::follow(Arc::clone(&closures), Arc::clone(&shard.hub), shard.reads.clone()));
         let dispatch = Arc::new(Dispatch::new(
@@ -446,13 +451,12 @@ impl Parts {
     fn handle(&self, page: Page, draining: CancellationToken) -> Handle {
         let core = &self.core;
         Handle::new(handle::Parts {
-            admission: Arc::clone(&core.admission),
+            intake: core.intake.clone(),
             shard: core.shard.clone(),
             issuer: Arc::clone(&core.issuer),
             clock: core.clock.clone(),
             closures: Arc::clone(&self.closures),
             page,
-            traces: core.traces.clone(),
             draining,
         })
     }

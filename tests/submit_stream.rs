@@ -12,11 +12,11 @@ use std::{
 };
 
 use jobmill::{
-    client::{Client, Code, SubmitResults, Submitted, WatchItem},
+    client::{Client, Code, ItemResult, SubmitResults, WatchItem},
     job::RetryPolicy,
     proto::v1::{
-        self, JobSpec, SubmitItem, SubmitResult, SubmitStreamRequest, SubmitStreamResponse, WhenFull,
-        job_queue_client::JobQueueClient, submit_result::Outcome, watch_event::Event,
+        self, JobSpec, SubmitItem, SubmitOutcome, SubmitResult, SubmitStreamRequest, SubmitStreamResponse,
+        WhenFull, job_queue_client::JobQueueClient, submit_result::Result as Outcome, watch_event::Event,
     },
     serve::Server,
     settings::{QueueSettings, Settings, StoreSettings},
@@ -69,7 +69,12 @@ async fn client(address: SocketAddr) -> Client {
 }
 
 fn spec(queue: &str) -> JobSpec {
-    JobSpec { queue: queue.into(), kind: KIND.into(), payload: "some work".into(), ..Default::default() }
+    JobSpec {
+        queue: queue.into(),
+        kind: KIND.into(),
+        payload: Some(v1::Payload::of("some work")),
+        ..Default::default()
+    }
 }
 
 fn item(queue: &str, request_id: &str) -> SubmitItem {
@@ -99,7 +104,7 @@ impl Raw {
     }
 
     async fn send(&self, items: Vec<SubmitItem>, when_full: WhenFull) {
-        let request = SubmitStreamRequest { items, when_full: when_full.into() };
+        let request = SubmitStreamRequest { items, when_full: when_full.into(), ..Default::default() };
         self.requests.send(request).await.unwrap();
     }
 
@@ -113,7 +118,7 @@ impl Raw {
         while outcomes.len() < count {
             let response = self.response().await.unwrap().expect("more results");
             assert_eq!(response.results.len(), usize::try_from(response.credits).unwrap());
-            outcomes.extend(response.results.into_iter().map(|SubmitResult { outcome }| outcome.unwrap()));
+            outcomes.extend(response.results.into_iter().map(|SubmitResult { result }| result.unwrap()));
         }
         assert_eq!(outcomes.len(), count);
         outcomes
@@ -128,15 +133,15 @@ impl Raw {
 
 fn id(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Accepted(accepted) => accepted.id.clone(),
-        Outcome::Refused(refused) => panic!("refused: {refused:?}"),
+        Outcome::Submitted(submitted) => submitted.id.clone(),
+        Outcome::Error(refused) => panic!("refused: {refused:?}"),
     }
 }
 
 fn refusal(outcome: &Outcome) -> (Code, &str) {
     match outcome {
-        Outcome::Accepted(accepted) => panic!("accepted: {accepted:?}"),
-        Outcome::Refused(refused) => (Code::from_i32(refused.code), &refused.reason),
+        Outcome::Submitted(submitted) => panic!("accepted: {submitted:?}"),
+        Outcome::Error(refused) => (Code::from_i32(refused.code), &refused.reason),
     }
 }
 
@@ -145,7 +150,7 @@ fn reason(status: &Status) -> String {
 }
 
 /// The rest of a stream whose items must all be accepted.
-async fn rest(mut results: SubmitResults) -> Vec<Submitted> {
+async fn rest(mut results: SubmitResults) -> Vec<ItemResult> {
     let all = async {
         let mut all = Vec::new();
         while let Some(submitted) = results.next().await {
@@ -157,7 +162,7 @@ async fn rest(mut results: SubmitResults) -> Vec<Submitted> {
 }
 
 /// Submits so many items and returns their request ids and results.
-async fn submit_many(client: &Client, count: usize) -> (Vec<String>, Vec<Submitted>) {
+async fn submit_many(client: &Client, count: usize) -> (Vec<String>, Vec<ItemResult>) {
     let (sender, results) = client.submit_stream(WhenFull::Wait);
     let give = async move {
         let mut given = Vec::new();
@@ -170,10 +175,10 @@ async fn submit_many(client: &Client, count: usize) -> (Vec<String>, Vec<Submitt
 }
 
 /// Each item has one result, in its place, and each job is there once.
-async fn assert_each_once(client: &Client, given: &[String], results: &[Submitted]) {
+async fn assert_each_once(client: &Client, given: &[String], results: &[ItemResult]) {
     let told: Vec<_> = results.iter().map(|submitted| submitted.request_id.clone()).collect();
     assert_eq!(told, given);
-    let ids: BTreeSet<_> = results.iter().map(|result| result.outcome.clone().unwrap().id).collect();
+    let ids: BTreeSet<_> = results.iter().map(|result| result.result.clone().unwrap().id).collect();
     assert_eq!(ids.len(), given.len());
     assert_eq!(count(client).await, i64::try_from(given.len()).unwrap());
 }
@@ -183,7 +188,7 @@ async fn results_come_in_the_order_of_the_items() {
     let (_server, client) = start(&[("default", 100_000)]).await;
     let (given, results) = submit_many(&client, 5_000).await;
     assert_each_once(&client, &given, &results).await;
-    let ids: Vec<_> = results.iter().map(|result| result.outcome.clone().unwrap().id).collect();
+    let ids: Vec<_> = results.iter().map(|result| result.result.clone().unwrap().id).collect();
     assert!(ids.is_sorted(), "jobs are accepted in the order of the items");
 }
 
@@ -191,7 +196,7 @@ async fn results_come_in_the_order_of_the_items() {
 async fn a_refused_item_does_not_end_the_stream() {
     let (server, client) = start(&[("default", 10)]).await;
     let (mut raw, _) = Raw::open(server.local_addr().unwrap()).await;
-    let bad = JobSpec { priority: 101, kind: String::new(), ..spec("default") };
+    let bad = JobSpec { priority: Some(101), kind: String::new(), ..spec("default") };
     let items = vec![
         item("default", "a"),
         SubmitItem { job: Some(bad), ..Default::default() },
@@ -199,25 +204,25 @@ async fn a_refused_item_does_not_end_the_stream() {
         SubmitItem::default(),
         item("default", "b"),
         item("default", "a"),
-        SubmitItem { job: Some(JobSpec { priority: 1, ..spec("default") }), request_id: "a".into() },
+        SubmitItem { job: Some(JobSpec { priority: Some(1), ..spec("default") }), request_id: "a".into() },
     ];
     raw.send(items, WhenFull::Unspecified).await;
     let results = raw.results(7).await;
     assert_eq!(refusal(&results[1]), (Code::InvalidArgument, "INVALID_REQUEST"));
-    let Outcome::Refused(refused) = &results[1] else { panic!("accepted") };
+    let Outcome::Error(refused) = &results[1] else { panic!("accepted") };
     let fields: Vec<_> = refused.field_violations.iter().map(|fault| fault.field.as_str()).collect();
     assert_eq!(fields, ["job.kind", "job.priority"]);
     assert_eq!(refusal(&results[2]), (Code::NotFound, "QUEUE_NOT_FOUND"));
     assert_eq!(refusal(&results[3]), (Code::InvalidArgument, "INVALID_REQUEST"));
     assert_eq!(id(&results[5]), id(&results[0]), "the request id had been seen");
-    assert!(matches!(&results[5], Outcome::Accepted(accepted) if !accepted.created));
+    assert!(matches!(&results[5], Outcome::Submitted(again) if again.outcome() == SubmitOutcome::Repeated));
     assert_eq!(refusal(&results[6]), (Code::AlreadyExists, "REQUEST_ID_REUSED"));
 
     // An item may be repeated by a call of Submit.
     let request =
         v1::SubmitRequest { job: Some(spec("default")), request_id: "b".into(), ..Default::default() };
     let repeated = client.submit(request).await.unwrap();
-    assert_eq!((repeated.job.unwrap().id, repeated.created), (id(&results[4]), false));
+    assert_eq!((repeated.id(), repeated.outcome()), (&*id(&results[4]), SubmitOutcome::Repeated));
     assert_eq!(count(&client).await, 2);
 }
 
@@ -225,7 +230,8 @@ async fn a_refused_item_does_not_end_the_stream() {
 async fn an_unknown_when_full_refuses_the_items_it_is_for() {
     let (server, _) = start(&[("default", 10)]).await;
     let (mut raw, _) = Raw::open(server.local_addr().unwrap()).await;
-    let request = SubmitStreamRequest { items: vec![item("default", "a")], when_full: 77 };
+    let request =
+        SubmitStreamRequest { items: vec![item("default", "a")], when_full: 77, ..Default::default() };
     raw.requests.send(request).await.unwrap();
     raw.send(vec![item("default", "a")], WhenFull::Reject).await;
     let results = raw.results(2).await;
@@ -279,7 +285,7 @@ async fn a_full_queue_makes_a_stream_wait_and_go_on() {
     raw.send(vec![item("default", "")], WhenFull::Reject).await;
     let mut accepted: Vec<_> = raw.results(2).await.iter().map(id).collect();
     // The other queue has room: its job is there, its result is held back.
-    let filter = v1::JobFilter { queue: "default".into(), ..Default::default() };
+    let filter = v1::JobFilter { queues: vec!["default".into()], ..Default::default() };
     let mut watch = client.watch(v1::WatchStatusRequest { filter: Some(filter), ..Default::default() });
     let job = loop {
         if let WatchItem::Event {
@@ -309,14 +315,14 @@ async fn a_full_queue_refuses_in_place_where_the_message_says_so() {
     let results = raw.results(3).await;
     id(&results[0]);
     assert_eq!(refusal(&results[1]), (Code::ResourceExhausted, "QUEUE_FULL"));
-    assert!(matches!(&results[1], Outcome::Refused(refused) if refused.retry_delay.is_some()));
+    assert!(matches!(&results[1], Outcome::Error(refused) if refused.retry_delay.is_some()));
     id(&results[2]);
 
     let (sender, mut results) = client.submit_stream(WhenFull::Reject);
     let given = sender.send(spec("small")).await.unwrap();
     let submitted = results.next().await.unwrap().unwrap();
     assert_eq!(submitted.request_id, given);
-    let refusal = submitted.outcome.unwrap_err();
+    let refusal = submitted.result.unwrap_err();
     assert_eq!((refusal.code, refusal.reason.as_str()), (Code::ResourceExhausted, "QUEUE_FULL"));
     assert!(refusal.retry_after.is_some());
 }
@@ -326,11 +332,14 @@ async fn an_item_that_no_message_could_hold_is_refused_by_the_client() {
     let (_server, client) = start(&[("default", 10)]).await;
     let (sender, results) = client.submit_stream(WhenFull::Wait);
     for bytes in [10, 2 << 20, 5 << 20, 1 << 20] {
-        sender.send(JobSpec { payload: vec![0; bytes].into(), ..spec("default") }).await.unwrap();
+        sender
+            .send(JobSpec { payload: Some(v1::Payload::of(vec![0; bytes])), ..spec("default") })
+            .await
+            .unwrap();
     }
     drop(sender);
     let results = rest(results).await;
-    let ok: Vec<_> = results.iter().map(|submitted| submitted.outcome.is_ok()).collect();
+    let ok: Vec<_> = results.iter().map(|submitted| submitted.result.is_ok()).collect();
     assert_eq!(ok, [true, false, false, true]);
 }
 
@@ -373,13 +382,13 @@ async fn a_stream_of_the_client_outlives_a_restart_of_the_server() {
             given.push(sender.send(spec("default")).await.unwrap());
         }
         drop(sender);
-        client.delete_job(first.outcome.clone().unwrap().id).await.unwrap();
+        client.delete_job(first.result.clone().unwrap().id).await.unwrap();
         server
     };
     let (_server, more) = tokio::join!(go_on, rest(results));
     let told: Vec<_> = [first].into_iter().chain(more).collect();
     assert!(told.iter().map(|submitted| &submitted.request_id).eq(&given));
-    assert!(told.iter().all(|submitted| submitted.outcome.is_ok()));
+    assert!(told.iter().all(|submitted| submitted.result.is_ok()));
     assert_eq!(count(&client).await, 1_001);
 }
 

@@ -86,7 +86,8 @@ async fn programs_get_an_object_for_each_line() {
     objects.sort_by_key(|object| object["line"].as_u64());
     let lines: Vec<_> = objects.iter().map(|object| object["line"].as_u64().unwrap()).collect();
     assert_eq!(lines, [1, 2, 4, 5]);
-    assert_eq!((&objects[0]["created"], &objects[0]["requestId"]), (&true.into(), &"a".into()));
+    let told = (&objects[0]["outcome"], &objects[0]["requestId"]);
+    assert_eq!(told, (&"SUBMIT_OUTCOME_CREATED".into(), &"a".into()));
     assert_eq!(objects[1]["refused"]["reason"], "INVALID_LINE");
     assert_eq!(objects[1]["refused"]["column"], 14);
     assert_eq!(objects[2]["refused"]["code"], "INVALID_ARGUMENT");

@@ -43,10 +43,11 @@ CREATE TABLE job (
     started      INTEGER,
     ended        INTEGER,
     retry        TEXT,             -- JSON
-    extras       TEXT,             -- JSON: labels, payload type, request id, trace context
+    extras       TEXT,             -- JSON: labels, headers, payload type, request id, trace context, what was said
     progress     TEXT,             -- JSON
     failure      TEXT,             -- JSON
     expires      INTEGER,          -- over if no attempt has started by then
+    result       TEXT,             -- JSON: size, media type, metadata
     payload      BLOB              -- absent where it is large: then in its own table
 ) STRICT;
 
@@ -69,10 +70,9 @@ CREATE TABLE payload (
 ) STRICT;
 
 CREATE TABLE outcome (
-    job        INTEGER PRIMARY KEY,
-    result     BLOB,
-    media_type TEXT,
-    tail       TEXT NOT NULL
+    job    INTEGER PRIMARY KEY,
+    result BLOB,
+    tail   TEXT NOT NULL
 ) STRICT;
 
 -- Attempts that ended without success. The one that runs, or that succeeded, is in the job's row.

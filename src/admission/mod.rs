@@ -1,5 +1,6 @@
 //! May this job enter? What can be said before the committer decides: the queue is there, and something runs the kind.
 
+mod digest;
 pub(crate) mod rules;
 
 use std::{
@@ -10,12 +11,12 @@ use std::{
 
 use bytes::Bytes;
 
+pub(crate) use digest::request;
 pub use rules::FieldFault;
 
 use crate::{
-    clock::Timestamp,
-    engine::{NewJob, QueueEntry, Queues},
-    job::{Extras, RetryPolicy, names},
+    engine::{AdmissionError, NewJob, QueueEntry, Queues},
+    job::{Extras, PartialRetryPolicy, PayloadInfo, Said, When, names},
     settings::KindDefaults,
 };
 
@@ -28,58 +29,47 @@ pub struct JobDraft {
     pub kind: String,
     /// The handler's input.
     pub payload: Bytes,
-    /// Its media type.
-    pub payload_type: String,
+    /// What the handler is told of it.
+    pub payload_info: PayloadInfo,
     /// The client's own names and values.
     pub labels: BTreeMap<String, String>,
+    /// What the handler is told beside the payload.
+    pub headers: BTreeMap<String, String>,
     /// −100 to 100.
-    pub priority: i8,
+    pub priority: Option<i8>,
     /// How many attempts may start.
     pub max_attempts: Option<u32>,
     /// How long to wait between them.
-    pub retry: Option<RetryPolicy>,
+    pub retry: Option<PartialRetryPolicy>,
     /// How long one may take.
     pub attempt_timeout: Option<Duration>,
-    /// Not to be run before this instant.
-    pub run_time: Option<Timestamp>,
+    /// Not to be run before.
+    pub start: Option<When>,
     /// Over if no attempt has started by then.
-    pub expire_time: Option<Timestamp>,
+    pub expiry: Option<When>,
     /// Names the closure of this process that runs the job; empty for all others.
     pub closure: String,
 }
 
-/// Why a job can't enter, whatever room there is.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum AdmissionError {
-    /// No queue has this name.
-    #[error(
-        "no queue is named `{0}`: create it with QueueService.CreateQueue, or declare it in the configuration file"
-    )]
-    QueueNotFound(String),
-    /// Nothing runs the kind.
-    #[error(
-        "no handler here runs the kind `{kind}` (known: {known}): map it to a handler in the configuration file, or \
-         set accept_unknown_kinds on the queue `{queue}`"
-    )]
-    UnknownKind {
-        /// The kind.
-        kind: String,
-        /// The queue.
-        queue: String,
-        /// The kinds that are run here, cut short where they are many.
-        known: String,
-    },
+/// What a submission brings beside its jobs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin<'a> {
+    /// The id of the request; empty where it has none.
+    pub(crate) request_id: &'a str,
+    /// The W3C trace context.
+    pub(crate) traceparent: &'a str,
+    /// The W3C trace state.
+    pub(crate) tracestate: &'a str,
 }
 
-impl AdmissionError {
-    /// The stable reason that errors carry.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            AdmissionError::QueueNotFound(_) => "QUEUE_NOT_FOUND",
-            AdmissionError::UnknownKind { .. } => "UNKNOWN_KIND",
-        }
-    }
+/// A job that is complete.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) job: NewJob,
+    /// Its queue, if that is there.
+    pub(crate) queue: Option<Arc<QueueEntry>>,
+    /// Why it can't enter.
+    pub(crate) obstacle: Option<AdmissionError>,
 }
 
 /// Decides what can be decided before the committer.
@@ -120,48 +110,54 @@ impl Admission {
         self.kinds.contains_key(kind)
     }
 
-    /// Completes a draft with its kind's defaults.
-    ///
-    /// # Errors
-    /// When the queue is not there, or nothing runs the kind and the queue does not accept that.
-    pub fn admit(
-        &self,
-        draft: JobDraft,
-        request_id: &str,
-        traceparent: &str,
-    ) -> Result<(NewJob, Arc<QueueEntry>), AdmissionError> {
-        let Some(queue) = self.queues.get(&draft.queue) else {
-            return Err(AdmissionError::QueueNotFound(draft.queue));
-        };
+    /// Completes a draft with its kind's defaults. What can't enter is completed as well: a request that was seen before
+    /// finds its job though its queue or handler is gone.
+    pub(crate) fn admit(&self, draft: JobDraft, origin: Origin<'_>) -> Admitted {
+        let queue = self.queues.get(&draft.queue);
         let kind = self.kinds.get(draft.kind.as_str());
-        if kind.is_none() && !queue.info().settings.accept_unknown_kinds {
-            return Err(AdmissionError::UnknownKind {
-                kind: draft.kind,
-                queue: draft.queue,
-                known: self.known_kinds(),
-            });
-        }
+        let obstacle = match &queue {
+            None => Some(AdmissionError::QueueNotFound(draft.queue.clone())),
+            Some(queue) if kind.is_none() && !queue.info().settings.accept_unknown_kinds => {
+                Some(AdmissionError::UnknownKind {
+                    kind: draft.kind.clone(),
+                    queue: draft.queue.clone(),
+                    known: self.known_kinds(),
+                })
+            }
+            Some(_) => None,
+        };
         let defaults = kind.map_or_else(KindDefaults::default, |kind| kind.defaults);
+        let said = Said {
+            priority: draft.priority == Some(0),
+            max_attempts: draft.max_attempts,
+            attempt_timeout: draft.attempt_timeout.is_some(),
+            retry: draft.retry,
+            start: draft.start,
+            expiry: draft.expiry,
+        };
         let extras = Extras {
             labels: draft.labels,
-            payload_type: draft.payload_type,
-            request_id: request_id.to_owned(),
-            traceparent: traceparent.to_owned(),
+            headers: draft.headers,
+            payload: draft.payload_info,
+            request_id: origin.request_id.to_owned(),
+            traceparent: origin.traceparent.to_owned(),
+            tracestate: origin.tracestate.to_owned(),
+            said,
             closure: draft.closure,
         };
         let job = NewJob {
-            queue: Arc::clone(queue.name()),
+            queue: queue.as_ref().map_or_else(|| Arc::from(draft.queue), |queue| Arc::clone(queue.name())),
             kind: kind.map_or_else(|| Arc::from(draft.kind.as_str()), |kind| Arc::clone(&kind.name)),
-            priority: draft.priority,
+            priority: draft.priority.unwrap_or_default(),
             max_attempts: draft.max_attempts.unwrap_or(defaults.max_attempts),
-            retry: draft.retry.unwrap_or(defaults.retry),
+            retry: draft.retry.map_or(defaults.retry, |said| said.or(defaults.retry)),
             attempt_timeout: draft.attempt_timeout.unwrap_or(defaults.attempt_timeout),
-            run_time: draft.run_time,
-            expires: draft.expire_time,
+            run_time: draft.start,
+            expires: draft.expiry,
             extras: (extras != Extras::default()).then(|| Box::new(extras)),
             payload: draft.payload,
         };
-        Ok((job, queue))
+        Admitted { job, queue, obstacle }
     }
 
     fn known_kinds(&self) -> String {

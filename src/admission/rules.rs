@@ -6,18 +6,29 @@ use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 use super::JobDraft;
 use crate::{
     clock::Timestamp,
-    job::{RequestId, RetryPolicy, names},
+    job::{PartialRetryPolicy, When, names},
     settings::limits,
 };
 
 const PAYLOAD_MAX_BYTES: usize = 1 << 20;
-const PAYLOAD_TYPE_MAX_BYTES: usize = 128;
+const MEDIA_TYPE_MAX_BYTES: usize = 128;
+const METADATA_MAX: usize = 16;
+const METADATA_MAX_BYTES: usize = 4 << 10;
+const HEADERS_MAX: usize = 32;
+const HEADERS_MAX_BYTES: usize = 8 << 10;
+const HEADER_KEY_MAX_BYTES: usize = 63;
+/// Keys of headers that begin so would be taken for another one's.
+const RESERVED_HEADERS: [&str; 2] = ["grpc-", "jobmill-"];
 const LABELS_MAX: usize = 32;
 const LABEL_KEY_MAX_BYTES: usize = 63;
 const LABEL_VALUE_MAX_BYTES: usize = 256;
 const PRIORITY: RangeInclusive<i32> = -100..=100;
 const REQUEST_ID_MAX_BYTES: usize = 128;
-const RUN_TIME_MAX_AHEAD: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+const MAX_AHEAD: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+/// How long after its acceptance a job may start.
+pub(crate) const DELAY: RangeInclusive<Duration> = Duration::ZERO..=limits::TEN_YEARS;
+/// How long after its acceptance a job may expire.
+pub(crate) const EXPIRE_AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=limits::TEN_YEARS;
 
 /// A rule's verdict: what is wrong, with the limit.
 pub(crate) type Verdict = Result<(), String>;
@@ -51,11 +62,19 @@ pub(crate) fn check(draft: &JobDraft, request_id: &str, now: Timestamp) -> Vec<F
         hold("kind", kind(&draft.kind));
     }
     hold("payload", payload(&draft.payload));
-    hold("payload_type", payload_type(&draft.payload_type));
+    hold("payload_type", media_type(&draft.payload_info.media_type));
+    for problem in metadata(&draft.payload_info.metadata) {
+        hold("payload_metadata", Err(problem));
+    }
     for problem in labels(&draft.labels) {
         hold("labels", Err(problem));
     }
-    hold("priority", priority(i32::from(draft.priority)));
+    for problem in headers(&draft.headers) {
+        hold("headers", Err(problem));
+    }
+    if let Some(number) = draft.priority {
+        hold("priority", priority(i32::from(number)));
+    }
     if let Some(attempts) = draft.max_attempts {
         hold("max_attempts", max_attempts(i64::from(attempts)));
     }
@@ -67,11 +86,17 @@ pub(crate) fn check(draft: &JobDraft, request_id: &str, now: Timestamp) -> Vec<F
     if let Some(timeout) = draft.attempt_timeout {
         hold("attempt_timeout", duration(timeout, &limits::ATTEMPT_TIMEOUT));
     }
-    if let Some(time) = draft.run_time {
-        hold("run_time", run_time(time, now));
+    match draft.start {
+        Some(When::At(time)) => hold("run_time", run_time(time, now)),
+        Some(When::After(time)) => hold("delay", duration(time, &DELAY)),
+        None => {}
     }
-    if let Some(time) = draft.expire_time {
-        hold("expire_time", expire_time(time, draft.run_time, now));
+    if let Some(expiry) = draft.expiry {
+        let field = match expiry {
+            When::At(_) => "expire_time",
+            When::After(_) => "expire_after",
+        };
+        hold(field, self::expiry(expiry, draft.start, now));
     }
     hold("request_id", self::request_id(request_id));
     faults
@@ -96,12 +121,58 @@ pub(crate) fn payload(payload: &[u8]) -> Verdict {
     ))
 }
 
-pub(crate) fn payload_type(media_type: &str) -> Verdict {
+pub(crate) fn media_type(media_type: &str) -> Verdict {
     let visible = media_type.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-    if media_type.len() <= PAYLOAD_TYPE_MAX_BYTES && visible {
+    if media_type.len() <= MEDIA_TYPE_MAX_BYTES && visible {
         return Ok(());
     }
-    Err(format!("must be at most {PAYLOAD_TYPE_MAX_BYTES} visible ASCII characters"))
+    Err(format!("must be at most {MEDIA_TYPE_MAX_BYTES} visible ASCII characters"))
+}
+
+/// Every fault of a payload's metadata.
+pub(crate) fn metadata(entries: &BTreeMap<String, String>) -> Vec<String> {
+    if let Err(problem) = entries_fit(entries, METADATA_MAX, METADATA_MAX_BYTES) {
+        return vec![problem];
+    }
+    entries.keys().filter(|key| !is_label_key(key)).map(|key| label_key_fault(key)).collect()
+}
+
+/// Every fault of a job's headers.
+pub(crate) fn headers(headers: &BTreeMap<String, String>) -> Vec<String> {
+    if let Err(problem) = entries_fit(headers, HEADERS_MAX, HEADERS_MAX_BYTES) {
+        return vec![problem];
+    }
+    let mut faults = Vec::new();
+    for (key, value) in headers {
+        let shown = shown(key);
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+        if key.is_empty() || key.len() > HEADER_KEY_MAX_BYTES || !key.bytes().all(allowed) {
+            faults.push(format!(
+                "the key {shown} must be 1 to {HEADER_KEY_MAX_BYTES} of a-z, 0-9, `-`, `_`, `.`"
+            ));
+        } else if let Some(prefix) = RESERVED_HEADERS.iter().find(|prefix| key.starts_with(**prefix)) {
+            faults
+                .push(format!("the key {shown} begins with `{prefix}`, which is reserved: use another one"));
+        }
+        if !value.bytes().all(|byte| byte == b'\t' || (0x20..0x7f).contains(&byte)) {
+            faults.push(format!(
+                "the value of {shown} must be of visible ASCII characters, spaces and tabs: encode anything else"
+            ));
+        }
+    }
+    faults
+}
+
+/// Whether names and values keep to a number and to bytes.
+fn entries_fit(entries: &BTreeMap<String, String>, max: usize, max_bytes: usize) -> Verdict {
+    if entries.len() > max {
+        return Err(format!("has {} entries; at most {max} are allowed", entries.len()));
+    }
+    let bytes: usize = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
+    match bytes > max_bytes {
+        true => Err(format!("has {bytes} bytes; at most {max_bytes} are allowed")),
+        false => Ok(()),
+    }
 }
 
 /// Every fault of some labels.
@@ -111,10 +182,8 @@ pub(crate) fn labels(labels: &BTreeMap<String, String>) -> Vec<String> {
     }
     let mut faults = Vec::new();
     for (key, value) in labels {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/');
-        if key.is_empty() || key.len() > LABEL_KEY_MAX_BYTES || !key.bytes().all(allowed) {
-            let shown = shown(key);
-            faults.push(format!("the key {shown} must be 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`"));
+        if !is_label_key(key) {
+            faults.push(label_key_fault(key));
         }
         if value.len() > LABEL_VALUE_MAX_BYTES {
             let (shown, bytes) = (shown(key), value.len());
@@ -122,6 +191,15 @@ pub(crate) fn labels(labels: &BTreeMap<String, String>) -> Vec<String> {
         }
     }
     faults
+}
+
+fn is_label_key(key: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/');
+    !key.is_empty() && key.len() <= LABEL_KEY_MAX_BYTES && key.bytes().all(allowed)
+}
+
+fn label_key_fault(key: &str) -> String {
+    format!("the key {} must be 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`", shown(key))
 }
 
 pub(crate) fn priority(priority: i32) -> Verdict {
@@ -139,22 +217,23 @@ pub(crate) fn max_attempts(attempts: i64) -> Verdict {
     Err(format!("is {attempts}; it must be from 1 to 1000, or 0 for the default"))
 }
 
-/// Every fault of a retry policy, with the part that has it.
-pub(crate) fn retry_policy(policy: &RetryPolicy) -> Vec<(&'static str, String)> {
-    let number = |value: f64, allowed: &RangeInclusive<f64>| {
+/// Every fault of what is said of a retry policy, with the part that has it.
+pub(crate) fn retry_policy(policy: &PartialRetryPolicy) -> Vec<(&'static str, String)> {
+    let number = |value: Option<f64>, allowed: &RangeInclusive<f64>| match value {
         // NaN is in no range.
-        if allowed.contains(&value) {
-            return Ok(());
+        Some(value) if !allowed.contains(&value) => {
+            Err(format!("is {value}; it must be from {} to {}", allowed.start(), allowed.end()))
         }
-        Err(format!("is {value}; it must be from {} to {}", allowed.start(), allowed.end()))
+        Some(_) | None => Ok(()),
     };
-    let order = || match policy.max_delay < policy.initial_delay {
-        true => Err("is shorter than initial_delay".to_owned()),
-        false => Ok(()),
+    let delay = |value: Option<Duration>| value.map_or(Ok(()), |value| duration(value, &limits::RETRY_DELAY));
+    let order = || match (policy.initial_delay, policy.max_delay) {
+        (Some(initial), Some(max)) if max < initial => Err("is shorter than initial_delay".to_owned()),
+        (Some(_) | None, Some(_) | None) => Ok(()),
     };
     let verdicts = [
-        ("initial_delay", duration(policy.initial_delay, &limits::RETRY_DELAY)),
-        ("max_delay", duration(policy.max_delay, &limits::RETRY_DELAY).and_then(|()| order())),
+        ("initial_delay", delay(policy.initial_delay)),
+        ("max_delay", delay(policy.max_delay).and_then(|()| order())),
         ("multiplier", number(policy.multiplier, &limits::RETRY_MULTIPLIER)),
         ("jitter", number(policy.jitter, &limits::RETRY_JITTER)),
     ];
@@ -175,7 +254,7 @@ pub(crate) fn duration_limits(allowed: &RangeInclusive<Duration>) -> String {
 }
 
 pub(crate) fn run_time(time: Timestamp, now: Timestamp) -> Verdict {
-    if time <= now.after(RUN_TIME_MAX_AHEAD) {
+    if time <= now.after(MAX_AHEAD) {
         return Ok(());
     }
     Err(too_far_ahead(now))
@@ -186,14 +265,24 @@ fn too_far_ahead(now: Timestamp) -> String {
 }
 
 /// One in the past is no fault: a repeat of a submission may come late, and must find its job.
-pub(crate) fn expire_time(time: Timestamp, run_time: Option<Timestamp>, now: Timestamp) -> Verdict {
-    if time > now.after(RUN_TIME_MAX_AHEAD) {
-        return Err(too_far_ahead(now));
+pub(crate) fn expiry(expiry: When, start: Option<When>, now: Timestamp) -> Verdict {
+    match expiry {
+        When::At(time) if time > now.after(MAX_AHEAD) => return Err(too_far_ahead(now)),
+        When::At(_) => {}
+        When::After(time) => duration(time, &EXPIRE_AFTER)?,
     }
-    if run_time.is_some_and(|run_time| time <= run_time) {
-        return Err("is not after run_time: the job could never run".to_owned());
+    let never_runs = match (start, expiry) {
+        (None, _) => false,
+        (Some(When::After(delay)), When::After(time)) => time <= delay,
+        // Whether an instant is after a time that is relative depends on when it is asked.
+        (Some(When::At(start)), When::At(time)) => time <= start,
+        (Some(start @ When::At(_)), When::After(_)) => expiry.instant(now) <= start.instant(now),
+        (Some(When::After(_)), When::At(_)) => false,
+    };
+    match never_runs {
+        true => Err("is not after the job's start: the job could never run".to_owned()),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 pub(crate) fn request_id(text: &str) -> Verdict {
@@ -210,39 +299,10 @@ pub(crate) fn shown(text: &str) -> String {
     if cut.len() < text.len() { format!("{cut:?}…") } else { format!("{cut:?}") }
 }
 
-/// The key and digest of a request that may be repeated. The digest is of what the client said, not of the defaults,
-/// so that a repeat is known again after the defaults have changed.
-pub(crate) fn request<'a>(
-    request_id: &str,
-    operation: &str,
-    jobs: impl IntoIterator<Item = &'a JobDraft>,
-) -> Option<RequestId> {
-    if request_id.is_empty() {
-        return None;
-    }
-    let mut parts: Vec<Vec<u8>> = vec![operation.as_bytes().to_vec()];
-    for job in jobs {
-        parts.push(job.queue.as_bytes().to_vec());
-        parts.push(job.kind.as_bytes().to_vec());
-        parts.push(job.payload.to_vec());
-        parts.push(job.payload_type.as_bytes().to_vec());
-        for (key, value) in &job.labels {
-            parts.push(key.as_bytes().to_vec());
-            parts.push(value.as_bytes().to_vec());
-        }
-        let rest = (job.priority, job.max_attempts, job.retry, job.attempt_timeout, job.run_time);
-        parts.push(format!("{rest:?}").into_bytes());
-        if let Some(time) = job.expire_time {
-            parts.push(format!("expires {time:?}").into_bytes());
-        }
-    }
-    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-    Some(RequestId { key: RequestId::key_of(request_id), digest: RequestId::hash(&parts) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::PayloadInfo;
 
     fn draft() -> JobDraft {
         JobDraft { queue: "default".into(), kind: "mail".into(), ..JobDraft::default() }
@@ -252,44 +312,66 @@ mod tests {
     fn all_faults_are_found_at_once_and_named() {
         let now = Timestamp::from_micros(0);
         assert_eq!(check(&draft(), "", now), []);
-        let retry = RetryPolicy { multiplier: f64::NAN, max_delay: Duration::ZERO, ..RetryPolicy::DEFAULT };
+        let retry = PartialRetryPolicy {
+            multiplier: Some(f64::NAN),
+            initial_delay: Some(Duration::from_secs(1)),
+            max_delay: Some(Duration::ZERO),
+            ..PartialRetryPolicy::default()
+        };
         let bad = JobDraft {
             queue: "..".into(),
             kind: "jobmill/closure".into(),
             payload: vec![0; PAYLOAD_MAX_BYTES + 1].into(),
-            payload_type: "é".into(),
+            payload_info: PayloadInfo {
+                media_type: "é".into(),
+                metadata: BTreeMap::from([("a b".into(), String::new())]),
+            },
             labels: BTreeMap::from([(String::new(), "x".repeat(257))]),
-            priority: 101,
+            headers: BTreeMap::from([("grpc-timeout".into(), "1\r\nx: y".into())]),
+            priority: Some(101),
             max_attempts: Some(1_001),
             retry: Some(retry),
             attempt_timeout: Some(Duration::ZERO),
-            run_time: Some(Timestamp::MAX),
-            expire_time: Some(Timestamp::MAX),
+            start: Some(When::At(Timestamp::MAX)),
+            expiry: Some(When::At(Timestamp::MAX)),
             closure: String::new(),
         };
         let fields: Vec<_> = check(&bad, "a\nb", now).into_iter().map(|fault| fault.field).collect();
-        let all =
-            ["queue", "kind", "payload", "payload_type", "labels", "labels", "priority", "max_attempts"];
-        assert_eq!(fields[..8], all);
-        assert_eq!(
-            fields[8..],
-            ["retry", "retry", "attempt_timeout", "run_time", "expire_time", "request_id"]
-        );
+        let what = ["queue", "kind", "payload", "payload_type", "payload_metadata", "labels", "labels"];
+        assert_eq!(fields[..7], what);
+        assert_eq!(fields[7..11], ["headers", "headers", "priority", "max_attempts"]);
+        let when = ["retry", "retry", "attempt_timeout", "run_time", "expire_time", "request_id"];
+        assert_eq!(fields[11..], when);
     }
 
     #[test]
-    fn the_digest_is_of_every_field_that_a_client_can_say() {
-        let digest = |job: JobDraft| request("id", "submit", &[job]).unwrap().digest;
-        let plain = digest(draft());
-        assert_eq!(plain, digest(draft()));
-        for other in [
-            JobDraft { payload: "x".into(), ..draft() },
-            JobDraft { priority: 1, ..draft() },
-            JobDraft { max_attempts: Some(5), ..draft() },
-            JobDraft { expire_time: Some(Timestamp::MAX), ..draft() },
-            JobDraft { labels: BTreeMap::from([("a".into(), "b".into())]), ..draft() },
+    fn entries_have_a_number_and_bytes() {
+        let many = |count: usize, bytes: usize| -> BTreeMap<String, String> {
+            (0..count).map(|number| (format!("k{number:02}"), "v".repeat(bytes))).collect()
+        };
+        assert_eq!((headers(&many(32, 253)).len(), headers(&many(33, 0)).len()), (0, 1));
+        assert_eq!((headers(&many(32, 254)).len(), metadata(&many(16, 253)).len()), (1, 0));
+        assert_eq!((metadata(&many(17, 0)).len(), metadata(&many(16, 254)).len()), (1, 1));
+    }
+
+    #[test]
+    fn a_job_expires_after_its_start() {
+        let now = Timestamp::from_micros(1_000_000_000);
+        let seconds = |seconds| When::After(Duration::from_secs(seconds));
+        let at = |seconds| When::At(now.after(Duration::from_secs(seconds)));
+        for (expiry, start, fits) in [
+            (seconds(5), None, true),
+            (seconds(0), None, false),
+            (seconds(5), Some(seconds(5)), false),
+            (seconds(6), Some(seconds(5)), true),
+            (at(5), Some(at(5)), false),
+            (at(6), Some(at(5)), true),
+            (seconds(5), Some(at(5)), false),
+            (seconds(6), Some(at(5)), true),
+            // A repeat that comes late must find its job.
+            (at(0), Some(seconds(5)), true),
         ] {
-            assert_ne!(plain, digest(other));
+            assert_eq!(super::expiry(expiry, start, now).is_ok(), fits, "{expiry:?} {start:?}");
         }
     }
 }

@@ -50,11 +50,11 @@ impl Caller {
         }
     }
 
-    /// Whether the call may be about the jobs of a filter, which may name a queue.
+    /// Whether the call may be about the jobs of a filter, which may name queues.
     pub(super) fn on_filter(&self, filter: &JobFilter) -> Result<(), Status> {
-        match &filter.queue {
-            Some(queue) => self.on_queue(queue),
-            None => self.on_all_queues(),
+        match filter.queues.is_empty() {
+            true => self.on_all_queues(),
+            false => filter.queues.iter().try_for_each(|queue| self.on_queue(queue)),
         }
     }
 

@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::{
     clock::Timestamp,
     engine::QueueEntry,
-    job::{AttemptRecord, Failure, Job, Progress, RetryPolicy, State, StateName, Tally},
+    job::{
+        AttemptRecord, Extras, Failure, Job, JobId, PartialRetryPolicy, PayloadInfo, Progress, Spec, State,
+        StateName, SubmitOutcome, Tally, When, names,
+    },
     proto::v1,
     settings::{Keep, QueueRetention, QueueSettings, WhenFull},
     store::WholeJob,
     watch::{OutputLine, WatchEvent},
 };
-
-/// The longest Duration there is, 10,000 years, stands for ever.
-pub(super) const KEEP_FOREVER_SECONDS: i64 = 315_576_000_000;
 
 pub(super) fn state(state: StateName) -> v1::JobState {
     match state {
@@ -34,69 +36,147 @@ pub(super) fn job(job: &Job) -> v1::Job {
     let spec = &job.spec;
     let mut proto = v1::Job {
         id: job.id.to_string(),
-        queue: spec.queue.as_str().to_owned(),
-        kind: spec.kind.as_str().to_owned(),
-        priority: i32::from(spec.priority),
+        namespace: names::NAMESPACE.to_owned(),
+        spec: Some(said(spec)),
         state: state(job.state.name()) as i32,
         done: job.state.is_done(),
         revision: job.revision as i64,
         attempt: job.attempt as i32,
         max_attempts: job.max_attempts as i32,
-        retry_policy: Some(retry_policy(&spec.retry)),
+        retry_policy: Some(retry_policy(&spec.retry.into())),
         attempt_timeout: Some(duration(spec.attempt_timeout)),
-        run_time: job.state.due().map(timestamp),
+        next_run_time: job.state.due().map(timestamp),
         expire_time: spec.expires.map(timestamp),
         create_time: Some(timestamp(spec.created)),
         start_time: job.started.map(timestamp),
         end_time: job.ended.map(timestamp),
         update_time: Some(timestamp(job.updated)),
         progress: job.progress.as_deref().map(progress),
-        failure: job.failure.as_deref().map(failure),
+        result: job.result.as_deref().map(|result| payload(&result.info, u64::from(result.bytes))),
+        last_failure: job.failure.as_deref().map(failure),
         ..v1::Job::default()
     };
     if let Some(extras) = &spec.extras {
-        proto.payload_type.clone_from(&extras.payload_type);
-        proto.labels.clone_from(&extras.labels);
         proto.request_id.clone_from(&extras.request_id);
         proto.traceparent.clone_from(&extras.traceparent);
+        proto.tracestate.clone_from(&extras.tracestate);
     }
     proto
+}
+
+/// What became of a submission.
+pub(super) fn submitted(id: JobId, outcome: SubmitOutcome) -> v1::Submitted {
+    let outcome = match outcome {
+        SubmitOutcome::Created => v1::SubmitOutcome::Created,
+        SubmitOutcome::Repeated => v1::SubmitOutcome::Repeated,
+        SubmitOutcome::Gone => v1::SubmitOutcome::Gone,
+    };
+    v1::Submitted { id: id.to_string(), outcome: outcome as i32 }
+}
+
+/// What the client said of a job.
+fn said(spec: &Spec) -> v1::JobSpec {
+    use v1::job_spec::{Expiry, Start};
+
+    let none = Extras::default();
+    let extras = spec.extras.as_deref().unwrap_or(&none);
+    let said = extras.said;
+    let size = spec.payload_bytes();
+    v1::JobSpec {
+        queue: spec.queue.as_str().to_owned(),
+        kind: spec.kind.as_str().to_owned(),
+        payload: (size > 0 || !extras.payload.is_empty()).then(|| payload(&extras.payload, size)),
+        labels: extras.labels.clone(),
+        headers: extras.headers.clone(),
+        priority: (said.priority || spec.priority != 0).then(|| i32::from(spec.priority)),
+        max_attempts: said.max_attempts.map_or(0, |attempts| attempts as i32),
+        retry_policy: said.retry.as_ref().map(retry_policy),
+        attempt_timeout: said.attempt_timeout.then(|| duration(spec.attempt_timeout)),
+        start: said.start.map(|start| match start {
+            When::At(time) => Start::RunTime(timestamp(time)),
+            When::After(delay) => Start::Delay(duration(delay)),
+        }),
+        expiry: said.expiry.map(|expiry| match expiry {
+            When::At(time) => Expiry::ExpireTime(timestamp(time)),
+            When::After(time) => Expiry::ExpireAfter(duration(time)),
+        }),
+    }
+}
+
+/// What is told of bytes where they are left out themselves.
+fn payload(info: &PayloadInfo, size: u64) -> v1::Payload {
+    v1::Payload {
+        body: None,
+        media_type: info.media_type.clone(),
+        metadata: info.metadata.clone(),
+        size_bytes: i32::try_from(size).unwrap_or(i32::MAX),
+    }
+}
+
+/// Adds the bytes of a job's payload.
+fn add_payload(job: &mut v1::Job, bytes: Bytes) {
+    if let Some(payload) = job.spec.as_mut().and_then(|spec| spec.payload.as_mut()) {
+        payload.body = Some(v1::payload::Body::Data(bytes));
+    }
+}
+
+/// Adds what JOB_VIEW_RESULT has beyond JOB_VIEW_BASIC.
+pub(super) fn add_result(job: &mut v1::Job, bytes: Bytes) {
+    if let Some(result) = &mut job.result {
+        result.body = Some(v1::payload::Body::Data(bytes));
+    }
+}
+
+/// Adds what JOB_VIEW_FULL has beyond JOB_VIEW_BASIC.
+pub(super) fn add_all(job: &mut v1::Job, whole: WholeJob) {
+    add_payload(job, whole.payload);
+    add_result(job, whole.result);
+    job.attempts = whole.attempts.iter().map(attempt).collect();
+    job.output_tail = whole.output_tail;
 }
 
 /// A job in JOB_VIEW_FULL.
 pub(super) fn whole_job(whole: WholeJob) -> v1::Job {
     let mut proto = job(&whole.job);
-    proto.payload = whole.payload;
-    if let Some(result) = whole.result {
-        proto.result = result.bytes;
-        proto.result_type = result.media_type;
-    }
-    proto.attempts = whole.attempts.iter().map(attempt).collect();
-    proto.output_tail = whole.output_tail;
+    add_all(&mut proto, whole);
     proto
 }
 
-/// Why a job that could run does not run yet.
-pub(super) fn pending_reason(job: &Job, queue: Option<&QueueEntry>, runs_here: bool) -> v1::PendingReason {
+/// Why a job does not run yet.
+pub(super) fn pending(job: &Job, queue: Option<&QueueEntry>, runs_here: bool) -> Vec<v1::Pending> {
+    use v1::PendingReason as Reason;
+
+    let names = (job.spec.queue.as_str(), job.spec.kind.as_str());
+    let mut pending = Vec::new();
+    let mut add = |reason: Reason, subject: &str, until: Option<Timestamp>| {
+        let until = until.map(timestamp);
+        pending.push(v1::Pending { reason: reason as i32, subject: subject.to_owned(), until });
+    };
     match job.state {
-        State::Queued { .. } => {
-            if queue.is_some_and(|queue| queue.info().paused) {
-                v1::PendingReason::QueuePaused
-            } else if !runs_here {
-                v1::PendingReason::NoWorkerForKind
-            } else {
-                v1::PendingReason::NoFreeSlot
-            }
-        }
-        State::Scheduled { .. }
-        | State::Running { .. }
-        | State::BackingOff { .. }
+        State::Scheduled { due } | State::BackingOff { due } => add(Reason::RunTime, "", Some(due)),
+        State::Queued { .. } => {}
+        State::Running { .. }
         | State::Cancelling { .. }
         | State::Succeeded
         | State::Failed
         | State::Cancelled
-        | State::Expired => v1::PendingReason::Unspecified,
+        | State::Expired => return pending,
     }
+    let is_paused = queue.is_some_and(|queue| queue.info().paused);
+    if is_paused {
+        add(Reason::QueuePaused, names.0, None);
+    }
+    if !runs_here {
+        add(Reason::NoWorkerForKind, names.1, None);
+    }
+    if pending.is_empty() {
+        pending.push(v1::Pending {
+            reason: Reason::NoFreeSlot as i32,
+            subject: names.0.to_owned(),
+            until: None,
+        });
+    }
+    pending
 }
 
 fn attempt(attempt: &AttemptRecord) -> v1::Attempt {
@@ -123,12 +203,12 @@ fn progress(progress: &Progress) -> v1::Progress {
     v1::Progress { fraction: progress.fraction, text: progress.text.clone(), step: progress.step.clone() }
 }
 
-fn retry_policy(policy: &RetryPolicy) -> v1::RetryPolicy {
+fn retry_policy(policy: &PartialRetryPolicy) -> v1::RetryPolicy {
     v1::RetryPolicy {
-        initial_delay: Some(duration(policy.initial_delay)),
-        max_delay: Some(duration(policy.max_delay)),
+        initial_delay: policy.initial_delay.map(duration),
+        max_delay: policy.max_delay.map(duration),
         multiplier: policy.multiplier,
-        jitter: Some(policy.jitter),
+        jitter: policy.jitter,
     }
 }
 
@@ -197,9 +277,12 @@ pub(super) fn queue_settings(settings: &QueueSettings) -> v1::QueueSettings {
 /// What a queue itself says of retention.
 fn retention(retention: &QueueRetention) -> Option<v1::Retention> {
     let keep = |keep: Option<Keep>| {
-        keep.map(|keep| match keep {
-            Keep::For(time) => duration(time),
-            Keep::Forever => prost_types::Duration { seconds: KEEP_FOREVER_SECONDS, nanos: 0 },
+        keep.map(|keep| {
+            let keep = match keep {
+                Keep::For(time) => v1::keep::Keep::Time(duration(time)),
+                Keep::Forever => v1::keep::Keep::Forever(true),
+            };
+            v1::Keep { keep: Some(keep) }
         })
     };
     (*retention != QueueRetention::default()).then(|| v1::Retention {

@@ -7,24 +7,22 @@ use tonic::{Request, Status, metadata::MetadataMap};
 
 use super::{errors, outgoing::Outgoing};
 use crate::{
-    admission::Admission,
     clock::{Clock, Uptime},
     counters::Counters,
+    intake::Intake,
     shard::{Shard, answer_margin},
-    traces::Traces,
     watch::TokenIssuer,
 };
 
 /// What calls work with.
 #[derive(Clone)]
 pub(crate) struct Core {
-    pub(crate) admission: Arc<Admission>,
+    pub(crate) intake: Intake,
     pub(crate) shard: Shard,
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
     pub(crate) outgoing: Outgoing,
-    pub(crate) traces: Traces,
     /// Once cancelled, the server stops: streams end.
     pub(crate) draining: CancellationToken,
 }
@@ -67,7 +65,11 @@ fn grpc_timeout(metadata: &MetadataMap) -> Option<Duration> {
     })
 }
 
-/// The `traceparent` header, if there is one.
-pub(super) fn traceparent(metadata: &MetadataMap) -> &str {
-    metadata.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or_default()
+/// The W3C trace context that came with a call, empty where there is none: `traceparent` and `tracestate`. A state of more
+/// than 512 bytes is left out, as the W3C has it for what can't be passed on.
+pub(super) fn trace_context(metadata: &MetadataMap) -> (&str, &str) {
+    const TRACESTATE_MAX_BYTES: usize = 512;
+    let text = |key| metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let state = text("tracestate");
+    (text("traceparent"), if state.len() <= TRACESTATE_MAX_BYTES { state } else { "" })
 }

@@ -2,7 +2,7 @@
 //!
 //! Reasons are part of the API. Details are kept small, because a status of more than 16 KiB breaks a stream.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
@@ -10,9 +10,12 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use super::sizes::UNFINISHED_MAX_BYTES;
 use crate::{
     access::Denied,
-    admission::AdmissionError,
-    engine::{ControlError, ControlRefusal, OfferError, OfferRefusal, QueueFull, Stopped},
+    engine::{
+        AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,
+        Stopped,
+    },
     job::JobId,
+    proto::v1,
     settings::Role,
     store::{ErrorClass, StoreError},
     watch::WatchError,
@@ -63,8 +66,35 @@ impl Faults {
         let more = if self.more > 0 { format!("; and {} more", self.more) } else { String::new() };
         let message = format!("{}{more}", crate::execute::cut(&told, MESSAGE_MAX_BYTES - more.len()));
         let mut details = ErrorDetails::with_bad_request(self.found);
-        details.set_error_info("INVALID_REQUEST", DOMAIN, std::collections::HashMap::new());
+        details.set_error_info("INVALID_REQUEST", DOMAIN, HashMap::new());
         Status::with_error_details(Code::InvalidArgument, message, details)
+    }
+}
+
+/// What a status tells, for one of many items.
+pub(super) fn item(status: &Status) -> v1::Error {
+    let details = status.get_error_details();
+    let (reason, metadata) = details
+        .error_info()
+        .map(|info| (info.reason.clone(), info.metadata.clone().into_iter().collect()))
+        .unwrap_or_default();
+    let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
+    v1::Error {
+        code: status.code() as i32,
+        reason,
+        message: status.message().to_owned(),
+        metadata,
+        field_violations: violations
+            .iter()
+            .map(|fault| v1::FieldViolation {
+                field: fault.field.clone(),
+                description: fault.description.clone(),
+            })
+            .collect(),
+        retry_delay: details
+            .retry_info()
+            .and_then(|info| info.retry_delay)
+            .and_then(|delay| delay.try_into().ok()),
     }
 }
 
@@ -79,7 +109,7 @@ fn status(
     message: impl std::fmt::Display,
     add: impl FnOnce(&mut ErrorDetails),
 ) -> Status {
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, std::collections::HashMap::new());
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     add(&mut details);
     Status::with_error_details(code, shortened(&message.to_string()), details)
 }
@@ -88,11 +118,39 @@ fn shortened(message: &str) -> &str {
     crate::execute::cut(message, MESSAGE_MAX_BYTES)
 }
 
+/// Says in the error's metadata what it is about: see `ErrorReason` in the protocol.
+fn about<const N: usize>(details: &mut ErrorDetails, values: [(&str, String); N]) {
+    if let Some(info) = details.error_info().cloned() {
+        let metadata = values.into_iter().map(|(key, value)| (key.to_owned(), value));
+        details.set_error_info(info.reason, info.domain, metadata.collect::<HashMap<_, _>>());
+    }
+}
+
+/// An error that a quota is used up.
+fn quota(
+    reason: &str,
+    message: impl std::fmt::Display,
+    subject: &str,
+    max: impl std::fmt::Display,
+) -> Status {
+    status(Code::ResourceExhausted, reason, message, |details| {
+        about(details, [("limit", max.to_string())]);
+        details.add_quota_failure_violation(subject, format!("at most {max}"));
+    })
+}
+
 fn resource(kind: &'static str, name: impl Into<String>) -> impl FnOnce(&mut ErrorDetails) {
     let name = name.into();
     move |details| {
+        let key = if kind == "job" { "job_id" } else { kind };
+        about(details, [(key, name.clone())]);
         details.set_resource_info(kind, name, "", "");
     }
+}
+
+pub(super) fn namespace_not_found(name: &str) -> Status {
+    let message = format!("no namespace is named `{name}`: leave it out, or say `default`");
+    status(Code::NotFound, "NAMESPACE_NOT_FOUND", message, resource("namespace", name))
 }
 
 pub(super) fn job_not_found(id: &JobId) -> Status {
@@ -112,6 +170,11 @@ fn queue_full(full: &QueueFull, too_many_waiters: bool) -> Status {
         ("QUEUE_FULL", format!("{full}: try again later, or raise the queue's limits"))
     };
     status(Code::ResourceExhausted, reason, message, |details| {
+        let QueueFull { queue, jobs, max_jobs, bytes, max_bytes } = full;
+        let number = |number: &u64| number.to_string();
+        let values = [("jobs", jobs), ("max_jobs", max_jobs), ("bytes", bytes), ("max_bytes", max_bytes)];
+        let [jobs, max_jobs, bytes, max_bytes] = values.map(|(key, value)| (key, number(value)));
+        about(details, [("queue", queue.clone()), jobs, max_jobs, bytes, max_bytes]);
         details.set_retry_info(Some(RETRY_FULL_AFTER));
         let limit = format!("max_jobs {}, max_bytes {}", full.max_jobs, full.max_bytes);
         details.add_quota_failure_violation(format!("queue:{}", full.queue), limit);
@@ -139,6 +202,7 @@ pub(super) fn too_much_unfinished() -> Status {
         max >> 20
     );
     status(Code::ResourceExhausted, "TOO_MUCH_UNFINISHED", message, |details| {
+        about(details, [("limit", max.to_string())]);
         details.set_retry_info(Some(RETRY_FULL_AFTER));
         details.add_quota_failure_violation("unfinished messages", format!("{max} bytes"));
     })
@@ -154,17 +218,16 @@ pub(super) fn credit_exceeded(items: usize, credit: usize) -> Status {
     })
 }
 
-/// Why a job can't enter; `field` says which one of a batch.
-pub(super) fn not_admitted(error: &AdmissionError, field: Option<String>) -> Status {
-    let message = match field {
-        Some(field) => format!("{field}: {error}"),
-        None => error.to_string(),
-    };
-    let missing = match error {
-        AdmissionError::QueueNotFound(queue) => resource("queue", queue),
-        AdmissionError::UnknownKind { kind, .. } => resource("kind", kind),
-    };
-    status(Code::NotFound, error.reason(), message, missing)
+impl From<NotAdmitted> for Status {
+    fn from(refused: NotAdmitted) -> Self {
+        status(Code::NotFound, refused.error.reason(), &refused, |details| match &refused.error {
+            AdmissionError::QueueNotFound(queue) => resource("queue", queue)(details),
+            AdmissionError::UnknownKind { kind, queue, .. } => {
+                about(details, [("kind", kind.clone()), ("queue", queue.clone())]);
+                details.set_resource_info("kind", kind, "", "");
+            }
+        })
+    }
 }
 
 impl From<OfferRefusal> for Status {
@@ -172,19 +235,20 @@ impl From<OfferRefusal> for Status {
         let reason = refusal.reason();
         match &refusal {
             OfferRefusal::RequestMismatch => status(Code::AlreadyExists, reason, &refusal, |_| {}),
-            OfferRefusal::JobDeleted => status(Code::NotFound, reason, &refusal, |_| {}),
-            OfferRefusal::QueueNotFound(queue) => queue_not_found(queue),
+            OfferRefusal::NotAdmitted(refused) => refused.clone().into(),
             OfferRefusal::LargerThanQueue { queue, max_jobs, max_bytes, .. } => {
                 status(Code::FailedPrecondition, reason, &refusal, |details| {
+                    let values = [("max_jobs", max_jobs), ("max_bytes", max_bytes)];
+                    let [max_jobs_value, max_bytes_value] =
+                        values.map(|(key, value)| (key, value.to_string()));
+                    about(details, [("queue", queue.clone()), max_jobs_value, max_bytes_value]);
                     let limit = format!("max_jobs {max_jobs}, max_bytes {max_bytes}");
                     details.add_quota_failure_violation(format!("queue:{queue}"), limit);
                 })
             }
             OfferRefusal::DiskFull => disk_full(&refusal),
             OfferRefusal::Locked => store_locked(&refusal),
-            OfferRefusal::TooManyKinds(max) => status(Code::ResourceExhausted, reason, &refusal, |details| {
-                details.add_quota_failure_violation("kinds", format!("at most {max}"));
-            }),
+            OfferRefusal::TooManyKinds(max) => quota(reason, &refusal, "kinds", max),
         }
     }
 }
@@ -193,6 +257,11 @@ impl From<ControlRefusal> for Status {
     fn from(refusal: ControlRefusal) -> Self {
         let precondition = |reason: &str, kind: &str, subject: &str| {
             status(Code::FailedPrecondition, reason, &refusal, |details| {
+                if let ControlRefusal::WrongState { id, state, .. } = &refusal {
+                    about(details, [("job_id", id.to_string()), ("state", state.as_str().to_owned())]);
+                } else {
+                    about(details, [("queue", subject.to_owned())]);
+                }
                 details.add_precondition_failure_violation(kind, subject, refusal.to_string());
             })
         };
@@ -209,21 +278,12 @@ impl From<ControlRefusal> for Status {
             ControlRefusal::WrongState { id, state, .. } => {
                 precondition("WRONG_STATE", state.as_str(), &id.to_string())
             }
-            ControlRefusal::TooManyQueues(max) => {
-                status(Code::ResourceExhausted, "TOO_MANY_QUEUES", &refusal, |details| {
-                    details.add_quota_failure_violation("queues", format!("at most {max}"));
-                })
-            }
+            ControlRefusal::TooManyQueues(max) => quota("TOO_MANY_QUEUES", &refusal, "queues", max),
             ControlRefusal::TooManyConsumers { max, .. } => {
-                status(Code::ResourceExhausted, "TOO_MANY_CONSUMERS", &refusal, |details| {
-                    details.add_quota_failure_violation("consumers", format!("at most {max}"));
-                })
+                quota("TOO_MANY_CONSUMERS", &refusal, "consumers", max)
             }
             ControlRefusal::TooManyRetentionTimes(max) => {
-                status(Code::ResourceExhausted, "TOO_MANY_RETENTION_TIMES", &refusal, |details| {
-                    details
-                        .add_quota_failure_violation("retention", format!("at most {max} different times"));
-                })
+                quota("TOO_MANY_RETENTION_TIMES", &refusal, "different times of retention", max)
             }
             ControlRefusal::RequestMismatch => {
                 status(Code::AlreadyExists, "REQUEST_ID_REUSED", &refusal, |_| {})
@@ -318,7 +378,7 @@ fn denied(subject: &str, role: Role, on: &str, queue: &str) -> Status {
     status(Code::PermissionDenied, "ROLE_MISSING", message, |details| {
         let metadata = [("role", role.as_str()), ("queue", queue)];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        details.set_error_info("ROLE_MISSING", DOMAIN, std::collections::HashMap::from(metadata));
+        details.set_error_info("ROLE_MISSING", DOMAIN, HashMap::from(metadata));
     })
 }
 

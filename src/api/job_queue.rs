@@ -15,18 +15,20 @@ use super::{
     core::Core,
     errors, outgoing, page_token,
     sizes::ENOUGH_BYTES,
-    submit::{By, Submitter},
+    submit::{By, One, Submitter},
     submit_stream,
-    validate::{Validator, request},
+    validate::Validator,
+    views::is_large,
     watch_stream::{self, WatchRequest},
 };
 use crate::{
+    admission,
     clock::Uptime,
     engine::{Ask, Control, ControlRefusal},
-    job::{Job, JobFilter, JobId},
+    job::{Job, JobFilter, JobId, SubmitOutcome},
     proto::v1::{self, job_queue_server::JobQueue},
     store::{Page, Scan, ScanOrder},
-    watch::ResumeToken,
+    watch::{ResumeToken, Start},
 };
 
 /// A list call looks at so many jobs in one read,
@@ -74,19 +76,17 @@ impl JobQueueApi {
         view: v1::JobView,
         share: &outgoing::Share,
     ) -> Result<(Vec<v1::Job>, Option<JobId>), Status> {
-        if view == v1::JobView::Full || jobs.len() > outgoing::FEW_JOBS {
+        if is_large(view) || jobs.len() > outgoing::FEW_JOBS {
             share.reserve().await;
         }
         let (mut page, mut bytes, mut last) = (Vec::with_capacity(jobs.len()), 0, None);
         for job in jobs {
             let id = job.id;
-            let proto = match view {
-                v1::JobView::Full => {
-                    // A job that has been deleted since is left out.
-                    let whole = self.core.shard.reads.read(move |reader| reader.whole_job(id)).await?;
-                    whole.map(convert::whole_job)
-                }
-                v1::JobView::Basic | v1::JobView::Unspecified => Some(convert::job(&job)),
+            let proto = if is_large(view) {
+                // A job that has been deleted since is left out.
+                self.core.read_job(id, view).await?.map(|(_, shown)| shown)
+            } else {
+                Some(convert::job(&job))
             };
             let job_bytes = proto.as_ref().map_or(0, prost::Message::encoded_len);
             if bytes + job_bytes > ENOUGH_BYTES && last.is_some() {
@@ -108,14 +108,25 @@ impl JobQueue for JobQueueApi {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
         let (metadata, _, body) = call.into_parts();
-        let validator = Validator::new(self.core.clock.now());
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
+        let view = validator.view("view", body.view, v1::JobView::Unspecified);
         let by = By { caller: &caller, metadata: &metadata, deadline };
         let submitter = self.submitter();
-        let (job, created) = submitter
+        let one = submitter
             .submit_one(&by, validator, body.job, &body.request_id, body.when_full)
             .await
             .inspect_err(|status| self.core.rejected(status))?;
-        Ok(Response::new(submitter.submit_response(&job, created)))
+        let mut response = submitter.submit_response(&one);
+        let share = self.core.outgoing.share();
+        if let Some(job) = one.job.filter(|_| view != v1::JobView::Unspecified) {
+            if is_large(view) {
+                share.reserve().await;
+            }
+            let mut shown = convert::job(&job);
+            self.core.complete(&mut shown, job.id, view).await?;
+            response.job = Some(shown);
+        }
+        Ok(outgoing::message(response, share))
     }
 
     async fn submit_batch(
@@ -144,39 +155,35 @@ impl JobQueue for JobQueueApi {
         call: Request<v1::SubmitAndWatchRequest>,
     ) -> Result<Response<Self::SubmitAndWatchStream>, Status> {
         let caller = Caller::of(&call)?;
-        use v1::submit_and_watch_response::Message;
+        use v1::submit_and_watch_response::Event;
 
         let deadline = self.core.deadline(&call);
         let (metadata, _, body) = call.into_parts();
-        let mut validator = Validator::new(self.core.clock.now());
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
         let detail = validator.detail(body.detail);
-        let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
+        let view = validator.view("view", body.view, v1::JobView::Basic);
         let by = By { caller: &caller, metadata: &metadata, deadline };
         let submitter = self.submitter();
-        let (job, created) = submitter
+        let one = submitter
             .submit_one(&by, validator, body.job, &body.request_id, body.when_full)
             .await
             .inspect_err(|status| self.core.rejected(status))?;
-        let submitted = submitter.submit_response(&job, created);
-        let watch = WatchRequest::Ids {
-            ids: vec![job.id],
-            hidden: HashSet::new(),
-            detail,
-            output: body.output,
-            // A repeat starts with the job as it is now: the caller may have missed its end.
-            resume: created.then_some(ResumeToken {
-                watched: [0; 8],
-                position: job.position,
-                snapshot: None,
-            }),
-        };
-        let first = tokio_stream::once(Ok(Message::Submitted(submitted)));
+        let first = tokio_stream::once(Ok(Event::Submitted(submitter.submit_response(&one))));
         let share = self.core.outgoing.share();
-        let status = watch_stream::start(&self.core, caller, watch, view, Arc::clone(&share))
-            .map(|message| message.map(Message::Status));
+        let status = (one.outcome != SubmitOutcome::Gone).then(|| {
+            let watch = WatchRequest::Ids {
+                ids: vec![one.id],
+                hidden: HashSet::new(),
+                detail,
+                output: body.output,
+                start: watch_from(&one),
+            };
+            watch_stream::start(&self.core, caller, watch, view, Arc::clone(&share))
+                .map(|message| message.map(Event::Status))
+        });
         let stream = first
-            .chain(status)
-            .map(|message| message.map(|message| v1::SubmitAndWatchResponse { message: Some(message) }));
+            .chain(futures_util::StreamExt::flatten(futures_util::stream::iter(status)))
+            .map(|event| event.map(|event| v1::SubmitAndWatchResponse { event: Some(event) }));
         Ok(outgoing::stream(stream, share))
     }
 
@@ -188,8 +195,8 @@ impl JobQueue for JobQueueApi {
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
         let caller = Caller::of(&call)?;
         let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now());
-        let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
+        let view = validator.view("view", body.view, v1::JobView::Basic);
         let mut watch = watch_stream::request(&self.core, validator, body)?;
         watch_stream::authorize(&self.core, &caller, &mut watch).await?;
         let share = self.core.outgoing.share();
@@ -203,34 +210,20 @@ impl JobQueue for JobQueueApi {
     ) -> Result<Response<v1::GetJobResponse>, Status> {
         let caller = Caller::of(&call)?;
         let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now());
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
         let id = validator.job_id("id", &body.id);
-        let view = view(&mut validator, "view", body.view, v1::JobView::Full);
+        let view = validator.view("view", body.view, v1::JobView::Full);
         validator.finish()?;
-        let whole = view == v1::JobView::Full;
         let share = self.core.outgoing.share();
-        if whole {
+        if is_large(view) {
             share.reserve().await;
         }
-        let found = self
-            .core
-            .shard
-            .reads
-            .read(move |reader| {
-                if whole {
-                    Ok(reader.whole_job(id)?.map(|found| (found.job.clone(), convert::whole_job(found))))
-                } else {
-                    Ok(reader.job(id)?.map(|job| (job.clone(), convert::job(&job))))
-                }
-            })
-            .await?;
-        let Some((job, mut proto)) = found else {
-            return Err(errors::job_not_found(&id));
-        };
+        let found = self.core.read_job(id, view).await?;
+        let (job, mut proto) = found.ok_or_else(|| errors::job_not_found(&id))?;
         caller.on_job(&job)?;
         let queue = self.core.shard.queues.get(job.spec.queue.as_str());
-        let runs_here = self.core.admission.runs(job.spec.kind.as_str());
-        proto.pending_reason = convert::pending_reason(&job, queue.as_deref(), runs_here) as i32;
+        let runs_here = self.core.intake.admission.runs(job.spec.kind.as_str());
+        proto.pending = convert::pending(&job, queue.as_deref(), runs_here);
         Ok(outgoing::message(v1::GetJobResponse { job: Some(proto) }, share))
     }
 
@@ -240,10 +233,10 @@ impl JobQueue for JobQueueApi {
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
         let caller = Caller::of(&call)?;
         let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now());
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
         let filter = validator.filter(body.filter);
         let page_size = validator.page_size(body.page_size);
-        let view = view(&mut validator, "view", body.view, v1::JobView::Basic);
+        let view = validator.view("view", body.view, v1::JobView::Basic);
         let tag = self.core.issuer.page_tag(&filter);
         let mut before = None;
         if !body.page_token.is_empty() {
@@ -289,15 +282,16 @@ impl JobQueue for JobQueueApi {
         call: Request<v1::CountJobsRequest>,
     ) -> Result<Response<v1::CountJobsResponse>, Status> {
         let caller = Caller::of(&call)?;
-        let mut validator = Validator::new(self.core.clock.now());
-        let filter = validator.filter(call.into_inner().filter);
+        let body = call.into_inner();
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
+        let filter = validator.filter(body.filter);
         validator.finish()?;
         caller.on_filter(&filter)?;
         let (counts, exact) = if filter.is_tallied() {
             let tallies = self.core.shard.reads.read(|reader| reader.tallies()).await?;
             let fitting = tallies.iter().filter(|tally| {
                 filter.matches_state(tally.state)
-                    && filter.queue.as_deref().is_none_or(|queue| queue == tally.queue.as_str())
+                    && filter.matches_queue(tally.queue.as_str())
                     && (filter.kinds.is_empty()
                         || filter.kinds.iter().any(|kind| kind == tally.kind.as_str()))
             });
@@ -315,8 +309,9 @@ impl JobQueue for JobQueueApi {
     ) -> Result<Response<v1::CancelJobResponse>, Status> {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
-        let mut validator = Validator::new(self.core.clock.now());
-        let id = validator.job_id("id", &call.into_inner().id);
+        let body = call.into_inner();
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
+        let id = validator.job_id("id", &body.id);
         validator.finish()?;
         let job = self.job_control(&caller, id, deadline, |ask| Control::Cancel { id, ask }).await?;
         Ok(Response::new(v1::CancelJobResponse { job: Some(convert::job(&job)) }))
@@ -329,11 +324,11 @@ impl JobQueue for JobQueueApi {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
         let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now());
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
         let id = validator.job_id("id", &body.id);
         validator.request_id(&body.request_id);
         validator.finish()?;
-        let request = request(&body.request_id, &format!("retry {id}"), &[]);
+        let request = admission::request(&body.request_id, &format!("RetryJob {id}"), &[]);
         let job = self.job_control(&caller, id, deadline, |ask| Control::Retry { id, request, ask }).await?;
         Ok(Response::new(v1::RetryJobResponse { job: Some(convert::job(&job)) }))
     }
@@ -344,8 +339,9 @@ impl JobQueue for JobQueueApi {
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
-        let mut validator = Validator::new(self.core.clock.now());
-        let id = validator.job_id("id", &call.into_inner().id);
+        let body = call.into_inner();
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
+        let id = validator.job_id("id", &body.id);
         validator.finish()?;
         self.job_control(&caller, id, deadline, |ask| Control::Delete { id, ask }).await?;
         Ok(Response::new(v1::DeleteJobResponse {}))
@@ -376,9 +372,13 @@ impl JobQueueApi {
     }
 }
 
-fn view(validator: &mut Validator, field: &str, number: i32, default: v1::JobView) -> v1::JobView {
-    match validator.known(field, number) {
-        v1::JobView::Unspecified => default,
-        view @ (v1::JobView::Basic | v1::JobView::Full) => view,
+/// Where a watch of a job that was just submitted begins. That of a repeat begins with the job as it is: the caller may have
+/// missed its end.
+fn watch_from(one: &One) -> Start {
+    match &one.job {
+        Some(job) if one.outcome == SubmitOutcome::Created => {
+            Start::Resume(ResumeToken { watched: [0; 8], position: job.position, snapshot: None })
+        }
+        Some(_) | None => Start::Snapshot,
     }
 }

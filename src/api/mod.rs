@@ -19,6 +19,7 @@ mod submit_stream;
 mod tests;
 mod unfinished;
 mod validate;
+mod views;
 mod watch_stream;
 
 pub use self::server::{ApiError, incoming, server};

@@ -1,6 +1,8 @@
 //! Page tokens: where the next page starts, for one filter of one store only.
 
-use crate::job::JobId;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+
+use crate::job::{JobId, names};
 
 pub(super) fn issue(next: JobId, tag: [u8; 8]) -> String {
     format!("{next}{:016x}", u64::from_le_bytes(tag))
@@ -10,4 +12,15 @@ pub(super) fn read(token: &str, tag: [u8; 8]) -> Option<JobId> {
     let (id, its_tag) = token.split_at_checked(13)?;
     (its_tag == format!("{:016x}", u64::from_le_bytes(tag))).then_some(())?;
     id.parse().ok()
+}
+
+/// The token of a page of queues, by the last name that was told.
+pub(super) fn issue_after(name: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(name)
+}
+
+/// The name after which a page of queues begins.
+pub(super) fn read_after(token: &str) -> Option<String> {
+    let name = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
+    names::check_queue_name(&name).is_ok().then_some(name)
 }

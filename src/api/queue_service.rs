@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{caller::Caller, convert, core::Core, errors, validate::Validator};
+use super::{caller::Caller, convert, core::Core, errors, page_token, validate::Validator};
 use crate::{
     clock::Uptime,
     engine::{Ask, Control, ControlRefusal},
-    job::Tally,
+    job::{Tally, names},
     proto::v1::{self, queue_service_server::QueueService},
     settings::QueueInfo,
 };
@@ -24,8 +24,8 @@ impl QueueServiceApi {
         QueueServiceApi { core }
     }
 
-    fn checked_name(&self, name: String) -> Result<String, Status> {
-        let mut validator = Validator::new(self.core.clock.now());
+    fn checked_name(&self, name: String, namespace: &str) -> Result<String, Status> {
+        let mut validator = Validator::new(self.core.clock.now(), namespace);
         validator.queue_name("name", &name);
         validator.finish()?;
         Ok(name)
@@ -69,6 +69,7 @@ impl QueueServiceApi {
         let now = self.core.clock.now();
         Ok(v1::Queue {
             name: info.name.as_str().to_owned(),
+            namespace: names::NAMESPACE.to_owned(),
             settings: Some(convert::queue_settings(&info.settings)),
             paused: info.paused,
             declared: info.declared,
@@ -92,7 +93,7 @@ impl QueueService for QueueServiceApi {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
         let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now());
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
         validator.queue_name("name", &body.name);
         let settings = validator.queue_settings(body.settings);
         validator.finish()?;
@@ -111,7 +112,8 @@ impl QueueService for QueueServiceApi {
         call: Request<v1::GetQueueRequest>,
     ) -> Result<Response<v1::GetQueueResponse>, Status> {
         let caller = Caller::of(&call)?;
-        let name = self.checked_name(call.into_inner().name)?;
+        let body = call.into_inner();
+        let name = self.checked_name(body.name, &body.namespace)?;
         caller.on_queue(&name)?;
         let (queues, tallies) =
             self.core.shard.reads.read(|reader| Ok((reader.queues()?, reader.tallies()?))).await?;
@@ -127,13 +129,27 @@ impl QueueService for QueueServiceApi {
         call: Request<v1::ListQueuesRequest>,
     ) -> Result<Response<v1::ListQueuesResponse>, Status> {
         let caller = Caller::of(&call)?;
+        let body = call.into_inner();
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
+        let page_size = validator.page_size(body.page_size);
+        let after = page_token::read_after(&body.page_token);
+        if after.is_none() && !body.page_token.is_empty() {
+            validator.fault("page_token", "is not the next_page_token of a page: start again without it");
+        }
+        validator.finish()?;
         let (infos, tallies) =
             self.core.shard.reads.read(|reader| Ok((reader.queues()?, reader.tallies()?))).await?;
-        let mut queues = Vec::with_capacity(infos.len());
-        for info in infos.into_iter().filter(|info| caller.sees_queue(info.name.as_str())) {
+        // A token is the last name that was told: queues come by name.
+        let is_left = |info: &QueueInfo| after.as_deref().is_none_or(|after| info.name.as_str() > after);
+        let mut left =
+            infos.into_iter().filter(|info| caller.sees_queue(info.name.as_str()) && is_left(info));
+        let mut queues = Vec::new();
+        for info in left.by_ref().take(page_size) {
             queues.push(self.queue(info, &tallies).await?);
         }
-        Ok(Response::new(v1::ListQueuesResponse { queues }))
+        let last = queues.last().filter(|_| left.next().is_some());
+        let next_page_token = last.map(|queue| page_token::issue_after(&queue.name)).unwrap_or_default();
+        Ok(Response::new(v1::ListQueuesResponse { queues, next_page_token }))
     }
 
     async fn update_queue(
@@ -143,7 +159,7 @@ impl QueueService for QueueServiceApi {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
         let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now());
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
         validator.queue_name("name", &body.name);
         let settings = validator.queue_settings(body.settings);
         validator.finish()?;
@@ -163,7 +179,8 @@ impl QueueService for QueueServiceApi {
     ) -> Result<Response<v1::DeleteQueueResponse>, Status> {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
-        let name = self.checked_name(call.into_inner().name)?;
+        let body = call.into_inner();
+        let name = self.checked_name(body.name, &body.namespace)?;
         self.control(&caller, &name, deadline, |ask| Control::DeleteQueue { name: name.clone(), ask })
             .await?;
         Ok(Response::new(v1::DeleteQueueResponse {}))
@@ -175,7 +192,8 @@ impl QueueService for QueueServiceApi {
     ) -> Result<Response<v1::PauseQueueResponse>, Status> {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
-        let name = self.checked_name(call.into_inner().name)?;
+        let body = call.into_inner();
+        let name = self.checked_name(body.name, &body.namespace)?;
         let queue = self
             .change(&caller, &name, deadline, |ask| Control::SetPaused {
                 name: name.clone(),
@@ -192,7 +210,8 @@ impl QueueService for QueueServiceApi {
     ) -> Result<Response<v1::ResumeQueueResponse>, Status> {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
-        let name = self.checked_name(call.into_inner().name)?;
+        let body = call.into_inner();
+        let name = self.checked_name(body.name, &body.namespace)?;
         let queue = self
             .change(&caller, &name, deadline, |ask| Control::SetPaused {
                 name: name.clone(),
@@ -209,7 +228,8 @@ impl QueueService for QueueServiceApi {
     ) -> Result<Response<v1::PurgeQueueResponse>, Status> {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
-        let name = self.checked_name(call.into_inner().name)?;
+        let body = call.into_inner();
+        let name = self.checked_name(body.name, &body.namespace)?;
         let deleted =
             self.control(&caller, &name, deadline, |ask| Control::Purge { name: name.clone(), ask }).await?;
         Ok(Response::new(v1::PurgeQueueResponse { deleted_jobs: deleted as i64 }))

@@ -7,18 +7,18 @@ use tonic::{Request, Status};
 use super::{
     caller::Caller,
     convert,
-    core::{Core, traceparent},
+    core::{Core, trace_context},
     errors,
-    validate::{BATCH_MAX, Validator, request},
+    validate::{BATCH_MAX, Validator},
 };
 use crate::{
     admission::JobDraft,
     clock::Uptime,
-    engine::{NewJob, QueueEntry, Submitted},
-    job::{AtLeastOne, Job, RequestId},
+    engine::Submitted,
+    intake::{Call, Terms},
+    job::{AtLeastOne, Job, JobId, Position, SubmitOutcome},
     proto::v1,
-    settings::WhenFull,
-    shard::{self, position_of},
+    shard::position_of,
     traces::Submission,
     watch::ResumeToken,
 };
@@ -30,6 +30,14 @@ pub(super) struct By<'a> {
     pub(super) deadline: Option<Uptime>,
 }
 
+/// A job that was submitted.
+pub(super) struct One {
+    pub(super) id: JobId,
+    pub(super) outcome: SubmitOutcome,
+    /// The job as it is now, unless it is gone or can't be read.
+    pub(super) job: Option<Arc<Job>>,
+}
+
 /// Takes submissions of one job and of a batch.
 #[derive(Clone, Copy)]
 pub(super) struct Submitter<'a> {
@@ -38,47 +46,17 @@ pub(super) struct Submitter<'a> {
 
 impl Submitter<'_> {
     /// Offers checked drafts.
-    async fn offer(
-        &self,
-        drafts: AtLeastOne<JobDraft>,
-        request_id: &str,
-        request: Option<RequestId>,
-        traceparent: &str,
-        when_full: Option<WhenFull>,
-        deadline: Option<Uptime>,
-    ) -> Result<Submitted, Status> {
-        let of = (drafts.first.queue.as_str(), drafts.first.kind.as_str());
-        let mut span = self.core.traces.submission(traceparent, of, drafts.count(), self.core.clock.now());
-        let offered = match self.admit(drafts, request_id, span.traceparent()) {
-            Ok((jobs, queue)) => {
-                let patience = queue.patience(self.core.clock.uptime(), when_full, deadline);
-                let submission = shard::Submission { request, jobs, patience };
-                self.core.shard.submit(submission).await.map_err(Status::from)
-            }
-            Err(status) => Err(status),
+    async fn offer(&self, drafts: AtLeastOne<JobDraft>, terms: &Terms<'_>) -> Result<Submitted, Status> {
+        let mut span = self.core.intake.span(&drafts, terms);
+        let offered = match self.core.intake.submission(drafts, terms, &span) {
+            Ok(submission) => self.core.shard.submit(submission).await.map_err(Status::from),
+            Err(refused) => Err(refused.into()),
         };
         match &offered {
             Ok(answer) => answered(&mut span, answer),
             Err(status) => span.failed(&errors::reason(status).unwrap_or_default()),
         }
         offered
-    }
-
-    /// Completes drafts; returns the first one's queue, too.
-    fn admit(
-        &self,
-        drafts: AtLeastOne<JobDraft>,
-        request_id: &str,
-        traceparent: &str,
-    ) -> Result<(AtLeastOne<NewJob>, Arc<QueueEntry>), Status> {
-        let is_batch = drafts.count() > 1;
-        let admit = |index: usize, draft| {
-            let admitted = self.core.admission.admit(draft, request_id, traceparent);
-            admitted.map_err(|error| errors::not_admitted(&error, is_batch.then(|| format!("jobs[{index}]"))))
-        };
-        let (first, queue) = admit(0, drafts.first)?;
-        let rest = drafts.rest.into_iter().zip(1..).map(|(draft, index)| Ok(admit(index, draft)?.0));
-        Ok((AtLeastOne { first, rest: rest.collect::<Result<_, Status>>()? }, queue))
     }
 
     /// Submits one job. `validator` has the faults of what else the request says.
@@ -89,19 +67,23 @@ impl Submitter<'_> {
         job: Option<v1::JobSpec>,
         request_id: &str,
         when_full: i32,
-    ) -> Result<(Arc<Job>, bool), Status> {
+    ) -> Result<One, Status> {
         let draft = validator.job_spec(&"job", job);
         validator.request_id(request_id);
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
         by.caller.on_queue(&draft.queue)?;
         let entry = by.caller.begin(Some(&draft.queue));
-        let request = request(request_id, "submit", std::slice::from_ref(&draft));
-        let traceparent = traceparent(by.metadata);
-        let draft = AtLeastOne::one(draft);
-        let answer = self.offer(draft, request_id, request, traceparent, when_full, by.deadline).await;
-        let submitted = answer.map(|answer| (Arc::clone(answer.first()), answer.is_new()));
-        entry.end(&submitted, |(job, _)| vec![job.id.to_string()]);
+        let (traceparent, tracestate) = trace_context(by.metadata);
+        let deadline = by.deadline;
+        let terms = Terms { call: Call::Submit, request_id, traceparent, tracestate, when_full, deadline };
+        let answer = self.offer(AtLeastOne::one(draft), &terms).await;
+        let submitted = answer.map(|answer| One {
+            id: answer.first(),
+            outcome: answer.outcome(),
+            job: answer.first_job().cloned(),
+        });
+        entry.end(&submitted, |one| vec![one.id.to_string()]);
         submitted
     }
 
@@ -113,7 +95,7 @@ impl Submitter<'_> {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
         let (metadata, _, body) = call.into_parts();
-        let mut validator = Validator::new(self.core.clock.now());
+        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
         validator.request_id(&body.request_id);
         let when_full = validator.when_full("when_full", body.when_full);
         let count = body.jobs.len();
@@ -132,44 +114,63 @@ impl Submitter<'_> {
         let queues: BTreeSet<&str> = drafts.iter().map(|draft| draft.queue.as_str()).collect();
         queues.iter().try_for_each(|queue| caller.on_queue(queue))?;
         let entry = caller.begin(Some(&queues.into_iter().collect::<Vec<_>>().join(" ")));
-        let request = request(&body.request_id, "submit batch", drafts.iter());
-        let answer =
-            self.offer(drafts, &body.request_id, request, traceparent(&metadata), when_full, deadline).await;
+        let (traceparent, tracestate) = trace_context(&metadata);
+        let request_id = &body.request_id;
+        let terms =
+            Terms { call: Call::SubmitBatch, request_id, traceparent, tracestate, when_full, deadline };
+        let answer = self.offer(drafts, &terms).await;
         entry.end(&answer, |answer| match answer {
             Submitted::Created { jobs } => jobs.iter().map(|job| job.id.to_string()).collect(),
-            Submitted::Seen { first, .. } => vec![first.id.to_string()],
+            Submitted::Seen { first, .. } => vec![first.to_string()],
         });
-        let (ids, position, created) = match answer? {
+        let answer = answer?;
+        let (jobs, resume_token) = match &answer {
             Submitted::Created { jobs } => {
-                (jobs.iter().map(|job| job.id.to_string()).collect(), position_of(jobs.iter()), true)
+                let all = jobs.iter().map(|job| convert::submitted(job.id, SubmitOutcome::Created));
+                (all.collect(), self.token(position_of(jobs.iter())))
             }
-            Submitted::Seen { first, count } => {
-                let ids = (0..i64::from(count)).map(|offset| first.id.plus(offset).to_string()).collect();
-                (ids, first.position, false)
-            }
+            Submitted::Seen { .. } => (self.seen(&answer).await?, String::new()),
         };
-        // What a repeat's jobs did since is not told by this answer: a watch by ids tells their present state anyway.
-        let position = if created { position } else { Default::default() };
-        let token = ResumeToken { watched: [0; 8], position, snapshot: None };
-        let resume_token = self.core.issuer.issue(&token);
-        Ok(v1::SubmitBatchResponse { ids, resume_token, created })
+        Ok(v1::SubmitBatchResponse { jobs, resume_token })
     }
 
-    /// What a submission of one job is answered with.
-    pub(super) fn submit_response(&self, job: &Job, created: bool) -> v1::SubmitResponse {
-        let token = ResumeToken { watched: [0; 8], position: job.position, snapshot: None };
-        v1::SubmitResponse {
-            job: Some(convert::job(job)),
-            resume_token: self.core.issuer.issue(&token),
-            created,
+    /// What became of the jobs of a batch that was seen before.
+    async fn seen(&self, answer: &Submitted) -> Result<Vec<v1::Submitted>, Status> {
+        let first = answer.first();
+        let ids: Vec<_> = (0..answer.count() as i64).map(|offset| first.plus(offset)).collect();
+        if !answer.lacks_jobs() {
+            let repeated = ids.into_iter().map(|id| convert::submitted(id, SubmitOutcome::Repeated));
+            return Ok(repeated.collect());
         }
+        let asked = ids.clone();
+        let (jobs, _) = self.core.shard.reads.read(move |reader| reader.jobs(&asked)).await?;
+        let fate = |(id, job): (JobId, Option<Job>)| match job {
+            Some(_) => convert::submitted(id, SubmitOutcome::Repeated),
+            None => convert::submitted(id, SubmitOutcome::Gone),
+        };
+        Ok(ids.into_iter().zip(jobs).map(fate).collect())
+    }
+
+    /// What a submission of one job is answered with. A watch of a repeat begins with the job as it is now: its caller may
+    /// have missed the job's end.
+    pub(super) fn submit_response(&self, one: &One) -> v1::SubmitResponse {
+        let resume_token = match (one.outcome, &one.job) {
+            (SubmitOutcome::Created, Some(job)) => self.token(job.position),
+            (SubmitOutcome::Created | SubmitOutcome::Repeated | SubmitOutcome::Gone, _) => String::new(),
+        };
+        v1::SubmitResponse {
+            submitted: Some(convert::submitted(one.id, one.outcome)),
+            resume_token,
+            job: None,
+        }
+    }
+
+    fn token(&self, position: Position) -> String {
+        self.core.issuer.issue(&ResumeToken { watched: [0; 8], position, snapshot: None })
     }
 }
 
 /// Tells a span what its submission came to.
 pub(super) fn answered(span: &mut Submission, answer: &Submitted) {
-    match answer {
-        Submitted::Created { jobs } => span.accepted(jobs.first.id, jobs.count(), true),
-        Submitted::Seen { first, count } => span.accepted(first.id, *count as usize, false),
-    }
+    span.accepted(answer.first(), answer.count(), answer.is_new());
 }

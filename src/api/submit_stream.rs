@@ -11,21 +11,22 @@ use std::{
 use prost::Message;
 use tokio_stream::Stream;
 use tonic::{Request, Status, Streaming};
-use tonic_types::StatusExt;
 
 use super::{
     caller::Caller,
-    core::{Core, traceparent},
+    convert,
+    core::{Core, trace_context},
     errors,
     sizes::ENOUGH_BYTES,
     submit::answered,
-    validate::{Validator, request},
+    validate::Validator,
 };
 use crate::{
     clock::Uptime,
     engine::{self, OfferError, Stopped, Submitted},
+    intake::{Call, Terms},
     job::AtLeastOne,
-    proto::v1::{self, submit_result::Outcome},
+    proto::v1::{self, submit_result::Result as Outcome},
     shard::{self, Answer},
     traces::Submission,
 };
@@ -42,10 +43,11 @@ pub(super) fn start(
     call: Request<Streaming<v1::SubmitStreamRequest>>,
 ) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + Send + use<> {
     let deadline = core.deadline(&call);
-    let traceparent = traceparent(call.metadata()).to_owned();
+    let (traceparent, tracestate) = trace_context(call.metadata());
+    let trace = (traceparent.to_owned(), tracestate.to_owned());
     let waits_as = core.shard.caller();
     let requests = call.into_inner();
-    let items = Items { core, caller, waits_as, traceparent, deadline, asked: VecDeque::new(), bytes: 0 };
+    let items = Items { core, caller, waits_as, trace, deadline, asked: VecDeque::new(), bytes: 0 };
     let stream = SubmitStream { requests, items, credits: 0, granted: CREDITS, phase: Phase::Open };
     futures_util::stream::unfold(stream, |mut stream| async {
         let response = stream.next().await?;
@@ -128,7 +130,8 @@ impl SubmitStream {
         self.credits = credits;
         self.items.caller.recheck().map_err(Err)?;
         for item in message.items {
-            self.items.ask(item, message.when_full).await.map_err(|stopped| Err(stopped.into()))?;
+            let of = (message.namespace.as_str(), message.when_full);
+            self.items.ask(item, of).await.map_err(|stopped| Err(stopped.into()))?;
         }
         Ok(())
     }
@@ -140,7 +143,8 @@ struct Items {
     caller: Arc<Caller>,
     /// All items wait in one name, so that a stream takes one place among those who wait for room.
     waits_as: engine::Caller,
-    traceparent: String,
+    /// `traceparent` and `tracestate`.
+    trace: (String, String),
     deadline: Option<Uptime>,
     /// In the order of the client.
     asked: VecDeque<Asked>,
@@ -177,12 +181,12 @@ async fn first_decided(asked: &mut VecDeque<Asked>) {
 
 impl Items {
     /// Sends an item on its way.
-    async fn ask(&mut self, item: v1::SubmitItem, when_full: i32) -> Result<(), Stopped> {
+    async fn ask(&mut self, item: v1::SubmitItem, of: (&str, i32)) -> Result<(), Stopped> {
         let bytes = item.encoded_len();
         let queue =
             item.job.as_ref().filter(|_| self.caller.audit.is_on()).map(|job| job.queue.as_str().into());
         let mut span = Submission::default();
-        let state = match self.check(item, when_full, &mut span) {
+        let state = match self.check(item, of, &mut span) {
             Ok(submission) => State::Waiting(self.core.shard.offer(&self.waits_as, submission).await?),
             Err(status) => State::Refused(status),
         };
@@ -195,25 +199,27 @@ impl Items {
     fn check(
         &self,
         item: v1::SubmitItem,
-        when_full: i32,
+        (namespace, when_full): (&str, i32),
         span: &mut Submission,
     ) -> Result<shard::Submission, Status> {
         let core = &self.core;
-        let mut validator = Validator::new(core.clock.now());
+        let mut validator = Validator::new(core.clock.now(), namespace);
         let draft = validator.job_spec(&"job", item.job);
         validator.request_id(&item.request_id);
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
         self.caller.on_queue(&draft.queue)?;
-        *span = core.traces.submission(&self.traceparent, (&draft.queue, &draft.kind), 1, core.clock.now());
-        // As Submit's, so that an item may be repeated by either call.
-        let request = request(&item.request_id, "submit", std::slice::from_ref(&draft));
-        let (job, queue) = core
-            .admission
-            .admit(draft, &item.request_id, span.traceparent())
-            .map_err(|error| errors::not_admitted(&error, None))?;
-        let patience = queue.patience(core.clock.uptime(), when_full, self.deadline);
-        Ok(shard::Submission { request, jobs: AtLeastOne::one(job), patience })
+        let terms = Terms {
+            call: Call::Submit,
+            request_id: &item.request_id,
+            traceparent: &self.trace.0,
+            tracestate: &self.trace.1,
+            when_full,
+            deadline: self.deadline,
+        };
+        let drafts = AtLeastOne::one(draft);
+        *span = core.intake.span(&drafts, &terms);
+        Ok(core.intake.submission(drafts, &terms, span)?)
     }
 
     /// The results that are there, as many as go into a message. With an error, the stream must end after them: what
@@ -240,10 +246,10 @@ impl Items {
             self.bytes -= first.bytes;
             match outcome {
                 Ok(outcome) => {
-                    if let (Outcome::Accepted(job), Some(queue)) = (&outcome, first.queue) {
+                    if let (Outcome::Submitted(job), Some(queue)) = (&outcome, first.queue) {
                         accepted.entry(queue).or_default().push(job.id.clone());
                     }
-                    let result = v1::SubmitResult { outcome: Some(outcome) };
+                    let result = v1::SubmitResult { result: Some(outcome) };
                     bytes += result.encoded_len();
                     results.push(result);
                 }
@@ -269,7 +275,7 @@ impl Items {
         match answer {
             Ok(answer) => {
                 answered(span, &answer);
-                Ok(accepted(answer.first().id, answer.is_new()))
+                Ok(Outcome::Submitted(convert::submitted(answer.first(), answer.outcome())))
             }
             Err(OfferError::Stopped(stopped @ Stopped::Unknown)) => Err(stopped.into()),
             Err(error) => Ok(refused(&self.core, &error.into(), span)),
@@ -277,31 +283,10 @@ impl Items {
     }
 }
 
-fn accepted(id: crate::job::JobId, created: bool) -> Outcome {
-    Outcome::Accepted(v1::SubmitAccepted { id: id.to_string(), created })
-}
-
 /// What Submit would have ended with.
 fn refused(core: &Core, status: &Status, span: &mut Submission) -> Outcome {
-    let details = status.get_error_details();
-    let reason = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
-    core.counters.rejected(&reason);
-    span.failed(&reason);
-    let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
-    Outcome::Refused(v1::SubmitRefused {
-        code: status.code() as i32,
-        reason,
-        message: status.message().to_owned(),
-        field_violations: violations
-            .iter()
-            .map(|fault| v1::FieldViolation {
-                field: fault.field.clone(),
-                description: fault.description.clone(),
-            })
-            .collect(),
-        retry_delay: details
-            .retry_info()
-            .and_then(|info| info.retry_delay)
-            .and_then(|delay| delay.try_into().ok()),
-    })
+    let error = errors::item(status);
+    core.counters.rejected(&error.reason);
+    span.failed(&error.reason);
+    Outcome::Error(error)
 }

@@ -27,6 +27,7 @@ use crate::{
     clock::{Clock, ManualClock, Timestamp},
     counters::{Counters, Health},
     engine::EngineSetup,
+    intake::Intake,
     proto::v1::{self, job_queue_server::JobQueue},
     settings::{KindDefaults, QueueSettings, Retention, TracesSettings},
     shard::{Committing, Parts},
@@ -144,13 +145,17 @@ impl Bench {
         let shard = committing.shard.clone();
         let kinds = [("echo".to_owned(), KindDefaults::default())];
         let core = Core {
-            admission: Arc::new(Admission::new(Arc::clone(&shard.queues), kinds)),
+            intake: Intake {
+                admission: Arc::new(Admission::new(Arc::clone(&shard.queues), kinds)),
+                shard: shard.clone(),
+                clock: clock.clone(),
+                traces: Traces::start(&TracesSettings::default()).unwrap(),
+            },
             shard,
             issuer: Arc::new(TokenIssuer::new(identity)),
             clock,
             outgoing: Outgoing::new(PATIENCE, Arc::clone(&counters)),
             counters,
-            traces: Traces::start(&TracesSettings::default()).unwrap(),
             draining,
         };
         Bench { api: JobQueueApi::new(core), committing }
@@ -181,7 +186,7 @@ impl Bench {
     }
 
     async fn jobs_now(&self) -> i64 {
-        let call = self.request("jobmill.v1.JobQueue/CountJobs", v1::CountJobsRequest { filter: None });
+        let call = self.request("jobmill.v1.JobQueue/CountJobs", v1::CountJobsRequest::default());
         self.api.count_jobs(call).await.unwrap().into_inner().total
     }
 
@@ -350,7 +355,7 @@ async fn a_watch_dropped_wherever_it_waits_leaves_nothing_behind() {
     };
     let full = v1::JobView::Full as i32;
     let by_ids = v1::WatchStatusRequest { ids, view: full, ..Default::default() };
-    let in_queue = v1::JobFilter { queue: QUEUE.to_owned(), ..Default::default() };
+    let in_queue = v1::JobFilter { queues: vec![QUEUE.to_owned()], ..Default::default() };
     let by_filter =
         |filter| v1::WatchStatusRequest { filter: Some(filter), view: full, ..Default::default() };
     for request in [by_ids, by_filter(in_queue), by_filter(v1::JobFilter::default())] {

@@ -7,22 +7,23 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tonic::Status;
 
-use super::{convert::KEEP_FOREVER_SECONDS, errors::Faults};
-pub(super) use crate::admission::rules::request;
+use super::errors::{self, Faults};
 use crate::{
     admission::{
         JobDraft,
         rules::{self, Verdict, shown},
     },
     clock::Timestamp,
-    job::{JobFilter, JobId, RetryPolicy, StateName, names},
+    job::{JobFilter, JobId, PartialRetryPolicy, PayloadInfo, StateName, When, names},
     proto::v1,
     settings::{Keep, QueueRetention, QueueSettings, WhenFull, limits},
     watch::Detail,
 };
 
+const FILTER_QUEUES_MAX: usize = 32;
 const FILTER_KINDS_MAX: usize = 32;
 const FILTER_STATES_MAX: usize = 16;
 /// A batch has at most so many jobs.
@@ -47,17 +48,29 @@ impl Display for Field<'_> {
 /// Finds the faults of one request.
 pub(super) struct Validator {
     faults: Faults,
+    /// A namespace that is not there. Asked once nothing else is at fault.
+    missing_namespace: Option<String>,
     now: Timestamp,
 }
 
 impl Validator {
-    pub(super) fn new(now: Timestamp) -> Self {
-        Validator { faults: Faults::default(), now }
+    /// Of a request in a namespace.
+    pub(super) fn new(now: Timestamp, namespace: &str) -> Self {
+        let mut validator = Validator { faults: Faults::default(), missing_namespace: None, now };
+        if !namespace.is_empty() && namespace != names::NAMESPACE {
+            validator.hold("namespace", rules::queue(namespace));
+            validator.missing_namespace = Some(namespace.to_owned());
+        }
+        validator
     }
 
     /// The end: an error with every fault that was found.
     pub(super) fn finish(self) -> Result<(), Status> {
-        self.faults.check()
+        self.faults.check()?;
+        match self.missing_namespace {
+            Some(name) => Err(errors::namespace_not_found(&name)),
+            None => Ok(()),
+        }
     }
 
     /// The error of a request that can't be read further.
@@ -84,52 +97,106 @@ impl Validator {
         let at = |name| Field { of: field, name };
         self.queue_name(at("queue"), &spec.queue);
         self.hold(at("kind"), rules::kind(&spec.kind));
-        self.hold(at("payload"), rules::payload(&spec.payload));
-        self.hold(at("payload_type"), rules::payload_type(&spec.payload_type));
+        let (payload, payload_info) = self.payload(at("payload"), spec.payload);
         self.labels(at("labels"), &spec.labels);
-        self.hold(at("priority"), rules::priority(spec.priority));
+        for problem in rules::headers(&spec.headers) {
+            self.fault(at("headers"), problem);
+        }
+        if let Some(priority) = spec.priority {
+            self.hold(at("priority"), rules::priority(priority));
+        }
         self.hold(at("max_attempts"), rules::max_attempts(i64::from(spec.max_attempts)));
         let max_attempts = u32::try_from(spec.max_attempts).ok().filter(|attempts| *attempts > 0);
         let retry = spec.retry_policy.map(|policy| self.retry_policy(at("retry_policy"), &policy));
         let attempt_timeout = spec
             .attempt_timeout
             .and_then(|timeout| self.duration(at("attempt_timeout"), &timeout, &limits::ATTEMPT_TIMEOUT));
-        let run_time = spec.run_time.and_then(|time| self.timestamp(at("run_time"), &time));
-        if let Some(time) = run_time {
-            self.hold(at("run_time"), rules::run_time(time, self.now));
-        }
-        let expire_time = spec.expire_time.and_then(|time| self.timestamp(at("expire_time"), &time));
-        if let Some(time) = expire_time {
-            self.hold(at("expire_time"), rules::expire_time(time, run_time, self.now));
-        }
+        let start = spec.start.and_then(|start| self.start(field, start));
+        let expiry = spec.expiry.and_then(|expiry| self.expiry(field, expiry, start));
         JobDraft {
             queue: spec.queue,
             kind: spec.kind,
-            payload: spec.payload,
-            payload_type: spec.payload_type,
+            payload,
+            payload_info,
             labels: spec.labels,
-            priority: spec.priority as i8,
+            headers: spec.headers,
+            priority: spec.priority.map(|priority| priority as i8),
             max_attempts,
             retry,
             attempt_timeout,
-            run_time,
-            expire_time,
+            start,
+            expiry,
             closure: String::new(),
         }
     }
 
-    fn retry_policy(&mut self, field: Field<'_>, policy: &v1::RetryPolicy) -> RetryPolicy {
-        let default = RetryPolicy::DEFAULT;
-        let mut delay = |name: &str, value: Option<prost_types::Duration>, default: Duration| {
-            value
-                .and_then(|value| self.duration(Field { of: &field, name }, &value, &limits::RETRY_DELAY))
-                .unwrap_or(default)
+    fn payload(&mut self, field: Field<'_>, payload: Option<v1::Payload>) -> (Bytes, PayloadInfo) {
+        let Some(v1::Payload { body, mut media_type, metadata, size_bytes: _ }) = payload else {
+            return (Bytes::new(), PayloadInfo::default());
         };
-        let initial_delay = delay("initial_delay", policy.initial_delay, default.initial_delay);
-        let max_delay = delay("max_delay", policy.max_delay, default.max_delay.max(initial_delay));
-        let multiplier = if policy.multiplier == 0.0 { default.multiplier } else { policy.multiplier };
-        let jitter = policy.jitter.unwrap_or(default.jitter);
-        let policy = RetryPolicy { initial_delay, max_delay, multiplier, jitter };
+        let bytes = match body {
+            Some(v1::payload::Body::Data(data)) => data,
+            Some(v1::payload::Body::Text(text)) => {
+                if media_type.is_empty() {
+                    PayloadInfo::TEXT.clone_into(&mut media_type);
+                }
+                Bytes::from(text)
+            }
+            None => Bytes::new(),
+        };
+        self.hold(field, rules::payload(&bytes));
+        self.hold(Field { of: &field, name: "media_type" }, rules::media_type(&media_type));
+        for problem in rules::metadata(&metadata) {
+            self.fault(Field { of: &field, name: "metadata" }, problem);
+        }
+        (bytes, PayloadInfo { media_type, metadata })
+    }
+
+    fn start(&mut self, field: &dyn Display, start: v1::job_spec::Start) -> Option<When> {
+        match start {
+            v1::job_spec::Start::RunTime(time) => {
+                let at = Field { of: field, name: "run_time" };
+                let time = self.timestamp(at, &time)?;
+                self.hold(at, rules::run_time(time, self.now));
+                Some(When::At(time))
+            }
+            v1::job_spec::Start::Delay(delay) => {
+                let at = Field { of: field, name: "delay" };
+                self.duration(at, &delay, &rules::DELAY).map(When::After)
+            }
+        }
+    }
+
+    fn expiry(
+        &mut self,
+        field: &dyn Display,
+        expiry: v1::job_spec::Expiry,
+        start: Option<When>,
+    ) -> Option<When> {
+        let (at, expiry) = match expiry {
+            v1::job_spec::Expiry::ExpireTime(time) => {
+                let at = Field { of: field, name: "expire_time" };
+                (at, When::At(self.timestamp(at, &time)?))
+            }
+            v1::job_spec::Expiry::ExpireAfter(time) => {
+                let at = Field { of: field, name: "expire_after" };
+                (at, When::After(self.duration(at, &time, &rules::EXPIRE_AFTER)?))
+            }
+        };
+        self.hold(at, rules::expiry(expiry, start, self.now));
+        Some(expiry)
+    }
+
+    fn retry_policy(&mut self, field: Field<'_>, policy: &v1::RetryPolicy) -> PartialRetryPolicy {
+        let mut delay = |name: &str, value: Option<prost_types::Duration>| {
+            value.and_then(|value| self.duration(Field { of: &field, name }, &value, &limits::RETRY_DELAY))
+        };
+        let policy = PartialRetryPolicy {
+            initial_delay: delay("initial_delay", policy.initial_delay),
+            max_delay: delay("max_delay", policy.max_delay),
+            multiplier: policy.multiplier,
+            jitter: policy.jitter,
+        };
         for (part, problem) in rules::retry_policy(&policy) {
             self.fault(Field { of: &field, name: part }, problem);
         }
@@ -228,8 +295,13 @@ impl Validator {
         let Some(filter) = filter else {
             return JobFilter::default();
         };
-        if !filter.queue.is_empty() {
-            self.queue_name("filter.queue", &filter.queue);
+        if filter.queues.len() > FILTER_QUEUES_MAX {
+            let message =
+                format!("has {} entries; at most {FILTER_QUEUES_MAX} are allowed", filter.queues.len());
+            self.fault("filter.queues", message);
+        }
+        for (index, queue) in filter.queues.iter().take(FILTER_QUEUES_MAX).enumerate() {
+            self.queue_name(format_args!("filter.queues[{index}]"), queue);
         }
         if filter.kinds.len() > FILTER_KINDS_MAX {
             let message =
@@ -260,12 +332,13 @@ impl Validator {
         let created_before =
             filter.created_before.and_then(|at| self.timestamp("filter.created_before", &at));
         JobFilter {
-            queue: (!filter.queue.is_empty()).then_some(filter.queue),
+            queues: filter.queues,
             kinds: filter.kinds,
             states,
             labels: filter.labels,
             created_after,
             created_before,
+            done: filter.done,
         }
     }
 
@@ -277,6 +350,14 @@ impl Validator {
                 self.fault("page_size", format!("is {page_size}; it must not be negative"));
                 PAGE_SIZE_DEFAULT
             }
+        }
+    }
+
+    /// How much of a job to answer with.
+    pub(super) fn view(&mut self, field: &str, number: i32, default: v1::JobView) -> v1::JobView {
+        match self.known(field, number) {
+            v1::JobView::Unspecified => default,
+            view @ (v1::JobView::Basic | v1::JobView::Result | v1::JobView::Full) => view,
         }
     }
 
@@ -323,12 +404,22 @@ impl Validator {
     }
 
     fn retention(&mut self, retention: &v1::Retention) -> QueueRetention {
-        let mut keep = |state: &str, time: Option<prost_types::Duration>| {
-            let time = time?;
-            if time.seconds == KEEP_FOREVER_SECONDS && time.nanos == 0 {
-                return Some(Keep::Forever);
+        let mut keep = |state: &str, keep: Option<v1::Keep>| {
+            let field = format!("settings.retention.{state}");
+            match keep?.keep {
+                Some(v1::keep::Keep::Time(time)) => {
+                    self.duration(format_args!("{field}.time"), &time, &limits::KEEP).map(Keep::For)
+                }
+                Some(v1::keep::Keep::Forever(true)) => Some(Keep::Forever),
+                Some(v1::keep::Keep::Forever(false)) => {
+                    self.fault(format_args!("{field}.forever"), "is false: leave it out, or give a time");
+                    None
+                }
+                None => {
+                    self.fault(field, "is empty: give a time, or `forever`");
+                    None
+                }
             }
-            self.duration(format_args!("settings.retention.{state}"), &time, &limits::KEEP).map(Keep::For)
         };
         QueueRetention {
             succeeded: keep("succeeded", retention.succeeded),

@@ -13,13 +13,12 @@ use super::{
     outgoing::{FEW_JOBS, Share},
     sizes::ENOUGH_BYTES,
     validate::Validator,
+    views::is_large,
 };
 use crate::{
     job::{Job, JobFilter, JobId},
     proto::v1,
-    watch::{
-        Detail, FilterWatch, IdsWatch, InvalidToken, ResumeToken, Start, WatchError, WatchEvent, WatchMessage,
-    },
+    watch::{Detail, FilterWatch, IdsWatch, InvalidToken, Start, WatchError, WatchEvent, WatchMessage},
 };
 
 /// What to watch, checked.
@@ -30,7 +29,7 @@ pub(super) enum WatchRequest {
         hidden: HashSet<JobId>,
         detail: Detail,
         output: bool,
-        resume: Option<ResumeToken>,
+        start: Start,
     },
     Filter {
         filter: JobFilter,
@@ -96,16 +95,16 @@ pub(super) fn request(
     if too_old && !resync {
         return Err(errors::resume_token_too_old(InvalidToken::OtherHistory));
     }
-    if !ids.is_empty() {
-        let hidden = HashSet::new();
-        return Ok(WatchRequest::Ids { ids, hidden, detail, output: body.output, resume: token });
-    }
     let start = match (token, start) {
         _ if too_old => Start::Resync,
         (Some(token), _) => Start::Resume(token),
         (None, v1::WatchStart::Now) => Start::Now,
         (None, v1::WatchStart::Unspecified | v1::WatchStart::Snapshot) => Start::Snapshot,
     };
+    if !ids.is_empty() {
+        let hidden = HashSet::new();
+        return Ok(WatchRequest::Ids { ids, hidden, detail, output: body.output, start });
+    }
     Ok(WatchRequest::Filter { filter, detail, start, resync })
 }
 
@@ -141,9 +140,9 @@ pub(super) fn start(
     let reads = core.shard.reads.clone();
     let watch =
         match request {
-            WatchRequest::Ids { ids, hidden, detail, output, resume } => {
+            WatchRequest::Ids { ids, hidden, detail, output, start } => {
                 let watch =
-                    IdsWatch::new(&core.shard.hub, reads, issuer, &ids, hidden, detail, output, resume);
+                    IdsWatch::new(&core.shard.hub, reads, issuer, &ids, hidden, detail, output, start);
                 Watch::Ids(Box::new(watch))
             }
             WatchRequest::Filter { filter, detail, start, resync } => Watch::Filter(Box::new(
@@ -164,7 +163,7 @@ pub(super) fn start(
             };
             let response = match (message, caller.recheck()) {
                 (Ok(message), Ok(())) => {
-                    if view == v1::JobView::Full || message.events.len() > FEW_JOBS {
+                    if is_large(view) || message.events.len() > FEW_JOBS {
                         share.reserve().await;
                     }
                     respond(core, message, view).await
@@ -193,42 +192,36 @@ async fn respond(
     let (mut events, mut bytes) = (Vec::with_capacity(message.events.len()), 0);
     for event in &message.events {
         let mut proto = convert::event(event);
-        if view == v1::JobView::Full {
-            complete(core, event, &mut proto).await?;
-        }
+        complete(core, event, &mut proto, view).await?;
         bytes += prost::Message::encoded_len(&proto);
         if bytes > ENOUGH_BYTES && !events.is_empty() {
             message.events.drain(..events.len());
-            return Ok((v1::WatchStatusResponse { events, resume_token: Vec::new() }, Some(message)));
+            return Ok((v1::WatchStatusResponse { events, resume_token: String::new() }, Some(message)));
         }
         events.push(proto);
     }
     Ok((v1::WatchStatusResponse { events, resume_token: message.token }, None))
 }
 
-/// Adds what JOB_VIEW_FULL has beyond an event's own job. The event stays as of its change.
-async fn complete(core: &Core, event: &WatchEvent, proto: &mut v1::WatchEvent) -> Result<(), Status> {
+/// Adds what a view has beyond an event's own job. The event stays as of its change.
+async fn complete(
+    core: &Core,
+    event: &WatchEvent,
+    proto: &mut v1::WatchEvent,
+    view: v1::JobView,
+) -> Result<(), Status> {
     use v1::watch_event::Event;
 
     let (WatchEvent::Snapshot(job) | WatchEvent::Updated { job, .. }) = event else {
         return Ok(());
     };
-    let id = job.id;
-    let Some(whole) = core.shard.reads.read(move |reader| reader.whole_job(id)).await? else {
-        return Ok(());
-    };
-    let target = match &mut proto.event {
-        Some(Event::Snapshot(job)) => Some(job),
+    let shown = match &mut proto.event {
+        Some(Event::Snapshot(shown)) => Some(shown),
         Some(Event::Updated(updated)) => updated.job.as_mut(),
         Some(_) | None => None,
     };
-    if let Some(target) = target {
-        let whole = convert::whole_job(whole);
-        target.payload = whole.payload;
-        target.result = whole.result;
-        target.result_type = whole.result_type;
-        target.attempts = whole.attempts;
-        target.output_tail = whole.output_tail;
+    match shown {
+        Some(shown) => core.complete(shown, job.id, view).await,
+        None => Ok(()),
     }
-    Ok(())
 }

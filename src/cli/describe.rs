@@ -1,6 +1,6 @@
 //! A job in words: in one line, and in full.
 
-use std::{fmt::Write, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use super::{
     table::{Table, plain},
@@ -9,14 +9,14 @@ use super::{
 use jobmill::{
     client::{from_wire_duration, from_wire_timestamp},
     clock::Timestamp,
-    proto::v1::{Attempt, Failure, FailureReason, Job, JobState, PendingReason},
+    proto::v1::{Attempt, Failure, FailureReason, Job, JobState, Payload, Pending, PendingReason},
 };
 
 /// What there is to say of a job's state, beside its name.
 pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
     let Ok(state) = JobState::try_from(job.state) else { return String::new() };
     let attempt = || format!("attempt {} of {}", job.attempt, job.max_attempts);
-    let due = || job.run_time.as_ref().map(|time| text::relative(from_wire_timestamp(time), now));
+    let due = || job.next_run_time.as_ref().map(|time| text::relative(from_wire_timestamp(time), now));
     match state {
         JobState::Unspecified | JobState::Queued => String::new(),
         JobState::Scheduled => due().unwrap_or_default(),
@@ -26,16 +26,16 @@ pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
             details.join(", ")
         }
         JobState::BackingOff => {
-            let failure = job.failure.as_ref().map(failure).unwrap_or_default();
+            let failure = job.last_failure.as_ref().map(failure).unwrap_or_default();
             format!("{} failed: {failure}; next {}", attempt(), due().unwrap_or_default())
         }
         JobState::Succeeded => {
-            let took = run_time(job).map(|took| format!("in {}", text::duration(took)));
+            let took = took(job).map(|took| format!("in {}", text::duration(took)));
             let attempts = (job.attempt > 1).then(attempt);
             [attempts, took].into_iter().flatten().collect::<Vec<_>>().join(", ")
         }
         JobState::Failed => {
-            let failure = job.failure.as_ref().map(failure).unwrap_or_default();
+            let failure = job.last_failure.as_ref().map(failure).unwrap_or_default();
             format!("{}: {failure}", attempt())
         }
         JobState::Cancelled => match job.attempt {
@@ -46,17 +46,17 @@ pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
     }
 }
 
-/// How far the running attempt is: `42 % resizing`.
-pub(super) fn progress(job: &Job) -> Option<String> {
+/// How far the running attempt is, as far as it says: `42 % resizing`.
+fn progress(job: &Job) -> Option<String> {
     let progress = job.progress.as_ref()?;
-    let percent = format!("{} %", percent(progress.fraction));
+    let percent = progress.fraction.map(|fraction| format!("{} %", percent(fraction))).unwrap_or_default();
     let words = [percent.as_str(), &progress.step, &progress.text];
     let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).map(text::escape).collect();
-    Some(words.join(" "))
+    (!words.is_empty()).then(|| words.join(" "))
 }
 
 /// A part of 1 as whole per cent; what is not finished is never 100.
-pub(super) fn percent(fraction: f64) -> u32 {
+fn percent(fraction: f64) -> u32 {
     if fraction >= 1.0 { 100 } else { ((fraction.clamp(0.0, 1.0) * 100.0) as u32).min(99) }
 }
 
@@ -83,7 +83,7 @@ pub(super) fn failure(failure: &Failure) -> String {
 }
 
 /// How long the latest attempt took.
-pub(super) fn run_time(job: &Job) -> Option<Duration> {
+fn took(job: &Job) -> Option<Duration> {
     let start = from_wire_timestamp(job.start_time.as_ref()?);
     Some(from_wire_timestamp(job.end_time.as_ref()?).since(start))
 }
@@ -98,20 +98,14 @@ pub(super) fn in_full(job: &Job, now: Timestamp, colour: bool) -> String {
     if !job.attempts.is_empty() {
         let _ = writeln!(page, "\nattempts\n{}", indented(&attempts(&job.attempts, now, colour)));
     }
-    if !job.payload.is_empty() {
-        let _ = writeln!(
-            page,
-            "\npayload ({})\n{}",
-            typed(&job.payload, &job.payload_type),
-            content(&job.payload)
-        );
+    if let Some(payload) = job.spec.as_ref().and_then(|spec| spec.payload.as_ref()) {
+        let _ = write!(page, "\n{}", with_content("payload", payload));
     }
     if !job.output_tail.is_empty() {
         let _ = writeln!(page, "\noutput\n{}", indented(&text::escape_lines(&job.output_tail)));
     }
-    if !job.result.is_empty() {
-        let _ =
-            writeln!(page, "\nresult ({})\n{}", typed(&job.result, &job.result_type), content(&job.result));
+    if let Some(result) = &job.result {
+        let _ = write!(page, "\n{}", with_content("result", result));
     }
     page
 }
@@ -126,25 +120,25 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
     };
     let mut fields = vec![
         ("id", text::escape(&job.id).into_owned()),
-        ("queue", text::escape(&job.queue).into_owned()),
-        ("kind", text::escape(&job.kind).into_owned()),
+        ("queue", text::escape(job.queue()).into_owned()),
+        ("kind", text::escape(job.kind()).into_owned()),
         ("state", if details.is_empty() { state } else { format!("{state} {details}") }),
     ];
-    if let Ok(reason) = PendingReason::try_from(job.pending_reason)
-        && reason != PendingReason::Unspecified
-    {
-        let name = reason.as_str_name().trim_start_matches("PENDING_REASON_");
-        fields.push(("waits because", name.to_lowercase().replace('_', " ")));
+    for (index, waits) in job.pending.iter().enumerate() {
+        fields.push((if index == 0 { "waits because" } else { "" }, pending(waits, now)));
     }
-    if let Some(failed) = &job.failure {
-        fields.push(("failure", failure(failed)));
+    if let Some(failed) = &job.last_failure {
+        fields.push(("last failure", failure(failed)));
     }
     fields.push(("attempts", format!("{} of {}", job.attempt, job.max_attempts)));
-    fields.push(("priority", job.priority.to_string()));
-    if !job.labels.is_empty() {
-        let labels =
-            job.labels.iter().map(|(key, value)| text::escape(&format!("{key}={value}")).into_owned());
-        fields.push(("labels", labels.collect::<Vec<_>>().join(" ")));
+    if let Some(spec) = &job.spec {
+        fields.push(("priority", spec.priority().to_string()));
+        if !spec.labels.is_empty() {
+            fields.push(("labels", entries(&spec.labels, " ")));
+        }
+        if !spec.headers.is_empty() {
+            fields.push(("headers", entries(&spec.headers, " ")));
+        }
     }
     if !job.request_id.is_empty() {
         fields.push(("request id", text::escape(&job.request_id).into_owned()));
@@ -154,7 +148,7 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
     }
     let times = [
         ("created", &job.create_time),
-        ("runs at", &job.run_time),
+        ("runs at", &job.next_run_time),
         ("expires", &job.expire_time),
         ("started", &job.start_time),
         ("ended", &job.end_time),
@@ -193,9 +187,46 @@ fn attempts(attempts: &[Attempt], now: Timestamp, colour: bool) -> String {
     table.render()
 }
 
-fn typed(bytes: &[u8], media_type: &str) -> String {
-    let size = text::bytes(bytes.len() as u64);
-    if media_type.is_empty() { size } else { format!("{size}, {}", text::escape(media_type)) }
+/// Why a job waits, and what for.
+fn pending(pending: &Pending, now: Timestamp) -> String {
+    let mut line = match PendingReason::try_from(pending.reason) {
+        Ok(reason) => {
+            let name = reason.as_str_name().trim_start_matches("PENDING_REASON_");
+            name.to_lowercase().replace('_', " ")
+        }
+        Err(_) => format!("reason {}", pending.reason),
+    };
+    // Writing to a string can't fail.
+    if !pending.subject.is_empty() {
+        let _ = write!(line, " ({})", text::escape(&pending.subject));
+    }
+    if let Some(until) = &pending.until {
+        let _ = write!(line, ", until {}", text::instant(from_wire_timestamp(until), now));
+    }
+    line
+}
+
+/// `a=b c=d`.
+fn entries(entries: &BTreeMap<String, String>, between: &str) -> String {
+    let entries = entries.iter().map(|(key, value)| text::escape(&format!("{key}={value}")).into_owned());
+    entries.collect::<Vec<_>>().join(between)
+}
+
+/// A payload or result: a line with its size, its type and what else is said of it, and below that the bytes, unless
+/// there are none.
+fn with_content(name: &str, payload: &Payload) -> String {
+    let mut about = text::bytes(u64::try_from(payload.size_bytes).unwrap_or(0));
+    // Writing to a string can't fail.
+    if !payload.media_type.is_empty() {
+        let _ = write!(about, ", {}", text::escape(&payload.media_type));
+    }
+    if !payload.metadata.is_empty() {
+        let _ = write!(about, ", {}", entries(&payload.metadata, ", "));
+    }
+    match payload.bytes() {
+        [] => format!("{name} ({about})\n"),
+        bytes => format!("{name} ({about})\n{}\n", content(bytes)),
+    }
 }
 
 /// Text as text; other bytes are not for terminals.
@@ -215,7 +246,10 @@ pub(super) mod tests {
     use super::*;
     use jobmill::{
         client::{to_wire_duration, to_wire_timestamp},
-        proto::v1::{Progress, RetryPolicy},
+        proto::v1::{
+            JobSpec, Progress, RetryPolicy,
+            job_spec::{Expiry, Start},
+        },
     };
 
     /// 2026-01-02T03:04:05Z.
@@ -239,14 +273,26 @@ pub(super) mod tests {
             end_time: Some(to_wire_timestamp(at(end))),
             failure: Some(failure(message)),
         };
-        Job {
-            id: "06g3k5m0v4000".into(),
+        let spec = JobSpec {
             queue: "images".into(),
             kind: "thumbnail".into(),
-            payload: "photo\n\u{1b}[31m.jpg".into(),
-            payload_type: "text/plain".into(),
+            payload: Some(Payload {
+                metadata: [("key".to_owned(), "7".to_owned())].into(),
+                size_bytes: 15,
+                ..Payload::of("photo\n\u{1b}[31m.jpg").with_type("text/plain")
+            }),
             labels: [("tenant".to_owned(), "acme\r".to_owned())].into(),
-            priority: 5,
+            headers: [("tenant".to_owned(), "acme".to_owned())].into(),
+            priority: Some(5),
+            attempt_timeout: Some(to_wire_duration(Duration::from_secs(300))),
+            start: Some(Start::Delay(to_wire_duration(Duration::from_millis(1_500)))),
+            expiry: Some(Expiry::ExpireAfter(to_wire_duration(Duration::from_secs(3_600)))),
+            ..Default::default()
+        };
+        Job {
+            id: "06g3k5m0v4000".into(),
+            spec: Some(spec),
+            namespace: "default".into(),
             request_id: "r-1".into(),
             state: JobState::Failed.into(),
             done: true,
@@ -256,19 +302,19 @@ pub(super) mod tests {
             retry_policy: Some(RetryPolicy {
                 initial_delay: Some(to_wire_duration(Duration::from_secs(1))),
                 max_delay: Some(to_wire_duration(Duration::from_secs(60))),
-                multiplier: 2.0,
+                multiplier: Some(2.0),
                 jitter: Some(0.2),
             }),
             attempt_timeout: Some(to_wire_duration(Duration::from_secs(300))),
             create_time: Some(to_wire_timestamp(at(0))),
+            expire_time: Some(to_wire_timestamp(at(3_600_000))),
             start_time: Some(to_wire_timestamp(at(2_000))),
             end_time: Some(to_wire_timestamp(at(2_750))),
             update_time: Some(to_wire_timestamp(at(2_750))),
-            failure: Some(failure("disk \u{1b}]0;owned\u{7} full")),
+            last_failure: Some(failure("disk \u{1b}]0;owned\u{7} full")),
             attempts: vec![attempt(1, 10, 500, "no such file"), attempt(2, 2_000, 2_750, "disk full")],
             output_tail: "reading\nwriting\r\n".into(),
-            result: "half done".into(),
-            result_type: "text/plain".into(),
+            result: Some(Payload { size_bytes: 2, ..Payload::of(vec![0xff, 0]).with_type("image/png") }),
             ..Default::default()
         }
     }
@@ -280,13 +326,15 @@ pub(super) mod tests {
         queue         images
         kind          thumbnail
         state         FAILED
-        failure       disk \x1b]0;owned\x07 full (exit code 1)
+        last failure  disk \x1b]0;owned\x07 full (exit code 1)
         attempts      2 of 2
         priority      5
         labels        tenant=acme\r
+        headers       tenant=acme
         request id    r-1
         timeout       5m
         created       2026-01-02T03:04:05Z (1m ago)
+        expires       2026-01-02T04:04:05Z (in 59m)
         started       2026-01-02T03:04:07Z (58s ago)
         ended         2026-01-02T03:04:07.75Z (57s ago)
         updated       2026-01-02T03:04:07.75Z (57s ago)
@@ -297,7 +345,7 @@ pub(super) mod tests {
           1  59s ago  490ms  no such file (exit code 1)
           2  58s ago  750ms  disk full (exit code 1)
 
-        payload (15 bytes, text/plain)
+        payload (15 bytes, text/plain, key=7)
           photo
           \x1b[31m.jpg
 
@@ -305,8 +353,53 @@ pub(super) mod tests {
           reading
           writing\r
 
-        result (9 bytes, text/plain)
-          half done
+        result (2 bytes, image/png)
+          not text; --output json has it as base64
+        ");
+    }
+
+    #[test]
+    fn a_waiting_job_tells_all_that_it_waits_for() {
+        let pending = |reason: i32, subject: &str, until: Option<i64>| Pending {
+            reason,
+            subject: subject.into(),
+            until: until.map(|millis| to_wire_timestamp(at(millis))),
+        };
+        let job = Job {
+            spec: Some(JobSpec { priority: None, ..failed_job().spec.unwrap() }),
+            id: "1".into(),
+            state: JobState::Scheduled.into(),
+            next_run_time: Some(to_wire_timestamp(at(9_000))),
+            pending: vec![
+                pending(PendingReason::QueuePaused.into(), "images\u{1b}", None),
+                pending(PendingReason::NoWorkerForKind.into(), "thumbnail", None),
+                pending(PendingReason::RunTime.into(), "", Some(9_000)),
+                pending(14, "", None),
+            ],
+            result: Some(Payload { size_bytes: 1_024, ..Default::default() }),
+            ..Default::default()
+        };
+        insta::assert_snapshot!(in_full(&job, at(0), false), @r"
+        id            1
+        queue         images
+        kind          thumbnail
+        state         SCHEDULED in 9s
+        waits because queue paused (images\x1b)
+                      no worker for kind (thumbnail)
+                      run time, until 2026-01-02T03:04:14Z (in 9s)
+                      reason 14
+        attempts      0 of 0
+        priority      0
+        labels        tenant=acme\r
+        headers       tenant=acme
+        runs at       2026-01-02T03:04:14Z (in 9s)
+        revision      0
+
+        payload (15 bytes, text/plain, key=7)
+          photo
+          \x1b[31m.jpg
+
+        result (1 KiB)
         ");
     }
 
@@ -315,14 +408,21 @@ pub(super) mod tests {
         let mut job = failed_job();
         let hostile = "\u{1b}[2J\r\u{202e}";
         job.id = hostile.into();
-        job.queue = hostile.into();
-        job.kind = hostile.into();
+        let entries: BTreeMap<_, _> = [(hostile.to_owned(), hostile.to_owned())].into();
+        let payload = Payload { metadata: entries.clone(), ..Payload::of(hostile).with_type(hostile) };
+        job.spec = Some(JobSpec {
+            queue: hostile.into(),
+            kind: hostile.into(),
+            payload: Some(payload.clone()),
+            labels: entries.clone(),
+            headers: entries,
+            ..Default::default()
+        });
+        job.result = Some(payload);
+        job.pending = vec![Pending { subject: hostile.into(), ..Default::default() }];
         job.request_id = hostile.into();
         job.traceparent = hostile.into();
-        job.payload_type = hostile.into();
-        job.result_type = hostile.into();
-        job.result = hostile.into();
-        job.progress = Some(Progress { fraction: 0.5, text: hostile.into(), step: hostile.into() });
+        job.progress = Some(Progress { fraction: Some(0.5), text: hostile.into(), step: hostile.into() });
         for state in 0..=11 {
             job.state = state;
             let page = in_full(&job, at(0), false) + &state_details(&job, at(0));
@@ -336,8 +436,12 @@ pub(super) mod tests {
             .map(|state| {
                 let job = Job {
                     state,
-                    run_time: Some(to_wire_timestamp(at(9_000))),
-                    progress: Some(Progress { fraction: 0.426, text: "b.png".into(), step: "resize".into() }),
+                    next_run_time: Some(to_wire_timestamp(at(9_000))),
+                    progress: Some(Progress {
+                        fraction: Some(0.426),
+                        text: "b.png".into(),
+                        step: "resize".into(),
+                    }),
                     ..failed_job()
                 };
                 format!("{}: {}", text::state(state), state_details(&job, at(0)))
@@ -357,6 +461,17 @@ pub(super) mod tests {
         EXPIRED: no attempt had started in time
         STATE 11:
         ");
+    }
+
+    #[test]
+    fn progress_tells_what_the_attempt_said() {
+        let said = |fraction, step: &str, text: &str| {
+            let progress = Progress { fraction, step: step.into(), text: text.into() };
+            super::progress(&Job { progress: Some(progress), ..Default::default() })
+        };
+        assert_eq!(said(Some(0.0), "", ""), Some("0 %".into()));
+        assert_eq!(said(None, "resize", "b.png"), Some("resize b.png".into()));
+        assert_eq!(said(None, "", ""), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ Exit codes:
     1  a watched job failed; doctor: there is a problem
     2  wrong usage, or an argument that the server refuses
     3  a watched job was cancelled
-    4  no such job, queue or kind
+    4  no such job, queue or kind; submit: the request id's job was deleted
     5  refused: no token for it, the queue is full, the job's state is against it, it exists already
     6  no server answers
     7  no answer in time
@@ -248,30 +248,30 @@ mod tests {
                 "no queue is named `x`: list the queues with QueueService.ListQueues",
             )),
             refused(refusal(Code::NotFound, "JOB_NOT_FOUND", "there is no job `x`")),
-            refused(refusal(Code::NotFound, "KIND_NOT_FOUND", "no handler runs `x`; known: a, b")),
+            refused(refusal(Code::NotFound, "UNKNOWN_KIND", "no handler runs `x`; known: a, b")),
             refused(Refusal {
                 retry_after: Some(Duration::from_millis(1500)),
                 ..refusal(Code::ResourceExhausted, "QUEUE_FULL", "queue `x` is full")
             }),
             refused(Refusal {
                 fields: vec![fault("job.payload", "at most 1048576 bytes, has 2000000")],
-                ..refusal(Code::InvalidArgument, "INVALID", "invalid request")
+                ..refusal(Code::InvalidArgument, "INVALID_REQUEST", "invalid request")
             }),
             refused(Refusal {
                 fields: vec![fault("id", "not a job id")],
-                ..refusal(Code::InvalidArgument, "INVALID", "id: not a job id")
+                ..refusal(Code::InvalidArgument, "INVALID_REQUEST", "id: not a job id")
             }),
-            refused(refusal(Code::InvalidArgument, "INVALID", "")),
+            refused(refusal(Code::InvalidArgument, "INVALID_REQUEST", "")),
             refused(refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", "another job has it")),
-            refused(refusal(Code::FailedPrecondition, "STATE", "the job has SUCCEEDED")),
+            refused(refusal(Code::FailedPrecondition, "WRONG_STATE", "the job has SUCCEEDED")),
             refused(refusal(
                 Code::Unauthenticated,
                 "TOKEN_MISSING",
                 "the call has no token: send the header `authorization`",
             )),
             refused(refusal(Code::PermissionDenied, "ROLE_MISSING", "`ci` lacks the role `read`")),
-            refused(refusal(Code::OutOfRange, "TOKEN_TOO_OLD", "the token is too old")),
-            refused(refusal(Code::Unavailable, "SHUTDOWN", "the server stops")),
+            refused(refusal(Code::OutOfRange, "RESUME_TOKEN_TOO_OLD", "the token is too old")),
+            refused(refusal(Code::Unavailable, "STOPPING", "the server stops")),
             refused(refusal(Code::NotFound, "JOB_NOT_FOUND", "no job \u{1b}[31m\n")),
         ];
         let lines: Vec<_> = errors
@@ -295,7 +295,7 @@ mod tests {
          5 error: queue `x` is full. Try again in 1.5s.
          2 error: invalid request: job.payload: at most 1048576 bytes, has 2000000
          2 error: id: not a job id
-         2 error: refused (INVALID)
+         2 error: refused (INVALID_REQUEST)
          5 error: another job has it. Use another --request-id for another job.
          5 error: the job has SUCCEEDED
          5 error: the call has no token. Name the file of one with --token-file.

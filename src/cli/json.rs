@@ -5,8 +5,11 @@ use serde_json::{Map, Value, json};
 
 use super::values::base64;
 use jobmill::proto::v1::{
-    Attempt, CountJobsResponse, Failure, FailureReason, Job, JobState, PendingReason, Progress, Queue,
-    QueueSettings, QueueStats, Retention, RetryPolicy, StateCount, SubmitResponse, WhenFull,
+    Attempt, CountJobsResponse, Failure, FailureReason, Job, JobSpec, JobState, Keep, Payload, Pending,
+    PendingReason, Progress, Queue, QueueSettings, QueueStats, Retention, RetryPolicy, StateCount,
+    SubmitOutcome, SubmitResponse, Submitted, WhenFull,
+    job_spec::{Expiry, Start},
+    keep,
     watch_event::Event,
 };
 
@@ -31,13 +34,12 @@ impl Object {
         self.maybe(name, (!text.is_empty()).then_some(text))
     }
 
-    /// Bytes as base64 and, where they are text, as text.
-    fn bytes(self, name: &str, bytes: &[u8]) -> Self {
-        if bytes.is_empty() {
-            return self;
-        }
-        let object = self.put(name, base64(bytes));
-        object.maybe(&format!("{name}Text"), std::str::from_utf8(bytes).ok())
+    fn time(self, name: &str, time: Option<prost_types::Timestamp>) -> Self {
+        self.maybe(name, time.map(|time| time.to_string()))
+    }
+
+    fn duration(self, name: &str, duration: Option<prost_types::Duration>) -> Self {
+        self.maybe(name, duration.map(|duration| duration.to_string()))
     }
 
     fn done(self) -> Value {
@@ -56,61 +58,113 @@ fn state(number: i32) -> Value {
 
 pub(super) fn job(job: &Job) -> Value {
     let attempts: Vec<_> = job.attempts.iter().map(attempt).collect();
-    let pending = named::<PendingReason>(job.pending_reason, PendingReason::as_str_name);
+    let pending: Vec<_> = job.pending.iter().map(pending).collect();
     Object::default()
         .put("id", job.id.as_str())
-        .put("queue", job.queue.as_str())
-        .put("kind", job.kind.as_str())
+        .maybe("spec", job.spec.as_ref().map(spec))
         .put("state", state(job.state))
         .put("done", job.done)
         .put("revision", job.revision)
         .put("attempt", job.attempt)
         .put("maxAttempts", job.max_attempts)
-        .put("priority", job.priority)
-        .put("labels", json!(job.labels))
-        .text("requestId", &job.request_id)
-        .text("payloadType", &job.payload_type)
-        .bytes("payload", &job.payload)
         .maybe("retryPolicy", job.retry_policy.as_ref().map(retry_policy))
-        .maybe("attemptTimeout", job.attempt_timeout.map(|timeout| timeout.to_string()))
-        .maybe("runTime", job.run_time.map(|time| time.to_string()))
-        .maybe("expireTime", job.expire_time.map(|time| time.to_string()))
-        .maybe("createTime", job.create_time.map(|time| time.to_string()))
-        .maybe("startTime", job.start_time.map(|time| time.to_string()))
-        .maybe("endTime", job.end_time.map(|time| time.to_string()))
-        .maybe("updateTime", job.update_time.map(|time| time.to_string()))
+        .duration("attemptTimeout", job.attempt_timeout)
+        .time("createTime", job.create_time)
+        .time("nextRunTime", job.next_run_time)
+        .time("expireTime", job.expire_time)
+        .time("startTime", job.start_time)
+        .time("endTime", job.end_time)
+        .text("namespace", &job.namespace)
+        .time("updateTime", job.update_time)
+        .text("requestId", &job.request_id)
         .maybe("progress", job.progress.as_ref().map(progress))
-        .text("resultType", &job.result_type)
-        .bytes("result", &job.result)
-        .maybe("failure", job.failure.as_ref().map(failure))
+        .maybe("result", job.result.as_ref().map(payload))
+        .maybe("lastFailure", job.last_failure.as_ref().map(failure))
         .maybe("attempts", (!attempts.is_empty()).then_some(attempts))
         .text("outputTail", &job.output_tail)
-        .maybe("pendingReason", (job.pending_reason != 0).then_some(pending))
+        .maybe("pending", (!pending.is_empty()).then_some(pending))
         .text("traceparent", &job.traceparent)
+        .text("tracestate", &job.tracestate)
+        .done()
+}
+
+/// What a client said of a job, in the form that `submit --stream` takes.
+fn spec(spec: &JobSpec) -> Value {
+    let object = Object::default()
+        .put("queue", spec.queue.as_str())
+        .put("kind", spec.kind.as_str())
+        .maybe("payload", spec.payload.as_ref().map(payload))
+        .maybe("labels", (!spec.labels.is_empty()).then(|| json!(spec.labels)))
+        .maybe("headers", (!spec.headers.is_empty()).then(|| json!(spec.headers)))
+        .maybe("priority", spec.priority)
+        .maybe("maxAttempts", (spec.max_attempts != 0).then_some(spec.max_attempts))
+        .maybe("retryPolicy", spec.retry_policy.as_ref().map(retry_policy))
+        .duration("attemptTimeout", spec.attempt_timeout);
+    let object = match spec.start {
+        Some(Start::RunTime(time)) => object.time("runTime", Some(time)),
+        Some(Start::Delay(delay)) => object.duration("delay", Some(delay)),
+        None => object,
+    };
+    match spec.expiry {
+        Some(Expiry::ExpireTime(time)) => object.time("expireTime", Some(time)),
+        Some(Expiry::ExpireAfter(time)) => object.duration("expireAfter", Some(time)),
+        None => object,
+    }
+    .done()
+}
+
+/// Bytes with their type: as text where they are UTF-8, as base64 where they are not, and by their size alone where
+/// they are left out.
+fn payload(payload: &Payload) -> Value {
+    let object = match (&payload.body, std::str::from_utf8(payload.bytes())) {
+        (None, _) => Object::default(),
+        (Some(_), Ok(text)) => Object::default().put("text", text),
+        (Some(_), Err(_)) => Object::default().put("data", base64(payload.bytes())),
+    };
+    object
+        .text("mediaType", &payload.media_type)
+        .maybe("metadata", (!payload.metadata.is_empty()).then(|| json!(payload.metadata)))
+        .put("sizeBytes", payload.size_bytes)
+        .done()
+}
+
+fn pending(pending: &Pending) -> Value {
+    Object::default()
+        .put("reason", named::<PendingReason>(pending.reason, PendingReason::as_str_name))
+        .text("subject", &pending.subject)
+        .time("until", pending.until)
         .done()
 }
 
 fn retention(retention: &Retention) -> Value {
     Object::default()
-        .maybe("succeeded", retention.succeeded.map(|time| time.to_string()))
-        .maybe("failed", retention.failed.map(|time| time.to_string()))
-        .maybe("cancelled", retention.cancelled.map(|time| time.to_string()))
-        .maybe("expired", retention.expired.map(|time| time.to_string()))
+        .maybe("succeeded", retention.succeeded.as_ref().map(kept))
+        .maybe("failed", retention.failed.as_ref().map(kept))
+        .maybe("cancelled", retention.cancelled.as_ref().map(kept))
+        .maybe("expired", retention.expired.as_ref().map(kept))
         .done()
+}
+
+fn kept(keep: &Keep) -> Value {
+    match keep.keep {
+        Some(keep::Keep::Time(time)) => json!({ "time": time.to_string() }),
+        Some(keep::Keep::Forever(forever)) => json!({ "forever": forever }),
+        None => json!({}),
+    }
 }
 
 fn retry_policy(policy: &RetryPolicy) -> Value {
     Object::default()
-        .maybe("initialDelay", policy.initial_delay.map(|delay| delay.to_string()))
-        .maybe("maxDelay", policy.max_delay.map(|delay| delay.to_string()))
-        .put("multiplier", policy.multiplier)
+        .duration("initialDelay", policy.initial_delay)
+        .duration("maxDelay", policy.max_delay)
+        .maybe("multiplier", policy.multiplier)
         .maybe("jitter", policy.jitter)
         .done()
 }
 
 fn progress(progress: &Progress) -> Value {
     Object::default()
-        .put("fraction", progress.fraction)
+        .maybe("fraction", progress.fraction)
         .text("text", &progress.text)
         .text("step", &progress.step)
         .done()
@@ -129,23 +183,32 @@ fn failure(failure: &Failure) -> Value {
 fn attempt(attempt: &Attempt) -> Value {
     Object::default()
         .put("number", attempt.number)
-        .maybe("startTime", attempt.start_time.map(|time| time.to_string()))
-        .maybe("endTime", attempt.end_time.map(|time| time.to_string()))
+        .time("startTime", attempt.start_time)
+        .time("endTime", attempt.end_time)
         .maybe("failure", attempt.failure.as_ref().map(failure))
         .done()
 }
 
-/// The answer to a submission, as the first line of `submit --watch`.
-pub(super) fn submitted(answer: &SubmitResponse) -> Value {
+/// The answer to a submission: the result of `submit`, and the first line of `submit --watch`.
+pub(super) fn submission(answer: &SubmitResponse) -> Value {
     Object::default()
-        .maybe("submitted", answer.job.as_ref().map(job))
-        .put("created", answer.created)
-        .put("resumeToken", base64(&answer.resume_token))
+        .maybe("submitted", answer.submitted.as_ref().map(submitted))
+        .text("resumeToken", &answer.resume_token)
+        .maybe("job", answer.job.as_ref().map(job))
         .done()
 }
 
+fn submitted(submitted: &Submitted) -> Value {
+    json!({ "id": submitted.id, "outcome": outcome(submitted.outcome) })
+}
+
+/// What became of a submission.
+pub(super) fn outcome(number: i32) -> Value {
+    named::<SubmitOutcome>(number, SubmitOutcome::as_str_name)
+}
+
 /// One event of a watch, named after what happened, with the token to resume from where there is one.
-pub(super) fn event(event: &Event, resume_token: Option<&[u8]>) -> Value {
+pub(super) fn event(event: &Event, resume_token: Option<&str>) -> Value {
     let object = Object::default();
     let object = match event {
         Event::Snapshot(snapshot) => object.put("snapshot", job(snapshot)),
@@ -169,7 +232,7 @@ pub(super) fn event(event: &Event, resume_token: Option<&[u8]>) -> Value {
             object.put("output", json!({ "id": line.id, "attempt": line.attempt, "text": line.text }))
         }
     };
-    object.maybe("resumeToken", resume_token.map(base64)).done()
+    object.maybe("resumeToken", resume_token).done()
 }
 
 /// That a watch was interrupted and reconnects.
@@ -192,6 +255,7 @@ pub(super) fn queue(queue: &Queue) -> Value {
         .put("declared", queue.declared)
         .maybe("settings", queue.settings.as_ref().map(queue_settings))
         .maybe("stats", queue.stats.as_ref().map(queue_stats))
+        .text("namespace", &queue.namespace)
         .done()
 }
 
@@ -202,7 +266,7 @@ fn queue_settings(settings: &QueueSettings) -> Value {
         .maybe("maxBytes", settings.max_bytes)
         .maybe("consumers", settings.consumers)
         .maybe("whenFull", (settings.when_full != 0).then_some(when_full))
-        .maybe("maxWait", settings.max_wait.map(|wait| wait.to_string()))
+        .duration("maxWait", settings.max_wait)
         .maybe("maxWaiters", settings.max_waiters)
         .maybe("acceptUnknownKinds", settings.accept_unknown_kinds)
         .maybe("retention", settings.retention.as_ref().map(retention))
@@ -215,7 +279,7 @@ fn queue_stats(stats: &QueueStats) -> Value {
         .put("liveJobs", stats.live_jobs)
         .put("liveBytes", stats.live_bytes)
         .put("waiters", stats.waiters)
-        .maybe("oldestReadyAge", stats.oldest_ready_age.map(|age| age.to_string()))
+        .duration("oldestReadyAge", stats.oldest_ready_age)
         .done()
 }
 
@@ -258,28 +322,23 @@ mod tests {
           "createTime": "2026-01-02T03:04:05Z",
           "done": true,
           "endTime": "2026-01-02T03:04:07.750Z",
-          "failure": {
+          "expireTime": "2026-01-02T04:04:05Z",
+          "id": "06g3k5m0v4000",
+          "lastFailure": {
             "exitCode": 1,
             "message": "disk \u001b]0;owned\u0007 full",
             "reason": "FAILURE_REASON_HANDLER_ERROR",
             "retryable": true
           },
-          "id": "06g3k5m0v4000",
-          "kind": "thumbnail",
-          "labels": {
-            "tenant": "acme\r"
-          },
           "maxAttempts": 2,
+          "namespace": "default",
           "outputTail": "reading\nwriting\r\n",
-          "payload": "cGhvdG8KG1szMW0uanBn",
-          "payloadText": "photo\n\u001b[31m.jpg",
-          "payloadType": "text/plain",
-          "priority": 5,
-          "queue": "images",
           "requestId": "r-1",
-          "result": "aGFsZiBkb25l",
-          "resultText": "half done",
-          "resultType": "text/plain",
+          "result": {
+            "data": "/wA=",
+            "mediaType": "image/png",
+            "sizeBytes": 2
+          },
           "retryPolicy": {
             "initialDelay": "1s",
             "jitter": 0.2,
@@ -287,6 +346,28 @@ mod tests {
             "multiplier": 2.0
           },
           "revision": 6,
+          "spec": {
+            "attemptTimeout": "300s",
+            "delay": "1.500s",
+            "expireAfter": "3600s",
+            "headers": {
+              "tenant": "acme"
+            },
+            "kind": "thumbnail",
+            "labels": {
+              "tenant": "acme\r"
+            },
+            "payload": {
+              "mediaType": "text/plain",
+              "metadata": {
+                "key": "7"
+              },
+              "sizeBytes": 15,
+              "text": "photo\n\u001b[31m.jpg"
+            },
+            "priority": 5,
+            "queue": "images"
+          },
           "startTime": "2026-01-02T03:04:07Z",
           "state": "JOB_STATE_FAILED",
           "updateTime": "2026-01-02T03:04:07.750Z"
@@ -295,18 +376,58 @@ mod tests {
     }
 
     #[test]
-    fn a_result_that_is_not_text_is_base64_alone() {
-        let value = job(&Job { result: vec![0xff, 0].into(), state: 14, ..Default::default() });
-        assert_eq!(value["result"], "/wA=");
-        assert_eq!(value.get("resultText"), None);
+    fn bytes_that_are_left_out_are_told_by_their_size() {
+        let left_out = Payload { media_type: "text/plain".into(), size_bytes: 9, ..Default::default() };
+        let value = job(&Job { result: Some(left_out), state: 14, ..Default::default() });
+        assert_eq!(value["result"], json!({ "mediaType": "text/plain", "sizeBytes": 9 }));
         assert_eq!(value["state"], 14);
+        assert_eq!(value.get("spec"), None);
+        assert_eq!(payload(&Payload::of("")), json!({ "text": "", "sizeBytes": 0 }));
+    }
+
+    #[test]
+    fn a_waiting_job_tells_all_that_it_waits_for() {
+        let paused =
+            Pending { reason: PendingReason::QueuePaused.into(), subject: "images".into(), until: None };
+        let later = Pending {
+            reason: 14,
+            subject: String::new(),
+            until: Some(prost_types::Timestamp { seconds: 9, nanos: 0 }),
+        };
+        let next_run_time = later.until;
+        let waiting = Job { pending: vec![paused, later], next_run_time, ..Default::default() };
+        let value = job(&waiting);
+        let expected = json!([
+            { "reason": "PENDING_REASON_QUEUE_PAUSED", "subject": "images" },
+            { "reason": 14, "until": "1970-01-01T00:00:09Z" },
+        ]);
+        assert_eq!((&value["pending"], &value["nextRunTime"]), (&expected, &"1970-01-01T00:00:09Z".into()));
+    }
+
+    #[test]
+    fn a_submission_is_told_with_its_outcome() {
+        let answer = |outcome: SubmitOutcome, resume_token: &str, job| SubmitResponse {
+            submitted: Some(Submitted { id: "1".into(), outcome: outcome.into() }),
+            resume_token: resume_token.into(),
+            job,
+        };
+        let lines = [
+            submission(&answer(SubmitOutcome::Created, "dG9rZW4", None)),
+            submission(&answer(SubmitOutcome::Gone, "", None)),
+            submission(&answer(SubmitOutcome::Repeated, "", Some(Job::default())))["job"]["done"].clone(),
+        ];
+        insta::assert_snapshot!(lines.map(|line| line.to_string()).join("\n"), @r#"
+        {"resumeToken":"dG9rZW4","submitted":{"id":"1","outcome":"SUBMIT_OUTCOME_CREATED"}}
+        {"submitted":{"id":"1","outcome":"SUBMIT_OUTCOME_GONE"}}
+        false
+        "#);
     }
 
     #[test]
     fn events_are_named_after_what_happened() {
         let updated = jobmill::proto::v1::JobUpdated { job: None, merged: Some(2) };
         let lines = [
-            event(&Event::Updated(updated), Some(b"token")),
+            event(&Event::Updated(updated), Some("dG9rZW4")),
             event(&Event::Synced(jobmill::proto::v1::Synced {}), None),
             event(&Event::Left(jobmill::proto::v1::JobLeft { id: "1".into(), state: 7, done: true }), None),
             event(
@@ -320,7 +441,7 @@ mod tests {
             interrupted("connection reset"),
         ];
         insta::assert_snapshot!(lines.map(|line| line.to_string()).join("\n"), @r#"
-        {"resumeToken":"dG9rZW4=","updated":{"merged":2}}
+        {"resumeToken":"dG9rZW4","updated":{"merged":2}}
         {"synced":{}}
         {"left":{"done":true,"id":"1","state":"JOB_STATE_SUCCEEDED"}}
         {"output":{"attempt":2,"id":"1","text":"\u001b"}}

@@ -42,6 +42,7 @@ pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Fa
                 page_size: left.min(PAGE_MAX) as i32,
                 page_token,
                 view: JobView::Basic.into(),
+                ..Default::default()
             })
             .await?;
         left = left.saturating_sub(page.jobs.len() as u64);
@@ -77,8 +78,8 @@ fn render(jobs: &[Job], now: Timestamp, colour: bool) -> String {
         let created = job.create_time.as_ref().map(from_wire_timestamp);
         table.row([
             plain(text::escape(&job.id)),
-            plain(text::escape(&job.queue)),
-            plain(text::escape(&job.kind)),
+            plain(text::escape(job.queue())),
+            plain(text::escape(job.kind())),
             (text::state(job.state), text::state_colour(job.state)),
             plain(created.map(|created| text::relative(created, now)).unwrap_or_default()),
             plain(text::shortened(&describe::state_details(job, now), DETAILS_MAX_CHARS)),
@@ -93,23 +94,27 @@ mod tests {
     use crate::cli::describe::tests::{at, failed_job};
     use jobmill::{
         client::to_wire_timestamp,
-        proto::v1::{JobState, Progress},
+        proto::v1::{JobSpec, JobState, Progress},
     };
 
     #[test]
     fn jobs_in_a_table_with_one_line_each() {
         let running = Job {
             id: "06g3k5m0v4001".into(),
-            queue: "default".into(),
-            kind: "report/daily".into(),
+            spec: Some(JobSpec {
+                queue: "default".into(),
+                kind: "report/daily".into(),
+                ..Default::default()
+            }),
             state: JobState::Running.into(),
             attempt: 1,
             max_attempts: 5,
             create_time: Some(to_wire_timestamp(at(57_000))),
-            progress: Some(Progress { fraction: 0.42, text: "x".repeat(100), step: String::new() }),
+            progress: Some(Progress { fraction: Some(0.42), text: "x".repeat(100), step: String::new() }),
             ..Default::default()
         };
-        let hostile = Job { kind: "a\nb\u{1b}".into(), ..running.clone() };
+        let hostile = JobSpec { queue: "default".into(), kind: "a\nb\u{1b}".into(), ..Default::default() };
+        let hostile = Job { spec: Some(hostile), ..running.clone() };
         let jobs = [running, failed_job(), hostile];
         insta::assert_snapshot!(render(&jobs, at(60_000), false), @r"
         ID             QUEUE    KIND          STATE    CREATED  DETAILS

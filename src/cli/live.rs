@@ -154,8 +154,8 @@ impl Bars {
         if let Some(row) = self.rows.get(&job.id) {
             let running =
                 matches!(JobState::try_from(job.state), Ok(JobState::Running | JobState::Cancelling));
-            let fraction =
-                job.progress.as_ref().filter(|_| running).map_or(0.0, |progress| progress.fraction);
+            let progress = job.progress.as_ref().filter(|_| running);
+            let fraction = progress.and_then(|progress| progress.fraction).unwrap_or(0.0);
             row.set_position((fraction.clamp(0.0, 1.0) * BAR_STEPS as f64) as u64);
             row.set_message(line.to_owned());
         }

@@ -298,7 +298,7 @@ mod tests {
             1  a watched job failed; doctor: there is a problem
             2  wrong usage, or an argument that the server refuses
             3  a watched job was cancelled
-            4  no such job, queue or kind
+            4  no such job, queue or kind; submit: the request id's job was deleted
             5  refused: no token for it, the queue is full, the job's state is against it, it exists already
             6  no server answers
             7  no answer in time
@@ -317,11 +317,14 @@ mod tests {
             "submit k --delay 1s --run-at 2030-01-01T00:00:00Z",
             "submit k text --stdin",
             "submit k --label novalue",
+            "submit k --header =v",
+            "submit --stream --payload-metadata a=b",
             "submit k --output-lines",
             "submit k --stream",
             "submit k --fail-fast",
             "watch --state BUSY",
-            "watch 1 --from-token *",
+            "watch --done --live",
+            "watch --all --new --from-token t",
             "list --created-after yesterday",
             "queue",
             "queue create",
@@ -344,11 +347,14 @@ mod tests {
         submit k --delay 1s --run-at 2030-01-01T00:00:00Z: error: the argument '--delay <DURATION>' cannot be used with '--run-at <TIME>'
         submit k text --stdin: error: the argument '[PAYLOAD]' cannot be used with '--stdin'
         submit k --label novalue: error: invalid value 'novalue' for '--label <KEY=VALUE>': write it like key=value
+        submit k --header =v: error: invalid value '=v' for '--header <KEY=VALUE>': write it like key=value
+        submit --stream --payload-metadata a=b: error: the argument '--stream [<FILE>]' cannot be used with '--payload-metadata <KEY=VALUE>'
         submit k --output-lines: error: the following required arguments were not provided: --watch
         submit k --stream: error: the argument '[KIND]' cannot be used with '--stream [<FILE>]'
         submit k --fail-fast: error: the argument '[KIND]' cannot be used with '--fail-fast'
         watch --state BUSY: error: invalid value 'BUSY' for '--state <STATE>': one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED, EXPIRED
-        watch 1 --from-token *: error: invalid value '*' for '--from-token <TOKEN>': not a resume token: it is the base64 text that watch wrote
+        watch --done --live: error: the argument '--done' cannot be used with '--live'
+        watch --all --new --from-token t: error: the argument '--new' cannot be used with '--from-token <TOKEN>'
         list --created-after yesterday: error: invalid value 'yesterday' for '--created-after <TIME>': write it like 2030-01-31T12:00:00Z or 2030-01-31T12:00:00+02:00
         queue: Manage queues
         queue create: error: the following required arguments were not provided: <QUEUE>

@@ -278,8 +278,8 @@ fn in_full(queue: &Queue) -> String {
         ("cancelled", retention.cancelled),
         ("expired", retention.expired),
     ] {
-        if let Some(keep) = keep {
-            fields.push((name, format!("kept {}", values::kept(&keep))));
+        if let Some(kept) = keep.as_ref().and_then(values::kept) {
+            fields.push((name, format!("kept {kept}")));
         }
     }
     if queue.declared {
@@ -330,6 +330,7 @@ mod tests {
                 waiters: 0,
                 oldest_ready_age: Some(to_wire_duration(Duration::from_secs(75))),
             }),
+            namespace: "default".into(),
         }
     }
 
@@ -370,6 +371,7 @@ mod tests {
         {
           "declared": true,
           "name": "images",
+          "namespace": "default",
           "paused": true,
           "settings": {
             "acceptUnknownKinds": false,
@@ -379,8 +381,12 @@ mod tests {
             "maxWait": "30s",
             "maxWaiters": 1000,
             "retention": {
-              "expired": "90s",
-              "failed": "315576000000s"
+              "expired": {
+                "time": "90s"
+              },
+              "failed": {
+                "forever": true
+              }
             },
             "whenFull": "WHEN_FULL_WAIT"
           },
@@ -434,7 +440,7 @@ mod tests {
             consumers: Some(0),
             when_full: WhenFull::Reject.into(),
             retention: Some(Retention {
-                succeeded: Some(to_wire_duration(Duration::ZERO)),
+                succeeded: KeepArg::For(Duration::ZERO).to_wire(),
                 failed: None,
                 ..before.retention.unwrap()
             }),

@@ -20,7 +20,11 @@ use super::{
 use jobmill::{
     client::{Client, ClientError, Code, to_wire_duration, to_wire_timestamp},
     clock::Timestamp,
-    proto::v1::{Job, JobSpec, JobView, SubmitAndWatchRequest, SubmitRequest, WatchDetail, WhenFull},
+    proto::v1::{
+        Job, JobSpec, JobView, Payload, SubmitAndWatchRequest, SubmitOutcome, SubmitRequest, SubmitResponse,
+        WatchDetail, WhenFull,
+        job_spec::{Expiry, Start},
+    },
 };
 
 /// What the server takes.
@@ -46,21 +50,26 @@ pub(super) struct Args {
     /// The media type of the input
     #[arg(long, value_name = "TYPE", default_value = "", hide_default_value = true)]
     payload_type: String,
+    /// What else the handler needs to know of the input, such as its encoding; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = values::entry)]
+    payload_metadata: Vec<(String, String)>,
     /// The queue
     #[arg(long, value_name = "QUEUE", default_value = "default")]
     queue: String,
     /// A label to find the job by; may be repeated
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::label)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::entry)]
     labels: Vec<(String, String)>,
-    /// From -100 to 100; the larger runs first
+    /// A header that the handler is told, such as a tenant; may be repeated
+    #[arg(long = "header", value_name = "KEY=VALUE", value_parser = values::entry)]
+    headers: Vec<(String, String)>,
+    /// From -100 to 100; the larger runs first. Default: 0
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 0,
         allow_negative_numbers = true,
         value_parser = clap::value_parser!(i32).range(-100..=100)
     )]
-    priority: i32,
+    priority: Option<i32>,
     /// How many attempts may start before the job has failed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1000))]
     max_attempts: Option<i32>,
@@ -70,10 +79,10 @@ pub(super) struct Args {
     /// Do not run it before this instant (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = values::instant, conflicts_with = "delay")]
     run_at: Option<Timestamp>,
-    /// Do not run it before so long from now, by this machine's clock
+    /// Do not run it before so long after it was accepted
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     delay: Option<Duration>,
-    /// End it as EXPIRED if no attempt has started so long from now, by this machine's clock
+    /// End it as EXPIRED if no attempt has started so long after it was accepted
     #[arg(long, value_name = "DURATION", value_parser = values::positive_duration)]
     expires_in: Option<Duration>,
     /// Makes a repeat of this command safe: the same id with the same job gives the same job. Default: a new one
@@ -89,15 +98,16 @@ pub(super) struct Args {
     #[arg(long, requires = "watch")]
     output_lines: bool,
     /// Submit a job for each line of a file, or of standard input (-): a JSON object with the fields of a JobSpec,
-    /// `requestId`, and `payloadText` or `payloadJson` in place of `payload`. Writes each id as soon as its job is kept
+    /// `requestId`, and `payloadText` or `payloadJson` for the bytes of `payload`. Writes each id as soon as its job is
+    /// kept
     #[arg(
         long,
         value_name = "FILE",
         num_args = 0..=1,
         default_missing_value = "-",
         conflicts_with_all = [
-            "kind", "payload", "file", "stdin", "payload_type", "labels", "priority", "max_attempts", "timeout",
-            "run_at", "delay", "expires_in", "request_id", "watch", "output_lines",
+            "kind", "payload", "file", "stdin", "payload_type", "payload_metadata", "labels", "headers", "priority",
+            "max_attempts", "timeout", "run_at", "delay", "expires_in", "request_id", "watch", "output_lines",
         ]
     )]
     stream: Option<PathBuf>,
@@ -113,7 +123,7 @@ pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Fa
         return submit_stream::run(stream, global, ui).await;
     }
     let (watch, output) = (args.watch, args.output_lines);
-    let request = request(args, ui.clock.now())?;
+    let request = request(args)?;
     let client = connect(global).await?;
     if watch {
         let request = SubmitAndWatchRequest {
@@ -123,48 +133,81 @@ pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Fa
             detail: WatchDetail::Latest.into(),
             output,
             view: JobView::Basic.into(),
+            ..Default::default()
         };
         return submit_and_follow(&client, request, ui).await;
     }
+    // People are told the id, and programs all there is.
+    let view = if ui.is_json() { JobView::Basic } else { JobView::Unspecified };
+    let request = SubmitRequest { view: view.into(), ..request };
     let answer = client.submit(request).await.map_err(explained)?;
-    let job = answer.job.unwrap_or_default();
     if ui.is_json() {
-        ui.print_json(&json::job(&job))?;
-    } else {
-        if !answer.created {
-            ui.note("this request id was used before; that job is");
-        }
-        ui.print(&text::escape(&job.id))?;
+        ui.print_json(&json::submission(&answer))?;
+    }
+    outcome(&answer, ui)?;
+    if !ui.is_json() {
+        ui.print(&text::escape(answer.id()))?;
     }
     Ok(Exit::Ok)
 }
 
-fn request(args: Args, now: Timestamp) -> Result<SubmitRequest, Failure> {
-    let payload = match (args.payload, &args.file) {
-        (Some(text), _) => text.into_bytes(),
-        (None, Some(path)) => read_file(path)?,
-        (None, None) if args.stdin => read(std::io::stdin().lock(), "standard input")?,
-        (None, None) => Vec::new(),
+/// Tells people of a job that is not new. One that is gone is a failure.
+fn outcome(answer: &SubmitResponse, ui: &Ui) -> Result<(), Failure> {
+    match answer.outcome() {
+        SubmitOutcome::Created | SubmitOutcome::Unspecified => Ok(()),
+        SubmitOutcome::Repeated => {
+            if !ui.is_json() {
+                let id = text::escape(answer.id());
+                ui.note(&format!("this request id was used before, for the job {id}"));
+            }
+            Ok(())
+        }
+        SubmitOutcome::Gone => {
+            let what = format!("this request id was used before, and its job {} was deleted", answer.id());
+            Err(Failure::new(Exit::NotFound, what).with_next("Use another --request-id for another job."))
+        }
+    }
+}
+
+fn request(args: Args) -> Result<SubmitRequest, Failure> {
+    let payload = payload(&args)?;
+    let start = match (args.run_at, args.delay) {
+        (Some(instant), _) => Some(Start::RunTime(to_wire_timestamp(instant))),
+        (None, Some(delay)) => Some(Start::Delay(to_wire_duration(delay))),
+        (None, None) => None,
     };
-    let run_time = args.run_at.or_else(|| args.delay.map(|delay| now.after(delay)));
     let job = JobSpec {
         queue: args.queue,
         kind: args.kind.unwrap_or_default(),
-        payload: payload.into(),
-        payload_type: args.payload_type,
+        payload,
         labels: args.labels.into_iter().collect(),
+        headers: args.headers.into_iter().collect(),
         priority: args.priority,
         max_attempts: args.max_attempts.unwrap_or(0),
         retry_policy: None,
         attempt_timeout: args.timeout.map(to_wire_duration),
-        run_time: run_time.map(to_wire_timestamp),
-        expire_time: args.expires_in.map(|time| to_wire_timestamp(now.after(time))),
+        start,
+        expiry: args.expires_in.map(|time| Expiry::ExpireAfter(to_wire_duration(time))),
     };
     Ok(SubmitRequest {
         job: Some(job),
         request_id: args.request_id,
         when_full: args.when_full.map_or(WhenFull::Unspecified, WhenFull::from).into(),
+        ..Default::default()
     })
+}
+
+/// What is said of the payload, if anything. Only what comes as an argument is certainly text.
+fn payload(args: &Args) -> Result<Option<Payload>, Failure> {
+    let payload = match (&args.payload, &args.file) {
+        (Some(text), _) => Payload::of_text(text.as_str()),
+        (None, Some(path)) => Payload::of(read_file(path)?),
+        (None, None) if args.stdin => Payload::of(read(std::io::stdin().lock(), "standard input")?),
+        (None, None) => Payload::default(),
+    };
+    let metadata = args.payload_metadata.iter().cloned().collect();
+    let payload = Payload { metadata, ..payload.with_type(args.payload_type.as_str()) };
+    Ok((payload != Payload::default()).then_some(payload))
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
@@ -210,27 +253,25 @@ async fn submit_and_follow(
 ) -> Result<Exit, Failure> {
     let mut live = Live::new(ui, Lines::Stderr);
     let (answer, mut watch) = client.submit_and_watch(request).await.map_err(explained)?;
-    let job = answer.job.clone().unwrap_or_default();
     if ui.is_json() {
-        ui.print_json(&json::submitted(&answer))?;
-    } else {
-        live.job(&job)?;
+        ui.print_json(&json::submission(&answer))?;
+    }
+    outcome(&answer, ui)?;
+    if !ui.is_json() && answer.outcome() == SubmitOutcome::Created {
+        // The watch may have nothing to tell for a long time; that of a repeat begins with the job as it is.
+        live.note(&format!("job {} was submitted", text::escape(answer.id())));
     }
     let ended = follow(&mut watch, ui, &mut live, ctrl_c()).await;
     live.finish();
-    match ended {
-        Ok(Ended::Over(fates)) => {
-            finish(client, &job.id, ui).await?;
+    match ended? {
+        Ended::Over(fates) => {
+            finish(client, answer.id(), ui).await?;
             Ok(fates.exit())
         }
-        Ok(Ended::Interrupted) => {
-            let id = text::escape(&job.id);
+        Ended::Interrupted => {
+            let id = text::escape(answer.id());
             ui.note(&format!("detached; the job goes on. Watch it: jobmill watch {id}"));
             Ok(Exit::Interrupted)
-        }
-        Err(failure) => {
-            ui.note(&format!("job {} was submitted", text::escape(&job.id)));
-            Err(failure)
         }
     }
 }
@@ -246,16 +287,18 @@ async fn finish(client: &Client, id: &str, ui: &Ui) -> Result<(), Failure> {
     if ui.is_json() {
         return ui.print_json(&serde_json::json!({ "ended": json::job(&job) }));
     }
-    if job.result.is_empty() {
+    let result = job.result.unwrap_or_default();
+    let bytes = result.bytes();
+    if bytes.is_empty() {
         return Ok(());
     }
     if !ui.stdout_is_terminal {
-        return ui.print_raw(&job.result);
+        return ui.print_raw(bytes);
     }
-    match std::str::from_utf8(&job.result) {
+    match std::str::from_utf8(bytes) {
         Ok(result) => ui.print(&text::escape_lines(result)),
         Err(_) => {
-            let size = text::bytes(job.result.len() as u64);
+            let size = text::bytes(bytes.len() as u64);
             ui.note(&format!("the result is not text ({size}); redirect stdout to have it"));
             Ok(())
         }
@@ -269,6 +312,8 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::cli::ui::Format;
+    use jobmill::proto::v1::Submitted;
 
     #[derive(Parser)]
     struct Line {
@@ -278,14 +323,15 @@ mod tests {
 
     fn requested(line: &str) -> Result<SubmitRequest, Failure> {
         let words = ["submit"].into_iter().chain(line.split(' '));
-        request(Line::try_parse_from(words).unwrap().args, Timestamp::from_micros(1_000_000))
+        request(Line::try_parse_from(words).unwrap().args)
     }
 
     #[test]
     fn arguments_become_a_request() {
         let request = requested(
             "resize photo.jpg --queue images --label a=b --label c= --priority -5 --max-attempts 3 --timeout 5m \
-             --delay 1500ms --expires-in 1h --request-id r --when-full reject --payload-type text/plain",
+             --delay 1500ms --expires-in 1h --request-id r --when-full reject --payload-type text/plain \
+             --payload-metadata key=7 --header tenant=acme --header locale=de",
         )
         .unwrap();
         insta::assert_snapshot!(format!("{request:#?}"), @r#"
@@ -294,13 +340,31 @@ mod tests {
                 JobSpec {
                     queue: "images",
                     kind: "resize",
-                    payload: b"photo.jpg",
-                    payload_type: "text/plain",
+                    payload: Some(
+                        Payload {
+                            media_type: "text/plain",
+                            metadata: {
+                                "key": "7",
+                            },
+                            size_bytes: 0,
+                            body: Some(
+                                Text(
+                                    "photo.jpg",
+                                ),
+                            ),
+                        },
+                    ),
                     labels: {
                         "a": "b",
                         "c": "",
                     },
-                    priority: -5,
+                    headers: {
+                        "locale": "de",
+                        "tenant": "acme",
+                    },
+                    priority: Some(
+                        -5,
+                    ),
                     max_attempts: 3,
                     retry_policy: None,
                     attempt_timeout: Some(
@@ -309,22 +373,28 @@ mod tests {
                             nanos: 0,
                         },
                     ),
-                    run_time: Some(
-                        Timestamp {
-                            seconds: 2,
-                            nanos: 500000000,
-                        },
+                    start: Some(
+                        Delay(
+                            Duration {
+                                seconds: 1,
+                                nanos: 500000000,
+                            },
+                        ),
                     ),
-                    expire_time: Some(
-                        Timestamp {
-                            seconds: 3601,
-                            nanos: 0,
-                        },
+                    expiry: Some(
+                        ExpireAfter(
+                            Duration {
+                                seconds: 3600,
+                                nanos: 0,
+                            },
+                        ),
                     ),
                 },
             ),
             request_id: "r",
             when_full: Reject,
+            view: Unspecified,
+            namespace: "",
         }
         "#);
     }
@@ -337,9 +407,37 @@ mod tests {
     }
 
     #[test]
+    fn a_payload_without_bytes_may_have_a_type() {
+        let payload = requested("k --payload-type a/b").unwrap().job.unwrap().payload;
+        assert_eq!(payload, Some(Payload::default().with_type("a/b")));
+        let payload = requested("k --payload-metadata a=b").unwrap().job.unwrap().payload.unwrap();
+        assert_eq!(payload.metadata, [("a".to_owned(), "b".to_owned())].into());
+    }
+
+    #[test]
+    fn a_job_that_is_gone_is_not_found() {
+        let ui = Ui::new(Format::Text, true);
+        let answer = |outcome: SubmitOutcome| SubmitResponse {
+            submitted: Some(Submitted { id: "1\u{1b}".into(), outcome: outcome.into() }),
+            ..Default::default()
+        };
+        for known in [SubmitOutcome::Created, SubmitOutcome::Repeated, SubmitOutcome::Unspecified] {
+            outcome(&answer(known), &ui).unwrap();
+        }
+        let failure = outcome(&answer(SubmitOutcome::Gone), &ui).unwrap_err();
+        assert_eq!(failure.exit(), Exit::NotFound);
+        assert_eq!(
+            failure.line().unwrap(),
+            "error: this request id was used before, and its job 1\\x1b was deleted. Use another --request-id for \
+             another job."
+        );
+    }
+
+    #[test]
     fn an_instant_may_be_given_with_its_offset() {
         let request = requested("k --run-at 1970-01-01T02:00:01+02:00").unwrap();
-        assert_eq!(request.job.unwrap().run_time.unwrap().seconds, 1);
+        let run_time = prost_types::Timestamp { seconds: 1, nanos: 0 };
+        assert_eq!(request.job.unwrap().start, Some(Start::RunTime(run_time)));
     }
 
     #[test]
@@ -347,7 +445,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"\xff\0").unwrap();
         let request = requested(&format!("k --file {}", file.path().display())).unwrap();
-        assert_eq!(request.job.unwrap().payload.as_ref(), b"\xff\0");
+        assert_eq!(request.job.unwrap().payload, Some(Payload::of(b"\xff\0".to_vec())));
 
         file.as_file().set_len(PAYLOAD_READ_MAX_BYTES + 1).unwrap();
         let failure = requested(&format!("k --file {}", file.path().display())).unwrap_err();

@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use jobmill::{
     client::{from_wire_duration, to_wire_duration},
     clock::Timestamp,
-    proto::v1::{JobState, WhenFull},
+    proto::v1::{JobState, Keep, WhenFull, keep},
 };
 
 /// `5m`, `1h 30m`, `250ms`.
@@ -31,7 +31,7 @@ pub(super) fn instant(text: &str) -> Result<Timestamp, String> {
 }
 
 /// `key=value`.
-pub(super) fn label(text: &str) -> Result<(String, String), String> {
+pub(super) fn entry(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         Some(_) | None => Err("write it like key=value".to_owned()),
@@ -61,16 +61,14 @@ pub(super) enum KeepArg {
     Default,
 }
 
-/// The longest Duration that the protocol has stands for ever.
-const FOREVER_SECONDS: i64 = 315_576_000_000;
-
 impl KeepArg {
-    pub(super) fn to_wire(self) -> Option<prost_types::Duration> {
-        match self {
-            KeepArg::For(time) => Some(to_wire_duration(time)),
-            KeepArg::Forever => Some(prost_types::Duration { seconds: FOREVER_SECONDS, nanos: 0 }),
-            KeepArg::Default => None,
-        }
+    pub(super) fn to_wire(self) -> Option<Keep> {
+        let keep = match self {
+            KeepArg::For(time) => keep::Keep::Time(to_wire_duration(time)),
+            KeepArg::Forever => keep::Keep::Forever(true),
+            KeepArg::Default => return None,
+        };
+        Some(Keep { keep: Some(keep) })
     }
 }
 
@@ -85,12 +83,12 @@ pub(super) fn keep(text: &str) -> Result<KeepArg, String> {
     }
 }
 
-/// How long something is kept, in words.
-pub(super) fn kept(time: &prost_types::Duration) -> String {
-    if time.seconds >= FOREVER_SECONDS {
-        return "for ever".to_owned();
+/// How long something is kept, in words. Nothing where it is not told in a way that this program knows.
+pub(super) fn kept(keep: &Keep) -> Option<String> {
+    match keep.keep? {
+        keep::Keep::Time(time) => Some(super::text::duration(from_wire_duration(&time))),
+        keep::Keep::Forever(forever) => forever.then(|| "for ever".to_owned()),
     }
-    super::text::duration(from_wire_duration(time))
 }
 
 /// What to do when a queue is full.
@@ -137,19 +135,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     Ok((number * factor as f64) as u64)
 }
 
-/// A resume token. Not a plain `Vec`, which clap would take for a list of values.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Token(pub(super) Vec<u8>);
-
-/// A resume token as `watch` writes it: base64.
-pub(super) fn token(text: &str) -> Result<Token, String> {
-    STANDARD
-        .decode(text)
-        .map(Token)
-        .map_err(|_| "not a resume token: it is the base64 text that watch wrote".to_owned())
-}
-
-/// Bytes as base64, as in `token`.
+/// Bytes as base64.
 pub(super) fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
@@ -184,17 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn a_label_may_have_an_empty_value_and_more_equals_signs() {
-        assert_eq!(label("a=b=c"), Ok(("a".into(), "b=c".into())));
-        assert_eq!(label("a="), Ok(("a".into(), String::new())));
-        assert!(label("=a").is_err());
-        assert!(label("a").is_err());
-    }
-
-    #[test]
-    fn tokens_survive_the_way_through_a_script() {
-        let bytes: Vec<u8> = (0..=255).collect();
-        assert_eq!(token(&base64(&bytes)), Ok(Token(bytes)));
+    fn an_entry_may_have_an_empty_value_and_more_equals_signs() {
+        assert_eq!(entry("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert_eq!(entry("a="), Ok(("a".into(), String::new())));
+        assert!(entry("=a").is_err());
+        assert!(entry("a").is_err());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use super::{
     filter::FilterArgs,
     follow::{Ended, ctrl_c, follow},
     live::{Lines, Live},
+    text,
     ui::Ui,
-    values,
 };
 use jobmill::proto::v1::{JobFilter, JobView, WatchDetail, WatchStart, WatchStatusRequest};
 
@@ -30,8 +30,14 @@ pub(super) struct Args {
     #[arg(long, conflicts_with_all = ["ids", "from_token"])]
     new: bool,
     /// Go on after the event that carried this resume token, with the same ids or filter
-    #[arg(long, value_name = "TOKEN", value_parser = values::token)]
-    from_token: Option<values::Token>,
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    from_token: String,
     /// Tell every change, not only the latest state
     #[arg(long)]
     every_transition: bool,
@@ -57,7 +63,7 @@ pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Fa
         Ended::Interrupted => {
             let token = watch.resume_token();
             if !token.is_empty() {
-                let token = values::base64(token);
+                let token = text::escape(token);
                 ui.note(&format!("to go on from here, repeat the command with --from-token {token}"));
             }
             Ok(Exit::Interrupted)
@@ -84,7 +90,7 @@ fn request(args: Args) -> Result<WatchStatusRequest, Failure> {
     Ok(WatchStatusRequest {
         ids,
         filter,
-        resume_token: args.from_token.map(|token| token.0).unwrap_or_default(),
+        resume_token: args.from_token,
         start: start.into(),
         detail: detail.into(),
         output: args.output_lines,
@@ -115,7 +121,8 @@ mod tests {
         assert_eq!(requested("b a b").unwrap().ids, ["b", "a"]);
         assert_eq!(requested("a").unwrap().filter, None);
         assert_eq!(requested("--all").unwrap().filter, Some(JobFilter::default()));
-        assert_eq!(requested("--queue q").unwrap().filter.unwrap().queue, "q");
+        assert_eq!(requested("--queue q --queue r").unwrap().filter.unwrap().queues, ["q", "r"]);
+        assert_eq!(requested("--live").unwrap().filter.unwrap().done, Some(false));
         for (line, expected) in [
             ("", "error: nothing to watch is named. Give ids, a filter such as --queue, or --all."),
             ("a --kind k", "error: ids and a filter can't be combined"),
@@ -127,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_script_resumes_with_the_token_it_was_given() {
-        let request = requested("a --from-token AP8=").unwrap();
-        assert_eq!(request.resume_token, [0, 255]);
+        let request = requested("a --from-token -AP8_w").unwrap();
+        assert_eq!(request.resume_token, "-AP8_w");
     }
 }

@@ -12,7 +12,8 @@ pub(super) fn new_request_id() -> String {
 
 impl Client {
     /// Submits a job. While the outcome is unknown the call is repeated with the same `request_id`, which is a new one
-    /// unless the request has one, so that the job is created once.
+    /// unless the request has one, so that the job is created once. Where the first answer was lost, the next one says
+    /// REPEATED and has no resume token.
     ///
     /// # Errors
     /// [`ClientError`]; see `Submit` in the protocol for the refusals.
@@ -25,7 +26,9 @@ impl Client {
             request.request_id = new_request_id();
         }
         let submit = || async { self.answer(self.job_queue().submit(self.request(request.clone()))).await };
-        self.shared.retries.run(submit).await
+        let answer = self.shared.retries.run(submit).await?;
+        self.present(answer.submitted.as_ref(), "submitted")?;
+        Ok(answer)
     }
 
     /// Submits up to 1,000 jobs, all or none. Repeated as [`Client::submit`].
@@ -49,7 +52,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; see `GetJob` in the protocol for the refusals.
     pub async fn get_job(&self, id: impl Into<String>, view: v1::JobView) -> Result<v1::Job, ClientError> {
-        let request = v1::GetJobRequest { id: id.into(), view: view.into() };
+        let request = v1::GetJobRequest { id: id.into(), view: view.into(), ..Default::default() };
         let answer = self.answer(self.job_queue().get_job(self.request(request))).await?;
         self.present(answer.job, "job")
     }
@@ -67,7 +70,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; see `CountJobs` in the protocol for the refusals.
     pub async fn count_jobs(&self, filter: v1::JobFilter) -> Result<v1::CountJobsResponse, ClientError> {
-        let request = v1::CountJobsRequest { filter: Some(filter) };
+        let request = v1::CountJobsRequest { filter: Some(filter), ..Default::default() };
         self.answer(self.job_queue().count_jobs(self.request(request))).await
     }
 
@@ -76,7 +79,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; see `CancelJob` in the protocol for the refusals.
     pub async fn cancel_job(&self, id: impl Into<String>) -> Result<v1::Job, ClientError> {
-        let request = v1::CancelJobRequest { id: id.into() };
+        let request = v1::CancelJobRequest { id: id.into(), ..Default::default() };
         let answer = self.answer(self.job_queue().cancel_job(self.request(request))).await?;
         self.present(answer.job, "job")
     }
@@ -86,7 +89,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; see `RetryJob` in the protocol for the refusals.
     pub async fn retry_job(&self, id: impl Into<String>) -> Result<v1::Job, ClientError> {
-        let request = v1::RetryJobRequest { id: id.into(), request_id: new_request_id() };
+        let request =
+            v1::RetryJobRequest { id: id.into(), request_id: new_request_id(), ..Default::default() };
         let retry = || async { self.answer(self.job_queue().retry_job(self.request(request.clone()))).await };
         let answer = self.shared.retries.run(retry).await?;
         self.present(answer.job, "job")
@@ -97,7 +101,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; see `DeleteJob` in the protocol for the refusals.
     pub async fn delete_job(&self, id: impl Into<String>) -> Result<(), ClientError> {
-        let request = v1::DeleteJobRequest { id: id.into() };
+        let request = v1::DeleteJobRequest { id: id.into(), ..Default::default() };
         self.answer(self.job_queue().delete_job(self.request(request))).await?;
         Ok(())
     }

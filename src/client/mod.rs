@@ -11,8 +11,8 @@
 //! let client = Client::connect("http://127.0.0.1:7733").await?;
 //! let job = v1::JobSpec { queue: "default".into(), kind: "thumbnail".into(), ..Default::default() };
 //! let submitted = client.submit(job).await?;
-//! let id = submitted.job.unwrap_or_default().id;
-//! let mut watch = client.watch(v1::WatchStatusRequest { ids: vec![id], ..Default::default() });
+//! let ids = vec![submitted.id().to_owned()];
+//! let mut watch = client.watch(v1::WatchStatusRequest { ids, ..Default::default() });
 //! while let Some(item) = watch.next().await {
 //!     println!("{:?}", item?);
 //! }
@@ -35,7 +35,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 pub use builder::{ClientBuilder, DEFAULT_PORT};
 pub use error::{ClientError, FieldFault, Refusal};
-pub use submit_stream::{StreamOver, SubmitResults, SubmitSender, Submitted};
+pub use submit_stream::{ItemResult, StreamOver, SubmitResults, SubmitSender};
 pub use tonic::Code;
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 pub use watch::{Watch, WatchItem};

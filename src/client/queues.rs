@@ -3,6 +3,9 @@
 use super::{Client, ClientError};
 use crate::proto::v1;
 
+/// The largest page that a server gives.
+const PAGE_MAX: i32 = 1_000;
+
 impl Client {
     /// Creates a queue.
     ///
@@ -13,7 +16,8 @@ impl Client {
         name: impl Into<String>,
         settings: v1::QueueSettings,
     ) -> Result<v1::Queue, ClientError> {
-        let request = v1::CreateQueueRequest { name: name.into(), settings: Some(settings) };
+        let request =
+            v1::CreateQueueRequest { name: name.into(), settings: Some(settings), ..Default::default() };
         let answer = self.answer(self.queue_service().create_queue(self.request(request))).await?;
         self.present(answer.queue, "queue")
     }
@@ -23,18 +27,26 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; see `GetQueue` in the protocol for the refusals.
     pub async fn get_queue(&self, name: impl Into<String>) -> Result<v1::Queue, ClientError> {
-        let request = v1::GetQueueRequest { name: name.into() };
+        let request = v1::GetQueueRequest { name: name.into(), ..Default::default() };
         let answer = self.answer(self.queue_service().get_queue(self.request(request))).await?;
         self.present(answer.queue, "queue")
     }
 
-    /// Returns all queues, by name.
+    /// Returns all queues, by name, page after page.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn list_queues(&self) -> Result<Vec<v1::Queue>, ClientError> {
-        let request = v1::ListQueuesRequest {};
-        Ok(self.answer(self.queue_service().list_queues(self.request(request))).await?.queues)
+        let (mut queues, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request = v1::ListQueuesRequest { page_size: PAGE_MAX, page_token, ..Default::default() };
+            let page = self.answer(self.queue_service().list_queues(self.request(request))).await?;
+            queues.extend(page.queues);
+            if page.next_page_token.is_empty() {
+                return Ok(queues);
+            }
+            page_token = page.next_page_token;
+        }
     }
 
     /// Replaces a queue's settings as a whole.
@@ -46,7 +58,8 @@ impl Client {
         name: impl Into<String>,
         settings: v1::QueueSettings,
     ) -> Result<v1::Queue, ClientError> {
-        let request = v1::UpdateQueueRequest { name: name.into(), settings: Some(settings) };
+        let request =
+            v1::UpdateQueueRequest { name: name.into(), settings: Some(settings), ..Default::default() };
         let answer = self.answer(self.queue_service().update_queue(self.request(request))).await?;
         self.present(answer.queue, "queue")
     }
@@ -56,7 +69,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; see `DeleteQueue` in the protocol for the refusals.
     pub async fn delete_queue(&self, name: impl Into<String>) -> Result<(), ClientError> {
-        let request = v1::DeleteQueueRequest { name: name.into() };
+        let request = v1::DeleteQueueRequest { name: name.into(), ..Default::default() };
         self.answer(self.queue_service().delete_queue(self.request(request))).await?;
         Ok(())
     }
@@ -66,7 +79,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; see `PauseQueue` in the protocol for the refusals.
     pub async fn pause_queue(&self, name: impl Into<String>) -> Result<v1::Queue, ClientError> {
-        let request = v1::PauseQueueRequest { name: name.into() };
+        let request = v1::PauseQueueRequest { name: name.into(), ..Default::default() };
         let answer = self.answer(self.queue_service().pause_queue(self.request(request))).await?;
         self.present(answer.queue, "queue")
     }
@@ -76,7 +89,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; see `ResumeQueue` in the protocol for the refusals.
     pub async fn resume_queue(&self, name: impl Into<String>) -> Result<v1::Queue, ClientError> {
-        let request = v1::ResumeQueueRequest { name: name.into() };
+        let request = v1::ResumeQueueRequest { name: name.into(), ..Default::default() };
         let answer = self.answer(self.queue_service().resume_queue(self.request(request))).await?;
         self.present(answer.queue, "queue")
     }
@@ -86,7 +99,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; see `PurgeQueue` in the protocol for the refusals.
     pub async fn purge_queue(&self, name: impl Into<String>) -> Result<u64, ClientError> {
-        let request = v1::PurgeQueueRequest { name: name.into() };
+        let request = v1::PurgeQueueRequest { name: name.into(), ..Default::default() };
         let answer = self.answer(self.queue_service().purge_queue(self.request(request))).await?;
         Ok(u64::try_from(answer.deleted_jobs).unwrap_or(0))
     }

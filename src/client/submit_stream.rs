@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::{Client, ClientError, Refusal, error::FieldFault, jobs::new_request_id, retry::Outage};
-use crate::proto::v1::{self, submit_result::Outcome};
+use crate::proto::v1::{self, submit_result::Result as Told};
 
 /// So many items may be given before their results are asked for.
 const GIVEN_MAX: usize = 256;
@@ -22,11 +22,11 @@ const ITEM_MAX_BYTES: usize = (4 << 20) - 64;
 
 /// What became of an item of [`Client::submit_stream`].
 #[derive(Clone, PartialEq, Debug)]
-pub struct Submitted {
+pub struct ItemResult {
     /// The item's request id, which [`SubmitSender::send`] returned.
     pub request_id: String,
-    /// The job, or why there is none.
-    pub outcome: Result<v1::SubmitAccepted, Refusal>,
+    /// The job's id and what became of the submission, or why the item changed nothing.
+    pub result: Result<v1::Submitted, Refusal>,
 }
 
 /// The other half has ended: nothing takes items any more, and [`SubmitResults::next`] has said why.
@@ -79,7 +79,7 @@ type BreakHandler = Box<dyn FnMut(&ClientError) + Send>;
 struct Entry {
     item: v1::SubmitItem,
     bytes: usize,
-    outcome: Option<Result<v1::SubmitAccepted, Refusal>>,
+    result: Option<Result<v1::Submitted, Refusal>>,
 }
 
 struct Connection {
@@ -129,9 +129,9 @@ impl Client {
     ///     Ok::<_, jobmill::client::StreamOver>(()) // Drops the sender: the stream is complete.
     /// };
     /// let consume = async {
-    ///     while let Some(submitted) = results.next().await {
-    ///         match submitted?.outcome {
-    ///             Ok(accepted) => println!("{}", accepted.id),
+    ///     while let Some(item) = results.next().await {
+    ///         match item?.result {
+    ///             Ok(submitted) => println!("{}", submitted.id),
     ///             Err(refusal) => eprintln!("{refusal}"),
     ///         }
     ///     }
@@ -174,10 +174,10 @@ impl SubmitResults {
     /// what became of the [unacknowledged](Self::unacknowledged) items is not known.
     ///
     /// Its future may be dropped at any time: the next call goes on where it was.
-    pub async fn next(&mut self) -> Option<Result<Submitted, ClientError>> {
+    pub async fn next(&mut self) -> Option<Result<ItemResult, ClientError>> {
         loop {
-            if let Some(submitted) = self.take_first() {
-                return Some(Ok(submitted));
+            if let Some(first) = self.take_first() {
+                return Some(Ok(first));
             }
             if self.over || (self.complete && self.entries.is_empty()) {
                 self.over = true;
@@ -203,7 +203,7 @@ impl SubmitResults {
     }
 
     /// The same as a stream.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Submitted, ClientError>> + Send {
+    pub fn into_stream(self) -> impl Stream<Item = Result<ItemResult, ClientError>> + Send {
         stream::unfold(self, async |mut results| results.next().await.map(|item| (item, results)))
     }
 
@@ -216,14 +216,14 @@ impl SubmitResults {
 
     /// The items that were taken and have no result, in their order.
     pub fn unacknowledged(&self) -> impl Iterator<Item = &v1::SubmitItem> {
-        self.entries.iter().filter(|entry| entry.outcome.is_none()).map(|entry| &entry.item)
+        self.entries.iter().filter(|entry| entry.result.is_none()).map(|entry| &entry.item)
     }
 
-    fn take_first(&mut self) -> Option<Submitted> {
-        let outcome = self.entries.front_mut()?.outcome.take()?;
+    fn take_first(&mut self) -> Option<ItemResult> {
+        let result = self.entries.front_mut()?.result.take()?;
         let entry = self.entries.pop_front()?;
         self.first += 1;
-        Some(Submitted { request_id: entry.item.request_id, outcome })
+        Some(ItemResult { request_id: entry.item.request_id, result })
     }
 
     /// One step of the stream's work.
@@ -281,7 +281,7 @@ impl SubmitResults {
     fn unsent(&mut self) -> usize {
         let Some(connection) = &mut self.connection else { return self.entries.len() };
         while let Some(entry) = self.entries.get((connection.next - self.first) as usize)
-            && entry.outcome.is_some()
+            && entry.result.is_some()
         {
             connection.next += 1;
         }
@@ -290,8 +290,8 @@ impl SubmitResults {
 
     fn take(&mut self, item: v1::SubmitItem) {
         let bytes = item.encoded_len();
-        let outcome = (bytes > ITEM_MAX_BYTES).then(|| Err(too_large(bytes)));
-        self.entries.push_back(Entry { item, bytes, outcome });
+        let result = (bytes > ITEM_MAX_BYTES).then(|| Err(too_large(bytes)));
+        self.entries.push_back(Entry { item, bytes, result });
     }
 
     fn heard(&mut self, response: v1::SubmitStreamResponse) -> Result<(), ClientError> {
@@ -302,15 +302,15 @@ impl SubmitResults {
         for result in response.results {
             let number = connection.sent.pop_front();
             let entry = number.and_then(|number| self.entries.get_mut((number - self.first) as usize));
-            let (Some(entry), Some(outcome)) = (entry, result.outcome) else {
+            let (Some(entry), Some(told)) = (entry, result.result) else {
                 return Err(self.failed(Code::Internal, "a result that belongs to no item"));
             };
-            match outcome {
-                Outcome::Accepted(accepted) => entry.outcome = Some(Ok(accepted)),
-                Outcome::Refused(refused) => match refusal(refused) {
+            match told {
+                Told::Submitted(submitted) => entry.result = Some(Ok(submitted)),
+                Told::Error(error) => match refusal(error) {
                     // The server stops; the next one gets the item again.
                     refusal if refusal.code == Code::Unavailable => let_go = Some(refusal),
-                    refusal => entry.outcome = Some(Err(refusal)),
+                    refusal => entry.result = Some(Err(refusal)),
                 },
             }
         }
@@ -369,7 +369,7 @@ impl Connection {
             && bytes < MESSAGE_ENOUGH_BYTES
             && let Some(entry) = entries.get((self.next - first) as usize)
         {
-            if entry.outcome.is_none() {
+            if entry.result.is_none() {
                 // A large item starts a message of its own.
                 if bytes > 0 && bytes + entry.bytes > ITEM_MAX_BYTES {
                     break;
@@ -381,7 +381,7 @@ impl Connection {
             }
             self.next += 1;
         }
-        v1::SubmitStreamRequest { items, when_full: when_full.into() }
+        v1::SubmitStreamRequest { items, when_full: when_full.into(), ..Default::default() }
     }
 }
 
@@ -396,18 +396,18 @@ async fn room<T>(requests: Option<&mpsc::Sender<T>>) {
     }
 }
 
-fn refusal(refused: v1::SubmitRefused) -> Refusal {
+fn refusal(error: v1::Error) -> Refusal {
     Refusal {
-        code: Code::from_i32(refused.code),
-        reason: refused.reason,
-        message: refused.message,
-        metadata: Default::default(),
-        fields: refused
+        code: Code::from_i32(error.code),
+        reason: error.reason,
+        message: error.message,
+        metadata: error.metadata,
+        fields: error
             .field_violations
             .into_iter()
             .map(|fault| FieldFault { field: fault.field, description: fault.description })
             .collect(),
-        retry_after: refused.retry_delay.and_then(|delay| delay.try_into().ok()),
+        retry_after: error.retry_delay.and_then(|delay| delay.try_into().ok()),
     }
 }
 

@@ -7,7 +7,7 @@ use tonic::{Code, Streaming};
 
 use super::{Client, ClientError, jobs::new_request_id, retry::Outage};
 use crate::proto::v1::{
-    self, submit_and_watch_response::Message as SubmitAndWatchMessage, watch_event::Event,
+    self, SubmitOutcome, submit_and_watch_response::Event as SubmitAndWatchEvent, watch_event::Event,
 };
 
 /// What a [`Watch`] tells.
@@ -19,7 +19,7 @@ pub enum WatchItem {
         /// What happened.
         event: Event,
         /// Resumes after this event. Absent where others of the same message follow: a message is resumed as a whole.
-        resume_token: Option<Vec<u8>>,
+        resume_token: Option<String>,
     },
     /// The connection broke. The watch reconnects and misses nothing; told once for each break.
     Interrupted {
@@ -73,7 +73,8 @@ impl Client {
     }
 
     /// Submits a job and watches it until it ends. The submission is repeated as in [`Client::submit`]; the watch goes
-    /// on as in [`Client::watch`].
+    /// on as in [`Client::watch`]. The watch of a repeat begins with the job as it is. Where the job of the request id
+    /// is gone, there is nothing to watch, and it ends at once.
     ///
     /// # Errors
     /// [`ClientError`]; see `Submit` in the protocol for the refusals.
@@ -90,18 +91,24 @@ impl Client {
                 tokio::time::timeout(self.shared.call_timeout, self.open_submission(request.clone()));
             started.await.unwrap_or_else(|_| Err(self.timed_out()))
         };
-        let (submitted, stream) = self.shared.retries.run(submit).await?;
-        let job = self.present(submitted.job.as_ref(), "job")?;
+        let (answer, stream) = self.shared.retries.run(submit).await?;
+        let submitted = self.present(answer.submitted.as_ref(), "submitted")?;
         let mut watch = self.watch(v1::WatchStatusRequest {
-            ids: vec![job.id.clone()],
-            resume_token: submitted.resume_token.clone(),
+            ids: vec![submitted.id.clone()],
+            // A repeat has none: then a reconnect begins with the job as it is, too.
+            resume_token: answer.resume_token.clone(),
             detail: request.detail,
             output: request.output,
             view: request.view,
             ..Default::default()
         });
-        watch.stream = Some(Incoming::Submitted(stream));
-        Ok((submitted, watch))
+        match submitted.outcome() {
+            SubmitOutcome::Gone => watch.over = true,
+            SubmitOutcome::Created | SubmitOutcome::Repeated | SubmitOutcome::Unspecified => {
+                watch.stream = Some(Incoming::Submitted(stream));
+            }
+        }
+        Ok((answer, watch))
     }
 
     async fn open_submission(
@@ -111,9 +118,9 @@ impl Client {
         let opened = self.job_queue().submit_and_watch(request).await;
         let mut stream = opened.map_err(|status| self.error(&status))?.into_inner();
         let first = stream.message().await.map_err(|status| self.error(&status))?;
-        match first.and_then(|response| response.message) {
-            Some(SubmitAndWatchMessage::Submitted(submitted)) => Ok((submitted, stream)),
-            Some(SubmitAndWatchMessage::Status(_)) | None => self.present(None, "submitted"),
+        match first.and_then(|response| response.event) {
+            Some(SubmitAndWatchEvent::Submitted(answer)) => Ok((answer, stream)),
+            Some(SubmitAndWatchEvent::Status(_)) | None => self.present(None, "submitted"),
         }
     }
 }
@@ -151,7 +158,7 @@ impl Watch {
     /// Where to resume after the last item: a new watch of the same ids or filter with this token misses nothing.
     /// Empty before the first message.
     #[must_use]
-    pub fn resume_token(&self) -> &[u8] {
+    pub fn resume_token(&self) -> &str {
         &self.request.resume_token
     }
 
@@ -166,10 +173,10 @@ impl Watch {
         let message = match stream {
             Incoming::Watch(stream) => stream.message().await,
             Incoming::Submitted(stream) => stream.message().await.map(|response| {
-                response.map(|response| match response.message {
-                    Some(SubmitAndWatchMessage::Status(status)) => status,
+                response.map(|response| match response.event {
+                    Some(SubmitAndWatchEvent::Status(status)) => status,
                     // An empty message: it moves nothing.
-                    Some(SubmitAndWatchMessage::Submitted(_)) | None => v1::WatchStatusResponse::default(),
+                    Some(SubmitAndWatchEvent::Submitted(_)) | None => v1::WatchStatusResponse::default(),
                 })
             }),
         };

@@ -14,7 +14,7 @@ use super::{Dispatch, output::AttemptVoice};
 use crate::{
     engine::{Ask, Claim, Report, ReportBody},
     execute::{Attempt, HandlerError, command::RESULT_MAX_BYTES, cut},
-    job::{Failure, FailureReason, Job, Output},
+    job::{Failure, FailureReason, Job, Output, PayloadInfo},
     timeouts,
 };
 
@@ -199,8 +199,8 @@ fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
         }
         // A success counts however late it comes: the work is done.
         Ran::Ended(Ok(output), _) => {
-            let media_type = cut(&output.media_type, RESULT_TYPE_MAX_BYTES).to_owned();
-            Ok(Output { media_type, ..output })
+            let media_type = cut(&output.info.media_type, RESULT_TYPE_MAX_BYTES).to_owned();
+            Ok(Output { info: PayloadInfo { media_type, ..output.info }, ..output })
         }
         // Where it had no time to start, it counts: it would never have any.
         Ran::Ended(Err(_), Stopped::TimedOut) | Ran::CutOff(Stopped::TimedOut) => Err(timeout()),

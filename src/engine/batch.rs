@@ -5,14 +5,17 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    Answer, Ask, ControlRefusal, OfferError,
+    Answer, Ask, ControlRefusal, NotAdmitted, OfferError,
     ask::Asked,
     callers::{CallerId, Seat},
 };
 use crate::{
     clock::{Present, Timestamp, Uptime},
     engine::transition::Refusal,
-    job::{AtLeastOne, Extras, Failure, Job, JobId, LeaseToken, Output, Progress, RequestId, RetryPolicy},
+    job::{
+        AtLeastOne, Extras, Failure, Job, JobId, LeaseToken, Output, Progress, RequestId, RetryPolicy,
+        SubmitOutcome, When,
+    },
     settings::{QueueInfo, QueueSettings},
     store::{Space, sets::Committed},
 };
@@ -168,7 +171,7 @@ impl Report {
     pub(crate) fn bytes(&self) -> u64 {
         let bytes = match &self.body {
             ReportBody::Progress(progress) => progress.text.len() + progress.step.len(),
-            ReportBody::Succeeded { output, tail } => output.bytes.len() + tail.len(),
+            ReportBody::Succeeded { output, tail } => output.bytes.len() + output.info.bytes() + tail.len(),
             ReportBody::Failed { failure, tail, .. } => failure.message.len() + tail.len(),
             ReportBody::Released { .. } => 0,
         };
@@ -215,6 +218,8 @@ pub struct Offer {
     pub caller: CallerId,
     /// Until when it waits for room; absent where it does not wait.
     pub wait: Option<Uptime>,
+    /// Why its jobs can't enter, if that is known already: asked after the request.
+    pub obstacle: Option<NotAdmitted>,
     /// Its place among those that wait for room, if it has waited already.
     pub(crate) seat: Option<Seat>,
     /// Answered with the jobs.
@@ -231,7 +236,13 @@ impl Offer {
         wait: Option<Uptime>,
         ask: Ask<Submitted, OfferError>,
     ) -> Self {
-        Offer { request, jobs, caller, wait, seat: None, ask }
+        Offer { request, jobs, caller, wait, obstacle: None, seat: None, ask }
+    }
+
+    /// With what is known already of why its jobs can't enter.
+    #[must_use]
+    pub fn with_obstacle(self, obstacle: Option<NotAdmitted>) -> Self {
+        Offer { obstacle, ..self }
     }
 
     /// What its jobs count against queues' bytes.
@@ -256,9 +267,9 @@ pub struct NewJob {
     /// How long one may take.
     pub attempt_timeout: Duration,
     /// Not to be run before this instant.
-    pub run_time: Option<Timestamp>,
+    pub run_time: Option<When>,
     /// Over if no attempt has started by then.
-    pub expires: Option<Timestamp>,
+    pub expires: Option<When>,
     /// What few jobs have.
     pub extras: Option<Box<Extras>>,
     /// The handler's input.
@@ -269,10 +280,8 @@ impl NewJob {
     /// What it counts against its queue's bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let labels = self.extras.as_ref().map_or(0, |extras| {
-            extras.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>()
-        });
-        (self.payload.len() + labels) as u64 + Job::FIXED_BYTES
+        let extras = self.extras.as_ref().map_or(0, |extras| extras.bytes());
+        self.payload.len() as u64 + extras + Job::FIXED_BYTES
     }
 }
 
@@ -286,20 +295,62 @@ pub enum Submitted {
     },
     /// The request was seen before: these are its jobs, with consecutive ids.
     Seen {
-        /// The first job as it is now.
-        first: Arc<Job>,
-        /// How many there are.
+        /// The first job.
+        first: JobId,
+        /// How many there were.
         count: u32,
+        /// How many of them are not deleted.
+        live: u32,
+        /// The first job as it is now, if it is not deleted and can be read.
+        job: Option<Arc<Job>>,
     },
 }
 
 impl Submitted {
-    /// The first job.
+    /// The id of the first job.
     #[must_use]
-    pub fn first(&self) -> &Arc<Job> {
+    pub fn first(&self) -> JobId {
         match self {
-            Submitted::Created { jobs } => &jobs.first,
-            Submitted::Seen { first, .. } => first,
+            Submitted::Created { jobs } => jobs.first.id,
+            Submitted::Seen { first, .. } => *first,
+        }
+    }
+
+    /// How many jobs there are, or were.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            Submitted::Created { jobs } => jobs.count(),
+            Submitted::Seen { count, .. } => *count as usize,
+        }
+    }
+
+    /// The first job, unless it is deleted.
+    #[must_use]
+    pub fn first_job(&self) -> Option<&Arc<Job>> {
+        match self {
+            Submitted::Created { jobs } => Some(&jobs.first),
+            Submitted::Seen { job, .. } => job.as_ref(),
+        }
+    }
+
+    /// What became of the submission's first job.
+    #[must_use]
+    pub fn outcome(&self) -> SubmitOutcome {
+        match self {
+            Submitted::Created { .. } => SubmitOutcome::Created,
+            Submitted::Seen { live: 0, .. } => SubmitOutcome::Gone,
+            Submitted::Seen { count: 2.., job: None, .. } => SubmitOutcome::Gone,
+            Submitted::Seen { .. } => SubmitOutcome::Repeated,
+        }
+    }
+
+    /// Whether some of the jobs are deleted.
+    #[must_use]
+    pub fn lacks_jobs(&self) -> bool {
+        match self {
+            Submitted::Created { .. } => false,
+            Submitted::Seen { count, live, .. } => live < count,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
     job::{AtLeastOne, Change, Job, JobId, LeaseToken, State, Tombstone},
     store::{
         StoreError,
-        sets::{ChangedJob, Found, KeptRequest, RequestKey, Writes},
+        sets::{ChangedJob, Found, KeptRequest, RequestKey, RequestRow, Writes},
     },
 };
 
@@ -44,7 +44,7 @@ pub(super) struct Decision<'e> {
     /// Jobs whose rows are set aside with the batch.
     pub(super) set_aside: HashSet<JobId>,
     /// How many jobs each request loses.
-    lost_jobs: HashMap<RequestKey, u32>,
+    pub(super) lost_jobs: HashMap<RequestKey, u32>,
     pub(super) writes: Writes,
     pub(super) sealed: Sealed,
 }
@@ -78,8 +78,8 @@ pub(super) struct PlacedJob {
 
 /// An offer whose request was seen before.
 pub(super) struct RepeatedOffer {
-    pub(super) first: JobId,
-    pub(super) count: u32,
+    pub(super) key: RequestKey,
+    pub(super) row: RequestRow,
     pub(super) answer: AnsweredOffer,
 }
 

@@ -48,7 +48,10 @@ pub use self::{
     batch::{Batch, Claim, Control, NewJob, Offer, Report, ReportBody, Submitted},
     callers::CallerId,
     queues::{Patience, QueueEntry, Queues},
-    refusals::{ControlError, ControlRefusal, OfferError, OfferRefusal, QueueFull, Stopped},
+    refusals::{
+        AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,
+        Stopped,
+    },
 };
 use self::{
     decision::{AnsweredOffer, Decision, Sealed},

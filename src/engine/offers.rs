@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    NewJob, Offer, OfferError, OfferRefusal, QueueFull, Submitted,
+    AdmissionError, NewJob, NotAdmitted, Offer, OfferError, OfferRefusal, QueueFull, Submitted,
     callers::Seat,
     decision::{AnsweredOffer, Decision, PlacedJob, PlacedOffer, RepeatedOffer},
     tallies::Usage,
@@ -63,7 +63,7 @@ impl Decision<'_> {
         {
             let (row, answer) = (*row, answered(offer));
             if row.digest == request.digest {
-                self.repeated.push(RepeatedOffer { first: row.first, count: row.count, answer });
+                self.repeated.push(RepeatedOffer { key: request.key, row, answer });
             } else {
                 self.refuse(answer, OfferRefusal::RequestMismatch);
             }
@@ -91,10 +91,13 @@ impl Decision<'_> {
     }
 
     fn room_for(&self, offer: &Offer, space: Space) -> Result<Vec<Share>, Obstacle> {
+        if let Some(obstacle) = &offer.obstacle {
+            return Err(OfferRefusal::NotAdmitted(obstacle.clone()).into());
+        }
+        let shares = self.shares(offer)?;
         if space != Space::Enough {
             return Err(OfferRefusal::DiskFull.into());
         }
-        let shares = self.shares(offer)?;
         for share in &shares {
             let number = share.queue.number;
             let used = self.used(&share.queue);
@@ -160,7 +163,7 @@ impl Decision<'_> {
     fn shares(&self, offer: &Offer) -> Result<Vec<Share>, OfferRefusal> {
         let queues = &self.engine.queues;
         let mut shares: Vec<Share> = Vec::with_capacity(1);
-        for job in offer.jobs.iter() {
+        for (index, job) in offer.jobs.iter().enumerate() {
             let bytes = job.bytes() as i64;
             match shares.iter_mut().find(|share| share.queue.as_str() == &*job.queue) {
                 Some(share) => {
@@ -169,7 +172,11 @@ impl Decision<'_> {
                 }
                 None => {
                     let name = queues.name(&job.queue);
-                    let queue = name.ok_or_else(|| OfferRefusal::QueueNotFound(job.queue.to_string()))?;
+                    let index = (offer.jobs.count() > 1).then_some(index);
+                    let queue = name.ok_or_else(|| NotAdmitted {
+                        error: AdmissionError::QueueNotFound(job.queue.to_string()),
+                        index,
+                    })?;
                     shares.push(Share { queue, usage: Usage { jobs: 1, bytes } });
                 }
             }
@@ -199,16 +206,16 @@ impl Decision<'_> {
             .values()
             .filter_map(|request| request.first.as_ref().map(|job| (job.id, Arc::clone(job))))
             .collect();
-        for RepeatedOffer { first, count, mut answer } in std::mem::take(&mut self.repeated) {
+        for RepeatedOffer { key, row, mut answer } in std::mem::take(&mut self.repeated) {
+            let RequestRow { first, count, live, .. } = row;
             let known = new.get(&first).cloned().or_else(|| match self.is_untouched(first) {
                 true => self.engine.leases.get(first).or_else(|| kept.get(&first)).cloned(),
                 false => self.job(first),
             });
-            self.sealed.repeats += usize::from(known.is_some());
-            answer.ask.decide(match known {
-                Some(first) => Ok(Submitted::Seen { first, count }),
-                None => Err(OfferError::Refused(OfferRefusal::JobDeleted)),
-            });
+            self.sealed.repeats += 1;
+            // What this batch deletes is not off the row yet.
+            let live = live.saturating_sub(self.lost_jobs.get(&key).copied().unwrap_or_default());
+            answer.ask.decide(Ok(Submitted::Seen { first, count, live, job: known }));
             self.sealed.answered.push(answer);
         }
     }
@@ -222,10 +229,13 @@ fn answered(offer: Offer) -> AnsweredOffer {
 fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Timestamp) -> PlacedJob {
     let bytes = new.bytes();
     let moment = Moment { now, backoffs: now, position: Position::default(), random: 0.0 };
-    let over = new.expires.is_some_and(|expires| expires <= now);
+    // Relative times count from now, however long the offer has waited.
+    let run_time = new.run_time.map(|time| time.instant(now));
+    let expires = new.expires.map(|time| time.instant(now));
+    let over = expires.is_some_and(|expires| expires <= now);
     let job = Job {
         id,
-        state: if over { State::Expired } else { waiting_state(new.run_time, moment) },
+        state: if over { State::Expired } else { waiting_state(run_time, moment) },
         spec: Arc::new(Spec {
             queue,
             kind,
@@ -234,7 +244,7 @@ fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Times
             attempt_timeout: new.attempt_timeout,
             bytes,
             created: now,
-            expires: new.expires,
+            expires,
             extras: new.extras,
         }),
         revision: 0,
@@ -246,6 +256,7 @@ fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Times
         ended: over.then_some(now),
         progress: None,
         failure: None,
+        result: None,
     };
     PlacedJob { job, payload: new.payload, starts: false }
 }

@@ -89,18 +89,59 @@ pub struct QueueFull {
     pub max_bytes: u64,
 }
 
+/// A job that can't enter, whatever room there is.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{}{error}", .index.map_or_else(String::new, |index| format!("jobs[{index}]: ")))]
+pub struct NotAdmitted {
+    /// Why.
+    pub error: AdmissionError,
+    /// Which job of a batch.
+    pub index: Option<usize>,
+}
+
+/// Why a job can't enter, whatever room there is.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AdmissionError {
+    /// No queue has this name.
+    #[error(
+        "no queue is named `{0}`: create it with QueueService.CreateQueue, or declare it in the configuration file"
+    )]
+    QueueNotFound(String),
+    /// Nothing runs the kind.
+    #[error(
+        "no handler here runs the kind `{kind}` (known: {known}): map it to a handler in the configuration file, or \
+         set accept_unknown_kinds on the queue `{queue}`"
+    )]
+    UnknownKind {
+        /// The kind.
+        kind: String,
+        /// The queue.
+        queue: String,
+        /// The kinds that are run here, cut short where they are many.
+        known: String,
+    },
+}
+
+impl AdmissionError {
+    /// The stable reason that errors carry.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            AdmissionError::QueueNotFound(_) => "QUEUE_NOT_FOUND",
+            AdmissionError::UnknownKind { .. } => "UNKNOWN_KIND",
+        }
+    }
+}
+
 /// Why an offer was refused for good.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OfferRefusal {
     /// The request id came with another request before.
     #[error("this request_id came with another request before: use a new one for a new request")]
     RequestMismatch,
-    /// The request was seen before, and its job has been deleted since.
-    #[error("the job that this request_id created has been deleted")]
-    JobDeleted,
-    /// No queue has this name.
-    #[error("no queue is named `{0}`")]
-    QueueNotFound(String),
+    /// A job can't enter, whatever room there is.
+    #[error(transparent)]
+    NotAdmitted(#[from] NotAdmitted),
     /// The offer would not fit into an empty queue.
     #[error(
         "{jobs} jobs with {bytes} bytes never fit into the queue `{queue}`, which holds at most {max_jobs} jobs and \
@@ -139,8 +180,7 @@ impl OfferRefusal {
     pub fn reason(&self) -> &'static str {
         match self {
             OfferRefusal::RequestMismatch => "REQUEST_ID_REUSED",
-            OfferRefusal::JobDeleted => "JOB_DELETED",
-            OfferRefusal::QueueNotFound(_) => "QUEUE_NOT_FOUND",
+            OfferRefusal::NotAdmitted(refused) => refused.error.reason(),
             OfferRefusal::LargerThanQueue { .. } => "LARGER_THAN_QUEUE",
             OfferRefusal::DiskFull => "DISK_FULL",
             OfferRefusal::Locked => "STORE_LOCKED",

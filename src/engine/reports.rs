@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{Report, ReportBody, decision::Decision};
 use crate::{
     engine::transition::{Event, Refusal, transition},
@@ -19,7 +21,7 @@ impl Decision<'_> {
         };
         let event = match body {
             ReportBody::Progress(progress) => Event::Progress { lease, progress: Arc::clone(progress) },
-            ReportBody::Succeeded { .. } => Event::Succeed { lease },
+            ReportBody::Succeeded { output, .. } => Event::Succeed { lease, result: output.summary() },
             ReportBody::Failed { failure, delay, .. } => {
                 Event::Fail { lease, failure: Arc::clone(failure), delay: *delay }
             }
@@ -36,8 +38,7 @@ impl Decision<'_> {
     fn keep_outcome(&mut self, job: &Job, body: &ReportBody) {
         match body {
             ReportBody::Succeeded { output, tail } => {
-                let is_empty = output.bytes.is_empty() && output.media_type.is_empty();
-                self.put_outcome(job, (!is_empty).then_some(output), tail);
+                self.put_outcome(job, Some(output).filter(|output| !output.is_empty()), tail);
             }
             ReportBody::Failed { tail, .. } => self.put_outcome(job, None, tail),
             ReportBody::Progress(_) | ReportBody::Released { .. } => {}
@@ -47,11 +48,11 @@ impl Decision<'_> {
     fn put_outcome(&mut self, job: &Job, output: Option<&Output>, tail: &str) {
         // A later attempt that left nothing must not be shown with what an earlier one left.
         if output.is_some() || !tail.is_empty() || job.attempt > 1 {
-            self.put_outcome_row(job.id, output.cloned(), tail);
+            self.put_outcome_row(job.id, output.map(|output| output.bytes.clone()), tail);
         }
     }
 
-    pub(super) fn put_outcome_row(&mut self, id: JobId, output: Option<Output>, tail: &str) {
-        self.writes.outcomes.push(OutcomeRow { id, output, tail: tail.to_owned() });
+    pub(super) fn put_outcome_row(&mut self, id: JobId, result: Option<Bytes>, tail: &str) {
+        self.writes.outcomes.push(OutcomeRow { id, result, tail: tail.to_owned() });
     }
 }

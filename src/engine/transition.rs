@@ -7,7 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    job::{AttemptRecord, Failure, FailureReason, Job, LeaseToken, Position, Progress, State, StateName},
+    job::{
+        AttemptRecord, Failure, FailureReason, Job, LeaseToken, Position, Progress, ResultInfo, State,
+        StateName,
+    },
 };
 
 /// What happens to a job.
@@ -33,6 +36,8 @@ pub enum Event {
     Succeed {
         /// The attempt's right to report.
         lease: LeaseToken,
+        /// What is known of its result.
+        result: Option<Arc<ResultInfo>>,
     },
     /// Its attempt did not do the work.
     Fail {
@@ -158,10 +163,11 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             next.job.progress = Some(Arc::clone(progress));
             Ok(next)
         }
-        Event::Succeed { lease } => {
+        Event::Succeed { lease, result } => {
             held(job, *lease)?;
             let mut next = changed(job, State::Succeeded, moment);
             next.job.failure = None;
+            next.job.result.clone_from(result);
             Ok(next)
         }
         Event::Fail { lease, failure, delay } => {
@@ -177,13 +183,14 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             } else {
                 State::Failed
             };
+            let failure = if cancelling { for_good(failure) } else { Arc::clone(failure) };
             let mut next = changed(job, state, moment);
-            next.job.failure = Some(Arc::clone(failure));
+            next.job.failure = Some(Arc::clone(&failure));
             next.ended_attempt = Some(AttemptRecord {
                 number: job.attempt,
                 started: job.started.unwrap_or(moment.now),
                 ended: Some(moment.now),
-                failure: Some(Failure::clone(failure)),
+                failure: Some(Failure::clone(&failure)),
             });
             Ok(next)
         }
@@ -264,6 +271,11 @@ pub fn lost(message: &str) -> Arc<Failure> {
         exit_code: None,
         retryable: true,
     })
+}
+
+/// A failure of an attempt that was cancelled: no other attempt follows.
+fn for_good(failure: &Arc<Failure>) -> Arc<Failure> {
+    Arc::new(Failure { retryable: false, ..Failure::clone(failure) })
 }
 
 #[derive(PartialEq, Eq)]

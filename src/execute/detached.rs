@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Attempt, AttemptReports};
 use crate::{
     clock::Timestamp,
-    job::{Extras, Job, JobId, LeaseToken, Name, Position, Progress, RetryPolicy, Spec, State},
+    job::{Extras, Job, JobId, LeaseToken, Name, PayloadInfo, Position, Progress, RetryPolicy, Spec, State},
 };
 
 /// What a detached attempt's handler told.
@@ -38,7 +38,8 @@ impl<F: Fn(Report) + Send + Sync + 'static> AttemptReports for Detached<F> {
 }
 
 impl Attempt {
-    /// The second attempt of five at a job of no server: queue `test`, kind `test`, lease 7.
+    /// The second attempt of five at a job of no server: queue `test`, kind `test`, lease 7, request `r-1`, the label
+    /// `tier`, the header `tenant`, and `encoding` in the payload's metadata.
     ///
     /// Handlers that start processes can only be tried from outside this crate, where the program that guards them
     /// has been built; hence a constructor that needs no server. It takes no part in the crate's promises.
@@ -50,6 +51,14 @@ impl Attempt {
     ) -> Attempt {
         let lease = LeaseToken::from_raw(7);
         let started = Timestamp::from_micros(0);
+        let one = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
+        let extras = Extras {
+            labels: one("tier", "gold"),
+            headers: one("tenant", "x"),
+            payload: PayloadInfo { metadata: one("encoding", "none"), ..PayloadInfo::typed(payload_type) },
+            request_id: "r-1".to_owned(),
+            ..Extras::default()
+        };
         let spec = Spec {
             queue: Name::new(1, "test"),
             kind: Name::new(2, "test"),
@@ -59,7 +68,7 @@ impl Attempt {
             bytes: 0,
             created: started,
             expires: None,
-            extras: Some(Box::new(Extras { payload_type: payload_type.to_owned(), ..Extras::default() })),
+            extras: Some(Box::new(extras)),
         };
         let job = Job {
             id: JobId::from_raw(1),
@@ -74,6 +83,7 @@ impl Attempt {
             ended: None,
             progress: None,
             failure: None,
+            result: None,
         };
         Attempt {
             job: Arc::new(job),

@@ -7,7 +7,14 @@ mod detached;
 #[cfg(feature = "http")]
 pub mod http;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +22,10 @@ use tokio_util::sync::CancellationToken;
 pub use configured::SetupError;
 pub use detached::Report;
 
-use crate::job::{Failure, FailureReason, Job, JobId, LeaseToken, Output, Progress};
+use crate::{
+    clock::Timestamp,
+    job::{Extras, Failure, FailureReason, Job, JobId, LeaseToken, Output, PayloadInfo, Progress},
+};
 
 /// The future of one attempt.
 pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Output, HandlerError>> + Send>>;
@@ -97,6 +107,50 @@ impl Attempt {
         &self.payload
     }
 
+    /// What the client said of the payload: its media type, and metadata such as an encoding.
+    #[must_use]
+    pub fn payload_info(&self) -> &PayloadInfo {
+        self.extras(|extras| &extras.payload)
+    }
+
+    /// The client's names and values by which jobs are found.
+    #[must_use]
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        self.extras(|extras| &extras.labels)
+    }
+
+    /// What the client has to say to the handler beside the payload.
+    #[must_use]
+    pub fn headers(&self) -> &BTreeMap<String, String> {
+        self.extras(|extras| &extras.headers)
+    }
+
+    /// The id that the client gave the submission; empty where it gave none.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        self.extras(|extras| &extras.request_id)
+    }
+
+    /// When the attempt's timeout is over, by the server's clock, unless the attempt first has to wait for its turn.
+    #[must_use]
+    pub fn deadline(&self) -> Timestamp {
+        let started = self.job.started.unwrap_or(self.job.updated);
+        started.after(self.job.spec.attempt_timeout)
+    }
+
+    fn extras<T: ?Sized>(&self, part: impl Fn(&Extras) -> &T) -> &T {
+        static NONE: LazyLock<Extras> = LazyLock::new(Extras::default);
+        part(self.job.spec.extras.as_deref().unwrap_or(&NONE))
+    }
+
+    /// The W3C trace state that came with the submission, for the header `tracestate` of calls to others. `None` where
+    /// there is none.
+    #[must_use]
+    pub fn tracestate(&self) -> Option<&str> {
+        let state = self.extras(|extras| extras.tracestate.as_str());
+        (!state.is_empty() && !self.traceparent.is_empty()).then_some(state)
+    }
+
     /// The W3C trace context of what the attempt does, for the header `traceparent` of calls to others: that of the
     /// attempt's own span, or the submission's where the server records none. `None` where there is no trace.
     #[must_use]
@@ -117,10 +171,14 @@ impl Attempt {
         &self.cancelled
     }
 
-    /// Tells watchers how far the attempt is. `fraction` is cut to 0 to 1, `text` and `step` to 256 bytes.
-    pub fn progress(&self, fraction: f64, text: &str, step: &str) {
+    /// Tells watchers how far the attempt is. `fraction` is cut to 0 to 1, and may be left out; `text` and `step` are cut
+    /// to 256 bytes.
+    pub fn progress(&self, fraction: impl Into<Option<f64>>, text: &str, step: &str) {
         self.reports.progress(Progress {
-            fraction: if fraction.is_finite() { fraction.clamp(0.0, 1.0) } else { 0.0 },
+            fraction: fraction
+                .into()
+                .filter(|fraction| !fraction.is_nan())
+                .map(|fraction| fraction.clamp(0.0, 1.0)),
             text: cut(text, PROGRESS_TEXT_MAX_BYTES).to_owned(),
             step: cut(step, PROGRESS_TEXT_MAX_BYTES).to_owned(),
         });

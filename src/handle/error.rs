@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use crate::{
-    admission::{AdmissionError, FieldFault},
-    engine::{ControlError, ControlRefusal, OfferError, OfferRefusal, QueueFull, Stopped},
+    admission::FieldFault,
+    engine::{
+        AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,
+        Stopped,
+    },
     job::{Failure, JobId, StateName},
     store::StoreError,
     watch::WatchError,
@@ -18,7 +21,7 @@ pub enum SubmitError {
     Invalid(Vec<FieldFault>),
     /// The queue is not there, or nothing runs the kind.
     #[error(transparent)]
-    NotAdmitted(#[from] AdmissionError),
+    NotAdmitted(AdmissionError),
     /// The queue had no room, for as long as the submission could wait.
     #[error("{full}{}", if *.too_many_waiters { ", and as many submissions wait for room as may" } else { "" })]
     Full {
@@ -40,9 +43,16 @@ impl From<OfferError> for SubmitError {
     fn from(error: OfferError) -> Self {
         match error {
             OfferError::Full { full, too_many_waiters } => SubmitError::Full { full, too_many_waiters },
+            OfferError::Refused(OfferRefusal::NotAdmitted(refused)) => refused.into(),
             OfferError::Refused(refusal) => refusal.into(),
             OfferError::Stopped(stopped) => stopped.into(),
         }
+    }
+}
+
+impl From<NotAdmitted> for SubmitError {
+    fn from(refused: NotAdmitted) -> Self {
+        SubmitError::NotAdmitted(refused.error)
     }
 }
 

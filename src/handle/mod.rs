@@ -18,16 +18,16 @@ pub use request::{JobRequest, SpawnRequest};
 pub use watch::{JobEvent, JobWatch, Outcome};
 
 use crate::{
-    admission::{Admission, JobDraft, rules},
+    admission::rules,
     clock::Clock,
     engine::{Control, Stopped},
     execute::{Attempt, HandlerError, closures::Closures},
-    job::{AtLeastOne, Job, JobId, Output, RequestId},
+    intake::{Call, Intake, Terms},
+    job::{AtLeastOne, Job, JobId, Output, SubmitOutcome},
     metrics::{Page, PageError},
     settings::DEFAULT_QUEUE,
-    shard::{Shard, Submission},
+    shard::Shard,
     store::{StoreError, WholeJob},
-    traces::Traces,
     watch::{Tail, TokenIssuer},
 };
 
@@ -41,13 +41,12 @@ pub struct Handle {
 
 /// What a handle works with.
 pub(crate) struct Parts {
-    pub(crate) admission: Arc<Admission>,
+    pub(crate) intake: Intake,
     pub(crate) shard: Shard,
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
     pub(crate) closures: Arc<Closures>,
     pub(crate) page: Page,
-    pub(crate) traces: Traces,
     /// Once cancelled, nothing that has not started will start in this process.
     pub(crate) draining: CancellationToken,
 }
@@ -55,8 +54,9 @@ pub(crate) struct Parts {
 /// A job that was accepted: it is on disk, and survives this process.
 #[derive(Clone, Debug)]
 pub struct Submitted {
-    job: Arc<Job>,
-    created: bool,
+    id: JobId,
+    fate: SubmitOutcome,
+    job: Option<Arc<Job>>,
     handle: Handle,
 }
 
@@ -64,25 +64,31 @@ impl Submitted {
     /// The job's id.
     #[must_use]
     pub fn id(&self) -> JobId {
-        self.job.id
+        self.id
     }
 
-    /// The job as it was when it was accepted, or, for a repeat, when it was found.
+    /// The job as it was when it was accepted, or, for a repeat, when it was found. `None` where it has been deleted since.
     #[must_use]
-    pub fn job(&self) -> &Job {
-        &self.job
+    pub fn job(&self) -> Option<&Job> {
+        self.job.as_deref()
+    }
+
+    /// What became of the submission.
+    #[must_use]
+    pub fn fate(&self) -> SubmitOutcome {
+        self.fate
     }
 
     /// Whether this submission created the job; false where its `request_id` had come before.
     #[must_use]
     pub fn created(&self) -> bool {
-        self.created
+        self.fate == SubmitOutcome::Created
     }
 
     /// Watches the job until it ends.
     #[must_use]
     pub fn watch(&self) -> JobWatch {
-        self.handle.watch(self.job.id)
+        self.handle.watch(self.id)
     }
 
     /// Waits for the job's end, and returns the job with its result.
@@ -113,14 +119,7 @@ impl Handle {
     /// # Errors
     /// [`SubmitError`]; nothing was submitted then, unless it is [`Stopped::Unknown`].
     pub async fn submit(&self, request: JobRequest) -> Result<Submitted, SubmitError> {
-        // A delay is part of what was said; the instant that it leads to is not, or no repeat would be like the first.
-        let operation = match request.delay {
-            None => "submit".to_owned(),
-            Some(delay) => format!("submit after {delay:?}"),
-        };
-        let repeatable =
-            rules::request(&request.request_id, &operation, std::slice::from_ref(&request.draft));
-        self.offer(request, repeatable).await
+        self.offer(request).await
     }
 
     /// Runs a closure in the background, as a job of its own with one attempt: its queue's bounds and slots hold for it,
@@ -156,7 +155,7 @@ impl Handle {
             return Err(Stopped::Refused.into());
         };
         request.draft.closure = offered.name().to_owned();
-        let submitted = self.offer(request, None).await?;
+        let submitted = self.offer(request).await?;
         offered.accepted();
         Ok(submitted)
     }
@@ -195,47 +194,39 @@ impl Handle {
     }
 
     /// Offers a job, and counts it where it is refused.
-    async fn offer(
-        &self,
-        request: JobRequest,
-        repeatable: Option<RequestId>,
-    ) -> Result<Submitted, SubmitError> {
-        let Parts { traces, clock, page, .. } = &*self.parts;
-        let JobDraft { queue, kind, .. } = &request.draft;
-        let mut span = traces.submission(&request.traceparent, (queue, kind), 1, clock.now());
-        let offered = self.try_offer(request, repeatable, span.traceparent()).await;
-        match &offered {
-            Ok(submitted) => span.accepted(submitted.id(), 1, submitted.created()),
+    async fn offer(&self, request: JobRequest) -> Result<Submitted, SubmitError> {
+        let JobRequest { draft, request_id, when_full, max_wait, traceparent, tracestate } = request;
+        let Parts { intake, shard, clock, page, .. } = &*self.parts;
+        let now = clock.uptime();
+        let terms = Terms {
+            call: Call::Submit,
+            request_id: &request_id,
+            traceparent: &traceparent,
+            tracestate: &tracestate,
+            when_full,
+            deadline: max_wait.map(|wait| now.after(wait)),
+        };
+        let faults = rules::check(&draft, &request_id, clock.now());
+        let drafts = AtLeastOne::one(draft);
+        let mut span = intake.span(&drafts, &terms);
+        let offered = async {
+            if !faults.is_empty() {
+                return Err(SubmitError::Invalid(faults));
+            }
+            let submission = intake.submission(drafts, &terms, &span)?;
+            Ok(shard.submit(submission).await?)
+        };
+        match offered.await {
+            Ok(answer) => {
+                let (id, fate, job) = (answer.first(), answer.outcome(), answer.first_job().cloned());
+                span.accepted(id, 1, answer.is_new());
+                Ok(Submitted { id, fate, job, handle: self.clone() })
+            }
             Err(error) => {
                 page.counters.rejected(error.reason());
                 span.failed(error.reason());
+                Err(error)
             }
         }
-        offered
-    }
-
-    async fn try_offer(
-        &self,
-        request: JobRequest,
-        repeatable: Option<RequestId>,
-        traceparent: &str,
-    ) -> Result<Submitted, SubmitError> {
-        let JobRequest { mut draft, delay, request_id, when_full, max_wait, traceparent: _ } = request;
-        let Parts { admission, shard, clock, .. } = &*self.parts;
-        if let Some(delay) = delay {
-            draft.run_time = Some(clock.now().after(delay));
-        }
-        self.check(&draft, &request_id)?;
-        let (job, queue) = admission.admit(draft, &request_id, traceparent)?;
-        let now = clock.uptime();
-        let patience = queue.patience(now, when_full, max_wait.map(|wait| now.after(wait)));
-        let submission = Submission { request: repeatable, jobs: AtLeastOne::one(job), patience };
-        let accepted = shard.submit(submission).await?;
-        Ok(Submitted { job: Arc::clone(accepted.first()), created: accepted.is_new(), handle: self.clone() })
-    }
-
-    fn check(&self, draft: &JobDraft, request_id: &str) -> Result<(), SubmitError> {
-        let faults = rules::check(draft, request_id, self.parts.clock.now());
-        if faults.is_empty() { Ok(()) } else { Err(SubmitError::Invalid(faults)) }
     }
 }

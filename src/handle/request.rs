@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     admission::JobDraft,
     clock::Timestamp,
-    job::{RetryPolicy, names::CLOSURE_KIND},
+    job::{PartialRetryPolicy, When, names::CLOSURE_KIND},
     settings::{DEFAULT_QUEUE, WhenFull},
 };
 
@@ -16,11 +16,11 @@ use crate::{
 #[must_use]
 pub struct JobRequest {
     pub(super) draft: JobDraft,
-    pub(super) delay: Option<Duration>,
     pub(super) request_id: String,
     pub(super) when_full: Option<WhenFull>,
     pub(super) max_wait: Option<Duration>,
     pub(super) traceparent: String,
+    pub(super) tracestate: String,
 }
 
 impl JobRequest {
@@ -29,11 +29,11 @@ impl JobRequest {
         let draft = JobDraft { queue: DEFAULT_QUEUE.to_owned(), kind: kind.into(), ..JobDraft::default() };
         JobRequest {
             draft,
-            delay: None,
             request_id: String::new(),
             when_full: None,
             max_wait: None,
             traceparent: String::new(),
+            tracestate: String::new(),
         }
     }
 
@@ -51,7 +51,19 @@ impl JobRequest {
 
     /// The payload's media type.
     pub fn payload_type(mut self, media_type: impl Into<String>) -> Self {
-        self.draft.payload_type = media_type.into();
+        self.draft.payload_info.media_type = media_type.into();
+        self
+    }
+
+    /// Adds what the payload's reader needs to know, such as an encoding. At most 16, of 4 KiB together.
+    pub fn payload_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.draft.payload_info.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Adds a header: what the handler is told beside the payload. At most 32, of 8 KiB together.
+    pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.draft.headers.insert(key.into(), value.into());
         self
     }
 
@@ -63,28 +75,32 @@ impl JobRequest {
 
     /// −100 to 100; the larger runs first. Default 0.
     pub fn priority(mut self, priority: i8) -> Self {
-        self.draft.priority = priority;
+        self.draft.priority = Some(priority);
         self
     }
 
     /// Not to be run before this instant: a [`Timestamp`], or a [`std::time::SystemTime`].
     pub fn run_at(mut self, instant: impl Into<Timestamp>) -> Self {
-        self.draft.run_time = Some(instant.into());
-        self.delay = None;
+        self.draft.start = Some(When::At(instant.into()));
         self
     }
 
     /// Not to be run before the instant that the machine's clock, if it is not set, says so long after the submission: as
     /// [`JobRequest::run_at`].
     pub fn delay(mut self, delay: Duration) -> Self {
-        self.draft.run_time = None;
-        self.delay = Some(delay);
+        self.draft.start = Some(When::After(delay));
         self
     }
 
     /// If no attempt has started by this instant, the job ends as EXPIRED.
     pub fn expires_at(mut self, instant: impl Into<Timestamp>) -> Self {
-        self.draft.expire_time = Some(instant.into());
+        self.draft.expiry = Some(When::At(instant.into()));
+        self
+    }
+
+    /// If no attempt has started so long after the submission, the job ends as EXPIRED.
+    pub fn expires_after(mut self, time: Duration) -> Self {
+        self.draft.expiry = Some(When::After(time));
         self
     }
 
@@ -94,9 +110,9 @@ impl JobRequest {
         self
     }
 
-    /// How long to wait between attempts.
-    pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.draft.retry = Some(policy);
+    /// How long to wait between attempts: a [`crate::job::RetryPolicy`], or parts of one; the rest is the kind's.
+    pub fn retry(mut self, policy: impl Into<PartialRetryPolicy>) -> Self {
+        self.draft.retry = Some(policy.into());
         self
     }
 
@@ -129,6 +145,12 @@ impl JobRequest {
     /// trace. Text of another form is ignored, as the W3C has it.
     pub fn traceparent(mut self, context: impl Into<String>) -> Self {
         self.traceparent = context.into();
+        self
+    }
+
+    /// The W3C trace state of whoever submits, as in the header `tracestate`: handlers get it beside the trace context.
+    pub fn tracestate(mut self, state: impl Into<String>) -> Self {
+        self.tracestate = state.into();
         self
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use super::{Handle, OutcomeError, Unsuccessful};
 use crate::{
     job::{Job, JobId, Output, StateName},
-    watch::{Detail, IdsWatch, OutputLine, WatchError, WatchEvent},
+    watch::{Detail, IdsWatch, OutputLine, Start, WatchError, WatchEvent},
 };
 
 /// What a [`JobWatch`] tells.
@@ -90,7 +90,7 @@ impl JobWatch {
             }
             let whole = self.handle.get(self.id).await?.ok_or(OutcomeError::Gone(self.id))?;
             if whole.job.state.is_done() {
-                return Ok(Outcome { job: whole.job, result: whole.result });
+                return Ok(Outcome { result: whole.output(), job: whole.job });
             }
             // Somebody has it run again since.
             self.watch = begin(&self.handle, self.id);
@@ -125,7 +125,7 @@ fn begin(handle: &Handle, id: JobId) -> IdsWatch {
         hidden,
         Detail::EveryTransition,
         true,
-        None,
+        Start::Snapshot,
     )
 }
 

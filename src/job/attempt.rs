@@ -7,8 +7,9 @@ use crate::clock::Timestamp;
 /// How far an attempt says it is.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
-    /// 0 to 1.
-    pub fraction: f64,
+    /// 0 to 1; absent where it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fraction: Option<f64>,
     /// One line for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub text: String,
@@ -81,13 +82,4 @@ pub struct AttemptRecord {
     pub ended: Option<Timestamp>,
     /// Why it did not succeed; absent if it did, or still runs.
     pub failure: Option<Failure>,
-}
-
-/// What a handler returned.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Output {
-    /// The result itself.
-    pub bytes: bytes::Bytes,
-    /// Its media type.
-    pub media_type: String,
 }

@@ -13,8 +13,8 @@ use crate::clock::Timestamp;
 /// Which jobs. A job must fit every field that is set; the default fits all.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct JobFilter {
-    /// In this queue.
-    pub queue: Option<String>,
+    /// In one of these queues.
+    pub queues: Vec<String>,
     /// Of one of these kinds.
     pub kinds: Vec<String>,
     /// In one of these states.
@@ -25,6 +25,8 @@ pub struct JobFilter {
     pub created_after: Option<Timestamp>,
     /// Accepted before this instant.
     pub created_before: Option<Timestamp>,
+    /// Whether they have ended.
+    pub done: Option<bool>,
 }
 
 impl JobFilter {
@@ -37,13 +39,14 @@ impl JobFilter {
     /// Whether a job in this state could fit.
     #[must_use]
     pub fn matches_state(&self, state: StateName) -> bool {
-        self.states.is_empty() || self.states.contains(&state)
+        (self.states.is_empty() || self.states.contains(&state))
+            && self.done.is_none_or(|done| done == state.is_done())
     }
 
     /// Whether the part of the job that never changes fits.
     #[must_use]
     pub fn matches_spec(&self, spec: &Spec) -> bool {
-        self.queue.as_deref().is_none_or(|queue| queue == spec.queue.as_str())
+        self.matches_queue(spec.queue.as_str())
             && (self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == spec.kind.as_str()))
             && self.created_after.is_none_or(|after| spec.created >= after)
             && self.created_before.is_none_or(|before| spec.created < before)
@@ -71,7 +74,22 @@ impl JobFilter {
         before.map_or(job.revision > 1, |before| self.matches_state(before))
     }
 
-    /// Whether queue, kinds and states say all that this filter says, so that tallies can answer it.
+    /// Whether a job in this queue could fit.
+    #[must_use]
+    pub fn matches_queue(&self, queue: &str) -> bool {
+        self.queues.is_empty() || self.queues.iter().any(|named| named == queue)
+    }
+
+    /// The queue, where the filter names a single one.
+    #[must_use]
+    pub fn only_queue(&self) -> Option<&str> {
+        match &self.queues[..] {
+            [queue] => Some(queue),
+            [] | [_, _, ..] => None,
+        }
+    }
+
+    /// Whether queues, kinds and states say all that this filter says, so that tallies can answer it.
     #[must_use]
     pub fn is_tallied(&self) -> bool {
         self.labels.is_empty() && self.created_after.is_none() && self.created_before.is_none()

@@ -1,5 +1,8 @@
 //! The rules for the names of queues and kinds. The configuration and the API hold names to the same ones.
 
+/// The namespace of everything, until there are others.
+pub(crate) const NAMESPACE: &str = "default";
+
 /// Kinds whose names start so are Jobmill's own.
 const RESERVED_KINDS: &str = "jobmill/";
 

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     attempt::{Failure, Progress},
     ids::{JobId, Name, Position},
+    payload::{PayloadInfo, ResultInfo, bytes_of},
     retry::RetryPolicy,
+    said::Said,
     state::State,
 };
 use crate::clock::Timestamp;
@@ -36,23 +38,41 @@ pub struct Spec {
 }
 
 /// What few jobs have.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Extras {
     /// The client's own names and values.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// The media type of the payload.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub payload_type: String,
+    /// What the handler is told beside the payload.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// What the handler is told of the payload.
+    #[serde(skip_serializing_if = "PayloadInfo::is_empty")]
+    pub payload: PayloadInfo,
     /// The id that the client gave the submission.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub request_id: String,
     /// The W3C trace context of the submission.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub traceparent: String,
+    /// The W3C trace state of the submission.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub tracestate: String,
+    /// What the client said, where the job itself does not tell.
+    #[serde(skip_serializing_if = "Said::is_empty")]
+    pub said: Said,
     /// Names the closure that runs the job, in the memory of the process that accepted it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub closure: String,
+}
+
+impl Extras {
+    /// What they count against a queue's bytes: what a client can make large.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (bytes_of(&self.labels) + bytes_of(&self.headers) + bytes_of(&self.payload.metadata)) as u64
+    }
 }
 
 impl Spec {
@@ -60,6 +80,13 @@ impl Spec {
     #[must_use]
     pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
         self.extras.as_ref().map(|extras| &extras.labels)
+    }
+
+    /// How many bytes the payload has.
+    #[must_use]
+    pub fn payload_bytes(&self) -> u64 {
+        let beside = Job::FIXED_BYTES + self.extras.as_ref().map_or(0, |extras| extras.bytes());
+        self.bytes.saturating_sub(beside)
     }
 }
 
@@ -88,11 +115,13 @@ pub struct Job {
     pub ended: Option<Timestamp>,
     /// How far its running attempt says it is.
     pub progress: Option<Arc<Progress>>,
-    /// Why its latest attempt did not succeed.
+    /// Why its latest attempt that ended did not succeed.
     pub failure: Option<Arc<Failure>>,
+    /// What is known of its result; absent where it has none.
+    pub result: Option<Arc<ResultInfo>>,
 }
 
 impl Job {
-    /// What every job counts against its queue's bytes, beside payload and labels.
+    /// What every job counts against its queue's bytes, beside payload, labels, headers and metadata.
     pub const FIXED_BYTES: u64 = 256;
 }

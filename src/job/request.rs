@@ -2,6 +2,17 @@
 
 use sha2::{Digest, Sha256};
 
+/// What became of a job that was submitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SubmitOutcome {
+    /// It is new.
+    Created,
+    /// Its request had come before, and this is the job of that time.
+    Repeated,
+    /// Its request had come before, and the job of that time has been deleted since.
+    Gone,
+}
+
 /// The id of a request that may be repeated, as the store keeps it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RequestId {

@@ -32,8 +32,10 @@ pub const BALLAST_BYTES: RangeInclusive<u64> = 0..=1 << 30;
 /// How much space may have to be free for new jobs to be taken.
 pub const MIN_FREE_BYTES: RangeInclusive<u64> = 0..=1 << 40;
 
+/// The longest time that a job may wait or be kept for.
+pub const TEN_YEARS: Duration = Duration::from_secs(10 * YEAR);
 /// How long ended jobs may be kept, if not for ever.
-pub const KEEP: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * YEAR);
+pub const KEEP: RangeInclusive<Duration> = Duration::ZERO..=TEN_YEARS;
 /// How many different times all queues and the server's own retention may name: each costs the store a walk of its own.
 pub const KEEP_TIMES_MAX: usize = 32;
 

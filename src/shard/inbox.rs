@@ -126,7 +126,7 @@ mod tests {
     };
 
     fn report(bytes: usize) -> Report {
-        let output = Output { bytes: Bytes::from(vec![0; bytes]), media_type: String::new() };
+        let output = Output { bytes: Bytes::from(vec![0; bytes]), ..Output::default() };
         let body = ReportBody::Succeeded { output, tail: String::new() };
         Report { id: JobId::from_raw(1), lease: LeaseToken::from_raw(1), body, ask: Ask::unheard() }
     }

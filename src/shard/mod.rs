@@ -30,8 +30,8 @@ pub(crate) use self::{
 use crate::{
     clock::Uptime,
     engine::{
-        Ask, Caller, Claim, Control, ControlError, ControlRefusal, Departures, NewJob, Offer, OfferError,
-        Patience, Queues, Stopped, Submitted,
+        Ask, Caller, Claim, Control, ControlError, ControlRefusal, Departures, NewJob, NotAdmitted, Offer,
+        OfferError, Patience, Queues, Stopped, Submitted,
     },
     job::{AtLeastOne, Job, LeaseToken, Position, RequestId},
     store::Reads,
@@ -65,6 +65,8 @@ pub(crate) struct Submission {
     pub(crate) request: Option<RequestId>,
     /// The jobs.
     pub(crate) jobs: AtLeastOne<NewJob>,
+    /// Why the jobs can't enter, unless the request has come before.
+    pub(crate) obstacle: Option<NotAdmitted>,
     /// Until when the caller waits.
     pub(crate) patience: Patience,
 }
@@ -92,9 +94,9 @@ impl Shard {
     /// # Errors
     /// When the server stops.
     pub(crate) async fn offer(&self, caller: &Caller, submission: Submission) -> Result<Answer, Stopped> {
-        let Submission { request, jobs, patience: Patience { room, store } } = submission;
+        let Submission { request, jobs, obstacle, patience: Patience { room, store } } = submission;
         let (ask, answer) = Ask::new(store);
-        let offer = Offer::new(request, jobs, caller.id(), room, ask);
+        let offer = Offer::new(request, jobs, caller.id(), room, ask).with_obstacle(obstacle);
         self.entries.send(Entry::Offer(offer)).await.map_err(|_| Stopped::Refused)?;
         Ok(Answer(answer))
     }

@@ -50,6 +50,7 @@ fn submission(room: Option<Uptime>) -> Submission {
     Submission {
         request: Some(RequestId { key: [1; 16], digest: [2; 16] }),
         jobs: AtLeastOne::one(job),
+        obstacle: None,
         patience: Patience { room, store: Uptime::MAX },
     }
 }
@@ -76,9 +77,9 @@ async fn two_shards_of_a_process_share_nothing() {
     // The end of one is not the end of the other.
     other.shard.end();
     other.ended.await.unwrap().unwrap();
-    let cancel = |ask| Control::Cancel { id: created.first().id, ask };
+    let cancel = |ask| Control::Cancel { id: created.first(), ask };
     let gone = one.shard.control(Uptime::MAX, cancel).await;
-    assert_eq!(gone.unwrap_err(), ControlRefusal::JobNotFound(created.first().id).into());
+    assert_eq!(gone.unwrap_err(), ControlRefusal::JobNotFound(created.first()).into());
     let refused = other.shard.submit(submission(None)).await.unwrap_err();
     assert_eq!(refused, Stopped::Refused.into());
 }

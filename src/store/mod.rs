@@ -118,6 +118,12 @@ pub trait Reader: Send + Sync {
     /// When the disk fails.
     fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError>;
 
+    /// The bytes of what a job's handler returned; none where it returned nothing.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn result(&self, id: JobId) -> Result<bytes::Bytes, StoreError>;
+
     /// The payload of a job.
     ///
     /// # Errors
@@ -180,12 +186,21 @@ pub struct WholeJob {
     pub job: Job,
     /// Its input.
     pub payload: bytes::Bytes,
-    /// What its handler returned.
-    pub result: Option<Output>,
+    /// The bytes of what its handler returned; none where it returned nothing.
+    pub result: bytes::Bytes,
     /// The end of what its latest finished attempt wrote.
     pub output_tail: String,
     /// Its attempts, oldest first.
     pub attempts: Vec<AttemptRecord>,
+}
+
+impl WholeJob {
+    /// What its handler returned.
+    #[must_use]
+    pub fn output(&self) -> Option<Output> {
+        let info = self.job.result.as_ref()?.info.clone();
+        Some(Output { bytes: self.result.clone(), info })
+    }
 }
 
 /// Where and how far to scan.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{AttemptRecord, Job, JobId, Name, Output, Position, Spec, StateName, Tally, Tombstone},
+    job::{AttemptRecord, Job, JobId, Name, Position, Spec, StateName, Tally, Tombstone},
     settings::{QueueInfo, Retention},
 };
 
@@ -299,8 +299,8 @@ pub struct ChangedJob {
 pub struct OutcomeRow {
     /// The job.
     pub id: JobId,
-    /// What it returned.
-    pub output: Option<Output>,
+    /// The bytes of what it returned; absent where it returned nothing.
+    pub result: Option<Bytes>,
     /// The end of what it wrote.
     pub tail: String,
 }

@@ -11,6 +11,11 @@ mod sampler;
 use std::{sync::Arc, time::Duration};
 
 pub(crate) use context::TraceContext;
+
+/// Whether text is a trace context as the W3C has it in the header `traceparent`.
+pub(crate) fn is_context(text: &str) -> bool {
+    TraceContext::parse(text).is_some()
+}
 use sampler::Sampler;
 
 use crate::{

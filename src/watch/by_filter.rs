@@ -1,6 +1,9 @@
 //! Watching jobs by a filter: goes on until the client ends it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use tokio::time::Interval;
 
@@ -8,11 +11,12 @@ use super::{
     Detail, EVENTS_MAX, Hub, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
     by_ids::BOOKMARK_EVERY,
     hub::FilterPresence,
-    token::SnapshotCursor,
+    token::{FORM, SnapshotCursor},
     topics::{Follow, News},
 };
 use crate::{
-    job::{Change, JobFilter, JobId, Position},
+    clock::Timestamp,
+    job::{Canonical, Change, JobFilter, JobId, Position},
     store::{Reads, Scan, ScanOrder},
 };
 
@@ -131,10 +135,20 @@ impl FilterWatch {
     /// What stands for this filter in a token.
     #[must_use]
     pub fn watched(filter: &JobFilter) -> [u8; 8] {
-        let mut canonical = filter.clone();
-        canonical.kinds.sort_unstable();
-        canonical.states.sort_unstable();
-        TokenIssuer::watched(format!("{canonical:?}").as_bytes())
+        let mut canonical = Canonical::of(FORM, "filter");
+        for (name, named) in [("queue", &filter.queues), ("kind", &filter.kinds)] {
+            for text in named.iter().collect::<BTreeSet<_>>() {
+                canonical.put_text(name, text);
+            }
+        }
+        for state in filter.states.iter().collect::<BTreeSet<_>>() {
+            canonical.put_text("state", state.as_str());
+        }
+        canonical.put_entries("labels", &filter.labels);
+        canonical.put_number("created_after", filter.created_after.map(Timestamp::as_micros));
+        canonical.put_number("created_before", filter.created_before.map(Timestamp::as_micros));
+        canonical.put_number("done", filter.done);
+        TokenIssuer::watched(canonical)
     }
 
     /// The next message. Never `None`: the client ends a filter watch.

@@ -7,11 +7,13 @@ use std::{
 };
 
 use super::{
-    Detail, EVENTS_MAX, Hub, OutputLine, ResumeToken, TokenIssuer, WatchError, WatchEvent, WatchMessage,
+    Detail, EVENTS_MAX, Hub, OutputLine, ResumeToken, Start, TokenIssuer, WatchError, WatchEvent,
+    WatchMessage,
     hub::{Mail, Subscription},
+    token::FORM,
 };
 use crate::{
-    job::{Change, Job, JobId, Position},
+    job::{Canonical, Change, Job, JobId, Position},
     store::Reads,
 };
 
@@ -59,7 +61,7 @@ impl Told {
 }
 
 impl IdsWatch {
-    /// Watches `ids`, from a token on if there is one. Output lines come only if wanted. Those that are `hidden` are
+    /// Watches `ids`, from a token on if there is one. Where that is too old, the snapshot begins with *resync*. Output lines come only if wanted. Those that are `hidden` are
     /// told as not found, whatever becomes of them.
     #[expect(clippy::too_many_arguments, reason = "three parts of a server, and what its client asks for")]
     #[must_use]
@@ -71,10 +73,15 @@ impl IdsWatch {
         hidden: HashSet<JobId>,
         detail: Detail,
         output: bool,
-        resume: Option<ResumeToken>,
+        start: Start,
     ) -> Self {
         let mut seen = HashSet::new();
         let ids: Vec<_> = ids.iter().copied().filter(|id| seen.insert(*id)).collect();
+        let (resume, outbox) = match start {
+            Start::Resume(token) => (token.position, VecDeque::new()),
+            Start::Resync => (Position::default(), VecDeque::from([WatchEvent::Resync])),
+            Start::Snapshot | Start::Now => (Position::default(), VecDeque::new()),
+        };
         let visible: Vec<_> = ids.iter().copied().filter(|id| !hidden.contains(id)).collect();
         IdsWatch {
             // Before the first read, so that no change falls between the two.
@@ -87,8 +94,8 @@ impl IdsWatch {
             ids,
             hidden,
             told: HashMap::new(),
-            resume: resume.map_or(Position::default(), |token| token.position),
-            outbox: VecDeque::new(),
+            resume,
+            outbox,
             started: false,
             closing: false,
             cursor: Position::default(),
@@ -102,8 +109,11 @@ impl IdsWatch {
         let mut raw: Vec<_> = ids.iter().map(|id| id.raw()).collect();
         raw.sort_unstable();
         raw.dedup();
-        let bytes: Vec<u8> = raw.iter().flat_map(|raw| raw.to_le_bytes()).collect();
-        TokenIssuer::watched(&bytes)
+        let mut canonical = Canonical::of(FORM, "ids");
+        for id in raw {
+            canonical.put_text("id", &JobId::from_raw(id).to_string());
+        }
+        TokenIssuer::watched(canonical)
     }
 
     /// The next message; `None` once all jobs have ended.
@@ -112,7 +122,7 @@ impl IdsWatch {
             return Some(Err(WatchError::Closing));
         }
         loop {
-            if !self.outbox.is_empty() {
+            if self.started && !self.outbox.is_empty() {
                 return Some(Ok(self.message()));
             }
             if !self.started {

@@ -76,7 +76,7 @@ pub struct WatchMessage {
     /// What happened, in order.
     pub events: Vec<WatchEvent>,
     /// Resumes after the last of them.
-    pub token: Vec<u8>,
+    pub token: String,
 }
 
 /// Which changes a watch tells.
@@ -152,6 +152,10 @@ mod tests {
             self.0.whole_job(id)
         }
 
+        fn result(&self, id: JobId) -> Result<bytes::Bytes, StoreError> {
+            self.0.result(id)
+        }
+
         fn payload(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError> {
             self.0.payload(id)
         }
@@ -183,7 +187,7 @@ mod tests {
         by_ids: bool,
         detail: Detail,
         watch: Watch,
-        token: Option<Vec<u8>>,
+        token: Option<String>,
         revisions: HashMap<JobId, u64>,
         /// All of its jobs had ended, and so did its watch.
         ended: bool,
@@ -266,13 +270,14 @@ mod tests {
             }
         }
 
-        fn watch(&self, by_ids: bool, detail: Detail, token: Option<&[u8]>, now: bool) -> Watch {
+        fn watch(&self, by_ids: bool, detail: Detail, token: Option<&str>, now: bool) -> Watch {
             let (hub, reads, issuer) = (&self.hub, self.reads.clone(), Arc::clone(&self.issuer));
             if by_ids {
-                let token = token.map(|token| issuer.read(token, IdsWatch::watched(&self.ids)).unwrap());
+                let read = |token| issuer.read(token, IdsWatch::watched(&self.ids)).unwrap();
+                let start = token.map_or(Start::Snapshot, |token| Start::Resume(read(token)));
                 let hidden = Default::default();
                 return Watch::Ids(Box::new(IdsWatch::new(
-                    hub, reads, issuer, &self.ids, hidden, detail, false, token,
+                    hub, reads, issuer, &self.ids, hidden, detail, false, start,
                 )));
             }
             let filter = JobFilter::default();

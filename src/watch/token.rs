@@ -1,9 +1,13 @@
 //! Resume tokens: opaque to clients, valid on this store only, and never honoured for a history that is gone.
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
 
 use super::FilterWatch;
-use crate::job::{Identity, JobFilter, JobId, Position};
+use crate::job::{Canonical, Identity, JobFilter, JobId, Position};
+
+/// The form's name and version of what a watch watches.
+pub(super) const FORM: &str = "jobmill-watch-1";
 
 const VERSION: u8 = 1;
 const CHECK_LEN: usize = 8;
@@ -32,7 +36,7 @@ pub struct SnapshotCursor {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InvalidToken {
     /// It is none.
-    #[error("is not a resume token: give back what a message carried, byte for byte")]
+    #[error("is not a resume token: give back what a message carried, as it was")]
     Garbage,
     /// It is another store's.
     #[error("belongs to another store")]
@@ -60,8 +64,8 @@ impl TokenIssuer {
 
     /// What stands for ids or a filter in a token.
     #[must_use]
-    pub fn watched(what: &[u8]) -> [u8; 8] {
-        let mut watched: [u8; 8] = digest(what);
+    pub(crate) fn watched(what: Canonical) -> [u8; 8] {
+        let mut watched: [u8; 8] = what.digest();
         // Zero is for the answers of Submit.
         watched[0] |= 1;
         watched
@@ -73,9 +77,9 @@ impl TokenIssuer {
         digest(&[&self.identity.store[..], &FilterWatch::watched(filter)].concat())
     }
 
-    /// A token as bytes.
+    /// A token as text.
     #[must_use]
-    pub fn issue(&self, token: &ResumeToken) -> Vec<u8> {
+    pub fn issue(&self, token: &ResumeToken) -> String {
         let mut bytes = Vec::with_capacity(72);
         bytes.push(VERSION);
         bytes.extend(self.identity.store);
@@ -87,14 +91,15 @@ impl TokenIssuer {
             bytes.extend(cursor.last.raw().to_le_bytes());
         }
         bytes.extend(digest::<CHECK_LEN>(&bytes));
-        bytes
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
     }
 
     /// Reads a token for a watch.
     ///
     /// # Errors
     /// When it is not one of this store's, of this watch and of a history that the store has.
-    pub fn read(&self, bytes: &[u8], watched: [u8; 8]) -> Result<ResumeToken, InvalidToken> {
+    pub fn read(&self, text: &str, watched: [u8; 8]) -> Result<ResumeToken, InvalidToken> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| InvalidToken::Garbage)?;
         let (body, check) = bytes.split_last_chunk::<CHECK_LEN>().ok_or(InvalidToken::Garbage)?;
         if digest::<CHECK_LEN>(body) != *check {
             return Err(InvalidToken::Garbage);
@@ -166,12 +171,13 @@ mod tests {
     }
 
     #[test]
-    fn every_broken_byte_is_noticed() {
+    fn every_broken_character_is_noticed() {
         let issuer = TokenIssuer::new(identity(&[(1, 0)]));
         let good = issuer.issue(&TOKEN);
         for index in 0..good.len() {
+            let other = if good.as_bytes()[index] == b'A' { "B" } else { "A" };
             let mut bad = good.clone();
-            bad[index] ^= 1;
+            bad.replace_range(index..=index, other);
             assert_eq!(issuer.read(&bad, [3; 8]), Err(InvalidToken::Garbage));
             assert_eq!(issuer.read(&good[..index], [3; 8]), Err(InvalidToken::Garbage));
         }

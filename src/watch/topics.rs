@@ -228,7 +228,7 @@ impl Topic {
 impl Hub {
     /// Follows the changes that concern a filter. Equal filters share a topic.
     pub(super) fn follow(self: &Arc<Self>, filter: &Arc<JobFilter>) -> Follow {
-        let feed = self.feeds.lock().feed(filter.queue.as_deref());
+        let feed = self.feeds.lock().feed(filter.only_queue());
         let mut sorting = feed.sorting.lock();
         let taken = sorting.taken;
         let known = sorting.topics.get(filter).and_then(Weak::upgrade);
@@ -240,7 +240,7 @@ impl Hub {
         });
         drop(sorting);
         let version = topic.version.subscribe();
-        Follow { hub: Arc::clone(self), queue: filter.queue.as_deref().map(Into::into), feed, topic, version }
+        Follow { hub: Arc::clone(self), queue: filter.only_queue().map(Into::into), feed, topic, version }
     }
 }
 
@@ -319,13 +319,14 @@ mod tests {
             ended: None,
             progress: None,
             failure: None,
+            result: None,
         };
         Change::Job { job: Arc::new(job), before: Some(StateName::Running) }
     }
 
     fn failures_in(queue: &str) -> Arc<JobFilter> {
         let states = vec![StateName::Failed];
-        Arc::new(JobFilter { queue: Some(queue.to_owned()), states, ..JobFilter::default() })
+        Arc::new(JobFilter { queues: vec![queue.to_owned()], states, ..JobFilter::default() })
     }
 
     fn positions(news: News) -> (Vec<i64>, i64) {

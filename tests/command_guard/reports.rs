@@ -5,7 +5,7 @@ use jobmill::{execute::Report, job::Progress};
 use crate::{Running, script};
 
 fn progress(fraction: f64, text: &str, step: &str) -> Report {
-    Report::Progress(Progress { fraction, text: text.to_owned(), step: step.to_owned() })
+    Report::Progress(Progress { fraction: Some(fraction), text: text.to_owned(), step: step.to_owned() })
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ fn noise(len: usize) -> Bytes {
 #[tokio::test]
 async fn standard_output_is_the_result() {
     let output = run(script("printf 'a\\nb'; echo noise >&2"), "").await.unwrap();
-    assert_eq!((&output.bytes[..], &*output.media_type), (&b"a\nb"[..], ""));
+    assert_eq!((&output.bytes[..], &*output.info.media_type), (&b"a\nb"[..], ""));
 }
 
 #[tokio::test]
@@ -110,7 +110,12 @@ async fn a_command_sees_only_the_variables_it_is_meant_to_see() {
             "JOBMILL_MAX_ATTEMPTS=5",
             "JOBMILL_LEASE=7",
             "JOBMILL_PROGRESS_FD=3",
+            "JOBMILL_DEADLINE=1970-01-01T00:15:00Z",
+            "JOBMILL_REQUEST_ID=r-1",
+            "JOBMILL_LABELS={\"tier\":\"gold\"}",
+            "JOBMILL_HEADERS={\"tenant\":\"x\"}",
             "JOBMILL_PAYLOAD_TYPE=text/plain",
+            "JOBMILL_PAYLOAD_METADATA={\"encoding\":\"none\"}",
         ]
         .map(str::to_owned),
     );

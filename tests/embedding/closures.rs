@@ -3,9 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use jobmill::{
-    admission::AdmissionError,
     client::Client,
-    engine::Stopped,
+    engine::{AdmissionError, Stopped},
     execute::{Attempt, HandlerError},
     handle::{Handle, JobEvent, JobRequest, SpawnRequest, SubmitError},
     job::{FailureReason, JobId, Output, StateName, names::CLOSURE_KIND},
@@ -65,10 +64,10 @@ async fn a_closure_returns_its_result_and_is_let_go_of() {
     let spawned = soon(handle.spawn(request, work)).await.unwrap();
     assert_eq!(soon(spawned.outcome()).await.unwrap().into_result().unwrap(), text_output("done"));
     drops.reach(1).await;
-    let spec = &spawned.job().spec;
+    let spec = &spawned.job().unwrap().spec;
     assert_eq!((spec.kind.as_str(), spec.priority), (CLOSURE_KIND, 3));
     assert_eq!(spec.attempt_timeout, Duration::from_secs(5));
-    assert_eq!(spawned.job().max_attempts, 1);
+    assert_eq!(spawned.job().unwrap().max_attempts, 1);
     stop(server).await;
 }
 
@@ -139,7 +138,7 @@ async fn closures_that_never_start_are_let_go_of_when_cancelled_deleted_or_purge
     drops.reach(1).await;
     soon(client.delete_job(deleted.to_string())).await.unwrap();
     drops.reach(2).await;
-    let purge = v1::PurgeQueueRequest { name: "small".into() };
+    let purge = v1::PurgeQueueRequest { name: "small".into(), ..Default::default() };
     let mut queues = v1::queue_service_client::QueueServiceClient::connect(format!(
         "http://{}",
         server.local_addr().unwrap()

@@ -12,7 +12,7 @@ use jobmill::{
     client::Client,
     execute::Attempt,
     handle::{JobEvent, JobRequest, OutcomeError, SpawnRequest, SubmitError},
-    job::{Output, StateName, names::CLOSURE_KIND},
+    job::{Output, StateName, SubmitOutcome, names::CLOSURE_KIND},
     proto::v1,
     serve::{ServeError, Server},
     settings::{KindDefaults, QueueSettings, Settings, StoreSettings, WhenFull},
@@ -96,7 +96,7 @@ async fn a_repeat_with_its_request_id_finds_the_first_job_even_when_delayed() {
     let handle = server.handle();
     let request = || JobRequest::new("shout").payload("x").request_id("r1").delay(Duration::from_secs(3600));
     let first = soon(handle.submit(request())).await.unwrap();
-    assert_eq!(first.job().state.name(), StateName::Scheduled);
+    assert_eq!(first.job().unwrap().state.name(), StateName::Scheduled);
     let second = soon(handle.submit(request())).await.unwrap();
     assert_eq!((second.id(), second.created()), (first.id(), false));
     let other = soon(handle.submit(request().payload("y"))).await.unwrap_err();
@@ -106,6 +106,30 @@ async fn a_repeat_with_its_request_id_finds_the_first_job_even_when_delayed() {
     soon(handle.cancel(first.id())).await.unwrap();
     let error = soon(first.outcome()).await.unwrap().into_result().unwrap_err();
     assert_eq!((error.state, error.failure), (StateName::Cancelled, None));
+    stop(server).await;
+}
+
+#[tokio::test]
+async fn a_repeat_whose_job_was_deleted_is_gone_and_makes_no_other() {
+    let mut settings = Settings::new(StoreSettings::Memory);
+    settings.listen.set_port(0);
+    let builder = Server::builder(settings).handler("shout", KindDefaults::default(), shout);
+    let server = soon(builder.start()).await.unwrap();
+    let client = Client::connect(&server.local_addr().unwrap().to_string()).await.unwrap();
+    let handle = server.handle();
+    let request = || JobRequest::new("shout").payload("x").request_id("r1");
+    let first = soon(handle.submit(request())).await.unwrap();
+    soon(first.outcome()).await.unwrap();
+    let repeated = soon(handle.submit(request())).await.unwrap();
+    assert_eq!((repeated.fate(), repeated.id()), (SubmitOutcome::Repeated, first.id()));
+    assert_eq!(repeated.job().unwrap().state.name(), StateName::Succeeded);
+    soon(client.delete_job(first.id().to_string())).await.unwrap();
+    let gone = soon(handle.submit(request())).await.unwrap();
+    assert_eq!((gone.fate(), gone.id(), gone.created()), (SubmitOutcome::Gone, first.id(), false));
+    assert!(gone.job().is_none());
+    assert!(matches!(soon(gone.outcome()).await, Err(OutcomeError::Gone(id)) if id == first.id()));
+    assert_eq!(soon(client.count_jobs(v1::JobFilter::default())).await.unwrap().total, 0);
+    drop(client);
     stop(server).await;
 }
 
@@ -217,7 +241,7 @@ async fn metrics_and_traces_need_no_port() {
     let context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let request = JobRequest::new("shout").payload("hello").traceparent(context);
     let submitted = soon(handle.submit(request)).await.unwrap();
-    assert_eq!(submitted.job().spec.extras.as_ref().unwrap().traceparent, context);
+    assert_eq!(submitted.job().unwrap().spec.extras.as_ref().unwrap().traceparent, context);
     soon(submitted.outcome()).await.unwrap();
     let (seen, closure) = tokio::sync::oneshot::channel();
     let request = SpawnRequest::on("default").traceparent(context);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use jobmill::{
     execute::{Attempt, HandlerError},
     handle::Handle,
-    job::{JobId, Output},
+    job::{JobId, Output, PayloadInfo},
     serve::{Server, ServerBuilder},
     settings::{KindDefaults, QueueSettings, Settings, StoreSettings},
 };
@@ -55,7 +55,7 @@ async fn shout(attempt: Attempt) -> Result<Output, HandlerError> {
 }
 
 fn text_output(text: &str) -> Output {
-    Output { bytes: text.to_owned().into(), media_type: "text/plain".into() }
+    Output { bytes: text.to_owned().into(), info: PayloadInfo::typed("text/plain") }
 }
 
 /// Takes the one slot of the queue `small` until the sender is used or dropped.

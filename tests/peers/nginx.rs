@@ -131,7 +131,8 @@ async fn rig(http: HttpSettings) -> Rig {
 
 /// Jobs that may be attempted once.
 async fn submit(rig: &Rig, jobs: usize) -> Vec<String> {
-    let only = v1::JobSpec { max_attempts: 1, payload: vec![b'x'; 2_000].into(), ..job("call") };
+    let only =
+        v1::JobSpec { max_attempts: 1, payload: Some(v1::Payload::of(vec![b'x'; 2_000])), ..job("call") };
     let mut ids = Vec::new();
     while ids.len() < jobs {
         ids.extend(rig.submit_batch(vec![only.clone(); BATCH.min(jobs - ids.len())]).await);
@@ -148,7 +149,7 @@ async fn assert_each_once(rig: Rig, nginx: Nginx, ids: &[String]) {
     let filter = v1::JobFilter { states: vec![JobState::Failed as i32], ..v1::JobFilter::default() };
     let request = v1::ListJobsRequest { filter: Some(filter), page_size: 1, ..Default::default() };
     let failed = soon(rig.jobs.clone().list_jobs(request)).await.unwrap().into_inner().jobs;
-    assert!(failed.is_empty(), "{:?}", failed[0].failure);
+    assert!(failed.is_empty(), "{:?}", failed[0].last_failure);
     rig.stop().await;
     let processed = nginx.processed().await;
     assert_eq!(processed.len(), ids.len());

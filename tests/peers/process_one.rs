@@ -120,7 +120,7 @@ fn until(mut what: impl FnMut() -> bool) {
 /// Runs a job to its end.
 async fn run(client: &Client, kind: &str) -> JobState {
     let job = v1::JobSpec { queue: "default".to_owned(), kind: kind.to_owned(), ..Default::default() };
-    let id = client.submit(job).await.unwrap().job.unwrap().id;
+    let id = client.submit(job).await.unwrap().id().to_owned();
     let mut watch = client.watch(v1::WatchStatusRequest { ids: vec![id], ..Default::default() });
     let ends = async {
         while let Some(item) = watch.next().await {

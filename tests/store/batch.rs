@@ -118,6 +118,11 @@ pub(crate) enum Receipt {
         first: Arc<Job>,
         count: u32,
     },
+    /// A repeat whose first job is deleted.
+    Gone {
+        /// How many of its jobs are not.
+        live: u32,
+    },
     /// A queue has no room for it.
     Full(QueueFull),
     /// A queue has no room for it, and it waits.

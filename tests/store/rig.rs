@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use jobmill::{
     clock::{Present, Timestamp, Uptime},
     engine::transition::Refusal,
-    engine::{ControlRefusal, NewJob, ReportBody},
-    job::{Change, Changes, Extras, Job, JobFilter, JobId, LeaseToken, Output, Position, StateName},
+    engine::{AdmissionError, ControlRefusal, NewJob, NotAdmitted, OfferRefusal, ReportBody},
+    job::{
+        Change, Changes, Extras, Job, JobFilter, JobId, LeaseToken, Output, PayloadInfo, Position, StateName,
+    },
     settings::{QueueSettings, Retention},
     store::{Reader, Scan, ScanOrder, WholeJob},
 };
@@ -181,6 +184,10 @@ impl Rig {
         self.reader().whole_job(id).unwrap().unwrap()
     }
 
+    pub(crate) fn result(&self, id: JobId) -> Bytes {
+        self.reader().result(id).unwrap()
+    }
+
     pub(crate) fn changes(&self, after: Position, limit: usize) -> Changes {
         self.reader().changes(after, limit).unwrap()
     }
@@ -240,13 +247,26 @@ pub(crate) fn lease(job: &Job) -> LeaseToken {
     job.state.lease().unwrap_or_else(|| panic!("{} does not run: {:?}", job.id, job.state))
 }
 
+/// Why an offer was refused for good.
+pub(crate) fn refused(receipt: Receipt) -> OfferRefusal {
+    match receipt {
+        Receipt::Refused(refusal) => refusal,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// The refusal of a job for a queue that is not there.
+pub(crate) fn nowhere(queue: &str, index: Option<usize>) -> OfferRefusal {
+    NotAdmitted { error: AdmissionError::QueueNotFound(queue.to_owned()), index }.into()
+}
+
 pub(crate) fn succeeded() -> ReportBody {
     ReportBody::Succeeded { output: Output::default(), tail: String::new() }
 }
 
 /// A success with a result and some lines.
 pub(crate) fn returned(result: &str, tail: &str) -> ReportBody {
-    let output = Output { bytes: result.to_owned().into(), media_type: "text/plain".into() };
+    let output = Output { bytes: result.to_owned().into(), info: PayloadInfo::typed("text/plain") };
     ReportBody::Succeeded { output, tail: tail.into() }
 }
 

@@ -315,7 +315,8 @@ fn told<T, E>(answer: &mut Answer<T, E>) -> Result<T, E> {
 fn receipt(answer: Result<Submitted, OfferError>) -> Receipt {
     match answer {
         Ok(Submitted::Created { jobs }) => Receipt::Created { jobs: jobs.into_iter().collect() },
-        Ok(Submitted::Seen { first, count }) => Receipt::Seen { first, count },
+        Ok(Submitted::Seen { job: Some(first), count, .. }) => Receipt::Seen { first, count },
+        Ok(Submitted::Seen { job: None, live, .. }) => Receipt::Gone { live },
         Err(OfferError::Full { full, .. }) => Receipt::Full(full),
         Err(OfferError::Refused(refusal)) => Receipt::Refused(refusal),
         Err(OfferError::Stopped(stopped)) => panic!("nothing stops here: {stopped}"),

@@ -11,15 +11,20 @@ use jobmill::{
     clock::{ManualClock, Timestamp},
     execute::{Attempt, HandlerError},
     handle::Handle,
-    job::{Output, RetryPolicy},
-    proto::v1::{self, JobState, job_queue_client::JobQueueClient, queue_service_client::QueueServiceClient},
+    job::{Output, PayloadInfo, RetryPolicy},
+    proto::v1::{
+        self, JobState, JobView, PendingReason, SubmitOutcome,
+        job_queue_client::JobQueueClient,
+        job_spec::{Expiry, Start},
+        queue_service_client::QueueServiceClient,
+    },
     serve::{Server, ServerBuilder, Stopper},
     settings::{KindDefaults, QueueSettings, Settings, StoreSettings},
 };
 use tonic::transport::Channel;
 
 pub(crate) use process::Process;
-pub(crate) use refusals::{Refusal, is_definite, refusal};
+pub(crate) use refusals::{Refusal, is_definite, refusal, refused_item};
 pub(crate) use stage::{Cue, Stage};
 pub(crate) use watcher::{Watcher, describe};
 
@@ -74,7 +79,7 @@ pub(crate) fn defaults() -> KindDefaults {
 
 /// Returns its payload.
 pub(crate) async fn echo(attempt: Attempt) -> Result<Output, HandlerError> {
-    Ok(Output { bytes: attempt.payload().clone(), media_type: "text/plain".to_owned() })
+    Ok(Output { bytes: attempt.payload().clone(), info: PayloadInfo::typed("text/plain") })
 }
 
 /// Fails each time.
@@ -89,6 +94,56 @@ pub(crate) fn job(kind: &str) -> v1::JobSpec {
 
 pub(crate) fn submission(job: v1::JobSpec) -> v1::SubmitRequest {
     v1::SubmitRequest { job: Some(job), ..v1::SubmitRequest::default() }
+}
+
+/// The same with the id that makes a repeat safe.
+pub(crate) fn named(request_id: &str, job: v1::JobSpec) -> v1::SubmitRequest {
+    v1::SubmitRequest { request_id: request_id.to_owned(), ..submission(job) }
+}
+
+/// Not before an instant, in seconds since 1970.
+pub(crate) fn run_time(seconds: i64) -> Option<Start> {
+    Some(Start::RunTime(prost_types::Timestamp { seconds, nanos: 0 }))
+}
+
+/// Expired from an instant on, in seconds since 1970.
+pub(crate) fn expire_time(seconds: i64) -> Option<Expiry> {
+    Some(Expiry::ExpireTime(prost_types::Timestamp { seconds, nanos: 0 }))
+}
+
+/// What a client said of a job.
+pub(crate) fn spec(job: &v1::Job) -> &v1::JobSpec {
+    job.spec.as_ref().expect("every job has a spec")
+}
+
+/// The bytes of a job's payload, as far as they came with it.
+pub(crate) fn payload(job: &v1::Job) -> &[u8] {
+    spec(job).payload.as_ref().map_or(&[], v1::Payload::bytes)
+}
+
+/// The bytes of a job's result, as far as they came with it.
+pub(crate) fn result(job: &v1::Job) -> &[u8] {
+    job.result.as_ref().map_or(&[], v1::Payload::bytes)
+}
+
+/// The media type of a job's result.
+pub(crate) fn result_type(job: &v1::Job) -> &str {
+    job.result.as_ref().map_or("", |result| &result.media_type)
+}
+
+/// What a job waits for.
+pub(crate) fn pending(job: &v1::Job) -> Vec<PendingReason> {
+    job.pending.iter().map(v1::Pending::reason).collect()
+}
+
+/// The ids of submissions.
+pub(crate) fn ids(submitted: Vec<v1::Submitted>) -> Vec<String> {
+    submitted.into_iter().map(|submitted| submitted.id).collect()
+}
+
+/// What became of submissions.
+pub(crate) fn outcomes(submitted: &[v1::Submitted]) -> Vec<SubmitOutcome> {
+    submitted.iter().map(v1::Submitted::outcome).collect()
 }
 
 /// A running server and a connection to it.
@@ -183,14 +238,16 @@ impl Rig {
         self.stopped().await;
     }
 
+    /// The job as it was accepted.
     pub(crate) async fn submit(&self, job: v1::JobSpec) -> v1::Job {
-        let response = soon(self.jobs.clone().submit(submission(job))).await.expect("accepted");
+        let request = v1::SubmitRequest { view: JobView::Basic as i32, ..submission(job) };
+        let response = soon(self.jobs.clone().submit(request)).await.expect("accepted");
         response.into_inner().job.expect("a job")
     }
 
     pub(crate) async fn submit_batch(&self, jobs: Vec<v1::JobSpec>) -> Vec<String> {
         let request = v1::SubmitBatchRequest { jobs, ..v1::SubmitBatchRequest::default() };
-        soon(self.jobs.clone().submit_batch(request)).await.expect("accepted").into_inner().ids
+        ids(soon(self.jobs.clone().submit_batch(request)).await.expect("accepted").into_inner().jobs)
     }
 
     /// The whole job as it is now.
@@ -199,22 +256,27 @@ impl Rig {
     }
 
     pub(crate) async fn find(&self, id: &str) -> Result<v1::Job, tonic::Status> {
-        let request = v1::GetJobRequest { id: id.to_owned(), view: 0 };
+        self.look(id, JobView::Unspecified).await
+    }
+
+    /// As much of the job as a view has.
+    pub(crate) async fn look(&self, id: &str, view: JobView) -> Result<v1::Job, tonic::Status> {
+        let request = v1::GetJobRequest { id: id.to_owned(), view: view as i32, ..Default::default() };
         soon(self.jobs.clone().get_job(request)).await.map(|found| found.into_inner().job.expect("a job"))
     }
 
     pub(crate) async fn cancel(&self, id: &str) -> Result<v1::Job, tonic::Status> {
-        let request = v1::CancelJobRequest { id: id.to_owned() };
+        let request = v1::CancelJobRequest { id: id.to_owned(), ..Default::default() };
         soon(self.jobs.clone().cancel_job(request)).await.map(|done| done.into_inner().job.expect("a job"))
     }
 
     pub(crate) async fn retry(&self, id: &str) -> Result<v1::Job, tonic::Status> {
-        let request = v1::RetryJobRequest { id: id.to_owned(), request_id: String::new() };
+        let request = v1::RetryJobRequest { id: id.to_owned(), ..Default::default() };
         soon(self.jobs.clone().retry_job(request)).await.map(|done| done.into_inner().job.expect("a job"))
     }
 
     pub(crate) async fn delete(&self, id: &str) -> Result<(), tonic::Status> {
-        let request = v1::DeleteJobRequest { id: id.to_owned() };
+        let request = v1::DeleteJobRequest { id: id.to_owned(), ..Default::default() };
         soon(self.jobs.clone().delete_job(request)).await.map(|_| ())
     }
 
@@ -257,12 +319,12 @@ impl Rig {
     }
 
     pub(crate) async fn total(&self) -> i64 {
-        let request = v1::CountJobsRequest { filter: None };
+        let request = v1::CountJobsRequest::default();
         soon(self.jobs.clone().count_jobs(request)).await.expect("a count").into_inner().total
     }
 
     pub(crate) async fn queue(&self, name: &str) -> v1::Queue {
-        let request = v1::GetQueueRequest { name: name.to_owned() };
+        let request = v1::GetQueueRequest { name: name.to_owned(), ..Default::default() };
         soon(self.queues.clone().get_queue(request))
             .await
             .expect("a queue")
@@ -272,12 +334,12 @@ impl Rig {
     }
 
     pub(crate) async fn pause(&self, name: &str) {
-        let request = v1::PauseQueueRequest { name: name.to_owned() };
+        let request = v1::PauseQueueRequest { name: name.to_owned(), ..Default::default() };
         soon(self.queues.clone().pause_queue(request)).await.expect("paused");
     }
 
     pub(crate) async fn resume(&self, name: &str) {
-        let request = v1::ResumeQueueRequest { name: name.to_owned() };
+        let request = v1::ResumeQueueRequest { name: name.to_owned(), ..Default::default() };
         soon(self.queues.clone().resume_queue(request)).await.expect("resumed");
     }
 

@@ -1,7 +1,34 @@
 //! What a refusal must be like, whatever it refuses.
 
+use std::{collections::HashMap, sync::LazyLock};
+
+use jobmill::proto::v1;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+/// What the protocol's file says of each reason: its code, and the keys of its metadata in their order.
+static DOCUMENTED: LazyLock<HashMap<&str, (&str, Vec<&str>)>> = LazyLock::new(|| {
+    let text = include_str!("../../proto/jobmill/v1/common.proto");
+    let (_, entries) = text.split_once("enum ErrorReason {").expect("the reasons");
+    let mut comment = "";
+    let mut documented = HashMap::new();
+    for line in entries.lines().map(str::trim) {
+        match (line.strip_prefix("// "), line.strip_prefix("ERROR_REASON_")) {
+            // Only the first line of a comment begins with a code.
+            (Some(first), _) if comment.is_empty() => comment = first,
+            (_, Some(entry)) => {
+                let reason = entry.split(' ').next().unwrap_or_default();
+                let (head, _) = comment.split_once(':').expect("a code");
+                let (code, keys) = head.split_once(" [").unwrap_or((head, "]"));
+                let keys = keys.trim_end_matches(']').split(", ").filter(|key| !key.is_empty());
+                documented.insert(reason, (code, keys.collect()));
+                comment = "";
+            }
+            _ => {}
+        }
+    }
+    documented
+});
 
 /// A refusal's parts.
 #[derive(Debug)]
@@ -11,7 +38,37 @@ pub(crate) struct Refusal {
     /// The fields that a BadRequest names.
     pub(crate) fields: Vec<String>,
     pub(crate) message: String,
+    /// What ErrorInfo says beside the reason.
+    pub(crate) metadata: HashMap<String, String>,
     pub(crate) details: ErrorDetails,
+}
+
+/// The error's code and the keys of its metadata are those that the protocol tells for its reason.
+fn assert_documented(
+    code: Code,
+    reason: &str,
+    metadata: &HashMap<String, String>,
+    error: &dyn std::fmt::Debug,
+) {
+    let name = format!("ERROR_REASON_{reason}");
+    assert!(v1::ErrorReason::from_str_name(&name).is_some(), "no reason of the protocol: {error:?}");
+    let (expected, keys) = &DOCUMENTED[reason];
+    assert_eq!(format!("{code:?}").to_uppercase(), expected.replace('_', ""), "{error:?}");
+    let mut keys = keys.clone();
+    keys.sort_unstable();
+    let mut told: Vec<_> = metadata.keys().map(String::as_str).collect();
+    told.sort_unstable();
+    assert_eq!(told, keys, "{error:?}");
+}
+
+/// Takes the error of one of many items apart, and holds it to what all refusals promise.
+pub(crate) fn refused_item(error: &v1::Error) -> (Code, &str) {
+    let code = Code::from_i32(error.code);
+    let metadata = error.metadata.clone().into_iter().collect();
+    assert_documented(code, &error.reason, &metadata, error);
+    assert!(!error.message.is_empty() && !error.message.chars().any(char::is_control), "{error:?}");
+    assert_eq!(code == Code::InvalidArgument, !error.field_violations.is_empty(), "{error:?}");
+    (code, &error.reason)
 }
 
 /// Takes a refusal apart, and holds it to what all of them promise.
@@ -19,6 +76,7 @@ pub(crate) fn refusal(status: &Status) -> Refusal {
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("{status:?} has no ErrorInfo"));
     assert_eq!(info.domain, "jobmill", "{status:?}");
+    assert_documented(status.code(), &info.reason, &info.metadata, status);
     assert!(status.details().len() < 4096, "{} bytes: {status:?}", status.details().len());
     assert!(!status.message().chars().any(char::is_control), "{status:?}");
     let violations = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
@@ -31,6 +89,7 @@ pub(crate) fn refusal(status: &Status) -> Refusal {
         reason: info.reason.clone(),
         fields: violations.into_iter().map(|violation| violation.field).collect(),
         message: status.message().to_owned(),
+        metadata: info.metadata.clone(),
         details,
     }
 }

@@ -12,13 +12,13 @@ pub(crate) struct Watcher {
     stream: Streaming<v1::WatchStatusResponse>,
     read: VecDeque<Event>,
     /// The token of the last message whose events have all been taken.
-    pub(crate) token: Vec<u8>,
-    next_token: Vec<u8>,
+    pub(crate) token: String,
+    next_token: String,
 }
 
 impl Watcher {
     pub(crate) fn new(stream: Streaming<v1::WatchStatusResponse>) -> Self {
-        Watcher { stream, read: VecDeque::new(), token: Vec::new(), next_token: Vec::new() }
+        Watcher { stream, read: VecDeque::new(), token: String::new(), next_token: String::new() }
     }
 
     /// The next message as it came.

@@ -75,7 +75,7 @@ async fn an_answer_comes_after_its_line() {
             soon(rig.jobs.clone().submit_stream(tokio_stream::once(request))).await.unwrap().into_inner();
         while let Some(answer) = soon(answers.message()).await.unwrap() {
             for result in answer.results {
-                let Some(v1::submit_result::Outcome::Accepted(accepted)) = result.outcome else { panic!() };
+                let Some(v1::submit_result::Result::Submitted(accepted)) = result.result else { panic!() };
                 assert_eq!(last(), format!("SubmitStream OK {}", accepted.id));
             }
         }

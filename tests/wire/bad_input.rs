@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jobmill::{
     job::Output,
-    proto::v1,
+    proto::v1::{self, job_spec::Start, keep::Keep},
     serve::Server,
     settings::{QueueSettings, WhenFull},
 };
@@ -12,7 +12,8 @@ use prost_types::{Duration, Timestamp};
 use tonic::{Code, Response, Status};
 
 use crate::support::{
-    Refusal, Rig, Stage, defaults, echo, job, memory, refusal, soon, submission, with_queue,
+    Refusal, Rig, Stage, defaults, echo, expire_time, job, memory, payload, refusal, result, run_time, soon,
+    spec, submission, with_queue,
 };
 
 /// A call of any kind.
@@ -59,19 +60,25 @@ impl Call {
                 Call::Delete(request) => status(&what, jobs.delete_job(request).await),
                 Call::CreateQueue(request) => status(&what, queues.create_queue(request).await),
                 Call::UpdateQueue(request) => status(&what, queues.update_queue(request).await),
-                Call::GetQueue(name) => status(&what, queues.get_queue(v1::GetQueueRequest { name }).await),
-                Call::DeleteQueue(name) => {
-                    status(&what, queues.delete_queue(v1::DeleteQueueRequest { name }).await)
+                Call::GetQueue(name) => {
+                    status(&what, queues.get_queue(v1::GetQueueRequest { name, ..Default::default() }).await)
                 }
-                Call::PauseQueue(name) => {
-                    status(&what, queues.pause_queue(v1::PauseQueueRequest { name }).await)
-                }
-                Call::ResumeQueue(name) => {
-                    status(&what, queues.resume_queue(v1::ResumeQueueRequest { name }).await)
-                }
-                Call::PurgeQueue(name) => {
-                    status(&what, queues.purge_queue(v1::PurgeQueueRequest { name }).await)
-                }
+                Call::DeleteQueue(name) => status(
+                    &what,
+                    queues.delete_queue(v1::DeleteQueueRequest { name, ..Default::default() }).await,
+                ),
+                Call::PauseQueue(name) => status(
+                    &what,
+                    queues.pause_queue(v1::PauseQueueRequest { name, ..Default::default() }).await,
+                ),
+                Call::ResumeQueue(name) => status(
+                    &what,
+                    queues.resume_queue(v1::ResumeQueueRequest { name, ..Default::default() }).await,
+                ),
+                Call::PurgeQueue(name) => status(
+                    &what,
+                    queues.purge_queue(v1::PurgeQueueRequest { name, ..Default::default() }).await,
+                ),
             }
         };
         soon(called).await
@@ -87,7 +94,8 @@ impl Call {
 }
 
 async fn queue_count(rig: &Rig) -> usize {
-    soon(rig.queues.clone().list_queues(v1::ListQueuesRequest {})).await.unwrap().into_inner().queues.len()
+    let request = v1::ListQueuesRequest { page_size: 1_000, ..Default::default() };
+    soon(rig.queues.clone().list_queues(request)).await.unwrap().into_inner().queues.len()
 }
 
 /// Each call is INVALID_ARGUMENT and names exactly these fields.
@@ -124,6 +132,11 @@ fn retry(change: impl FnOnce(&mut v1::RetryPolicy)) -> Call {
     })
 }
 
+/// An `echo` job whose payload says that it is of this type.
+fn typed(media_type: String) -> Call {
+    submit(|spec| spec.payload = Some(v1::Payload::of("").with_type(media_type)))
+}
+
 fn labels(count: usize, key: usize, value: usize) -> BTreeMap<String, String> {
     (0..count).map(|n| (format!("{n:0key$}"), "v".repeat(value))).collect()
 }
@@ -131,7 +144,15 @@ fn labels(count: usize, key: usize, value: usize) -> BTreeMap<String, String> {
 fn create_queue(name: &str, change: impl FnOnce(&mut v1::QueueSettings)) -> Call {
     let mut settings = v1::QueueSettings::default();
     change(&mut settings);
-    Call::CreateQueue(v1::CreateQueueRequest { name: name.to_owned(), settings: Some(settings) })
+    Call::CreateQueue(v1::CreateQueueRequest {
+        name: name.to_owned(),
+        settings: Some(settings),
+        ..Default::default()
+    })
+}
+
+fn keep(keep: Keep) -> Option<v1::Keep> {
+    Some(v1::Keep { keep: Some(keep) })
 }
 
 fn watch(change: impl FnOnce(&mut v1::WatchStatusRequest)) -> Call {
@@ -149,7 +170,7 @@ fn list(change: impl FnOnce(&mut v1::ListJobsRequest)) -> Call {
 fn count(change: impl FnOnce(&mut v1::JobFilter)) -> Call {
     let mut filter = v1::JobFilter::default();
     change(&mut filter);
-    Call::Count(v1::CountJobsRequest { filter: Some(filter) })
+    Call::Count(v1::CountJobsRequest { filter: Some(filter), ..Default::default() })
 }
 
 #[tokio::test]
@@ -171,9 +192,13 @@ async fn names_that_are_missing_or_break_the_rules() {
             rows.push((name, call, &["name"]));
         }
         if !name.is_empty() {
-            rows.push((name, count(|filter| filter.queue = name.to_owned()), &["filter.queue"]));
-            rows.push((name, Call::Get(v1::GetJobRequest { id: name.to_owned(), view: 0 }), &["id"]));
+            rows.push((
+                name,
+                Call::Get(v1::GetJobRequest { id: name.to_owned(), ..Default::default() }),
+                &["id"],
+            ));
         }
+        rows.push((name, count(|filter| filter.queues = vec![name.to_owned()]), &["filter.queues[0]"]));
         rows.push((name, count(|filter| filter.kinds = vec![name.to_owned()]), &["filter.kinds[0]"]));
         rows.push((name, watch(|request| request.ids = vec![name.to_owned()]), &["ids[0]"]));
     }
@@ -187,13 +212,13 @@ async fn names_that_are_missing_or_break_the_rules() {
 #[tokio::test]
 async fn what_is_over_its_cap() {
     invalid(vec![
-        ("payload", submit(|spec| spec.payload = vec![0; (1 << 20) + 1].into()), &["job.payload"]),
-        ("payload type", submit(|spec| spec.payload_type = "t".repeat(129)), &["job.payload_type"]),
         (
-            "payload type with a line end",
-            submit(|spec| spec.payload_type = "a\r\nb".into()),
-            &["job.payload_type"],
+            "payload",
+            submit(|spec| spec.payload = Some(v1::Payload::of(vec![0; (1 << 20) + 1]))),
+            &["job.payload"],
         ),
+        ("payload type", typed("t".repeat(129)), &["job.payload.media_type"]),
+        ("payload type with a line end", typed("a\r\nb".to_owned()), &["job.payload.media_type"]),
         ("33 labels", submit(|spec| spec.labels = labels(33, 2, 1)), &["job.labels"]),
         ("a label's key", submit(|spec| spec.labels = labels(1, 64, 1)), &["job.labels"]),
         ("a label's value", submit(|spec| spec.labels = labels(1, 1, 257)), &["job.labels"]),
@@ -234,14 +259,19 @@ async fn what_is_over_its_cap() {
 #[tokio::test]
 async fn enums_and_numbers_that_mean_nothing() {
     invalid(vec![
-        ("priority", submit(|spec| spec.priority = 101), &["job.priority"]),
-        ("priority", submit(|spec| spec.priority = -101), &["job.priority"]),
-        ("priority", submit(|spec| spec.priority = i32::MIN), &["job.priority"]),
+        ("priority", submit(|spec| spec.priority = Some(101)), &["job.priority"]),
+        ("priority", submit(|spec| spec.priority = Some(-101)), &["job.priority"]),
+        ("priority", submit(|spec| spec.priority = Some(i32::MIN)), &["job.priority"]),
         ("attempts", submit(|spec| spec.max_attempts = -1), &["job.max_attempts"]),
         ("attempts", submit(|spec| spec.max_attempts = 1_001), &["job.max_attempts"]),
-        ("multiplier", retry(|policy| policy.multiplier = f64::NAN), &["job.retry_policy.multiplier"]),
-        ("multiplier", retry(|policy| policy.multiplier = 0.5), &["job.retry_policy.multiplier"]),
-        ("multiplier", retry(|policy| policy.multiplier = f64::INFINITY), &["job.retry_policy.multiplier"]),
+        ("multiplier", retry(|policy| policy.multiplier = Some(f64::NAN)), &["job.retry_policy.multiplier"]),
+        ("multiplier", retry(|policy| policy.multiplier = Some(0.5)), &["job.retry_policy.multiplier"]),
+        (
+            "multiplier",
+            retry(|policy| policy.multiplier = Some(f64::INFINITY)),
+            &["job.retry_policy.multiplier"],
+        ),
+        ("multiplier", retry(|policy| policy.multiplier = Some(0.0)), &["job.retry_policy.multiplier"]),
         ("jitter", retry(|policy| policy.jitter = Some(1.1)), &["job.retry_policy.jitter"]),
         ("jitter", retry(|policy| policy.jitter = Some(f64::NAN)), &["job.retry_policy.jitter"]),
         (
@@ -249,14 +279,18 @@ async fn enums_and_numbers_that_mean_nothing() {
             Call::Submit(v1::SubmitRequest { when_full: 3, ..submission(job("echo")) }),
             &["when_full"],
         ),
-        ("view", Call::Get(v1::GetJobRequest { id: "0000000000001".to_owned(), view: 3 }), &["view"]),
+        (
+            "view",
+            Call::Get(v1::GetJobRequest { id: "0000000000001".to_owned(), view: 4, ..Default::default() }),
+            &["view"],
+        ),
         ("view", list(|request| request.view = -1), &["view"]),
         ("state", count(|filter| filter.states = vec![4, 0, 2]), &["filter.states[1]", "filter.states[2]"]),
         (
             "a watch's enums",
             watch(|request| {
                 request.filter = Some(v1::JobFilter::default());
-                (request.start, request.detail, request.view, request.resync) = (3, 3, 3, 3);
+                (request.start, request.detail, request.view, request.resync) = (3, 3, 4, 3);
             }),
             &["view", "detail", "start", "resync"],
         ),
@@ -270,8 +304,10 @@ async fn enums_and_numbers_that_mean_nothing() {
                 settings.max_waiters = Some(10_001);
                 settings.max_wait = duration(601, 0);
                 settings.when_full = 9;
-                let (failed, expired) = (duration(-1, 0), duration(315_576_000, 1));
-                settings.retention = Some(v1::Retention { failed, expired, ..Default::default() });
+                let time = |seconds, nanos| keep(Keep::Time(Duration { seconds, nanos }));
+                let (failed, expired) = (time(-1, 0), time(315_576_000, 1));
+                let (cancelled, succeeded) = (keep(Keep::Forever(false)), Some(v1::Keep::default()));
+                settings.retention = Some(v1::Retention { succeeded, failed, cancelled, expired });
             }),
             &[
                 "settings.max_jobs",
@@ -280,8 +316,10 @@ async fn enums_and_numbers_that_mean_nothing() {
                 "settings.max_waiters",
                 "settings.max_wait",
                 "settings.when_full",
-                "settings.retention.failed",
-                "settings.retention.expired",
+                "settings.retention.succeeded",
+                "settings.retention.failed.time",
+                "settings.retention.cancelled.forever",
+                "settings.retention.expired.time",
             ],
         ),
     ])
@@ -293,12 +331,13 @@ async fn durations_and_instants_that_are_none() {
     const DAYS_30: i64 = 30 * 24 * 3600;
     const TIMEOUT: &[&str] = &["job.attempt_timeout"];
     let timeout = |seconds, nanos| submit(move |spec| spec.attempt_timeout = duration(seconds, nanos));
-    let expire_time = |seconds| submit(move |spec| spec.expire_time = Some(Timestamp { seconds, nanos: 0 }));
+    let expires = |seconds| submit(move |spec| spec.expiry = expire_time(seconds));
     let over_first = submit(|spec| {
-        spec.run_time = Some(Timestamp { seconds: 2_000_000_000, nanos: 0 });
-        spec.expire_time = spec.run_time;
+        spec.start = run_time(2_000_000_000);
+        spec.expiry = expire_time(2_000_000_000);
     });
-    let run_time = |seconds, nanos| submit(move |spec| spec.run_time = Some(Timestamp { seconds, nanos }));
+    let starts =
+        |seconds, nanos| submit(move |spec| spec.start = Some(Start::RunTime(Timestamp { seconds, nanos })));
     let delays = |initial, max| {
         retry(move |policy| {
             (policy.initial_delay, policy.max_delay) = (duration(initial, 0), duration(max, 0))
@@ -318,15 +357,15 @@ async fn durations_and_instants_that_are_none() {
         ("negative", delays(-1, 1), &["job.retry_policy.initial_delay"]),
         ("too long", delays(1, DAYS_30 + 1), &["job.retry_policy.max_delay"]),
         ("the first longer than the longest", delays(2, 1), &["job.retry_policy.max_delay"]),
-        ("the year 0", run_time(-62_135_596_801, 0), &["job.run_time"]),
-        ("the year 10000", run_time(253_402_300_800, 0), &["job.run_time"]),
-        ("overflowing", run_time(i64::MAX, 0), &["job.run_time"]),
-        ("overflowing", run_time(i64::MIN, 0), &["job.run_time"]),
-        ("negative nanos", run_time(0, -1), &["job.run_time"]),
-        ("nanos over a second", run_time(0, 1_000_000_000), &["job.run_time"]),
-        ("the year 9999", run_time(253_402_300_799, 0), &["job.run_time"]),
-        ("an expiry in the year 10000", expire_time(253_402_300_800), &["job.expire_time"]),
-        ("an expiry in the year 9999", expire_time(253_402_300_799), &["job.expire_time"]),
+        ("the year 0", starts(-62_135_596_801, 0), &["job.run_time"]),
+        ("the year 10000", starts(253_402_300_800, 0), &["job.run_time"]),
+        ("overflowing", starts(i64::MAX, 0), &["job.run_time"]),
+        ("overflowing", starts(i64::MIN, 0), &["job.run_time"]),
+        ("negative nanos", starts(0, -1), &["job.run_time"]),
+        ("nanos over a second", starts(0, 1_000_000_000), &["job.run_time"]),
+        ("the year 9999", starts(253_402_300_799, 0), &["job.run_time"]),
+        ("an expiry in the year 10000", expires(253_402_300_800), &["job.expire_time"]),
+        ("an expiry in the year 9999", expires(253_402_300_799), &["job.expire_time"]),
         ("over before it may run", over_first, &["job.expire_time"]),
         (
             "a filter's times",
@@ -342,7 +381,7 @@ async fn durations_and_instants_that_are_none() {
 
 #[tokio::test]
 async fn every_fault_of_a_request_is_told_at_once() {
-    let faulty = || v1::JobSpec { queue: "Q".into(), priority: 1_000, ..job("-") };
+    let faulty = || v1::JobSpec { queue: "Q".into(), priority: Some(1_000), ..job("-") };
     let all = ["job.queue", "job.kind", "job.priority"];
     invalid(vec![
         (
@@ -359,6 +398,7 @@ async fn every_fault_of_a_request_is_told_at_once() {
                 detail: 7,
                 view: 7,
                 output: true,
+                ..Default::default()
             }),
             &["detail", "view", "job.queue", "job.kind", "job.priority", "request_id", "when_full"],
         ),
@@ -417,7 +457,7 @@ async fn a_batch_with_one_bad_item_creates_nothing_and_says_which() {
         change(&mut jobs[3]);
         Call::Batch(v1::SubmitBatchRequest { jobs, ..Default::default() })
     };
-    let refused = batch(|spec| spec.priority = 101).refused(&rig).await;
+    let refused = batch(|spec| spec.priority = Some(101)).refused(&rig).await;
     assert_eq!(
         (refused.code, &refused.fields[..]),
         (Code::InvalidArgument, &["jobs[3].priority".to_owned()][..])
@@ -446,12 +486,19 @@ async fn what_is_not_there_is_not_found() {
         (Call::PauseQueue(nowhere()), queue),
         (Call::ResumeQueue(nowhere()), queue),
         (Call::PurgeQueue(nowhere()), queue),
-        (Call::UpdateQueue(v1::UpdateQueueRequest { name: nowhere(), settings: None }), queue),
+        (
+            Call::UpdateQueue(v1::UpdateQueueRequest {
+                name: nowhere(),
+                settings: None,
+                ..Default::default()
+            }),
+            queue,
+        ),
         (submit(|spec| spec.kind = "nothing".into()), ("kind", "nothing", "UNKNOWN_KIND")),
-        (Call::Get(v1::GetJobRequest { id: id(), view: 0 }), ("job", ID, "JOB_NOT_FOUND")),
-        (Call::Cancel(v1::CancelJobRequest { id: id() }), ("job", ID, "JOB_NOT_FOUND")),
+        (Call::Get(v1::GetJobRequest { id: id(), ..Default::default() }), ("job", ID, "JOB_NOT_FOUND")),
+        (Call::Cancel(v1::CancelJobRequest { id: id(), ..Default::default() }), ("job", ID, "JOB_NOT_FOUND")),
         (Call::Retry(v1::RetryJobRequest { id: id(), ..Default::default() }), ("job", ID, "JOB_NOT_FOUND")),
-        (Call::Delete(v1::DeleteJobRequest { id: id() }), ("job", ID, "JOB_NOT_FOUND")),
+        (Call::Delete(v1::DeleteJobRequest { id: id(), ..Default::default() }), ("job", ID, "JOB_NOT_FOUND")),
     ] {
         let refused = call.refused(&rig).await;
         assert_eq!((refused.code, refused.reason.as_str()), (Code::NotFound, reason), "{refused:?}");
@@ -471,15 +518,16 @@ async fn a_request_id_with_another_body_is_refused() {
     let first = v1::SubmitRequest { request_id: "once".into(), ..submission(job("echo")) };
     let accepted = rig.jobs.clone().submit(first.clone()).await.unwrap().into_inner();
     let repeated = rig.jobs.clone().submit(first).await.unwrap().into_inner();
-    assert_eq!(repeated.job.unwrap().id, accepted.job.as_ref().unwrap().id);
-    assert_eq!((accepted.created, repeated.created), (true, false));
+    assert_eq!(repeated.id(), accepted.id());
+    let outcomes = (accepted.outcome(), repeated.outcome());
+    assert_eq!(outcomes, (v1::SubmitOutcome::Created, v1::SubmitOutcome::Repeated));
     let request_id = || "once".to_owned();
-    let id = accepted.job.unwrap().id;
+    let id = accepted.id().to_owned();
     rig.ends(&id).await;
     for call in [
         Call::Submit(v1::SubmitRequest {
             request_id: request_id(),
-            ..submission(v1::JobSpec { priority: 1, ..job("echo") })
+            ..submission(v1::JobSpec { priority: Some(1), ..job("echo") })
         }),
         Call::Submit(v1::SubmitRequest {
             request_id: request_id(),
@@ -490,7 +538,7 @@ async fn a_request_id_with_another_body_is_refused() {
             jobs: vec![job("echo")],
             ..Default::default()
         }),
-        Call::Retry(v1::RetryJobRequest { id, request_id: request_id() }),
+        Call::Retry(v1::RetryJobRequest { id, request_id: request_id(), ..Default::default() }),
     ] {
         let refused = call.refused(&rig).await;
         assert_eq!((refused.code, refused.reason.as_str()), (Code::AlreadyExists, "REQUEST_ID_REUSED"));
@@ -531,14 +579,15 @@ async fn tokens_that_are_garbage_or_from_elsewhere() {
     for _ in 0..3 {
         rig.submit(job("echo")).await;
     }
-    let page = |token: &str, queue: &str| {
+    let page = |token: &str, queues: &[&str]| {
         list(|request| {
             request.page_size = 1;
             request.page_token = token.to_owned();
-            request.filter = Some(v1::JobFilter { queue: queue.to_owned(), ..Default::default() });
+            let queues = queues.iter().map(|&queue| queue.to_owned()).collect();
+            request.filter = Some(v1::JobFilter { queues, ..Default::default() });
         })
     };
-    let Call::List(first) = page("", "") else { unreachable!() };
+    let Call::List(first) = page("", &[]) else { unreachable!() };
     let token = rig.jobs.clone().list_jobs(first.clone()).await.unwrap().into_inner().next_page_token;
     assert!(!token.is_empty());
     let other = Rig::simple().await;
@@ -547,10 +596,11 @@ async fn tokens_that_are_garbage_or_from_elsewhere() {
     }
     let others = other.jobs.clone().list_jobs(first).await.unwrap().into_inner().next_page_token;
     for (what, call) in [
-        ("garbage", page("garbage", "")),
-        ("cut short", page(&token[..token.len() - 1], "")),
-        ("of another filter", page(&token, "default")),
-        ("of another store", page(&others, "")),
+        ("garbage", page("garbage", &[])),
+        ("cut short", page(&token[..token.len() - 1], &[])),
+        ("very long", page(&"A".repeat(1 << 20), &[])),
+        ("of another filter", page(&token, &["default"])),
+        ("of another store", page(&others, &[])),
     ] {
         let refused = call.refused(&rig).await;
         assert_eq!(refused.fields, ["page_token"], "{what}");
@@ -564,17 +614,19 @@ async fn tokens_that_are_garbage_or_from_elsewhere() {
         watcher.token
     };
     let (token, others) = (token_of(&rig).await, token_of(&other).await);
-    let mut flipped = token.clone();
-    flipped[30] ^= 1;
-    let resume = |token: &[u8], filter: Option<v1::JobFilter>| {
-        let resume_token = token.to_vec();
+    let mut changed = token.clone();
+    changed.replace_range(40..41, if &token[40..41] == "A" { "B" } else { "A" });
+    let resume = |token: &str, filter: Option<v1::JobFilter>| {
+        let resume_token = token.to_owned();
         Call::Watch(v1::WatchStatusRequest { resume_token, filter, ..Default::default() })
     };
-    let of_queue = Some(v1::JobFilter { queue: "default".into(), ..Default::default() });
+    let of_queue = Some(v1::JobFilter { queues: vec!["default".into()], ..Default::default() });
     for (what, call) in [
-        ("garbage", resume(b"garbage", everything())),
-        ("one bit flipped", resume(&flipped, everything())),
+        ("garbage", resume("garbage", everything())),
+        ("nothing that a token is made of", resume("!\u{202e}", everything())),
+        ("with another character", resume(&changed, everything())),
         ("cut short", resume(&token[..token.len() - 1], everything())),
+        ("very long", resume(&"A".repeat(1 << 20), everything())),
         ("of another filter", resume(&token, of_queue)),
         ("of another store", resume(&others, everything())),
     ] {
@@ -618,14 +670,14 @@ async fn what_has_ended_cannot_be_cancelled_and_what_runs_cannot_be_deleted() {
     }
     let running = rig.submit(job("stage")).await.id;
     let cue = stage.next().await;
-    let cancel = |id: &str| Call::Cancel(v1::CancelJobRequest { id: id.to_owned() });
+    let cancel = |id: &str| Call::Cancel(v1::CancelJobRequest { id: id.to_owned(), ..Default::default() });
     let retry = |id: &str| Call::Retry(v1::RetryJobRequest { id: id.to_owned(), ..Default::default() });
     for (call, state) in [
         (cancel(&succeeded), "SUCCEEDED"),
         (cancel(&failed), "FAILED"),
         (retry(&succeeded), "SUCCEEDED"),
         (retry(&running), "RUNNING"),
-        (Call::Delete(v1::DeleteJobRequest { id: running.clone() }), "RUNNING"),
+        (Call::Delete(v1::DeleteJobRequest { id: running.clone(), ..Default::default() }), "RUNNING"),
     ] {
         let refused = call.refused(&rig).await;
         assert_eq!((refused.code, refused.reason.as_str()), (Code::FailedPrecondition, "WRONG_STATE"));
@@ -652,16 +704,17 @@ async fn hostile_text_is_kept_literally() {
     let settings = crate::support::folder(folder.path());
     let rig = Rig::start(crate::support::simple(settings)).await;
     for text in TEXTS {
-        let spec = v1::JobSpec {
-            payload: text.into(),
+        let hostile = v1::JobSpec {
+            payload: Some(v1::Payload::of(text)),
             labels: [("note".to_owned(), text.to_owned())].into(),
             ..job("echo")
         };
-        let id = rig.submit(spec).await.id;
+        let id = rig.submit(hostile).await.id;
         let ended = rig.ends(&id).await;
-        assert_eq!((&ended.payload[..], &ended.result[..]), (text.as_bytes(), text.as_bytes()));
-        assert_eq!(ended.labels["note"], text);
-        let filter = v1::JobFilter { labels: ended.labels, ..Default::default() };
+        assert_eq!((payload(&ended), result(&ended)), (text.as_bytes(), text.as_bytes()));
+        let labels = spec(&ended).labels.clone();
+        assert_eq!(labels["note"], text);
+        let filter = v1::JobFilter { labels, ..Default::default() };
         let request = v1::ListJobsRequest { filter: Some(filter), ..Default::default() };
         let found = rig.jobs.clone().list_jobs(request).await.unwrap().into_inner().jobs;
         assert_eq!(found.iter().map(|job| &job.id).collect::<Vec<_>>(), [&id]);

@@ -10,10 +10,10 @@ use tonic::{Code, Status, body::Body, client::GrpcService, codegen::http};
 
 use crate::support::{Rig, job, soon, submission};
 
-const SUBMIT: &str = "/jobmill.v1.JobQueue/Submit";
+pub(crate) const SUBMIT: &str = "/jobmill.v1.JobQueue/Submit";
 
 /// A message with its head, as gRPC frames it.
-fn framed(compressed: bool, message: &[u8]) -> Bytes {
+pub(crate) fn framed(compressed: bool, message: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(5 + message.len());
     frame.put_u8(u8::from(compressed));
     frame.put_u32(message.len() as u32);
@@ -22,12 +22,23 @@ fn framed(compressed: bool, message: &[u8]) -> Bytes {
 }
 
 /// What the server answers to a body as it is.
-async fn call(rig: &Rig, path: &str, encoding: Option<&str>, body: Bytes) -> Status {
+pub(crate) async fn call(rig: &Rig, path: &str, encoding: Option<&str>, body: Bytes) -> Status {
+    call_as(rig, "application/grpc", path, encoding, body).await
+}
+
+/// The same by another protocol.
+pub(crate) async fn call_as(
+    rig: &Rig,
+    content_type: &str,
+    path: &str,
+    encoding: Option<&str>,
+    body: Bytes,
+) -> Status {
     let mut request = http::Request::builder()
         .method("POST")
         .uri(format!("http://{}{path}", rig.address()))
         .header("te", "trailers")
-        .header("content-type", "application/grpc");
+        .header("content-type", content_type);
     if let Some(encoding) = encoding {
         request = request.header("grpc-encoding", encoding);
     }
@@ -67,7 +78,7 @@ async fn broken_messages_are_refused_and_create_nothing() {
     // The job with a queue whose name is not UTF-8.
     let not_text = [0x0a, 4, 0x0a, 2, 0xff, 0xfe];
     let huge = v1::SubmitRequest {
-        job: Some(v1::JobSpec { payload: vec![0; 4 << 20].into(), ..job("echo") }),
+        job: Some(v1::JobSpec { payload: Some(v1::Payload::of(vec![0; 4 << 20])), ..job("echo") }),
         ..Default::default()
     };
     let mut short = framed(false, &good).to_vec();

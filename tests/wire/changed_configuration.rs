@@ -65,7 +65,7 @@ async fn jobs_that_a_new_configuration_leaves_behind_are_told_at_each_start_and_
     let rig = Rig::connect(&server.address).await;
     // One that is not declared because it was made over the API is nothing to tell.
     let settings = Some(v1::QueueSettings { consumers: Some(0), ..Default::default() });
-    let create = v1::CreateQueueRequest { name: "made".to_owned(), settings };
+    let create = v1::CreateQueueRequest { name: "made".to_owned(), settings, ..Default::default() };
     rig.queues.clone().create_queue(create).await.unwrap();
     for queue in ["made", "kept", "dropped"] {
         rig.submit_batch(vec![spec(queue, "echo"); 3]).await;
@@ -109,7 +109,7 @@ async fn jobs_that_a_new_configuration_leaves_behind_are_told_at_each_start_and_
     // Once it has been set up over the API, it is as one that was made there.
     let server = Process::start(&file, &data, &[]).await;
     let settings = Some(v1::QueueSettings { consumers: Some(1), ..Default::default() });
-    let update = v1::UpdateQueueRequest { name: "dropped".to_owned(), settings };
+    let update = v1::UpdateQueueRequest { name: "dropped".to_owned(), settings, ..Default::default() };
     Rig::connect(&server.address).await.queues.clone().update_queue(update).await.unwrap();
     server.kill().await;
     let (_, report) = doctor(home.path(), NOW, &[]);

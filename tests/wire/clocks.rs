@@ -11,8 +11,8 @@ use jobmill::{
 use tonic::Code;
 
 use crate::support::{
-    QUEUE, Rig, Stage, defaults, folder, job, manual_clock, memory, queue, refusal, simple, soon, submission,
-    with_queue,
+    QUEUE, Rig, Stage, defaults, folder, job, manual_clock, memory, queue, refusal, run_time, simple, soon,
+    submission, with_queue,
 };
 
 /// What [`manual_clock`] says first, in seconds since 1970.
@@ -59,7 +59,7 @@ async fn a_retry_does_not_come_early_though_the_clock_was_set_ahead_and_says_whe
     noticed(&rig).await;
     let waiting = rig.get(&id).await;
     assert_eq!(waiting.state(), JobState::BackingOff);
-    assert_eq!(waiting.run_time.unwrap().seconds, START_S + YEAR + 1);
+    assert_eq!(waiting.next_run_time.unwrap().seconds, START_S + YEAR + 1);
     assert_eq!(waiting.update_time.unwrap().seconds, START_S, "what was said stays as it was");
     clock.advance(Duration::from_secs(1));
     assert_eq!(rig.ends(&id).await.state(), JobState::Failed);
@@ -70,8 +70,7 @@ async fn a_retry_does_not_come_early_though_the_clock_was_set_ahead_and_says_whe
 async fn a_scheduled_job_runs_when_the_clock_that_was_set_says_so() {
     let clock = manual_clock();
     let rig = server(memory(), &clock).await;
-    let at = |seconds| Some(prost_types::Timestamp { seconds: START_S + seconds, nanos: 0 });
-    let id = rig.submit(v1::JobSpec { run_time: at(HOUR), ..job("echo") }).await.id;
+    let id = rig.submit(v1::JobSpec { start: run_time(START_S + HOUR), ..job("echo") }).await.id;
     set_by(&clock, -HOUR);
     clock.advance(Duration::from_secs(HOUR as u64));
     noticed(&rig).await;
@@ -200,9 +199,10 @@ async fn a_job_for_a_time_that_the_servers_clock_takes_for_far_ahead_is_refused_
     let clock = manual_clock();
     clock.set(Timestamp::from_micros(0));
     let rig = server(memory(), &clock).await;
-    let run_time = Some(prost_types::Timestamp { seconds: START_S, nanos: 0 });
     let mut jobs = rig.jobs.clone();
-    let refused = soon(jobs.submit(submission(v1::JobSpec { run_time, ..job("echo") }))).await.unwrap_err();
+    let refused = soon(jobs.submit(submission(v1::JobSpec { start: run_time(START_S), ..job("echo") })))
+        .await
+        .unwrap_err();
     assert!(format!("{refused:?}").contains("this server's clock says, 1970-01-01T00:00:00Z"), "{refused:?}");
     rig.stop().await;
 }

@@ -202,7 +202,7 @@ async fn calls_over_a_connections_limit_wait_at_the_client() {
     let all =
         || jobmill::proto::v1::WatchStatusRequest { filter: Some(Default::default()), ..Default::default() };
     let watches = [rig.watch(all()).await, rig.watch(all()).await];
-    let request = jobmill::proto::v1::GetJobRequest { id: ids[0].clone(), view: 0 };
+    let request = jobmill::proto::v1::GetJobRequest { id: ids[0].clone(), ..Default::default() };
     let mut jobs = rig.jobs.clone();
     let third = tokio::spawn(async move { jobs.get_job(request).await });
     // Another connection is served meanwhile.

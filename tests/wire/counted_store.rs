@@ -63,7 +63,7 @@ struct Counted {
 
 fn brought(writes: &Writes) -> Brought {
     let ended = |job: &&ChangedJob| job.before.state.lease().is_some() && job.after.state.lease().is_none();
-    let result = |row: &OutcomeRow| row.output.as_ref().map_or(0, |output| output.bytes.len());
+    let result = |row: &OutcomeRow| row.result.as_ref().map_or(0, |bytes| bytes.len());
     Brought {
         new_jobs: writes.new_jobs.len(),
         new_bytes: writes.new_jobs.iter().map(|(_, payload)| payload.len()).sum(),

@@ -28,7 +28,9 @@ use jobmill::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::sync::watch;
 
-use crate::support::{PATIENCE, Process, Rig, Watcher, describe, is_definite, job, soon, submission};
+use crate::support::{
+    PATIENCE, Process, Rig, Watcher, describe, ids, is_definite, job, named, run_time, soon,
+};
 
 const ROUNDS: u64 = 25;
 const PRODUCERS: u64 = 3;
@@ -115,15 +117,15 @@ fn ask_of(request_id: &str) -> Ask {
 }
 
 fn shelved(request_id: &str) -> v1::JobSpec {
-    let run_time = Some(prost_types::Timestamp { seconds: *FAR_AWAY_S, nanos: 0 });
     // Large enough for a table of its own now and then.
-    v1::JobSpec { run_time, payload: request_id.repeat(request_id.len()).into(), ..job("run") }
+    let payload = Some(v1::Payload::of(request_id.repeat(request_id.len())));
+    v1::JobSpec { start: run_time(*FAR_AWAY_S), payload, ..job("run") }
 }
 
 /// Asks once, and files the answer.
 async fn ask(rig: &Rig, ledger: &Ledger, request_id: &str) -> Outcome {
     ledger.write(&format!("{request_id} begin"));
-    let single = |spec| v1::SubmitRequest { request_id: request_id.to_owned(), ..submission(spec) };
+    let single = |spec| named(request_id, spec);
     let mut jobs = rig.jobs.clone();
     let answer = async {
         match ask_of(request_id) {
@@ -133,16 +135,16 @@ async fn ask(rig: &Rig, ledger: &Ledger, request_id: &str) -> Outcome {
                     request_id: request_id.to_owned(),
                     ..Default::default()
                 };
-                jobs.submit_batch(request).await.map(|answer| answer.into_inner().ids)
+                jobs.submit_batch(request).await.map(|answer| ids(answer.into_inner().jobs))
             }
             ask => {
                 let spec = match ask {
                     Ask::Once => v1::JobSpec { max_attempts: 1, ..job("run") },
                     Ask::Again => v1::JobSpec { max_attempts: 1_000, ..job("run") },
                     Ask::Shelf | Ask::Batch => shelved(request_id),
-                    Ask::Bad => v1::JobSpec { priority: 101, ..job("run") },
+                    Ask::Bad => v1::JobSpec { priority: Some(101), ..job("run") },
                 };
-                jobs.submit(single(spec)).await.map(|answer| vec![answer.into_inner().job.unwrap().id])
+                jobs.submit(single(spec)).await.map(|answer| vec![answer.into_inner().id().to_owned()])
             }
         }
     };
@@ -168,7 +170,7 @@ async fn produce(rig: Rig, ledger: Arc<Ledger>, name: String, seed: u64) {
         };
         match ask(&rig, &ledger, &format!("{what}-{name}-{n}")).await {
             Outcome::Ok(ids) if what == "shelf" && random.random_bool(0.5) => {
-                let request = v1::CancelJobRequest { id: ids[0].clone() };
+                let request = v1::CancelJobRequest { id: ids[0].clone(), ..Default::default() };
                 if soon(rig.jobs.clone().cancel_job(request)).await.is_ok() {
                     ledger.write(&format!("cancel-{} ok {}", ids[0], ids[0]));
                 }
@@ -203,7 +205,7 @@ async fn witness(
     mut addresses: watch::Receiver<String>,
     mut last: watch::Receiver<Option<HashSet<String>>>,
 ) -> Seen {
-    let (mut seen, mut resume_token) = (Seen::default(), Vec::new());
+    let (mut seen, mut resume_token) = (Seen::default(), String::new());
     loop {
         let address = addresses.borrow_and_update().clone();
         let request = v1::WatchStatusRequest {

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use jobmill::proto::v1;
+use jobmill::proto::v1::{self, SubmitOutcome};
 use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,14 +12,14 @@ use tokio::{
 
 use crate::{
     frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, call_headers, frame},
-    support::{QUEUE, Rig, job, memory, queue, simple, soon, submission, with_queue},
+    support::{QUEUE, Rig, job, memory, named, queue, simple, soon, with_queue},
 };
 
 /// So many bytes of each direction are tried, evenly spread, and the last ones.
 const CUTS: usize = 60;
 
 fn request(request_id: &str) -> v1::SubmitRequest {
-    v1::SubmitRequest { request_id: request_id.to_owned(), ..submission(job("echo")) }
+    named(request_id, job("echo"))
 }
 
 /// All that a client sends for a Submit.
@@ -79,10 +79,10 @@ async fn repeated(rig: &Rig, request_id: &str, before: i64) -> bool {
     for _ in 0..2 {
         answers.push(soon(rig.jobs.clone().submit(request(request_id))).await.unwrap().into_inner());
     }
-    let ids: HashSet<_> = answers.iter().map(|answer| answer.job.as_ref().unwrap().id.as_str()).collect();
-    assert_eq!((ids.len(), answers[1].created), (1, false), "{request_id}");
+    let ids: HashSet<_> = answers.iter().map(v1::SubmitResponse::id).collect();
+    assert_eq!((ids.len(), answers[1].outcome()), (1, SubmitOutcome::Repeated), "{request_id}");
     assert_eq!(rig.total().await, before + 1, "{request_id}");
-    answers[0].created
+    answers[0].outcome() == SubmitOutcome::Created
 }
 
 /// Evenly spread places, with the first and the last ones.

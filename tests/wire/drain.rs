@@ -7,7 +7,7 @@ use jobmill::{
     execute::{Attempt, Handler, HandlerError, HandlerFuture},
     handle::{JobRequest, SubmitError},
     job::{JobId, Output, StateName},
-    proto::v1::{self, FailureReason, JobState},
+    proto::v1::{self, FailureReason, JobState, SubmitOutcome},
     serve::Server,
     settings::{CommandSettings, HandlerSettings, KindDefaults, KindSettings, QueueSettings, Settings},
 };
@@ -24,8 +24,8 @@ use tonic::{Code, Status};
 use crate::{
     frames,
     support::{
-        PATIENCE, Process, QUEUE, Rig, Stage, defaults, folder, is_definite, job, memory, queue, refusal,
-        soon, submission, with_queue,
+        PATIENCE, Process, QUEUE, Rig, Stage, defaults, folder, is_definite, job, memory, named, queue,
+        refusal, soon, with_queue,
     },
 };
 
@@ -100,10 +100,8 @@ async fn a_busy_server_with_a_thousand_watchers_and_a_silent_peer_ends_by_its_de
             let mut ledger = Vec::new();
             for n in 0.. {
                 let request_id = format!("{producer}-{n}");
-                let request =
-                    v1::SubmitRequest { request_id: request_id.clone(), ..submission(job("stubborn")) };
-                let told = match jobs.submit(request).await {
-                    Ok(response) => Told::Accepted(response.into_inner().job.unwrap().id),
+                let told = match jobs.submit(named(&request_id, job("stubborn"))).await {
+                    Ok(response) => Told::Accepted(response.into_inner().id().to_owned()),
                     Err(status) if is_definite(&status) => Told::Refused,
                     Err(_) => Told::Unknown,
                 };
@@ -153,7 +151,7 @@ async fn a_busy_server_with_a_thousand_watchers_and_a_silent_peer_ends_by_its_de
     assert!(accepted >= 40, "{accepted} were accepted");
     let lost = rig.get(&used_up).await;
     assert_eq!((lost.state(), lost.attempt), (JobState::Failed, 1));
-    assert_eq!(lost.failure.unwrap().reason(), FailureReason::Lost);
+    assert_eq!(lost.last_failure.unwrap().reason(), FailureReason::Lost);
     let again = rig.get(&retried).await;
     assert!(!again.done, "{again:?}");
     assert_eq!(again.attempts[0].failure.as_ref().unwrap().reason(), FailureReason::Lost);
@@ -177,7 +175,7 @@ async fn a_second_signal_ends_it_at_once() {
     let process = server(home.path(), "0s").await;
     let rig = Rig::connect(&process.address).await;
     let lost = rig.get(&id).await;
-    assert_eq!((lost.state(), lost.failure.unwrap().reason()), (JobState::Failed, FailureReason::Lost));
+    assert_eq!((lost.state(), lost.last_failure.unwrap().reason()), (JobState::Failed, FailureReason::Lost));
     process.kill().await;
 }
 
@@ -288,16 +286,16 @@ async fn a_failure_for_good_stays_one_in_a_drain_and_any_other_was_cut_short() {
 
     let rig = Rig::start(Server::builder(with_queue(folder(home.path()), QUEUE, queue(0)))).await;
     let failed = rig.get(&permanent).await;
-    let failure = failed.failure.as_ref().unwrap();
+    let failure = failed.last_failure.as_ref().unwrap();
     assert_eq!(
         (failed.state(), failure.reason(), failure.message.as_str(), failure.retryable),
         (JobState::Failed, FailureReason::HandlerError, "no such page", false)
     );
     let waits = rig.get(&retryable).await;
-    let failure = waits.failure.as_ref().unwrap();
+    let failure = waits.last_failure.as_ref().unwrap();
     assert_eq!((waits.state(), failure.reason()), (JobState::BackingOff, FailureReason::Lost));
     assert!(failure.message.ends_with("half of it is done"), "{}", failure.message);
-    let delay = waits.run_time.unwrap().seconds - waits.attempts[0].end_time.unwrap().seconds;
+    let delay = waits.next_run_time.unwrap().seconds - waits.attempts[0].end_time.unwrap().seconds;
     assert!((3600..=3601).contains(&delay), "the handler's own wish: {delay}");
     rig.stop().await;
 }
@@ -390,7 +388,7 @@ async fn a_command_that_has_no_time_to_start_within_its_timeout_uses_up_its_atte
     let id = rig.submit(v1::JobSpec { attempt_timeout, ..job("command") }).await.id;
     let ended = rig.ends(&id).await;
     assert_eq!((ended.state(), ended.attempt), (JobState::Failed, 1));
-    assert_eq!(ended.failure.unwrap().reason(), FailureReason::Timeout);
+    assert_eq!(ended.last_failure.unwrap().reason(), FailureReason::Timeout);
     rig.stop().await;
 }
 
@@ -444,7 +442,7 @@ async fn a_cancel_by_a_call_that_began_before_a_drain_reaches_its_attempt_in_it(
     soon(is_in).await;
     rig.stopper().drain();
     nothing_is_claimed_any_more(&rig).await;
-    message.send(v1::CancelJobRequest { id: id.clone() }).await.unwrap();
+    message.send(v1::CancelJobRequest { id: id.clone(), ..Default::default() }).await.unwrap();
     drop(message);
     let answer = soon(call).await.unwrap().unwrap().into_inner();
     assert_eq!(answer.job.unwrap().state(), JobState::Cancelling);
@@ -466,7 +464,7 @@ async fn submissions_that_wait_for_room_when_the_server_stops_are_refused_for_go
     let mut waiting: JoinSet<Status> = JoinSet::new();
     let request_id = |way: &str| format!("by {way}");
     let mut jobs = rig.jobs.clone();
-    let request = v1::SubmitRequest { request_id: request_id("submit"), ..submission(job("any")) };
+    let request = named(&request_id("submit"), job("any"));
     waiting.spawn(async move { jobs.submit(request).await.unwrap_err() });
     let mut jobs = rig.jobs.clone();
     let request = v1::SubmitBatchRequest {
@@ -501,9 +499,10 @@ async fn submissions_that_wait_for_room_when_the_server_stops_are_refused_for_go
     let rig = Rig::start(builder(with_queue(folder(home.path()), QUEUE, queue(0)))).await;
     assert_eq!(rig.total().await, 1);
     for way in ["submit", "batch", "watch", "handle"] {
-        let other = v1::JobSpec { priority: 7, ..job("any") };
-        let request = v1::SubmitRequest { request_id: request_id(way), ..submission(other) };
-        assert!(soon(rig.jobs.clone().submit(request)).await.unwrap().into_inner().created, "{way}");
+        let other = v1::JobSpec { priority: Some(7), ..job("any") };
+        let request = named(&request_id(way), other);
+        let answer = soon(rig.jobs.clone().submit(request)).await.unwrap().into_inner();
+        assert_eq!(answer.outcome(), SubmitOutcome::Created, "{way}");
     }
     rig.stop().await;
 }
@@ -513,5 +512,5 @@ async fn state_after(home: &Path, id: &str) -> (JobState, FailureReason) {
     let rig = Rig::start(Server::builder(with_queue(folder(home), QUEUE, queue(0)))).await;
     let job = rig.get(id).await;
     rig.stop().await;
-    (job.state(), job.failure.unwrap().reason())
+    (job.state(), job.last_failure.unwrap().reason())
 }

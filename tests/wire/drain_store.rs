@@ -373,6 +373,9 @@ async fn a_server_whose_store_could_not_take_everything_says_so_and_exits_with_7
 
     let rig = Rig::start(Server::builder(with_queue(folder(&data), QUEUE, queue(0)))).await;
     let lost = rig.get(&id).await;
-    assert_eq!((lost.state(), lost.failure.unwrap().reason()), (JobState::BackingOff, FailureReason::Lost));
+    assert_eq!(
+        (lost.state(), lost.last_failure.unwrap().reason()),
+        (JobState::BackingOff, FailureReason::Lost)
+    );
     rig.stop().await;
 }

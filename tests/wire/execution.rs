@@ -11,7 +11,7 @@ use std::{
 use jobmill::{
     clock::Clock,
     execute::{Attempt, HandlerError, HandlerFuture},
-    job::{Output, RetryPolicy},
+    job::{Output, PayloadInfo, RetryPolicy},
     proto::v1::{self, FailureReason, JobState, PendingReason, watch_event::Event},
     serve::Server,
     settings::{KindDefaults, QueueSettings},
@@ -19,15 +19,15 @@ use jobmill::{
 use prost_types::Timestamp;
 
 use crate::support::{
-    QUEUE, Rig, Stage, defaults, echo, fail, folder, job, manual_clock, memory, queue, refusal, simple, soon,
-    with_queue,
+    QUEUE, Rig, Stage, defaults, echo, fail, folder, job, manual_clock, memory, pending, queue, refusal,
+    result, result_type, run_time, simple, soon, with_queue,
 };
 
 /// The seconds at which a manual clock starts.
 const START_S: i64 = 1_800_000_000;
 
 fn with_payload(kind: &str, payload: &str) -> v1::JobSpec {
-    v1::JobSpec { payload: payload.to_owned().into(), ..job(kind) }
+    v1::JobSpec { payload: Some(v1::Payload::of(payload.to_owned())), ..job(kind) }
 }
 
 /// A server whose one consumer runs `stage` jobs.
@@ -48,7 +48,7 @@ async fn larger_priorities_go_first_and_equals_in_the_order_of_their_submission(
     let (rig, mut stage) = one_at_a_time().await;
     rig.submit(with_payload("stage", "first")).await;
     for (name, priority) in [("a", 0), ("b", -100), ("c", 100), ("d", 0), ("e", 100), ("f", 1)] {
-        rig.submit(v1::JobSpec { priority, ..with_payload("stage", name) }).await;
+        rig.submit(v1::JobSpec { priority: Some(priority), ..with_payload("stage", name) }).await;
     }
     let mut order = Vec::new();
     for _ in 0..7 {
@@ -65,11 +65,11 @@ async fn a_job_runs_at_its_time_and_not_before() {
     let clock = manual_clock();
     let rig = Rig::start(simple(memory()).clock(Clock::Manual(clock.clone()))).await;
     let at = |seconds| Some(Timestamp { seconds: START_S + seconds, nanos: 0 });
-    let past = rig.submit(v1::JobSpec { run_time: at(-60), ..job("echo") }).await;
+    let past = rig.submit(v1::JobSpec { start: run_time(START_S - 60), ..job("echo") }).await;
     rig.ends(&past.id).await;
-    let soon = rig.submit(v1::JobSpec { run_time: at(60), ..job("echo") }).await;
-    let later = rig.submit(v1::JobSpec { run_time: at(3600), ..job("echo") }).await;
-    assert_eq!((soon.state(), soon.run_time), (JobState::Scheduled, at(60)));
+    let soon = rig.submit(v1::JobSpec { start: run_time(START_S + 60), ..job("echo") }).await;
+    let later = rig.submit(v1::JobSpec { start: run_time(START_S + 3600), ..job("echo") }).await;
+    assert_eq!((soon.state(), soon.next_run_time), (JobState::Scheduled, at(60)));
     clock.advance(Duration::from_secs(59));
     // A call that commits shows that the committer has been awake since.
     rig.pause(QUEUE).await;
@@ -92,8 +92,8 @@ async fn retries_wait_longer_each_time_until_the_attempts_are_used_up() {
     for (attempt, delay) in [(1, 1), (2, 2), (3, 4)] {
         let waiting = watcher.until(JobState::BackingOff).await;
         assert_eq!(waiting.attempt, attempt);
-        assert_eq!(waiting.run_time, Some(Timestamp { seconds: now_s + delay, nanos: 0 }));
-        assert_eq!(waiting.failure.unwrap().code, "E42");
+        assert_eq!(waiting.next_run_time, Some(Timestamp { seconds: now_s + delay, nanos: 0 }));
+        assert_eq!(waiting.last_failure.unwrap().code, "E42");
         clock.advance(Duration::from_secs(delay as u64));
         now_s += delay;
     }
@@ -101,7 +101,7 @@ async fn retries_wait_longer_each_time_until_the_attempts_are_used_up() {
     watcher.rest().await.unwrap();
     let failed = rig.get(&id).await;
     assert_eq!((failed.attempt, failed.done), (4, true));
-    let failure = failed.failure.unwrap();
+    let failure = failed.last_failure.unwrap();
     assert_eq!((failure.reason(), failure.message.as_str()), (FailureReason::HandlerError, "out of paper"));
     assert!(failure.retryable);
     let starts: Vec<_> =
@@ -125,11 +125,11 @@ async fn a_handler_may_choose_its_delay_and_which_failures_are_for_good() {
     let rig = Rig::start(builder).await;
     let delayed = rig.submit(job("delay")).await.id;
     let waiting = rig.reaches(&delayed, JobState::BackingOff).await;
-    assert_eq!(waiting.run_time.unwrap().seconds, START_S + 3600);
+    assert_eq!(waiting.next_run_time.unwrap().seconds, START_S + 3600);
     let id = rig.submit(job("for-good")).await.id;
     let failed = rig.ends(&id).await;
     assert_eq!((failed.state(), failed.attempt), (JobState::Failed, 1));
-    let failure = failed.failure.unwrap();
+    let failure = failed.last_failure.unwrap();
     assert_eq!((failure.code.as_str(), failure.retryable), ("404", false));
     rig.stop().await;
 }
@@ -148,7 +148,7 @@ async fn a_panic_is_a_failed_attempt_and_nothing_else() {
     {
         let id = rig.submit(v1::JobSpec { max_attempts: 1, ..job(kind) }).await.id;
         let failed = rig.ends(&id).await;
-        let failure = failed.failure.unwrap();
+        let failure = failed.last_failure.unwrap();
         assert_eq!((failure.reason(), failure.message.as_str()), (FailureReason::Panic, message));
         assert!(failure.retryable);
     }
@@ -178,7 +178,7 @@ async fn an_attempt_that_takes_too_long_is_asked_to_stop_and_then_cut_off() {
         let ended = rig.ends(&id).await;
         assert_eq!(ended.state(), state, "{kind}");
         if state == JobState::Failed {
-            let failure = ended.failure.unwrap();
+            let failure = ended.last_failure.unwrap();
             assert_eq!(failure.reason(), FailureReason::Timeout, "{kind}");
             assert!(failure.message.contains("5ms") && failure.retryable, "{failure:?}");
         }
@@ -213,8 +213,7 @@ async fn a_waiting_job_is_cancelled_at_once_whatever_it_waits_for() {
     let running = rig.submit(job("stage")).await.id;
     let cue = stage.next().await;
     let queued = rig.submit(job("stage")).await.id;
-    let run_time = Some(Timestamp { seconds: START_S + 1, nanos: 0 });
-    let scheduled = rig.submit(v1::JobSpec { run_time, ..job("stage") }).await.id;
+    let scheduled = rig.submit(v1::JobSpec { start: run_time(START_S + 1), ..job("stage") }).await.id;
     for id in [&backing_off, &queued, &scheduled] {
         let cancelled = rig.cancel(id).await.unwrap();
         assert_eq!((cancelled.state(), cancelled.done), (JobState::Cancelled, true));
@@ -246,8 +245,10 @@ async fn a_running_job_is_asked_to_stop_and_what_it_says_then_decides() {
         end(cue);
         let ended = rig.ends(&id).await;
         assert_eq!((ended.state(), ended.attempt), (state, 1), "{what}");
-        let reason = ended.failure.map(|failure| failure.reason());
-        assert_eq!(reason, (state == JobState::Cancelled).then_some(FailureReason::Cancelled), "{what}");
+        // No other attempt is wanted.
+        let failure = ended.last_failure.map(|failure| (failure.reason(), failure.retryable));
+        let expected = (state == JobState::Cancelled).then_some((FailureReason::Cancelled, false));
+        assert_eq!(failure, expected, "{what}");
     }
     rig.stop().await;
 }
@@ -263,7 +264,7 @@ async fn a_paused_queue_starts_nothing_and_goes_on_where_it_was() {
     cue.succeeds();
     assert_eq!(rig.ends(&running).await.state(), JobState::Succeeded);
     let found = rig.get(&waiting.id).await;
-    assert_eq!((found.state(), found.pending_reason()), (JobState::Queued, PendingReason::QueuePaused));
+    assert_eq!((found.state(), pending(&found)), (JobState::Queued, vec![PendingReason::QueuePaused]));
     assert_eq!(stage.len(), 0);
     rig.resume(QUEUE).await;
     let cue = stage.next().await;
@@ -277,13 +278,13 @@ async fn a_paused_queue_starts_nothing_and_goes_on_where_it_was() {
 async fn kinds_that_nothing_runs_never_stand_in_the_way_of_others() {
     let open = QueueSettings { accept_unknown_kinds: true, ..queue(1) };
     let rig = Rig::start(simple(with_queue(memory(), QUEUE, open))).await;
-    let unknown = rig.submit_batch(vec![v1::JobSpec { priority: 100, ..job("not-here") }; 500]).await;
-    let id = rig.submit(v1::JobSpec { priority: -100, ..job("echo") }).await.id;
+    let unknown = rig.submit_batch(vec![v1::JobSpec { priority: Some(100), ..job("not-here") }; 500]).await;
+    let id = rig.submit(v1::JobSpec { priority: Some(-100), ..job("echo") }).await.id;
     assert_eq!(rig.ends(&id).await.state(), JobState::Succeeded);
     let waiting = rig.get(&unknown[0]).await;
     assert_eq!(
-        (waiting.state(), waiting.pending_reason()),
-        (JobState::Queued, PendingReason::NoWorkerForKind)
+        (waiting.state(), pending(&waiting)),
+        (JobState::Queued, vec![PendingReason::NoWorkerForKind])
     );
     rig.stop().await;
 }
@@ -293,20 +294,20 @@ async fn results_are_kept_up_to_their_cap() {
     const MIB: usize = 1 << 20;
     let handler = async |attempt: Attempt| {
         let size: usize = String::from_utf8_lossy(attempt.payload()).parse().unwrap();
-        Ok::<_, HandlerError>(Output { bytes: vec![7; size].into(), media_type: "image/png".to_owned() })
+        Ok::<_, HandlerError>(Output { bytes: vec![7; size].into(), info: PayloadInfo::typed("image/png") })
     };
     let home = tempfile::tempdir().unwrap();
     let rig = Rig::start(Server::builder(folder(home.path())).handler("fill", defaults(), handler)).await;
     for size in [0, 1, MIB] {
         let id = rig.submit(with_payload("fill", &size.to_string())).await.id;
         let ended = rig.ends(&id).await;
-        assert_eq!((ended.state(), ended.result.len()), (JobState::Succeeded, size));
-        assert_eq!(ended.result_type, "image/png");
+        assert_eq!((ended.state(), result(&ended).len()), (JobState::Succeeded, size));
+        assert_eq!(result_type(&ended), "image/png");
     }
     let id = rig.submit(with_payload("fill", &(MIB + 1).to_string())).await.id;
     let failed = rig.ends(&id).await;
-    assert_eq!((failed.state(), failed.attempt, failed.result.len()), (JobState::Failed, 1, 0));
-    let failure = failed.failure.unwrap();
+    assert_eq!((failed.state(), failed.attempt, result(&failed).len()), (JobState::Failed, 1, 0));
+    let failure = failed.last_failure.unwrap();
     assert_eq!(failure.reason(), FailureReason::ResultTooLarge);
     assert!(failure.message.contains("1048577") && failure.message.contains("1048576"), "{failure:?}");
     rig.stop().await;
@@ -326,12 +327,17 @@ async fn progress_is_told_and_belongs_to_its_attempt() {
     cue.attempt.progress(0.25, &"é".repeat(200), "resize");
     let Event::Updated(updated) = watcher.next().await else { panic!("no update") };
     let progress = updated.job.unwrap().progress.unwrap();
-    assert_eq!((progress.fraction, progress.text.len(), progress.step.as_str()), (0.25, 256, "resize"));
+    assert_eq!((progress.fraction, progress.text.len(), progress.step.as_str()), (Some(0.25), 256, "resize"));
     cue.fails();
     watcher.until(JobState::BackingOff).await;
     clock.advance(Duration::from_secs(1));
     assert_eq!(watcher.until(JobState::Running).await.progress, None);
-    stage.next().await.succeeds();
+    let cue = stage.next().await;
+    cue.attempt.progress(None, "no telling", "");
+    let Event::Updated(updated) = watcher.next().await else { panic!("no update") };
+    let progress = updated.job.unwrap().progress.unwrap();
+    assert_eq!((progress.fraction, progress.text.as_str()), (None, "no telling"));
+    cue.succeeds();
     watcher.rest().await.unwrap();
     rig.stop().await;
 }
@@ -440,13 +446,17 @@ async fn a_change_of_consumers_counts_at_once() {
     let (handler, mut stage) = Stage::new();
     let rig = Rig::start(Server::builder(memory()).handler("stage", defaults(), handler)).await;
     let settings = |consumers| Some(v1::QueueSettings { consumers: Some(consumers), ..Default::default() });
-    let create = v1::CreateQueueRequest { name: "q".to_owned(), settings: settings(1) };
+    let create = v1::CreateQueueRequest { name: "q".to_owned(), settings: settings(1), ..Default::default() };
     rig.queues.clone().create_queue(create).await.unwrap();
     let jobs = vec![v1::JobSpec { queue: "q".to_owned(), ..job("stage") }; 4];
     let ids = rig.submit_batch(jobs).await;
     let mut cues = vec![stage.next().await];
     let update = async |consumers| {
-        let request = v1::UpdateQueueRequest { name: "q".to_owned(), settings: settings(consumers) };
+        let request = v1::UpdateQueueRequest {
+            name: "q".to_owned(),
+            settings: settings(consumers),
+            ..Default::default()
+        };
         soon(rig.queues.clone().update_queue(request)).await.unwrap();
     };
     update(3).await;
@@ -458,7 +468,7 @@ async fn a_change_of_consumers_counts_at_once() {
     cues.remove(0).succeeds();
     rig.ends(&ids[0]).await;
     assert_eq!(stage.len(), 0);
-    assert_eq!(rig.get(&ids[3]).await.pending_reason(), PendingReason::NoFreeSlot);
+    assert_eq!(pending(&rig.get(&ids[3]).await), [PendingReason::NoFreeSlot]);
     cues.remove(0).succeeds();
     cues.push(stage.next().await);
     cues.into_iter().for_each(crate::support::Cue::succeeds);
@@ -505,7 +515,8 @@ async fn a_retry_by_hand_is_a_new_attempt_once() {
     stage.next().await.fails();
     assert_eq!(rig.ends(&id).await.state(), JobState::Failed);
     let again = async || {
-        let request = v1::RetryJobRequest { id: id.clone(), request_id: "again".to_owned() };
+        let request =
+            v1::RetryJobRequest { id: id.clone(), request_id: "again".to_owned(), ..Default::default() };
         soon(rig.jobs.clone().retry_job(request)).await.unwrap().into_inner().job.unwrap()
     };
     let retried = again().await;
@@ -535,8 +546,7 @@ async fn a_retry_by_hand_is_a_new_attempt_once() {
 async fn what_waits_for_its_time_can_be_run_now() {
     let clock = manual_clock();
     let rig = Rig::start(simple(memory()).clock(Clock::Manual(clock))).await;
-    let run_time = Some(Timestamp { seconds: START_S + 3600, nanos: 0 });
-    let scheduled = rig.submit(v1::JobSpec { run_time, ..job("echo") }).await.id;
+    let scheduled = rig.submit(v1::JobSpec { start: run_time(START_S + 3600), ..job("echo") }).await.id;
     rig.retry(&scheduled).await.unwrap();
     assert_eq!(rig.ends(&scheduled).await.state(), JobState::Succeeded);
     let failing = rig.submit(v1::JobSpec { max_attempts: 2, ..job("fail") }).await.id;
@@ -550,7 +560,8 @@ async fn what_waits_for_its_time_can_be_run_now() {
 async fn a_deleted_job_is_gone_with_all_that_belonged_to_it() {
     let home = tempfile::tempdir().unwrap();
     let rig = Rig::start(simple(folder(home.path()))).await;
-    let id = rig.submit(v1::JobSpec { payload: vec![1; 10_000].into(), ..job("echo") }).await.id;
+    let id =
+        rig.submit(v1::JobSpec { payload: Some(v1::Payload::of(vec![1; 10_000])), ..job("echo") }).await.id;
     rig.ends(&id).await;
     rig.delete(&id).await.unwrap();
     assert_eq!(refusal(&rig.find(&id).await.unwrap_err()).reason, "JOB_NOT_FOUND");

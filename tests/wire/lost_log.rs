@@ -94,7 +94,7 @@ async fn jobs_end(process: &Process) {
     let rig = Rig::connect(&process.address).await;
     for _ in 0..4 {
         let failed = rig.ends(&rig.submit(job("fail")).await.id).await;
-        assert_eq!(failed.failure.unwrap().reason(), FailureReason::HandlerError);
+        assert_eq!(failed.last_failure.unwrap().reason(), FailureReason::HandlerError);
     }
     assert_eq!(rig.ends(&rig.submit(job("ok")).await.id).await.state(), JobState::Succeeded);
 }
@@ -273,7 +273,7 @@ async fn an_audit_in_the_log_loses_nothing_where_the_log_does() {
     soon(lines_are_lost).await;
     // Answered, although its line can't be written yet.
     let spec = JobSpec { queue: QUEUE.to_owned(), kind: "ok".to_owned(), ..JobSpec::default() };
-    let id = soon(client.submit(spec)).await.unwrap().job.unwrap().id;
+    let id = soon(client.submit(spec)).await.unwrap().id().to_owned();
     let text = format!(r#""ids":["{id}"]"#);
     let reading = tokio::task::spawn_blocking(move || (read_until(&mut reader, &text), reader));
     let (log, _reader) = soon(reading).await.unwrap();

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
 
+mod api;
 mod audit;
 mod bad_input;
 mod bad_messages;

@@ -87,7 +87,7 @@ async fn each_of_thousands_of_watchers_by_id_is_told_the_end_of_its_job() {
 
 fn successes(queue: &str, labels: BTreeMap<String, String>) -> v1::WatchStatusRequest {
     let states = vec![JobState::Succeeded as i32];
-    let filter = v1::JobFilter { queue: queue.to_owned(), states, labels, ..Default::default() };
+    let filter = v1::JobFilter { queues: vec![queue.to_owned()], states, labels, ..Default::default() };
     v1::WatchStatusRequest { filter: Some(filter), detail: 2, ..Default::default() }
 }
 

@@ -59,7 +59,7 @@ impl Drop for Bomb {
 /// Returns more than is kept, in memory of its own that panics when it is let go of.
 async fn explodes(_: Attempt) -> Result<Output, HandlerError> {
     let bytes = Bytes::from_owner(Bomb(vec![0; 2 << 20]));
-    Ok(Output { bytes, media_type: String::new() })
+    Ok(Output { bytes, ..Output::default() })
 }
 
 /// Panics when it is asked how long it takes to stop.
@@ -92,7 +92,7 @@ async fn an_attempt_whose_failure_can_not_be_logged_ends_as_it_would_have() {
     let rig = start().await;
     let broken = tracing::subscriber::set_default(BadLog);
     for _ in 0..3 {
-        let failure = rig.ends(&rig.submit(once("fail")).await.id).await.failure.unwrap();
+        let failure = rig.ends(&rig.submit(once("fail")).await.id).await.last_failure.unwrap();
         assert_eq!((failure.reason(), &*failure.message), (FailureReason::HandlerError, "out of paper"));
     }
     assert_eq!(rig.ends(&rig.submit(job("echo")).await.id).await.state(), JobState::Succeeded);
@@ -108,7 +108,7 @@ async fn a_panic_around_a_handler_ends_the_attempt_and_frees_its_slot() {
         ("vague", "the attempt panicked: no idea"),
         ("explodes", "the attempt panicked: it went off"),
     ] {
-        let failure = rig.ends(&rig.submit(once(kind)).await.id).await.failure.unwrap();
+        let failure = rig.ends(&rig.submit(once(kind)).await.id).await.last_failure.unwrap();
         assert_eq!((failure.reason(), &*failure.message), (FailureReason::Panic, message), "{kind}");
     }
     assert_eq!(rig.ends(&rig.submit(job("echo")).await.id).await.state(), JobState::Succeeded);

@@ -68,7 +68,11 @@ async fn a_job_that_kills_its_server_is_dead_lettered_after_as_many_starts() {
     let poisonous = rig.submit(poison("server-killer")).await.id;
     let others = rig.submit_batch(vec![job("harmless"); 10]).await;
     // The answer may be lost: the server dies of what it does then.
-    let _ = rig.queues.clone().resume_queue(v1::ResumeQueueRequest { name: "default".to_owned() }).await;
+    let _ = rig
+        .queues
+        .clone()
+        .resume_queue(v1::ResumeQueueRequest { name: "default".to_owned(), ..Default::default() })
+        .await;
     for _ in 1..ATTEMPTS {
         assert_eq!(soon(process.exit()).await.code(), None, "killed by a signal");
         process = server(home.path()).await;

@@ -6,7 +6,7 @@ use jobmill::{
     clock::{Present, Timestamp, Uptime},
     engine::{Ask, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, Submitted},
     job::{AtLeastOne, RetryPolicy},
-    proto::v1::{self, JobState},
+    proto::v1::{self, JobState, keep::Keep},
     settings::{QueueSettings, WhenFull},
     shard::{Applied, Ledger},
     store::{Store, memory::MemoryStore, sqlite::SqliteStore},
@@ -15,7 +15,8 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tonic::Code;
 
 use crate::support::{
-    QUEUE, Rig, Stage, defaults, folder, job, memory, queue, refusal, simple, soon, with_queue,
+    QUEUE, Rig, Stage, defaults, folder, job, memory, payload, queue, refusal, result, run_time, simple,
+    soon, with_queue,
 };
 
 pub(crate) fn in_queue(queue: &str, kind: &str) -> v1::JobSpec {
@@ -23,28 +24,38 @@ pub(crate) fn in_queue(queue: &str, kind: &str) -> v1::JobSpec {
 }
 
 async fn create(rig: &Rig, name: &str, settings: v1::QueueSettings) -> Result<v1::Queue, tonic::Status> {
-    let request = v1::CreateQueueRequest { name: name.to_owned(), settings: Some(settings) };
+    let request =
+        v1::CreateQueueRequest { name: name.to_owned(), settings: Some(settings), ..Default::default() };
     soon(rig.queues.clone().create_queue(request)).await.map(|done| done.into_inner().queue.unwrap())
 }
 
 async fn update(rig: &Rig, name: &str, settings: v1::QueueSettings) -> Result<v1::Queue, tonic::Status> {
-    let request = v1::UpdateQueueRequest { name: name.to_owned(), settings: Some(settings) };
+    let request =
+        v1::UpdateQueueRequest { name: name.to_owned(), settings: Some(settings), ..Default::default() };
     soon(rig.queues.clone().update_queue(request)).await.map(|done| done.into_inner().queue.unwrap())
 }
 
 async fn delete(rig: &Rig, name: &str) -> Result<(), tonic::Status> {
-    let request = v1::DeleteQueueRequest { name: name.to_owned() };
+    let request = v1::DeleteQueueRequest { name: name.to_owned(), ..Default::default() };
     soon(rig.queues.clone().delete_queue(request)).await.map(|_| ())
 }
 
 async fn purge(rig: &Rig, name: &str) -> i64 {
-    let request = v1::PurgeQueueRequest { name: name.to_owned() };
+    let request = v1::PurgeQueueRequest { name: name.to_owned(), ..Default::default() };
     soon(rig.queues.clone().purge_queue(request)).await.unwrap().into_inner().deleted_jobs
 }
 
 async fn names(rig: &Rig) -> Vec<String> {
-    let listed = soon(rig.queues.clone().list_queues(v1::ListQueuesRequest {})).await.unwrap();
+    let listed = soon(
+        rig.queues.clone().list_queues(v1::ListQueuesRequest { page_size: 1_000, ..Default::default() }),
+    )
+    .await
+    .unwrap();
     listed.into_inner().queues.into_iter().map(|queue| queue.name).collect()
+}
+
+fn keep(keep: Keep) -> Option<v1::Keep> {
+    Some(v1::Keep { keep: Some(keep) })
 }
 
 fn counts(counts: &[v1::StateCount]) -> BTreeMap<JobState, i64> {
@@ -74,9 +85,9 @@ async fn a_queue_is_created_changed_and_deleted_and_stays_so_after_a_restart() {
         max_waiters: Some(0),
         accept_unknown_kinds: Some(true),
         retention: Some(v1::Retention {
-            succeeded: Some(prost_types::Duration { seconds: 0, nanos: 0 }),
-            failed: Some(prost_types::Duration { seconds: 315_576_000_000, nanos: 0 }),
-            cancelled: Some(prost_types::Duration { seconds: 3_650 * 86_400, nanos: 0 }),
+            succeeded: keep(Keep::Time(prost_types::Duration { seconds: 0, nanos: 0 })),
+            failed: keep(Keep::Forever(true)),
+            cancelled: keep(Keep::Time(prost_types::Duration { seconds: 3_650 * 86_400, nanos: 0 })),
             expired: None,
         }),
     };
@@ -169,8 +180,7 @@ async fn a_purge_deletes_what_waits_and_nothing_else() {
     // More than one bite.
     rig.submit_batch(vec![job("echo"); 1_000]).await;
     rig.submit_batch(vec![job("echo"); 400]).await;
-    let run_time = Some(prost_types::Timestamp { seconds: 2_000_000_000, nanos: 0 });
-    rig.submit(v1::JobSpec { run_time, ..job("echo") }).await;
+    rig.submit(v1::JobSpec { start: run_time(2_000_000_000), ..job("echo") }).await;
 
     assert_eq!(purge(&rig, QUEUE).await, 1_000 + 400 + 1 + 1);
     assert_eq!(rig.total().await, 3);
@@ -222,7 +232,7 @@ fn new_job(run_time: Option<Timestamp>) -> NewJob {
         max_attempts: 1,
         retry: RetryPolicy::DEFAULT,
         attempt_timeout: std::time::Duration::from_secs(1),
-        run_time,
+        run_time: run_time.map(Into::into),
         expires: None,
         extras: None,
         payload: "".into(),
@@ -266,7 +276,7 @@ async fn stats_and_counts_agree_with_what_is_there() {
     let rig = Rig::start(builder).await;
     let ended = rig.submit(job("echo")).await.id;
     rig.ends(&ended).await;
-    rig.submit(v1::JobSpec { payload: vec![0; 100].into(), ..job("stage") }).await;
+    rig.submit(v1::JobSpec { payload: Some(v1::Payload::of(vec![0; 100])), ..job("stage") }).await;
     let cue = stage.next().await;
     rig.submit(v1::JobSpec { labels: [("ab".to_owned(), "cde".to_owned())].into(), ..job("echo") }).await;
     clock.advance(std::time::Duration::from_secs(5));
@@ -279,7 +289,7 @@ async fn stats_and_counts_agree_with_what_is_there() {
     assert_eq!(stats.oldest_ready_age.unwrap().seconds, 5);
 
     let count = async |filter: v1::JobFilter| {
-        let request = v1::CountJobsRequest { filter: Some(filter) };
+        let request = v1::CountJobsRequest { filter: Some(filter), ..Default::default() };
         let answer = soon(rig.jobs.clone().count_jobs(request)).await.unwrap().into_inner();
         assert!(answer.exact);
         assert_eq!(answer.total, counts(&answer.counts).values().sum::<i64>());
@@ -288,7 +298,7 @@ async fn stats_and_counts_agree_with_what_is_there() {
     assert_eq!(count(v1::JobFilter::default()).await, 4);
     assert_eq!(count(v1::JobFilter { kinds: vec!["echo".to_owned()], ..Default::default() }).await, 3);
     assert_eq!(count(v1::JobFilter { states: vec![JobState::Queued as i32], ..Default::default() }).await, 2);
-    assert_eq!(count(v1::JobFilter { queue: "nowhere".to_owned(), ..Default::default() }).await, 0);
+    assert_eq!(count(v1::JobFilter { queues: vec!["nowhere".to_owned()], ..Default::default() }).await, 0);
     let labels = [("ab".to_owned(), "cde".to_owned())].into();
     assert_eq!(count(v1::JobFilter { labels, ..Default::default() }).await, 1);
     let created_after = Some(prost_types::Timestamp { seconds: 1_800_000_005, nanos: 0 });
@@ -357,20 +367,45 @@ async fn lists_come_newest_first_and_page_without_gaps() {
 async fn a_list_of_large_jobs_fits_into_what_clients_read() {
     let rig = Rig::start(simple(with_queue(memory(), "shelf", queue(0)))).await;
     for _ in 0..6 {
-        rig.submit(v1::JobSpec { payload: vec![0; 1 << 20].into(), ..in_queue("shelf", "echo") }).await;
+        rig.submit(v1::JobSpec {
+            payload: Some(v1::Payload::of(vec![0; 1 << 20])),
+            ..in_queue("shelf", "echo")
+        })
+        .await;
     }
+    let found = found_by_pages(&rig, v1::JobView::Full, |job| payload(job).len() == 1 << 20).await;
+    assert_eq!(found, 6);
+    rig.stop().await;
+}
+
+/// The number of jobs that are so, in all pages.
+async fn found_by_pages(rig: &Rig, view: v1::JobView, is_so: impl Fn(&v1::Job) -> bool) -> usize {
     let (mut found, mut page_token) = (0, String::new());
     loop {
-        let request =
-            v1::ListJobsRequest { view: v1::JobView::Full as i32, page_token, ..Default::default() };
+        let request = v1::ListJobsRequest { view: view as i32, page_token, ..Default::default() };
         let page = soon(rig.jobs.clone().list_jobs(request)).await.unwrap().into_inner();
-        found += page.jobs.iter().filter(|job| job.payload.len() == 1 << 20).count();
+        found += page.jobs.iter().filter(|job| is_so(job)).count();
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            break;
+            return found;
         }
     }
-    assert_eq!(found, 6);
+}
+
+#[tokio::test]
+async fn a_list_of_large_results_fits_into_what_clients_read_without_their_payloads() {
+    let rig = Rig::simple().await;
+    let large = v1::JobSpec { payload: Some(v1::Payload::of(vec![0; 1 << 20])), ..job("echo") };
+    for _ in 0..6 {
+        let id = rig.submit(large.clone()).await.id;
+        rig.ends(&id).await;
+    }
+    let only_result = |job: &v1::Job| result(job).len() == 1 << 20 && payload(job).is_empty();
+    assert_eq!(found_by_pages(&rig, v1::JobView::Result, only_result).await, 6);
+    let view = v1::JobView::Result as i32;
+    let filter = Some(v1::JobFilter::default());
+    let told = rig.watch(v1::WatchStatusRequest { filter, view, ..Default::default() }).await.synced().await;
+    assert_eq!(told.iter().filter(|job| only_result(job)).count(), 6);
     rig.stop().await;
 }
 

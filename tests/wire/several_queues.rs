@@ -9,7 +9,7 @@ use tonic::Status;
 
 use crate::{
     queues::in_queue,
-    support::{Rig, memory, refusal, simple, soon, submission, with_queue},
+    support::{Rig, ids, memory, refusal, simple, soon, submission, with_queue},
 };
 
 /// A queue without consumers.
@@ -78,7 +78,7 @@ async fn a_batch_waits_in_the_line_of_the_queue_that_is_full() {
     let waiting = submitting(&rig, &["free", "full", "free"], v1::WhenFull::Wait);
     assert_eq!(lines(&rig, &["free", "full"]).await, [line("full", 1)]);
     rig.cancel(&held.id).await.unwrap();
-    assert_eq!(answer(waiting).await.unwrap().ids.len(), 3);
+    assert_eq!(answer(waiting).await.unwrap().jobs.len(), 3);
     assert_eq!((live_jobs(&rig, "free").await, live_jobs(&rig, "full").await), (2, 1));
     rig.stop().await;
 }
@@ -114,12 +114,12 @@ async fn a_batch_comes_in_its_turn_in_the_line_of_the_full_queue() {
     }
     while let Some(next) = waiting.pop_front() {
         rig.cancel(&held).await.unwrap();
-        let ids = answer(next).await.unwrap().ids;
+        let ids = ids(answer(next).await.unwrap().jobs);
         rig.waiters("full", waiting.len() as i64).await;
         assert!(waiting.iter().all(|call| !call.is_finished()), "a later call got past an earlier one");
         held = String::new();
         for id in ids {
-            if rig.get(&id).await.queue == "full" {
+            if rig.get(&id).await.queue() == "full" {
                 held = id;
             }
         }
@@ -137,7 +137,7 @@ async fn a_batch_goes_over_to_the_line_of_another_queue_that_is_full_by_then() {
     // No room is reserved in the first queue.
     at_once(&rig, "first").await.unwrap();
     let in_first = {
-        let filter = Some(v1::JobFilter { queue: "first".to_owned(), ..Default::default() });
+        let filter = Some(v1::JobFilter { queues: vec!["first".to_owned()], ..Default::default() });
         let request = v1::ListJobsRequest { filter, ..Default::default() };
         soon(rig.jobs.clone().list_jobs(request)).await.unwrap().into_inner().jobs.remove(0).id
     };
@@ -150,8 +150,12 @@ async fn a_batch_goes_over_to_the_line_of_another_queue_that_is_full_by_then() {
     rig.cancel(&in_first).await.unwrap();
     rig.waiters("second", 1).await;
     rig.waiters("first", 0).await;
-    rig.queues.clone().purge_queue(v1::PurgeQueueRequest { name: "second".to_owned() }).await.unwrap();
-    assert_eq!(answer(waiting).await.unwrap().ids.len(), 2);
+    rig.queues
+        .clone()
+        .purge_queue(v1::PurgeQueueRequest { name: "second".to_owned(), ..Default::default() })
+        .await
+        .unwrap();
+    assert_eq!(answer(waiting).await.unwrap().jobs.len(), 2);
     rig.stop().await;
 }
 
@@ -178,14 +182,14 @@ async fn batches_for_queues_that_are_full_crosswise_all_get_in_once_there_is_roo
     let finished = async {
         while !calls.iter().all(JoinHandle::is_finished) {
             for name in ["a", "b"] {
-                let request = v1::PurgeQueueRequest { name: name.to_owned() };
+                let request = v1::PurgeQueueRequest { name: name.to_owned(), ..Default::default() };
                 rig.queues.clone().purge_queue(request).await.unwrap();
             }
         }
     };
     soon(finished).await;
     for call in calls {
-        assert_eq!(answer(call).await.unwrap().ids.len(), 2);
+        assert_eq!(answer(call).await.unwrap().jobs.len(), 2);
     }
     rig.stop().await;
 }

@@ -22,7 +22,7 @@ use crate::{
     counted_store::{Brought, Counts},
     metrics::Scrape,
     queues::in_queue,
-    support::{QUEUE, Rig, defaults, job, memory, queue, simple, soon, submission, with_queue},
+    support::{QUEUE, Rig, defaults, job, memory, payload, queue, simple, soon, submission, with_queue},
 };
 
 const MIB: usize = 1 << 20;
@@ -68,14 +68,15 @@ async fn let_in(calls: usize, jobs: Vec<v1::JobSpec>) -> Vec<Brought> {
     let counts = Arc::<Counts>::default();
     let rig = Rig::start(simple(memory()).around_store(counts.around())).await;
     let tight = room_for(jobs.len());
-    let create = v1::CreateQueueRequest { name: "tight".to_owned(), settings: Some(tight) };
+    let create =
+        v1::CreateQueueRequest { name: "tight".to_owned(), settings: Some(tight), ..Default::default() };
     soon(rig.queues.clone().create_queue(create)).await.unwrap();
     rig.submit_batch(jobs.clone()).await;
     let waiting: Vec<_> = (0..calls).map(|_| submitting(&rig, batch(jobs.clone()))).collect();
     rig.waiters("tight", calls as i64).await;
     counts.take();
     let settings = Some(room_for(100_000));
-    let update = v1::UpdateQueueRequest { name: "tight".to_owned(), settings };
+    let update = v1::UpdateQueueRequest { name: "tight".to_owned(), settings, ..Default::default() };
     soon(rig.queues.clone().update_queue(update)).await.unwrap();
     assert_eq!(refusals(waiting).await, 0);
     let batches = counts.take();
@@ -93,7 +94,7 @@ async fn those_who_waited_come_in_batches_of_no_more_jobs_than_others() {
 
 #[tokio::test]
 async fn those_who_waited_come_in_batches_of_no_more_bytes_than_others() {
-    let large = v1::JobSpec { payload: vec![1; MIB].into(), ..in_queue("tight", "echo") };
+    let large = v1::JobSpec { payload: Some(v1::Payload::of(vec![1; MIB])), ..in_queue("tight", "echo") };
     let batches = let_in(40, vec![large]).await;
     let most = most(&batches, |batch| batch.new_bytes);
     assert!(most <= BYTES_MAX + MIB, "a batch brought {most} bytes");
@@ -113,7 +114,7 @@ async fn large_results_that_come_together_do_not_go_into_one_transaction() {
                 running.fetch_add(1, Ordering::SeqCst);
                 gate.acquire().await.unwrap().forget();
                 ended.fetch_add(1, Ordering::SeqCst);
-                Ok(Output { bytes: vec![7; MIB].into(), media_type: String::new() })
+                Ok(Output { bytes: vec![7; MIB].into(), ..Output::default() })
             }
         }
     };
@@ -158,7 +159,8 @@ fn shelves(shelves: &[&str]) -> Settings {
 }
 
 fn purging(rig: &Rig, name: &str) -> JoinHandle<i64> {
-    let (mut queues, request) = (rig.queues.clone(), v1::PurgeQueueRequest { name: name.to_owned() });
+    let (mut queues, request) =
+        (rig.queues.clone(), v1::PurgeQueueRequest { name: name.to_owned(), ..Default::default() });
     tokio::spawn(async move { queues.purge_queue(request).await.unwrap().into_inner().deleted_jobs })
 }
 
@@ -207,7 +209,7 @@ async fn those_who_leave_a_line_together_leave_the_others_in_their_order() {
     let mut held = rig.submit(in_queue("full", "echo")).await.id;
     let mut waiting = VecDeque::new();
     for number in 0..30 {
-        let payload = format!("{number}").into();
+        let payload = Some(v1::Payload::of(number.to_string()));
         let request = submission(v1::JobSpec { payload, ..in_queue("full", "echo") });
         let mut jobs = rig.jobs.clone();
         waiting.push_back(tokio::spawn(async move { jobs.submit(request).await }));
@@ -221,8 +223,8 @@ async fn those_who_leave_a_line_together_leave_the_others_in_their_order() {
     rig.waiters("full", 15).await;
     for (number, call) in staying {
         rig.cancel(&held).await.unwrap();
-        held = soon(call).await.unwrap().unwrap().into_inner().job.unwrap().id;
-        assert_eq!(rig.get(&held).await.payload, number.to_string());
+        held = soon(call).await.unwrap().unwrap().into_inner().id().to_owned();
+        assert_eq!(payload(&rig.get(&held).await), number.to_string().as_bytes());
     }
     rig.stop().await;
 }

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tonic::transport::Endpoint;
 
-use crate::support::{Process, Rig, Stage, Watcher, defaults, describe, job, simple, soon};
+use crate::support::{Process, Rig, Stage, Watcher, defaults, describe, job, payload, simple, soon};
 
 const CONFIGURATION: &str = r#"
     [queues.default]
@@ -91,7 +91,7 @@ fn resident_bytes(pid: Pid) -> u64 {
 }
 
 fn in_default() -> v1::WatchStatusRequest {
-    let filter = v1::JobFilter { queue: "default".to_owned(), ..Default::default() };
+    let filter = v1::JobFilter { queues: vec!["default".to_owned()], ..Default::default() };
     v1::WatchStatusRequest { filter: Some(filter), detail: 2, ..Default::default() }
 }
 
@@ -173,7 +173,7 @@ async fn large_jobs_are_read_only_as_fast_as_the_watcher_takes_them() {
     let process = Process::start(&configuration, &home.path().join("data"), &[]).await;
     let rig = Rig::connect(&process.address).await;
     for _ in 0..JOBS / 3 {
-        let spec = v1::JobSpec { payload: vec![7; 1 << 20].into(), ..job("false") };
+        let spec = v1::JobSpec { payload: Some(v1::Payload::of(vec![7; 1 << 20])), ..job("false") };
         rig.submit_batch(vec![spec; 3]).await;
     }
     let before = resident_bytes(process.pid());
@@ -181,7 +181,8 @@ async fn large_jobs_are_read_only_as_fast_as_the_watcher_takes_them() {
     for _ in 0..4 {
         // Each on a connection of its own, which the unread part fills.
         let guest = Rig::connect(&process.address).await;
-        let mut watcher = guest.watch(v1::WatchStatusRequest { view: 2, ..in_default() }).await;
+        let mut watcher =
+            guest.watch(v1::WatchStatusRequest { view: v1::JobView::Full as i32, ..in_default() }).await;
         let first = watcher.message().await.unwrap().unwrap();
         assert!(first.events.len() < JOBS / 2, "{} jobs in a message", first.events.len());
         watchers.push(watcher);
@@ -206,7 +207,7 @@ async fn watchers_of_whole_jobs_that_stop_reading_share_one_budget_and_keep_no_o
     let (handler, mut stage) = Stage::new();
     let rig = Rig::start(simple(settings).handler("stage", defaults(), handler)).await;
     // A message of 2 MiB, with its payload and its result.
-    let large = v1::JobSpec { payload: vec![7; 1 << 20].into(), ..job("echo") };
+    let large = v1::JobSpec { payload: Some(v1::Payload::of(vec![7; 1 << 20])), ..job("echo") };
     let large = rig.submit(large).await.id;
     rig.ends(&large).await;
 
@@ -216,13 +217,14 @@ async fn watchers_of_whole_jobs_that_stop_reading_share_one_budget_and_keep_no_o
         // Each on a connection of its own, of which the client takes 64 KiB before somebody reads.
         let guest = Endpoint::from_shared(format!("http://{}", rig.address())).unwrap();
         let guest = soon(guest.initial_stream_window_size(65_535).connect()).await.unwrap();
-        let watch = v1::WatchStatusRequest { view: 2, ..in_default() };
+        let watch = v1::WatchStatusRequest { view: v1::JobView::Full as i32, ..in_default() };
         let watch = soon(JobQueueClient::new(guest).watch_status(watch)).await.unwrap();
         stalled.push(Watcher::new(watch.into_inner()));
         assert!(kept().await <= KEPT_MAX_BYTES);
     }
-    let mut healthy = rig.watch(v1::WatchStatusRequest { view: 2, ..in_default() }).await;
-    let id = rig.submit(v1::JobSpec { payload: "small".into(), ..job("stage") }).await.id;
+    let mut healthy =
+        rig.watch(v1::WatchStatusRequest { view: v1::JobView::Full as i32, ..in_default() }).await;
+    let id = rig.submit(v1::JobSpec { payload: Some(v1::Payload::of("small")), ..job("stage") }).await.id;
     stage.next().await.succeeds();
     loop {
         let event = healthy.next().await;
@@ -231,7 +233,7 @@ async fn watchers_of_whole_jobs_that_stop_reading_share_one_budget_and_keep_no_o
             && job.id == id
             && job.state() == JobState::Succeeded
         {
-            assert_eq!(job.payload, "small");
+            assert_eq!(payload(&job), b"small");
             break;
         }
     }
@@ -247,8 +249,9 @@ async fn watchers_of_whole_jobs_that_stop_reading_share_one_budget_and_keep_no_o
         }
     }
     assert!(cut > 0, "all of them fitted");
-    let mut again = rig.watch(v1::WatchStatusRequest { view: 2, ..in_default() }).await;
-    let told: Vec<_> = again.synced().await.into_iter().map(|job| job.payload.len()).collect();
+    let mut again =
+        rig.watch(v1::WatchStatusRequest { view: v1::JobView::Full as i32, ..in_default() }).await;
+    let told: Vec<_> = again.synced().await.into_iter().map(|job| payload(&job).len()).collect();
     assert_eq!(told, [1 << 20, "small".len()]);
     drop((again, healthy));
     soon(async {

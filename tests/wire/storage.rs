@@ -48,7 +48,7 @@ async fn a_backup_of_a_busy_server_has_what_was_acknowledged_before_it() {
     let mut writer = rig.jobs.clone();
     let writing = tokio::spawn(async move {
         loop {
-            let spec = v1::JobSpec { payload: vec![1; 5_000].into(), ..job("echo") };
+            let spec = v1::JobSpec { payload: Some(v1::Payload::of(vec![1; 5_000])), ..job("echo") };
             if writer.submit(crate::support::submission(spec)).await.is_err() {
                 return;
             }
@@ -97,8 +97,8 @@ async fn a_token_from_before_a_backup_holds_after_its_restore_and_a_later_one_do
 
     let rig = Rig::start(simple(folder(&into))).await;
     assert_eq!(rig.find(&second).await.unwrap_err().code(), Code::NotFound);
-    let request = |token: &[u8]| v1::WatchStatusRequest {
-        resume_token: token.to_vec(),
+    let request = |token: &str| v1::WatchStatusRequest {
+        resume_token: token.to_owned(),
         resync: WatchResync::Fail.into(),
         ..everything()
     };
@@ -146,13 +146,16 @@ async fn no_lease_of_a_history_that_a_restore_undid_is_given_again() {
 async fn compacting_needs_a_stopped_server_and_gives_space_back() {
     let home = tempfile::tempdir().unwrap();
     let rig = Rig::start(simple(with_queue(folder(home.path()), "shelf", queue(0)))).await;
-    let spec = v1::JobSpec { payload: vec![1; 10_000].into(), ..crate::queues::in_queue("shelf", "echo") };
+    let spec = v1::JobSpec {
+        payload: Some(v1::Payload::of(vec![1; 10_000])),
+        ..crate::queues::in_queue("shelf", "echo")
+    };
     rig.submit_batch(vec![spec; 300]).await;
     let kept = rig.submit(job("echo")).await.id;
     rig.ends(&kept).await;
     let mut queues = rig.queues.clone();
     let name = "shelf".to_owned();
-    soon(queues.purge_queue(v1::PurgeQueueRequest { name })).await.unwrap();
+    soon(queues.purge_queue(v1::PurgeQueueRequest { name, ..Default::default() })).await.unwrap();
     let refused = sqlite::compact(home.path());
     assert!(matches!(refused, Err(CopyError::Store(StoreError::InUse(_)))), "{refused:?}");
     rig.stop().await;

@@ -7,7 +7,9 @@ use rusqlite::Connection;
 use tonic::{Code, Request};
 use tonic_types::StatusExt;
 
-use crate::support::{Rig, Stage, defaults, folder, job, queue, simple, soon, submission, with_queue};
+use crate::support::{
+    Rig, Stage, defaults, folder, job, queue, refusal, run_time, simple, soon, submission, with_queue,
+};
 
 /// Takes the lock as `sqlite3 jobmill.db` and `BEGIN IMMEDIATE` do.
 fn take_lock(folder: &Path) -> Connection {
@@ -51,7 +53,7 @@ async fn a_lock_held_by_another_program_holds_calls_up_and_loses_nothing() {
     drop(lock);
 
     let patient = soon(patient).await.unwrap().unwrap().into_inner();
-    rig.ends(&patient.job.unwrap().id).await;
+    rig.ends(patient.id()).await;
     assert_eq!(rig.ends(&running).await.state(), JobState::Succeeded);
     assert_eq!(rig.metric("jobmill_store_locked_seconds").await, 0.0);
 }
@@ -61,20 +63,20 @@ async fn callers_hear_of_a_lock_at_their_deadline_or_after_their_queues_max_wait
     let home = tempfile::tempdir().unwrap();
     let impatient = jobmill::settings::QueueSettings { max_wait: Duration::from_millis(300), ..queue(1) };
     let rig = Rig::start(simple(with_queue(folder(home.path()), "impatient", impatient))).await;
-    let shelved = rig.submit(v1::JobSpec { run_time: Some(far()), ..job("echo") }).await.id;
+    let shelved = rig.submit(v1::JobSpec { start: run_time(2_000_000_000), ..job("echo") }).await.id;
     let lock = take_lock(home.path());
 
     let at_deadline = submit_within(&rig, Duration::from_secs(1)).await.unwrap_err();
     let mut jobs = rig.jobs.clone();
     let without = submission(v1::JobSpec { queue: "impatient".to_owned(), ..job("echo") });
     let after_max_wait = soon(jobs.submit(without)).await.unwrap_err();
-    let mut cancel = Request::new(v1::CancelJobRequest { id: shelved.clone() });
+    let mut cancel = Request::new(v1::CancelJobRequest { id: shelved.clone(), ..Default::default() });
     cancel.set_timeout(Duration::from_secs(1));
     let control = soon(rig.jobs.clone().cancel_job(cancel)).await.unwrap_err();
     for status in [at_deadline, after_max_wait, control] {
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
         let details = status.get_error_details();
-        assert_eq!(details.error_info().unwrap().reason, "STORE_LOCKED");
+        assert_eq!(refusal(&status).reason, "STORE_LOCKED");
         assert!(details.retry_info().unwrap().retry_delay.is_some());
         assert!(status.message().contains("holds the database's lock"), "{status:?}");
     }
@@ -88,10 +90,6 @@ async fn callers_hear_of_a_lock_at_their_deadline_or_after_their_queues_max_wait
     );
     assert_eq!(rig.queue("impatient").await.stats.unwrap().waiters, 0);
     assert_eq!(rig.total().await, 2, "what was refused is not there");
-}
-
-fn far() -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: 2_000_000_000, nanos: 0 }
 }
 
 #[tokio::test]

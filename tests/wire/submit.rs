@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jobmill::{
     clock::Clock,
-    proto::v1::{self, JobState, submit_and_watch_response::Message},
+    proto::v1::{self, JobState, SubmitOutcome, submit_and_watch_response::Event as Told},
     serve::Server,
     settings::{QueueSettings, Settings, WhenFull},
 };
@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use crate::support::{
-    Rig, Stage, defaults, echo, folder, job, manual_clock, memory, refusal, simple, soon, submission,
-    with_queue,
+    self, Rig, Stage, defaults, echo, expire_time, folder, ids, job, manual_clock, memory, named, outcomes,
+    payload, refusal, simple, soon, submission, with_queue,
 };
 
 const SMALL: &str = "small";
@@ -28,11 +28,7 @@ fn small(queue: QueueSettings) -> Settings {
 }
 
 fn in_small(kind: &str, payload: &str) -> v1::JobSpec {
-    v1::JobSpec { queue: SMALL.to_owned(), payload: payload.to_owned().into(), ..job(kind) }
-}
-
-fn named(request_id: &str, job: v1::JobSpec) -> v1::SubmitRequest {
-    v1::SubmitRequest { request_id: request_id.to_owned(), ..submission(job) }
+    v1::JobSpec { queue: SMALL.to_owned(), payload: Some(v1::Payload::of(payload.to_owned())), ..job(kind) }
 }
 
 async fn submit(rig: &Rig, request: v1::SubmitRequest) -> Result<v1::SubmitResponse, Status> {
@@ -57,28 +53,34 @@ async fn an_accepted_job_is_there_after_a_restart_with_all_it_had() {
     let spec = v1::JobSpec {
         queue: SMALL.to_owned(),
         kind: "echo".to_owned(),
-        payload: vec![0xff; 1 << 20].into(),
-        payload_type: "image/png".to_owned(),
+        payload: Some(v1::Payload {
+            metadata: [("encoding".to_owned(), "none".to_owned())].into(),
+            ..v1::Payload::of(vec![0xff; 1 << 20]).with_type("image/png")
+        }),
         labels: [("tenant".to_owned(), "a\u{1b}b".to_owned())].into(),
-        priority: -100,
+        headers: [("locale".to_owned(), "fr".to_owned())].into(),
+        priority: Some(-100),
         max_attempts: 1_000,
         retry_policy: Some(v1::RetryPolicy {
             initial_delay: Some(prost_types::Duration { seconds: 0, nanos: 1_000 }),
             max_delay: Some(prost_types::Duration { seconds: 30 * 24 * 3600, nanos: 0 }),
-            multiplier: 100.0,
+            multiplier: Some(100.0),
             jitter: Some(0.0),
         }),
         attempt_timeout: Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 }),
-        run_time: None,
-        expire_time: Some(prost_types::Timestamp { seconds: in_a_year, nanos: 0 }),
+        start: None,
+        expiry: expire_time(in_a_year),
     };
-    let accepted = submit(&rig, named("a request", spec)).await.unwrap().job.unwrap();
-    let before = rig.get(&accepted.id).await;
+    let accepted = submit(&rig, named("a request", spec.clone())).await.unwrap();
+    let before = rig.get(accepted.id()).await;
     rig.force().await;
     let rig = Rig::start(simple(with_queue(folder(home.path()), SMALL, shelf(10)))).await;
-    let after = rig.get(&accepted.id).await;
+    let after = rig.get(accepted.id()).await;
     assert_eq!(after, before);
-    assert_eq!((after.payload.len(), after.priority, after.max_attempts), (1 << 20, -100, 1_000));
+    let mut said = support::spec(&after).clone();
+    let size = said.payload.as_mut().map(|payload| std::mem::take(&mut payload.size_bytes));
+    assert_eq!((&said, size), (&spec, Some(1 << 20)));
+    assert_eq!((payload(&after).len(), after.max_attempts), (1 << 20, 1_000));
     assert_eq!((after.state(), after.request_id.as_str()), (JobState::Queued, "a request"));
     rig.stop().await;
 }
@@ -87,16 +89,15 @@ async fn an_accepted_job_is_there_after_a_restart_with_all_it_had() {
 async fn a_submission_whose_time_is_over_ends_as_expired_and_a_repeat_finds_it() {
     let rig = Rig::start(simple(small(shelf(10)))).await;
     let late = || {
-        let past = prost_types::Timestamp { seconds: 1_000_000_000, nanos: 0 };
-        let spec = v1::JobSpec { expire_time: Some(past), ..in_small("echo", "") };
-        named("too late", spec)
+        let spec = v1::JobSpec { expiry: expire_time(1_000_000_000), ..in_small("echo", "") };
+        v1::SubmitRequest { view: v1::JobView::Basic as i32, ..named("too late", spec) }
     };
     let first = submit(&rig, late()).await.unwrap();
     let job = first.job.unwrap();
     assert_eq!((job.state(), job.done, job.attempt), (JobState::Expired, true, 0));
     assert_eq!(job.expire_time.unwrap().seconds, 1_000_000_000);
     let again = submit(&rig, late()).await.unwrap();
-    assert_eq!((again.created, again.job.unwrap().id), (false, job.id));
+    assert_eq!((again.outcome(), again.id()), (SubmitOutcome::Repeated, job.id.as_str()));
     assert_eq!(rig.queue(SMALL).await.stats.unwrap().live_jobs, 0);
     rig.stop().await;
 }
@@ -108,15 +109,16 @@ async fn a_repeat_returns_the_same_job_even_after_a_restart_and_with_other_defau
     for request_id in ["text", "0190a6e0-0000-7000-8000-000000000001"] {
         let first = submit(&rig, named(request_id, job("echo"))).await.unwrap();
         let again = submit(&rig, named(request_id, job("echo"))).await.unwrap();
-        assert_eq!((first.created, again.created), (true, false));
-        assert_eq!(first.job.unwrap().id, again.job.unwrap().id);
+        assert_eq!((first.outcome(), again.outcome()), (SubmitOutcome::Created, SubmitOutcome::Repeated));
+        assert_eq!(first.id(), again.id());
+        assert_eq!((first.resume_token.is_empty(), again.resume_token.as_str()), (false, ""));
     }
     rig.stop().await;
 
     let other = jobmill::settings::KindDefaults { max_attempts: 7, ..defaults() };
     let rig = Rig::start(Server::builder(folder(home.path())).handler("echo", other, echo)).await;
     let again = submit(&rig, named("text", job("echo"))).await.unwrap();
-    assert!(!again.created);
+    assert_eq!(again.outcome(), SubmitOutcome::Repeated);
     assert_eq!(rig.total().await, 2);
     rig.stop().await;
 }
@@ -129,8 +131,8 @@ async fn simultaneous_repeats_create_one_job() {
     let mut ids = std::collections::BTreeSet::new();
     for call in calls {
         let response = answer(call).await.unwrap();
-        created += usize::from(response.created);
-        ids.insert(response.job.unwrap().id);
+        created += usize::from(response.outcome() == SubmitOutcome::Created);
+        ids.insert(response.id().to_owned());
     }
     assert_eq!((created, ids.len()), (1, 1));
     rig.stop().await;
@@ -141,17 +143,21 @@ async fn a_request_id_whose_job_was_deleted_is_not_used_again_for_a_day() {
     let clock = manual_clock();
     let rig = Rig::start(simple(memory()).clock(Clock::Manual(clock.clone()))).await;
     let delete = async |request_id: &str| {
-        let id = submit(&rig, named(request_id, job("echo"))).await.unwrap().job.unwrap().id;
-        rig.ends(&id).await;
-        rig.delete(&id).await.unwrap();
+        let submitted = submit(&rig, named(request_id, job("echo"))).await.unwrap();
+        rig.ends(submitted.id()).await;
+        rig.delete(submitted.id()).await.unwrap();
+        submitted.id().to_owned()
     };
-    delete("gone").await;
-    let refused = refusal(&submit(&rig, named("gone", job("echo"))).await.unwrap_err());
-    assert_eq!((refused.code, refused.reason.as_str()), (Code::NotFound, "JOB_DELETED"));
+    let id = delete("gone").await;
+    let again = submit(&rig, named("gone", job("echo"))).await.unwrap();
+    assert_eq!((again.outcome(), again.id()), (SubmitOutcome::Gone, id.as_str()));
+    assert_eq!(rig.total().await, 0);
     clock.advance(Duration::from_secs(25 * 3600));
     // Old ids are forgotten on the way, a few with each deletion.
     delete("another").await;
-    assert!(submit(&rig, named("gone", job("echo"))).await.unwrap().created);
+    let anew = submit(&rig, named("gone", job("echo"))).await.unwrap();
+    assert_eq!(anew.outcome(), SubmitOutcome::Created);
+    assert_ne!(anew.id(), id);
     rig.stop().await;
 }
 
@@ -159,18 +165,23 @@ async fn a_request_id_whose_job_was_deleted_is_not_used_again_for_a_day() {
 async fn a_batch_is_one_request() {
     let rig = Rig::simple().await;
     let batch = |request_id: &str| v1::SubmitBatchRequest {
-        jobs: (0..1_000).map(|n| v1::JobSpec { payload: n.to_string().into(), ..job("echo") }).collect(),
+        jobs: (0..1_000)
+            .map(|n| v1::JobSpec { payload: Some(v1::Payload::of(n.to_string())), ..job("echo") })
+            .collect(),
         request_id: request_id.to_owned(),
         ..Default::default()
     };
     let first = soon(rig.jobs.clone().submit_batch(batch("b"))).await.unwrap().into_inner();
     let again = soon(rig.jobs.clone().submit_batch(batch("b"))).await.unwrap().into_inner();
-    assert_eq!((first.created, again.created), (true, false));
-    assert_eq!((first.ids.len(), &first.ids), (1_000, &again.ids));
-    assert!(first.ids.is_sorted());
+    assert_eq!(outcomes(&first.jobs), [SubmitOutcome::Created; 1_000]);
+    assert_eq!(outcomes(&again.jobs), [SubmitOutcome::Repeated; 1_000]);
+    assert_eq!((first.resume_token.is_empty(), again.resume_token.as_str()), (false, ""));
+    let ids = ids(first.jobs);
+    assert_eq!(ids, support::ids(again.jobs));
+    assert!(ids.is_sorted());
     assert_eq!(rig.total().await, 1_000);
     for n in [0, 1, 999] {
-        assert_eq!(rig.get(&first.ids[n]).await.payload, n.to_string());
+        assert_eq!(payload(&rig.get(&ids[n]).await), n.to_string().as_bytes());
     }
     rig.stop().await;
 }
@@ -190,20 +201,20 @@ async fn a_batch_goes_to_several_queues_or_to_none() {
     rig.stop().await;
 }
 
-/// What a SubmitAndWatch tells up to its end: whether it created the job, and the events.
+/// What a SubmitAndWatch tells up to its end: the answer to the submission, and the events.
 async fn submit_and_watch(
     rig: &Rig,
     request: v1::SubmitAndWatchRequest,
-) -> (bool, v1::Job, Vec<v1::WatchEvent>) {
+) -> (v1::SubmitResponse, Vec<v1::WatchEvent>) {
     let mut stream = soon(rig.jobs.clone().submit_and_watch(request)).await.unwrap().into_inner();
-    let mut next = async || soon(stream.message()).await.unwrap().map(|message| message.message.unwrap());
-    let Some(Message::Submitted(submitted)) = next().await else { panic!("not submitted first") };
+    let mut next = async || soon(stream.message()).await.unwrap().map(|message| message.event.unwrap());
+    let Some(Told::Submitted(submitted)) = next().await else { panic!("not submitted first") };
     let mut events = Vec::new();
     while let Some(message) = next().await {
-        let Message::Status(status) = message else { panic!("submitted twice") };
+        let Told::Status(status) = message else { panic!("submitted twice") };
         events.extend(status.events);
     }
-    (submitted.created, submitted.job.unwrap(), events)
+    (submitted, events)
 }
 
 #[tokio::test]
@@ -212,7 +223,7 @@ async fn submit_and_watch_tells_all_and_a_repeat_tells_the_end_again() {
 
     let rig = Rig::simple().await;
     let request = || v1::SubmitAndWatchRequest {
-        job: Some(v1::JobSpec { payload: "hello".into(), ..job("echo") }),
+        job: Some(v1::JobSpec { payload: Some(v1::Payload::of("hello")), ..job("echo") }),
         request_id: "r".to_owned(),
         view: v1::JobView::Full as i32,
         ..Default::default()
@@ -220,17 +231,17 @@ async fn submit_and_watch_tells_all_and_a_repeat_tells_the_end_again() {
     let result = |events: &[v1::WatchEvent]| {
         events.iter().rev().find_map(|event| match event.event.as_ref() {
             Some(Event::Updated(v1::JobUpdated { job: Some(job), .. }) | Event::Snapshot(job)) => {
-                Some((job.state(), job.result.clone()))
+                Some((job.state(), crate::support::result(job).to_vec()))
             }
             _ => None,
         })
     };
-    let (created, first, events) = submit_and_watch(&rig, request()).await;
-    assert!(created);
+    let (first, events) = submit_and_watch(&rig, request()).await;
+    assert_eq!(first.outcome(), SubmitOutcome::Created);
     assert_eq!(result(&events), Some((JobState::Succeeded, "hello".into())));
-    let (created, again, events) = submit_and_watch(&rig, request()).await;
-    assert!(!created);
-    assert_eq!(first.id, again.id);
+    let (again, events) = submit_and_watch(&rig, request()).await;
+    assert_eq!(again.outcome(), SubmitOutcome::Repeated);
+    assert_eq!(first.id(), again.id());
     assert_eq!(
         result(&events),
         Some((JobState::Succeeded, "hello".into())),
@@ -262,7 +273,8 @@ async fn producers_wait_for_room_and_are_let_in_in_the_order_in_which_they_came(
         rig.ends(&id).await;
         // The room that it leaves goes to the one who waits longest, and to no other.
         if let Some(call) = waiting.pop_front() {
-            assert_eq!(answer(call).await.unwrap().job.unwrap().queue, SMALL);
+            let answer = answer(call).await.unwrap();
+            assert_eq!(rig.get(answer.id()).await.queue(), SMALL);
             rig.waiters(SMALL, waiting.len() as i64).await;
             assert!(waiting.iter().all(|call| !call.is_finished()));
         }
@@ -338,7 +350,11 @@ async fn a_call_may_ask_for_the_other_mode_than_its_queues() {
     let wait = v1::SubmitRequest { when_full: v1::WhenFull::Wait as i32, ..submission(spec("rejecting")) };
     let call = submitting(&rig, wait);
     rig.waiters("rejecting", 1).await;
-    rig.queues.clone().purge_queue(v1::PurgeQueueRequest { name: "rejecting".to_owned() }).await.unwrap();
+    rig.queues
+        .clone()
+        .purge_queue(v1::PurgeQueueRequest { name: "rejecting".to_owned(), ..Default::default() })
+        .await
+        .unwrap();
     answer(call).await.unwrap();
     rig.stop().await;
 }
@@ -374,11 +390,12 @@ async fn a_producer_that_leaves_while_it_waits_leaves_nothing_behind() {
     // Known to the server once its connection has told it.
     rig.waiters(SMALL, 1).await;
     rig.cancel(&held.id).await.unwrap();
-    let stayed = answer(stayer).await.unwrap().job.unwrap();
-    assert_eq!(rig.get(&stayed.id).await.payload, "stayer");
+    let stayed = answer(stayer).await.unwrap();
+    assert_eq!(payload(&rig.get(stayed.id()).await), b"stayer");
     assert_eq!(rig.total().await, 2);
-    rig.cancel(&stayed.id).await.unwrap();
-    assert!(submit(&rig, named("leaver", in_small("echo", "leaver"))).await.unwrap().created);
+    rig.cancel(stayed.id()).await.unwrap();
+    let anew = submit(&rig, named("leaver", in_small("echo", "leaver"))).await.unwrap();
+    assert_eq!(anew.outcome(), SubmitOutcome::Created);
     rig.stop().await;
 }
 
@@ -389,7 +406,7 @@ async fn a_repeat_is_answered_from_a_full_queue_and_before_those_who_wait() {
     let waiting = submitting(&rig, submission(in_small("echo", "")));
     rig.waiters(SMALL, 1).await;
     let again = submit(&rig, named("known", in_small("echo", ""))).await.unwrap();
-    assert_eq!((again.created, again.job.unwrap().id), (false, first.job.unwrap().id));
+    assert_eq!((again.outcome(), again.id()), (SubmitOutcome::Repeated, first.id()));
     assert!(!waiting.is_finished());
     rig.stop().await;
     let _ = answer(waiting).await;
@@ -404,7 +421,8 @@ async fn a_queue_is_bounded_by_bytes_too() {
         ..shelf(100)
     })))
     .await;
-    let of = |bytes: usize| v1::JobSpec { payload: vec![0; bytes].into(), ..in_small("echo", "") };
+    let of =
+        |bytes: usize| v1::JobSpec { payload: Some(v1::Payload::of(vec![0; bytes])), ..in_small("echo", "") };
     // Each job counts 256 bytes beside its payload.
     rig.submit(of(MIB / 2 - 256)).await;
     let refused = refusal(&submit(&rig, submission(of(MIB / 2 - 255))).await.unwrap_err());
@@ -423,12 +441,12 @@ async fn a_larger_limit_lets_those_who_wait_in() {
     let limits = |max_jobs| {
         Some(v1::QueueSettings { max_jobs: Some(max_jobs), consumers: Some(0), ..Default::default() })
     };
-    let create = v1::CreateQueueRequest { name: SMALL.to_owned(), settings: limits(1) };
+    let create = v1::CreateQueueRequest { name: SMALL.to_owned(), settings: limits(1), ..Default::default() };
     rig.queues.clone().create_queue(create).await.unwrap();
     rig.submit(in_small("echo", "")).await;
     let waiting: Vec<_> = (0..3).map(|_| submitting(&rig, submission(in_small("echo", "")))).collect();
     rig.waiters(SMALL, 3).await;
-    let update = v1::UpdateQueueRequest { name: SMALL.to_owned(), settings: limits(4) };
+    let update = v1::UpdateQueueRequest { name: SMALL.to_owned(), settings: limits(4), ..Default::default() };
     rig.queues.clone().update_queue(update).await.unwrap();
     for call in waiting {
         answer(call).await.unwrap();

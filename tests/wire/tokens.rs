@@ -14,7 +14,8 @@ use tempfile::TempDir;
 
 use crate::{
     support::{
-        Process, QUEUE, Watcher, connect, job, manual_clock, memory, queue, refusal, simple, soon, with_queue,
+        Process, QUEUE, Watcher, connect, ids, job, manual_clock, memory, queue, refusal, simple, soon,
+        with_queue,
     },
     tls::{Home, start, stop},
 };
@@ -91,7 +92,7 @@ fn mail(kind: &str) -> v1::JobSpec {
 }
 
 async fn accepted(client: &Client, job: v1::JobSpec) -> String {
-    soon(client.submit(job)).await.unwrap().job.unwrap().id
+    soon(client.submit(job)).await.unwrap().id().to_owned()
 }
 
 async fn refused<T>(call: impl Future<Output = Result<T, ClientError>>) -> Refusal {
@@ -168,7 +169,7 @@ async fn roles_hold_on_their_queues_only() {
     assert_eq!(refused(clerk.cancel_job(&other)).await.code, Code::NotFound);
     soon(boss.cancel_job(&other)).await.unwrap();
 
-    let of = |queue: &str| v1::JobFilter { queue: queue.to_owned(), ..Default::default() };
+    let of = |queue: &str| v1::JobFilter { queues: vec![queue.to_owned()], ..Default::default() };
     assert_eq!(soon(reader.count_jobs(of(MAIL))).await.unwrap().total, 1);
     denied(reader.count_jobs(of(QUEUE)), "read", QUEUE).await;
     denied(reader.count_jobs(all()), "read", "*").await;
@@ -263,7 +264,7 @@ async fn items_of_a_stream_are_refused_one_by_one() {
     drop(sender);
     let mut codes = Vec::new();
     while let Some(result) = soon(results.next()).await {
-        codes.push(result.unwrap().outcome.err().map(|refusal| refusal.code));
+        codes.push(result.unwrap().result.err().map(|refusal| refusal.code));
     }
     assert_eq!(codes, [None, Some(Code::PermissionDenied), Some(Code::NotFound), None]);
     let audit = office.audit();
@@ -346,9 +347,9 @@ async fn the_audit_says_who_did_what() {
         builder.token(name).connect_lazy().unwrap()
     };
     let boss = identity("boss");
-    let secret = v1::JobSpec { payload: "secret".into(), ..mail("echo") };
+    let secret = v1::JobSpec { payload: Some(v1::Payload::of("secret")), ..mail("echo") };
     let id = accepted(&boss, secret).await;
-    let ids = soon(boss.submit_batch(batch(vec![mail("echo"), job("echo")]))).await.unwrap().ids;
+    let ids = ids(soon(boss.submit_batch(batch(vec![mail("echo"), job("echo")]))).await.unwrap().jobs);
     refused(boss.retry_job(&id)).await;
     soon(boss.get_job(&id, v1::JobView::Basic)).await.unwrap();
     denied(identity("reader").delete_job(&id), "admin", "*").await;

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::mpsc};
 use tonic::{Request, Response, Status, metadata::MetadataValue, transport::server::TcpIncoming};
 
-use crate::support::{Process, Rig, Stage, defaults, job, memory, soon, submission};
+use crate::support::{Process, Rig, Stage, defaults, job, memory, result, soon, submission};
 
 /// Fails once, then returns the context that it was given.
 const FLAKY: &str = r#"
@@ -119,7 +119,7 @@ impl Program {
             request.metadata_mut().insert("traceparent", MetadataValue::try_from(context).unwrap());
         }
         let accepted = soon(self.rig.jobs.clone().submit(request)).await.unwrap().into_inner();
-        self.rig.ends(&accepted.job.unwrap().id).await
+        self.rig.ends(accepted.id()).await
     }
 
     async fn stop(mut self) {
@@ -166,7 +166,7 @@ async fn one_trace_leads_from_the_caller_through_each_attempt_to_the_command() {
     let failed = runs[0].status.clone().unwrap();
     assert_eq!((failed.code(), &*failed.message), (StatusCode::Error, "handler error"));
     assert_eq!(runs[1].status.clone().unwrap_or_default().code(), StatusCode::Unset);
-    let given = String::from_utf8(done.result.to_vec()).unwrap();
+    let given = String::from_utf8(result(&done).to_vec()).unwrap();
     assert_eq!(
         given,
         format!("00-{TRACE}-{}-01", hex(&runs[1].span_id)),
@@ -180,7 +180,7 @@ async fn callers_decide_what_is_recorded_and_their_contexts_are_handed_on() {
     let program = Program::start(&["--traces-endpoint", &collected.address]).await;
     let unsampled = format!("00-{TRACE}-{CALLER}-00");
     let quiet = program.run(Some(&unsampled)).await;
-    assert_eq!((&quiet.traceparent, &*quiet.result), (&unsampled, unsampled.as_bytes()));
+    assert_eq!((&quiet.traceparent, result(&quiet)), (&unsampled, unsampled.as_bytes()));
     let own = program.run(Some("not a context")).await;
     program.stop().await;
 
@@ -213,7 +213,8 @@ async fn without_a_collector_a_context_reaches_the_handler_as_it_came() {
     let rig = Rig::start(builder).await;
     let context = format!("00-{TRACE}-{CALLER}-01");
     for (sent, given) in [(Some(&*context), Some(&*context)), (Some("00-nothing"), None), (None, None)] {
-        let mut request = Request::new(submission(job("held")));
+        let submission = v1::SubmitRequest { view: v1::JobView::Basic as i32, ..submission(job("held")) };
+        let mut request = Request::new(submission);
         if let Some(sent) = sent {
             request.metadata_mut().insert("traceparent", MetadataValue::try_from(sent).unwrap());
         }
@@ -221,6 +222,35 @@ async fn without_a_collector_a_context_reaches_the_handler_as_it_came() {
         let cue = stage.next().await;
         assert_eq!(cue.attempt.traceparent(), given);
         assert_eq!(accepted.traceparent, given.unwrap_or_default());
+        cue.succeeds();
+    }
+}
+
+#[tokio::test]
+async fn a_trace_state_goes_with_its_context_up_to_512_bytes_and_not_without_one() {
+    let (handler, mut stage) = Stage::new();
+    let builder = jobmill::serve::Server::builder(memory()).handler("held", defaults(), handler);
+    let rig = Rig::start(builder).await;
+    let context = format!("00-{TRACE}-{CALLER}-01");
+    let (longest, too_long) = (format!("a={}", "b".repeat(510)), format!("a={}", "b".repeat(511)));
+    for (parent, state, given) in [
+        (Some(&*context), Some("vendor=1,other=2"), "vendor=1,other=2"),
+        (Some(&*context), Some(&*longest), &longest),
+        (Some(&*context), Some(&*too_long), ""),
+        (Some(&*context), None, ""),
+        (Some("00-nothing"), Some("vendor=1"), ""),
+        (None, Some("vendor=1"), ""),
+    ] {
+        let mut request = Request::new(submission(job("held")));
+        for (name, value) in [("traceparent", parent), ("tracestate", state)] {
+            if let Some(value) = value {
+                request.metadata_mut().insert(name, MetadataValue::try_from(value).unwrap());
+            }
+        }
+        let accepted = soon(rig.jobs.clone().submit(request)).await.unwrap().into_inner();
+        let cue = stage.next().await;
+        assert_eq!(cue.attempt.tracestate().unwrap_or_default(), given, "{parent:?} {state:?}");
+        assert_eq!(rig.get(accepted.id()).await.tracestate, given, "{parent:?} {state:?}");
         cue.succeeds();
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use jobmill::{
-    proto::v1::{self, JobState},
+    proto::v1::{self, JobState, SubmitOutcome},
     store::sqlite::{Checkup, check},
 };
 use rusqlite::Connection;
@@ -11,7 +11,10 @@ use tonic::Code;
 
 use crate::{
     queues::in_queue,
-    support::{Rig, Stage, defaults, describe, folder, job, queue, refusal, simple, soon, with_queue},
+    support::{
+        Rig, Stage, defaults, describe, folder, ids, job, named, outcomes, queue, refusal, run_time, simple,
+        soon, with_queue,
+    },
 };
 
 /// Changes rows as a bad sector or a slip of the hand would.
@@ -37,17 +40,11 @@ fn set_aside(home: &Path) -> Vec<String> {
     }
 }
 
-fn far() -> Option<prost_types::Timestamp> {
-    Some(prost_types::Timestamp { seconds: 2_000_000_000, nanos: 0 })
-}
-
 async fn is_unreadable(rig: &Rig, id: &str) {
     let status = rig.find(id).await.unwrap_err();
-    assert_eq!(
-        (status.code(), refusal(&status).reason.as_str()),
-        (Code::DataLoss, "JOB_UNREADABLE"),
-        "{status:?}"
-    );
+    let refused = refusal(&status);
+    assert_eq!((refused.code, refused.reason.as_str()), (Code::DataLoss, "JOB_UNREADABLE"), "{status:?}");
+    assert_eq!(refused.metadata["job_id"], id);
     assert!(status.message().contains(id) && status.message().contains("jobmill doctor"), "{status:?}");
 }
 
@@ -57,9 +54,9 @@ async fn one_unreadable_row_of_any_state_stops_no_start_and_the_others_go_on() {
     let rig = Rig::start(simple(settings(home.path()))).await;
     rig.pause("default").await;
     let waiting = rig.submit(job("echo")).await.id;
-    let first_in_line = rig.submit(v1::JobSpec { priority: 9, ..job("echo") }).await.id;
+    let first_in_line = rig.submit(v1::JobSpec { priority: Some(9), ..job("echo") }).await.id;
     let running = rig.submit(job("echo")).await.id;
-    let scheduled = rig.submit(v1::JobSpec { run_time: far(), ..job("echo") }).await.id;
+    let scheduled = rig.submit(v1::JobSpec { start: run_time(2_000_000_000), ..job("echo") }).await.id;
     let shelved = rig.submit(in_queue("shelf", "echo")).await.id;
     rig.stop().await;
     damage(
@@ -122,6 +119,36 @@ async fn a_row_that_becomes_unreadable_under_a_running_server_leaves_lists_and_i
 }
 
 #[tokio::test]
+async fn a_repeat_of_a_job_that_can_not_be_read_is_no_new_job_and_not_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let rig = Rig::start(simple(settings(home.path()))).await;
+    let single = || named("single", in_queue("shelf", "echo"));
+    let batch = || v1::SubmitBatchRequest {
+        jobs: vec![in_queue("shelf", "echo"); 3],
+        request_id: "batch".to_owned(),
+        ..Default::default()
+    };
+    let first = soon(rig.jobs.clone().submit(single())).await.unwrap().into_inner();
+    let batched = ids(soon(rig.jobs.clone().submit_batch(batch())).await.unwrap().into_inner().jobs);
+    rig.delete(&batched[0]).await.unwrap();
+    rig.stop().await;
+    damage(home.path(), &format!("UPDATE job SET extras = '{{' WHERE id IN ({}, {})", nth(0), nth(1)));
+    for _ in 0..2 {
+        let rig = Rig::start(simple(settings(home.path()))).await;
+        for id in [first.id(), &batched[1]] {
+            is_unreadable(&rig, id).await;
+        }
+        let again = soon(rig.jobs.clone().submit(single())).await.unwrap().into_inner();
+        assert_eq!((again.id(), again.outcome()), (first.id(), SubmitOutcome::Repeated));
+        let again = soon(rig.jobs.clone().submit_batch(batch())).await.unwrap().into_inner();
+        let expected = [SubmitOutcome::Gone, SubmitOutcome::Repeated, SubmitOutcome::Repeated];
+        assert_eq!(outcomes(&again.jobs), expected);
+        assert_eq!(rig.total().await, 1);
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn unreadable_rows_of_queues_kinds_counts_and_retention_stop_no_start_either() {
     let home = tempfile::tempdir().unwrap();
     let (handler, mut stage) = Stage::new();
@@ -132,7 +159,11 @@ async fn unreadable_rows_of_queues_kinds_counts_and_retention_stop_no_start_eith
         [rig.submit(in_queue("shelf", "echo")).await.id, rig.submit(in_queue("other", "staged")).await.id];
     rig.queues
         .clone()
-        .create_queue(v1::CreateQueueRequest { name: "made".to_owned(), settings: None })
+        .create_queue(v1::CreateQueueRequest {
+            name: "made".to_owned(),
+            settings: None,
+            ..Default::default()
+        })
         .await
         .unwrap();
     let made = rig.submit(in_queue("made", "echo")).await.id;
@@ -152,8 +183,8 @@ async fn unreadable_rows_of_queues_kinds_counts_and_retention_stop_no_start_eith
     rig.resume("other").await;
     soon(stage.next()).await.succeeds();
     assert_eq!(rig.ends(&jobs[1]).await.state(), JobState::Succeeded);
-    assert!(rig.get(&jobs[0]).await.queue.starts_with("unreadable-queue-"));
-    assert!(rig.get(&made).await.kind.starts_with("unreadable-kind-"));
+    assert!(rig.get(&jobs[0]).await.queue().starts_with("unreadable-queue-"));
+    assert!(rig.get(&made).await.kind().starts_with("unreadable-kind-"));
     assert_eq!(rig.total().await, 3);
     let found = set_aside(home.path());
     for table in ["queue", "kind", "sweep"] {

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path, time::Duration};
 use jobmill::{
     clock::Clock,
     execute::{Attempt, HandlerError},
-    job::{Output, RetryPolicy},
+    job::{Output, PayloadInfo, RetryPolicy},
     proto::v1::{
         self, JobState, WatchDetail, WatchResync, WatchStart, job_queue_client::JobQueueClient,
         watch_event::Event,
@@ -16,8 +16,8 @@ use jobmill::{
 use tonic::{Code, transport::Endpoint};
 
 use crate::support::{
-    QUEUE, Rig, Stage, Watcher, defaults, describe, folder, job, manual_clock, memory, queue, refusal,
-    simple, soon, with_queue,
+    QUEUE, Rig, Stage, Watcher, defaults, describe, folder, job, manual_clock, memory, payload, queue,
+    refusal, result, result_type, simple, soon, with_queue,
 };
 
 const EVERY: i32 = WatchDetail::EveryTransition as i32;
@@ -174,7 +174,7 @@ async fn a_filter_looks_at_queue_kind_and_labels() {
     let rig = Rig::start(simple(with_queue(memory(), "other", queue(4)))).await;
     let labels = |value: &str| [("tenant".to_owned(), value.to_owned())].into();
     let filter = v1::JobFilter {
-        queue: QUEUE.to_owned(),
+        queues: vec![QUEUE.to_owned()],
         kinds: vec!["echo".to_owned()],
         labels: labels("a"),
         ..in_states(&[JobState::Succeeded])
@@ -214,7 +214,7 @@ async fn the_token_of_a_submission_misses_nothing_after_it() {
     let (rig, mut stage) = one_at_a_time().await;
     let request = crate::support::submission(job("stage"));
     let answer = soon(rig.jobs.clone().submit(request)).await.unwrap().into_inner();
-    let id = answer.job.unwrap().id;
+    let id = answer.id().to_owned();
     stage.next().await.succeeds();
     rig.ends(&id).await;
     for request in [everything(), v1::WatchStatusRequest { ids: vec![id], ..Default::default() }] {
@@ -522,7 +522,11 @@ async fn the_full_view_has_payload_result_and_attempts_and_fits_into_what_client
     let rig = Rig::start(simple(memory())).await;
     let mut ids = Vec::new();
     for _ in 0..5 {
-        ids.push(rig.submit(v1::JobSpec { payload: vec![7; 1 << 20].into(), ..job("echo") }).await.id);
+        ids.push(
+            rig.submit(v1::JobSpec { payload: Some(v1::Payload::of(vec![7; 1 << 20])), ..job("echo") })
+                .await
+                .id,
+        );
     }
     for id in &ids {
         rig.ends(id).await;
@@ -533,12 +537,12 @@ async fn the_full_view_has_payload_result_and_attempts_and_fits_into_what_client
         let jobs = watcher.synced().await;
         assert_eq!(jobs.len(), 5);
         for job in jobs {
-            assert_eq!((job.payload.len(), job.result.len(), job.attempts.len()), (1 << 20, 1 << 20, 1));
+            assert_eq!((payload(&job).len(), result(&job).len(), job.attempts.len()), (1 << 20, 1 << 20, 1));
         }
     }
     let jobs = rig.watch(everything()).await.synced().await;
     assert!(
-        jobs.iter().all(|job| job.payload.is_empty() && job.result.is_empty() && job.attempts.is_empty())
+        jobs.iter().all(|job| payload(job).is_empty() && result(job).is_empty() && job.attempts.is_empty())
     );
     rig.stop().await;
 }
@@ -559,23 +563,26 @@ async fn the_largest_job_that_there_can_be_is_told_and_listed_to_clients_that_re
             return Err(HandlerError::retryable("m".repeat(10_000)).with_code("c".repeat(10_000)));
         }
         attempt.output_line("o".repeat(1 << 20));
-        let media_type = "t".repeat(10_000);
-        Ok(Output { bytes: vec![7; 1 << 20].into(), media_type })
+        Ok(Output { bytes: vec![7; 1 << 20].into(), info: PayloadInfo::typed("t".repeat(10_000)) })
     };
     let rig = Rig::start(simple(memory()).handler("large", now, handler)).await;
     let large = v1::JobSpec {
-        payload: vec![7; 1 << 20].into(),
+        payload: Some(v1::Payload {
+            metadata: (0..16).map(|n| (format!("{n:02}"), "m".repeat(254))).collect(),
+            ..v1::Payload::of(vec![7; 1 << 20]).with_type("t".repeat(128))
+        }),
+        headers: (0..32).map(|n| (format!("{n:02}"), "h".repeat(254))).collect(),
         labels: (0..32).map(|n| (format!("{n:063}"), "v".repeat(256))).collect(),
         ..job("large")
     };
-    let middling = v1::JobSpec { payload: vec![7; 700 << 10].into(), ..job("echo") };
+    let middling = v1::JobSpec { payload: Some(v1::Payload::of(vec![7; 700 << 10])), ..job("echo") };
     let mut ids = Vec::new();
     for spec in [middling.clone(), large, middling] {
         ids.push(rig.submit(spec).await.id);
         rig.ends(&ids[ids.len() - 1]).await;
     }
     let job = rig.get(&ids[1]).await;
-    assert_eq!((job.state(), job.attempts.len(), job.result_type.len()), (JobState::Succeeded, 1_000, 128));
+    assert_eq!((job.state(), job.attempts.len(), result_type(&job).len()), (JobState::Succeeded, 1_000, 128));
     let failure = job.attempts[0].failure.as_ref().unwrap();
     assert_eq!((failure.message.len(), failure.code.len()), (1_024, 128));
 

@@ -142,7 +142,7 @@ async fn watch(
         let (mut all, mut own) = (0, 0);
         for job in jobs.filter(|job| job.done) {
             all += 1;
-            own += usize::from(job.priority == priority);
+            own += usize::from(job.spec.unwrap_or_default().priority == priority);
         }
         seen.add(all);
         room.add_permits(own);

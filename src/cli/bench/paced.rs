@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::{Context, bail};
 use jobmill::proto::v1::{
-    self, job_queue_client::JobQueueClient, submit_and_watch_response::Message, watch_event::Event,
+    self, job_queue_client::JobQueueClient, submit_and_watch_response::Event as SubmitAndWatchEvent,
+    watch_event::Event,
 };
 use tokio::{
     task::JoinSet,
@@ -88,7 +89,7 @@ async fn until_succeeded(mut client: JobQueueClient<Channel>) -> anyhow::Result<
         v1::SubmitAndWatchRequest { job: Some(job(WORK, 0)), ..v1::SubmitAndWatchRequest::default() };
     let mut messages = client.submit_and_watch(request).await?.into_inner();
     while let Some(message) = messages.next().await {
-        let Some(Message::Status(status)) = message?.message else { continue };
+        let Some(SubmitAndWatchEvent::Status(status)) = message?.event else { continue };
         if status.events.iter().filter_map(job_of).any(|job| job.state == v1::JobState::Succeeded as i32) {
             return Ok(());
         }
@@ -116,7 +117,7 @@ pub(super) async fn submit_beside_watch(uri: &str, jobs: usize) -> anyhow::Resul
     let client = JobQueueClient::connect(uri.to_owned()).await?;
     let mut watch = JobQueueClient::connect(uri.to_owned()).await?;
     let filter = v1::JobFilter {
-        queue: WORK.to_owned(),
+        queues: vec![WORK.to_owned()],
         states: vec![v1::JobState::Succeeded as i32],
         ..v1::JobFilter::default()
     };
@@ -143,7 +144,7 @@ pub(super) async fn submit_beside_watch(uri: &str, jobs: usize) -> anyhow::Resul
             let start = now();
             let request = v1::SubmitRequest { job: Some(job(WORK, 0)), ..v1::SubmitRequest::default() };
             let answer = client.submit(request).await?.into_inner();
-            started.lock().insert(answer.job.context("an answer without a job")?.id, start);
+            started.lock().insert(answer.submitted.context("an answer without an id")?.id, start);
             Ok(start.elapsed())
         }
     });

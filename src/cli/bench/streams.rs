@@ -63,7 +63,7 @@ impl SubmitStream {
         let receiving = async {
             while let Some(message) = results.next().await {
                 let message = message?;
-                if message.results.iter().any(|result| result.accepted.is_none()) {
+                if message.results.iter().any(|result| result.submitted.is_none()) {
                     bail!("an item was refused");
                 }
                 self.accepted.add(message.results.len() as u64);
@@ -127,7 +127,9 @@ mod tests {
         for count in [1, 2, ITEMS_MAX] {
             let message = v1::SubmitStreamRequest::decode(items.message(count)).expect("a message");
             assert_eq!(message.items.len(), count);
-            assert!(message.items.iter().all(|item| item.job.as_ref().is_some_and(|job| job.priority == 3)));
+            assert!(
+                message.items.iter().all(|item| item.job.as_ref().is_some_and(|job| job.priority == Some(3)))
+            );
         }
     }
 }

@@ -87,11 +87,11 @@ impl Subject {
     /// How many jobs a queue holds, in one state or in all.
     pub(super) async fn count(&self, queue: &str, state: Option<v1::JobState>) -> anyhow::Result<u64> {
         let filter = v1::JobFilter {
-            queue: queue.to_owned(),
+            queues: vec![queue.to_owned()],
             states: state.map(|state| state as i32).into_iter().collect(),
             ..v1::JobFilter::default()
         };
-        let request = v1::CountJobsRequest { filter: Some(filter) };
+        let request = v1::CountJobsRequest { filter: Some(filter), ..v1::CountJobsRequest::default() };
         let answer = JobQueueClient::connect(self.uri.clone()).await?.count_jobs(request).await?;
         Ok(u64::try_from(answer.into_inner().total)?)
     }
@@ -115,9 +115,9 @@ impl Subject {
         let mut client = QueueServiceClient::connect(self.uri.clone()).await?;
         let name = queue.to_owned();
         if paused {
-            client.pause_queue(v1::PauseQueueRequest { name }).await?;
+            client.pause_queue(v1::PauseQueueRequest { name, ..v1::PauseQueueRequest::default() }).await?;
         } else {
-            client.resume_queue(v1::ResumeQueueRequest { name }).await?;
+            client.resume_queue(v1::ResumeQueueRequest { name, ..v1::ResumeQueueRequest::default() }).await?;
         }
         Ok(())
     }

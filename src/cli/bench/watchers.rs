@@ -39,7 +39,7 @@ impl Bench {
         let before = resident();
         self.step(format!("opening {by_filter} watches by filter"));
         let filter = v1::JobFilter {
-            queue: INTAKE.to_owned(),
+            queues: vec![INTAKE.to_owned()],
             states: vec![JobState::Succeeded as i32],
             ..Default::default()
         };
@@ -98,7 +98,7 @@ async fn ids(uri: &str, count: usize) -> anyhow::Result<Vec<String>> {
     let mut client = JobQueueClient::connect(uri.to_owned()).await?;
     let (mut ids, mut page_token) = (Vec::with_capacity(count), String::new());
     while ids.len() < count {
-        let filter = v1::JobFilter { queue: INTAKE.to_owned(), ..Default::default() };
+        let filter = v1::JobFilter { queues: vec![INTAKE.to_owned()], ..Default::default() };
         let request = v1::ListJobsRequest {
             filter: Some(filter),
             page_size: PAGE as i32,

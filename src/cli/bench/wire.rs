@@ -81,10 +81,16 @@ pub(super) struct LeanUpdated {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LeanJob {
-    #[prost(int32, tag = "7")]
-    pub(super) priority: i32,
-    #[prost(bool, tag = "10")]
+    #[prost(message, optional, tag = "2")]
+    pub(super) spec: Option<LeanSpec>,
+    #[prost(bool, tag = "4")]
     pub(super) done: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeanSpec {
+    #[prost(int32, tag = "6")]
+    pub(super) priority: i32,
 }
 
 /// Of a SubmitStreamResponse what tells that items were accepted, and how many more may come.
@@ -99,7 +105,7 @@ pub(super) struct LeanResults {
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LeanResult {
     #[prost(message, optional, tag = "1")]
-    pub(super) accepted: Option<()>,
+    pub(super) submitted: Option<()>,
 }
 
 /// A method that the bench calls.
@@ -187,7 +193,7 @@ impl Wire {
     pub(super) async fn watch_successes(&mut self, queue: &str) -> Result<Streaming<LeanWatch>, Status> {
         let request = v1::WatchStatusRequest {
             filter: Some(v1::JobFilter {
-                queue: queue.to_owned(),
+                queues: vec![queue.to_owned()],
                 states: vec![v1::JobState::Succeeded as i32],
                 ..v1::JobFilter::default()
             }),
@@ -208,8 +214,8 @@ pub(super) fn job(queue: &str, priority: i32) -> v1::JobSpec {
     v1::JobSpec {
         queue: queue.to_owned(),
         kind: KIND.to_owned(),
-        payload: payload(),
-        priority,
+        payload: Some(v1::Payload::of(payload())),
+        priority: (priority != 0).then_some(priority),
         ..v1::JobSpec::default()
     }
 }

@@ -94,7 +94,7 @@ and from another terminal:
 
 or with any gRPC client:
 
-  grpcurl -plaintext -d '{"job": {"queue": "default", "kind": "hello", "payload": "aGVsbG8="}}' \
+  grpcurl -plaintext -d '{"job": {"queue": "default", "kind": "hello", "payload": {"text": "hello"}}}' \
     127.0.0.1:7733 jobmill.v1.JobQueue/Submit
   grpcurl -plaintext -d '{"filter": {}}' 127.0.0.1:7733 jobmill.v1.JobQueue/WatchStatus
 "#;

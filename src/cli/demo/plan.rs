@@ -3,9 +3,8 @@
 use std::{os::unix::ffi::OsStrExt, path::Path, time::Duration};
 
 use jobmill::{
-    client::{to_wire_duration, to_wire_timestamp},
-    clock::Timestamp,
-    proto::v1::{JobSpec, JobState, RetryPolicy},
+    client::to_wire_duration,
+    proto::v1::{JobSpec, JobState, Payload, RetryPolicy, job_spec::Start},
     settings::{
         CommandSettings, HandlerSettings, KindDefaults, KindSettings, QueueSettings, Settings, StoreSettings,
         TracesSettings, WhenFull,
@@ -70,7 +69,7 @@ impl Role {
     }
 
     /// The job to submit.
-    pub(super) fn spec(self, files: &[Input], now: Timestamp) -> JobSpec {
+    pub(super) fn spec(self, files: &[Input]) -> JobSpec {
         let (queue, kind, payload) = match self {
             Role::File(index) => {
                 (FILES_QUEUE, CHECKSUM_KIND, files[index].path.as_os_str().as_bytes().to_vec())
@@ -82,15 +81,15 @@ impl Role {
         let retry_policy = RetryPolicy {
             initial_delay: Some(to_wire_duration(Duration::from_millis(300))),
             max_delay: Some(to_wire_duration(Duration::from_secs(1))),
-            multiplier: 2.0,
+            multiplier: Some(2.0),
             jitter: Some(0.0),
         };
         JobSpec {
             queue: queue.to_owned(),
             kind: kind.to_owned(),
-            payload: payload.into(),
+            payload: Some(Payload::of(payload)),
             retry_policy: Some(retry_policy),
-            run_time: (self == Role::Delayed).then(|| to_wire_timestamp(now.after(DELAY))),
+            start: (self == Role::Delayed).then(|| Start::Delay(to_wire_duration(DELAY))),
             ..Default::default()
         }
     }

@@ -16,7 +16,7 @@ use crate::cli::{
 use jobmill::{
     client::from_wire_timestamp,
     clock::Timestamp,
-    proto::v1::{Job, JobState},
+    proto::v1::{Job, JobState, Payload},
 };
 
 /// How the demo went.
@@ -57,7 +57,7 @@ impl Report {
             None => faults.push("was not seen to its end".to_owned()),
             Some(job) => {
                 if job.state != i32::from(role.expected()) {
-                    let details = job.failure.as_ref().map(describe::failure).unwrap_or_default();
+                    let details = job.last_failure.as_ref().map(describe::failure).unwrap_or_default();
                     faults
                         .push(format!("ended as {} {details}", text::state(job.state)).trim_end().to_owned());
                 }
@@ -101,12 +101,12 @@ impl Report {
             Checked::Changed => self.undecided.push(format!("{name} changed meanwhile")),
             Checked::Unreadable if succeeded => self.undecided.push(format!("{name} went away meanwhile")),
             Checked::Unreadable => self.undecided.push(format!("{name} can't be read")),
-            Checked::Sum(sum) if succeeded && job.result == sum.as_bytes() => self.agreed += 1,
+            Checked::Sum(sum) if succeeded && result(job) == sum.as_bytes() => self.agreed += 1,
             Checked::Sum(_) if succeeded => {
                 self.differences.push(format!("{name}: the job's checksum is another one"));
             }
             Checked::Sum(_) => {
-                let details = job.failure.as_ref().map(describe::failure).unwrap_or_default();
+                let details = job.last_failure.as_ref().map(describe::failure).unwrap_or_default();
                 let state = text::state(job.state);
                 self.differences
                     .push(format!("{name}: the job ended as {state} {details}").trim_end().to_owned());
@@ -214,6 +214,10 @@ fn phrase(role: Role) -> &'static str {
     }
 }
 
+fn result(job: &Job) -> &[u8] {
+    job.result.as_ref().map_or(&[], Payload::bytes)
+}
+
 fn whole_time(job: &Job) -> Duration {
     let created = job.create_time.as_ref().map(from_wire_timestamp);
     let ended = job.end_time.as_ref().map(from_wire_timestamp);
@@ -252,7 +256,7 @@ mod tests {
     fn a_demo_where_all_goes_well() {
         let mut report = Report::new(at(0), Duration::from_millis(20));
         for input in inputs() {
-            let done = Job { result: "abc".into(), ..job(JobState::Succeeded, 1, 0) };
+            let done = Job { result: Some(Payload::of("abc")), ..job(JobState::Succeeded, 1, 0) };
             report.file(&input, Some(&done), &Checked::Sum("abc".into()));
         }
         report.special(Role::Flaky, Some(&job(JobState::Succeeded, 3, 900)));
@@ -300,7 +304,7 @@ mod tests {
     #[test]
     fn files_are_judged_only_where_the_truth_is_known() {
         let input = &inputs()[0];
-        let done = Job { result: "abc".into(), ..job(JobState::Succeeded, 1, 0) };
+        let done = Job { result: Some(Payload::of("abc")), ..job(JobState::Succeeded, 1, 0) };
         let failed = job(JobState::Failed, 1, 0);
         let sum = || Checked::Sum("abc".into());
         let other = || Checked::Sum("other".into());

@@ -31,7 +31,7 @@ pub(super) async fn play(client: &Client, files: &[Input], ui: &Ui) -> Result<Pl
     // The special ones first: they take the longest.
     let roles = Role::SPECIAL.into_iter().chain((0..files.len()).map(Role::File));
     let submitted: BTreeMap<String, Role> = stream::iter(roles)
-        .map(|role| submit(client, role, files, started))
+        .map(|role| submit(client, role, files))
         .buffer_unordered(SUBMISSIONS_MAX)
         .try_collect()
         .await?;
@@ -39,7 +39,7 @@ pub(super) async fn play(client: &Client, files: &[Input], ui: &Ui) -> Result<Pl
         ids: submitted.keys().cloned().collect(),
         // Every change, so that the moment at which the job runs that is to be cancelled is not merged away.
         detail: WatchDetail::EveryTransition.into(),
-        view: JobView::Full.into(),
+        view: JobView::Result.into(),
         ..Default::default()
     });
     let mut show = Show::new(ui, files.len() as u64);
@@ -70,14 +70,9 @@ pub(super) async fn play(client: &Client, files: &[Input], ui: &Ui) -> Result<Pl
     Ok(played)
 }
 
-async fn submit(
-    client: &Client,
-    role: Role,
-    files: &[Input],
-    now: Timestamp,
-) -> Result<(String, Role), ClientError> {
-    let answer = client.submit(role.spec(files, now)).await?;
-    Ok((answer.job.unwrap_or_default().id, role))
+async fn submit(client: &Client, role: Role, files: &[Input]) -> Result<(String, Role), ClientError> {
+    let answer = client.submit(role.spec(files)).await?;
+    Ok((answer.id().to_owned(), role))
 }
 
 async fn cancel(client: &Client, id: &str) -> Result<(), Failure> {
@@ -141,7 +136,7 @@ impl<'u> Show<'u> {
         let line = format!("{} {details}", text::state(job.state)).trim_end().to_owned();
         match self.bars.as_ref().and_then(|bars| bars.special.get(&role)) {
             Some(bar) => {
-                let part = job.progress.as_ref().map_or(0.0, |progress| progress.fraction);
+                let part = job.progress.as_ref().and_then(|progress| progress.fraction).unwrap_or(0.0);
                 let fraction = if job.done { 1.0 } else { part.clamp(0.0, 1.0) };
                 bar.set_position((fraction * BAR_STEPS as f64) as u64);
                 bar.set_message(line);

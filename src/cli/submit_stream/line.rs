@@ -13,7 +13,10 @@ use super::super::values;
 use jobmill::{
     client::{to_wire_duration, to_wire_timestamp},
     clock::Timestamp,
-    proto::v1::{JobSpec, RetryPolicy, SubmitItem},
+    proto::v1::{
+        JobSpec, Payload, RetryPolicy, SubmitItem,
+        job_spec::{Expiry, Start},
+    },
 };
 
 /// What is wrong with a line.
@@ -30,14 +33,13 @@ pub(super) struct Fault {
 struct Line {
     queue: Option<String>,
     kind: Option<String>,
-    payload: Option<Base64>,
+    payload: Option<Said>,
     #[serde(alias = "payload_text")]
     payload_text: Option<String>,
     #[serde(alias = "payload_json")]
     payload_json: Option<Value>,
-    #[serde(alias = "payload_type")]
-    payload_type: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+    headers: Option<BTreeMap<String, String>>,
     priority: Option<Whole>,
     #[serde(alias = "max_attempts")]
     max_attempts: Option<Whole>,
@@ -47,10 +49,27 @@ struct Line {
     attempt_timeout: Option<Span>,
     #[serde(alias = "run_time")]
     run_time: Option<Instant>,
+    delay: Option<Span>,
     #[serde(alias = "expire_time")]
     expire_time: Option<Instant>,
+    #[serde(alias = "expire_after")]
+    expire_after: Option<Span>,
     #[serde(alias = "request_id")]
     request_id: Option<String>,
+}
+
+/// What is said of the payload in its own object.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
+struct Said {
+    data: Option<Base64>,
+    text: Option<String>,
+    #[serde(alias = "media_type")]
+    media_type: Option<String>,
+    metadata: Option<BTreeMap<String, String>>,
+    /// Told in answers; read, so that a job's `spec` can be submitted as it was told, and ignored.
+    #[serde(alias = "size_bytes", rename = "sizeBytes")]
+    _size_bytes: Option<Whole>,
 }
 
 #[derive(Deserialize)]
@@ -78,7 +97,7 @@ impl TryFrom<String> for Base64 {
         let standard = GeneralPurpose::new(&alphabet::STANDARD, config);
         let url_safe = GeneralPurpose::new(&alphabet::URL_SAFE, config);
         let bytes = standard.decode(&text).or_else(|_| url_safe.decode(&text));
-        bytes.map(Base64).map_err(|_| "payload must be base64; text goes into payloadText")
+        bytes.map(Base64).map_err(|_| "data must be base64; text goes into text")
     }
 }
 
@@ -149,41 +168,69 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
         let message = said.rsplit_once(" at line ").map_or(said.as_str(), |(message, _)| message);
         Fault { column: Some(error.column()), message: message.to_owned() }
     })?;
-    let json_type = line.payload_json.is_some().then(|| "application/json".to_owned());
-    let payload = match (line.payload, line.payload_text, line.payload_json) {
-        (payload, None, None) => payload.map(|payload| payload.0).unwrap_or_default(),
-        (None, Some(text), None) => text.into_bytes(),
-        (None, None, Some(json)) => json.to_string().into_bytes(),
-        _ => {
-            let message = "only one of payload, payloadText and payloadJson may be given".to_owned();
-            return Err(Fault { column: None, message });
-        }
+    let start = match (line.run_time, line.delay) {
+        (None, None) => None,
+        (Some(instant), None) => Some(Start::RunTime(to_wire_timestamp(instant.0))),
+        (None, Some(span)) => Some(Start::Delay(to_wire_duration(span.0))),
+        (Some(_), Some(_)) => return Err(one_of("runTime and delay")),
+    };
+    let expiry = match (line.expire_time, line.expire_after) {
+        (None, None) => None,
+        (Some(instant), None) => Some(Expiry::ExpireTime(to_wire_timestamp(instant.0))),
+        (None, Some(span)) => Some(Expiry::ExpireAfter(to_wire_duration(span.0))),
+        (Some(_), Some(_)) => return Err(one_of("expireTime and expireAfter")),
     };
     let wire = |span: Option<Span>| span.map(|span| to_wire_duration(span.0));
     let job = JobSpec {
         queue: line.queue.unwrap_or_else(|| queue.to_owned()),
         kind: line.kind.unwrap_or_default(),
-        payload: payload.into(),
-        payload_type: line.payload_type.or(json_type).unwrap_or_default(),
+        payload: payload(line.payload, line.payload_text, line.payload_json)?,
         labels: line.labels.unwrap_or_default(),
-        priority: line.priority.map_or(0, |number| number.0),
+        headers: line.headers.unwrap_or_default(),
+        priority: line.priority.map(|number| number.0),
         max_attempts: line.max_attempts.map_or(0, |number| number.0),
         retry_policy: line.retry_policy.map(|policy| RetryPolicy {
             initial_delay: wire(policy.initial_delay),
             max_delay: wire(policy.max_delay),
-            multiplier: policy.multiplier.unwrap_or_default(),
+            multiplier: policy.multiplier,
             jitter: policy.jitter,
         }),
         attempt_timeout: wire(line.attempt_timeout),
-        run_time: line.run_time.map(|instant| to_wire_timestamp(instant.0)),
-        expire_time: line.expire_time.map(|instant| to_wire_timestamp(instant.0)),
+        start,
+        expiry,
     };
     Ok(SubmitItem { job: Some(job), request_id: line.request_id.unwrap_or_default() })
+}
+
+/// The payload, whose bytes may be said in four ways.
+fn payload(
+    said: Option<Said>,
+    short_text: Option<String>,
+    short_json: Option<Value>,
+) -> Result<Option<Payload>, Fault> {
+    if said.is_none() && short_text.is_none() && short_json.is_none() {
+        return Ok(None);
+    }
+    let Said { data, text, media_type, metadata, .. } = said.unwrap_or_default();
+    let payload = match (data, text, short_text, short_json) {
+        (None, None, None, None) => Payload::default(),
+        (Some(data), None, None, None) => Payload::of(data.0),
+        (None, Some(text), None, None) | (None, None, Some(text), None) => Payload::of_text(text),
+        (None, None, None, Some(json)) => Payload::of_text(json.to_string()).with_type("application/json"),
+        _ => return Err(one_of("payload.data, payload.text, payloadText and payloadJson")),
+    };
+    let media_type = media_type.unwrap_or_else(|| payload.media_type.clone());
+    Ok(Some(Payload { metadata: metadata.unwrap_or_default(), ..payload.with_type(media_type) }))
+}
+
+fn one_of(names: &str) -> Fault {
+    Fault { column: None, message: format!("only one of {names} may be given") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::describe::tests::failed_job;
 
     fn item(line: &str) -> SubmitItem {
         parse(line.as_bytes(), "default").unwrap()
@@ -191,8 +238,9 @@ mod tests {
 
     #[test]
     fn every_field_of_a_job_can_be_said() {
-        let line = r#"{"queue": "q", "kind": "k", "payload": "aGk=", "payloadType": "text/plain",
-            "labels": {"a": "b"}, "priority": -5, "maxAttempts": "3",
+        let line = r#"{"queue": "q", "kind": "k",
+            "payload": {"data": "aGk=", "mediaType": "text/plain", "metadata": {"key": "7"}, "sizeBytes": 2},
+            "labels": {"a": "b"}, "headers": {"c": "d"}, "priority": -5, "maxAttempts": "3",
             "retryPolicy": {"initialDelay": "1.5s", "maxDelay": "1m", "multiplier": 3, "jitter": 0},
             "attemptTimeout": "90s", "runTime": "1970-01-01T00:00:02Z",
             "expireTime": "1970-01-01T00:00:03Z", "requestId": "r"}"#;
@@ -200,23 +248,40 @@ mod tests {
         let policy = RetryPolicy {
             initial_delay: duration(1_500),
             max_delay: duration(60_000),
-            multiplier: 3.0,
+            multiplier: Some(3.0),
             jitter: Some(0.0),
         };
         let job = JobSpec {
             queue: "q".into(),
             kind: "k".into(),
-            payload: "hi".into(),
-            payload_type: "text/plain".into(),
+            payload: Some(Payload {
+                metadata: [("key".to_owned(), "7".to_owned())].into(),
+                ..Payload::of("hi").with_type("text/plain")
+            }),
             labels: [("a".to_owned(), "b".to_owned())].into(),
-            priority: -5,
+            headers: [("c".to_owned(), "d".to_owned())].into(),
+            priority: Some(-5),
             max_attempts: 3,
             retry_policy: Some(policy),
             attempt_timeout: duration(90_000),
-            run_time: Some(to_wire_timestamp(Timestamp::from_micros(2_000_000))),
-            expire_time: Some(to_wire_timestamp(Timestamp::from_micros(3_000_000))),
+            start: Some(Start::RunTime(to_wire_timestamp(Timestamp::from_micros(2_000_000)))),
+            expiry: Some(Expiry::ExpireTime(to_wire_timestamp(Timestamp::from_micros(3_000_000)))),
         };
         assert_eq!(item(line), SubmitItem { job: Some(job), request_id: "r".into() });
+        let relative = item(r#"{"kind": "k", "delay": "1.5s", "expire_after": "1m"}"#).job.unwrap();
+        assert_eq!(relative.start, Some(Start::Delay(duration(1_500).unwrap())));
+        assert_eq!(relative.expiry, Some(Expiry::ExpireAfter(duration(60_000).unwrap())));
+    }
+
+    #[test]
+    fn a_spec_that_was_told_can_be_submitted_again() {
+        let told = crate::cli::json::job(&failed_job())["spec"].to_string();
+        let said = failed_job().spec.unwrap();
+        let again = item(&told).job.unwrap();
+        let (payload, before) = (again.payload.clone().unwrap(), said.payload.clone().unwrap());
+        assert_eq!(payload.bytes(), before.bytes());
+        assert_eq!((payload.media_type, payload.metadata), (before.media_type, before.metadata));
+        assert_eq!(JobSpec { payload: None, ..again }, JobSpec { payload: None, ..said });
     }
 
     #[test]
@@ -228,15 +293,17 @@ mod tests {
 
     #[test]
     fn a_payload_may_be_text_or_json() {
-        let payload = |line: &str| {
-            let job = item(line).job.unwrap();
-            (String::from_utf8(job.payload.to_vec()).unwrap(), job.payload_type)
-        };
-        assert_eq!(payload(r#"{"payloadText": "ü\n"}"#), ("ü\n".into(), String::new()));
-        let json = ("{\"a\":[1,null]}".to_owned(), "application/json".to_owned());
+        let payload = |line: &str| item(line).job.unwrap().payload.unwrap();
+        assert_eq!(payload(r#"{"payloadText": "ü\n"}"#), Payload::of_text("ü\n"));
+        assert_eq!(payload(r#"{"payload": {"text": "ü\n"}}"#), Payload::of_text("ü\n"));
+        let json = Payload::of_text("{\"a\":[1,null]}").with_type("application/json");
         assert_eq!(payload(r#"{"payloadJson": {"a": [1, null]}}"#), json);
-        assert_eq!(payload(r#"{"payload_json": 1, "payloadType": "x/y"}"#).1, "x/y");
-        assert_eq!(payload(r#"{"payload": "-_8"}"#.replace("-_8", "aGk").as_str()).0, "hi");
+        let typed = r#"{"payload_json": 1, "payload": {"media_type": "x/y", "metadata": {"a": "b"}}}"#;
+        let metadata = [("a".to_owned(), "b".to_owned())].into();
+        assert_eq!(payload(typed), Payload { metadata, ..Payload::of_text("1").with_type("x/y") });
+        assert_eq!(payload(r#"{"payload": {"data": "aGk"}}"#), Payload::of("hi"));
+        assert_eq!(payload(r#"{"payload": {"data": "-_8"}}"#), Payload::of(vec![0xfb, 0xff]));
+        assert_eq!(payload(r#"{"payload": {}}"#), Payload::default());
     }
 
     #[test]
@@ -248,19 +315,24 @@ mod tests {
             r#"{"kind": "k"} x"#,
             r#"{"kind": 7}"#,
             r#"{"kimd": "k"}"#,
-            r#"{"payload": "no base64!"}"#,
+            r#"{"payload": {"data": "no base64!"}}"#,
+            r#"{"payload": "aGk="}"#,
+            r#"{"payload": {"kimd": "k"}}"#,
             r#"{"priority": 1.5}"#,
             r#"{"attemptTimeout": "soon"}"#,
             r#"{"attemptTimeout": "-1s"}"#,
             r#"{"attemptTimeout": "1.0000000001s"}"#,
             r#"{"runTime": "tomorrow"}"#,
-            r#"{"payload": "aGk=", "payloadText": "hi"}"#,
+            r#"{"payload": {"data": "aGk="}, "payloadText": "hi"}"#,
+            r#"{"payload": {"data": "aGk=", "text": "hi"}}"#,
+            r#"{"delay": "1s", "runTime": "2030-01-31T12:00:00Z"}"#,
+            r#"{"expireAfter": "1s", "expireTime": "2030-01-31T12:00:00Z"}"#,
         ]
         .into_iter()
         .map(|line| {
             let fault = parse(line.as_bytes(), "default").unwrap_err();
             let column = fault.column.map_or("-".to_owned(), |column| column.to_string());
-            format!("{column:>2} {}", fault.message.chars().take(72).collect::<String>())
+            format!("{column:>2} {}", fault.message.chars().take(80).collect::<String>())
         })
         .collect();
         insta::assert_snapshot!(said.join("\n"), @r#"
@@ -269,14 +341,19 @@ mod tests {
         12 EOF while parsing an object
         15 trailing characters
         10 invalid type: integer `7`, expected a string
-         7 unknown field `kimd`, expected one of `queue`, `kind`, `payload`, `paylo
-        25 payload must be base64; text goes into payloadText
+         7 unknown field `kimd`, expected one of `queue`, `kind`, `payload`, `payloadText`,
+        34 data must be base64; text goes into text
+        18 invalid type: string "aGk=", expected an object
+        19 unknown field `kimd`, expected one of `data`, `text`, `mediaType`, `media_type`,
         17 must be a whole number of 32 bits
         26 a duration is written like "1.5s", "250ms" or "5m"
         25 a duration is written like "1.5s", "250ms" or "5m"
         35 a duration is written like "1.5s", "250ms" or "5m"
         23 write it like 2030-01-31T12:00:00Z or 2030-01-31T12:00:00+02:00
-         - only one of payload, payloadText and payloadJson may be given
+         - only one of payload.data, payload.text, payloadText and payloadJson may be given
+         - only one of payload.data, payload.text, payloadText and payloadJson may be given
+         - only one of runTime and delay may be given
+         - only one of expireTime and expireAfter may be given
         "#);
     }
 }

@@ -5,6 +5,7 @@ mod line;
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    fmt::Write,
     fs::File,
     io::{BufRead, BufReader, Read},
     path::Path,
@@ -25,8 +26,8 @@ use super::{
     ui::Ui,
 };
 use jobmill::{
-    client::{Code, Refusal, SubmitResults, SubmitSender, Submitted},
-    proto::v1::{SubmitItem, WhenFull},
+    client::{Code, ItemResult, Refusal, SubmitResults, SubmitSender},
+    proto::v1::{SubmitItem, SubmitOutcome, Submitted, WhenFull},
 };
 
 /// A line with the largest payload is shorter, however much of it is escaped.
@@ -109,7 +110,7 @@ pub(super) async fn run(stream: Stream, global: &Global, ui: &Ui) -> Result<Exit
         let name = stream.path.display();
         return Err(Failure::usage(format!("`{name}` can't be read any further: {error}")));
     }
-    Ok(if show.refused == 0 { Exit::Ok } else { Exit::Refused })
+    Ok(show.exit())
 }
 
 /// What to read, and how long it is, if that is known.
@@ -200,12 +201,12 @@ async fn take(
                 results.next().await
             }
         };
-        let Some(submitted) = next.transpose()? else { break };
+        let Some(item) = next.transpose()? else { break };
         let place = places.borrow_mut().pop_front().unwrap_or(Place { line: 0, end: 0 });
-        if submitted.outcome.is_err() {
+        if item.result.is_err() {
             stop_early();
         }
-        show.borrow_mut().result(place, submitted)?;
+        show.borrow_mut().result(place, item)?;
     }
     show.borrow_mut().flush()
 }
@@ -219,6 +220,8 @@ struct Show<'u> {
     /// Whoever read the output has left. The jobs are submitted all the same.
     output_closed: bool,
     accepted: u64,
+    /// Lines whose jobs were accepted before, and deleted since.
+    gone: u64,
     /// Those that were no jobs among them.
     refused: u64,
     /// The bytes of the lines up to the last result.
@@ -236,39 +239,57 @@ impl<'u> Show<'u> {
             }));
             bar
         });
-        Show { ui, bar, output: String::new(), output_closed: false, accepted: 0, refused: 0, end: 0 }
+        Show {
+            ui,
+            bar,
+            output: String::new(),
+            output_closed: false,
+            accepted: 0,
+            gone: 0,
+            refused: 0,
+            end: 0,
+        }
     }
 
-    fn result(&mut self, place: Place, submitted: Submitted) -> Result<(), Failure> {
+    fn result(&mut self, place: Place, item: ItemResult) -> Result<(), Failure> {
         self.end = place.end;
-        match submitted.outcome {
-            Ok(accepted) => {
-                self.accepted += 1;
-                if self.ui.is_json() {
-                    self.write(&json!({
-                        "line": place.line,
-                        "id": accepted.id,
-                        "created": accepted.created,
-                        "requestId": submitted.request_id,
-                    }));
-                } else {
-                    self.output.push_str(&text::escape(&accepted.id));
-                    self.output.push('\n');
-                }
-            }
+        match item.result {
+            Ok(submitted) => self.submitted(place, &submitted, &item.request_id),
             Err(refusal) => {
                 self.refused += 1;
                 self.note(&format!("line {}: {}", place.line, text::escape(&refusal.message)));
                 if self.ui.is_json() {
                     self.write(&json!({
                         "line": place.line,
-                        "requestId": submitted.request_id,
+                        "requestId": item.request_id,
                         "refused": refused(&refusal),
                     }));
                 }
             }
         }
         if self.output.len() > OUTPUT_ENOUGH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn submitted(&mut self, place: Place, submitted: &Submitted, request_id: &str) {
+        let is_gone = submitted.outcome() == SubmitOutcome::Gone;
+        if is_gone {
+            self.gone += 1;
+            let id = text::escape(&submitted.id);
+            self.note(&format!("line {}: its job {id} was accepted before, and deleted since", place.line));
+        } else {
+            self.accepted += 1;
+        }
+        if self.ui.is_json() {
+            self.write(&json!({
+                "line": place.line,
+                "id": submitted.id,
+                "outcome": super::json::outcome(submitted.outcome),
+                "requestId": request_id,
+            }));
+        } else if !is_gone {
+            self.output.push_str(&text::escape(&submitted.id));
+            self.output.push('\n');
+        }
     }
 
     /// A line that is no job.
@@ -327,9 +348,22 @@ impl<'u> Show<'u> {
     }
 
     fn counts(&self) -> String {
-        match self.refused {
-            0 => format!("{} accepted", self.accepted),
-            refused => format!("{} accepted, {refused} refused", self.accepted),
+        let mut counts = format!("{} accepted", self.accepted);
+        for (count, what) in [(self.gone, "gone"), (self.refused, "refused")] {
+            if count > 0 {
+                // Writing to a string can't fail.
+                let _ = write!(counts, ", {count} {what}");
+            }
+        }
+        counts
+    }
+
+    /// What was refused goes before what is gone.
+    fn exit(&self) -> Exit {
+        match (self.refused, self.gone) {
+            (0, 0) => Exit::Ok,
+            (0, 1..) => Exit::NotFound,
+            (1.., _) => Exit::Refused,
         }
     }
 
@@ -363,6 +397,9 @@ fn refused(refusal: &Refusal) -> Value {
     if !fields.is_empty() {
         value["fieldViolations"] = fields.into();
     }
+    if !refusal.metadata.is_empty() {
+        value["metadata"] = json!(refusal.metadata);
+    }
     value
 }
 
@@ -376,4 +413,61 @@ fn code(code: Code) -> String {
         name.push(c.to_ascii_uppercase());
     }
     name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::ui::Format;
+
+    fn item(result: Result<SubmitOutcome, Refusal>) -> ItemResult {
+        let result = result.map(|outcome| Submitted { id: "1".into(), outcome: outcome.into() });
+        ItemResult { request_id: "r".into(), result }
+    }
+
+    fn full() -> Refusal {
+        Refusal {
+            code: Code::ResourceExhausted,
+            reason: "QUEUE_FULL".into(),
+            message: "the queue is full".into(),
+            metadata: [("queue".to_owned(), "q".to_owned())].into(),
+            fields: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    #[test]
+    fn each_result_is_told_and_the_worst_decides_the_exit_code() {
+        let json = Ui::new(Format::Json, true);
+        let mut show = Show::new(&json, None);
+        let results = [
+            (Ok(SubmitOutcome::Created), Exit::Ok),
+            (Ok(SubmitOutcome::Repeated), Exit::Ok),
+            (Ok(SubmitOutcome::Gone), Exit::NotFound),
+            (Err(full()), Exit::Refused),
+            (Ok(SubmitOutcome::Gone), Exit::Refused),
+        ];
+        for (line, (result, exit)) in results.into_iter().enumerate() {
+            show.result(Place { line: line as u64, end: 0 }, item(result)).unwrap();
+            assert_eq!(show.exit(), exit, "after line {line}");
+        }
+        insta::assert_snapshot!(show.output, @r#"
+        {"id":"1","line":0,"outcome":"SUBMIT_OUTCOME_CREATED","requestId":"r"}
+        {"id":"1","line":1,"outcome":"SUBMIT_OUTCOME_REPEATED","requestId":"r"}
+        {"id":"1","line":2,"outcome":"SUBMIT_OUTCOME_GONE","requestId":"r"}
+        {"line":3,"refused":{"code":"RESOURCE_EXHAUSTED","message":"the queue is full","metadata":{"queue":"q"},"reason":"QUEUE_FULL"},"requestId":"r"}
+        {"id":"1","line":4,"outcome":"SUBMIT_OUTCOME_GONE","requestId":"r"}
+        "#);
+        assert_eq!(show.counts(), "2 accepted, 2 gone, 1 refused");
+    }
+
+    #[test]
+    fn people_get_the_ids_of_the_jobs_that_are_there() {
+        let text = Ui::new(Format::Text, true);
+        let mut show = Show::new(&text, None);
+        for outcome in [SubmitOutcome::Created, SubmitOutcome::Gone, SubmitOutcome::Repeated] {
+            show.result(Place { line: 1, end: 0 }, item(Ok(outcome))).unwrap();
+        }
+        assert_eq!(show.output, "1\n1\n");
+    }
 }

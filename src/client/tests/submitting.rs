@@ -10,12 +10,13 @@ use super::{
     super::ClientError,
     client, client_with,
     fake::{Act, Fake},
-    job, spec,
+    spec,
 };
-use crate::proto::v1::{self, JobState};
+use crate::proto::v1::{self, SubmitOutcome};
 
-fn submitted(created: bool) -> v1::SubmitResponse {
-    v1::SubmitResponse { job: Some(job("1", JobState::Queued)), created, ..Default::default() }
+fn submitted(outcome: SubmitOutcome) -> v1::SubmitResponse {
+    let submitted = v1::Submitted { id: "1".into(), outcome: outcome.into() };
+    v1::SubmitResponse { submitted: Some(submitted), ..Default::default() }
 }
 
 fn refused(code: Code, reason: &str) -> Status {
@@ -37,9 +38,9 @@ fn request_ids(fake: &Fake) -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_answer_is_asked_for_again_under_the_same_request_id() {
-    let fake = acting([Act::Cut, Act::Answer(submitted(false))]);
+    let fake = acting([Act::Cut, Act::Answer(submitted(SubmitOutcome::Repeated))]);
     let answer = client(&fake).submit(spec()).await.unwrap();
-    assert!(!answer.created);
+    assert_eq!((answer.id(), answer.outcome()), ("1", SubmitOutcome::Repeated));
     let ids = request_ids(&fake);
     assert_eq!(ids.len(), 2);
     assert_eq!(ids[0], ids[1]);
@@ -48,7 +49,7 @@ async fn a_lost_answer_is_asked_for_again_under_the_same_request_id() {
 
 #[tokio::test(start_paused = true)]
 async fn two_submissions_have_two_request_ids_and_ones_own_id_is_kept() {
-    let fake = acting([(); 3].map(|()| Act::Answer(submitted(true))));
+    let fake = acting([(); 3].map(|()| Act::Answer(submitted(SubmitOutcome::Created))));
     let client = client(&fake);
     client.submit(spec()).await.unwrap();
     client.submit(spec()).await.unwrap();
@@ -69,7 +70,8 @@ async fn every_unknown_outcome_is_repeated() {
         Code::Aborted,
         Code::DeadlineExceeded,
     ] {
-        let fake = acting([Act::Refuse(Status::new(code, "proxy")), Act::Answer(submitted(true))]);
+        let fake =
+            acting([Act::Refuse(Status::new(code, "proxy")), Act::Answer(submitted(SubmitOutcome::Created))]);
         client(&fake).submit(spec()).await.unwrap();
         assert_eq!(fake.submitted.lock().len(), 2, "{code:?}");
     }
@@ -78,7 +80,7 @@ async fn every_unknown_outcome_is_repeated() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_stops_has_taken_nothing_and_is_asked_again_as_long_as_there_is_time() {
     let stopping = || Act::Refuse(refused(Code::Unavailable, "STOPPING"));
-    let fake = acting([stopping(), Act::Answer(submitted(true))]);
+    let fake = acting([stopping(), Act::Answer(submitted(SubmitOutcome::Created))]);
     client(&fake).submit(spec()).await.unwrap();
 
     let fake = acting([stopping()]);
@@ -92,7 +94,8 @@ async fn a_server_that_stops_has_taken_nothing_and_is_asked_again_as_long_as_the
 
 #[tokio::test(start_paused = true)]
 async fn after_a_pause_of_the_client_there_is_one_more_try() {
-    let fake = acting([Act::Refuse(Status::unavailable("away")), Act::Answer(submitted(true))]);
+    let fake =
+        acting([Act::Refuse(Status::unavailable("away")), Act::Answer(submitted(SubmitOutcome::Created))]);
     let client = client(&fake);
     let pause = async {
         // By then it has heard of the first try, and waits for the second.
@@ -158,7 +161,7 @@ async fn repeats_end_with_their_time() {
 async fn jitter_shortens_the_delays() {
     // With the whole delay taken off, one try follows the other until the acts are used up.
     let fake = acting((0..7).map(|_| Act::Refuse(Status::unavailable("away"))));
-    fake.submits.lock().push_back(Act::Answer(submitted(true)));
+    fake.submits.lock().push_back(Act::Answer(submitted(SubmitOutcome::Created)));
     let policy = crate::job::RetryPolicy { jitter: 1.0, ..crate::job::RetryPolicy::DEFAULT };
     let hasty = client_with(&fake, |builder| builder.retry_delays(policy).random(|| 1.0));
     hasty.submit(spec()).await.unwrap();
@@ -195,11 +198,18 @@ async fn a_manual_retry_is_repeated_like_a_submission() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_without_its_job_is_an_error() {
+async fn an_answer_without_what_it_must_have_is_an_error() {
     let fake = acting([]);
     let error = client(&fake).get_job("1", v1::JobView::Full).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "the call to http://fake.test:7733 failed: the answer has no `job` (Internal)"
+    );
+    let fake = acting([Act::Answer(v1::SubmitResponse::default())]);
+    let once = client_with(&fake, |builder| builder.retry_for(Duration::ZERO));
+    let error = once.submit(spec()).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the call to http://fake.test:7733 failed: the answer has no `submitted` (Internal)"
     );
 }

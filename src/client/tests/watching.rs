@@ -12,7 +12,8 @@ use super::{
     job, spec,
 };
 use crate::proto::v1::{
-    self, ClosingReason, JobState, submit_and_watch_response::Message, watch_event::Event,
+    self, ClosingReason, JobState, SubmitOutcome, submit_and_watch_response::Event as SubmitAndWatchEvent,
+    watch_event::Event,
 };
 
 fn message(token: &str, events: impl IntoIterator<Item = Event>) -> v1::WatchStatusResponse {
@@ -53,7 +54,7 @@ async fn told(mut watch: super::super::Watch) -> Vec<String> {
 fn word(item: Result<WatchItem, ClientError>) -> String {
     match item {
         Ok(WatchItem::Event { event, resume_token }) => {
-            let token = resume_token.map_or("-".into(), |token| String::from_utf8(token).unwrap());
+            let token = resume_token.unwrap_or_else(|| "-".into());
             let what = if let Event::Updated(updated) = event {
                 updated.job.unwrap().state().as_str_name().to_owned()
             } else if let Event::Synced(_) = event {
@@ -72,7 +73,7 @@ fn word(item: Result<WatchItem, ClientError>) -> String {
 
 fn tokens(fake: &Fake) -> Vec<String> {
     let watched = fake.watched.lock();
-    watched.iter().map(|request| String::from_utf8(request.resume_token.clone()).unwrap()).collect()
+    watched.iter().map(|request| request.resume_token.clone()).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,29 +159,36 @@ async fn dropping_the_future_of_next_loses_nothing() {
         }
     }
     assert_eq!(told, ["JOB_STATE_RUNNING@a", "interrupted", "JOB_STATE_SUCCEEDED@b"]);
-    assert_eq!(watch.resume_token(), b"b");
+    assert_eq!(watch.resume_token(), "b");
+}
+
+fn submitted(outcome: SubmitOutcome, resume_token: &str) -> Step<v1::SubmitAndWatchResponse> {
+    let answer = v1::SubmitResponse {
+        submitted: Some(v1::Submitted { id: "1".into(), outcome: outcome.into() }),
+        resume_token: resume_token.into(),
+        ..Default::default()
+    };
+    Step::Send(v1::SubmitAndWatchResponse { event: Some(SubmitAndWatchEvent::Submitted(answer)) })
+}
+
+fn status(status: v1::WatchStatusResponse) -> Step<v1::SubmitAndWatchResponse> {
+    Step::Send(v1::SubmitAndWatchResponse { event: Some(SubmitAndWatchEvent::Status(status)) })
 }
 
 #[tokio::test(start_paused = true)]
 async fn submit_and_watch_submits_once_and_then_only_watches() {
-    let submitted = |created| {
-        Step::Send(v1::SubmitAndWatchResponse {
-            message: Some(Message::Submitted(v1::SubmitResponse {
-                job: Some(job("1", JobState::Running)),
-                resume_token: b"s".to_vec(),
-                created,
-            })),
-        })
-    };
-    let status = |status| Step::Send(v1::SubmitAndWatchResponse { message: Some(Message::Status(status)) });
     let fake = playing([vec![Step::Send(message("b", [updated(JobState::Succeeded)]))]]);
     fake.submit_watches.lock().extend([
         vec![Step::Cut],
-        vec![submitted(false), status(message("a", [updated(JobState::Running)])), Step::Cut],
+        vec![
+            submitted(SubmitOutcome::Repeated, ""),
+            status(message("a", [updated(JobState::Running)])),
+            Step::Cut,
+        ],
     ]);
 
     let (answer, watch) = client(&fake).submit_and_watch(spec()).await.unwrap();
-    assert!(!answer.created);
+    assert_eq!((answer.id(), answer.outcome()), ("1", SubmitOutcome::Repeated));
     let told: Vec<_> = watch.into_stream().map(word).collect().await;
     assert_eq!(told, ["JOB_STATE_RUNNING@a", "interrupted", "JOB_STATE_SUCCEEDED@b"]);
 
@@ -189,4 +197,26 @@ async fn submit_and_watch_submits_once_and_then_only_watches() {
     assert_eq!(submissions[0], submissions[1]);
     assert!(!submissions[0].request_id.is_empty());
     assert_eq!(tokens(&fake), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_breaks_before_its_first_event_goes_on_from_the_submission() {
+    for (outcome, token) in [(SubmitOutcome::Created, "s"), (SubmitOutcome::Repeated, "")] {
+        let fake = playing([vec![Step::Send(message("a", [updated(JobState::Succeeded)]))]]);
+        fake.submit_watches.lock().push_back(vec![submitted(outcome, token), Step::Cut]);
+        let (_, watch) = client(&fake).submit_and_watch(spec()).await.unwrap();
+        assert_eq!(told(watch).await, ["interrupted", "JOB_STATE_SUCCEEDED@a"]);
+        assert_eq!(tokens(&fake), [token]);
+        assert_eq!(fake.watched.lock()[0].ids, ["1"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_is_nothing_to_watch_of_a_job_that_is_gone() {
+    let fake = playing([]);
+    fake.submit_watches.lock().push_back(vec![submitted(SubmitOutcome::Gone, ""), Step::Cut]);
+    let (answer, watch) = client(&fake).submit_and_watch(spec()).await.unwrap();
+    assert_eq!(answer.outcome(), SubmitOutcome::Gone);
+    assert!(told(watch).await.is_empty());
+    assert!(fake.watched.lock().is_empty());
 }

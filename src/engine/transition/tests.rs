@@ -34,8 +34,9 @@ fn job(state: State) -> Job {
         updated: EARLIER,
         started: Some(EARLIER),
         ended: state.is_done().then_some(EARLIER),
-        progress: Some(Arc::new(Progress { fraction: 0.5, ..Progress::default() })),
+        progress: Some(Arc::new(Progress { fraction: Some(0.5), ..Progress::default() })),
         failure: Some(failure(true)),
+        result: None,
     }
 }
 
@@ -63,12 +64,12 @@ fn states() -> [(&'static str, State); 11] {
 }
 
 fn events(lease: LeaseToken) -> [(&'static str, Event); 11] {
-    let progress = Arc::new(Progress { fraction: 0.9, ..Progress::default() });
+    let progress = Arc::new(Progress { fraction: Some(0.9), ..Progress::default() });
     [
         ("due", Event::Due),
         ("start", Event::Start { lease: LeaseToken::from_raw(8) }),
         ("progress", Event::Progress { lease, progress }),
-        ("succeed", Event::Succeed { lease }),
+        ("succeed", Event::Succeed { lease, result: None }),
         ("fail", Event::Fail { lease, failure: failure(true), delay: None }),
         ("fail for good", Event::Fail { lease, failure: failure(false), delay: None }),
         ("release", Event::Release { lease, delay: None, order: PLACE }),

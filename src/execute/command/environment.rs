@@ -22,13 +22,15 @@ pub(super) fn of_kind(settings: &CommandSettings) -> BTreeMap<OsString, OsString
     inherited.chain(own).collect()
 }
 
-/// What this attempt gets: its kind's variables and what it is. Labels are the client's own affair and not passed.
+/// What this attempt gets: its kind's variables and what it is.
 pub(super) fn of_attempt(
     kind: &BTreeMap<OsString, OsString>,
     attempt: &Attempt,
 ) -> Vec<(OsString, OsString)> {
     let job = attempt.job();
-    let payload_type = job.spec.extras.as_ref().map_or("", |extras| &extras.payload_type);
+    let payload = attempt.payload_info();
+    // A value of a variable can't hold a zero byte; in JSON it can.
+    let json = |entries: &BTreeMap<String, String>| serde_json::json!(entries).to_string();
     let jobmill = [
         (JOB_ID_VARIABLE, job.id.to_string()),
         ("JOBMILL_QUEUE", job.spec.queue.to_string()),
@@ -37,12 +39,20 @@ pub(super) fn of_attempt(
         ("JOBMILL_MAX_ATTEMPTS", job.max_attempts.to_string()),
         (LEASE_VARIABLE, attempt.lease().as_i64().to_string()),
         ("JOBMILL_PROGRESS_FD", PROGRESS_FD.to_string()),
-        ("JOBMILL_PAYLOAD_TYPE", payload_type.to_owned()),
+        ("JOBMILL_DEADLINE", attempt.deadline().to_string()),
+        ("JOBMILL_REQUEST_ID", attempt.request_id().to_owned()),
+        ("JOBMILL_LABELS", json(attempt.labels())),
+        ("JOBMILL_HEADERS", json(attempt.headers())),
+        ("JOBMILL_PAYLOAD_TYPE", payload.media_type.clone()),
+        ("JOBMILL_PAYLOAD_METADATA", json(&payload.metadata)),
     ];
     let mut variables = kind.clone();
     variables.extend(jobmill.map(|(name, value)| (name.into(), value.into())));
     if let Some(context) = attempt.traceparent() {
         variables.insert("TRACEPARENT".into(), context.into());
+    }
+    if let Some(state) = attempt.tracestate() {
+        variables.insert("TRACESTATE".into(), state.into());
     }
     variables.into_iter().collect()
 }

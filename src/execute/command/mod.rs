@@ -5,7 +5,9 @@
 //! input; what it writes to its standard output is the job's result; what it writes to its standard error is the job's
 //! output, line by line. It has the variables `PATH`, `HOME`, `LANG`, `TZ`, those that the operator names or sets, and
 //! `JOBMILL_JOB_ID`, `JOBMILL_QUEUE`, `JOBMILL_KIND`, `JOBMILL_ATTEMPT`, `JOBMILL_MAX_ATTEMPTS`, `JOBMILL_LEASE`,
-//! `JOBMILL_PAYLOAD_TYPE` and `JOBMILL_PROGRESS_FD`; and `TRACEPARENT` where its job belongs to a trace.
+//! `JOBMILL_DEADLINE` (RFC 3339), `JOBMILL_REQUEST_ID`, `JOBMILL_LABELS`, `JOBMILL_HEADERS` (JSON objects),
+//! `JOBMILL_PAYLOAD_TYPE`, `JOBMILL_PAYLOAD_METADATA` (a JSON object) and `JOBMILL_PROGRESS_FD`; and `TRACEPARENT` and
+//! `TRACESTATE` where its job belongs to a trace.
 //!
 //! The last one is the number of a descriptor that takes progress, one line each, in any of these forms:
 //! ```text
@@ -207,7 +209,7 @@ impl Plan {
                 false,
             )),
             Outcome::Ended { ending: Ending::Code(0), result: Some(bytes), .. } => {
-                Ok(Output { bytes, media_type: String::new() })
+                Ok(Output { bytes, ..Output::default() })
             }
             Outcome::Ended { ending, result: Some(_), last_line } => Err(self.failure(ending, &last_line)),
             Outcome::NeverStarted => {

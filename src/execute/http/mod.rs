@@ -9,8 +9,12 @@
 //! | `Jobmill-Job-Id`, `Jobmill-Queue`, `Jobmill-Kind` | which job |
 //! | `Jobmill-Attempt`, `Jobmill-Max-Attempts` | which attempt, from 1, of how many |
 //! | `Jobmill-Lease` | the attempt's token, a number that grows with every attempt in the store |
+//! | `Jobmill-Deadline` | when the attempt's timeout is over, by the server's clock, in RFC 3339 |
+//! | `Jobmill-Request-Id` | the id that the client gave the submission, percent-encoded, if it gave one |
+//! | `Jobmill-Labels`, `Jobmill-Payload-Metadata` | JSON objects in ASCII, if there are any |
+//! | `Jobmill-Header-…` | one for each of the job's headers |
 //! | `Idempotency-Key` | the job's id: the same for all attempts of a job |
-//! | `traceparent` | the W3C trace context of the attempt, where there is a trace |
+//! | `traceparent`, `tracestate` | the W3C trace context of the attempt, where there is a trace |
 //! | `webhook-id`, `webhook-timestamp`, `webhook-signature` | the signature by the Standard Webhooks, if there are secrets |
 //!
 //! # What its answer means

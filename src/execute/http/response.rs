@@ -15,7 +15,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     execute::{Attempt, HandlerError, command::RESULT_MAX_BYTES},
-    job::{FailureReason, Output},
+    job::{FailureReason, Output, PayloadInfo},
 };
 
 /// So much of a failure's body is read, so that its connection can be used again.
@@ -52,7 +52,9 @@ pub(super) async fn judge(
     let verdict = verdict(head.status);
     if verdict == Verdict::Done {
         return match result(&head.headers, &mut body).await {
-            Ok(bytes) => (Ok(Output { bytes, media_type: text(&head.headers, &CONTENT_TYPE) }), true),
+            Ok(bytes) => {
+                (Ok(Output { bytes, info: PayloadInfo::typed(text(&head.headers, &CONTENT_TYPE)) }), true)
+            }
             Err(error) => (Err(error), false),
         };
     }

@@ -199,9 +199,9 @@ fn write_jobs(tables: &mut Tables, names: &Names, writes: &Writes) -> Result<(),
             kept.attempts.push(attempt.clone());
         }
     }
-    for OutcomeRow { id, output, tail } in &writes.outcomes {
+    for OutcomeRow { id, result, tail } in &writes.outcomes {
         if let Some(kept) = tables.jobs.get_mut(id) {
-            kept.result.clone_from(output);
+            kept.result = result.clone().unwrap_or_default();
             kept.output_tail.clone_from(tail);
         }
     }

@@ -66,6 +66,10 @@ impl Reader for MemoryReader {
         }))
     }
 
+    fn result(&self, id: JobId) -> Result<Bytes, StoreError> {
+        Ok(self.tables.read().jobs.get(&id).map(|kept| kept.result.clone()).unwrap_or_default())
+    }
+
     fn payload(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {
         Ok(self.tables.read().jobs.get(&id).map(|kept| kept.payload.clone()))
     }

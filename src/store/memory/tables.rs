@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{AttemptRecord, Job, JobId, Output, Position, State, StateName, Tombstone},
+    job::{AttemptRecord, Job, JobId, Position, State, StateName, Tombstone},
     settings::{QueueInfo, Retention},
     store::{
         Names, Step,
@@ -44,7 +44,7 @@ pub(super) struct Kept {
     pub(super) backoff: Option<StoreTime>,
     pub(super) payload: Bytes,
     pub(super) attempts: Vec<AttemptRecord>,
-    pub(super) result: Option<Output>,
+    pub(super) result: Bytes,
     pub(super) output_tail: String,
 }
 
@@ -55,7 +55,7 @@ impl Kept {
             backoff: backoff_of(job, names),
             payload,
             attempts: Vec::new(),
-            result: None,
+            result: Bytes::new(),
             output_tail: String::new(),
         }
     }

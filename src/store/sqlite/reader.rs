@@ -20,8 +20,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     job::{
-        AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Output, Position, StateName,
-        Tally,
+        AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
     settings::QueueInfo,
     store::{Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob},
@@ -142,25 +141,14 @@ impl Reader for SqliteReader {
                     failure: None,
                 });
             }
-            let outcome = connection
-                .prepare_cached("SELECT result, media_type, tail FROM outcome WHERE job = ?1")?
-                .query_row([id.raw()], |row| {
-                    let result: Option<Vec<u8>> = row.get("result")?;
-                    let text = |column| -> Result<Option<String>, rusqlite::Error> {
-                        let bytes = row.get_ref(column)?.as_bytes_or_null()?;
-                        Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
-                    };
-                    Ok((result, text("media_type")?, text("tail")?.unwrap_or_default()))
-                })
-                .optional()?;
-            let (result, media_type, output_tail) = outcome.unwrap_or_default();
-            let result = result.map(|result| Output {
-                bytes: Bytes::from(result),
-                media_type: media_type.unwrap_or_default(),
-            });
+            let (result, output_tail) = read_outcome(connection, id)?;
             let payload = read_payload(connection, id)?.unwrap_or_default();
             Ok(Some(WholeJob { job, payload, result, output_tail, attempts }))
         })
+    }
+
+    fn result(&self, id: JobId) -> Result<Bytes, StoreError> {
+        self.read(|connection| Ok(read_outcome(connection, id)?.0))
     }
 
     fn payload(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {
@@ -352,6 +340,19 @@ fn read_payload(connection: &Connection, id: JobId) -> Result<Option<Bytes>, Sto
         .prepare_cached("SELECT body FROM payload WHERE job = ?1")?
         .query_row([id.raw()], |row| row.get("body"))?;
     Ok(Some(Bytes::from(body)))
+}
+
+/// What the latest finished attempt left: the bytes of its result, and the end of its output.
+fn read_outcome(connection: &Connection, id: JobId) -> Result<(Bytes, String), StoreError> {
+    let outcome = connection
+        .prepare_cached("SELECT result, tail FROM outcome WHERE job = ?1")?
+        .query_row([id.raw()], |row| {
+            let result: Option<Vec<u8>> = row.get("result")?;
+            let tail = row.get_ref("tail")?.as_bytes_or_null()?.unwrap_or_default();
+            Ok((result.map(Bytes::from).unwrap_or_default(), String::from_utf8_lossy(tail).into_owned()))
+        })
+        .optional()?;
+    Ok(outcome.unwrap_or_default())
 }
 
 fn read_attempts(connection: &Connection, id: JobId) -> Result<Vec<AttemptRecord>, StoreError> {

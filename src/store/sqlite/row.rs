@@ -17,7 +17,7 @@ use crate::{
 macro_rules! job_columns {
     () => {
         "id, queue, kind, state, rank, detail, revision, position, attempt, max_attempts, bytes, timeout_us, created, \
-         updated, started, ended, retry, extras, progress, failure, expires"
+         updated, started, ended, retry, extras, progress, failure, expires, result"
     };
 }
 pub(super) use job_columns;
@@ -71,7 +71,8 @@ pub(super) mod column {
         PROGRESS = 18,
         FAILURE = 19,
         EXPIRES = 20,
-        PAYLOAD = 21
+        RESULT = 21,
+        PAYLOAD = 22
     );
 }
 
@@ -95,6 +96,7 @@ pub(super) fn read_job(row: &Row<'_>, names: &Names) -> Result<Job, StoreError> 
         ended: row.get::<_, Option<i64>>(column::ENDED)?.map(Timestamp::from_micros),
         progress: read_json(row.get_ref(column::PROGRESS)?)?.map(Arc::new),
         failure: read_json(row.get_ref(column::FAILURE)?)?.map(Arc::new),
+        result: read_json(row.get_ref(column::RESULT)?)?.map(Arc::new),
         spec: Arc::new(Spec {
             queue: named(&names.queues, row.get(column::QUEUE)?)?,
             kind: named(&names.kinds, row.get(column::KIND)?)?,

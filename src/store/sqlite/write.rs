@@ -113,7 +113,7 @@ impl Write<'_> {
             "INSERT INTO job (",
             job_columns!(),
             ", payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, NULL, \
-             NULL, ?19, ?20)"
+             NULL, ?19, NULL, ?20)"
         ))?
         .execute(params![
             job.id.raw(),
@@ -157,16 +157,9 @@ impl Write<'_> {
                 json(attempt.failure.as_ref())?,
             ])?;
         }
-        for OutcomeRow { id, output, tail } in &writes.outcomes {
-            self.sql(
-                "INSERT OR REPLACE INTO outcome (job, result, media_type, tail) VALUES (?1, ?2, ?3, ?4)",
-            )?
-            .execute(params![
-                id.raw(),
-                output.as_ref().map(|output| &output.bytes[..]),
-                output.as_ref().map(|output| &output.media_type),
-                tail,
-            ])?;
+        for OutcomeRow { id, result, tail } in &writes.outcomes {
+            self.sql("INSERT OR REPLACE INTO outcome (job, result, tail) VALUES (?1, ?2, ?3)")?
+                .execute(params![id.raw(), result.as_deref(), tail])?;
         }
         Ok(())
     }
@@ -178,7 +171,9 @@ impl Write<'_> {
         let (started, ended) =
             (after.started.map(Timestamp::as_micros), after.ended.map(Timestamp::as_micros));
         // Texts are written only where they changed: most jobs never have any.
-        let texts_same = before.progress == after.progress && before.failure == after.failure;
+        let texts_same = before.progress == after.progress
+            && before.failure == after.failure
+            && before.result == after.result;
         let changed = if texts_same {
             self.sql(
                 "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
@@ -200,8 +195,8 @@ impl Write<'_> {
         } else {
             self.sql(
                 "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
-                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, progress = ?12, failure = ?13 \
-                 WHERE id = ?1 AND revision = ?2",
+                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, progress = ?12, failure = ?13, \
+                 result = ?14 WHERE id = ?1 AND revision = ?2",
             )?
             .execute(params![
                 id,
@@ -217,6 +212,7 @@ impl Write<'_> {
                 ended,
                 json(after.progress.as_deref())?,
                 json(after.failure.as_deref())?,
+                json(after.result.as_deref())?,
             ])?
         };
         if changed != 1 {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jobmill::{
     engine::transition::Refusal,
     engine::{NewJob, ReportBody},
@@ -37,7 +38,7 @@ fn a_stale_lease_changes_nothing(rig: &mut Rig) {
     let second = rig.job(first.id);
     assert_eq!(second.attempt, 2);
     let end = rig.end();
-    let progress = Arc::new(Progress { fraction: 0.5, ..Progress::default() });
+    let progress = Arc::new(Progress { fraction: Some(0.5), ..Progress::default() });
     for body in [
         ReportBody::Progress(progress),
         returned("x", "y"),
@@ -47,7 +48,7 @@ fn a_stale_lease_changes_nothing(rig: &mut Rig) {
         assert_eq!(rig.report(&first, body), Err(Refusal::LeaseLost(StateName::Running)));
     }
     assert_eq!((rig.end(), rig.job(first.id)), (end, second.clone()));
-    assert_eq!((rig.whole(first.id).result, rig.whole(first.id).output_tail), (None, String::new()));
+    assert_eq!((rig.whole(first.id).result, rig.whole(first.id).output_tail), (Bytes::new(), String::new()));
     rig.report(&second, succeeded()).unwrap();
     assert_eq!(rig.report(&second, succeeded()), Err(Refusal::LeaseLost(StateName::Succeeded)));
 }
@@ -147,7 +148,7 @@ fn an_attempt_that_is_released_for_later_does_not_count_either(rig: &mut Rig) {
 fn progress_is_a_change_like_others(rig: &mut Rig) {
     rig.queue("q", 1);
     let running = rig.submit(job("q", Rig::KIND));
-    let progress = Arc::new(Progress { fraction: 0.25, text: "é".into(), step: "s".into() });
+    let progress = Arc::new(Progress { fraction: Some(0.25), text: "é".into(), step: "s".into() });
     rig.report(&running, ReportBody::Progress(Arc::clone(&progress))).unwrap();
     let told = rig.job(running.id);
     assert_eq!((told.progress, told.revision, told.position), (Some(progress), 2, rig.end()));
@@ -167,11 +168,15 @@ fn results_and_tails_are_kept(rig: &mut Rig) {
     rig.report(&jobs[2], succeeded()).unwrap();
     rig.crash();
     let whole = jobs.iter().map(|job| rig.whole(job.id)).collect::<Vec<_>>();
-    let result = whole[0].result.clone().unwrap();
-    assert_eq!((&result.bytes[..], &*result.media_type), (large.as_bytes(), "text/plain"));
+    let result = whole[0].output().unwrap();
+    assert_eq!((&result.bytes[..], &*result.info.media_type), (large.as_bytes(), "text/plain"));
+    assert_eq!(
+        (whole[0].job.result.as_ref().unwrap().bytes, rig.result(jobs[0].id).len()),
+        (1 << 20, 1 << 20)
+    );
     assert_eq!(whole[0].output_tail, "last lines\n");
-    assert_eq!((&whole[1].result, &*whole[1].output_tail), (&None, "why"));
-    assert_eq!((&whole[2].result, &*whole[2].output_tail), (&None, ""));
+    assert_eq!((whole[1].output(), &*whole[1].output_tail), (None, "why"));
+    assert_eq!((whole[2].output(), &*whole[2].output_tail), (None, ""));
 }
 
 fn an_attempt_is_not_shown_with_anothers_tail(rig: &mut Rig) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jobmill::{
     clock::Timestamp,
-    engine::{NewJob, OfferRefusal},
+    engine::NewJob,
     job::{Job, JobFilter, JobId, Position, RetryPolicy, StateName},
     store::{Scan, ScanOrder},
 };
@@ -136,8 +136,9 @@ fn a_backoff_goes_on_under_a_clock_that_was_never_set_at_boot(rig: &mut Rig) {
 fn due_jobs_start_in_the_order_of_their_times_whatever_they_waited_for(rig: &mut Rig) {
     rig.queue("q", 3);
     let waiting = backing_off(rig);
-    let scheduled =
-        |rig: &mut Rig, seconds| rig.submit(NewJob { run_time: Some(at(seconds)), ..job("q", Rig::KIND) }).id;
+    let scheduled = |rig: &mut Rig, seconds| {
+        rig.submit(NewJob { run_time: Some(at(seconds).into()), ..job("q", Rig::KIND) }).id
+    };
     let (later, sooner) = (scheduled(rig, 70), scheduled(rig, 50));
     rig.until(at(80));
     assert_eq!(claimed(&rig.tick()), [sooner, waiting.id, later]);
@@ -146,8 +147,8 @@ fn due_jobs_start_in_the_order_of_their_times_whatever_they_waited_for(rig: &mut
 fn scheduled_jobs_and_expiry_follow_the_clock(rig: &mut Rig) {
     rig.queue("q", 1);
     rig.queue("idle", 0);
-    let scheduled = rig.submit(NewJob { run_time: Some(at(1_000)), ..job("q", Rig::KIND) });
-    let expiring = rig.submit(NewJob { expires: Some(at(1_000)), ..job("idle", Rig::KIND) });
+    let scheduled = rig.submit(NewJob { run_time: Some(at(1_000).into()), ..job("q", Rig::KIND) });
+    let expiring = rig.submit(NewJob { expires: Some(at(1_000).into()), ..job("idle", Rig::KIND) });
     rig.set_clock(at(-500));
     rig.pass(1_000);
     let applied = rig.tick();
@@ -275,7 +276,7 @@ fn a_request_is_remembered_for_a_day_though_the_clock_was_set(rig: &mut Rig) {
     for seconds in [YEARS, -2 * YEARS] {
         rig.set_clock(off(rig, seconds));
         rig.live(DAY / 2 - 1);
-        assert!(matches!(asked(rig), Receipt::Refused(OfferRefusal::JobDeleted)));
+        assert!(matches!(asked(rig), Receipt::Gone { live: 0 }));
         assert_eq!(rig.changes(Position::default(), 9).floor, Position::default());
     }
     rig.live(4);

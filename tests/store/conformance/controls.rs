@@ -50,7 +50,7 @@ fn retry(id: JobId) -> Control {
 fn one_of_each(rig: &mut Rig) -> Vec<(StateName, JobId)> {
     rig.queue("still", 0);
     rig.queue("live", 10);
-    let scheduled = rig.submit(NewJob { run_time: Some(at(3_600)), ..job("still", Rig::KIND) });
+    let scheduled = rig.submit(NewJob { run_time: Some(at(3_600).into()), ..job("still", Rig::KIND) });
     let queued = rig.submit(job("still", Rig::KIND));
     let running = rig.submit_all(vec![job("live", Rig::KIND); 6]);
     rig.report(&running[1], failed(true, "")).unwrap();
@@ -59,7 +59,7 @@ fn one_of_each(rig: &mut Rig) -> Vec<(StateName, JobId)> {
     rig.report(&running[4], failed(false, "")).unwrap();
     rig.control(Control::Cancel(running[5].id)).unwrap();
     rig.report(&running[5], failed(false, "")).unwrap();
-    let expired = rig.submit(NewJob { expires: Some(rig.now), ..job("still", Rig::KIND) });
+    let expired = rig.submit(NewJob { expires: Some(rig.now.into()), ..job("still", Rig::KIND) });
     let ids = [&scheduled, &queued].into_iter().chain(&running).chain([&expired]).map(|job| job.id);
     let all: Vec<_> = StateName::ALL.into_iter().zip(ids).collect();
     for (state, id) in &all {

@@ -21,7 +21,7 @@ both_stores!(
 );
 
 fn expiring(seconds: i64) -> NewJob {
-    NewJob { expires: Some(at(seconds)), ..job("q", Rig::KIND) }
+    NewJob { expires: Some(at(seconds).into()), ..job("q", Rig::KIND) }
 }
 
 fn a_job_that_has_not_started_in_time_expires_and_makes_room(rig: &mut Rig) {
@@ -79,7 +79,7 @@ fn one_that_comes_too_late_expires_at_once_and_takes_no_slot(rig: &mut Rig) {
 
 fn a_scheduled_job_expires_in_its_sleep(rig: &mut Rig) {
     rig.queue("q", 1);
-    let sleeper = rig.submit(NewJob { run_time: Some(at(10)), ..expiring(20) });
+    let sleeper = rig.submit(NewJob { run_time: Some(at(10).into()), ..expiring(20) });
     // Nobody looked while its time came and went.
     rig.until(at(30));
     assert_eq!(path(&rig.tick(), sleeper.id), [StateName::Expired]);

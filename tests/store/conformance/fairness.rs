@@ -22,7 +22,7 @@ both_stores!(
 const MANY: usize = 5_000;
 
 fn due(queue: &str, seconds: i64) -> NewJob {
-    NewJob { run_time: Some(at(seconds)), ..job(queue, Rig::KIND) }
+    NewJob { run_time: Some(at(seconds).into()), ..job(queue, Rig::KIND) }
 }
 
 /// Submits jobs that are due in a queue that starts nothing.

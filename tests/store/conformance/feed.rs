@@ -150,7 +150,7 @@ fn old_tombstones_are_forgotten_and_the_floor_tells(rig: &mut Rig) {
 fn positions_go_on_after_a_crash(rig: &mut Rig) {
     rig.queue("q", 1);
     let running = rig.submit(job("q", Rig::KIND));
-    rig.submit(NewJob { run_time: Some(at(5)), ..job("q", Rig::KIND) });
+    rig.submit(NewJob { run_time: Some(at(5).into()), ..job("q", Rig::KIND) });
     let before = rig.end();
     rig.crash();
     // The crash itself is a change of what ran, and of nothing else.

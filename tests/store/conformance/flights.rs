@@ -75,7 +75,7 @@ fn flights(jobs: usize) -> Vec<usize> {
         counts.push(flights.swap(0, Ordering::Relaxed));
         applied
     };
-    let later = NewJob { run_time: Some(at(50)), ..job("wait", Rig::KIND) };
+    let later = NewJob { run_time: Some(at(50).into()), ..job("wait", Rig::KIND) };
     let offers = vec![
         offer(vec![job("run", Rig::KIND); jobs]),
         offer(vec![job("wait", Rig::KIND); jobs]),

@@ -160,7 +160,7 @@ fn nothing_is_claimed_while_draining(rig: &mut Rig) {
 
 fn due_jobs_go_straight_to_running_where_a_slot_is_free(rig: &mut Rig) {
     rig.queue("q", 1);
-    let later = NewJob { run_time: Some(at(10)), ..job("q", Rig::KIND) };
+    let later = NewJob { run_time: Some(at(10).into()), ..job("q", Rig::KIND) };
     let jobs = rig.submit_all(vec![later.clone(), later]);
     assert!(jobs.iter().all(|job| job.state.name() == StateName::Scheduled));
     rig.until(at(9));
@@ -174,7 +174,7 @@ fn due_jobs_go_straight_to_running_where_a_slot_is_free(rig: &mut Rig) {
 
 fn due_jobs_are_promoted_by_their_times(rig: &mut Rig) {
     rig.queue("q", 0);
-    let due = |seconds| NewJob { run_time: Some(at(seconds)), ..job("q", Rig::KIND) };
+    let due = |seconds| NewJob { run_time: Some(at(seconds).into()), ..job("q", Rig::KIND) };
     let jobs = rig.submit_all([30, 10, 20, 10].map(due).into());
     rig.until(at(40));
     // They were ready before the new one came, though it has waited for nothing.
@@ -187,7 +187,7 @@ fn due_jobs_are_promoted_by_their_times(rig: &mut Rig) {
 
 fn promotion_goes_in_bounded_steps(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 5_000));
-    let later = NewJob { run_time: Some(at(10)), ..job("q", Rig::KIND) };
+    let later = NewJob { run_time: Some(at(10).into()), ..job("q", Rig::KIND) };
     rig.submit_all(vec![later; 1_500]);
     rig.until(at(10));
     let first = rig.tick();
@@ -213,7 +213,7 @@ fn a_failure_without_delay_runs_again_in_the_same_batch(rig: &mut Rig) {
 
 fn the_next_due_time_is_told(rig: &mut Rig) {
     rig.queue("q", 0);
-    let due = |seconds| NewJob { run_time: Some(at(seconds)), ..job("q", Rig::KIND) };
+    let due = |seconds| NewJob { run_time: Some(at(seconds).into()), ..job("q", Rig::KIND) };
     let jobs = rig.submit_all(vec![due(30), due(20)]);
     let applied = rig.tick();
     assert_eq!(rig.wake(&applied), Some(at(20)));

@@ -85,7 +85,7 @@ fn a_purge_of_a_few_jobs_ends_at_once_however_many_jobs_others_have(rig: &mut Ri
     let mut few = vec![rig.submit(job("few", Rig::KIND)).id];
     for _ in 0..3 {
         ids(rig, vec![job("other", Rig::KIND); MANY / 3]);
-        few.push(rig.submit(NewJob { run_time: Some(at(60)), ..job("few", Rig::KIND) }).id);
+        few.push(rig.submit(NewJob { run_time: Some(at(60).into()), ..job("few", Rig::KIND) }).id);
     }
     let batches = run(rig, vec![purge("few")]);
     assert!(batches.len() <= 3, "{} batches", batches.len());
@@ -145,7 +145,7 @@ fn many_purges_of_the_same_queue_are_one_work(rig: &mut Rig) {
 
 fn joined_purges_end_after_a_crash(rig: &mut Rig) {
     big_queue(rig, "q", 1);
-    ids(rig, vec![NewJob { run_time: Some(at(60)), ..job("q", Rig::KIND) }; 1_700]);
+    ids(rig, vec![NewJob { run_time: Some(at(60).into()), ..job("q", Rig::KIND) }; 1_700]);
     rig.apply(Batch { controls: vec![purge("q"), purge("q")], claim: true, ..Batch::default() });
     rig.until(at(60));
     rig.crash();
@@ -184,7 +184,7 @@ fn a_job_that_waits_when_a_purge_begins_never_starts(rig: &mut Rig) {
 
 fn a_scheduled_job_that_falls_due_during_a_purge_never_starts(rig: &mut Rig) {
     big_queue(rig, "q", 0);
-    let jobs = ids(rig, vec![NewJob { run_time: Some(at(60)), ..job("q", Rig::KIND) }; 1_200]);
+    let jobs = ids(rig, vec![NewJob { run_time: Some(at(60).into()), ..job("q", Rig::KIND) }; 1_200]);
     is_purged_unstarted(rig, &jobs, |rig| rig.until(at(60)));
 }
 
@@ -214,7 +214,7 @@ fn what_came_after_a_purge_began_is_not_deleted_and_runs(rig: &mut Rig) {
     let update = Control::UpdateQueue { name: "q".into(), settings: settings(2, 100_000) };
     rig.apply(Batch { controls: vec![update, purge("q")], claim: true, ..Batch::default() });
     let later = [rig.submit(job("q", Rig::KIND)).id, {
-        rig.submit(NewJob { run_time: Some(at(5)), ..job("q", Rig::KIND) }).id
+        rig.submit(NewJob { run_time: Some(at(5).into()), ..job("q", Rig::KIND) }).id
     }];
     while rig.tick().more {}
     rig.until(at(5));

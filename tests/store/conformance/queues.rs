@@ -183,7 +183,7 @@ fn a_purge_deletes_what_waits_and_nothing_else(rig: &mut Rig) {
     rig.queue("other", 0);
     let other = rig.submit(job("other", Rig::KIND));
     let jobs = rig.submit_all(vec![job("q", Rig::KIND); 5]);
-    let later = rig.submit(NewJob { run_time: Some(at(60)), ..job("q", Rig::KIND) });
+    let later = rig.submit(NewJob { run_time: Some(at(60).into()), ..job("q", Rig::KIND) });
     rig.report(&jobs[0], succeeded()).unwrap();
     rig.report(&jobs[1], failed(true, "")).unwrap();
     let batch = Batch {
@@ -226,7 +226,7 @@ fn a_purge_goes_in_bites_and_survives_a_crash(rig: &mut Rig) {
 
 fn a_purge_and_a_due_job_meet_in_one_batch(rig: &mut Rig) {
     rig.queue("q", 1);
-    rig.submit_all(vec![NewJob { run_time: Some(at(10)), ..job("q", Rig::KIND) }; 3]);
+    rig.submit_all(vec![NewJob { run_time: Some(at(10).into()), ..job("q", Rig::KIND) }; 3]);
     rig.until(at(10));
     let applied = rig.apply(Batch { controls: vec![purge("q")], claim: true, ..Batch::default() });
     assert_eq!((applied.purged.len(), applied.claims.len()), (1, 0));

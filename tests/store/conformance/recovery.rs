@@ -70,7 +70,7 @@ fn what_did_not_run_is_as_it_was(rig: &mut Rig) {
     rig.report(&running[0], succeeded()).unwrap();
     rig.report(&running[1], failed(false, "tail")).unwrap();
     rig.report(&running[2], failed(true, "")).unwrap();
-    rig.submit(NewJob { run_time: Some(at(500)), ..job("q", Rig::KIND) });
+    rig.submit(NewJob { run_time: Some(at(500).into()), ..job("q", Rig::KIND) });
     rig.submit(job("q", "nobody"));
     let whole = |rig: &Rig| rig.all_jobs().iter().map(|job| rig.whole(job.id)).collect::<Vec<_>>();
     let (before, end) = (whole(rig), rig.end());
@@ -122,7 +122,7 @@ fn names_keep_their_numbers(rig: &mut Rig) {
 
 fn due_jobs_of_the_time_between_are_taken_up(rig: &mut Rig) {
     rig.queue("q", 1);
-    rig.submit_all(vec![NewJob { run_time: Some(at(10)), ..job("q", Rig::KIND) }; 2]);
+    rig.submit_all(vec![NewJob { run_time: Some(at(10).into()), ..job("q", Rig::KIND) }; 2]);
     rig.until(at(1000));
     rig.crash();
     let applied = rig.tick();

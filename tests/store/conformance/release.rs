@@ -108,7 +108,7 @@ fn a_released_job_stays_behind_those_that_were_before_it(rig: &mut Rig) {
 }
 
 fn the_place_is_the_one_in_line_and_not_the_age_of_the_job(rig: &mut Rig) {
-    let scheduled = NewJob { run_time: Some(at(10)), ..job("q", Rig::KIND) };
+    let scheduled = NewJob { run_time: Some(at(10).into()), ..job("q", Rig::KIND) };
     let jobs = in_line(rig, vec![scheduled, job("q", Rig::KIND)]);
     slots(rig, 0);
     rig.until(at(10));

@@ -1,9 +1,6 @@
 //! How long request ids are remembered, however their jobs go and whatever else there is to delete.
 
-use jobmill::{
-    engine::OfferRefusal,
-    job::{JobId, Position},
-};
+use jobmill::job::{JobId, Position};
 
 use crate::store::{
     batch::Control,
@@ -154,7 +151,7 @@ fn a_request_is_forgotten_a_day_after_the_last_of_its_jobs_however_that_went(rig
         rig.pass(DAY - 10);
         settle(rig);
         let repeat = rig.offer(ask());
-        assert!(matches!(repeat, Receipt::Refused(OfferRefusal::JobDeleted)), "{ways:?}: {repeat:?}");
+        assert!(matches!(repeat, Receipt::Gone { live: 0 }), "{ways:?}: {repeat:?}");
         rig.pass(20);
         settle(rig);
         let jobs = created(rig.offer(ask()));
@@ -178,7 +175,7 @@ fn a_request_with_many_jobs_is_remembered_until_the_last_one_is_gone(rig: &mut R
     rig.pass(20);
     settle(rig);
     assert!(rig.all_jobs().is_empty());
-    assert!(matches!(rig.offer(ask()), Receipt::Refused(OfferRefusal::JobDeleted)));
+    assert!(matches!(rig.offer(ask()), Receipt::Gone { live: 0 }));
     rig.pass(DAY + 10);
     settle(rig);
     created(rig.offer(ask()));
@@ -231,7 +228,7 @@ fn set_aside_and_deleted(set_aside_first: bool) {
         set_aside(&mut store, 20);
     }
     let repeat = offer(&mut store, 30);
-    assert!(matches!(repeat, Receipt::Refused(OfferRefusal::JobDeleted)), "{repeat:?}");
+    assert!(matches!(repeat, Receipt::Gone { live: 0 }), "{repeat:?}");
     for seconds in 0..10 {
         apply(&mut store, day + 40 + seconds, Batch::default());
     }

@@ -11,7 +11,7 @@ use crate::store::{
     batch::Control,
     batch::{Batch, ControlDone, Offer, Receipt},
     build::{job, request, requested, settings},
-    rig::{Rig, created, failed, succeeded},
+    rig::{Rig, created, failed, nowhere, refused, succeeded},
 };
 
 both_stores!(
@@ -32,13 +32,6 @@ fn seen(receipt: Receipt) -> (Arc<Job>, u32) {
     match receipt {
         Receipt::Seen { first, count } => (first, count),
         other => panic!("not seen: {other:?}"),
-    }
-}
-
-fn refused(receipt: Receipt) -> OfferRefusal {
-    match receipt {
-        Receipt::Refused(refusal) => refusal,
-        other => panic!("not refused: {other:?}"),
     }
 }
 
@@ -100,8 +93,8 @@ fn a_refused_offer_leaves_no_request_behind(rig: &mut Rig) {
     let blocker = rig.submit(job("q", Rig::KIND));
     let ask = || requested("r", "one", vec![job("q", Rig::KIND)]);
     assert!(matches!(rig.offer(ask()), Receipt::Full(_)));
-    let nowhere = requested("r", "nowhere", vec![job("nowhere", Rig::KIND)]);
-    assert_eq!(refused(rig.offer(nowhere)), OfferRefusal::QueueNotFound("nowhere".into()));
+    let lost = requested("r", "nowhere", vec![job("nowhere", Rig::KIND)]);
+    assert_eq!(refused(rig.offer(lost)), nowhere("nowhere", None));
     rig.control(Control::Cancel(blocker.id)).unwrap();
     created(rig.offer(ask()));
 }
@@ -112,10 +105,10 @@ fn a_repeat_after_deletion_is_told_so_for_a_day(rig: &mut Rig) {
     let first = created(rig.offer(ask())).remove(0);
     rig.pass(3 * DAY);
     rig.control(Control::Delete(first.id)).unwrap();
-    assert_eq!(refused(rig.offer(ask())), OfferRefusal::JobDeleted);
+    assert!(matches!(rig.offer(ask()), Receipt::Gone { live: 0 }));
     rig.pass(DAY - 1);
     prune(rig);
-    assert_eq!(refused(rig.offer(ask())), OfferRefusal::JobDeleted);
+    assert!(matches!(rig.offer(ask()), Receipt::Gone { live: 0 }));
     rig.pass(2);
     prune(rig);
     created(rig.offer(ask()));
@@ -140,7 +133,7 @@ fn a_batch_is_remembered_until_its_last_job_is_gone(rig: &mut Rig) {
     rig.control(Control::Delete(jobs[0].id)).unwrap();
     rig.pass(2 * DAY);
     prune(rig);
-    assert_eq!(refused(rig.offer(ask())), OfferRefusal::JobDeleted);
+    assert!(matches!(rig.offer(ask()), Receipt::Gone { live: 1 }));
     rig.control(Control::Delete(jobs[1].id)).unwrap();
     rig.pass(DAY + 1);
     prune(rig);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jobmill::{
-    engine::{ControlRefusal, NewJob, OfferRefusal, ReportBody},
+    engine::{ControlRefusal, NewJob, ReportBody},
     job::{Change, Job, JobId, Position, StateName},
     settings::{Keep, QueueRetention, QueueSettings, Retention},
 };
@@ -65,7 +65,7 @@ fn each_state_is_kept_for_its_own_time(rig: &mut Rig) {
     rig.queue("idle", 0);
     let waiting = rig.submit(job("idle", Rig::KIND));
     rig.control(Control::Cancel(waiting.id)).unwrap();
-    let expired = rig.submit(NewJob { expires: Some(rig.now), ..job("idle", Rig::KIND) });
+    let expired = rig.submit(NewJob { expires: Some(rig.now.into()), ..job("idle", Rig::KIND) });
     settle(rig);
     rig.pass(DAY);
     settle(rig);
@@ -84,8 +84,10 @@ fn what_has_not_ended_is_kept_whatever_its_age(rig: &mut Rig) {
     rig.queue("q", 1);
     let running = rig.submit(job("q", Rig::KIND));
     let ready = rig.submit(job("q", Rig::KIND));
-    let later =
-        NewJob { run_time: Some(rig.now.after(Duration::from_secs(100 * DAY))), ..job("q", Rig::KIND) };
+    let later = NewJob {
+        run_time: Some(rig.now.after(Duration::from_secs(100 * DAY)).into()),
+        ..job("q", Rig::KIND)
+    };
     let later = rig.submit(later);
     rig.pass(50 * DAY);
     settle(rig);
@@ -196,7 +198,7 @@ fn deletion_is_told_in_the_feed_and_forgets_the_request_a_day_later(rig: &mut Ri
     let applied = rig.tick();
     assert!(matches!(&applied.changes[..], [Change::Deleted(gone)] if gone.id == first.id), "{applied:?}");
     let gone_at = rig.end();
-    assert!(matches!(asked(rig), Receipt::Refused(OfferRefusal::JobDeleted)));
+    assert!(matches!(asked(rig), Receipt::Gone { live: 0 }));
     assert_eq!(rig.changes(Position::default(), 9).floor, Position::default());
     // Forgotten by time alone: nothing else is deleted meanwhile.
     rig.pass(DAY + 2);

@@ -109,12 +109,16 @@ fn a_filter_keeps_what_fits_all_of_it(rig: &mut Rig) {
     };
     let labels = |value: &str| [("env".to_owned(), value.to_owned())].into();
     assert_eq!(found(JobFilter::default()), [0, 1, 2, 3]);
-    assert_eq!(found(JobFilter { queue: Some("a".into()), ..JobFilter::default() }), [0, 1, 3]);
-    assert_eq!(found(JobFilter { queue: Some("c".into()), ..JobFilter::default() }), [0; 0]);
+    assert_eq!(found(JobFilter { queues: vec!["a".into()], ..JobFilter::default() }), [0, 1, 3]);
+    assert_eq!(found(JobFilter { queues: vec!["c".into()], ..JobFilter::default() }), [0; 0]);
     assert_eq!(found(JobFilter { kinds: vec!["walk".into(), "x".into()], ..JobFilter::default() }), [3]);
     assert_eq!(found(JobFilter { labels: labels("prod"), ..JobFilter::default() }), [0, 2]);
-    let all_of_it = JobFilter { queue: Some("b".into()), labels: labels("prod"), ..JobFilter::default() };
+    let all_of_it = JobFilter { queues: vec!["b".into()], labels: labels("prod"), ..JobFilter::default() };
     assert_eq!(found(all_of_it), [2]);
+    let either = JobFilter { queues: vec!["b".into(), "c".into(), "a".into()], ..JobFilter::default() };
+    assert_eq!(found(either), [0, 1, 2, 3]);
+    assert_eq!(found(JobFilter { done: Some(true), ..JobFilter::default() }), [0; 0]);
+    assert_eq!(found(JobFilter { done: Some(false), ..JobFilter::default() }), [0, 1, 2, 3]);
 }
 
 fn states_narrow_a_scan(rig: &mut Rig) {

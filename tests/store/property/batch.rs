@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jobmill::{
     clock::{Present, Timestamp},
     engine::{NewJob, ReportBody},
-    job::{JobId, LeaseToken, Output, Progress, RequestId},
+    job::{JobId, LeaseToken, Output, Progress, RequestId, When},
 };
 
 use super::program::{Asked, KINDS, Plan, QUEUES, Told, Wish};
@@ -93,13 +93,12 @@ fn id_of(asked: Asked) -> String {
 }
 
 fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
+    let at = |millis| When::At(Timestamp::from_micros(now.as_micros() + millis * 1_000));
     NewJob {
         priority: plan.priority,
         max_attempts: plan.max_attempts,
-        expires: plan
-            .expires_in_millis
-            .map(|millis| Timestamp::from_micros(now.as_micros() + millis * 1_000)),
-        run_time: plan.run_in_millis.map(|millis| Timestamp::from_micros(now.as_micros() + millis * 1_000)),
+        expires: plan.expires_in_millis.map(at),
+        run_time: plan.run_in_millis.map(at),
         payload: vec![7; plan.payload_bytes].into(),
         ..build::job(QUEUES[plan.queue], KINDS[plan.kind])
     }
@@ -108,12 +107,12 @@ fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
 fn body(told: Told) -> ReportBody {
     match told {
         Told::Progress => ReportBody::Progress(Arc::new(Progress {
-            fraction: 0.5,
+            fraction: Some(0.5),
             text: "half".into(),
             step: String::new(),
         })),
         Told::Success { result_bytes } => ReportBody::Succeeded {
-            output: Output { bytes: vec![1; result_bytes].into(), media_type: String::new() },
+            output: Output { bytes: vec![1; result_bytes].into(), ..Output::default() },
             tail: String::new(),
         },
         Told::Failure { retryable, delay_millis } => ReportBody::Failed {

@@ -364,7 +364,7 @@ impl Ledger {
                         known.is_some_and(|(request, ids)| Some(request) == offered.request && alive(&ids));
                     promise!(!same, "a true repeat was refused: {:?}", offered.request);
                 }
-                Receipt::Refused(OfferRefusal::JobDeleted) => {
+                Receipt::Gone { .. } => {
                     let first = known.and_then(|(_, ids)| ids.first().copied());
                     promise!(first.is_some_and(|id| !self.jobs.contains_key(&id)), "{first:?} is there");
                 }

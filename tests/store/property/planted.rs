@@ -186,6 +186,10 @@ impl Reader for SkippingReader {
         self.0.whole_job(id)
     }
 
+    fn result(&self, id: JobId) -> Result<bytes::Bytes, StoreError> {
+        self.0.result(id)
+    }
+
     fn payload(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError> {
         self.0.payload(id)
     }

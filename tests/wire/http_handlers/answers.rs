@@ -65,7 +65,7 @@ async fn retried_after(headers: &str) -> (i64, v1::Job) {
     line.answer_with("503 Service Unavailable", headers, "busy").await;
     let waiting = rig.reaches(&id, JobState::BackingOff).await;
     rig.stop().await;
-    let Timestamp { seconds, .. } = waiting.run_time.unwrap();
+    let Timestamp { seconds, .. } = waiting.next_run_time.unwrap();
     (seconds - 1_800_000_000, waiting)
 }
 
@@ -84,7 +84,7 @@ async fn retry_after_is_honoured_between_the_policys_own_delay_and_its_longest()
     ] {
         let (after, waiting) = retried_after(headers).await;
         assert_eq!(after, seconds, "{headers}");
-        assert_eq!(waiting.failure.unwrap().code, "503");
+        assert_eq!(waiting.last_failure.unwrap().code, "503");
     }
 }
 
@@ -104,7 +104,8 @@ async fn jobs_that_were_told_the_same_retry_after_do_not_all_come_back_at_once()
         };
         line.request().await;
         line.answer_with("429 Too Many Requests", &format!("retry-after: {asked}\r\n"), "").await;
-        let Timestamp { seconds, nanos } = rig.reaches(&id, JobState::BackingOff).await.run_time.unwrap();
+        let Timestamp { seconds, nanos } =
+            rig.reaches(&id, JobState::BackingOff).await.next_run_time.unwrap();
         let after = (seconds - 1_800_000_000) as f64 + f64::from(nanos) / 1e9;
         assert!((f64::from(asked)..=f64::from(2 * asked)).contains(&after), "{after} s after {asked}");
         due.push((seconds, nanos));
@@ -217,6 +218,6 @@ async fn an_endpoint_that_does_not_answer_in_time_is_let_go() {
     line.request().await;
     line.answer("HTTP/1.1 200").await;
     line.closed().await;
-    assert_eq!(rig.ends(&id).await.failure.unwrap().reason(), FailureReason::Timeout);
+    assert_eq!(rig.ends(&id).await.last_failure.unwrap().reason(), FailureReason::Timeout);
     rig.stop().await;
 }

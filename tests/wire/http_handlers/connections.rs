@@ -104,7 +104,7 @@ async fn cancelling_closes_the_connection_at_once() {
         line.closed().await;
         let cancelled = rig.ends(&id).await;
         assert_eq!(cancelled.state(), JobState::Cancelled);
-        assert_eq!(cancelled.failure.unwrap().reason(), FailureReason::Cancelled);
+        assert_eq!(cancelled.last_failure.unwrap().reason(), FailureReason::Cancelled);
     }
     rig.stop().await;
 }

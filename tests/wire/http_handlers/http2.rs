@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     frames::{DATA, END_STREAM, RST_STREAM},
-    support::{job, manual_clock, soon},
+    support::{job, manual_clock, result, soon},
 };
 
 async fn endpoint() -> (Secure, HttpHandler) {
@@ -29,7 +29,7 @@ async fn endpoint() -> (Secure, HttpHandler) {
 async fn what_an_endpoint_says_it_did_not_process_is_no_failed_attempt() {
     let secure = Secure::start(&["h2"]).await;
     let rig = rig(secure.settings("localhost")).await;
-    let only = v1::JobSpec { max_attempts: 1, payload: "x".into(), ..job("call") };
+    let only = v1::JobSpec { max_attempts: 1, payload: Some(v1::Payload::of("x")), ..job("call") };
     let ids = rig.submit_batch(vec![only; 3]).await;
     let mut first = Frames::accept(&secure).await;
     let streams = [first.request().await, first.request().await, first.request().await];
@@ -47,8 +47,8 @@ async fn what_an_endpoint_says_it_did_not_process_is_no_failed_attempt() {
     let mut results = Vec::new();
     for id in &ids {
         let done = rig.ends(id).await;
-        assert_eq!((done.state(), done.attempt), (JobState::Succeeded, 1), "{:?}", done.failure);
-        results.push(String::from_utf8(done.result.to_vec()).unwrap());
+        assert_eq!((done.state(), done.attempt), (JobState::Succeeded, 1), "{:?}", done.last_failure);
+        results.push(String::from_utf8(result(&done).to_vec()).unwrap());
     }
     results.sort_unstable();
     assert_eq!(results, ["again", "again", "once"]);

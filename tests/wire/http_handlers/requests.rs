@@ -12,15 +12,14 @@ use jobmill::{
 use sha2::Sha256;
 
 use super::{Endpoint, Received, call, handler, outcome, rig, rig_with, settings};
-use crate::support::{job, soon, submission};
+use crate::support::{job, named, result, result_type, soon, submission};
 
 #[tokio::test]
 async fn a_job_is_posted_and_the_answer_is_its_result() {
     let endpoint = Endpoint::start().await;
     let rig = rig(settings(&endpoint.url())).await;
     let spec = v1::JobSpec {
-        payload: r#"{"to": "ada"}"#.into(),
-        payload_type: "application/json".to_owned(),
+        payload: Some(v1::Payload::of(r#"{"to": "ada"}"#).with_type("application/json")),
         ..job("call")
     };
     let submitted = rig.submit(spec).await;
@@ -47,8 +46,8 @@ async fn a_job_is_posted_and_the_answer_is_its_result() {
     }
     line.answer_with("201 Created", "content-type: text/csv\r\n", "a,b\n").await;
     let done = rig.ends(&submitted.id).await;
-    assert_eq!(done.state(), JobState::Succeeded, "{:?}", done.failure);
-    assert_eq!((&done.result[..], done.result_type.as_str()), (&b"a,b\n"[..], "text/csv"));
+    assert_eq!(done.state(), JobState::Succeeded, "{:?}", done.last_failure);
+    assert_eq!((result(&done), result_type(&done)), (&b"a,b\n"[..], "text/csv"));
     rig.stop().await;
 }
 
@@ -61,7 +60,8 @@ async fn the_trace_context_of_the_attempt_goes_along() {
             settings.traces.endpoint = collector.map(str::to_owned);
         })
         .await;
-        let mut request = tonic::Request::new(submission(job("call")));
+        let submission = v1::SubmitRequest { view: v1::JobView::Basic as i32, ..submission(job("call")) };
+        let mut request = tonic::Request::new(submission);
         request.metadata_mut().insert("traceparent", CONTEXT.parse().unwrap());
         let submitted = soon(rig.jobs.clone().submit(request)).await.unwrap().into_inner().job.unwrap();
         let mut line = endpoint.accept().await;
@@ -78,6 +78,43 @@ async fn the_trace_context_of_the_attempt_goes_along() {
 }
 
 #[tokio::test]
+async fn what_a_job_brings_along_goes_into_headers_of_the_request() {
+    let endpoint = Endpoint::start().await;
+    let rig = rig(settings(&endpoint.url())).await;
+    let entry = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
+    let spec = v1::JobSpec {
+        payload: Some(v1::Payload { metadata: entry("key.id/1", "a\r\nb"), ..v1::Payload::of("x") }),
+        labels: entry("town", "Zürich"),
+        headers: [("tenant".to_owned(), "a b".to_owned()), ("x_1.y".to_owned(), "~\t!".to_owned())].into(),
+        attempt_timeout: Some(prost_types::Duration { seconds: 90, nanos: 0 }),
+        ..job("call")
+    };
+    soon(rig.jobs.clone().submit(named("a request: 100%", spec))).await.unwrap();
+    let mut line = endpoint.accept().await;
+    let request = line.request().await;
+    for (name, value) in [
+        ("jobmill-header-tenant", "a b"),
+        ("jobmill-header-x_1.y", "~\t!"),
+        ("jobmill-request-id", "a%20request%3A%20100%25"),
+        ("jobmill-labels", r#"{"town":"Z\u00fcrich"}"#),
+        ("jobmill-payload-metadata", r#"{"key.id/1":"a\r\nb"}"#),
+        ("jobmill-deadline", "2027-01-15T08:01:30Z"),
+    ] {
+        assert_eq!(request.header(name), value, "{name}");
+    }
+    assert_eq!(request.find("tenant"), None, "it must not pass for a header of the operator's");
+    line.answer_with("200 OK", "", "").await;
+
+    rig.submit(job("call")).await;
+    let request = line.request().await;
+    for absent in ["jobmill-request-id", "jobmill-labels", "jobmill-payload-metadata", "tracestate"] {
+        assert_eq!(request.find(absent), None, "{absent}");
+    }
+    line.answer_with("200 OK", "", "").await;
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn an_empty_payload_is_an_empty_body_of_no_known_type() {
     let endpoint = Endpoint::start().await;
     let attempt = Attempt::detached("", "", |_| {});
@@ -90,7 +127,7 @@ async fn an_empty_payload_is_an_empty_body_of_no_known_type() {
     );
     line.answer("HTTP/1.1 204 No Content\r\n\r\n").await;
     let output = outcome(call).await.unwrap();
-    assert_eq!((output.bytes.len(), output.media_type.as_str()), (0, ""));
+    assert_eq!((output.bytes.len(), output.info.media_type.as_str()), (0, ""));
 }
 
 #[tokio::test]

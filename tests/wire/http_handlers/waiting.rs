@@ -34,7 +34,7 @@ async fn an_attempt_that_gets_no_connection_in_time_does_not_count() {
     watcher.until(JobState::BackingOff).await;
     let back = rig.get(&waiting).await;
     assert_eq!((back.attempt, back.attempts.len()), (0, 0), "{back:?}");
-    assert_eq!(back.run_time.unwrap().seconds, 1_800_000_001, "not at once again");
+    assert_eq!(back.next_run_time.unwrap().seconds, 1_800_000_001, "not at once again");
     assert_eq!(rig.metric(r#"jobmill_attempts_total{kind="call",result="not_started"}"#).await, 1.0);
     line.answer_with("200 OK", "", "").await;
     rig.ends(&busy).await;
@@ -42,7 +42,7 @@ async fn an_attempt_that_gets_no_connection_in_time_does_not_count() {
     line.request().await;
     line.answer_with("200 OK", "", "done").await;
     let done = rig.ends(&waiting).await;
-    assert_eq!((done.state(), done.attempt), (JobState::Succeeded, 1), "{:?}", done.failure);
+    assert_eq!((done.state(), done.attempt), (JobState::Succeeded, 1), "{:?}", done.last_failure);
     assert!(!endpoint.was_called());
     rig.stop().await;
 }
@@ -60,7 +60,7 @@ async fn the_wait_for_a_connection_is_no_part_of_an_attempts_timeout() {
         line.closed().await;
     }
     for id in &ids {
-        let failure = rig.ends(id).await.failure.unwrap();
+        let failure = rig.ends(id).await.last_failure.unwrap();
         assert_eq!(failure.reason(), FailureReason::Timeout);
     }
     assert!(!endpoint.was_called());
@@ -87,12 +87,12 @@ async fn an_attempt_that_waits_for_a_connection_when_the_server_stops_does_not_c
     line.closed().await;
 
     let rig = start().await;
-    assert_eq!(rig.ends(&busy).await.failure.unwrap().reason(), FailureReason::Lost);
+    assert_eq!(rig.ends(&busy).await.last_failure.unwrap().reason(), FailureReason::Lost);
     let mut line = endpoint.accept().await;
     line.request().await;
     line.answer_with("200 OK", "", "").await;
     let done = rig.ends(&waiting).await;
-    assert_eq!((done.state(), done.attempt), (JobState::Succeeded, 1), "{:?}", done.failure);
+    assert_eq!((done.state(), done.attempt), (JobState::Succeeded, 1), "{:?}", done.last_failure);
     rig.stop().await;
 }
 

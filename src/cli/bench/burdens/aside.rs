@@ -43,7 +43,11 @@ impl Aside {
         let subject = Subject::empty(place).await?;
         let jobs = JobQueueClient::connect(subject.uri.clone()).await?;
         let mut queues = QueueServiceClient::connect(subject.uri.clone()).await?;
-        let request = v1::CreateQueueRequest { name: ASIDE.to_owned(), settings: Some(settings) };
+        let request = v1::CreateQueueRequest {
+            name: ASIDE.to_owned(),
+            settings: Some(settings),
+            ..v1::CreateQueueRequest::default()
+        };
         queues.create_queue(request).await?;
         let wire = Wire::connect(&subject.uri).await?;
         Ok(Aside { subject, settings, jobs, queues, wire, submitted: 0 })
@@ -81,16 +85,22 @@ impl Aside {
 
     /// Purges the queue aside, and returns the number of deleted jobs.
     pub(super) async fn purge(&mut self) -> anyhow::Result<u64> {
-        let answer = self.queues.purge_queue(v1::PurgeQueueRequest { name: ASIDE.to_owned() }).await?;
+        let request = v1::PurgeQueueRequest { name: ASIDE.to_owned(), ..v1::PurgeQueueRequest::default() };
+        let answer = self.queues.purge_queue(request).await?;
         Ok(u64::try_from(answer.into_inner().deleted_jobs)?)
     }
 
     /// Sets the retention time of succeeded jobs in the queue aside.
     pub(super) async fn keep_succeeded(&mut self, time: Duration) -> anyhow::Result<()> {
-        let succeeded = prost_types::Duration::try_from(time)?;
+        let keep = v1::keep::Keep::Time(prost_types::Duration::try_from(time)?);
+        let succeeded = v1::Keep { keep: Some(keep) };
         let retention = v1::Retention { succeeded: Some(succeeded), ..v1::Retention::default() };
         let settings = v1::QueueSettings { retention: Some(retention), ..self.settings };
-        let request = v1::UpdateQueueRequest { name: ASIDE.to_owned(), settings: Some(settings) };
+        let request = v1::UpdateQueueRequest {
+            name: ASIDE.to_owned(),
+            settings: Some(settings),
+            ..v1::UpdateQueueRequest::default()
+        };
         self.queues.update_queue(request).await?;
         Ok(())
     }
@@ -98,11 +108,12 @@ impl Aside {
     /// Counts the jobs of the queue aside in these states, or in all states where none is given.
     pub(super) async fn count(&mut self, states: &[JobState]) -> anyhow::Result<u64> {
         let filter = v1::JobFilter {
-            queue: ASIDE.to_owned(),
+            queues: vec![ASIDE.to_owned()],
             states: states.iter().map(|state| *state as i32).collect(),
             ..v1::JobFilter::default()
         };
-        let answer = self.jobs.count_jobs(v1::CountJobsRequest { filter: Some(filter) }).await?;
+        let request = v1::CountJobsRequest { filter: Some(filter), ..v1::CountJobsRequest::default() };
+        let answer = self.jobs.count_jobs(request).await?;
         Ok(u64::try_from(answer.into_inner().total)?)
     }
 
@@ -125,7 +136,8 @@ impl Aside {
     pub(super) async fn until_waiters(&mut self, wanted: u64) -> anyhow::Result<()> {
         let begin = now();
         loop {
-            let answer = self.queues.get_queue(v1::GetQueueRequest { name: ASIDE.to_owned() }).await?;
+            let request = v1::GetQueueRequest { name: ASIDE.to_owned(), ..v1::GetQueueRequest::default() };
+            let answer = self.queues.get_queue(request).await?;
             let stats = answer.into_inner().queue.and_then(|queue| queue.stats);
             let waiters = u64::try_from(stats.context("a queue without stats")?.waiters)?;
             if waiters == wanted {

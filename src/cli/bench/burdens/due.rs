@@ -52,7 +52,8 @@ impl Burden for DueJobs {
             seconds: micros.div_euclid(1_000_000),
             nanos: (micros.rem_euclid(1_000_000) * 1_000) as i32,
         };
-        let job = v1::JobSpec { run_time: Some(run_time), ..job(ASIDE, 0) };
+        let start = Some(v1::job_spec::Start::RunTime(run_time));
+        let job = v1::JobSpec { start, ..job(ASIDE, 0) };
         self.aside.fill(job, self.jobs).await
     }
 

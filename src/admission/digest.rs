@@ -1,0 +1,161 @@
+//! What a request said, in a form that is written down for good: `docs/requests.md`.
+//!
+//! A repeat is known by it. It is made of what was said: defaults, which may change, are not in it, a relative time stays
+//! relative, and a field that is not set adds nothing, so that fields which later versions add change no digest.
+
+use super::JobDraft;
+use crate::job::{Canonical, PartialRetryPolicy, RequestId, When};
+
+/// The form's name and version.
+const FORM: &str = "jobmill-request-1";
+
+fn put_when(canonical: &mut Canonical, [at, after]: [&str; 2], when: Option<When>) {
+    match when {
+        Some(When::At(instant)) => canonical.put_number(at, Some(instant.as_micros())),
+        Some(When::After(delay)) => canonical.put_duration(after, Some(delay)),
+        None => {}
+    }
+}
+
+fn put_job(canonical: &mut Canonical, job: &JobDraft) {
+    canonical.put("job", &[]);
+    canonical.put_text("queue", &job.queue);
+    canonical.put_text("kind", &job.kind);
+    if !job.payload.is_empty() {
+        canonical.put("payload", &[&job.payload]);
+    }
+    canonical.put_text("payload.media_type", &job.payload_info.media_type);
+    canonical.put_entries("payload.metadata", &job.payload_info.metadata);
+    canonical.put_entries("labels", &job.labels);
+    canonical.put_entries("headers", &job.headers);
+    canonical.put_number("priority", job.priority);
+    canonical.put_number("max_attempts", job.max_attempts);
+    if let Some(PartialRetryPolicy { initial_delay, max_delay, multiplier, jitter }) = job.retry {
+        canonical.put_duration("retry_policy.initial_delay", initial_delay);
+        canonical.put_duration("retry_policy.max_delay", max_delay);
+        canonical.put_float("retry_policy.multiplier", multiplier);
+        canonical.put_float("retry_policy.jitter", jitter);
+    }
+    canonical.put_duration("attempt_timeout", job.attempt_timeout);
+    put_when(canonical, ["run_time", "delay"], job.start);
+    put_when(canonical, ["expire_time", "expire_after"], job.expiry);
+}
+
+/// The key and digest of a submission, if it has an id.
+pub(crate) fn request<'a>(
+    request_id: &str,
+    call: &str,
+    jobs: impl IntoIterator<Item = &'a JobDraft>,
+) -> Option<RequestId> {
+    if request_id.is_empty() {
+        return None;
+    }
+    let mut canonical = Canonical::of(FORM, call);
+    jobs.into_iter().for_each(|job| put_job(&mut canonical, job));
+    Some(RequestId { key: RequestId::key_of(request_id), digest: canonical.digest() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use serde::Deserialize;
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::{clock::Timestamp, job::PayloadInfo};
+
+    /// A vector of `tests/vectors/requests.json`: what was said, and its digest.
+    #[derive(Deserialize)]
+    struct Vector {
+        name: String,
+        call: String,
+        form: String,
+        digest: String,
+    }
+
+    fn full() -> JobDraft {
+        JobDraft {
+            queue: "mail".into(),
+            kind: "send".into(),
+            payload: "h\u{e9}llo\n".into(),
+            payload_info: PayloadInfo {
+                media_type: "text/plain".into(),
+                metadata: BTreeMap::from([("encoding".into(), "none".into())]),
+            },
+            labels: BTreeMap::from([("b".into(), "2".into()), ("a".into(), String::new())]),
+            headers: BTreeMap::from([("tenant".into(), "x y".into())]),
+            priority: Some(-5),
+            max_attempts: Some(3),
+            retry: Some(PartialRetryPolicy {
+                initial_delay: Some(Duration::from_millis(1_500)),
+                max_delay: Some(Duration::from_secs(60)),
+                multiplier: Some(1.5),
+                jitter: Some(0.0),
+            }),
+            attempt_timeout: Some(Duration::from_secs(30)),
+            start: Some(When::At(Timestamp::from_micros(1_800_000_000_000_001))),
+            expiry: Some(When::After(Duration::from_secs(7_200))),
+            closure: String::new(),
+        }
+    }
+
+    fn plain() -> JobDraft {
+        JobDraft { queue: "mail".into(), kind: "send".into(), ..JobDraft::default() }
+    }
+
+    fn drafts(name: &str) -> Vec<JobDraft> {
+        match name {
+            "plain" => vec![plain()],
+            "delay" => {
+                vec![JobDraft { start: Some(When::After(Duration::from_secs(5))), ..plain() }]
+            }
+            "priority 0" => vec![JobDraft { priority: Some(0), ..plain() }],
+            "full" => vec![full()],
+            "batch" => vec![plain(), full()],
+            other => panic!("no draft is named {other}"),
+        }
+    }
+
+    /// They hold for good: a digest that changes would take every request that is kept for another one.
+    #[test]
+    fn digests_are_those_of_the_vectors() {
+        let vectors: Vec<Vector> =
+            serde_json::from_str(include_str!("../../tests/vectors/requests.json")).unwrap();
+        assert_eq!(vectors.len(), 5);
+        for vector in vectors {
+            let digest = request("id", &vector.call, &drafts(&vector.name)).unwrap().digest;
+            let by_hand = &Sha256::digest(vector.form.as_bytes())[..16];
+            assert_eq!(hex(by_hand), vector.digest, "{}: what was hashed", vector.name);
+            assert_eq!(hex(&digest), vector.digest, "{}", vector.name);
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn the_digest_is_of_every_field_that_a_client_can_say() {
+        let digest = |job: &JobDraft| request("id", "Submit", [job]).unwrap().digest;
+        let (plain, full) = (plain(), full());
+        assert_eq!(digest(&plain), digest(&plain.clone()));
+        let others = [
+            JobDraft { queue: full.queue.clone() + "2", ..plain.clone() },
+            JobDraft { kind: full.kind.clone() + "2", ..plain.clone() },
+            JobDraft { payload: full.payload.clone(), ..plain.clone() },
+            JobDraft { payload_info: full.payload_info.clone(), ..plain.clone() },
+            JobDraft { labels: full.labels.clone(), ..plain.clone() },
+            JobDraft { headers: full.labels.clone(), ..plain.clone() },
+            JobDraft { priority: full.priority, ..plain.clone() },
+            JobDraft { max_attempts: full.max_attempts, ..plain.clone() },
+            JobDraft { retry: full.retry, ..plain.clone() },
+            JobDraft { attempt_timeout: full.attempt_timeout, ..plain.clone() },
+            JobDraft { start: full.start, ..plain.clone() },
+            JobDraft { expiry: full.expiry, ..plain.clone() },
+        ];
+        let digests: std::collections::BTreeSet<_> = others.iter().chain([&plain]).map(digest).collect();
+        assert_eq!(digests.len(), others.len() + 1);
+        assert_eq!(request("", "Submit", [&plain]).map(|_| ()), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! What a client said of a job, where the job itself does not tell any more.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::retry::RetryPolicy;
+use crate::clock::Timestamp;
+
+/// What a client said of a job beyond what the job itself tells: which values are its own and which are defaults, and
+/// relative times as they were.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Said {
+    /// It named the priority, be it 0.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub priority: bool,
+    /// The number of attempts that it named: a retry may raise the job's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    /// It named the timeout of an attempt.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub attempt_timeout: bool,
+    /// What it said of the retry policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<PartialRetryPolicy>,
+    /// When the job was to start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<When>,
+    /// When the job was to expire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expiry: Option<When>,
+}
+
+impl Said {
+    /// Whether the job itself tells all that was said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Said::default()
+    }
+}
+
+/// An instant as a client names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// By the clock.
+    At(Timestamp),
+    /// So long after the job was accepted.
+    After(Duration),
+}
+
+impl From<Timestamp> for When {
+    fn from(instant: Timestamp) -> Self {
+        When::At(instant)
+    }
+}
+
+impl When {
+    /// The instant for a job that is accepted at `created`.
+    #[must_use]
+    pub fn instant(self, created: Timestamp) -> Timestamp {
+        match self {
+            When::At(instant) => instant,
+            When::After(delay) => created.after(delay),
+        }
+    }
+}
+
+/// A retry policy of which some parts are said.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PartialRetryPolicy {
+    /// The delay after the first failed attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial_delay: Option<Duration>,
+    /// The longest delay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_delay: Option<Duration>,
+    /// The growth from one delay to the next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multiplier: Option<f64>,
+    /// The random part of a delay: 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<f64>,
+}
+
+impl PartialRetryPolicy {
+    /// Completes it. A default gives way to what is said: the longest delay is never shorter than the first one.
+    #[must_use]
+    pub fn or(self, defaults: RetryPolicy) -> RetryPolicy {
+        let mut initial_delay = self.initial_delay.unwrap_or(defaults.initial_delay);
+        let mut max_delay = self.max_delay.unwrap_or(defaults.max_delay);
+        if max_delay < initial_delay {
+            match self.max_delay {
+                Some(said) => initial_delay = said,
+                None => max_delay = initial_delay,
+            }
+        }
+        RetryPolicy {
+            initial_delay,
+            max_delay,
+            multiplier: self.multiplier.unwrap_or(defaults.multiplier),
+            jitter: self.jitter.unwrap_or(defaults.jitter),
+        }
+    }
+}
+
+impl From<RetryPolicy> for PartialRetryPolicy {
+    fn from(policy: RetryPolicy) -> Self {
+        let RetryPolicy { initial_delay, max_delay, multiplier, jitter } = policy;
+        PartialRetryPolicy {
+            initial_delay: Some(initial_delay),
+            max_delay: Some(max_delay),
+            multiplier: Some(multiplier),
+            jitter: Some(jitter),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_policy_takes_the_rest_from_the_defaults_which_give_way() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let defaults =
+            RetryPolicy { max_delay: Duration::from_secs(10), jitter: 0.5, ..RetryPolicy::DEFAULT };
+        let policy =
+            PartialRetryPolicy { initial_delay: seconds(2), ..PartialRetryPolicy::default() }.or(defaults);
+        assert_eq!(policy, RetryPolicy { initial_delay: Duration::from_secs(2), ..defaults });
+        let policy =
+            PartialRetryPolicy { initial_delay: seconds(60), ..PartialRetryPolicy::default() }.or(defaults);
+        assert_eq!(
+            (policy.initial_delay, policy.max_delay),
+            (Duration::from_secs(60), Duration::from_secs(60))
+        );
+        let said = PartialRetryPolicy { max_delay: Some(Duration::ZERO), ..PartialRetryPolicy::default() };
+        assert_eq!(said.or(defaults).initial_delay, Duration::ZERO);
+        assert_eq!(PartialRetryPolicy::from(defaults).or(RetryPolicy::DEFAULT), defaults);
+    }
+
+    #[test]
+    fn a_relative_instant_counts_from_when_the_job_was_accepted() {
+        let created = Timestamp::from_micros(5);
+        assert_eq!(When::After(Duration::from_micros(3)).instant(created), Timestamp::from_micros(8));
+        assert_eq!(When::At(created).instant(Timestamp::MAX), created);
+    }
+}
