@@ -76,6 +76,12 @@ impl Subject {
         self.certificate.as_deref()
     }
 
+    /// What it may do, and on which queues. Nothing where all is allowed.
+    pub fn grants(&self) -> impl Iterator<Item = (Role, &[QueuePattern])> {
+        let tokens = self.token.iter();
+        tokens.flat_map(|token| token.roles.iter().map(|role| (*role, &token.queues[..])))
+    }
+
     /// Whether it has the role on a queue.
     #[must_use]
     pub fn may(&self, role: Role, queue: &str) -> bool {

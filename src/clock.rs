@@ -1,9 +1,9 @@
 //! Time, injected. The only file that reads the machine's clocks.
 //!
 //! There are two. The *wall clock* says what time it is: it labels what is shown and says when a scheduled job is
-//! due or a waiting one expires. It may be wrong, and may be set at any moment. The *uptime* counts what has passed, the
-//! machine's sleep included, and can't be set: whatever waits for a while, and no instant, waits by it. The two have types
-//! of their own, so that the one is never taken for the other.
+//! due or a waiting one expires. It may be wrong, and may be set at any moment. The *uptime* counts what has passed,
+//! the machine's sleep included, and can't be set: whatever waits for a while, and no instant, waits by it. The two
+//! have types of their own, so that the one is never taken for the other.
 //!
 //! How long an attempt may run is counted by tokio's timers, which stand still while the machine sleeps.
 
@@ -80,8 +80,8 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Time as a store counts it, in microseconds: it began with what the wall clock said when the store was made, and can't
-/// be set.
+/// Time as a store counts it, in microseconds: it began with what the wall clock said when the store was made, and
+/// can't be set.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct StoreTime(i64);
 

@@ -1,8 +1,8 @@
 //! How new jobs come in, by whatever call: completed, with what makes a repeat safe, and on their way to the committer.
 //!
-//! The order in which a submission is asked about is the same for all calls: is it valid, may its caller, has its request
-//! come before; then the queue, the handler, the room and the disk. The last four are the committer's: a request that has
-//! come before finds its job although its queue is gone since.
+//! The order in which a submission is asked about is the same for all calls: is it valid, may its caller, has its
+//! request come before; then the queue, the handler, the room and the disk. The last four are the committer's: a
+//! request that has come before finds its job although its queue is gone since.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::{
     traces::{self, Traces},
 };
 
-/// A call that submits, by whose name requests are told apart. An item of a stream is submitted as by Submit, so that it
-/// may be repeated by either.
+/// A call that submits, by whose name requests are told apart. An item of a stream is submitted as by Submit, so that
+/// it may be repeated by either.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Call {
     /// One job.
@@ -81,7 +81,6 @@ impl Intake {
             traceparent: span.traceparent(),
             tracestate: if traces::is_context(terms.traceparent) { terms.tracestate } else { "" },
         };
-        let queue_name = drafts.first.queue.clone();
         let (mut index, mut first_queue, mut first_obstacle) = (0, None, None);
         let jobs = drafts.map(|draft| -> NewJob {
             let Admitted { job, queue, obstacle } = self.admission.admit(draft, origin);
@@ -98,7 +97,7 @@ impl Intake {
         if let Some(obstacle) = first_obstacle.take_if(|_| request.is_none()) {
             return Err(obstacle);
         }
-        let patience = self.patience(first_queue.as_deref(), &queue_name, terms);
+        let patience = self.patience(first_queue.as_deref(), &jobs.first.queue, terms);
         Ok(Submission { request, jobs, obstacle: first_obstacle, patience })
     }
 

@@ -13,14 +13,8 @@ mod generated {
     pub mod v1 {
         tonic::include_proto!("jobmill.v1");
     }
-    #[cfg(feature = "cli")]
-    pub mod bench {
-        tonic::include_proto!("jobmill.bench.v1");
-    }
 }
 
-#[cfg(feature = "cli")]
-pub use generated::bench;
 pub use generated::v1;
 
 impl v1::Payload {

@@ -128,8 +128,8 @@ impl Server {
         self.handle.clone()
     }
 
-    /// Has certificates, keys and tokens read again, and the audit's file opened anew. The files are looked at every few
-    /// seconds anyway; what is wrong with them is told in the log, and leaves the old ones in use.
+    /// Has certificates, keys and tokens read again, and the audit's file opened anew. The files are looked at every
+    /// few seconds anyway; what is wrong with them is told in the log, and leaves the old ones in use.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
         Reloader(Arc::clone(&self.reload))
@@ -159,15 +159,16 @@ impl Server {
 
 impl Stopper {
     /// Begins the drain: nothing more is started, and running attempts may end. Shortly before the deadline, which is
-    /// [`Settings::drain_timeout`], those that still run see their token cancelled ([`crate::execute::Attempt::cancelled`]);
-    /// at the deadline they are cut off, and their jobs are retried after the restart as far as they have attempts left.
-    /// [`Server::finished`] returns then at the latest, and says what the store had not taken by then.
+    /// [`Settings::drain_timeout`], those that still run see their token cancelled
+    /// ([`crate::execute::Attempt::cancelled`]); at the deadline they are cut off, and their jobs are retried after the
+    /// restart as far as they have attempts left. [`Server::finished`] returns then at the latest, and says what the
+    /// store had not taken by then.
     pub fn drain(&self) {
         self.drain.cancel();
     }
 
-    /// Ends a drain at once: running attempts are cut off, as at the deadline. What is acknowledged or has ended by then
-    /// still goes to the disk, for which there are 2 s, or what is left until the deadline.
+    /// Ends a drain at once: running attempts are cut off, as at the deadline. What is acknowledged or has ended by
+    /// then still goes to the disk, for which there are 2 s, or what is left until the deadline.
     pub fn force(&self) {
         self.force.cancel();
         self.drain.cancel();
@@ -222,8 +223,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Opens the store, puts back what a crash left, and serves. Where commands of an earlier server are not dead yet, it
-    /// says so in the log and waits for them, as long as it takes: to drop the future gives up.
+    /// Opens the store, puts back what a crash left, and serves. Where commands of an earlier server are not dead yet,
+    /// it says so in the log and waits for them, as long as it takes: to drop the future gives up.
     ///
     /// # Errors
     /// The first thing that is wrong; nothing listens then.

@@ -15,7 +15,6 @@ macro_rules! both_stores {
 }
 
 mod store {
-    #[expect(dead_code, reason = "the property test needs more of it")]
     pub(crate) mod batch;
     pub(crate) mod build;
     pub(crate) mod rig;
@@ -36,6 +35,7 @@ mod store {
         mod queues;
         mod recovery;
         mod release;
+        mod repeats;
         mod request_life;
         mod requests;
         mod retention;

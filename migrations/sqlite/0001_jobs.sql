@@ -14,6 +14,7 @@ CREATE TABLE queue (
     keep_cancelled_us    INTEGER,
     keep_expired_us      INTEGER,
     paused               INTEGER NOT NULL,
+    revision             INTEGER NOT NULL,
     declared             INTEGER NOT NULL, -- 1: the configuration declares it; 2: it did once
     deleted              INTEGER NOT NULL
 ) STRICT;
@@ -89,12 +90,16 @@ CREATE TABLE attempt (
 CREATE TABLE request (
     key    BLOB    PRIMARY KEY, -- 16 bytes
     digest BLOB    NOT NULL,
-    first  INTEGER NOT NULL,
-    count  INTEGER NOT NULL,
-    live   INTEGER NOT NULL,    -- how many of its jobs are not deleted
-    gone   INTEGER              -- since when none is left, by counters.retention
+    answer INTEGER NOT NULL,    -- 0: made jobs; 1: changed a job; 2: done; 3: asked for a purge
+    first  INTEGER NOT NULL,    -- 0: the first job; 1: the job; 3: the queue
+    count  INTEGER NOT NULL,    -- 0: how many jobs; 1: the job's state then
+    live   INTEGER NOT NULL,    -- 0: how many of its jobs are not deleted; 1, 2: the queue
+    value  INTEGER,             -- 1: the job's revision then; 3: how many jobs were deleted, absent until the end
+    gone   INTEGER              -- since when it has had no jobs, by counters.retention
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX request_gone ON request (gone) WHERE gone IS NOT NULL;
+-- What purges under way will answer.
+CREATE INDEX request_purging ON request (first) WHERE answer = 3 AND value IS NULL;
 
 -- Deleted jobs, for the change feed.
 CREATE TABLE tombstone (
@@ -155,6 +160,9 @@ CREATE TABLE counters (
     last_lease INTEGER NOT NULL,
     floor      INTEGER NOT NULL,
     store      BLOB    NOT NULL,
+    place      BLOB,             -- what the store is called as this very file, of which the next two columns tell
+    inode      INTEGER,
+    born       INTEGER,          -- when the file was made
     wall       INTEGER,          -- what the clock said at the latest change
     backoffs   INTEGER,          -- the time by which backoffs end, then
     retention  INTEGER,          -- the time for which servers had run, then

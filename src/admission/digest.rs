@@ -1,7 +1,7 @@
 //! What a request said, in a form that is written down for good: `docs/requests.md`.
 //!
-//! A repeat is known by it. It is made of what was said: defaults, which may change, are not in it, a relative time stays
-//! relative, and a field that is not set adds nothing, so that fields which later versions add change no digest.
+//! A repeat is known by it. It is made of what was said: defaults, which may change, are not in it, a relative time
+//! stays relative, and a field that is not set adds nothing, so that fields which later versions add change no digest.
 
 use super::JobDraft;
 use crate::job::{Canonical, PartialRetryPolicy, RequestId, When};
@@ -47,11 +47,20 @@ pub(crate) fn request<'a>(
     call: &str,
     jobs: impl IntoIterator<Item = &'a JobDraft>,
 ) -> Option<RequestId> {
+    repeatable(request_id, call, |canonical| jobs.into_iter().for_each(|job| put_job(canonical, job)))
+}
+
+/// The key and digest of any other call that may be repeated, if it has an id.
+pub(crate) fn repeatable(
+    request_id: &str,
+    call: &str,
+    say: impl FnOnce(&mut Canonical),
+) -> Option<RequestId> {
     if request_id.is_empty() {
         return None;
     }
     let mut canonical = Canonical::of(FORM, call);
-    jobs.into_iter().for_each(|job| put_job(&mut canonical, job));
+    say(&mut canonical);
     Some(RequestId { key: RequestId::key_of(request_id), digest: canonical.digest() })
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 
-pub(crate) use digest::request;
+pub(crate) use digest::{repeatable, request};
 pub use rules::FieldFault;
 
 use crate::{
@@ -110,8 +110,8 @@ impl Admission {
         self.kinds.contains_key(kind)
     }
 
-    /// Completes a draft with its kind's defaults. What can't enter is completed as well: a request that was seen before
-    /// finds its job though its queue or handler is gone.
+    /// Completes a draft with its kind's defaults. What can't enter is completed as well: a request that was seen
+    /// before finds its job though its queue or handler is gone.
     pub(crate) fn admit(&self, draft: JobDraft, origin: Origin<'_>) -> Admitted {
         let queue = self.queues.get(&draft.queue);
         let kind = self.kinds.get(draft.kind.as_str());

@@ -10,20 +10,20 @@ use crate::{
     settings::limits,
 };
 
-const PAYLOAD_MAX_BYTES: usize = 1 << 20;
-const MEDIA_TYPE_MAX_BYTES: usize = 128;
-const METADATA_MAX: usize = 16;
-const METADATA_MAX_BYTES: usize = 4 << 10;
-const HEADERS_MAX: usize = 32;
-const HEADERS_MAX_BYTES: usize = 8 << 10;
+pub(crate) const PAYLOAD_MAX_BYTES: usize = 1 << 20;
+pub(crate) const MEDIA_TYPE_MAX_BYTES: usize = 128;
+pub(crate) const METADATA_MAX: usize = 16;
+pub(crate) const METADATA_MAX_BYTES: usize = 4 << 10;
+pub(crate) const HEADERS_MAX: usize = 32;
+pub(crate) const HEADERS_MAX_BYTES: usize = 8 << 10;
 const HEADER_KEY_MAX_BYTES: usize = 63;
 /// Keys of headers that begin so would be taken for another one's.
 const RESERVED_HEADERS: [&str; 2] = ["grpc-", "jobmill-"];
-const LABELS_MAX: usize = 32;
+pub(crate) const LABELS_MAX: usize = 32;
 const LABEL_KEY_MAX_BYTES: usize = 63;
-const LABEL_VALUE_MAX_BYTES: usize = 256;
+pub(crate) const LABEL_VALUE_MAX_BYTES: usize = 256;
 const PRIORITY: RangeInclusive<i32> = -100..=100;
-const REQUEST_ID_MAX_BYTES: usize = 128;
+pub(crate) const REQUEST_ID_MAX_BYTES: usize = 128;
 const MAX_AHEAD: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// How long after its acceptance a job may start.
 pub(crate) const DELAY: RangeInclusive<Duration> = Duration::ZERO..=limits::TEN_YEARS;
@@ -123,10 +123,12 @@ pub(crate) fn payload(payload: &[u8]) -> Verdict {
 
 pub(crate) fn media_type(media_type: &str) -> Verdict {
     let visible = media_type.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-    if media_type.len() <= MEDIA_TYPE_MAX_BYTES && visible {
+    if media_type.len() <= MEDIA_TYPE_MAX_BYTES && visible && media_type.trim() == media_type {
         return Ok(());
     }
-    Err(format!("must be at most {MEDIA_TYPE_MAX_BYTES} visible ASCII characters"))
+    Err(format!(
+        "must be at most {MEDIA_TYPE_MAX_BYTES} visible ASCII characters, without a blank at either end"
+    ))
 }
 
 /// Every fault of a payload's metadata.
@@ -154,7 +156,10 @@ pub(crate) fn headers(headers: &BTreeMap<String, String>) -> Vec<String> {
             faults
                 .push(format!("the key {shown} begins with `{prefix}`, which is reserved: use another one"));
         }
-        if !value.bytes().all(|byte| byte == b'\t' || (0x20..0x7f).contains(&byte)) {
+        if value.trim_matches([' ', '\t']) != value {
+            faults
+                .push(format!("the value of {shown} begins or ends with a blank, which no header can have"));
+        } else if !value.bytes().all(|byte| byte == b'\t' || (0x20..0x7f).contains(&byte)) {
             faults.push(format!(
                 "the value of {shown} must be of visible ASCII characters, spaces and tabs: encode anything else"
             ));

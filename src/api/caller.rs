@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tonic::{Code, Request, Status};
 
-use super::{errors, rpcs::Needs};
+use super::{errors, needs::Needs};
 use crate::{
     access::{Access, Subject},
     audit::{self, Audit, Receipt},
@@ -58,12 +58,31 @@ impl Caller {
         }
     }
 
-    /// Whether the call may be about this job. One that the caller may not even see is not there.
+    /// Whether the call may be about this job. One that is hidden is not there.
     pub(super) fn on_job(&self, job: &Job) -> Result<(), Status> {
-        if !self.sees(job) {
+        if self.is_hidden(job) {
             return Err(errors::job_not_found(&job.id));
         }
         self.on_queue(job.spec.queue.as_str())
+    }
+
+    /// Whether the caller may neither see the job nor do to it what the call does.
+    pub(super) fn is_hidden(&self, job: &Job) -> bool {
+        !self.may_change(job.spec.queue.as_str()) && !self.sees(job)
+    }
+
+    /// Whether the caller has the role that the call needs on a queue.
+    pub(super) fn may_change(&self, queue: &str) -> bool {
+        match self.needs {
+            Needs::Role(role) => self.subject.may(role, queue),
+            Needs::AnyToken | Needs::Nothing => true,
+        }
+    }
+
+    /// Whether the call may be answered with this job.
+    pub(super) fn may_read(&self, job: &Job) -> Result<(), Status> {
+        let queue = job.spec.queue.as_str();
+        if self.sees_queue(queue) { Ok(()) } else { Err(self.denied(Role::Read, Some(queue))) }
     }
 
     /// Whether the caller may see this job.

@@ -219,7 +219,7 @@ pub(super) fn duration(duration: Duration) -> prost_types::Duration {
     }
 }
 
-fn timestamp(instant: Timestamp) -> prost_types::Timestamp {
+pub(super) fn timestamp(instant: Timestamp) -> prost_types::Timestamp {
     let micros = instant.as_micros();
     prost_types::Timestamp {
         seconds: micros.div_euclid(1_000_000),

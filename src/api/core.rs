@@ -1,6 +1,6 @@
 //! What calls work with.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status, metadata::MetadataMap};
@@ -65,11 +65,17 @@ fn grpc_timeout(metadata: &MetadataMap) -> Option<Duration> {
     })
 }
 
-/// The W3C trace context that came with a call, empty where there is none: `traceparent` and `tracestate`. A state of more
-/// than 512 bytes is left out, as the W3C has it for what can't be passed on.
-pub(super) fn trace_context(metadata: &MetadataMap) -> (&str, &str) {
-    const TRACESTATE_MAX_BYTES: usize = 512;
-    let text = |key| metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let state = text("tracestate");
-    (text("traceparent"), if state.len() <= TRACESTATE_MAX_BYTES { state } else { "" })
+/// The longest trace state that is kept.
+pub(super) const TRACESTATE_MAX_BYTES: usize = 512;
+
+/// The W3C trace context that came with a call, empty where there is none: `traceparent` and `tracestate`. A state of
+/// more than 512 bytes is left out, as the W3C has it for what can't be passed on.
+pub(super) fn trace_context(metadata: &MetadataMap) -> (&str, Cow<'_, str>) {
+    let texts = |key| metadata.get_all(key).into_iter().filter_map(|value| value.to_str().ok());
+    let mut states = texts("tracestate");
+    let state = states.next().unwrap_or_default();
+    // It may come in several lines, which are one list.
+    let state = states.fold(Cow::from(state), |all, more| format!("{all},{more}").into());
+    let state = if state.len() <= TRACESTATE_MAX_BYTES { state } else { Cow::default() };
+    (texts("traceparent").next().unwrap_or_default(), state)
 }

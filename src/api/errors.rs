@@ -55,7 +55,7 @@ impl Faults {
 
     /// The request, if nothing is wrong with it.
     pub(super) fn check(self) -> Result<(), Status> {
-        if self.found.is_empty() { Ok(()) } else { Err(self.into_status()) }
+        if self.found.is_empty() && self.more == 0 { Ok(()) } else { Err(self.into_status()) }
     }
 
     /// The error that tells of them.
@@ -72,14 +72,14 @@ impl Faults {
 }
 
 /// What a status tells, for one of many items.
-pub(super) fn item(status: &Status) -> v1::Error {
+pub(super) fn item(status: &Status) -> v1::ItemError {
     let details = status.get_error_details();
     let (reason, metadata) = details
         .error_info()
         .map(|info| (info.reason.clone(), info.metadata.clone().into_iter().collect()))
         .unwrap_or_default();
     let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
-    v1::Error {
+    v1::ItemError {
         code: status.code() as i32,
         reason,
         message: status.message().to_owned(),
@@ -259,6 +259,12 @@ impl From<ControlRefusal> for Status {
             status(Code::FailedPrecondition, reason, &refusal, |details| {
                 if let ControlRefusal::WrongState { id, state, .. } = &refusal {
                     about(details, [("job_id", id.to_string()), ("state", state.as_str().to_owned())]);
+                } else if let ControlRefusal::RevisionMismatch { id, expected, revision } = &refusal {
+                    let revisions = [("expected_revision", expected), ("revision", revision)];
+                    let [expected, revision] = revisions.map(|(key, value)| (key, value.to_string()));
+                    about(details, [("job_id", id.to_string()), expected, revision]);
+                } else if let ControlRefusal::EtagMismatch { queue, etag } = &refusal {
+                    about(details, [("queue", queue.clone()), ("etag", etag.clone())]);
                 } else {
                     about(details, [("queue", subject.to_owned())]);
                 }
@@ -278,6 +284,10 @@ impl From<ControlRefusal> for Status {
             ControlRefusal::WrongState { id, state, .. } => {
                 precondition("WRONG_STATE", state.as_str(), &id.to_string())
             }
+            ControlRefusal::RevisionMismatch { id, .. } => {
+                precondition("REVISION_MISMATCH", "REVISION", &id.to_string())
+            }
+            ControlRefusal::EtagMismatch { queue, .. } => precondition("ETAG_MISMATCH", "ETAG", queue),
             ControlRefusal::TooManyQueues(max) => quota("TOO_MANY_QUEUES", &refusal, "queues", max),
             ControlRefusal::TooManyConsumers { max, .. } => {
                 quota("TOO_MANY_CONSUMERS", &refusal, "consumers", max)
@@ -399,6 +409,17 @@ pub(super) fn origin_not_allowed(origin: &str) -> Status {
 pub(super) fn web_is_off() -> Status {
     let message = "gRPC-Web is off: name the pages that may call in `grpc_web.origins`";
     status(Code::Unimplemented, "GRPC_WEB_OFF", message, |_| {})
+}
+
+/// The call relies on what this server does not know.
+pub(super) fn feature_unknown(name: &str) -> Status {
+    let shown = crate::admission::rules::shown(name);
+    let message = format!(
+        "the call requires the feature {shown}, which this server does not know: GetServerInfo tells which it knows"
+    );
+    status(Code::Unimplemented, "FEATURE_UNKNOWN", message, |details| {
+        about(details, [("feature", name.to_owned())]);
+    })
 }
 
 /// As gRPC libraries answer; other servers do the same, so that it is no word of Jobmill's own.

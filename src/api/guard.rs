@@ -17,8 +17,9 @@ use tower::{Layer, Service};
 use super::{
     caller::Caller,
     calls::{Calls, Counted},
-    errors, outgoing, rpcs,
-    rpcs::Needs,
+    errors, limits,
+    needs::Needs,
+    outgoing, rpcs,
     unfinished::Unfinished,
 };
 use crate::{
@@ -27,6 +28,9 @@ use crate::{
     counters::grpc_code,
     listen::{Hosts, Peer},
 };
+
+/// The metadata by which a call says what it relies on.
+const REQUIRE: &str = "jobmill-require";
 
 /// What calls are held to.
 #[derive(Clone, Debug)]
@@ -158,6 +162,7 @@ impl Gate {
         }
         let found = rpcs::find(request.uri().path()).ok_or_else(errors::no_such_rpc);
         let (rpc, needs) = found.map_err(unheard)?;
+        check_required(request.headers()).map_err(unheard)?;
         let peer = request.extensions().get::<Peer>().cloned();
         let certificate = peer.as_ref().and_then(|peer| peer.certificate.clone());
         let refused = |status: Status, subject: Option<&str>| {
@@ -207,6 +212,21 @@ impl Gate {
         }
         Err(errors::origin_not_allowed(&String::from_utf8_lossy(origin.as_bytes())))
     }
+}
+
+/// Whether this server knows all that a call relies on. Asked before anything else: the request may mean something else
+/// here than to its caller.
+fn check_required(headers: &HeaderMap) -> Result<(), Status> {
+    for value in headers.get_all(REQUIRE) {
+        let unknown = match value.to_str() {
+            Ok(required) => limits::unknown_feature(required),
+            Err(_) => Some("?"),
+        };
+        if let Some(name) = unknown {
+            return Err(errors::feature_unknown(name));
+        }
+    }
+    Ok(())
 }
 
 /// The token that a call has, if it has one.

@@ -1,10 +1,6 @@
-//! The JobQueue service.
+//! The JobQueue service, and its verbs.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    pin::Pin,
-    sync::Arc,
-};
+use std::{collections::HashSet, pin::Pin, sync::Arc};
 
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
@@ -13,28 +9,22 @@ use super::{
     caller::Caller,
     convert,
     core::Core,
-    errors, outgoing, page_token,
-    sizes::ENOUGH_BYTES,
+    needs::Needs,
+    outgoing,
     submit::{By, One, Submitter},
     submit_stream,
     validate::Validator,
-    views::is_large,
+    verbs::{self, About, Verb, repeatable},
+    views::{is_large, job_change},
     watch_stream::{self, WatchRequest},
 };
 use crate::{
-    admission,
-    clock::Uptime,
-    engine::{Ask, Control, ControlRefusal},
-    job::{Job, JobFilter, JobId, SubmitOutcome},
+    engine::{Action, Ask, ControlRefusal, JobDone},
+    job::{Canonical, JobId, SubmitOutcome},
     proto::v1::{self, job_queue_server::JobQueue},
-    store::{Page, Scan, ScanOrder},
+    settings::Role,
     watch::{ResumeToken, Start},
 };
-
-/// A list call looks at so many jobs in one read,
-const SCAN_BUDGET: usize = 10_000;
-/// and at so many in all before it returns a short page.
-const LIST_BUDGET: usize = 100_000;
 
 /// The JobQueue service.
 #[derive(Clone)]
@@ -49,54 +39,6 @@ impl JobQueueApi {
 
     fn submitter(&self) -> Submitter<'_> {
         Submitter { core: &self.core }
-    }
-
-    /// Changes a job, if the caller may. A job never goes to another queue, so that looking first is enough.
-    async fn job_control<T>(
-        &self,
-        caller: &Arc<Caller>,
-        id: JobId,
-        deadline: Option<Uptime>,
-        make: impl FnOnce(Ask<T, ControlRefusal>) -> Control,
-    ) -> Result<T, Status> {
-        let found = self.core.shard.reads.read(move |reader| reader.job(id)).await?;
-        let job = found.ok_or_else(|| errors::job_not_found(&id))?;
-        caller.on_job(&job)?;
-        let entry = caller.begin_job(id, Some(job.spec.queue.as_str()));
-        let give_up = self.core.give_up(job.spec.queue.as_str(), deadline);
-        let done = self.core.shard.control(give_up, make).await.map_err(Status::from);
-        entry.end(&done, |_| Vec::new());
-        done
-    }
-
-    /// The jobs of a page, cut short where they would not fit into a message; returns where.
-    async fn page(
-        &self,
-        jobs: Vec<Arc<Job>>,
-        view: v1::JobView,
-        share: &outgoing::Share,
-    ) -> Result<(Vec<v1::Job>, Option<JobId>), Status> {
-        if is_large(view) || jobs.len() > outgoing::FEW_JOBS {
-            share.reserve().await;
-        }
-        let (mut page, mut bytes, mut last) = (Vec::with_capacity(jobs.len()), 0, None);
-        for job in jobs {
-            let id = job.id;
-            let proto = if is_large(view) {
-                // A job that has been deleted since is left out.
-                self.core.read_job(id, view).await?.map(|(_, shown)| shown)
-            } else {
-                Some(convert::job(&job))
-            };
-            let job_bytes = proto.as_ref().map_or(0, prost::Message::encoded_len);
-            if bytes + job_bytes > ENOUGH_BYTES && last.is_some() {
-                return Ok((page, last));
-            }
-            bytes += job_bytes;
-            page.extend(proto);
-            last = Some(id);
-        }
-        Ok((page, None))
     }
 }
 
@@ -117,15 +59,16 @@ impl JobQueue for JobQueueApi {
             .await
             .inspect_err(|status| self.core.rejected(status))?;
         let mut response = submitter.submit_response(&one);
+        let Some(job) = one.job.filter(|_| view != v1::JobView::Unspecified) else {
+            return Ok(Response::new(response));
+        };
         let share = self.core.outgoing.share();
-        if let Some(job) = one.job.filter(|_| view != v1::JobView::Unspecified) {
-            if is_large(view) {
-                share.reserve().await;
-            }
-            let mut shown = convert::job(&job);
-            self.core.complete(&mut shown, job.id, view).await?;
-            response.job = Some(shown);
+        if is_large(view) {
+            share.reserve().await;
         }
+        let mut shown = convert::job(&job);
+        self.core.complete(&mut shown, job.id, view).await?;
+        response.job = Some(shown);
         Ok(outgoing::message(response, share))
     }
 
@@ -208,177 +151,202 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::GetJobRequest>,
     ) -> Result<Response<v1::GetJobResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
-        let id = validator.job_id("id", &body.id);
-        let view = validator.view("view", body.view, v1::JobView::Full);
-        validator.finish()?;
-        let share = self.core.outgoing.share();
-        if is_large(view) {
-            share.reserve().await;
-        }
-        let found = self.core.read_job(id, view).await?;
-        let (job, mut proto) = found.ok_or_else(|| errors::job_not_found(&id))?;
-        caller.on_job(&job)?;
-        let queue = self.core.shard.queues.get(job.spec.queue.as_str());
-        let runs_here = self.core.intake.admission.runs(job.spec.kind.as_str());
-        proto.pending = convert::pending(&job, queue.as_deref(), runs_here);
-        Ok(outgoing::message(v1::GetJobResponse { job: Some(proto) }, share))
+        self.core.get_job(call).await
     }
 
     async fn list_jobs(
         &self,
         call: Request<v1::ListJobsRequest>,
     ) -> Result<Response<v1::ListJobsResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
-        let filter = validator.filter(body.filter);
-        let page_size = validator.page_size(body.page_size);
-        let view = validator.view("view", body.view, v1::JobView::Basic);
-        let tag = self.core.issuer.page_tag(&filter);
-        let mut before = None;
-        if !body.page_token.is_empty() {
-            match page_token::read(&body.page_token, tag) {
-                Some(id) => before = Some(id),
-                None => validator.fault(
-                    "page_token",
-                    "is not the next_page_token of a page of this store with this filter: start again without it",
-                ),
-            }
-        }
-        validator.finish()?;
-        caller.on_filter(&filter)?;
-        let filter = Arc::new(filter);
-        let mut jobs: Vec<Arc<Job>> = Vec::new();
-        let mut budget = LIST_BUDGET;
-        let mut next;
-        loop {
-            let scan = Scan {
-                order: ScanOrder::NewestFirst { before },
-                limit: page_size - jobs.len(),
-                budget: SCAN_BUDGET,
-            };
-            let filter = Arc::clone(&filter);
-            let page: Page = self.core.shard.reads.read(move |reader| reader.scan(&filter, scan)).await?;
-            jobs.extend(page.jobs);
-            next = page.next;
-            budget = budget.saturating_sub(SCAN_BUDGET);
-            if next.is_none() || jobs.len() >= page_size || budget == 0 {
-                break;
-            }
-            before = next;
-        }
-        let share = self.core.outgoing.share();
-        let (jobs, cut_after) = self.page(jobs, view, &share).await?;
-        next = cut_after.or(next);
-        let next_page_token = next.map(|next| page_token::issue(next, tag)).unwrap_or_default();
-        Ok(outgoing::message(v1::ListJobsResponse { jobs, next_page_token }, share))
+        self.core.list_jobs(call).await
     }
 
     async fn count_jobs(
         &self,
         call: Request<v1::CountJobsRequest>,
     ) -> Result<Response<v1::CountJobsResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
-        let filter = validator.filter(body.filter);
-        validator.finish()?;
-        caller.on_filter(&filter)?;
-        let (counts, exact) = if filter.is_tallied() {
-            let tallies = self.core.shard.reads.read(|reader| reader.tallies()).await?;
-            let fitting = tallies.iter().filter(|tally| {
-                filter.matches_state(tally.state)
-                    && filter.matches_queue(tally.queue.as_str())
-                    && (filter.kinds.is_empty()
-                        || filter.kinds.iter().any(|kind| kind == tally.kind.as_str()))
-            });
-            (convert::state_counts(fitting), true)
-        } else {
-            self.count_by_looking(filter).await?
-        };
-        let total = counts.iter().map(|count| count.count).sum();
-        Ok(Response::new(v1::CountJobsResponse { counts, total, exact }))
+        self.core.count_jobs(call).await
     }
 
     async fn cancel_job(
         &self,
         call: Request<v1::CancelJobRequest>,
     ) -> Result<Response<v1::CancelJobResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let deadline = self.core.deadline(&call);
-        let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
-        let id = validator.job_id("id", &body.id);
-        validator.finish()?;
-        let job = self.job_control(&caller, id, deadline, |ask| Control::Cancel { id, ask }).await?;
-        Ok(Response::new(v1::CancelJobResponse { job: Some(convert::job(&job)) }))
+        verbs::run::<CancelJob>(&self.core, call).await
     }
 
     async fn retry_job(
         &self,
         call: Request<v1::RetryJobRequest>,
     ) -> Result<Response<v1::RetryJobResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let deadline = self.core.deadline(&call);
-        let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
-        let id = validator.job_id("id", &body.id);
-        validator.request_id(&body.request_id);
-        validator.finish()?;
-        let request = admission::request(&body.request_id, &format!("RetryJob {id}"), &[]);
-        let job = self.job_control(&caller, id, deadline, |ask| Control::Retry { id, request, ask }).await?;
-        Ok(Response::new(v1::RetryJobResponse { job: Some(convert::job(&job)) }))
+        verbs::run::<RetryJob>(&self.core, call).await
     }
 
     async fn delete_job(
         &self,
         call: Request<v1::DeleteJobRequest>,
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let deadline = self.core.deadline(&call);
-        let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
-        let id = validator.job_id("id", &body.id);
-        validator.finish()?;
-        self.job_control(&caller, id, deadline, |ask| Control::Delete { id, ask }).await?;
-        Ok(Response::new(v1::DeleteJobResponse {}))
+        verbs::run::<DeleteJob>(&self.core, call).await
     }
 }
 
-impl JobQueueApi {
-    /// Counts what the tallies can't: looks at the jobs themselves, newest first, up to a limit.
-    async fn count_by_looking(&self, filter: JobFilter) -> Result<(Vec<v1::StateCount>, bool), Status> {
-        let filter = Arc::new(filter);
-        let mut counts = BTreeMap::new();
-        let (mut before, mut budget) = (None, LIST_BUDGET);
-        while budget > 0 {
-            let scan =
-                Scan { order: ScanOrder::NewestFirst { before }, limit: SCAN_BUDGET, budget: SCAN_BUDGET };
-            let filter = Arc::clone(&filter);
-            let page = self.core.shard.reads.read(move |reader| reader.scan(&filter, scan)).await?;
-            for job in &page.jobs {
-                *counts.entry(job.state.name()).or_insert(0) += 1;
-            }
-            budget = budget.saturating_sub(SCAN_BUDGET);
-            before = page.next;
-            if before.is_none() {
-                return Ok((convert::counts_by_state(counts), true));
-            }
-        }
-        Ok((convert::counts_by_state(counts), false))
-    }
-}
-
-/// Where a watch of a job that was just submitted begins. That of a repeat begins with the job as it is: the caller may have
-/// missed its end.
+/// Where a watch of a job that was just submitted begins. That of a repeat, and of a job that had expired when it came,
+/// begins with the job as it is: nothing else would tell its end.
 fn watch_from(one: &One) -> Start {
     match &one.job {
-        Some(job) if one.outcome == SubmitOutcome::Created => {
+        Some(job) if one.outcome == SubmitOutcome::Created && !job.state.is_done() => {
             Start::Resume(ResumeToken { watched: [0; 8], position: job.position, snapshot: None })
         }
         Some(_) | None => Start::Snapshot,
+    }
+}
+
+const SUBMIT: Needs = Needs::Role(Role::Submit);
+const READ: Needs = Needs::Role(Role::Read);
+
+/// What the service's calls ask of their callers.
+pub(super) const RPCS: &[(&str, Needs)] = &[
+    ("jobmill.v1.JobQueue/Submit", SUBMIT),
+    ("jobmill.v1.JobQueue/SubmitBatch", SUBMIT),
+    ("jobmill.v1.JobQueue/SubmitStream", SUBMIT),
+    ("jobmill.v1.JobQueue/SubmitAndWatch", SUBMIT),
+    ("jobmill.v1.JobQueue/WatchStatus", READ),
+    ("jobmill.v1.JobQueue/GetJob", READ),
+    ("jobmill.v1.JobQueue/ListJobs", READ),
+    ("jobmill.v1.JobQueue/CountJobs", READ),
+    ("jobmill.v1.JobQueue/CancelJob", CancelJob::NEEDS),
+    ("jobmill.v1.JobQueue/RetryJob", RetryJob::NEEDS),
+    ("jobmill.v1.JobQueue/DeleteJob", DeleteJob::NEEDS),
+];
+
+repeatable!(CancelJobRequest, RetryJobRequest, DeleteJobRequest);
+
+/// Stops a job.
+pub(super) struct CancelJob {
+    id: JobId,
+    expected_revision: Option<u64>,
+    view: v1::JobView,
+}
+
+impl Verb for CancelJob {
+    type Request = v1::CancelJobRequest;
+    type Response = v1::CancelJobResponse;
+    type Done = JobDone;
+    const NAME: &'static str = "CancelJob";
+    const NEEDS: Needs = Needs::Role(Role::Cancel);
+
+    fn read(request: v1::CancelJobRequest, validator: &mut Validator) -> Self {
+        CancelJob {
+            id: validator.job_id("id", &request.id),
+            expected_revision: validator.expected_revision(request.expected_revision),
+            view: validator.view("view", request.view, v1::JobView::Unspecified),
+        }
+    }
+
+    fn about(&self) -> About<'_> {
+        About::Job(self.id)
+    }
+
+    fn shows_job(&self) -> bool {
+        self.view != v1::JobView::Unspecified
+    }
+
+    fn say(&self, said: &mut Canonical) {
+        said.put_text("id", &self.id.to_string());
+        said.put_number("expected_revision", self.expected_revision);
+    }
+
+    fn action(&self, ask: Ask<JobDone, ControlRefusal>) -> Action {
+        Action::Cancel { id: self.id, expected_revision: self.expected_revision, ask }
+    }
+
+    async fn answer(self, core: &Core, done: JobDone) -> Result<Response<v1::CancelJobResponse>, Status> {
+        let share = core.outgoing.share();
+        let (change, job) = job_change(core, &share, done, self.view).await?;
+        Ok(outgoing::message(v1::CancelJobResponse { change: Some(change), job }, share))
+    }
+}
+
+/// Runs a job again, or now.
+struct RetryJob {
+    id: JobId,
+    expected_revision: Option<u64>,
+    view: v1::JobView,
+}
+
+impl Verb for RetryJob {
+    type Request = v1::RetryJobRequest;
+    type Response = v1::RetryJobResponse;
+    type Done = JobDone;
+    const NAME: &'static str = "RetryJob";
+    const NEEDS: Needs = Needs::Role(Role::Admin);
+
+    fn read(request: v1::RetryJobRequest, validator: &mut Validator) -> Self {
+        RetryJob {
+            id: validator.job_id("id", &request.id),
+            expected_revision: validator.expected_revision(request.expected_revision),
+            view: validator.view("view", request.view, v1::JobView::Unspecified),
+        }
+    }
+
+    fn about(&self) -> About<'_> {
+        About::Job(self.id)
+    }
+
+    fn shows_job(&self) -> bool {
+        self.view != v1::JobView::Unspecified
+    }
+
+    fn say(&self, said: &mut Canonical) {
+        said.put_text("id", &self.id.to_string());
+        said.put_number("expected_revision", self.expected_revision);
+    }
+
+    fn action(&self, ask: Ask<JobDone, ControlRefusal>) -> Action {
+        Action::Retry { id: self.id, expected_revision: self.expected_revision, ask }
+    }
+
+    async fn answer(self, core: &Core, done: JobDone) -> Result<Response<v1::RetryJobResponse>, Status> {
+        let share = core.outgoing.share();
+        let (change, job) = job_change(core, &share, done, self.view).await?;
+        Ok(outgoing::message(v1::RetryJobResponse { change: Some(change), job }, share))
+    }
+}
+
+/// Deletes a job.
+pub(super) struct DeleteJob {
+    id: JobId,
+    expected_revision: Option<u64>,
+}
+
+impl Verb for DeleteJob {
+    type Request = v1::DeleteJobRequest;
+    type Response = v1::DeleteJobResponse;
+    type Done = ();
+    const NAME: &'static str = "DeleteJob";
+    const NEEDS: Needs = Needs::Role(Role::Admin);
+
+    fn read(request: v1::DeleteJobRequest, validator: &mut Validator) -> Self {
+        DeleteJob {
+            id: validator.job_id("id", &request.id),
+            expected_revision: validator.expected_revision(request.expected_revision),
+        }
+    }
+
+    fn about(&self) -> About<'_> {
+        About::Job(self.id)
+    }
+
+    fn say(&self, said: &mut Canonical) {
+        said.put_text("id", &self.id.to_string());
+        said.put_number("expected_revision", self.expected_revision);
+    }
+
+    fn action(&self, ask: Ask<(), ControlRefusal>) -> Action {
+        Action::Delete { id: self.id, expected_revision: self.expected_revision, ask }
+    }
+
+    async fn answer(self, _: &Core, (): ()) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        Ok(Response::new(v1::DeleteJobResponse {}))
     }
 }

@@ -1,10 +1,11 @@
 //! Large answers on their way to clients that may not take them.
 //!
-//! HTTP/2 takes what a call has to send as soon as it is there, whether or not the client has room for it, and a stream's
-//! encoder keeps the room of its largest message until the stream ends. Clients that ask for large answers and read none
-//! would fill the memory. So these answers are encoded here and handed over in pieces, and what is left of them counts
-//! against one budget for the whole server. A call that finds it used up waits its turn before it reads the store. Where
-//! one waits, an answer of which nothing has been taken for some time is cut; a watch goes on from its token.
+//! HTTP/2 takes what a call has to send as soon as it is there, whether or not the client has room for it, and a
+//! stream's encoder keeps the room of its largest message until the stream ends. Clients that ask for large answers and
+//! read none would fill the memory. So these answers are encoded here and handed over in pieces, and what is left of
+//! them counts against one budget for the whole server. A call that finds it used up waits its turn before it reads the
+//! store. Where one waits, an answer of which nothing has been taken for some time is cut; a watch goes on from its
+//! token.
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +36,7 @@ const MAKING_BYTES: usize = 8 << 20;
 /// Size of the pieces in which a large answer is handed over. Smaller answers go whole, and do not count.
 const PIECE_BYTES: usize = 64 << 10;
 /// Number of jobs, without payloads and results, whose message is smaller than a piece.
-pub(super) const FEW_JOBS: usize = 4;
+pub(super) const FEW_JOBS: usize = 2;
 /// Small messages that are ready together share a frame up to this size.
 const FRAME_BYTES: usize = 32 << 10;
 /// The budget is counted in these.

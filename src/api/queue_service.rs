@@ -1,16 +1,23 @@
-//! The QueueService.
+//! The QueueService, and its verbs.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use tonic::{Request, Response, Status};
 
-use super::{caller::Caller, convert, core::Core, errors, page_token, validate::Validator};
+use super::{
+    caller::Caller,
+    core::Core,
+    errors,
+    needs::Needs,
+    page_token,
+    validate::Validator,
+    verbs::{self, About, Verb, repeatable},
+};
 use crate::{
-    clock::Uptime,
-    engine::{Ask, Control, ControlRefusal},
-    job::{Tally, names},
+    engine::{Action, Ask, ControlRefusal, QueueDone},
+    job::Canonical,
     proto::v1::{self, queue_service_server::QueueService},
-    settings::QueueInfo,
+    settings::{QueueInfo, QueueSettings, Role, SettingsChange},
 };
 
 /// The QueueService.
@@ -30,58 +37,6 @@ impl QueueServiceApi {
         validator.finish()?;
         Ok(name)
     }
-
-    /// Changes a queue, if the caller may.
-    async fn control<T>(
-        &self,
-        caller: &Arc<Caller>,
-        name: &str,
-        deadline: Option<Uptime>,
-        make: impl FnOnce(Ask<T, ControlRefusal>) -> Control,
-    ) -> Result<T, Status> {
-        caller.on_queue(name)?;
-        let entry = caller.begin(Some(name));
-        let give_up = self.core.give_up(name, deadline);
-        let done = self.core.shard.control(give_up, make).await.map_err(Status::from);
-        entry.end(&done, |_| Vec::new());
-        done
-    }
-
-    /// As [`QueueServiceApi::control`]; returns the queue after the change.
-    async fn change(
-        &self,
-        caller: &Arc<Caller>,
-        name: &str,
-        deadline: Option<Uptime>,
-        make: impl FnOnce(Ask<QueueInfo, ControlRefusal>) -> Control,
-    ) -> Result<Option<v1::Queue>, Status> {
-        let info = self.control(caller, name, deadline, make).await?;
-        let tallies = self.core.shard.reads.read(|reader| reader.tallies()).await?;
-        Ok(Some(self.queue(info, &tallies).await?))
-    }
-
-    async fn queue(&self, info: QueueInfo, tallies: &[Tally]) -> Result<v1::Queue, Status> {
-        let name = std::sync::Arc::clone(&info.name);
-        let oldest = self.core.shard.reads.read(move |reader| reader.oldest_ready(&name)).await?;
-        let own = || tallies.iter().filter(|tally| tally.queue == info.name);
-        let live = || own().filter(|tally| !tally.state.is_done());
-        let waiters = self.core.shard.queues.get(info.name.as_str()).map_or(0, |queue| queue.waiters());
-        let now = self.core.clock.now();
-        Ok(v1::Queue {
-            name: info.name.as_str().to_owned(),
-            namespace: names::NAMESPACE.to_owned(),
-            settings: Some(convert::queue_settings(&info.settings)),
-            paused: info.paused,
-            declared: info.declared,
-            stats: Some(v1::QueueStats {
-                counts: convert::state_counts(own()),
-                live_jobs: live().map(|tally| tally.jobs as i64).sum(),
-                live_bytes: live().map(|tally| tally.bytes as i64).sum(),
-                waiters: waiters as i64,
-                oldest_ready_age: oldest.map(|oldest| convert::duration(now.since(oldest))),
-            }),
-        })
-    }
 }
 
 #[tonic::async_trait]
@@ -90,21 +45,7 @@ impl QueueService for QueueServiceApi {
         &self,
         call: Request<v1::CreateQueueRequest>,
     ) -> Result<Response<v1::CreateQueueResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let deadline = self.core.deadline(&call);
-        let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
-        validator.queue_name("name", &body.name);
-        let settings = validator.queue_settings(body.settings);
-        validator.finish()?;
-        let queue = self
-            .change(&caller, &body.name, deadline, |ask| Control::CreateQueue {
-                name: body.name.clone(),
-                settings,
-                ask,
-            })
-            .await?;
-        Ok(Response::new(v1::CreateQueueResponse { queue }))
+        verbs::run::<CreateQueue>(&self.core, call).await
     }
 
     async fn get_queue(
@@ -120,7 +61,7 @@ impl QueueService for QueueServiceApi {
         let Some(info) = queues.into_iter().find(|queue| queue.name.as_str() == name) else {
             return Err(errors::queue_not_found(&name));
         };
-        let queue = self.queue(info, &tallies).await?;
+        let queue = self.core.shown_queue(info, &tallies).await?;
         Ok(Response::new(v1::GetQueueResponse { queue: Some(queue) }))
     }
 
@@ -145,7 +86,7 @@ impl QueueService for QueueServiceApi {
             infos.into_iter().filter(|info| caller.sees_queue(info.name.as_str()) && is_left(info));
         let mut queues = Vec::new();
         for info in left.by_ref().take(page_size) {
-            queues.push(self.queue(info, &tallies).await?);
+            queues.push(self.core.shown_queue(info, &tallies).await?);
         }
         let last = queues.last().filter(|_| left.next().is_some());
         let next_page_token = last.map(|queue| page_token::issue_after(&queue.name)).unwrap_or_default();
@@ -156,82 +97,315 @@ impl QueueService for QueueServiceApi {
         &self,
         call: Request<v1::UpdateQueueRequest>,
     ) -> Result<Response<v1::UpdateQueueResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let deadline = self.core.deadline(&call);
-        let body = call.into_inner();
-        let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
-        validator.queue_name("name", &body.name);
-        let settings = validator.queue_settings(body.settings);
-        validator.finish()?;
-        let queue = self
-            .change(&caller, &body.name, deadline, |ask| Control::UpdateQueue {
-                name: body.name.clone(),
-                settings,
-                ask,
-            })
-            .await?;
-        Ok(Response::new(v1::UpdateQueueResponse { queue }))
+        verbs::run::<UpdateQueue>(&self.core, call).await
     }
 
     async fn delete_queue(
         &self,
         call: Request<v1::DeleteQueueRequest>,
     ) -> Result<Response<v1::DeleteQueueResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let deadline = self.core.deadline(&call);
-        let body = call.into_inner();
-        let name = self.checked_name(body.name, &body.namespace)?;
-        self.control(&caller, &name, deadline, |ask| Control::DeleteQueue { name: name.clone(), ask })
-            .await?;
-        Ok(Response::new(v1::DeleteQueueResponse {}))
+        verbs::run::<DeleteQueue>(&self.core, call).await
     }
 
     async fn pause_queue(
         &self,
         call: Request<v1::PauseQueueRequest>,
     ) -> Result<Response<v1::PauseQueueResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let deadline = self.core.deadline(&call);
-        let body = call.into_inner();
-        let name = self.checked_name(body.name, &body.namespace)?;
-        let queue = self
-            .change(&caller, &name, deadline, |ask| Control::SetPaused {
-                name: name.clone(),
-                paused: true,
-                ask,
-            })
-            .await?;
-        Ok(Response::new(v1::PauseQueueResponse { queue }))
+        verbs::run::<PauseQueue>(&self.core, call).await
     }
 
     async fn resume_queue(
         &self,
         call: Request<v1::ResumeQueueRequest>,
     ) -> Result<Response<v1::ResumeQueueResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let deadline = self.core.deadline(&call);
-        let body = call.into_inner();
-        let name = self.checked_name(body.name, &body.namespace)?;
-        let queue = self
-            .change(&caller, &name, deadline, |ask| Control::SetPaused {
-                name: name.clone(),
-                paused: false,
-                ask,
-            })
-            .await?;
-        Ok(Response::new(v1::ResumeQueueResponse { queue }))
+        verbs::run::<ResumeQueue>(&self.core, call).await
     }
 
     async fn purge_queue(
         &self,
         call: Request<v1::PurgeQueueRequest>,
     ) -> Result<Response<v1::PurgeQueueResponse>, Status> {
-        let caller = Caller::of(&call)?;
-        let deadline = self.core.deadline(&call);
-        let body = call.into_inner();
-        let name = self.checked_name(body.name, &body.namespace)?;
-        let deleted =
-            self.control(&caller, &name, deadline, |ask| Control::Purge { name: name.clone(), ask }).await?;
+        verbs::run::<PurgeQueue>(&self.core, call).await
+    }
+}
+
+const READ: Needs = Needs::Role(Role::Read);
+
+/// What the service's calls ask of their callers.
+pub(super) const RPCS: &[(&str, Needs)] = &[
+    ("jobmill.v1.QueueService/CreateQueue", CreateQueue::NEEDS),
+    ("jobmill.v1.QueueService/GetQueue", READ),
+    ("jobmill.v1.QueueService/ListQueues", READ),
+    ("jobmill.v1.QueueService/UpdateQueue", UpdateQueue::NEEDS),
+    ("jobmill.v1.QueueService/DeleteQueue", DeleteQueue::NEEDS),
+    ("jobmill.v1.QueueService/PauseQueue", PauseQueue::NEEDS),
+    ("jobmill.v1.QueueService/ResumeQueue", ResumeQueue::NEEDS),
+    ("jobmill.v1.QueueService/PurgeQueue", PurgeQueue::NEEDS),
+];
+
+repeatable!(
+    CreateQueueRequest,
+    UpdateQueueRequest,
+    DeleteQueueRequest,
+    PauseQueueRequest,
+    ResumeQueueRequest,
+    PurgeQueueRequest,
+);
+
+/// Creates a queue.
+pub(super) struct CreateQueue {
+    name: String,
+    said: v1::QueueSettings,
+    settings: QueueSettings,
+}
+
+impl Verb for CreateQueue {
+    type Request = v1::CreateQueueRequest;
+    type Response = v1::CreateQueueResponse;
+    type Done = QueueDone;
+    const NAME: &'static str = "CreateQueue";
+    const NEEDS: Needs = Needs::Role(Role::Admin);
+
+    fn read(request: v1::CreateQueueRequest, validator: &mut Validator) -> Self {
+        validator.queue_name("name", &request.name);
+        let said = request.settings.unwrap_or_default();
+        CreateQueue { name: request.name, settings: validator.queue_settings("settings", &said), said }
+    }
+
+    fn about(&self) -> About<'_> {
+        About::Queue(&self.name)
+    }
+
+    fn say(&self, said: &mut Canonical) {
+        said.put_text("name", &self.name);
+        say_settings(said, &self.said);
+    }
+
+    fn action(&self, ask: Ask<QueueDone, ControlRefusal>) -> Action {
+        Action::CreateQueue { name: self.name.clone(), settings: self.settings.clone(), ask }
+    }
+
+    async fn answer(self, core: &Core, done: QueueDone) -> Result<Response<v1::CreateQueueResponse>, Status> {
+        let repeated = done.is_repeat;
+        Ok(Response::new(v1::CreateQueueResponse { queue: core.queue_after(done).await?, repeated }))
+    }
+}
+
+/// The etag of whoever changes a queue whatever has happened since.
+const ANY: &str = "*";
+
+/// Changes some of a queue's settings.
+pub(super) struct UpdateQueue {
+    name: String,
+    etag: String,
+    paths: BTreeSet<String>,
+    said: v1::QueueSettings,
+    change: SettingsChange,
+}
+
+impl Verb for UpdateQueue {
+    type Request = v1::UpdateQueueRequest;
+    type Response = v1::UpdateQueueResponse;
+    type Done = QueueDone;
+    const NAME: &'static str = "UpdateQueue";
+    const NEEDS: Needs = Needs::Role(Role::Admin);
+
+    fn read(request: v1::UpdateQueueRequest, validator: &mut Validator) -> Self {
+        let v1::Queue { name, etag, settings, .. } = request.queue.unwrap_or_else(|| {
+            validator.fault("queue", "is required");
+            v1::Queue::default()
+        });
+        validator.queue_name("queue.name", &name);
+        validator.etag("queue.etag", &etag);
+        let said = settings.unwrap_or_default();
+        let to = validator.queue_settings("queue.settings", &said);
+        let paths = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
+        let fields = validator.settings_fields("update_mask", &paths);
+        let paths = paths.into_iter().collect();
+        UpdateQueue { name, etag, paths, said, change: SettingsChange { fields, to } }
+    }
+
+    fn about(&self) -> About<'_> {
+        About::Queue(&self.name)
+    }
+
+    fn say(&self, said: &mut Canonical) {
+        said.put_text("name", &self.name);
+        said.put_text("etag", &self.etag);
+        for path in &self.paths {
+            said.put_text("update_mask", path);
+        }
+        say_settings(said, &self.said);
+    }
+
+    fn action(&self, ask: Ask<QueueDone, ControlRefusal>) -> Action {
+        let etag = (self.etag != ANY).then(|| self.etag.clone());
+        Action::UpdateQueue { name: self.name.clone(), change: self.change.clone(), etag, ask }
+    }
+
+    async fn answer(self, core: &Core, done: QueueDone) -> Result<Response<v1::UpdateQueueResponse>, Status> {
+        let repeated = done.is_repeat;
+        Ok(Response::new(v1::UpdateQueueResponse { queue: core.queue_after(done).await?, repeated }))
+    }
+}
+
+/// Adds the settings that a request named.
+fn say_settings(said: &mut Canonical, settings: &v1::QueueSettings) {
+    let micros =
+        |time: &prost_types::Duration| i128::from(time.seconds) * 1_000_000 + i128::from(time.nanos / 1_000);
+    said.put_number("settings.max_jobs", settings.max_jobs);
+    said.put_number("settings.max_bytes", settings.max_bytes);
+    said.put_number("settings.consumers", settings.consumers);
+    said.put_number("settings.when_full", (settings.when_full != 0).then_some(settings.when_full));
+    said.put_number("settings.max_wait", settings.max_wait.as_ref().map(micros));
+    said.put_number("settings.max_waiters", settings.max_waiters);
+    said.put_number("settings.accept_unknown_kinds", settings.accept_unknown_kinds);
+    let v1::Retention { succeeded, failed, cancelled, expired } = settings.retention.unwrap_or_default();
+    let kept = [("succeeded", succeeded), ("failed", failed), ("cancelled", cancelled), ("expired", expired)];
+    for (state, keep) in kept {
+        let name = format!("settings.retention.{state}");
+        match keep.and_then(|keep| keep.keep) {
+            Some(v1::keep::Keep::Time(time)) => said.put_number(&name, Some(micros(&time))),
+            Some(v1::keep::Keep::Forever(_)) => said.put_text(&name, "forever"),
+            None => {}
+        }
+    }
+}
+
+/// Deletes a queue.
+struct DeleteQueue {
+    name: String,
+}
+
+impl Verb for DeleteQueue {
+    type Request = v1::DeleteQueueRequest;
+    type Response = v1::DeleteQueueResponse;
+    type Done = ();
+    const NAME: &'static str = "DeleteQueue";
+    const NEEDS: Needs = Needs::Role(Role::Admin);
+
+    fn read(request: v1::DeleteQueueRequest, validator: &mut Validator) -> Self {
+        validator.queue_name("name", &request.name);
+        DeleteQueue { name: request.name }
+    }
+
+    fn about(&self) -> About<'_> {
+        About::Queue(&self.name)
+    }
+
+    fn say(&self, said: &mut Canonical) {
+        said.put_text("name", &self.name);
+    }
+
+    fn action(&self, ask: Ask<(), ControlRefusal>) -> Action {
+        Action::DeleteQueue { name: self.name.clone(), ask }
+    }
+
+    async fn answer(self, _: &Core, (): ()) -> Result<Response<v1::DeleteQueueResponse>, Status> {
+        Ok(Response::new(v1::DeleteQueueResponse {}))
+    }
+}
+
+/// Stops starting jobs of a queue.
+struct PauseQueue {
+    name: String,
+}
+
+/// Starts jobs of a queue again.
+struct ResumeQueue {
+    name: String,
+}
+
+impl Verb for PauseQueue {
+    type Request = v1::PauseQueueRequest;
+    type Response = v1::PauseQueueResponse;
+    type Done = QueueDone;
+    const NAME: &'static str = "PauseQueue";
+    const NEEDS: Needs = Needs::Role(Role::Admin);
+
+    fn read(request: v1::PauseQueueRequest, validator: &mut Validator) -> Self {
+        validator.queue_name("name", &request.name);
+        PauseQueue { name: request.name }
+    }
+
+    fn about(&self) -> About<'_> {
+        About::Queue(&self.name)
+    }
+
+    fn say(&self, said: &mut Canonical) {
+        said.put_text("name", &self.name);
+    }
+
+    fn action(&self, ask: Ask<QueueDone, ControlRefusal>) -> Action {
+        Action::SetPaused { name: self.name.clone(), paused: true, ask }
+    }
+
+    async fn answer(self, core: &Core, done: QueueDone) -> Result<Response<v1::PauseQueueResponse>, Status> {
+        let repeated = done.is_repeat;
+        Ok(Response::new(v1::PauseQueueResponse { queue: core.queue_after(done).await?, repeated }))
+    }
+}
+
+impl Verb for ResumeQueue {
+    type Request = v1::ResumeQueueRequest;
+    type Response = v1::ResumeQueueResponse;
+    type Done = QueueDone;
+    const NAME: &'static str = "ResumeQueue";
+    const NEEDS: Needs = Needs::Role(Role::Admin);
+
+    fn read(request: v1::ResumeQueueRequest, validator: &mut Validator) -> Self {
+        validator.queue_name("name", &request.name);
+        ResumeQueue { name: request.name }
+    }
+
+    fn about(&self) -> About<'_> {
+        About::Queue(&self.name)
+    }
+
+    fn say(&self, said: &mut Canonical) {
+        said.put_text("name", &self.name);
+    }
+
+    fn action(&self, ask: Ask<QueueDone, ControlRefusal>) -> Action {
+        Action::SetPaused { name: self.name.clone(), paused: false, ask }
+    }
+
+    async fn answer(self, core: &Core, done: QueueDone) -> Result<Response<v1::ResumeQueueResponse>, Status> {
+        let repeated = done.is_repeat;
+        Ok(Response::new(v1::ResumeQueueResponse { queue: core.queue_after(done).await?, repeated }))
+    }
+}
+
+/// Deletes the jobs that wait in a queue.
+pub(super) struct PurgeQueue {
+    name: String,
+}
+
+impl Verb for PurgeQueue {
+    type Request = v1::PurgeQueueRequest;
+    type Response = v1::PurgeQueueResponse;
+    type Done = u64;
+    const NAME: &'static str = "PurgeQueue";
+    const NEEDS: Needs = Needs::Role(Role::Admin);
+
+    fn read(request: v1::PurgeQueueRequest, validator: &mut Validator) -> Self {
+        validator.queue_name("name", &request.name);
+        PurgeQueue { name: request.name }
+    }
+
+    fn about(&self) -> About<'_> {
+        About::Queue(&self.name)
+    }
+
+    fn say(&self, said: &mut Canonical) {
+        said.put_text("name", &self.name);
+    }
+
+    fn action(&self, ask: Ask<u64, ControlRefusal>) -> Action {
+        Action::Purge { name: self.name.clone(), ask }
+    }
+
+    async fn answer(self, _: &Core, deleted: u64) -> Result<Response<v1::PurgeQueueResponse>, Status> {
         Ok(Response::new(v1::PurgeQueueResponse { deleted_jobs: deleted as i64 }))
     }
 }

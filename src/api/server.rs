@@ -18,13 +18,17 @@ use super::{
     guard::{Gate, GuardLayer},
     job_queue::JobQueueApi,
     queue_service::QueueServiceApi,
+    server_service::ServerServiceApi,
     sizes::MESSAGE_MAX_BYTES,
 };
 use crate::{
     listen::{Connection, Listener, Peer},
     proto::{
         self,
-        v1::{job_queue_server::JobQueueServer, queue_service_server::QueueServiceServer},
+        v1::{
+            job_queue_server::JobQueueServer, queue_service_server::QueueServiceServer,
+            server_service_server::ServerServiceServer,
+        },
     },
     settings::LimitSettings,
 };
@@ -93,17 +97,22 @@ pub(crate) async fn serve(
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<JobQueueServer<JobQueueApi>>().await;
     reporter.set_serving::<QueueServiceServer<QueueServiceApi>>().await;
+    reporter.set_serving::<ServerServiceServer<ServerServiceApi>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // The details of errors: without them, clients that read by reflection can't show what is wrong.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let calls = Calls::new(Arc::clone(&core.counters));
     let jobs = JobQueueServer::new(JobQueueApi::new(core.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
-    let queues =
-        QueueServiceServer::new(QueueServiceApi::new(core)).max_decoding_message_size(MESSAGE_MAX_BYTES);
+    let queues = QueueServiceServer::new(QueueServiceApi::new(core.clone()))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES);
+    let about =
+        ServerServiceServer::new(ServerServiceApi::new(core)).max_decoding_message_size(MESSAGE_MAX_BYTES);
     let pages = !gate.origins.is_empty();
     let mut router = server(limits)
         .accept_http1(pages)
@@ -112,6 +121,7 @@ pub(crate) async fn serve(
         .layer(GuardLayer::new(gate, calls))
         .add_service(jobs)
         .add_service(queues)
+        .add_service(about)
         .add_service(health);
     // Built from what was compiled in: it can't be wrong at run time unless the build is.
     if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
@@ -121,6 +131,7 @@ pub(crate) async fn serve(
         stopping.cancelled().await;
         reporter.set_not_serving::<JobQueueServer<JobQueueApi>>().await;
         reporter.set_not_serving::<QueueServiceServer<QueueServiceApi>>().await;
+        reporter.set_not_serving::<ServerServiceServer<ServerServiceApi>>().await;
     });
     Ok(serving.await?)
 }

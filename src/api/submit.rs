@@ -19,6 +19,7 @@ use crate::{
     job::{AtLeastOne, Job, JobId, Position, SubmitOutcome},
     proto::v1,
     shard::position_of,
+    store::{Reader, StoreError},
     traces::Submission,
     watch::ResumeToken,
 };
@@ -76,7 +77,14 @@ impl Submitter<'_> {
         let entry = by.caller.begin(Some(&draft.queue));
         let (traceparent, tracestate) = trace_context(by.metadata);
         let deadline = by.deadline;
-        let terms = Terms { call: Call::Submit, request_id, traceparent, tracestate, when_full, deadline };
+        let terms = Terms {
+            call: Call::Submit,
+            request_id,
+            traceparent,
+            tracestate: &tracestate,
+            when_full,
+            deadline,
+        };
         let answer = self.offer(AtLeastOne::one(draft), &terms).await;
         let submitted = answer.map(|answer| One {
             id: answer.first(),
@@ -116,8 +124,14 @@ impl Submitter<'_> {
         let entry = caller.begin(Some(&queues.into_iter().collect::<Vec<_>>().join(" ")));
         let (traceparent, tracestate) = trace_context(&metadata);
         let request_id = &body.request_id;
-        let terms =
-            Terms { call: Call::SubmitBatch, request_id, traceparent, tracestate, when_full, deadline };
+        let terms = Terms {
+            call: Call::SubmitBatch,
+            request_id,
+            traceparent,
+            tracestate: &tracestate,
+            when_full,
+            deadline,
+        };
         let answer = self.offer(drafts, &terms).await;
         entry.end(&answer, |answer| match answer {
             Submitted::Created { jobs } => jobs.iter().map(|job| job.id.to_string()).collect(),
@@ -127,7 +141,10 @@ impl Submitter<'_> {
         let (jobs, resume_token) = match &answer {
             Submitted::Created { jobs } => {
                 let all = jobs.iter().map(|job| convert::submitted(job.id, SubmitOutcome::Created));
-                (all.collect(), self.token(position_of(jobs.iter())))
+                // One that had expired when it came is told by no change after this.
+                let is_over = jobs.iter().any(|job| job.state.is_done());
+                let token = if is_over { String::new() } else { self.token(position_of(jobs.iter())) };
+                (all.collect(), token)
             }
             Submitted::Seen { .. } => (self.seen(&answer).await?, String::new()),
         };
@@ -142,20 +159,23 @@ impl Submitter<'_> {
             let repeated = ids.into_iter().map(|id| convert::submitted(id, SubmitOutcome::Repeated));
             return Ok(repeated.collect());
         }
-        let asked = ids.clone();
-        let (jobs, _) = self.core.shard.reads.read(move |reader| reader.jobs(&asked)).await?;
-        let fate = |(id, job): (JobId, Option<Job>)| match job {
-            Some(_) => convert::submitted(id, SubmitOutcome::Repeated),
-            None => convert::submitted(id, SubmitOutcome::Gone),
+        let fate = |reader: &dyn Reader, id: JobId| match reader.job(id) {
+            // One that can't be read is there all the same.
+            Ok(Some(_)) | Err(StoreError::Unreadable { .. }) => Ok(SubmitOutcome::Repeated),
+            Ok(None) => Ok(SubmitOutcome::Gone),
+            Err(error) => Err(error),
         };
-        Ok(ids.into_iter().zip(jobs).map(fate).collect())
+        let told = move |reader: &dyn Reader| {
+            ids.into_iter().map(|id| Ok(convert::submitted(id, fate(reader, id)?))).collect()
+        };
+        Ok(self.core.shard.reads.read(told).await?)
     }
 
-    /// What a submission of one job is answered with. A watch of a repeat begins with the job as it is now: its caller may
-    /// have missed the job's end.
+    /// What a submission of one job is answered with. A watch of a repeat, and of a job that had expired when it came,
+    /// begins with the job as it is now: nothing else would tell its end.
     pub(super) fn submit_response(&self, one: &One) -> v1::SubmitResponse {
         let resume_token = match (one.outcome, &one.job) {
-            (SubmitOutcome::Created, Some(job)) => self.token(job.position),
+            (SubmitOutcome::Created, Some(job)) if !job.state.is_done() => self.token(job.position),
             (SubmitOutcome::Created | SubmitOutcome::Repeated | SubmitOutcome::Gone, _) => String::new(),
         };
         v1::SubmitResponse {

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// A stream has at most so many items without a result: as many as the committer takes into a batch.
-const CREDITS: usize = 1_024;
+pub(super) const CREDITS: usize = 1_024;
 /// No more is read while the items without a result take so many bytes.
 const BYTES_MAX: usize = 16 << 20;
 
@@ -44,7 +44,7 @@ pub(super) fn start(
 ) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + Send + use<> {
     let deadline = core.deadline(&call);
     let (traceparent, tracestate) = trace_context(call.metadata());
-    let trace = (traceparent.to_owned(), tracestate.to_owned());
+    let trace = (traceparent.to_owned(), tracestate.into_owned());
     let waits_as = core.shard.caller();
     let requests = call.into_inner();
     let items = Items { core, caller, waits_as, trace, deadline, asked: VecDeque::new(), bytes: 0 };

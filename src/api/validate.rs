@@ -19,18 +19,20 @@ use crate::{
     clock::Timestamp,
     job::{JobFilter, JobId, PartialRetryPolicy, PayloadInfo, StateName, When, names},
     proto::v1,
-    settings::{Keep, QueueRetention, QueueSettings, WhenFull, limits},
+    settings::{WhenFull, limits},
     watch::Detail,
 };
 
-const FILTER_QUEUES_MAX: usize = 32;
-const FILTER_KINDS_MAX: usize = 32;
+pub(super) const FILTER_QUEUES_MAX: usize = 32;
+pub(super) const FILTER_KINDS_MAX: usize = 32;
 const FILTER_STATES_MAX: usize = 16;
 /// A batch has at most so many jobs.
 pub(super) const BATCH_MAX: usize = 1_000;
-const WATCHED_IDS_MAX: usize = 1_000;
+pub(super) const WATCHED_IDS_MAX: usize = 1_000;
+/// How long GetJob waits at most.
+pub(super) const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
 const PAGE_SIZE_DEFAULT: usize = 100;
-const PAGE_SIZE_MAX: i32 = 1_000;
+pub(super) const PAGE_SIZE_MAX: i32 = 1_000;
 
 /// A field of a message in a request. Most of them have no fault, and their names are never written out.
 #[derive(Clone, Copy)]
@@ -131,9 +133,13 @@ impl Validator {
     }
 
     fn payload(&mut self, field: Field<'_>, payload: Option<v1::Payload>) -> (Bytes, PayloadInfo) {
-        let Some(v1::Payload { body, mut media_type, metadata, size_bytes: _ }) = payload else {
+        let Some(v1::Payload { body, mut media_type, metadata, size_bytes }) = payload else {
             return (Bytes::new(), PayloadInfo::default());
         };
+        if size_bytes > 0 && body.is_none() {
+            // An answer that is sent back as a request: to take it would lose the payload.
+            self.fault(field, format!("has no bytes, and says {size_bytes}: take the job in JOB_VIEW_FULL"));
+        }
         let bytes = match body {
             Some(v1::payload::Body::Data(data)) => data,
             Some(v1::payload::Body::Text(text)) => {
@@ -308,7 +314,7 @@ impl Validator {
                 format!("has {} entries; at most {FILTER_KINDS_MAX} are allowed", filter.kinds.len());
             self.fault("filter.kinds", message);
         }
-        for (index, kind) in filter.kinds.iter().enumerate() {
+        for (index, kind) in filter.kinds.iter().take(FILTER_KINDS_MAX).enumerate() {
             if let Err(error) = names::check_kind_name(kind) {
                 self.fault(format!("filter.kinds[{index}]"), error.to_string());
             }
@@ -369,80 +375,14 @@ impl Validator {
         })
     }
 
-    pub(super) fn queue_settings(&mut self, settings: Option<v1::QueueSettings>) -> QueueSettings {
-        let default = QueueSettings::default();
-        let Some(settings) = settings else {
-            return default;
-        };
-        let max_jobs = self.setting("max_jobs", settings.max_jobs, &limits::QUEUE_JOBS, default.max_jobs);
-        let max_bytes =
-            self.setting("max_bytes", settings.max_bytes, &limits::QUEUE_BYTES, default.max_bytes);
-        let consumers =
-            self.setting("consumers", settings.consumers, &limits::QUEUE_CONSUMERS, default.consumers);
-        let max_waiters = self.setting(
-            "max_waiters",
-            settings.max_waiters,
-            &limits::QUEUE_MAX_WAITERS,
-            default.max_waiters,
-        );
-        let max_wait = settings
-            .max_wait
-            .and_then(|wait| self.duration("settings.max_wait", &wait, &limits::QUEUE_MAX_WAIT))
-            .unwrap_or(default.max_wait);
-        let when_full = self.when_full("settings.when_full", settings.when_full).unwrap_or(default.when_full);
-        let retention = settings.retention.map(|retention| self.retention(&retention)).unwrap_or_default();
-        QueueSettings {
-            max_jobs,
-            max_bytes,
-            consumers,
-            when_full,
-            max_wait,
-            max_waiters,
-            accept_unknown_kinds: settings.accept_unknown_kinds.unwrap_or(default.accept_unknown_kinds),
-            retention,
-        }
-    }
-
-    fn retention(&mut self, retention: &v1::Retention) -> QueueRetention {
-        let mut keep = |state: &str, keep: Option<v1::Keep>| {
-            let field = format!("settings.retention.{state}");
-            match keep?.keep {
-                Some(v1::keep::Keep::Time(time)) => {
-                    self.duration(format_args!("{field}.time"), &time, &limits::KEEP).map(Keep::For)
-                }
-                Some(v1::keep::Keep::Forever(true)) => Some(Keep::Forever),
-                Some(v1::keep::Keep::Forever(false)) => {
-                    self.fault(format_args!("{field}.forever"), "is false: leave it out, or give a time");
-                    None
-                }
-                None => {
-                    self.fault(field, "is empty: give a time, or `forever`");
-                    None
-                }
-            }
-        };
-        QueueRetention {
-            succeeded: keep("succeeded", retention.succeeded),
-            failed: keep("failed", retention.failed),
-            cancelled: keep("cancelled", retention.cancelled),
-            expired: keep("expired", retention.expired),
-        }
-    }
-
-    fn setting<W: Copy + Display, T: TryFrom<W> + PartialOrd + Display + Copy>(
-        &mut self,
-        name: &str,
-        value: Option<W>,
-        allowed: &RangeInclusive<T>,
-        default: T,
-    ) -> T {
-        match value.map(|value| (value, T::try_from(value))) {
-            None => default,
-            Some((_, Ok(value))) if allowed.contains(&value) => value,
-            Some((value, _)) => {
-                let message = format!("is {value}; it must be from {} to {}", allowed.start(), allowed.end());
-                self.fault(format!("settings.{name}"), message);
-                default
+    /// The revision that a job must have.
+    pub(super) fn expected_revision(&mut self, revision: Option<i64>) -> Option<u64> {
+        let number = revision?;
+        match u64::try_from(number) {
+            Ok(revision @ 1..) => Some(revision),
+            Ok(0) | Err(_) => {
+                self.fault("expected_revision", format!("is {number}; a job's revisions count from 1"));
+                None
             }
         }
     }

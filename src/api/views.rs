@@ -1,11 +1,15 @@
-//! How much of a job an answer shows.
+//! Jobs and queues as answers show them.
+
+use std::sync::Arc;
 
 use tonic::Status;
 
-use super::{convert, core::Core};
+use super::{convert, core::Core, outgoing::Share};
 use crate::{
-    job::{Job, JobId},
+    engine::{JobDone, QueueDone},
+    job::{Job, JobId, Tally, names},
     proto::v1,
+    settings::QueueInfo,
 };
 
 /// Whether jobs in this view may be large.
@@ -14,6 +18,30 @@ pub(super) fn is_large(view: v1::JobView) -> bool {
         v1::JobView::Unspecified | v1::JobView::Basic => false,
         v1::JobView::Result | v1::JobView::Full => true,
     }
+}
+
+/// What became of a job that was to be changed, and the job where a view asks for it.
+pub(super) async fn job_change(
+    core: &Core,
+    share: &Share,
+    done: JobDone,
+    view: v1::JobView,
+) -> Result<(v1::JobChange, Option<v1::Job>), Status> {
+    let JobDone { id, state, revision, is_repeat, job } = done;
+    let change = v1::JobChange {
+        id: id.to_string(),
+        state: convert::state(state) as i32,
+        done: state.is_done(),
+        revision: revision as i64,
+        repeated: is_repeat,
+    };
+    let Some(job) = job.filter(|_| view != v1::JobView::Unspecified) else { return Ok((change, None)) };
+    if is_large(view) {
+        share.reserve().await;
+    }
+    let mut shown = convert::job(&job);
+    core.complete(&mut shown, id, view).await?;
+    Ok((change, Some(shown)))
 }
 
 impl Core {
@@ -31,7 +59,9 @@ impl Core {
             let Some(job) = reader.job(id)? else { return Ok(None) };
             let mut shown = convert::job(&job);
             if view == v1::JobView::Result && job.result.is_some() {
-                convert::add_result(&mut shown, reader.result(id)?);
+                // Deleted since: it is as if it had not been there any more.
+                let Some(bytes) = reader.result(id)? else { return Ok(None) };
+                convert::add_result(&mut shown, bytes);
             }
             Ok(Some((job, shown)))
         });
@@ -49,8 +79,9 @@ impl Core {
             v1::JobView::Unspecified | v1::JobView::Basic => {}
             v1::JobView::Result => {
                 if shown.result.is_some() {
+                    // Absent where the job has been deleted since: its size tells that there was one.
                     let bytes = self.shard.reads.read(move |reader| reader.result(id)).await?;
-                    convert::add_result(shown, bytes);
+                    bytes.into_iter().for_each(|bytes| convert::add_result(shown, bytes));
                 }
             }
             v1::JobView::Full => {
@@ -60,5 +91,37 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// A queue with what it holds now, of all that there is.
+    pub(super) async fn shown_queue(&self, info: QueueInfo, tallies: &[Tally]) -> Result<v1::Queue, Status> {
+        let name = Arc::clone(&info.name);
+        let oldest = self.shard.reads.read(move |reader| reader.oldest_ready(&name)).await?;
+        let own = || tallies.iter().filter(|tally| tally.queue == info.name);
+        let live = || own().filter(|tally| !tally.state.is_done());
+        let waiters = self.shard.queues.get(info.name.as_str()).map_or(0, |queue| queue.waiters());
+        let now = self.clock.now();
+        Ok(v1::Queue {
+            name: info.name.as_str().to_owned(),
+            namespace: names::NAMESPACE.to_owned(),
+            settings: Some(convert::queue_settings(&info.settings)),
+            paused: info.paused,
+            declared: info.declared,
+            etag: info.etag(),
+            stats: Some(v1::QueueStats {
+                counts: convert::state_counts(own()),
+                live_jobs: live().map(|tally| tally.jobs as i64).sum(),
+                live_bytes: live().map(|tally| tally.bytes as i64).sum(),
+                waiters: waiters as i64,
+                oldest_ready_age: oldest.map(|oldest| convert::duration(now.since(oldest))),
+            }),
+        })
+    }
+
+    /// A queue after a change; `None` where it has been deleted since the request came first.
+    pub(super) async fn queue_after(&self, done: QueueDone) -> Result<Option<v1::Queue>, Status> {
+        let Some(info) = done.info else { return Ok(None) };
+        let tallies = self.shard.reads.read(|reader| reader.tallies()).await?;
+        Ok(Some(self.shown_queue(info, &tallies).await?))
     }
 }

@@ -1,13 +1,13 @@
 //! `jobmill delete`.
 
 use super::{
-    Global,
-    cancel::each,
-    connect,
+    Global, connect,
+    control::{Condition, each},
     exit::{Exit, Failure},
     text,
     ui::Ui,
 };
+use jobmill::proto::v1::DeleteJobRequest;
 
 /// The arguments of `jobmill delete`.
 #[derive(Debug, clap::Args)]
@@ -15,12 +15,21 @@ pub(super) struct Args {
     /// The jobs to delete
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
+    #[command(flatten)]
+    condition: Condition,
 }
 
 pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Failure> {
+    let Args { ids, condition } = args;
+    condition.check(&ids)?;
     let client = connect(global).await?;
-    each(&args.ids, ui, async |id| {
-        client.delete_job(id).await?;
+    each(&ids, ui, async |id| {
+        let request = DeleteJobRequest {
+            expected_revision: condition.expected_revision,
+            request_id: condition.request_id(),
+            ..id.into()
+        };
+        client.delete_job(request).await?;
         if ui.is_json() {
             ui.print_json(&serde_json::json!({ "deleted": { "id": id } }))
         } else {

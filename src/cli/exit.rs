@@ -3,19 +3,23 @@
 use std::{io, process::ExitCode};
 
 use super::text;
-use jobmill::client::{ClientError, Code, Refusal};
+use jobmill::{
+    client::{ClientError, Code, Refusal},
+    proto::v1::ErrorReason,
+};
 
 /// Told in `--help`.
 pub(super) const HELP: &str = "\
 Exit codes:
     0  all went well
-    1  a watched job failed; doctor: there is a problem
+    1  a job that was followed or waited for failed; doctor: there is a problem
     2  wrong usage, or an argument that the server refuses
-    3  a watched job was cancelled
+    3  a job that was followed or waited for was cancelled
     4  no such job, queue or kind; submit: the request id's job was deleted
-    5  refused: no token for it, the queue is full, the job's state is against it, it exists already
+    5  refused: no token for it, the queue is full, the job's state is against it, it exists
+       already, it has changed since, or the server lacks what --require names
     6  no server answers
-    7  no answer in time
+    7  no answer in time; get --wait: a job had not ended in time
    70  an internal error
    74  serve: the store failed, or could not take everything before the end
   130  interrupted by Ctrl-C";
@@ -112,6 +116,7 @@ impl From<ClientError> for Failure {
             ClientError::InvalidEndpoint { .. } => {
                 Failure::usage(said).with_next("Write it as host:port, such as 127.0.0.1:7733.")
             }
+            ClientError::InvalidFeature { .. } => Failure::usage(said).with_next("`jobmill info` lists them."),
             ClientError::Unreachable { .. } => Failure::new(Exit::Unreachable, said)
                 .with_next("Start one with `jobmill serve`, or name another with --server."),
             ClientError::Untrusted { .. } => Failure::new(Exit::Unreachable, said).with_next(
@@ -141,18 +146,15 @@ fn refused(refusal: &Refusal) -> Failure {
         | Code::ResourceExhausted
         | Code::OutOfRange
         | Code::PermissionDenied
-        | Code::Unauthenticated => Exit::Refused,
+        | Code::Unauthenticated
+        | Code::Unimplemented => Exit::Refused,
         // The server is there; its store is not, for now.
-        Code::Unavailable if refusal.reason == "STORE_LOCKED" => Exit::TimedOut,
+        Code::Unavailable if refusal.reason() == ErrorReason::StoreLocked => Exit::TimedOut,
         Code::Unavailable => Exit::Unreachable,
         Code::DeadlineExceeded => Exit::TimedOut,
-        Code::Ok
-        | Code::Cancelled
-        | Code::Unknown
-        | Code::Unimplemented
-        | Code::Aborted
-        | Code::Internal
-        | Code::DataLoss => Exit::Internal,
+        Code::Ok | Code::Cancelled | Code::Unknown | Code::Aborted | Code::Internal | Code::DataLoss => {
+            Exit::Internal
+        }
     };
     Failure::new(exit, message(refusal)).with_next(next(refusal))
 }
@@ -166,7 +168,13 @@ fn message(refusal: &Refusal) -> String {
         .map(|fault| format!("{}: {}", fault.field, fault.description))
         .collect();
     // The way out in the protocol's words; the next step has it in this program's.
-    let ways_out = [": list the queues with", ": send the header"];
+    let ways_out = [
+        ": list the queues with",
+        ": send the header",
+        ": look at it again",
+        ": get it again",
+        ": GetServerInfo",
+    ];
     let told = ways_out.iter().find_map(|way_out| Some(refusal.message.split_once(way_out)?.0));
     let told = told.unwrap_or(&refusal.message);
     match (told, untold.as_slice()) {
@@ -178,33 +186,39 @@ fn message(refusal: &Refusal) -> String {
 }
 
 /// The next step, where one is known.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "most reasons, and those of the future, leave it at the message"
+)]
 fn next(refusal: &Refusal) -> String {
-    let about = |word: &str| refusal.reason.contains(word);
-    match refusal.code {
-        Code::NotFound if about("QUEUE") => "List queues: jobmill queue list".to_owned(),
-        Code::NotFound if about("JOB") => "List jobs: jobmill list".to_owned(),
-        Code::AlreadyExists if about("REQUEST") => "Use another --request-id for another job.".to_owned(),
-        Code::ResourceExhausted => match refusal.retry_after {
-            Some(wait) => format!("Try again in {}.", text::duration(wait)),
-            None => String::new(),
+    let told = |key: &str| text::escape(refusal.metadata.get(key).map_or("", String::as_str));
+    match refusal.reason() {
+        ErrorReason::QueueNotFound => "List queues: jobmill queue list".to_owned(),
+        ErrorReason::JobNotFound => "List jobs: jobmill list".to_owned(),
+        ErrorReason::RequestIdReused => "Use another --request-id for another request.".to_owned(),
+        ErrorReason::RevisionMismatch => format!(
+            "Look at it with `jobmill get {}`, then repeat the command with --expected-revision {} if it still should be \
+             done.",
+            told("job_id"),
+            told("revision")
+        ),
+        ErrorReason::EtagMismatch => format!(
+            "Look at it with `jobmill queue get {}`, and repeat the command, with --etag {} if you name one; --force \
+             changes it all the same.",
+            told("queue"),
+            told("etag")
+        ),
+        ErrorReason::TokenMissing => "Name the file of one with --token-file.".to_owned(),
+        ErrorReason::ResumeTokenTooOld => "Start anew without --from-token.".to_owned(),
+        ErrorReason::FeatureUnknown => {
+            "`jobmill info` lists what it knows; a newer version of the server may know more.".to_owned()
+        }
+        _ => match refusal.retry_after {
+            Some(wait) if refusal.code == Code::ResourceExhausted => {
+                format!("Try again in {}.", text::duration(wait))
+            }
+            Some(_) | None => String::new(),
         },
-        Code::Unauthenticated if about("MISSING") => "Name the file of one with --token-file.".to_owned(),
-        Code::OutOfRange => "Start anew without --from-token.".to_owned(),
-        Code::Ok
-        | Code::Cancelled
-        | Code::Unknown
-        | Code::InvalidArgument
-        | Code::DeadlineExceeded
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::FailedPrecondition
-        | Code::Aborted
-        | Code::Unimplemented
-        | Code::Internal
-        | Code::Unavailable
-        | Code::DataLoss
-        | Code::Unauthenticated => String::new(),
     }
 }
 
@@ -216,22 +230,25 @@ mod tests {
     use jobmill::client::FieldFault;
 
     fn refusal(code: Code, reason: &str, message: &str) -> Refusal {
-        Refusal {
-            code,
-            reason: reason.into(),
-            message: message.into(),
-            metadata: Default::default(),
-            fields: Vec::new(),
-            retry_after: None,
-        }
+        let mut refusal = Refusal::new(code, ErrorReason::Unspecified, message);
+        refusal.reason = reason.into();
+        refusal
+    }
+
+    fn with(mut refusal: Refusal, change: impl FnOnce(&mut Refusal)) -> Refusal {
+        change(&mut refusal);
+        refusal
     }
 
     #[test]
     fn every_error_is_one_line_with_the_next_step() {
         let endpoint = || "http://127.0.0.1:7733".to_owned();
-        let fault = |field: &str, description: &str| FieldFault {
-            field: field.into(),
-            description: description.into(),
+        let fault = FieldFault::new;
+        let about = |refusal, values: &[(&str, &str)]| {
+            with(refusal, |refusal| {
+                let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+                refusal.metadata.extend(values);
+            })
         };
         let refused = |refusal| ClientError::Refused(Box::new(refusal));
         let errors = [
@@ -249,21 +266,40 @@ mod tests {
             )),
             refused(refusal(Code::NotFound, "JOB_NOT_FOUND", "there is no job `x`")),
             refused(refusal(Code::NotFound, "UNKNOWN_KIND", "no handler runs `x`; known: a, b")),
-            refused(Refusal {
-                retry_after: Some(Duration::from_millis(1500)),
-                ..refusal(Code::ResourceExhausted, "QUEUE_FULL", "queue `x` is full")
-            }),
-            refused(Refusal {
-                fields: vec![fault("job.payload", "at most 1048576 bytes, has 2000000")],
-                ..refusal(Code::InvalidArgument, "INVALID_REQUEST", "invalid request")
-            }),
-            refused(Refusal {
-                fields: vec![fault("id", "not a job id")],
-                ..refusal(Code::InvalidArgument, "INVALID_REQUEST", "id: not a job id")
-            }),
+            refused(with(refusal(Code::ResourceExhausted, "QUEUE_FULL", "queue `x` is full"), |full| {
+                full.retry_after = Some(Duration::from_millis(1500));
+            })),
+            refused(with(refusal(Code::InvalidArgument, "INVALID_REQUEST", "invalid request"), |invalid| {
+                invalid.fields.push(fault("job.payload", "at most 1048576 bytes, has 2000000"));
+            })),
+            refused(with(refusal(Code::InvalidArgument, "INVALID_REQUEST", "id: not a job id"), |invalid| {
+                invalid.fields.push(fault("id", "not a job id"));
+            })),
             refused(refusal(Code::InvalidArgument, "INVALID_REQUEST", "")),
             refused(refusal(Code::AlreadyExists, "REQUEST_ID_REUSED", "another job has it")),
             refused(refusal(Code::FailedPrecondition, "WRONG_STATE", "the job has SUCCEEDED")),
+            refused(about(
+                refusal(
+                    Code::FailedPrecondition,
+                    "REVISION_MISMATCH",
+                    "the job x is at revision 7, and not at 3: look at it again, and decide anew",
+                ),
+                &[("job_id", "x"), ("expected_revision", "3"), ("revision", "7")],
+            )),
+            refused(about(
+                refusal(
+                    Code::FailedPrecondition,
+                    "ETAG_MISMATCH",
+                    "the queue `q` has changed since: get it again, or send its present etag, 3f9a, or `*`",
+                ),
+                &[("queue", "q"), ("etag", "3f9a")],
+            )),
+            refused(refusal(
+                Code::Unimplemented,
+                "FEATURE_UNKNOWN",
+                "the call requires the feature \"x\", which this server does not know: GetServerInfo tells which it knows",
+            )),
+            ClientError::InvalidFeature { name: "a b".into() },
             refused(refusal(
                 Code::Unauthenticated,
                 "TOKEN_MISSING",
@@ -281,7 +317,7 @@ mod tests {
                 format!("{:>2} {}", failure.exit() as u8, failure.line().unwrap())
             })
             .collect();
-        insta::assert_snapshot!(lines.join("\n"), @r"
+        insta::assert_snapshot!(lines.join("\n"), @r#"
          2 error: `https://x` is no server address: no TLS. Write it as host:port, such as 127.0.0.1:7733.
          6 error: no Jobmill server answers at http://127.0.0.1:7733 (connection refused). Start one with `jobmill serve`, or name another with --server.
          6 error: the certificate of http://127.0.0.1:7733 is not accepted (UnknownIssuer). Name the authority that it comes from with --tls-ca; one that has expired is for the server to renew.
@@ -296,14 +332,18 @@ mod tests {
          2 error: invalid request: job.payload: at most 1048576 bytes, has 2000000
          2 error: id: not a job id
          2 error: refused (INVALID_REQUEST)
-         5 error: another job has it. Use another --request-id for another job.
+         5 error: another job has it. Use another --request-id for another request.
          5 error: the job has SUCCEEDED
+         5 error: the job x is at revision 7, and not at 3. Look at it with `jobmill get x`, then repeat the command with --expected-revision 7 if it still should be done.
+         5 error: the queue `q` has changed since. Look at it with `jobmill queue get q`, and repeat the command, with --etag 3f9a if you name one; --force changes it all the same.
+         5 error: the call requires the feature "x", which this server does not know. `jobmill info` lists what it knows; a newer version of the server may know more.
+         2 error: `a b` can't be the name of a feature. `jobmill info` lists them.
          5 error: the call has no token. Name the file of one with --token-file.
          5 error: `ci` lacks the role `read`
          5 error: the token is too old. Start anew without --from-token.
          6 error: the server stops
          4 error: no job \x1b[31m\n. List jobs: jobmill list
-        ");
+        "#);
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub(super) struct Fates {
 }
 
 impl Fates {
-    fn count(&mut self, job: &Job) {
+    /// Takes a job in, as it is now.
+    pub(super) fn count(&mut self, job: &Job) {
         match JobState::try_from(job.state) {
             Ok(JobState::Failed | JobState::Expired) => self.failed += 1,
             Ok(JobState::Cancelled) => self.cancelled += 1,

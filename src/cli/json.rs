@@ -5,9 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::values::base64;
 use jobmill::proto::v1::{
-    Attempt, CountJobsResponse, Failure, FailureReason, Job, JobSpec, JobState, Keep, Payload, Pending,
-    PendingReason, Progress, Queue, QueueSettings, QueueStats, Retention, RetryPolicy, StateCount,
-    SubmitOutcome, SubmitResponse, Submitted, WhenFull,
+    Attempt, CountJobsResponse, Failure, FailureReason, GetServerInfoResponse, Job, JobChange, JobSpec,
+    JobState, Keep, Payload, Pending, PendingReason, Progress, Queue, QueueSettings, QueueStats, Retention,
+    RetryPolicy, StateCount, SubmitOutcome, SubmitResponse, Submitted, WhenFull,
     job_spec::{Expiry, Start},
     keep,
     watch_event::Event,
@@ -202,6 +202,18 @@ fn submitted(submitted: &Submitted) -> Value {
     json!({ "id": submitted.id, "outcome": outcome(submitted.outcome) })
 }
 
+/// What became of a job that was changed.
+pub(super) fn change(change: &JobChange) -> Value {
+    let change = json!({
+        "id": change.id,
+        "state": state(change.state),
+        "done": change.done,
+        "revision": change.revision,
+        "repeated": change.repeated,
+    });
+    json!({ "change": change })
+}
+
 /// What became of a submission.
 pub(super) fn outcome(number: i32) -> Value {
     named::<SubmitOutcome>(number, SubmitOutcome::as_str_name)
@@ -253,6 +265,7 @@ pub(super) fn queue(queue: &Queue) -> Value {
         .put("name", queue.name.as_str())
         .put("paused", queue.paused)
         .put("declared", queue.declared)
+        .text("etag", &queue.etag)
         .maybe("settings", queue.settings.as_ref().map(queue_settings))
         .maybe("stats", queue.stats.as_ref().map(queue_stats))
         .text("namespace", &queue.namespace)
@@ -281,6 +294,23 @@ fn queue_stats(stats: &QueueStats) -> Value {
         .put("waiters", stats.waiters)
         .duration("oldestReadyAge", stats.oldest_ready_age)
         .done()
+}
+
+/// What a server tells of itself, without what the program adds.
+pub(super) fn server(info: &GetServerInfoResponse) -> Map<String, Value> {
+    let limits: Vec<_> =
+        info.limits.iter().map(|limit| json!({ "name": limit.name, "value": limit.value })).collect();
+    let grants: Vec<_> =
+        info.grants.iter().map(|grant| json!({ "role": grant.role, "queues": grant.queues })).collect();
+    let object = Object::default()
+        .put("version", info.version.as_str())
+        .put("storeId", info.store_id.as_str())
+        .put("features", info.features.as_slice())
+        .put("limits", limits)
+        .time("time", info.time)
+        .text("subject", &info.subject)
+        .maybe("grants", (!grants.is_empty()).then_some(grants));
+    object.0
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod serve;
 mod backup;
 mod bench;
 mod cancel;
+mod control;
 mod count;
 mod credentials;
 mod delete;
@@ -17,6 +18,7 @@ mod exit;
 mod filter;
 mod follow;
 mod get;
+mod info;
 mod init;
 mod json;
 mod list;
@@ -91,6 +93,9 @@ struct Global {
     /// How long one call may take
     #[arg(long, global = true, default_value = "40s", value_parser = values::positive_duration, value_name = "DURATION")]
     call_timeout: Duration,
+    /// Have the server refuse each call unless it has this feature; `jobmill info` lists them; may be repeated
+    #[arg(long = "require", global = true, value_name = "FEATURE")]
+    required: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,6 +114,8 @@ enum Command {
     Demo(demo::Args),
     /// Measure how fast jobs are taken and run on this machine
     Bench(bench::BenchArgs),
+    /// Show a server's version, clock, features and limits, and what you may do there
+    Info,
     /// Submit a job
     Submit(submit::Args),
     /// Watch jobs as they go
@@ -166,6 +173,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(args) => verb(&ui, demo::run(args, &ui)),
         Command::Backup(args) => verb(&ui, async { backup::backup(args, &ui) }),
         Command::Compact(args) => verb(&ui, async { backup::compact(args, &ui) }),
+        Command::Info => verb(&ui, info::run(&global, &ui)),
         Command::Submit(args) => verb(&ui, submit::run(args, &global, &ui)),
         Command::Watch(args) => verb(&ui, watch::run(args, &global, &ui)),
         Command::Get(args) => verb(&ui, get::run(args, &global, &ui)),
@@ -228,7 +236,8 @@ async fn connect(global: &Global) -> Result<Client, Failure> {
 
 /// A client as the global arguments say.
 fn client(global: &Global) -> Result<ClientBuilder, Failure> {
-    global.credentials.add_to(Client::builder(&global.server).call_timeout(global.call_timeout))
+    let builder = Client::builder(&global.server).call_timeout(global.call_timeout).require(&global.required);
+    global.credentials.add_to(builder)
 }
 
 #[cfg(test)]
@@ -258,6 +267,7 @@ mod tests {
                         does not run
           demo          See it at work: a server, a few jobs for real files, and how they end
           bench         Measure how fast jobs are taken and run on this machine
+          info          Show a server's version, clock, features and limits, and what you may do there
           submit        Submit a job
           watch         Watch jobs as they go
           get           Show all there is to know of jobs
@@ -290,18 +300,21 @@ mod tests {
               --no-progress              Write plain lines in place of progress bars, as on anything but a
                                          terminal
               --call-timeout <DURATION>  How long one call may take [default: 40s]
+              --require <FEATURE>        Have the server refuse each call unless it has this feature;
+                                         `jobmill info` lists them; may be repeated
           -h, --help                     Print help (see more with '--help')
           -V, --version                  Print version
 
         Exit codes:
             0  all went well
-            1  a watched job failed; doctor: there is a problem
+            1  a job that was followed or waited for failed; doctor: there is a problem
             2  wrong usage, or an argument that the server refuses
-            3  a watched job was cancelled
+            3  a job that was followed or waited for was cancelled
             4  no such job, queue or kind; submit: the request id's job was deleted
-            5  refused: no token for it, the queue is full, the job's state is against it, it exists already
+            5  refused: no token for it, the queue is full, the job's state is against it, it exists
+               already, it has changed since, or the server lacks what --require names
             6  no server answers
-            7  no answer in time
+            7  no answer in time; get --wait: a job had not ended in time
            70  an internal error
            74  serve: the store failed, or could not take everything before the end
           130  interrupted by Ctrl-C
@@ -329,6 +342,9 @@ mod tests {
             "queue",
             "queue create",
             "queue create q --max-bytes 1XB",
+            "queue update q --etag e --force",
+            "cancel a --expected-revision 0",
+            "get a --wait soon",
         ]
         .into_iter()
         .map(|line| {
@@ -359,6 +375,9 @@ mod tests {
         queue: Manage queues
         queue create: error: the following required arguments were not provided: <QUEUE>
         queue create q --max-bytes 1XB: error: invalid value '1XB' for '--max-bytes <SIZE>': write it like 4096, 64MiB or 1GiB
+        queue update q --etag e --force: error: the argument '--etag <ETAG>' cannot be used with '--force'
+        cancel a --expected-revision 0: error: invalid value '0' for '--expected-revision <N>': 0 is not in 1..9223372036854775807
+        get a --wait soon: error: invalid value 'soon' for '--wait <DURATION>': write it like 250ms, 30s, 5m or 1h
         ");
     }
 }

@@ -1,13 +1,12 @@
 //! `jobmill retry`.
 
 use super::{
-    Global,
-    cancel::each,
-    connect,
+    Global, connect,
+    control::{self, Condition, each},
     exit::{Exit, Failure},
-    json, text,
     ui::Ui,
 };
+use jobmill::proto::v1::RetryJobRequest;
 
 /// The arguments of `jobmill retry`.
 #[derive(Debug, clap::Args)]
@@ -15,17 +14,22 @@ pub(super) struct Args {
     /// The jobs to start again
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
+    #[command(flatten)]
+    condition: Condition,
 }
 
 pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Failure> {
+    let Args { ids, condition } = args;
+    condition.check(&ids)?;
     let client = connect(global).await?;
-    each(&args.ids, ui, async |id| {
-        let job = client.retry_job(id).await?;
-        if ui.is_json() {
-            ui.print_json(&json::job(&job))
-        } else {
-            ui.print(&format!("{} {}", text::escape(&job.id), text::state(job.state)))
-        }
+    each(&ids, ui, async |id| {
+        let request = RetryJobRequest {
+            expected_revision: condition.expected_revision,
+            request_id: condition.request_id(),
+            ..id.into()
+        };
+        let answer = client.retry_job(request).await?;
+        control::tell(&answer.change.unwrap_or_default(), ui)
     })
     .await
 }

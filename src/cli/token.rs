@@ -36,7 +36,7 @@ pub(super) enum Command {
 pub(super) struct New {
     /// Who will have it; told in the audit
     name: String,
-    /// What it allows: submit, read, work, or admin, which includes the others; may be repeated
+    /// What it allows: submit, read, cancel, work, or admin, which includes the others; may be repeated
     #[arg(long, required = true, value_name = "ROLE", value_parser = role)]
     role: Vec<Role>,
     /// On which queues, with * for any characters; may be repeated

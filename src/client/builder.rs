@@ -35,6 +35,7 @@ pub struct ClientBuilder {
     identity: Option<(Vec<u8>, Vec<u8>)>,
     token: Option<String>,
     plaintext_token: bool,
+    required: Vec<String>,
 }
 
 impl fmt::Debug for ClientBuilder {
@@ -63,6 +64,7 @@ impl ClientBuilder {
             identity: None,
             token: None,
             plaintext_token: false,
+            required: Vec::new(),
         }
     }
 
@@ -89,6 +91,15 @@ impl ClientBuilder {
     /// Sends the token without TLS too, to any machine: for networks that are encrypted otherwise. Default false.
     pub fn plaintext_token(mut self, allowed: bool) -> Self {
         self.plaintext_token = allowed;
+        self
+    }
+
+    /// Has every call say that it relies on these features of the server, beside those named before: names such as
+    /// `expected-revision`, which [`Client::server_info`] lists. A server that does not know one of them refuses the
+    /// call with [`FeatureUnknown`](crate::proto::v1::ErrorReason::FeatureUnknown) and changes nothing; it would ignore
+    /// the fields of the request that it does not know otherwise.
+    pub fn require<N: Into<String>>(mut self, features: impl IntoIterator<Item = N>) -> Self {
+        self.required.extend(features.into_iter().map(Into::into));
         self
     }
 
@@ -128,8 +139,8 @@ impl ClientBuilder {
     /// Connects.
     ///
     /// # Errors
-    /// [`ClientError::InvalidEndpoint`], [`ClientError::Unreachable`] if nothing answers there, or
-    /// [`ClientError::Untrusted`].
+    /// [`ClientError::InvalidEndpoint`], [`ClientError::InvalidFeature`], [`ClientError::Unreachable`] if nothing
+    /// answers there, or [`ClientError::Untrusted`].
     pub async fn connect(self) -> Result<Client, ClientError> {
         let (text, endpoint) = self.endpoint()?;
         let channel = endpoint
@@ -142,7 +153,7 @@ impl ClientBuilder {
     /// Connects when the first call needs it, so that a server that is down now is no error.
     ///
     /// # Errors
-    /// [`ClientError::InvalidEndpoint`].
+    /// [`ClientError::InvalidEndpoint`] or [`ClientError::InvalidFeature`].
     pub fn connect_lazy(self) -> Result<Client, ClientError> {
         let (text, endpoint) = self.endpoint()?;
         let channel = endpoint.connect_lazy();
@@ -159,8 +170,11 @@ impl ClientBuilder {
         if self.token.is_some() && !encrypted && !local && !self.plaintext_token {
             return Err(invalid("the token could be read on the way; use https://"));
         }
-        if self.token.is_some() && self.bearer().0.is_none() {
+        if self.token.is_some() && self.bearer().is_none() {
             return Err(invalid("the token for it has characters that no token has"));
+        }
+        if let Some(name) = self.required.iter().find(|name| !is_feature_name(name)) {
+            return Err(ClientError::InvalidFeature { name: name.clone() });
         }
         let mut endpoint = Endpoint::from_shared(text.clone())
             .map_err(|error| invalid(&error.to_string()))?
@@ -185,40 +199,48 @@ impl ClientBuilder {
         Ok((text, endpoint))
     }
 
-    fn bearer(&self) -> Bearer {
-        let value = self.token.as_ref().and_then(|token| {
-            let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().ok()?;
-            value.set_sensitive(true);
-            Some(value)
-        });
-        Bearer(value)
+    fn bearer(&self) -> Option<MetadataValue<Ascii>> {
+        let mut value: MetadataValue<Ascii> = format!("Bearer {}", self.token.as_ref()?).parse().ok()?;
+        value.set_sensitive(true);
+        Some(value)
     }
 
     pub(super) fn with_channel(self, endpoint: String, channel: Channel) -> Client {
-        let channel = InterceptedService::new(channel, self.bearer());
+        // Their characters were looked at with the endpoint.
+        let required = (!self.required.is_empty()).then(|| self.required.join(",").parse().ok()).flatten();
+        let channel = InterceptedService::new(channel, Headers { bearer: self.bearer(), required });
         let shared = Shared { endpoint, call_timeout: self.call_timeout, retries: self.retries };
         Client { channel, shared: Arc::new(shared) }
     }
 }
 
-/// Adds the token to each call.
+/// Adds to each call what the builder was told of all of them.
 #[derive(Clone)]
-pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
+pub(super) struct Headers {
+    bearer: Option<MetadataValue<Ascii>>,
+    required: Option<MetadataValue<Ascii>>,
+}
 
-impl fmt::Debug for Bearer {
+impl fmt::Debug for Headers {
     /// Shows no token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Bearer")
+        f.debug_struct("Headers").field("required", &self.required).finish_non_exhaustive()
     }
 }
 
-impl Interceptor for Bearer {
+impl Interceptor for Headers {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(token) = &self.0 {
-            request.metadata_mut().insert("authorization", token.clone());
+        for (name, value) in [("authorization", &self.bearer), ("jobmill-require", &self.required)] {
+            if let Some(value) = value {
+                request.metadata_mut().insert(name, value.clone());
+            }
         }
         Ok(request)
     }
+}
+
+fn is_feature_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
 }
 
 fn invalid(endpoint: &str, reason: &str) -> ClientError {

@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, error::Error, fmt, io, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::proto::v1::ErrorReason;
+
 /// The domain of the errors that Jobmill itself returns.
 const DOMAIN: &str = "jobmill";
-/// The reason of a server that stops and has changed nothing.
-const STOPPING: &str = "STOPPING";
+/// What the names of reasons begin with, in the protocol alone.
+const REASON_PREFIX: &str = "ERROR_REASON_";
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +24,12 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
+    /// What [`super::ClientBuilder::require`] was given can't be the name of a feature. Nothing was sent.
+    #[error("`{}` can't be the name of a feature", name.escape_debug())]
+    InvalidFeature {
+        /// The name as it was given.
+        name: String,
+    },
     /// No connection, or it broke before the answer came.
     #[error("no Jobmill server answers at {endpoint} ({cause})")]
     Unreachable {
@@ -30,8 +38,8 @@ pub enum ClientError {
         /// What happened.
         cause: String,
     },
-    /// The server's certificate is not to be trusted: expired, for another name, or from an unknown authority. Nothing was
-    /// sent.
+    /// The server's certificate is not to be trusted: expired, for another name, or from an unknown authority. Nothing
+    /// was sent.
     #[error("the certificate of {endpoint} is not accepted ({cause})")]
     Untrusted {
         /// The server's address.
@@ -73,14 +81,15 @@ pub enum ClientError {
 
 /// A refusal by the server, with its details.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Refusal {
     /// The gRPC status code.
     pub code: Code,
-    /// The stable reason, such as `QUEUE_FULL`, for programs.
+    /// The stable reason, such as `QUEUE_FULL`, as the server said it: see [`Refusal::reason`].
     pub reason: String,
     /// What the server says, for people.
     pub message: String,
-    /// Names and values that go with the reason.
+    /// Names and values that go with the reason, such as `queue` and `max_jobs`: [`ErrorReason`] tells which.
     pub metadata: BTreeMap<String, String>,
     /// The faults of single fields of the request.
     pub fields: Vec<FieldFault>,
@@ -90,6 +99,7 @@ pub struct Refusal {
 
 /// What is wrong with one field of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct FieldFault {
     /// The field's path, such as `job.priority`.
     pub field: String,
@@ -103,12 +113,37 @@ impl fmt::Display for Refusal {
     }
 }
 
+impl FieldFault {
+    /// A fault of a field.
+    pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
+        FieldFault { field: field.into(), description: description.into() }
+    }
+}
+
 impl Refusal {
+    /// A refusal without further details, for tests of what handles them.
+    pub fn new(code: Code, reason: ErrorReason, message: impl Into<String>) -> Self {
+        Refusal {
+            code,
+            reason: reason.as_str_name().trim_start_matches(REASON_PREFIX).to_owned(),
+            message: message.into(),
+            metadata: BTreeMap::new(),
+            fields: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    /// The reason, to be matched on. [`ErrorReason::Unspecified`] for one that this version of the client does not
+    /// know: then the code tells what to do.
+    #[must_use]
+    pub fn reason(&self) -> ErrorReason {
+        ErrorReason::from_str_name(&format!("{REASON_PREFIX}{}", self.reason)).unwrap_or_default()
+    }
+
     /// Whether it is certain that the call changed nothing.
     #[must_use]
     pub fn is_definite(&self) -> bool {
-        let is_stopping = self.code == Code::Unavailable && self.reason == STOPPING;
-        is_stopping
+        self.reason() == ErrorReason::Stopping
             || matches!(
                 self.code,
                 Code::InvalidArgument
@@ -118,16 +153,40 @@ impl Refusal {
                     | Code::ResourceExhausted
                     | Code::PermissionDenied
                     | Code::Unauthenticated
+                    | Code::Unimplemented
             )
     }
 }
 
 impl ClientError {
+    /// What the server refused the call with, if it did.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            ClientError::Refused(refusal) => Some(refusal),
+            ClientError::InvalidEndpoint { .. }
+            | ClientError::InvalidFeature { .. }
+            | ClientError::Unreachable { .. }
+            | ClientError::Untrusted { .. }
+            | ClientError::NotJobmill { .. }
+            | ClientError::Timeout { .. }
+            | ClientError::Failed { .. } => None,
+        }
+    }
+
+    /// The refusal's reason, to be matched on. [`ErrorReason::Unspecified`] where the server did not refuse the call,
+    /// or for a reason that this version of the client does not know.
+    #[must_use]
+    pub fn reason(&self) -> ErrorReason {
+        self.refusal().map(Refusal::reason).unwrap_or_default()
+    }
+
     /// Whether the call may have had its effect all the same.
     #[must_use]
     pub fn is_unknown_outcome(&self) -> bool {
         match self {
             ClientError::InvalidEndpoint { .. }
+            | ClientError::InvalidFeature { .. }
             | ClientError::Untrusted { .. }
             | ClientError::NotJobmill { .. } => false,
             ClientError::Refused(refusal) => !refusal.is_definite(),
@@ -137,12 +196,13 @@ impl ClientError {
         }
     }
 
-    /// Whether another try could help: the outcome is unknown and may come to light, or the server stops and the next one
-    /// may take the call. Without Jobmill's own word, codes that a proxy gives for good (no permission, unknown method, too
-    /// large) would only come again.
+    /// Whether another try could help: the outcome is unknown and may come to light, or the server stops and the next
+    /// one may take the call. Without Jobmill's own word, codes that a proxy gives for good (no permission, unknown
+    /// method, too large) would only come again.
     pub(super) fn may_help_to_repeat(&self) -> bool {
         let code = match self {
             ClientError::InvalidEndpoint { .. }
+            | ClientError::InvalidFeature { .. }
             | ClientError::Untrusted { .. }
             | ClientError::NotJobmill { .. } => return false,
             ClientError::Unreachable { .. } | ClientError::Timeout { .. } => return true,
@@ -201,10 +261,7 @@ fn refusal(status: &Status) -> Option<Refusal> {
         reason: info.reason.clone(),
         message: status.message().to_owned(),
         metadata: info.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-        fields: fields
-            .iter()
-            .map(|fault| FieldFault { field: fault.field.clone(), description: fault.description.clone() })
-            .collect(),
+        fields: fields.iter().map(|fault| FieldFault::new(&fault.field, &fault.description)).collect(),
         retry_after: details.retry_info().and_then(|info| info.retry_delay),
     })
 }

@@ -1,14 +1,7 @@
 //! The calls of `JobQueue`, but for the streams.
 
-use uuid::Uuid;
-
 use super::{Client, ClientError};
 use crate::proto::v1;
-
-/// A new id for a request, which makes its repeats safe.
-pub(super) fn new_request_id() -> String {
-    Uuid::now_v7().to_string()
-}
 
 impl Client {
     /// Submits a job. While the outcome is unknown the call is repeated with the same `request_id`, which is a new one
@@ -21,12 +14,8 @@ impl Client {
         &self,
         request: impl Into<v1::SubmitRequest>,
     ) -> Result<v1::SubmitResponse, ClientError> {
-        let mut request = request.into();
-        if request.request_id.is_empty() {
-            request.request_id = new_request_id();
-        }
-        let submit = || async { self.answer(self.job_queue().submit(self.request(request.clone()))).await };
-        let answer = self.shared.retries.run(submit).await?;
+        let call = async |request| self.job_queue().submit(request).await;
+        let answer = self.change(request.into(), call).await?;
         self.present(answer.submitted.as_ref(), "submitted")?;
         Ok(answer)
     }
@@ -37,14 +26,9 @@ impl Client {
     /// [`ClientError`]; see `SubmitBatch` in the protocol for the refusals.
     pub async fn submit_batch(
         &self,
-        mut request: v1::SubmitBatchRequest,
+        request: v1::SubmitBatchRequest,
     ) -> Result<v1::SubmitBatchResponse, ClientError> {
-        if request.request_id.is_empty() {
-            request.request_id = new_request_id();
-        }
-        let submit =
-            || async { self.answer(self.job_queue().submit_batch(self.request(request.clone()))).await };
-        self.shared.retries.run(submit).await
+        self.change(request, async |request| self.job_queue().submit_batch(request).await).await
     }
 
     /// Returns one job.
@@ -74,35 +58,53 @@ impl Client {
         self.answer(self.job_queue().count_jobs(self.request(request))).await
     }
 
-    /// Cancels a job.
+    /// Cancels a job, which is named by its id or a whole request. Repeated as [`Client::submit`].
+    ///
+    /// ```no_run
+    /// # async fn example(client: jobmill::client::Client, id: &str) -> Result<(), jobmill::client::ClientError> {
+    /// use jobmill::proto::v1::CancelJobRequest;
+    ///
+    /// client.cancel_job(id).await?;
+    /// // Only if it is still as it was when it was looked at.
+    /// client.cancel_job(CancelJobRequest { expected_revision: Some(3), ..id.into() }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`ClientError`]; see `CancelJob` in the protocol for the refusals.
-    pub async fn cancel_job(&self, id: impl Into<String>) -> Result<v1::Job, ClientError> {
-        let request = v1::CancelJobRequest { id: id.into(), ..Default::default() };
-        let answer = self.answer(self.job_queue().cancel_job(self.request(request))).await?;
-        self.present(answer.job, "job")
+    pub async fn cancel_job(
+        &self,
+        request: impl Into<v1::CancelJobRequest>,
+    ) -> Result<v1::CancelJobResponse, ClientError> {
+        let call = async |request| self.job_queue().cancel_job(request).await;
+        let answer = self.change(request.into(), call).await?;
+        self.present(answer.change.as_ref(), "change")?;
+        Ok(answer)
     }
 
-    /// Starts an ended job again, or a waiting one now. Repeated as [`Client::submit`].
+    /// Starts an ended job again, or a waiting one now. Named and repeated as in [`Client::cancel_job`].
     ///
     /// # Errors
     /// [`ClientError`]; see `RetryJob` in the protocol for the refusals.
-    pub async fn retry_job(&self, id: impl Into<String>) -> Result<v1::Job, ClientError> {
-        let request =
-            v1::RetryJobRequest { id: id.into(), request_id: new_request_id(), ..Default::default() };
-        let retry = || async { self.answer(self.job_queue().retry_job(self.request(request.clone()))).await };
-        let answer = self.shared.retries.run(retry).await?;
-        self.present(answer.job, "job")
+    pub async fn retry_job(
+        &self,
+        request: impl Into<v1::RetryJobRequest>,
+    ) -> Result<v1::RetryJobResponse, ClientError> {
+        let call = async |request| self.job_queue().retry_job(request).await;
+        let answer = self.change(request.into(), call).await?;
+        self.present(answer.change.as_ref(), "change")?;
+        Ok(answer)
     }
 
-    /// Deletes a job that does not run.
+    /// Deletes a job that does not run. Named and repeated as in [`Client::cancel_job`].
     ///
     /// # Errors
     /// [`ClientError`]; see `DeleteJob` in the protocol for the refusals.
-    pub async fn delete_job(&self, id: impl Into<String>) -> Result<(), ClientError> {
-        let request = v1::DeleteJobRequest { id: id.into(), ..Default::default() };
-        self.answer(self.job_queue().delete_job(self.request(request))).await?;
-        Ok(())
+    pub async fn delete_job(
+        &self,
+        request: impl Into<v1::DeleteJobRequest>,
+    ) -> Result<v1::DeleteJobResponse, ClientError> {
+        self.change(request.into(), async |request| self.job_queue().delete_job(request).await).await
     }
 }

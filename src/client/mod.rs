@@ -1,33 +1,66 @@
 //! The Rust client.
 //!
-//! [`Client`] has a method for every call of the API. Those that create something give each request an id of its own
-//! and repeat it while the outcome is unknown, so that a broken connection neither loses nor doubles a job. A
-//! [`Watch`] takes itself up again after a break, from the last resume token.
+//! [`Client`] has a method for every call of the API. Each that changes something takes the call's request, or what a
+//! request can be made of (a [`JobSpec`](crate::proto::v1::JobSpec), a job's id, a queue's name), and returns the
+//! call's response. It gives the request an id of its own, unless it has one, and repeats it while the outcome is
+//! unknown, so that a broken connection neither loses nor doubles a job. A [`Watch`] takes itself up again after a
+//! break, from the last resume token. What the server refuses is a [`Refusal`], with a reason that programs can match
+//! on.
 //!
 //! ```no_run
-//! # async fn example() -> Result<(), jobmill::client::ClientError> {
-//! use jobmill::{client::Client, proto::v1};
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
 //!
-//! let client = Client::connect("http://127.0.0.1:7733").await?;
-//! let job = v1::JobSpec { queue: "default".into(), kind: "thumbnail".into(), ..Default::default() };
-//! let submitted = client.submit(job).await?;
-//! let ids = vec![submitted.id().to_owned()];
-//! let mut watch = client.watch(v1::WatchStatusRequest { ids, ..Default::default() });
-//! while let Some(item) = watch.next().await {
-//!     println!("{:?}", item?);
+//! use jobmill::{
+//!     client::Client,
+//!     proto::v1::{ErrorReason, JobSpec, JobState, Payload, SubmitRequest},
+//! };
+//!
+//! // Requires what an older server would ignore.
+//! let client = Client::builder("127.0.0.1:7733").require(["wait"]).connect().await?;
+//! let payload = Some(Payload::of_text("photo.jpg"));
+//! let job = JobSpec { queue: "images".into(), kind: "thumbnail".into(), payload, ..Default::default() };
+//! // The same request id finds the same job, also when this program runs again.
+//! let request = SubmitRequest { job: Some(job), request_id: "order-17".into(), ..Default::default() };
+//! let id = match client.submit(request).await {
+//!     Ok(answer) => answer.id().to_owned(),
+//!     Err(error) => match (error.reason(), error.refusal()) {
+//!         (ErrorReason::QueueFull, Some(refusal)) => {
+//!             let (jobs, max_jobs) = (&refusal.metadata["jobs"], &refusal.metadata["max_jobs"]);
+//!             println!("{jobs} of {max_jobs} jobs wait; again in {:?}", refusal.retry_after);
+//!             return Ok(());
+//!         }
+//!         (ErrorReason::InvalidRequest, Some(refusal)) => {
+//!             for fault in &refusal.fields {
+//!                 println!("{} {}", fault.field, fault.description);
+//!             }
+//!             return Ok(());
+//!         }
+//!         // Where `error.is_unknown_outcome()`, the job may be there: submit it again under its request id.
+//!         _ => return Err(error.into()),
+//!     },
+//! };
+//! let job = client.wait_for_job(id, Duration::from_secs(3600)).await?;
+//! match job.state() {
+//!     JobState::Succeeded => println!("{} bytes", job.result.unwrap_or_default().size_bytes),
+//!     _ if job.done => println!("{:?}: {:?}", job.state(), job.last_failure),
+//!     _ => println!("it still goes on"),
 //! }
 //! # Ok(())
 //! # }
 //! ```
 
 mod builder;
+mod changes;
 mod error;
 mod jobs;
 mod queues;
 mod retry;
+mod server;
 mod submit_stream;
 #[cfg(test)]
 mod tests;
+mod wait;
 mod watch;
 mod wire;
 
@@ -41,7 +74,10 @@ use tonic::{service::interceptor::InterceptedService, transport::Channel};
 pub use watch::{Watch, WatchItem};
 pub use wire::{from_wire_duration, from_wire_timestamp, to_wire_duration, to_wire_timestamp};
 
-use crate::proto::v1::{job_queue_client::JobQueueClient, queue_service_client::QueueServiceClient};
+use crate::proto::v1::{
+    job_queue_client::JobQueueClient, queue_service_client::QueueServiceClient,
+    server_service_client::ServerServiceClient,
+};
 use retry::Retries;
 
 /// The largest answer taken: a page of whole jobs may be long, and the client chose the page's size.
@@ -50,12 +86,12 @@ const ANSWER_MAX_BYTES: usize = 64 << 20;
 /// A connection to a Jobmill server. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Client {
-    channel: Authorized,
+    channel: Headed,
     shared: Arc<Shared>,
 }
 
-/// A channel that adds the token to each call.
-type Authorized = InterceptedService<Channel, builder::Bearer>;
+/// A channel that adds the token, and what is required of the server, to each call.
+type Headed = InterceptedService<Channel, builder::Headers>;
 
 /// What all clones of a client have in common.
 #[derive(Debug)]
@@ -86,12 +122,16 @@ impl Client {
         &self.shared.endpoint
     }
 
-    fn job_queue(&self) -> JobQueueClient<Authorized> {
+    fn job_queue(&self) -> JobQueueClient<Headed> {
         JobQueueClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
     }
 
-    fn queue_service(&self) -> QueueServiceClient<Authorized> {
+    fn queue_service(&self) -> QueueServiceClient<Headed> {
         QueueServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
+    }
+
+    fn server_service(&self) -> ServerServiceClient<Headed> {
+        ServerServiceClient::new(self.channel.clone())
     }
 
     /// A request that tells the server how long its caller waits.
@@ -106,10 +146,18 @@ impl Client {
         &self,
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, ClientError> {
-        match tokio::time::timeout(self.shared.call_timeout, call).await {
+        self.answer_within(self.shared.call_timeout, call).await
+    }
+
+    async fn answer_within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, ClientError> {
+        match tokio::time::timeout(limit, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.error(&status)),
-            Err(_) => Err(self.timed_out()),
+            Err(_) => Err(ClientError::Timeout { endpoint: self.shared.endpoint.clone(), after: limit }),
         }
     }
 

@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use super::{Client, ClientError, Refusal, error::FieldFault, jobs::new_request_id, retry::Outage};
-use crate::proto::v1::{self, submit_result::Result as Told};
+use super::{Client, ClientError, Refusal, changes::Repeatable, error::FieldFault, retry::Outage};
+use crate::proto::v1::{self, ErrorReason, submit_result::Result as Told};
 
 /// So many items may be given before their results are asked for.
 const GIVEN_MAX: usize = 256;
@@ -47,10 +47,7 @@ impl SubmitSender {
     /// # Errors
     /// [`StreamOver`] once the results have ended or were dropped.
     pub async fn send(&self, item: impl Into<v1::SubmitItem>) -> Result<String, StreamOver> {
-        let mut item = item.into();
-        if item.request_id.is_empty() {
-            item.request_id = new_request_id();
-        }
+        let item = item.into().identified();
         let request_id = item.request_id.clone();
         self.items.send(item).await.map_err(|_| StreamOver)?;
         Ok(request_id)
@@ -396,7 +393,7 @@ async fn room<T>(requests: Option<&mpsc::Sender<T>>) {
     }
 }
 
-fn refusal(error: v1::Error) -> Refusal {
+fn refusal(error: v1::ItemError) -> Refusal {
     Refusal {
         code: Code::from_i32(error.code),
         reason: error.reason,
@@ -405,7 +402,7 @@ fn refusal(error: v1::Error) -> Refusal {
         fields: error
             .field_violations
             .into_iter()
-            .map(|fault| FieldFault { field: fault.field, description: fault.description })
+            .map(|fault| FieldFault::new(fault.field, fault.description))
             .collect(),
         retry_after: error.retry_delay.and_then(|delay| delay.try_into().ok()),
     }
@@ -414,12 +411,8 @@ fn refusal(error: v1::Error) -> Refusal {
 /// The server could not even read it, and would end the stream for all.
 fn too_large(bytes: usize) -> Refusal {
     let description = format!("has {bytes} bytes, and a message may have 4 MiB");
-    Refusal {
-        code: Code::InvalidArgument,
-        reason: "INVALID_REQUEST".to_owned(),
-        message: format!("job: {description}"),
-        metadata: Default::default(),
-        fields: vec![FieldFault { field: "job".to_owned(), description }],
-        retry_after: None,
-    }
+    let message = format!("job: {description}");
+    let mut refusal = Refusal::new(Code::InvalidArgument, ErrorReason::InvalidRequest, message);
+    refusal.fields.push(FieldFault::new("job", description));
+    refusal
 }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, fmt};
 use futures_util::{Stream, stream};
 use tonic::{Code, Streaming};
 
-use super::{Client, ClientError, jobs::new_request_id, retry::Outage};
+use super::{Client, ClientError, changes::Repeatable, retry::Outage};
 use crate::proto::v1::{
     self, SubmitOutcome, submit_and_watch_response::Event as SubmitAndWatchEvent, watch_event::Event,
 };
@@ -82,10 +82,7 @@ impl Client {
         &self,
         request: impl Into<v1::SubmitAndWatchRequest>,
     ) -> Result<(v1::SubmitResponse, Watch), ClientError> {
-        let mut request = request.into();
-        if request.request_id.is_empty() {
-            request.request_id = new_request_id();
-        }
+        let request = request.into().identified();
         let submit = || async {
             let started =
                 tokio::time::timeout(self.shared.call_timeout, self.open_submission(request.clone()));

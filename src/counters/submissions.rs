@@ -15,7 +15,6 @@ const REASONS: &[&str] = &[
     "TOO_MANY_WAITERS",
     "LARGER_THAN_QUEUE",
     "REQUEST_ID_REUSED",
-    "JOB_DELETED",
     "TOO_MANY_KINDS",
     "DISK_FULL",
     "STORE_LOCKED",

@@ -1,7 +1,7 @@
 //! A question to the committer that carries its own reply.
 //!
-//! The engine puts its verdict into the question; only a commit can take it out again. So nothing is answered before its
-//! transaction is on disk, and no answer is looked up by its place in a list.
+//! The engine puts its verdict into the question; only a commit can take it out again. So nothing is answered before
+//! its transaction is on disk, and no answer is looked up by its place in a list.
 
 use tokio::sync::oneshot;
 
@@ -62,6 +62,8 @@ pub(crate) trait Asked<E> {
     fn has_left(&self) -> bool;
     /// Answers that nothing was changed.
     fn refuse(&mut self, why: E);
+    /// Decides that it is refused, once the batch is committed.
+    fn decide_refusal(&mut self, why: E);
     /// Takes the verdict back: the batch was not committed.
     fn reset(&mut self);
 }
@@ -80,6 +82,10 @@ impl<T, E> Asked<E> for Ask<T, E> {
         if let Some(reply) = self.reply.take() {
             let _ = reply.send(Err(why));
         }
+    }
+
+    fn decide_refusal(&mut self, why: E) {
+        self.verdict = Some(Err(why));
     }
 
     fn reset(&mut self) {

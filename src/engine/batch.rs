@@ -5,8 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    Answer, Ask, ControlRefusal, NotAdmitted, OfferError,
-    ask::Asked,
+    Ask, Control, NotAdmitted, OfferError,
     callers::{CallerId, Seat},
 };
 use crate::{
@@ -14,14 +13,14 @@ use crate::{
     engine::transition::Refusal,
     job::{
         AtLeastOne, Extras, Failure, Job, JobId, LeaseToken, Output, Progress, RequestId, RetryPolicy,
-        SubmitOutcome, When,
+        StateName, SubmitOutcome, When,
     },
-    settings::{QueueInfo, QueueSettings},
-    store::{Space, sets::Committed},
+    settings::QueueInfo,
+    store::Space,
 };
 
-/// What is to be applied in one transaction, in this order: controls, reports, the end of expired jobs, the next steps of
-/// operations, the promotion of due jobs, offers, and then one claim step over stored and new jobs together.
+/// What is to be applied in one transaction, in this order: controls, reports, the end of expired jobs, the next steps
+/// of operations, the promotion of due jobs, offers, and then one claim step over stored and new jobs together.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The present.
@@ -37,120 +36,6 @@ pub struct Batch {
     /// What there is room for. With less than enough, jobs that are new are refused; on a full disk nothing is done but
     /// reports and controls.
     pub space: Space,
-}
-
-/// A change of a job or a queue that a caller asks for.
-#[derive(Debug)]
-pub enum Control {
-    /// Cancel a job.
-    Cancel {
-        /// The job.
-        id: JobId,
-        /// Answered with the job after the change.
-        ask: Ask<Arc<Job>, ControlRefusal>,
-    },
-    /// Run a job again, or now.
-    Retry {
-        /// The job.
-        id: JobId,
-        /// Makes a repeat safe.
-        request: Option<RequestId>,
-        /// Answered with the job after the change.
-        ask: Ask<Arc<Job>, ControlRefusal>,
-    },
-    /// Delete a job.
-    Delete {
-        /// The job.
-        id: JobId,
-        /// Answered once the job is gone.
-        ask: Ask<(), ControlRefusal>,
-    },
-    /// Create a queue.
-    CreateQueue {
-        /// Its name.
-        name: String,
-        /// Its settings.
-        settings: QueueSettings,
-        /// Answered with the queue.
-        ask: Ask<QueueInfo, ControlRefusal>,
-    },
-    /// Replace a queue's settings.
-    UpdateQueue {
-        /// Its name.
-        name: String,
-        /// Its settings from now on.
-        settings: QueueSettings,
-        /// Answered with the queue after the change.
-        ask: Ask<QueueInfo, ControlRefusal>,
-    },
-    /// Delete a queue.
-    DeleteQueue {
-        /// Its name.
-        name: String,
-        /// Answered once the queue is gone.
-        ask: Ask<(), ControlRefusal>,
-    },
-    /// Pause or resume a queue.
-    SetPaused {
-        /// Its name.
-        name: String,
-        /// Whether the queue starts no jobs from now on.
-        paused: bool,
-        /// Answered with the queue after the change.
-        ask: Ask<QueueInfo, ControlRefusal>,
-    },
-    /// Delete all jobs that wait in a queue now, over several batches.
-    Purge {
-        /// The queue's name.
-        name: String,
-        /// Answered at the purge's end with the number of deleted jobs.
-        ask: Ask<u64, ControlRefusal>,
-    },
-}
-
-impl Control {
-    /// The question in it.
-    pub(crate) fn ask(&self) -> &dyn Asked<ControlRefusal> {
-        match self {
-            Control::Cancel { ask, .. } | Control::Retry { ask, .. } => ask,
-            Control::Delete { ask, .. } | Control::DeleteQueue { ask, .. } => ask,
-            Control::CreateQueue { ask, .. }
-            | Control::UpdateQueue { ask, .. }
-            | Control::SetPaused { ask, .. } => ask,
-            Control::Purge { ask, .. } => ask,
-        }
-    }
-
-    /// The question in it, to be refused or taken back.
-    pub(crate) fn ask_mut(&mut self) -> &mut dyn Asked<ControlRefusal> {
-        match self {
-            Control::Cancel { ask, .. } | Control::Retry { ask, .. } => ask,
-            Control::Delete { ask, .. } | Control::DeleteQueue { ask, .. } => ask,
-            Control::CreateQueue { ask, .. }
-            | Control::UpdateQueue { ask, .. }
-            | Control::SetPaused { ask, .. } => ask,
-            Control::Purge { ask, .. } => ask,
-        }
-    }
-
-    /// The answer, which is true now.
-    pub(crate) fn open(self, proof: &Committed) -> Option<Answer> {
-        match self {
-            Control::Cancel { ask, .. } | Control::Retry { ask, .. } => ask.open(proof).map(Answer::Job),
-            Control::Delete { ask, .. } | Control::DeleteQueue { ask, .. } => {
-                ask.open(proof).map(Answer::Gone)
-            }
-            Control::CreateQueue { ask, .. }
-            | Control::UpdateQueue { ask, .. }
-            | Control::SetPaused { ask, .. } => ask.open(proof).map(Answer::Queue),
-            Control::Purge { ask, .. } => ask.open(proof).map(Answer::Purged),
-        }
-    }
-
-    /// Whether it frees space, so that a full disk must take it.
-    pub(crate) fn frees_space(&self) -> bool {
-        matches!(self, Control::Cancel { .. } | Control::Delete { .. })
-    }
 }
 
 /// What an attempt tells.
@@ -362,6 +247,42 @@ impl Submitted {
             Submitted::Seen { .. } => false,
         }
     }
+}
+
+/// What became of a job that was to be changed.
+#[derive(Clone, PartialEq, Debug)]
+pub struct JobDone {
+    /// The job.
+    pub id: JobId,
+    /// Its state after the change.
+    pub state: StateName,
+    /// Its revision after the change.
+    pub revision: u64,
+    /// Whether the request had come before: state and revision are those of that time.
+    pub is_repeat: bool,
+    /// The job as it is now; absent where it has been deleted since, or can't be read.
+    pub job: Option<Arc<Job>>,
+}
+
+impl JobDone {
+    pub(super) fn now(job: &Arc<Job>) -> Self {
+        JobDone {
+            id: job.id,
+            state: job.state.name(),
+            revision: job.revision,
+            is_repeat: false,
+            job: Some(Arc::clone(job)),
+        }
+    }
+}
+
+/// What became of a queue that was to be changed.
+#[derive(Clone, PartialEq, Debug)]
+pub struct QueueDone {
+    /// The queue as it is now; absent where it has been deleted since the request came first.
+    pub info: Option<QueueInfo>,
+    /// Whether the request had come before.
+    pub is_repeat: bool,
 }
 
 /// An attempt that is to start: its job is RUNNING, and that is on disk.

@@ -14,10 +14,10 @@ use super::{
 use crate::{
     clock::{Present, Timestamp},
     engine::transition::{Changed, Event, Moment, transition},
-    job::{AtLeastOne, Change, Job, JobId, LeaseToken, State, Tombstone},
+    job::{AtLeastOne, Change, Job, JobId, LeaseToken, Spec, State, Tombstone},
     store::{
         StoreError,
-        sets::{ChangedJob, Found, KeptRequest, RequestKey, RequestRow, Writes},
+        sets::{ChangedJob, Found, KeptRequest, RequestKey, Writes},
     },
 };
 
@@ -79,8 +79,10 @@ pub(super) struct PlacedJob {
 /// An offer whose request was seen before.
 pub(super) struct RepeatedOffer {
     pub(super) key: RequestKey,
-    pub(super) row: RequestRow,
-    pub(super) answer: AnsweredOffer,
+    pub(super) first: JobId,
+    pub(super) count: u32,
+    pub(super) live: u32,
+    pub(super) offer: Offer,
 }
 
 /// An offer that has its answer, without its jobs.
@@ -97,6 +99,9 @@ pub(super) struct Sealed {
     pub(super) controls: Vec<Control>,
     pub(super) reports: Vec<Report>,
     pub(super) answered: Vec<AnsweredOffer>,
+    /// Offers whose requests came before, with their answers. They change nothing, and outlive a batch that does not
+    /// fit.
+    pub(super) repeated: Vec<Offer>,
     /// Offers without room, each with the queue that lacks it.
     pub(super) full: Vec<(u32, Offer, QueueFull)>,
     pub(super) claims: Vec<Claim>,
@@ -220,7 +225,7 @@ impl<'e> Decision<'e> {
             id: job.id,
             position: self.engine.numbers.position(),
             deleted: self.engine.times.retention(),
-            spec: Arc::clone(&job.spec),
+            spec: Spec::of_deleted(&job.spec),
         };
         self.follow_deletion(job);
         self.writes.tombstones.push(tombstone.clone());

@@ -1,8 +1,8 @@
 //! The rules: what a batch does, in which order. Pure decisions on what a store has found.
 //!
-//! One order in a batch: controls, reports, the end of expired jobs, the promotion of due jobs, the next steps of purges
-//! and retention, offers, then one claim step over stored and new jobs together. A new job gets its final state before it
-//! is written, so that a job which finds a free slot costs one insert as RUNNING.
+//! One order in a batch: controls, reports, the end of expired jobs, the promotion of due jobs, the next steps of
+//! purges and retention, offers, then one claim step over stored and new jobs together. A new job gets its final state
+//! before it is written, so that a job which finds a free slot costs one insert as RUNNING.
 //!
 //! A batch goes through `Engine::plan` (what to read), `Engine::decide` (what to write and to tell), and then either
 //! `Engine::commit` or `Engine::discard`. Each part of the engine keeps what is on disk apart from what the batch
@@ -24,6 +24,7 @@ mod open;
 mod operations;
 mod plan;
 mod purge;
+mod queue_changes;
 mod queues;
 mod refusals;
 mod reports;
@@ -45,8 +46,9 @@ pub(crate) use waiters::Allowance;
 
 pub use self::{
     ask::Ask,
-    batch::{Batch, Claim, Control, NewJob, Offer, Report, ReportBody, Submitted},
+    batch::{Batch, Claim, JobDone, NewJob, Offer, QueueDone, Report, ReportBody, Submitted},
     callers::CallerId,
+    controls::{Action, Control, QueueCheck},
     queues::{Patience, QueueEntry, Queues},
     refusals::{
         AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,
@@ -69,15 +71,16 @@ use self::{
 use crate::{
     clock::{Present, Uptime, Wake},
     engine::transition::Refusal,
-    job::{Change, Job, JobId, LeaseToken, Position},
-    settings::{QueueInfo, QueueSettings, Retention},
+    job::{Change, JobId, LeaseToken, Position},
+    settings::{QueueSettings, Retention},
     store::{
         Names, Space, StoreError,
         sets::{Committed, Found, Writes},
     },
 };
 
-/// Limit of the waiting offers that are let go of before one batch. They take some 2 ms, for which all other callers wait.
+/// Limit of the waiting offers that are let go of before one batch. They take some 2 ms, for which all other callers
+/// wait.
 const LET_GO_MAX: usize = 2_048;
 
 /// How an engine is set up at its start.
@@ -153,11 +156,11 @@ pub(crate) enum Answer {
     /// To a submission.
     Submitted(Told<Submitted, OfferError>),
     /// To a change of a job.
-    Job(Told<Arc<Job>, ControlRefusal>),
+    Job(Told<JobDone, ControlRefusal>),
     /// To a deletion.
     Gone(Told<(), ControlRefusal>),
     /// To a change of a queue.
-    Queue(Told<QueueInfo, ControlRefusal>),
+    Queue(Told<QueueDone, ControlRefusal>),
     /// To a purge.
     Purged(Told<u64, ControlRefusal>),
     /// To a report.
@@ -211,8 +214,8 @@ impl Engine {
         self.waiters.next_deadline()
     }
 
-    /// Lets go of some offers whose callers have left, and answers some whose callers stop to wait, as all do in a drain.
-    /// Tells whether there are more.
+    /// Lets go of some offers whose callers have left, and answers some whose callers stop to wait, as all do in a
+    /// drain. Tells whether there are more.
     pub(crate) fn let_go_of_waiters(&mut self, now: Uptime, is_draining: bool) -> bool {
         let late_from = if is_draining { Uptime::MAX } else { now };
         let removed = self.waiters.remove_departed(LET_GO_MAX);
@@ -350,6 +353,10 @@ impl Engine {
             }
             outcome.answers.extend(ask.open(proof).map(Answer::Submitted));
         }
+        for mut offer in sealed.repeated {
+            self.waiters.release(&mut offer);
+            outcome.answers.extend(offer.ask.open(proof).map(Answer::Submitted));
+        }
         for (queue, offer, full) in sealed.full {
             self.park(queue, offer, full, sealed.is_draining, present.uptime);
         }
@@ -398,8 +405,9 @@ impl Engine {
         }
     }
 
-    /// The batch did not fit on the disk. Its offers are refused; its reports and controls come back as they were.
-    pub(crate) fn discard(&mut self, decided: Decided) -> (Vec<Report>, Vec<Control>) {
+    /// The batch did not fit on the disk. Its offers are refused, but for repeats; these, its reports and controls come
+    /// back as they were.
+    pub(crate) fn discard(&mut self, decided: Decided) -> Batch {
         self.numbers.discard();
         self.tallies.discard();
         self.leases.discard();
@@ -410,7 +418,7 @@ impl Engine {
         for mut ask in self.purges.discard() {
             ask.refuse(ControlRefusal::DiskFull);
         }
-        let Sealed { mut controls, mut reports, answered, full, .. } = decided.sealed;
+        let Sealed { mut controls, mut reports, answered, mut repeated, full, .. } = decided.sealed;
         for AnsweredOffer { mut ask, caller, seat } in answered {
             if let Some(seat) = seat {
                 self.waiters.free(seat, caller);
@@ -427,7 +435,11 @@ impl Engine {
         for report in &mut reports {
             report.ask.reset();
         }
-        (reports, controls)
+        for offer in &mut repeated {
+            self.waiters.release(offer);
+            offer.ask.reset();
+        }
+        Batch { reports, controls, offers: repeated, ..Batch::default() }
     }
 
     /// Refuses the offers of a batch that was never begun.

@@ -17,7 +17,7 @@ use crate::{
     job::{Job, JobId, Name, Position, Spec, State},
     store::{
         Space,
-        sets::{KeptRequest, RequestRow},
+        sets::{KeptAnswer, KeptRequest, RequestRow},
     },
 };
 
@@ -61,11 +61,15 @@ impl Decision<'_> {
         if let Some(request) = offer.request
             && let Some(KeptRequest { row, .. }) = self.request(request)
         {
-            let (row, answer) = (*row, answered(offer));
-            if row.digest == request.digest {
-                self.repeated.push(RepeatedOffer { key: request.key, row, answer });
-            } else {
-                self.refuse(answer, OfferRefusal::RequestMismatch);
+            let row = *row;
+            match row.answer {
+                KeptAnswer::Jobs { first, count, live } if row.digest == request.digest => {
+                    self.repeated.push(RepeatedOffer { key: request.key, first, count, live, offer });
+                }
+                KeptAnswer::Jobs { .. }
+                | KeptAnswer::Job { .. }
+                | KeptAnswer::Done { .. }
+                | KeptAnswer::Purge { .. } => self.refuse(answered(offer), OfferRefusal::RequestMismatch),
             }
             return None;
         }
@@ -128,9 +132,11 @@ impl Decision<'_> {
         let (now, count) = (self.now(), jobs.count());
         let first = self.engine.numbers.draw_ids(count, now);
         if let Some(request) = request {
-            let row = RequestRow { digest: request.digest, first, count: count as u32, live: count as u32 };
+            let count = count as u32;
+            let answer = KeptAnswer::Jobs { first, count, live: count };
+            let row = RequestRow { digest: request.digest, answer };
             self.writes.requests.push((request.key, row, None));
-            self.new_requests.insert(request.key, KeptRequest { row, first: None });
+            self.new_requests.insert(request.key, KeptRequest { row, job: None });
         }
         let mut next = first;
         let jobs = jobs.map(|job| {
@@ -204,10 +210,9 @@ impl Decision<'_> {
             .found
             .requests
             .values()
-            .filter_map(|request| request.first.as_ref().map(|job| (job.id, Arc::clone(job))))
+            .filter_map(|request| request.job.as_ref().map(|job| (job.id, Arc::clone(job))))
             .collect();
-        for RepeatedOffer { key, row, mut answer } in std::mem::take(&mut self.repeated) {
-            let RequestRow { first, count, live, .. } = row;
+        for RepeatedOffer { key, first, count, live, mut offer } in std::mem::take(&mut self.repeated) {
             let known = new.get(&first).cloned().or_else(|| match self.is_untouched(first) {
                 true => self.engine.leases.get(first).or_else(|| kept.get(&first)).cloned(),
                 false => self.job(first),
@@ -215,8 +220,8 @@ impl Decision<'_> {
             self.sealed.repeats += 1;
             // What this batch deletes is not off the row yet.
             let live = live.saturating_sub(self.lost_jobs.get(&key).copied().unwrap_or_default());
-            answer.ask.decide(Ok(Submitted::Seen { first, count, live, job: known }));
-            self.sealed.answered.push(answer);
+            offer.ask.decide(Ok(Submitted::Seen { first, count, live, job: known }));
+            self.sealed.repeated.push(offer);
         }
     }
 }

@@ -47,8 +47,8 @@ impl Engine {
     }
 
     /// Decides what a start changes: local attempts are over and counted, the declared queues are as the configuration
-    /// says, and names to which nothing refers are free. `found` is what was set aside, and nothing else; `server_before`
-    /// are the server's times of retention at the start before.
+    /// says, and names to which nothing refers are free. `found` is what was set aside, and nothing else;
+    /// `server_before` are the server's times of retention at the start before.
     ///
     /// # Errors
     /// What is kept contradicts itself.
@@ -119,7 +119,9 @@ impl Decision<'_> {
             let paused = engine.queues.find(name).is_some_and(|info| info.paused);
             let name = engine.queues.intern(&engine.names, name);
             let settings = settings.clone();
-            self.put_queue(QueueInfo { name, settings, paused, declared: true, formerly_declared: false });
+            let info =
+                QueueInfo { name, settings, paused, declared: true, formerly_declared: false, revision: 0 };
+            self.put_queue(info);
         }
     }
 }

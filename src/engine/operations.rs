@@ -12,7 +12,7 @@ use super::{
 use crate::{
     clock::StoreTime,
     engine::transition::{Event, expired},
-    job::{Change, Job, RequestId, State, Tombstone},
+    job::{Change, Job, RequestId, Spec, State, Tombstone},
     settings::Keep,
     store::{
         StoreError,
@@ -45,7 +45,7 @@ impl Decision<'_> {
                 self.lose_job(RequestId::key_of(&extras.request_id));
                 self.engine.sweeping.request_bare(deleted);
             }
-            let tombstone = Tombstone { id, position, deleted, spec };
+            let tombstone = Tombstone { id, position, deleted, spec: Spec::of_deleted(&spec) };
             self.engine.sweeping.deleted(deleted);
             self.writes.tombstones.push(tombstone.clone());
             self.sealed.changes.push(Change::Deleted(tombstone));

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{
-    Allowance, Batch, Control, Engine, Offer, ReportBody, claims::HEADS_MAX, due::EXPIRED_MAX,
-    operations::PURGED_MAX, retention, tallies::Usage,
+    Allowance, Batch, Engine, Offer, ReportBody, claims::HEADS_MAX, due::EXPIRED_MAX, operations::PURGED_MAX,
+    retention, tallies::Usage,
 };
 use crate::{
     job::JobId,
@@ -93,18 +93,8 @@ impl Engine {
             }
         };
         for control in &batch.controls {
-            match control {
-                Control::Cancel { id, .. } | Control::Delete { id, .. } => job(*id),
-                Control::Retry { id, request, .. } => {
-                    job(*id);
-                    wants.requests.extend(request.map(|request| request.key));
-                }
-                Control::CreateQueue { .. }
-                | Control::UpdateQueue { .. }
-                | Control::DeleteQueue { .. }
-                | Control::SetPaused { .. }
-                | Control::Purge { .. } => {}
-            }
+            control.job().into_iter().for_each(&mut job);
+            wants.requests.extend(control.request.map(|request| request.key));
         }
         for report in &batch.reports {
             job(report.id);
@@ -115,16 +105,7 @@ impl Engine {
 
     /// The queues that the batch asks to purge.
     fn purged_by(&self, batch: &Batch) -> BTreeSet<u32> {
-        let names = batch.controls.iter().filter_map(|control| match control {
-            Control::Purge { name, .. } => self.queues.name(name),
-            Control::Cancel { .. }
-            | Control::Retry { .. }
-            | Control::Delete { .. }
-            | Control::CreateQueue { .. }
-            | Control::UpdateQueue { .. }
-            | Control::DeleteQueue { .. }
-            | Control::SetPaused { .. } => None,
-        });
+        let names = batch.controls.iter().filter_map(|control| self.queues.name(control.purges()?));
         names.map(|name| name.number).collect()
     }
 
@@ -166,24 +147,10 @@ impl Engine {
     /// The slots of a queue once the batch's controls are decided, at most.
     fn consumers_after(&self, batch: &Batch, queue: u32) -> u32 {
         let told = self.queues.with(queue, |info| {
-            let named = |name: &str| name == info.name.as_str();
-            let (mut consumers, mut paused) = (info.settings.consumers, info.paused);
-            for control in &batch.controls {
-                match control {
-                    Control::UpdateQueue { name, settings, .. } if named(name) => {
-                        consumers = consumers.max(settings.consumers);
-                    }
-                    Control::SetPaused { name, paused: false, .. } if named(name) => paused = false,
-                    Control::Cancel { .. }
-                    | Control::Retry { .. }
-                    | Control::Delete { .. }
-                    | Control::CreateQueue { .. }
-                    | Control::UpdateQueue { .. }
-                    | Control::DeleteQueue { .. }
-                    | Control::SetPaused { .. }
-                    | Control::Purge { .. } => {}
-                }
-            }
+            let before = (info.settings.consumers, info.paused);
+            let (consumers, paused) = batch.controls.iter().fold(before, |(consumers, paused), control| {
+                control.consumers_after(info, consumers, paused)
+            });
             if paused { 0 } else { consumers }
         });
         told.unwrap_or(0)

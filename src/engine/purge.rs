@@ -96,7 +96,8 @@ impl Purges {
         self.progress(queue).is_some_and(|purge| !purge.is_over && id <= purge.last)
     }
 
-    /// The pages to look at, at most `limit` jobs in all, of which each queue has its share; `begun` are the queues of purges that the batch may begin.
+    /// The pages to look at, at most `limit` jobs in all, of which each queue has its share; `begun` are the queues of
+    /// purges that the batch may begin.
     pub(super) fn plan(&self, tallies: &Tallies, begun: &BTreeSet<u32>, limit: usize) -> Vec<LineWant> {
         let (before, from) = (self.kept.range(..self.turn), self.kept.range(self.turn..));
         let running = from.chain(before).map(|(queue, purge)| (*queue, purge.progress.walk));
@@ -136,6 +137,15 @@ impl Purges {
         self.asks.push((queue, ask));
     }
 
+    /// Has a question wait for the end of the purge of a queue. One of a purge that is not under way any more is told
+    /// that nothing was deleted.
+    pub(super) fn join(&mut self, queue: u32, ask: PurgeAsk) {
+        let ended = Progress { is_over: true, ..Progress::begin(JobId::from_raw(0)) };
+        let progress = self.progress(queue).unwrap_or(ended);
+        self.next.insert(queue, progress);
+        self.asks.push((queue, ask));
+    }
+
     /// A job that a purge covers was deleted when its time came, before a walk reached it.
     pub(super) fn deleted_early(&mut self, queue: u32) {
         if let Some(progress) = self.progress(queue) {
@@ -162,15 +172,15 @@ impl Purges {
         self.next.insert(queue, progress);
     }
 
-    /// The rows that the batch writes: purges as they are from now on, and the queues of those that have ended.
-    pub(super) fn rows(&self) -> (Vec<Purge>, Vec<u32>) {
+    /// The rows that the batch writes: purges as they are from now on, and those that have ended, with how many jobs
+    /// they have deleted.
+    pub(super) fn rows(&self) -> (Vec<Purge>, Vec<(u32, u64)>) {
         let mut rows = (Vec::new(), Vec::new());
         for (queue, progress) in &self.next {
             let Progress { last, deleted, is_over, .. } = *progress;
             let kept = self.kept.get(queue).map(|purge| purge.progress);
             match (is_over, kept) {
-                (true, Some(_)) => rows.1.push(*queue),
-                (true, None) => {}
+                (true, _) => rows.1.push((*queue, deleted)),
                 (false, Some(kept)) if (kept.last, kept.deleted) == (last, deleted) => {}
                 (false, _) => rows.0.push(Purge { queue: *queue, last, deleted }),
             }

@@ -53,6 +53,29 @@ pub enum ControlRefusal {
         /// What would be possible.
         way_out: &'static str,
     },
+    /// The job has changed since the caller looked at it.
+    #[error(
+        "the job {id} is at revision {revision}, and not at {expected}: look at it again, and decide anew"
+    )]
+    RevisionMismatch {
+        /// Which job.
+        id: JobId,
+        /// The revision that the caller expected.
+        expected: u64,
+        /// The revision that it has.
+        revision: u64,
+    },
+    /// The queue has changed since the caller looked at it.
+    #[error(
+        "the queue `{queue}` has changed since: get it again, or send its present etag, {etag}, or `*` to change it all \
+         the same"
+    )]
+    EtagMismatch {
+        /// Its name.
+        queue: String,
+        /// Its etag.
+        etag: String,
+    },
     /// The request id came with another request before.
     #[error("this request_id came with another request before: use a new one for a new request")]
     RequestMismatch,

@@ -2,9 +2,9 @@
 //!
 //! Every change of a job takes the feed's next place, so that an ended job's place says when it ended, and the feed's
 //! index has the ended jobs in the order of their ends. A sweep walks that index, one for each time for which something
-//! is kept: it looks once at each job that has not changed for that time, deletes it if that is the time for which it is
-//! kept, and goes past it otherwise. What it has gone past can't come due behind it, because every change takes a job to
-//! the feed's end, ahead of every sweep.
+//! is kept: it looks once at each job that has not changed for that time, deletes it if that is the time for which it
+//! is kept, and goes past it otherwise. What it has gone past can't come due behind it, because every change takes a
+//! job to the feed's end, ahead of every sweep.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -143,8 +143,8 @@ impl Sweeping {
         Plan { feed: due.into_iter().map(want).collect(), tombstones, requests }
     }
 
-    /// The part of a page of the feed's index whose changes are at least as old as `keep`, and what comes next: the sweep
-    /// goes on from there. `counted` tells when a change happened.
+    /// The part of a page of the feed's index whose changes are at least as old as `keep`, and what comes next: the
+    /// sweep goes on from there. `counted` tells when a change happened.
     pub(super) fn sweep(
         &mut self,
         want: FeedWant,
@@ -353,6 +353,7 @@ mod tests {
             paused: false,
             declared: false,
             formerly_declared: false,
+            revision: 0,
         };
         sweeping.replan([&queue], |_| true);
         let want = FeedWant { keep, after: Position(70), limit: 9 };

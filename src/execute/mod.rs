@@ -158,9 +158,9 @@ impl Attempt {
         (!self.traceparent.is_empty()).then_some(&*self.traceparent)
     }
 
-    /// Ends when the attempt should stop: it was cancelled, has timed out, or the server is about to stop. What it returns
-    /// then is kept if it is a success, or, in a server that stops, a failure for good; else the job is CANCELLED, or the
-    /// attempt counts as timed out or lost.
+    /// Ends when the attempt should stop: it was cancelled, has timed out, or the server is about to stop. What it
+    /// returns then is kept if it is a success, or, in a server that stops, a failure for good; else the job is
+    /// CANCELLED, or the attempt counts as timed out or lost.
     pub async fn cancelled(&self) {
         self.cancelled.cancelled().await;
     }
@@ -171,8 +171,8 @@ impl Attempt {
         &self.cancelled
     }
 
-    /// Tells watchers how far the attempt is. `fraction` is cut to 0 to 1, and may be left out; `text` and `step` are cut
-    /// to 256 bytes.
+    /// Tells watchers how far the attempt is. `fraction` is cut to 0 to 1, and may be left out; `text` and `step` are
+    /// cut to 256 bytes.
     pub fn progress(&self, fraction: impl Into<Option<f64>>, text: &str, step: &str) {
         self.reports.progress(Progress {
             fraction: fraction
@@ -184,8 +184,9 @@ impl Attempt {
         });
     }
 
-    /// Waits for what the work needs before it can start; its timeout counts from then on. `None` where the attempt is to
-    /// stop before: then it ends with [`HandlerError::not_started`]. Called before a handler waits for anything else.
+    /// Waits for what the work needs before it can start; its timeout counts from then on. `None` where the attempt is
+    /// to stop before: then it ends with [`HandlerError::not_started`]. Called before a handler waits for anything
+    /// else.
     #[cfg_attr(
         not(feature = "http"),
         expect(dead_code, reason = "only calls of endpoints wait before they start")

@@ -20,7 +20,7 @@ pub use watch::{JobEvent, JobWatch, Outcome};
 use crate::{
     admission::rules,
     clock::Clock,
-    engine::{Control, Stopped},
+    engine::{Action, Control, ControlRefusal, Stopped},
     execute::{Attempt, HandlerError, closures::Closures},
     intake::{Call, Intake, Terms},
     job::{AtLeastOne, Job, JobId, Output, SubmitOutcome},
@@ -67,7 +67,8 @@ impl Submitted {
         self.id
     }
 
-    /// The job as it was when it was accepted, or, for a repeat, when it was found. `None` where it has been deleted since.
+    /// The job as it was when it was accepted, or, for a repeat, when it was found. `None` where it has been deleted
+    /// since.
     #[must_use]
     pub fn job(&self) -> Option<&Job> {
         self.job.as_deref()
@@ -122,8 +123,8 @@ impl Handle {
         self.offer(request).await
     }
 
-    /// Runs a closure in the background, as a job of its own with one attempt: its queue's bounds and slots hold for it,
-    /// clients see it, and it can be watched and cancelled. Where the queue is full this waits, as
+    /// Runs a closure in the background, as a job of its own with one attempt: its queue's bounds and slots hold for
+    /// it, clients see it, and it can be watched and cancelled. Where the queue is full this waits, as
     /// [`Handle::submit`] does; where it returns an error, or its future is dropped, the closure is dropped.
     ///
     /// A closure lives in this process only. If the process ends before the closure does, the job is FAILED at the next
@@ -174,15 +175,18 @@ impl Handle {
         self.parts.shard.reads.read(move |reader| reader.whole_job(id)).await
     }
 
-    /// Cancels a job: one that waits is CANCELLED at once; one that runs is asked to stop. To cancel it again is no error.
-    /// Returns the job after that.
+    /// Cancels a job: one that waits is CANCELLED at once; one that runs is asked to stop. To cancel it again is no
+    /// error. Returns the job after that.
     ///
     /// # Errors
     /// When no job has this id, it has ended, or the server has stopped.
     pub async fn cancel(&self, id: JobId) -> Result<Arc<Job>, CancelError> {
         let Parts { clock, shard, .. } = &*self.parts;
         let give_up = shard.queues.give_up(DEFAULT_QUEUE, clock.uptime(), None);
-        Ok(shard.control(give_up, |ask| Control::Cancel { id, ask }).await?)
+        let cancel = |ask| Control::once(Action::Cancel { id, expected_revision: None, ask });
+        let done = shard.control(give_up, cancel).await?;
+        // Of one that is no repeat, the engine tells the job.
+        done.job.ok_or(CancelError::Refused(ControlRefusal::JobNotFound(id)))
     }
 
     /// The server's metrics in Prometheus' text format, as its own endpoint would serve them.

@@ -85,8 +85,8 @@ impl JobRequest {
         self
     }
 
-    /// Not to be run before the instant that the machine's clock, if it is not set, says so long after the submission: as
-    /// [`JobRequest::run_at`].
+    /// Not to be run before the instant that the machine's clock, if it is not set, says so long after the submission:
+    /// as [`JobRequest::run_at`].
     pub fn delay(mut self, delay: Duration) -> Self {
         self.draft.start = Some(When::After(delay));
         self

@@ -40,14 +40,16 @@ impl Canonical {
         }
     }
 
-    /// Adds a line with nanoseconds, if there is a duration.
+    /// Adds a line with whole microseconds, if there is a duration: as much of it as is kept.
     pub(crate) fn put_duration(&mut self, name: &str, duration: Option<Duration>) {
-        self.put_number(name, duration.map(|duration| duration.as_nanos()));
+        self.put_number(name, duration.map(|duration| duration.as_micros()));
     }
 
     /// Adds a line with the 64 bits of a float in hexadecimal, if there is one.
     pub(crate) fn put_float(&mut self, name: &str, float: Option<f64>) {
         if let Some(float) = float {
+            // There are two zeros, which mean the same.
+            let float = if float == 0.0 { 0.0 } else { float };
             self.put(name, &[format!("{:016x}", float.to_bits()).as_bytes()]);
         }
     }

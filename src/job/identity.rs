@@ -1,12 +1,14 @@
-//! What a resume token is held against.
+//! Which store this is.
 
 use super::ids::Position;
 
-/// What a resume token is held against.
+/// Which store this is, and what a resume token is held against.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
-    /// Names the store for ever.
+    /// Names the store for ever. Its copies have the same name.
     pub store: [u8; 16],
+    /// Names the store where it is: its copies, once they are opened, have others.
+    pub place: [u8; 16],
     /// Every start of a server on this store, oldest first.
     pub incarnations: Vec<Incarnation>,
 }

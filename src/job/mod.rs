@@ -16,6 +16,7 @@ mod said;
 mod state;
 mod tally;
 
+#[cfg(feature = "server")]
 pub(crate) use self::canonical::Canonical;
 pub use self::{
     at_least_one::AtLeastOne,

@@ -76,6 +76,17 @@ impl Extras {
 }
 
 impl Spec {
+    /// What is kept of the spec of a deleted job: watchers look at its labels, and its closure is let go of by its name.
+    /// All else of its extras goes with it.
+    #[must_use]
+    pub fn of_deleted(spec: &Arc<Spec>) -> Arc<Spec> {
+        let Some(extras) = &spec.extras else { return Arc::clone(spec) };
+        let Extras { labels, closure, .. } = &**extras;
+        let kept = Extras { labels: labels.clone(), closure: closure.clone(), ..Extras::default() };
+        let extras = (!kept.labels.is_empty() || !kept.closure.is_empty()).then(|| Box::new(kept));
+        Arc::new(Spec { extras, ..Spec::clone(spec) })
+    }
+
     /// The job's labels.
     #[must_use]
     pub fn labels(&self) -> Option<&BTreeMap<String, String>> {

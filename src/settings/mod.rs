@@ -25,7 +25,7 @@ pub use self::{
     connections::LimitSettings,
     kind::{CommandSettings, DEFAULT_KILL_GRACE, HandlerSettings, KindDefaults, KindSettings},
     log::{LogFormat, LogSettings},
-    queue::{DEFAULT_QUEUE, QueueInfo, QueueSettings, WhenFull},
+    queue::{DEFAULT_QUEUE, QueueInfo, QueueSettings, SettingsChange, SettingsField, WhenFull},
     retention::{Keep, QueueRetention, Retention},
     role::{PatternError, QueuePattern, Role},
     server::Settings,

@@ -11,15 +11,17 @@ pub enum Role {
     Submit,
     /// See jobs and queues.
     Read,
+    /// Cancel jobs.
+    Cancel,
     /// Run jobs as a remote worker.
     Work,
-    /// All of that; and cancel, retry and delete jobs, and manage queues.
+    /// All of that; and retry and delete jobs, and manage queues.
     Admin,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Role; 4] = [Role::Submit, Role::Read, Role::Work, Role::Admin];
+    pub const ALL: [Role; 5] = [Role::Submit, Role::Read, Role::Cancel, Role::Work, Role::Admin];
 
     /// The role's name, as files and flags have it.
     #[must_use]
@@ -27,6 +29,7 @@ impl Role {
         match self {
             Role::Submit => "submit",
             Role::Read => "read",
+            Role::Cancel => "cancel",
             Role::Work => "work",
             Role::Admin => "admin",
         }

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     clock::{Clock, Present, Stopwatch, Uptime, Wake},
     counters::{BatchTimes, Counters, Recorder},
-    engine::{Answer, Batch, ControlRefusal, Departures, EngineSetup, Outcome, Report},
+    engine::{Answer, Batch, ControlRefusal, Departures, EngineSetup, OfferRefusal, Outcome, Report},
     store::{Reads, Space, Store, StoreError},
     watch::Hub,
 };
@@ -332,6 +332,8 @@ impl Committer {
                 for control in &mut batch.controls {
                     control.ask_mut().refuse(ControlRefusal::DiskFull);
                 }
+                let repeats = std::mem::take(&mut batch.offers);
+                self.ledger.engine().refuse_offers(repeats, &OfferRefusal::DiskFull);
             }
         }
         Ok(())

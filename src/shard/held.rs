@@ -4,20 +4,22 @@ use std::time::Duration;
 
 use crate::{
     clock::Uptime,
-    engine::{Batch, Control, ControlRefusal, Report, ReportBody},
+    engine::{Asked, Batch, Control, ControlRefusal, Offer, OfferRefusal, Report, ReportBody},
     store::Space,
 };
 
 /// What did not fit is tried again after so long, and whoever waits for room is offered some again.
 pub(super) const TRY_EVERY: Duration = Duration::from_millis(250);
-/// Limit of the cancels and deletes that wait for space.
+/// Limit of the cancels, deletes and repeats that wait for space, and that of the submissions that are repeats.
 const CONTROLS_MAX: usize = 1_024;
 
-/// Ends of attempts, cancels and deletes that wait for space. Each slot has one end here at most.
+/// Ends of attempts, cancels and deletes that wait for space, and repeats, which need none: they wait for a batch that
+/// fits. Each slot has one end here at most.
 #[derive(Default)]
 pub(super) struct Held {
     reports: Vec<Report>,
     controls: Vec<Control>,
+    repeats: Vec<Offer>,
     retry_at: Option<Uptime>,
 }
 
@@ -41,6 +43,7 @@ impl Held {
         self.reports.append(&mut batch.reports);
         batch.reports = std::mem::take(&mut self.reports);
         batch.controls.append(&mut self.controls);
+        batch.offers.append(&mut self.repeats);
     }
 
     /// The batch did not fit.
@@ -49,6 +52,13 @@ impl Held {
         let wait = if batch.space == Space::Full { TRY_EVERY } else { Duration::ZERO };
         self.retry_at = Some(batch.present.uptime.after(wait));
         self.keep(batch.reports, batch.controls);
+        for mut offer in batch.offers {
+            if self.repeats.len() >= CONTROLS_MAX {
+                offer.ask.refuse(OfferRefusal::DiskFull.into());
+            } else if !offer.ask.is_gone() {
+                self.repeats.push(offer);
+            }
+        }
     }
 
     fn keep(&mut self, reports: Vec<Report>, controls: Vec<Control>) {
@@ -56,7 +66,8 @@ impl Held {
         let ends = reports.into_iter().filter(|report| !matches!(report.body, ReportBody::Progress(_)));
         self.reports.extend(ends);
         for mut control in controls {
-            if !control.frees_space() || self.controls.len() >= CONTROLS_MAX {
+            let waits = control.frees_space() || control.is_repeat;
+            if !waits || self.controls.len() >= CONTROLS_MAX {
                 control.ask_mut().refuse(ControlRefusal::DiskFull);
             } else if !control.ask().has_left() {
                 self.controls.push(control);

@@ -10,15 +10,15 @@ use crate::{
 
 /// Capacity of the committer's inbox.
 pub(super) const INBOX_ENTRIES: usize = 1_024;
-/// Capacity of the channel for reports. All queues together have at most 100,000 slots: each can end and tell its progress
-/// without waiting.
+/// Capacity of the channel for reports. All queues together have at most 100,000 slots: each can end and tell its
+/// progress without waiting.
 pub(super) const REPORTS_MAX: usize = 200_000;
 /// Limit of the entries that a batch takes of each channel; with 1,000 jobs in each they are still one transaction.
 pub(super) const ENTRIES_MAX: usize = 1_024;
 /// Job limit of a batch.
 const JOBS_MAX: usize = 4_096;
-/// Byte limit of a batch's new jobs, and that of its reports, but for the last one that it takes. A disk takes some 15 ms for
-/// as much, for which all other callers wait.
+/// Byte limit of a batch's new jobs, and that of its reports, but for the last one that it takes. A disk takes some 15
+/// ms for as much, for which all other callers wait.
 const BYTES_MAX: u64 = 1 << 20;
 /// Reports of so many bytes make their batch a long one: callers who came meanwhile are served before the next reports.
 const LARGE_BYTES: u64 = 256 << 10;
@@ -34,12 +34,10 @@ pub(super) enum Entry {
 }
 
 impl Entry {
-    /// How many jobs it is about, and the bytes of their payloads.
+    /// How many jobs it is about, and what they count in bytes.
     pub(super) fn size(&self) -> (usize, u64) {
         match self {
-            Entry::Offer(offer) => {
-                (offer.jobs.count(), offer.jobs.iter().map(|job| job.payload.len() as u64).sum())
-            }
+            Entry::Offer(offer) => (offer.jobs.count(), offer.bytes()),
             Entry::Control(_) | Entry::Flush(_) => (1, 0),
         }
     }

@@ -134,8 +134,7 @@ impl Ledger {
             Err(StoreError::DiskFull(error)) => {
                 tracing::debug!(%error, "a batch did not fit on the disk");
                 self.is_broken = false;
-                let (reports, controls) = self.engine.discard(decided);
-                let batch = Batch { present, reports, controls, space, ..Batch::default() };
+                let batch = Batch { present, space, ..self.engine.discard(decided) };
                 return Ok(Applied::Unapplied(Unapplied { batch, obstacle: Obstacle::DiskFull }));
             }
             committed => committed?,

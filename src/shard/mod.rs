@@ -1,9 +1,10 @@
-//! A shard: everything of one store. Its only writer, the inbox to it, the offers that wait, the feed of changes, the reads,
-//! and the registry of queues. A process can have several.
+//! A shard: everything of one store. Its only writer, the inbox to it, the offers that wait, the feed of changes, the
+//! reads, and the registry of queues. A process can have several.
 //!
-//! The writer, the *committer*, is a thread of its own. It drains what has come in, reports before submissions, applies it
-//! to the store in one transaction, and only then answers callers, publishes changes and hands out claims. It waits for
-//! nothing but input and the disk: reports have room for every slot, claims have their slots already, and watchers pull.
+//! The writer, the *committer*, is a thread of its own. It drains what has come in, reports before submissions, applies
+//! it to the store in one transaction, and only then answers callers, publishes changes and hands out claims. It waits
+//! for nothing but input and the disk: reports have room for every slot, claims have their slots already, and watchers
+//! pull.
 
 mod answer;
 mod committer;

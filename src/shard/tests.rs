@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     clock::{Clock, ManualClock, Timestamp},
     counters::{Counters, Health},
-    engine::EngineSetup,
+    engine::{Action, EngineSetup},
     job::RetryPolicy,
     settings::{QueueSettings, Retention},
     store::memory::MemoryStore,
@@ -69,7 +69,7 @@ async fn two_shards_of_a_process_share_nothing() {
     one.shard.flush().await;
     let waiters = |shard: &Shard| shard.queues.get(QUEUE).unwrap().waiters();
     assert_eq!((waiters(&one.shard), waiters(&other.shard)), (1, 0));
-    let purge = |ask| Control::Purge { name: QUEUE.to_owned(), ask };
+    let purge = |ask| Control::once(Action::Purge { name: QUEUE.to_owned(), ask });
     assert_eq!(other.shard.control(Uptime::MAX, purge).await.unwrap(), 1);
     assert!(answer.take().is_none(), "room in the other one is none in this");
     assert_eq!(one.shard.control(Uptime::MAX, purge).await.unwrap(), 1);
@@ -77,7 +77,7 @@ async fn two_shards_of_a_process_share_nothing() {
     // The end of one is not the end of the other.
     other.shard.end();
     other.ended.await.unwrap().unwrap();
-    let cancel = |ask| Control::Cancel { id: created.first(), ask };
+    let cancel = |ask| Control::once(Action::Cancel { id: created.first(), expected_revision: None, ask });
     let gone = one.shard.control(Uptime::MAX, cancel).await;
     assert_eq!(gone.unwrap_err(), ControlRefusal::JobNotFound(created.first()).into());
     let refused = other.shard.submit(submission(None)).await.unwrap_err();

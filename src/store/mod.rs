@@ -1,8 +1,8 @@
 //! The store: the only truth, and the scheduler's index.
 //!
-//! A [`Store`] is spoken to in sets: a batch is one [`Store::fetch`] of all that it reads and one [`Store::write`] of all
-//! that it writes, both in one transaction. It decides nothing. Reading goes through [`Reader`]s, which never wait for a
-//! writer.
+//! A [`Store`] is spoken to in sets: a batch is one [`Store::fetch`] of all that it reads and one [`Store::write`] of
+//! all that it writes, both in one transaction. It decides nothing. Reading goes through [`Reader`]s, which never wait
+//! for a writer.
 
 mod error;
 mod leftover;
@@ -51,8 +51,8 @@ pub trait Store: Send {
     /// Writes all that the batch has decided, and ends its transaction: when the call returns, all of it is on disk.
     ///
     /// # Errors
-    /// After [`StoreError::DiskFull`] nothing of the batch is on disk, and the transaction is over. After any other error
-    /// nothing is known about the batch: the process must end, and the next start recovers.
+    /// After [`StoreError::DiskFull`] nothing of the batch is on disk, and the transaction is over. After any other
+    /// error nothing is known about the batch: the process must end, and the next start recovers.
     fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError>;
 
     /// Whether there are rows that could not be read and are not set aside yet.
@@ -118,11 +118,11 @@ pub trait Reader: Send + Sync {
     /// When the disk fails.
     fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError>;
 
-    /// The bytes of what a job's handler returned; none where it returned nothing.
+    /// The bytes of what a job's handler returned; absent where it returned nothing, or the job is not there.
     ///
     /// # Errors
     /// When the disk fails.
-    fn result(&self, id: JobId) -> Result<bytes::Bytes, StoreError>;
+    fn result(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError>;
 
     /// The payload of a job.
     ///

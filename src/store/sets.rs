@@ -1,7 +1,7 @@
 //! What the engine exchanges with a store: a set of wants and what was found, and a set of writes.
 //!
-//! A batch makes two calls, *flights*, however many jobs it has: one that reads all that it wants, which is known from the
-//! batch's keys before anything is decided, and one that writes all that was decided.
+//! A batch makes two calls, *flights*, however many jobs it has: one that reads all that it wants, which is known from
+//! the batch's keys before anything is decided, and one that writes all that was decided.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,7 +27,7 @@ pub struct Wants {
     pub set_aside: Option<Timestamp>,
     /// These jobs.
     pub jobs: Vec<JobId>,
-    /// These requests, each with its first job.
+    /// These requests, each with the job that a repeat tells of.
     pub requests: Vec<RequestKey>,
     /// The first jobs of these lanes together, in the order in which they run.
     pub heads: Vec<HeadsWant>,
@@ -127,13 +127,13 @@ pub struct Found {
     pub bare_requests: Vec<(StoreTime, RequestKey)>,
 }
 
-/// A request with its first job.
+/// A request with the job that a repeat tells of.
 #[derive(Clone, Debug)]
 pub struct KeptRequest {
     /// The row.
     pub row: RequestRow,
-    /// The first job, if it is there and can be read.
-    pub first: Option<Arc<Job>>,
+    /// The job, if it is there and can be read.
+    pub job: Option<Arc<Job>>,
 }
 
 /// Ready jobs of a queue, in the order in which they run.
@@ -231,8 +231,9 @@ pub struct Writes {
     pub tallies: Vec<TallyRow>,
     /// Purges that have begun or been extended.
     pub purges: Vec<Purge>,
-    /// Numbers of the queues whose purges have ended.
-    pub ended_purges: Vec<u32>,
+    /// The purges that have ended: the number of each one's queue, and how many jobs it has deleted. The requests that
+    /// asked for it, and do not know that yet, are answered so from now on.
+    pub ended_purges: Vec<(u32, u64)>,
     /// How far sweeps have come.
     pub sweeps: Vec<(Duration, Position)>,
     /// Sweeps that are no more.
@@ -325,12 +326,68 @@ pub struct TallyRow {
 pub struct RequestRow {
     /// What the request said.
     pub digest: [u8; 16],
-    /// Its first job.
-    pub first: JobId,
-    /// How many jobs it made, with consecutive ids.
-    pub count: u32,
-    /// How many of them are not deleted.
-    pub live: u32,
+    /// What it came to.
+    pub answer: KeptAnswer,
+}
+
+/// What a request came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeptAnswer {
+    /// It made jobs, with consecutive ids.
+    Jobs {
+        /// The first of them.
+        first: JobId,
+        /// How many they were.
+        count: u32,
+        /// How many of them are not deleted.
+        live: u32,
+    },
+    /// It changed a job.
+    Job {
+        /// The job.
+        id: JobId,
+        /// Its state after that.
+        state: StateName,
+        /// Its revision after that.
+        revision: u64,
+        /// The number of its queue.
+        queue: u32,
+    },
+    /// It was done, and there is nothing else to tell.
+    Done {
+        /// The number of the queue that it was about.
+        queue: u32,
+    },
+    /// It asked for a purge.
+    Purge {
+        /// The queue's number.
+        queue: u32,
+        /// How many jobs were deleted; absent until the purge has ended.
+        deleted: Option<u64>,
+    },
+}
+
+impl KeptAnswer {
+    /// The number of the queue that it was about, if it is about one.
+    #[must_use]
+    pub fn queue(&self) -> Option<u32> {
+        match self {
+            KeptAnswer::Jobs { .. } => None,
+            KeptAnswer::Job { queue, .. } | KeptAnswer::Done { queue } | KeptAnswer::Purge { queue, .. } => {
+                Some(*queue)
+            }
+        }
+    }
+
+    /// The job that a repeat tells of.
+    #[must_use]
+    pub fn job(&self) -> Option<JobId> {
+        match self {
+            KeptAnswer::Jobs { first, .. } => Some(*first),
+            KeptAnswer::Job { id, .. } => Some(*id),
+            KeptAnswer::Done { .. } | KeptAnswer::Purge { .. } => None,
+        }
+    }
 }
 
 /// A purge under way.

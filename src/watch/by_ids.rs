@@ -61,8 +61,8 @@ impl Told {
 }
 
 impl IdsWatch {
-    /// Watches `ids`, from a token on if there is one. Where that is too old, the snapshot begins with *resync*. Output lines come only if wanted. Those that are `hidden` are
-    /// told as not found, whatever becomes of them.
+    /// Watches `ids`, from a token on if there is one. Where that is too old, the snapshot begins with *resync*. Output
+    /// lines come only if wanted. Those that are `hidden` are told as not found, whatever becomes of them.
     #[expect(clippy::too_many_arguments, reason = "three parts of a server, and what its client asks for")]
     #[must_use]
     pub fn new(

@@ -1,7 +1,8 @@
 //! From the committed change feed to watchers.
 //!
 //! A watcher is a cursor. While it keeps up, it reads the latest changes from memory ([`Hub`]): those of its jobs, or
-//! those that concern its filter, which watchers with equal filters share (`topics`). When it falls behind, it reads from the store, which gives each changed job's latest state. So a slow watcher costs a cursor, not a buffer.
+//! those that concern its filter, which watchers with equal filters share (`topics`). When it falls behind, it reads
+//! from the store, which gives each changed job's latest state. So a slow watcher costs a cursor, not a buffer.
 
 mod by_filter;
 mod by_ids;
@@ -114,7 +115,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::{Present, Timestamp, Uptime},
-        engine::{Ask, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, Submitted},
+        engine::{Action, Ask, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, Submitted},
         job::{AtLeastOne, Change, Changes, Identity, JobFilter, Name, Position, RetryPolicy, Tally},
         settings::{QueueInfo, QueueSettings, Retention},
         shard::{Applied, Ledger},
@@ -152,7 +153,7 @@ mod tests {
             self.0.whole_job(id)
         }
 
-        fn result(&self, id: JobId) -> Result<bytes::Bytes, StoreError> {
+        fn result(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError> {
             self.0.result(id)
         }
 
@@ -258,12 +259,11 @@ mod tests {
                 let id = self.ids[*index];
                 let done = self.reader.job(id).unwrap().unwrap().state.is_done();
                 let ask = Ask::unheard();
-                let control = if done {
-                    Control::Retry { id, request: None, ask }
-                } else {
-                    Control::Cancel { id, ask }
+                let action = match done {
+                    true => Action::Retry { id, expected_revision: None, ask },
+                    false => Action::Cancel { id, expected_revision: None, ask },
                 };
-                let batch = Batch { controls: vec![control], ..Batch::default() };
+                let batch = Batch { controls: vec![Control::once(action)], ..Batch::default() };
                 let applied = applied(&mut self.ledger, batch);
                 assert!(matches!(applied.changes[..], [Change::Job { .. }]));
                 self.hub.publish(applied.changes, applied.position);

@@ -156,7 +156,7 @@ mod tests {
     fn identity(incarnations: &[(u8, i64)]) -> Identity {
         let incarnations =
             incarnations.iter().map(|(id, first)| Incarnation { id: [*id; 8], first: Position(*first) });
-        Identity { store: [7; 16], incarnations: incarnations.collect() }
+        Identity { store: [7; 16], place: [7; 16], incarnations: incarnations.collect() }
     }
 
     const TOKEN: ResumeToken = ResumeToken { watched: [3; 8], position: Position(40), snapshot: None };

@@ -311,7 +311,7 @@ fn every_fault_of_the_file_of_tokens_is_told_with_its_place() {
     let faults = desk.faults();
     assert!(!faults.contains("s3cret"));
     insta::assert_snapshot!(faults, @r#"
-    tokens.toml:3:10: tokens.a.roles[0]: "reed" is no role; write one of "submit", "read", "work", "admin"
+    tokens.toml:3:10: tokens.a.roles[0]: "reed" is no role; write one of "submit", "read", "cancel", "work", "admin"
     tokens.toml:4:11: tokens.a.queues[0]: "Mail" is no pattern for queues: write 1 to 63 of a-z, 0-9, `-`, `_`, `.`, and `*` for any characters, such as "mail*"
     tokens.toml:5:11: tokens.a.expires: "soon" is no instant; write an instant with its offset, such as 2030-01-31T12:00:00Z
     tokens.toml:6:9: tokens.b: the token has no `queues`; write queues = ["*"] for all

@@ -18,7 +18,8 @@ use rustix::process::{Pid, Signal, kill_process};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Commands of which one kills its guard and leaves processes of all kinds behind: itself, a child in its group, and
-/// one that has left the group and holds nothing open. The other returns once none of them is there, not even as a zombie.
+/// one that has left the group and holds nothing open. The other returns once none of them is there, not even as a
+/// zombie.
 const CONFIGURATION: &str = r#"
     [queues.default]
     consumers = 1

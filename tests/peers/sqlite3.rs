@@ -59,7 +59,7 @@ async fn a_shell_that_holds_the_lock_is_named_in_the_log_and_outlasted() {
     }
     shell.let_go().await;
     let accepted = soon(submitted).await.unwrap().unwrap().into_inner();
-    rig.ends(&accepted.job.unwrap().id).await;
+    rig.ends(accepted.id()).await;
     server.says("the database's lock is free again").await;
     server.stop().await;
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jobmill::{
     clock::{Present, Timestamp, Wake},
     engine::{ControlRefusal, NewJob, OfferRefusal, QueueFull, ReportBody, transition::Refusal},
-    job::{Change, Job, JobId, LeaseToken, Position, RequestId},
+    job::{Change, Job, JobId, LeaseToken, Position, RequestId, StateName},
     settings::{QueueInfo, QueueSettings, Retention},
     store::Space,
 };
@@ -48,13 +48,41 @@ pub(crate) struct Report {
 #[derive(Clone, Debug)]
 pub(crate) enum Control {
     Cancel(JobId),
-    Retry { id: JobId, request: Option<RequestId> },
+    Retry {
+        id: JobId,
+        request: Option<RequestId>,
+    },
     Delete(JobId),
-    CreateQueue { name: String, settings: QueueSettings },
-    UpdateQueue { name: String, settings: QueueSettings },
-    DeleteQueue { name: String },
-    SetPaused { name: String, paused: bool },
-    Purge { name: String },
+    CreateQueue {
+        name: String,
+        settings: QueueSettings,
+    },
+    UpdateQueue {
+        name: String,
+        settings: QueueSettings,
+    },
+    DeleteQueue {
+        name: String,
+    },
+    SetPaused {
+        name: String,
+        paused: bool,
+    },
+    Purge {
+        name: String,
+    },
+    /// As another one, with what makes a repeat safe.
+    Repeatable(RequestId, Box<Control>),
+    /// As another one, of a caller that was not asked whether it may, and may on this queue only.
+    OnlyRepeat(&'static str, Box<Control>),
+    /// As another one, if the job is at this revision.
+    AtRevision(u64, Box<Control>),
+    /// As [`Control::UpdateQueue`], if the queue has this etag.
+    UpdateQueueOf {
+        name: String,
+        settings: QueueSettings,
+        etag: String,
+    },
 }
 
 /// New jobs, all or none.
@@ -101,6 +129,14 @@ pub(crate) enum ControlDone {
     /// The queue after it.
     Queue(QueueInfo),
     QueueDeleted,
+    /// What a request that came before had done to a job.
+    JobRepeated {
+        state: StateName,
+        revision: u64,
+        job: Option<Arc<Job>>,
+    },
+    /// The queue of a request that came before, unless it is deleted.
+    QueueRepeated(Option<QueueInfo>),
     /// The number of a purge that has begun; [`Applied::purged`] tells its end.
     PurgeBegun(i64),
 }

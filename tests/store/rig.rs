@@ -185,7 +185,7 @@ impl Rig {
     }
 
     pub(crate) fn result(&self, id: JobId) -> Bytes {
-        self.reader().result(id).unwrap()
+        self.reader().result(id).unwrap().unwrap()
     }
 
     pub(crate) fn changes(&self, after: Position, limit: usize) -> Changes {

@@ -7,9 +7,12 @@ use std::{fs, path::Path, sync::Arc};
 
 use jobmill::{
     clock::Uptime,
-    engine::{self, Ask, CallerId, ControlRefusal, EngineSetup, OfferError, Submitted, transition::Refusal},
-    job::{AtLeastOne, Job},
-    settings::QueueInfo,
+    engine::{
+        self, Action, Ask, CallerId, ControlRefusal, EngineSetup, JobDone, OfferError, QueueCheck, QueueDone,
+        Submitted, transition::Refusal,
+    },
+    job::AtLeastOne,
+    settings::{QueueSettings, SettingsChange, SettingsField},
     shard::{self, Ledger},
     store::{Reader, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
 };
@@ -242,9 +245,19 @@ impl Product {
         purged: &mut Vec<(i64, u64)>,
     ) -> Result<ControlDone, ControlRefusal> {
         match control {
-            AskedControl::Job(mut answer) => told(&mut answer).map(ControlDone::Job),
+            AskedControl::Job(mut answer) => told(&mut answer).map(|done| match done {
+                JobDone { is_repeat: true, state, revision, job, .. } => {
+                    ControlDone::JobRepeated { state, revision, job }
+                }
+                JobDone { job, .. } => ControlDone::Job(job.expect("a job that was changed is there")),
+            }),
             AskedControl::Delete(mut answer) => told(&mut answer).map(|()| ControlDone::JobDeleted),
-            AskedControl::Queue(mut answer) => told(&mut answer).map(ControlDone::Queue),
+            AskedControl::Queue(mut answer) => told(&mut answer).map(|done| match done {
+                QueueDone { is_repeat: true, info } => ControlDone::QueueRepeated(info),
+                QueueDone { info, .. } => {
+                    ControlDone::Queue(info.expect("a queue that was changed is there"))
+                }
+            }),
             AskedControl::DeleteQueue(mut answer) => told(&mut answer).map(|()| ControlDone::QueueDeleted),
             AskedControl::Purge(mut answer) => match answer.try_recv() {
                 Ok(Err(refusal)) => Err(refusal),
@@ -270,9 +283,9 @@ struct Asked {
 }
 
 enum AskedControl {
-    Job(Answer<Arc<Job>, ControlRefusal>),
+    Job(Answer<JobDone, ControlRefusal>),
     Delete(Answer<(), ControlRefusal>),
-    Queue(Answer<QueueInfo, ControlRefusal>),
+    Queue(Answer<QueueDone, ControlRefusal>),
     DeleteQueue(Answer<(), ControlRefusal>),
     Purge(Answer<u64, ControlRefusal>),
 }
@@ -285,26 +298,53 @@ impl Asked {
     }
 
     fn control(&mut self, control: Control) -> engine::Control {
-        use AskedControl::{Delete, DeleteQueue, Job, Purge, Queue};
         match control {
-            Control::Cancel(id) => engine::Control::Cancel { id, ask: self.ask(Job) },
-            Control::Retry { id, request } => engine::Control::Retry { id, request, ask: self.ask(Job) },
-            Control::Delete(id) => engine::Control::Delete { id, ask: self.ask(Delete) },
-            Control::CreateQueue { name, settings } => {
-                engine::Control::CreateQueue { name, settings, ask: self.ask(Queue) }
+            Control::Repeatable(request, control) => {
+                let mut control = self.control(*control);
+                control.request = Some(request);
+                control
             }
-            Control::UpdateQueue { name, settings } => {
-                engine::Control::UpdateQueue { name, settings, ask: self.ask(Queue) }
+            Control::Retry { id, request } => {
+                let ask = self.ask(AskedControl::Job);
+                engine::Control::new(request, Action::Retry { id, expected_revision: None, ask })
             }
-            Control::DeleteQueue { name } => {
-                engine::Control::DeleteQueue { name, ask: self.ask(DeleteQueue) }
+            Control::OnlyRepeat(allowed, control) => {
+                let mut control = self.control(*control);
+                control.only_repeat = Some(QueueCheck(Box::new(move |queue| queue == allowed)));
+                control
             }
-            Control::SetPaused { name, paused } => {
-                engine::Control::SetPaused { name, paused, ask: self.ask(Queue) }
-            }
-            Control::Purge { name } => engine::Control::Purge { name, ask: self.ask(Purge) },
+            control => engine::Control::once(self.action(control, None)),
         }
     }
+
+    fn action(&mut self, control: Control, expected_revision: Option<u64>) -> Action {
+        use AskedControl::{Delete, DeleteQueue, Job, Purge, Queue};
+        match control {
+            Control::AtRevision(revision, control) => self.action(*control, Some(revision)),
+            Control::Cancel(id) => Action::Cancel { id, expected_revision, ask: self.ask(Job) },
+            Control::Retry { id, .. } => Action::Retry { id, expected_revision, ask: self.ask(Job) },
+            Control::Delete(id) => Action::Delete { id, expected_revision, ask: self.ask(Delete) },
+            Control::CreateQueue { name, settings } => {
+                Action::CreateQueue { name, settings, ask: self.ask(Queue) }
+            }
+            Control::UpdateQueue { name, settings } => {
+                Action::UpdateQueue { name, change: whole(settings), etag: None, ask: self.ask(Queue) }
+            }
+            Control::UpdateQueueOf { name, settings, etag } => {
+                let (change, etag) = (whole(settings), Some(etag));
+                Action::UpdateQueue { name, change, etag, ask: self.ask(Queue) }
+            }
+            Control::DeleteQueue { name } => Action::DeleteQueue { name, ask: self.ask(DeleteQueue) },
+            Control::SetPaused { name, paused } => Action::SetPaused { name, paused, ask: self.ask(Queue) },
+            Control::Purge { name } => Action::Purge { name, ask: self.ask(Purge) },
+            Control::Repeatable(..) | Control::OnlyRepeat(..) => panic!("it is not part of anything else"),
+        }
+    }
+}
+
+/// A change of all settings.
+fn whole(settings: QueueSettings) -> SettingsChange {
+    SettingsChange { fields: SettingsField::ALL.map(|(_, field)| field).into(), to: settings }
 }
 
 /// An answer that must be there by now.

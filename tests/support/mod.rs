@@ -17,6 +17,7 @@ use jobmill::{
         job_queue_client::JobQueueClient,
         job_spec::{Expiry, Start},
         queue_service_client::QueueServiceClient,
+        server_service_client::ServerServiceClient,
     },
     serve::{Server, ServerBuilder, Stopper},
     settings::{KindDefaults, QueueSettings, Settings, StoreSettings},
@@ -101,6 +102,18 @@ pub(crate) fn named(request_id: &str, job: v1::JobSpec) -> v1::SubmitRequest {
     v1::SubmitRequest { request_id: request_id.to_owned(), ..submission(job) }
 }
 
+/// A change of all settings of a queue, whatever has happened to it since.
+pub(crate) fn update_of(name: &str, settings: v1::QueueSettings) -> v1::UpdateQueueRequest {
+    let mask = prost_types::FieldMask { paths: vec!["settings".to_owned()] };
+    let queue = v1::Queue {
+        name: name.to_owned(),
+        etag: "*".to_owned(),
+        settings: Some(settings),
+        ..v1::Queue::default()
+    };
+    v1::UpdateQueueRequest { queue: Some(queue), update_mask: Some(mask), ..Default::default() }
+}
+
 /// Not before an instant, in seconds since 1970.
 pub(crate) fn run_time(seconds: i64) -> Option<Start> {
     Some(Start::RunTime(prost_types::Timestamp { seconds, nanos: 0 }))
@@ -153,6 +166,7 @@ pub(crate) struct Rig {
     pub(crate) channel: Channel,
     pub(crate) jobs: JobQueueClient<Channel>,
     pub(crate) queues: QueueServiceClient<Channel>,
+    pub(crate) about: ServerServiceClient<Channel>,
 }
 
 impl Drop for Rig {
@@ -178,6 +192,7 @@ impl Rig {
             server: None,
             jobs: JobQueueClient::new(channel.clone()),
             queues: QueueServiceClient::new(channel.clone()),
+            about: ServerServiceClient::new(channel.clone()),
             channel,
         }
     }
@@ -265,13 +280,17 @@ impl Rig {
         soon(self.jobs.clone().get_job(request)).await.map(|found| found.into_inner().job.expect("a job"))
     }
 
+    /// The job after it was cancelled.
     pub(crate) async fn cancel(&self, id: &str) -> Result<v1::Job, tonic::Status> {
-        let request = v1::CancelJobRequest { id: id.to_owned(), ..Default::default() };
+        let view = JobView::Basic as i32;
+        let request = v1::CancelJobRequest { id: id.to_owned(), view, ..Default::default() };
         soon(self.jobs.clone().cancel_job(request)).await.map(|done| done.into_inner().job.expect("a job"))
     }
 
+    /// The job after it was started again.
     pub(crate) async fn retry(&self, id: &str) -> Result<v1::Job, tonic::Status> {
-        let request = v1::RetryJobRequest { id: id.to_owned(), ..Default::default() };
+        let view = JobView::Basic as i32;
+        let request = v1::RetryJobRequest { id: id.to_owned(), view, ..Default::default() };
         soon(self.jobs.clone().retry_job(request)).await.map(|done| done.into_inner().job.expect("a job"))
     }
 

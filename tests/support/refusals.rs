@@ -62,7 +62,7 @@ fn assert_documented(
 }
 
 /// Takes the error of one of many items apart, and holds it to what all refusals promise.
-pub(crate) fn refused_item(error: &v1::Error) -> (Code, &str) {
+pub(crate) fn refused_item(error: &v1::ItemError) -> (Code, &str) {
     let code = Code::from_i32(error.code);
     let metadata = error.metadata.clone().into_iter().collect();
     assert_documented(code, &error.reason, &metadata, error);

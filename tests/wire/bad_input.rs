@@ -13,7 +13,7 @@ use tonic::{Code, Response, Status};
 
 use crate::support::{
     Refusal, Rig, Stage, defaults, echo, expire_time, job, memory, payload, refusal, result, run_time, soon,
-    spec, submission, with_queue,
+    spec, submission, update_of, with_queue,
 };
 
 /// A call of any kind.
@@ -486,14 +486,7 @@ async fn what_is_not_there_is_not_found() {
         (Call::PauseQueue(nowhere()), queue),
         (Call::ResumeQueue(nowhere()), queue),
         (Call::PurgeQueue(nowhere()), queue),
-        (
-            Call::UpdateQueue(v1::UpdateQueueRequest {
-                name: nowhere(),
-                settings: None,
-                ..Default::default()
-            }),
-            queue,
-        ),
+        (Call::UpdateQueue(update_of("nowhere", v1::QueueSettings::default())), queue),
         (submit(|spec| spec.kind = "nothing".into()), ("kind", "nothing", "UNKNOWN_KIND")),
         (Call::Get(v1::GetJobRequest { id: id(), ..Default::default() }), ("job", ID, "JOB_NOT_FOUND")),
         (Call::Cancel(v1::CancelJobRequest { id: id(), ..Default::default() }), ("job", ID, "JOB_NOT_FOUND")),

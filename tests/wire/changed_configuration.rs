@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::{
     doctor::{doctor, found},
-    support::{Process, Rig, job, soon},
+    support::{Process, Rig, job, soon, update_of},
 };
 
 const NOW: &str = "listen = '127.0.0.1:0'\n[kinds.echo]\ncommand = ['cat']\n[queues.kept]\nconsumers = 0\n";
@@ -108,8 +108,8 @@ async fn jobs_that_a_new_configuration_leaves_behind_are_told_at_each_start_and_
 
     // Once it has been set up over the API, it is as one that was made there.
     let server = Process::start(&file, &data, &[]).await;
-    let settings = Some(v1::QueueSettings { consumers: Some(1), ..Default::default() });
-    let update = v1::UpdateQueueRequest { name: "dropped".to_owned(), settings, ..Default::default() };
+    let settings = v1::QueueSettings { consumers: Some(1), ..Default::default() };
+    let update = update_of("dropped", settings);
     Rig::connect(&server.address).await.queues.clone().update_queue(update).await.unwrap();
     server.kill().await;
     let (_, report) = doctor(home.path(), NOW, &[]);

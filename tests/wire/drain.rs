@@ -445,7 +445,7 @@ async fn a_cancel_by_a_call_that_began_before_a_drain_reaches_its_attempt_in_it(
     message.send(v1::CancelJobRequest { id: id.clone(), ..Default::default() }).await.unwrap();
     drop(message);
     let answer = soon(call).await.unwrap().unwrap().into_inner();
-    assert_eq!(answer.job.unwrap().state(), JobState::Cancelling);
+    assert_eq!((answer.change.unwrap().state(), answer.job), (JobState::Cancelling, None));
     soon(cue.attempt.cancelled()).await;
     cue.fails();
     rig.stopped().await;

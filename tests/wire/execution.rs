@@ -20,7 +20,7 @@ use prost_types::Timestamp;
 
 use crate::support::{
     QUEUE, Rig, Stage, defaults, echo, fail, folder, job, manual_clock, memory, pending, queue, refusal,
-    result, result_type, run_time, simple, soon, with_queue,
+    result, result_type, run_time, simple, soon, update_of, with_queue,
 };
 
 /// The seconds at which a manual clock starts.
@@ -254,6 +254,23 @@ async fn a_running_job_is_asked_to_stop_and_what_it_says_then_decides() {
 }
 
 #[tokio::test]
+async fn a_running_job_that_was_cancelled_says_that_another_attempt_would_not_help() {
+    let (rig, mut stage) = one_at_a_time().await;
+    let id = rig.submit(job("stage")).await.id;
+    let cue = stage.next().await;
+    rig.cancel(&id).await.unwrap();
+    // Which the handler, left to itself, would not have said.
+    cue.ends(Err(HandlerError::retryable("cut short")));
+    let ended = rig.ends(&id).await;
+    assert_eq!(ended.state(), JobState::Cancelled);
+    let of_attempt = ended.attempts[0].failure.clone().expect("a failure");
+    for failure in [ended.last_failure.expect("a failure"), of_attempt] {
+        assert_eq!((failure.reason(), failure.retryable), (FailureReason::Cancelled, false), "{failure:?}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_paused_queue_starts_nothing_and_goes_on_where_it_was() {
     let (rig, mut stage) = one_at_a_time().await;
     let running = rig.submit(with_payload("stage", "running")).await.id;
@@ -445,19 +462,16 @@ async fn no_more_attempts_run_at_once_than_there_are_consumers() {
 async fn a_change_of_consumers_counts_at_once() {
     let (handler, mut stage) = Stage::new();
     let rig = Rig::start(Server::builder(memory()).handler("stage", defaults(), handler)).await;
-    let settings = |consumers| Some(v1::QueueSettings { consumers: Some(consumers), ..Default::default() });
-    let create = v1::CreateQueueRequest { name: "q".to_owned(), settings: settings(1), ..Default::default() };
+    let settings = |consumers| v1::QueueSettings { consumers: Some(consumers), ..Default::default() };
+    let settings_of_one = Some(settings(1));
+    let create =
+        v1::CreateQueueRequest { name: "q".to_owned(), settings: settings_of_one, ..Default::default() };
     rig.queues.clone().create_queue(create).await.unwrap();
     let jobs = vec![v1::JobSpec { queue: "q".to_owned(), ..job("stage") }; 4];
     let ids = rig.submit_batch(jobs).await;
     let mut cues = vec![stage.next().await];
     let update = async |consumers| {
-        let request = v1::UpdateQueueRequest {
-            name: "q".to_owned(),
-            settings: settings(consumers),
-            ..Default::default()
-        };
-        soon(rig.queues.clone().update_queue(request)).await.unwrap();
+        soon(rig.queues.clone().update_queue(update_of("q", settings(consumers)))).await.unwrap();
     };
     update(3).await;
     for _ in 0..2 {
@@ -515,18 +529,25 @@ async fn a_retry_by_hand_is_a_new_attempt_once() {
     stage.next().await.fails();
     assert_eq!(rig.ends(&id).await.state(), JobState::Failed);
     let again = async || {
-        let request =
-            v1::RetryJobRequest { id: id.clone(), request_id: "again".to_owned(), ..Default::default() };
-        soon(rig.jobs.clone().retry_job(request)).await.unwrap().into_inner().job.unwrap()
+        let request = v1::RetryJobRequest {
+            id: id.clone(),
+            request_id: "again".to_owned(),
+            view: v1::JobView::Basic as i32,
+            ..Default::default()
+        };
+        let answer = soon(rig.jobs.clone().retry_job(request)).await.unwrap().into_inner();
+        (answer.change.unwrap(), answer.job.unwrap())
     };
-    let retried = again().await;
+    let (change, retried) = again().await;
+    assert!(!change.repeated);
     assert_eq!((retried.done, retried.max_attempts, retried.end_time), (false, 2, None));
     let cue = stage.next().await;
     assert_eq!(cue.attempt.number(), 2);
     cue.fails();
     assert_eq!(rig.ends(&id).await.state(), JobState::Failed);
     // The repeat of a call is not another retry.
-    let repeated = again().await;
+    let (as_then, repeated) = again().await;
+    assert_eq!(as_then, v1::JobChange { repeated: true, ..change });
     assert_eq!((repeated.state(), repeated.attempt), (JobState::Failed, 2));
     assert_eq!(stage.len(), 0);
 

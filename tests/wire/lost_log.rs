@@ -188,7 +188,8 @@ async fn a_full_disk_or_a_closed_stderr_does_not_keep_a_server_from_its_work() {
     drains(process).await;
 }
 
-/// A log that may have no more than a block of the disk: the limit's signal would end a process that does not expect it.
+/// A log that may have no more than a block of the disk: the limit's signal would end a process that does not expect
+/// it.
 #[tokio::test]
 async fn a_log_that_has_reached_the_limit_on_files_does_not_end_the_server() {
     // In memory, for the limit holds for all files of the process.

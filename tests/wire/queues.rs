@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jobmill::{
     clock::{Present, Timestamp, Uptime},
-    engine::{Ask, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, Submitted},
+    engine::{Action, Ask, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, Submitted},
     job::{AtLeastOne, RetryPolicy},
     proto::v1::{self, JobState, keep::Keep},
     settings::{QueueSettings, WhenFull},
@@ -16,7 +16,7 @@ use tonic::Code;
 
 use crate::support::{
     QUEUE, Rig, Stage, defaults, folder, job, memory, payload, queue, refusal, result, run_time, simple,
-    soon, with_queue,
+    soon, update_of, with_queue,
 };
 
 pub(crate) fn in_queue(queue: &str, kind: &str) -> v1::JobSpec {
@@ -30,9 +30,9 @@ async fn create(rig: &Rig, name: &str, settings: v1::QueueSettings) -> Result<v1
 }
 
 async fn update(rig: &Rig, name: &str, settings: v1::QueueSettings) -> Result<v1::Queue, tonic::Status> {
-    let request =
-        v1::UpdateQueueRequest { name: name.to_owned(), settings: Some(settings), ..Default::default() };
-    soon(rig.queues.clone().update_queue(request)).await.map(|done| done.into_inner().queue.unwrap())
+    soon(rig.queues.clone().update_queue(update_of(name, settings)))
+        .await
+        .map(|done| done.into_inner().queue.unwrap())
 }
 
 async fn delete(rig: &Rig, name: &str) -> Result<(), tonic::Status> {
@@ -204,7 +204,7 @@ async fn a_purge_goes_on_after_a_restart() {
     let store = SqliteStore::open(home.path()).unwrap();
     let mut ledger = Ledger::open(Box::new(store), &EngineSetup::default()).unwrap();
     let (ask, mut answer) = Ask::new(Uptime::MAX);
-    let controls = vec![Control::Purge { name: "shelf".to_owned(), ask }];
+    let controls = vec![Control::once(Action::Purge { name: "shelf".to_owned(), ask })];
     assert!(applied(&mut ledger, Batch { controls, ..Batch::default() }).more);
     assert_eq!(answer.try_recv().unwrap_err(), TryRecvError::Empty, "there is more to delete");
     drop(ledger);
@@ -258,7 +258,7 @@ fn a_job_that_is_purged_in_the_moment_in_which_it_is_due_is_gone() {
         applied(&mut ledger, Batch { offers, claim: true, ..Batch::default() });
         assert!(matches!(created.try_recv(), Ok(Ok(Submitted::Created { .. }))));
         let (ask, mut purged) = Ask::new(Uptime::MAX);
-        let controls = vec![Control::Purge { name: QUEUE.to_owned(), ask }];
+        let controls = vec![Control::once(Action::Purge { name: QUEUE.to_owned(), ask })];
         let present = Present { wall: due, ..Present::default() };
         let outcome = applied(&mut ledger, Batch { present, controls, claim: true, ..Batch::default() });
         assert_eq!(purged.try_recv(), Ok(Ok(1)));

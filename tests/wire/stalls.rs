@@ -22,7 +22,9 @@ use crate::{
     counted_store::{Brought, Counts},
     metrics::Scrape,
     queues::in_queue,
-    support::{QUEUE, Rig, defaults, job, memory, payload, queue, simple, soon, submission, with_queue},
+    support::{
+        QUEUE, Rig, defaults, job, memory, payload, queue, simple, soon, submission, update_of, with_queue,
+    },
 };
 
 const MIB: usize = 1 << 20;
@@ -75,9 +77,7 @@ async fn let_in(calls: usize, jobs: Vec<v1::JobSpec>) -> Vec<Brought> {
     let waiting: Vec<_> = (0..calls).map(|_| submitting(&rig, batch(jobs.clone()))).collect();
     rig.waiters("tight", calls as i64).await;
     counts.take();
-    let settings = Some(room_for(100_000));
-    let update = v1::UpdateQueueRequest { name: "tight".to_owned(), settings, ..Default::default() };
-    soon(rig.queues.clone().update_queue(update)).await.unwrap();
+    soon(rig.queues.clone().update_queue(update_of("tight", room_for(100_000)))).await.unwrap();
     assert_eq!(refusals(waiting).await, 0);
     let batches = counts.take();
     assert_eq!(batches.iter().map(|batch| batch.new_jobs).sum::<usize>(), calls * jobs.len());

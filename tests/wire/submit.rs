@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use crate::support::{
     self, Rig, Stage, defaults, echo, expire_time, folder, ids, job, manual_clock, memory, named, outcomes,
-    payload, refusal, simple, soon, submission, with_queue,
+    payload, refusal, simple, soon, submission, update_of, with_queue,
 };
 
 const SMALL: &str = "small";
@@ -438,16 +438,15 @@ async fn a_queue_is_bounded_by_bytes_too() {
 #[tokio::test]
 async fn a_larger_limit_lets_those_who_wait_in() {
     let rig = Rig::start(simple(memory())).await;
-    let limits = |max_jobs| {
-        Some(v1::QueueSettings { max_jobs: Some(max_jobs), consumers: Some(0), ..Default::default() })
-    };
-    let create = v1::CreateQueueRequest { name: SMALL.to_owned(), settings: limits(1), ..Default::default() };
+    let limits =
+        |max_jobs| v1::QueueSettings { max_jobs: Some(max_jobs), consumers: Some(0), ..Default::default() };
+    let settings = Some(limits(1));
+    let create = v1::CreateQueueRequest { name: SMALL.to_owned(), settings, ..Default::default() };
     rig.queues.clone().create_queue(create).await.unwrap();
     rig.submit(in_small("echo", "")).await;
     let waiting: Vec<_> = (0..3).map(|_| submitting(&rig, submission(in_small("echo", "")))).collect();
     rig.waiters(SMALL, 3).await;
-    let update = v1::UpdateQueueRequest { name: SMALL.to_owned(), settings: limits(4), ..Default::default() };
-    rig.queues.clone().update_queue(update).await.unwrap();
+    rig.queues.clone().update_queue(update_of(SMALL, limits(4))).await.unwrap();
     for call in waiting {
         answer(call).await.unwrap();
     }

@@ -227,6 +227,29 @@ async fn without_a_collector_a_context_reaches_the_handler_as_it_came() {
 }
 
 #[tokio::test]
+async fn a_trace_state_that_comes_in_several_lines_is_one_list() {
+    let (handler, mut stage) = Stage::new();
+    let builder = jobmill::serve::Server::builder(memory()).handler("held", defaults(), handler);
+    let rig = Rig::start(builder).await;
+    for (lines, given) in [
+        (vec!["vendor=1".to_owned(), "other=2".to_owned()], "vendor=1,other=2"),
+        (vec![format!("a={}", "b".repeat(300)), format!("c={}", "d".repeat(300))], ""),
+    ] {
+        let mut request = Request::new(submission(job("held")));
+        let context = format!("00-{TRACE}-{CALLER}-01");
+        request.metadata_mut().insert("traceparent", MetadataValue::try_from(context).unwrap());
+        for line in lines {
+            request.metadata_mut().append("tracestate", MetadataValue::try_from(line).unwrap());
+        }
+        let accepted = soon(rig.jobs.clone().submit(request)).await.unwrap().into_inner();
+        let cue = stage.next().await;
+        assert_eq!(cue.attempt.tracestate().unwrap_or_default(), given);
+        assert_eq!(rig.get(accepted.id()).await.tracestate, given);
+        cue.succeeds();
+    }
+}
+
+#[tokio::test]
 async fn a_trace_state_goes_with_its_context_up_to_512_bytes_and_not_without_one() {
     let (handler, mut stage) = Stage::new();
     let builder = jobmill::serve::Server::builder(memory()).handler("held", defaults(), handler);

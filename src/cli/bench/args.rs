@@ -32,6 +32,8 @@ pub(crate) struct BenchArgs {
 pub(super) enum Group {
     /// Unary Submit, beside an empty call
     Submit,
+    /// Submit's answer, beside one with the whole job
+    Answers,
     /// SubmitBatch
     Batches,
     /// SubmitStream, beside an empty bidirectional stream
@@ -82,7 +84,7 @@ impl Group {
     pub(super) fn steps(self, pairs: usize) -> u64 {
         let (of_each_pair, others) = match self {
             Group::Submit => (11, 0),
-            Group::Batches | Group::Streams => (2, 0),
+            Group::Answers | Group::Batches | Group::Streams => (2, 0),
             Group::EndToEnd => (5, 0),
             Group::Latency => (4, 0),
             Group::Backlog => (9, 8),

@@ -1,8 +1,9 @@
 //! `jobmill bench`: how fast this machine is with Jobmill, beside what its RPC layer and its disk could do at best.
 //!
-//! Client and server are separate processes. Each figure is taken in turns with its ceiling, because machines are noisy;
-//! see docs/benchmarks.md for what each one means.
+//! Client and server are separate processes. Each figure is taken in turns with its ceiling, because machines are
+//! noisy; see docs/benchmarks.md for what each one means.
 
+mod answers;
 mod args;
 mod backlog;
 mod burdens;
@@ -15,6 +16,7 @@ mod load;
 mod paced;
 mod place;
 mod process;
+mod proto;
 mod report;
 mod run;
 mod server;

@@ -90,6 +90,7 @@ async fn measure(args: BenchArgs) -> anyhow::Result<Report> {
     for group in &only {
         match group {
             Group::Submit => bench.submit().await?,
+            Group::Answers => bench.answers().await?,
             Group::Batches => bench.batches().await?,
             Group::Streams => bench.streams().await?,
             Group::EndToEnd => bench.end_to_end().await?,

@@ -21,10 +21,6 @@ use jobmill::{
     execute::{Attempt, HandlerError},
     job::Output,
     listen::Listener,
-    proto::bench::{
-        CallRequest, CallResponse, StreamRequest, StreamResponse,
-        empty_service_server::{EmptyService, EmptyServiceServer},
-    },
     serve::{Server, grpc_incoming, grpc_server},
     settings::{
         ClientAuth, Keep, KindDefaults, LimitSettings, LogSettings, QueueSettings, Settings, StoreSettings,
@@ -42,6 +38,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     gate::{Gate, RESULT},
+    proto::{
+        CallRequest, CallResponse, StreamRequest, StreamResponse,
+        empty_service_server::{EmptyService, EmptyServiceServer},
+    },
     table::Table,
 };
 use crate::cli::logging;

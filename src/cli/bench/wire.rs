@@ -222,8 +222,12 @@ pub(super) fn job(queue: &str, priority: i32) -> v1::JobSpec {
 
 /// A Submit of a job, encoded.
 pub(super) fn submit_body(queue: &str, priority: i32) -> Bytes {
-    let request = v1::SubmitRequest { job: Some(job(queue, priority)), ..v1::SubmitRequest::default() };
-    request.encode_to_vec().into()
+    submit_request(queue, priority).encode_to_vec().into()
+}
+
+/// A Submit.
+pub(super) fn submit_request(queue: &str, priority: i32) -> v1::SubmitRequest {
+    v1::SubmitRequest { job: Some(job(queue, priority)), ..v1::SubmitRequest::default() }
 }
 
 /// A SubmitBatch of equal jobs, encoded.
@@ -237,7 +241,7 @@ pub(super) fn batch_body(queue: &str, priority: i32, jobs: usize) -> Bytes {
 
 /// An empty call, encoded: the bytes of an empty stream's messages, too.
 pub(super) fn empty_body() -> Bytes {
-    jobmill::proto::bench::CallRequest { payload: payload().into() }.encode_to_vec().into()
+    super::proto::CallRequest { payload: payload().into() }.encode_to_vec().into()
 }
 
 /// Adds a request id to an encoded Submit. Fields of a message may simply follow each other.

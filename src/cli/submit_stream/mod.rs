@@ -419,6 +419,7 @@ fn code(code: Code) -> String {
 mod tests {
     use super::*;
     use crate::cli::ui::Format;
+    use jobmill::proto::v1::ErrorReason;
 
     fn item(result: Result<SubmitOutcome, Refusal>) -> ItemResult {
         let result = result.map(|outcome| Submitted { id: "1".into(), outcome: outcome.into() });
@@ -426,14 +427,9 @@ mod tests {
     }
 
     fn full() -> Refusal {
-        Refusal {
-            code: Code::ResourceExhausted,
-            reason: "QUEUE_FULL".into(),
-            message: "the queue is full".into(),
-            metadata: [("queue".to_owned(), "q".to_owned())].into(),
-            fields: Vec::new(),
-            retry_after: None,
-        }
+        let mut refusal = Refusal::new(Code::ResourceExhausted, ErrorReason::QueueFull, "the queue is full");
+        refusal.metadata.insert("queue".to_owned(), "q".to_owned());
+        refusal
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A `JobQueue` that does as its test says.
+//! A server that does as its test says.
 
 use std::{
     collections::VecDeque,
@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt, stream};
@@ -23,13 +24,15 @@ use tonic::{
     codegen::{Service, http::Uri},
 };
 
-use crate::proto::v1::{self, job_queue_server as server};
+use crate::proto::v1::{self, job_queue_server as server, queue_service_server as queue_server};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// What to do with the next call.
 pub(super) enum Act<T> {
     Answer(T),
+    /// An answer after so long.
+    Late(Duration, T),
     Refuse(Status),
     /// The connection breaks before the answer.
     Cut,
@@ -50,7 +53,12 @@ pub(super) enum Step<T> {
 pub(super) struct Fake {
     pub(super) submits: Mutex<VecDeque<Act<v1::SubmitResponse>>>,
     pub(super) submitted: Mutex<Vec<v1::SubmitRequest>>,
-    pub(super) retried: Mutex<Vec<v1::RetryJobRequest>>,
+    /// What `submitted` came with as its `jobmill-require`.
+    pub(super) required: Mutex<Vec<String>>,
+    pub(super) gets: Mutex<VecDeque<Act<v1::GetJobResponse>>>,
+    pub(super) got: Mutex<Vec<v1::GetJobRequest>>,
+    /// All other calls that change something, by their names, with their request ids. The first answer to each is lost.
+    pub(super) changes: Mutex<Vec<(&'static str, String)>>,
     pub(super) watches: Mutex<VecDeque<Vec<Step<v1::WatchStatusResponse>>>>,
     pub(super) watched: Mutex<Vec<v1::WatchStatusRequest>>,
     pub(super) submit_watches: Mutex<VecDeque<Vec<Step<v1::SubmitAndWatchResponse>>>>,
@@ -64,10 +72,11 @@ impl Fake {
     /// Serves connections made by the returned connector, until that is dropped.
     pub(super) fn connector(self: &Arc<Self>) -> Connector {
         let (accept, accepted) = mpsc::channel::<io::Result<DuplexStream>>(8);
-        let service = server::JobQueueServer::new(self.clone());
+        let jobs = server::JobQueueServer::new(self.clone());
+        let queues = queue_server::QueueServiceServer::new(self.clone());
         let incoming = ReceiverStream::new(accepted);
-        self.tasks
-            .spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        let services = tonic::transport::Server::builder().add_service(jobs).add_service(queues);
+        self.tasks.spawn(services.serve_with_incoming(incoming));
         Connector { fake: self.clone(), accept }
     }
 
@@ -78,6 +87,10 @@ impl Fake {
     async fn act<T>(&self, act: Option<Act<T>>) -> Result<Response<T>, Status> {
         match act.expect("an unexpected call") {
             Act::Answer(answer) => Ok(Response::new(answer)),
+            Act::Late(after, answer) => {
+                tokio::time::sleep(after).await;
+                Ok(Response::new(answer))
+            }
             Act::Refuse(status) => Err(status),
             Act::Cut => {
                 self.cut();
@@ -85,6 +98,16 @@ impl Fake {
             }
             Act::Hang => std::future::pending().await,
         }
+    }
+
+    async fn change<T>(&self, name: &'static str, id: String, answer: T) -> Result<Response<T>, Status> {
+        let is_first = {
+            let mut changes = self.changes.lock();
+            let seen = changes.iter().any(|(before, _)| *before == name);
+            changes.push((name, id));
+            !seen
+        };
+        self.act(Some(if is_first { Act::Cut } else { Act::Answer(answer) })).await
     }
 
     fn play<T: Send + 'static>(self: &Arc<Self>, steps: Option<Vec<Step<T>>>) -> Response<Answers<T>> {
@@ -146,6 +169,8 @@ impl server::JobQueue for Arc<Fake> {
         &self,
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitResponse>, Status> {
+        let required = request.metadata().get_all("jobmill-require");
+        self.required.lock().extend(required.iter().map(|value| value.to_str().unwrap().to_owned()));
         self.submitted.lock().push(request.into_inner());
         let act = self.submits.lock().pop_front();
         self.act(act).await
@@ -153,9 +178,9 @@ impl server::JobQueue for Arc<Fake> {
 
     async fn submit_batch(
         &self,
-        _: Request<v1::SubmitBatchRequest>,
+        request: Request<v1::SubmitBatchRequest>,
     ) -> Result<Response<v1::SubmitBatchResponse>, Status> {
-        Err(Status::unimplemented("fake"))
+        self.change("SubmitBatch", request.into_inner().request_id, Default::default()).await
     }
 
     type SubmitStreamStream = Answers<v1::SubmitStreamResponse>;
@@ -189,8 +214,13 @@ impl server::JobQueue for Arc<Fake> {
         Ok(self.play(steps))
     }
 
-    async fn get_job(&self, _: Request<v1::GetJobRequest>) -> Result<Response<v1::GetJobResponse>, Status> {
-        Ok(Response::new(v1::GetJobResponse::default()))
+    async fn get_job(
+        &self,
+        request: Request<v1::GetJobRequest>,
+    ) -> Result<Response<v1::GetJobResponse>, Status> {
+        self.got.lock().push(request.into_inner());
+        let act = self.gets.lock().pop_front().unwrap_or(Act::Answer(v1::GetJobResponse::default()));
+        self.act(Some(act)).await
     }
 
     async fn list_jobs(
@@ -204,37 +234,88 @@ impl server::JobQueue for Arc<Fake> {
         &self,
         _: Request<v1::CountJobsRequest>,
     ) -> Result<Response<v1::CountJobsResponse>, Status> {
-        Err(Status::unimplemented("fake"))
+        self.act(Some(Act::Cut)).await
     }
 
     async fn cancel_job(
         &self,
-        _: Request<v1::CancelJobRequest>,
+        request: Request<v1::CancelJobRequest>,
     ) -> Result<Response<v1::CancelJobResponse>, Status> {
-        self.cut();
-        std::future::pending().await
+        let answer = v1::CancelJobResponse { change: Some(v1::JobChange::default()), job: None };
+        self.change("CancelJob", request.into_inner().request_id, answer).await
     }
 
     async fn retry_job(
         &self,
         request: Request<v1::RetryJobRequest>,
     ) -> Result<Response<v1::RetryJobResponse>, Status> {
-        let calls = {
-            let mut retried = self.retried.lock();
-            retried.push(request.into_inner());
-            retried.len()
-        };
-        if calls == 1 {
-            self.cut();
-            std::future::pending::<()>().await;
-        }
-        Ok(Response::new(v1::RetryJobResponse { job: Some(v1::Job::default()) }))
+        let answer = v1::RetryJobResponse { change: Some(v1::JobChange::default()), job: None };
+        self.change("RetryJob", request.into_inner().request_id, answer).await
     }
 
     async fn delete_job(
         &self,
-        _: Request<v1::DeleteJobRequest>,
+        request: Request<v1::DeleteJobRequest>,
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        self.change("DeleteJob", request.into_inner().request_id, Default::default()).await
+    }
+}
+
+#[async_trait]
+impl queue_server::QueueService for Arc<Fake> {
+    async fn create_queue(
+        &self,
+        request: Request<v1::CreateQueueRequest>,
+    ) -> Result<Response<v1::CreateQueueResponse>, Status> {
+        self.change("CreateQueue", request.into_inner().request_id, Default::default()).await
+    }
+
+    async fn get_queue(
+        &self,
+        _: Request<v1::GetQueueRequest>,
+    ) -> Result<Response<v1::GetQueueResponse>, Status> {
         Err(Status::unimplemented("fake"))
+    }
+
+    async fn list_queues(
+        &self,
+        _: Request<v1::ListQueuesRequest>,
+    ) -> Result<Response<v1::ListQueuesResponse>, Status> {
+        Err(Status::unimplemented("fake"))
+    }
+
+    async fn update_queue(
+        &self,
+        request: Request<v1::UpdateQueueRequest>,
+    ) -> Result<Response<v1::UpdateQueueResponse>, Status> {
+        self.change("UpdateQueue", request.into_inner().request_id, Default::default()).await
+    }
+
+    async fn delete_queue(
+        &self,
+        request: Request<v1::DeleteQueueRequest>,
+    ) -> Result<Response<v1::DeleteQueueResponse>, Status> {
+        self.change("DeleteQueue", request.into_inner().request_id, Default::default()).await
+    }
+
+    async fn pause_queue(
+        &self,
+        request: Request<v1::PauseQueueRequest>,
+    ) -> Result<Response<v1::PauseQueueResponse>, Status> {
+        self.change("PauseQueue", request.into_inner().request_id, Default::default()).await
+    }
+
+    async fn resume_queue(
+        &self,
+        request: Request<v1::ResumeQueueRequest>,
+    ) -> Result<Response<v1::ResumeQueueResponse>, Status> {
+        self.change("ResumeQueue", request.into_inner().request_id, Default::default()).await
+    }
+
+    async fn purge_queue(
+        &self,
+        request: Request<v1::PurgeQueueRequest>,
+    ) -> Result<Response<v1::PurgeQueueResponse>, Status> {
+        self.change("PurgeQueue", request.into_inner().request_id, Default::default()).await
     }
 }

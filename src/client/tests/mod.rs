@@ -1,7 +1,9 @@
 //! The client against a fake server, over connections in memory that tests can cut.
 
+mod changing;
 mod fake;
 mod submitting;
+mod waiting;
 mod watching;
 
 use std::{sync::Arc, time::Duration};

@@ -183,18 +183,8 @@ async fn a_server_that_hangs_is_a_timeout() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_connection_is_told_as_such() {
     let fake = acting([]);
-    let error = client(&fake).cancel_job("1").await.unwrap_err();
+    let error = client(&fake).count_jobs(v1::JobFilter::default()).await.unwrap_err();
     assert!(matches!(error, ClientError::Unreachable { .. }), "{error:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_manual_retry_is_repeated_like_a_submission() {
-    let fake = acting([]);
-    client(&fake).retry_job("1").await.unwrap();
-    let retried = fake.retried.lock();
-    assert_eq!(retried.len(), 2);
-    assert_eq!(retried[0], retried[1]);
-    assert!(!retried[0].request_id.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

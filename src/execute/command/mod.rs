@@ -89,8 +89,8 @@ pub const OUTPUT_LINE_MAX_BYTES: usize = 8 * 1024;
 /// The first argument of a guard.
 const GUARD_ARGUMENT: &str = "__guard";
 
-/// What a guard calls itself. A server that is killed by name (`killall -9 jobmill`) should not take its guards with it,
-/// and a starting server knows them by it.
+/// What a guard calls itself. A server that is killed by name (`killall -9 jobmill`) should not take its guards with
+/// it, and a starting server knows them by it.
 #[cfg(target_os = "linux")]
 const GUARD_NAME: &str = "job-guard";
 
@@ -100,8 +100,8 @@ const PROGRESS_FD: i32 = 3;
 /// Where a command holds its guard's lock.
 const LOCK_FD: i32 = 4;
 
-/// How long a guard may take until it is ready, unless said otherwise. Only what is not a guard takes longer, or a machine
-/// in great distress.
+/// How long a guard may take until it is ready, unless said otherwise. Only what is not a guard takes longer, or a
+/// machine in great distress.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The exit code by which programs say "try again later" (`EX_TEMPFAIL` of `sysexits.h`).
@@ -171,8 +171,8 @@ impl CommandHandler {
         CommandHandler { plan: Arc::new(Plan { settings, environment, guard, lock_path, start_timeout }) }
     }
 
-    /// Sets how long a guard may take until it is ready: 30 s unless said otherwise. Time in which this process is paused
-    /// does not count.
+    /// Sets how long a guard may take until it is ready: 30 s unless said otherwise. Time in which this process is
+    /// paused does not count.
     #[must_use]
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         Arc::make_mut(&mut self.plan).start_timeout = timeout;

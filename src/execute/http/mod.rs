@@ -11,7 +11,7 @@
 //! | `Jobmill-Lease` | the attempt's token, a number that grows with every attempt in the store |
 //! | `Jobmill-Deadline` | when the attempt's timeout is over, by the server's clock, in RFC 3339 |
 //! | `Jobmill-Request-Id` | the id that the client gave the submission, percent-encoded, if it gave one |
-//! | `Jobmill-Labels`, `Jobmill-Payload-Metadata` | JSON objects in ASCII, if there are any |
+//! | `Jobmill-Labels`, `Jobmill-Payload-Metadata` | JSON objects in ASCII, if there are any; long ones in several lines |
 //! | `Jobmill-Header-…` | one for each of the job's headers |
 //! | `Idempotency-Key` | the job's id: the same for all attempts of a job |
 //! | `traceparent`, `tracestate` | the W3C trace context of the attempt, where there is a trace |
@@ -23,8 +23,8 @@
 //! shorter, and at most its longest. All else, redirects among it, is a failure for good. So is an address that the
 //! operator has not allowed. An endpoint that can't be reached, or breaks off, is tried again.
 //!
-//! A request that was certainly not processed is sent again within the attempt (`pool.rs`), and an attempt whose request
-//! never had a connection goes back uncounted.
+//! A request that was certainly not processed is sent again within the attempt (`pool.rs`), and an attempt whose
+//! request never had a connection goes back uncounted.
 //!
 //! # Why the address is checked where it is
 //! A name can lead anywhere, and to another place at each look-up; an address can be written in ways that no check of
@@ -38,6 +38,7 @@ mod http2;
 mod pool;
 mod request;
 mod response;
+mod said;
 mod socket;
 
 use std::{error::Error, fmt::Write, sync::Arc, time::Duration};

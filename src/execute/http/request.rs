@@ -1,7 +1,5 @@
 //! What an endpoint is sent.
 
-use std::{collections::BTreeMap, fmt::Write};
-
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
@@ -10,9 +8,9 @@ use http::{
     header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT},
 };
 use http_body_util::Full;
-use percent_encoding::{AsciiSet, utf8_percent_encode};
 use sha2::Sha256;
 
+use super::said;
 use crate::{
     clock::Clock,
     execute::{Attempt, HandlerError},
@@ -26,22 +24,12 @@ const KIND: HeaderName = HeaderName::from_static("jobmill-kind");
 const ATTEMPT: HeaderName = HeaderName::from_static("jobmill-attempt");
 const MAX_ATTEMPTS: HeaderName = HeaderName::from_static("jobmill-max-attempts");
 const LEASE: HeaderName = HeaderName::from_static("jobmill-lease");
-const DEADLINE: HeaderName = HeaderName::from_static("jobmill-deadline");
-const REQUEST_ID: HeaderName = HeaderName::from_static("jobmill-request-id");
-const LABELS: HeaderName = HeaderName::from_static("jobmill-labels");
-const PAYLOAD_METADATA: HeaderName = HeaderName::from_static("jobmill-payload-metadata");
-/// Keeps a client's headers apart from those that the operator sets, such as `Authorization`.
-const HEADER_PREFIX: &str = "jobmill-header-";
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-
-/// What is encoded in a request id: all that has a meaning in URLs or can't be in a header.
-const ENCODED: &AsciiSet =
-    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Makes the requests of a kind.
 pub(super) struct Requests {
@@ -109,24 +97,6 @@ impl Requests {
         if let Some(tracestate) = attempt.tracestate() {
             set(TRACESTATE, tracestate)?;
         }
-        set(DEADLINE, &attempt.deadline().to_string())?;
-        if !attempt.request_id().is_empty() {
-            set(REQUEST_ID, &utf8_percent_encode(attempt.request_id(), ENCODED).to_string())?;
-        }
-        for (name, entries) in [(LABELS, attempt.labels()), (PAYLOAD_METADATA, &payload.metadata)] {
-            if !entries.is_empty() {
-                set(name, &ascii_json(entries))?;
-            }
-        }
-        for (key, value) in attempt.headers() {
-            // Checked when the job was submitted: such a key and such a value are those of a header.
-            let name = HeaderName::try_from(format!("{HEADER_PREFIX}{key}"));
-            let name = name.map_err(|error| {
-                let message = format!("the job's header {key:?} can't be sent: {error}");
-                HandlerError::new(FailureReason::StartFailed, message, false)
-            })?;
-            set(name, value)?;
-        }
         if !self.secrets.is_empty() {
             let timestamp = (self.clock.now().as_micros() / 1_000_000).to_string();
             let signatures: Vec<_> =
@@ -135,26 +105,9 @@ impl Requests {
             set(WEBHOOK_TIMESTAMP, &timestamp)?;
             set(WEBHOOK_SIGNATURE, &signatures.join(" "))?;
         }
+        said::add(&mut headers, attempt)?;
         Ok(Request { uri: self.uri.clone(), headers, body: attempt.payload().clone() })
     }
-}
-
-/// A JSON object of ASCII characters alone, as a header needs it.
-fn ascii_json(entries: &BTreeMap<String, String>) -> String {
-    let json = serde_json::json!(entries).to_string();
-    let mut ascii = String::with_capacity(json.len());
-    for character in json.chars() {
-        if matches!(character, ' '..='~') {
-            ascii.push(character);
-        } else {
-            let mut units = [0; 2];
-            for unit in character.encode_utf16(&mut units) {
-                // Writing to a string can't fail.
-                let _ = write!(ascii, "\\u{unit:04x}");
-            }
-        }
-    }
-    ascii
 }
 
 /// A signature by the Standard Webhooks, version 1: HMAC-SHA256 of `id.timestamp.body`.
@@ -196,14 +149,6 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn json_in_a_header_is_ascii_and_means_the_same() {
-        let entries = BTreeMap::from([("städte".to_owned(), "Z\u{fc}rich \u{1f600} \"\u{7f}\"".to_owned())]);
-        let json = ascii_json(&entries);
-        assert!(json.bytes().all(|byte| (0x20..=0x7f).contains(&byte)), "{json}");
-        assert_eq!(serde_json::from_str::<BTreeMap<String, String>>(&json).unwrap(), entries);
-    }
 
     /// The example of the Standard Webhooks' own libraries.
     #[test]

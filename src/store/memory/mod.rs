@@ -12,8 +12,8 @@ use tables::{Kept, Tables, backoff_of};
 use super::{
     Committed, Names, Reader, Store, StoreError,
     sets::{
-        ChangedJob, Expiring, FeedPage, FeedPlace, FeedWant, Found, Heads, HeadsWant, KeptRequest, Line,
-        LinePage, LineWant, Loaded, OutcomeRow, Place, TallyRow, Wants, Writes,
+        ChangedJob, Expiring, FeedPage, FeedPlace, FeedWant, Found, Heads, HeadsWant, KeptAnswer,
+        KeptRequest, Line, LinePage, LineWant, Loaded, OutcomeRow, Place, TallyRow, Wants, Writes,
     },
 };
 use crate::{
@@ -38,7 +38,8 @@ impl MemoryStore {
     /// An empty store.
     #[must_use]
     pub fn new() -> Self {
-        let identity = Identity { store: uuid::Uuid::new_v4().into_bytes(), incarnations: Vec::new() };
+        let store = uuid::Uuid::new_v4().into_bytes();
+        let identity = Identity { store, place: store, incarnations: Vec::new() };
         Self::start(Arc::default(), Arc::default(), identity)
     }
 
@@ -135,7 +136,7 @@ impl Fetch<'_> {
 
     fn request(&self, key: &[u8; 16]) -> Option<KeptRequest> {
         let (row, _) = self.tables.requests.get(key)?;
-        Some(KeptRequest { row: *row, first: self.job(row.first) })
+        Some(KeptRequest { row: *row, job: row.answer.job().and_then(|id| self.job(id)) })
     }
 
     fn heads(&self, want: &HeadsWant) -> Heads {
@@ -250,8 +251,9 @@ fn write_beside_jobs(tables: &mut Tables, writes: &Writes) {
     }
     for (key, count, now) in &writes.lost_jobs {
         if let Some((row, gone)) = tables.requests.get_mut(key) {
-            row.live = row.live.saturating_sub(*count);
-            if row.live == 0 {
+            let KeptAnswer::Jobs { live, .. } = &mut row.answer else { continue };
+            *live = live.saturating_sub(*count);
+            if *live == 0 {
                 if let Some(earlier) = gone.replace(*now) {
                     tables.requests_gone.remove(&(earlier, *key));
                 }
@@ -275,8 +277,13 @@ fn write_beside_jobs(tables: &mut Tables, writes: &Writes) {
     for purge in &writes.purges {
         tables.purges.insert(purge.queue, *purge);
     }
-    for queue in &writes.ended_purges {
+    for (queue, deleted) in &writes.ended_purges {
         tables.purges.remove(queue);
+        for (row, _) in tables.requests.values_mut() {
+            if row.answer == (KeptAnswer::Purge { queue: *queue, deleted: None }) {
+                row.answer = KeptAnswer::Purge { queue: *queue, deleted: Some(*deleted) };
+            }
+        }
     }
     tables.sweeps.extend(writes.sweeps.iter().copied());
     for keep in &writes.ended_sweeps {

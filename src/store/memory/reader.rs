@@ -66,8 +66,10 @@ impl Reader for MemoryReader {
         }))
     }
 
-    fn result(&self, id: JobId) -> Result<Bytes, StoreError> {
-        Ok(self.tables.read().jobs.get(&id).map(|kept| kept.result.clone()).unwrap_or_default())
+    fn result(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {
+        let tables = self.tables.read();
+        let kept = tables.jobs.get(&id).filter(|kept| kept.job.result.is_some());
+        Ok(kept.map(|kept| kept.result.clone()))
     }
 
     fn payload(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {

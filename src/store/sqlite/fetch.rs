@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
 
 use super::{
     decode::{Decoder, Table, set_aside},
@@ -15,8 +15,8 @@ use crate::{
     store::{
         StoreError,
         sets::{
-            Expiring, FeedPage, FeedPlace, FeedWant, Found, Heads, HeadsWant, KeptRequest, Line, LinePage,
-            LineWant, Place, RequestKey, RequestRow, SetAside, Wants,
+            Expiring, FeedPage, FeedPlace, FeedWant, Found, Heads, HeadsWant, KeptAnswer, KeptRequest, Line,
+            LinePage, LineWant, Place, RequestKey, RequestRow, SetAside, Wants,
         },
     },
 };
@@ -91,24 +91,22 @@ impl Fetch<'_> {
 
     fn request(&self, key: &RequestKey) -> Result<Option<KeptRequest>, StoreError> {
         let row = self
-            .sql("SELECT digest, first, count, live FROM request WHERE key = ?1")?
+            .sql("SELECT digest, answer, first, count, live, value FROM request WHERE key = ?1")?
             .query_row([&key[..]], |row| {
-                let read = || -> Result<RequestRow, rusqlite::Error> {
-                    Ok(RequestRow {
-                        digest: row.get("digest")?,
-                        first: JobId::from_raw(row.get("first")?),
-                        count: row.get("count")?,
-                        live: row.get("live")?,
-                    })
-                };
-                // No request has this digest: one whose row can't be read is refused as another one, and creates nothing.
-                Ok(read().unwrap_or_else(|error| {
+                // No request has this digest: one whose row can't be read is refused as another one, and creates
+                // nothing.
+                Ok(read_request(row).unwrap_or_else(|error| {
                     tracing::error!(%error, "the row of a request id can't be read");
-                    RequestRow { digest: [0; 16], first: JobId::from_raw(0), count: 0, live: 0 }
+                    RequestRow { digest: [0; 16], answer: KeptAnswer::Done { queue: 0 } }
                 }))
             })
             .optional()?;
-        row.map(|row| Ok(KeptRequest { row, first: self.job(row.first)? })).transpose()
+        let Some(row) = row else { return Ok(None) };
+        let job = match row.answer.job() {
+            Some(id) => self.job(id)?,
+            None => None,
+        };
+        Ok(Some(KeptRequest { row, job }))
     }
 
     /// Decodes all jobs of a statement; tells how many rows there were.
@@ -315,4 +313,33 @@ impl Lane {
     fn new(kind: u32) -> Self {
         Lane { kind, heads: VecDeque::new(), last: (i64::MIN, i64::MIN), is_exhausted: false }
     }
+}
+
+/// What requests came to, as their rows tell it: the column `answer`.
+pub(super) mod answer {
+    pub(in crate::store::sqlite) const JOBS: u8 = 0;
+    pub(in crate::store::sqlite) const JOB: u8 = 1;
+    pub(in crate::store::sqlite) const DONE: u8 = 2;
+    pub(in crate::store::sqlite) const PURGE: u8 = 3;
+}
+
+fn read_request(row: &Row<'_>) -> Result<RequestRow, StoreError> {
+    let id = || -> Result<JobId, StoreError> { Ok(JobId::from_raw(row.get("first")?)) };
+    let answer = match row.get::<_, u8>("answer")? {
+        answer::JOBS => KeptAnswer::Jobs { first: id()?, count: row.get("count")?, live: row.get("live")? },
+        answer::JOB => {
+            let state = StateName::from_number(row.get("count")?);
+            let unknown = || StoreError::Corrupt("a request left a job in an unknown state".to_owned());
+            KeptAnswer::Job {
+                id: id()?,
+                state: state.ok_or_else(unknown)?,
+                revision: row.get("value")?,
+                queue: row.get("live")?,
+            }
+        }
+        answer::DONE => KeptAnswer::Done { queue: row.get("live")? },
+        answer::PURGE => KeptAnswer::Purge { queue: row.get("first")?, deleted: row.get("value")? },
+        other => return Err(StoreError::Corrupt(format!("a request has the unknown answer {other}"))),
+    };
+    Ok(RequestRow { digest: row.get("digest")?, answer })
 }

@@ -203,7 +203,8 @@ pub(super) fn write_queue(
     connection.prepare_cached(
         "INSERT OR REPLACE INTO queue (number, name, max_jobs, max_bytes, consumers, wait_when_full, max_wait_us, \
          max_waiters, accept_unknown_kinds, keep_succeeded_us, keep_failed_us, keep_cancelled_us, keep_expired_us, \
-         paused, declared, deleted) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+         paused, revision, declared, deleted) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
     )?
     .execute(params![
             queue.name.number,
@@ -220,6 +221,7 @@ pub(super) fn write_queue(
             retention.cancelled.map(micros_of),
             retention.expired.map(micros_of),
             queue.paused,
+            queue.revision,
             declared_to_number(queue),
             deleted,
         ])?;
@@ -291,7 +293,7 @@ pub(super) fn read_queues(
 ) -> Result<Vec<(QueueInfo, bool)>, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT number, max_jobs, max_bytes, consumers, wait_when_full, max_wait_us, max_waiters, accept_unknown_kinds, \
-         keep_succeeded_us, keep_failed_us, keep_cancelled_us, keep_expired_us, paused, declared, deleted \
+         keep_succeeded_us, keep_failed_us, keep_cancelled_us, keep_expired_us, paused, revision, declared, deleted \
          FROM queue ORDER BY name",
     )?;
     let mut rows = statement.query([])?;
@@ -311,7 +313,7 @@ pub(super) fn read_queues(
 
 fn with_defaults(name: Arc<Name>) -> QueueInfo {
     let settings = QueueSettings::default();
-    QueueInfo { name, settings, paused: false, declared: false, formerly_declared: false }
+    QueueInfo { name, settings, paused: false, declared: false, formerly_declared: false, revision: 0 }
 }
 
 fn read_queue(row: &Row<'_>, name: Arc<Name>) -> Result<(QueueInfo, bool), rusqlite::Error> {
@@ -333,6 +335,7 @@ fn read_queue(row: &Row<'_>, name: Arc<Name>) -> Result<(QueueInfo, bool), rusql
                 expired: row.get::<_, Option<i64>>("keep_expired_us")?.map(keep_of),
             },
         },
+        revision: row.get("revision")?,
         paused: row.get("paused")?,
         declared: row.get::<_, i64>("declared")? == DECLARED,
         formerly_declared: row.get::<_, i64>("declared")? == FORMERLY_DECLARED,

@@ -19,13 +19,13 @@ mod write;
 
 use std::{
     fs::{self, DirBuilder, File},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, config::DbConfig};
+use rusqlite::{Connection, OpenFlags, config::DbConfig, params};
 use rusqlite_migration::{M, Migrations};
 
 pub use self::backup::{Copied, CopyError, backup, compact};
@@ -47,7 +47,7 @@ use super::{
     sets::{Found, Loaded, Wants, Writes},
 };
 use crate::{
-    clock::Stopwatch,
+    clock::{Stopwatch, Timestamp},
     job::{Identity, Incarnation, Position},
     settings::DiskSettings,
 };
@@ -233,7 +233,7 @@ fn open_database(
     expected(mark_of(&connection)?)?;
     // Starts with an empty log, so that its length says what this run has written.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-    let identity = new_incarnation(&connection)?;
+    let identity = new_incarnation(&connection, &path)?;
     let decoder = Arc::new(Decoder::new(Arc::new(Names::default())));
     let checkpointer = Checkpointer::start(&path, options, &connection)?;
     let reader = Arc::new(SqliteReader::new(path, options.clone(), Arc::clone(&decoder), identity));
@@ -281,8 +281,8 @@ impl Store for SqliteStore {
 
     fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
         let flush = match self.commit(writes) {
-            // This error alone says what is on disk: nothing of the batch. A commit's last page could not be written, or was
-            // never tried.
+            // This error alone says what is on disk: nothing of the batch. A commit's last page could not be written,
+            // or was never tried.
             Err(StoreError::DiskFull(error)) => {
                 self.did_not_fit()?;
                 return Err(StoreError::DiskFull(error));
@@ -377,8 +377,26 @@ fn make_folder(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// What this very store is called, as opposed to its copies: drawn anew where the database is another file than it was.
+fn place(connection: &Connection, path: &Path) -> Result<[u8; 16], StoreError> {
+    let file = fs::metadata(path).map_err(|source| StoreError::File {
+        what: "can't look at the database",
+        path: path.to_owned(),
+        source,
+    })?;
+    // Not the device: its number may be another one at each mount.
+    let born = file.created().ok().map(|born| Timestamp::from(born).as_micros());
+    connection.execute(
+        "UPDATE counters SET place = randomblob(16), inode = ?1, born = ?2 \
+         WHERE inode IS NOT ?1 OR born IS NOT ?2 OR place IS NULL",
+        params![file.ino() as i64, born],
+    )?;
+    Ok(connection.query_row("SELECT place FROM counters", [], |row| row.get("place"))?)
+}
+
 /// Notes this start, so that resume tokens from a history that a restored backup does not have are told apart.
-fn new_incarnation(connection: &Connection) -> Result<Identity, StoreError> {
+fn new_incarnation(connection: &Connection, path: &Path) -> Result<Identity, StoreError> {
+    let place = place(connection, path)?;
     connection
         .execute("INSERT INTO incarnation (id, first) SELECT randomblob(8), position FROM counters", [])?;
     let store = connection.query_row("SELECT store FROM counters", [], |row| row.get("store"))?;
@@ -395,7 +413,7 @@ fn new_incarnation(connection: &Connection) -> Result<Identity, StoreError> {
         })?
         .filter_map(Result::transpose)
         .collect::<Result<_, _>>()?;
-    Ok(Identity { store, incarnations })
+    Ok(Identity { store, place, incarnations })
 }
 
 #[cfg(test)]

@@ -142,12 +142,13 @@ impl Reader for SqliteReader {
                 });
             }
             let (result, output_tail) = read_outcome(connection, id)?;
+            let result = result.unwrap_or_default();
             let payload = read_payload(connection, id)?.unwrap_or_default();
             Ok(Some(WholeJob { job, payload, result, output_tail, attempts }))
         })
     }
 
-    fn result(&self, id: JobId) -> Result<Bytes, StoreError> {
+    fn result(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {
         self.read(|connection| Ok(read_outcome(connection, id)?.0))
     }
 
@@ -343,13 +344,13 @@ fn read_payload(connection: &Connection, id: JobId) -> Result<Option<Bytes>, Sto
 }
 
 /// What the latest finished attempt left: the bytes of its result, and the end of its output.
-fn read_outcome(connection: &Connection, id: JobId) -> Result<(Bytes, String), StoreError> {
+fn read_outcome(connection: &Connection, id: JobId) -> Result<(Option<Bytes>, String), StoreError> {
     let outcome = connection
         .prepare_cached("SELECT result, tail FROM outcome WHERE job = ?1")?
         .query_row([id.raw()], |row| {
             let result: Option<Vec<u8>> = row.get("result")?;
             let tail = row.get_ref("tail")?.as_bytes_or_null()?.unwrap_or_default();
-            Ok((result.map(Bytes::from).unwrap_or_default(), String::from_utf8_lossy(tail).into_owned()))
+            Ok((result.map(Bytes::from), String::from_utf8_lossy(tail).into_owned()))
         })
         .optional()?;
     Ok(outcome.unwrap_or_default())

@@ -38,8 +38,8 @@ macro_rules! select_job_and_payload {
 }
 pub(super) use select_job_and_payload;
 
-/// The columns of a job by name, where [`select_job`] and [`select_job_and_payload`] have them. A look-up of names in each
-/// row would cost as much as the row itself.
+/// The columns of a job by name, where [`select_job`] and [`select_job_and_payload`] have them. A look-up of names in
+/// each row would cost as much as the row itself.
 pub(super) mod column {
     macro_rules! columns {
         ($($name:ident = $index:literal),*) => {

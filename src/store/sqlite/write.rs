@@ -6,6 +6,7 @@ use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, params};
 
 use super::{
+    fetch::answer,
     load::{micros, micros_of, write_counters, write_queue, write_steps},
     row::{INLINE_PAYLOAD_MAX_BYTES, detail_of, job_columns, json},
 };
@@ -14,7 +15,7 @@ use crate::{
     job::{Job, Position, RetryPolicy, Tombstone},
     store::{
         Names, StoreError,
-        sets::{ChangedJob, OutcomeRow, Purge, TallyRow, Writes},
+        sets::{ChangedJob, KeptAnswer, OutcomeRow, Purge, TallyRow, Writes},
     },
 };
 
@@ -80,22 +81,35 @@ impl Write<'_> {
 
     fn requests(&self, writes: &Writes) -> Result<(), StoreError> {
         for (key, row, gone) in &writes.requests {
+            // Columns that an answer has no use for are 0.
+            let (kind, first, count, live, value) = match row.answer {
+                KeptAnswer::Jobs { first, count, live } => (answer::JOBS, first.raw(), count, live, None),
+                KeptAnswer::Job { id, state, revision, queue } => {
+                    (answer::JOB, id.raw(), state as u32, queue, Some(revision))
+                }
+                KeptAnswer::Done { queue } => (answer::DONE, 0, 0, queue, None),
+                KeptAnswer::Purge { queue, deleted } => (answer::PURGE, i64::from(queue), 0, 0, deleted),
+            };
             self.sql(
-                "INSERT INTO request (key, digest, first, count, live, gone) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO request (key, digest, answer, first, count, live, value, gone) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute(params![
                 &key[..],
                 &row.digest[..],
-                row.first.raw(),
-                row.count,
-                row.live,
+                kind,
+                first,
+                count,
+                live,
+                value.map(|value| value as i64),
                 gone.map(|gone| gone.as_micros()),
             ])?;
         }
         for (key, count, gone) in &writes.lost_jobs {
             // One of which more jobs are gone than it had is gone as well.
             self.sql(
-                "UPDATE request SET live = max(live - ?2, 0), gone = CASE WHEN live <= ?2 THEN ?3 END WHERE key = ?1",
+                "UPDATE request SET live = max(live - ?2, 0), gone = CASE WHEN live <= ?2 THEN ?3 END \
+                 WHERE key = ?1 AND answer = 0",
             )?
             .execute(params![&key[..], count, gone.as_micros()])?;
         }
@@ -277,8 +291,10 @@ impl Write<'_> {
             self.sql("INSERT OR REPLACE INTO purge (queue, last, deleted) VALUES (?1, ?2, ?3)")?
                 .execute(params![queue, last.raw(), *deleted as i64])?;
         }
-        for queue in &writes.ended_purges {
+        for (queue, deleted) in &writes.ended_purges {
             self.sql("DELETE FROM purge WHERE queue = ?1")?.execute([queue])?;
+            self.sql("UPDATE request SET value = ?2 WHERE answer = 3 AND value IS NULL AND first = ?1")?
+                .execute(params![queue, *deleted as i64])?;
         }
         for (keep, cursor) in &writes.sweeps {
             self.sweep(*keep, *cursor)?;

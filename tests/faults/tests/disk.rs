@@ -283,10 +283,14 @@ async fn a_full_disk_refuses_new_jobs_keeps_the_ends_of_running_ones_and_recover
     disk.holds(Some(0));
     while soon(handle.submit(job(50_000))).await.is_ok() {}
 
-    // Reads live, and a repeat of what was taken is answered with its job.
-    for job in &running {
-        let whole = soon(handle.get(job.id())).await.unwrap().unwrap();
+    // Reads live, and a repeat of what was taken is answered with its job, also beside one that does not fit.
+    for (index, running) in running.iter().enumerate() {
+        let whole = soon(handle.get(running.id())).await.unwrap().unwrap();
         assert_eq!(whole.job.state.name(), StateName::Running);
+        let repeat = handle.submit(job(10).request_id(format!("r{index}")));
+        let (repeat, refused) = soon(async { tokio::join!(repeat, handle.submit(job(50_000))) }).await;
+        assert_eq!(repeat.map(|repeat| (repeat.id(), repeat.created())).unwrap(), (running.id(), false));
+        assert!(matches!(refused, Err(SubmitError::Refused(OfferRefusal::DiskFull))), "{refused:?}");
     }
     // The four jobs end while nothing can be written; what happens then is only told once it is kept.
     gate.add_permits(4);

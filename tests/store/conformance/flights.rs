@@ -53,8 +53,8 @@ impl Store for Counted {
     }
 }
 
-/// The calls of the start, and of each batch of a history with so many jobs: new ones, some of them with requests and some
-/// for later, reports, cancels, repeats, promotion, a purge, retention.
+/// The calls of the start, and of each batch of a history with so many jobs: new ones, some of them with requests and
+/// some for later, reports, cancels, repeats, promotion, a purge, retention.
 fn flights(jobs: usize) -> Vec<usize> {
     let flights = Arc::<AtomicUsize>::default();
     let store = Counted { store: MemoryStore::new(), flights: Arc::clone(&flights) };

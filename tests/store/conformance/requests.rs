@@ -161,8 +161,12 @@ fn a_repeated_retry_happens_once(rig: &mut Rig) {
     let running = rig.job(job.id);
     assert_eq!((running.state.name(), running.attempt), (StateName::Running, 2));
     rig.report(&running, failed(false, "")).unwrap();
-    // It failed anew, but this is the request that was done already.
-    assert!(matches!(rig.control(retry("x")), Ok(ControlDone::Job(_))));
+    // It failed anew, but this is the request that was done already: it is told what that came to.
+    let Ok(ControlDone::JobRepeated { state, revision, job: now }) = rig.control(retry("x")) else {
+        panic!("not a repeat")
+    };
+    assert_eq!((state, revision), (StateName::Queued, running.revision - 1));
+    assert_eq!(now.map(|job| job.state.name()), Some(StateName::Failed));
     assert_eq!(rig.state(job.id), StateName::Failed);
     assert_eq!(rig.control(retry("y")).unwrap_err(), ControlRefusal::RequestMismatch);
 }

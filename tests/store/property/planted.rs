@@ -186,7 +186,7 @@ impl Reader for SkippingReader {
         self.0.whole_job(id)
     }
 
-    fn result(&self, id: JobId) -> Result<bytes::Bytes, StoreError> {
+    fn result(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError> {
         self.0.result(id)
     }
 

@@ -1,16 +1,29 @@
 //! What each field of the protocol means, a file for each topic.
 
+mod cancel_role;
+mod etag;
 mod filter;
 mod headers;
+mod large_results;
+mod limits;
 mod lists;
 mod namespace;
 mod outcomes;
 mod payload;
 mod pending;
+mod raw;
 mod refusals;
+mod repeats;
+mod require;
+mod revision;
+mod server_info;
 mod spec;
+mod table;
 mod times;
+mod verbs;
 mod views;
+mod wait;
+mod watching;
 
 use jobmill::proto::v1::{self, JobView};
 use tonic::{Code, Response, Status};

@@ -1,49 +1,17 @@
 //! Namespaces: there is one, by two names.
 
 use jobmill::proto::v1::{self, JobState, submit_result::Result as Item};
-use tonic::{Code, Response, Status};
+use tonic::Code;
 
-use super::{shelf, submit};
+use super::{
+    raw::{self, Props, Rpc, rpcs, state},
+    shelf, submit,
+};
 use crate::support::{QUEUE, Rig, job, named, refusal, refused_item, soon, submission};
 
-/// Every request about a namespace, of a job and a queue that are there; all but the stream's.
-#[expect(clippy::needless_update, reason = "some requests have no other field")]
-async fn every_call(rig: &Rig, namespace: &str, id: &str, request_id: &str) -> Vec<(&'static str, Status)> {
-    fn end<T>(result: Result<Response<T>, Status>) -> Status {
-        result.map_or_else(|status| status, |_| Status::ok(""))
-    }
-    macro_rules! call {
-        ($client:ident, $method:ident, $request:ident { $($field:ident: $value:expr),* $(,)? }) => {{
-            let request = v1::$request {
-                $($field: $value,)*
-                namespace: namespace.to_owned(),
-                ..Default::default()
-            };
-            (stringify!($request), end(soon(rig.$client.clone().$method(request)).await))
-        }};
-    }
-    let (id, request_id) = (|| id.to_owned(), || request_id.to_owned());
-    let (spec, name) = (|| Some(job("echo")), || "made".to_owned());
-    vec![
-        call!(jobs, submit, SubmitRequest { job: spec(), request_id: request_id() }),
-        call!(jobs, submit_batch, SubmitBatchRequest { jobs: vec![job("echo")] }),
-        call!(jobs, submit_and_watch, SubmitAndWatchRequest { job: spec() }),
-        call!(jobs, watch_status, WatchStatusRequest { ids: vec![id()] }),
-        call!(jobs, get_job, GetJobRequest { id: id() }),
-        call!(jobs, list_jobs, ListJobsRequest {}),
-        call!(jobs, count_jobs, CountJobsRequest {}),
-        call!(jobs, cancel_job, CancelJobRequest { id: id() }),
-        call!(jobs, retry_job, RetryJobRequest { id: id() }),
-        call!(jobs, delete_job, DeleteJobRequest { id: id() }),
-        call!(queues, create_queue, CreateQueueRequest { name: name() }),
-        call!(queues, get_queue, GetQueueRequest { name: name() }),
-        call!(queues, list_queues, ListQueuesRequest {}),
-        call!(queues, update_queue, UpdateQueueRequest { name: name() }),
-        call!(queues, pause_queue, PauseQueueRequest { name: name() }),
-        call!(queues, resume_queue, ResumeQueueRequest { name: name() }),
-        call!(queues, purge_queue, PurgeQueueRequest { name: name() }),
-        call!(queues, delete_queue, DeleteQueueRequest { name: name() }),
-    ]
+/// All RPCs but the stream, whose refusals are those of its items.
+fn unary() -> impl Iterator<Item = Rpc> {
+    rpcs().into_iter().filter(|rpc| rpc.short() != "SubmitStream")
 }
 
 /// What becomes of the only item of a stream's message in a namespace.
@@ -65,9 +33,12 @@ async fn streamed(rig: &Rig, namespace: &str) -> Item {
 async fn every_call_takes_the_only_namespace_by_its_name_and_without_one() {
     let rig = shelf().await;
     for namespace in ["", "default"] {
-        let id = rig.submit(job("echo")).await.id;
-        for (what, status) in every_call(&rig, namespace, &id, "").await {
-            assert_eq!(status.code(), Code::Ok, "{what} in {namespace:?}: {status:?}");
+        for rpc in unary() {
+            let queue = format!("{}{namespace}", rpc.short().to_lowercase());
+            let props = Props::set_up(&rig, &queue).await;
+            let request = rpc.with_text(props.request(&rpc, &queue), "namespace", namespace);
+            let refused = raw::call(&rig, &rpc.name, &[], &request).await.err();
+            assert!(refused.is_none(), "{} in {namespace:?}: {refused:?}", rpc.name);
         }
         let Item::Submitted(_) = streamed(&rig, namespace).await else { panic!("refused in {namespace:?}") };
     }
@@ -77,26 +48,20 @@ async fn every_call_takes_the_only_namespace_by_its_name_and_without_one() {
 #[tokio::test]
 async fn every_call_in_another_namespace_is_not_found_and_changes_nothing() {
     let rig = shelf().await;
-    let request = v1::CreateQueueRequest { name: "made".to_owned(), ..Default::default() };
-    soon(rig.queues.clone().create_queue(request)).await.unwrap();
-    let id = rig.submit(job("echo")).await.id;
-    let (job_before, queue_before) = (rig.get(&id).await, rig.queue("made").await);
-    let calls = every_call(&rig, "other", &id, "unused").await;
-    assert_eq!(calls.len(), 18);
-    for (what, status) in calls {
-        let refused = refusal(&status);
-        assert_eq!(
-            (refused.code, refused.reason.as_str()),
-            (Code::NotFound, "NAMESPACE_NOT_FOUND"),
-            "{what}"
-        );
-        assert_eq!(refused.metadata["namespace"], "other", "{what}");
+    let props = Props::set_up(&rig, "made").await;
+    let before = state(&rig).await;
+    for rpc in unary() {
+        let request = rpc.with_text(props.request(&rpc, "unused"), "namespace", "other");
+        let refused = raw::call(&rig, &rpc.name, &[], &request).await.expect_err(&rpc.name);
+        let refused = refusal(&refused);
+        let told = (refused.code, refused.reason.as_str());
+        assert_eq!(told, (Code::NotFound, "NAMESPACE_NOT_FOUND"), "{}", rpc.name);
+        assert_eq!(refused.metadata["namespace"], "other", "{}", rpc.name);
     }
     let Item::Error(error) = streamed(&rig, "other").await else { panic!("accepted") };
     assert_eq!(refused_item(&error), (Code::NotFound, "NAMESPACE_NOT_FOUND"));
     assert_eq!(error.metadata["namespace"], "other");
-    assert_eq!((rig.get(&id).await, rig.queue("made").await), (job_before, queue_before));
-    assert_eq!(rig.total().await, 1);
+    assert_eq!(state(&rig).await, before);
     let anew = submit(&rig, named("unused", job("echo"))).await.unwrap();
     assert_eq!(anew.outcome(), v1::SubmitOutcome::Created, "its request id is not used up");
     rig.stop().await;

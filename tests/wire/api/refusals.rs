@@ -19,7 +19,7 @@ use crate::{
     queues::in_queue,
     support::{
         QUEUE, Refusal, Rig, Stage, defaults, folder, job, manual_clock, memory, named, queue, refusal,
-        refused_item, simple, soon, submission, with_queue,
+        refused_item, simple, soon, submission, update_of, with_queue,
     },
 };
 
@@ -64,7 +64,7 @@ async fn what_is_not_there_is_named() {
     for refused in [
         refusal(&submit(&rig, submission(in_queue("nowhere", "echo"))).await.unwrap_err()),
         error(queues.get_queue(v1::GetQueueRequest { name: nowhere(), ..Default::default() }).await),
-        error(queues.update_queue(v1::UpdateQueueRequest { name: nowhere(), ..Default::default() }).await),
+        error(queues.update_queue(update_of("nowhere", v1::QueueSettings::default())).await),
         error(queues.delete_queue(v1::DeleteQueueRequest { name: nowhere(), ..Default::default() }).await),
         error(queues.pause_queue(v1::PauseQueueRequest { name: nowhere(), ..Default::default() }).await),
         error(queues.resume_queue(v1::ResumeQueueRequest { name: nowhere(), ..Default::default() }).await),
@@ -116,7 +116,7 @@ fn pairs(map: &std::collections::BTreeMap<String, String>) -> Vec<(&str, &str)> 
 }
 
 /// The errors of a stream's items, all of which must be refused.
-async fn refused_items(rig: &Rig, request: v1::SubmitStreamRequest) -> Vec<v1::Error> {
+async fn refused_items(rig: &Rig, request: v1::SubmitStreamRequest) -> Vec<v1::ItemError> {
     let mut jobs = rig.jobs.clone();
     let mut stream = soon(jobs.submit_stream(tokio_stream::once(request))).await.unwrap().into_inner();
     let mut errors = Vec::new();
@@ -176,12 +176,11 @@ async fn queues_that_do_not_allow_it_are_named() {
     rig.submit(in_queue("made", "echo")).await;
     let mut queues = rig.queues.clone();
     let delete = |name: &str| v1::DeleteQueueRequest { name: name.to_owned(), ..Default::default() };
-    let update = v1::UpdateQueueRequest { name: QUEUE.to_owned(), ..Default::default() };
     let not_empty = error(soon(queues.delete_queue(delete("made"))).await);
     assert_eq!(told(&not_empty), ("QUEUE_NOT_EMPTY", vec![("queue", "made")]));
     for declared in [
         error(soon(queues.delete_queue(delete(QUEUE))).await),
-        error(soon(queues.update_queue(update)).await),
+        error(soon(queues.update_queue(update_of(QUEUE, v1::QueueSettings::default()))).await),
     ] {
         assert_eq!(told(&declared), ("QUEUE_DECLARED", vec![("queue", QUEUE)]));
     }

@@ -16,8 +16,8 @@ use super::{duration, faults, list, shelf, submit};
 use crate::{
     bad_messages::{SUBMIT, call, framed},
     support::{
-        QUEUE, Rig, expire_time, job, manual_clock, memory, named, queue, refusal, run_time, simple, spec,
-        with_queue,
+        QUEUE, Rig, describe, expire_time, job, manual_clock, memory, named, queue, refusal, run_time,
+        simple, soon, spec, submission, with_queue,
     },
 };
 
@@ -231,5 +231,32 @@ async fn a_repeat_finds_a_job_that_has_expired_meanwhile() {
     watcher.until(JobState::Expired).await;
     let again = submit(&rig, said()).await.unwrap();
     assert_eq!((again.id(), again.outcome()), (first.id(), SubmitOutcome::Repeated));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_had_expired_when_it_came_has_no_token_and_a_watch_of_it_tells_its_end() {
+    let clock = manual_clock();
+    let rig = at(&clock, 0).await;
+    let late = || times(None, expire_time(START_S - 1));
+    let alone = submit(&rig, submission(late())).await.unwrap();
+    assert_eq!((alone.outcome(), alone.resume_token.as_str()), (SubmitOutcome::Created, ""));
+    let jobs = vec![job("echo"), late()];
+    let request = v1::SubmitBatchRequest { jobs, ..Default::default() };
+    let batch = soon(rig.jobs.clone().submit_batch(request)).await.unwrap().into_inner();
+    assert_eq!(batch.resume_token, "");
+    for id in [alone.id(), &batch.jobs[1].id] {
+        let request = v1::WatchStatusRequest { ids: vec![id.to_owned()], ..Default::default() };
+        assert_eq!(rig.watch(request).await.lines(2).await, ["snapshot 1 EXPIRED", "synced"]);
+    }
+    let request = v1::SubmitAndWatchRequest { job: Some(late()), ..Default::default() };
+    let mut stream = soon(rig.jobs.clone().submit_and_watch(request)).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    while let Some(message) = soon(stream.message()).await.unwrap() {
+        if let Some(v1::submit_and_watch_response::Event::Status(status)) = message.event {
+            told.extend(status.events.iter().filter_map(|event| event.event.as_ref()).map(describe));
+        }
+    }
+    assert_eq!(told, ["snapshot 1 EXPIRED", "synced"]);
     rig.stop().await;
 }

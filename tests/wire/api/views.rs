@@ -88,6 +88,9 @@ async fn shown(rig: &Rig, view: JobView) -> Vec<v1::Job> {
     let first = soon(stream.message()).await.unwrap().expect("an answer");
     let Some(Told::Submitted(submitted)) = first.event else { panic!("{first:?}") };
     assert_eq!(submitted.outcome(), v1::SubmitOutcome::Created);
+    let begun = soon(stream.message()).await.unwrap().expect("the begin of the watch");
+    let Some(Told::Status(status)) = begun.event else { panic!("submitted twice") };
+    assert!(matches!(status.events[..], [v1::WatchEvent { event: Some(Event::Synced(_)) }]), "{status:?}");
     // No attempt starts before this, so that the watch has every change to tell.
     rig.resume(QUEUE).await;
     let mut jobs = Vec::new();

@@ -96,9 +96,16 @@ impl Aside {
         let succeeded = v1::Keep { keep: Some(keep) };
         let retention = v1::Retention { succeeded: Some(succeeded), ..v1::Retention::default() };
         let settings = v1::QueueSettings { retention: Some(retention), ..self.settings };
-        let request = v1::UpdateQueueRequest {
+        let queue = v1::Queue {
             name: ASIDE.to_owned(),
+            etag: "*".to_owned(),
             settings: Some(settings),
+            ..v1::Queue::default()
+        };
+        let paths = vec!["settings".to_owned()];
+        let request = v1::UpdateQueueRequest {
+            queue: Some(queue),
+            update_mask: Some(prost_types::FieldMask { paths }),
             ..v1::UpdateQueueRequest::default()
         };
         self.queues.update_queue(request).await?;

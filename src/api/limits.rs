@@ -1,0 +1,99 @@
+//! What requests are held to, and what calls may require, as GetServerInfo tells it. `docs/api.md` has the same table.
+
+use super::{
+    sizes::MESSAGE_MAX_BYTES,
+    submit_stream::CREDITS,
+    validate::{BATCH_MAX, FILTER_KINDS_MAX, FILTER_QUEUES_MAX, PAGE_SIZE_MAX, WAIT, WATCHED_IDS_MAX},
+};
+use crate::{
+    admission::rules,
+    execute::command::RESULT_MAX_BYTES,
+    proto::v1,
+    settings::limits::{ATTEMPT_TIMEOUT, MAX_ATTEMPTS, QUEUE_MAX_WAIT, RETRY_DELAY, TEN_YEARS},
+};
+
+/// What `jobmill-require` may name: each is something that an older server would ignore.
+pub(super) const FEATURES: [&str; 8] = [
+    "expected-revision",
+    "filter-done",
+    "filter-queues",
+    "headers",
+    "payload-metadata",
+    "relative-times",
+    "request-ids",
+    "wait",
+];
+
+/// All limits, by name.
+pub(super) fn all() -> Vec<v1::ServerLimit> {
+    let seconds = |time: std::time::Duration| time.as_secs();
+    let limits: [(&str, u64); 24] = [
+        ("attempt_timeout_seconds", seconds(*ATTEMPT_TIMEOUT.end())),
+        ("batch_jobs", BATCH_MAX as u64),
+        ("delay_seconds", seconds(TEN_YEARS)),
+        ("filter_kinds", FILTER_KINDS_MAX as u64),
+        ("filter_queues", FILTER_QUEUES_MAX as u64),
+        ("header_bytes", rules::HEADERS_MAX_BYTES as u64),
+        ("headers", rules::HEADERS_MAX as u64),
+        ("label_value_bytes", rules::LABEL_VALUE_MAX_BYTES as u64),
+        ("labels", rules::LABELS_MAX as u64),
+        ("max_attempts", u64::from(*MAX_ATTEMPTS.end())),
+        ("media_type_bytes", rules::MEDIA_TYPE_MAX_BYTES as u64),
+        ("message_bytes", MESSAGE_MAX_BYTES as u64),
+        ("metadata_bytes", rules::METADATA_MAX_BYTES as u64),
+        ("metadata_entries", rules::METADATA_MAX as u64),
+        ("page_size", PAGE_SIZE_MAX as u64),
+        ("payload_bytes", rules::PAYLOAD_MAX_BYTES as u64),
+        ("queue_max_wait_seconds", seconds(*QUEUE_MAX_WAIT.end())),
+        ("request_id_bytes", rules::REQUEST_ID_MAX_BYTES as u64),
+        ("result_bytes", RESULT_MAX_BYTES as u64),
+        ("retry_delay_seconds", seconds(*RETRY_DELAY.end())),
+        ("stream_credits", CREDITS as u64),
+        ("tracestate_bytes", super::core::TRACESTATE_MAX_BYTES as u64),
+        ("wait_seconds", seconds(*WAIT.end())),
+        ("watched_ids", WATCHED_IDS_MAX as u64),
+    ];
+    let limits = limits.into_iter();
+    limits.map(|(name, value)| v1::ServerLimit { name: name.to_owned(), value: value as i64 }).collect()
+}
+
+/// A name of what a call requires that is no feature of this server; cut short where it is long.
+pub(super) fn unknown_feature(required: &str) -> Option<&str> {
+    const NAME_MAX_BYTES: usize = 64;
+    let names = required.split(',').map(str::trim);
+    let unknown =
+        names.filter(|name| !FEATURES.contains(name)).map(|name| crate::execute::cut(name, NAME_MAX_BYTES));
+    unknown.into_iter().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_that_is_required_must_be_known() {
+        assert_eq!(unknown_feature("headers"), None);
+        assert_eq!(unknown_feature("headers, wait,filter-done"), None);
+        assert_eq!(unknown_feature("headers, teleport, more"), Some("teleport"));
+        for empty in ["", " ", ",", "headers,"] {
+            assert_eq!(unknown_feature(empty), Some(""), "{empty:?}");
+        }
+        assert_eq!(unknown_feature("HEADERS"), Some("HEADERS"));
+        assert_eq!(unknown_feature(&"x".repeat(1_000)).unwrap().len(), 64);
+    }
+
+    #[test]
+    fn names_are_in_order_and_in_the_documents() {
+        let docs = include_str!("../../docs/api.md");
+        assert!(FEATURES.is_sorted());
+        let limits = all();
+        assert!(limits.iter().map(|limit| &limit.name).is_sorted());
+        for limit in limits {
+            let row = format!("| `{}` | {} |", limit.name, limit.value);
+            assert!(docs.contains(&row), "docs/api.md lacks {row}");
+        }
+        for feature in FEATURES {
+            assert!(docs.contains(&format!("| `{feature}` |")), "docs/api.md lacks {feature}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Waiting for a job's end without a stream.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Client, ClientError, retry::Outage, to_wire_duration};
+use crate::proto::v1::{self, JobView};
+
+/// How long one call waits at most: proxies mostly cut off what says nothing for a minute.
+const CALL_WAIT_MAX: Duration = Duration::from_secs(30);
+
+impl Client {
+    /// Returns a job once it has ended, or as it is when the time is over: its `done` tells which. One call after
+    /// another waits for it. Breaks between them are outlived as those of a watch are, but for no longer than the time.
+    /// The request is the job's id, or has the `view` as well, which is RESULT by default; its `wait` is not used.
+    ///
+    /// ```no_run
+    /// # async fn example(client: jobmill::client::Client, id: &str) -> Result<(), jobmill::client::ClientError> {
+    /// let job = client.wait_for_job(id, std::time::Duration::from_secs(3600)).await?;
+    /// if job.done {
+    ///     println!("{:?}: {:?}", job.state(), job.result);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ClientError`]; see `GetJob` in the protocol for the refusals.
+    pub async fn wait_for_job(
+        &self,
+        request: impl Into<v1::GetJobRequest>,
+        time: Duration,
+    ) -> Result<v1::Job, ClientError> {
+        let mut request = request.into();
+        if request.view() == JobView::Unspecified {
+            request.set_view(JobView::Result);
+        }
+        let retries = &self.shared.retries;
+        let start = now();
+        let left = || time.saturating_sub(start.elapsed());
+        let mut outage: Option<Outage> = None;
+        let mut early = 0;
+        loop {
+            let (asked, wait) = (now(), left().min(CALL_WAIT_MAX));
+            let error = match self.get_when_ended(&request, wait).await {
+                Ok(job) if job.done || left().is_zero() => return Ok(job),
+                Ok(_) if asked.elapsed() >= wait => {
+                    (outage, early) = (None, 0);
+                    continue;
+                }
+                Ok(_) => {
+                    // A server that stops does not wait.
+                    (outage, early) = (None, early + 1);
+                    sleep(retries.delay(early).min(left())).await;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            let time_is_up = match &outage {
+                Some(outage) => outage.time_is_up(),
+                None => retries.retry_for.is_zero(),
+            };
+            if time_is_up || left().is_zero() || !error.may_help_to_repeat() {
+                return Err(error);
+            }
+            let outage = outage.get_or_insert_with(|| Outage::new(retries));
+            outage.failed(retries);
+            // Where the time is over before, there is one more try.
+            let _ = timeout(left(), outage.nap()).await;
+        }
+    }
+
+    async fn get_when_ended(
+        &self,
+        request: &v1::GetJobRequest,
+        wait: Duration,
+    ) -> Result<v1::Job, ClientError> {
+        let request = v1::GetJobRequest { wait: Some(to_wire_duration(wait)), ..request.clone() };
+        let limit = self.shared.call_timeout.saturating_add(wait);
+        let call = async { self.job_queue().get_job(limited(request, limit)).await };
+        let answer = self.answer_within(limit, call).await?;
+        self.present(answer.job, "job")
+    }
+}
+
+fn limited(request: v1::GetJobRequest, limit: Duration) -> tonic::Request<v1::GetJobRequest> {
+    let mut request = tonic::Request::new(request);
+    request.set_timeout(limit);
+    request
+}
+
+/// The present on the line of tokio's timers, which tests may stop.
+fn now() -> Instant {
+    sleep(Duration::ZERO).deadline()
+}

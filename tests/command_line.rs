@@ -1,0 +1,235 @@
+//! The verbs that change jobs and queues, wait and ask about the server, as a program.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::{
+    net::SocketAddr,
+    process::{Output, Stdio},
+    sync::Arc,
+};
+
+use jobmill::{
+    execute::{Attempt, HandlerError},
+    job::Output as JobOutput,
+    serve::Server,
+    settings::{KindDefaults, QueueSettings, Settings, StoreSettings},
+};
+use serde_json::Value;
+use tokio::{process::Command, sync::Notify};
+
+/// A server with the kinds `echo`, `fail` and `gate`, of which the last one waits for its gate.
+async fn server() -> (Server, Arc<Notify>) {
+    let mut settings = Settings::new(StoreSettings::Memory);
+    settings.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let queue = QueueSettings { accept_unknown_kinds: true, ..QueueSettings::default() };
+    settings.queues = [("default".to_owned(), queue)].into();
+    let gate = Arc::new(Notify::new());
+    let (opened, kind) = (Arc::clone(&gate), KindDefaults::default);
+    let echo = async |attempt: Attempt| -> Result<JobOutput, HandlerError> {
+        Ok(JobOutput { bytes: attempt.payload().clone(), ..JobOutput::default() })
+    };
+    let server = Server::builder(settings)
+        .handler("echo", kind(), echo)
+        .handler("fail", kind(), async |_: Attempt| Err(HandlerError::permanent("no")))
+        .handler("gate", kind(), move |_: Attempt| {
+            let opened = Arc::clone(&opened);
+            async move {
+                opened.notified().await;
+                Ok(JobOutput::default())
+            }
+        })
+        .start()
+        .await
+        .unwrap();
+    (server, gate)
+}
+
+fn jobmill(server: &Server, line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jobmill"));
+    command
+        .args(["--server", &server.local_addr().unwrap().to_string()])
+        .args(line.split_whitespace())
+        .env_remove("JOBMILL_OUTPUT")
+        .stdin(Stdio::null());
+    command
+}
+
+/// What a command wrote to stdout and stderr, and its exit code.
+async fn told(server: &Server, line: &str) -> (String, String, i32) {
+    let Output { status, stdout, stderr } = jobmill(server, line).output().await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap().trim_end().to_owned();
+    (text(stdout), text(stderr), status.code().unwrap())
+}
+
+/// What a command that does its work writes to stdout.
+async fn done(server: &Server, line: &str) -> String {
+    let (stdout, stderr, code) = told(server, line).await;
+    assert_eq!((code, stderr.as_str()), (0, ""), "{line}");
+    stdout
+}
+
+async fn json(server: &Server, line: &str) -> Value {
+    serde_json::from_str(&done(server, &format!("--output json {line}")).await).unwrap()
+}
+
+/// What a command that is refused says.
+async fn refused(server: &Server, line: &str) -> String {
+    let (stdout, stderr, code) = told(server, line).await;
+    assert_eq!((code, stdout.as_str()), (5, ""), "{line}: {stderr}");
+    stderr
+}
+
+#[tokio::test]
+async fn a_job_is_changed_at_the_expected_revision_only() {
+    let (server, _) = server().await;
+    let id = done(&server, "submit waits").await;
+    for verb in ["cancel", "retry", "delete"] {
+        let said = refused(&server, &format!("{verb} {id} --expected-revision 7")).await;
+        let way_out = format!(
+            "is at revision 1, and not at 7. Look at it with `jobmill get {id}`, then repeat the command with \
+             --expected-revision 1"
+        );
+        assert!(said.contains(&way_out), "{said}");
+    }
+    assert_eq!(done(&server, &format!("cancel {id} --expected-revision 1")).await, format!("{id} CANCELLED"));
+    assert_eq!(done(&server, &format!("retry {id} --expected-revision 2")).await, format!("{id} QUEUED"));
+    assert_eq!(done(&server, &format!("delete {id} --expected-revision 3")).await, format!("{id} deleted"));
+    for verb in ["cancel", "retry", "delete"] {
+        let (_, said, code) = told(&server, &format!("{verb} {id}")).await;
+        assert_eq!(code, 4, "{said}");
+    }
+    let (_, said, code) = told(&server, "cancel a b --expected-revision 1").await;
+    assert_eq!((code, said.as_str()), (2, "error: --expected-revision goes with one job, not with several"));
+}
+
+#[tokio::test]
+async fn a_change_under_a_request_id_is_made_once() {
+    let (server, _) = server().await;
+    let id = done(&server, "submit waits").await;
+    let cancelled = json(&server, &format!("cancel {id} --request-id c")).await;
+    let change = |state: &str, done, revision, repeated| {
+        serde_json::json!({"change": {
+            "id": id, "state": state, "done": done, "revision": revision, "repeated": repeated
+        }})
+    };
+    assert_eq!(cancelled, change("JOB_STATE_CANCELLED", true, 2, false));
+    assert_eq!(
+        json(&server, &format!("retry {id} --request-id r")).await,
+        change("JOB_STATE_QUEUED", false, 3, false)
+    );
+    // Told as it was then, though the job has changed since.
+    assert_eq!(
+        json(&server, &format!("cancel {id} --request-id c")).await,
+        change("JOB_STATE_CANCELLED", true, 2, true)
+    );
+    let (stdout, stderr, code) = told(&server, &format!("cancel {id} --request-id c")).await;
+    assert_eq!((stdout, code), (format!("{id} CANCELLED"), 0));
+    assert!(stderr.starts_with("this request id was used before"), "{stderr}");
+    assert_eq!(json(&server, &format!("get {id}")).await["state"], "JOB_STATE_QUEUED");
+    let said = refused(&server, &format!("cancel {id} --request-id c --expected-revision 3")).await;
+    assert!(said.ends_with("Use another --request-id for another request."), "{said}");
+    for _ in 0..2 {
+        done(&server, &format!("delete {id} --request-id d")).await;
+    }
+}
+
+#[tokio::test]
+async fn an_update_changes_what_it_names_if_nobody_else_did_meanwhile() {
+    let (server, _) = server().await;
+    let created = json(&server, "queue create slow --consumers 2 --keep-failed 1h --request-id q").await;
+    assert_eq!(
+        json(&server, "queue create slow --consumers 2 --keep-failed 1h --request-id q").await,
+        created
+    );
+    let old = created["etag"].as_str().unwrap();
+    assert!(done(&server, "queue get slow").await.contains(&format!("etag          {old}\n")));
+
+    let updated = json(&server, "queue update slow --max-jobs 5 --keep-failed default").await;
+    let settings = &updated["settings"];
+    assert_eq!((&settings["maxJobs"], &settings["consumers"]), (&5.into(), &2.into()));
+    assert!(settings["retention"]["failed"].is_null(), "{updated}");
+    let new = updated["etag"].as_str().unwrap();
+    assert_ne!(new, old);
+
+    let said = refused(&server, &format!("queue update slow --consumers 3 --etag {old}")).await;
+    assert!(
+        said.contains(&format!("`jobmill queue get slow`, and repeat the command, with --etag {new}")),
+        "{said}"
+    );
+    assert!(said.contains("--force"), "{said}");
+    let line = format!("queue update slow --consumers 3 --etag {new} --request-id u");
+    let third = json(&server, &line).await;
+    assert_eq!((&third["settings"]["consumers"], &third["settings"]["maxJobs"]), (&3.into(), &5.into()));
+    done(&server, "queue update slow --consumers 4 --force").await;
+    // A repeat: nothing is changed, and the queue is told as it is now.
+    assert_eq!(json(&server, &line).await["settings"]["consumers"], 4);
+
+    let (_, said, code) = told(&server, "queue update slow --consumers 5 --request-id v").await;
+    assert_eq!(code, 2, "{said}");
+    let (_, said, code) = told(&server, "queue update slow").await;
+    assert_eq!(code, 2, "{said}");
+}
+
+#[tokio::test]
+async fn a_purge_under_a_request_id_deletes_nothing_more() {
+    let (server, _) = server().await;
+    done(&server, "submit waits").await;
+    done(&server, "submit waits").await;
+    assert_eq!(done(&server, "queue purge default --yes --request-id p").await, "2 jobs deleted");
+    let kept = done(&server, "submit waits").await;
+    assert_eq!(done(&server, "queue purge default --yes --request-id p").await, "2 jobs deleted");
+    assert_eq!(json(&server, &format!("get {kept}")).await["state"], "JOB_STATE_QUEUED");
+    assert_eq!(done(&server, "queue pause default --request-id x").await, "queue default paused");
+    assert_eq!(done(&server, "queue resume default --request-id y").await, "queue default starts jobs again");
+    // The repeat changes nothing, and tells how the queue is.
+    assert_eq!(done(&server, "queue pause default --request-id x").await, "queue default starts jobs again");
+}
+
+#[tokio::test]
+async fn get_waits_and_exits_by_the_fate_of_the_jobs() {
+    let (server, gate) = server().await;
+    let echo = done(&server, "submit echo hello").await;
+    let job = json(&server, &format!("get {echo} --wait 1h")).await;
+    assert_eq!((&job["state"], &job["result"]["text"]), (&"JOB_STATE_SUCCEEDED".into(), &"hello".into()));
+    let fail = done(&server, "submit fail").await;
+    let (stdout, stderr, code) = told(&server, &format!("get {echo} {fail} --wait 1h")).await;
+    assert_eq!((code, stderr.as_str()), (1, ""));
+    assert!(stdout.contains("SUCCEEDED") && stdout.contains("FAILED"), "{stdout}");
+
+    let gated = done(&server, "submit gate").await;
+    let (stdout, stderr, code) = told(&server, &format!("get {gated} --wait 10ms")).await;
+    assert_eq!((code, stderr), (7, format!("{gated} has not ended within 10ms")));
+    assert!(stdout.contains(&gated), "{stdout}");
+    // Without waiting it is no failure that the job goes on.
+    done(&server, &format!("get {gated}")).await;
+    let waiting = jobmill(&server, &format!("get {gated} --wait 1h")).stdout(Stdio::piped()).spawn().unwrap();
+    gate.notify_one();
+    assert_eq!(waiting.wait_with_output().await.unwrap().status.code(), Some(0));
+
+    let waits = done(&server, "submit waits").await;
+    done(&server, &format!("cancel {waits}")).await;
+    assert_eq!(told(&server, &format!("get {waits} --wait 0s")).await.2, 3);
+    done(&server, &format!("delete {waits}")).await;
+    assert_eq!(told(&server, &format!("get {waits} --wait 1h")).await.2, 4);
+}
+
+#[tokio::test]
+async fn a_server_tells_what_it_knows_and_refuses_what_it_does_not() {
+    let (server, _) = server().await;
+    let page = done(&server, "info").await;
+    assert!(page.contains(&format!("version       {}", env!("CARGO_PKG_VERSION"))), "{page}");
+    assert!(page.contains("you may       do everything") && page.contains("payload_bytes"), "{page}");
+    let info = json(&server, "info").await;
+    assert!(info["storeId"].is_string() && info["time"].is_string(), "{info}");
+    let difference = info["clockDifference"].as_str().unwrap().strip_suffix('s').unwrap();
+    assert!(difference.parse::<f64>().unwrap().abs() < 60.0, "{info}");
+
+    let features: Vec<_> = info["features"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
+    assert!(features.contains(&"wait"), "{features:?}");
+    let all: String = features.iter().map(|feature| format!(" --require {feature}")).collect();
+    done(&server, &format!("submit waits{all}")).await;
+    let said = refused(&server, "submit waits --require wait --require teleport").await;
+    assert!(said.contains("\"teleport\", which this server does not know. `jobmill info` lists"), "{said}");
+    assert_eq!(json(&server, "count").await["total"], 1);
+    assert_eq!(told(&server, "count --require a,b").await.2, 2);
+}

@@ -1,0 +1,198 @@
+//! Every RPC of the protocol by its name, with requests and answers as bytes: for tests that walk all of them, and fail
+//! where a new one lacks its row.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use jobmill::proto::{self, v1};
+use prost::Message;
+use prost_types::{DescriptorProto, FileDescriptorSet};
+use tonic::{Code, Status, body::Body, client::GrpcService, codegen::http};
+
+use crate::{
+    bad_messages::framed,
+    queues::in_queue,
+    support::{Rig, soon, submission},
+};
+
+/// An RPC that the protocol declares.
+pub(super) struct Rpc {
+    /// Such as `jobmill.v1.JobQueue/Submit`.
+    pub(super) name: String,
+    request: DescriptorProto,
+}
+
+impl Rpc {
+    /// Its name within its service.
+    pub(super) fn short(&self) -> &str {
+        self.name.split('/').next_back().unwrap_or_default()
+    }
+
+    /// Whether its request has a field of this name.
+    pub(super) fn has_field(&self, name: &str) -> bool {
+        self.request.field.iter().any(|field| field.name() == name)
+    }
+
+    /// A request with one more field of text, which counts where the field is there already.
+    pub(super) fn with_text(&self, mut request: Vec<u8>, field: &str, value: &str) -> Vec<u8> {
+        let field = self.request.field.iter().find(|one| one.name() == field).expect("a field");
+        let number = u32::try_from(field.number()).expect("the number of a field");
+        prost::encoding::string::encode(number, &value.to_owned(), &mut request);
+        request
+    }
+}
+
+/// All RPCs that the protocol declares.
+pub(super) fn rpcs() -> Vec<Rpc> {
+    let set = FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).expect("a descriptor");
+    let message = |path: &str| {
+        let all = set.file.iter().flat_map(|file| {
+            file.message_type
+                .iter()
+                .map(move |message| (format!(".{}.{}", file.package(), message.name()), message))
+        });
+        let (_, found) = all.into_iter().find(|(own, _)| own == path).expect("the request of a method");
+        found.clone()
+    };
+    let mut rpcs = Vec::new();
+    for file in set.file.iter().filter(|file| file.package() == "jobmill.v1") {
+        for service in &file.service {
+            rpcs.extend(service.method.iter().map(|method| Rpc {
+                name: format!("{}.{}/{}", file.package(), service.name(), method.name()),
+                request: message(method.input_type()),
+            }));
+        }
+    }
+    assert!(rpcs.len() >= 20, "{} RPCs", rpcs.len());
+    rpcs
+}
+
+/// A message in metadata.
+pub(super) type Header<'a> = (&'a str, &'a [u8]);
+
+/// The first message that an RPC answers with; none where it ends well without one.
+pub(super) async fn call(
+    rig: &Rig,
+    rpc: &str,
+    headers: &[Header<'_>],
+    request: &[u8],
+) -> Result<Option<Bytes>, Status> {
+    let mut head = http::Request::builder()
+        .method("POST")
+        .uri(format!("http://{}/{rpc}", rig.address()))
+        .header("te", "trailers")
+        .header("content-type", "application/grpc");
+    for (name, value) in headers {
+        head = head.header(*name, http::HeaderValue::from_bytes(value).expect("a header"));
+    }
+    let request = head.body(Body::new(Full::new(framed(false, request)))).unwrap();
+    let mut channel = rig.channel.clone();
+    soon(async {
+        std::future::poll_fn(|context| GrpcService::<Body>::poll_ready(&mut channel, context)).await.unwrap();
+        let answer = GrpcService::<Body>::call(&mut channel, request).await;
+        let (head, body) = answer.map_err(|error| Status::unknown(error.to_string()))?.into_parts();
+        if !head.status.is_success() {
+            return Err(Status::unknown(format!("HTTP {}", head.status)));
+        }
+        match Status::from_header_map(&head.headers) {
+            Some(status) if status.code() == Code::Ok => Ok(None),
+            Some(status) => Err(status),
+            None => first_message(body).await,
+        }
+    })
+    .await
+}
+
+async fn first_message(mut body: Body) -> Result<Option<Bytes>, Status> {
+    const HEAD: usize = 5;
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        match frame?.into_data() {
+            Ok(data) => read.extend_from_slice(&data),
+            Err(frame) => {
+                let trailers = frame.into_trailers().expect("data or trailers");
+                let status = Status::from_header_map(&trailers).expect("a status");
+                return if status.code() == Code::Ok { Ok(None) } else { Err(status) };
+            }
+        }
+        // The beginning of the next message may be there, too.
+        let end = if read.len() < HEAD { usize::MAX } else { HEAD + (&read[1..HEAD]).get_u32() as usize };
+        if read.len() >= end {
+            return Ok(Some(read.freeze().slice(HEAD..end)));
+        }
+    }
+    panic!("no status at the end")
+}
+
+/// What valid requests are about: a queue that was made over the API, with jobs that wait for ever.
+pub(super) struct Props {
+    pub(super) queue: String,
+    /// A queue without jobs.
+    pub(super) empty: String,
+    /// A queue that there is not yet.
+    pub(super) new: String,
+    pub(super) waiting: String,
+    pub(super) cancelled: String,
+}
+
+/// A queue of no consumers.
+pub(super) fn no_consumers() -> v1::QueueSettings {
+    v1::QueueSettings { consumers: Some(0), ..v1::QueueSettings::default() }
+}
+
+impl Props {
+    pub(super) async fn set_up(rig: &Rig, queue: &str) -> Self {
+        Props::set_up_by(rig, &[], queue).await
+    }
+
+    /// The same by a caller who shows who it is.
+    pub(super) async fn set_up_by(rig: &Rig, by: &[Header<'_>], queue: &str) -> Self {
+        let (queue, empty) = (queue.to_owned(), format!("{queue}-empty"));
+        for name in [&queue, &empty] {
+            let settings = Some(no_consumers());
+            let request = v1::CreateQueueRequest { name: name.clone(), settings, ..Default::default() };
+            ask::<v1::CreateQueueResponse>(rig, by, "QueueService/CreateQueue", &request).await;
+        }
+        let submit = async || {
+            let request = submission(in_queue(&queue, "echo"));
+            ask::<v1::SubmitResponse>(rig, by, "JobQueue/Submit", &request).await.id().to_owned()
+        };
+        let (waiting, cancelled) = (submit().await, submit().await);
+        let request = v1::CancelJobRequest { id: cancelled.clone(), ..Default::default() };
+        ask::<v1::CancelJobResponse>(rig, by, "JobQueue/CancelJob", &request).await;
+        let new = format!("{queue}-new");
+        Props { queue, empty, new, waiting, cancelled }
+    }
+}
+
+/// The answer to a call that must succeed.
+async fn ask<A: Message + Default>(rig: &Rig, by: &[Header<'_>], rpc: &str, request: &impl Message) -> A {
+    let answer = call(rig, &format!("jobmill.v1.{rpc}"), by, &request.encode_to_vec()).await;
+    let answer = answer.unwrap_or_else(|status| panic!("{rpc}: {status:?}"));
+    A::decode(answer.expect("an answer")).expect("an answer")
+}
+
+/// Jobs by id with revision and state, queues by name with etag.
+pub(super) type State = (Vec<(String, i64, i32)>, Vec<(String, String)>);
+
+/// All that calls can change.
+pub(super) async fn state(rig: &Rig) -> State {
+    state_for(rig, &[]).await
+}
+
+/// The same for a caller who shows who it is.
+pub(super) async fn state_for(rig: &Rig, by: &[Header<'_>]) -> State {
+    let (mut jobs, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = v1::ListJobsRequest { page_size: 1_000, page_token, ..Default::default() };
+        let page: v1::ListJobsResponse = ask(rig, by, "JobQueue/ListJobs", &request).await;
+        jobs.extend(page.jobs.into_iter().map(|job| (job.id, job.revision, job.state)));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let request = v1::ListQueuesRequest { page_size: 1_000, ..Default::default() };
+    let page: v1::ListQueuesResponse = ask(rig, by, "QueueService/ListQueues", &request).await;
+    assert_eq!(page.next_page_token, "");
+    (jobs, page.queues.into_iter().map(|queue| (queue.name, queue.etag)).collect())
+}

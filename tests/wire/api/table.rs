@@ -1,0 +1,217 @@
+//! The rows that tests walk: of every RPC its role and valid requests; of every call that changes something its command,
+//! what of its answer is repeated, and how it is undone. A new RPC that lacks one fails the tests.
+
+use jobmill::{
+    proto::v1::{self, JobState},
+    settings::Role,
+};
+use prost::Message;
+
+use super::raw::{Props, Rpc, no_consumers};
+use crate::{
+    queues::in_queue,
+    support::{Rig, soon, update_of},
+};
+
+/// A call that changes something beside submissions.
+pub(super) struct Verb {
+    pub(super) rpc: &'static str,
+    pub(super) role: Role,
+    /// The arguments of `jobmill` that make it.
+    pub(super) command: &'static [&'static str],
+    /// Whether it is about a job, else about a queue.
+    pub(super) is_of_job: bool,
+}
+
+const fn verb(rpc: &'static str, role: Role, command: &'static [&'static str], is_of_job: bool) -> Verb {
+    Verb { rpc, role, command, is_of_job }
+}
+
+pub(super) const VERBS: [Verb; 9] = [
+    verb("CancelJob", Role::Cancel, &["cancel"], true),
+    verb("RetryJob", Role::Admin, &["retry"], true),
+    verb("DeleteJob", Role::Admin, &["delete"], true),
+    verb("CreateQueue", Role::Admin, &["queue", "create"], false),
+    verb("UpdateQueue", Role::Admin, &["queue", "update"], false),
+    verb("DeleteQueue", Role::Admin, &["queue", "delete"], false),
+    verb("PauseQueue", Role::Admin, &["queue", "pause"], false),
+    verb("ResumeQueue", Role::Admin, &["queue", "resume"], false),
+    verb("PurgeQueue", Role::Admin, &["queue", "purge"], false),
+];
+
+/// What all other calls need; nothing where any token will do.
+const OTHERS: [(&str, Option<Role>); 11] = [
+    ("Submit", Some(Role::Submit)),
+    ("SubmitBatch", Some(Role::Submit)),
+    ("SubmitStream", Some(Role::Submit)),
+    ("SubmitAndWatch", Some(Role::Submit)),
+    ("WatchStatus", Some(Role::Read)),
+    ("GetJob", Some(Role::Read)),
+    ("ListJobs", Some(Role::Read)),
+    ("CountJobs", Some(Role::Read)),
+    ("GetQueue", Some(Role::Read)),
+    ("ListQueues", Some(Role::Read)),
+    ("GetServerInfo", None),
+];
+
+/// The role that a call needs.
+pub(super) fn role(rpc: &Rpc) -> Option<Role> {
+    let verbs = VERBS.iter().map(|verb| (verb.rpc, Some(verb.role)));
+    let found = verbs.chain(OTHERS).find(|(name, _)| *name == rpc.short());
+    found.unwrap_or_else(|| panic!("{} has no row here: say which role it needs", rpc.name)).1
+}
+
+impl Props {
+    /// A request of an RPC that is carried out.
+    pub(super) fn request(&self, rpc: &Rpc, request_id: &str) -> Vec<u8> {
+        self.request_for(rpc, request_id, false)
+    }
+
+    /// Another one, which is no less valid.
+    pub(super) fn other_request(&self, rpc: &Rpc, request_id: &str) -> Vec<u8> {
+        self.request_for(rpc, request_id, true)
+    }
+
+    fn request_for(&self, rpc: &Rpc, request_id: &str, other: bool) -> Vec<u8> {
+        let Props { queue, empty, new, waiting, cancelled } = self;
+        macro_rules! said {
+            ($request:ident { $($field:ident: $value:expr),* $(,)? }) => {
+                v1::$request { $($field: $value,)* ..Default::default() }.encode_to_vec()
+            };
+        }
+        let request_id = request_id.to_owned();
+        let spec = v1::JobSpec { max_attempts: i32::from(other), ..in_queue(queue, "echo") };
+        let job = Some(spec.clone());
+        let expected_revision = other.then_some(1_000_000);
+        let settings = v1::QueueSettings { max_jobs: Some(if other { 8 } else { 9 }), ..no_consumers() };
+        let name = if other { "default" } else { queue };
+        let named = || name.to_owned();
+        match rpc.short() {
+            "Submit" => said!(SubmitRequest { job: job, request_id: request_id }),
+            "SubmitBatch" => said!(SubmitBatchRequest { jobs: vec![spec; 2], request_id: request_id }),
+            "SubmitStream" => {
+                said!(SubmitStreamRequest { items: vec![v1::SubmitItem { job, request_id }] })
+            }
+            "SubmitAndWatch" => said!(SubmitAndWatchRequest { job: job, request_id: request_id }),
+            "WatchStatus" => said!(WatchStatusRequest { ids: vec![waiting.clone()] }),
+            "GetJob" => said!(GetJobRequest { id: waiting.clone() }),
+            "ListJobs" => said!(ListJobsRequest {}),
+            "CountJobs" => said!(CountJobsRequest {}),
+            "CancelJob" => said!(CancelJobRequest {
+                id: waiting.clone(),
+                request_id: request_id,
+                expected_revision: expected_revision
+            }),
+            "RetryJob" => said!(RetryJobRequest {
+                id: cancelled.clone(),
+                request_id: request_id,
+                expected_revision: expected_revision
+            }),
+            "DeleteJob" => said!(DeleteJobRequest {
+                id: if other { waiting } else { cancelled }.clone(),
+                request_id: request_id,
+                expected_revision: expected_revision
+            }),
+            "CreateQueue" => {
+                said!(CreateQueueRequest {
+                    name: new.clone(),
+                    settings: Some(settings),
+                    request_id: request_id
+                })
+            }
+            "GetQueue" => said!(GetQueueRequest { name: queue.clone() }),
+            "ListQueues" => said!(ListQueuesRequest {}),
+            "UpdateQueue" => {
+                v1::UpdateQueueRequest { request_id, ..update_of(queue, settings) }.encode_to_vec()
+            }
+            "DeleteQueue" => {
+                let name = if other { queue } else { empty };
+                said!(DeleteQueueRequest { name: name.clone(), request_id: request_id })
+            }
+            "PauseQueue" => said!(PauseQueueRequest { name: named(), request_id: request_id }),
+            "ResumeQueue" => said!(ResumeQueueRequest { name: named(), request_id: request_id }),
+            "PurgeQueue" => said!(PurgeQueueRequest { name: named(), request_id: request_id }),
+            "GetServerInfo" => said!(GetServerInfoRequest {}),
+            other => panic!("{other} has no row here: say what a valid request is like"),
+        }
+    }
+}
+
+/// What of an answer a repeat has in common with the first one, and whether it says that it is one, where it says so.
+pub(super) fn answer(rpc: &Rpc, message: Option<bytes::Bytes>) -> (String, Option<bool>) {
+    let bytes = message.unwrap_or_else(|| panic!("{} has no answer", rpc.name));
+    macro_rules! read {
+        ($response:ident) => {
+            v1::$response::decode(bytes).expect("an answer")
+        };
+    }
+    let change = |change: Option<v1::JobChange>| {
+        let change = change.expect("what became of it");
+        let as_first = v1::JobChange { repeated: false, ..change.clone() };
+        (format!("{as_first:?}"), Some(change.repeated))
+    };
+    // A queue is shown as it is now, and so is the age of what waits in it.
+    macro_rules! shown {
+        ($response:ident) => {{
+            let v1::$response { queue, repeated } = read!($response);
+            let queue = queue.map(|queue| v1::Queue { stats: None, ..queue });
+            (format!("{queue:?}"), Some(repeated))
+        }};
+    }
+    let submitted = |submitted: Vec<v1::Submitted>| {
+        let repeated = submitted.iter().all(|one| one.outcome() == v1::SubmitOutcome::Repeated);
+        (format!("{:?}", crate::support::ids(submitted)), Some(repeated))
+    };
+    match rpc.short() {
+        "Submit" => submitted(read!(SubmitResponse).submitted.into_iter().collect()),
+        "SubmitBatch" => submitted(read!(SubmitBatchResponse).jobs),
+        "SubmitAndWatch" => match read!(SubmitAndWatchResponse).event {
+            Some(v1::submit_and_watch_response::Event::Submitted(response)) => {
+                submitted(response.submitted.into_iter().collect())
+            }
+            event => panic!("{event:?}"),
+        },
+        "CancelJob" => change(read!(CancelJobResponse).change),
+        "RetryJob" => change(read!(RetryJobResponse).change),
+        "DeleteJob" => (format!("{:?}", read!(DeleteJobResponse)), None),
+        "CreateQueue" => shown!(CreateQueueResponse),
+        "UpdateQueue" => shown!(UpdateQueueResponse),
+        "DeleteQueue" => (format!("{:?}", read!(DeleteQueueResponse)), None),
+        "PauseQueue" => shown!(PauseQueueResponse),
+        "ResumeQueue" => shown!(ResumeQueueResponse),
+        "PurgeQueue" => (format!("{:?}", read!(PurgeQueueResponse)), None),
+        other => panic!("{other} has no row here: say what of its answer is repeated"),
+    }
+}
+
+/// Makes a queue.
+pub(super) async fn create(rig: &Rig, name: &str) {
+    let settings = Some(no_consumers());
+    let request = v1::CreateQueueRequest { name: name.to_owned(), settings, ..Default::default() };
+    soon(rig.queues.clone().create_queue(request)).await.unwrap();
+}
+
+/// Deletes a queue.
+pub(super) async fn delete_queue(rig: &Rig, name: &str) {
+    let request = v1::DeleteQueueRequest { name: name.to_owned(), ..Default::default() };
+    soon(rig.queues.clone().delete_queue(request)).await.unwrap();
+}
+
+/// Undoes what a call did, as far as that can be: a repeat that is carried out would do it again.
+pub(super) async fn undo(rig: &Rig, rpc: &Rpc, props: &Props) {
+    match rpc.short() {
+        "Submit" | "SubmitBatch" | "SubmitAndWatch" | "DeleteJob" => {}
+        "CancelJob" => assert_eq!(rig.retry(&props.waiting).await.unwrap().state(), JobState::Queued),
+        "RetryJob" => assert_eq!(rig.cancel(&props.cancelled).await.unwrap().state(), JobState::Cancelled),
+        "CreateQueue" => delete_queue(rig, &props.new).await,
+        "UpdateQueue" => {
+            let settings = v1::QueueSettings { max_jobs: Some(77), ..no_consumers() };
+            soon(rig.queues.clone().update_queue(update_of(&props.queue, settings))).await.unwrap();
+        }
+        "DeleteQueue" => create(rig, &props.empty).await,
+        "PauseQueue" => rig.resume(&props.queue).await,
+        "ResumeQueue" => rig.pause(&props.queue).await,
+        "PurgeQueue" => drop(rig.submit_batch(vec![in_queue(&props.queue, "echo"); 2]).await),
+        other => panic!("{other} has no row here: say how it is undone"),
+    }
+}
