@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""Runs the recipes of docs/clients.md, so that none of them can go stale: `.ci/clients.py [JOBMILL [SECTION…]]`.
+
+JOBMILL is the program; without it, the one in target/. Sections are named by their headings, such as `Go`; by default
+all are run. Each gets an empty folder with a copy of `proto/` and a server of its own, in memory, whose configuration
+is the document's `jobmill.toml`. Its blocks then count in their order: one with a title is written to the file of that
+name, one of `sh` is run as it stands. A comment on the line before a block of `sh` says otherwise:
+
+    <!-- ci: client -->  runs the client twice with the same request id, and checks what it prints. The first time its
+                         connection is cut in the middle of the watch, and the next ones are refused for a while; it
+                         must then go on with a token of that watch.
+    <!-- ci: dotnet -->  needs `dotnet`; where that is missing, the section's stubs are generated with protoc alone
+
+Any other tool that is missing is an error.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+DOCUMENT = "docs/clients.md"
+BLOCK = re.compile(r'(?:<!-- ci: (?P<how>[^>]*?) -->\n)?```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n'
+                   r"(?P<code>.*?)\n```", re.S)
+SECONDS_MAX = 300
+# How long connections are refused after the cut, so that a client has to try more than once.
+REFUSED_SECONDS = 0.5
+# The protoc whose C# generator stands in for that of Grpc.Tools: the same code, without .NET.
+PROTOC = ["npx", "--yes", "protoc@36.2.0"]
+
+# A resume token within what is sent. The byte before it may look like a part of it: it is the token's length, which
+# comes before it in every message that has it.
+TOKEN = re.compile(rb"[A-Za-z0-9_-]{60,}")
+
+# What a client prints, without underscores and in lower case, since languages spell enums in their own ways.
+EXPECTED = [
+    r"{outcome} \w+",
+    r"succeeded: 6$",
+    r"invalidargument: job\.priority: is 1000",
+    r"reason invalidrequest",
+    r"field job\.priority: is 1000",
+    r"notfound: no queue is named `nowhere`",
+    r"reason queuenotfound .*queue.*nowhere",
+]
+
+
+class Link:
+    """A way to the server that can be cut: forwards what comes to its port."""
+
+    def __init__(self, target):
+        self.target = target
+        self.open = []
+        # What came from the client and from the server, since the cut if there was one.
+        self.asked, self.told = bytearray(), bytearray()
+        # What the server had given before the cut to go on from, without the answer to the submission.
+        self.tokens = []
+        self.refused_until = 0.0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                if time.monotonic() < self.refused_until:
+                    reset(client)
+                    continue
+                server = socket.create_connection(("127.0.0.1", self.target))
+                self.open += [client, server]
+                for way in (client, server, self.asked), (server, client, self.told):
+                    threading.Thread(target=forward, args=way, daemon=True).start()
+
+    def cut(self):
+        self.refused_until = time.monotonic() + REFUSED_SECONDS
+        for end in self.open:
+            reset(end)
+        self.open.clear()
+        self.tokens = TOKEN.findall(self.told)[1:]
+        self.asked.clear()
+        self.told.clear()
+
+    def went_on(self):
+        return any(token in self.asked for token in self.tokens)
+
+    def close(self):
+        self.listener.close()
+        self.cut()
+
+
+def reset(end):
+    with contextlib.suppress(OSError):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # Wakes the thread that reads, which keeps the socket from being closed.
+        end.shutdown(socket.SHUT_RDWR)
+    end.close()
+
+
+def forward(source, sink, record):
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            record += data
+            sink.sendall(data)
+    reset(source)
+    reset(sink)
+
+
+@contextlib.contextmanager
+def served(program, folder):
+    """A server in memory; yields its port."""
+    command = [program, "serve", "--memory", "--config", "jobmill.toml", "--listen", "127.0.0.1:0"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JOBMILL_")}
+    server = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        for line in server.stdout:
+            if found := re.search(r"listening on 127\.0\.0\.1:(\d+)", line):
+                break
+        else:
+            sys.exit("the server did not start")
+        # What it logs from now on must not fill the pipe.
+        threading.Thread(target=server.stdout.read, daemon=True).start()
+        yield int(found[1])
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+
+
+def run(code, folder, env):
+    print(code, flush=True)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", code], cwd=folder, env=env, stdin=subprocess.DEVNULL,
+                          timeout=SECONDS_MAX)
+    if done.returncode != 0:
+        sys.exit(f"exit code {done.returncode} of:\n{code}")
+
+
+def run_client(code, folder, env, link, outcome, to_cut):
+    """Runs the client, cuts its connection once it tells that the job runs, and checks what it prints."""
+    client = subprocess.Popen(["bash", "-euo", "pipefail", "-c", code], cwd=folder, env=env, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, text=True, start_new_session=True)
+    timer = threading.Timer(SECONDS_MAX, os.killpg, (client.pid, signal.SIGKILL))
+    timer.start()
+    lines = []
+    for line in client.stdout:
+        print("    " + line.rstrip(), flush=True)
+        lines.append(line.strip().replace("_", "").lower())
+        if to_cut and "running" in lines[-1]:
+            link.cut()
+            to_cut = False
+    timer.cancel()
+    if (status := client.wait()) != 0:
+        sys.exit(f"exit code {status} of:\n{code}")
+    expected = [EXPECTED[0].format(outcome=outcome)] + EXPECTED[1:]
+    if outcome == "created":
+        expected.insert(1, "broken off; again with the token")
+    remaining = iter(lines)
+    for pattern in expected:
+        if not any(re.search(pattern, line) for line in remaining):
+            sys.exit(f"the client printed no line like {pattern!r}, or not in its place")
+    if outcome == "created" and not link.went_on():
+        sys.exit("the client did not go on with a token of its watch")
+
+
+def run_section(name, text, configuration, program):
+    start = time.monotonic()
+    print(f"--- {DOCUMENT}: {name}", flush=True)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jobmill-clients-"))
+        shutil.copytree("proto", os.path.join(folder, "proto"))
+        server_folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jobmill-clients-"))
+        write(server_folder, "jobmill.toml", configuration)
+        link = Link(stack.enter_context(served(program, server_folder)))
+        stack.callback(link.close)
+        env = {**os.environ, "JOBMILL_ADDRESS": f"127.0.0.1:{link.port}"}
+        clients = 0
+        for block in BLOCK.finditer(text):
+            how, code = block["how"], block["code"]
+            if block["title"]:
+                write(folder, block["title"], code)
+            elif block["kind"] == "sh" and how == "dotnet" and not shutil.which("dotnet"):
+                clients += 1
+                run(" ".join([*PROTOC, "-I proto --csharp_out=. proto/jobmill/v1/*.proto"]), folder, env)
+            elif block["kind"] == "sh" and how in ("client", "dotnet"):
+                clients += 1
+                print(code, flush=True)
+                run_client(code, folder, env, link, "created", to_cut=True)
+                run_client(code, folder, env, link, "repeated", to_cut=False)
+            elif block["kind"] == "sh":
+                run(code, folder, env)
+        if clients != 1:
+            sys.exit(f"{name} runs {clients} clients, expected one")
+    print(f"--- {DOCUMENT}: {name} took {time.monotonic() - start:.0f} s", flush=True)
+
+
+def write(folder, name, text):
+    path = os.path.join(folder, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def find_program():
+    for path in "target/release/jobmill", "target/debug/jobmill":
+        if os.path.exists(path):
+            return path
+    sys.exit("no program in target/: build it, or name it")
+
+
+def main():
+    program = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else find_program())
+    with open(DOCUMENT, encoding="utf-8") as file:
+        head, *sections = re.split(r"^## (.+)\n", file.read(), flags=re.M)
+    sections = dict(zip(sections[::2], sections[1::2]))
+    configuration = next(block["code"] for block in BLOCK.finditer(head) if block["title"] == "jobmill.toml")
+    # A section with a recipe is one that runs something.
+    recipes = {name: text for name, text in sections.items() if "```sh" in text}
+    for name in sys.argv[2:] or recipes:
+        run_section(name, recipes[name], configuration, program)
+
+
+main()
