@@ -5,7 +5,7 @@ use crate::settings::Role;
 /// What an RPC asks of its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Needs {
-    /// Nothing: whoever reaches the server may know whether it is well.
+    /// No token: the call tells no more than whether the server is well.
     Nothing,
     /// Any token.
     AnyToken,

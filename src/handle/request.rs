@@ -148,7 +148,7 @@ impl JobRequest {
         self
     }
 
-    /// The W3C trace state of whoever submits, as in the header `tracestate`: handlers get it beside the trace context.
+    /// The caller's W3C trace state, as in the header `tracestate`: handlers get it beside the trace context.
     pub fn tracestate(mut self, state: impl Into<String>) -> Self {
         self.tracestate = state.into();
         self

@@ -20,7 +20,8 @@ const JOBS_MAX: usize = 4_096;
 /// Byte limit of a batch's new jobs, and that of its reports, but for the last one that it takes. A disk takes some 15
 /// ms for as much, for which all other callers wait.
 const BYTES_MAX: u64 = 1 << 20;
-/// Reports of so many bytes make their batch a long one: callers who came meanwhile are served before the next reports.
+/// Size of the reports of a batch from which on it takes long: callers who came meanwhile are served before the next
+/// reports.
 const LARGE_BYTES: u64 = 256 << 10;
 
 /// What comes from callers.

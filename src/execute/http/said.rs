@@ -18,7 +18,7 @@ const PAYLOAD_METADATA: HeaderName = HeaderName::from_static("jobmill-payload-me
 const HEADER_PREFIX: &str = "jobmill-header-";
 /// What is encoded in a request id: all that has a meaning in URLs or can't be in a header.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-/// Entries go into another line once one has so many bytes: many servers refuse lines of more than 8 KiB.
+/// Size of a header line from which on entries go into another one: many servers refuse lines of more than 8 KiB.
 const LINE_BYTES: usize = 4 << 10;
 
 /// Adds it to the headers of a request.
