@@ -64,17 +64,12 @@ pub(crate) fn repeatable(
     Some(RequestId { key: RequestId::key_of(request_id), digest: canonical.digest() })
 }
 
+/// Vectors of the form: each has what was said, as it is hashed, and its digest.
 #[cfg(test)]
-mod tests {
-    use std::{collections::BTreeMap, time::Duration};
-
+pub(crate) mod vectors {
     use serde::Deserialize;
     use sha2::{Digest, Sha256};
 
-    use super::*;
-    use crate::{clock::Timestamp, job::PayloadInfo};
-
-    /// A vector of `tests/vectors/requests.json`: what was said, and its digest.
     #[derive(Deserialize)]
     struct Vector {
         name: String,
@@ -82,6 +77,29 @@ mod tests {
         form: String,
         digest: String,
     }
+
+    /// Compares the five vectors of a file with the digests that are `made`, by name and call.
+    pub(crate) fn check(json: &str, made: impl Fn(&str, &str) -> [u8; 16]) {
+        let vectors: Vec<Vector> = serde_json::from_str(json).unwrap();
+        assert_eq!(vectors.len(), 5);
+        for Vector { name, call, form, digest } in vectors {
+            let by_hand = &Sha256::digest(form.as_bytes())[..16];
+            assert_eq!(hex(by_hand), digest, "{name}: what was hashed");
+            assert_eq!(hex(&made(&name, &call)), digest, "{name}");
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use super::*;
+    use crate::{clock::Timestamp, job::PayloadInfo};
 
     fn full() -> JobDraft {
         JobDraft {
@@ -129,19 +147,9 @@ mod tests {
     /// They hold for good: a digest that changes would take every request that is kept for another one.
     #[test]
     fn digests_are_those_of_the_vectors() {
-        let vectors: Vec<Vector> =
-            serde_json::from_str(include_str!("../../tests/vectors/requests.json")).unwrap();
-        assert_eq!(vectors.len(), 5);
-        for vector in vectors {
-            let digest = request("id", &vector.call, &drafts(&vector.name)).unwrap().digest;
-            let by_hand = &Sha256::digest(vector.form.as_bytes())[..16];
-            assert_eq!(hex(by_hand), vector.digest, "{}: what was hashed", vector.name);
-            assert_eq!(hex(&digest), vector.digest, "{}", vector.name);
-        }
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        vectors::check(include_str!("../../tests/vectors/requests.json"), |name, call| {
+            request("id", call, &drafts(name)).unwrap().digest
+        });
     }
 
     #[test]

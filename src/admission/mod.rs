@@ -11,6 +11,8 @@ use std::{
 
 use bytes::Bytes;
 
+#[cfg(test)]
+pub(crate) use digest::vectors;
 pub(crate) use digest::{repeatable, request};
 pub use rules::FieldFault;
 

@@ -7,15 +7,14 @@ use tonic::{Request, Response, Status};
 
 use super::{
     caller::Caller,
-    convert,
     core::Core,
     needs::Needs,
     outgoing,
-    submit::{By, One, Submitter},
+    submit::{By, Submitter},
     submit_stream,
     validate::Validator,
     verbs::{self, About, Verb, repeatable},
-    views::{is_large, job_change},
+    views::job_change,
     watch_stream::{self, WatchRequest},
 };
 use crate::{
@@ -63,12 +62,7 @@ impl JobQueue for JobQueueApi {
             return Ok(Response::new(response));
         };
         let share = self.core.outgoing.share();
-        if is_large(view) {
-            share.reserve().await;
-        }
-        let mut shown = convert::job(&job);
-        self.core.complete(&mut shown, job.id, view).await?;
-        response.job = Some(shown);
+        response.job = Some(self.core.shown_job(&job, view, &share).await?);
         Ok(outgoing::message(response, share))
     }
 
@@ -97,9 +91,9 @@ impl JobQueue for JobQueueApi {
         &self,
         call: Request<v1::SubmitAndWatchRequest>,
     ) -> Result<Response<Self::SubmitAndWatchStream>, Status> {
-        let caller = Caller::of(&call)?;
         use v1::submit_and_watch_response::Event;
 
+        let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
         let (metadata, _, body) = call.into_parts();
         let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
@@ -119,7 +113,9 @@ impl JobQueue for JobQueueApi {
                 hidden: HashSet::new(),
                 detail,
                 output: body.output,
-                start: watch_from(&one),
+                start: one
+                    .watch_after()
+                    .map_or(Start::Snapshot, |after| Start::Resume(ResumeToken::after(after))),
             };
             watch_stream::start(&self.core, caller, watch, view, Arc::clone(&share))
                 .map(|message| message.map(Event::Status))
@@ -190,17 +186,6 @@ impl JobQueue for JobQueueApi {
     }
 }
 
-/// Where a watch of a job that was just submitted begins. That of a repeat, and of a job that had expired when it came,
-/// begins with the job as it is: nothing else would tell its end.
-fn watch_from(one: &One) -> Start {
-    match &one.job {
-        Some(job) if one.outcome == SubmitOutcome::Created && !job.state.is_done() => {
-            Start::Resume(ResumeToken { watched: [0; 8], position: job.position, snapshot: None })
-        }
-        Some(_) | None => Start::Snapshot,
-    }
-}
-
 const SUBMIT: Needs = Needs::Role(Role::Submit);
 const READ: Needs = Needs::Role(Role::Read);
 
@@ -252,7 +237,6 @@ impl Verb for CancelJob {
     }
 
     fn say(&self, said: &mut Canonical) {
-        said.put_text("id", &self.id.to_string());
         said.put_number("expected_revision", self.expected_revision);
     }
 
@@ -298,7 +282,6 @@ impl Verb for RetryJob {
     }
 
     fn say(&self, said: &mut Canonical) {
-        said.put_text("id", &self.id.to_string());
         said.put_number("expected_revision", self.expected_revision);
     }
 
@@ -338,7 +321,6 @@ impl Verb for DeleteJob {
     }
 
     fn say(&self, said: &mut Canonical) {
-        said.put_text("id", &self.id.to_string());
         said.put_number("expected_revision", self.expected_revision);
     }
 

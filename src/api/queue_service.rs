@@ -177,7 +177,6 @@ impl Verb for CreateQueue {
     }
 
     fn say(&self, said: &mut Canonical) {
-        said.put_text("name", &self.name);
         say_settings(said, &self.said);
     }
 
@@ -191,7 +190,7 @@ impl Verb for CreateQueue {
     }
 }
 
-/// The etag of whoever changes a queue whatever has happened since.
+/// The etag that every queue matches.
 const ANY: &str = "*";
 
 /// Changes some of a queue's settings.
@@ -230,7 +229,6 @@ impl Verb for UpdateQueue {
     }
 
     fn say(&self, said: &mut Canonical) {
-        said.put_text("name", &self.name);
         said.put_text("etag", &self.etag);
         for path in &self.paths {
             said.put_text("update_mask", path);
@@ -293,10 +291,6 @@ impl Verb for DeleteQueue {
         About::Queue(&self.name)
     }
 
-    fn say(&self, said: &mut Canonical) {
-        said.put_text("name", &self.name);
-    }
-
     fn action(&self, ask: Ask<(), ControlRefusal>) -> Action {
         Action::DeleteQueue { name: self.name.clone(), ask }
     }
@@ -332,10 +326,6 @@ impl Verb for PauseQueue {
         About::Queue(&self.name)
     }
 
-    fn say(&self, said: &mut Canonical) {
-        said.put_text("name", &self.name);
-    }
-
     fn action(&self, ask: Ask<QueueDone, ControlRefusal>) -> Action {
         Action::SetPaused { name: self.name.clone(), paused: true, ask }
     }
@@ -360,10 +350,6 @@ impl Verb for ResumeQueue {
 
     fn about(&self) -> About<'_> {
         About::Queue(&self.name)
-    }
-
-    fn say(&self, said: &mut Canonical) {
-        said.put_text("name", &self.name);
     }
 
     fn action(&self, ask: Ask<QueueDone, ControlRefusal>) -> Action {
@@ -395,10 +381,6 @@ impl Verb for PurgeQueue {
 
     fn about(&self) -> About<'_> {
         About::Queue(&self.name)
-    }
-
-    fn say(&self, said: &mut Canonical) {
-        said.put_text("name", &self.name);
     }
 
     fn action(&self, ask: Ask<u64, ControlRefusal>) -> Action {

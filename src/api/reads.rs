@@ -25,9 +25,9 @@ use crate::{
     watch::{Detail, IdsWatch, Start},
 };
 
-/// A list call looks at so many jobs in one read,
+/// Limit of the jobs that a list call looks at in one read.
 const SCAN_BUDGET: usize = 10_000;
-/// and at so many in all before it returns a short page.
+/// Limit of the jobs that a list call looks at before it returns a short page.
 const LIST_BUDGET: usize = 100_000;
 
 impl Core {
@@ -175,15 +175,14 @@ impl Core {
         wait: Duration,
         deadline: Option<Uptime>,
     ) -> Result<(), Status> {
-        let core = self;
-        let job = core.shard.reads.read(move |reader| reader.job(id)).await?;
+        let job = self.shard.reads.read(move |reader| reader.job(id)).await?;
         let job = job.ok_or_else(|| errors::job_not_found(&id))?;
         caller.on_job(&job)?;
-        let now = core.clock.uptime();
+        let now = self.clock.uptime();
         let until = deadline.map_or(now.after(wait), |deadline| deadline.min(now.after(wait)));
-        let (reads, issuer) = (core.shard.reads.clone(), Arc::clone(&core.issuer));
+        let (reads, issuer) = (self.shard.reads.clone(), Arc::clone(&self.issuer));
         let mut watch = IdsWatch::new(
-            &core.shard.hub,
+            &self.shard.hub,
             reads,
             issuer,
             &[id],
@@ -196,7 +195,7 @@ impl Core {
         let ended = async { while let Some(Ok(_)) = watch.next().await {} };
         tokio::select! {
             () = ended => {}
-            () = core.clock.sleep_until(until) => {}
+            () = self.clock.sleep_until(until) => {}
         }
         caller.recheck()
     }

@@ -39,6 +39,15 @@ pub(super) struct One {
     pub(super) job: Option<Arc<Job>>,
 }
 
+impl One {
+    /// The position in the feed after which a watch finds all that becomes of the job. A watch of a repeat, and of a job
+    /// that had expired when it came, has none, and begins with the job as it is now: nothing else would tell its end.
+    pub(super) fn watch_after(&self) -> Option<Position> {
+        let job = self.job.as_ref().filter(|_| self.outcome == SubmitOutcome::Created)?;
+        (!job.state.is_done()).then_some(job.position)
+    }
+}
+
 /// Takes submissions of one job and of a batch.
 #[derive(Clone, Copy)]
 pub(super) struct Submitter<'a> {
@@ -171,13 +180,9 @@ impl Submitter<'_> {
         Ok(self.core.shard.reads.read(told).await?)
     }
 
-    /// What a submission of one job is answered with. A watch of a repeat, and of a job that had expired when it came,
-    /// begins with the job as it is now: nothing else would tell its end.
+    /// What a submission of one job is answered with.
     pub(super) fn submit_response(&self, one: &One) -> v1::SubmitResponse {
-        let resume_token = match (one.outcome, &one.job) {
-            (SubmitOutcome::Created, Some(job)) if !job.state.is_done() => self.token(job.position),
-            (SubmitOutcome::Created | SubmitOutcome::Repeated | SubmitOutcome::Gone, _) => String::new(),
-        };
+        let resume_token = one.watch_after().map(|position| self.token(position)).unwrap_or_default();
         v1::SubmitResponse {
             submitted: Some(convert::submitted(one.id, one.outcome)),
             resume_token,
@@ -186,7 +191,7 @@ impl Submitter<'_> {
     }
 
     fn token(&self, position: Position) -> String {
-        self.core.issuer.issue(&ResumeToken { watched: [0; 8], position, snapshot: None })
+        self.core.issuer.issue(&ResumeToken::after(position))
     }
 }
 

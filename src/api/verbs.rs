@@ -10,7 +10,7 @@ use super::{caller::Caller, core::Core, errors, needs::Needs, validate::Validato
 use crate::{
     admission,
     engine::{Action, Ask, Control, ControlRefusal, QueueCheck},
-    job::{Canonical, JobId},
+    job::{Canonical, JobId, RequestId},
 };
 
 /// A call that changes something.
@@ -37,9 +37,9 @@ pub(super) trait Verb: Sized + Send + Sync {
         false
     }
 
-    /// Adds what the request said, beside its namespace and how much it wants to be answered, to what a repeat must
-    /// say, too.
-    fn say(&self, said: &mut Canonical);
+    /// Adds what the request said, beside its namespace, what it changes and how much it wants to be answered, to what
+    /// a repeat must say, too.
+    fn say(&self, _said: &mut Canonical) {}
 
     /// What is asked of the shard.
     fn action(&self, ask: Ask<Self::Done, ControlRefusal>) -> Action;
@@ -58,6 +58,16 @@ pub(super) enum About<'a> {
     Job(JobId),
     /// By its name.
     Queue(&'a str),
+}
+
+impl About<'_> {
+    /// Adds it as every request says it first.
+    fn say(self, said: &mut Canonical) {
+        match self {
+            About::Job(id) => said.put_text("id", &id.to_string()),
+            About::Queue(name) => said.put_text("name", name),
+        }
+    }
 }
 
 /// What all requests of verbs have.
@@ -106,7 +116,7 @@ pub(super) async fn run<V: Verb>(
             (queue, entry)
         }
     };
-    let request = admission::repeatable(&request_id, V::NAME, |said| verb.say(said));
+    let request = repeatable_request(&verb, &request_id);
     let give_up = core.give_up(queue.as_deref().unwrap_or_default(), deadline);
     let only_repeat = queue.is_none().then(|| {
         let caller = Arc::clone(&caller);
@@ -116,6 +126,14 @@ pub(super) async fn run<V: Verb>(
     let done = core.shard.control(give_up, asked).await.map_err(Status::from);
     entry.end(&done, |_| Vec::new());
     verb.answer(core, done?).await
+}
+
+/// The key and digest of a request, if it has an id.
+fn repeatable_request<V: Verb>(verb: &V, request_id: &str) -> Option<RequestId> {
+    admission::repeatable(request_id, V::NAME, |said| {
+        verb.about().say(said);
+        verb.say(said);
+    })
 }
 
 /// The queue of a job, if the caller may change the job: it never goes to another queue, so that looking first is

@@ -36,12 +36,7 @@ pub(super) async fn job_change(
         repeated: is_repeat,
     };
     let Some(job) = job.filter(|_| view != v1::JobView::Unspecified) else { return Ok((change, None)) };
-    if is_large(view) {
-        share.reserve().await;
-    }
-    let mut shown = convert::job(&job);
-    core.complete(&mut shown, id, view).await?;
-    Ok((change, Some(shown)))
+    Ok((change, Some(core.shown_job(&job, view, share).await?)))
 }
 
 impl Core {
@@ -66,6 +61,22 @@ impl Core {
             Ok(Some((job, shown)))
         });
         Ok(read.await?)
+    }
+
+    /// A job as it was, with what a view has beyond JOB_VIEW_BASIC as it is now. What may be large has its place among
+    /// the answers first.
+    pub(super) async fn shown_job(
+        &self,
+        job: &Job,
+        view: v1::JobView,
+        share: &Share,
+    ) -> Result<v1::Job, Status> {
+        if is_large(view) {
+            share.reserve().await;
+        }
+        let mut shown = convert::job(job);
+        self.complete(&mut shown, job.id, view).await?;
+        Ok(shown)
     }
 
     /// Adds what a view has beyond JOB_VIEW_BASIC, as it is now, to a job as it was.

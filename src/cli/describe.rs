@@ -90,11 +90,8 @@ fn took(job: &Job) -> Option<Duration> {
 
 /// A job in full.
 pub(super) fn in_full(job: &Job, now: Timestamp, colour: bool) -> String {
-    let mut page = String::new();
-    for (name, value) in fields(job, now, colour) {
-        // Writing to a string can't fail.
-        let _ = writeln!(page, "{name:<14}{value}");
-    }
+    let mut page = text::fields(fields(job, now, colour));
+    // Writing to a string can't fail.
     if !job.attempts.is_empty() {
         let _ = writeln!(page, "\nattempts\n{}", indented(&attempts(&job.attempts, now, colour)));
     }
@@ -124,9 +121,7 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
         ("kind", text::escape(job.kind()).into_owned()),
         ("state", if details.is_empty() { state } else { format!("{state} {details}") }),
     ];
-    for (index, waits) in job.pending.iter().enumerate() {
-        fields.push((if index == 0 { "waits because" } else { "" }, pending(waits, now)));
-    }
+    fields.extend(text::listed("waits because", job.pending.iter().map(|waits| pending(waits, now))));
     if let Some(failed) = &job.last_failure {
         fields.push(("last failure", failure(failed)));
     }

@@ -77,10 +77,10 @@ fn page(endpoint: &str, info: &GetServerInfoResponse, clock: Option<Difference>,
         fields.push(("you may", "do everything: the server asks for no tokens".to_owned()));
     } else {
         fields.push(("you are", text::escape(&info.subject).into_owned()));
-        fields.extend(lines("you may", info.grants.iter().map(grant)));
+        fields.extend(text::listed("you may", info.grants.iter().map(grant)));
     }
-    fields.extend(lines("features", info.features.iter().map(|name| text::escape(name).into_owned())));
-    let mut page: String = fields.iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect();
+    fields.extend(text::listed("features", info.features.iter().map(|name| text::escape(name).into_owned())));
+    let mut page = text::fields(fields);
     let mut limits = Table::new(["LIMIT", "VALUE"], colour).numbers([1]);
     for limit in &info.limits {
         limits.row([plain(text::escape(&limit.name)), plain(limit.value.to_string())]);
@@ -93,14 +93,6 @@ fn page(endpoint: &str, info: &GetServerInfoResponse, clock: Option<Difference>,
 fn grant(grant: &Grant) -> String {
     let queues: Vec<_> = grant.queues.iter().map(|queue| text::escape(queue)).collect();
     format!("{} on {}", text::escape(&grant.role), queues.join(", "))
-}
-
-/// A line for each value, the first of which has the name.
-fn lines(
-    name: &'static str,
-    values: impl Iterator<Item = String>,
-) -> impl Iterator<Item = (&'static str, String)> {
-    values.enumerate().map(move |(index, value)| (if index == 0 { name } else { "" }, value))
 }
 
 #[cfg(test)]

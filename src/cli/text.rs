@@ -112,6 +112,19 @@ pub(super) fn counted(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
+/// Names and values in two columns, a line for each.
+pub(super) fn fields<'a>(fields: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    fields.into_iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect()
+}
+
+/// Fields for several values, the first of which has the name.
+pub(super) fn listed(
+    name: &'static str,
+    values: impl Iterator<Item = String>,
+) -> impl Iterator<Item = (&'static str, String)> {
+    values.enumerate().map(move |(index, value)| (if index == 0 { name } else { "" }, value))
+}
+
 /// The first characters of a text, with a sign that there are more.
 pub(super) fn shortened(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {

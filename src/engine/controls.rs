@@ -198,17 +198,19 @@ impl Action {
             | Action::Purge { .. } => None,
         }
     }
+
+    /// The action with a refusal as its verdict.
+    fn refused(mut self, why: ControlRefusal) -> Self {
+        let ask: &mut dyn Asked<ControlRefusal> = question!(&mut self);
+        ask.decide_refusal(why);
+        self
+    }
 }
 
 impl Decision<'_> {
     /// Decides one control. A purge is decided at its end. A request that came before changes nothing.
     pub(super) fn control(&mut self, control: Control) {
         let Control { request, action, only_repeat, .. } = control;
-        let refused = |action, why| {
-            let mut control = Control::once(action);
-            control.ask_mut().decide_refusal(why);
-            Some(control.action)
-        };
         let seen = request.and_then(|request| Some((request, self.request(request)?.row)));
         let same = seen.filter(|(request, row)| row.digest == request.digest).map(|(_, row)| row.answer);
         let may_hear = |answer: &KeptAnswer| {
@@ -222,9 +224,9 @@ impl Decision<'_> {
                 // Whether there is something, or another request, is not for this caller to know.
                 let missing =
                     action.job().map_or(ControlRefusal::RequestMismatch, ControlRefusal::JobNotFound);
-                (refused(action, missing), false)
+                (Some(action.refused(missing)), false)
             }
-            None if seen.is_some() => (refused(action, ControlRefusal::RequestMismatch), false),
+            None if seen.is_some() => (Some(action.refused(ControlRefusal::RequestMismatch)), false),
             None => (self.act(action, request), false),
         };
         let control = action.map(|action| Control { request, action, only_repeat, is_repeat });
@@ -315,9 +317,7 @@ impl Decision<'_> {
             // The digest tells calls apart: only a row that was damaged comes here.
             (_, KeptAnswer::Jobs { .. } | KeptAnswer::Job { .. } | KeptAnswer::Done { .. })
             | (_, KeptAnswer::Purge { .. }) => {
-                let mut control = Control::once(action);
-                control.ask_mut().decide_refusal(ControlRefusal::RequestMismatch);
-                return Some(control.action);
+                return Some(action.refused(ControlRefusal::RequestMismatch));
             }
         }
         Some(action)

@@ -59,7 +59,7 @@ impl Decision<'_> {
         let before = self.engine.sweeping.of_queue(Some(&info));
         self.engine.queues.delete(&info.name);
         self.replan_sweeps(number, before);
-        // Whoever waits for room hears that the queue is gone.
+        // Callers that wait for room are told that the queue is gone.
         self.sealed.gained_room.insert(number);
         Ok(number)
     }
@@ -75,10 +75,8 @@ impl Decision<'_> {
     /// Sets a queue, with all that follows from its settings.
     pub(super) fn put_queue(&mut self, info: QueueInfo) -> QueueInfo {
         let number = info.name.number;
-        let sweeping = &self.engine.sweeping;
-        let before = self.engine.queues.with(number, |info| sweeping.of_queue(Some(info)));
-        let before = before.unwrap_or(sweeping.server());
         let kept = self.engine.queues.with(number, Clone::clone);
+        let before = self.engine.sweeping.of_queue(kept.as_ref());
         let info = self.revised(info, kept);
         self.engine.queues.put(info.clone());
         self.replan_sweeps(number, before);

@@ -23,6 +23,14 @@ pub struct ResumeToken {
     pub snapshot: Option<SnapshotCursor>,
 }
 
+impl ResumeToken {
+    /// The token of a Submit's answer: for any watch that gets all after a position.
+    #[must_use]
+    pub fn after(position: Position) -> Self {
+        ResumeToken { watched: [0; 8], position, snapshot: None }
+    }
+}
+
 /// How far a snapshot had come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotCursor {

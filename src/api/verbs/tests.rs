@@ -1,11 +1,8 @@
 //! What makes a repeat of a change the same.
 
-use serde::Deserialize;
-use sha2::{Digest, Sha256};
-
 use super::*;
 use crate::{
-    admission::repeatable,
+    admission::vectors,
     api::{
         job_queue::{CancelJob, DeleteJob},
         queue_service::{CreateQueue, PurgeQueue, UpdateQueue},
@@ -14,20 +11,11 @@ use crate::{
     proto::v1,
 };
 
-/// A vector of `tests/vectors/changes.json`: what was said, and its digest.
-#[derive(Deserialize)]
-struct Vector {
-    name: String,
-    call: String,
-    form: String,
-    digest: String,
-}
-
 fn digest<V: Verb>(request: V::Request) -> (&'static str, [u8; 16]) {
     let mut validator = Validator::new(Timestamp::from_micros(0), "");
     let verb = V::read(request, &mut validator);
     validator.finish().unwrap();
-    (V::NAME, repeatable("id", V::NAME, |said| verb.say(said)).unwrap().digest)
+    (V::NAME, repeatable_request(&verb, "id").unwrap().digest)
 }
 
 fn settings() -> v1::QueueSettings {
@@ -82,14 +70,9 @@ fn made(name: &str) -> (&'static str, [u8; 16]) {
 /// They hold for good, as those of submissions do.
 #[test]
 fn digests_are_those_of_the_vectors() {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let vectors: Vec<Vector> =
-        serde_json::from_str(include_str!("../../../tests/vectors/changes.json")).unwrap();
-    assert_eq!(vectors.len(), 5);
-    for vector in vectors {
-        let by_hand = hex(&Sha256::digest(vector.form.as_bytes())[..16]);
-        let (call, digest) = made(&vector.name);
-        let found = (call, by_hand, hex(&digest));
-        assert_eq!(found, (&*vector.call, vector.digest.clone(), vector.digest), "{}", vector.name);
-    }
+    vectors::check(include_str!("../../../tests/vectors/changes.json"), |name, call| {
+        let (made_by, digest) = made(name);
+        assert_eq!(made_by, call, "{name}");
+        digest
+    });
 }

@@ -95,7 +95,7 @@ pub(super) fn in_full(queue: &Queue) -> String {
     for count in &stats.counts {
         fields.push(("", format!("{} {}", count.count, text::state(count.state))));
     }
-    fields.iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect()
+    text::fields(fields)
 }
 
 #[cfg(test)]

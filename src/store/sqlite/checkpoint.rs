@@ -21,16 +21,16 @@ use rusqlite::Connection;
 use super::Options;
 use crate::store::StoreError;
 
-/// From so many pages of 4 KiB on, the thread is called.
+/// Length of the log, in pages of 4 KiB, from which on the thread is called.
 const BACKGROUND_PAGES: i32 = 1_000;
-/// From so many pages on, the log is to start over.
+/// Length of the log from which on it is to start over.
 const LONG_PAGES: i32 = 16_000;
-/// The writer does a rest of so many pages: some 2 ms.
+/// Pages that are left to the writer: some 2 ms.
 const REST_PAGES: i32 = 500;
-/// From so many pages on the writer waits for the thread, and does the rest however much it is: the log's bound, as long
-/// as no reader stays.
+/// Length of the log from which on the writer waits for the thread, and does the rest however much it is: the log's
+/// bound, as long as no reader stays.
 const BOUND_PAGES: i32 = 4 * LONG_PAGES;
-/// The same in bytes: by so much the database can grow when the log is copied into it.
+/// The same in bytes: the most that the database grows by when the log is copied into it.
 pub(super) const BOUND_BYTES: u64 = BOUND_PAGES as u64 * 4096;
 
 thread_local! {
@@ -136,14 +136,16 @@ impl Shared {
 
 impl Copied {
     fn next(self, before: Option<Copied>) -> Next {
-        let is_long = self.log >= LONG_PAGES;
         // Where a reader holds the log, or commits come faster than they are copied, another round brings nothing.
         let came_closer = before.is_none_or(|before| self.rest < before.rest);
-        match self.rest <= REST_PAGES {
-            _ if !is_long => Next::Rest,
-            true => Next::LeaveToWriter,
-            false if came_closer => Next::GoOn,
-            false => Next::Rest,
+        if self.log < LONG_PAGES {
+            Next::Rest
+        } else if self.rest <= REST_PAGES {
+            Next::LeaveToWriter
+        } else if came_closer {
+            Next::GoOn
+        } else {
+            Next::Rest
         }
     }
 }
