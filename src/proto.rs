@@ -17,6 +17,20 @@ mod generated {
 
 pub use generated::v1;
 
+/// A request of a call that changes something: repeated under the same request id, it changes nothing more.
+pub trait ChangeRequest: Send {
+    /// The namespace; empty for the default one.
+    fn namespace(&self) -> &str;
+
+    /// The request id; empty where there is none.
+    fn request_id(&self) -> &str;
+
+    /// The request id, to be set.
+    fn request_id_mut(&mut self) -> &mut String;
+}
+
+include!(concat!(env!("OUT_DIR"), "/requests.rs"));
+
 impl v1::Payload {
     /// Bytes without a type.
     #[must_use]

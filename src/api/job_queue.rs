@@ -13,7 +13,7 @@ use super::{
     submit::{By, Submitter},
     submit_stream,
     validate::Validator,
-    verbs::{self, About, Verb, repeatable},
+    verbs::{self, About, Verb},
     views::job_change,
     watch_stream::{self, WatchRequest},
 };
@@ -203,8 +203,6 @@ pub(super) const RPCS: &[(&str, Needs)] = &[
     ("jobmill.v1.JobQueue/RetryJob", RetryJob::NEEDS),
     ("jobmill.v1.JobQueue/DeleteJob", DeleteJob::NEEDS),
 ];
-
-repeatable!(CancelJobRequest, RetryJobRequest, DeleteJobRequest);
 
 /// Stops a job.
 pub(super) struct CancelJob {

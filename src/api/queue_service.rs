@@ -11,7 +11,7 @@ use super::{
     needs::Needs,
     page_token,
     validate::Validator,
-    verbs::{self, About, Verb, repeatable},
+    verbs::{self, About, Verb},
 };
 use crate::{
     engine::{Action, Ask, ControlRefusal, QueueDone},
@@ -142,15 +142,6 @@ pub(super) const RPCS: &[(&str, Needs)] = &[
     ("jobmill.v1.QueueService/ResumeQueue", ResumeQueue::NEEDS),
     ("jobmill.v1.QueueService/PurgeQueue", PurgeQueue::NEEDS),
 ];
-
-repeatable!(
-    CreateQueueRequest,
-    UpdateQueueRequest,
-    DeleteQueueRequest,
-    PauseQueueRequest,
-    ResumeQueueRequest,
-    PurgeQueueRequest,
-);
 
 /// Creates a queue.
 pub(super) struct CreateQueue {

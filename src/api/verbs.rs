@@ -11,12 +11,13 @@ use crate::{
     admission,
     engine::{Action, Ask, Control, ControlRefusal, QueueCheck},
     job::{Canonical, JobId, RequestId},
+    proto::ChangeRequest,
 };
 
 /// A call that changes something.
 pub(super) trait Verb: Sized + Send + Sync {
     /// Its request.
-    type Request: Repeatable;
+    type Request: ChangeRequest;
     /// Its answer.
     type Response;
     /// What the engine answers.
@@ -69,28 +70,6 @@ impl About<'_> {
         }
     }
 }
-
-/// What all requests of verbs have.
-pub(super) trait Repeatable: Send {
-    fn namespace(&self) -> &str;
-    fn request_id(&self) -> &str;
-}
-
-/// Says so of requests.
-macro_rules! repeatable {
-    ($($request:ident),* $(,)?) => {
-        $(impl $crate::api::verbs::Repeatable for $crate::proto::v1::$request {
-            fn namespace(&self) -> &str {
-                &self.namespace
-            }
-
-            fn request_id(&self) -> &str {
-                &self.request_id
-            }
-        })*
-    };
-}
-pub(super) use repeatable;
 
 /// Carries out a verb.
 pub(super) async fn run<V: Verb>(

@@ -4,65 +4,31 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{Client, ClientError};
-use crate::proto::v1;
+use crate::proto::{ChangeRequest, v1};
 
-/// A new id for a request, which makes its repeats safe.
-pub(super) fn new_request_id() -> String {
-    Uuid::now_v7().to_string()
-}
-
-/// A request that may be repeated under its id.
-pub(super) trait Repeatable: Clone {
-    fn request_id(&mut self) -> &mut String;
-
-    /// The request with a new id, unless it has one.
-    fn identified(mut self) -> Self {
-        let id = self.request_id();
-        if id.is_empty() {
-            *id = new_request_id();
-        }
-        self
+/// Sets a request id to a new one, unless it is set. The id makes repeats of the request safe.
+pub(super) fn identify(request_id: &mut String) {
+    if request_id.is_empty() {
+        *request_id = Uuid::now_v7().to_string();
     }
 }
-
-macro_rules! repeatable {
-    ($($request:ident),* $(,)?) => {
-        $(impl Repeatable for v1::$request {
-            fn request_id(&mut self) -> &mut String {
-                &mut self.request_id
-            }
-        })*
-    };
-}
-repeatable!(
-    SubmitRequest,
-    SubmitBatchRequest,
-    SubmitAndWatchRequest,
-    SubmitItem,
-    CancelJobRequest,
-    RetryJobRequest,
-    DeleteJobRequest,
-    CreateQueueRequest,
-    UpdateQueueRequest,
-    DeleteQueueRequest,
-    PauseQueueRequest,
-    ResumeQueueRequest,
-    PurgeQueueRequest,
-);
 
 impl Client {
     /// Makes a call with a request id, and repeats it while its outcome is unknown.
     pub(super) async fn change<Q, A, F>(
         &self,
-        request: Q,
+        mut request: Q,
         call: impl Fn(Request<Q>) -> F,
     ) -> Result<A, ClientError>
     where
-        Q: Repeatable,
+        Q: ChangeRequest + Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
-        let request = request.identified();
+        identify(request.request_id_mut());
         let once = || self.answer(call(self.request(request.clone())));
         self.shared.retries.run(once).await
     }
 }
+
+// Written by `build.rs`: one method for each call that changes a job or a queue.
+include!(concat!(env!("OUT_DIR"), "/changes.rs"));

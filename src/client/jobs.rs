@@ -1,4 +1,4 @@
-//! The calls of `JobQueue`, but for the streams.
+//! The unary calls of `JobQueue` that submit or read.
 
 use super::{Client, ClientError};
 use crate::proto::v1;
@@ -56,55 +56,5 @@ impl Client {
     pub async fn count_jobs(&self, filter: v1::JobFilter) -> Result<v1::CountJobsResponse, ClientError> {
         let request = v1::CountJobsRequest { filter: Some(filter), ..Default::default() };
         self.answer(self.job_queue().count_jobs(self.request(request))).await
-    }
-
-    /// Cancels a job, which is named by its id or a whole request. Repeated as [`Client::submit`].
-    ///
-    /// ```no_run
-    /// # async fn example(client: jobmill::client::Client, id: &str) -> Result<(), jobmill::client::ClientError> {
-    /// use jobmill::proto::v1::CancelJobRequest;
-    ///
-    /// client.cancel_job(id).await?;
-    /// // Only if it is still as it was when it was looked at.
-    /// client.cancel_job(CancelJobRequest { expected_revision: Some(3), ..id.into() }).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`ClientError`]; see `CancelJob` in the protocol for the refusals.
-    pub async fn cancel_job(
-        &self,
-        request: impl Into<v1::CancelJobRequest>,
-    ) -> Result<v1::CancelJobResponse, ClientError> {
-        let call = async |request| self.job_queue().cancel_job(request).await;
-        let answer = self.change(request.into(), call).await?;
-        self.present(answer.change.as_ref(), "change")?;
-        Ok(answer)
-    }
-
-    /// Starts an ended job again, or a waiting one now. Named and repeated as in [`Client::cancel_job`].
-    ///
-    /// # Errors
-    /// [`ClientError`]; see `RetryJob` in the protocol for the refusals.
-    pub async fn retry_job(
-        &self,
-        request: impl Into<v1::RetryJobRequest>,
-    ) -> Result<v1::RetryJobResponse, ClientError> {
-        let call = async |request| self.job_queue().retry_job(request).await;
-        let answer = self.change(request.into(), call).await?;
-        self.present(answer.change.as_ref(), "change")?;
-        Ok(answer)
-    }
-
-    /// Deletes a job that does not run. Named and repeated as in [`Client::cancel_job`].
-    ///
-    /// # Errors
-    /// [`ClientError`]; see `DeleteJob` in the protocol for the refusals.
-    pub async fn delete_job(
-        &self,
-        request: impl Into<v1::DeleteJobRequest>,
-    ) -> Result<v1::DeleteJobResponse, ClientError> {
-        self.change(request.into(), async |request| self.job_queue().delete_job(request).await).await
     }
 }

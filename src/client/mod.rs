@@ -8,6 +8,22 @@
 //! on.
 //!
 //! ```no_run
+//! # async fn example(client: jobmill::client::Client, id: &str) -> Result<(), jobmill::client::ClientError> {
+//! use jobmill::proto::v1::{CancelJobRequest, CreateQueueRequest, QueueSettings};
+//!
+//! client.create_queue("mail").await?;
+//! let settings = Some(QueueSettings { consumers: Some(2), ..Default::default() });
+//! client.create_queue(CreateQueueRequest { settings, ..From::from("reports") }).await?;
+//! client.cancel_job(id).await?;
+//! // Only if the job has not changed since it was at revision 3.
+//! client.cancel_job(CancelJobRequest { expected_revision: Some(3), ..id.into() }).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Submit a job, wait for its end, and tell refusals apart:
+//!
+//! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
 //!

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use super::{Client, ClientError, Refusal, changes::Repeatable, error::FieldFault, retry::Outage};
+use super::{Client, ClientError, Refusal, changes::identify, error::FieldFault, retry::Outage};
 use crate::proto::v1::{self, ErrorReason, submit_result::Result as Told};
 
 /// So many items may be given before their results are asked for.
@@ -47,7 +47,8 @@ impl SubmitSender {
     /// # Errors
     /// [`StreamOver`] once the results have ended or were dropped.
     pub async fn send(&self, item: impl Into<v1::SubmitItem>) -> Result<String, StreamOver> {
-        let item = item.into().identified();
+        let mut item = item.into();
+        identify(&mut item.request_id);
         let request_id = item.request_id.clone();
         self.items.send(item).await.map_err(|_| StreamOver)?;
         Ok(request_id)

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, fmt};
 use futures_util::{Stream, stream};
 use tonic::{Code, Streaming};
 
-use super::{Client, ClientError, changes::Repeatable, retry::Outage};
+use super::{Client, ClientError, changes::identify, retry::Outage};
 use crate::proto::v1::{
     self, SubmitOutcome, submit_and_watch_response::Event as SubmitAndWatchEvent, watch_event::Event,
 };
@@ -82,7 +82,8 @@ impl Client {
         &self,
         request: impl Into<v1::SubmitAndWatchRequest>,
     ) -> Result<(v1::SubmitResponse, Watch), ClientError> {
-        let request = request.into().identified();
+        let mut request = request.into();
+        identify(&mut request.request_id);
         let submit = || async {
             let started =
                 tokio::time::timeout(self.shared.call_timeout, self.open_submission(request.clone()));

@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use crate::{
     clock::Timestamp,
-    proto::v1::{
-        CancelJobRequest, CreateQueueRequest, DeleteJobRequest, DeleteQueueRequest, GetJobRequest, JobSpec,
-        PauseQueueRequest, PurgeQueueRequest, ResumeQueueRequest, RetryJobRequest, SubmitAndWatchRequest,
-        SubmitItem, SubmitRequest,
-    },
+    proto::v1::{JobSpec, SubmitAndWatchRequest, SubmitItem, SubmitRequest},
 };
 
 /// A duration as the protocol carries it.
@@ -60,39 +56,6 @@ impl From<JobSpec> for SubmitAndWatchRequest {
         SubmitAndWatchRequest { job: Some(job), ..Default::default() }
     }
 }
-
-/// Requests that say no more than which job, or which queue.
-macro_rules! from_name {
-    ($field:ident: $($request:ident),* $(,)?) => {
-        $(
-            impl From<String> for $request {
-                fn from(name: String) -> Self {
-                    $request { $field: name, ..Default::default() }
-                }
-            }
-
-            impl From<&String> for $request {
-                fn from(name: &String) -> Self {
-                    name.clone().into()
-                }
-            }
-
-            impl From<&str> for $request {
-                fn from(name: &str) -> Self {
-                    name.to_owned().into()
-                }
-            }
-        )*
-    };
-}
-from_name!(id: GetJobRequest, CancelJobRequest, RetryJobRequest, DeleteJobRequest);
-from_name!(
-    name: CreateQueueRequest,
-    DeleteQueueRequest,
-    PauseQueueRequest,
-    ResumeQueueRequest,
-    PurgeQueueRequest,
-);
 
 #[cfg(test)]
 mod tests {

@@ -12,29 +12,23 @@ use super::{
 };
 use crate::proto::v1::{self, ErrorReason};
 
-/// Makes each call, with a request id of its own where one is given.
+/// Makes a call of each kind, with a request id of its own where one is given. The methods of other calls come from the
+/// same lines of `build.rs`.
 async fn call_all(client: &Client, own: &str) -> Result<(), ClientError> {
-    let (id, name) = ("1", "default");
     let request_id = || own.to_owned();
     client.submit_batch(v1::SubmitBatchRequest { request_id: request_id(), ..Default::default() }).await?;
-    client.cancel_job(v1::CancelJobRequest { request_id: request_id(), ..id.into() }).await?;
-    client.retry_job(v1::RetryJobRequest { request_id: request_id(), ..id.into() }).await?;
-    client.delete_job(v1::DeleteJobRequest { request_id: request_id(), ..id.into() }).await?;
-    client.create_queue(v1::CreateQueueRequest { request_id: request_id(), ..name.into() }).await?;
+    client.cancel_job(v1::CancelJobRequest { request_id: request_id(), ..From::from("1") }).await?;
+    client.pause_queue(v1::PauseQueueRequest { request_id: request_id(), ..From::from("default") }).await?;
     client.update_queue(v1::UpdateQueueRequest { request_id: request_id(), ..Default::default() }).await?;
-    client.delete_queue(v1::DeleteQueueRequest { request_id: request_id(), ..name.into() }).await?;
-    client.pause_queue(v1::PauseQueueRequest { request_id: request_id(), ..name.into() }).await?;
-    client.resume_queue(v1::ResumeQueueRequest { request_id: request_id(), ..name.into() }).await?;
-    client.purge_queue(v1::PurgeQueueRequest { request_id: request_id(), ..name.into() }).await?;
     Ok(())
 }
 
-const CHANGES: usize = 10;
+const CHANGES: usize = 4;
 
-fn ids_by_call(fake: &Fake) -> BTreeMap<&'static str, Vec<String>> {
+fn ids_by_call(fake: &Fake) -> BTreeMap<String, Vec<String>> {
     let mut ids = BTreeMap::<_, Vec<_>>::new();
     for (call, id) in fake.changes.lock().iter() {
-        ids.entry(*call).or_default().push(id.clone());
+        ids.entry(call.clone()).or_default().push(id.clone());
     }
     ids
 }

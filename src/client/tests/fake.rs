@@ -2,17 +2,22 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     future::{Ready, ready},
     io,
+    marker::PhantomData,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use prost::{Message, encoding};
 use tokio::{
     io::{DuplexStream, copy_bidirectional, duplex},
     sync::mpsc,
@@ -20,11 +25,21 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
-    Request, Response, Status, async_trait,
-    codegen::{Service, http::Uri},
+    Request, Response, Status,
+    body::Body,
+    codegen::{
+        Service,
+        http::{self, Uri},
+    },
+    server::{Grpc, NamedService},
 };
+use tonic_prost::ProstCodec;
+use tower::service_fn;
 
-use crate::proto::v1::{self, job_queue_server as server, queue_service_server as queue_server};
+use crate::proto::{
+    self,
+    v1::{self, job_queue_server::JobQueueServer, queue_service_server::QueueServiceServer},
+};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -58,7 +73,7 @@ pub(super) struct Fake {
     pub(super) gets: Mutex<VecDeque<Act<v1::GetJobResponse>>>,
     pub(super) got: Mutex<Vec<v1::GetJobRequest>>,
     /// All other calls that change something, by their names, with their request ids. The first answer to each is lost.
-    pub(super) changes: Mutex<Vec<(&'static str, String)>>,
+    pub(super) changes: Mutex<Vec<(String, String)>>,
     pub(super) watches: Mutex<VecDeque<Vec<Step<v1::WatchStatusResponse>>>>,
     pub(super) watched: Mutex<Vec<v1::WatchStatusRequest>>,
     pub(super) submit_watches: Mutex<VecDeque<Vec<Step<v1::SubmitAndWatchResponse>>>>,
@@ -72,8 +87,8 @@ impl Fake {
     /// Serves connections made by the returned connector, until that is dropped.
     pub(super) fn connector(self: &Arc<Self>) -> Connector {
         let (accept, accepted) = mpsc::channel::<io::Result<DuplexStream>>(8);
-        let jobs = server::JobQueueServer::new(self.clone());
-        let queues = queue_server::QueueServiceServer::new(self.clone());
+        let jobs = Named(self.clone(), PhantomData::<fn() -> JobQueueServer<()>>);
+        let queues = Named(self.clone(), PhantomData::<fn() -> QueueServiceServer<()>>);
         let incoming = ReceiverStream::new(accepted);
         let services = tonic::transport::Server::builder().add_service(jobs).add_service(queues);
         self.tasks.spawn(services.serve_with_incoming(incoming));
@@ -98,16 +113,6 @@ impl Fake {
             }
             Act::Hang => std::future::pending().await,
         }
-    }
-
-    async fn change<T>(&self, name: &'static str, id: String, answer: T) -> Result<Response<T>, Status> {
-        let is_first = {
-            let mut changes = self.changes.lock();
-            let seen = changes.iter().any(|(before, _)| *before == name);
-            changes.push((name, id));
-            !seen
-        };
-        self.act(Some(if is_first { Act::Cut } else { Act::Answer(answer) })).await
     }
 
     fn play<T: Send + 'static>(self: &Arc<Self>, steps: Option<Vec<Step<T>>>) -> Response<Answers<T>> {
@@ -163,159 +168,154 @@ impl Service<Uri> for Connector {
     }
 }
 
-#[async_trait]
-impl server::JobQueue for Arc<Fake> {
-    async fn submit(
-        &self,
-        request: Request<v1::SubmitRequest>,
-    ) -> Result<Response<v1::SubmitResponse>, Status> {
-        let required = request.metadata().get_all("jobmill-require");
-        self.required.lock().extend(required.iter().map(|value| value.to_str().unwrap().to_owned()));
-        self.submitted.lock().push(request.into_inner());
-        let act = self.submits.lock().pop_front();
-        self.act(act).await
-    }
+/// The fake under the name of one of the services.
+struct Named<N>(Arc<Fake>, PhantomData<fn() -> N>);
 
-    async fn submit_batch(
-        &self,
-        request: Request<v1::SubmitBatchRequest>,
-    ) -> Result<Response<v1::SubmitBatchResponse>, Status> {
-        self.change("SubmitBatch", request.into_inner().request_id, Default::default()).await
-    }
-
-    type SubmitStreamStream = Answers<v1::SubmitStreamResponse>;
-
-    async fn submit_stream(
-        &self,
-        _: Request<tonic::Streaming<v1::SubmitStreamRequest>>,
-    ) -> Result<Response<Self::SubmitStreamStream>, Status> {
-        Err(Status::unimplemented("tests/submit_stream.rs tries it with a real server"))
-    }
-
-    type SubmitAndWatchStream = Answers<v1::SubmitAndWatchResponse>;
-
-    async fn submit_and_watch(
-        &self,
-        request: Request<v1::SubmitAndWatchRequest>,
-    ) -> Result<Response<Self::SubmitAndWatchStream>, Status> {
-        self.submit_watched.lock().push(request.into_inner());
-        let steps = self.submit_watches.lock().pop_front();
-        Ok(self.play(steps))
-    }
-
-    type WatchStatusStream = Answers<v1::WatchStatusResponse>;
-
-    async fn watch_status(
-        &self,
-        request: Request<v1::WatchStatusRequest>,
-    ) -> Result<Response<Self::WatchStatusStream>, Status> {
-        self.watched.lock().push(request.into_inner());
-        let steps = self.watches.lock().pop_front();
-        Ok(self.play(steps))
-    }
-
-    async fn get_job(
-        &self,
-        request: Request<v1::GetJobRequest>,
-    ) -> Result<Response<v1::GetJobResponse>, Status> {
-        self.got.lock().push(request.into_inner());
-        let act = self.gets.lock().pop_front().unwrap_or(Act::Answer(v1::GetJobResponse::default()));
-        self.act(Some(act)).await
-    }
-
-    async fn list_jobs(
-        &self,
-        _: Request<v1::ListJobsRequest>,
-    ) -> Result<Response<v1::ListJobsResponse>, Status> {
-        std::future::pending().await
-    }
-
-    async fn count_jobs(
-        &self,
-        _: Request<v1::CountJobsRequest>,
-    ) -> Result<Response<v1::CountJobsResponse>, Status> {
-        self.act(Some(Act::Cut)).await
-    }
-
-    async fn cancel_job(
-        &self,
-        request: Request<v1::CancelJobRequest>,
-    ) -> Result<Response<v1::CancelJobResponse>, Status> {
-        let answer = v1::CancelJobResponse { change: Some(v1::JobChange::default()), job: None };
-        self.change("CancelJob", request.into_inner().request_id, answer).await
-    }
-
-    async fn retry_job(
-        &self,
-        request: Request<v1::RetryJobRequest>,
-    ) -> Result<Response<v1::RetryJobResponse>, Status> {
-        let answer = v1::RetryJobResponse { change: Some(v1::JobChange::default()), job: None };
-        self.change("RetryJob", request.into_inner().request_id, answer).await
-    }
-
-    async fn delete_job(
-        &self,
-        request: Request<v1::DeleteJobRequest>,
-    ) -> Result<Response<v1::DeleteJobResponse>, Status> {
-        self.change("DeleteJob", request.into_inner().request_id, Default::default()).await
+impl<N> Clone for Named<N> {
+    fn clone(&self) -> Self {
+        Named(self.0.clone(), PhantomData)
     }
 }
 
-#[async_trait]
-impl queue_server::QueueService for Arc<Fake> {
-    async fn create_queue(
-        &self,
-        request: Request<v1::CreateQueueRequest>,
-    ) -> Result<Response<v1::CreateQueueResponse>, Status> {
-        self.change("CreateQueue", request.into_inner().request_id, Default::default()).await
+impl<N: NamedService> NamedService for Named<N> {
+    const NAME: &'static str = N::NAME;
+}
+
+impl<N> Service<http::Request<Body>> for Named<N> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn get_queue(
-        &self,
-        _: Request<v1::GetQueueRequest>,
-    ) -> Result<Response<v1::GetQueueResponse>, Status> {
-        Err(Status::unimplemented("fake"))
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let fake = self.0.clone();
+        Box::pin(async move { Ok(fake.call(request).await) })
+    }
+}
+
+impl Fake {
+    async fn call(self: Arc<Self>, request: http::Request<Body>) -> http::Response<Body> {
+        let path = request.uri().path().to_owned();
+        match path.rsplit('/').next().unwrap_or_default() {
+            "Submit" => {
+                unary(request, |request: Request<v1::SubmitRequest>| async move {
+                    let required = request.metadata().get_all("jobmill-require");
+                    self.required
+                        .lock()
+                        .extend(required.iter().map(|value| value.to_str().unwrap().to_owned()));
+                    self.submitted.lock().push(request.into_inner());
+                    let act = self.submits.lock().pop_front();
+                    self.act(act).await
+                })
+                .await
+            }
+            "GetJob" => {
+                unary(request, |request: Request<v1::GetJobRequest>| async move {
+                    self.got.lock().push(request.into_inner());
+                    let act = self.gets.lock().pop_front();
+                    self.act(Some(act.unwrap_or(Act::Answer(v1::GetJobResponse::default())))).await
+                })
+                .await
+            }
+            "SubmitAndWatch" => {
+                streaming(request, move |request| {
+                    self.submit_watched.lock().push(request);
+                    let steps = self.submit_watches.lock().pop_front();
+                    self.play(steps)
+                })
+                .await
+            }
+            "WatchStatus" => {
+                streaming(request, move |request| {
+                    self.watched.lock().push(request);
+                    let steps = self.watches.lock().pop_front();
+                    self.play(steps)
+                })
+                .await
+            }
+            "ListJobs" => std::future::pending().await,
+            "CountJobs" => {
+                self.cut();
+                std::future::pending().await
+            }
+            name => self.change(name, request).await,
+        }
     }
 
-    async fn list_queues(
-        &self,
-        _: Request<v1::ListQueuesRequest>,
-    ) -> Result<Response<v1::ListQueuesResponse>, Status> {
-        Err(Status::unimplemented("fake"))
+    /// Takes a call that changes something. The first answer to each is lost, the next ones are empty.
+    async fn change(&self, name: &str, request: http::Request<Body>) -> http::Response<Body> {
+        let request = request.into_body().collect().await.unwrap().to_bytes();
+        let id = request_id(name, &request[FRAME_HEADER_BYTES..]);
+        let is_first = {
+            let mut changes = self.changes.lock();
+            let seen = changes.iter().any(|(before, _)| before == name);
+            changes.push((name.to_owned(), id));
+            !seen
+        };
+        if is_first {
+            self.cut();
+            return std::future::pending().await;
+        }
+        let trailers = http::HeaderMap::from_iter([(
+            http::HeaderName::from_static("grpc-status"),
+            http::HeaderValue::from_static("0"),
+        )]);
+        let empty = Full::new(Bytes::from_static(&[0; FRAME_HEADER_BYTES]));
+        let mut response = http::Response::new(Body::new(empty.with_trailers(ready(Some(Ok(trailers))))));
+        let grpc = http::HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+        response
     }
+}
 
-    async fn update_queue(
-        &self,
-        request: Request<v1::UpdateQueueRequest>,
-    ) -> Result<Response<v1::UpdateQueueResponse>, Status> {
-        self.change("UpdateQueue", request.into_inner().request_id, Default::default()).await
-    }
+/// Length of what stands before a message on the wire.
+const FRAME_HEADER_BYTES: usize = 5;
 
-    async fn delete_queue(
-        &self,
-        request: Request<v1::DeleteQueueRequest>,
-    ) -> Result<Response<v1::DeleteQueueResponse>, Status> {
-        self.change("DeleteQueue", request.into_inner().request_id, Default::default()).await
+/// The request id in the encoded request of a call.
+fn request_id(call: &str, mut request: &[u8]) -> String {
+    let set = prost_types::FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
+    let name = format!("{call}Request");
+    let message = set.file.iter().flat_map(|file| &file.message_type).find(|message| message.name() == name);
+    let field = message.unwrap().field.iter().find(|field| field.name() == "request_id").unwrap();
+    let mut id = String::new();
+    while !request.is_empty() {
+        let (tag, wire_type) = encoding::decode_key(&mut request).unwrap();
+        if tag == field.number() as u32 {
+            encoding::string::merge(wire_type, &mut id, &mut request, Default::default()).unwrap();
+        } else {
+            encoding::skip_field(wire_type, tag, &mut request, Default::default()).unwrap();
+        }
     }
+    id
+}
 
-    async fn pause_queue(
-        &self,
-        request: Request<v1::PauseQueueRequest>,
-    ) -> Result<Response<v1::PauseQueueResponse>, Status> {
-        self.change("PauseQueue", request.into_inner().request_id, Default::default()).await
-    }
+async fn unary<Q, A, F>(
+    request: http::Request<Body>,
+    answer: impl FnOnce(Request<Q>) -> F,
+) -> http::Response<Body>
+where
+    Q: Message + Default + 'static,
+    A: Message + Default + 'static,
+    F: Future<Output = Result<Response<A>, Status>>,
+{
+    let mut answer = Some(answer);
+    let service = service_fn(|request| answer.take().expect("one call")(request));
+    Grpc::new(ProstCodec::<A, Q>::default()).unary(service, request).await
+}
 
-    async fn resume_queue(
-        &self,
-        request: Request<v1::ResumeQueueRequest>,
-    ) -> Result<Response<v1::ResumeQueueResponse>, Status> {
-        self.change("ResumeQueue", request.into_inner().request_id, Default::default()).await
-    }
-
-    async fn purge_queue(
-        &self,
-        request: Request<v1::PurgeQueueRequest>,
-    ) -> Result<Response<v1::PurgeQueueResponse>, Status> {
-        self.change("PurgeQueue", request.into_inner().request_id, Default::default()).await
-    }
+async fn streaming<Q, A>(
+    request: http::Request<Body>,
+    answer: impl FnOnce(Q) -> Response<Answers<A>>,
+) -> http::Response<Body>
+where
+    Q: Message + Default + 'static,
+    A: Message + Default + 'static,
+{
+    let mut answer = Some(answer);
+    let service =
+        service_fn(|request: Request<Q>| ready(Ok(answer.take().expect("one call")(request.into_inner()))));
+    Grpc::new(ProstCodec::<A, Q>::default()).server_streaming(service, request).await
 }
