@@ -15,6 +15,7 @@ use tonic::{Code, body::Body};
 use crate::{
     clock::Stopwatch,
     counters::{Counters, MethodCounters, Methods},
+    listen::{OpenCall, Peer},
     proto,
 };
 
@@ -36,11 +37,12 @@ impl Calls {
         Calls { counters, methods }
     }
 
-    /// A call begins.
-    pub(super) fn begin(&self, path: &str) -> Call {
+    /// A call begins, on a connection unless the server is called in process.
+    pub(super) fn begin(&self, path: &str, peer: Option<&Peer>) -> Call {
         let method = self.methods.get(path).unwrap_or_else(|| self.counters.calls.other());
         method.begins();
-        Call { method: Arc::clone(method), stopwatch: Stopwatch::start(), code: None }
+        let open = peer.map(Peer::begin_call);
+        Call { method: Arc::clone(method), stopwatch: Stopwatch::start(), code: None, _open: open }
     }
 }
 
@@ -65,6 +67,8 @@ pub(super) struct Call {
     stopwatch: Stopwatch,
     /// Absent until the server has said how it ends: the client may go before.
     code: Option<Code>,
+    /// Tells the connection that the call is under way.
+    _open: Option<OpenCall>,
 }
 
 impl Call {

@@ -89,7 +89,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let Door { gate, calls, unfinished } = &*self.door;
-        let call = calls.begin(request.uri().path());
+        let call = calls.begin(request.uri().path(), request.extensions().get::<Peer>());
         call.until(match gate.admit(&request) {
             Ok(caller) => {
                 let caller = Arc::new(caller);

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -29,6 +29,9 @@ use crate::tls;
 /// What every HTTP/2 connection begins with has so many bytes; a request of HTTP/1 has more.
 const PREFACE_BYTES: usize = 24;
 
+/// Calls under way for whose answers a write is put off.
+const CALLS_TO_WAIT_FOR: usize = 2;
+
 /// Who is at the other end.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -44,6 +47,8 @@ pub struct Peer {
 struct Standing {
     /// It has made a call that was let in.
     welcome: AtomicBool,
+    /// Calls under way.
+    calls: AtomicUsize,
     /// It must make room.
     leaves: CancellationToken,
 }
@@ -54,6 +59,22 @@ impl Peer {
         if !self.standing.welcome.load(Ordering::Relaxed) {
             self.standing.welcome.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Counts a call as under way until the returned value is dropped.
+    pub(crate) fn begin_call(&self) -> OpenCall {
+        self.standing.calls.fetch_add(1, Ordering::Relaxed);
+        OpenCall(Arc::clone(&self.standing))
+    }
+}
+
+/// A call under way on a connection.
+#[derive(Debug)]
+pub(crate) struct OpenCall(Arc<Standing>);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -82,6 +103,8 @@ pub struct Connection {
     preface: Option<Preface>,
     /// Ends once a stranger must make room; absent once it is none.
     leaves: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// The last attempt to write was put off for other answers.
+    put_off: bool,
     place: Place,
 }
 
@@ -125,7 +148,7 @@ impl Connection {
                 let standing = Arc::<Standing>::default();
                 let leaves = Some(Box::pin(standing.leaves.clone().cancelled_owned()));
                 let peer = Peer { address, certificate, standing };
-                Ok(Connection { stream, peer, preface, leaves, place })
+                Ok(Connection { stream, peer, preface, leaves, put_off: false, place })
             }
             Ok(Err((why, error))) => Err(refused(why, Some(error))),
             Err(_) => Err(refused(Refused::TooSlow, None)),
@@ -148,6 +171,17 @@ impl Connection {
             self.leaves = None;
         }
         self.leaves.as_mut().is_some_and(|leaves| leaves.as_mut().poll(context).is_ready())
+    }
+
+    /// Whether a write is put off, once, until tasks that are ready have run. A commit answers many calls at once; the
+    /// first answer would go out alone, and each of the others with a system call of its own. With fewer than two other
+    /// calls under way there is nothing to wait for.
+    fn puts_off(&mut self, context: &Context<'_>) -> bool {
+        self.put_off = !self.put_off && self.peer.standing.calls.load(Ordering::Relaxed) >= CALLS_TO_WAIT_FOR;
+        if self.put_off {
+            context.waker().wake_by_ref();
+        }
+        self.put_off
     }
 }
 
@@ -205,6 +239,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.puts_off(context) {
+            return Poll::Pending;
+        }
         either!(&mut self.stream, stream => Pin::new(stream).poll_write(context, bytes))
     }
 
@@ -221,6 +258,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.puts_off(context) {
+            return Poll::Pending;
+        }
         either!(&mut self.stream, stream => Pin::new(stream).poll_write_vectored(context, slices))
     }
 

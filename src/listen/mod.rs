@@ -23,6 +23,7 @@ use tokio::{
     time::Sleep,
 };
 
+pub(crate) use connection::OpenCall;
 use connection::Stranger;
 pub use connection::{Connection, Peer};
 pub(crate) use host::Hosts;
