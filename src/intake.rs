@@ -1,8 +1,9 @@
-//! How new jobs come in, by whatever call: completed, with what makes a repeat safe, and on their way to the committer.
+//! Intake of new jobs from all submitting calls: completes them, adds the digest that identifies a repeat, and builds
+//! the submission for the committer.
 //!
-//! The order in which a submission is asked about is the same for all calls: is it valid, may its caller, has its
-//! request come before; then the queue, the handler, the room and the disk. The last four are the committer's: a
-//! request that has come before finds its job although its queue is gone since.
+//! The order of checks is the same for all calls: validity, permission, whether the request id was seen before; then
+//! queue, handler, room and disk space. The last four are the committer's: a repeat finds its job even if the queue has
+//! been deleted since.
 
 use std::sync::Arc;
 
@@ -16,13 +17,13 @@ use crate::{
     traces::{self, Traces},
 };
 
-/// A call that submits, by whose name requests are told apart. An item of a stream is submitted as by Submit, so that
-/// it may be repeated by either.
+/// A submitting call, whose name is part of a request's digest. An item of a stream counts as Submit, so that it can be
+/// repeated by either call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Call {
-    /// One job.
+    /// Submits one job.
     Submit,
-    /// Several, all or none.
+    /// Submits several jobs, all or none.
     SubmitBatch,
 }
 
@@ -35,20 +36,20 @@ impl Call {
     }
 }
 
-/// What a submission says beside its jobs.
+/// The options of a submission.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms<'a> {
     pub(crate) call: Call,
-    /// Empty where the submission has none.
+    /// The request id; empty if the submission has none.
     pub(crate) request_id: &'a str,
     pub(crate) traceparent: &'a str,
     pub(crate) tracestate: &'a str,
     pub(crate) when_full: Option<WhenFull>,
-    /// When the caller stops to wait.
+    /// The caller's deadline.
     pub(crate) deadline: Option<Uptime>,
 }
 
-/// Takes jobs in.
+/// The intake of new jobs.
 #[derive(Clone)]
 pub(crate) struct Intake {
     pub(crate) admission: Arc<Admission>,
@@ -58,16 +59,17 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// Begins the span of a submission of drafts that have passed all rules.
+    /// Begins the span of a submission whose drafts have passed all rules.
     pub(crate) fn span(&self, drafts: &AtLeastOne<JobDraft>, terms: &Terms<'_>) -> traces::Submission {
         let of = (drafts.first.queue.as_str(), drafts.first.kind.as_str());
         self.traces.submission(terms.traceparent, of, drafts.count(), self.clock.now())
     }
 
-    /// Completes drafts that have passed all rules.
+    /// Builds a submission from drafts that have passed all rules.
     ///
     /// # Errors
-    /// The first one that can't enter. Where the request may have come before, that is the committer's to say.
+    /// The admission error of the first job that has one, unless the submission has a request id: the committer then
+    /// returns the error after it has looked for a repeat.
     pub(crate) fn submission(
         &self,
         drafts: AtLeastOne<JobDraft>,

@@ -1,12 +1,13 @@
-//! What a request said, in a form that is written down for good: `docs/requests.md`.
+//! The canonical form of a request, which never changes: `docs/requests.md`.
 //!
-//! A repeat is known by it. It is made of what was said: defaults, which may change, are not in it, a relative time
-//! stays relative, and a field that is not set adds nothing, so that fields which later versions add change no digest.
+//! Its digest identifies a repeat. The form has only what the client set: defaults, which may change, are not in it, a
+//! relative time stays relative, and a field that is not set adds nothing, so that fields of later versions change no
+//! existing digest.
 
 use super::JobDraft;
 use crate::job::{Canonical, PartialRetryPolicy, RequestId, When};
 
-/// The form's name and version.
+/// Name and version of the form.
 const FORM: &str = "jobmill-request-1";
 
 fn put_when(canonical: &mut Canonical, [at, after]: [&str; 2], when: Option<When>) {
@@ -41,7 +42,7 @@ fn put_job(canonical: &mut Canonical, job: &JobDraft) {
     put_when(canonical, ["expire_time", "expire_after"], job.expiry);
 }
 
-/// The key and digest of a submission, if it has an id.
+/// Returns the key and digest of a submission, if it has a request id.
 pub(crate) fn request<'a>(
     request_id: &str,
     call: &str,
@@ -50,7 +51,7 @@ pub(crate) fn request<'a>(
     repeatable(request_id, call, |canonical| jobs.into_iter().for_each(|job| put_job(canonical, job)))
 }
 
-/// The key and digest of any other call that may be repeated, if it has an id.
+/// Returns the key and digest of any other repeatable call, if it has a request id.
 pub(crate) fn repeatable(
     request_id: &str,
     call: &str,
@@ -64,7 +65,7 @@ pub(crate) fn repeatable(
     Some(RequestId { key: RequestId::key_of(request_id), digest: canonical.digest() })
 }
 
-/// Vectors of the form: each has what was said, as it is hashed, and its digest.
+/// Test vectors of the form: each has the hashed text and its digest.
 #[cfg(test)]
 pub(crate) mod vectors {
     use serde::Deserialize;
@@ -78,7 +79,7 @@ pub(crate) mod vectors {
         digest: String,
     }
 
-    /// Compares the five vectors of a file with the digests that are `made`, by name and call.
+    /// Compares the five vectors of a file with the digests that `made` returns for a name and call.
     pub(crate) fn check(json: &str, made: impl Fn(&str, &str) -> [u8; 16]) {
         let vectors: Vec<Vector> = serde_json::from_str(json).unwrap();
         assert_eq!(vectors.len(), 5);
@@ -144,7 +145,7 @@ mod tests {
         }
     }
 
-    /// They hold for good: a digest that changes would take every request that is kept for another one.
+    /// Digests must never change: with a different digest, every stored request would look like a different one.
     #[test]
     fn digests_are_those_of_the_vectors() {
         vectors::check(include_str!("../../tests/vectors/requests.json"), |name, call| {

@@ -1,4 +1,4 @@
-//! May this job enter? What can be said before the committer decides: the queue is there, and something runs the kind.
+//! Admission of jobs before the committer decides: the queue exists, and the kind has a handler.
 
 mod digest;
 pub(crate) mod rules;
@@ -22,7 +22,7 @@ use crate::{
     settings::KindDefaults,
 };
 
-/// A job as a client describes it, checked field by field. Absent means the kind's default.
+/// A job as the client describes it, with checked fields. An absent field gets the kind's default.
 #[derive(Clone, Debug, Default)]
 pub struct JobDraft {
     /// The queue's name.
@@ -31,32 +31,32 @@ pub struct JobDraft {
     pub kind: String,
     /// The handler's input.
     pub payload: Bytes,
-    /// What the handler is told of it.
+    /// Metadata of the payload for the handler.
     pub payload_info: PayloadInfo,
-    /// The client's own names and values.
+    /// Labels, for the client's own use.
     pub labels: BTreeMap<String, String>,
-    /// What the handler is told beside the payload.
+    /// Headers for the handler.
     pub headers: BTreeMap<String, String>,
-    /// −100 to 100.
+    /// The priority, −100 to 100.
     pub priority: Option<i8>,
-    /// How many attempts may start.
+    /// Limit of the attempts.
     pub max_attempts: Option<u32>,
-    /// How long to wait between them.
+    /// Backoff between attempts.
     pub retry: Option<PartialRetryPolicy>,
-    /// How long one may take.
+    /// Timeout of an attempt.
     pub attempt_timeout: Option<Duration>,
-    /// Not to be run before.
+    /// Earliest start.
     pub start: Option<When>,
-    /// Over if no attempt has started by then.
+    /// Expiry of the job if no attempt has started by then.
     pub expiry: Option<When>,
-    /// Names the closure of this process that runs the job; empty for all others.
+    /// Name of the closure of this process that runs the job; empty for all other jobs.
     pub closure: String,
 }
 
-/// What a submission brings beside its jobs.
+/// Request id and trace context of a submission.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin<'a> {
-    /// The id of the request; empty where it has none.
+    /// The request id; empty if the submission has none.
     pub(crate) request_id: &'a str,
     /// The W3C trace context.
     pub(crate) traceparent: &'a str,
@@ -64,17 +64,17 @@ pub(crate) struct Origin<'a> {
     pub(crate) tracestate: &'a str,
 }
 
-/// A job that is complete.
+/// A completed job.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) job: NewJob,
-    /// Its queue, if that is there.
+    /// Its queue, if that exists.
     pub(crate) queue: Option<Arc<QueueEntry>>,
-    /// Why it can't enter.
+    /// Its admission error, if any.
     pub(crate) obstacle: Option<AdmissionError>,
 }
 
-/// Decides what can be decided before the committer.
+/// The checks that need no decision of the committer.
 #[derive(Debug)]
 pub struct Admission {
     queues: Arc<Queues>,
@@ -88,7 +88,7 @@ struct KnownKind {
 }
 
 impl Admission {
-    /// For these queues and the kinds that have a handler.
+    /// Creates the checks for these queues and for the kinds that have a handler.
     #[must_use]
     pub fn new(queues: Arc<Queues>, kinds: impl IntoIterator<Item = (String, KindDefaults)>) -> Self {
         let kinds = kinds
@@ -100,20 +100,20 @@ impl Admission {
         Admission { queues, kinds }
     }
 
-    /// The queues.
+    /// Returns the registry of queues.
     #[must_use]
     pub fn queues(&self) -> &Arc<Queues> {
         &self.queues
     }
 
-    /// Whether something runs the kind here.
+    /// Returns whether the kind has a handler here.
     #[must_use]
     pub fn runs(&self, kind: &str) -> bool {
         self.kinds.contains_key(kind)
     }
 
-    /// Completes a draft with its kind's defaults. What can't enter is completed as well: a request that was seen
-    /// before finds its job though its queue or handler is gone.
+    /// Completes a draft with its kind's defaults, even if it has an admission error: a repeated request finds its job
+    /// although its queue or handler is gone.
     pub(crate) fn admit(&self, draft: JobDraft, origin: Origin<'_>) -> Admitted {
         let queue = self.queues.get(&draft.queue);
         let kind = self.kinds.get(draft.kind.as_str());

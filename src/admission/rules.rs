@@ -1,5 +1,5 @@
-//! What a submission may say, field by field. Whoever takes one in, over the wire or from this process, holds it to
-//! these rules; what is wrong with the encoding of a request is not known here.
+//! Validation rules for the fields of a submission, the same over the wire and from the embedding program. Errors in a
+//! request's encoding are detected elsewhere.
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 
@@ -17,7 +17,7 @@ pub(crate) const METADATA_MAX_BYTES: usize = 4 << 10;
 pub(crate) const HEADERS_MAX: usize = 32;
 pub(crate) const HEADERS_MAX_BYTES: usize = 8 << 10;
 const HEADER_KEY_MAX_BYTES: usize = 63;
-/// Keys of headers that begin so would be taken for another one's.
+/// Prefixes of header keys that are reserved for gRPC and Jobmill.
 const RESERVED_HEADERS: [&str; 2] = ["grpc-", "jobmill-"];
 pub(crate) const LABELS_MAX: usize = 32;
 const LABEL_KEY_MAX_BYTES: usize = 63;
@@ -25,20 +25,20 @@ pub(crate) const LABEL_VALUE_MAX_BYTES: usize = 256;
 const PRIORITY: RangeInclusive<i32> = -100..=100;
 pub(crate) const REQUEST_ID_MAX_BYTES: usize = 128;
 const MAX_AHEAD: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
-/// How long after its acceptance a job may start.
+/// Allowed delay between a job's acceptance and its start.
 pub(crate) const DELAY: RangeInclusive<Duration> = Duration::ZERO..=limits::TEN_YEARS;
-/// How long after its acceptance a job may expire.
+/// Allowed time between a job's acceptance and its expiry.
 pub(crate) const EXPIRE_AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=limits::TEN_YEARS;
 
-/// A rule's verdict: what is wrong, with the limit.
+/// The result of a rule; the error text has the problem and the limit.
 pub(crate) type Verdict = Result<(), String>;
 
-/// What is wrong with a field of a submission.
+/// An invalid field of a submission.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FieldFault {
-    /// Which field.
+    /// The field's name.
     pub field: &'static str,
-    /// What is wrong with it, with the limit.
+    /// The problem, with the limit.
     pub problem: String,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for FieldFault {
     }
 }
 
-/// Every fault of a submission whose fields have their types already.
+/// Checks all fields of a submission, and returns every fault.
 pub(crate) fn check(draft: &JobDraft, request_id: &str, now: Timestamp) -> Vec<FieldFault> {
     let mut faults = Vec::new();
     let mut hold = |field, verdict: Verdict| {
@@ -57,7 +57,7 @@ pub(crate) fn check(draft: &JobDraft, request_id: &str, now: Timestamp) -> Vec<F
         }
     };
     hold("queue", queue(&draft.queue));
-    // The kind of a closure is Jobmill's own.
+    // The kind of a closure is reserved for Jobmill.
     if draft.closure.is_empty() {
         hold("kind", kind(&draft.kind));
     }
@@ -131,7 +131,7 @@ pub(crate) fn media_type(media_type: &str) -> Verdict {
     ))
 }
 
-/// Every fault of a payload's metadata.
+/// Returns every fault of a payload's metadata.
 pub(crate) fn metadata(entries: &BTreeMap<String, String>) -> Vec<String> {
     if let Err(problem) = entries_fit(entries, METADATA_MAX, METADATA_MAX_BYTES) {
         return vec![problem];
@@ -139,7 +139,7 @@ pub(crate) fn metadata(entries: &BTreeMap<String, String>) -> Vec<String> {
     entries.keys().filter(|key| !is_label_key(key)).map(|key| label_key_fault(key)).collect()
 }
 
-/// Every fault of a job's headers.
+/// Returns every fault of a job's headers.
 pub(crate) fn headers(headers: &BTreeMap<String, String>) -> Vec<String> {
     if let Err(problem) = entries_fit(headers, HEADERS_MAX, HEADERS_MAX_BYTES) {
         return vec![problem];
@@ -168,7 +168,7 @@ pub(crate) fn headers(headers: &BTreeMap<String, String>) -> Vec<String> {
     faults
 }
 
-/// Whether names and values keep to a number and to bytes.
+/// Checks the number and the total bytes of entries.
 fn entries_fit(entries: &BTreeMap<String, String>, max: usize, max_bytes: usize) -> Verdict {
     if entries.len() > max {
         return Err(format!("has {} entries; at most {max} are allowed", entries.len()));
@@ -180,7 +180,7 @@ fn entries_fit(entries: &BTreeMap<String, String>, max: usize, max_bytes: usize)
     }
 }
 
-/// Every fault of some labels.
+/// Returns every fault of a job's labels.
 pub(crate) fn labels(labels: &BTreeMap<String, String>) -> Vec<String> {
     if labels.len() > LABELS_MAX {
         return vec![format!("has {} entries; at most {LABELS_MAX} are allowed", labels.len())];
@@ -214,7 +214,7 @@ pub(crate) fn priority(priority: i32) -> Verdict {
     Err(format!("is {priority}; it must be from -100 to 100"))
 }
 
-/// Zero stands for the kind's default.
+/// Checks a limit of attempts. Zero means the kind's default.
 pub(crate) fn max_attempts(attempts: i64) -> Verdict {
     if attempts == 0 || u32::try_from(attempts).is_ok_and(|some| limits::MAX_ATTEMPTS.contains(&some)) {
         return Ok(());
@@ -222,10 +222,10 @@ pub(crate) fn max_attempts(attempts: i64) -> Verdict {
     Err(format!("is {attempts}; it must be from 1 to 1000, or 0 for the default"))
 }
 
-/// Every fault of what is said of a retry policy, with the part that has it.
+/// Returns every fault of a retry policy, each with the name of its field.
 pub(crate) fn retry_policy(policy: &PartialRetryPolicy) -> Vec<(&'static str, String)> {
     let number = |value: Option<f64>, allowed: &RangeInclusive<f64>| match value {
-        // NaN is in no range.
+        // No range contains NaN.
         Some(value) if !allowed.contains(&value) => {
             Err(format!("is {value}; it must be from {} to {}", allowed.start(), allowed.end()))
         }
@@ -252,7 +252,7 @@ pub(crate) fn duration(value: Duration, allowed: &RangeInclusive<Duration>) -> V
     Err(format!("is {}; {}", humantime::format_duration(value), duration_limits(allowed)))
 }
 
-/// The limits of a duration, as messages tell them.
+/// Returns the text about a duration's limits for error messages.
 pub(crate) fn duration_limits(allowed: &RangeInclusive<Duration>) -> String {
     let [from, to] = [allowed.start(), allowed.end()].map(|limit| humantime::format_duration(*limit));
     format!("it must be from {from} to {to}")
@@ -269,7 +269,7 @@ fn too_far_ahead(now: Timestamp) -> String {
     format!("is more than 10 years ahead of what this server's clock says, {now}")
 }
 
-/// One in the past is no fault: a repeat of a submission may come late, and must find its job.
+/// Checks an expiry. An instant in the past is valid, because a late repeat of a submission must find its job.
 pub(crate) fn expiry(expiry: When, start: Option<When>, now: Timestamp) -> Verdict {
     match expiry {
         When::At(time) if time > now.after(MAX_AHEAD) => return Err(too_far_ahead(now)),
@@ -279,7 +279,7 @@ pub(crate) fn expiry(expiry: When, start: Option<When>, now: Timestamp) -> Verdi
     let never_runs = match (start, expiry) {
         (None, _) => false,
         (Some(When::After(delay)), When::After(time)) => time <= delay,
-        // Whether an instant is after a time that is relative depends on when it is asked.
+        // The order of an instant and a relative time depends on the present.
         (Some(When::At(start)), When::At(time)) => time <= start,
         (Some(start @ When::At(_)), When::After(_)) => expiry.instant(now) <= start.instant(now),
         (Some(When::After(_)), When::At(_)) => false,
@@ -297,7 +297,7 @@ pub(crate) fn request_id(text: &str) -> Verdict {
     Err(format!("must be at most {REQUEST_ID_MAX_BYTES} bytes without control characters"))
 }
 
-/// A caller's text, short enough and safe to be shown in a message.
+/// Returns a caller's text, truncated and escaped for a message.
 pub(crate) fn shown(text: &str) -> String {
     const SHOWN_MAX_BYTES: usize = 64;
     let cut = &text[..text.floor_char_boundary(SHOWN_MAX_BYTES)];
@@ -373,7 +373,7 @@ mod tests {
             (at(6), Some(at(5)), true),
             (seconds(5), Some(at(5)), false),
             (seconds(6), Some(at(5)), true),
-            // A repeat that comes late must find its job.
+            // A late repeat must find its job.
             (at(0), Some(seconds(5)), true),
         ] {
             assert_eq!(super::expiry(expiry, start, now).is_ok(), fits, "{expiry:?} {start:?}");

@@ -1,4 +1,4 @@
-//! The figures of batches: the life of jobs, as the change feed tells it, and what a batch took.
+//! Metrics of batches: the changes of jobs in the change feed, and the duration of a batch.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -10,7 +10,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 use super::maker::{self, COUNTS, DISK_SECONDS, JOB_SECONDS, KINDS_MAX, Maker, MetricsError, OTHER};
 use crate::job::{FailureReason, Job, Name, State, StateName};
 
-/// What the committer counts.
+/// Metrics that the committer records.
 #[derive(Debug)]
 pub(super) struct BatchCounters {
     pub(super) commit_seconds: Histogram,
@@ -19,13 +19,13 @@ pub(super) struct BatchCounters {
     pub(super) repeated: IntCounter,
     pub(super) deleted: IntCounter,
     pub(super) refused_reports: IntCounter,
-    /// By name; the last one is for all other kinds.
+    /// Ordered by name; the last one is for all other kinds.
     kinds: Vec<KindCounters>,
-    /// The places of kinds that have figures of their own.
+    /// The index in `kinds` of each kind with metrics of its own.
     places: HashMap<String, usize>,
 }
 
-/// The figures of a kind.
+/// Metrics of a kind.
 #[derive(Debug)]
 pub(super) struct KindCounters {
     name: String,
@@ -54,7 +54,7 @@ const REASONS: [FailureReason; 7] = [
     FailureReason::ResultTooLarge,
 ];
 
-/// A reason as a label's value, and its place in [`REASONS`].
+/// Returns a reason's label value, and its index in [`REASONS`].
 const fn label(reason: FailureReason) -> (&'static str, usize) {
     match reason {
         FailureReason::HandlerError => ("handler_error", 0),
@@ -67,7 +67,7 @@ const fn label(reason: FailureReason) -> (&'static str, usize) {
     }
 }
 
-/// The metrics that kinds have figures in.
+/// The metrics with the label `kind`.
 struct KindFamilies {
     submitted: IntCounterVec,
     started: IntCounterVec,
@@ -111,7 +111,7 @@ impl KindFamilies {
         Ok(KindFamilies { submitted, started, retries, wait_seconds, run_seconds, attempts, ended })
     }
 
-    /// The figures of a kind.
+    /// Metrics of a kind.
     fn of(&self, kind: &str) -> KindCounters {
         let ended = |state| self.ended.with_label_values(&[kind, &*maker::label(state)]);
         KindCounters {
@@ -174,7 +174,7 @@ impl BatchCounters {
 }
 
 impl BatchCounters {
-    /// The figures of a kind.
+    /// Metrics of a kind.
     pub(super) fn of(&self, kind: &Name) -> &KindCounters {
         let place = self.places.get(kind.as_str()).copied();
         &self.kinds[place.unwrap_or(self.kinds.len() - 1)]
@@ -182,7 +182,7 @@ impl BatchCounters {
 }
 
 impl KindCounters {
-    /// `ran` is how long an attempt took that this ends.
+    /// Counts a change of a job. `ran` is the duration of the attempt that the change ends, if it ends one.
     pub(super) fn changed(&self, job: &Job, before: Option<StateName>, ran: Option<Duration>) {
         if before.is_none() {
             self.submitted.inc();

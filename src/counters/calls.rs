@@ -1,4 +1,4 @@
-//! Calls over gRPC, by method and code.
+//! Metrics of gRPC calls, by method and code.
 
 use std::{
     collections::HashMap,
@@ -9,11 +9,11 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, I
 
 use super::maker::{Maker, MetricsError, OTHER};
 
-/// Limits of buckets for how long a call takes, in seconds. A submission may wait 10 minutes for room.
+/// Histogram buckets of a call's duration, in seconds. A submission may wait 10 minutes for room.
 const CALL_SECONDS: &[f64] =
     &[0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
 
-/// The codes of gRPC, by number.
+/// The gRPC status codes, by number.
 const CODES: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -35,12 +35,12 @@ const CODES: [&str; 17] = [
 ];
 const UNKNOWN: usize = 2;
 
-/// A code of gRPC as the protocol's documents write it.
+/// Returns the name of a gRPC status code, as the protocol's specification writes it.
 pub(crate) fn grpc_code(number: usize) -> &'static str {
     CODES.get(number).copied().unwrap_or(CODES[UNKNOWN])
 }
 
-/// Calls over gRPC.
+/// Metrics of gRPC calls.
 #[derive(Debug)]
 pub(crate) struct CallCounters {
     calls: IntCounterVec,
@@ -51,19 +51,19 @@ pub(crate) struct CallCounters {
     other: Arc<MethodCounters>,
 }
 
-/// The figures of a method.
+/// Metrics of a method.
 #[derive(Debug)]
 pub(crate) struct MethodCounters {
     name: String,
     calls: IntCounterVec,
-    /// Made when the first call ends with the code, so that those that never do show no rows of zeros.
+    /// Created when the first call ends with the code, so that unused codes expose no rows of zeros.
     by_code: [OnceLock<IntCounter>; CODES.len()],
     open: IntGauge,
-    /// Of a stream, its length says nothing.
+    /// Absent for streams, whose duration means nothing.
     seconds: Option<Histogram>,
 }
 
-/// The methods that have figures of their own, by the path that their calls have.
+/// The methods with metrics of their own, by the path of their calls.
 pub(crate) type Methods = HashMap<String, Arc<MethodCounters>>;
 
 impl CallCounters {
@@ -92,7 +92,7 @@ impl CallCounters {
         Ok(CallCounters { calls, open, seconds, untaken, cut, other })
     }
 
-    /// Figures for each of these methods: `package.Service/Method`, and whether it streams.
+    /// Creates the metrics of these methods, each given as `package.Service/Method` and whether it streams.
     pub(crate) fn methods(&self, names: impl IntoIterator<Item = (String, bool)>) -> Methods {
         let methods = names.into_iter().map(|(name, streams)| {
             let counters = MethodCounters::new(&name, !streams, &self.calls, &self.open, &self.seconds);
@@ -101,17 +101,17 @@ impl CallCounters {
         methods.collect()
     }
 
-    /// Adds to the bytes that are kept of large answers, or takes from them.
+    /// Adds to the buffered bytes of large answers, or subtracts from them.
     pub(crate) fn untaken(&self, bytes: i64) {
         self.untaken.add(bytes);
     }
 
-    /// A large answer was cut.
+    /// Counts a large answer that was aborted.
     pub(crate) fn answer_cut(&self) {
         self.cut.inc();
     }
 
-    /// The figures of all other methods.
+    /// Returns the metrics of all other methods.
     pub(crate) fn other(&self) -> &Arc<MethodCounters> {
         &self.other
     }
@@ -134,12 +134,12 @@ impl MethodCounters {
         }
     }
 
-    /// A call begins.
+    /// Counts the begin of a call.
     pub(crate) fn begins(&self) {
         self.open.inc();
     }
 
-    /// A call has ended with this code, after `seconds`.
+    /// Counts the end of a call with this code, after `seconds`.
     pub(crate) fn ended(&self, code: usize, seconds: f64) {
         self.open.dec();
         let code = if code < CODES.len() { code } else { UNKNOWN };

@@ -1,4 +1,4 @@
-//! Whether the server is ready for more.
+//! Readiness of the server.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,30 +10,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{clock::Uptime, store::Space};
 
-/// A batch that the disk has not taken in this time means that nothing goes on.
+/// Duration of a batch from which on the disk counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
-/// A lock that another program holds for less than this time is no trouble.
+/// Duration of another program's lock from which on the server is not ready.
 const LOCKED_AFTER: Duration = Duration::from_secs(1);
 
-/// Whether the server is ready for more, and if not, why.
+/// The state that decides whether the server is ready.
 #[derive(Debug)]
 pub(crate) struct Health {
     /// Cancelled when the drain begins.
     draining: CancellationToken,
-    /// When the batch that is being applied began, in microseconds of uptime; 0 between batches.
+    /// Begin of the batch that is being applied, in microseconds of uptime; 0 between batches.
     applying_since: AtomicU64,
-    /// When a batch first found the database locked by another program, in microseconds of uptime; 0 where it is not.
+    /// First time at which a batch found the database locked by another program, in microseconds of uptime; 0 if it is
+    /// not.
     locked_since: AtomicU64,
     /// Whether the latest batch found too little space for new jobs.
     disk_full: AtomicBool,
-    /// Told when somebody wants to know whether there is space again.
+    /// Notified when a readiness check needs a new look at the disk space.
     asked: Notify,
 }
 
-/// Why a server is not ready.
+/// Reason why a server is not ready.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum NotReady {
-    /// It stops.
+    /// The server drains.
     #[error("the server drains: it takes no more jobs")]
     Draining,
     /// Nothing is committed.
@@ -61,30 +62,30 @@ impl Health {
         }
     }
 
-    /// What the store has room for, as a batch begins.
+    /// Records the disk space at the begin of a batch.
     pub(crate) fn disk(&self, space: Space) {
         self.disk_full.store(space != Space::Enough, Ordering::Relaxed);
     }
 
-    /// Returns once somebody wants to know whether there is space again. Where nobody submits any more, because the
-    /// server is not ready, no batch would ever find out.
+    /// Returns once a readiness check needs a new look at the disk space. While the server is not ready, clients may
+    /// submit nothing, and without a batch the state would never change.
     pub(crate) async fn asked(&self) {
         self.asked.notified().await;
     }
 
-    /// The committer begins to apply a batch.
+    /// Records the begin of a batch.
     pub(crate) fn batch_begins(&self, now: Uptime) {
         self.applying_since.store(now.as_micros().max(1), Ordering::Relaxed);
     }
 
-    /// The batch has been applied.
+    /// Records the end of a batch.
     pub(crate) fn batch_ended(&self) {
         self.applying_since.store(0, Ordering::Relaxed);
     }
 
-    /// A batch has found the database locked by another program.
+    /// Records that a batch found the database locked by another program.
     pub(crate) fn lock_is_taken(&self, now: Uptime) {
-        // Of several batches, the first one's time stays.
+        // The time of the first such batch is kept.
         let _ = self.locked_since.compare_exchange(
             0,
             now.as_micros().max(1),
@@ -93,12 +94,12 @@ impl Health {
         );
     }
 
-    /// A batch has been applied.
+    /// Records that a batch was applied, so that the database is not locked.
     pub(crate) fn lock_is_free(&self) {
         self.locked_since.store(0, Ordering::Relaxed);
     }
 
-    /// For how long another program has held the database's lock.
+    /// Returns how long another program has held the database's lock.
     pub(crate) fn locked_for(&self, now: Uptime) -> Duration {
         match self.locked_since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
@@ -106,10 +107,10 @@ impl Health {
         }
     }
 
-    /// Whether it is ready for more.
+    /// Checks whether the server is ready.
     ///
     /// # Errors
-    /// The reason why not.
+    /// The reason why the server is not ready.
     pub(crate) fn ready(&self, now: Uptime) -> Result<(), NotReady> {
         if self.draining.is_cancelled() {
             return Err(NotReady::Draining);

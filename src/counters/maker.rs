@@ -1,4 +1,4 @@
-//! Makes metrics and registers them: their types, labels and buckets.
+//! Creation and registration of metrics: types, labels and buckets.
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
@@ -7,29 +7,29 @@ use prometheus::{
 
 use crate::job::StateName;
 
-/// The label of a queue, a kind or a reason beyond those that have one of their own.
+/// Label value of kinds, methods and reasons without a value of their own.
 pub(super) const OTHER: &str = "other";
-/// So many kinds have figures of their own: the first ones by name of those that have a handler.
+/// Limit of the kinds with metrics of their own: the first by name of those with a handler.
 pub(super) const KINDS_MAX: usize = 100;
 
-/// Limits of buckets for what takes as long as a write to a disk does, in seconds.
+/// Histogram buckets of disk writes, in seconds.
 pub(super) const DISK_SECONDS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
-/// Limits of buckets for waits and runs of jobs, in seconds: from a millisecond to an hour.
+/// Histogram buckets of waits and runs of jobs, in seconds: from a millisecond to an hour.
 pub(super) const JOB_SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
     3600.0,
 ];
-/// Limits of buckets for numbers of things in a batch.
+/// Histogram buckets of numbers of items in a batch.
 pub(super) const COUNTS: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
 
-/// A metric could not be made. Their names are constants: a build that has this error has it at every start.
+/// A metric could not be created. The names are constants: a build with this error has it at every start.
 #[derive(Debug, thiserror::Error)]
 #[error("a metric could not be made")]
 pub struct MetricsError(#[from] prometheus::Error);
 
-/// Makes metrics and adds them to a registry.
+/// Creates metrics and adds them to a registry.
 pub(crate) struct Maker(pub(crate) Registry);
 
 impl Maker {
@@ -84,7 +84,7 @@ impl Maker {
     }
 }
 
-/// A state as a label's value.
+/// Returns a state as a label value.
 pub(crate) fn label(state: StateName) -> String {
     state.as_str().to_ascii_lowercase()
 }

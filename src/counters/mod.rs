@@ -1,8 +1,8 @@
-//! What the parts of a server count into, and whether it is ready.
+//! Counters of a server's parts, and its readiness.
 //!
-//! [`Counters`] cost atomics: the committer counts what the change feed says, once a batch, the API counts calls. What
-//! can be read when somebody asks, such as how many jobs are in which state, is read then, by [`crate::metrics`], which
-//! shows both.
+//! [`Counters`] cost atomic additions: the committer counts the change feed, once a batch, and the API counts calls.
+//! Values that can be read on a scrape, such as the number of jobs by state, are read then by [`crate::metrics`], which
+//! exposes both.
 
 mod batches;
 mod calls;

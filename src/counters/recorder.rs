@@ -1,4 +1,4 @@
-//! Counts what batches do.
+//! Recording of batches in the counters.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -9,20 +9,20 @@ use crate::{
     job::{Change, JobId, StateName},
 };
 
-/// What a batch took.
+/// Durations of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchTimes {
-    /// Applying it, from its begin to its commit.
+    /// Applying the batch, from its begin to its commit.
     pub(crate) commit: Duration,
-    /// The part of it in which the store made it durable.
+    /// The part of it for making the batch durable.
     pub(crate) flush: Duration,
 }
 
-/// Counts batches. It belongs to the committer's thread.
+/// Records batches, on the committer's thread.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     counters: Arc<Counters>,
-    /// When the attempts began that run. What the wall clock said then and says in the end tells nothing if it was set.
+    /// Start times of the running attempts, by uptime, because the wall clock may be set meanwhile.
     running: HashMap<JobId, Uptime>,
 }
 
@@ -31,7 +31,7 @@ impl Recorder {
         Recorder { counters, running: HashMap::new() }
     }
 
-    /// Counts what a batch did.
+    /// Records the outcome and durations of a batch.
     pub(crate) fn batch(&mut self, outcome: &Outcome, times: BatchTimes, now: Uptime) {
         let Recorder { counters, running } = self;
         let batches = &counters.batches;
@@ -60,13 +60,13 @@ impl Recorder {
                             running.insert(job.id, now);
                             None
                         }
-                        // A job that runs goes on, and most that don't never did.
+                        // The job still runs, or did not run before either.
                         (true, true) | (false, false) => None,
                     };
                     batches.of(&job.spec.kind).changed(job, *before, ran);
                 }
                 Change::Deleted(tombstone) => {
-                    // One that was set aside may have run.
+                    // A job whose row was set aside may have been running.
                     running.remove(&tombstone.id);
                     batches.deleted.inc();
                 }

@@ -10,20 +10,20 @@ use super::{
     submissions::SubmissionCounters,
 };
 
-/// What the parts of a server count into.
+/// The counters of a server.
 #[derive(Debug)]
 pub(crate) struct Counters {
     registry: Registry,
     pub(super) batches: BatchCounters,
     submissions: SubmissionCounters,
-    /// Calls over gRPC.
+    /// Metrics of gRPC calls.
     pub(crate) calls: CallCounters,
-    /// Whether the server is ready for more.
+    /// Readiness of the server.
     pub(crate) health: Health,
 }
 
 impl Counters {
-    /// For the kinds that have a handler.
+    /// Creates the counters, for the kinds that have a handler.
     pub(crate) fn new<'a>(
         kinds: impl IntoIterator<Item = &'a str>,
         health: Health,
@@ -42,12 +42,12 @@ impl Counters {
         })
     }
 
-    /// All that has been counted so far.
+    /// Returns all counters with their present values.
     pub(crate) fn gather(&self) -> Vec<MetricFamily> {
         self.registry.gather()
     }
 
-    /// Counts a submission that was refused, by the reason that its error carries.
+    /// Counts a refused submission, by the reason code of its error.
     pub(crate) fn rejected(&self, reason: &str) {
         self.submissions.rejected(reason);
     }

@@ -1,4 +1,4 @@
-//! Submissions that were refused.
+//! Metrics of refused submissions.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use prometheus::IntCounter;
 
 use super::maker::{Maker, MetricsError, OTHER};
 
-/// The reasons that have a figure of their own, as errors carry them.
+/// The reason codes with a label value of their own.
 const REASONS: &[&str] = &[
     "INVALID_REQUEST",
     "QUEUE_NOT_FOUND",

@@ -1,7 +1,7 @@
-//! One attempt as a pipeline: find the handler, get the payload, run, judge, report.
+//! An attempt as a pipeline: find the handler, load the payload, run, classify the result, report.
 //!
-//! What is not ours takes part in it: handlers, their destructors, and what listens to the log and to spans. Wherever
-//! that panics, the attempt ends and reports, so that its slot is free again.
+//! Code outside Jobmill takes part in it: handlers, their destructors, and subscribers of logs and spans. If any of
+//! that panics, the attempt still ends and reports, so that its slot is freed.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -18,10 +18,10 @@ use crate::{
     timeouts,
 };
 
-/// A longer media type of a result is cut, as a payload's may not be longer either.
+/// Byte limit of a result's media type; a longer one is truncated. A payload's has the same limit.
 const RESULT_TYPE_MAX_BYTES: usize = 128;
 
-/// Why an attempt was asked to stop.
+/// The reason for which an attempt was asked to stop.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stopped {
     No,
@@ -30,16 +30,16 @@ enum Stopped {
     Draining,
 }
 
-/// How the run of a handler ended.
+/// The end of a handler's run.
 enum Ran {
-    /// It returned, or panicked.
+    /// The handler returned or panicked.
     Ended(Result<Output, HandlerError>, Stopped),
-    /// It was cut off.
+    /// The handler was aborted.
     CutOff(Stopped),
 }
 
 impl Dispatch {
-    /// One attempt from its claim to its report.
+    /// Runs an attempt from its claim to its report.
     pub(super) async fn attempt(self: Arc<Self>, claim: Claim, cancelled: CancellationToken) {
         let (id, lease) = (claim.job.id, claim.lease);
         let mut body = None;
@@ -55,17 +55,17 @@ impl Dispatch {
         }
     }
 
-    /// Runs an attempt. `body` is what to report: it is there before anything is told of it, so that it stands even
-    /// where telling panics.
+    /// Runs an attempt and sets `body`, the report. It is set before the end is logged, so that a panic in logging does
+    /// not lose it.
     async fn carry_out(&self, claim: Claim, cancelled: CancellationToken, body: &mut Option<ReportBody>) {
         let Claim { job, lease, payload, ready } = claim;
         if self.stopping.is_cancelled() {
-            // It never started: it goes back uncounted.
+            // The attempt never started: its job is released, and it does not count.
             *body = Some(ReportBody::Released { delay: None });
             return;
         }
-        // For what handlers log. On the fastest path it costs as much as the rest of an attempt, so that only those
-        // get it who ask for that much.
+        // A span for the handlers' log lines. For the fastest handlers it costs as much as the rest of an attempt, so
+        // it exists only at level debug.
         let log = tracing::debug_span!(
             "attempt",
             job = %job.id,
@@ -120,7 +120,7 @@ impl Dispatch {
                 Err(error) => return Ran::Ended(Err(error), Stopped::No),
             },
         };
-        // The handler sees one token, whatever the reason for it to stop.
+        // The handler sees a single token for every reason to stop.
         let stop = CancellationToken::new();
         let attempt = Attempt {
             job: Arc::clone(job),
@@ -132,7 +132,7 @@ impl Dispatch {
         };
         let handler = Arc::clone(handler);
         let grace = handler.stop_grace();
-        // A handler may panic before it has returned its future, too.
+        // A handler may also panic before it has returned its future.
         let run = AssertUnwindSafe(async move { handler.run(attempt).await }).catch_unwind();
         let run = async {
             tokio::select! {
@@ -158,7 +158,7 @@ impl Dispatch {
                 biased;
                 result = &mut run => return Ran::Ended(result, stopped),
                 () = cancelled.cancelled(), if stopped != Stopped::Cancelled => stopped = Stopped::Cancelled,
-                // A drain takes no attempt's timeout away: the job has had its time all the same.
+                // The attempt's timeout applies during a drain, too.
                 () = &mut time_is_up, if stopped == Stopped::Draining => stopped = Stopped::TimedOut,
                 () = self.cutting_off.cancelled() => return Ran::CutOff(stopped),
                 () = &mut patience => return Ran::CutOff(stopped),
@@ -180,7 +180,7 @@ impl Dispatch {
     }
 }
 
-/// What the end of a run means for the job.
+/// Classifies the end of a run: the job's result or its failure.
 fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
     let timeout = || {
         let limit = humantime::format_duration(job.spec.attempt_timeout);
@@ -197,14 +197,14 @@ fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
                 format!("the result has {} bytes; at most {RESULT_MAX_BYTES} are kept", output.bytes.len());
             Err(HandlerError::new(FailureReason::ResultTooLarge, message, false))
         }
-        // A success counts however late it comes: the work is done.
+        // A success counts even after a request to stop, because the work is done.
         Ran::Ended(Ok(output), _) => {
             let media_type = cut(&output.info.media_type, RESULT_TYPE_MAX_BYTES).to_owned();
             Ok(Output { info: PayloadInfo { media_type, ..output.info }, ..output })
         }
-        // Where it had no time to start, it counts: it would never have any.
+        // An attempt that timed out before its start counts, because later ones would time out as well.
         Ran::Ended(Err(_), Stopped::TimedOut) | Ran::CutOff(Stopped::TimedOut) => Err(timeout()),
-        // What never started was not stopped either.
+        // An attempt that never started was not stopped either.
         Ran::Ended(Err(error), _) if error.never_started => Err(error),
         Ran::Ended(Err(error), Stopped::No) => Err(error),
         Ran::Ended(Err(error), Stopped::Cancelled) => Err(HandlerError {
@@ -212,9 +212,9 @@ fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
             delay: None,
             never_started: false,
         }),
-        // What no other attempt would mend is the handler's own word, and no effect of the server's stop.
+        // A failure that is not retryable is the handler's own decision, not an effect of the drain.
         Ran::Ended(Err(error), Stopped::Draining) if !error.failure.retryable => Err(error),
-        // It was asked to stop, and most likely failed for that. The delay is the handler's own wish.
+        // Most likely the attempt failed because it was asked to stop. The handler's retry delay is kept.
         Ran::Ended(Err(error), Stopped::Draining) => {
             let what =
                 format!("the server stopped, and the attempt, asked to stop, failed: {}", error.message());
@@ -240,7 +240,7 @@ fn panicked(what: &str, panic: &(dyn std::any::Any + Send)) -> HandlerError {
     HandlerError::new(FailureReason::Panic, format!("{what} panicked: {message}"), true)
 }
 
-/// The message is one of this program's own.
+/// Logs a release. The message is one of this program's own, and quotes no secrets.
 fn log_release(job: &Job, failure: &Failure) {
     tracing::warn!(
         job = %job.id,
@@ -251,7 +251,7 @@ fn log_release(job: &Job, failure: &Failure) {
     );
 }
 
-/// Never the payload, the result, or the handler's message, which may quote them.
+/// Logs a failure, without the payload, the result, or the handler's message, which may quote them.
 fn log_failure(job: &Job, failure: &Failure) {
     tracing::warn!(
         job = %job.id,

@@ -1,4 +1,4 @@
-//! Starts the attempts that the committer hands out, and sees each of them to its end.
+//! Dispatch: starts the claimed attempts, and runs each of them to its end.
 
 mod attempt;
 mod output;
@@ -18,28 +18,28 @@ use crate::{
     watch::Hub,
 };
 
-/// The handlers by kind.
+/// Handlers by kind.
 pub(crate) type Handlers = HashMap<Box<str>, Arc<dyn Handler>>;
 
-/// How far a drain is with what was claimed before it.
+/// Progress of a drain with the jobs that were claimed before it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Claims {
-    /// Cancelled by the drain: nothing more is claimed.
+    /// Cancelled by the drain once no more jobs are claimed.
     pub(crate) over: CancellationToken,
-    /// Cancelled by the dispatch: all that was claimed has started.
+    /// Cancelled by dispatch once all claimed attempts have started.
     pub(crate) started: CancellationToken,
 }
 
-/// Starts attempts and sees them to their end.
+/// Starts attempts and runs them to their end.
 pub(crate) struct Dispatch {
     pub(crate) handlers: Handlers,
     pub(crate) reports: Reports,
     pub(crate) hub: Arc<Hub>,
     pub(crate) reads: Reads,
     pub(crate) traces: Traces,
-    /// Once cancelled, running attempts are asked to stop.
+    /// Cancelled to ask running attempts to stop.
     pub(crate) stopping: CancellationToken,
-    /// Once cancelled, running attempts are cut off.
+    /// Cancelled to abort running attempts.
     pub(crate) cutting_off: CancellationToken,
     running: Mutex<HashMap<LeaseToken, CancellationToken>>,
 }
@@ -64,8 +64,8 @@ impl Dispatch {
         }
     }
 
-    /// Starts and cancels what is handed out, until the committer has ended. Attempts belong to `attempts`. Once no more
-    /// is claimed and all that was has started, it says so: cancels go on reaching their attempts after that.
+    /// Starts and cancels attempts until the committer has ended. Their tasks belong to `attempts`. During a drain,
+    /// cancels `claims.started` once all claimed attempts have started; cancels still reach their attempts after that.
     pub(crate) async fn run(
         self: Arc<Self>,
         mut handouts: mpsc::Receiver<Handout>,
@@ -91,7 +91,7 @@ impl Dispatch {
             self.running.lock().insert(claim.lease, token.clone());
             attempts.spawn(Arc::clone(&self).attempt(claim, token));
         }
-        // After the claims: a job that was claimed in an earlier batch may be cancelled in the same message.
+        // A message cancels only attempts that were claimed in earlier batches.
         for lease in handout.cancelling {
             if let Some(token) = self.running.lock().get(&lease) {
                 token.cancel();
@@ -99,12 +99,12 @@ impl Dispatch {
         }
     }
 
-    /// Has all running attempts asked to stop.
+    /// Asks all running attempts to stop.
     pub(crate) fn stop(&self) {
         self.stopping.cancel();
     }
 
-    /// Cuts all running attempts off.
+    /// Aborts all running attempts.
     pub(crate) fn cut_off(&self) {
         self.stopping.cancel();
         self.cutting_off.cancel();

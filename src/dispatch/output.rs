@@ -1,4 +1,4 @@
-//! What an attempt says while it runs: progress on its way to the store, and output on its way to watchers.
+//! Reports of a running attempt: progress to the store, and output lines to watchers.
 
 use std::{
     collections::VecDeque,
@@ -22,12 +22,12 @@ use crate::{
     watch::{Hub, OutputLine},
 };
 
-/// The end of an attempt's output that is kept with its job.
+/// Byte limit of the tail of an attempt's output, which is kept with its job.
 const TAIL_MAX_BYTES: usize = 64 << 10;
-/// An attempt's progress is kept at most once in so long.
+/// Shortest interval between two writes of an attempt's progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
-/// What one attempt says.
+/// Reporter of one attempt.
 pub(super) struct AttemptVoice {
     id: JobId,
     attempt: u32,
@@ -37,7 +37,7 @@ pub(super) struct AttemptVoice {
     progressed: Notify,
     waits_to_start: AtomicBool,
     started: Notify,
-    /// The server's: once cancelled, no work may start any more.
+    /// The server's token; once cancelled, no attempt may start its work.
     stopping: CancellationToken,
 }
 
@@ -70,7 +70,7 @@ impl AttemptVoice {
         }
     }
 
-    /// Returns once the attempt has worked for so long. What it waits for before it starts does not count.
+    /// Returns once the attempt has worked for `timeout`. Time that it waits before its start does not count.
     pub(super) async fn has_worked_for(&self, timeout: Duration) {
         while self.waits_to_start.load(Ordering::Acquire) {
             self.started.notified().await;
@@ -78,7 +78,7 @@ impl AttemptVoice {
         timeouts::active(timeout).await;
     }
 
-    /// Sends the latest progress on, at most once in 500 ms. Never returns.
+    /// Sends the latest progress to the committer, at most once in 500 ms. Never returns.
     pub(super) async fn send_progress(&self, reports: &Reports) -> std::convert::Infallible {
         loop {
             self.progressed.notified().await;
@@ -91,7 +91,7 @@ impl AttemptVoice {
         }
     }
 
-    /// The end of the output.
+    /// Returns the tail of the output.
     pub(super) fn tail(&self) -> String {
         let said = self.said.lock();
         let mut tail = String::with_capacity(said.tail_bytes + 32);

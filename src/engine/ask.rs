@@ -1,70 +1,70 @@
-//! A question to the committer that carries its own reply.
+//! A request to the committer that carries its own reply channel.
 //!
-//! The engine puts its verdict into the question; only a commit can take it out again. So nothing is answered before
-//! its transaction is on disk, and no answer is looked up by its place in a list.
+//! The engine stores its verdict in the request, and only a commit can take it out again. So no reply is sent before
+//! its transaction is on disk, and no reply is looked up by its index in a list.
 
 use tokio::sync::oneshot;
 
 use crate::{clock::Uptime, store::sets::Committed};
 
-/// The question's side of a call: the reply's channel, and the verdict once there is one.
+/// The committer's side of a call: the reply channel, and the verdict once it is decided.
 #[derive(Debug)]
 pub struct Ask<T, E> {
     /// Absent where the caller wants no answer.
     reply: Option<oneshot::Sender<Result<T, E>>>,
     verdict: Option<Result<T, E>>,
-    /// Until when the caller waits for a store that takes nothing for a while.
+    /// Deadline of the caller's wait for a store that is locked.
     give_up: Uptime,
 }
 
 impl<T, E> Ask<T, E> {
-    /// A question, and where its answer comes.
+    /// Creates a request and the receiver of its reply.
     #[must_use]
     pub fn new(give_up: Uptime) -> (Self, oneshot::Receiver<Result<T, E>>) {
         let (reply, answer) = oneshot::channel();
         (Ask { reply: Some(reply), verdict: None, give_up }, answer)
     }
 
-    /// A question of which nobody waits for the answer.
+    /// Creates a request without a reply channel.
     #[must_use]
     pub fn unheard() -> Self {
         Ask { reply: None, verdict: None, give_up: Uptime::MAX }
     }
 
-    /// Decides what the answer will be, if the batch is committed.
+    /// Stores the verdict, which becomes the reply if the batch is committed.
     pub(super) fn decide(&mut self, verdict: Result<T, E>) {
         self.verdict = Some(verdict);
     }
 
-    /// The answer, which is true now. `None` where nothing was decided or nobody waits for it.
+    /// Returns the reply, which the commit has made valid. `None` without a verdict or without a reply channel.
     pub(crate) fn open(self, _: &Committed) -> Option<Told<T, E>> {
         Some(Told { reply: self.reply?, verdict: self.verdict? })
     }
 
-    /// The verdict, which is true now.
+    /// Returns the verdict, which the commit has made valid.
     pub(crate) fn verdict(&self, _: &Committed) -> Option<&Result<T, E>> {
         self.verdict.as_ref()
     }
 }
 
 impl<T, E> Ask<T, E> {
-    /// The caller has disconnected.
+    /// Returns whether the caller has disconnected.
     pub(crate) fn is_gone(&self) -> bool {
         self.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
     }
 }
 
-/// What the committer does with any question, whatever it asks for.
+/// Operations of the committer on a request of any type.
 pub(crate) trait Asked<E> {
-    /// The instant after which the caller no longer waits for the store.
+    /// Returns the deadline of the caller's wait for a locked store.
     fn give_up(&self) -> Uptime;
-    /// The caller has disconnected.
+    /// Returns whether the caller has disconnected.
     fn has_left(&self) -> bool;
-    /// Answers that nothing was changed.
+    /// Replies at once with a refusal: nothing was changed.
     fn refuse(&mut self, why: E);
-    /// Decides that it is refused, once the batch is committed.
+    /// Stores a refusal as the verdict, to be sent once the batch is committed.
     fn decide_refusal(&mut self, why: E);
-    /// Takes the verdict back: the batch was not committed.
+    /// Clears the verdict of a batch that was not committed.
     fn reset(&mut self);
 }
 
@@ -93,7 +93,7 @@ impl<T, E> Asked<E> for Ask<T, E> {
     }
 }
 
-/// An answer that a commit has made true, on its way to the caller.
+/// A reply that a commit has made valid, with the channel to its caller.
 #[derive(Debug)]
 pub(crate) struct Told<T, E> {
     reply: oneshot::Sender<Result<T, E>>,
@@ -101,7 +101,7 @@ pub(crate) struct Told<T, E> {
 }
 
 impl<T, E> Told<T, E> {
-    /// Wakes the caller.
+    /// Sends the reply, which wakes the caller.
     pub(crate) fn send(self) {
         // The caller may have disconnected.
         let _ = self.reply.send(self.verdict);

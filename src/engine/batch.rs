@@ -1,4 +1,4 @@
-//! What goes into a store in one transaction.
+//! The input of one transaction: controls, reports and offers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,40 +19,40 @@ use crate::{
     store::Space,
 };
 
-/// What is to be applied in one transaction, in this order: controls, reports, the end of expired jobs, the next steps
-/// of operations, the promotion of due jobs, offers, and then one claim step over stored and new jobs together.
+/// The input of one transaction, applied in this order: controls, reports, expiry of jobs, the next steps of
+/// operations, promotion of due jobs, offers, and then one claim step over stored and new jobs together.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The present.
+    /// The present time.
     pub present: Present,
-    /// Changes of jobs and queues that callers asked for.
+    /// Mutations of jobs and queues requested by callers.
     pub controls: Vec<Control>,
     /// Reports of attempts.
     pub reports: Vec<Report>,
-    /// New jobs.
+    /// Submissions of new jobs.
     pub offers: Vec<Offer>,
-    /// Whether to claim jobs for free slots. False while draining; no offer then waits for room.
+    /// Whether to claim jobs for free slots. False while draining, when no offer waits for room either.
     pub claim: bool,
-    /// What there is room for. With less than enough, jobs that are new are refused; on a full disk nothing is done but
-    /// reports and controls.
+    /// Free disk space. With less than enough, new jobs are refused; on a full disk only reports and controls are
+    /// applied.
     pub space: Space,
 }
 
-/// What an attempt tells.
+/// A report of an attempt.
 #[derive(Debug)]
 pub struct Report {
     /// The job.
     pub id: JobId,
     /// The lease under which the attempt runs.
     pub lease: LeaseToken,
-    /// The message.
+    /// The content.
     pub body: ReportBody,
-    /// Answered with whether the report applied.
+    /// Reply channel: whether the report applied.
     pub ask: Ask<(), Refusal>,
 }
 
 impl Report {
-    /// The bytes that it brings.
+    /// Returns the size of its contents in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         let bytes = match &self.body {
             ReportBody::Progress(progress) => progress.text.len() + progress.step.len(),
@@ -64,55 +64,55 @@ impl Report {
     }
 }
 
-/// What an attempt tells of itself.
+/// The content of an attempt's report.
 #[derive(Clone, Debug)]
 pub enum ReportBody {
-    /// How far it is.
+    /// The attempt's progress.
     Progress(Arc<Progress>),
-    /// It did the work.
+    /// The attempt succeeded.
     Succeeded {
-        /// What it returned.
+        /// Its result.
         output: Output,
-        /// The end of what it wrote.
+        /// The tail of its output.
         tail: String,
     },
-    /// It did not do the work.
+    /// The attempt failed.
     Failed {
-        /// Why.
+        /// The failure.
         failure: Arc<Failure>,
-        /// Its own wish for the delay to the next attempt.
+        /// Retry delay requested by the handler.
         delay: Option<Duration>,
-        /// The end of what it wrote.
+        /// The tail of its output.
         tail: String,
     },
-    /// It never started.
+    /// The attempt was claimed but never started.
     Released {
-        /// How long its job is not ready again, if it is not at once.
+        /// Delay until the job is ready again; absent if it is at once.
         delay: Option<Duration>,
     },
 }
 
-/// New jobs, all or none.
+/// A submission of new jobs, accepted all or none.
 #[derive(Debug)]
 pub struct Offer {
-    /// Makes a repeat safe.
+    /// The request id, which makes a repeat idempotent.
     pub request: Option<RequestId>,
     /// The jobs.
     pub jobs: AtLeastOne<NewJob>,
-    /// The caller, of whom all offers count as one where waiting callers are counted.
+    /// The caller. All its waiting offers count as one against the queue's limit of waiting callers.
     pub caller: CallerId,
-    /// Until when it waits for room; absent where it does not wait.
+    /// Deadline of the wait for room; absent if the offer does not wait.
     pub wait: Option<Uptime>,
-    /// Why its jobs can't enter, if that is known already: asked after the request.
+    /// Admission error, if known already. It is checked after the request id.
     pub obstacle: Option<NotAdmitted>,
-    /// Its place among those that wait for room, if it has waited already.
+    /// Its place in a waiting line, if it has waited already.
     pub(crate) seat: Option<Seat>,
-    /// Answered with the jobs.
+    /// Reply channel: the jobs.
     pub ask: Ask<Submitted, OfferError>,
 }
 
 impl Offer {
-    /// An offer that has not waited yet.
+    /// Creates an offer that has not waited yet.
     #[must_use]
     pub fn new(
         request: Option<RequestId>,
@@ -124,45 +124,45 @@ impl Offer {
         Offer { request, jobs, caller, wait, obstacle: None, seat: None, ask }
     }
 
-    /// With what is known already of why its jobs can't enter.
+    /// Sets the admission error that is known already.
     #[must_use]
     pub fn with_obstacle(self, obstacle: Option<NotAdmitted>) -> Self {
         Offer { obstacle, ..self }
     }
 
-    /// What its jobs count against queues' bytes.
+    /// Returns the bytes that its jobs count against their queues' limits.
     pub(crate) fn bytes(&self) -> u64 {
         self.jobs.iter().map(NewJob::bytes).sum()
     }
 }
 
-/// A job that may be accepted.
+/// A job to be accepted.
 #[derive(Clone, Debug)]
 pub struct NewJob {
     /// The queue's name.
     pub queue: Arc<str>,
     /// The kind's name.
     pub kind: Arc<str>,
-    /// −100 to 100.
+    /// The priority, −100 to 100.
     pub priority: i8,
-    /// How many attempts may start.
+    /// Limit of the attempts.
     pub max_attempts: u32,
-    /// How long to wait between them.
+    /// Backoff between attempts.
     pub retry: RetryPolicy,
-    /// How long one may take.
+    /// Timeout of an attempt.
     pub attempt_timeout: Duration,
-    /// Not to be run before this instant.
+    /// Earliest start.
     pub run_time: Option<When>,
-    /// Over if no attempt has started by then.
+    /// Expiry of the job if no attempt has started by then.
     pub expires: Option<When>,
-    /// What few jobs have.
+    /// Fields that few jobs set.
     pub extras: Option<Box<Extras>>,
     /// The handler's input.
     pub payload: Bytes,
 }
 
 impl NewJob {
-    /// What it counts against its queue's bytes.
+    /// Returns the bytes that the job counts against its queue's limit.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let extras = self.extras.as_ref().map_or(0, |extras| extras.bytes());
@@ -170,29 +170,29 @@ impl NewJob {
     }
 }
 
-/// The jobs of a submission.
+/// The answer to a submission.
 #[derive(Clone, Debug)]
 pub enum Submitted {
-    /// They are new.
+    /// The jobs are new.
     Created {
         /// The jobs, in the order of the offer.
         jobs: AtLeastOne<Arc<Job>>,
     },
-    /// The request was seen before: these are its jobs, with consecutive ids.
+    /// The request id was seen before; its jobs have consecutive ids.
     Seen {
-        /// The first job.
+        /// The id of the first job.
         first: JobId,
-        /// How many there were.
+        /// Number of jobs.
         count: u32,
-        /// How many of them are not deleted.
+        /// Number of these that are not deleted.
         live: u32,
-        /// The first job as it is now, if it is not deleted and can be read.
+        /// The first job's present state, if it is not deleted and is readable.
         job: Option<Arc<Job>>,
     },
 }
 
 impl Submitted {
-    /// The id of the first job.
+    /// Returns the id of the first job.
     #[must_use]
     pub fn first(&self) -> JobId {
         match self {
@@ -201,7 +201,7 @@ impl Submitted {
         }
     }
 
-    /// How many jobs there are, or were.
+    /// Returns the number of the submission's jobs, deleted ones included.
     #[must_use]
     pub fn count(&self) -> usize {
         match self {
@@ -210,7 +210,7 @@ impl Submitted {
         }
     }
 
-    /// The first job, unless it is deleted.
+    /// Returns the first job, unless it is deleted.
     #[must_use]
     pub fn first_job(&self) -> Option<&Arc<Job>> {
         match self {
@@ -219,7 +219,7 @@ impl Submitted {
         }
     }
 
-    /// What became of the submission's first job.
+    /// Returns the outcome for the submission's first job.
     #[must_use]
     pub fn outcome(&self) -> SubmitOutcome {
         match self {
@@ -230,7 +230,7 @@ impl Submitted {
         }
     }
 
-    /// Whether some of the jobs are deleted.
+    /// Returns whether some of the jobs are deleted.
     #[must_use]
     pub fn lacks_jobs(&self) -> bool {
         match self {
@@ -239,7 +239,7 @@ impl Submitted {
         }
     }
 
-    /// Whether the jobs are new.
+    /// Returns whether the jobs are new.
     #[must_use]
     pub fn is_new(&self) -> bool {
         match self {
@@ -249,7 +249,7 @@ impl Submitted {
     }
 }
 
-/// What became of a job that was to be changed.
+/// The answer to a change of a job.
 #[derive(Clone, PartialEq, Debug)]
 pub struct JobDone {
     /// The job.
@@ -258,9 +258,9 @@ pub struct JobDone {
     pub state: StateName,
     /// Its revision after the change.
     pub revision: u64,
-    /// Whether the request had come before: state and revision are those of that time.
+    /// Whether the request id was seen before. State and revision are then those of the first answer.
     pub is_repeat: bool,
-    /// The job as it is now; absent where it has been deleted since, or can't be read.
+    /// The job's present state; absent if it has been deleted since or is unreadable.
     pub job: Option<Arc<Job>>,
 }
 
@@ -276,24 +276,24 @@ impl JobDone {
     }
 }
 
-/// What became of a queue that was to be changed.
+/// The answer to a change of a queue.
 #[derive(Clone, PartialEq, Debug)]
 pub struct QueueDone {
-    /// The queue as it is now; absent where it has been deleted since the request came first.
+    /// The queue's present state; absent if it has been deleted since the request was first seen.
     pub info: Option<QueueInfo>,
-    /// Whether the request had come before.
+    /// Whether the request id was seen before.
     pub is_repeat: bool,
 }
 
-/// An attempt that is to start: its job is RUNNING, and that is on disk.
+/// An attempt to start. Its job is RUNNING on disk.
 #[derive(Debug)]
 pub struct Claim {
     /// The job.
     pub job: Arc<Job>,
     /// Its lease.
     pub lease: LeaseToken,
-    /// Its payload; absent where it is large and has to be read.
+    /// Its payload; absent if it is large and has to be read from the store.
     pub payload: Option<Bytes>,
-    /// Since when it could have run, as the wall clock as it is now would have said it.
+    /// Time since when the job could have run, in terms of the present wall clock.
     pub ready: Timestamp,
 }

@@ -1,4 +1,4 @@
-//! Callers that submit, how they say that they leave, and the places of their offers that wait.
+//! Submitting callers, the notice of their disconnect, and the places of their waiting offers.
 
 use std::sync::{
     Arc,
@@ -8,7 +8,7 @@ use std::sync::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Names a caller within this process.
+/// Identifier of a caller within this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct CallerId(u64);
 
@@ -23,15 +23,15 @@ impl CallerId {
     }
 }
 
-/// A call that submits, for as long as its client is there. All offers of a stream have one caller.
+/// A submitting call, for as long as its client is connected. All offers of a stream have one caller.
 #[derive(Debug)]
 pub(crate) struct Caller {
     id: CallerId,
-    /// Absent once nothing of the caller can wait any more.
+    /// Absent once no offer of the caller can wait any more.
     departures: Option<Arc<Departures>>,
 }
 
-/// Callers that have left, until the committer hears of them.
+/// Callers that have disconnected, until the committer takes notice of them.
 #[derive(Debug, Default)]
 pub(crate) struct Departures {
     last_id: AtomicU64,
@@ -40,13 +40,13 @@ pub(crate) struct Departures {
 }
 
 impl Departures {
-    /// A new caller.
+    /// Creates a caller.
     pub(crate) fn caller(self: &Arc<Self>) -> Caller {
         let id = CallerId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1);
         Caller { id, departures: Some(Arc::clone(self)) }
     }
 
-    /// Returns once a caller has left since the last call of [`Departures::take`].
+    /// Returns once a caller has disconnected since the last call of [`Departures::take`].
     pub(crate) async fn told(&self) {
         self.told.notified().await;
     }
@@ -57,12 +57,12 @@ impl Departures {
 }
 
 impl Caller {
-    /// Its name.
+    /// Returns the caller's identifier.
     pub(crate) fn id(&self) -> CallerId {
         self.id
     }
 
-    /// All its offers are answered: nothing is left to be looked for.
+    /// Drops the caller without a notice, because all its offers are answered.
     pub(crate) fn disarm(mut self) {
         self.departures = None;
     }
@@ -77,7 +77,7 @@ impl Drop for Caller {
     }
 }
 
-/// An offer's place among those that wait, from when it is parked until it is answered.
+/// An offer's place in a queue's waiting line, from when it is parked until it is answered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Seat {
     pub(super) queue: u32,
@@ -85,12 +85,12 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// The queue in whose line it is.
+    /// Returns the queue of the waiting line.
     pub(super) fn queue(self) -> u32 {
         self.queue
     }
 
-    /// Whether it is in this queue's line.
+    /// Returns whether the place is in this queue's waiting line.
     pub(super) fn is_in(self, queue: u32) -> bool {
         self.queue == queue
     }

@@ -1,7 +1,7 @@
-//! Which jobs get the free slots of a queue.
+//! Selection of the jobs that get the free slots of a queue.
 //!
-//! A lane holds the ready jobs of one kind in one queue, in their order. The heads of a queue's lanes that have a handler
-//! come merged from the store, so that jobs of a kind which nothing runs never stand in the way of others.
+//! A lane holds the ready jobs of one kind in one queue, in their order. The store merges the heads of a queue's lanes
+//! that have a handler, so that jobs of a kind without a handler never block others.
 
 use std::iter::Peekable;
 
@@ -10,17 +10,17 @@ use crate::store::sets::Place;
 /// Limit of the ready jobs that are read for free slots in a batch. All queues share it.
 pub(super) const HEADS_MAX: usize = 2_048;
 
-/// A job that could start.
+/// A job that can start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Pick<S, N> {
-    /// One that stood in line.
+    /// A job that was ready before the batch.
     Stood(S),
-    /// One that comes into line with this batch.
+    /// A job that becomes ready with this batch.
     New(N),
 }
 
-/// Chooses at most `free` jobs of a queue, in its order. What stood in line goes first among equals. Both lists are in
-/// order, the new ones with their ranks. Where the list of those that stood is cut, nothing that is new passes its end.
+/// Chooses at most `free` jobs of a queue, in its order. Among equals, jobs that were ready before go first. Both lists
+/// are in order, the new jobs with their ranks. If the list of earlier jobs is truncated, no new job passes its end.
 pub(super) fn choose<S, N>(
     free: usize,
     stood: impl IntoIterator<Item = (Place, S)>,

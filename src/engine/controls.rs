@@ -1,4 +1,4 @@
-//! Changes of jobs and queues that callers ask for.
+//! Mutations of jobs and queues requested by callers.
 
 use std::{fmt, sync::Arc};
 
@@ -12,21 +12,22 @@ use crate::{
     store::sets::{Committed, KeptAnswer, KeptRequest, RequestRow},
 };
 
-/// A change of a job or a queue that a caller asks for.
+/// A mutation of a job or a queue requested by a caller.
 #[derive(Debug)]
 pub struct Control {
-    /// Makes a repeat safe: it is answered as the first one was, and changes nothing.
+    /// The request id, which makes a repeat idempotent: it gets the first answer and changes nothing.
     pub request: Option<RequestId>,
-    /// What is to be done.
+    /// The mutation.
     pub action: Action,
-    /// Where what it names was not there, its caller could not be asked whether it may. Then nothing is done but to
-    /// answer a request that came before, if that was about a queue on which this says that the caller may.
+    /// Restricts the control to answering a repeat. Set if the job or queue that it names was not found, so that its
+    /// caller could not be authorised: a first answer is then repeated only if it concerns a queue that this check
+    /// permits.
     pub only_repeat: Option<QueueCheck>,
-    /// It was found to be a repeat, which changes nothing, by the batch that decided it last.
+    /// Whether the batch that decided it last found it to be a repeat, which changes nothing.
     pub(crate) is_repeat: bool,
 }
 
-/// Whether a caller may do something on a queue, by its name.
+/// Authorisation check of a caller on a queue, by the queue's name.
 pub struct QueueCheck(pub Box<dyn Fn(&str) -> bool + Send>);
 
 impl fmt::Debug for QueueCheck {
@@ -35,34 +36,34 @@ impl fmt::Debug for QueueCheck {
     }
 }
 
-/// What a control does.
+/// The mutation of a control.
 #[derive(Debug)]
 pub enum Action {
     /// Cancel a job.
     Cancel {
         /// The job.
         id: JobId,
-        /// The revision that the job must have.
+        /// Revision that the job must have.
         expected_revision: Option<u64>,
-        /// Answered with the job after the change.
+        /// Reply channel: the job after the change.
         ask: Ask<JobDone, ControlRefusal>,
     },
     /// Run a job again, or now.
     Retry {
         /// The job.
         id: JobId,
-        /// The revision that the job must have.
+        /// Revision that the job must have.
         expected_revision: Option<u64>,
-        /// Answered with the job after the change.
+        /// Reply channel: the job after the change.
         ask: Ask<JobDone, ControlRefusal>,
     },
     /// Delete a job.
     Delete {
         /// The job.
         id: JobId,
-        /// The revision that the job must have.
+        /// Revision that the job must have.
         expected_revision: Option<u64>,
-        /// Answered once the job is gone.
+        /// Reply channel, answered once the job is deleted.
         ask: Ask<(), ControlRefusal>,
     },
     /// Create a queue.
@@ -71,46 +72,46 @@ pub enum Action {
         name: String,
         /// Its settings.
         settings: QueueSettings,
-        /// Answered with the queue.
+        /// Reply channel: the queue.
         ask: Ask<QueueDone, ControlRefusal>,
     },
     /// Change a queue's settings.
     UpdateQueue {
         /// Its name.
         name: String,
-        /// What is changed.
+        /// The changed settings.
         change: SettingsChange,
-        /// The etag that the queue must have.
+        /// Etag that the queue must have.
         etag: Option<String>,
-        /// Answered with the queue after the change.
+        /// Reply channel: the queue after the change.
         ask: Ask<QueueDone, ControlRefusal>,
     },
     /// Delete a queue.
     DeleteQueue {
         /// Its name.
         name: String,
-        /// Answered once the queue is gone.
+        /// Reply channel, answered once the queue is deleted.
         ask: Ask<(), ControlRefusal>,
     },
     /// Pause or resume a queue.
     SetPaused {
         /// Its name.
         name: String,
-        /// Whether the queue starts no jobs from now on.
+        /// Whether to pause (`true`) or resume.
         paused: bool,
-        /// Answered with the queue after the change.
+        /// Reply channel: the queue after the change.
         ask: Ask<QueueDone, ControlRefusal>,
     },
-    /// Delete all jobs that wait in a queue now, over several batches.
+    /// Delete all jobs that wait in a queue at present, over several batches.
     Purge {
         /// The queue's name.
         name: String,
-        /// Answered at the purge's end with the number of deleted jobs.
+        /// Reply channel: the number of deleted jobs, at the end of the purge.
         ask: Ask<u64, ControlRefusal>,
     },
 }
 
-/// The question in an action, whatever it asks for.
+/// Selects the reply channel of any action.
 macro_rules! question {
     ($action:expr) => {
         match $action {
@@ -125,29 +126,29 @@ macro_rules! question {
 }
 
 impl Control {
-    /// A control that can be repeated where it has a request.
+    /// Creates a control, which can be repeated if it has a request id.
     #[must_use]
     pub fn new(request: Option<RequestId>, action: Action) -> Self {
         Control { request, action, only_repeat: None, is_repeat: false }
     }
 
-    /// A control that is no repeat of anything.
+    /// Creates a control without a request id.
     #[must_use]
     pub fn once(action: Action) -> Self {
         Control::new(None, action)
     }
 
-    /// The question in it.
+    /// Returns the reply channel.
     pub(crate) fn ask(&self) -> &dyn Asked<ControlRefusal> {
         question!(&self.action)
     }
 
-    /// The question in it, to be refused or taken back.
+    /// Returns the reply channel, to refuse the control or to clear its verdict.
     pub(crate) fn ask_mut(&mut self) -> &mut dyn Asked<ControlRefusal> {
         question!(&mut self.action)
     }
 
-    /// The answer, which is true now.
+    /// Returns the reply, which the commit has made valid.
     pub(crate) fn open(self, proof: &Committed) -> Option<Answer> {
         match self.action {
             Action::Cancel { ask, .. } | Action::Retry { ask, .. } => ask.open(proof).map(Answer::Job),
@@ -159,17 +160,17 @@ impl Control {
         }
     }
 
-    /// Whether it frees space, so that a full disk must take it.
+    /// Returns whether the control frees space, and so must be accepted on a full disk.
     pub(crate) fn frees_space(&self) -> bool {
         matches!(self.action, Action::Cancel { .. } | Action::Delete { .. })
     }
 
-    /// The queue that it purges.
+    /// Returns the name of the queue that the control purges.
     pub(super) fn purges(&self) -> Option<&str> {
         if let Action::Purge { name, .. } = &self.action { Some(name) } else { None }
     }
 
-    /// How many consumers a queue has after it, at most, and whether it is paused then.
+    /// Returns the largest number of consumers that a queue may have after the control, and whether it is paused then.
     pub(super) fn consumers_after(&self, info: &QueueInfo, consumers: u32, paused: bool) -> (u32, bool) {
         let named = |name: &str| name == info.name.as_str();
         if let Action::UpdateQueue { name, change, .. } = &self.action
@@ -181,7 +182,7 @@ impl Control {
         (consumers, paused && !resumes)
     }
 
-    /// The job that it names.
+    /// Returns the job that the control names.
     pub(crate) fn job(&self) -> Option<JobId> {
         self.action.job()
     }
@@ -199,7 +200,7 @@ impl Action {
         }
     }
 
-    /// The action with a refusal as its verdict.
+    /// Sets a refusal as the verdict.
     fn refused(mut self, why: ControlRefusal) -> Self {
         let ask: &mut dyn Asked<ControlRefusal> = question!(&mut self);
         ask.decide_refusal(why);
@@ -208,7 +209,7 @@ impl Action {
 }
 
 impl Decision<'_> {
-    /// Decides one control. A purge is decided at its end. A request that came before changes nothing.
+    /// Decides one control. A purge gets its verdict at its end. A repeated request changes nothing.
     pub(super) fn control(&mut self, control: Control) {
         let Control { request, action, only_repeat, .. } = control;
         let seen = request.and_then(|request| Some((request, self.request(request)?.row)));
@@ -221,7 +222,7 @@ impl Decision<'_> {
         let (action, is_repeat) = match same.filter(may_hear) {
             Some(answer) => (self.repeat(action, answer, only_repeat.is_none()), true),
             None if only_repeat.is_some() => {
-                // Whether there is something, or another request, is not for this caller to know.
+                // A caller without permission must not learn whether the job, the queue or another request exists.
                 let missing =
                     action.job().map_or(ControlRefusal::RequestMismatch, ControlRefusal::JobNotFound);
                 (Some(action.refused(missing)), false)
@@ -233,7 +234,7 @@ impl Decision<'_> {
         self.sealed.controls.extend(control);
     }
 
-    /// Does what was asked for. Returns the action with its verdict; a purge has none yet.
+    /// Carries out an action and returns it with its verdict. A purge under way has none yet: `None`.
     fn act(&mut self, mut action: Action, request: Option<RequestId>) -> Option<Action> {
         match &mut action {
             Action::Cancel { id, expected_revision, ask } => {
@@ -284,7 +285,7 @@ impl Decision<'_> {
         Some(action)
     }
 
-    /// Answers a request that came before as it was answered then.
+    /// Answers a repeated request with its first answer.
     fn repeat(&mut self, mut action: Action, answer: KeptAnswer, shows_job: bool) -> Option<Action> {
         match (&mut action, answer) {
             (
@@ -314,7 +315,7 @@ impl Decision<'_> {
                 self.engine.purges.join(queue, ask);
                 return None;
             }
-            // The digest tells calls apart: only a row that was damaged comes here.
+            // The digest differs between calls, so that only a damaged row gets here.
             (_, KeptAnswer::Jobs { .. } | KeptAnswer::Job { .. } | KeptAnswer::Done { .. })
             | (_, KeptAnswer::Purge { .. }) => {
                 return Some(action.refused(ControlRefusal::RequestMismatch));
@@ -330,7 +331,7 @@ impl Decision<'_> {
         }
     }
 
-    /// Keeps that something was done, about the queue that `of` tells.
+    /// Stores the success of a request, with the queue that `of` returns.
     fn keep_done<T>(
         &mut self,
         request: Option<RequestId>,
@@ -342,7 +343,7 @@ impl Decision<'_> {
         }
     }
 
-    /// Keeps what a request came to. It has no jobs of its own: it is remembered from now on.
+    /// Stores the answer to a request. It has no jobs of its own, so that its retention begins now.
     fn keep_answer(&mut self, request: Option<RequestId>, answer: KeptAnswer) {
         let Some(RequestId { key, digest }) = request else { return };
         let row = RequestRow { digest, answer };
@@ -354,14 +355,14 @@ impl Decision<'_> {
 
     fn begin_purge(&mut self, queue: u32, ask: Ask<u64, ControlRefusal>) {
         self.engine.purges.begin(queue, self.engine.numbers.last_id(), ask);
-        // What came into line with this very batch is on no page.
+        // Jobs that began to wait in this batch are on no page that the store read.
         for job in self.waiting_anew().iter().filter(|job| job.spec.queue.number == queue) {
             self.delete(job);
             self.engine.purges.deleted_early(queue);
         }
     }
 
-    /// The job, if it is at the revision that the caller expects.
+    /// Returns the job if it is at the revision that the caller expects.
     fn expected(&self, id: JobId, expected: Option<u64>) -> Result<Arc<Job>, ControlRefusal> {
         let job = self.job(id).ok_or(ControlRefusal::JobNotFound(id))?;
         match expected {
@@ -400,7 +401,7 @@ impl Decision<'_> {
             ControlRefusal::WrongState { id, state: job.state.name(), way_out }
         })?;
         if job.state.is_done() {
-            // Ended jobs outlive their queue; in a deleted one nothing would ever start them.
+            // Ended jobs outlive their queue. In a deleted queue nothing would ever start them.
             let queue = &job.spec.queue;
             if self.engine.queues.with(queue.number, |_| ()).is_none() {
                 return Err(ControlRefusal::QueueNotFound(queue.as_str().to_owned()));
@@ -413,7 +414,7 @@ impl Decision<'_> {
         Ok(JobDone::now(&self.change(&job, changed)))
     }
 
-    /// What is known of a request.
+    /// Returns the stored or new entry of a request id.
     pub(super) fn request(&self, request: RequestId) -> Option<&KeptRequest> {
         self.new_requests.get(&request.key).or_else(|| self.found.requests.get(&request.key))
     }

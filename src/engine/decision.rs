@@ -1,4 +1,4 @@
-//! A batch under decision: what was found, and what will be written and told if it is committed.
+//! A batch under decision: the rows that the store found, and the writes and replies to release at its commit.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -26,24 +26,24 @@ pub(super) struct Decision<'e> {
     pub(super) engine: &'e mut Engine,
     pub(super) present: Present,
     pub(super) found: Found,
-    /// The jobs that the batch changes, in the order of their first changes.
+    /// The jobs that the batch changes, in the order of their first change.
     versions: Vec<Version>,
     by_id: HashMap<JobId, usize>,
-    /// Jobs whose time has come, until the claim step has decided whether they start.
+    /// Due jobs, until the claim step has decided whether they start.
     pub(super) due: Vec<DueJob>,
-    /// Accepted offers, until then.
+    /// Accepted offers, until the claim step has decided which of their jobs start.
     pub(super) placed: Vec<PlacedOffer>,
-    /// Offers whose requests were seen before, until all jobs of the batch are what they will be.
+    /// Offers whose request ids were seen before, until all jobs of the batch have their final state.
     pub(super) repeated: Vec<RepeatedOffer>,
-    /// Requests that the batch brings.
+    /// Request ids that are new with the batch.
     pub(super) new_requests: HashMap<RequestKey, KeptRequest>,
-    /// What accepted offers will take of each queue's room.
+    /// The share of each queue's capacity that accepted offers take.
     pub(super) reserved: HashMap<u32, Usage>,
-    /// Queues that had no room for an offer: later ones stand behind it.
+    /// Queues that lacked room for an offer. Later offers wait behind it.
     pub(super) full: HashSet<u32>,
-    /// Jobs whose rows are set aside with the batch.
+    /// Jobs whose unreadable rows are set aside with the batch.
     pub(super) set_aside: HashSet<JobId>,
-    /// How many jobs each request loses.
+    /// The number of jobs that each request id loses by deletion.
     pub(super) lost_jobs: HashMap<RequestKey, u32>,
     pub(super) writes: Writes,
     pub(super) sealed: Sealed,
@@ -52,11 +52,11 @@ pub(super) struct Decision<'e> {
 /// A stored job that the batch changes.
 struct Version {
     stored: Arc<Job>,
-    /// Absent once it is deleted.
+    /// Absent once the job is deleted.
     now: Option<Arc<Job>>,
 }
 
-/// A waiting job whose time has come.
+/// A waiting job that is due.
 pub(super) struct DueJob {
     pub(super) stored: Arc<Job>,
     pub(super) starts: bool,
@@ -76,7 +76,7 @@ pub(super) struct PlacedJob {
     pub(super) starts: bool,
 }
 
-/// An offer whose request was seen before.
+/// An offer whose request id was seen before.
 pub(super) struct RepeatedOffer {
     pub(super) key: RequestKey,
     pub(super) first: JobId,
@@ -85,7 +85,7 @@ pub(super) struct RepeatedOffer {
     pub(super) offer: Offer,
 }
 
-/// An offer that has its answer, without its jobs.
+/// A decided offer without its jobs.
 #[derive(Debug)]
 pub(super) struct AnsweredOffer {
     pub(super) ask: Ask<Submitted, OfferError>,
@@ -93,26 +93,26 @@ pub(super) struct AnsweredOffer {
     pub(super) seat: Option<Seat>,
 }
 
-/// What is told once the batch is committed, and not before.
+/// Replies, claims and changes that are released only once the batch is committed.
 #[derive(Debug, Default)]
 pub(super) struct Sealed {
     pub(super) controls: Vec<Control>,
     pub(super) reports: Vec<Report>,
     pub(super) answered: Vec<AnsweredOffer>,
-    /// Offers whose requests came before, with their answers. They change nothing, and outlive a batch that does not
-    /// fit.
+    /// Decided offers whose request ids were seen before. They change nothing, and are kept when a batch does not fit
+    /// on the disk.
     pub(super) repeated: Vec<Offer>,
-    /// Offers without room, each with the queue that lacks it.
+    /// Offers that found no room, each with the queue that lacks it.
     pub(super) full: Vec<(u32, Offer, QueueFull)>,
     pub(super) claims: Vec<Claim>,
     pub(super) cancelling: Vec<LeaseToken>,
     pub(super) changes: Vec<Change>,
-    /// Queues that have gained room.
+    /// Queues that have gained free capacity.
     pub(super) gained_room: BTreeSet<u32>,
     pub(super) repeats: usize,
-    /// There is more to do at once that did not fit into the batch.
+    /// Whether there is more work at once that did not fit into the batch.
     pub(super) more: bool,
-    /// No offer waits for room: the server stops.
+    /// Whether the server drains. No offer waits for room then.
     pub(super) is_draining: bool,
 }
 
@@ -141,7 +141,7 @@ impl<'e> Decision<'e> {
         self.present.wall
     }
 
-    /// A job as the batch leaves it so far.
+    /// Returns a job with the batch's changes so far.
     pub(super) fn job(&self, id: JobId) -> Option<Arc<Job>> {
         if let Some(version) = self.by_id.get(&id).and_then(|index| self.versions.get(*index)) {
             return version.now.clone();
@@ -152,18 +152,18 @@ impl<'e> Decision<'e> {
         self.engine.leases.get(id).or_else(|| self.found.jobs.get(&id)).cloned()
     }
 
-    /// A found job, unless the batch has changed or deleted it.
+    /// Returns whether the batch has neither changed nor deleted the job.
     pub(super) fn is_untouched(&self, id: JobId) -> bool {
         !self.by_id.contains_key(&id)
     }
 
-    /// The jobs that the batch has put into line so far.
+    /// Returns the jobs that the batch has moved to QUEUED so far.
     pub(super) fn queued_anew(&self) -> impl Iterator<Item = &Arc<Job>> {
         let jobs = self.versions.iter().filter_map(|version| version.now.as_ref());
         jobs.filter(|job| matches!(job.state, State::Queued { .. }))
     }
 
-    /// The jobs that the batch has changed so far and that wait now.
+    /// Returns the jobs that the batch has changed so far and that are SCHEDULED, QUEUED or BACKING_OFF now.
     pub(super) fn waiting_anew(&self) -> Vec<Arc<Job>> {
         let jobs = self.versions.iter().filter_map(|version| version.now.as_ref());
         let waits = |job: &&Arc<Job>| match job.state {
@@ -178,8 +178,8 @@ impl<'e> Decision<'e> {
         jobs.filter(waits).cloned().collect()
     }
 
-    /// When and where the next change of a job happens. The random part depends on nothing but the seed, the job and
-    /// its attempt, so that a run can be repeated.
+    /// Returns the times, feed position and random number of a job's next change. The random number depends only on the
+    /// seed, the job and its attempt, so that a run can be repeated.
     pub(super) fn moment(&self, job: &Job) -> Moment {
         let engine = &self.engine;
         Moment {
@@ -190,14 +190,14 @@ impl<'e> Decision<'e> {
         }
     }
 
-    /// Applies an event that can't be refused.
+    /// Applies an event that the job's state must allow.
     pub(super) fn must(&mut self, job: &Arc<Job>, event: &Event) -> Result<Arc<Job>, StoreError> {
         let changed = transition(job, event, self.moment(job))
             .map_err(|refusal| StoreError::Corrupt(format!("job {} at {event:?}: {refusal}", job.id)))?;
         Ok(self.change(job, changed))
     }
 
-    /// Takes up a change of a stored job, with all that follows from it.
+    /// Records a change of a stored job and its follow-ups.
     pub(super) fn change(&mut self, before: &Arc<Job>, changed: Changed) -> Arc<Job> {
         let Changed { job, ended_attempt } = changed;
         let job = Arc::new(job);
@@ -209,7 +209,7 @@ impl<'e> Decision<'e> {
         job
     }
 
-    /// Takes up a new job in its final state.
+    /// Records a new job in its final state.
     pub(super) fn create(&mut self, job: Job, payload: Bytes) -> Arc<Job> {
         let job = Arc::new(job);
         self.writes.new_jobs.push((Arc::clone(&job), payload));
@@ -217,7 +217,7 @@ impl<'e> Decision<'e> {
         job
     }
 
-    /// Deletes a job that does not run.
+    /// Deletes a job that is not running.
     pub(super) fn delete(&mut self, job: &Arc<Job>) {
         self.keep_version(job, None);
         self.engine.numbers.position_taken();
@@ -241,12 +241,12 @@ impl<'e> Decision<'e> {
         }
     }
 
-    /// A request loses one of its jobs.
+    /// Counts the deletion of one of a request id's jobs.
     pub(super) fn lose_job(&mut self, key: RequestKey) {
         *self.lost_jobs.entry(key).or_default() += 1;
     }
 
-    /// All that the batch writes of jobs and requests.
+    /// Collects the batch's writes of jobs and request ids.
     pub(super) fn write_jobs(&mut self) {
         let Engine { due, names, .. } = &mut *self.engine;
         for (job, _) in &self.writes.new_jobs {
@@ -263,13 +263,13 @@ impl<'e> Decision<'e> {
         }
         let gone = self.engine.times.retention();
         let mut lost: Vec<_> = self.lost_jobs.drain().map(|(key, count)| (key, count, gone)).collect();
-        // A run can be repeated only if it does not hang on a hash map's order.
+        // A run can be repeated only if it does not depend on the order of a hash map.
         lost.sort_unstable_by_key(|(key, ..)| *key);
         self.writes.lost_jobs = lost;
     }
 }
 
-/// A number from 0 to 1 that looks random (splitmix64).
+/// Returns a pseudo-random number from 0 to 1 (splitmix64).
 fn random(seed: u64, id: JobId, attempt: u32) -> f64 {
     let mut z =
         seed ^ (id.raw() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(attempt).rotate_left(32);

@@ -1,4 +1,4 @@
-//! When jobs that wait for a time are to be looked at: the first time of each line, and the first expiry.
+//! Times at which waiting jobs are due: the first time of each line, and the first expiry.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -11,27 +11,27 @@ use crate::{
     },
 };
 
-/// Limit of the due jobs that are promoted in a batch. All queues share it.
+/// Limit of the due jobs that a batch promotes, shared by all queues.
 const PROMOTED_MAX: usize = 1_000;
 /// Limit of the jobs that expire in a batch.
 pub(super) const EXPIRED_MAX: usize = 1_000;
 
-/// A line by time of one queue.
+/// A queue and one of its lines that are ordered by time.
 type Key = (u32, Line);
 
-/// The first times that are known. A time may be earlier than that of the first job, because that one left its line: the
-/// next look mends it.
+/// The first known time of each line. It may be earlier than that of the line's first job, because a job has left the
+/// line; the next read corrects it.
 #[derive(Debug, Default)]
 pub(super) struct Due {
     first: HashMap<Key, i64>,
     in_order: BTreeSet<(Line, i64, u32)>,
     expiry: Option<Timestamp>,
-    /// Times that the batch brings.
+    /// Times of jobs that the batch adds to lines.
     earlier: Vec<(Key, i64)>,
-    /// What the batch's look at a line found: the first time that is left, if any.
+    /// First time that is left in each line that the batch read, if any.
     looked: Vec<(Key, Option<i64>)>,
     earlier_expiry: Option<Timestamp>,
-    /// What the batch's look at expiring jobs found.
+    /// First expiry that is left, if the batch read the expiring jobs.
     looked_expiry: Option<Option<Timestamp>>,
 }
 
@@ -44,13 +44,13 @@ impl Due {
         due
     }
 
-    /// The first instant for which a job is scheduled, or at which one may expire.
+    /// Returns the first instant at which a scheduled job is due or a job may expire.
     pub(super) fn first_instant(&self) -> Option<Timestamp> {
         let scheduled = self.first_in(Line::Scheduled).map(Timestamp::from_micros);
         scheduled.into_iter().chain(self.expiry).min()
     }
 
-    /// The first end of a backoff.
+    /// Returns the first end of a backoff.
     pub(super) fn first_backoff(&self) -> Option<StoreTime> {
         self.first_in(Line::BackingOff).map(StoreTime::from_micros)
     }
@@ -60,12 +60,12 @@ impl Due {
         (*found == line).then_some(*time)
     }
 
-    /// Whether a job may have expired.
+    /// Returns whether a job may have expired.
     pub(super) fn has_expired(&self, now: Timestamp) -> bool {
         self.expiry.is_some_and(|expiry| expiry <= now)
     }
 
-    /// The pages of due jobs to look at: as much of each queue that has some.
+    /// Plans the pages of due jobs to read, with an equal share for each line that has some.
     pub(super) fn plan(&self, now: Timestamp, backoffs: StoreTime) -> Vec<LineWant> {
         let until = [(Line::Scheduled, now.as_micros()), (Line::BackingOff, backoffs.as_micros())];
         let due = |(line, until): (Line, i64)| {
@@ -74,11 +74,11 @@ impl Due {
         };
         let due: Vec<Key> = until.into_iter().flat_map(due).take(PROMOTED_MAX).collect();
         let share = PROMOTED_MAX / due.len().max(1);
-        // One more than that tells when the next one is due.
+        // One more than the share, to know when the next job is due.
         due.into_iter().map(|(queue, line)| LineWant { queue, line, after: None, limit: share + 1 }).collect()
     }
 
-    /// The batch leaves a job in this state.
+    /// Records the time for which a job waits, given its state at the end of the batch.
     pub(super) fn left(&mut self, job: &Job, steps: &Steps) {
         let queue = job.spec.queue.number;
         match job.state {
@@ -104,7 +104,7 @@ impl Due {
         }
     }
 
-    /// Has the line of jobs in this state looked at, if they wait for a time.
+    /// Makes the line of jobs in this state due for a read, if they wait for a time.
     pub(super) fn look_at(&mut self, queue: u32, state: StateName) {
         let line = match state {
             StateName::Scheduled => Line::Scheduled,
@@ -120,12 +120,12 @@ impl Due {
         self.earlier.push(((queue, line), i64::MIN));
     }
 
-    /// A line was looked at: this is the first time that is left in it.
+    /// Records the first time that is left in a line that was read.
     pub(super) fn looked_at(&mut self, queue: u32, line: Line, left: Option<i64>) {
         self.looked.push(((queue, line), left));
     }
 
-    /// Expiring jobs were looked at: this is the first instant that is left.
+    /// Records the first expiry that is left after the expiring jobs were read.
     pub(super) fn looked_at_expiry(&mut self, left: Option<Timestamp>) {
         self.looked_expiry = Some(left);
     }
@@ -141,7 +141,7 @@ impl Due {
         }
     }
 
-    /// The batch is on disk.
+    /// Takes over the changes of the batch, which is on disk.
     pub(super) fn commit(&mut self) {
         for (key, left) in std::mem::take(&mut self.looked) {
             self.set(key, left);
@@ -157,7 +157,7 @@ impl Due {
         self.expiry = self.expiry.into_iter().chain(self.earlier_expiry.take()).min();
     }
 
-    /// The batch came to nothing.
+    /// Drops the changes of the batch, which was not committed.
     pub(super) fn discard(&mut self) {
         self.earlier.clear();
         self.looked.clear();

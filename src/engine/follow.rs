@@ -1,7 +1,7 @@
-//! What the change of one job causes for others: the one place where it is decided, in the change's own transaction.
+//! Follow-ups of a job's change on other state: the one place that decides them, in the change's own transaction.
 //!
-//! Each part hears of each change. What a change may cause for very many others is not done here: it begins an operation,
-//! which `operations.rs` carries on in steps.
+//! Each part of the engine is told of each change. A follow-up that may concern very many rows is not done here: it
+//! begins an operation, which `operations.rs` carries on in steps.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::decision::Decision;
 use crate::job::{Change, Job, RequestId, State, StateName};
 
 impl Decision<'_> {
-    /// A job has changed, or is new where there is no `before`.
+    /// Records the follow-ups of a changed job, or of a new one if `before` is absent.
     pub(super) fn follow(&mut self, before: Option<&Job>, job: &Arc<Job>) {
         let was = before.map(|before| before.state.name());
         let engine = &mut *self.engine;
@@ -28,7 +28,7 @@ impl Decision<'_> {
         self.sealed.changes.push(Change::Job { job: Arc::clone(job), before: was });
     }
 
-    /// A job is deleted, which does not run.
+    /// Records the follow-ups of deleting a job that is not running.
     pub(super) fn follow_deletion(&mut self, job: &Job) {
         let engine = &mut *self.engine;
         let now = engine.times.retention();
@@ -38,7 +38,8 @@ impl Decision<'_> {
             self.sealed.gained_room.insert(job.spec.queue.number);
         }
         if let Some(extras) = job.spec.extras.as_ref().filter(|extras| !extras.request_id.is_empty()) {
-            // A request is kept for as long as any of its jobs, or a repeat would create them again.
+            // A request id is kept for as long as any of its jobs, because a repeat would create the jobs again
+            // otherwise.
             engine.sweeping.request_bare(now);
             self.lose_job(RequestId::key_of(&extras.request_id));
         }

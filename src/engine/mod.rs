@@ -1,12 +1,12 @@
-//! The rules: what a batch does, in which order. Pure decisions on what a store has found.
+//! The rules of a store: pure decisions on a batch and on the rows that the store read for it.
 //!
-//! One order in a batch: controls, reports, the end of expired jobs, the promotion of due jobs, the next steps of
-//! purges and retention, offers, then one claim step over stored and new jobs together. A new job gets its final state
-//! before it is written, so that a job which finds a free slot costs one insert as RUNNING.
+//! Order within a batch: controls, reports, expiry of jobs, promotion of due jobs, the next steps of purges and
+//! retention, offers, then one claim step over stored and new jobs together. A new job gets its final state before it
+//! is written, so that a job that finds a free slot costs one insert as RUNNING.
 //!
-//! A batch goes through `Engine::plan` (what to read), `Engine::decide` (what to write and to tell), and then either
-//! `Engine::commit` or `Engine::discard`. Each part of the engine keeps what is on disk apart from what the batch
-//! changes, so that a batch which comes to nothing leaves nothing to undo.
+//! A batch goes through `Engine::plan` (what to read) and `Engine::decide` (what to write and to answer), then through
+//! either `Engine::commit` or `Engine::discard`. Each part of the engine keeps the committed state apart from the
+//! batch's changes, so that a dropped batch leaves nothing to undo.
 
 mod ask;
 pub(crate) mod batch;
@@ -79,26 +79,26 @@ use crate::{
     },
 };
 
-/// Limit of the waiting offers that are let go of before one batch. They take some 2 ms, for which all other callers
-/// wait.
+/// Limit of the waiting offers that are removed before one batch. Removing them takes about 2 ms, during which all
+/// other callers wait.
 const LET_GO_MAX: usize = 2_048;
 
-/// How an engine is set up at its start.
+/// Settings of an engine at its start.
 #[derive(Clone, Debug, Default)]
 pub struct EngineSetup {
-    /// The present.
+    /// The present time.
     pub present: Present,
-    /// Decides the random part of retry delays, together with the job's id and attempt.
+    /// Seed of the jitter of retry delays, which also depends on the job's id and attempt.
     pub seed: u64,
     /// The kinds that have a handler here.
     pub served_kinds: Vec<String>,
     /// The queues that the configuration file declares.
     pub declared_queues: BTreeMap<String, QueueSettings>,
-    /// How long ended jobs are kept where their queue does not say.
+    /// Default retention times of ended jobs, for queues that set none.
     pub retention: Retention,
 }
 
-/// The rules of one store, and what they keep in memory.
+/// The rules of one store and their state in memory.
 pub(crate) struct Engine {
     names: Arc<Names>,
     seed: u64,
@@ -115,60 +115,60 @@ pub(crate) struct Engine {
     times: Times,
 }
 
-/// A decided batch: what is to be written, and what is told once that is on disk.
+/// A decided batch: its writes, and the answers and changes to release once the writes are on disk.
 pub(crate) struct Decided {
     pub(crate) writes: Writes,
     sealed: Sealed,
-    /// Whether a queue is changed.
+    /// Whether the batch changes a queue.
     queues_changed: bool,
 }
 
-/// What a committed batch came to.
+/// The result of a committed batch.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// The attempts that are to start now.
+    /// Attempts to start now.
     pub claims: Vec<Claim>,
-    /// The attempts that are to stop now.
+    /// Leases of the attempts to cancel now.
     pub cancelling: Vec<LeaseToken>,
-    /// What changed, in order.
+    /// Changes of jobs, in order.
     pub changes: Vec<Change>,
-    /// The feed's end.
+    /// The last position of the change feed.
     pub position: Position,
-    /// When there is something to do next without any input: a waiting job is due, or something is to be deleted.
+    /// Next time at which there is work without any input: a waiting job is due, or retention has something to delete.
     pub wake: Wake,
-    /// Whether there is more to do at once that did not fit into this batch.
+    /// Whether there is more work at once that did not fit into this batch.
     pub more: bool,
     /// Whether a queue was created, changed or deleted.
     pub queues_changed: bool,
-    /// Whether a queue has gained room.
+    /// Whether a queue has gained free capacity.
     pub gained_room: bool,
-    /// Submissions whose requests had come before.
+    /// Number of submissions whose request id was seen before.
     pub repeats: usize,
-    /// Reports that came too late.
+    /// Reports that were refused because their lease was no longer valid.
     pub late_reports: Vec<(JobId, LeaseToken, Refusal)>,
-    /// What callers are to be told.
+    /// Replies to send to callers.
     pub(crate) answers: Vec<Answer>,
 }
 
-/// An answer that is true now, on its way to its caller.
+/// A reply whose verdict is committed, ready to be sent to its caller.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// To a submission.
+    /// Reply to a submission.
     Submitted(Told<Submitted, OfferError>),
-    /// To a change of a job.
+    /// Reply to a change of a job.
     Job(Told<JobDone, ControlRefusal>),
-    /// To a deletion.
+    /// Reply to a deletion.
     Gone(Told<(), ControlRefusal>),
-    /// To a change of a queue.
+    /// Reply to a change of a queue.
     Queue(Told<QueueDone, ControlRefusal>),
-    /// To a purge.
+    /// Reply to a purge.
     Purged(Told<u64, ControlRefusal>),
-    /// To a report.
+    /// Reply to a report.
     Reported(Told<(), Refusal>),
 }
 
 impl Answer {
-    /// Wakes the caller.
+    /// Sends the reply, which wakes the caller.
     pub(crate) fn send(self) {
         match self {
             Answer::Submitted(told) => told.send(),
@@ -182,45 +182,45 @@ impl Answer {
 }
 
 impl Outcome {
-    /// Answers all callers.
+    /// Sends all replies.
     pub fn answer(&mut self) {
         self.answers.drain(..).for_each(Answer::send);
     }
 }
 
 impl Engine {
-    /// The queues, for all who ask.
+    /// Returns the registry of queues, which other modules read.
     pub(crate) fn queues(&self) -> &Arc<Queues> {
         self.queues.registry()
     }
 
-    /// Where callers say that they leave.
+    /// Returns the registry of callers that have disconnected.
     pub(crate) fn departures(&self) -> &Arc<Departures> {
         self.waiters.departures()
     }
 
-    /// Whether offers wait for room.
+    /// Returns whether any offer waits for room.
     pub(crate) fn has_waiters(&self) -> bool {
         !self.waiters.is_empty()
     }
 
-    /// Whether offers wait for which there may be room now.
+    /// Returns whether a queue with waiting offers has gained room.
     pub(crate) fn can_offer_again(&self) -> bool {
         self.waiters.can_offer()
     }
 
-    /// When the first offer stops to wait for room.
+    /// Returns the earliest deadline of the offers that wait for room.
     pub(crate) fn next_deadline(&self) -> Option<Uptime> {
         self.waiters.next_deadline()
     }
 
-    /// Lets go of some offers whose callers have left, and answers some whose callers stop to wait, as all do in a
-    /// drain. Tells whether there are more.
+    /// Removes waiting offers whose callers have disconnected, and refuses those whose deadline has passed; in a drain,
+    /// all of them count as past it. Handles a limited number and returns whether more are left.
     pub(crate) fn let_go_of_waiters(&mut self, now: Uptime, is_draining: bool) -> bool {
         let late_from = if is_draining { Uptime::MAX } else { now };
         let removed = self.waiters.remove_departed(LET_GO_MAX);
         for (mut offer, full) in self.waiters.remove_late(late_from, LET_GO_MAX - removed) {
-            // In a drain the offer would have waited on: not the queue refuses it, the server stops.
+            // In a drain the reason for the refusal is the stop of the server, not the full queue.
             offer.ask.refuse(match is_draining {
                 true => Stopped::Refused.into(),
                 false => OfferError::Full { full, too_many_waiters: false },
@@ -229,20 +229,20 @@ impl Engine {
         self.waiters.has_leaving(late_from)
     }
 
-    /// When there is something to do without any input.
+    /// Returns the next time at which there is work without any input.
     pub(crate) fn wake(&self) -> Wake {
         self.times.wake(self.due.first_instant(), self.due.first_backoff(), self.sweeping.wake())
     }
 
-    /// The feed's end.
+    /// The last position of the change feed.
     pub(crate) fn position(&self) -> Position {
         self.numbers.position()
     }
 
-    /// Decides a batch on what was found for it.
+    /// Decides a batch on the rows that the store found for it.
     ///
     /// # Errors
-    /// What was found contradicts itself or what is in memory.
+    /// When the rows contradict each other or the state in memory.
     pub(crate) fn decide(
         &mut self,
         batch: Batch,
@@ -279,7 +279,7 @@ impl Engine {
         Ok(Decided { queues_changed: self.queues.has_changed(), writes, sealed })
     }
 
-    /// What the batch writes of each part.
+    /// Collects the batch's writes from each part of the engine.
     fn write_rest(&mut self, writes: &mut Writes, is_full: bool) -> Result<(), StoreError> {
         self.free_names(writes);
         writes.new_kinds = self.kinds.added().to_vec();
@@ -296,7 +296,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Frees the names to which nothing refers any more.
+    /// Frees the names that nothing refers to any more.
     fn free_names(&mut self, writes: &mut Writes) {
         let touched: Vec<(u32, u32)> = self.tallies.touched().collect();
         let deleted = self.queues.deleted_now();
@@ -319,7 +319,7 @@ impl Engine {
         }
     }
 
-    /// The batch is on disk: what it changed is true now, and its callers can be told.
+    /// Takes over the changes of a batch that is on disk, and returns its outcome with the replies to send.
     pub(crate) fn commit(&mut self, decided: Decided, proof: &Committed, present: Present) -> Outcome {
         let Decided { sealed, writes, queues_changed } = decided;
         if writes.counters.is_some() {
@@ -360,7 +360,7 @@ impl Engine {
         for (queue, offer, full) in sealed.full {
             self.park(queue, offer, full, sealed.is_draining, present.uptime);
         }
-        // After those that have just begun to wait: the room may be theirs.
+        // After the offers that have just begun to wait, because they may take the room.
         for queue in sealed.gained_room {
             self.waiters.gained_room(queue);
         }
@@ -375,7 +375,8 @@ impl Engine {
         outcome
     }
 
-    /// Has an offer without room wait, if it may. Nothing of it is kept, so that a refusal needs no commit.
+    /// Puts an offer that found no room into the waiting line, or refuses it. The store keeps nothing of it, so that a
+    /// refusal needs no commit.
     fn park(&mut self, queue: u32, mut offer: Offer, full: QueueFull, is_draining: bool, now: Uptime) {
         let refuse = |mut offer: Offer, full, too_many_waiters| {
             offer.ask.refuse(OfferError::Full { full, too_many_waiters });
@@ -405,8 +406,8 @@ impl Engine {
         }
     }
 
-    /// The batch did not fit on the disk. Its offers are refused, but for repeats; these, its reports and controls come
-    /// back as they were.
+    /// Drops a batch that did not fit on the disk. Refuses its offers apart from repeats, and returns the repeats,
+    /// reports and controls unchanged.
     pub(crate) fn discard(&mut self, decided: Decided) -> Batch {
         self.numbers.discard();
         self.tallies.discard();
@@ -442,7 +443,7 @@ impl Engine {
         Batch { reports, controls, offers: repeated, ..Batch::default() }
     }
 
-    /// Refuses the offers of a batch that was never begun.
+    /// Refuses the offers of a batch that was not begun.
     pub(crate) fn refuse_offers(&mut self, offers: Vec<Offer>, why: &OfferRefusal) {
         for mut offer in offers {
             self.waiters.release(&mut offer);

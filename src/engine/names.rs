@@ -1,4 +1,4 @@
-//! The numbers of one sort of names: which are kept, and when they are free again.
+//! Interned names of one sort: their numbers, and when these are freed.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,38 +8,38 @@ use std::{
 
 use crate::{clock::Uptime, job::Name, store::NameTable};
 
-/// A reader may have begun before a name was given up, and looks its number up for as long as its read takes.
+/// Longest duration of a read. A reader that began before a name was freed may look its number up for that long.
 const READS_TAKE_MAX: Duration = Duration::from_secs(60);
 
-/// The names of one sort that have a row, and those that will have one if the batch is committed.
+/// The names of one sort that have a row, and the names that the batch adds.
 #[derive(Debug, Default)]
 pub(super) struct NameBook {
     kept: HashMap<u32, Arc<Name>>,
     added: Vec<Arc<Name>>,
     freed: Vec<u32>,
-    /// New and free again within the batch: they never have a row.
+    /// Names that are added and freed within the batch, and never have a row.
     unwritten: Vec<Arc<Name>>,
-    /// Given up, but still to be looked up by readers.
+    /// Freed numbers that readers may still look up.
     resting: VecDeque<(Uptime, u32)>,
 }
 
 impl NameBook {
-    /// Takes up the names that have a row.
+    /// Loads the names that have a row.
     pub(super) fn load(names: impl IntoIterator<Item = Arc<Name>>) -> Self {
         NameBook { kept: names.into_iter().map(|name| (name.number, name)).collect(), ..NameBook::default() }
     }
 
-    /// How many there are.
+    /// Returns the number of names.
     pub(super) fn len(&self) -> usize {
         self.kept.len() + self.added.len()
     }
 
-    /// The kept names.
+    /// Returns the names that have a row.
     pub(super) fn kept(&self) -> impl Iterator<Item = &Arc<Name>> {
         self.kept.values()
     }
 
-    /// The name with this text. A new one gets a number.
+    /// Returns the name with this text, with a new number if it is new.
     pub(super) fn intern(&mut self, table: &NameTable, text: &str) -> Arc<Name> {
         if let Some(name) = table.find(text) {
             return name;
@@ -49,12 +49,12 @@ impl NameBook {
         name
     }
 
-    /// The names that have a row from now on.
+    /// Returns the names that the batch adds.
     pub(super) fn added(&self) -> &[Arc<Name>] {
         &self.added
     }
 
-    /// Frees a name to which nothing refers. Its row goes with the batch. Returns whether it had one.
+    /// Frees a name that nothing refers to. Returns whether the batch has to delete its row.
     pub(super) fn free(&mut self, number: u32) -> bool {
         if let Some(index) = self.added.iter().position(|name| name.number == number) {
             let name = self.added.swap_remove(index);
@@ -68,7 +68,7 @@ impl NameBook {
         false
     }
 
-    /// The batch is on disk.
+    /// Takes over the changes of the batch, which is on disk.
     pub(super) fn commit(&mut self, table: &NameTable, now: Uptime) {
         self.drop_unwritten(table);
         self.kept.extend(self.added.drain(..).map(|name| (name.number, name)));
@@ -85,7 +85,7 @@ impl NameBook {
         }
     }
 
-    /// The batch came to nothing: its new names have no row.
+    /// Drops the changes of the batch, which was not committed: its new names have no row.
     pub(super) fn discard(&mut self, table: &NameTable) {
         self.unwritten.append(&mut self.added);
         self.drop_unwritten(table);

@@ -1,4 +1,4 @@
-//! Numbers that never fall: places in the feed, ids and lease tokens. Only the one writer of a store draws them.
+//! Monotonic numbers: feed positions, job ids and lease tokens. Only the single writer of a store allocates them.
 
 use crate::{
     clock::Timestamp,
@@ -13,7 +13,7 @@ pub(super) struct Numbers {
     next: Drawn,
 }
 
-/// The last number of each sort that was drawn.
+/// The last allocated number of each sort.
 #[derive(Clone, Copy, Debug, Default)]
 struct Drawn {
     position: Position,
@@ -23,8 +23,8 @@ struct Drawn {
 }
 
 impl Numbers {
-    /// Goes on from what was kept. Positions and leases begin at the clock's microseconds where those are larger, so that a
-    /// store restored from an older copy gives out no number of the history that it lacks.
+    /// Continues from the stored numbers. Positions and leases begin at the clock's microseconds if those are larger,
+    /// so that a store restored from an older copy repeats no number of the history that it lacks.
     pub(super) fn start(kept: &Counters, now: Timestamp) -> Self {
         let before_now = now.as_micros().clamp(1, Timestamp::MAX.as_micros()) - 1;
         let kept = Drawn {
@@ -36,56 +36,56 @@ impl Numbers {
         Numbers { kept, next: kept }
     }
 
-    /// The feed's end.
+    /// Returns the last position of the change feed.
     pub(super) fn position(&self) -> Position {
         self.next.position
     }
 
-    /// The feed's next place, which the next change takes.
+    /// Returns the feed position of the next change.
     pub(super) fn next_position(&self) -> Position {
         self.next.position.next()
     }
 
-    /// A change has taken the feed's next place.
+    /// Allocates the next feed position.
     pub(super) fn position_taken(&mut self) {
         self.next.position = self.next.position.next();
     }
 
-    /// The newest id.
+    /// Returns the newest job id.
     pub(super) fn last_id(&self) -> JobId {
         JobId::from_raw(self.next.last_id)
     }
 
-    /// The first of `count` consecutive new ids.
+    /// Allocates `count` consecutive job ids, and returns the first.
     pub(super) fn draw_ids(&mut self, count: usize, now: Timestamp) -> JobId {
         let first = JobId::next(self.last_id(), now);
         self.next.last_id = first.plus(count as i64 - 1).raw();
         first
     }
 
-    /// A new lease token.
+    /// Allocates a lease token.
     pub(super) fn draw_lease(&mut self) -> LeaseToken {
         self.next.last_lease += 1;
         LeaseToken::from_raw(self.next.last_lease)
     }
 
-    /// Deletions up to this place are forgotten.
+    /// Raises the position up to which tombstones have been deleted.
     pub(super) fn raise_floor(&mut self, floor: Position) {
         self.next.floor = self.next.floor.max(floor);
     }
 
-    /// What the batch writes, together with what is known of time.
+    /// Returns the numbers and times that the batch writes.
     pub(super) fn counters(&self, times: KeptTimes) -> Counters {
         let Drawn { position, last_id, last_lease, floor } = self.next;
         Counters { position, last_id, last_lease, floor, times: Some(times) }
     }
 
-    /// The batch is on disk.
+    /// Takes over the numbers of the batch, which is on disk.
     pub(super) fn commit(&mut self) {
         self.kept = self.next;
     }
 
-    /// The batch came to nothing. Nothing of it was told, so that its numbers are drawn again.
+    /// Drops the numbers of the batch, which was not committed. They were never published, and are allocated again.
     pub(super) fn discard(&mut self) {
         self.next = self.kept;
     }

@@ -1,4 +1,5 @@
-//! Which offers get in: seen before? room? Decided by the committer alone, so that no two answers contradict.
+//! Admission of offers: repeats, queues, kinds and room. Only the committer decides them, so that no two answers
+//! contradict each other.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,19 +22,19 @@ use crate::{
     },
 };
 
-/// Limit of the kinds of which there are jobs or handlers.
+/// Limit of the kinds that have jobs or handlers.
 const KINDS_MAX: usize = 10_000;
 
-/// What an offer would take of one queue.
+/// The jobs and bytes that an offer would take of one queue.
 struct Share {
     queue: Arc<Name>,
     usage: Usage,
 }
 
-/// Why an offer does not get in now.
+/// Reason why an offer is not accepted now.
 enum Obstacle {
     Refusal(OfferRefusal),
-    /// The queue has no room, or offers that came earlier wait for it.
+    /// The queue has no room, or earlier offers wait for it.
     Full {
         queue: u32,
         full: QueueFull,
@@ -48,15 +49,15 @@ impl From<OfferRefusal> for Obstacle {
 }
 
 impl Decision<'_> {
-    /// Decides one offer. Its jobs are written once the claim step knows which of them start.
+    /// Decides one offer. Its jobs are written once the claim step has decided which of them start.
     pub(super) fn offer(&mut self, offer: Offer, space: Space) {
         let seat = offer.seat;
         let full = self.decide_offer(offer, space);
-        // The room that was held for it is the next one's, unless it is that which was lacking.
+        // The room that the offer waited for goes to the next one in line, unless this queue still lacks room.
         self.sealed.gained_room.extend(seat.map(Seat::queue).filter(|queue| Some(*queue) != full));
     }
 
-    /// Returns the queue that lacks room.
+    /// Decides one offer, and returns the queue that lacks room for it.
     fn decide_offer(&mut self, offer: Offer, space: Space) -> Option<u32> {
         if let Some(request) = offer.request
             && let Some(KeptRequest { row, .. }) = self.request(request)
@@ -79,7 +80,7 @@ impl Decision<'_> {
             Err(Obstacle::Full { queue, full, is_only_behind }) => {
                 self.full.insert(queue);
                 if is_only_behind {
-                    // There is room: those in front are to be asked for whom it is.
+                    // There is room: offer it to the earlier offers in the line.
                     self.sealed.gained_room.insert(queue);
                 }
                 self.sealed.full.push((queue, offer, full));
@@ -121,7 +122,7 @@ impl Decision<'_> {
         Ok(shares)
     }
 
-    /// Gives the jobs their ids and their place among the pending ones.
+    /// Allocates the jobs' ids, and adds the offer to the accepted ones.
     fn accept(&mut self, offer: Offer, shares: &[Share]) {
         for share in shares {
             let reserved = self.reserved.entry(share.queue.number).or_default();
@@ -154,7 +155,7 @@ impl Decision<'_> {
         self.placed.push(PlacedOffer { jobs, has_request: request.is_some(), answer });
     }
 
-    /// Whether there would be too many kinds with those that the offer brings.
+    /// Returns whether the offer's new kinds would exceed the limit of kinds.
     fn too_many_kinds(&self, offer: &Offer) -> bool {
         let known = self.engine.kinds.len();
         if known + offer.jobs.count() <= KINDS_MAX {
@@ -165,7 +166,7 @@ impl Decision<'_> {
         new > 0 && known + new > KINDS_MAX
     }
 
-    /// What the offer takes of each queue that it names.
+    /// Returns the offer's share of each queue that it names.
     fn shares(&self, offer: &Offer) -> Result<Vec<Share>, OfferRefusal> {
         let queues = &self.engine.queues;
         let mut shares: Vec<Share> = Vec::with_capacity(1);
@@ -197,14 +198,14 @@ impl Decision<'_> {
         Ok(shares)
     }
 
-    /// What is used of a queue's room, that of accepted offers included.
+    /// Returns a queue's usage, accepted offers of this batch included.
     pub(super) fn used(&self, queue: &Name) -> Usage {
         let live = self.engine.tallies.queue(queue.number).live;
         let reserved = self.reserved.get(&queue.number).copied().unwrap_or_default();
         Usage { jobs: live.jobs + reserved.jobs, bytes: live.bytes + reserved.bytes }
     }
 
-    /// Answers the offers that were seen before, now that all jobs of this batch are what they will be.
+    /// Answers the repeats, now that all jobs of this batch have their final state.
     pub(super) fn answer_repeats(&mut self, new: &HashMap<JobId, Arc<Job>>) {
         let kept: HashMap<JobId, Arc<Job>> = self
             .found
@@ -218,7 +219,7 @@ impl Decision<'_> {
                 false => self.job(first),
             });
             self.sealed.repeats += 1;
-            // What this batch deletes is not off the row yet.
+            // The row does not count this batch's deletions yet.
             let live = live.saturating_sub(self.lost_jobs.get(&key).copied().unwrap_or_default());
             offer.ask.decide(Ok(Submitted::Seen { first, count, live, job: known }));
             self.sealed.repeated.push(offer);
@@ -234,7 +235,7 @@ fn answered(offer: Offer) -> AnsweredOffer {
 fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Timestamp) -> PlacedJob {
     let bytes = new.bytes();
     let moment = Moment { now, backoffs: now, position: Position::default(), random: 0.0 };
-    // Relative times count from now, however long the offer has waited.
+    // Relative times count from now, not from the begin of the offer's wait.
     let run_time = new.run_time.map(|time| time.instant(now));
     let expires = new.expires.map(|time| time.instant(now));
     let over = expires.is_some_and(|expires| expires <= now);

@@ -1,4 +1,4 @@
-//! Taking over a store at a start: what a crash left running, and the declared queues.
+//! Recovery at a start: ends the attempts that a crash left running, and sets up the declared queues.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl Engine {
-    /// Takes over what a store has kept. [`Engine::recover`] comes next.
+    /// Creates an engine from the stored state. [`Engine::recover`] comes next.
     pub(crate) fn load(names: Arc<Names>, loaded: Loaded, setup: &EngineSetup) -> Self {
         let numbers = Numbers::start(&loaded.counters, setup.present.wall);
         names.steps.load(loaded.steps);
@@ -46,12 +46,12 @@ impl Engine {
         }
     }
 
-    /// Decides what a start changes: local attempts are over and counted, the declared queues are as the configuration
-    /// says, and names to which nothing refers are free. `found` is what was set aside, and nothing else;
-    /// `server_before` are the server's times of retention at the start before.
+    /// Decides the changes of a start: attempts that ran end as lost and count, the declared queues get the
+    /// configuration's settings, and names that nothing refers to are freed. `found` has nothing but the rows set
+    /// aside; `server_before` are the server's retention times at the previous start.
     ///
     /// # Errors
-    /// What is kept contradicts itself.
+    /// When the stored state contradicts itself.
     pub(crate) fn recover(
         &mut self,
         setup: &EngineSetup,
@@ -63,7 +63,7 @@ impl Engine {
             self.served.insert(kind.number);
         }
         let mut decision = Decision::new(self, setup.present, found);
-        // Before anything is taken for unused: counts may be among what can't be read.
+        // Before names are checked for use: counts may be among the unreadable rows.
         decision.take_set_aside();
         decision.declare_queues(&setup.declared_queues);
         decision.end_lost_attempts()?;
@@ -72,7 +72,7 @@ impl Engine {
         let same = server_before == Some(setup.retention);
         writes.retention = (!same).then_some(setup.retention);
         let all = self.queues.all();
-        // Other times than before: each sweep may have passed what it would delete now.
+        // With other retention times than before, each sweep may have passed jobs that it would delete now.
         self.sweeping.replan(&all, |_| !same);
         let unused: Vec<u32> = self.kinds.kept().map(|kind| kind.number).collect();
         for kind in unused {
@@ -84,7 +84,7 @@ impl Engine {
             self.free_queue(queue, &mut writes);
         }
         self.write_rest(&mut writes, false)?;
-        // Even a start that changes nothing keeps the numbers with which it begins.
+        // Even a start that changes nothing stores its initial numbers.
         writes.steps = self.times.unkept_steps(&self.names.steps);
         writes.counters = Some(self.numbers.counters(self.times.kept()));
         Ok(Decided { writes, sealed, queues_changed: true })
@@ -92,7 +92,7 @@ impl Engine {
 }
 
 impl Decision<'_> {
-    /// After a crash local attempts are over, and counted.
+    /// Ends the attempts that a crash left running; they count.
     fn end_lost_attempts(&mut self) -> Result<(), StoreError> {
         for job in self.engine.leases.all() {
             let Some(lease) = job.state.lease().filter(|_| !self.set_aside.contains(&job.id)) else {
@@ -109,7 +109,7 @@ impl Decision<'_> {
 
     fn declare_queues(&mut self, declared: &BTreeMap<String, QueueSettings>) {
         for info in self.engine.queues.all() {
-            // No longer in the file: the queue stays as it was, and can be changed by RPC from now on.
+            // A queue that is no longer in the file stays as it was, and can be changed by RPC from now on.
             if info.declared && !declared.contains_key(info.name.as_str()) {
                 self.put_queue(QueueInfo { declared: false, formerly_declared: true, ..info });
             }

@@ -1,5 +1,5 @@
-//! What goes on by itself beside what callers ask for: expiry, purges, retention, and the promotion of due jobs. Each
-//! takes a bounded step in each batch, and no queue or part waits for another one's.
+//! Background operations: expiry, purges, retention, and the promotion of due jobs. Each takes a bounded step in each
+//! batch, and no queue or operation waits for another one.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,16 +20,16 @@ use crate::{
     },
 };
 
-/// Limit of the jobs that all purges together look at in a batch.
+/// Limit of the jobs that all purges together read in a batch.
 pub(super) const PURGED_MAX: usize = 500;
 
 impl Decision<'_> {
-    /// Goes on without the rows that were set aside. To watchers such a job is deleted.
+    /// Takes over the removal of unreadable rows, which the store has set aside. Watchers see such a job as deleted.
     pub(super) fn take_set_aside(&mut self) {
         let Some(SetAside { jobs, tallies }) = self.found.set_aside.take() else { return };
         self.engine.tallies.recount(&tallies);
         for tally in &tallies {
-            // Where the count could not be read, nothing was known of the line.
+            // If the count was unreadable, the line's first time is unknown.
             self.engine.due.look_at(tally.queue.number, tally.state);
         }
         self.sealed.more = true;
@@ -52,10 +52,10 @@ impl Decision<'_> {
         }
     }
 
-    /// Ends waiting jobs whose time is over.
+    /// Expires waiting jobs whose expiry has passed.
     pub(super) fn expire(&mut self) -> Result<(), StoreError> {
         for job in self.waiting_anew() {
-            // Such as one whose only attempt never started.
+            // For example a job whose only attempt was released without a start.
             if expired(&job, self.now()) {
                 self.must(&job, &Event::Expire)?;
             }
@@ -82,7 +82,7 @@ impl Decision<'_> {
         Ok(())
     }
 
-    /// Each purge's next step.
+    /// Takes the next step of each purge.
     pub(super) fn purge(&mut self) {
         let mut pages: BTreeMap<u32, Vec<(Line, LinePage)>> = BTreeMap::new();
         for ((queue, line), page) in std::mem::take(&mut self.found.walks) {
@@ -93,11 +93,11 @@ impl Decision<'_> {
             let mut walk = None;
             for (line, page) in pages.remove(&queue).unwrap_or_default() {
                 walk = Some(Walk::behind(line, &page));
-                // What was changed by this very batch is as the caller wants it.
+                // A job that this batch has changed stays as its caller wants it.
                 let covered = |job: &Arc<Job>| job.id <= last && self.is_untouched(job.id);
                 over.extend(page.jobs.into_iter().filter(covered));
             }
-            // In the order of the table's key: what was accepted together lies together.
+            // In the order of the table's key, where jobs that were accepted together are adjacent.
             over.sort_by_key(|job| job.id);
             for job in &over {
                 self.delete(job);
@@ -107,7 +107,8 @@ impl Decision<'_> {
         }
     }
 
-    /// The next step of all that is over. `plan` is what was looked at.
+    /// Takes the next step of retention: deletes ended jobs, tombstones and request ids that are old enough. `plan` has
+    /// the limits of the reads.
     pub(super) fn retain(&mut self, plan: &Plan) {
         let now = self.engine.times.retention();
         for want in &plan.feed {
@@ -130,12 +131,12 @@ impl Decision<'_> {
 
     fn sweep(&mut self, want: FeedWant, page: FeedPage, now: StoreTime) {
         let names = Arc::clone(&self.engine.names);
-        // By when the change happened, and not by what the clock said then.
+        // By the counted time of the change, not by the wall clock's time.
         let counted = |place: &FeedPlace| names.steps.counted(place.position, place.updated);
         let old = self.engine.sweeping.sweep(want, &page, now, counted);
         let ended = page.places.into_iter().take(old).filter_map(|place| place.ended);
         let mut over: Vec<Arc<Job>> = ended.filter(|job| self.is_over(job, want.keep)).collect();
-        // In the order of the table's key: what was accepted together lies together.
+        // In the order of the table's key, where jobs that were accepted together are adjacent.
         over.sort_by_key(|job| job.id);
         for job in &over {
             self.delete(job);
@@ -149,7 +150,7 @@ impl Decision<'_> {
         self.is_untouched(job.id) && retention.of(job.state.name()) == Some(Keep::For(keep))
     }
 
-    /// Takes up jobs whose time has come. Their change is decided in the end, because a slot may be free for them.
+    /// Collects due jobs. Their change is decided in the claim step, because a slot may be free for them.
     pub(super) fn promote(&mut self) -> Result<(), StoreError> {
         let (now, backoffs) = (self.now(), self.engine.times.backoffs());
         let names = Arc::clone(&self.engine.names);
@@ -181,7 +182,7 @@ impl Decision<'_> {
                 due.push(job);
             }
             let left = jobs.peek().and_then(|job| time_of(job));
-            // A page that was cut with nothing left to read ends with rows that can't be read.
+            // A truncated page without a further job ends with unreadable rows.
             let left = left.or_else(|| page.is_cut.then(|| page.last.map_or(0, |place| place.order)));
             self.engine.due.looked_at(queue, line, left);
         }
@@ -204,8 +205,8 @@ impl Decision<'_> {
                 self.delete(&stored);
                 self.engine.purges.deleted_early(number);
             } else if expired(&stored, now) {
-                // Where very many expire at once, some of them are among the due ones still. So is one whose only attempt
-                // never started.
+                // If more jobs expire at once than a batch takes, some are still among the due ones. So is a job whose
+                // only attempt was released without a start.
                 self.must(&stored, &Event::Expire)?;
             } else {
                 self.due.push(DueJob { stored, starts: false });

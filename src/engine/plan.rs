@@ -1,4 +1,4 @@
-//! What a batch reads, planned from its keys before anything is decided.
+//! The reads of a batch, planned from its keys before anything is decided.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -14,24 +14,25 @@ use crate::{
     },
 };
 
-/// How much retention looks at in a batch that has nothing else to do.
+/// Rows that retention looks at in a batch without other work.
 const SWEPT_ALONE: usize = 512;
-/// How much in any other one, beside twice the jobs that come in: deleting keeps up with them and catches up slowly.
+/// Rows that retention looks at in any other batch, plus two for each new job: deletion keeps up with them and catches
+/// up slowly.
 const SWEPT_BESIDE: usize = 32;
 
-/// What a batch reads, and what of it is retention's.
+/// The reads of a batch, and the part of them that serves retention.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) wants: Wants,
     pub(super) retention: retention::Plan,
-    /// Queues of which fewer ready jobs are read than there are slots.
+    /// Queues with fewer ready jobs read than free slots.
     pub(super) short: HashSet<u32>,
 }
 
 impl Engine {
-    /// Adds to a batch the offers that wait and for which there is room now.
+    /// Adds to a batch the waiting offers for which there is room now.
     pub(crate) fn offer_again(&mut self, batch: &mut Batch, allowance: Allowance) {
-        // A batch that comes again, because the store took nothing, has its share.
+        // A batch that is tried again, after a locked store, has its share already.
         let has_some = batch.offers.iter().any(|offer| offer.seat.is_some());
         if batch.space != Space::Enough || has_some || !self.waiters.can_offer() {
             return;
@@ -45,7 +46,7 @@ impl Engine {
             };
             let live = tallies.queue(queue).live;
             let used = Usage { jobs: live.jobs + taken.jobs, bytes: live.bytes + taken.bytes };
-            // One that never fits is refused, so that it holds up nobody.
+            // An offer that never fits is passed on to be refused, so that it does not block the offers behind it.
             let lacks = |used| queues.with(queue, |info| queues.full(&info.name, used, share).is_some());
             let fits = lacks(used) != Some(true) || lacks(Usage::default()) == Some(true);
             if fits {
@@ -58,7 +59,7 @@ impl Engine {
         batch.offers = again.into_iter().chain(newcomers).collect();
     }
 
-    /// Plans what a batch reads.
+    /// Plans the reads of a batch.
     pub(crate) fn plan(&mut self, batch: &Batch, has_unreadable: bool) -> Plan {
         let present = batch.present;
         if self.times.begin_batch(present, &self.names.steps, self.numbers.next_position()) {
@@ -85,7 +86,7 @@ impl Engine {
         Plan { wants, retention, short }
     }
 
-    /// Jobs and requests that the batch names.
+    /// Adds the jobs and request ids that the batch names.
     fn plan_named(&self, batch: &Batch, wants: &mut Wants) {
         let mut job = |id: JobId| {
             if self.leases.get(id).is_none() {
@@ -103,13 +104,13 @@ impl Engine {
         wants.requests.extend(offered.map(|request| request.key));
     }
 
-    /// The queues that the batch asks to purge.
+    /// Returns the queues that the batch's controls purge.
     fn purged_by(&self, batch: &Batch) -> BTreeSet<u32> {
         let names = batch.controls.iter().filter_map(|control| self.queues.name(control.purges()?));
         names.map(|name| name.number).collect()
     }
 
-    /// Ready jobs for the slots that will be free once controls and reports are decided.
+    /// Plans the reads of ready jobs for the slots that will be free once controls and reports are decided.
     fn plan_heads(&self, batch: &Batch, short: &mut HashSet<u32>) -> Vec<HeadsWant> {
         let mut ends: HashMap<u32, i64> = HashMap::new();
         for report in &batch.reports {
@@ -130,7 +131,7 @@ impl Engine {
                 heads.push(HeadsWant { queue, kinds, limit: free });
             }
         }
-        // Some of them may be cancelled, or expire, before it is their turn.
+        // Some of the ready jobs may be cancelled, or expire, before the claim step.
         let lost =
             batch.controls.len() + if self.due.has_expired(batch.present.wall) { EXPIRED_MAX } else { 0 };
         let share = (HEADS_MAX / heads.len().max(1)).max(1);
@@ -144,7 +145,7 @@ impl Engine {
         heads
     }
 
-    /// The slots of a queue once the batch's controls are decided, at most.
+    /// Returns the largest number of slots that a queue may have once the batch's controls are decided.
     fn consumers_after(&self, batch: &Batch, queue: u32) -> u32 {
         let told = self.queues.with(queue, |info| {
             let before = (info.settings.consumers, info.paused);
@@ -157,7 +158,7 @@ impl Engine {
     }
 }
 
-/// What an offer takes of one of its queues.
+/// Returns the jobs and bytes that an offer takes of one of its queues.
 fn share_of(offer: &Offer, queue: &str) -> Usage {
     let jobs = offer.jobs.iter().filter(|job| &*job.queue == queue);
     jobs.fold(Usage::default(), |usage, job| Usage {
@@ -166,7 +167,7 @@ fn share_of(offer: &Offer, queue: &str) -> Usage {
     })
 }
 
-/// How much of what is over retention may look at beside a batch.
+/// Returns the number of rows that retention may look at in a batch.
 fn swept(batch: &Batch) -> usize {
     let jobs: usize = batch.offers.iter().map(|offer| offer.jobs.count()).sum();
     match jobs + batch.reports.len() + batch.controls.len() {

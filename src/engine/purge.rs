@@ -1,4 +1,4 @@
-//! Purges: operations that delete the jobs that wait in a queue, a page of its lines at a time.
+//! Purges: operations that delete the waiting jobs of a queue, one page of its lines at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,18 +8,18 @@ use crate::{
     store::sets::{Line, LinePage, LineWant, Place, Purge},
 };
 
-/// Whoever asked for a purge.
+/// The caller of a purge, with its reply channel.
 type PurgeAsk = Ask<u64, ControlRefusal>;
 
 /// The purges under way, one for each queue.
 #[derive(Debug, Default)]
 pub(super) struct Purges {
     kept: BTreeMap<u32, Running>,
-    /// The purges that the batch begins or carries on, as it leaves them.
+    /// The state of the purges that the batch begins or carries on.
     next: BTreeMap<u32, Progress>,
-    /// Who asks for a purge with the batch.
+    /// Callers that request a purge with the batch.
     asks: Vec<(u32, PurgeAsk)>,
-    /// The queue whose purge goes first in the next batch.
+    /// Queue whose purge goes first in the next batch.
     turn: u32,
 }
 
@@ -29,14 +29,14 @@ struct Running {
     asks: Vec<PurgeAsk>,
 }
 
-/// How far a purge has come.
+/// Progress of a purge.
 #[derive(Clone, Copy, Debug)]
 struct Progress {
-    /// The last job that it covers.
+    /// The last job that the purge covers.
     last: JobId,
     deleted: u64,
     walk: Walk,
-    /// More was asked for while the walk was under way: it begins anew.
+    /// Whether the walk begins anew, because the purge was requested again while it was under way.
     begins_anew: bool,
     is_over: bool,
 }
@@ -47,18 +47,18 @@ impl Progress {
     }
 }
 
-/// Where the walk of a purge goes on.
+/// Cursor of a purge's walk over the lines of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Walk {
     line: Line,
-    /// The last place in that line; absent at its begin.
+    /// The last place that was read in the line; absent at its begin.
     after: Option<Place>,
 }
 
 impl Walk {
     const BEGIN: Walk = Walk { line: Line::Scheduled, after: None };
 
-    /// Where it goes on after a page. `None` after the last line that there can be.
+    /// Returns the cursor after a page, or `None` after the last possible line.
     pub(super) fn behind(line: Line, page: &LinePage) -> Option<Self> {
         if page.is_cut {
             return Some(Walk { line, after: page.last });
@@ -73,7 +73,7 @@ impl Walk {
 }
 
 impl Purges {
-    /// Takes up the purges that were under way. Whoever asked for them is gone.
+    /// Loads the purges that were under way. Their callers are gone.
     pub(super) fn load(purges: &[Purge]) -> Self {
         let running = |purge: &Purge| {
             let progress = Progress { deleted: purge.deleted, ..Progress::begin(purge.last) };
@@ -82,7 +82,7 @@ impl Purges {
         Purges { kept: purges.iter().map(running).collect(), ..Purges::default() }
     }
 
-    /// Whether no purge is under way.
+    /// Returns whether no purge is under way.
     pub(super) fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
@@ -91,13 +91,13 @@ impl Purges {
         self.next.get(&queue).or_else(|| self.kept.get(&queue).map(|purge| &purge.progress)).copied()
     }
 
-    /// Whether a job that waits is to be deleted by a purge of its queue.
+    /// Returns whether a purge of the queue will delete this waiting job.
     pub(super) fn covers(&self, queue: u32, id: JobId) -> bool {
         self.progress(queue).is_some_and(|purge| !purge.is_over && id <= purge.last)
     }
 
-    /// The pages to look at, at most `limit` jobs in all, of which each queue has its share; `begun` are the queues of
-    /// purges that the batch may begin.
+    /// Plans the pages to read, at most `limit` jobs in all with an equal share for each queue. `begun` are the queues
+    /// whose purges the batch may begin.
     pub(super) fn plan(&self, tallies: &Tallies, begun: &BTreeSet<u32>, limit: usize) -> Vec<LineWant> {
         let (before, from) = (self.kept.range(..self.turn), self.kept.range(self.turn..));
         let running = from.chain(before).map(|(queue, purge)| (*queue, purge.progress.walk));
@@ -113,7 +113,7 @@ impl Purges {
                     break;
                 }
                 let after = walk.after.filter(|_| line == walk.line);
-                // One more than there are tells that the line has ended.
+                // One more than the line has, to know that it has ended.
                 let limit = (jobs + 1).min(left);
                 wants.push(LineWant { queue, line, after, limit });
                 left -= limit;
@@ -122,13 +122,13 @@ impl Purges {
         wants
     }
 
-    /// The purges under way: each queue, and the last job that is covered.
+    /// Returns the purges under way: each queue, and the last job that is covered.
     pub(super) fn running(&self) -> Vec<(u32, JobId)> {
         let queues: BTreeSet<u32> = self.kept.keys().chain(self.next.keys()).copied().collect();
         queues.into_iter().filter_map(|queue| Some((queue, self.progress(queue)?.last))).collect()
     }
 
-    /// Begins a purge of a queue, or has the one under way cover what waits now, too.
+    /// Begins a purge of a queue, or extends the one under way to the jobs that wait now.
     pub(super) fn begin(&mut self, queue: u32, last: JobId, ask: PurgeAsk) {
         let begins_anew = self.kept.contains_key(&queue);
         let progress = self.progress(queue).unwrap_or_else(|| Progress::begin(last));
@@ -137,8 +137,8 @@ impl Purges {
         self.asks.push((queue, ask));
     }
 
-    /// Has a question wait for the end of the purge of a queue. One of a purge that is not under way any more is told
-    /// that nothing was deleted.
+    /// Adds a caller that waits for the end of a queue's purge. If the purge is not under way any more, the answer is
+    /// that no job was deleted.
     pub(super) fn join(&mut self, queue: u32, ask: PurgeAsk) {
         let ended = Progress { is_over: true, ..Progress::begin(JobId::from_raw(0)) };
         let progress = self.progress(queue).unwrap_or(ended);
@@ -146,14 +146,15 @@ impl Purges {
         self.asks.push((queue, ask));
     }
 
-    /// A job that a purge covers was deleted when its time came, before a walk reached it.
+    /// Counts a covered job that was deleted before the walk reached it.
     pub(super) fn deleted_early(&mut self, queue: u32) {
         if let Some(progress) = self.progress(queue) {
             self.next.insert(queue, Progress { deleted: progress.deleted + 1, ..progress });
         }
     }
 
-    /// A batch has deleted jobs of a queue, and looked at its lines as far as `walk`; `None` where it did not look.
+    /// Records the jobs that a batch has deleted, and the cursor of its walk. `walk` is `None` if the batch read no
+    /// page.
     pub(super) fn advance(
         &mut self,
         tallies: &Tallies,
@@ -172,8 +173,8 @@ impl Purges {
         self.next.insert(queue, progress);
     }
 
-    /// The rows that the batch writes: purges as they are from now on, and those that have ended, with how many jobs
-    /// they have deleted.
+    /// Returns the rows that the batch writes: the purges under way, and the ended ones with their number of deleted
+    /// jobs.
     pub(super) fn rows(&self) -> (Vec<Purge>, Vec<(u32, u64)>) {
         let mut rows = (Vec::new(), Vec::new());
         for (queue, progress) in &self.next {
@@ -188,7 +189,7 @@ impl Purges {
         rows
     }
 
-    /// The batch is on disk. Returns the questions of purges that have ended, decided.
+    /// Takes over the changes of the batch, which is on disk. Returns the decided requests of ended purges.
     pub(super) fn commit(&mut self) -> Vec<PurgeAsk> {
         let mut asks = std::mem::take(&mut self.asks);
         let mut answered = Vec::new();
@@ -207,14 +208,14 @@ impl Purges {
         answered
     }
 
-    /// The batch came to nothing. Returns the questions of purges that it should have begun.
+    /// Drops the changes of the batch, which was not committed. Returns the purge requests that came with it.
     pub(super) fn discard(&mut self) -> Vec<PurgeAsk> {
         self.next.clear();
         self.asks.drain(..).map(|(_, ask)| ask).collect()
     }
 }
 
-/// The lines of a queue in which jobs wait, in the order of a purge's walk, and how many jobs each has.
+/// Returns the lines of a queue with waiting jobs, in the order of a purge's walk, each with its number of jobs.
 fn lines(tallies: &Tallies, queue: u32) -> impl Iterator<Item = (Line, usize)> + '_ {
     let usage = tallies.queue(queue);
     let timed = [(Line::Scheduled, usage.scheduled), (Line::BackingOff, usage.backing_off)];

@@ -1,4 +1,4 @@
-//! Changes of queues, and what follows from them.
+//! Changes of queues and their follow-ups.
 
 use super::{ControlRefusal, decision::Decision, retention::times_of};
 use crate::{
@@ -23,7 +23,7 @@ impl Decision<'_> {
             revision: 0,
         };
         engine.sweeping.check_times(engine.queues.all().iter().chain([&info]))?;
-        // A number is drawn only for a queue that there will be.
+        // A number is allocated only after all checks have passed.
         let name = engine.queues.intern(&engine.names, name);
         Ok(self.put_queue(QueueInfo { name, ..info }))
     }
@@ -59,7 +59,7 @@ impl Decision<'_> {
         let before = self.engine.sweeping.of_queue(Some(&info));
         self.engine.queues.delete(&info.name);
         self.replan_sweeps(number, before);
-        // Callers that wait for room are told that the queue is gone.
+        // Callers that wait for room have to be told that the queue is deleted.
         self.sealed.gained_room.insert(number);
         Ok(number)
     }
@@ -72,7 +72,7 @@ impl Decision<'_> {
         }
     }
 
-    /// Sets a queue, with all that follows from its settings.
+    /// Creates or updates a queue, with the follow-ups of its settings.
     pub(super) fn put_queue(&mut self, info: QueueInfo) -> QueueInfo {
         let number = info.name.number;
         let kept = self.engine.queues.with(number, Clone::clone);
@@ -84,11 +84,11 @@ impl Decision<'_> {
         info
     }
 
-    /// A queue with its new revision. Those of a queue that was deleted, or comes from a copy of the store, are not
-    /// used again: they begin at the clock.
+    /// Returns a queue with its new revision. New revisions begin at the clock's microseconds, so that a revision of a
+    /// deleted queue, or of one from a copy of the store, is not used again.
     fn revised(&self, info: QueueInfo, kept: Option<QueueInfo>) -> QueueInfo {
         let now = self.now().as_micros();
-        // One that this batch deletes counts, too.
+        // A queue that this batch deletes counts, too.
         let before = self.engine.queues.registry().numbered(info.name.number);
         let before = before.map_or(0, |entry| entry.info().revision);
         match kept {
@@ -98,7 +98,7 @@ impl Decision<'_> {
         }
     }
 
-    /// A queue's times of retention may have changed.
+    /// Updates the sweeps if the queue's retention times have changed.
     pub(super) fn replan_sweeps(&mut self, queue: u32, before: Retention) {
         let engine = &mut *self.engine;
         let sweeping = &engine.sweeping;

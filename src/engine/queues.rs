@@ -1,4 +1,4 @@
-//! The queues: the one registry of a store's queues, which the engine changes and everything else reads.
+//! The registry of a store's queues, which the engine changes and all other modules read.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,10 +21,10 @@ use crate::{
     store::Names,
 };
 
-/// Limit of the names of queues that are known, those of deleted queues with ended jobs included.
+/// Limit of known queue names, those of deleted queues with ended jobs included.
 const QUEUE_NAMES_MAX: usize = 100_000;
 
-/// The queues that exist. Read by all, written by the engine after each commit that changes one.
+/// The existing queues. The engine updates them after each commit that changes one.
 #[derive(Debug, Default)]
 pub struct Queues {
     tables: RwLock<Tables>,
@@ -36,46 +36,45 @@ struct Tables {
     by_number: HashMap<u32, Arc<QueueEntry>>,
 }
 
-/// A queue.
+/// A queue in the registry.
 #[derive(Debug)]
 pub struct QueueEntry {
     name: Arc<str>,
     info: QueueInfo,
-    /// Callers that wait for room. They outlive changes of the queue.
+    /// Number of callers that wait for room, shared by all versions of the queue's entry.
     waiters: Arc<AtomicU64>,
 }
 
-/// Until when a caller waits, and for what.
+/// Deadlines of a caller's waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
-    /// For room in a full queue; absent where it does not wait for that.
+    /// Deadline of the wait for room in a full queue; absent if the caller does not wait for room.
     pub room: Option<Uptime>,
-    /// For a store that takes nothing for a while: until the caller's deadline, or for the queue's `max_wait` where it has
-    /// none.
+    /// Deadline of the wait for a locked store: the caller's deadline, or the queue's `max_wait` if it has none.
     pub store: Uptime,
 }
 
 impl QueueEntry {
-    /// Its name.
+    /// Returns the queue's name.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Its settings and state.
+    /// Returns the queue's settings and state.
     #[must_use]
     pub fn info(&self) -> &QueueInfo {
         &self.info
     }
 
-    /// How many callers wait for room in it.
+    /// Returns the number of callers that wait for room in the queue.
     #[must_use]
     pub fn waiters(&self) -> u64 {
         self.waiters.load(Ordering::Relaxed)
     }
 
-    /// Until when a submission waits. A caller's own `when_full` goes before the queue's; a caller's `deadline` shortens
-    /// the wait for room.
+    /// Returns the wait deadlines of a submission. The caller's `when_full` overrides the queue's; the caller's
+    /// `deadline` can only shorten the wait for room.
     #[must_use]
     pub fn patience(&self, now: Uptime, when_full: Option<WhenFull>, deadline: Option<Uptime>) -> Patience {
         let settings = &self.info.settings;
@@ -87,32 +86,32 @@ impl QueueEntry {
         Patience { room, store: deadline.unwrap_or(until) }
     }
 
-    /// The count of callers that wait.
+    /// Returns the shared count of waiting callers.
     pub(super) fn waiters_count(&self) -> &Arc<AtomicU64> {
         &self.waiters
     }
 }
 
 impl Queues {
-    /// The queue with this name.
+    /// Returns the queue with this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<QueueEntry>> {
         self.tables.read().by_name.get(name).cloned()
     }
 
-    /// The queue with this number.
+    /// Returns the queue with this number.
     pub(super) fn numbered(&self, number: u32) -> Option<Arc<QueueEntry>> {
         self.tables.read().by_number.get(&number).cloned()
     }
 
-    /// All queues, by number.
+    /// Returns all queues, by number.
     pub(super) fn all(&self) -> Vec<Arc<QueueEntry>> {
         let mut all: Vec<_> = self.tables.read().by_number.values().cloned().collect();
         all.sort_by_key(|queue| queue.info.name.number);
         all
     }
 
-    /// Until when a caller waits for a store that takes nothing for a while, for a change in the queue with this name.
+    /// Returns the deadline of a caller's wait for a locked store, for a change in the queue with this name.
     pub(crate) fn give_up(&self, name: &str, now: Uptime, deadline: Option<Uptime>) -> Uptime {
         let max_wait =
             || self.get(name).map_or(QueueSettings::default().max_wait, |queue| queue.info.settings.max_wait);
@@ -139,19 +138,19 @@ impl Queues {
     }
 }
 
-/// The engine's part: the registry, the names of deleted queues, and what the batch changes.
+/// The engine's view of the queues: the registry, all queue names, and the batch's changes.
 #[derive(Debug)]
 pub(super) struct QueueBook {
     registry: Arc<Queues>,
     names: NameBook,
-    /// Queues as the batch leaves them; `None` is deleted.
+    /// Queues that the batch changes; `None` if it deletes them.
     changed: BTreeMap<u32, Option<QueueInfo>>,
-    /// The numbers of those.
+    /// The numbers of these queues.
     changed_names: HashMap<Box<str>, u32>,
 }
 
 impl QueueBook {
-    /// Takes up the queues that are kept, each with whether it is deleted.
+    /// Loads the stored queues, each with whether it is deleted.
     pub(super) fn load(queues: Vec<(QueueInfo, bool)>) -> Self {
         let registry = Arc::new(Queues::default());
         let names = NameBook::load(queues.iter().map(|(info, _)| Arc::clone(&info.name)));
@@ -163,12 +162,12 @@ impl QueueBook {
         QueueBook { registry, names, changed: BTreeMap::new(), changed_names: HashMap::new() }
     }
 
-    /// The registry, for readers.
+    /// Returns the registry, for readers outside the engine.
     pub(super) fn registry(&self) -> &Arc<Queues> {
         &self.registry
     }
 
-    /// The queue with this name, as the batch leaves it.
+    /// Returns the queue with this name, with the batch's changes so far.
     pub(super) fn find(&self, name: &str) -> Option<QueueInfo> {
         match self.changed_names.get(name).and_then(|number| self.changed.get(number)) {
             Some(changed) => changed.clone(),
@@ -176,7 +175,8 @@ impl QueueBook {
         }
     }
 
-    /// What a function says of the queue with this number, as the batch leaves it; `None` where there is none.
+    /// Applies a function to the queue with this number, with the batch's changes so far; `None` if there is no such
+    /// queue.
     pub(super) fn with<T>(&self, number: u32, tell: impl FnOnce(&QueueInfo) -> T) -> Option<T> {
         match self.changed.get(&number) {
             Some(info) => info.as_ref().map(tell),
@@ -184,7 +184,7 @@ impl QueueBook {
         }
     }
 
-    /// The number and name of a queue that takes jobs.
+    /// Returns the interned name of an existing queue.
     pub(super) fn name(&self, name: &str) -> Option<Arc<Name>> {
         if self.changed.is_empty() {
             let tables = self.registry.tables.read();
@@ -193,7 +193,7 @@ impl QueueBook {
         self.find(name).map(|info| info.name)
     }
 
-    /// All queues as the batch leaves them.
+    /// Returns all queues with the batch's changes so far.
     pub(super) fn all(&self) -> Vec<QueueInfo> {
         let mut all: BTreeMap<u32, QueueInfo> = self
             .registry
@@ -210,7 +210,7 @@ impl QueueBook {
         all.into_values().collect()
     }
 
-    /// Checks that there may be one more queue with this name and settings.
+    /// Checks that a queue with this name and these settings can be created.
     pub(super) fn check_new(
         &self,
         names: &Names,
@@ -223,14 +223,15 @@ impl QueueBook {
         if self.all().len() >= QUEUES_MAX {
             return Err(ControlRefusal::TooManyQueues(QUEUES_MAX));
         }
-        // Those of deleted queues count as long as ended jobs name them.
+        // Names of deleted queues count as long as ended jobs use them.
         if names.queues.find(name).is_none() && self.names.len() >= QUEUE_NAMES_MAX {
             return Err(ControlRefusal::TooManyQueues(QUEUE_NAMES_MAX));
         }
         self.check_consumers(None, settings)
     }
 
-    /// Checks that all queues together have no more consumers than may be, with `new` in the place of a queue's own.
+    /// Checks that all queues together stay within the limit of consumers, with `new` instead of the settings of the
+    /// queue `except`.
     pub(super) fn check_consumers(
         &self,
         except: Option<u32>,
@@ -247,7 +248,7 @@ impl QueueBook {
         Ok(())
     }
 
-    /// The queue with this name, if it may be changed over the API.
+    /// Returns the queue with this name if it can be changed over the API.
     pub(super) fn changeable(&self, name: &str) -> Result<QueueInfo, ControlRefusal> {
         match self.find(name) {
             Some(info) if info.declared => Err(ControlRefusal::QueueDeclared(name.to_owned())),
@@ -256,40 +257,40 @@ impl QueueBook {
         }
     }
 
-    /// A name for a queue, with its number.
+    /// Returns the interned name of a queue, with a new number if the name is new.
     pub(super) fn intern(&mut self, names: &Names, name: &str) -> Arc<Name> {
         self.names.intern(&names.queues, name)
     }
 
-    /// Sets a queue.
+    /// Creates or replaces a queue.
     pub(super) fn put(&mut self, info: QueueInfo) {
         self.changed_names.insert(info.name.as_str().into(), info.name.number);
         self.changed.insert(info.name.number, Some(info));
     }
 
-    /// Deletes a queue. Its ended jobs stay.
+    /// Deletes a queue. Its ended jobs are kept.
     pub(super) fn delete(&mut self, queue: &Name) {
         self.changed_names.insert(queue.as_str().into(), queue.number);
         self.changed.insert(queue.number, None);
     }
 
-    /// Frees the name of a queue that is deleted and has no jobs any more. Returns whether its row goes.
+    /// Frees the name of a deleted queue without jobs. Returns whether the batch has to delete its row.
     pub(super) fn free_if_deleted(&mut self, number: u32) -> bool {
         self.with(number, |_| ()).is_none() && self.names.free(number)
     }
 
-    /// The queues that the batch deletes.
+    /// Returns the queues that the batch deletes.
     pub(super) fn deleted_now(&self) -> Vec<u32> {
         self.changed.iter().filter(|(_, info)| info.is_none()).map(|(number, _)| *number).collect()
     }
 
-    /// Names of queues that are deleted, of which some may have no jobs any more.
+    /// Returns the numbers of deleted queues, which may still have ended jobs.
     pub(super) fn deleted(&self) -> Vec<u32> {
         let kept = self.names.kept().map(|name| name.number);
         kept.filter(|number| self.with(*number, |_| ()).is_none()).collect()
     }
 
-    /// The rows that the batch changes, but for those that go.
+    /// Returns the rows that the batch changes, except those that it deletes.
     pub(super) fn rows(&self, is_freed: impl Fn(u32) -> bool) -> Vec<(QueueInfo, bool)> {
         let mut rows = Vec::new();
         for (number, info) in &self.changed {
@@ -302,12 +303,12 @@ impl QueueBook {
         rows
     }
 
-    /// Whether the batch changes a queue.
+    /// Returns whether the batch changes a queue.
     pub(super) fn has_changed(&self) -> bool {
         !self.changed.is_empty()
     }
 
-    /// The bound that a share of a queue would break beside what is used of it.
+    /// Returns the queue's usage and limits if `share` would exceed a limit on top of `used`.
     pub(super) fn full(&self, queue: &Name, used: Usage, share: Usage) -> Option<QueueFull> {
         let full = self.usage(queue, used);
         let fits = full.jobs + share.jobs as u64 <= full.max_jobs
@@ -315,7 +316,7 @@ impl QueueBook {
         (!fits).then_some(full)
     }
 
-    /// What a queue holds and may hold.
+    /// Returns a queue's usage and limits.
     pub(super) fn usage(&self, queue: &Name, used: Usage) -> QueueFull {
         let (max_jobs, max_bytes) = self
             .with(queue.number, |info| (info.settings.max_jobs, info.settings.max_bytes))
@@ -329,7 +330,7 @@ impl QueueBook {
         }
     }
 
-    /// The batch is on disk.
+    /// Takes over the changes of the batch, which is on disk.
     pub(super) fn commit(&mut self, names: &Names, now: Uptime) {
         self.changed_names.clear();
         for (number, info) in std::mem::take(&mut self.changed) {
@@ -341,7 +342,7 @@ impl QueueBook {
         self.names.commit(&names.queues, now);
     }
 
-    /// The batch came to nothing.
+    /// Drops the changes of the batch, which was not committed.
     pub(super) fn discard(&mut self, names: &Names) {
         self.changed.clear();
         self.changed_names.clear();

@@ -1,8 +1,8 @@
-//! Why the engine refuses what it is asked for. Nothing was changed then.
+//! Refusals of the engine. A refused request has changed nothing.
 
 use crate::job::{JobId, StateName};
 
-/// Why a control was refused.
+/// Reason for the refusal of a control.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum ControlRefusal {
     /// No job has this id.
@@ -11,10 +11,10 @@ pub enum ControlRefusal {
     /// No queue has this name.
     #[error("no queue is named `{0}`")]
     QueueNotFound(String),
-    /// The name is taken.
+    /// The name is in use.
     #[error("a queue named `{0}` exists already")]
     QueueExists(String),
-    /// The configuration file declares the queue.
+    /// The queue is declared in the configuration file, and can't be changed by RPC.
     #[error("the queue `{0}` is declared in the configuration file: change it there and restart")]
     QueueDeclared(String),
     /// The queue has jobs that have not ended.
@@ -22,23 +22,23 @@ pub enum ControlRefusal {
         "the queue `{queue}` has {jobs} jobs that have not ended: wait for them, or purge the queue first"
     )]
     QueueNotEmpty {
-        /// Its name.
+        /// The queue's name.
         queue: String,
-        /// How many.
+        /// Number of jobs that have not ended.
         jobs: u64,
     },
-    /// There are as many queues as may be.
+    /// The number of queues is at its limit.
     #[error("there are {0} queues already, and no more are allowed: delete one that is not used")]
     TooManyQueues(usize),
-    /// All queues together have as many slots as may be.
+    /// The total number of consumers of all queues would exceed its limit.
     #[error("all queues together would have {actual} consumers; at most {max} are allowed")]
     TooManyConsumers {
-        /// How many there would be.
+        /// The total that was requested.
         actual: u64,
-        /// How many may be.
+        /// The limit.
         max: u64,
     },
-    /// All queues together name as many different times of retention as may be.
+    /// The number of different retention times of all queues would exceed its limit.
     #[error(
         "all queues together would keep ended jobs for more than {0} different times: use one that another queue uses"
     )]
@@ -46,45 +46,45 @@ pub enum ControlRefusal {
     /// The job's state does not allow it.
     #[error("the job {id} is {state}: {way_out}")]
     WrongState {
-        /// Which job.
+        /// The job.
         id: JobId,
         /// Its state.
         state: StateName,
-        /// What would be possible.
+        /// What the caller can do instead.
         way_out: &'static str,
     },
-    /// The job has changed since the caller looked at it.
+    /// The job has changed since the caller read it.
     #[error(
         "the job {id} is at revision {revision}, and not at {expected}: look at it again, and decide anew"
     )]
     RevisionMismatch {
-        /// Which job.
+        /// The job.
         id: JobId,
         /// The revision that the caller expected.
         expected: u64,
-        /// The revision that it has.
+        /// The job's present revision.
         revision: u64,
     },
-    /// The queue has changed since the caller looked at it.
+    /// The queue has changed since the caller read it.
     #[error(
         "the queue `{queue}` has changed since: get it again, or send its present etag, {etag}, or `*` to change it all \
          the same"
     )]
     EtagMismatch {
-        /// Its name.
+        /// The queue's name.
         queue: String,
-        /// Its etag.
+        /// The queue's present etag.
         etag: String,
     },
-    /// The request id came with another request before.
+    /// The request id was used for a different request before.
     #[error("this request_id came with another request before: use a new one for a new request")]
     RequestMismatch,
-    /// There is no space to write it down.
+    /// The disk has no space for the change.
     #[error(
         "the server's disk is full, and takes only cancels and deletes until there is space: try again later"
     )]
     DiskFull,
-    /// The store took nothing in time.
+    /// The store was locked by another program until the caller's deadline.
     #[error("{LOCKED}")]
     Locked,
     /// The queue has no room.
@@ -92,37 +92,37 @@ pub enum ControlRefusal {
     QueueFull(QueueFull),
 }
 
-/// What callers hear of a lock that another program holds.
+/// Error text for a lock that another program holds on the database.
 const LOCKED: &str = "the server's store could not take the call in time, because another program holds the database's \
                       lock: repeat the call with the same request_id";
 
-/// A queue has no room.
+/// A full queue, with its usage and limits.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the queue `{queue}` is full: it holds {jobs} of {max_jobs} jobs and {bytes} of {max_bytes} bytes")]
 pub struct QueueFull {
-    /// Its name.
+    /// The queue's name.
     pub queue: String,
-    /// The jobs it holds.
+    /// Jobs in the queue that have not ended.
     pub jobs: u64,
-    /// The jobs it may hold.
+    /// Job limit of the queue.
     pub max_jobs: u64,
-    /// The bytes it holds.
+    /// Bytes of these jobs.
     pub bytes: u64,
-    /// The bytes it may hold.
+    /// Byte limit of the queue.
     pub max_bytes: u64,
 }
 
-/// A job that can't enter, whatever room there is.
+/// The error of a job that can't be admitted, independent of the queue's room.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{}{error}", .index.map_or_else(String::new, |index| format!("jobs[{index}]: ")))]
 pub struct NotAdmitted {
-    /// Why.
+    /// The error.
     pub error: AdmissionError,
-    /// Which job of a batch.
+    /// Index of the job in a batch.
     pub index: Option<usize>,
 }
 
-/// Why a job can't enter, whatever room there is.
+/// Reason why a job can't be admitted, independent of the queue's room.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AdmissionError {
     /// No queue has this name.
@@ -130,7 +130,7 @@ pub enum AdmissionError {
         "no queue is named `{0}`: create it with QueueService.CreateQueue, or declare it in the configuration file"
     )]
     QueueNotFound(String),
-    /// Nothing runs the kind.
+    /// No handler is registered for the kind.
     #[error(
         "no handler here runs the kind `{kind}` (known: {known}): map it to a handler in the configuration file, or \
          set accept_unknown_kinds on the queue `{queue}`"
@@ -140,13 +140,13 @@ pub enum AdmissionError {
         kind: String,
         /// The queue.
         queue: String,
-        /// The kinds that are run here, cut short where they are many.
+        /// The kinds with a handler here, shortened if they are many.
         known: String,
     },
 }
 
 impl AdmissionError {
-    /// The stable reason that errors carry.
+    /// Returns the stable reason code of the API's error.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -156,16 +156,16 @@ impl AdmissionError {
     }
 }
 
-/// Why an offer was refused for good.
+/// Reason for the final refusal of an offer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OfferRefusal {
-    /// The request id came with another request before.
+    /// The request id was used for a different request before.
     #[error("this request_id came with another request before: use a new one for a new request")]
     RequestMismatch,
     /// A job can't enter, whatever room there is.
     #[error(transparent)]
     NotAdmitted(#[from] NotAdmitted),
-    /// The offer would not fit into an empty queue.
+    /// The offer exceeds the limits of an empty queue.
     #[error(
         "{jobs} jobs with {bytes} bytes never fit into the queue `{queue}`, which holds at most {max_jobs} jobs and \
          {max_bytes} bytes: split the batch"
@@ -173,24 +173,24 @@ pub enum OfferRefusal {
     LargerThanQueue {
         /// The queue's name.
         queue: String,
-        /// The offer's jobs for it.
+        /// Number of the offer's jobs for the queue.
         jobs: u64,
-        /// The offer's bytes for it.
+        /// Bytes of these jobs.
         bytes: u64,
-        /// The jobs it may hold.
+        /// Job limit of the queue.
         max_jobs: u64,
-        /// The bytes it may hold.
+        /// Byte limit of the queue.
         max_bytes: u64,
     },
-    /// There is no space for more.
+    /// The disk has no space for new jobs.
     #[error(
         "the server's disk is full, or nearly so, and takes no new jobs until there is space: try again later"
     )]
     DiskFull,
-    /// The store took nothing in time.
+    /// The store was locked by another program until the caller's deadline.
     #[error("{LOCKED}")]
     Locked,
-    /// There are as many kinds as may be.
+    /// The number of kinds is at its limit.
     #[error(
         "there are jobs of {0} kinds already, and no more are allowed: end and delete those of one kind first"
     )]
@@ -198,7 +198,7 @@ pub enum OfferRefusal {
 }
 
 impl OfferRefusal {
-    /// The stable reason that errors carry.
+    /// Returns the stable reason code of the API's error.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -212,10 +212,10 @@ impl OfferRefusal {
     }
 }
 
-/// A call that came to nothing because the server stops.
+/// Failure of a call because the server stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stopped {
-    /// Nothing was changed: the call came too late, or it still waited for room.
+    /// The call changed nothing: it came too late, or still waited for room.
     #[error("the server stops, and the call changed nothing: repeat it later")]
     Refused,
     /// The server ended before it could answer.
@@ -226,7 +226,7 @@ pub enum Stopped {
 }
 
 impl Stopped {
-    /// The stable reason that errors carry. STOPPING is a definite refusal.
+    /// Returns the stable reason code of the API's error. STOPPING means that nothing was changed.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {
@@ -236,18 +236,18 @@ impl Stopped {
     }
 }
 
-/// Why a submission has no jobs.
+/// Reason for the failure of a submission.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OfferError {
-    /// There was no room.
+    /// The queue had no room.
     #[error("{full}")]
     Full {
-        /// The bound that was met.
+        /// The queue's usage and limits.
         full: QueueFull,
-        /// Whether it was not even possible to wait, because too many do.
+        /// Whether waiting was refused, too, because too many callers wait.
         too_many_waiters: bool,
     },
-    /// It was refused for good.
+    /// The submission was refused.
     #[error(transparent)]
     Refused(#[from] OfferRefusal),
     /// The server stops.
@@ -255,7 +255,7 @@ pub enum OfferError {
     Stopped(#[from] Stopped),
 }
 
-/// Why a control was not carried out.
+/// Reason for the failure of a control.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum ControlError {
     /// It was refused.

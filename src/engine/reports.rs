@@ -1,4 +1,4 @@
-//! What attempts tell.
+//! Reports of attempts.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Decision<'_> {
-    /// Applies what an attempt tells of itself, if its lease is still the job's.
+    /// Applies an attempt's report if its lease is still the job's.
     pub(super) fn report(&mut self, report: &Report) -> Result<(), Refusal> {
         let Report { id, lease, body, .. } = report;
         let lease = *lease;
@@ -46,7 +46,7 @@ impl Decision<'_> {
     }
 
     fn put_outcome(&mut self, job: &Job, output: Option<&Output>, tail: &str) {
-        // A later attempt that left nothing must not be shown with what an earlier one left.
+        // A later attempt without output must not be shown with the output of an earlier one.
         if output.is_some() || !tail.is_empty() || job.attempt > 1 {
             self.put_outcome_row(job.id, output.map(|output| output.bytes.clone()), tail);
         }

@@ -1,10 +1,10 @@
-//! What leaves the store by itself: ended jobs whose time is over, and what is left of deleted ones.
+//! Retention: deletes ended jobs after their retention time, and old tombstones and request ids.
 //!
-//! Every change of a job takes the feed's next place, so that an ended job's place says when it ended, and the feed's
-//! index has the ended jobs in the order of their ends. A sweep walks that index, one for each time for which something
-//! is kept: it looks once at each job that has not changed for that time, deletes it if that is the time for which it
-//! is kept, and goes past it otherwise. What it has gone past can't come due behind it, because every change takes a
-//! job to the feed's end, ahead of every sweep.
+//! Every change of a job gets the next feed position, so that an ended job's position tells when it ended, and the
+//! feed's index has the ended jobs in the order of their ends. A sweep walks that index, one for each retention time:
+//! it looks once at each job that has not changed for that time, deletes it if that is its own retention time, and
+//! skips it otherwise. No skipped job can become due behind the sweep, because every change moves a job to the feed's
+//! end, ahead of every sweep.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,26 +19,26 @@ use crate::{
     store::sets::{FeedPage, FeedPlace, FeedWant, RequestKey},
 };
 
-/// Deleted jobs are remembered in the feed, and their request ids, for this long.
+/// Retention time of tombstones, and of request ids without jobs.
 const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 3600);
-/// Sweeps rest this long once nothing is due, so that a trickle of ends is not a trickle of flushes.
+/// Shortest pause of a sweep once nothing is due, so that ends of single jobs do not cause a flush each.
 const REST: Duration = Duration::from_secs(1);
-/// There is something to look at.
+/// Wake time of a sweep that has rows to look at.
 const AT_ONCE: StoreTime = StoreTime::FIRST;
 
-/// What is to be deleted when.
+/// State of the sweeps, tombstones and request ids that retention deletes.
 #[derive(Debug, Default)]
 pub(super) struct Sweeping {
-    /// The times that hold where a queue does not say.
+    /// The default retention times, for queues that set none.
     server: Retention,
     kept: Sweeps,
-    /// As the batch's look at the store leaves it; absent while it does not look.
+    /// The state after the batch's reads; absent while the batch has not changed it.
     next: Option<Sweeps>,
-    /// What the batch brings, which that look can't have seen.
+    /// Additions by the batch, which its reads can't have found.
     new: New,
 }
 
-/// The present by which retention counts, if the batch brings something.
+/// Times at which the batch adds something for retention, on the timeline of retention.
 #[derive(Clone, Copy, Debug, Default)]
 struct New {
     end: Option<StoreTime>,
@@ -49,18 +49,18 @@ struct New {
 #[derive(Clone, Debug, Default)]
 struct Sweeps {
     by_time: BTreeMap<Duration, Sweep>,
-    /// When the oldest tombstone is over; absent where there is none.
+    /// When the oldest tombstone is due; absent if there is none.
     tombstones: Option<StoreTime>,
-    /// When the request that has been without jobs for longest is over; absent where there is none.
+    /// When the request id that has been without jobs for longest is due; absent if there is none.
     requests: Option<StoreTime>,
 }
 
-/// One walk over the feed's index.
+/// A walk over the feed's index.
 #[derive(Clone, Copy, Debug)]
 struct Sweep {
-    /// Everything up to here has been looked at.
+    /// The position up to which all jobs have been looked at.
     cursor: Position,
-    /// Nothing is due before; absent where nothing is left to look at.
+    /// The time before which nothing is due; absent if nothing is left to look at.
     wake: Option<StoreTime>,
 }
 
@@ -68,7 +68,7 @@ impl Sweep {
     const BEGIN: Sweep = Sweep { cursor: Position(0), wake: Some(AT_ONCE) };
 }
 
-/// What retention looks at in a batch.
+/// The reads of retention in a batch.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) feed: Vec<FeedWant>,
@@ -77,7 +77,7 @@ pub(super) struct Plan {
 }
 
 impl Sweeping {
-    /// Takes up the sweeps where they were when they were last written.
+    /// Loads the sweeps from their stored cursors.
     pub(super) fn load(server: Retention, kept: &[(Duration, Position)]) -> Self {
         let sweep =
             |(keep, cursor): &(Duration, Position)| (*keep, Sweep { cursor: *cursor, ..Sweep::BEGIN });
@@ -86,18 +86,18 @@ impl Sweeping {
         Sweeping { server, kept, next: None, new: New::default() }
     }
 
-    /// The server's own times.
+    /// Returns the server's default retention times.
     pub(super) fn server(&self) -> Retention {
         self.server
     }
 
-    /// When the next thing is to be deleted, as far as batches on disk tell.
+    /// Returns the time of the next deletion, by the committed state.
     pub(super) fn wake(&self) -> Option<StoreTime> {
         let Sweeps { by_time, tombstones, requests } = &self.kept;
         by_time.values().filter_map(|sweep| sweep.wake).chain(*tombstones).chain(*requests).min()
     }
 
-    /// The sweeps as the batch leaves them so far.
+    /// Returns the sweeps with the batch's changes so far.
     fn sweeps(&self) -> &Sweeps {
         self.next.as_ref().unwrap_or(&self.kept)
     }
@@ -106,29 +106,29 @@ impl Sweeping {
         self.next.get_or_insert_with(|| self.kept.clone())
     }
 
-    /// What has ended may be older than was known.
+    /// Wakes all sweeps, because ended jobs may be older than was known.
     pub(super) fn look_again(&mut self) {
         for sweep in self.kept.by_time.values_mut() {
             sweep.wake = Some(AT_ONCE);
         }
     }
 
-    /// A job has ended.
+    /// Notes that a job has ended.
     pub(super) fn ended(&mut self, now: StoreTime) {
         self.new.end = Some(now);
     }
 
-    /// A job was deleted.
+    /// Notes that a job was deleted.
     pub(super) fn deleted(&mut self, now: StoreTime) {
         self.new.tombstone = Some(now);
     }
 
-    /// A request may have lost its last job.
+    /// Notes that a request id may have lost its last job.
     pub(super) fn request_bare(&mut self, now: StoreTime) {
         self.new.bare_request = Some(now);
     }
 
-    /// What to look at in a batch, at most `limit` rows in all. Each part that is due has its share, so that none
+    /// Plans the reads of a batch, at most `limit` rows in all. Each part that is due has an equal share, so that none
     /// starves another.
     pub(super) fn plan(&self, now: StoreTime, limit: usize) -> Plan {
         let Sweeps { by_time, tombstones, requests } = &self.kept;
@@ -143,8 +143,8 @@ impl Sweeping {
         Plan { feed: due.into_iter().map(want).collect(), tombstones, requests }
     }
 
-    /// The part of a page of the feed's index whose changes are at least as old as `keep`, and what comes next: the
-    /// sweep goes on from there. `counted` tells when a change happened.
+    /// Advances a sweep over the changes of a page that are at least as old as its retention time, and returns their
+    /// number. `counted` returns the time of a change.
     pub(super) fn sweep(
         &mut self,
         want: FeedWant,
@@ -153,7 +153,7 @@ impl Sweeping {
         counted: impl Fn(&FeedPlace) -> StoreTime,
     ) -> usize {
         let FeedWant { keep, after, .. } = want;
-        // The batch may have it begin anew: then the page is of a walk that is no more.
+        // If the batch restarts the sweep, the page belongs to the old walk.
         if self.sweeps().by_time.get(&keep).is_none_or(|sweep| sweep.cursor != after) {
             return 0;
         }
@@ -173,7 +173,7 @@ impl Sweeping {
         old
     }
 
-    /// The place up to which tombstones go.
+    /// Returns the position up to which tombstones are deleted.
     pub(super) fn forget_tombstones(
         &mut self,
         oldest: &[(Position, StoreTime)],
@@ -187,7 +187,7 @@ impl Sweeping {
         over.last().copied()
     }
 
-    /// The requests that go.
+    /// Returns the request ids that are deleted.
     pub(super) fn forget_requests(
         &mut self,
         oldest: &[(StoreTime, RequestKey)],
@@ -201,18 +201,18 @@ impl Sweeping {
         over
     }
 
-    /// How long the ended jobs of a queue are kept.
+    /// Returns the retention times of a queue's ended jobs.
     pub(super) fn of_queue(&self, queue: Option<&QueueInfo>) -> Retention {
         queue.map_or(self.server, |queue| queue.settings.retention.over(self.server))
     }
 
-    /// Every time for which something is kept.
+    /// Returns all retention times in use.
     fn times<'a>(&self, queues: impl IntoIterator<Item = &'a QueueInfo>) -> BTreeSet<Duration> {
         let own = queues.into_iter().flat_map(|queue| times_of(self.of_queue(Some(queue))));
         own.chain(times_of(self.server)).collect()
     }
 
-    /// Checks that these queues do not name too many different times.
+    /// Checks that these queues do not use too many different retention times.
     pub(super) fn check_times<'a>(
         &self,
         queues: impl IntoIterator<Item = &'a QueueInfo>,
@@ -223,8 +223,8 @@ impl Sweeping {
         Ok(())
     }
 
-    /// Has one sweep for each time that these queues name, and begins those anew that may have passed what they would
-    /// delete now.
+    /// Sets up one sweep for each retention time of these queues, and restarts the sweeps for which `anew` returns
+    /// true, because they may have passed jobs that they would delete now.
     pub(super) fn replan<'a>(
         &mut self,
         queues: impl IntoIterator<Item = &'a QueueInfo>,
@@ -241,7 +241,7 @@ impl Sweeping {
         }
     }
 
-    /// What the batch writes: the sweeps that have moved, and those that are no more.
+    /// Returns the rows that the batch writes: the sweeps that have moved, and those that have ended.
     pub(super) fn rows(&self) -> (Vec<(Duration, Position)>, Vec<Duration>) {
         let Some(next) = &self.next else { return (Vec::new(), Vec::new()) };
         let before = &self.kept.by_time;
@@ -253,7 +253,7 @@ impl Sweeping {
         (moved.map(|(keep, sweep)| (*keep, sweep.cursor)).collect(), gone)
     }
 
-    /// The batch is on disk.
+    /// Takes over the changes of the batch, which is on disk.
     pub(super) fn commit(&mut self) {
         if let Some(next) = self.next.take() {
             self.kept = next;
@@ -269,7 +269,7 @@ impl Sweeping {
         self.kept.requests = self.kept.requests.or(over(bare_request));
     }
 
-    /// The batch came to nothing.
+    /// Drops the changes of the batch, which was not committed.
     pub(super) fn discard(&mut self) {
         self.next = None;
         self.new = New::default();
@@ -277,7 +277,7 @@ impl Sweeping {
 }
 
 impl Retention {
-    /// How long a job is kept that ended in this state; `None` for one that has not ended.
+    /// Returns the retention time of a job that ended in this state; `None` for a state that is no end.
     pub(super) fn of(&self, state: StateName) -> Option<Keep> {
         match state {
             StateName::Succeeded => Some(self.succeeded),
@@ -293,7 +293,7 @@ impl Retention {
     }
 }
 
-/// The times that a retention names.
+/// Returns the finite retention times of a setting.
 pub(super) fn times_of(retention: Retention) -> impl Iterator<Item = Duration> {
     let Retention { succeeded, failed, cancelled, expired } = retention;
     [succeeded, failed, cancelled, expired].into_iter().filter_map(|keep| match keep {
@@ -302,10 +302,10 @@ pub(super) fn times_of(retention: Retention) -> impl Iterator<Item = Duration> {
     })
 }
 
-/// When the next thing is over that has been remembered since then.
+/// Returns when to look again at a tombstone or request id that has been kept since `since`.
 fn next_look(since: StoreTime, now: StoreTime) -> StoreTime {
     match since.after(REMEMBERED_FOR) {
-        // The limit was met: there is more at once.
+        // The limit was reached: more is due at once.
         due if due < now => AT_ONCE,
         due => rested(due, now),
     }

@@ -1,4 +1,4 @@
-//! The claim step: which jobs start, and the final state of all that are new or due.
+//! The claim step: selects the jobs that start, and gives new and due jobs their final state.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -20,21 +20,21 @@ use crate::{
     store::{StoreError, sets::Place},
 };
 
-/// Where a job that is new in line stands among the pending ones.
+/// Index of a job that becomes ready with this batch, among the due jobs or the accepted offers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Newcomer {
     Due(usize),
     Placed(usize, usize),
 }
 
-/// A ready job, with its payload where that was read.
+/// A ready job, with its payload if that was read.
 type Stood = (Arc<Job>, Option<Bytes>);
 
 impl Decision<'_> {
-    /// Fills every queue's free slots from stored and pending jobs together, in the queue's order. Returns those that
-    /// stood in line.
+    /// Fills every queue's free slots from stored and new jobs together, in the queue's order. Returns the chosen jobs
+    /// that were ready before; marks the others.
     ///
-    /// `short` are the queues of which fewer ready jobs were read than there are slots.
+    /// `short` are the queues with fewer ready jobs read than free slots.
     pub(super) fn choose(&mut self, short: &HashSet<u32>) -> Vec<Stood> {
         let mut newcomers = self.newcomers();
         let mut stood = self.stood();
@@ -77,7 +77,7 @@ impl Decision<'_> {
         starting
     }
 
-    /// The pending jobs that could start, by queue, each with its rank, in order.
+    /// Returns the jobs that become ready with this batch and could start, by queue and in order, each with its rank.
     fn newcomers(&self) -> BTreeMap<u32, Vec<(i8, Newcomer)>> {
         let mut newcomers: BTreeMap<u32, Vec<(i8, Newcomer)>> = BTreeMap::new();
         let mut add = |job: &Job, newcomer| {
@@ -97,13 +97,13 @@ impl Decision<'_> {
             }
         }
         for newcomers in newcomers.values_mut() {
-            // Stable: what came first goes first among equals.
+            // The sort is stable: among equals the earlier one starts first.
             newcomers.sort_by_key(|(rank, _)| *rank);
         }
         newcomers
     }
 
-    /// The jobs that stood in line or have come back into it with this batch, by queue, in order.
+    /// Returns the jobs that were ready before the batch, or were moved back to QUEUED by it, by queue and in order.
     fn stood(&mut self) -> BTreeMap<u32, Vec<(Place, Stood)>> {
         let mut stood: BTreeMap<u32, Vec<(Place, Stood)>> = BTreeMap::new();
         for (queue, heads) in &mut self.found.heads {
@@ -113,7 +113,7 @@ impl Decision<'_> {
             stood.insert(*queue, placed.collect());
         }
         for jobs in stood.values_mut() {
-            // What a purge covers does not start before the purge gets there.
+            // A job that a purge covers does not start: the purge will delete it.
             jobs.retain(|(_, (job, _))| {
                 self.is_untouched(job.id) && !self.engine.purges.covers(job.spec.queue.number, job.id)
             });
@@ -136,11 +136,11 @@ impl Decision<'_> {
         stood
     }
 
-    /// Gives all pending jobs their final state, and starts the chosen ones.
+    /// Gives all new and due jobs their final state, and starts the chosen ones.
     pub(super) fn settle(&mut self, starting: Vec<Stood>) -> Result<(), StoreError> {
         for (job, payload) in starting {
             if expired(&job, self.now()) {
-                // Where very many expire at once, some of them are in line still.
+                // If more jobs expire at once than a batch takes, some are still QUEUED.
                 self.must(&job, &Event::Expire)?;
                 self.sealed.more = true;
                 continue;
@@ -173,7 +173,7 @@ impl Decision<'_> {
         Ok(())
     }
 
-    /// Writes a new job once, in its final state.
+    /// Creates a new job in its final state, with a single write.
     fn settle_new(&mut self, placed: PlacedJob, fault: &mut Option<StoreError>) -> Arc<Job> {
         let PlacedJob { mut job, payload, starts } = placed;
         if starts {
@@ -212,7 +212,7 @@ impl Decision<'_> {
     }
 }
 
-/// Where a job stands in its lane.
+/// Returns a QUEUED job's place in its lane.
 fn place_of(job: &Job) -> Option<Place> {
     match job.state {
         State::Queued { order } => {

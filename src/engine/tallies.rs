@@ -1,4 +1,4 @@
-//! How many jobs are where: what admission, claiming and counting go by.
+//! Counts of jobs by queue, kind and state, for admission, claims and statistics.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,7 +7,7 @@ use crate::{
     store::{StoreError, sets::TallyRow},
 };
 
-/// Jobs and their bytes.
+/// A number of jobs and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     pub(super) jobs: i64,
@@ -21,15 +21,15 @@ impl Usage {
     }
 }
 
-/// The jobs of one kind in one queue that are in one state.
+/// The key of a count: queue, kind and state.
 type Key = (u32, u32, StateName);
 
-/// What a queue holds.
+/// Counts of the jobs of a queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct QueueUsage {
     /// Jobs that have not ended.
     pub(super) live: Usage,
-    /// Jobs that take a slot.
+    /// Jobs that occupy a slot.
     pub(super) running: i64,
     /// Jobs that wait for a slot.
     pub(super) ready: i64,
@@ -41,13 +41,13 @@ pub(super) struct QueueUsage {
     pub(super) all: i64,
 }
 
-/// Counts of jobs by queue, kind and state. Those that a batch changes are written once with it.
+/// Counts of jobs by queue, kind and state. A batch writes each count that it changes once.
 #[derive(Debug, Default)]
 pub(super) struct Tallies {
     kept: Counts,
-    /// By how much the batch changes them.
+    /// The differences that the batch makes.
     by: Counts,
-    /// What is there instead of `kept` if the batch is committed.
+    /// A recount that replaces `kept` if the batch is committed.
     recount: Option<Counts>,
 }
 
@@ -56,7 +56,7 @@ struct Counts {
     lanes: HashMap<Key, Usage>,
     queues: HashMap<u32, QueueUsage>,
     kinds: HashMap<u32, i64>,
-    /// The kinds of each queue that has ready jobs, of which there are some.
+    /// The kinds with ready jobs of each queue that has ready jobs.
     ready: HashMap<u32, BTreeSet<u32>>,
 }
 
@@ -87,7 +87,7 @@ impl Counts {
         queue.live.add(by);
     }
 
-    /// Whether the lane has ready jobs.
+    /// Updates whether the lane has ready jobs.
     fn note_ready(&mut self, (queue, kind, state): Key) {
         if state != StateName::Queued {
             return;
@@ -102,7 +102,7 @@ impl Counts {
         }
     }
 
-    /// Forgets what has no jobs.
+    /// Removes counts that are zero.
     fn tidy(&mut self, key: Key) {
         let (queue, kind, _) = key;
         if self.lanes.get(&key).is_some_and(|usage| usage.jobs == 0) {
@@ -128,7 +128,7 @@ impl Tallies {
         Tallies { kept: Counts::load(rows), ..Tallies::default() }
     }
 
-    /// Goes on from a recount.
+    /// Replaces all counts by a recount.
     pub(super) fn recount(&mut self, rows: &[Tally]) {
         self.by.clear();
         self.recount = Some(Counts::load(rows));
@@ -138,7 +138,7 @@ impl Tallies {
         self.recount.as_ref().unwrap_or(&self.kept)
     }
 
-    /// What a queue holds.
+    /// Returns the counts of a queue.
     pub(super) fn queue(&self, queue: u32) -> QueueUsage {
         let mut usage = self.base().queues.get(&queue).copied().unwrap_or_default();
         if let Some(by) = self.by.queues.get(&queue) {
@@ -152,29 +152,29 @@ impl Tallies {
         usage
     }
 
-    /// How many jobs of a kind there are.
+    /// Returns the number of jobs of a kind.
     pub(super) fn kind(&self, kind: u32) -> i64 {
         let of = |counts: &Counts| counts.kinds.get(&kind).copied().unwrap_or_default();
         of(self.base()) + of(&self.by)
     }
 
-    /// How many jobs of a queue and kind are in a state.
+    /// Returns the number of jobs of a queue, kind and state.
     pub(super) fn lane(&self, queue: u32, kind: u32, state: StateName) -> i64 {
         let of = |counts: &Counts| counts.lanes.get(&(queue, kind, state)).map_or(0, |usage| usage.jobs);
         of(self.base()) + of(&self.by)
     }
 
-    /// The queues that had ready jobs when the batch began.
+    /// Returns the queues that had ready jobs when the batch began.
     pub(super) fn queues_with_ready_jobs(&self) -> impl Iterator<Item = u32> + '_ {
         self.base().ready.keys().copied()
     }
 
-    /// The kinds of which a queue had ready jobs when the batch began, by number.
+    /// Returns the kinds with ready jobs in a queue when the batch began, by number.
     pub(super) fn ready_kinds(&self, queue: u32) -> impl Iterator<Item = u32> + '_ {
         self.base().ready.get(&queue).into_iter().flatten().copied()
     }
 
-    /// Counts a job that went from one state to another; `None` is *not in the store*.
+    /// Counts a job's change from one state to another; `None` means *not in the store*.
     pub(super) fn moved(&mut self, job: &Job, from: Option<StateName>, to: Option<StateName>) {
         if from == to {
             return;
@@ -189,12 +189,12 @@ impl Tallies {
         }
     }
 
-    /// The kinds and queues whose counts the batch changes.
+    /// Returns the queues and kinds whose counts the batch changes.
     pub(super) fn touched(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.by.lanes.keys().map(|(queue, kind, _)| (*queue, *kind))
     }
 
-    /// The rows that the batch changes.
+    /// Returns the rows that the batch changes.
     pub(super) fn rows(&self) -> Result<Vec<TallyRow>, StoreError> {
         let mut rows = Vec::with_capacity(self.by.lanes.len());
         for (key, by) in self.by.lanes.iter().filter(|(_, by)| **by != Usage::default()) {
@@ -209,7 +209,7 @@ impl Tallies {
         Ok(rows)
     }
 
-    /// The batch is on disk.
+    /// Takes over the changes of the batch, which is on disk.
     pub(super) fn commit(&mut self) {
         if let Some(recount) = self.recount.take() {
             self.kept = recount;
@@ -225,7 +225,7 @@ impl Tallies {
         by.clear();
     }
 
-    /// The batch came to nothing.
+    /// Drops the changes of the batch, which was not committed.
     pub(super) fn discard(&mut self) {
         self.recount = None;
         self.by.clear();

@@ -1,14 +1,13 @@
-//! What a store knows of time.
+//! The time that a store counts.
 //!
-//! The wall clock may be wrong, and may be set while a server runs, or while none does. What waits for a while must not
-//! mind. So the store counts time itself, on two lines that go on with the machine's uptime and can't be set:
+//! The wall clock may be wrong, and may be set while a server runs or while none does. Durations must not depend on
+//! that. So the store counts time itself, on two timelines that advance with the machine's uptime and can't be set:
 //!
-//! - By the one *backoffs* end. While no server ran, as much has passed as the wall clock says.
-//! - By the other one *retention* counts, which can't be taken back. It counts the time for which servers run. What the
-//!   wall clock says has passed while none did is on trial first: once the next server has run for an hour, what ended
-//!   before gets older by as much of it as the clock has said all the time. A clock that was wrong at the start, and is
-//!   set right within that hour or before the next start, has deleted nothing. What is left of deleted jobs is kept for a
-//!   day in which servers run.
+//! - Backoffs end by the first one. Its downtime, the time without a server, is what the wall clock indicates.
+//! - Retention, which deletes for good, counts by the second one, which advances while servers run. Downtime is on
+//!   trial first: once the next server has run for an hour, jobs that ended before get older by the shortest downtime
+//!   that the clock has indicated in that hour. So a clock that was wrong at the start, and is corrected within that
+//!   hour or before the next start, has deleted nothing. Tombstones are kept for a day of this time.
 
 use std::time::Duration;
 
@@ -18,44 +17,44 @@ use crate::{
     store::{Step, Steps, sets::KeptTimes},
 };
 
-/// A server runs for this long before the time without a server counts for retention.
+/// Running time of a server after which the preceding downtime counts for retention.
 const TRIAL: Duration = Duration::from_secs(3_600);
-/// The time is kept at least as often as this, so that a start knows how long no server ran.
+/// Longest interval between writes of the time, from which a start computes the downtime.
 const KEEP_EVERY: Duration = Duration::from_secs(3_600);
-/// The log tells of a clock that was set by more than this,
+/// Smallest change of the clock that is logged, in microseconds.
 const TOLD_MICROS: i64 = 10_000_000;
-/// and not more often than this.
+/// Shortest interval between these log lines.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// The log tells of more time without a change than this.
+/// Shortest downtime by the wall clock that is logged, in microseconds.
 const LONG_MICROS: i64 = 24 * 3_600 * 1_000_000;
 
-/// The lines, by what they say at the uptime's beginning, in microseconds.
+/// The timelines, each by its value at uptime zero, in microseconds.
 #[derive(Debug)]
 pub(super) struct Times {
     present: Present,
     backoffs: i64,
     retention: i64,
-    /// Up to when, by a wall clock that is not set, retention has counted.
+    /// The wall-clock time up to which retention has counted, at uptime zero.
     counted: i64,
     trial: Option<Trial>,
     kept_at: Uptime,
     told: Option<Uptime>,
-    /// Whether there is a note of how the clock was set that is not kept yet.
+    /// Whether a note of a set clock is not stored yet.
     step_noted: bool,
 }
 
-/// What may have passed before a start.
+/// Downtime before a start, on trial until it counts for retention.
 #[derive(Debug)]
 struct Trial {
-    /// The first change after the start has this place in the feed.
+    /// Feed position of the first change after the start.
     start: Position,
     ends: Uptime,
-    /// The least that the clock has said.
+    /// The shortest downtime that the clock has indicated so far, in microseconds.
     claimed: i64,
 }
 
 impl Times {
-    /// Goes on from what is kept; a new store has kept nothing. The first change has the place `start` in the feed.
+    /// Continues from the stored times, which a new store lacks. The first change will have the feed position `start`.
     pub(super) fn start(kept: Option<KeptTimes>, present: Present, start: Position) -> Self {
         let (wall, uptime) = (present.wall.as_micros(), micros(present.uptime));
         let kept = kept.unwrap_or(KeptTimes {
@@ -65,7 +64,7 @@ impl Times {
             counted: present.wall,
         });
         let since = |earlier: Timestamp| wall.saturating_sub(earlier.as_micros()).max(0);
-        // What was on trial then is given up: some of what ends before this start came after it.
+        // An unfinished trial is abandoned: some of the jobs that ended before this start ended after the trial began.
         let counted = kept.counted.max(kept.wall.min(present.wall));
         let claimed = since(counted);
         Times {
@@ -80,7 +79,7 @@ impl Times {
         }
     }
 
-    /// Notes what the clock says at a start: of what it was before, nothing is known.
+    /// Notes the clock at a start, because it may have been set while no server ran.
     pub(super) fn note_start(&mut self, kept: Option<KeptTimes>, steps: &Steps, start: Position) {
         steps.note_start(self.step(start));
         self.step_noted = true;
@@ -89,8 +88,8 @@ impl Times {
         }
     }
 
-    /// Begins a batch, whose first change takes the place `next`: time has gone on, and the clock may have been set. Returns
-    /// whether what ended before is older now than was known.
+    /// Begins a batch, whose first change gets the feed position `next`: advances the time, and notes a set clock.
+    /// Returns whether a trial has ended, which makes jobs that ended before the start older.
     pub(super) fn begin_batch(&mut self, present: Present, steps: &Steps, next: Position) -> bool {
         let ended = self.go_on(present);
         let aged = ended.is_some();
@@ -105,19 +104,18 @@ impl Times {
         aged
     }
 
-    /// The notes of how the clock was set, if the batch has to write them.
+    /// Returns the notes of a set clock, if the batch has to write them.
     pub(super) fn unkept_steps(&self, steps: &Steps) -> Option<Vec<Step>> {
         self.step_noted.then(|| steps.all())
     }
 
-    /// What is known of time is on disk, together with a change. A batch that came to nothing needs no such call: how the
-    /// clock was set is as true as before.
+    /// Marks the times and notes as stored. A dropped batch needs no counterpart, because the notes remain true.
     pub(super) fn commit(&mut self) {
         self.step_noted = false;
         self.kept_at = self.present.uptime;
     }
 
-    /// Time has gone on. Returns a trial that has ended.
+    /// Advances the time. Returns a trial that has ended.
     fn go_on(&mut self, present: Present) -> Option<Trial> {
         self.present = present;
         let expected = self.now_on(self.counted);
@@ -133,24 +131,24 @@ impl Times {
         line.saturating_add(micros(self.present.uptime))
     }
 
-    /// The present by which backoffs count.
+    /// Returns the present on the timeline of backoffs.
     pub(super) fn backoffs(&self) -> StoreTime {
         StoreTime::from_micros(self.now_on(self.backoffs))
     }
 
-    /// The present by which retention counts.
+    /// Returns the present on the timeline of retention.
     pub(super) fn retention(&self) -> StoreTime {
         StoreTime::from_micros(self.now_on(self.retention))
     }
 
-    /// How far the wall clock is ahead of both lines.
+    /// Returns how far the wall clock is ahead of both timelines.
     fn step(&self, position: Position) -> Step {
         let ahead = |line: i64| self.present.wall.as_micros().saturating_sub(self.now_on(line));
         Step { position, of_retention: ahead(self.retention), of_backoffs: ahead(self.backoffs) }
     }
 
-    /// What is to be kept with a change. What is on trial is not counted yet. A clock that was set ahead meanwhile is
-    /// followed: what it was set by has not passed.
+    /// Returns the times to store with a change. Downtime on trial is not counted yet. If the clock was set ahead
+    /// meanwhile, `counted` follows it, because the difference is not elapsed time.
     pub(super) fn kept(&self) -> KeptTimes {
         let claimed = self.trial.as_ref().map_or(0, |trial| trial.claimed);
         let wall = self.present.wall;
@@ -163,7 +161,7 @@ impl Times {
         }
     }
 
-    /// When there is something to do.
+    /// Returns the next time at which there is work.
     pub(super) fn wake(
         &self,
         scheduled: Option<Timestamp>,
@@ -181,12 +179,12 @@ impl Times {
         Wake { wall: scheduled, uptime: [backoff, retention, trial, keep].into_iter().flatten().min() }
     }
 
-    /// Whether the time should be kept although nothing changes.
+    /// Returns whether the time should be stored although nothing changes.
     pub(super) fn are_kept_too_long_ago(&self) -> bool {
         self.present.uptime.since(self.kept_at) >= KEEP_EVERY
     }
 
-    /// Tells what the clock says at a start, where an operator may have to do something.
+    /// Logs a clock at a start that an operator may have to correct.
     fn tell_start(&self, kept: KeptTimes) {
         let (now, last) = (self.present.wall, kept.wall);
         if last.as_micros().saturating_sub(now.as_micros()) >= TOLD_MICROS {
@@ -231,14 +229,14 @@ mod tests {
     const DAY: i64 = 24 * HOUR;
     const START: i64 = 1_800_000_000;
 
-    /// A machine whose clock is off by some seconds, and a store on it.
+    /// A machine whose clock is off by some seconds, with a store.
     struct Machine {
         passed: i64,
-        /// Uptimes of different boots have nothing to do with one another.
+        /// Uptimes of different boots are not comparable.
         booted: i64,
         off: i64,
         times: Times,
-        /// What has been found out of what passed while no server ran.
+        /// Downtime that has counted after a trial, in seconds.
         found_out: i64,
     }
 
@@ -265,7 +263,7 @@ mod tests {
             present(self.passed, self.passed - self.booted, self.off)
         }
 
-        /// For so long no server runs; the clock of the next one is off by so much.
+        /// Simulates a downtime of `seconds`, after which the clock is off by `off`.
         fn is_down_for(&mut self, seconds: i64, off: i64) {
             let kept = self.times.kept();
             (self.passed, self.off) = (self.passed + seconds, off);
@@ -279,7 +277,7 @@ mod tests {
             self.runs_for(0);
         }
 
-        /// What has been counted since the store was made, for backoffs and for retention.
+        /// Returns the seconds counted since the store was created, for backoffs and for retention.
         fn counted(&self, first_off: i64) -> (i64, i64) {
             let since = |time: StoreTime| time.as_micros() / 1_000_000 - START - first_off;
             (since(self.times.backoffs()), since(self.times.retention()) + self.found_out)

@@ -1,7 +1,8 @@
-//! The one function that decides every change of a job.
+//! The state machine of a job: one function decides every change.
 //!
-//! It is pure: the same job, event and moment give the same answer, so that every store and every test agrees on what
-//! may happen. Each state is matched by name; a new one does not compile until every event has been thought through.
+//! The function is pure: the same job, event and moment give the same result, so that every store and every test agrees
+//! on what is allowed. Each state is matched by name: code does not compile with a new state until every event handles
+//! it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,82 +14,82 @@ use crate::{
     },
 };
 
-/// What happens to a job.
+/// An event that can change a job.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A waiting job's time has come.
+    /// A waiting job is due.
     Due,
-    /// A waiting job's time is over, and no attempt has started.
+    /// A waiting job's expiry has passed, and no attempt has started.
     Expire,
-    /// A consumer slot takes it.
+    /// A consumer slot claims the job.
     Start {
-        /// The new attempt's right to report.
+        /// Lease of the new attempt.
         lease: LeaseToken,
     },
-    /// Its attempt tells how far it is.
+    /// The attempt reports progress.
     Progress {
-        /// The attempt's right to report.
+        /// Lease of the attempt.
         lease: LeaseToken,
-        /// How far it is.
+        /// The progress.
         progress: Arc<Progress>,
     },
-    /// Its attempt did the work.
+    /// The attempt has succeeded.
     Succeed {
-        /// The attempt's right to report.
+        /// Lease of the attempt.
         lease: LeaseToken,
-        /// What is known of its result.
+        /// Metadata of its result.
         result: Option<Arc<ResultInfo>>,
     },
-    /// Its attempt did not do the work.
+    /// The attempt has failed.
     Fail {
-        /// The attempt's right to report.
+        /// Lease of the attempt.
         lease: LeaseToken,
-        /// Why.
+        /// The failure.
         failure: Arc<Failure>,
-        /// The handler's own wish for the delay to the next attempt. The policy's jitter makes it longer.
+        /// Retry delay requested by the handler. The policy's jitter makes it longer.
         delay: Option<Duration>,
     },
-    /// Its attempt was claimed but never started.
+    /// The attempt was claimed but never started.
     Release {
-        /// The attempt's right to report.
+        /// Lease of the attempt.
         lease: LeaseToken,
-        /// How long the job is not ready again, if it is not at once. The policy's jitter makes it longer.
+        /// Delay until the job is ready again; absent if it is at once. The policy's jitter makes it longer.
         delay: Option<Duration>,
-        /// The place in line that it had when it was claimed.
+        /// The job's order key in its lane when it was claimed.
         order: Position,
     },
-    /// Somebody wants it stopped.
+    /// A caller cancels the job.
     Cancel,
-    /// Somebody wants it run again, or now.
+    /// A caller retries an ended job, or runs a waiting one now.
     Retry,
 }
 
-/// When and where a change happens.
+/// The times, feed position and random number of a change.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// What the wall clock says.
+    /// The wall-clock time.
     pub now: Timestamp,
-    /// The present by which backoffs end: what the wall clock says, but for less than a second by which it has gone
-    /// astray from the time that has passed.
+    /// The present by which backoffs end: the wall-clock time without its drift of less than one second against the
+    /// elapsed time.
     pub backoffs: Timestamp,
-    /// The change's place in the feed.
+    /// The change's feed position.
     pub position: Position,
-    /// From 0 to 1, for jitter.
+    /// Random number from 0 to 1, for jitter.
     pub random: f64,
 }
 
-/// Why an event does not apply. Nothing changes.
+/// Reason why an event does not apply. The job does not change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
-    /// The reporter's lease is no longer (or never was) the job's.
+    /// The reporter's lease is not, or no longer, the job's lease.
     #[error("the lease is lost: the job is {0} under another attempt or none")]
     LeaseLost(StateName),
-    /// The job's state does not allow it.
+    /// The job's state does not allow the event.
     #[error("the job is {0}")]
     WrongState(StateName),
 }
 
-/// A job after an event, and the attempt that the event ended without success.
+/// The job after an event, and the attempt that the event ended without success.
 #[derive(Clone, Debug)]
 pub struct Changed {
     /// The job after the event.
@@ -97,7 +98,7 @@ pub struct Changed {
     pub ended_attempt: Option<AttemptRecord>,
 }
 
-/// The state in which a new job, or one run anew, waits.
+/// Returns the state in which a new job waits.
 #[must_use]
 pub fn waiting_state(run_time: Option<Timestamp>, moment: Moment) -> State {
     match run_time {
@@ -106,10 +107,10 @@ pub fn waiting_state(run_time: Option<Timestamp>, moment: Moment) -> State {
     }
 }
 
-/// What `event` makes of `job`.
+/// Applies `event` to `job` and returns the changed job.
 ///
 /// # Errors
-/// A [`Refusal`] where the event does not apply: the caller must then change nothing.
+/// A [`Refusal`] if the event does not apply. The caller must then change nothing.
 pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, Refusal> {
     let refused = Refusal::WrongState(job.state.name());
     match event {
@@ -206,7 +207,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             };
             let mut next = changed(job, state, moment);
             next.job.attempt = job.attempt.saturating_sub(1);
-            // Of the attempt before it, the history has the start.
+            // The history has the start of the attempt before this one.
             next.job.started = None;
             Ok(next)
         }
@@ -240,7 +241,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
     }
 }
 
-/// Whether the time has come for which a job waits: an instant of the wall clock, or the end of a backoff.
+/// Returns whether a waiting job is due, by the wall clock if scheduled or by the end of its backoff.
 fn is_due(job: &Job, moment: Moment) -> bool {
     match job.state {
         State::Scheduled { due } => due <= moment.now,
@@ -255,13 +256,13 @@ fn is_due(job: &Job, moment: Moment) -> bool {
     }
 }
 
-/// Whether a waiting job's time is over: no attempt has started, and none should any more.
+/// Returns whether a job's expiry has passed without a started attempt.
 #[must_use]
 pub fn expired(job: &Job, now: Timestamp) -> bool {
     job.attempt == 0 && job.spec.expires.is_some_and(|expires| expires <= now)
 }
 
-/// The failure of an attempt whose server stopped or died while it ran.
+/// Returns the failure of an attempt whose server stopped or died while it ran.
 #[must_use]
 pub fn lost(message: &str) -> Arc<Failure> {
     Arc::new(Failure {
@@ -273,7 +274,7 @@ pub fn lost(message: &str) -> Arc<Failure> {
     })
 }
 
-/// A failure of an attempt that was cancelled: no other attempt follows.
+/// Returns the failure as not retryable, for an attempt that was cancelled.
 fn for_good(failure: &Arc<Failure>) -> Arc<Failure> {
     Arc::new(Failure { retryable: false, ..Failure::clone(failure) })
 }
@@ -284,7 +285,7 @@ enum Held {
     Cancelling,
 }
 
-/// Whether `lease` is the one under which the job runs.
+/// Checks that the job runs under `lease`.
 fn held(job: &Job, lease: LeaseToken) -> Result<Held, Refusal> {
     match job.state {
         State::Running { lease: held } if held == lease => Ok(Held::Running),

@@ -1,7 +1,7 @@
-//! Offers that wait for room, in a line for each queue.
+//! Offers that wait for room, in one waiting line per queue.
 //!
-//! A line is offered again only once its queue has gained room, and only as far as that reaches. Callers that leave say so
-//! themselves: nothing looks through the lines for them, nor for the next deadline.
+//! A line's offers are tried again only once its queue has gained room, and only as far as the room reaches.
+//! Disconnected callers and the next deadline are looked up in indexes: nothing scans the lines.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -18,15 +18,15 @@ use super::{
 };
 use crate::clock::Uptime;
 
-/// Byte limit of all offers that wait.
+/// Byte limit of all waiting offers.
 const BYTES_MAX: u64 = 256 << 20;
 
-/// An offer that waits.
+/// A waiting offer.
 #[derive(Debug)]
 struct Waiting {
     offer: Offer,
     until: Uptime,
-    /// What the queue held when the offer was last refused.
+    /// The queue's usage when the offer last found no room.
     full: QueueFull,
 }
 
@@ -34,72 +34,72 @@ struct Waiting {
 #[derive(Debug, Default)]
 struct Waitline {
     waiting: BTreeMap<u64, Waiting>,
-    /// The callers of all that have a seat, those that are being offered room included, and how many seats each has.
+    /// The callers with a seat and their number of seats, offers that are being tried included.
     callers: HashMap<CallerId, usize>,
-    /// The count that others read.
+    /// The number of waiting callers, for readers outside the engine.
     count: Arc<AtomicU64>,
 }
 
-/// All lines, first come first served within each.
+/// All waiting lines, each first come, first served.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     lines: HashMap<u32, Waitline>,
     deadlines: BTreeSet<(Uptime, Seat)>,
     by_caller: HashMap<CallerId, BTreeSet<Seat>>,
-    /// Queues that have gained room, in the order of their turns.
+    /// Queues that have gained room, in round-robin order.
     offerable: VecDeque<u32>,
     last_turn: u64,
     bytes: u64,
     departures: Arc<Departures>,
-    /// Callers that have left, and whose offers may still be in lines.
+    /// Callers that have disconnected and may still have waiting offers.
     departed: VecDeque<CallerId>,
 }
 
-/// What one batch may offer again.
+/// Limits of the waiting offers that one batch tries again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowance {
-    /// Offers.
+    /// Limit of the offers.
     pub(crate) offers: usize,
-    /// Jobs in them.
+    /// Limit of their jobs.
     pub(crate) jobs: usize,
-    /// Bytes of those.
+    /// Limit of their bytes.
     pub(crate) bytes: u64,
 }
 
 impl Waiters {
-    /// Where callers say that they leave.
+    /// Returns the registry of callers that have disconnected.
     pub(super) fn departures(&self) -> &Arc<Departures> {
         &self.departures
     }
 
-    /// Whether an offer stands in the queue's line.
+    /// Returns whether an offer waits in the queue's line.
     pub(super) fn has_any(&self, queue: u32) -> bool {
         self.lines.get(&queue).is_some_and(|line| !line.waiting.is_empty())
     }
 
-    /// Whether no offer waits.
+    /// Returns whether no offer waits.
     pub(super) fn is_empty(&self) -> bool {
         self.deadlines.is_empty()
     }
 
-    /// Whether a queue with a line has gained room.
+    /// Returns whether a queue with waiting offers has gained room.
     pub(super) fn can_offer(&self) -> bool {
         !self.offerable.is_empty()
     }
 
-    /// When the first offer stops to wait.
+    /// Returns the earliest deadline of the waiting offers.
     pub(super) fn next_deadline(&self) -> Option<Uptime> {
         self.deadlines.first().map(|(until, _)| *until)
     }
 
-    /// A queue has gained room.
+    /// Notes that a queue has gained room.
     pub(super) fn gained_room(&mut self, queue: u32) {
         if self.has_any(queue) && !self.offerable.contains(&queue) {
             self.offerable.push_back(queue);
         }
     }
 
-    /// Every queue may have gained room.
+    /// Notes that every queue may have gained room.
     pub(super) fn all_gained_room(&mut self) {
         let mut queues: Vec<u32> = self.lines.keys().copied().collect();
         queues.sort_unstable();
@@ -108,8 +108,8 @@ impl Waiters {
         }
     }
 
-    /// Puts an offer at the end of a queue's line, or, if it has a seat there, back into its place. Gives the offer back
-    /// where more than `max` callers would wait then, or too many bytes.
+    /// Puts an offer at the end of a queue's line, or back into its place if it has a seat there. Returns the offer if
+    /// the line would then have more than `max` callers, or all lines more bytes than their limit.
     pub(super) fn park(
         &mut self,
         queue: u32,
@@ -122,7 +122,7 @@ impl Waiters {
         let seat = match offer.seat {
             Some(seat) if seat.queue == queue => seat,
             Some(_) | None => {
-                // Another queue than before lacks room now: the offer takes its turn there.
+                // A different queue lacks room now: the offer goes to the end of that queue's line.
                 self.release(&mut offer);
                 let line = self.lines.entry(queue).or_default();
                 line.count = Arc::clone(count);
@@ -146,8 +146,8 @@ impl Waiters {
         Ok(())
     }
 
-    /// Takes the offers for which there is room now, a line's first one from each queue in turn. They keep their seats.
-    /// `fits` says whether a queue has room for an offer beside those that it was asked about before.
+    /// Takes the offers for which there is room now, the first of each line in turn. They keep their seats. `fits`
+    /// returns whether a queue has room for an offer in addition to the offers for which it was called before.
     pub(super) fn offer_again(
         &mut self,
         allowance: Allowance,
@@ -164,7 +164,7 @@ impl Waiters {
             };
             let (jobs, bytes) = (first.offer.jobs.count(), first.offer.bytes());
             if jobs > left.jobs || bytes > left.bytes {
-                // Even the largest offer gets its turn: alone.
+                // An offer larger than the allowance is taken alone.
                 let alone = offered.is_empty() && left.offers == allowance.offers;
                 if !alone {
                     self.offerable.push_front(queue);
@@ -183,7 +183,7 @@ impl Waiters {
         offered
     }
 
-    /// Takes an offer out of its line. It keeps its seat.
+    /// Takes an offer out of its line. The offer keeps its seat.
     fn take(&mut self, seat: Seat) -> Option<Waiting> {
         let waiting = self.lines.get_mut(&seat.queue)?.waiting.remove(&seat.turn)?;
         self.deadlines.remove(&(waiting.until, seat));
@@ -197,13 +197,13 @@ impl Waiters {
         Some(waiting)
     }
 
-    /// Gives up the seat of an offer that is answered.
+    /// Frees the seat of an answered offer.
     pub(super) fn release(&mut self, offer: &mut Offer) {
         let Some(seat) = offer.seat.take() else { return };
         self.free(seat, offer.caller);
     }
 
-    /// Gives up a seat.
+    /// Frees a seat.
     pub(super) fn free(&mut self, seat: Seat, caller: CallerId) {
         if let Some(line) = self.lines.get_mut(&seat.queue)
             && let Some(seats) = line.callers.get_mut(&caller)
@@ -215,7 +215,7 @@ impl Waiters {
             }
         }
         self.tidy(seat.queue);
-        // The room that was held for it is the next one's.
+        // The room goes to the next offer in the line.
         self.gained_room(seat.queue);
     }
 
@@ -225,12 +225,12 @@ impl Waiters {
         }
     }
 
-    /// Whether offers are left whose callers have left, or stop to wait at `now`.
+    /// Returns whether offers are left whose callers have disconnected or whose deadline has passed.
     pub(super) fn has_leaving(&self, now: Uptime) -> bool {
         !self.departed.is_empty() || self.next_deadline().is_some_and(|until| until <= now)
     }
 
-    /// Removes at most `max` offers of callers that have left; tells how many.
+    /// Removes at most `max` offers of disconnected callers, and returns how many.
     pub(super) fn remove_departed(&mut self, max: usize) -> usize {
         self.departed.extend(self.departures.take());
         let mut removed = 0;
@@ -250,7 +250,7 @@ impl Waiters {
         removed
     }
 
-    /// Removes at most `max` offers whose callers stop to wait.
+    /// Removes at most `max` offers whose deadline has passed, and returns them.
     pub(super) fn remove_late(&mut self, now: Uptime, max: usize) -> Vec<(Offer, QueueFull)> {
         let mut late = Vec::new();
         while late.len() < max
@@ -293,7 +293,7 @@ mod tests {
     struct Rig {
         waiters: Waiters,
         count: Arc<AtomicU64>,
-        /// By the priority of what they submit, which names it.
+        /// By the priority of the submitted job, which serves as its name.
         answers: HashMap<i8, Answer>,
     }
 

@@ -1,4 +1,4 @@
-//! Metrics and health over HTTP, for Prometheus and whatever watches over processes.
+//! HTTP endpoint of metrics and health, for Prometheus and process supervisors.
 
 use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
@@ -20,19 +20,19 @@ use tokio::{
 use super::page::Page;
 use crate::listen::Hosts;
 
-/// So many connections are served at once; over it, the oldest gives way, so that a flood keeps nobody out.
+/// Limit of open connections. Above it the oldest is closed, so that a flood does not lock other clients out.
 const CONNECTIONS_MAX: usize = 64;
-/// A connection is for one request, and over after this time.
+/// Time limit of a connection, which serves one request.
 const CONNECTION_MAX: Duration = Duration::from_secs(10);
-/// All of a request's head.
+/// Byte limit of a request's head.
 const HEAD_MAX_BYTES: usize = 8 << 10;
-/// How long to wait when no connection can be accepted, most likely for want of file descriptors.
+/// Pause after a failure to accept a connection, most likely for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const TEXT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// Serves until it is dropped, and its connections with it.
+/// Serves until the future is dropped, which closes its connections.
 pub(crate) async fn serve(page: Page, hosts: Hosts, listener: TcpListener) -> Infallible {
     let mut connections = JoinSet::new();
     let mut oldest = VecDeque::new();

@@ -1,18 +1,18 @@
-//! Lines beside the store that were lost.
+//! Counts of lost log and audit lines.
 
 use crate::lines::LostLines;
 
-/// Lines beside the store that were lost.
+/// Counts of lost log and audit lines.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lost {
-    /// Of the log, where the program has told of its count.
+    /// Lost log lines, if the program reports them.
     pub(crate) log: LostLines,
-    /// Of the audit.
+    /// Lost audit lines.
     pub(crate) audit: LostLines,
 }
 
 impl Lost {
-    /// A line for each kind of lines of which some were lost.
+    /// Returns a line of text for each of the two with a count above zero.
     pub(crate) fn details(&self) -> String {
         let lost = |what, count: u64| match count {
             0 => String::new(),

@@ -1,5 +1,5 @@
-//! What a server tells about itself in numbers, and whether it is ready: [`page`] has what was counted and what is read
-//! when somebody asks, [`endpoint`] serves it over HTTP. docs/metrics.md lists every metric; a test compares.
+//! Metrics and readiness of a server: [`page`] renders the counters and the values that are read on a scrape,
+//! [`endpoint`] serves them over HTTP. docs/metrics.md lists every metric; a test compares.
 
 pub(crate) mod endpoint;
 mod lost;

@@ -1,4 +1,4 @@
-//! All metrics as text: what was counted, and what can be read now.
+//! All metrics as text: the counters, and the values that are read on a scrape.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     store::{Reader, StoreError},
 };
 
-/// Where a page's figures come from.
+/// The sources of the metrics.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
     pub(crate) counters: Arc<Counters>,
@@ -27,13 +27,13 @@ pub(crate) struct Page {
     pub(crate) started: Present,
 }
 
-/// Why there is no page.
+/// Reason why the metrics can't be rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum PageError {
     /// The store can't be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The metrics can't be written down.
+    /// The metrics can't be encoded.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
 }
@@ -45,10 +45,10 @@ impl From<prometheus::Error> for PageError {
 }
 
 impl Page {
-    /// The metrics in Prometheus' text format.
+    /// Returns the metrics in Prometheus' text format.
     pub(crate) async fn text(&self) -> Result<String, PageError> {
         let page = self.clone();
-        // Off the runtime: with a thousand queues it takes a while, and the store is read.
+        // Off the runtime, because it reads the store, and takes a while with a thousand queues.
         self.shard.reads.read(move |reader| Ok(page.write(reader))).await?
     }
 
@@ -64,7 +64,7 @@ impl Page {
         Ok(TextEncoder::new().encode_to_string(&families)?)
     }
 
-    /// What each queue holds, and what it may hold.
+    /// Reads the usage and limits of each queue.
     fn read_queues(&self, reader: &dyn Reader, maker: &Maker) -> Result<(), PageError> {
         let by_queue = |name, help| maker.gauges(name, help, &["queue"]);
         let jobs = maker.gauges("jobmill_jobs", "Jobs in the store.", &["queue", "state"])?;

@@ -1,4 +1,4 @@
-//! The committer itself: gather, apply, deliver.
+//! The committer's loop: gather input, apply a batch, deliver the outcome.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -34,40 +34,40 @@ use crate::{
     watch::Hub,
 };
 
-/// How often the store is checked to be where it was opened.
+/// Interval of the check that the store's files are still the ones that were opened.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
-/// A few callers are answered at once, more of them from within the runtime.
+/// Limit of the replies that the committer's thread sends itself. More are sent from within the runtime.
 const ANSWERED_HERE_MAX: usize = 4;
-/// Capacity of the channel for claims. There is one at most for each slot, and a cancel.
+/// Capacity of the channel to dispatch: at most one claim and one cancel for each slot.
 const HANDOUTS_MAX: usize = 200_000;
 
-/// What a shard is made of.
+/// The parts that a shard is built from.
 pub(crate) struct Parts {
     pub(crate) store: Box<dyn Store>,
     pub(crate) setup: EngineSetup,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
-    /// Once cancelled, nothing more is claimed.
+    /// Cancelled when the drain begins: no more jobs are claimed.
     pub(crate) draining: CancellationToken,
 }
 
-/// A shard whose committer runs.
+/// A running shard.
 pub(crate) struct Committing {
     pub(crate) shard: Shard,
     pub(crate) reports: Reports,
-    /// What is to be started and stopped.
+    /// Attempts to start and to cancel.
     pub(crate) handouts: mpsc::Receiver<Handout>,
-    /// Ends after [`Shard::end`], or when the store fails.
+    /// The committer's result, after [`Shard::end`] or a failure of the store.
     pub(crate) ended: oneshot::Receiver<Result<(), StoreError>>,
-    /// Ends the committer where its runtime is shut down under it: handles, which may outlive that, would keep it.
+    /// Ends the committer when its runtime is shut down, although handles of the shard may outlive that.
     pub(crate) ends_with_this: DropGuard,
 }
 
 impl Parts {
-    /// Takes over the store and starts the committer's thread. Many callers at once are answered from within `runtime`.
+    /// Takes over the store and starts the committer's thread. Large numbers of replies are sent from within `runtime`.
     ///
     /// # Errors
-    /// When the store can't be taken over, or the thread not be started.
+    /// When the store can't be recovered, or the thread can't be started.
     pub(crate) fn start(self, runtime: Handle) -> Result<Committing, StoreError> {
         let Parts { store, setup, clock, counters, draining } = self;
         let mut ledger = Ledger::open(store, &setup)?;
@@ -102,7 +102,7 @@ impl Parts {
             unwritten: Arc::clone(&unwritten),
             linger: Linger::default(),
             look_again: None,
-            // What was due while the server was down is promoted, and free slots are filled, by a first empty batch.
+            // A first, empty batch promotes jobs that became due during the downtime, and fills free slots.
             more: true,
             letting_go: false,
             wake: Wake::default(),
@@ -113,7 +113,7 @@ impl Parts {
     }
 }
 
-/// The thread's own.
+/// State of the committer's thread.
 struct Committer {
     ledger: Ledger,
     clock: Clock,
@@ -123,24 +123,24 @@ struct Committer {
     draining: CancellationToken,
     recorder: Recorder,
     departures: Arc<Departures>,
-    /// Answers on their way to callers.
+    /// Tasks that send replies.
     answering: TaskTracker,
-    /// Where they are sent from.
+    /// Runtime of these tasks.
     runtime: Handle,
     held: Held,
-    /// What another program's lock on the database holds up.
+    /// Input that waits for another program's lock on the database.
     locked: Locked,
     unwritten: Arc<Unwritten>,
     linger: Linger,
-    /// While the disk takes no new jobs: when to look again whether it does.
+    /// Next check of the disk space, while there is too little for new jobs.
     look_again: Option<Uptime>,
     more: bool,
-    /// Waiting offers are left that are to be let go of.
+    /// Whether waiting offers are left to remove.
     letting_go: bool,
     wake: Wake,
 }
 
-/// When the store is checked to be where it was. A timer alone is not enough: a thread that is always busy turns none.
+/// Schedule of the check of the store's files. A timer alone is not enough, because a loop that never waits polls none.
 struct Checks {
     last: Stopwatch,
     timer: Interval,
@@ -153,7 +153,7 @@ impl Committer {
             path: "commit".into(),
             source,
         };
-        // Timers of its own: those of an embedding program's runtime panic once that is shut down.
+        // A runtime of its own, because timers of an embedding program's runtime panic once that is shut down.
         let own =
             tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(cannot_start)?;
         thread::Builder::new()
@@ -164,7 +164,7 @@ impl Committer {
                     self.unwritten.is_over.store(ended.is_ok(), Ordering::Relaxed);
                     ended
                 });
-                // Closes the store first: whoever waits for the end may open it again.
+                // Closes the store before the end is reported, so that it can be opened again then.
                 drop(self);
                 let _ = end.send(ended);
             })
@@ -186,12 +186,12 @@ impl Committer {
                 self.more |= self.ledger.store().has_unreadable();
             }
             if let Some(mut pending) = self.locked.wait(&mut inbox, &self.clock, self.ledger.engine()).await {
-                // Time has passed since it was put together.
+                // Time has passed since the batch was put together.
                 pending.batch.present = self.clock.present();
                 pending.batch.space = self.ledger.store().space();
                 self.let_go_of_waiters(pending.batch.present.uptime);
                 self.commit(pending)?;
-                // The drain tells what the lock has held up until the end.
+                // The drain logs the outcomes that the lock has kept from being written.
                 if inbox.ending.is_cancelled() && self.locked.give_up(self.ledger.engine()) {
                     return Ok(());
                 }
@@ -199,7 +199,7 @@ impl Committer {
             }
             self.gather(&mut inbox, &mut checks, &mut entries, &mut reports).await;
             if inbox.ending.is_cancelled() {
-                // What comes from now on is refused; what has come is done.
+                // New input is refused from now on; pending input is finished.
                 inbox.close();
                 if entries.is_empty() && reports.is_empty() && !self.letting_go {
                     self.give_up_held()?;
@@ -212,7 +212,7 @@ impl Committer {
         }
     }
 
-    /// Waits until there is something to do, and takes all that is there.
+    /// Waits until there is work, and takes the pending input.
     async fn gather(
         &mut self,
         inbox: &mut Inbox,
@@ -244,13 +244,13 @@ impl Committer {
         }
         let here = reports.len() + entries.len() + inbox.len();
         if let Some(time) = self.linger.time(here) {
-            // The thread has nothing else to do, and is not to be woken for each of those who come.
+            // Blocks the thread, which has nothing else to do, so that it is not woken for each arrival.
             thread::sleep(time);
         }
         inbox.take(entries, reports);
     }
 
-    /// One batch.
+    /// Puts together a batch and commits it.
     fn step(&mut self, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) -> Result<(), StoreError> {
         let present = self.clock.present();
         let gathered = entries.len() + reports.len();
@@ -260,7 +260,7 @@ impl Committer {
         let mut flushes = Vec::new();
         for entry in entries.drain(..) {
             match entry {
-                // The caller has disconnected: it is better not to begin.
+                // The caller has disconnected; skip its offer.
                 Entry::Offer(offer) if offer.ask.is_gone() => {}
                 Entry::Offer(offer) => batch.offers.push(offer),
                 Entry::Control(control) => batch.controls.push(control),
@@ -271,7 +271,7 @@ impl Committer {
         self.commit(Pending { batch, flushes, gathered })
     }
 
-    /// Applies a batch, and does all that follows from it.
+    /// Applies a batch, and delivers its outcome or keeps it for another try.
     fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
         let Pending { mut batch, flushes, gathered } = pending;
         let (present, space) = (batch.present, batch.space);
@@ -301,7 +301,7 @@ impl Committer {
             }
             Applied::Unapplied(Unapplied { batch, obstacle: Obstacle::DiskFull }) => {
                 self.held.take_back(batch);
-                // What is due now has been tried; a next try comes with what is held.
+                // The present work has been tried; the next try comes with the held input.
                 (self.more, self.wake) = (false, self.ledger.engine().wake().still_to_come(present));
                 BatchTimes { commit, flush: Duration::ZERO }
             }
@@ -313,7 +313,8 @@ impl Committer {
         Ok(())
     }
 
-    /// A last try for what waits for space: what does not fit now is lost, and its attempts count at the next start.
+    /// Tries a last time to write the input that waits for disk space. Reports that do not fit are lost, and the next
+    /// start counts their attempts as lost.
     fn give_up_held(&mut self) -> Result<(), StoreError> {
         let Some(retry_at) = self.held.retry_at() else { return Ok(()) };
         let present = self.clock.present();
@@ -327,7 +328,7 @@ impl Committer {
                 self.deliver(outcome);
             }
             Applied::Unapplied(Unapplied { mut batch, .. }) => {
-                // The drain tells what stays unwritten.
+                // The drain logs the number of unwritten outcomes.
                 tracing::error!("what waited for space is given up");
                 for control in &mut batch.controls {
                     control.ask_mut().refuse(ControlRefusal::DiskFull);
@@ -339,18 +340,18 @@ impl Committer {
         Ok(())
     }
 
-    /// Lets go of callers that have left, and of those that stop to wait for room, as many as a batch may.
+    /// Removes waiting offers of disconnected callers and offers past their deadline, up to a batch's limit.
     fn let_go_of_waiters(&mut self, now: Uptime) {
         self.letting_go = self.ledger.engine().let_go_of_waiters(now, self.draining.is_cancelled());
     }
 
-    /// Everything that follows from a commit, and never happens before it.
+    /// Publishes changes, dispatches claims and sends replies, which never happens before the commit.
     fn deliver(&mut self, outcome: Outcome) {
         let Outcome { claims, cancelling, changes, position, wake, more, late_reports, answers, .. } =
             outcome;
         self.hub.publish(changes, position);
         if !claims.is_empty() || !cancelling.is_empty() {
-            // Each slot has at most one claim and one cancel on its way, and the channel has room for all of them.
+            // Each slot has at most one claim and one cancel in the channel, which has room for all of them.
             if let Err(error) = self.handouts.try_send(Handout { claims, cancelling }) {
                 tracing::error!(%error, "claims could not be handed out; the next start counts them as lost");
             }
@@ -363,8 +364,8 @@ impl Committer {
         self.wake = wake;
     }
 
-    /// Answers callers. Many of them are answered from within the runtime: there, waking a caller is an entry in a
-    /// thread's own queue; from here each would lock the queue that all threads share, and may have to wake one.
+    /// Sends replies. Many are sent from within the runtime, where waking a caller is an entry in a worker's local
+    /// queue. From this thread each would lock the queue that all workers share, and might have to wake one.
     fn answer_all(&self, answers: Vec<Answer>) {
         if answers.len() <= ANSWERED_HERE_MAX {
             answers.into_iter().for_each(Answer::send);

@@ -1,4 +1,4 @@
-//! What a full disk holds up.
+//! Input that waits for disk space.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use crate::{
     store::Space,
 };
 
-/// What did not fit is tried again after so long, and whoever waits for room is offered some again.
+/// Interval of retries on a full disk, and of checks for space while offers wait for room.
 pub(super) const TRY_EVERY: Duration = Duration::from_millis(250);
-/// Limit of the cancels, deletes and repeats that wait for space, and that of the submissions that are repeats.
+/// Limit of the controls that wait for space, and of the repeated submissions that do.
 const CONTROLS_MAX: usize = 1_024;
 
-/// Ends of attempts, cancels and deletes that wait for space, and repeats, which need none: they wait for a batch that
-/// fits. Each slot has one end here at most.
+/// Ends of attempts, cancels and deletes that wait for disk space, and repeats, which need no space but a batch that
+/// fits. Each slot has at most one end here.
 #[derive(Default)]
 pub(super) struct Held {
     reports: Vec<Report>,
@@ -24,13 +24,13 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// When it is to be tried again; absent where nothing is held.
+    /// Returns the time of the next try; absent if nothing is held.
     pub(super) fn retry_at(&self) -> Option<Uptime> {
         self.retry_at
     }
 
-    /// Puts what is held first into the batch, or, while it is not yet time to try again, takes over what could not be
-    /// written either.
+    /// Adds the held input to the batch, reports first. On a full disk before the next try, takes the batch's reports
+    /// and controls over instead.
     pub(super) fn join(&mut self, batch: &mut Batch) {
         if self.retry_at.is_some_and(|retry_at| retry_at > batch.present.uptime) && batch.space == Space::Full
         {
@@ -46,9 +46,9 @@ impl Held {
         batch.offers.append(&mut self.repeats);
     }
 
-    /// The batch did not fit.
+    /// Keeps the rest of a batch that did not fit on the disk.
     pub(super) fn take_back(&mut self, batch: Batch) {
-        // The first time the store has made room meanwhile: the next try may succeed.
+        // After the first failure the store has freed its reserved space, so the next try may succeed.
         let wait = if batch.space == Space::Full { TRY_EVERY } else { Duration::ZERO };
         self.retry_at = Some(batch.present.uptime.after(wait));
         self.keep(batch.reports, batch.controls);
@@ -62,7 +62,7 @@ impl Held {
     }
 
     fn keep(&mut self, reports: Vec<Report>, controls: Vec<Control>) {
-        // Progress is out of date by the time there is space.
+        // Progress would be out of date by the time there is space.
         let ends = reports.into_iter().filter(|report| !matches!(report.body, ReportBody::Progress(_)));
         self.reports.extend(ends);
         for mut control in controls {

@@ -1,4 +1,4 @@
-//! What comes to the committer from callers and attempts.
+//! The committer's inbox for callers and attempts.
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -10,32 +10,31 @@ use crate::{
 
 /// Capacity of the committer's inbox.
 pub(super) const INBOX_ENTRIES: usize = 1_024;
-/// Capacity of the channel for reports. All queues together have at most 100,000 slots: each can end and tell its
+/// Capacity of the channel for reports. All queues together have at most 100,000 slots: each can report an end and
 /// progress without waiting.
 pub(super) const REPORTS_MAX: usize = 200_000;
-/// Limit of the entries that a batch takes of each channel; with 1,000 jobs in each they are still one transaction.
+/// Limit of the entries that a batch takes from each channel.
 pub(super) const ENTRIES_MAX: usize = 1_024;
 /// Job limit of a batch.
 const JOBS_MAX: usize = 4_096;
-/// Byte limit of a batch's new jobs, and that of its reports, but for the last one that it takes. A disk takes some 15
-/// ms for as much, for which all other callers wait.
+/// Byte limit of a batch's new jobs, and of its reports; the last one taken may exceed it. Writing this much takes a
+/// disk about 15 ms, during which all other callers wait.
 const BYTES_MAX: u64 = 1 << 20;
-/// Size of the reports of a batch from which on it takes long: callers who came meanwhile are served before the next
-/// reports.
+/// Size of a batch's reports above which it counts as slow: the next batch then serves callers before further reports.
 const LARGE_BYTES: u64 = 256 << 10;
 
-/// What comes from callers.
+/// An entry of a caller.
 pub(super) enum Entry {
-    /// New jobs.
+    /// A submission of new jobs.
     Offer(Offer),
-    /// A change.
+    /// A mutation of a job or queue.
     Control(Control),
-    /// Answered after the batch that takes it.
+    /// A flush request, answered after the batch that takes it.
     Flush(oneshot::Sender<()>),
 }
 
 impl Entry {
-    /// How many jobs it is about, and what they count in bytes.
+    /// Returns the number of its jobs, at least 1, and their bytes.
     pub(super) fn size(&self) -> (usize, u64) {
         match self {
             Entry::Offer(offer) => (offer.jobs.count(), offer.bytes()),
@@ -43,7 +42,7 @@ impl Entry {
         }
     }
 
-    /// Until when its caller waits for the store.
+    /// Returns the deadline of its caller's wait for a locked store.
     pub(super) fn give_up(&self) -> Option<Uptime> {
         match self {
             Entry::Offer(offer) => Some(offer.ask.give_up()),
@@ -53,12 +52,12 @@ impl Entry {
     }
 }
 
-/// The committer's ends of its channels.
+/// The receiving ends of the committer's channels.
 pub(super) struct Inbox {
     pub(super) entries: mpsc::Receiver<Entry>,
     pub(super) reports: mpsc::Receiver<Report>,
     pub(super) ending: CancellationToken,
-    /// The last batch had large reports.
+    /// Whether the last batch had large reports.
     had_large: bool,
 }
 
@@ -71,23 +70,23 @@ impl Inbox {
         Inbox { entries, reports, ending, had_large: false }
     }
 
-    /// Whether the next batch is the callers' alone.
+    /// Returns whether the next batch takes entries of callers only.
     pub(super) fn callers_first(&self) -> bool {
         self.had_large && !self.entries.is_empty()
     }
 
-    /// How much is there.
+    /// Returns the number of pending entries and reports.
     pub(super) fn len(&self) -> usize {
         self.reports.len() + self.entries.len()
     }
 
-    /// Nothing more is taken in.
+    /// Closes the channels to new input.
     pub(super) fn close(&mut self) {
         self.entries.close();
         self.reports.close();
     }
 
-    /// Takes a batch's worth of what is there, beside what was taken before.
+    /// Takes pending input up to a batch's limits, in addition to the input taken before.
     pub(super) fn take(&mut self, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) {
         let callers_first = self.had_large && !(entries.is_empty() && self.entries.is_empty());
         self.take_entries(entries);

@@ -1,4 +1,4 @@
-//! An engine and its store: batches in, committed outcomes out.
+//! An engine and its store: takes batches and returns committed outcomes.
 
 use std::time::Duration;
 
@@ -10,62 +10,62 @@ use crate::{
     },
 };
 
-/// What one batch may offer again to those that wait for room.
+/// Limits of the waiting offers that one batch tries again.
 const OFFERED_AGAIN: Allowance = Allowance { offers: 256, jobs: 2_048, bytes: 1 << 20 };
 
-/// The rules of a store with the store itself, which nothing else writes.
+/// A store and its engine, the only writer of the store.
 pub struct Ledger {
     store: Box<dyn Store>,
     engine: Engine,
-    /// A batch failed halfway: what is on disk is not known.
+    /// Whether a batch has failed, so that the state on disk is unknown.
     is_broken: bool,
 }
 
-/// What became of a batch.
+/// The result of applying a batch.
 #[derive(Debug)]
 pub enum Applied {
-    /// It is on disk.
+    /// The batch is on disk.
     Committed {
-        /// What it came to.
+        /// The outcome.
         outcome: Outcome,
-        /// What it took to make it durable.
+        /// Duration of the commit to disk.
         flush: Duration,
     },
-    /// Nothing of it is kept, and the store goes on.
+    /// The batch was not written, and the store remains usable.
     Unapplied(Unapplied),
 }
 
-/// A batch of which nothing is kept.
+/// A batch that was not written.
 #[derive(Debug)]
 pub struct Unapplied {
-    /// The batch, as far as the obstacle leaves it.
+    /// The rest of the batch; see [`Obstacle`].
     pub batch: Batch,
-    /// What was in the way.
+    /// The reason.
     pub obstacle: Obstacle,
 }
 
-/// What keeps a store from taking a batch for a while.
+/// Temporary reason why a store does not take a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Obstacle {
-    /// The disk is full. The batch's offers are refused; its reports and controls are as they were.
+    /// The disk is full. The batch's new offers are refused; its reports and controls are unchanged.
     DiskFull,
-    /// Another program holds the database's lock. The batch is whole.
+    /// Another program holds the database's lock. The batch is unchanged.
     Locked,
 }
 
 impl Ledger {
-    /// Takes over a store: puts back what a crash left running, and sets up the declared queues. Waits for as long as
-    /// another program holds the store's lock.
+    /// Opens a store: ends the attempts that a crash left running, and sets up the declared queues. Waits for as long
+    /// as another program holds the store's lock.
     ///
     /// # Errors
-    /// When the store can't be read or written, or contradicts itself.
+    /// When the store can't be read or written, or its state contradicts itself.
     pub fn open(mut store: Box<dyn Store>, setup: &EngineSetup) -> Result<Self, StoreError> {
         let mut was_full = false;
         let engine = loop {
             match Self::take_over(&mut *store, setup) {
-                // The store says so in its log.
+                // The store logs the lock.
                 Err(StoreError::Locked(_)) => {}
-                // The store has given up space that it kept for this.
+                // The store has freed the space that it reserves for this case.
                 Err(StoreError::DiskFull(_)) if !was_full => was_full = true,
                 taken => break taken?,
             }
@@ -85,28 +85,28 @@ impl Ledger {
         Ok(engine)
     }
 
-    /// Gives the store back, as a crash would leave it.
+    /// Returns the store, in the state that a crash would leave.
     #[must_use]
     pub fn into_store(self) -> Box<dyn Store> {
         self.store
     }
 
-    /// The store.
+    /// Returns the store.
     #[must_use]
     pub fn store(&mut self) -> &mut dyn Store {
         &mut *self.store
     }
 
-    /// The engine.
+    /// Returns the engine.
     pub(super) fn engine(&mut self) -> &mut Engine {
         &mut self.engine
     }
 
-    /// Applies a batch in one transaction. When it returns, the batch is on disk, or, where the disk is full or another
-    /// program holds the database's lock, comes back.
+    /// Applies a batch in one transaction. Returns once the batch is on disk, or with the batch if the disk is full or
+    /// another program holds the database's lock.
     ///
     /// # Errors
-    /// After an error nothing is known about the batch: the process must end, and the next start recovers.
+    /// After an error the state of the batch is unknown: the process must end, and the next start recovers.
     pub fn apply(&mut self, mut batch: Batch) -> Result<Applied, StoreError> {
         if self.is_broken {
             let fault = "an earlier batch failed; only a new start tells what is kept";
@@ -116,7 +116,7 @@ impl Ledger {
         self.engine.offer_again(&mut batch, OFFERED_AGAIN);
         let plan = self.engine.plan(&batch, self.store.has_unreadable());
         let found = match self.store.fetch(&plan.wants) {
-            // Nothing was begun: the batch is as it came.
+            // Nothing was begun: the batch is unchanged.
             Err(StoreError::Locked(error)) => {
                 tracing::debug!(%error, "a batch waits for the database's lock");
                 return Ok(Applied::Unapplied(Unapplied { batch, obstacle: Obstacle::Locked }));
@@ -141,7 +141,7 @@ impl Ledger {
         };
         self.is_broken = false;
         let mut outcome = self.engine.commit(decided, &committed, present);
-        // On a full disk there is nothing that can be done at once.
+        // On a full disk no further work can be done at once.
         outcome.more = space != Space::Full && (outcome.more || self.store.has_unreadable());
         Ok(Applied::Committed { outcome, flush: committed.flush() })
     }

@@ -1,47 +1,48 @@
-//! How long the committer lingers for callers that are on their way.
+//! The committer's delay for further callers before a batch (group commit).
 //!
-//! Whoever has many calls under way sends the next ones as soon as the last ones are answered. If the first of them to
-//! come back had a flush to itself, all others would wait for that flush and then for theirs, and the disk and both
-//! ends of the wire would do the same work for fewer jobs at a time.
+//! A client with many calls in flight sends the next ones as soon as the last ones are answered. If the first call to
+//! arrive had a flush to itself, all others would wait for that flush and then for their own, and the disk and both
+//! ends of the connection would do the same work for fewer jobs at a time.
 
 use std::time::Duration;
 
 use crate::{clock::Stopwatch, counters::BatchTimes};
 
-/// However slow the disk is, callers come back sooner than that.
+/// Limit of the delay. Callers send their next calls sooner than that, however slow the disk is.
 const LONGEST: Duration = Duration::from_micros(500);
 
-/// What the last batches were like.
+/// Measurements of the last batches.
 #[derive(Default)]
 pub(super) struct Linger {
     last: Option<Last>,
-    /// How long flushes take, smoothed.
+    /// Smoothed duration of a flush.
     flush: Duration,
 }
 
 struct Last {
-    /// What came in with it.
+    /// Number of gathered entries and reports.
     entries: usize,
-    /// What it took beside its flush.
+    /// Duration without the flush.
     work: Duration,
     since: Stopwatch,
 }
 
 impl Linger {
-    /// A batch has been applied and answered.
+    /// Records a batch that has been applied and answered.
     pub(super) fn batch_ended(&mut self, entries: usize, times: BatchTimes) {
         self.flush = if self.last.is_none() { times.flush } else { (self.flush * 7 + times.flush) / 8 };
         let work = times.commit.saturating_sub(times.flush);
         self.last = Some(Last { entries, work, since: Stopwatch::start() });
     }
 
-    /// How long to wait for more than the `entries` that are there.
+    /// Returns how long to wait for more input than the pending `entries`.
     pub(super) fn time(&self, entries: usize) -> Option<Duration> {
         self.time_after(self.last.as_ref()?.since.elapsed(), entries)
     }
 
-    /// A caller who is alone never waits, nor does anyone who comes when the last answers are old: nobody follows then.
-    /// And where work takes longer than flushes do, lingering would only put it off.
+    /// Returns the delay, `since` after the last answers. A single caller never waits, nor does a caller long after the
+    /// last answers, because no others are expected then. If work takes longer than flushes do, a delay would only
+    /// postpone it.
     fn time_after(&self, since: Duration, entries: usize) -> Option<Duration> {
         let last = self.last.as_ref()?;
         let pays = entries < last.entries && since < self.flush && last.work < self.flush;

@@ -1,6 +1,6 @@
-//! What another program's lock on the database holds up.
+//! Input that waits for another program's lock on the database.
 //!
-//! The batch that met the lock is tried again and again. Callers are answered meanwhile once they stop to wait; nothing
+//! The batch that met the lock is tried again at intervals. Meanwhile callers past their deadline are refused; nothing
 //! of their calls was begun.
 
 use std::collections::VecDeque;
@@ -14,16 +14,16 @@ use crate::{
     engine::{ControlRefusal, Engine, OfferRefusal},
 };
 
-/// Limit of the calls that are kept beside the batch. More of them wait in their channel.
+/// Limit of the entries that are kept in addition to the batch. Further ones wait in their channel.
 const DEFERRED_MAX: usize = 65_536;
-/// Limit of the bytes that those calls bring.
+/// Byte limit of these entries.
 const DEFERRED_MAX_BYTES: u64 = 64 << 20;
 
-/// What waits for the lock.
+/// The batch and entries that wait for the lock.
 #[derive(Default)]
 pub(super) struct Locked {
     pending: Option<Box<Pending>>,
-    /// What has come in since. It goes into the next batches.
+    /// Entries that came in after the batch, for the next batches.
     deferred: VecDeque<Entry>,
     deferred_bytes: u64,
 }
@@ -34,7 +34,7 @@ impl Locked {
         self.pending = Some(Box::new(pending));
     }
 
-    /// Answers all who wait for the lock, if anything does: they will not get it.
+    /// Refuses all calls that wait for the lock. Returns whether a batch did.
     pub(super) fn give_up(&mut self, engine: &mut Engine) -> bool {
         let Some(mut pending) = self.pending.take() else { return false };
         pending.let_go(engine, Uptime::MAX);
@@ -42,7 +42,8 @@ impl Locked {
         true
     }
 
-    /// Waits a moment if a batch waits for the lock, and returns it to be tried again.
+    /// If a batch waits for the lock, waits for the retry interval or the next deadline, and returns the batch to be
+    /// tried again.
     pub(super) async fn wait(
         &mut self,
         inbox: &mut Inbox,
@@ -72,7 +73,7 @@ impl Locked {
         Some(*pending)
     }
 
-    /// Answers callers who have not got into a batch yet, and wait no longer.
+    /// Refuses deferred entries past their deadline.
     fn let_go(&mut self, engine: &mut Engine, now: Uptime) {
         for entry in std::mem::take(&mut self.deferred) {
             let waits = entry.give_up().is_none_or(|give_up| give_up > now);
@@ -86,7 +87,7 @@ impl Locked {
         self.deferred_bytes = self.deferred.iter().map(|entry| entry.size().1).sum();
     }
 
-    /// Hands over what came in while the lock was held, a batch's worth at a time.
+    /// Moves entries that came in while the lock was held into the next batch, up to its limit.
     pub(super) fn take_deferred(&mut self, entries: &mut Vec<Entry>) {
         while entries.len() < ENTRIES_MAX
             && let Some(entry) = self.deferred.pop_front()

@@ -1,10 +1,10 @@
-//! A shard: everything of one store. Its only writer, the inbox to it, the offers that wait, the feed of changes, the
-//! reads, and the registry of queues. A process can have several.
+//! A shard: all that belongs to one store, namely its only writer with its inbox, the waiting offers, the change feed,
+//! the reads, and the registry of queues. A process can have several.
 //!
-//! The writer, the *committer*, is a thread of its own. It drains what has come in, reports before submissions, applies
-//! it to the store in one transaction, and only then answers callers, publishes changes and hands out claims. It waits
-//! for nothing but input and the disk: reports have room for every slot, claims have their slots already, and watchers
-//! pull.
+//! The writer, the *committer*, is a thread of its own. It takes all pending input, reports before submissions, applies
+//! it to the store in one transaction, and only then replies to callers, publishes changes and dispatches claims. It
+//! blocks on nothing but input and the disk: the channel for reports has room for every slot, each claim has its slot
+//! already, and watchers pull.
 
 mod answer;
 mod committer;
@@ -39,18 +39,18 @@ use crate::{
     watch::Hub,
 };
 
-/// A shard, for those who call it.
+/// A handle to a shard.
 #[derive(Clone)]
 pub(crate) struct Shard {
-    /// Its queues.
+    /// The registry of queues.
     pub(crate) queues: Arc<Queues>,
-    /// Its feed of changes.
+    /// The change feed.
     pub(crate) hub: Arc<Hub>,
-    /// What it has kept.
+    /// Reads of the store.
     pub(crate) reads: Reads,
     entries: mpsc::Sender<Entry>,
     departures: Arc<Departures>,
-    /// Once cancelled, the committer does what has come in and ends.
+    /// Cancelled to make the committer finish its pending input and end.
     ending: CancellationToken,
 }
 
@@ -60,23 +60,23 @@ impl fmt::Debug for Shard {
     }
 }
 
-/// New jobs, all or none, as a caller offers them.
+/// A caller's submission of new jobs, accepted all or none.
 pub(crate) struct Submission {
-    /// Makes a repeat safe.
+    /// The request id, which makes a repeat idempotent.
     pub(crate) request: Option<RequestId>,
     /// The jobs.
     pub(crate) jobs: AtLeastOne<NewJob>,
-    /// Why the jobs can't enter, unless the request has come before.
+    /// Admission error of the jobs, which does not matter to a repeat.
     pub(crate) obstacle: Option<NotAdmitted>,
-    /// Until when the caller waits.
+    /// Deadlines of the caller's waits.
     pub(crate) patience: Patience,
 }
 
 impl Shard {
-    /// Offers jobs. A caller who gives up while waiting leaves nothing behind.
+    /// Submits jobs. If this future is dropped while the offer waits for room, the offer is removed.
     ///
     /// # Errors
-    /// When there is no room, the engine refuses them, or the server stops.
+    /// When there is no room, the engine refuses the jobs, or the server stops.
     pub(crate) async fn submit(&self, submission: Submission) -> Result<Submitted, OfferError> {
         let caller = self.caller();
         let answer = self.offer(&caller, submission).await?.decided().await;
@@ -84,13 +84,14 @@ impl Shard {
         answer
     }
 
-    /// A caller of its own. As long as it is there, all that is offered for it counts as one where those who wait are
-    /// counted; what still waits when it is dropped is let go of.
+    /// Creates a caller. All its offers count as one against the limit of waiting callers; dropping it removes the
+    /// offers that still wait.
     pub(crate) fn caller(&self) -> Caller {
         self.departures.caller()
     }
 
-    /// Hands an offer to the committer, without waiting for its answer. What is handed over first is decided first.
+    /// Sends an offer to the committer, without waiting for the reply. Offers are decided in the order in which they
+    /// are sent.
     ///
     /// # Errors
     /// When the server stops.
@@ -102,10 +103,10 @@ impl Shard {
         Ok(Answer(answer))
     }
 
-    /// Has something changed. While the store takes nothing, it waits until `give_up`.
+    /// Requests a mutation and waits for the reply. `give_up` is the deadline of the wait for a locked store.
     ///
     /// # Errors
-    /// When the engine refuses it, or the server stops.
+    /// When the engine refuses the mutation, or the server stops.
     pub(crate) async fn control<T>(
         &self,
         give_up: Uptime,
@@ -116,7 +117,7 @@ impl Shard {
         Ok(answer.await.map_err(|_| Stopped::Unknown)??)
     }
 
-    /// Returns when a batch that began after the call is done, or the committer has ended.
+    /// Returns once a batch that began after the call is applied, or the committer has ended.
     pub(crate) async fn flush(&self) {
         let (reply, done) = oneshot::channel();
         if self.entries.send(Entry::Flush(reply)).await.is_ok() {
@@ -124,26 +125,26 @@ impl Shard {
         }
     }
 
-    /// Has the committer do what has come in, and end.
+    /// Makes the committer finish its pending input and end.
     pub(crate) fn end(&self) {
         self.ending.cancel();
     }
 }
 
-/// What the committer hands to dispatch after a commit.
+/// The attempts to start and to cancel after a commit.
 #[derive(Debug)]
 pub(crate) struct Handout {
     pub(crate) claims: Vec<Claim>,
     pub(crate) cancelling: Vec<LeaseToken>,
 }
 
-/// The feed's position of a submission's answer: nothing of these jobs is told after it that the answer does not tell.
+/// Returns the feed position of a submission's answer: the answer has every change of these jobs up to it.
 #[must_use]
 pub(crate) fn position_of<'a>(jobs: impl IntoIterator<Item = &'a Arc<Job>>) -> Position {
     jobs.into_iter().map(|job| job.position).max().unwrap_or_default()
 }
 
-/// How long before a caller's deadline an answer should be on its way.
+/// Returns how long before a caller's deadline its answer should be sent.
 #[must_use]
 pub(crate) fn answer_margin(left: Duration) -> Duration {
     (left / 10).min(Duration::from_millis(100))

@@ -1,4 +1,4 @@
-//! A batch on its way to the store.
+//! A batch that is not applied yet.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use crate::{
     engine::{Asked, Batch, ControlRefusal, Engine, OfferRefusal},
 };
 
-/// How often a batch that another program's lock holds up is tried again.
+/// Interval of the tries of a batch that met another program's lock.
 pub(super) const TRY_LOCKED_EVERY: Duration = Duration::from_millis(50);
 
-/// A batch, and what else came in with it.
+/// A batch and the flush requests that came with it.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) batch: Batch,
     pub(super) flushes: Vec<oneshot::Sender<()>>,
-    /// How much had come in for it.
+    /// Number of entries and reports that were gathered for it.
     pub(super) gathered: usize,
 }
 
 impl Pending {
-    /// Lets go of callers who have left, and answers those who wait no longer. Their parts leave the batch, of which
-    /// nothing has been tried.
+    /// Refuses the offers of disconnected callers and all entries past their deadline for a locked store, and removes
+    /// them from the batch. Nothing of the batch was begun.
     pub(super) fn let_go(&mut self, engine: &mut Engine, now: Uptime) {
         let waits = |ask: &dyn Asked<_>| ask.give_up() > now;
         let (waiting, late) = std::mem::take(&mut self.batch.offers)
@@ -40,7 +40,7 @@ impl Pending {
         });
     }
 
-    /// When the first caller stops to wait for the store.
+    /// Returns the earliest deadline for a locked store.
     pub(super) fn next_give_up(&self) -> Option<Uptime> {
         let offers = self.batch.offers.iter().map(|offer| offer.ask.give_up());
         offers.chain(self.batch.controls.iter().map(|control| control.ask().give_up())).min()

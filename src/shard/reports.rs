@@ -1,4 +1,4 @@
-//! The way for attempts to report, and the count of what they have told that is not kept yet.
+//! The channel for reports of attempts, and the count of reported outcomes that are not written yet.
 
 use std::sync::{
     Arc,
@@ -12,10 +12,10 @@ use crate::{
     job::FailureReason,
 };
 
-/// Progress is let go once less room than this is left for the ends of attempts.
+/// Capacity reserved for the ends of attempts. With less room than this left, progress is dropped.
 const REPORTS_RESERVED: usize = 100_000;
 
-/// The way for attempts to report.
+/// Sender of the reports of attempts.
 #[derive(Clone)]
 pub(crate) struct Reports {
     pub(super) reports: mpsc::Sender<Report>,
@@ -23,29 +23,29 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// Tells the end of an attempt.
+    /// Reports the end of an attempt.
     pub(crate) fn ended(&self, report: Report) {
         let is_outcome = is_outcome(&report);
-        // Before the committer can have it.
+        // Counted before the committer can receive the report.
         self.unwritten.outcomes.fetch_add(u64::from(is_outcome), Ordering::Relaxed);
         if let Err(error) = self.reports.try_send(report) {
             self.unwritten.were_written(usize::from(is_outcome));
-            // There is room for every slot, so that the channel can only be closed: the next start counts it as lost.
+            // The channel has room for every slot, so it can only be closed. The next start counts the attempt as lost.
             tracing::debug!(%error, "an attempt ended after the server");
         }
     }
 
-    /// Outcomes that were told here and are not kept yet.
+    /// Returns the number of reported outcomes that are not written yet.
     pub(crate) fn unwritten(&self) -> u64 {
         self.unwritten.outcomes.load(Ordering::Relaxed)
     }
 
-    /// Whether the committer has come to its end, but for closing the store.
+    /// Returns whether the committer has ended without an error, apart from closing the store.
     pub(crate) fn are_over(&self) -> bool {
         self.unwritten.is_over.load(Ordering::Relaxed)
     }
 
-    /// Returns once all outcomes that were told here are kept.
+    /// Returns once all reported outcomes are written.
     pub(crate) async fn are_written(&self) {
         loop {
             let written = self.unwritten.written.notified();
@@ -56,7 +56,7 @@ impl Reports {
         }
     }
 
-    /// Tells how far an attempt is, if there is room.
+    /// Reports progress of an attempt, if there is room.
     pub(crate) fn progress(&self, report: Report) {
         if self.reports.capacity() > REPORTS_RESERVED {
             let _ = self.reports.try_send(report);
@@ -64,13 +64,13 @@ impl Reports {
     }
 }
 
-/// The count of outcomes that attempts have told and that are not kept yet.
+/// The count of reported outcomes that are not written yet.
 #[derive(Debug, Default)]
 pub(super) struct Unwritten {
     outcomes: AtomicU64,
-    /// Nothing more is on its way to the store; it only has to be closed.
+    /// Whether the committer has ended without an error, apart from closing the store.
     pub(super) is_over: AtomicBool,
-    /// Told when some were written.
+    /// Notified when outcomes were written.
     written: Notify,
 }
 
@@ -83,7 +83,7 @@ impl Unwritten {
     }
 }
 
-/// Whether a report says more of an attempt than the next start would assume of one that it finds unfinished.
+/// Returns whether a report differs from a lost attempt, which the next start assumes for an unfinished one.
 pub(super) fn is_outcome(report: &Report) -> bool {
     match &report.body {
         ReportBody::Succeeded { .. } | ReportBody::Released { .. } => true,

@@ -1,4 +1,4 @@
-//! Several shards in one process.
+//! Tests of several shards in one process.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ async fn two_shards_of_a_process_share_nothing() {
     let (one, other) = (start(), start());
     let created = one.shard.submit(submission(None)).await.unwrap();
     assert!(created.is_new());
-    // Neither the request nor the room of the one is the other's.
+    // The shards share neither request ids nor room in queues.
     let created_there = other.shard.submit(submission(None)).await.unwrap();
     assert!(created_there.is_new() && !one.shard.submit(submission(None)).await.unwrap().is_new());
     let caller = one.shard.caller();
@@ -74,7 +74,7 @@ async fn two_shards_of_a_process_share_nothing() {
     assert!(answer.take().is_none(), "room in the other one is none in this");
     assert_eq!(one.shard.control(Uptime::MAX, purge).await.unwrap(), 1);
     assert!(answer.decided().await.unwrap().is_new());
-    // The end of one is not the end of the other.
+    // Ending one shard does not end the other.
     other.shard.end();
     other.ended.await.unwrap().unwrap();
     let cancel = |ask| Control::once(Action::Cancel { id: created.first(), expected_revision: None, ask });

@@ -1,27 +1,27 @@
-//! The W3C trace context that travels with a call, a job and an attempt.
+//! The W3C trace context of a call, a job and an attempt.
 
 use std::fmt;
 
-/// A `traceparent`: which trace something belongs to, after which span, and whether the trace is recorded.
+/// A `traceparent`: the trace, the parent span, and whether the trace is sampled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TraceContext {
-    /// Names the trace.
+    /// Identifier of the trace.
     pub(crate) trace_id: u128,
-    /// Names the span that what follows belongs to.
+    /// Identifier of the parent span.
     pub(crate) span_id: u64,
-    /// Whether whoever began the trace records it.
+    /// Whether the trace is recorded, by the decision of the caller that began it.
     pub(crate) sampled: bool,
 }
 
 impl TraceContext {
-    /// Reads a `traceparent`; none where it is not one by the W3C's rules, which say to go on without it then.
+    /// Parses a `traceparent`. `None` if it is invalid; the W3C specification says to ignore it then.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let version = hex(parts.next()?, 2)?;
         let trace_id = hex(parts.next()?, 32)?;
         let span_id = hex(parts.next()?, 16)?;
         let flags = hex(parts.next()?, 2)?;
-        // Later versions may add parts; version 255 is none.
+        // Later versions may add parts; version 255 is invalid.
         let whole = parts.next().is_none() || version > 0;
         if version == 0xff || trace_id == 0 || span_id == 0 || !whole {
             return None;
@@ -37,7 +37,7 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// A number in so many lower-case hexadecimal digits.
+/// Parses a number of exactly `digits` lower-case hexadecimal digits.
 fn hex(text: &str, digits: usize) -> Option<u128> {
     let right = text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     if right { u128::from_str_radix(text, 16).ok() } else { None }

@@ -1,4 +1,4 @@
-//! Spans on their way to a collector, over OTLP.
+//! Export of spans to a collector, over OTLP.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,30 +17,30 @@ use opentelemetry_sdk::{
 
 use super::{JobId, Role, Timestamp, TraceContext, TracesError};
 
-/// So many spans wait to be sent; more are let go, and the log says so.
+/// Capacity of the queue of ended spans. Further spans are dropped, and a log line says so.
 const QUEUE_SPANS: usize = 8_192;
-/// So many are sent at once,
+/// Limit of the spans of one export.
 const BATCH_SPANS: usize = 512;
-/// and those that there are after so long.
+/// Interval of exports of fewer spans.
 const SEND_EVERY: Duration = Duration::from_secs(1);
-/// A collector that takes longer gets the next batch.
+/// Timeout of one export, after which its spans are given up.
 const SEND_MAX: Duration = Duration::from_secs(5);
-/// What this service is called unless `OTEL_SERVICE_NAME` says otherwise.
+/// The service name, unless `OTEL_SERVICE_NAME` is set.
 const SERVICE: &str = "jobmill";
 
-/// Sends spans to a collector, from a thread of its own.
+/// Exporter of spans to a collector, with a thread of its own.
 #[derive(Debug)]
 pub(super) struct Exporter {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
 }
 
-/// A span under way. It ends when it is dropped.
+/// An open span, which ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Span(opentelemetry_sdk::trace::Span);
 
 impl Exporter {
-    /// To be called within a runtime, which sends what the thread hands to it.
+    /// Creates an exporter. Must be called within a runtime, which does the sending for the exporter's thread.
     pub(super) fn new(endpoint: &str) -> Result<Self, TracesError> {
         let exporter = SpanExporter::builder()
             .with_tonic()
@@ -55,7 +55,7 @@ impl Exporter {
             .build();
         let provider = SdkTracerProvider::builder()
             .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(config).build())
-            // What is not to be recorded does not come here.
+            // The sampling decision was made before: only sampled spans get here.
             .with_sampler(Sampler::AlwaysOn)
             .with_resource(resource())
             .build();
@@ -85,7 +85,7 @@ impl Exporter {
         Span(self.tracer.build_with_context(builder, &context))
     }
 
-    /// Sends what has not been sent, within `patience`. Blocks.
+    /// Sends the remaining spans within `patience`. Blocks.
     pub(super) fn finish(&self, patience: Duration) {
         if let Err(error) = self.provider.shutdown_with_timeout(patience) {
             tracing::warn!(%error, "the last spans could not be sent");
@@ -94,7 +94,7 @@ impl Exporter {
 }
 
 impl Span {
-    /// The context of what belongs to this span.
+    /// Returns the trace context for children of this span.
     pub(super) fn context(&self) -> TraceContext {
         let context = self.0.span_context();
         TraceContext {
@@ -104,7 +104,7 @@ impl Span {
         }
     }
 
-    /// Adds what all spans of a job have.
+    /// Adds the attributes that all spans of a job have.
     pub(super) fn describe(&mut self, queue: &str, kind: &str) {
         self.add("messaging.system", SERVICE);
         self.add("messaging.destination.name", queue.to_owned());
@@ -139,7 +139,7 @@ impl Span {
     }
 }
 
-/// What is said of this process. The names in `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` go first.
+/// Returns the resource attributes of this process. `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` take precedence.
 fn resource() -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let named = Resource::builder().build().get(&Key::new("service.name"));

@@ -1,7 +1,7 @@
-//! Traces: from a caller's context through submission, wait and attempt to the handler.
+//! Distributed traces: from a caller's context through submission, wait and attempt to the handler.
 //!
-//! A job keeps the context of its submission, and each of its attempts goes on from there. Without a collector, or
-//! where a trace is not recorded, no span is made; contexts are handed on all the same.
+//! A job keeps the context of its submission, which is the parent of each of its attempts. Without a collector, or if a
+//! trace is not sampled, no span is created; contexts are still passed on.
 
 mod context;
 #[cfg(feature = "otel")]
@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 pub(crate) use context::TraceContext;
 
-/// Whether text is a trace context as the W3C has it in the header `traceparent`.
+/// Returns whether text is a valid value of the W3C header `traceparent`.
 pub(crate) fn is_context(text: &str) -> bool {
     TraceContext::parse(text).is_some()
 }
@@ -27,7 +27,7 @@ use crate::{
 #[cfg(not(feature = "otel"))]
 use without as export;
 
-/// Makes spans, where somebody collects them.
+/// Creation of spans, if there is a collector.
 #[derive(Clone, Debug)]
 pub(crate) struct Traces {
     collected: Option<Arc<Collected>>,
@@ -39,24 +39,24 @@ struct Collected {
     sampler: Sampler,
 }
 
-/// Why traces can't be exported.
+/// Reason why traces can't be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum TracesError {
     /// The exporter can't be set up.
     #[error("traces can't be exported to {endpoint}")]
     Exporter {
-        /// Where to.
+        /// The collector's address.
         endpoint: String,
-        /// What is wrong.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The program was built without it.
+    /// The program was built without the export.
     #[error("this program was built without the export of traces (the cargo feature `otel`): leave out {0}")]
     NotBuilt(String),
 }
 
 impl Traces {
-    /// Connects to the collector, if there is one, once there is something to send.
+    /// Sets up the export if a collector is configured. It connects once there is something to send.
     pub(crate) fn start(settings: &TracesSettings) -> Result<Self, TracesError> {
         let collected = match &settings.endpoint {
             Some(endpoint) => Some(Arc::new(Collected {
@@ -68,8 +68,8 @@ impl Traces {
         Ok(Traces { collected })
     }
 
-    /// Begins the span of a submission of so many jobs, the first of this queue and kind: `parent` is the `traceparent`
-    /// of whoever submits, or empty.
+    /// Begins the span of a submission of `jobs` jobs, of which the first has this queue and kind. `parent` is the
+    /// caller's `traceparent`, or empty.
     pub(crate) fn submission(
         &self,
         parent: &str,
@@ -93,7 +93,7 @@ impl Traces {
         Submission { span, traceparent: traceparent.map(|context| context.to_string()).unwrap_or_default() }
     }
 
-    /// Begins the span of an attempt of a job that could have run since `ready`; its wait becomes a span of its own.
+    /// Begins the span of an attempt, and records the wait since `ready` as a span of its own.
     pub(crate) fn attempt(&self, job: &Job, ready: Timestamp) -> AttemptSpan {
         let Some(kept) = job.spec.extras.as_ref().map(|extras| extras.traceparent.as_str()) else {
             return AttemptSpan { span: None, traceparent: String::new() };
@@ -121,20 +121,20 @@ impl Traces {
         AttemptSpan { span, traceparent }
     }
 
-    /// Sends what has not been sent, within `patience`. Blocks.
+    /// Sends the remaining spans within `patience`. Blocks.
     pub(crate) fn finish(&self, patience: Duration) {
         if let Some(collected) = &self.collected {
             collected.exporter.finish(patience);
         }
     }
 
-    /// Whether there is anything to finish.
+    /// Returns whether a collector is configured.
     pub(crate) fn are_collected(&self) -> bool {
         self.collected.is_some()
     }
 }
 
-/// What a span stands for.
+/// The part of a job's life that a span covers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Role {
     /// From a submission's arrival to its answer.
@@ -145,7 +145,7 @@ pub(crate) enum Role {
     Run,
 }
 
-/// A submission under way. Its span ends when this is dropped. One that was not valid has none.
+/// A submission in progress. Its span ends when this is dropped. An invalid submission has no span.
 #[derive(Debug, Default)]
 pub(crate) struct Submission {
     span: Option<export::Span>,
@@ -153,12 +153,12 @@ pub(crate) struct Submission {
 }
 
 impl Submission {
-    /// What its jobs keep: the context of its span, or that of whoever submits; empty if there is neither.
+    /// Returns the context that the jobs keep: that of the span or else the caller's; empty without either.
     pub(crate) fn traceparent(&self) -> &str {
         &self.traceparent
     }
 
-    /// It was accepted: these are its jobs.
+    /// Records the jobs of an accepted submission.
     pub(crate) fn accepted(&mut self, first: JobId, count: usize, created: bool) {
         if let Some(span) = &mut self.span {
             span.job(first);
@@ -166,7 +166,7 @@ impl Submission {
         }
     }
 
-    /// It was refused, or its outcome is not known.
+    /// Records that the submission was refused, or that its outcome is unknown.
     pub(crate) fn failed(&mut self, reason: &str) {
         if let Some(span) = &mut self.span {
             span.fail(reason);
@@ -174,7 +174,7 @@ impl Submission {
     }
 }
 
-/// An attempt under way. Its span ends when this is dropped.
+/// An attempt in progress. Its span ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct AttemptSpan {
     span: Option<export::Span>,
@@ -182,12 +182,12 @@ pub(crate) struct AttemptSpan {
 }
 
 impl AttemptSpan {
-    /// The context of what the handler does; empty if there is none.
+    /// Returns the context for the handler; empty if there is none.
     pub(crate) fn traceparent(&self) -> &str {
         &self.traceparent
     }
 
-    /// It did not succeed. The message is the handler's own and stays out: it may quote what is secret.
+    /// Records the failure of the attempt, without the handler's message, which may quote secrets.
     pub(crate) fn failed(&mut self, reason: FailureReason) {
         if let Some(span) = &mut self.span {
             span.fail(reason.as_str());
@@ -195,7 +195,7 @@ impl AttemptSpan {
     }
 }
 
-/// What stands for the exporter in a program that was built without it: nothing of it is ever made.
+/// Stand-in for the exporter in a build without it. Its types have no values.
 #[cfg(not(feature = "otel"))]
 mod without {
     use std::{convert::Infallible, time::Duration};

@@ -1,23 +1,23 @@
-//! Which submissions without a context of their own begin a trace.
+//! Sampling of submissions that come without a trace context.
 
 use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
 
-/// Traces that the server itself begins are of at most so many jobs a second, so that what they cost has a bound.
+/// Limit of the jobs per second whose traces the server begins, which bounds their cost.
 const JOBS_PER_SECOND_MAX: u64 = 100;
 const SECOND_MICROS: i64 = 1_000_000;
 
-/// What was traced lately.
+/// Jobs that were traced recently.
 #[derive(Debug, Default)]
 struct Recent {
     /// The second, since 1970.
     second: i64,
-    /// The jobs of it, and what larger batches of earlier ones had too much.
+    /// The jobs traced in this second, and the excess of larger batches in earlier ones.
     jobs: u64,
 }
 
-/// Decides for those whose callers have not.
+/// The sampling decision for submissions whose callers made none.
 #[derive(Debug)]
 pub(super) struct Sampler {
     ratio: f64,
@@ -25,12 +25,12 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// Of so many submissions, 0 to 1.
+    /// Creates a sampler that traces this share of submissions, 0 to 1.
     pub(super) fn new(ratio: f64) -> Self {
         Sampler { ratio, recent: Mutex::default() }
     }
 
-    /// Whether this one, of so many jobs, begins a trace.
+    /// Decides whether a submission of `jobs` jobs begins a trace.
     pub(super) fn begins_a_trace(&self, jobs: usize, now: Timestamp) -> bool {
         if self.ratio <= 0.0 || (self.ratio < 1.0 && rand::random::<f64>() >= self.ratio) {
             return false;

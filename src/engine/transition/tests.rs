@@ -1,4 +1,4 @@
-//! The whole table: every state, every event, what comes of it.
+//! The whole transition table: every state, every event, and the result.
 
 use super::*;
 use crate::job::{JobId, Name, RetryPolicy, Spec};
@@ -10,7 +10,7 @@ const LEASE: LeaseToken = LeaseToken::from_raw(7);
 const STALE: LeaseToken = LeaseToken::from_raw(6);
 const MOMENT: Moment = Moment { now: NOW, backoffs: NOW, position: Position(50), random: 0.0 };
 
-/// A job of three attempts in its second one, or after it.
+/// A job with a limit of three attempts, in or after its second one.
 fn job(state: State) -> Job {
     let spec = Spec {
         queue: Name::new(0, "queue"),
@@ -40,7 +40,7 @@ fn job(state: State) -> Job {
     }
 }
 
-/// Where a released job stood in line.
+/// Order key of a released job.
 const PLACE: Position = Position(17);
 
 fn failure(retryable: bool) -> Arc<Failure> {
@@ -80,7 +80,7 @@ fn events(lease: LeaseToken) -> [(&'static str, Event); 11] {
     ]
 }
 
-/// What each state becomes by each event: the next state, `-` where the state forbids it, `lost` where it has no lease.
+/// The next state for each state and event: `-` if the state forbids the event, `lost` if the lease does not match.
 #[rustfmt::skip]
 const TABLE: [(&str, [&str; 11]); 11] = [
     //                     due       start      progress      succeed      fail           for good     release      later        cancel        retry     expire
@@ -97,7 +97,7 @@ const TABLE: [(&str, [&str; 11]); 11] = [
     ("EXPIRED",          ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "-",          "-",      "-"]),
 ];
 
-/// What holds of every change, whatever it was.
+/// Invariants of every change.
 fn assert_sound(before: &Job, event: &Event, after: &Job) {
     assert_eq!((after.id, &after.spec), (before.id, &before.spec));
     assert_eq!((after.revision, after.position, after.updated), (5, MOMENT.position, NOW));
@@ -234,7 +234,7 @@ fn a_retry_gives_an_ended_job_one_more_attempt_if_it_has_none() {
         let retried = transition(&ended, &Event::Retry, MOMENT).unwrap().job;
         assert_eq!((retried.attempt, retried.max_attempts, retried.ended), (attempt, expected, None));
     }
-    // One that only waits is brought forward, and given nothing.
+    // A waiting job is only brought forward, and gets no further attempt.
     let waiting = Job { attempt: 1, max_attempts: 3, ..job(State::BackingOff { due: LATER }) };
     assert_eq!(transition(&waiting, &Event::Retry, MOMENT).unwrap().job.max_attempts, 3);
 }
