@@ -266,7 +266,7 @@ pub(crate) fn run_time(time: Timestamp, now: Timestamp) -> Verdict {
 }
 
 fn too_far_ahead(now: Timestamp) -> String {
-    format!("is more than 10 years ahead of what this server's clock says, {now}")
+    format!("is more than 10 years after the server's time, {now}")
 }
 
 /// Checks an expiry. An instant in the past is valid, because a late repeat of a submission must find its job.

@@ -81,31 +81,29 @@ struct KindFamilies {
 impl KindFamilies {
     fn new(maker: &Maker) -> Result<Self, MetricsError> {
         let by_kind = |name, help| maker.counters(name, help, &["kind"]);
-        let submitted =
-            by_kind("jobmill_jobs_submitted_total", "Jobs that were accepted: they are on disk.")?;
-        let started = by_kind("jobmill_attempts_started_total", "Attempts that were started.")?;
-        let retries =
-            by_kind("jobmill_retries_total", "Attempts that were started after a job's first one.")?;
+        let submitted = by_kind("jobmill_jobs_submitted_total", "Accepted jobs, which are on disk.")?;
+        let started = by_kind("jobmill_attempts_started_total", "Started attempts.")?;
+        let retries = by_kind("jobmill_retries_total", "Started attempts after a job's first one.")?;
         let wait_seconds = maker.histograms(
             "jobmill_wait_seconds",
-            "From a job being ready to run to the start of its attempt.",
+            "Time from a job being ready to the start of its attempt.",
             JOB_SECONDS,
             "kind",
         )?;
         let run_seconds = maker.histograms(
             "jobmill_run_seconds",
-            "From the start of an attempt to the commit of its end.",
+            "Time from the start of an attempt to the commit of its end.",
             JOB_SECONDS,
             "kind",
         )?;
         let attempts = maker.counters(
             "jobmill_attempts_total",
-            "Attempts that have ended, by result: succeeded, or why not.",
+            "Ended attempts, by result: succeeded, or the reason of the failure.",
             &["kind", "result"],
         )?;
         let ended = maker.counters(
             "jobmill_jobs_ended_total",
-            "Jobs that have ended, by state. One that is retried by hand ends again.",
+            "Ended jobs, by state. A job that is retried by hand ends again.",
             &["kind", "state"],
         )?;
         Ok(KindFamilies { submitted, started, retries, wait_seconds, run_seconds, attempts, ended })
@@ -147,27 +145,27 @@ impl BatchCounters {
             places,
             commit_seconds: maker.histogram(
                 "jobmill_commit_seconds",
-                "What applying a batch took, its commit included.",
+                "Duration of applying a batch, its commit included.",
                 DISK_SECONDS,
             )?,
             flush_seconds: maker.histogram(
                 "jobmill_flush_seconds",
-                "What committing a batch took: writing the log and flushing it to disk.",
+                "Duration of committing a batch: writing the write-ahead log and flushing it to disk.",
                 DISK_SECONDS,
             )?,
             changes: maker.histogram(
                 "jobmill_batch_changes",
-                "How many changes of jobs a batch made: those that share a flush.",
+                "Number of job changes in a batch, which share a flush.",
                 COUNTS,
             )?,
             repeated: maker.counter(
                 "jobmill_submissions_repeated_total",
-                "Submissions whose request_id had come before: their jobs were there.",
+                "Repeated submissions, whose request_id was seen before.",
             )?,
-            deleted: maker.counter("jobmill_jobs_deleted_total", "Jobs that were deleted, by whatever.")?,
+            deleted: maker.counter("jobmill_jobs_deleted_total", "Deleted jobs.")?,
             refused_reports: maker.counter(
                 "jobmill_reports_refused_total",
-                "Reports of attempts that came too late: the lease was no longer theirs.",
+                "Reports of attempts that were refused, because their lease was no longer valid.",
             )?,
         })
     }

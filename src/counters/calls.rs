@@ -70,23 +70,23 @@ impl CallCounters {
     pub(super) fn new(maker: &Maker) -> Result<Self, MetricsError> {
         let calls = maker.counters(
             "jobmill_grpc_calls_total",
-            "gRPC calls that have ended, by method and code. CANCELLED is also a call whose client went away.",
+            "Ended gRPC calls, by method and code. CANCELLED includes calls whose client disconnected.",
             &["method", "code"],
         )?;
-        let open = maker.gauges("jobmill_grpc_calls_open", "gRPC calls under way.", &["method"])?;
+        let open = maker.gauges("jobmill_grpc_calls_open", "gRPC calls in progress.", &["method"])?;
         let seconds = maker.histograms(
             "jobmill_grpc_call_seconds",
-            "From a unary gRPC call's headers to the end of its answer.",
+            "Duration of a unary gRPC call, from its headers to the end of its response.",
             CALL_SECONDS,
             "method",
         )?;
         let untaken = maker.made(IntGauge::new(
             "jobmill_grpc_untaken_bytes",
-            "What is kept of large answers that their clients have not taken.",
+            "Buffered bytes of large responses that clients have not read.",
         ))?;
         let cut = maker.counter(
             "jobmill_grpc_answers_cut_total",
-            "Large answers of which their clients took nothing while others waited.",
+            "Large responses that were aborted, because the client read nothing while others waited.",
         )?;
         let other = Arc::new(MethodCounters::new(OTHER, false, &calls, &open, &seconds));
         Ok(CallCounters { calls, open, seconds, untaken, cut, other })
@@ -134,7 +134,7 @@ impl MethodCounters {
         }
     }
 
-    /// Counts the begin of a call.
+    /// Counts the start of a call.
     pub(crate) fn begins(&self) {
         self.open.inc();
     }

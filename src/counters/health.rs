@@ -20,7 +20,7 @@ const LOCKED_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Health {
     /// Cancelled when the drain begins.
     draining: CancellationToken,
-    /// Begin of the batch that is being applied, in microseconds of uptime; 0 between batches.
+    /// Start of the batch that is being applied, in microseconds of uptime; 0 between batches.
     applying_since: AtomicU64,
     /// First time at which a batch found the database locked by another program, in microseconds of uptime; 0 if it is
     /// not.
@@ -35,15 +35,15 @@ pub(crate) struct Health {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum NotReady {
     /// The server drains.
-    #[error("the server drains: it takes no more jobs")]
+    #[error("the server is draining: it takes no new jobs")]
     Draining,
-    /// Nothing is committed.
+    /// The disk has not taken the latest batch.
     #[error("the disk has not taken the latest batch for {} s", .0.as_secs())]
     Stuck(Duration),
-    /// Nothing is committed.
+    /// Another program holds the database's lock.
     #[error(
-        "another program has held the database's lock for {} s: the server goes on when it lets go; the log names the \
-         program where the system tells it", .0.as_secs()
+        "another program has held the database's lock for {} s: the server continues once it is released; the log \
+         names the program if the system reports it", .0.as_secs()
     )]
     Locked(Duration),
     /// New jobs are refused.
@@ -62,7 +62,7 @@ impl Health {
         }
     }
 
-    /// Records the disk space at the begin of a batch.
+    /// Records the disk space at the start of a batch.
     pub(crate) fn disk(&self, space: Space) {
         self.disk_full.store(space != Space::Enough, Ordering::Relaxed);
     }
@@ -73,7 +73,7 @@ impl Health {
         self.asked.notified().await;
     }
 
-    /// Records the begin of a batch.
+    /// Records the start of a batch.
     pub(crate) fn batch_begins(&self, now: Uptime) {
         self.applying_since.store(now.as_micros().max(1), Ordering::Relaxed);
     }

@@ -26,7 +26,7 @@ pub(super) const COUNTS: &[f64] =
 
 /// A metric could not be created. The names are constants: a build with this error has it at every start.
 #[derive(Debug, thiserror::Error)]
-#[error("a metric could not be made")]
+#[error("a metric could not be created")]
 pub struct MetricsError(#[from] prometheus::Error);
 
 /// Creates metrics and adds them to a registry.

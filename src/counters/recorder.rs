@@ -12,7 +12,7 @@ use crate::{
 /// Durations of a batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchTimes {
-    /// Applying the batch, from its begin to its commit.
+    /// Applying the batch, from its start to its commit.
     pub(crate) commit: Duration,
     /// The part of it for making the batch durable.
     pub(crate) flush: Duration,

@@ -31,7 +31,7 @@ impl Counters {
         let maker = Maker(Registry::new());
         #[cfg(target_os = "linux")]
         maker.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let build = maker.gauges("jobmill_build_info", "The version that runs; always 1.", &["version"])?;
+        let build = maker.gauges("jobmill_build_info", "The server's version; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Counters {
             batches: BatchCounters::new(&maker, kinds)?,

@@ -31,7 +31,7 @@ impl SubmissionCounters {
     pub(super) fn new(maker: &Maker) -> Result<Self, MetricsError> {
         let rejected = maker.counters(
             "jobmill_submissions_rejected_total",
-            "Submissions that were refused, by the reason that the error carries. A batch is one submission.",
+            "Refused submissions, by the error's reason. A batch is one submission.",
             &["reason"],
         )?;
         let counter = |reason: &str| rejected.with_label_values(&[reason]);

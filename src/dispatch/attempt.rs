@@ -170,10 +170,10 @@ impl Dispatch {
         let id = job.id;
         match self.reads.read(move |reader| reader.payload(id)).await {
             Ok(Some(payload)) => Ok(payload),
-            Ok(None) => Err(HandlerError::new(FailureReason::StartFailed, "its payload is gone", false)),
+            Ok(None) => Err(HandlerError::new(FailureReason::StartFailed, "the payload is missing", false)),
             Err(error) => Err(HandlerError::new(
                 FailureReason::StartFailed,
-                format!("its payload can't be read: {error}"),
+                format!("the payload can't be read: {error}"),
                 true,
             )),
         }
@@ -216,8 +216,10 @@ fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
         Ran::Ended(Err(error), Stopped::Draining) if !error.failure.retryable => Err(error),
         // Most likely the attempt failed because it was asked to stop. The handler's retry delay is kept.
         Ran::Ended(Err(error), Stopped::Draining) => {
-            let what =
-                format!("the server stopped, and the attempt, asked to stop, failed: {}", error.message());
+            let what = format!(
+                "the attempt failed after the stopping server had asked it to stop: {}",
+                error.message()
+            );
             Err(HandlerError { delay: error.delay, ..lost(&what) })
         }
         Ran::CutOff(Stopped::Draining | Stopped::No) => {
@@ -225,7 +227,7 @@ fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
         }
         Ran::CutOff(Stopped::Cancelled) => Err(HandlerError::new(
             FailureReason::Cancelled,
-            "cut off, because it did not stop when it was cancelled",
+            "the attempt was aborted, because it did not stop after its cancellation",
             false,
         )),
     }

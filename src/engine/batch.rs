@@ -294,6 +294,6 @@ pub struct Claim {
     pub lease: LeaseToken,
     /// Its payload; absent if it is large and has to be read from the store.
     pub payload: Option<Bytes>,
-    /// Time since when the job could have run, in terms of the present wall clock.
+    /// Time at which the job became ready, in terms of the present wall clock.
     pub ready: Timestamp,
 }

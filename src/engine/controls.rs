@@ -48,7 +48,7 @@ pub enum Action {
         /// Reply channel: the job after the change.
         ask: Ask<JobDone, ControlRefusal>,
     },
-    /// Run a job again, or now.
+    /// Retry an ended job, or run a waiting one now.
     Retry {
         /// The job.
         id: JobId,

@@ -1,4 +1,6 @@
 //! Times at which waiting jobs are due: the first time of each line, and the first expiry.
+//!
+//! A line has the waiting jobs of a queue in one state, in the order of their times.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -104,7 +106,7 @@ impl Due {
         }
     }
 
-    /// Makes the line of jobs in this state due for a read, if they wait for a time.
+    /// Schedules a read of the line of jobs in this state, if such jobs wait for a time.
     pub(super) fn look_at(&mut self, queue: u32, state: StateName) {
         let line = match state {
             StateName::Scheduled => Line::Scheduled,

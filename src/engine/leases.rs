@@ -44,7 +44,7 @@ impl Leases {
         self.kept.get(&id).map_or(Position::default(), |lease| lease.order)
     }
 
-    /// Records the begin, renewal or end of a lease by a job's change.
+    /// Records the start, renewal or end of a lease by a job's change.
     pub(super) fn changed(&mut self, before: Option<&Job>, job: &Arc<Job>) {
         let ran = before.is_some_and(|before| before.state.lease().is_some());
         match (ran, job.state.lease()) {

@@ -235,7 +235,7 @@ fn answered(offer: Offer) -> AnsweredOffer {
 fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Timestamp) -> PlacedJob {
     let bytes = new.bytes();
     let moment = Moment { now, backoffs: now, position: Position::default(), random: 0.0 };
-    // Relative times count from now, not from the begin of the offer's wait.
+    // Relative times count from now, not from the start of the offer's wait.
     let run_time = new.run_time.map(|time| time.instant(now));
     let expires = new.expires.map(|time| time.instant(now));
     let over = expires.is_some_and(|expires| expires <= now);

@@ -29,14 +29,14 @@ struct Running {
     asks: Vec<PurgeAsk>,
 }
 
-/// Progress of a purge.
+/// The progress of a purge.
 #[derive(Clone, Copy, Debug)]
 struct Progress {
     /// The last job that the purge covers.
     last: JobId,
     deleted: u64,
     walk: Walk,
-    /// Whether the walk begins anew, because the purge was requested again while it was under way.
+    /// Whether the walk restarts, because the purge was requested again while it was under way.
     begins_anew: bool,
     is_over: bool,
 }
@@ -51,7 +51,7 @@ impl Progress {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Walk {
     line: Line,
-    /// The last place that was read in the line; absent at its begin.
+    /// The last place that was read in the line; absent at its start.
     after: Option<Place>,
 }
 

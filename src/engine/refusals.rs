@@ -162,7 +162,7 @@ pub enum OfferRefusal {
     /// The request id was used for a different request before.
     #[error("this request_id came with another request before: use a new one for a new request")]
     RequestMismatch,
-    /// A job can't enter, whatever room there is.
+    /// A job can't be admitted, independent of the queue's room.
     #[error(transparent)]
     NotAdmitted(#[from] NotAdmitted),
     /// The offer exceeds the limits of an empty queue.
@@ -216,7 +216,7 @@ impl OfferRefusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stopped {
     /// The call changed nothing: it came too late, or still waited for room.
-    #[error("the server stops, and the call changed nothing: repeat it later")]
+    #[error("the server is stopping, and the call changed nothing: repeat it later")]
     Refused,
     /// The server ended before it could answer.
     #[error(

@@ -190,15 +190,15 @@ impl Times {
         if last.as_micros().saturating_sub(now.as_micros()) >= TOLD_MICROS {
             tracing::warn!(
                 %now, %last,
-                "the clock is behind what it said when the store was last changed; is it right? Retention does not count \
-                 the time for which no server ran"
+                "the clock is behind the time of the store's last change: check it; retention does not count the time \
+                 without a server"
             );
         }
         if self.trial.as_ref().is_some_and(|trial| trial.claimed >= LONG_MICROS) {
             tracing::warn!(
                 %now, %last,
-                "the clock is far ahead of when the store was last changed: if it is wrong, set it right within the hour; \
-                 until then nothing is deleted for it"
+                "the clock is far ahead of the time of the store's last change: if it is wrong, correct it within an \
+                 hour; until then the difference deletes nothing"
             );
         }
     }
@@ -360,7 +360,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_never_set_at_boot_hastens_nothing_once_it_is_set() {
         let never = -START;
-        // While the server runs, at once or later,
+        // The clock is set while the server runs.
         let mut machine = Machine::new(0);
         machine.is_down_for(DAY, never);
         machine.runs_for(60);
@@ -368,7 +368,7 @@ mod tests {
         machine.set(0);
         machine.runs_for(2 * HOUR);
         assert_eq!(machine.counted(0), (2 * HOUR + 60, 2 * HOUR + 60));
-        // or while it does not.
+        // The clock is set while no server runs.
         machine.is_down_for(60, never);
         machine.runs_for(2 * HOUR);
         machine.is_down_for(60, 0);

@@ -203,7 +203,7 @@ impl Waiters {
         self.free(seat, offer.caller);
     }
 
-    /// Frees a seat.
+    /// Frees a caller's seat in a waiting line.
     pub(super) fn free(&mut self, seat: Seat, caller: CallerId) {
         if let Some(line) = self.lines.get_mut(&seat.queue)
             && let Some(seats) = line.callers.get_mut(&caller)

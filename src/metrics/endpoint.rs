@@ -77,11 +77,12 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if hosts.check(request.uri(), request.headers()).is_err() {
-        let refused = "call this by `localhost` or a loopback address, or add the name to `hosts`\n";
+        let refused =
+            "this host name is refused: use `localhost` or a loopback address, or add it to `hosts`\n";
         return Ok(text(StatusCode::MISDIRECTED_REQUEST, refused));
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered\n");
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed\n");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Ok(refused);
     }
@@ -104,7 +105,7 @@ async fn answer(
                 text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n{}", page.lost.details()))
             }
         },
-        _ => text(StatusCode::NOT_FOUND, "there is /metrics, /livez and /readyz\n"),
+        _ => text(StatusCode::NOT_FOUND, "not found: the paths are /metrics, /livez and /readyz\n"),
     })
 }
 

@@ -69,15 +69,17 @@ impl Page {
         let by_queue = |name, help| maker.gauges(name, help, &["queue"]);
         let jobs = maker.gauges("jobmill_jobs", "Jobs in the store.", &["queue", "state"])?;
         let bytes = by_queue("jobmill_queue_bytes", "Bytes of jobs that have not ended.")?;
-        let max_jobs = by_queue("jobmill_queue_max_jobs", "How many jobs may wait and run.")?;
-        let max_bytes = by_queue("jobmill_queue_max_bytes", "How many bytes they may take.")?;
-        let consumers = by_queue("jobmill_queue_consumers", "How many attempts may run at once.")?;
-        let paused = by_queue("jobmill_queue_paused", "1 while the queue starts no jobs, else 0.")?;
+        let max_jobs = by_queue("jobmill_queue_max_jobs", "Limit of the jobs that have not ended.")?;
+        let max_bytes =
+            by_queue("jobmill_queue_max_bytes", "Limit of the bytes of jobs that have not ended.")?;
+        let consumers = by_queue("jobmill_queue_consumers", "Limit of concurrent attempts.")?;
+        let paused =
+            by_queue("jobmill_queue_paused", "1 while the queue is paused and starts no jobs, else 0.")?;
         let waiters = by_queue("jobmill_queue_waiters", "Callers that wait for room.")?;
         let oldest = maker.made(GaugeVec::new(
             Opts::new(
                 "jobmill_queue_oldest_ready_seconds",
-                "For how long the job that is next in line has been ready to run; 0 if none is.",
+                "How long the next job to start has been ready; 0 if no job is ready.",
             ),
             &["queue"],
         ))?;
@@ -117,17 +119,20 @@ impl Page {
 
     fn read_connections(&self, maker: &Maker) -> Result<(), PageError> {
         let gauge = |name, help| maker.made(IntGauge::new(name, help));
-        gauge("jobmill_connections", "Connections that are open.")?.set(signed(self.connections.open()));
-        gauge("jobmill_connections_pending", "Open connections that have said nothing yet.")?
-            .set(signed(self.connections.pending()));
+        gauge("jobmill_connections", "Open connections.")?.set(signed(self.connections.open()));
+        let pending = gauge(
+            "jobmill_connections_pending",
+            "Open connections that have sent nothing yet, apart from a TLS handshake.",
+        )?;
+        pending.set(signed(self.connections.pending()));
         let accepted = maker.counter(
             "jobmill_connections_accepted_total",
-            "Connections that the system gave, those that were refused later included.",
+            "Accepted connections, those that were refused later included.",
         )?;
         accepted.inc_by(self.connections.accepted_total());
         let refused = maker.counters(
             "jobmill_connections_refused_total",
-            "Connections that were refused, or closed before they had made a call.",
+            "Connections that were refused, or closed before their first call.",
             &["reason"],
         )?;
         for why in Refused::ALL {
@@ -139,52 +144,50 @@ impl Page {
     fn read_lost(&self, maker: &Maker) -> Result<(), PageError> {
         let log = maker.counter(
             "jobmill_log_lines_lost_total",
-            "Lines of the log that were lost: too many waited to be written, or they could not be.",
+            "Lost log lines: too many waited to be written, or writing failed.",
         )?;
         log.inc_by(self.lost.log.get());
         let audit = maker.counter(
             "jobmill_audit_lines_lost_total",
-            "Lines of the audit that were lost, because too many waited to be written.",
+            "Lost audit lines, because too many waited to be written.",
         )?;
         audit.inc_by(self.lost.audit.get());
         Ok(())
     }
 
     fn read_rest(&self, reader: &dyn Reader, maker: &Maker) -> Result<(), PageError> {
-        let watchers = maker.gauges("jobmill_watchers", "Watches under way.", &["by"])?;
+        let watchers = maker.gauges("jobmill_watchers", "Open watches.", &["by"])?;
         let figures = self.shard.hub.figures();
         watchers.with_label_values(&["ids"]).set(signed(figures.by_ids));
         watchers.with_label_values(&["filter"]).set(signed(figures.by_filter));
         let resyncs = maker.counter(
             "jobmill_watch_resyncs_total",
-            "Fresh snapshots that were sent because a resume token was too old.",
+            "Fresh snapshots, sent because a resume token was too old.",
         )?;
         resyncs.inc_by(figures.resyncs);
         let ahead = maker.made(Gauge::new(
             "jobmill_clock_set_seconds",
-            "How far the wall clock has been set ahead since the server started, or, below 0, back.",
+            "Seconds by which the wall clock was set ahead since the server started; negative if back.",
         ))?;
         ahead.set(self.clock.present().set_since(self.started));
         let size = reader.size()?;
-        let bytes = maker.gauges("jobmill_store_bytes", "What the store takes on disk.", &["file"])?;
+        let bytes = maker.gauges("jobmill_store_bytes", "Size of the store on disk.", &["file"])?;
         bytes.with_label_values(&["database"]).set(signed(size.database_bytes));
         bytes.with_label_values(&["log"]).set(signed(size.log_bytes));
         maker
             .made(IntGauge::new(
                 "jobmill_rows_set_aside",
-                "Rows of the store that could not be read, and were set aside.",
+                "Unreadable rows of the store that were set aside.",
             ))?
             .set(signed(size.set_aside_rows));
         maker
             .made(Gauge::new(
                 "jobmill_store_locked_seconds",
-                "For how long another program has held the database's lock; 0 while none does.",
+                "How long another program has held the database's lock; 0 while none does.",
             ))?
             .set(self.counters.health.locked_for(self.clock.uptime()).as_secs_f64());
-        let ready = maker.made(Gauge::new(
-            "jobmill_ready",
-            "1 while the server is ready for more, else 0: as /readyz says.",
-        ))?;
+        let ready = maker
+            .made(Gauge::new("jobmill_ready", "1 while the server is ready, else 0, as /readyz answers."))?;
         ready.set(if self.counters.health.ready(self.clock.uptime()).is_ok() { 1.0 } else { 0.0 });
         Ok(())
     }

@@ -149,7 +149,7 @@ struct Checks {
 impl Committer {
     fn spawn(mut self, inbox: Inbox, end: oneshot::Sender<Result<(), StoreError>>) -> Result<(), StoreError> {
         let cannot_start = |source| StoreError::File {
-            what: "can't start the thread that commits:",
+            what: "can't start the commit thread:",
             path: "commit".into(),
             source,
         };
@@ -329,7 +329,7 @@ impl Committer {
             }
             Applied::Unapplied(Unapplied { mut batch, .. }) => {
                 // The drain logs the number of unwritten outcomes.
-                tracing::error!("what waited for space is given up");
+                tracing::error!("reports and calls that waited for disk space are dropped");
                 for control in &mut batch.controls {
                     control.ask_mut().refuse(ControlRefusal::DiskFull);
                 }
@@ -353,12 +353,12 @@ impl Committer {
         if !claims.is_empty() || !cancelling.is_empty() {
             // Each slot has at most one claim and one cancel in the channel, which has room for all of them.
             if let Err(error) = self.handouts.try_send(Handout { claims, cancelling }) {
-                tracing::error!(%error, "claims could not be handed out; the next start counts them as lost");
+                tracing::error!(%error, "claims could not be dispatched; the next start counts them as lost");
             }
         }
         self.answer_all(answers);
         for (job, lease, refusal) in late_reports {
-            tracing::warn!(%job, lease = lease.as_i64(), %refusal, "a report came too late");
+            tracing::warn!(%job, lease = lease.as_i64(), %refusal, "a late report was refused");
         }
         self.more = more;
         self.wake = wake;

@@ -109,7 +109,7 @@ impl Ledger {
     /// After an error the state of the batch is unknown: the process must end, and the next start recovers.
     pub fn apply(&mut self, mut batch: Batch) -> Result<Applied, StoreError> {
         if self.is_broken {
-            let fault = "an earlier batch failed; only a new start tells what is kept";
+            let fault = "an earlier batch failed: restart the server to recover the store";
             return Err(StoreError::Corrupt(fault.to_owned()));
         }
         let (present, space) = (batch.present, batch.space);

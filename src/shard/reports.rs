@@ -31,7 +31,7 @@ impl Reports {
         if let Err(error) = self.reports.try_send(report) {
             self.unwritten.were_written(usize::from(is_outcome));
             // The channel has room for every slot, so it can only be closed. The next start counts the attempt as lost.
-            tracing::debug!(%error, "an attempt ended after the server");
+            tracing::debug!(%error, "an attempt ended after the committer; the next start counts it as lost");
         }
     }
 

@@ -51,7 +51,9 @@ pub enum TracesError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The program was built without the export.
-    #[error("this program was built without the export of traces (the cargo feature `otel`): leave out {0}")]
+    #[error(
+        "this program was built without trace export (the cargo feature `otel`): remove the endpoint {0}"
+    )]
     NotBuilt(String),
 }
 

@@ -310,7 +310,7 @@ async fn ready_until_the_drain() {
             }
         }
     };
-    assert_eq!(soon(drains).await, "the server drains: it takes no more jobs\n");
+    assert_eq!(soon(drains).await, "the server is draining: it takes no new jobs\n");
     assert_eq!(get(address, "/livez").await.status, 200, "it lives until its end");
     running.succeeds();
     rig.stop().await;
