@@ -406,7 +406,14 @@ fn files_are_short_or_say_why_not() {
 fn links_between_documents_lead_somewhere() {
     let mut faults = BTreeSet::new();
     let mut documents = files("docs", "md");
-    for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+    for name in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "CODE_OF_CONDUCT.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+    ] {
         documents.push((name.to_owned(), fs::read_to_string(root().join(name)).unwrap()));
     }
     for (file, text) in documents {
