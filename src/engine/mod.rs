@@ -8,6 +8,7 @@
 //! either `Engine::commit` or `Engine::discard`. Each part of the engine keeps the committed state apart from the
 //! batch's changes, so that a dropped batch leaves nothing to undo.
 
+mod actions;
 mod ask;
 pub(crate) mod batch;
 mod callers;
@@ -45,10 +46,11 @@ pub(crate) use callers::{Caller, Departures};
 pub(crate) use waiters::Allowance;
 
 pub use self::{
+    actions::Action,
     ask::Ask,
     batch::{Batch, Claim, JobDone, NewJob, Offer, QueueDone, Report, ReportBody, Submitted},
     callers::CallerId,
-    controls::{Action, Control, QueueCheck},
+    controls::{Control, QueueCheck},
     queues::{Patience, QueueEntry, Queues},
     refusals::{
         AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,
@@ -364,7 +366,7 @@ impl Engine {
         for queue in sealed.gained_room {
             self.waiters.gained_room(queue);
         }
-        outcome.answers.extend(sealed.controls.into_iter().filter_map(|control| control.open(proof)));
+        outcome.answers.extend(sealed.controls.into_iter().filter_map(|control| control.action.open(proof)));
         outcome.answers.extend(purged.into_iter().filter_map(|ask| ask.open(proof)).map(Answer::Purged));
         for report in sealed.reports {
             if let Some(Err(refusal)) = report.ask.verdict(proof) {
@@ -431,7 +433,7 @@ impl Engine {
             offer.ask.refuse(OfferRefusal::DiskFull.into());
         }
         for control in &mut controls {
-            control.ask_mut().reset();
+            control.action.ask_mut().reset();
         }
         for report in &mut reports {
             report.ask.reset();

@@ -94,7 +94,7 @@ impl Engine {
             }
         };
         for control in &batch.controls {
-            control.job().into_iter().for_each(&mut job);
+            control.action.job().into_iter().for_each(&mut job);
             wants.requests.extend(control.request.map(|request| request.key));
         }
         for report in &batch.reports {
@@ -106,7 +106,7 @@ impl Engine {
 
     /// Returns the queues that the batch's controls purge.
     fn purged_by(&self, batch: &Batch) -> BTreeSet<u32> {
-        let names = batch.controls.iter().filter_map(|control| self.queues.name(control.purges()?));
+        let names = batch.controls.iter().filter_map(|control| self.queues.name(control.action.purges()?));
         names.map(|name| name.number).collect()
     }
 
@@ -150,7 +150,7 @@ impl Engine {
         let told = self.queues.with(queue, |info| {
             let before = (info.settings.consumers, info.paused);
             let (consumers, paused) = batch.controls.iter().fold(before, |(consumers, paused), control| {
-                control.consumers_after(info, consumers, paused)
+                control.action.consumers_after(info, consumers, paused)
             });
             if paused { 0 } else { consumers }
         });

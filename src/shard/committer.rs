@@ -331,7 +331,7 @@ impl Committer {
                 // The drain logs the number of unwritten outcomes.
                 tracing::error!("reports and calls that waited for disk space are dropped");
                 for control in &mut batch.controls {
-                    control.ask_mut().refuse(ControlRefusal::DiskFull);
+                    control.action.ask_mut().refuse(ControlRefusal::DiskFull);
                 }
                 let repeats = std::mem::take(&mut batch.offers);
                 self.ledger.engine().refuse_offers(repeats, &OfferRefusal::DiskFull);

@@ -66,10 +66,10 @@ impl Held {
         let ends = reports.into_iter().filter(|report| !matches!(report.body, ReportBody::Progress(_)));
         self.reports.extend(ends);
         for mut control in controls {
-            let waits = control.frees_space() || control.is_repeat;
+            let waits = control.action.frees_space() || control.is_repeat;
             if !waits || self.controls.len() >= CONTROLS_MAX {
-                control.ask_mut().refuse(ControlRefusal::DiskFull);
-            } else if !control.ask().has_left() {
+                control.action.ask_mut().refuse(ControlRefusal::DiskFull);
+            } else if !control.action.ask().has_left() {
                 self.controls.push(control);
             }
         }

@@ -46,7 +46,7 @@ impl Entry {
     pub(super) fn give_up(&self) -> Option<Uptime> {
         match self {
             Entry::Offer(offer) => Some(offer.ask.give_up()),
-            Entry::Control(control) => Some(control.ask().give_up()),
+            Entry::Control(control) => Some(control.action.ask().give_up()),
             Entry::Flush(_) => None,
         }
     }

@@ -80,7 +80,7 @@ impl Locked {
             match entry {
                 entry if waits => self.deferred.push_back(entry),
                 Entry::Offer(offer) => engine.refuse_offers(vec![offer], &OfferRefusal::Locked),
-                Entry::Control(mut control) => control.ask_mut().refuse(ControlRefusal::Locked),
+                Entry::Control(mut control) => control.action.ask_mut().refuse(ControlRefusal::Locked),
                 Entry::Flush(_) => {}
             }
         }

@@ -32,9 +32,9 @@ impl Pending {
         self.batch.offers = waiting;
         engine.refuse_offers(late, &OfferRefusal::Locked);
         self.batch.controls.retain_mut(|control| {
-            let waits = control.ask().give_up() > now;
+            let waits = control.action.ask().give_up() > now;
             if !waits {
-                control.ask_mut().refuse(ControlRefusal::Locked);
+                control.action.ask_mut().refuse(ControlRefusal::Locked);
             }
             waits
         });
@@ -43,6 +43,6 @@ impl Pending {
     /// Returns the earliest deadline for a locked store.
     pub(super) fn next_give_up(&self) -> Option<Uptime> {
         let offers = self.batch.offers.iter().map(|offer| offer.ask.give_up());
-        offers.chain(self.batch.controls.iter().map(|control| control.ask().give_up())).min()
+        offers.chain(self.batch.controls.iter().map(|control| control.action.ask().give_up())).min()
     }
 }

@@ -1,0 +1,400 @@
+//! Mutations of jobs and queues requested by callers: what each is, answers, and does.
+
+use std::sync::Arc;
+
+use super::{
+    Answer, Ask, ControlRefusal, JobDone, QueueDone, ask::Asked, decision::Decision, tallies::Usage,
+};
+use crate::{
+    engine::transition::{Event, transition},
+    job::{Job, JobId, Name, RequestId, StateName},
+    settings::{QueueInfo, QueueSettings, SettingsChange},
+    store::sets::{Committed, KeptAnswer},
+};
+
+/// The mutation of a control.
+#[derive(Debug)]
+pub enum Action {
+    /// Cancel a job.
+    Cancel {
+        /// The job.
+        id: JobId,
+        /// Revision that the job must have.
+        expected_revision: Option<u64>,
+        /// Reply channel: the job after the change.
+        ask: Ask<JobDone, ControlRefusal>,
+    },
+    /// Retry an ended job, or run a waiting one now.
+    Retry {
+        /// The job.
+        id: JobId,
+        /// Revision that the job must have.
+        expected_revision: Option<u64>,
+        /// Reply channel: the job after the change.
+        ask: Ask<JobDone, ControlRefusal>,
+    },
+    /// Delete a job.
+    Delete {
+        /// The job.
+        id: JobId,
+        /// Revision that the job must have.
+        expected_revision: Option<u64>,
+        /// Reply channel, answered once the job is deleted.
+        ask: Ask<(), ControlRefusal>,
+    },
+    /// Create a queue.
+    CreateQueue {
+        /// Its name.
+        name: String,
+        /// Its settings.
+        settings: QueueSettings,
+        /// Reply channel: the queue.
+        ask: Ask<QueueDone, ControlRefusal>,
+    },
+    /// Change a queue's settings.
+    UpdateQueue {
+        /// Its name.
+        name: String,
+        /// The changed settings.
+        change: SettingsChange,
+        /// Etag that the queue must have.
+        etag: Option<String>,
+        /// Reply channel: the queue after the change.
+        ask: Ask<QueueDone, ControlRefusal>,
+    },
+    /// Delete a queue.
+    DeleteQueue {
+        /// Its name.
+        name: String,
+        /// Reply channel, answered once the queue is deleted.
+        ask: Ask<(), ControlRefusal>,
+    },
+    /// Pause or resume a queue.
+    SetPaused {
+        /// Its name.
+        name: String,
+        /// Whether to pause (`true`) or resume.
+        paused: bool,
+        /// Reply channel: the queue after the change.
+        ask: Ask<QueueDone, ControlRefusal>,
+    },
+    /// Delete all jobs that wait in a queue at present, over several batches.
+    Purge {
+        /// The queue's name.
+        name: String,
+        /// Reply channel: the number of deleted jobs, at the end of the purge.
+        ask: Ask<u64, ControlRefusal>,
+    },
+}
+
+/// Selects the reply channel of any action.
+macro_rules! question {
+    ($action:expr) => {
+        match $action {
+            Action::Cancel { ask, .. } | Action::Retry { ask, .. } => ask,
+            Action::Delete { ask, .. } | Action::DeleteQueue { ask, .. } => ask,
+            Action::CreateQueue { ask, .. }
+            | Action::UpdateQueue { ask, .. }
+            | Action::SetPaused { ask, .. } => ask,
+            Action::Purge { ask, .. } => ask,
+        }
+    };
+}
+
+impl Action {
+    /// Returns the reply channel.
+    pub(crate) fn ask(&self) -> &dyn Asked<ControlRefusal> {
+        question!(self)
+    }
+
+    /// Returns the reply channel, to refuse the control or to clear its verdict.
+    pub(crate) fn ask_mut(&mut self) -> &mut dyn Asked<ControlRefusal> {
+        question!(self)
+    }
+
+    /// Returns the reply, which the commit has made valid.
+    pub(crate) fn open(self, proof: &Committed) -> Option<Answer> {
+        match self {
+            Action::Cancel { ask, .. } | Action::Retry { ask, .. } => ask.open(proof).map(Answer::Job),
+            Action::Delete { ask, .. } | Action::DeleteQueue { ask, .. } => ask.open(proof).map(Answer::Gone),
+            Action::CreateQueue { ask, .. }
+            | Action::UpdateQueue { ask, .. }
+            | Action::SetPaused { ask, .. } => ask.open(proof).map(Answer::Queue),
+            Action::Purge { ask, .. } => ask.open(proof).map(Answer::Purged),
+        }
+    }
+
+    /// Returns whether the control frees space, and so must be accepted on a full disk.
+    pub(crate) fn frees_space(&self) -> bool {
+        matches!(self, Action::Cancel { .. } | Action::Delete { .. })
+    }
+
+    /// Returns the name of the queue that the control purges.
+    pub(super) fn purges(&self) -> Option<&str> {
+        if let Action::Purge { name, .. } = self { Some(name) } else { None }
+    }
+
+    /// Returns the largest number of consumers that a queue may have after the control, and whether it is paused then.
+    pub(super) fn consumers_after(&self, info: &QueueInfo, consumers: u32, paused: bool) -> (u32, bool) {
+        let named = |name: &str| name == info.name.as_str();
+        if let Action::UpdateQueue { name, change, .. } = self
+            && named(name)
+        {
+            return (consumers.max(change.applied(&info.settings).consumers), paused);
+        }
+        let resumes = matches!(self, Action::SetPaused { name, paused: false, .. } if named(name));
+        (consumers, paused && !resumes)
+    }
+
+    /// Returns the job that the action names.
+    pub(crate) fn job(&self) -> Option<JobId> {
+        match self {
+            Action::Cancel { id, .. } | Action::Retry { id, .. } | Action::Delete { id, .. } => Some(*id),
+            Action::CreateQueue { .. }
+            | Action::UpdateQueue { .. }
+            | Action::DeleteQueue { .. }
+            | Action::SetPaused { .. }
+            | Action::Purge { .. } => None,
+        }
+    }
+
+    /// Sets a refusal as the verdict.
+    pub(super) fn refused(mut self, why: ControlRefusal) -> Self {
+        let ask: &mut dyn Asked<ControlRefusal> = question!(&mut self);
+        ask.decide_refusal(why);
+        self
+    }
+}
+
+impl Decision<'_> {
+    /// Carries out an action and returns it with its verdict. A purge under way has none yet: `None`.
+    pub(super) fn act(&mut self, mut action: Action, request: Option<RequestId>) -> Option<Action> {
+        match &mut action {
+            Action::Cancel { id, expected_revision, ask } => {
+                let done = self.cancel(*id, *expected_revision);
+                self.keep_job_answer(request, &done);
+                ask.decide(done);
+            }
+            Action::Retry { id, expected_revision, ask } => {
+                let done = self.retry(*id, *expected_revision);
+                self.keep_job_answer(request, &done);
+                ask.decide(done);
+            }
+            Action::Delete { id, expected_revision, ask } => {
+                let done = self.delete_job(*id, *expected_revision);
+                self.keep_done(request, &done, |queue| *queue);
+                ask.decide(done.map(|_| ()));
+            }
+            Action::CreateQueue { name, settings, ask } => {
+                let done = self.create_queue(name, settings.clone());
+                self.keep_done(request, &done, |info| info.name.number);
+                ask.decide(done.map(queue_done));
+            }
+            Action::UpdateQueue { name, change, etag, ask } => {
+                let done = self.update_queue(name, change, etag.as_deref());
+                self.keep_done(request, &done, |info| info.name.number);
+                ask.decide(done.map(queue_done));
+            }
+            Action::DeleteQueue { name, ask } => {
+                let done = self.delete_queue(name);
+                self.keep_done(request, &done, |queue| *queue);
+                ask.decide(done.map(|_| ()));
+            }
+            Action::SetPaused { name, paused, ask } => {
+                let done = self.set_paused(name, *paused);
+                self.keep_done(request, &done, |info| info.name.number);
+                ask.decide(done.map(queue_done));
+            }
+            Action::Purge { name, ask } => match self.engine.queues.name(name) {
+                Some(queue) => {
+                    let ask = std::mem::replace(ask, Ask::unheard());
+                    self.keep_answer(request, KeptAnswer::Purge { queue: queue.number, deleted: None });
+                    self.begin_purge(queue.number, ask);
+                    return None;
+                }
+                None => ask.decide(Err(ControlRefusal::QueueNotFound(name.clone()))),
+            },
+        }
+        Some(action)
+    }
+
+    /// Answers a repeated request with its first answer.
+    pub(super) fn repeat(
+        &mut self,
+        mut action: Action,
+        answer: KeptAnswer,
+        shows_job: bool,
+    ) -> Option<Action> {
+        match (&mut action, answer) {
+            (
+                Action::Cancel { ask, .. } | Action::Retry { ask, .. },
+                KeptAnswer::Job { id, state, revision, .. },
+            ) => {
+                let job = self.job(id).filter(|_| shows_job);
+                ask.decide(Ok(JobDone { id, state, revision, is_repeat: true, job }));
+            }
+            (Action::Delete { ask, .. } | Action::DeleteQueue { ask, .. }, KeptAnswer::Done { .. }) => {
+                ask.decide(Ok(()));
+            }
+            (
+                Action::CreateQueue { name, ask, .. }
+                | Action::UpdateQueue { name, ask, .. }
+                | Action::SetPaused { name, ask, .. },
+                KeptAnswer::Done { .. },
+            ) => {
+                let info = self.engine.queues.find(name);
+                ask.decide(Ok(QueueDone { info, is_repeat: true }));
+            }
+            (Action::Purge { ask, .. }, KeptAnswer::Purge { deleted: Some(deleted), .. }) => {
+                ask.decide(Ok(deleted));
+            }
+            (Action::Purge { ask, .. }, KeptAnswer::Purge { queue, deleted: None }) => {
+                let ask = std::mem::replace(ask, Ask::unheard());
+                self.engine.purges.join(queue, ask);
+                return None;
+            }
+            // The digest differs between calls, so that only a damaged row gets here.
+            (_, KeptAnswer::Jobs { .. } | KeptAnswer::Job { .. } | KeptAnswer::Done { .. })
+            | (_, KeptAnswer::Purge { .. }) => {
+                return Some(action.refused(ControlRefusal::RequestMismatch));
+            }
+        }
+        Some(action)
+    }
+
+    fn begin_purge(&mut self, queue: u32, ask: Ask<u64, ControlRefusal>) {
+        self.engine.purges.begin(queue, self.engine.numbers.last_id(), ask);
+        // Jobs that began to wait in this batch are on no page that the store read.
+        for job in self.waiting_anew().iter().filter(|job| job.spec.queue.number == queue) {
+            self.delete(job);
+            self.engine.purges.deleted_early(queue);
+        }
+    }
+
+    /// Returns the job if it is at the revision that the caller expects.
+    fn expected(&self, id: JobId, expected: Option<u64>) -> Result<Arc<Job>, ControlRefusal> {
+        let job = self.job(id).ok_or(ControlRefusal::JobNotFound(id))?;
+        match expected {
+            Some(expected) if expected != job.revision => {
+                Err(ControlRefusal::RevisionMismatch { id, expected, revision: job.revision })
+            }
+            Some(_) | None => Ok(job),
+        }
+    }
+
+    fn cancel(&mut self, id: JobId, expected: Option<u64>) -> Result<JobDone, ControlRefusal> {
+        let job = self.expected(id, expected)?;
+        match transition(&job, &Event::Cancel, self.moment(&job)) {
+            Ok(changed) => Ok(JobDone::now(&self.change(&job, changed))),
+            Err(_) => match job.state.name() {
+                StateName::Cancelling | StateName::Cancelled => Ok(JobDone::now(&job)),
+                state @ (StateName::Scheduled
+                | StateName::Queued
+                | StateName::Running
+                | StateName::BackingOff
+                | StateName::Succeeded
+                | StateName::Failed
+                | StateName::Expired) => Err(ControlRefusal::WrongState {
+                    id,
+                    state,
+                    way_out: "it has ended and can't be cancelled",
+                }),
+            },
+        }
+    }
+
+    fn retry(&mut self, id: JobId, expected: Option<u64>) -> Result<JobDone, ControlRefusal> {
+        let job = self.expected(id, expected)?;
+        let changed = transition(&job, &Event::Retry, self.moment(&job)).map_err(|_| {
+            let way_out = "only a FAILED, CANCELLED, BACKING_OFF or SCHEDULED job can be retried";
+            ControlRefusal::WrongState { id, state: job.state.name(), way_out }
+        })?;
+        if job.state.is_done() {
+            // Ended jobs outlive their queue. In a deleted queue nothing would ever start them.
+            let queue = &job.spec.queue;
+            if self.engine.queues.with(queue.number, |_| ()).is_none() {
+                return Err(ControlRefusal::QueueNotFound(queue.as_str().to_owned()));
+            }
+            let share = Usage { jobs: 1, bytes: job.spec.bytes as i64 };
+            if let Some(full) = self.engine.queues.full(queue, self.used(queue), share) {
+                return Err(ControlRefusal::QueueFull(full));
+            }
+        }
+        Ok(JobDone::now(&self.change(&job, changed)))
+    }
+
+    fn delete_job(&mut self, id: JobId, expected: Option<u64>) -> Result<u32, ControlRefusal> {
+        let job = self.expected(id, expected)?;
+        if job.state.lease().is_some() {
+            let way_out = "cancel it, and delete it once it has ended";
+            return Err(ControlRefusal::WrongState { id, state: job.state.name(), way_out });
+        }
+        self.delete(&job);
+        Ok(job.spec.queue.number)
+    }
+
+    fn create_queue(&mut self, name: &str, settings: QueueSettings) -> Result<QueueInfo, ControlRefusal> {
+        let engine = &mut *self.engine;
+        engine.queues.check_new(&engine.names, name, &settings)?;
+        let info = QueueInfo {
+            name: Name::new(0, name),
+            settings,
+            paused: false,
+            declared: false,
+            formerly_declared: false,
+            revision: 0,
+        };
+        engine.sweeping.check_times(engine.queues.all().iter().chain([&info]))?;
+        // A number is allocated only after all checks have passed.
+        let name = engine.queues.intern(&engine.names, name);
+        Ok(self.put_queue(QueueInfo { name, ..info }))
+    }
+
+    fn update_queue(
+        &mut self,
+        name: &str,
+        change: &SettingsChange,
+        etag: Option<&str>,
+    ) -> Result<QueueInfo, ControlRefusal> {
+        let engine = &mut *self.engine;
+        let info = engine.queues.changeable(name)?;
+        if etag.is_some_and(|etag| etag != info.etag()) {
+            return Err(ControlRefusal::EtagMismatch { queue: name.to_owned(), etag: info.etag() });
+        }
+        let number = info.name.number;
+        let settings = change.applied(&info.settings);
+        engine.queues.check_consumers(Some(number), &settings)?;
+        let info = QueueInfo { settings, formerly_declared: false, ..info };
+        let mut all = engine.queues.all();
+        all.retain(|queue| queue.name.number != number);
+        engine.sweeping.check_times(all.iter().chain([&info]))?;
+        Ok(self.put_queue(info))
+    }
+
+    fn delete_queue(&mut self, name: &str) -> Result<u32, ControlRefusal> {
+        let info = self.engine.queues.changeable(name)?;
+        let number = info.name.number;
+        let jobs = self.engine.tallies.queue(number).live.jobs;
+        if jobs > 0 {
+            return Err(ControlRefusal::QueueNotEmpty { queue: name.to_owned(), jobs: jobs as u64 });
+        }
+        let before = self.engine.sweeping.of_queue(Some(&info));
+        self.engine.queues.delete(&info.name);
+        self.replan_sweeps(number, before);
+        // Callers that wait for room have to be told that the queue is deleted.
+        self.sealed.gained_room.insert(number);
+        Ok(number)
+    }
+
+    fn set_paused(&mut self, name: &str, paused: bool) -> Result<QueueInfo, ControlRefusal> {
+        match self.engine.queues.find(name) {
+            Some(info) if info.paused == paused => Ok(info),
+            Some(info) => Ok(self.put_queue(QueueInfo { paused, ..info })),
+            None => Err(ControlRefusal::QueueNotFound(name.to_owned())),
+        }
+    }
+}
+
+fn queue_done(info: QueueInfo) -> QueueDone {
+    QueueDone { info: Some(info), is_repeat: false }
+}
