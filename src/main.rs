@@ -4,7 +4,8 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// Calls allocate on many threads and free on others, which this one is better at than the system's.
+/// The global allocator. Calls allocate on many threads and free on others, which mimalloc does better than the
+/// system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! `jobmill backup` and `jobmill compact`: a store's files, without its server's help.
+//! `jobmill backup` and `jobmill compact`: work on a store's files directly, without its server.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ use super::{
 /// The arguments of `jobmill backup`.
 #[derive(Debug, clap::Args)]
 pub(super) struct BackupArgs {
-    /// A new folder for the backup, which then is a data folder
+    /// New folder for the backup; it can then be used as a data folder
     #[arg(value_name = "FOLDER")]
     into: PathBuf,
     #[command(flatten)]
@@ -36,10 +36,10 @@ pub(super) struct CompactArgs {
     from: FromArgs,
 }
 
-/// Whose store it is.
+/// The options that name the store.
 #[derive(Debug, clap::Args)]
 struct FromArgs {
-    /// The server's configuration file, which says where it keeps its jobs [env: JOBMILL_CONFIG]
+    /// The server's configuration file, which names the data folder [env: JOBMILL_CONFIG]
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
     /// The server's data folder [env: JOBMILL_DATA_DIR]
@@ -99,6 +99,6 @@ fn failure(error: CopyError) -> Failure {
         CopyError::Store(StoreError::InUse(_) | StoreError::NewerSchema { .. }) => Exit::Refused,
         CopyError::NotSound(_) | CopyError::Store(_) => Exit::Internal,
     };
-    // What the system said is further down.
+    // `{:#}` adds the causes, down to the error of the operating system.
     Failure::new(exit, format!("{:#}", anyhow::Error::from(error)))
 }

@@ -1,4 +1,4 @@
-//! `jobmill check-config`: says what a server would run with, or all that is wrong.
+//! `jobmill check-config`: shows the settings that a server would run with, or every fault in them.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -11,7 +11,7 @@ use super::{
     ui::{Format, Ui},
 };
 
-/// Checks the configuration, and shows each setting with where it comes from. Starts nothing.
+/// Checks the configuration, and shows each setting with its source. Starts nothing.
 #[derive(clap::Args, Debug)]
 pub(crate) struct CheckConfigArgs {
     /// Configuration file: the same as --config
@@ -21,7 +21,7 @@ pub(crate) struct CheckConfigArgs {
     source: SourceArgs,
 }
 
-/// Checks the configuration. Exit codes: 0 if it is valid, 2 if not, 70 if that can't be told.
+/// Checks the configuration. Exit codes: 0 if it is valid, 2 if not, 70 if the result can't be written.
 pub(crate) fn run(args: CheckConfigArgs, ui: &Ui) -> ExitCode {
     let loaded = args.source.with_file(args.file).load(&Surroundings::of_process());
     let text = match ui.format {
@@ -59,7 +59,7 @@ fn table(loaded: &Loaded) -> String {
     format!("{}\n\n{file}\n", table.trim_fmt())
 }
 
-/// A value in the table: text without quotes, unless something in it would act on the terminal.
+/// Formats a value for the table: text without quotes, unless it holds control characters, which act on a terminal.
 fn shown(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),

@@ -1,4 +1,4 @@
-//! `jobmill completions`, `jobmill man`: what shells and `man` want to know of the program.
+//! `jobmill completions` and `jobmill man`: shell completion scripts and manual pages.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use super::{
 /// Write a script to stdout that completes the program's arguments.
 #[derive(clap::Args, Debug)]
 pub(super) struct CompletionsArgs {
-    /// The shell that is to complete
+    /// Shell to write the script for
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -22,12 +22,12 @@ pub(super) struct CompletionsArgs {
 /// Write manual pages.
 #[derive(clap::Args, Debug)]
 pub(super) struct ManArgs {
-    /// Write a page for the program and one for each verb to this folder; without it, the program's to stdout
+    /// Folder for the pages, one for the program and one for each verb; without it, the program's page goes to stdout
     #[arg(long, value_name = "PATH")]
     dir: Option<PathBuf>,
 }
 
-/// The program's arguments without the verbs that are for itself alone.
+/// Returns the command tree without the hidden verbs.
 fn visible() -> Command {
     let all = Cli::command();
     let verbs = all.get_subcommands().filter(|verb| !verb.is_hide_set());

@@ -1,4 +1,4 @@
-//! What the verbs that change jobs have in common.
+//! Options and output shared by the verbs that change jobs.
 
 use super::{
     exit::{Exit, Failure},
@@ -7,19 +7,19 @@ use super::{
 };
 use jobmill::proto::v1::{JobChange, JobState};
 
-/// How a change is named.
+/// The request id of a change.
 #[derive(Debug, clap::Args)]
 pub(super) struct Named {
-    /// Makes a repeat of this command safe: the same id with the same arguments changes nothing more. Default: a new
-    /// one
+    /// Request id, which makes a repeat of this command safe: the same id with the same arguments changes nothing more.
+    /// Default: a new one
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     pub(super) request_id: String,
 }
 
-/// What holds for the change of one job.
+/// Options that apply to the change of one job.
 #[derive(Debug, clap::Args)]
 pub(super) struct Condition {
-    /// Do it only if the job is at this revision, as `jobmill get` shows it; with one job
+    /// Refuse the change unless the job is at this revision, as shown by `jobmill get`; with one job only
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
     pub(super) expected_revision: Option<i64>,
     #[command(flatten)]
@@ -27,7 +27,7 @@ pub(super) struct Condition {
 }
 
 impl Condition {
-    /// Several jobs have neither a revision nor a request in common.
+    /// Fails if an option that needs one job is given with several: they share neither a revision nor a request.
     pub(super) fn check(&self, ids: &[String]) -> Result<(), Failure> {
         let given = [
             ("--expected-revision", self.expected_revision.is_some()),
@@ -44,14 +44,14 @@ impl Condition {
     }
 }
 
-/// Tells what became of a job.
+/// Prints the state of a job after a change.
 pub(super) fn tell(change: &JobChange, ui: &Ui) -> Result<(), Failure> {
     if ui.is_json() {
         return ui.print_json(&json::change(change));
     }
     ui.print(&said(change))?;
     if change.repeated {
-        ui.note("this request id was used before: that was the state then, and nothing was changed now");
+        ui.note("this request id was used before: nothing changed; this was the state after that request");
     }
     Ok(())
 }
@@ -64,8 +64,8 @@ fn said(change: &JobChange) -> String {
     }
 }
 
-/// Does something to each of several jobs. What is wrong with one does not keep it from the others; the first failure
-/// decides the exit code.
+/// Calls `act` for each of several jobs. A failure of one job does not stop the others; the first failure decides the
+/// exit code.
 pub(super) async fn each(
     ids: &[String],
     ui: &Ui,
@@ -74,7 +74,7 @@ pub(super) async fn each(
     let mut exit = Exit::Ok;
     for id in ids {
         let Err(failure) = act(id).await else { continue };
-        // The same would happen to each of the others.
+        // The call would fail in the same way for each of the others.
         if ids.len() == 1 || matches!(failure.exit(), Exit::Ok | Exit::Unreachable | Exit::TimedOut) {
             return Err(failure);
         }

@@ -26,7 +26,7 @@ pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Fa
     }
     ui.print(&render(&answer, ui.colour))?;
     if !answer.exact {
-        ui.note("there are too many jobs to look at all: these are lower bounds");
+        ui.note("too many jobs to count them all: these numbers are lower bounds");
     }
     Ok(Exit::Ok)
 }

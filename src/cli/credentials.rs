@@ -1,4 +1,4 @@
-//! What this program shows to servers: certificates and tokens, always from files.
+//! The credentials that this program presents to servers: certificates and tokens, always read from files.
 
 use std::{
     fs::File,
@@ -13,28 +13,28 @@ use super::exit::Failure;
 const PEM_BYTES_MAX: u64 = 1 << 20;
 const TOKEN_BYTES_MAX: u64 = 4 << 10;
 
-/// What to show to the server.
+/// Options for TLS and authentication.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Credentials {
-    /// Trust servers whose certificates come from the authorities in this PEM file, and no others
+    /// PEM file with the certificate authorities to trust, in place of the system's
     #[arg(long, global = true, env = "JOBMILL_TLS_CA", value_name = "PATH", hide_env_values = true)]
     tls_ca: Option<PathBuf>,
-    /// Show the server the certificate in this PEM file
+    /// PEM file with the client certificate to present to the server
     #[arg(long, global = true, env = "JOBMILL_TLS_CERT", value_name = "PATH", hide_env_values = true)]
     tls_cert: Option<PathBuf>,
-    /// The certificate's private key, a PEM file
+    /// PEM file with the private key of the client certificate
     #[arg(long, global = true, env = "JOBMILL_TLS_KEY", value_name = "PATH", hide_env_values = true)]
     tls_key: Option<PathBuf>,
-    /// Send the token in this file with each call
+    /// File with the token to send with each call
     #[arg(long, global = true, env = "JOBMILL_TOKEN_FILE", value_name = "PATH", hide_env_values = true)]
     token_file: Option<PathBuf>,
-    /// Send the token without TLS too: for networks that are encrypted otherwise
+    /// Send the token even without TLS, for networks that are encrypted otherwise
     #[arg(long, global = true)]
     plaintext_token: bool,
 }
 
 impl Credentials {
-    /// Reads the files.
+    /// Reads the files, and adds their content to a client.
     pub(super) fn add_to(&self, mut builder: ClientBuilder) -> Result<ClientBuilder, Failure> {
         if let Some(path) = &self.tls_ca {
             builder = builder.ca_certificate(read("--tls-ca", path, PEM_BYTES_MAX)?);
@@ -51,7 +51,7 @@ impl Credentials {
         if let Some(path) = &self.token_file {
             let text = String::from_utf8(read("--token-file", path, TOKEN_BYTES_MAX)?).unwrap_or_default();
             let token = text.trim();
-            // What is there may be a secret all the same, and is not shown.
+            // The error does not show the content, which may be a secret all the same.
             if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
                 let message = format!("--token-file: {} does not hold a token", path.display());
                 return Err(Failure::usage(message).with_next("Make one with `jobmill token new`."));

@@ -1,4 +1,4 @@
-//! A job in words: in one line, and in full.
+//! Text output for a job: in one line, and in full.
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
@@ -12,7 +12,7 @@ use jobmill::{
     proto::v1::{Attempt, Failure, FailureReason, Job, JobState, Payload, Pending, PendingReason},
 };
 
-/// What there is to say of a job's state, beside its name.
+/// Describes a job's state in a few words, without the name of the state.
 pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
     let Ok(state) = JobState::try_from(job.state) else { return String::new() };
     let attempt = || format!("attempt {} of {}", job.attempt, job.max_attempts);
@@ -46,7 +46,7 @@ pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
     }
 }
 
-/// How far the running attempt is, as far as it says: `42 % resizing`.
+/// Formats the progress that the running attempt has reported: `42 % resizing`.
 fn progress(job: &Job) -> Option<String> {
     let progress = job.progress.as_ref()?;
     let percent = progress.fraction.map(|fraction| format!("{} %", percent(fraction))).unwrap_or_default();
@@ -55,12 +55,12 @@ fn progress(job: &Job) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-/// A part of 1 as whole per cent; what is not finished is never 100.
+/// Converts a fraction to whole per cent. Only a fraction of 1 gives 100.
 fn percent(fraction: f64) -> u32 {
     if fraction >= 1.0 { 100 } else { ((fraction.clamp(0.0, 1.0) * 100.0) as u32).min(99) }
 }
 
-/// A failure in one line.
+/// Formats a failure in one line.
 pub(super) fn failure(failure: &Failure) -> String {
     let reason = match FailureReason::try_from(failure.reason) {
         Ok(FailureReason::HandlerError | FailureReason::Unspecified) | Err(_) => String::new(),
@@ -70,7 +70,7 @@ pub(super) fn failure(failure: &Failure) -> String {
         }
     };
     let mut line = format!("{reason}{}", text::escape(&failure.message));
-    // Most messages of commands tell the code by themselves.
+    // Most messages of commands contain the exit code already.
     let untold = failure.exit_code.filter(|code| !failure.message.contains(&format!("code {code}")));
     let exit = untold.map(|code| format!("exit code {code}"));
     let code = (!failure.code.is_empty()).then(|| format!("code {}", text::escape(&failure.code)));
@@ -82,13 +82,13 @@ pub(super) fn failure(failure: &Failure) -> String {
     line
 }
 
-/// How long the latest attempt took.
+/// Returns the duration of the latest attempt.
 fn took(job: &Job) -> Option<Duration> {
     let start = from_wire_timestamp(job.start_time.as_ref()?);
     Some(from_wire_timestamp(job.end_time.as_ref()?).since(start))
 }
 
-/// A job in full.
+/// Formats a job with all of its details.
 pub(super) fn in_full(job: &Job, now: Timestamp, colour: bool) -> String {
     let mut page = text::fields(fields(job, now, colour));
     // Writing to a string can't fail.
@@ -182,7 +182,7 @@ fn attempts(attempts: &[Attempt], now: Timestamp, colour: bool) -> String {
     table.render()
 }
 
-/// Why a job waits, and what for.
+/// Formats a reason for which a job waits.
 fn pending(pending: &Pending, now: Timestamp) -> String {
     let mut line = match PendingReason::try_from(pending.reason) {
         Ok(reason) => {
@@ -201,14 +201,13 @@ fn pending(pending: &Pending, now: Timestamp) -> String {
     line
 }
 
-/// `a=b c=d`.
+/// Formats entries as `a=b c=d`.
 fn entries(entries: &BTreeMap<String, String>, between: &str) -> String {
     let entries = entries.iter().map(|(key, value)| text::escape(&format!("{key}={value}")).into_owned());
     entries.collect::<Vec<_>>().join(between)
 }
 
-/// A payload or result: a line with its size, its type and what else is said of it, and below that the bytes, unless
-/// there are none.
+/// Formats a payload or result: a line with its size, media type and metadata, then its content, if there is any.
 fn with_content(name: &str, payload: &Payload) -> String {
     let mut about = text::bytes(u64::try_from(payload.size_bytes).unwrap_or(0));
     // Writing to a string can't fail.
@@ -224,7 +223,7 @@ fn with_content(name: &str, payload: &Payload) -> String {
     }
 }
 
-/// Text as text; other bytes are not for terminals.
+/// Formats content as text. Other bytes may disturb a terminal, and are replaced by a note.
 fn content(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(content) => indented(&text::escape_lines(content)),

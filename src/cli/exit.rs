@@ -1,4 +1,4 @@
-//! How the program ends: exit codes, and one line for what went wrong.
+//! Exit codes of the program, and one-line error messages.
 
 use std::{io, process::ExitCode};
 
@@ -8,7 +8,7 @@ use jobmill::{
     proto::v1::ErrorReason,
 };
 
-/// Told in `--help`.
+/// The list of exit codes in `--help`.
 pub(super) const HELP: &str = "\
 Exit codes:
     0  all went well
@@ -16,12 +16,12 @@ Exit codes:
     2  wrong usage, or an argument that the server refuses
     3  a job that was followed or waited for was cancelled
     4  no such job, queue or kind; submit: the request id's job was deleted
-    5  refused: no token for it, the queue is full, the job's state is against it, it exists
+    5  refused: no permission, the queue is full, the job's state does not allow it, it exists
        already, it has changed since, or the server lacks what --require names
     6  no server answers
     7  no answer in time; get --wait: a job had not ended in time
    70  an internal error
-   74  serve: the store failed, or could not take everything before the end
+   74  serve: the store failed, or had not written everything when the server ended
   130  interrupted by Ctrl-C";
 
 /// The exit codes.
@@ -45,10 +45,10 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a verb did not do its work.
+/// The failure of a verb.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// There is something to say.
+    /// A failure with a message.
     Said {
         exit: Exit,
         /// What went wrong.
@@ -56,7 +56,7 @@ pub(super) enum Failure {
         /// What to do next; a sentence, or empty.
         next: String,
     },
-    /// Whoever read the output has left, as `head` does. No fault of anybody.
+    /// The reader of the output has closed it, as `head` does. Not an error.
     OutputClosed,
 }
 
@@ -83,7 +83,7 @@ impl Failure {
         }
     }
 
-    /// The one line to say, if any.
+    /// Returns the line to print, if any.
     pub(super) fn line(&self) -> Option<String> {
         match self {
             Failure::Said { message, next, .. } if next.is_empty() => {
@@ -99,7 +99,7 @@ impl Failure {
 }
 
 impl From<io::Error> for Failure {
-    /// From writing output.
+    /// Converts an error of writing output.
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             Failure::OutputClosed
@@ -120,7 +120,7 @@ impl From<ClientError> for Failure {
             ClientError::Unreachable { .. } => Failure::new(Exit::Unreachable, said)
                 .with_next("Start one with `jobmill serve`, or name another with --server."),
             ClientError::Untrusted { .. } => Failure::new(Exit::Unreachable, said).with_next(
-                "Name the authority that it comes from with --tls-ca; one that has expired is for the server to renew.",
+                "Name its certificate authority with --tls-ca; an expired certificate must be renewed on the server.",
             ),
             ClientError::NotJobmill { .. } => Failure::new(Exit::Unreachable, said).with_next(
                 "Name Jobmill's own address with --server: https://host:port where it has TLS; its port is 7733 unless \
@@ -131,7 +131,7 @@ impl From<ClientError> for Failure {
             ClientError::Refused(refusal) => refused(&refusal),
             ClientError::Failed { code: Code::Unavailable, .. } => Failure::new(Exit::Unreachable, said),
             ClientError::Failed { .. } => Failure::new(Exit::Internal, said),
-            // The library may learn of more.
+            // `ClientError` is non-exhaustive: later versions may add variants.
             _ => Failure::new(Exit::Internal, said),
         }
     }
@@ -148,7 +148,7 @@ fn refused(refusal: &Refusal) -> Failure {
         | Code::PermissionDenied
         | Code::Unauthenticated
         | Code::Unimplemented => Exit::Refused,
-        // The server is there; its store is not, for now.
+        // The server answers, but its store is locked for now.
         Code::Unavailable if refusal.reason() == ErrorReason::StoreLocked => Exit::TimedOut,
         Code::Unavailable => Exit::Unreachable,
         Code::DeadlineExceeded => Exit::TimedOut,
@@ -159,7 +159,7 @@ fn refused(refusal: &Refusal) -> Failure {
     Failure::new(exit, message(refusal)).with_next(next(refusal))
 }
 
-/// The server's message, with the faults of single fields where it does not tell them itself.
+/// Returns the server's message, followed by the faults of single fields that it does not contain.
 fn message(refusal: &Refusal) -> String {
     let untold: Vec<_> = refusal
         .fields
@@ -167,7 +167,7 @@ fn message(refusal: &Refusal) -> String {
         .filter(|fault| !refusal.message.contains(&fault.description))
         .map(|fault| format!("{}: {}", fault.field, fault.description))
         .collect();
-    // The way out in the protocol's words; the next step has it in this program's.
+    // Beginnings of advice in the protocol's terms, which is cut off: `next` gives it in this program's terms.
     let ways_out = [
         ": list the queues with",
         ": send the header",
@@ -185,10 +185,10 @@ fn message(refusal: &Refusal) -> String {
     }
 }
 
-/// The next step, where one is known.
+/// Returns advice for a refusal, or an empty string.
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "most reasons, and those of the future, leave it at the message"
+    reason = "most reasons, and future ones, need no advice"
 )]
 fn next(refusal: &Refusal) -> String {
     let told = |key: &str| text::escape(refusal.metadata.get(key).map_or("", String::as_str));
@@ -208,7 +208,7 @@ fn next(refusal: &Refusal) -> String {
             told("queue"),
             told("etag")
         ),
-        ErrorReason::TokenMissing => "Name the file of one with --token-file.".to_owned(),
+        ErrorReason::TokenMissing => "Name a file with a token: --token-file.".to_owned(),
         ErrorReason::ResumeTokenTooOld => "Start anew without --from-token.".to_owned(),
         ErrorReason::FeatureUnknown => {
             "`jobmill info` lists what it knows; a newer version of the server may know more.".to_owned()
@@ -320,7 +320,7 @@ mod tests {
         insta::assert_snapshot!(lines.join("\n"), @r#"
          2 error: `https://x` is no server address: no TLS. Write it as host:port, such as 127.0.0.1:7733.
          6 error: no Jobmill server answers at http://127.0.0.1:7733 (connection refused). Start one with `jobmill serve`, or name another with --server.
-         6 error: the certificate of http://127.0.0.1:7733 is not accepted (UnknownIssuer). Name the authority that it comes from with --tls-ca; one that has expired is for the server to renew.
+         6 error: the certificate of http://127.0.0.1:7733 is not accepted (UnknownIssuer). Name its certificate authority with --tls-ca; an expired certificate must be renewed on the server.
          6 error: what answers at http://127.0.0.1:7733 is not a Jobmill server (404). Name Jobmill's own address with --server: https://host:port where it has TLS; its port is 7733 unless configured.
          7 error: no answer from http://127.0.0.1:7733 within 40s. The call may have had its effect all the same; --call-timeout sets the limit.
         70 error: the call to http://127.0.0.1:7733 failed: oops (Internal)
@@ -338,7 +338,7 @@ mod tests {
          5 error: the queue `q` has changed since. Look at it with `jobmill queue get q`, and repeat the command, with --etag 3f9a if you name one; --force changes it all the same.
          5 error: the call requires the feature "x", which this server does not know. `jobmill info` lists what it knows; a newer version of the server may know more.
          2 error: `a b` can't be the name of a feature. `jobmill info` lists them.
-         5 error: the call has no token. Name the file of one with --token-file.
+         5 error: the call has no token. Name a file with a token: --token-file.
          5 error: `ci` lacks the role `read`
          5 error: the token is too old. Start anew without --from-token.
          6 error: the server stops

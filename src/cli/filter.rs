@@ -1,4 +1,4 @@
-//! Which jobs, as arguments.
+//! The job filter as options.
 
 use super::values;
 use jobmill::{
@@ -7,7 +7,7 @@ use jobmill::{
     proto::v1::{JobFilter, JobState},
 };
 
-/// Which jobs: all that are given must fit.
+/// A job filter. A job must match every option that is given.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct FilterArgs {
     /// Only jobs of this queue; may be repeated

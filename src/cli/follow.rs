@@ -14,7 +14,7 @@ use jobmill::{
     proto::v1::{Job, JobState, watch_event::Event},
 };
 
-/// What became of the watched jobs.
+/// Counts of the ways in which the watched jobs ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Fates {
     pub(super) failed: u64,
@@ -23,7 +23,7 @@ pub(super) struct Fates {
 }
 
 impl Fates {
-    /// Takes a job in, as it is now.
+    /// Counts a job by its present state.
     pub(super) fn count(&mut self, job: &Job) {
         match JobState::try_from(job.state) {
             Ok(JobState::Failed | JobState::Expired) => self.failed += 1,
@@ -37,13 +37,13 @@ impl Fates {
                 | JobState::Cancelling
                 | JobState::Succeeded,
             ) => {}
-            // A state from the future that ends a job is not known to be success.
+            // A final state that this program does not know may be a failure.
             Err(_) if job.done => self.failed += 1,
             Err(_) => {}
         }
     }
 
-    /// The worst of them decides.
+    /// Returns the exit code of the worst outcome.
     pub(super) fn exit(self) -> Exit {
         match self {
             Fates { failed: 1.., .. } => Exit::JobFailed,
@@ -54,24 +54,24 @@ impl Fates {
     }
 }
 
-/// How following ended.
+/// The end of following a watch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ended {
     /// The server ended the watch: all its jobs have ended.
     Over(Fates),
-    /// The user has seen enough.
+    /// The user pressed Ctrl-C.
     Interrupted,
 }
 
-/// Ends when the user presses Ctrl-C.
+/// Returns when the user presses Ctrl-C.
 pub(super) async fn ctrl_c() {
     if tokio::signal::ctrl_c().await.is_err() {
-        // Without a handler the signal ends the program by itself.
+        // The handler can't be installed: the signal then ends the program by its default action.
         std::future::pending().await
     }
 }
 
-/// Shows what a watch tells until it ends.
+/// Shows the events of a watch until it ends.
 pub(super) async fn follow(
     watch: &mut Watch,
     ui: &Ui,
@@ -106,7 +106,7 @@ pub(super) async fn follow(
     }
 }
 
-/// Counts an event, and shows it to people.
+/// Counts the job of an event, and shows the event in `live`, if given.
 fn take(event: &Event, fates: &mut Fates, live: Option<&mut Live<'_>>) -> Result<(), Failure> {
     let job = match event {
         Event::Snapshot(job) => Some(job),

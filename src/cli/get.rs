@@ -19,14 +19,14 @@ use jobmill::{
 /// The arguments of `jobmill get`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "With --wait it exits by the fate of the jobs, as `watch` does: 1 if one failed, otherwise 3 if \
-                        one was cancelled; otherwise 7 if one had not ended in time."
+    after_help = "With --wait, the exit code tells the jobs' final states, as with `watch`: 1 if one failed, \
+                        otherwise 3 if one was cancelled; otherwise 7 if one had not ended in time."
 )]
 pub(super) struct Args {
     /// The jobs to show
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
-    /// Wait until they have ended, for so long at most
+    /// Wait until the jobs have ended, for this long at most
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     wait: Option<Duration>,
 }
@@ -37,7 +37,7 @@ pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Fa
     let mut fates = Fates::default();
     let mut late = Vec::new();
     for (index, id) in args.ids.iter().enumerate() {
-        // All of them wait at once: the time that one has taken has passed for the next one, too.
+        // The limit covers all of the jobs: time spent waiting for one is taken off the wait for the next.
         let left = args.wait.map(|wait| wait.saturating_sub(watch.elapsed()));
         let job = job(&client, id, left).await?;
         if ui.is_json() {
@@ -71,7 +71,7 @@ async fn job(client: &Client, id: &str, wait: Option<Duration>) -> Result<Job, F
     Ok(job)
 }
 
-/// A job that has not ended may still end well, so that what is known of the others goes before.
+/// Returns the exit code. Ended jobs decide before a timeout, because a job that has not ended may still succeed.
 fn exit(fates: Fates, is_late: bool) -> Exit {
     let exit = fates.exit();
     if exit == Exit::Ok && is_late { Exit::TimedOut } else { exit }

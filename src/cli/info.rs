@@ -19,7 +19,7 @@ pub(super) async fn run(global: &Global, ui: &Ui) -> Result<Exit, Failure> {
     let asked = ui.clock.now();
     let watch = Stopwatch::start();
     let info = client.server_info().await?;
-    // The server looked at its clock somewhere between; half of that is as near as one can tell.
+    // The server read its clock at some moment during the call. The middle is the best estimate, off by half at most.
     let doubt = watch.elapsed() / 2;
     let here = asked.after(doubt);
     let clock = info.time.as_ref().map(|time| Difference {
@@ -38,11 +38,11 @@ pub(super) async fn run(global: &Global, ui: &Ui) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// How far the server's clock is ahead of the local one.
+/// The difference of the server's clock from the local one, positive where it is ahead.
 #[derive(Clone, Copy, Debug)]
 struct Difference {
     micros: i64,
-    /// By how much that may be wrong.
+    /// Uncertainty of `micros`.
     doubt_micros: i64,
 }
 
@@ -53,7 +53,7 @@ impl Difference {
     }
 
     fn in_words(self) -> String {
-        // A millisecond is no difference to speak of.
+        // A difference of up to a millisecond beyond the uncertainty is not worth showing.
         if self.micros.abs() <= self.doubt_micros + 1_000 {
             return "as the local clock".to_owned();
         }

@@ -1,16 +1,16 @@
-//! The first process of a container: what an init does, for a server that is started as one.
+//! The init of a container, for a server that is started as its first process.
 //!
-//! Processes whose parents end go to process 1 of their container, which must wait for them, or they stay zombies. They
-//! can't be told from children of the server's own, whose ends the server itself waits for. So process 1 is nothing but
-//! an init, and the server its child.
+//! Orphaned processes of a container become children of its process 1, which must reap them, or they stay zombies. The
+//! server can't tell them from its own children, whose ends it waits for itself. So process 1 is an init only, and the
+//! server is its child.
 
 use std::process::ExitCode;
 
-/// Runs this same program as a child if this is process 1, and does an init's work until that ends: reaps all that ends,
-/// and passes on the signals that a server understands. Returns the child's exit code, or 128 and the number of the
-/// signal that killed it.
+/// Starts this program again as a child if this is process 1, and acts as an init until the child ends: reaps
+/// processes, and forwards the signals that a server understands. Returns the child's exit code, or 128 plus the number
+/// of the signal that killed it.
 ///
-/// `None` in any other process, and where no child can be started: the server then does without an init.
+/// Returns `None` in any other process, and where no child can be started: the server then runs without an init.
 #[cfg(target_os = "linux")]
 pub(super) fn run() -> Option<ExitCode> {
     use std::{
@@ -33,9 +33,9 @@ pub(super) fn run() -> Option<ExitCode> {
         return None;
     }
     let started = || {
-        // Before the child is there, so that neither its end nor a signal for it is missed.
+        // Registered before the child starts, so that neither its end nor a signal for it is missed.
         let signals = Signals::new([SIGCHLD, SIGTERM, SIGINT, SIGHUP])?;
-        // In a group of its own: what a terminal sends comes to it once, from here.
+        // In a process group of its own, so that a signal from the terminal reaches it only once, forwarded from here.
         let mut server = Command::new(env::current_exe()?);
         let mut words = env::args_os();
         if let Some(name) = words.next() {
@@ -47,14 +47,14 @@ pub(super) fn run() -> Option<ExitCode> {
     let (mut signals, server) = match started() {
         Ok(started) => started,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "warning: no init for the server, zombies may be left: {error}");
+            let _ = writeln!(io::stderr(), "warning: without an init, zombie processes may stay: {error}");
             return None;
         }
     };
     let server = Pid::from_child(&server);
     for signal in signals.forever() {
         if let Some(signal) = Signal::from_named_raw(signal).filter(|&signal| signal != Signal::CHILD) {
-            // An error means that it has ended.
+            // An error means that the server has ended.
             let _ = kill_process(server, signal);
             continue;
         }

@@ -13,7 +13,7 @@ use jobmill::proto::v1::{
     watch_event::Event,
 };
 
-/// An object whose empty fields are left out.
+/// Builder of a JSON object that leaves out empty fields.
 #[derive(Default)]
 struct Object(Map<String, Value>);
 
@@ -47,7 +47,7 @@ impl Object {
     }
 }
 
-/// An enum's name, or its number where this program does not know it.
+/// Returns the name of an enum's value, or its number where this program does not know it.
 fn named<E: TryFrom<i32>>(number: i32, name: impl Fn(&E) -> &'static str) -> Value {
     E::try_from(number).map_or_else(|_| number.into(), |known| name(&known).into())
 }
@@ -88,7 +88,7 @@ pub(super) fn job(job: &Job) -> Value {
         .done()
 }
 
-/// What a client said of a job, in the form that `submit --stream` takes.
+/// Converts a job's spec, in the form that `submit --stream` reads.
 fn spec(spec: &JobSpec) -> Value {
     let object = Object::default()
         .put("queue", spec.queue.as_str())
@@ -113,8 +113,8 @@ fn spec(spec: &JobSpec) -> Value {
     .done()
 }
 
-/// Bytes with their type: as text where they are UTF-8, as base64 where they are not, and by their size alone where
-/// they are left out.
+/// Converts a payload: as text where it is UTF-8, as base64 where it is not, and as its size alone where the bytes are
+/// left out.
 fn payload(payload: &Payload) -> Value {
     let object = match (&payload.body, std::str::from_utf8(payload.bytes())) {
         (None, _) => Object::default(),
@@ -189,7 +189,7 @@ fn attempt(attempt: &Attempt) -> Value {
         .done()
 }
 
-/// The answer to a submission: the result of `submit`, and the first line of `submit --watch`.
+/// Converts the answer to a submission: the result of `submit`, and the first line of `submit --watch`.
 pub(super) fn submission(answer: &SubmitResponse) -> Value {
     Object::default()
         .maybe("submitted", answer.submitted.as_ref().map(submitted))
@@ -202,7 +202,7 @@ fn submitted(submitted: &Submitted) -> Value {
     json!({ "id": submitted.id, "outcome": outcome(submitted.outcome) })
 }
 
-/// What became of a job that was changed.
+/// Converts the answer to a change of a job.
 pub(super) fn change(change: &JobChange) -> Value {
     let change = json!({
         "id": change.id,
@@ -214,12 +214,12 @@ pub(super) fn change(change: &JobChange) -> Value {
     json!({ "change": change })
 }
 
-/// What became of a submission.
+/// Converts the outcome of a submission.
 pub(super) fn outcome(number: i32) -> Value {
     named::<SubmitOutcome>(number, SubmitOutcome::as_str_name)
 }
 
-/// One event of a watch, named after what happened, with the token to resume from where there is one.
+/// Converts an event of a watch, named after its type, with the resume token where there is one.
 pub(super) fn event(event: &Event, resume_token: Option<&str>) -> Value {
     let object = Object::default();
     let object = match event {
@@ -247,7 +247,7 @@ pub(super) fn event(event: &Event, resume_token: Option<&str>) -> Value {
     object.maybe("resumeToken", resume_token).done()
 }
 
-/// That a watch was interrupted and reconnects.
+/// Returns the object for a watch that was interrupted and reconnects.
 pub(super) fn interrupted(cause: &str) -> Value {
     json!({ "interrupted": { "cause": cause } })
 }
@@ -296,7 +296,7 @@ fn queue_stats(stats: &QueueStats) -> Value {
         .done()
 }
 
-/// What a server tells of itself, without what the program adds.
+/// Converts a server's information, without the fields that the program adds.
 pub(super) fn server(info: &GetServerInfoResponse) -> Map<String, Value> {
     let limits: Vec<_> =
         info.limits.iter().map(|limit| json!({ "name": limit.name, "value": limit.value })).collect();

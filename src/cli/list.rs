@@ -16,7 +16,7 @@ use jobmill::{
 };
 
 const PAGE_MAX: u64 = 1_000;
-/// So that a row stays on a line of most terminals; `get` and JSON have it whole.
+/// Limit of the details column, so that a row fits on a line of most terminals. `get` and JSON show the whole text.
 const DETAILS_MAX_CHARS: usize = 60;
 
 /// The arguments of `jobmill list`.
@@ -24,7 +24,7 @@ const DETAILS_MAX_CHARS: usize = 60;
 pub(super) struct Args {
     #[command(flatten)]
     filter: FilterArgs,
-    /// At most so many jobs; 0 means all
+    /// Largest number of jobs to list; 0 means all
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: u64,
 }
@@ -47,7 +47,7 @@ pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Fa
             .await?;
         left = left.saturating_sub(page.jobs.len() as u64);
         if ui.is_json() {
-            // As they come: there may be more than memory holds.
+            // Printed page by page, because all jobs together may not fit into memory.
             for job in &page.jobs {
                 ui.print_json(&json::job(job))?;
             }

@@ -1,4 +1,4 @@
-//! Jobs as they go, for people: bars on a terminal, lines elsewhere.
+//! Live view of jobs for people: progress bars on a terminal, lines elsewhere.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,43 +10,44 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::{describe, exit::Failure, text, ui::Ui};
 use jobmill::proto::v1::{Job, JobState, OutputLine};
 
-/// As many as fit on a small terminal; indicatif can't redraw what has scrolled away.
+/// Limit of the rows with bars: they must fit on a small terminal, because indicatif can't redraw rows that have
+/// scrolled away.
 const ROWS_MAX: usize = 16;
 const BAR_STEPS: u64 = 1_000;
 const TICK: Duration = Duration::from_millis(120);
 
-/// Where lines go when there are no bars. Bars are always on stderr.
+/// Destination of lines where there are no bars. Bars are always on stderr.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Lines {
     Stdout,
     Stderr,
 }
 
-/// A view of jobs as they go.
+/// A live view of jobs.
 pub(super) struct Live<'u> {
     ui: &'u Ui,
     lines: Lines,
     bars: Option<Bars>,
-    /// The last line of each job that has not ended, so that none is told twice.
+    /// The last line shown for each job that has not ended, so that none is printed twice.
     last: BTreeMap<String, String>,
 }
 
 struct Bars {
     multi: MultiProgress,
     rows: BTreeMap<String, ProgressBar>,
-    /// The jobs that go on but have no row.
+    /// Jobs that have not ended and have no row.
     others: BTreeSet<String>,
     footer: Option<ProgressBar>,
 }
 
 impl<'u> Live<'u> {
     pub(super) fn new(ui: &'u Ui, lines: Lines) -> Self {
-        // Lines on stdout that someone else reads must come even where stderr is a terminal.
+        // Another program that reads stdout needs the lines even where stderr is a terminal.
         let bars = ui.bars && (lines == Lines::Stderr || ui.stdout_is_terminal);
         Live { ui, lines, bars: bars.then(Bars::new), last: BTreeMap::new() }
     }
 
-    /// A job stands so now.
+    /// Shows the present state of a job.
     pub(super) fn job(&mut self, job: &Job) -> Result<(), Failure> {
         let line = line(job, self.ui);
         if self.last.get(&job.id) == Some(&line) {
@@ -65,7 +66,7 @@ impl<'u> Live<'u> {
         Ok(())
     }
 
-    /// A job left the view before it ended.
+    /// Shows that a job has left the view before its end.
     pub(super) fn left(&mut self, id: &str, why: &str) -> Result<(), Failure> {
         self.last.remove(id);
         let line = format!("{}  {why}", text::escape(id));
@@ -76,12 +77,12 @@ impl<'u> Live<'u> {
         Ok(())
     }
 
-    /// An attempt wrote a line.
+    /// Shows a line that an attempt has written.
     pub(super) fn output(&mut self, line: &OutputLine) -> Result<(), Failure> {
         self.say(&format!("{}  | {}", text::escape(&line.id), text::escape(&line.text)))
     }
 
-    /// Something about the watch itself.
+    /// Shows a message about the watch itself.
     pub(super) fn note(&mut self, note: &str) {
         match &self.bars {
             Some(bars) => bars.multi.suspend(|| self.ui.note(note)),
@@ -89,10 +90,10 @@ impl<'u> Live<'u> {
         }
     }
 
-    /// Leaves the terminal as it was.
+    /// Removes the bars from the terminal.
     pub(super) fn finish(&mut self) {
         if let Some(bars) = self.bars.take() {
-            // Errors here are of a terminal that is gone.
+            // An error means that the terminal is gone.
             let _ = bars.multi.clear();
         }
     }
@@ -115,7 +116,7 @@ impl<'u> Live<'u> {
     }
 }
 
-/// A job in one line.
+/// Formats a job in one line.
 fn line(job: &Job, ui: &Ui) -> String {
     let state = format!("{:<12}", text::state(job.state));
     let state = if ui.colour { text::coloured(&state, text::state_colour(job.state)) } else { state };
@@ -161,7 +162,7 @@ impl Bars {
         }
     }
 
-    /// Ended jobs scroll away upwards, so that the rows are for those that go on.
+    /// Prints an ended job's line above the rows, and frees its row for a job that goes on.
     fn ended(&mut self, id: &str, line: &str) {
         if let Some(row) = self.rows.remove(id) {
             row.finish_and_clear();
@@ -170,7 +171,7 @@ impl Bars {
         if self.others.remove(id) {
             self.count_others();
         }
-        // Errors here are of a terminal that is gone.
+        // An error means that the terminal is gone.
         let _ = self.multi.println(line);
     }
 
@@ -191,7 +192,7 @@ impl Bars {
     }
 }
 
-/// A bar's style from a template of ours; the default one if that were wrong.
+/// Returns the style of a template, or the default style if the template is invalid.
 pub(super) fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -1,8 +1,8 @@
-//! Where log lines go: to stderr, for people or for machines, by a thread of its own.
+//! The log: lines for people or for machines, written to stderr by a thread of its own.
 //!
-//! `tracing-appender` has such a thread, too. It drops a line that can't be written without counting it, says nothing
-//! in the log of those that it dropped, writes to stdout when it is stopped before a full pipe, and bounds lines but
-//! not bytes.
+//! `tracing-appender` has such a thread, too, but does not fit. It drops a line that can't be written without counting
+//! it, does not report dropped lines in the log, writes to stdout when it is stopped while a pipe is full, and limits
+//! lines but not bytes.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -25,27 +25,26 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter, util::SubscriberInitExt};
 
-/// Libraries that have a line for what any stranger sends: without an end, and nothing of use to the operator.
+/// Libraries that log what any remote peer sends: unbounded, and of no use to the operator.
 const TALKATIVE: [&str; 2] = ["h2", "rustls"];
-/// How long the end of the program waits for its last lines to be written.
+/// Time limit for writing the last lines when the program ends.
 const LAST_LINES_MAX: Duration = Duration::from_millis(500);
 
 thread_local! {
-    /// Takes what this thread adds to the log, in place of the queue.
+    /// Buffer that receives this thread's log lines in place of the queue.
     static CAUGHT: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// The log. It is there until the program ends; dropped, it waits a moment for its last lines.
+/// The log of the program. Dropping it waits up to [`LAST_LINES_MAX`] for its last lines to be written.
 pub(crate) struct Log(Lines);
 
-/// Starts the log, to which panics go from now on, too. Lines for people have colours on a terminal, unless `NO_COLOR`
-/// is set.
+/// Starts the log, and sends panics to it. Lines for people have colours on a terminal, unless `NO_COLOR` is set.
 ///
 /// # Errors
-/// The filter is none, there is no thread for it, or the log was started before.
+/// The filter is not valid, stderr can't be used, the log's thread can't be started, or the log was started before.
 pub(crate) fn start(settings: &LogSettings) -> anyhow::Result<Log> {
     let filter = filter(&settings.filter)?;
-    // A descriptor of its own: a thread that is stuck in a write to `io::stderr` would hold its lock.
+    // A descriptor of its own, because a thread that is stuck in a write to `io::stderr` would hold its lock.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned().context("stderr can't be used")?);
     let colour = stderr.is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let (lines, outlet) = lines::queue();
@@ -59,7 +58,7 @@ pub(crate) fn start(settings: &LogSettings) -> anyhow::Result<Log> {
         LogFormat::Json => Box::new(log.json().flatten_event(true).finish()),
     };
     log.try_init().map_err(|error| anyhow!("the log could not be started: {error}"))?;
-    // The standard hook writes to stderr itself, and so blocks or panics where that is stuck or gone.
+    // The standard hook writes to stderr itself, and so blocks or panics where stderr is stuck or closed.
     panic::set_hook(Box::new(log_panic));
     Ok(Log(lines))
 }
@@ -78,12 +77,12 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
 }
 
 impl Log {
-    /// The count of lines that were lost.
+    /// Returns the counter of lost lines.
     pub(crate) fn lost(&self) -> LostLines {
         self.0.lost()
     }
 
-    /// Adds text to what goes to stderr, and waits a moment for it. Whether it has got there.
+    /// Writes text to stderr behind the queued lines. Returns whether it was written within [`LAST_LINES_MAX`].
     pub(crate) fn say(&self, text: &str) -> bool {
         let lost = self.0.lost();
         let before = lost.get();
@@ -94,7 +93,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        // What is not written by now has no reader.
+        // A line that is not written by now has no reader.
         let _ = self.0.wait_until_done(LAST_LINES_MAX);
     }
 }
@@ -114,19 +113,19 @@ fn write(stderr: File, mut outlet: Outlet) {
     }
 }
 
-/// What lines are written to.
+/// The destination of lines.
 struct Sink<W> {
     stderr: W,
-    /// The line before ended early.
+    /// Whether the previous line was cut short.
     torn: bool,
-    /// Lines that the queue had refused when the log last told of lost ones.
+    /// Number of lines that the queue had refused at the last notice of lost lines.
     refused: u64,
-    /// Lines that could not be written since then.
+    /// Number of lines that could not be written since that notice.
     failed: u64,
 }
 
 impl<W: Write + AsFd> Sink<W> {
-    /// Writes how many lines are missing here, if there are any.
+    /// Writes a notice with the number of lines that were lost here, if there are any.
     fn tell_of_lost(&mut self, refused: u64) {
         let lost = refused - self.refused + self.failed;
         if lost > 0 && self.write(&notice(lost)) {
@@ -134,7 +133,7 @@ impl<W: Write + AsFd> Sink<W> {
         }
     }
 
-    /// Whether all of the line was written.
+    /// Writes a line, and returns whether all of it was written.
     fn write(&mut self, line: &[u8]) -> bool {
         if self.torn {
             self.torn = self.write_part(b"\n") == 0;
@@ -154,7 +153,7 @@ impl<W: Write + AsFd> Sink<W> {
                 Ok(0) => break,
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Another process that has the same descriptor has made it so: this thread may wait.
+                // Another process that shares the descriptor has made it non-blocking; this thread may wait.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let _ = poll(&mut [PollFd::new(&self.stderr, PollFlags::OUT)], None);
                 }
@@ -165,37 +164,38 @@ impl<W: Write + AsFd> Sink<W> {
     }
 }
 
-/// The line that tells of lost ones, in the log's own form; nothing where the filter leaves it out.
+/// Returns the notice of lost lines in the log's own format, or nothing where the filter leaves it out.
 fn notice(lost: u64) -> Vec<u8> {
     CAUGHT.set(Some(Vec::new()));
     tracing::error!(
         lines = lost,
-        "lines of the log were lost: what reads it was too slow, or could not be written to"
+        "log lines were lost: stderr could not be written to, or its reader was too slow"
     );
     CAUGHT.take().unwrap_or_default()
 }
 
-/// Adds lines of the log to the queue.
+/// Writer factory that adds log lines to the queue.
 struct Adding(Lines);
 
-/// Adds one line.
+/// Writer of one log line.
 struct AddingLine<'a> {
     lines: &'a Lines,
-    /// Whether its thread waits until the line is written.
+    /// Whether the thread waits for room in the queue, and until the line is written.
     waits: bool,
 }
 
 impl<'a> MakeWriter<'a> for Adding {
     type Writer = AddingLine<'a>;
 
-    /// The audit has a bound of its own: its thread waits for room, so that its lines are not lost with the log's.
+    /// Lets the audit's thread wait for room, so that its lines are not lost with the log's. The audit has a limit of
+    /// its own.
     fn make_writer(&'a self) -> AddingLine<'a> {
         AddingLine { lines: &self.0, waits: audit::is_on_own_thread() }
     }
 }
 
 impl Write for AddingLine<'_> {
-    /// Never fails: a line that is lost is counted.
+    /// Adds a line. Never fails: a line that is lost is counted.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         CAUGHT.with_borrow_mut(|caught| match caught {
             Some(caught) => caught.extend_from_slice(line),
@@ -212,7 +212,7 @@ impl Write for AddingLine<'_> {
     }
 }
 
-/// The filter that `text` is. Libraries that strangers make talk are heard only where it names them.
+/// Parses a filter. Libraries in [`TALKATIVE`] are silent unless the filter names them.
 fn filter(text: &str) -> anyhow::Result<EnvFilter> {
     let quiet = TALKATIVE.iter().filter(|library| !text.contains(*library));
     let all = quiet.map(|library| format!("{library}=off")).chain([text.to_owned()]);
@@ -226,7 +226,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes so many bytes each time, or fails where it has nothing left to say.
+    /// Writer that takes the scripted number of bytes at each write, or fails as scripted; then takes everything.
     struct Shaky {
         takes: Vec<io::Result<usize>>,
         written: Vec<u8>,
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(String::from_utf8(sink.stderr.written).unwrap(), "on\nthree\nfour\n");
     }
 
-    /// What is written to it, for all of its clones.
+    /// Writer whose clones share one buffer.
     #[derive(Clone, Default)]
     struct Page(Arc<Mutex<Vec<u8>>>);
 

@@ -61,7 +61,7 @@ struct Cli {
     command: Command,
 }
 
-/// What every verb understands.
+/// Options of every verb.
 #[derive(Clone, Debug, clap::Args)]
 struct Global {
     /// The server to talk to: host:port, http://host:port, or https://host:port
@@ -76,7 +76,7 @@ struct Global {
     server: String,
     #[command(flatten)]
     credentials: credentials::Credentials,
-    /// How to write results: for people, or as JSON (one object, or one a line where there are several)
+    /// Format of results: text for people, or JSON, one object per line
     #[arg(
         long,
         global = true,
@@ -87,13 +87,13 @@ struct Global {
         hide_env_values = true
     )]
     output: Format,
-    /// Write plain lines in place of progress bars, as on anything but a terminal
+    /// Write plain lines in place of progress bars, as where stderr is no terminal
     #[arg(long, global = true)]
     no_progress: bool,
-    /// How long one call may take
+    /// Time limit of one call
     #[arg(long, global = true, default_value = "40s", value_parser = values::positive_duration, value_name = "DURATION")]
     call_timeout: Duration,
-    /// Have the server refuse each call unless it has this feature; `jobmill info` lists them; may be repeated
+    /// Feature that the server must have, or it refuses each call; listed by `jobmill info`; may be repeated
     #[arg(long = "require", global = true, value_name = "FEATURE")]
     required: Vec<String>,
 }
@@ -104,23 +104,23 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Check a configuration file without starting anything
     CheckConfig(check_config::CheckConfigArgs),
-    /// Look an installation over, and say what to do
+    /// Diagnose an installation and suggest fixes
     Doctor(doctor::Args),
     /// Copy a server's store to a new folder, while it runs or not
     Backup(backup::BackupArgs),
-    /// Give the space that deleted jobs have left back to the file system, while the server does not run
+    /// Return the space of deleted jobs to the file system, while the server is stopped
     Compact(backup::CompactArgs),
-    /// See it at work: a server, a few jobs for real files, and how they end
+    /// Run a demonstration: a temporary server with a job for each file of a folder
     Demo(demo::Args),
-    /// Measure how fast jobs are taken and run on this machine
+    /// Measure the throughput and latency of jobs on this machine
     Bench(bench::BenchArgs),
-    /// Show a server's version, clock, features and limits, and what you may do there
+    /// Show a server's version, clock, features and limits, and your permissions
     Info,
     /// Submit a job
     Submit(submit::Args),
-    /// Watch jobs as they go
+    /// Watch jobs as they change
     Watch(watch::Args),
-    /// Show all there is to know of jobs
+    /// Show jobs with all of their details
     Get(get::Args),
     /// List jobs, newest first
     List(list::Args),
@@ -128,17 +128,17 @@ enum Command {
     Count(count::Args),
     /// Cancel jobs
     Cancel(cancel::Args),
-    /// Start failed or cancelled jobs again, or waiting ones now
+    /// Run failed or cancelled jobs again, or waiting ones now
     Retry(retry::Args),
-    /// Delete jobs that do not run
+    /// Delete jobs that are not running
     Delete(delete::Args),
     /// Manage queues
     #[command(subcommand)]
     Queue(queue::Command),
-    /// Make tokens for callers
+    /// Create access tokens for callers
     #[command(subcommand)]
     Token(token::Command),
-    /// Write a script that completes this program's arguments in a shell
+    /// Write a shell completion script for this program
     Completions(completions::CompletionsArgs),
     /// Write this program's manual pages
     Man(completions::ManArgs),
@@ -148,7 +148,7 @@ enum Command {
     BenchServer(bench::BenchServerArgs),
 }
 
-/// Runs the program: from its arguments to its exit code.
+/// Runs the program, and returns its exit code.
 #[must_use]
 pub(crate) fn main() -> ExitCode {
     let parsed =
@@ -187,11 +187,11 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Writes what is wrong with the arguments, or the help that they ask for.
+/// Prints a usage error, or the help that was asked for.
 fn tell(told: &clap::Error) -> ExitCode {
     let written = told.print();
     if told.use_stderr() {
-        // Where it can't be written, the exit code says it alone.
+        // If it can't be printed, the exit code alone reports the error.
         return Exit::Usage.into();
     }
     let Err(error) = written else { return Exit::Ok.into() };
@@ -202,7 +202,7 @@ fn tell(told: &clap::Error) -> ExitCode {
     failure.exit().into()
 }
 
-/// Runs a verb, and says what went wrong.
+/// Runs a verb, and prints its failure, if any.
 fn verb(ui: &Ui, verb: impl Future<Output = Result<Exit, Failure>>) -> ExitCode {
     block_on(ui, async {
         verb.await.unwrap_or_else(|failure| {
@@ -218,7 +218,7 @@ fn block_on<T: Into<ExitCode>>(ui: &Ui, future: impl Future<Output = T>) -> Exit
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let code = runtime.block_on(future).into();
-            // A blocked read of stdin must not hold the program.
+            // A blocked read of stdin must not keep the program from ending.
             runtime.shutdown_background();
             code
         }
@@ -229,12 +229,12 @@ fn block_on<T: Into<ExitCode>>(ui: &Ui, future: impl Future<Output = T>) -> Exit
     }
 }
 
-/// Connects as the global arguments say.
+/// Connects to the server that the global options name.
 async fn connect(global: &Global) -> Result<Client, Failure> {
     Ok(client(global)?.connect().await?)
 }
 
-/// A client as the global arguments say.
+/// Returns the builder of a client, set up by the global options.
 fn client(global: &Global) -> Result<ClientBuilder, Failure> {
     let builder = Client::builder(&global.server).call_timeout(global.call_timeout).require(&global.required);
     global.credentials.add_to(builder)
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn help_shows_the_verbs_and_the_exit_codes() {
-        // Fixed, so that the terminal of whoever runs the test does not matter.
+        // A fixed width, so that the terminal of the test run does not matter.
         let help = Cli::command().term_width(100).render_help().to_string();
         insta::assert_snapshot!(help, @r"
         A durable job service: submit with one call, run in the background, watch until it ends
@@ -261,47 +261,46 @@ mod tests {
         Commands:
           serve         Run the server
           check-config  Check a configuration file without starting anything
-          doctor        Look an installation over, and say what to do
+          doctor        Diagnose an installation and suggest fixes
           backup        Copy a server's store to a new folder, while it runs or not
-          compact       Give the space that deleted jobs have left back to the file system, while the server
-                        does not run
-          demo          See it at work: a server, a few jobs for real files, and how they end
-          bench         Measure how fast jobs are taken and run on this machine
-          info          Show a server's version, clock, features and limits, and what you may do there
+          compact       Return the space of deleted jobs to the file system, while the server is stopped
+          demo          Run a demonstration: a temporary server with a job for each file of a folder
+          bench         Measure the throughput and latency of jobs on this machine
+          info          Show a server's version, clock, features and limits, and your permissions
           submit        Submit a job
-          watch         Watch jobs as they go
-          get           Show all there is to know of jobs
+          watch         Watch jobs as they change
+          get           Show jobs with all of their details
           list          List jobs, newest first
           count         Count jobs by state
           cancel        Cancel jobs
-          retry         Start failed or cancelled jobs again, or waiting ones now
-          delete        Delete jobs that do not run
+          retry         Run failed or cancelled jobs again, or waiting ones now
+          delete        Delete jobs that are not running
           queue         Manage queues
-          token         Make tokens for callers
-          completions   Write a script that completes this program's arguments in a shell
+          token         Create access tokens for callers
+          completions   Write a shell completion script for this program
           man           Write this program's manual pages
 
         Options:
               --server <URL>             The server to talk to: host:port, http://host:port, or
                                          https://host:port [env: JOBMILL_SERVER] [default:
                                          http://127.0.0.1:7733]
-              --tls-ca <PATH>            Trust servers whose certificates come from the authorities in this
-                                         PEM file, and no others [env: JOBMILL_TLS_CA]
-              --tls-cert <PATH>          Show the server the certificate in this PEM file [env:
+              --tls-ca <PATH>            PEM file with the certificate authorities to trust, in place of the
+                                         system's [env: JOBMILL_TLS_CA]
+              --tls-cert <PATH>          PEM file with the client certificate to present to the server [env:
                                          JOBMILL_TLS_CERT]
-              --tls-key <PATH>           The certificate's private key, a PEM file [env: JOBMILL_TLS_KEY]
-              --token-file <PATH>        Send the token in this file with each call [env:
+              --tls-key <PATH>           PEM file with the private key of the client certificate [env:
+                                         JOBMILL_TLS_KEY]
+              --token-file <PATH>        File with the token to send with each call [env:
                                          JOBMILL_TOKEN_FILE]
-              --plaintext-token          Send the token without TLS too: for networks that are encrypted
+              --plaintext-token          Send the token even without TLS, for networks that are encrypted
                                          otherwise
-              --output <FORMAT>          How to write results: for people, or as JSON (one object, or one a
-                                         line where there are several) [env: JOBMILL_OUTPUT] [default: text]
-                                         [possible values: text, json]
-              --no-progress              Write plain lines in place of progress bars, as on anything but a
+              --output <FORMAT>          Format of results: text for people, or JSON, one object per line
+                                         [env: JOBMILL_OUTPUT] [default: text] [possible values: text, json]
+              --no-progress              Write plain lines in place of progress bars, as where stderr is no
                                          terminal
-              --call-timeout <DURATION>  How long one call may take [default: 40s]
-              --require <FEATURE>        Have the server refuse each call unless it has this feature;
-                                         `jobmill info` lists them; may be repeated
+              --call-timeout <DURATION>  Time limit of one call [default: 40s]
+              --require <FEATURE>        Feature that the server must have, or it refuses each call; listed
+                                         by `jobmill info`; may be repeated
           -h, --help                     Print help (see more with '--help')
           -V, --version                  Print version
 
@@ -311,12 +310,12 @@ mod tests {
             2  wrong usage, or an argument that the server refuses
             3  a job that was followed or waited for was cancelled
             4  no such job, queue or kind; submit: the request id's job was deleted
-            5  refused: no token for it, the queue is full, the job's state is against it, it exists
+            5  refused: no permission, the queue is full, the job's state does not allow it, it exists
                already, it has changed since, or the server lacks what --require names
             6  no server answers
             7  no answer in time; get --wait: a job had not ended in time
            70  an internal error
-           74  serve: the store failed, or could not take everything before the end
+           74  serve: the store failed, or had not written everything when the server ended
           130  interrupted by Ctrl-C
         ");
     }

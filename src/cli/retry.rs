@@ -11,7 +11,7 @@ use jobmill::proto::v1::RetryJobRequest;
 /// The arguments of `jobmill retry`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The jobs to start again
+    /// The jobs to run again
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
     #[command(flatten)]

@@ -28,12 +28,12 @@ use super::logging::{self, Log};
 
 /// The exit code for a configuration that is not valid.
 pub(crate) const EXIT_CONFIGURATION: u8 = 2;
-/// The exit code for a store that failed while the server ran, or in its last moments (`EX_IOERR` of `sysexits.h`).
+/// The exit code for a store that failed while the server ran or during shutdown (`EX_IOERR` of `sysexits.h`).
 const EXIT_STORE: u8 = 74;
-/// The exit code for all else.
+/// The exit code for all other errors.
 const EXIT_OTHER: u8 = 1;
 
-/// Why a server did not run, or ended other than by a drain.
+/// The failure of a server: it did not start, or ended other than by a drain.
 struct Failed {
     code: u8,
     error: anyhow::Error,
@@ -45,8 +45,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failed {
     }
 }
 
-/// Runs the server until SIGTERM or SIGINT: the first lets running attempts end, a second ends at once. SIGHUP has
-/// certificates and tokens read again.
+/// Runs the server until SIGTERM or SIGINT: the first one lets running attempts end, a second one stops at once. SIGHUP
+/// reloads certificates and tokens.
 #[derive(clap::Args, Debug)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
@@ -54,12 +54,12 @@ pub(crate) struct ServeArgs {
     /// Write the address to this file once the server listens, and remove the file when it ends
     #[arg(long, value_name = "PATH")]
     pub(crate) port_file: Option<PathBuf>,
-    /// Start even with a database that lacks acknowledged jobs, as after an old copy was put in its place
+    /// Start even if the database lacks acknowledged jobs, such as an old copy put in its place
     #[arg(long)]
     pub(crate) accept_loss: bool,
 }
 
-/// Where settings come from: flags go before variables, those before the file, that before the defaults.
+/// The sources of settings, by precedence: flags, environment variables, the configuration file, the defaults.
 #[derive(clap::Args, Debug, Default)]
 pub(crate) struct SourceArgs {
     /// Configuration file; by default ~/.config/jobmill/jobmill.toml, if there is one [env: JOBMILL_CONFIG]
@@ -68,7 +68,7 @@ pub(crate) struct SourceArgs {
     /// Address and port to listen on; port 0 takes a free one [env: JOBMILL_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<OsString>,
-    /// Listen beyond this machine without TLS or tokens [env: JOBMILL_INSECURE]
+    /// Listen beyond this machine even without TLS or tokens [env: JOBMILL_INSECURE]
     #[arg(long)]
     insecure: bool,
     /// Folder that keeps the jobs [env: JOBMILL_DATA_DIR]
@@ -77,7 +77,7 @@ pub(crate) struct SourceArgs {
     /// Keep the jobs in memory: they are gone when the server stops [env: JOBMILL_MEMORY]
     #[arg(long)]
     memory: bool,
-    /// How long a stopping server waits for running attempts, such as 30s [env: JOBMILL_DRAIN_TIMEOUT]
+    /// Time that running attempts have to end when the server stops, such as 30s [env: JOBMILL_DRAIN_TIMEOUT]
     #[arg(long, value_name = "DURATION")]
     drain_timeout: Option<OsString>,
     /// Address and port for metrics and health over HTTP, loopback only, or off [env: JOBMILL_METRICS_LISTEN]
@@ -86,21 +86,21 @@ pub(crate) struct SourceArgs {
     /// URL of the OpenTelemetry collector that traces go to, or off [env: JOBMILL_TRACES_ENDPOINT]
     #[arg(long, value_name = "URL")]
     traces_endpoint: Option<OsString>,
-    /// Which log lines to show, such as debug or info,jobmill=debug [env: JOBMILL_LOG]
+    /// Filter of log lines, such as debug or info,jobmill=debug [env: JOBMILL_LOG]
     #[arg(long, value_name = "FILTER")]
     log: Option<OsString>,
-    /// Form of log lines: text or json [env: JOBMILL_LOG_FORMAT]
+    /// Format of log lines: text or json [env: JOBMILL_LOG_FORMAT]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<OsString>,
 }
 
 impl SourceArgs {
-    /// For who needs to know no more than where the jobs are kept.
+    /// Returns the sources for a caller that only needs the location of the store.
     pub(crate) fn of_store(config: Option<PathBuf>, data_dir: Option<PathBuf>) -> Self {
         SourceArgs { config, data_dir, ..SourceArgs::default() }
     }
 
-    /// The same with this file, if there is one.
+    /// Returns the same sources with this configuration file, if one is given.
     pub(crate) fn with_file(mut self, file: Option<PathBuf>) -> Self {
         self.config = file.or(self.config);
         self
@@ -124,11 +124,11 @@ impl SourceArgs {
     }
 }
 
-/// The time that a last word on stdout has, where stderr does not take it.
+/// Time limit for a final message on stdout, where stderr does not take it.
 const LAST_WORD_MAX: Duration = Duration::from_millis(500);
 
-/// Serves until a signal. Exit codes: 0 after a drain, 2 for a configuration that is not valid, 74 for a store that failed
-/// once it was open, 1 for all else.
+/// Runs the server until a signal. Exit codes: 0 after a drain, 2 for a configuration that is not valid, 74 for a store
+/// that failed once it was open, 1 for all else.
 pub(crate) async fn run(args: ServeArgs) -> ExitCode {
     let mut loaded = match args.source.load(&Surroundings::of_process()) {
         Ok(loaded) => loaded,
@@ -158,7 +158,7 @@ pub(crate) async fn run(args: ServeArgs) -> ExitCode {
 }
 
 async fn serve(loaded: Loaded, log: &Log, port_file: Option<&Path>) -> Result<(), Failed> {
-    // Before anything starts, so that a signal in between is neither lost nor kills.
+    // Installed before anything starts, so that an early signal is neither lost nor kills the process.
     let mut signals = Signals::catch()?;
     let mut hang_up = signal(SignalKind::hangup()).context("signals can't be caught")?;
     let Settings { listen, store, drain_timeout, .. } = loaded.settings.clone();
@@ -181,7 +181,7 @@ async fn serve(loaded: Loaded, log: &Log, port_file: Option<&Path>) -> Result<()
     if port_file.is_ok() {
         announce(address, server.metrics_addr(), &store);
     } else {
-        // Nobody will learn where it listens: no use in going on.
+        // Without the port file, scripts can't find the server: stop it.
         stopper.drain();
     }
 
@@ -198,14 +198,14 @@ async fn serve(loaded: Loaded, log: &Log, port_file: Option<&Path>) -> Result<()
             name = signals.next() => {
                 signals_seen += 1;
                 if signals_seen == 1 {
-                    let patience = humantime::format_duration(drain_timeout);
+                    let grace = humantime::format_duration(drain_timeout);
                     info!(
                         signal = name,
-                        "draining: running attempts have up to {patience}; a second signal ends at once"
+                        "draining: running attempts have up to {grace} to end; a second signal stops at once"
                     );
                     stopper.drain();
                 } else {
-                    warn!(signal = name, "ending at once: running attempts are cut off");
+                    warn!(signal = name, "stopping at once: running attempts are cut off");
                     stopper.force();
                 }
             }
@@ -226,7 +226,7 @@ async fn serve(loaded: Loaded, log: &Log, port_file: Option<&Path>) -> Result<()
     Ok(())
 }
 
-/// Why a server did not start, with the way out where there is one.
+/// Returns the failure of a server that did not start, with advice where there is some.
 fn not_started(error: ServeError, listen: SocketAddr, store: &StoreSettings) -> Failed {
     let way_out = way_out(&error, listen, store);
     let error = anyhow!(error).context("not started");
@@ -236,8 +236,8 @@ fn not_started(error: ServeError, listen: SocketAddr, store: &StoreSettings) -> 
     }
 }
 
-/// Writes a line for people and scripts, and another one where metrics are served. A closed stdout is no reason to end,
-/// and one that takes nothing, such as a full pipe, is no reason to wait.
+/// Prints the server's address for people and scripts, and the address of metrics where they are served. A closed
+/// stdout does not end the server, and one that takes nothing, such as a full pipe, does not delay it.
 fn announce(address: SocketAddr, metrics: Option<SocketAddr>, store: &StoreSettings) {
     let store = match store {
         StoreSettings::Memory => "memory".to_owned(),
@@ -259,19 +259,19 @@ fn to_stdout(text: String) -> JoinHandle<io::Result<()>> {
     })
 }
 
-/// Writes a last word to stderr, or to stdout where stderr does not take it, such as on a full disk.
+/// Writes a final message to stderr, or to stdout where stderr does not take it, such as on a full disk.
 async fn complain(log: Option<&Log>, text: String) {
     let told = match log {
         Some(log) => log.say(&text),
         None => writeln!(io::stderr(), "{text}").is_ok(),
     };
     if !told {
-        // There is nowhere left to tell that this failed, too.
+        // A failure of this can't be reported anywhere.
         let _ = tokio::time::timeout(LAST_WORD_MAX, to_stdout(text + "\n")).await;
     }
 }
 
-/// What to do about an error of the operating system that lies under `error`.
+/// Returns advice for the error of the operating system that caused `error`.
 fn way_out(
     error: &(dyn std::error::Error + 'static),
     listen: SocketAddr,
@@ -280,7 +280,7 @@ fn way_out(
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     let cause = causes.find_map(|cause| cause.downcast_ref::<io::Error>())?;
     let port = listen.port();
-    // Only a few kinds have a way out that is worth a sentence.
+    // Advice is known for a few kinds of errors only.
     if matches!(cause.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) {
         return Some("a file is in the way: choose another folder with --data-dir".to_owned());
     }
@@ -319,8 +319,8 @@ struct Signals {
 
 impl Signals {
     fn catch() -> anyhow::Result<Self> {
-        // A file that has reached a limit of the process (`ulimit -f`), such as the log's, can't be written any more. It
-        // is to fail there, and not to end the server.
+        // A write beyond the process's limit of file sizes (`ulimit -f`), such as to the log's file, must fail, and
+        // must not end the server by this signal.
         signal_hook::flag::register(SIGXFSZ, Arc::default()).context("signals can't be caught")?;
         let catch = |kind| signal(kind).context("signals can't be caught");
         Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
@@ -334,14 +334,15 @@ impl Signals {
     }
 }
 
-/// The file that tells scripts the real address. It is there only while the server listens, unless that is killed.
+/// The port file, which tells scripts the server's address. It exists while the server listens; only a kill leaves it
+/// behind.
 struct PortFile {
     path: PathBuf,
     text: String,
 }
 
 impl PortFile {
-    /// Writes it whole or not at all, so that a script never reads half an address.
+    /// Writes the file atomically, so that a script never reads half an address.
     fn write(path: &Path, address: SocketAddr) -> anyhow::Result<Self> {
         let text = format!("{address}\n");
         let mut beside = path.as_os_str().to_owned();
@@ -357,7 +358,7 @@ impl PortFile {
 }
 
 impl Drop for PortFile {
-    /// Leaves a file alone that another server has written since.
+    /// Deletes the file, unless another server has written it since.
     fn drop(&mut self) {
         if fs::read_to_string(&self.path).is_ok_and(|text| text == self.text) {
             let _ = fs::remove_file(&self.path);

@@ -1,5 +1,6 @@
-//! The commands that the demo's jobs run: this same program, so that the demo needs nothing else. They are written as
-//! any command may be: input on stdin, result on stdout, what goes wrong on stderr, progress on a descriptor of its own.
+//! The commands that the demo's jobs run: hidden verbs of this program, so that the demo needs nothing else. They are
+//! written as any command of a job may be: input on stdin, result on stdout, errors on stderr, progress on a descriptor
+//! of its own.
 
 use std::{
     ffi::OsString,
@@ -19,9 +20,9 @@ pub(super) const FLAKY: &str = "__flaky";
 /// The name of the verb that runs until it is stopped.
 pub(super) const SLEEP: &str = "__sleep";
 
-/// `EX_NOINPUT`: no other attempt would find the file.
+/// Exit code `EX_NOINPUT`: a retry would not find the file either.
 pub(super) const EXIT_NO_INPUT: u8 = 66;
-/// 128 + SIGTERM, as a shell reports it.
+/// Exit code 128 + SIGTERM, as a shell reports it.
 const EXIT_TERMINATED: u8 = 143;
 
 const CHUNK_BYTES: usize = 256 << 10;
@@ -51,7 +52,7 @@ pub(super) fn run(step: Step) -> ExitCode {
 }
 
 fn complaint(message: &str, exit_code: u8) -> ExitCode {
-    // The exit code tells the rest where even this can't be written.
+    // If this can't be written, the exit code alone reports the failure.
     let _ = writeln!(io::stderr(), "{message}");
     ExitCode::from(exit_code)
 }
@@ -70,7 +71,7 @@ fn checksum() -> io::Result<ExitCode> {
     }
 }
 
-/// The SHA-256 of a file in hexadecimal; tells how far it is after each chunk.
+/// Returns the SHA-256 of a file in hexadecimal, and reports progress after each chunk.
 fn sha256(path: &Path, mut progress: impl FnMut(f64)) -> io::Result<String> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len().max(1);
@@ -106,12 +107,12 @@ fn flaky() -> io::Result<ExitCode> {
 fn sleep() -> io::Result<ExitCode> {
     let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM])?;
     Progress::open().tell(0.5, "waiting to be cancelled");
-    // A command that ends well after a SIGTERM has succeeded, as far as Jobmill can know.
+    // Exit code 0 after SIGTERM would count as success.
     signals.forever().next();
     Ok(complaint("asked to stop", EXIT_TERMINATED))
 }
 
-/// The descriptor for progress. Without one, as on a plain shell, nothing is told.
+/// The descriptor for progress. Without one, as in a plain shell, no progress is reported.
 struct Progress(Option<File>);
 
 impl Progress {

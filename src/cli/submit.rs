@@ -27,42 +27,43 @@ use jobmill::{
     },
 };
 
-/// What the server takes.
+/// The server's size limit of a payload.
 const PAYLOAD_MAX_BYTES: u64 = 1 << 20;
-/// More than this does not even fit into a message: the server could not say why it refuses.
+/// Size limit of reading a payload. A larger one would not fit into a message, and the server could not say why it
+/// refuses it.
 const PAYLOAD_READ_MAX_BYTES: u64 = 3 << 20;
 
 /// The arguments of `jobmill submit`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// What to do: a kind that the server has a handler for
+    /// Kind of the job; the server needs a handler for it
     #[arg(required_unless_present = "stream")]
     kind: Option<String>,
-    /// The handler's input as text; see also --file and --stdin
+    /// Input of the handler as text; see also --file and --stdin
     #[arg(conflicts_with_all = ["file", "stdin"])]
     payload: Option<String>,
-    /// Take the handler's input from a file
+    /// Read the handler's input from a file
     #[arg(long, value_name = "PATH", conflicts_with = "stdin")]
     file: Option<PathBuf>,
-    /// Take the handler's input from standard input
+    /// Read the handler's input from standard input
     #[arg(long)]
     stdin: bool,
     /// The media type of the input
     #[arg(long, value_name = "TYPE", default_value = "", hide_default_value = true)]
     payload_type: String,
-    /// What else the handler needs to know of the input, such as its encoding; may be repeated
+    /// Metadata of the input, such as its encoding; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = values::entry)]
     payload_metadata: Vec<(String, String)>,
-    /// The queue
+    /// Queue of the job
     #[arg(long, value_name = "QUEUE", default_value = "default")]
     queue: String,
     /// A label to find the job by; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = values::entry)]
     labels: Vec<(String, String)>,
-    /// A header that the handler is told, such as a tenant; may be repeated
+    /// Header passed to the handler, such as a tenant; may be repeated
     #[arg(long = "header", value_name = "KEY=VALUE", value_parser = values::entry)]
     headers: Vec<(String, String)>,
-    /// From -100 to 100; the larger runs first. Default: 0
+    /// Priority from -100 to 100; jobs with a larger one run first. Default: 0
     #[arg(
         long,
         value_name = "N",
@@ -70,28 +71,29 @@ pub(super) struct Args {
         value_parser = clap::value_parser!(i32).range(-100..=100)
     )]
     priority: Option<i32>,
-    /// How many attempts may start before the job has failed
+    /// Largest number of attempts before the job has failed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1000))]
     max_attempts: Option<i32>,
-    /// How long one attempt may take
+    /// Time limit of one attempt
     #[arg(long, value_name = "DURATION", value_parser = values::positive_duration)]
     timeout: Option<Duration>,
-    /// Do not run it before this instant (RFC 3339)
+    /// Do not run the job before this instant (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = values::instant, conflicts_with = "delay")]
     run_at: Option<Timestamp>,
-    /// Do not run it before so long after it was accepted
+    /// Do not run the job until this time has passed since it was accepted
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     delay: Option<Duration>,
-    /// End it as EXPIRED if no attempt has started so long after it was accepted
+    /// End the job as EXPIRED if no attempt has started within this time after it was accepted
     #[arg(long, value_name = "DURATION", value_parser = values::positive_duration)]
     expires_in: Option<Duration>,
-    /// Makes a repeat of this command safe: the same id with the same job gives the same job. Default: a new one
+    /// Request id, which makes a repeat of this command safe: the same id with the same job gives the same job.
+    /// Default: a new one
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     request_id: String,
-    /// What to do when the queue is full. Default: as the queue is set up
+    /// What to do when the queue is full. Default: the queue's setting
     #[arg(long, value_enum, value_name = "HOW")]
     when_full: Option<WhenFullArg>,
-    /// Follow the job to its end, write its result to stdout, and exit by its fate
+    /// Follow the job to its end, write its result to stdout, and exit with the code for its final state
     #[arg(long)]
     watch: bool,
     /// With --watch: show the lines that the job writes, on stderr
@@ -99,7 +101,7 @@ pub(super) struct Args {
     output_lines: bool,
     /// Submit a job for each line of a file, or of standard input (-): a JSON object with the fields of a JobSpec,
     /// `requestId`, and `payloadText` or `payloadJson` for the bytes of `payload`. Writes each id as soon as its job is
-    /// kept
+    /// stored
     #[arg(
         long,
         value_name = "FILE",
@@ -137,7 +139,7 @@ pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Fa
         };
         return submit_and_follow(&client, request, ui).await;
     }
-    // People are told the id, and programs all there is.
+    // Text output needs the id only, JSON output the whole job.
     let view = if ui.is_json() { JobView::Basic } else { JobView::Unspecified };
     let request = SubmitRequest { view: view.into(), ..request };
     let answer = client.submit(request).await.map_err(explained)?;
@@ -151,7 +153,7 @@ pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Fa
     Ok(Exit::Ok)
 }
 
-/// Tells people of a job that is not new. One that is gone is a failure.
+/// Prints a note if the job is not new. Fails if the job was deleted since.
 fn outcome(answer: &SubmitResponse, ui: &Ui) -> Result<(), Failure> {
     match answer.outcome() {
         SubmitOutcome::Created | SubmitOutcome::Unspecified => Ok(()),
@@ -197,7 +199,7 @@ fn request(args: Args) -> Result<SubmitRequest, Failure> {
     })
 }
 
-/// What is said of the payload, if anything. Only what comes as an argument is certainly text.
+/// Returns the payload, if there is one. Only a payload that is given as an argument is certainly text.
 fn payload(args: &Args) -> Result<Option<Payload>, Failure> {
     let payload = match (&args.payload, &args.file) {
         (Some(text), _) => Payload::of_text(text.as_str()),
@@ -217,7 +219,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
     read(file, &format!("`{name}`"))
 }
 
-/// Reads a payload, of which the server has the last word; what no message could hold is refused here.
+/// Reads a payload. Refuses only what no message could hold; the server checks its own limit.
 fn read(from: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     from.take(PAYLOAD_READ_MAX_BYTES + 1)
@@ -232,11 +234,11 @@ fn read(from: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
 
 fn too_large(what: &str) -> Failure {
     let limit = text::bytes(PAYLOAD_MAX_BYTES);
-    Failure::usage(format!("{what}, and a payload may have {limit}"))
+    Failure::usage(format!("{what}; the limit of a payload is {limit}"))
         .with_next("Keep large input where the handler can read it, and submit its name.")
 }
 
-/// A message over the server's limit is refused by the transport, whose words tell nobody what to do.
+/// Replaces the transport's error for a message over the server's limit, which gives no advice.
 fn explained(error: ClientError) -> Failure {
     if let ClientError::Failed { code: Code::OutOfRange | Code::ResourceExhausted, message, .. } = &error
         && message.contains("message")
@@ -258,7 +260,7 @@ async fn submit_and_follow(
     }
     outcome(&answer, ui)?;
     if !ui.is_json() && answer.outcome() == SubmitOutcome::Created {
-        // The watch may have nothing to tell for a long time; that of a repeat begins with the job as it is.
+        // The watch may be silent for a long time. The watch of a repeat begins with the job's present state.
         live.note(&format!("job {} was submitted", text::escape(answer.id())));
     }
     let ended = follow(&mut watch, ui, &mut live, ctrl_c()).await;
@@ -280,7 +282,7 @@ async fn submit_and_follow(
 async fn finish(client: &Client, id: &str, ui: &Ui) -> Result<(), Failure> {
     let job = match client.get_job(id, JobView::Full).await {
         Ok(job) => job,
-        // Someone deleted it already: its fate is known, its result is gone.
+        // The job was deleted already: its final state is known, its result is gone.
         Err(ClientError::Refused(refusal)) if refusal.code == Code::NotFound => Job::default(),
         Err(error) => return Err(error.into()),
     };
@@ -450,7 +452,7 @@ mod tests {
         file.as_file().set_len(PAYLOAD_READ_MAX_BYTES + 1).unwrap();
         let failure = requested(&format!("k --file {}", file.path().display())).unwrap_err();
         assert_eq!(failure.exit(), Exit::Usage);
-        assert!(failure.line().unwrap().contains("has more than 3 MiB, and a payload may have 1 MiB."));
+        assert!(failure.line().unwrap().contains("has more than 3 MiB; the limit of a payload is 1 MiB."));
 
         let failure = requested("k --file /no/such/file").unwrap_err();
         assert_eq!(

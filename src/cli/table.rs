@@ -9,7 +9,7 @@ pub(super) struct Table {
     right: Vec<usize>,
 }
 
-/// A cell's text, escaped by its maker, and its colour.
+/// A cell: text, already escaped, and its colour.
 pub(super) type Text = (String, Option<AnsiColor>);
 
 impl Table {
@@ -39,7 +39,7 @@ impl Table {
         self.layout.add_row(cells.collect::<Vec<_>>());
     }
 
-    /// The table without trailing spaces.
+    /// Renders the table without trailing spaces.
     pub(super) fn render(mut self) -> String {
         for (index, column) in self.layout.column_iter_mut().enumerate() {
             column.set_padding((0, 2));
@@ -51,7 +51,7 @@ impl Table {
     }
 }
 
-/// A cell without colour.
+/// Returns a cell without colour.
 pub(super) fn plain(text: impl Into<String>) -> Text {
     (text.into(), None)
 }

@@ -1,4 +1,4 @@
-//! Words for people: what others wrote, made harmless; times and sizes.
+//! Text for people: escaping of text from elsewhere, times and sizes.
 
 use std::{borrow::Cow, fmt::Write, time::Duration};
 
@@ -6,12 +6,12 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use jobmill::{clock::Timestamp, proto::v1::JobState};
 
-/// Shows what could steer a terminal, or turn the direction of text around, by its number.
+/// Escapes characters that could control a terminal, or reverse the direction of text.
 pub(super) fn escape(text: &str) -> Cow<'_, str> {
     escape_but(text, &[])
 }
 
-/// The same for text of several lines, which keeps its lines and tabs.
+/// Escapes text as [`escape`] does, but keeps line breaks and tabs.
 pub(super) fn escape_lines(text: &str) -> Cow<'_, str> {
     escape_but(text, &['\n', '\t'])
 }
@@ -44,7 +44,7 @@ fn is_harmful(c: char) -> bool {
             | '\u{61c}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
-/// A duration in at most two units: `340ms`, `1.2s`, `2m 5s`, `3d 4h`.
+/// Formats a duration in at most two units: `340ms`, `1.2s`, `2m 5s`, `3d 4h`.
 pub(super) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let two = |large: u64, large_unit: &str, small: u64, small_unit: &str| match small {
@@ -67,7 +67,7 @@ pub(super) fn duration(duration: Duration) -> String {
     }
 }
 
-/// How far an instant is from the present: `3s ago`, `in 2m`.
+/// Formats the distance of an instant from the present: `3s ago`, `in 2m`.
 pub(super) fn relative(instant: Timestamp, now: Timestamp) -> String {
     let coarse =
         |span: Duration| if span.as_secs() == 0 { span } else { Duration::from_secs(span.as_secs()) };
@@ -83,12 +83,12 @@ pub(super) fn relative(instant: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// An instant in full, and how far it is.
+/// Formats an instant in full, with its distance from the present.
 pub(super) fn instant(instant: Timestamp, now: Timestamp) -> String {
     format!("{instant} ({})", relative(instant, now))
 }
 
-/// A number of bytes: `12 bytes`, `1.5 MiB`.
+/// Formats a number of bytes: `12 bytes`, `1.5 MiB`.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if count < 1024 {
@@ -107,17 +107,17 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{} {unit}", text.strip_suffix(".0").unwrap_or(&text))
 }
 
-/// `1 job`, `2 jobs`.
+/// Formats a count with its noun: `1 job`, `2 jobs`.
 pub(super) fn counted(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
-/// Names and values in two columns, a line for each.
+/// Formats names and values in two columns, one line each.
 pub(super) fn fields<'a>(fields: impl IntoIterator<Item = (&'a str, String)>) -> String {
     fields.into_iter().map(|(name, value)| format!("{name:<14}{value}\n")).collect()
 }
 
-/// Fields for several values, the first of which has the name.
+/// Returns the fields of a list of values. Only the first field has the name.
 pub(super) fn listed(
     name: &'static str,
     values: impl Iterator<Item = String>,
@@ -125,7 +125,7 @@ pub(super) fn listed(
     values.enumerate().map(move |(index, value)| (if index == 0 { name } else { "" }, value))
 }
 
-/// The first characters of a text, with a sign that there are more.
+/// Shortens a text to `max_chars` characters, and marks the cut with an ellipsis.
 pub(super) fn shortened(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -133,7 +133,7 @@ pub(super) fn shortened(text: &str, max_chars: usize) -> String {
     }
 }
 
-/// A state as people write it, also one that this program does not know.
+/// Returns the name of a state, or its number where this program does not know it.
 pub(super) fn state(number: i32) -> String {
     match JobState::try_from(number) {
         Ok(state) => state.as_str_name().trim_start_matches("JOB_STATE_").to_owned(),
@@ -141,7 +141,7 @@ pub(super) fn state(number: i32) -> String {
     }
 }
 
-/// The colour of a state, for those that stand out.
+/// Returns the colour of a state, or `None` for states that need no emphasis.
 pub(super) fn state_colour(number: i32) -> Option<AnsiColor> {
     match JobState::try_from(number).ok()? {
         JobState::Running => Some(AnsiColor::Cyan),
@@ -153,7 +153,7 @@ pub(super) fn state_colour(number: i32) -> Option<AnsiColor> {
     }
 }
 
-/// Text in a colour, where there is one.
+/// Colours a text, if a colour is given.
 pub(super) fn coloured(text: &str, colour: Option<AnsiColor>) -> String {
     match colour {
         Some(colour) => {

@@ -1,4 +1,4 @@
-//! `jobmill token`: makes tokens. The server is not asked: its operator adds the entry to its file.
+//! `jobmill token`: creates tokens. It calls no server: the operator adds the entry to the server's file of tokens.
 
 use std::{
     fs::OpenOptions,
@@ -21,31 +21,31 @@ use super::{
     values,
 };
 
-/// What to do with tokens.
+/// The verbs of `jobmill token`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Make a token, and the entry for the server's file of tokens
     ///
-    /// The entry goes to stdout, to be appended to that file; the token goes to stderr, or to a file of its own. It is
-    /// shown this once only: the entry has no more than its hash.
+    /// The entry goes to stdout, to be appended to that file; the token goes to stderr, or to a file of its own. The
+    /// token is shown only once: the entry holds only its hash.
     New(New),
 }
 
 /// The new token.
 #[derive(Debug, clap::Args)]
 pub(super) struct New {
-    /// Who will have it; told in the audit
+    /// Name of the token's holder, as shown in the audit
     name: String,
-    /// What it allows: submit, read, cancel, work, or admin, which includes the others; may be repeated
+    /// Role that the token grants: submit, read, cancel, work, or admin, which includes the others; may be repeated
     #[arg(long, required = true, value_name = "ROLE", value_parser = role)]
     role: Vec<Role>,
-    /// On which queues, with * for any characters; may be repeated
+    /// Queues that the token is valid for, with * for any characters; may be repeated
     #[arg(long, default_value = "*", value_name = "PATTERN")]
     queues: Vec<QueuePattern>,
-    /// How long it is good, such as 90days
+    /// Lifetime of the token, such as 90days
     #[arg(long, value_name = "DURATION", value_parser = values::positive_duration)]
     expires: Option<Duration>,
-    /// Write the token to this new file, which only its owner may read
+    /// Write the token to this new file, which is readable by its owner only
     #[arg(long, value_name = "PATH")]
     save: Option<PathBuf>,
 }
@@ -55,7 +55,7 @@ fn role(text: &str) -> Result<Role, String> {
     Role::named(text).ok_or_else(|| format!("one of {}", names()))
 }
 
-/// Makes a token.
+/// Runs `jobmill token`.
 pub(super) fn run(command: Command, ui: &Ui) -> Result<Exit, Failure> {
     let Command::New(New { name, role, queues, expires, save }) = command;
     check_token_name(&name).map_err(|error| Failure::usage(error.to_string()))?;
@@ -70,7 +70,7 @@ pub(super) fn run(command: Command, ui: &Ui) -> Result<Exit, Failure> {
         ui.print_json(&json!({ "name": name, "token": shown, "entry": entry }))?;
     } else {
         if let Some(token) = shown {
-            // First: an entry for a token that was not seen is of no use.
+            // The token is shown before the entry, which is of no use if showing it fails.
             writeln!(io::stderr(), "The token, shown this once: {token}").map_err(|error| {
                 Failure::new(Exit::Internal, format!("the token can't be shown on stderr: {error}"))
                     .with_next("Have it written to a file with --save.")
@@ -81,7 +81,7 @@ pub(super) fn run(command: Command, ui: &Ui) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// What the server needs to know of the token.
+/// Returns the token's entry for the server's file of tokens.
 fn entry(name: &str, token: &str, roles: &[Role], queues: &[QueuePattern], expires: Option<&str>) -> String {
     let list = |texts: Vec<String>| toml::Value::from(texts).to_string();
     let key = toml::Value::from(name).to_string();

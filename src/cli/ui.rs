@@ -1,11 +1,11 @@
-//! Where output goes, and in what form.
+//! Destinations and format of output.
 
 use std::io::{self, IsTerminal, Write};
 
 use super::exit::Failure;
 use jobmill::clock::Clock;
 
-/// The form of results.
+/// The format of results.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(super) enum Format {
     /// For people.
@@ -14,15 +14,15 @@ pub(super) enum Format {
     Json,
 }
 
-/// Where output goes, and in what form.
+/// The destinations and format of output.
 #[derive(Clone, Debug)]
 pub(super) struct Ui {
     pub(super) format: Format,
-    /// Whether what goes to stdout may have colours.
+    /// Whether text on stdout may have colours.
     pub(super) colour: bool,
     /// Whether bars can be drawn on stderr.
     pub(super) bars: bool,
-    /// Whether people read stdout.
+    /// Whether stdout is a terminal, read by a person.
     pub(super) stdout_is_terminal: bool,
     pub(super) clock: Clock,
 }
@@ -30,7 +30,7 @@ pub(super) struct Ui {
 impl Ui {
     pub(super) fn new(format: Format, no_progress: bool) -> Self {
         let stdout_is_terminal = io::stdout().is_terminal();
-        // By no-color.org: set and not empty.
+        // As no-color.org says: set and not empty.
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Ui {
@@ -71,7 +71,7 @@ impl Ui {
     /// Writes a line to stderr.
     #[expect(clippy::unused_self, reason = "all output goes through here")]
     pub(super) fn note(&self, text: &str) {
-        // There is nowhere to tell that it can't be told.
+        // A failure to write to stderr can't be reported anywhere.
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 }

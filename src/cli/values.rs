@@ -1,4 +1,4 @@
-//! Arguments as people write them, parsed before anything starts.
+//! Parsers of option values, which run before anything starts.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use jobmill::{
     proto::v1::{JobState, Keep, WhenFull, keep},
 };
 
-/// `5m`, `1h 30m`, `250ms`.
+/// Parses a duration: `5m`, `1h 30m`, `250ms`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "write it like 250ms, 30s, 5m or 1h".to_owned())
 }
 
-/// The same, but not zero.
+/// Parses a duration that is longer than zero.
 pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
     Some(duration(text)?)
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| "must be longer than 0".to_owned())
 }
 
-/// An instant in RFC 3339.
+/// Parses an instant in RFC 3339.
 pub(super) fn instant(text: &str) -> Result<Timestamp, String> {
     let instant: jiff::Timestamp = text
         .parse()
@@ -30,7 +30,7 @@ pub(super) fn instant(text: &str) -> Result<Timestamp, String> {
     Ok(Timestamp::from_micros(instant.as_microsecond()))
 }
 
-/// `key=value`.
+/// Parses `key=value`.
 pub(super) fn entry(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -38,7 +38,7 @@ pub(super) fn entry(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// A state in any case, with `-` or `_`.
+/// Parses the name of a state in any case, with `-` or `_`.
 pub(super) fn state(text: &str) -> Result<JobState, String> {
     let name = text.to_ascii_uppercase().replace('-', "_");
     let name = name.strip_prefix("JOB_STATE_").unwrap_or(&name);
@@ -50,14 +50,14 @@ pub(super) fn state(text: &str) -> Result<JobState, String> {
         })
 }
 
-/// How long ended jobs are kept.
+/// Retention time of ended jobs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum KeepArg {
-    /// For so long.
+    /// For this long.
     For(Duration),
-    /// Until somebody deletes them.
+    /// Until they are deleted by a call.
     Forever,
-    /// As the server says.
+    /// The server's default.
     Default,
 }
 
@@ -72,7 +72,7 @@ impl KeepArg {
     }
 }
 
-/// `24h`, `forever` or `default`.
+/// Parses a retention time: `24h`, `forever` or `default`.
 pub(super) fn keep(text: &str) -> Result<KeepArg, String> {
     match text {
         "forever" => Ok(KeepArg::Forever),
@@ -83,7 +83,7 @@ pub(super) fn keep(text: &str) -> Result<KeepArg, String> {
     }
 }
 
-/// How long something is kept, in words. Nothing where it is not told in a way that this program knows.
+/// Formats a retention time. Returns `None` for a form that this program does not know.
 pub(super) fn kept(keep: &Keep) -> Option<String> {
     match keep.keep? {
         keep::Keep::Time(time) => Some(super::text::duration(from_wire_duration(&time))),
@@ -109,7 +109,7 @@ impl From<WhenFullArg> for WhenFull {
     }
 }
 
-/// A number of bytes: `4096`, `64KiB`, `1.5GiB`, `10MB`.
+/// Parses a number of bytes: `4096`, `64KiB`, `1.5GiB`, `10MB`.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 9] = [
         ("", 1),
@@ -128,14 +128,14 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     let (number, unit) = text.split_at(digits);
     let (_, factor) = UNITS.into_iter().find(|(name, _)| *name == unit.trim()).ok_or_else(fault)?;
     if !number.contains('.') {
-        // Exactly, and not beyond what fits.
+        // Whole numbers are parsed exactly, and refused where they overflow.
         return number.parse().ok().and_then(|whole: u64| whole.checked_mul(factor)).ok_or_else(fault);
     }
     let number: f64 = number.parse().map_err(|_| fault())?;
     Ok((number * factor as f64) as u64)
 }
 
-/// Bytes as base64.
+/// Encodes bytes in base64.
 pub(super) fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }

@@ -14,22 +14,22 @@ use jobmill::proto::v1::{JobFilter, JobView, WatchDetail, WatchStart, WatchStatu
 /// The arguments of `jobmill watch`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "With ids it ends when the last of them has ended, and exits by their fate: 1 if one failed, \
-                        otherwise 3 if one was cancelled. With a filter it goes on until Ctrl-C."
+    after_help = "With ids it ends when the last job has ended, and the exit code tells their final states: \
+                        1 if one failed, otherwise 3 if one was cancelled. With a filter it goes on until Ctrl-C."
 )]
 pub(super) struct Args {
     /// The jobs to watch
     #[arg(value_name = "ID")]
     ids: Vec<String>,
-    /// Watch all jobs that there are and will be
+    /// Watch all jobs, present and future
     #[arg(long, conflicts_with = "ids")]
     all: bool,
     #[command(flatten)]
     filter: FilterArgs,
-    /// With a filter: leave out the jobs as they are, and begin with the next change
+    /// With a filter: skip the jobs' present state, and begin with the next change
     #[arg(long, conflicts_with_all = ["ids", "from_token"])]
     new: bool,
-    /// Go on after the event that carried this resume token, with the same ids or filter
+    /// Resume after the event that carried this resume token, with the same ids or filter
     #[arg(
         long,
         value_name = "TOKEN",
@@ -38,7 +38,7 @@ pub(super) struct Args {
         allow_hyphen_values = true
     )]
     from_token: String,
-    /// Tell every change, not only the latest state
+    /// Show every change of state, not only the latest state
     #[arg(long)]
     every_transition: bool,
     /// Show the lines that the jobs write; only with ids

@@ -1,4 +1,4 @@
-//! What answers cost: Submit's own, beside one with the whole job.
+//! The cost of answers: Submit's default answer, beside one with the whole job.
 
 use bytes::Bytes;
 use jobmill::proto::v1::{self, JobView, job_queue_client::JobQueueClient};
@@ -16,7 +16,7 @@ use super::{
 const IN_FLIGHT: usize = 64;
 
 impl Bench {
-    /// Submit with its own answer, beside Submit with the job.
+    /// Measures Submit with its default answer, beside Submit with the whole job.
     pub(super) async fn answers(&mut self) -> anyhow::Result<()> {
         let views = [JobView::Unspecified, JobView::Basic];
         let [lean, whole] =

@@ -10,19 +10,19 @@ use clap::ValueEnum;
 /// was measured, whatever the figures are, and with 1 if a job was lost or a call failed.
 #[derive(clap::Args, Debug)]
 pub(crate) struct BenchArgs {
-    /// Take only these figures
+    /// Measure these groups of figures only
     #[arg(long, value_enum, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub(super) only: Vec<Group>,
-    /// Only see that it works: short runs, small backlogs, no verdicts
+    /// Check only that the bench works: short runs, small backlogs, no verdicts
     #[arg(long)]
     pub(super) quick: bool,
-    /// How long a run is counted [default: 2; with --quick 0.3]
+    /// Measured time of a run [default: 2; with --quick 0.3]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(super) seconds: Option<Duration>,
-    /// How often each figure is taken in turns with its ceiling [default: 5; with --quick 1]
+    /// Number of runs of each figure, in turns with its ceiling [default: 5; with --quick 1]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) pairs: Option<u16>,
-    /// Keep the stores under this folder while it runs; by default in the system's temporary folder
+    /// Folder for the stores during the bench; by default the system's temporary folder
     #[arg(long, value_name = "PATH")]
     pub(super) dir: Option<PathBuf>,
 }
@@ -54,7 +54,7 @@ pub(super) enum Group {
     Cost,
     /// All of the next five: Submit to an idle queue while another queue bears a burden
     Burdens,
-    /// Submit to an idle queue while callers leave that waited for room in another
+    /// Submit to an idle queue while callers that wait for room in another one leave
     BurdenLeaving,
     /// Submit to an idle queue while jobs of another fall due
     BurdenDue,
@@ -75,12 +75,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 impl Group {
-    /// Every figure once: all groups but the one that holds others.
+    /// Returns each group once, without the one that contains others.
     pub(super) fn each() -> impl Iterator<Item = Group> {
         Group::value_variants().iter().copied().filter(|group| *group != Group::Burdens)
     }
 
-    /// How many runs it takes.
+    /// Returns the number of runs of a group.
     pub(super) fn steps(self, pairs: usize) -> u64 {
         let (of_each_pair, others) = match self {
             Group::Submit => (11, 0),

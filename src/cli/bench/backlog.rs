@@ -18,17 +18,17 @@ use super::{
 
 const MIB: f64 = 1024.0 * 1024.0;
 const IN_FLIGHT: usize = 64;
-/// The page of a client that lists.
+/// Page size of a client that lists jobs.
 const PAGE: i32 = 1_000;
-/// Waiting jobs in the queue that is measured stand behind those of the measurement.
+/// Priority of the waiting jobs in the measured queue: lower than that of the measured jobs.
 const BEHIND: i32 = -1;
 const AHEAD: i32 = 1;
 const GOAL: Bounds = Bounds::ratio_at_least(0.8, 0.6);
-/// How often memory is measured.
+/// Number of memory measurements.
 const MEMORY_TIMES: usize = 3;
 
 impl Bench {
-    /// What many waiting jobs do to rates, memory and restarts.
+    /// Measures rates, memory and restarts with many waiting jobs.
     pub(super) async fn backlog(&mut self) -> anyhow::Result<()> {
         let waiting = self.sizes.waiting;
         let empty = Subject::empty(&self.place).await?;
@@ -41,7 +41,7 @@ impl Bench {
         behind.set_paused(WORK, true).await?;
         behind.fill(WORK, BEHIND, waiting).await?;
 
-        // All three servers do the same work, so that what has ended in their stores is alike.
+        // All three servers do the same work, so that their stores hold about the same ended jobs.
         let (mut run_aside, mut run_behind) = (Series::default(), Series::default());
         for _ in 0..self.pairs {
             let alone = self.end_to_end_rate(&empty, "an empty store").await?;
@@ -74,8 +74,8 @@ impl Bench {
         Ok(BY_BATCHES.run(&subject.uri, self.run).await?.rate)
     }
 
-    /// All slots are busy all the time here, because waiting jobs take each that is free for a moment. They count, too,
-    /// and others take their place afterwards.
+    /// Measures jobs that run ahead of waiting ones. All slots are always busy here, because waiting jobs take each
+    /// that is free for a moment. These jobs are counted, too, and are replaced afterwards.
     async fn end_to_end_behind(&self, subject: &Subject) -> anyhow::Result<f64> {
         self.step("end to end with others waiting in the queue".to_owned());
         subject.set_paused(WORK, false).await?;
@@ -93,7 +93,7 @@ impl Bench {
         submits(IN_FLIGHT).run(&subject.uri, self.run, move || body.clone()).await
     }
 
-    /// What a client that lists all jobs, page by page, does to those who submit meanwhile.
+    /// Measures Submit beside a client that lists all jobs, page by page.
     async fn lister(&mut self, subject: &Subject) -> anyhow::Result<()> {
         let submits = submits(IN_FLIGHT);
         let body = submit_body(INTAKE, 0);
@@ -136,7 +136,8 @@ impl Bench {
         Ok(subject)
     }
 
-    /// Both servers are fresh processes that have run the same jobs, so that their caches are as warm as each other's.
+    /// Measures memory. Both servers are fresh processes that have run the same jobs, so that their caches are equally
+    /// warm.
     async fn memory(&mut self, mut full: Subject) -> anyhow::Result<()> {
         let mut empty = Subject::empty(&self.place).await?;
         let (mut with_none, mut with_many) = (Vec::new(), Vec::new());
@@ -152,7 +153,7 @@ impl Bench {
         empty.end().await?;
         full.end().await?;
         if with_none.is_empty() {
-            // Not told by this system.
+            // This system does not report resident memory.
             return Ok(());
         }
         let (without, with) = (median(&with_none), median(&with_many));
@@ -165,7 +166,7 @@ impl Bench {
     }
 }
 
-/// Lists all jobs again and again, and counts pages.
+/// Lists all jobs again and again, and counts the pages.
 async fn list(uri: String, pages: Arc<Semaphore>) -> anyhow::Result<()> {
     let mut client = JobQueueClient::connect(uri).await?;
     let mut page_token = String::new();

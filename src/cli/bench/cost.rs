@@ -1,4 +1,4 @@
-//! What a job costs: flushes, bytes written, and time of the server on a processor.
+//! The cost of a job: flushes, bytes written, and processor time of the server.
 
 use std::{
     fmt,
@@ -23,7 +23,7 @@ use super::{
     wire::submit_body,
 };
 
-/// How often the mark is written, and for how many of these there is a flush beside it.
+/// Number of writes of the mark, and number of these for each flush that is measured beside them.
 const MARKS: i64 = 10_000;
 const MARKS_TO_A_FLUSH: i64 = 50;
 
@@ -46,7 +46,7 @@ impl fmt::Display for Load {
     }
 }
 
-/// What a server has used so far.
+/// Resources that a server has used so far.
 struct Used {
     flushes: u64,
     written_bytes: Option<u64>,
@@ -54,7 +54,7 @@ struct Used {
 }
 
 impl Bench {
-    /// What a job costs under each load.
+    /// Measures the cost of a job under each load.
     pub(super) async fn cost(&mut self) -> anyhow::Result<()> {
         for load in [Load::Submit, Load::ByCalls, Load::ByBatches, Load::Paced] {
             let mut subject = Subject::empty(&self.place).await?;
@@ -79,7 +79,8 @@ impl Bench {
         self.mark()
     }
 
-    /// What the mark beside the database costs a batch, and how much that is of a bare flush, which each batch waits for.
+    /// Measures the write of the mark beside the database, one for each batch, and its ratio to a bare flush, which
+    /// each batch waits for.
     fn mark(&mut self) -> anyhow::Result<()> {
         self.step("the mark of a batch".to_owned());
         let mut position = Position::default();
@@ -106,7 +107,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Runs a load, and returns its jobs.
+    /// Runs a load, and returns the number of its jobs.
     async fn cause(&self, load: Load, subject: &Subject) -> anyhow::Result<u64> {
         let uri = &subject.uri;
         Ok(match load {

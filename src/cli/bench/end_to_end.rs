@@ -14,9 +14,9 @@ use super::{
     wire::{LeanWatch, Method, Wire, batch_body, submit_body},
 };
 
-/// So many jobs are under way at most: each finds a free slot when it comes.
+/// Limit of the jobs under way. It is below the number of slots, so that each job finds a free slot when it comes.
 const UNDER_WAY_MAX: usize = 4_000;
-/// How long the last jobs may take to be seen.
+/// Time limit until the watcher has seen the last jobs.
 const PATIENCE: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 4;
 
@@ -29,29 +29,28 @@ pub(super) struct EndToEnd {
     pub(super) in_flight: usize,
     /// Jobs of one submission: more than 1 for SubmitBatch only.
     pub(super) batch: usize,
-    /// The priority of the jobs. Those of other priorities that the watcher sees are counted, but were not submitted
-    /// here.
+    /// The priority of the jobs. The watcher counts jobs of other priorities, too, which were not submitted here.
     pub(super) priority: i32,
 }
 
-/// Submitted one by one.
+/// Jobs submitted one by one.
 pub(super) const BY_CALLS: EndToEnd =
     EndToEnd { method: Method::Submit, in_flight: 64, batch: 1, priority: 0 };
-/// Submitted in batches of 1,000.
+/// Jobs submitted in batches of 1,000.
 pub(super) const BY_BATCHES: EndToEnd =
     EndToEnd { method: Method::SubmitBatch, in_flight: 4, batch: 1_000, priority: 0 };
-/// Submitted on streams.
+/// Jobs submitted on streams.
 pub(super) const BY_STREAMS: EndToEnd =
     EndToEnd { method: Method::SubmitStream, in_flight: STREAMS, batch: 1, priority: 0 };
 
 impl EndToEnd {
-    /// Submits and watches for the duration of a run, and until all that was submitted has been seen.
+    /// Submits and watches for the duration of a run, and until every submitted job has been seen.
     pub(super) async fn run(self, uri: &str, run: Run) -> anyhow::Result<Loaded> {
         let seen = Arc::new(Meter::default());
         let room = Arc::new(Semaphore::new(UNDER_WAY_MAX));
         let submitted = Arc::new(Meter::default());
         let mut watching = JoinSet::new();
-        // Open before the first job comes: it begins with the next change.
+        // Opened before the first job is submitted, because it begins with the next change.
         let messages = Wire::connect(uri).await?.watch_successes(WORK).await?;
         watching.spawn(watch(messages, self.priority, Arc::clone(&seen), Arc::clone(&room)));
         let mut loops = JoinSet::new();
@@ -80,7 +79,7 @@ impl EndToEnd {
                 bail!("the watch ended by itself");
             }
         };
-        // Every job gives its room back when it is seen.
+        // Every job returns its permit when it is seen.
         let all = room.acquire_many(UNDER_WAY_MAX as u32);
         let all_seen = tokio::select! {
             all_seen = timeout(PATIENCE, all) => all_seen.is_ok(),
@@ -99,7 +98,7 @@ impl EndToEnd {
         Ok(Loaded { rate, done: seen.done() })
     }
 
-    /// Runs a number of jobs, at least, as fast as it goes.
+    /// Runs at least this number of jobs, as fast as possible.
     pub(super) async fn run_jobs(self, uri: &str, jobs: u64) -> anyhow::Result<()> {
         let step = Run { warm_up: Duration::ZERO, counted: Duration::from_millis(200) };
         let mut done = 0;

@@ -18,7 +18,7 @@ use super::{
     wire::{Method, batch_body, empty_body, submit_body, with_request_id},
 };
 
-/// The concurrency that goals are for.
+/// The concurrency that has goals.
 const IN_FLIGHT: usize = 64;
 const IN_FLIGHT_OTHERS: [usize; 3] = [1, 16, 256];
 const EMPTY_STREAMS: &str = "empty bidirectional stream, 4 of them";
@@ -26,7 +26,7 @@ const STREAM_BOUNDS: Bounds = Bounds::ratio_at_least(0.12, 0.09);
 const BATCHES_IN_FLIGHT: usize = 4;
 const BATCHES: [(usize, &str); 2] = [(100, "100"), (1_000, "1,000")];
 
-/// Figures of one thing, taken in turns with its ceiling.
+/// Values of one figure, measured in turns with its ceiling.
 #[derive(Debug, Default)]
 pub(super) struct Series {
     values: Vec<f64>,
@@ -47,7 +47,7 @@ impl Series {
         median(&self.ceilings)
     }
 
-    /// The median of each turn's ratio: what slows a machine down for a while slows both.
+    /// Returns the median of the ratios of all turns. A slowdown of the machine affects both values of a turn.
     pub(super) fn ratio(&self) -> f64 {
         let ratios: Vec<_> =
             self.values.iter().zip(&self.ceilings).map(|(value, ceiling)| value / ceiling).collect();
@@ -83,7 +83,7 @@ impl Bench {
         ServerProcess::start(Serves::Nothing, &self.place.folder().join("nothing.log")).await
     }
 
-    /// A service that keeps what calls bring in a bare table.
+    /// Starts a service that stores the payload of each call in a bare table.
     async fn table(&self) -> anyhow::Result<ServerProcess> {
         let folder = self.place.fresh();
         fs::create_dir(&folder)?;
@@ -106,7 +106,7 @@ impl Bench {
         submits(in_flight).run(&subject.uri, self.run, move || body.clone()).await
     }
 
-    /// Unary Submit beside an empty call.
+    /// Measures unary Submit beside an empty call.
     pub(super) async fn submit(&mut self) -> anyhow::Result<()> {
         let nothing = self.nothing().await?;
         for in_flight in IN_FLIGHT_OTHERS {
@@ -185,7 +185,7 @@ impl Bench {
         });
     }
 
-    /// SubmitBatch.
+    /// Measures SubmitBatch.
     pub(super) async fn batches(&mut self) -> anyhow::Result<()> {
         for (size, size_text) in BATCHES {
             let subject = Subject::empty(&self.place).await?;
@@ -207,7 +207,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Submitted, run, completed, watched.
+    /// Measures jobs from their submission until a watcher has seen their end.
     pub(super) async fn end_to_end(&mut self) -> anyhow::Result<()> {
         let nothing = self.nothing().await?;
         let subject = Subject::empty(&self.place).await?;
@@ -244,7 +244,7 @@ impl Bench {
         Ok(())
     }
 
-    /// SubmitStream.
+    /// Measures SubmitStream.
     pub(super) async fn streams(&mut self) -> anyhow::Result<()> {
         let nothing = self.nothing().await?;
         let subject = Subject::empty(&self.place).await?;
@@ -264,7 +264,7 @@ impl Bench {
         Ok(())
     }
 
-    /// From Submit to SUCCEEDED at an open-loop pace.
+    /// Measures the latency from Submit to SUCCEEDED at an open-loop pace.
     pub(super) async fn latency(&mut self) -> anyhow::Result<()> {
         let nothing = self.nothing().await?;
         let subject = Subject::empty(&self.place).await?;

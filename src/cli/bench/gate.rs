@@ -29,13 +29,13 @@ struct Shared {
 }
 
 impl Gate {
-    /// A closed gate.
+    /// Creates a closed gate.
     pub(super) fn closed() -> Self {
         let result = Bytes::from(vec![b'x'; RESULT_BYTES]);
         Gate(Arc::new(Shared { opened: Notify::new(), waiting: AtomicU64::new(0), result }))
     }
 
-    /// The handler of [`RESULT`].
+    /// Returns the handler of [`RESULT`].
     pub(super) fn handler(&self) -> impl Handler + use<> {
         let gate = self.clone();
         move |_attempt: Attempt| gate.clone().pass()
@@ -49,12 +49,12 @@ impl Gate {
         Ok(Output { bytes: self.0.result.clone(), ..Output::default() })
     }
 
-    /// The number of attempts that wait.
+    /// Returns the number of attempts that wait.
     pub(super) fn waiting(&self) -> u64 {
         self.0.waiting.load(Ordering::SeqCst)
     }
 
-    /// Lets all attempts pass that wait, and returns their number. Attempts that come later wait for the next opening.
+    /// Lets all waiting attempts pass, and returns their number. Attempts that come later wait for the next opening.
     pub(super) fn open(&self) -> u64 {
         let waiting = self.0.waiting.swap(0, Ordering::SeqCst);
         self.0.opened.notify_waiters();

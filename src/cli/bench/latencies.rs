@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The present, for measuring.
+/// Returns the present, for measurements.
 #[expect(
     clippy::disallowed_methods,
     reason = "the bench measures real time; nothing here is to be tested by moving it"
@@ -11,7 +11,7 @@ pub(super) fn now() -> Instant {
     Instant::now()
 }
 
-/// Some latencies.
+/// A collection of latencies.
 #[derive(Debug, Default)]
 pub(super) struct Latencies(Vec<Duration>);
 
@@ -24,7 +24,7 @@ impl Latencies {
         self.0.push(latency);
     }
 
-    /// The latency that a part of them (0 to 1) does not exceed.
+    /// Returns a quantile: the latency that this part of them (0 to 1) does not exceed.
     pub(super) fn quantile(&mut self, part: f64) -> Duration {
         self.0.sort_unstable();
         let rank = (part * self.0.len() as f64).ceil() as usize;

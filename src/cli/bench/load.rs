@@ -1,4 +1,4 @@
-//! Load in closed loops: so many calls in flight, as fast as they are answered.
+//! Load in closed loops: a fixed number of calls in flight, as fast as they are answered.
 
 use std::{
     sync::{
@@ -19,16 +19,16 @@ use super::{
     wire::{Method, Wire},
 };
 
-/// How long a run takes.
+/// The duration of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
-    /// Load that is not counted, at first.
+    /// Warm-up time, in which the load is not counted.
     pub(super) warm_up: Duration,
-    /// Load that is counted.
+    /// Time in which the load is counted.
     pub(super) counted: Duration,
 }
 
-/// Counts what is done, and tells loops when to stop.
+/// Counter of what is done, and stop signal of load loops.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     done: AtomicU64,
@@ -52,7 +52,7 @@ impl Meter {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// What was done in a second while loops go on. Stops them.
+    /// Returns what is done in a second of the counted time, and stops the loops.
     async fn rate(&self, run: Run) -> f64 {
         tokio::time::sleep(run.warm_up).await;
         let (start, before) = (now(), self.done());
@@ -63,7 +63,8 @@ impl Meter {
     }
 }
 
-/// Lets loops run for a while, and returns what they did in a second. Each of them must go on until `meter` is stopped.
+/// Runs load loops for the duration of a run, and returns what they did in a second. Each loop must go on until `meter`
+/// is stopped.
 pub(super) async fn measure(
     mut loops: JoinSet<anyhow::Result<()>>,
     meter: &Meter,
@@ -86,22 +87,22 @@ pub(super) async fn measure(
 #[derive(Clone, Copy)]
 pub(super) struct Calls {
     pub(super) method: Method,
-    /// How many calls are under way at once.
+    /// Number of calls in flight.
     pub(super) in_flight: usize,
-    /// What one call counts.
+    /// Amount that one call counts.
     pub(super) worth: u64,
 }
 
-/// What a load came to.
+/// The result of a load.
 pub(super) struct Loaded {
-    /// Done in a second, while it was counted.
+    /// Amount done in a second of the counted time.
     pub(super) rate: f64,
-    /// Done in all.
+    /// Amount done in all.
     pub(super) done: u64,
 }
 
 impl Calls {
-    /// Calls with bodies made by `body`, for the duration of a run.
+    /// Makes calls with bodies made by `body`, for the duration of a run.
     pub(super) async fn run(
         self,
         uri: &str,
@@ -112,7 +113,7 @@ impl Calls {
         self.run_on(wires, run, body).await
     }
 
-    /// The same over connections that are there.
+    /// Makes such calls over existing connections.
     pub(super) async fn run_on(
         self,
         wires: Vec<Wire>,
@@ -154,7 +155,7 @@ impl Calls {
         Ok(Loaded { rate, done: meter.done() })
     }
 
-    /// How long each call takes in such a run.
+    /// Returns the latency of each call in such a run.
     pub(super) async fn latencies(self, uri: &str, run: Run, body: Bytes) -> anyhow::Result<Latencies> {
         let wires = Wire::connect_many(uri, connections(self.in_flight)).await?;
         let latencies = Arc::new(Mutex::new(Latencies::default()));
@@ -163,7 +164,7 @@ impl Calls {
         Ok(latencies)
     }
 
-    /// Makes a number of calls as fast as it goes.
+    /// Makes a number of calls as fast as possible.
     pub(super) async fn make(self, uri: &str, count: u64, body: Bytes) -> anyhow::Result<()> {
         let wires = Wire::connect_many(uri, connections(self.in_flight)).await?;
         let left = Arc::new(AtomicU64::new(count));
@@ -185,17 +186,17 @@ impl Calls {
     }
 }
 
-/// So many connections carry the calls in flight.
+/// Returns the number of connections that carry the calls in flight.
 pub(super) fn connections(in_flight: usize) -> usize {
     in_flight.min(4)
 }
 
-/// Messages through empty streams in both directions, one for one, given to each stream through a channel as generated
-/// clients do: answers in a second.
+/// Measures empty bidirectional streams, one answer for each message, and returns the answers in a second. Each stream
+/// takes its messages from a channel, as those of generated clients do.
 pub(super) async fn empty_streams(uri: &str, streams: usize, run: Run, body: Bytes) -> anyhow::Result<f64> {
-    /// Messages on their way into a stream.
+    /// Capacity of a stream's channel of messages.
     const MESSAGES_MAX: usize = 1_024;
-    /// So many answers are counted at once, so that counting does not cost what it counts.
+    /// Number of answers that are counted at once, so that the counting costs little.
     const COUNTED_AT_ONCE: u64 = 64;
 
     let meter = Arc::new(Meter::default());

@@ -27,16 +27,17 @@ use super::{
     wire::{Method, Wire, empty_body, job},
 };
 
-/// So many calls start in a second.
+/// Number of calls that start in a second.
 pub(super) const PACE: u32 = 200;
-/// How long a job may take.
+/// Time limit of a job.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The log grows by about so much with each small commit.
+/// Size of each write: about the growth of the store's log by a small commit.
 const FLUSHED_BYTES: usize = 8 << 10;
-/// The file is written around, as the store's log is, so that its length does not change with each flush.
+/// Size of the file. It is written from the start again and again, as the store's log is, so that its length does not
+/// change with each flush.
 const FLUSH_FILE_BYTES: usize = 4 << 20;
 
-/// Starts `call` at each tick.
+/// Starts `call` at each tick, and returns the latencies.
 async fn at_pace<F>(calls: usize, call: impl Fn() -> F) -> anyhow::Result<Latencies>
 where
     F: Future<Output = anyhow::Result<Duration>> + Send + 'static,
@@ -55,7 +56,7 @@ where
     Ok(latencies)
 }
 
-/// Empty calls.
+/// Measures empty calls.
 pub(super) async fn empty_calls(uri: &str, calls: usize) -> anyhow::Result<Latencies> {
     let wire = Wire::connect(uri).await?;
     let body = empty_body();
@@ -70,7 +71,7 @@ pub(super) async fn empty_calls(uri: &str, calls: usize) -> anyhow::Result<Laten
     .await
 }
 
-/// Jobs by SubmitAndWatch, from the call to SUCCEEDED.
+/// Measures jobs by SubmitAndWatch, from the call to SUCCEEDED.
 pub(super) async fn submit_and_watch(uri: &str, jobs: usize) -> anyhow::Result<Latencies> {
     let client = JobQueueClient::connect(uri.to_owned()).await?;
     at_pace(jobs, || {
@@ -112,7 +113,7 @@ fn job_of(event: &v1::WatchEvent) -> Option<&v1::Job> {
     }
 }
 
-/// Jobs by Submit, from the call to SUCCEEDED as a watch tells it that was open before.
+/// Measures jobs by Submit, from the call to SUCCEEDED as seen by a watch that was open before.
 pub(super) async fn submit_beside_watch(uri: &str, jobs: usize) -> anyhow::Result<Latencies> {
     let client = JobQueueClient::connect(uri.to_owned()).await?;
     let mut watch = JobQueueClient::connect(uri.to_owned()).await?;
@@ -158,7 +159,7 @@ pub(super) async fn submit_beside_watch(uri: &str, jobs: usize) -> anyhow::Resul
     Ok(latencies)
 }
 
-/// Small writes to a file in the folder, each flushed: what the disk alone takes at this pace.
+/// Measures small writes to a file in the folder, each flushed: what the disk alone takes at this pace.
 pub(super) async fn flushes(folder: &Path, count: usize) -> anyhow::Result<Latencies> {
     let path = folder.join("flushes");
     let flushes = tokio::task::spawn_blocking(move || {

@@ -1,4 +1,4 @@
-//! Where the bench keeps its stores: a folder that is gone afterwards, on a disk that it tells.
+//! The folder for the bench's stores, which is deleted afterwards, and its file system.
 
 use std::{
     fs,
@@ -15,25 +15,25 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// A new folder in `parent`.
+    /// Creates a folder in `parent`.
     pub(super) fn new(parent: &Path) -> anyhow::Result<Self> {
         let folder = parent.join(format!("jobmill-bench-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir_all(&folder).with_context(|| format!("can't create {}", folder.display()))?;
         Ok(Place { folder, numbered: std::cell::Cell::new(0) })
     }
 
-    /// The folder itself.
+    /// Returns the path of the folder.
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// A name in it that was not used before.
+    /// Returns a path in the folder that was not used before.
     pub(super) fn fresh(&self) -> PathBuf {
         self.numbered.set(self.numbered.get() + 1);
         self.folder.join(format!("store-{}", self.numbered.get()))
     }
 
-    /// The type of the file system that holds it, where the system tells.
+    /// Returns the type of the file system that holds the folder, or `unknown` where the system does not report it.
     pub(super) fn file_system(&self) -> String {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let folder = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
@@ -52,7 +52,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // Nothing can be done about a folder that can't be deleted.
+        // A folder that can't be deleted stays; there is nothing else to do.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -1,4 +1,4 @@
-//! A server in a process of its own: started, asked and ended by the bench.
+//! A server in a process of its own: started, queried and stopped by the bench.
 
 use std::{
     fs::{self, File},
@@ -17,25 +17,25 @@ use tokio::{
 
 use super::server::{ASK_FLUSHES, ASK_OPEN, ASK_WAITING, Variant};
 
-/// How long a server may take to start, to answer or to end.
+/// Time limit for a server to start, to answer or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// So much of a failed server's log is shown.
+/// Part of a failed server's log that is shown.
 const LOG_SHOWN_BYTES: usize = 2_000;
 
-/// Where /proc/PID/stat, from the state on, has the time spent in the program and in the kernel,
+/// Indexes of user time and system time in /proc/PID/stat, counted from the state.
 const USER_TICKS: usize = 11;
 const SYSTEM_TICKS: usize = 12;
-/// and its unit, which Linux keeps the same on all machines.
+/// Unit of these times, which Linux keeps the same on all machines.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// What a server does.
+/// The service of a server.
 #[derive(Clone, Copy)]
 pub(super) enum Serves<'a> {
-    /// Nothing: its calls are empty.
+    /// None: its calls are empty.
     Nothing,
-    /// The payload of each call is kept in a bare table in this folder.
+    /// A bare table in this folder, which stores the payload of each call.
     Table { folder: &'a Path },
-    /// Jobs, kept in this folder.
+    /// Jobs, stored in this folder.
     Jobs { folder: &'a Path, variant: &'a Variant },
 }
 
@@ -85,27 +85,27 @@ impl ServerProcess {
         Ok(ServerProcess { child, questions, answers, address })
     }
 
-    /// Where it listens.
+    /// Returns the server's address.
     pub(super) fn uri(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Where it listens, for encrypted connections. Its certificate is for this name.
+    /// Returns the server's address for encrypted connections, by the name in its certificate.
     pub(super) fn tls_uri(&self) -> String {
         format!("https://localhost:{}", self.address.port())
     }
 
-    /// How many commits it has flushed since it started.
+    /// Returns the number of commits that the server has flushed since it started.
     pub(super) async fn flushes(&mut self) -> anyhow::Result<u64> {
         self.ask(ASK_FLUSHES).await
     }
 
-    /// How many attempts wait at its gate.
+    /// Returns the number of attempts that wait at the server's gate.
     pub(super) async fn waiting_attempts(&mut self) -> anyhow::Result<u64> {
         self.ask(ASK_WAITING).await
     }
 
-    /// Opens its gate, and returns how many attempts that lets end.
+    /// Opens the server's gate, and returns the number of attempts that it lets end.
     pub(super) async fn open_gate(&mut self) -> anyhow::Result<u64> {
         self.ask(ASK_OPEN).await
     }
@@ -117,17 +117,18 @@ impl ServerProcess {
             .ok_or_else(|| anyhow!("a server did not answer the question `{question}`"))
     }
 
-    /// The memory that is resident now, in bytes. Absent where the system does not tell.
+    /// Returns the resident memory in bytes, or `None` where the system does not report it.
     pub(super) fn resident_bytes(&self) -> Option<u64> {
         Some(self.proc_number("status", "VmRSS:")? * 1024)
     }
 
-    /// What it has caused to be written to the disk, in bytes. Absent where the system does not tell.
+    /// Returns the bytes that the server has caused to be written to the disk, or `None` where the system does not
+    /// report them.
     pub(super) fn written_bytes(&self) -> Option<u64> {
         self.proc_number("io", "write_bytes:")
     }
 
-    /// What it has used of the processor, in seconds. Absent where the system does not tell.
+    /// Returns the processor time that the server has used, in seconds, or `None` where the system does not report it.
     pub(super) fn processor_seconds(&self) -> Option<f64> {
         let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id()?)).ok()?;
         // The program's name may hold anything, but it ends with the last bracket; the state is next.
@@ -142,7 +143,7 @@ impl ServerProcess {
         line.split_whitespace().next()?.parse().ok()
     }
 
-    /// Lets it end by itself.
+    /// Stops the server, and waits for its end.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         drop(self.questions);
         let status = timeout(PATIENCE, self.child.wait()).await.context("a server does not end")??;
@@ -152,7 +153,7 @@ impl ServerProcess {
         Ok(())
     }
 
-    /// Ends it as a crash would.
+    /// Kills the server, as a crash would end it.
     pub(super) async fn kill(mut self) -> anyhow::Result<()> {
         Ok(self.child.kill().await?)
     }

@@ -1,14 +1,14 @@
-//! Figures, and how they are shown.
+//! Figures, their bounds, and the report.
 
 use std::fmt;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 
-/// What a figure is held to.
+/// The bounds of a figure: its goal and its floor.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Bounds {
-    /// Whether they are for the ratio; else they are for the value.
+    /// Whether the bounds are for the ratio, and not for the value.
     of_ratio: bool,
     /// Whether less is better.
     at_most: bool,
@@ -17,23 +17,23 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// The ratio should be at least `goal`, and must not be below `floor`.
+    /// Returns the bounds of a ratio that should be at least `goal`, and must not be below `floor`.
     pub(super) const fn ratio_at_least(goal: f64, floor: f64) -> Self {
         Bounds { of_ratio: true, at_most: false, goal, floor }
     }
 
-    /// The ratio should be at most `goal`, and must not be above `floor`.
+    /// Returns the bounds of a ratio that should be at most `goal`, and must not be above `floor`.
     pub(super) const fn ratio_at_most(goal: f64, floor: f64) -> Self {
         Bounds { of_ratio: true, at_most: true, goal, floor }
     }
 
-    /// The value should be at most `goal`.
+    /// Returns the bound of a value that should be at most `goal`.
     pub(super) const fn value_at_most(goal: f64) -> Self {
         Bounds { of_ratio: false, at_most: true, goal, floor: f64::INFINITY }
     }
 }
 
-/// How a figure stands to its bounds.
+/// The result of comparing a figure with its bounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Verdict {
@@ -68,19 +68,19 @@ impl Figure {
         Figure { name: name.into(), value, unit, ratio: None, bounds: None, samples: None }
     }
 
-    /// What stands beside it.
+    /// Sets the ratio to the ceiling.
     pub(super) fn ratio(mut self, ratio: f64) -> Self {
         self.ratio = Some(ratio);
         self
     }
 
-    /// What it is held to.
+    /// Sets the bounds.
     pub(super) fn bounds(mut self, bounds: Bounds) -> Self {
         self.bounds = Some(bounds);
         self
     }
 
-    /// How many measurements it is taken from.
+    /// Sets the number of measurements.
     pub(super) fn samples(mut self, samples: usize) -> Self {
         self.samples = Some(samples);
         self
@@ -100,14 +100,14 @@ impl Figure {
     }
 }
 
-/// All figures of a bench, and what they were taken on.
+/// All figures of a bench, and the conditions of their measurement.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) cores: usize,
     pub(super) file_system: String,
     pub(super) seconds: f64,
     pub(super) pairs: usize,
-    /// Whether figures are held to their bounds: short runs are too noisy.
+    /// Whether figures are compared with their bounds. Short runs are too noisy for that.
     pub(super) judged: bool,
     pub(super) figures: Vec<Figure>,
 }
@@ -126,7 +126,7 @@ struct FigureJson<'a> {
 }
 
 impl Report {
-    /// For programs.
+    /// Returns the report as JSON, for programs.
     pub(super) fn json(&self) -> serde_json::Value {
         let figures: Vec<_> = self
             .figures
@@ -197,7 +197,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// A number with three digits that count, and its thousands apart.
+/// Formats a number with three significant digits, and separators between thousands.
 pub(super) fn number(value: f64) -> String {
     if value.abs() < 100.0 {
         let before_point = if value == 0.0 { 1 } else { value.abs().log10().floor() as i32 + 1 };

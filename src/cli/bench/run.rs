@@ -45,11 +45,11 @@ const QUICK: Sizes = Sizes {
     },
 };
 
-/// Measures, and writes what it found to stdout: as JSON or for people.
+/// Runs the bench, and writes its report to stdout, as JSON or for people.
 pub(crate) async fn run(args: BenchArgs, json: bool) -> ExitCode {
     let measured = tokio::select! {
         measured = measure(args) => measured,
-        // Returns, so that servers and stores are cleared away.
+        // Returns normally, so that servers are stopped and stores deleted.
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     let text = match measured {

@@ -46,56 +46,56 @@ use super::{
 };
 use crate::cli::logging;
 
-/// Jobs of this queue run at once, as long as few of them are under way.
+/// The queue whose jobs run at once, as long as no more than [`CONSUMERS`] are under way.
 pub(super) const WORK: &str = "work";
-/// This queue is paused by the bench: what comes in stays.
+/// The queue that the bench pauses, so that its jobs wait.
 pub(super) const INTAKE: &str = "intake";
 /// The kind whose handler does nothing.
 pub(super) const KIND: &str = "noop";
-/// What runs at once in [`WORK`].
+/// Number of jobs that run at once in [`WORK`].
 pub(super) const CONSUMERS: u32 = 4_096;
-/// The server's certificate, and its key, where it has them.
+/// File names of the server's certificate and key, where it has them.
 pub(super) const CERTIFICATE: &str = "certificate.pem";
 pub(super) const KEY: &str = "key.pem";
-/// Asks the server's process for the number of its flushes.
+/// The question for the number of flushes of the server's process.
 pub(super) const ASK_FLUSHES: &str = "flushes";
-/// Asks the server's process for the number of attempts that wait at its gate.
+/// The question for the number of attempts that wait at the gate of the server's process.
 pub(super) const ASK_WAITING: &str = "waiting";
-/// Has the server's process open its gate, and asks for the number of attempts that it lets pass.
+/// The command to open the gate of the server's process; the answer is the number of attempts that it lets pass.
 pub(super) const ASK_OPEN: &str = "open";
-/// A bounded queue that no run of the bench fills.
+/// Limits of a queue that no run of the bench fills.
 const JOBS_MAX: u64 = 100_000_000;
 const BYTES_MAX: u64 = 1 << 40;
 
-/// Serves for the bench, until standard input ends.
+/// Serves the bench until standard input ends.
 #[derive(clap::Args, Debug)]
 pub(crate) struct BenchServerArgs {
     /// The folder of the store; without it, a service whose calls are empty
     #[arg(long)]
     data_dir: Option<PathBuf>,
-    /// Instead of doing nothing, keep what the calls bring in a bare table in this folder
+    /// Store the payload of each call in a bare table in this folder
     #[arg(long, conflicts_with = "data_dir")]
     table_dir: Option<PathBuf>,
     #[command(flatten)]
     variant: Variant,
 }
 
-/// What a server has that others of the bench do without.
+/// Optional features of a measured server.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(super) struct Variant {
-    /// Deletes jobs so many milliseconds after they have succeeded.
+    /// Retention time of succeeded jobs, in milliseconds.
     #[arg(long)]
     pub(super) keep_succeeded_millis: Option<u64>,
-    /// Encrypts connections, with the certificate and the key in this folder.
+    /// Folder with the certificate and the key that encrypt connections.
     #[arg(long)]
     pub(super) tls_dir: Option<PathBuf>,
-    /// Shows metrics, and sends traces to the collector at this URI.
+    /// URI of the collector that traces go to. Metrics are served, too.
     #[arg(long)]
     pub(super) collector: Option<String>,
 }
 
 impl Variant {
-    /// As arguments.
+    /// Returns the features as arguments.
     pub(super) fn arguments(&self) -> Vec<OsString> {
         let mut arguments = Vec::new();
         let mut add = |name: &str, value: OsString| arguments.extend([name.into(), value]);
@@ -144,7 +144,7 @@ pub(crate) async fn run(args: BenchServerArgs) -> ExitCode {
 }
 
 async fn serve_jobs(folder: PathBuf, variant: Variant) -> anyhow::Result<()> {
-    // What spans and log lines cost belongs to the figures.
+    // The log runs as in any server, so that the cost of spans and log lines is part of the figures.
     let log = logging::start(&LogSettings::default())?;
     let queue = |consumers| QueueSettings {
         max_jobs: JOBS_MAX,
@@ -209,12 +209,12 @@ fn announce(address: SocketAddr) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Answers the bench's questions on a thread that may block; the token is cancelled when standard input ends, so that
+/// Answers the bench's questions on a thread that may block. The token is cancelled when standard input ends, so that
 /// no server outlives its bench.
 fn answer_questions(answer: impl Fn(&str) -> u64 + Send + 'static) -> io::Result<CancellationToken> {
     let ended = CancellationToken::new();
     let ending = ended.clone().drop_guard();
-    // Ends with the process: a read of standard input can't be broken off.
+    // The thread ends with the process, because a read of standard input can't be cancelled.
     std::thread::Builder::new().name("questions".into()).spawn(move || {
         let _ending = ending;
         for line in io::stdin().lock().lines() {
@@ -229,8 +229,8 @@ fn answer_questions(answer: impl Fn(&str) -> u64 + Send + 'static) -> io::Result
     Ok(ended)
 }
 
-/// Counts the batches that wrote something. Each of them is one flush of the log; a checkpoint, once in thousands of
-/// pages, adds two, which are not counted.
+/// Store that counts the batches that wrote something. Each of them is one flush of the log. A checkpoint, once in
+/// thousands of pages, adds two flushes, which are not counted.
 struct CountingStore {
     store: Box<dyn Store>,
     flushes: Arc<AtomicU64>,
@@ -262,14 +262,14 @@ impl Store for CountingStore {
     }
 }
 
-/// As long as a job's id.
+/// The id in answers, as long as a job's id.
 const ID: &str = "0123456789ABC";
 
-/// Answers on their way out of a stream. They go through a channel, as those of any service do that answers from
-/// somewhere else than the stream itself.
+/// Capacity of a stream's channel of answers. A channel is used because any service does that answers from elsewhere
+/// than the stream itself.
 const ANSWERS_MAX: usize = 1_024;
 
-/// Does nothing with what comes, or keeps it, and nothing else.
+/// A service that does nothing with the payload of a call, or stores it in a table.
 struct Nothing {
     table: Option<Table>,
 }

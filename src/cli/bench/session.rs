@@ -1,16 +1,16 @@
-//! A bench under way: what all groups of figures share.
+//! The state of a running bench, shared by all groups of figures.
 
 use indicatif::ProgressBar;
 
 use super::{load::Run, paced::PACE, place::Place, report::Figure};
 
-/// How much there is to do.
+/// The amounts of work.
 pub(super) struct Sizes {
-    /// Jobs that wait.
+    /// Waiting jobs.
     pub(super) waiting: u64,
-    /// Jobs that warm caches up.
+    /// Jobs that warm up caches.
     pub(super) warming: u64,
-    /// Watchers that have nothing to see.
+    /// Idle watchers.
     pub(super) watchers_by_id: usize,
     pub(super) watchers_by_filter: usize,
     pub(super) burdens: BurdenSizes,
@@ -28,11 +28,11 @@ pub(super) struct BurdenSizes {
     pub(super) purged: u64,
     /// Ended jobs that retention has not deleted yet.
     pub(super) overdue: u64,
-    /// Samples beside each burden, at least.
+    /// Smallest number of samples beside each burden.
     pub(super) samples: usize,
 }
 
-/// A bench under way.
+/// A running bench.
 pub(super) struct Bench {
     pub(super) place: Place,
     pub(super) run: Run,
@@ -43,13 +43,13 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// Tells what is done now.
+    /// Shows the present step on the progress bar.
     pub(super) fn step(&self, what: String) {
         self.bar.set_message(what);
         self.bar.inc(1);
     }
 
-    /// The calls of a paced run, which takes as long as others do.
+    /// Returns the number of calls of a paced run, which takes as long as other runs.
     pub(super) fn paced_calls(&self) -> usize {
         (self.run.counted.as_secs_f64() * f64::from(PACE)).ceil() as usize
     }

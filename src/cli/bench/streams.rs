@@ -17,23 +17,23 @@ use super::{
     wire::{LeanResults, Method, Wire, job},
 };
 
-/// So many streams, each on a connection of its own.
+/// Number of streams, each on a connection of its own.
 pub(super) const STREAMS: usize = 4;
-/// A message takes as many items as there are credits, up to so many.
+/// Item limit of a message; it takes as many items as there are credits, up to this limit.
 pub(super) const ITEMS_MAX: usize = 256;
-/// Messages on their way into a stream.
+/// Capacity of a stream's channel of messages.
 const MESSAGES_MAX: usize = 2;
 
-/// One side of a SubmitStream that always has more items.
+/// The client's side of a SubmitStream, which always has more items.
 pub(super) struct SubmitStream {
     pub(super) wire: Wire,
     pub(super) queue: &'static str,
     pub(super) priority: i32,
-    /// Items wait for room here, where it is bounded.
+    /// Permits for jobs under way, where their number is limited.
     pub(super) room: Option<Arc<Semaphore>>,
-    /// Ends the stream once it is stopped.
+    /// The meter whose stop ends the stream.
     pub(super) stopping: Arc<Meter>,
-    /// Counts what is accepted.
+    /// The counter of accepted items.
     pub(super) accepted: Arc<Meter>,
 }
 
@@ -79,7 +79,7 @@ impl SubmitStream {
     }
 }
 
-/// Jobs a second on streams.
+/// Measures the jobs in a second on streams.
 pub(super) async fn submit(uri: &str, queue: &'static str, run: Run) -> anyhow::Result<Loaded> {
     let meter = Arc::new(Meter::default());
     let mut loops = JoinSet::new();
@@ -98,20 +98,20 @@ pub(super) struct Items {
 }
 
 impl Items {
-    /// Items with jobs for a queue.
+    /// Creates items with jobs for a queue.
     pub(super) fn new(queue: &str, priority: i32) -> Self {
         let item = v1::SubmitItem { job: Some(job(queue, priority)), ..v1::SubmitItem::default() };
         let one = v1::SubmitStreamRequest { items: vec![item], ..v1::SubmitStreamRequest::default() };
         let one = one.encode_to_vec();
         let mut all = BytesMut::with_capacity(one.len() * ITEMS_MAX);
         for _ in 0..ITEMS_MAX {
-            // A repeated field is its entries, one behind the other.
+            // The encoding of a repeated field is that of its entries, one after the other.
             all.put_slice(&one);
         }
         Items { all: all.freeze(), item_bytes: one.len() }
     }
 
-    /// A message with some items, [`ITEMS_MAX`] at most.
+    /// Returns a message with this number of items, [`ITEMS_MAX`] at most.
     pub(super) fn message(&self, items: usize) -> Bytes {
         self.all.slice(..items * self.item_bytes)
     }

@@ -1,4 +1,4 @@
-//! The server that is measured, with its store, and the checks that it lost nothing.
+//! The measured server with its store, and the checks that it lost nothing.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// A server with an empty store, whose queue [`INTAKE`] is paused.
+    /// Starts a server with an empty store, whose queue [`INTAKE`] is paused.
     pub(super) async fn empty(place: &Place) -> anyhow::Result<Self> {
         let log = place.folder().join("server.log");
         let subject = Self::start(place.fresh(), log, Variant::default()).await?;
@@ -38,7 +38,7 @@ impl Subject {
         Ok(subject)
     }
 
-    /// The same with something special.
+    /// Starts such a server with optional features.
     pub(super) async fn empty_with(place: &Place, variant: Variant) -> anyhow::Result<Self> {
         Self::empty(place).await?.restarted_as(variant).await
     }
@@ -55,19 +55,19 @@ impl Subject {
         self.restarted_as(variant).await
     }
 
-    /// Ends the server and starts another kind of it on the same store.
+    /// Ends the server and starts it with other features on the same store.
     pub(super) async fn restarted_as(self, variant: Variant) -> anyhow::Result<Self> {
         let Subject { process, folder, log, .. } = self;
         process.stop().await?;
         Self::start(folder, log, variant).await
     }
 
-    /// How large the database is: its file, without the log.
+    /// Returns the size of the database's file, without the log.
     pub(super) fn database_bytes(&self) -> anyhow::Result<u64> {
         Ok(fs::metadata(self.folder.join("jobmill.db"))?.len())
     }
 
-    /// Kills the server and starts it again on the same store: the seconds until it answered the first call.
+    /// Kills the server and starts it again on the same store. Returns the seconds until it answered the first call.
     pub(super) async fn crashed(self) -> anyhow::Result<(Self, f64)> {
         let Subject { process, folder, log, variant, .. } = self;
         process.kill().await?;
@@ -84,7 +84,7 @@ impl Subject {
         remove(&folder)
     }
 
-    /// How many jobs a queue holds, in one state or in all.
+    /// Returns the number of jobs in a queue, in one state or in all.
     pub(super) async fn count(&self, queue: &str, state: Option<v1::JobState>) -> anyhow::Result<u64> {
         let filter = v1::JobFilter {
             queues: vec![queue.to_owned()],
@@ -96,7 +96,7 @@ impl Subject {
         Ok(u64::try_from(answer.into_inner().total)?)
     }
 
-    /// Fails unless a queue holds exactly so many jobs.
+    /// Fails unless a queue holds exactly `expected` jobs.
     pub(super) async fn expect(
         &self,
         queue: &str,

@@ -1,5 +1,5 @@
-//! A bare table behind an RPC: what this machine's disk, SQLite and threads make of calls that are kept before they are
-//! answered, without anything that makes a job of them. It shows how far Jobmill is from what could be at best.
+//! A bare table behind an RPC: the speed of this machine's disk, SQLite and threads for calls whose payload is stored
+//! before the answer, without any handling of jobs. It shows how far Jobmill is from the best possible rate.
 
 use std::{
     io::{self, Write},
@@ -12,9 +12,9 @@ use rusqlite::{Connection, params};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-/// So many entries may be on their way into the table, and are kept by one flush.
+/// Capacity of the channel of entries, and the most that one flush stores.
 const ENTRIES_MAX: usize = 1_024;
-/// As long as a job's log may be, in pages.
+/// Length of the log, in pages, from which on it is checkpointed: as long as a job store's log may get.
 const LOG_PAGES: u32 = 16_000;
 
 struct Entry {
@@ -22,13 +22,13 @@ struct Entry {
     kept: oneshot::Sender<()>,
 }
 
-/// A table of an id, a state, a time and a payload, and an index of what waits.
+/// A table of an id, a state, a time and a payload, with an index of waiting entries.
 pub(super) struct Table {
     entries: mpsc::Sender<Entry>,
 }
 
 impl Table {
-    /// A new table in this folder.
+    /// Creates a table in this folder.
     pub(super) fn open(folder: &Path) -> anyhow::Result<Self> {
         let connection = Connection::open(folder.join("table.db")).context("can't make a table")?;
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
@@ -46,14 +46,14 @@ impl Table {
         let (entries, receiver) = mpsc::channel(ENTRIES_MAX);
         thread::Builder::new().name("table".into()).spawn(move || {
             if let Err(error) = write(&connection, receiver) {
-                // Into the server's log; its callers see that their channels are closed.
+                // Goes to the server's log. Callers see that their channels are closed.
                 let _ = writeln!(io::stderr(), "the table can't be written: {error}");
             }
         })?;
         Ok(Table { entries })
     }
 
-    /// Keeps a payload; returns once it is on the disk.
+    /// Stores a payload, and returns once it is on the disk.
     pub(super) async fn keep(&self, payload: Vec<u8>) -> Result<(), Status> {
         let failed = || Status::internal("the table takes no more");
         let (kept, answer) = oneshot::channel();
@@ -62,7 +62,7 @@ impl Table {
     }
 }
 
-/// Writes what has come in by one transaction after the other.
+/// Writes the incoming entries, one transaction after the other.
 fn write(connection: &Connection, mut entries: mpsc::Receiver<Entry>) -> rusqlite::Result<()> {
     let mut batch = Vec::with_capacity(ENTRIES_MAX);
     let mut id = 0_i64;
@@ -77,7 +77,7 @@ fn write(connection: &Connection, mut entries: mpsc::Receiver<Entry>) -> rusqlit
         }
         connection.prepare_cached("COMMIT")?.execute([])?;
         for entry in batch.drain(..) {
-            // A caller may have gone.
+            // The caller may have disconnected.
             let _ = entry.kept.send(());
         }
     }

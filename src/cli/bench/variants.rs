@@ -1,4 +1,4 @@
-//! What a server's features cost: retention, encryption, metrics and traces, each beside a server without.
+//! The cost of a server's features: retention, encryption, metrics and traces, each beside a server without it.
 
 use std::fs;
 
@@ -14,15 +14,16 @@ use super::{
 };
 
 const IN_FLIGHT: usize = 64;
-/// Jobs are deleted so soon, so that the store is as large as it gets after a few runs.
+/// Retention time in milliseconds. It is short, so that the store reaches its largest size after a few runs.
 const KEPT_MILLIS: u64 = 500;
-/// The file may grow by this part from run to run where it "no longer grows": by pages that happen to be free or not.
+/// Growth of the file from one run to the next, as a part of its size, that counts as none: it depends on which pages
+/// are free.
 const GROWTH_MAX: f64 = 0.02;
-/// So many runs it may take until then.
+/// Limit of the runs until the file no longer grows.
 const SETTLING_RUNS_MAX: usize = 30;
 
 impl Bench {
-    /// End to end where retention deletes as much as comes in.
+    /// Measures jobs end to end where retention deletes as much as comes in.
     pub(super) async fn retention(&mut self) -> anyhow::Result<()> {
         let without = Subject::empty(&self.place).await?;
         let keep_succeeded_millis = Some(KEPT_MILLIS);
@@ -53,7 +54,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Submit over encrypted connections, and with metrics and traces.
+    /// Measures Submit over encrypted connections, and with metrics and traces.
     pub(super) async fn features(&mut self) -> anyhow::Result<()> {
         let plain = Subject::empty(&self.place).await?;
         let folder = self.place.folder().to_owned();
@@ -63,7 +64,7 @@ impl Bench {
         fs::write(folder.join(KEY), made.signing_key.serialize_pem())?;
         let encrypted = Variant { tls_dir: Some(folder), ..Variant::default() };
         let encrypted = Subject::empty_with(&self.place, encrypted).await?;
-        // It takes spans to be sent, and answers that it does not know them.
+        // This collector receives the spans, and answers that it does not know their method.
         let collector = self.nothing().await?;
         let traced = Variant { collector: Some(collector.uri()), ..Variant::default() };
         let traced = Subject::empty_with(&self.place, traced).await?;
@@ -99,7 +100,7 @@ impl Bench {
         }
         plain.expect(INTAKE, None, accepted).await?;
         traced.expect(INTAKE, None, accepted_traced).await?;
-        // To be asked in plain text.
+        // The restarted server is queried without TLS.
         let encrypted = encrypted.restarted_as(Variant::default()).await?;
         encrypted.expect(INTAKE, None, accepted_encrypted).await?;
         for subject in [plain, encrypted, traced] {

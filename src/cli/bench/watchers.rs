@@ -1,4 +1,4 @@
-//! What many idle watchers cost: memory, and throughput of jobs that they don't watch.
+//! The cost of many idle watchers: memory, and the throughput of jobs that they don't watch.
 
 use std::sync::Arc;
 
@@ -17,21 +17,21 @@ use super::{
     wire::Wire,
 };
 
-/// So many watches share a connection.
+/// Number of watches that share a connection.
 const WATCHES_PER_CONNECTION: usize = 90;
-/// So many are opened at once.
+/// Number of watches that are opened at once.
 const OPENED_AT_ONCE: usize = 64;
 const PAGE: usize = 1_000;
 const KIB: f64 = 1024.0;
 
 impl Bench {
-    /// Idle watchers by id and by filter, beside a server without any.
+    /// Measures idle watchers by id and by filter, beside a server without any.
     pub(super) async fn watchers(&mut self) -> anyhow::Result<()> {
         let (by_id, by_filter) = (self.sizes.watchers_by_id, self.sizes.watchers_by_filter);
         let alone = Subject::empty(&self.place).await?;
         let watched = Subject::empty(&self.place).await?;
         watched.fill(INTAKE, 0, by_id as u64).await?;
-        // A fresh process, which has no memory yet that it could give to watchers.
+        // A fresh process has no freed memory yet that it could give to watchers.
         let watched = watched.restarted().await?;
         let ids = ids(&watched.uri, by_id).await?;
         let mut open = JoinSet::new();
@@ -67,7 +67,7 @@ impl Bench {
             self.step("end to end without watchers".to_owned());
             series.add(beside, BY_BATCHES.run(&alone.uri, self.run).await?.rate);
         }
-        // They were there all the time.
+        // The watches were open all the time.
         anyhow::ensure!(open.try_join_next().is_none(), "an idle watch ended");
         watched.expect(WORK, Some(JobState::Succeeded), watched.count(WORK, None).await?).await?;
         open.shutdown().await;
@@ -93,7 +93,7 @@ impl Bench {
     }
 }
 
-/// The ids of some waiting jobs.
+/// Returns the ids of some waiting jobs.
 async fn ids(uri: &str, count: usize) -> anyhow::Result<Vec<String>> {
     let mut client = JobQueueClient::connect(uri.to_owned()).await?;
     let (mut ids, mut page_token) = (Vec::with_capacity(count), String::new());
@@ -114,7 +114,7 @@ async fn ids(uri: &str, count: usize) -> anyhow::Result<Vec<String>> {
     Ok(ids)
 }
 
-/// Opens watches; each has told that it is up when this returns. They go on in `open`.
+/// Opens watches, which go on in `open`. Returns once each has sent its first message.
 async fn watch(
     uri: &str,
     requests: Vec<v1::WatchStatusRequest>,

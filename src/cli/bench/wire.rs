@@ -1,5 +1,5 @@
-//! The client's side of the wire, as cheap as it can be: requests are encoded once, and of answers only what the bench
-//! looks at is decoded. So the machine's cores are left to the server that is measured.
+//! The client's side of the wire, as cheap as possible: requests are encoded once, and of answers only the parts that
+//! the bench looks at are decoded. This leaves the machine's cores to the measured server.
 
 use std::marker::PhantomData;
 
@@ -19,7 +19,7 @@ use super::server::KIND;
 /// The payload of every job and of every empty call.
 pub(super) const PAYLOAD_BYTES: usize = 100;
 
-/// Sends bytes that are encoded already.
+/// Codec that sends bytes which are encoded already.
 struct Raw<R>(PhantomData<R>);
 
 struct RawEncoder;
@@ -60,7 +60,7 @@ impl<R: Message + Default> Decoder for LeanDecoder<R> {
     }
 }
 
-/// Of a WatchStatusResponse what tells that jobs have ended.
+/// The part of a WatchStatusResponse that shows which jobs have ended.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LeanWatch {
     #[prost(message, repeated, tag = "1")]
@@ -93,7 +93,7 @@ pub(super) struct LeanSpec {
     pub(super) priority: i32,
 }
 
-/// Of a SubmitStreamResponse what tells that items were accepted, and how many more may come.
+/// The part of a SubmitStreamResponse that shows which items were accepted, and how many more may come.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LeanResults {
     #[prost(message, repeated, tag = "1")]
@@ -132,7 +132,7 @@ impl Method {
     }
 }
 
-/// One connection.
+/// A connection.
 #[derive(Clone)]
 pub(super) struct Wire(Grpc<Channel>);
 
@@ -161,7 +161,7 @@ impl Wire {
         self.0.ready().await.map_err(|error| Status::unavailable(error.to_string()))
     }
 
-    /// A unary call. Of the answer only its form is checked.
+    /// Makes a unary call. Only the form of the answer is checked.
     pub(super) async fn call(&mut self, method: Method, body: Bytes) -> Result<(), Status> {
         self.ready().await?;
         self.0.unary(Request::new(body), method.path(), Raw::<()>(PhantomData)).await?;
@@ -204,12 +204,12 @@ impl Wire {
     }
 }
 
-/// The payload.
+/// Returns the payload of every job.
 pub(super) fn payload() -> Bytes {
     Bytes::from_static(&[b'x'; PAYLOAD_BYTES])
 }
 
-/// A job for a queue.
+/// Returns a job for a queue.
 pub(super) fn job(queue: &str, priority: i32) -> v1::JobSpec {
     v1::JobSpec {
         queue: queue.to_owned(),
@@ -220,17 +220,17 @@ pub(super) fn job(queue: &str, priority: i32) -> v1::JobSpec {
     }
 }
 
-/// A Submit of a job, encoded.
+/// Returns an encoded Submit of a job.
 pub(super) fn submit_body(queue: &str, priority: i32) -> Bytes {
     submit_request(queue, priority).encode_to_vec().into()
 }
 
-/// A Submit.
+/// Returns a Submit of a job.
 pub(super) fn submit_request(queue: &str, priority: i32) -> v1::SubmitRequest {
     v1::SubmitRequest { job: Some(job(queue, priority)), ..v1::SubmitRequest::default() }
 }
 
-/// A SubmitBatch of equal jobs, encoded.
+/// Returns an encoded SubmitBatch of equal jobs.
 pub(super) fn batch_body(queue: &str, priority: i32, jobs: usize) -> Bytes {
     let request = v1::SubmitBatchRequest {
         jobs: vec![job(queue, priority); jobs],
@@ -239,12 +239,12 @@ pub(super) fn batch_body(queue: &str, priority: i32, jobs: usize) -> Bytes {
     request.encode_to_vec().into()
 }
 
-/// An empty call, encoded: the bytes of an empty stream's messages, too.
+/// Returns an encoded empty call, which is also a message of an empty stream.
 pub(super) fn empty_body() -> Bytes {
     super::proto::CallRequest { payload: payload().into() }.encode_to_vec().into()
 }
 
-/// Adds a request id to an encoded Submit. Fields of a message may simply follow each other.
+/// Adds a request id to an encoded Submit. Encoded fields of a message may simply follow each other.
 pub(super) fn with_request_id(body: &Bytes, id: &uuid::Uuid) -> Bytes {
     /// Field 2 of SubmitRequest, with a length.
     const REQUEST_ID: u8 = 2 << 3 | 2;

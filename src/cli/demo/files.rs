@@ -1,4 +1,4 @@
-//! The demo's input: the files of a folder, within reason.
+//! The demo's input: the files of a folder, up to some limits.
 
 use std::{
     fs, io,
@@ -12,10 +12,10 @@ use crate::cli::text;
 
 const FILES_MAX: usize = 200;
 const FILE_MAX_BYTES: u64 = 64 << 20;
-/// Folders that are large and made by machines.
+/// Folders that are usually large and generated.
 const SKIPPED_FOLDERS: [&str; 2] = ["target", "node_modules"];
 
-/// The files to work on, and what was left out.
+/// The input files, and counts of the files that were left out.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) files: Vec<Input>,
@@ -23,32 +23,32 @@ pub(super) struct Found {
     folders: u64,
     large: u64,
     unreadable: u64,
-    /// Whether there are more files than are taken.
+    /// Whether there are more files than the limit.
     more: bool,
 }
 
-/// A file as it was found.
+/// A file, and its stamp when it was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Input {
     pub(super) path: PathBuf,
     stamp: Stamp,
 }
 
-/// What changes when a file is written.
+/// The size and modification time of a file, which change when it is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stamp {
     bytes: u64,
     modified: Option<SystemTime>,
 }
 
-/// What this process makes of a file by itself.
+/// The result of this process's own check of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Checked {
-    /// Its checksum, while it stayed as it was found.
+    /// The checksum of a file that has not changed since it was found.
     Sum(String),
-    /// It changed since: no checksum can be expected of it.
+    /// The file has changed since, so that no checksum can be expected of it.
     Changed,
-    /// It can't be read, or is gone.
+    /// The file can't be read, or was deleted.
     Unreadable,
 }
 
@@ -80,7 +80,7 @@ impl Found {
     /// Finds the files under a folder, in the order of their names. Links are not followed.
     pub(super) fn under(folder: &Path) -> io::Result<Found> {
         let mut found = Found::default();
-        // Only the top must be readable; what can't be read further down is left out.
+        // Only `folder` itself must be readable; unreadable folders below it are left out.
         found.enter(fs::read_dir(folder)?);
         Ok(found)
     }
@@ -123,7 +123,7 @@ impl Found {
         }
     }
 
-    /// What was left out, in words.
+    /// Describes the files that were left out.
     pub(super) fn left_out(&self) -> Vec<String> {
         let mut said = Vec::new();
         let mut say = |count: u64, what: &str| {

@@ -1,7 +1,7 @@
-//! `jobmill demo`: one command that shows the main job on real input.
+//! `jobmill demo`: one command that shows the main functions on real files.
 //!
-//! It is no play-acting: the server is the real one, with its store on disk and its commands as processes, and what
-//! its jobs return is compared with what this process computes by itself.
+//! Nothing is simulated: the server is the real one, with its store on disk and its commands as processes. The results
+//! of its jobs are compared with checksums that this process computes by itself.
 
 mod files;
 mod plan;
@@ -29,7 +29,7 @@ use report::Report;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "It starts a server of its own on a free port, with its jobs in a temporary folder that is \
-                        removed at the end. Nothing in DIR is changed. Exits with 0 only if all went as it should."
+                        removed at the end. Nothing in DIR is changed. Exits with 0 only if all went as expected."
 )]
 pub(super) struct Args {
     /// The folder whose files the jobs read
@@ -79,7 +79,7 @@ pub(super) async fn run(args: Args, ui: &Ui) -> Result<Exit, Failure> {
     Ok(if report.all_well() { Exit::Ok } else { Exit::JobFailed })
 }
 
-/// What to do next, to be copied.
+/// The commands to try next, ready to be copied.
 const TRY_NEXT: &str = r#"
 Try next, in a folder of your own:
 
@@ -128,7 +128,7 @@ async fn start(data: &Path) -> Result<Server, Failure> {
     server.map_err(|error| internal(format!("the server did not start: {error}")))
 }
 
-/// Runs the jobs and judges them.
+/// Runs the jobs, and compares them with what is expected.
 async fn show(endpoint: &str, files: Vec<Input>, ui: &Ui) -> Result<Report, Failure> {
     let client = Client::connect(endpoint).await?;
     let played = stage::play(&client, &files, ui).await?;
@@ -148,7 +148,7 @@ async fn drain(server: Server, stopper: &Stopper) -> Result<(), String> {
     server.finished().await.map_err(|error| format!("the server did not stop as it should: {error}"))
 }
 
-/// Runs what waits for disks elsewhere, so that bars go on.
+/// Runs disk work on a thread that may block, so that progress bars keep moving.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Failure::new(Exit::Internal, format!("a thread failed: {error}")))

@@ -1,4 +1,4 @@
-//! What the demo runs, and what it expects of it.
+//! The jobs of the demo, and the outcome expected of each.
 
 use std::{os::unix::ffi::OsStrExt, path::Path, time::Duration};
 
@@ -14,9 +14,9 @@ use jobmill::{
 use super::files::Input;
 use crate::cli::steps;
 
-/// How long the delayed job waits.
+/// Delay of the delayed job.
 pub(super) const DELAY: Duration = Duration::from_secs(2);
-/// How often the flaky job fails before it succeeds.
+/// Number of failures of the flaky job before it succeeds.
 pub(super) const FAILURES: u32 = 2;
 
 const FILES_QUEUE: &str = "files";
@@ -26,7 +26,7 @@ const CHECKSUM_KIND: &str = "checksum";
 const FLAKY_KIND: &str = "flaky";
 const SLEEP_KIND: &str = "sleep";
 
-/// What a job is to show.
+/// The part that a job plays in the demo.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Role {
     /// The checksum of the file with this index.
@@ -42,7 +42,7 @@ pub(super) enum Role {
 impl Role {
     pub(super) const SPECIAL: [Role; 3] = [Role::Flaky, Role::Cancelled, Role::Delayed];
 
-    /// The job in a few words.
+    /// Returns the title of the job, a few words.
     pub(super) fn title(self) -> &'static str {
         match self {
             Role::File(_) => "a checksum",
@@ -52,7 +52,7 @@ impl Role {
         }
     }
 
-    /// The state that it should end in.
+    /// Returns the state in which the job should end.
     pub(super) fn expected(self) -> JobState {
         match self {
             Role::File(_) | Role::Flaky | Role::Delayed => JobState::Succeeded,
@@ -60,7 +60,7 @@ impl Role {
         }
     }
 
-    /// How many attempts it should take.
+    /// Returns the number of attempts that the job should take.
     pub(super) fn expected_attempts(self) -> i32 {
         match self {
             Role::Flaky => FAILURES as i32 + 1,
@@ -68,7 +68,7 @@ impl Role {
         }
     }
 
-    /// The job to submit.
+    /// Returns the spec of the job.
     pub(super) fn spec(self, files: &[Input]) -> JobSpec {
         let (queue, kind, payload) = match self {
             Role::File(index) => {
@@ -95,7 +95,7 @@ impl Role {
     }
 }
 
-/// A server on a free port, with its jobs in `folder`, whose kinds run this program's hidden verbs.
+/// Returns settings of a server on a free port, with its jobs in `folder`, whose kinds run this program's hidden verbs.
 pub(super) fn settings(folder: &Path, program: &str) -> Settings {
     let command = |verb: &str| KindSettings {
         handler: HandlerSettings::Command(CommandSettings {

@@ -1,4 +1,4 @@
-//! What was expected, what happened, and whether the two agree.
+//! The report of the demo: what was expected, and what happened.
 
 use std::{fmt::Write, time::Duration};
 
@@ -19,17 +19,17 @@ use jobmill::{
     proto::v1::{Job, JobState, Payload},
 };
 
-/// How the demo went.
+/// The results of the demo.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     special: Vec<Line>,
     files: u64,
     file_bytes: u64,
     agreed: u64,
-    /// Files that changed, went or can't be read: nobody can say what is right.
+    /// Files that changed, were deleted or can't be read, so that the correct checksum is unknown.
     undecided: Vec<String>,
     differences: Vec<String>,
-    /// When the submissions began. Their own times are a little later.
+    /// The instant at which the submissions began. The jobs' own times are a little later.
     started: Timestamp,
     /// From the first submission of a file to the last end of one.
     file_time: Duration,
@@ -50,7 +50,7 @@ impl Report {
         Report { started, file_time, ..Report::default() }
     }
 
-    /// Judges a special job.
+    /// Compares a special job with what is expected of it.
     pub(super) fn special(&mut self, role: Role, job: Option<&Job>) {
         let mut faults = Vec::new();
         match job {
@@ -87,7 +87,7 @@ impl Report {
             .extend(faults.into_iter().map(|fault| format!("the job that {}: {fault}", phrase(role))));
     }
 
-    /// Judges the job of a file by what this process made of it.
+    /// Compares the job of a file with this process's own check of the file.
     pub(super) fn file(&mut self, input: &Input, job: Option<&Job>, checked: &Checked) {
         self.files += 1;
         self.file_bytes += input.bytes();
@@ -114,7 +114,7 @@ impl Report {
         }
     }
 
-    /// Something else that is not as it should be.
+    /// Adds another difference.
     pub(super) fn differs(&mut self, what: impl Into<String>) {
         self.differences.push(what.into());
     }
@@ -127,7 +127,7 @@ impl Report {
         if self.file_time.is_zero() { 0.0 } else { self.files as f64 / self.file_time.as_secs_f64() }
     }
 
-    /// For people.
+    /// Formats the report for people.
     pub(super) fn render(&self, colour: bool) -> String {
         let mut table =
             Table::new(["JOB", "EXPECTED", "HAPPENED", "ATTEMPTS", "TOOK", ""], colour).numbers([3, 4]);
@@ -174,7 +174,7 @@ impl Report {
         page
     }
 
-    /// For programs.
+    /// Formats the report as JSON, for programs.
     pub(super) fn json(&self) -> Value {
         let special: Vec<_> = self
             .special
@@ -204,7 +204,7 @@ impl Report {
     }
 }
 
-/// The title as a clause.
+/// Returns the job's title as a clause.
 fn phrase(role: Role) -> &'static str {
     match role {
         Role::File(_) => "computes a checksum",

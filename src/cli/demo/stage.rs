@@ -1,4 +1,4 @@
-//! The demo's jobs on their way: submitted, followed to their end, and shown.
+//! The run of the demo's jobs: submitted, followed to their end, and shown.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,11 +13,11 @@ use jobmill::{
 use super::{files::Input, plan::Role};
 use crate::cli::{describe, exit::Failure, live::style, text, ui::Ui};
 
-/// Submissions under way at once: enough that one commit takes several.
+/// Limit of concurrent submissions: enough for one commit to take several.
 const SUBMISSIONS_MAX: usize = 32;
 const BAR_STEPS: u64 = 1_000;
 
-/// The jobs as they ended, by what they are to show.
+/// The ended jobs, by their parts in the demo.
 pub(super) struct Played {
     pub(super) jobs: BTreeMap<Role, Job>,
     /// The instant from which the delayed job's time counts.
@@ -37,7 +37,7 @@ pub(super) async fn play(client: &Client, files: &[Input], ui: &Ui) -> Result<Pl
         .await?;
     let mut watch = client.watch(WatchStatusRequest {
         ids: submitted.keys().cloned().collect(),
-        // Every change, so that the moment at which the job runs that is to be cancelled is not merged away.
+        // Every transition, so that the RUNNING state of the job that is to be cancelled is not merged away.
         detail: WatchDetail::EveryTransition.into(),
         view: JobView::Result.into(),
         ..Default::default()
@@ -52,7 +52,7 @@ pub(super) async fn play(client: &Client, files: &[Input], ui: &Ui) -> Result<Pl
             WatchItem::Event { .. } | WatchItem::Interrupted { .. } => continue,
         };
         let Some(role) = submitted.get(&job.id).copied() else { continue };
-        // Its command tells that it runs: one that is cancelled before it has started had no attempt.
+        // Progress shows that the command runs. A job that is cancelled before its start had no attempt.
         let runs = job.state == i32::from(JobState::Running) && job.progress.is_some();
         if role == Role::Cancelled && runs && !cancelled {
             cancelled = true;
@@ -78,13 +78,13 @@ async fn submit(client: &Client, role: Role, files: &[Input]) -> Result<(String,
 async fn cancel(client: &Client, id: &str) -> Result<(), Failure> {
     match client.cancel_job(id).await {
         Ok(_) => Ok(()),
-        // It ended by itself, which the report will tell.
+        // The job ended before it was cancelled, which the report will show.
         Err(ClientError::Refused(refusal)) if refusal.code == Code::FailedPrecondition => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Shows the jobs on their way: bars on a terminal, lines elsewhere, nothing for programs.
+/// The live view of the jobs: bars on a terminal, lines elsewhere, nothing for programs.
 struct Show<'u> {
     ui: &'u Ui,
     bars: Option<Bars>,

@@ -1,4 +1,4 @@
-//! The data folder and the disk below it.
+//! Checks of the data folder and the disk below it.
 
 use std::{
     fs,
@@ -26,11 +26,11 @@ const FLUSH: &str = "flush";
 const DATABASE: &str = "database";
 const ROWS: &str = "unreadable rows";
 
-/// Less free space than this may soon be too little.
+/// Free space below which the doctor warns.
 const SPACE_LOW_BYTES: u64 = 1 << 30;
-/// A flush that takes longer makes every submission slow.
+/// Flush time above which the doctor warns, because every submission waits for a flush.
 const FLUSH_SLOW: Duration = Duration::from_millis(20);
-/// No device flushes so fast: something below only says that it did.
+/// Flush time below which the doctor warns: no device is so fast, so that something below it ignores flushes.
 const FLUSH_UNBELIEVABLE: Duration = Duration::from_micros(5);
 const FLUSHES: usize = 21;
 
@@ -72,7 +72,7 @@ pub(super) fn check(folder: &Path, settings: &Settings, quick: bool, now: Timest
     });
     findings.push(space(folder, min_free_bytes));
     findings.extend(file_system(folder));
-    // As another user, files would be left here that the server's user could not open.
+    // Files left here by another user could not be opened by the server's user.
     if is_own && is_writable {
         if !quick {
             findings.push(flush(folder));
@@ -84,7 +84,7 @@ pub(super) fn check(folder: &Path, settings: &Settings, quick: bool, now: Timest
     findings
 }
 
-/// A folder that is not there yet: the server makes it.
+/// Checks a folder that does not exist yet, and that the server would create.
 fn absent(folder: &Path, min_free_bytes: u64) -> Vec<Finding> {
     let shown = folder.display();
     let existing = folder.ancestors().skip(1).find(|parent| parent.exists()).unwrap_or(Path::new("/"));
@@ -102,7 +102,7 @@ fn absent(folder: &Path, min_free_bytes: u64) -> Vec<Finding> {
 fn space(folder: &Path, min_free_bytes: u64) -> Finding {
     let free = match sqlite::free_bytes(folder) {
         Ok(free) => free,
-        Err(error) => return warning(SPACE, format!("can't be told: {error}"), "look at `df` yourself"),
+        Err(error) => return warning(SPACE, format!("can't be determined: {error}"), "check it with `df`"),
     };
     let message = format!("{} are free", text::bytes(free));
     if free < min_free_bytes {
@@ -115,7 +115,7 @@ fn space(folder: &Path, min_free_bytes: u64) -> Finding {
     ok(SPACE, message)
 }
 
-/// File systems by the magic number that Linux knows them by, and what is wrong with each.
+/// Doubtful file systems: the magic number that Linux knows each by, its name, and what is wrong with it.
 #[cfg(target_os = "linux")]
 const DOUBTFUL: [(u32, &str, &str); 11] = [
     (0x6969, "NFS", NETWORK),
@@ -165,7 +165,7 @@ fn flush(folder: &Path) -> Finding {
         return warning(FLUSH, message, "submissions wait for flushes: use a faster disk");
     }
     if typical < FLUSH_UNBELIEVABLE {
-        let doubt = "does the disk keep what it says it has flushed? A power cut would tell";
+        let doubt = "no disk is so fast: make sure that flushes are not ignored, or a power cut may lose jobs";
         return warning(FLUSH, message, doubt);
     }
     ok(FLUSH, message)
@@ -254,7 +254,7 @@ fn unreadable(error: &StoreError) -> Finding {
     }
 }
 
-/// A database from the future tells of a clock that is behind.
+/// Warns if the database was last changed in the future: this machine's clock is then behind.
 fn age(folder: &Path, now: Timestamp) -> Option<Finding> {
     const TOLERANCE: Duration = Duration::from_secs(60);
     let files: [PathBuf; 2] = ["jobmill.db", "jobmill.db-wal"].map(|name| folder.join(name));

@@ -1,4 +1,4 @@
-//! What runs the jobs: programs, endpoints, and the files of their secrets.
+//! Checks of the handlers: programs, endpoints, and the files of their secrets.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -9,7 +9,7 @@ use super::{Finding, ok, warning};
 const HANDLERS: &str = "handlers";
 const SECRETS: &str = "secrets";
 
-/// The programs themselves were looked for when the configuration was read.
+/// Checks the handlers. The programs themselves were found when the configuration was read.
 pub(super) async fn check(loaded: &Loaded, quick: bool) -> Vec<Finding> {
     let kinds = &loaded.settings.kinds;
     if kinds.is_empty() {
@@ -31,7 +31,7 @@ pub(super) async fn check(loaded: &Loaded, quick: bool) -> Vec<Finding> {
     findings
 }
 
-/// Connects to each endpoint, and asks nothing of it.
+/// Connects to each endpoint, without sending a request.
 #[cfg(feature = "http")]
 async fn endpoints(loaded: &Loaded) -> Vec<Finding> {
     use jobmill::execute::http::HttpHandler;
@@ -55,7 +55,7 @@ async fn endpoints(loaded: &Loaded) -> Vec<Finding> {
     findings
 }
 
-/// Files of signing secrets that others may read.
+/// Checks for files of signing secrets that other users may read.
 fn secrets(loaded: &Loaded) -> Vec<Finding> {
     let mut findings = Vec::new();
     for entry in loaded.entries.iter().filter(|entry| entry.key.ends_with(".signing_secret_files")) {

@@ -1,4 +1,4 @@
-//! Jobs that the configuration, as it is now, leaves without their queue's declaration or without a handler.
+//! Check for jobs whose queue is no longer declared in the configuration, or whose kind has no handler any more.
 
 use std::path::Path;
 
@@ -14,8 +14,7 @@ const JOBS: &str = "jobs";
 /// Limit of the queues, and of the kinds, that have a line of their own.
 const SHOWN_MAX: usize = 10;
 
-/// What is in the database of `folder` and was left behind. What keeps it from being read is told by the database's
-/// own check.
+/// Checks the database of `folder` for such jobs. If it can't be read, the check of the database reports the reason.
 pub(super) fn check(folder: &Path, settings: &Settings) -> Vec<Finding> {
     let Ok(Some(found)) = sqlite::inventory(folder) else { return Vec::new() };
     let Leftover { queues, kinds } = Leftover::find(

@@ -1,4 +1,4 @@
-//! `jobmill doctor`: looks an installation over as an operator would, and says what to do.
+//! `jobmill doctor`: diagnoses an installation and suggests fixes.
 
 mod folder;
 mod handlers;
@@ -22,19 +22,19 @@ use super::{
     ui::Ui,
 };
 
-/// Look an installation over: configuration, data folder, disk, limits, handlers, port and server.
+/// Diagnose an installation: configuration, data folder, disk, limits, handlers, port and server.
 ///
 /// It reads the configuration as `jobmill serve` would. Run it as the user who runs the server.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
     source: SourceArgs,
-    /// Leave out what may take long: the check of the database, the measurement of flushes, calls of endpoints
+    /// Skip checks that may take long: the check of the database, the measurement of flushes, connections to endpoints
     #[arg(long)]
     quick: bool,
 }
 
-/// How a check went.
+/// The result of a check.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Verdict {
     Ok,
@@ -60,13 +60,13 @@ impl Verdict {
     }
 }
 
-/// What a check found.
+/// A finding of a check.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Finding {
     check: &'static str,
     verdict: Verdict,
     message: String,
-    /// What to do; empty where all is well.
+    /// The suggested fix; empty where all is well.
     way_out: String,
 }
 
@@ -82,7 +82,7 @@ fn problem(check: &'static str, message: impl Into<String>, way_out: impl Into<S
     Finding { check, verdict: Verdict::Problem, message: message.into(), way_out: way_out.into() }
 }
 
-/// Looks everything over. Exit code 1 if there is a problem; warnings are none.
+/// Runs all checks. The exit code is 1 if there is a problem; warnings do not count.
 pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Failure> {
     let quick = args.quick;
     let findings = match args.source.load(&Surroundings::of_process()) {

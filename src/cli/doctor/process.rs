@@ -1,4 +1,4 @@
-//! What the machine gives a process.
+//! Checks of the process's environment: the clock and the limit of open files.
 
 use jobmill::{
     clock::Timestamp,
@@ -11,12 +11,12 @@ use super::{Finding, ok, problem, warning};
 pub(super) const CLOCK: &str = "clock";
 const FILES: &str = "open files";
 
-/// 2026-01-01: before that, there was no such program.
+/// 2026-01-01: the program did not exist before.
 const EARLIEST: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
-/// Descriptors for the store, the port, watchers and callers.
+/// File descriptors for the store, the port, watchers and callers.
 const FILES_BASE: u64 = 512;
-/// A command's guard, its control socket and the pipes of the moment in which it starts.
+/// File descriptors for each command: its guard, its control socket, and the pipes used while it starts.
 const FILES_BY_COMMAND: u64 = 6;
 
 pub(super) fn clock(now: Timestamp) -> Finding {
@@ -30,7 +30,7 @@ pub(super) fn clock(now: Timestamp) -> Finding {
     ok(CLOCK, format!("says {now}"))
 }
 
-/// Whether all consumers can be at work at once.
+/// Checks that the limit of open files lets all consumers work at once.
 pub(super) fn open_files(settings: &Settings) -> Finding {
     let consumers: u64 = settings.queues.values().map(|queue| u64::from(queue.consumers)).sum();
     let has_commands =

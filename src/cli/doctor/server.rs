@@ -1,4 +1,4 @@
-//! The port, and the server behind it.
+//! Checks of the port, and of the server behind it.
 
 use std::{
     io,
@@ -16,11 +16,11 @@ use super::{super::client, Finding, Global, ok, problem, text};
 const PORT: &str = "port";
 const SERVER: &str = "server";
 
-/// Whether a server could listen, or does.
+/// Checks that a server could listen, or that one does and answers.
 pub(super) async fn check(settings: &Settings, global: &Global) -> Vec<Finding> {
     let api = port(settings.listen);
     if let Err((listen, None)) = api {
-        // One that runs has the port of the metrics as well.
+        // A running server also holds the port of the metrics.
         return vec![server(listen, settings, global).await];
     }
     [Some(api), settings.metrics_listen.map(port)].into_iter().flatten().map(found).collect()
@@ -28,9 +28,9 @@ pub(super) async fn check(settings: &Settings, global: &Global) -> Vec<Finding> 
 
 type Port = Result<SocketAddr, (SocketAddr, Option<io::Error>)>;
 
-/// Whether an address can be listened on; without an error if another process does.
+/// Checks whether an address is free to listen on. The error is `None` if another process listens there.
 fn port(listen: SocketAddr) -> Port {
-    // Bound for an instant, and nothing is accepted.
+    // Bound for a moment only; no connection is accepted.
     match TcpListener::bind(listen) {
         Ok(_) => Ok(listen),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err((listen, None)),
@@ -53,7 +53,7 @@ fn found(port: Port) -> Finding {
     }
 }
 
-/// What answers at the port of the API.
+/// Checks the server that answers at the port of the API.
 async fn server(listen: SocketAddr, settings: &Settings, global: &Global) -> Finding {
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
     let at_listen = Global { server: format!("{scheme}://{listen}"), ..global.clone() };
@@ -64,7 +64,7 @@ async fn server(listen: SocketAddr, settings: &Settings, global: &Global) -> Fin
             return problem(SERVER, what, "name files that this user may read");
         }
     };
-    // What is wrong now is to be told, and not waited for.
+    // Without retries: a failure is reported, not waited for.
     let queues = match client.retry_for(Duration::ZERO).connect().await {
         Ok(client) => client.list_queues().await,
         Err(error) => Err(error),
@@ -81,8 +81,8 @@ async fn server(listen: SocketAddr, settings: &Settings, global: &Global) -> Fin
         }
         Err(error) if settings.tls.is_some() => problem(
             SERVER,
-            format!("something listens at {listen}, but not for this program: {error}"),
-            "name what to trust, and what to show, with --tls-ca, --tls-cert and --tls-key; or stop what listens there",
+            format!("something listens at {listen}, but this program can't use it: {error}"),
+            "name certificates with --tls-ca, --tls-cert and --tls-key, or stop the process that listens there",
         ),
         Err(error) => problem(
             SERVER,

@@ -21,10 +21,10 @@ use jobmill::{
 };
 use settings::Settings;
 
-/// The etag that fits any state of a queue.
+/// The etag that matches any state of a queue.
 const ANY: &str = "*";
 
-/// What to do with queues.
+/// The verbs of `jobmill queue`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// List all queues
@@ -33,19 +33,19 @@ pub(super) enum Command {
     Get(Get),
     /// Create a queue
     Create(Create),
-    /// Change settings of a queue; those that are not named stay
+    /// Change the named settings of a queue; the others stay
     Update(Update),
     /// Delete a queue that has no waiting or running jobs
     Delete(Change),
     /// Stop starting jobs; submissions are still accepted
     Pause(Change),
-    /// Start jobs again
+    /// Start the jobs of a paused queue again
     Resume(Change),
     /// Delete the jobs that wait in a queue
     Purge(Purge),
 }
 
-/// A queue.
+/// A queue to show.
 #[derive(Debug, clap::Args)]
 pub(super) struct Get {
     /// The queue's name
@@ -53,7 +53,7 @@ pub(super) struct Get {
     name: String,
 }
 
-/// A queue that is changed.
+/// A queue to change.
 #[derive(Debug, clap::Args)]
 pub(super) struct Change {
     /// The queue's name
@@ -63,7 +63,7 @@ pub(super) struct Change {
     named: Named,
 }
 
-/// A new queue.
+/// A queue to create.
 #[derive(Debug, clap::Args)]
 pub(super) struct Create {
     /// The queue's name
@@ -78,8 +78,8 @@ pub(super) struct Create {
 /// A queue and its new settings.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Changes that are made at the same time do not undo each other: settings that are not named stay, and \
-                  the command is refused (exit code 5) if the queue changes between its look at it and its change."
+    after_help = "Concurrent changes do not undo each other: settings that are not named stay, and \
+                  the command is refused (exit code 5) if the queue changes after the command has read it."
 )]
 pub(super) struct Update {
     /// The queue's name
@@ -87,10 +87,11 @@ pub(super) struct Update {
     name: String,
     #[command(flatten)]
     settings: Settings,
-    /// Change it only if it has this etag, as `jobmill queue get` shows it. Default: the one that it has just now
+    /// Refuse the change unless the queue has this etag, as shown by `jobmill queue get`. Default: its etag when the
+    /// command starts
     #[arg(long, value_name = "ETAG", conflicts_with = "force")]
     etag: Option<String>,
-    /// Change it whatever has happened since
+    /// Change the queue whatever its etag is
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -103,7 +104,7 @@ pub(super) struct Purge {
     /// The queue's name
     #[arg(value_name = "QUEUE")]
     name: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
@@ -152,14 +153,14 @@ pub(super) async fn run(command: Command, global: &Global, ui: &Ui) -> Result<Ex
     Ok(Exit::Ok)
 }
 
-/// Whether an update says what to change, and is the same when it is repeated.
+/// Checks that an update changes something, and that its repeat is the same request.
 fn check(args: &Update) -> Result<(), Failure> {
     if args.settings.mask().is_empty() {
         let failure = Failure::usage("nothing to change is named");
         return Err(failure.with_next("Name settings, such as --consumers 4; --help lists them."));
     }
     if !args.named.request_id.is_empty() && args.etag.is_none() && !args.force {
-        // The repeat would find another etag, and so be another request.
+        // A repeat would read another etag, and so be another request.
         return Err(Failure::usage(
             "--request-id needs --etag or --force, for a repeat to be the same request",
         ));
@@ -202,7 +203,7 @@ async fn purge(client: &Client, args: Purge, ui: &Ui) -> Result<(), Failure> {
     ui.print(&format!("{} deleted", text::counted(deleted, "job")))
 }
 
-/// Asks a person. Where there is none, the answer is no.
+/// Asks for confirmation on the terminal. Without one, the answer is no.
 fn confirmed(question: &str) -> bool {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
@@ -215,7 +216,7 @@ fn confirmed(question: &str) -> bool {
     stdin.lock().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
-/// The queue of an answer.
+/// Returns the queue of an answer, or a failure if it was deleted since.
 fn present(queue: Option<Queue>) -> Result<Queue, Failure> {
     queue.ok_or_else(|| {
         let what = "this request id was used before, and the queue was deleted since";

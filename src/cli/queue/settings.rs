@@ -1,4 +1,4 @@
-//! A queue's settings as arguments.
+//! The settings of a queue as options.
 
 use std::time::Duration;
 
@@ -8,46 +8,46 @@ use jobmill::{
     proto::v1::{QueueSettings, Retention, WhenFull},
 };
 
-/// Settings of a queue, as far as they are named.
+/// Settings of a queue that are given as options.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct Settings {
-    /// How many jobs may wait and run
+    /// Limit of the jobs that wait or run
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..=1_000_000_000))]
     max_jobs: Option<i64>,
-    /// How many bytes they may take, such as 512MiB
+    /// Limit of the bytes of these jobs, such as 512MiB
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     max_bytes: Option<u64>,
-    /// How many attempts run at once
+    /// Limit of the attempts that run at once
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=10_000))]
     consumers: Option<i32>,
-    /// What submissions do when it is full
+    /// What submissions do when the queue is full
     #[arg(long, value_enum, value_name = "HOW")]
     when_full: Option<WhenFullArg>,
-    /// How long a submission may wait for room
+    /// Longest time that a submission may wait for room
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     max_wait: Option<Duration>,
-    /// How many submissions may wait for room
+    /// Limit of the submissions that wait for room
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=10_000))]
     max_waiters: Option<i32>,
-    /// Whether kinds that have no handler are accepted
+    /// Whether jobs of kinds without a handler are accepted
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     accept_unknown_kinds: Option<bool>,
-    /// How long SUCCEEDED jobs are kept: a duration, `forever`, or `default` for as long as the server says
+    /// Retention time of SUCCEEDED jobs: a duration, `forever`, or `default` for the server's setting
     #[arg(long, value_name = "DURATION", value_parser = values::keep)]
     keep_succeeded: Option<KeepArg>,
-    /// How long FAILED jobs are kept
+    /// Retention time of FAILED jobs
     #[arg(long, value_name = "DURATION", value_parser = values::keep)]
     keep_failed: Option<KeepArg>,
-    /// How long CANCELLED jobs are kept
+    /// Retention time of CANCELLED jobs
     #[arg(long, value_name = "DURATION", value_parser = values::keep)]
     keep_cancelled: Option<KeepArg>,
-    /// How long EXPIRED jobs are kept
+    /// Retention time of EXPIRED jobs
     #[arg(long, value_name = "DURATION", value_parser = values::keep)]
     keep_expired: Option<KeepArg>,
 }
 
 impl Settings {
-    /// The settings as the protocol has them.
+    /// Converts the settings to the protocol's message.
     pub(super) fn to_wire(&self) -> QueueSettings {
         let keep = |arg: Option<KeepArg>| arg.and_then(KeepArg::to_wire);
         let retention = Retention {
@@ -68,7 +68,7 @@ impl Settings {
         }
     }
 
-    /// The paths of what is named, and of nothing else. A path without a value sets the default.
+    /// Returns the field mask: the paths of the settings that are named. A path without a value sets the default.
     pub(super) fn mask(&self) -> Vec<String> {
         let named = [
             ("max_jobs", self.max_jobs.is_some()),

@@ -1,4 +1,4 @@
-//! Queues in words: in a table, and in full.
+//! Text output for queues: a table, or one queue in full.
 
 use super::super::{
     table::{Table, plain},
@@ -15,12 +15,12 @@ fn count_of(stats: &QueueStats, states: &[JobState]) -> u64 {
     stats.counts.iter().filter(fits).map(|count| u64::try_from(count.count).unwrap_or(0)).sum()
 }
 
-/// How many jobs a purge would delete.
+/// Returns the number of jobs that a purge would delete.
 pub(super) fn waiting(stats: &QueueStats) -> u64 {
     count_of(stats, &[JobState::Scheduled, JobState::Queued, JobState::BackingOff])
 }
 
-/// Queues in a table.
+/// Formats queues as a table.
 pub(super) fn list(queues: &[Queue], colour: bool) -> String {
     let header = ["QUEUE", "STATE", "LIVE", "OF", "RUNNING", "QUEUED", "LATER", "FAILED", "OLDEST READY"];
     let mut table = Table::new(header, colour).numbers([2, 3, 4, 5, 6, 7]);
@@ -44,7 +44,7 @@ pub(super) fn list(queues: &[Queue], colour: bool) -> String {
     table.render()
 }
 
-/// A queue in full.
+/// Formats a queue with all of its details.
 pub(super) fn in_full(queue: &Queue) -> String {
     let settings = queue.settings.unwrap_or_default();
     let stats = queue.stats.clone().unwrap_or_default();

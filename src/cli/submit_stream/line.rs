@@ -19,10 +19,10 @@ use jobmill::{
     },
 };
 
-/// What is wrong with a line.
+/// A fault in a line.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Fault {
-    /// Where, counted in bytes from 1; absent where it is the line as a whole.
+    /// The column, counted in bytes from 1; absent where the fault is in the line as a whole.
     pub(super) column: Option<usize>,
     pub(super) message: String,
 }
@@ -58,7 +58,7 @@ struct Line {
     request_id: Option<String>,
 }
 
-/// What is said of the payload in its own object.
+/// The payload as an object.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
 struct Said {
@@ -67,7 +67,7 @@ struct Said {
     #[serde(alias = "media_type")]
     media_type: Option<String>,
     metadata: Option<BTreeMap<String, String>>,
-    /// Told in answers; read, so that a job's `spec` can be submitted as it was told, and ignored.
+    /// Ignored. Accepted so that the `spec` of a job in JSON output can be submitted again.
     #[serde(alias = "size_bytes", rename = "sizeBytes")]
     _size_bytes: Option<Whole>,
 }
@@ -83,7 +83,7 @@ struct Retry {
     jitter: Option<f64>,
 }
 
-/// Bytes.
+/// Bytes, given in base64.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 struct Base64(Vec<u8>);
@@ -101,7 +101,7 @@ impl TryFrom<String> for Base64 {
     }
 }
 
-/// A number, which the mapping lets be a string.
+/// A 32-bit number, which the JSON mapping allows as a string, too.
 #[derive(Deserialize)]
 #[serde(try_from = "Value")]
 struct Whole(i32);
@@ -119,7 +119,7 @@ impl TryFrom<Value> for Whole {
     }
 }
 
-/// `1.5s`; also `5m` and the like, as everywhere else in this program.
+/// A duration: `1.5s`, or `5m` and the like, as in the options of this program.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 struct Span(std::time::Duration);
@@ -135,7 +135,7 @@ impl TryFrom<String> for Span {
     }
 }
 
-/// `1.5s`, with up to nine digits after the point.
+/// Parses seconds with a fraction, `1.5s`, with up to nine digits after the point.
 fn fraction(text: &str) -> Option<std::time::Duration> {
     let (seconds, rest) = text.strip_suffix('s')?.split_once('.')?;
     let digits = (1..=9).contains(&rest.len()) && rest.bytes().all(|byte| byte.is_ascii_digit());
@@ -143,7 +143,7 @@ fn fraction(text: &str) -> Option<std::time::Duration> {
     Some(std::time::Duration::new(seconds.parse().ok()?, nanos))
 }
 
-/// RFC 3339.
+/// An instant in RFC 3339.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 struct Instant(Timestamp);
@@ -156,15 +156,15 @@ impl TryFrom<String> for Instant {
     }
 }
 
-/// Reads a line. A job that names no queue gets `queue`.
+/// Parses a line. A job that names no queue gets `queue`.
 pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
     if line.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
-        // An array of all the values would do as well, otherwise.
+        // An array of all the values would be accepted, too, otherwise.
         return Err(Fault { column: Some(1), message: "a line must be a JSON object".to_owned() });
     }
     let line: Line = serde_json::from_slice(line).map_err(|error| {
         let said = error.to_string();
-        // The place is told by itself.
+        // The position is reported separately.
         let message = said.rsplit_once(" at line ").map_or(said.as_str(), |(message, _)| message);
         Fault { column: Some(error.column()), message: message.to_owned() }
     })?;
@@ -202,7 +202,7 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
     Ok(SubmitItem { job: Some(job), request_id: line.request_id.unwrap_or_default() })
 }
 
-/// The payload, whose bytes may be said in four ways.
+/// Builds the payload from one of four fields for its bytes.
 fn payload(
     said: Option<Said>,
     short_text: Option<String>,

@@ -30,14 +30,14 @@ use jobmill::{
     proto::v1::{SubmitItem, SubmitOutcome, Submitted, WhenFull},
 };
 
-/// A line with the largest payload is shorter, however much of it is escaped.
+/// Byte limit of a line. A line with the largest payload is shorter, however much of it is escaped.
 const LINE_MAX_BYTES: u64 = 8 << 20;
-/// Lines that are read ahead.
+/// Capacity of the channel of lines that are read ahead.
 const LINES_AHEAD: usize = 64;
-/// So much output is gathered before it is written.
+/// Bytes of output that are gathered before they are written.
 const OUTPUT_ENOUGH_BYTES: usize = 32 << 10;
 
-/// What to submit, and how.
+/// The options of `submit --stream`.
 pub(super) struct Stream {
     /// A file, or `-` for standard input.
     pub(super) path: std::path::PathBuf,
@@ -54,12 +54,12 @@ struct ReadLine {
     item: Result<SubmitItem, line::Fault>,
 }
 
-/// Where a line is.
+/// The position of a line.
 #[derive(Clone, Copy)]
 struct Place {
-    /// Its number, from 1.
+    /// The number of the line, from 1.
     line: u64,
-    /// The bytes up to its end.
+    /// The number of bytes up to the end of the line.
     end: u64,
 }
 
@@ -103,7 +103,7 @@ pub(super) async fn run(stream: Stream, global: &Global, ui: &Ui) -> Result<Exit
     if ended? {
         return Ok(Exit::Interrupted);
     }
-    // After --fail-fast it may wait for standard input still.
+    // After --fail-fast, the reader may still wait for standard input.
     if !stop.is_cancelled()
         && let Ok(Err(error)) = reading.await
     {
@@ -113,7 +113,7 @@ pub(super) async fn run(stream: Stream, global: &Global, ui: &Ui) -> Result<Exit
     Ok(show.exit())
 }
 
-/// What to read, and how long it is, if that is known.
+/// Opens the input. Also returns its length, if known.
 fn open(path: &Path) -> Result<(Box<dyn BufRead + Send>, Option<u64>), Failure> {
     if path == Path::new("-") {
         return Ok((Box::new(BufReader::new(std::io::stdin())), None));
@@ -124,7 +124,7 @@ fn open(path: &Path) -> Result<(Box<dyn BufRead + Send>, Option<u64>), Failure> 
     Ok((Box::new(BufReader::new(file)), metadata.is_file().then_some(metadata.len())))
 }
 
-/// Reads lines until there are no more, or nobody wants them.
+/// Reads lines until the input ends, or the receiver of the lines is dropped.
 fn read_lines(
     mut source: impl BufRead,
     queue: &str,
@@ -154,7 +154,7 @@ fn read_lines(
     }
 }
 
-/// Gives what was read to the stream.
+/// Sends the lines that were read to the stream of submissions.
 async fn give(
     sender: SubmitSender,
     mut read: mpsc::Receiver<ReadLine>,
@@ -174,7 +174,7 @@ async fn give(
             Ok(item) => {
                 places.borrow_mut().push_back(place);
                 if sender.send(item).await.is_err() {
-                    // The results tell why.
+                    // The results give the reason.
                     return Ok(());
                 }
             }
@@ -186,7 +186,7 @@ async fn give(
     }
 }
 
-/// Takes the results. What is ready is written at once, and in one piece.
+/// Receives the results. Output that is ready is written at once, and in one piece.
 async fn take(
     mut results: SubmitResults,
     places: &RefCell<VecDeque<Place>>,
@@ -211,20 +211,20 @@ async fn take(
     show.borrow_mut().flush()
 }
 
-/// Tells what became of the lines.
+/// The output for the results of the lines.
 struct Show<'u> {
     ui: &'u Ui,
     bar: Option<ProgressBar>,
-    /// What is still to be written to stdout.
+    /// Output that is not yet written to stdout.
     output: String,
-    /// Whoever read the output has left. The jobs are submitted all the same.
+    /// Whether the reader of stdout has closed it. The jobs are submitted all the same.
     output_closed: bool,
     accepted: u64,
     /// Lines whose jobs were accepted before, and deleted since.
     gone: u64,
-    /// Those that were no jobs among them.
+    /// Lines that were refused, including those that are no valid jobs.
     refused: u64,
-    /// The bytes of the lines up to the last result.
+    /// Number of bytes of input up to the end of the last line with a result.
     end: u64,
 }
 
@@ -292,7 +292,7 @@ impl<'u> Show<'u> {
         }
     }
 
-    /// A line that is no job.
+    /// Reports a line that is no valid job.
     fn fault(&mut self, place: Place, fault: &line::Fault) {
         self.refused += 1;
         let column = fault.column.map(|column| format!(", column {column}")).unwrap_or_default();
@@ -311,7 +311,7 @@ impl<'u> Show<'u> {
         self.output.push('\n');
     }
 
-    /// Writes what there is, and brings the bar up to date.
+    /// Writes the gathered output, and updates the progress bar.
     fn flush(&mut self) -> Result<(), Failure> {
         if let Some(bar) = &self.bar {
             bar.set_position(self.end);
@@ -338,7 +338,7 @@ impl<'u> Show<'u> {
         self.noter()(note);
     }
 
-    /// Writes notes beside the bar, from elsewhere too.
+    /// Returns a function that writes notes beside the progress bar, for use elsewhere.
     fn noter(&self) -> impl Fn(&str) + Send + use<> {
         let (ui, bar) = (self.ui.clone(), self.bar.clone());
         move |note| match &bar {
@@ -358,7 +358,7 @@ impl<'u> Show<'u> {
         counts
     }
 
-    /// What was refused goes before what is gone.
+    /// Returns the exit code. Refused lines take precedence over jobs that are gone.
     fn exit(&self) -> Exit {
         match (self.refused, self.gone) {
             (0, 0) => Exit::Ok,
@@ -367,9 +367,9 @@ impl<'u> Show<'u> {
         }
     }
 
-    /// Leaves the terminal as it was.
+    /// Writes the remaining output, and removes the progress bar.
     fn finish(&mut self) {
-        // What could not be written is told by the exit code.
+        // Output is left only after Ctrl-C or another failure, which decides the exit code.
         let _ = self.flush();
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -403,7 +403,7 @@ fn refused(refusal: &Refusal) -> Value {
     value
 }
 
-/// A code's name in the protocol: `INVALID_ARGUMENT`.
+/// Returns a code's name in the protocol, such as `INVALID_ARGUMENT`.
 fn code(code: Code) -> String {
     let mut name = String::new();
     for c in format!("{code:?}").chars() {

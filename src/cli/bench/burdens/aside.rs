@@ -23,7 +23,7 @@ use super::super::{
 pub(super) const ASIDE: &str = "aside";
 /// Time limit of every wait.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Pause between two questions to the server.
+/// Pause between two queries of the server.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
 /// A server with the queue [`ASIDE`].
@@ -173,7 +173,7 @@ impl Aside {
     }
 }
 
-/// Sleeps between two questions to the server.
+/// Sleeps between two queries of the server.
 pub(super) async fn pause() {
     tokio::time::sleep(ASK_EVERY).await;
 }

@@ -19,9 +19,9 @@ use super::{
 
 /// Time from the start of a probe to the start of its burden, so that the connection is warm.
 const RUN_IN: Duration = Duration::from_millis(200);
-/// No extra round begins after this time,
+/// Time after which no extra round begins.
 const EXTRA_ROUNDS_TIME: Duration = Duration::from_secs(60);
-/// or after this number of rounds.
+/// Number of rounds after which no extra round begins.
 const ROUNDS_MAX: usize = 20;
 /// Goal for the 99th percentile beside a burden.
 const P99_MILLIS: f64 = 50.0;
@@ -31,10 +31,10 @@ const PARTS: [(f64, &str); 3] = [(0.5, "p50"), (0.99, "p99"), (1.0, "max")];
 
 /// Something that happens to a queue, again in each round.
 pub(super) trait Burden {
-    /// What happens, as a sentence in the present tense.
+    /// Returns what happens, as a sentence in the present tense.
     fn name(&self) -> String;
 
-    /// The server with the queue that bears the burden.
+    /// Returns the server with the queue that bears the burden.
     fn aside(&mut self) -> &mut Aside;
 
     /// Prepares the next round. The burden must not begin before `quiet` has passed.
@@ -43,7 +43,7 @@ pub(super) trait Burden {
     /// Starts the burden, waits until the server shows that it is over, and returns when it was under way.
     async fn happen(&mut self) -> anyhow::Result<Range<Instant>>;
 
-    /// The server, after the last round.
+    /// Returns the server, after the last round.
     fn into_aside(self) -> Aside;
 }
 
@@ -53,7 +53,7 @@ impl Bench {
     pub(super) async fn beside(&mut self, mut burden: impl Burden) -> anyhow::Result<()> {
         let name = burden.name();
         let [mut alone, mut beside] = [(); 2].map(|()| Latencies::default());
-        // With some time to spare, for the start of each probe.
+        // One second is spared for the start of each probe.
         let quiet = self.run.warm_up + self.run.counted + RUN_IN + Duration::from_secs(1);
         let mut idle = Aside::start(&self.place, v1::QueueSettings::default()).await?;
         let begin = now();
@@ -85,10 +85,10 @@ impl Bench {
         Ok(())
     }
 
-    /// The latencies of a run without a burden.
+    /// Returns the latencies of a run without a burden.
     async fn alone(&self, idle: &mut Aside) -> anyhow::Result<Latencies> {
         let probe = Probe::start(&idle.subject.uri).await?;
-        // The other server finishes its preparation meanwhile.
+        // The other server finishes its preparation in the meantime.
         tokio::time::sleep(self.run.warm_up).await;
         let begin = now();
         tokio::time::sleep(self.run.counted).await;

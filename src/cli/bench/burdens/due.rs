@@ -44,7 +44,7 @@ impl Burden for DueJobs {
     }
 
     async fn prepare(&mut self, _bench: &Bench, quiet: Duration) -> anyhow::Result<()> {
-        // Jobs of the round before that have not run yet.
+        // Jobs of the previous round that have not run yet are deleted.
         self.aside.purge().await?;
         self.due = Clock::System.now().after(FILLING_TIME + quiet);
         let micros = self.due.as_micros();

@@ -65,7 +65,7 @@ impl Caller {
 pub(super) struct LeavingCallers {
     aside: Aside,
     callers: Vec<Caller>,
-    /// Connections with a place for one more caller.
+    /// Connections with capacity for one more caller.
     places: Vec<Wire>,
     leaving: usize,
     items: Bytes,
@@ -112,8 +112,8 @@ impl Burden for LeavingCallers {
         let joined: Vec<_> = stream::iter(joining).buffered(OPENED_AT_ONCE).try_collect().await?;
         self.callers.extend(joined);
         self.aside.until_waiters(self.callers.len() as u64).await?;
-        // Streams hand their items to the server one by one and take turns with other calls: so many calls later, the
-        // last item waits, too.
+        // Streams hand their items to the server one by one, in turns with other calls: after as many calls as a stream
+        // has items, its last item waits, too.
         for _ in 0..ITEMS {
             self.aside.submit().await?;
         }
@@ -128,8 +128,8 @@ impl Burden for LeavingCallers {
         let begin = now();
         self.places = leaving.into_iter().map(|(_, Caller { wire, .. })| wire).collect();
         self.aside.until_waiters(self.callers.len() as u64).await?;
-        // The streams have ended; their items are let go of when the next batch begins. The first call may come with a
-        // batch that had begun before, the second one can't.
+        // The streams have ended; the next batch drops their items. The first call may be part of a batch that has
+        // begun before, the second one can't be.
         self.aside.submit().await?;
         self.aside.submit().await?;
         Ok(begin..now())

@@ -33,12 +33,12 @@ struct Sample {
 pub(super) struct Samples(Vec<Sample>);
 
 impl Samples {
-    /// The number of all calls.
+    /// Returns the number of calls.
     pub(super) fn count(&self) -> u64 {
         self.0.len() as u64
     }
 
-    /// The latencies of the calls that began in this span, however long they took.
+    /// Returns the latencies of the calls that began in this span, however long they took.
     pub(super) fn begun_in(&self, span: &Range<Instant>) -> Latencies {
         self.0.iter().filter(|sample| span.contains(&sample.begun)).map(|sample| sample.took).collect()
     }

@@ -16,7 +16,7 @@ use super::{
 
 /// Retention time of ended jobs during the preparation.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// Retention need not catch up: a round ends after this time, with retention still behind.
+/// Time limit of a round. It need not wait until retention has caught up.
 const WATCHED_MAX: Duration = Duration::from_secs(10);
 
 /// Ended jobs, overdue all at once by a change of their queue's retention time.
