@@ -16,7 +16,7 @@ mod api;
 pub mod audit;
 #[cfg(feature = "client")]
 pub mod client;
-#[cfg_attr(not(feature = "server"), expect(dead_code, reason = "the server has the uses"))]
+#[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only the server uses all of it"))]
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
@@ -32,7 +32,7 @@ pub mod execute;
 pub mod handle;
 #[cfg(feature = "server")]
 mod intake;
-#[cfg_attr(not(feature = "server"), expect(dead_code, reason = "the server has the uses"))]
+#[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only the server uses all of it"))]
 pub mod job;
 #[cfg(feature = "server")]
 pub mod lines;
@@ -71,7 +71,7 @@ pub use traces::TracesError;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// And so is the code of the page on embedding.
+/// The Rust code of the page on embedding is compiled with the other tests, too.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/embedding.md")]
 struct Embedding;

@@ -186,10 +186,7 @@ fn message(refusal: &Refusal) -> String {
 }
 
 /// Returns advice for a refusal, or an empty string.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "most reasons, and future ones, need no advice"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "most reasons, and future ones, need no advice")]
 fn next(refusal: &Refusal) -> String {
     let told = |key: &str| text::escape(refusal.metadata.get(key).map_or("", String::as_str));
     match refusal.reason() {

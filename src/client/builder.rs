@@ -1,4 +1,4 @@
-//! From an address to a client that has a connection.
+//! The builder of a client: address, TLS, token, time limits and retries.
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -17,14 +17,15 @@ use crate::job::RetryPolicy;
 pub const DEFAULT_PORT: u16 = 7733;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer than a submission waits for room in its queue by default.
+/// Default time limit of a call. Longer than a submission waits for room in its queue by default.
 const CALL_TIMEOUT: Duration = Duration::from_secs(40);
 const RETRY_FOR: Duration = Duration::from_secs(30);
-/// How soon a connection that died without a word is noticed: a stream could wait on it for ever.
+/// Interval and timeout of HTTP/2 keep-alive pings. Without them, a stream could wait for ever on a connection that
+/// broke silently.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A client that is being put together.
+/// The builder of a [`Client`].
 #[must_use]
 pub struct ClientBuilder {
     endpoint: String,
@@ -75,14 +76,14 @@ impl ClientBuilder {
         self
     }
 
-    /// Shows servers that ask for one this certificate (PEM, with those that lead to its authority), whose private key
-    /// (PEM) is `key`. An address without a scheme then means `https://`.
+    /// Presents this certificate (PEM, with its intermediate certificates) to servers that ask for one; `key` is its
+    /// private key (PEM). An address without a scheme then means `https://`.
     pub fn identity(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.identity = Some((certificate.into(), key.into()));
         self
     }
 
-    /// Sends this token with each call. Only over TLS, or to this machine: see [`ClientBuilder::plaintext_token`].
+    /// Sends this token with each call, over TLS or to this machine only: see [`ClientBuilder::plaintext_token`].
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
@@ -94,43 +95,43 @@ impl ClientBuilder {
         self
     }
 
-    /// Has every call say that it relies on these features of the server, beside those named before: names such as
+    /// Requires these features of the server in every call, in addition to those required before: names such as
     /// `expected-revision`, which [`Client::server_info`] lists. A server that does not know one of them refuses the
-    /// call with [`FeatureUnknown`](crate::proto::v1::ErrorReason::FeatureUnknown) and changes nothing; it would ignore
-    /// the fields of the request that it does not know otherwise.
+    /// call with [`FeatureUnknown`](crate::proto::v1::ErrorReason::FeatureUnknown) and changes nothing. Otherwise, it
+    /// would ignore the fields of a request that it does not know.
     pub fn require<N: Into<String>>(mut self, features: impl IntoIterator<Item = N>) -> Self {
         self.required.extend(features.into_iter().map(Into::into));
         self
     }
 
-    /// How long to wait for a connection. Default 5 s.
+    /// Sets the time limit of connecting. Default 5 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long one call may take; a watch may go on for longer, but must start within it. The server is told, so that
-    /// a submission to a full queue is refused in time. Default 40 s.
+    /// Sets the time limit of one call. Default 40 s. A watch may go on for longer, but must start within it. The
+    /// server is told the limit, so that it refuses a submission to a full queue in time.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
         self
     }
 
-    /// How long to repeat calls whose outcome is unknown, and to reconnect a broken watch. Zero turns both off. Default
-    /// 30 s.
+    /// Sets for how long calls with an unknown outcome are repeated, and a broken watch reconnects. Zero turns both
+    /// off. Default 30 s.
     pub fn retry_for(mut self, duration: Duration) -> Self {
         self.retries.retry_for = duration;
         self
     }
 
-    /// How long to wait between such repeats. Default: from 100 ms, doubling up to 5 s, of which up to a half is taken
-    /// off at random.
+    /// Sets the backoff between such retries. Default: from 100 ms, doubling up to 5 s, with a random reduction
+    /// (jitter) of up to a half.
     pub fn retry_delays(mut self, policy: RetryPolicy) -> Self {
         self.retries.policy = policy;
         self
     }
 
-    /// Takes the randomness of the delays from elsewhere: numbers from 0 to 1.
+    /// Sets the source of the jitter's random numbers, from 0 to 1.
     pub fn random(mut self, random: impl Fn() -> f64 + Send + Sync + 'static) -> Self {
         self.retries.random = Arc::new(random);
         self
@@ -171,7 +172,7 @@ impl ClientBuilder {
             return Err(invalid("the token could be read on the way; use https://"));
         }
         if self.token.is_some() && self.bearer().is_none() {
-            return Err(invalid("the token for it has characters that no token has"));
+            return Err(invalid("the token has characters that are not allowed in a token"));
         }
         if let Some(name) = self.required.iter().find(|name| !is_feature_name(name)) {
             return Err(ClientError::InvalidFeature { name: name.clone() });
@@ -192,9 +193,9 @@ impl ClientBuilder {
                 None => tls,
             };
             let cause = |error: tonic::transport::Error| root_cause(&error);
-            endpoint = endpoint.tls_config(tls).map_err(|error| {
-                invalid(&format!("the certificates for it can't be used: {}", cause(error)))
-            })?;
+            endpoint = endpoint
+                .tls_config(tls)
+                .map_err(|error| invalid(&format!("the certificates can't be used: {}", cause(error))))?;
         }
         Ok((text, endpoint))
     }
@@ -206,7 +207,7 @@ impl ClientBuilder {
     }
 
     pub(super) fn with_channel(self, endpoint: String, channel: Channel) -> Client {
-        // Their characters were looked at with the endpoint.
+        // `endpoint` has checked the characters of both before.
         let required = (!self.required.is_empty()).then(|| self.required.join(",").parse().ok()).flatten();
         let channel = InterceptedService::new(channel, Headers { bearer: self.bearer(), required });
         let shared = Shared { endpoint, call_timeout: self.call_timeout, retries: self.retries };
@@ -214,7 +215,7 @@ impl ClientBuilder {
     }
 }
 
-/// Adds to each call what the builder was told of all of them.
+/// Interceptor that adds the token and the required features to each call.
 #[derive(Clone)]
 pub(super) struct Headers {
     bearer: Option<MetadataValue<Ascii>>,
@@ -222,7 +223,7 @@ pub(super) struct Headers {
 }
 
 impl fmt::Debug for Headers {
-    /// Shows no token.
+    /// Formats everything but the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Headers").field("required", &self.required).finish_non_exhaustive()
     }
@@ -247,7 +248,7 @@ fn invalid(endpoint: &str, reason: &str) -> ClientError {
     ClientError::InvalidEndpoint { endpoint: endpoint.to_owned(), reason: reason.to_owned() }
 }
 
-/// `http://host:port` or `https://host:port` from any of the forms that people write; whether it is encrypted; and
+/// Normalizes an address to `http://host:port` or `https://host:port`. Also returns whether it is encrypted, and
 /// whether it is this machine.
 fn normalize(endpoint: &str, prefers_tls: bool) -> Result<(String, bool, bool), ClientError> {
     let text = endpoint.trim();
@@ -271,7 +272,7 @@ fn normalize(endpoint: &str, prefers_tls: bool) -> Result<(String, bool, bool), 
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
         return Err(invalid(endpoint, "it may not hold a user name"));
     }
-    // A port that is no number is lost by `port_u16`, and must not turn into the default.
+    // `port_u16` loses a port that is no number, which must not turn into the default.
     let port = match uri.port_u16() {
         Some(port) => port,
         None if authority.len() == host.len() => DEFAULT_PORT,

@@ -1,4 +1,4 @@
-//! Calls that change something. Each has a request id, and is repeated under it while its outcome is unknown.
+//! Calls that change something. Each has a request id, and is repeated with it while the outcome is unknown.
 
 use tonic::{Request, Response, Status};
 use uuid::Uuid;

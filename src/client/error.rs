@@ -1,4 +1,4 @@
-//! What can go wrong with a call, as a Rust enum.
+//! Errors of calls.
 
 use std::{collections::BTreeMap, error::Error, fmt, io, time::Duration};
 
@@ -9,10 +9,10 @@ use crate::proto::v1::ErrorReason;
 
 /// The domain of the errors that Jobmill itself returns.
 const DOMAIN: &str = "jobmill";
-/// What the names of reasons begin with, in the protocol alone.
+/// Prefix of the reasons' names in the protocol's enum. Error details carry the names without it.
 const REASON_PREFIX: &str = "ERROR_REASON_";
 
-/// Why a call failed.
+/// An error of a call.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -24,38 +24,38 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
-    /// What [`super::ClientBuilder::require`] was given can't be the name of a feature. Nothing was sent.
+    /// A name given to [`super::ClientBuilder::require`] can't be the name of a feature. Nothing was sent.
     #[error("`{}` can't be the name of a feature", name.escape_debug())]
     InvalidFeature {
         /// The name as it was given.
         name: String,
     },
-    /// No connection, or it broke before the answer came.
+    /// The connection could not be made, or broke before the answer.
     #[error("no Jobmill server answers at {endpoint} ({cause})")]
     Unreachable {
         /// The server's address.
         endpoint: String,
-        /// What happened.
+        /// The cause.
         cause: String,
     },
-    /// The server's certificate is not to be trusted: expired, for another name, or from an unknown authority. Nothing
-    /// was sent.
+    /// The server's certificate is not trusted: it has expired, is for another name, or comes from an unknown
+    /// authority. Nothing was sent.
     #[error("the certificate of {endpoint} is not accepted ({cause})")]
     Untrusted {
         /// The server's address.
         endpoint: String,
-        /// What is wrong with it.
+        /// What is wrong with the certificate.
         cause: String,
     },
-    /// Something answers there, but it does not speak Jobmill's protocol.
+    /// The server at this address does not speak Jobmill's protocol.
     #[error("what answers at {endpoint} is not a Jobmill server ({cause})")]
     NotJobmill {
         /// The server's address.
         endpoint: String,
-        /// What gave it away.
+        /// The unexpected answer or protocol error.
         cause: String,
     },
-    /// The server refused the call and said why.
+    /// The server refused the call and gave a reason.
     #[error("{0}")]
     Refused(Box<Refusal>),
     /// No answer came in time.
@@ -63,10 +63,10 @@ pub enum ClientError {
     Timeout {
         /// The server's address.
         endpoint: String,
-        /// How long the caller waited.
+        /// The time that the caller waited.
         after: Duration,
     },
-    /// The call failed in a way that the server did not explain: a proxy's error, a crash, an answer that breaks the
+    /// The call failed without an explanation by the server: a proxy's error, a crash, an answer that violates the
     /// protocol.
     #[error("the call to {endpoint} failed: {message} ({code:?})")]
     Failed {
@@ -74,7 +74,7 @@ pub enum ClientError {
         endpoint: String,
         /// The gRPC status code.
         code: Code,
-        /// What it said.
+        /// The status message.
         message: String,
     },
 }
@@ -85,19 +85,19 @@ pub enum ClientError {
 pub struct Refusal {
     /// The gRPC status code.
     pub code: Code,
-    /// The stable reason, such as `QUEUE_FULL`, as the server said it: see [`Refusal::reason`].
+    /// The stable reason, such as `QUEUE_FULL`, as the server sent it: see [`Refusal::reason`].
     pub reason: String,
-    /// What the server says, for people.
+    /// The server's message, for people.
     pub message: String,
-    /// Names and values that go with the reason, such as `queue` and `max_jobs`: [`ErrorReason`] tells which.
+    /// Names and values that go with the reason, such as `queue` and `max_jobs`; [`ErrorReason`] documents them.
     pub metadata: BTreeMap<String, String>,
     /// The faults of single fields of the request.
     pub fields: Vec<FieldFault>,
-    /// When it may help to ask again.
+    /// The delay after which a retry may succeed.
     pub retry_after: Option<Duration>,
 }
 
-/// What is wrong with one field of a request.
+/// A fault in one field of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct FieldFault {
@@ -114,14 +114,14 @@ impl fmt::Display for Refusal {
 }
 
 impl FieldFault {
-    /// A fault of a field.
+    /// Creates a fault of a field.
     pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
         FieldFault { field: field.into(), description: description.into() }
     }
 }
 
 impl Refusal {
-    /// A refusal without further details, for tests of what handles them.
+    /// Creates a refusal without further details, for tests of error handling.
     pub fn new(code: Code, reason: ErrorReason, message: impl Into<String>) -> Self {
         Refusal {
             code,
@@ -133,14 +133,14 @@ impl Refusal {
         }
     }
 
-    /// The reason, to be matched on. [`ErrorReason::Unspecified`] for one that this version of the client does not
-    /// know: then the code tells what to do.
+    /// Returns the reason, to be matched on, or [`ErrorReason::Unspecified`] for one that this version of the client
+    /// does not know. In that case, act on the code.
     #[must_use]
     pub fn reason(&self) -> ErrorReason {
         ErrorReason::from_str_name(&format!("{REASON_PREFIX}{}", self.reason)).unwrap_or_default()
     }
 
-    /// Whether it is certain that the call changed nothing.
+    /// Returns whether it is certain that the call changed nothing.
     #[must_use]
     pub fn is_definite(&self) -> bool {
         self.reason() == ErrorReason::Stopping
@@ -159,7 +159,7 @@ impl Refusal {
 }
 
 impl ClientError {
-    /// What the server refused the call with, if it did.
+    /// Returns the refusal, if the server refused the call.
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
@@ -174,14 +174,14 @@ impl ClientError {
         }
     }
 
-    /// The refusal's reason, to be matched on. [`ErrorReason::Unspecified`] where the server did not refuse the call,
-    /// or for a reason that this version of the client does not know.
+    /// Returns the refusal's reason, to be matched on, or [`ErrorReason::Unspecified`] if the server did not refuse the
+    /// call, or for a reason that this version of the client does not know.
     #[must_use]
     pub fn reason(&self) -> ErrorReason {
         self.refusal().map(Refusal::reason).unwrap_or_default()
     }
 
-    /// Whether the call may have had its effect all the same.
+    /// Returns whether the call may have taken effect despite the error.
     #[must_use]
     pub fn is_unknown_outcome(&self) -> bool {
         match self {
@@ -196,9 +196,9 @@ impl ClientError {
         }
     }
 
-    /// Whether another try could help: the outcome is unknown and may come to light, or the server stops and the next
-    /// one may take the call. Without Jobmill's own word, codes that a proxy gives for good (no permission, unknown
-    /// method, too large) would only come again.
+    /// Returns whether a retry could help: the outcome is unknown, or the server is stopping and the next one may take
+    /// the call. Codes that a proxy returns permanently (no permission, unknown method, too large) are excluded,
+    /// because a retry would end the same way.
     pub(super) fn may_help_to_repeat(&self) -> bool {
         let code = match self {
             ClientError::InvalidEndpoint { .. }
@@ -221,7 +221,7 @@ impl ClientError {
     }
 
     pub(super) fn not_connected(endpoint: String, cause: String) -> ClientError {
-        // As rustls begins what it says of them.
+        // The prefix of rustls' messages about a peer's certificate.
         match cause.strip_prefix("invalid peer certificate: ") {
             Some(cause) => ClientError::Untrusted { endpoint, cause: cause.to_owned() },
             None => ClientError::Unreachable { endpoint, cause },
@@ -251,7 +251,7 @@ impl ClientError {
     }
 }
 
-/// Jobmill's own refusal, if the status is one.
+/// Returns Jobmill's own refusal, if the status is one.
 fn refusal(status: &Status) -> Option<Refusal> {
     let details = status.get_error_details();
     let info = details.error_info().filter(|info| info.domain == DOMAIN)?;
@@ -266,11 +266,11 @@ fn refusal(status: &Status) -> Option<Refusal> {
     })
 }
 
-/// Whether this status was made from an answer that no gRPC server gives, or by one that has no Jobmill.
+/// Returns whether this status stands for an answer that is not gRPC, or for a gRPC server without Jobmill's services.
 fn is_foreign(status: &Status) -> bool {
     match status.code() {
         Code::Unimplemented => true,
-        // Proxies answer so while the server behind them is away.
+        // Proxies answer with this code while the server behind them is away.
         Code::Unavailable => false,
         Code::Ok
         | Code::Cancelled
@@ -297,7 +297,7 @@ enum Fault {
     Other(String),
 }
 
-/// What became of a call that had no answer.
+/// Classifies the transport error of a call without an answer.
 fn transport_fault(status: &Status, error: &(dyn Error + 'static)) -> Fault {
     let mut next = Some(error);
     let mut words = String::new();
@@ -311,7 +311,7 @@ fn transport_fault(status: &Status, error: &(dyn Error + 'static)) -> Fault {
         words = error.to_string();
         next = error.source();
     }
-    // What speaks HTTP/1 or no HTTP at all sends bytes that are no frames.
+    // A server that speaks HTTP/1, or no HTTP, sends bytes that are not HTTP/2 frames.
     if ["frame with invalid size", "invalid preface", "http2 error: protocol", "unspecific protocol error"]
         .iter()
         .any(|sign| words.contains(sign))
@@ -324,7 +324,7 @@ fn transport_fault(status: &Status, error: &(dyn Error + 'static)) -> Fault {
     Fault::Other(words)
 }
 
-/// The innermost reason of an error, in words for people.
+/// Returns the innermost cause of an error, in words for people.
 pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     let mut next = Some(error);

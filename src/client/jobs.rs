@@ -4,9 +4,9 @@ use super::{Client, ClientError};
 use crate::proto::v1;
 
 impl Client {
-    /// Submits a job. While the outcome is unknown the call is repeated with the same `request_id`, which is a new one
-    /// unless the request has one, so that the job is created once. Where the first answer was lost, the next one says
-    /// REPEATED and has no resume token.
+    /// Submits a job. While the outcome is unknown, the call is repeated with the same `request_id`, a new one unless
+    /// the request has one, so that the job is created once. If the first answer was lost, the next one has the outcome
+    /// REPEATED and no resume token.
     ///
     /// # Errors
     /// [`ClientError`]; see `Submit` in the protocol for the refusals.
@@ -20,7 +20,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// Submits up to 1,000 jobs, all or none. Repeated as [`Client::submit`].
+    /// Submits up to 1,000 jobs, all or none. Repeated like [`Client::submit`].
     ///
     /// # Errors
     /// [`ClientError`]; see `SubmitBatch` in the protocol for the refusals.

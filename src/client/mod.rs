@@ -1,11 +1,10 @@
 //! The Rust client.
 //!
-//! [`Client`] has a method for every call of the API. Each that changes something takes the call's request, or what a
-//! request can be made of (a [`JobSpec`](crate::proto::v1::JobSpec), a job's id, a queue's name), and returns the
-//! call's response. It gives the request an id of its own, unless it has one, and repeats it while the outcome is
-//! unknown, so that a broken connection neither loses nor doubles a job. A [`Watch`] takes itself up again after a
-//! break, from the last resume token. What the server refuses is a [`Refusal`], with a reason that programs can match
-//! on.
+//! [`Client`] has a method for every call of the API. A method that changes something takes the call's request, or a
+//! value that converts to one (a [`JobSpec`](crate::proto::v1::JobSpec), a job's id, a queue's name), and returns the
+//! call's response. It adds a request id, unless the request has one, and repeats the call while its outcome is
+//! unknown, so that a broken connection neither loses nor doubles a job. A [`Watch`] resumes after a broken connection,
+//! from the last resume token. A refusal by the server is a [`Refusal`], with a reason that programs can match on.
 //!
 //! ```no_run
 //! # async fn example(client: jobmill::client::Client, id: &str) -> Result<(), jobmill::client::ClientError> {
@@ -96,7 +95,7 @@ use crate::proto::v1::{
 };
 use retry::Retries;
 
-/// The largest answer taken: a page of whole jobs may be long, and the client chose the page's size.
+/// Size limit of an answer. It is large because a page of whole jobs may be long, and the client chose the page's size.
 const ANSWER_MAX_BYTES: usize = 64 << 20;
 
 /// A connection to a Jobmill server. Clones share it.
@@ -106,10 +105,10 @@ pub struct Client {
     shared: Arc<Shared>,
 }
 
-/// A channel that adds the token, and what is required of the server, to each call.
+/// A channel that adds the token and the required features to each call.
 type Headed = InterceptedService<Channel, builder::Headers>;
 
-/// What all clones of a client have in common.
+/// The state shared by all clones of a client.
 #[derive(Debug)]
 struct Shared {
     endpoint: String,
@@ -127,12 +126,12 @@ impl Client {
         Client::builder(endpoint).connect().await
     }
 
-    /// Begins a client whose timeouts and retries differ from the defaults.
+    /// Returns the builder of a client whose options differ from the defaults.
     pub fn builder(endpoint: &str) -> ClientBuilder {
         ClientBuilder::new(endpoint)
     }
 
-    /// The server's address, in the form `http://host:port`.
+    /// Returns the server's address, in the form `http://host:port` or `https://host:port`.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.shared.endpoint
@@ -150,14 +149,14 @@ impl Client {
         ServerServiceClient::new(self.channel.clone())
     }
 
-    /// A request that tells the server how long its caller waits.
+    /// Wraps a message in a request that tells the server the time limit of the call.
     fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         request.set_timeout(self.shared.call_timeout);
         request
     }
 
-    /// Waits for an answer as long as a call may take, and no longer: a server that hangs can't enforce its deadline.
+    /// Waits for an answer, up to the time limit of a call. A server that hangs can't enforce the limit itself.
     async fn answer<T>(
         &self,
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
@@ -185,7 +184,7 @@ impl Client {
         ClientError::Timeout { endpoint: self.shared.endpoint.clone(), after: self.shared.call_timeout }
     }
 
-    /// What an answer must have by the protocol.
+    /// Returns a field that the protocol requires in an answer, or an error if it is missing.
     fn present<T>(&self, field: Option<T>, name: &'static str) -> Result<T, ClientError> {
         field.ok_or_else(|| ClientError::Failed {
             endpoint: self.shared.endpoint.clone(),

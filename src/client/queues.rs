@@ -3,7 +3,7 @@
 use super::{Client, ClientError};
 use crate::proto::v1;
 
-/// The largest page that a server gives.
+/// The server's limit of the size of a page.
 const PAGE_MAX: i32 = 1_000;
 
 impl Client {
@@ -17,7 +17,7 @@ impl Client {
         self.present(answer.queue, "queue")
     }
 
-    /// Returns all queues, by name, page after page.
+    /// Returns all queues, by name, from as many pages as there are.
     ///
     /// # Errors
     /// [`ClientError`].

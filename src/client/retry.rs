@@ -1,4 +1,4 @@
-//! Repeating what may not have happened.
+//! Retries of calls whose outcome is unknown.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use tokio::time::Sleep;
 use super::ClientError;
 use crate::job::RetryPolicy;
 
-/// How calls with an unknown outcome are repeated.
+/// The policy for retries of calls with an unknown outcome.
 #[derive(Clone)]
 pub(super) struct Retries {
     pub(super) policy: RetryPolicy,
@@ -28,13 +28,13 @@ impl fmt::Debug for Retries {
 }
 
 impl Retries {
-    /// How long to wait after failure number `failures` (from 1).
+    /// Returns the backoff after failure number `failures` (from 1).
     pub(super) fn delay(&self, failures: u32) -> Duration {
         self.policy.delay(failures, (self.random)())
     }
 
-    /// Repeats a call while its outcome is unknown. The time is up for *starting* another try: a try under way is
-    /// never cut off, because its answer would be lost.
+    /// Repeats a call while its outcome is unknown. `retry_for` limits the *start* of retries: a try under way is never
+    /// cut off, because its answer would be lost.
     pub(super) async fn run<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, ClientError>
     where
         F: Future<Output = Result<T, ClientError>>,
@@ -50,7 +50,7 @@ impl Retries {
             failures += 1;
             tokio::select! {
                 biased;
-                // First: after a pause of this process both are over, and there is one more try.
+                // Polled first: after a pause of this process both timers are over, and one more try is made.
                 () = tokio::time::sleep(self.delay(failures)) => {}
                 () = &mut time_is_up => return Err(error),
             }
@@ -58,8 +58,8 @@ impl Retries {
     }
 }
 
-/// The time from a stream's break to its next sign of life. Kept by the stream and not in a future of it, so that
-/// dropping such a future does not prolong it.
+/// The time from a stream's break to its next sign of life. The stream owns it, rather than one of its futures, so that
+/// dropping a future does not prolong it.
 pub(super) struct Outage {
     failures: u32,
     time_is_up: Pin<Box<Sleep>>,
@@ -67,18 +67,18 @@ pub(super) struct Outage {
 }
 
 impl Outage {
-    /// Begins one. It counts its time from the first nap on.
+    /// Starts an outage now. Its time is seen to be up only after the first nap.
     pub(super) fn new(retries: &Retries) -> Self {
         Outage { failures: 0, time_is_up: Box::pin(tokio::time::sleep(retries.retry_for)), nap: None }
     }
 
-    /// Has the next nap last as long as after so many failures.
+    /// Counts a failure, and sets the length of the next nap.
     pub(super) fn failed(&mut self, retries: &Retries) {
         self.failures += 1;
         self.nap = Some(Box::pin(tokio::time::sleep(retries.delay(self.failures))));
     }
 
-    /// Waits before the next try, until the time is up at the latest.
+    /// Waits before the next try, at most until the time is up.
     pub(super) async fn nap(&mut self) {
         if let Some(nap) = &mut self.nap {
             tokio::select! {
@@ -89,7 +89,7 @@ impl Outage {
         }
     }
 
-    /// Whether no other try is to be started.
+    /// Returns whether the time is up, so that no other try may start.
     pub(super) fn time_is_up(&self) -> bool {
         self.time_is_up.is_elapsed()
     }

@@ -4,7 +4,7 @@ use super::{Client, ClientError};
 use crate::proto::v1;
 
 impl Client {
-    /// Returns what the server is, what it knows, and what this client may do.
+    /// Returns the server's version, features and limits, and the permissions of this client.
     ///
     /// # Errors
     /// [`ClientError`]; see `GetServerInfo` in the protocol for the refusals.

@@ -1,4 +1,4 @@
-//! Submitting job after job across breaks.
+//! A stream of submissions that survives broken connections.
 
 use std::{collections::VecDeque, fmt};
 
@@ -11,38 +11,39 @@ use tonic::{Code, Status, Streaming};
 use super::{Client, ClientError, Refusal, changes::identify, error::FieldFault, retry::Outage};
 use crate::proto::v1::{self, ErrorReason, submit_result::Result as Told};
 
-/// So many items may be given before their results are asked for.
+/// Capacity of the channel between the two halves of a stream.
 const GIVEN_MAX: usize = 256;
-/// Messages on their way into the connection, which takes them as fast as the server reads.
+/// Capacity of the channel of messages into the connection, which takes them as fast as the server reads.
 const MESSAGES_MAX: usize = 2;
-/// A message takes no more items once it has so many bytes.
+/// Size from which on a message takes no more items.
 const MESSAGE_ENOUGH_BYTES: usize = 256 << 10;
-/// The server reads messages of 4 MiB; this leaves room for what is around the item.
+/// Byte limit of an item. The server reads messages of up to 4 MiB; the difference is room for the fields around the
+/// item.
 const ITEM_MAX_BYTES: usize = (4 << 20) - 64;
 
-/// What became of an item of [`Client::submit_stream`].
+/// The outcome of an item of [`Client::submit_stream`].
 #[derive(Clone, PartialEq, Debug)]
 pub struct ItemResult {
     /// The item's request id, which [`SubmitSender::send`] returned.
     pub request_id: String,
-    /// The job's id and what became of the submission, or why the item changed nothing.
+    /// The job's id and the outcome of the submission, or the refusal of an item that changed nothing.
     pub result: Result<v1::Submitted, Refusal>,
 }
 
-/// The other half has ended: nothing takes items any more, and [`SubmitResults::next`] has said why.
+/// The error of sending to a stream that has ended; [`SubmitResults::next`] has returned the reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the stream of submissions has ended")]
 pub struct StreamOver;
 
-/// Where the items of a stream go in. Clones feed the same stream; it is complete once all of them are dropped.
+/// The sending half of a stream. Clones feed the same stream; it is complete once all of them are dropped.
 #[derive(Clone, Debug)]
 pub struct SubmitSender {
     items: mpsc::Sender<v1::SubmitItem>,
 }
 
 impl SubmitSender {
-    /// Gives the next item and returns its request id: the item's own, or else a new one. Waits while as many items as
-    /// the server allows have no result. Nothing moves unless [`SubmitResults::next`] is polled.
+    /// Sends the next item and returns its request id: the item's own, or else a new one. Waits while the number of
+    /// items without a result is at the server's limit. Makes no progress unless [`SubmitResults::next`] is polled.
     ///
     /// # Errors
     /// [`StreamOver`] once the results have ended or were dropped.
@@ -55,15 +56,16 @@ impl SubmitSender {
     }
 }
 
-/// The results of a stream, in the order of its items. It also does the stream's work: connects, sends, and after a
-/// break reconnects and sends again what has no result, for as long as [`super::ClientBuilder::retry_for`] says.
+/// The receiving half of a stream: the results, in the order of the items. It also drives the stream: connects, sends,
+/// and after a break reconnects and sends items without a result again, for as long as
+/// [`super::ClientBuilder::retry_for`] says.
 pub struct SubmitResults {
     client: Client,
     when_full: v1::WhenFull,
     given: mpsc::Receiver<v1::SubmitItem>,
-    /// No more items will be given.
+    /// Whether no more items will come.
     complete: bool,
-    /// Items whose result was not returned yet, and the number of the first one, counted from the stream's begin.
+    /// Items whose result was not returned yet, and the number of the first one, counted from the start of the stream.
     entries: VecDeque<Entry>,
     first: u64,
     connection: Option<Connection>,
@@ -81,17 +83,17 @@ struct Entry {
 }
 
 struct Connection {
-    /// Dropped once all has been sent.
+    /// The sender of messages; dropped once all items have been sent.
     requests: Option<mpsc::Sender<v1::SubmitStreamRequest>>,
     responses: Streaming<v1::SubmitStreamResponse>,
     credits: usize,
-    /// The numbers of items sent here that have no result yet.
+    /// The numbers of the items that were sent on this connection and have no result yet.
     sent: VecDeque<u64>,
-    /// The number of the first item that was not looked at for sending.
+    /// The number of the first item that was not considered for sending yet.
     next: u64,
 }
 
-/// What a step begins with.
+/// The event that a step handles.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 enum Event {
     Heard(Result<Option<v1::SubmitStreamResponse>, Status>),
@@ -111,9 +113,9 @@ impl fmt::Debug for SubmitResults {
 }
 
 impl Client {
-    /// Submits job after job, many of them on their way at once: give items to the one half while you ask the other
-    /// for results. After a break, items without a result are sent again with the same request ids, so that none is
-    /// lost or doubled. Connects when the first item is there.
+    /// Submits job after job, with many of them in flight: send items on one half while you poll the other for results.
+    /// After a break, items without a result are sent again with the same request ids, so that none is lost or doubled.
+    /// Connects when the first item comes.
     ///
     /// ```no_run
     /// # async fn example(client: jobmill::client::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -168,10 +170,10 @@ impl Client {
 }
 
 impl SubmitResults {
-    /// The next result; `None` once the stream is complete and every item has one, or after an error. After an error,
-    /// what became of the [unacknowledged](Self::unacknowledged) items is not known.
+    /// Returns the next result, or `None` once the stream is complete and every item has one, or after an error. After
+    /// an error, the outcome of the [unacknowledged](Self::unacknowledged) items is unknown.
     ///
-    /// Its future may be dropped at any time: the next call goes on where it was.
+    /// The future may be dropped at any time: the next call goes on where it was.
     pub async fn next(&mut self) -> Option<Result<ItemResult, ClientError>> {
         loop {
             if let Some(first) = self.take_first() {
@@ -184,7 +186,7 @@ impl SubmitResults {
             }
             match self.advance().await {
                 Ok(()) => {}
-                // Nothing is open: the next item connects anew, and has all the time for it.
+                // No item is without a result: the next item reconnects, with the full time for retries.
                 Err(error) if error.may_help_to_repeat() && self.entries.is_empty() => {
                     self.connection = None;
                     self.outage = None;
@@ -200,19 +202,19 @@ impl SubmitResults {
         }
     }
 
-    /// The same as a stream.
+    /// Converts the results to a [`Stream`].
     pub fn into_stream(self) -> impl Stream<Item = Result<ItemResult, ClientError>> + Send {
         stream::unfold(self, async |mut results| results.next().await.map(|item| (item, results)))
     }
 
-    /// Has breaks of the connection told, once each. The stream goes on after them by itself.
+    /// Sets a callback for breaks of the connection, called once for each. The stream goes on after them by itself.
     #[must_use]
     pub fn on_break(mut self, tell: impl FnMut(&ClientError) + Send + 'static) -> Self {
         self.on_break = Some(Box::new(tell));
         self
     }
 
-    /// The items that were taken and have no result, in their order.
+    /// Returns the items that were taken from the sending half and have no result, in their order.
     pub fn unacknowledged(&self) -> impl Iterator<Item = &v1::SubmitItem> {
         self.entries.iter().filter(|entry| entry.result.is_none()).map(|entry| &entry.item)
     }
@@ -224,7 +226,7 @@ impl SubmitResults {
         Some(ItemResult { request_id: entry.item.request_id, result })
     }
 
-    /// One step of the stream's work.
+    /// Makes one step: takes an item, connects, sends a message, or handles a response.
     async fn advance(&mut self) -> Result<(), ClientError> {
         if self.connection.is_none() && self.entries.is_empty() {
             match self.given.recv().await {
@@ -258,7 +260,7 @@ impl SubmitResults {
             Event::Given(None) => self.complete = true,
             Event::Given(Some(item)) => {
                 self.take(item);
-                // What else is there goes into the same message.
+                // Other items that are ready go into the same message.
                 for _ in unsent + 1..credits {
                     let Ok(item) = self.given.try_recv() else { break };
                     self.take(item);
@@ -266,7 +268,7 @@ impl SubmitResults {
             }
             Event::Room => {
                 let message = connection.message(&self.entries, self.first, self.when_full);
-                // There is room, and nobody else sends; where there is no reader, the responses tell why.
+                // There is room, and this is the only sender. If the receiver is gone, the responses give the reason.
                 if let Some(requests) = &connection.requests {
                     let _ = requests.try_send(message);
                 }
@@ -275,7 +277,8 @@ impl SubmitResults {
         Ok(())
     }
 
-    /// How many items are not on their way, at most. Skips those at the front that need not be sent again.
+    /// Returns the number of items, at most, that are not sent on this connection. Skips items at the front that have a
+    /// result.
     fn unsent(&mut self) -> usize {
         let Some(connection) = &mut self.connection else { return self.entries.len() };
         while let Some(entry) = self.entries.get((connection.next - self.first) as usize)
@@ -306,7 +309,7 @@ impl SubmitResults {
             match told {
                 Told::Submitted(submitted) => entry.result = Some(Ok(submitted)),
                 Told::Error(error) => match refusal(error) {
-                    // The server stops; the next one gets the item again.
+                    // The server is stopping; the next one gets the item again.
                     refusal if refusal.code == Code::Unavailable => let_go = Some(refusal),
                     refusal => entry.result = Some(Err(refusal)),
                 },
@@ -333,7 +336,7 @@ impl SubmitResults {
         }
     }
 
-    /// Prepares the next connection.
+    /// Drops the broken connection, and prepares the next one.
     fn broken(&mut self, error: &ClientError) {
         self.connection = None;
         let retries = &self.client.shared.retries;
@@ -355,7 +358,7 @@ impl SubmitResults {
 }
 
 impl Connection {
-    /// The next items as a message, as many as there are credits.
+    /// Builds a message of the next items, up to the credits and the byte limit.
     fn message(
         &mut self,
         entries: &VecDeque<Entry>,
@@ -368,7 +371,7 @@ impl Connection {
             && let Some(entry) = entries.get((self.next - first) as usize)
         {
             if entry.result.is_none() {
-                // A large item starts a message of its own.
+                // An item that does not fit starts the next message.
                 if bytes > 0 && bytes + entry.bytes > ITEM_MAX_BYTES {
                     break;
                 }
@@ -383,7 +386,7 @@ impl Connection {
     }
 }
 
-/// Waits for room for a message. Where nobody takes messages any more, the responses tell why.
+/// Waits for room for a message. Never returns if the receiver is gone: the responses give the reason.
 async fn room<T>(requests: Option<&mpsc::Sender<T>>) {
     let room = match requests {
         Some(requests) => requests.reserve().await.is_ok(),
@@ -409,9 +412,9 @@ fn refusal(error: v1::ItemError) -> Refusal {
     }
 }
 
-/// The server could not even read it, and would end the stream for all.
+/// Returns the refusal of an item that the server could not read, and that would end the stream for all items.
 fn too_large(bytes: usize) -> Refusal {
-    let description = format!("has {bytes} bytes, and a message may have 4 MiB");
+    let description = format!("has {bytes} bytes; the limit of a message is 4 MiB");
     let message = format!("job: {description}");
     let mut refusal = Refusal::new(Code::InvalidArgument, ErrorReason::InvalidRequest, message);
     refusal.fields.push(FieldFault::new("job", description));

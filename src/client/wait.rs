@@ -7,13 +7,13 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Client, ClientError, retry::Outage, to_wire_duration};
 use crate::proto::v1::{self, JobView};
 
-/// How long one call waits at most: proxies mostly cut off what says nothing for a minute.
+/// Longest wait of one call. Proxies mostly close a connection that is silent for a minute.
 const CALL_WAIT_MAX: Duration = Duration::from_secs(30);
 
 impl Client {
-    /// Returns a job once it has ended, or as it is when the time is over: its `done` tells which. One call after
-    /// another waits for it. Breaks between them are outlived as those of a watch are, but for no longer than the time.
-    /// The request is the job's id, or has the `view` as well, which is RESULT by default; its `wait` is not used.
+    /// Returns a job once it has ended, or its present state when the time is over: its `done` tells which. Waits by
+    /// repeated calls, and retries failed ones as a watch does, but for no longer than the time. The request is the
+    /// job's id, or has the `view` as well, which is RESULT by default; its `wait` is not used.
     ///
     /// ```no_run
     /// # async fn example(client: jobmill::client::Client, id: &str) -> Result<(), jobmill::client::ClientError> {
@@ -50,7 +50,7 @@ impl Client {
                     continue;
                 }
                 Ok(_) => {
-                    // A server that stops does not wait.
+                    // A server that is stopping answers without waiting.
                     (outage, early) = (None, early + 1);
                     sleep(retries.delay(early).min(left())).await;
                     continue;
@@ -66,7 +66,7 @@ impl Client {
             }
             let outage = outage.get_or_insert_with(|| Outage::new(retries));
             outage.failed(retries);
-            // Where the time is over before, there is one more try.
+            // If the time is over before the nap, there is one more try.
             let _ = timeout(left(), outage.nap()).await;
         }
     }
@@ -90,7 +90,7 @@ fn limited(request: v1::GetJobRequest, limit: Duration) -> tonic::Request<v1::Ge
     request
 }
 
-/// The present on the line of tokio's timers, which tests may stop.
+/// Returns the present by tokio's clock, which tests may pause.
 fn now() -> Instant {
     sleep(Duration::ZERO).deadline()
 }

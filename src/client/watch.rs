@@ -1,4 +1,4 @@
-//! Watching jobs across breaks.
+//! A watch of jobs that survives broken connections.
 
 use std::{collections::VecDeque, fmt};
 
@@ -10,31 +10,32 @@ use crate::proto::v1::{
     self, SubmitOutcome, submit_and_watch_response::Event as SubmitAndWatchEvent, watch_event::Event,
 };
 
-/// What a [`Watch`] tells.
+/// An item of a [`Watch`].
 #[derive(Clone, PartialEq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly all items are the large one")]
 pub enum WatchItem {
-    /// Something happened. The server's *closing* is not among it: the watch goes on elsewhere by itself.
+    /// An event from the server, except *closing*: the watch then reconnects by itself.
     Event {
-        /// What happened.
+        /// The event.
         event: Event,
-        /// Resumes after this event. Absent where others of the same message follow: a message is resumed as a whole.
+        /// The token to resume after this event. Absent where other events of the same message follow: a message is
+        /// resumed as a whole.
         resume_token: Option<String>,
     },
-    /// The connection broke. The watch reconnects and misses nothing; told once for each break.
+    /// The connection broke. The watch reconnects and misses nothing. There is one such item for each break.
     Interrupted {
-        /// Why, for people.
+        /// The cause, for people.
         cause: String,
     },
 }
 
-/// A watch that outlives its connection.
+/// A watch that reconnects when its connection breaks.
 ///
 /// It reconnects with the last resume token, for as long as [`super::ClientBuilder::retry_for`] says after each break.
 /// It ends when the server ends it: with ids, once all of them have ended.
 pub struct Watch {
     client: Client,
-    /// What to ask for at the next connection; its token moves on with each message.
+    /// The request of the next connection; each message moves its resume token on.
     request: v1::WatchStatusRequest,
     stream: Option<Incoming>,
     ready: VecDeque<WatchItem>,
@@ -72,9 +73,9 @@ impl Client {
         }
     }
 
-    /// Submits a job and watches it until it ends. The submission is repeated as in [`Client::submit`]; the watch goes
-    /// on as in [`Client::watch`]. The watch of a repeat begins with the job as it is. Where the job of the request id
-    /// is gone, there is nothing to watch, and it ends at once.
+    /// Submits a job and watches it until it ends. The submission is repeated as in [`Client::submit`]; the watch
+    /// reconnects as in [`Client::watch`]. If the request id was used before, the watch begins with the job's present
+    /// state. If its job was deleted since, there is nothing to watch, and the watch ends at once.
     ///
     /// # Errors
     /// [`ClientError`]; see `Submit` in the protocol for the refusals.
@@ -93,7 +94,7 @@ impl Client {
         let submitted = self.present(answer.submitted.as_ref(), "submitted")?;
         let mut watch = self.watch(v1::WatchStatusRequest {
             ids: vec![submitted.id.clone()],
-            // A repeat has none: then a reconnect begins with the job as it is, too.
+            // A repeat has no token: a reconnect then begins with the job's present state, too.
             resume_token: answer.resume_token.clone(),
             detail: request.detail,
             output: request.output,
@@ -124,9 +125,9 @@ impl Client {
 }
 
 impl Watch {
-    /// The next item; `None` once the server has ended the watch, or after an error.
+    /// Returns the next item, or `None` once the server has ended the watch, or after an error.
     ///
-    /// Its future may be dropped at any time: the next call goes on where it was.
+    /// The future may be dropped at any time: the next call goes on where it was.
     pub async fn next(&mut self) -> Option<Result<WatchItem, ClientError>> {
         loop {
             if let Some(item) = self.ready.pop_front() {
@@ -148,13 +149,13 @@ impl Watch {
         }
     }
 
-    /// The same as a stream.
+    /// Converts the watch to a [`Stream`].
     pub fn into_stream(self) -> impl Stream<Item = Result<WatchItem, ClientError>> + Send {
         stream::unfold(self, async |mut watch| watch.next().await.map(|item| (item, watch)))
     }
 
-    /// Where to resume after the last item: a new watch of the same ids or filter with this token misses nothing.
-    /// Empty before the first message.
+    /// Returns the token to resume after the last item: a new watch of the same ids or filter with this token misses
+    /// nothing. Empty before the first message.
     #[must_use]
     pub fn resume_token(&self) -> &str {
         &self.request.resume_token
@@ -173,7 +174,7 @@ impl Watch {
             Incoming::Submitted(stream) => stream.message().await.map(|response| {
                 response.map(|response| match response.event {
                     Some(SubmitAndWatchEvent::Status(status)) => status,
-                    // An empty message: it moves nothing.
+                    // An empty message changes nothing.
                     Some(SubmitAndWatchEvent::Submitted(_)) | None => v1::WatchStatusResponse::default(),
                 })
             }),
@@ -207,7 +208,7 @@ impl Watch {
         }
     }
 
-    /// Prepares the next connection.
+    /// Drops the broken connection, and prepares the next one.
     fn interrupted(&mut self, error: ClientError) {
         self.stream = None;
         self.closing = false;

@@ -1,4 +1,4 @@
-//! Between the library's types and the protocol's.
+//! Conversions between the library's types and the protocol's.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::{
     proto::v1::{JobSpec, SubmitAndWatchRequest, SubmitItem, SubmitRequest},
 };
 
-/// A duration as the protocol carries it.
+/// Converts a duration to the protocol's type.
 #[must_use]
 pub fn to_wire_duration(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
@@ -16,13 +16,13 @@ pub fn to_wire_duration(duration: Duration) -> prost_types::Duration {
     }
 }
 
-/// A duration from the protocol; zero for a negative one.
+/// Converts a duration from the protocol's type. A negative one becomes zero.
 #[must_use]
 pub fn from_wire_duration(duration: &prost_types::Duration) -> Duration {
     Duration::try_from(*duration).unwrap_or_default()
 }
 
-/// An instant as the protocol carries it.
+/// Converts an instant to the protocol's type.
 #[must_use]
 pub fn to_wire_timestamp(instant: Timestamp) -> prost_types::Timestamp {
     let micros = instant.as_micros();
@@ -32,7 +32,7 @@ pub fn to_wire_timestamp(instant: Timestamp) -> prost_types::Timestamp {
     }
 }
 
-/// An instant from the protocol, in whole microseconds.
+/// Converts an instant from the protocol's type, to whole microseconds.
 #[must_use]
 pub fn from_wire_timestamp(instant: &prost_types::Timestamp) -> Timestamp {
     let micros = instant.seconds.saturating_mul(1_000_000).saturating_add(i64::from(instant.nanos) / 1_000);

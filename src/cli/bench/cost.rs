@@ -23,7 +23,7 @@ use super::{
     wire::submit_body,
 };
 
-/// Number of writes of the mark, and number of these for each flush that is measured beside them.
+/// Number of writes of the mark, and number of these writes for each flush that is measured beside them.
 const MARKS: i64 = 10_000;
 const MARKS_TO_A_FLUSH: i64 = 50;
 

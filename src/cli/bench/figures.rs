@@ -18,7 +18,7 @@ use super::{
     wire::{Method, batch_body, empty_body, submit_body, with_request_id},
 };
 
-/// The concurrency that has goals.
+/// Number of calls in flight for the figures that have goals.
 const IN_FLIGHT: usize = 64;
 const IN_FLIGHT_OTHERS: [usize; 3] = [1, 16, 256];
 const EMPTY_STREAMS: &str = "empty bidirectional stream, 4 of them";

@@ -165,7 +165,8 @@ fn flush(folder: &Path) -> Finding {
         return warning(FLUSH, message, "submissions wait for flushes: use a faster disk");
     }
     if typical < FLUSH_UNBELIEVABLE {
-        let doubt = "no disk is so fast: make sure that flushes are not ignored, or a power cut may lose jobs";
+        let doubt =
+            "no disk is so fast: make sure that flushes are not ignored, or a power cut may lose jobs";
         return warning(FLUSH, message, doubt);
     }
     ok(FLUSH, message)

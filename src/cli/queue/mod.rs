@@ -77,10 +77,8 @@ pub(super) struct Create {
 
 /// A queue and its new settings.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Concurrent changes do not undo each other: settings that are not named stay, and \
-                  the command is refused (exit code 5) if the queue changes after the command has read it."
-)]
+#[command(after_help = "Concurrent changes do not undo each other: settings that are not named stay, and \
+                  the command is refused (exit code 5) if the queue changes after the command has read it.")]
 pub(super) struct Update {
     /// The queue's name
     #[arg(value_name = "QUEUE")]

@@ -1,4 +1,4 @@
-//! A server that does as its test says.
+//! A fake server that is scripted by its test.
 
 use std::{
     collections::VecDeque,
@@ -43,19 +43,19 @@ use crate::proto::{
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// What to do with the next call.
+/// The scripted answer to a call.
 pub(super) enum Act<T> {
     Answer(T),
-    /// An answer after so long.
+    /// An answer after a delay.
     Late(Duration, T),
     Refuse(Status),
     /// The connection breaks before the answer.
     Cut,
-    /// No answer, ever.
+    /// No answer at all.
     Hang,
 }
 
-/// What a stream does.
+/// A scripted step of a stream.
 pub(super) enum Step<T> {
     Send(T),
     End(Status),
@@ -63,12 +63,12 @@ pub(super) enum Step<T> {
     Hang,
 }
 
-/// What happened, and what is to happen. A unary call that has no act left fails its test.
+/// The record of calls, and the script of those to come. A unary call without a scripted answer fails its test.
 #[derive(Default)]
 pub(super) struct Fake {
     pub(super) submits: Mutex<VecDeque<Act<v1::SubmitResponse>>>,
     pub(super) submitted: Mutex<Vec<v1::SubmitRequest>>,
-    /// What `submitted` came with as its `jobmill-require`.
+    /// The `jobmill-require` header of each call in `submitted`.
     pub(super) required: Mutex<Vec<String>>,
     pub(super) gets: Mutex<VecDeque<Act<v1::GetJobResponse>>>,
     pub(super) got: Mutex<Vec<v1::GetJobRequest>>,
@@ -79,7 +79,7 @@ pub(super) struct Fake {
     pub(super) submit_watches: Mutex<VecDeque<Vec<Step<v1::SubmitAndWatchResponse>>>>,
     pub(super) submit_watched: Mutex<Vec<v1::SubmitAndWatchRequest>>,
     connection: Mutex<CancellationToken>,
-    /// They end with the test's runtime.
+    /// Tasks that end with the test's runtime.
     tasks: TaskTracker,
 }
 
@@ -124,7 +124,7 @@ impl Fake {
                     Step::Send(message) => Ok(message),
                     Step::End(status) => Err(status),
                     Step::Cut => {
-                        // Let what was sent before arrive.
+                        // Lets what was sent before arrive.
                         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
                         fake.cut();
                         std::future::pending().await
@@ -137,7 +137,7 @@ impl Fake {
     }
 }
 
-/// Makes a connection through a pump that can be stopped.
+/// Connector whose connections go through a pump that the test can stop.
 pub(super) struct Connector {
     fake: Arc<Fake>,
     accept: mpsc::Sender<io::Result<DuplexStream>>,

@@ -12,7 +12,7 @@ use super::{Client, ClientBuilder};
 use crate::{job::RetryPolicy, proto::v1};
 use fake::Fake;
 
-/// Delays of 1, 2, 4, … s for 10 s: tries at 0, 1, 3 and 7 s.
+/// Returns a client with delays of 1, 2, 4, … s for 10 s: tries at 0, 1, 3 and 7 s.
 fn client(fake: &Arc<Fake>) -> Client {
     client_with(fake, |builder| builder)
 }

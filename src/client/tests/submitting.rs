@@ -1,4 +1,4 @@
-//! What may not have happened is repeated; what was refused is not.
+//! Calls with an unknown outcome are repeated; refused calls are not.
 
 use std::{sync::Arc, time::Duration};
 
@@ -98,7 +98,7 @@ async fn after_a_pause_of_the_client_there_is_one_more_try() {
         acting([Act::Refuse(Status::unavailable("away")), Act::Answer(submitted(SubmitOutcome::Created))]);
     let client = client(&fake);
     let pause = async {
-        // By then it has heard of the first try, and waits for the second.
+        // By then the client has seen the first try fail, and waits for the second.
         while fake.submitted.lock().is_empty() {
             tokio::task::yield_now().await;
         }

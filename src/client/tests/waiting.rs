@@ -29,7 +29,7 @@ const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-/// The waits that were asked for, in whole seconds.
+/// Returns the waits that were requested, in whole seconds.
 fn waits(fake: &Fake) -> Vec<u64> {
     let got = fake.got.lock();
     got.iter()

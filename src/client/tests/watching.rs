@@ -41,7 +41,7 @@ fn request() -> v1::WatchStatusRequest {
     v1::WatchStatusRequest { ids: vec!["1".into()], ..Default::default() }
 }
 
-/// What a watch tells, a word each, to its end.
+/// Runs a watch to its end, and returns a word for each item.
 async fn told(mut watch: super::super::Watch) -> Vec<String> {
     let mut told = Vec::new();
     while let Some(item) = watch.next().await {

@@ -61,7 +61,7 @@ impl Caller {
     }
 }
 
-/// Twice as many callers as leave, in the order in which they came.
+/// Twice as many callers as leave, in the order of their arrival.
 pub(super) struct LeavingCallers {
     aside: Aside,
     callers: Vec<Caller>,
