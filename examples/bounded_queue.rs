@@ -1,4 +1,4 @@
-//! The program of the README, as it stands there: a bounded background queue that survives a restart.
+//! The program of the README, verbatim: a bounded background queue that survives a restart.
 
 use std::{env, error::Error, time::Duration};
 
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for number in 1..=300 {
         let image = format!("image {number}");
         let job = JobRequest::new("resize").queue("images").payload(image.clone()).request_id(&image);
-        // Returns once the job is on disk; while 100 are there, that takes until one of them has ended.
+        // Returns once the job is on disk. While the queue is full (100 jobs), it waits until one of them has ended.
         jobs.push(server.handle().submit(job).await?);
         println!("{image} is on disk");
     }

@@ -1,7 +1,7 @@
-//! Mails in the background: rendered from a template and handed to a transport, here a folder of `.eml` files.
+//! Mails in the background: rendered from a template and passed to a transport, here a folder of `.eml` files.
 //!
-//! A repeated request sends no second mail, a repeated attempt overwrites its own, and an address that can't be right
-//! is not tried again.
+//! A repeated request sends no second mail, a repeated attempt overwrites its own file, and an invalid address is not
+//! retried.
 
 use std::{error::Error, fs, path::PathBuf};
 
@@ -27,7 +27,7 @@ struct Receipt {
 
 impl Receipt {
     fn render(&self, id: JobId) -> Result<String, HandlerError> {
-        // A line break would let a value write headers of its own.
+        // A line break in a value would let it inject headers.
         let bad = |text: &str| text.is_empty() || text.chars().any(char::is_control);
         if bad(&self.to) || bad(&self.name) || !self.to.contains('@') {
             return Err(HandlerError::permanent("this is no address to write to").with_code("ADDRESS"));
@@ -40,8 +40,8 @@ impl Receipt {
 async fn send(outbox: PathBuf, attempt: Attempt) -> Result<Output, HandlerError> {
     let receipt: Receipt = serde_json::from_slice(attempt.payload()).map_err(HandlerError::permanent)?;
     let mail = receipt.render(attempt.id())?;
-    // Named by the job, so that another attempt after a crash sends the same mail and not a second one; and renamed
-    // when it is complete, so that nobody picks up half a mail.
+    // The file name is the job's id, so that a second attempt after a crash replaces the mail instead of sending
+    // another one. The rename at the end keeps readers from seeing half a mail.
     let (part, whole) = (outbox.join("part"), outbox.join(format!("{}.eml", attempt.id())));
     let part = part.with_extension(attempt.id().to_string());
     tokio::fs::write(&part, mail).await?;

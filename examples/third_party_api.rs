@@ -1,5 +1,5 @@
-//! Calls to somebody else's API: repeated when it asks for that, after the time that it asks for, and under one
-//! idempotency key, so that the other side can tell a repeat.
+//! Calls to a third-party API: retried when the API asks for it, after the delay that it asks for, and under one
+//! idempotency key, by which the API recognises a repeat.
 
 use std::{error::Error, net::SocketAddr, time::Duration};
 
@@ -50,7 +50,7 @@ async fn charge(api: SocketAddr, attempt: Attempt) -> Result<Output, HandlerErro
     })
 }
 
-/// Stands in for the API: busy twice, then well. Returns what it was asked.
+/// Plays the API: answers 503 twice, then 200. Returns the requests that it received.
 async fn stand_in(listener: TcpListener) -> std::io::Result<Vec<String>> {
     const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\n";
     const PAID: &str = "HTTP/1.1 200 OK\r\ncontent-length: 13\r\n";
@@ -70,7 +70,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let api = listener.local_addr()?;
     let asked = tokio::spawn(stand_in(listener));
-    // Its own idea of a delay is an hour; what the API asks for goes before it.
+    // The policy's own delay is an hour. The API's `Retry-After` overrides it.
     let hour = Duration::from_secs(3600);
     let retry = RetryPolicy { initial_delay: hour, max_delay: hour, ..RetryPolicy::DEFAULT };
     let server = Server::builder(Settings::new(StoreSettings::Memory))

@@ -17,14 +17,14 @@ async fn thumbnail(attempt: Attempt) -> Result<Output, HandlerError> {
     let path = PathBuf::from(std::str::from_utf8(attempt.payload())?);
     let bytes = tokio::fs::read(&path).await?;
     attempt.progress(0.1, "resizing", "resize");
-    // Work that keeps a core busy does not belong on the threads that serve everybody else.
+    // Work that keeps a core busy belongs on a blocking thread, not on the threads of the async runtime.
     let resize = move || -> Result<Vec<u8>, image::ImageError> {
         let image = ImageReader::with_format(Cursor::new(bytes), ImageFormat::Png).decode()?;
         let mut small = Vec::new();
         image.thumbnail(EDGE_PX, EDGE_PX).write_to(&mut Cursor::new(&mut small), ImageFormat::Png)?;
         Ok(small)
     };
-    // No other attempt would mend a broken image.
+    // A retry can't repair a broken image.
     let small = tokio::task::spawn_blocking(resize).await?.map_err(HandlerError::permanent)?;
     Ok(Output { bytes: small.into(), info: PayloadInfo::typed("image/png") })
 }

@@ -1,4 +1,4 @@
-//! The verbs that change jobs and queues, wait and ask about the server, as a program.
+//! The commands of the program that change jobs and queues, wait, and query the server.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -17,7 +17,7 @@ use jobmill::{
 use serde_json::Value;
 use tokio::{process::Command, sync::Notify};
 
-/// A server with the kinds `echo`, `fail` and `gate`, of which the last one waits for its gate.
+/// Starts a server with the kinds `echo`, `fail` and `gate`; jobs of `gate` wait for a notification.
 async fn server() -> (Server, Arc<Notify>) {
     let mut settings = Settings::new(StoreSettings::Memory);
     settings.listen = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -54,14 +54,14 @@ fn jobmill(server: &Server, line: &str) -> Command {
     command
 }
 
-/// What a command wrote to stdout and stderr, and its exit code.
+/// Runs a command line; returns its stdout, its stderr and its exit code.
 async fn told(server: &Server, line: &str) -> (String, String, i32) {
     let Output { status, stdout, stderr } = jobmill(server, line).output().await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap().trim_end().to_owned();
     (text(stdout), text(stderr), status.code().unwrap())
 }
 
-/// What a command that does its work writes to stdout.
+/// Runs a command line that must succeed; returns its stdout.
 async fn done(server: &Server, line: &str) -> String {
     let (stdout, stderr, code) = told(server, line).await;
     assert_eq!((code, stderr.as_str()), (0, ""), "{line}");
@@ -72,7 +72,7 @@ async fn json(server: &Server, line: &str) -> Value {
     serde_json::from_str(&done(server, &format!("--output json {line}")).await).unwrap()
 }
 
-/// What a command that is refused says.
+/// Runs a command line that must be refused; returns its message.
 async fn refused(server: &Server, line: &str) -> String {
     let (stdout, stderr, code) = told(server, line).await;
     assert_eq!((code, stdout.as_str()), (5, ""), "{line}: {stderr}");
@@ -117,7 +117,7 @@ async fn a_change_under_a_request_id_is_made_once() {
         json(&server, &format!("retry {id} --request-id r")).await,
         change("JOB_STATE_QUEUED", false, 3, false)
     );
-    // Told as it was then, though the job has changed since.
+    // The answer is that of the first call, though the job has changed since.
     assert_eq!(
         json(&server, &format!("cancel {id} --request-id c")).await,
         change("JOB_STATE_CANCELLED", true, 2, true)
@@ -161,7 +161,7 @@ async fn an_update_changes_what_it_names_if_nobody_else_did_meanwhile() {
     let third = json(&server, &line).await;
     assert_eq!((&third["settings"]["consumers"], &third["settings"]["maxJobs"]), (&3.into(), &5.into()));
     done(&server, "queue update slow --consumers 4 --force").await;
-    // A repeat: nothing is changed, and the queue is told as it is now.
+    // A repeat changes nothing and shows the queue as it is now.
     assert_eq!(json(&server, &line).await["settings"]["consumers"], 4);
 
     let (_, said, code) = told(&server, "queue update slow --consumers 5 --request-id v").await;
@@ -181,7 +181,7 @@ async fn a_purge_under_a_request_id_deletes_nothing_more() {
     assert_eq!(json(&server, &format!("get {kept}")).await["state"], "JOB_STATE_QUEUED");
     assert_eq!(done(&server, "queue pause default --request-id x").await, "queue default paused");
     assert_eq!(done(&server, "queue resume default --request-id y").await, "queue default starts jobs again");
-    // The repeat changes nothing, and tells how the queue is.
+    // The repeat changes nothing and shows the queue as it is now.
     assert_eq!(done(&server, "queue pause default --request-id x").await, "queue default starts jobs again");
 }
 
@@ -200,7 +200,7 @@ async fn get_waits_and_exits_by_the_fate_of_the_jobs() {
     let (stdout, stderr, code) = told(&server, &format!("get {gated} --wait 10ms")).await;
     assert_eq!((code, stderr), (7, format!("{gated} has not ended within 10ms")));
     assert!(stdout.contains(&gated), "{stdout}");
-    // Without waiting it is no failure that the job goes on.
+    // Without `--wait`, a job that still runs is no failure.
     done(&server, &format!("get {gated}")).await;
     let waiting = jobmill(&server, &format!("get {gated} --wait 1h")).stdout(Stdio::piped()).spawn().unwrap();
     gate.notify_one();

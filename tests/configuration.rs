@@ -1,4 +1,4 @@
-//! What an operator may write, what comes of it, and what is said where it is wrong.
+//! Configuration files: valid input, the settings that result, and the messages for faults.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -25,7 +25,7 @@ use jobmill::{
 };
 use tempfile::TempDir;
 
-/// A folder with a configuration file and the surroundings of someone who works there.
+/// A folder with a configuration file and the environment of its user.
 struct Desk {
     dir: TempDir,
     surroundings: Surroundings,
@@ -61,7 +61,7 @@ impl Desk {
         load(&self.flags, &self.surroundings).unwrap_or_else(|faults| panic!("{faults}"))
     }
 
-    /// The faults, one a line, without the folder's path.
+    /// Returns the faults, one a line, without the folder's path.
     fn faults(&self) -> String {
         let faults = load(&self.flags, &self.surroundings).expect_err("no fault").to_string();
         faults.replace(&format!("{}/", self.dir.path().display()), "")
@@ -331,9 +331,9 @@ fn there_are_only_so_many_queues_kinds_consumers_and_arguments() {
 fn the_example_has_every_key_and_is_valid() {
     let example =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/jobmill.example.toml")).unwrap();
-    // As it stands it needs no other files.
+    // The example needs no other files as it stands.
     Desk::new(&example).load();
-    // The rest is behind `#` without a space.
+    // The other settings are commented out by a `#` without a space.
     let hidden = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
     let lines =
         example.lines().map(|line| line.strip_prefix('#').filter(|rest| hidden(rest)).unwrap_or(line));
@@ -381,7 +381,7 @@ fn the_documentation_has_every_key_with_its_default() {
     }
 }
 
-/// A key's path with `NAME` for the name that the operator chose.
+/// Returns a key's path with `NAME` in place of the name that the operator chose.
 fn general(key: &str) -> String {
     let Some((parent @ ("queues" | "kinds"), rest)) = key.split_once('.') else {
         return key.to_owned();
@@ -414,7 +414,7 @@ fn the_systemd_unit_waits_for_the_drain_and_leaves_commands_to_the_server() {
     assert_eq!(setting("RestartPreventExitStatus"), "2");
 }
 
-/// Runs the program with nothing in its environment but a home.
+/// Runs the program with `HOME` as its only environment variable.
 fn jobmill(desk: &Desk, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_jobmill"))
         .args(arguments)

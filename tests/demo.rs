@@ -1,4 +1,4 @@
-//! The first thing that a newcomer runs has to work: the demo on a folder of files.
+//! `jobmill demo` on a folder of files, which is the first command that a newcomer runs.
 
 use std::{fs, process::Command};
 

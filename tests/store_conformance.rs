@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
 
-/// Makes each rule a test of each store.
+/// Turns each rule into a test for each store.
 macro_rules! both_stores {
     ($($rule:ident),* $(,)?) => {
         mod memory {

@@ -1,7 +1,7 @@
-//! Random programs on the store in memory and on SQLite, side by side, under a ledger of the promises.
+//! Random programs on the memory store and on SQLite side by side, checked by a ledger of the promises.
 //!
-//! `JOBMILL_PROGRAMS=10000` runs more of them than the 500 that every build runs. `JOBMILL_SEED=n` runs the program of
-//! one seed alone: a failure prints it, with the shortest program found that still fails.
+//! `JOBMILL_PROGRAMS=10000` runs that number of programs instead of the 500 of every build. `JOBMILL_SEED=n` runs the
+//! program of one seed alone: a failure prints its seed and the shortest program found that still fails.
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
 
@@ -46,7 +46,7 @@ use store::{
 };
 
 const PROGRAMS: u64 = 500;
-/// So many programs at most until a planted bug is found.
+/// Limit of the programs until a planted bug is found.
 const PROGRAMS_UNTIL_FOUND: u64 = 20;
 
 const MEMORY: Open = |setup| Box::new(Memory::open(setup));
@@ -58,8 +58,8 @@ fn number(variable: &str) -> Option<u64> {
         .map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
 }
 
-/// Runs the program of a seed; a failure tells how to see it again, and what it comes down to. Of several failures at
-/// once only the first is worth the time.
+/// Runs the program of a seed. A failure prints how to repeat it, with the shortest failing program. Of several
+/// concurrent failures only the first is shrunk, because shrinking takes long.
 fn check(seed: u64, failed: &AtomicBool) -> Done {
     let stores = [MEMORY, SQLITE];
     let program = program(seed);
@@ -106,12 +106,12 @@ fn random_programs_keep_every_promise_on_every_store() {
         })
     });
     println!("{programs} programs: {done:?}");
-    // A checker that sees nothing happen has checked nothing.
+    // A checker is worth nothing if the programs do too little.
     assert!(done.batches as u64 > programs * 5 && done.crashes as u64 > programs, "{done:?}");
     assert!(done.changes as u64 > programs * 20 && done.terminals as u64 > programs * 5, "{done:?}");
 }
 
-/// How many programs it takes until the checker sees what is wrong with a store, and what it says.
+/// Returns the number of programs until the checker finds a store's bug, and the violation.
 fn found(store: Open) -> (u64, String) {
     let violation = |seed| run(seed, &program(seed), &[store]).err().map(|violation| (seed, violation));
     match (0..PROGRAMS_UNTIL_FOUND).find_map(violation) {

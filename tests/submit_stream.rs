@@ -1,4 +1,4 @@
-//! SubmitStream, over real connections to a real server.
+//! SubmitStream over real connections to a real server.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -26,10 +26,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tonic_types::StatusExt;
 
-/// Longer than any machine takes: a test that waits this long has failed.
+/// Timeout of a test's waits, far longer than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Jobs of this kind wait, because nothing runs them.
+/// A kind without a handler, whose jobs stay queued.
 const KIND: &str = "nothing.runs.this";
 
 fn settings(store: StoreSettings, queues: &[(&str, u64)]) -> Settings {
@@ -40,7 +40,7 @@ fn settings(store: StoreSettings, queues: &[(&str, u64)]) -> Settings {
         .map(|&(name, max_jobs)| {
             let queue = QueueSettings {
                 max_jobs,
-                // A stream waits as one caller, however many of its items do.
+                // A stream waits as one caller, however many of its items wait.
                 max_waiters: 1,
                 max_wait: PATIENCE,
                 accept_unknown_kinds: true,
@@ -85,14 +85,14 @@ async fn count(client: &Client) -> i64 {
     client.count_jobs(v1::JobFilter::default()).await.unwrap().total
 }
 
-/// A stream without the client's help.
+/// A stream driven message by message, without the client library.
 struct Raw {
     requests: mpsc::Sender<SubmitStreamRequest>,
     responses: Streaming<SubmitStreamResponse>,
 }
 
 impl Raw {
-    /// Opens a stream, and returns it with its first credits.
+    /// Opens a stream; returns it with the number of its first credits.
     async fn open(address: SocketAddr) -> (Raw, usize) {
         let (requests, outgoing) = mpsc::channel(16);
         let mut service = JobQueueClient::connect(format!("http://{address}")).await.unwrap();
@@ -112,7 +112,7 @@ impl Raw {
         tokio::time::timeout(PATIENCE, self.responses.message()).await.expect("a response in time")
     }
 
-    /// The next results, which must come in messages of their own.
+    /// Returns the next results, each of which must come in a message of its own.
     async fn results(&mut self, count: usize) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         while outcomes.len() < count {
@@ -149,7 +149,7 @@ fn reason(status: &Status) -> String {
     status.get_error_details().error_info().unwrap().reason.clone()
 }
 
-/// The rest of a stream whose items must all be accepted.
+/// Returns the remaining results of a stream whose items must all be accepted.
 async fn rest(mut results: SubmitResults) -> Vec<ItemResult> {
     let all = async {
         let mut all = Vec::new();
@@ -161,7 +161,7 @@ async fn rest(mut results: SubmitResults) -> Vec<ItemResult> {
     tokio::time::timeout(PATIENCE, all).await.expect("an end in time")
 }
 
-/// Submits so many items and returns their request ids and results.
+/// Submits this many items; returns their request ids and results.
 async fn submit_many(client: &Client, count: usize) -> (Vec<String>, Vec<ItemResult>) {
     let (sender, results) = client.submit_stream(WhenFull::Wait);
     let give = async move {
@@ -174,7 +174,7 @@ async fn submit_many(client: &Client, count: usize) -> (Vec<String>, Vec<ItemRes
     tokio::join!(give, rest(results))
 }
 
-/// Each item has one result, in its place, and each job is there once.
+/// Asserts that each item has one result, in order, and that each job exists once.
 async fn assert_each_once(client: &Client, given: &[String], results: &[ItemResult]) {
     let told: Vec<_> = results.iter().map(|submitted| submitted.request_id.clone()).collect();
     assert_eq!(told, given);
@@ -218,7 +218,7 @@ async fn a_refused_item_does_not_end_the_stream() {
     assert!(matches!(&results[5], Outcome::Submitted(again) if again.outcome() == SubmitOutcome::Repeated));
     assert_eq!(refusal(&results[6]), (Code::AlreadyExists, "REQUEST_ID_REUSED"));
 
-    // An item may be repeated by a call of Submit.
+    // A unary Submit may repeat an item.
     let request =
         v1::SubmitRequest { job: Some(spec("default")), request_id: "b".into(), ..Default::default() };
     let repeated = client.submit(request).await.unwrap();
@@ -252,7 +252,7 @@ async fn after_the_last_result_a_half_closed_stream_ends_with_ok() {
     raw.end().await.unwrap();
     assert_eq!(count(&client).await, 100);
 
-    // Nor does one without items end otherwise.
+    // A stream without items ends in the same way.
     let (mut raw, _) = Raw::open(server.local_addr().unwrap()).await;
     raw.requests = mpsc::channel(1).0;
     raw.end().await.unwrap();
@@ -269,7 +269,7 @@ async fn more_items_than_credits_end_the_stream_after_what_was_taken() {
     assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, "CREDIT_EXCEEDED"));
     assert_eq!(count(&client).await, 1, "nothing of a message over the credit is taken");
 
-    // All of the credit may be used at once.
+    // The client may use all of its credit at once.
     let (mut raw, credits) = Raw::open(server.local_addr().unwrap()).await;
     raw.send(vec![item("default", ""); credits], WhenFull::Wait).await;
     raw.results(credits).await;
@@ -284,7 +284,7 @@ async fn a_full_queue_makes_a_stream_wait_and_go_on() {
     raw.send(vec![item("small", ""); 5], WhenFull::Wait).await;
     raw.send(vec![item("default", "")], WhenFull::Reject).await;
     let mut accepted: Vec<_> = raw.results(2).await.iter().map(id).collect();
-    // The other queue has room: its job is there, its result is held back.
+    // The other queue has room: its job is created, but its result is held back to keep the order.
     let filter = v1::JobFilter { queues: vec!["default".into()], ..Default::default() };
     let mut watch = client.watch(v1::WatchStatusRequest { filter: Some(filter), ..Default::default() });
     let job = loop {
@@ -369,7 +369,7 @@ async fn a_stream_of_the_client_outlives_a_restart_of_the_server() {
     let (sender, mut results) = client.submit_stream(WhenFull::Wait);
     let mut given = vec![sender.send(spec("small")).await.unwrap()];
     let first = results.next().await.unwrap().unwrap();
-    // Waits, and is let go of by the first server.
+    // The item waits for room, and the first server refuses it as it stops.
     given.push(sender.send(spec("small")).await.unwrap());
     let go_on = async {
         for _ in 0..500 {
@@ -402,7 +402,7 @@ async fn what_a_vanished_client_waited_for_is_let_go_of() {
     drop(raw);
     waiting(&client, 0).await;
     client.delete_job(kept).await.unwrap();
-    // Had one of them still waited, it would have taken the room before this one.
+    // If one of the items still waited, it would have taken the room before this one.
     let request = v1::SubmitRequest {
         job: Some(spec("small")),
         when_full: WhenFull::Reject.into(),
@@ -412,7 +412,8 @@ async fn what_a_vanished_client_waited_for_is_let_go_of() {
     assert_eq!(count(&client).await, 1);
 }
 
-/// Returns once so many callers wait for room. The committer counts them with each batch, so each look makes one.
+/// Returns once this many callers wait for room. Each check commits a batch, with which the committer updates the
+/// count.
 async fn waiting(client: &Client, callers: i64) {
     let counted = async {
         loop {

@@ -1,4 +1,4 @@
-//! `jobmill submit --stream`, as a program.
+//! `jobmill submit --stream` as a program.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -59,7 +59,7 @@ async fn each_line_is_a_job_and_its_id_comes_out_in_its_place() {
     assert_eq!(output.status.code(), Some(0));
     let ids: Vec<_> = text(&output.stdout).lines().collect();
     assert!(ids.len() == 3_000 && ids.is_sorted());
-    // The same again gives the same jobs.
+    // A second run of the same file gives the same jobs.
     assert_eq!(submit_file(&server, &lines, &[]).await.stdout, output.stdout);
 }
 
@@ -82,7 +82,7 @@ async fn programs_get_an_object_for_each_line() {
     let output = submit_file(&server, MIXED, &["--output", "json"]).await;
     let mut objects: Vec<serde_json::Value> =
         text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    // A line that is no job is told when it is read, the others when they are answered.
+    // An invalid line is reported when it is read, a valid one when it is answered.
     objects.sort_by_key(|object| object["line"].as_u64());
     let lines: Vec<_> = objects.iter().map(|object| object["line"].as_u64().unwrap()).collect();
     assert_eq!(lines, [1, 2, 4, 5]);
@@ -105,7 +105,7 @@ async fn with_fail_fast_the_first_refusal_ends_it_even_if_more_input_could_come(
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // Kept open: only the refusal can end the program.
+        // Stdin stays open: only the refusal can end the program.
         let mut input = child.stdin.take().unwrap();
         input.write_all(format!("{{\"kind\": \"k\"}}\n{bad}\n").as_bytes()).await.unwrap();
         let output = child.wait_with_output().await.unwrap();

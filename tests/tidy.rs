@@ -1,4 +1,4 @@
-//! Holds the structure that ARCHITECTURE.md describes: what prose can't.
+//! Checks the structure of the code that ARCHITECTURE.md describes.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't read the sources has failed")]
 
@@ -18,7 +18,8 @@ use std::{
 use functions::functions;
 use uses::{Tree, circles};
 
-/// Which modules of the library each module may use. Calls go downward; what is not listed may use nothing.
+/// The modules that each module of the library may use. Calls go downward: a module may use only modules listed before
+/// it.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("timeouts", &[]),
@@ -113,7 +114,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
 ];
 
-/// Words that only some places may use, and why.
+/// Words that only some paths may use, with the reason.
 const ONLY_IN: &[(&str, &[&str], &str)] = &[
     (
         "tonic::",
@@ -155,7 +156,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ),
 ];
 
-/// Words that some places must not use, and why.
+/// Words that some paths must not use, with the reason.
 const NOT_IN: &[(&str, &[&str], &str)] = &[
     (".zip(", &["src/engine/", "src/shard/"], "no answer is found by its place in a list"),
     ("Ok(Err(", &["src/engine/", "src/shard/"], "a refusal is one error"),
@@ -164,7 +165,7 @@ const NOT_IN: &[(&str, &[&str], &str)] = &[
     ("fs::", &["src/engine/"], "the engine does no I/O"),
 ];
 
-/// Words that nothing may use, and what to do instead. Written so that this file does not find itself.
+/// Words that no file may use, with the alternative. Split, so that this file does not match itself.
 const NOWHERE: &[(&str, &str)] = &[
     (concat!("unbounded_", "channel"), "every channel is bounded"),
     (concat!("todo", "!("), "finish it, or leave it out"),
@@ -173,12 +174,12 @@ const NOWHERE: &[(&str, &str)] = &[
     (concat!("#[ig", "nore"), "a test that does not run is no test"),
 ];
 
-/// Files that are longer than 500 lines, and why that is better than to split them.
+/// Files longer than 500 lines, with the reason for not splitting them.
 const LONG: &[(&str, &str)] = &[];
 
 const LINES_MAX: usize = 500;
 
-/// Folders in which no file needs itself through others.
+/// Folders whose files must not depend on each other in a circle.
 const NO_CIRCLES: &[&str] = &[
     "src/api/",
     "src/cli/bench/",
@@ -189,7 +190,7 @@ const NO_CIRCLES: &[&str] = &[
     "src/settings/",
 ];
 
-/// Functions that are longer than 70 lines, and why that is better than to split them.
+/// Functions longer than 70 lines, with the reason for not splitting them.
 const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[(
     "src/engine/transition.rs",
     "transition",
@@ -221,7 +222,7 @@ fn files(folder: &str, ending: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The code of a file without its comments and without its unit tests, which may reach further.
+/// Returns a file's code without comments and unit tests; unit tests may use more modules.
 fn code(text: &str) -> String {
     let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     product.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
@@ -232,7 +233,7 @@ fn report(what: &str, faults: &BTreeSet<String>) {
     assert!(faults.is_empty(), "{what}:\n  {}", list.join("\n  "));
 }
 
-/// The modules of the library and the program.
+/// Returns the modules of the library and the program.
 fn tree() -> Tree {
     Tree::read(&files("src", "rs"), &["src/lib.rs", "src/main.rs"])
 }
@@ -356,7 +357,7 @@ fn sql_names_its_columns() {
                 ));
             }
         }
-        // `decode.rs` copies whole rows that can't be read, with the names that they have.
+        // `decode.rs` copies unreadable rows whole, under the names of their columns.
         if code.contains("SELECT *") && !file.ends_with("decode.rs") {
             faults.insert(format!("{file} selects all columns"));
         }
@@ -432,7 +433,7 @@ fn links_between_documents_lead_somewhere() {
 fn the_program_in_the_readme_is_the_example_that_ci_runs() {
     let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
     let example = read("examples/bounded_queue.rs");
-    // But for the line that says so.
+    // The comment on the example's first line is left out.
     let (_, program) = example.split_once("\n\n").unwrap();
     assert!(read("README.md").contains(&format!("```rust,no_run\n{program}```\n")));
     assert!(program.lines().count() <= 40, "it has {} lines", program.lines().count());

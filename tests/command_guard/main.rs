@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 const GUARD: &str = env!("CARGO_BIN_EXE_jobmill");
 
-/// Longer than any machine takes: a test that waits this long has failed.
+/// Timeout of a test's waits, far longer than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn command(argv: &[&str]) -> CommandSettings {
@@ -52,7 +52,7 @@ async fn run(settings: CommandSettings, payload: impl Into<Bytes>) -> Outcome {
     CommandHandler::new(settings, GUARD, None).run(attempt).await
 }
 
-/// A command that runs, and what it tells.
+/// A running command and the channel of its reports.
 struct Running {
     task: tokio::task::JoinHandle<Outcome>,
     cancellation: CancellationToken,
@@ -84,7 +84,7 @@ impl Running {
         }
     }
 
-    /// Takes a line of the form `name pid`.
+    /// Reads a line of the form `name pid`.
     async fn pid(&mut self, name: &str) -> Pid {
         let line = self.line().await;
         parse_pid(&line, name).unwrap_or_else(|| panic!("{line:?} is no pid of {name}"))
@@ -99,12 +99,12 @@ fn parse_pid(line: &str, name: &str) -> Option<Pid> {
     line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok().and_then(Pid::from_raw)
 }
 
-/// Whether there is no such process, not even a zombie.
+/// Returns whether the process does not exist, not even as a zombie.
 fn is_gone(pid: Pid) -> bool {
     test_kill_process(pid) == Err(Errno::SRCH)
 }
 
-/// Returns once a process has been reaped by its parent, of which the system tells nobody else.
+/// Returns once a process has been reaped by its parent. Polls, because only the parent gets a signal.
 async fn reaped(pid: Pid) {
     let waited = async {
         while !is_gone(pid) {
@@ -130,7 +130,7 @@ async fn ended(pid: Pid) {
     assert_eq!(waited.await.unwrap(), Ok(1), "the process ends in time");
 }
 
-/// Returns once a process has ended and been reaped: here the first process reaps at once.
+/// Returns once a process has ended and been reaped. Process 1 reaps at once here.
 #[cfg(not(target_os = "linux"))]
 async fn ended(pid: Pid) {
     reaped(pid).await;

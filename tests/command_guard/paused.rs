@@ -1,4 +1,4 @@
-//! A server that is paused for longer than it would wait for anything.
+//! A server that is paused for longer than any of its timeouts.
 
 use std::{
     fs,
@@ -14,16 +14,16 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{GUARD, PATIENCE, script};
 
-/// So many commands are about to start when the server is paused: by chance alone, none of them would get through.
+/// Number of commands that are about to start when the server is paused: enough that not all can succeed by chance.
 const COMMANDS: usize = 32;
-/// How long the server waits for a guard,
+/// The server's timeout for a guard to start.
 const START_TIMEOUT: Duration = Duration::from_secs(2);
-/// and for how long it is paused.
+/// Duration of the pause, longer than [`START_TIMEOUT`].
 const PAUSE: Duration = Duration::from_millis(2_500);
 
 const GUARD_VARIABLE: &str = "JOBMILL_TEST_GUARD";
 
-/// The part of a server that runs commands; a test only when it is started as that.
+/// The server process, which runs commands. It does nothing unless the test starts it as a child process.
 #[tokio::test]
 async fn server() {
     let Some(guard) = std::env::var_os(GUARD_VARIABLE) else { return };
@@ -34,7 +34,8 @@ async fn server() {
     }
 }
 
-/// A guard that says in a file of its own when it is about to be one, and that is one once the file `go` is there.
+/// Writes a guard program that creates a file of its own before it becomes the guard, and becomes it once the file `go`
+/// exists.
 fn slow_guard(folder: &Path) -> std::path::PathBuf {
     let path = folder.join("guard");
     let text = format!(
@@ -46,7 +47,7 @@ fn slow_guard(folder: &Path) -> std::path::PathBuf {
     path
 }
 
-/// Waits until something is so, of which the system tells nobody.
+/// Polls until a condition holds.
 fn until(what: impl Fn() -> bool) {
     let mut left = PATIENCE;
     while !what() {
@@ -61,7 +62,7 @@ fn guards(folder: &Path) -> Vec<Pid> {
     files.filter_map(|name| name.strip_prefix("is.")?.parse().ok()).filter_map(Pid::from_raw).collect()
 }
 
-/// Whether a guard has begun to be one: it is about to say that it is ready.
+/// Returns whether a process has become the guard and is about to report that it is ready.
 #[cfg(target_os = "linux")]
 fn is_one(guard: Pid) -> bool {
     fs::read_to_string(format!("/proc/{guard}/comm")).is_ok_and(|name| name.trim() == "job-guard")
@@ -81,7 +82,7 @@ fn commands_that_were_about_to_start_when_the_server_was_paused_start_after_it()
     kill_process(Pid::from_child(&server), Signal::STOP).unwrap();
     fs::write(folder.path().join("go"), "").unwrap();
     until(|| guards(folder.path()).into_iter().all(is_one));
-    // The pause itself: all that the server waits for is there, and all of its timers run out.
+    // During the pause every awaited event arrives, and every timer of the server expires.
     std::thread::sleep(PAUSE);
     kill_process(Pid::from_child(&server), Signal::CONT).unwrap();
     let lines = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);

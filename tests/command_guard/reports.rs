@@ -1,4 +1,4 @@
-//! What a command tells while it runs.
+//! Reports of a running command.
 
 use jobmill::{execute::Report, job::Progress};
 
@@ -52,7 +52,7 @@ async fn lines_and_progress_come_while_the_command_runs() {
 
 #[tokio::test]
 async fn output_without_end_is_bounded() {
-    // Without a newline: one cut line, and no more memory.
+    // A line without a newline is reported once, cut to the limit, and the rest takes no memory.
     let mut running = Running::start(script("head -c 4194304 /dev/zero >&2"), None);
     let Report::OutputLine(line) = running.report().await else { panic!("a line") };
     assert_eq!(line.len(), 8 * 1024);

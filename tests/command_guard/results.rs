@@ -1,4 +1,4 @@
-//! What a command is given, and what becomes of what it returns.
+//! Input and environment of a command, and the handling of its result.
 
 use bytes::Bytes;
 use jobmill::{
@@ -133,13 +133,13 @@ async fn a_command_has_no_descriptors_but_its_own() {
     let handler =
         CommandHandler::new(command(&["ls", "/proc/self/fd"]), GUARD, Some(folder.path().join("lock")));
     let output = handler.run(Attempt::detached("", "", |_| {})).await.unwrap();
-    // The three that all have, progress, the lock, and the folder that `ls` reads.
+    // Standard streams, progress, the lock, and the folder that `ls` reads.
     assert_eq!(output.bytes, "0\n1\n2\n3\n4\n5\n");
 }
 
 #[tokio::test]
 async fn signals_have_their_usual_effect_on_a_command() {
-    // Ignored signals would be inherited, and a shell can't set a trap for them.
+    // An ignored signal would be inherited, and a shell can't trap one that was ignored at its start.
     let text = "for signal in INT HUP QUIT ALRM USR1 USR2 TERM; do \
                 sh -c \"kill -$signal \\$\\$; echo $signal is ignored\"; done; true";
     assert_eq!(run(script(text), "").await.unwrap().bytes, "");

@@ -1,4 +1,4 @@
-//! What becomes of commands when a server or a guard is killed.
+//! The fate of commands when their server or guard is killed.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{GUARD, PATIENCE, Running, ended, error, is_gone, parse_pid, script};
 
-/// Ignores what asks it to end; tells its guard's, its own and its child's pid.
+/// A script that ignores SIGTERM and reports the pids of its guard, itself and its child.
 const COMMAND: &str = r#"
     trap '' TERM INT HUP
     echo "guard $PPID" >&2
@@ -30,7 +30,7 @@ const COMMAND: &str = r#"
 
 const LOCK_VARIABLE: &str = "JOBMILL_TEST_LOCK";
 
-/// The part of a server that runs a command; a test only when it is started as that.
+/// The server process, which runs a command. It does nothing unless the test starts it as a child process.
 #[tokio::test]
 async fn server() {
     let Some(lock_path) = std::env::var_os(LOCK_VARIABLE) else { return };
@@ -70,12 +70,12 @@ impl Server {
     }
 }
 
-/// Whether a server that starts now has to wait.
+/// Returns whether a server that starts now has to wait for the lock.
 async fn waits(lock_path: &Path) -> bool {
     tokio::time::timeout(Duration::ZERO, wait_for_commands(lock_path)).await.is_err()
 }
 
-/// A server that starts now, up to the moment in which it may start attempts.
+/// Waits as the next server does, until it may start attempts.
 async fn next_server(lock_path: &Path) {
     tokio::time::timeout(PATIENCE, wait_for_commands(lock_path)).await.expect("the lock in time").unwrap();
 }
@@ -90,7 +90,7 @@ async fn commands_are_dead_before_the_next_server_starts() {
 
     server.kill();
     next_server(&lock_path).await;
-    // Not the guard: it lets go of the lock by ending.
+    // The guard is left out: it releases the lock by ending.
     assert!(pids[1..].iter().all(|&pid| is_gone(pid)), "{pids:?}");
 }
 
@@ -104,7 +104,7 @@ async fn a_signal_to_a_guard_does_not_end_it() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
         kill_process(guard, signal).unwrap();
     }
-    // Had one of them ended it, the server would tell of that instead of the child.
+    // If one of the signals had ended the command, the server would report that instead of the child.
     server.pid("child");
     server.kill();
     next_server(&lock_path).await;
@@ -118,8 +118,8 @@ async fn a_command_whose_guard_was_killed_with_its_server_is_dead_before_the_nex
     let lock_path = folder.path().join("commands.lock");
     let mut server = Server::start(&lock_path);
     let [guard, leader, child] = [server.pid("guard"), server.pid("leader"), server.pid("child")];
-    // Stopped, the server can't see that the guard dies. (A stopped guard would not do: the system wakes it when its
-    // server's end leaves its group without a parent.)
+    // A stopped server can't see that the guard dies. Stopping the guard instead would not work: the kernel wakes a
+    // stopped guard when the server's end orphans its process group.
     kill_process(Pid::from_child(&server.process), Signal::STOP).unwrap();
     kill_process(guard, Signal::KILL).unwrap();
     server.kill();
@@ -164,7 +164,7 @@ async fn a_guard_is_ready_once_it_holds_the_lock_and_starts_nothing_without_its_
     assert!(!waits(&lock_path).await);
 }
 
-/// A `jobmill serve` that has to wait for the test, which holds the lock of its commands, and what it says.
+/// A `jobmill serve` that waits for the command lock, which the test holds, and its log.
 struct Starting {
     process: Child,
     said: BufReader<std::process::ChildStderr>,
@@ -187,7 +187,7 @@ impl Starting {
         Starting { process, said }
     }
 
-    /// Reads on to a line with this text. Gives up where the process ends.
+    /// Reads the log up to a line with this text. Stops at the end of the process.
     fn says(&mut self, text: &str) -> String {
         let mut said = String::new();
         for line in self.said.by_ref().lines().map(Result::unwrap) {
@@ -207,7 +207,7 @@ impl Drop for Starting {
     }
 }
 
-/// Holds the lock of a folder's commands, as a guard would.
+/// Takes the command lock of a data folder, as a guard does.
 fn held(data: &Path) -> std::fs::File {
     let file = std::fs::File::create(data.join("commands.lock")).unwrap();
     file.lock_shared().unwrap();
@@ -225,7 +225,7 @@ fn a_start_says_at_once_what_it_waits_for_and_goes_on_as_soon_as_it_can() {
     }
     drop(lock);
     server.says("the commands of an earlier server have ended");
-    // Only a server that runs drains.
+    // Only a running server drains: exit code 0 shows that it had started.
     kill_process(Pid::from_child(&server.process), Signal::TERM).unwrap();
     assert_eq!(server.process.wait().unwrap().code(), Some(0));
 }

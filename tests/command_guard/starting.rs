@@ -1,4 +1,4 @@
-//! What keeps a command from starting.
+//! Errors that keep a command from starting.
 
 use jobmill::{
     execute::{Attempt, Handler, command::CommandHandler},

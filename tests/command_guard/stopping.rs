@@ -1,4 +1,4 @@
-//! How commands end that do not end by themselves.
+//! Termination of commands that do not end by themselves.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{Running, error, is_gone, reaped, script};
 #[cfg(target_os = "linux")]
 use crate::{ended, parse_pid};
 
-/// Ignores what asks it to end; tells its guard's, its own and its child's pid.
+/// A script that ignores SIGTERM and reports the pids of its guard, itself and its child.
 const STUBBORN: &str = r#"
     trap '' TERM
     echo "guard $PPID" >&2
@@ -94,7 +94,7 @@ async fn a_dropped_attempt_is_dead_although_its_guard_is_stopped() {
         script("echo \"guard $PPID\" >&2; echo \"leader $$\" >&2; echo 0 >&3; sleep 1000 & wait"),
         None,
     );
-    // Its progress comes by way of the guard, which has told of its leader before.
+    // The progress reports pass through the guard, which has reported its leader before.
     let (mut guard, mut leader) = (None, None);
     for _ in 0..3 {
         if let Report::OutputLine(line) = running.report().await {

@@ -6,7 +6,7 @@ use jobmill::settings::{HandlerSettings, HttpSettings};
 
 use super::{Desk, entry};
 
-/// 32 bytes in base64.
+/// A signing secret: 32 bytes in base64.
 const SECRET: &str = "whsec_AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
 fn endpoint(desk: &Desk, kind: &str) -> HttpSettings {
@@ -16,7 +16,7 @@ fn endpoint(desk: &Desk, kind: &str) -> HttpSettings {
     }
 }
 
-/// A certificate of an authority, in PEM form.
+/// Returns a certificate of an authority, in PEM.
 pub(super) fn authority() -> String {
     let key = rcgen::KeyPair::generate().unwrap();
     rcgen::CertificateParams::new(vec!["ca".to_owned()]).unwrap().self_signed(&key).unwrap().pem()
@@ -73,7 +73,7 @@ fn defaults_are_those_of_another_rust_program() {
     assert_eq!(format!("{loaded:?}"), format!("{own:?}"));
 }
 
-/// Holds that a kind with these lines has exactly these faults, from its second line on.
+/// Asserts that a kind with these lines has exactly these faults, which are counted from its second line.
 fn refuses(lines: &str, expected: &[&str]) {
     let faults = Desk::new(&format!("[kinds.a]\n{lines}")).with_variable("SHORT", "c2hvcnQ=").faults();
     let faults: Vec<_> =

@@ -1,10 +1,10 @@
-//! Every kind of fault, with exactly what is said about it.
+//! Every kind of configuration fault, with its exact message.
 
 use std::fs;
 
 use super::Desk;
 
-/// Holds that `file` has exactly these faults: one a line, without the file's name.
+/// Asserts that `file` has exactly these faults: one a line, without the file's name.
 fn refuses(file: &str, expected: &[&str]) {
     let faults = Desk::new(file).faults();
     let faults: Vec<_> =

@@ -17,11 +17,11 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::{builder_with, occupy, one_slot, soon, start, stop, text_output};
 
-/// Counts how many of its closures are gone, whether they ran or not.
+/// A counter of dropped closures, whether they ran or not.
 #[derive(Clone)]
 struct Drops(watch::Sender<usize>);
 
-/// What a closure holds to be counted.
+/// A value that a closure captures; its drop is counted.
 struct Counted(watch::Sender<usize>);
 
 impl Drop for Counted {
@@ -108,7 +108,7 @@ async fn a_running_closure_sees_its_cancel() {
     stop(server).await;
 }
 
-/// A closure that waits behind others, counted.
+/// Submits a counted closure that waits behind other jobs.
 async fn wait_in_line(handle: &Handle, drops: &Drops) -> JobId {
     let counted = drops.counted();
     let work = async move |_| {
@@ -148,7 +148,7 @@ async fn closures_that_never_start_are_let_go_of_when_cancelled_deleted_or_purge
     soon(queues.purge_queue(purge)).await.unwrap();
     drops.reach(5).await;
 
-    // The same again, after all were gone; and the closure of a cancelled job is not there for a retry.
+    // The same job once more, after all closures were dropped. A retry of a cancelled job has no closure.
     let retried = wait_in_line(&handle, &drops).await;
     soon(handle.cancel(retried)).await.unwrap();
     drops.reach(6).await;
@@ -161,7 +161,7 @@ async fn closures_that_never_start_are_let_go_of_when_cancelled_deleted_or_purge
     stop(server).await;
 }
 
-/// Panics when it is dropped.
+/// A value that panics when it is dropped.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -251,7 +251,7 @@ async fn after_a_restart_jobs_go_on_and_closures_are_lost() {
         soon(handle.submit(JobRequest::new("shout").queue("small").payload("still here"))).await.unwrap();
     let mut watch = handle.watch(kept.id());
     assert!(matches!(soon(watch.next()).await, Some(Ok(JobEvent::Snapshot(_)))));
-    // What the disk would hold after a kill at this moment: nothing is under way, so that it can be copied.
+    // A copy of the files as a kill at this moment would leave them; nothing is under way, so they can be copied.
     let killed = tempfile::tempdir().unwrap();
     let mut files: Vec<_> =
         std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
@@ -262,7 +262,8 @@ async fn after_a_restart_jobs_go_on_and_closures_are_lost() {
     server.stopper().force();
     soon(server.finished()).await.unwrap();
 
-    // What closures own goes with the server, although a handle is still there. It says that the server has stopped.
+    // The server drops the values of closures when it ends, although a handle is still alive. The handle's watch ends
+    // with `Closing`.
     drops.reach(2).await;
     assert!(matches!(soon(watch.next()).await, Some(Err(WatchError::Closing))));
     let late = soon(handle.submit(JobRequest::new("shout"))).await.unwrap_err();
@@ -312,6 +313,6 @@ async fn a_drain_lets_closures_end_and_asks_those_that_do_not() {
     drop(release);
     soon(was_told).await.expect("the closure sees its token before the drain's deadline");
     soon(server.finished()).await.unwrap();
-    // The slow one, and the one that was never started.
+    // Two closures: the slow one, and the one that never started.
     drops.reach(2).await;
 }

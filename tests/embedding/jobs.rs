@@ -159,7 +159,7 @@ async fn a_full_queue_makes_its_producers_wait() {
     for _ in 0..CAPACITY {
         soon(handle.submit(request())).await.unwrap();
     }
-    // A refusal says that it is full now; one that waits does so until there is room.
+    // A refused submission fails at once with `Full`; a waiting one returns once there is room.
     let refused = soon(handle.submit(request().when_full(WhenFull::Reject))).await.unwrap_err();
     assert!(matches!(refused, SubmitError::Full { .. }), "{refused}");
     let mut waits = Box::pin(handle.submit(request()));
@@ -169,7 +169,7 @@ async fn a_full_queue_makes_its_producers_wait() {
 
     let mut last = None;
     for accepted in CAPACITY + 2..=JOBS {
-        // Each acceptance needs an end: there are never more than the capacity.
+        // Each acceptance needs the end of a job, so that the queue never exceeds its capacity.
         turns.add_permits(1);
         last = Some(soon(handle.submit(request())).await.unwrap());
         assert!(accepted - done.load(Ordering::SeqCst) <= CAPACITY + 1);
@@ -223,7 +223,7 @@ async fn all_faults_of_a_request_are_told_at_once() {
 
 #[tokio::test]
 async fn without_a_listener_no_port_is_bound() {
-    // The port is taken: a server that would bind it could not start.
+    // The port is taken, so that a server that binds it can't start.
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut settings = Settings::new(StoreSettings::Memory);
     settings.listen = taken.local_addr().unwrap();

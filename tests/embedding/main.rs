@@ -1,4 +1,4 @@
-//! The server inside another program: handlers, closures and watches of one process, and what is left after its end.
+//! The server embedded in another program: handlers, closures and watches in one process, and what remains after it.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -17,14 +17,14 @@ use jobmill::{
 };
 use tokio::sync::oneshot;
 
-/// Long enough for a busy machine; nothing here waits so long unless it hangs.
+/// Timeout of a test's waits, far longer than a busy machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn builder(store: StoreSettings) -> ServerBuilder {
     builder_with(store, QueueSettings::default())
 }
 
-/// With one more queue, `small`.
+/// Returns a builder with a second queue, `small`.
 fn builder_with(store: StoreSettings, small: QueueSettings) -> ServerBuilder {
     let mut settings = Settings::new(store);
     settings.drain_timeout = Duration::from_secs(1);
@@ -58,7 +58,7 @@ fn text_output(text: &str) -> Output {
     Output { bytes: text.to_owned().into(), info: PayloadInfo::typed("text/plain") }
 }
 
-/// Takes the one slot of the queue `small` until the sender is used or dropped.
+/// Takes the only slot of the queue `small` until the sender is used or dropped.
 async fn occupy(handle: &Handle) -> (JobId, oneshot::Sender<()>) {
     let (release, released) = oneshot::channel();
     let (started, has_started) = oneshot::channel();

@@ -1,4 +1,4 @@
-//! A program that ends its runtime before its server: nothing panics, and what was accepted is there at the next start.
+//! A program that ends its runtime before its server: nothing panics, and accepted jobs exist at the next start.
 
 use std::{
     fs::File,
@@ -20,8 +20,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{PATIENCE, builder, occupy, soon};
 
-/// What the threads that belong to servers say when they panic. Other tests run in this process: theirs are told apart
-/// by name.
+/// Collects panic messages of the servers' threads. Threads are filtered by name, because other tests run in this
+/// process.
 fn panics_of_servers() -> Arc<Mutex<Vec<String>>> {
     let told = Arc::new(Mutex::new(Vec::new()));
     let before = panic::take_hook();
@@ -42,7 +42,7 @@ fn runtimes() -> [Runtime; 2] {
     [many.unwrap(), one.unwrap()]
 }
 
-/// Returns once no server has the folder any more.
+/// Returns once no server holds the folder's lock.
 fn is_free(folder: &Path) {
     let lock = File::open(folder).unwrap();
     let (sender, freed) = mpsc::sync_channel(1);
@@ -53,7 +53,7 @@ fn is_free(folder: &Path) {
 async fn busy(folder: &Path) -> (Server, Handle) {
     let server = builder(StoreSettings::Folder(folder.to_owned())).start().await.unwrap();
     let handle = server.handle();
-    // The committer waits for a time to come, an attempt runs, and a watch goes on.
+    // At this point the committer waits for a due time, an attempt runs, and a watch is open.
     let later = JobRequest::new("shout").payload("x").delay(Duration::from_secs(3600));
     let later = soon(handle.submit(later)).await.unwrap();
     soon(later.watch().next()).await.unwrap().unwrap();
@@ -70,7 +70,7 @@ fn a_runtime_that_ends_before_its_server_panics_no_thread_and_leaves_the_jobs_to
         let (server, handle) = runtime.block_on(busy(dir.path()));
         runtime.shutdown_background();
         drop(server);
-        // The program's handle outlives it.
+        // The program's handle outlives its runtime.
         is_free(dir.path());
 
         let next = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

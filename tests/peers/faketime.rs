@@ -1,4 +1,4 @@
-//! A machine whose wall clock is set: `libfaketime` does it to one process alone, whose uptime goes on.
+//! A machine whose wall clock is set. `libfaketime` sets it for one process; its uptime goes on.
 
 use std::{
     ffi::OsStr,
@@ -23,21 +23,21 @@ retry = { initial_delay = '1s', jitter = 0.0 }
 command = ['cat']
 ";
 
-/// Where Debian has it, for whatever processor.
+/// Finds the library where Debian installs it, on any architecture.
 fn library() -> PathBuf {
     let folders = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
     let library = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
     library.expect("libfaketime, which .ci/setup installs")
 }
 
-/// Sets the clock: so much after or before the right time.
+/// Sets the clock to an offset from the right time.
 fn set(home: &Path, offset: &str) {
-    // Never half of it: the library reads the file each time that the clock is read.
+    // Replaced atomically: the library reads the file at each call of the clock.
     fs::write(home.join("offset.new"), offset).unwrap();
     fs::rename(home.join("offset.new"), home.join("offset")).unwrap();
 }
 
-/// Starts a server under that clock.
+/// Starts a server under the fake clock.
 async fn start(home: &Path) -> (Served, Rig) {
     let (library, offset) = (library(), home.join("offset"));
     let environment = [
@@ -76,7 +76,7 @@ async fn a_server_that_boots_with_a_clock_a_year_ahead_deletes_nothing_and_says_
     set(home.path(), "+365d");
     let (mut server, rig) = start(home.path()).await;
     server.says("set it right within the hour").await;
-    // Every batch looks for what is over.
+    // Every batch runs retention, so any commit triggers it.
     let next = rig.submit(job("echo")).await.id;
     rig.ends(&next).await;
     rig.get(&id).await;

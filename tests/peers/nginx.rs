@@ -1,6 +1,6 @@
-//! nginx as an endpoint: it ends its connections politely after so many requests, and at each reload.
+//! nginx as an endpoint, which closes connections gracefully after a number of requests and at each reload.
 //!
-//! `JOBMILL_NGINX_JOBS=10000` sends as many jobs past nginx's own defaults, instead of fewer past a lower limit.
+//! `JOBMILL_NGINX_JOBS=10000` sends that number of jobs past nginx's default limit, instead of fewer past a lower one.
 
 use std::{collections::HashMap, fs, process::Stdio, time::Duration};
 
@@ -32,7 +32,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// Starts one that offers these protocols, and closes connections after so many requests, or as it does by itself.
+    /// Starts nginx with a listen directive, and with a limit of requests for each connection or its default limit.
     async fn start(listen: &str, keepalive_requests: Option<usize>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
@@ -41,7 +41,7 @@ impl Nginx {
         let certificate = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap().pem();
         fs::write(path("key.pem"), key.serialize_pem()).unwrap();
         fs::write(path("cert.pem"), &certificate).unwrap();
-        // Nothing else takes the port between here and there: the system gives it to nobody else so soon.
+        // The port stays free until nginx binds it: the system does not hand it out again so soon.
         let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let limit = keepalive_requests.map_or(String::new(), |max| format!("keepalive_requests {max};"));
         let configuration = format!(
@@ -74,7 +74,7 @@ impl Nginx {
         nginx
     }
 
-    /// Returns once its log has a line with this.
+    /// Returns once nginx's log has a line with this text.
     async fn says(&mut self, text: &str) {
         while !soon(self.log.next_line()).await.unwrap().expect("nginx runs").contains(text) {}
     }
@@ -85,7 +85,7 @@ impl Nginx {
         }
     }
 
-    /// Has other processes take over, and the present ones finish what they have.
+    /// Reloads nginx: new workers take over, and the old ones finish their requests.
     async fn reload(&mut self) {
         self.signal(Signal::HUP);
         self.says("start worker process ").await;
@@ -100,7 +100,7 @@ impl Nginx {
         }
     }
 
-    /// Stops it, and returns how often each job was processed.
+    /// Stops nginx; returns how often each job was processed.
     async fn processed(mut self) -> HashMap<String, usize> {
         self.signal(Signal::QUIT);
         soon(self.child.wait()).await.unwrap();
@@ -115,7 +115,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its worker must not stay behind.
+        // Ends the worker, too.
         self.signal(Signal::TERM);
     }
 }
@@ -129,7 +129,7 @@ async fn rig(http: HttpSettings) -> Rig {
     Rig::start(Server::builder(settings).clock(Clock::System)).await
 }
 
-/// Jobs that may be attempted once.
+/// Submits jobs with one attempt each.
 async fn submit(rig: &Rig, jobs: usize) -> Vec<String> {
     let only =
         v1::JobSpec { max_attempts: 1, payload: Some(v1::Payload::of(vec![b'x'; 2_000])), ..job("call") };
@@ -140,7 +140,7 @@ async fn submit(rig: &Rig, jobs: usize) -> Vec<String> {
     ids
 }
 
-/// Holds that each job succeeded, and was processed once.
+/// Asserts that each job succeeded and was processed exactly once.
 async fn assert_each_once(rig: Rig, nginx: Nginx, ids: &[String]) {
     for some in ids.chunks(100) {
         let some: Vec<_> = some.iter().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! A server that is process 1, as the first of a container is. Needs root.
+//! A server that is process 1, as in a container. Needs root.
 
 use std::{
     fs,
@@ -14,12 +14,12 @@ use jobmill::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Longer than any machine takes: a test that waits this long has failed.
+/// Timeout of a test's waits, far longer than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Commands of which one kills its guard and leaves processes of all kinds behind: itself, a child in its group, and
-/// one that has left the group and holds nothing open. The other returns once none of them is there, not even as a
-/// zombie.
+/// Two commands. The first kills its guard and leaves processes of all kinds behind: itself, a child in its process
+/// group, and a child that has left the group and holds nothing open. The second returns once none of them exists, not
+/// even as a zombie.
 const CONFIGURATION: &str = r#"
     [queues.default]
     consumers = 1
@@ -75,7 +75,7 @@ impl Container {
         Container { unshare, port }
     }
 
-    /// A client, once the server listens.
+    /// Returns a client once the server listens.
     async fn client(&self) -> Client {
         let mut address = String::new();
         until(|| {
@@ -85,7 +85,7 @@ impl Container {
         Client::connect(address.trim()).await.unwrap()
     }
 
-    /// The first process of the namespace, by its number outside of it.
+    /// Returns the pid of the namespace's first process, as seen from outside.
     fn first(&self) -> Pid {
         children(Pid::from_child(&self.unshare))[0]
     }
@@ -108,7 +108,7 @@ fn children(process: Pid) -> Vec<Pid> {
     listed.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
-/// Waits until something is so, of which the system tells nobody.
+/// Polls until a condition holds.
 fn until(mut what: impl FnMut() -> bool) {
     let pause = Duration::from_millis(1);
     let mut left = PATIENCE;
@@ -155,12 +155,12 @@ async fn a_server_that_is_process_1_drains_when_it_is_asked_to_and_its_exit_code
     kill_process(container.first(), Signal::TERM).unwrap();
     assert_eq!(container.exit_code(), Some(0));
 
-    // A file is in the way of its folder.
+    // A file is in the place of the data folder.
     let home = tempfile::tempdir().unwrap();
     fs::write(home.path().join("data"), "").unwrap();
     assert_eq!(Container::start(home.path()).exit_code(), Some(1));
 
-    // The kernel kills the server for its memory.
+    // Kills the server with SIGKILL, as the kernel's OOM killer does.
     let home = tempfile::tempdir().unwrap();
     let container = Container::start(home.path());
     container.client().await;

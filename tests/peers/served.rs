@@ -1,4 +1,4 @@
-//! The real server beside other programs.
+//! The real server in a process of its own, for tests beside other programs.
 
 use std::{ffi::OsStr, path::Path};
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::support::{Rig, soon};
 
-/// A server in a process of its own, with its log.
+/// A server process and its log.
 pub(crate) struct Served {
     child: Child,
     out: Lines<BufReader<ChildStdout>>,
@@ -18,7 +18,7 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    /// Starts one with its configuration and data in `home`, and with more variables in its environment.
+    /// Starts a server with its configuration and data in `home`, and with additional environment variables.
     pub(crate) fn start(home: &Path, configuration: &str, environment: &[(&str, &OsStr)]) -> Self {
         std::fs::write(home.join("jobmill.toml"), configuration).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_jobmill"))
@@ -38,13 +38,13 @@ impl Served {
         Served { child, out, log }
     }
 
-    /// A connection to it, once it listens.
+    /// Connects to the server once it listens.
     pub(crate) async fn connect(&mut self) -> Rig {
         let line = soon(self.out.next_line()).await.unwrap().expect("a server that starts");
         Rig::connect(line.split(' ').nth(3).unwrap()).await
     }
 
-    /// The next line of the log with these words.
+    /// Returns the next line of the log with these words.
     pub(crate) async fn says(&mut self, words: &str) -> String {
         soon(async {
             loop {

@@ -1,4 +1,4 @@
-//! `sqlite3`, the shell, beside a server.
+//! The `sqlite3` shell beside a server.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::{
 
 const CONFIGURATION: &str = "[kinds.echo]\ncommand = ['cat']\n";
 
-/// A shell that holds the database's lock until it is told to let go.
+/// A shell that holds the database's lock until it is told to release it.
 struct Shell {
     child: Child,
     input: ChildStdin,
@@ -52,7 +52,7 @@ async fn a_shell_that_holds_the_lock_is_named_in_the_log_and_outlasted() {
     let holder = format!("process={}", shell.child.id().unwrap());
     let mut jobs = rig.jobs.clone();
     let submitted = tokio::spawn(async move { jobs.submit(crate::support::submission(job("echo"))).await });
-    // Twice: for longer than SQLite itself would wait.
+    // Waits for the message twice, which is longer than SQLite's own busy timeout would be.
     for _ in 0..2 {
         let line = server.says("another program holds the database's lock").await;
         assert!(line.contains(&holder), "{line} does not name {holder}");

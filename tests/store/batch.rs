@@ -1,4 +1,4 @@
-//! Batches and their results as the tests see them: plain values, whatever form the store takes them in.
+//! Batches and their results as plain values, independent of the product's types.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,7 +11,7 @@ use jobmill::{
     store::Space,
 };
 
-/// The start of a store.
+/// The setup with which a store is opened.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Setup {
     pub(crate) present: Present,
@@ -31,7 +31,7 @@ pub(crate) struct Batch {
     pub(crate) controls: Vec<Control>,
     pub(crate) reports: Vec<Report>,
     pub(crate) offers: Vec<Offer>,
-    /// Whether free slots take jobs.
+    /// Whether free slots claim jobs.
     pub(crate) claim: bool,
     pub(crate) space: Space,
 }
@@ -71,13 +71,14 @@ pub(crate) enum Control {
     Purge {
         name: String,
     },
-    /// As another one, with what makes a repeat safe.
+    /// Another control under a request id, which makes a repeat safe.
     Repeatable(RequestId, Box<Control>),
-    /// As another one, of a caller that was not asked whether it may, and may on this queue only.
+    /// Another control by a caller that may act on this queue only and whose role was not checked before: only a repeat
+    /// is answered.
     OnlyRepeat(&'static str, Box<Control>),
-    /// As another one, if the job is at this revision.
+    /// Another control that expects this revision of the job.
     AtRevision(u64, Box<Control>),
-    /// As [`Control::UpdateQueue`], if the queue has this etag.
+    /// [`Control::UpdateQueue`] that expects this etag of the queue.
     UpdateQueueOf {
         name: String,
         settings: QueueSettings,
@@ -85,59 +86,59 @@ pub(crate) enum Control {
     },
 }
 
-/// New jobs, all or none.
+/// New jobs, accepted all or none.
 #[derive(Clone, Debug)]
 pub(crate) struct Offer {
     pub(crate) request: Option<RequestId>,
     pub(crate) jobs: Vec<NewJob>,
-    /// Whether it waits for room, for as long as it takes.
+    /// Whether the offer waits for room, without a deadline.
     pub(crate) waits: bool,
 }
 
-/// The result of a batch, in the order of its input.
+/// The results of a batch, in the order of its input.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
     pub(crate) controls: Vec<Result<ControlDone, ControlRefusal>>,
     pub(crate) reports: Vec<Result<(), Refusal>>,
     pub(crate) offers: Vec<Receipt>,
     pub(crate) claims: Vec<Claim>,
-    /// The attempts that are to stop.
+    /// The leases of attempts that are to stop.
     pub(crate) cancelling: Vec<LeaseToken>,
     pub(crate) changes: Vec<Change>,
-    /// The end of the feed.
+    /// The position of the end of the feed.
     pub(crate) position: Position,
-    /// The next time at which there is something to do without any input.
+    /// The next time at which the store has work without any input.
     pub(crate) wake: Wake,
-    /// Whether there is more to do at once.
+    /// Whether the store has more work at once.
     pub(crate) more: bool,
     /// Whether a queue has gained room.
     pub(crate) room: bool,
-    /// All queues, if one was created, changed or deleted.
+    /// All queues, if one of them was created, changed or deleted.
     pub(crate) queues: Option<Vec<QueueInfo>>,
-    /// The purges that ended: their numbers, and how many jobs they deleted.
+    /// The purges that ended: their numbers, and how many jobs each deleted.
     pub(crate) purged: Vec<(i64, u64)>,
-    /// The results of offers of earlier batches that waited for room.
+    /// The results of offers of earlier batches that had waited for room.
     pub(crate) offers_that_waited: Vec<Receipt>,
 }
 
 /// The result of a control.
 #[derive(Clone, Debug)]
 pub(crate) enum ControlDone {
-    /// The job after it.
+    /// The job after the control.
     Job(Arc<Job>),
     JobDeleted,
-    /// The queue after it.
+    /// The queue after the control.
     Queue(QueueInfo),
     QueueDeleted,
-    /// What a request that came before had done to a job.
+    /// A repeat: what the first request had done to the job.
     JobRepeated {
         state: StateName,
         revision: u64,
         job: Option<Arc<Job>>,
     },
-    /// The queue of a request that came before, unless it is deleted.
+    /// A repeat: the queue of the first request, unless it is deleted.
     QueueRepeated(Option<QueueInfo>),
-    /// The number of a purge that has begun; [`Applied::purged`] tells its end.
+    /// The number of a purge that has begun; [`Applied::purged`] reports its end.
     PurgeBegun(i64),
 }
 
@@ -145,34 +146,34 @@ pub(crate) enum ControlDone {
 #[derive(Debug)]
 pub(crate) enum Receipt {
     Created {
-        /// The jobs, in the order of the offer.
+        /// The created jobs, in the order of the offer.
         jobs: Vec<Arc<Job>>,
     },
-    /// A repeat.
+    /// A repeat of a request.
     Seen {
-        /// The first job of the request as it is now.
+        /// The request's first job as it is now.
         first: Arc<Job>,
         count: u32,
     },
-    /// A repeat whose first job is deleted.
+    /// A repeat of a request whose first job is deleted.
     Gone {
-        /// How many of its jobs are not.
+        /// The number of the request's jobs that still exist.
         live: u32,
     },
-    /// A queue has no room for it.
+    /// A queue has no room for the offer.
     Full(QueueFull),
-    /// A queue has no room for it, and it waits.
+    /// A queue has no room for the offer, which waits.
     Waits,
     Refused(OfferRefusal),
 }
 
-/// An attempt that is to start.
+/// A claimed attempt, which is to start.
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) job: Arc<Job>,
     pub(crate) lease: LeaseToken,
-    /// The payload, unless it is large and has to be read.
+    /// The payload, unless it is large and has to be read separately.
     pub(crate) payload: Option<Bytes>,
-    /// Since when the job could have run, by the wall clock as it is now.
+    /// When the job became ready, by the wall clock as it is now.
     pub(crate) ready: Timestamp,
 }

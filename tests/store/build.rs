@@ -1,4 +1,4 @@
-//! Short words for what goes into a store.
+//! Builders of jobs, offers and settings for the tests of the stores.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use jobmill::{
 
 use super::batch::Offer;
 
-/// A job of the kind `kind` for `queue`, with nothing special about it.
+/// Returns a job of the kind `kind` for `queue` with default properties.
 pub(crate) fn job(queue: &str, kind: &str) -> NewJob {
     NewJob {
         queue: Arc::from(queue),
@@ -28,7 +28,7 @@ pub(crate) fn job(queue: &str, kind: &str) -> NewJob {
     }
 }
 
-/// An offer under a request id. Equal `said` are equal requests.
+/// Returns an offer under a request id. Equal `said` texts are equal requests.
 pub(crate) fn requested(id: &str, said: &str, mut jobs: Vec<NewJob>) -> Offer {
     for job in &mut jobs {
         job.extras.get_or_insert_default().request_id = id.to_owned();
@@ -36,12 +36,12 @@ pub(crate) fn requested(id: &str, said: &str, mut jobs: Vec<NewJob>) -> Offer {
     Offer { request: Some(request(id, said)), jobs, waits: false }
 }
 
-/// A request id with what was said under it.
+/// Returns a request id with the digest of `said`.
 pub(crate) fn request(id: &str, said: &str) -> RequestId {
     RequestId { key: RequestId::key_of(id), digest: RequestId::hash(&[said.as_bytes()]) }
 }
 
-/// A queue with so many slots and so much room.
+/// Returns settings of a queue with this many slots and this capacity.
 pub(crate) fn settings(consumers: u32, max_jobs: u64) -> QueueSettings {
     QueueSettings {
         max_jobs,
@@ -55,7 +55,7 @@ pub(crate) fn settings(consumers: u32, max_jobs: u64) -> QueueSettings {
     }
 }
 
-/// A failure of the handler.
+/// Returns a failure of the handler.
 pub(crate) fn failure(retryable: bool) -> Arc<Failure> {
     Arc::new(Failure {
         reason: FailureReason::HandlerError,
@@ -66,12 +66,13 @@ pub(crate) fn failure(retryable: bool) -> Arc<Failure> {
     })
 }
 
-/// So many seconds after the tests begin.
+/// Returns the instant this many seconds after the tests begin.
 pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000 + seconds * 1_000_000)
 }
 
-/// So many seconds after the tests begin, on a machine that is up since then and whose clock is right.
+/// Returns the present this many seconds after the tests begin, on a machine that has been up since then and whose
+/// clock is right.
 pub(crate) fn present(seconds: i64) -> Present {
     Present { wall: at(seconds), uptime: Uptime::new(Duration::from_secs(seconds.unsigned_abs())) }
 }

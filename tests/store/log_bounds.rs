@@ -1,4 +1,4 @@
-//! The log stays bounded while somebody pages through all jobs and somebody else follows the feed slowly.
+//! The bound of the write-ahead log while one reader pages through all jobs and another one follows the feed slowly.
 
 use std::{fs, path::Path};
 
@@ -14,9 +14,9 @@ use super::{
     subject::{Sqlite, Subject},
 };
 
-/// Once the log has so many pages, nothing is committed before it is empty.
+/// Number of pages in the log at which commits wait until it is empty.
 const BOUND_PAGES: u64 = 64_000;
-/// A batch of this test writes no more than so many.
+/// Page limit of a batch of this test.
 const BATCH_PAGES: u64 = 1_500;
 const PAGE_BYTES: u64 = 4_096 + 24;
 const BATCHES: i64 = 100;
@@ -29,7 +29,7 @@ fn setup() -> Setup {
     }
 }
 
-/// One batch of jobs that are large enough to fill the log.
+/// Commits one batch of jobs that are large enough to fill the log.
 fn commit(store: &mut Sqlite, seconds: i64) {
     let job = jobmill::engine::NewJob { payload: vec![1; 9_000].into(), ..build::job("q", "run") };
     let offers = vec![Offer { request: None, jobs: vec![job; 400], waits: false }];
@@ -56,14 +56,14 @@ fn a_lister_and_a_slow_watcher_do_not_hold_up_the_log() {
         let pages = log_pages(store.folder());
         assert!(pages <= BOUND_PAGES + BATCH_PAGES, "{pages} pages after {written} batches");
     }
-    // Both are far behind, and everything has been written several times the log's length.
+    // Both readers are far behind, and the log's length has been written several times over.
     assert_eq!(listed, BATCHES as usize * 100);
     assert!(cursor < reader.jobs(&[]).unwrap().1);
 }
 
 #[test]
 fn a_reader_that_stays_does_hold_it_up() {
-    // That the bound above says something: a transaction that stays open is what breaks it.
+    // A counter-check of the bound: a transaction that stays open breaks it.
     let mut store = Sqlite::open(setup());
     commit(&mut store, 1);
     let stays = Connection::open(store.folder().join("jobmill.db")).unwrap();

@@ -1,4 +1,4 @@
-//! A store with a queue, a clock, and checks that no batch escapes.
+//! A store with a queue and a clock, and checks after every batch.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,21 +21,21 @@ use super::{
     subject::{Memory, Sqlite, Subject},
 };
 
-/// A store under test at a moment that the test decides.
+/// A store under test, at a time that the test sets.
 pub(crate) struct Rig {
     subject: Box<dyn Subject>,
-    /// The kinds and queues with which the next start happens.
+    /// The setup of the next start.
     pub(crate) setup: Setup,
-    /// What the clock says.
+    /// The wall clock.
     pub(crate) now: Timestamp,
     uptime: Uptime,
     end: Position,
-    /// Whether this start has taken a place in the feed.
+    /// Whether this start has assigned a position in the feed.
     begun: bool,
 }
 
 impl Rig {
-    /// The kind that has a handler.
+    /// A kind with a handler.
     pub(crate) const KIND: &str = "run";
 
     pub(crate) fn memory() -> Self {
@@ -59,8 +59,8 @@ impl Rig {
         Rig { subject, setup, now: at(0), uptime, end, begun: false }
     }
 
-    /// Applies a batch at the present moment. Whatever it was, the tallies are a recount, and the feed has no gap but
-    /// the one that a start may leave.
+    /// Applies a batch at the present time. Asserts after each that the tallies equal a recount, and that the feed has
+    /// no gap but the one that a start may leave.
     pub(crate) fn apply(&mut self, batch: Batch) -> Applied {
         let applied = self.subject.apply(Batch { present: self.present(), ..batch }).unwrap();
         for change in &applied.changes {
@@ -83,7 +83,7 @@ impl Rig {
         Present { wall: self.now, uptime: self.uptime }
     }
 
-    /// Kills the process and starts the next one, at the present moment and on a machine that has just come up.
+    /// Kills the process and starts the next one at the present time, on a machine that has just booted.
     pub(crate) fn crash(&mut self) {
         self.uptime = Uptime::new(Duration::from_secs(7));
         self.setup.present = self.present();
@@ -96,13 +96,13 @@ impl Rig {
         self.subject.reader()
     }
 
-    /// When a batch says that there is something to do, if the clock is not set until then.
+    /// Returns the time at which a batch says that there is work, provided that the clock is not set until then.
     pub(crate) fn wake(&self, applied: &Applied) -> Option<Timestamp> {
         let by_uptime = applied.wake.uptime.map(|uptime| self.now.after(uptime.since(self.uptime)));
         applied.wake.wall.into_iter().chain(by_uptime).min()
     }
 
-    /// As [`Rig::wake`], if that is not for the time itself to be kept, or retention's next walk in a day.
+    /// Returns [`Rig::wake`] unless it is only for the hourly note of the time or for retention's walk in a day.
     pub(crate) fn soon(&self, applied: &Applied) -> Option<Timestamp> {
         self.wake(applied).filter(|wake| *wake < self.now.after(Duration::from_secs(3_000)))
     }
@@ -124,7 +124,7 @@ impl Rig {
         self.now = to;
     }
 
-    /// Creates a queue with so many slots.
+    /// Creates a queue with this many slots.
     pub(crate) fn queue(&mut self, name: &str, consumers: u32) {
         self.queue_with(name, settings(consumers, 1_000));
     }
@@ -133,7 +133,7 @@ impl Rig {
         self.control(Control::CreateQueue { name: name.into(), settings }).unwrap();
     }
 
-    /// A batch without anything: what is due is promoted, free slots are filled.
+    /// Applies an empty batch: due jobs are promoted, free slots are filled.
     pub(crate) fn tick(&mut self) -> Applied {
         self.apply(Batch { claim: true, ..Batch::default() })
     }
@@ -156,7 +156,7 @@ impl Rig {
         self.apply(batch).controls.pop().unwrap()
     }
 
-    /// What an attempt tells, in a batch of its own that claims nothing.
+    /// Reports for an attempt, in a batch of its own that claims nothing.
     pub(crate) fn report(&mut self, job: &Job, body: ReportBody) -> Result<(), Refusal> {
         self.report_under(job.id, lease(job), body)
     }
@@ -202,7 +202,7 @@ impl Rig {
         self.reader().scan(&JobFilter::default(), scan).unwrap().jobs
     }
 
-    /// Lets so much time pass, and the store do what it has to do whenever it says so.
+    /// Lets this much time pass, and applies a batch whenever the store asks for one.
     pub(crate) fn live(&mut self, seconds: u64) {
         let end = self.now.after(Duration::from_secs(seconds));
         for _ in 0..1_000 {
@@ -234,7 +234,7 @@ impl Rig {
     }
 }
 
-/// The jobs that an offer created.
+/// Returns the jobs that an offer created.
 pub(crate) fn created(receipt: Receipt) -> Vec<Arc<Job>> {
     match receipt {
         Receipt::Created { jobs } => jobs,
@@ -242,12 +242,12 @@ pub(crate) fn created(receipt: Receipt) -> Vec<Arc<Job>> {
     }
 }
 
-/// The lease under which a job runs.
+/// Returns the lease under which a job runs.
 pub(crate) fn lease(job: &Job) -> LeaseToken {
     job.state.lease().unwrap_or_else(|| panic!("{} does not run: {:?}", job.id, job.state))
 }
 
-/// Why an offer was refused for good.
+/// Returns the final refusal of an offer.
 pub(crate) fn refused(receipt: Receipt) -> OfferRefusal {
     match receipt {
         Receipt::Refused(refusal) => refusal,
@@ -255,7 +255,7 @@ pub(crate) fn refused(receipt: Receipt) -> OfferRefusal {
     }
 }
 
-/// The refusal of a job for a queue that is not there.
+/// Returns the refusal of a job for a queue that does not exist.
 pub(crate) fn nowhere(queue: &str, index: Option<usize>) -> OfferRefusal {
     NotAdmitted { error: AdmissionError::QueueNotFound(queue.to_owned()), index }.into()
 }
@@ -264,7 +264,7 @@ pub(crate) fn succeeded() -> ReportBody {
     ReportBody::Succeeded { output: Output::default(), tail: String::new() }
 }
 
-/// A success with a result and some lines.
+/// Returns a success with a result and an output tail.
 pub(crate) fn returned(result: &str, tail: &str) -> ReportBody {
     let output = Output { bytes: result.to_owned().into(), info: PayloadInfo::typed("text/plain") };
     ReportBody::Succeeded { output, tail: tail.into() }
@@ -274,7 +274,7 @@ pub(crate) fn failed(retryable: bool, tail: &str) -> ReportBody {
     ReportBody::Failed { failure: failure(retryable), delay: None, tail: tail.into() }
 }
 
-/// The states through which a batch took a job.
+/// Returns the states through which a batch took a job.
 pub(crate) fn path(applied: &Applied, id: JobId) -> Vec<StateName> {
     let of_job = applied.changes.iter().filter_map(|change| match change {
         Change::Job { job, .. } if job.id == id => Some(job.state.name()),
@@ -283,17 +283,17 @@ pub(crate) fn path(applied: &Applied, id: JobId) -> Vec<StateName> {
     of_job.collect()
 }
 
-/// The jobs that a batch claimed, in its order.
+/// Returns the jobs that a batch claimed, in its order.
 pub(crate) fn claimed(applied: &Applied) -> Vec<JobId> {
     applied.claims.iter().map(|claim| claim.job.id).collect()
 }
 
-/// An offer of some jobs.
+/// Returns an offer of these jobs.
 pub(crate) fn offer(jobs: Vec<NewJob>) -> Offer {
     Offer { request: None, jobs, waits: false }
 }
 
-/// Extras with one label.
+/// Returns extras with one label.
 pub(crate) fn labelled(key: &str, value: &str) -> Option<Box<Extras>> {
     let labels = [(key.to_owned(), value.to_owned())].into();
     Some(Box::new(Extras { labels, ..Extras::default() }))

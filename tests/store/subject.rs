@@ -1,7 +1,7 @@
-//! A store under test, and how its process dies.
+//! A store under test, and its crash.
 //!
-//! This is the only file of these tests that knows how the product takes a batch and answers it. The others know the
-//! values of `batch.rs`.
+//! This is the only file of these tests that knows how the product takes a batch and answers it. The others use the
+//! plain values of `batch.rs`.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -25,13 +25,13 @@ use super::batch::{Applied, Batch, Claim, Control, ControlDone, Offer, Receipt, 
 pub(crate) trait Subject {
     /// Applies a batch.
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError>;
-    /// Reads what is committed.
+    /// Returns a reader of the committed state.
     fn reader(&self) -> Arc<dyn Reader>;
     /// Kills the process as `kill -9` does, and starts the next one.
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError>;
 }
 
-/// The model.
+/// The store in memory.
 pub(crate) struct Memory {
     product: Product,
     store: MemoryStore,
@@ -63,7 +63,7 @@ impl Subject for Memory {
     }
 }
 
-/// SQLite in a folder of its own.
+/// The SQLite store in a folder of its own.
 pub(crate) struct Sqlite {
     product: Product,
     reader: Arc<dyn Reader>,
@@ -75,7 +75,7 @@ impl Sqlite {
         Self::open_in(TempDir::new().unwrap(), setup).unwrap()
     }
 
-    /// Opens what is in a folder, as the next process would.
+    /// Opens the store in a folder, as the next process would.
     pub(crate) fn open_in(folder: TempDir, setup: Setup) -> Result<Self, StoreError> {
         let store = SqliteStore::open(folder.path())?;
         let reader = store.reader();
@@ -86,7 +86,7 @@ impl Sqlite {
         self.folder.path()
     }
 
-    /// What a disk would hold if the process died now.
+    /// Returns a copy of the files as they are if the process dies now.
     pub(crate) fn image(&self) -> TempDir {
         image_of(self.folder.path())
     }
@@ -103,16 +103,17 @@ impl Sqlite {
         Ok((Self::open_in(folder, setup)?, copy))
     }
 
-    /// Goes on from an image, as the next process would.
+    /// Continues from a copy of the files, as the next process would.
     pub(crate) fn restart_from(&mut self, image: TempDir, setup: Setup) -> Result<(), StoreError> {
         *self = Self::open_in(image, setup)?;
         Ok(())
     }
 }
 
-/// Copies the files of an open store. To drop the store would close it properly, which a crash does not.
+/// Copies the files of an open store. Dropping the store would close it properly, which a crash does not.
 ///
-/// The database comes first: what a checkpoint writes to it meanwhile is in the log still, which is copied after it.
+/// The database is copied first: whatever a checkpoint writes to it meanwhile is still in the log, which is copied
+/// after it.
 fn image_of(folder: &Path) -> TempDir {
     let image = TempDir::new().unwrap();
     for file in ["jobmill.db", "jobmill.db-wal"] {
@@ -141,7 +142,7 @@ fn product_setup(setup: Setup) -> EngineSetup {
     EngineSetup { present, seed, served_kinds, declared_queues, retention }
 }
 
-/// The product with the answers that are still to come.
+/// The product, with the replies that are still pending.
 pub(crate) struct Product {
     ledger: Ledger,
     waiting: Vec<Answer<Submitted, OfferError>>,
@@ -226,7 +227,7 @@ impl Product {
         Ok(applied)
     }
 
-    /// The answers of those that waited.
+    /// Returns the results of offers that had waited.
     fn waited(&mut self) -> Vec<Receipt> {
         let mut receipts = Vec::new();
         self.waiting.retain_mut(|answer| match answer.try_recv() {
@@ -274,7 +275,7 @@ impl Product {
     }
 }
 
-/// The questions of a batch, in order.
+/// The pending replies of a batch, in its order.
 #[derive(Default)]
 struct Asked {
     controls: Vec<AskedControl>,
@@ -342,12 +343,12 @@ impl Asked {
     }
 }
 
-/// A change of all settings.
+/// Returns a change of all settings.
 fn whole(settings: QueueSettings) -> SettingsChange {
     SettingsChange { fields: SettingsField::ALL.map(|(_, field)| field).into(), to: settings }
 }
 
-/// An answer that must be there by now.
+/// Returns the reply, which must have arrived.
 fn told<T, E>(answer: &mut Answer<T, E>) -> Result<T, E> {
     answer.try_recv().expect("an answer after the commit")
 }

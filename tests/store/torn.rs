@@ -1,7 +1,7 @@
-//! What a power cut leaves: a log whose end was half written, a checkpoint that came half way.
+//! The files after a power cut: a log whose end was half written, a checkpoint that stopped half-way.
 //!
-//! The files are damaged as a disk could have left them. What is found then must be sound, must be what some first
-//! batches made of it, and must have every batch whose flush had returned before the damage begins.
+//! The files are damaged as a disk could have left them. The recovered store must be sound, must equal the state after
+//! some prefix of the batches, and must have every batch whose flush had returned before the damage begins.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -25,14 +25,14 @@ const LOG: &str = "jobmill.db-wal";
 const RUNS: u64 = 6;
 const DAMAGES_OF_A_RUN: u64 = 12;
 
-/// What was there after a batch: each job's revision and state by its place in the feed, and the feed's end.
+/// The state after a batch: each job's revision and state by its position in the feed, and the end of the feed.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 struct Moment {
     jobs: BTreeMap<i64, (i64, i64)>,
     end: i64,
 }
 
-/// A run of a store: how long the log was after each batch, and what was there.
+/// A run of a store: the length of the log and the state after each batch.
 struct Run {
     store: Sqlite,
     setup: Setup,
@@ -49,7 +49,7 @@ fn setup() -> Setup {
     }
 }
 
-/// A few dozen batches that submit, finish, fail and carry large payloads.
+/// Applies a few dozen batches that submit, finish, fail and carry large payloads.
 fn run(dice: &mut Dice) -> Run {
     let setup = setup();
     let mut store = Sqlite::open(setup.clone());
@@ -101,7 +101,7 @@ fn moment(reader: &dyn Reader) -> Moment {
     Moment { jobs: page.jobs.iter().map(|job| row(job)).collect(), end: page.position.as_i64() }
 }
 
-/// What is in the files, read without the store, which would recover it further.
+/// Reads the state from the files without the store, which would recover them further.
 fn found_in(folder: &Path) -> Moment {
     let connection = Connection::open(folder.join(DATABASE)).unwrap();
     let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
@@ -112,7 +112,7 @@ fn found_in(folder: &Path) -> Moment {
     Moment { jobs: rows.collect::<Result<_, _>>().unwrap(), end }
 }
 
-/// The store goes on from there, and its counts are right.
+/// Asserts that the store works on from the files, and that its counts are right.
 fn goes_on(folder: TempDir, setup: &Setup, found: &Moment) {
     let mut store = Sqlite::open_in(folder, setup.clone()).unwrap();
     let reader = store.reader();
@@ -125,7 +125,7 @@ fn goes_on(folder: TempDir, setup: &Setup, found: &Moment) {
     assert!(applied.position.as_i64() > found.end);
 }
 
-/// Damages a log from `from` on, as a disk could that had not been told to flush it yet.
+/// Damages a log from `from` on as a disk could before the flush; returns the name of the damage.
 fn damage(log: &mut Vec<u8>, from: usize, dice: &mut Dice) -> &'static str {
     match dice.below(4) {
         0 => {
@@ -141,7 +141,7 @@ fn damage(log: &mut Vec<u8>, from: usize, dice: &mut Dice) -> &'static str {
             "one bit"
         }
         _ => {
-            // Sectors reach the disk in any order: some are there, some are not.
+            // Sectors reach the disk in any order: some are written, some are not.
             for sector in log[from..].chunks_mut(512).enumerate() {
                 if sector.0 == 0 || dice.below(2) == 0 {
                     sector.1.fill_with(|| dice.below(256) as u8);
@@ -165,7 +165,8 @@ fn a_torn_log_leaves_the_batches_before_the_tear() {
             let how = damage(&mut log, from, &mut dice);
             fs::write(&path, &log).unwrap();
             let found = found_in(image.path());
-            // The last batch whose end the damage does not touch. What is not in the log at all is in the database.
+            // The last batch whose end lies before the damage. A batch that is not in the log at all is in the
+            // database.
             let kept = run.moments.iter().rev().find(|(length, _)| *length <= from);
             let what = format!("seed {seed}: {how} from byte {from} on");
             match kept {
@@ -191,7 +192,7 @@ fn a_checkpoint_torn_in_the_middle_loses_nothing() {
         }
         let old = fs::read(before.path().join(DATABASE)).unwrap();
         let mut pages = fs::read(after.path().join(DATABASE)).unwrap();
-        // Some pages of the checkpoint reached the disk and some did not, while the log is there still.
+        // Some pages of the checkpoint reached the disk and some did not, while the log still exists.
         for (index, page) in pages.chunks_mut(4096).enumerate() {
             let old = old.get(index * 4096..(index + 1) * 4096);
             match old {

@@ -1,4 +1,4 @@
-//! Connections that break anywhere.
+//! Connections that break at any byte.
 
 use std::{
     net::SocketAddr,
@@ -16,14 +16,14 @@ use tokio::{
 
 use super::{assert_each_once, client, start, submit_many};
 
-/// Which direction of a connection breaks it.
+/// The direction of a connection whose bytes are counted up to the cut.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
     Requests,
     Responses,
 }
 
-/// Passes connections on to a server. The first ones are cut after so many bytes in one direction.
+/// A proxy to a server that cuts its first connections after a number of bytes in one direction.
 struct Proxy {
     address: SocketAddr,
     breaks: Arc<AtomicUsize>,
@@ -64,7 +64,7 @@ impl Proxy {
     }
 }
 
-/// Copies up to so many bytes.
+/// Copies up to `max` bytes.
 async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, max: usize) {
     let (mut buffer, mut left) = (vec![0; 4 << 10], max);
     while left > 0 {

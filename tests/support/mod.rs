@@ -1,4 +1,4 @@
-//! A real server in the test's own process, real clients, and handlers that do what the test says when it says so.
+//! A real server in the test's own process, real clients, and handlers that the test controls.
 
 mod process;
 mod refusals;
@@ -29,18 +29,18 @@ pub(crate) use refusals::{Refusal, is_definite, refusal, refused_item};
 pub(crate) use stage::{Cue, Stage};
 pub(crate) use watcher::{Watcher, describe};
 
-/// Longer than any machine takes: a test that waits this long has failed.
+/// Timeout of a test's waits, far longer than any machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The queue that always exists.
 pub(crate) const QUEUE: &str = "default";
 
-/// The result of a future that is done in time.
+/// Returns the result of a future; panics at the timeout.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("done in time")
 }
 
-/// A server on a free port with one queue of four consumers, which stops within a second.
+/// Returns settings of a server on a free port with one queue of four consumers and a drain timeout of a second.
 pub(crate) fn settings(store: StoreSettings) -> Settings {
     let mut settings = Settings::new(store);
     settings.listen = ([127, 0, 0, 1], 0).into();
@@ -57,38 +57,38 @@ pub(crate) fn folder(path: &Path) -> Settings {
     settings(StoreSettings::Folder(path.to_owned()))
 }
 
-/// A queue with so many consumers.
+/// Returns settings of a queue with this many consumers.
 pub(crate) fn queue(consumers: u32) -> QueueSettings {
     QueueSettings { consumers, ..QueueSettings::default() }
 }
 
-/// These settings with another queue.
+/// Adds a queue to settings.
 pub(crate) fn with_queue(mut settings: Settings, name: &str, queue: QueueSettings) -> Settings {
     settings.queues.insert(name.to_owned(), queue);
     settings
 }
 
-/// A clock that stands still on some day in 2027.
+/// Returns a clock that stands still on a day in 2027.
 pub(crate) fn manual_clock() -> ManualClock {
     ManualClock::new(Timestamp::from_micros(1_800_000_000_000_000))
 }
 
-/// Defaults without chance: the first retry after 1 s, each later one after twice as long.
+/// Returns defaults without jitter: the first retry after 1 s, each later one after twice as long.
 pub(crate) fn defaults() -> KindDefaults {
     KindDefaults { retry: RetryPolicy { jitter: 0.0, ..RetryPolicy::DEFAULT }, ..KindDefaults::default() }
 }
 
-/// Returns its payload.
+/// A handler that returns its payload.
 pub(crate) async fn echo(attempt: Attempt) -> Result<Output, HandlerError> {
     Ok(Output { bytes: attempt.payload().clone(), info: PayloadInfo::typed("text/plain") })
 }
 
-/// Fails each time.
+/// A handler that always fails.
 pub(crate) async fn fail(_: Attempt) -> Result<Output, HandlerError> {
     Err(HandlerError::retryable("out of paper").with_code("E42"))
 }
 
-/// A job of a kind in the queue that always exists.
+/// Returns a job of a kind in the queue that always exists.
 pub(crate) fn job(kind: &str) -> v1::JobSpec {
     v1::JobSpec { queue: QUEUE.to_owned(), kind: kind.to_owned(), ..v1::JobSpec::default() }
 }
@@ -97,12 +97,12 @@ pub(crate) fn submission(job: v1::JobSpec) -> v1::SubmitRequest {
     v1::SubmitRequest { job: Some(job), ..v1::SubmitRequest::default() }
 }
 
-/// The same with the id that makes a repeat safe.
+/// Returns a submission under a request id.
 pub(crate) fn named(request_id: &str, job: v1::JobSpec) -> v1::SubmitRequest {
     v1::SubmitRequest { request_id: request_id.to_owned(), ..submission(job) }
 }
 
-/// A change of all settings of a queue, whatever has happened to it since.
+/// Returns an update of all settings of a queue, whatever its etag.
 pub(crate) fn update_of(name: &str, settings: v1::QueueSettings) -> v1::UpdateQueueRequest {
     let mask = prost_types::FieldMask { paths: vec!["settings".to_owned()] };
     let queue = v1::Queue {
@@ -114,54 +114,54 @@ pub(crate) fn update_of(name: &str, settings: v1::QueueSettings) -> v1::UpdateQu
     v1::UpdateQueueRequest { queue: Some(queue), update_mask: Some(mask), ..Default::default() }
 }
 
-/// Not before an instant, in seconds since 1970.
+/// Returns a start time in seconds since 1970.
 pub(crate) fn run_time(seconds: i64) -> Option<Start> {
     Some(Start::RunTime(prost_types::Timestamp { seconds, nanos: 0 }))
 }
 
-/// Expired from an instant on, in seconds since 1970.
+/// Returns an expiry in seconds since 1970.
 pub(crate) fn expire_time(seconds: i64) -> Option<Expiry> {
     Some(Expiry::ExpireTime(prost_types::Timestamp { seconds, nanos: 0 }))
 }
 
-/// What a client said of a job.
+/// Returns a job's spec, which is what the client submitted.
 pub(crate) fn spec(job: &v1::Job) -> &v1::JobSpec {
     job.spec.as_ref().expect("every job has a spec")
 }
 
-/// The bytes of a job's payload, as far as they came with it.
+/// Returns the bytes of a job's payload that the view includes.
 pub(crate) fn payload(job: &v1::Job) -> &[u8] {
     spec(job).payload.as_ref().map_or(&[], v1::Payload::bytes)
 }
 
-/// The bytes of a job's result, as far as they came with it.
+/// Returns the bytes of a job's result that the view includes.
 pub(crate) fn result(job: &v1::Job) -> &[u8] {
     job.result.as_ref().map_or(&[], v1::Payload::bytes)
 }
 
-/// The media type of a job's result.
+/// Returns the media type of a job's result.
 pub(crate) fn result_type(job: &v1::Job) -> &str {
     job.result.as_ref().map_or("", |result| &result.media_type)
 }
 
-/// What a job waits for.
+/// Returns the reasons for which a job waits.
 pub(crate) fn pending(job: &v1::Job) -> Vec<PendingReason> {
     job.pending.iter().map(v1::Pending::reason).collect()
 }
 
-/// The ids of submissions.
+/// Returns the job ids of submissions.
 pub(crate) fn ids(submitted: Vec<v1::Submitted>) -> Vec<String> {
     submitted.into_iter().map(|submitted| submitted.id).collect()
 }
 
-/// What became of submissions.
+/// Returns the outcomes of submissions.
 pub(crate) fn outcomes(submitted: &[v1::Submitted]) -> Vec<SubmitOutcome> {
     submitted.iter().map(v1::Submitted::outcome).collect()
 }
 
 /// A running server and a connection to it.
 pub(crate) struct Rig {
-    /// Absent where it is another process.
+    /// Absent where the server is another process.
     server: Option<Server>,
     pub(crate) channel: Channel,
     pub(crate) jobs: JobQueueClient<Channel>,
@@ -185,7 +185,7 @@ impl Rig {
         rig
     }
 
-    /// A connection to a server in another process.
+    /// Connects to a server in another process.
     pub(crate) async fn connect(address: &str) -> Self {
         let channel = connect(address).await;
         Rig {
@@ -197,7 +197,7 @@ impl Rig {
         }
     }
 
-    /// A server without a disk that knows the kinds `echo` and `fail`.
+    /// Starts a server in memory with the kinds `echo` and `fail`.
     pub(crate) async fn simple() -> Self {
         Rig::start(simple(memory())).await
     }
@@ -206,12 +206,12 @@ impl Rig {
         self.server.as_ref().and_then(Server::local_addr).expect("a server that listens")
     }
 
-    /// Counts of the server's connections.
+    /// Returns the counts of the server's connections.
     pub(crate) fn connections(&self) -> std::sync::Arc<jobmill::listen::ListenStats> {
         self.server.as_ref().expect("a server").connections()
     }
 
-    /// What the server says of itself in numbers, by name and labels.
+    /// Returns a metric's value, by its name and labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let text = soon(self.handle().metrics()).await.expect("metrics");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -222,12 +222,12 @@ impl Rig {
         self.server.as_ref().and_then(Server::metrics_addr).expect("a server with metrics")
     }
 
-    /// Has the server's files opened or read again, as SIGHUP does.
+    /// Reopens or rereads the server's files, as SIGHUP does.
     pub(crate) fn reload(&self) {
         self.server.as_ref().expect("a server").reloader().reload();
     }
 
-    /// The server used from this process.
+    /// Returns the server's in-process handle.
     pub(crate) fn handle(&self) -> Handle {
         self.server.as_ref().expect("a server").handle()
     }
@@ -247,13 +247,13 @@ impl Rig {
         soon(self.server.take().expect("a server").finished()).await.expect("an orderly end");
     }
 
-    /// Stops the server without a drain: running attempts are cut off.
+    /// Stops the server without a drain; running attempts are cut off.
     pub(crate) async fn force(self) {
         self.stopper().force();
         self.stopped().await;
     }
 
-    /// The job as it was accepted.
+    /// Submits a job; returns it as it was accepted.
     pub(crate) async fn submit(&self, job: v1::JobSpec) -> v1::Job {
         let request = v1::SubmitRequest { view: JobView::Basic as i32, ..submission(job) };
         let response = soon(self.jobs.clone().submit(request)).await.expect("accepted");
@@ -265,7 +265,7 @@ impl Rig {
         ids(soon(self.jobs.clone().submit_batch(request)).await.expect("accepted").into_inner().jobs)
     }
 
-    /// The whole job as it is now.
+    /// Returns the whole job as it is now.
     pub(crate) async fn get(&self, id: &str) -> v1::Job {
         self.find(id).await.expect("a job")
     }
@@ -274,20 +274,20 @@ impl Rig {
         self.look(id, JobView::Unspecified).await
     }
 
-    /// As much of the job as a view has.
+    /// Returns the job in a view.
     pub(crate) async fn look(&self, id: &str, view: JobView) -> Result<v1::Job, tonic::Status> {
         let request = v1::GetJobRequest { id: id.to_owned(), view: view as i32, ..Default::default() };
         soon(self.jobs.clone().get_job(request)).await.map(|found| found.into_inner().job.expect("a job"))
     }
 
-    /// The job after it was cancelled.
+    /// Cancels a job; returns it after the cancel.
     pub(crate) async fn cancel(&self, id: &str) -> Result<v1::Job, tonic::Status> {
         let view = JobView::Basic as i32;
         let request = v1::CancelJobRequest { id: id.to_owned(), view, ..Default::default() };
         soon(self.jobs.clone().cancel_job(request)).await.map(|done| done.into_inner().job.expect("a job"))
     }
 
-    /// The job after it was started again.
+    /// Retries a job; returns it after the retry.
     pub(crate) async fn retry(&self, id: &str) -> Result<v1::Job, tonic::Status> {
         let view = JobView::Basic as i32;
         let request = v1::RetryJobRequest { id: id.to_owned(), view, ..Default::default() };
@@ -299,13 +299,13 @@ impl Rig {
         soon(self.jobs.clone().delete_job(request)).await.map(|_| ())
     }
 
-    /// The job once it is in this state.
+    /// Returns the job once it is in this state.
     pub(crate) async fn reaches(&self, id: &str, state: JobState) -> v1::Job {
         self.watch_ids(&[id]).await.until(state).await;
         self.get(id).await
     }
 
-    /// The job once it has ended.
+    /// Returns the job once it has ended.
     pub(crate) async fn ends(&self, id: &str) -> v1::Job {
         self.watch_ids(&[id]).await.rest().await.expect("an end");
         self.get(id).await
@@ -320,7 +320,7 @@ impl Rig {
         Watcher::new(soon(self.jobs.clone().watch_status(request)).await.expect("a watch").into_inner())
     }
 
-    /// All jobs, by the request that made them.
+    /// Returns all jobs, by their request ids.
     pub(crate) async fn jobs_by_request(&self) -> HashMap<String, Vec<v1::Job>> {
         let mut found: HashMap<String, Vec<v1::Job>> = HashMap::new();
         let mut page_token = String::new();
@@ -362,7 +362,8 @@ impl Rig {
         soon(self.queues.clone().resume_queue(request)).await.expect("resumed");
     }
 
-    /// Returns once so many submissions wait for room in a queue. The server tells nobody of them but those who ask.
+    /// Returns once this many submissions wait for room in a queue. Polls, because the server publishes no event for
+    /// it.
     pub(crate) async fn waiters(&self, name: &str, count: i64) {
         let asked = async {
             while self.queue(name).await.stats.expect("stats").waiters != count {

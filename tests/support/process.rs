@@ -1,4 +1,4 @@
-//! The real program, where a process must die.
+//! The real program, for tests in which a process must die.
 
 use std::{path::Path, process::ExitStatus, process::Stdio};
 
@@ -11,11 +11,11 @@ use tokio::{
 
 use super::soon;
 
-/// A server in a process of its own. It is killed when this is dropped.
+/// A server in a process of its own, which is killed on drop.
 pub(crate) struct Process {
     child: Child,
     pub(crate) address: String,
-    /// Where it shows its metrics, if it does.
+    /// The address of the metrics endpoint, if it is enabled.
     pub(crate) metrics: Option<String>,
 }
 
@@ -27,13 +27,13 @@ impl Process {
         Process::of(command, configuration, data).await
     }
 
-    /// Starts a server by a command that lacks only where it listens, its configuration and its folder.
+    /// Starts a server by a command, to which the listen address, the configuration and the data folder are added.
     pub(crate) async fn of(mut command: Command, configuration: &Path, data: &Path) -> Self {
         command.arg("--data-dir").arg(data);
         Process::in_memory(command, configuration).await
     }
 
-    /// Starts a server as [`Process::of`] does, without a folder.
+    /// Starts a server as [`Process::of`] does, in memory.
     pub(crate) async fn in_memory(mut command: Command, configuration: &Path) -> Self {
         let mut child = command
             .args(["--listen", "127.0.0.1:0", "--config"])
@@ -46,7 +46,7 @@ impl Process {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = soon(lines.next_line()).await.unwrap().expect("a server that starts");
         let address = line.split(' ').nth(3).unwrap_or_else(|| panic!("{line}")).to_owned();
-        // Both lines are written at once.
+        // The server writes both lines at once.
         let metrics = lines.next_line().now_or_never().and_then(|line| {
             let line = line.unwrap()?;
             Some(line.strip_prefix("metrics and health on http://")?.strip_suffix("/metrics")?.to_owned())

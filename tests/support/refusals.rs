@@ -1,4 +1,4 @@
-//! What a refusal must be like, whatever it refuses.
+//! Checks that every refusal must pass.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -6,7 +6,7 @@ use jobmill::proto::v1;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// What the protocol's file says of each reason: its code, and the keys of its metadata in their order.
+/// The protocol's documentation of each reason: its code, and its metadata keys in order.
 static DOCUMENTED: LazyLock<HashMap<&str, (&str, Vec<&str>)>> = LazyLock::new(|| {
     let text = include_str!("../../proto/jobmill/v1/common.proto");
     let (_, entries) = text.split_once("enum ErrorReason {").expect("the reasons");
@@ -30,20 +30,20 @@ static DOCUMENTED: LazyLock<HashMap<&str, (&str, Vec<&str>)>> = LazyLock::new(||
     documented
 });
 
-/// A refusal's parts.
+/// The parts of a refusal.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) code: Code,
     pub(crate) reason: String,
-    /// The fields that a BadRequest names.
+    /// The fields that its BadRequest names.
     pub(crate) fields: Vec<String>,
     pub(crate) message: String,
-    /// What ErrorInfo says beside the reason.
+    /// The metadata of its ErrorInfo.
     pub(crate) metadata: HashMap<String, String>,
     pub(crate) details: ErrorDetails,
 }
 
-/// The error's code and the keys of its metadata are those that the protocol tells for its reason.
+/// Asserts that an error has the code and the metadata keys that the protocol documents for its reason.
 fn assert_documented(
     code: Code,
     reason: &str,
@@ -61,7 +61,7 @@ fn assert_documented(
     assert_eq!(told, keys, "{error:?}");
 }
 
-/// Takes the error of one of many items apart, and holds it to what all refusals promise.
+/// Parses the error of one of several items, and checks it as every refusal.
 pub(crate) fn refused_item(error: &v1::ItemError) -> (Code, &str) {
     let code = Code::from_i32(error.code);
     let metadata = error.metadata.clone().into_iter().collect();
@@ -71,7 +71,7 @@ pub(crate) fn refused_item(error: &v1::ItemError) -> (Code, &str) {
     (code, &error.reason)
 }
 
-/// Takes a refusal apart, and holds it to what all of them promise.
+/// Parses a refusal, and checks what every refusal must have.
 pub(crate) fn refusal(status: &Status) -> Refusal {
     let details = status.get_error_details();
     let info = details.error_info().unwrap_or_else(|| panic!("{status:?} has no ErrorInfo"));
@@ -94,7 +94,7 @@ pub(crate) fn refusal(status: &Status) -> Refusal {
     }
 }
 
-/// Whether an error promises that nothing was created.
+/// Returns whether an error promises that nothing was created.
 pub(crate) fn is_definite(status: &Status) -> bool {
     let definite = [
         Code::InvalidArgument,

@@ -1,4 +1,4 @@
-//! Attempts that wait for the test.
+//! Attempts that the test controls.
 
 use jobmill::{
     execute::{Attempt, Handler, HandlerError, HandlerFuture},
@@ -8,15 +8,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::soon;
 
-/// What an attempt returns.
+/// The result of an attempt.
 pub(crate) type Outcome = Result<Output, HandlerError>;
 
-/// Where attempts show up once they run, and wait to be told how they end.
+/// The stage on which running attempts appear and wait for the test to end them.
 pub(crate) struct Stage {
     cues: mpsc::Receiver<Cue>,
 }
 
-/// An attempt that runs until it is told how it ends.
+/// A running attempt, which waits for the test to end it.
 pub(crate) struct Cue {
     pub(crate) attempt: Attempt,
     end: oneshot::Sender<Outcome>,
@@ -29,7 +29,7 @@ impl Stage {
             let sender: mpsc::Sender<Cue> = sender.clone();
             Box::pin(async move {
                 let (end, ended) = oneshot::channel();
-                // A test that is over does not mind what becomes of its attempts.
+                // A test that has ended ignores its attempts.
                 let _ = sender.send(Cue { attempt, end }).await;
                 match ended.await {
                     Ok(outcome) => outcome,
@@ -40,12 +40,12 @@ impl Stage {
         (handler, Stage { cues })
     }
 
-    /// The next attempt that starts.
+    /// Returns the next attempt that starts.
     pub(crate) async fn next(&mut self) -> Cue {
         soon(self.cues.recv()).await.expect("an attempt")
     }
 
-    /// How many have started that nobody has taken yet.
+    /// Returns the number of started attempts that the test has not taken yet.
     pub(crate) fn len(&self) -> usize {
         self.cues.len()
     }
@@ -61,7 +61,7 @@ impl Cue {
     }
 
     pub(crate) fn ends(self, outcome: Outcome) {
-        // A server that has stopped does not hear of it.
+        // A server that has stopped ignores the outcome.
         let _ = self.end.send(outcome);
     }
 

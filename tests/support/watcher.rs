@@ -11,7 +11,7 @@ use super::soon;
 pub(crate) struct Watcher {
     stream: Streaming<v1::WatchStatusResponse>,
     read: VecDeque<Event>,
-    /// The token of the last message whose events have all been taken.
+    /// The resume token of the last message whose events have all been taken.
     pub(crate) token: String,
     next_token: String,
 }
@@ -21,14 +21,14 @@ impl Watcher {
         Watcher { stream, read: VecDeque::new(), token: String::new(), next_token: String::new() }
     }
 
-    /// The next message as it came.
+    /// Returns the next message unchanged.
     pub(crate) async fn message(&mut self) -> Result<Option<v1::WatchStatusResponse>, Status> {
         soon(self.stream.message()).await
     }
 
-    /// The next event but bookmarks; `None` at the end.
+    /// Returns the next event that is not a bookmark; `None` at the end.
     pub(crate) async fn event(&mut self) -> Result<Option<Event>, Status> {
-        // Bookmarks come for ever: they are no news.
+        // Bookmarks recur and are skipped.
         soon(self.news()).await
     }
 
@@ -53,12 +53,12 @@ impl Watcher {
         self.event().await.expect("no error").expect("an event")
     }
 
-    /// The next event as text: what a row of a test compares with.
+    /// Returns the next event as text, for comparison with the rows of a test.
     pub(crate) async fn line(&mut self) -> String {
         describe(&self.next().await)
     }
 
-    /// The next events as text.
+    /// Returns the next events as text.
     pub(crate) async fn lines(&mut self, count: usize) -> Vec<String> {
         let mut lines = Vec::with_capacity(count);
         for _ in 0..count {
@@ -67,7 +67,7 @@ impl Watcher {
         lines
     }
 
-    /// Takes events up to *synced*.
+    /// Takes events up to *synced*; returns the jobs that they show.
     pub(crate) async fn synced(&mut self) -> Vec<v1::Job> {
         let mut jobs = Vec::new();
         loop {
@@ -91,7 +91,7 @@ impl Watcher {
         }
     }
 
-    /// All events up to the end of the stream, which must be OK.
+    /// Returns all events up to the end of the stream, which must be OK.
     pub(crate) async fn rest(&mut self) -> Result<Vec<Event>, Status> {
         let mut events = Vec::new();
         while let Some(event) = self.event().await? {
@@ -101,7 +101,7 @@ impl Watcher {
     }
 }
 
-/// An event as text.
+/// Renders an event as text.
 pub(crate) fn describe(event: &Event) -> String {
     let name = |state: JobState| state.as_str_name().trim_start_matches("JOB_STATE_").to_owned();
     match event {

@@ -6,11 +6,11 @@ use super::tokens::{Placed, Token, closing};
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Function {
     pub(crate) name: String,
-    /// From the line of its name to that of its last brace, both included.
+    /// The number of lines from its name to its last brace, both included.
     pub(crate) lines: usize,
 }
 
-/// The functions of a file, those within others too.
+/// Returns the functions of a file, including nested ones.
 pub(crate) fn functions(tokens: &[Placed]) -> Vec<Function> {
     let starts = tokens.iter().enumerate().filter(|(_, (token, _))| token.is_word("fn"));
     let found = starts.filter_map(|(at, (_, first))| {
@@ -22,7 +22,7 @@ pub(crate) fn functions(tokens: &[Placed]) -> Vec<Function> {
     found.collect()
 }
 
-/// The brace that begins the body of a function; none where it has no body.
+/// Returns the index of the brace that begins a function's body, if it has one.
 fn body(tokens: &[Placed], mut at: usize) -> Option<usize> {
     loop {
         match tokens.get(at)?.0 {

@@ -1,6 +1,6 @@
-//! Takes Rust code apart into tokens, as far as the tests of the structure need them.
+//! A lexer for Rust code, as far as the tests of the structure need one.
 
-/// A piece of code.
+/// A token.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Token {
     /// A name, a keyword or a number.
@@ -18,16 +18,16 @@ impl Token {
         matches!(self, Token::Word(word) if word == text)
     }
 
-    /// Its name, if it is a word.
+    /// Returns the token's name, if it is a word.
     pub(crate) fn word(&self) -> Option<&str> {
         if let Token::Word(word) = self { Some(word) } else { None }
     }
 }
 
-/// A token and the line on which it stands, from 1.
+/// A token and its line, counted from 1.
 pub(crate) type Placed = (Token, usize);
 
-/// The tokens of a file's product code: without comments, and without items for tests only.
+/// Returns the tokens of a file's product code: without comments, and without items for tests only.
 pub(crate) fn product(text: &str) -> Vec<Placed> {
     without_tests(&all(text))
 }
@@ -55,12 +55,12 @@ fn all(text: &str) -> Vec<Placed> {
     tokens
 }
 
-/// The first place from `at` on at which something holds of the rest; the end if it never does.
+/// Returns the first index from `at` on at which a condition holds for the rest; the end if there is none.
 fn until(chars: &[char], at: usize, holds: impl Fn(&[char]) -> bool) -> usize {
     (at..chars.len()).find(|at| holds(&chars[*at..])).unwrap_or(chars.len())
 }
 
-/// The place after a comment in stars, which may hold others.
+/// Returns the index after a block comment, which may be nested.
 fn end_of_comment(chars: &[char], at: usize) -> usize {
     let (mut depth, mut at) = (1, at + 2);
     while depth > 0 && at < chars.len() {
@@ -73,7 +73,7 @@ fn end_of_comment(chars: &[char], at: usize) -> usize {
     at
 }
 
-/// The place after a text whose first quotation mark is before `at`.
+/// Returns the index after a string whose opening quotation mark is before `at`.
 fn end_of_text(chars: &[char], mut at: usize) -> usize {
     while at < chars.len() {
         match chars[at] {
@@ -85,7 +85,7 @@ fn end_of_text(chars: &[char], mut at: usize) -> usize {
     chars.len()
 }
 
-/// A character in quotation marks, or a lifetime.
+/// Reads a character literal or a lifetime.
 fn quoted(chars: &[char], at: usize) -> (Option<Token>, usize) {
     match chars[at + 1..] {
         ['\\', _, ..] => (Some(Token::Literal), until(chars, at + 3, |rest| rest[0] == '\'') + 1),
@@ -94,7 +94,7 @@ fn quoted(chars: &[char], at: usize) -> (Option<Token>, usize) {
     }
 }
 
-/// A word; or a raw text, which begins like one.
+/// Reads a word; or a raw string, which begins like one.
 fn word(chars: &[char], at: usize) -> (Option<Token>, usize) {
     let end = until(chars, at, |rest| !rest[0].is_alphanumeric() && rest[0] != '_');
     let word: String = chars[at..end].iter().collect();
@@ -110,7 +110,7 @@ fn word(chars: &[char], at: usize) -> (Option<Token>, usize) {
     }
 }
 
-/// Leaves out what `#[cfg(test)]` stands before.
+/// Returns the tokens without items under `#[cfg(test)]`.
 fn without_tests(tokens: &[Placed]) -> Vec<Placed> {
     let marker = [
         Token::Sign('#'),
@@ -136,7 +136,7 @@ fn without_tests(tokens: &[Placed]) -> Vec<Placed> {
     kept
 }
 
-/// How many tokens an item has: up to its semicolon, or to the end of its block.
+/// Returns the number of an item's tokens: up to its semicolon, or to the end of its block.
 fn end_of_item(tokens: &[Placed]) -> usize {
     let mut depth = 0;
     for (index, (token, _)) in tokens.iter().enumerate() {
@@ -151,7 +151,7 @@ fn end_of_item(tokens: &[Placed]) -> usize {
     tokens.len()
 }
 
-/// The place of the bracket that closes the one at `at`.
+/// Returns the index of the bracket that closes the one at `at`.
 pub(crate) fn closing(tokens: &[Placed], at: usize) -> usize {
     let mut depth = 0;
     for (index, (token, _)) in tokens.iter().enumerate().skip(at) {

@@ -1,13 +1,13 @@
-//! Reads which files use which others: their `use` declarations, and the paths in their code.
+//! Finds which files use which others, by their `use` declarations and the paths in their code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tokens::{Placed, Token, closing, product};
 
-/// A path, part by part.
+/// A path, segment by segment.
 type Path = Vec<String>;
 
-/// The modules of some crates, which are taken for one tree.
+/// The modules of some crates, treated as one tree.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     /// The file of each module that has one.
@@ -17,18 +17,18 @@ pub(crate) struct Tree {
 
 #[derive(Debug)]
 struct File {
-    /// What it names, from the root on.
+    /// The paths that the file names, from the root on.
     paths: BTreeSet<Path>,
-    /// What it passes on, by name, if it has nothing but declarations of modules and `pub use`. What comes from another
+    /// The file's re-exports by name, if it has nothing but module declarations and `pub use`. A re-export from another
     /// crate has no path.
     passes_on: Option<BTreeMap<String, Option<Path>>>,
 }
 
-/// What each file takes from each other file.
+/// The names that each file uses from each other file.
 pub(crate) type Uses = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 impl Tree {
-    /// Reads the files that these roots declare, directly or not. Modules for tests only are not among them.
+    /// Reads the files that these roots declare, directly or indirectly, without modules for tests only.
     pub(crate) fn read(texts: &[(String, String)], roots: &[&str]) -> Self {
         let texts: BTreeMap<_, _> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
         let mut tree = Tree::default();
@@ -57,7 +57,7 @@ impl Tree {
         tree
     }
 
-    /// A path from the root on; none where it begins with another crate, or with a name that was imported.
+    /// Returns a path from the root on; `None` if it begins with another crate or an imported name.
     fn absolute(&self, within: &[String], path: &[String]) -> Option<Path> {
         match path.first()?.as_str() {
             "crate" => Some(path[1..].to_vec()),
@@ -73,7 +73,7 @@ impl Tree {
         }
     }
 
-    /// The file that defines what a path from the root names: those that only pass on are looked through.
+    /// Returns the file that defines what a path from the root names, looking through files that only re-export.
     fn file_of(&self, path: &[String]) -> &str {
         let depth =
             (0..=path.len()).rev().find(|depth| self.modules.contains_key(&path[..*depth])).unwrap_or(0);
@@ -89,7 +89,7 @@ impl Tree {
         }
     }
 
-    /// What each file takes from each other one. Those that only pass on take nothing.
+    /// Returns what each file uses from each other one. Files that only re-export use nothing.
     pub(crate) fn uses(&self) -> Uses {
         let mut uses = Uses::new();
         for (name, file) in self.files.iter().filter(|(_, file)| file.passes_on.is_none()) {
@@ -104,7 +104,7 @@ impl Tree {
         uses
     }
 
-    /// The top-level modules that each file names.
+    /// Returns the top-level modules that each file names.
     pub(crate) fn rooms(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let mut rooms = BTreeMap::new();
         for (name, file) in &self.files {
@@ -115,7 +115,7 @@ impl Tree {
     }
 }
 
-/// The two places at which a module may have its file that `file` declares, this far below itself.
+/// Returns the two paths at which a module declared in `file` may have its file; `below` is its path within `file`.
 fn places(file: &str, below: &[String]) -> [String; 2] {
     let (folder, name) = file.rsplit_once('/').unwrap_or(("", file));
     let folder = match name {
@@ -126,12 +126,12 @@ fn places(file: &str, below: &[String]) -> [String; 2] {
     [format!("{place}.rs"), format!("{place}/mod.rs")]
 }
 
-/// What a file says, as it says it.
+/// The declarations and paths of one file, not yet resolved.
 #[derive(Default)]
 struct Scan {
     /// The modules that have files of their own, from the root on.
     children: Vec<Path>,
-    /// Each path with the module in which it stands.
+    /// Each path with the module that contains it.
     paths: Vec<(Path, Path)>,
 }
 
@@ -185,7 +185,7 @@ fn end_of_use(tokens: &[Placed], at: usize) -> usize {
     (at..tokens.len()).find(|at| tokens[*at].0 == Token::Sign(';')).unwrap_or(tokens.len())
 }
 
-/// The paths of a `use`, groups taken apart, each with the name that it gets.
+/// Returns the paths of a `use`, with groups expanded, each with its local name.
 fn imported(tokens: &[Placed], prefix: &[String]) -> Vec<(String, Path)> {
     let mut path = prefix.to_vec();
     let mut alias = None;
@@ -202,7 +202,7 @@ fn imported(tokens: &[Placed], prefix: &[String]) -> Vec<(String, Path)> {
                 let group = &tokens[at + 1..closing(tokens, at)];
                 return members(group).into_iter().flat_map(|member| imported(member, &path)).collect();
             }
-            // `::name` is another crate, whatever the module has.
+            // `::name` is another crate, even if the module has an item of that name.
             Token::Separator if path.is_empty() => return Vec::new(),
             Token::Separator | Token::Sign(_) | Token::Literal => {}
         }
@@ -213,7 +213,7 @@ fn imported(tokens: &[Placed], prefix: &[String]) -> Vec<(String, Path)> {
     path.last().cloned().map(|name| (alias.unwrap_or(name), path)).into_iter().collect()
 }
 
-/// The members of a group, between its commas.
+/// Returns the members of a group, split at its commas.
 fn members(group: &[Placed]) -> Vec<&[Placed]> {
     let (mut members, mut start, mut at) = (Vec::new(), 0, 0);
     while at < group.len() {
@@ -232,7 +232,7 @@ fn members(group: &[Placed]) -> Vec<&[Placed]> {
     members
 }
 
-/// What a file passes on, each with its name, if it has nothing but attributes, declarations of modules and `pub use`.
+/// Returns a file's re-exports with their names, if it has nothing but attributes, module declarations and `pub use`.
 fn passed_on(tokens: &[Placed]) -> Option<Vec<(String, Path)>> {
     let (mut names, mut at, mut public) = (Vec::new(), 0, false);
     while let Some((token, _)) = tokens.get(at) {
@@ -260,7 +260,7 @@ fn passed_on(tokens: &[Placed]) -> Option<Vec<(String, Path)>> {
     Some(names)
 }
 
-/// The circles among the files below a folder, each with what ties it.
+/// Returns the circular dependencies among the files below a folder, each with the names that cause it.
 pub(crate) fn circles(uses: &Uses, folder: &str) -> Vec<String> {
     let inside = |file: &&String| file.starts_with(folder);
     let next = |file: &String| uses.get(file).into_iter().flatten().map(|(used, _)| used).filter(inside);
@@ -299,7 +299,7 @@ mod tests {
         Tree::read(&files, &["src/lib.rs"])
     }
 
-    /// Each use as `from to: names`.
+    /// Renders each use as `from to: names`.
     fn uses(tree: &Tree) -> Vec<String> {
         let uses = tree.uses();
         let pairs =

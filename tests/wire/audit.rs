@@ -1,5 +1,5 @@
-//! The audit: every call that changes something has its line before its answer, and a file that takes none holds up an
-//! answer for a moment only.
+//! The audit: every call that changes something is recorded before its answer, and a file that can't be written delays
+//! an answer for a moment only.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::support::{QUEUE, Rig, folder, job, memory, refusal, simple, soon, submission};
 
-/// A file for the audit, which may be taken away from it.
+/// A path for the audit's file, which can be redirected.
 struct Place(TempDir);
 
 impl Place {
@@ -29,7 +29,7 @@ impl Place {
         self.0.path().join("audit")
     }
 
-    /// From the next opening on, the audit's path leads here.
+    /// Redirects the path; it takes effect when the file is opened next.
     fn leads_to(&self, target: &Path) {
         let new = self.0.path().join("new");
         symlink(target, &new).unwrap();
@@ -42,7 +42,7 @@ impl Place {
     }
 }
 
-/// What each line of an audit says, in short.
+/// Returns a short form of each line of an audit.
 fn lines(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let told = |line: &str| {
@@ -60,7 +60,7 @@ async fn an_answer_comes_after_its_line() {
     let place = Place::new();
     let rig = Rig::start(simple(place.audited(memory()))).await;
     let last = || lines(&place.path()).pop().unwrap_or_default();
-    // Again and again: a line that comes late comes so by chance.
+    // Repeated, because a late line would show only by chance.
     for _ in 0..50 {
         let id = rig.submit(job("echo")).await.id;
         assert_eq!(last(), format!("Submit OK {id}"));
@@ -98,7 +98,7 @@ async fn a_file_that_takes_no_lines_delays_answers_and_loses_no_line() {
     assert_eq!(rig.ends(&id).await.state(), JobState::Succeeded);
     assert_eq!(rig.metric("jobmill_audit_lines_lost_total").await, 0.0);
 
-    // What an operator does: make room, or name another file, and send a SIGHUP.
+    // The operator's remedy: free space or redirect the file, and send SIGHUP.
     let file = place.0.path().join("elsewhere");
     place.leads_to(&file);
     rig.reload();
@@ -139,7 +139,7 @@ async fn callers_that_do_not_wait_are_in_the_audit_by_the_end_of_a_drain() {
         }
     };
     soon(are_in).await;
-    // Some have not heard of their answer yet.
+    // Some calls have not been answered yet.
     calls.abort_all();
     rig.stop().await;
     assert_eq!(lines(&place.path()).len(), 100);

@@ -16,7 +16,7 @@ use crate::support::{
     spec, submission, update_of, with_queue,
 };
 
-/// A call of any kind.
+/// A call of any RPC.
 #[derive(Clone, Debug)]
 enum Call {
     Submit(v1::SubmitRequest),
@@ -39,7 +39,7 @@ enum Call {
 }
 
 impl Call {
-    /// How the server refuses it.
+    /// Makes the call; returns the status with which it is refused.
     async fn status(self, rig: &Rig) -> Status {
         fn status<T>(what: &str, result: Result<Response<T>, Status>) -> Status {
             result.err().unwrap_or_else(|| panic!("{what} was accepted"))
@@ -84,7 +84,7 @@ impl Call {
         soon(called).await
     }
 
-    /// Holds the refusal to its promises, the last of which is that nothing has changed.
+    /// Makes the call; checks the refusal, and that nothing has changed.
     async fn refused(self, rig: &Rig) -> Refusal {
         let before = (rig.total().await, queue_count(rig).await);
         let refusal = refusal(&self.status(rig).await);
@@ -98,7 +98,7 @@ async fn queue_count(rig: &Rig) -> usize {
     soon(rig.queues.clone().list_queues(request)).await.unwrap().into_inner().queues.len()
 }
 
-/// Each call is INVALID_ARGUMENT and names exactly these fields.
+/// Asserts that each call is INVALID_ARGUMENT and names exactly these fields.
 async fn invalid(rows: Vec<(&str, Call, &[&str])>) {
     let rig = Rig::simple().await;
     for (what, call, fields) in rows {
@@ -113,7 +113,7 @@ async fn invalid(rows: Vec<(&str, Call, &[&str])>) {
     rig.stop().await;
 }
 
-/// A submission of an `echo` job that something is wrong with.
+/// Returns a submission of an `echo` job with a fault.
 fn submit(change: impl FnOnce(&mut v1::JobSpec)) -> Call {
     let mut spec = job("echo");
     change(&mut spec);
@@ -132,7 +132,7 @@ fn retry(change: impl FnOnce(&mut v1::RetryPolicy)) -> Call {
     })
 }
 
-/// An `echo` job whose payload says that it is of this type.
+/// Returns a submission of an `echo` job whose payload has this media type.
 fn typed(media_type: String) -> Call {
     submit(|spec| spec.payload = Some(v1::Payload::of("").with_type(media_type)))
 }

@@ -1,5 +1,5 @@
-//! Messages that are no requests: broken, too large, too deep, or to nobody. Each ends in an error status, creates
-//! nothing, and leaves the server alive.
+//! Bytes that are no valid request: malformed, too large, nested too deeply, or for an unknown RPC. Each ends in an
+//! error status, creates nothing, and leaves the server alive.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
@@ -12,7 +12,7 @@ use crate::support::{Rig, job, soon, submission};
 
 pub(crate) const SUBMIT: &str = "/jobmill.v1.JobQueue/Submit";
 
-/// A message with its head, as gRPC frames it.
+/// Frames a message as gRPC does, with its five-byte header.
 pub(crate) fn framed(compressed: bool, message: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(5 + message.len());
     frame.put_u8(u8::from(compressed));
@@ -21,12 +21,12 @@ pub(crate) fn framed(compressed: bool, message: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// What the server answers to a body as it is.
+/// Sends a body unchanged; returns the server's status.
 pub(crate) async fn call(rig: &Rig, path: &str, encoding: Option<&str>, body: Bytes) -> Status {
     call_as(rig, "application/grpc", path, encoding, body).await
 }
 
-/// The same by another protocol.
+/// Sends a body under another content type; returns the server's status.
 pub(crate) async fn call_as(
     rig: &Rig,
     content_type: &str,
@@ -57,7 +57,7 @@ pub(crate) async fn call_as(
     soon(answered).await
 }
 
-/// `depth` groups inside each other, in a field that nobody knows.
+/// Returns `depth` nested groups in an unknown field.
 fn nested(depth: usize) -> Vec<u8> {
     const FIELD: u32 = 1_000;
     let mut bytes = Vec::new();
@@ -75,7 +75,7 @@ async fn broken_messages_are_refused_and_create_nothing() {
     let rig = Rig::simple().await;
     let good = submission(job("echo")).encode_to_vec();
     let cut = &good[..good.len() - 1];
-    // The job with a queue whose name is not UTF-8.
+    // A job whose queue name is not UTF-8.
     let not_text = [0x0a, 4, 0x0a, 2, 0xff, 0xfe];
     let huge = v1::SubmitRequest {
         job: Some(v1::JobSpec { payload: Some(v1::Payload::of(vec![0; 4 << 20])), ..job("echo") }),
@@ -121,7 +121,7 @@ async fn broken_messages_are_refused_and_create_nothing() {
         assert!(status.message().len() + status.details().len() < 4096, "{what}: {status:?}");
         assert_eq!(rig.total().await, 0, "{what}");
     }
-    // The same way, a good one is accepted: the rows were refused for what is wrong with them.
+    // A valid request is accepted the same way: the rows were refused for their own faults.
     assert_eq!(call(&rig, SUBMIT, None, framed(false, &good)).await.code(), Code::Ok);
     assert_eq!(rig.total().await, 1);
     rig.stop().await;
@@ -142,10 +142,10 @@ async fn what_is_not_http2_or_breaks_its_rules_is_cut_off() {
         ("a frame over the limit", [PREFACE, &settings, &frame_over_the_limit].concat()),
     ] {
         let mut peer = soon(tokio::net::TcpStream::connect(rig.address())).await.unwrap();
-        // The server may cut the connection before it has taken all.
+        // The server may close the connection before it has read all.
         let _ = soon(peer.write_all(&sent)).await;
         let mut answer = Vec::new();
-        // An end or a reset: either way it is over.
+        // An end or a reset both mean that the connection is closed.
         let _ = soon(peer.read_to_end(&mut answer)).await;
         assert_eq!(rig.total().await, 0, "{what}");
     }

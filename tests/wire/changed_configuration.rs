@@ -1,4 +1,4 @@
-//! A store that meets another configuration, or another version, than the one that left it.
+//! A store that is opened with another configuration, or by another version, than before.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 const NOW: &str = "listen = '127.0.0.1:0'\n[kinds.echo]\ncommand = ['cat']\n[queues.kept]\nconsumers = 0\n";
-/// More than have a line of their own.
+/// Number of old kinds, more than the log lists one by one.
 const OLD_KINDS: usize = 12;
 
 fn before() -> String {
@@ -28,7 +28,7 @@ fn spec(queue: &str, kind: &str) -> v1::JobSpec {
     v1::JobSpec { queue: queue.to_owned(), ..job(kind) }
 }
 
-/// Starts a server with what is in the file, and stops it. Returns its log.
+/// Starts a server with the file's configuration and stops it; returns its log.
 async fn log_of_a_start(home: &Path) -> Vec<String> {
     let mut server = tokio::process::Command::new(env!("CARGO_BIN_EXE_jobmill"))
         .args(["serve", "--config", "jobmill.toml", "--data-dir", "data", "--log", "warn"])
@@ -63,7 +63,7 @@ async fn jobs_that_a_new_configuration_leaves_behind_are_told_at_each_start_and_
     fs::write(&file, before()).unwrap();
     let server = Process::start(&file, &data, &[]).await;
     let rig = Rig::connect(&server.address).await;
-    // One that is not declared because it was made over the API is nothing to tell.
+    // A queue that was created over the API is not reported as undeclared.
     let settings = Some(v1::QueueSettings { consumers: Some(0), ..Default::default() });
     let create = v1::CreateQueueRequest { name: "made".to_owned(), settings, ..Default::default() };
     rig.queues.clone().create_queue(create).await.unwrap();
@@ -78,7 +78,7 @@ async fn jobs_that_a_new_configuration_leaves_behind_are_told_at_each_start_and_
     assert_eq!(code, Some(0), "{report:#}");
     assert!(!report.to_string().contains(r#""check":"jobs""#), "{report:#}");
 
-    // The doctor tells it before the first start, and each start does, and a pause does not change that.
+    // The doctor reports it before the first start, and each start reports it, also while the queue is paused.
     for start in 0..2 {
         for arguments in [&[][..], &["--quick"]] {
             let (code, report) = doctor(home.path(), NOW, arguments);
@@ -100,13 +100,13 @@ async fn jobs_that_a_new_configuration_leaves_behind_are_told_at_each_start_and_
         assert_eq!(log.len(), 12, "start {start}: {log:?}");
         let server = Process::start(&file, &data, &[]).await;
         Rig::connect(&server.address).await.pause("dropped").await;
-        // While a server runs, its database can be counted all the same.
+        // The doctor can count jobs while a server runs.
         let (_, report) = doctor(home.path(), NOW, &["--listen", &server.address]);
         found(&report, "jobs", "`dropped`");
         server.kill().await;
     }
 
-    // Once it has been set up over the API, it is as one that was made there.
+    // After an update over the API the queue counts as created there.
     let server = Process::start(&file, &data, &[]).await;
     let settings = v1::QueueSettings { consumers: Some(1), ..Default::default() };
     let update = update_of("dropped", settings);

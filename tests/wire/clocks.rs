@@ -1,4 +1,4 @@
-//! The machine's clock is set, forward and back, under a server that runs.
+//! A machine clock that is set, forward and back, while a server runs.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{
     submission, with_queue,
 };
 
-/// What [`manual_clock`] says first, in seconds since 1970.
+/// The start of [`manual_clock`], in seconds since 1970.
 const START_S: i64 = 1_800_000_000;
 const HOUR: i64 = 3_600;
 const YEAR: i64 = 365 * 24 * HOUR;
@@ -30,7 +30,7 @@ fn set_by(clock: &ManualClock, seconds: i64) {
     clock.set(Timestamp::from_micros(now + seconds * 1_000_000));
 }
 
-/// The server has seen what the clock says: a call that commits is answered.
+/// Returns once the server has looked at the clock: a call that commits is answered.
 async fn noticed(rig: &Rig) {
     rig.pause(QUEUE).await;
     rig.resume(QUEUE).await;
@@ -99,7 +99,7 @@ async fn an_ended_job_goes_on_time_though_the_clock_was_set() {
         clock.advance(Duration::from_secs(599));
         noticed(&rig).await;
         rig.get(&id).await;
-        // It rests for a second at most.
+        // A sweep rests for a second at most.
         clock.advance(Duration::from_secs(2));
         let Event::Deleted(deleted) = watcher.next().await else { panic!("not deleted") };
         assert_eq!(deleted.id, id, "set by {seconds} s");
@@ -120,14 +120,14 @@ async fn a_server_that_starts_under_a_clock_that_is_ahead_deletes_nothing_at_onc
     clock.advance(Duration::from_secs(HOUR as u64 - 1));
     noticed(&rig).await;
     rig.get(&id).await;
-    // Somebody has seen it in the log.
+    // The operator sees it in the log and corrects the clock.
     set_by(&clock, -YEAR);
     clock.advance(Duration::from_secs(22 * HOUR as u64));
     noticed(&rig).await;
     rig.get(&id).await;
     rig.stop().await;
 
-    // Unless the clock goes on to say so for an hour.
+    // The clock's word counts once it has held for an hour.
     set_by(&clock, YEAR);
     let rig = server(folder(home.path()), &clock).await;
     let mut watcher = rig.watch_ids(&[&id]).await;

@@ -45,7 +45,7 @@ async fn run(home: &Path, text: &str, payload: &str) -> v1::Job {
 }
 
 impl Rig {
-    /// The job once its first attempt has ended.
+    /// Returns the job once its first attempt has ended.
     async fn ends_or_waits(&self, id: &str) -> v1::Job {
         let mut watcher = self.watch_ids(&[id]).await;
         let attempt_is_over = async {
@@ -94,7 +94,7 @@ async fn output_without_end_is_cut_at_the_cap_and_the_job_says_so() {
     assert_eq!(failure.message, "the command wrote more than 1048576 bytes to its standard output");
     assert!(result(&job).is_empty());
 
-    // What it wrote besides has no such cap; the job shows the end of it.
+    // The limit is for the result. Other output is not limited; the job keeps its tail.
     let job = run(home.path(), "(yes | head -c 2000000; echo the end) >&2; exec yes", "").await;
     assert_eq!(job.last_failure.as_ref().unwrap().reason(), FailureReason::ResultTooLarge);
     assert!(job.output_tail.starts_with("[earlier output was cut]\ny\n"), "{}", &job.output_tail[..100]);
@@ -182,7 +182,7 @@ async fn what_a_job_brings_along_is_in_variables_of_the_command() {
     rig.stop().await;
 }
 
-/// The first progress that a job tells.
+/// Returns the first progress that a job reports.
 async fn progress(rig: &Rig, id: &str) -> v1::Progress {
     use v1::watch_event::Event;
 
@@ -200,13 +200,14 @@ async fn progress(rig: &Rig, id: &str) -> v1::Progress {
 #[tokio::test]
 async fn a_cancelled_command_is_asked_to_end_with_all_that_it_started() {
     let home = tempfile::tempdir().unwrap();
-    // Ready to be asked before its child says that it is up.
+    // The trap is set before the child reports that it is up.
     let text = r#"trap 'echo bye >&2; exit 3' TERM
         sh -c 'trap "" TERM; echo "0 $$" >&"$JOBMILL_PROGRESS_FD"; while :; do sleep 1000; done' &
         wait"#;
     let rig = rig(folder(home.path()), &[("run", text)]).await;
     let id = rig.submit(job("run")).await.id;
-    // Progress is kept with the job, so that it can't come too early to be seen, as a line of output could.
+    // Progress is stored with the job, so that it is seen even if it comes before the watch. A line of output would be
+    // missed.
     let child = progress(&rig, &id).await.text.parse().unwrap();
     rig.cancel(&id).await.unwrap();
     let job = rig.ends(&id).await;
@@ -214,7 +215,7 @@ async fn a_cancelled_command_is_asked_to_end_with_all_that_it_started() {
     let failure = job.last_failure.unwrap();
     assert_eq!((failure.reason(), failure.exit_code), (FailureReason::Cancelled, Some(3)));
     assert!(job.output_tail.ends_with("bye\n"));
-    // The child ignores what asks it to end, and is gone before its job is said to have ended.
+    // The child ignores SIGTERM, and is gone before its job is reported as ended.
     let child = rustix::process::Pid::from_raw(child).unwrap();
     assert_eq!(rustix::process::test_kill_process(child), Err(rustix::io::Errno::SRCH));
     rig.stop().await;

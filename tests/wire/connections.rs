@@ -1,5 +1,5 @@
-//! Connections: how many there may be, how soon they must speak, and what becomes of the others. Whatever strangers
-//! do, those who are connected are served.
+//! Connections: their limit, the deadline for their first bytes, and the fate of the rest. Whatever strangers do,
+//! connected clients are served.
 
 use std::{process::Stdio, time::Duration};
 
@@ -27,11 +27,11 @@ async fn stranger(rig: &Rig) -> TcpStream {
 
 /// Returns once the server has closed the connection.
 async fn closed(mut stranger: TcpStream) {
-    // An end or a reset: either way it is over.
+    // An end or a reset both mean that the connection is closed.
     let _ = soon(stranger.read_to_end(&mut Vec::new())).await;
 }
 
-/// Returns once the server counts so.
+/// Returns once the server's counts fulfil a condition.
 async fn counted(rig: &Rig, count: impl Fn(&jobmill::listen::ListenStats) -> bool) {
     let stats = rig.connections();
     soon(async {
@@ -51,7 +51,7 @@ async fn who_does_not_speak_in_time_is_cut() {
     closed(silent).await;
     closed(slow).await;
     counted(&rig, |stats| stats.refused_total(Refused::TooSlow) == 2 && stats.open() == 1).await;
-    // The one that spoke stays, although its time for that is long over.
+    // The connection that has spoken stays open, though the deadline for its first bytes is long over.
     rig.submit(job("echo")).await;
     rig.stop().await;
 }
@@ -86,7 +86,7 @@ async fn a_probe_that_connects_and_closes_is_counted_and_writes_no_line_above_de
     for n in 0..PROBES {
         let probe = soon(TcpStream::connect(&address)).await.unwrap();
         if n % 2 == 0 {
-            // With a reset, as load balancers do.
+            // Closed with a reset, as load balancers do.
             probe.set_zero_linger().unwrap();
         }
     }
@@ -124,7 +124,7 @@ async fn over_the_limit_connections_are_closed_and_those_before_are_served() {
     assert_eq!(rig.connections().accepted_total(), 103);
     assert_eq!(rig.metric(r#"jobmill_connections_refused_total{reason="too_many"}"#).await, 100.0);
     assert_eq!(rig.metric("jobmill_connections_accepted_total").await, 103.0);
-    // Whoever leaves makes room.
+    // A connection that closes makes room for another one.
     guests.pop();
     counted(&rig, |stats| stats.open() == 2).await;
     assert_eq!(rig.metric("jobmill_connections").await, 2.0);
@@ -150,7 +150,7 @@ async fn a_flood_of_silent_connections_keeps_nobody_out() {
     counted(&rig, |stats| stats.refused_total(Refused::GaveWay) >= 190).await;
     assert!(rig.connections().pending() <= 10);
     assert_eq!(rig.connections().refused_total(Refused::TooMany), 0);
-    // The oldest went.
+    // The oldest connection of the flood was closed.
     closed(flood.swap_remove(0)).await;
     rig.stop().await;
 }
@@ -159,7 +159,7 @@ async fn a_flood_of_silent_connections_keeps_nobody_out() {
 async fn who_speaks_without_a_call_that_is_let_in_makes_room() {
     let rig = rig(|limits| limits.connections = 5).await;
     rig.total().await;
-    // They say all that the protocol asks for, and nothing else.
+    // They complete the HTTP/2 handshake, and make no call.
     let mut flood = Vec::new();
     for n in 2..=5 {
         let mut idler = stranger(&rig).await;
@@ -169,7 +169,7 @@ async fn who_speaks_without_a_call_that_is_let_in_makes_room() {
     }
     let newcomer = Rig::connect(&rig.address().to_string()).await;
     newcomer.submit(job("echo")).await;
-    // The oldest went, and whoever has made a call stays, however long ago that was.
+    // The oldest one was closed. A connection that has made a call stays, however long ago that was.
     closed(flood.remove(0)).await;
     for _ in 0..50 {
         let mut idler = stranger(&rig).await;
@@ -233,7 +233,7 @@ mod descriptors {
         fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap().count() as u64
     }
 
-    /// The time that a process has computed, in hundredths of a second.
+    /// Returns the CPU time of a process, in hundredths of a second.
     fn ticks(pid: Pid) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap();
         let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
@@ -265,10 +265,10 @@ mod descriptors {
         })
         .await;
         let computed = ticks(pid);
-        // Those inside are served, and the last of the flood is let in and cut only when those before it are.
+        // Existing connections are served. The last one of the flood is accepted, and cut, only after those before it.
         assert_eq!(rig.total().await, 1);
         closed(flood.pop().unwrap()).await;
-        // 50 connections, ten at a time, each for half a second: most of that time there was none to be had.
+        // 50 connections, ten at a time, each for half a second: no descriptor was free for most of that time.
         let computed = ticks(pid) - computed;
         assert!(computed < 100, "computed {computed} hundredths of a second");
         prlimit(Some(pid), Resource::Nofile, before).unwrap();

@@ -1,4 +1,4 @@
-//! A store that notes what its batches bring, and holds one up when a test says so.
+//! A store that records what its batches bring, and can hold up a batch.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use jobmill::store::{
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
-/// What one batch brought.
+/// The contents of one batch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Brought {
     pub(crate) new_jobs: usize,
     pub(crate) new_bytes: usize,
     pub(crate) reports: usize,
-    /// The bytes of the results among its reports.
+    /// The total size of the results in its reports.
     pub(crate) result_bytes: usize,
 }
 
-/// What a test knows of a store.
+/// The records and the switch of a counted store.
 #[derive(Default)]
 pub(crate) struct Counts {
     batches: Mutex<Vec<Brought>>,
@@ -29,13 +29,13 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// A store that tells all of its batches.
+    /// Wraps a store so that its batches are recorded.
     pub(crate) fn around(self: &Arc<Self>) -> impl FnOnce(Box<dyn Store>) -> Box<dyn Store> + Send + 'static {
         let counts = Arc::clone(self);
         move |store| Box::new(Counted { store, counts })
     }
 
-    /// The batches since the last call.
+    /// Returns the batches since the last call.
     pub(crate) fn take(&self) -> Vec<Brought> {
         std::mem::take(&mut *self.batches.lock())
     }

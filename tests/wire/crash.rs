@@ -1,16 +1,16 @@
-//! `kill -9` at random, against a ledger that the client keeps.
+//! `kill -9` at random, checked against a ledger that the client keeps.
 //!
-//! Producers write what they are about to ask and what they were told to a file: `ok`, `refused` or `unknown`. After
-//! each kill the database must be whole; after each restart every job that was answered with OK is there, none that was
-//! refused is, and what is unknown is there once or not at all, and comes to exactly one job when it is asked again.
-//! In the end all jobs end; a watcher that goes on by its token across all kills has seen each of them end once; and
-//! jobs with one attempt have started at most once.
+//! Before each request, producers write it to a file, and after it its outcome: `ok`, `refused` or `unknown`. After each
+//! kill the database must be sound. After each restart every job that was answered with OK exists and none that was
+//! refused does. An unknown one exists once or not at all, and exactly once after a repeat. In the end all jobs end; a
+//! watcher that resumes by its token across all kills has seen each of them end once; and jobs with one attempt have
+//! started at most once.
 //!
 //! 25 rounds by default. A long run, with the seed that an earlier one printed:
 //! ```text
 //! JOBMILL_CRASH_ROUNDS=1000 JOBMILL_CRASH_SEED=7 cargo test --test wire crash:: -- --nocapture
 //! ```
-//! The seed decides what is asked and when the server is killed; what the machine makes of it varies all the same.
+//! The seed decides the requests and the moments of the kills; their effect varies with the machine.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -34,28 +34,28 @@ use crate::support::{
 
 const ROUNDS: u64 = 25;
 const PRODUCERS: u64 = 3;
-/// A server is killed so long after it has begun to serve.
+/// The time from a server's first answer to its kill.
 const KILLED_AFTER_MS: std::ops::Range<u64> = 5..120;
-/// In a year: no job of the test waits so long. The same for all, so that a repeat says the same.
+/// A time a year from now, for which no test waits. Constant, so that a repeat has the same digest.
 static FAR_AWAY_S: LazyLock<i64> =
     LazyLock::new(|| Clock::System.now().as_micros() / 1_000_000 + 365 * 24 * 3600);
 
-/// What a producer asks for.
+/// The kind of a producer's request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Ask {
     /// A command that may start once.
     Once,
     /// A command that may start as often as it takes.
     Again,
-    /// A job whose time is far away.
+    /// A job scheduled for the far future.
     Shelf,
-    /// Three of them.
+    /// Three such jobs in a batch.
     Batch,
-    /// Something that must be refused.
+    /// A request that must be refused.
     Bad,
 }
 
-/// What became of it.
+/// The outcome of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Outcome {
     Ok(Vec<String>),
@@ -63,7 +63,7 @@ enum Outcome {
     Unknown,
 }
 
-/// The client's history, as its file has it.
+/// The client's record of its requests, in a file.
 struct Ledger {
     path: PathBuf,
     file: Mutex<File>,
@@ -87,7 +87,7 @@ impl Ledger {
         }
     }
 
-    /// What is known of each request: the last that was written. One that was begun and no more is unknown.
+    /// Returns the last outcome of each request. A request without an outcome is unknown.
     fn read(&self) -> BTreeMap<String, Outcome> {
         let mut outcomes = BTreeMap::new();
         for line in fs::read_to_string(&self.path).unwrap().lines() {
@@ -105,7 +105,7 @@ impl Ledger {
     }
 }
 
-/// The ask is part of the request's id, so that the ledger says what to ask again.
+/// Returns the kind of a request, which its id contains, so that the ledger suffices to repeat it.
 fn ask_of(request_id: &str) -> Ask {
     match request_id.split('-').next() {
         Some("once") => Ask::Once,
@@ -117,12 +117,12 @@ fn ask_of(request_id: &str) -> Ask {
 }
 
 fn shelved(request_id: &str) -> v1::JobSpec {
-    // Large enough for a table of its own now and then.
+    // The payload is sometimes large enough for the separate table.
     let payload = Some(v1::Payload::of(request_id.repeat(request_id.len())));
     v1::JobSpec { start: run_time(*FAR_AWAY_S), payload, ..job("run") }
 }
 
-/// Asks once, and files the answer.
+/// Sends a request once and records the outcome.
 async fn ask(rig: &Rig, ledger: &Ledger, request_id: &str) -> Outcome {
     ledger.write(&format!("{request_id} begin"));
     let single = |spec| named(request_id, spec);
@@ -157,7 +157,7 @@ async fn ask(rig: &Rig, ledger: &Ledger, request_id: &str) -> Outcome {
     outcome
 }
 
-/// Asks until the server is gone. Some of the shelved jobs are cancelled again.
+/// Sends requests until the server is gone, and cancels some of the scheduled jobs.
 async fn produce(rig: Rig, ledger: Arc<Ledger>, name: String, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     for n in 0u64.. {
@@ -181,7 +181,7 @@ async fn produce(rig: Rig, ledger: Arc<Ledger>, name: String, seed: u64) {
     }
 }
 
-/// What a watcher that saw everything saw of each job.
+/// The states of each job as a watcher without gaps saw them.
 #[derive(Default)]
 struct Seen {
     revisions: HashMap<String, i64>,
@@ -200,7 +200,7 @@ impl Seen {
     }
 }
 
-/// Watches all jobs, goes on by its token at each new address, and returns once `last` has ended.
+/// Watches all jobs, resumes by its token at each new address, and returns once `last` has ended.
 async fn witness(
     mut addresses: watch::Receiver<String>,
     mut last: watch::Receiver<Option<HashSet<String>>>,
@@ -248,7 +248,7 @@ async fn witness(
     }
 }
 
-/// Holds what is there against the ledger, and asks again what is unknown.
+/// Compares the server's jobs with the ledger, and repeats unknown requests.
 async fn check(rig: &Rig, ledger: &Ledger) {
     let found = rig.jobs_by_request().await;
     let outcomes = ledger.read();
@@ -284,7 +284,7 @@ async fn check(rig: &Rig, ledger: &Ledger) {
     }
 }
 
-/// Checks a copy, so that the server finds what the kill left.
+/// Checks a copy of the database, so that the server finds what the kill left.
 fn check_integrity(data: &Path) {
     let copy = tempfile::tempdir().unwrap();
     for file in ["jobmill.db", "jobmill.db-wal"] {
@@ -332,7 +332,7 @@ async fn no_kill_loses_doubles_or_breaks_anything() {
             let name = format!("{round}-{producer}");
             producers.push(tokio::spawn(produce(rig, Arc::clone(&ledger), name, random.random())));
         }
-        // Not to wait for anything: the moment of the kill is what is tried.
+        // A random delay, not a wait for an event: the moment of the kill is what is tested.
         tokio::time::sleep(Duration::from_millis(random.random_range(KILLED_AFTER_MS))).await;
         process.kill().await;
         for producer in producers {

@@ -1,5 +1,5 @@
-//! Connections that are reset in the middle of a Submit: whichever byte was the last, there is one job or none, and a
-//! repeat with the same `request_id` comes to exactly one.
+//! Connections that are reset in the middle of a Submit. Whichever byte was the last, there is one job or none, and a
+//! repeat with the same `request_id` leads to exactly one.
 
 use std::collections::HashSet;
 
@@ -15,14 +15,14 @@ use crate::{
     support::{QUEUE, Rig, job, memory, named, queue, simple, soon, with_queue},
 };
 
-/// So many bytes of each direction are tried, evenly spread, and the last ones.
+/// Number of cuts in each direction, evenly spread, with the last bytes in addition.
 const CUTS: usize = 60;
 
 fn request(request_id: &str) -> v1::SubmitRequest {
     named(request_id, job("echo"))
 }
 
-/// All that a client sends for a Submit.
+/// Returns all bytes that a client sends for a Submit.
 fn call(request_id: &str) -> Vec<u8> {
     let message = request(request_id).encode_to_vec();
     let data = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
@@ -30,7 +30,7 @@ fn call(request_id: &str) -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, 0, &[]), &headers, &frame(DATA, END_STREAM, 1, &data)].concat()
 }
 
-/// Connects, and returns once the server has let the connection in.
+/// Connects, and returns once the server has accepted the connection.
 async fn connect(rig: &Rig) -> TcpStream {
     let accepted = rig.connections().accepted_total();
     let stream = soon(TcpStream::connect(rig.address())).await.unwrap();
@@ -44,7 +44,7 @@ async fn connect(rig: &Rig) -> TcpStream {
     stream
 }
 
-/// Resets the connection, and returns once the server has noticed: all others but the test's own are gone.
+/// Resets the connection; returns once the server has noticed and only the test's own connection is open.
 async fn reset(rig: &Rig, stream: TcpStream) {
     stream.set_zero_linger().unwrap();
     drop(stream);
@@ -56,7 +56,7 @@ async fn reset(rig: &Rig, stream: TcpStream) {
     .await;
 }
 
-/// Reads a whole answer, up to the trailers, and returns how many bytes it has.
+/// Reads a whole answer up to the trailers; returns its number of bytes.
 async fn answer_len(stream: &mut TcpStream) -> usize {
     let mut len = 0;
     loop {
@@ -71,7 +71,7 @@ async fn answer_len(stream: &mut TcpStream) -> usize {
     }
 }
 
-/// Asks again until it is known what became of the request; returns whether only that made the job.
+/// Repeats a request until its outcome is known; returns whether only the repeat created the job.
 async fn repeated(rig: &Rig, request_id: &str, before: i64) -> bool {
     let cut = rig.total().await;
     assert!((before..=before + 1).contains(&cut), "{request_id}: {} jobs", cut - before);
@@ -85,7 +85,7 @@ async fn repeated(rig: &Rig, request_id: &str, before: i64) -> bool {
     answers[0].outcome() == SubmitOutcome::Created
 }
 
-/// Evenly spread places, with the first and the last ones.
+/// Returns evenly spread positions, with the first and the last ones.
 fn places(len: usize) -> Vec<usize> {
     let mut places: Vec<_> = (0..=CUTS).map(|n| n * len / CUTS).chain(len.saturating_sub(10)..=len).collect();
     places.sort_unstable();
@@ -129,7 +129,7 @@ async fn an_answer_that_is_cut_off_is_of_one_job() {
         reset(&rig, stream).await;
         made += usize::from(!repeated(&rig, &request_id, 1 + n as i64).await);
     }
-    // Whoever has seen the whole answer, or nearly so, has been told of a job that was kept.
+    // A client that has seen all or nearly all of the answer has been told of a stored job.
     assert!(made >= 10, "{made} of {} were kept before they were cut off", places.len());
     rig.stop().await;
 }

@@ -1,4 +1,4 @@
-//! What happens to the data folder behind the server's back.
+//! Changes of the data folder behind the server's back.
 
 use std::{fs, path::Path};
 
@@ -11,7 +11,7 @@ use rusqlite::Connection;
 
 use crate::support::{Rig, folder, job, queue, simple, soon, with_queue};
 
-/// A folder in which a server has kept three jobs, and was killed: its log is not in the database yet.
+/// Creates a folder in which a server has stored three jobs and was killed: its log is not in the database yet.
 async fn after_a_crash(home: &Path) -> Vec<String> {
     let rig = Rig::start(simple(with_queue(folder(&home.join("data")), "shelf", queue(0)))).await;
     let ids = rig.submit_batch(vec![crate::queues::in_queue("shelf", "echo"); 3]).await;
@@ -35,7 +35,7 @@ async fn refusal_to_start(path: &Path) -> (Missing, String) {
     }
 }
 
-/// Starts where the loss is accepted; returns how many jobs are left.
+/// Starts with the loss accepted; returns the number of jobs left.
 async fn total_with_loss_accepted(path: &Path) -> i64 {
     let mut settings = with_queue(folder(path), "shelf", queue(0));
     settings.disk.accept_loss = true;
@@ -45,7 +45,7 @@ async fn total_with_loss_accepted(path: &Path) -> i64 {
     total
 }
 
-/// Waits for the end of a server to whose folder `happens`.
+/// Starts a server, applies `happens` to its folder, and returns the error with which the server ends.
 async fn ends_after(happens: impl FnOnce(&Path)) -> StoreError {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
@@ -90,7 +90,7 @@ async fn a_server_whose_database_or_log_is_replaced_or_emptied_stops() {
         assert!(error.to_string().contains(&format!("{file} was deleted")), "{error}");
     }
     let error = ends_after(|data| drop(fs::File::create(data.join("jobmill.db")).unwrap())).await;
-    // Whichever comes first: the check, or SQLite itself.
+    // The server's own check or SQLite may find it first.
     assert!(matches!(error, StoreError::Gone { .. } | StoreError::Damaged(_)), "{error:?}");
 }
 
@@ -123,7 +123,7 @@ async fn a_start_refuses_a_database_whose_log_was_removed_after_a_crash() {
     assert!(text.contains("--accept-loss") && text.contains("was acknowledged"), "{text}");
     assert_eq!(refusal_to_start(&crashed).await.0, missing, "a refusal changes nothing");
 
-    // Put back, nothing is lost.
+    // With the file back in place, nothing is lost.
     fs::write(crashed.join("jobmill.db-wal"), log).unwrap();
     let rig = Rig::start(start_on(&crashed)).await;
     for id in &ids {
@@ -161,7 +161,7 @@ async fn a_start_never_makes_a_new_store_where_the_database_is_gone_or_empty() {
             assert!(!log || path.join("jobmill.db-wal").exists(), "the log may still be of use");
         }
     }
-    // The log alone, too, says that there was a database.
+    // A log without a database also shows that there was one.
     let path = home.path().join("log");
     fs::create_dir(&path).unwrap();
     fs::copy(home.path().join("crashed/jobmill.db-wal"), path.join("jobmill.db-wal")).unwrap();
@@ -193,7 +193,7 @@ async fn a_restored_backup_and_an_operators_own_checkpoint_start_without_a_word(
     rig.submit(job("echo")).await;
     rig.stop().await;
 
-    // A backup's files over those of the server: the newest job is gone, as asked for.
+    // The backup's files replace those of the server: the newest job is gone, as intended.
     let _ = fs::remove_file(crashed.join("jobmill.db-wal"));
     for entry in fs::read_dir(&backup).unwrap() {
         let path = entry.unwrap().path();

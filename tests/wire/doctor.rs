@@ -1,4 +1,4 @@
-//! `jobmill doctor`, as an operator runs it.
+//! `jobmill doctor` as an operator runs it.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use crate::support::{Process, soon};
 
-/// What it finds with this configuration in this folder, and how it ends.
+/// Runs the doctor with this configuration in this folder; returns its exit code and its report.
 pub(crate) fn doctor(home: &Path, configuration: &str, arguments: &[&str]) -> (Option<i32>, Value) {
     fs::write(home.join("jobmill.toml"), configuration).unwrap();
     let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_jobmill"))
@@ -28,7 +28,7 @@ pub(crate) fn doctor(home: &Path, configuration: &str, arguments: &[&str]) -> (O
     (status.code(), serde_json::from_slice(&stdout).unwrap())
 }
 
-/// The verdict, the message and the way out of the only finding of a check that says something like this.
+/// Returns the verdict, the message and the remedy of a check's only finding with this text.
 pub(crate) fn found<'a>(report: &'a Value, check: &str, text: &str) -> [&'a str; 3] {
     let checks = report["checks"].as_array().unwrap();
     let mut matching = checks
@@ -69,7 +69,7 @@ async fn an_installation_is_looked_over_before_during_and_after_its_server_runs(
     for name in before {
         assert!(home.path().join("data").join(&name).exists(), "{name:?} is gone");
     }
-    // And its check keeps no server from starting.
+    // The doctor's check leaves no lock that would keep a server from starting.
     Process::start(&home.path().join("jobmill.toml"), &home.path().join("data"), &[]).await.kill().await;
 }
 
@@ -83,7 +83,7 @@ async fn a_damaged_database_is_a_problem() {
     let path = home.path().join("data/jobmill.db");
     let whole = fs::read(&path).unwrap();
     let mut damaged = whole.clone();
-    // All pages but the first, which says that this is a database at all.
+    // All pages but the first, which has the file's header.
     damaged[4096..].fill(0xff);
     fs::write(&path, damaged).unwrap();
     let (code, report) = doctor(home.path(), ECHO, &[]);
@@ -133,7 +133,7 @@ async fn what_others_may_read_is_warned_of() {
     for path in [&data, &secret] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    // Nothing listens at port 1, and nobody has allowed loopback for the other one.
+    // Nothing listens at port 1, and the other endpoint's loopback address is not allowed.
     let configuration = "listen = '127.0.0.1:0'\n[kinds.a]\nurl = 'http://127.0.0.1:1/'\nallow_private = true\n\
                          signing_secret_files = ['a.secret']\n[kinds.b]\nurl = 'http://localhost:1/'";
     let (code, report) = doctor(home.path(), configuration, &[]);

@@ -1,4 +1,4 @@
-//! Stopping: it ends by its deadline whoever is connected, and no job is lost or left half-done.
+//! Shutdown: the server ends by its deadline whatever is connected, and no job is lost or left half-done.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// Commands that outlive any test unless they are stopped.
+/// Commands that run until they are stopped.
 const CONFIGURATION: &str = r#"
     [queues.default]
     consumers = 4
@@ -38,7 +38,7 @@ const CONFIGURATION: &str = r#"
     kill_grace = "10m"
 "#;
 
-/// What a process may take beyond its deadline to be gone: to cut off, to tell, to flush and to exit.
+/// Time that a process may take beyond its deadline: to cut attempts off, to report, to flush and to exit.
 const MARGIN: Duration = Duration::from_secs(2);
 
 async fn server(home: &Path, drain_timeout: &str) -> Process {
@@ -47,7 +47,7 @@ async fn server(home: &Path, drain_timeout: &str) -> Process {
     Process::start(&configuration, &home.join("data"), &["--drain-timeout", drain_timeout]).await
 }
 
-/// Submits a stubborn job, and returns once its command runs, which it shows by its progress.
+/// Submits a job that ignores SIGTERM; returns once its progress shows that its command runs.
 async fn stubborn(rig: &Rig, max_attempts: i32) -> String {
     let id = rig.submit(v1::JobSpec { max_attempts, ..job("stubborn") }).await.id;
     let runs = async { while rig.get(&id).await.progress.is_none() {} };
@@ -55,7 +55,7 @@ async fn stubborn(rig: &Rig, max_attempts: i32) -> String {
     id
 }
 
-/// What became of a submission.
+/// The answer to a submission.
 enum Told {
     Accepted(String),
     Refused,
@@ -92,7 +92,7 @@ async fn a_busy_server_with_a_thousand_watchers_and_a_silent_peer_ends_by_its_de
         });
     }
     let watchers = opening.join_all().await;
-    // Producers go on while it stops: what they are told is what counts.
+    // Producers go on during the shutdown; each answer must be true.
     let mut producers = JoinSet::new();
     for producer in 0..4 {
         let mut jobs = rig.jobs.clone();
@@ -117,7 +117,7 @@ async fn a_busy_server_with_a_thousand_watchers_and_a_silent_peer_ends_by_its_de
     let accepting = async { while rig.total().await < 50 {} };
     soon(accepting).await;
 
-    // Each reads on meanwhile, as clients do.
+    // Each watcher reads on meanwhile, as clients do.
     let mut reading = JoinSet::new();
     for mut watcher in watchers.into_iter().flatten() {
         reading.spawn(async move {
@@ -239,7 +239,7 @@ async fn attempts_are_asked_to_stop_before_they_are_cut_off() {
     assert_eq!(state_after(home.path(), &id).await, (JobState::BackingOff, FailureReason::Lost));
 }
 
-/// Hears nothing, and does not mind to be dropped.
+/// A handler that ignores cancellation, and can be dropped.
 struct Deaf;
 
 impl Handler for Deaf {
@@ -300,7 +300,7 @@ async fn a_failure_for_good_stays_one_in_a_drain_and_any_other_was_cut_short() {
     rig.stop().await;
 }
 
-/// Does not end when it is asked to, but says that it was asked.
+/// A handler that ignores cancellation, but reports that it was asked.
 #[derive(Clone)]
 struct Stubborn(mpsc::Sender<()>);
 
@@ -332,7 +332,7 @@ async fn an_attempt_that_had_timed_out_before_the_drain_is_no_lost_one() {
     assert_eq!(state_after(home.path(), &id).await, (JobState::BackingOff, FailureReason::Timeout));
 }
 
-/// A kind whose guard never gets ready, so that its commands never start.
+/// Replaces a kind's guard by one that never gets ready, so that its commands never start.
 fn never_starts(settings: &mut Settings, home: &Path) -> std::path::PathBuf {
     let guard = home.join("guard");
     fs::write(&guard, "#!/bin/sh\ntouch \"$(dirname \"$0\")/asked\"\nexec sleep 1000\n").unwrap();
@@ -392,7 +392,7 @@ async fn a_command_that_has_no_time_to_start_within_its_timeout_uses_up_its_atte
     rig.stop().await;
 }
 
-/// Returns once a drain has let go of all that was claimed before it: its own batch has passed by then.
+/// Returns once a drain has released all jobs that were claimed before it: its batch has been committed by then.
 async fn nothing_is_claimed_any_more(rig: &Rig) {
     for _ in 0..3 {
         let unknown: JobId = "06g3k5m0v4000".parse().unwrap();
@@ -427,7 +427,7 @@ async fn a_cancel_by_a_call_that_began_before_a_drain_reaches_its_attempt_in_it(
     let rig = Rig::start(Server::builder(settings).handler("stage", defaults(), handler)).await;
     let id = rig.submit(job("stage")).await.id;
     let cue = stage.next().await;
-    // The call is in; what it asks for comes later.
+    // The call has begun; its request message follows later.
     let (message, messages) = mpsc::channel(1);
     let mut caller = tonic::client::Grpc::new(rig.channel.clone());
     soon(caller.ready()).await.unwrap();
@@ -495,7 +495,7 @@ async fn submissions_that_wait_for_room_when_the_server_stops_are_refused_for_go
     assert!(matches!(by_handle, Err(SubmitError::Stopped(Stopped::Refused))), "{by_handle:?}");
     rig.stopped().await;
 
-    // No id is used up: it may even ask for something else.
+    // The refused call has used up no request id: the id may be used for another request.
     let rig = Rig::start(builder(with_queue(folder(home.path()), QUEUE, queue(0)))).await;
     assert_eq!(rig.total().await, 1);
     for way in ["submit", "batch", "watch", "handle"] {
@@ -507,7 +507,7 @@ async fn submissions_that_wait_for_room_when_the_server_stops_are_refused_for_go
     rig.stop().await;
 }
 
-/// How a job stands after a restart with nobody to run it, and why.
+/// Restarts without consumers; returns the job's state and the reason of its failure.
 async fn state_after(home: &Path, id: &str) -> (JobState, FailureReason) {
     let rig = Rig::start(Server::builder(with_queue(folder(home), QUEUE, queue(0)))).await;
     let job = rig.get(id).await;

@@ -1,4 +1,5 @@
-//! What the store does not take before a server ends: it is waited for until the drain's deadline, and told after that.
+//! A store that does not take its last writes: the server waits for it until the drain's deadline, and then reports
+//! what was not written.
 
 use std::{
     fs,
@@ -30,23 +31,23 @@ use crate::support::{Cue, PATIENCE, QUEUE, Rig, Stage, defaults, folder, job, qu
 
 const DRAIN: Duration = Duration::from_secs(600);
 
-/// What a store does with the ends of attempts.
+/// The behaviour of a store towards the ends of attempts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Takes,
     Hangs,
     Fails,
-    /// Something is in its way.
+    /// An obstacle keeps the store from taking them.
     Refuses(Obstacle),
 }
 
-/// What the test knows of a store.
+/// The switch and the signals of a gated store.
 struct Gate {
     mode: Mutex<Mode>,
     changed: Condvar,
-    /// Told when the store begins to hang, and when it refuses,
+    /// Notified when the store begins to hang, and when it refuses.
     hangs: Notify,
-    /// and when it is gone.
+    /// Notified when the store is dropped.
     gone: Notify,
 }
 
@@ -70,15 +71,15 @@ impl Gate {
     }
 }
 
-/// A store that takes the ends of attempts when the test says so.
+/// A store that takes the ends of attempts only in [`Mode::Takes`].
 struct Gated {
     store: Box<dyn Store>,
     gate: Arc<Gate>,
-    /// Dropped last.
+    /// The last field, so that it is dropped last.
     _gone: Gone,
 }
 
-/// Tells that a store is gone.
+/// Notifies on drop that a store is gone.
 struct Gone(Arc<Gate>);
 
 impl Store for Gated {
@@ -111,7 +112,7 @@ impl Store for Gated {
                 Mode::Fails => return Err(StoreError::Corrupt("told to fail".into())),
                 Mode::Refuses(Obstacle::DiskFull) => {
                     self.gate.hangs.notify_one();
-                    // Ends the transaction, of which nothing is kept.
+                    // Ends the open transaction without writing anything.
                     self.store.write(&Writes::default())?;
                     return Err(StoreError::DiskFull("told to be full".into()));
                 }
@@ -135,7 +136,7 @@ impl Drop for Gone {
     }
 }
 
-/// A server with as many attempts that run.
+/// Starts a server with this many running attempts.
 async fn running(home: &Path, gate: &Arc<Gate>, attempts: u32) -> (Server, Vec<Cue>) {
     let (handler, mut stage) = Stage::new();
     let mut settings = with_queue(folder(home), QUEUE, queue(attempts));
@@ -154,8 +155,8 @@ async fn running(home: &Path, gate: &Arc<Gate>, attempts: u32) -> (Server, Vec<C
     (server, cues)
 }
 
-/// A server that drains, with an attempt whose outcome the store does not take. From here on time passes only where
-/// nothing else happens.
+/// Starts a server that drains, with an attempt whose outcome the store does not take. Time is paused from here on: it
+/// advances only when nothing else can run.
 async fn stuck(home: &Path, gate: &Arc<Gate>, mode: Mode) -> (Server, String) {
     let (server, id) = ended(home, gate, mode).await;
     server.stopper().drain();
@@ -163,7 +164,7 @@ async fn stuck(home: &Path, gate: &Arc<Gate>, mode: Mode) -> (Server, String) {
     (server, id)
 }
 
-/// A server with an attempt whose outcome the store does not take.
+/// Starts a server with an ended attempt whose outcome the store does not take.
 async fn ended(home: &Path, gate: &Arc<Gate>, mode: Mode) -> (Server, String) {
     let (server, mut cues) = running(home, gate, 1).await;
     gate.set(mode);
@@ -174,13 +175,13 @@ async fn ended(home: &Path, gate: &Arc<Gate>, mode: Mode) -> (Server, String) {
     (server, id)
 }
 
-/// Waits for the end of a server whose store goes on at `release`, counted from now. With time standing still from then
-/// on, nothing but what the server waits for can end it.
+/// Waits for the end of a server whose store continues after `release`. Time is paused from then on, so that only what
+/// the server waits for can end it.
 async fn ends_after(server: Server, gate: &Gate, release: Duration) -> Result<(), ServeError> {
     let (over, is_over) = mpsc::sync_channel::<()>(1);
     let released = async {
         tokio::time::sleep(release).await;
-        // Time does not pass while blocking work is under way.
+        // Paused time does not advance while a blocking task runs.
         drop(tokio::task::spawn_blocking(move || is_over.recv()));
         gate.set(Mode::Takes);
         pending::<()>().await;
@@ -195,7 +196,7 @@ async fn ends_after(server: Server, gate: &Gate, release: Duration) -> Result<()
     end
 }
 
-/// The state of a job after a restart with nobody to run it.
+/// Restarts without consumers; returns the job's state.
 async fn state(home: &Path, id: &str) -> JobState {
     let rig = Rig::start(Server::builder(with_queue(folder(home), QUEUE, queue(0)))).await;
     let job = rig.get(id).await;
@@ -218,7 +219,7 @@ async fn an_outcome_that_the_store_has_not_taken_by_the_deadline_is_told() {
     let end = server.finished().await;
     assert!(matches!(end, Err(ServeError::Unwritten { outcomes: 1 })), "{end:?}");
     tokio::time::resume();
-    // The store may still go on: what was not told of counts all the same.
+    // The store may still continue: the outcome that was not reported as written is stored all the same.
     gate.set(Mode::Takes);
     soon(gate.gone.notified()).await;
     assert_eq!(state(home.path(), &id).await, JobState::Succeeded);
@@ -229,7 +230,7 @@ async fn a_drain_waits_for_space_for_the_outcome_of_an_attempt() {
     let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
     let (server, id) = ended(home.path(), &gate, Mode::Refuses(Obstacle::DiskFull)).await;
     server.stopper().drain();
-    // It is tried again and again, not just once more.
+    // The write is retried again and again, not just once.
     let refused_again = async {
         for _ in 0..3 {
             gate.hangs.notified().await;
@@ -276,7 +277,7 @@ async fn a_lock_that_another_program_holds_until_the_deadline_is_told_and_holds_
     let end = server.finished().await;
     assert!(matches!(end, Err(ServeError::Unwritten { outcomes: 1 })), "{end:?}");
     tokio::time::resume();
-    // It lets go of the folder, although the lock is still held.
+    // The server releases the folder, although the database's lock is still held.
     soon(gate.gone.notified()).await;
 }
 

@@ -1,4 +1,4 @@
-//! Running: order, time, retries, and how attempts end.
+//! Execution: order, time, retries, and the ends of attempts.
 
 use std::{
     sync::{
@@ -23,14 +23,14 @@ use crate::support::{
     result, result_type, run_time, simple, soon, update_of, with_queue,
 };
 
-/// The seconds at which a manual clock starts.
+/// The start of [`manual_clock`], in seconds since 1970.
 const START_S: i64 = 1_800_000_000;
 
 fn with_payload(kind: &str, payload: &str) -> v1::JobSpec {
     v1::JobSpec { payload: Some(v1::Payload::of(payload.to_owned())), ..job(kind) }
 }
 
-/// A server whose one consumer runs `stage` jobs.
+/// Starts a server whose one consumer runs `stage` jobs.
 async fn one_at_a_time() -> (Rig, Stage) {
     let (handler, stage) = Stage::new();
     let rig =
@@ -71,7 +71,7 @@ async fn a_job_runs_at_its_time_and_not_before() {
     let later = rig.submit(v1::JobSpec { start: run_time(START_S + 3600), ..job("echo") }).await;
     assert_eq!((soon.state(), soon.next_run_time), (JobState::Scheduled, at(60)));
     clock.advance(Duration::from_secs(59));
-    // A call that commits shows that the committer has been awake since.
+    // A call that commits: the committer has looked at the clock when it is answered.
     rig.pause(QUEUE).await;
     rig.resume(QUEUE).await;
     assert_eq!(rig.get(&soon.id).await.state(), JobState::Scheduled);
@@ -186,7 +186,7 @@ async fn an_attempt_that_takes_too_long_is_asked_to_stop_and_then_cut_off() {
     rig.stop().await;
 }
 
-/// Never ends by itself, and gets little time to.
+/// A handler that never ends by itself, with a short grace period.
 struct Deaf;
 
 impl jobmill::execute::Handler for Deaf {
@@ -245,7 +245,7 @@ async fn a_running_job_is_asked_to_stop_and_what_it_says_then_decides() {
         end(cue);
         let ended = rig.ends(&id).await;
         assert_eq!((ended.state(), ended.attempt), (state, 1), "{what}");
-        // No other attempt is wanted.
+        // A cancelled job's failure is not retryable.
         let failure = ended.last_failure.map(|failure| (failure.reason(), failure.retryable));
         let expected = (state == JobState::Cancelled).then_some((FailureReason::Cancelled, false));
         assert_eq!(failure, expected, "{what}");
@@ -259,7 +259,7 @@ async fn a_running_job_that_was_cancelled_says_that_another_attempt_would_not_he
     let id = rig.submit(job("stage")).await.id;
     let cue = stage.next().await;
     rig.cancel(&id).await.unwrap();
-    // Which the handler, left to itself, would not have said.
+    // The handler's own error is retryable.
     cue.ends(Err(HandlerError::retryable("cut short")));
     let ended = rig.ends(&id).await;
     assert_eq!(ended.state(), JobState::Cancelled);
@@ -478,7 +478,7 @@ async fn a_change_of_consumers_counts_at_once() {
         cues.push(stage.next().await);
     }
     update(2).await;
-    // One slot too many is taken: the first to end gives none.
+    // One more slot is taken than the queue has now, so that the first end frees none.
     cues.remove(0).succeeds();
     rig.ends(&ids[0]).await;
     assert_eq!(stage.len(), 0);
@@ -545,7 +545,7 @@ async fn a_retry_by_hand_is_a_new_attempt_once() {
     assert_eq!(cue.attempt.number(), 2);
     cue.fails();
     assert_eq!(rig.ends(&id).await.state(), JobState::Failed);
-    // The repeat of a call is not another retry.
+    // A repeated call is no second retry.
     let (as_then, repeated) = again().await;
     assert_eq!(as_then, v1::JobChange { repeated: true, ..change });
     assert_eq!((repeated.state(), repeated.attempt), (JobState::Failed, 2));

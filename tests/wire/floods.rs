@@ -1,5 +1,5 @@
-//! Clients that break the rules of HTTP/2, or keep to them in bad faith: each is cut off, or costs next to nothing,
-//! and the others are served meanwhile.
+//! Clients that violate HTTP/2, or abuse it within its rules: each is cut off or costs next to nothing, while others
+//! are served.
 
 use std::time::Duration;
 
@@ -17,20 +17,20 @@ use crate::{
     support::{Rig, job, soon},
 };
 
-/// The numbers that a client's streams have.
+/// Returns the stream ids of a client.
 fn streams() -> impl Iterator<Item = u32> {
     (0..).map(|n| 2 * n + 1)
 }
 
-/// How the server met a flood.
+/// The server's reaction to a flood.
 struct Met {
-    /// It was cut off before its end.
+    /// Whether the connection was closed before the flood's end.
     cut_off: bool,
-    /// It was told why.
+    /// Whether a GOAWAY gave the reason.
     goaway: bool,
 }
 
-/// Sends frames while somebody else is served.
+/// Sends frames while another client is served.
 async fn flood(rig: &Rig, frames: impl Iterator<Item = Vec<u8>>) -> Met {
     let stream = soon(TcpStream::connect(rig.address())).await.unwrap();
     let (mut read, mut write) = stream.into_split();
@@ -42,7 +42,7 @@ async fn flood(rig: &Rig, frames: impl Iterator<Item = Vec<u8>>) -> Met {
                 break;
             }
         }
-        // The other half reads on until the server has heard all of it.
+        // The reading half continues until the server has received everything.
         let _ = write.shutdown().await;
         cut_off
     };
@@ -120,7 +120,7 @@ async fn twenty_five_thousand_headers_are_refused() {
 async fn a_message_byte_by_byte_takes_nothing_from_others() {
     let rig = Rig::simple().await;
     let first = frame(HEADERS, END_HEADERS, 1, &call_headers());
-    // A message of 4 MB that never comes to its end.
+    // A message of 4 MB that never ends.
     let head = frame(DATA, 0, 1, &[0, 0, 0x3d, 0x09, 0]);
     for (payload, count) in [(&b"x"[..], 60_000), (&b""[..], 100_000)] {
         let frames = [first.clone(), head.clone()].into_iter();
@@ -150,7 +150,7 @@ async fn a_peer_that_stops_to_answer_is_cut() {
     };
     let rig = Rig::start(crate::support::simple(settings)).await;
     let mut peer = soon(TcpStream::connect(rig.address())).await.unwrap();
-    // With a call under way, too.
+    // The same with a call under way.
     let call = frame(HEADERS, END_HEADERS, 1, &call_headers());
     peer.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), &call].concat()).await.unwrap();
     let _ = soon(peer.read_to_end(&mut Vec::new())).await;

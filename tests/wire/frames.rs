@@ -1,6 +1,6 @@
-//! HTTP/2 by hand, for clients that no library would be.
+//! HTTP/2 frames by hand, for clients that no library would imitate.
 
-/// What a client says first.
+/// The connection preface of a client.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -17,13 +17,13 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// A header in HPACK's plainest form.
+/// Returns a header in HPACK's plainest form.
 pub(crate) fn header(name: &str, value: &str) -> Vec<u8> {
     assert!(name.len() < 127 && value.len() < 127);
     [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
 }
 
-/// The headers of a call of Submit.
+/// Returns the headers of a Submit call.
 pub(crate) fn call_headers() -> Vec<u8> {
     [
         header(":method", "POST"),

@@ -1,4 +1,5 @@
-//! A log that can't be written costs lines, and nothing else: the real program, with stderr as operators have it.
+//! A log that can't be written loses lines, and nothing else suffers: the real program with its stderr on pipes and
+//! files.
 
 use std::{
     fs::File,
@@ -35,10 +36,10 @@ const CONFIGURATION: &str = r#"
     command = ["echo", "done"]
 "#;
 
-/// What a full pipe has been filled with.
+/// The byte that fills a full pipe.
 const FILLER: u8 = b'.';
 
-/// A folder with a configuration.
+/// A folder with a configuration file.
 struct Home(TempDir);
 
 impl Home {
@@ -52,14 +53,14 @@ impl Home {
         self.0.path().join("jobmill.toml")
     }
 
-    /// Starts a server whose stderr is this.
+    /// Starts a server with this stderr.
     async fn serve(&self, arguments: &[&str], stderr: impl Into<Stdio>) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_jobmill"));
         command.arg("serve").args(arguments).stderr(stderr);
         Process::of(command, &self.configuration(), &self.0.path().join("data")).await
     }
 
-    /// Runs a server that does not start.
+    /// Runs a server that fails to start; returns its output.
     async fn refused(&self, arguments: &[&str], stderr: impl Into<Stdio>) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_jobmill"));
         command.args(["serve", "--config"]).arg(self.configuration()).args(arguments);
@@ -72,7 +73,7 @@ fn metrics(process: &Process) -> SocketAddr {
     process.metrics.as_ref().unwrap().parse().unwrap()
 }
 
-/// A pipe that takes nothing more until it is read.
+/// Returns a pipe that is full until it is read.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().unwrap();
     ioctl_fionbio(&writer, true).unwrap();
@@ -80,7 +81,7 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
         while writer.write(&vec![FILLER; length]).is_ok() {}
     }
     assert_eq!(writer.write(&[FILLER]).unwrap_err().kind(), ErrorKind::WouldBlock);
-    // This belongs to the pipe, whoever writes to it.
+    // The flag belongs to the pipe's open file, which every writer shares.
     ioctl_fionbio(&writer, false).unwrap();
     (reader, writer)
 }
@@ -89,7 +90,7 @@ fn full_disk() -> File {
     File::options().write(true).open("/dev/full").unwrap()
 }
 
-/// Fails more jobs than there are slots, one after the other, and then has one succeed.
+/// Fails more jobs than there are slots, one after the other, and then runs one that succeeds.
 async fn jobs_end(process: &Process) {
     let rig = Rig::connect(&process.address).await;
     for _ in 0..4 {
@@ -108,7 +109,7 @@ async fn lost(process: &Process) -> f64 {
     Scrape::of(metrics(process)).await.get("jobmill_log_lines_lost_total")
 }
 
-/// Checks that `/readyz` says 200, and how many lines are lost.
+/// Asserts that `/readyz` says 200 and reports lost lines.
 async fn is_ready_with_lost_lines(process: &Process) {
     let ready = get(metrics(process), "/readyz").await;
     let count = ready
@@ -122,7 +123,7 @@ async fn is_ready_with_lost_lines(process: &Process) {
 async fn a_reader_of_the_log_that_leaves_takes_no_slot_with_it() {
     let home = Home::new(CONFIGURATION);
     let (reader, writer) = pipe().unwrap();
-    // Nothing is told before the first job fails.
+    // At the level `warn` nothing is logged before the first job fails.
     let process = home.serve(&["--log", "warn"], writer).await;
     drop(reader);
     jobs_end(&process).await;
@@ -136,7 +137,7 @@ async fn a_pipe_of_the_log_that_nothing_reads_holds_up_no_job_and_no_drain() {
     for others_do_not_wait in [false, true] {
         let home = Home::new(CONFIGURATION);
         let (reader, writer) = full_pipe();
-        // As another process may have it that writes to the same pipe.
+        // Another process that writes to the same pipe may have set this flag.
         ioctl_fionbio(&writer, others_do_not_wait).unwrap();
         let process = home.serve(&[], writer).await;
         jobs_end(&process).await;
@@ -188,11 +189,10 @@ async fn a_full_disk_or_a_closed_stderr_does_not_keep_a_server_from_its_work() {
     drains(process).await;
 }
 
-/// A log that may have no more than a block of the disk: the limit's signal would end a process that does not expect
-/// it.
+/// A log whose file size is limited: the limit's signal would kill a process that does not handle it.
 #[tokio::test]
 async fn a_log_that_has_reached_the_limit_on_files_does_not_end_the_server() {
-    // In memory, for the limit holds for all files of the process.
+    // Memory store, because the limit holds for all files of the process.
     let home = Home::new(CONFIGURATION);
     let log = home.0.path().join("log");
     let mut command = Command::new("sh");
@@ -210,7 +210,7 @@ async fn a_log_that_has_reached_the_limit_on_files_does_not_end_the_server() {
     drains(process).await;
 }
 
-/// Reads until what was read holds this.
+/// Reads until the text has arrived; returns what was read.
 fn read_until(pipe: &mut PipeReader, text: &str) -> String {
     let (mut all, mut part) = (Vec::new(), vec![0; 64 << 10]);
     loop {
@@ -224,7 +224,7 @@ fn read_until(pipe: &mut PipeReader, text: &str) -> String {
     }
 }
 
-/// Calls until lines of the log are lost. Each call has dozens of them here.
+/// Makes calls until lines of the log are lost. Each call logs dozens of lines here.
 async fn overflow(process: &Process) {
     let rig = Rig::connect(&process.address).await;
     let lines_are_lost = async {
@@ -248,7 +248,7 @@ async fn the_log_says_how_many_lines_it_lost_once_it_is_read_again() {
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let told: f64 = lines.iter().filter_map(|line| line["lines"].as_f64()).sum();
     assert_eq!(told, lost(&process).await);
-    // Where they are missing: behind all that had waited.
+    // The message stands where lines are missing: behind all that had waited.
     let place = lines.iter().position(|line| line["lines"].is_number()).unwrap();
     assert!(place >= jobmill::lines::LINES_MAX / 2, "{place}");
     assert_eq!(lines[place]["level"], "ERROR");
@@ -272,7 +272,7 @@ async fn an_audit_in_the_log_loses_nothing_where_the_log_does() {
         }
     };
     soon(lines_are_lost).await;
-    // Answered, although its line can't be written yet.
+    // The call is answered although its line can't be written yet.
     let spec = JobSpec { queue: QUEUE.to_owned(), kind: "ok".to_owned(), ..JobSpec::default() };
     let id = soon(client.submit(spec)).await.unwrap().id().to_owned();
     let text = format!(r#""ids":["{id}"]"#);

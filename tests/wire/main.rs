@@ -1,4 +1,5 @@
-//! What users of a running server see, a file for each behaviour: the real server, its real store, and real clients.
+//! The behaviour of a running server as its users see it, one file for each: the real server, its real store, and real
+//! clients.
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
 

@@ -1,6 +1,6 @@
-//! Many watchers at once: each is told all that concerns it, and nothing else.
+//! Many watchers at once: each receives every event that concerns it, and nothing else.
 //!
-//! 2,000 by id by default. As many as the product promises:
+//! 2,000 by id by default. With the number that the product promises:
 //! ```text
 //! JOBMILL_WATCHERS=10000 cargo test --test wire many_watchers:: -- --nocapture
 //! ```
@@ -13,12 +13,12 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use crate::support::{QUEUE, Rig, Watcher, describe, job, memory, queue, simple, soon, with_queue};
 
 const WATCHERS: usize = 2_000;
-/// So many share a connection,
+/// Watches on one connection.
 const PER_CONNECTION: usize = 200;
-/// and so many are opened at once.
+/// Watches that are opened concurrently.
 const OPENED_AT_ONCE: usize = 64;
 
-/// Opens watches over several connections; each has told its snapshot when this returns. In the order of the requests.
+/// Opens watches over several connections; returns them in the order of the requests, once each has sent its snapshot.
 async fn open(rig: &Rig, requests: Vec<v1::WatchStatusRequest>) -> Vec<Watcher> {
     let address = rig.address().to_string();
     let turns = Arc::new(Semaphore::new(OPENED_AT_ONCE));
@@ -43,7 +43,7 @@ async fn open(rig: &Rig, requests: Vec<v1::WatchStatusRequest>) -> Vec<Watcher> 
     watchers.into_iter().map(|(_, watcher)| watcher).collect()
 }
 
-/// Returns once the server knows of no watch any more.
+/// Returns once the server has no watch left.
 async fn nobody_watches(rig: &Rig) {
     for name in [
         r#"jobmill_watchers{by="ids"}"#,
@@ -61,7 +61,7 @@ async fn each_of_thousands_of_watchers_by_id_is_told_the_end_of_its_job() {
         std::env::var("JOBMILL_WATCHERS").map_or(WATCHERS, |text| text.parse().expect("JOBMILL_WATCHERS"));
     let rig = Rig::start(simple(with_queue(memory(), QUEUE, queue(100)))).await;
     rig.pause(QUEUE).await;
-    // Half of them watch a job of their own, the others the same one.
+    // Half of them watch a job of their own, the others all the same one.
     let popular = rig.submit(job("echo")).await.id;
     let mut own = Vec::new();
     while own.len() < count / 2 {
@@ -95,7 +95,7 @@ fn of_tenant(n: usize) -> BTreeMap<String, String> {
     [("tenant".to_owned(), n.to_string())].into()
 }
 
-/// The jobs of the next so many updates.
+/// Returns the jobs of the next `count` updates.
 async fn told(mut watcher: Watcher, count: usize) -> (Watcher, Vec<String>) {
     let mut ids = Vec::with_capacity(count);
     for _ in 0..count {
@@ -151,7 +151,7 @@ async fn equal_and_different_filters_are_told_their_jobs_under_load_and_a_quiet_
     }
     let watchers = reading.join_all().await;
 
-    // The first that those of the quiet queue hear of is their own job.
+    // The first event for watchers of the quiet queue is this job.
     let id = rig.submit(v1::JobSpec { queue: "quiet".to_owned(), ..job("echo") }).await.id;
     let mut reading = JoinSet::new();
     for watcher in quiet {

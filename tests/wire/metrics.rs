@@ -1,4 +1,4 @@
-//! What an operator reads: metrics and health over HTTP.
+//! Metrics and health over HTTP.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ use crate::support::{
     submission, with_queue,
 };
 
-/// An answer over HTTP: its first line, all of its headers, and its body.
+/// An HTTP answer: its status line, its headers, and its body.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     head: String,
@@ -55,7 +55,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
     ask(address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await
 }
 
-/// A server that serves metrics, and where.
+/// Starts a server with a metrics endpoint; returns its address, too.
 async fn start(builder: impl FnOnce(jobmill::settings::Settings) -> ServerBuilder) -> (Rig, SocketAddr) {
     let mut settings = memory();
     settings.metrics_listen = Some(([127, 0, 0, 1], 0).into());
@@ -64,7 +64,7 @@ async fn start(builder: impl FnOnce(jobmill::settings::Settings) -> ServerBuilde
     (rig, address)
 }
 
-/// What a server says now, by series.
+/// A server's metrics by series.
 pub(crate) struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
@@ -317,7 +317,7 @@ async fn ready_until_the_drain() {
     assert!(TcpStream::connect(address).await.is_err(), "nothing listens after the end");
 }
 
-/// Does not write a new job before it is told to.
+/// A store that blocks before it writes a new job until the test releases it.
 struct Hanging {
     store: Box<dyn Store>,
     entered: mpsc::SyncSender<()>,
@@ -377,7 +377,7 @@ async fn not_ready_while_the_disk_does_not_take_a_batch() {
     soon(ready).await;
 }
 
-/// Has as much space as the test says.
+/// A store whose free space the test decides.
 struct Tight {
     store: Box<dyn Store>,
     has_space: Arc<AtomicBool>,
@@ -486,7 +486,7 @@ async fn connections_that_say_nothing_keep_nobody_from_the_endpoint() {
         silent.push(stream);
     }
     assert_eq!(get(address, "/livez").await.status, 200);
-    // The oldest went to make room.
+    // The oldest connection was closed to make room.
     let _ = soon(silent.remove(0).read_to_end(&mut Vec::new())).await;
 }
 
@@ -524,7 +524,7 @@ fn read(file: &str) -> String {
     std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
 }
 
-/// The metrics of the documentation's table: each one's type and labels.
+/// Returns the metrics of the documentation's table, with their types and labels.
 fn documented() -> BTreeMap<String, (String, String)> {
     let text = read("docs/metrics.md");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
@@ -537,7 +537,7 @@ fn documented() -> BTreeMap<String, (String, String)> {
     .collect()
 }
 
-/// The names of metrics in a text.
+/// Returns the names of metrics in a text.
 fn named(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     words

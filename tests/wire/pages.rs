@@ -1,4 +1,4 @@
-//! Pages in a browser: by which name they may call, from where, and by which protocol.
+//! Pages in a browser: permitted host names, origins and protocols.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ use crate::support::{Rig, job, memory, simple, soon, submission};
 
 const PAGE: &str = "https://app.example";
 
-/// What a browser gets to see.
+/// The answer as a browser sees it.
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
@@ -26,7 +26,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// The end of the call, which gRPC-Web puts into the body where there is one.
+    /// Returns the call's status, which gRPC-Web puts into the body where there is one.
     fn grpc_status(&self) -> String {
         if let Some(status) = self.headers.get("grpc-status") {
             return status.to_str().unwrap().to_owned();
@@ -41,7 +41,7 @@ impl Answer {
     }
 }
 
-/// A request by HTTP/1, as a page makes it.
+/// Sends an HTTP/1 request as a page does.
 async fn ask(address: SocketAddr, method: &str, headers: &[(&str, &str)]) -> Option<Answer> {
     let stream = soon(TcpStream::connect(address)).await.unwrap();
     let (mut sender, connection) =
@@ -61,7 +61,7 @@ async fn ask(address: SocketAddr, method: &str, headers: &[(&str, &str)]) -> Opt
     Some(Answer { status: head.status, headers: head.headers, body })
 }
 
-/// What comes back on a stream first: the kind of a frame, and its payload.
+/// Returns the first frame on a stream: its type and its payload.
 async fn first_on(connection: &mut TcpStream, stream: u32) -> (u8, Vec<u8>) {
     let next = async {
         loop {
@@ -86,7 +86,7 @@ async fn a_list_of_addresses_in_place_of_a_name_is_reset_and_calls_beside_it_are
         .write_all(&[frames::PREFACE, &frames::frame(frames::SETTINGS, 0, 0, &[])].concat())
         .await
         .unwrap();
-    // As the clients of gRPC's C core call `ipv4:127.0.0.1:1,127.0.0.1:2`.
+    // The authority that clients on gRPC's C core send for `ipv4:127.0.0.1:1,127.0.0.1:2`.
     for (stream, authority, answer) in [
         (1, "127.0.0.1:1,127.0.0.1:2", (frames::RST_STREAM, Some(PROTOCOL_ERROR))),
         (3, "localhost", (frames::HEADERS, None)),
@@ -127,7 +127,7 @@ async fn pages_may_not_call_until_they_are_named() {
     let rig = Rig::simple().await;
     let answer = ask(rig.address(), "POST", &[WEB, ORIGIN, HOST]).await;
     assert!(answer.is_none_or(|answer| answer.status != StatusCode::OK), "HTTP/1 is not even spoken");
-    // Nor by HTTP/2.
+    // The same over HTTP/2.
     let mut request = tonic::Request::new(submission(job("echo")));
     request.metadata_mut().insert("origin", PAGE.parse().unwrap());
     let status = soon(rig.jobs.clone().submit(request)).await.unwrap_err();
@@ -154,7 +154,7 @@ async fn named_pages_may_call_and_others_may_not() {
     assert_eq!(before.header("access-control-allow-origin"), "");
     let answer = ask(rig.address(), "POST", &[WEB, foreign, HOST]).await.unwrap();
     assert_eq!((answer.grpc_status().as_str(), answer.header("access-control-allow-origin")), ("7", ""));
-    // Other clients still speak gRPC.
+    // Other clients can still use gRPC.
     rig.submit(job("echo")).await;
     assert_eq!(rig.total().await, 2);
     rig.stop().await;
@@ -181,7 +181,7 @@ async fn a_server_on_this_machine_is_called_by_its_own_names_only() {
         assert_eq!(answer.grpc_status(), if allowed { "0" } else { "7" }, "{host:?}");
     }
     assert_eq!(rig.total().await, 7);
-    // By HTTP/2, the name is in another place.
+    // In HTTP/2 the name is in `:authority`.
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", rig.address())).unwrap();
     let channel = endpoint.origin("http://evil.example".parse().unwrap()).connect_lazy();
     let mut jobs = jobmill::proto::v1::job_queue_client::JobQueueClient::new(channel);

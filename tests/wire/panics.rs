@@ -1,4 +1,4 @@
-//! What panics in an attempt, beside the handler itself, costs that attempt and no slot.
+//! Panics in an attempt outside of the handler itself: they end that attempt and take no slot.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tracing::{
 
 use crate::support::{QUEUE, Rig, defaults, echo, fail, job, memory, queue, with_queue};
 
-/// A log that panics where it is told of something bad.
+/// A log subscriber that panics at a warning or an error.
 struct BadLog;
 
 impl Subscriber for BadLog {
@@ -41,7 +41,7 @@ impl Subscriber for BadLog {
     fn exit(&self, _: &Id) {}
 }
 
-/// Panics when it is dropped.
+/// A value that panics when it is dropped.
 struct Bomb(Vec<u8>);
 
 impl AsRef<[u8]> for Bomb {
@@ -56,13 +56,13 @@ impl Drop for Bomb {
     }
 }
 
-/// Returns more than is kept, in memory of its own that panics when it is let go of.
+/// A handler whose result exceeds the limit and panics when it is dropped.
 async fn explodes(_: Attempt) -> Result<Output, HandlerError> {
     let bytes = Bytes::from_owner(Bomb(vec![0; 2 << 20]));
     Ok(Output { bytes, ..Output::default() })
 }
 
-/// Panics when it is asked how long it takes to stop.
+/// A handler that panics when it is asked for its grace period.
 struct Vague;
 
 impl Handler for Vague {
@@ -75,7 +75,7 @@ impl Handler for Vague {
     }
 }
 
-/// A server with one slot.
+/// Starts a server with one slot.
 async fn start() -> Rig {
     let builder = Server::builder(with_queue(memory(), QUEUE, queue(1)));
     let builder = builder.handler("fail", defaults(), fail).handler("echo", defaults(), echo);
@@ -86,7 +86,7 @@ fn once(kind: &str) -> JobSpec {
     JobSpec { max_attempts: 1, ..job(kind) }
 }
 
-// All of the server but the thread that commits runs on the test's own thread.
+// All of the server but the committer's thread runs on the test's own thread.
 #[tokio::test]
 async fn an_attempt_whose_failure_can_not_be_logged_ends_as_it_would_have() {
     let rig = start().await;

@@ -1,4 +1,4 @@
-//! A server that is paused: SIGSTOP, a frozen container. To it, a pause is a leap of the time.
+//! A server that is paused by SIGSTOP or in a frozen container. To the server, a pause is a jump of the time.
 
 use std::{path::Path, time::Duration};
 
@@ -12,11 +12,11 @@ use tokio::{task::yield_now, time};
 
 use crate::support::{Cue, QUEUE, Stage, defaults, folder, queue, soon, with_queue};
 
-/// What an attempt may take, and a drain.
+/// The timeout of an attempt, and of a drain.
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(3600);
 
-/// Attempts whose ends are heard of after several steps, as those of commands are.
+/// Returns a handler whose end takes several polls to arrive, as that of a command does.
 fn handler() -> (impl Handler, Stage) {
     let (handler, stage) = Stage::new();
     let in_steps = move |attempt: Attempt| {
@@ -71,7 +71,7 @@ async fn an_attempt_that_ended_while_the_server_was_paused_in_its_drain_is_not_c
     let (first, mut stage) = server(home.path()).await;
     let (id, cue) = attempt(&first.handle(), &mut stage).await;
     first.stopper().drain();
-    // The drain waits for the attempt by then.
+    // The drain waits for the attempt once these calls have been answered.
     for _ in 0..3 {
         let unknown: JobId = "06g3k5m0v4000".parse().unwrap();
         soon(first.handle().cancel(unknown)).await.unwrap_err();
@@ -102,7 +102,7 @@ async fn a_pause_uses_up_a_part_of_an_attempts_time_and_no_more() {
         yield_now().await;
     }
     assert!(!cue.attempt.cancellation_token().is_cancelled());
-    // It does not go on for ever either.
+    // The drain has a limit all the same.
     cue.attempt.cancelled().await;
     cue.fails();
     time::resume();

@@ -1,5 +1,5 @@
-//! Jobs that kill what runs them, each time: they use up their attempts and are dead-lettered, and all others get
-//! through.
+//! Jobs that kill the process that runs them, each time: they use up their attempts and are dead-lettered, and all
+//! others succeed.
 
 use std::{fs, path::Path};
 
@@ -7,7 +7,7 @@ use jobmill::proto::v1::{self, FailureReason, JobState};
 
 use crate::support::{Process, Rig, job, soon};
 
-/// A command's parent is its guard, and the guard's is the server.
+/// A command's parent is its guard, and the guard's parent is the server.
 const CONFIGURATION: &str = r#"
     [queues.default]
     consumers = 1
@@ -36,7 +36,7 @@ fn poison(kind: &str) -> v1::JobSpec {
     v1::JobSpec { max_attempts: ATTEMPTS, ..job(kind) }
 }
 
-/// It has failed for good, and shows each attempt.
+/// Asserts that a job has failed for good, and that its history has each attempt.
 fn assert_dead(job: &v1::Job, reason: FailureReason) {
     assert_eq!((job.state(), job.attempt), (JobState::Failed, ATTEMPTS), "{job:?}");
     let reasons: Vec<_> =
@@ -67,7 +67,7 @@ async fn a_job_that_kills_its_server_is_dead_lettered_after_as_many_starts() {
     rig.pause("default").await;
     let poisonous = rig.submit(poison("server-killer")).await.id;
     let others = rig.submit_batch(vec![job("harmless"); 10]).await;
-    // The answer may be lost: the server dies of what it does then.
+    // The answer may be lost, because the job kills the server.
     let _ = rig
         .queues
         .clone()
@@ -79,7 +79,7 @@ async fn a_job_that_kills_its_server_is_dead_lettered_after_as_many_starts() {
     }
     assert_eq!(soon(process.exit()).await.code(), None, "killed by a signal");
 
-    // Its attempts are used up: this one lives.
+    // Its attempts are used up, so that this server survives.
     let process = server(home.path()).await;
     let rig = Rig::connect(&process.address).await;
     for id in &others {

@@ -1,4 +1,4 @@
-//! The QueueService: queues by call and by file, pausing, purging, counting.
+//! The QueueService: queues that are created by calls and by the file, pausing, purging, counting.
 
 use std::collections::BTreeMap;
 
@@ -99,7 +99,7 @@ async fn a_queue_is_created_changed_and_deleted_and_stays_so_after_a_restart() {
     let rig = Rig::start(simple(folder(home.path()))).await;
     assert_eq!(names(&rig).await, ["default", "mail"]);
     assert_eq!(rig.queue("mail").await.settings, Some(changed));
-    // A name that was deleted can be used again, and nothing of the old queue comes back.
+    // The name of a deleted queue can be used again, and the new queue inherits nothing.
     let again = create(&rig, "another", v1::QueueSettings::default()).await.unwrap();
     assert_eq!(again.stats.unwrap().live_jobs, 0);
     rig.stop().await;
@@ -139,7 +139,7 @@ async fn what_the_file_declares_is_changed_in_the_file_only() {
     }
     rig.stop().await;
 
-    // The file now says something else of it; and then nothing any more.
+    // The file now declares other settings, and later none.
     let rig = Rig::start(simple(with_queue(folder(home.path()), "declared", queue(3)))).await;
     assert_eq!(rig.queue("declared").await.settings.unwrap().consumers, Some(3));
     rig.stop().await;
@@ -177,7 +177,7 @@ async fn a_purge_deletes_what_waits_and_nothing_else() {
     let running = rig.submit(job("stage")).await.id;
     let cue = stage.next().await;
     let elsewhere = rig.submit(in_queue("other", "echo")).await.id;
-    // More than one bite.
+    // More jobs than one step of a purge deletes.
     rig.submit_batch(vec![job("echo"); 1_000]).await;
     rig.submit_batch(vec![job("echo"); 400]).await;
     rig.submit(v1::JobSpec { start: run_time(2_000_000_000), ..job("echo") }).await;
@@ -200,7 +200,7 @@ async fn a_purge_goes_on_after_a_restart() {
         rig.submit_batch(vec![in_queue("shelf", "echo"); 1_000]).await;
     }
     rig.stop().await;
-    // As a server that was killed after the first bite left it.
+    // The state that a server leaves that was killed after a purge's first step.
     let store = SqliteStore::open(home.path()).unwrap();
     let mut ledger = Ledger::open(Box::new(store), &EngineSetup::default()).unwrap();
     let (ask, mut answer) = Ask::new(Uptime::MAX);
@@ -210,20 +210,20 @@ async fn a_purge_goes_on_after_a_restart() {
     drop(ledger);
 
     let rig = Rig::start(simple(settings())).await;
-    // The new one joins the old one.
+    // The new purge joins the old one.
     purge(&rig, "shelf").await;
     assert_eq!(rig.total().await, 0);
     rig.stop().await;
 }
 
-/// Applies a batch, and answers its callers.
+/// Applies a batch and answers its callers.
 fn applied(ledger: &mut Ledger, batch: Batch) -> Outcome {
     let Applied::Committed { mut outcome, .. } = ledger.apply(batch).unwrap() else { panic!("not applied") };
     outcome.answer();
     outcome
 }
 
-/// A job in the queue that always exists.
+/// Returns a job in the queue that always exists.
 fn new_job(run_time: Option<Timestamp>) -> NewJob {
     NewJob {
         queue: QUEUE.into(),
@@ -315,7 +315,7 @@ async fn there_are_limits_to_queues_and_their_consumers() {
     for n in 0..9 {
         create(&rig, &format!("wide-{n}"), consumers(10_000)).await.unwrap();
     }
-    // 90,000 and the 4 of `default` leave 9,996.
+    // 9,996 consumers are left beside the 90,000 and the 4 of `default`.
     let refused = refusal(&create(&rig, "wide-9", consumers(9_997)).await.unwrap_err());
     assert_eq!((refused.code, refused.reason.as_str()), (Code::ResourceExhausted, "TOO_MANY_CONSUMERS"));
     create(&rig, "wide-9", consumers(9_996)).await.unwrap();
@@ -378,7 +378,7 @@ async fn a_list_of_large_jobs_fits_into_what_clients_read() {
     rig.stop().await;
 }
 
-/// The number of jobs that are so, in all pages.
+/// Returns the number of jobs that fulfil a condition, in all pages.
 async fn found_by_pages(rig: &Rig, view: v1::JobView, is_so: impl Fn(&v1::Job) -> bool) -> usize {
     let (mut found, mut page_token) = (0, String::new());
     loop {

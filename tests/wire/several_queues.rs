@@ -12,7 +12,7 @@ use crate::{
     support::{Rig, ids, memory, refusal, simple, soon, submission, with_queue},
 };
 
-/// A queue without consumers.
+/// Returns settings of a queue without consumers.
 fn shelf(max_jobs: u64) -> QueueSettings {
     QueueSettings { max_jobs, consumers: 0, ..QueueSettings::default() }
 }
@@ -38,7 +38,7 @@ async fn answer<T>(call: Call<T>) -> Result<T, Status> {
     soon(call).await.unwrap()
 }
 
-/// Waits until a call waits in any of these queues; returns all lines that are not empty.
+/// Waits until a call waits in any of these queues; returns the lengths of all lines that are not empty.
 async fn lines(rig: &Rig, queues: &[&str]) -> Vec<(String, i64)> {
     let waiting = async {
         loop {
@@ -60,7 +60,7 @@ fn line(name: &str, waiters: i64) -> (String, i64) {
     (name.to_owned(), waiters)
 }
 
-/// Submits a job that is refused where there is no room at once.
+/// Submits a job that is refused if there is no room at once.
 async fn at_once(rig: &Rig, queue: &str) -> Result<(), Status> {
     let request =
         v1::SubmitRequest { when_full: v1::WhenFull::Reject as i32, ..submission(in_queue(queue, "echo")) };
@@ -95,7 +95,7 @@ async fn a_batch_that_waits_holds_up_nobody_in_a_queue_with_room() {
     rig.submit_batch(vec![in_queue("free", "echo"); 3]).await;
     assert_eq!(live_jobs(&rig, "free").await, 5);
     assert!(!waiting.is_finished());
-    // In its own line no later call gets past it.
+    // No later call gets past it in its own line.
     assert_eq!(refusal(&at_once(&rig, "full").await.unwrap_err()).reason, "QUEUE_FULL");
     rig.cancel(&held.id).await.unwrap();
     answer(waiting).await.unwrap();

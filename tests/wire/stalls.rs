@@ -28,12 +28,12 @@ use crate::{
 };
 
 const MIB: usize = 1 << 20;
-/// Job limit of a batch; the last call that it takes may exceed it.
+/// Job limit of a batch, which its last call may exceed.
 const JOBS_MAX: usize = 4_096;
-/// Byte limit of a batch; the last call or result that it takes may exceed it.
+/// Byte limit of a batch, which its last call or result may exceed.
 const BYTES_MAX: usize = MIB;
 
-/// A queue without consumers.
+/// Returns settings of a queue without consumers.
 fn shelf(max_jobs: u64) -> QueueSettings {
     QueueSettings { max_jobs, consumers: 0, ..QueueSettings::default() }
 }
@@ -197,7 +197,7 @@ async fn purges_of_the_same_queue_are_answered_together_and_done_once() {
         told.push(soon(call).await.unwrap());
     }
     let took = batches(&rig).await - before;
-    // Two batches that delete, one that finds no more, and at most ten in which the calls come.
+    // Two batches that delete, one that finds nothing left, and at most ten in which the calls arrive.
     assert!(took <= 13.0, "they took {took} batches");
     assert_eq!((told.iter().max(), rig.total().await), (Some(&1_000), 3_000));
     rig.stop().await;

@@ -1,5 +1,5 @@
-//! Watchers that stop to read, as a client does that was stopped or lost its network: they cost the server a cursor and
-//! one message each, however much there is to tell, hold up nobody, and miss no job when they read on.
+//! Watchers that stop reading, because their client is stopped or cut off: each costs the server a cursor and one
+//! message, however much there is to report, holds up no other client, and misses no job when it reads on.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,16 +32,16 @@ const CONFIGURATION: &str = r#"
 "#;
 
 const WATCHERS: usize = 50;
-/// Many times what a message holds.
+/// Number of jobs, many times what fits into a message.
 const JOBS: usize = 8_000;
 const CANCELLED: usize = 100;
-/// Each job's labels.
+/// Size of each job's labels.
 const LABEL_BYTES: usize = 200;
 const LABELS: usize = 10;
-/// A watcher by id keeps 68 changes before it has to read its job anew.
+/// Number of attempts. A watcher by id keeps 68 changes before it has to read its job again.
 const ATTEMPTS: i32 = 50;
 
-/// A way to a server on which nothing comes back while it is shut.
+/// A proxy to a server that passes nothing back while it is shut.
 struct Valve {
     address: String,
     open: watch::Sender<bool>,
@@ -49,7 +49,7 @@ struct Valve {
 }
 
 impl Valve {
-    /// For one connection; it is open at first.
+    /// Creates a proxy for one connection, open at first.
     async fn to(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -119,7 +119,7 @@ async fn those_who_stop_reading_cost_little_hold_up_nobody_and_miss_nothing() {
     let mut revision = by_id.synced().await[0].revision;
     valve.shut();
 
-    // Others submit, cancel and watch as if nothing were.
+    // Other clients submit, cancel and watch without delay.
     let labels: BTreeMap<_, _> =
         (0..LABELS).map(|n| (format!("label-{n}"), "x".repeat(LABEL_BYTES))).collect();
     let before = resident_bytes(process.pid());
@@ -146,7 +146,7 @@ async fn those_who_stop_reading_cost_little_hold_up_nobody_and_miss_nothing() {
     for watcher in [first, last] {
         assert_eq!(ends_told(watcher).await, CANCELLED);
     }
-    // What was merged is counted.
+    // Merged changes are counted.
     let events = by_id.rest().await.unwrap();
     let mut merged_all = 0;
     for event in &events {
@@ -193,15 +193,15 @@ async fn large_jobs_are_read_only_as_fast_as_the_watcher_takes_them() {
     process.kill().await;
 }
 
-/// More than fit into what the server keeps for clients that do not read.
+/// Number of stalled watchers, more than fit into the server's budget for unread messages.
 const STALLED: usize = 140;
-/// What it keeps for them.
+/// The server's budget for unread messages.
 const KEPT_MAX_BYTES: f64 = (256 << 20) as f64;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watchers_of_whole_jobs_that_stop_reading_share_one_budget_and_keep_no_other_from_its_jobs_end() {
     let mut settings = crate::support::memory();
-    // After both together one that takes nothing may be cut.
+    // After the sum of both, a connection that reads nothing may be cut.
     settings.limits.keepalive_interval = Duration::from_secs(1);
     settings.limits.keepalive_timeout = Duration::from_secs(4);
     let (handler, mut stage) = Stage::new();
@@ -214,7 +214,7 @@ async fn watchers_of_whole_jobs_that_stop_reading_share_one_budget_and_keep_no_o
     let kept = async || rig.metric("jobmill_grpc_untaken_bytes").await;
     let mut stalled = Vec::new();
     for _ in 0..STALLED {
-        // Each on a connection of its own, of which the client takes 64 KiB before somebody reads.
+        // Each on a connection of its own, of which the client buffers 64 KiB before the test reads.
         let guest = Endpoint::from_shared(format!("http://{}", rig.address())).unwrap();
         let guest = soon(guest.initial_stream_window_size(65_535).connect()).await.unwrap();
         let watch = v1::WatchStatusRequest { view: v1::JobView::Full as i32, ..in_default() };
@@ -239,7 +239,7 @@ async fn watchers_of_whole_jobs_that_stop_reading_share_one_budget_and_keep_no_o
     }
     assert!(rig.metric("jobmill_grpc_answers_cut_total").await > 0.0);
 
-    // One that was cut hears of it when it reads on.
+    // A watcher that was cut gets an error when it reads on.
     let mut cut = 0;
     for mut watcher in stalled {
         match watcher.message().await {
@@ -263,7 +263,7 @@ async fn watchers_of_whole_jobs_that_stop_reading_share_one_budget_and_keep_no_o
     rig.stop().await;
 }
 
-/// Reads until all jobs have been told, and those that have ended as ended; returns how many these are.
+/// Reads until all jobs have been reported, the ended ones as ended; returns the number of those.
 async fn ends_told(mut watcher: Watcher) -> usize {
     let mut revisions: HashMap<String, i64> = HashMap::new();
     let mut ended = 0;

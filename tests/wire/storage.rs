@@ -1,4 +1,4 @@
-//! The data folder: backups of a running server, compacting, and a file system that fills up.
+//! The data folder: backups of a running server, compaction, and a file system that fills up.
 
 use std::{
     fs::File,
@@ -43,7 +43,7 @@ async fn a_backup_of_a_busy_server_has_what_was_acknowledged_before_it() {
     let home = tempfile::tempdir().unwrap();
     let copies = tempfile::tempdir().unwrap();
     let mut settings = with_queue(folder(home.path()), "shelf", queue(0));
-    // What was running when the copy ended is to be told, however busy the machine.
+    // A long deadline, so that everything that was running when the copy ended is reported even on a busy machine.
     settings.drain_timeout = Duration::from_secs(60);
     let rig = Rig::start(simple(settings)).await;
     let mut before = rig.submit_batch(vec![crate::queues::in_queue("shelf", "echo"); 500]).await;
@@ -172,11 +172,11 @@ async fn compacting_needs_a_stopped_server_and_gives_space_back() {
     assert!(matches!(sqlite::compact(Path::new("/nowhere")), Err(CopyError::NoStore(_))));
 }
 
-/// A small file system, which goes when this does.
+/// A small file system, which is unmounted on drop.
 struct Small(tempfile::TempDir);
 
 impl Small {
-    /// `None` where this user may not mount one.
+    /// Mounts a file system; returns `None` where this user may not.
     fn mount(mebibytes: u32) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m");
@@ -245,7 +245,7 @@ async fn on_a_file_system_that_fills_up_running_jobs_end_and_submissions_resume_
     for _ in 0..4 {
         running.push(soon(handle.submit(JobRequest::new("work"))).await.unwrap());
     }
-    // Up to the low mark, and then somebody else takes all the rest.
+    // Jobs fill the disk up to the low mark, and then another file takes the rest.
     let mut taken = submit_until_refused(&handle).await;
     assert!(taken.len() > 20, "{} jobs", taken.len());
     let stuffing = small.stuff();

@@ -11,7 +11,7 @@ use crate::support::{
     Rig, Stage, defaults, folder, job, queue, refusal, run_time, simple, soon, submission, with_queue,
 };
 
-/// Takes the lock as `sqlite3 jobmill.db` and `BEGIN IMMEDIATE` do.
+/// Takes the lock as `BEGIN IMMEDIATE` in `sqlite3 jobmill.db` does.
 fn take_lock(folder: &Path) -> Connection {
     let connection = Connection::open(folder.join("jobmill.db")).unwrap();
     connection.busy_timeout(Duration::from_secs(10)).unwrap();
@@ -43,12 +43,12 @@ async fn a_lock_held_by_another_program_holds_calls_up_and_loses_nothing() {
     let attempt = stage.next().await;
 
     let lock = take_lock(home.path());
-    // It ends while nothing can be written.
+    // The attempt ends while nothing can be written.
     attempt.succeeds();
     let mut jobs = rig.jobs.clone();
     let patient = tokio::spawn(async move { jobs.submit(submission(job("echo"))).await });
     until_locked(&rig).await;
-    // Reading goes on.
+    // Reads still work.
     assert_eq!(rig.get(&running).await.state(), JobState::Running);
     drop(lock);
 
@@ -98,7 +98,7 @@ async fn a_server_that_starts_beside_a_lock_waits_for_it() {
     Rig::start(simple(folder(home.path()))).await.stop().await;
     let lock = take_lock(home.path());
     let starting = tokio::spawn(simple(folder(home.path())).start());
-    // Held until the server has met it.
+    // The lock is held until the server has met it.
     let waits = home.path().join("jobmill.db-wal");
     soon(async {
         while !waits.exists() {

@@ -1,4 +1,4 @@
-//! Submitting: durable answers, safe repeats, and what happens when there is no room.
+//! Submissions: durable answers, safe repeats, and queues without room.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::support::{
 
 const SMALL: &str = "small";
 
-/// A queue in which so many jobs wait for ever.
+/// Returns settings of a queue without consumers that holds this many jobs.
 fn shelf(max_jobs: u64) -> QueueSettings {
     QueueSettings { max_jobs, consumers: 0, ..QueueSettings::default() }
 }
@@ -35,7 +35,7 @@ async fn submit(rig: &Rig, request: v1::SubmitRequest) -> Result<v1::SubmitRespo
     soon(rig.jobs.clone().submit(request)).await.map(tonic::Response::into_inner)
 }
 
-/// A submission that goes on by itself.
+/// Starts a submission in a task of its own.
 fn submitting(rig: &Rig, request: v1::SubmitRequest) -> JoinHandle<Result<v1::SubmitResponse, Status>> {
     let mut jobs = rig.jobs.clone();
     tokio::spawn(async move { jobs.submit(request).await.map(tonic::Response::into_inner) })
@@ -153,7 +153,7 @@ async fn a_request_id_whose_job_was_deleted_is_not_used_again_for_a_day() {
     assert_eq!((again.outcome(), again.id()), (SubmitOutcome::Gone, id.as_str()));
     assert_eq!(rig.total().await, 0);
     clock.advance(Duration::from_secs(25 * 3600));
-    // Old ids are forgotten on the way, a few with each deletion.
+    // Other deletions make the server forget old request ids, a few each.
     delete("another").await;
     let anew = submit(&rig, named("gone", job("echo"))).await.unwrap();
     assert_eq!(anew.outcome(), SubmitOutcome::Created);
@@ -201,7 +201,7 @@ async fn a_batch_goes_to_several_queues_or_to_none() {
     rig.stop().await;
 }
 
-/// What a SubmitAndWatch tells up to its end: the answer to the submission, and the events.
+/// Returns all that a SubmitAndWatch sends up to its end: the answer to the submission, and the events.
 async fn submit_and_watch(
     rig: &Rig,
     request: v1::SubmitAndWatchRequest,
@@ -271,7 +271,7 @@ async fn producers_wait_for_room_and_are_let_in_in_the_order_in_which_they_came(
         let id = cue.id();
         cue.succeeds();
         rig.ends(&id).await;
-        // The room that it leaves goes to the one who waits longest, and to no other.
+        // The room that it leaves goes to the longest-waiting caller, and to no other.
         if let Some(call) = waiting.pop_front() {
             let answer = answer(call).await.unwrap();
             assert_eq!(rig.get(answer.id()).await.queue(), SMALL);
@@ -330,7 +330,7 @@ async fn the_callers_own_deadline_ends_its_patience_with_an_answer() {
     rig.submit(in_small("echo", "")).await;
     let mut request = tonic::Request::new(submission(in_small("echo", "")));
     request.set_timeout(Duration::from_secs(1));
-    // Just short of the deadline: a definite answer, not DEADLINE_EXCEEDED, whose outcome nobody knows.
+    // Just before the deadline: a definite answer, unlike DEADLINE_EXCEEDED, whose outcome is unknown.
     let refused = soon(rig.jobs.clone().submit(request)).await.unwrap_err();
     assert_eq!(refusal(&refused).code, Code::ResourceExhausted);
     assert_eq!(rig.total().await, 1);
@@ -371,7 +371,7 @@ async fn no_more_producers_wait_than_may() {
     assert!(waiting.iter().all(|call| !call.is_finished()));
     rig.stop().await;
     for call in waiting {
-        // A draining server lets nobody wait, and says so for certain.
+        // A draining server lets no caller wait, and the refusal is definite.
         let refused = refusal(&answer(call).await.unwrap_err());
         assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "STOPPING"));
     }
@@ -387,7 +387,7 @@ async fn a_producer_that_leaves_while_it_waits_leaves_nothing_behind() {
     rig.waiters(SMALL, 2).await;
     leaver.abort();
     assert!(leaver.await.unwrap_err().is_cancelled());
-    // Known to the server once its connection has told it.
+    // The server learns of the disconnect from the connection.
     rig.waiters(SMALL, 1).await;
     rig.cancel(&held.id).await.unwrap();
     let stayed = answer(stayer).await.unwrap();
@@ -423,7 +423,7 @@ async fn a_queue_is_bounded_by_bytes_too() {
     .await;
     let of =
         |bytes: usize| v1::JobSpec { payload: Some(v1::Payload::of(vec![0; bytes])), ..in_small("echo", "") };
-    // Each job counts 256 bytes beside its payload.
+    // Each job counts for 256 bytes beside its payload.
     rig.submit(of(MIB / 2 - 256)).await;
     let refused = refusal(&submit(&rig, submission(of(MIB / 2 - 255))).await.unwrap_err());
     assert_eq!((refused.code, refused.reason.as_str()), (Code::ResourceExhausted, "QUEUE_FULL"));

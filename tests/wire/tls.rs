@@ -1,4 +1,4 @@
-//! TLS: who gets a connection, and what becomes of the others.
+//! TLS: accepted connections, and the refusal of all others.
 
 use std::{fs, path::PathBuf};
 
@@ -23,7 +23,7 @@ pub(crate) struct Pair {
     pub(crate) key: String,
 }
 
-/// An authority that makes certificates.
+/// A certificate authority.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -63,7 +63,7 @@ impl Authority {
     }
 }
 
-/// Files of a server with TLS.
+/// The files of a server with TLS.
 pub(crate) struct Home {
     pub(crate) dir: TempDir,
     pub(crate) authority: Authority,
@@ -105,7 +105,7 @@ impl Home {
         settings
     }
 
-    /// A client that trusts the authority.
+    /// Returns a builder of a client that trusts the authority.
     pub(crate) fn client(&self, server: &Server) -> ClientBuilder {
         let port = server.local_addr().unwrap().port();
         Client::builder(&format!("https://localhost:{port}"))
@@ -137,7 +137,7 @@ async fn refused(builder: ClientBuilder) -> String {
     }
 }
 
-/// Returns once the server has refused so many for this.
+/// Returns once the server has refused this many connections for this reason.
 async fn counted(server: &Server, why: Refused, count: u64) {
     let stats = server.connections();
     soon(async {
@@ -157,17 +157,17 @@ async fn calls_over_tls_are_served_and_all_else_is_refused() {
     let server = start(settings).await;
     call(home.client(&server)).await.unwrap();
     let address = server.local_addr().unwrap().to_string();
-    // A probe, which says nothing.
+    // A probe, which sends nothing.
     drop(soon(TcpStream::connect(&address)).await.unwrap());
     counted(&server, Refused::Left, 1).await;
-    // In the clear.
+    // A client without TLS.
     refused(Client::builder(&format!("http://{address}")).retry_for(std::time::Duration::ZERO)).await;
     counted(&server, Refused::Handshake, 1).await;
-    // A client that trusts others.
+    // A client that trusts another authority.
     let said = refused(home.client(&server).ca_certificate(Authority::new().pem())).await;
     assert!(said.contains("is not accepted"), "{said}");
     counted(&server, Refused::Handshake, 2).await;
-    // Half a handshake.
+    // A TLS handshake that stops half-way.
     let mut half = soon(TcpStream::connect(&address)).await.unwrap();
     half.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1]).await.unwrap();
     let _ = soon(half.read_to_end(&mut Vec::new())).await;
@@ -221,7 +221,7 @@ async fn an_expired_certificate_is_served_and_clients_refuse_it() {
     assert!(audit.contains("SERVER_CERTIFICATE_REFUSED"), "{audit}");
 }
 
-/// Calls until a new connection is served, or until it is not.
+/// Connects anew until the server's certificate is one that the authority has issued.
 async fn until(home: &Home, server: &Server, authority: &Authority) {
     soon(async {
         while call(home.client(server).ca_certificate(authority.pem())).await.is_err() {
@@ -242,7 +242,7 @@ async fn new_certificates_are_taken_and_broken_ones_are_not() {
 
     let next = Authority::new();
     home.install(&next.pair("localhost"));
-    // By the clock: the files are looked at every few seconds.
+    // Without SIGHUP: the server checks the files every few seconds.
     soon(async {
         while call(home.client(&server).ca_certificate(next.pem())).await.is_err() {
             clock.advance(std::time::Duration::from_secs(5));
@@ -258,7 +258,7 @@ async fn new_certificates_are_taken_and_broken_ones_are_not() {
     home.install(&last.pair("localhost"));
     server.reloader().reload();
     until(&home, &server, &last).await;
-    // Who was connected still is.
+    // Existing connections stay open.
     soon(before.submit(job("echo"))).await.unwrap();
     stop(server).await;
 }

@@ -1,4 +1,4 @@
-//! Tokens and roles: who may do what, what the others are told, and what is written of both.
+//! Tokens and roles: permissions, refusals, and the audit of both.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
 
 const MAIL: &str = "mail";
 
-/// A server with tokens: everybody's token is their name.
+/// A server with tokens; each token is its holder's name.
 struct Office {
     dir: TempDir,
     server: Server,
@@ -244,7 +244,7 @@ async fn every_call_needs_its_role() {
     }
     let told = office.audit().len();
     assert_eq!(told, 1 + 2 * 14, "each refusal has a line");
-    // Whoever reaches it may know whether it is well.
+    // Health needs no token.
     let channel = crate::support::connect(&office.server.local_addr().unwrap().to_string()).await;
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
     soon(health.check(tonic_health::pb::HealthCheckRequest { service: String::new() })).await.unwrap();
@@ -294,13 +294,13 @@ async fn tokens_change_while_the_server_runs() {
         auditor.watch(v1::WatchStatusRequest { ids: vec![waiting.clone()], ..Default::default() });
     soon(watch.next()).await.unwrap().unwrap();
 
-    // One is gone, one is new, one expires.
+    // One token is removed, one is added, one expires.
     let tokens = entry("boss", "['admin']", "['*']")
         + &entry("newcomer", "['read']", "['*']")
         + "expires = 2028-01-01T00:00:00Z\n";
     fs::write(office.tokens(), tokens).unwrap();
     let newcomer = office.client("newcomer");
-    // Who was let in may not stay because the clock was set back.
+    // A token that has expired stays expired when the clock is set back.
     clock.set(Timestamp::from_micros(1_700_000_000_000_000));
     soon(async {
         while newcomer.list_queues().await.is_err() {
@@ -309,7 +309,7 @@ async fn tokens_change_while_the_server_runs() {
     })
     .await;
     assert_eq!(refused(auditor.list_queues()).await.reason, "TOKEN_INVALID");
-    // A call that was let in before ends as soon as there is something to tell.
+    // A watch that was admitted before ends at its next event.
     soon(boss.resume_queue(MAIL)).await.unwrap();
     let end = soon(async {
         loop {
@@ -323,11 +323,11 @@ async fn tokens_change_while_the_server_runs() {
     .await;
     assert!(matches!(end, ClientError::Refused(refusal) if refusal.reason == "TOKEN_INVALID"));
 
-    // An end that a token names is an instant.
+    // A token's expiry is an instant of the wall clock.
     clock.set(Timestamp::from_micros(1_900_000_000_000_000));
     assert_eq!(refused(newcomer.list_queues()).await.reason, "TOKEN_EXPIRED");
 
-    // A broken file takes nothing away.
+    // An invalid file leaves the tokens as they were.
     fs::write(office.tokens(), "[tokens.boss]\nhash = 'sha256:boss'").unwrap();
     office.server.reloader().reload();
     soon(boss.list_queues()).await.unwrap();

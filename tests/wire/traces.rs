@@ -1,4 +1,4 @@
-//! Traces, from the caller's context to the handler, as a collector gets them from the real program.
+//! Traces from the caller's context to the handler, as a collector receives them from the real program.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, metadata::MetadataValue, transport::serve
 
 use crate::support::{Process, Rig, Stage, defaults, job, memory, result, soon, submission};
 
-/// Fails once, then returns the context that it was given.
+/// A script that fails once, and then returns the trace context that it was given.
 const FLAKY: &str = r#"
 [kinds.flaky]
 command = ["sh", "-c", 'printf %s "$TRACEPARENT"; exit $((2 - JOBMILL_ATTEMPT))']
@@ -28,7 +28,7 @@ retry = { initial_delay = "1ms", max_delay = "1ms" }
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CALLER: &str = "00f067aa0ba902b7";
 
-/// What stands in for a collector: it hands on what it gets.
+/// A fake collector, which forwards what it receives.
 struct Collector(mpsc::Sender<ExportTraceServiceRequest>);
 
 #[tonic::async_trait]
@@ -42,7 +42,7 @@ impl TraceService for Collector {
     }
 }
 
-/// A collector, and what it gets.
+/// The spans that a collector receives.
 struct Collected {
     address: String,
     requests: mpsc::Receiver<ExportTraceServiceRequest>,
@@ -59,7 +59,7 @@ impl Collected {
         Collected { address, requests }
     }
 
-    /// All spans that have come, by the order of their starts, and the name of the service that they come from.
+    /// Returns all received spans in the order of their starts, and the service name of their resource.
     fn spans(&mut self) -> (Vec<Span>, Option<String>) {
         let (mut spans, mut service) = (Vec::new(), None);
         while let Ok(request) = self.requests.try_recv() {
@@ -112,7 +112,7 @@ impl Program {
         Program { _dir: dir, process, rig }
     }
 
-    /// A job of that kind, submitted by a caller with this context, once it has ended.
+    /// Submits a job of that kind under a caller's trace context; returns it once it has ended.
     async fn run(&self, traceparent: Option<&str>) -> v1::Job {
         let mut request = Request::new(submission(job("flaky")));
         if let Some(context) = traceparent {
@@ -124,7 +124,7 @@ impl Program {
 
     async fn stop(mut self) {
         self.process.signal(Signal::TERM);
-        // The drain's 1 s, and what a slow machine takes.
+        // The drain's 1 s, and a margin for a slow machine.
         let exit = tokio::time::timeout(Duration::from_secs(15), self.process.exit()).await;
         assert!(exit.expect("an end by the drain's deadline").success());
     }
@@ -194,7 +194,7 @@ async fn callers_decide_what_is_recorded_and_their_contexts_are_handed_on() {
 
 #[tokio::test]
 async fn a_collector_that_does_not_answer_holds_nothing_up() {
-    // It accepts connections, in the system's queue, and never says a word.
+    // Connections are accepted in the kernel's backlog, and never answered.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     for endpoint in [&*endpoint, "http://127.0.0.1:1"] {

@@ -17,13 +17,13 @@ use crate::{
     },
 };
 
-/// Changes rows as a bad sector or a slip of the hand would.
+/// Changes rows as a bad sector or an operator's mistake would.
 fn damage(folder: &Path, sql: &str) {
     let connection = Connection::open(folder.join("jobmill.db")).unwrap();
     connection.execute_batch(sql).unwrap();
 }
 
-/// The job that was submitted as this one, from 0 on, in SQL.
+/// Returns the id of the job that was submitted as number `number`, from 0 on, in SQL.
 fn nth(number: u32) -> String {
     format!("(SELECT id FROM job ORDER BY id LIMIT 1 OFFSET {number})")
 }
@@ -32,7 +32,7 @@ fn settings(home: &Path) -> jobmill::settings::Settings {
     with_queue(with_queue(folder(home), "shelf", queue(0)), "other", queue(1))
 }
 
-/// What `jobmill doctor` would list.
+/// Returns the rows that `jobmill doctor` lists as set aside.
 fn set_aside(home: &Path) -> Vec<String> {
     match check(home).unwrap() {
         Checkup::InUse { set_aside } | Checkup::Checked { set_aside, .. } => set_aside.first,
@@ -77,7 +77,7 @@ async fn one_unreadable_row_of_any_state_stops_no_start_and_the_others_go_on() {
     let rig = Rig::start(simple(settings(home.path()))).await;
     rig.resume("default").await;
     rig.ends(&waiting).await;
-    // Nothing has read this one yet but the doctor.
+    // Only the doctor has read this row so far.
     is_unreadable(&rig, &shelved).await;
     let next = rig.submit(job("echo")).await.id;
     rig.ends(&next).await;
@@ -103,7 +103,7 @@ async fn a_row_that_becomes_unreadable_under_a_running_server_leaves_lists_and_i
     damage(home.path(), &format!("UPDATE job SET failure = '[' WHERE id = {}", nth(0)));
     let listed = soon(rig.jobs.clone().list_jobs(v1::ListJobsRequest::default())).await.unwrap().into_inner();
     assert_eq!(listed.jobs.iter().map(|job| job.id.as_str()).collect::<Vec<_>>(), [good.as_str()]);
-    // No call wakes the server: its own check does.
+    // No call triggers it: the server's own check does.
     let rest = watcher.rest().await.unwrap();
     let rest: Vec<_> = rest.iter().map(describe).collect();
     assert!(rest.last().unwrap().contains("deleted"), "{rest:?}");

@@ -1,4 +1,4 @@
-//! Watching: what is told, in which order, and what a reconnect or a slow reader misses, which is nothing.
+//! Watches: events, their order, and what a reconnect or a slow reader misses, which is nothing.
 
 use std::{collections::HashMap, path::Path, time::Duration};
 
@@ -63,7 +63,7 @@ async fn a_watch_by_ids_ends_with_the_last_of_its_jobs_and_not_before() {
     let (rig, mut stage) = one_at_a_time().await;
     let first = rig.submit(job("stage")).await.id;
     let second = rig.submit(job("stage")).await.id;
-    // Twice the same is once.
+    // An id that is named twice is watched once.
     let mut watcher = rig.watch_ids(&[&first, &second, &first]).await;
     assert_eq!(watcher.lines(3).await, ["snapshot 1 RUNNING", "snapshot 1 QUEUED", "synced"]);
     stage.next().await.succeeds();
@@ -93,7 +93,7 @@ async fn a_retry_during_a_watch_is_told_and_an_ended_job_is_not_waited_for() {
     watcher.synced().await;
     stage.next().await.fails();
     assert_eq!(watcher.lines(2).await, ["updated 2 FAILED", "updated 2 RUNNING"]);
-    // It had ended; now it lives again, and the watch has to see its end.
+    // The job had ended. It runs again, and the watch must report its new end.
     rig.retry(&failing).await.unwrap();
     assert_eq!(watcher.line().await, "updated 3 QUEUED");
     stage.next().await.succeeds();
@@ -238,7 +238,7 @@ async fn from_any_token_a_watch_by_ids_goes_on_without_a_gap_or_a_repeat() {
         watcher.synced().await.into_iter().map(|job| (job.id, job.revision)).collect();
     let mut ended = 0;
     let mut resume_token = watcher.token.clone();
-    // A resume after each message, with changes in between that nobody watches.
+    // Resumes after each message, with changes in between that no watch reports.
     for round in 1..=5 {
         drop(watcher);
         stage.next().await.succeeds();
@@ -267,7 +267,7 @@ async fn from_any_token_a_watch_by_ids_goes_on_without_a_gap_or_a_repeat() {
     rig.stop().await;
 }
 
-/// What a watch by filter tells from a token on, up to the last revision of a job.
+/// Returns what a watch by filter reports up to the last revision of a job.
 async fn up_to(watcher: &mut Watcher, id: &str, revision: i64) -> Vec<String> {
     let mut lines = Vec::new();
     loop {
@@ -313,7 +313,7 @@ async fn from_its_token_a_watch_by_filter_goes_on_after_a_restart() {
         up_to(&mut watcher, &second, 1).await,
         ["updated 2 SUCCEEDED", "deleted", "updated 1 RUNNING"]
     );
-    // What was told is not told again; what follows comes as it happens.
+    // Reported events are not repeated; later ones arrive as they happen.
     let resume_token = watcher.token.clone();
     let mut again = rig.watch(v1::WatchStatusRequest { resume_token, ..request }).await;
     cue.succeeds();
@@ -330,7 +330,7 @@ async fn a_snapshot_that_was_cut_off_half_way_goes_on_and_misses_no_change_of_wh
     let page = watcher.message().await.unwrap().unwrap();
     assert!((1..600).contains(&page.events.len()), "{} events in a message", page.events.len());
     drop(watcher);
-    // The first page told the first job as QUEUED; the last page has not told the last one.
+    // The first page showed the first job as QUEUED; the last page has not shown the last one yet.
     rig.cancel(&ids[0]).await.unwrap();
     rig.cancel(&ids[599]).await.unwrap();
 
@@ -352,7 +352,7 @@ async fn a_watcher_that_does_not_read_gets_the_latest_states_and_holds_nobody_up
     const JOBS: usize = 7_000;
     let rig = Rig::start(simple(with_queue(memory(), QUEUE, queue(1_000)))).await;
     rig.pause(QUEUE).await;
-    // What a client has not read, and the server has sent already, is little.
+    // A small window, so that little is sent ahead of what the client reads.
     let endpoint = Endpoint::from_shared(format!("http://{}", rig.address())).unwrap();
     let channel = endpoint.initial_stream_window_size(65_535).connect().await.unwrap();
     let stream = soon(JobQueueClient::new(channel).watch_status(everything())).await.unwrap().into_inner();
@@ -421,7 +421,7 @@ async fn a_token_from_before_what_was_forgotten_is_never_a_silent_gap() {
     let mut watcher = rig.watch(everything()).await;
     watcher.synced().await;
     let old = watcher.token.clone();
-    // Forgotten as time goes by and others are deleted; and so many changes that memory does not help.
+    // The tombstones are pruned by time and by other deletions, and enough changes follow to push them out of memory.
     let first = rig.submit(job("echo")).await.id;
     rig.delete(&first).await.unwrap();
     clock.advance(Duration::from_secs(25 * 3600));
@@ -499,7 +499,7 @@ async fn a_server_that_stops_says_so_and_the_token_goes_on_elsewhere() {
         let refused = refusal(&watcher.event().await.unwrap_err());
         assert_eq!((refused.code, refused.reason.as_str()), (Code::Unavailable, "STOPPING"));
     }
-    // It ends while the server drains, and nobody is there to be told.
+    // The attempt ends while the server drains, and the watch is not connected.
     cue.succeeds();
     rig.stop().await;
 

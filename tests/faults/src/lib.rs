@@ -1,7 +1,7 @@
-//! Disks that fail, as files that SQLite is given in place of the system's own.
+//! Fault-injecting disks, as VFSs that SQLite uses in place of the system's own.
 //!
-//! A [`Disk`] passes everything on to the system's files and keeps beside them what a power cut would leave: what has
-//! been flushed, and the writes since then. It can run full, refuse to flush, flush slowly, or hang in a flush.
+//! A [`Disk`] forwards every call to the system's files and records what a power cut would leave: the flushed contents
+//! and the writes since the last flush. It can be full, fail flushes, flush slowly, or hang in a flush.
 
 mod vfs;
 
@@ -14,7 +14,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-/// A disk, by the name under which SQLite knows it.
+/// A disk, identified by the name of its VFS.
 #[derive(Debug)]
 pub struct Disk {
     name: String,
@@ -40,11 +40,11 @@ struct State {
     refused_writes: u64,
 }
 
-/// A file as it is, and as far as it has been flushed.
+/// A file's flushed contents, and the changes since the last flush.
 #[derive(Debug, Default)]
 struct Image {
     flushed: Vec<u8>,
-    /// What has been written since, oldest first.
+    /// The changes since the last flush, oldest first.
     since: Vec<Change>,
     length: u64,
 }
@@ -56,73 +56,73 @@ enum Change {
 }
 
 impl Disk {
-    /// A disk without faults. Its name must be new in this process.
+    /// Registers a disk without faults. Its name must be new in this process.
     pub fn new(name: &str) -> Self {
         let faults: &'static Faults = Box::leak(Box::default());
         vfs::register(name, faults);
         Disk { name: name.to_owned(), faults }
     }
 
-    /// The name of the VFS.
+    /// Returns the name of the VFS.
     pub fn name(&self) -> String {
         self.name.clone()
     }
 
-    /// From now on it holds no more than so many bytes; `None` is no bound.
+    /// Limits the size of the disk to this many bytes from now on; `None` removes the limit.
     pub fn holds(&self, bytes: Option<u64>) {
         self.faults.state.lock().capacity = bytes;
     }
 
-    /// How many bytes are on it.
+    /// Returns the number of bytes on the disk.
     pub fn used(&self) -> u64 {
         self.faults.state.lock().used()
     }
 
-    /// From now on each flush fails with an input/output error.
+    /// Makes each flush fail with an input/output error from now on.
     pub fn refuse_flushes(&self) {
         self.faults.state.lock().flush_fails = true;
     }
 
-    /// From now on each flush takes so long at least.
+    /// Makes each flush take at least this long from now on.
     pub fn flush_in(&self, time: Duration) {
         self.faults.state.lock().flush_takes = time;
     }
 
-    /// From now on each flush hangs, until [`Disk::release`].
+    /// Makes each flush hang from now on, until [`Disk::release`].
     pub fn hang(&self) {
         self.faults.state.lock().hangs = true;
     }
 
-    /// Lets hanging flushes go on.
+    /// Releases flushes that hang.
     pub fn release(&self) {
         self.faults.state.lock().hangs = false;
         self.faults.changed.notify_all();
     }
 
-    /// Returns once a flush hangs, or the time is over; whether one does.
+    /// Waits until a flush hangs or the time is over; returns whether one hangs.
     pub fn wait_for_hang(&self, patience: Duration) -> bool {
         let mut state = self.faults.state.lock();
         self.faults.changed.wait_while_for(&mut state, |state| state.hanging == 0, patience);
         state.hanging > 0
     }
 
-    /// How many flushes there have been.
+    /// Returns the number of flushes so far.
     pub fn flushes(&self) -> u64 {
         self.faults.state.lock().flushes
     }
 
-    /// How many flushes it has refused.
+    /// Returns the number of flushes that failed by [`Disk::refuse_flushes`].
     pub fn refused_flushes(&self) -> u64 {
         self.faults.state.lock().refused_flushes
     }
 
-    /// How many writes did not fit.
+    /// Returns the number of writes that did not fit.
     pub fn refused_writes(&self) -> u64 {
         self.faults.state.lock().refused_writes
     }
 
-    /// Writes into `folder` what a power cut at this moment would leave of the files in `of`: what was flushed, and of
-    /// what was written since then some sectors and not others, as `dice` (a number below its argument) decides.
+    /// Writes the files of the folder `of` into `folder` as a power cut at this moment would leave them: the flushed
+    /// contents, and some of the sectors that were written since, chosen by `dice` (a number below its argument).
     pub fn power_cut(
         &self,
         of: &Path,
@@ -133,7 +133,7 @@ impl Disk {
         let state = self.faults.state.lock();
         for (path, image) in state.files.iter().filter(|(path, _)| path.parent() == Some(of)) {
             let mut bytes = image.flushed.clone();
-            // A disk that has nothing after a point in time is one of the cases, and so is one that has everything.
+            // Two of the cases are a disk that kept none of the later writes, and one that kept them all.
             let (whole, share) = (dice(4) == 0, dice(100));
             for change in &image.since {
                 match change {
@@ -161,7 +161,7 @@ impl State {
         self.files.values().map(|image| image.length).sum()
     }
 
-    /// Whether a file may grow to this length.
+    /// Returns whether a file may grow to this length.
     fn fits(&mut self, path: &Path, length: u64) -> bool {
         let known = self.files.get(path).map_or(0, |image| image.length);
         let fits =
@@ -198,7 +198,7 @@ fn write_at(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
 }
 
 impl Faults {
-    /// A flush, with all that may happen to it; whether it succeeds.
+    /// Flushes a file with the faults that are set; returns whether it succeeds.
     fn flush(&self, path: &Path) -> bool {
         let delay = {
             let mut state = self.state.lock();

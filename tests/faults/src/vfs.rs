@@ -1,6 +1,6 @@
-//! The files themselves, as SQLite's C interface has them: <https://www.sqlite.org/c3ref/vfs.html>.
+//! The VFS and its files in SQLite's C interface: <https://www.sqlite.org/c3ref/vfs.html>.
 //!
-//! A file of ours is a head, and behind it in the same piece of memory the system's file, to which every call goes.
+//! A file's memory has our header first and the system's file behind it. Every call is forwarded to the system's file.
 
 use std::{
     ffi::{CStr, CString, OsStr, c_char, c_int, c_void},
@@ -13,16 +13,16 @@ use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlit
 
 use super::{Change, Faults, Image};
 
-/// The head of a file of ours.
+/// The header of a file.
 #[repr(C)]
 struct Ours {
     base: sqlite3_file,
     faults: *const Faults,
-    /// Where the file is; null for files that SQLite deletes by itself.
+    /// The file's path; null for temporary files, which SQLite deletes by itself.
     path: *mut PathBuf,
 }
 
-/// What a VFS of ours knows.
+/// The private data of a VFS.
 struct Data {
     system: *mut sqlite3_vfs,
     faults: &'static Faults,
@@ -50,10 +50,10 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xUnfetch: None,
 };
 
-/// Makes a VFS known to SQLite for the rest of the process's life.
+/// Registers a VFS with SQLite for the rest of the process.
 pub(super) fn register(name: &str, faults: &'static Faults) {
-    // SAFETY: the default VFS is there for the process's life once SQLite is initialised, which the call does; ours is a
-    // copy of it with other functions, and it, its name and its data are leaked.
+    // SAFETY: the default VFS lives as long as the process once SQLite is initialised, which this call does. Our VFS is
+    // a copy of it with other functions; it, its name and its data are leaked.
     unsafe {
         ffi::sqlite3_initialize();
         let system = ffi::sqlite3_vfs_find(ptr::null());
@@ -65,7 +65,7 @@ pub(super) fn register(name: &str, faults: &'static Faults) {
         vfs.pAppData = Box::into_raw(Box::new(Data { system, faults })).cast();
         vfs.xOpen = Some(open);
         vfs.xDelete = Some(delete);
-        // The system's own functions are called with the system's VFS, whose data they need.
+        // The system's functions are called with the system's VFS, whose data they need.
         vfs.xAccess = Some(access);
         vfs.xFullPathname = Some(full_pathname);
         let result = ffi::sqlite3_vfs_register(Box::into_raw(Box::new(vfs)), 0);
@@ -96,7 +96,7 @@ unsafe fn of<'a>(file: *mut sqlite3_file) -> (&'a Faults, Option<&'a PathBuf>) {
     }
 }
 
-/// Calls a method of the system's file.
+/// Forwards a method call to the system's file.
 macro_rules! pass {
     ($method:ident, $file:expr $(, $argument:expr)*) => {{
         // SAFETY: SQLite calls methods of open files only, and the system's files have all methods of version 2.
@@ -241,7 +241,7 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
     if path.is_some_and(|path| !faults.flush(path)) {
         return ffi::SQLITE_IOERR_FSYNC;
     }
-    // Nothing is lost with this process, and so the real disk need not be bothered.
+    // No power cut is real here, so that the real disk need not be flushed.
     let _ = flags;
     ffi::SQLITE_OK
 }

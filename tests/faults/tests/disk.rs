@@ -1,4 +1,4 @@
-//! A server on a disk that fails: what has been acknowledged is there, and what can't be kept is never acknowledged.
+//! A server on a disk that fails: acknowledged jobs survive, and a job that can't be kept is never acknowledged.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -28,7 +28,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-/// Longer than anything here takes, however busy the machine is.
+/// Timeout of a test's waits, far longer than a busy machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn settings(folder: &Path, disk: &Disk) -> Settings {
@@ -45,7 +45,7 @@ fn settings(folder: &Path, disk: &Disk) -> Settings {
     settings
 }
 
-/// A server whose jobs wait for a permit of the gate.
+/// Starts a server whose attempts each wait for a permit of the gate.
 async fn start(folder: &Path, disk: &Disk, gate: &Arc<Semaphore>) -> Server {
     let gate = Arc::clone(gate);
     let handler = move |_: Attempt| {
@@ -71,7 +71,7 @@ fn job(bytes: usize) -> JobRequest {
     JobRequest::new("work").queue("q").payload(vec![7; bytes])
 }
 
-/// The jobs that are in a folder, whose database must be sound.
+/// Returns the jobs in a folder, and asserts that its database passes the integrity check.
 fn found(folder: &Path) -> BTreeSet<JobId> {
     let connection = Connection::open(folder.join("jobmill.db")).unwrap();
     let sound: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
@@ -83,21 +83,21 @@ fn found(folder: &Path) -> BTreeSet<JobId> {
     page.jobs.iter().map(|job| job.id).collect()
 }
 
-/// Reads the store in a folder.
+/// Opens a reader of the store in a folder.
 fn reader(folder: &Path) -> Arc<dyn Reader> {
     let store = SqliteStore::open(folder).unwrap();
     let reader = store.reader();
-    // Rows mention names by their numbers.
+    // Rows refer to names by numbers, so the names are loaded first.
     Ledger::open(Box::new(store), &EngineSetup::default()).unwrap();
     reader
 }
 
-/// Whether a server ended because a write or a flush failed.
+/// Returns whether a server ended because a write or a flush failed.
 fn ended_by_the_disk(end: &Result<(), ServeError>) -> bool {
     matches!(end, Err(ServeError::Store(StoreError::Database(_))))
 }
 
-/// Numbers that look random, the same for ever for a seed (splitmix64).
+/// A pseudo-random generator that gives the same numbers for a seed on every machine (splitmix64).
 struct Dice(u64);
 
 impl Dice {
@@ -131,7 +131,7 @@ async fn a_flush_that_fails_ends_the_server_and_nothing_is_acknowledged_after_it
         assert!(matches!(answer, Err(SubmitError::Stopped(_))), "{answer:?}");
     }
     assert!(disk.refused_flushes() >= 1);
-    // What the disk has at this moment is all that the next start can count on.
+    // The flushed contents at this moment are all that the next start can rely on.
     disk.power_cut(home.path(), image.path(), |_| 99).unwrap();
     let end = soon(server.finished()).await;
     assert!(ended_by_the_disk(&end), "{end:?}");
@@ -166,7 +166,8 @@ async fn a_power_cut_at_any_moment_leaves_every_acknowledged_job_and_a_sound_dat
             .collect();
         let mut dice = Dice(seed);
         for cut in 0..CUTS {
-            // Somewhere on the way: after so many more acknowledgements, as far as there are any.
+            // Stops somewhere in between: after a random number of further acknowledgements, capped at the number there
+            // will be.
             let wanted = ledger.lock().len() + dice.below(60) as usize;
             while ledger.lock().len() < wanted.min(CALLERS * 40) {
                 soon(progress.notified()).await;
@@ -202,7 +203,7 @@ async fn on_a_slow_disk_many_share_a_flush_and_whoever_gave_up_finds_the_job_aga
     for call in calls {
         soon(call).await.unwrap();
     }
-    // Each job has three changes at most: a flush for each would be hundreds.
+    // Each job has up to three changes, so that one flush for each would be hundreds.
     assert!(disk.flushes() - before < CALLS, "{} flushes", disk.flushes() - before);
     disk.hang();
     let patient = || handle.submit(job(10).request_id("again"));
@@ -231,14 +232,14 @@ async fn a_flush_that_hangs_does_not_hold_up_the_drain() {
     let hanging = Arc::clone(&disk);
     assert!(tokio::task::spawn_blocking(move || hanging.wait_for_hang(PATIENCE)).await.unwrap());
     server.stopper().drain();
-    // Its deadline is a second; what hangs would hang for ever.
+    // The drain's deadline is a second; the flush hangs for ever.
     let end = soon(server.finished()).await;
     assert!(matches!(end, Err(ServeError::Unwritten { outcomes: 0 })), "{end:?}");
     assert!(!call.is_finished() || call.await.unwrap().is_err(), "nothing was acknowledged");
     disk.release();
 }
 
-/// Submits until the disk is full; how many jobs were taken.
+/// Submits until the disk is full; returns the number of accepted jobs.
 async fn fill(handle: &Handle) -> usize {
     for taken in 0..10_000 {
         match soon(handle.submit(job(50_000))).await {
@@ -250,7 +251,7 @@ async fn fill(handle: &Handle) -> usize {
     panic!("the disk is never full");
 }
 
-/// Submits as a client does that tries again later, until it is taken.
+/// Retries a submission, as a client does, until it is accepted.
 async fn submit_when_there_is_space(handle: &Handle) -> JobId {
     soon(async {
         loop {
@@ -279,11 +280,11 @@ async fn a_full_disk_refuses_new_jobs_keeps_the_ends_of_running_ones_and_recover
     disk.holds(Some(disk.used() + 400_000));
     let taken = fill(&handle).await;
     assert!(taken > 0 && disk.refused_writes() > 0);
-    // Nothing more fits from now on, also where the log has room still.
+    // Nothing more fits from now on, not even into the free part of the log.
     disk.holds(Some(0));
     while soon(handle.submit(job(50_000))).await.is_ok() {}
 
-    // Reads live, and a repeat of what was taken is answered with its job, also beside one that does not fit.
+    // Reads work, and a repeat of an accepted request returns its job, even beside a submission that does not fit.
     for (index, running) in running.iter().enumerate() {
         let whole = soon(handle.get(running.id())).await.unwrap().unwrap();
         assert_eq!(whole.job.state.name(), StateName::Running);
@@ -292,7 +293,7 @@ async fn a_full_disk_refuses_new_jobs_keeps_the_ends_of_running_ones_and_recover
         assert_eq!(repeat.map(|repeat| (repeat.id(), repeat.created())).unwrap(), (running.id(), false));
         assert!(matches!(refused, Err(SubmitError::Refused(OfferRefusal::DiskFull))), "{refused:?}");
     }
-    // The four jobs end while nothing can be written; what happens then is only told once it is kept.
+    // The four jobs end while nothing can be written. Their ends are published only once they are stored.
     gate.add_permits(4);
     let refused = soon(handle.submit(job(50_000))).await;
     assert!(matches!(refused, Err(SubmitError::Refused(OfferRefusal::DiskFull))), "{refused:?}");
@@ -307,7 +308,7 @@ async fn a_full_disk_refuses_new_jobs_keeps_the_ends_of_running_ones_and_recover
     soon(handle.watch(id).outcome()).await.unwrap().into_result().unwrap();
     server.stopper().drain();
     soon(server.finished()).await.unwrap();
-    // All that was taken is there: the four, those that filled the disk, and the last one.
+    // All accepted jobs are stored: the four, those that filled the disk, and the last one.
     assert!(found(home.path()).len() > 4 + taken);
 }
 

@@ -1,4 +1,4 @@
-//! What attempts tell: leases, results, tails and the history.
+//! Attempts: leases, results, output tails and the history.
 
 use std::sync::Arc;
 
@@ -134,7 +134,7 @@ fn an_attempt_that_is_released_for_later_does_not_count_either(rig: &mut Rig) {
     let back = rig.job(first.id);
     assert_eq!((back.state.name(), back.attempt, back.started), (StateName::BackingOff, 0, None));
     assert_eq!(back.state.due(), Some(rig.now.after(std::time::Duration::from_secs(2))));
-    // Its slot is free for others meanwhile.
+    // The job's slot is free for others meanwhile.
     rig.tick();
     assert_eq!(rig.state(next.id), StateName::Running);
     rig.report(&rig.job(next.id), succeeded()).unwrap();
@@ -186,14 +186,14 @@ fn an_attempt_is_not_shown_with_anothers_tail(rig: &mut Rig) {
     assert_eq!(rig.whole(id).output_tail, "first");
     rig.pass(60);
     rig.tick();
-    // The second one dies with its server, and nobody knows what it wrote.
+    // The second attempt dies with its server, which loses its output.
     rig.crash();
     assert_eq!(rig.whole(id).output_tail, "");
     rig.pass(60);
     rig.tick();
     rig.report(&rig.job(id), succeeded()).unwrap();
     assert_eq!((rig.state(id), rig.whole(id).output_tail), (StateName::Succeeded, String::new()));
-    // And one that ends without a word after one that wrote.
+    // An attempt without output after one with output.
     let id = rig.submit(job("q", Rig::KIND)).id;
     rig.report(&rig.job(id), failed(true, "first")).unwrap();
     rig.pass(60);

@@ -1,4 +1,4 @@
-//! The clock is set, forward and back, while a server runs and while none does.
+//! A wall clock that is set, forward and back, while a server runs and while none does.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
 const YEARS: i64 = 9 * 365 * DAY as i64;
 
-/// Backs off for 60 s after its first attempt.
+/// Returns a job that backs off for 60 s after its first attempt.
 fn backing_off(rig: &mut Rig) -> Job {
     let retry = RetryPolicy { initial_delay: Duration::from_secs(60), jitter: 0.0, ..RetryPolicy::DEFAULT };
     let running = rig.submit(NewJob { retry, ..job("q", Rig::KIND) });
@@ -59,7 +59,7 @@ fn there(rig: &Rig, id: JobId) -> bool {
     rig.reader().job(id).unwrap().is_some()
 }
 
-/// So many seconds from what the clock says.
+/// Returns the instant this many seconds from the clock's present time.
 fn off(rig: &Rig, seconds: i64) -> Timestamp {
     Timestamp::from_micros(rig.now.as_micros() + seconds * 1_000_000)
 }
@@ -126,7 +126,7 @@ fn a_backoff_goes_on_under_a_clock_that_was_never_set_at_boot(rig: &mut Rig) {
     rig.crash();
     rig.pass(59);
     assert_eq!(claimed(&rig.tick()), []);
-    // NTP has found a server.
+    // NTP corrects the clock.
     rig.set_clock(at(500));
     assert_eq!(claimed(&rig.tick()), []);
     rig.pass(1);
@@ -204,7 +204,7 @@ fn a_clock_ahead_at_the_start_deletes_nothing_if_the_next_start_has_a_right_one(
     rig.set_clock(off(rig, YEARS));
     rig.crash();
     rig.live(HOUR - 1);
-    // Something is written down under the wrong clock.
+    // A change is stored under the wrong clock.
     let late = ended(rig);
     rig.set_clock(off(rig, -YEARS));
     rig.crash();
@@ -250,7 +250,7 @@ fn a_clock_that_was_never_set_at_boot_hastens_no_deletion_when_it_is_set(rig: &m
     rig.crash();
     let late = ended(rig);
     rig.live(60);
-    // Once while the server runs, once with the next start.
+    // The clock is corrected twice: while the server runs, and at the next start.
     rig.set_clock(right);
     rig.live(2 * HOUR);
     assert_eq!((there(rig, id), there(rig, late)), (true, true));

@@ -46,7 +46,7 @@ fn retry(id: JobId) -> Control {
     Control::Retry { id, request: None }
 }
 
-/// One job in each state, in queues that leave them there.
+/// Creates one job in each state, in queues that keep them there.
 fn one_of_each(rig: &mut Rig) -> Vec<(StateName, JobId)> {
     rig.queue("still", 0);
     rig.queue("live", 10);
@@ -84,7 +84,7 @@ fn a_running_job_is_asked_to_stop(rig: &mut Rig) {
     let cancelling = done(rig.control(Control::Cancel(running.id)));
     assert_eq!(cancelling.state.name(), StateName::Cancelling);
     assert_eq!(lease(&cancelling), lease(&running), "the attempt may still report");
-    // It holds its slot until its attempt is over.
+    // A cancelled job holds its slot until its attempt is over.
     let next = rig.submit(job("q", Rig::KIND));
     assert_eq!(rig.state(next.id), StateName::Queued);
     rig.report(&cancelling, ReportBody::Released { delay: None }).unwrap();
@@ -129,7 +129,7 @@ fn a_retry_brings_back_what_ended(rig: &mut Rig) {
     rig.report(&once, failed(true, "")).unwrap();
     assert_eq!(rig.state(once.id), StateName::Failed);
     let back = done(rig.control(retry(once.id)));
-    // The answer tells the job as the control left it; the same batch started it.
+    // The answer shows the job as the control left it, though the same batch started it.
     assert_eq!((back.state.name(), back.max_attempts, back.ended), (StateName::Queued, 2, None));
     let running = rig.job(once.id);
     assert_eq!((running.state.name(), running.attempt), (StateName::Running, 2));

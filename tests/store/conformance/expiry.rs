@@ -1,4 +1,4 @@
-//! Jobs whose time is over before they start.
+//! Jobs that expire before they start.
 
 use jobmill::{engine::NewJob, job::StateName};
 
@@ -45,7 +45,7 @@ fn a_job_that_has_started_does_not_expire_any_more(rig: &mut Rig) {
     assert!(rig.tick().changes.is_empty());
     rig.report(&running, failed(true, "")).unwrap();
     rig.pass(3_600);
-    // Between two attempts it does not expire either.
+    // A job does not expire between two attempts.
     assert_eq!(path(&rig.tick(), running.id), [StateName::Running]);
     rig.report(&rig.job(running.id), succeeded()).unwrap();
     assert_eq!(rig.state(running.id), StateName::Succeeded);
@@ -80,7 +80,7 @@ fn one_that_comes_too_late_expires_at_once_and_takes_no_slot(rig: &mut Rig) {
 fn a_scheduled_job_expires_in_its_sleep(rig: &mut Rig) {
     rig.queue("q", 1);
     let sleeper = rig.submit(NewJob { run_time: Some(at(10).into()), ..expiring(20) });
-    // Nobody looked while its time came and went.
+    // No batch ran while its due time and its expiry passed.
     rig.until(at(30));
     assert_eq!(path(&rig.tick(), sleeper.id), [StateName::Expired]);
 }
@@ -105,7 +105,7 @@ fn expiry_goes_in_bounded_steps(rig: &mut Rig) {
     rig.until(at(10));
     let controls = vec![Control::UpdateQueue { name: "q".into(), settings: settings(5, 5_000) }];
     let first = rig.apply(Batch { controls, claim: true, ..Batch::default() });
-    // None of those that are left is started.
+    // None of the remaining jobs is started.
     assert_eq!((first.claims.len(), first.more), (0, true));
     let second = rig.tick();
     assert_eq!((first.changes.len(), second.changes.len(), second.more), (1_005, 495, false));

@@ -1,4 +1,4 @@
-//! What is due in one queue does not hold up what is due in another.
+//! Due jobs in one queue do not delay due jobs in another.
 
 use jobmill::{
     engine::NewJob,
@@ -18,20 +18,20 @@ both_stores!(
     all_that_is_due_is_promoted_in_the_order_of_its_queue,
 );
 
-/// More jobs than several batches promote.
+/// Number of jobs that takes several batches to promote.
 const MANY: usize = 5_000;
 
 fn due(queue: &str, seconds: i64) -> NewJob {
     NewJob { run_time: Some(at(seconds).into()), ..job(queue, Rig::KIND) }
 }
 
-/// Submits jobs that are due in a queue that starts nothing.
+/// Submits due jobs to a queue that starts nothing.
 fn many_elsewhere(rig: &mut Rig, seconds: i64) {
     rig.queue_with("many", settings(0, 100_000));
     rig.submit_all(vec![due("many", seconds); MANY]);
 }
 
-/// The number of a queue's jobs in a state.
+/// Returns the number of a queue's jobs in a state.
 fn count(rig: &Rig, queue: &str, state: StateName) -> usize {
     let all = rig.all_jobs();
     all.iter().filter(|job| job.spec.queue.as_str() == queue && job.state.name() == state).count()
@@ -40,7 +40,7 @@ fn count(rig: &Rig, queue: &str, state: StateName) -> usize {
 fn a_due_job_starts_in_the_first_batch_however_many_are_due_elsewhere(rig: &mut Rig) {
     many_elsewhere(rig, 10);
     rig.queue("idle", 1);
-    // The last one by its time and by its id.
+    // A job that is last by its due time and by its id.
     let lone = rig.submit(due("idle", 11));
     rig.until(at(11));
     let applied = rig.tick();

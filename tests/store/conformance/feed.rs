@@ -1,4 +1,4 @@
-//! The change feed as the store gives it to those who lag.
+//! The change feed as the store pages it to watchers that lag.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ fn each_changed_job_is_there_once_with_its_latest_state(rig: &mut Rig) {
             other => panic!("{other:?}"),
         })
         .collect();
-    // Each at the place of its latest change.
+    // Each job is at the position of its latest change.
     let expected = [
         (jobs[2].id, StateName::Cancelled),
         (jobs[1].id, StateName::Running),
@@ -74,7 +74,7 @@ fn two_changes_in_one_batch_are_two_events(rig: &mut Rig) {
     assert_eq!(told, expected);
 }
 
-/// Jobs in several states, and some deleted between them.
+/// Creates jobs in several states, and deletes some between them.
 fn mixed(rig: &mut Rig) -> BTreeMap<JobId, Option<u64>> {
     rig.queue("q", 2);
     let jobs = rig.submit_all(vec![job("q", Rig::KIND); 20]);
@@ -153,7 +153,7 @@ fn positions_go_on_after_a_crash(rig: &mut Rig) {
     rig.submit(NewJob { run_time: Some(at(5).into()), ..job("q", Rig::KIND) });
     let before = rig.end();
     rig.crash();
-    // The crash itself is a change of what ran, and of nothing else.
+    // A crash changes the running jobs and nothing else.
     let changes = rig.changes(before, 10);
     assert_eq!(changes.entries.iter().map(Change::id).collect::<Vec<_>>(), [running.id]);
     assert_eq!(rig.end().as_i64(), before.as_i64() + 1);

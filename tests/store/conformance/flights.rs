@@ -1,4 +1,4 @@
-//! How often a batch calls its store: a small number, whatever the batch brings.
+//! The number of store calls of a batch: small and constant, whatever the batch brings.
 
 use std::sync::{
     Arc,
@@ -53,8 +53,8 @@ impl Store for Counted {
     }
 }
 
-/// The calls of the start, and of each batch of a history with so many jobs: new ones, some of them with requests and
-/// some for later, reports, cancels, repeats, promotion, a purge, retention.
+/// Returns the number of store calls of the start and of each batch of a history with this many jobs: new ones, some
+/// with request ids and some scheduled, reports, cancels, repeats, promotion, a purge, retention.
 fn flights(jobs: usize) -> Vec<usize> {
     let flights = Arc::<AtomicUsize>::default();
     let store = Counted { store: MemoryStore::new(), flights: Arc::clone(&flights) };

@@ -1,4 +1,4 @@
-//! Names of kinds and queues are free again once nothing refers to them.
+//! Names of kinds and queues are freed once nothing refers to them.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -28,14 +28,14 @@ both_stores!(
 );
 
 const DAY: u64 = 24 * 3_600;
-/// Limit of kinds, those with handlers included.
+/// Limit of kinds, including those with handlers.
 const KINDS_MAX: usize = 10_000;
-/// Kinds that fit beside the two that the rig serves.
+/// Number of kinds that fit beside the two with handlers.
 const OTHERS: usize = KINDS_MAX - 2;
 /// Limit of names of queues.
 const QUEUES_MAX: usize = 100_000;
 
-/// One job of each of `count` kinds.
+/// Returns one job of each of `count` kinds.
 fn kinds(name: &str, count: usize) -> Vec<NewJob> {
     (0..count).map(|number| job("q", &format!("{name}-{number}"))).collect()
 }
@@ -45,7 +45,7 @@ fn is_refused(rig: &mut Rig) -> bool {
     matches!(receipt, Receipt::Refused(OfferRefusal::TooManyKinds(KINDS_MAX)))
 }
 
-/// Fills a queue in which nothing runs with a job of every kind that fits.
+/// Fills a queue without consumers with a job of every kind that fits.
 fn full_of_kinds(rig: &mut Rig) -> Vec<JobId> {
     rig.queue_with("q", settings(0, 20_000));
     let ids = rig.submit_all(kinds("old", OTHERS)).iter().map(|job| job.id).collect();
@@ -75,7 +75,7 @@ fn each(rig: &mut Rig, ids: &[JobId], control: impl Fn(JobId) -> Control) {
     }
 }
 
-/// Submits as many kinds as fit, and reads them back by name.
+/// Submits as many new kinds as fit, and reads them back by name.
 fn take_new_kinds(rig: &mut Rig) {
     let new = created(rig.offer(offer(kinds("new", OTHERS))));
     for (number, job) in new.iter().enumerate() {
@@ -92,7 +92,7 @@ fn kinds_of_purged_jobs_are_free_at_once(rig: &mut Rig) {
     purge(rig);
     take_new_kinds(rig);
     purge(rig);
-    // The same names again.
+    // The same names can be used again.
     full_again(rig);
 }
 
@@ -186,12 +186,12 @@ fn deletions_are_told_with_their_kinds_and_queues_though_their_names_are_free(ri
         for (number, (queue, kind)) in others.enumerate() {
             assert_eq!((queue.as_str(), kind.as_str()), ("q", &*format!("old-{number}")));
         }
-        // The same after a restart.
+        // The same holds after a restart.
         rig.crash();
     }
 }
 
-/// The jobs that were deleted after a place in the feed, with their queues and kinds.
+/// Returns the jobs that were deleted after a position in the feed, with their queues and kinds.
 fn deletions(rig: &Rig, mut after: Position) -> BTreeMap<JobId, (String, String)> {
     let mut told = BTreeMap::new();
     loop {
@@ -211,7 +211,7 @@ fn deletions(rig: &Rig, mut after: Position) -> BTreeMap<JobId, (String, String)
 #[test]
 fn names_of_deleted_queues_are_free() {
     let rig = &mut Rig::memory();
-    // Declared queues, because calls can create only 1,000 at a time.
+    // Declared in the configuration, because the API allows only 1,000 created queues at a time.
     let names: Vec<_> = (0..QUEUES_MAX).map(|number| format!("old-{number}")).collect();
     rig.setup.declared_queues = names.iter().map(|name| (name.clone(), settings(0, 1))).collect();
     rig.crash();
@@ -232,7 +232,7 @@ fn names_of_deleted_queues_are_free() {
     assert_eq!(queues, ["new", "newer", "old-0"]);
 }
 
-/// The names in a table of the database.
+/// Returns the names in a table of the database.
 fn kept(store: &Sqlite, table: &str) -> Vec<String> {
     let database = rusqlite::Connection::open(store.folder().join("jobmill.db")).unwrap();
     let mut statement = database.prepare(&format!("SELECT name FROM {table} ORDER BY name")).unwrap();
@@ -263,7 +263,7 @@ fn nothing_is_kept_of_names_to_which_nothing_refers() {
         assert!(apply(Batch { controls, ..Batch::default() }).controls.iter().all(Result::is_ok));
         ended.push(jobs);
     }
-    // One job is enough for its names to be kept.
+    // One remaining job keeps its names.
     for jobs in &ended {
         apply(Batch { controls: vec![Control::Delete(jobs[0].id)], ..Batch::default() });
     }

@@ -1,4 +1,4 @@
-//! Places in the feed and lease tokens never fall, whatever the clock does and whatever is restored.
+//! Feed positions and lease tokens never fall, whatever the clock does and whatever is restored.
 
 use jobmill::job::{Change, LeaseToken, Position, StateName};
 
@@ -18,14 +18,14 @@ both_stores!(
     a_clock_that_was_ahead_leaves_numbers_that_still_grow,
 );
 
-/// Asserts that a start which found numbers up to `kept` begins with this one.
+/// Asserts that a start that found numbers up to `kept` begins with `number`.
 #[track_caller]
 fn begins(number: i64, kept: i64, rig: &Rig) {
     let least = rig.now.as_micros().max(kept + 1);
     assert!((least..=least + 1).contains(&number), "{number} is the first after {kept}, not {least}");
 }
 
-/// Runs a job at once; returns its place in the feed and its lease token.
+/// Runs a job at once; returns its position in the feed and its lease token.
 fn run(rig: &mut Rig) -> (i64, i64) {
     let running = rig.submit(job("q", Rig::KIND));
     (running.position.as_i64(), lease(&running).as_i64())
@@ -81,7 +81,7 @@ fn what_a_start_puts_back_has_its_numbers(rig: &mut Rig) {
     let lost = rig.all_jobs().pop().unwrap();
     assert_eq!(lost.state.name(), StateName::BackingOff);
     begins(lost.position.as_i64(), position, rig);
-    // A reader that goes on from before misses nothing.
+    // A reader that resumes from before the crash misses nothing.
     let page = rig.changes(before, 10);
     assert_eq!(page.entries.iter().map(Change::position).collect::<Vec<_>>(), [lost.position]);
     assert!(page.reaches_end);
@@ -110,7 +110,7 @@ fn setup(seconds: i64) -> Setup {
     }
 }
 
-/// Runs jobs one after the other; returns every place and every lease token that they had.
+/// Runs jobs one after the other; returns every position and every lease token that they had.
 fn history(store: &mut Sqlite, seconds: i64, jobs: usize) -> (Vec<Position>, Vec<LeaseToken>) {
     let (mut positions, mut leases) = (Vec::new(), Vec::new());
     let mut batch = |store: &mut Sqlite, batch: Batch| {

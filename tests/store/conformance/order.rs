@@ -1,4 +1,4 @@
-//! What a batch does in which order, and who gets the free slots.
+//! The order of the steps of a batch, and the order in which jobs get free slots.
 
 use jobmill::{
     engine::NewJob,
@@ -52,7 +52,7 @@ fn controls_come_before_reports_and_reports_before_offers_and_claims(rig: &mut R
         ..Batch::default()
     };
     let applied = rig.apply(batch);
-    // The cancel was first, so that the failure is no reason for another attempt.
+    // The cancel was applied first, so that the failure causes no retry.
     assert_eq!(path(&applied, running.id), [StateName::Cancelling, StateName::Cancelled]);
     assert_eq!(applied.cancelling, [lease(&running)]);
     assert_eq!(claimed(&applied).len(), 1, "the freed slot goes to the new job");
@@ -74,7 +74,7 @@ fn older_jobs_come_first_among_equals(rig: &mut Rig) {
     let old = rig.submit(job("q", Rig::KIND));
     let (other, new) = (rig.submit(job("q", "walk")), rig.submit(job("q", Rig::KIND)));
     rig.control(Control::UpdateQueue { name: "q".into(), settings: settings(2, 10) }).unwrap();
-    // One that arrives together with the slots is still the last in line.
+    // A job that arrives together with free slots is still the last in line.
     assert_eq!(rig.state(old.id), StateName::Running);
     assert_eq!(rig.state(other.id), StateName::Running);
     assert_eq!(rig.state(new.id), StateName::Queued);
@@ -125,7 +125,7 @@ fn kinds_without_handlers_never_stand_in_the_way(rig: &mut Rig) {
     let report = Report { id: jobs[2].id, lease: lease(&jobs[2]), body: succeeded() };
     let applied = rig.apply(Batch { reports: vec![report], claim: true, ..Batch::default() });
     assert!(applied.claims.is_empty());
-    // The next start has a handler for it.
+    // The next start has a handler for the kind.
     rig.setup.served_kinds.push("nobody".into());
     rig.crash();
     assert_eq!(claimed(&rig.tick()), [jobs[0].id]);
@@ -177,7 +177,7 @@ fn due_jobs_are_promoted_by_their_times(rig: &mut Rig) {
     let due = |seconds| NewJob { run_time: Some(at(seconds).into()), ..job("q", Rig::KIND) };
     let jobs = rig.submit_all([30, 10, 20, 10].map(due).into());
     rig.until(at(40));
-    // They were ready before the new one came, though it has waited for nothing.
+    // The waiting jobs became ready before the new one arrived, though the new one has not waited either.
     let batch = Batch { offers: vec![offer(vec![job("q", Rig::KIND)])], claim: true, ..Batch::default() };
     let applied = rig.apply(batch);
     let order: Vec<_> = applied.changes.iter().map(|change| change.id()).collect();
@@ -219,7 +219,7 @@ fn the_next_due_time_is_told(rig: &mut Rig) {
     assert_eq!(rig.wake(&applied), Some(at(20)));
     rig.control(Control::Cancel(jobs[1].id)).unwrap();
     rig.until(at(20));
-    // Woken for one that was cancelled: nothing to do, and the next time is known again.
+    // The wake-up was for a job that has been cancelled: there is nothing to do, and the next time is known again.
     let applied = rig.tick();
     assert_eq!((rig.wake(&applied), applied.more, applied.changes.len()), (Some(at(30)), false, 0));
     rig.crash();
@@ -241,7 +241,7 @@ fn a_large_payload_is_left_to_be_read(rig: &mut Rig) {
     rig.pass(3600);
     for claim in rig.tick().claims {
         let whole = rig.whole(claim.job.id);
-        // What a claim carries is the payload; what it does not carry can be read.
+        // A claim carries the payload, or the payload can be read.
         assert_eq!(claim.payload.unwrap_or_else(|| whole.payload.clone()), whole.payload);
     }
 }

@@ -1,4 +1,4 @@
-//! Purges: what they delete, what they cost, and how several of them join.
+//! Purges: what they delete, what they cost, and how concurrent purges join.
 
 use std::collections::HashSet;
 
@@ -30,7 +30,7 @@ both_stores!(
     what_ran_when_a_purge_began_is_not_deleted,
 );
 
-/// More jobs than several batches of a purge look at.
+/// Number of jobs that takes a purge several batches.
 const MANY: usize = 3_000;
 
 fn purge(name: &str) -> Control {
@@ -64,7 +64,7 @@ fn run(rig: &mut Rig, controls: Vec<Control>) -> Vec<Applied> {
     batches
 }
 
-/// The number of batches up to the end of each purge.
+/// Returns the number of batches up to the end of each purge.
 fn ends(batches: &[Applied]) -> Vec<usize> {
     let ended = batches.iter().enumerate().map(|(index, batch)| vec![index + 1; batch.purged.len()]);
     ended.flatten().collect()
@@ -159,7 +159,8 @@ fn joined_purges_end_after_a_crash(rig: &mut Rig) {
     assert_eq!(later.state.name(), StateName::Running);
 }
 
-/// Purges a queue with free slots over several batches: each of the jobs is deleted, and none starts before.
+/// Purges a queue with free slots over several batches; asserts that each of the jobs is deleted and none starts
+/// before.
 fn is_purged_unstarted(rig: &mut Rig, jobs: &[JobId], at_the_second_batch: impl FnOnce(&mut Rig)) {
     let update = Control::UpdateQueue { name: "q".into(), settings: settings(3, 100_000) };
     let first = rig.apply(Batch { controls: vec![update, purge("q")], claim: true, ..Batch::default() });
@@ -195,7 +196,7 @@ fn a_job_that_backs_off_when_a_purge_begins_never_starts(rig: &mut Rig) {
     let delay = Some(std::time::Duration::from_secs(30));
     rig.report(&first, ReportBody::Released { delay }).unwrap();
     jobs.push(first.id);
-    // The last one by its id, so that the first batches do not reach it.
+    // The job is last by its id, so that the first batches of the purge do not reach it.
     let urgent = rig.submit(NewJob { priority: 9, ..job("q", Rig::KIND) });
     rig.report(&urgent, ReportBody::Released { delay }).unwrap();
     jobs.push(urgent.id);
@@ -230,7 +231,7 @@ fn what_ran_when_a_purge_began_is_not_deleted(rig: &mut Rig) {
     rig.apply(Batch { controls: vec![update], ..Batch::default() });
     let urgent = rig.submit(NewJob { priority: 9, ..job("q", Rig::KIND) });
     rig.apply(Batch { controls: vec![purge("q")], claim: true, ..Batch::default() });
-    // Its attempt is released before the purge reaches it.
+    // The attempt is released before the purge reaches its job.
     rig.report(&urgent, ReportBody::Released { delay: None }).unwrap();
     while rig.tick().more {}
     let again = rig.job(urgent.id);

@@ -70,7 +70,7 @@ fn a_queue_with_live_jobs_is_not_deleted(rig: &mut Rig) {
     assert_eq!(refusal, ControlRefusal::QueueNotEmpty { queue: "q".into(), jobs: 1 });
     rig.report(&running, succeeded()).unwrap();
     rig.control(delete("q")).unwrap();
-    // Its ended jobs outlive it.
+    // Ended jobs outlive their queue.
     assert_eq!(rig.job(running.id).spec.queue.as_str(), "q");
 }
 
@@ -128,7 +128,7 @@ fn a_queue_that_is_no_longer_declared_stays(rig: &mut Rig) {
     assert_eq!(rig.state(running.id), StateName::BackingOff);
     assert!(!rig.reader().queues().unwrap()[0].declared);
     rig.control(update("q", 2)).unwrap();
-    // One that was created by RPC can be declared later.
+    // A queue that was created over the API can be declared later.
     rig.setup.declared_queues.insert("q".into(), settings(3, 5));
     rig.crash();
     let queue = rig.reader().queues().unwrap().remove(0);
@@ -165,7 +165,8 @@ fn purge(name: &str) -> Control {
     Control::Purge { name: name.into() }
 }
 
-/// Applies empty batches until nothing more is to be done; the purges that ended, and how many batches it took.
+/// Applies empty batches until nothing more is to be done; returns the counts of the purges that ended, and the number
+/// of batches.
 fn run_on(rig: &mut Rig) -> (Vec<u64>, usize) {
     let (mut purged, mut batches) = (Vec::new(), 0);
     loop {
@@ -202,7 +203,7 @@ fn a_purge_deletes_what_waits_and_nothing_else(rig: &mut Rig) {
         .collect();
     assert_eq!(deleted, [jobs[1].id, jobs[3].id, jobs[4].id, later.id]);
     let left: Vec<_> = rig.all_jobs().iter().map(|job| job.id).collect();
-    // What came with the purge came after it.
+    // Jobs that arrived in the purge's batch came after it and are left.
     assert_eq!(left[..3], [other.id, jobs[0].id, jobs[2].id]);
     assert_eq!(left.len(), 4);
     assert_eq!(rig.state(left[3]), StateName::Running);
@@ -219,7 +220,7 @@ fn a_purge_goes_in_bites_and_survives_a_crash(rig: &mut Rig) {
     assert!(matches!(begun, ControlDone::PurgeBegun(_)), "{begun:?}");
     rig.tick();
     let last = rig.tick();
-    // Whoever asked for it is gone.
+    // The caller that asked for the purge is gone, so that no result is reported.
     assert_eq!((last.purged, last.more), (vec![], false));
     assert_eq!(rig.all_jobs().len(), 1);
 }

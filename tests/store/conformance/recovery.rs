@@ -1,4 +1,4 @@
-//! What the next start finds after a crash.
+//! The state that the next start finds after a crash.
 
 use jobmill::{
     engine::transition::Refusal,
@@ -60,7 +60,7 @@ fn what_was_being_cancelled_is_cancelled(rig: &mut Rig) {
     rig.control(Control::Cancel(running.id)).unwrap();
     rig.crash();
     assert_eq!(rig.state(running.id), StateName::Cancelled);
-    // Its slot is free again.
+    // The job's slot is free again.
     assert_eq!(rig.submit(job("q", Rig::KIND)).state.name(), StateName::Running);
 }
 
@@ -84,7 +84,7 @@ fn ids_and_leases_are_never_used_again(rig: &mut Rig) {
     rig.report(&first, succeeded()).unwrap();
     rig.control(Control::Delete(first.id)).unwrap();
     rig.crash();
-    // The clock stands where it stood, and nothing is there that would remember.
+    // The clock has not moved, and no row remembers the first id.
     let second = rig.submit(job("q", Rig::KIND));
     assert!(second.id > first.id);
     assert!(lease(&second) > lease(&first));

@@ -39,7 +39,7 @@ fn slots(rig: &mut Rig, consumers: u32) {
     rig.apply(Batch { controls: vec![update], ..Batch::default() });
 }
 
-/// A queue with one slot, in which all of these jobs were ready before the first of them started.
+/// Creates a queue with one slot in which all of these jobs were ready before the first of them started.
 fn in_line(rig: &mut Rig, jobs: Vec<NewJob>) -> Vec<JobId> {
     rig.queue("q", 0);
     let ids = rig.submit_all(jobs).iter().map(|job| job.id).collect();
@@ -52,7 +52,7 @@ fn a_released_job_runs_before_those_that_were_behind_it(rig: &mut Rig) {
     assert_eq!(claimed(&rig.tick()), [jobs[0]]);
     released(rig, &jobs[..1]);
     assert_eq!(claimed(&rig.tick()), [jobs[0]]);
-    // The same where one batch releases and claims.
+    // The same holds where one batch releases and claims.
     let reports = vec![release(&rig.job(jobs[0]))];
     let applied = rig.apply(Batch { reports, claim: true, ..Batch::default() });
     assert_eq!(claimed(&applied), [jobs[0]]);
@@ -98,7 +98,7 @@ fn a_released_job_stays_behind_those_that_were_before_it(rig: &mut Rig) {
     let jobs = in_line(rig, vec![job("q", "nobody"), job("q", Rig::KIND), job("q", Rig::KIND)]);
     assert_eq!(claimed(&rig.tick()), [jobs[1]]);
     released(rig, &jobs[1..2]);
-    // The next start has a handler for the first one.
+    // The next start has a handler for the first job.
     rig.setup.served_kinds.push("nobody".into());
     rig.crash();
     for id in jobs {

@@ -1,5 +1,4 @@
-//! Requests that change something and come again: they change nothing, and are answered as the first time. Changes that
-//! expect a revision.
+//! Repeated requests, which change nothing and get the answer of the first one, and changes that expect a revision.
 
 use jobmill::{
     engine::ControlRefusal,
@@ -43,7 +42,7 @@ fn pause(queue: &str, paused: bool) -> Control {
     Control::SetPaused { name: queue.into(), paused }
 }
 
-/// What a repeated change of a job is told.
+/// Repeats a change of a job; returns the state and the revision of the answer, and the state of the job now.
 fn repeated(rig: &mut Rig, control: Control) -> (StateName, u64, Option<StateName>) {
     match rig.control(control) {
         Ok(ControlDone::JobRepeated { state, revision, job }) => {
@@ -53,7 +52,7 @@ fn repeated(rig: &mut Rig, control: Control) -> (StateName, u64, Option<StateNam
     }
 }
 
-/// The jobs that a purge has deleted by its end.
+/// Runs a purge to its end; returns the number of deleted jobs.
 fn purged(rig: &mut Rig, control: Control) -> u64 {
     let mut applied = rig.apply(Batch { controls: vec![control], claim: true, ..Batch::default() });
     let Ok(ControlDone::PurgeBegun(number)) = applied.controls.remove(0) else { panic!("{applied:?}") };
@@ -101,7 +100,7 @@ fn changes_of_queues_are_done_once(rig: &mut Rig) {
     let pause_it = || again("2", pause("q", true));
     rig.control(pause_it()).unwrap();
     rig.control(pause("q", false)).unwrap();
-    // It was paused and resumed since: the repeat does not pause it again.
+    // The queue was resumed since: the repeat does not pause it again.
     let Ok(ControlDone::QueueRepeated(Some(now))) = rig.control(pause_it()) else { panic!("not a repeat") };
     assert!(!now.paused);
     let update = || again("3", Control::UpdateQueue { name: "q".into(), settings: settings(2, 20) });
@@ -125,11 +124,11 @@ fn a_purge_deletes_nothing_more_the_second_time(rig: &mut Rig) {
     rig.crash();
     assert_eq!((purged(rig, again("p", purge("q"))), rig.all_jobs().len()), (3, 2));
     assert_eq!((purged(rig, again("p2", purge("q"))), rig.all_jobs().len()), (2, 0));
-    // And where there is nothing to delete.
+    // The same holds where there is nothing to delete.
     assert_eq!((purged(rig, again("p3", purge("q"))), purged(rig, again("p3", purge("q")))), (0, 0));
 }
 
-/// So many jobs that a purge of them takes several batches.
+/// Submits enough jobs for a purge of several batches; returns their number.
 fn many(rig: &mut Rig) -> usize {
     rig.queue_with("q", settings(0, 100_000));
     for _ in 0..3 {
@@ -200,12 +199,12 @@ fn who_was_not_asked_only_hears_of_repeats(rig: &mut Rig) {
     let not_there = rig.control(only(cancel("r", 0))).unwrap_err();
     assert_eq!((not_there, rig.end()), (ControlRefusal::JobNotFound(jobs[0].id), end));
     rig.control(cancel("r", 0)).unwrap();
-    // The request's id is taken by another request, which this caller is not told.
+    // The request id belongs to another request, which this caller may not learn.
     let other = rig.control(only(cancel("r", 1))).unwrap_err();
     assert_eq!(other, ControlRefusal::JobNotFound(jobs[1].id));
-    // The state of that time, and not the job.
+    // The answer has the state of that time, and not the job.
     assert_eq!(repeated(rig, only(cancel("r", 0))), (StateName::Cancelled, 2, None));
-    // And nothing where it may only do so elsewhere.
+    // A caller that may act only on another queue learns nothing.
     let elsewhere = Control::OnlyRepeat("other", Box::new(cancel("r", 0)));
     assert_eq!(rig.control(elsewhere).unwrap_err(), ControlRefusal::JobNotFound(jobs[0].id));
     assert_eq!(rig.state(jobs[1].id), StateName::Queued);
@@ -267,7 +266,7 @@ fn settings_are_changed_only_as_they_were_seen(rig: &mut Rig) {
     rig.crash();
     let third = queue_of(rig.control(update(4, &second.etag())));
     assert_eq!(third.settings.consumers, 4);
-    // A pause is a change, too; one that changes nothing is none.
+    // A pause is a change, too. A pause that changes nothing is none.
     let paused = queue_of(rig.control(pause("q", true)));
     assert_ne!(paused.etag(), third.etag());
     assert_eq!(queue_of(rig.control(pause("q", true))).etag(), paused.etag());
@@ -279,7 +278,7 @@ fn an_etag_is_of_one_queue_and_one_moment(rig: &mut Rig) {
     let (one, other) = (queue_of(rig.control(create("a"))), queue_of(rig.control(create("b"))));
     let of_other = Control::UpdateQueueOf { name: "a".into(), settings: settings(2, 10), etag: other.etag() };
     assert!(matches!(rig.control(of_other), Err(ControlRefusal::EtagMismatch { .. })));
-    // A queue that is made anew is another one.
+    // A queue that is created again has another etag.
     rig.control(Control::DeleteQueue { name: "a".into() }).unwrap();
     rig.pass(1);
     assert_ne!(queue_of(rig.control(create("a"))).etag(), one.etag());

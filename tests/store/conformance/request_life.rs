@@ -1,4 +1,4 @@
-//! How long request ids are remembered, however their jobs go and whatever else there is to delete.
+//! The lifetime of request ids, however their jobs end and whatever else is to be deleted.
 
 use jobmill::job::{JobId, Position};
 
@@ -19,7 +19,7 @@ both_stores!(
 );
 
 const DAY: u64 = 24 * 3_600;
-/// More jobs than many batches of retention look at.
+/// Number of jobs that takes retention many batches.
 const MANY: usize = 8_000;
 
 fn settle(rig: &mut Rig) {
@@ -99,7 +99,7 @@ fn retention_is_not_held_up_by_old_request_ids(rig: &mut Rig) {
     assert!(rig.all_jobs().is_empty());
 }
 
-/// The way in which a job leaves the store.
+/// How a job leaves the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
     Deleted,
@@ -125,7 +125,7 @@ fn goes(rig: &mut Rig, id: JobId, way: Way) {
 }
 
 fn a_request_is_forgotten_a_day_after_the_last_of_its_jobs_however_that_went(rig: &mut Rig) {
-    // A purge deletes every job that waits, so that it comes last.
+    // A purge deletes every waiting job, so that it comes last.
     let orders = [
         [Way::Deleted, Way::Retained, Way::Purged],
         [Way::Retained, Way::Deleted, Way::Purged],
@@ -136,7 +136,7 @@ fn a_request_is_forgotten_a_day_after_the_last_of_its_jobs_however_that_went(rig
     for (number, ways) in orders.into_iter().enumerate() {
         let ask = || requested(&format!("r-{number}"), "said", vec![job("q", Rig::KIND); 3]);
         let jobs = created(rig.offer(ask()));
-        // The first one is the last to go: a repeat is answered with it.
+        // The first job goes last, because a repeat is answered with it.
         for (job, way) in jobs.iter().rev().zip(ways) {
             rig.pass(2 * DAY);
             settle(rig);
@@ -213,7 +213,7 @@ fn set_aside_and_deleted(set_aside_first: bool) {
         drop(database);
         store.restart_from(image, Setup { present: present(seconds), ..setup.clone() }).unwrap();
         assert!(store.reader().job(broken).is_err(), "its row can be read");
-        // The first batch finds the row, and the next one sets it aside.
+        // The first batch finds the unreadable row, and the next one sets it aside.
         for _ in 0..3 {
             let controls = vec![Control::Cancel(broken)];
             apply(store, seconds, Batch { controls, ..Batch::default() });

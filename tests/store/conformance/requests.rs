@@ -1,4 +1,4 @@
-//! Request ids: a repeat gets the same jobs, for as long as any of them is there and a day longer.
+//! Request ids: a repeat gets the same jobs for as long as any of them exists, and for a day longer.
 
 use std::sync::Arc;
 
@@ -114,7 +114,7 @@ fn a_repeat_after_deletion_is_told_so_for_a_day(rig: &mut Rig) {
     created(rig.offer(ask()));
 }
 
-/// Old requests are forgotten with each deletion.
+/// Deletes jobs, since each deletion forgets some old requests.
 fn prune(rig: &mut Rig) {
     let other = rig.submit(job("q", Rig::KIND));
     rig.control(Control::Delete(other.id)).unwrap();
@@ -128,7 +128,7 @@ fn a_batch_is_remembered_until_its_last_job_is_gone(rig: &mut Rig) {
     rig.pass(2 * DAY);
     prune(rig);
     rig.crash();
-    // The others are there still: to make the batch again would run them twice.
+    // The other jobs still exist: a second batch would run them twice.
     assert_eq!(seen(rig.offer(ask())).0.id, jobs[0].id);
     rig.control(Control::Delete(jobs[0].id)).unwrap();
     rig.pass(2 * DAY);
@@ -161,7 +161,7 @@ fn a_repeated_retry_happens_once(rig: &mut Rig) {
     let running = rig.job(job.id);
     assert_eq!((running.state.name(), running.attempt), (StateName::Running, 2));
     rig.report(&running, failed(false, "")).unwrap();
-    // It failed anew, but this is the request that was done already: it is told what that came to.
+    // The job has failed again since, but the request was already done: the answer is that of its first time.
     let Ok(ControlDone::JobRepeated { state, revision, job: now }) = rig.control(retry("x")) else {
         panic!("not a repeat")
     };

@@ -1,4 +1,4 @@
-//! Ended jobs are kept for their time, and no longer.
+//! Ended jobs are kept for their retention time, and no longer.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ fn there(rig: &Rig, id: JobId) -> bool {
     rig.reader().job(id).unwrap().is_some()
 }
 
-/// Lets the store do all that it has to do at this moment.
+/// Applies batches until the store has no more work at this moment.
 fn settle(rig: &mut Rig) {
     for _ in 0..100 {
         if !rig.tick().more {
@@ -153,7 +153,7 @@ fn shorter_times_hold_for_what_ended_before(rig: &mut Rig) {
     rig.pass(2 * DAY);
     settle(rig);
     assert!(there(rig, old));
-    // The sweep for a day has gone past it.
+    // The sweep for a day has gone past the job.
     let day =
         QueueRetention { failed: Some(Keep::For(Duration::from_secs(DAY))), ..QueueRetention::default() };
     rig.control(Control::UpdateQueue { name: "q".into(), settings: keeping(day) }).unwrap();
@@ -200,7 +200,7 @@ fn deletion_is_told_in_the_feed_and_forgets_the_request_a_day_later(rig: &mut Ri
     let gone_at = rig.end();
     assert!(matches!(asked(rig), Receipt::Gone { live: 0 }));
     assert_eq!(rig.changes(Position::default(), 9).floor, Position::default());
-    // Forgotten by time alone: nothing else is deleted meanwhile.
+    // Request ids are forgotten by time alone: nothing else is deleted meanwhile.
     rig.pass(DAY + 2);
     settle(rig);
     assert_eq!(rig.changes(Position::default(), 9).floor, gone_at);
@@ -260,7 +260,7 @@ fn too_many_different_times_are_refused(rig: &mut Rig) {
         failed: Some(Keep::For(Duration::from_secs(seconds))),
         ..QueueRetention::default()
     };
-    // The server itself names two.
+    // The server's own settings name two times.
     for number in 0..30 {
         rig.queue_with(&format!("q{number}"), keeping(own(number)));
     }

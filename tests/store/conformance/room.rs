@@ -1,4 +1,4 @@
-//! How much a queue may hold, and who waits for room.
+//! The capacity of queues, and offers that wait for room.
 
 use jobmill::{
     engine::{ControlRefusal, NewJob, OfferRefusal, QueueFull},
@@ -46,7 +46,7 @@ fn a_queue_holds_so_many_jobs(rig: &mut Rig) {
     let jobs = rig.submit_all(vec![job("q", Rig::KIND); 2]);
     let receipt = rig.offer(offer(vec![job("q", Rig::KIND)]));
     assert_eq!((full(&receipt).jobs, full(&receipt).max_jobs), (2, 2));
-    // One that ends makes room, even for an offer of the same batch.
+    // A job that ends makes room even for an offer of the same batch.
     let report = Report { id: jobs[0].id, lease: crate::store::rig::lease(&jobs[0]), body: succeeded() };
     let applied = rig.apply(Batch {
         reports: vec![report],
@@ -93,7 +93,7 @@ fn offers_of_one_batch_share_the_room(rig: &mut Rig) {
 fn who_comes_after_a_full_offer_waits_behind_it(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 3));
     let of = |count| offer(vec![job("q", Rig::KIND); count]);
-    // The last one would fit, and would starve the one before it.
+    // The last offer would fit, and would starve the one before it.
     assert_eq!(outcomes(rig, vec![of(2), of(2), of(1)]), [true, false, false]);
     assert_eq!(outcomes(rig, vec![of(1)]), [true]);
 }
@@ -106,7 +106,7 @@ fn who_comes_behind_waiters_waits(rig: &mut Rig) {
     assert!(matches!(rig.offer(waiting), Receipt::Waits));
     let behind = offer(vec![job("q", Rig::KIND)]);
     let free = offer(vec![job("other", Rig::KIND)]);
-    // From the first who must wait on, nobody of the batch gets past.
+    // After the first offer that must wait on, no other offer of the batch gets past it.
     let later = offer(vec![job("q", Rig::KIND)]);
     assert_eq!(outcomes(rig, vec![behind, free, later]), [false, true, false]);
 }
@@ -128,7 +128,7 @@ fn an_offer_over_several_queues_needs_room_in_each(rig: &mut Rig) {
     let jobs = created(rig.offer(both()));
     assert_eq!(jobs.iter().map(|job| job.spec.queue.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(full(&rig.offer(both())).queue, "b");
-    // The room in `a` was not kept for it.
+    // No room in `a` was reserved for the waiting offer.
     created(rig.offer(offer(vec![job("a", Rig::KIND)])));
 }
 
@@ -166,7 +166,7 @@ fn an_offer_that_waited_gets_in_unchanged(rig: &mut Rig) {
     assert_eq!((whole.job.spec.priority, &whole.job.spec.extras, &*whole.payload), (7, &extras, &b"x"[..]));
 }
 
-/// What became of the offers that waited, once nothing more happens by itself.
+/// Returns the results of the waiting offers once the store has no more work.
 fn settled(rig: &mut Rig) -> Vec<Receipt> {
     let mut receipts = Vec::new();
     for _ in 0..5 {
@@ -205,7 +205,7 @@ fn what_waits_for_several_queues_holds_up_nobody_that_has_room(rig: &mut Rig) {
     waits(rig, vec![job("a", Rig::KIND), job("b", Rig::KIND)]);
     waits(rig, vec![job("b", Rig::KIND)]);
     waits(rig, vec![job("b", Rig::KIND)]);
-    // Both have room in one batch, and the first of all stands in the other line.
+    // Both have room in one batch, and the offer that came first stands in the other queue's line.
     let controls = vec![Control::Cancel(in_a.id), Control::Cancel(in_b.id)];
     rig.apply(Batch { controls, claim: true, ..Batch::default() });
     let receipts = settled(rig);

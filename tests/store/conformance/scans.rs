@@ -1,4 +1,4 @@
-//! Reading many jobs: orders, pages, budgets and filters.
+//! Scans of jobs: orders, pages, budgets and filters.
 
 use jobmill::{
     engine::NewJob,
@@ -33,7 +33,7 @@ fn scan(rig: &Rig, filter: &JobFilter, order: ScanOrder, limit: usize, budget: u
     rig.reader().scan(filter, Scan { order, limit, budget }).unwrap()
 }
 
-/// All pages of a scan, one after the other.
+/// Returns all pages of a scan, concatenated.
 fn all(rig: &Rig, filter: &JobFilter, mut order: ScanOrder, limit: usize, budget: usize) -> Vec<JobId> {
     let mut ids = Vec::new();
     loop {
@@ -170,7 +170,7 @@ fn times_narrow_a_scan(rig: &mut Rig) {
             assert_eq!(found, expected, "{filter:?}");
         }
     }
-    // A page that starts above where the filter does, or ends below it.
+    // A page that starts above the filter's begin, or ends below it.
     let above = ScanOrder::OldestFirst { after: Some(created[1]), last: None };
     assert_eq!(all(rig, &filter(Some(5), None), above, 10, 10), [created[2]]);
     let below = ScanOrder::OldestFirst { after: None, last: Some(created[0]) };

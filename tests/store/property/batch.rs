@@ -1,4 +1,4 @@
-//! What goes into one batch, as often as there are stores to give it to.
+//! The input of one batch, which can be built once for each store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::store::{
     build,
 };
 
-/// What gathers for one batch.
+/// The input gathered for one batch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gathered {
     pub(crate) controls: Vec<Control>,
@@ -43,7 +43,7 @@ impl Gathered {
         self.offers.push(Offered { jobs, request });
     }
 
-    /// `job` names one of the jobs there have been.
+    /// Adds a control; `job` maps a number to one of the jobs that ever existed.
     pub(crate) fn control(&mut self, wish: Wish, job: impl Fn(usize) -> Option<JobId>) {
         let name = |queue: usize| QUEUES[queue].to_owned();
         let control = match wish {
@@ -68,7 +68,7 @@ impl Gathered {
         self.controls.extend(control);
     }
 
-    /// One batch of it.
+    /// Builds a batch of the gathered input.
     pub(crate) fn batch(&self, present: Present, claim: bool) -> Batch {
         let offer =
             |offered: &Offered| Offer { request: offered.request, jobs: offered.jobs.clone(), waits: false };

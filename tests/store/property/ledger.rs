@@ -1,7 +1,7 @@
-//! What the promises say must be true, kept by somebody who has never seen the engine.
+//! A reference ledger of the promises, independent of the engine.
 //!
-//! The ledger hears what a client, a worker and a watcher hear, and complains as soon as that contradicts a promise. It
-//! shares no code with the engine: its table of changes, its order and its counts are its own.
+//! It sees what a client, a worker and a watcher see, and reports a violation as soon as that contradicts a promise. It
+//! shares no code with the engine: its state table, its order and its counts are its own.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -28,7 +28,7 @@ use crate::store::batch::{Applied, Control, ControlDone, Receipt};
 /// A broken promise.
 pub(crate) type Violation = String;
 
-/// Complains unless something holds.
+/// Returns a violation unless a condition holds.
 macro_rules! promise {
     ($holds:expr, $($what:tt)*) => {
         if !$holds {
@@ -38,7 +38,7 @@ macro_rules! promise {
 }
 pub(crate) use promise;
 
-/// What the ledger knows of a job.
+/// The ledger's knowledge of a job.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) queue: String,
@@ -50,13 +50,13 @@ pub(crate) struct Known {
     pub(crate) max_attempts: u32,
     bytes: u64,
     pub(crate) expires: Option<Timestamp>,
-    /// When it last changed.
+    /// The moment of its last change.
     pub(crate) since: Mark,
-    /// How long it backs off from then on.
+    /// The duration of its backoff, counted from that change.
     pub(crate) delay: Duration,
-    /// Its place in line, which it has had since it was ready.
+    /// Its place in line, fixed when it became ready.
     pub(crate) place: Position,
-    /// Attempts that may have started: claims without those that were released.
+    /// Number of attempts that may have started: claims without those that were released.
     starts: u32,
     retried: bool,
 }
@@ -68,14 +68,14 @@ struct Queue {
     exists: bool,
 }
 
-/// What the ledger has heard.
+/// The ledger: all that clients, workers and watchers have been told.
 #[derive(Default)]
 pub(crate) struct Ledger {
-    /// Every job that is there.
+    /// The jobs that exist.
     pub(crate) jobs: BTreeMap<JobId, Known>,
-    /// Every job there ever was, in its order.
+    /// All jobs that ever existed, in the order of creation.
     pub(crate) ever: Vec<JobId>,
-    /// Every lease there ever was, with its job.
+    /// All leases that ever existed, with their jobs.
     pub(crate) leases: Vec<(JobId, LeaseToken)>,
     pub(crate) end: Position,
     pub(crate) served: HashSet<String>,
@@ -83,13 +83,13 @@ pub(crate) struct Ledger {
     purges: Purges,
     pub(super) places: Numbers,
     tokens: Numbers,
-    /// What is known of each request: its digest and its jobs.
+    /// The requests, each with its digest and its jobs.
     requests: HashMap<[u8; 16], (RequestId, Vec<JobId>)>,
     pub(crate) terminals: usize,
     pub(crate) times: Times,
 }
 
-/// What happened in one batch, as far as one thing must explain another.
+/// The events of one batch that must explain its changes.
 #[derive(Default)]
 struct Causes {
     retried: HashSet<JobId>,
@@ -102,7 +102,7 @@ struct Causes {
 }
 
 impl Ledger {
-    /// Knows of nothing but the kinds that have handlers.
+    /// Returns an empty ledger that knows only the kinds with handlers.
     pub(crate) fn new(served: &[String], wall: Timestamp) -> Self {
         let mut ledger = Ledger { times: Times::begin(wall), ..Ledger::default() };
         ledger.served = served.iter().cloned().collect();
@@ -115,12 +115,12 @@ impl Ledger {
         self.tokens.start(wall);
     }
 
-    /// Jobs whose attempts run, with their leases, in the order of the jobs.
+    /// Returns the jobs with running attempts and their leases, in the order of the jobs.
     pub(crate) fn running(&self) -> Vec<(JobId, LeaseToken)> {
         self.jobs.iter().filter_map(|(id, job)| job.state.lease().map(|lease| (*id, lease))).collect()
     }
 
-    /// Hears what a batch came to.
+    /// Takes in the results of a batch.
     pub(crate) fn hear(
         &mut self,
         gathered: &Gathered,
@@ -187,7 +187,7 @@ impl Ledger {
     fn hear_controls(&mut self, gathered: &Gathered, applied: &Applied, causes: &mut Causes) {
         for (control, result) in gathered.controls.iter().zip(&applied.controls) {
             match (control, result) {
-                // A repeated retry answers with the job and changes nothing.
+                // A repeated retry also answers with the job, but changes nothing.
                 (Control::Retry { id, .. }, Ok(ControlDone::Job(job))) if job.position > self.end => {
                     causes.retried.insert(*id);
                     self.purges.is_over(*id);
@@ -238,7 +238,8 @@ impl Ledger {
             promise!(self.ever.last().is_none_or(|last| *last < id), "{id} is not the newest id");
             self.ever.push(id);
         }
-        // New, or back from its end; a queue that was made smaller after that may hold more than it may now.
+        // A new or retried job makes its queue grow. A retried one is left out where settings changed in this batch: a
+        // queue whose limits were lowered after the retry may exceed them.
         if known.is_none() || (old.is_some_and(StateName::is_done) && !causes.settings_changed) {
             causes.grown.insert(job.spec.queue.to_string());
         }
@@ -280,7 +281,7 @@ impl Ledger {
             next.starts += 1;
         }
         if causes.released.contains(&id) && matches!(old, Some(StateName::Running | StateName::Cancelling)) {
-            // What changed is the release, unless it is progress that came before it.
+            // The change is the release, unless it is progress that was reported before it.
             next.starts -= u32::from(job.state.lease().is_none());
         }
         promise!(next.starts <= next.max_attempts, "{id} may have started {} times: {job:?}", next.starts);
@@ -408,7 +409,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// How many slots of a queue are free and may be used.
+    /// Returns the number of a queue's slots that are free and may be used.
     fn free_slots(&self, name: &str) -> usize {
         let Some(queue) = self.queues.get(name).filter(|queue| queue.exists && !queue.paused) else {
             return 0;
@@ -417,7 +418,7 @@ impl Ledger {
         (queue.settings.consumers as usize).saturating_sub(running.count())
     }
 
-    /// The jobs that could have started.
+    /// Returns the jobs that could have started.
     fn waiting_contenders(&self, causes: &Causes) -> Vec<(String, Contender)> {
         let ready = self.jobs.iter().filter(|(_, job)| {
             let ready = job.state.name() == StateName::Queued && self.served.contains(&job.kind);
@@ -431,12 +432,12 @@ impl Ledger {
     }
 }
 
-/// For how long the change said that the job will back off.
+/// Returns the backoff's duration according to the job's change.
 pub(super) fn backoff_of(job: &Job) -> Duration {
     job.state.due().map_or(Duration::ZERO, |due| due.since(job.updated))
 }
 
-/// How long a job is kept that ended in this state.
+/// Returns how long jobs that ended in this state are kept.
 pub(crate) fn kept(state: StateName) -> Duration {
     const DAY: Duration = Duration::from_secs(24 * 3_600);
     match state {
@@ -445,7 +446,7 @@ pub(crate) fn kept(state: StateName) -> Duration {
     }
 }
 
-/// Whether a job may go from one state to another in one step.
+/// Returns whether a job may go from one state to another in one step.
 fn may_become(old: Option<StateName>, new: StateName, retried: bool) -> bool {
     use StateName::{
         BackingOff, Cancelled, Cancelling, Expired, Failed, Queued, Running, Scheduled, Succeeded,

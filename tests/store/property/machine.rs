@@ -1,4 +1,4 @@
-//! Runs a program on one or several stores, side by side, under the eyes of the ledger.
+//! Runs a program on one or several stores side by side, checked by the ledger.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -27,7 +27,7 @@ use crate::store::{
 /// Opens a store.
 pub(crate) type Open = fn(Setup) -> Box<dyn Subject>;
 
-/// What programs have done, to see that they do enough.
+/// Counts of what programs have done, to see that they cover enough.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Done {
     pub(crate) batches: usize,
@@ -47,7 +47,7 @@ impl Done {
     }
 }
 
-/// Runs a program to its end and then until everything that can run has ended.
+/// Runs a program to its end, and then until every runnable job has ended.
 pub(crate) fn run(seed: u64, program: &[Step], stores: &[Open]) -> Result<Done, Violation> {
     let result = catch_unwind(AssertUnwindSafe(|| {
         let mut machine = Machine::start(seed, stores)?;
@@ -66,9 +66,9 @@ struct Machine {
     subjects: Vec<Box<dyn Subject>>,
     setup: Setup,
     now: Timestamp,
-    /// Since the program began.
+    /// Time since the program began.
     passed: Duration,
-    /// What had passed when the machine came up.
+    /// The time at which the machine booted, since the program began.
     booted: Duration,
     ledger: Ledger,
     watchers: Watchers,
@@ -142,7 +142,7 @@ impl Machine {
         Present { wall: self.now, uptime: Uptime::new(self.passed - self.booted) }
     }
 
-    /// One batch, on every store.
+    /// Applies one batch to every store.
     fn commit(&mut self, claim: bool) -> Result<(), Violation> {
         let (gathered, present) = (std::mem::take(&mut self.gathered), self.present());
         let mut first: Option<(Applied, Vec<String>)> = None;
@@ -190,7 +190,7 @@ impl Machine {
         self.compare(|reader| everything(reader))
     }
 
-    /// Looks whether every store says what the ledger has heard, and all the same.
+    /// Checks that every store agrees with the ledger and with the other stores.
     fn check(&mut self) -> Result<(), Violation> {
         for subject in &self.subjects {
             self.ledger.check_store(&*subject.reader())?;
@@ -199,7 +199,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Whether all stores answer a question alike.
+    /// Compares the stores' answers to one question.
     fn compare(
         &self,
         question: impl Fn(&dyn Reader) -> Result<Vec<String>, StoreError>,
@@ -215,11 +215,11 @@ impl Machine {
         Ok(())
     }
 
-    /// Everything is set going: whatever has been accepted must come to its end.
+    /// Lets all accepted jobs run to their end.
     fn finish(mut self) -> Result<Done, Violation> {
         self.gathered = Gathered::default();
         self.setup.served_kinds = served(0b111).served_kinds;
-        // Nothing is scheduled for a time that a clock that is even farther ahead has named.
+        // No job was scheduled by a clock that was ahead of this one.
         self.set_clock(AHEAD_MAX_MILLIS);
         self.crash()?;
         for name in QUEUES.map(str::to_owned) {
@@ -262,7 +262,7 @@ fn same(what: &str, expected: &[String], actual: &[String]) -> Result<(), Violat
     Ok(())
 }
 
-/// All that a batch came to, in words. A claim may carry its payload or leave it to be read.
+/// Renders the results of a batch as text. A claim may carry its payload or leave it to be read.
 fn show(applied: &Applied, reader: &dyn Reader) -> Result<Vec<String>, StoreError> {
     let mut shown = vec![
         format!("{:?}", applied.controls),
@@ -288,7 +288,7 @@ fn show(applied: &Applied, reader: &dyn Reader) -> Result<Vec<String>, StoreErro
     Ok(shown)
 }
 
-/// All that can be read, in words.
+/// Renders everything that can be read as text.
 fn everything(reader: &dyn Reader) -> Result<Vec<String>, StoreError> {
     let order = ScanOrder::NewestFirst { before: None };
     let scan = Scan { order, limit: usize::MAX, budget: i64::MAX as usize };
@@ -308,7 +308,7 @@ fn everything(reader: &dyn Reader) -> Result<Vec<String>, StoreError> {
     for change in changes.entries {
         all.push(match change {
             Change::Job { job, before } => format!("{before:?} {job:?}"),
-            // What a tombstone keeps of the job's specification is what filters ask for.
+            // A tombstone keeps those parts of the job's specification that filters use.
             Change::Deleted(gone) => format!(
                 "{:?} {} {:?} {} {} {:?} {:?}",
                 gone.position,

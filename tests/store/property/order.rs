@@ -1,4 +1,4 @@
-//! Who should have started: by priority, then by age.
+//! The order in which jobs must start: by priority, then by age.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,27 +9,27 @@ use jobmill::{
 
 use super::ledger::{Known, Violation, promise};
 
-/// A backoff's end and an instant are not compared more exactly than this, since the clock may have been set.
+/// Tolerance in the comparison of a backoff's end with another instant, since the clock may have been set.
 const UNCERTAIN: Duration = Duration::from_secs(1);
 
-/// A job's place in the line of its queue: the smaller starts first.
+/// A job's place in the line of its queue: the smaller one starts first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Contender {
     rank: i16,
     age: Age,
 }
 
-/// Among equals, what was ready before comes first, then what became due, then what is new.
+/// The order within a priority: jobs that were ready before, then those that became due, then new ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Age {
     Ready(Position),
-    /// Whether it backed off, too: then the instant is not quite certain.
+    /// The due time, the job, and whether it backed off, which makes the time inexact.
     Due(Timestamp, JobId, bool),
     New(JobId),
 }
 
 impl Contender {
-    /// A job that was ready before the batch.
+    /// Returns the place of a job that was ready before the batch.
     pub(crate) fn stored(id: JobId, job: &Known) -> Self {
         let age = match job.state {
             State::Queued { .. } => Age::Ready(job.place),
@@ -38,14 +38,14 @@ impl Contender {
         Contender { rank: -i16::from(job.priority), age }
     }
 
-    /// A job that a batch changed from `before` to `after`, where it has this place in line.
+    /// Returns the place of a job that a batch changed from `before` to `after`, where `place` is its place in line.
     pub(crate) fn of(id: JobId, before: Option<&Known>, after: &Job, place: Position, retried: bool) -> Self {
         let age = match (before.map(|known| known.state), after.state) {
             (None, _) => Age::New(id),
             (Some(State::Queued { .. }), _) => Age::Ready(place),
             (Some(State::Scheduled { due }), _) if !retried => Age::Due(due, id, false),
             (Some(State::BackingOff { due }), _) if !retried => Age::Due(due, id, true),
-            // Retried or released: it was ready before the batch looked at what is due and what is new.
+            // Retried or released: the job was ready before the batch looked at due and new jobs.
             (Some(_), State::Queued { .. }) => Age::Ready(place),
             (Some(_), _) => Age::New(id),
         };
@@ -66,8 +66,8 @@ impl Contender {
     }
 }
 
-/// The place in line of a job after a change. One whose attempt never started has the place that it had before; one that
-/// started as soon as it was ready has that of its start.
+/// Returns a job's place in line after a change. A job whose attempt never started gets back the place that it had
+/// before; a job that started as soon as it was ready has the place of its start.
 pub(crate) fn place(before: Option<&Known>, after: &Job, released: bool) -> Position {
     match (before, after.state) {
         (Some(known), State::Queued { .. }) if released && known.state.lease().is_some() => known.place,
@@ -81,7 +81,7 @@ pub(crate) fn place(before: Option<&Known>, after: &Job, released: bool) -> Posi
     }
 }
 
-/// Nobody who waits comes before one who started, and nobody waits while a slot is free.
+/// Checks that no waiting job precedes a started one, and that no job waits while a slot is free.
 pub(crate) fn check(
     started: &[(String, Contender)],
     waiting: &[(String, Contender)],

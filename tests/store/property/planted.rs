@@ -1,4 +1,4 @@
-//! Stores that break a promise on purpose. If the checker does not notice, it is the checker that is broken.
+//! Stores with planted bugs, each of which breaks a promise. A checker that misses one is broken itself.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::store::{
     subject::{Memory, Sqlite, Subject},
 };
 
-/// Answers before the disk has the batch: a crash finds what was there before it.
+/// A store that answers before the batch is on disk: a crash restores the state before it.
 pub(crate) struct AnswersBeforeCommit {
     store: Sqlite,
     on_disk: Option<TempDir>,
@@ -43,7 +43,7 @@ impl Subject for AnswersBeforeCommit {
     }
 }
 
-/// Puts back what ran when it crashed as if it had never started.
+/// A store that restores running jobs after a crash as if their attempts had never started.
 pub(crate) struct ForgetsAttempts(Sqlite);
 
 impl ForgetsAttempts {
@@ -71,7 +71,7 @@ impl Subject for ForgetsAttempts {
     }
 }
 
-/// Starts with numbers from an hour ago.
+/// A store whose starts begin with numbers from an hour ago.
 pub(crate) struct BeginsBehindItsClock(Memory);
 
 impl BeginsBehindItsClock {
@@ -99,7 +99,7 @@ impl Subject for BeginsBehindItsClock {
     }
 }
 
-/// Takes the wall clock for what counts the time that has passed.
+/// A store that measures elapsed time by the wall clock.
 pub(crate) struct CountsByTheWall(Memory);
 
 impl CountsByTheWall {
@@ -131,7 +131,7 @@ impl Subject for CountsByTheWall {
     }
 }
 
-/// Leaves the end of a job out of the feed for those who resume, now and then.
+/// A store that sometimes leaves the end of a job out of the feed for readers that resume.
 pub(crate) struct SkipsEnds(Memory);
 
 impl SkipsEnds {
@@ -159,7 +159,7 @@ struct SkippingReader(Arc<dyn Reader>);
 impl Reader for SkippingReader {
     fn changes(&self, after: Position, limit: usize) -> Result<Changes, StoreError> {
         let mut changes = self.0.changes(after, limit)?;
-        // Whoever reads all at once is not the one who resumes.
+        // A large page is the checker's own read, and not a resuming watcher's.
         if limit > 100 {
             return Ok(changes);
         }

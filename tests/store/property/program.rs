@@ -1,31 +1,32 @@
-//! Programs: what clients, workers, operators, clocks and power supplies may do, drawn at random and repeatable.
+//! Random programs for the property test: what clients, workers, operators, clocks and power cuts may do, repeatable by
+//! seed.
 
-/// One step of a program. Jobs are named by numbers that fit any number of jobs, so that a program from which steps
-/// have been taken out is still one.
+/// One step of a program. Jobs are chosen by numbers modulo their count, so that a program stays valid when steps are
+/// removed.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// Something for the next batch.
+    /// An offer for the next batch.
     Offer { jobs: Vec<Plan>, request: Option<Asked> },
-    /// Something for the next batch.
+    /// A report for the next batch.
     Report { pick: usize, stale: bool, told: Told },
-    /// Something for the next batch.
+    /// A control for the next batch.
     Control(Wish),
     /// Time passes.
     Pass { millis: u64 },
-    /// The clock is set, forward or back: it is this far ahead of the right time.
+    /// The clock is set, forward or back, to this far ahead of the right time.
     SetClock { ahead_millis: i64 },
-    /// What has gathered is one batch.
+    /// The gathered input is applied as one batch.
     Commit { claim: bool },
-    /// The process dies, and the next one has handlers for these kinds.
+    /// The process crashes, and the next one has handlers for these kinds.
     Crash { when: When, served: u8 },
 }
 
-/// When the process dies.
+/// The moment of a crash.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum When {
-    /// What has gathered is lost.
+    /// Before the commit: the gathered input is lost.
     Before,
-    /// What has gathered is on disk, and nobody has heard of it.
+    /// After the commit: the gathered input is on disk, but no caller has been answered.
     After,
 }
 
@@ -41,14 +42,14 @@ pub(crate) struct Plan {
     pub(crate) payload_bytes: usize,
 }
 
-/// A request id and what is said under it.
+/// A request id and the text whose digest identifies the request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
     pub(crate) id: u64,
     pub(crate) said: u64,
 }
 
-/// What an attempt tells.
+/// The report of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Told {
     Progress,
@@ -57,7 +58,7 @@ pub(crate) enum Told {
     Release { delay_millis: Option<u64> },
 }
 
-/// What people want.
+/// A control that a client or an operator asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wish {
     Cancel(usize),
@@ -73,16 +74,16 @@ pub(crate) enum Wish {
 /// The queues and kinds of all programs.
 pub(crate) const QUEUES: [&str; 3] = ["alpha", "beta", "gamma"];
 pub(crate) const KINDS: [&str; 3] = ["one", "two", "three"];
-/// No clock is farther ahead.
+/// Limit of how far ahead a clock is set.
 pub(crate) const AHEAD_MAX_MILLIS: i64 = 4_000 * DAY_MILLIS as i64;
 const DAY_MILLIS: u64 = 24 * 3600 * 1000;
 
-/// Numbers that look random, the same for ever for a seed (splitmix64).
+/// A pseudo-random generator that gives the same numbers for a seed on every machine (splitmix64).
 pub(crate) struct Dice(u64);
 
 impl Dice {
     pub(crate) fn new(seed: u64) -> Self {
-        // Mixed, because the numbers of seeds at a multiple of the step from one another are the same ones, shifted.
+        // Mixed twice, because seeds that differ by a multiple of the increment would give the same sequence, shifted.
         Dice(mixed(mixed(seed) ^ 0x6A09_E667_F3BC_C909))
     }
 
@@ -110,7 +111,7 @@ fn mixed(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// The program of a seed.
+/// Generates the program of a seed.
 pub(crate) fn program(seed: u64) -> Vec<Step> {
     let mut dice = Dice::new(seed);
     let length = 30 + dice.index(120);
@@ -122,7 +123,7 @@ fn step(dice: &mut Dice) -> Step {
         0..26 => {
             let request = dice.percent(40).then(|| asked(dice));
             let jobs = match request {
-                // Whoever repeats a request means the same jobs.
+                // A repeat of a request has the same jobs.
                 Some(asked) => plans(&mut Dice::new(1_000_000 + asked.id * 100 + asked.said)),
                 None => plans(dice),
             };
@@ -215,7 +216,7 @@ fn ahead(dice: &mut Dice) -> i64 {
     }
 }
 
-/// The shortest program found that still fails, by taking steps out.
+/// Returns the shortest program found that still fails, by removing steps.
 pub(crate) fn shrink(program: &[Step], mut fails: impl FnMut(&[Step]) -> bool) -> Vec<Step> {
     const TRIALS_MAX: usize = 500;
     let mut shortest = program.to_vec();

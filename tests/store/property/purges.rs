@@ -1,4 +1,4 @@
-//! Purges under way: what waited when they began is deleted and never starts, and nothing else is deleted.
+//! Running purges: jobs that waited when a purge began are deleted and never start, and no others are deleted.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -13,9 +13,9 @@ pub(crate) struct Purges(BTreeMap<i64, Purge>);
 #[derive(Debug)]
 struct Purge {
     queue: String,
-    /// Jobs that waited when it began, until they are deleted or over.
+    /// Jobs that waited when the purge began, until they are deleted or over.
     waiting: HashSet<JobId>,
-    /// The newest job when it began.
+    /// The newest job when the purge began.
     last: Option<JobId>,
 }
 
@@ -33,29 +33,29 @@ impl Purges {
         purge.last = purge.last.max(last);
     }
 
-    /// A job was deleted, has ended, or was retried.
+    /// Records that a job was deleted, has ended, or was retried.
     pub(crate) fn is_over(&mut self, id: JobId) {
         for purge in self.0.values_mut() {
             purge.waiting.remove(&id);
         }
     }
 
-    /// Whether a job waits to be deleted.
+    /// Returns whether a purge still has to delete this job.
     pub(crate) fn covers(&self, id: JobId) -> bool {
         self.0.values().any(|purge| purge.waiting.contains(&id))
     }
 
-    /// Whether a purge may delete a job that waits.
+    /// Returns whether a purge of this queue may delete this job.
     pub(crate) fn may_delete(&self, queue: &str, id: JobId) -> bool {
         self.0.values().any(|purge| purge.queue == queue && Some(id) <= purge.last)
     }
 
-    /// Whether some jobs of a queue wait to be deleted.
+    /// Returns whether a purge still has to delete jobs of this queue.
     pub(crate) fn are_under_way(&self, queue: &str) -> bool {
         self.0.values().any(|purge| purge.queue == queue && !purge.waiting.is_empty())
     }
 
-    /// A purge has come to its end.
+    /// Records the end of a purge.
     pub(crate) fn hear_end(&mut self, number: i64) -> Result<(), Violation> {
         let left = self.0.remove(&number).map(|purge| purge.waiting).unwrap_or_default();
         promise!(left.is_empty(), "the purge {number} has ended and left {left:?}");

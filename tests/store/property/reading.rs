@@ -1,4 +1,4 @@
-//! Whether a store says what its feed has said, before and after a crash.
+//! Checks that a store's contents match its feed, before and after a crash.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,7 +14,7 @@ use jobmill::{
 use super::ledger::{Ledger, Violation, backoff_of, promise};
 
 impl Ledger {
-    /// Looks whether the store says what the feed has said.
+    /// Checks that the store's contents match the feed.
     pub(crate) fn check_store(&mut self, reader: &dyn Reader) -> Result<(), Violation> {
         let order = ScanOrder::OldestFirst { after: None, last: None };
         let scan = Scan { order, limit: usize::MAX, budget: i64::MAX as usize };
@@ -51,7 +51,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Hears of a crash: what ran is over and counted, and nothing else has changed.
+    /// Takes in a crash: running attempts are over and counted, and nothing else has changed.
     pub(crate) fn hear_crash(
         &mut self,
         reader: &dyn Reader,

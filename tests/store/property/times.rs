@@ -1,4 +1,5 @@
-//! What has passed, as one knows it who sees all clocks: a store sees one that may be wrong, and none while no server runs.
+//! Elapsed time as an observer of all clocks knows it. A store sees only a wall clock that may be wrong, and no clock
+//! while no server runs.
 
 use std::time::Duration;
 
@@ -7,17 +8,17 @@ use jobmill::{clock::Timestamp, job::State};
 use super::ledger::{Known, Ledger, Violation, promise};
 use crate::store::batch::Applied;
 
-/// The wall clock and a store may be apart by this much without a note, and a store may rest for as long.
+/// Tolerance: the wall clock and a store may differ by this much without a note, and a sweep may rest this long.
 const TOLERANCE: Duration = Duration::from_secs(1);
-/// The server runs for this long before what the clock says of the time before counts for retention.
+/// Uptime of a server after which the wall clock's word on the time before its start counts for retention.
 const TRIAL_MICROS: i64 = 3_600 * 1_000_000;
 
-/// A moment, and by how much the store may have been wrong up to then in what it has counted: all in microseconds.
+/// A moment, with the bounds of the error in what the store has counted up to it. In microseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Mark {
     passed: i64,
     backoffs: Wrong,
-    /// What passed without a server, and may not count for retention.
+    /// Time without a server, which may not count for retention.
     uncounted: i64,
 }
 
@@ -27,30 +28,31 @@ struct Wrong {
     too_little: i64,
 }
 
-/// Knows what has passed, and what the clock has said meanwhile.
+/// The elapsed time and the wall clock's offset from it.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
     now: Mark,
-    /// How far the wall clock is ahead of what has passed.
+    /// The wall clock's offset from the elapsed time.
     ahead: i64,
     kept: Kept,
-    /// How far ahead the clock is at least of up to when retention has counted.
+    /// The least offset up to which retention has accepted the wall clock.
     accepted: i64,
     trial: Option<Trial>,
-    /// When servers started under a clock that was ahead for an hour, and by how much what ended before got too old.
+    /// Starts under a clock that was ahead for an hour, and how much too old each made what had ended before.
     misled: Vec<(i64, i64)>,
 }
 
-/// What a server may believe that has started.
+/// The wall clock's claim at a start, which is not accepted until the trial period is over.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
     start: i64,
     claimed: i64,
-    /// What passed before the start.
+    /// Time that passed before the start without a server.
     unknown: i64,
 }
 
-/// What the store knew when it was last written to; without a change it may have been, or not.
+/// The state of the clock when the store was last written. A range, because a batch without changes may have been
+/// written or not.
 #[derive(Debug, Default)]
 struct Kept {
     passed: i64,
@@ -59,11 +61,11 @@ struct Kept {
 }
 
 impl Times {
-    /// A batch happens.
+    /// Records a batch.
     fn batch(&mut self, wall: Timestamp, passed: Duration, applied: &Applied) {
         self.go_on(wall, passed);
         let accepted = self.accepted.max(self.ahead - self.trial.map_or(0, |trial| trial.claimed));
-        // A store keeps the time once an hour at least.
+        // A store stores the time at least once an hour.
         let long_ago = self.now.passed - self.kept.passed >= TRIAL_MICROS;
         if !applied.changes.is_empty() || applied.queues.is_some() || long_ago {
             self.kept = Kept { passed: self.now.passed, ahead: (self.ahead, self.ahead), accepted };
@@ -86,7 +88,7 @@ impl Times {
         }
     }
 
-    /// A server starts.
+    /// Records the start of a server.
     pub(crate) fn start(&mut self, wall: Timestamp, passed: Duration) {
         self.trial = None;
         self.go_on(wall, passed);
@@ -102,7 +104,7 @@ impl Times {
         self.kept = Kept { passed: self.now.passed, ahead: (self.ahead, self.ahead), accepted };
     }
 
-    /// A store is made.
+    /// Returns the times of a new store.
     pub(crate) fn begin(wall: Timestamp) -> Self {
         let ahead = wall.as_micros();
         let kept = Kept { passed: 0, ahead: (ahead, ahead), accepted: ahead };
@@ -113,7 +115,7 @@ impl Times {
         self.now
     }
 
-    /// The least and the most that a store may count for a backoff since then.
+    /// Returns the least and the most time that a store may count for a backoff since a moment.
     fn of_backoff(&self, since: Mark) -> (Duration, Duration) {
         let passed = self.now.passed - since.passed;
         let least = passed - (self.now.backoffs.too_little - since.backoffs.too_little);
@@ -121,7 +123,7 @@ impl Times {
         (duration(least), duration(most))
     }
 
-    /// The least and the most that a store may count for retention since then.
+    /// Returns the least and the most time that a store may count for retention since a moment.
     fn of_retention(&self, since: Mark) -> (Duration, Duration) {
         let passed = self.now.passed - since.passed;
         let least = passed - (self.now.uncounted - since.uncounted);
@@ -139,7 +141,7 @@ fn duration(micros: i64) -> Duration {
 }
 
 impl Ledger {
-    /// Time has gone on to a batch. Backoffs are told anew where the clock was set.
+    /// Takes in the time of a batch. The known ends of backoffs move with the wall clock where it was set.
     pub(crate) fn hear_time(&mut self, wall: Timestamp, passed: Duration, applied: &Applied) {
         let before = self.times.ahead;
         self.times.batch(wall, passed, applied);
@@ -151,18 +153,18 @@ impl Ledger {
         }
     }
 
-    /// What was told of a backoff, and what is told of it now, are the same as far as the clock allows.
+    /// Returns whether the end of a backoff matches the one reported before, within the uncertainty of the clock.
     pub(crate) fn is_same_backoff(&self, known: &Known, told: State) -> bool {
         let (State::BackingOff { .. }, State::BackingOff { due }) = (known.state, told) else { return false };
         let (least, most) = self.times.of_backoff(known.since);
         let left = due.since(Timestamp::from_micros(self.times.ahead + self.times.now.passed));
-        // The clock may have been astray when it was told first, and may be now.
+        // The clock may have been wrong at the first report, and may be wrong now.
         let at_least = known.delay.saturating_sub(most + 2 * TOLERANCE);
         let at_most = (known.delay + 2 * TOLERANCE).saturating_sub(least);
         (at_least..=at_most).contains(&left)
     }
 
-    /// A job goes on that waited.
+    /// Checks that a waiting job does not go on before its time.
     pub(crate) fn check_not_early(&self, known: &Known, wall: Timestamp) -> Result<(), Violation> {
         match known.state {
             State::Scheduled { due } => promise!(due <= wall, "{due} has not come at {wall}: {known:?}"),
@@ -175,8 +177,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Nothing waits whose time is over, and nothing that has ended is kept for longer than it should be. Whoever has a
-    /// store that says that there is more to do at once must let it.
+    /// Checks that no job waits past its time, and that no ended job is kept for too long. Call it only once the store
+    /// has no more work at this moment.
     pub(crate) fn check_times(&self, now: Timestamp) -> Result<(), Violation> {
         for (id, job) in &self.jobs {
             let waits =
@@ -200,7 +202,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// A job was deleted by nobody.
+    /// Returns whether retention may have deleted a job.
     pub(crate) fn is_over(&self, known: &Known) -> bool {
         let (_, most) = self.times.of_retention(known.since);
         known.state.is_done() && most + TOLERANCE > super::ledger::kept(known.state.name())

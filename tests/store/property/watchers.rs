@@ -1,5 +1,5 @@
-//! Watchers who resume from an earlier place in the feed, read a few entries now and then, and in the end must know the
-//! truth.
+//! Watchers that resume from an earlier position in the feed, read a few entries at a time, and must end with the true
+//! state.
 
 use std::collections::BTreeMap;
 
@@ -10,14 +10,14 @@ use jobmill::{
 
 use super::ledger::{Ledger, Violation, promise};
 
-/// Somebody who knew everything up to a place, and reads on from there.
+/// A watcher that knew everything up to a position and reads on from there.
 struct Watcher {
     from: Position,
     cursor: Position,
     view: BTreeMap<JobId, (StateName, u64)>,
 }
 
-/// All of them.
+/// All watchers of a program.
 #[derive(Default)]
 pub(crate) struct Watchers {
     watchers: Vec<Watcher>,
@@ -25,7 +25,7 @@ pub(crate) struct Watchers {
 }
 
 impl Watchers {
-    /// One more turn: now and then somebody new begins, and everybody reads at a pace of their own.
+    /// Runs one turn: a new watcher begins now and then, and each reads at its own pace.
     pub(crate) fn turn(&mut self, ledger: &Ledger, reader: &dyn Reader) -> Result<(), Violation> {
         self.turns += 1;
         if self.turns % 3 == 1 {
@@ -39,7 +39,7 @@ impl Watchers {
         self.forget_late(reader)
     }
 
-    /// Everybody reads to the end, and knows the truth there.
+    /// Lets each watcher read to the end, and checks that its state is true.
     pub(crate) fn catch_up(&mut self, ledger: &Ledger, reader: &dyn Reader) -> Result<(), Violation> {
         let truth = truth(ledger);
         self.forget_late(reader)?;
@@ -63,7 +63,7 @@ impl Watchers {
         Ok(())
     }
 
-    /// Whoever is behind the floor is told so, and starts over.
+    /// Restarts watchers behind the floor, which must be told that they are too late.
     fn forget_late(&mut self, reader: &dyn Reader) -> Result<(), Violation> {
         let floor = reader.changes(Position::default(), 1).map_err(|error| error.to_string())?.floor;
         self.watchers.retain(|watcher| watcher.cursor >= floor);

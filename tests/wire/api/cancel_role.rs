@@ -1,4 +1,4 @@
-//! The role `cancel`: it cancels jobs in its queues, and nothing more.
+//! The role `cancel`, which permits to cancel jobs in its queues, and nothing more.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ use crate::{
 
 const MAIL: &str = "mail";
 
-/// A server with tokens, each of which is its name.
+/// A server with tokens; each token is its holder's name.
 struct Office {
     rig: Rig,
     _dir: TempDir,
@@ -158,7 +158,7 @@ async fn who_may_submit_and_cancel_cancels_what_it_submitted_though_it_may_not_r
         assert_eq!(told, (letter.as_str(), JobState::Cancelled, true, 2), "{canceller}");
         assert_eq!(office.state(&letter).await, JobState::Cancelled, "{canceller}");
     }
-    // Of other queues it may not even know that the job is there.
+    // It may not learn whether a job exists in another queue.
     let other = office.submit("boss", QUEUE).await;
     not_found(office.cancel("blind", &other).await.unwrap_err(), &other);
     assert_eq!(office.state(&other).await, JobState::Queued);
@@ -181,7 +181,7 @@ async fn it_alone_is_not_answered_with_the_job_and_then_cancels_nothing() {
             denied(call.unwrap_err(), "read", MAIL);
             assert_eq!(office.state(&letter).await, JobState::Queued, "{view:?}");
         }
-        // So it is with a repeat of its own.
+        // A repeat of its own call is treated the same.
         let request =
             v1::CancelJobRequest { id: letter.clone(), request_id: letter.clone(), ..Default::default() };
         soon(office.rig.jobs.clone().cancel_job(shown("blind", request.clone()))).await.unwrap();

@@ -1,4 +1,4 @@
-//! UpdateQueue: what the mask names is changed, and only in the queue that its caller saw.
+//! UpdateQueue changes only what the mask names, and only if the queue still has the caller's etag.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ fn of_jobs(max_jobs: i64) -> v1::QueueSettings {
     v1::QueueSettings { max_jobs: Some(max_jobs), ..Default::default() }
 }
 
-/// The refusal of a change of the shelf, which must not have been made.
+/// Returns the refusal of a change of the shelf; asserts that nothing has changed.
 async fn refused(rig: &Rig, request: v1::UpdateQueueRequest) -> Refusal {
     let before = rig.queue(SHELF).await;
     let refused = refusal(&update(rig, request).await.expect_err("a refusal"));
@@ -89,7 +89,7 @@ async fn another_etag_than_the_present_one_is_refused_and_the_present_one_told()
     for etag in wrong.into_iter().chain(garbage).filter(|etag| *etag != present.etag) {
         mismatch(&refused(&rig, change(etag, &["settings.max_jobs"], of_jobs(8))).await, &present);
     }
-    // With the one that was told it passes.
+    // The etag from the refusal's metadata is accepted.
     let told = refused(&rig, change(&first.etag, &["settings.max_jobs"], of_jobs(8))).await;
     let now = update(&rig, change(&told.metadata["etag"], &["settings.max_jobs"], of_jobs(8))).await.unwrap();
     assert_eq!(now.settings.unwrap().max_jobs, Some(8));
@@ -140,7 +140,7 @@ async fn an_etag_tells_of_a_pause_and_not_of_jobs_and_outlives_a_restart() {
     rig.pause(SHELF).await;
     let paused = rig.queue(SHELF).await;
     assert_ne!(paused.etag, first.etag);
-    // What changes nothing keeps it.
+    // A call that changes nothing keeps the etag.
     rig.pause(SHELF).await;
     assert_eq!(rig.queue(SHELF).await.etag, paused.etag);
     rig.stop().await;
@@ -176,7 +176,7 @@ async fn admins_with_masks_of_their_own_do_not_undo_each_other() {
     update(&rig, change("*", &["settings.max_jobs"], mine)).await.unwrap();
     let both = update(&rig, change("*", &["settings.max_waiters"], yours)).await.unwrap().settings.unwrap();
     assert_eq!((both.max_jobs, both.max_waiters), (Some(7), Some(3)));
-    // With the etag that both saw, the second one hears of the first one, and passes with the etag that it is told.
+    // Two updates with the same etag: the second one is refused, and succeeds with the etag from the refusal.
     let seen = rig.queue(SHELF).await;
     let mine = v1::QueueSettings { max_jobs: Some(11), ..seen.settings.unwrap() };
     let yours = v1::QueueSettings { max_waiters: Some(12), ..seen.settings.unwrap() };
@@ -208,7 +208,7 @@ fn keep_for(seconds: i64) -> Option<v1::Keep> {
     Some(v1::Keep { keep: Some(Keep::Time(duration(seconds))) })
 }
 
-/// Settings no part of which is the default.
+/// Returns settings in which no value is the default.
 fn unusual() -> v1::QueueSettings {
     v1::QueueSettings {
         max_jobs: Some(7),
@@ -227,7 +227,7 @@ fn unusual() -> v1::QueueSettings {
     }
 }
 
-/// What each path names, taken from one of two settings.
+/// Copies the field of one path from the second settings to the first.
 type Take = fn(&mut v1::QueueSettings, &v1::QueueSettings);
 
 fn retention(settings: &mut v1::QueueSettings) -> &mut v1::Retention {
@@ -256,7 +256,7 @@ const PATHS: [(&str, Take); 11] = [
     }),
 ];
 
-/// Settings with all parts of their retention named, so that they can be compared.
+/// Returns settings with all parts of their retention set, so that they can be compared.
 fn whole(mut settings: v1::QueueSettings) -> v1::QueueSettings {
     retention(&mut settings);
     settings
@@ -275,7 +275,7 @@ async fn each_path_changes_what_it_names_and_nothing_else() {
         let back = update(&rig, change("*", &["settings"], usual)).await.unwrap();
         assert_eq!(whole(back.settings.unwrap()), usual, "{path}");
     }
-    // Two of them name two things, in any order and though one is named twice.
+    // Two paths change two fields, in any order and even if one is named twice.
     let mut expected = usual;
     for (path, take) in [PATHS[0], PATHS[8]] {
         take(&mut expected, &unusual());
@@ -403,7 +403,7 @@ async fn the_whole_queue_can_be_sent_back_as_it_was_told_and_that_changes_and_pi
     back.queue = Some(told.clone());
     let now = update(&rig, back).await.unwrap();
     assert_eq!((now.settings, now.etag), (told.settings, told.etag));
-    // Its failed jobs are still kept as long as the server says, which is another time now.
+    // The queue's failed jobs follow the server's default, which is another time now.
     let failed = |queue: &v1::Queue| queue.settings.unwrap().retention.and_then(|retention| retention.failed);
     assert_eq!(failed(&rig.queue(SHELF).await), None);
     rig.stop().await;

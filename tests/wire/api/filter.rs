@@ -1,4 +1,4 @@
-//! Filters: several queues, and what has ended.
+//! Filters by several queues and by `done`.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ fn of(queues: &[&str], done: Option<bool>) -> JobFilter {
     JobFilter { queues: queues.iter().map(|&queue| queue.to_owned()).collect(), done, ..Default::default() }
 }
 
-/// One job that waits and one that has ended in each of three queues.
+/// Creates one waiting job and one ended job in each of three queues.
 async fn three_queues() -> (Rig, [String; 3], [String; 3]) {
     let settings =
         with_queue(with_queue(with_queue(memory(), QUEUE, queue(0)), "b", queue(0)), "c", queue(0));

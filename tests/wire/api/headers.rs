@@ -1,4 +1,4 @@
-//! Headers: what the handler is told beside the payload.
+//! Headers, which reach the handler beside the payload.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ fn with(headers: BTreeMap<String, String>) -> v1::JobSpec {
     v1::JobSpec { headers, ..job("echo") }
 }
 
-/// A number of headers that take the same number of bytes each.
+/// Returns `count` headers that take the same number of bytes each.
 fn many(count: usize, bytes: usize) -> BTreeMap<String, String> {
     (0..count).map(|n| (format!("{n:02}"), "v".repeat(bytes - 2))).collect()
 }
@@ -102,7 +102,7 @@ async fn other_headers_make_another_request() {
     for other in [said("b"), named("once", job("echo"))] {
         assert_eq!(refusal(&submit(&rig, other).await.unwrap_err()).reason, "REQUEST_ID_REUSED");
     }
-    // A header is no label, though it has the same name and value.
+    // A header differs from a label, even with the same name and value.
     let labelled = v1::JobSpec { labels: entries([("tenant", "a")]), ..job("echo") };
     let refused = submit(&rig, named("once", labelled)).await.unwrap_err();
     assert_eq!(refusal(&refused).reason, "REQUEST_ID_REUSED");

@@ -1,4 +1,4 @@
-//! What moves to a client that waits for results.
+//! Bytes transferred to a client that waits for results.
 
 use std::env;
 
@@ -9,7 +9,7 @@ use crate::support::{QUEUE, Rig, job, result, soon};
 
 const MIB: usize = 1 << 20;
 
-/// By hand with more of them, such as 1,000 in a release build.
+/// Returns the number of jobs. Set the variable to run more, such as 1,000 in a release build.
 fn count() -> usize {
     env::var("JOBMILL_TEST_RESULTS").ok().and_then(|count| count.parse().ok()).unwrap_or(24)
 }
@@ -47,7 +47,7 @@ async fn a_watcher_for_results_of_1_mib_gets_at_most_a_tenth_more_than_these() {
     rig.stop().await;
 }
 
-/// Whether it is the end of a job, with its result; no event has a payload.
+/// Returns whether an event is a job's end with its result; asserts that no event has a payload.
 fn has_result(event: &v1::WatchEvent) -> bool {
     let Some(Event::Updated(v1::JobUpdated { job: Some(job), .. }) | Event::Snapshot(job)) = &event.event
     else {

@@ -1,4 +1,4 @@
-//! The limits that a server tells, and that each is what it holds requests to.
+//! The limits that GetServerInfo reports, each of which the server enforces exactly.
 
 use jobmill::{
     execute::Attempt,
@@ -12,11 +12,11 @@ use tonic::{Code, Request};
 use super::{duration, raw, server_info::info};
 use crate::support::{QUEUE, Rig, defaults, job, memory, refusal, result, soon, spec, submission};
 
-/// A field in which so many of something are put.
+/// A request with a variable amount in one field.
 struct Probe {
     limit: &'static str,
     rpc: &'static str,
-    /// The field that is at fault where there is one too many.
+    /// The field that is refused when the amount exceeds the limit.
     field: &'static str,
     request: fn(usize, &str) -> Vec<u8>,
 }
@@ -25,7 +25,7 @@ fn entry(n: usize) -> (String, String) {
     (format!("key-{n:05}"), String::new())
 }
 
-/// Entries that take so many bytes.
+/// Returns a map whose entries take `bytes` bytes.
 fn entries_of(bytes: usize) -> std::collections::BTreeMap<String, String> {
     [("a".to_owned(), "v".repeat(bytes - 1))].into()
 }
@@ -55,7 +55,7 @@ fn probe(
     Probe { limit, rpc, field, request }
 }
 
-/// Each limit of a field. The request is about a job that has ended, where it is about one.
+/// Returns a probe for each limit of a field. Requests about a job name one that has ended.
 fn probes() -> Vec<Probe> {
     let mut probes = probes_of_submissions();
     probes.extend([
@@ -124,7 +124,7 @@ fn probes_of_submissions() -> Vec<Probe> {
     ]
 }
 
-/// Limits that are no field's: each has a test of its own below.
+/// Limits that belong to no field. Each has a test of its own below.
 const OTHERS: [&str; 5] =
     ["message_bytes", "page_size", "result_bytes", "stream_credits", "tracestate_bytes"];
 
@@ -170,7 +170,7 @@ async fn every_limit_that_is_told_is_probed() {
 async fn a_message_may_have_as_many_bytes_as_are_told_and_no_more() {
     let rig = super::shelf().await;
     let limit = limit(&rig, "message_bytes").await;
-    // A field that no server knows makes it as large as it has to be.
+    // A field unknown to the server pads the message to the wanted size.
     let message = |bytes: usize| {
         let mut message = submission(job("echo")).encode_to_vec();
         let rest = bytes - message.len();

@@ -1,4 +1,4 @@
-//! Pages of queues.
+//! Pagination of ListQueues.
 
 use jobmill::proto::v1;
 use tonic::{Code, Status};
@@ -21,12 +21,12 @@ async fn create(rig: &Rig, name: &str) {
     soon(rig.queues.clone().create_queue(request)).await.unwrap();
 }
 
-/// A server with a number of queues in all, and their names in order.
+/// Starts a server with `count` queues in all; returns it with their names in order.
 async fn with_queues(count: usize) -> (Rig, Vec<String>) {
     let rig = Rig::simple().await;
     let mut all = vec!["default".to_owned()];
     for n in 1..count {
-        // Made out of order, and some of them before `default`.
+        // The names are created out of order, and some of them sort before `default`.
         let name = format!("{}{n}", ["z", "a", "m"][n % 3]);
         create(&rig, &name).await;
         all.push(name);
@@ -77,7 +77,7 @@ async fn what_is_made_or_deleted_between_pages_hides_nothing_else() {
     let (rig, all) = with_queues(4).await;
     let first = page(&rig, 2, "").await.unwrap();
     assert_eq!(names(&first), all[..2]);
-    // One that was told, before which the next page would begin.
+    // Deletes a queue that was listed already and sorts before the next page.
     let request = v1::DeleteQueueRequest { name: all[0].clone(), ..Default::default() };
     soon(rig.queues.clone().delete_queue(request)).await.unwrap();
     create(&rig, "0-first").await;

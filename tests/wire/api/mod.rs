@@ -1,4 +1,4 @@
-//! What each field of the protocol means, a file for each topic.
+//! The meaning of each field of the protocol, one file for each topic.
 
 mod cancel_role;
 mod etag;
@@ -30,7 +30,7 @@ use tonic::{Code, Response, Status};
 
 use crate::support::{QUEUE, Rig, memory, queue, refusal, simple, soon, submission, with_queue};
 
-/// A server whose jobs wait for ever.
+/// Starts a server whose jobs stay queued.
 async fn shelf() -> Rig {
     Rig::start(simple(with_queue(memory(), QUEUE, queue(0)))).await
 }
@@ -39,14 +39,14 @@ async fn submit(rig: &Rig, request: v1::SubmitRequest) -> Result<v1::SubmitRespo
     soon(rig.jobs.clone().submit(request)).await.map(Response::into_inner)
 }
 
-/// The fields that a job's submission is refused for.
+/// Returns the fields for which a submission is refused.
 async fn faults(rig: &Rig, spec: v1::JobSpec) -> Vec<String> {
     let refused = refusal(&submit(rig, submission(spec)).await.expect_err("a fault"));
     assert_eq!((refused.code, refused.reason.as_str()), (Code::InvalidArgument, "INVALID_REQUEST"));
     refused.fields
 }
 
-/// The only page of a list.
+/// Returns a list's only page.
 async fn list(rig: &Rig, filter: v1::JobFilter, view: JobView) -> Vec<v1::Job> {
     let request = v1::ListJobsRequest { filter: Some(filter), view: view as i32, ..Default::default() };
     let page = soon(rig.jobs.clone().list_jobs(request)).await.unwrap().into_inner();
@@ -58,7 +58,7 @@ fn duration(seconds: i64) -> prost_types::Duration {
     prost_types::Duration { seconds, nanos: 0 }
 }
 
-/// A map of the protocol.
+/// Returns a map field of the protocol.
 fn entries<'a>(
     entries: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> std::collections::BTreeMap<String, String> {

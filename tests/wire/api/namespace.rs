@@ -1,4 +1,4 @@
-//! Namespaces: there is one, by two names.
+//! The only namespace, `default`, which may also be left empty.
 
 use jobmill::proto::v1::{self, JobState, submit_result::Result as Item};
 use tonic::Code;
@@ -9,12 +9,12 @@ use super::{
 };
 use crate::support::{QUEUE, Rig, job, named, refusal, refused_item, soon, submission};
 
-/// All RPCs but the stream, whose refusals are those of its items.
+/// Returns all RPCs but the stream, whose refusals are those of its items.
 fn unary() -> impl Iterator<Item = Rpc> {
     rpcs().into_iter().filter(|rpc| rpc.short() != "SubmitStream")
 }
 
-/// What becomes of the only item of a stream's message in a namespace.
+/// Returns the result of a stream's only item in a namespace.
 async fn streamed(rig: &Rig, namespace: &str) -> Item {
     let item = v1::SubmitItem { job: Some(job("echo")), ..Default::default() };
     let request =

@@ -1,4 +1,4 @@
-//! What a submission comes to, by every way: a new job, the one of a repeat, or one that is gone.
+//! The outcome of a submission by every RPC: CREATED, REPEATED or GONE.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ enum Way {
 
 const WAYS: [Way; 4] = [Way::Submit, Way::Batch, Way::Stream, Way::Watch];
 
-/// An answer: the job's id, what became of the submission, and the token, which results of a stream do not have.
+/// A job's id, its outcome, and the resume token, which results of a stream do not have.
 type Answer = (String, SubmitOutcome, Option<String>);
 
 fn answer(response: v1::SubmitResponse) -> Answer {
@@ -45,7 +45,7 @@ impl Way {
         format!("by {self:?}")
     }
 
-    /// Submits a job in a queue with the request id of this way.
+    /// Submits a job to a queue under this way's request id.
     async fn submit(self, rig: &Rig, queue: &str) -> Result<Answer, Status> {
         let job = v1::JobSpec { queue: queue.to_owned(), ..job("echo") };
         self.submit_as(rig, &self.request_id(), job).await
@@ -82,7 +82,7 @@ impl Way {
     }
 }
 
-/// The only result of a stream of one item.
+/// Returns the only result of a stream of one item.
 async fn by_stream(rig: &Rig, request_id: &str, job: v1::JobSpec) -> Item {
     let item = v1::SubmitItem { job: Some(job), request_id: request_id.to_owned() };
     let request = v1::SubmitStreamRequest { items: vec![item], ..Default::default() };
@@ -96,7 +96,7 @@ async fn by_stream(rig: &Rig, request_id: &str, job: v1::JobSpec) -> Item {
     results.remove(0).result.expect("a result")
 }
 
-/// A server with a queue `shelf` that was made over the API, and another one; jobs wait for ever in both.
+/// Starts a server with a queue `shelf`, which was created over the API, and another queue. Jobs wait for ever in both.
 async fn shelves() -> Rig {
     let rig = super::shelf().await;
     create(&rig, "shelf").await;
@@ -160,7 +160,7 @@ async fn a_repeat_finds_its_job_though_its_queue_was_deleted() {
         rig.delete(&id).await.unwrap();
         let (again, outcome, _) = way.submit(&rig, "shelf").await.unwrap();
         assert_eq!((again, outcome), (id, GONE), "{way:?}");
-        // Another request does not get in.
+        // Another request is refused, because its queue is gone.
         let shelved = v1::JobSpec { queue: "shelf".to_owned(), ..job("echo") };
         let refused = way.submit_as(&rig, "another", shelved).await.unwrap_err();
         assert_eq!(refused.code(), Code::NotFound, "{way:?}: {refused:?}");
@@ -239,7 +239,7 @@ async fn a_batch_is_known_as_long_as_one_of_its_jobs_is_there_and_for_a_day_afte
         let request = v1::SubmitBatchRequest { jobs, request_id: "b".to_owned(), ..Default::default() };
         soon(rig.jobs.clone().submit_batch(request)).await.unwrap().into_inner().jobs
     };
-    // Old ids are forgotten on the way, with other deletions.
+    // Other deletions make the server forget old request ids.
     let a_day_passes = async || {
         clock.advance(Duration::from_secs(25 * 3_600));
         let other = rig.submit(job("echo")).await.id;

@@ -20,7 +20,7 @@ fn with_metadata(metadata: std::collections::BTreeMap<String, String>) -> v1::Jo
     with(v1::Payload { metadata, ..v1::Payload::of("bytes") })
 }
 
-/// The payload of a job that was submitted with this one.
+/// Submits a job with this payload; returns the payload that is stored.
 async fn kept(rig: &Rig, payload: v1::Payload) -> Option<v1::Payload> {
     let id = rig.submit(with(payload)).await.id;
     spec(&rig.get(&id).await).payload.clone()
@@ -79,7 +79,7 @@ async fn a_result_is_absent_until_there_is_one() {
     rig.stop().await;
 }
 
-/// A job's payload and result as a view shows them: with their bytes or without, and with all else in any case.
+/// Asserts that a view shows a job's payload and result with or without their bytes, and everything else in any case.
 fn assert_shown(job: &v1::Job, what: &str, with_payload: bool, with_result: bool) {
     let shown = spec(job).payload.as_ref().expect("a payload");
     assert_eq!((shown.size_bytes, shown.media_type.as_str()), (5, "image/png"), "{what}");
@@ -176,7 +176,7 @@ async fn of_bytes_and_text_in_one_message_the_last_one_holds() {
     let rig = shelf().await;
     let (bytes, text) = (v1::Payload::of("bytes"), v1::Payload::of_text("some text"));
     for (first, last, size, media_type) in [(&bytes, &text, 9, TEXT_TYPE), (&text, &bytes, 5, "")] {
-        // What is sent of a message in two parts is one message with all of it.
+        // A message in two parts is one message with the fields of both.
         let payload = [first.encode_to_vec(), last.encode_to_vec()].concat();
         let both = v1::Payload::decode(&payload[..]).unwrap();
         assert_eq!(both.body, last.body, "the encoding that this relies on");

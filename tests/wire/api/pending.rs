@@ -1,4 +1,4 @@
-//! Why a job does not run yet: everything that holds it up, computed when it is read.
+//! The reasons for which a job waits, computed at each read.
 
 use jobmill::{
     clock::Clock,
@@ -12,14 +12,14 @@ use crate::support::{
     QUEUE, Rig, Stage, defaults, echo, fail, job, manual_clock, memory, queue, run_time, simple, with_queue,
 };
 
-/// What [`manual_clock`] says first, in seconds since 1970.
+/// The start of [`manual_clock`], in seconds since 1970.
 const START_S: i64 = 1_800_000_000;
 
 fn because(reason: PendingReason, subject: &str) -> Pending {
     Pending { reason: reason as i32, subject: subject.to_owned(), until: None }
 }
 
-/// The reasons in an order of their own.
+/// Returns the reasons, sorted.
 async fn pending(rig: &Rig, id: &str) -> Vec<Pending> {
     let mut pending = rig.get(id).await.pending;
     pending.sort_by_key(|pending| pending.reason);
@@ -82,7 +82,7 @@ async fn a_job_waits_for_its_time_and_says_until_when() {
         assert_eq!(found.pending[0].until, found.next_run_time);
         assert_eq!(found.next_run_time.unwrap().seconds, seconds);
     }
-    // Whatever else holds it up, its time is told.
+    // The due time is reported beside any other reason.
     rig.pause(QUEUE).await;
     assert!(rig.get(&scheduled).await.pending.iter().any(|told| told.reason() == PendingReason::RunTime));
     rig.cancel(&scheduled).await.unwrap();

@@ -1,5 +1,5 @@
-//! Every RPC of the protocol by its name, with requests and answers as bytes: for tests that walk all of them, and fail
-//! where a new one lacks its row.
+//! Every RPC of the protocol by name, with requests and answers as bytes, for tests that walk all RPCs and fail where a
+//! new one has no row.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
@@ -16,23 +16,23 @@ use crate::{
 
 /// An RPC that the protocol declares.
 pub(super) struct Rpc {
-    /// Such as `jobmill.v1.JobQueue/Submit`.
+    /// The full name, such as `jobmill.v1.JobQueue/Submit`.
     pub(super) name: String,
     request: DescriptorProto,
 }
 
 impl Rpc {
-    /// Its name within its service.
+    /// Returns its name within its service.
     pub(super) fn short(&self) -> &str {
         self.name.split('/').next_back().unwrap_or_default()
     }
 
-    /// Whether its request has a field of this name.
+    /// Returns whether its request has a field of this name.
     pub(super) fn has_field(&self, name: &str) -> bool {
         self.request.field.iter().any(|field| field.name() == name)
     }
 
-    /// A request with one more field of text, which counts where the field is there already.
+    /// Appends a text field to a request; it overrides one that is already there.
     pub(super) fn with_text(&self, mut request: Vec<u8>, field: &str, value: &str) -> Vec<u8> {
         let field = self.request.field.iter().find(|one| one.name() == field).expect("a field");
         let number = u32::try_from(field.number()).expect("the number of a field");
@@ -41,7 +41,7 @@ impl Rpc {
     }
 }
 
-/// All RPCs that the protocol declares.
+/// Returns all RPCs that the protocol declares.
 pub(super) fn rpcs() -> Vec<Rpc> {
     let set = FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).expect("a descriptor");
     let message = |path: &str| {
@@ -66,10 +66,10 @@ pub(super) fn rpcs() -> Vec<Rpc> {
     rpcs
 }
 
-/// A message in metadata.
+/// A metadata entry.
 pub(super) type Header<'a> = (&'a str, &'a [u8]);
 
-/// The first message that an RPC answers with; none where it ends well without one.
+/// Calls an RPC; returns its first message, or `None` if it ends with OK and without one.
 pub(super) async fn call(
     rig: &Rig,
     rpc: &str,
@@ -114,7 +114,7 @@ async fn first_message(mut body: Body) -> Result<Option<Bytes>, Status> {
                 return if status.code() == Code::Ok { Ok(None) } else { Err(status) };
             }
         }
-        // The beginning of the next message may be there, too.
+        // The beginning of the next message may already have arrived.
         let end = if read.len() < HEAD { usize::MAX } else { HEAD + (&read[1..HEAD]).get_u32() as usize };
         if read.len() >= end {
             return Ok(Some(read.freeze().slice(HEAD..end)));
@@ -123,18 +123,18 @@ async fn first_message(mut body: Body) -> Result<Option<Bytes>, Status> {
     panic!("no status at the end")
 }
 
-/// What valid requests are about: a queue that was made over the API, with jobs that wait for ever.
+/// The objects that valid requests refer to: a queue that was created over the API, with jobs that stay queued.
 pub(super) struct Props {
     pub(super) queue: String,
     /// A queue without jobs.
     pub(super) empty: String,
-    /// A queue that there is not yet.
+    /// The name of a queue that does not exist yet.
     pub(super) new: String,
     pub(super) waiting: String,
     pub(super) cancelled: String,
 }
 
-/// A queue of no consumers.
+/// Returns settings of a queue without consumers.
 pub(super) fn no_consumers() -> v1::QueueSettings {
     v1::QueueSettings { consumers: Some(0), ..v1::QueueSettings::default() }
 }
@@ -144,7 +144,7 @@ impl Props {
         Props::set_up_by(rig, &[], queue).await
     }
 
-    /// The same by a caller who shows who it is.
+    /// Sets up the objects as a caller with these headers.
     pub(super) async fn set_up_by(rig: &Rig, by: &[Header<'_>], queue: &str) -> Self {
         let (queue, empty) = (queue.to_owned(), format!("{queue}-empty"));
         for name in [&queue, &empty] {
@@ -164,22 +164,22 @@ impl Props {
     }
 }
 
-/// The answer to a call that must succeed.
+/// Calls an RPC that must succeed; returns its answer.
 async fn ask<A: Message + Default>(rig: &Rig, by: &[Header<'_>], rpc: &str, request: &impl Message) -> A {
     let answer = call(rig, &format!("jobmill.v1.{rpc}"), by, &request.encode_to_vec()).await;
     let answer = answer.unwrap_or_else(|status| panic!("{rpc}: {status:?}"));
     A::decode(answer.expect("an answer")).expect("an answer")
 }
 
-/// Jobs by id with revision and state, queues by name with etag.
+/// The state that calls can change: jobs by id with revision and state, queues by name with etag.
 pub(super) type State = (Vec<(String, i64, i32)>, Vec<(String, String)>);
 
-/// All that calls can change.
+/// Reads the state that calls can change.
 pub(super) async fn state(rig: &Rig) -> State {
     state_for(rig, &[]).await
 }
 
-/// The same for a caller who shows who it is.
+/// Reads the state as a caller with these headers.
 pub(super) async fn state_for(rig: &Rig, by: &[Header<'_>]) -> State {
     let (mut jobs, mut page_token) = (Vec::new(), String::new());
     loop {

@@ -1,7 +1,6 @@
-//! What errors tell programs: the reason, and beside it what they would else have to read out of a message.
+//! The machine-readable parts of errors: the reason, and metadata that a program would otherwise parse from messages.
 //!
-//! That every reason is one of the protocol, with the code and the keys that it tells, is held by [`refusal`], which
-//! all tests ask.
+//! [`refusal`], which all tests use, checks that every reason is documented in the protocol with its code and keys.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -23,7 +22,7 @@ use crate::{
     },
 };
 
-/// The error of a call that must not succeed.
+/// Returns the refusal of a call that must fail.
 fn error<T: std::fmt::Debug>(result: Result<Response<T>, Status>) -> Refusal {
     refusal(&result.expect_err("a refusal"))
 }
@@ -115,7 +114,7 @@ fn pairs(map: &std::collections::BTreeMap<String, String>) -> Vec<(&str, &str)> 
     map.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
 
-/// The errors of a stream's items, all of which must be refused.
+/// Returns the errors of a stream's items, all of which must be refused.
 async fn refused_items(rig: &Rig, request: v1::SubmitStreamRequest) -> Vec<v1::ItemError> {
     let mut jobs = rig.jobs.clone();
     let mut stream = soon(jobs.submit_stream(tokio_stream::once(request))).await.unwrap().into_inner();

@@ -1,4 +1,4 @@
-//! Calls that change something, sent again with the same request id: done once, and answered as the first time.
+//! Calls that change something, repeated with the same request id: done once, and answered as the first time.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ use crate::{
     },
 };
 
-/// Every RPC whose request has an id.
+/// Returns every RPC whose request has a request id.
 fn repeatable() -> Vec<Rpc> {
     let rpcs: Vec<_> = rpcs().into_iter().filter(|rpc| rpc.has_field("request_id")).collect();
     assert!(rpcs.len() >= 12, "{} RPCs", rpcs.len());
     rpcs
 }
 
-/// What a repeat is answered with, once that it has changed nothing is certain.
+/// Repeats a call; asserts that it changed nothing and returns its answer.
 async fn repeat(rig: &Rig, rpc: &Rpc, request: &[u8]) -> String {
     let before = state(rig).await;
     let answered = raw::call(rig, &rpc.name, &[], request).await;
@@ -59,7 +59,7 @@ async fn every_call_is_done_once_and_answered_again_even_after_a_restart() {
         assert_eq!(repeat(&rig, &rpc, &request).await, first, "{}", rpc.name);
         undo(&rig, &rpc, &props).await;
         let later = repeat(&rig, &rpc, &request).await;
-        // Of a queue a repeat tells how it is now.
+        // A repeat shows a queue as it is now.
         assert!(later == first || first.starts_with("Some(Queue"), "{}: {later} after {first}", rpc.name);
         called.push((rpc, props, request, later));
     }
@@ -86,7 +86,7 @@ async fn every_call_is_refused_where_its_request_id_came_with_another_body_or_an
     for (n, (rpc, props)) in called.iter().enumerate() {
         let (next, _) = &called[(n + 1) % called.len()];
         let mut others = vec![(rpc, props.other_request(rpc, &rpc.name))];
-        // Submit and SubmitAndWatch are two ways to say the same.
+        // Submit and SubmitAndWatch share request ids and digests.
         if (rpc.short(), next.short()) != ("SubmitAndWatch", "Submit") {
             others.push((next, props.request(next, &rpc.name)));
         }
@@ -112,7 +112,7 @@ async fn request_ids_may_have_128_bytes_in_every_call() {
         let refused = refusal(&raw::call(&rig, &rpc.name, &[], &long).await.expect_err(&rpc.name));
         assert_eq!((refused.code, refused.fields), (Code::InvalidArgument, vec!["request_id".to_owned()]));
         assert_eq!(state(&rig).await, before, "{}", rpc.name);
-        // Unlike for each call: an id is one for all of them.
+        // Each call gets an id of its own, because an id is unique across all calls.
         let fitting = format!("{:r<128}", rpc.short());
         raw::call(&rig, &rpc.name, &[], &props.request(&rpc, &fitting)).await.expect(&rpc.name);
     }
@@ -145,7 +145,7 @@ async fn a_change_says_whether_it_is_a_repeat_and_tells_the_job_as_it_was_then()
     let again = cancelled(&rig, cancel(&id, "once")).await.unwrap();
     assert_eq!(again.change, Some(repeated.clone()));
     assert_eq!(rig.get(&id).await.state(), JobState::Queued);
-    // Without an id it is another cancel; and of what is cancelled, none that changes anything.
+    // Without an id it is a new cancel, and a new cancel of a cancelled job changes nothing.
     for _ in 0..2 {
         let other = cancelled(&rig, cancel(&id, "")).await.unwrap();
         assert_eq!(other.change, Some(v1::JobChange { revision: 4, ..change.clone() }));
@@ -331,7 +331,7 @@ async fn an_id_is_known_for_a_day() {
         };
         soon(rig.queues.clone().pause_queue(request)).await.unwrap().into_inner().queue.unwrap().paused
     };
-    // Old ids are forgotten on the way, with other deletions.
+    // Other deletions make the server forget old request ids.
     let hours_pass = async |hours: u64| {
         clock.advance(Duration::from_secs(hours * 3_600));
         let other = rig.submit(job("echo")).await.id;

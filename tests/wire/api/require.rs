@@ -1,4 +1,4 @@
-//! What a call requires of the server (`jobmill-require`): known, or nothing else is looked at and nothing is done.
+//! Features that a call requires (`jobmill-require`): an unknown one refuses the call before anything else is checked.
 
 use jobmill::{
     proto::v1::{self, server_service_client::ServerServiceClient},
@@ -30,7 +30,7 @@ fn lines<'a>(values: &'a [&'a str]) -> Vec<(&'static str, &'a [u8])> {
     values.iter().map(|value| (REQUIRE, value.as_bytes())).collect()
 }
 
-/// The feature that the server says it does not know.
+/// Returns the feature that the server reports as unknown.
 fn unknown(status: &Status) -> String {
     let mut refused = refusal(status);
     assert_eq!((refused.code, refused.reason.as_str()), (Code::Unimplemented, "FEATURE_UNKNOWN"));
@@ -82,7 +82,7 @@ async fn every_rpc_is_refused_where_a_name_is_not_known_and_nothing_is_changed()
         assert_eq!(unknown(&answer.unwrap_err()), "?", "{}", rpc.name);
         assert_eq!(state(&rig).await, before, "{}", rpc.name);
     }
-    // The request ids are not used up.
+    // The refused calls have used up no request id.
     for rpc in rpcs().iter().filter(|rpc| rpc.has_field("request_id")) {
         let props = Props::set_up(&rig, &rpc.short().to_lowercase()).await;
         let request = props.request(rpc, &format!("unused by {}", rpc.name));
@@ -99,7 +99,7 @@ async fn streams_are_refused_before_their_first_message() {
     watch.metadata_mut().insert(REQUIRE, "teleport".parse().unwrap());
     let status = soon(rig.jobs.clone().watch_status(watch)).await.unwrap_err();
     assert_eq!(unknown(&status), "teleport");
-    // The client has not sent an item yet, and need not.
+    // The refusal comes before the client sends an item.
     let mut stream = Request::new(tokio_stream::pending());
     stream.metadata_mut().insert(REQUIRE, "teleport".parse().unwrap());
     let status = soon(rig.jobs.clone().submit_stream(stream)).await.unwrap_err();
@@ -120,7 +120,7 @@ async fn long_lists_and_long_names_are_judged_as_short_ones_or_refused_as_a_whol
     assert_eq!(rig.total().await, 1);
     assert_eq!(unknown(&call(format!("{known},teleport")).await.unwrap_err()), "teleport");
     assert_eq!(unknown(&call("x".repeat(10_000)).await.unwrap_err()), "x".repeat(64));
-    // More than the server reads of any headers.
+    // More bytes than the server's header limit.
     call(vec!["wait"; 10_000].join(",")).await.unwrap_err();
     assert_eq!(rig.total().await, 1);
     rig.submit(job("echo")).await;
@@ -159,7 +159,7 @@ async fn what_is_required_is_looked_at_before_the_token_and_the_request() {
 #[tokio::test]
 async fn health_and_reflection_ask_for_nothing_and_are_refused_what_is_not_known_as_all_else() {
     let rig = shelf().await;
-    // Reflection is asked for the names of all services; to Health the field says nothing.
+    // To Reflection the request means "list all services"; Health ignores the field.
     let request = b"\x3a\x01*";
     for rpc in BESIDE {
         raw::call(&rig, rpc, &[], request).await.unwrap_or_else(|status| panic!("{rpc}: {status:?}"));

@@ -1,4 +1,4 @@
-//! `expected_revision`: a job is changed as it was seen, or not at all.
+//! `expected_revision`: a job is changed only if it still has the revision that the caller saw.
 
 use jobmill::proto::v1::{self, JobState};
 use tonic::{Code, Response, Status};
@@ -6,7 +6,7 @@ use tonic::{Code, Response, Status};
 use super::shelf;
 use crate::support::{Rig, job, refusal, soon};
 
-/// A call about a job that may expect a revision.
+/// An RPC about a job that may expect a revision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Call {
     Cancel,
@@ -48,7 +48,7 @@ impl Call {
         }
     }
 
-    /// A job that the call would change, which has changed before.
+    /// Creates a job that the call would change and that has changed before.
     async fn job(self, rig: &Rig) -> v1::Job {
         let id = rig.submit(job("echo")).await.id;
         let cancelled = rig.cancel(&id).await.unwrap();
@@ -147,7 +147,7 @@ async fn a_repeat_is_answered_though_the_job_is_at_another_revision_by_its_own_d
         let first = call.make_as(&rig, &job.id, job.revision, &request_id).await.unwrap();
         let again = call.make_as(&rig, &job.id, job.revision, &request_id).await.unwrap();
         assert_eq!(again, first.map(|change| v1::JobChange { repeated: true, ..change }));
-        // Another revision makes another request; and of a job that is gone there is none.
+        // Another revision makes another request. A job that is deleted has no requests left.
         let status = call.make_as(&rig, &job.id, job.revision + 1, &request_id).await.unwrap_err();
         let expected = if call == Call::Delete { "JOB_NOT_FOUND" } else { "REQUEST_ID_REUSED" };
         assert_eq!(refusal(&status).reason, expected, "{call:?}");

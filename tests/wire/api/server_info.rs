@@ -1,4 +1,4 @@
-//! What a server says of itself; its limits are in `limits`.
+//! GetServerInfo, except for its limits, which `limits` tests.
 
 use std::path::Path;
 
@@ -142,7 +142,7 @@ async fn stores_in_memory_have_ids_of_their_own() {
     other.stop().await;
 }
 
-/// The token after all that a filter's watch tells now.
+/// Returns the token at the end of the snapshot of a watch by filter.
 async fn token(rig: &Rig) -> String {
     let filter = Some(v1::JobFilter::default());
     let mut watcher = rig.watch(v1::WatchStatusRequest { filter, ..Default::default() }).await;
@@ -150,7 +150,7 @@ async fn token(rig: &Rig) -> String {
     watcher.token
 }
 
-/// The first thing that a watch tells which goes on from a token.
+/// Returns the first event of a watch that resumes from a token.
 async fn resumed(rig: &Rig, resume_token: &str, resync: WatchResync) -> Result<String, Status> {
     let request = v1::WatchStatusRequest {
         filter: Some(v1::JobFilter::default()),

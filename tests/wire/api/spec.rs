@@ -1,4 +1,4 @@
-//! What a client said of a job comes back as it was said, beside what became of it.
+//! A job's `spec`: returned as the client submitted it, beside the values in force.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::support::{
     QUEUE, Rig, defaults, echo, folder, job, manual_clock, memory, named, queue, simple, spec, with_queue,
 };
 
-/// A job of which everything is said, though some of it is the default.
+/// Returns a spec with every field set, some of them to the default.
 fn talkative() -> v1::JobSpec {
     v1::JobSpec {
         queue: QUEUE.to_owned(),
@@ -44,7 +44,7 @@ fn talkative() -> v1::JobSpec {
     }
 }
 
-/// A kind's own policy, no part of which is what is usual.
+/// Returns a kind's own policy, in which no value is the usual one.
 fn own_policy() -> KindDefaults {
     let retry = RetryPolicy {
         initial_delay: Duration::from_secs(7),
@@ -172,7 +172,7 @@ async fn a_priority_of_0_and_none_are_the_same_job_and_different_specs() {
     rig.stop().await;
 }
 
-/// A spec without what is finer than a microsecond.
+/// Rounds a spec's times down to the microsecond.
 fn to_microseconds(mut spec: v1::JobSpec) -> v1::JobSpec {
     let cut = |nanos: &mut i32| *nanos -= *nanos % 1_000;
     let policy = spec.retry_policy.as_mut();
@@ -263,7 +263,7 @@ async fn a_spec_stays_as_it_was_said_while_its_job_goes_on() {
     let ended = rig.ends(&id).await;
     assert_eq!(ended.spec, Some(talkative()));
     assert_eq!(ended.next_run_time, None);
-    // More attempts than were said at first.
+    // The retry grants more attempts than the spec has.
     let failing = v1::JobSpec { max_attempts: 1, ..job("fail") };
     let id = rig.submit(failing.clone()).await.id;
     rig.ends(&id).await;

@@ -1,5 +1,5 @@
-//! The rows that tests walk: of every RPC its role and valid requests; of every call that changes something its command,
-//! what of its answer is repeated, and how it is undone. A new RPC that lacks one fails the tests.
+//! Tables for tests that walk all RPCs: each RPC's role and valid requests; of each call that changes something its
+//! command, the repeated part of its answer, and its undoing. A new RPC without a row fails the tests.
 
 use jobmill::{
     proto::v1::{self, JobState},
@@ -13,13 +13,13 @@ use crate::{
     support::{Rig, soon, update_of},
 };
 
-/// A call that changes something beside submissions.
+/// A call that changes something, submissions excluded.
 pub(super) struct Verb {
     pub(super) rpc: &'static str,
     pub(super) role: Role,
-    /// The arguments of `jobmill` that make it.
+    /// The arguments of `jobmill` for the same call.
     pub(super) command: &'static [&'static str],
-    /// Whether it is about a job, else about a queue.
+    /// Whether it concerns a job; otherwise it concerns a queue.
     pub(super) is_of_job: bool,
 }
 
@@ -39,7 +39,7 @@ pub(super) const VERBS: [Verb; 9] = [
     verb("PurgeQueue", Role::Admin, &["queue", "purge"], false),
 ];
 
-/// What all other calls need; nothing where any token will do.
+/// The roles of all other calls; `None` where any token is accepted.
 const OTHERS: [(&str, Option<Role>); 11] = [
     ("Submit", Some(Role::Submit)),
     ("SubmitBatch", Some(Role::Submit)),
@@ -54,7 +54,7 @@ const OTHERS: [(&str, Option<Role>); 11] = [
     ("GetServerInfo", None),
 ];
 
-/// The role that a call needs.
+/// Returns the role that a call needs.
 pub(super) fn role(rpc: &Rpc) -> Option<Role> {
     let verbs = VERBS.iter().map(|verb| (verb.rpc, Some(verb.role)));
     let found = verbs.chain(OTHERS).find(|(name, _)| *name == rpc.short());
@@ -62,12 +62,12 @@ pub(super) fn role(rpc: &Rpc) -> Option<Role> {
 }
 
 impl Props {
-    /// A request of an RPC that is carried out.
+    /// Returns a valid request of an RPC.
     pub(super) fn request(&self, rpc: &Rpc, request_id: &str) -> Vec<u8> {
         self.request_for(rpc, request_id, false)
     }
 
-    /// Another one, which is no less valid.
+    /// Returns another valid request of an RPC.
     pub(super) fn other_request(&self, rpc: &Rpc, request_id: &str) -> Vec<u8> {
         self.request_for(rpc, request_id, true)
     }
@@ -137,7 +137,7 @@ impl Props {
     }
 }
 
-/// What of an answer a repeat has in common with the first one, and whether it says that it is one, where it says so.
+/// Returns the part of an answer that a repeat shares with the first one, and `repeated` where the answer has it.
 pub(super) fn answer(rpc: &Rpc, message: Option<bytes::Bytes>) -> (String, Option<bool>) {
     let bytes = message.unwrap_or_else(|| panic!("{} has no answer", rpc.name));
     macro_rules! read {
@@ -150,7 +150,7 @@ pub(super) fn answer(rpc: &Rpc, message: Option<bytes::Bytes>) -> (String, Optio
         let as_first = v1::JobChange { repeated: false, ..change.clone() };
         (format!("{as_first:?}"), Some(change.repeated))
     };
-    // A queue is shown as it is now, and so is the age of what waits in it.
+    // A queue and the age of its oldest job are shown as they are now.
     macro_rules! shown {
         ($response:ident) => {{
             let v1::$response { queue, repeated } = read!($response);
@@ -184,7 +184,7 @@ pub(super) fn answer(rpc: &Rpc, message: Option<bytes::Bytes>) -> (String, Optio
     }
 }
 
-/// Makes a queue.
+/// Creates a queue.
 pub(super) async fn create(rig: &Rig, name: &str) {
     let settings = Some(no_consumers());
     let request = v1::CreateQueueRequest { name: name.to_owned(), settings, ..Default::default() };
@@ -197,7 +197,7 @@ pub(super) async fn delete_queue(rig: &Rig, name: &str) {
     soon(rig.queues.clone().delete_queue(request)).await.unwrap();
 }
 
-/// Undoes what a call did, as far as that can be: a repeat that is carried out would do it again.
+/// Undoes a call as far as possible, so that a repeat that is wrongly executed would show.
 pub(super) async fn undo(rig: &Rig, rpc: &Rpc, props: &Props) {
     match rpc.short() {
         "Submit" | "SubmitBatch" | "SubmitAndWatch" | "DeleteJob" => {}

@@ -1,4 +1,4 @@
-//! When a job may start, and when it expires.
+//! Start times and expiry of jobs.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ use crate::{
     },
 };
 
-/// What [`manual_clock`] says first, in seconds since 1970.
+/// The start of [`manual_clock`], in seconds since 1970.
 const START_S: i64 = 1_800_000_000;
-/// Longer than any ten years.
+/// Longer than ten years, whatever leap years they have.
 const OVER_TEN_YEARS_S: i64 = 10 * 366 * 86_400 + 1;
-/// Shorter than any ten years.
+/// Shorter than ten years, whatever leap years they have.
 const TEN_YEARS_S: i64 = 10 * 365 * 86_400;
 
 fn delay(seconds: i64) -> Option<Start> {
@@ -59,7 +59,7 @@ async fn a_delay_counts_from_when_the_job_was_accepted() {
     assert_eq!(seconds(scheduled.next_run_time), Some(START_S + 65));
     assert_eq!(spec(&scheduled).start, delay(60));
     clock.advance(Duration::from_secs(59));
-    // A call that commits shows that the committer has been awake since.
+    // A call that commits: the committer has looked at the clock when it is answered.
     rig.pause(QUEUE).await;
     rig.resume(QUEUE).await;
     assert_eq!(rig.get(&scheduled.id).await.state(), JobState::Scheduled);
@@ -158,7 +158,7 @@ async fn of_two_starts_or_expiries_in_one_message_the_last_one_holds() {
         (times(None, end), times(None, after)),
         (times(None, after), times(None, end)),
     ] {
-        // What is sent of a message in two parts is one message with all of it.
+        // A message in two parts is one message with the fields of both.
         let job = [job("echo"), first, last.clone()].map(|part| part.encode_to_vec()).concat();
         let mut request = Vec::new();
         prost::encoding::bytes::encode(1, &job, &mut request);
@@ -192,7 +192,7 @@ async fn a_relative_time_makes_the_same_request_however_late_it_is_repeated() {
     for other in [
         times(delay(61), None),
         times(None, None),
-        // The same instant, said in another way.
+        // The same instant in the other, relative form.
         times(run_time(created + 60), None),
         times(delay(60), expire_after(61)),
     ] {
@@ -211,7 +211,7 @@ async fn an_instant_of_expiry_is_not_held_against_a_delay_since_a_repeat_may_com
     clock.advance(Duration::from_secs(30));
     let again = submit(&rig, said()).await.unwrap();
     assert_eq!((again.id(), again.outcome()), (first.id(), SubmitOutcome::Repeated));
-    // What can never run expires in its time.
+    // A job that expires before its start time expires on time.
     let id = rig.submit(times(delay(60), expire_time(START_S + 40))).await.id;
     let mut watcher = rig.watch_ids(&[&id]).await;
     clock.advance(Duration::from_secs(10));

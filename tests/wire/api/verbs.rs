@@ -1,5 +1,4 @@
-//! Every call: which role it needs; and of every call that changes something: what the audit has of it, where the
-//! documents tell of it, and which command makes it.
+//! Every call's role, and of each call that changes something its audit entry, its documentation and its command.
 
 use std::{fs, path::Path, process::Command};
 
@@ -13,7 +12,7 @@ use super::{
 };
 use crate::support::{QUEUE, Rig, memory, queue, refusal, simple, with_queue};
 
-/// The RPC of a verb.
+/// Returns the RPC of a verb.
 fn rpc_of(verb: &Verb) -> Rpc {
     rpcs().into_iter().find(|rpc| rpc.short() == verb.rpc).expect("an RPC")
 }
@@ -33,7 +32,7 @@ fn every_call_that_changes_something_has_a_row() {
     }
 }
 
-/// A server whose tokens are their roles' names, with dashes between them.
+/// Starts a server whose tokens are the names of their roles, joined by dashes.
 async fn with_tokens(dir: &TempDir, tokens: &[(&[Role], &str)]) -> Rig {
     let entry = |(roles, queues): &(&[Role], &str)| {
         let token = token(roles);
@@ -52,7 +51,7 @@ fn token(roles: &[Role]) -> String {
     roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join("-")
 }
 
-/// Whoever may do everything.
+/// The token with the role `admin`.
 const BOSS: raw::Header<'static> = ("authorization", b"Bearer admin");
 
 async fn call_as(rig: &Rig, roles: &[Role], rpc: &Rpc, request: &[u8]) -> Option<Status> {
@@ -110,7 +109,7 @@ async fn a_role_on_other_queues_is_none_and_jobs_there_are_not_found() {
             }
         }
         assert_eq!(state_for(&rig, &[BOSS]).await, before, "{}", verb.rpc);
-        // A job that is hidden is not there, also for one who knows a whole request about it.
+        // A job that the caller may not see is not found, even by a caller that repeats a whole request about it.
         let request = props.request(&rpc, verb.rpc);
         assert!(call_as(&rig, &[Role::Admin], &rpc, &request).await.is_none(), "{}", verb.rpc);
         let before = state_for(&rig, &[BOSS]).await;
@@ -145,7 +144,7 @@ async fn every_change_has_its_line_in_the_audit() {
         };
         let ids =
             verb.is_of_job.then(|| if verb.rpc == "CancelJob" { &props.waiting } else { &props.cancelled });
-        // A repeat is a call, too.
+        // A repeat has an audit entry, too.
         for time in ["once", "twice"] {
             raw::call(&rig, &rpc.name, &[], &props.request(&rpc, verb.rpc)).await.unwrap();
             let line = last();

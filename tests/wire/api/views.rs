@@ -1,4 +1,4 @@
-//! How much of a job an answer has.
+//! Views: how much of a job an answer has.
 
 use jobmill::proto::v1::{
     self, JobState, JobView, submit_and_watch_response::Event as Told, watch_event::Event,
@@ -31,7 +31,7 @@ async fn a_submission_is_answered_with_no_job_unless_a_view_asks_for_it() {
     rig.stop().await;
 }
 
-/// What only GetJob computes is left out.
+/// Returns a job without `pending`, which only GetJob computes.
 fn without_pending(job: v1::Job) -> v1::Job {
     v1::Job { pending: Vec::new(), ..job }
 }
@@ -76,7 +76,7 @@ async fn an_unknown_view_is_a_fault_of_its_own() {
     rig.stop().await;
 }
 
-/// The jobs that a SubmitAndWatch shows, after the answer to the submission.
+/// Returns the jobs that a SubmitAndWatch shows after the answer to the submission.
 async fn shown(rig: &Rig, view: JobView) -> Vec<v1::Job> {
     let request = v1::SubmitAndWatchRequest {
         job: Some(with_bytes("echo")),
@@ -91,7 +91,7 @@ async fn shown(rig: &Rig, view: JobView) -> Vec<v1::Job> {
     let begun = soon(stream.message()).await.unwrap().expect("the begin of the watch");
     let Some(Told::Status(status)) = begun.event else { panic!("submitted twice") };
     assert!(matches!(status.events[..], [v1::WatchEvent { event: Some(Event::Synced(_)) }]), "{status:?}");
-    // No attempt starts before this, so that the watch has every change to tell.
+    // The queue was paused until here, so that the watch reports every change.
     rig.resume(QUEUE).await;
     let mut jobs = Vec::new();
     while let Some(message) = soon(stream.message()).await.unwrap() {

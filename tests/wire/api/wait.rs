@@ -1,4 +1,4 @@
-//! GetJob that waits: one unary call in place of a watch.
+//! GetJob with `wait`: a unary call in place of a watch.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn waiting(id: &str, seconds: i64) -> v1::GetJobRequest {
     v1::GetJobRequest { id: id.to_owned(), wait: Some(duration(seconds)), ..Default::default() }
 }
 
-/// A server whose clock stands still, so that no wait is over by itself.
+/// Starts a server whose clock stands still, so that no wait ends by itself.
 async fn still() -> (Rig, Stage, ManualClock) {
     let (handler, stage) = Stage::new();
     let clock = manual_clock();
@@ -31,7 +31,7 @@ async fn still() -> (Rig, Stage, ManualClock) {
 
 type Answer = Result<v1::Job, Status>;
 
-/// A call under way.
+/// Starts a GetJob call in a task of its own.
 fn call(rig: &Rig, request: impl tonic::IntoRequest<v1::GetJobRequest>) -> JoinHandle<Answer> {
     let (mut jobs, request) = (rig.jobs.clone(), request.into_request());
     tokio::spawn(
@@ -43,7 +43,7 @@ async fn answer(call: JoinHandle<Answer>) -> Answer {
     soon(call).await.unwrap()
 }
 
-/// Returns once so many calls wait for the end of a job.
+/// Returns once this many calls wait for the end of a job.
 async fn wait_for(rig: &Rig, count: f64) {
     soon(async { while rig.metric(r#"jobmill_watchers{by="ids"}"#).await != count {} }).await;
 }
@@ -142,7 +142,7 @@ async fn once_the_time_is_over_the_job_comes_as_it_is() {
         let call = call(&rig, waiting(&id, seconds));
         wait_for(&rig, 1.0).await;
         clock.advance(Duration::from_secs(seconds as u64) - Duration::from_millis(1));
-        // Known to have looked at the clock, since another wait that began later is over.
+        // The call has looked at the clock once a wait that began later is over.
         let tick = v1::GetJobRequest {
             wait: Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 }),
             ..waiting(&id, 0)
@@ -171,7 +171,7 @@ async fn the_answer_comes_before_the_calls_own_deadline() {
     request.set_timeout(Duration::from_secs(60));
     let call = call(&rig, request);
     wait_for(&rig, 1.0).await;
-    // The deadline itself never comes: the answer is sent a moment before.
+    // The call answers just before its deadline, and not at the deadline.
     clock.advance(Duration::from_secs(60) - Duration::from_millis(1));
     assert_eq!(answer(call).await.unwrap().state(), JobState::Running);
     cue.succeeds();

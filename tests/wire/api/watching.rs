@@ -1,4 +1,4 @@
-//! What the protocol says of watches beyond the order of events, which `watch` holds.
+//! Properties of watches beyond the order of events, which `watch` tests.
 
 use std::{path::Path, time::Duration};
 
@@ -41,7 +41,7 @@ async fn with_ids_a_token_that_is_too_old_gives_resync_first_and_out_of_range_wh
     for file in std::fs::read_dir(home.path()).unwrap().map(Result::unwrap) {
         std::fs::copy(file.path(), other.path().join(file.file_name())).unwrap();
     }
-    // A token from a history that the copy does not have.
+    // The token comes from a later history, which the copy does not have.
     let rig = Rig::start(simple(shelved(home.path()))).await;
     rig.cancel(&id).await.unwrap();
     rig.retry(&id).await.unwrap();
@@ -56,7 +56,7 @@ async fn with_ids_a_token_that_is_too_old_gives_resync_first_and_out_of_range_wh
     for how in [WatchResync::Unspecified, WatchResync::Snapshot] {
         let mut watcher = rig.watch(resync(how)).await;
         assert_eq!(watcher.lines(3).await, ["resync", "snapshot 1 QUEUED", "synced"], "{how:?}");
-        // It goes on like any other one.
+        // The job changes on as usual.
         rig.pause("shelf").await;
         drop(watcher);
     }
@@ -98,7 +98,7 @@ async fn with_a_filter_a_watch_that_goes_on_after_synced_sends_none() {
     assert_eq!(watcher.lines(2).await, ["snapshot 1 QUEUED", "synced"]);
     let token = watcher.token.clone();
     drop(watcher);
-    // With something to tell, and with nothing.
+    // Once with changes to report, and once without.
     rig.cancel(&id).await.unwrap();
     let mut watcher = rig.watch(by_filter(&token)).await;
     assert_eq!(watcher.line().await, "updated 2 CANCELLED");
@@ -109,7 +109,7 @@ async fn with_a_filter_a_watch_that_goes_on_after_synced_sends_none() {
     rig.stop().await;
 }
 
-/// The next message, and how long after the watch it came.
+/// Returns the next message, and the time from the watch's start to its arrival.
 async fn next(watcher: &mut Watcher, watch: Stopwatch) -> (v1::WatchStatusResponse, Duration) {
     let message = watcher.message().await.unwrap().expect("a message");
     (message, watch.elapsed())
@@ -165,10 +165,10 @@ async fn a_watch_by_ids_that_is_open_waits_for_the_new_end_of_a_retried_job_and_
     rig.retry(&id).await.unwrap();
     open.until(JobState::Queued).await;
     assert_eq!(over.event().await.unwrap(), None, "its stream has ended");
-    // Its token goes on, if its client wants that.
+    // The token of the ended stream still resumes.
     let mut again = rig.watch(by_ids(&[&id], &token)).await;
     assert_eq!(again.lines(2).await, ["updated 3 QUEUED", "synced"]);
-    // The other one ends first: the watch waits for the retried one all the same.
+    // The other job ends first, and the watch still waits for the retried one.
     stage.next().await.succeeds();
     rig.ends(&other).await;
     stage.next().await.succeeds();

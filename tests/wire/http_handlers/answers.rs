@@ -1,4 +1,4 @@
-//! What an endpoint's answer means.
+//! The interpretation of an endpoint's answer.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ async fn a_redirect_is_not_followed() {
     assert!(!elsewhere.was_called());
 }
 
-/// When a job's second attempt is due, in seconds after the first, and the job.
+/// Returns the delay from a job's first attempt to its second in seconds, and the job.
 async fn retried_after(headers: &str) -> (i64, v1::Job) {
     let endpoint = Endpoint::start().await;
     let rig = rig(settings(&endpoint.url())).await;
@@ -78,7 +78,7 @@ async fn retry_after_is_honoured_between_the_policys_own_delay_and_its_longest()
         ("retry-after: 999999999999\r\n", 3600),
         ("retry-after: Fri, 15 Jan 2027 08:05:00 GMT\r\n", 300),
         ("retry-after: Fri, 15 Jan 2027 07:00:00 GMT\r\n", 1),
-        // By the endpoint's own clock, which is an hour ahead of ours, or ours of it.
+        // By the endpoint's own clock, which may be an hour off ours.
         ("date: Fri, 15 Jan 2027 09:00:00 GMT\r\nretry-after: Fri, 15 Jan 2027 09:05:00 GMT\r\n", 300),
         ("retry-after: tomorrow\r\n", 1),
     ] {
@@ -95,7 +95,7 @@ async fn jobs_that_were_told_the_same_retry_after_do_not_all_come_back_at_once()
     let retry_policy = Some(v1::RetryPolicy { jitter: Some(1.0), ..v1::RetryPolicy::default() });
     let mut line = None;
     let mut due = Vec::new();
-    // The last one asks for less than the policy's first delay, which its jitter might cut below that.
+    // The last delay is less than the policy's first one, and the jitter might cut that below it.
     for asked in [100, 100, 100, 1] {
         let id = rig.submit(v1::JobSpec { retry_policy, ..job("call") }).await.id;
         let line = match &mut line {
@@ -122,14 +122,14 @@ async fn a_result_over_the_cap_is_cut_off() {
     let endpoint = Endpoint::start().await;
     let handler = handler(settings(&endpoint.url()));
 
-    // Just fits.
+    // A body that just fits.
     let fits = call(&handler, "");
     let mut line = endpoint.accept().await;
     line.request().await;
     line.answer_with("200 OK", "", &"x".repeat(CAP)).await;
     assert_eq!(outcome(fits).await.unwrap().bytes.len(), CAP);
 
-    // Announced: not even read.
+    // An announced length over the limit: the body is not even read.
     let announced = call(&handler, "");
     line.request().await;
     line.answer(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", CAP + 1)).await;
@@ -137,7 +137,7 @@ async fn a_result_over_the_cap_is_cut_off() {
     assert_eq!((announced.reason(), announced.retryable), (FailureReason::ResultTooLarge, false));
     line.closed().await;
 
-    // Endless: the endpoint can't go on.
+    // An endless body: the endpoint is cut off.
     let endless = call(&handler, "");
     let mut line = endpoint.accept().await;
     line.request().await;
@@ -193,7 +193,7 @@ async fn a_head_has_a_limit() {
         let failure = failure(answered(&answer).await);
         assert!(failure.message.contains("too large") && failure.retryable, "{failure:?}");
     }
-    // One that never ends is cut off, too.
+    // Endless headers are cut off, too.
     let endpoint = Endpoint::start().await;
     let call = call(&handler(settings(&endpoint.url())), "");
     let mut line = endpoint.accept().await;

@@ -1,4 +1,4 @@
-//! Connections: used again, counted, and closed with what they were for.
+//! Connections: reused, counted, and closed with their request.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn a_connection_that_was_closed_in_between_is_replaced() {
         line.request().await;
         line.answer_with("200 OK", "", "").await;
         outcome(call).await.unwrap();
-        // Closed without a word, as servers do with idle ones.
+        // Closed without notice, as servers do with idle connections.
         line.hang_up().await;
     }
 }
@@ -79,7 +79,7 @@ async fn there_are_never_more_connections_than_allowed() {
         for line in &mut lines {
             line.request().await;
         }
-        // Both are under way, and so nobody else may be.
+        // Both connections have a request each, so that no third one may be opened.
         assert!(!endpoint.was_called());
         for line in &mut lines {
             line.answer_with("200 OK", "", "").await;
@@ -111,7 +111,7 @@ async fn cancelling_closes_the_connection_at_once() {
 
 #[tokio::test]
 async fn an_endpoint_that_is_not_there_is_tried_again() {
-    // Nobody has this port.
+    // Nothing listens at this port.
     let nobody = settings("http://127.0.0.1:1/");
     let failure = failure(outcome(call(&handler(nobody), "")).await);
     assert_eq!((failure.reason(), failure.retryable), (FailureReason::StartFailed, true));
@@ -125,7 +125,7 @@ async fn an_endpoint_that_is_not_there_is_tried_again() {
 
 #[tokio::test]
 async fn connecting_has_a_limit() {
-    // Connected, but the handshake goes unanswered.
+    // The connection is accepted, but the TLS handshake is not answered.
     let silent = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!("https://127.0.0.1:{}/", silent.local_addr().unwrap().port());
     let settings = HttpSettings { connect_timeout: Duration::from_millis(20), ..settings(&url) };

@@ -1,4 +1,4 @@
-//! The other side of the wire, byte by byte.
+//! An HTTP/1.1 endpoint that the test drives byte by byte.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::support::soon;
 
-/// A port at loopback.
+/// A listener on loopback.
 pub(super) struct Endpoint {
     pub(super) listener: TcpListener,
 }
@@ -32,21 +32,21 @@ impl Endpoint {
         Line { stream: BufReader::new(soon(self.listener.accept()).await.unwrap().0) }
     }
 
-    /// Whether someone has connected whom nobody has accepted.
+    /// Returns whether a connection waits to be accepted.
     pub(super) fn was_called(&self) -> bool {
         self.listener.accept().now_or_never().is_some()
     }
 }
 
-/// One connection.
+/// An accepted connection.
 pub(super) struct Line<S> {
     stream: BufReader<S>,
 }
 
-/// A request as it came.
+/// A received request.
 pub(super) struct Received {
     pub(super) first_line: String,
-    /// Names in lower case.
+    /// The headers, their names in lower case.
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
 }
@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         received
     }
 
-    /// A request without its body.
+    /// Reads a request without its body.
     pub(super) async fn head(&mut self) -> Received {
         let mut lines = Vec::new();
         loop {
@@ -100,30 +100,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         soon(self.stream.flush()).await.unwrap();
     }
 
-    /// Answers with a status, headers and a body of known length.
+    /// Sends an answer with a status, headers and a body of known length.
     pub(super) async fn answer_with(&mut self, status: &str, headers: &str, body: &str) {
         let length = body.len();
         self.answer(&format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}")).await;
     }
 
-    /// Says this again and again until nobody listens any more.
+    /// Sends a text again and again until the connection is closed.
     pub(super) async fn chatter(&mut self, text: &str) {
         let chatter = async { while self.stream.write_all(text.as_bytes()).await.is_ok() {} };
         soon(chatter).await;
     }
 
-    /// Says that nothing more will come.
+    /// Closes the sending half.
     pub(super) async fn end(&mut self) {
         soon(self.stream.shutdown()).await.unwrap();
     }
 
-    /// Closes the connection, and returns once the other side has noticed.
+    /// Closes the connection, and returns once the client has noticed.
     pub(super) async fn hang_up(&mut self) {
         self.end().await;
         self.closed().await;
     }
 
-    /// Returns once the other side has closed the connection.
+    /// Returns once the client has closed the connection.
     pub(super) async fn closed(&mut self) {
         let read = soon(self.stream.read_u8()).await;
         let kind = read.expect_err("nothing more is said").kind();

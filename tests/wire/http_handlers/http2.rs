@@ -1,4 +1,5 @@
-//! HTTP/2: what was certainly not processed is sent again, what may have been is not, and what has died is left.
+//! HTTP/2: requests that were certainly not processed are sent again, those that may have been are not, and dead
+//! connections are abandoned.
 
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ async fn what_an_endpoint_says_it_did_not_process_is_no_failed_attempt() {
     for stream in [again[0], third] {
         second.answer(stream, "again").await;
     }
-    // What it took before it said that goes on.
+    // The request that the endpoint took before its GOAWAY goes on.
     first.answer(1, "once").await;
     let mut results = Vec::new();
     for id in &ids {
@@ -59,7 +60,7 @@ async fn what_an_endpoint_says_it_did_not_process_is_no_failed_attempt() {
 #[tokio::test]
 async fn what_an_endpoint_may_have_processed_is_not_sent_again() {
     let (secure, handler) = endpoint().await;
-    // Among the streams that GOAWAY leaves open, then cut off; reset for any other reason; and closed without a word.
+    // Below the GOAWAY's last stream, then cut off; reset with another code; and closed without notice.
     for (last_stream, code) in [(Some(1), None), (None, Some(CANCEL)), (None, None)] {
         let call = call(&handler, "x");
         let mut frames = Frames::accept(&secure).await;
@@ -117,7 +118,7 @@ async fn a_request_that_is_sent_again_is_the_same_to_the_last_byte() {
             let head = http::Response::new(());
             answer.send_response(head, true).unwrap();
         };
-        // The connection moves only while it is polled.
+        // The connection makes progress only while it is polled.
         tokio::join!(taken, async { while let Some(Ok(_)) = connection.accept().await {} })
     };
     tokio::select! {
@@ -179,7 +180,7 @@ async fn an_endpoint_has_no_more_streams_than_it_takes() {
     let elsewhere = other.request().await;
     other.answer(elsewhere, "").await;
     outcome(second).await.unwrap();
-    // Now the other takes none any more, and the first is free again.
+    // Now the second connection takes no more streams, and the first is free again.
     other.settings(Some(0)).await;
     other.settled().await;
     one.answer(stream, "").await;
@@ -232,7 +233,7 @@ async fn a_connection_on_which_a_request_timed_out_must_answer_before_it_is_used
         let mut frames = Frames::accept(&secure).await;
         let stream = frames.request().await;
         frames.settled().await;
-        // As at the end of an attempt's timeout.
+        // As the end of an attempt's timeout does.
         first.abort();
         let reset = frames.next().await.unwrap();
         assert_eq!((reset.kind, reset.stream), (RST_STREAM, stream));
@@ -279,7 +280,7 @@ async fn only_what_is_received_keeps_a_connection_fresh() {
     let stream = frames.request().await;
     frames.answer(stream, "").await;
     outcome(first).await.unwrap();
-    // After 2 s of silence it is asked, and used on.
+    // After 2 s of silence the connection is pinged, and reused.
     clock.advance(Duration::from_secs(2));
     let second = call(&handler, "x");
     let ping = frames.ping().await;
@@ -287,7 +288,7 @@ async fn only_what_is_received_keeps_a_connection_fresh() {
     let stream = frames.request().await;
     frames.answer(stream, "").await;
     outcome(second).await.unwrap();
-    // After 30 s without requests it is not even asked.
+    // After 30 s without requests the connection is not even pinged.
     clock.advance(Duration::from_secs(30));
     let third = call(&handler, "x");
     frames.closed().await;
@@ -326,7 +327,7 @@ async fn a_name_is_looked_up_anew_though_its_connection_goes_on() {
 async fn an_answer_may_come_before_the_endpoint_has_taken_the_whole_request() {
     for reset in [true, false] {
         let (secure, handler) = endpoint().await;
-        // More than the endpoint's window.
+        // A body larger than the endpoint's window.
         let call = call(&handler, &"x".repeat(200 << 10));
         let mut frames = Frames::accept(&secure).await;
         let mut taken = 0;
@@ -334,7 +335,7 @@ async fn an_answer_may_come_before_the_endpoint_has_taken_the_whole_request() {
             let frame = frames.next().await.unwrap();
             taken += if frame.kind == DATA { frame.payload.len() } else { 0 };
         }
-        // Beside hints that are no answer yet.
+        // An informational response comes before the answer.
         frames.status(1, 103, 0).await;
         frames.answer(1, "enough").await;
         if reset {
@@ -377,7 +378,7 @@ async fn a_server_that_is_not_the_right_one_any_more_is_left_for_another() {
     old.status(stream, 421, END_STREAM).await;
     let mut new = Frames::accept(&secure).await;
     let stream = new.request().await;
-    // A new one that says so, too, is believed.
+    // A 421 on a new connection is final.
     new.status(stream, 421, END_STREAM).await;
     let failure = failure(outcome(second).await);
     assert_eq!((failure.code.as_str(), failure.retryable), ("421", false));

@@ -1,4 +1,4 @@
-//! Endpoints over HTTP as handlers: real servers on loopback that answer what the test says when it says so.
+//! Endpoints over HTTP as handlers: real servers on loopback that the test controls.
 
 mod answers;
 mod connections;
@@ -25,7 +25,7 @@ use endpoint::{Endpoint, Line, Received};
 
 type Outcome = Result<Output, HandlerError>;
 
-/// How to call an endpoint at loopback, which is allowed.
+/// Returns settings for an endpoint on loopback, which is allowed.
 fn settings(url: &str) -> HttpSettings {
     let targets = Targets { allow_private: true, ..Targets::default() };
     HttpSettings { targets, ..HttpSettings::new(url.parse().unwrap()) }
@@ -35,7 +35,7 @@ fn handler(settings: HttpSettings) -> HttpHandler {
     HttpHandler::new(settings, Clock::Manual(manual_clock())).unwrap()
 }
 
-/// An attempt of no server's job, on its way.
+/// Starts an attempt that belongs to no server.
 fn call(handler: &HttpHandler, payload: &str) -> tokio::task::JoinHandle<Outcome> {
     tokio::spawn(handler.run(Attempt::detached(payload.to_owned(), "text/plain", |_| {})))
 }
@@ -44,7 +44,7 @@ async fn outcome(call: tokio::task::JoinHandle<Outcome>) -> Outcome {
     soon(call).await.expect("no panic")
 }
 
-/// What becomes of an attempt that gets this answer.
+/// Returns the outcome of an attempt that gets this answer.
 async fn answered(answer: &str) -> Outcome {
     let endpoint = Endpoint::start().await;
     let call = call(&handler(settings(&endpoint.url())), "x");
@@ -55,12 +55,12 @@ async fn answered(answer: &str) -> Outcome {
     outcome(call).await
 }
 
-/// A server whose kind `call` is mapped to an endpoint, with a clock that stands still.
+/// Starts a server whose kind `call` is mapped to an endpoint, with a clock that stands still.
 async fn rig(settings: HttpSettings) -> Rig {
     rig_with(settings, |_| ()).await
 }
 
-/// These settings with a kind `call` that is mapped to an endpoint.
+/// Adds a kind `call` that is mapped to an endpoint to settings.
 fn kinds(mut settings: Settings, http: HttpSettings) -> Settings {
     let handler = HandlerSettings::Http(Box::new(http));
     let kind = KindSettings { handler, defaults: KindDefaults { max_attempts: 3, ..defaults() } };
@@ -68,7 +68,7 @@ fn kinds(mut settings: Settings, http: HttpSettings) -> Settings {
     settings
 }
 
-/// The same, with other settings of the server, too.
+/// Starts a server as [`rig`] does, with changed settings.
 async fn rig_with(http: HttpSettings, change: impl FnOnce(&mut Settings)) -> Rig {
     let mut settings = kinds(memory(), http);
     change(&mut settings);

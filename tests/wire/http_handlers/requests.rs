@@ -1,4 +1,4 @@
-//! What an endpoint is sent.
+//! Requests as an endpoint receives them.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -71,7 +71,7 @@ async fn the_trace_context_of_the_attempt_goes_along() {
         (context, submitted.traceparent)
     };
     assert_eq!(given(None).await.0, CONTEXT, "without spans of its own, as it came");
-    // Spans are made, whether a collector takes them or not.
+    // Spans are created whether a collector takes them or not.
     let (attempt, submission) = given(Some("http://127.0.0.1:1")).await;
     assert_eq!((&attempt[..35], &submission[..35]), (&CONTEXT[..35], &CONTEXT[..35]), "one trace");
     assert!(attempt != CONTEXT && attempt != submission, "{attempt} {submission}");
@@ -144,7 +144,7 @@ async fn the_operators_headers_are_sent_and_not_shown() {
     outcome(call).await.unwrap();
 }
 
-/// Whether one of a request's signatures is made with `key`.
+/// Returns whether one of a request's signatures is made with `key`.
 fn is_signed(request: &Received, key: &[u8]) -> bool {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
     mac.update(request.header("webhook-id").as_bytes());

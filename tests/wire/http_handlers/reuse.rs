@@ -1,4 +1,4 @@
-//! HTTP/1.1 connections that are used again, or had better not be.
+//! HTTP/1.1 connections that are reused, or must not be.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn the_end_of_an_idle_connection_is_seen_before_the_next_request() {
         line.request().await;
         line.answer_with("200 OK", "", "").await;
         outcome(first).await.unwrap();
-        // In the kernel, where nothing has looked yet, when the next request comes.
+        // The bytes wait unread in the kernel when the next request comes.
         line.answer(farewell).await;
         line.end().await;
         let second = call(&handler, "x");
@@ -67,7 +67,7 @@ async fn an_endpoint_that_closes_after_an_answer_gets_the_next_request_over_a_ne
             line.request().await;
             line.answer(&format!("{head}{body}")).await;
             if head.contains("content-length") {
-                // It leaves the closing to the other side.
+                // The endpoint leaves it to the client to close.
                 line.closed().await;
             } else {
                 line.hang_up().await;
@@ -80,7 +80,7 @@ async fn an_endpoint_that_closes_after_an_answer_gets_the_next_request_over_a_ne
 #[tokio::test]
 async fn a_connection_is_idle_no_longer_than_either_side_keeps_it() {
     for (header, idle_timeout, kept, gone) in [
-        // A second before the endpoint closes it: a request would meet the end half-way.
+        // A second before the endpoint closes the connection, so that no request meets the close.
         ("keep-alive: timeout=5\r\n", 30, 3, 4),
         ("keep-alive: timeout=600\r\n", 30, 29, 30),
         ("", 2, 1, 2),
@@ -137,7 +137,7 @@ async fn an_answer_may_come_before_the_whole_request_has_been_read() {
     let mut line = endpoint.accept().await;
     line.head().await;
     line.answer("HTTP/1.1 413 Payload Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
-    // With most of the request unread, so that the other side's kernel is told of a reset.
+    // Most of the request is unread, so that the endpoint's kernel sends a reset.
     drop(line);
     let failure = failure(outcome(call).await);
     assert_eq!((failure.code.as_str(), failure.retryable), ("413", false), "{failure:?}");

@@ -16,16 +16,16 @@ pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
 const ACK: u8 = 1;
 const WINDOW_UPDATE: u8 = 8;
 
-/// One connection.
+/// An accepted connection.
 pub(super) struct Frames {
     stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
-    /// Whether pings are answered as they come.
+    /// Whether pings are answered when they arrive.
     pub(super) answers_pings: bool,
-    /// How many of the settings that were sent the client has not taken yet.
+    /// Number of sent SETTINGS frames that the client has not acknowledged.
     unsettled: usize,
 }
 
-/// A frame that came.
+/// A received frame.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct Frame {
     pub(super) kind: u8,
@@ -35,12 +35,12 @@ pub(super) struct Frame {
 }
 
 impl Frames {
-    /// The next connection.
+    /// Accepts the next connection.
     pub(super) async fn accept(secure: &Secure) -> Self {
         Frames::accept_with(secure, None).await
     }
 
-    /// The same, where the endpoint takes so many streams at once.
+    /// Accepts the next connection, with a limit of concurrent streams.
     pub(super) async fn accept_with(secure: &Secure, streams_max: Option<u32>) -> Self {
         let stream = secure.accept().await.unwrap();
         let mut frames = Frames { stream, answers_pings: true, unsettled: 0 };
@@ -56,14 +56,15 @@ impl Frames {
         soon(self.stream.flush()).await.unwrap();
     }
 
-    /// Says how many streams there may be at once.
+    /// Sends the limit of concurrent streams.
     pub(super) async fn settings(&mut self, streams_max: Option<u32>) {
         let streams_max = streams_max.map(|max| [&[0, 3], &max.to_be_bytes()[..]].concat());
         self.send(SETTINGS, 0, 0, &streams_max.unwrap_or_default()).await;
         self.unsettled += 1;
     }
 
-    /// Returns once the client has taken in all that was sent, settings among it. It says nothing of its own meanwhile.
+    /// Returns once the client has processed everything that was sent, settings included. The client must send nothing
+    /// else meanwhile.
     pub(super) async fn settled(&mut self) {
         self.send(PING, 0, 0, b"settled?").await;
         loop {
@@ -76,7 +77,7 @@ impl Frames {
         }
     }
 
-    /// The next frame of those that matter to tests; `None` at the end.
+    /// Returns the next frame that matters to tests; `None` at the end.
     pub(super) async fn next(&mut self) -> Option<Frame> {
         loop {
             let frame = soon(self.read()).await?;
@@ -86,7 +87,7 @@ impl Frames {
         }
     }
 
-    /// Does what a frame asks for; false if it is one that matters to tests.
+    /// Handles a protocol frame; returns false if it is one that matters to tests.
     async fn take(&mut self, frame: &Frame) -> bool {
         match frame.kind {
             SETTINGS if frame.flags == ACK => self.unsettled -= 1,
@@ -108,7 +109,7 @@ impl Frames {
         Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
-    /// Returns the stream of the next request once it is here whole.
+    /// Returns the stream of the next request once it has arrived whole.
     pub(super) async fn request(&mut self) -> u32 {
         loop {
             let frame = self.next().await.expect("a request");
@@ -119,7 +120,7 @@ impl Frames {
         }
     }
 
-    /// Returns once a ping has come, which is not answered.
+    /// Returns once a ping has arrived, and leaves it unanswered.
     pub(super) async fn ping(&mut self) -> Vec<u8> {
         self.answers_pings = false;
         let frame = self.next().await.expect("a ping");
@@ -131,13 +132,13 @@ impl Frames {
         self.send(PING, ACK, 0, payload).await;
     }
 
-    /// Answers with 200 and a body.
+    /// Sends an answer with 200 and a body.
     pub(super) async fn answer(&mut self, stream: u32, body: &str) {
         self.status(stream, 200, 0).await;
         self.send(DATA, END_STREAM, stream, body.as_bytes()).await;
     }
 
-    /// The status line of an answer in HPACK.
+    /// Sends the status of an answer in HPACK.
     pub(super) async fn status(&mut self, stream: u32, status: u16, flags: u8) {
         let status = status.to_string();
         let head = [&[0x08, 3], status.as_bytes()].concat();
@@ -152,7 +153,7 @@ impl Frames {
         self.send(GOAWAY, 0, 0, &[last_stream.to_be_bytes(), code.to_be_bytes()].concat()).await;
     }
 
-    /// Returns once the client has closed the connection, whatever it says before.
+    /// Returns once the client has closed the connection, whatever it sends before.
     pub(super) async fn closed(&mut self) {
         while self.next().await.is_some() {}
     }

@@ -1,4 +1,4 @@
-//! Where handlers may connect to: judged is the socket's address, however it was come by.
+//! Allowed targets of handlers: the socket's address is checked, however it was resolved.
 
 use jobmill::{
     job::FailureReason,
@@ -7,7 +7,7 @@ use jobmill::{
 
 use super::{Endpoint, call, handler, outcome, settings};
 
-/// Ways to write an address that leads to this machine.
+/// Notations of an address that leads to this machine.
 const HOSTS: [&str; 10] = [
     "127.0.0.1",
     "127.1",
@@ -48,7 +48,7 @@ async fn without_the_operators_word_nothing_private_is_connected_to() {
 #[tokio::test]
 async fn what_the_operator_allows_is_connected_to() {
     let endpoint = Endpoint::start().await;
-    // The same notations as above lead here: it was the check that refused them.
+    // The same notations reach the endpoint where loopback is allowed: it was the check that refused them.
     let loopback = vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
     for targets in [
         Targets { allow_private: true, allow_networks: Vec::new() },

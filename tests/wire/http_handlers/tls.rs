@@ -1,4 +1,4 @@
-//! TLS, with authorities of the operator's own, and HTTP/2 over it.
+//! TLS with the operator's own authorities, and HTTP/2 over TLS.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -25,7 +25,7 @@ use tokio_rustls::{
 use super::{Endpoint, Line, call, failure, handler, outcome, settings};
 use crate::support::soon;
 
-/// An authority, and an endpoint that it vouches for under the name `localhost`.
+/// An authority, and an endpoint with its certificate for `localhost`.
 pub(super) struct Secure {
     pub(super) endpoint: Endpoint,
     authority_pem: String,
@@ -54,7 +54,7 @@ impl Secure {
         Secure { endpoint: Endpoint::start().await, authority_pem, acceptor }
     }
 
-    /// How to call it under `host`.
+    /// Returns settings to call the endpoint under `host`.
     pub(super) fn settings(&self, host: &str) -> HttpSettings {
         let url = format!("https://{host}:{}/jobs", self.endpoint.port());
         let authorities = Some(Authorities::from_pem(self.authority_pem.as_bytes()).unwrap());
@@ -63,7 +63,7 @@ impl Secure {
 
     pub(super) async fn accept(&self) -> std::io::Result<TlsStream<TcpStream>> {
         let (stream, _) = soon(self.endpoint.listener.accept()).await?;
-        // A stopped clock would not wait for what the kernel holds back.
+        // With Nagle's algorithm the kernel would hold data back for longer than the stopped clock waits.
         stream.set_nodelay(true)?;
         soon(self.acceptor.accept(stream)).await
     }
@@ -106,7 +106,7 @@ async fn http2_carries_many_attempts_over_one_connection() {
     let secure = Secure::start(&["h2", "http/1.1"]).await;
     let handler = handler(secure.settings("localhost"));
     let calls: Vec<_> = (0..ATTEMPTS).map(|_| call(&handler, "x")).collect();
-    // No request is answered before all are here.
+    // Requests are answered only once all of them have arrived.
     let all_here = Arc::new(Barrier::new(ATTEMPTS));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let all_here = Arc::clone(&all_here);
@@ -133,9 +133,9 @@ async fn http2_carries_many_attempts_over_one_connection() {
 #[tokio::test]
 async fn a_connection_that_ends_without_goodbye_ends_what_it_carries() {
     for (answer, expected) in [
-        // Whole: its length was announced.
+        // Complete, because its length was announced.
         ("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nwhat", Some("what")),
-        // Cut off by anybody between, as far as can be seen.
+        // Possibly truncated by an attacker.
         ("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhalf", None),
     ] {
         let secure = Secure::start(&["http/1.1"]).await;
@@ -144,7 +144,7 @@ async fn a_connection_that_ends_without_goodbye_ends_what_it_carries() {
         let mut line = Line::new(secure.accept().await.unwrap());
         line.request().await;
         line.answer(answer).await;
-        // Without TLS's own end.
+        // Closed without TLS's `close_notify`.
         drop(line);
         match (outcome(first).await, expected) {
             (Ok(output), Some(expected)) => assert_eq!(output.bytes, expected),

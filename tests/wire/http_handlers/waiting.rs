@@ -1,4 +1,4 @@
-//! Attempts that wait for a connection: they have not started.
+//! Attempts that wait for a connection, and so have not started.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::{Rig, folder, job, manual_clock, memory};
 
 const TIMEOUT: Duration = Duration::from_millis(50);
 
-/// A job that may be attempted once, for a short time.
+/// Returns a job with one attempt and a short timeout.
 fn only() -> v1::JobSpec {
     let attempt_timeout = Some(prost_types::Duration::try_from(TIMEOUT).unwrap());
     v1::JobSpec { max_attempts: 1, attempt_timeout, ..job("call") }
@@ -52,7 +52,8 @@ async fn the_wait_for_a_connection_is_no_part_of_an_attempts_timeout() {
     let endpoint = Endpoint::start().await;
     let http = HttpSettings { max_connections: 1, ..settings(&endpoint.url()) };
     let rig = Rig::start(Server::builder(kinds(memory(), http))).await;
-    // Three in a row, each of which takes its whole timeout: the last would be over before it began.
+    // Three attempts one after the other, each of which uses its whole timeout. If the wait counted, the last one would
+    // be over before it began.
     let ids = rig.submit_batch(vec![only(); 3]).await;
     for _ in &ids {
         let mut line = endpoint.accept().await;
