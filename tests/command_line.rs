@@ -134,7 +134,7 @@ async fn a_change_under_a_request_id_is_made_once() {
 }
 
 #[tokio::test]
-async fn an_update_changes_what_it_names_if_nobody_else_did_meanwhile() {
+async fn an_update_changes_what_it_names_unless_the_queue_has_changed_meanwhile() {
     let (server, _) = server().await;
     let created = json(&server, "queue create slow --consumers 2 --keep-failed 1h --request-id q").await;
     assert_eq!(

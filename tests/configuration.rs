@@ -299,7 +299,7 @@ fn each_limit_is_the_last_value_that_is_accepted() {
 }
 
 #[test]
-fn there_are_only_so_many_queues_kinds_consumers_and_arguments() {
+fn queues_kinds_consumers_and_arguments_have_limits() {
     let arguments = |count: usize| format!("[kinds.a]\ncommand = ['sh'{}]", ", 'x'".repeat(count - 1));
     Desk::new(&arguments(limits::ARGV_MAX)).load();
     assert_eq!(

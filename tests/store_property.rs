@@ -139,7 +139,7 @@ fn an_end_that_a_resumed_watcher_is_not_told_is_found() {
 }
 
 #[test]
-fn a_store_that_minds_when_the_clock_is_set_is_found() {
+fn a_store_that_counts_time_by_the_wall_clock_is_found() {
     let (_, violation) = found(CountsByTheWall::open);
     let told = ["a backoff ended after", "still backs off", "deleted by nobody", "still there after"];
     assert!(told.iter().any(|told| violation.contains(told)), "{violation}");
@@ -152,7 +152,7 @@ fn a_start_that_gives_numbers_from_before_its_clock_is_found() {
 }
 
 #[test]
-fn a_sound_store_is_not_suspected_alone_either() {
+fn a_sound_store_alone_is_found_sound() {
     for store in [MEMORY, SQLITE] {
         for seed in 0..PROGRAMS_UNTIL_FOUND {
             run(seed, &program(seed), &[store]).unwrap();

@@ -393,7 +393,7 @@ async fn a_stream_of_the_client_outlives_a_restart_of_the_server() {
 }
 
 #[tokio::test]
-async fn what_a_vanished_client_waited_for_is_let_go_of() {
+async fn items_of_a_disconnected_client_stop_waiting() {
     let (server, client) = start(&[("small", 1)]).await;
     let (mut raw, _) = Raw::open(server.local_addr().unwrap()).await;
     raw.send(vec![item("small", ""); 3], WhenFull::Wait).await;

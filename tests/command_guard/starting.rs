@@ -65,7 +65,7 @@ async fn a_program_that_is_no_guard_is_told_from_one() {
 }
 
 #[test]
-fn a_guard_is_not_for_people() {
+fn a_guard_started_by_hand_is_refused() {
     let output =
         std::process::Command::new(GUARD).arg("__guard").stdin(std::process::Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

@@ -114,7 +114,7 @@ fn durations_sizes_and_numbers() {
 }
 
 #[test]
-fn words_and_filters() {
+fn invalid_choices_and_filters() {
     refuses(
         "[queues.a]\nwhen_full = 'drop'",
         &[r#"2:13: queues.a.when_full: "drop" is none of the choices; write "wait" or "reject""#],
@@ -229,7 +229,7 @@ fn collectors_that_others_know_of_are_known_here_too() {
 }
 
 #[test]
-fn metrics_can_be_switched_off_by_whoever_goes_first() {
+fn metrics_can_be_switched_off_by_the_source_that_takes_precedence() {
     let desk = Desk::new("metrics.listen = '127.0.0.1:9773'");
     assert!(desk.load().settings.metrics_listen.is_some());
     let desk = desk.with_variable("JOBMILL_METRICS_LISTEN", "[::1]:1");
@@ -492,7 +492,7 @@ fn no_home_and_no_data_folder() {
 }
 
 #[test]
-fn times_of_retention_that_cannot_be() {
+fn invalid_times_of_retention() {
     let desk = Desk::new(
         "[retention]\nsucceeded = 'never'\nfailed = '3653days'\ncancelled = 5\nexpird = '1h'\n\
          [queues.a]\nretention = { failed = 'always' }\n[queues.b]\nretention = '1h'",

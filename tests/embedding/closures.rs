@@ -50,7 +50,7 @@ impl Drops {
 }
 
 #[tokio::test]
-async fn a_closure_returns_its_result_and_is_let_go_of() {
+async fn a_closure_returns_its_result_and_is_dropped() {
     let server = start().await;
     let (drops, handle) = (Drops::new(), server.handle());
     let counted = drops.counted();
@@ -119,7 +119,7 @@ async fn wait_in_line(handle: &Handle, drops: &Drops) -> JobId {
 }
 
 #[tokio::test]
-async fn closures_that_never_start_are_let_go_of_when_cancelled_deleted_or_purged() {
+async fn closures_that_never_start_are_dropped_when_cancelled_deleted_or_purged() {
     let mut settings = Settings::new(StoreSettings::Memory);
     settings.listen.set_port(0);
     settings.queues.insert("small".to_owned(), one_slot());
@@ -171,7 +171,7 @@ impl Drop for Bomb {
 }
 
 #[tokio::test]
-async fn a_closure_that_panics_when_it_is_dropped_keeps_no_other_from_being_let_go_of() {
+async fn a_closure_that_panics_when_it_is_dropped_keeps_no_other_from_being_dropped() {
     let server = builder_with(StoreSettings::Memory, one_slot()).start().await.unwrap();
     let (drops, handle) = (Drops::new(), server.handle());
     let (first, release) = occupy(&handle).await;

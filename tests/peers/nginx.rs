@@ -157,7 +157,7 @@ async fn assert_each_once(rig: Rig, nginx: Nginx, ids: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_job_fails_because_nginx_ends_connections_after_so_many_requests() {
+async fn no_job_fails_because_nginx_limits_the_requests_of_a_connection() {
     let many = std::env::var("JOBMILL_NGINX_JOBS").ok().map(|jobs| jobs.parse().unwrap());
     let (jobs, keepalive_requests) = many.map_or((3_000, Some(100)), |jobs| (jobs, None));
     for listen in ["ssl http2", "ssl"] {

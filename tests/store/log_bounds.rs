@@ -62,7 +62,7 @@ fn a_lister_and_a_slow_watcher_do_not_hold_up_the_log() {
 }
 
 #[test]
-fn a_reader_that_stays_does_hold_it_up() {
+fn a_transaction_that_stays_open_does_hold_up_the_log() {
     // A counter-check of the bound: a transaction that stays open breaks it.
     let mut store = Sqlite::open(setup());
     commit(&mut store, 1);

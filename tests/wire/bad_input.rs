@@ -210,7 +210,7 @@ async fn names_that_are_missing_or_break_the_rules() {
 }
 
 #[tokio::test]
-async fn what_is_over_its_cap() {
+async fn values_over_their_limits() {
     invalid(vec![
         (
             "payload",
@@ -257,7 +257,7 @@ async fn what_is_over_its_cap() {
 }
 
 #[tokio::test]
-async fn enums_and_numbers_that_mean_nothing() {
+async fn invalid_enums_and_numbers() {
     invalid(vec![
         ("priority", submit(|spec| spec.priority = Some(101)), &["job.priority"]),
         ("priority", submit(|spec| spec.priority = Some(-101)), &["job.priority"]),
@@ -327,7 +327,7 @@ async fn enums_and_numbers_that_mean_nothing() {
 }
 
 #[tokio::test]
-async fn durations_and_instants_that_are_none() {
+async fn invalid_durations_and_instants() {
     const DAYS_30: i64 = 30 * 24 * 3600;
     const TIMEOUT: &[&str] = &["job.attempt_timeout"];
     let timeout = |seconds, nanos| submit(move |spec| spec.attempt_timeout = duration(seconds, nanos));
@@ -567,7 +567,7 @@ async fn a_full_queue_that_rejects_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn tokens_that_are_garbage_or_from_elsewhere() {
+async fn garbage_and_foreign_tokens() {
     let rig = Rig::simple().await;
     for _ in 0..3 {
         rig.submit(job("echo")).await;

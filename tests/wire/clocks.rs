@@ -139,7 +139,7 @@ async fn a_server_that_starts_under_a_clock_that_is_ahead_deletes_nothing_at_onc
 }
 
 #[tokio::test]
-async fn who_waits_for_room_waits_neither_longer_nor_shorter_when_the_clock_is_set() {
+async fn a_wait_for_room_is_neither_longer_nor_shorter_when_the_clock_is_set() {
     for seconds in [-HOUR, YEAR] {
         let clock = manual_clock();
         let full = QueueSettings {

@@ -43,7 +43,7 @@ async fn counted(rig: &Rig, count: impl Fn(&jobmill::listen::ListenStats) -> boo
 }
 
 #[tokio::test]
-async fn who_does_not_speak_in_time_is_cut() {
+async fn a_connection_that_sends_nothing_in_time_is_closed() {
     let rig = rig(|limits| limits.handshake_timeout = Duration::from_millis(100)).await;
     let silent = stranger(&rig).await;
     let mut slow = stranger(&rig).await;
@@ -133,7 +133,7 @@ async fn over_the_limit_connections_are_closed_and_those_before_are_served() {
 }
 
 #[tokio::test]
-async fn a_flood_of_silent_connections_keeps_nobody_out() {
+async fn a_flood_of_silent_connections_keeps_no_client_out() {
     let rig = rig(|limits| {
         limits.connections = 20;
         limits.handshakes = 10;
@@ -156,7 +156,7 @@ async fn a_flood_of_silent_connections_keeps_nobody_out() {
 }
 
 #[tokio::test]
-async fn who_speaks_without_a_call_that_is_let_in_makes_room() {
+async fn connections_without_an_admitted_call_make_room() {
     let rig = rig(|limits| limits.connections = 5).await;
     rig.total().await;
     // They complete the HTTP/2 handshake, and make no call.
@@ -184,7 +184,7 @@ async fn who_speaks_without_a_call_that_is_let_in_makes_room() {
 }
 
 #[tokio::test]
-async fn a_full_house_of_silent_connections_makes_room() {
+async fn silent_connections_at_the_limit_make_room() {
     let rig = rig(|limits| limits.connections = 5).await;
     let mut flood = Vec::new();
     for _ in 0..50 {

@@ -179,7 +179,7 @@ async fn a_start_refuses_the_database_of_another_store() {
 }
 
 #[tokio::test]
-async fn a_restored_backup_and_an_operators_own_checkpoint_start_without_a_word() {
+async fn a_restored_backup_and_an_operators_own_checkpoint_start_without_a_warning() {
     let home = tempfile::tempdir().unwrap();
     let ids = after_a_crash(home.path()).await;
     let crashed = home.path().join("crashed");

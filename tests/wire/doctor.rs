@@ -161,7 +161,7 @@ fn a_configuration_that_is_not_valid_is_told_in_full() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn memory_is_no_disk() {
+fn a_data_folder_on_tmpfs_is_a_warning() {
     if fs::metadata("/dev/shm").is_ok() {
         let home = tempfile::tempdir_in("/dev/shm").unwrap();
         let (code, report) = doctor(home.path(), ECHO, &["--quick"]);

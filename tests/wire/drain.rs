@@ -253,7 +253,7 @@ impl Handler for Deaf {
 }
 
 #[tokio::test]
-async fn what_does_not_stop_is_cut_off_at_the_deadline() {
+async fn attempts_that_do_not_stop_are_cut_off_at_the_deadline() {
     let home = tempfile::tempdir().unwrap();
     let settings = one_consumer(home.path(), Duration::from_millis(100));
     let rig = Rig::start(Server::builder(settings).handler("stage", defaults(), Deaf)).await;

@@ -255,7 +255,7 @@ async fn an_outcome_for_which_there_is_no_space_until_the_deadline_is_told() {
 }
 
 #[tokio::test]
-async fn a_lock_that_another_program_holds_until_the_deadline_is_told_and_holds_up_nobody_longer() {
+async fn a_lock_held_until_the_deadline_is_reported_and_does_not_delay_the_end() {
     let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
     let (server, mut cues) = running(home.path(), &gate, 1).await;
     let handle = server.handle();

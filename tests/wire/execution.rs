@@ -564,7 +564,7 @@ async fn a_retry_by_hand_is_a_new_attempt_once() {
 }
 
 #[tokio::test]
-async fn what_waits_for_its_time_can_be_run_now() {
+async fn a_scheduled_or_backing_off_job_can_be_run_now() {
     let clock = manual_clock();
     let rig = Rig::start(simple(memory()).clock(Clock::Manual(clock))).await;
     let scheduled = rig.submit(v1::JobSpec { start: run_time(START_S + 3600), ..job("echo") }).await.id;

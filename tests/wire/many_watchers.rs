@@ -44,7 +44,7 @@ async fn open(rig: &Rig, requests: Vec<v1::WatchStatusRequest>) -> Vec<Watcher> 
 }
 
 /// Returns once the server has no watch left.
-async fn nobody_watches(rig: &Rig) {
+async fn no_watch_is_left(rig: &Rig) {
     for name in [
         r#"jobmill_watchers{by="ids"}"#,
         r#"jobmill_watchers{by="filter"}"#,
@@ -81,7 +81,7 @@ async fn each_of_thousands_of_watchers_by_id_is_told_the_end_of_its_job() {
         let last = events.last().map(describe).unwrap_or_default();
         assert!(last.starts_with("updated 3 SUCCEEDED"), "{last}");
     }
-    nobody_watches(&rig).await;
+    no_watch_is_left(&rig).await;
     rig.stop().await;
 }
 
@@ -163,6 +163,6 @@ async fn equal_and_different_filters_are_told_their_jobs_under_load_and_a_quiet_
         });
     }
     drop((watchers, reading.join_all().await));
-    nobody_watches(&rig).await;
+    no_watch_is_left(&rig).await;
     rig.stop().await;
 }

@@ -477,7 +477,7 @@ async fn pages_that_lead_their_own_name_here_read_nothing() {
 }
 
 #[tokio::test]
-async fn connections_that_say_nothing_keep_nobody_from_the_endpoint() {
+async fn silent_connections_keep_no_client_from_the_endpoint() {
     let (_rig, address) = start(simple).await;
     let mut silent = Vec::new();
     for _ in 0..200 {

@@ -46,7 +46,7 @@ async fn attempt(handle: &Handle, stage: &mut Stage) -> (JobId, Cue) {
 }
 
 #[tokio::test]
-async fn what_an_attempt_came_to_while_the_server_was_paused_counts_and_is_no_timeout() {
+async fn an_outcome_reached_while_the_server_was_paused_counts_and_is_no_timeout() {
     let home = tempfile::tempdir().unwrap();
     let (server, mut stage) = server(home.path()).await;
     let handle = server.handle();

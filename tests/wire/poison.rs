@@ -45,7 +45,7 @@ fn assert_dead(job: &v1::Job, reason: FailureReason) {
 }
 
 #[tokio::test]
-async fn a_job_that_kills_its_guard_is_dead_lettered_and_holds_nobody_up() {
+async fn a_job_that_kills_its_guard_is_dead_lettered_and_holds_up_no_other() {
     let home = tempfile::tempdir().unwrap();
     let process = server(home.path()).await;
     let rig = Rig::connect(&process.address).await;

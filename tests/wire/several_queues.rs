@@ -84,7 +84,7 @@ async fn a_batch_waits_in_the_line_of_the_queue_that_is_full() {
 }
 
 #[tokio::test]
-async fn a_batch_that_waits_holds_up_nobody_in_a_queue_with_room() {
+async fn a_waiting_batch_holds_up_no_queue_with_room() {
     let rig = Rig::start(simple(shelves(&[("free", 100), ("full", 1)]))).await;
     let held = rig.submit(in_queue("full", "echo")).await;
     let waiting = submitting(&rig, &["free", "full"], v1::WhenFull::Wait);

@@ -97,7 +97,7 @@ fn in_default() -> v1::WatchStatusRequest {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_who_stop_reading_cost_little_hold_up_nobody_and_miss_nothing() {
+async fn watchers_that_stop_reading_cost_little_hold_up_no_other_and_miss_nothing() {
     let home = tempfile::tempdir().unwrap();
     let configuration = home.path().join("jobmill.toml");
     fs::write(&configuration, CONFIGURATION).unwrap();

@@ -284,7 +284,7 @@ async fn producers_wait_for_room_and_are_let_in_in_the_order_in_which_they_came(
 }
 
 #[tokio::test]
-async fn patience_ends_with_a_refusal_that_says_when_to_come_back() {
+async fn a_wait_for_room_ends_with_a_refusal_that_says_when_to_retry() {
     let clock = manual_clock();
     let queue = QueueSettings { max_wait: Duration::from_secs(60), ..shelf(1) };
     let rig = Rig::start(simple(small(queue)).clock(Clock::Manual(clock.clone()))).await;
@@ -325,7 +325,7 @@ async fn a_refusal_after_waiting_tells_what_the_queue_holds_and_not_what_it_may_
 }
 
 #[tokio::test]
-async fn the_callers_own_deadline_ends_its_patience_with_an_answer() {
+async fn the_callers_own_deadline_ends_its_wait_with_an_answer() {
     let rig = Rig::start(simple(small(shelf(1)))).await;
     rig.submit(in_small("echo", "")).await;
     let mut request = tonic::Request::new(submission(in_small("echo", "")));

@@ -348,7 +348,7 @@ async fn a_snapshot_that_was_cut_off_half_way_goes_on_and_misses_no_change_of_wh
 }
 
 #[tokio::test]
-async fn a_watcher_that_does_not_read_gets_the_latest_states_and_holds_nobody_up() {
+async fn a_watcher_that_does_not_read_gets_the_latest_states_and_holds_up_no_other() {
     const JOBS: usize = 7_000;
     let rig = Rig::start(simple(with_queue(memory(), QUEUE, queue(1_000)))).await;
     rig.pause(QUEUE).await;

@@ -187,7 +187,7 @@ async fn a_power_cut_at_any_moment_leaves_every_acknowledged_job_and_a_sound_dat
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_slow_disk_many_share_a_flush_and_whoever_gave_up_finds_the_job_again() {
+async fn on_a_slow_disk_callers_share_a_flush_and_a_repeat_after_a_timeout_finds_the_job() {
     const CALLS: u64 = 300;
     let (disk, home) = (Disk::new("slow"), TempDir::new().unwrap());
     let server = start(home.path(), &disk, &open_gate()).await;

@@ -15,7 +15,7 @@ both_stores!(
     a_job_that_was_released_before_it_started_can_expire,
     a_job_that_was_released_for_later_expires_in_place_of_its_first_attempt,
     one_that_comes_too_late_expires_at_once_and_takes_no_slot,
-    a_scheduled_job_expires_in_its_sleep,
+    a_scheduled_job_expires_between_batches,
     expiry_is_told_in_time_and_goes_on_after_a_crash,
     expiry_goes_in_bounded_steps,
 );
@@ -77,7 +77,7 @@ fn one_that_comes_too_late_expires_at_once_and_takes_no_slot(rig: &mut Rig) {
     assert_eq!(rig.submit(expiring(51)).state.name(), StateName::Running);
 }
 
-fn a_scheduled_job_expires_in_its_sleep(rig: &mut Rig) {
+fn a_scheduled_job_expires_between_batches(rig: &mut Rig) {
     rig.queue("q", 1);
     let sleeper = rig.submit(NewJob { run_time: Some(at(10).into()), ..expiring(20) });
     // No batch ran while its due time and its expiry passed.

@@ -98,7 +98,7 @@ fn flights(jobs: usize) -> Vec<usize> {
 }
 
 #[test]
-fn the_number_of_flights_does_not_depend_on_the_number_of_jobs() {
+fn the_number_of_store_calls_does_not_depend_on_the_number_of_jobs() {
     let one = flights(1);
     assert_eq!(one[0], 3, "a start loads, reads and writes");
     assert_eq!(one[1..], vec![2; one.len() - 1], "a batch reads once and writes once");

@@ -17,13 +17,13 @@ both_stores!(
     a_queue_with_live_jobs_is_not_deleted,
     a_deleted_queues_name_can_be_used_again,
     many_queues_may_come_and_go,
-    all_queues_together_have_so_many_slots,
+    the_slots_of_all_queues_together_have_a_limit,
     a_declared_queue_is_changed_only_by_its_declaration,
     a_queue_that_is_no_longer_declared_stays,
     a_paused_queue_starts_nothing,
     more_slots_are_used_and_fewer_are_waited_for,
     a_purge_deletes_what_waits_and_nothing_else,
-    a_purge_goes_in_bites_and_survives_a_crash,
+    a_purge_goes_in_bounded_steps_and_survives_a_crash,
     a_purge_and_a_due_job_meet_in_one_batch,
     a_purge_of_nothing_ends,
     unknown_queues_are_told_as_such,
@@ -96,7 +96,7 @@ fn many_queues_may_come_and_go(rig: &mut Rig) {
     }
 }
 
-fn all_queues_together_have_so_many_slots(rig: &mut Rig) {
+fn the_slots_of_all_queues_together_have_a_limit(rig: &mut Rig) {
     rig.queue("a", 60_000);
     rig.queue("b", 30_000);
     let refusal = rig.control(update("b", 40_001)).unwrap_err();
@@ -209,7 +209,7 @@ fn a_purge_deletes_what_waits_and_nothing_else(rig: &mut Rig) {
     assert_eq!(rig.state(left[3]), StateName::Running);
 }
 
-fn a_purge_goes_in_bites_and_survives_a_crash(rig: &mut Rig) {
+fn a_purge_goes_in_bounded_steps_and_survives_a_crash(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 5_000));
     rig.submit_all(vec![job("q", Rig::KIND); 1_700]);
     let begun = rig.control(purge("q")).unwrap();

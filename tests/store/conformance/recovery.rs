@@ -14,10 +14,10 @@ use crate::store::{
 };
 
 both_stores!(
-    what_ran_is_lost_and_counted,
+    running_attempts_are_lost_and_counted,
     with_one_attempt_a_lost_job_has_failed,
-    what_was_being_cancelled_is_cancelled,
-    what_did_not_run_is_as_it_was,
+    jobs_that_were_being_cancelled_are_cancelled,
+    jobs_that_did_not_run_are_unchanged,
     ids_and_leases_are_never_used_again,
     every_start_is_recorded,
     names_keep_their_numbers,
@@ -26,7 +26,7 @@ both_stores!(
     many_crashes_end_a_poisonous_job,
 );
 
-fn what_ran_is_lost_and_counted(rig: &mut Rig) {
+fn running_attempts_are_lost_and_counted(rig: &mut Rig) {
     rig.queue("q", 1);
     let running = rig.submit(job("q", Rig::KIND));
     rig.pass(10);
@@ -54,7 +54,7 @@ fn with_one_attempt_a_lost_job_has_failed(rig: &mut Rig) {
     assert!(rig.tick().claims.is_empty());
 }
 
-fn what_was_being_cancelled_is_cancelled(rig: &mut Rig) {
+fn jobs_that_were_being_cancelled_are_cancelled(rig: &mut Rig) {
     rig.queue("q", 1);
     let running = rig.submit(job("q", Rig::KIND));
     rig.control(Control::Cancel(running.id)).unwrap();
@@ -64,7 +64,7 @@ fn what_was_being_cancelled_is_cancelled(rig: &mut Rig) {
     assert_eq!(rig.submit(job("q", Rig::KIND)).state.name(), StateName::Running);
 }
 
-fn what_did_not_run_is_as_it_was(rig: &mut Rig) {
+fn jobs_that_did_not_run_are_unchanged(rig: &mut Rig) {
     rig.queue("q", 3);
     let running = rig.submit_all(vec![job("q", Rig::KIND); 3]);
     rig.report(&running[0], succeeded()).unwrap();

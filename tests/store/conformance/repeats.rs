@@ -21,7 +21,7 @@ both_stores!(
     a_purge_and_its_repeat_in_one_batch_are_one,
     a_refused_change_is_not_remembered,
     a_request_names_one_change_only,
-    who_was_not_asked_only_hears_of_repeats,
+    a_caller_whose_role_was_not_checked_is_told_of_repeats_only,
     a_change_is_remembered_for_a_day,
     a_change_expects_a_revision,
     settings_are_changed_only_as_they_were_seen,
@@ -190,7 +190,7 @@ fn a_request_names_one_change_only(rig: &mut Rig) {
     assert_eq!((rig.state(jobs[0].id), rig.state(jobs[1].id)), (StateName::Cancelled, StateName::Queued));
 }
 
-fn who_was_not_asked_only_hears_of_repeats(rig: &mut Rig) {
+fn a_caller_whose_role_was_not_checked_is_told_of_repeats_only(rig: &mut Rig) {
     rig.queue("q", 0);
     let jobs = rig.submit_all(vec![job("q", Rig::KIND); 2]);
     let only = |control| Control::OnlyRepeat("q", Box::new(control));

@@ -25,7 +25,7 @@ both_stores!(
     a_batch_is_remembered_until_its_last_job_is_gone,
     a_request_survives_a_crash,
     a_repeated_retry_happens_once,
-    time_ordered_and_other_texts_are_keys,
+    request_ids_may_be_uuids_or_any_text,
 );
 
 fn seen(receipt: Receipt) -> (Arc<Job>, u32) {
@@ -171,7 +171,7 @@ fn a_repeated_retry_happens_once(rig: &mut Rig) {
     assert_eq!(rig.control(retry("y")).unwrap_err(), ControlRefusal::RequestMismatch);
 }
 
-fn time_ordered_and_other_texts_are_keys(rig: &mut Rig) {
+fn request_ids_may_be_uuids_or_any_text(rig: &mut Rig) {
     rig.queue("q", 0);
     let uuid = "0190163d-8694-739b-aea5-966c26f8ad91";
     for (id, again) in [(uuid, &*uuid.to_uppercase()), ("any text", "any text"), ("é", "é")] {

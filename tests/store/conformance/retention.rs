@@ -26,7 +26,7 @@ both_stores!(
     the_servers_times_may_change_between_starts,
     a_deleted_queues_jobs_go_by_the_servers_times,
     deletion_is_told_in_the_feed_and_forgets_the_request_a_day_later,
-    deletion_goes_in_bites_and_keeps_up,
+    retention_goes_in_bounded_steps_and_keeps_up,
     a_sweep_goes_on_after_a_crash,
     a_retried_job_is_kept_from_its_last_end_on,
     too_many_different_times_are_refused,
@@ -207,7 +207,7 @@ fn deletion_is_told_in_the_feed_and_forgets_the_request_a_day_later(rig: &mut Ri
     assert!(matches!(asked(rig), Receipt::Created { .. }));
 }
 
-fn deletion_goes_in_bites_and_keeps_up(rig: &mut Rig) {
+fn retention_goes_in_bounded_steps_and_keeps_up(rig: &mut Rig) {
     let none = QueueRetention { cancelled: Some(Keep::For(Duration::ZERO)), ..QueueRetention::default() };
     rig.queue_with("q", QueueSettings { retention: none, ..settings(0, 5_000) });
     let jobs = rig.submit_all(vec![job("q", Rig::KIND); 2_000]);

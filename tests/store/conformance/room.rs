@@ -14,19 +14,19 @@ use crate::store::{
 };
 
 both_stores!(
-    a_queue_holds_so_many_jobs,
-    a_queue_holds_so_many_bytes,
+    a_queue_has_a_limit_of_jobs,
+    a_queue_has_a_limit_of_bytes,
     labels_count_and_ended_jobs_do_not,
     offers_of_one_batch_share_the_room,
-    who_comes_after_a_full_offer_waits_behind_it,
-    who_comes_behind_waiters_waits,
+    an_offer_after_one_that_waits_waits_behind_it,
+    an_offer_behind_waiting_ones_waits,
     an_offer_gets_in_whole_or_not_at_all,
     an_offer_over_several_queues_needs_room_in_each,
     an_offer_larger_than_the_queue_never_fits,
     a_retry_needs_room,
     an_offer_that_waited_gets_in_unchanged,
-    an_offer_that_can_never_fit_any_more_holds_up_nobody,
-    what_waits_for_several_queues_holds_up_nobody_that_has_room,
+    an_offer_that_can_never_fit_any_more_holds_up_no_other,
+    an_offer_for_several_queues_holds_up_none_that_has_room,
 );
 
 fn full(receipt: &Receipt) -> &QueueFull {
@@ -41,7 +41,7 @@ fn outcomes(rig: &mut Rig, offers: Vec<Offer>) -> Vec<bool> {
     applied.offers.iter().map(|receipt| matches!(receipt, Receipt::Created { .. })).collect()
 }
 
-fn a_queue_holds_so_many_jobs(rig: &mut Rig) {
+fn a_queue_has_a_limit_of_jobs(rig: &mut Rig) {
     rig.queue_with("q", settings(1, 2));
     let jobs = rig.submit_all(vec![job("q", Rig::KIND); 2]);
     let receipt = rig.offer(offer(vec![job("q", Rig::KIND)]));
@@ -58,7 +58,7 @@ fn a_queue_holds_so_many_jobs(rig: &mut Rig) {
     assert!(matches!(applied.offers[0], Receipt::Created { .. }));
 }
 
-fn a_queue_holds_so_many_bytes(rig: &mut Rig) {
+fn a_queue_has_a_limit_of_bytes(rig: &mut Rig) {
     let room = 3 * Job::FIXED_BYTES;
     rig.queue_with("q", QueueSettings { max_bytes: room, ..settings(0, 100) });
     let sized = |bytes: usize| NewJob { payload: vec![0; bytes].into(), ..job("q", Rig::KIND) };
@@ -90,7 +90,7 @@ fn offers_of_one_batch_share_the_room(rig: &mut Rig) {
     assert_eq!(got, [true, true, true, false, false]);
 }
 
-fn who_comes_after_a_full_offer_waits_behind_it(rig: &mut Rig) {
+fn an_offer_after_one_that_waits_waits_behind_it(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 3));
     let of = |count| offer(vec![job("q", Rig::KIND); count]);
     // The last offer would fit, and would starve the one before it.
@@ -98,7 +98,7 @@ fn who_comes_after_a_full_offer_waits_behind_it(rig: &mut Rig) {
     assert_eq!(outcomes(rig, vec![of(1)]), [true]);
 }
 
-fn who_comes_behind_waiters_waits(rig: &mut Rig) {
+fn an_offer_behind_waiting_ones_waits(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 3));
     rig.queue_with("other", settings(0, 3));
     rig.submit_all(vec![job("q", Rig::KIND); 2]);
@@ -180,7 +180,7 @@ fn waits(rig: &mut Rig, jobs: Vec<NewJob>) {
     assert!(matches!(rig.offer(waiting), Receipt::Waits));
 }
 
-fn an_offer_that_can_never_fit_any_more_holds_up_nobody(rig: &mut Rig) {
+fn an_offer_that_can_never_fit_any_more_holds_up_no_other(rig: &mut Rig) {
     rig.queue_with("q", settings(0, 5));
     let blocker = rig.submit(job("q", Rig::KIND));
     waits(rig, vec![job("q", Rig::KIND); 5]);
@@ -198,7 +198,7 @@ fn an_offer_that_can_never_fit_any_more_holds_up_nobody(rig: &mut Rig) {
     assert!(matches!(created[..], [Receipt::Created { .. }]), "{created:?}");
 }
 
-fn what_waits_for_several_queues_holds_up_nobody_that_has_room(rig: &mut Rig) {
+fn an_offer_for_several_queues_holds_up_none_that_has_room(rig: &mut Rig) {
     rig.queue_with("a", settings(0, 1));
     rig.queue_with("b", settings(0, 1));
     let (in_a, in_b) = (rig.submit(job("a", Rig::KIND)), rig.submit(job("b", Rig::KIND)));

@@ -88,7 +88,7 @@ async fn what_is_made_or_deleted_between_pages_hides_nothing_else() {
 }
 
 #[tokio::test]
-async fn pages_that_can_not_be_are_refused() {
+async fn invalid_page_sizes_and_tokens_are_refused() {
     let (rig, _) = with_queues(3).await;
     let token = page(&rig, 1, "").await.unwrap().next_page_token;
     let job_token = {

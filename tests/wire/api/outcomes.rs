@@ -287,7 +287,7 @@ async fn a_watch_without_the_token_of_a_repeat_begins_with_the_job_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_is_gone_comes_without_a_job_whatever_the_view() {
+async fn a_gone_outcome_comes_without_a_job_whatever_the_view() {
     let rig = super::shelf().await;
     let first = submit(&rig, named("once", job("echo"))).await.unwrap();
     rig.delete(first.id()).await.unwrap();

@@ -57,7 +57,7 @@ impl Call {
 }
 
 #[tokio::test]
-async fn what_no_job_can_be_at_is_a_fault_of_the_request() {
+async fn a_revision_that_no_job_can_have_is_a_fault_of_the_request() {
     let rig = shelf().await;
     for call in CALLS {
         let job = call.job(&rig).await;
@@ -122,7 +122,7 @@ async fn with_the_revision_that_is_told_the_call_passes() {
 }
 
 #[tokio::test]
-async fn of_those_who_saw_the_same_only_one_wins() {
+async fn of_updates_with_the_same_etag_only_one_is_made() {
     let rig = shelf().await;
     for call in CALLS {
         let job = call.job(&rig).await;

@@ -61,7 +61,7 @@ async fn with_own_policy() -> Rig {
 }
 
 #[tokio::test]
-async fn what_was_not_said_stays_unset_and_the_job_has_the_defaults() {
+async fn unset_fields_stay_unset_and_the_job_has_the_defaults() {
     let rig = shelf().await;
     let id = rig.submit(job("echo")).await.id;
     let found = rig.get(&id).await;

@@ -116,7 +116,7 @@ async fn a_delay_may_come_with_an_instant_of_expiry_and_an_instant_with_a_relati
 }
 
 #[tokio::test]
-async fn times_that_mean_nothing_are_refused_by_their_own_names() {
+async fn invalid_times_are_refused_by_their_field_names() {
     let clock = manual_clock();
     let rig = at(&clock, 0).await;
     let nanos = |nanos| Some(Start::Delay(prost_types::Duration { seconds: 0, nanos }));

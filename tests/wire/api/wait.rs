@@ -74,7 +74,7 @@ async fn the_answer_comes_when_the_job_ends_and_has_its_result() {
 }
 
 #[tokio::test]
-async fn every_way_to_end_is_an_end_and_nothing_else_is() {
+async fn every_terminal_state_ends_a_wait_and_no_other_state_does() {
     let (rig, mut stage, _clock) = still().await;
     let id = rig.submit(v1::JobSpec { max_attempts: 2, ..job("stage") }).await.id;
     let call_of = || call(&rig, waiting(&id, 600));

@@ -192,7 +192,7 @@ async fn an_endpoint_has_no_more_streams_than_it_takes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_died_without_a_word_is_found_and_left() {
+async fn a_connection_that_died_silently_is_detected_and_abandoned() {
     let (secure, handler) = endpoint().await;
     let first = call(&handler, "x");
     let mut dead = Frames::accept(&secure).await;
@@ -366,7 +366,7 @@ async fn an_answer_that_breaks_off_is_no_result_and_is_not_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_the_right_one_any_more_is_left_for_another() {
+async fn a_connection_whose_server_answers_421_is_replaced() {
     let (secure, handler) = endpoint().await;
     let first = call(&handler, "x");
     let mut old = Frames::accept(&secure).await;

@@ -85,7 +85,7 @@ async fn an_authority_of_the_operators_own_is_trusted() {
 }
 
 #[tokio::test]
-async fn whom_nobody_vouches_for_is_told_nothing() {
+async fn an_endpoint_with_an_untrusted_certificate_receives_nothing() {
     let secure = Secure::start(&["http/1.1"]).await;
     let other = Secure::start(&[]).await;
     let public = HttpSettings { authorities: None, ..secure.settings("localhost") };
@@ -131,7 +131,7 @@ async fn http2_carries_many_attempts_over_one_connection() {
 }
 
 #[tokio::test]
-async fn a_connection_that_ends_without_goodbye_ends_what_it_carries() {
+async fn an_answer_without_a_length_is_no_result_where_tls_was_not_closed_properly() {
     for (answer, expected) in [
         // Complete, because its length was announced.
         ("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nwhat", Some("what")),
