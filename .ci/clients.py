@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Runs the recipes of docs/clients.md, so that none of them can go stale: `.ci/clients.py [JOBMILL [SECTION…]]`.
+"""Runs the recipes of docs/clients.md, so that none of them goes stale: `.ci/clients.py [JOBMILL [SECTION…]]`.
 
 JOBMILL is the program; without it, the one in target/. Sections are named by their headings, such as `Go`; by default
 all are run. Each gets an empty folder with a copy of `proto/` and a server of its own, in memory, whose configuration
-is the document's `jobmill.toml`. Its blocks then count in their order: one with a title is written to the file of that
-name, one of `sh` is run as it stands. A comment on the line before a block of `sh` says otherwise:
+is the document's `jobmill.toml`. Its blocks are processed in order: one with a title is written to the file of that
+name, one of `sh` is run verbatim, unless a comment on the line before it changes that:
 
     <!-- ci: client -->  runs the client twice with the same request id, and checks what it prints. The first time its
                          connection is cut in the middle of the watch, and the next ones are refused for a while; it
@@ -31,16 +31,16 @@ DOCUMENT = "docs/clients.md"
 BLOCK = re.compile(r'(?:<!-- ci: (?P<how>[^>]*?) -->\n)?```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n'
                    r"(?P<code>.*?)\n```", re.S)
 SECONDS_MAX = 300
-# How long connections are refused after the cut, so that a client has to try more than once.
+# Time for which connections are refused after the cut, so that a client has to retry more than once.
 REFUSED_SECONDS = 0.5
-# The protoc whose C# generator stands in for that of Grpc.Tools: the same code, without .NET.
+# A protoc whose C# generator replaces that of Grpc.Tools: the same code, without .NET.
 PROTOC = ["npx", "--yes", "protoc@36.2.0"]
 
-# A resume token within what is sent. The byte before it may look like a part of it: it is the token's length, which
-# comes before it in every message that has it.
+# A resume token within the bytes of a message. The match may include the byte before it, which is the token's length
+# and so the same in every message that has the token.
 TOKEN = re.compile(rb"[A-Za-z0-9_-]{60,}")
 
-# What a client prints, without underscores and in lower case, since languages spell enums in their own ways.
+# The output of a client, without underscores and in lower case, since each language spells enums in its own way.
 EXPECTED = [
     r"{outcome} \w+",
     r"succeeded: 6$",
@@ -53,14 +53,14 @@ EXPECTED = [
 
 
 class Link:
-    """A way to the server that can be cut: forwards what comes to its port."""
+    """A proxy to the server whose connections can be cut."""
 
     def __init__(self, target):
         self.target = target
         self.open = []
-        # What came from the client and from the server, since the cut if there was one.
+        # Bytes from the client and from the server, since the cut if there was one.
         self.asked, self.told = bytearray(), bytearray()
-        # What the server had given before the cut to go on from, without the answer to the submission.
+        # Resume tokens that the server sent before the cut, without that of the answer to the submission.
         self.tokens = []
         self.refused_until = 0.0
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -99,7 +99,7 @@ class Link:
 def reset(end):
     with contextlib.suppress(OSError):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # Wakes the thread that reads, which keeps the socket from being closed.
+        # Wakes the reading thread, which would keep the socket open.
         end.shutdown(socket.SHUT_RDWR)
     end.close()
 
@@ -125,7 +125,7 @@ def served(program, folder):
                 break
         else:
             sys.exit("the server did not start")
-        # What it logs from now on must not fill the pipe.
+        # Later log lines must not fill the pipe.
         threading.Thread(target=server.stdout.read, daemon=True).start()
         yield int(found[1])
     finally:
@@ -219,7 +219,7 @@ def main():
         head, *sections = re.split(r"^## (.+)\n", file.read(), flags=re.M)
     sections = dict(zip(sections[::2], sections[1::2]))
     configuration = next(block["code"] for block in BLOCK.finditer(head) if block["title"] == "jobmill.toml")
-    # A section with a recipe is one that runs something.
+    # Sections without an `sh` block have no recipe.
     recipes = {name: text for name, text in sections.items() if "```sh" in text}
     for name in sys.argv[2:] or recipes:
         run_section(name, recipes[name], configuration, program)

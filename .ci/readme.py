@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Runs the commands of the documents, so that none of them can go stale.
+"""Runs the commands of the documents, so that none of them goes stale.
 
-A fenced block of `sh` is run as it stands, in the repository's root. A comment on the line before it says otherwise:
+A fenced block of `sh` is run verbatim in the repository's root, unless a comment on the line before it changes that:
 
-    <!-- ci: background PORT -->  starts it in the background and goes on once the port of 127.0.0.1 answers
-    <!-- ci: stop -->             runs nothing; ends what was started in the background
-    <!-- ci: exit N -->           must end with this exit code
-    <!-- ci: skip REASON -->      is not run
+    <!-- ci: background PORT -->  starts the block in the background and continues once the port of 127.0.0.1 answers
+    <!-- ci: stop -->             runs nothing; ends all background blocks
+    <!-- ci: exit N -->           the block must end with this exit code
+    <!-- ci: skip REASON -->      the block is not run
 
-All blocks of a document share a home folder of their own. The tests' command is run by its own step.
+All blocks of a document share a home folder of their own. The test command has a step of its own in `.ci/run`.
 """
 
 import os
@@ -53,7 +53,7 @@ def run(document):
     with open(document, encoding="utf-8") as file:
         text = file.read()
     home = tempfile.mkdtemp(prefix="jobmill-docs-")
-    # Built once by the step before: `cargo run --release` and `jobmill` are the same program.
+    # The caller has built it: `cargo run --release` and `jobmill` are the same program.
     path = os.path.abspath("target/release") + os.pathsep + os.environ["PATH"]
     toolchain = {
         "CARGO_HOME": os.environ.get("CARGO_HOME", os.path.expanduser("~/.cargo")),
@@ -61,7 +61,7 @@ def run(document):
     }
     env = {**os.environ, **toolchain, "HOME": home, "PATH": path, "NO_COLOR": "1"}
     env = {name: value for name, value in env.items() if not name.startswith(("XDG_", "JOBMILL_"))}
-    # Root's own data folder is not in its home.
+    # Root's default data folder is not in its home.
     env["JOBMILL_DATA_DIR"] = os.path.join(home, "data")
     background, count = [], 0
     try:
