@@ -1,4 +1,4 @@
-//! Checks the structure of the code that ARCHITECTURE.md describes.
+//! Tests of the code's structure, as ARCHITECTURE.md describes it.
 
 #![expect(clippy::unwrap_used, reason = "a test that can't read the sources has failed")]
 

@@ -1,4 +1,4 @@
-//! Checks that every refusal must pass.
+//! The checks that every refusal must pass.
 
 use std::{collections::HashMap, sync::LazyLock};
 
@@ -14,7 +14,7 @@ static DOCUMENTED: LazyLock<HashMap<&str, (&str, Vec<&str>)>> = LazyLock::new(||
     let mut documented = HashMap::new();
     for line in entries.lines().map(str::trim) {
         match (line.strip_prefix("// "), line.strip_prefix("ERROR_REASON_")) {
-            // Only the first line of a comment begins with a code.
+            // The code is on the first line of a comment.
             (Some(first), _) if comment.is_empty() => comment = first,
             (_, Some(entry)) => {
                 let reason = entry.split(' ').next().unwrap_or_default();

@@ -7,7 +7,7 @@ use tonic::{Status, Streaming};
 
 use super::soon;
 
-/// Reads a watch, event by event.
+/// A client that reads a watch, event by event.
 pub(crate) struct Watcher {
     stream: Streaming<v1::WatchStatusResponse>,
     read: VecDeque<Event>,

@@ -1,4 +1,4 @@
-//! Finds functions and counts their lines.
+//! Functions of a file and their line counts.
 
 use super::tokens::{Placed, Token, closing};
 

@@ -11,7 +11,7 @@ use jobmill::{
 
 use crate::support::{Rig, defaults, folder, job, manual_clock, named, result, soon};
 
-/// A kind that runs a shell script.
+/// Returns a kind that runs a shell script.
 fn script(text: &str) -> KindSettings {
     KindSettings {
         handler: HandlerSettings::Command(CommandSettings {

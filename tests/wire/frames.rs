@@ -1,4 +1,4 @@
-//! HTTP/2 frames by hand, for clients that no library would imitate.
+//! HTTP/2 frames built by hand, for clients that break the protocol.
 
 /// The connection preface of a client.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

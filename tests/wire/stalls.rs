@@ -137,7 +137,7 @@ async fn large_results_that_come_together_do_not_go_into_one_transaction() {
     soon(counts.is_held()).await;
     gate.add_permits(ATTEMPTS);
     reached(&ended, ATTEMPTS).await;
-    // Gives all attempts the time to report.
+    // Gives all attempts time to report.
     for _ in 0..1_000 {
         tokio::task::yield_now().await;
     }
@@ -164,7 +164,7 @@ fn purging(rig: &Rig, name: &str) -> JoinHandle<i64> {
     tokio::spawn(async move { queues.purge_queue(request).await.unwrap().into_inner().deleted_jobs })
 }
 
-/// The number of batches so far.
+/// Returns the number of batches so far.
 async fn batches(rig: &Rig) -> f64 {
     Scrape::of(rig.metrics_address()).await.get("jobmill_commit_seconds_count")
 }

@@ -75,13 +75,13 @@ pub(super) fn register(name: &str, faults: &'static Faults) {
 
 /// SAFETY: `vfs` is one of ours.
 unsafe fn data(vfs: *mut sqlite3_vfs) -> &'static Data {
-    // SAFETY: by the caller; the data is leaked.
+    // SAFETY: guaranteed by the caller; the data is leaked.
     unsafe { &*(*vfs).pAppData.cast::<Data>() }
 }
 
 /// SAFETY: `file` is one of ours, and open.
 unsafe fn system(file: *mut sqlite3_file) -> *mut sqlite3_file {
-    // SAFETY: SQLite gave as much memory as `szOsFile` says: our head and the system's file.
+    // SAFETY: SQLite gave as much memory as `szOsFile` says: our header and the system's file.
     unsafe { file.cast::<u8>().add(size_of::<Ours>()).cast() }
 }
 
@@ -89,7 +89,7 @@ unsafe fn system(file: *mut sqlite3_file) -> *mut sqlite3_file {
 ///
 /// SAFETY: `file` is one of ours, and open.
 unsafe fn of<'a>(file: *mut sqlite3_file) -> (&'a Faults, Option<&'a PathBuf>) {
-    // SAFETY: by the caller.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         let ours = file.cast::<Ours>();
         (&*(*ours).faults, (*ours).path.as_ref())
@@ -146,7 +146,7 @@ unsafe extern "C" fn open(
 }
 
 unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_int) -> c_int {
-    // SAFETY: SQLite gives a VFS of ours and a name that ends.
+    // SAFETY: SQLite gives a VFS of ours and a name that is null-terminated.
     unsafe {
         let data = data(vfs);
         let path = PathBuf::from(OsStr::from_bytes(CStr::from_ptr(name).to_bytes()));
@@ -161,7 +161,7 @@ unsafe extern "C" fn access(
     flags: c_int,
     out: *mut c_int,
 ) -> c_int {
-    // SAFETY: as SQLite called us.
+    // SAFETY: the arguments are those of SQLite's own call.
     unsafe {
         let system = data(vfs).system;
         (*system).xAccess.map_or(ffi::SQLITE_IOERR, |access| access(system, name, flags, out))
@@ -174,7 +174,7 @@ unsafe extern "C" fn full_pathname(
     length: c_int,
     out: *mut c_char,
 ) -> c_int {
-    // SAFETY: as SQLite called us.
+    // SAFETY: the arguments are those of SQLite's own call.
     unsafe {
         let system = data(vfs).system;
         (*system).xFullPathname.map_or(ffi::SQLITE_IOERR, |full| full(system, name, length, out))
@@ -218,7 +218,7 @@ unsafe extern "C" fn write(
     }
     let result = pass!(xWrite, file, from, amount, at);
     if result == ffi::SQLITE_OK {
-        // SAFETY: SQLite gives as many bytes as it says.
+        // SAFETY: SQLite passes a buffer of `amount` bytes.
         let bytes = unsafe { slice::from_raw_parts(from.cast::<u8>(), amount as usize) };
         state.files.entry(path.clone()).or_default().changed(Change::Write(at as u64, bytes.to_vec()));
     }
@@ -241,7 +241,7 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
     if path.is_some_and(|path| !faults.flush(path)) {
         return ffi::SQLITE_IOERR_FSYNC;
     }
-    // No power cut is real here, so that the real disk need not be flushed.
+    // Power cuts are simulated, so that the real disk need not be flushed.
     let _ = flags;
     ffi::SQLITE_OK
 }

@@ -24,7 +24,7 @@ use crate::store::{
     subject::Subject,
 };
 
-/// Opens a store.
+/// A function that opens a store.
 pub(crate) type Open = fn(Setup) -> Box<dyn Subject>;
 
 /// Counts of what programs have done, to see that they cover enough.
