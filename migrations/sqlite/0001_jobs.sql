@@ -1,4 +1,4 @@
--- Names of queues and kinds have small numbers, so that rows stay narrow.
+-- Queues and kinds are referred to by small numbers, so that rows stay narrow.
 CREATE TABLE queue (
     number               INTEGER PRIMARY KEY,
     name                 TEXT    NOT NULL UNIQUE,
@@ -9,13 +9,13 @@ CREATE TABLE queue (
     max_wait_us          INTEGER NOT NULL,
     max_waiters          INTEGER NOT NULL,
     accept_unknown_kinds INTEGER NOT NULL,
-    keep_succeeded_us    INTEGER, -- how long ended jobs are kept: -1 for ever, absent as the server says
+    keep_succeeded_us    INTEGER, -- retention of ended jobs: -1 for ever, absent as the server's
     keep_failed_us       INTEGER,
     keep_cancelled_us    INTEGER,
     keep_expired_us      INTEGER,
     paused               INTEGER NOT NULL,
     revision             INTEGER NOT NULL,
-    declared             INTEGER NOT NULL, -- 1: the configuration declares it; 2: it did once
+    declared             INTEGER NOT NULL, -- 1: the configuration declares it; 2: it used to declare it
     deleted              INTEGER NOT NULL
 ) STRICT;
 
@@ -24,17 +24,17 @@ CREATE TABLE kind (
     name   TEXT    NOT NULL UNIQUE
 ) STRICT;
 
--- The hot rows. Instants are microseconds since 1970, as the clock said them; absent texts mean the default.
+-- Jobs: the hot rows. Instants are wall-clock times in microseconds since 1970. Absent texts mean the default.
 CREATE TABLE job (
     id           INTEGER PRIMARY KEY,
     queue        INTEGER NOT NULL,
     kind         INTEGER NOT NULL,
-    state        INTEGER NOT NULL, -- numbers of the protocol's JobState
+    state        INTEGER NOT NULL, -- number in the protocol's JobState
     rank         INTEGER NOT NULL, -- the negated priority
-    detail       INTEGER,          -- SCHEDULED: due; BACKING_OFF: due, by counters.backoffs; QUEUED: order;
+    detail       INTEGER,          -- SCHEDULED: due; BACKING_OFF: due, in the time of counters.backoffs; QUEUED: order;
                                    -- RUNNING, CANCELLING: lease
     revision     INTEGER NOT NULL,
-    position     INTEGER NOT NULL, -- of the latest change in the feed
+    position     INTEGER NOT NULL, -- in the feed, of the latest change
     attempt      INTEGER NOT NULL,
     max_attempts INTEGER NOT NULL,
     bytes        INTEGER NOT NULL,
@@ -44,25 +44,25 @@ CREATE TABLE job (
     started      INTEGER,
     ended        INTEGER,
     retry        TEXT,             -- JSON
-    extras       TEXT,             -- JSON: labels, headers, payload type, request id, trace context, what was said
+    extras       TEXT,             -- JSON: labels, headers, payload type, request id, trace context, original input
     progress     TEXT,             -- JSON
     failure      TEXT,             -- JSON
-    expires      INTEGER,          -- over if no attempt has started by then
+    expires      INTEGER,          -- the job expires if no attempt has started by then
     result       TEXT,             -- JSON: size, media type, metadata
-    payload      BLOB              -- absent where it is large: then in its own table
+    payload      BLOB              -- absent for a large payload, which is in the table payload
 ) STRICT;
 
--- What may run, in the order in which it runs.
+-- Ready jobs, in the order in which they run.
 CREATE INDEX job_ready ON job (queue, kind, rank, detail) WHERE state = 3;
--- What waits for its time, in each queue.
+-- Jobs that wait for a time, by queue.
 CREATE INDEX job_due ON job (state, queue, detail) WHERE state IN (1, 5);
--- What may be over before it starts.
+-- Jobs that may expire before they start.
 CREATE INDEX job_expiring ON job (expires) WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3);
--- What runs.
+-- Running jobs.
 CREATE INDEX job_leased ON job (id) WHERE state IN (4, 6);
--- What failed: the dead letters.
+-- Failed jobs: the dead letters.
 CREATE INDEX job_failed ON job (id) WHERE state = 8;
--- The change feed, and the ended jobs in the order of their ends.
+-- The change feed, which also has the ended jobs in the order of their ends.
 CREATE INDEX job_position ON job (position);
 
 CREATE TABLE payload (
@@ -76,7 +76,7 @@ CREATE TABLE outcome (
     tail   TEXT NOT NULL
 ) STRICT;
 
--- Attempts that ended without success. The one that runs, or that succeeded, is in the job's row.
+-- Attempts that ended without success. An attempt that runs or has succeeded is in the job's row.
 CREATE TABLE attempt (
     job     INTEGER NOT NULL,
     number  INTEGER NOT NULL,
@@ -86,33 +86,33 @@ CREATE TABLE attempt (
     PRIMARY KEY (job, number, ended)
 ) STRICT, WITHOUT ROWID;
 
--- Requests that may be repeated.
+-- Idempotent requests, for the answers to repeats.
 CREATE TABLE request (
     key    BLOB    PRIMARY KEY, -- 16 bytes
     digest BLOB    NOT NULL,
-    answer INTEGER NOT NULL,    -- 0: made jobs; 1: changed a job; 2: done; 3: asked for a purge
+    answer INTEGER NOT NULL,    -- 0: created jobs; 1: changed a job; 2: done; 3: asked for a purge
     first  INTEGER NOT NULL,    -- 0: the first job; 1: the job; 3: the queue
-    count  INTEGER NOT NULL,    -- 0: how many jobs; 1: the job's state then
-    live   INTEGER NOT NULL,    -- 0: how many of its jobs are not deleted; 1, 2: the queue
-    value  INTEGER,             -- 1: the job's revision then; 3: how many jobs were deleted, absent until the end
-    gone   INTEGER              -- since when it has had no jobs, by counters.retention
+    count  INTEGER NOT NULL,    -- 0: number of jobs; 1: the job's state after the change
+    live   INTEGER NOT NULL,    -- 0: number of its jobs that are not deleted; 1, 2: the queue
+    value  INTEGER,             -- 1: the job's revision after it; 3: number of deleted jobs, absent until the end
+    gone   INTEGER              -- time since when it has had no jobs, in the time of counters.retention
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX request_gone ON request (gone) WHERE gone IS NOT NULL;
--- What purges under way will answer.
+-- Requests whose purge is in progress.
 CREATE INDEX request_purging ON request (first) WHERE answer = 3 AND value IS NULL;
 
--- Deleted jobs, for the change feed.
+-- Tombstones: deleted jobs, for the change feed.
 CREATE TABLE tombstone (
     position INTEGER PRIMARY KEY,
     id       INTEGER NOT NULL,
-    deleted  INTEGER NOT NULL, -- by counters.retention
-    queue    TEXT    NOT NULL, -- the name: its number may be another one's by now
+    deleted  INTEGER NOT NULL, -- in the time of counters.retention
+    queue    TEXT    NOT NULL, -- the name, because its number may have been reused
     kind     TEXT    NOT NULL,
     created  INTEGER NOT NULL,
     extras   TEXT
 ) STRICT;
 
--- How many jobs are where.
+-- Number of jobs by queue, kind and state.
 CREATE TABLE tally (
     queue INTEGER NOT NULL,
     kind  INTEGER NOT NULL,
@@ -122,20 +122,20 @@ CREATE TABLE tally (
     PRIMARY KEY (queue, kind, state)
 ) STRICT, WITHOUT ROWID;
 
--- Purges under way.
+-- Purges in progress.
 CREATE TABLE purge (
     queue   INTEGER PRIMARY KEY,
-    last    INTEGER NOT NULL, -- the last job that it covers
+    last    INTEGER NOT NULL, -- the newest job that the purge covers
     deleted INTEGER NOT NULL
 ) STRICT;
 
--- Sweeps for ended jobs whose time is over: how far in the feed each has come.
+-- Sweeps for ended jobs whose retention time is over: the position in the feed that each has reached.
 CREATE TABLE sweep (
     keep_us INTEGER PRIMARY KEY,
     cursor  INTEGER NOT NULL
 ) STRICT;
 
--- The server's own times of retention, under which the sweeps have come so far: one row. -1 is for ever.
+-- The server's own retention, under which the sweeps have come so far: one row. -1 is for ever.
 CREATE TABLE retention (
     one          INTEGER PRIMARY KEY CHECK (one = 1),
     succeeded_us INTEGER NOT NULL,
@@ -144,15 +144,15 @@ CREATE TABLE retention (
     expired_us   INTEGER NOT NULL
 ) STRICT;
 
--- How the clock was set: from this place in the feed on it was so many microseconds ahead of counters.retention, but for
--- time without a server that was counted later, and of counters.backoffs.
+-- How the wall clock was set: from this position in the feed on, its lead in microseconds over counters.retention (plus
+-- the time without a server that was counted later) and over counters.backoffs.
 CREATE TABLE step (
     position     INTEGER PRIMARY KEY,
     of_retention INTEGER NOT NULL,
     of_backoffs  INTEGER NOT NULL
 ) STRICT;
 
--- Numbers that only grow, but for what the clock says: one row.
+-- Counters, which only grow, and times: one row.
 CREATE TABLE counters (
     one        INTEGER PRIMARY KEY CHECK (one = 1),
     position   INTEGER NOT NULL,
@@ -160,28 +160,28 @@ CREATE TABLE counters (
     last_lease INTEGER NOT NULL,
     floor      INTEGER NOT NULL,
     store      BLOB    NOT NULL,
-    place      BLOB,             -- what the store is called as this very file, of which the next two columns tell
+    place      BLOB,             -- id of the store as this very file, which the next two columns identify
     inode      INTEGER,
-    born       INTEGER,          -- when the file was made
-    wall       INTEGER,          -- what the clock said at the latest change
-    backoffs   INTEGER,          -- the time by which backoffs end, then
-    retention  INTEGER,          -- the time for which servers had run, then
-    counted    INTEGER           -- up to when, by the clock, retention had counted
+    born       INTEGER,          -- time at which the file was created
+    wall       INTEGER,          -- wall-clock time of the latest change
+    backoffs   INTEGER,          -- time by which backoffs are counted, at the latest change
+    retention  INTEGER,          -- time by which retention is counted, at the latest change
+    counted    INTEGER           -- wall-clock time up to which retention had been counted
 ) STRICT;
 INSERT INTO counters (one, position, last_id, last_lease, floor, store) VALUES (1, 0, 0, 0, 0, randomblob(16));
 
--- Rows that could not be read, as they were: what an operator may look into. Nothing else reads them.
+-- Rows that could not be read, unchanged, for an operator to inspect. Nothing else reads their content.
 CREATE TABLE set_aside (
     number  INTEGER PRIMARY KEY,
-    source  TEXT    NOT NULL, -- the table they were in
-    key     INTEGER NOT NULL, -- their key there
-    found   INTEGER NOT NULL, -- when
+    source  TEXT    NOT NULL, -- the row's table
+    key     INTEGER NOT NULL, -- the row's key in that table
+    found   INTEGER NOT NULL, -- time at which the row was set aside
     reason  TEXT    NOT NULL,
     content TEXT    NOT NULL, -- JSON: all columns
     UNIQUE (source, key)
 ) STRICT;
 
--- Every start of a server.
+-- Starts of a server.
 CREATE TABLE incarnation (
     number INTEGER PRIMARY KEY,
     id     BLOB    NOT NULL,

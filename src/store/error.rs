@@ -1,13 +1,13 @@
-//! Why a store failed, and what that says about a batch.
+//! Errors of a store, and what they mean for a batch.
 
 use std::path::PathBuf;
 
 use crate::job::{JobId, Position};
 
-/// What the database's own library said.
+/// Error of the database's own library.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a store failed.
+/// Error of a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database failed, or the disk under it.
@@ -16,24 +16,24 @@ pub enum StoreError {
     /// Another program holds the database's lock.
     #[error("another program holds the database's lock")]
     Locked(#[source] Cause),
-    /// The file is no database, or is damaged.
+    /// The file is not a database, or is damaged.
     #[error(
-        "the database is damaged, or is none: `jobmill doctor` tells more; restore a backup, or name another folder with \
-         --data-dir"
+        "the database is damaged, or is not a database: `jobmill doctor` tells more; restore a backup, or name another \
+         folder with --data-dir"
     )]
     Damaged(#[source] Cause),
-    /// There is no space left.
+    /// The disk is full.
     #[error("the disk is full: make room where the data folder is")]
     DiskFull(#[source] Cause),
-    /// A newer version has made or changed the database; this one would misread it.
+    /// The database was made or changed by a newer version; this version would misread it.
     #[error(
         "the database has a newer schema (version {found}) than this jobmill knows (up to version {known}): run the \
          version that changed it, or restore a backup from before"
     )]
     NewerSchema {
-        /// The version of its schema.
+        /// Schema version of the database.
         found: i64,
-        /// The newest version that this program knows.
+        /// Newest schema version that this program knows.
         known: i64,
     },
     /// The schema could not be brought up to date.
@@ -42,25 +42,25 @@ pub enum StoreError {
     /// A file or folder could not be used.
     #[error("{what} {path}")]
     File {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// On which file.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file that the server has open is not at its path any more.
+    /// A file that the server has open is no longer at its path.
     #[error(
-        "{path} {what} while the server used it: what is written from now on could not be found again. Start again \
-         once the data folder is what it should be"
+        "{path} {what} while the server used it: what is written from now on would be lost. Start again once the data \
+         folder is complete"
     )]
     Gone {
         /// The file.
         path: PathBuf,
-        /// What became of it.
+        /// What happened to the file.
         what: &'static str,
     },
-    /// The database lacks what was acknowledged.
+    /// The database lacks acknowledged changes.
     #[error(
         "the database in {folder} is not the one that was left there: {what}. Put the missing files back (jobmill.db and \
          jobmill.db-wal belong together), or restore a backup into a new folder, or start once with --accept-loss to go \
@@ -72,7 +72,7 @@ pub enum StoreError {
         /// What is missing.
         what: Missing,
     },
-    /// Another process holds the folder.
+    /// Another process uses the data folder.
     #[error(
         "the data folder {0} is in use by another jobmill process; stop that one, or name another folder with --data-dir"
     )]
@@ -80,29 +80,29 @@ pub enum StoreError {
     /// The bundled SQLite has a bug that loses commits.
     #[error("SQLite {0} can lose commits; 3.51.3 or newer is needed")]
     OldSqlite(String),
-    /// A job's row can't be read, or could not be and has been set aside.
+    /// A job's row can't be read, or has been set aside because it could not be.
     #[error("the row of job {id} can't be read, and is set aside: {why}")]
     Unreadable {
         /// The job.
         id: JobId,
-        /// What is wrong with the row.
+        /// The problem with the row.
         why: String,
     },
-    /// What is in the store contradicts itself.
+    /// The store's contents are inconsistent.
     #[error("the store contradicts itself: {0}")]
     Corrupt(String),
 }
 
-/// What a database lacks that was there before.
+/// What is missing from a database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Missing {
-    /// All of it.
+    /// The whole database.
     #[error("jobmill.db is missing or empty")]
     Everything,
-    /// It is another one.
+    /// The right store: the database belongs to another one.
     #[error("it belongs to another store")]
     AnotherStore,
-    /// Its latest changes.
+    /// The latest changes.
     #[error("it ends at change {}, and change {} was acknowledged", .found.0, .kept.0)]
     Changes {
         /// The last change in the database.
@@ -112,19 +112,19 @@ pub enum Missing {
     },
 }
 
-/// What an error of a store says about the batch, and who can do something about it.
+/// Class of a store's error: what it means for the batch, and who can act on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorClass {
-    /// Nothing was changed, and the same may succeed later.
+    /// Nothing was changed, and a retry may succeed.
     Retryable,
-    /// What is on disk is not known: only the next start can tell.
+    /// The state on disk is unknown until the next start.
     Unknown,
-    /// The store can't be used as it is: an operator has to act.
+    /// The store can't be used until an operator acts.
     Fatal,
 }
 
 impl StoreError {
-    /// What the error says about the batch.
+    /// Returns what the error means for the batch.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {

@@ -1,22 +1,22 @@
-//! What a change of the configuration leaves behind.
+//! Jobs that a change of the configuration leaves behind.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::{job::Tally, settings::QueueInfo};
 
-/// Jobs that have not ended and lack something that the configuration had: nothing is wrong with them, and nobody is told
-/// of them by a refused call.
+/// Jobs that have not ended and whose queue or handler is no longer configured. They are no error, and no refused call
+/// reports them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Leftover {
-    /// Queues that the configuration file no longer declares, and how many jobs each has; most jobs first. A queue that
-    /// was created or changed over the API is none of them.
+    /// Queues that the configuration file no longer declares, with their numbers of jobs, most jobs first. Queues that
+    /// were created or changed over the API are left out.
     pub queues: Vec<(String, u64)>,
-    /// Kinds that have no handler, and how many jobs each has; most jobs first.
+    /// Kinds without a handler, with their numbers of jobs, most jobs first.
     pub kinds: Vec<(String, u64)>,
 }
 
 impl Leftover {
-    /// Finds them in what the store has.
+    /// Finds the leftover jobs among the store's queues and tallies.
     pub fn find(
         queues: &[QueueInfo],
         tallies: &[Tally],

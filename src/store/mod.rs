@@ -1,8 +1,8 @@
-//! The store: the only truth, and the scheduler's index.
+//! The store: the only source of truth, and the scheduler's index.
 //!
-//! A [`Store`] is spoken to in sets: a batch is one [`Store::fetch`] of all that it reads and one [`Store::write`] of
-//! all that it writes, both in one transaction. It decides nothing. Reading goes through [`Reader`]s, which never wait
-//! for a writer.
+//! A batch calls a [`Store`] twice, in one transaction: [`Store::fetch`] reads everything that the batch needs, and
+//! [`Store::write`] writes everything that it has decided. The store decides nothing. All other reads go through
+//! [`Reader`]s, which never wait for a writer.
 
 mod error;
 mod leftover;
@@ -28,174 +28,175 @@ use crate::{
     settings::QueueInfo,
 };
 
-/// Keeps jobs.
+/// Durable storage of jobs.
 ///
-/// Each call may block for as long as a disk or a network takes: the one thread that calls has nothing else to do
-/// meanwhile. A store across a network makes one round trip of each; it needs no runtime but its own.
+/// Each call may block for as long as a disk or a network takes, because its thread has nothing else to do meanwhile. A
+/// store across a network makes one round trip for each call, and needs no runtime but its own.
 pub trait Store: Send {
-    /// The names that rows mention by number. Shared with the store's readers.
+    /// Returns the names that rows refer to by number. They are shared with the store's readers.
     fn names(&self) -> Arc<Names>;
 
-    /// Reads what the engine keeps in memory, and the names.
+    /// Reads the names, and the state that the engine keeps in memory.
     ///
     /// # Errors
     /// When the store can't be read.
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
-    /// Begins a batch's transaction, and reads all that the batch wants.
+    /// Begins a batch's transaction, and reads everything that the batch needs.
     ///
     /// # Errors
-    /// Where the error is [`ErrorClass::Retryable`], nothing was begun. After any other one the process must end.
+    /// After an [`ErrorClass::Retryable`] error, no transaction has begun. After any other error the process must end.
     fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError>;
 
-    /// Writes all that the batch has decided, and ends its transaction: when the call returns, all of it is on disk.
+    /// Writes everything that the batch has decided, and commits. When the call returns, all of it is on disk.
     ///
     /// # Errors
     /// After [`StoreError::DiskFull`] nothing of the batch is on disk, and the transaction is over. After any other
-    /// error nothing is known about the batch: the process must end, and the next start recovers.
+    /// error the fate of the batch is unknown: the process must end, and the next start recovers.
     fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError>;
 
-    /// Whether there are rows that could not be read and are not set aside yet.
+    /// Returns whether there are unreadable rows that are not set aside yet.
     fn has_unreadable(&self) -> bool {
         false
     }
 
-    /// Checks that the store is still where it was opened. To be called every few seconds.
+    /// Checks that the store's files are still at their paths. To be called every few seconds.
     ///
     /// # Errors
-    /// The files at the store's paths are others than those in use: the process must end.
+    /// The files at the store's paths are not the ones in use: the process must end.
     fn check(&mut self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// What there is room for. To be asked before each batch.
+    /// Returns what the store has room for. To be called before each batch.
     fn space(&mut self) -> Space {
         Space::Enough
     }
 
-    /// A handle that reads what is committed.
+    /// Returns a handle that reads committed data.
     fn reader(&self) -> Arc<dyn Reader>;
 }
 
-/// The name with this number, which a row mentions.
+/// Returns the name with this number, which a row refers to.
 fn named(table: &NameTable, number: u32) -> Result<Arc<Name>, StoreError> {
     let unknown = || StoreError::Corrupt(format!("a row names the unknown queue or kind number {number}"));
     table.get(number).ok_or_else(unknown)
 }
 
-/// What a store has room for.
+/// Room in a store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Space {
-    /// Everything.
+    /// Room for everything.
     #[default]
     Enough,
-    /// The disk is nearly full: everything but new jobs.
+    /// Room for everything but new jobs: the disk is nearly full.
     Low,
-    /// The disk is full: the ends of attempts, cancels and deletes only, as far as possible.
+    /// Room only for the ends of attempts, cancels and deletes, as far as possible: the disk is full.
     Full,
 }
 
-/// Reads what is committed. Every call is short: no read holds a transaction beyond one page.
+/// Reader of committed data. Every call is short: no read holds a transaction for longer than one page.
 pub trait Reader: Send + Sync {
-    /// Which store this is, for resume tokens.
+    /// Returns the store's identity, for resume tokens.
     fn identity(&self) -> Identity;
 
-    /// One job.
+    /// Returns a job.
     ///
     /// # Errors
     /// When the disk fails.
     fn job(&self, id: JobId) -> Result<Option<Job>, StoreError>;
 
-    /// Some jobs at one moment, in the order asked, and the feed's end at that moment.
+    /// Returns jobs as of one moment, in the order of `ids`, and the feed's end at that moment.
     ///
     /// # Errors
     /// When the disk fails.
     fn jobs(&self, ids: &[JobId]) -> Result<(Vec<Option<Job>>, Position), StoreError>;
 
-    /// One job with all that belongs to it.
+    /// Returns a job with all of its data.
     ///
     /// # Errors
     /// When the disk fails.
     fn whole_job(&self, id: JobId) -> Result<Option<WholeJob>, StoreError>;
 
-    /// The bytes of what a job's handler returned; absent where it returned nothing, or the job is not there.
+    /// Returns the bytes of a job's result; `None` if the handler returned nothing, or the job does not exist.
     ///
     /// # Errors
     /// When the disk fails.
     fn result(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError>;
 
-    /// The payload of a job.
+    /// Returns the payload of a job.
     ///
     /// # Errors
     /// When the disk fails.
     fn payload(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError>;
 
-    /// The jobs that fit, in the scan's order, from its start on. Looks at no more than the scan's budget of jobs and
-    /// may therefore return few jobs, or none, while there are more.
+    /// Returns the matching jobs, in the scan's order. Examines no more jobs than the scan's budget, and may therefore
+    /// return few jobs, or none, although there are more.
     ///
     /// # Errors
     /// When the disk fails.
     fn scan(&self, filter: &JobFilter, scan: Scan) -> Result<Page, StoreError>;
 
-    /// The jobs that changed after a position, each with its latest state, oldest change first, and those deleted.
+    /// Returns the changes after a position, oldest first: jobs in their latest state, and deletions.
     ///
     /// # Errors
     /// When the disk fails.
     fn changes(&self, after: Position, limit: usize) -> Result<Changes, StoreError>;
 
-    /// All queues, by name.
+    /// Returns all queues, by name.
     ///
     /// # Errors
     /// When the disk fails.
     fn queues(&self) -> Result<Vec<QueueInfo>, StoreError>;
 
-    /// How many jobs of each queue, kind and state there are.
+    /// Returns the number of jobs of each queue, kind and state.
     ///
     /// # Errors
     /// When the disk fails.
     fn tallies(&self) -> Result<Vec<Tally>, StoreError>;
 
-    /// When the job that is next in line in a queue became ready, as the wall clock as it is now would have said it.
+    /// Returns when the longest ready of the jobs at the heads of a queue's lanes became ready, by the wall clock's
+    /// present setting.
     ///
     /// # Errors
     /// When the disk fails.
     fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError>;
 
-    /// What the store takes on disk.
+    /// Returns the store's size on disk.
     ///
     /// # Errors
     /// When the disk fails.
     fn size(&self) -> Result<StoreSize, StoreError>;
 }
 
-/// What a store takes on disk; nothing where it has none.
+/// Size of a store on disk; zero for a store without files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StoreSize {
-    /// The database.
+    /// Size of the database.
     pub database_bytes: u64,
-    /// The log of what is not in the database yet.
+    /// Size of the write-ahead log.
     pub log_bytes: u64,
-    /// Rows that could not be read, and were set aside.
+    /// Number of rows that could not be read and were set aside.
     pub set_aside_rows: u64,
 }
 
-/// A job with all that belongs to it.
+/// A job with all of its data.
 #[derive(Clone, PartialEq, Debug)]
 pub struct WholeJob {
     /// The job.
     pub job: Job,
-    /// Its input.
+    /// The job's payload.
     pub payload: bytes::Bytes,
-    /// The bytes of what its handler returned; none where it returned nothing.
+    /// The bytes of the job's result; empty if the handler returned nothing.
     pub result: bytes::Bytes,
-    /// The end of what its latest finished attempt wrote.
+    /// End of the output of the latest finished attempt.
     pub output_tail: String,
-    /// Its attempts, oldest first.
+    /// The job's attempts, oldest first.
     pub attempts: Vec<AttemptRecord>,
 }
 
 impl WholeJob {
-    /// What its handler returned.
+    /// Returns the result with its description; `None` if the handler returned nothing.
     #[must_use]
     pub fn output(&self) -> Option<Output> {
         let info = self.job.result.as_ref()?.info.clone();
@@ -203,40 +204,40 @@ impl WholeJob {
     }
 }
 
-/// Where and how far to scan.
+/// Start, direction and limits of a scan.
 #[derive(Clone, Copy, Debug)]
 pub struct Scan {
-    /// Which way.
+    /// Direction and start.
     pub order: ScanOrder,
-    /// At most so many jobs.
+    /// Maximum number of jobs to return.
     pub limit: usize,
-    /// Look at no more than so many.
+    /// Maximum number of jobs to examine.
     pub budget: usize,
 }
 
-/// Which way to scan, and from where.
+/// Direction and start of a scan.
 #[derive(Clone, Copy, Debug)]
 pub enum ScanOrder {
-    /// Newest first, from below this id.
+    /// Newest first, from below `before`.
     NewestFirst {
-        /// Where the page before ended.
+        /// Id at which the page before ended.
         before: Option<JobId>,
     },
     /// Oldest first, from above `after` up to `last`.
     OldestFirst {
-        /// Where the page before ended.
+        /// Id at which the page before ended.
         after: Option<JobId>,
-        /// The last id of interest.
+        /// The last id to scan.
         last: Option<JobId>,
     },
 }
 
-/// Some jobs, as they were at one moment.
+/// A page of jobs, as of one moment.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The jobs.
     pub jobs: Vec<Arc<Job>>,
-    /// Where the next page starts; absent on the last one.
+    /// Id after which the next page continues; absent on the last page.
     pub next: Option<JobId>,
     /// The feed's end at that moment.
     pub position: Position,

@@ -1,4 +1,4 @@
-//! What numbers in the store's rows stand for: names of queues and kinds, and moments.
+//! Decoding of numbers in the store's rows: to names of queues and kinds, and to wall-clock times.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,18 +10,19 @@ use parking_lot::RwLock;
 use super::Steps;
 use crate::job::Name;
 
-/// The names of queues and kinds, and how the clock was set. Only the engine changes them; readers look up.
+/// Names of queues and kinds, and the history of the wall clock's settings. Only the engine changes them; readers look
+/// them up.
 #[derive(Debug, Default)]
 pub struct Names {
     /// The names of queues.
     pub queues: NameTable,
     /// The names of kinds.
     pub kinds: NameTable,
-    /// How the wall clock has gone beside the time that the store counts.
+    /// History of the wall clock's settings, relative to the time that the store counts.
     pub steps: Steps,
 }
 
-/// Names of one sort, by number and by text.
+/// Names of queues or names of kinds, by number and by text.
 #[derive(Debug, Default)]
 pub struct NameTable {
     tables: RwLock<Tables>,
@@ -30,30 +31,30 @@ pub struct NameTable {
 #[derive(Debug, Default)]
 struct Tables {
     by_number: HashMap<u32, Arc<Name>>,
-    /// Without those that are given up.
+    /// Excludes names that have been given up.
     by_text: HashMap<Box<str>, Arc<Name>>,
     last_number: u32,
 }
 
 impl NameTable {
-    /// The name with this text, if it has a number.
+    /// Returns the name with this text, if it has a number.
     #[must_use]
     pub fn find(&self, text: &str) -> Option<Arc<Name>> {
         self.tables.read().by_text.get(text).cloned()
     }
 
-    /// The name with this number.
+    /// Returns the name with this number.
     #[must_use]
     pub fn get(&self, number: u32) -> Option<Arc<Name>> {
         self.tables.read().by_number.get(&number).cloned()
     }
 
-    /// All names that can be found by their text.
+    /// Returns all names that can be found by their text.
     pub(crate) fn all(&self) -> Vec<Arc<Name>> {
         self.tables.read().by_text.values().cloned().collect()
     }
 
-    /// Replaces all names by these, each with its number. A name that was there before stays the same object.
+    /// Replaces all names and their numbers. A name that was there before with the same number stays the same object.
     pub(crate) fn load(&self, names: &BTreeMap<u32, String>) {
         let mut tables = self.tables.write();
         let before = std::mem::take(&mut *tables);
@@ -66,7 +67,7 @@ impl NameTable {
         }
     }
 
-    /// Gives the text a number that nothing has. A number that was given up comes again only after all others.
+    /// Assigns an unused number to the text. A number that was given up is reused only after all others.
     pub(crate) fn add(&self, text: &str) -> Arc<Name> {
         let mut tables = self.tables.write();
         let mut number = tables.last_number.wrapping_add(1);
@@ -88,7 +89,7 @@ impl NameTable {
         }
     }
 
-    /// Forgets the number of a name that was given up.
+    /// Removes the number of a name that was given up.
     pub(crate) fn forget(&self, number: u32) {
         self.tables.write().by_number.remove(&number);
     }

@@ -1,4 +1,4 @@
-//! Reading from the store without holding up the runtime.
+//! Reads of the store that do not block the runtime.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use tokio::sync::Semaphore;
 
 use super::{Reader, StoreError};
 
-/// So many reads run at once; the others wait their turn.
+/// Maximum number of reads at once; further ones wait.
 const READS_MAX: usize = 8;
 
-/// Reads from the store on threads that may block, a bounded number at once.
+/// Reads of the store on threads that may block, limited in number.
 #[derive(Clone)]
 pub struct Reads {
     reader: Arc<dyn Reader>,
@@ -23,7 +23,7 @@ impl std::fmt::Debug for Reads {
 }
 
 impl Reads {
-    /// Reads through this reader.
+    /// Creates reads through this reader.
     #[must_use]
     pub fn new(reader: Arc<dyn Reader>) -> Self {
         Reads { reader, turns: Arc::new(Semaphore::new(READS_MAX)) }
@@ -32,7 +32,7 @@ impl Reads {
     /// Runs one read.
     ///
     /// # Errors
-    /// What the read returned, or that it panicked.
+    /// The read's error, or that it panicked.
     pub async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&dyn Reader) -> Result<T, StoreError> + Send + 'static,
@@ -40,7 +40,7 @@ impl Reads {
         let turn = Arc::clone(&self.turns).acquire_owned().await;
         let reader = Arc::clone(&self.reader);
         let result = tokio::task::spawn_blocking(move || {
-            // Given back when the read is over, even if nobody waits for it any more.
+            // Released when the read is over, even if its caller has stopped waiting.
             let _turn = turn;
             read(&*reader)
         })

@@ -1,7 +1,7 @@
-//! What the engine exchanges with a store: a set of wants and what was found, and a set of writes.
+//! Data that the engine exchanges with a store: the reads of a batch, their results, and the writes.
 //!
-//! A batch makes two calls, *flights*, however many jobs it has: one that reads all that it wants, which is known from
-//! the batch's keys before anything is decided, and one that writes all that was decided.
+//! A batch makes two calls, *flights*, however many jobs it has. The first reads everything that the batch needs, which
+//! is known from its keys before anything is decided. The second writes everything that was decided.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,54 +20,54 @@ use crate::{
 /// The key of a request id.
 pub type RequestKey = [u8; 16];
 
-/// What a batch reads.
+/// Reads of a batch.
 #[derive(Clone, Debug, Default)]
 pub struct Wants {
-    /// Move rows that could not be read to where nothing looks for them, as of this instant, and count all jobs anew.
+    /// Moves unreadable rows to the table `set_aside`, as of this instant, and counts all jobs anew.
     pub set_aside: Option<Timestamp>,
-    /// These jobs.
+    /// Jobs to read.
     pub jobs: Vec<JobId>,
-    /// These requests, each with the job that a repeat tells of.
+    /// Requests to read, each with the job that the answer to a repeat needs.
     pub requests: Vec<RequestKey>,
-    /// The first jobs of these lanes together, in the order in which they run.
+    /// First jobs of several lanes together, in the order in which they run.
     pub heads: Vec<HeadsWant>,
-    /// The begins of lines whose first jobs may be due.
+    /// Beginnings of lines whose first jobs may be due.
     pub lines: Vec<LineWant>,
-    /// Pages of lines that purges walk along.
+    /// Pages of lines for purges.
     pub walks: Vec<LineWant>,
-    /// The first of the jobs that may expire, at most this many, in the order of their instants.
+    /// Maximum number of the jobs that may expire, earliest first.
     pub expiring: usize,
-    /// Pages of the feed's index, from its old end on.
+    /// Pages of the feed's index for sweeps, oldest position first.
     pub feed: Vec<FeedWant>,
-    /// The oldest tombstones, at most this many.
+    /// Maximum number of the oldest tombstones.
     pub tombstones: usize,
-    /// Requests whose jobs are gone, at most this many, the one that has been without jobs for longest first.
+    /// Maximum number of requests whose jobs are all deleted, the longest without jobs first.
     pub bare_requests: usize,
 }
 
-/// Ready jobs of a queue.
+/// Read of a queue's ready jobs.
 #[derive(Clone, Debug)]
 pub struct HeadsWant {
     /// The queue's number.
     pub queue: u32,
     /// The numbers of the kinds, each of which is a lane of the queue.
     pub kinds: Vec<u32>,
-    /// At most this many jobs.
+    /// Maximum number of jobs.
     pub limit: usize,
 }
 
-/// An ordered list of the jobs of a queue that wait.
+/// A line: an ordered list of waiting jobs of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Line {
-    /// SCHEDULED jobs, by their instants.
+    /// SCHEDULED jobs, by start time.
     Scheduled,
-    /// BACKING_OFF jobs, by the ends of their backoffs.
+    /// BACKING_OFF jobs, by the end of the backoff.
     BackingOff,
     /// QUEUED jobs of the kind with this number, in the order in which they run.
     Ready(u32),
 }
 
-/// A job's place in its line: the smaller comes first.
+/// Sort key of a job in its line; the smallest comes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Place {
     /// The negated priority; 0 in a line by time.
@@ -78,61 +78,61 @@ pub struct Place {
     pub id: JobId,
 }
 
-/// A page of a line.
+/// Read of a page of a line.
 #[derive(Clone, Copy, Debug)]
 pub struct LineWant {
     /// The queue's number.
     pub queue: u32,
     /// The line.
     pub line: Line,
-    /// The last place of the page before; absent for the line's begin.
+    /// Last place of the page before; absent for the beginning of the line.
     pub after: Option<Place>,
-    /// At most this many jobs.
+    /// Maximum number of jobs.
     pub limit: usize,
 }
 
-/// A page of the feed's index.
+/// Read of a page of the feed's index.
 #[derive(Clone, Copy, Debug)]
 pub struct FeedWant {
-    /// The sweep that wants it, by the time for which it keeps jobs.
+    /// The sweep that reads the page, by its retention time.
     pub keep: Duration,
-    /// The place before the first of interest.
+    /// Position after which the page starts.
     pub after: Position,
-    /// At most this many places.
+    /// Maximum number of positions.
     pub limit: usize,
 }
 
-/// What was found.
+/// Results of a batch's reads.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// What was set aside.
+    /// Rows that were set aside.
     pub set_aside: Option<SetAside>,
-    /// The jobs that are there.
+    /// The jobs that exist.
     pub jobs: HashMap<JobId, Arc<Job>>,
-    /// The requests that are there.
+    /// The requests that exist.
     pub requests: HashMap<RequestKey, KeptRequest>,
     /// Ready jobs, by queue.
     pub heads: HashMap<u32, Heads>,
-    /// The begins of lines, by queue and line.
+    /// The beginnings of lines, by queue and line.
     pub lines: BTreeMap<(u32, Line), LinePage>,
-    /// The pages that purges walk along, by queue and line.
+    /// The pages of lines for purges, by queue and line.
     pub walks: BTreeMap<(u32, Line), LinePage>,
     /// Jobs that may expire.
     pub expiring: Expiring,
-    /// The pages of the feed's index, by the sweep that wanted them.
+    /// The pages of the feed's index, by the retention time of the sweep.
     pub feed: BTreeMap<Duration, FeedPage>,
-    /// The oldest tombstones, by place.
+    /// The oldest tombstones, by position.
     pub tombstones: Vec<(Position, StoreTime)>,
-    /// Requests without jobs, and since when.
+    /// Requests without jobs, and the time since when they have had none.
     pub bare_requests: Vec<(StoreTime, RequestKey)>,
 }
 
-/// A request with the job that a repeat tells of.
+/// A stored request with the job that the answer to a repeat needs.
 #[derive(Clone, Debug)]
 pub struct KeptRequest {
     /// The row.
     pub row: RequestRow,
-    /// The job, if it is there and can be read.
+    /// The job, if it exists and can be read.
     pub job: Option<Arc<Job>>,
 }
 
@@ -150,9 +150,9 @@ pub struct Heads {
 pub struct LinePage {
     /// The jobs.
     pub jobs: Vec<Arc<Job>>,
-    /// The page's last place, that of a job which can't be read included.
+    /// Last place of the page, even if the job there can't be read.
     pub last: Option<Place>,
-    /// The limit that it was read with.
+    /// The limit of the page.
     pub limit: usize,
     /// Whether the limit was met, so that there may be more.
     pub is_cut: bool,
@@ -170,84 +170,84 @@ pub struct Expiring {
 /// A page of the feed's index.
 #[derive(Debug, Default)]
 pub struct FeedPage {
-    /// The places, in order.
+    /// The entries, in order.
     pub places: Vec<FeedPlace>,
     /// Whether the limit was met, so that there may be more.
     pub is_cut: bool,
 }
 
-/// A place in the feed that is a job's latest change.
+/// A position in the feed that is a job's latest change.
 #[derive(Debug)]
 pub struct FeedPlace {
-    /// The place.
+    /// The position.
     pub position: Position,
-    /// What the wall clock said at the change.
+    /// Wall-clock time of the change.
     pub updated: Timestamp,
     /// The job, if it has ended and can be read.
     pub ended: Option<Arc<Job>>,
 }
 
-/// Rows that were set aside.
+/// Rows that were set aside because they could not be read.
 #[derive(Debug, Default)]
 pub struct SetAside {
-    /// The jobs among them, with what watchers know them by, where that could be read.
+    /// The jobs among them, with the data that watchers match, where that could be read.
     pub jobs: Vec<(JobId, Option<Arc<Spec>>)>,
-    /// How many jobs are left, and where.
+    /// Counts of the remaining jobs.
     pub tallies: Vec<Tally>,
 }
 
-/// What a batch writes. All of it is one transaction.
+/// Writes of a batch, all in one transaction.
 #[derive(Debug, Default)]
 pub struct Writes {
-    /// Names of kinds that have a row from now on.
+    /// Kinds that get a row for their name.
     pub new_kinds: Vec<Arc<Name>>,
-    /// Numbers of kinds whose rows go.
+    /// Numbers of kinds whose rows are deleted.
     pub freed_kinds: Vec<u32>,
-    /// Queues as they are from now on, and whether each is deleted, of which only ended jobs know any more.
+    /// New state of queues, and whether each is deleted. A deleted queue is kept while ended jobs refer to it.
     pub queues: Vec<(QueueInfo, bool)>,
-    /// Numbers of queues whose rows go.
+    /// Numbers of queues whose rows are deleted.
     pub freed_queues: Vec<u32>,
-    /// New requests, and since when they have been without jobs where they never had any of their own.
+    /// New requests. Those that never had jobs of their own come with the time since when they have had none.
     pub requests: Vec<(RequestKey, RequestRow, Option<StoreTime>)>,
-    /// Requests that have lost jobs: how many, and the present by which retention counts.
+    /// Requests that have lost jobs: the number of jobs, and the present retention time.
     pub lost_jobs: Vec<(RequestKey, u32, StoreTime)>,
-    /// New jobs, each in its final state.
+    /// New jobs, each in its state at the end of the batch.
     pub new_jobs: Vec<(Arc<Job>, Bytes)>,
     /// Attempts that have ended without success.
     pub attempts: Vec<(JobId, AttemptRecord)>,
-    /// What attempts left. It replaces what earlier ones left.
+    /// Outcomes of attempts. An outcome replaces that of the job's earlier attempt.
     pub outcomes: Vec<OutcomeRow>,
     /// Jobs that have changed.
     pub changed_jobs: Vec<ChangedJob>,
-    /// Jobs that go, with all that belongs to them.
+    /// Jobs to delete, with all of their data.
     pub deleted_jobs: Vec<Arc<Job>>,
-    /// What is left of deleted jobs.
+    /// Tombstones of deleted jobs.
     pub tombstones: Vec<Tombstone>,
-    /// Tombstones up to this place go.
+    /// Position up to which tombstones are deleted.
     pub forgotten_tombstones: Option<Position>,
-    /// These requests go.
+    /// Requests to delete.
     pub forgotten_requests: Vec<RequestKey>,
-    /// How many jobs of a queue, kind and state there are.
+    /// Number of jobs by queue, kind and state.
     pub tallies: Vec<TallyRow>,
     /// Purges that have begun or been extended.
     pub purges: Vec<Purge>,
-    /// The purges that have ended: the number of each one's queue, and how many jobs it has deleted. The requests that
-    /// asked for it, and do not know that yet, are answered so from now on.
+    /// Purges that have ended: the number of the queue, and the number of deleted jobs. This becomes the answer of the
+    /// requests that asked for the purge and have no answer yet.
     pub ended_purges: Vec<(u32, u64)>,
-    /// How far sweeps have come.
+    /// Progress of sweeps: the position reached, by retention time.
     pub sweeps: Vec<(Duration, Position)>,
-    /// Sweeps that are no more.
+    /// Sweeps that have ended.
     pub ended_sweeps: Vec<Duration>,
-    /// The server's own times, under which the sweeps have come so far.
+    /// The server's own retention, under which the sweeps have come so far.
     pub retention: Option<Retention>,
-    /// All notes of how the clock was set.
+    /// The whole history of the wall clock's settings, if it has changed.
     pub steps: Option<Vec<super::Step>>,
-    /// Numbers that only grow, but for what the clock says. Absent where nothing else is written.
+    /// Counters and times. Absent if nothing else is written.
     pub counters: Option<Counters>,
 }
 
 impl Writes {
-    /// Whether nothing is written but, perhaps, numbers and times.
+    /// Returns whether nothing is written except, perhaps, counters and times.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let Writes {
@@ -289,86 +289,86 @@ impl Writes {
 /// A job that has changed.
 #[derive(Clone, Debug)]
 pub struct ChangedJob {
-    /// What is kept. The write fails where that is something else.
+    /// The stored job. The write fails if the store has another revision.
     pub before: Arc<Job>,
-    /// What is kept from now on.
+    /// The job to store.
     pub after: Arc<Job>,
 }
 
-/// What an attempt left.
+/// Outcome of an attempt.
 #[derive(Clone, Debug)]
 pub struct OutcomeRow {
     /// The job.
     pub id: JobId,
-    /// The bytes of what it returned; absent where it returned nothing.
+    /// The bytes of the result; absent if the handler returned nothing.
     pub result: Option<Bytes>,
-    /// The end of what it wrote.
+    /// End of the attempt's output.
     pub tail: String,
 }
 
-/// A count of jobs. A row without jobs goes.
+/// A count of jobs. A row with zero jobs is deleted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TallyRow {
     /// The queue's number.
     pub queue: u32,
     /// The kind's number.
     pub kind: u32,
-    /// Their state.
+    /// The state.
     pub state: StateName,
-    /// How many there are.
+    /// Number of jobs.
     pub jobs: i64,
-    /// What they count in bytes.
+    /// Bytes that the jobs count against their queue's limit.
     pub bytes: i64,
 }
 
-/// What is kept of a request that may be repeated.
+/// A stored request, for the answer to a repeat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RequestRow {
-    /// What the request said.
+    /// Digest of the request's content.
     pub digest: [u8; 16],
-    /// What it came to.
+    /// The request's outcome.
     pub answer: KeptAnswer,
 }
 
-/// What a request came to.
+/// Outcome of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KeptAnswer {
-    /// It made jobs, with consecutive ids.
+    /// The request created jobs, with consecutive ids.
     Jobs {
-        /// The first of them.
+        /// The first of the jobs.
         first: JobId,
-        /// How many they were.
+        /// Number of jobs.
         count: u32,
-        /// How many of them are not deleted.
+        /// Number of jobs that are not deleted.
         live: u32,
     },
-    /// It changed a job.
+    /// The request changed a job.
     Job {
         /// The job.
         id: JobId,
-        /// Its state after that.
+        /// The job's state after the change.
         state: StateName,
-        /// Its revision after that.
+        /// The job's revision after the change.
         revision: u64,
-        /// The number of its queue.
+        /// Number of the job's queue.
         queue: u32,
     },
-    /// It was done, and there is nothing else to tell.
+    /// The request was done, and there is nothing else to tell.
     Done {
-        /// The number of the queue that it was about.
+        /// Number of the queue that the request concerned.
         queue: u32,
     },
-    /// It asked for a purge.
+    /// The request asked for a purge.
     Purge {
         /// The queue's number.
         queue: u32,
-        /// How many jobs were deleted; absent until the purge has ended.
+        /// Number of deleted jobs; absent until the purge has ended.
         deleted: Option<u64>,
     },
 }
 
 impl KeptAnswer {
-    /// The number of the queue that it was about, if it is about one.
+    /// Returns the number of the queue that the request concerned, if it concerned one.
     #[must_use]
     pub fn queue(&self) -> Option<u32> {
         match self {
@@ -379,7 +379,7 @@ impl KeptAnswer {
         }
     }
 
-    /// The job that a repeat tells of.
+    /// Returns the job that the answer to a repeat needs.
     #[must_use]
     pub fn job(&self) -> Option<JobId> {
         match self {
@@ -390,83 +390,83 @@ impl KeptAnswer {
     }
 }
 
-/// A purge under way.
+/// A purge in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Purge {
     /// The queue's number.
     pub queue: u32,
-    /// The last job that was there when it was asked for.
+    /// The newest job at the time of the request; later ones are not purged.
     pub last: JobId,
-    /// How many jobs it has deleted.
+    /// Number of jobs deleted so far.
     pub deleted: u64,
 }
 
-/// Numbers that only grow, but for what the clock says.
+/// Counters, which only grow, and times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Counters {
-    /// The feed's end.
+    /// End of the feed.
     pub position: Position,
-    /// The newest job.
+    /// Id of the newest job.
     pub last_id: i64,
     /// The newest lease.
     pub last_lease: i64,
-    /// Deletions up to this place of the feed have been forgotten.
+    /// Position up to which deletions have been forgotten.
     pub floor: Position,
-    /// What is known of time. Absent in a new store.
+    /// Times as of the latest change. Absent in a new store.
     pub times: Option<KeptTimes>,
 }
 
-/// What was known of time when the store was last changed: see `engine/times.rs`.
+/// Times as of the store's latest change: see `engine/times.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptTimes {
-    /// What the clock said.
+    /// Wall-clock time.
     pub wall: Timestamp,
-    /// The time by which backoffs count.
+    /// Time by which backoffs are counted.
     pub backoffs: StoreTime,
-    /// The time by which retention counts.
+    /// Time by which retention is counted.
     pub retention: StoreTime,
-    /// Up to when, by the clock, retention has counted.
+    /// Wall-clock time up to which retention has counted.
     pub counted: Timestamp,
 }
 
-/// What the engine keeps in memory, as the store has it at a start.
+/// State that the engine keeps in memory, as read at a start.
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// Every queue, and whether it is deleted.
     pub queues: Vec<(QueueInfo, bool)>,
-    /// How many jobs are where.
+    /// Number of jobs by queue, kind and state.
     pub tallies: Vec<Tally>,
-    /// Numbers that only grow.
+    /// Counters and times.
     pub counters: Counters,
-    /// Jobs that run.
+    /// Running jobs.
     pub leased: Vec<Arc<Job>>,
-    /// The first time in each line of jobs that wait for one, by queue.
+    /// Earliest time in each line that is ordered by time, by queue.
     pub first_times: Vec<(u32, Line, i64)>,
-    /// The first instant at which a job may expire.
+    /// Earliest time at which a job may expire.
     pub first_expiry: Option<Timestamp>,
-    /// Purges under way.
+    /// Purges in progress.
     pub purges: Vec<Purge>,
-    /// How far sweeps have come.
+    /// Progress of sweeps: the position reached, by retention time.
     pub sweeps: Vec<(Duration, Position)>,
-    /// The server's own times, under which the sweeps have come so far.
+    /// The server's own retention, under which the sweeps have come so far.
     pub retention: Option<Retention>,
-    /// Notes of how the clock was set.
+    /// History of the wall clock's settings.
     pub steps: Vec<super::Step>,
 }
 
-/// The proof that a transaction is on disk. Only a store makes one.
+/// Proof that a transaction is on disk. Only a store creates one.
 #[derive(Debug)]
 pub struct Committed {
     flush: Duration,
 }
 
 impl Committed {
-    /// To be made once the transaction is on disk.
+    /// Creates the proof. To be called once the transaction is on disk.
     pub(super) const fn after(flush: Duration) -> Self {
         Committed { flush }
     }
 
-    /// What it took to make the transaction durable.
+    /// Returns the time that the flush took.
     #[must_use]
     pub const fn flush(&self) -> Duration {
         self.flush

@@ -1,8 +1,8 @@
-//! How the wall clock has gone beside the time that a store counts.
+//! History of how the wall clock was set, relative to the time that a store counts.
 //!
-//! The times of a job that are shown are wall-clock times, as the clock said them then. For how long a job has ended, or has
-//! been ready, can't be told from those alone once the clock was set. So a store notes from which place in its feed on
-//! the clock was how far ahead of the time that it counts: that takes a row each time that the clock is set, and
+//! The times of a job that are shown are wall-clock times, as the clock was set then. Once the clock has been set, they
+//! do not tell for how long a job has been over or ready. A store therefore records from which position in its feed on
+//! the clock was how far ahead of the time that it counts. This takes a row for each time that the clock is set, and
 //! nothing in the rows of jobs.
 
 use parking_lot::RwLock;
@@ -12,30 +12,30 @@ use crate::{
     job::Position,
 };
 
-/// By less than this the clock may go astray without a note.
+/// Deviation of the clock from which on a step is recorded.
 const TOLERANCE_MICROS: i64 = 1_000_000;
-/// At most this many notes are kept.
+/// Maximum number of recorded steps.
 const STEPS_MAX: usize = 256;
 
-/// From this place in the feed on, the wall clock was ahead by as much, in microseconds.
+/// A step of the wall clock: its lead over the store's time, in microseconds, from a position in the feed on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Step {
-    /// The place.
+    /// First position with this lead.
     pub position: Position,
-    /// Of the time by which retention counts.
+    /// Lead over the time by which retention is counted.
     pub of_retention: i64,
-    /// Of the time by which backoffs count.
+    /// Lead over the time by which backoffs are counted.
     pub of_backoffs: i64,
 }
 
-/// All notes, oldest first. The engine writes them; the readers of rows need them, too.
+/// All steps, oldest first. The engine records them; readers of rows use them, too.
 #[derive(Debug, Default)]
 pub struct Steps {
     steps: RwLock<Vec<Step>>,
 }
 
 impl Steps {
-    /// Takes the notes that the store has kept.
+    /// Loads the stored steps.
     pub(crate) fn load(&self, kept: Vec<Step>) {
         *self.steps.write() = kept;
     }
@@ -44,7 +44,7 @@ impl Steps {
         self.steps.read().clone()
     }
 
-    /// Notes that the clock has gone astray since the last note, and tells by how much, in microseconds.
+    /// Records a step if the clock deviates from the last one. Returns the deviation, in microseconds.
     pub(crate) fn note(&self, now: Step) -> Option<i64> {
         let last = self.last();
         let off = |now: i64, last: i64| now.saturating_sub(last).saturating_abs() >= TOLERANCE_MICROS;
@@ -52,7 +52,7 @@ impl Steps {
             return None;
         }
         let mut steps = self.steps.write();
-        // Nothing has changed since the last one: it was of no use.
+        // Nothing has changed since the last step, which is therefore of no use.
         steps.pop_if(|last| last.position >= now.position);
         steps.push(now);
         if steps.len() > STEPS_MAX {
@@ -61,14 +61,14 @@ impl Steps {
         Some(now.of_backoffs.saturating_sub(last.of_backoffs))
     }
 
-    /// Notes how far ahead the clock is at a start, whatever it was before.
+    /// Records the clock's lead at a start, even if it has not changed.
     pub(crate) fn note_start(&self, now: Step) {
         let mut steps = self.steps.write();
         steps.pop_if(|last| last.position >= now.position);
         steps.push(now);
     }
 
-    /// More has passed than was counted since the changes before this place in the feed, of which there is a note.
+    /// Makes the changes before this position, which has a step, older: more time has passed than was counted.
     pub(crate) fn age_before(&self, position: Position, micros: i64) {
         let mut steps = self.steps.write();
         if steps.first().is_none_or(|first| first.position > Position(0)) {
@@ -79,30 +79,30 @@ impl Steps {
         }
     }
 
-    /// How far the clock is ahead now.
+    /// Returns the clock's present lead.
     fn last(&self) -> Step {
         self.steps.read().last().copied().unwrap_or_default()
     }
 
-    /// How far it was ahead when the change at this place in the feed happened.
+    /// Returns the clock's lead at the change at this position.
     fn at(&self, position: Position) -> Step {
         let steps = self.steps.read();
         let later = steps.partition_point(|step| step.position <= position);
         later.checked_sub(1).and_then(|index| steps.get(index)).copied().unwrap_or_default()
     }
 
-    /// When a change happened, by the time by which retention counts.
+    /// Returns when a change happened, in the time by which retention is counted.
     pub(crate) fn counted(&self, position: Position, wall: Timestamp) -> StoreTime {
         StoreTime::from_micros(wall.as_micros().saturating_sub(self.at(position).of_retention))
     }
 
-    /// What the clock as it is now would have said when a change happened.
+    /// Returns when a change happened, by the wall clock's present setting.
     pub(crate) fn seen_from_now(&self, position: Position, wall: Timestamp) -> Timestamp {
         let set_since = self.last().of_backoffs.saturating_sub(self.at(position).of_backoffs);
         Timestamp::from_micros(wall.as_micros().saturating_add(set_since)).min(Timestamp::MAX)
     }
 
-    /// What the clock will say when a backoff ends, unless it is set.
+    /// Returns the wall-clock time at which a backoff ends, if the clock is not set until then.
     pub(crate) fn wall_of_backoff(&self, at: StoreTime) -> Timestamp {
         Timestamp::from_micros(at.as_micros().saturating_add(self.last().of_backoffs)).min(Timestamp::MAX)
     }
@@ -113,8 +113,8 @@ impl Steps {
     }
 }
 
-/// Has one note instead of those two neighbours that differ least, the last one left alone. What they are of is taken
-/// for as young as either says: retention may be late then, and is never early.
+/// Merges the two neighbouring steps that differ least, but never the last one. The changes between them count as the
+/// younger of both steps would have them: retention may be late then, and is never early.
 fn merge_nearest(steps: &mut Vec<Step>) {
     let differ = |pair: &[Step]| match pair {
         [a, b] => a.of_retention.saturating_sub(b.of_retention).saturating_abs(),
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(steps.note(step(1, TOLERANCE_MICROS - 1)), None);
         assert_eq!(steps.note(step(1, -5 * SECOND)), Some(-5 * SECOND));
         assert_eq!(steps.note(step(2, -5 * SECOND + TOLERANCE_MICROS - 1)), None);
-        // Set again before anything has changed.
+        // Set again before any change.
         assert_eq!(steps.note(step(1, 7 * SECOND)), Some(12 * SECOND));
         assert_eq!(steps.all(), [step(1, 7 * SECOND)]);
     }

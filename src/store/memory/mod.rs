@@ -1,4 +1,4 @@
-//! A store in memory: for throw-away servers, and the model that tests compare other stores with.
+//! A store in memory: for throw-away servers, and as the model that tests compare other stores with.
 
 mod reader;
 mod tables;
@@ -35,7 +35,7 @@ impl Default for MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     #[must_use]
     pub fn new() -> Self {
         let store = uuid::Uuid::new_v4().into_bytes();
@@ -43,14 +43,14 @@ impl MemoryStore {
         Self::start(Arc::default(), Arc::default(), identity)
     }
 
-    /// The store as a server that died now would find it at its next start.
+    /// Returns the store as a server would find it at its next start, if this one died now.
     #[must_use]
     pub fn reopen(&self) -> Self {
         let identity = self.reader.identity.clone();
         Self::start(Arc::clone(&self.tables), Arc::clone(&self.names), identity)
     }
 
-    /// The same store: what one of the two writes, the other has.
+    /// Returns another handle of the same store.
     #[must_use]
     pub fn share(&self) -> Self {
         let MemoryStore { tables, names, reader } = self;
@@ -111,7 +111,7 @@ impl Store for MemoryStore {
     }
 
     fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
-        // Held for all of it, so that readers see all or nothing.
+        // Locked throughout, so that readers see either all of the batch or nothing.
         let mut tables = self.tables.write();
         write_beside_jobs(&mut tables, writes);
         write_jobs(&mut tables, &self.names, writes)?;
@@ -123,7 +123,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// The reads of a batch.
+/// Reads of a batch.
 struct Fetch<'t> {
     tables: &'t Tables,
     names: &'t Names,

@@ -85,7 +85,7 @@ impl Reader for MemoryReader {
             position: counters.position,
             newest: JobId::from_raw(counters.last_id),
         };
-        // Ids are whole numbers: all bounds become the first and the last id to look at.
+        // Ids are integers: all bounds become the first and the last id to scan.
         let lowest = filter.lowest_id().map_or(0, JobId::raw);
         let (first, last) = match scan.order {
             ScanOrder::NewestFirst { before } => (lowest, before.map_or(i64::MAX, |before| before.raw() - 1)),
@@ -93,7 +93,7 @@ impl Reader for MemoryReader {
                 (after.map_or(0, |after| after.raw() + 1).max(lowest), last.map_or(i64::MAX, JobId::raw))
             }
         };
-        // An end before the start would panic, and means that nothing is left.
+        // A range that ends before its start would panic. Nothing is left to scan then.
         if last < first {
             return Ok(page);
         }
@@ -163,7 +163,7 @@ impl Reader for MemoryReader {
     }
 }
 
-/// Every count that is not zero.
+/// Returns every count that is not zero.
 pub(super) fn tallies(tables: &Tables, names: &Names) -> Result<Vec<Tally>, StoreError> {
     let mut tallies = Vec::new();
     for ((queue, kind, state), (jobs, bytes)) in &tables.tallies {

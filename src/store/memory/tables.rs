@@ -1,4 +1,4 @@
-//! What the store in memory keeps, with its indexes.
+//! Tables and indexes of the store in memory.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -22,7 +22,7 @@ use crate::{
 pub(super) struct Tables {
     pub(super) jobs: BTreeMap<JobId, Kept>,
     pub(super) by_position: BTreeMap<Position, JobId>,
-    /// Jobs that wait, by queue and line.
+    /// Waiting jobs, by queue and line.
     pub(super) lines: HashMap<(u32, Line), BTreeSet<Place>>,
     pub(super) expiring: BTreeSet<(Timestamp, JobId)>,
     pub(super) requests: HashMap<[u8; 16], (RequestRow, Option<StoreTime>)>,
@@ -40,7 +40,7 @@ pub(super) struct Tables {
 
 pub(super) struct Kept {
     pub(super) job: Arc<Job>,
-    /// When its backoff ends.
+    /// End of the job's backoff.
     pub(super) backoff: Option<StoreTime>,
     pub(super) payload: Bytes,
     pub(super) attempts: Vec<AttemptRecord>,
@@ -60,7 +60,7 @@ impl Kept {
         }
     }
 
-    /// The job, with the end of its backoff as the clock as it is now will say it.
+    /// Returns the job, with the end of its backoff by the wall clock's present setting.
     pub(super) fn shown(&self, names: &Names) -> Arc<Job> {
         match self.backoff.map(|backoff| State::BackingOff { due: names.steps.wall_of_backoff(backoff) }) {
             Some(state) if state != self.job.state => Arc::new(Job { state, ..Job::clone(&self.job) }),
@@ -94,7 +94,7 @@ impl Tables {
         }
     }
 
-    /// The first time in each line of jobs that wait for one.
+    /// Returns the earliest time in each line that is ordered by time.
     pub(super) fn first_times(&self) -> Vec<(u32, Line, i64)> {
         let timed =
             self.lines.iter().filter(|((_, line), _)| matches!(line, Line::Scheduled | Line::BackingOff));
@@ -112,7 +112,7 @@ fn expiry_of(job: &Job) -> Option<(Timestamp, JobId)> {
     job.spec.expires.filter(|_| waits).map(|expires| (expires, job.id))
 }
 
-/// Where a job that waits stands.
+/// Returns the line of a waiting job, and the job's place in it.
 fn place_of(job: &Job, backoff: Option<StoreTime>) -> Option<(Line, Place)> {
     let timed = |order| Place { rank: 0, order, id: job.id };
     match job.state {

@@ -1,4 +1,4 @@
-//! A copy of a store while its server runs, and space back to the file system while it does not.
+//! Backup of a store while its server runs, and compaction while it does not.
 
 use std::{
     fs::{self, File},
@@ -20,34 +20,34 @@ use crate::{
     store::{Missing, StoreError},
 };
 
-/// So many pages are copied at a time.
+/// Number of pages copied in one step.
 const STEP_PAGES: i32 = 256;
-/// A backup gives up once the server's log has grown by so much since it began: the log can't start over before the
-/// backup ends.
+/// Growth of the server's log since the start of the backup, in bytes, over which the backup gives up. The log can't
+/// restart from its beginning before the backup ends.
 const LOG_GROWTH_MAX_BYTES: u64 = 512 << 20;
-/// What a backup is called until it is whole.
+/// Name of a backup until it is complete.
 const PARTIAL: &str = "jobmill.db.partial";
 
-/// Why there is no backup, or nothing was compacted.
+/// Error of a backup or a compaction.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// There is no store.
+    /// The folder has no store.
     #[error("there is no jobmill.db in {0}: name the server's data folder with --data-dir")]
     NoStore(PathBuf),
-    /// The folder for the backup has something in it.
+    /// The folder for the backup is not empty.
     #[error("{0} is not empty: name a new folder for each backup")]
     NotEmpty(PathBuf),
-    /// Too much was written meanwhile.
+    /// The server wrote too much during the backup.
     #[error(
         "the server wrote more than {} MiB while the backup ran: try again when there is less to do, or with a faster \
          disk for the backup",
         LOG_GROWTH_MAX_BYTES >> 20
     )]
     TooMuchWritten,
-    /// The copy is not sound.
+    /// The copy failed its integrity check.
     #[error("the copy is not sound, and has been removed: {0}")]
     NotSound(String),
-    /// The store failed, or a file.
+    /// The store or a file failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -58,19 +58,20 @@ impl From<rusqlite::Error> for CopyError {
     }
 }
 
-/// What a backup has.
+/// Summary of a backup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Copied {
-    /// Its size.
+    /// Size of the backup.
     pub bytes: u64,
-    /// How many jobs are in it.
+    /// Number of jobs in the backup.
     pub jobs: u64,
-    /// How far in the feed it reaches.
+    /// End of the change feed in the backup.
     pub position: Position,
 }
 
-/// Copies the store in `folder`, whose server may run, as it is at the beginning, into a new data folder. Tells after each
-/// bite how many of how many pages are copied. Commits go on meanwhile; the copy is checked before it gets its name.
+/// Copies the store in `folder`, as it is at the start of the copy, into a new data folder. The server may run, and
+/// commits go on. `progress` receives the number of copied pages and of all pages after each step. The copy is checked
+/// before it gets its final name.
 ///
 /// # Errors
 /// As [`CopyError`] says; nothing of the copy is left then, and the store is as it was.
@@ -92,7 +93,7 @@ pub fn backup(folder: &Path, into: &Path, progress: impl FnMut(u64, u64)) -> Res
             };
             File::open(&partial).and_then(|file| file.sync_all()).map_err(file_error("can't flush"))?;
             fs::rename(&partial, into.join(DATABASE)).map_err(file_error("can't rename"))?;
-            // A start on files that were copied over those of the server then finds what it expects.
+            // A start on files that were copied over those of the server then finds the mark that it expects.
             MarkFile::create(into, mark).map_err(file_error("can't write the mark beside"))?;
             Ok(copied)
         });
@@ -107,11 +108,11 @@ pub fn backup(folder: &Path, into: &Path, progress: impl FnMut(u64, u64)) -> Res
 fn copy(source: &Path, partial: &Path, mut progress: impl FnMut(u64, u64)) -> Result<(), CopyError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let from = Connection::open_with_flags(source, flags)?;
-    // The server alone moves its log, and only its own process may.
+    // Only the server's own process may checkpoint its log.
     from.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     check_schema(&from)?;
     from.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA query_only = ON; BEGIN;")?;
-    // Holds this moment for all steps; else each commit would have the copy begin anew.
+    // Holds the snapshot for all steps. Otherwise each commit would restart the copy.
     let _: i64 = from.query_row("SELECT position FROM counters", [], |row| row.get("position"))?;
     let log = log_of(source);
     let log_bytes = || fs::metadata(&log).map_or(0, |log| log.len());
@@ -149,8 +150,8 @@ fn check(partial: &Path) -> Result<(Copied, Mark), CopyError> {
     Ok((copied, mark))
 }
 
-/// Gives the space that deleted jobs have left back to the file system: returns the size before and after. The server must
-/// not run; the disk needs as much space again as the jobs take.
+/// Returns the space of deleted jobs to the file system. Returns the size before and after, in bytes. The server must
+/// not run, and the disk needs as much free space as the jobs take.
 ///
 /// # Errors
 /// As [`CopyError`] says, and then nothing has changed.

@@ -1,8 +1,8 @@
-//! Moves what is committed from the log into the database file, off the commit path.
+//! Checkpoints: copies committed pages from the write-ahead log into the database file, off the commit path.
 //!
-//! A thread with a connection of its own copies the log while commits go on. That alone never lets the log start over
-//! under steady load, because there is always a newer commit; so once the log is long, the thread goes on until little
-//! is left, and the writer itself does that rest between two commits.
+//! A thread with a connection of its own copies the log while commits go on. Under steady load, that alone never lets
+//! the log restart from its beginning, because there is always a newer commit. Once the log is long, the thread
+//! therefore goes on until little is left, and the writer itself copies the rest between two commits.
 
 use std::{
     cell::Cell,
@@ -21,54 +21,54 @@ use rusqlite::Connection;
 use super::Options;
 use crate::store::StoreError;
 
-/// Length of the log, in pages of 4 KiB, from which on the thread is called.
+/// Length of the log, in pages of 4 KiB, from which on the thread is woken.
 const BACKGROUND_PAGES: i32 = 1_000;
-/// Length of the log from which on it is to start over.
+/// Length of the log from which on it is to restart from its beginning.
 const LONG_PAGES: i32 = 16_000;
-/// Pages that are left to the writer: some 2 ms.
+/// Number of pages that are left to the writer, which take about 2 ms.
 const REST_PAGES: i32 = 500;
-/// Length of the log from which on the writer waits for the thread, and does the rest however much it is: the log's
-/// bound, as long as no reader stays.
+/// Length of the log from which on the writer waits for the thread, and copies the rest however much it is. This bounds
+/// the log, as long as no reader holds it.
 const BOUND_PAGES: i32 = 4 * LONG_PAGES;
-/// The same in bytes: the most that the database grows by when the log is copied into it.
+/// [`BOUND_PAGES`] in bytes: the most by which a checkpoint grows the database.
 pub(super) const BOUND_BYTES: u64 = BOUND_PAGES as u64 * 4096;
 
 thread_local! {
-    /// The length of the log in pages, as the last commit of this thread left it.
+    /// Length of the log in pages, as of this thread's last commit.
     static LOG_PAGES: Cell<i32> = const { Cell::new(0) };
 }
 
-/// Lets the log be copied after commits.
+/// Checkpoints after commits.
 pub(super) struct Checkpointer {
     wake: Option<mpsc::SyncSender<()>>,
     shared: Arc<Shared>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// What the writer and the thread tell each other.
+/// State shared by the writer and the thread.
 #[derive(Default)]
 struct Shared {
-    /// Held by the thread while it copies: SQLite lets only one do so at a time, and turns the other away.
+    /// Held by the thread while it copies: SQLite lets only one connection checkpoint at a time, and refuses others.
     turn: Mutex<()>,
-    /// The log is long, and little of it is left for the writer.
+    /// Whether the log is long and little of it is left for the writer.
     little_is_left: AtomicBool,
 }
 
-/// What a checkpoint found and left.
+/// Result of a checkpoint.
 #[derive(Clone, Copy, Debug)]
 struct Copied {
     /// Pages in the log.
     log: i32,
-    /// Pages of it that are not in the database yet.
+    /// Pages of the log that are not in the database yet.
     rest: i32,
 }
 
-/// Whether the thread goes on at once.
+/// Next action of the thread.
 #[derive(PartialEq, Eq, Debug)]
 enum Next {
-    /// The next commits call again.
+    /// Wait until later commits wake the thread.
     Rest,
-    /// The writer does what is left.
+    /// Leave the rest to the writer.
     LeaveToWriter,
     GoOn,
 }
@@ -98,7 +98,8 @@ impl Checkpointer {
         Ok(Checkpointer { wake: Some(wake), shared, thread: Some(thread) })
     }
 
-    /// To be called after each commit, on the thread that committed.
+    /// Checkpoints, or wakes the thread, as the log's length requires. To be called after each commit, on the thread
+    /// that committed.
     pub(super) fn committed(&self, writer: &Connection) {
         let pages = LOG_PAGES.get();
         let is_over = pages >= BOUND_PAGES;
@@ -108,19 +109,19 @@ impl Checkpointer {
         } else if pages >= BACKGROUND_PAGES
             && let Some(wake) = &self.wake
         {
-            // A full channel means that the thread is about to look anyway.
+            // A full channel means that the thread is about to check anyway.
             let _ = wake.try_send(());
         }
     }
 
-    /// Copies what can be copied by this thread.
+    /// Copies what can be copied, on this thread.
     pub(super) fn checkpoint(&self, writer: &Connection) {
         say_failed(checkpoint(writer));
     }
 }
 
 impl Shared {
-    /// Copies the log, a long one until little is left.
+    /// Copies the log; if it is long, until little is left.
     fn copy(&self, connection: &Connection) {
         let _turn = self.turn.lock();
         let mut before = None;
@@ -136,7 +137,7 @@ impl Shared {
 
 impl Copied {
     fn next(self, before: Option<Copied>) -> Next {
-        // Where a reader holds the log, or commits come faster than they are copied, another round brings nothing.
+        // Where a reader holds the log, or commits come faster than they are copied, another round gains nothing.
         let came_closer = before.is_none_or(|before| self.rest < before.rest);
         if self.log < LONG_PAGES {
             Next::Rest
@@ -159,7 +160,7 @@ impl Drop for Checkpointer {
     }
 }
 
-/// Copies what can be copied without waiting for anyone. Absent where another connection is at it.
+/// Copies what can be copied without waiting. Returns `None` if another connection is checkpointing.
 fn checkpoint(connection: &Connection) -> Result<Option<Copied>, rusqlite::Error> {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
         let is_busy: bool = row.get("busy")?;

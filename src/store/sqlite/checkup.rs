@@ -1,4 +1,4 @@
-//! Looks a folder's database over, without changing what is in it.
+//! Diagnosis of a folder's database. It changes nothing in the database.
 
 use std::{fs, io, path::Path, sync::Arc};
 
@@ -20,30 +20,30 @@ use crate::{
     store::{Missing, StoreError},
 };
 
-/// So many faults of a database are told; one is enough to act upon.
+/// Maximum number of a database's faults that are reported; one is enough to act upon.
 const FAULTS_MAX: u32 = 10;
 /// Limit of the unreadable rows that are named; the others are counted.
 const ROWS_MAX: usize = 10;
 
-/// How a folder's database is.
+/// State of a folder's database.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Checkup {
-    /// There is none yet.
+    /// There is no database yet.
     Absent,
-    /// A server has it open.
+    /// A server has the database open.
     InUse {
         /// Rows that could not be read.
         set_aside: SetAsideRows,
     },
-    /// It lacks what was there before: a server refuses to start.
+    /// The database lacks what was there before, and a server refuses to start.
     Lost(Missing),
-    /// It was looked over.
+    /// The database was checked.
     Checked {
-        /// How large it is.
+        /// Size of the database.
         bytes: u64,
-        /// What is wrong with it: nothing, one hopes.
+        /// Faults of the database; empty if it is sound.
         faults: Vec<String>,
-        /// Rows that can't be read, or could not be.
+        /// Rows that can't be read, or could not be and are set aside.
         set_aside: SetAsideRows,
     },
 }
@@ -51,9 +51,9 @@ pub enum Checkup {
 /// Rows that can't be read: set aside already, or to be set aside by the server that meets them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SetAsideRows {
-    /// How many there are.
+    /// Number of rows.
     pub count: usize,
-    /// The first ones, each with what is wrong with it.
+    /// The first rows, each with its problem.
     pub first: Vec<String>,
 }
 
@@ -67,9 +67,9 @@ impl SetAsideRows {
     }
 }
 
-/// Looks the database of `folder` over. No server can start there meanwhile.
+/// Checks the database of `folder`. No server can start there meanwhile.
 ///
-/// The user who runs this should be the one who runs the server: SQLite makes files of its own beside the database.
+/// The user who runs this should be the server's user: SQLite creates files of its own beside the database.
 ///
 /// # Errors
 /// When the folder or the database can't be read.
@@ -84,7 +84,7 @@ pub fn check(folder: &Path) -> Result<Checkup, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Checkup::Absent),
         Err(source) => return Err(StoreError::File { what: "can't read", path, source }),
     };
-    // Held until the end.
+    // The lock is held until the end.
     let (_lock, in_use) = match lock(folder) {
         Ok(lock) => (Some(lock), false),
         Err(StoreError::InUse(_)) => (None, true),
@@ -119,7 +119,7 @@ pub fn check(folder: &Path) -> Result<Checkup, StoreError> {
 fn read_all(connection: &Connection, unreadable: &mut SetAsideRows) -> Result<(), StoreError> {
     let decoder = Decoder::new(Arc::default());
     load(connection, &decoder)?;
-    // The jobs among it are read once more.
+    // The jobs among them are read again below.
     let noted = decoder.take().into_iter().filter(|((table, _), _)| *table != Table::Job);
     noted.for_each(|((table, key), why)| unreadable.add(table.name(), key, &why));
     let mut statement = connection.prepare(select_job!(""))?;
@@ -133,17 +133,17 @@ fn read_all(connection: &Connection, unreadable: &mut SetAsideRows) -> Result<()
     Ok(())
 }
 
-/// What a folder's database has, in numbers.
+/// Contents of a folder's database, in numbers.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Inventory {
-    /// Its queues.
+    /// The queues.
     pub queues: Vec<QueueInfo>,
-    /// How many jobs of each queue, kind and state there are.
+    /// Number of jobs of each queue, kind and state.
     pub tallies: Vec<Tally>,
 }
 
-/// Counts what is in the database of `folder`, whose server may run. `None` where there is none, or one of an older
-/// version that a start would bring up to date.
+/// Counts the contents of the database of `folder`; its server may run. Returns `None` if there is no database, or one
+/// of an older version, which a start would migrate.
 ///
 /// # Errors
 /// When the database can't be read.
@@ -157,7 +157,7 @@ pub fn inventory(folder: &Path) -> Result<Option<Inventory>, StoreError> {
     if schema_version(&connection)? < MIGRATION_STEPS.len() as i64 {
         return Ok(None);
     }
-    // What can't be read is told by [`check`].
+    // Unreadable rows are reported by [`check`].
     let decoder = Decoder::new(Arc::default());
     load_names(&connection, &decoder)?;
     let queues = read_queues(&connection, &decoder)?;

@@ -1,4 +1,5 @@
-//! Rows that can't be read: noted by the reader or writer that meets them, and set aside by the next batch.
+//! Decoding of rows. A row that can't be decoded is noted by the reader or writer that meets it, and set aside by the
+//! next batch.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,10 +23,10 @@ use crate::{
     store::{Names, StoreError},
 };
 
-/// Limit of the rows that are noted at a time; the others are met again.
+/// Maximum number of rows that are noted at a time; the others are met again.
 const NOTED_MAX: usize = 1_000;
 
-/// A table whose rows can be set aside one by one, with its key.
+/// A table whose rows can be set aside one by one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Table {
     Job,
@@ -35,7 +36,7 @@ pub(super) enum Table {
     Sweep,
     Retention,
     Step,
-    /// Its rows are counted anew instead.
+    /// A row of counts; all jobs are counted anew instead of setting it aside.
     Tally,
 }
 
@@ -66,16 +67,16 @@ impl Table {
     }
 }
 
-/// A row that can't be read, and what is wrong with it.
+/// Rows that can't be read, each with its problem.
 pub(super) type Noted = BTreeMap<(Table, i64), String>;
 
-/// Decodes the rows of one store, and notes those that can't be decoded.
+/// Decoder of a store's rows, which notes those that can't be decoded.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     pub(super) names: Arc<Names>,
     any: AtomicBool,
     noted: Mutex<Noted>,
-    /// Those that the transaction under way sets aside.
+    /// Rows that the current transaction sets aside.
     taken: Mutex<Noted>,
 }
 
@@ -84,7 +85,7 @@ impl Decoder {
         Decoder { names, ..Decoder::default() }
     }
 
-    /// The job in a row of [`select_job`]; `None` where it can't be read, which is noted.
+    /// Decodes the job in a row of [`select_job`]. Returns `None` for a row that can't be read, which is noted.
     pub(super) fn job(&self, row: &Row<'_>) -> Option<Job> {
         self.try_job(row).ok()
     }
@@ -119,12 +120,12 @@ impl Decoder {
         taken
     }
 
-    /// The rows that were taken are set aside.
+    /// Drops the taken rows: they have been set aside.
     pub(super) fn are_set_aside(&self) {
         self.taken.lock().clear();
     }
 
-    /// The rows that were taken are where they were.
+    /// Notes the taken rows again: they have not been set aside.
     pub(super) fn are_noted_still(&self) {
         for ((table, key), why) in std::mem::take(&mut *self.taken.lock()) {
             self.note(table, key, &why);
@@ -132,7 +133,7 @@ impl Decoder {
     }
 }
 
-/// An error of a row in one line, with what SQLite or JSON says.
+/// Describes an error of a row in one line, with the message of SQLite or JSON.
 pub(super) fn reason(error: &StoreError) -> String {
     if let StoreError::Corrupt(why) = error {
         return why.clone();
@@ -140,12 +141,12 @@ pub(super) fn reason(error: &StoreError) -> String {
     source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// What SQLite said, if it did.
+/// Returns SQLite's error, if there is one.
 fn source(error: &StoreError) -> Option<&rusqlite::Error> {
     std::error::Error::source(error)?.downcast_ref()
 }
 
-/// As [`reason`], with the column by its name.
+/// As [`reason`], with the name of the column.
 fn reason_in(row: &Row<'_>, error: &StoreError) -> String {
     if let Some(
         rusqlite::Error::IntegralValueOutOfRange(index, _)
@@ -159,7 +160,7 @@ fn reason_in(row: &Row<'_>, error: &StoreError) -> String {
     reason(error)
 }
 
-/// Moves a row to `set_aside`. Returns what watchers know a job by, as far as that can be read.
+/// Moves a row to `set_aside`. Returns a job's data that watchers match, as far as it can be read.
 pub(super) fn set_aside(
     connection: &Connection,
     names: &Names,
@@ -221,7 +222,7 @@ pub(super) fn set_aside(
     Ok(spec)
 }
 
-/// A row as an operator may name it.
+/// Names a row for an operator.
 pub(super) fn shown(table: Table, key: i64) -> String {
     match table {
         Table::Job => format!("job {}", JobId::from_raw(key)),
@@ -230,12 +231,12 @@ pub(super) fn shown(table: Table, key: i64) -> String {
     }
 }
 
-/// The name of a queue or kind whose own can't be read.
+/// Returns a name for a queue or kind whose own can't be read.
 pub(super) fn placeholder(sort: &str, number: impl std::fmt::Display) -> String {
     format!("unreadable-{sort}-{number}")
 }
 
-/// All columns of a row as JSON: text as it is, as far as it is text, and bytes in hexadecimal.
+/// Returns all columns of a row as JSON: text with invalid UTF-8 replaced, and bytes in hexadecimal.
 fn content(connection: &Connection, table: &str, key_column: &str, key: i64) -> Result<String, StoreError> {
     let mut statement = connection.prepare(&format!("SELECT * FROM {table} WHERE {key_column} = ?1"))?;
     let columns: BTreeSet<(usize, String)> =

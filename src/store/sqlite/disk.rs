@@ -1,4 +1,4 @@
-//! Watches the space on the disk, and keeps some of it for what must be written even to a full one.
+//! Free space on the disk, and the ballast: a file that reserves space for what must be written even to a full disk.
 
 use std::{
     fs::{self, File},
@@ -15,16 +15,16 @@ use crate::{
 
 const BALLAST: &str = "ballast";
 
-/// What a database will do with space.
+/// Space that a database has to spare, and space that it will need.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Growth {
-    /// The bytes that it can fill before its file grows.
+    /// Bytes that the database can fill before its file grows.
     pub(super) spare: u64,
-    /// The bytes by which its file grows once the log is copied into it.
+    /// Bytes by which the database's file grows once the log is copied into it.
     pub(super) due: u64,
 }
 
-/// What is known of the disk.
+/// State of the disk.
 #[derive(Default)]
 pub(super) struct Disk {
     folder: PathBuf,
@@ -32,7 +32,7 @@ pub(super) struct Disk {
     ballast_bytes: u64,
     min_free_bytes: u64,
     has_ballast: bool,
-    /// The latest batch did not fit.
+    /// Whether the latest batch did not fit.
     full: bool,
     low: bool,
 }
@@ -50,13 +50,14 @@ impl Disk {
         }
     }
 
-    /// Gives the ballast's space back to the file system; whether there was any.
+    /// Removes the ballast, which frees its space. Returns whether there was one.
     pub(super) fn give_up_ballast(&mut self) -> bool {
         self.has_ballast = false;
         fs::remove_file(&self.ballast).is_ok()
     }
 
-    /// Makes the ballast, if it is not there and there is room for it. Without it nothing fails before the disk is full.
+    /// Creates the ballast, if it is missing and there is room for it. Without it, nothing fails before the disk is
+    /// full.
     pub(super) fn keep_ballast(&mut self) {
         let length = fs::metadata(&self.ballast).map_or(0, |file| file.len());
         if length == self.ballast_bytes {
@@ -70,7 +71,8 @@ impl Disk {
         }
     }
 
-    /// Notes whether a batch could be written; whether space was given up because it could not.
+    /// Records whether a batch could be written. Returns whether to checkpoint now: the ballast was given up, or the
+    /// disk has just become full.
     pub(super) fn wrote(&mut self, fitted: bool) -> bool {
         let was_full = std::mem::replace(&mut self.full, !fitted);
         if fitted {
@@ -86,10 +88,10 @@ impl Disk {
         self.give_up_ballast() || !was_full
     }
 
-    /// What there is room for; `database` tells what it could fill itself, and by how much it will grow.
+    /// Returns what there is room for. `database` returns what the database has to spare and will need.
     ///
-    /// It is looked at anew for each batch. In a tenth of a second a fast client would write what is kept free, and the
-    /// ballast's space, which was given up to it, would go to whoever takes it first.
+    /// The space is checked anew for each batch. Within a tenth of a second, a fast client could fill the space that is
+    /// kept free, and the space of a ballast that was given up would go to the first writer.
     pub(super) fn space(&mut self, database: impl FnOnce() -> Result<Growth, StoreError>) -> Space {
         if self.full {
             return Space::Full;
@@ -99,7 +101,7 @@ impl Disk {
     }
 
     fn look(&mut self, database: impl FnOnce() -> Result<Growth, StoreError>) {
-        // Where the file system can't tell, there may be none.
+        // If the file system can't tell, there may be none.
         let free = free_bytes(&self.folder).unwrap_or_else(|error| {
             if !self.low {
                 tracing::warn!(folder = %self.folder.display(), %error, "free space can't be told");
@@ -131,7 +133,7 @@ impl Disk {
     }
 }
 
-/// What the file system of a folder has left for its user, in bytes.
+/// Returns the bytes that the file system of a folder has left for this user.
 ///
 /// # Errors
 /// When the file system can't tell.
@@ -140,7 +142,7 @@ pub fn free_bytes(folder: &Path) -> io::Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Keeps so much space. It need not survive a power cut: a file that is too short is made anew.
+/// Writes the ballast. It need not survive a power cut: a file that is too short is written anew.
 fn write_ballast(path: &Path, bytes: u64) -> io::Result<()> {
     let mut file = File::create(path)?;
     if reserve(&file, bytes) {
@@ -158,7 +160,7 @@ fn write_ballast(path: &Path, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Has the file system set the space aside without writing it, where it can.
+/// Reserves space in the file system without writing it, where that is supported. Returns whether it was reserved.
 #[cfg(target_os = "linux")]
 fn reserve(file: &File, bytes: u64) -> bool {
     rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes).is_ok()

@@ -1,4 +1,4 @@
-//! What SQLite says, as errors of a store.
+//! Conversion of SQLite's errors to errors of a store.
 
 use crate::store::StoreError;
 
@@ -19,7 +19,7 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// The error of a schema that could not be brought up to date.
+/// Converts the error of a migration that failed.
 pub(super) fn migration_failed(error: rusqlite_migration::Error) -> StoreError {
     if let rusqlite_migration::Error::RusqliteError { err, .. } = error {
         err.into()

@@ -21,10 +21,10 @@ use crate::{
     },
 };
 
-/// How many places of a lane are read at a time where several lanes are merged.
+/// Number of places of a lane that are read at a time when several lanes are merged.
 const PLACES: usize = 64;
 
-/// Reads what a batch wants.
+/// Reads of a batch.
 pub(super) struct Fetch<'c> {
     pub(super) connection: &'c Connection,
     pub(super) decoder: &'c Decoder,
@@ -81,7 +81,7 @@ impl Fetch<'_> {
         Ok(SetAside { jobs, tallies: recount(self.connection, self.decoder)? })
     }
 
-    /// A job, unless its row can't be read, which is noted.
+    /// Reads a job. Returns `None` for a row that can't be read, which is noted.
     fn job(&self, id: JobId) -> Result<Option<Arc<Job>>, StoreError> {
         match read_one_job(self.connection, self.decoder, id) {
             Err(StoreError::Unreadable { .. }) => Ok(None),
@@ -93,8 +93,8 @@ impl Fetch<'_> {
         let row = self
             .sql("SELECT digest, answer, first, count, live, value FROM request WHERE key = ?1")?
             .query_row([&key[..]], |row| {
-                // No request has this digest: one whose row can't be read is refused as another one, and creates
-                // nothing.
+                // No request has this digest. A repeat of a request whose row can't be read is therefore refused as a
+                // different request, and creates nothing.
                 Ok(read_request(row).unwrap_or_else(|error| {
                     tracing::error!(%error, "the row of a request id can't be read");
                     RequestRow { digest: [0; 16], answer: KeptAnswer::Done { queue: 0 } }
@@ -109,7 +109,7 @@ impl Fetch<'_> {
         Ok(Some(KeptRequest { row, job }))
     }
 
-    /// Decodes all jobs of a statement; tells how many rows there were.
+    /// Decodes all jobs of a statement, and counts its rows.
     fn jobs(&self, sql: &str, parameters: impl Params) -> Result<(Vec<Arc<Job>>, usize), StoreError> {
         let mut statement = self.sql(sql)?;
         let mut rows = statement.query(parameters)?;
@@ -155,7 +155,7 @@ impl Fetch<'_> {
         Ok(Heads { jobs, is_cut: seen == limit })
     }
 
-    /// The first places of several lanes together.
+    /// Returns the first places of several lanes, merged.
     fn merged_places(&self, want: &HeadsWant) -> Result<Vec<Place>, StoreError> {
         let mut lanes: Vec<Lane> = want.kinds.iter().map(|kind| Lane::new(*kind)).collect();
         let mut places = Vec::new();
@@ -211,7 +211,7 @@ impl Fetch<'_> {
         });
         let mut page = LinePage { limit, ..LinePage::default() };
         let (sql, kind) = match line {
-            // The first condition is the index's.
+            // The first condition is that of the index.
             Line::Scheduled | Line::BackingOff => (
                 select_job!(
                     "WHERE state IN (1, 5) AND state = ?2 AND queue = ?1 AND (detail, id) > (?4, ?5) AND ?3 = ?3 \
@@ -301,7 +301,7 @@ impl Fetch<'_> {
     }
 }
 
-/// A lane being read from its head.
+/// A lane that is read from its head.
 struct Lane {
     kind: u32,
     heads: VecDeque<Place>,
@@ -315,7 +315,7 @@ impl Lane {
     }
 }
 
-/// What requests came to, as their rows tell it: the column `answer`.
+/// Numbers of request outcomes in the column `answer`.
 pub(super) mod answer {
     pub(in crate::store::sqlite) const JOBS: u8 = 0;
     pub(in crate::store::sqlite) const JOB: u8 = 1;

@@ -1,4 +1,4 @@
-//! The files of a store: the folder's lock, and whether the files at their paths are still the ones in use.
+//! The files of a store: the folder's lock, and the check that the files at their paths are still the ones in use.
 
 use std::{
     fs::{self, File},
@@ -13,8 +13,8 @@ use rustix::fs::FlockOperation;
 use super::{DATABASE, log_of};
 use crate::{clock::Stopwatch, store::StoreError};
 
-/// Locks a data folder for this process. The lock is on the folder itself: there is no file that somebody could delete to
-/// get rid of it.
+/// Locks a data folder for this process. The lock is on the folder itself, so that there is no lock file which could be
+/// deleted to get around it.
 pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
     let file_error = |what| move |source| StoreError::File { what, path: folder.to_owned(), source };
     let file = File::open(folder).map_err(file_error("can't read the data folder"))?;
@@ -25,20 +25,20 @@ pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// The files that a server has open, by their paths.
+/// Files that a server has open, by their paths.
 pub(super) struct Files {
     database: PathBuf,
-    /// Each with its device and its number there.
+    /// Each path with the file's device and inode number.
     known: Vec<(PathBuf, (u64, u64))>,
 }
 
 impl Files {
-    /// Of the store in `folder`, which is open.
+    /// Records the files of the open store in `folder`.
     pub(super) fn of(folder: &Path) -> Self {
         let database = folder.join(DATABASE);
         let paths =
             [folder.to_owned(), database.clone(), log_of(&database), database.with_extension("db-shm")];
-        // A file that is not there now has another kind of place, as with some VFS: nothing is known of it.
+        // A file that is missing now is kept elsewhere, as by some VFS, and can't be checked.
         let known = paths.into_iter().filter_map(|path| {
             let metadata = fs::metadata(&path).ok()?;
             Some((path, (metadata.dev(), metadata.ino())))
@@ -46,12 +46,12 @@ impl Files {
         Files { known: known.collect(), database }
     }
 
-    /// The database's path.
+    /// Returns the database's path.
     pub(super) fn database(&self) -> &Path {
         &self.database
     }
 
-    /// Checks that they are where they were.
+    /// Checks that the files are still at their paths.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         for (path, known) in &self.known {
             let gone = |what| StoreError::Gone { path: path.clone(), what };
@@ -71,11 +71,11 @@ impl Files {
     }
 }
 
-/// How long batches wait for a lock that another program holds before the log says so, and how often it says so again.
+/// Time for which batches wait for another program's lock before the log reports it, and interval of further reports.
 const SAY_AFTER: Duration = Duration::from_secs(1);
 const SAY_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
-/// A lock that another program holds, and when the log last spoke of it.
+/// Wait for a lock that another program holds, and the latest log line about it.
 #[derive(Default)]
 pub(super) struct LockWait {
     since: Option<Stopwatch>,
@@ -83,7 +83,7 @@ pub(super) struct LockWait {
 }
 
 impl LockWait {
-    /// A batch has met the lock, or a start, which says so each time.
+    /// Records that a batch or a start has met the lock. A start logs it each time.
     pub(super) fn met(&mut self, database: &Path, is_starting: bool) {
         let since = self.since.get_or_insert_with(Stopwatch::start).elapsed();
         let is_time = match self.said {
@@ -97,7 +97,7 @@ impl LockWait {
         }
     }
 
-    /// A batch has been applied.
+    /// Records that a batch has been applied: the lock is free.
     pub(super) fn over(&mut self) {
         if let (Some(since), Some(_)) = (self.since.take(), self.said.take()) {
             tracing::info!(seconds = since.elapsed().as_secs(), "the database's lock is free again");
@@ -105,7 +105,7 @@ impl LockWait {
     }
 }
 
-/// Tells the log of a lock that another program holds.
+/// Logs that another program holds the database's lock.
 pub(super) fn say_locked(database: &Path, since: Duration) {
     tracing::warn!(
         database = %database.display(),
@@ -115,15 +115,15 @@ pub(super) fn say_locked(database: &Path, since: Duration) {
     );
 }
 
-/// The process that holds a lock on the database, as far as the system tells: on Linux, and in this server's own
-/// namespace of processes.
+/// Returns the process that holds a lock on the database, if the system tells: on Linux, for a process in this server's
+/// own PID namespace.
 fn lock_holder(database: &Path) -> Option<u32> {
-    // Only looked at by name: to open and close the file would take away the locks that this process has on it.
+    // Only the metadata is read: opening and closing the file would release this process's own locks on it.
     let shared = fs::metadata(database.with_extension("db-shm")).ok()?.ino().to_string();
     let locks = fs::read_to_string("/proc/locks").ok()?;
     let own = std::process::id();
     locks.lines().find_map(|line| {
-        // Such as `1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120`.
+        // Example: `1: POSIX  ADVISORY  WRITE 4711 fe:00:1234 120 120`.
         let mut words = line.split_whitespace().skip(3);
         let (mode, process, file) = (words.next()?, words.next()?, words.next()?);
         let process = process.parse().ok().filter(|process| *process != own)?;

@@ -1,4 +1,4 @@
-//! The small tables that the engine keeps in memory.
+//! Small tables that the engine keeps in memory.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// All of it. What can't be read is left out, and noted.
+/// Loads all of these tables. Rows that can't be read are left out and noted.
 pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded, StoreError> {
     load_names(connection, decoder)?;
     let tallies = read_tallies(connection, decoder)?;
@@ -37,7 +37,7 @@ pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded,
     })
 }
 
-/// The first time in each line of jobs that wait for one.
+/// Reads the earliest time in each line that is ordered by time.
 fn read_first_times(connection: &Connection, tallies: &[Tally]) -> Result<Vec<(u32, Line, i64)>, StoreError> {
     let waits = |state| match state {
         StateName::Scheduled => Some(Line::Scheduled),
@@ -62,7 +62,7 @@ fn read_first_times(connection: &Connection, tallies: &[Tally]) -> Result<Vec<(u
             )?
             .query_row(params![state, queue], |row| row.get::<_, Option<i64>>("detail"))
             .optional()?;
-        // A row without a time is to be looked at, which sets it aside.
+        // A row without a time counts as due: the read that follows sets it aside.
         times.extend(first.map(|time| (queue, line, time.unwrap_or(i64::MIN))));
     }
     Ok(times)
@@ -121,7 +121,7 @@ fn read_steps(connection: &Connection, decoder: &Decoder) -> Result<Vec<Step>, S
     })
 }
 
-/// The rows of a table, by its key; those that can't be read are noted.
+/// Reads the rows of a table. Those that can't be read are noted.
 fn read_rows<T>(
     connection: &Connection,
     decoder: &Decoder,
@@ -182,7 +182,7 @@ fn read_jobs(connection: &Connection, decoder: &Decoder, sql: &str) -> Result<Ve
     Ok(jobs)
 }
 
-/// A job; an error where its row can't be read.
+/// Reads a job. A row that can't be read is an error.
 pub(super) fn read_one_job(
     connection: &Connection,
     decoder: &Decoder,
@@ -228,9 +228,9 @@ pub(super) fn write_queue(
     Ok(())
 }
 
-/// What the table says of a queue that the configuration declares,
+/// Value of the column `declared` for a queue that the configuration declares.
 const DECLARED: i64 = 1;
-/// and of one that it declared once.
+/// Value of the column `declared` for a queue that the configuration used to declare.
 const FORMERLY_DECLARED: i64 = 2;
 
 fn declared_to_number(queue: &QueueInfo) -> i64 {
@@ -271,7 +271,7 @@ pub(super) fn write_steps(connection: &Connection, steps: &[Step]) -> Result<(),
     Ok(())
 }
 
-/// Every queue, deleted ones included, once all names are loaded. One whose row is missing although it has jobs has the
+/// Loads all queues, including deleted ones, once all names are loaded. A queue that has jobs but no row gets the
 /// default settings.
 pub(super) fn load_queues(
     connection: &Connection,
@@ -286,7 +286,7 @@ pub(super) fn load_queues(
     Ok(queues)
 }
 
-/// The queues that have a row, by name. Where it can't be read, the queue has the default settings.
+/// Reads the queues that have a row, by name. A queue whose row can't be read gets the default settings.
 pub(super) fn read_queues(
     connection: &Connection,
     decoder: &Decoder,
@@ -301,7 +301,7 @@ pub(super) fn read_queues(
     while let Some(row) = rows.next()? {
         let number: i64 = row.get("number")?;
         let name = u32::try_from(number).ok().and_then(|number| decoder.names.queues.get(number));
-        // A number without a name has been noted.
+        // A number without a name is noted already.
         let Some(name) = name else { continue };
         queues.push(read_queue(row, Arc::clone(&name)).unwrap_or_else(|error| {
             decoder.note(Table::Queue, number, &error.to_string());
@@ -343,7 +343,7 @@ fn read_queue(row: &Row<'_>, name: Arc<Name>) -> Result<(QueueInfo, bool), rusql
     Ok((info, row.get("deleted")?))
 }
 
-/// The tallies that can be read; if one can't, all jobs are counted anew when rows are set aside next.
+/// Reads the tallies. If one can't be read, all jobs are counted anew when rows are next set aside.
 pub(super) fn read_tallies(connection: &Connection, decoder: &Decoder) -> Result<Vec<Tally>, StoreError> {
     let sql = "SELECT queue, kind, state, jobs, bytes FROM tally WHERE jobs > 0";
     read_rows(connection, decoder, Table::Tally, sql, |row| Ok(read_tally(row, decoder)))?

@@ -1,8 +1,10 @@
-//! What a start must find at least: a small file beside the database that names the store and its last committed change.
+//! The mark: a small file beside the database that names the store and its last committed change. A start must find at
+//! least that change in the database.
 //!
-//! It is written after each batch and never flushed: after a crash of the process it is exact, after a crash of the
-//! system it may be older. So it is never ahead of a database whose disk keeps its word, and a database that is behind
-//! it has lost something: its log was deleted, it was emptied, or an old copy was put in its place.
+//! The mark is written after each batch and never flushed: after a crash of the process it is exact, after a crash of
+//! the system it may be older. It is therefore never ahead of a database on a disk that keeps flushed data. A database
+//! that is behind its mark has lost something: its log was deleted, it was emptied, or an old copy was put in its
+//! place.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -17,20 +19,20 @@ use crate::{
     store::{Missing, StoreError},
 };
 
-/// The file's name in the data folder.
+/// Name of the file in the data folder.
 pub(super) const MARK: &str = "jobmill.mark";
 
-/// Which store it is, and how far it has come.
+/// Identity of a store, and its last committed change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mark {
-    /// The store's name.
+    /// The store's permanent id.
     pub store: [u8; 16],
-    /// Its last committed change.
+    /// Position of the last committed change.
     pub position: Position,
 }
 
 impl Mark {
-    /// The same length whatever it says, so that it is written over in place.
+    /// Formats the mark. The length is always the same, so that a mark is overwritten in place.
     fn text(self) -> String {
         format!("jobmill store {:032x} change {:020}\n", u128::from_be_bytes(self.store), self.position.0)
     }
@@ -42,15 +44,15 @@ impl Mark {
         Some(Mark { store, position: Position(position.parse().ok()?) })
     }
 
-    /// The mark in a folder. `None` where there is none, or none that can be read: after a crash of the system the file
-    /// may be empty.
+    /// Reads the mark of a folder. Returns `None` if there is none, or if it can't be parsed: after a crash of the
+    /// system the file may be empty.
     pub(super) fn read(folder: &Path) -> Result<Option<Self>, StoreError> {
         let path = folder.join(MARK);
         match fs::read(&path) {
             Ok(bytes) => {
                 let mark = std::str::from_utf8(&bytes).ok().and_then(Mark::parse);
                 if mark.is_none() {
-                    tracing::warn!(path = %path.display(), "the file says nothing that can be read, and is made anew");
+                    tracing::warn!(path = %path.display(), "the mark can't be parsed; it will be written anew");
                 }
                 Ok(mark)
             }
@@ -59,7 +61,7 @@ impl Mark {
         }
     }
 
-    /// What a store lacks of what the mark says.
+    /// Returns what a store lacks compared with the mark.
     pub(super) fn missing_in(self, found: Mark) -> Option<Missing> {
         if found.store != self.store {
             return Some(Missing::AnotherStore);
@@ -69,14 +71,14 @@ impl Mark {
     }
 }
 
-/// Whether a folder has lost its database: there is a mark or a log, and no database beside it.
+/// Returns whether a folder has lost its database: there is a mark or a log, but no database.
 pub(super) fn database_is_missing(folder: &Path, mark: Option<Mark>) -> bool {
     let length = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
     let database = folder.join(DATABASE);
     length(&database) == 0 && (mark.is_some() || length(&log_of(&database)) > 0)
 }
 
-/// The mark of an open store.
+/// The mark file of an open store.
 #[derive(Debug)]
 pub struct MarkFile {
     file: File,
@@ -85,7 +87,7 @@ pub struct MarkFile {
 }
 
 impl MarkFile {
-    /// Writes the mark of a store into its folder, over what is there.
+    /// Writes the mark of a store into its folder, over an existing one.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -99,14 +101,14 @@ impl MarkFile {
             .open(folder.join(MARK))?;
         file.write_all_at(text.as_bytes(), 0)?;
         file.set_len(text.len() as u64)?;
-        // Once, so that a crash of the system finds it in the folder, with its length.
+        // Flushed once, so that the file and its length survive a crash of the system.
         file.sync_all()?;
         File::open(folder)?.sync_all()?;
         Ok(MarkFile { file, written: mark, failed: false })
     }
 
-    /// Notes that everything up to `position` is committed. Not flushed. A failure is logged once, and leaves the store
-    /// as it is: the mark is then older.
+    /// Records that everything up to `position` is committed, without a flush. A failure is logged once and leaves an
+    /// older mark; the store is not affected.
     pub fn advance(&mut self, position: Position) {
         if position == self.written.position {
             return;

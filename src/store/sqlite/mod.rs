@@ -52,16 +52,16 @@ use crate::{
     settings::DiskSettings,
 };
 
-/// Each brings the schema one step further. What has been released never changes.
+/// Migrations of the schema, one step each. A released migration never changes.
 const MIGRATION_STEPS: &[M<'static>] = &[M::up(include_str!("../../../migrations/sqlite/0001_jobs.sql"))];
 const MIGRATIONS: Migrations<'static> = Migrations::from_slice(MIGRATION_STEPS);
 
 /// Older versions can lose commits in WAL mode.
 const SQLITE_MIN_VERSION: i32 = 3_051_003;
 const DATABASE: &str = "jobmill.db";
-/// How long a start waits for the database's lock before it says so, and how often it says so again.
+/// Time for which a start waits for the database's lock before it logs that, and interval of further log lines.
 const SAY_LOCKED_EVERY: Duration = Duration::from_secs(5);
-/// How long a batch waits for the database's lock before it comes back. The committer has callers to answer meanwhile.
+/// Longest wait of a batch for the database's lock. The committer must answer callers meanwhile.
 const BATCH_WAITS_MAX: Duration = Duration::from_millis(20);
 
 /// A store in a folder.
@@ -72,17 +72,17 @@ pub struct SqliteStore {
     reader: Arc<SqliteReader>,
     disk: Disk,
     files: Files,
-    /// Absent where it could not be written.
+    /// Absent if the mark could not be written.
     mark: Option<MarkFile>,
     lock_wait: LockWait,
-    /// Nothing has been written yet: the start waits for a lock.
+    /// Whether nothing has been written yet: a start waits for a lock.
     is_starting: bool,
-    // Held, never read: the lock goes when the file is closed.
+    // Held, never read: closing the file releases the lock.
     _lock: File,
 }
 
 impl SqliteStore {
-    /// Opens the store in `folder`, which is made where it does not exist. It keeps no space free.
+    /// Opens the store in `folder`, which is created if it does not exist. It keeps no disk space free.
     ///
     /// # Errors
     /// When the folder can't be used, is in use, or holds something else.
@@ -91,7 +91,7 @@ impl SqliteStore {
         Self::open_with(folder, &disk)
     }
 
-    /// As [`SqliteStore::open`], with settings of its own for the disk.
+    /// As [`SqliteStore::open`], with settings for the disk.
     ///
     /// # Errors
     /// As [`SqliteStore::open`].
@@ -115,7 +115,7 @@ impl SqliteStore {
         let waiting = Stopwatch::start();
         let opened = loop {
             match open_database(folder, &options, expected) {
-                // Even a start writes something down.
+                // A start writes to the disk, too.
                 Err(StoreError::DiskFull(_)) if disk.give_up_ballast() => {}
                 Err(StoreError::Locked(_)) => {
                     say_locked(&folder.join(DATABASE), waiting.elapsed());
@@ -142,15 +142,15 @@ impl SqliteStore {
         })
     }
 
-    /// Lets the log start over, so that it needs no more space for a while.
+    /// Checkpoints the log, so that it restarts from its beginning and needs no more space for a while.
     fn empty_log(&self) {
         self.checkpointer.checkpoint(&self.connection);
     }
 
-    /// Undoes what has been done since the transaction began.
+    /// Rolls the transaction back.
     fn roll_back(&self) -> Result<(), StoreError> {
         self.decoder.are_noted_still();
-        // SQLite itself may have done it already.
+        // SQLite may have rolled it back already.
         if !self.connection.is_autocommit() {
             self.connection.prepare_cached("ROLLBACK")?.execute([])?;
         }
@@ -162,7 +162,7 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// Writes and commits; tells what the commit took.
+    /// Writes and commits. Returns the time that the commit took.
     fn commit(&self, writes: &Writes) -> Result<Duration, StoreError> {
         Write { connection: &self.connection, names: &self.decoder.names }.all(writes)?;
         let stopwatch = Stopwatch::start();
@@ -170,17 +170,17 @@ impl SqliteStore {
         Ok(stopwatch.elapsed())
     }
 
-    /// What is to be done after a batch that did not fit on the disk.
+    /// Rolls back a batch that did not fit on the disk, and frees space if it can.
     fn did_not_fit(&mut self) -> Result<(), StoreError> {
         self.roll_back()?;
         if self.disk.wrote(false) {
-            // With the ballast gone there is room for what the log has not brought home yet.
+            // With the ballast gone, there is room to copy the log into the database.
             self.empty_log();
         }
         Ok(())
     }
 
-    /// What the database has to spare, and by how much its file will grow.
+    /// Returns what the database has to spare, and by how much its file will grow.
     fn growth(&self) -> Result<Growth, StoreError> {
         let number =
             |pragma: &str| self.connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(pragma));
@@ -192,7 +192,7 @@ impl SqliteStore {
     }
 }
 
-/// Goes on with what is there, if the settings say so.
+/// Continues with an incomplete database if the settings allow it.
 fn accept(settings: &DiskSettings, lost: StoreError) -> Result<(), StoreError> {
     if !settings.accept_loss {
         return Err(lost);
@@ -201,12 +201,12 @@ fn accept(settings: &DiskSettings, lost: StoreError) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The write-ahead log of a database, as SQLite names it.
+/// Returns the path of a database's write-ahead log, as SQLite names it.
 fn log_of(database: &Path) -> PathBuf {
     database.with_extension("db-wal")
 }
 
-/// How connections are opened.
+/// Options of connections.
 #[derive(Clone, Debug)]
 struct Options {
     vfs: Option<String>,
@@ -231,7 +231,7 @@ fn open_database(
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
     MIGRATIONS.to_latest(&mut connection).map_err(migration_failed)?;
     expected(mark_of(&connection)?)?;
-    // Starts with an empty log, so that its length says what this run has written.
+    // The log is emptied, so that its length tells what this run has written.
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     let identity = new_incarnation(&connection, &path)?;
     let decoder = Arc::new(Decoder::new(Arc::new(Names::default())));
@@ -240,7 +240,7 @@ fn open_database(
     Ok(Opened { connection, decoder, checkpointer, reader })
 }
 
-/// Which store a database is, and how far it has come.
+/// Reads the identity and the last change of a database.
 fn mark_of(connection: &Connection) -> Result<Mark, StoreError> {
     let read = connection.query_row("SELECT store, position FROM counters", [], |row| {
         Ok(Mark { store: row.get("store")?, position: Position(row.get("position")?) })
@@ -281,8 +281,8 @@ impl Store for SqliteStore {
 
     fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
         let flush = match self.commit(writes) {
-            // This error alone says what is on disk: nothing of the batch. A commit's last page could not be written,
-            // or was never tried.
+            // This is the only error that tells what is on disk: nothing of the batch. The commit's last page could not
+            // be written, or was never tried.
             Err(StoreError::DiskFull(error)) => {
                 self.did_not_fit()?;
                 return Err(StoreError::DiskFull(error));
@@ -311,12 +311,12 @@ impl Store for SqliteStore {
     }
 
     fn space(&mut self) -> Space {
-        // Taken out while it asks the database.
+        // Taken out of `self`, which the closure borrows.
         let mut disk = std::mem::take(&mut self.disk);
         let space = disk.space(|| self.growth());
         self.disk = disk;
         if space == Space::Low && self.growth().is_ok_and(|growth| growth.due > 0) {
-            // While there is room for it: what the ballast has would not hold it.
+            // Now, while there is room for it: the ballast's space would not suffice.
             self.empty_log();
         }
         space
@@ -327,7 +327,7 @@ impl Store for SqliteStore {
     }
 }
 
-/// A connection with the settings that all of them share.
+/// Opens a connection with the settings that all connections share.
 fn open_connection(path: &Path, options: &Options) -> Result<Connection, StoreError> {
     let connection = match &options.vfs {
         Some(vfs) => Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs.as_str())?,
@@ -335,8 +335,8 @@ fn open_connection(path: &Path, options: &Options) -> Result<Connection, StoreEr
     };
     connection.set_prepared_statement_cache_capacity(128);
     connection.busy_timeout(SAY_LOCKED_EVERY)?;
-    // Else SQLite looks at the values of parameters when it plans, and so prepares every statement with `LIMIT ?` anew
-    // each time that it runs.
+    // Without this, SQLite looks at the values of parameters when it plans, and prepares every statement with `LIMIT ?`
+    // again each time that it runs.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.execute_batch(
         "PRAGMA synchronous = FULL;
@@ -350,7 +350,7 @@ fn open_connection(path: &Path, options: &Options) -> Result<Connection, StoreEr
     Ok(connection)
 }
 
-/// Refuses a database of a newer version.
+/// Refuses a database with the schema of a newer version.
 fn check_schema(connection: &Connection) -> Result<(), StoreError> {
     let known = MIGRATION_STEPS.len() as i64;
     match schema_version(connection)? {
@@ -359,32 +359,33 @@ fn check_schema(connection: &Connection) -> Result<(), StoreError> {
     }
 }
 
-/// The number of steps that have made the database's schema.
+/// Returns the number of migrations that the database has.
 fn schema_version(connection: &Connection) -> Result<i64, StoreError> {
     Ok(connection.query_row("PRAGMA user_version", [], |row| row.get("user_version"))?)
 }
 
 fn make_folder(folder: &Path) -> Result<(), StoreError> {
     let file_error = |what| move |source| StoreError::File { what, path: folder.to_owned(), source };
-    // Payloads are nobody else's business.
+    // Payloads are private to the server's user.
     let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     created.map_err(file_error("can't create the data folder"))?;
-    // A new folder's own entry must survive a power cut as well as what is in it.
+    // A new folder's own entry must survive a power cut, as its contents must.
     if let Some(parent) = folder.canonicalize().ok().and_then(|folder| folder.parent().map(PathBuf::from)) {
-        // Not every file system lets folders be flushed; those that don't keep them by other means.
+        // Not every file system can flush a folder; the others keep its entries by other means.
         let _ = File::open(parent).and_then(|parent| parent.sync_all());
     }
     Ok(())
 }
 
-/// What this very store is called, as opposed to its copies: drawn anew where the database is another file than it was.
+/// Returns the id of the store at its present place. A copy has another id: it is drawn anew if the database is a
+/// different file than before.
 fn place(connection: &Connection, path: &Path) -> Result<[u8; 16], StoreError> {
     let file = fs::metadata(path).map_err(|source| StoreError::File {
         what: "can't look at the database",
         path: path.to_owned(),
         source,
     })?;
-    // Not the device: its number may be another one at each mount.
+    // Without the device, whose number may change at each mount.
     let born = file.created().ok().map(|born| Timestamp::from(born).as_micros());
     connection.execute(
         "UPDATE counters SET place = randomblob(16), inode = ?1, born = ?2 \
@@ -394,7 +395,7 @@ fn place(connection: &Connection, path: &Path) -> Result<[u8; 16], StoreError> {
     Ok(connection.query_row("SELECT place FROM counters", [], |row| row.get("place"))?)
 }
 
-/// Notes this start, so that resume tokens from a history that a restored backup does not have are told apart.
+/// Records this start, so that resume tokens of a history that a restored backup does not have can be recognised.
 fn new_incarnation(connection: &Connection, path: &Path) -> Result<Identity, StoreError> {
     let place = place(connection, path)?;
     connection
@@ -406,7 +407,7 @@ fn new_incarnation(connection: &Connection, path: &Path) -> Result<Identity, Sto
             let read = || -> Result<_, rusqlite::Error> {
                 Ok(Incarnation { id: row.get("id")?, first: Position(row.get("first")?) })
             };
-            // Its tokens are then as those of a start that was undone: their watchers start over.
+            // Tokens of that start are then treated like those of an undone start: their watchers start over.
             Ok(read()
                 .inspect_err(|error| tracing::warn!(%error, "an earlier start's row can't be read"))
                 .ok())
@@ -426,7 +427,7 @@ mod tests {
         let mut statement = connection.prepare("PRAGMA compile_options").unwrap();
         let options: Vec<String> =
             statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-        // SQLite does not tell of HAVE_FDATASYNC, which is set in the same place: .cargo/config.toml.
+        // SQLite does not report HAVE_FDATASYNC, which is set in the same place: .cargo/config.toml.
         assert!(options.contains(&"DEFAULT_MEMSTATUS=0".to_owned()), "{options:?}");
         assert!(!options.contains(&"ENABLE_MEMORY_MANAGEMENT".to_owned()), "{options:?}");
     }

@@ -1,4 +1,4 @@
-//! Connections that read. Each call is one short transaction.
+//! Read connections. Each call is one short transaction.
 
 use std::{
     fs, io,
@@ -26,7 +26,7 @@ use crate::{
     store::{Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob},
 };
 
-/// So many connections read at once.
+/// Maximum number of read connections.
 const CONNECTIONS_MAX: usize = 4;
 
 pub(super) struct SqliteReader {
@@ -38,7 +38,8 @@ pub(super) struct SqliteReader {
     returned: Condvar,
 }
 
-/// A connection that goes back to the pool, even after a read that panicked: the pool would run dry else.
+/// A connection on loan from the pool. It is returned even after a read that panicked, so that the pool does not run
+/// dry.
 struct Lent<'a> {
     connection: Option<Connection>,
     reader: &'a SqliteReader,
@@ -74,7 +75,7 @@ impl SqliteReader {
         Ok(value)
     }
 
-    /// A job; an error where its row can't be read, or could not be.
+    /// Reads a job. A row that can't be read, or has been set aside because it could not be, is an error.
     fn one_job(&self, connection: &Connection, id: JobId) -> Result<Option<Job>, StoreError> {
         let found = read_one_job(connection, &self.decoder, id)?;
         if found.is_none()
@@ -118,7 +119,7 @@ impl Reader for SqliteReader {
         self.read(|connection| {
             let (position, _) = head(connection)?;
             let jobs = ids.iter().map(|id| match read_one_job(connection, &self.decoder, *id) {
-                // Set aside as if it were deleted: the others are told.
+                // Left out like a deleted job, so that the others are returned.
                 Err(StoreError::Unreadable { .. }) => Ok(None),
                 read => read,
             });
@@ -173,7 +174,7 @@ impl Reader for SqliteReader {
                 seen += 1;
                 let id = JobId::from_raw(row.get(column::ID)?);
                 let state = StateName::from_number(row.get(column::STATE)?);
-                // Decoding costs more than looking: most rows of a narrow filter are passed over here.
+                // Decoding costs more than this check, which passes over most rows of a narrow filter.
                 if state.is_some_and(|state| filter.matches_state(state)) {
                     let job = self.decoder.job(row).filter(|job| filter.matches_spec(&job.spec));
                     page.jobs.extend(job.map(Arc::new));
@@ -194,7 +195,7 @@ impl Reader for SqliteReader {
                 .prepare_cached("SELECT floor FROM counters")?
                 .query_row([], |row| row.get("floor").map(Position))?;
             let mut entries = Vec::new();
-            // Where a list is cut off by the limit, nothing is known behind its last row, readable or not.
+            // If the limit cuts a list off, nothing is known beyond its last row, readable or not.
             let mut up_to = end;
             let mut statement = connection
                 .prepare_cached(select_job!("WHERE position > ?1 ORDER BY position LIMIT ?2"))?;
@@ -282,7 +283,7 @@ impl Reader for SqliteReader {
     }
 }
 
-/// How long a file is; nothing where there is none.
+/// Returns the length of a file; 0 if it does not exist.
 fn file_bytes(path: &Path) -> Result<u64, StoreError> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(metadata.len()),
@@ -293,7 +294,7 @@ fn file_bytes(path: &Path) -> Result<u64, StoreError> {
     }
 }
 
-/// The feed's end and the newest id.
+/// Returns the feed's end and the newest id.
 fn head(connection: &Connection) -> Result<(Position, JobId), StoreError> {
     let head = connection
         .prepare_cached("SELECT position, last_id FROM counters")?
@@ -301,7 +302,7 @@ fn head(connection: &Connection) -> Result<(Position, JobId), StoreError> {
     Ok(head)
 }
 
-/// Ids to look at, both ends left out, and the direction.
+/// Returns the bounds of the ids to scan, both exclusive, and the direction.
 fn bounds(filter: &JobFilter, order: ScanOrder) -> (i64, i64, &'static str) {
     let lowest = filter.lowest_id().map_or(0, |id| id.raw() - 1);
     match order {
@@ -314,7 +315,7 @@ fn bounds(filter: &JobFilter, order: ScanOrder) -> (i64, i64, &'static str) {
     }
 }
 
-/// A condition that lets SQLite walk one of its small indexes where the filter allows it.
+/// Returns a condition that lets SQLite use one of its small indexes, if the filter allows it.
 fn narrowing(filter: &JobFilter) -> &'static str {
     let all_in = |states: &[StateName]| {
         !filter.states.is_empty() && filter.states.iter().all(|state| states.contains(state))
@@ -343,7 +344,7 @@ fn read_payload(connection: &Connection, id: JobId) -> Result<Option<Bytes>, Sto
     Ok(Some(Bytes::from(body)))
 }
 
-/// What the latest finished attempt left: the bytes of its result, and the end of its output.
+/// Reads what the latest finished attempt left: the bytes of its result, and the end of its output.
 fn read_outcome(connection: &Connection, id: JobId) -> Result<(Option<Bytes>, String), StoreError> {
     let outcome = connection
         .prepare_cached("SELECT result, tail FROM outcome WHERE job = ?1")?

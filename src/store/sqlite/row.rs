@@ -1,4 +1,4 @@
-//! Rows of the job table, as Rust sees them.
+//! Conversion between rows of the job table and Rust types.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     store::{NameTable, Names, StoreError, named},
 };
 
-/// The columns of a job that the module `column` names, but for the payload.
+/// The columns of a job that the module `column` names, except the payload.
 macro_rules! job_columns {
     () => {
         "id, queue, kind, state, rank, detail, revision, position, attempt, max_attempts, bytes, timeout_us, created, \
@@ -22,7 +22,7 @@ macro_rules! job_columns {
 }
 pub(super) use job_columns;
 
-/// The statement that reads jobs, with what stands behind the table's name.
+/// A statement that reads jobs; `$rest` follows the table's name.
 macro_rules! select_job {
     ($rest:literal) => {
         concat!("SELECT ", $crate::store::sqlite::row::job_columns!(), " FROM job ", $rest)
@@ -38,13 +38,13 @@ macro_rules! select_job_and_payload {
 }
 pub(super) use select_job_and_payload;
 
-/// The columns of a job by name, where [`select_job`] and [`select_job_and_payload`] have them. A look-up of names in
-/// each row would cost as much as the row itself.
+/// Indexes of a job's columns in [`select_job`] and [`select_job_and_payload`]. A look-up by name in each row would
+/// cost as much as the row itself.
 pub(super) mod column {
     macro_rules! columns {
         ($($name:ident = $index:literal),*) => {
             $(pub(in crate::store::sqlite) const $name: usize = $index;)*
-            /// All names with their places.
+            /// All names with their indexes.
             #[cfg(test)]
             pub(in crate::store::sqlite) const ALL: &[(&str, usize)] = &[$((stringify!($name), $index)),*];
         };
@@ -76,7 +76,7 @@ pub(super) mod column {
     );
 }
 
-/// Payloads up to this size are kept in the job's row.
+/// Size in bytes up to which a payload is kept in the job's row.
 pub(super) const INLINE_PAYLOAD_MAX_BYTES: usize = 256;
 
 pub(super) fn read_job(row: &Row<'_>, names: &Names) -> Result<Job, StoreError> {
@@ -111,7 +111,7 @@ pub(super) fn read_job(row: &Row<'_>, names: &Names) -> Result<Job, StoreError> 
     })
 }
 
-/// Reads a tombstone. Its queue and kind may have no number any more.
+/// Reads a tombstone. Its queue and kind may no longer have a number.
 pub(super) fn read_tombstone(row: &Row<'_>, names: &Names) -> Result<Tombstone, StoreError> {
     let name = |table: &NameTable, column: &str| -> Result<Arc<Name>, StoreError> {
         let text: String = row.get(column)?;
@@ -135,7 +135,7 @@ pub(super) fn read_tombstone(row: &Row<'_>, names: &Names) -> Result<Tombstone, 
     })
 }
 
-/// What watchers know a job by, of a row that can't be read whole.
+/// Reads the data that watchers match, from a row that can't be read whole.
 pub(super) fn spec_of_watchers(row: &Row<'_>, names: &Names) -> Option<Arc<Spec>> {
     Some(Arc::new(Spec {
         queue: names.queues.get(row.get(column::QUEUE).ok()?)?,
@@ -155,8 +155,8 @@ pub(super) fn spec_of_watchers(row: &Row<'_>, names: &Names) -> Option<Arc<Spec>
     }))
 }
 
-/// Gives the names the numbers that they have in the rows, and forgets those that have none. A name that can't be read,
-/// or is missing although jobs have its number, gets a placeholder.
+/// Loads the numbers of names from the rows, and forgets names without a row. A name that can't be read, or is missing
+/// although jobs have its number, gets a placeholder.
 pub(super) fn load_names(connection: &Connection, decoder: &Decoder) -> Result<(), StoreError> {
     let names = &decoder.names;
     for (names, sort, table) in [(&names.queues, "queue", Table::Queue), (&names.kinds, "kind", Table::Kind)]
@@ -216,7 +216,7 @@ fn state_of(id: JobId, state: i64, detail: Option<i64>, names: &Names) -> Result
     })
 }
 
-/// What goes with a state, as a number.
+/// Returns the data of a state as a number, for the column `detail`.
 pub(super) fn detail_of(state: State, names: &Names) -> Option<i64> {
     match state {
         State::Scheduled { due } => Some(due.as_micros()),

@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Writes what a batch has decided, within its transaction.
+/// Writes of a batch, within its transaction.
 pub(super) struct Write<'c> {
     pub(super) connection: &'c Connection,
     pub(super) names: &'c Names,
@@ -81,7 +81,7 @@ impl Write<'_> {
 
     fn requests(&self, writes: &Writes) -> Result<(), StoreError> {
         for (key, row, gone) in &writes.requests {
-            // Columns that an answer has no use for are 0.
+            // Columns that an answer does not use are 0.
             let (kind, first, count, live, value) = match row.answer {
                 KeptAnswer::Jobs { first, count, live } => (answer::JOBS, first.raw(), count, live, None),
                 KeptAnswer::Job { id, state, revision, queue } => {
@@ -106,7 +106,7 @@ impl Write<'_> {
             ])?;
         }
         for (key, count, gone) in &writes.lost_jobs {
-            // One of which more jobs are gone than it had is gone as well.
+            // A request that loses more jobs than it has, has none left either.
             self.sql(
                 "UPDATE request SET live = max(live - ?2, 0), gone = CASE WHEN live <= ?2 THEN ?3 END \
                  WHERE key = ?1 AND answer = 0",
@@ -184,7 +184,7 @@ impl Write<'_> {
         let detail = detail_of(after.state, self.names);
         let (started, ended) =
             (after.started.map(Timestamp::as_micros), after.ended.map(Timestamp::as_micros));
-        // Texts are written only where they changed: most jobs never have any.
+        // JSON columns are written only if they have changed: most jobs never have any.
         let texts_same = before.progress == after.progress
             && before.failure == after.failure
             && before.result == after.result;
@@ -237,7 +237,7 @@ impl Write<'_> {
 
     fn deleted_job(&self, job: &Job) -> Result<(), StoreError> {
         let id = job.id.raw();
-        // Most jobs have no row in these tables, and it costs less to know that than to look.
+        // Most jobs have no row in these tables, and these checks cost less than the look-ups.
         if job.spec.bytes > Job::FIXED_BYTES + INLINE_PAYLOAD_MAX_BYTES as u64 {
             self.sql("DELETE FROM payload WHERE job = ?1")?.execute([id])?;
         }
