@@ -1,45 +1,45 @@
 //! A list that is never empty.
 
-/// One thing or more.
+/// One item or more.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AtLeastOne<T> {
-    /// The first one.
+    /// The first item.
     pub first: T,
-    /// The others, in order.
+    /// The other items, in order.
     pub rest: Vec<T>,
 }
 
 impl<T> AtLeastOne<T> {
-    /// A list of one.
+    /// Creates a list of one item.
     #[must_use]
     pub const fn one(first: T) -> Self {
         AtLeastOne { first, rest: Vec::new() }
     }
 
-    /// The things of an iterator; `None` where it has none.
+    /// Collects the items of an iterator; `None` if there are none.
     pub fn collect(things: impl IntoIterator<Item = T>) -> Option<Self> {
         let mut things = things.into_iter();
         let first = things.next()?;
         Some(AtLeastOne { first, rest: things.collect() })
     }
 
-    /// How many there are: 1 at least.
+    /// Returns the number of items: at least 1.
     #[must_use]
     pub fn count(&self) -> usize {
         1 + self.rest.len()
     }
 
-    /// All of them, in order.
+    /// Iterates over all items, in order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         std::iter::once(&self.first).chain(&self.rest)
     }
 
-    /// All of them, in order, to be changed.
+    /// Iterates over all items mutably, in order.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         std::iter::once(&mut self.first).chain(&mut self.rest)
     }
 
-    /// The one at a place, to be changed.
+    /// Returns the item at an index, mutably.
     pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
         match index.checked_sub(1) {
             None => Some(&mut self.first),
@@ -47,7 +47,7 @@ impl<T> AtLeastOne<T> {
         }
     }
 
-    /// Makes something of each, in order.
+    /// Converts each item, in order.
     pub fn map<U>(self, mut make: impl FnMut(T) -> U) -> AtLeastOne<U> {
         AtLeastOne { first: make(self.first), rest: self.rest.into_iter().map(make).collect() }
     }

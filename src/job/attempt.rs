@@ -1,16 +1,16 @@
-//! What an attempt tells, and what is kept of it.
+//! Reports of attempts, and the record of an ended one.
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
-/// How far an attempt says it is.
+/// Progress reported by an attempt.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
-    /// 0 to 1; absent where it does not say.
+    /// Completed fraction, 0 to 1; absent if not reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fraction: Option<f64>,
-    /// One line for people.
+    /// One line of text for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub text: String,
     /// The name of the step under way.
@@ -18,12 +18,12 @@ pub struct Progress {
     pub step: String,
 }
 
-/// Why an attempt, or a job, did not succeed.
+/// Reason for which an attempt, or a job, did not succeed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Failure {
-    /// Its class.
+    /// The class of the failure.
     pub reason: FailureReason,
-    /// What went wrong, for people.
+    /// Description of the failure, for people.
     pub message: String,
     /// The application's own code.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -31,7 +31,7 @@ pub struct Failure {
     /// The exit code of a command, or 128 + the number of the signal that ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// Whether another attempt could help.
+    /// Whether another attempt could succeed.
     pub retryable: bool,
 }
 
@@ -56,7 +56,7 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
-    /// The reason's name as people and logs write it.
+    /// Returns the reason's name as people and logs write it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -71,15 +71,15 @@ impl FailureReason {
     }
 }
 
-/// One run of a job that has not succeeded.
+/// One attempt of a job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AttemptRecord {
-    /// Counts the job's attempts, from 1.
+    /// Number of the attempt, from 1.
     pub number: u32,
-    /// When it started.
+    /// Time at which the attempt started.
     pub started: Timestamp,
-    /// When it ended; absent while it runs.
+    /// Time at which the attempt ended; absent while it runs.
     pub ended: Option<Timestamp>,
-    /// Why it did not succeed; absent if it did, or still runs.
+    /// The failure; absent if the attempt succeeded or still runs.
     pub failure: Option<Failure>,
 }

@@ -1,15 +1,15 @@
-//! Forms of what was said from which digests are made: the same in every version.
+//! Canonical forms of requests for digests, the same in every version.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use sha2::{Digest, Sha256};
 
-/// Lines of a name and values, each value with its length, of which the digest is taken.
+/// A canonical form as lines of a name and values, each value with its length. Only the hash of the lines is held.
 #[derive(Clone)]
 pub(crate) struct Canonical(Sha256);
 
 impl Canonical {
-    /// Begins with the form's name and version, and what it is a form of.
+    /// Begins a form with its name and version, and the type of what it describes.
     pub(crate) fn of(form: &str, what: &str) -> Self {
         let mut canonical = Canonical(Sha256::new());
         canonical.put(form, &[what.as_bytes()]);
@@ -26,7 +26,7 @@ impl Canonical {
         self.0.update(b"\n");
     }
 
-    /// Adds a line with a text, unless that is empty.
+    /// Adds a line with a text, unless the text is empty.
     pub(crate) fn put_text(&mut self, name: &str, text: &str) {
         if !text.is_empty() {
             self.put(name, &[text.as_bytes()]);
@@ -40,7 +40,7 @@ impl Canonical {
         }
     }
 
-    /// Adds a line with whole microseconds, if there is a duration: as much of it as is kept.
+    /// Adds a line with whole microseconds, the precision of the store, if there is a duration.
     pub(crate) fn put_duration(&mut self, name: &str, duration: Option<Duration>) {
         self.put_number(name, duration.map(|duration| duration.as_micros()));
     }
@@ -48,7 +48,7 @@ impl Canonical {
     /// Adds a line with the 64 bits of a float in hexadecimal, if there is one.
     pub(crate) fn put_float(&mut self, name: &str, float: Option<f64>) {
         if let Some(float) = float {
-            // There are two zeros, which mean the same.
+            // Both zeros mean the same.
             let float = if float == 0.0 { 0.0 } else { float };
             self.put(name, &[format!("{:016x}", float.to_bits()).as_bytes()]);
         }
@@ -61,7 +61,7 @@ impl Canonical {
         }
     }
 
-    /// The first bytes of the form's SHA-256, at most 32.
+    /// Returns the first bytes of the form's SHA-256, at most 32.
     pub(crate) fn digest<const N: usize>(self) -> [u8; N] {
         let hash = self.0.finalize();
         std::array::from_fn(|index| hash[index])

@@ -9,14 +9,14 @@ use super::{
 };
 use crate::clock::StoreTime;
 
-/// One entry of the change feed.
+/// An entry of the change feed.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// A job changed.
     Job {
         /// The job after the change.
         job: Arc<Job>,
-        /// Its state before. Absent for a new job, and where only the latest state is known.
+        /// The state before the change. Absent for a new job, and where only the latest state is known.
         before: Option<StateName>,
     },
     /// A job was deleted.
@@ -24,7 +24,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// Where in the feed it is.
+    /// Returns the entry's position in the feed.
     #[must_use]
     pub fn position(&self) -> Position {
         match self {
@@ -33,7 +33,7 @@ impl Change {
         }
     }
 
-    /// Which job changed.
+    /// Returns the id of the job.
     #[must_use]
     pub fn id(&self) -> JobId {
         match self {
@@ -42,7 +42,7 @@ impl Change {
         }
     }
 
-    /// What never changes of that job.
+    /// Returns the immutable part of the job.
     #[must_use]
     pub fn spec(&self) -> &Arc<Spec> {
         match self {
@@ -52,16 +52,16 @@ impl Change {
     }
 }
 
-/// What is left of a deleted job.
+/// Tombstone of a deleted job.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tombstone {
-    /// Which job.
+    /// The deleted job.
     pub id: JobId,
-    /// Where in the feed it was deleted.
+    /// Position of the deletion in the feed.
     pub position: Position,
-    /// When.
+    /// Time of the deletion.
     pub deleted: StoreTime,
-    /// What it was.
+    /// The immutable part of the job, as far as it is kept.
     pub spec: Arc<Spec>,
 }
 
@@ -70,10 +70,10 @@ pub struct Tombstone {
 pub struct Changes {
     /// The entries, in order.
     pub entries: Vec<Change>,
-    /// How far this page reaches: there is nothing else up to here.
+    /// Position that the page reaches: the page has every entry up to here.
     pub up_to: Position,
-    /// Whether that was the feed's end: all later changes are of a later moment than this page.
+    /// Whether the page reached the feed's end: all later changes were made after the page was read.
     pub reaches_end: bool,
-    /// Nothing before this is known: deletions up to here have been forgotten.
+    /// Position up to which deletions have been forgotten. A reader that has seen less may miss deletions.
     pub floor: Position,
 }

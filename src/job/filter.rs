@@ -1,4 +1,4 @@
-//! Which jobs: one filter for listing, counting and watching.
+//! The filter of jobs for listing, counting and watching.
 
 use std::collections::BTreeMap;
 
@@ -10,40 +10,40 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// Which jobs. A job must fit every field that is set; the default fits all.
+/// Filter of jobs. A job must match every field that is set; the default matches all jobs.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct JobFilter {
-    /// In one of these queues.
+    /// Queues, one of which must hold the job.
     pub queues: Vec<String>,
-    /// Of one of these kinds.
+    /// Kinds, one of which must be the job's.
     pub kinds: Vec<String>,
-    /// In one of these states.
+    /// States, one of which the job must be in.
     pub states: Vec<StateName>,
-    /// With all of these labels.
+    /// Labels that the job must have, all of them.
     pub labels: BTreeMap<String, String>,
-    /// Accepted at or after this instant.
+    /// Earliest time of acceptance, inclusive.
     pub created_after: Option<Timestamp>,
-    /// Accepted before this instant.
+    /// Latest time of acceptance, exclusive.
     pub created_before: Option<Timestamp>,
-    /// Whether they have ended.
+    /// Whether the job must have ended, or must not.
     pub done: Option<bool>,
 }
 
 impl JobFilter {
-    /// Whether the job fits.
+    /// Returns whether the job matches.
     #[must_use]
     pub fn matches(&self, job: &Job) -> bool {
         self.matches_state(job.state.name()) && self.matches_spec(&job.spec)
     }
 
-    /// Whether a job in this state could fit.
+    /// Returns whether a job in this state can match.
     #[must_use]
     pub fn matches_state(&self, state: StateName) -> bool {
         (self.states.is_empty() || self.states.contains(&state))
             && self.done.is_none_or(|done| done == state.is_done())
     }
 
-    /// Whether the part of the job that never changes fits.
+    /// Returns whether the immutable part of a job matches.
     #[must_use]
     pub fn matches_spec(&self, spec: &Spec) -> bool {
         self.matches_queue(spec.queue.as_str())
@@ -53,7 +53,8 @@ impl JobFilter {
             && self.matches_labels(spec)
     }
 
-    /// Whether the change is to be told to who watches this filter: the job fits now, or did before, or is deleted.
+    /// Returns whether watchers of this filter receive the change: the job matches now, or matched before, or is
+    /// deleted.
     #[must_use]
     pub fn concerns(&self, change: &Change) -> bool {
         if !self.matches_spec(change.spec()) {
@@ -67,20 +68,20 @@ impl JobFilter {
         }
     }
 
-    /// Whether the job could fit before a change that came from this state. Unknown counts as fitting, except for a job
-    /// that is new.
+    /// Returns whether the job could match before a change from this state. An unknown state counts as matching, except
+    /// for a new job.
     #[must_use]
     pub fn fitted_before(&self, job: &Job, before: Option<StateName>) -> bool {
         before.map_or(job.revision > 1, |before| self.matches_state(before))
     }
 
-    /// Whether a job in this queue could fit.
+    /// Returns whether a job in this queue can match.
     #[must_use]
     pub fn matches_queue(&self, queue: &str) -> bool {
         self.queues.is_empty() || self.queues.iter().any(|named| named == queue)
     }
 
-    /// The queue, where the filter names a single one.
+    /// Returns the queue, if the filter names a single one.
     #[must_use]
     pub fn only_queue(&self) -> Option<&str> {
         match &self.queues[..] {
@@ -89,13 +90,13 @@ impl JobFilter {
         }
     }
 
-    /// Whether queues, kinds and states say all that this filter says, so that tallies can answer it.
+    /// Returns whether the filter is by queues, kinds and states alone, so that tallies can answer it.
     #[must_use]
     pub fn is_tallied(&self) -> bool {
         self.labels.is_empty() && self.created_after.is_none() && self.created_before.is_none()
     }
 
-    /// No job with a smaller id fits.
+    /// Returns the smallest id that can match.
     #[must_use]
     pub(crate) fn lowest_id(&self) -> Option<JobId> {
         self.created_after.map(JobId::lowest_at)

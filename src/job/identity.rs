@@ -1,24 +1,24 @@
-//! Which store this is.
+//! The identity of a store.
 
 use super::ids::Position;
 
-/// Which store this is, and what a resume token is held against.
+/// Identity of a store. Resume tokens are checked against it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
-    /// Names the store for ever. Its copies have the same name.
+    /// Permanent id of the store. Copies of the store share it.
     pub store: [u8; 16],
-    /// Names the store where it is: its copies, once they are opened, have others.
+    /// Id of the store at its present place. A copy gets an id of its own once it is opened.
     pub place: [u8; 16],
-    /// Every start of a server on this store, oldest first.
+    /// All starts of a server on this store, oldest first.
     pub incarnations: Vec<Incarnation>,
 }
 
-/// One start of a server on a store. Positions handed out by a start that was later undone, by restoring a backup,
-/// belong to an incarnation that the store does not list.
+/// A start of a server on a store. If a restored backup undoes a start, the positions that the start gave out belong to
+/// an incarnation that the store does not list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Incarnation {
-    /// Drawn at random when it started.
+    /// Random id of the start.
     pub id: [u8; 8],
-    /// The feed's end when it started.
+    /// End of the change feed at the start.
     pub first: Position,
 }

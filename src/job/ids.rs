@@ -1,17 +1,17 @@
-//! Ids, tokens and positions: numbers that mean something, each a type of its own.
+//! Ids, tokens and positions, each a type of its own.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::clock::Timestamp;
 
-/// Identifies a job in its store. Ids sort by the time of submission; the committer alone gives them out.
+/// Id of a job, unique in its store. Ids sort by the time of submission; only the committer assigns them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(i64);
 
 impl JobId {
-    /// The low bits that count the jobs of one millisecond; the bits above them are milliseconds since 1970.
+    /// Number of low bits, which count the jobs of one millisecond. The bits above are milliseconds since 1970.
     const SEQUENCE_BITS: u32 = 20;
-    /// Milliseconds up to the year 2109: whatever a clock says, as many ids are left after them.
+    /// Limit of the milliseconds, in the year 2109. However far ahead a clock is, half of all ids are left beyond it.
     const MILLIS_MAX: i64 = 1 << 42;
     /// Crockford's base 32 in lower case: no letters that look like digits.
     const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -25,17 +25,17 @@ impl JobId {
         self.0
     }
 
-    /// The smallest id that a job accepted at `instant` can have.
+    /// Returns the smallest id that a job accepted at `instant` can have.
     pub(crate) fn lowest_at(instant: Timestamp) -> Self {
         JobId((instant.as_micros().max(0) / 1000).min(Self::MILLIS_MAX) << Self::SEQUENCE_BITS)
     }
 
-    /// The first of `count` consecutive new ids: after `last`, and in step with the clock unless that was set back.
+    /// Returns the first of several consecutive new ids: after `last`, and not before `now` on the clock.
     pub(crate) fn next(last: JobId, now: Timestamp) -> Self {
         JobId(Self::lowest_at(now).0.max(last.0 + 1))
     }
 
-    /// The id that comes `n` places later.
+    /// Returns the id that is `n` larger.
     pub(crate) const fn plus(self, n: i64) -> Self {
         JobId(self.0 + n)
     }
@@ -59,7 +59,7 @@ impl fmt::Debug for JobId {
     }
 }
 
-/// Text that is no job id.
+/// The error for text that is not a job id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a job id: ids are 13 characters as Submit returned them")]
 pub struct InvalidJobId;
@@ -74,14 +74,14 @@ impl FromStr for JobId {
         let mut raw: u64 = 0;
         for byte in text.bytes() {
             let digit = Self::ALPHABET.iter().position(|&c| c == byte).ok_or(InvalidJobId)?;
-            // 13 × 5 bits are 65: the first digit may not use its top bit.
+            // 13 digits of 5 bits are 65 bits, so that the first digit may not use its top bit.
             raw = raw.checked_mul(32).ok_or(InvalidJobId)? | digit as u64;
         }
         i64::try_from(raw).map(JobId).map_err(|_| InvalidJobId)
     }
 }
 
-/// An attempt's right to report. It never decreases within a store and is not the attempt's number.
+/// Lease of an attempt, which entitles it to report. Tokens never decrease within a store. Not the attempt's number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LeaseToken(i64);
 
@@ -90,33 +90,33 @@ impl LeaseToken {
         LeaseToken(raw)
     }
 
-    /// The token as a number, for handlers that fence their own side effects with it.
+    /// Returns the token as a number, for handlers that fence their side effects with it.
     #[must_use]
     pub const fn as_i64(self) -> i64 {
         self.0
     }
 }
 
-/// A place in the store's change feed. Each change of any job takes the next one.
+/// Position in the store's change feed. Each change of a job takes the next one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Position(pub(crate) i64);
 
 impl Position {
-    /// The place as a number: each change takes the next one.
+    /// Returns the position as a number.
     #[must_use]
     pub const fn as_i64(self) -> i64 {
         self.0
     }
 
-    /// The place after this one.
+    /// Returns the next position.
     #[must_use]
     pub const fn next(self) -> Self {
         Position(self.0 + 1)
     }
 }
 
-/// The name of a queue or a kind with the number that the store uses for it. A number may be given again once nothing
-/// refers to its name any more.
+/// Name of a queue or a kind, and the number that the store uses for it. A number may be reused once nothing refers to
+/// its name any more.
 #[derive(Debug)]
 pub struct Name {
     pub(crate) number: u32,
@@ -128,7 +128,7 @@ impl Name {
         Arc::new(Name { number, text: text.into() })
     }
 
-    /// The name itself.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text

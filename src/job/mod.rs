@@ -1,4 +1,4 @@
-//! The shared vocabulary: what a job is, and what becomes of it.
+//! The shared vocabulary: jobs, their states and their outcomes.
 
 mod at_least_one;
 mod attempt;

@@ -1,15 +1,15 @@
-//! The rules for the names of queues and kinds. The configuration and the API hold names to the same ones.
+//! Rules for the names of queues and kinds, shared by the configuration and the API.
 
-/// The namespace of everything, until there are others.
+/// The only namespace so far.
 pub(crate) const NAMESPACE: &str = "default";
 
-/// Kinds whose names start so are Jobmill's own.
+/// Prefix of the kinds that are reserved for Jobmill.
 const RESERVED_KINDS: &str = "jobmill/";
 
-/// The kind of the jobs that run a closure of the program which embeds the server.
+/// Kind of the jobs that run a closure of the embedding program.
 pub const CLOSURE_KIND: &str = "jobmill/closure";
 
-/// Text that is no name of a queue or a kind.
+/// The error for text that is not a valid name of a queue or a kind.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{problem}; {rule}")]
 pub struct NameError {
@@ -57,10 +57,10 @@ pub fn check_kind_name(name: &str) -> Result<(), NameError> {
     )
 }
 
-/// Checks the name of a kind that a job or a handler asks for.
+/// Checks the name of a kind that a job or a handler gives.
 ///
 /// # Errors
-/// As [`check_kind_name`], and where the name is one of Jobmill's own.
+/// As [`check_kind_name`], and where the name is reserved for Jobmill.
 pub fn check_free_kind_name(name: &str) -> Result<(), NameError> {
     check_kind_name(name)?;
     if is_reserved_kind(name) {
@@ -70,7 +70,7 @@ pub fn check_free_kind_name(name: &str) -> Result<(), NameError> {
     Ok(())
 }
 
-/// Whether the kind is one of Jobmill's own.
+/// Returns whether the kind is reserved for Jobmill.
 #[must_use]
 pub fn is_reserved_kind(name: &str) -> bool {
     name.starts_with(RESERVED_KINDS)

@@ -1,11 +1,11 @@
-//! What is known of bytes beside themselves.
+//! Descriptions of payloads and results.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// What a reader of some bytes is told of them.
+/// Description of bytes for their reader.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PayloadInfo {
@@ -21,42 +21,42 @@ impl PayloadInfo {
     /// The media type of text.
     pub const TEXT: &'static str = "text/plain; charset=utf-8";
 
-    /// A media type without metadata.
+    /// Creates a description with a media type and no metadata.
     #[must_use]
     pub fn typed(media_type: impl Into<String>) -> Self {
         PayloadInfo { media_type: media_type.into(), ..Self::default() }
     }
 
-    /// Whether nothing is known.
+    /// Returns whether neither media type nor metadata is given.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.media_type.is_empty() && self.metadata.is_empty()
     }
 
-    /// The bytes that it takes itself.
+    /// Returns the size of the description in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.media_type.len() + bytes_of(&self.metadata)
     }
 }
 
-/// What a handler returned.
+/// Output of a handler.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Output {
-    /// The result itself.
+    /// The result's bytes.
     pub bytes: Bytes,
-    /// What its readers are told of it.
+    /// Description of the result for its readers.
     pub info: PayloadInfo,
 }
 
 impl Output {
-    /// Whether nothing was returned.
+    /// Returns whether the handler returned nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty() && self.info.is_empty()
     }
 
-    /// What a job keeps of it in its own row; absent where nothing was returned.
+    /// Returns what the job's own row holds of the result; `None` if the handler returned nothing.
     #[must_use]
     pub fn summary(&self) -> Option<Arc<ResultInfo>> {
         let bytes = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
@@ -64,17 +64,17 @@ impl Output {
     }
 }
 
-/// What a job knows of its result.
+/// Size and description of a job's result.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ResultInfo {
-    /// How many bytes it has.
+    /// Size of the result in bytes.
     pub bytes: u32,
-    /// What its readers are told of it.
+    /// Description of the result for its readers.
     #[serde(flatten)]
     pub info: PayloadInfo,
 }
 
-/// The bytes of names and values.
+/// Returns the total size of names and values in bytes.
 pub(crate) fn bytes_of(entries: &BTreeMap<String, String>) -> usize {
     entries.iter().map(|(key, value)| key.len() + value.len()).sum()
 }

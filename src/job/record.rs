@@ -1,4 +1,4 @@
-//! A job: what never changes of it, and what does.
+//! A job: its immutable part, and its changing part.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -14,43 +14,43 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// What a job is from its submission to its end: all that never changes.
+/// The immutable part of a job.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Spec {
-    /// The queue that holds it.
+    /// The queue of the job.
     pub queue: Arc<Name>,
-    /// What to do.
+    /// The kind of work.
     pub kind: Arc<Name>,
-    /// −100 to 100; the larger runs first.
+    /// Priority, −100 to 100; larger ones run first.
     pub priority: i8,
-    /// How long to wait between attempts.
+    /// Delays between attempts.
     pub retry: RetryPolicy,
-    /// How long one attempt may take.
+    /// Timeout of an attempt.
     pub attempt_timeout: Duration,
-    /// What it counts against its queue's bytes.
+    /// Bytes that the job counts against its queue's limit.
     pub bytes: u64,
-    /// When it was accepted.
+    /// Time at which the job was accepted.
     pub created: Timestamp,
-    /// If no attempt has started by then, the job is over.
+    /// Time by which an attempt must have started; otherwise the job expires.
     pub expires: Option<Timestamp>,
-    /// What few jobs have; absent where a job has none of it.
+    /// Rare fields; absent if the job has none of them.
     pub extras: Option<Box<Extras>>,
 }
 
-/// What few jobs have.
+/// Rare fields of a job.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Extras {
     /// The client's own names and values.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// What the handler is told beside the payload.
+    /// Names and values for the handler, beside the payload.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
-    /// What the handler is told of the payload.
+    /// Description of the payload for the handler.
     #[serde(skip_serializing_if = "PayloadInfo::is_empty")]
     pub payload: PayloadInfo,
-    /// The id that the client gave the submission.
+    /// The request id of the submission.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub request_id: String,
     /// The W3C trace context of the submission.
@@ -59,16 +59,16 @@ pub struct Extras {
     /// The W3C trace state of the submission.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub tracestate: String,
-    /// What the client said, where the job itself does not tell.
+    /// The client's original input, where the job itself does not show it.
     #[serde(skip_serializing_if = "Said::is_empty")]
     pub said: Said,
-    /// Names the closure that runs the job, in the memory of the process that accepted it.
+    /// Id of the closure that runs the job, in the memory of the process that accepted it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub closure: String,
 }
 
 impl Extras {
-    /// What they count against a queue's bytes: what a client can make large.
+    /// Returns the bytes that count against a queue's limit: the fields that a client can make large.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         (bytes_of(&self.labels) + bytes_of(&self.headers) + bytes_of(&self.payload.metadata)) as u64
@@ -76,8 +76,8 @@ impl Extras {
 }
 
 impl Spec {
-    /// What is kept of the spec of a deleted job: watchers look at its labels, and its closure is let go of by its name.
-    /// All else of its extras goes with it.
+    /// Returns the part of a deleted job's spec that is kept: labels for watchers, and the id by which its closure is
+    /// released. All other extras are dropped.
     #[must_use]
     pub fn of_deleted(spec: &Arc<Spec>) -> Arc<Spec> {
         let Some(extras) = &spec.extras else { return Arc::clone(spec) };
@@ -87,13 +87,13 @@ impl Spec {
         Arc::new(Spec { extras, ..Spec::clone(spec) })
     }
 
-    /// The job's labels.
+    /// Returns the job's labels, if it has extras.
     #[must_use]
     pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
         self.extras.as_ref().map(|extras| &extras.labels)
     }
 
-    /// How many bytes the payload has.
+    /// Returns the size of the payload in bytes.
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {
         let beside = Job::FIXED_BYTES + self.extras.as_ref().map_or(0, |extras| extras.bytes());
@@ -101,38 +101,38 @@ impl Spec {
     }
 }
 
-/// A job as it stands after one of its changes.
+/// A job as of one of its changes.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Job {
-    /// Identifies it.
+    /// Id of the job.
     pub id: JobId,
-    /// What never changes.
+    /// The immutable part.
     pub spec: Arc<Spec>,
-    /// Where it stands.
+    /// The state.
     pub state: State,
-    /// Counts its changes, from 1.
+    /// Number of changes so far, from 1.
     pub revision: u64,
-    /// Where in the feed its latest change is.
+    /// Position of the latest change in the feed.
     pub position: Position,
-    /// How many attempts have started.
+    /// Number of attempts that have started.
     pub attempt: u32,
-    /// How many attempts may start.
+    /// Maximum number of attempts.
     pub max_attempts: u32,
-    /// When it last changed.
+    /// Time of the latest change.
     pub updated: Timestamp,
-    /// When its latest attempt started; absent where that went back without having started.
+    /// Start time of the latest attempt; absent if that ended without having started.
     pub started: Option<Timestamp>,
-    /// When it ended.
+    /// Time at which the job ended.
     pub ended: Option<Timestamp>,
-    /// How far its running attempt says it is.
+    /// Progress of the running attempt.
     pub progress: Option<Arc<Progress>>,
-    /// Why its latest attempt that ended did not succeed.
+    /// Failure of the latest attempt that ended without success.
     pub failure: Option<Arc<Failure>>,
-    /// What is known of its result; absent where it has none.
+    /// Size and description of the result; absent if there is none.
     pub result: Option<Arc<ResultInfo>>,
 }
 
 impl Job {
-    /// What every job counts against its queue's bytes, beside payload, labels, headers and metadata.
+    /// Bytes that every job counts against its queue's limit, beside payload, labels, headers and metadata.
     pub const FIXED_BYTES: u64 = 256;
 }

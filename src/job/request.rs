@@ -1,30 +1,30 @@
-//! Ids of requests that may be repeated.
+//! Request ids, which make requests idempotent.
 
 use sha2::{Digest, Sha256};
 
-/// What became of a job that was submitted.
+/// Outcome of a submission.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SubmitOutcome {
-    /// It is new.
+    /// A new job was created.
     Created,
-    /// Its request had come before, and this is the job of that time.
+    /// The request is a repeat, and its job still exists.
     Repeated,
-    /// Its request had come before, and the job of that time has been deleted since.
+    /// The request is a repeat, and its job has been deleted.
     Gone,
 }
 
-/// The id of a request that may be repeated, as the store keeps it.
+/// Id of an idempotent request, as stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RequestId {
-    /// The id in 16 bytes.
+    /// The request id in 16 bytes.
     pub key: [u8; 16],
-    /// What the request said, in 16 bytes.
+    /// Digest of the request's content, in 16 bytes.
     pub digest: [u8; 16],
 }
 
 impl RequestId {
-    /// The key of a request id as the client wrote it: a UUID as it is, so that time-ordered ones keep their order,
-    /// other text by its hash.
+    /// Returns the key of a request id as the client wrote it. A UUID is used as it is, so that time-ordered ones keep
+    /// their order; other text is hashed.
     #[must_use]
     pub fn key_of(text: &str) -> [u8; 16] {
         match uuid::Uuid::try_parse(text) {
@@ -33,7 +33,7 @@ impl RequestId {
         }
     }
 
-    /// The first 16 bytes of the SHA-256 of some parts, each with its length.
+    /// Returns the first 16 bytes of the SHA-256 of several parts, each with its length.
     #[must_use]
     pub fn hash(parts: &[&[u8]]) -> [u8; 16] {
         let mut hash = Sha256::new();

@@ -1,10 +1,10 @@
-//! How long to wait between attempts.
+//! The backoff between attempts.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How long to wait between attempts.
+/// Backoff between attempts.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct RetryPolicy {
     /// The delay after the first failed attempt.
@@ -13,9 +13,9 @@ pub struct RetryPolicy {
     /// The longest delay.
     #[serde(rename = "max_us", with = "micros")]
     pub max_delay: Duration,
-    /// The growth from one delay to the next.
+    /// The factor from one delay to the next.
     pub multiplier: f64,
-    /// The random part of a delay: 0 to 1.
+    /// The random part of a delay, 0 to 1.
     pub jitter: f64,
 }
 
@@ -28,12 +28,12 @@ impl RetryPolicy {
         jitter: 0.2,
     };
 
-    /// How long to wait after attempt `attempt` (from 1), with `random` from 0 to 1.
+    /// Returns the delay after attempt `attempt` (from 1), with `random` from 0 to 1.
     #[must_use]
     pub fn delay(&self, attempt: u32, random: f64) -> Duration {
         let growth = self.multiplier.powi(i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX));
         let max_s = self.max_delay.as_secs_f64();
-        // Nothing times a growth beyond all numbers would be no number, and not the delay of zero that was asked for.
+        // Zero times infinity would be NaN instead of the delay of zero that was asked for.
         let full_s =
             if self.initial_delay.is_zero() { 0.0 } else { self.initial_delay.as_secs_f64() * growth }
                 .min(max_s);
@@ -41,8 +41,8 @@ impl RetryPolicy {
         Duration::try_from_secs_f64(delay_s).unwrap_or(self.max_delay)
     }
 
-    /// How long to wait where `delay` was asked for, with `random` from 0 to 1: at least that, so that jobs that were
-    /// asked for the same do not all come back at once.
+    /// Returns the delay where the handler asked for `delay`, with `random` from 0 to 1. It is never shorter; jitter
+    /// spreads jobs that asked for the same delay.
     #[must_use]
     pub fn at_least(&self, delay: Duration, random: f64) -> Duration {
         let extra_s = delay.as_secs_f64() * self.jitter * random;
@@ -56,7 +56,7 @@ impl Default for RetryPolicy {
     }
 }
 
-/// A duration as whole microseconds in the store's text columns.
+/// Serialisation of a duration as whole microseconds, for the store's text columns.
 mod micros {
     use std::time::Duration;
 

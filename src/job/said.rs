@@ -1,4 +1,4 @@
-//! What a client said of a job, where the job itself does not tell any more.
+//! The client's original input for a job, where the job itself no longer shows it.
 
 use std::time::Duration;
 
@@ -7,46 +7,46 @@ use serde::{Deserialize, Serialize};
 use super::retry::RetryPolicy;
 use crate::clock::Timestamp;
 
-/// What a client said of a job beyond what the job itself tells: which values are its own and which are defaults, and
-/// relative times as they were.
+/// The client's original input that the job itself does not show: which values were given and which are defaults, and
+/// relative times as given.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Said {
-    /// It named the priority, be it 0.
+    /// Whether a priority was given, even if it was 0.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub priority: bool,
-    /// The number of attempts that it named: a retry may raise the job's own.
+    /// The number of attempts, if given; a retry may raise the job's own number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
-    /// It named the timeout of an attempt.
+    /// Whether a timeout of an attempt was given.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub attempt_timeout: bool,
-    /// What it said of the retry policy.
+    /// The parts of the retry policy that were given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<PartialRetryPolicy>,
-    /// When the job was to start.
+    /// The start time, if given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<When>,
-    /// When the job was to expire.
+    /// The expiry time, if given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expiry: Option<When>,
 }
 
 impl Said {
-    /// Whether the job itself tells all that was said.
+    /// Returns whether the job itself shows all of the client's input.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Said::default()
     }
 }
 
-/// An instant as a client names it.
+/// An instant as a client gives it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
-    /// By the clock.
+    /// A wall-clock time.
     At(Timestamp),
-    /// So long after the job was accepted.
+    /// A duration after the job was accepted.
     After(Duration),
 }
 
@@ -57,7 +57,7 @@ impl From<Timestamp> for When {
 }
 
 impl When {
-    /// The instant for a job that is accepted at `created`.
+    /// Returns the instant for a job that is accepted at `created`.
     #[must_use]
     pub fn instant(self, created: Timestamp) -> Timestamp {
         match self {
@@ -67,7 +67,7 @@ impl When {
     }
 }
 
-/// A retry policy of which some parts are said.
+/// A retry policy with parts that may be absent.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PartialRetryPolicy {
@@ -77,16 +77,17 @@ pub struct PartialRetryPolicy {
     /// The longest delay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_delay: Option<Duration>,
-    /// The growth from one delay to the next.
+    /// The factor from one delay to the next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multiplier: Option<f64>,
-    /// The random part of a delay: 0 to 1.
+    /// The random part of a delay, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<f64>,
 }
 
 impl PartialRetryPolicy {
-    /// Completes it. A default gives way to what is said: the longest delay is never shorter than the first one.
+    /// Fills absent parts from the defaults. Since the longest delay is never shorter than the first one, a default is
+    /// adapted to the part that was given.
     #[must_use]
     pub fn or(self, defaults: RetryPolicy) -> RetryPolicy {
         let mut initial_delay = self.initial_delay.unwrap_or(defaults.initial_delay);

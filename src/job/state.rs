@@ -1,49 +1,49 @@
-//! Where a job stands.
+//! States of a job.
 
 use std::fmt;
 
 use super::ids::{LeaseToken, Position};
 use crate::clock::Timestamp;
 
-/// Where a job stands, with what goes with it.
+/// State of a job, with the state's data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
-    /// Its time has not come.
+    /// The job waits for its start time.
     Scheduled {
-        /// When it comes.
+        /// The start time.
         due: Timestamp,
     },
-    /// It could run.
+    /// The job is ready to run.
     Queued {
-        /// Its place among the jobs of its queue and priority: where in the feed it became ready.
+        /// Order among the jobs of its queue and priority: the position in the feed at which it became ready.
         order: Position,
     },
     /// An attempt runs.
     Running {
-        /// The attempt's right to report.
+        /// Lease of the attempt.
         lease: LeaseToken,
     },
-    /// An attempt failed, or could not even start, and the next one waits for its time.
+    /// An attempt failed, or could not even start, and the job waits for the next one.
     BackingOff {
-        /// When it comes.
+        /// Time of the next attempt.
         due: Timestamp,
     },
     /// An attempt was asked to stop.
     Cancelling {
-        /// The attempt's right to report.
+        /// Lease of the attempt.
         lease: LeaseToken,
     },
-    /// The handler did its work.
+    /// An attempt succeeded.
     Succeeded,
     /// Every attempt failed, or one failed for good.
     Failed,
     /// Cancelled before it succeeded.
     Cancelled,
-    /// Its time was over before an attempt started.
+    /// The job's expiry time came before an attempt started.
     Expired,
 }
 
-/// A [`State`] without what goes with it. The numbers are those of the protocol and of the store.
+/// A [`State`] without its data. The numbers are those of the protocol and of the store.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum StateName {
@@ -85,7 +85,7 @@ impl StateName {
         Self::ALL.into_iter().find(|state| *state as i64 == number)
     }
 
-    /// Whether a job in this state has ended.
+    /// Returns whether a job in this state has ended.
     #[must_use]
     pub const fn is_done(self) -> bool {
         match self {
@@ -98,7 +98,7 @@ impl StateName {
         }
     }
 
-    /// The state's name as people and the protocol write it.
+    /// Returns the state's name as people and the protocol write it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -122,7 +122,7 @@ impl fmt::Display for StateName {
 }
 
 impl State {
-    /// The state without what goes with it.
+    /// Returns the state without its data.
     #[must_use]
     pub const fn name(self) -> StateName {
         match self {
@@ -138,13 +138,13 @@ impl State {
         }
     }
 
-    /// Whether the job has ended.
+    /// Returns whether the job has ended.
     #[must_use]
     pub const fn is_done(self) -> bool {
         self.name().is_done()
     }
 
-    /// The lease of the attempt that runs now.
+    /// Returns the lease of the running attempt.
     #[must_use]
     pub const fn lease(self) -> Option<LeaseToken> {
         match self {
@@ -159,7 +159,7 @@ impl State {
         }
     }
 
-    /// When a waiting job's time comes.
+    /// Returns the time that the job waits for.
     #[must_use]
     pub const fn due(self) -> Option<Timestamp> {
         match self {

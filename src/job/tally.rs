@@ -1,10 +1,10 @@
-//! How many jobs there are.
+//! Counts of jobs.
 
 use std::sync::Arc;
 
 use super::{ids::Name, state::StateName};
 
-/// How many jobs of a queue and kind are in a state.
+/// Count of the jobs of a queue and kind in one state.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tally {
     /// The queue.
@@ -13,8 +13,8 @@ pub struct Tally {
     pub kind: Arc<Name>,
     /// The state.
     pub state: StateName,
-    /// How many jobs.
+    /// Number of jobs.
     pub jobs: u64,
-    /// What they count in bytes.
+    /// Bytes that the jobs count against their queue's limit.
     pub bytes: u64,
 }

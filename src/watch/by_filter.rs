@@ -1,4 +1,4 @@
-//! Watching jobs by a filter: goes on until the client ends it.
+//! Watches of jobs by a filter. A watch goes on until the client ends it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,14 +20,14 @@ use crate::{
     store::{Reads, Scan, ScanOrder},
 };
 
-/// A page of a snapshot looks at so many jobs.
+/// Maximum number of jobs that a page of a snapshot examines.
 const SCAN_BUDGET: usize = 10_000;
 
-/// A watch of the jobs that fit a filter.
+/// A watch of the jobs that match a filter.
 #[derive(Debug)]
 pub struct FilterWatch {
     hub: Arc<Hub>,
-    // Held, never read: it counts the watch.
+    // Held, never read: it counts the watch while it lives.
     _presence: FilterPresence,
     follow: Follow,
     reads: Reads,
@@ -35,47 +35,49 @@ pub struct FilterWatch {
     watched: [u8; 8],
     filter: Arc<JobFilter>,
     detail: Detail,
-    /// Whether a token that is too old is answered by a fresh snapshot.
+    /// Whether a token that is too old leads to a fresh snapshot instead of an error.
     resync: bool,
     phase: Phase,
-    /// All changes up to here are told.
+    /// Position up to which all changes have been sent.
     cursor: Position,
-    /// Pages of the snapshot: up to which id, and as of which position. What they told is not told again.
+    /// Pages of the snapshot: the last id of each, and the position as of which it was read. Changes that a page
+    /// includes are not sent again.
     covered: Vec<(JobId, Position)>,
-    /// Changes are read from the store, which gives each job's latest state only, until a page of it reaches the feed's
-    /// end. To go over to the changes in memory sooner would tell a job's next change as if none had been folded into
-    /// it, and after a snapshot it could go back to a change that the snapshot told.
+    /// Whether changes are read from the store, which has only each job's latest state. This ends with a page that
+    /// reaches the feed's end. Changing over to the changes in memory sooner would send a job's next change as if none
+    /// had been merged into it, and could, after a snapshot, go back to a change that the snapshot included.
     from_store: bool,
-    /// Ticks when nothing was told for so long that a bookmark is due.
+    /// Ticks when no message has been sent for so long that a bookmark is due.
     quiet: Interval,
     bookmark_due: bool,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// Telling what there is.
+    /// The snapshot is being sent.
     Snapshot { cursor: Option<SnapshotCursor>, begun: bool, resync: bool },
-    /// Telling what changes.
+    /// Changes are being sent.
     Live,
-    /// *closing* was told.
+    /// *closing* has been sent.
     Closing,
 }
 
-/// Where a filter watch starts.
+/// Start of a filter watch.
 #[derive(Clone, Copy, Debug)]
 pub enum Start {
-    /// With what there is.
+    /// With a snapshot of the existing jobs.
     Snapshot,
     /// With the next change.
     Now,
-    /// After a token.
+    /// After the position of a token.
     Resume(ResumeToken),
-    /// With what there is, after a token that is not honoured any more.
+    /// With a snapshot, after a token that is no longer accepted.
     Resync,
 }
 
 impl FilterWatch {
-    /// Watches the jobs that fit `filter`. With `resync`, a gap is filled by a fresh snapshot, else it is an error.
+    /// Watches the jobs that match `filter`. With `resync`, a gap is filled by a fresh snapshot; otherwise it is an
+    /// error.
     #[must_use]
     pub fn new(
         hub: &Arc<Hub>,
@@ -87,7 +89,7 @@ impl FilterWatch {
         resync: bool,
     ) -> Self {
         let filter = Arc::new(filter);
-        // Before the position is taken, so that nothing falls between the two.
+        // Before the position is read, so that no change falls between the two.
         let follow = hub.follow(&filter);
         let now = hub.position();
         let mut covered = Vec::new();
@@ -101,7 +103,7 @@ impl FilterWatch {
             Start::Now => (Phase::Live, now),
             Start::Resume(token) => match token.snapshot {
                 Some(cursor) => {
-                    // The pages that were told before, as of the first of them.
+                    // The pages that were sent before, as of the first of them.
                     covered.push((cursor.after, token.position));
                     let phase = Phase::Snapshot { cursor: Some(cursor), begun: true, resync: false };
                     (phase, token.position)
@@ -109,7 +111,7 @@ impl FilterWatch {
                 None => (Phase::Live, token.position),
             },
         };
-        // The watch before may have been amid pages of the store when it gave the token out.
+        // The earlier watch may have issued the token between two pages from the store.
         let from_store = matches!(start, Start::Resume(_));
         let mut quiet = tokio::time::interval(BOOKMARK_EVERY);
         quiet.reset();
@@ -132,7 +134,7 @@ impl FilterWatch {
         }
     }
 
-    /// What stands for this filter in a token.
+    /// Returns the digest of this filter for tokens.
     #[must_use]
     pub fn watched(filter: &JobFilter) -> [u8; 8] {
         let mut canonical = Canonical::of(FORM, "filter");
@@ -151,7 +153,7 @@ impl FilterWatch {
         TokenIssuer::watched(canonical)
     }
 
-    /// The next message. Never `None`: the client ends a filter watch.
+    /// Returns the next message. Never `None`: the client ends a filter watch.
     pub async fn next(&mut self) -> Option<Result<WatchMessage, WatchError>> {
         loop {
             let step = match self.phase {
@@ -190,7 +192,7 @@ impl FilterWatch {
             self.hub.resynced();
             events.push(WatchEvent::Resync);
         }
-        // The first page may see newer jobs than the last id that it announces: never, as both are of one moment.
+        // The first page can't have newer jobs than the last id that it announces, because both are as of one moment.
         events.extend(page.jobs.into_iter().map(WatchEvent::Snapshot));
         self.covered.push((page.next.unwrap_or(last), page.position));
         let snapshot = match page.next.filter(|next| *next < last) {
@@ -254,7 +256,7 @@ impl FilterWatch {
                 Ok(Some(self.message(vec![WatchEvent::Closing], None)))
             }
             _ = self.quiet.tick() => {
-                // Looks once more, so that the bookmark reaches as far as possible.
+                // Reads once more, so that the bookmark reaches as far as possible.
                 self.bookmark_due = true;
                 Ok(None)
             }
@@ -268,10 +270,12 @@ impl FilterWatch {
         WatchMessage { events, token: self.issuer.issue(&token) }
     }
 
-    /// What of these changes the watcher is told. `merged` is what is known of changes that are not among them.
+    /// Converts changes to events for the watcher. `merged` is the number of changes merged outside of them, if it is
+    /// known.
     fn tell(&self, changes: Vec<Change>, merged: Option<u64>) -> Vec<WatchEvent> {
         let mut events: Vec<WatchEvent> = Vec::with_capacity(changes.len());
-        // Where the event of each job is, and whether the job fitted before the first of the changes here.
+        // For each job: the index of its event, whether it matched before the first of the changes here, and its merged
+        // changes.
         let mut latest: HashMap<JobId, (usize, bool, u64)> = HashMap::new();
         for change in changes {
             let id = change.id();
@@ -292,7 +296,7 @@ impl FilterWatch {
                 Change::Job { .. } => None,
             };
             if self.detail == Detail::Latest {
-                // The place of the earlier event stays empty and is cleared below.
+                // The earlier event is replaced by a placeholder, which is removed below.
                 if let Some((index, ..)) = latest.get(&id)
                     && let Some(place) = events.get_mut(*index)
                 {
@@ -308,7 +312,7 @@ impl FilterWatch {
         events
     }
 
-    /// Whether a page of the snapshot told this change.
+    /// Returns whether a page of the snapshot includes this change.
     fn is_covered(&self, id: JobId, position: Position) -> bool {
         let page = self.covered.partition_point(|(last, _)| *last < id);
         self.covered.get(page).is_some_and(|(_, as_of)| position <= *as_of)

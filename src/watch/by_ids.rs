@@ -1,4 +1,4 @@
-//! Watching jobs by their ids: ends by itself once all of them have ended.
+//! Watches of jobs by their ids. A watch ends by itself once all of its jobs have ended.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -17,7 +17,7 @@ use crate::{
     store::Reads,
 };
 
-/// After so long without news a bookmark says that nothing was missed.
+/// Time without events after which a bookmark is sent.
 pub(super) const BOOKMARK_EVERY: Duration = Duration::from_secs(10);
 
 /// A watch of jobs by their ids.
@@ -30,27 +30,27 @@ pub struct IdsWatch {
     watched: [u8; 8],
     detail: Detail,
     ids: Vec<JobId>,
-    /// Those of `ids` that are not there as far as this watcher may know.
+    /// The ids that do not exist as far as this watcher may know.
     hidden: HashSet<JobId>,
     told: HashMap<JobId, Told>,
-    /// Changes up to here were told before this watch began.
+    /// Position up to which changes were sent before this watch began.
     resume: Position,
     /// Events that did not fit into the last message.
     outbox: VecDeque<WatchEvent>,
     started: bool,
     closing: bool,
-    /// All changes of the jobs up to here are told, or in the outbox.
+    /// Position up to which all changes of the jobs have been sent, or are in the outbox.
     cursor: Position,
-    /// What the snapshot told is as of here. The mailbox may hold earlier changes, even of jobs deleted since.
+    /// Position as of which the snapshot was read. The mailbox may hold earlier changes, even of jobs deleted since.
     snapshot_at: Position,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Told {
     revision: u64,
-    /// It has ended, as far as was told; somebody may have it run again.
+    /// Whether the job was last sent as ended; it may be retried later.
     over: bool,
-    /// It was told as deleted or not found: nothing more comes of it.
+    /// Whether the job was sent as deleted or not found: no more events follow.
     gone: bool,
 }
 
@@ -61,8 +61,8 @@ impl Told {
 }
 
 impl IdsWatch {
-    /// Watches `ids`, from a token on if there is one. Where that is too old, the snapshot begins with *resync*. Output
-    /// lines come only if wanted. Those that are `hidden` are told as not found, whatever becomes of them.
+    /// Watches `ids`, after a token if there is one. If that is too old, the snapshot begins with *resync*. Output
+    /// lines are sent only if `output` is set. Ids in `hidden` are sent as not found, whatever happens to their jobs.
     #[expect(clippy::too_many_arguments, reason = "three parts of a server, and what its client asks for")]
     #[must_use]
     pub fn new(
@@ -103,7 +103,7 @@ impl IdsWatch {
         }
     }
 
-    /// What stands for these ids in a token.
+    /// Returns the digest of these ids for tokens.
     #[must_use]
     pub fn watched(ids: &[JobId]) -> [u8; 8] {
         let mut raw: Vec<_> = ids.iter().map(|id| id.raw()).collect();
@@ -116,7 +116,7 @@ impl IdsWatch {
         TokenIssuer::watched(canonical)
     }
 
-    /// The next message; `None` once all jobs have ended.
+    /// Returns the next message; `None` once all jobs have ended.
     pub async fn next(&mut self) -> Option<Result<WatchMessage, WatchError>> {
         if self.closing {
             return Some(Err(WatchError::Closing));
@@ -134,7 +134,7 @@ impl IdsWatch {
             if self.told.values().all(|told| told.over) {
                 return None;
             }
-            // Taken first: what the mailbox gets later is after this position.
+            // Read first: whatever the mailbox gets later is after this position.
             let end = self.hub.position();
             let mail = self.subscription.mailbox.take();
             if let Err(error) = self.read_mail(mail).await {
@@ -155,7 +155,7 @@ impl IdsWatch {
         }
     }
 
-    /// The next events of the outbox. Before the last of a snapshot's messages a resumed watch has to start over.
+    /// Takes the next events from the outbox. Before the last message of a snapshot, a resumed watch has to start over.
     fn message(&mut self) -> WatchMessage {
         let count = self.outbox.len().min(EVENTS_MAX);
         let events = self.outbox.drain(..count).collect();
@@ -210,7 +210,7 @@ impl IdsWatch {
             self.cursor = self.cursor.max(position);
         } else {
             let mut changes: Vec<_> = mail.changes.into();
-            // Changes come in their order: with the last of them, all of these jobs' changes up to it are told.
+            // Changes arrive in order: with the last one, all changes of these jobs up to it have been sent.
             if let Some(last) = changes.last() {
                 self.cursor = self.cursor.max(last.position());
             }
@@ -229,7 +229,7 @@ impl IdsWatch {
         Ok(())
     }
 
-    /// Tells a change, unless it is told. What an attempt wrote goes before its end.
+    /// Sends a change, unless it has been sent. An attempt's output is sent before its end.
     fn tell(&mut self, job: Arc<Job>, lines: &mut VecDeque<OutputLine>) {
         let told = self.told.entry(job.id).or_default();
         // The snapshot, or a read from the store, was ahead of the mailbox.

@@ -1,4 +1,4 @@
-//! The latest changes in memory, and whom to wake for them.
+//! The latest changes in memory, and the watchers to wake for them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,22 +15,22 @@ use tokio_util::sync::CancellationToken;
 use super::{OutputLine, topics::Feeds};
 use crate::job::{Change, JobId, Position};
 
-/// So many changes are kept in memory.
+/// Maximum number of changes in memory.
 const RING_MAX: usize = 16_384;
-/// A mailbox holds so many changes before its watcher has to read from the store,
+/// Number of changes in a mailbox beyond which its watcher has to read from the store.
 const MAILBOX_CHANGES_MAX: usize = 64;
-/// and so many more for each job, because one commit may change all of them, and each more than once.
+/// Additional changes in a mailbox for each job, because one commit may change all of them, and each more than once.
 const MAILBOX_CHANGES_PER_JOB: usize = 4;
-/// A mailbox holds so many output lines; older ones are let go.
+/// Maximum number of output lines in a mailbox; older lines are dropped.
 const MAILBOX_LINES_MAX: usize = 256;
 
-/// The latest changes in memory, and whom to wake for them.
+/// The latest changes in memory, and the watchers to wake for them.
 #[derive(Debug)]
 pub struct Hub {
     ring: RwLock<Ring>,
     end: watch::Sender<Position>,
     mailboxes: Mutex<HashMap<JobId, Vec<Arc<Mailbox>>>>,
-    /// For watchers by filter.
+    /// Feeds of watchers by filter.
     pub(super) feeds: Mutex<Feeds>,
     closing: CancellationToken,
     by_ids: AtomicU64,
@@ -38,18 +38,18 @@ pub struct Hub {
     resyncs: AtomicU64,
 }
 
-/// How many watches there are.
+/// Numbers of watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct HubFigures {
-    /// By ids, now.
+    /// Present number of watches by ids.
     pub(crate) by_ids: u64,
-    /// By a filter, now.
+    /// Present number of watches by a filter.
     pub(crate) by_filter: u64,
-    /// Fresh snapshots after a gap, so far.
+    /// Number of fresh snapshots after a gap, since the start.
     pub(crate) resyncs: u64,
 }
 
-/// Counts a watch by filter while it lives.
+/// Guard that counts a watch by filter.
 #[derive(Debug)]
 pub(super) struct FilterPresence(Arc<Hub>);
 
@@ -62,11 +62,11 @@ impl Drop for FilterPresence {
 #[derive(Debug)]
 struct Ring {
     changes: VecDeque<Change>,
-    /// All changes after this position, up to the feed's end, are here.
+    /// Position after which all changes, up to the feed's end, are here.
     after: Position,
 }
 
-/// What the ring has for a watcher.
+/// Result of a read of the ring.
 pub(super) enum Recent {
     /// The next changes after the watcher's cursor, and the position up to which they reach.
     Changes(Vec<Change>, Position),
@@ -74,7 +74,7 @@ pub(super) enum Recent {
     Behind,
 }
 
-/// Where the changes of a few jobs wait for one watcher.
+/// Mailbox of one watcher, for the changes of a few jobs.
 #[derive(Debug)]
 pub(super) struct Mailbox {
     wants_output: bool,
@@ -83,12 +83,12 @@ pub(super) struct Mailbox {
     pub(super) arrived: Notify,
 }
 
-/// What has arrived in a mailbox.
+/// Contents of a mailbox.
 #[derive(Debug, Default)]
 pub(super) struct Mail {
     pub(super) changes: VecDeque<Change>,
     pub(super) lines: VecDeque<OutputLine>,
-    /// Changes had to be let go: the watcher must read its jobs from the store.
+    /// Whether changes were dropped: the watcher must read its jobs from the store.
     pub(super) overflowed: bool,
 }
 
@@ -98,7 +98,7 @@ impl Mailbox {
     }
 }
 
-/// A mailbox that gets the changes of some jobs until it is dropped.
+/// Subscription of a mailbox to the changes of some jobs, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Subscription {
     hub: Arc<Hub>,
@@ -122,7 +122,7 @@ impl Drop for Subscription {
 }
 
 impl Hub {
-    /// A hub for a feed that ends at `end` now.
+    /// Creates a hub for a feed that ends at `end`.
     #[must_use]
     pub fn new(end: Position) -> Self {
         Hub {
@@ -137,7 +137,7 @@ impl Hub {
         }
     }
 
-    /// How many watches there are.
+    /// Returns the numbers of watches.
     pub(crate) fn figures(&self) -> HubFigures {
         HubFigures {
             by_ids: self.by_ids.load(Ordering::Relaxed),
@@ -146,7 +146,7 @@ impl Hub {
         }
     }
 
-    /// Whether nothing is kept for anybody.
+    /// Returns whether there is no watch, and nothing is kept for one.
     #[cfg(test)]
     pub(crate) fn is_unwatched(&self) -> bool {
         let figures = self.figures();
@@ -155,7 +155,7 @@ impl Hub {
             && self.feeds.lock().is_empty()
     }
 
-    /// Counts a watch by filter until what this returns is dropped.
+    /// Counts a watch by filter until the returned guard is dropped.
     pub(super) fn watched_by_filter(self: &Arc<Self>) -> FilterPresence {
         self.by_filter.fetch_add(1, Ordering::Relaxed);
         FilterPresence(Arc::clone(self))
@@ -166,7 +166,7 @@ impl Hub {
         self.resyncs.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Makes committed changes known. `end` is the feed's end after them.
+    /// Publishes committed changes. `end` is the feed's end after them.
     pub(crate) fn publish(&self, changes: Vec<Change>, end: Position) {
         if changes.is_empty() {
             return;
@@ -196,7 +196,7 @@ impl Hub {
         self.end.send_replace(end);
     }
 
-    /// Shows a line that an attempt wrote to those who watch its job.
+    /// Sends a line of an attempt's output to the watchers of its job.
     pub(crate) fn output(&self, line: &OutputLine) {
         let mailboxes = self.mailboxes.lock();
         for mailbox in mailboxes.get(&line.id).into_iter().flatten().filter(|mailbox| mailbox.wants_output) {
@@ -210,7 +210,7 @@ impl Hub {
         }
     }
 
-    /// Tells every watcher that the server stops.
+    /// Notifies every watcher that the server is stopping.
     pub(crate) fn close(&self) {
         self.closing.cancel();
     }
@@ -219,7 +219,7 @@ impl Hub {
         &self.closing
     }
 
-    /// Wakes at each move of the feed's end.
+    /// Returns a receiver that is notified of each move of the feed's end.
     pub(super) fn end(&self) -> watch::Receiver<Position> {
         self.end.subscribe()
     }
@@ -243,13 +243,13 @@ impl Hub {
         Subscription { hub: Arc::clone(self), ids: ids.to_vec(), mailbox }
     }
 
-    /// The changes after `cursor`, at most `max`.
+    /// Returns the changes after `cursor`, at most `max`.
     pub(super) fn recent(&self, cursor: Position, max: usize) -> Recent {
         let ring = self.ring.read();
         if cursor < ring.after {
             return Recent::Behind;
         }
-        // Every change takes the next position, so that its place in the ring is a difference.
+        // Every change takes the next position, so that its index in the ring is a difference.
         let skip = usize::try_from(cursor.0 - ring.after.0).unwrap_or(usize::MAX);
         let changes: Vec<_> = ring.changes.iter().skip(skip).take(max).cloned().collect();
         let reached = changes.last().map_or(cursor, Change::position);

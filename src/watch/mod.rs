@@ -1,4 +1,4 @@
-//! From the committed change feed to watchers.
+//! Delivery of the committed change feed to watchers.
 //!
 //! A watcher is a cursor. While it keeps up, it reads the latest changes from memory ([`Hub`]): those of its jobs, or
 //! those that concern its filter, which watchers with equal filters share (`topics`). When it falls behind, it reads
@@ -24,7 +24,7 @@ use crate::{
     store::StoreError,
 };
 
-/// Something that a watcher is told.
+/// An event of a watch.
 #[derive(Clone, Debug)]
 pub enum WatchEvent {
     /// A job as it was when the watch started or resynced.
@@ -35,64 +35,64 @@ pub enum WatchEvent {
     Updated {
         /// The job after the change.
         job: Arc<Job>,
-        /// How many earlier changes are folded into this one; absent where that is not known, after a resume or a
+        /// Number of earlier changes that are merged into this one; absent where it is not known, after a resume or a
         /// catch-up.
         merged: Option<u64>,
     },
-    /// A job changed and no longer fits.
+    /// A job changed and no longer matches.
     Left {
-        /// Which job.
+        /// The job.
         id: JobId,
-        /// The state it went to.
+        /// The job's state after the change.
         state: StateName,
     },
     /// A job was deleted.
     Deleted(JobId),
     /// No job has this id.
     NotFound(JobId),
-    /// Nothing was missed up to here.
+    /// No change was missed up to here.
     Bookmark,
-    /// The server stops.
+    /// The server is stopping.
     Closing,
-    /// The token was too old: a fresh snapshot follows.
+    /// The token was too old, and a fresh snapshot follows.
     Resync,
-    /// A line that an attempt wrote.
+    /// A line of an attempt's output.
     Output(OutputLine),
 }
 
-/// A line that an attempt wrote.
+/// A line of an attempt's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputLine {
-    /// Of which job.
+    /// The job.
     pub id: JobId,
-    /// Of which attempt.
+    /// Number of the attempt.
     pub attempt: u32,
     /// The line, without its end.
     pub text: Arc<str>,
 }
 
-/// Some events, and the token to resume after them.
+/// Events of a watch, and the token to resume after them.
 #[derive(Clone, Debug)]
 pub struct WatchMessage {
-    /// What happened, in order.
+    /// The events, in order.
     pub events: Vec<WatchEvent>,
-    /// Resumes after the last of them.
+    /// Token that resumes after the last event.
     pub token: String,
 }
 
-/// Which changes a watch tells.
+/// Changes that a watch sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Detail {
-    /// Each changed job's latest state.
+    /// Only each changed job's latest state.
     Latest,
     /// Every change, while the watcher keeps up.
     EveryTransition,
 }
 
-/// Why a watch ended before its time.
+/// Reason for which a watch ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// The server stops; *closing* was told before.
+    /// The server is stopping; *closing* was sent before.
     #[error("the server stops: resume with the last token")]
     Closing,
     /// The token is too old, and the watcher did not want a fresh snapshot.
@@ -103,7 +103,7 @@ pub enum WatchError {
     Store(#[from] StoreError),
 }
 
-/// A message has at most so many events.
+/// Maximum number of events in a message.
 const EVENTS_MAX: usize = 256;
 
 #[cfg(test)]
@@ -183,14 +183,14 @@ mod tests {
         Filter(Box<FilterWatch>),
     }
 
-    /// A client: its watch, and what it was told of each job last, over all of its connections.
+    /// A client: its watch, and the last state of each job that it has received, over all of its connections.
     struct Client {
         by_ids: bool,
         detail: Detail,
         watch: Watch,
         token: Option<String>,
         revisions: HashMap<JobId, u64>,
-        /// All of its jobs had ended, and so did its watch.
+        /// Whether all of its jobs had ended, and with them its watch.
         ended: bool,
     }
 
@@ -253,7 +253,7 @@ mod tests {
             }
         }
 
-        /// Cancels each of these jobs that waits, and has each of them run again that was cancelled: a change each.
+        /// Cancels each of these jobs that waits, and retries each that was cancelled: one change each.
         fn change(&mut self, jobs: &[usize]) {
             for index in jobs {
                 let id = self.ids[*index];
@@ -299,7 +299,7 @@ mod tests {
                 ended: false,
             };
             if now && !by_ids {
-                // What it knows from elsewhere.
+                // Known from elsewhere.
                 let reader = Arc::clone(&self.reader);
                 client.revisions =
                     self.ids.iter().map(|id| (*id, reader.job(*id).unwrap().unwrap().revision)).collect();
@@ -309,7 +309,7 @@ mod tests {
 
         fn reconnect(&mut self, index: usize) {
             let Client { by_ids, detail, token, .. } = &self.clients[index];
-            // Without a token nothing was told: it could as well begin now.
+            // Without a token nothing has been received, so that the watch may as well begin now.
             if let Some(token) = token {
                 let watch = self.watch(*by_ids, *detail, Some(token), false);
                 let client = &mut self.clients[index];
@@ -319,7 +319,7 @@ mod tests {
     }
 
     impl Client {
-        /// Reads a message; false where it is only a bookmark, or the end.
+        /// Reads a message. Returns false for a mere bookmark, and at the end.
         async fn read(&mut self) -> bool {
             let message = match &mut self.watch {
                 Watch::Ids(watch) => watch.next().await,
@@ -342,7 +342,7 @@ mod tests {
                     WatchEvent::Updated { job, merged } => {
                         let before = self.revisions.insert(job.id, job.revision).unwrap();
                         let passed = job.revision.checked_sub(before).expect("a job goes forward");
-                        // One that resumes amid a snapshot may be told once more what the snapshot told.
+                        // A watch that resumes amid a snapshot may receive again what the snapshot included.
                         let told_again = passed == 0 && merged.is_none();
                         let is_true = merged.is_none_or(|merged| merged + 1 == passed);
                         assert!(told_again || is_true, "{passed} changes are told as {merged:?} and one");

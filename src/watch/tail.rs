@@ -1,4 +1,4 @@
-//! The feed itself, for parts of the server that follow it.
+//! The unfiltered change feed, for parts of the server that follow it.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     store::{Reads, StoreError},
 };
 
-/// A cursor on the feed that is moved from change to change, without a filter and without tokens.
+/// A cursor that follows the feed from change to change, without a filter and without tokens.
 #[derive(Debug)]
 pub(crate) struct Tail {
     hub: Arc<Hub>,
@@ -20,17 +20,17 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// The feed's end: a tail that starts here gets all that comes later.
+    /// Returns the feed's end: a tail that starts here receives all later changes.
     pub(crate) fn end_of(hub: &Hub) -> Position {
         hub.position()
     }
 
-    /// Starts after `cursor`.
+    /// Creates a tail that starts after `cursor`.
     pub(crate) fn new(hub: &Arc<Hub>, reads: Reads, cursor: Position) -> Self {
         Tail { hub: Arc::clone(hub), end: hub.end(), reads, cursor }
     }
 
-    /// The next changes; waits until there are some. One that falls far behind gets each job's latest change only.
+    /// Waits for the next changes. A tail that has fallen far behind receives only each job's latest change.
     ///
     /// # Errors
     /// When the store can't be read.
@@ -52,7 +52,7 @@ impl Tail {
             if !changes.is_empty() {
                 return Ok(changes);
             }
-            // The hub, which this tail holds, has the sender: it can't be gone.
+            // The sender is in the hub, which this tail holds, so that it can't be gone.
             let _ = self.end.changed().await;
         }
     }

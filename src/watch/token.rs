@@ -1,4 +1,4 @@
-//! Resume tokens: opaque to clients, valid on this store only, and never honoured for a history that is gone.
+//! Resume tokens: opaque to clients, valid on one store only, and never accepted for a history that the store has lost.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
@@ -6,86 +6,86 @@ use sha2::{Digest, Sha256};
 use super::FilterWatch;
 use crate::job::{Canonical, Identity, JobFilter, JobId, Position};
 
-/// The form's name and version of what a watch watches.
+/// Name and version of the canonical form of what is watched.
 pub(super) const FORM: &str = "jobmill-watch-1";
 
 const VERSION: u8 = 1;
 const CHECK_LEN: usize = 8;
 
-/// Where a watcher stands.
+/// Position of a watcher.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResumeToken {
-    /// What was watched; zero for the answer of a Submit, which fits every watch.
+    /// Digest of what is watched; zero for the token of a Submit's answer, which every watch accepts.
     pub watched: [u8; 8],
-    /// All changes up to here were told.
+    /// Position up to which all changes were sent.
     pub position: Position,
-    /// How far the snapshot had come, if it was not complete.
+    /// Progress of the snapshot, if it was not complete.
     pub snapshot: Option<SnapshotCursor>,
 }
 
 impl ResumeToken {
-    /// The token of a Submit's answer: for any watch that gets all after a position.
+    /// Creates the token of a Submit's answer, with which any watch resumes after a position.
     #[must_use]
     pub fn after(position: Position) -> Self {
         ResumeToken { watched: [0; 8], position, snapshot: None }
     }
 }
 
-/// How far a snapshot had come.
+/// Progress of a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SnapshotCursor {
-    /// The last job that was looked at.
+    /// The last job that was examined.
     pub after: JobId,
-    /// The last job that there was when it began.
+    /// The last job that existed when the snapshot began.
     pub last: JobId,
 }
 
-/// Why a token is not honoured.
+/// Reason for which a token is not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum InvalidToken {
-    /// It is none.
-    #[error("is not a resume token: give back what a message carried, as it was")]
+    /// The text is not a token.
+    #[error("is not a resume token: send back the token of a message, unchanged")]
     Garbage,
-    /// It is another store's.
+    /// The token is from another store.
     #[error("belongs to another store")]
     OtherStore,
-    /// It is another watch's.
+    /// The token is from another watch.
     #[error("belongs to a watch of other ids or another filter")]
     OtherWatch,
-    /// It is from a history that this store does not have: a backup was restored since.
+    /// The token is from a history that this store does not have: a backup has been restored since.
     #[error("is from a history that this store does not have any more")]
     OtherHistory,
 }
 
-/// Issues and checks tokens.
+/// Issuer and checker of tokens.
 #[derive(Clone, Debug)]
 pub struct TokenIssuer {
     identity: Identity,
 }
 
 impl TokenIssuer {
-    /// For the store with this identity.
+    /// Creates an issuer for the store with this identity.
     #[must_use]
     pub fn new(identity: Identity) -> Self {
         TokenIssuer { identity }
     }
 
-    /// What stands for ids or a filter in a token.
+    /// Returns the digest of ids or a filter for tokens.
     #[must_use]
     pub(crate) fn watched(what: Canonical) -> [u8; 8] {
         let mut watched: [u8; 8] = what.digest();
-        // Zero is for the answers of Submit.
+        // Zero is reserved for the answers of Submit.
         watched[0] |= 1;
         watched
     }
 
-    /// What stands for this store and a filter in the page tokens of lists.
+    /// Returns a digest of this store and a filter, for the page tokens of lists.
     #[must_use]
     pub fn page_tag(&self, filter: &JobFilter) -> [u8; 8] {
         digest(&[&self.identity.store[..], &FilterWatch::watched(filter)].concat())
     }
 
-    /// A token as text.
+    /// Encodes a token as text.
     #[must_use]
     pub fn issue(&self, token: &ResumeToken) -> String {
         let mut bytes = Vec::with_capacity(72);
@@ -102,10 +102,10 @@ impl TokenIssuer {
         BASE64_URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads a token for a watch.
+    /// Decodes a token, and checks that it fits a watch.
     ///
     /// # Errors
-    /// When it is not one of this store's, of this watch and of a history that the store has.
+    /// The token is not from this store, not of this watch, or of a history that the store does not have.
     pub fn read(&self, text: &str, watched: [u8; 8]) -> Result<ResumeToken, InvalidToken> {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| InvalidToken::Garbage)?;
         let (body, check) = bytes.split_last_chunk::<CHECK_LEN>().ok_or(InvalidToken::Garbage)?;
@@ -137,7 +137,7 @@ impl TokenIssuer {
         let starts = &self.identity.incarnations;
         let issued_by =
             starts.iter().position(|start| start.id == incarnation).ok_or(InvalidToken::OtherHistory)?;
-        // What an incarnation told after the backup was made, and the store does not have, can't be gone on from.
+        // What an incarnation sent after the backup was made is not in the store, and can't be resumed from.
         if starts.get(issued_by + 1).is_some_and(|next| position > next.first) {
             return Err(InvalidToken::OtherHistory);
         }

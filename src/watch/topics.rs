@@ -1,8 +1,8 @@
-//! What watchers by filter share: changes are sorted by queue when they are published, and held against each distinct
-//! filter once, however many watchers have it. A watcher whose queue is quiet costs nothing.
+//! Matching of changes that watchers by filter share. Changes are sorted by queue when they are published, and matched
+//! against each distinct filter once, however many watchers have it. A watcher whose queue is quiet costs nothing.
 //!
-//! No task of its own does this. Of the watchers that wait at a queue's [`Feed`] one is woken, and does it for all; if
-//! it goes away first, the wake-up goes to the next.
+//! This needs no task of its own. Of the watchers that wait at a queue's [`Feed`] one is woken, and does the work for
+//! all; if it goes away first, the wake-up passes to the next.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,29 +18,29 @@ use tokio::sync::{Notify, watch};
 use super::Hub;
 use crate::job::{Change, JobFilter, Position};
 
-/// So many changes of a queue may wait to be held against filters; then they are let go of, and watchers read from the
-/// store instead.
+/// Maximum number of a queue's changes that wait to be matched against filters. Over it, they are dropped, and watchers
+/// read from the store instead.
 const PENDING_MAX: usize = 16_384;
-/// So many changes that concern a filter are kept for its watchers.
+/// Maximum number of changes that are kept for the watchers of a filter.
 const KEPT_MAX: usize = 2_048;
 
-/// The queues that someone watches by a filter.
+/// Feeds of the queues that are watched by a filter.
 #[derive(Debug, Default)]
 pub(super) struct Feeds {
     by_queue: HashMap<Box<str>, Arc<Feed>>,
-    /// For filters that name no queue.
+    /// Feed for filters that do not name exactly one queue.
     all: Option<Arc<Feed>>,
-    /// All changes up to here have been given to the feeds that there were.
+    /// Position up to which all changes have been given to the existing feeds.
     given: Position,
 }
 
-/// The changes of a queue, or of all, on their way to the filters that watch it.
+/// Changes of one queue, or of all, that are on their way to filters.
 #[derive(Debug)]
 pub(super) struct Feed {
     pending: Mutex<Pending>,
-    /// Held by the watcher that holds changes against filters.
+    /// Held by the watcher that matches changes against filters.
     sorting: Mutex<Sorting>,
-    /// All changes up to here have been held against all filters.
+    /// Position up to which all changes have been matched against all filters.
     sorted: AtomicI64,
     pub(super) arrived: Notify,
 }
@@ -48,7 +48,7 @@ pub(super) struct Feed {
 #[derive(Debug, Default)]
 struct Pending {
     changes: Vec<Change>,
-    /// Some had to be let go of.
+    /// Whether changes were dropped.
     lost: bool,
 }
 
@@ -61,26 +61,26 @@ impl Pending {
 #[derive(Debug)]
 struct Sorting {
     topics: HashMap<Arc<JobFilter>, Weak<Topic>>,
-    /// Up to here changes were taken from those that are pending.
+    /// Position up to which pending changes have been taken.
     taken: Position,
 }
 
-/// The changes that concern one filter.
+/// Changes that concern one filter.
 #[derive(Debug)]
 pub(super) struct Topic {
     kept: Mutex<Kept>,
-    /// Counts up whenever there is something new for the watchers.
+    /// Counter that grows whenever there is something new for the watchers.
     version: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
 struct Kept {
     changes: VecDeque<Change>,
-    /// All that concern the filter and come after this position, as far as they are sorted, are here.
+    /// Position after which all changes that concern the filter are here, as far as they have been matched.
     after: Position,
 }
 
-/// What a topic has for a watcher.
+/// Result of a read of a topic.
 pub(super) enum News {
     /// The next changes after the watcher's cursor, and the position up to which there are no others.
     Changes(Vec<Change>, Position),
@@ -88,7 +88,7 @@ pub(super) enum News {
     Behind,
 }
 
-/// A watcher's place at a topic.
+/// Subscription of a watcher to a topic.
 #[derive(Debug)]
 pub(super) struct Follow {
     hub: Arc<Hub>,
@@ -103,13 +103,13 @@ impl Feeds {
         Feeds { given: end, ..Feeds::default() }
     }
 
-    /// Whether nobody watches by a filter.
+    /// Returns whether there is no watch by filter.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.by_queue.is_empty() && self.all.is_none()
     }
 
-    /// Gives changes to those who watch their queues. `end` is the feed's end after them.
+    /// Gives changes to the feeds of their queues. `end` is the end of the change feed after them.
     pub(super) fn give(&mut self, changes: &[Change], end: Position) {
         self.given = end;
         if let Some(all) = &self.all {
@@ -137,9 +137,9 @@ impl Feeds {
         Arc::clone(feed)
     }
 
-    /// Lets go of a feed that nobody but the caller follows.
+    /// Removes a feed that only the caller still follows.
     fn leave(&mut self, queue: Option<&str>, feed: &Arc<Feed>) {
-        // One is here, one is the caller's.
+        // One reference is here, and one is the caller's.
         if Arc::strong_count(feed) > 2 {
             return;
         }
@@ -172,10 +172,10 @@ impl Feed {
         self.arrived.notify_one();
     }
 
-    /// Holds what is pending against every filter, unless another watcher is about it.
+    /// Matches the pending changes against every filter, unless another watcher is doing so.
     fn sort(&self, hub: &Hub) {
         let Some(mut sorting) = self.sorting.try_lock() else { return };
-        // Taken first: all changes up to it are pending by now, or were.
+        // Read first: all changes up to it are pending by now, or were.
         let end = hub.position();
         let Pending { changes, lost } = std::mem::take(&mut *self.pending.lock());
         let last = changes.last().map_or(end, Change::position);
@@ -194,7 +194,7 @@ impl Feed {
         }
         self.sorted.store(taken.0, Ordering::Release);
         drop(sorting);
-        // Whoever was woken for what came meanwhile may have found this one at work, and gone back to wait.
+        // A watcher that was woken for later changes may have found this one at work, and gone back to waiting.
         if !self.pending.lock().is_empty() {
             self.arrived.notify_one();
         }
@@ -245,11 +245,11 @@ impl Hub {
 }
 
 impl Follow {
-    /// The changes after `cursor` that concern the filter, at most `max`.
+    /// Returns the changes after `cursor` that concern the filter, at most `max`.
     pub(super) fn news(&mut self, cursor: Position, max: usize) -> News {
         self.version.mark_unchanged();
         self.feed.sort(&self.hub);
-        // Read first: what is sorted up to here is kept by now.
+        // Read first: whatever is matched up to here is kept by now.
         let sorted = Position(self.feed.sorted.load(Ordering::Acquire));
         let kept = self.topic.kept.lock();
         if cursor < kept.after {
@@ -265,7 +265,7 @@ impl Follow {
     /// Returns when there may be something new.
     pub(super) async fn changed(&mut self) {
         tokio::select! {
-            // The topic, which this place holds, has the sender: it can't be gone.
+            // The topic, which this subscription holds, has the sender: it can't be gone.
             _ = self.version.changed() => {}
             () = self.feed.arrived.notified() => {}
         }
@@ -275,7 +275,7 @@ impl Follow {
 impl Drop for Follow {
     fn drop(&mut self) {
         self.hub.feeds.lock().leave(self.queue.as_deref(), &self.feed);
-        // Changes that this watcher was woken for are for the next one to look at.
+        // The next watcher takes over the changes that this one was woken for.
         self.feed.arrived.notify_one();
     }
 }
@@ -389,7 +389,7 @@ mod tests {
         let mut first_woken = Box::pin(first.changed());
         assert!(poll!(&mut first_woken).is_pending());
         rig.publish(vec![change(&rig.busy, 2, State::Failed, 2)]);
-        // Whoever is woken first sorts, and that wakes the other one.
+        // The watcher that is woken first does the matching, which wakes the other one.
         if poll!(&mut second_woken).is_ready() {
             drop((first_woken, second_woken));
             assert_eq!(positions(second.news(Position(1), 10)), (vec![2], 2));
@@ -431,7 +431,7 @@ mod tests {
         assert!(matches!(follow.news(Position(4), 10), News::Behind));
         assert_eq!(positions(follow.news(Position(5), 2)), (vec![6, 7], 7));
 
-        // Nobody sorts for so long that changes have to be let go of.
+        // No watcher does the matching for so long that changes are dropped.
         for begin in [count, count + PENDING_MAX as i64] {
             let changes = (1..=PENDING_MAX as i64).map(|at| change(&rig.busy, at, State::Failed, begin + at));
             rig.publish(changes.collect());
@@ -450,7 +450,7 @@ mod tests {
         assert_eq!(rig.hub.feeds.lock().by_queue.len(), 1);
         drop((other, all));
         assert!(rig.hub.feeds.lock().is_empty());
-        // Who comes later is not told what came before.
+        // A later watcher does not receive earlier changes.
         rig.publish(vec![change(&rig.busy, 1, State::Failed, 1)]);
         let mut late = rig.hub.follow(&failures_in("busy"));
         assert!(matches!(late.news(Position(0), 10), News::Behind));
