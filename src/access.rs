@@ -1,7 +1,7 @@
-//! Who may do what: bearer tokens, their roles, and the queues on which they hold.
+//! Authorisation: bearer tokens, their roles, and the queues that the roles apply to.
 //!
-//! A token is 256 random bits, of which the server knows the SHA-256 only. Guessing is hopeless, so that a slow hash
-//! would protect nothing.
+//! A token is 256 random bits, and the server knows only its SHA-256. A slow hash would add nothing, because a token
+//! can't be guessed.
 
 use std::sync::Arc;
 
@@ -12,129 +12,129 @@ use crate::{
     settings::{QueuePattern, Role, Token, TokenHash},
 };
 
-/// The tokens that are known.
+/// Set of the known tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens(Vec<Arc<Token>>);
 
 impl Tokens {
-    /// All of these.
+    /// Creates a set of tokens.
     #[must_use]
     pub fn new(tokens: Vec<Token>) -> Self {
         Tokens(tokens.into_iter().map(Arc::new).collect())
     }
 
-    /// The one with this hash. Each is looked at, so that the time tells nothing.
+    /// Returns the token with this hash. Compares all tokens, so that the time taken tells nothing about a match.
     fn find(&self, hash: TokenHash) -> Option<&Arc<Token>> {
         self.0.iter().fold(None, |found, token| if token.hash == hash { Some(token) } else { found })
     }
 }
 
-/// Why someone is not let in.
+/// Reason for which a caller is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Denied {
-    /// No token came.
+    /// The call has no token.
     #[error("the call has no token: send the header `authorization: Bearer TOKEN`")]
     Missing,
-    /// More than one token came.
+    /// The call has more than one token.
     #[error("the call has more than one `authorization` header: send one")]
     Several,
-    /// No token is known that is like this one.
-    #[error("the token is not known: it is wrong, or was taken from the server's file of tokens")]
+    /// No known token matches.
+    #[error("the token is not known: it is wrong, or was removed from the server's token file")]
     Unknown,
-    /// Its time is over.
+    /// The token has expired.
     #[error("the token has expired: ask for a new one")]
     Expired,
-    /// Its entry has changed since the call began.
+    /// The token's entry in the token file has changed since the call began.
     #[error("the token's rights have changed since the call began: call again")]
     Changed,
 }
 
-/// Somebody who was let in.
+/// An admitted caller: its token and its client certificate.
 #[derive(Clone, Debug)]
 pub struct Subject {
-    /// Absent where the server asks for none: then all is allowed.
+    /// Absent where no token is required; every call is allowed then.
     token: Option<Arc<Token>>,
     certificate: Option<Arc<str>>,
 }
 
 impl Subject {
-    /// Whoever makes a call for which nobody is asked who they are.
+    /// Creates the subject of a call that requires no token.
     #[must_use]
     pub fn anyone(certificate: Option<Arc<str>>) -> Self {
         Subject { token: None, certificate }
     }
 
-    /// The token's name, or else the client certificate's.
+    /// Returns the token's name, or else the client certificate's.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.token.as_ref().map(|token| &*token.name).or(self.certificate.as_deref())
     }
 
-    /// What the client's certificate calls it, if it showed one.
+    /// Returns the name in the client's certificate, if the client presented one.
     #[must_use]
     pub fn certificate(&self) -> Option<&str> {
         self.certificate.as_deref()
     }
 
-    /// What it may do, and on which queues. Nothing where all is allowed.
+    /// Returns the granted roles with their queue patterns. Empty where every call is allowed.
     pub fn grants(&self) -> impl Iterator<Item = (Role, &[QueuePattern])> {
         let tokens = self.token.iter();
         tokens.flat_map(|token| token.roles.iter().map(|role| (*role, &token.queues[..])))
     }
 
-    /// Whether it has the role on a queue.
+    /// Returns whether the caller has the role on a queue.
     #[must_use]
     pub fn may(&self, role: Role, queue: &str) -> bool {
         self.may_anywhere(role)
             && self.token.as_ref().is_none_or(|token| token.queues.iter().any(|pattern| pattern.fits(queue)))
     }
 
-    /// Whether it has the role on every queue that there is or will be.
+    /// Returns whether the caller has the role on every queue, including queues that are yet to be created.
     #[must_use]
     pub fn may_everywhere(&self, role: Role) -> bool {
         self.may_anywhere(role)
             && self.token.as_ref().is_none_or(|token| token.queues.iter().any(QueuePattern::fits_all))
     }
 
-    /// Whether it has the role at all.
+    /// Returns whether the caller has the role, on any queue.
     #[must_use]
     pub fn may_anywhere(&self, role: Role) -> bool {
         self.token.as_ref().is_none_or(|token| token.roles.iter().any(|has| has.includes(role)))
     }
 }
 
-/// Lets callers in.
+/// Authentication of callers by token.
 #[derive(Debug)]
 pub struct Access {
-    /// Absent where the server asks for none.
+    /// Absent where the server requires no tokens.
     tokens: Option<RwLock<Tokens>>,
     clock: Clock,
 }
 
 impl Access {
-    /// Lets in who has one of these; without any list, everybody.
+    /// Admits callers that have one of these tokens. Without a set of tokens, admits every caller.
     #[must_use]
     pub fn new(tokens: Option<Tokens>, clock: Clock) -> Self {
         Access { tokens: tokens.map(RwLock::new), clock }
     }
 
-    /// From now on, these are the tokens.
+    /// Replaces the known tokens. Does nothing where the server requires none.
     pub fn replace(&self, tokens: Tokens) {
         if let Some(current) = &self.tokens {
             *current.write() = tokens;
         }
     }
 
-    /// Whether callers need a token.
+    /// Returns whether callers need a token.
     #[must_use]
     pub fn asks_for_tokens(&self) -> bool {
         self.tokens.is_some()
     }
 
-    /// Lets a caller in who has this token, and showed this certificate.
+    /// Authenticates a caller by its token; the certificate is the one that the client presented.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason for the refusal.
     pub fn admit(&self, token: Option<&str>, certificate: Option<Arc<str>>) -> Result<Subject, Denied> {
         let Some(tokens) = &self.tokens else {
             return Ok(Subject::anyone(certificate));
@@ -145,10 +145,10 @@ impl Access {
         Ok(Subject { token: Some(token), certificate })
     }
 
-    /// Whether somebody who was let in would still be let in with the same rights.
+    /// Checks that an admitted caller would still be admitted with the same rights.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason for the refusal.
     pub fn recheck(&self, subject: &Subject) -> Result<(), Denied> {
         let (Some(tokens), Some(token)) = (&self.tokens, &subject.token) else {
             return Ok(());

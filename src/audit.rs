@@ -1,6 +1,6 @@
-//! Who did what: a line of JSON for each call that changes something, and for each that was denied.
+//! The audit: one line of JSON for each call that changes something, and for each call that is denied.
 //!
-//! A line never holds a payload or a token. What others chose is escaped, so that one line is one call.
+//! A line never holds a payload or a token. Text chosen by callers is escaped, so that one call is always one line.
 
 mod writer;
 
@@ -26,20 +26,20 @@ use crate::{
 };
 use writer::{Complaints, Writer};
 
-/// The target of lines in the log.
+/// Log target of audit lines.
 pub const TARGET: &str = "jobmill::audit";
-/// The number of ids that a line names at most; it counts the others.
+/// Maximum number of ids in a line; the line's `count` is the total.
 const IDS_MAX: usize = 10;
-/// The number of calls that were not let in that have a line in a second; the others are counted.
+/// Maximum number of lines for calls that are denied admission in a second; further ones are only counted.
 const STRANGERS_MAX: u64 = 50;
-/// An answer waits this long for its line at most.
+/// Longest time that an answer waits for its audit line to be written.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// The way of lines to a file, or to the log. A thread of its own writes them.
+/// The audit, written to a file or to the log by a thread of its own.
 #[derive(Debug)]
 pub struct Audit {
     clock: Clock,
-    /// Absent where lines go nowhere.
+    /// Absent where the audit is off.
     writing: Option<Writing>,
     strangers: Mutex<Strangers>,
 }
@@ -47,13 +47,14 @@ pub struct Audit {
 #[derive(Debug)]
 struct Writing {
     lines: Lines,
-    /// The number of lost lines that a later line has told of.
+    /// Number of lost lines that later lines have reported.
     told: AtomicU64,
     writer: Writer,
     complaints: Complaints,
 }
 
-/// How many lines of strangers there are in the present second, and how many calls have none since the last line.
+/// Number of lines for denied admissions in the present second, and of denied admissions without a line since the last
+/// one.
 #[derive(Debug, Default)]
 struct Strangers {
     since: Uptime,
@@ -61,35 +62,35 @@ struct Strangers {
     untold: u64,
 }
 
-/// A line on its way. Its call's answer waits for it: see [`Audit::written`].
+/// An audit line in the queue. The answer to its call waits for it: see [`Audit::written`].
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Receipt(Option<oneshot::Receiver<()>>);
 
 impl Receipt {
-    /// Whether there is a line to wait for.
+    /// Returns whether there is a line to wait for.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.0.is_some()
     }
 }
 
-/// One call.
+/// A call to be recorded.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Call<'a> {
     /// The token's name, or else the client certificate's.
     pub subject: Option<&'a str>,
-    /// What the client's certificate calls it.
+    /// The name in the client's certificate.
     pub certificate: Option<&'a str>,
-    /// Where it came from.
+    /// The caller's address.
     pub peer: Option<SocketAddr>,
     /// The RPC, such as `jobmill.v1.JobQueue/Submit`.
     pub rpc: &'a str,
-    /// The queue that it is about, if it is about one.
+    /// The queue that the call concerns, if any.
     pub queue: Option<&'a str>,
-    /// The jobs that it is about.
+    /// The jobs that the call concerns.
     pub ids: &'a [String],
-    /// What it ended with: a gRPC status code by name, such as `OK`.
+    /// The call's gRPC status code by name, such as `OK`.
     pub code: &'a str,
     /// The stable reason of a refusal.
     pub reason: Option<&'a str>,
@@ -126,7 +127,7 @@ fn is_zero(count: &u64) -> bool {
 }
 
 impl Audit {
-    /// To a file, which is appended to.
+    /// Creates an audit that appends to a file.
     ///
     /// # Errors
     /// The file can't be opened, or there is no thread to write it.
@@ -136,7 +137,7 @@ impl Audit {
         Ok(Audit::new(lines, writer, complaints, clock))
     }
 
-    /// To the log, with the target [`TARGET`].
+    /// Creates an audit that writes to the log, with the target [`TARGET`].
     ///
     /// # Errors
     /// There is no thread to write it.
@@ -150,36 +151,36 @@ impl Audit {
         Audit { clock, writing, strangers: Mutex::default() }
     }
 
-    /// Nowhere.
+    /// Creates an audit that records nothing.
     #[must_use]
     pub fn off() -> Self {
         Audit { clock: Clock::System, writing: None, strangers: Mutex::default() }
     }
 
-    /// Whether lines go anywhere.
+    /// Returns whether lines are written anywhere.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.writing.is_some()
     }
 
-    /// Lines that are in no file and in no log, because more waited than the audit holds.
+    /// Returns the number of lines that were never written, because the queue was full.
     #[must_use]
     pub fn lost(&self) -> LostLines {
         self.writing.as_ref().map(|writing| writing.lines.lost()).unwrap_or_default()
     }
 
-    /// Has the file opened anew by the thread that writes it, where it was moved away. One that can't be opened is told
-    /// in the log, and the old one stays in use.
+    /// Makes the writing thread reopen the file, after log rotation has moved it away. If the new file can't be opened,
+    /// the error is logged and the old file stays in use.
     pub fn reopen(&self) {
         if let Some(writing) = &self.writing {
             writing.writer.reopen();
-            // Has the thread look, even if there is no line for it.
+            // Wakes the thread, even if there is no line to write.
             drop(writing.lines.push_mark());
         }
     }
 
-    /// Adds a line of a call that was not let in. Anybody may make as many of those as they like: where there are too
-    /// many, some have no line, and the next one that has tells how many they were.
+    /// Records a call that is denied admission. Such calls can come from anyone, in any number, so that only 50 a
+    /// second get a line; the next line tells how many got none.
     pub fn record_stranger(&self, call: Call<'_>) -> Receipt {
         let now = self.clock.uptime();
         let mut strangers = self.strangers.lock();
@@ -196,12 +197,14 @@ impl Audit {
         self.add(call, untold)
     }
 
-    /// Adds a line. It never blocks: a line for which there is no room is lost, and the next one tells so.
+    /// Records a call without blocking. If the queue is full, the line is lost, and the next line tells how many were
+    /// lost.
     pub fn record(&self, call: Call<'_>) -> Receipt {
         self.add(call, 0)
     }
 
-    /// Waits until a line is written, for 1 s at most. It is written later then, or is lost if the server ends first.
+    /// Waits until a line is written, for 1 s at most. After that, it is written late, or lost if the server ends
+    /// first.
     pub async fn written(&self, receipt: Receipt) {
         let (Some(writing), Some(line)) = (&self.writing, receipt.0) else { return };
         if tokio::time::timeout(WAIT_MAX, line).await.is_err() {
@@ -209,13 +212,13 @@ impl Audit {
         }
     }
 
-    /// The number of lines that wait to be written.
+    /// Returns the number of lines that wait to be written.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.writing.as_ref().map_or(0, |writing| writing.lines.waiting())
     }
 
-    /// Returns once all lines so far are written.
+    /// Waits until all lines so far are written.
     pub async fn flush(&self) {
         if let Some(writing) = &self.writing {
             let _ = writing.lines.push_mark().await;
@@ -249,7 +252,7 @@ impl Audit {
 }
 
 impl Drop for Audit {
-    /// The thread writes what there is, as far as it can, and ends.
+    /// Closes the queue. The thread writes the remaining lines as far as it can, and ends.
     fn drop(&mut self) {
         if let Some(writing) = &self.writing {
             writing.lines.close();
@@ -258,9 +261,9 @@ impl Drop for Audit {
 }
 
 fn json(line: &Line<'_>) -> String {
-    // A line has no map with odd keys, the one thing that could fail.
+    // Serialisation can fail only for a map with keys that are not text, and a line has no map.
     let text = serde_json::to_string(line).unwrap_or_default();
-    // JSON escapes what controls a terminal by ASCII; these do so by Unicode.
+    // JSON escapes only ASCII's control characters. These are Unicode's.
     text.chars().fold(String::with_capacity(text.len()), |mut escaped, c| {
         if c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -276,7 +279,7 @@ fn json(line: &Line<'_>) -> String {
 fn append_to(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
 
-    // Without waiting: a named pipe that nothing reads is an error, and not a start that never ends.
+    // Non-blocking, so that a named pipe without a reader is an error instead of a start that never ends.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(path)?;
     ioctl_fionbio(&file, false)?;
@@ -323,7 +326,7 @@ mod tests {
         for _ in 0..LINES_MAX + 100 {
             if audit.record(Call::default()).is_open() { kept += 1 } else { lost += 1 }
         }
-        // The thread may have a line in hand.
+        // The thread may have taken a line from the queue.
         assert!(lost == 99 || lost == 100, "{lost}");
         assert_eq!(audit.lost().get(), lost);
         fs::remove_file(&path).unwrap();
@@ -352,13 +355,13 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NXIO.raw_os_error()), "{error}");
     }
 
-    /// A file that takes nothing and does not say so: a pipe that is full.
+    /// The file blocks writes: a full pipe.
     #[tokio::test(start_paused = true)]
     async fn an_answer_waits_a_second_for_a_line_that_is_stuck_and_no_longer() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit");
         named_pipe(&path);
-        // Open at both ends, so that to open one of them does not wait for the other.
+        // Both ends are opened, so that opening either one does not wait for the other.
         let mut pipe = File::options().read(true).write(true).open(&path).unwrap();
         rustix::io::ioctl_fionbio(&pipe, true).unwrap();
         while io::Write::write(&mut pipe, &[b' '; 4096]).is_ok() {}
@@ -368,7 +371,7 @@ mod tests {
         audit.written(audit.record(Call::default())).await;
         let waited = tokio::time::sleep(Duration::ZERO).deadline() - start;
         assert!(waited >= WAIT_MAX && waited < WAIT_MAX * 2, "{waited:?}");
-        // Read again, it has the line.
+        // The line arrives once the pipe is read.
         let mut text = String::new();
         while !text.ends_with('\n') {
             let mut part = [0; 4096];

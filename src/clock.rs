@@ -1,11 +1,11 @@
-//! Time, injected. The only file that reads the machine's clocks.
+//! Injected time. The only file that reads the machine's clocks.
 //!
-//! There are two. The *wall clock* says what time it is: it labels what is shown and says when a scheduled job is
-//! due or a waiting one expires. It may be wrong, and may be set at any moment. The *uptime* counts what has passed,
-//! the machine's sleep included, and can't be set: whatever waits for a while, and no instant, waits by it. The two
-//! have types of their own, so that the one is never taken for the other.
+//! There are two clocks. The *wall clock* tells the date and time: it labels what is shown, and says when a scheduled
+//! job is due or a waiting one expires. It may be wrong, and may be set at any moment. The *uptime* counts the time
+//! that has passed, including the machine's sleep, and can't be set: every wait for a duration, as opposed to an
+//! instant, uses it. Each clock has a type of its own, so that the two can't be confused.
 //!
-//! How long an attempt may run is counted by tokio's timers, which stand still while the machine sleeps.
+//! Attempt timeouts are counted by tokio's timers, which stand still while the machine sleeps.
 
 use std::{
     fmt,
@@ -17,7 +17,7 @@ use rustix::time::ClockId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// A wait for a wall-clock time looks at the clock this often, because that may be set; and a timer stands still while
+/// Longest sleep of a wait before it reads the clocks again: the wall clock may be set, and timers stand still while
 /// the machine sleeps.
 const LONGEST_NAP: Duration = Duration::from_secs(10);
 
@@ -30,25 +30,25 @@ impl Timestamp {
     /// 9999-12-31T23:59:59.999999Z, the last instant that the protocol can carry.
     pub const MAX: Timestamp = Timestamp(253_402_300_799_999_999);
 
-    /// From microseconds since 1970 in UTC.
+    /// Creates an instant from microseconds since 1970 in UTC.
     #[must_use]
     pub const fn from_micros(micros: i64) -> Self {
         Timestamp(micros)
     }
 
-    /// Microseconds since 1970 in UTC.
+    /// Returns microseconds since 1970 in UTC.
     #[must_use]
     pub const fn as_micros(self) -> i64 {
         self.0
     }
 
-    /// This instant and a duration later, at most [`Timestamp::MAX`].
+    /// Returns this instant plus a duration, at most [`Timestamp::MAX`].
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         Timestamp(self.0.saturating_add(micros(duration))).min(Timestamp::MAX)
     }
 
-    /// How long it is from `earlier` to this instant; zero if it is not later.
+    /// Returns the time from `earlier` to this instant; zero if this instant is not later.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -56,7 +56,7 @@ impl Timestamp {
 }
 
 impl From<SystemTime> for Timestamp {
-    /// The instant to the microsecond, at most [`Timestamp::MAX`].
+    /// Converts with microsecond precision, to at most [`Timestamp::MAX`].
     fn from(time: SystemTime) -> Self {
         match time.duration_since(UNIX_EPOCH) {
             Ok(after) => Timestamp(micros(after)).min(Timestamp::MAX),
@@ -80,20 +80,19 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Time as a store counts it, in microseconds: it began with what the wall clock said when the store was made, and
-/// can't be set.
+/// Time in a store, in microseconds. It started at the wall-clock time at which the store was made, and can't be set.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct StoreTime(i64);
 
 impl StoreTime {
-    /// Earlier than everything.
+    /// The earliest time.
     pub(crate) const FIRST: StoreTime = StoreTime(i64::MIN);
 
     pub(crate) const fn from_micros(micros: i64) -> Self {
         StoreTime(micros)
     }
 
-    /// Microseconds since a beginning that is near 1970 in UTC, as far as the clock was right.
+    /// Returns microseconds since an origin, which is 1970 in UTC if the wall clock was right when the store was made.
     #[must_use]
     pub const fn as_micros(self) -> i64 {
         self.0
@@ -112,70 +111,71 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Counts how long something takes, whatever the wall clock does meanwhile.
+/// A measurement of a duration, independent of the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(Instant);
 
 impl Stopwatch {
-    /// Starts to count.
+    /// Starts the measurement.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
     #[must_use]
     pub fn start() -> Self {
         Stopwatch(Instant::now())
     }
 
-    /// How long it has been since the start.
+    /// Returns the time since the start.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
 }
 
-/// A point on the line that counts what has passed, the machine's sleep included, since some moment before the process
-/// began. It can't be set; in another process it means nothing.
+/// Time that has passed since some moment before the process began, including the machine's sleep. It can't be set, and
+/// means nothing in another process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Uptime(Duration);
 
 impl Uptime {
-    /// Later than every other point.
+    /// The latest point in time.
     pub const MAX: Uptime = Uptime(Duration::MAX);
 
-    /// So long after the line's beginning.
+    /// Creates a point in time from the time since the origin.
     #[must_use]
     pub const fn new(since_beginning: Duration) -> Self {
         Uptime(since_beginning)
     }
 
-    /// This point and a duration later.
+    /// Returns this point in time plus a duration.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         Uptime(self.0.saturating_add(duration))
     }
 
-    /// How long it is from `earlier` to this point; zero if it is not later.
+    /// Returns the time from `earlier` to this point; zero if this point is not later.
     #[must_use]
     pub fn since(self, earlier: Uptime) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// Microseconds since the line's beginning.
+    /// Returns microseconds since the origin.
     #[must_use]
     pub fn as_micros(self) -> u64 {
         u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
     }
 }
 
-/// What both clocks say at one moment.
+/// Readings of both clocks at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Present {
-    /// What the wall clock says.
+    /// Reading of the wall clock.
     pub wall: Timestamp,
-    /// What has passed.
+    /// Reading of the uptime.
     pub uptime: Uptime,
 }
 
 impl Present {
-    /// How far the wall clock has been set ahead since an earlier present, or, below 0, back: in seconds.
+    /// Returns how far the wall clock has been set ahead since an earlier reading, in seconds; negative if it was set
+    /// back.
     #[must_use]
     pub fn set_since(self, earlier: Present) -> f64 {
         let micros = self.wall.as_micros().saturating_sub(earlier.wall.as_micros());
@@ -183,17 +183,17 @@ impl Present {
     }
 }
 
-/// When there is something to do: as soon as one of the two has come. The default never comes.
+/// Time of the next thing to do: the earlier of two times, one by each clock. The default never comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Wake {
-    /// By the wall clock.
+    /// Time by the wall clock.
     pub wall: Option<Timestamp>,
-    /// By what has passed.
+    /// Time by the uptime.
     pub uptime: Option<Uptime>,
 }
 
 impl Wake {
-    /// The sooner one of each.
+    /// Returns the earlier time by each of the clocks.
     #[must_use]
     pub fn or(self, other: Wake) -> Wake {
         Wake {
@@ -202,7 +202,7 @@ impl Wake {
         }
     }
 
-    /// What is still to come of it.
+    /// Returns only the times that have not come yet.
     #[must_use]
     pub fn still_to_come(self, present: Present) -> Wake {
         Wake {
@@ -211,14 +211,14 @@ impl Wake {
         }
     }
 
-    /// Whether there is something to do.
+    /// Returns whether one of the times has come.
     #[must_use]
     pub fn has_come(self, present: Present) -> bool {
         self.wall.is_some_and(|wall| wall <= present.wall)
             || self.uptime.is_some_and(|uptime| uptime <= present.uptime)
     }
 
-    /// How long it takes to come if the clock is not set.
+    /// Returns the time left if the wall clock is not set; `None` if there is nothing to wait for.
     fn left(self, present: Present) -> Option<Duration> {
         let by_wall = self.wall.map(|wall| wall.since(present.wall));
         by_wall.into_iter().chain(self.uptime.map(|uptime| uptime.since(present.uptime))).min()
@@ -231,18 +231,18 @@ impl From<Uptime> for Wake {
     }
 }
 
-/// Where the present comes from.
+/// Source of the present time.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
     /// The machine's clocks.
     #[default]
     System,
-    /// A clock that stands still until a test moves it.
+    /// A clock for tests, which moves only when told.
     Manual(ManualClock),
 }
 
 impl Clock {
-    /// What the wall clock says.
+    /// Returns the wall-clock time.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
     #[must_use]
     pub fn now(&self) -> Timestamp {
@@ -255,7 +255,7 @@ impl Clock {
         }
     }
 
-    /// What has passed since some moment before the process began.
+    /// Returns the time that has passed since some moment before the process began.
     #[must_use]
     pub fn uptime(&self) -> Uptime {
         match self {
@@ -268,7 +268,7 @@ impl Clock {
         }
     }
 
-    /// What both clocks say.
+    /// Reads both clocks.
     #[must_use]
     pub fn present(&self) -> Present {
         match self {
@@ -277,7 +277,7 @@ impl Clock {
         }
     }
 
-    /// Returns once `wake` has come. That the wall clock was set, or that the machine slept, is noticed within 10 s.
+    /// Returns once `wake` has come. A wall clock that was set, or a sleep of the machine, is noticed within 10 s.
     pub async fn sleep_until(&self, wake: impl Into<Wake>) {
         let wake = wake.into();
         match self {
@@ -297,21 +297,21 @@ impl Clock {
     }
 }
 
-/// Linux leaves the machine's sleep out of its monotonic clock, and has another one that counts it.
+/// The clock that includes the machine's sleep. On Linux, the monotonic clock does not.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const COUNTS_SLEEP: ClockId = ClockId::Boottime;
-/// Elsewhere the monotonic clock counts it.
+/// The clock that includes the machine's sleep. Outside Linux, the monotonic clock does.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const COUNTS_SLEEP: ClockId = ClockId::Monotonic;
 
-/// A clock for tests: it moves only when told.
+/// A clock for tests, which moves only when told.
 #[derive(Clone, Debug)]
 pub struct ManualClock {
     present: Arc<watch::Sender<Present>>,
 }
 
 impl ManualClock {
-    /// A clock that stands at `start`.
+    /// Creates a clock that stands at `start`.
     #[must_use]
     pub fn new(start: Timestamp) -> Self {
         // The machine has been up for a while.
@@ -319,7 +319,7 @@ impl ManualClock {
         ManualClock { present: Arc::new(watch::Sender::new(present)) }
     }
 
-    /// Lets time pass, and wakes those who wait for a moment on the way.
+    /// Moves both clocks forward, and wakes the waits whose time has come.
     pub fn advance(&self, by: Duration) {
         self.present.send_modify(|present| {
             *present = Present { wall: present.wall.after(by), uptime: present.uptime.after(by) };

@@ -1,7 +1,7 @@
-//! Lines on their way to a file or a pipe: a bounded queue, and the thread that takes them from it.
+//! A bounded queue of lines between any number of threads and the one thread that writes to a file or a pipe.
 //!
-//! A thread that has something to say only adds a line to the queue. A reader that is slow, has stopped, or is gone, and
-//! a disk that is full, hold up the writing thread alone. A full queue refuses new lines and counts them.
+//! A thread that has something to say only adds a line to the queue. A reader that is slow, stopped or gone, and a disk
+//! that is full, hold up the writing thread alone. A full queue refuses new lines and counts them.
 
 use std::{
     collections::VecDeque,
@@ -17,17 +17,17 @@ use tokio::sync::oneshot;
 
 use crate::clock::Stopwatch;
 
-/// The number of lines that a queue holds at most.
+/// Maximum number of lines in a queue.
 pub const LINES_MAX: usize = 8_192;
-/// A queue that holds this many bytes takes no more lines.
+/// Size in bytes at which a queue takes no more lines.
 pub const BYTES_MAX: usize = 4 << 20;
 
-/// A count of lines that were lost: a full queue refused them, or they could not be written.
+/// Counter of lost lines: those that a full queue refused, and those that could not be written.
 #[derive(Clone, Debug, Default)]
 pub struct LostLines(Arc<AtomicU64>);
 
 impl LostLines {
-    /// The count since the start.
+    /// Returns the count since the start.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -38,25 +38,25 @@ impl LostLines {
     }
 }
 
-/// The end of the queue to which lines are added, from any thread.
+/// Sending end of the queue, for any thread.
 #[derive(Clone, Debug)]
 pub struct Lines(Arc<Queue>);
 
-/// The end of the queue from which the writing thread takes lines. A line is done with once the next one is asked for.
-/// Dropped, it closes the queue.
+/// Receiving end of the queue, for the writing thread. A line counts as done once the next one is requested. Dropping
+/// the outlet closes the queue.
 #[derive(Debug)]
 pub struct Outlet {
     queue: Arc<Queue>,
-    /// Told once the line that was taken last is done with.
+    /// Notified once the line that was taken last is done.
     done: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Debug)]
 struct Queue {
     state: Mutex<State>,
-    /// Notified of a new line, and of the queue's end.
+    /// Notified of a new line, and of the queue's closing.
     filled: Condvar,
-    /// Notified when a line is done with, and of the queue's end.
+    /// Notified when a line is done, and of the queue's closing.
     emptied: Condvar,
     lost: LostLines,
 }
@@ -65,15 +65,15 @@ struct Queue {
 struct State {
     lines: VecDeque<Line>,
     bytes: usize,
-    /// The number of lines that were added since the start.
+    /// Number of lines added since the start.
     added: u64,
-    /// The number of those that were taken.
+    /// Number of lines taken since the start.
     taken: u64,
-    /// The number of those that are done with: written, or lost.
+    /// Number of lines done since the start: written, or lost.
     done: u64,
-    /// The number of lines that were not added, because there was no room.
+    /// Number of lines refused since the start, because the queue was full or closed.
     refused: u64,
-    /// No more lines are added.
+    /// Whether all further lines are refused.
     closed: bool,
 }
 
@@ -84,16 +84,16 @@ struct Line {
     done: Option<oneshot::Sender<()>>,
 }
 
-/// A line to be written.
+/// A line taken from the queue.
 #[derive(Debug)]
 pub struct Taken {
-    /// Its bytes, the line's end included.
+    /// The line's bytes, including the line end.
     pub text: Vec<u8>,
-    /// The number of lines that the queue had refused when this one was added.
+    /// Number of lines that the queue had refused when this one was added.
     pub refused_before: u64,
 }
 
-/// Makes a queue.
+/// Creates a queue.
 #[must_use]
 pub fn queue() -> (Lines, Outlet) {
     let queue = Arc::new(Queue {
@@ -106,25 +106,25 @@ pub fn queue() -> (Lines, Outlet) {
 }
 
 impl Lines {
-    /// Lines of this queue that were lost.
+    /// Returns the counter of this queue's lost lines.
     #[must_use]
     pub fn lost(&self) -> LostLines {
         self.0.lost.clone()
     }
 
-    /// Adds a line, or counts it as lost, which `false` says.
+    /// Adds a line. If the queue is full or closed, counts the line as lost and returns `false`.
     pub fn push(&self, text: Vec<u8>) -> bool {
         self.add(None, |_| text)
     }
 
-    /// Adds a line as [`Lines::push`] does; the receiver hears when it is done with. `text` makes the line, and hears
-    /// how many lines have been lost before it.
+    /// Adds a line as [`Lines::push`] does; the receiver is notified when the line is done. `text` makes the line from
+    /// the number of lines that were lost before it.
     pub(crate) fn push_awaited(&self, text: impl FnOnce(u64) -> Vec<u8>) -> Option<oneshot::Receiver<()>> {
         let (done, written) = oneshot::channel();
         self.add(Some(done), text).then_some(written)
     }
 
-    /// Adds a line once there is room, and returns when it is done with. For threads that may block.
+    /// Adds a line once there is room, and returns when it is done. Blocks the thread.
     pub fn push_blocking(&self, text: Vec<u8>) {
         let mut state = self.0.state.lock();
         while state.is_full() && !state.closed {
@@ -140,8 +140,8 @@ impl Lines {
         }
     }
 
-    /// Adds an empty line, even to a full queue; the receiver hears when all lines before it are done with. It wakes the
-    /// writing thread, which has nothing to write for it.
+    /// Adds an empty line, even to a full queue; the receiver is notified when all lines before it are done. This wakes
+    /// the writing thread, which has nothing to write for it.
     pub(crate) fn push_mark(&self) -> oneshot::Receiver<()> {
         let (done, reached) = oneshot::channel();
         let mut state = self.0.state.lock();
@@ -151,8 +151,8 @@ impl Lines {
         reached
     }
 
-    /// Waits until all lines that have been added are done with, and says whether they are: not after `limit`. For
-    /// threads that may block.
+    /// Waits until all lines added so far are done, for `limit` at most, and returns whether they are. Blocks the
+    /// thread.
     #[must_use]
     pub fn wait_until_done(&self, limit: Duration) -> bool {
         let waiting = Stopwatch::start();
@@ -168,13 +168,13 @@ impl Lines {
         true
     }
 
-    /// The number of lines that have been added and are not done with.
+    /// Returns the number of lines that have been added and are not done.
     pub(crate) fn waiting(&self) -> u64 {
         let state = self.0.state.lock();
         state.added - state.done
     }
 
-    /// Adds no more lines. The outlet ends after those that there are.
+    /// Closes the queue. The outlet ends after the remaining lines.
     pub(crate) fn close(&self) {
         self.0.state.lock().closed = true;
         self.0.filled.notify_all();
@@ -188,7 +188,7 @@ impl Lines {
             self.0.lost.add(1);
             return false;
         }
-        // Made under the lock, so that no other line comes between a loss and the line that tells of it.
+        // Made under the lock, so that no other line comes between a loss and the line that reports it.
         let text = text(self.0.lost.get());
         self.0.append(&mut state, text, done);
         true
@@ -196,7 +196,7 @@ impl Lines {
 }
 
 impl Queue {
-    /// Returns the line's number.
+    /// Adds a line and returns its number.
     fn append(&self, state: &mut State, text: Vec<u8>, done: Option<oneshot::Sender<()>>) -> u64 {
         state.bytes += text.len();
         state.lines.push_back(Line { text, refused_before: state.refused, done });
@@ -231,19 +231,19 @@ impl Outlet {
         }
     }
 
-    /// The line that was taken last could not be written.
+    /// Counts the line that was taken last as lost, because it could not be written.
     pub fn lose(&self) {
         self.queue.lost.add(1);
     }
 
-    /// The number of lines that the queue has refused, where no line is left that knows of them.
+    /// Returns the number of lines that the queue has refused, if it holds no line that would tell that number.
     #[must_use]
     pub fn refused_since_last(&self) -> Option<u64> {
         let state = self.queue.state.lock();
         state.lines.is_empty().then_some(state.refused)
     }
 
-    /// Rests for a while, but not past the queue's end, and says whether the queue is still open.
+    /// Sleeps for a while, or until the queue is closed. Returns whether the queue is still open.
     pub(crate) fn rest(&self, time: Duration) -> bool {
         let mut state = self.queue.state.lock();
         self.queue.filled.wait_while_for(&mut state, |state| !state.closed, time);
@@ -252,7 +252,7 @@ impl Outlet {
 
     fn tell_done(&mut self) {
         if let Some(done) = self.done.take() {
-            // Its caller may have gone.
+            // The caller may be gone.
             let _ = done.send(());
         }
         let mut state = self.queue.state.lock();

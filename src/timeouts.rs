@@ -1,22 +1,22 @@
 //! Timeouts that a paused process does not use up.
 //!
 //! A process that was stopped (SIGSTOP, a frozen container) or starved wakes up with everything ready at once: the
-//! results of what went on outside of it, and all timers that ran out meanwhile. A result often takes several steps to
-//! be heard of, so that a timer would win although the result came first. The timeouts here are slept through in steps:
-//! a pause, however long, counts as one of them, and what was finished meanwhile has the others to be heard of.
+//! results of work outside of it, and all timers that ran out meanwhile. A result often takes several polls to arrive,
+//! so that a timer would win although the result came first. The timeouts here sleep in steps: a pause, however long,
+//! counts as one step, and what was finished meanwhile has the other steps to arrive.
 //!
-//! The same is true of a future that blocks its thread: for as long as it does, no more than a step passes.
+//! The same holds for a future that blocks its thread: no more than one step passes meanwhile.
 //!
-//! A machine's own sleep does not count at all: on Linux, tokio's timers stand still in it.
+//! The machine's own sleep does not count at all: on Linux, tokio's timers stand still in it.
 
 use std::time::Duration;
 
-/// Steps of a timeout.
+/// Number of steps of a timeout.
 const STEPS: u32 = 8;
-/// Shortest step, as timers are no finer than a millisecond.
+/// Shortest step; timers are no finer than a millisecond.
 const STEP_MIN: Duration = Duration::from_millis(10);
 
-/// Returns once this process has run for `duration` while this was polled.
+/// Returns once this process has run for `duration` while the future was polled.
 pub(crate) async fn active(duration: Duration) {
     let step = (duration / STEPS).max(STEP_MIN);
     let mut left = duration;
@@ -27,7 +27,7 @@ pub(crate) async fn active(duration: Duration) {
     }
 }
 
-/// The result of `work`, or `None` if this process has run for `duration` before it was there.
+/// Returns the result of `work`, or `None` if this process has run for `duration` without it.
 pub(crate) async fn within<T>(duration: Duration, work: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;

@@ -1,4 +1,4 @@
-//! TLS: from PEM files to what handshakes need, and from a client's certificate to its name.
+//! TLS: from PEM files to the configuration of handshakes, and from a client's certificate to its name.
 
 use std::{
     fs,
@@ -22,12 +22,12 @@ use crate::{
     settings::{Authorities, ClientAuth, TlsSettings},
 };
 
-/// No chain, key or list of authorities is longer.
+/// Maximum size of a file with a certificate chain, a key or authorities.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// A name from a certificate is cut here.
+/// Maximum length of a name from a certificate; longer names are cut.
 const NAME_BYTES_MAX: usize = 256;
 
-/// One of the files.
+/// One of the TLS files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TlsFile {
     /// [`TlsSettings::certificate`].
@@ -38,27 +38,27 @@ pub enum TlsFile {
     ClientCa,
 }
 
-/// What is wrong with a file.
+/// Fault of a TLS file.
 #[derive(Debug, thiserror::Error)]
 #[error("{path:?} {problem}")]
 pub struct TlsError {
-    /// Which file.
+    /// The faulty file.
     pub file: TlsFile,
     path: PathBuf,
     problem: String,
 }
 
-/// What handshakes need, as the files were when they were read.
+/// Configuration of handshakes, as of the latest read of the files.
 #[derive(Clone, Debug)]
 pub struct Identity {
     config: Arc<ServerConfig>,
-    /// Before this instant, no client trusts the server's certificate,
+    /// Start of the server certificate's validity.
     pub begins: Timestamp,
-    /// nor after this one.
+    /// End of the server certificate's validity.
     pub expires: Timestamp,
 }
 
-/// The identity of the present, which may be replaced while the server runs.
+/// The present identity, which can be replaced while the server runs.
 #[derive(Debug)]
 pub struct Tls {
     settings: TlsSettings,
@@ -67,38 +67,39 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads the files. HTTP/2 is spoken, and HTTP/1 too where browsers call.
+    /// Reads the files. Offers HTTP/2, and HTTP/1 too if `with_http1` is set, for browsers.
     ///
     /// # Errors
-    /// What is wrong with each of them.
+    /// The faults of all files.
     pub fn load(settings: TlsSettings, with_http1: bool) -> Result<Self, Vec<TlsError>> {
         let identity = RwLock::new(load(&settings, with_http1)?);
         Ok(Tls { settings, with_http1, identity })
     }
 
-    /// Which files it takes.
+    /// Returns the settings, which name the files.
     #[must_use]
     pub fn settings(&self) -> &TlsSettings {
         &self.settings
     }
 
-    /// Reads the files again. Open connections go on as they are. What is wrong leaves the old identity in place.
+    /// Reads the files again. Open connections are not affected. If a file has a fault, the old identity stays in
+    /// place.
     ///
     /// # Errors
-    /// What is wrong with each of them.
+    /// The faults of all files.
     pub fn reload(&self) -> Result<(), Vec<TlsError>> {
         *self.identity.write() = load(&self.settings, self.with_http1)?;
         Ok(())
     }
 
-    /// Before the first instant, and after the second, no client trusts the server's certificate.
+    /// Returns the start and the end of the server certificate's validity.
     #[must_use]
     pub fn validity(&self) -> (Timestamp, Timestamp) {
         let identity = self.identity.read();
         (identity.begins, identity.expires)
     }
 
-    /// What the next handshake needs.
+    /// Returns the acceptor for the next handshake.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.identity.read().config))
     }
@@ -107,7 +108,7 @@ impl Tls {
 /// Reads the files.
 ///
 /// # Errors
-/// What is wrong with each of them.
+/// The faults of all files.
 pub fn load(settings: &TlsSettings, with_http1: bool) -> Result<Identity, Vec<TlsError>> {
     let provider = Arc::new(ring::default_provider());
     let chain = certificates(TlsFile::Certificate, &settings.certificate);
@@ -204,8 +205,8 @@ fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> 
     Some((instant(validity.not_before), instant(validity.not_after)))
 }
 
-/// What a client's certificate calls its holder: its first URI, DNS name or mail address, else its common name, else its
-/// whole subject.
+/// Returns the name of a client certificate's holder: its first URI, DNS name or mail address, else its common name,
+/// else its whole subject.
 pub(crate) fn name(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let names = certificate.subject_alternative_name().ok().flatten();
@@ -225,7 +226,8 @@ pub(crate) fn name(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
     Some(name[..name.floor_char_boundary(NAME_BYTES_MAX)].into())
 }
 
-/// Why a handshake failed, if that was for a certificate: the client's, or the server's own, which the client refused.
+/// Returns the reason of a failed handshake, if it was a certificate: the client's, or the server's own, which the
+/// client refused.
 pub(crate) fn certificate_fault(error: &io::Error) -> Option<&'static str> {
     use rustls::{AlertDescription as Alert, CertificateError as Fault, Error};
 

@@ -22,22 +22,22 @@ use crate::{
     lines::{self, Lines, Outlet},
 };
 
-/// A line that can't be written is tried again after this time.
+/// Interval between attempts to write a line.
 const TRY_EVERY: Duration = Duration::from_millis(250);
-/// An audit that can't be written is told of at most once in this time.
+/// Shortest interval between two log lines about an audit that can't be written.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 thread_local! {
     static IS_OWN_THREAD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread writes an audit. It may wait for the log to have room; no other thread that logs may.
+/// Returns whether the current thread writes an audit. Such a thread may wait for room in the log; no other thread may.
 #[must_use]
 pub fn is_on_own_thread() -> bool {
     IS_OWN_THREAD.get()
 }
 
-/// The thread that writes the audit, as others see it.
+/// Handle of the thread that writes the audit.
 #[derive(Debug)]
 pub(super) struct Writer {
     reopen: Arc<AtomicBool>,
@@ -51,7 +51,7 @@ impl Writer {
         Ok((start(move |line, outlet| sink.take(&line, outlet))?, writer))
     }
 
-    /// Starts a thread that adds lines to the log. Where that is full, it is this thread that waits.
+    /// Starts a thread that writes lines to the log. If the log is full, this thread waits, and not the callers.
     pub(super) fn to_log() -> io::Result<(Lines, Writer)> {
         let lines = start(|line, _| {
             if !line.is_empty() {
@@ -61,20 +61,20 @@ impl Writer {
         Ok((lines, Writer { reopen: Arc::default() }))
     }
 
-    /// Has the file opened anew before the next line.
+    /// Makes the thread reopen the file before the next line.
     pub(super) fn reopen(&self) {
         self.reopen.store(true, Ordering::Release);
     }
 }
 
-/// Starts a thread that gives each line to `write`. It ends with the queue: nothing waits for it, since a file may be
-/// stuck for ever.
+/// Starts a thread that passes each line to `write` until the queue is closed. The thread is never joined, because a
+/// write to a file may block for ever.
 fn start(mut write: impl FnMut(Vec<u8>, &Outlet) + Send + 'static) -> io::Result<Lines> {
     let (lines, mut outlet) = lines::queue();
     thread::Builder::new().name("audit".into()).spawn(move || {
         IS_OWN_THREAD.set(true);
         while let Some(line) = outlet.take() {
-            // The log's subscriber is the embedding program's own.
+            // The log's subscriber belongs to the embedding program, and may panic.
             if catch_unwind(AssertUnwindSafe(|| write(line.text, &outlet))).is_err() {
                 outlet.lose();
             }
@@ -83,23 +83,23 @@ fn start(mut write: impl FnMut(Vec<u8>, &Outlet) + Send + 'static) -> io::Result
     Ok(lines)
 }
 
-/// A file, written by one thread.
+/// An audit file, written by one thread.
 struct Sink {
     path: PathBuf,
     file: File,
-    /// Set where the file is to be opened anew.
+    /// Set when the file is to be reopened.
     reopen: Arc<AtomicBool>,
     complaints: Complaints,
 }
 
 impl Sink {
-    /// Writes a line, or keeps trying while the queue is open: others wait behind it, and are lost only when there is
-    /// no room for more.
+    /// Writes a line, with retries while the queue is open. Later lines wait in the queue, and are lost only when that
+    /// is full.
     fn take(&mut self, line: &[u8], outlet: &Outlet) {
         self.reopen_if_asked();
         let mut rest = line;
         while !rest.is_empty() {
-            // In one call if the file takes it, so that lines of several servers don't mix.
+            // One write call if the file takes it, so that lines of several servers don't mix.
             let error = match self.file.write(rest) {
                 Ok(0) => ErrorKind::WriteZero.into(),
                 Ok(count) => {
@@ -120,7 +120,7 @@ impl Sink {
         }
     }
 
-    /// Whether there is another file now.
+    /// Reopens the file if that was requested. Returns whether there is a new file.
     fn reopen_if_asked(&mut self) -> bool {
         if !self.reopen.swap(false, Ordering::Acquire) {
             return false;
@@ -141,7 +141,7 @@ impl Sink {
     }
 }
 
-/// When the log was last told that the audit can't be written.
+/// Rate limit of log lines about an audit that can't be written.
 #[derive(Clone, Debug)]
 pub(super) struct Complaints {
     clock: Clock,
@@ -153,14 +153,14 @@ impl Complaints {
         Complaints { clock, latest: Arc::default() }
     }
 
-    /// A line could not be written.
+    /// Logs that a line could not be written.
     fn failed(&self, path: &Path, error: &io::Error) {
         if self.may_come() {
             tracing::error!(path = %path.display(), %error, "the audit's file can't be written");
         }
     }
 
-    /// An answer has waited so long for its line, and no longer.
+    /// Logs that an answer was sent before its audit line was written, after waiting for `waited`.
     pub(super) fn late(&self, waited: Duration) {
         if self.may_come() {
             let waited = humantime::format_duration(waited);
@@ -168,7 +168,7 @@ impl Complaints {
         }
     }
 
-    /// Whether it is time to tell the log again, which is then counted as told.
+    /// Returns whether a log line is due, and counts it as written.
     fn may_come(&self) -> bool {
         let now = self.clock.uptime();
         let mut latest = self.latest.lock();

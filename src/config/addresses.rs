@@ -1,4 +1,4 @@
-//! Where to listen, and whom to tell.
+//! Addresses to listen on and the URL of a collector.
 
 use std::net::SocketAddr;
 
@@ -54,7 +54,7 @@ impl Rule for Loopback {
     }
 }
 
-/// Where a collector of traces is.
+/// The URL of a collector of traces.
 pub(super) struct CollectorUrl;
 
 impl Rule for CollectorUrl {
@@ -65,7 +65,7 @@ impl Rule for CollectorUrl {
     }
 
     fn text(&self, text: &str) -> Result<String, String> {
-        // Not shown: someone may have put a password into it.
+        // The text is not shown, because it may hold a password.
         let refused = |what: &str| Err(format!("{what}; write {}", self.wanted()));
         let Ok(url) = text.parse::<http::Uri>() else {
             return refused("this is not a URL");

@@ -1,12 +1,12 @@
-//! What reading a kind depends on.
+//! Context for reading a kind.
 
 use std::path::Path;
 
 use super::surroundings::Surroundings;
 
-/// What reading a kind needs to know beside the file's text.
+/// Inputs for reading a kind, other than the file's text.
 pub(super) struct Context<'a> {
     pub(super) surroundings: &'a Surroundings,
-    /// The file's folder, from which its relative paths start.
+    /// The file's folder, the base of its relative paths.
     pub(super) base: &'a Path,
 }

@@ -73,7 +73,7 @@ pub(super) const RETRY_KEYS: [&str; 4] = ["initial_delay", "max_delay", "multipl
 
 const WHEN_FULL: Choice<WhenFull> = Choice(&[("wait", WhenFull::Wait), ("reject", WhenFull::Reject)]);
 
-/// The tables below `queues` or `kinds` whose names are good; too many, or other names, are faults.
+/// Returns the tables below `queues` or `kinds` that have valid names. Invalid names and too many tables are faults.
 fn tables<'d>(
     root: &Section<'d>,
     parent: &str,
@@ -101,7 +101,7 @@ fn tables<'d>(
     (section, good)
 }
 
-/// The queues; `default` is always among them.
+/// Reads the queues; `default` is always among them.
 pub(super) fn queues(root: &Section<'_>, reading: &mut Reading<'_>) -> BTreeMap<String, QueueSettings> {
     let mut queues = BTreeMap::new();
     let (parent, declared) = tables(root, "queues", limits::QUEUES_MAX, check_queue_name, reading);
@@ -144,7 +144,7 @@ fn queue(section: &Section<'_>, reading: &mut Reading<'_>) -> QueueSettings {
     }
 }
 
-/// How long ended jobs are kept where their queue does not say.
+/// Reads the server's retention, for queues that set none of their own.
 pub(super) fn retention(root: &Section<'_>, reading: &mut Reading<'_>) -> Retention {
     let table = root.table("retention", reading);
     let section = Section::open("retention".to_owned(), table, &RETENTION_KEYS, reading);
@@ -178,7 +178,7 @@ fn queue_retention(section: &Section<'_>, reading: &mut Reading<'_>) -> QueueRet
     }
 }
 
-/// Each time costs the store a walk of its own.
+/// Limits the number of different retention times, because the store sweeps for each of them separately.
 pub(super) fn check_times(
     root: &Section<'_>,
     server: Retention,
@@ -198,7 +198,7 @@ pub(super) fn check_times(
     }
 }
 
-/// The kinds.
+/// Reads the kinds.
 pub(super) fn kinds(
     root: &Section<'_>,
     context: &Context<'_>,
@@ -216,7 +216,7 @@ pub(super) fn kinds(
         }
         let handler = handler(&section, context, reading);
         let defaults = defaults(&section, reading);
-        // Without a handler there has been a fault.
+        // A missing handler is a fault already.
         if let Some(handler) = handler {
             kinds.insert(name.to_owned(), KindSettings { handler, defaults });
         }
@@ -224,7 +224,7 @@ pub(super) fn kinds(
     kinds
 }
 
-/// The command or the endpoint of a kind. A key that belongs to the other is a fault.
+/// Reads the command or the endpoint of a kind. A key that belongs to the other type of handler is a fault.
 fn handler(
     section: &Section<'_>,
     context: &Context<'_>,
@@ -283,7 +283,7 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
     }
 }
 
-/// Puts the program's absolute path in the place of its name.
+/// Replaces the program's name by its absolute path.
 fn find_program(
     section: &Section<'_>,
     argv: &mut [String],
@@ -299,7 +299,7 @@ fn find_program(
         let message = "the list is empty; write [\"/path/to/program\", \"argument\"]";
         return reading.fault_at(&span, section.key("command"), message);
     };
-    // An element that is no text has been told already, and so the first of `argv` may be another one.
+    // An element that is not text is a fault already, and leaves another element as the first of `argv`.
     let (Some(text), Some(program)) = (first.get_ref().as_str(), argv.first_mut()) else {
         return;
     };
@@ -312,7 +312,7 @@ fn find_program(
     }
 }
 
-/// The variables of a command. Their values are secrets as far as anyone knows, and never shown.
+/// Reads the variables of a command. Their values may be secrets, and are never shown.
 fn variables(section: &Section<'_>, reading: &mut Reading<'_>) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::new();
     let table = section.table("env", reading);

@@ -1,4 +1,4 @@
-//! Files as trees of TOML.
+//! TOML documents.
 
 use std::{
     fs,
@@ -11,14 +11,14 @@ use toml::de::DeTable;
 use super::fault::{Fault, Source};
 use crate::settings::limits;
 
-/// Reads a file up to a byte over the limit: the path may be a device that never ends.
+/// Reads a file up to one byte over the limit, because the path may be a device that never ends.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(limits::FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// The file as a tree; none where its syntax is wrong, since what follows from that would only be noise.
+/// Parses a file. Returns `None` where its syntax is wrong, because faults derived from that would only mislead.
 pub(super) fn parse<'s>(source: &'s Source, faults: &mut Vec<Fault>) -> Option<DeTable<'s>> {
     let (document, errors) = DeTable::parse_recoverable(source.text());
     if errors.is_empty() {
@@ -26,7 +26,7 @@ pub(super) fn parse<'s>(source: &'s Source, faults: &mut Vec<Fault>) -> Option<D
     }
     faults.extend(errors.into_iter().map(|error| {
         let span = error.span().unwrap_or(0..0);
-        // Toml's `Display` quotes the whole line, which may hold a secret; the place says as much.
+        // Toml's `Display` quotes the whole line, which may hold a secret. The place is enough.
         let key = if error.message() == "duplicate key" { source.text().get(span.clone()) } else { None };
         Fault {
             place: source.place(span.start),

@@ -1,4 +1,4 @@
-//! Reads the kinds that are mapped to a URL.
+//! Endpoints: kinds that are mapped to a URL.
 
 use std::{
     fs::File,
@@ -25,7 +25,7 @@ use crate::settings::{
     limits,
 };
 
-/// The endpoint of a kind; none where its URL is wrong, which has been noted then.
+/// Reads the endpoint of a kind. Returns `None` where its URL is wrong, which is a fault already.
 pub(super) fn endpoint(
     section: &Section<'_>,
     context: &Context<'_>,
@@ -75,7 +75,7 @@ pub(super) fn endpoint(
     })))
 }
 
-/// The operator's own headers. Their values are secrets as far as anyone knows, and never shown.
+/// Reads the operator's own headers. Their values may be secrets, and are never shown.
 fn headers(section: &Section<'_>, reading: &mut Reading<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let table = section.table("headers", reading);
@@ -125,7 +125,7 @@ impl Rule for UrlRule {
             ));
         }
         // The text is not quoted: it may hold a secret.
-        text.parse().map_err(|error| format!("this is no URL to use: {error}; write {}", self.wanted()))
+        text.parse().map_err(|error| format!("the URL can't be used: {error}; write {}", self.wanted()))
     }
 
     fn show(&self, value: &HttpUrl) -> Json {
@@ -184,7 +184,7 @@ impl Rule for SecretFile<'_> {
     }
 }
 
-/// A variable of the server with a signing secret.
+/// An environment variable of the server that holds a signing secret.
 pub(super) struct SecretVariable<'a> {
     pub(super) surroundings: &'a Surroundings,
 }
@@ -246,7 +246,7 @@ fn in_file(path: &Path, problem: &str) -> String {
     format!("in {}: {problem}", quote(&path.to_string_lossy()))
 }
 
-/// A small file whole.
+/// Reads a small file.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| {
@@ -280,10 +280,10 @@ const RESERVED_HEADERS: [&str; 15] = [
     "user-agent",
 ];
 
-/// A header of the operator's own. Its value is a secret as far as anyone knows, and not quoted.
+/// Parses a header of the operator's own. Its value may be a secret, and is not quoted in messages.
 pub(super) fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
     let Ok(parsed) = name.parse::<HeaderName>() else {
-        return Err("this is no name of a header; write one such as \"Authorization\"".to_owned());
+        return Err("this is not the name of a header; write one such as \"Authorization\"".to_owned());
     };
     let lower = parsed.as_str();
     if RESERVED_HEADERS.contains(&lower) || lower.starts_with("jobmill-") || lower.starts_with("webhook-") {

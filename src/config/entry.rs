@@ -1,14 +1,14 @@
-//! What each setting turned out to be.
+//! Resolved settings.
 
 use super::fault::Place;
 
-/// A setting as it came out of file, environment, flags and defaults.
+/// A setting as resolved from file, environment, flags and defaults.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Entry {
     /// The key's full path.
     pub key: String,
-    /// Its value as the file would have it; of `env` only the names, since the values may be secret.
+    /// The value as the file would write it. Of `env`, only the names, since the values may be secrets.
     pub value: serde_json::Value,
-    /// Where it comes from.
+    /// The source of the value.
     pub place: Place,
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where it says so.
+//! Faults of a configuration and where they are.
 
 use std::{
     fmt,
@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-/// Where a setting comes from.
+/// Source of a setting.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Place {
     /// A place in the configuration file.
@@ -22,7 +22,7 @@ pub enum Place {
     Environment(&'static str),
     /// A flag of the command line.
     Flag(&'static str),
-    /// Nobody said anything.
+    /// The built-in default.
     Default,
 }
 
@@ -37,19 +37,19 @@ impl fmt::Display for Place {
     }
 }
 
-/// One thing that is wrong with a configuration.
+/// A fault of a configuration.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Fault {
-    /// Where.
+    /// Source of the faulty setting.
     pub place: Place,
     /// The key's full path; empty where the fault concerns the file as a whole.
     pub key: String,
-    /// What is wrong, what the limit is, and the way out.
+    /// The problem, the limit, and the way out.
     pub message: String,
 }
 
 impl fmt::Display for Fault {
-    /// One line each, in the form that editors and CI systems know from compilers.
+    /// Formats the fault as one line, in the form that editors and CI systems know from compilers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.place)?;
         if !self.key.is_empty() {
@@ -59,12 +59,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// All that is wrong with a configuration: the file's faults in its order, then those of variables and flags.
+/// All faults of a configuration: the file's faults in its order, then those of variables and flags.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Faults(Vec<Fault>);
 
 impl Faults {
-    /// The faults as an error, if there are any.
+    /// Returns the faults as an error, if there are any.
     pub(super) fn check(mut faults: Vec<Fault>) -> Result<(), Faults> {
         if faults.is_empty() {
             return Ok(());
@@ -73,7 +73,7 @@ impl Faults {
         Err(Faults(faults))
     }
 
-    /// The faults: at least one.
+    /// Returns the faults, of which there is at least one.
     #[must_use]
     pub fn as_slice(&self) -> &[Fault] {
         &self.0
@@ -92,7 +92,7 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// A configuration file's text, in which faults have their places.
+/// Text of a configuration file, and where its lines start.
 pub(super) struct Source {
     path: Arc<Path>,
     text: String,
@@ -114,7 +114,7 @@ impl Source {
         &self.path
     }
 
-    /// The place of the character that starts at or before byte `at`.
+    /// Returns the place of the character that starts at or before byte `at`.
     pub(super) fn place(&self, at: usize) -> Place {
         let line = self.line_starts.partition_point(|start| *start <= at);
         let start = self.line_starts[line - 1];

@@ -1,4 +1,4 @@
-//! From file, environment and flags to settings, or to all faults at once.
+//! Resolution of file, environment and flags to settings, or to all faults at once.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -50,7 +50,7 @@ const METRICS_KEYS: [&str; 1] = ["listen"];
 const LOG_KEYS: [&str; 2] = ["filter", "format"];
 const LOG_FORMAT: Choice<LogFormat> = Choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]);
 
-/// What the command line says, as it was written. It goes before all else.
+/// Command-line flags, as written. They override every other source.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Flags {
     /// `--config`: the configuration file.
@@ -78,20 +78,20 @@ pub struct Flags {
 /// A configuration that has been read and checked.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// What the server needs.
+    /// The server's settings.
     pub settings: Settings,
-    /// What the log needs.
+    /// The log's settings.
     pub log: LogSettings,
     /// The file that was read, if there is one.
     pub file: Option<PathBuf>,
-    /// Every setting as it came out, with where it comes from, in the order of the documentation.
+    /// Every setting as resolved, with its source, in the order of the documentation.
     pub entries: Vec<Entry>,
 }
 
-/// Reads and checks a configuration: flags go before variables, those before the file, that before defaults.
+/// Reads and checks a configuration. Flags override variables, which override the file, which overrides defaults.
 ///
 /// # Errors
-/// Everything that is wrong, also in values that another source overrides.
+/// All faults, including those in values that another source overrides.
 pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults> {
     let mut faults = Vec::new();
     let source = find_source(flags, surroundings).unwrap_or_else(|fault| {
@@ -176,7 +176,7 @@ fn disk(root: &Section<'_>, reading: &mut Reading<'_>) -> DiskSettings {
     }
 }
 
-/// Every key that a file may have, with `NAME` for the names that the operator chooses.
+/// Returns every key that a file may have, with `NAME` for names that the operator chooses.
 pub fn keys() -> impl Iterator<Item = String> {
     let root = ["listen", "hosts", "insecure", "data_dir", "memory", "drain_timeout"];
     let root = root.into_iter().map(str::to_owned);
@@ -196,7 +196,7 @@ pub fn keys() -> impl Iterator<Item = String> {
         .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))
 }
 
-/// The file to read: a named one must be there, the default one may be.
+/// Finds the configuration file. A named file must exist; the default file is optional.
 fn find_source(flags: &Flags, surroundings: &Surroundings) -> Result<Option<Source>, Fault> {
     let named = |place, path: &Path| (place, surroundings.current_dir().join(path));
     let (place, path) = match (&flags.config, surroundings.variable("JOBMILL_CONFIG")) {
@@ -236,7 +236,7 @@ fn find_source(flags: &Flags, surroundings: &Surroundings) -> Result<Option<Sour
     }
 }
 
-/// One setting of those that file, environment and flags may give.
+/// A setting that file, environment and flags can give.
 struct Given<'a> {
     key: &'static str,
     variable: &'static str,
@@ -270,7 +270,7 @@ impl Layers<'_, '_> {
         value
     }
 
-    /// Reads what a variable or a flag says.
+    /// Reads the value of a variable or a flag.
     fn text<R: Rule>(
         &mut self,
         place: Place,
@@ -304,7 +304,7 @@ impl Layers<'_, '_> {
     }
 
     fn traces(&mut self, root: &Section<'_>, flags: &Flags) -> TracesSettings {
-        // The second one is what OpenTelemetry's own libraries go by.
+        // The second one is the variable of OpenTelemetry's own libraries.
         let (own, common) = ("JOBMILL_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT");
         let table = root.table("traces", self.reading);
         let section = Section::open("traces".to_owned(), table, &TRACES_KEYS, self.reading);
@@ -341,7 +341,7 @@ impl Layers<'_, '_> {
         }
     }
 
-    /// The folder or the memory, as the last source says that says either.
+    /// Reads the folder or memory, from the last source that gives either.
     fn store(&mut self, root: &Section<'_>, flags: &Flags, base: &Path) -> StoreSettings {
         let in_file = Folder { base, must_exist: false };
         let elsewhere = Folder { base: self.surroundings.current_dir(), must_exist: false };
@@ -369,7 +369,7 @@ impl Layers<'_, '_> {
             }
             match (layer.0, &layer.1) {
                 (Some(given), _) => memory = given,
-                // A folder takes the place of a memory that an earlier source asked for.
+                // A folder overrides memory that an earlier source asked for.
                 (None, Some((_, place))) if memory.0 => memory = (false, place.clone()),
                 (None, _) => {}
             }

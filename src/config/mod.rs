@@ -1,5 +1,5 @@
-//! What the operator says, checked and ready to use before any port is bound: [`load()`] takes it from a file, the
-//! environment and flags.
+//! The operator's configuration, checked and ready to use before any port is bound. [`load()`] reads it from a file,
+//! the environment and flags.
 
 mod addresses;
 mod context;

@@ -1,4 +1,4 @@
-//! What a file says of the network.
+//! The network settings of a configuration file.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub(super) const LIMIT_KEYS: [&str; 7] = [
     "keepalive_timeout",
 ];
 
-/// What connections may take.
+/// Reads the limits of connections.
 pub(super) fn limits(root: &Section<'_>, reading: &mut Reading<'_>) -> LimitSettings {
     let table = root.table("limits", reading);
     let section = Section::open("limits".to_owned(), table, &LIMIT_KEYS, reading);
@@ -72,7 +72,7 @@ pub(super) fn limits(root: &Section<'_>, reading: &mut Reading<'_>) -> LimitSett
 const CLIENT_AUTH: Choice<ClientAuth> =
     Choice(&[("required", ClientAuth::Required), ("optional", ClientAuth::Optional)]);
 
-/// Which files TLS takes. They are read, so that what is wrong with them is told now.
+/// Reads the TLS settings. The files are read as well, so that their faults are reported at the start.
 pub(super) fn tls(root: &Section<'_>, base: &Path, reading: &mut Reading<'_>) -> Option<TlsSettings> {
     let table = root.table("tls", reading);
     let section = Section::open("tls".to_owned(), table, &TLS_KEYS, reading);
@@ -108,7 +108,7 @@ pub(super) fn tls(root: &Section<'_>, base: &Path, reading: &mut Reading<'_>) ->
     Some(settings)
 }
 
-/// The file of tokens. It is read, so that what is wrong with it is told now.
+/// Reads the path of the token file. The file is read as well, so that its faults are reported at the start.
 pub(super) fn auth(root: &Section<'_>, base: &Path, reading: &mut Reading<'_>) -> Option<PathBuf> {
     let table = root.table("auth", reading);
     let section = Section::open("auth".to_owned(), table, &["tokens"], reading);
@@ -119,7 +119,7 @@ pub(super) fn auth(root: &Section<'_>, base: &Path, reading: &mut Reading<'_>) -
     Some(path)
 }
 
-/// The file that the audit is written to.
+/// Reads the path of the audit file.
 pub(super) fn audit(root: &Section<'_>, base: &Path, reading: &mut Reading<'_>) -> Option<PathBuf> {
     let table = root.table("audit", reading);
     let section = Section::open("audit".to_owned(), table, &["file"], reading);
@@ -137,14 +137,15 @@ pub(super) fn audit(root: &Section<'_>, base: &Path, reading: &mut Reading<'_>) 
     Some(path)
 }
 
-/// The origins of pages that may call by gRPC-Web.
+/// Reads the origins of pages that may call by gRPC-Web.
 pub(super) fn grpc_web(root: &Section<'_>, reading: &mut Reading<'_>) -> Vec<String> {
     let table = root.table("grpc_web", reading);
     let section = Section::open("grpc_web".to_owned(), table, &["origins"], reading);
     section.list_setting("origins", limits::HOSTS_MAX, &Origin, reading)
 }
 
-/// Refuses what whoever reaches the port could use to run the operator's commands.
+/// Refuses to listen beyond loopback without TLS and tokens: anyone who reaches the port could run the operator's
+/// commands.
 pub(super) fn check_exposure(settings: &Settings, reading: &mut Reading<'_>) {
     if !settings.is_exposed() {
         return;
@@ -156,15 +157,15 @@ pub(super) fn check_exposure(settings: &Settings, reading: &mut Reading<'_>) {
         (Some(_), _) => "tokens (auth.tokens)",
     };
     let message = format!(
-        "\"{}\" is not a loopback address, and whoever reaches it could run this server's commands; set {missing}, or \
-         listen on \"127.0.0.1:{}\", or say insecure = true or --insecure if the network can be trusted",
+        "\"{}\" is not a loopback address, and anyone who reaches it could run this server's commands; set {missing}, \
+         or listen on \"127.0.0.1:{}\", or say insecure = true or --insecure if the network can be trusted",
         settings.listen,
         settings.listen.port()
     );
     reading.fault(place, "listen", message);
 }
 
-/// Refuses one address for two purposes.
+/// Refuses one address for both the API and the metrics.
 pub(super) fn check_ports(settings: &Settings, reading: &mut Reading<'_>) {
     let (api, metrics) = (settings.listen, settings.metrics_listen);
     let clash = metrics.filter(|metrics| {
@@ -198,7 +199,7 @@ impl Rule for Host {
         if is_host(text) {
             return Ok(text.to_ascii_lowercase());
         }
-        Err(format!("{} is no name of a host; write {}", quote(text), self.wanted()))
+        Err(format!("{} is not the name of a host; write {}", quote(text), self.wanted()))
     }
 
     fn show(&self, value: &String) -> serde_json::Value {
@@ -231,7 +232,7 @@ impl Rule for Origin {
         if fits && !text.bytes().any(|b| b.is_ascii_uppercase()) {
             return Ok(text.to_owned());
         }
-        Err(format!("{} is no origin; write {}", quote(text), self.wanted()))
+        Err(format!("{} is not an origin; write {}", quote(text), self.wanted()))
     }
 
     fn show(&self, value: &String) -> serde_json::Value {

@@ -6,11 +6,11 @@ use serde_json::Value as Json;
 
 use super::rules::{Rule, quote};
 
-/// The path of a folder. What it is in the file may be relative to the file's own folder, `base`.
+/// The path of a folder, absolute or relative to `base`.
 pub(super) struct Folder<'a> {
-    /// What relative paths start from.
+    /// The base of relative paths.
     pub(super) base: &'a Path,
-    /// Whether it must be there already.
+    /// Whether the folder must exist already.
     pub(super) must_exist: bool,
 }
 
@@ -38,7 +38,7 @@ impl Rule for Folder<'_> {
     }
 }
 
-/// A path that may be relative to `base`.
+/// Joins a path to `base`, unless it is absolute.
 pub(super) fn path_from(base: &Path, text: &str, wanted: &str) -> Result<PathBuf, String> {
     let shown = quote(text);
     if text.is_empty() {
@@ -48,13 +48,13 @@ pub(super) fn path_from(base: &Path, text: &str, wanted: &str) -> Result<PathBuf
         return Err(format!("{shown} has a NUL character; write {wanted}"));
     }
     if text == "~" || text.starts_with("~/") {
-        // Only shells know `~`; a folder of that name would surprise everyone.
+        // Only shells expand `~`, and a folder of that name would be a surprise.
         return Err(format!("{shown} starts with `~`, which means nothing here; write the whole path"));
     }
     Ok(base.join(text))
 }
 
-/// The path of a file, which is read later, or written. It may be relative to the configuration file's own folder, `base`.
+/// The path of a file that is read or written later. It may be relative to the configuration file's own folder, `base`.
 pub(super) struct FileIn<'a> {
     pub(super) base: &'a Path,
 }

@@ -1,4 +1,4 @@
-//! Finds the program of a command before the first job needs it.
+//! Search for the program of a command, before the first job needs it.
 
 use std::{env, ffi::OsStr, fs, path::Path};
 
@@ -6,7 +6,7 @@ use rustix::fs::{Access, access};
 
 use super::rules::quote;
 
-/// The absolute path of `program`: an absolute path as it is, a bare name from `search_path`, which is a `PATH`.
+/// Returns the absolute path of `program`: an absolute path as it is, a bare name as found on `search_path`, a `PATH`.
 ///
 /// The path found is what runs, so that a later change of `PATH` can't put another program in its place.
 pub(super) fn find(program: &str, search_path: Option<&OsStr>) -> Result<String, String> {
@@ -22,7 +22,7 @@ pub(super) fn find(program: &str, search_path: Option<&OsStr>) -> Result<String,
         };
     }
     if program.contains('/') {
-        // Relative to what? The working folder of a service is rarely what its operator thinks.
+        // The working folder of a service is rarely what its operator expects.
         return Err(format!(
             "{shown} is a relative path; write the absolute one, or a bare name that is on PATH"
         ));
@@ -38,7 +38,7 @@ pub(super) fn find(program: &str, search_path: Option<&OsStr>) -> Result<String,
         .ok_or_else(|| format!("{shown} was not found on PATH; install it, or write its absolute path"))
 }
 
-/// Why this process could not run a file, and the way out.
+/// Returns why this process can't run a file, and the way out.
 fn obstacle(path: &Path) -> Option<&'static str> {
     match fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {

@@ -1,7 +1,7 @@
-//! What each setting may be: one rule for a value, wherever it comes from.
+//! Rules for the values of settings, whichever source a value comes from.
 //!
-//! A refusal says what was found, what the limit is and what to write instead; its place and key are added by
-//! [`super::section`].
+//! An error tells what was found, what the limit is and what to write instead. [`super::section`] adds the place and
+//! the key.
 
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
@@ -11,12 +11,12 @@ use toml::de::DeValue;
 use super::units::{parse_duration, parse_size, show_duration, show_size};
 use crate::settings::Keep;
 
-/// What a setting may be.
+/// The rule of a setting's values.
 pub(super) trait Rule {
-    /// The setting, ready to use.
+    /// The value, ready to use.
     type Value;
 
-    /// What to write, as a noun phrase.
+    /// Returns what to write, as a noun phrase.
     fn wanted(&self) -> String;
 
     /// Reads a value of the file. Most are text.
@@ -30,7 +30,7 @@ pub(super) trait Rule {
     /// Reads the text of a file's string, of a variable or of a flag.
     fn text(&self, text: &str) -> Result<Self::Value, String>;
 
-    /// The setting as it would be written.
+    /// Returns the value as a file would write it.
     fn show(&self, value: &Self::Value) -> Json;
 
     fn wrong_type(&self, value: &DeValue<'_>) -> String {
@@ -38,7 +38,7 @@ pub(super) trait Rule {
     }
 }
 
-/// Text in quotes, with what could act on a terminal escaped, and cut to a length that a message bears.
+/// Quotes text, with control characters escaped, and cut after 200 characters.
 pub(super) fn quote(text: &str) -> String {
     const SHOWN_CHARS: usize = 200;
     match text.char_indices().nth(SHOWN_CHARS) {
@@ -47,7 +47,7 @@ pub(super) fn quote(text: &str) -> String {
     }
 }
 
-/// A value of the wrong type, in words.
+/// Describes a value of the wrong type.
 fn describe(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("{} is text", quote(text)),
@@ -60,7 +60,7 @@ fn describe(value: &DeValue<'_>) -> String {
     }
 }
 
-/// Refuses what is outside of `limits`, named as `shown`.
+/// Refuses a value outside of `limits`; `shown` is its name in the message.
 fn within<T: PartialOrd>(
     value: T,
     limits: &RangeInclusive<T>,
@@ -104,7 +104,7 @@ impl Rule for DurationIn {
 
 const FOREVER: &str = "forever";
 
-/// How long ended jobs are kept: a duration, or for ever.
+/// How long ended jobs are kept: a duration, or `forever`.
 pub(super) struct KeepIn(pub(super) RangeInclusive<Duration>);
 
 impl Rule for KeepIn {
@@ -166,7 +166,7 @@ impl<T: Copy + Display + Into<i128> + TryFrom<i128>> IntIn<T> {
             return Err(format!("{}; write {wanted}", describe(value)));
         };
         let shown = integer.to_string();
-        // What does not even fit 128 bits is as far outside as can be, on the side that its sign tells.
+        // A number that does not fit 128 bits counts as the extreme on the side of its sign.
         let extreme = if integer.as_str().starts_with('-') { i128::MIN } else { i128::MAX };
         let number = i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(extreme);
         let limits = (*self.0.start()).into()..=(*self.0.end()).into();
@@ -253,7 +253,7 @@ impl Rule for Bool {
     }
 }
 
-/// One of a few words.
+/// One of several words.
 pub(super) struct Choice<T: 'static>(pub(super) &'static [(&'static str, T)]);
 
 impl<T: Copy + PartialEq> Rule for Choice<T> {
@@ -275,7 +275,7 @@ impl<T: Copy + PartialEq> Rule for Choice<T> {
     }
 }
 
-/// Something that may be switched off.
+/// A setting that may be `off`.
 pub(super) struct OrOff<R>(pub(super) R);
 
 const OFF: &str = "off";
@@ -320,7 +320,7 @@ impl Rule for LogFilter {
 #[cfg(feature = "cli")]
 fn check_filter(text: &str) -> Result<(), String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    // A filter takes a lone word that is no level for the name of a module, and would show nothing but that.
+    // A filter would take a misspelt level for the name of a module, and show only that module.
     for word in text.split(',').map(|word| word.trim().to_lowercase()) {
         if let Some(level) = nearest(&word, &LEVELS).filter(|level| *level != word) {
             return Err(format!("{} is not a level, unlike \"{level}\"", quote(&word)));
@@ -332,13 +332,13 @@ fn check_filter(text: &str) -> Result<(), String> {
     }
 }
 
-/// Without the program there is no log of its own, so that nothing reads the filter.
+/// Accepts every filter: without the feature `cli` there is no log to filter.
 #[cfg(not(feature = "cli"))]
 fn check_filter(_text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The known word that someone who wrote `word` most likely meant.
+/// Returns the known word that `word` is most likely a misspelling of.
 pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let distances = known.iter().map(|known| (strsim::damerau_levenshtein(word, known), *known));
     let (distance, nearest) = distances.min()?;

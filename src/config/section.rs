@@ -1,7 +1,7 @@
-//! Reads the tables of the file, notes every fault with its place, and what each setting turned out to be.
+//! Readers of the file's tables. They record every fault with its place, and every setting as resolved.
 //!
-//! The file is walked as toml's spanned tree instead of being deserialized: serde stops at the first fault, and an
-//! operator wants to hear of all of them at once.
+//! The file is read as toml's spanned tree instead of being deserialized: serde stops at the first fault, and operators
+//! are to see all faults at once.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ use super::{
     rules::{Rule, nearest},
 };
 
-/// What has been read so far.
+/// Faults and settings read so far.
 pub(super) struct Reading<'s> {
     source: Option<&'s Source>,
     pub(super) faults: Vec<Fault>,
@@ -55,12 +55,12 @@ impl<'s> Reading<'s> {
 pub(super) struct Section<'d> {
     path: String,
     table: Option<&'d DeTable<'d>>,
-    /// A table stands under an unknown key here: most likely a name with a dot that lacks its quotes.
+    /// Whether a table stands under an unknown key. That is most likely a name with a dot that lacks its quotes.
     has_stray_table: bool,
 }
 
 impl<'d> Section<'d> {
-    /// Opens a table whose keys are known, and notes those that are not.
+    /// Opens a table with known keys. Other keys are faults.
     pub(super) fn open(
         path: String,
         table: Option<&'d DeTable<'d>>,
@@ -90,12 +90,12 @@ impl<'d> Section<'d> {
         section
     }
 
-    /// A table whose keys are names that the operator chose.
+    /// Opens a table whose keys are names chosen by the operator.
     pub(super) fn of_names(path: &str, table: Option<&'d DeTable<'d>>) -> Self {
         Section { path: path.to_owned(), table, has_stray_table: false }
     }
 
-    /// The kind of section and the name that the operator gave it, if this is a queue or a kind.
+    /// Returns the section's parent and name, if it is a queue or a kind.
     fn named(&self) -> Option<(&str, &str)> {
         self.path
             .split_once('.')
@@ -106,7 +106,7 @@ impl<'d> Section<'d> {
         self.has_stray_table
     }
 
-    /// The full path of a key of this table.
+    /// Returns the full path of a key of this table.
     pub(super) fn key(&self, key: &str) -> String {
         let bare =
             !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
@@ -118,12 +118,12 @@ impl<'d> Section<'d> {
         self.table.and_then(|table| table.get(key))
     }
 
-    /// The span of a key itself, as far as the file has it.
+    /// Returns the span of a key; the span is empty where the file does not have the key.
     pub(super) fn key_span(&self, key: &str) -> Range<usize> {
         self.table.and_then(|table| table.get_key_value(key)).map_or(0..0, |(key, _)| key.span())
     }
 
-    /// Reads a setting that may be absent, and where it stands.
+    /// Reads a setting that may be absent, and its place.
     pub(super) fn read<R: Rule>(
         &self,
         key: &str,
@@ -140,7 +140,7 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// Reads a setting that has a default, and notes what it turned out to be.
+    /// Reads a setting that has a default, and records it as resolved.
     pub(super) fn setting<R: Rule>(
         &self,
         key: &str,
@@ -153,7 +153,7 @@ impl<'d> Section<'d> {
         value
     }
 
-    /// A setting that has no default, and what it turned out to be.
+    /// Reads a setting that has no default, and records it as resolved.
     pub(super) fn optional<R: Rule>(
         &self,
         key: &str,
@@ -169,7 +169,7 @@ impl<'d> Section<'d> {
         found.map(|(value, _)| value)
     }
 
-    /// A table inside of this one; a value of another type is a fault.
+    /// Returns a table inside of this one; a value of another type is a fault.
     pub(super) fn table(&self, key: &str, reading: &mut Reading<'_>) -> Option<&'d DeTable<'d>> {
         let value = self.get(key)?;
         let table = value.get_ref().as_table();
@@ -177,13 +177,13 @@ impl<'d> Section<'d> {
             reading.fault_at(
                 &value.span(),
                 self.key(key),
-                format!("this is no table; write [{}]", self.key(key)),
+                format!("this is not a table; write [{}]", self.key(key)),
             );
         }
         table
     }
 
-    /// A list inside of this table; a value of another type, or too many elements, are a fault.
+    /// Returns a list inside of this table; a value of another type is a fault, and so are too many elements.
     pub(super) fn list(
         &self,
         key: &str,
@@ -192,7 +192,7 @@ impl<'d> Section<'d> {
     ) -> Option<(&'d DeArray<'d>, Place)> {
         let value = self.get(key)?;
         let Some(list) = value.get_ref().as_array() else {
-            let message = "this is no list; write one in brackets, such as [\"a\", \"b\"] or [1, 2]";
+            let message = "this is not a list; write one in brackets, such as [\"a\", \"b\"] or [1, 2]";
             reading.fault_at(&value.span(), self.key(key), message);
             return None;
         };
@@ -227,7 +227,7 @@ impl<'d> Section<'d> {
         (values, place)
     }
 
-    /// Reads a list that is empty by default, and notes what it turned out to be.
+    /// Reads a list that is empty by default, and records it as resolved.
     pub(super) fn list_setting<R: Rule>(
         &self,
         key: &str,

@@ -1,4 +1,4 @@
-//! What a configuration depends on beside its file and its flags.
+//! The environment that a configuration depends on, beside its file and flags.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Those of the running process.
+    /// Reads the environment of the running process.
     #[must_use]
     pub fn of_process() -> Self {
         Surroundings {
@@ -28,13 +28,13 @@ impl Surroundings {
         }
     }
 
-    /// Made-up ones: an ordinary user without any variable, in `current_dir`.
+    /// Creates an environment for tests: an ordinary user without variables, in `current_dir`.
     #[must_use]
     pub fn bare(current_dir: impl Into<PathBuf>) -> Self {
         Surroundings { variables: BTreeMap::new(), superuser: false, current_dir: current_dir.into() }
     }
 
-    /// Adds a variable.
+    /// Adds an environment variable.
     #[must_use]
     pub fn with_variable(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.variables.insert(name.into(), value.into());
@@ -48,22 +48,23 @@ impl Surroundings {
         self
     }
 
-    /// A variable's value. An empty one counts as absent: compose files and units often pass variables on that way.
+    /// Returns the value of a variable. An empty one counts as absent, because compose files and units often pass unset
+    /// variables on as empty.
     pub(super) fn variable(&self, name: &str) -> Option<&OsStr> {
         self.variables.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
     }
 
-    /// What relative paths in flags and variables start from.
+    /// Returns the base of relative paths in flags and variables.
     pub(super) fn current_dir(&self) -> &Path {
         &self.current_dir
     }
 
-    /// Where the configuration file is if nobody says.
+    /// Returns the configuration file's default path.
     pub(super) fn default_config_file(&self) -> Option<PathBuf> {
         Some(self.user_dir("XDG_CONFIG_HOME", ".config")?.join("jobmill/jobmill.toml"))
     }
 
-    /// Where jobs are kept if nobody says.
+    /// Returns the default data folder.
     pub(super) fn default_data_dir(&self) -> Option<PathBuf> {
         if self.superuser {
             return Some(PathBuf::from("/var/lib/jobmill"));
@@ -71,7 +72,7 @@ impl Surroundings {
         Some(self.user_dir("XDG_DATA_HOME", ".local/share")?.join("jobmill"))
     }
 
-    /// A folder by the XDG rules: a relative path in the variable is to be ignored.
+    /// Returns a folder by the XDG rules, which ignore a relative path in the variable.
     fn user_dir(&self, variable: &str, below_home: &str) -> Option<PathBuf> {
         let absolute = |name| self.variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
         absolute(variable).or_else(|| Some(absolute("HOME")?.join(below_home)))
@@ -79,7 +80,7 @@ impl Surroundings {
 }
 
 impl fmt::Debug for Surroundings {
-    /// Leaves out what the variables hold: some of it is secret.
+    /// Leaves out the values of variables, since some are secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Surroundings")
             .field("superuser", &self.superuser)

@@ -1,4 +1,4 @@
-//! The file of tokens: read like the configuration, every fault with its place.
+//! The token file: read like the configuration, with the place of every fault.
 
 use std::path::Path;
 
@@ -16,10 +16,10 @@ use crate::{
 
 const TOKEN_KEYS: [&str; 4] = ["hash", "roles", "queues", "expires"];
 
-/// Reads a file of tokens.
+/// Reads a token file.
 ///
 /// # Errors
-/// Everything that is wrong with it.
+/// All faults of the file.
 pub fn load_tokens(path: &Path) -> Result<Tokens, Faults> {
     let mut faults = Vec::new();
     let place = Place::File { path: path.into(), line: 1, column: 1 };
@@ -28,7 +28,7 @@ pub fn load_tokens(path: &Path) -> Result<Tokens, Faults> {
     Ok(Tokens::new(tokens))
 }
 
-/// Reads a file of tokens; where that can't be done at all, it is a fault at `place`.
+/// Reads a token file. A file that can't be read at all is a fault at `place`.
 pub(super) fn read(path: &Path, place: &Place, faults: &mut Vec<Fault>) -> Vec<Token> {
     let text = document::read(path).map_err(|error| error.to_string()).and_then(|bytes| {
         if bytes.len() as u64 > limits::FILE_BYTES_MAX {
@@ -105,10 +105,10 @@ impl Rule for Hash {
     }
 
     fn text(&self, text: &str) -> Result<TokenHash, String> {
-        // It is not quoted: someone may have put the token itself here.
+        // The text is not quoted, because it may be the token itself.
         text.strip_prefix("sha256:")
             .and_then(TokenHash::from_hex)
-            .ok_or_else(|| format!("this is no hash of a token; write {}", self.wanted()))
+            .ok_or_else(|| format!("this is not the hash of a token; write {}", self.wanted()))
     }
 
     fn value(&self, value: &toml::de::DeValue<'_>) -> Result<TokenHash, String> {
@@ -131,7 +131,8 @@ impl Rule for RoleName {
     }
 
     fn text(&self, text: &str) -> Result<Role, String> {
-        Role::named(text).ok_or_else(|| format!("{} is no role; write one of {}", quote(text), self.wanted()))
+        Role::named(text)
+            .ok_or_else(|| format!("{} is not a role; write one of {}", quote(text), self.wanted()))
     }
 
     fn show(&self, value: &Role) -> serde_json::Value {
@@ -158,7 +159,7 @@ impl Rule for Pattern {
     }
 }
 
-/// An instant.
+/// An instant with its offset.
 struct Instant;
 
 impl Rule for Instant {
@@ -184,7 +185,7 @@ impl Rule for Instant {
         let instant: Result<jiff::Timestamp, _> = text.parse();
         instant
             .map(|instant| Timestamp::from_micros(instant.as_microsecond()))
-            .map_err(|_| format!("{} is no instant; write {}", quote(text), self.wanted()))
+            .map_err(|_| format!("{} is not an instant; write {}", quote(text), self.wanted()))
     }
 
     fn show(&self, value: &Timestamp) -> serde_json::Value {

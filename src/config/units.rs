@@ -1,22 +1,22 @@
-//! Durations and sizes as people write them.
+//! Durations and sizes in their written form.
 
 use std::time::Duration;
 
-/// The units of sizes, largest first. Only powers of 1,024: `MB` means two things, `MiB` one.
+/// The units of sizes, largest first. All are powers of 1,024: `MB` is ambiguous, `MiB` is not.
 const SIZE_UNITS: [(&str, u64); 5] =
     [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-/// A duration such as `30s`, `15m` or `1h 30m`.
+/// Parses a duration such as `30s`, `15m` or `1h 30m`.
 pub(super) fn parse_duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text).ok()
 }
 
-/// A duration as [`parse_duration`] reads it.
+/// Formats a duration so that [`parse_duration`] reads it back.
 pub(super) fn show_duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
-/// A size such as `64KiB` or `1GiB`, or a number of bytes.
+/// Parses a size such as `64KiB` or `1GiB`, or a number of bytes.
 pub(super) fn parse_size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -27,7 +27,7 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// A size as [`parse_size`] reads it, in the largest unit that it is a whole number of.
+/// Formats a size so that [`parse_size`] reads it back, in the largest unit that gives a whole number.
 pub(super) fn show_size(bytes: u64) -> String {
     let whole = SIZE_UNITS.into_iter().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
     let (unit, factor) = whole.unwrap_or(("B", 1));

@@ -1,4 +1,4 @@
-//! Certificates of authorities.
+//! CA certificates.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-/// The certificates of authorities that may vouch for whoever is at the other end of a connection.
+/// Certificates of the authorities that are trusted for the other end of a connection.
 #[derive(Clone, Debug)]
 pub struct Authorities(Arc<RootCertStore>);
 
@@ -15,7 +15,7 @@ impl Authorities {
     /// Reads certificates in PEM form: at least one.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The problem with the certificates.
     pub fn from_pem(pem: &[u8]) -> Result<Self, String> {
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
         let certificates = certificates.map_err(|error| format!("is not in PEM form: {error}"))?;
@@ -25,7 +25,7 @@ impl Authorities {
         Authorities::of(certificates)
     }
 
-    /// Takes certificates; or tells what is wrong with one of them, to be said after its file's name.
+    /// Collects certificates. An error reads as the continuation of their file's name.
     pub(crate) fn of(certificates: Vec<CertificateDer<'_>>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates {

@@ -1,24 +1,24 @@
-//! Bounds of connections.
+//! Limits of connections.
 
 use std::time::Duration;
 
-/// What connections may take, one by one and together.
+/// Limits of each connection and of all connections together.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LimitSettings {
-    /// How many connections may be open. Over it, the oldest that has made no call that was let in is closed; if there
-    /// is none, the new one is.
+    /// Maximum number of open connections. Over it, the oldest connection without an admitted call is closed; if there
+    /// is none, the new connection is closed.
     pub connections: u32,
-    /// How many connections may be open that have not said anything yet. Over it, the oldest of them is closed.
+    /// Maximum number of open connections that have not sent anything yet. Over it, the oldest of them is closed.
     pub handshakes: u32,
-    /// How long a connection has for its TLS handshake and its first bytes.
+    /// Time limit for a connection's TLS handshake and first bytes.
     pub handshake_timeout: Duration,
-    /// How many calls one connection may have open.
+    /// Maximum number of open calls on one connection.
     pub streams_per_connection: u32,
-    /// How many bytes the headers of a call may take together.
+    /// Limit of the total size of a call's headers, in bytes.
     pub header_bytes: u32,
-    /// A connection that is silent for so long is asked whether it is alive,
+    /// Time of silence after which a connection is sent a keepalive ping.
     pub keepalive_interval: Duration,
-    /// and cut if it does not say so in this time.
+    /// Time limit for the answer to a keepalive ping. After it, the connection is closed.
     pub keepalive_timeout: Duration,
 }
 

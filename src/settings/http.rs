@@ -15,30 +15,31 @@ pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// An endpoint that runs jobs: each attempt is one POST to it.
 #[derive(Clone)]
 pub struct HttpSettings {
-    /// Where it is.
+    /// URL of the endpoint.
     pub url: HttpUrl,
-    /// Headers of every request beside Jobmill's own. Their values are never shown.
+    /// Headers of every request, in addition to Jobmill's own. Their values are never shown.
     pub headers: HeaderMap,
-    /// What requests are signed with. Several make as many signatures, so that receivers can change over one by one;
-    /// none leaves requests unsigned.
+    /// Secrets that requests are signed with. Each one adds a signature, so that receivers can change over one by one.
+    /// Without any, requests are unsigned.
     pub signing_secrets: Vec<SigningSecret>,
-    /// Which addresses may be connected to.
+    /// Addresses that may be connected to.
     pub targets: Targets,
-    /// The authorities that may vouch for the endpoint, in place of the public ones.
+    /// Authorities trusted for the endpoint's certificate, in place of the public ones.
     pub authorities: Option<Authorities>,
-    /// How long it may take to be connected, from the name's look-up to the end of the TLS handshake.
+    /// Time limit for connecting, from name resolution to the end of the TLS handshake.
     pub connect_timeout: Duration,
-    /// How many requests may be under way, and how many connections open. Further attempts wait.
+    /// Maximum number of requests under way, and of open connections. Further attempts wait.
     pub max_connections: u32,
-    /// How long an attempt may wait for one of them. Then its job goes back, and the attempt does not count.
+    /// Longest wait of an attempt for a connection. After it, the attempt ends without being counted, and its job backs
+    /// off for a second.
     pub connection_wait: Duration,
-    /// How long a connection without requests is used again, counted from the last that was received.
+    /// Time for which an idle connection is reused, counted from when it last received data.
     pub idle_timeout: Duration,
 }
 
 impl HttpSettings {
-    /// The defaults for an endpoint: unsigned requests, public addresses only, 10 s to connect, 100 connections,
-    /// 30 s to wait for one, and 30 s for one to be idle.
+    /// Creates settings with the defaults: unsigned requests, public addresses only, 10 s to connect, 100 connections,
+    /// 30 s to wait for a connection, and 30 s for a connection to be idle.
     #[must_use]
     pub fn new(url: HttpUrl) -> Self {
         HttpSettings {
@@ -83,7 +84,7 @@ impl fmt::Debug for HttpSettings {
     }
 }
 
-/// The URL of an endpoint. `Debug` and `Display` leave its query out, which may hold a secret.
+/// URL of an endpoint. `Debug` and `Display` leave out its query, which may hold a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HttpUrl {
     uri: Uri,
@@ -92,28 +93,28 @@ pub struct HttpUrl {
     port: u16,
 }
 
-/// Text that is no URL of an endpoint.
+/// The error for text that is not the URL of an endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UrlError(&'static str);
 
 impl HttpUrl {
-    /// The whole of it.
+    /// Returns the whole URL.
     pub(crate) fn uri(&self) -> &Uri {
         &self.uri
     }
 
-    /// Whether it is `https`.
+    /// Returns whether the scheme is `https`.
     pub(crate) fn is_tls(&self) -> bool {
         self.tls
     }
 
-    /// The name or address, without the brackets of IPv6.
+    /// Returns the host's name or address, without the brackets of IPv6.
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
-    /// The port, given or usual.
+    /// Returns the port, or the scheme's default port.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -168,25 +169,25 @@ impl fmt::Debug for HttpUrl {
     }
 }
 
-/// A secret that requests are signed with, as the Standard Webhooks have it. It is never shown.
+/// A secret that requests are signed with, as the Standard Webhooks specification defines it. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret([u8; KEY_BYTES]);
 
-/// How many bytes a key of HMAC-SHA256 has. A shorter one is filled up with zeros, as HMAC itself does.
+/// Length of an HMAC-SHA256 key in bytes. A shorter key is padded with zeros, as HMAC itself does.
 const KEY_BYTES: usize = *limits::SIGNING_SECRET_BYTES.end();
 
-/// Text that is no signing secret. It does not quote the text.
+/// The error for text that is not a signing secret. It does not quote the text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SecretError {
-    /// It is not base64.
+    /// The text is not base64.
     #[error("the secret is not base64, with or without `whsec_` before it; make one with {MAKE_SECRET}")]
     Encoding,
-    /// It is too short or too long.
+    /// The secret is too short or too long.
     #[error(
         "the secret has {bytes} bytes once decoded, the limits are 24 to 64; make one with {MAKE_SECRET}"
     )]
     Length {
-        /// How many bytes it has.
+        /// Length of the secret in bytes.
         bytes: usize,
     },
 }
@@ -194,7 +195,7 @@ pub enum SecretError {
 const MAKE_SECRET: &str = "`echo whsec_$(openssl rand -base64 32)`";
 
 impl SigningSecret {
-    /// As a key of HMAC-SHA256.
+    /// Returns the secret as a key of HMAC-SHA256.
     pub(crate) fn key(&self) -> &[u8; KEY_BYTES] {
         &self.0
     }
@@ -203,7 +204,7 @@ impl SigningSecret {
 impl FromStr for SigningSecret {
     type Err = SecretError;
 
-    /// Reads `whsec_` (which may be absent) and 24 to 64 bytes in base64. White space around it is left out.
+    /// Parses an optional `whsec_` and 24 to 64 bytes in base64. Surrounding white space is ignored.
     fn from_str(text: &str) -> Result<Self, SecretError> {
         let text = text.trim();
         let encoded = text.strip_prefix("whsec_").unwrap_or(text);

@@ -1,4 +1,4 @@
-//! How the jobs of a kind run.
+//! Settings of a kind of jobs.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -6,19 +6,19 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 use super::http::HttpSettings;
 use crate::job::RetryPolicy;
 
-/// How long a command has between `SIGTERM` and `SIGKILL` unless its kind says otherwise.
+/// Default time between `SIGTERM` and `SIGKILL` for a command.
 pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(10);
 
-/// How jobs of a kind run, and what they get where a submission does not say.
+/// Settings of a kind: its handler, and the defaults of its jobs.
 #[derive(Clone, Debug)]
 pub struct KindSettings {
-    /// What runs them.
+    /// The handler of the kind's jobs.
     pub handler: HandlerSettings,
-    /// What submissions of the kind get unless they say otherwise.
+    /// Values for submissions that leave them out.
     pub defaults: KindDefaults,
 }
 
-/// What runs the jobs of a kind.
+/// The handler of a kind's jobs.
 #[derive(Clone, Debug)]
 pub enum HandlerSettings {
     /// A command.
@@ -28,14 +28,14 @@ pub enum HandlerSettings {
     Http(Box<HttpSettings>),
 }
 
-/// What submissions of a kind get unless they say otherwise.
+/// Values for submissions of a kind that leave them out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KindDefaults {
-    /// How many attempts may start.
+    /// Maximum number of attempts.
     pub max_attempts: u32,
-    /// How long to wait between them.
+    /// Backoff between attempts.
     pub retry: RetryPolicy,
-    /// How long one may take.
+    /// Timeout of an attempt.
     pub attempt_timeout: Duration,
 }
 
@@ -52,17 +52,17 @@ impl Default for KindDefaults {
 /// A command that runs jobs. No shell is involved.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CommandSettings {
-    /// The program and its arguments, each one element as it is. [`crate::config::load()`] makes the program's path absolute.
+    /// The program and its arguments, one element each. [`crate::config::load()`] makes the program's path absolute.
     pub argv: Vec<String>,
-    /// Variables that the command gets beside `PATH`, `HOME`, `LANG` and `TZ` and Jobmill's own.
+    /// Environment variables of the command, in addition to `PATH`, `HOME`, `LANG`, `TZ` and Jobmill's own.
     pub env: BTreeMap<String, String>,
-    /// Names of the server's own variables that the command gets too.
+    /// Names of the server's own variables that are passed on to the command.
     pub env_allow: Vec<String>,
-    /// Where it runs; the server's own working folder if absent.
+    /// Working folder of the command; absent: the server's own.
     pub working_dir: Option<PathBuf>,
-    /// How long it has between `SIGTERM` and `SIGKILL`.
+    /// Time between `SIGTERM` and `SIGKILL`.
     pub kill_grace: Duration,
-    /// Exit codes that no other attempt would mend.
+    /// Exit codes of failures that another attempt would not mend.
     pub permanent_exit_codes: Vec<i32>,
 }
 

@@ -1,4 +1,5 @@
-//! What settings may be. The protocol's comments state the same numbers, and requests are held to these constants too.
+//! Limits of settings. The protocol's comments state the same numbers, and requests are checked against these constants
+//! too.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -9,113 +10,115 @@ const DAY: u64 = 24 * HOUR;
 /// 365.25 days, as in `10years`.
 const YEAR: u64 = DAY * 1461 / 4;
 
-/// How many queues there may be.
+/// Maximum number of queues.
 pub const QUEUES_MAX: usize = 1_000;
-/// How many kinds a configuration may declare.
+/// Maximum number of kinds in a configuration.
 pub const KINDS_MAX: usize = 1_000;
-/// How many consumers all queues of a configuration may have together.
+/// Maximum number of consumers of all queues in a configuration together.
 pub const CONSUMERS_TOTAL_MAX: u64 = 100_000;
 
-/// How many jobs a queue may hold.
+/// Range of a queue's limit of jobs.
 pub const QUEUE_JOBS: RangeInclusive<u64> = 1..=1_000_000_000;
-/// How many bytes a queue's jobs may take.
+/// Range of a queue's byte limit.
 pub const QUEUE_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 40;
-/// How many attempts of a queue may run at once.
+/// Range of the number of a queue's attempts that run at once.
 pub const QUEUE_CONSUMERS: RangeInclusive<u32> = 0..=10_000;
-/// How long a submission may wait for room.
+/// Range of the longest wait of a submission for room.
 pub const QUEUE_MAX_WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * MINUTE);
-/// How many submissions may wait for room.
+/// Range of the number of submissions that may wait for room.
 pub const QUEUE_MAX_WAITERS: RangeInclusive<u32> = 0..=10_000;
 
-/// How much space a file may keep for what must be written to a full disk.
+/// Range of the size of the ballast, a file that reserves space for what must be written even to a full disk.
 pub const BALLAST_BYTES: RangeInclusive<u64> = 0..=1 << 30;
-/// How much space may have to be free for new jobs to be taken.
+/// Range of the free space below which new jobs are refused.
 pub const MIN_FREE_BYTES: RangeInclusive<u64> = 0..=1 << 40;
 
-/// The longest time that a job may wait or be kept for.
+/// Longest time that a job may wait or be kept.
 pub const TEN_YEARS: Duration = Duration::from_secs(10 * YEAR);
-/// How long ended jobs may be kept, if not for ever.
+/// Range of the time for which ended jobs are kept, if not for ever.
 pub const KEEP: RangeInclusive<Duration> = Duration::ZERO..=TEN_YEARS;
-/// How many different times all queues and the server's own retention may name: each costs the store a walk of its own.
+/// Maximum number of different retention times of the server and all queues: the store sweeps for each of them
+/// separately.
 pub const KEEP_TIMES_MAX: usize = 32;
 
-/// How many attempts of a job may start.
+/// Range of a job's maximum number of attempts.
 pub const MAX_ATTEMPTS: RangeInclusive<u32> = 1..=1_000;
-/// How long one attempt may take.
+/// Range of the timeout of an attempt.
 pub const ATTEMPT_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(30 * DAY);
-/// How long a retry may be delayed: the first delay and the longest one.
+/// Range of the first and the longest delay between attempts.
 pub const RETRY_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * DAY);
-/// How much longer each delay may be than the one before it.
+/// Range of the factor from one delay to the next.
 pub const RETRY_MULTIPLIER: RangeInclusive<f64> = 1.0..=100.0;
-/// How large the random part of a delay may be.
+/// Range of the random part of a delay.
 pub const RETRY_JITTER: RangeInclusive<f64> = 0.0..=1.0;
 
-/// Of submissions without a trace context, how many may begin a trace.
+/// Range of the share of submissions without a trace context that begin a trace.
 pub const SAMPLE_RATIO: RangeInclusive<f64> = 0.0..=1.0;
 
-/// How long a stopping server may wait for running attempts.
+/// Range of the time for which a stopping server waits for running attempts.
 pub const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(HOUR);
 
-/// How long a command may have between `SIGTERM` and `SIGKILL`.
+/// Range of the time between `SIGTERM` and `SIGKILL`.
 pub const KILL_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10 * MINUTE);
-/// How many elements a command may have, its program included.
+/// Maximum number of elements of a command, including its program.
 pub const ARGV_MAX: usize = 256;
-/// How long one element of a command, or the value of one of its variables, may be. Linux itself takes less than
+/// Maximum length of an element of a command, and of the value of one of its variables. Linux itself takes less than
 /// 128 KiB; more would fail only when the first job starts.
 pub const ARGUMENT_BYTES_MAX: usize = 64 << 10;
-/// How many variables a command may be given, and how many of the server's own it may be allowed.
+/// Maximum number of variables set for a command, and of the server's own variables passed on to it.
 pub const VARIABLES_MAX: usize = 256;
-/// What an exit code may be that marks a failure.
+/// Range of exit codes that mark a failure.
 pub const EXIT_CODES: RangeInclusive<i32> = 1..=255;
 
-/// How many connections may be open.
+/// Range of the number of open connections.
 pub const CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
-/// How many connections may be open that have not said anything yet.
+/// Range of the number of open connections that have not sent anything yet.
 pub const HANDSHAKES: RangeInclusive<u32> = 1..=100_000;
-/// How long a connection may have for its TLS handshake and its first bytes.
+/// Range of the time limit for a connection's TLS handshake and first bytes.
 pub const HANDSHAKE_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(5 * MINUTE);
-/// How many calls one connection may have open.
+/// Range of the number of open calls on one connection.
 pub const STREAMS_PER_CONNECTION: RangeInclusive<u32> = 1..=100_000;
-/// How many bytes the headers of a call may take together.
+/// Range of the total size of a call's headers, in bytes.
 pub const HEADER_BYTES: RangeInclusive<u64> = 4 << 10..=1 << 20;
-/// How long a connection may be silent before it is asked whether it is alive.
+/// Range of the time of silence after which a connection is sent a keepalive ping.
 pub const KEEPALIVE_INTERVAL: RangeInclusive<Duration> =
     Duration::from_secs(SECOND)..=Duration::from_secs(HOUR);
-/// How long a connection may take to say that it is alive.
+/// Range of the time limit for the answer to a keepalive ping.
 pub const KEEPALIVE_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_secs(SECOND)..=Duration::from_secs(10 * MINUTE);
 
-/// How many names of hosts a configuration may have, and how many origins.
+/// Maximum number of host names in a configuration, and of origins.
 pub const HOSTS_MAX: usize = 100;
-/// How many tokens there may be.
+/// Maximum number of tokens.
 pub const TOKENS_MAX: usize = 1_000;
-/// How many patterns for queues a token may have.
+/// Maximum number of a token's queue patterns.
 pub const TOKEN_QUEUES_MAX: usize = 100;
-/// How long the URL of an endpoint may be.
+/// Maximum length of an endpoint's URL, in bytes.
 pub const URL_BYTES_MAX: usize = 4 << 10;
-/// How many headers of the operator's own a request may have.
+/// Maximum number of the operator's own headers of a request.
 pub const HEADERS_MAX: usize = 32;
-/// How long the value of such a header may be.
+/// Maximum length of the value of such a header, in bytes.
 pub const HEADER_BYTES_MAX: usize = 4 << 10;
-/// How many secrets of each source requests may be signed with.
+/// Maximum number of signing secrets from each source.
 pub const SIGNING_SECRETS_MAX: usize = 4;
-/// How long a signing secret may be.
+/// Range of the length of a signing secret, in bytes.
 pub const SIGNING_SECRET_BYTES: RangeInclusive<usize> = 24..=64;
-/// How large a file of secrets or certificates may be.
+/// Maximum size of a file of secrets or certificates, in bytes.
 pub const CREDENTIAL_FILE_BYTES_MAX: u64 = 1 << 20;
-/// How many networks a kind may be allowed to connect to.
+/// Maximum number of networks that a kind may be allowed to connect to.
 pub const NETWORKS_MAX: usize = 64;
-/// How long it may take to connect to an endpoint.
+/// Range of the time limit for connecting to an endpoint.
 pub const CONNECT_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(5 * MINUTE);
-/// How many connections a kind may have.
+/// Range of the number of a kind's connections.
 pub const HTTP_CONNECTIONS: RangeInclusive<u32> = 1..=10_000;
-/// How long an attempt may wait for a connection. Much less would only have its job come and go.
+/// Range of an attempt's longest wait for a connection. Much less would send jobs into backoff again and again.
 pub const CONNECTION_WAIT: RangeInclusive<Duration> = Duration::from_secs(SECOND)..=Duration::from_secs(HOUR);
-/// How long a connection to an endpoint may be idle and be used again; 0 uses each once where requests can't share it.
+/// Range of the time for which an idle connection to an endpoint is reused. With 0, a connection that requests can't
+/// share is used only once.
 pub const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(HOUR);
 
-/// How large a configuration file may be.
+/// Maximum size of a configuration file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;

@@ -1,11 +1,11 @@
-//! What the log shows.
+//! Settings of the log.
 
-/// What the log shows, and how.
+/// Settings of the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogSettings {
-    /// Which lines: a level, or levels by module.
+    /// Filter of lines: a level, or levels by module.
     pub filter: String,
-    /// In which form.
+    /// Format of lines.
     pub format: LogFormat,
 }
 
@@ -15,7 +15,7 @@ impl Default for LogSettings {
     }
 }
 
-/// The form of log lines.
+/// Format of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
     /// For people.

@@ -1,6 +1,6 @@
-//! What can be set, as values that are ready to use: how they are read is the business of [`crate::config`].
+//! Settings, as values that are ready to use. [`crate::config`] reads them.
 //!
-//! Another Rust program starts from [`Settings::new`].
+//! An embedding program starts from [`Settings::new`].
 
 mod authorities;
 mod connections;

@@ -1,4 +1,4 @@
-//! How a queue is set up.
+//! Settings of queues.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -8,33 +8,33 @@ use crate::job::Name;
 /// The queue that always exists.
 pub const DEFAULT_QUEUE: &str = "default";
 
-/// How a queue is set up.
+/// Settings of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueSettings {
-    /// How many jobs may wait and run.
+    /// Maximum number of jobs that wait and run.
     pub max_jobs: u64,
-    /// How many bytes they may take.
+    /// Maximum number of bytes of these jobs.
     pub max_bytes: u64,
-    /// How many attempts run at once.
+    /// Number of attempts that run at once.
     pub consumers: u32,
-    /// What to do when it is full.
+    /// Behaviour when the queue is full.
     pub when_full: WhenFull,
-    /// How long a submission may wait for room.
+    /// Longest wait of a submission for room.
     pub max_wait: Duration,
-    /// How many callers may wait for room.
+    /// Maximum number of callers that wait for room.
     pub max_waiters: u32,
-    /// Whether kinds that have no handler here are accepted.
+    /// Whether jobs of kinds without a handler on this server are accepted.
     pub accept_unknown_kinds: bool,
-    /// How long its ended jobs are kept, where that differs from the server's own times.
+    /// Retention of ended jobs, where it differs from the server's own.
     pub retention: QueueRetention,
 }
 
-/// What to do when a queue is full.
+/// Behaviour of a full queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
-    /// Wait for room.
+    /// Submissions wait for room.
     Wait,
-    /// Refuse at once.
+    /// Submissions are refused at once.
     Reject,
 }
 
@@ -53,31 +53,31 @@ impl Default for QueueSettings {
     }
 }
 
-/// One for each core, as far as a queue may have so many.
+/// Returns one consumer for each core, up to the limit of a queue's consumers.
 fn default_consumers() -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     u32::try_from(cores).unwrap_or(u32::MAX).min(*limits::QUEUE_CONSUMERS.end())
 }
 
-/// A queue as it is set up.
+/// A queue with its settings and status.
 #[derive(Clone, PartialEq, Debug)]
 pub struct QueueInfo {
-    /// Its name.
+    /// The queue's name.
     pub name: Arc<Name>,
-    /// Its settings.
+    /// The queue's settings.
     pub settings: QueueSettings,
-    /// Whether it starts no jobs for now.
+    /// Whether the queue is paused: it starts no jobs.
     pub paused: bool,
     /// Whether the configuration file declares it.
     pub declared: bool,
-    /// Whether the configuration file declared it once, and nothing but its pause has been changed since.
+    /// Whether the configuration file used to declare it, and nothing but its pause has changed since.
     pub formerly_declared: bool,
-    /// Grows with each change of it.
+    /// Number that grows with each change of the queue.
     pub revision: i64,
 }
 
 impl QueueInfo {
-    /// Tells this state of the queue from all others, of this queue and of any other one.
+    /// Returns a tag that no other state of this or any other queue has.
     #[must_use]
     pub fn etag(&self) -> String {
         format!("{:x}-{:x}", self.name.number, self.revision)
@@ -87,13 +87,13 @@ impl QueueInfo {
 /// A change of some of a queue's settings.
 #[derive(Clone, PartialEq, Debug)]
 pub struct SettingsChange {
-    /// The settings that are changed.
+    /// The settings to change.
     pub fields: BTreeSet<SettingsField>,
-    /// Their values, beside others that do not count.
+    /// The new values. Settings that are not to change are ignored.
     pub to: QueueSettings,
 }
 
-/// One of a queue's settings.
+/// A setting of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum SettingsField {
     /// `max_jobs`.
@@ -121,7 +121,7 @@ pub enum SettingsField {
 }
 
 impl SettingsField {
-    /// All of them, with their paths.
+    /// All settings with their paths.
     pub const ALL: [(&'static str, SettingsField); 11] = [
         ("max_jobs", SettingsField::MaxJobs),
         ("max_bytes", SettingsField::MaxBytes),
@@ -138,7 +138,7 @@ impl SettingsField {
 }
 
 impl SettingsChange {
-    /// The settings after the change.
+    /// Returns the settings after the change.
     #[must_use]
     pub fn applied(&self, settings: &QueueSettings) -> QueueSettings {
         let mut after = settings.clone();

@@ -1,26 +1,26 @@
-//! How long ended jobs are kept.
+//! Retention of ended jobs.
 
 use std::time::Duration;
 
-/// How long something is kept.
+/// Time for which something is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Keep {
-    /// For so long.
+    /// For a duration.
     For(Duration),
-    /// Until somebody deletes it.
+    /// Until it is deleted by a call.
     Forever,
 }
 
-/// How long ended jobs are kept, by the state in which they ended.
+/// Retention of ended jobs, by the state in which they ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// SUCCEEDED ones.
+    /// Retention of SUCCEEDED jobs.
     pub succeeded: Keep,
-    /// FAILED ones.
+    /// Retention of FAILED jobs.
     pub failed: Keep,
-    /// CANCELLED ones.
+    /// Retention of CANCELLED jobs.
     pub cancelled: Keep,
-    /// EXPIRED ones.
+    /// Retention of EXPIRED jobs.
     pub expired: Keep,
 }
 
@@ -32,21 +32,21 @@ impl Default for Retention {
     }
 }
 
-/// How long a queue's ended jobs are kept. What is absent is as the server has it.
+/// Retention of a queue's ended jobs. Absent times are the server's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueRetention {
-    /// SUCCEEDED ones.
+    /// Retention of SUCCEEDED jobs.
     pub succeeded: Option<Keep>,
-    /// FAILED ones.
+    /// Retention of FAILED jobs.
     pub failed: Option<Keep>,
-    /// CANCELLED ones.
+    /// Retention of CANCELLED jobs.
     pub cancelled: Option<Keep>,
-    /// EXPIRED ones.
+    /// Retention of EXPIRED jobs.
     pub expired: Option<Keep>,
 }
 
 impl QueueRetention {
-    /// The times that hold for the queue on a server with these times of its own.
+    /// Returns the times that apply to the queue, on a server with these times of its own.
     #[must_use]
     pub fn over(self, server: Retention) -> Retention {
         Retention {

@@ -1,10 +1,10 @@
-//! Roles, and the queues on which they hold.
+//! Roles, and the queues that they apply to.
 
 use std::{fmt, str::FromStr};
 
 use wildmatch::WildMatch;
 
-/// What a token allows.
+/// Permissions of a token.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Role {
     /// Submit jobs, and follow those while the call lasts.
@@ -15,7 +15,7 @@ pub enum Role {
     Cancel,
     /// Run jobs as a remote worker.
     Work,
-    /// All of that; and retry and delete jobs, and manage queues.
+    /// All of the above; and retry and delete jobs, and manage queues.
     Admin,
 }
 
@@ -23,7 +23,7 @@ impl Role {
     /// All roles.
     pub const ALL: [Role; 5] = [Role::Submit, Role::Read, Role::Cancel, Role::Work, Role::Admin];
 
-    /// The role's name, as files and flags have it.
+    /// Returns the role's name, as in files and flags.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -35,13 +35,13 @@ impl Role {
         }
     }
 
-    /// The role of this name.
+    /// Returns the role of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.as_str() == name)
     }
 
-    /// Whether whoever has this role has the other.
+    /// Returns whether a caller with this role has the other role too.
     #[must_use]
     pub fn includes(self, other: Role) -> bool {
         self == other || self == Role::Admin
@@ -54,26 +54,26 @@ impl fmt::Display for Role {
     }
 }
 
-/// Queues by the form of their names: `*` stands for any characters, or none.
+/// Pattern for the names of queues: `*` stands for any characters, or none.
 #[derive(Clone, PartialEq, Debug)]
 pub struct QueuePattern(WildMatch);
 
-/// Text that no queue's name could fit.
+/// The error for text that could match no queue's name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "{0:?} is no pattern for queues: write 1 to 63 of a-z, 0-9, `-`, `_`, `.`, and `*` for any characters, such as \
+    "{0:?} is not a pattern for queues: write 1 to 63 of a-z, 0-9, `-`, `_`, `.`, and `*` for any characters, such as \
      \"mail*\""
 )]
 pub struct PatternError(String);
 
 impl QueuePattern {
-    /// Whether the queue is meant.
+    /// Returns whether the pattern matches a queue.
     #[must_use]
     pub fn fits(&self, queue: &str) -> bool {
         self.0.matches(queue)
     }
 
-    /// Whether all queues are meant.
+    /// Returns whether the pattern matches all queues.
     #[must_use]
     pub fn fits_all(&self) -> bool {
         self.0.pattern().chars().all(|c| c == '*')

@@ -1,4 +1,4 @@
-//! The settings of a whole server.
+//! Settings of a whole server.
 
 use std::{
     collections::BTreeMap,
@@ -20,45 +20,44 @@ use super::{
 /// A whole configuration, ready to use.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to listen. Beyond loopback only with [`Settings::tls`] and [`Settings::tokens`], or if
+    /// Address of the API. Beyond loopback only with [`Settings::tls`] and [`Settings::tokens`], or if
     /// [`Settings::insecure`].
     pub listen: SocketAddr,
-    /// Names, beside `localhost` and loopback addresses, by which callers may call a server that listens on loopback
-    /// without TLS.
+    /// Host names that callers may use, beside `localhost` and loopback addresses, for a server on loopback without
+    /// TLS.
     pub hosts: Vec<String>,
-    /// Whether to listen beyond loopback without TLS or tokens all the same.
+    /// Whether to listen beyond loopback even without TLS or tokens.
     pub insecure: bool,
-    /// Where jobs are kept.
+    /// Storage of the jobs.
     pub store: StoreSettings,
-    /// How long a stopping server waits for running attempts.
+    /// Time for which a stopping server waits for running attempts.
     pub drain_timeout: Duration,
-    /// Where metrics and health are served over HTTP, if they are. Loopback only, for now.
+    /// Address of metrics and health over HTTP; absent: not served. Loopback only, for now.
     pub metrics_listen: Option<SocketAddr>,
-    /// Where traces go.
+    /// Settings of traces.
     pub traces: TracesSettings,
-    /// What is done about a disk that fills up.
+    /// Handling of a disk that fills up.
     pub disk: DiskSettings,
-    /// How long ended jobs are kept where their queue does not say.
+    /// Retention of ended jobs, for queues that set none of their own.
     pub retention: Retention,
-    /// How connections are encrypted; without it, they are not.
+    /// TLS settings; absent: connections are not encrypted.
     pub tls: Option<TlsSettings>,
-    /// The file of the tokens that callers must have one of; without it, they need none.
+    /// The token file; absent: callers need no token.
     pub tokens: Option<PathBuf>,
-    /// Where to write who did what. Without it, that goes to the log if callers need tokens or certificates, and
-    /// nowhere if not.
+    /// The audit file. Absent: the audit goes to the log if callers need tokens or certificates, and is off otherwise.
     pub audit_file: Option<PathBuf>,
-    /// The origins of the pages that may call by gRPC-Web; without any, it is off.
+    /// Origins of pages that may call by gRPC-Web; empty: gRPC-Web is off.
     pub web_origins: Vec<String>,
-    /// What connections may take.
+    /// Limits of connections.
     pub limits: LimitSettings,
-    /// The queues that the file declares, by name.
+    /// The declared queues, by name.
     pub queues: BTreeMap<String, QueueSettings>,
-    /// The kinds that the file declares, by name.
+    /// The declared kinds, by name.
     pub kinds: BTreeMap<String, KindSettings>,
 }
 
 impl Settings {
-    /// The defaults: 127.0.0.1:7733, 30 s to drain, the queue `default`, and no kinds.
+    /// Creates settings with the defaults: 127.0.0.1:7733, 30 s to drain, the queue `default`, and no kinds.
     #[must_use]
     pub fn new(store: StoreSettings) -> Self {
         Settings {
@@ -81,19 +80,20 @@ impl Settings {
         }
     }
 
-    /// Whether anybody on the network could use the server although nobody has said that this is meant.
+    /// Returns whether anyone on the network could use the server without the operator having allowed that by
+    /// `insecure`.
     #[must_use]
     pub fn is_exposed(&self) -> bool {
         !self.insecure && self.lacks_protection()
     }
 
-    /// Whether anybody on the network could use the server.
+    /// Returns whether anyone on the network could use the server, for lack of TLS or tokens.
     #[must_use]
     pub fn lacks_protection(&self) -> bool {
         !self.listens_on_loopback() && (self.tls.is_none() || self.tokens.is_none())
     }
 
-    /// Whether only this machine reaches the server.
+    /// Returns whether only this machine can reach the server.
     #[must_use]
     pub fn listens_on_loopback(&self) -> bool {
         self.listen.ip().to_canonical().is_loopback()

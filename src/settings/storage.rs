@@ -1,28 +1,28 @@
-//! Where jobs are kept, and what is done about a disk that fills up.
+//! Storage of jobs, and handling of a disk that fills up.
 
 use std::path::PathBuf;
 
-/// Where jobs are kept.
+/// Storage of jobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreSettings {
-    /// In memory: gone when the server stops.
+    /// In memory; lost when the server stops.
     Memory,
-    /// In a folder, which is made where it does not exist.
+    /// In a folder, which is created if it does not exist.
     Folder(PathBuf),
 }
 
-/// What is done about a disk that fills up.
+/// Handling of a disk that fills up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSettings {
-    /// Space in bytes that a file keeps for the ends of attempts, cancels and deletes.
+    /// Size of the ballast in bytes: a file that reserves space for the ends of attempts, cancels and deletes.
     pub ballast_bytes: u64,
-    /// No new jobs are taken while the file system has less space than this, in bytes.
+    /// Free space in bytes below which new jobs are refused.
     pub min_free_bytes: u64,
-    /// Whether a start goes on with a database that lacks what was acknowledged. For one start, at an operator's word: no
-    /// configuration file can say it.
+    /// Whether a start accepts a database that lacks acknowledged changes. Set for one start at an operator's command:
+    /// no configuration file can set it.
     pub accept_loss: bool,
-    /// The name of a SQLite VFS that this process has registered; absent: the system's own. For tests of faults: no
-    /// configuration file can say it.
+    /// Name of a SQLite VFS that this process has registered; absent: the system's own. For tests of faults: no
+    /// configuration file can set it.
     pub vfs: Option<String>,
 }
 

@@ -1,23 +1,23 @@
-//! Which addresses a handler over HTTP may connect to.
+//! Addresses that a handler over HTTP may connect to.
 //!
-//! Judged is the address of the socket and never the text of a URL: whatever a name resolves to, and however an address
-//! is written, it ends up here.
+//! The socket's address is checked, and never the text of a URL. The check therefore holds whatever a name resolves to,
+//! and however an address is written.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Where a handler over HTTP may connect to. By default only to public addresses.
+/// Addresses that a handler over HTTP may connect to; by default, public ones only.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Targets {
-    /// Also to loopback addresses and to those of private networks. Link-local addresses, the metadata services of
+    /// Whether loopback addresses and private networks are allowed too. Link-local addresses, the metadata services of
     /// clouds and the like are not among them.
     pub allow_private: bool,
-    /// Also to whatever is in these networks.
+    /// Networks that are allowed too.
     pub allow_networks: Vec<IpNet>,
 }
 
-/// An address that a handler may not connect to.
+/// The error for an address that a handler may not connect to.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{address} is {what}; to allow it, set {way_out}")]
 pub struct Refused {
@@ -27,10 +27,10 @@ pub struct Refused {
 }
 
 impl Targets {
-    /// Whether a handler may connect to `address`.
+    /// Checks that a handler may connect to `address`.
     ///
     /// # Errors
-    /// What the address is, and which setting would allow it.
+    /// The class of the address, and the setting that would allow it.
     pub fn check(&self, address: IpAddr) -> Result<(), Refused> {
         let plain = address.to_canonical();
         let (what, private) = match class(plain) {
@@ -51,13 +51,13 @@ impl Targets {
     }
 }
 
-/// What an address leads to.
+/// Class of an address.
 enum Class {
-    /// Anyone on the Internet.
+    /// On the public Internet.
     Public,
-    /// Something of the operator's own.
+    /// On the operator's own machine or network.
     Private(&'static str),
-    /// Something that a request of a job has next to no business with.
+    /// Hardly ever the destination of a job's request.
     Special(&'static str),
 }
 
@@ -139,8 +139,8 @@ fn class_v6(address: Ipv6Addr) -> Class {
     listed.map_or(if global { Class::Public } else { Special(RESERVED) }, |(_, class)| class)
 }
 
-/// The IPv4 address to which a gateway takes an IPv6 address: NAT64 (64:ff9b::/96) and 6to4 (2002::/16). Mapped ones
-/// (::ffff:0:0/96) are IPv4 addresses by then; the old compatible ones (::/96) lead nowhere.
+/// Returns the IPv4 address that a gateway translates an IPv6 address to, by NAT64 (64:ff9b::/96) or 6to4 (2002::/16).
+/// Mapped addresses (::ffff:0:0/96) are IPv4 addresses by then; the old compatible ones (::/96) lead nowhere.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let [a, b, c, d, e, f, g, h] = address.segments();
     let joined = |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));

@@ -1,25 +1,25 @@
-//! Which files TLS takes.
+//! TLS files.
 
 use std::path::PathBuf;
 
-/// Which files TLS takes, and what clients must show.
+/// TLS files, and the certificates required of clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TlsSettings {
-    /// The server's certificate, then those that lead to its authority: PEM.
+    /// The server's certificate, followed by the chain to its authority: PEM.
     pub certificate: PathBuf,
     /// The certificate's private key: PEM, in PKCS #8, PKCS #1 or SEC 1.
     pub key: PathBuf,
-    /// The authorities that clients' certificates may come from: PEM. Absent: clients are not asked for one.
+    /// The authorities of client certificates: PEM. Absent: clients are not asked for a certificate.
     pub client_ca: Option<PathBuf>,
-    /// Whether a client must have a certificate, where `client_ca` is given.
+    /// Whether a client must present a certificate, if `client_ca` is given.
     pub client_auth: ClientAuth,
 }
 
-/// Whether clients must have a certificate.
+/// Whether clients must present a certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClientAuth {
-    /// Without a good one, there is no connection.
+    /// A connection needs a valid certificate.
     Required,
-    /// One that is shown must be good.
+    /// A certificate is optional, but must be valid if presented.
     Optional,
 }

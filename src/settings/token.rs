@@ -1,4 +1,4 @@
-//! Tokens of callers, as the file of tokens lists them.
+//! Tokens of callers, as listed in the token file.
 
 use std::{fmt, sync::Arc};
 
@@ -8,21 +8,21 @@ use subtle::ConstantTimeEq;
 use super::role::{QueuePattern, Role};
 use crate::clock::Timestamp;
 
-/// What all tokens begin with, so that scanners for secrets recognise them.
+/// Prefix of all tokens, by which scanners for secrets recognise them.
 pub const TOKEN_PREFIX: &str = "jobmill_";
 
-/// A token's name has so many characters at most.
+/// Maximum number of characters in a token's name.
 const NAME_CHARS_MAX: usize = 64;
 
-/// Text that is no name of a token.
+/// The error for text that is not a valid name of a token.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("a token's name is 1 to {NAME_CHARS_MAX} characters that can be seen")]
+#[error("a token's name is 1 to {NAME_CHARS_MAX} characters, without control characters")]
 pub struct TokenNameError;
 
-/// Whether a token may have this name.
+/// Checks the name of a token.
 ///
 /// # Errors
-/// When it may not.
+/// The name is empty, too long, or has a control character.
 pub fn check_token_name(name: &str) -> Result<(), TokenNameError> {
     if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.chars().any(char::is_control) {
         return Err(TokenNameError);
@@ -30,18 +30,18 @@ pub fn check_token_name(name: &str) -> Result<(), TokenNameError> {
     Ok(())
 }
 
-/// What is known of a token.
+/// A token as the server knows it.
 #[derive(Clone, PartialEq)]
 pub struct Token {
-    /// Who has it.
+    /// Name of the token's holder.
     pub name: Arc<str>,
-    /// Its SHA-256.
+    /// SHA-256 of the token.
     pub hash: TokenHash,
-    /// What it allows,
+    /// Roles of the token.
     pub roles: Vec<Role>,
-    /// on the queues that one of these fits.
+    /// Patterns of the queues that the roles apply to.
     pub queues: Vec<QueuePattern>,
-    /// When it stops to be one.
+    /// Time at which the token expires.
     pub expires: Option<Timestamp>,
 }
 
@@ -50,13 +50,13 @@ pub struct Token {
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
-    /// The hash of a token.
+    /// Hashes a token.
     #[must_use]
     pub fn of(token: &str) -> Self {
         TokenHash(Sha256::digest(token.as_bytes()).into())
     }
 
-    /// From 64 hexadecimal digits.
+    /// Parses 64 hexadecimal digits.
     #[must_use]
     pub fn from_hex(text: &str) -> Option<Self> {
         let mut bytes = [0; 32];
@@ -71,7 +71,7 @@ impl TokenHash {
 }
 
 impl PartialEq for TokenHash {
-    /// In a time that does not tell how much of it is right.
+    /// Compares in constant time.
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
@@ -86,7 +86,7 @@ impl fmt::Display for TokenHash {
 }
 
 impl fmt::Debug for Token {
-    /// Leaves out the hash: nobody needs it in a log.
+    /// Leaves out the hash, which has no use in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Token { name, hash: _, roles, queues, expires } = self;
         f.debug_struct("Token")

@@ -1,14 +1,13 @@
-//! Where traces go.
+//! Settings of traces.
 
-/// Where traces go, and which.
+/// Settings of traces.
 #[derive(Clone, PartialEq, Debug)]
 pub struct TracesSettings {
-    /// The collector's URL, which takes OTLP over gRPC: `http://host:port` or `https://host:port`. Without one nothing
-    /// is recorded. Needs the cargo feature `otel`.
+    /// URL of the collector, which takes OTLP over gRPC: `http://host:port` or `https://host:port`. Absent: no traces
+    /// are recorded. Needs the cargo feature `otel`.
     pub endpoint: Option<String>,
-    /// Of the submissions that come without a trace context, so many begin a trace: 0 to 1, and of at most 100 jobs
-    /// a second.
-    /// Those that come with one are recorded if it says so.
+    /// Share of submissions without a trace context that begin a trace: 0 to 1, and at most 100 jobs a second. A
+    /// submission with a trace context is recorded if the context says so.
     pub sample_ratio: f64,
 }
 

@@ -112,7 +112,7 @@ fn urls() {
     ] {
         refuses(
             &format!("url = '{url}'"),
-            &[&format!("2:7: kinds.a.url: this is no URL to use: {problem}; {WANTED}")],
+            &[&format!("2:7: kinds.a.url: the URL can't be used: {problem}; {WANTED}")],
         );
     }
     refuses(
@@ -147,7 +147,7 @@ fn networks_headers_and_numbers() {
             "3:43: kinds.a.headers.X: the value has a line break or another character that no header can have; write \
              it without",
             "3:69: kinds.a.headers.Z: the value is not text; put it in quotes",
-            "3:72: kinds.a.headers.\"a b\": this is no name of a header; write one such as \"Authorization\"",
+            "3:72: kinds.a.headers.\"a b\": this is not the name of a header; write one such as \"Authorization\"",
         ],
     );
     refuses(

@@ -53,9 +53,9 @@ fn types() {
     );
     refuses("data_dir = ['a']", &["1:12: data_dir: this is a list; write the path of a folder"]);
     refuses("data_dir = {}", &["1:12: data_dir: this is a table; write the path of a folder"]);
-    refuses("log = 'info'", &["1:7: log: this is no table; write [log]"]);
-    refuses("queues = 3", &["1:10: queues: this is no table; write [queues]"]);
-    refuses("queues.mail = 3", &["1:15: queues.mail: this is no table; write [queues.mail]"]);
+    refuses("log = 'info'", &["1:7: log: this is not a table; write [log]"]);
+    refuses("queues = 3", &["1:10: queues: this is not a table; write [queues]"]);
+    refuses("queues.mail = 3", &["1:15: queues.mail: this is not a table; write [queues.mail]"]);
     refuses(
         "[queues.a]\nconsumers = 'many'",
         &[r#"2:13: queues.a.consumers: "many" is text; write a whole number from 0 to 10000"#],
@@ -66,7 +66,9 @@ fn types() {
     );
     refuses(
         "[kinds.a]\ncommand = 'sh'",
-        &[r#"2:11: kinds.a.command: this is no list; write one in brackets, such as ["a", "b"] or [1, 2]"#],
+        &[
+            r#"2:11: kinds.a.command: this is not a list; write one in brackets, such as ["a", "b"] or [1, 2]"#,
+        ],
     );
     refuses(
         "[kinds.a]\ncommand = ['sh', 5]",
@@ -156,8 +158,8 @@ fn addresses() {
         refuses(
             &format!("listen = '{address}'"),
             &[&format!(
-                "1:10: listen: \"{address}\" is not a loopback address, and whoever reaches it could run this server's \
-                 commands; set TLS and tokens (tls.certificate, tls.key and auth.tokens), or listen on \
+                "1:10: listen: \"{address}\" is not a loopback address, and anyone who reaches it could run this \
+                 server's commands; set TLS and tokens (tls.certificate, tls.key and auth.tokens), or listen on \
                  \"127.0.0.1:7733\", or say insecure = true or --insecure if the network can be trusted"
             )],
         );
@@ -311,15 +313,15 @@ fn every_fault_of_the_file_of_tokens_is_told_with_its_place() {
     let faults = desk.faults();
     assert!(!faults.contains("s3cret"));
     insta::assert_snapshot!(faults, @r#"
-    tokens.toml:3:10: tokens.a.roles[0]: "reed" is no role; write one of "submit", "read", "cancel", "work", "admin"
-    tokens.toml:4:11: tokens.a.queues[0]: "Mail" is no pattern for queues: write 1 to 63 of a-z, 0-9, `-`, `_`, `.`, and `*` for any characters, such as "mail*"
-    tokens.toml:5:11: tokens.a.expires: "soon" is no instant; write an instant with its offset, such as 2030-01-31T12:00:00Z
+    tokens.toml:3:10: tokens.a.roles[0]: "reed" is not a role; write one of "submit", "read", "cancel", "work", "admin"
+    tokens.toml:4:11: tokens.a.queues[0]: "Mail" is not a pattern for queues: write 1 to 63 of a-z, 0-9, `-`, `_`, `.`, and `*` for any characters, such as "mail*"
+    tokens.toml:5:11: tokens.a.expires: "soon" is not an instant; write an instant with its offset, such as 2030-01-31T12:00:00Z
     tokens.toml:6:9: tokens.b: the token has no `queues`; write queues = ["*"] for all
     tokens.toml:6:9: tokens.b: the token has no `roles`; write roles = ["read"], or more of them
-    tokens.toml:7:8: tokens.b.hash: this is no hash of a token; write "sha256:" and 64 hexadecimal digits
+    tokens.toml:7:8: tokens.b.hash: this is not the hash of a token; write "sha256:" and 64 hexadecimal digits
     tokens.toml:8:1: tokens.b.role: unknown key; did you mean `roles`?
     tokens.toml:9:9: tokens.c: the token is that of "a" too; give each name a token of its own
-    tokens.toml:13:11: tokens.c.expires: "2030-01-01" is no instant; write an instant with its offset, such as 2030-01-31T12:00:00Z
+    tokens.toml:13:11: tokens.c.expires: "2030-01-01" is not an instant; write an instant with its offset, such as 2030-01-31T12:00:00Z
     "#);
 }
 
@@ -328,13 +330,13 @@ fn hosts_origins_and_the_audit() {
     refuses(
         "hosts = ['a.example', 'b:1']",
         &[
-            r#"1:23: hosts[1]: "b:1" is no name of a host; write the name of a host without a port, such as "jobs.internal""#,
+            r#"1:23: hosts[1]: "b:1" is not the name of a host; write the name of a host without a port, such as "jobs.internal""#,
         ],
     );
     for origin in ["*", "app.example", "https://app.example/", "ftp://a", "https://a:0", "https://A.example"]
     {
         let faults = Desk::new(&format!("grpc_web.origins = ['{origin}']")).faults();
-        assert!(faults.contains("is no origin; write scheme and host of a page"), "{faults}");
+        assert!(faults.contains("is not an origin; write scheme and host of a page"), "{faults}");
     }
     Desk::new("grpc_web.origins = ['https://app.example', 'http://localhost:3000']").load();
     let faults = Desk::new("audit.file = 'absent/audit'").faults();
@@ -424,7 +426,7 @@ fn variables_without_showing_what_may_be_secret() {
     );
     refuses(
         "[kinds.a]\ncommand = ['sh']\nenv = 'TOKEN=s3cret'",
-        &["3:7: kinds.a.env: this is no table; write [kinds.a.env]"],
+        &["3:7: kinds.a.env: this is not a table; write [kinds.a.env]"],
     );
     refuses(
         "[kinds.a]\nenv.TOKEN = \"s3cret\nenv.B = 's3cret",
@@ -503,7 +505,7 @@ fn invalid_times_of_retention() {
     jobmill.toml:4:13: retention.cancelled: 5 is a number; write a duration from 0s to 10years, such as "30s", or "forever"
     jobmill.toml:5:1: retention.expird: unknown key; did you mean `expired`?
     jobmill.toml:7:24: queues.a.retention.failed: "always" is not a duration; write a duration from 0s to 10years, such as "30s", or "forever"
-    jobmill.toml:9:13: queues.b.retention: this is no table; write [queues.b.retention]
+    jobmill.toml:9:13: queues.b.retention: this is not a table; write [queues.b.retention]
     "#);
     let queues = (0..31).map(|n| format!("[queues.q{n}]\nretention.failed = '{n}s'\n")).collect::<String>();
     assert_eq!(
