@@ -1,4 +1,4 @@
-//! Whoever makes a call: what it may do, and what is told of it.
+//! The authenticated caller of an RPC: permissions and audit.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
     settings::Role,
 };
 
-/// Whoever makes a call.
+/// The authenticated caller of an RPC.
 pub(super) struct Caller {
     pub(super) access: Arc<Access>,
     pub(super) audit: Arc<Audit>,
@@ -23,18 +23,18 @@ pub(super) struct Caller {
     pub(super) peer: Option<Peer>,
     pub(super) rpc: &'static str,
     pub(super) needs: Needs,
-    /// The latest line of the audit that no answer has waited for.
+    /// The latest audit line for which no response has waited.
     pub(super) unwritten: Mutex<Receipt>,
 }
 
 impl Caller {
-    /// The one that the guard let in.
+    /// Returns the caller that the guard has attached to the request.
     pub(super) fn of<T>(call: &Request<T>) -> Result<Arc<Caller>, Status> {
         let caller = call.extensions().get::<Arc<Caller>>().cloned();
-        caller.ok_or_else(|| Status::internal("a call has passed no guard"))
+        caller.ok_or_else(|| Status::internal("the call has not passed the guard"))
     }
 
-    /// Whether the call may be about this queue.
+    /// Checks that the caller has the call's role on this queue.
     pub(super) fn on_queue(&self, queue: &str) -> Result<(), Status> {
         match self.needs {
             Needs::Role(role) if !self.subject.may(role, queue) => Err(self.denied(role, Some(queue))),
@@ -42,7 +42,7 @@ impl Caller {
         }
     }
 
-    /// Whether the call may be about all queues.
+    /// Checks that the caller has the call's role on all queues.
     pub(super) fn on_all_queues(&self) -> Result<(), Status> {
         match self.needs {
             Needs::Role(role) if !self.subject.may_everywhere(role) => Err(self.denied(role, None)),
@@ -50,7 +50,7 @@ impl Caller {
         }
     }
 
-    /// Whether the call may be about the jobs of a filter, which may name queues.
+    /// Checks that the caller has the call's role on the queues of a filter, or on all queues if it names none.
     pub(super) fn on_filter(&self, filter: &JobFilter) -> Result<(), Status> {
         match filter.queues.is_empty() {
             true => self.on_all_queues(),
@@ -58,7 +58,7 @@ impl Caller {
         }
     }
 
-    /// Whether the call may be about this job. One that is hidden is not there.
+    /// Checks that the caller has the call's role on this job. A hidden job is reported as not found.
     pub(super) fn on_job(&self, job: &Job) -> Result<(), Status> {
         if self.is_hidden(job) {
             return Err(errors::job_not_found(&job.id));
@@ -66,12 +66,12 @@ impl Caller {
         self.on_queue(job.spec.queue.as_str())
     }
 
-    /// Whether the caller may neither see the job nor do to it what the call does.
+    /// Whether the caller may neither read the job nor has the call's role on it.
     pub(super) fn is_hidden(&self, job: &Job) -> bool {
         !self.may_change(job.spec.queue.as_str()) && !self.sees(job)
     }
 
-    /// Whether the caller has the role that the call needs on a queue.
+    /// Whether the caller has the call's role on a queue.
     pub(super) fn may_change(&self, queue: &str) -> bool {
         match self.needs {
             Needs::Role(role) => self.subject.may(role, queue),
@@ -79,28 +79,28 @@ impl Caller {
         }
     }
 
-    /// Whether the call may be answered with this job.
+    /// Checks that the caller may read this job, for a response that contains it.
     pub(super) fn may_read(&self, job: &Job) -> Result<(), Status> {
         let queue = job.spec.queue.as_str();
         if self.sees_queue(queue) { Ok(()) } else { Err(self.denied(Role::Read, Some(queue))) }
     }
 
-    /// Whether the caller may see this job.
+    /// Whether the caller may read this job.
     pub(super) fn sees(&self, job: &Job) -> bool {
         self.sees_queue(job.spec.queue.as_str())
     }
 
-    /// Whether the caller may see this queue.
+    /// Whether the caller may read this queue.
     pub(super) fn sees_queue(&self, queue: &str) -> bool {
         self.subject.may(Role::Read, queue)
     }
 
-    /// Whether the caller may see all jobs, so that there is no need to look at each.
+    /// Whether the caller may read all jobs, so that jobs need not be checked one by one.
     pub(super) fn sees_all(&self) -> bool {
         self.subject.may_everywhere(Role::Read)
     }
 
-    /// Whether the caller would still be let in: a long call may outlive its token.
+    /// Checks the caller's token again: a long call may outlive it.
     pub(super) fn recheck(&self) -> Result<(), Status> {
         self.access
             .recheck(&self.subject)
@@ -117,14 +117,14 @@ impl Caller {
         status
     }
 
-    /// Begins to note a call that changes something. What is dropped before its end is noted as such: the caller went
-    /// away, and the change may have been made all the same.
+    /// Starts the audit entry of a mutation. An entry that is dropped before its end is recorded as cancelled: the
+    /// caller has disconnected, and the change may still have been made.
     pub(super) fn begin(self: &Arc<Self>, queue: Option<&str>) -> Entry {
         let begun = || Begun { caller: Arc::clone(self), queue: queue.map(str::to_owned), ids: Vec::new() };
         Entry(self.audit.is_on().then(begun))
     }
 
-    /// Begins to note a change of a job.
+    /// Starts the audit entry of a change to a job.
     pub(super) fn begin_job(self: &Arc<Self>, id: JobId, queue: Option<&str>) -> Entry {
         let mut entry = self.begin(queue);
         if let Some(begun) = &mut entry.0 {
@@ -133,7 +133,7 @@ impl Caller {
         entry
     }
 
-    /// Notes something that was done, or refused.
+    /// Records a completed or refused operation in the audit.
     pub(super) fn record(&self, queue: Option<&str>, ids: &[String], outcome: Result<(), &Status>) {
         let reason = outcome.err().and_then(errors::reason);
         let code = outcome.err().map_or(Code::Ok, Status::code);
@@ -151,20 +151,20 @@ impl Caller {
             code: grpc_code(code as usize),
             reason,
         });
-        // Lines are written in their order: the latest one stands for those before it.
+        // Lines are written in order, so waiting for the latest one covers those before it.
         if receipt.is_open() {
             *self.unwritten.lock() = receipt;
         }
     }
 
-    /// A line of the call that its answer has to wait for.
+    /// Takes the receipt of the audit line that the response must wait for, if there is one.
     pub(super) fn take_unwritten(&self) -> Option<Receipt> {
         let receipt = std::mem::take(&mut *self.unwritten.lock());
         receipt.is_open().then_some(receipt)
     }
 
-    /// Returns when what the call has noted so far is in the audit, or has taken too long. Answers of a stream go out
-    /// after this; for the first answer of each call the guard does the same.
+    /// Waits until the call's audit lines are written, up to a time limit. Messages of a response stream are sent after
+    /// this; for the first response of each call the guard does the same.
     pub(super) async fn written(&self) {
         if let Some(receipt) = self.take_unwritten() {
             self.audit.written(receipt).await;
@@ -172,7 +172,7 @@ impl Caller {
     }
 }
 
-/// A change that is being made; nothing where nobody wants to know.
+/// The audit entry of a mutation in progress; empty if the audit is off.
 pub(super) struct Entry(Option<Begun>);
 
 struct Begun {
@@ -182,7 +182,7 @@ struct Begun {
 }
 
 impl Entry {
-    /// Notes how it ended.
+    /// Records the outcome.
     pub(super) fn end<T>(mut self, result: &Result<T, Status>, ids: impl FnOnce(&T) -> Vec<String>) {
         let Some(mut begun) = self.0.take() else { return };
         if let Ok(done) = result {

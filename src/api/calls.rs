@@ -1,4 +1,4 @@
-//! Counts calls: by method and code, and how long unary ones take.
+//! Metrics of RPCs: counts by method and code, and durations of unary calls.
 
 use std::{
     pin::Pin,
@@ -19,10 +19,10 @@ use crate::{
     proto,
 };
 
-/// The header, or trailer, with a call's code.
+/// The header or trailer that holds a call's status code.
 const STATUS: &str = "grpc-status";
 
-/// Counts the calls of a server.
+/// Call counters of a server.
 #[derive(Debug)]
 pub(super) struct Calls {
     counters: Arc<Counters>,
@@ -30,14 +30,14 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// For the methods that the server has.
+    /// Creates counters for the server's methods.
     pub(super) fn new(counters: Arc<Counters>) -> Self {
         let sets = [proto::FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET];
         let methods = counters.calls.methods(sets.into_iter().flat_map(methods));
         Calls { counters, methods }
     }
 
-    /// A call begins, on a connection unless the server is called in process.
+    /// Starts counting a call, on its connection too unless it is called in process.
     pub(super) fn begin(&self, path: &str, peer: Option<&Peer>) -> Call {
         let method = self.methods.get(path).unwrap_or_else(|| self.counters.calls.other());
         method.begins();
@@ -46,7 +46,7 @@ impl Calls {
     }
 }
 
-/// The methods of a set of descriptors, and whether they stream.
+/// Returns the methods of a descriptor set, and whether they stream.
 pub(super) fn methods(descriptors: &[u8]) -> Vec<(String, bool)> {
     let set = prost_types::FileDescriptorSet::decode(descriptors).unwrap_or_default();
     let mut names = Vec::new();
@@ -61,11 +61,11 @@ pub(super) fn methods(descriptors: &[u8]) -> Vec<(String, bool)> {
     names
 }
 
-/// A call under way. It is counted when this is dropped.
+/// A call in progress. It is counted when this is dropped.
 pub(super) struct Call {
     method: Arc<MethodCounters>,
     stopwatch: Stopwatch,
-    /// Absent until the server has said how it ends: the client may go before.
+    /// Absent until the server has sent a status: the client may disconnect before.
     code: Option<Code>,
     /// Tells the connection that the call is under way.
     _open: Option<OpenCall>,
@@ -87,17 +87,17 @@ impl Drop for Call {
 }
 
 pin_project! {
-    /// A call until its answer begins.
+    /// A call until its response begins.
     pub(super) struct Counted<F> {
         #[pin]
         answer: F,
-        // Absent once it has begun.
+        // Absent once the response has begun.
         call: Option<Call>,
     }
 }
 
 impl Call {
-    /// Counts what comes of an answer.
+    /// Wraps a response future so that its outcome is counted.
     pub(super) fn until<F>(self, answer: F) -> Counted<F> {
         Counted { answer, call: Some(self) }
     }
@@ -113,7 +113,7 @@ where
         let this = self.project();
         let answer = ready!(this.answer.poll(context))?;
         let Some(mut call) = this.call.take() else { return Poll::Ready(Ok(answer)) };
-        // A call that fails at once says so in its headers, all others in their trailers.
+        // A call that fails at once has its status in the headers, all others in the trailers.
         call.read(answer.headers());
         if call.code.is_some() {
             return Poll::Ready(Ok(answer));
@@ -122,10 +122,10 @@ where
     }
 }
 
-/// An answer on its way.
+/// A response body whose trailers are counted.
 struct CountedBody {
     body: Body,
-    /// Absent once the server has said how it ends.
+    /// Absent once the server has sent a status.
     call: Option<Call>,
 }
 
@@ -142,7 +142,7 @@ impl HttpBody for CountedBody {
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
-            // Counted before the client knows, so that whoever sees a call's end finds it counted.
+            // Counted before the trailers are sent, so that a client that sees the end of a call finds it counted.
             if let Some(mut call) = this.call.take() {
                 call.read(trailers);
             }

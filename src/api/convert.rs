@@ -1,4 +1,4 @@
-//! From Jobmill's own types to the protocol's.
+//! Conversion from Jobmill's types to protobuf messages.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(super) fn state(state: StateName) -> v1::JobState {
     }
 }
 
-/// A job in JOB_VIEW_BASIC.
+/// Converts a job, in JOB_VIEW_BASIC.
 pub(super) fn job(job: &Job) -> v1::Job {
     let spec = &job.spec;
     let mut proto = v1::Job {
@@ -64,7 +64,7 @@ pub(super) fn job(job: &Job) -> v1::Job {
     proto
 }
 
-/// What became of a submission.
+/// Converts the outcome of a submission.
 pub(super) fn submitted(id: JobId, outcome: SubmitOutcome) -> v1::Submitted {
     let outcome = match outcome {
         SubmitOutcome::Created => v1::SubmitOutcome::Created,
@@ -74,7 +74,7 @@ pub(super) fn submitted(id: JobId, outcome: SubmitOutcome) -> v1::Submitted {
     v1::Submitted { id: id.to_string(), outcome: outcome as i32 }
 }
 
-/// What the client said of a job.
+/// Converts the job's spec, as the client submitted it.
 fn said(spec: &Spec) -> v1::JobSpec {
     use v1::job_spec::{Expiry, Start};
 
@@ -103,7 +103,7 @@ fn said(spec: &Spec) -> v1::JobSpec {
     }
 }
 
-/// What is told of bytes where they are left out themselves.
+/// Describes a payload without its bytes.
 fn payload(info: &PayloadInfo, size: u64) -> v1::Payload {
     v1::Payload {
         body: None,
@@ -120,14 +120,14 @@ fn add_payload(job: &mut v1::Job, bytes: Bytes) {
     }
 }
 
-/// Adds what JOB_VIEW_RESULT has beyond JOB_VIEW_BASIC.
+/// Adds the fields that JOB_VIEW_RESULT has beyond JOB_VIEW_BASIC.
 pub(super) fn add_result(job: &mut v1::Job, bytes: Bytes) {
     if let Some(result) = &mut job.result {
         result.body = Some(v1::payload::Body::Data(bytes));
     }
 }
 
-/// Adds what JOB_VIEW_FULL has beyond JOB_VIEW_BASIC.
+/// Adds the fields that JOB_VIEW_FULL has beyond JOB_VIEW_BASIC.
 pub(super) fn add_all(job: &mut v1::Job, whole: WholeJob) {
     add_payload(job, whole.payload);
     add_result(job, whole.result);
@@ -135,14 +135,14 @@ pub(super) fn add_all(job: &mut v1::Job, whole: WholeJob) {
     job.output_tail = whole.output_tail;
 }
 
-/// A job in JOB_VIEW_FULL.
+/// Converts a job, in JOB_VIEW_FULL.
 pub(super) fn whole_job(whole: WholeJob) -> v1::Job {
     let mut proto = job(&whole.job);
     add_all(&mut proto, whole);
     proto
 }
 
-/// Why a job does not run yet.
+/// Returns the reasons why a job does not run yet.
 pub(super) fn pending(job: &Job, queue: Option<&QueueEntry>, runs_here: bool) -> Vec<v1::Pending> {
     use v1::PendingReason as Reason;
 
@@ -190,7 +190,7 @@ fn attempt(attempt: &AttemptRecord) -> v1::Attempt {
 
 fn failure(failure: &Failure) -> v1::Failure {
     v1::Failure {
-        // The numbers are the same by definition.
+        // The enum values are the same by definition.
         reason: failure.reason as i32,
         message: failure.message.clone(),
         code: failure.code.clone(),
@@ -227,7 +227,7 @@ pub(super) fn timestamp(instant: Timestamp) -> prost_types::Timestamp {
     }
 }
 
-/// An event of a watch. Jobs are in JOB_VIEW_BASIC.
+/// Converts a watch event. Jobs are in JOB_VIEW_BASIC.
 pub(super) fn event(event: &WatchEvent) -> v1::WatchEvent {
     use v1::watch_event::Event;
 
@@ -274,7 +274,7 @@ pub(super) fn queue_settings(settings: &QueueSettings) -> v1::QueueSettings {
     }
 }
 
-/// What a queue itself says of retention.
+/// Converts the queue's own retention settings; `None` if it sets none.
 fn retention(retention: &QueueRetention) -> Option<v1::Retention> {
     let keep = |keep: Option<Keep>| {
         keep.map(|keep| {
@@ -293,7 +293,7 @@ fn retention(retention: &QueueRetention) -> Option<v1::Retention> {
     })
 }
 
-/// How many jobs there are in each state that has any.
+/// Sums the jobs of each state that has any.
 pub(super) fn state_counts<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Vec<v1::StateCount> {
     let mut counts = std::collections::BTreeMap::new();
     for tally in tallies {

@@ -1,4 +1,4 @@
-//! What calls work with.
+//! State shared by all RPCs.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     watch::TokenIssuer,
 };
 
-/// What calls work with.
+/// State shared by all RPCs.
 #[derive(Clone)]
 pub(crate) struct Core {
     pub(crate) intake: Intake,
@@ -23,30 +23,30 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
     pub(crate) outgoing: Outgoing,
-    /// Once cancelled, the server stops: streams end.
+    /// Cancelled when the server shuts down: streams then end.
     pub(crate) draining: CancellationToken,
 }
 
 impl Core {
-    /// Counts a submission that ends with this status.
+    /// Counts a rejected submission by the reason of its status.
     pub(super) fn rejected(&self, status: &Status) {
         self.counters.rejected(&errors::reason(status).unwrap_or_default());
     }
 
-    /// When a caller that set a deadline stops waiting for an answer.
+    /// Returns the call's deadline, less a margin for the response; `None` if the client set none.
     pub(super) fn deadline<T>(&self, request: &Request<T>) -> Option<Uptime> {
         let timeout = grpc_timeout(request.metadata())?;
         let margin = answer_margin(timeout);
         Some(self.clock.uptime().after(timeout.saturating_sub(margin)))
     }
 
-    /// Until when a call about a queue waits while the store takes nothing.
+    /// Returns the time until which a call about a queue waits while the store accepts no writes.
     pub(super) fn give_up(&self, queue: &str, deadline: Option<Uptime>) -> Uptime {
         self.shard.queues.give_up(queue, self.clock.uptime(), deadline)
     }
 }
 
-/// The `grpc-timeout` header: up to eight digits and a unit.
+/// Parses the `grpc-timeout` header: up to eight digits and a unit.
 fn grpc_timeout(metadata: &MetadataMap) -> Option<Duration> {
     let text = metadata.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -65,16 +65,16 @@ fn grpc_timeout(metadata: &MetadataMap) -> Option<Duration> {
     })
 }
 
-/// The longest trace state that is kept.
+/// Byte limit of a trace state.
 pub(super) const TRACESTATE_MAX_BYTES: usize = 512;
 
-/// The W3C trace context that came with a call, empty where there is none: `traceparent` and `tracestate`. A state of
-/// more than 512 bytes is left out, as the W3C has it for what can't be passed on.
+/// Returns the W3C trace context of a call, `traceparent` and `tracestate`; empty if there is none. A trace state of
+/// more than 512 bytes is dropped, as the W3C specification allows for values that can't be passed on.
 pub(super) fn trace_context(metadata: &MetadataMap) -> (&str, Cow<'_, str>) {
     let texts = |key| metadata.get_all(key).into_iter().filter_map(|value| value.to_str().ok());
     let mut states = texts("tracestate");
     let state = states.next().unwrap_or_default();
-    // It may come in several lines, which are one list.
+    // Several `tracestate` headers form one list.
     let state = states.fold(Cow::from(state), |all, more| format!("{all},{more}").into());
     let state = if state.len() <= TRACESTATE_MAX_BYTES { state } else { Cow::default() };
     (texts("traceparent").next().unwrap_or_default(), state)

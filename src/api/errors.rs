@@ -1,6 +1,6 @@
-//! Every error that a call can end with, in one place: its code, its stable reason and its details.
+//! Every error of an RPC, in one place: its code, its stable reason and its details.
 //!
-//! Reasons are part of the API. Details are kept small, because a status of more than 16 KiB breaks a stream.
+//! Reasons are part of the API. Details are kept small, because a status of more than 16 KiB breaks the HTTP/2 stream.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -22,17 +22,17 @@ use crate::{
 };
 
 const DOMAIN: &str = "jobmill";
-/// When to come back to a full queue.
+/// Retry delay for a full queue.
 const RETRY_FULL_AFTER: Duration = Duration::from_secs(1);
-/// A disk is seldom cleared sooner.
+/// Retry delay for a full disk, which is rarely cleared sooner.
 const RETRY_DISK_AFTER: Duration = Duration::from_secs(5);
-/// Programs that hold the database's lock do so for seconds, or by mistake.
+/// Retry delay for a locked database: programs hold its lock for seconds, or by mistake.
 const RETRY_LOCKED_AFTER: Duration = Duration::from_secs(1);
-/// All faults of a request are told, until they take so many bytes; the others are counted.
+/// Byte limit of a request's reported faults; the rest are only counted.
 const FAULTS_BYTES: usize = 2_048;
 const MESSAGE_MAX_BYTES: usize = 1_024;
 
-/// What is wrong with a request, field by field.
+/// The faults of a request, field by field.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     found: Vec<FieldViolation>,
@@ -44,7 +44,7 @@ impl Faults {
     pub(super) fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
         let fault = FieldViolation::new(field, description);
         let bytes = fault.field.len() + fault.description.len();
-        // Whoever comes after one that was left out is left out too, so that what is told is the beginning.
+        // After one fault is left out, all later ones are, so that the reported ones are the first.
         if self.more == 0 && self.bytes + bytes <= FAULTS_BYTES {
             self.bytes += bytes;
             self.found.push(fault);
@@ -53,12 +53,12 @@ impl Faults {
         }
     }
 
-    /// The request, if nothing is wrong with it.
+    /// Returns an error if there are faults.
     pub(super) fn check(self) -> Result<(), Status> {
         if self.found.is_empty() && self.more == 0 { Ok(()) } else { Err(self.into_status()) }
     }
 
-    /// The error that tells of them.
+    /// Builds the error that reports the faults.
     pub(super) fn into_status(self) -> Status {
         let told: Vec<_> =
             self.found.iter().map(|fault| format!("{}: {}", fault.field, fault.description)).collect();
@@ -71,7 +71,7 @@ impl Faults {
     }
 }
 
-/// What a status tells, for one of many items.
+/// Converts a status to the error of one item of many.
 pub(super) fn item(status: &Status) -> v1::ItemError {
     let details = status.get_error_details();
     let (reason, metadata) = details
@@ -98,7 +98,7 @@ pub(super) fn item(status: &Status) -> v1::ItemError {
     }
 }
 
-/// The stable reason that a status carries, if it has one.
+/// Returns the stable reason of a status, if it has one.
 pub(super) fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
 }
@@ -118,7 +118,7 @@ fn shortened(message: &str) -> &str {
     crate::execute::cut(message, MESSAGE_MAX_BYTES)
 }
 
-/// Says in the error's metadata what it is about: see `ErrorReason` in the protocol.
+/// Sets the error's metadata: see `ErrorReason` in the protocol.
 fn about<const N: usize>(details: &mut ErrorDetails, values: [(&str, String); N]) {
     if let Some(info) = details.error_info().cloned() {
         let metadata = values.into_iter().map(|(key, value)| (key.to_owned(), value));
@@ -126,7 +126,7 @@ fn about<const N: usize>(details: &mut ErrorDetails, values: [(&str, String); N]
     }
 }
 
-/// An error that a quota is used up.
+/// Builds the error of an exceeded quota.
 fn quota(
     reason: &str,
     message: impl std::fmt::Display,
@@ -149,7 +149,7 @@ fn resource(kind: &'static str, name: impl Into<String>) -> impl FnOnce(&mut Err
 }
 
 pub(super) fn namespace_not_found(name: &str) -> Status {
-    let message = format!("no namespace is named `{name}`: leave it out, or say `default`");
+    let message = format!("no namespace is named `{name}`: leave it out, or use `default`");
     status(Code::NotFound, "NAMESPACE_NOT_FOUND", message, resource("namespace", name))
 }
 
@@ -165,7 +165,7 @@ pub(super) fn queue_not_found(name: &str) -> Status {
 
 fn queue_full(full: &QueueFull, too_many_waiters: bool) -> Status {
     let (reason, message) = if too_many_waiters {
-        ("TOO_MANY_WAITERS", format!("{full}, and as many submissions wait for room as may: try again later"))
+        ("TOO_MANY_WAITERS", format!("{full}, and the limit of waiting submissions is reached: try again later"))
     } else {
         ("QUEUE_FULL", format!("{full}: try again later, or raise the queue's limits"))
     };
@@ -194,11 +194,11 @@ fn store_locked(refusal: impl std::fmt::Display) -> Status {
     })
 }
 
-/// The messages that callers have begun to send take too much.
+/// Incomplete request messages take too much memory.
 pub(super) fn too_much_unfinished() -> Status {
     let max = UNFINISHED_MAX_BYTES;
     let message = format!(
-        "the messages that callers have begun to send, and not ended, take more than {} MiB: try again later",
+        "incomplete request messages take more than {} MiB of memory together: try again later",
         max >> 20
     );
     status(Code::ResourceExhausted, "TOO_MUCH_UNFINISHED", message, |details| {
@@ -342,7 +342,7 @@ impl From<StoreError> for Status {
         if error.class() == ErrorClass::Retryable {
             return store_locked("the store can't be read just now: try again");
         }
-        // The error may name files; callers are told that it happened, the log tells what.
+        // The error may name files, so it goes to the log, and callers get only the fact.
         tracing::error!(error = &error as &dyn std::error::Error, "the store failed");
         status(Code::Internal, "STORE_FAILED", "the store failed: the server's log has the reason", |_| {})
     }
@@ -358,7 +358,7 @@ impl From<WatchError> for Status {
     }
 }
 
-/// Nobody is let in who can't show who it is.
+/// The caller is not authenticated.
 pub(super) fn unauthenticated(denied: Denied) -> Status {
     let reason = match denied {
         Denied::Missing => "TOKEN_MISSING",
@@ -411,18 +411,18 @@ pub(super) fn web_is_off() -> Status {
     status(Code::Unimplemented, "GRPC_WEB_OFF", message, |_| {})
 }
 
-/// The call relies on what this server does not know.
+/// The call requires a feature that this server does not have.
 pub(super) fn feature_unknown(name: &str) -> Status {
     let shown = crate::admission::rules::shown(name);
     let message = format!(
-        "the call requires the feature {shown}, which this server does not know: GetServerInfo tells which it knows"
+        "the call requires the feature {shown}, which this server does not know: GetServerInfo lists its features"
     );
     status(Code::Unimplemented, "FEATURE_UNKNOWN", message, |details| {
         about(details, [("feature", name.to_owned())]);
     })
 }
 
-/// As gRPC libraries answer; other servers do the same, so that it is no word of Jobmill's own.
+/// The standard status of gRPC libraries for an unknown method, without a reason of Jobmill's own.
 pub(super) fn no_such_rpc() -> Status {
     Status::unimplemented("there is no such RPC")
 }

@@ -1,4 +1,4 @@
-//! The door of every call: by which name the server was called, from which page, and by whom.
+//! Middleware that admits or refuses every call, by host name, browser origin and token.
 
 use std::{
     pin::Pin,
@@ -29,28 +29,28 @@ use crate::{
     listen::{Hosts, Peer},
 };
 
-/// The metadata by which a call says what it relies on.
+/// The metadata key that names the features a call requires.
 const REQUIRE: &str = "jobmill-require";
 
-/// What calls are held to.
+/// The rules by which calls are admitted.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
     pub(crate) access: Arc<Access>,
     pub(crate) audit: Arc<Audit>,
-    /// Names by which the server may be called.
+    /// Host names by which the server may be called.
     pub(crate) hosts: Hosts,
-    /// Origins of pages that may call.
+    /// Origins of web pages that may call.
     pub(crate) origins: Arc<[String]>,
 }
 
-/// What every call passes: it is counted, held to the gate, and what it sends is bounded.
+/// State of the middleware: admission rules, call counters, and the limit on incomplete messages.
 struct Door {
     gate: Gate,
     calls: Calls,
     unfinished: Unfinished,
 }
 
-/// Puts a door before services.
+/// The layer that puts the guard before services.
 #[derive(Clone)]
 pub(super) struct GuardLayer(Arc<Door>);
 
@@ -68,7 +68,7 @@ impl<S> Layer<S> for GuardLayer {
     }
 }
 
-/// Services behind the door.
+/// A service behind the guard.
 #[derive(Clone)]
 pub(super) struct Guard<S> {
     door: Arc<Door>,
@@ -106,9 +106,9 @@ where
 }
 
 pin_project! {
-    /// An answer, which goes out only once the audit has its call, or has taken too long.
+    /// A response that is sent only once the audit has recorded its call, or has taken too long.
     pub(super) struct Answer<F> {
-        // Absent once it is answered, or where the call was not let in.
+        // Absent once it has responded, or if the call was refused.
         #[pin]
         call: Option<F>,
         caller: Option<Arc<Caller>>,
@@ -145,17 +145,17 @@ where
         }
         match this.answer.take() {
             Some(answer) => Poll::Ready(Ok(answer)),
-            // Polled again after its end.
+            // The future was polled after its end.
             None => Poll::Pending,
         }
     }
 }
 
 impl Gate {
-    /// Lets a call in, or says why not, with the audit's line of that.
+    /// Admits a call, or returns the error and the receipt of its audit line.
     fn admit<B>(&self, request: &Request<B>) -> Result<Caller, (Status, Receipt)> {
         let unheard = |status| (status, Receipt::default());
-        // Where it is on, it has been translated before it comes here.
+        // If gRPC-Web is enabled, its requests have been translated before they arrive here.
         let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         if kind.is_some_and(|kind| kind.starts_with(b"application/grpc-web")) {
             return Err(unheard(errors::web_is_off()));
@@ -204,7 +204,7 @@ impl Gate {
         Ok(Caller { access, audit, subject, peer, rpc, needs, unwritten: Default::default() })
     }
 
-    /// Only browsers say from which page a call comes.
+    /// Checks the `Origin` header, which only browsers send.
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Status> {
         let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
         if self.origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) {
@@ -214,8 +214,8 @@ impl Gate {
     }
 }
 
-/// Whether this server knows all that a call relies on. Asked before anything else: the request may mean something else
-/// here than to its caller.
+/// Checks that this server has all features that a call requires. This comes before all other checks, as the request
+/// may have another meaning here than for its caller.
 fn check_required(headers: &HeaderMap) -> Result<(), Status> {
     for value in headers.get_all(REQUIRE) {
         let unknown = match value.to_str() {
@@ -229,12 +229,12 @@ fn check_required(headers: &HeaderMap) -> Result<(), Status> {
     Ok(())
 }
 
-/// The token that a call has, if it has one.
+/// Returns the call's bearer token, if it has one.
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        // Whatever stands before the server may have judged by another one.
+        // A proxy before the server may have checked another one of them.
         return Err(Denied::Several);
     }
     let token = value.to_str().ok().and_then(|text| {

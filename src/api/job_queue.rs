@@ -1,4 +1,4 @@
-//! The JobQueue service, and its verbs.
+//! The JobQueue service, and the verbs that change jobs.
 
 use std::{collections::HashSet, pin::Pin, sync::Arc};
 
@@ -189,7 +189,7 @@ impl JobQueue for JobQueueApi {
 const SUBMIT: Needs = Needs::Role(Role::Submit);
 const READ: Needs = Needs::Role(Role::Read);
 
-/// What the service's calls ask of their callers.
+/// What the service's RPCs require of their callers.
 pub(super) const RPCS: &[(&str, Needs)] = &[
     ("jobmill.v1.JobQueue/Submit", SUBMIT),
     ("jobmill.v1.JobQueue/SubmitBatch", SUBMIT),
@@ -204,7 +204,7 @@ pub(super) const RPCS: &[(&str, Needs)] = &[
     ("jobmill.v1.JobQueue/DeleteJob", DeleteJob::NEEDS),
 ];
 
-/// Stops a job.
+/// Cancels a job.
 pub(super) struct CancelJob {
     id: JobId,
     expected_revision: Option<u64>,
@@ -249,7 +249,7 @@ impl Verb for CancelJob {
     }
 }
 
-/// Runs a job again, or now.
+/// Runs an ended job again, or a waiting job now.
 struct RetryJob {
     id: JobId,
     expected_revision: Option<u64>,

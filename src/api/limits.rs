@@ -1,4 +1,5 @@
-//! What requests are held to, and what calls may require, as GetServerInfo tells it. `docs/api.md` has the same table.
+//! Limits of requests, and features that calls may require, as GetServerInfo reports them. `docs/api.md` has the same
+//! tables.
 
 use super::{
     sizes::MESSAGE_MAX_BYTES,
@@ -12,7 +13,7 @@ use crate::{
     settings::limits::{ATTEMPT_TIMEOUT, MAX_ATTEMPTS, QUEUE_MAX_WAIT, RETRY_DELAY, TEN_YEARS},
 };
 
-/// What `jobmill-require` may name: each is something that an older server would ignore.
+/// Features that `jobmill-require` may name: each is a field or behaviour that an older server would ignore.
 pub(super) const FEATURES: [&str; 8] = [
     "expected-revision",
     "filter-done",
@@ -24,7 +25,7 @@ pub(super) const FEATURES: [&str; 8] = [
     "wait",
 ];
 
-/// All limits, by name.
+/// Returns all limits, sorted by name.
 pub(super) fn all() -> Vec<v1::ServerLimit> {
     let seconds = |time: std::time::Duration| time.as_secs();
     let limits: [(&str, u64); 24] = [
@@ -57,7 +58,7 @@ pub(super) fn all() -> Vec<v1::ServerLimit> {
     limits.map(|(name, value)| v1::ServerLimit { name: name.to_owned(), value: value as i64 }).collect()
 }
 
-/// A name of what a call requires that is no feature of this server; cut short where it is long.
+/// Returns the first required feature that this server does not have, cut to 64 bytes.
 pub(super) fn unknown_feature(required: &str) -> Option<&str> {
     const NAME_MAX_BYTES: usize = 64;
     let names = required.split(',').map(str::trim);

@@ -1,4 +1,4 @@
-//! gRPC in and out. In the server, the only place that knows tonic and prost.
+//! The gRPC API. In the server, the only module that uses tonic and prost.
 
 mod caller;
 mod calls;

@@ -1,14 +1,14 @@
-//! What calls ask of their callers.
+//! Authorisation requirements of RPCs.
 
 use crate::settings::Role;
 
-/// What an RPC asks of its caller.
+/// The authorisation that an RPC requires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Needs {
-    /// No token: the call tells no more than whether the server is well.
+    /// No token: the call reveals only the server's health.
     Nothing,
     /// Any token.
     AnyToken,
-    /// This role, on the queues that the call is about.
+    /// This role, on the queues that the call concerns.
     Role(Role),
 }

@@ -1,11 +1,11 @@
-//! Large answers on their way to clients that may not take them.
+//! Memory limit for large responses that clients have not read yet.
 //!
-//! HTTP/2 takes what a call has to send as soon as it is there, whether or not the client has room for it, and a
-//! stream's encoder keeps the room of its largest message until the stream ends. Clients that ask for large answers and
-//! read none would fill the memory. So these answers are encoded here and handed over in pieces, and what is left of
-//! them counts against one budget for the whole server. A call that finds it used up waits its turn before it reads the
-//! store. Where one waits, an answer of which nothing has been taken for some time is cut; a watch goes on from its
-//! token.
+//! The HTTP/2 library buffers a response as soon as it is produced, whether or not the client has flow-control window
+//! for it, and a stream's encoder keeps the capacity of its largest message until the stream ends. Clients that request
+//! large responses and read none would fill the memory. So these responses are encoded here and handed over in chunks,
+//! and their unsent rest counts against one budget for the whole server. A call that finds the budget exhausted waits
+//! its turn before it reads the store. While a call waits, a response of which the client has read nothing for some
+//! time is aborted; a watch can be resumed by its token.
 
 use std::{
     collections::BTreeMap,
@@ -29,35 +29,35 @@ use tonic::{Response, Status, body::Body};
 
 use crate::counters::Counters;
 
-/// Limit of the bytes that all answers together keep for their clients, in the making or made.
+/// Byte limit of all large responses together, in preparation or unsent.
 const UNTAKEN_MAX_BYTES: usize = 256 << 20;
-/// What an answer may take while it is made: the jobs that are read for it, and their encoding.
+/// Bytes reserved for a response in preparation: the jobs read for it, and their encoding.
 const MAKING_BYTES: usize = 8 << 20;
-/// Size of the pieces in which a large answer is handed over. Smaller answers go whole, and do not count.
+/// Chunk size in which a large response is handed over. Smaller responses are sent whole and do not count.
 const PIECE_BYTES: usize = 64 << 10;
-/// Number of jobs, without payloads and results, whose message is smaller than a piece.
+/// Number of jobs, without payloads and results, whose message is smaller than a chunk.
 pub(super) const FEW_JOBS: usize = 2;
-/// Small messages that are ready together share a frame up to this size.
+/// Byte limit of a frame that small messages share, if they are ready together.
 const FRAME_BYTES: usize = 32 << 10;
-/// The budget is counted in these.
+/// Bytes of one semaphore permit of the budget.
 const UNIT_BYTES: usize = 1 << 10;
-/// What a message begins with: whether it is compressed, and its length.
+/// Length of a gRPC message's prefix: a compression flag, and the message's length.
 const HEAD_BYTES: usize = 5;
 
-/// The budget of large answers.
+/// The budget of large responses.
 #[derive(Clone, Debug)]
 pub(crate) struct Outgoing(Arc<Budget>);
 
 #[derive(Debug)]
 struct Budget {
     free: Arc<Semaphore>,
-    /// How long an answer of which nothing is taken is kept while another one waits.
+    /// Time after which a response that its client does not read is aborted, if another one waits.
     patience: Duration,
     counters: Arc<Counters>,
     untaken: Mutex<Untaken>,
 }
 
-/// Answers of which something is left, in the order in which something of them was taken last.
+/// Responses with an unsent rest, in the order of their last read.
 #[derive(Debug, Default)]
 struct Untaken {
     next: u64,
@@ -65,7 +65,7 @@ struct Untaken {
 }
 
 impl Outgoing {
-    /// The budget of a server.
+    /// Creates the budget of a server.
     pub(crate) fn new(patience: Duration, counters: Arc<Counters>) -> Self {
         Outgoing::with(UNTAKEN_MAX_BYTES, patience, counters)
     }
@@ -75,14 +75,14 @@ impl Outgoing {
         Outgoing(Arc::new(Budget { free, patience, counters, untaken: Mutex::default() }))
     }
 
-    /// What one answer will hold of it: nothing at first.
+    /// Creates the share of one response, empty at first.
     pub(super) fn share(&self) -> Arc<Share> {
         Arc::new(Share { budget: Arc::clone(&self.0), held: Mutex::default() })
     }
 }
 
 impl Budget {
-    /// Waits for room for an answer in the making. Answers that are not taken make room.
+    /// Waits for budget for a response in preparation. Responses that are not read are aborted to make room.
     async fn turn(&self) -> Permit {
         let mut turn = pin!(Arc::clone(&self.free).acquire_many_owned(units(MAKING_BYTES)));
         loop {
@@ -90,7 +90,7 @@ impl Budget {
                 biased;
                 turn = &mut turn => match turn {
                     Ok(permit) => return Permit::new(permit, Arc::clone(&self.counters)),
-                    // Nothing closes the semaphore.
+                    // The semaphore is never closed.
                     Err(_) => std::future::pending().await,
                 },
                 () = self.oldest_is_stale() => self.cut_oldest(),
@@ -98,16 +98,16 @@ impl Budget {
         }
     }
 
-    /// Returns once nothing has been taken of some answer for too long.
+    /// Waits until a response has not been read for too long.
     async fn oldest_is_stale(&self) {
         loop {
             let oldest = self.oldest();
             match oldest {
                 Some((_, taken)) => sleep_until(taken + self.patience).await,
-                // Others make their answers.
+                // All of the budget is held by responses in preparation.
                 None => sleep(self.patience).await,
             }
-            // Something of it may have been taken meanwhile.
+            // The client may have read from it meanwhile.
             if oldest.is_some() && self.oldest() == oldest {
                 return;
             }
@@ -127,7 +127,7 @@ impl Budget {
     }
 }
 
-/// A part of the budget.
+/// A permit for a part of the budget.
 #[derive(Debug)]
 struct Permit {
     permit: OwnedSemaphorePermit,
@@ -141,7 +141,7 @@ impl Permit {
         permit
     }
 
-    /// Gives back what these bytes do not need.
+    /// Releases the part of the permit that `bytes` do not need.
     fn shrink(&mut self, bytes: usize) {
         let surplus = self.permit.num_permits().saturating_sub(units(bytes) as usize);
         if let Some(surplus) = self.permit.split(surplus) {
@@ -164,7 +164,7 @@ fn units(bytes: usize) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
-/// What one answer holds of the budget.
+/// The part of the budget that one response holds.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Arc<Budget>,
@@ -174,15 +174,15 @@ pub(super) struct Share {
 #[derive(Debug, Default)]
 struct Held {
     permit: Option<Permit>,
-    /// What has not been handed over yet.
+    /// Bytes that have not been handed over yet.
     rest: Bytes,
-    /// Its place among the untaken ones.
+    /// Its key in [`Untaken::by_age`].
     number: Option<u64>,
     cut: bool,
 }
 
 impl Share {
-    /// Waits until there is room for a large message. To be called before it is made.
+    /// Waits until there is budget for a large message. To be called before the message is prepared.
     pub(super) async fn reserve(&self) {
         if self.held.lock().permit.is_none() {
             let permit = self.budget.turn().await;
@@ -190,7 +190,7 @@ impl Share {
         }
     }
 
-    /// Keeps an encoded message, and returns its first piece.
+    /// Stores an encoded message, and returns its first chunk.
     fn keep(self: &Arc<Self>, message: Vec<u8>) -> Bytes {
         let mut held = self.held.lock();
         if message.len() <= PIECE_BYTES {
@@ -204,18 +204,18 @@ impl Share {
         self.piece(&mut held)
     }
 
-    /// The next piece, if something is left.
+    /// Returns the next chunk, if there is one.
     fn next_piece(self: &Arc<Self>) -> Option<Result<Bytes, Status>> {
         let mut held = self.held.lock();
         if held.cut {
-            return Some(Err(Status::cancelled("the client took nothing of the answer, and others waited")));
+            return Some(Err(Status::cancelled("the client did not read the response, and other calls waited for its memory")));
         }
         (!held.rest.is_empty()).then(|| Ok(self.piece(&mut held)))
     }
 
     fn piece(self: &Arc<Self>, held: &mut Held) -> Bytes {
         let size = PIECE_BYTES.min(held.rest.len());
-        // A copy, or what the transport holds would keep all of the message.
+        // The chunk is copied, since a slice in the transport would keep the whole message alive.
         let piece = Bytes::copy_from_slice(&held.rest.split_to(size));
         let mut untaken = self.budget.untaken.lock();
         if let Some(number) = held.number.take() {
@@ -246,7 +246,7 @@ impl Drop for Share {
     }
 }
 
-/// An answer that is encoded here, in the place of the one that tonic would encode.
+/// A response body that is encoded here, in place of tonic's encoder.
 #[derive(Clone)]
 struct Own(Arc<Mutex<Option<Body>>>);
 
@@ -261,7 +261,7 @@ impl Own {
     }
 }
 
-/// What comes of a service, with the answer that was encoded here if there is one.
+/// Replaces a service's response body with the one that was encoded here, if there is one.
 pub(super) fn own(mut response: HttpResponse<Body>) -> HttpResponse<Body> {
     match take(response.extensions_mut()) {
         Some(body) => response.map(|_| body),
@@ -269,14 +269,14 @@ pub(super) fn own(mut response: HttpResponse<Body>) -> HttpResponse<Body> {
     }
 }
 
-/// The answer that was encoded here.
+/// Takes the response body that was encoded here.
 pub(super) fn take(extensions: &mut Extensions) -> Option<Body> {
     extensions.remove::<Own>()?.0.lock().take()
 }
 
 type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
-/// The answer of a call that streams.
+/// Builds the response of a streaming call.
 pub(super) fn stream<M: Message + 'static>(
     messages: impl Stream<Item = Result<M, Status>> + Send + 'static,
     share: Arc<Share>,
@@ -285,7 +285,7 @@ pub(super) fn stream<M: Message + 'static>(
     Own::answer(Box::pin(tokio_stream::empty()), body)
 }
 
-/// The answer of a unary call.
+/// Builds the response of a unary call.
 pub(super) fn message<M: Message + Default + 'static>(message: M, share: Arc<Share>) -> Response<M> {
     if HEAD_BYTES + message.encoded_len() <= PIECE_BYTES {
         return Response::new(message);
@@ -294,7 +294,7 @@ pub(super) fn message<M: Message + Default + 'static>(message: M, share: Arc<Sha
     Own::answer(M::default(), Encoded { messages, share, end: End::NotYet })
 }
 
-/// Messages as the frames of an answer.
+/// Messages encoded as the frames of a response body.
 struct Encoded<M> {
     messages: Messages<M>,
     share: Arc<Share>,
@@ -369,7 +369,7 @@ mod tests {
         Outgoing::with(bytes, PATIENCE, Arc::new(Counters::new([], health).unwrap()))
     }
 
-    /// How much of the budget is free.
+    /// Returns the free bytes of the budget.
     fn free(outgoing: &Outgoing) -> usize {
         outgoing.0.free.available_permits() * UNIT_BYTES
     }
@@ -378,7 +378,7 @@ mod tests {
         v1::OutputLine { text: "x".repeat(length), ..Default::default() }
     }
 
-    /// A large answer on its way.
+    /// Creates a large response.
     async fn large(outgoing: &Outgoing) -> Body {
         let share = outgoing.share();
         share.reserve().await;
@@ -386,7 +386,7 @@ mod tests {
         take(&mut extensions).unwrap()
     }
 
-    /// The next piece.
+    /// Returns the next chunk.
     async fn piece(body: &mut Body) -> Bytes {
         body.frame().await.unwrap().unwrap().into_data().unwrap()
     }
@@ -434,7 +434,7 @@ mod tests {
         piece(&mut stalled).await;
         let mut slow = large(&outgoing).await;
         piece(&mut slow).await;
-        // No other answer waits: both are kept, however long it takes.
+        // No other response waits: both are kept for any length of time.
         sleep(2 * PATIENCE).await;
         piece(&mut stalled).await;
         piece(&mut slow).await;

@@ -1,4 +1,4 @@
-//! Page tokens: where the next page starts, for one filter of one store only.
+//! Page tokens: cursors to the next page, valid for one filter of one store only.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
@@ -14,12 +14,12 @@ pub(super) fn read(token: &str, tag: [u8; 8]) -> Option<JobId> {
     id.parse().ok()
 }
 
-/// The token of a page of queues, by the last name that was told.
+/// Issues the token of a page of queues, from the last name on it.
 pub(super) fn issue_after(name: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(name)
 }
 
-/// The name after which a page of queues begins.
+/// Reads the name after which a page of queues begins.
 pub(super) fn read_after(token: &str) -> Option<String> {
     let name = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(token).ok()?).ok()?;
     names::check_queue_name(&name).is_ok().then_some(name)

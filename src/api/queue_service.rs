@@ -1,4 +1,4 @@
-//! The QueueService, and its verbs.
+//! The QueueService, and the verbs that change queues.
 
 use std::collections::BTreeSet;
 
@@ -80,7 +80,7 @@ impl QueueService for QueueServiceApi {
         validator.finish()?;
         let (infos, tallies) =
             self.core.shard.reads.read(|reader| Ok((reader.queues()?, reader.tallies()?))).await?;
-        // A token is the last name that was told: queues come by name.
+        // A token is the last name of a page, as queues are sorted by name.
         let is_left = |info: &QueueInfo| after.as_deref().is_none_or(|after| info.name.as_str() > after);
         let mut left =
             infos.into_iter().filter(|info| caller.sees_queue(info.name.as_str()) && is_left(info));
@@ -131,7 +131,7 @@ impl QueueService for QueueServiceApi {
 
 const READ: Needs = Needs::Role(Role::Read);
 
-/// What the service's calls ask of their callers.
+/// What the service's RPCs require of their callers.
 pub(super) const RPCS: &[(&str, Needs)] = &[
     ("jobmill.v1.QueueService/CreateQueue", CreateQueue::NEEDS),
     ("jobmill.v1.QueueService/GetQueue", READ),
@@ -238,7 +238,7 @@ impl Verb for UpdateQueue {
     }
 }
 
-/// Adds the settings that a request named.
+/// Adds the settings that a request sets to its canonical form.
 fn say_settings(said: &mut Canonical, settings: &v1::QueueSettings) {
     let micros =
         |time: &prost_types::Duration| i128::from(time.seconds) * 1_000_000 + i128::from(time.nanos / 1_000);

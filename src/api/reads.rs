@@ -1,4 +1,4 @@
-//! Calls that read jobs.
+//! RPCs that read jobs.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -25,13 +25,13 @@ use crate::{
     watch::{Detail, IdsWatch, Start},
 };
 
-/// Limit of the jobs that a list call looks at in one read.
+/// Maximum number of jobs that one read of a list call scans.
 const SCAN_BUDGET: usize = 10_000;
-/// Limit of the jobs that a list call looks at before it returns a short page.
+/// Maximum number of jobs that a list call scans before it returns a short page.
 const LIST_BUDGET: usize = 100_000;
 
 impl Core {
-    /// One job.
+    /// Returns one job.
     pub(super) async fn get_job(
         &self,
         call: Request<v1::GetJobRequest>,
@@ -60,7 +60,7 @@ impl Core {
         Ok(outgoing::message(v1::GetJobResponse { job: Some(proto) }, share))
     }
 
-    /// A page of jobs.
+    /// Returns a page of jobs.
     pub(super) async fn list_jobs(
         &self,
         call: Request<v1::ListJobsRequest>,
@@ -114,7 +114,7 @@ impl Core {
         Ok(outgoing::message(v1::ListJobsResponse { jobs, next_page_token }, share))
     }
 
-    /// How many jobs there are in each state.
+    /// Counts the jobs in each state.
     pub(super) async fn count_jobs(
         &self,
         call: Request<v1::CountJobsRequest>,
@@ -141,7 +141,8 @@ impl Core {
         Ok(Response::new(v1::CountJobsResponse { counts, total, exact }))
     }
 
-    /// The jobs of a page, cut short where they would not fit into a message; returns where.
+    /// Converts the jobs of a page. If they do not fit into a message, the page is cut and the id of its last job is
+    /// returned.
     async fn page(
         &self,
         jobs: Vec<Arc<Job>>,
@@ -151,7 +152,7 @@ impl Core {
         for job in jobs {
             let id = job.id;
             let proto = if is_large(view) {
-                // A job that has been deleted since is left out.
+                // A job that has been deleted meanwhile is left out.
                 self.read_job(id, view).await?.map(|(_, shown)| shown)
             } else {
                 Some(convert::job(&job))
@@ -167,7 +168,8 @@ impl Core {
         Ok((page, None))
     }
 
-    /// Returns when a job has ended, the wait is over, or the server stops. It costs what a watcher costs.
+    /// Waits until a job has ended, `wait` or the deadline has passed, or the server shuts down. Costs as much as a
+    /// watcher.
     async fn wait_for_end(
         &self,
         caller: &Caller,
@@ -191,7 +193,7 @@ impl Core {
             false,
             Start::Snapshot,
         );
-        // A watch by ids is over once the job has ended. An error means that the server stops.
+        // A watch by ids ends once the job has ended. An error means that the server shuts down.
         let ended = async { while let Some(Ok(_)) = watch.next().await {} };
         tokio::select! {
             () = ended => {}
@@ -200,7 +202,7 @@ impl Core {
         caller.recheck()
     }
 
-    /// Counts what the tallies can't: looks at the jobs themselves, newest first, up to a limit.
+    /// Counts jobs by a filter that the tallies can't answer: scans the jobs, newest first, up to a limit.
     async fn count_by_looking(&self, filter: JobFilter) -> Result<(Vec<v1::StateCount>, bool), Status> {
         let filter = Arc::new(filter);
         let mut counts = BTreeMap::new();

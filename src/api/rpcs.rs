@@ -1,8 +1,8 @@
-//! What each RPC asks of its caller. One that is not here is not served.
+//! The authorisation requirements of each RPC. An RPC that is not listed is not served.
 
 use super::{job_queue, needs::Needs, queue_service};
 
-/// The RPC at a path, as it is told in the audit, and what it asks.
+/// Returns the name of the RPC at a path, as the audit records it, and its requirements.
 pub(super) fn find(path: &str) -> Option<(&'static str, Needs)> {
     let rpc = path.strip_prefix('/')?;
     all().find(|(known, _)| *known == rpc).copied()

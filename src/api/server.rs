@@ -33,20 +33,21 @@ use crate::{
     settings::LimitSettings,
 };
 
-/// Streams that a client opened and reset, and that are not cleaned up yet.
+/// Limit of streams that a client opened and reset, and that are not cleaned up yet.
 const PENDING_RESETS_MAX: usize = 50;
-/// Streams that were reset for a client's faults.
+/// Limit of streams that the server reset because of a client's errors.
 const FAULTY_RESETS_MAX: usize = 200;
 
-/// How long a browser need not ask again whether a page may call.
+/// How long a browser may cache a CORS preflight response.
 const CORS_MAX_AGE: Duration = Duration::from_secs(3_600);
 
-/// Why the server could not go on.
+/// The gRPC server has failed.
 #[derive(Debug, thiserror::Error)]
 #[error("the gRPC server failed")]
 pub struct ApiError(#[from] tonic::transport::Error);
 
-/// A gRPC server within these limits, as Jobmill's own is, so that one which does nothing can be compared with it.
+/// Creates a gRPC server with these limits, as Jobmill's own has. It is public so that benchmarks can compare with an
+/// empty service.
 #[must_use]
 pub fn server(limits: &LimitSettings) -> Server {
     Server::builder()
@@ -58,7 +59,7 @@ pub fn server(limits: &LimitSettings) -> Server {
         .http2_keepalive_timeout(Some(limits.keepalive_timeout))
 }
 
-/// The connections of a listener.
+/// Returns the connections of a listener as a stream.
 pub fn incoming(listener: Listener) -> impl Stream<Item = Result<Connection, Infallible>> {
     futures_util::stream::unfold(listener, |mut listener| async {
         let connection = listener.next().await;
@@ -74,7 +75,7 @@ impl Connected for Connection {
     }
 }
 
-/// What browsers are told of the pages that may call.
+/// Builds the CORS policy for the web pages that may call.
 fn cors(gate: &Gate) -> CorsLayer {
     let origins = gate.origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
     let exposed = ["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static);
@@ -102,7 +103,7 @@ pub(crate) async fn serve(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // The details of errors: without them, clients that read by reflection can't show what is wrong.
+            // The types of error details: without them, clients that use reflection can't show the details.
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let calls = Calls::new(Arc::clone(&core.counters));
@@ -123,7 +124,7 @@ pub(crate) async fn serve(
         .add_service(queues)
         .add_service(about)
         .add_service(health);
-    // Built from what was compiled in: it can't be wrong at run time unless the build is.
+    // Built from descriptors that were compiled in, so it fails at run time only if the build is wrong.
     if let (Ok(v1), Ok(v1alpha)) = (reflection().build_v1(), reflection().build_v1alpha()) {
         router = router.add_service(v1).add_service(v1alpha);
     }

@@ -24,38 +24,38 @@ use crate::{
     watch::ResumeToken,
 };
 
-/// Who submits, and what came beside the request.
+/// Context of a submitting call: its caller, metadata and deadline.
 pub(super) struct By<'a> {
     pub(super) caller: &'a Arc<Caller>,
     pub(super) metadata: &'a tonic::metadata::MetadataMap,
     pub(super) deadline: Option<Uptime>,
 }
 
-/// A job that was submitted.
+/// A submitted job.
 pub(super) struct One {
     pub(super) id: JobId,
     pub(super) outcome: SubmitOutcome,
-    /// The job as it is now, unless it is gone or can't be read.
+    /// The job as it is now; `None` if it is gone or can't be read.
     pub(super) job: Option<Arc<Job>>,
 }
 
 impl One {
-    /// The position in the feed after which a watch finds all that becomes of the job. A watch of a repeat, and of a job
-    /// that had expired when it came, has none, and begins with the job as it is now: nothing else would tell its end.
+    /// The feed position after which a watch sees all later changes of the job. `None` for a repeat, and for a job that
+    /// had expired at submission: their watch starts with a snapshot, as no later change would report the job's end.
     pub(super) fn watch_after(&self) -> Option<Position> {
         let job = self.job.as_ref().filter(|_| self.outcome == SubmitOutcome::Created)?;
         (!job.state.is_done()).then_some(job.position)
     }
 }
 
-/// Takes submissions of one job and of a batch.
+/// Handler of submissions, of one job or of a batch.
 #[derive(Clone, Copy)]
 pub(super) struct Submitter<'a> {
     pub(super) core: &'a Core,
 }
 
 impl Submitter<'_> {
-    /// Offers checked drafts.
+    /// Submits validated drafts.
     async fn offer(&self, drafts: AtLeastOne<JobDraft>, terms: &Terms<'_>) -> Result<Submitted, Status> {
         let mut span = self.core.intake.span(&drafts, terms);
         let offered = match self.core.intake.submission(drafts, terms, &span) {
@@ -69,7 +69,7 @@ impl Submitter<'_> {
         offered
     }
 
-    /// Submits one job. `validator` has the faults of what else the request says.
+    /// Submits one job. `validator` holds the faults of the request's other fields.
     pub(super) async fn submit_one(
         &self,
         by: &By<'_>,
@@ -150,7 +150,7 @@ impl Submitter<'_> {
         let (jobs, resume_token) = match &answer {
             Submitted::Created { jobs } => {
                 let all = jobs.iter().map(|job| convert::submitted(job.id, SubmitOutcome::Created));
-                // One that had expired when it came is told by no change after this.
+                // A job that had expired at submission has no later change, so a watch must start with a snapshot.
                 let is_over = jobs.iter().any(|job| job.state.is_done());
                 let token = if is_over { String::new() } else { self.token(position_of(jobs.iter())) };
                 (all.collect(), token)
@@ -160,7 +160,7 @@ impl Submitter<'_> {
         Ok(v1::SubmitBatchResponse { jobs, resume_token })
     }
 
-    /// What became of the jobs of a batch that was seen before.
+    /// Returns the current outcomes of a batch that was submitted before.
     async fn seen(&self, answer: &Submitted) -> Result<Vec<v1::Submitted>, Status> {
         let first = answer.first();
         let ids: Vec<_> = (0..answer.count() as i64).map(|offset| first.plus(offset)).collect();
@@ -169,7 +169,7 @@ impl Submitter<'_> {
             return Ok(repeated.collect());
         }
         let fate = |reader: &dyn Reader, id: JobId| match reader.job(id) {
-            // One that can't be read is there all the same.
+            // A job that can't be read still exists.
             Ok(Some(_)) | Err(StoreError::Unreadable { .. }) => Ok(SubmitOutcome::Repeated),
             Ok(None) => Ok(SubmitOutcome::Gone),
             Err(error) => Err(error),
@@ -180,7 +180,7 @@ impl Submitter<'_> {
         Ok(self.core.shard.reads.read(told).await?)
     }
 
-    /// What a submission of one job is answered with.
+    /// Builds the response to a submission of one job.
     pub(super) fn submit_response(&self, one: &One) -> v1::SubmitResponse {
         let resume_token = one.watch_after().map(|position| self.token(position)).unwrap_or_default();
         v1::SubmitResponse {
@@ -195,7 +195,7 @@ impl Submitter<'_> {
     }
 }
 
-/// Tells a span what its submission came to.
+/// Records the outcome of a submission in its span.
 pub(super) fn answered(span: &mut Submission, answer: &Submitted) {
     span.accepted(answer.first(), answer.count(), answer.is_new());
 }

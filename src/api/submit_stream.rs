@@ -1,7 +1,7 @@
-//! SubmitStream: jobs one after another, many of them on their way to the committer at once.
+//! SubmitStream: a stream of submissions, many of which may be in flight to the committer at once.
 //!
-//! All of it is one stream that the connection pulls: it reads requests only while it may, and when the client goes
-//! it is dropped with all that it holds, so that what still waits for room is let go of. No task outlives it.
+//! All of it is one stream that the connection polls: it reads requests only within its limits, and when the client
+//! disconnects it is dropped with its state, including submissions that wait for room. No task outlives it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -31,12 +31,12 @@ use crate::{
     traces::Submission,
 };
 
-/// A stream has at most so many items without a result: as many as the committer takes into a batch.
+/// Limit of a stream's items without a result: as many as the committer's batch holds.
 pub(super) const CREDITS: usize = 1_024;
-/// No more is read while the items without a result take so many bytes.
+/// Byte limit of the items without a result, above which no more are read.
 const BYTES_MAX: usize = 16 << 20;
 
-/// The answers to a call.
+/// Returns the response stream of a call.
 pub(super) fn start(
     core: Core,
     caller: Arc<Caller>,
@@ -58,19 +58,19 @@ pub(super) fn start(
 struct SubmitStream {
     requests: Streaming<v1::SubmitStreamRequest>,
     items: Items,
-    /// The client may send so many more items,
+    /// Items that the client may still send.
     credits: usize,
-    /// and, by the next response, these.
+    /// Credits to grant with the next response.
     granted: usize,
     phase: Phase,
 }
 
 enum Phase {
-    /// Requests are read.
+    /// The stream reads requests.
     Open,
-    /// No more is read; the stream ends so after the last result.
+    /// No more is read; the stream ends with this after the last result.
     Ending(Result<(), Status>),
-    /// Nothing comes any more.
+    /// The stream has ended.
     Over,
 }
 
@@ -99,7 +99,7 @@ impl SubmitStream {
         }
     }
 
-    /// Waits until the first item is decided, or something was read.
+    /// Waits until the first item has a result, or a request was read.
     async fn advance(&mut self) {
         let open = matches!(self.phase, Phase::Open);
         let reads = open && self.items.bytes <= BYTES_MAX;
@@ -117,7 +117,7 @@ impl SubmitStream {
         }
     }
 
-    /// Takes a message, or says how the stream ends.
+    /// Processes a message, or returns how the stream ends.
     async fn take(
         &mut self,
         message: Result<Option<v1::SubmitStreamRequest>, Status>,
@@ -137,40 +137,40 @@ impl SubmitStream {
     }
 }
 
-/// Items that were taken and have no result yet.
+/// Items that were accepted and have no result yet.
 struct Items {
     core: Core,
     caller: Arc<Caller>,
-    /// All items wait in one name, so that a stream takes one place among those who wait for room.
+    /// All items share one waiter identity, so that a stream takes one turn among the callers that wait for room.
     waits_as: engine::Caller,
     /// `traceparent` and `tracestate`.
     trace: (String, String),
     deadline: Option<Uptime>,
-    /// In the order of the client.
+    /// In the client's order.
     asked: VecDeque<Asked>,
-    /// Of those that are asked.
+    /// Bytes of the items in `asked`.
     bytes: usize,
 }
 
 /// An item without a result.
 struct Asked {
     bytes: usize,
-    /// Where it goes, if that is told in the audit.
+    /// The item's queue, if the audit is on.
     queue: Option<Arc<str>>,
     state: State,
     span: Submission,
 }
 
 enum State {
-    /// The committer has it.
+    /// The committer has the submission.
     Waiting(Answer),
-    /// The committer has decided.
+    /// The committer has decided the submission.
     Answered(Result<Submitted, OfferError>),
-    /// It did not get as far as the committer.
+    /// The submission was refused before it reached the committer.
     Refused(Status),
 }
 
-/// Returns once the first item is decided.
+/// Waits until the first item is decided.
 async fn first_decided(asked: &mut VecDeque<Asked>) {
     if let Some(first) = asked.front_mut()
         && let State::Waiting(answer) = &mut first.state
@@ -180,7 +180,7 @@ async fn first_decided(asked: &mut VecDeque<Asked>) {
 }
 
 impl Items {
-    /// Sends an item on its way.
+    /// Submits an item.
     async fn ask(&mut self, item: v1::SubmitItem, of: (&str, i32)) -> Result<(), Stopped> {
         let bytes = item.encoded_len();
         let queue =
@@ -195,7 +195,7 @@ impl Items {
         Ok(())
     }
 
-    /// The submission that an item is. A valid item gets a span.
+    /// Validates an item and builds its submission. A valid item gets a span.
     fn check(
         &self,
         item: v1::SubmitItem,
@@ -222,8 +222,8 @@ impl Items {
         Ok(core.intake.submission(drafts, &terms, span)?)
     }
 
-    /// The results that are there, as many as go into a message. With an error, the stream must end after them: what
-    /// became of the other items is not known.
+    /// Returns the available results, as many as fit into a message. If there is an error, the stream must end after
+    /// them: the outcome of the other items is unknown.
     fn decided(&mut self) -> (Vec<v1::SubmitResult>, Option<Status>) {
         let (mut results, mut bytes) = (Vec::new(), 0);
         let mut accepted = BTreeMap::<Arc<str>, Vec<String>>::new();
@@ -266,7 +266,7 @@ impl Items {
         (results, unknown)
     }
 
-    /// What an answer says to the client; an error where the outcome is unknown.
+    /// Converts the engine's answer to the client's result; an error if the outcome is unknown.
     fn outcome(
         &self,
         answer: Result<Submitted, OfferError>,
@@ -283,7 +283,7 @@ impl Items {
     }
 }
 
-/// What Submit would have ended with.
+/// Returns the error with which Submit would have failed.
 fn refused(core: &Core, status: &Status, span: &mut Submission) -> Outcome {
     let error = errors::item(status);
     core.counters.rejected(&error.reason);

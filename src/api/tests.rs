@@ -1,5 +1,5 @@
-//! Calls whose client goes away: dropped at each place at which they wait, they leave nothing behind but what was
-//! committed, and a repeat comes to exactly one job.
+//! Calls whose client disconnects: a call dropped at any await point leaves nothing behind but committed jobs, and a
+//! repeat leads to exactly one job.
 
 use std::{
     pin::pin,
@@ -41,24 +41,24 @@ use crate::{
 };
 
 const QUEUE: &str = "default";
-/// Longer than any machine takes.
+/// Test timeout, longer than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A call that goes on for ever is dropped after so many waits at the latest.
+/// Number of waits after which an endless call is dropped.
 const WAITS_MAX: usize = 12;
 
-/// The services of a server, without a port, and without anything that would run jobs.
+/// The services of a server without a port and without dispatch.
 struct Bench {
     api: JobQueueApi,
     committing: Committing,
 }
 
-/// A store that takes each batch when the test says so, but for the one of its start.
+/// A store that commits each batch only when the test allows it, except the one at its start.
 struct Held {
     store: MemoryStore,
     has_started: bool,
-    /// Counts the batches that have come.
+    /// Counter of received batches.
     came: Arc<Semaphore>,
-    /// Lets one batch go on each; all of them once it is closed.
+    /// Each permit lets one batch go on; once closed, all go on.
     turns: blocking::Receiver<()>,
 }
 
@@ -88,14 +88,14 @@ impl Store for Held {
     }
 }
 
-/// When a held store's batches go on.
+/// Control over the batches of a held store.
 struct Turns {
     came: Arc<Semaphore>,
     turns: blocking::SyncSender<()>,
 }
 
 impl Turns {
-    /// Returns once a batch has come that did not count yet.
+    /// Waits for the next batch.
     async fn batch(&self) {
         tokio::time::timeout(PATIENCE, self.came.acquire()).await.expect("a batch in time").unwrap().forget();
     }
@@ -110,7 +110,7 @@ impl Bench {
         Bench::with_store(max_jobs, |store| Box::new(store))
     }
 
-    /// Its store is held.
+    /// A bench whose store is held.
     fn held() -> (Self, Turns) {
         let came = Arc::new(Semaphore::new(0));
         let (turns, receiver) = blocking::sync_channel(10);
@@ -169,7 +169,7 @@ impl Bench {
         self.api.core.shard.queues.get(QUEUE).unwrap().waiters()
     }
 
-    /// Returns once so many callers wait for room.
+    /// Waits until `count` callers wait for room.
     async fn waits(&self, count: u64) {
         let counted = async {
             while self.waiters() != count {
@@ -179,7 +179,7 @@ impl Bench {
         tokio::time::timeout(PATIENCE, counted).await.expect("counted in time");
     }
 
-    /// How many jobs there are once all that has come in is done.
+    /// Returns the number of jobs, once all received work is done.
     async fn jobs(&self) -> i64 {
         self.api.core.shard.flush().await;
         self.jobs_now().await
@@ -190,7 +190,7 @@ impl Bench {
         self.api.count_jobs(call).await.unwrap().into_inner().total
     }
 
-    /// A call as the guard hands it on.
+    /// Creates a call as the guard passes it on.
     fn request<T>(&self, rpc: &str, message: T) -> Request<T> {
         let (rpc, needs) = rpcs::find(&format!("/{rpc}")).unwrap();
         let caller = Caller {
@@ -237,7 +237,7 @@ fn job() -> v1::JobSpec {
     v1::JobSpec { queue: QUEUE.to_owned(), kind: "echo".to_owned(), ..Default::default() }
 }
 
-/// Reads a call's answer to its end.
+/// Reads a call's response to its end.
 async fn read<T>(answer: Result<Response<T>, Status>) -> Result<(), Status> {
     let (_, _, mut extensions) = answer?.into_parts();
     let mut body = outgoing::take(&mut extensions).unwrap();
@@ -249,7 +249,7 @@ async fn read<T>(answer: Result<Response<T>, Status>) -> Result<(), Status> {
     Ok(())
 }
 
-/// Drops a call once it has waited so many times, if it does; returns whether it had come to its end before.
+/// Drops a call after `wait` waits; returns whether it had ended before.
 async fn dropped_at_wait<T>(wait: usize, call: impl Future<Output = Result<T, Status>>) -> bool {
     let mut call = pin!(call);
     let mut waits = 0;
@@ -261,11 +261,11 @@ async fn dropped_at_wait<T>(wait: usize, call: impl Future<Output = Result<T, St
             Poll::Pending
         }
     });
-    // Not under a time limit: where nothing else would wake a watch, a paused clock goes on to its next bookmark.
+    // Without a time limit: if nothing else wakes a watch, the paused clock advances to its next bookmark.
     ended.await.map(|answer| drop(answer.unwrap())).is_some()
 }
 
-/// Polls a call for the first time, which must not end it.
+/// Polls a call once; the call must not end.
 macro_rules! begin {
     ($call:expr) => {{
         let mut call = Box::pin($call);
@@ -283,12 +283,12 @@ async fn a_submission_dropped_before_during_or_after_its_commit_makes_all_of_its
             1 => bench.submit(request_id.to_owned()).await,
             _ => bench.submit_batch(request_id.to_owned()).await,
         };
-        // The first batch, which is empty, is under way.
+        // The first batch, which is empty, is in progress.
         turns.batch().await;
         drop(begin!(submit("before")));
         turns.go_on();
         turns.batch().await;
-        assert_eq!(bench.jobs_now().await, 0, "nobody was there any more");
+        assert_eq!(bench.jobs_now().await, 0, "the caller had disconnected");
 
         let call = begin!(submit("during"));
         turns.go_on();
@@ -309,7 +309,7 @@ async fn a_submission_dropped_before_during_or_after_its_commit_makes_all_of_its
         assert_eq!(bench.jobs_now().await, 2 * size);
         drop(call);
 
-        // From now on it runs free.
+        // From here on the store is not held.
         drop(turns);
         flushed.await;
         for request_id in ["before", "during", "after"] {
@@ -339,7 +339,7 @@ async fn a_submission_dropped_while_it_waits_for_room_is_let_go_of() {
             }
         }
         bench.waits(0).await;
-        // The committer lets go of its jobs when somebody else comes by.
+        // The committer releases the dropped caller's jobs when the next request arrives.
         assert_eq!(bench.jobs().await, 1);
     }
     bench.ends().await;

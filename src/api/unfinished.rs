@@ -1,7 +1,7 @@
-//! Bounds what messages take that have begun to come and are not whole yet.
+//! Memory limit of incomplete request messages.
 //!
-//! Flow control bounds what a connection has on its way, but each call collects its message, up to 4 MiB of it, and a
-//! connection has many calls: whoever never ends a message would fill the memory with them.
+//! Flow control limits the bytes in flight of a connection, but each call buffers its message of up to 4 MiB, and a
+//! connection has many calls: a client that never completes its messages would fill the memory.
 
 use std::{
     pin::Pin,
@@ -21,15 +21,15 @@ use super::{
     sizes::{MESSAGE_MAX_BYTES, UNFINISHED_MAX_BYTES},
 };
 
-/// What a message begins with: whether it is compressed, and its length.
+/// Length of a gRPC message's prefix: a compression flag, and the message's length.
 const HEAD_BYTES: usize = 5;
 
-/// What the unfinished messages of a server take together.
+/// Total bytes of all incomplete messages of a server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unfinished(Arc<AtomicUsize>);
 
 impl Unfinished {
-    /// Counts the messages of a call.
+    /// Wraps a request body so that its messages count.
     pub(super) fn count(&self, body: Body) -> Body {
         Body::new(CountedBody {
             body,
@@ -39,14 +39,14 @@ impl Unfinished {
     }
 }
 
-/// A part of the bytes of all unfinished messages.
+/// One call's part of the bytes of all incomplete messages.
 struct Held {
     all: Unfinished,
     bytes: usize,
 }
 
 impl Held {
-    /// From now on, it is so many bytes. False if there is no room for them.
+    /// Sets this part to `bytes`; returns false if the limit would be exceeded.
     fn set(&mut self, bytes: usize) -> bool {
         let all = &self.all.0;
         if bytes <= self.bytes {
@@ -69,22 +69,23 @@ impl Drop for Held {
     }
 }
 
-/// How far the message has come that is on its way.
+/// Progress of the message that is being received.
 #[derive(Default)]
 struct Message {
     head: [u8; HEAD_BYTES],
-    /// Its head included.
+    /// Received bytes, including the prefix.
     come: usize,
 }
 
 impl Message {
-    /// Its length, head included, as far as that is known.
+    /// The message's length including the prefix; `None` until the prefix is complete.
     fn length(&self) -> Option<usize> {
         let [_, length @ ..] = self.head;
         (self.come >= HEAD_BYTES).then(|| HEAD_BYTES + u32::from_be_bytes(length) as usize)
     }
 
-    /// What it takes: nothing, unless it has begun and not ended. What is longer than any message may be is refused.
+    /// The bytes that the message counts for: zero unless it is incomplete. The length is capped, as longer messages
+    /// are refused anyway.
     fn takes(&self) -> usize {
         if self.come == 0 {
             0
@@ -93,7 +94,7 @@ impl Message {
         }
     }
 
-    /// More has come: it may end this message, and others after it.
+    /// Processes received bytes, which may complete this message and others after it.
     fn read(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
             let taken = match self.length() {
@@ -112,7 +113,7 @@ impl Message {
     }
 }
 
-/// The messages of a call on their way to its service.
+/// A request body that counts its incomplete message.
 struct CountedBody {
     body: Body,
     message: Message,
@@ -163,7 +164,7 @@ mod tests {
     #[test]
     fn only_what_is_not_whole_counts_wherever_it_is_cut() {
         let stream = [message(3), message(0), message(300), message(1)].concat();
-        // Where messages begin.
+        // The offsets at which messages begin.
         let starts = [0, 8, 13, 318, 324];
         let lengths = [8, 5, 305, 6, 0];
         for size in [1, 2, 3, 5, 7, 64, 400] {

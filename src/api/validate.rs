@@ -1,4 +1,4 @@
-//! What a request must look like. Every fault is found, named and told with its limit; nothing is done before.
+//! Validation of requests. All faults of a request are reported, each with its field and limit, before any work starts.
 
 use std::{
     collections::BTreeMap,
@@ -26,15 +26,15 @@ use crate::{
 pub(super) const FILTER_QUEUES_MAX: usize = 32;
 pub(super) const FILTER_KINDS_MAX: usize = 32;
 const FILTER_STATES_MAX: usize = 16;
-/// A batch has at most so many jobs.
+/// Job limit of a batch.
 pub(super) const BATCH_MAX: usize = 1_000;
 pub(super) const WATCHED_IDS_MAX: usize = 1_000;
-/// How long GetJob waits at most.
+/// Allowed range of GetJob's `wait`.
 pub(super) const WAIT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
 const PAGE_SIZE_DEFAULT: usize = 100;
 pub(super) const PAGE_SIZE_MAX: i32 = 1_000;
 
-/// A field of a message in a request. Most of them have no fault, and their names are never written out.
+/// The path of a request field. It is formatted lazily, as most fields have no fault.
 #[derive(Clone, Copy)]
 struct Field<'a> {
     of: &'a dyn Display,
@@ -47,16 +47,16 @@ impl Display for Field<'_> {
     }
 }
 
-/// Finds the faults of one request.
+/// Validator of one request.
 pub(super) struct Validator {
     faults: Faults,
-    /// A namespace that is not there. Asked once nothing else is at fault.
+    /// A namespace that does not exist. Reported only if there is no other fault.
     missing_namespace: Option<String>,
     now: Timestamp,
 }
 
 impl Validator {
-    /// Of a request in a namespace.
+    /// Creates the validator of a request in a namespace.
     pub(super) fn new(now: Timestamp, namespace: &str) -> Self {
         let mut validator = Validator { faults: Faults::default(), missing_namespace: None, now };
         if !namespace.is_empty() && namespace != names::NAMESPACE {
@@ -66,7 +66,7 @@ impl Validator {
         validator
     }
 
-    /// The end: an error with every fault that was found.
+    /// Returns an error with all faults, if there are any.
     pub(super) fn finish(self) -> Result<(), Status> {
         self.faults.check()?;
         match self.missing_namespace {
@@ -75,7 +75,7 @@ impl Validator {
         }
     }
 
-    /// The error of a request that can't be read further.
+    /// Adds a fault after which validation can't go on, and returns the error.
     pub(super) fn failed(mut self, field: impl Display, description: impl Into<String>) -> Status {
         self.fault(field, description);
         self.faults.into_status()
@@ -137,8 +137,8 @@ impl Validator {
             return (Bytes::new(), PayloadInfo::default());
         };
         if size_bytes > 0 && body.is_none() {
-            // An answer that is sent back as a request: to take it would lose the payload.
-            self.fault(field, format!("has no bytes, and says {size_bytes}: take the job in JOB_VIEW_FULL"));
+            // A job from a response, submitted again without its bytes: to accept it would lose the payload.
+            self.fault(field, format!("has no bytes, but size_bytes is {size_bytes}: read the job in JOB_VIEW_FULL"));
         }
         let bytes = match body {
             Some(v1::payload::Body::Data(data)) => data,
@@ -219,7 +219,7 @@ impl Validator {
         }
     }
 
-    /// A duration within its limits.
+    /// Validates a duration.
     pub(super) fn duration(
         &mut self,
         field: impl Display,
@@ -248,7 +248,7 @@ impl Validator {
         fits.then_some(duration)
     }
 
-    /// An instant between the years 1 and 9999.
+    /// Validates a time between the years 1 and 9999.
     pub(super) fn timestamp(
         &mut self,
         field: impl Display,
@@ -359,7 +359,7 @@ impl Validator {
         }
     }
 
-    /// How much of a job to answer with.
+    /// Validates the view of jobs in the response.
     pub(super) fn view(&mut self, field: &str, number: i32, default: v1::JobView) -> v1::JobView {
         match self.known(field, number) {
             v1::JobView::Unspecified => default,
@@ -367,7 +367,7 @@ impl Validator {
         }
     }
 
-    /// An enum's value, as far as this version knows it.
+    /// Validates the value of an enum: it must be known to this version.
     pub(super) fn known<E: TryFrom<i32> + Default>(&mut self, field: &str, number: i32) -> E {
         E::try_from(number).unwrap_or_else(|_| {
             self.fault(field, format!("{number} is no value of this enum; 0 means the default"));
@@ -375,7 +375,7 @@ impl Validator {
         })
     }
 
-    /// The revision that a job must have.
+    /// Validates the revision that a job is expected to have.
     pub(super) fn expected_revision(&mut self, revision: Option<i64>) -> Option<u64> {
         let number = revision?;
         match u64::try_from(number) {

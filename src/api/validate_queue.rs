@@ -1,4 +1,4 @@
-//! What a queue's settings must look like.
+//! Validation of queue settings.
 
 use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive};
 
@@ -15,14 +15,14 @@ impl Validator {
         if etag.is_empty() {
             self.fault(
                 field,
-                "is required: send that of the queue's last answer, or `*` to change it all the same",
+                "is required: send the etag of the queue's last response, or `*` to match any",
             );
         } else if etag.len() > ETAG_MAX_BYTES {
             self.fault(field, format!("has {} bytes, more than any etag", etag.len()));
         }
     }
 
-    /// The settings that a mask names.
+    /// Returns the settings that an update mask names.
     pub(super) fn settings_fields(&mut self, field: &str, paths: &[String]) -> BTreeSet<SettingsField> {
         const ROOT: &str = "settings";
         const PATHS_MAX: usize = 32;

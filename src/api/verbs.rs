@@ -1,6 +1,6 @@
-//! Calls that change a job or a queue. Each is one type beside its service: its rules, its role, what makes a repeat
-//! the same, what it asks of the shard, and its answer. All go the same way, which is here: read, validated,
-//! authorised, given a request's identity, queued for the commit, answered.
+//! RPCs that change a job or a queue. Each is a type beside its service that defines its validation, required role,
+//! idempotency digest, engine action and response. All run through the same steps, which are here: read, validate,
+//! authorise, derive the request's identity, queue for the commit, respond.
 
 use std::sync::Arc;
 
@@ -14,38 +14,38 @@ use crate::{
     proto::ChangeRequest,
 };
 
-/// A call that changes something.
+/// An RPC that changes a job or a queue.
 pub(super) trait Verb: Sized + Send + Sync {
-    /// Its request.
+    /// The request message.
     type Request: ChangeRequest;
-    /// Its answer.
+    /// The response message.
     type Response;
-    /// What the engine answers.
+    /// The engine's answer.
     type Done: Send;
-    /// The RPC's name within its service: a part of a request's identity.
+    /// The RPC's name within its service: a part of the request's identity.
     const NAME: &'static str;
-    /// What it asks of its caller.
+    /// The authorisation that it requires.
     const NEEDS: Needs;
 
-    /// Reads a request. What is wrong with it goes to the validator.
+    /// Reads a request. Its faults go to the validator.
     fn read(request: Self::Request, validator: &mut Validator) -> Self;
 
-    /// What it changes.
+    /// The object of the change.
     fn about(&self) -> About<'_>;
 
-    /// Whether it is answered with the job itself, so that its caller must be allowed to read it.
+    /// Whether the response contains the job, so that the caller needs permission to read it.
     fn shows_job(&self) -> bool {
         false
     }
 
-    /// Adds what the request said, beside its namespace, what it changes and how much it wants to be answered, to what
-    /// a repeat must say, too.
+    /// Adds the request's parameters to its idempotency digest. A repeat must have the same ones, except for the
+    /// namespace and the view; the object is added separately.
     fn say(&self, _said: &mut Canonical) {}
 
-    /// What is asked of the shard.
+    /// The action that the engine carries out.
     fn action(&self, ask: Ask<Self::Done, ControlRefusal>) -> Action;
 
-    /// Answers.
+    /// Builds the response.
     fn answer(
         self,
         core: &Core,
@@ -53,16 +53,16 @@ pub(super) trait Verb: Sized + Send + Sync {
     ) -> impl Future<Output = Result<Response<Self::Response>, Status>> + Send;
 }
 
-/// What a verb changes.
+/// The object that a verb changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum About<'a> {
     Job(JobId),
-    /// By its name.
+    /// A queue, by its name.
     Queue(&'a str),
 }
 
 impl About<'_> {
-    /// Adds it as every request says it first.
+    /// Adds the object to the idempotency digest, before the parameters.
     fn say(self, said: &mut Canonical) {
         match self {
             About::Job(id) => said.put_text("id", &id.to_string()),
@@ -71,7 +71,7 @@ impl About<'_> {
     }
 }
 
-/// Carries out a verb.
+/// Runs a verb.
 pub(super) async fn run<V: Verb>(
     core: &Core,
     call: Request<V::Request>,
@@ -107,7 +107,7 @@ pub(super) async fn run<V: Verb>(
     verb.answer(core, done?).await
 }
 
-/// The key and digest of a request, if it has an id.
+/// Returns the idempotency key and digest of a request, if it has an id.
 fn repeatable_request<V: Verb>(verb: &V, request_id: &str) -> Option<RequestId> {
     admission::repeatable(request_id, V::NAME, |said| {
         verb.about().say(said);
@@ -115,9 +115,9 @@ fn repeatable_request<V: Verb>(verb: &V, request_id: &str) -> Option<RequestId> 
     })
 }
 
-/// The queue of a job, if the caller may change the job: it never goes to another queue, so that looking first is
-/// enough. One that is not there, or is hidden from the caller, has no queue; the request may have come before, and
-/// have deleted it.
+/// Returns the queue of a job, if the caller may change the job. A job never moves to another queue, so a check before
+/// the commit is enough. The result is `None` if the job does not exist or is hidden from the caller, and the request
+/// has an id: it may be a repeat of a request that deleted the job.
 async fn queue_of(
     core: &Core,
     caller: &Caller,

@@ -1,4 +1,4 @@
-//! Jobs and queues as answers show them.
+//! Views of jobs and queues in responses.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     settings::QueueInfo,
 };
 
-/// Whether jobs in this view may be large.
+/// Returns whether jobs in this view may be large.
 pub(super) fn is_large(view: v1::JobView) -> bool {
     match view {
         v1::JobView::Unspecified | v1::JobView::Basic => false,
@@ -20,7 +20,7 @@ pub(super) fn is_large(view: v1::JobView) -> bool {
     }
 }
 
-/// What became of a job that was to be changed, and the job where a view asks for it.
+/// Returns the change of a job, and the job itself if a view asks for it.
 pub(super) async fn job_change(
     core: &Core,
     share: &Share,
@@ -40,7 +40,7 @@ pub(super) async fn job_change(
 }
 
 impl Core {
-    /// A job as it is now, and as a view shows it. `None` where no job has the id.
+    /// Reads a job as it is now, in a view. Returns `None` if no job has the id.
     pub(super) async fn read_job(
         &self,
         id: JobId,
@@ -54,7 +54,7 @@ impl Core {
             let Some(job) = reader.job(id)? else { return Ok(None) };
             let mut shown = convert::job(&job);
             if view == v1::JobView::Result && job.result.is_some() {
-                // Deleted since: it is as if it had not been there any more.
+                // The job was deleted meanwhile: treated as not found.
                 let Some(bytes) = reader.result(id)? else { return Ok(None) };
                 convert::add_result(&mut shown, bytes);
             }
@@ -63,8 +63,8 @@ impl Core {
         Ok(read.await?)
     }
 
-    /// A job as it was, with what a view has beyond JOB_VIEW_BASIC as it is now. What may be large has its place among
-    /// the answers first.
+    /// Converts a job as it was, with the further fields of the view as they are now. A view that may be large first
+    /// reserves a share of the response budget.
     pub(super) async fn shown_job(
         &self,
         job: &Job,
@@ -79,7 +79,7 @@ impl Core {
         Ok(shown)
     }
 
-    /// Adds what a view has beyond JOB_VIEW_BASIC, as it is now, to a job as it was.
+    /// Adds the fields that a view has beyond JOB_VIEW_BASIC, as they are now, to a job as it was.
     pub(super) async fn complete(
         &self,
         shown: &mut v1::Job,
@@ -90,7 +90,7 @@ impl Core {
             v1::JobView::Unspecified | v1::JobView::Basic => {}
             v1::JobView::Result => {
                 if shown.result.is_some() {
-                    // Absent where the job has been deleted since: its size tells that there was one.
+                    // The bytes are absent if the job was deleted meanwhile; the size shows that there was a result.
                     let bytes = self.shard.reads.read(move |reader| reader.result(id)).await?;
                     bytes.into_iter().for_each(|bytes| convert::add_result(shown, bytes));
                 }
@@ -104,7 +104,7 @@ impl Core {
         Ok(())
     }
 
-    /// A queue with what it holds now, of all that there is.
+    /// Converts a queue, with its current counts from the tallies of all queues.
     pub(super) async fn shown_queue(&self, info: QueueInfo, tallies: &[Tally]) -> Result<v1::Queue, Status> {
         let name = Arc::clone(&info.name);
         let oldest = self.shard.reads.read(move |reader| reader.oldest_ready(&name)).await?;
@@ -129,7 +129,7 @@ impl Core {
         })
     }
 
-    /// A queue after a change; `None` where it has been deleted since the request came first.
+    /// Converts a queue after a change; `None` if the request is a repeat and the queue has been deleted meanwhile.
     pub(super) async fn queue_after(&self, done: QueueDone) -> Result<Option<v1::Queue>, Status> {
         let Some(info) = done.info else { return Ok(None) };
         let tallies = self.shard.reads.read(|reader| reader.tallies()).await?;

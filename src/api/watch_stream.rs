@@ -1,4 +1,4 @@
-//! Watches as response streams. A stream is pulled: what a slow client does not read is not made.
+//! Watches as response streams. A stream is polled: messages that a slow client does not read are not prepared.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -21,11 +21,11 @@ use crate::{
     watch::{Detail, FilterWatch, IdsWatch, InvalidToken, Start, WatchError, WatchEvent, WatchMessage},
 };
 
-/// What to watch, checked.
+/// A validated request to watch jobs.
 pub(super) enum WatchRequest {
     Ids {
         ids: Vec<JobId>,
-        /// Those that the caller may not know of.
+        /// Ids of jobs that the caller may not read.
         hidden: HashSet<JobId>,
         detail: Detail,
         output: bool,
@@ -53,7 +53,7 @@ impl Watch {
     }
 }
 
-/// Checks a request of WatchStatus.
+/// Validates a WatchStatus request.
 pub(super) fn request(
     core: &Core,
     mut validator: Validator,
@@ -73,7 +73,7 @@ pub(super) fn request(
         validator.fault("output", "output lines come only with ids");
     }
     if start == v1::WatchStart::Now && !body.ids.is_empty() {
-        validator.fault("start", "NOW is for filters: with ids, a job that has ended would never be told");
+        validator.fault("start", "NOW is for filters: with ids, a job that has already ended would never be reported");
     }
     let ids = validator.job_ids("ids", &body.ids);
     let filter = validator.filter(body.filter);
@@ -108,7 +108,7 @@ pub(super) fn request(
     Ok(WatchRequest::Filter { filter, detail, start, resync })
 }
 
-/// Holds a checked request to what its caller may see.
+/// Restricts a validated request to the jobs that its caller may read.
 pub(super) async fn authorize(
     core: &Core,
     caller: &Caller,
@@ -120,7 +120,7 @@ pub(super) async fn authorize(
         WatchRequest::Ids { ids, hidden, .. } => {
             let asked = ids.clone();
             let (jobs, _) = core.shard.reads.read(move |reader| reader.jobs(&asked)).await?;
-            // One that is not there may be some day, in a queue of others.
+            // A job that does not exist is hidden, too, as it may be created later in a queue of another user.
             let sees = |job: Option<Job>| job.is_some_and(|job| caller.sees(&job));
             hidden.extend(ids.iter().copied().zip(jobs).filter_map(|(id, job)| (!sees(job)).then_some(id)));
             Ok(())
@@ -128,7 +128,8 @@ pub(super) async fn authorize(
     }
 }
 
-/// The stream of a watch, for as long as its caller would be let in. Its messages are made when `share` has room.
+/// Returns the stream of a watch, which ends when its caller's token is no longer valid. Large messages are prepared
+/// only once `share` has budget.
 pub(super) fn start(
     core: &Core,
     caller: Arc<Caller>,
@@ -182,8 +183,9 @@ pub(super) fn start(
     )
 }
 
-/// A message as a response, and what of it is left for the next one where its events are too large. Only the last one
-/// can be resumed after. What is left is completed when its turn comes: a client that stops reading costs one response.
+/// Converts a message to a response, and returns the rest of its events if they do not fit. Only the last response of a
+/// message has a resume token. The rest is completed only when its turn comes, so a client that stops reading costs one
+/// response.
 async fn respond(
     core: &Core,
     mut message: WatchMessage,
@@ -203,7 +205,7 @@ async fn respond(
     Ok((v1::WatchStatusResponse { events, resume_token: message.token }, None))
 }
 
-/// Adds what a view has beyond an event's own job. The event stays as of its change.
+/// Adds the fields that a view has beyond JOB_VIEW_BASIC to an event's job. The event itself stays as of its change.
 async fn complete(
     core: &Core,
     event: &WatchEvent,

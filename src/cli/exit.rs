@@ -294,7 +294,7 @@ mod tests {
             refused(refusal(
                 Code::Unimplemented,
                 "FEATURE_UNKNOWN",
-                "the call requires the feature \"x\", which this server does not know: GetServerInfo tells which it knows",
+                "the call requires the feature \"x\", which this server does not know: GetServerInfo lists its features",
             )),
             ClientError::InvalidFeature { name: "a b".into() },
             refused(refusal(

@@ -1,4 +1,4 @@
-//! Closures as handlers: work that lives in this process only.
+//! Closures as handlers: jobs whose work exists only in this process.
 
 use std::{
     collections::HashMap,
@@ -14,11 +14,11 @@ use uuid::Uuid;
 use super::{Attempt, Handler, HandlerError, HandlerFuture};
 use crate::job::{FailureReason, Position};
 
-/// Work that is done once.
+/// The work of one job, run at most once.
 pub(crate) type Closure = Box<dyn FnOnce(Attempt) -> HandlerFuture + Send>;
 
-/// The closures whose attempt has not started. Each is kept under a name that its job carries from the first moment
-/// on: the attempt may start before the caller hears of the job's id.
+/// The closures whose attempt has not started. Each has a name that its job carries from submission on, as the attempt
+/// may start before the caller learns the job's id.
 #[derive(Default)]
 pub(crate) struct Closures {
     waiting: Mutex<Waiting>,
@@ -28,9 +28,9 @@ pub(crate) struct Closures {
 #[derive(Default)]
 struct Waiting {
     by_name: HashMap<Box<str>, Closure>,
-    /// A place in the feed from before the first of the jobs.
+    /// A feed position before the first of these jobs.
     since: Position,
-    /// Nothing more is taken: the process is about to end, and closures end with it.
+    /// No more closures are accepted: the process is about to end, and closures end with it.
     closed: bool,
 }
 
@@ -42,7 +42,7 @@ impl fmt::Debug for Closures {
     }
 }
 
-/// A closure whose job is not accepted yet. Dropped before that, it drops the closure.
+/// A closure whose job is not accepted yet. Dropping this before acceptance drops the closure.
 #[derive(Debug)]
 pub(crate) struct Offered {
     closures: Arc<Closures>,
@@ -50,12 +50,12 @@ pub(crate) struct Offered {
 }
 
 impl Offered {
-    /// What the job is to carry.
+    /// The closure's name, which its job must carry.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The job was accepted: from now on the closure waits for its attempt.
+    /// Keeps the closure for its attempt, once the job is accepted.
     pub(crate) fn accepted(mut self) {
         self.name = Box::default();
     }
@@ -70,13 +70,15 @@ impl Drop for Offered {
 }
 
 impl Closures {
-    /// Keeps a closure for a job that is about to be offered; `now` is the feed's end. `None` after [`Closures::close`].
+    /// Stores a closure for a job that is about to be submitted; `now` is the feed's end. Returns `None` after
+    /// [`Closures::close`].
     pub(crate) fn offer(self: &Arc<Self>, closure: Closure, now: Position) -> Option<Offered> {
         let name: Box<str> = Uuid::new_v4().simple().to_string().into();
         {
             let mut waiting = self.waiting.lock();
             if waiting.closed {
-                // The guard goes first: what a closure owns may do anything when it is dropped.
+                // The lock is released before the closure is dropped, as destructors of captured values may run any
+                // code.
                 drop(waiting);
                 return None;
             }
@@ -95,7 +97,7 @@ impl Closures {
 
     /// Drops a closure whose attempt will never start.
     pub(crate) fn remove(&self, name: &str) {
-        // Dropped without the lock, see above.
+        // Dropped without holding the lock: see `offer`.
         self.take(name).into_iter().for_each(let_go);
     }
 
@@ -103,7 +105,7 @@ impl Closures {
         self.waiting.lock().by_name.is_empty()
     }
 
-    /// Waits until there is a closure, and returns a place in the feed from before its job.
+    /// Waits until there is a closure, and returns a feed position before its job.
     pub(crate) async fn filled(&self) -> Position {
         loop {
             {
@@ -116,7 +118,7 @@ impl Closures {
         }
     }
 
-    /// Drops all closures, and takes no more.
+    /// Drops all closures and accepts no more.
     pub(crate) fn close(&self) {
         let waiting = {
             let mut waiting = self.waiting.lock();
@@ -127,13 +129,12 @@ impl Closures {
     }
 }
 
-/// Drops a closure. A destructor in what it owns may panic, which is the program's affair and must not end the task
-/// that drops it.
+/// Drops a closure. A destructor of a captured value may panic, which must not end the task that drops the closure.
 fn let_go(closure: Closure) {
     let _ = catch_unwind(AssertUnwindSafe(|| drop(closure)));
 }
 
-/// Runs the closures.
+/// The handler that runs closures.
 #[derive(Debug)]
 pub(crate) struct ClosureHandler(pub(crate) Arc<Closures>);
 
@@ -143,7 +144,7 @@ impl Handler for ClosureHandler {
         match extras.and_then(|extras| self.0.take(&extras.closure)) {
             Some(closure) => closure(attempt),
             None => {
-                let message = "its closure is gone: it ended with its process, or had its one attempt";
+                let message = "the job's closure is gone: its process has ended, or its only attempt has already started";
                 Box::pin(future::ready(Err(HandlerError::new(FailureReason::Lost, message, false))))
             }
         }

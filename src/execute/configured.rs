@@ -1,4 +1,4 @@
-//! Handlers from the configuration.
+//! Construction of handlers from the configuration.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -10,20 +10,20 @@ use super::{
 };
 use crate::{clock::Clock, settings::HandlerSettings};
 
-/// What the handlers of a server have in common.
+/// Settings shared by all handlers of a server.
 pub(crate) struct Common<'a> {
-    /// The program that guards commands; the running one by default.
+    /// The guard program for commands; the running program by default.
     pub(crate) command_guard: Option<&'a PathBuf>,
-    /// The lock of the commands that outlive a killed server.
+    /// Path of the lock file that is held while commands run, even after their server was killed.
     pub(crate) commands_lock: Option<PathBuf>,
-    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "commands tell no time"))]
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "command handlers use no clock"))]
     pub(crate) clock: &'a Clock,
 }
 
-/// Why a kind's handler can't be set up.
+/// A kind's handler can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The program that guards commands is not known.
+    /// The path of the guard program for commands is unknown.
     #[error("can't find the program that guards commands")]
     CommandGuard(#[source] io::Error),
     /// The endpoint can't be called.
@@ -33,7 +33,7 @@ pub enum SetupError {
 }
 
 impl Common<'_> {
-    /// What runs a kind.
+    /// Creates the handler of a kind.
     pub(crate) fn handler(&self, settings: &HandlerSettings) -> Result<Arc<dyn Handler>, SetupError> {
         match settings {
             HandlerSettings::Command(settings) => {

@@ -1,4 +1,4 @@
-//! Attempts of no server's job, for tests of handlers.
+//! Attempts without a server, for tests of handlers.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use crate::{
     job::{Extras, Job, JobId, LeaseToken, Name, PayloadInfo, Position, Progress, RetryPolicy, Spec, State},
 };
 
-/// What a detached attempt's handler told.
+/// A report of a detached attempt's handler.
 #[doc(hidden)]
 #[derive(Clone, PartialEq, Debug)]
 pub enum Report {
-    /// How far it is.
+    /// Progress of the attempt.
     Progress(Progress),
-    /// A line of output, as it was given.
+    /// A line of output, unchanged.
     OutputLine(Vec<u8>),
 }
 
@@ -38,11 +38,11 @@ impl<F: Fn(Report) + Send + Sync + 'static> AttemptReports for Detached<F> {
 }
 
 impl Attempt {
-    /// The second attempt of five at a job of no server: queue `test`, kind `test`, lease 7, request `r-1`, the label
-    /// `tier`, the header `tenant`, and `encoding` in the payload's metadata.
+    /// Creates an attempt without a server, the second of five of its job: queue `test`, kind `test`, lease 7, request
+    /// `r-1`, the label `tier`, the header `tenant`, and `encoding` in the payload's metadata.
     ///
-    /// Handlers that start processes can only be tried from outside this crate, where the program that guards them
-    /// has been built; hence a constructor that needs no server. It takes no part in the crate's promises.
+    /// Handlers that start processes can only be tested from outside this crate, where the guard program has been
+    /// built; hence a constructor that needs no server. It is not covered by the crate's stability guarantees.
     #[doc(hidden)]
     pub fn detached(
         payload: impl Into<Bytes>,

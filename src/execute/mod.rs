@@ -1,4 +1,4 @@
-//! One attempt: what a handler is, what it is given, and what it may return.
+//! The [`Handler`] trait, the [`Attempt`] that it gets, and the errors that it may return.
 
 pub(crate) mod closures;
 pub mod command;
@@ -32,14 +32,14 @@ pub type HandlerFuture = Pin<Box<dyn Future<Output = Result<Output, HandlerError
 
 /// Runs the attempts of one kind.
 ///
-/// Every `Fn(Attempt) -> impl Future<Output = Result<Output, HandlerError>>` is one.
+/// Every `Fn(Attempt) -> impl Future<Output = Result<Output, HandlerError>>` is a handler.
 pub trait Handler: Send + Sync + 'static {
-    /// Runs one attempt. The future is dropped when the attempt's timeout has passed or the server's drain has run
-    /// out of time, a grace period after [`Attempt::cancelled`] was told; whatever must be undone then belongs into
-    /// a `Drop`.
+    /// Runs one attempt. Once [`Attempt::cancelled`] resolves (cancellation, timeout, or drain), the future has
+    /// [`Handler::stop_grace`] to return and is then dropped, or earlier when the drain has run out of time. Cleanup
+    /// for that case belongs in a `Drop`.
     fn run(&self, attempt: Attempt) -> HandlerFuture;
 
-    /// How long an attempt may go on after [`Attempt::cancelled`] was told, before its future is dropped.
+    /// The grace period between [`Attempt::cancelled`] and the drop of the attempt's future.
     fn stop_grace(&self) -> Duration {
         Duration::from_secs(5)
     }
@@ -55,7 +55,7 @@ where
     }
 }
 
-/// What a handler is given: the job as it was when the attempt started, and the means to report.
+/// The input of a handler: the job as it was when the attempt started, and methods to report progress and output.
 pub struct Attempt {
     pub(crate) job: Arc<Job>,
     pub(crate) lease: LeaseToken,
@@ -65,13 +65,13 @@ pub struct Attempt {
     pub(crate) reports: Arc<dyn AttemptReports>,
 }
 
-/// Where an attempt's progress and output go. Both are best effort and never wait.
+/// Sink for an attempt's progress and output. Both are best effort and never wait.
 pub(crate) trait AttemptReports: Send + Sync + 'static {
-    /// Tells how far the attempt is. At most one such report each 500 ms is kept.
+    /// Reports progress. At most one report each 500 ms is kept.
     fn progress(&self, progress: Progress);
     /// Adds a line to the job's output. Bytes that are not UTF-8 are replaced; a long line is cut.
     fn output_line(&self, line: &[u8]);
-    /// Holds the attempt's timeout while it waits for something before it starts. Returns whether it may start still.
+    /// Pauses the attempt's timeout while it waits for a resource before it starts. Returns whether it may still start.
     fn waits_to_start(&self, waits: bool) -> bool;
 }
 
@@ -88,14 +88,14 @@ impl Attempt {
         &self.job
     }
 
-    /// Counts the job's attempts, from 1.
+    /// The number of this attempt among the job's attempts, from 1.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.job.attempt
     }
 
-    /// The attempt's token. It grows with every attempt in the store, so that a system that remembers the largest one
-    /// it has seen for a job can turn away an attempt that is over without knowing it.
+    /// The attempt's lease token. It grows with every attempt in the store: a system that remembers the largest token
+    /// it has seen for a job can reject stale attempts (fencing).
     #[must_use]
     pub fn lease(&self) -> LeaseToken {
         self.lease
@@ -107,31 +107,32 @@ impl Attempt {
         &self.payload
     }
 
-    /// What the client said of the payload: its media type, and metadata such as an encoding.
+    /// The payload's media type and metadata (such as an encoding), as the client declared them.
     #[must_use]
     pub fn payload_info(&self) -> &PayloadInfo {
         self.extras(|extras| &extras.payload)
     }
 
-    /// The client's names and values by which jobs are found.
+    /// The job's labels: names and values from the client, by which jobs can be searched.
     #[must_use]
     pub fn labels(&self) -> &BTreeMap<String, String> {
         self.extras(|extras| &extras.labels)
     }
 
-    /// What the client has to say to the handler beside the payload.
+    /// The job's headers: names and values from the client for the handler, beside the payload.
     #[must_use]
     pub fn headers(&self) -> &BTreeMap<String, String> {
         self.extras(|extras| &extras.headers)
     }
 
-    /// The id that the client gave the submission; empty where it gave none.
+    /// The submission's request id; empty if the client set none.
     #[must_use]
     pub fn request_id(&self) -> &str {
         self.extras(|extras| &extras.request_id)
     }
 
-    /// When the attempt's timeout is over, by the server's clock, unless the attempt first has to wait for its turn.
+    /// The time at which the attempt's timeout expires, by the server's clock. It is later if the attempt first waits
+    /// for a resource.
     #[must_use]
     pub fn deadline(&self) -> Timestamp {
         let started = self.job.started.unwrap_or(self.job.updated);
@@ -143,36 +144,35 @@ impl Attempt {
         part(self.job.spec.extras.as_deref().unwrap_or(&NONE))
     }
 
-    /// The W3C trace state that came with the submission, for the header `tracestate` of calls to others. `None` where
-    /// there is none.
+    /// The W3C trace state of the submission, for the header `tracestate` of outgoing calls. `None` if there is none.
     #[must_use]
     pub fn tracestate(&self) -> Option<&str> {
         let state = self.extras(|extras| extras.tracestate.as_str());
         (!state.is_empty() && !self.traceparent.is_empty()).then_some(state)
     }
 
-    /// The W3C trace context of what the attempt does, for the header `traceparent` of calls to others: that of the
-    /// attempt's own span, or the submission's where the server records none. `None` where there is no trace.
+    /// The W3C trace context of the attempt, for the header `traceparent` of outgoing calls: that of the attempt's own
+    /// span, or the submission's if the server records no spans. `None` if there is no trace.
     #[must_use]
     pub fn traceparent(&self) -> Option<&str> {
         (!self.traceparent.is_empty()).then_some(&*self.traceparent)
     }
 
-    /// Ends when the attempt should stop: it was cancelled, has timed out, or the server is about to stop. What it
-    /// returns then is kept if it is a success, or, in a server that stops, a failure for good; else the job is
-    /// CANCELLED, or the attempt counts as timed out or lost.
+    /// Resolves when the attempt should stop: it was cancelled, has timed out, or the server is shutting down. If the
+    /// handler then returns a success, it is kept; so is a permanent failure if the server is shutting down. Otherwise
+    /// the job becomes CANCELLED, or the attempt counts as timed out or lost.
     pub async fn cancelled(&self) {
         self.cancelled.cancelled().await;
     }
 
-    /// The token behind [`Attempt::cancelled`], to hand on.
+    /// The token behind [`Attempt::cancelled`], to pass to other code.
     #[must_use]
     pub fn cancellation_token(&self) -> &CancellationToken {
         &self.cancelled
     }
 
-    /// Tells watchers how far the attempt is. `fraction` is cut to 0 to 1, and may be left out; `text` and `step` are
-    /// cut to 256 bytes.
+    /// Reports progress to watchers. `fraction` is optional and clamped to 0 to 1; `text` and `step` are cut to 256
+    /// bytes.
     pub fn progress(&self, fraction: impl Into<Option<f64>>, text: &str, step: &str) {
         self.reports.progress(Progress {
             fraction: fraction
@@ -184,9 +184,9 @@ impl Attempt {
         });
     }
 
-    /// Waits for what the work needs before it can start; its timeout counts from then on. `None` where the attempt is
-    /// to stop before: then it ends with [`HandlerError::not_started`]. Called before a handler waits for anything
-    /// else.
+    /// Waits for a resource that the attempt needs before it can start; the attempt's timeout counts from then on.
+    /// Returns `None` if the attempt is to stop before it starts: the handler then returns
+    /// [`HandlerError::not_started`]. A handler calls this before it waits for anything else.
     #[cfg_attr(
         not(feature = "http"),
         expect(dead_code, reason = "only calls of endpoints wait before they start")
@@ -198,11 +198,11 @@ impl Attempt {
             () = self.cancelled() => None,
             needed = needed => Some(needed),
         };
-        // What is needed may come free just because the server stops.
+        // The resource may have become free only because the server is shutting down.
         needed.filter(|_| self.reports.waits_to_start(false))
     }
 
-    /// Adds a line to the job's output: watchers see it at once, and the end of the output is kept with the job.
+    /// Adds a line to the job's output. Watchers see it at once, and the tail of the output is kept with the job.
     pub fn output_line(&self, line: impl AsRef<[u8]>) {
         self.reports.output_line(line.as_ref());
     }
@@ -219,27 +219,27 @@ impl fmt::Debug for Attempt {
 
 const PROGRESS_TEXT_MAX_BYTES: usize = 256;
 
-/// The longest prefix of `text` that has at most `max` bytes and ends between characters.
+/// Returns the longest prefix of `text` that has at most `max` bytes and ends between characters.
 pub(crate) fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
 
-/// Why a handler did not do its work.
+/// The failure of a handler.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HandlerError {
     pub(crate) failure: Failure,
     pub(crate) delay: Option<Duration>,
-    /// Whether the attempt certainly did not begin: unless its time is over, it does not count.
+    /// Whether the attempt certainly did not start: it then does not count, unless it has timed out.
     pub(crate) never_started: bool,
 }
 
 impl HandlerError {
-    /// A failure that another attempt could mend.
+    /// Creates a failure after which the job may be retried.
     pub fn retryable(message: impl fmt::Display) -> Self {
         Self::new(FailureReason::HandlerError, message, true)
     }
 
-    /// A failure that no other attempt would mend: the job is FAILED at once.
+    /// Creates a permanent failure: the job becomes FAILED at once, without a retry.
     pub fn permanent(message: impl fmt::Display) -> Self {
         Self::new(FailureReason::HandlerError, message, false)
     }
@@ -260,8 +260,8 @@ impl HandlerError {
         }
     }
 
-    /// The end of an attempt that certainly did not begin. It does not count, unless its time is over, and its job is
-    /// ready again, after `delay` if there is one.
+    /// Creates the error of an attempt that certainly did not start. The attempt does not count, unless it has timed
+    /// out, and its job is ready again, after `delay` if there is one.
     pub(crate) fn not_started(message: impl fmt::Display, delay: Option<Duration>) -> Self {
         let error = Self::new(FailureReason::StartFailed, message, true);
         HandlerError { delay, never_started: true, ..error }
@@ -280,21 +280,21 @@ impl HandlerError {
         self
     }
 
-    /// Sets the delay to the next attempt, in place of that of the job's retry policy. The policy's jitter makes it
-    /// longer, and never shorter.
+    /// Sets the delay before the next attempt, in place of the retry policy's backoff. The policy's jitter can lengthen
+    /// it, but not shorten it.
     #[must_use]
     pub fn with_delay(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
     }
 
-    /// What went wrong, for people.
+    /// The failure's message, for humans.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.failure.message
     }
 
-    /// What is kept with the job: the message with its class, its codes, and whether another attempt could help.
+    /// The failure as it is kept with the job: message, reason, codes, and whether it is retryable.
     #[must_use]
     pub fn failure(&self) -> &Failure {
         &self.failure

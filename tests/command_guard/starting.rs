@@ -38,7 +38,7 @@ async fn a_missing_folder_is_named_rather_than_the_program() {
     settings.working_dir = Some("/no/such/folder".into());
     assert_eq!(
         why_not(settings, GUARD, None).await,
-        "can't start true: its working folder /no/such/folder is not there"
+        "can't start true: its working folder /no/such/folder does not exist"
     );
 }
 
@@ -61,7 +61,7 @@ async fn a_program_that_is_no_guard_is_told_from_one() {
         message.starts_with("the guard was lost before it was ready: it ended (exit status: 1): "),
         "{message}"
     );
-    assert_eq!(why_not(command(&["true"]), "yes", None).await, "the guard writes as no guard does");
+    assert_eq!(why_not(command(&["true"]), "yes", None).await, "the guard wrote more than 1048576 bytes before it was ready");
 }
 
 #[test]

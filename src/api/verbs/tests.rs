@@ -1,4 +1,4 @@
-//! What makes a repeat of a change the same.
+//! Tests of the idempotency digests of changes.
 
 use super::*;
 use crate::{
@@ -67,7 +67,7 @@ fn made(name: &str) -> (&'static str, [u8; 16]) {
     }
 }
 
-/// They hold for good, as those of submissions do.
+/// The digests must never change, as those of submissions.
 #[test]
 fn digests_are_those_of_the_vectors() {
     vectors::check(include_str!("../../../tests/vectors/changes.json"), |name, call| {

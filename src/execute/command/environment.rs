@@ -1,19 +1,19 @@
-//! The variables that a command gets.
+//! The environment variables of a command.
 
 use std::{collections::BTreeMap, env, ffi::OsString};
 
 use super::PROGRESS_FD;
 use crate::{execute::Attempt, settings::CommandSettings};
 
-/// The variable with the job's id.
+/// Variable that holds the job's id.
 pub(super) const JOB_ID_VARIABLE: &str = "JOBMILL_JOB_ID";
-/// The variable with the attempt's token.
+/// Variable that holds the attempt's lease token.
 pub(super) const LEASE_VARIABLE: &str = "JOBMILL_LEASE";
 
-/// What every command gets of the server's own variables, if set there.
+/// Server variables that every command inherits, if they are set.
 const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
-/// What every attempt of a kind gets: the server's variables that are let through, then the operator's own.
+/// Returns the variables of every attempt of a kind: the allowed ones of the server, then the operator's own.
 pub(super) fn of_kind(settings: &CommandSettings) -> BTreeMap<OsString, OsString> {
     let allowed = settings.env_allow.iter().map(String::as_str);
     let inherited =
@@ -22,14 +22,14 @@ pub(super) fn of_kind(settings: &CommandSettings) -> BTreeMap<OsString, OsString
     inherited.chain(own).collect()
 }
 
-/// What this attempt gets: its kind's variables and what it is.
+/// Returns the variables of one attempt: its kind's variables, and those that describe the attempt.
 pub(super) fn of_attempt(
     kind: &BTreeMap<OsString, OsString>,
     attempt: &Attempt,
 ) -> Vec<(OsString, OsString)> {
     let job = attempt.job();
     let payload = attempt.payload_info();
-    // A value of a variable can't hold a zero byte; in JSON it can.
+    // A variable's value can't hold a zero byte; JSON escapes it.
     let json = |entries: &BTreeMap<String, String>| serde_json::json!(entries).to_string();
     let jobmill = [
         (JOB_ID_VARIABLE, job.id.to_string()),

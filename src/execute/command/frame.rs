@@ -1,66 +1,66 @@
-//! What a server and a guard say to each other: frames of a kind, a length and a body.
+//! The protocol between a server and a guard: frames of a kind, a length and a body.
 
 use std::{ffi::OsString, io};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-/// The version of what is said. A guard of another one is not used.
+/// Version of the protocol. A guard of another version is not used.
 pub(super) const VERSION: u32 = 1;
 
-/// What a server takes from a guard in one frame: a progress line or an error message.
+/// Byte limit of a guard's frame: a progress line or an error message.
 pub(super) const REPORT_MAX_BYTES: usize = 8 * 1024;
 
-/// What a guard takes from a server in one frame: more than any payload, and than the kernel takes as arguments.
+/// Byte limit of a server's frame: above any payload, and above the kernel's limit of arguments.
 pub(super) const ORDER_MAX_BYTES: usize = 64 * 1024 * 1024;
 
 const HEAD_BYTES: usize = 5;
 
-/// What to run. The strings are the system's own, as variables need not be UTF-8.
+/// The command to run. Its strings are OS strings, as variables need not be UTF-8.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Start {
     pub(super) argv: Vec<OsString>,
-    /// All of the command's environment.
+    /// The command's whole environment.
     pub(super) env: Vec<(OsString, OsString)>,
     pub(super) working_dir: Option<OsString>,
 }
 
-/// What a server tells a guard: [`Order::Start`], then [`Order::Payload`], then any of the others.
+/// A message from a server to a guard: [`Order::Start`], then [`Order::Payload`], then any of the others.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Order {
     Start(Start),
-    /// All that the command finds on its standard input.
+    /// The whole standard input of the command.
     Payload(Bytes),
-    /// Ask the command to end.
+    /// Send SIGTERM to the command.
     Terminate,
-    /// End it.
+    /// Kill the command.
     Kill,
 }
 
-/// How a command's first process ended.
+/// The end of a command's first process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ending {
     Code(i32),
     Signal(i32),
 }
 
-/// What a guard tells its server.
+/// A message from a guard to its server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Report {
-    /// It holds the lock and waits for [`Order::Start`].
+    /// The guard holds the lock and waits for [`Order::Start`].
     Ready { version: u32 },
-    /// The command runs in a process group of its own with this number.
+    /// The command runs in its own process group, whose number is `pid`.
     Started { pid: i32 },
-    /// Nothing was started.
+    /// The command was not started.
     StartFailed(String),
     /// A line that the command wrote to its progress descriptor.
     Progress(Bytes),
-    /// The command has ended, and nothing is left of it.
+    /// The command has ended, and none of its processes is left.
     Ended(Ending),
 }
 
 impl Order {
-    /// The frame in two parts, so that a payload is not copied.
+    /// Encodes the frame in two parts, so that a payload is not copied.
     pub(super) fn into_frame(self) -> io::Result<[Bytes; 2]> {
         let (kind, body) = match self {
             Order::Start(start) => (b'S', Bytes::from(serde_json::to_vec(&start)?)),
@@ -109,14 +109,14 @@ impl Report {
     }
 }
 
-/// A frame that has come whole.
+/// A complete frame.
 #[derive(Debug)]
 pub(super) struct Frame {
     kind: u8,
     body: Bytes,
 }
 
-/// Frames out of a stream of bytes.
+/// A decoder of frames from a stream of bytes.
 #[derive(Debug)]
 pub(super) struct Inbox {
     bytes: BytesMut,
@@ -128,16 +128,16 @@ impl Inbox {
         Inbox { bytes: BytesMut::new(), max_bytes }
     }
 
-    /// Where to put the next bytes of the stream.
+    /// Returns the buffer for the next bytes of the stream.
     pub(super) fn space(&mut self) -> &mut BytesMut {
         self.bytes.reserve(4 * 1024);
         &mut self.bytes
     }
 
-    /// Takes the next frame that has come whole.
+    /// Returns the next complete frame, if there is one.
     ///
     /// # Errors
-    /// When the stream is not one of frames within the limit.
+    /// When a frame is over the limit.
     pub(super) fn next(&mut self) -> io::Result<Option<Frame>> {
         let Some((head, _)) = self.bytes.split_first_chunk::<HEAD_BYTES>() else { return Ok(None) };
         let [kind, length @ ..] = *head;

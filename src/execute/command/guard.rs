@@ -1,7 +1,7 @@
 //! The guard: the small process between a server and one command.
 //!
-//! It has one thread, which waits for everything at once, so that no two parts of it can disagree about whether the
-//! command still lives.
+//! It has one thread, which polls all its file descriptors, so that no two parts can disagree about whether the command
+//! is still alive.
 
 use std::{
     fs::File,
@@ -32,10 +32,10 @@ use super::{
     lock, progress, reap,
 };
 
-/// While this much waits for the server, the command's progress is not read.
+/// Size of the outbox above which the command's progress is not read.
 const OUTBOX_MAX_BYTES: usize = 64 * 1024;
 
-/// Guards one command from its start to its end.
+/// Runs the guard of one command, from its start to its end.
 pub(super) fn main(lock_path: Option<PathBuf>) -> ExitCode {
     let stdin = io::stdin();
     let is_socket = fstat(&stdin).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
@@ -50,7 +50,7 @@ pub(super) fn main(lock_path: Option<PathBuf>) -> ExitCode {
     match guarded {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Standard error leads into the job's output.
+            // The guard's standard error becomes part of the job's output.
             let _ = writeln!(io::stderr(), "error: the command's guard failed: {error}");
             ExitCode::FAILURE
         }
@@ -62,7 +62,7 @@ fn guard(mut control: UnixStream, lock_path: Option<&Path>) -> io::Result<()> {
         Ok(prepared) => prepared,
         Err(message) => return say(&mut control, Report::StartFailed(cut(message))),
     };
-    // Only now, with the lock held, may the server say what to run: see the module's documentation.
+    // The server may send the command only now that the lock is held: see the parent module's documentation.
     say(&mut control, Report::Ready { version: VERSION })?;
     let mut inbox = Inbox::new(ORDER_MAX_BYTES);
     let Some(Order::Start(start)) = hear(&mut control, &mut inbox)? else { return Ok(()) };
@@ -80,7 +80,7 @@ fn guard(mut control: UnixStream, lock_path: Option<&Path>) -> io::Result<()> {
             return say(&mut control, Report::StartFailed(cut(message)));
         }
     };
-    // From here to `reap::all` nothing may return early: the command lives.
+    // From here to `reap::all` nothing may return early, as the command is running.
     let leader = Pid::from_child(&child);
     let mut attendant = Attendant {
         leader,
@@ -100,18 +100,18 @@ fn guard(mut control: UnixStream, lock_path: Option<&Path>) -> io::Result<()> {
     attendant.say_goodbye(ending?)
 }
 
-/// Makes this process one that outlives what its server and its command do, and knows all their descendants.
+/// Sets up the process: it survives signals from its server's side and its command, and adopts the command's orphans.
 fn prepare(lock_path: Option<&Path>) -> Result<(UnixStream, Option<File>), String> {
     // Best effort.
     #[cfg(target_os = "linux")]
     let _ = std::fs::write("/proc/self/comm", super::GUARD_NAME);
 
-    // What the server's own parent left open without meaning to would go on to the command.
+    // File descriptors that leaked from the server's parent would be inherited by the command.
     close_fds::set_fds_cloexec(PROGRESS_FD, &[]);
 
     let failed = |error: io::Error| format!("the command's guard could not be set up: {error}");
-    // Handlers that do nothing, rather than ignored signals: those the command would inherit. Also makes good for a
-    // parent that ignored them, such as nohup.
+    // Empty signal handlers instead of ignored signals, since the command would inherit ignored ones. This also undoes
+    // signals ignored by a parent such as nohup.
     let unused = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2] {
         signal_hook::flag::register(signal, Arc::clone(&unused)).map_err(failed)?;
@@ -140,14 +140,14 @@ fn start_command(
         return Err("the command is empty".to_owned());
     };
     let failed = |error: io::Error| match &start.working_dir {
-        // The system reports both a missing program and a missing folder as "not found".
+        // The operating system reports both a missing program and a missing folder as "not found".
         Some(folder) if !Path::new(folder).is_dir() => {
-            format!("can't start {}: its working folder {} is not there", program.display(), folder.display())
+            format!("can't start {}: its working folder {} does not exist", program.display(), folder.display())
         }
         Some(_) | None => format!("can't start {}: {error}", program.display()),
     };
-    // The descriptors that these take in the command are in use here by now (as the control socket and others), so
-    // that they can't be the one by which the standard library learns whether exec worked.
+    // The numbers `PROGRESS_FD` and `LOCK_FD` are in use in this process by now (by the control socket and others), so
+    // the standard library's own descriptor, by which it learns whether exec worked, can't have one of them.
     let mut descriptors = vec![FdMapping { parent_fd: progress.into(), child_fd: PROGRESS_FD }];
     if cfg!(target_os = "linux")
         && let Some(lock) = lock
@@ -170,27 +170,27 @@ fn start_command(
     command.spawn().map_err(failed)
 }
 
-/// The guard while its command runs.
+/// State of the guard while its command runs.
 struct Attendant {
     leader: Pid,
-    /// Readable when a child has ended.
+    /// A socket that becomes readable when a child has ended.
     children: UnixStream,
     /// Open until the payload is written.
     stdin: Option<PipeWriter>,
     payload: Bytes,
     progress: Option<PipeReader>,
     lines: Lines,
-    /// Gone when the server is.
+    /// The socket to the server; `None` once the server is gone.
     control: Option<UnixStream>,
     inbox: Inbox,
     outbox: BytesMut,
 }
 
 impl Attendant {
-    /// Returns when the command's first process has ended. It is not reaped yet.
+    /// Returns when the command's first process has ended, without reaping it.
     fn attend(&mut self) -> io::Result<()> {
         loop {
-            // What is ready is not asked one by one: nothing here blocks, so that all are simply tried.
+            // All descriptors are non-blocking, so each is tried without a check of which one is ready.
             self.feed_command();
             self.read_progress();
             self.flush();
@@ -223,14 +223,14 @@ impl Attendant {
         match poll(&mut interests, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => {
-                // Blind, the guard could not keep its promises.
+                // Without poll, the guard can't do its work.
                 reap::kill(self.leader);
                 Err(error.into())
             }
         }
     }
 
-    /// Writes what fits of the payload. A command may close its standard input early, or never read it.
+    /// Writes as much of the payload as fits. A command may close its standard input early, or never read it.
     fn feed_command(&mut self) {
         let Some(stdin) = &mut self.stdin else { return };
         while !self.payload.is_empty() {
@@ -271,7 +271,7 @@ impl Attendant {
             };
             let orders = read.and_then(|alive| Ok((alive, self.obey()?)));
             if !matches!(orders, Ok((true, ()))) {
-                // The server is gone, or has lost its mind.
+                // The server is gone, or sent an invalid order.
                 self.control = None;
                 reap::kill(self.leader);
             }
@@ -299,15 +299,15 @@ impl Attendant {
             match control.write(&self.outbox) {
                 Ok(written) => self.outbox.advance(written),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Whether the server is gone, reading tells.
+                // Reading from the socket tells whether the server is gone.
                 Err(_) => return,
             }
         }
     }
 
-    /// Tells the command's last words, and how it ended.
+    /// Sends the rest of the command's progress, and how it ended.
     fn say_goodbye(mut self, ending: Ending) -> io::Result<()> {
-        // More than any pipe holds; a bound only for processes that are out of reach and still write.
+        // More than any pipe holds; the limit is only for processes outside the guard's reach that still write.
         const ROUNDS: u32 = 64;
         let Some(control) = &mut self.control else { return Ok(()) };
         control.set_nonblocking(false)?;
@@ -331,7 +331,7 @@ fn post_progress(outbox: &mut BytesMut, line: &[u8]) {
 }
 
 fn post(outbox: &mut BytesMut, report: Report) {
-    // Framing fails only for what is over 4 GiB.
+    // Framing fails only for bodies over 4 GiB.
     for part in report.into_frame().iter().flatten() {
         outbox.put_slice(part);
     }
@@ -343,7 +343,7 @@ fn say(control: &mut UnixStream, report: Report) -> io::Result<()> {
     control.write_all(&body)
 }
 
-/// Waits for the next order; `None` when the server is gone.
+/// Waits for the next order; returns `None` when the server is gone.
 fn hear(control: &mut UnixStream, inbox: &mut Inbox) -> io::Result<Option<Order>> {
     loop {
         if let Some(frame) = inbox.next()? {
@@ -355,7 +355,7 @@ fn hear(control: &mut UnixStream, inbox: &mut Inbox) -> io::Result<Option<Order>
     }
 }
 
-/// Takes what has come; `false` when the server is gone.
+/// Receives available bytes; returns `false` when the server is gone.
 fn receive(control: &mut UnixStream, inbox: &mut Inbox) -> io::Result<bool> {
     let mut buffer = [0; 16 * 1024];
     loop {
@@ -365,7 +365,7 @@ fn receive(control: &mut UnixStream, inbox: &mut Inbox) -> io::Result<bool> {
                 return Ok(count > 0);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // What a dead server had not read of its guard's reports.
+            // The server died with reports unread.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(false),
             Err(error) => return Err(error),
         }

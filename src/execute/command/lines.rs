@@ -1,21 +1,21 @@
-//! Lines out of a stream of bytes, in bounded memory.
+//! Splitting a stream of bytes into lines, in bounded memory.
 
-/// What becomes of a line that is over the limit.
+/// Handling of a line that is over the limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Overlong {
-    /// Its beginning is a line, told as soon as the limit is reached; the rest is dropped.
+    /// The beginning of the line is reported as soon as the limit is reached; the rest is dropped.
     Cut,
     /// The whole line is dropped.
     Drop,
 }
 
-/// Splits a stream at its newlines. Never holds more than one line's limit.
+/// A splitter of a stream at its newlines. It never holds more than one line's limit.
 #[derive(Debug)]
 pub(super) struct Lines {
     line: Vec<u8>,
     max_bytes: usize,
     overlong: Overlong,
-    /// The rest of an overlong line is being dropped.
+    /// Whether the rest of an overlong line is being dropped.
     skipping: bool,
 }
 
@@ -24,7 +24,7 @@ impl Lines {
         Lines { line: Vec::new(), max_bytes, overlong, skipping: false }
     }
 
-    /// Takes the next bytes of the stream and tells each line that ends in them, without its line ending.
+    /// Takes the next bytes of the stream and reports each line that ends in them, without its line ending.
     pub(super) fn feed(&mut self, mut bytes: &[u8], mut tell: impl FnMut(&[u8])) {
         while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
             self.extend(&bytes[..end], &mut tell);
@@ -38,7 +38,7 @@ impl Lines {
         self.extend(bytes, &mut tell);
     }
 
-    /// Tells the line that the stream's end cut short, if there is one.
+    /// Reports the last line, if it has no newline.
     pub(super) fn finish(&mut self, tell: impl FnOnce(&[u8])) {
         if !self.skipping && !self.line.is_empty() {
             tell(&self.line);

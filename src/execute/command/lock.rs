@@ -1,4 +1,4 @@
-//! The lock by which a starting server knows that its predecessor's commands are dead.
+//! The lock file that tells a starting server whether its predecessor's commands are dead.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-/// The time between two tries to take the lock.
+/// Interval between attempts to take the lock.
 const TRY_EVERY: Duration = Duration::from_millis(10);
-/// Tries between two looks at who holds it.
+/// Number of attempts between two checks of the lock's holders.
 const TRIES_PER_LOOK: u32 = 100;
-/// Looks between two lines of the log that tell of them.
+/// Number of checks between two log lines about the holders.
 const LOOKS_PER_LINE: u32 = 10;
 
-/// The lock of an earlier server's commands can't be used.
+/// The lock file for an earlier server's commands can't be used.
 #[derive(Debug, thiserror::Error)]
 #[error("can't lock {}", path.display())]
 pub struct LockError {
@@ -22,14 +22,14 @@ pub struct LockError {
     source: io::Error,
 }
 
-/// Returns once every command of the servers before this one is dead, usually at once. What it waits for, it tells in the
-/// log, at once and every 10 s. On Linux it kills what is left of commands once no guard is there to do so.
+/// Waits until every command of earlier servers is dead, usually not at all. It logs the processes that it waits for,
+/// at once and every 10 s. On Linux it kills the rest of commands once no guard is left to do so.
 ///
-/// A server calls it after it has made sure that it is the only one on its data folder and before it starts any
-/// attempt; the [module](super) tells why that suffices.
+/// A server calls this after it has made sure that it is the only one on its data folder, and before it starts any
+/// attempt; the [module](super) explains why that suffices.
 ///
 /// # Errors
-/// [`LockError`] when the file can't be made, or the file system knows no locks.
+/// [`LockError`] when the file can't be created, or the file system does not support locks.
 pub async fn wait_for_commands(lock_path: &Path) -> Result<(), LockError> {
     let failed = |source| LockError { path: lock_path.to_owned(), source };
     let file = open(lock_path).map_err(failed)?;
@@ -54,7 +54,7 @@ pub async fn wait_for_commands(lock_path: &Path) -> Result<(), LockError> {
     Ok(())
 }
 
-/// Looks for those who hold the lock, and kills what no guard will kill.
+/// Lists the processes that hold the lock, and kills those that no guard will kill.
 #[cfg(target_os = "linux")]
 async fn look(file: &File, lock_path: &Path, tells: bool) -> io::Result<()> {
     use super::abandoned::{self, Holder};
@@ -84,18 +84,18 @@ async fn look(_: &File, lock_path: &Path, tells: bool) -> io::Result<()> {
 fn tell(lock_path: &Path, holders: &str, kills: bool) {
     let lock = lock_path.display();
     if kills {
-        tracing::warn!(%lock, processes = holders, "killing what commands of an earlier server have left");
+        tracing::warn!(%lock, processes = holders, "killing the remaining processes of an earlier server's commands");
     } else if holders.is_empty() {
         tracing::warn!(
             %lock,
-            "waiting for commands of an earlier server: something that can't be seen from here holds the lock"
+            "waiting for commands of an earlier server: a process that this user can't see holds the lock"
         );
     } else {
         tracing::warn!(%lock, processes = holders, "waiting for commands of an earlier server to end");
     }
 }
 
-/// Holds the lock together with all other guards, until the file is closed.
+/// Takes the lock, shared with all other guards, and holds it until the file is closed.
 pub(super) fn share(lock_path: &Path) -> io::Result<File> {
     let file = open(lock_path)?;
     loop {
@@ -108,7 +108,7 @@ pub(super) fn share(lock_path: &Path) -> io::Result<File> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    // Never removed once it is there: whoever held a removed file's lock would be invisible to those who come later.
+    // The file is never removed: a process that holds the lock of a removed file would be invisible to later servers.
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 

@@ -1,52 +1,53 @@
-//! Commands as handlers.
+//! Handlers that run a command.
 //!
 //! # What a command sees
-//! No shell is involved: the program and its arguments are passed as they are. The job's payload is on its standard
-//! input; what it writes to its standard output is the job's result; what it writes to its standard error is the job's
-//! output, line by line. It has the variables `PATH`, `HOME`, `LANG`, `TZ`, those that the operator names or sets, and
-//! `JOBMILL_JOB_ID`, `JOBMILL_QUEUE`, `JOBMILL_KIND`, `JOBMILL_ATTEMPT`, `JOBMILL_MAX_ATTEMPTS`, `JOBMILL_LEASE`,
-//! `JOBMILL_DEADLINE` (RFC 3339), `JOBMILL_REQUEST_ID`, `JOBMILL_LABELS`, `JOBMILL_HEADERS` (JSON objects),
-//! `JOBMILL_PAYLOAD_TYPE`, `JOBMILL_PAYLOAD_METADATA` (a JSON object) and `JOBMILL_PROGRESS_FD`; and `TRACEPARENT` and
-//! `TRACESTATE` where its job belongs to a trace.
+//! No shell is involved: the program and its arguments are passed unchanged. The job's payload is on its standard
+//! input; its standard output is the job's result; its standard error is the job's output, line by line. It has the
+//! environment variables `PATH`, `HOME`, `LANG`, `TZ`, those that the operator names or sets, and `JOBMILL_JOB_ID`,
+//! `JOBMILL_QUEUE`, `JOBMILL_KIND`, `JOBMILL_ATTEMPT`, `JOBMILL_MAX_ATTEMPTS`, `JOBMILL_LEASE`, `JOBMILL_DEADLINE` (RFC
+//! 3339), `JOBMILL_REQUEST_ID`, `JOBMILL_LABELS`, `JOBMILL_HEADERS` (JSON objects), `JOBMILL_PAYLOAD_TYPE`,
+//! `JOBMILL_PAYLOAD_METADATA` (a JSON object) and `JOBMILL_PROGRESS_FD`; and `TRACEPARENT` and `TRACESTATE` if its job
+//! belongs to a trace.
 //!
-//! The last one is the number of a descriptor that takes progress, one line each, in any of these forms:
+//! `JOBMILL_PROGRESS_FD` is the number of a file descriptor that takes progress, one line each, in any of these forms:
 //! ```text
 //! 0.42 resizing page 21
 //! 42% resizing page 21
 //! {"fraction": 0.42, "text": "resizing page 21", "step": "resize"}
 //! ```
-//! Only the fraction is needed. Lines of another form, or longer than 4 KiB, are ignored.
+//! Only the fraction is required. Lines of another form, or longer than 4 KiB, are ignored.
 //!
-//! Exit code 0 is success. Any other is a failure that another attempt could mend, unless the operator lists it as
-//! permanent; 75 (`EX_TEMPFAIL`) can always be mended. A command that should stop gets `SIGTERM`, and `SIGKILL` after
-//! its grace. When its first process has ended, whatever else it started is killed.
+//! Exit code 0 is success. Any other is a retryable failure, unless the operator lists it as permanent; 75
+//! (`EX_TEMPFAIL`) is always retryable. A command that should stop gets `SIGTERM`, and `SIGKILL` after its grace
+//! period. When its first process has ended, all other processes that it started are killed.
 //!
 //! # Why there is a guard
-//! A process that a server starts does not die with it, and a server that was killed can't clean up. So each command
-//! has a *guard*, a process of this same program that [`guard_main`] takes over, with a control socket to its server.
-//! The system closes that socket however the server ends, and the guard kills the command. On Linux the guard also
-//! adopts what the command's processes leave behind, so that none escapes by `setsid`. A guard ends only after the
-//! last of its command's processes.
+//! A process that a server starts does not die with the server, and a server that was killed can't clean up. So each
+//! command has a *guard*: a process of this same program that runs [`guard_main`], with a control socket to its server.
+//! The operating system closes that socket however the server ends, and the guard then kills the command. On Linux the
+//! guard also adopts orphans of the command (as a child subreaper), so that none escapes by `setsid`. A guard ends only
+//! after the last of its command's processes.
 //!
-//! That alone would leave an instant in which a new server runs the job anew while the old command is not dead yet, or
-//! while a guard that was just started has yet to see that its server is gone. A lock file closes it:
+//! That alone would leave a race: a new server could run the job again while the old command is not dead yet, or while
+//! a guard that was just started has yet to see that its server is gone. A lock file prevents it:
 //!
-//! 1. A guard takes the lock, shared with the other guards, and then says that it is ready. It holds the lock until it
-//!    ends.
-//! 2. Only a server that has heard this says what to run.
-//! 3. A new server, once it is the only one on its data, takes the lock for itself alone and lets go of it
-//!    ([`wait_for_commands`]) before it starts anything.
+//! 1. A guard takes the lock, shared with the other guards, and then reports that it is ready. It holds the lock until
+//!    it ends.
+//! 2. A server sends a guard its command only after that report.
+//! 3. A new server, once it is the only one on its data, takes the lock exclusively and releases it
+//!    ([`wait_for_commands`]) before it starts any attempt.
 //!
-//! At step 3 the old server is dead. A guard that had the lock before is waited for. A guard that gets the lock later
-//! says that it is ready to nobody: its server died before step 2, so it was never told what to run, finds the socket
-//! closed, and ends. There is no third case. (Were the order given before the lock is held, it could wait in the socket
-//! of a dead server and be read after step 3.)
+//! At step 3 the old server is dead. The new server waits for each guard that had the lock before. A guard that gets
+//! the lock later has no server to report to: its server died before step 2, so the guard was never told what to run,
+//! finds the socket closed, and ends. There is no third case. (If the order were sent before the lock is held, it could
+//! wait in the socket of a dead server and be read after step 3.)
 //!
-//! A guard that is killed is noticed by its server, which kills the command's group and, on Linux, whatever else writes
-//! into the command's output. If both are killed together, no one is left to kill the command; so on Linux the command
-//! inherits the lock, and the new server starts only when it is gone. It does what the guard would have done: once no
-//! guard holds the lock any more, it kills what does and has a command's variables. (Elsewhere processes that left the
-//! group can outlive their attempt, and would keep it from starting for ever.)
+//! When a guard is killed, its server kills the command's process group and, on Linux, all other processes that write
+//! to the command's output. If the server and the guard are killed together, neither can kill the command; so on Linux
+//! the command inherits the lock, and a new server starts attempts only when the lock is free. The new server does the
+//! guard's work: once no guard holds the lock any more, it kills the processes that hold it and have a command's
+//! environment variables. (On other systems commands do not inherit the lock: processes that left the group can outlive
+//! their attempt, and would block the new server for ever.)
 
 #[cfg(target_os = "linux")]
 mod abandoned;
@@ -80,28 +81,28 @@ use crate::{
 use frame::{Ending, Start};
 use supervise::{Guard, Outcome};
 
-/// The longest result. A command that writes more is killed.
+/// Byte limit of a result. A command that writes more is killed.
 pub const RESULT_MAX_BYTES: usize = 1024 * 1024;
 
-/// The longest line of output; the rest of a longer one is dropped.
+/// Byte limit of a line of output; the rest of a longer line is dropped.
 pub const OUTPUT_LINE_MAX_BYTES: usize = 8 * 1024;
 
 /// The first argument of a guard.
 const GUARD_ARGUMENT: &str = "__guard";
 
-/// What a guard calls itself. A server that is killed by name (`killall -9 jobmill`) should not take its guards with
-/// it, and a starting server knows them by it.
+/// The process name of a guard. It differs from the server's, so that `killall -9 jobmill` does not kill the guards,
+/// and a starting server recognises guards by it.
 #[cfg(target_os = "linux")]
 const GUARD_NAME: &str = "job-guard";
 
-/// Where a command tells its progress.
+/// File descriptor for a command's progress.
 const PROGRESS_FD: i32 = 3;
 
-/// Where a command holds its guard's lock.
+/// File descriptor by which a command holds its guard's lock.
 const LOCK_FD: i32 = 4;
 
-/// How long a guard may take until it is ready, unless said otherwise. Only what is not a guard takes longer, or a
-/// machine in great distress.
+/// Default time limit for a guard to become ready. Only another program, or a severely overloaded machine, takes
+/// longer.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The exit code by which programs say "try again later" (`EX_TEMPFAIL` of `sysexits.h`).
@@ -109,7 +110,7 @@ const TEMPORARY_FAILURE_CODE: i32 = 75;
 
 /// Makes this process the guard of a command if a server started it as one.
 ///
-/// A program that runs a server with commands calls it first in its `main`, and ends with the code that it returns:
+/// A program that runs a server with commands calls this first in its `main`, and exits with the code that it returns:
 /// ```
 /// # use std::process::ExitCode;
 /// fn main() -> ExitCode {
@@ -120,7 +121,7 @@ const TEMPORARY_FAILURE_CODE: i32 = 75;
 ///     ExitCode::SUCCESS
 /// }
 /// ```
-/// It returns `None` unless the process was started with the argument `__guard`.
+/// Returns `None` unless the process was started with the argument `__guard`.
 #[must_use = "a guard must do nothing else"]
 pub fn guard_main() -> Option<ExitCode> {
     let mut arguments = env::args_os().skip(1);
@@ -130,12 +131,12 @@ pub fn guard_main() -> Option<ExitCode> {
     Some(guard::main(arguments.next().map(PathBuf::from)))
 }
 
-/// The running program, to be used as the guard of its own commands.
+/// Returns the path of the running program, to be used as the guard of its own commands.
 ///
 /// # Errors
-/// When the system can't tell which program runs.
+/// When the operating system can't tell which program runs.
 pub fn this_program() -> io::Result<PathBuf> {
-    // Not the path that it leads to: there, an upgrade may have put another version, or nothing.
+    // The link is not resolved: an upgrade may have replaced or removed the file at its target.
     let magic = Path::new("/proc/self/exe");
     if cfg!(target_os = "linux") && magic.exists() {
         return Ok(magic.to_owned());
@@ -143,13 +144,13 @@ pub fn this_program() -> io::Result<PathBuf> {
     env::current_exe()
 }
 
-/// Runs a command for each attempt.
+/// A handler that runs a command for each attempt.
 #[derive(Clone, Debug)]
 pub struct CommandHandler {
     plan: Arc<Plan>,
 }
 
-/// What is the same for all attempts of a kind.
+/// Settings shared by all attempts of a kind.
 #[derive(Clone, Debug)]
 struct Plan {
     settings: CommandSettings,
@@ -160,10 +161,10 @@ struct Plan {
 }
 
 impl CommandHandler {
-    /// Prepares a command. The server's own variables are read now, not at each attempt.
+    /// Prepares a command. The server's own environment variables are read now, not at each attempt.
     ///
-    /// `guard` is the program that guards it: [`this_program`], or a `jobmill`. `lock_path` is the file that
-    /// [`wait_for_commands`] is given at the next start; a server that keeps nothing needs none.
+    /// `guard` is the guard program: [`this_program`], or a `jobmill`. `lock_path` is the file that
+    /// [`wait_for_commands`] gets at the next start; a server without persistent data needs none.
     #[must_use]
     pub fn new(settings: CommandSettings, guard: impl Into<PathBuf>, lock_path: Option<PathBuf>) -> Self {
         let environment = environment::of_kind(&settings);
@@ -171,8 +172,8 @@ impl CommandHandler {
         CommandHandler { plan: Arc::new(Plan { settings, environment, guard, lock_path, start_timeout }) }
     }
 
-    /// Sets how long a guard may take until it is ready: 30 s unless said otherwise. Time in which this process is
-    /// paused does not count.
+    /// Sets the time limit for a guard to become ready; the default is 30 s. Time in which this process is paused does
+    /// not count.
     #[must_use]
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         Arc::make_mut(&mut self.plan).start_timeout = timeout;
@@ -187,7 +188,7 @@ impl Handler for CommandHandler {
     }
 
     fn stop_grace(&self) -> Duration {
-        // The guard's own grace, and time for it to clear up and tell.
+        // The guard's own grace period, and time for it to clean up and report.
         self.plan.settings.kill_grace + Duration::from_secs(2)
     }
 }

@@ -1,11 +1,11 @@
-//! The line protocol by which commands tell how far they are.
+//! The line protocol for the progress of commands.
 
 use serde::Deserialize;
 
-/// A longer line is dropped.
+/// Byte limit of a line; a longer one is dropped.
 pub(super) const LINE_MAX_BYTES: usize = 4 * 1024;
 
-/// What one line tells.
+/// Progress parsed from one line.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 pub(super) struct Told {
     /// 0 to 1.
@@ -16,9 +16,9 @@ pub(super) struct Told {
     pub(super) step: String,
 }
 
-/// Reads a line; `None` for one that is not of the protocol.
+/// Parses a line; returns `None` for one that is not of the protocol.
 ///
-/// A fraction out of range is no progress but a mistake (`42` for `42%`), so it is not bent into one.
+/// A fraction out of range is taken as a mistake (`42` for `42%`), so it is ignored, not clamped.
 pub(super) fn parse(line: &[u8]) -> Option<Told> {
     let line = String::from_utf8_lossy(line);
     let line = line.trim();
@@ -32,7 +32,7 @@ fn parse_plain(line: &str) -> Option<Told> {
         Some(percent) => (percent, 100.0),
         None => (number, 1.0),
     };
-    // Rust would also read `inf`, `nan`, `1e-3` and signs as numbers, which a line of prose can begin with.
+    // Rust also parses `inf`, `nan`, `1e-3` and signs as numbers, but a line of prose can begin with these.
     if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return None;
     }

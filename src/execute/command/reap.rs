@@ -1,7 +1,7 @@
-//! Knowing, killing and reaping a command's processes, from within its guard.
+//! Tracking, killing and reaping a command's processes, from within its guard.
 //!
-//! A pid is only ever signalled while it can't be another process's: the command's first process and the guard's
-//! other children stay zombies until the guard itself reaps them, and a group keeps its number while it has a member.
+//! A pid is signalled only while it can't have been reused: the command's first process and the guard's other children
+//! stay zombies until the guard itself reaps them, and a group keeps its number while it has a member.
 
 use std::{
     io::{self, Read},
@@ -19,16 +19,18 @@ use rustix::{
 
 use super::frame::Ending;
 
-/// Makes this process the parent of its descendants whose own parents end, so that none can slip away by `setsid`.
+/// Makes this process the parent of descendants whose own parents end (a child subreaper), so that none can escape by
+/// `setsid`.
 ///
-/// Linux only. Elsewhere a process that leaves the command's group on purpose is out of reach.
+/// Linux only. On other systems a process that leaves the command's group on purpose is out of reach.
 pub(super) fn adopt_orphans() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     Ok(())
 }
 
-/// Whether the command's first process has ended. It stays a zombie, and so keeps its pid and its group's number.
+/// Returns whether the command's first process has ended. The process stays a zombie, and so keeps its pid and its
+/// group's number.
 pub(super) fn is_over(leader: Pid) -> io::Result<bool> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
     match waitid(WaitId::Pid(leader), options) {
@@ -41,21 +43,22 @@ pub(super) fn is_over(leader: Pid) -> io::Result<bool> {
     }
 }
 
-/// Signals the command's group, and wakes what is stopped in it, as a stopped process would not notice.
+/// Signals the command's process group, and continues its stopped processes, which would not handle the signal
+/// otherwise.
 pub(super) fn signal_group(leader: Pid, signal: Signal) {
     let _ = kill_process_group(leader, signal);
     let _ = kill_process_group(leader, Signal::CONT);
 }
 
-/// Kills all that can be seen of the command. `leader` must not have been reaped.
+/// Kills the command's group, its leader and the guard's children. `leader` must not have been reaped.
 pub(super) fn kill(leader: Pid) {
     let _ = kill_process_group(leader, Signal::KILL);
-    // It may have moved to another group.
+    // The leader may have moved to another group.
     let _ = kill_process(leader, Signal::KILL);
     kill_children();
 }
 
-/// Reaps descendants that ended while the command still runs, so that a long one can't collect zombies.
+/// Reaps descendants that ended while the command still runs, so that a long command does not accumulate zombies.
 pub(super) fn orphans(leader: Pid) {
     for child in children() {
         if child != leader {
@@ -64,10 +67,10 @@ pub(super) fn orphans(leader: Pid) {
     }
 }
 
-/// Kills what the command left behind when its first process ended, and reaps everything.
+/// Kills the processes left when the command's first process ended, and reaps all of them.
 ///
-/// On Linux, nothing is left when it returns: orphans are handed to the guard in the same step in which their parent
-/// becomes a zombie, so that a guard without children has no descendants.
+/// On Linux, no process is left when this returns: the kernel hands orphans to the guard in the same step in which
+/// their parent becomes a zombie, so a guard without children has no descendants.
 pub(super) fn all(leader: Pid, wakes: &UnixStream) -> io::Result<Ending> {
     kill(leader);
     let ending = loop {
@@ -95,7 +98,8 @@ pub(super) fn all(leader: Pid, wakes: &UnixStream) -> io::Result<Ending> {
     })
 }
 
-/// Waits, but not for ever, until the killed members of the group are gone: elsewhere they are not the guard's to reap.
+/// Waits, for a limited time, until the killed members of the group are gone: on systems other than Linux the guard
+/// can't reap them.
 #[cfg(not(target_os = "linux"))]
 fn settle(leader: Pid, wakes: &UnixStream) {
     const PAUSES_MAX: u32 = 100;
@@ -107,14 +111,14 @@ fn settle(leader: Pid, wakes: &UnixStream) {
     }
 }
 
-/// Returns when a child has ended, or soon after: new orphans come without a signal.
+/// Waits until a child has ended, at most 10 ms: new orphans cause no signal.
 fn pause(wakes: &UnixStream) {
     const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
     let _ = poll(&mut [PollFd::new(wakes, PollFlags::IN)], Some(&PAUSE));
     forget_wakes(wakes);
 }
 
-/// Empties the pipe that tells of ended children, and returns whether there was anything in it.
+/// Drains the socket that signals ended children, and returns whether it held anything.
 pub(super) fn forget_wakes(mut wakes: &UnixStream) -> bool {
     let mut buffer = [0; 64];
     let mut any = false;
@@ -130,10 +134,10 @@ fn kill_children() {
     }
 }
 
-/// The processes whose parent the guard is.
+/// Returns the guard's child processes.
 #[cfg(target_os = "linux")]
 fn children() -> Vec<Pid> {
-    // Cheap, but not in every kernel.
+    // The cheap way, which not every kernel offers.
     if let Ok(listed) = std::fs::read_to_string("/proc/thread-self/children") {
         return listed.split_ascii_whitespace().filter_map(pid).collect();
     }

@@ -1,7 +1,7 @@
-//! A server's side of one command: it starts the guard, tells it what to do, and hears how it goes.
+//! The server's side of one command: it starts the guard, sends it orders, and receives its reports.
 //!
-//! All of it is one future that owns all it uses and starts no task. Wherever it is dropped, the control socket
-//! closes with it, which the guard takes as the order to kill.
+//! All of it is one future that owns everything it uses and spawns no task. Whenever it is dropped, the control socket
+//! closes with it, and the guard kills the command.
 
 use std::{
     collections::VecDeque,
@@ -36,25 +36,25 @@ use super::{
 };
 use crate::{execute::Attempt, timeouts};
 
-/// How long to wait for the end of the output where something that is out of the guard's reach may keep it open.
+/// Time limit for the end of the output, if a process outside the guard's reach may keep the pipe open.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How a command went.
+/// The outcome of a command.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It ran to its end.
+    /// The command ran to its end.
     Ended {
         ending: Ending,
-        /// All of its standard output; absent if that was over the cap.
+        /// All of its standard output; absent if that was over the limit.
         result: Option<Bytes>,
-        /// The last line on its standard error that was not blank.
+        /// The last non-blank line on its standard error.
         last_line: Vec<u8>,
     },
-    /// It was asked to stop before it started.
+    /// The attempt was asked to stop before the command started.
     NeverStarted,
-    /// It could not be started.
+    /// The command could not be started.
     StartFailed(String),
-    /// Its guard ended before it, and the command was killed.
+    /// The guard ended before the command, and the command was killed.
     GuardLost(String),
 }
 
@@ -64,26 +64,26 @@ pub(super) struct Guard {
     control: UnixStream,
     stdout: ChildStdout,
     stderr: ChildStderr,
-    /// It was told what to run.
+    /// Whether the guard was told what to run.
     in_charge: bool,
-    /// The command's group, once it has told.
+    /// The command's process group, once the guard has reported it.
     leader: Option<Pid>,
 }
 
 impl Guard {
-    /// Starts a guard. It takes the lock and waits to be told what to run.
+    /// Starts a guard, which takes the lock and waits for its orders.
     pub(super) fn spawn(program: &Path, lock_path: Option<&Path>) -> io::Result<Self> {
         let (control, guards_end) = StdUnixStream::pair()?;
         control.set_nonblocking(true)?;
         let mut child = Command::new(program)
-            // What people see in a list of processes, where the program is `/proc/self/exe`.
+            // The name in process lists, as the program's path is `/proc/self/exe`.
             .arg0("jobmill-guard")
             .arg(GUARD_ARGUMENT)
             .args(lock_path)
             .stdin(Stdio::from(OwnedFd::from(guards_end)))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Out of reach of what a terminal sends to the server's group.
+            // Its own group, out of reach of a terminal's signals to the server's group.
             .process_group(0)
             .spawn()?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
@@ -99,7 +99,7 @@ impl Guard {
         })
     }
 
-    /// Runs a command to its end. A guard that is not ready within `start_timeout` is none.
+    /// Runs a command to its end. A guard that is not ready within `start_timeout` counts as failed to start.
     pub(super) async fn run(
         mut self,
         start: Start,
@@ -113,8 +113,8 @@ impl Guard {
         let mut result = ResultTaken::default();
         let mut output = OutputTaken::new(attempt);
         let (mut start, mut is_killed, mut stopping) = (Some(start), false, false);
-        // The limit on getting ready, and later the grace between asking and killing. After a pause of this process the
-        // guard's answer is there, too, and is heard before either is over.
+        // The start timeout, and later the grace period between SIGTERM and SIGKILL. Time in which this process is
+        // paused does not count, so that the guard's report is read before either expires.
         let mut deadline = pin!(timeouts::active(start_timeout));
         let mut has_deadline = true;
 
@@ -136,7 +136,7 @@ impl Guard {
                 },
                 () = result.take_more(&mut self.stdout), if !result.is_complete => {
                     if result.is_over_cap && !self.in_charge {
-                        return Outcome::StartFailed("the guard writes as no guard does".to_owned());
+                        return Outcome::StartFailed(format!("the guard wrote more than {RESULT_MAX_BYTES} bytes before it was ready"));
                     }
                     if result.is_over_cap && !is_killed {
                         is_killed = true;
@@ -144,8 +144,8 @@ impl Guard {
                     }
                 }
                 () = output.take_more(&mut self.stderr), if !output.is_complete => {
-                    // One read may hold thousands of lines: without this, a command that tells too much would keep
-                    // a thread of the runtime to itself for as long as tokio's budget lets it read.
+                    // One read may hold thousands of lines: without this, a verbose command would occupy a runtime
+                    // thread for as long as tokio's budget lets it read.
                     yield_now().await;
                 }
                 () = orders.flush(), if !orders.parts.is_empty() => {}
@@ -171,7 +171,7 @@ impl Guard {
         self.conclude(ended, result, output).await
     }
 
-    /// Ends the guard, and tells how its command went. `ended` is what the guard said, or how it was lost.
+    /// Reaps the guard and returns the command's outcome. `ended` is the guard's report, or how the guard was lost.
     async fn conclude(
         mut self,
         ended: Result<Ending, String>,
@@ -179,14 +179,15 @@ impl Guard {
         mut output: OutputTaken<'_>,
     ) -> Outcome {
         match ended {
-            // Its number is free again.
+            // The process group's number may be reused.
             Ok(_) => self.leader = None,
             Err(_) if self.in_charge => self.kill_abandoned().await,
             Err(_) => {}
         }
         let last_words = self.hear_out(&mut result, &mut output);
         if ended.is_ok() && cfg!(target_os = "linux") {
-            // Nothing is left that could keep it open, so that no busy machine can cut a result short here.
+            // No process is left that could keep the pipes open, so no time limit is needed that a busy machine could
+            // exceed.
             last_words.await;
         } else {
             let _ = timeouts::within(LAST_WORDS_PATIENCE, last_words).await;
@@ -213,7 +214,7 @@ impl Guard {
         }
     }
 
-    /// Kills a command whose guard was lost: nobody else is left to do it.
+    /// Kills a command whose guard was lost, as no other process will.
     async fn kill_abandoned(&mut self) {
         if let Some(leader) = self.leader.take() {
             kill_group(leader);
@@ -222,7 +223,7 @@ impl Guard {
         {
             let pipes = [fstat(&self.stdout), fstat(&self.stderr)];
             let pipes: Vec<u64> = pipes.into_iter().flatten().map(|stat| stat.st_ino).collect();
-            // It looks through all processes. Should this future be dropped meanwhile, it still comes to its end.
+            // This searches all processes. It runs to its end even if this future is dropped.
             let _ = spawn_blocking(move || abandoned::kill_writers(&pipes)).await;
         }
     }
@@ -240,20 +241,20 @@ impl Guard {
 }
 
 impl Drop for Guard {
-    /// A guard in charge learns from the closing socket that it must kill its command, and reports to nobody; tokio
-    /// reaps it. Any other is no use, and may not even be a guard.
+    /// A guard in charge kills its command when the socket closes, and its reports go unread; tokio reaps it. Any other
+    /// guard is killed, as it has nothing to guard and may be another program.
     fn drop(&mut self) {
         if !self.in_charge {
-            // An error means that it has ended.
+            // An error means that the guard has ended.
             let _ = self.child.start_kill();
         } else if let Some(leader) = self.leader {
-            // The guard may have been lost, or be stopped, and the job may run anew before it goes on.
+            // The guard may be lost or stopped, and the job may run again before the guard continues.
             kill_group(leader);
         }
     }
 }
 
-/// A command could not be started. Its guard ends by itself, so that it can be reaped at once.
+/// Reaps the guard of a command that could not be started. The guard ends by itself.
 async fn start_failed(guard: &mut Child, message: String) -> Outcome {
     let _ = timeouts::within(LAST_WORDS_PATIENCE, guard.wait()).await;
     Outcome::StartFailed(message)
@@ -266,15 +267,15 @@ fn not_ready(start_timeout: Duration) -> Outcome {
     ))
 }
 
-/// Kills the group of a command whose guard may be lost. `leader` is what the guard told.
+/// Kills the process group of a command whose guard may be lost. `leader` is the pid that the guard reported.
 ///
-/// Nobody may hold the leader's pid any more, but a group keeps its number while it has a member, and a number that is
-/// free is given out again only after all others.
+/// The leader's pid may be free by now, but a group keeps its number while it has a member, and a free number is reused
+/// only after all others.
 fn kill_group(leader: Pid) {
     let _ = kill_process_group(leader, Signal::KILL);
 }
 
-/// Orders on their way to the guard.
+/// Queue of orders to the guard.
 struct Orders<W> {
     speak: W,
     parts: VecDeque<Bytes>,
@@ -286,7 +287,7 @@ impl<W: AsyncWrite + Unpin> Orders<W> {
         Ok(())
     }
 
-    /// Tells a guard that is ready what to run, once; or tells why not.
+    /// Sends a ready guard its command and payload, once. Fails if the guard can't be used.
     fn answer_ready(&mut self, version: u32, start: Option<Start>, attempt: &Attempt) -> Result<(), Outcome> {
         let Some(start) = start.filter(|_| version == VERSION) else {
             return Err(Outcome::StartFailed(format!(
@@ -300,24 +301,24 @@ impl<W: AsyncWrite + Unpin> Orders<W> {
     }
 
     fn give_short(&mut self, order: Order) {
-        // Only what is too large can't be framed.
+        // Framing fails only for bodies over 4 GiB.
         let _ = self.give(order);
     }
 
-    /// Writes all that was given. Dropped half-way, it goes on where it was.
+    /// Writes all queued orders. Cancel-safe: a later call continues where this one stopped.
     async fn flush(&mut self) {
         while let Some(part) = self.parts.front_mut() {
             if part.is_empty() {
                 self.parts.pop_front();
             } else if self.speak.write_buf(part).await.is_err() {
-                // The guard is gone, which the listening side is about to learn.
+                // The guard is gone; the reading side is about to get the error.
                 self.parts.clear();
             }
         }
     }
 }
 
-/// The next report; or how the guard was lost. Dropped half-way, it loses nothing.
+/// Returns the next report, or how the guard was lost. Cancel-safe.
 async fn next_report(inbox: &mut Inbox, listen: &mut (impl AsyncRead + Unpin)) -> Result<Report, String> {
     let ended = || "it ended".to_owned();
     loop {
@@ -327,14 +328,14 @@ async fn next_report(inbox: &mut Inbox, listen: &mut (impl AsyncRead + Unpin)) -
         match listen.read_buf(inbox.space()).await {
             Ok(0) => return Err(ended()),
             Ok(_) => {}
-            // It left orders unread.
+            // The guard ended with orders unread.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(ended()),
             Err(error) => return Err(error.to_string()),
         }
     }
 }
 
-/// What a command has written to its standard output.
+/// Collector of a command's standard output.
 #[derive(Default)]
 struct ResultTaken {
     bytes: BytesMut,
@@ -343,7 +344,7 @@ struct ResultTaken {
 }
 
 impl ResultTaken {
-    /// Takes what comes next. Dropped half-way, it loses nothing.
+    /// Reads the next bytes. Cancel-safe.
     async fn take_more(&mut self, stdout: &mut ChildStdout) {
         self.bytes.reserve(4 * 1024);
         let read = stdout.read_buf(&mut self.bytes).await;
@@ -355,12 +356,12 @@ impl ResultTaken {
     }
 }
 
-/// What a command has written to its standard error.
+/// Collector of a command's standard error.
 struct OutputTaken<'a> {
     attempt: &'a Attempt,
     space: BytesMut,
     lines: Lines,
-    /// The last line that was not blank.
+    /// The last non-blank line.
     last_line: Vec<u8>,
     is_complete: bool,
 }
@@ -376,7 +377,7 @@ impl<'a> OutputTaken<'a> {
         }
     }
 
-    /// Takes what comes next, and tells the lines that end in it. Dropped half-way, it loses nothing.
+    /// Reads the next bytes and reports the lines that end in them. Cancel-safe.
     async fn take_more(&mut self, stderr: &mut ChildStderr) {
         let read = stderr.read_buf(&mut self.space).await;
         self.is_complete = !read.is_ok_and(|count| count > 0);
@@ -385,7 +386,7 @@ impl<'a> OutputTaken<'a> {
         self.space.clear();
     }
 
-    /// Tells the line that the end has cut short.
+    /// Reports the last line, if it has no newline.
     fn finish(&mut self) {
         let (attempt, last_line) = (self.attempt, &mut self.last_line);
         self.lines.finish(|line| tell(attempt, last_line, line));

@@ -1,4 +1,4 @@
-//! From a URL to a connection, by way of the check of each address.
+//! Connecting to an endpoint: name look-up, check of each address, TLS and the HTTP handshake.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -30,12 +30,12 @@ use crate::{
     timeouts,
 };
 
-/// The longest head of an answer, status line and headers.
+/// Byte limit of a response's status line and headers.
 pub(super) const HEAD_MAX_BYTES: u32 = 32 << 10;
-/// So many of a name's addresses are tried.
+/// Maximum number of a host's addresses that are tried.
 const ADDRESSES_MAX: usize = 8;
 
-/// Why no connection came about.
+/// The failure of a connection attempt.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     #[error("the host {host} can't be looked up")]
@@ -46,35 +46,35 @@ pub(super) enum ConnectError {
     Refused { host: String, refused: Refused },
     #[error("can't connect to {address}")]
     Connect { address: SocketAddr, source: io::Error },
-    #[error("no TLS with the host {host}")]
+    #[error("the TLS handshake with the host {host} failed")]
     Tls { host: String, source: io::Error },
-    #[error("no HTTP with the host {host}")]
+    #[error("the HTTP handshake with the host {host} failed")]
     Handshake { host: String, source: Broken },
     #[error("the host {host} was not connected to within {}", humantime::format_duration(*limit))]
     TimedOut { host: String, limit: Duration },
 }
 
-/// Why TLS can't be set up.
+/// TLS can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TlsError {
-    #[error("the host {host:?} is no name that a certificate could have")]
+    #[error("the host {host:?} is not a name that a TLS certificate can have")]
     Name { host: String, source: InvalidDnsNameError },
     #[error("TLS can't be set up")]
     Setup(#[from] rustls::Error),
 }
 
-/// Connects to one endpoint.
+/// A connector to one endpoint.
 pub(super) struct Connector {
     url: HttpUrl,
     targets: Targets,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     timeout: Duration,
     clock: Clock,
-    /// What moves the bytes of open connections. Each ends with its [`Connection`].
+    /// Tasks that do the I/O of open connections. Each ends with its [`Connection`].
     drivers: TaskTracker,
 }
 
-/// An open connection of either version.
+/// An open connection of either HTTP version.
 pub(super) enum Connection {
     Http1(Http1),
     Http2(Arc<Http2>),
@@ -95,7 +95,7 @@ impl Connector {
         Ok(Connector { url, targets, tls, timeout, clock, drivers: TaskTracker::new() })
     }
 
-    /// Whether one connection may turn out to serve all requests.
+    /// Whether one connection may serve all requests: HTTP/2 is negotiated only over TLS.
     pub(super) fn may_share(&self) -> bool {
         self.tls.is_some()
     }
@@ -119,7 +119,7 @@ impl Connector {
         }
     }
 
-    /// Connects to the first of the host's addresses that is allowed and answers.
+    /// Connects to the first of the host's addresses that is allowed and accepts the connection.
     async fn reach(&self) -> Result<TcpStream, ConnectError> {
         let found = lookup_host((self.url.host(), self.url.port())).await;
         let found = found.map_err(|source| ConnectError::LookUp { host: self.host(), source })?;
@@ -132,7 +132,7 @@ impl Connector {
             }
         }
         allowed.truncate(ADDRESSES_MAX);
-        // One that does not answer must leave time for the next.
+        // An address that does not answer must leave time for the next.
         let share = self.timeout / u32::try_from(allowed.len().max(1)).unwrap_or(u32::MAX);
         for address in allowed {
             let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut));
@@ -157,7 +157,7 @@ impl Connector {
             .map_err(|error| ConnectError::Handshake { host: self.host(), source: error.into() })?;
         let closed = CancellationToken::new();
         let open = closed.clone().drop_guard();
-        // Its error comes to whatever waits for an answer, too.
+        // Its error also reaches the request that waits for a response.
         self.drivers.spawn(async move { closed.run_until_cancelled(connection).await.map(drop) });
         Ok(Connection::Http1(Http1::new(sender, vitals, open)))
     }

@@ -1,4 +1,4 @@
-//! One request and its answer, over either version of HTTP.
+//! One request and its response, over HTTP/1.1 or HTTP/2.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use hyper::body::Incoming;
 
 use super::{http1::Http1, http2::Stream, request::Request};
 
-/// A connection, or a stream of one, that carries one request at a time. To drop it before it is done drops the
-/// request, too.
+/// A connection, or a stream of one, that carries one request at a time. Dropping it before the response is complete
+/// aborts the request.
 pub(super) enum Exchange {
     Http1(Http1),
     Http2(Stream),
 }
 
-/// What broke an exchange.
+/// The error that ended an exchange.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
     #[error(transparent)]
@@ -25,26 +25,26 @@ pub(super) enum Broken {
     #[error(transparent)]
     Http2(#[from] h2::Error),
     #[error(
-        "the connection has died: for {} nothing came, not even the answer to a ping",
+        "the connection has died: nothing was received for {}, not even the answer to a ping",
         humantime::format_duration(*silence)
     )]
     Died { silence: Duration },
 }
 
-/// Why a request has no answer.
+/// The failure of a request that got no response.
 pub(super) struct Unanswered {
     pub(super) error: Broken,
     pub(super) fate: Fate,
 }
 
-/// What a request without an answer may have done.
+/// Whether a request without a response may have been processed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fate {
-    /// It may have been processed, in part or whole.
+    /// The request may have been processed, in part or whole.
     Unknown,
-    /// It was certainly not processed: its connection took no more requests.
+    /// The request was certainly not processed: its connection accepted no more requests.
     Unsent,
-    /// It was certainly not processed: the endpoint has refused it.
+    /// The request was certainly not processed: the endpoint refused it.
     Refused,
 }
 
@@ -57,14 +57,14 @@ impl Exchange {
     }
 }
 
-/// The body of an answer.
+/// The body of a response.
 pub(super) enum Body {
     Http1(Incoming),
     Http2(RecvStream),
 }
 
 impl Body {
-    /// The next piece; `None` at the end. Trailers are left out.
+    /// Returns the next chunk; `None` at the end. Trailers are skipped.
     pub(super) async fn data(&mut self) -> Option<Result<Bytes, Broken>> {
         match self {
             Body::Http1(body) => loop {
@@ -77,7 +77,7 @@ impl Body {
             Body::Http2(body) => {
                 let data = body.data().await?;
                 if let Ok(data) = &data {
-                    // It is copied at once, and the endpoint may send as much again.
+                    // The caller copies the chunk at once, so the endpoint may send as many bytes again.
                     let _ = body.flow_control().release_capacity(data.len());
                 }
                 Some(data.map_err(Broken::from))

@@ -1,4 +1,4 @@
-//! A connection of HTTP/1.1: for one request at a time.
+//! An HTTP/1.1 connection: one request at a time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,14 +14,15 @@ use super::{
     socket::Vitals,
 };
 
-/// How long before an endpoint closes an idle connection it is no longer used: what is sent then would cross the end.
+/// Margin before the endpoint's keep-alive timeout in which an idle connection is not used: a request could cross with
+/// the endpoint's close.
 const CLOSING_MARGIN: Duration = Duration::from_secs(1);
 
-/// An open connection. To drop it closes it, and the request that it carries.
+/// An open connection. Dropping it closes the connection and aborts its request.
 pub(super) struct Http1 {
     sender: SendRequest<Full<Bytes>>,
     vitals: Arc<Vitals>,
-    /// How long the endpoint says that it keeps an idle connection.
+    /// The keep-alive timeout that the endpoint announced for idle connections.
     kept: Option<Duration>,
     _open: DropGuard,
 }
@@ -39,8 +40,9 @@ impl Http1 {
                 Ok(answer)
             }
             Err(error) => {
-                // Once a single byte is out, the endpoint may have begun, and a POST may do harm twice. A request that
-                // was never taken up comes back, and then the bytes are TLS's last ones.
+                // Once a single byte is sent, the endpoint may have started to process the request, and a POST is not
+                // idempotent. If hyper hands the request back, it was never started, and any bytes sent are TLS's
+                // closing ones.
                 let is_unsent = error.message().is_some() || self.vitals.sent_bytes() == sent_before;
                 let fate = if is_unsent { Fate::Unsent } else { Fate::Unknown };
                 Err(Unanswered { error: error.into_error().into(), fate })
@@ -48,12 +50,12 @@ impl Http1 {
         }
     }
 
-    /// Returns once it can take another request; false if it never will.
+    /// Waits until the connection can take another request; returns false if it never will.
     pub(super) async fn ready(&mut self) -> bool {
         self.sender.ready().await.is_ok()
     }
 
-    /// Whether it may take another request after so long without one.
+    /// Whether the connection may be reused; `idle_max` is the longest idle time.
     pub(super) fn is_usable(&self, idle_max: Duration) -> bool {
         let kept = self.kept.map_or(Duration::MAX, |kept| kept.saturating_sub(CLOSING_MARGIN));
         !self.sender.is_closed() && self.vitals.silence() < idle_max.min(kept) && self.vitals.is_quiet()
@@ -64,7 +66,7 @@ impl Http1 {
     }
 }
 
-/// What `Keep-Alive: timeout=…` says.
+/// Parses `Keep-Alive: timeout=…`.
 fn kept(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("keep-alive")?.to_str().ok()?;
     let seconds = text.split(',').find_map(|parameter| {

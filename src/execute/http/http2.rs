@@ -1,7 +1,7 @@
-//! A connection of HTTP/2: shared by many requests, each a stream of it.
+//! An HTTP/2 connection, shared by many requests, each a stream of it.
 //!
-//! It is written over `h2`, since only there a request's fate is certain: a stream above the last one that GOAWAY names,
-//! and one that was refused, are told apart from those that may have been processed (RFC 9113, 8.7).
+//! It uses `h2` directly, since only that API tells whether a request was processed: streams above the last one that
+//! GOAWAY names, and refused streams, can be told from those that may have been processed (RFC 9113, 8.7).
 
 use std::{
     sync::{
@@ -35,40 +35,41 @@ use super::{
 };
 use crate::{execute::command::RESULT_MAX_BYTES, timeouts};
 
-/// The silence after which a connection with requests is sent a ping.
+/// Silence after which a connection with requests is sent a ping.
 const PING_AFTER: Duration = Duration::from_secs(10);
-/// The further silence after which it has died.
+/// Further silence after which the connection counts as dead.
 const PONG_WITHIN: Duration = Duration::from_secs(10);
-/// The silence after which a connection must prove that it is alive before it is given another request.
+/// Silence after which a connection must answer a ping before it gets another request.
 const TRUSTED_FOR: Duration = Duration::from_secs(2);
-/// The time that it has for that.
+/// Time limit for that answer.
 const PROOF_WITHIN: Duration = Duration::from_secs(1);
-/// The number of streams before the endpoint has said how many it takes.
+/// Stream limit until the endpoint has announced its own.
 const STREAMS_AT_FIRST: usize = 100;
-/// The bytes that all answers of a connection may send ahead of being read.
+/// Flow-control window of a connection: unread bytes of all its responses.
 const WINDOW_BYTES: u32 = 4 << 20;
 
-/// An open connection. To drop it closes it.
+/// An open connection. Dropping it closes the connection.
 pub(super) struct Http2 {
     sender: SendRequest<Bytes>,
     life: Arc<Life>,
-    /// Counts the answers to pings.
+    /// Counter of answered pings.
     pongs: watch::Receiver<u64>,
-    /// Where [`Vitals::reads`] was when a request was last given up: it takes more than that to be trusted again.
+    /// The value of [`Vitals::reads`] when a request was last abandoned: the connection is trusted again only after a
+    /// further read.
     doubted: AtomicU64,
     _open: DropGuard,
 }
 
-/// What the connection's driver and its users know of it.
+/// Health of the connection, shared by its driver task and its users.
 struct Life {
     vitals: Arc<Vitals>,
     streams: AtomicUsize,
-    /// Asks for a ping.
+    /// Notified to request a ping.
     doubts: Notify,
     has_died: AtomicBool,
 }
 
-/// The right to one request over a connection. To drop it resets its stream, if it is not done.
+/// A slot for one request over a connection. Dropping it resets the stream, if the response is not complete.
 pub(super) struct Stream {
     connection: Arc<Http2>,
     request: Option<SendStream<Bytes>>,
@@ -92,7 +93,7 @@ impl Http2 {
             .enable_push(false)
             .handshake::<_, Bytes>(stream)
             .await?;
-        // It is there until it has been taken once.
+        // `ping_pong` returns `Some` on its first call.
         let pings = connection.ping_pong().ok_or(Reason::INTERNAL_ERROR)?;
         let life = Arc::new(Life {
             vitals,
@@ -107,7 +108,7 @@ impl Http2 {
         Ok(Arc::new(Http2 { sender, life, pongs, doubted: AtomicU64::new(u64::MAX), _open: open }))
     }
 
-    /// Whether it takes requests at all: not after GOAWAY, and not once it is closed.
+    /// Whether the connection accepts requests at all: not after GOAWAY, and not once it is closed.
     pub(super) fn is_open(&self) -> bool {
         self.sender.clone().ready().now_or_never().is_some_and(|ready| ready.is_ok())
     }
@@ -116,7 +117,7 @@ impl Http2 {
         self.streams() == 0
     }
 
-    /// Whether it has as many requests as the endpoint takes at once.
+    /// Whether the connection has reached the endpoint's limit of concurrent streams.
     pub(super) fn is_full(&self) -> bool {
         self.streams() >= self.sender.current_max_send_streams()
     }
@@ -129,13 +130,13 @@ impl Http2 {
         self.life.vitals.silence()
     }
 
-    /// Whether something came in lately, and since a request was given up.
+    /// Whether something was received within [`TRUSTED_FOR`], and since a request was last abandoned.
     pub(super) fn is_trusted(&self) -> bool {
         let vitals = &self.life.vitals;
         vitals.silence() < TRUSTED_FOR && self.doubted.load(Ordering::Relaxed) != vitals.reads()
     }
 
-    /// Asks it whether it is alive.
+    /// Sends a ping, and returns whether it was answered in time.
     pub(super) async fn answers(&self) -> bool {
         let mut pongs = self.pongs.clone();
         pongs.mark_unchanged();
@@ -143,7 +144,7 @@ impl Http2 {
         matches!(timeouts::within(PROOF_WITHIN, pongs.changed()).await, Some(Ok(())))
     }
 
-    /// A place for one more request.
+    /// Reserves a slot for one more request.
     pub(super) fn stream(self: &Arc<Self>) -> Stream {
         self.life.streams.fetch_add(1, Ordering::Relaxed);
         Stream { connection: Arc::clone(self), request: None, is_done: false }
@@ -157,19 +158,19 @@ impl Http2 {
 impl Stream {
     pub(super) async fn send(&mut self, request: &Request) -> Result<Response<RecvStream>, Unanswered> {
         let (head, body) = request.to_http2();
-        // A clone takes its request whatever the others wait for.
+        // A clone of the sender is independent of requests that wait on other clones.
         let (answer, mut sending) = match self.connection.sender.clone().send_request(head, body.is_empty()) {
             Ok(streams) => streams,
             Err(error) => return Err(Unanswered { error: error.into(), fate: Fate::Unsent }),
         };
         if !body.is_empty() {
-            // It is in memory anyway, and flows as the endpoint takes it. If the stream has ended already, its answer
-            // says why.
+            // The body is in memory anyway, and `h2` sends it as flow control allows. If the stream has ended already,
+            // its response says why.
             let _ = sending.send_data(body, true);
         }
         self.request = Some(sending);
         answer.await.map_err(|error| {
-            // Its stream has ended, and there is nothing to doubt.
+            // The stream has ended with an error, so the connection itself is not in doubt.
             self.is_done = true;
             self.unanswered(error)
         })
@@ -179,7 +180,7 @@ impl Stream {
         &self.connection
     }
 
-    /// Takes note that the answer has been read to its end.
+    /// Marks the response as read to its end.
     pub(super) fn done(mut self) {
         self.is_done = true;
     }
@@ -197,20 +198,20 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.connection.life.streams.fetch_sub(1, Ordering::Relaxed);
         match &mut self.request {
-            // An answer may come before the endpoint has taken the whole request, and it need not take the rest. Where
-            // nothing is left to send, this does nothing.
+            // A response may arrive before the endpoint has read the whole request; the rest is cancelled. If nothing
+            // is left to send, this does nothing.
             Some(request) if self.is_done => request.send_reset(Reason::CANCEL),
-            // Given up: to drop it resets the stream.
+            // The request was abandoned: dropping it resets the stream.
             Some(_) => self.connection.doubted.store(self.connection.life.vitals.reads(), Ordering::Relaxed),
             None => {}
         }
     }
 }
 
-/// What a stream's error says of its request, before any answer.
+/// Returns whether a request may have been processed, by the error of its stream before any response.
 fn fate(error: &h2::Error) -> Fate {
     match error.reason() {
-        // `h2` gives streams the error of a GOAWAY only where they are above the last one that it names.
+        // `h2` gives a stream the GOAWAY error only if it is above the last one that the GOAWAY names.
         Some(Reason::NO_ERROR) if error.is_remote() && error.is_go_away() => Fate::Unsent,
         Some(_) if error.is_remote() && error.is_go_away() => Fate::Refused,
         Some(Reason::REFUSED_STREAM) if error.is_remote() => Fate::Refused,
@@ -218,7 +219,7 @@ fn fate(error: &h2::Error) -> Fate {
     }
 }
 
-/// Moves a connection's bytes until it ends, dies, or is dropped. Its error comes to its streams, too.
+/// Does the connection's I/O until it ends, dies, or is dropped. Its error also reaches its streams.
 async fn drive<S>(
     connection: Connection<S, Bytes>,
     life: Arc<Life>,
@@ -235,10 +236,10 @@ async fn drive<S>(
     }
 }
 
-/// Returns once a connection that is in use or in doubt has been silent for too long. Its streams learn of it when it is
-/// dropped.
+/// Returns once a connection that is in use or in doubt has been silent for too long. Its streams get the error when
+/// the connection is dropped.
 ///
-/// Pings are sent here alone, since an answer that nothing waits for any more would pass for that to the next ping.
+/// Pings are sent only here, since a late answer to an earlier ping would be taken for the answer to the next one.
 async fn death(life: &Life, mut pings: PingPong, pong: &watch::Sender<u64>) {
     loop {
         let mut heard = life.vitals.reads();
@@ -255,9 +256,10 @@ async fn death(life: &Life, mut pings: PingPong, pong: &watch::Sender<u64>) {
         loop {
             match timeouts::within(PONG_WITHIN, &mut answer).await {
                 Some(Ok(_)) => break pong.send_modify(|pongs| *pongs += 1),
-                // It is at its end, as its driver will notice.
+                // The connection has ended; its driver will notice.
                 Some(Err(_)) => return std::future::pending().await,
-                // Whatever comes is a sign of life: the answer to a ping may have to wait behind much else.
+                // Any received bytes prove that the peer is alive: the answer to a ping may be queued behind other
+                // data.
                 None if life.vitals.reads() != heard => heard = life.vitals.reads(),
                 None => return life.has_died.store(true, Ordering::Release),
             }

@@ -1,35 +1,35 @@
-//! Endpoints over HTTP as handlers.
+//! Handlers that call an HTTP endpoint.
 //!
 //! # What an endpoint sees
 //! Each attempt is one `POST` with the job's payload as its body and the payload's type as its `Content-Type`
-//! (`application/octet-stream` where the job has none). Beside the operator's own headers it has:
+//! (`application/octet-stream` if the job has none). Beside the operator's own headers it has:
 //!
-//! | header | what |
+//! | header | value |
 //! |---|---|
-//! | `Jobmill-Job-Id`, `Jobmill-Queue`, `Jobmill-Kind` | which job |
-//! | `Jobmill-Attempt`, `Jobmill-Max-Attempts` | which attempt, from 1, of how many |
-//! | `Jobmill-Lease` | the attempt's token, a number that grows with every attempt in the store |
-//! | `Jobmill-Deadline` | when the attempt's timeout is over, by the server's clock, in RFC 3339 |
-//! | `Jobmill-Request-Id` | the id that the client gave the submission, percent-encoded, if it gave one |
+//! | `Jobmill-Job-Id`, `Jobmill-Queue`, `Jobmill-Kind` | the job |
+//! | `Jobmill-Attempt`, `Jobmill-Max-Attempts` | the attempt's number, from 1, and the maximum |
+//! | `Jobmill-Lease` | the lease token, a number that grows with every attempt in the store |
+//! | `Jobmill-Deadline` | when the attempt's timeout expires, by the server's clock, in RFC 3339 |
+//! | `Jobmill-Request-Id` | the submission's request id, percent-encoded, if the client set one |
 //! | `Jobmill-Labels`, `Jobmill-Payload-Metadata` | JSON objects in ASCII, if there are any; long ones in several lines |
 //! | `Jobmill-Header-…` | one for each of the job's headers |
 //! | `Idempotency-Key` | the job's id: the same for all attempts of a job |
-//! | `traceparent`, `tracestate` | the W3C trace context of the attempt, where there is a trace |
-//! | `webhook-id`, `webhook-timestamp`, `webhook-signature` | the signature by the Standard Webhooks, if there are secrets |
+//! | `traceparent`, `tracestate` | the W3C trace context of the attempt, if there is a trace |
+//! | `webhook-id`, `webhook-timestamp`, `webhook-signature` | a Standard Webhooks signature, if there are secrets |
 //!
 //! # What its answer means
-//! 2xx is success, and the body is the job's result. 408, 425, 429 and 5xx are failures that another attempt could
-//! mend, after the time that `Retry-After` says and the retry policy's jitter, where the policy's own delay could be
-//! shorter, and at most its longest. All else, redirects among it, is a failure for good. So is an address that the
-//! operator has not allowed. An endpoint that can't be reached, or breaks off, is tried again.
+//! 2xx is success, and the body is the job's result. 408, 425, 429 and 5xx are retryable failures. `Retry-After` sets
+//! the delay, plus the retry policy's jitter, if the policy's own backoff could be shorter, and at most the policy's
+//! maximum delay. All other statuses, including redirects, are permanent failures. So is an address that the operator
+//! has not allowed. If the endpoint can't be reached, or the response breaks off, the attempt is retried.
 //!
-//! A request that was certainly not processed is sent again within the attempt (`pool.rs`), and an attempt whose
-//! request never had a connection goes back uncounted.
+//! A request that was certainly not processed is sent again within the attempt (`pool.rs`). An attempt whose request
+//! never had a connection does not count.
 //!
 //! # Why the address is checked where it is
-//! A name can lead anywhere, and to another place at each look-up; an address can be written in ways that no check of
-//! text foresees. So `connection.rs` looks the name up itself, judges each address that comes of it, and connects to
-//! exactly those that have passed. Redirects are not followed and proxies not used: they would connect elsewhere.
+//! A name can resolve to any address, and to another one at each look-up; an address can be written in ways that no
+//! check of its text foresees. So `connection.rs` looks the name up itself, checks each resolved address, and connects
+//! only to those that passed. Redirects are not followed and proxies are not used: they would connect elsewhere.
 
 mod connection;
 mod exchange;
@@ -53,16 +53,16 @@ use connection::{ConnectError, Connector, TlsError};
 use pool::{Place, Pool, PoolLimits, SendError};
 use request::Requests;
 
-/// How long a job waits that had no connection within its time: others of its queue may run meanwhile.
+/// Delay of a job that got no connection in time: other jobs of its queue may run meanwhile.
 const NO_PLACE_DELAY: Duration = Duration::from_secs(1);
 
-/// Calls an endpoint for each attempt.
+/// A handler that calls an endpoint for each attempt.
 #[derive(Clone)]
 pub struct HttpHandler {
     endpoint: Arc<Endpoint>,
 }
 
-/// Why an endpoint can't be called at all.
+/// An endpoint can't be called at all.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct HttpHandlerError(#[from] TlsError);
@@ -97,10 +97,10 @@ impl HttpHandler {
         Ok(HttpHandler { endpoint: Arc::new(Endpoint { requests, pool, clock }) })
     }
 
-    /// Connects to the endpoint, TLS included, without asking anything of it.
+    /// Connects to the endpoint, including TLS, without sending a request.
     ///
     /// # Errors
-    /// That of an attempt that could not connect.
+    /// The error of an attempt that could not connect.
     pub async fn reach(&self) -> Result<(), HandlerError> {
         self.endpoint.pool.reach().await.map_err(transport_failure)
     }
@@ -111,13 +111,13 @@ impl Handler for HttpHandler {
         let endpoint = Arc::clone(&self.endpoint);
         Box::pin(async move {
             let Some(place) = attempt.start_after(endpoint.pool.place()).await else {
-                return Err(HandlerError::not_started("it was stopped before it had a connection", None));
+                return Err(HandlerError::not_started("the attempt was stopped before it had a connection", None));
             };
             let place = place.map_err(|none| HandlerError::not_started(none, Some(NO_PLACE_DELAY)))?;
             tokio::select! {
                 biased;
                 result = endpoint.call(&attempt, place) => result,
-                // To drop the call is to close its connection, or to reset its stream.
+                // Dropping the call closes its connection, or resets its stream.
                 () = attempt.cancelled() => Err(HandlerError::retryable("the request was dropped before its end")),
             }
         })
@@ -140,7 +140,7 @@ impl Endpoint {
     }
 }
 
-/// A failure of the way to the endpoint. Only an address that is not allowed stays as it is.
+/// Maps a transport error to a failure. Only an address that is not allowed is permanent.
 fn transport_failure(error: SendError) -> HandlerError {
     let (reason, retryable) = match &error {
         SendError::Connect(ConnectError::Refused { .. }) => (FailureReason::StartFailed, false),
@@ -150,7 +150,7 @@ fn transport_failure(error: SendError) -> HandlerError {
     HandlerError::new(reason, told(&error), retryable)
 }
 
-/// An error with what lies under it.
+/// Formats an error with its chain of sources.
 fn told(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,11 +1,13 @@
-//! The connections to an endpoint: opened when needed, used again, and never more than allowed.
+//! The connection pool of an endpoint: connections are opened on demand, reused, and limited in number.
 //!
-//! A request has a place before it looks for a connection, and there are as many places as connections may be. A new
-//! connection is opened only where none is free, and those without a request are closed before: so each connection has
-//! a request with a place, or was free when the last one was opened, and there are never more than places.
+//! A request acquires a permit before it looks for a connection, and there are as many permits as connections are
+//! allowed. A new connection is opened only if none is free, after those without a request were closed. So each
+//! connection has a request with a permit, or became free after the last one was opened, and there are never more
+//! connections than permits.
 //!
-//! What was certainly not processed is sent again: the endpoint has refused it, or its connection took no more requests
-//! (GOAWAY, or its end before a byte was written). All else that breaks is a failure: a POST may do harm twice.
+//! A request that was certainly not processed is sent again: the endpoint refused it, or its connection accepted no
+//! more requests (GOAWAY, or closed before a byte was written). All other errors are failures, as a POST is not
+//! idempotent.
 
 use std::{
     sync::{
@@ -26,19 +28,19 @@ use super::{
     request::Request,
 };
 
-/// How long a connection is given new requests. After that the host's name is looked up anew.
+/// Age after which a connection gets no new requests. The host's name is then looked up again.
 const AGE_MAX: Duration = Duration::from_secs(5 * 60);
-/// How long a connection may take to be free again once its answer has been read.
+/// Time limit for a connection to become free again once its response has been read.
 const RELEASE_MAX: Duration = Duration::from_secs(1);
-/// How often a request is sent again that was certainly not processed.
+/// Maximum number of resends of a request that was certainly not processed.
 const RESENDS_MAX: u32 = 10;
-/// The number of resends without a pause, where it was the connection that took no more requests. Another one takes
-/// them, unless it is used up by others first.
+/// Number of resends without a pause, if the connection accepted no more requests. Another connection usually accepts
+/// the request, unless other requests exhaust it first.
 const HASTY_RESENDS: u32 = 3;
-/// The pause before the first other resend. Each further one is twice as long, up to a second.
+/// Backoff before the first other resend. It doubles with each further resend, up to a second.
 const RESEND_PAUSE: Duration = Duration::from_millis(20);
 
-/// Why a request has no answer.
+/// The failure of a request that got no response.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
     #[error(transparent)]
@@ -49,7 +51,7 @@ pub(super) enum SendError {
     Unprocessed { sent: u32, source: Broken },
 }
 
-/// A request's wait for a place was longer than it may be.
+/// A request's wait for a permit exceeded its limit.
 #[derive(Debug, thiserror::Error)]
 #[error("none of the {places} connections was free within {}", humantime::format_duration(*waited))]
 pub(super) struct NoPlace {
@@ -60,9 +62,9 @@ pub(super) struct NoPlace {
 /// The limits of a kind's connections.
 pub(super) struct PoolLimits {
     pub(super) connections: u32,
-    /// How long a request may wait for a place.
+    /// The longest wait of a request for a permit.
     pub(super) wait: Duration,
-    /// How long a connection without requests is used again.
+    /// The idle time after which a connection is not reused.
     pub(super) idle: Duration,
 }
 
@@ -71,23 +73,24 @@ pub(super) struct Pool {
     limits: PoolLimits,
     places: Arc<Semaphore>,
     open: Mutex<Vec<Connection>>,
-    /// Whether one connection is expected to serve all requests: then they wait for it instead of opening their own.
+    /// Whether one connection is expected to serve all requests (HTTP/2): they then wait for it instead of opening
+    /// their own.
     shares: AtomicBool,
-    /// The turn of the request that finds out for all others whether a connection can be had, or be used on.
+    /// Held by the one request that opens or checks a connection, while the others wait for the outcome.
     turn: tokio::sync::Mutex<()>,
 }
 
-/// A request's right to a connection, and the connection once it has one.
+/// A request's permit for a connection, and the connection once it has one.
 pub(super) struct Place {
-    // Dropped in this order: the connection is gone before the place is free.
+    // Fields drop in this order: the connection is closed before the permit is released.
     exchange: Option<Exchange>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// What there is among the open connections for one more request.
+/// The result of a search among the open connections for one more request.
 enum Found {
     Free(Exchange),
-    /// One that may have died unnoticed.
+    /// A connection that may have died unnoticed.
     Doubtful(Arc<Http2>),
     Nothing,
 }
@@ -104,7 +107,7 @@ impl Pool {
         }
     }
 
-    /// Waits until there may be another request.
+    /// Waits for a permit to send a request.
     pub(super) async fn place(&self) -> Result<Place, NoPlace> {
         let permit = Arc::clone(&self.places).acquire_owned();
         let PoolLimits { connections: places, wait: waited, .. } = self.limits;
@@ -125,7 +128,8 @@ impl Pool {
             sent += 1;
             let exchange = place.exchange.insert(exchange);
             let Unanswered { error, fate } = match exchange.send(request).await {
-                // It came to a server that is not the right one any more: another connection may lead to another.
+                // The request reached a server that is no longer responsible; another connection may lead to another
+                // server.
                 Ok(answer)
                     if answer.status() == StatusCode::MISDIRECTED_REQUEST
                         && !is_new
@@ -149,7 +153,7 @@ impl Pool {
         }
     }
 
-    /// Keeps a request's connection for the next one, once its answer has been read to the end.
+    /// Returns a connection to the pool, once its response has been read to the end.
     pub(super) async fn give_back(&self, mut place: Place) {
         match place.exchange.take() {
             Some(Exchange::Http1(mut connection)) => {
@@ -163,20 +167,21 @@ impl Pool {
         }
     }
 
-    /// Opens a connection, and closes it again.
+    /// Opens a connection and closes it again, as a check.
     pub(super) async fn reach(&self) -> Result<(), SendError> {
         self.connector.connect().await?;
         Ok(())
     }
 
-    /// A connection for one more request, and whether it is new.
+    /// Returns a connection for one more request, and whether the connection is new.
     async fn exchange(&self) -> Result<(Exchange, bool), SendError> {
         let mut turn = None;
         loop {
             let shares = self.shares.load(Ordering::Relaxed);
             match self.take() {
                 Found::Free(exchange) => return Ok((exchange, false)),
-                // Where the one before has failed, or can't be shared, those who waited go on side by side.
+                // The previous connection attempt failed or gave a connection that can't be shared: the waiting
+                // requests connect in parallel.
                 Found::Nothing if !shares => {
                     drop(turn);
                     return Ok((self.connect().await?, true));
@@ -187,7 +192,7 @@ impl Pool {
                         self.close(&connection);
                     }
                 }
-                // The others may find it out meanwhile.
+                // Another request may open or check a connection meanwhile.
                 Found::Doubtful(_) | Found::Nothing => turn = Some(self.turn.lock().await),
             }
         }
@@ -229,14 +234,14 @@ impl Pool {
         match doubtful {
             Some(connection) => Found::Doubtful(connection),
             None => {
-                // A new one will be opened, and what is free but of no use must not be open beside it.
+                // A new connection will be opened; idle connections are closed first, to stay within the limit.
                 open.retain(|connection| matches!(connection, Connection::Http2(busy) if !busy.is_idle()));
                 Found::Nothing
             }
         }
     }
 
-    /// Whether a connection may be given requests at some time.
+    /// Whether a connection may still get requests, now or later.
     fn is_kept(&self, connection: &Connection) -> bool {
         match connection {
             Connection::Http1(connection) => connection.age() < AGE_MAX,
@@ -247,14 +252,14 @@ impl Pool {
         }
     }
 
-    /// Gives a connection no more requests, because of one of them.
+    /// Stops giving requests to the connection of an exchange.
     fn retire(&self, exchange: Option<Exchange>) {
         if let Some(Exchange::Http2(stream)) = exchange {
             self.close(stream.connection());
         }
     }
 
-    /// Gives a connection no more requests. Those that it has go on.
+    /// Stops giving requests to a connection. Requests in flight go on.
     fn close(&self, closed: &Arc<Http2>) {
         self.open.lock().retain(|open| !matches!(open, Connection::Http2(open) if Arc::ptr_eq(open, closed)));
     }

@@ -1,4 +1,4 @@
-//! What an endpoint is sent.
+//! The requests that are sent to an endpoint.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -31,10 +31,10 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
-/// Makes the requests of a kind.
+/// Builder of the requests of a kind.
 pub(super) struct Requests {
     uri: Uri,
-    /// What all requests of the kind have.
+    /// Headers of all requests of the kind.
     headers: HeaderMap,
     secrets: Vec<SigningSecret>,
     clock: Clock,
@@ -56,7 +56,7 @@ impl Requests {
     ) -> Self {
         let agent = concat!("jobmill/", env!("CARGO_PKG_VERSION"));
         headers.insert(USER_AGENT, HeaderValue::from_static(agent));
-        // A result is kept as it comes, and would be of no use compressed.
+        // A result is stored as received, so it must not be compressed.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         Requests { uri: url.uri().clone(), headers, secrets, clock }
     }
@@ -77,11 +77,11 @@ impl Requests {
             }
             Err(_) => {
                 let message =
-                    format!("the job's value for the header {name} has characters that none can have");
+                    format!("the job's value for the header {name} has characters that no header can have");
                 Err(HandlerError::new(FailureReason::StartFailed, message, false))
             }
         };
-        // An empty body has a length, too: some servers insist on one.
+        // An empty body also gets a length: some servers require it.
         set(CONTENT_LENGTH, &attempt.payload().len().to_string())?;
         set(CONTENT_TYPE, payload_type)?;
         set(JOB_ID, &id)?;
@@ -110,7 +110,7 @@ impl Requests {
     }
 }
 
-/// A signature by the Standard Webhooks, version 1: HMAC-SHA256 of `id.timestamp.body`.
+/// Computes a Standard Webhooks signature, version 1: HMAC-SHA256 of `id.timestamp.body`.
 fn sign(secret: &SigningSecret, id: &str, timestamp: &str, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new(secret.key().into());
     for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
@@ -120,7 +120,7 @@ fn sign(secret: &SigningSecret, id: &str, timestamp: &str, body: &[u8]) -> Strin
 }
 
 impl Request {
-    /// With the path alone in its first line, and the host in a header.
+    /// Builds the HTTP/1.1 request: the path in its first line, and the host in a header.
     pub(super) fn to_http1(&self) -> http::Request<Full<Bytes>> {
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
         let body = Full::new(self.body.clone());
@@ -131,7 +131,7 @@ impl Request {
         request
     }
 
-    /// With the whole URL, and the body beside the head.
+    /// Builds the HTTP/2 request: a head with the whole URL, and the body apart.
     pub(super) fn to_http2(&self) -> (http::Request<()>, Bytes) {
         (self.to_http(self.uri.clone(), Version::HTTP_2, ()), self.body.clone())
     }
@@ -150,7 +150,7 @@ impl Request {
 mod tests {
     use super::*;
 
-    /// The example of the Standard Webhooks' own libraries.
+    /// The example of the Standard Webhooks libraries.
     #[test]
     fn a_signature_is_that_of_the_standard() {
         let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();

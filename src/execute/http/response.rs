@@ -1,4 +1,4 @@
-//! What an endpoint's answer means.
+//! Mapping of an endpoint's response to a result or a failure.
 
 use std::time::Duration;
 
@@ -18,19 +18,19 @@ use crate::{
     job::{FailureReason, Output, PayloadInfo},
 };
 
-/// So much of a failure's body is read, so that its connection can be used again.
+/// Byte limit of a failure's body: it is read so that its connection can be reused.
 const FAILURE_MAX_BYTES: usize = 16 << 10;
-/// So long its end is waited for: the status says what matters.
+/// Time limit for reading a failure's body: the status alone decides the outcome.
 const FAILURE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a status means.
+/// The meaning of an HTTP status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verdict {
-    /// The work is done.
+    /// The work succeeded.
     Done,
-    /// Another attempt could help.
+    /// The failure is retryable.
     Retry,
-    /// No other attempt would help.
+    /// The failure is permanent.
     Permanent,
 }
 
@@ -42,7 +42,7 @@ fn verdict(status: StatusCode) -> Verdict {
     }
 }
 
-/// What comes of an answer, and whether it was read to its end.
+/// Returns the attempt's outcome, and whether the response was read to its end.
 pub(super) async fn judge(
     answer: Response<Body>,
     attempt: &Attempt,
@@ -64,7 +64,7 @@ pub(super) async fn judge(
     let mut message = format!("answered with {}", head.status);
     if head.status.is_redirection() && head.headers.contains_key(LOCATION) {
         message.push_str(&format!(
-            " and leads to {:?}; redirects are not followed: put the last URL into the configuration",
+            " and redirects to {:?}; redirects are not followed: put the final URL into the configuration",
             text(&head.headers, &LOCATION)
         ));
     }
@@ -90,7 +90,7 @@ pub(super) async fn judge(
 
 async fn result(headers: &HeaderMap, body: &mut Body) -> Result<Bytes, HandlerError> {
     let too_large = || {
-        let message = format!("the answer has more than {RESULT_MAX_BYTES} bytes");
+        let message = format!("the response body has more than {RESULT_MAX_BYTES} bytes, the limit of a result");
         HandlerError::new(FailureReason::ResultTooLarge, message, false)
     };
     let announced = text(headers, &CONTENT_LENGTH).parse::<u64>();
@@ -109,7 +109,7 @@ async fn result(headers: &HeaderMap, body: &mut Body) -> Result<Bytes, HandlerEr
     }
 }
 
-/// Reads up to `max` bytes; false if there are more.
+/// Reads up to `max` bytes; returns false if there are more.
 async fn read(body: &mut Body, max: usize, into: &mut BytesMut) -> Result<bool, Broken> {
     while let Some(data) = body.data().await {
         let data = data?;
@@ -122,29 +122,30 @@ async fn read(body: &mut Body, max: usize, into: &mut BytesMut) -> Result<bool, 
     Ok(true)
 }
 
-/// A header as text, with what is not ASCII replaced; empty if there is none.
+/// Returns a header as text, with invalid UTF-8 replaced; empty if there is none.
 fn text(headers: &HeaderMap, name: &http::HeaderName) -> String {
     headers.get(name).map_or_else(String::new, |value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
-/// The delay that `Retry-After` asks for, where the retry policy's own could be shorter; at most the policy's longest.
+/// Returns the delay of `Retry-After`, if the retry policy's own backoff could be shorter; at most the policy's maximum
+/// delay.
 fn delay(headers: &HeaderMap, attempt: &Attempt, now: Timestamp) -> Option<Duration> {
     let asked = retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)?;
     let policy = &attempt.job().spec.retry;
     (asked > policy.delay(attempt.number(), 1.0)).then(|| asked.min(policy.max_delay))
 }
 
-/// What the endpoint's own clock says: a date in its answer is by that one.
+/// Returns the endpoint's own time (`Date`): dates in its response are relative to it.
 fn date(headers: &HeaderMap) -> Option<Timestamp> {
     let text = headers.get(http::header::DATE)?.to_str().ok()?;
     httpdate::parse_http_date(text.trim()).ok().map(Timestamp::from)
 }
 
-/// What `Retry-After` says, as a number of seconds or as a date.
+/// Parses `Retry-After`, a number of seconds or a date.
 fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More seconds than can be counted are as long as can be.
+        // More seconds than fit into 64 bits saturate.
         return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let date = httpdate::parse_http_date(text).ok()?;

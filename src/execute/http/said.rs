@@ -1,4 +1,4 @@
-//! What an endpoint is told of what the client said of a job.
+//! Request headers that pass the client's metadata of a job on to the endpoint.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -14,17 +14,17 @@ const DEADLINE: HeaderName = HeaderName::from_static("jobmill-deadline");
 const REQUEST_ID: HeaderName = HeaderName::from_static("jobmill-request-id");
 const LABELS: HeaderName = HeaderName::from_static("jobmill-labels");
 const PAYLOAD_METADATA: HeaderName = HeaderName::from_static("jobmill-payload-metadata");
-/// Keeps a client's headers apart from those that the operator sets, such as `Authorization`.
+/// Prefix of the client's headers. It keeps them apart from headers that the operator sets, such as `Authorization`.
 const HEADER_PREFIX: &str = "jobmill-header-";
-/// What is encoded in a request id: all that has a meaning in URLs or can't be in a header.
+/// Characters that are percent-encoded in a request id: all that have a meaning in URLs or are not allowed in a header.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-/// Size of a header line from which on entries go into another one: many servers refuse lines of more than 8 KiB.
+/// Byte limit of a header line, after which entries go into another line: many servers refuse lines of more than 8 KiB.
 const LINE_BYTES: usize = 4 << 10;
 
-/// Adds it to the headers of a request.
+/// Adds the job's metadata to the headers of a request.
 ///
 /// # Errors
-/// A header of the job is none, which was checked when it was submitted.
+/// When a header of the job is not valid in HTTP. That is checked at submission, so it is not expected here.
 pub(super) fn add(headers: &mut HeaderMap, attempt: &Attempt) -> Result<(), HandlerError> {
     set(headers, DEADLINE, &attempt.deadline().to_string())?;
     if !attempt.request_id().is_empty() {
@@ -56,7 +56,7 @@ fn not_sendable(name: &str, error: &dyn std::error::Error) -> HandlerError {
     HandlerError::new(FailureReason::StartFailed, message, false)
 }
 
-/// Entries as JSON objects of ASCII characters alone, each a line of a header.
+/// Encodes entries as JSON objects in ASCII, one for each header line.
 fn lines(entries: &BTreeMap<String, String>) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for (key, value) in entries {
@@ -72,7 +72,7 @@ fn lines(entries: &BTreeMap<String, String>) -> Vec<String> {
     lines.into_iter().map(|line| format!("{{{line}}}")).collect()
 }
 
-/// A JSON string of ASCII characters alone.
+/// Encodes text as a JSON string in ASCII.
 fn ascii(text: &str) -> String {
     let json = serde_json::Value::from(text).to_string();
     let mut ascii = String::with_capacity(json.len());

@@ -1,4 +1,4 @@
-//! A TCP connection that remembers when it last heard of its peer, and how much it has sent.
+//! A TCP connection that records when it last received bytes, and how many it has sent.
 
 use std::{
     io::{self, IoSlice},
@@ -19,11 +19,11 @@ use tokio::{
 
 use crate::clock::{Clock, Uptime};
 
-/// The silence after which the kernel asks the peer's kernel whether it is there.
+/// TCP keepalive: silence before the first probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-/// The pause between two such questions.
+/// TCP keepalive: interval between probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// The number of unanswered questions that end the connection.
+/// TCP keepalive: number of unanswered probes that end the connection.
 const KEEPALIVE_COUNT: u32 = 3;
 /// The longest time for which sent bytes may stay unacknowledged, in milliseconds.
 #[cfg(target_os = "linux")]
@@ -35,23 +35,23 @@ pub(super) struct Socket {
     vitals: Arc<Vitals>,
 }
 
-/// What is known of a socket while something else owns it.
+/// Counters of a socket, readable while another task owns it.
 pub(super) struct Vitals {
     clock: Clock,
     opened: Uptime,
-    /// In microseconds of uptime.
+    /// Time of the last receive, in microseconds of uptime.
     heard: AtomicU64,
     reads: AtomicU64,
     sent_bytes: AtomicU64,
-    /// Does not keep the socket open.
+    /// A weak reference, so as not to keep the socket open.
     stream: Weak<TcpStream>,
 }
 
 impl Socket {
-    /// Takes a new connection, and has the kernel give up a peer that is no longer there.
+    /// Wraps a new connection, and sets TCP options by which the kernel detects a dead peer.
     pub(super) fn new(stream: TcpStream, clock: Clock) -> Self {
-        // None of these is needed for an exchange to succeed: a system that refuses one does without.
-        // Requests are written whole: there is nothing to wait for.
+        // These options are best effort: no exchange needs them to succeed. Requests are written whole, so Nagle's
+        // algorithm would only delay them.
         let _ = stream.set_nodelay(true);
         let _ = sockopt::set_socket_keepalive(&stream, true);
         let _ = sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE);
@@ -89,19 +89,19 @@ impl Vitals {
         self.clock.uptime().since(heard)
     }
 
-    /// A number that grows whenever something is received.
+    /// The number of reads that received something.
     pub(super) fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
 
-    /// The number of bytes that the kernel has taken.
+    /// The number of bytes that the kernel has accepted for sending.
     pub(super) fn sent_bytes(&self) -> u64 {
         self.sent_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether the connection is open and the kernel has received nothing that is still unread, its end included.
+    /// Whether the connection is open and the kernel holds no unread bytes and no end of stream.
     ///
-    /// The end of an idle connection is in the kernel before the task that owns the socket has been woken for it.
+    /// The kernel knows of a peer's close before the task that owns the socket has been woken for it.
     pub(super) fn is_quiet(&self) -> bool {
         let Some(stream) = self.stream.upgrade() else { return false };
         let mut byte = [0];
@@ -119,7 +119,7 @@ impl Vitals {
     }
 }
 
-// Written over `try_…`, which need no exclusive access, so that a peek may happen at any time.
+// Implemented with the `try_…` methods, which need no exclusive access, so that a peek is possible at any time.
 
 impl AsyncRead for Socket {
     fn poll_read(

@@ -201,7 +201,7 @@ async fn a_connection_that_died_silently_is_detected_and_abandoned() {
     let failure = failure(outcome(first).await);
     assert_eq!(
         failure.message,
-        "the request was not answered: the connection has died: for 10s nothing came, not even the answer to a ping"
+        "the request was not answered: the connection has died: nothing was received for 10s, not even the answer to a ping"
     );
     assert!(failure.retryable);
     let second = call(&handler, "x");

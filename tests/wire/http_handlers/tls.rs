@@ -96,7 +96,7 @@ async fn an_endpoint_with_an_untrusted_certificate_receives_nothing() {
         assert!(secure.accept().await.is_err(), "the handshake ends before anything is sent");
         let failure = failure(outcome(call).await);
         assert_eq!((failure.reason(), failure.retryable), (FailureReason::StartFailed, true));
-        assert!(failure.message.starts_with("no TLS with the host "), "{failure:?}");
+        assert!(failure.message.starts_with("the TLS handshake with the host "), "{failure:?}");
     }
 }
 
