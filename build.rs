@@ -1,5 +1,5 @@
-//! Compiles the protocol in pure Rust, so that building needs no protoc, and generates what every call that changes
-//! something has in common.
+//! Compiles the protobuf files in pure Rust, so that the build needs no protoc, and generates what all calls that change
+//! something have in common.
 
 use std::{env, error::Error, fmt::Write, fs, path::PathBuf};
 
@@ -11,7 +11,7 @@ use prost_types::{
 const PUBLIC_ROOT: &str = "proto";
 const PUBLIC: [&str; 3] = ["jobmill/v1/job_queue.proto", "jobmill/v1/queue.proto", "jobmill/v1/server.proto"];
 const PACKAGE: &str = "jobmill.v1";
-/// The empty service that the bench compares with: no part of the public API.
+/// The empty service of `jobmill bench`, for comparison; it is not part of the public API.
 const BENCH_ROOT: &str = "src/cli/bench";
 const BENCH: [&str; 1] = ["empty.proto"];
 

@@ -1,4 +1,4 @@
-//! The generated protocol: messages, clients and servers of `jobmill.v1`.
+//! The generated protobuf code: messages, clients and servers of `jobmill.v1`.
 
 use bytes::Bytes;
 
@@ -32,25 +32,25 @@ pub trait ChangeRequest: Send {
 include!(concat!(env!("OUT_DIR"), "/requests.rs"));
 
 impl v1::Payload {
-    /// Bytes without a type.
+    /// Creates a payload of bytes without a media type.
     #[must_use]
     pub fn of(data: impl Into<Bytes>) -> Self {
         Self { body: Some(v1::payload::Body::Data(data.into())), ..Self::default() }
     }
 
-    /// Text, whose type is then plain text.
+    /// Creates a payload of text, which gets the media type of plain text by default.
     #[must_use]
     pub fn of_text(text: impl Into<String>) -> Self {
         Self { body: Some(v1::payload::Body::Text(text.into())), ..Self::default() }
     }
 
-    /// With a media type.
+    /// Sets the media type.
     #[must_use]
     pub fn with_type(self, media_type: impl Into<String>) -> Self {
         Self { media_type: media_type.into(), ..self }
     }
 
-    /// The bytes; none where they are left out.
+    /// Returns the bytes; empty if they are left out.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match &self.body {
@@ -62,13 +62,13 @@ impl v1::Payload {
 }
 
 impl v1::Job {
-    /// The name of its queue.
+    /// Returns the name of the job's queue.
     #[must_use]
     pub fn queue(&self) -> &str {
         self.spec.as_ref().map_or("", |spec| &spec.queue)
     }
 
-    /// The name of its kind.
+    /// Returns the name of the job's kind.
     #[must_use]
     pub fn kind(&self) -> &str {
         self.spec.as_ref().map_or("", |spec| &spec.kind)
@@ -76,18 +76,18 @@ impl v1::Job {
 }
 
 impl v1::SubmitResponse {
-    /// The job's id.
+    /// Returns the job's id.
     #[must_use]
     pub fn id(&self) -> &str {
         self.submitted.as_ref().map_or("", |submitted| &submitted.id)
     }
 
-    /// What became of the submission.
+    /// Returns the outcome of the submission.
     #[must_use]
     pub fn outcome(&self) -> v1::SubmitOutcome {
         self.submitted.as_ref().map_or(v1::SubmitOutcome::Unspecified, v1::Submitted::outcome)
     }
 }
 
-/// The protocol's descriptors, for reflection.
+/// The protocol's file descriptor set, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/jobmill_v1.bin"));

@@ -1,4 +1,4 @@
-//! Wiring and shutdown: a server from its settings to its end.
+//! Start, wiring and shutdown of a server.
 
 mod credentials;
 mod doors;
@@ -48,13 +48,13 @@ use crate::{
     watch::TokenIssuer,
 };
 
-/// The lock that commands of a killed server hold until they are gone.
+/// Lock file that commands hold until they end, even if their server was killed.
 const COMMANDS_LOCK: &str = "commands.lock";
 
-/// Puts something around a store before the server uses it.
+/// A function that wraps a store before the server uses it.
 type AroundStore = Box<dyn FnOnce(Box<dyn Store>) -> Box<dyn Store> + Send>;
 
-/// A server that is being put together.
+/// Builder of a server.
 pub struct ServerBuilder {
     settings: Settings,
     clock: Clock,
@@ -77,26 +77,26 @@ pub struct Server {
     running: JoinHandle<Result<(), ServeError>>,
 }
 
-/// Stops a server from elsewhere, such as a signal handler.
+/// A handle that stops a server, for example from a signal handler.
 #[derive(Clone, Debug)]
 pub struct Stopper {
     drain: CancellationToken,
     force: CancellationToken,
 }
 
-/// Has a server's credentials read again, from elsewhere.
+/// A handle that reloads a server's credentials.
 #[derive(Clone, Debug)]
 pub struct Reloader(Arc<Notify>);
 
 impl Reloader {
-    /// Asks for it. It is done soon.
+    /// Requests a reload, which is done in the background.
     pub fn reload(&self) {
         self.0.notify_one();
     }
 }
 
 impl Server {
-    /// Begins a server with these settings.
+    /// Creates a builder with these settings.
     #[must_use]
     pub fn builder(settings: Settings) -> ServerBuilder {
         ServerBuilder {
@@ -110,65 +110,66 @@ impl Server {
         }
     }
 
-    /// Where it listens: the port is real even where the settings asked for port 0. `None` where it does not listen.
+    /// The address that the server listens on, with the actual port if the settings have port 0. `None` if it does not
+    /// listen.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// Where metrics and health are served, with the real port. `None` where they are not.
+    /// The address of the metrics and health endpoint, with the actual port. `None` if there is none.
     #[must_use]
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.metrics_address
     }
 
-    /// Submits, watches and cancels from this process.
+    /// Returns a handle to submit, watch and cancel jobs from this process.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Has certificates, keys and tokens read again, and the audit's file opened anew. The files are looked at every
-    /// few seconds anyway; what is wrong with them is told in the log, and leaves the old ones in use.
+    /// Returns a handle that reloads certificates, keys and tokens, and reopens the audit file. Changed files are also
+    /// detected every few seconds. If a file is invalid, the log says so and the old credentials stay in use.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
         Reloader(Arc::clone(&self.reload))
     }
 
-    /// Counts of its connections.
+    /// Counters of the server's connections.
     #[must_use]
     pub fn connections(&self) -> Arc<ListenStats> {
         Arc::clone(&self.connections)
     }
 
-    /// A handle that stops it.
+    /// Returns a handle that stops the server.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }
 
-    /// Returns when the server has ended: OK after a drain, an error when it had to end by itself, or when the store
-    /// could not keep what came to an end in the drain.
+    /// Waits until the server has ended. Returns OK after a drain, and an error if the server failed, or if the store
+    /// could not write all results of the drain.
     ///
     /// # Errors
-    /// The reason for which it ended by itself, [`ServeError::Store`] or [`ServeError::Unwritten`].
+    /// The error with which the server failed, [`ServeError::Store`] or [`ServeError::Unwritten`].
     pub async fn finished(self) -> Result<(), ServeError> {
         self.running.await.unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))
     }
 }
 
 impl Stopper {
-    /// Begins the drain: nothing more is started, and running attempts may end. Shortly before the deadline, which is
-    /// [`Settings::drain_timeout`], those that still run see their token cancelled
-    /// ([`crate::execute::Attempt::cancelled`]); at the deadline they are cut off, and their jobs are retried after the
-    /// restart as far as they have attempts left. [`Server::finished`] returns then at the latest, and says what the
-    /// store had not taken by then.
+    /// Begins the drain: no more attempts are started, and running ones may finish. Shortly before the deadline
+    /// ([`Settings::drain_timeout`]), attempts that still run see their token cancelled
+    /// ([`crate::execute::Attempt::cancelled`]). At the deadline they are dropped, and their jobs are retried after the
+    /// restart if they have attempts left. [`Server::finished`] then returns, with an error if the store had not
+    /// written everything.
     pub fn drain(&self) {
         self.drain.cancel();
     }
 
-    /// Ends a drain at once: running attempts are cut off, as at the deadline. What is acknowledged or has ended by
-    /// then still goes to the disk, for which there are 2 s, or what is left until the deadline.
+    /// Ends a drain at once: running attempts are dropped, as at the deadline. Acknowledged jobs and results are still
+    /// written to disk, within 2 s or until the deadline if that is sooner.
     pub fn force(&self) {
         self.force.cancel();
         self.drain.cancel();
@@ -176,7 +177,7 @@ impl Stopper {
 }
 
 impl ServerBuilder {
-    /// Runs jobs of `kind` by a Rust function.
+    /// Runs jobs of `kind` by a Rust handler.
     #[must_use]
     pub fn handler(mut self, kind: impl Into<String>, defaults: KindDefaults, handler: impl Handler) -> Self {
         self.handlers.push((kind.into(), defaults, Arc::new(handler)));
@@ -190,22 +191,22 @@ impl ServerBuilder {
         self
     }
 
-    /// Takes the present from another clock.
+    /// Sets the clock; the default is the system's.
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// The program that guards commands: a `jobmill` binary, or one whose `main` calls
-    /// [`crate::execute::command::guard_main`] first. Default: the running program.
+    /// Sets the guard program for commands: a `jobmill` binary, or one whose `main` calls
+    /// [`crate::execute::command::guard_main`] first. The default is the running program.
     #[must_use]
     pub fn command_guard(mut self, program: impl Into<PathBuf>) -> Self {
         self.command_guard = Some(program.into());
         self
     }
 
-    /// Puts something around the store, such as a count of its batches or a fault in one of them.
+    /// Wraps the store, for example to count its batches or to inject a fault.
     #[must_use]
     pub fn around_store(
         mut self,
@@ -215,19 +216,18 @@ impl ServerBuilder {
         self
     }
 
-    /// The count of lines that the program's log has lost, if it knows. The server shows it in its metrics and at
-    /// `/readyz`.
+    /// Sets the program's counter of lost log lines. The server reports it in its metrics and at `/readyz`.
     #[must_use]
     pub fn lost_log_lines(mut self, lost: LostLines) -> Self {
         self.lost_log_lines = lost;
         self
     }
 
-    /// Opens the store, puts back what a crash left, and serves. Where commands of an earlier server are not dead yet,
-    /// it says so in the log and waits for them, as long as it takes: to drop the future gives up.
+    /// Opens the store, recovers interrupted jobs after a crash, and starts serving. If commands of an earlier server
+    /// are still alive, it logs that and waits for them without a time limit; dropping the future stops the wait.
     ///
     /// # Errors
-    /// The first thing that is wrong; nothing listens then.
+    /// The first error; the server then does not listen.
     pub async fn start(mut self) -> Result<Server, ServeError> {
         let credentials = match self.listens {
             true => Some(Arc::new(Credentials::load(&self.settings, &self.clock)?)),
@@ -292,7 +292,7 @@ impl ServerBuilder {
             .await
             .unwrap_or_else(|error| Err(ServeError::Ended(error.to_string())))?;
         if let StoreSettings::Folder(folder) = &self.settings.store {
-            // The store's own lock comes first: only the one server of the folder may wait for commands.
+            // The store's own lock is taken first: only the one server on the folder may wait for commands.
             command::wait_for_commands(&commands_lock(folder)).await?;
         }
         Ok(match self.around_store.take() {
@@ -315,7 +315,7 @@ impl ServerBuilder {
         let closures = Arc::new(Closures::default());
         let mut handlers = Handlers::new();
         let mut defaults = HashMap::new();
-        // Every server runs closures' jobs, if only to say that those of an earlier process are lost.
+        // Every server runs the jobs of closures, if only to fail those of an earlier process as lost.
         handlers.insert(names::CLOSURE_KIND.into(), Arc::new(ClosureHandler(Arc::clone(&closures))));
         let once = KindDefaults { max_attempts: 1, ..KindDefaults::default() };
         defaults.insert(names::CLOSURE_KIND.to_owned(), once);
@@ -350,7 +350,8 @@ fn commands_lock(folder: &Path) -> PathBuf {
     folder.join(COMMANDS_LOCK)
 }
 
-/// Puts back what a crash left in a store, and starts its committer. Another program may hold the store's lock.
+/// Recovers interrupted jobs after a crash, and starts the committer. It blocks while another program holds the store's
+/// lock.
 async fn take_over(parts: shard::Parts) -> Result<Committing, ServeError> {
     let runtime = tokio::runtime::Handle::current();
     let started = tokio::task::spawn_blocking(move || parts.start(runtime)).await;
@@ -364,14 +365,14 @@ fn open(settings: &StoreSettings, disk: &DiskSettings) -> Result<Box<dyn Store>,
     }
 }
 
-/// What runs each kind, and what its jobs get by default.
+/// The handlers and default settings of all kinds.
 struct Kinds {
     closures: Arc<Closures>,
     handlers: Handlers,
     defaults: HashMap<String, KindDefaults>,
 }
 
-/// What a server is made of.
+/// The parts of a server, before its tasks are started.
 struct Parts {
     core: Core,
     committing: Committing,

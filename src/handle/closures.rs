@@ -1,4 +1,4 @@
-//! Lets go of closures whose job ended, or was deleted, before its attempt started.
+//! Removal of closures whose job ended, or was deleted, before its attempt started.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -9,11 +9,11 @@ use crate::{
     watch::{Hub, Tail},
 };
 
-/// The store could not be read: the server is about to end, or it was for once.
+/// Pause after a failed read of the store. Either the server is about to end, or the failure is temporary.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
-/// Follows the feed while there are closures that wait. A closure whose attempt starts is taken then; this is for the
-/// others.
+/// Follows the change feed while closures wait. A closure whose attempt starts is removed at that moment; this task
+/// removes the others.
 pub(crate) async fn follow(closures: Arc<Closures>, hub: Arc<Hub>, reads: Reads) -> Infallible {
     loop {
         let mut tail = Tail::new(&hub, reads.clone(), closures.filled().await);
@@ -25,7 +25,7 @@ pub(crate) async fn follow(closures: Arc<Closures>, hub: Arc<Hub>, reads: Reads)
                     }
                 }),
                 Err(error) => {
-                    tracing::warn!(%error, "can't tell which closures are of no use any more");
+                    tracing::warn!(%error, "can't read the change feed to find closures of ended jobs");
                     tokio::time::sleep(AFTER_ERROR).await;
                 }
             }

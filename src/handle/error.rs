@@ -1,4 +1,4 @@
-//! What can go wrong between a program and the server that it embeds.
+//! Errors of a [`Handle`](super::Handle).
 
 use std::sync::Arc;
 
@@ -13,28 +13,28 @@ use crate::{
     watch::WatchError,
 };
 
-/// Why a job was not submitted.
+/// The error of a submission.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
-    /// The request is not valid: every fault of it.
+    /// The request is not valid; all its faults.
     #[error("{}", told(.0))]
     Invalid(Vec<FieldFault>),
-    /// The queue is not there, or nothing runs the kind.
+    /// The queue does not exist, or no handler runs the kind.
     #[error(transparent)]
     NotAdmitted(AdmissionError),
-    /// The queue had no room, for as long as the submission could wait.
-    #[error("{full}{}", if *.too_many_waiters { ", and as many submissions wait for room as may" } else { "" })]
+    /// The queue was full for as long as the submission could wait.
+    #[error("{full}{}", if *.too_many_waiters { ", and the limit of waiting submissions is reached" } else { "" })]
     Full {
-        /// Which bound was met.
+        /// The queue and the limit that was reached.
         full: QueueFull,
-        /// Whether it was not even possible to wait, because too many do.
+        /// Whether the submission could not even wait, because too many submissions do.
         too_many_waiters: bool,
     },
-    /// Refused for good.
+    /// Refused permanently.
     #[error(transparent)]
     Refused(#[from] OfferRefusal),
-    /// The server stops. Nothing was kept, unless it is [`Stopped::Unknown`]: then submit it again after the restart,
-    /// with the same `request_id`.
+    /// The server is shutting down. Nothing was stored, except possibly with [`Stopped::Unknown`]: then submit again
+    /// after the restart, with the same `request_id`.
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }
@@ -57,7 +57,7 @@ impl From<NotAdmitted> for SubmitError {
 }
 
 impl SubmitError {
-    /// The stable reason that the same refusal has over the wire.
+    /// The stable reason of the same error in the gRPC API.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             SubmitError::Invalid(_) => "INVALID_REQUEST",
@@ -74,13 +74,14 @@ fn told(faults: &[FieldFault]) -> String {
     faults.iter().map(FieldFault::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Why a job was not cancelled.
+/// The error of a cancellation.
 #[derive(Debug, thiserror::Error)]
 pub enum CancelError {
-    /// There is no such job, or it has ended.
+    /// The job does not exist, or has ended.
     #[error(transparent)]
     Refused(#[from] ControlRefusal),
-    /// The server has stopped. Where it is not known whether the job was cancelled, cancel it again: that is no error.
+    /// The server has stopped. If it is unknown whether the job was cancelled, cancel it again: a repeat is not an
+    /// error.
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }
@@ -94,13 +95,13 @@ impl From<ControlError> for CancelError {
     }
 }
 
-/// Why a job's end was not seen.
+/// The error of waiting for a job's end.
 #[derive(Debug, thiserror::Error)]
 pub enum OutcomeError {
-    /// There is no such job.
+    /// The job does not exist.
     #[error("no job has the id {0}: it never existed, or has been deleted")]
     Gone(JobId),
-    /// The watch ended before the job: most likely because the server stops.
+    /// The watch ended before the job, most likely because the server is shutting down.
     #[error(transparent)]
     Watch(#[from] WatchError),
 }
@@ -115,11 +116,11 @@ impl From<StoreError> for OutcomeError {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the job {id} is {state}{}", .failure.as_ref().map(|failure| because(failure)).unwrap_or_default())]
 pub struct Unsuccessful {
-    /// Which job.
+    /// The job's id.
     pub id: JobId,
-    /// How it ended.
+    /// The job's final state.
     pub state: StateName,
-    /// Why its latest attempt did not succeed; absent where none had started.
+    /// The failure of its latest attempt; absent if none had started.
     pub failure: Option<Arc<Failure>>,
 }
 

@@ -1,7 +1,7 @@
-//! A running server, used from the program that embeds it.
+//! Access to a running server from the program that embeds it.
 //!
-//! A [`Handle`] submits, watches and cancels without a network hop, and takes the same way as a call: the same rules,
-//! bounds, transaction and feed. What it submits, clients see; what clients submit, it can watch.
+//! A [`Handle`] submits, watches and cancels without a network hop, by the same path as an RPC: the same rules, limits,
+//! transaction and feed. Clients see its jobs, and it can watch theirs.
 
 mod closures;
 mod error;
@@ -31,15 +31,15 @@ use crate::{
     watch::{Tail, TokenIssuer},
 };
 
-/// Uses a running server from its own process. Clones are of the same server.
+/// A handle to a running server in the same process. Clones refer to the same server.
 ///
-/// A handle does not keep the server running: after its end, calls return that it has stopped.
+/// A handle does not keep the server running: after the server's end, calls return an error.
 #[derive(Clone)]
 pub struct Handle {
     parts: Arc<Parts>,
 }
 
-/// What a handle works with.
+/// The parts of a server that a handle uses.
 pub(crate) struct Parts {
     pub(crate) intake: Intake,
     pub(crate) shard: Shard,
@@ -47,7 +47,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) closures: Arc<Closures>,
     pub(crate) page: Page,
-    /// Once cancelled, nothing that has not started will start in this process.
+    /// Cancelled when the drain begins: no further attempts start in this process.
     pub(crate) draining: CancellationToken,
 }
 
@@ -67,20 +67,20 @@ impl Submitted {
         self.id
     }
 
-    /// The job as it was when it was accepted, or, for a repeat, when it was found. `None` where it has been deleted
-    /// since.
+    /// The job as it was when it was accepted, or, for a repeat, when it was found. `None` if it has been deleted
+    /// meanwhile.
     #[must_use]
     pub fn job(&self) -> Option<&Job> {
         self.job.as_deref()
     }
 
-    /// What became of the submission.
+    /// The outcome of the submission.
     #[must_use]
     pub fn fate(&self) -> SubmitOutcome {
         self.fate
     }
 
-    /// Whether this submission created the job; false where its `request_id` had come before.
+    /// Whether this submission created the job; false if its `request_id` was used before.
     #[must_use]
     pub fn created(&self) -> bool {
         self.fate == SubmitOutcome::Created
@@ -95,7 +95,7 @@ impl Submitted {
     /// Waits for the job's end, and returns the job with its result.
     ///
     /// # Errors
-    /// When the job is deleted, or the server stops before the job has ended: the job goes on at the next start.
+    /// When the job is deleted, or the server stops before the job has ended: the job then continues at the next start.
     pub async fn outcome(&self) -> Result<Outcome, OutcomeError> {
         self.watch().outcome().await
     }
@@ -114,27 +114,28 @@ impl Handle {
 
     /// Submits a job. When this returns, the job is on disk.
     ///
-    /// Where the queue is full it waits for room, unless the queue or the request says otherwise: that is how a bounded
-    /// queue slows its producers down. Whoever drops the future while it waits for room leaves nothing behind.
+    /// If the queue is full this waits for room, unless the queue's or the request's settings say otherwise: this is
+    /// the backpressure of a bounded queue. If the future is dropped while it waits for room, nothing is submitted.
     ///
     /// # Errors
-    /// [`SubmitError`]; nothing was submitted then, unless it is [`Stopped::Unknown`].
+    /// [`SubmitError`]; nothing was submitted, except possibly with [`Stopped::Unknown`].
     pub async fn submit(&self, request: JobRequest) -> Result<Submitted, SubmitError> {
         self.offer(request).await
     }
 
-    /// Runs a closure in the background, as a job of its own with one attempt: its queue's bounds and slots hold for
-    /// it, clients see it, and it can be watched and cancelled. Where the queue is full this waits, as
-    /// [`Handle::submit`] does; where it returns an error, or its future is dropped, the closure is dropped.
+    /// Runs a closure in the background, as its own job with one attempt: the queue's limits and slots apply, clients
+    /// see it, and it can be watched and cancelled. If the queue is full this waits, as [`Handle::submit`] does; if it
+    /// returns an error, or its future is dropped, the closure is dropped.
     ///
-    /// A closure lives in this process only. If the process ends before the closure does, the job is FAILED at the next
-    /// start, with the reason LOST; if somebody retries the job, it fails so again. Work that has to survive a restart
-    /// is a handler's, with a payload: see [`crate::serve::ServerBuilder::handler`].
+    /// A closure exists only in this process. If the process ends before the closure does, the job becomes FAILED at
+    /// the next start, with the reason LOST; a retry of the job fails in the same way. Work that must survive a restart
+    /// needs a handler and a payload: see [`crate::serve::ServerBuilder::handler`].
     ///
-    /// The closure gets the attempt, with its cancellation token. After a cancel it has 5 s before it is cut off.
+    /// The closure gets the attempt, with its cancellation token. After a cancellation it has a grace period of 5 s
+    /// before its future is dropped.
     ///
     /// # Errors
-    /// [`SubmitError`]; the closure will not run then.
+    /// [`SubmitError`]; the closure then does not run.
     pub async fn spawn<F, Fut>(
         &self,
         request: impl Into<SpawnRequest>,
@@ -150,7 +151,7 @@ impl Handle {
         }
         let closure =
             Box::new(move |attempt| -> crate::execute::HandlerFuture { Box::pin(closure(attempt)) });
-        // Before the job is offered: it may start before this call hears of it.
+        // Stored before the job is submitted, as the attempt may start before the submission returns.
         let offered = self.parts.closures.offer(closure, Tail::end_of(&self.parts.shard.hub));
         let Some(offered) = offered else {
             return Err(Stopped::Refused.into());
@@ -161,13 +162,13 @@ impl Handle {
         Ok(submitted)
     }
 
-    /// Watches a job until it ends. A job that has ended is told once.
+    /// Watches a job until it ends. A job that has already ended is reported once.
     #[must_use]
     pub fn watch(&self, id: JobId) -> JobWatch {
         JobWatch::new(self.clone(), id)
     }
 
-    /// A job with its payload, result and attempts; `None` if no job has this id.
+    /// Returns a job with its payload, result and attempts; `None` if no job has this id.
     ///
     /// # Errors
     /// When the store can't be read.
@@ -175,8 +176,8 @@ impl Handle {
         self.parts.shard.reads.read(move |reader| reader.whole_job(id)).await
     }
 
-    /// Cancels a job: one that waits is CANCELLED at once; one that runs is asked to stop. To cancel it again is no
-    /// error. Returns the job after that.
+    /// Cancels a job, and returns the job after the change. A waiting job becomes CANCELLED at once; a running one is
+    /// asked to stop. A repeated cancellation is not an error.
     ///
     /// # Errors
     /// When no job has this id, it has ended, or the server has stopped.
@@ -185,11 +186,11 @@ impl Handle {
         let give_up = shard.queues.give_up(DEFAULT_QUEUE, clock.uptime(), None);
         let cancel = |ask| Control::once(Action::Cancel { id, expected_revision: None, ask });
         let done = shard.control(give_up, cancel).await?;
-        // Of one that is no repeat, the engine tells the job.
+        // The engine returns the job unless the request is a repeat, which this one can't be.
         done.job.ok_or(CancelError::Refused(ControlRefusal::JobNotFound(id)))
     }
 
-    /// The server's metrics in Prometheus' text format, as its own endpoint would serve them.
+    /// Returns the server's metrics in the Prometheus text format, as the metrics endpoint serves them.
     ///
     /// # Errors
     /// When the store can't be read.
@@ -197,7 +198,7 @@ impl Handle {
         self.parts.page.text().await
     }
 
-    /// Offers a job, and counts it where it is refused.
+    /// Submits a job, and counts it if it is refused.
     async fn offer(&self, request: JobRequest) -> Result<Submitted, SubmitError> {
         let JobRequest { draft, request_id, when_full, max_wait, traceparent, tracestate } = request;
         let Parts { intake, shard, clock, page, .. } = &*self.parts;

@@ -1,4 +1,4 @@
-//! One job, watched until it ends.
+//! Watching one job until it ends.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -12,7 +12,7 @@ use crate::{
     watch::{Detail, IdsWatch, OutputLine, Start, WatchError, WatchEvent},
 };
 
-/// What a [`JobWatch`] tells.
+/// An event of a [`JobWatch`].
 #[derive(Clone, Debug)]
 pub enum JobEvent {
     /// The job as it was when the watch began.
@@ -21,7 +21,7 @@ pub enum JobEvent {
     Updated {
         /// The job after the change.
         job: Arc<Job>,
-        /// How many earlier changes are folded into this one; absent where that is not known.
+        /// The number of earlier changes merged into this one; absent if unknown.
         merged: Option<u64>,
     },
     /// The running attempt wrote a line.
@@ -33,7 +33,7 @@ pub enum JobEvent {
 }
 
 /// A watch of one job. It costs little while nothing happens, and never slows the server down: a watcher that does not
-/// keep up is told the job's latest state.
+/// keep up skips to the job's latest state.
 pub struct JobWatch {
     handle: Handle,
     id: JobId,
@@ -41,12 +41,12 @@ pub struct JobWatch {
     ready: VecDeque<WatchEvent>,
 }
 
-/// How a job ended.
+/// The end of a job.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Outcome {
     /// The job: SUCCEEDED, FAILED or CANCELLED.
     pub job: Job,
-    /// What the handler returned; absent where that is nothing.
+    /// The handler's result; absent if it is empty.
     pub result: Option<Output>,
 }
 
@@ -62,9 +62,9 @@ impl JobWatch {
         JobWatch { handle, id, watch, ready: VecDeque::new() }
     }
 
-    /// What happened next; `None` once the job has ended and its end was told. The first is the job as it is.
+    /// Returns the next event; `None` after the job's end was reported. The first event is a snapshot of the job.
     ///
-    /// Let its future come to its end: one that is dropped may take events with it.
+    /// This is not cancel-safe: a future that is dropped early may lose events.
     pub async fn next(&mut self) -> Option<Result<JobEvent, WatchError>> {
         loop {
             while let Some(event) = self.ready.pop_front() {
@@ -92,14 +92,14 @@ impl JobWatch {
             if whole.job.state.is_done() {
                 return Ok(Outcome { result: whole.output(), job: whole.job });
             }
-            // Somebody has it run again since.
+            // The job was retried meanwhile.
             self.watch = begin(&self.handle, self.id);
         }
     }
 }
 
 impl Outcome {
-    /// What the handler returned, or why the job did not succeed.
+    /// Returns the handler's result, or the failure of the job.
     ///
     /// # Errors
     /// When the job is FAILED or CANCELLED.
@@ -129,7 +129,7 @@ fn begin(handle: &Handle, id: JobId) -> IdsWatch {
     )
 }
 
-/// What a watcher of one job in this process wants to hear: neither tokens nor the means to keep a connection alive.
+/// Converts an event for a watcher of one job in this process, which needs no resume tokens and no keepalive events.
 fn of_one_job(event: WatchEvent) -> Option<JobEvent> {
     match event {
         WatchEvent::Snapshot(job) => Some(JobEvent::Snapshot(job)),
@@ -141,7 +141,7 @@ fn of_one_job(event: WatchEvent) -> Option<JobEvent> {
         | WatchEvent::Left { .. }
         | WatchEvent::Bookmark
         | WatchEvent::Resync
-        // The next call returns it as an error.
+        // The next call to the watch returns this as an error.
         | WatchEvent::Closing => None,
     }
 }

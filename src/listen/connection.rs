@@ -1,4 +1,4 @@
-//! A connection from its greeting on.
+//! A connection from its handshake on.
 
 use std::{
     io,
@@ -26,49 +26,49 @@ use super::{
 };
 use crate::tls;
 
-/// What every HTTP/2 connection begins with has so many bytes; a request of HTTP/1 has more.
+/// Length of the HTTP/2 connection preface; a request of HTTP/1 has more bytes.
 const PREFACE_BYTES: usize = 24;
 
-/// Calls under way for whose answers a write is put off.
-const CALLS_TO_WAIT_FOR: usize = 2;
+/// Number of open calls from which a write is delayed for further responses.
+const DELAY_FROM_CALLS: usize = 2;
 
-/// Who is at the other end.
+/// The peer of a connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// Where it connects from.
+    /// The remote address.
     pub address: SocketAddr,
-    /// What its certificate calls it, if it showed one.
+    /// The name in its client certificate, if it presented one.
     pub certificate: Option<Arc<str>>,
     standing: Arc<Standing>,
 }
 
-/// What the listener and the calls of a connection know of it together.
+/// State of a connection, shared by the listener and the connection's calls.
 #[derive(Debug, Default)]
 struct Standing {
-    /// It has made a call that was let in.
+    /// Whether the connection has made a call that was admitted.
     welcome: AtomicBool,
-    /// Calls under way.
+    /// Number of open calls.
     calls: AtomicUsize,
-    /// It must make room.
+    /// Cancelled when the connection must close to make room.
     leaves: CancellationToken,
 }
 
 impl Peer {
-    /// Notes that a call was let in: the connection need not make room for others any more.
+    /// Marks that a call was admitted: the connection is then never closed to make room for others.
     pub(crate) fn is_welcome(&self) {
         if !self.standing.welcome.load(Ordering::Relaxed) {
             self.standing.welcome.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Counts a call as under way until the returned value is dropped.
+    /// Counts a call as open until the returned value is dropped.
     pub(crate) fn begin_call(&self) -> OpenCall {
         self.standing.calls.fetch_add(1, Ordering::Relaxed);
         OpenCall(Arc::clone(&self.standing))
     }
 }
 
-/// A call under way on a connection.
+/// An open call of a connection.
 #[derive(Debug)]
 pub(crate) struct OpenCall(Arc<Standing>);
 
@@ -78,33 +78,33 @@ impl Drop for OpenCall {
     }
 }
 
-/// What the listener keeps of an open connection. It does not keep it open.
+/// The listener's weak reference to an open connection.
 #[derive(Debug)]
 pub(super) struct Stranger(Weak<Standing>);
 
 impl Stranger {
-    /// Whether the connection is still open, and has made no call that was let in.
+    /// Whether the connection is still open and has made no admitted call.
     pub(super) fn is_one(&self) -> bool {
         self.0.upgrade().is_some_and(|standing| !standing.welcome.load(Ordering::Relaxed))
     }
 
-    /// Closes the connection, unless it is welcome or has gone.
+    /// Closes the connection, unless a call of it was admitted or it is gone. Returns whether it was closed.
     pub(super) fn gives_way(&self) -> bool {
         let standing = self.0.upgrade().filter(|standing| !standing.welcome.load(Ordering::Relaxed));
         standing.inspect(|standing| standing.leaves.cancel()).is_some()
     }
 }
 
-/// A connection that has begun to speak.
+/// An accepted connection whose peer has sent its first byte.
 #[derive(Debug)]
 pub struct Connection {
     stream: Stream,
     peer: Peer,
     preface: Option<Preface>,
-    /// Ends once a stranger must make room; absent once it is none.
+    /// Resolves when the connection must close to make room; absent once a call was admitted.
     leaves: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// The last attempt to write was put off for other answers.
-    put_off: bool,
+    /// Whether the last attempt to write was delayed for further responses.
+    write_delayed: bool,
     place: Place,
 }
 
@@ -114,7 +114,7 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Does the same with either.
+/// Applies an expression to either kind of stream.
 macro_rules! either {
     ($stream:expr, $inner:ident => $do:expr) => {
         match $stream {
@@ -124,7 +124,7 @@ macro_rules! either {
     };
 }
 
-/// The first bytes, which must all come in time: what watches over a connection later starts only after them.
+/// The bytes of the connection preface that are missing, and their deadline. Keepalive starts only after the preface.
 #[derive(Debug)]
 struct Preface {
     missing: usize,
@@ -132,7 +132,7 @@ struct Preface {
 }
 
 impl Connection {
-    /// Waits until the peer has shown that it means to speak.
+    /// Waits for the peer's TLS handshake, or without TLS for its first byte.
     pub(super) async fn greet(
         stream: TcpStream,
         address: SocketAddr,
@@ -148,14 +148,14 @@ impl Connection {
                 let standing = Arc::<Standing>::default();
                 let leaves = Some(Box::pin(standing.leaves.clone().cancelled_owned()));
                 let peer = Peer { address, certificate, standing };
-                Ok(Connection { stream, peer, preface, leaves, put_off: false, place })
+                Ok(Connection { stream, peer, preface, leaves, write_delayed: false, place })
             }
             Ok(Err((why, error))) => Err(refused(why, Some(error))),
             Err(_) => Err(refused(Refused::TooSlow, None)),
         }
     }
 
-    /// Who is at the other end.
+    /// The peer of a connection.
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.peer
@@ -165,7 +165,7 @@ impl Connection {
         Stranger(Arc::downgrade(&self.peer.standing))
     }
 
-    /// Whether this one must make room. Wakes the reader when it must.
+    /// Returns whether this connection must close to make room, and registers the reader to be woken for that.
     fn must_leave(&mut self, context: &mut Context<'_>) -> bool {
         if self.peer.standing.welcome.load(Ordering::Relaxed) {
             self.leaves = None;
@@ -173,25 +173,25 @@ impl Connection {
         self.leaves.as_mut().is_some_and(|leaves| leaves.as_mut().poll(context).is_ready())
     }
 
-    /// Whether a write is put off, once, until tasks that are ready have run. A commit answers many calls at once; the
-    /// first answer would go out alone, and each of the others with a system call of its own. With fewer than two other
-    /// calls under way there is nothing to wait for.
-    fn puts_off(&mut self, context: &Context<'_>) -> bool {
-        self.put_off = !self.put_off && self.peer.standing.calls.load(Ordering::Relaxed) >= CALLS_TO_WAIT_FOR;
-        if self.put_off {
+    /// Delays a write, once, until the tasks that are ready have run; returns whether it does. A commit completes many
+    /// calls at once: without the delay, the first response is written alone, and each of the others with a system call
+    /// of its own. With fewer than two other open calls there is nothing to wait for.
+    fn delays_write(&mut self, context: &Context<'_>) -> bool {
+        self.write_delayed = !self.write_delayed && self.peer.standing.calls.load(Ordering::Relaxed) >= DELAY_FROM_CALLS;
+        if self.write_delayed {
             context.waker().wake_by_ref();
         }
-        self.put_off
+        self.write_delayed
     }
 }
 
-/// Until the handshake is done, or, without one, the first byte has come.
+/// Waits for the first byte, and does the TLS handshake if there is an acceptor.
 async fn begin(
     stream: TcpStream,
     acceptor: Option<TlsAcceptor>,
 ) -> Result<(Stream, Option<Arc<str>>), (Refused, io::Error)> {
     let failed = |error| (Refused::Handshake, error);
-    // Answers are often small, and must not wait for the acknowledgement of the ones before.
+    // Responses are often small, and must not wait for the acknowledgement of earlier ones (Nagle's algorithm).
     stream.set_nodelay(true).map_err(failed)?;
     match stream.peek(&mut [0]).await {
         Ok(0) => return Err((Refused::Left, io::ErrorKind::UnexpectedEof.into())),
@@ -239,7 +239,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.puts_off(context) {
+        if self.delays_write(context) {
             return Poll::Pending;
         }
         either!(&mut self.stream, stream => Pin::new(stream).poll_write(context, bytes))
@@ -258,7 +258,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.puts_off(context) {
+        if self.delays_write(context) {
             return Poll::Pending;
         }
         either!(&mut self.stream, stream => Pin::new(stream).poll_write_vectored(context, slices))

@@ -1,7 +1,7 @@
-//! The names by which a server may be called.
+//! The check of the host names by which a server is called, against DNS rebinding.
 //!
-//! A page on the internet may have its own name lead to this machine, and ask what listens on loopback by it. Browsers
-//! always say by which name they call.
+//! A web page can make its own host name resolve to this machine, and so reach a server that listens on loopback.
+//! Browsers always send the host name that they call.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -11,23 +11,23 @@ use http::{
     uri::Authority,
 };
 
-/// The names by which a server may be called.
+/// The host names by which a server may be called.
 #[derive(Clone, Debug)]
 pub(crate) struct Hosts(Option<Arc<[String]>>);
 
 impl Hosts {
-    /// Any name.
+    /// Any host name is allowed.
     pub(crate) const ANY: Hosts = Hosts(None);
 
-    /// `localhost`, loopback addresses, and these.
+    /// Allows `localhost`, loopback addresses, and the given names.
     pub(crate) fn local_and(names: &[String]) -> Self {
         Hosts(Some(names.into()))
     }
 
-    /// Whether a request may come by the names that it says, if it says any: all of them, wherever they are.
+    /// Checks all host names that a request carries, in its URI and its `Host` headers, if there are any.
     ///
     /// # Errors
-    /// The first that is not allowed; empty if it is no name.
+    /// The first name that is not allowed; empty if it is not a valid name.
     pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), String> {
         let Some(allowed) = &self.0 else { return Ok(()) };
         let read = |value: &HeaderValue| value.to_str().ok()?.parse::<Authority>().ok();

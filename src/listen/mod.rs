@@ -1,8 +1,9 @@
-//! The listening socket: who comes in, and who does not.
+//! The listening socket: admission of connections within limits.
 //!
-//! A connection is *pending* until its TLS handshake is done and its first byte has come; only then the protocol gets to
-//! see it. Whoever connects and stays silent costs a file descriptor for a few seconds, and gives way to newcomers. So
-//! does a *stranger*, who speaks the protocol but has made no call that was let in, once all connections are taken.
+//! A connection is *pending* until its TLS handshake is done and its first byte has arrived; only then is it handed to
+//! the HTTP/2 server. A client that connects and stays silent costs a file descriptor for a few seconds, and is closed
+//! to make room for newer connections. So is a *stranger*, a connection without an admitted call, once the connection
+//! limit is reached.
 
 mod connection;
 mod host;
@@ -37,15 +38,16 @@ use crate::{
     tls::{self, Tls},
 };
 
-/// Where the system has no file descriptor left for a new connection, it is asked again after this time,
+/// First pause before the next accept, if the system has no file descriptor left for a connection. It doubles each
+/// time.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
-/// and at last only so often. Connections wait in the system's own queue meanwhile.
+/// Longest such pause. Connections wait in the kernel's backlog meanwhile.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// What stands for the RPC in the audit of a handshake.
+/// The name that the audit records for a handshake, in place of an RPC.
 const HANDSHAKE: &str = "TLS handshake";
 
-/// Takes connections from a socket within its limits.
+/// A listener that accepts connections from a socket, within limits.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
@@ -55,17 +57,18 @@ pub struct Listener {
     stats: Arc<ListenStats>,
     notice: Notice,
     pending: JoinSet<(u64, Result<Connection, Refusal>)>,
-    /// The pending ones in the order in which they came.
+    /// The pending connections, in the order of arrival.
     oldest: BTreeMap<u64, AbortHandle>,
     next: u64,
-    /// Those that speak, in the order in which they began to, until one is known to have gone or to be welcome.
+    /// Connections without an admitted call, in the order of their first bytes. Entries of closed or admitted
+    /// connections are removed lazily.
     strangers: VecDeque<Stranger>,
-    /// Set while the system can't give a connection.
+    /// Set while the system can't provide connections.
     pause: Option<Pin<Box<Sleep>>>,
     pause_for: Duration,
 }
 
-/// A pending connection that did not make it.
+/// A pending connection that was refused.
 #[derive(Debug)]
 struct Refusal {
     peer: SocketAddr,
@@ -74,7 +77,7 @@ struct Refusal {
 }
 
 impl Listener {
-    /// Listens for connections: with TLS, only for those that speak it. Handshakes that fail for a certificate are
+    /// Creates a listener; with TLS, it accepts only TLS connections. Handshakes that fail because of a certificate are
     /// audited.
     #[must_use]
     pub fn new(
@@ -101,7 +104,7 @@ impl Listener {
         }
     }
 
-    /// The next connection that has something to say.
+    /// Returns the next connection whose peer has sent its first byte.
     pub async fn next(&mut self) -> Connection {
         loop {
             tokio::select! {
@@ -122,13 +125,14 @@ impl Listener {
         }
     }
 
-    /// Lets a connection in as far as it can prove that it is one.
+    /// Starts the handshake of a connection, and makes room for it if the limits are reached.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         self.pause_for = PAUSE_MIN;
         self.stats.accepted();
         let full = self.stats.open() >= u64::from(self.limits.connections);
         if full || self.oldest.len() >= self.limits.handshakes as usize {
-            // Those that have been silent for longest go first, so that a flood of them keeps nobody out.
+            // The connection that has been pending for longest is closed first, so that a flood of silent ones does not
+            // block others.
             if let Some((_, oldest)) = self.oldest.pop_first() {
                 oldest.abort();
             } else if self.strangers_give_way() {
@@ -151,7 +155,7 @@ impl Listener {
         self.oldest.insert(number, self.pending.spawn(greeting));
     }
 
-    /// Closes the connection that has been open for longest without a call that was let in, if there is one.
+    /// Closes the connection that has been open for longest without an admitted call, if there is one.
     fn strangers_give_way(&mut self) -> bool {
         std::iter::from_fn(|| self.strangers.pop_front()).any(|stranger| stranger.gives_way())
     }
@@ -181,7 +185,7 @@ impl Listener {
     fn refuse(&mut self, refusal: &Refusal) {
         self.stats.refused(refusal.why);
         if let Some(reason) = refusal.error.as_ref().and_then(tls::certificate_fault) {
-            // There is no answer that could wait for it.
+            // There is no response that could wait for the audit.
             let _ = self.audit.record_stranger(audit::Call {
                 peer: Some(refusal.peer),
                 rpc: HANDSHAKE,
@@ -191,8 +195,8 @@ impl Listener {
             });
         }
         if refusal.why == Refused::Left {
-            // Probes do so for ever.
-            tracing::debug!(peer = %refusal.peer, "a connection was closed before it said anything");
+            // Health probes do so regularly.
+            tracing::debug!(peer = %refusal.peer, "a connection was closed before it sent anything");
             return;
         }
         self.notice.tell(refusal.why, || match &refusal.error {
@@ -201,8 +205,8 @@ impl Listener {
         });
     }
 
-    /// The system gave no connection. Unless that is the fault of the one that it would have given, it is left alone
-    /// for a while: it would only say the same again, as fast as it can be asked.
+    /// Handles a failed accept. Unless the failure concerns only that connection, the listener pauses, as an immediate
+    /// retry would fail again.
     fn failed(&mut self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
 

@@ -1,4 +1,4 @@
-//! What becomes of connections, in numbers; and now and then in words.
+//! Counters of connections, and rate-limited log lines about refusals.
 
 use std::sync::{
     Arc,
@@ -7,24 +7,24 @@ use std::sync::{
 
 use crate::clock::{Clock, Uptime};
 
-/// A flood of refusals is worth one line in this time, for each reason.
+/// Shortest interval between two log lines of the same refusal reason.
 const NOTICE_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Why a connection was refused, or cut before it said anything.
+/// The reason why a connection was refused, or closed before it sent anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// As many connections were open as may be.
+    /// The connection limit was reached.
     TooMany,
-    /// It was still pending, or had made no call that was let in, when there were as many as may be and a newer one came.
+    /// The connection was pending, or had no admitted call, when the limit was reached and a newer one arrived.
     GaveWay,
-    /// Its handshake or its first bytes did not come in time.
+    /// The handshake or the first bytes did not arrive in time.
     TooSlow,
-    /// The peer closed it before it said anything, as a TCP probe does.
+    /// The peer closed the connection before it sent anything, as a TCP probe does.
     Left,
-    /// Its TLS handshake failed, or it broke before it said anything.
+    /// The TLS handshake failed, or the connection broke before it sent anything.
     Handshake,
-    /// The system could not give the connection: it has no file descriptor or memory left. Counts tries, not
-    /// connections, which wait until one succeeds.
+    /// The system could not provide the connection, for lack of file descriptors or memory. Counts attempts, not
+    /// connections: these wait until an attempt succeeds.
     NoResources,
 }
 
@@ -39,7 +39,7 @@ impl Refused {
         Refused::NoResources,
     ];
 
-    /// A word for it, such as `too_many`.
+    /// Returns the reason's name, such as `too_many`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,7 +53,7 @@ impl Refused {
     }
 }
 
-/// Counts of a server's connections since its start, and how many there are now.
+/// Counters of a server's connections: totals since its start, and current numbers.
 #[derive(Debug, Default)]
 pub struct ListenStats {
     accepted: AtomicU64,
@@ -63,25 +63,25 @@ pub struct ListenStats {
 }
 
 impl ListenStats {
-    /// How many connections the system gave, those that were refused later included.
+    /// The number of accepted connections, including those that were refused later.
     #[must_use]
     pub fn accepted_total(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// How many are open now, pending ones included.
+    /// The number of open connections, including pending ones.
     #[must_use]
     pub fn open(&self) -> u64 {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// How many have not said anything yet.
+    /// The number of pending connections: those that have not sent anything yet.
     #[must_use]
     pub fn pending(&self) -> u64 {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// How many were refused for this reason.
+    /// The number of connections refused for this reason.
     #[must_use]
     pub fn refused_total(&self, why: Refused) -> u64 {
         self.refused[why as usize].load(Ordering::Relaxed)
@@ -96,7 +96,7 @@ impl ListenStats {
     }
 }
 
-/// A part of a count that ends with this.
+/// A guard that counts one connection until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) stats: Arc<ListenStats>,
@@ -109,12 +109,12 @@ impl Place {
         Place { stats: Arc::clone(stats), of }
     }
 
-    /// A connection is open.
+    /// Counts an open connection.
     pub(super) fn open(stats: &Arc<ListenStats>) -> Self {
         Place::take(stats, |stats| &stats.open)
     }
 
-    /// A connection is pending.
+    /// Counts a pending connection.
     pub(super) fn pending(stats: &Arc<ListenStats>) -> Self {
         Place::take(stats, |stats| &stats.pending)
     }
@@ -126,12 +126,12 @@ impl Drop for Place {
     }
 }
 
-/// Tells the log of refusals, at a bounded rate.
+/// Rate-limited logging of refusals.
 #[derive(Debug)]
 pub(super) struct Notice {
     clock: Clock,
     stats: Arc<ListenStats>,
-    /// When each reason was told last, and how many there had been.
+    /// The time and the total of each reason's last log line.
     told: [Option<(Uptime, u64)>; Refused::ALL.len()],
 }
 
@@ -140,7 +140,7 @@ impl Notice {
         Notice { clock, stats, told: [None; Refused::ALL.len()] }
     }
 
-    /// Tells one that has been counted, if it is time.
+    /// Logs the refusals since the last line, at most once in [`NOTICE_EVERY`] for each reason.
     pub(super) fn tell(&mut self, why: Refused, latest: impl FnOnce() -> String) {
         let now = self.clock.uptime();
         let total = self.stats.refused_total(why);

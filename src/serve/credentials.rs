@@ -1,4 +1,4 @@
-//! What says who may connect and what they may do: files that may change while the server runs.
+//! Certificates and tokens, reloaded when their files change.
 
 use std::{
     convert::Infallible,
@@ -23,13 +23,13 @@ use crate::{
     tls::Tls,
 };
 
-/// How often the files are looked at. They are read once they have changed and then stayed as they are from one look to
-/// the next: who writes one may not be done with it.
+/// Interval between checks of the files. A changed file is read only once it is unchanged from one check to the next,
+/// since its writer may not have finished.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// The log says so before the certificate expires.
+/// Time before a certificate's expiry from which the log warns of it.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// Certificates, tokens and the audit.
+/// Certificates, tokens and the audit log.
 #[derive(Debug)]
 pub(super) struct Credentials {
     pub(super) tls: Option<Arc<Tls>>,
@@ -40,7 +40,7 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Reads them.
+    /// Reads certificates and tokens, and opens the audit log.
     pub(super) fn load(settings: &Settings, clock: &Clock) -> Result<Self, ServeError> {
         if settings.is_exposed() {
             return Err(ServeError::Exposed(settings.listen));
@@ -48,8 +48,8 @@ impl Credentials {
         if settings.lacks_protection() {
             tracing::warn!(
                 listen = %settings.listen,
-                "listening without TLS and tokens, as `insecure` says: whoever reaches this address can run this \
-                 server's commands"
+                "listening without TLS and tokens, as `insecure` is set: any client that reaches this \
+                 address can run this server's commands"
             );
         }
         let with_http1 = !settings.web_origins.is_empty();
@@ -76,12 +76,12 @@ impl Credentials {
         Ok(credentials)
     }
 
-    /// Where handshakes and calls are noted.
+    /// Returns the audit log for handshakes and calls.
     pub(super) fn audit(&self) -> Arc<Audit> {
         Arc::clone(&self.audit)
     }
 
-    /// What calls are held to.
+    /// Returns the rules by which calls are admitted.
     pub(super) fn gate(&self, settings: &Settings) -> Gate {
         let checks_host = settings.listens_on_loopback() && self.tls.is_none();
         Gate {
@@ -92,7 +92,7 @@ impl Credentials {
         }
     }
 
-    /// Reads files again once they have changed, or at once when asked.
+    /// Reloads files once they have changed, or at once on request.
     pub(super) async fn follow(self: Arc<Self>, asked: Arc<Notify>) -> Infallible {
         let mut read = self.stamps();
         let mut last = read.clone();
@@ -104,7 +104,7 @@ impl Credentials {
             };
             let own = Arc::clone(&self);
             let before = (read.clone(), last);
-            // Files may be on a disk that is slow to answer.
+            // File access may block on a slow disk.
             let looked = tokio::task::spawn_blocking(move || own.look(before, by_request)).await;
             (read, last) = looked.unwrap_or_else(|_| (read.clone(), read));
         }
@@ -118,9 +118,10 @@ impl Credentials {
         Stamps { tls, tokens: self.tokens.as_deref().map(stamp) }
     }
 
-    /// Reads what has changed since it was read, and is the same as at the last look. Returns both anew.
+    /// Reads files that have changed since they were read, but not since the last check. Returns the new pair of
+    /// stamps.
     fn look(&self, (read, last): (Stamps, Stamps), by_request: bool) -> (Stamps, Stamps) {
-        // Taken first: what changes while it is read is read once more.
+        // Stamps are taken before the files are read, so a file that changes meanwhile is read again.
         let now = self.stamps();
         if !by_request && (now == read || now != last) {
             return (read, now);
@@ -130,7 +131,7 @@ impl Credentials {
         {
             match tls.reload() {
                 Ok(()) => {
-                    tracing::info!("took the new certificates");
+                    tracing::info!("reloaded the certificates");
                     self.warn_of_expiry();
                 }
                 Err(errors) => kept("certificates", listed(&errors)),
@@ -142,7 +143,7 @@ impl Credentials {
             match load_tokens(path) {
                 Ok(tokens) => {
                     self.access.replace(tokens);
-                    tracing::info!("took the new tokens");
+                    tracing::info!("reloaded the tokens");
                 }
                 Err(faults) => kept("tokens", faults),
             }
@@ -167,7 +168,7 @@ impl Credentials {
     }
 }
 
-/// What is wrong with new files does not take the server down.
+/// Logs that new files are invalid; the server goes on with the old ones.
 fn kept(what: &str, problem: impl fmt::Display) {
     tracing::error!(%problem, "the new {what} can't be used; the old ones stay");
 }
@@ -176,7 +177,7 @@ fn listed(errors: &[impl fmt::Display]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What tells that a file has changed, or that it has gone.
+/// Modification time, size and inode of a file; `None` if it can't be read.
 type Stamp = Option<(SystemTime, u64, u64)>;
 
 #[derive(Clone, PartialEq, Eq, Debug)]

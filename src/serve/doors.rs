@@ -1,4 +1,4 @@
-//! Where a server is reached: the ports that it listens on.
+//! The listening sockets of a server.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
@@ -14,22 +14,22 @@ use crate::{
     settings::{LimitSettings, Settings},
 };
 
-/// The ports of a server, bound.
+/// The bound sockets of a server.
 pub(super) struct Doors {
     pub(super) address: Option<SocketAddr>,
     pub(super) listening: Option<Listening>,
     pub(super) metrics_address: Option<SocketAddr>,
     pub(super) metrics_listener: Option<TcpListener>,
-    /// Names by which the metrics may be called.
+    /// Host names by which the metrics endpoint may be called.
     pub(super) metrics_hosts: Hosts,
     pub(super) connections: Arc<ListenStats>,
-    /// Has the credentials read again.
+    /// Notified to reload the credentials.
     pub(super) reload: Arc<Notify>,
     pub(super) audit: Arc<Audit>,
 }
 
 impl Doors {
-    /// Binds the ports. Without credentials, none is for gRPC.
+    /// Binds the ports. Without credentials, no gRPC port is bound.
     pub(super) async fn open(
         settings: &Settings,
         credentials: Option<Arc<Credentials>>,
@@ -70,16 +70,16 @@ impl Doors {
     }
 }
 
-/// What it takes to serve gRPC.
+/// The gRPC listener and its settings.
 pub(super) struct Listening {
     listener: Listener,
     gate: Gate,
     limits: LimitSettings,
-    /// Ends with the rest.
+    /// The task that reloads credentials; it ends when this is dropped.
     following: AbortOnDropHandle<Infallible>,
 }
 
-/// Listens, if there is an address for it, and says where.
+/// Binds an address, if there is one, and returns the socket with its actual address.
 async fn bind(address: Option<SocketAddr>) -> Result<(Option<TcpListener>, Option<SocketAddr>), ServeError> {
     let Some(address) = address else {
         return Ok((None, None));
@@ -90,7 +90,7 @@ async fn bind(address: Option<SocketAddr>) -> Result<(Option<TcpListener>, Optio
     Ok((Some(listener), Some(real)))
 }
 
-/// Serves gRPC until `stopping` is cancelled, or waits for that where there is no port to serve it on.
+/// Serves gRPC until `stopping` is cancelled; without a port it only waits for that.
 pub(super) async fn serve(
     core: Core,
     listening: Option<Listening>,
@@ -99,7 +99,7 @@ pub(super) async fn serve(
     match listening {
         Some(Listening { listener, gate, limits, following }) => tokio::select! {
             served = api::serve(core, gate, &limits, listener, stopping) => Ok(served?),
-            _ = following => Err(ServeError::Ended("what reads the credentials again".into())),
+            _ = following => Err(ServeError::Ended("the reloading of credentials".into())),
         },
         None => {
             stopping.cancelled().await;

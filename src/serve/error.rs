@@ -1,4 +1,4 @@
-//! Why a server did not start, or ended by itself.
+//! Errors with which a server fails to start, or ends by itself.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -11,7 +11,7 @@ use crate::{
     traces::TracesError,
 };
 
-/// Why a server did not start, or ended by itself.
+/// Errors with which a server fails to start, or ends by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address can't be listened on.
@@ -19,36 +19,36 @@ pub enum ServeError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// Anybody on the network could use it.
-    #[error("{0} is not a loopback address, and there are no TLS and tokens: set both, or say `insecure`")]
+    /// The server would accept anyone on the network.
+    #[error("{0} is not a loopback address, and there are no TLS and tokens: set both, or set `insecure`")]
     Exposed(SocketAddr),
     /// Certificates or tokens can't be used.
     #[error("can't use the credentials: {0}")]
     Credentials(String),
-    /// The audit can't be written.
+    /// The audit log can't be written.
     #[error("can't write the audit to {path:?}")]
     Audit {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store had not taken everything by the end of the drain.
+    /// The store had not written everything by the end of the drain.
     #[error(
-        "the store had not taken everything by the end of the drain: {outcomes} attempts' ends are not kept, and their jobs are \
-         taken up as interrupted at the next start"
+        "the store had not written everything by the end of the drain: the results of {outcomes} attempts \
+         are lost, and their jobs are treated as interrupted at the next start"
     )]
     Unwritten {
-        /// How many attempts had told how they ended, and it was not written.
+        /// The number of attempts that had ended and whose results were not written.
         outcomes: u64,
     },
-    /// It can't be known whether commands of an earlier server have ended.
+    /// The lock file that tells whether commands of an earlier server have ended can't be used.
     #[error(transparent)]
     Commands(#[from] LockError),
     /// A kind's handler can't be set up.
@@ -56,7 +56,7 @@ pub enum ServeError {
     Handler {
         /// The kind.
         kind: String,
-        /// Why.
+        /// The reason.
         source: SetupError,
     },
     /// A handler's kind can't have this name.
@@ -64,7 +64,7 @@ pub enum ServeError {
     KindName {
         /// The name.
         kind: String,
-        /// What is wrong with it.
+        /// The fault of the name.
         source: NameError,
     },
     /// A kind has two handlers.
@@ -76,16 +76,16 @@ pub enum ServeError {
     /// The metrics could not be set up.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
-    /// Traces can't be exported as the settings have it.
+    /// Traces can't be exported with these settings.
     #[error(transparent)]
     Traces(#[from] TracesError),
-    /// A part of the server ended that never should.
+    /// A task of the server ended unexpectedly.
     #[error("a part of the server ended unexpectedly: {0}")]
     Ended(String),
 }
 
 impl ServeError {
-    /// Whether it is the store that failed, so that the disk is to be looked at.
+    /// Whether the store failed, so that the operator should check the disk.
     #[must_use]
     pub fn is_of_the_store(&self) -> bool {
         match self {

@@ -1,19 +1,19 @@
-//! Says at the start what a change of the configuration has left behind.
+//! Warnings at start-up about queues and kinds that the configuration no longer has.
 
 use crate::store::Leftover;
 
-/// Limit of the queues, and of the kinds, that have a line of their own.
+/// Maximum number of queues, and of kinds, that get their own log line.
 const TOLD_MAX: usize = 10;
 
-/// Tells the log.
+/// Logs the warnings.
 pub(super) fn tell(leftover: &Leftover) {
     let Leftover { queues, kinds } = leftover;
     for (queue, jobs) in queues.iter().take(TOLD_MAX) {
         tracing::warn!(
             queue,
             jobs,
-            "the configuration does not declare this queue any more: its jobs go on as it was set up; declare it again, \
-             or change or purge it over the API"
+            "the configuration does not declare this queue any more: its jobs go on with its last settings; \
+             declare it again, or change or purge it over the API"
         );
     }
     for (kind, jobs) in kinds.iter().take(TOLD_MAX) {

@@ -1,4 +1,4 @@
-//! A server that runs, to its end.
+//! A running server, and its shutdown.
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
@@ -19,13 +19,13 @@ use crate::{
     traces::Traces,
 };
 
-/// Attempts are asked to stop so long before a drain's deadline, or a quarter of the drain if that is shorter.
+/// Time before a drain's deadline at which attempts are asked to stop, or a quarter of the drain if that is shorter.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(5);
-/// How long answers may take to reach their callers once nothing is left to do.
+/// Time limit for the last responses to reach their callers.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
-/// What a drain that is forced has for the disk, if its deadline is not nearer.
+/// Time limit for writes to disk in a forced drain, if its deadline is not sooner.
 const FORCED_MAX: Duration = Duration::from_secs(2);
-/// What the disk has after the deadline for the ends of attempts that were cut off there, and the audit at the very end.
+/// Time limit after the deadline for writing the ends of dropped attempts, and for the audit at the very end.
 const CUT_MAX: Duration = Duration::from_secs(1);
 
 /// The parts of a running server.
@@ -34,30 +34,30 @@ pub(super) struct Running {
     pub(super) dispatching: JoinHandle<()>,
     pub(super) shard: Shard,
     pub(super) reports: Reports,
-    /// How the committer ends.
+    /// Receives the committer's result.
     pub(super) ended: oneshot::Receiver<Result<(), StoreError>>,
-    /// Ends the committer where the runtime is shut down under the server.
+    /// Ends the committer if the runtime is shut down before the server.
     pub(super) ends_with_this: DropGuard,
     pub(super) audit: Arc<Audit>,
     pub(super) dispatch: Arc<Dispatch>,
     pub(super) attempts: TaskTracker,
     pub(super) closures: Arc<Closures>,
-    /// Lets go of closures that are of no use any more.
+    /// The task that removes closures of ended jobs.
     pub(super) following: JoinHandle<Infallible>,
-    /// Shows metrics and health, until all else has ended.
+    /// The metrics and health endpoint, which ends last.
     pub(super) showing: Option<JoinHandle<Infallible>>,
     pub(super) traces: Traces,
-    /// Nothing more is claimed.
+    /// Cancelled when no more jobs may be claimed.
     pub(super) draining: CancellationToken,
-    /// What was claimed before that has started.
+    /// Tracks whether all claimed jobs have been handed to dispatch.
     pub(super) claims: Claims,
-    /// No more calls are taken.
+    /// Cancelled when no more calls are accepted.
     pub(super) farewell: CancellationToken,
     pub(super) stopper: Stopper,
     pub(super) drain_timeout: Duration,
 }
 
-/// How the committer ended.
+/// The result of the committer.
 type Ended = Result<Result<(), StoreError>, oneshot::error::RecvError>;
 
 impl Running {
@@ -73,14 +73,14 @@ impl Running {
                 Ok(Err(error)) => (Err(error), None),
                 Ok(Ok(())) | Err(_) => unexpected("the gRPC server"),
             },
-            // What ends before the drain has panicked, and must not leave a server behind that looks well. This one ends
-            // with the committer, too, whose error says more.
-            Err(_) = &mut self.dispatching => unexpected("what starts attempts"),
-            _ = &mut self.following => unexpected("what lets go of closures"),
+            // A task that ends before the drain has panicked, and the server must not look healthy without it. This
+            // task also ends without a panic when the committer ends, whose error says more.
+            Err(_) = &mut self.dispatching => unexpected("dispatch"),
+            _ = &mut self.following => unexpected("the removal of closures"),
             () = ended(&mut self.showing) => unexpected("the metrics endpoint"),
         };
         if reason.is_err() {
-            // No caller can be reached any more: no time is given.
+            // The server has failed, so the drain has no grace period.
             self.stopper.force();
         }
         let times = Times::default();
@@ -93,7 +93,7 @@ impl Running {
         reason.and(drained)
     }
 
-    /// Ends at the deadline, give or take the moment that a cut takes. `ended` is how the committer ended, if it has.
+    /// Drains the server, until shortly after the deadline at most. `ended` is the committer's result, if it has ended.
     async fn drain(self, times: &Times, mut ended: Option<Ended>) -> Result<(), ServeError> {
         let Running { mut serving, dispatching, dispatch, attempts, claims, stopper, .. } = self;
         let Running { traces, audit, shard, reports, ended: mut committer, ends_with_this: _guard, .. } =
@@ -103,8 +103,8 @@ impl Running {
         self.farewell.cancel();
 
         let attempts_end = async {
-            // After an empty batch nothing more is claimed; what was claimed before is on its way to dispatch. A disk
-            // that hangs must not hold up the drain.
+            // After this flush no more jobs are claimed, and those claimed before are on their way to dispatch. The
+            // time limit keeps a hanging disk from delaying the drain.
             until(shard.flush(), &times.last_call).await;
             claims.over.cancel();
             until(claims.started.cancelled(), &times.last_call).await;
@@ -117,26 +117,26 @@ impl Running {
         };
         unless_ended(attempts_end, &mut committer, &mut ended).await;
         if ended.is_some() {
-            // Nothing can be kept any more: no time is given.
+            // Without a committer nothing can be stored, so the drain has no grace period.
             stopper.force();
         }
         cut_off(&dispatch, &attempts, times).await;
-        // What has ended goes to the disk, however long that takes, and those who called hear of it.
+        // The ends of attempts are written to disk, until the time limit, and callers get their responses.
         let written = async {
             until(reports.are_written(), &times.are_over).await;
             until(shard.flush(), &times.are_over).await;
         };
         unless_ended(written, &mut committer, &mut ended).await;
-        // Handles may outlive the server; what closures own must not.
+        // Handles may outlive the server, but the values that closures captured must not.
         self.closures.close();
         shard.end();
-        // Dropping the store ends its checkpoint thread, too.
+        // Dropping the store also ends its checkpoint thread.
         let closing = async {
             if ended.is_none() {
                 ended = until(&mut committer, &times.are_over).await;
             }
         };
-        // Not one after the other: a client that does not read must not take the store's time.
+        // Both run concurrently, so that a client that does not read takes no time from the store.
         tokio::join!(closing, say_farewell(&mut serving, &stopper, times));
         serving.abort();
         self.following.abort();
@@ -151,14 +151,14 @@ impl Running {
             showing.abort();
         }
         if ended.is_none() && reports.are_over() {
-            // All is written: only closing takes long.
+            // Everything is written; only closing the store takes long.
             ended = Some(Ok(Ok(())));
         }
         told(ended, reports.unwritten())
     }
 }
 
-/// Cuts off the attempts that still run.
+/// Drops the attempts that still run.
 async fn cut_off(dispatch: &Dispatch, attempts: &TaskTracker, times: &Times) {
     attempts.close();
     if !attempts.is_empty() {
@@ -168,11 +168,11 @@ async fn cut_off(dispatch: &Dispatch, attempts: &TaskTracker, times: &Times) {
         );
     }
     dispatch.cut_off();
-    // A handler that never yields can't be cut off; it ends with the process.
+    // A handler that never yields can't be dropped; it ends with the process.
     until(attempts.wait(), &times.are_over).await;
 }
 
-/// Waits until all calls are answered, as far as their clients take the answers in time.
+/// Waits until all calls have their responses, up to a time limit for slow clients.
 async fn say_farewell(serving: &mut JoinHandle<Result<(), ServeError>>, stopper: &Stopper, times: &Times) {
     if !serving.is_finished() && !stopper.force.is_cancelled() {
         let answered = timeouts::within(FAREWELL_MAX, serving);
@@ -184,8 +184,8 @@ async fn say_farewell(serving: &mut JoinHandle<Result<(), ServeError>>, stopper:
     }
 }
 
-/// Waits until the audit is written. A file that takes nothing must not hold up the end; one that does has a moment even
-/// after the deadline.
+/// Waits until the audit is written. The wait is limited, so that a blocked file does not delay the shutdown; a file
+/// that accepts writes has [`CUT_MAX`] even after the deadline.
 async fn flush_audit(audit: &Audit, times: &Times) {
     let lines = audit.waiting();
     if lines > 0
@@ -194,17 +194,18 @@ async fn flush_audit(audit: &Audit, times: &Times) {
     {
         tracing::error!(
             lines,
-            "the audit takes no lines: up to this many are lost with the end of the server"
+            "the audit log can't be written: up to this many lines are lost when the server ends"
         );
     }
 }
 
-/// What the end of the committer means for the server's; `None` where it has not come to its end.
+/// Returns the server's result, from the committer's result (`None` if it has not ended) and the number of lost
+/// results.
 fn told(ended: Option<Ended>, outcomes: u64) -> Result<(), ServeError> {
     if outcomes > 0 || ended.is_none() {
         tracing::error!(
             outcomes,
-            "not everything was written: these attempts' jobs are taken up as interrupted"
+            "not everything was written: the jobs of these attempts are treated as interrupted at the next start"
         );
     }
     match ended {
@@ -215,20 +216,20 @@ fn told(ended: Option<Ended>, outcomes: u64) -> Result<(), ServeError> {
     }
 }
 
-/// What the time of a drain has come to.
+/// The deadlines of a drain, each cancelled when it is reached.
 #[derive(Clone, Default)]
 struct Times {
-    /// Attempts are asked to stop.
+    /// The time at which attempts are asked to stop.
     last_call: CancellationToken,
-    /// Attempts are cut off.
+    /// The time at which attempts are dropped.
     is_up: CancellationToken,
-    /// Nothing is waited for any more.
+    /// The time at which all waits end.
     are_over: CancellationToken,
 }
 
 impl Times {
-    /// Counts the time of a drain. Time in which this process is paused does not count: what was finished meanwhile must
-    /// have time to be heard of.
+    /// Runs the timers of a drain. Time in which this process is paused does not count, so that work that finished
+    /// meanwhile can still be reported.
     async fn count_down(self, drain_timeout: Duration, force: CancellationToken) -> Infallible {
         let grace = STOP_GRACE_MAX.min(drain_timeout / 4);
         let mut deadline = pin!(async {
@@ -251,7 +252,7 @@ impl Times {
     }
 }
 
-/// The result of `work`, unless `time` comes first.
+/// Returns the result of `work`, unless `time` is cancelled first.
 async fn until<T>(work: impl Future<Output = T>, time: &CancellationToken) -> Option<T> {
     tokio::select! {
         biased;
@@ -260,7 +261,7 @@ async fn until<T>(work: impl Future<Output = T>, time: &CancellationToken) -> Op
     }
 }
 
-/// Returns when `work` is done, or there is no committer any more; keeps how that ended.
+/// Waits for `work`, or for the end of the committer, whose result is stored in `ended`.
 async fn unless_ended(
     work: impl Future<Output = ()>,
     committer: &mut oneshot::Receiver<Result<(), StoreError>>,
@@ -275,7 +276,7 @@ async fn unless_ended(
     }
 }
 
-/// Returns when a task has ended that never should; not at all where there is none.
+/// Waits for the unexpected end of a task; never returns if there is none.
 async fn ended(task: &mut Option<JoinHandle<Infallible>>) {
     match task {
         Some(task) => {
@@ -285,7 +286,7 @@ async fn ended(task: &mut Option<JoinHandle<Infallible>>) {
     }
 }
 
-/// Sends the last spans, as far as the collector takes them in time.
+/// Sends the last spans, up to a time limit for the collector.
 async fn finish(traces: Traces, times: &Times) {
     if traces.are_collected() {
         let patience = if times.is_up.is_cancelled() { CUT_MAX } else { FAREWELL_MAX };

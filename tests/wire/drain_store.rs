@@ -369,7 +369,7 @@ async fn a_server_whose_store_could_not_take_everything_says_so_and_exits_with_7
     });
     let (code, said) = tokio::time::timeout(PATIENCE, ended).await.expect("it ends").unwrap();
     assert_eq!(code, Some(74), "{said}");
-    assert!(said.contains("1 attempts' ends are not kept"), "{said}");
+    assert!(said.contains("the results of 1 attempts are lost"), "{said}");
     drop(other);
 
     let rig = Rig::start(Server::builder(with_queue(folder(&data), QUEUE, queue(0)))).await;
