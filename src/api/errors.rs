@@ -165,7 +165,10 @@ pub(super) fn queue_not_found(name: &str) -> Status {
 
 fn queue_full(full: &QueueFull, too_many_waiters: bool) -> Status {
     let (reason, message) = if too_many_waiters {
-        ("TOO_MANY_WAITERS", format!("{full}, and the limit of waiting submissions is reached: try again later"))
+        (
+            "TOO_MANY_WAITERS",
+            format!("{full}, and the limit of waiting submissions is reached: try again later"),
+        )
     } else {
         ("QUEUE_FULL", format!("{full}: try again later, or raise the queue's limits"))
     };

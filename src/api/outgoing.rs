@@ -208,7 +208,9 @@ impl Share {
     fn next_piece(self: &Arc<Self>) -> Option<Result<Bytes, Status>> {
         let mut held = self.held.lock();
         if held.cut {
-            return Some(Err(Status::cancelled("the client did not read the response, and other calls waited for its memory")));
+            return Some(Err(Status::cancelled(
+                "the client did not read the response, and other calls waited for its memory",
+            )));
         }
         (!held.rest.is_empty()).then(|| Ok(self.piece(&mut held)))
     }

@@ -138,7 +138,10 @@ impl Validator {
         };
         if size_bytes > 0 && body.is_none() {
             // A job from a response, submitted again without its bytes: to accept it would lose the payload.
-            self.fault(field, format!("has no bytes, but size_bytes is {size_bytes}: read the job in JOB_VIEW_FULL"));
+            self.fault(
+                field,
+                format!("has no bytes, but size_bytes is {size_bytes}: read the job in JOB_VIEW_FULL"),
+            );
         }
         let bytes = match body {
             Some(v1::payload::Body::Data(data)) => data,

@@ -13,10 +13,7 @@ impl Validator {
     pub(super) fn etag(&mut self, field: &str, etag: &str) {
         const ETAG_MAX_BYTES: usize = 64;
         if etag.is_empty() {
-            self.fault(
-                field,
-                "is required: send the etag of the queue's last response, or `*` to match any",
-            );
+            self.fault(field, "is required: send the etag of the queue's last response, or `*` to match any");
         } else if etag.len() > ETAG_MAX_BYTES {
             self.fault(field, format!("has {} bytes, more than any etag", etag.len()));
         }

@@ -73,7 +73,10 @@ pub(super) fn request(
         validator.fault("output", "output lines come only with ids");
     }
     if start == v1::WatchStart::Now && !body.ids.is_empty() {
-        validator.fault("start", "NOW is for filters: with ids, a job that has already ended would never be reported");
+        validator.fault(
+            "start",
+            "NOW is for filters: with ids, a job that has already ended would never be reported",
+        );
     }
     let ids = validator.job_ids("ids", &body.ids);
     let filter = validator.filter(body.filter);

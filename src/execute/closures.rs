@@ -144,7 +144,8 @@ impl Handler for ClosureHandler {
         match extras.and_then(|extras| self.0.take(&extras.closure)) {
             Some(closure) => closure(attempt),
             None => {
-                let message = "the job's closure is gone: its process has ended, or its only attempt has already started";
+                let message =
+                    "the job's closure is gone: its process has ended, or its only attempt has started";
                 Box::pin(future::ready(Err(HandlerError::new(FailureReason::Lost, message, false))))
             }
         }

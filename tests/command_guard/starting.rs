@@ -61,7 +61,10 @@ async fn a_program_that_is_no_guard_is_told_from_one() {
         message.starts_with("the guard was lost before it was ready: it ended (exit status: 1): "),
         "{message}"
     );
-    assert_eq!(why_not(command(&["true"]), "yes", None).await, "the guard wrote more than 1048576 bytes before it was ready");
+    assert_eq!(
+        why_not(command(&["true"]), "yes", None).await,
+        "the guard wrote over 1 MiB before it was ready"
+    );
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn guard(mut control: UnixStream, lock_path: Option<&Path>) -> io::Result<()> {
     attendant.say_goodbye(ending?)
 }
 
-/// Sets up the process: it survives signals from its server's side and its command, and adopts the command's orphans.
+/// Sets up the process so that signals do not end it and that it adopts the command's orphans, and takes the lock.
 fn prepare(lock_path: Option<&Path>) -> Result<(UnixStream, Option<File>), String> {
     // Best effort.
     #[cfg(target_os = "linux")]
@@ -142,7 +142,11 @@ fn start_command(
     let failed = |error: io::Error| match &start.working_dir {
         // The operating system reports both a missing program and a missing folder as "not found".
         Some(folder) if !Path::new(folder).is_dir() => {
-            format!("can't start {}: its working folder {} does not exist", program.display(), folder.display())
+            format!(
+                "can't start {}: its working folder {} does not exist",
+                program.display(),
+                folder.display()
+            )
         }
         Some(_) | None => format!("can't start {}: {error}", program.display()),
     };

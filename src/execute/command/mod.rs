@@ -1,6 +1,6 @@
 //! Handlers that run a command.
 //!
-//! # What a command sees
+//! # Input and output of a command
 //! No shell is involved: the program and its arguments are passed unchanged. The job's payload is on its standard
 //! input; its standard output is the job's result; its standard error is the job's output, line by line. It has the
 //! environment variables `PATH`, `HOME`, `LANG`, `TZ`, those that the operator names or sets, and `JOBMILL_JOB_ID`,

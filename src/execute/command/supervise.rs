@@ -136,7 +136,7 @@ impl Guard {
                 },
                 () = result.take_more(&mut self.stdout), if !result.is_complete => {
                     if result.is_over_cap && !self.in_charge {
-                        return Outcome::StartFailed(format!("the guard wrote more than {RESULT_MAX_BYTES} bytes before it was ready"));
+                        return Outcome::StartFailed("the guard wrote over 1 MiB before it was ready".to_owned());
                     }
                     if result.is_over_cap && !is_killed {
                         is_killed = true;

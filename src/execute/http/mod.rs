@@ -1,6 +1,6 @@
 //! Handlers that call an HTTP endpoint.
 //!
-//! # What an endpoint sees
+//! # The request
 //! Each attempt is one `POST` with the job's payload as its body and the payload's type as its `Content-Type`
 //! (`application/octet-stream` if the job has none). Beside the operator's own headers it has:
 //!
@@ -17,7 +17,7 @@
 //! | `traceparent`, `tracestate` | the W3C trace context of the attempt, if there is a trace |
 //! | `webhook-id`, `webhook-timestamp`, `webhook-signature` | a Standard Webhooks signature, if there are secrets |
 //!
-//! # What its answer means
+//! # The response
 //! 2xx is success, and the body is the job's result. 408, 425, 429 and 5xx are retryable failures. `Retry-After` sets
 //! the delay, plus the retry policy's jitter, if the policy's own backoff could be shorter, and at most the policy's
 //! maximum delay. All other statuses, including redirects, are permanent failures. So is an address that the operator
@@ -26,7 +26,7 @@
 //! A request that was certainly not processed is sent again within the attempt (`pool.rs`). An attempt whose request
 //! never had a connection does not count.
 //!
-//! # Why the address is checked where it is
+//! # Why the address is checked after the look-up
 //! A name can resolve to any address, and to another one at each look-up; an address can be written in ways that no
 //! check of its text foresees. So `connection.rs` looks the name up itself, checks each resolved address, and connects
 //! only to those that passed. Redirects are not followed and proxies are not used: they would connect elsewhere.
@@ -111,7 +111,10 @@ impl Handler for HttpHandler {
         let endpoint = Arc::clone(&self.endpoint);
         Box::pin(async move {
             let Some(place) = attempt.start_after(endpoint.pool.place()).await else {
-                return Err(HandlerError::not_started("the attempt was stopped before it had a connection", None));
+                return Err(HandlerError::not_started(
+                    "the attempt was stopped before it had a connection",
+                    None,
+                ));
             };
             let place = place.map_err(|none| HandlerError::not_started(none, Some(NO_PLACE_DELAY)))?;
             tokio::select! {

@@ -90,7 +90,8 @@ pub(super) async fn judge(
 
 async fn result(headers: &HeaderMap, body: &mut Body) -> Result<Bytes, HandlerError> {
     let too_large = || {
-        let message = format!("the response body has more than {RESULT_MAX_BYTES} bytes, the limit of a result");
+        let message =
+            format!("the response body has more than {RESULT_MAX_BYTES} bytes, the limit of a result");
         HandlerError::new(FailureReason::ResultTooLarge, message, false)
     };
     let announced = text(headers, &CONTENT_LENGTH).parse::<u64>();
