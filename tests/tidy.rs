@@ -174,6 +174,9 @@ const NOWHERE: &[(&str, &str)] = &[
     (concat!("#[ig", "nore"), "a test that does not run is no test"),
 ];
 
+/// Words that no comment may use: they stand for a thing that has a name.
+const NOT_IN_COMMENTS: [&str; 3] = [concat!("so ", "many"), concat!("who", "ever"), concat!("no", "body")];
+
 /// Files longer than 500 lines, with the reason for not splitting them.
 const LONG: &[(&str, &str)] = &[];
 
@@ -385,6 +388,22 @@ fn some_words_are_nowhere() {
         }
     }
     report("a word that nothing may use", &faults);
+}
+
+#[test]
+fn comments_name_their_subjects() {
+    let mut faults = BTreeSet::new();
+    let folders = [("src", "rs"), ("tests", "rs"), ("examples", "rs"), ("proto", "proto"), ("src", "proto")];
+    for (file, text) in folders.into_iter().flat_map(|(folder, ending)| files(folder, ending)) {
+        // A phrase may go on in the next line.
+        let lines = text.lines().map(|line| line.split_once("//").map_or("", |(_, comment)| comment));
+        let comments: String = lines.map(|comment| comment.trim_start_matches(['/', '!'])).collect();
+        let comments = comments.to_lowercase();
+        for word in NOT_IN_COMMENTS.into_iter().filter(|word| comments.contains(word)) {
+            faults.insert(format!("{file} has `{word}` in a comment: name the thing or the caller"));
+        }
+    }
+    report("a pronoun in place of a name", &faults);
 }
 
 #[test]

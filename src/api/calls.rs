@@ -67,7 +67,7 @@ pub(super) struct Call {
     stopwatch: Stopwatch,
     /// Absent until the server has sent a status: the client may disconnect before.
     code: Option<Code>,
-    /// Tells the connection that the call is under way.
+    /// Counts the call on its connection.
     _open: Option<OpenCall>,
 }
 

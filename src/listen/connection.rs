@@ -177,7 +177,8 @@ impl Connection {
     /// calls at once: without the delay, the first response is written alone, and each of the others with a system call
     /// of its own. With fewer than two other open calls there is nothing to wait for.
     fn delays_write(&mut self, context: &Context<'_>) -> bool {
-        self.write_delayed = !self.write_delayed && self.peer.standing.calls.load(Ordering::Relaxed) >= DELAY_FROM_CALLS;
+        self.write_delayed =
+            !self.write_delayed && self.peer.standing.calls.load(Ordering::Relaxed) >= DELAY_FROM_CALLS;
         if self.write_delayed {
             context.waker().wake_by_ref();
         }
