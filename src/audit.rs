@@ -24,14 +24,14 @@ use crate::{
     clock::{Clock, Uptime},
     lines::{Lines, LostLines},
 };
-use writer::{Complaints, Writer};
+use writer::{FailureLog, Writer};
 
 /// Log target of audit lines.
 pub const TARGET: &str = "jobmill::audit";
 /// Maximum number of ids in a line; the line's `count` is the total.
 const IDS_MAX: usize = 10;
 /// Maximum number of lines for calls that are denied admission in a second; further ones are only counted.
-const STRANGERS_MAX: u64 = 50;
+const DENIED_LINES_MAX: u64 = 50;
 /// Longest time that an answer waits for its audit line to be written.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
@@ -41,7 +41,7 @@ pub struct Audit {
     clock: Clock,
     /// Absent where the audit is off.
     writing: Option<Writing>,
-    strangers: Mutex<Strangers>,
+    denied_admissions: Mutex<DeniedAdmissions>,
 }
 
 #[derive(Debug)]
@@ -50,13 +50,13 @@ struct Writing {
     /// Number of lost lines that later lines have reported.
     told: AtomicU64,
     writer: Writer,
-    complaints: Complaints,
+    complaints: FailureLog,
 }
 
 /// Number of lines for denied admissions in the present second, and of denied admissions without a line since the last
 /// one.
 #[derive(Debug, Default)]
-struct Strangers {
+struct DeniedAdmissions {
     since: Uptime,
     lines: u64,
     untold: u64,
@@ -132,7 +132,7 @@ impl Audit {
     /// # Errors
     /// The file can't be opened, or there is no thread to write it.
     pub fn to_file(path: &Path, clock: Clock) -> io::Result<Self> {
-        let complaints = Complaints::new(clock.clone());
+        let complaints = FailureLog::new(clock.clone());
         let (lines, writer) = Writer::to_file(path, append_to(path)?, complaints.clone())?;
         Ok(Audit::new(lines, writer, complaints, clock))
     }
@@ -143,18 +143,18 @@ impl Audit {
     /// There is no thread to write it.
     pub fn to_log(clock: Clock) -> io::Result<Self> {
         let (lines, writer) = Writer::to_log()?;
-        Ok(Audit::new(lines, writer, Complaints::new(clock.clone()), clock))
+        Ok(Audit::new(lines, writer, FailureLog::new(clock.clone()), clock))
     }
 
-    fn new(lines: Lines, writer: Writer, complaints: Complaints, clock: Clock) -> Self {
+    fn new(lines: Lines, writer: Writer, complaints: FailureLog, clock: Clock) -> Self {
         let writing = Some(Writing { lines, told: AtomicU64::new(0), writer, complaints });
-        Audit { clock, writing, strangers: Mutex::default() }
+        Audit { clock, writing, denied_admissions: Mutex::default() }
     }
 
     /// Creates an audit that records nothing.
     #[must_use]
     pub fn off() -> Self {
-        Audit { clock: Clock::System, writing: None, strangers: Mutex::default() }
+        Audit { clock: Clock::System, writing: None, denied_admissions: Mutex::default() }
     }
 
     /// Returns whether lines are written anywhere.
@@ -181,19 +181,19 @@ impl Audit {
 
     /// Records a call that is denied admission. Such calls can come from anyone, in any number, so that only 50 a
     /// second get a line; the next line tells how many got none.
-    pub fn record_stranger(&self, call: Call<'_>) -> Receipt {
+    pub fn record_denied_admission(&self, call: Call<'_>) -> Receipt {
         let now = self.clock.uptime();
-        let mut strangers = self.strangers.lock();
-        if now.since(strangers.since) >= Duration::from_secs(1) {
-            *strangers = Strangers { since: now, lines: 0, untold: strangers.untold };
+        let mut denied_admissions = self.denied_admissions.lock();
+        if now.since(denied_admissions.since) >= Duration::from_secs(1) {
+            *denied_admissions = DeniedAdmissions { since: now, lines: 0, untold: denied_admissions.untold };
         }
-        if strangers.lines >= STRANGERS_MAX {
-            strangers.untold += 1;
+        if denied_admissions.lines >= DENIED_LINES_MAX {
+            denied_admissions.untold += 1;
             return Receipt::default();
         }
-        strangers.lines += 1;
-        let untold = std::mem::take(&mut strangers.untold);
-        drop(strangers);
+        denied_admissions.lines += 1;
+        let untold = std::mem::take(&mut denied_admissions.untold);
+        drop(denied_admissions);
         self.add(call, untold)
     }
 
@@ -303,14 +303,14 @@ mod tests {
         let clock = ManualClock::new(Timestamp::from_micros(0));
         let audit = Audit::to_file(&path, Clock::Manual(clock.clone())).unwrap();
         let lines = || fs::read_to_string(&path).unwrap().lines().count() as u64;
-        for _ in 0..STRANGERS_MAX + 7 {
-            let _ = audit.record_stranger(Call::default());
+        for _ in 0..DENIED_LINES_MAX + 7 {
+            let _ = audit.record_denied_admission(Call::default());
         }
         audit.written(audit.record(Call::default())).await;
-        assert_eq!(lines(), STRANGERS_MAX + 1);
+        assert_eq!(lines(), DENIED_LINES_MAX + 1);
         clock.advance(Duration::from_secs(1));
-        audit.written(audit.record_stranger(Call::default())).await;
-        assert_eq!(lines(), STRANGERS_MAX + 2);
+        audit.written(audit.record_denied_admission(Call::default())).await;
+        assert_eq!(lines(), DENIED_LINES_MAX + 2);
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.lines().last().unwrap().ends_with(r#","untold":7}"#), "{text}");
     }

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 /// Longest sleep of a wait before it reads the clocks again: the wall clock may be set, and timers stand still while
 /// the machine sleeps.
-const LONGEST_NAP: Duration = Duration::from_secs(10);
+const SLEEP_MAX: Duration = Duration::from_secs(10);
 
 /// An instant: microseconds since 1970 in UTC.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -166,18 +166,18 @@ impl Uptime {
 
 /// Readings of both clocks at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Present {
+pub struct ClockReading {
     /// Reading of the wall clock.
     pub wall: Timestamp,
     /// Reading of the uptime.
     pub uptime: Uptime,
 }
 
-impl Present {
+impl ClockReading {
     /// Returns how far the wall clock has been set ahead since an earlier reading, in seconds; negative if it was set
     /// back.
     #[must_use]
-    pub fn set_since(self, earlier: Present) -> f64 {
+    pub fn set_since(self, earlier: ClockReading) -> f64 {
         let micros = self.wall.as_micros().saturating_sub(earlier.wall.as_micros());
         micros as f64 / 1e6 - self.uptime.since(earlier.uptime).as_secs_f64()
     }
@@ -185,18 +185,18 @@ impl Present {
 
 /// Time of the next thing to do: the earlier of two times, one by each clock. The default never comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Wake {
+pub struct WakeTime {
     /// Time by the wall clock.
     pub wall: Option<Timestamp>,
     /// Time by the uptime.
     pub uptime: Option<Uptime>,
 }
 
-impl Wake {
+impl WakeTime {
     /// Returns the earlier time by each of the clocks.
     #[must_use]
-    pub fn or(self, other: Wake) -> Wake {
-        Wake {
+    pub fn or(self, other: WakeTime) -> WakeTime {
+        WakeTime {
             wall: self.wall.into_iter().chain(other.wall).min(),
             uptime: self.uptime.into_iter().chain(other.uptime).min(),
         }
@@ -204,8 +204,8 @@ impl Wake {
 
     /// Returns only the times that have not come yet.
     #[must_use]
-    pub fn still_to_come(self, present: Present) -> Wake {
-        Wake {
+    pub fn still_to_come(self, present: ClockReading) -> WakeTime {
+        WakeTime {
             wall: self.wall.filter(|wall| *wall > present.wall),
             uptime: self.uptime.filter(|uptime| *uptime > present.uptime),
         }
@@ -213,21 +213,21 @@ impl Wake {
 
     /// Returns whether one of the times has come.
     #[must_use]
-    pub fn has_come(self, present: Present) -> bool {
+    pub fn has_come(self, present: ClockReading) -> bool {
         self.wall.is_some_and(|wall| wall <= present.wall)
             || self.uptime.is_some_and(|uptime| uptime <= present.uptime)
     }
 
     /// Returns the time left if the wall clock is not set; `None` if there is nothing to wait for.
-    fn left(self, present: Present) -> Option<Duration> {
+    fn left(self, present: ClockReading) -> Option<Duration> {
         let by_wall = self.wall.map(|wall| wall.since(present.wall));
         by_wall.into_iter().chain(self.uptime.map(|uptime| uptime.since(present.uptime))).min()
     }
 }
 
-impl From<Uptime> for Wake {
+impl From<Uptime> for WakeTime {
     fn from(uptime: Uptime) -> Self {
-        Wake { uptime: Some(uptime), wall: None }
+        WakeTime { uptime: Some(uptime), wall: None }
     }
 }
 
@@ -270,15 +270,15 @@ impl Clock {
 
     /// Reads both clocks.
     #[must_use]
-    pub fn present(&self) -> Present {
+    pub fn present(&self) -> ClockReading {
         match self {
-            Clock::System => Present { wall: self.now(), uptime: self.uptime() },
+            Clock::System => ClockReading { wall: self.now(), uptime: self.uptime() },
             Clock::Manual(manual) => *manual.present.borrow(),
         }
     }
 
     /// Returns once `wake` has come. A wall clock that was set, or a sleep of the machine, is noticed within 10 s.
-    pub async fn sleep_until(&self, wake: impl Into<Wake>) {
+    pub async fn sleep_until(&self, wake: impl Into<WakeTime>) {
         let wake = wake.into();
         match self {
             Clock::System => loop {
@@ -286,7 +286,7 @@ impl Clock {
                 if left.is_zero() {
                     return;
                 }
-                tokio::time::sleep(left.min(LONGEST_NAP)).await;
+                tokio::time::sleep(left.min(SLEEP_MAX)).await;
             },
             Clock::Manual(manual) => {
                 let mut present = manual.present.subscribe();
@@ -307,7 +307,7 @@ const COUNTS_SLEEP: ClockId = ClockId::Monotonic;
 /// A clock for tests, which moves only when told.
 #[derive(Clone, Debug)]
 pub struct ManualClock {
-    present: Arc<watch::Sender<Present>>,
+    present: Arc<watch::Sender<ClockReading>>,
 }
 
 impl ManualClock {
@@ -315,14 +315,14 @@ impl ManualClock {
     #[must_use]
     pub fn new(start: Timestamp) -> Self {
         // The machine has been up for a while.
-        let present = Present { wall: start, uptime: Uptime(Duration::from_secs(1_000)) };
+        let present = ClockReading { wall: start, uptime: Uptime(Duration::from_secs(1_000)) };
         ManualClock { present: Arc::new(watch::Sender::new(present)) }
     }
 
     /// Moves both clocks forward, and wakes the waits whose time has come.
     pub fn advance(&self, by: Duration) {
         self.present.send_modify(|present| {
-            *present = Present { wall: present.wall.after(by), uptime: present.uptime.after(by) };
+            *present = ClockReading { wall: present.wall.after(by), uptime: present.uptime.after(by) };
         });
     }
 
@@ -366,7 +366,7 @@ mod tests {
     fn a_wait_for_an_instant_goes_by_what_the_clock_says() {
         let manual = ManualClock::new(START);
         let clock = Clock::Manual(manual.clone());
-        let wake = Wake { wall: Some(START.after(seconds(60))), uptime: None };
+        let wake = WakeTime { wall: Some(START.after(seconds(60))), uptime: None };
         let mut wait = std::pin::pin!(clock.sleep_until(wake));
         manual.set(Timestamp::from_micros(0));
         manual.advance(seconds(60));
@@ -377,12 +377,12 @@ mod tests {
 
     #[test]
     fn of_two_times_the_one_that_comes_first_wakes() {
-        let present = Present { wall: START, uptime: Uptime::new(seconds(5)) };
-        let wake = Wake { wall: Some(START.after(seconds(9))), uptime: Some(Uptime::new(seconds(8))) };
+        let present = ClockReading { wall: START, uptime: Uptime::new(seconds(5)) };
+        let wake = WakeTime { wall: Some(START.after(seconds(9))), uptime: Some(Uptime::new(seconds(8))) };
         assert_eq!(wake.left(present), Some(seconds(3)));
-        assert_eq!(Wake::default().left(present), None);
-        assert!(!Wake::default().has_come(present));
-        let sooner = wake.or(Wake { wall: Some(START), uptime: None });
+        assert_eq!(WakeTime::default().left(present), None);
+        assert!(!WakeTime::default().has_come(present));
+        let sooner = wake.or(WakeTime { wall: Some(START), uptime: None });
         assert!(sooner.has_come(present) && !wake.has_come(present));
         assert_eq!(sooner.uptime, wake.uptime);
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::{
     admission::{self, Admission, Admitted, JobDraft, Origin},
     clock::{Clock, Uptime},
-    engine::{NewJob, NotAdmitted, Patience, QueueEntry},
+    engine::{NewJob, NotAdmitted, QueueEntry, WaitDeadlines},
     job::AtLeastOne,
     settings::WhenFull,
     shard::{Shard, Submission},
@@ -20,26 +20,26 @@ use crate::{
 /// A submitting call, whose name is part of a request's digest. An item of a stream counts as Submit, so that it can be
 /// repeated by either call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Call {
+pub(crate) enum SubmitMethod {
     /// Submits one job.
     Submit,
     /// Submits several jobs, all or none.
     SubmitBatch,
 }
 
-impl Call {
+impl SubmitMethod {
     const fn name(self) -> &'static str {
         match self {
-            Call::Submit => "Submit",
-            Call::SubmitBatch => "SubmitBatch",
+            SubmitMethod::Submit => "Submit",
+            SubmitMethod::SubmitBatch => "SubmitBatch",
         }
     }
 }
 
 /// The options of a submission.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms<'a> {
-    pub(crate) call: Call,
+pub(crate) struct SubmissionOptions<'a> {
+    pub(crate) call: SubmitMethod,
     /// The request id; empty if the submission has none.
     pub(crate) request_id: &'a str,
     pub(crate) traceparent: &'a str,
@@ -60,9 +60,13 @@ pub(crate) struct Intake {
 
 impl Intake {
     /// Begins the span of a submission whose drafts have passed all rules.
-    pub(crate) fn span(&self, drafts: &AtLeastOne<JobDraft>, terms: &Terms<'_>) -> traces::Submission {
+    pub(crate) fn span(
+        &self,
+        drafts: &AtLeastOne<JobDraft>,
+        options: &SubmissionOptions<'_>,
+    ) -> traces::SubmissionSpan {
         let of = (drafts.first.queue.as_str(), drafts.first.kind.as_str());
-        self.traces.submission(terms.traceparent, of, drafts.count(), self.clock.now())
+        self.traces.submission(options.traceparent, of, drafts.count(), self.clock.now())
     }
 
     /// Builds a submission from drafts that have passed all rules.
@@ -73,15 +77,15 @@ impl Intake {
     pub(crate) fn submission(
         &self,
         drafts: AtLeastOne<JobDraft>,
-        terms: &Terms<'_>,
-        span: &traces::Submission,
+        options: &SubmissionOptions<'_>,
+        span: &traces::SubmissionSpan,
     ) -> Result<Submission, NotAdmitted> {
-        let request = admission::request(terms.request_id, terms.call.name(), drafts.iter());
+        let request = admission::request(options.request_id, options.call.name(), drafts.iter());
         let is_batch = drafts.count() > 1;
         let origin = Origin {
-            request_id: terms.request_id,
+            request_id: options.request_id,
             traceparent: span.traceparent(),
-            tracestate: if traces::is_context(terms.traceparent) { terms.tracestate } else { "" },
+            tracestate: if traces::is_context(options.traceparent) { options.tracestate } else { "" },
         };
         let (mut index, mut first_queue, mut first_obstacle) = (0, None, None);
         let jobs = drafts.map(|draft| -> NewJob {
@@ -99,15 +103,23 @@ impl Intake {
         if let Some(obstacle) = first_obstacle.take_if(|_| request.is_none()) {
             return Err(obstacle);
         }
-        let patience = self.patience(first_queue.as_deref(), &jobs.first.queue, terms);
-        Ok(Submission { request, jobs, obstacle: first_obstacle, patience })
+        let wait_deadlines = self.wait_deadlines(first_queue.as_deref(), &jobs.first.queue, options);
+        Ok(Submission { request, jobs, obstacle: first_obstacle, wait_deadlines })
     }
 
-    fn patience(&self, queue: Option<&QueueEntry>, name: &str, terms: &Terms<'_>) -> Patience {
+    fn wait_deadlines(
+        &self,
+        queue: Option<&QueueEntry>,
+        name: &str,
+        options: &SubmissionOptions<'_>,
+    ) -> WaitDeadlines {
         let now = self.clock.uptime();
         match queue {
-            Some(queue) => queue.patience(now, terms.when_full, terms.deadline),
-            None => Patience { room: None, store: self.shard.queues.give_up(name, now, terms.deadline) },
+            Some(queue) => queue.wait_deadlines(now, options.when_full, options.deadline),
+            None => WaitDeadlines {
+                room: None,
+                store: self.shard.queues.store_deadline(name, now, options.deadline),
+            },
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Start, wiring and shutdown of a server.
 
 mod credentials;
-mod doors;
 mod error;
 mod leftover;
+mod listeners;
 mod running;
 
 use std::{
@@ -16,15 +16,15 @@ use std::{
 
 pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
 use credentials::Credentials;
-use doors::{Doors, serve};
 pub use error::ServeError;
+use listeners::{Listeners, serve};
 use running::Running;
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Admission,
-    api::{Core, Outgoing},
+    api::{Core, ResponseBudget},
     clock::Clock,
     counters::{Counters, Health},
     dispatch::{Claims, Dispatch, Handlers},
@@ -40,7 +40,7 @@ use crate::{
     job::names,
     lines::LostLines,
     listen::ListenStats,
-    metrics::{Lost, Page, endpoint},
+    metrics::{LostLineCounts, Page, endpoint},
     settings::{DiskSettings, KindDefaults, Settings, StoreSettings},
     shard::{self, Committing},
     store::{Leftover, Store, memory::MemoryStore, sqlite::SqliteStore},
@@ -237,7 +237,7 @@ impl ServerBuilder {
         let traces = Traces::start(&self.settings.traces)?;
         let store = self.open_store().await?;
         let issuer = Arc::new(TokenIssuer::new(store.reader().identity()));
-        let doors = Doors::open(&self.settings, credentials, &self.clock).await?;
+        let listeners = Listeners::open(&self.settings, credentials, &self.clock).await?;
         let draining = CancellationToken::new();
         let named = kinds.defaults.keys().map(String::as_str).filter(|kind| !names::is_reserved_kind(kind));
         let counters = Arc::new(Counters::new(named, Health::new(draining.clone()))?);
@@ -267,7 +267,7 @@ impl ServerBuilder {
             shard: committing.shard.clone(),
             issuer,
             clock: self.clock,
-            outgoing: Outgoing::new(
+            outgoing: ResponseBudget::new(
                 limits.keepalive_interval + limits.keepalive_timeout,
                 Arc::clone(&counters),
             ),
@@ -279,7 +279,7 @@ impl ServerBuilder {
             committing,
             closures: kinds.closures,
             handlers: kinds.handlers,
-            doors,
+            listeners,
             lost_log_lines: self.lost_log_lines,
             drain_timeout: self.settings.drain_timeout,
         };
@@ -378,7 +378,7 @@ struct Parts {
     committing: Committing,
     closures: Arc<Closures>,
     handlers: Handlers,
-    doors: Doors,
+    listeners: Listeners,
     lost_log_lines: LostLines,
     drain_timeout: Duration,
 }
@@ -389,8 +389,8 @@ impl Parts {
         let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
         let page = self.page();
         let handle = self.handle(page.clone(), stopper.drain.clone());
-        let Parts { core, committing, closures, handlers, doors, drain_timeout, .. } = self;
-        let Committing { shard, reports, handouts, ended, ends_with_this } = committing;
+        let Parts { core, committing, closures, handlers, listeners, drain_timeout, .. } = self;
+        let Committing { shard, reports, dispatches, ended, ends_with_this } = committing;
         let Core { intake: Intake { traces, .. }, draining, .. } = core.clone();
         let following =
             tokio::spawn(handle::follow(Arc::clone(&closures), Arc::clone(&shard.hub), shard.reads.clone()));
@@ -403,18 +403,22 @@ impl Parts {
         ));
         let attempts = TaskTracker::new();
         let claims = Claims::default();
-        let farewell = CancellationToken::new();
-        let showing = doors
+        let stop_accepting = CancellationToken::new();
+        let showing = listeners
             .metrics_listener
-            .map(|listener| tokio::spawn(endpoint::serve(page, doors.metrics_hosts, listener)));
+            .map(|listener| tokio::spawn(endpoint::serve(page, listeners.metrics_hosts, listener)));
         let running = Running {
-            serving: tokio::spawn(serve(core, doors.listening, farewell.clone())),
-            dispatching: tokio::spawn(Arc::clone(&dispatch).run(handouts, attempts.clone(), claims.clone())),
+            serving: tokio::spawn(serve(core, listeners.listening, stop_accepting.clone())),
+            dispatching: tokio::spawn(Arc::clone(&dispatch).run(
+                dispatches,
+                attempts.clone(),
+                claims.clone(),
+            )),
             shard,
             reports,
             ended,
             ends_with_this,
-            audit: doors.audit,
+            audit: listeners.audit,
             dispatch,
             attempts,
             closures,
@@ -423,17 +427,17 @@ impl Parts {
             traces,
             draining,
             claims,
-            farewell,
+            stop_accepting,
             stopper: stopper.clone(),
             drain_timeout,
         };
         Server {
-            address: doors.address,
-            metrics_address: doors.metrics_address,
+            address: listeners.address,
+            metrics_address: listeners.metrics_address,
             handle,
-            connections: doors.connections,
+            connections: listeners.connections,
             stopper,
-            reload: doors.reload,
+            reload: listeners.reload,
             running: tokio::spawn(running.until_the_end()),
         }
     }
@@ -443,8 +447,8 @@ impl Parts {
         Page {
             counters: Arc::clone(&core.counters),
             shard: core.shard.clone(),
-            connections: Arc::clone(&self.doors.connections),
-            lost: Lost { log: self.lost_log_lines.clone(), audit: self.doors.audit.lost() },
+            connections: Arc::clone(&self.listeners.connections),
+            lost: LostLineCounts { log: self.lost_log_lines.clone(), audit: self.listeners.audit.lost() },
             clock: core.clock.clone(),
             started: core.clock.present(),
         }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use jobmill::{
-    config::{Entry, Flags, Loaded, Place, Surroundings, keys, load},
+    config::{Environment, Flags, Loaded, ResolvedSetting, SettingSource, keys, load},
     job::RetryPolicy,
     settings::{
         HandlerSettings, Keep, LogFormat, LogSettings, Retention, Settings, StoreSettings, TracesSettings,
@@ -28,7 +28,7 @@ use tempfile::TempDir;
 /// A folder with a configuration file and the environment of its user.
 struct Desk {
     dir: TempDir,
-    surroundings: Surroundings,
+    environment: Environment,
     flags: Flags,
 }
 
@@ -36,15 +36,15 @@ impl Desk {
     fn new(file: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("jobmill.toml"), file).unwrap();
-        let surroundings = Surroundings::bare(dir.path())
+        let environment = Environment::bare(dir.path())
             .with_variable("HOME", "/home/ada")
             .with_variable("PATH", "/bin:/usr/bin");
         let flags = Flags { config: Some("jobmill.toml".into()), ..Flags::default() };
-        Desk { dir, surroundings, flags }
+        Desk { dir, environment, flags }
     }
 
     fn with_variable(mut self, name: &str, value: &str) -> Self {
-        self.surroundings = self.surroundings.with_variable(name, value);
+        self.environment = self.environment.with_variable(name, value);
         self
     }
 
@@ -58,17 +58,17 @@ impl Desk {
     }
 
     fn load(&self) -> Loaded {
-        load(&self.flags, &self.surroundings).unwrap_or_else(|faults| panic!("{faults}"))
+        load(&self.flags, &self.environment).unwrap_or_else(|faults| panic!("{faults}"))
     }
 
     /// Returns the faults, one a line, without the folder's path.
     fn faults(&self) -> String {
-        let faults = load(&self.flags, &self.surroundings).expect_err("no fault").to_string();
+        let faults = load(&self.flags, &self.environment).expect_err("no fault").to_string();
         faults.replace(&format!("{}/", self.dir.path().display()), "")
     }
 }
 
-fn entry<'a>(loaded: &'a Loaded, key: &str) -> &'a Entry {
+fn entry<'a>(loaded: &'a Loaded, key: &str) -> &'a ResolvedSetting {
     loaded.entries.iter().find(|entry| entry.key == key).unwrap_or_else(|| panic!("no {key}"))
 }
 
@@ -161,23 +161,24 @@ fn flags_go_before_variables_before_the_file_before_defaults() {
             .with_variable("JOBMILL_DRAIN_TIMEOUT", "2s")
             .with_flags(|flags| flags.drain_timeout = Some("3s".into()))
     };
-    let file = |desk: &Desk| Place::File { path: desk.path("jobmill.toml").into(), line: 1, column: 17 };
-    let expect = |desk: Desk, seconds: u64, place: Place| {
+    let file =
+        |desk: &Desk| SettingSource::File { path: desk.path("jobmill.toml").into(), line: 1, column: 17 };
+    let expect = |desk: Desk, seconds: u64, place: SettingSource| {
         let loaded = desk.load();
         assert_eq!(loaded.settings.drain_timeout, Duration::from_secs(seconds));
         assert_eq!(entry(&loaded, DRAIN).place, place);
     };
-    expect(all(), 3, Place::Flag("--drain-timeout"));
+    expect(all(), 3, SettingSource::Flag("--drain-timeout"));
     expect(
         all().with_flags(|flags| flags.drain_timeout = None),
         2,
-        Place::Environment("JOBMILL_DRAIN_TIMEOUT"),
+        SettingSource::Environment("JOBMILL_DRAIN_TIMEOUT"),
     );
     let in_file =
         all().with_flags(|flags| flags.drain_timeout = None).with_variable("JOBMILL_DRAIN_TIMEOUT", "");
     let place = file(&in_file);
     expect(in_file, 1, place);
-    expect(Desk::new(""), 30, Place::Default);
+    expect(Desk::new(""), 30, SettingSource::Default);
 }
 
 #[test]
@@ -349,7 +350,7 @@ fn the_example_has_every_key_and_is_valid() {
         fs::write(desk.path(name), text).unwrap();
     }
     let loaded = desk.load();
-    let in_file = loaded.entries.iter().filter(|entry| matches!(entry.place, Place::File { .. }));
+    let in_file = loaded.entries.iter().filter(|entry| matches!(entry.place, SettingSource::File { .. }));
     let present: BTreeSet<String> = in_file.map(|entry| general(&entry.key)).collect();
     assert_eq!(present, keys().collect());
 }
@@ -407,9 +408,9 @@ fn the_systemd_unit_waits_for_the_drain_and_leaves_commands_to_the_server() {
             .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
             .unwrap_or_else(|| panic!("no {name}"))
     };
-    let patience: u64 = setting("TimeoutStopSec").strip_suffix('s').unwrap().parse().unwrap();
+    let timeout: u64 = setting("TimeoutStopSec").strip_suffix('s').unwrap().parse().unwrap();
     let drain = Settings::new(StoreSettings::Memory).drain_timeout;
-    assert!(Duration::from_secs(patience) >= drain + Duration::from_secs(10));
+    assert!(Duration::from_secs(timeout) >= drain + Duration::from_secs(10));
     assert_eq!(setting("KillMode"), "mixed");
     assert_eq!(setting("RestartPreventExitStatus"), "2");
 }

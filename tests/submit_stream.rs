@@ -27,7 +27,7 @@ use tonic::{Status, Streaming};
 use tonic_types::StatusExt;
 
 /// Timeout of a test's waits, far longer than any machine needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A kind without a handler, whose jobs stay queued.
 const KIND: &str = "nothing.runs.this";
@@ -42,7 +42,7 @@ fn settings(store: StoreSettings, queues: &[(&str, u64)]) -> Settings {
                 max_jobs,
                 // A stream waits as one caller, however many of its items wait.
                 max_waiters: 1,
-                max_wait: PATIENCE,
+                max_wait: TEST_TIMEOUT,
                 accept_unknown_kinds: true,
                 ..QueueSettings::default()
             };
@@ -65,7 +65,7 @@ async fn client(address: SocketAddr) -> Client {
         multiplier: 2.0,
         jitter: 0.0,
     };
-    Client::builder(&address.to_string()).retry_delays(delays).retry_for(PATIENCE).connect_lazy().unwrap()
+    Client::builder(&address.to_string()).retry_delays(delays).retry_for(TEST_TIMEOUT).connect_lazy().unwrap()
 }
 
 fn spec(queue: &str) -> JobSpec {
@@ -109,7 +109,7 @@ impl Raw {
     }
 
     async fn response(&mut self) -> Result<Option<SubmitStreamResponse>, Status> {
-        tokio::time::timeout(PATIENCE, self.responses.message()).await.expect("a response in time")
+        tokio::time::timeout(TEST_TIMEOUT, self.responses.message()).await.expect("a response in time")
     }
 
     /// Returns the next results, each of which must come in a message of its own.
@@ -158,7 +158,7 @@ async fn rest(mut results: SubmitResults) -> Vec<ItemResult> {
         }
         all
     };
-    tokio::time::timeout(PATIENCE, all).await.expect("an end in time")
+    tokio::time::timeout(TEST_TIMEOUT, all).await.expect("an end in time")
 }
 
 /// Submits this many items; returns their request ids and results.
@@ -424,7 +424,7 @@ async fn waiting(client: &Client, callers: i64) {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, counted).await.expect("the callers come and go in time");
+    tokio::time::timeout(TEST_TIMEOUT, counted).await.expect("the callers come and go in time");
 }
 
 #[tokio::test]

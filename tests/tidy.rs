@@ -16,7 +16,7 @@ use std::{
 };
 
 use functions::functions;
-use uses::{Tree, circles};
+use uses::{Tree, cycles};
 
 /// The modules that each module of the library may use. Calls go downward: a module may use only modules listed before
 /// it.
@@ -183,7 +183,7 @@ const LONG: &[(&str, &str)] = &[];
 const LINES_MAX: usize = 500;
 
 /// Folders whose files must not depend on each other in a circle.
-const NO_CIRCLES: &[&str] = &[
+const NO_CYCLES: &[&str] = &[
     "src/api/",
     "src/cli/bench/",
     "src/config/",
@@ -257,13 +257,13 @@ fn modules_use_only_what_is_below_them() {
     }
     let tree = tree();
     let mut needed = BTreeSet::new();
-    for (file, rooms) in tree.rooms() {
+    for (file, modules_used) in tree.modules_used() {
         let module = module_of(file);
         let Some((_, allowed)) = MAY_USE.iter().find(|(name, _)| *name == module) else {
             faults.insert(format!("{file}: the module `{module}` is not listed"));
             continue;
         };
-        for used in rooms.into_iter().filter(|used| *used != module) {
+        for used in modules_used.into_iter().filter(|used| *used != module) {
             let known = MAY_USE.iter().any(|(name, _)| *name == used);
             if known && !allowed.contains(&used) {
                 faults.insert(format!("{file} uses crate::{used}"));
@@ -284,8 +284,8 @@ fn modules_use_only_what_is_below_them() {
 #[test]
 fn no_file_needs_itself_through_others() {
     let uses = tree().uses();
-    let circles = NO_CIRCLES.iter().flat_map(|folder| circles(&uses, folder)).collect();
-    report("circles of files; move what both need to where it belongs", &circles);
+    let cycles = NO_CYCLES.iter().flat_map(|folder| cycles(&uses, folder)).collect();
+    report("cycles of files; move what both need to where it belongs", &cycles);
 }
 
 #[test]

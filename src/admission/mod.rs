@@ -18,7 +18,7 @@ pub use rules::FieldFault;
 
 use crate::{
     engine::{AdmissionError, NewJob, QueueEntry, Queues},
-    job::{Extras, PartialRetryPolicy, PayloadInfo, Said, When, names},
+    job::{ClientInput, Extras, PartialRetryPolicy, PayloadInfo, When, names},
     settings::KindDefaults,
 };
 
@@ -129,7 +129,7 @@ impl Admission {
             Some(_) => None,
         };
         let defaults = kind.map_or_else(KindDefaults::default, |kind| kind.defaults);
-        let said = Said {
+        let said = ClientInput {
             priority: draft.priority == Some(0),
             max_attempts: draft.max_attempts,
             attempt_timeout: draft.attempt_timeout.is_some(),

@@ -31,7 +31,7 @@ pub(crate) const DELAY: RangeInclusive<Duration> = Duration::ZERO..=limits::TEN_
 pub(crate) const EXPIRE_AFTER: RangeInclusive<Duration> = Duration::from_millis(1)..=limits::TEN_YEARS;
 
 /// The result of a rule; the error text has the problem and the limit.
-pub(crate) type Verdict = Result<(), String>;
+pub(crate) type RuleResult = Result<(), String>;
 
 /// An invalid field of a submission.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,7 +51,7 @@ impl fmt::Display for FieldFault {
 /// Checks all fields of a submission, and returns every fault.
 pub(crate) fn check(draft: &JobDraft, request_id: &str, now: Timestamp) -> Vec<FieldFault> {
     let mut faults = Vec::new();
-    let mut hold = |field, verdict: Verdict| {
+    let mut hold = |field, verdict: RuleResult| {
         if let Err(problem) = verdict {
             faults.push(FieldFault { field, problem });
         }
@@ -102,15 +102,15 @@ pub(crate) fn check(draft: &JobDraft, request_id: &str, now: Timestamp) -> Vec<F
     faults
 }
 
-pub(crate) fn queue(name: &str) -> Verdict {
+pub(crate) fn queue(name: &str) -> RuleResult {
     names::check_queue_name(name).map_err(|error| error.to_string())
 }
 
-pub(crate) fn kind(name: &str) -> Verdict {
+pub(crate) fn kind(name: &str) -> RuleResult {
     names::check_free_kind_name(name).map_err(|error| error.to_string())
 }
 
-pub(crate) fn payload(payload: &[u8]) -> Verdict {
+pub(crate) fn payload(payload: &[u8]) -> RuleResult {
     if payload.len() <= PAYLOAD_MAX_BYTES {
         return Ok(());
     }
@@ -121,7 +121,7 @@ pub(crate) fn payload(payload: &[u8]) -> Verdict {
     ))
 }
 
-pub(crate) fn media_type(media_type: &str) -> Verdict {
+pub(crate) fn media_type(media_type: &str) -> RuleResult {
     let visible = media_type.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     if media_type.len() <= MEDIA_TYPE_MAX_BYTES && visible && media_type.trim() == media_type {
         return Ok(());
@@ -169,7 +169,7 @@ pub(crate) fn headers(headers: &BTreeMap<String, String>) -> Vec<String> {
 }
 
 /// Checks the number and the total bytes of entries.
-fn entries_fit(entries: &BTreeMap<String, String>, max: usize, max_bytes: usize) -> Verdict {
+fn entries_fit(entries: &BTreeMap<String, String>, max: usize, max_bytes: usize) -> RuleResult {
     if entries.len() > max {
         return Err(format!("has {} entries; at most {max} are allowed", entries.len()));
     }
@@ -207,7 +207,7 @@ fn label_key_fault(key: &str) -> String {
     format!("the key {} must be 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`", shown(key))
 }
 
-pub(crate) fn priority(priority: i32) -> Verdict {
+pub(crate) fn priority(priority: i32) -> RuleResult {
     if PRIORITY.contains(&priority) {
         return Ok(());
     }
@@ -215,7 +215,7 @@ pub(crate) fn priority(priority: i32) -> Verdict {
 }
 
 /// Checks a limit of attempts. Zero means the kind's default.
-pub(crate) fn max_attempts(attempts: i64) -> Verdict {
+pub(crate) fn max_attempts(attempts: i64) -> RuleResult {
     if attempts == 0 || u32::try_from(attempts).is_ok_and(|some| limits::MAX_ATTEMPTS.contains(&some)) {
         return Ok(());
     }
@@ -245,7 +245,7 @@ pub(crate) fn retry_policy(policy: &PartialRetryPolicy) -> Vec<(&'static str, St
     verdicts.into_iter().filter_map(|(part, verdict)| Some((part, verdict.err()?))).collect()
 }
 
-pub(crate) fn duration(value: Duration, allowed: &RangeInclusive<Duration>) -> Verdict {
+pub(crate) fn duration(value: Duration, allowed: &RangeInclusive<Duration>) -> RuleResult {
     if allowed.contains(&value) {
         return Ok(());
     }
@@ -258,7 +258,7 @@ pub(crate) fn duration_limits(allowed: &RangeInclusive<Duration>) -> String {
     format!("it must be from {from} to {to}")
 }
 
-pub(crate) fn run_time(time: Timestamp, now: Timestamp) -> Verdict {
+pub(crate) fn run_time(time: Timestamp, now: Timestamp) -> RuleResult {
     if time <= now.after(MAX_AHEAD) {
         return Ok(());
     }
@@ -270,7 +270,7 @@ fn too_far_ahead(now: Timestamp) -> String {
 }
 
 /// Checks an expiry. An instant in the past is valid, because a late repeat of a submission must find its job.
-pub(crate) fn expiry(expiry: When, start: Option<When>, now: Timestamp) -> Verdict {
+pub(crate) fn expiry(expiry: When, start: Option<When>, now: Timestamp) -> RuleResult {
     match expiry {
         When::At(time) if time > now.after(MAX_AHEAD) => return Err(too_far_ahead(now)),
         When::At(_) => {}
@@ -290,7 +290,7 @@ pub(crate) fn expiry(expiry: When, start: Option<When>, now: Timestamp) -> Verdi
     }
 }
 
-pub(crate) fn request_id(text: &str) -> Verdict {
+pub(crate) fn request_id(text: &str) -> RuleResult {
     if text.len() <= REQUEST_ID_MAX_BYTES && !text.chars().any(char::is_control) {
         return Ok(());
     }

@@ -119,13 +119,14 @@ impl Caller {
 
     /// Starts the audit entry of a mutation. An entry that is dropped before its end is recorded as cancelled: the
     /// caller has disconnected, and the change may still have been made.
-    pub(super) fn begin(self: &Arc<Self>, queue: Option<&str>) -> Entry {
-        let begun = || Begun { caller: Arc::clone(self), queue: queue.map(str::to_owned), ids: Vec::new() };
-        Entry(self.audit.is_on().then(begun))
+    pub(super) fn begin(self: &Arc<Self>, queue: Option<&str>) -> AuditEntry {
+        let begun =
+            || OpenEntry { caller: Arc::clone(self), queue: queue.map(str::to_owned), ids: Vec::new() };
+        AuditEntry(self.audit.is_on().then(begun))
     }
 
     /// Starts the audit entry of a change to a job.
-    pub(super) fn begin_job(self: &Arc<Self>, id: JobId, queue: Option<&str>) -> Entry {
+    pub(super) fn begin_job(self: &Arc<Self>, id: JobId, queue: Option<&str>) -> AuditEntry {
         let mut entry = self.begin(queue);
         if let Some(begun) = &mut entry.0 {
             begun.ids.push(id.to_string());
@@ -173,15 +174,15 @@ impl Caller {
 }
 
 /// The audit entry of a mutation in progress; empty if the audit is off.
-pub(super) struct Entry(Option<Begun>);
+pub(super) struct AuditEntry(Option<OpenEntry>);
 
-struct Begun {
+struct OpenEntry {
     caller: Arc<Caller>,
     queue: Option<String>,
     ids: Vec<String>,
 }
 
-impl Entry {
+impl AuditEntry {
     /// Records the outcome.
     pub(super) fn end<T>(mut self, result: &Result<T, Status>, ids: impl FnOnce(&T) -> Vec<String>) {
         let Some(mut begun) = self.0.take() else { return };
@@ -192,7 +193,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for AuditEntry {
     fn drop(&mut self) {
         if let Some(begun) = self.0.take() {
             begun.caller.note(begun.queue.as_deref(), &begun.ids, Code::Cancelled, None);

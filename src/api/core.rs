@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status, metadata::MetadataMap};
 
-use super::{errors, outgoing::Outgoing};
+use super::{errors, outgoing::ResponseBudget};
 use crate::{
     clock::{Clock, Uptime},
     counters::Counters,
@@ -22,7 +22,7 @@ pub(crate) struct Core {
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) outgoing: Outgoing,
+    pub(crate) outgoing: ResponseBudget,
     /// Cancelled when the server shuts down: streams then end.
     pub(crate) draining: CancellationToken,
 }
@@ -41,8 +41,8 @@ impl Core {
     }
 
     /// Returns the time until which a call about a queue waits while the store accepts no writes.
-    pub(super) fn give_up(&self, queue: &str, deadline: Option<Uptime>) -> Uptime {
-        self.shard.queues.give_up(queue, self.clock.uptime(), deadline)
+    pub(super) fn store_deadline(&self, queue: &str, deadline: Option<Uptime>) -> Uptime {
+        self.shard.queues.store_deadline(queue, self.clock.uptime(), deadline)
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) struct Gate {
 }
 
 /// State of the middleware: admission rules, call counters, and the limit on incomplete messages.
-struct Door {
+struct GuardState {
     gate: Gate,
     calls: Calls,
     unfinished: Unfinished,
@@ -52,11 +52,11 @@ struct Door {
 
 /// The layer that puts the guard before services.
 #[derive(Clone)]
-pub(super) struct GuardLayer(Arc<Door>);
+pub(super) struct GuardLayer(Arc<GuardState>);
 
 impl GuardLayer {
     pub(super) fn new(gate: Gate, calls: Calls) -> Self {
-        GuardLayer(Arc::new(Door { gate, calls, unfinished: Unfinished::default() }))
+        GuardLayer(Arc::new(GuardState { gate, calls, unfinished: Unfinished::default() }))
     }
 }
 
@@ -64,14 +64,14 @@ impl<S> Layer<S> for GuardLayer {
     type Service = Guard<S>;
 
     fn layer(&self, inner: S) -> Guard<S> {
-        Guard { door: Arc::clone(&self.0), inner }
+        Guard { state: Arc::clone(&self.0), inner }
     }
 }
 
 /// A service behind the guard.
 #[derive(Clone)]
 pub(super) struct Guard<S> {
-    door: Arc<Door>,
+    state: Arc<GuardState>,
     inner: S,
 }
 
@@ -81,25 +81,25 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Counted<Answer<S::Future>>;
+    type Future = Counted<AuditedResponse<S::Future>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let Door { gate, calls, unfinished } = &*self.door;
+        let GuardState { gate, calls, unfinished } = &*self.state;
         let call = calls.begin(request.uri().path(), request.extensions().get::<Peer>());
         call.until(match gate.admit(&request) {
             Ok(caller) => {
                 let caller = Arc::new(caller);
                 request.extensions_mut().insert(Arc::clone(&caller));
                 let call = self.inner.call(request.map(|body| unfinished.count(body)));
-                Answer { call: Some(call), caller: Some(caller), answer: None, wait: None }
+                AuditedResponse { call: Some(call), caller: Some(caller), answer: None, wait: None }
             }
             Err((status, receipt)) => {
                 let wait = receipt.is_open().then(|| written(Arc::clone(&gate.audit), receipt));
-                Answer { call: None, caller: None, answer: Some(status.into_http()), wait }
+                AuditedResponse { call: None, caller: None, answer: Some(status.into_http()), wait }
             }
         })
     }
@@ -107,7 +107,7 @@ where
 
 pin_project! {
     /// A response that is sent only once the audit has recorded its call, or has taken too long.
-    pub(super) struct Answer<F> {
+    pub(super) struct AuditedResponse<F> {
         // Absent once it has responded, or if the call was refused.
         #[pin]
         call: Option<F>,
@@ -123,7 +123,7 @@ fn written(audit: Arc<Audit>, receipt: Receipt) -> Written {
     Box::pin(async move { audit.written(receipt).await })
 }
 
-impl<F, E> Future for Answer<F>
+impl<F, E> Future for AuditedResponse<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
@@ -166,7 +166,7 @@ impl Gate {
         let peer = request.extensions().get::<Peer>().cloned();
         let certificate = peer.as_ref().and_then(|peer| peer.certificate.clone());
         let refused = |status: Status, subject: Option<&str>| {
-            let receipt = self.audit.record_stranger(audit::Call {
+            let receipt = self.audit.record_denied_admission(audit::Call {
                 subject,
                 certificate: certificate.as_deref(),
                 peer: peer.as_ref().map(|peer| peer.address),
@@ -198,7 +198,7 @@ impl Gate {
         if let Some(peer) = &peer
             && needs != Needs::Nothing
         {
-            peer.is_welcome();
+            peer.mark_admitted();
         }
         let (access, audit) = (Arc::clone(&self.access), Arc::clone(&self.audit));
         Ok(Caller { access, audit, subject, peer, rpc, needs, unwritten: Default::default() })

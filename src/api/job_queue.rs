@@ -10,15 +10,15 @@ use super::{
     core::Core,
     needs::Needs,
     outgoing,
-    submit::{By, Submitter},
+    submit::{CallContext, Submitter},
     submit_stream,
     validate::Validator,
-    verbs::{self, About, Verb},
+    verbs::{self, Target, Verb},
     views::job_change,
     watch_stream::{self, WatchRequest},
 };
 use crate::{
-    engine::{Action, Ask, ControlRefusal, JobDone},
+    engine::{Action, ControlRefusal, JobDone, ReplySlot},
     job::{Canonical, JobId, SubmitOutcome},
     proto::v1::{self, job_queue_server::JobQueue},
     settings::Role,
@@ -51,10 +51,10 @@ impl JobQueue for JobQueueApi {
         let (metadata, _, body) = call.into_parts();
         let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
         let view = validator.view("view", body.view, v1::JobView::Unspecified);
-        let by = By { caller: &caller, metadata: &metadata, deadline };
+        let context = CallContext { caller: &caller, metadata: &metadata, deadline };
         let submitter = self.submitter();
         let one = submitter
-            .submit_one(&by, validator, body.job, &body.request_id, body.when_full)
+            .submit_one(&context, validator, body.job, &body.request_id, body.when_full)
             .await
             .inspect_err(|status| self.core.rejected(status))?;
         let mut response = submitter.submit_response(&one);
@@ -99,10 +99,10 @@ impl JobQueue for JobQueueApi {
         let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
         let detail = validator.detail(body.detail);
         let view = validator.view("view", body.view, v1::JobView::Basic);
-        let by = By { caller: &caller, metadata: &metadata, deadline };
+        let context = CallContext { caller: &caller, metadata: &metadata, deadline };
         let submitter = self.submitter();
         let one = submitter
-            .submit_one(&by, validator, body.job, &body.request_id, body.when_full)
+            .submit_one(&context, validator, body.job, &body.request_id, body.when_full)
             .await
             .inspect_err(|status| self.core.rejected(status))?;
         let first = tokio_stream::once(Ok(Event::Submitted(submitter.submit_response(&one))));
@@ -226,19 +226,19 @@ impl Verb for CancelJob {
         }
     }
 
-    fn about(&self) -> About<'_> {
-        About::Job(self.id)
+    fn target(&self) -> Target<'_> {
+        Target::Job(self.id)
     }
 
     fn shows_job(&self) -> bool {
         self.view != v1::JobView::Unspecified
     }
 
-    fn say(&self, said: &mut Canonical) {
+    fn add_to_digest(&self, said: &mut Canonical) {
         said.put_number("expected_revision", self.expected_revision);
     }
 
-    fn action(&self, ask: Ask<JobDone, ControlRefusal>) -> Action {
+    fn action(&self, ask: ReplySlot<JobDone, ControlRefusal>) -> Action {
         Action::Cancel { id: self.id, expected_revision: self.expected_revision, ask }
     }
 
@@ -271,19 +271,19 @@ impl Verb for RetryJob {
         }
     }
 
-    fn about(&self) -> About<'_> {
-        About::Job(self.id)
+    fn target(&self) -> Target<'_> {
+        Target::Job(self.id)
     }
 
     fn shows_job(&self) -> bool {
         self.view != v1::JobView::Unspecified
     }
 
-    fn say(&self, said: &mut Canonical) {
+    fn add_to_digest(&self, said: &mut Canonical) {
         said.put_number("expected_revision", self.expected_revision);
     }
 
-    fn action(&self, ask: Ask<JobDone, ControlRefusal>) -> Action {
+    fn action(&self, ask: ReplySlot<JobDone, ControlRefusal>) -> Action {
         Action::Retry { id: self.id, expected_revision: self.expected_revision, ask }
     }
 
@@ -314,15 +314,15 @@ impl Verb for DeleteJob {
         }
     }
 
-    fn about(&self) -> About<'_> {
-        About::Job(self.id)
+    fn target(&self) -> Target<'_> {
+        Target::Job(self.id)
     }
 
-    fn say(&self, said: &mut Canonical) {
+    fn add_to_digest(&self, said: &mut Canonical) {
         said.put_number("expected_revision", self.expected_revision);
     }
 
-    fn action(&self, ask: Ask<(), ControlRefusal>) -> Action {
+    fn action(&self, ask: ReplySlot<(), ControlRefusal>) -> Action {
         Action::Delete { id: self.id, expected_revision: self.expected_revision, ask }
     }
 

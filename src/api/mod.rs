@@ -29,4 +29,4 @@ mod views;
 mod watch_stream;
 
 pub use self::server::{ApiError, incoming, server};
-pub(crate) use self::{core::Core, guard::Gate, outgoing::Outgoing, server::serve};
+pub(crate) use self::{core::Core, guard::Gate, outgoing::ResponseBudget, server::serve};

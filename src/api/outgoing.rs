@@ -30,7 +30,7 @@ use tonic::{Response, Status, body::Body};
 use crate::counters::Counters;
 
 /// Byte limit of all large responses together, in preparation or unsent.
-const UNTAKEN_MAX_BYTES: usize = 256 << 20;
+const RESPONSES_MAX_BYTES: usize = 256 << 20;
 /// Bytes reserved for a response in preparation: the jobs read for it, and their encoding.
 const MAKING_BYTES: usize = 8 << 20;
 /// Chunk size in which a large response is handed over. Smaller responses are sent whole and do not count.
@@ -46,33 +46,33 @@ const HEAD_BYTES: usize = 5;
 
 /// The budget of large responses.
 #[derive(Clone, Debug)]
-pub(crate) struct Outgoing(Arc<Budget>);
+pub(crate) struct ResponseBudget(Arc<Budget>);
 
 #[derive(Debug)]
 struct Budget {
     free: Arc<Semaphore>,
     /// Time after which a response that its client does not read is aborted, if another one waits.
-    patience: Duration,
+    stall_timeout: Duration,
     counters: Arc<Counters>,
-    untaken: Mutex<Untaken>,
+    untaken: Mutex<UnreadResponses>,
 }
 
 /// Responses with an unsent rest, in the order of their last read.
 #[derive(Debug, Default)]
-struct Untaken {
+struct UnreadResponses {
     next: u64,
     by_age: BTreeMap<u64, (Instant, Weak<Share>)>,
 }
 
-impl Outgoing {
+impl ResponseBudget {
     /// Creates the budget of a server.
-    pub(crate) fn new(patience: Duration, counters: Arc<Counters>) -> Self {
-        Outgoing::with(UNTAKEN_MAX_BYTES, patience, counters)
+    pub(crate) fn new(stall_timeout: Duration, counters: Arc<Counters>) -> Self {
+        ResponseBudget::with(RESPONSES_MAX_BYTES, stall_timeout, counters)
     }
 
-    fn with(bytes: usize, patience: Duration, counters: Arc<Counters>) -> Self {
+    fn with(bytes: usize, stall_timeout: Duration, counters: Arc<Counters>) -> Self {
         let free = Arc::new(Semaphore::new(bytes / UNIT_BYTES));
-        Outgoing(Arc::new(Budget { free, patience, counters, untaken: Mutex::default() }))
+        ResponseBudget(Arc::new(Budget { free, stall_timeout, counters, untaken: Mutex::default() }))
     }
 
     /// Creates the share of one response, empty at first.
@@ -103,9 +103,9 @@ impl Budget {
         loop {
             let oldest = self.oldest();
             match oldest {
-                Some((_, taken)) => sleep_until(taken + self.patience).await,
+                Some((_, taken)) => sleep_until(taken + self.stall_timeout).await,
                 // All of the budget is held by responses in preparation.
-                None => sleep(self.patience).await,
+                None => sleep(self.stall_timeout).await,
             }
             // The client may have read from it meanwhile.
             if oldest.is_some() && self.oldest() == oldest {
@@ -168,15 +168,15 @@ fn units(bytes: usize) -> u32 {
 #[derive(Debug)]
 pub(super) struct Share {
     budget: Arc<Budget>,
-    held: Mutex<Held>,
+    held: Mutex<ShareState>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct ShareState {
     permit: Option<Permit>,
     /// Bytes that have not been handed over yet.
     rest: Bytes,
-    /// Its key in [`Untaken::by_age`].
+    /// Its key in [`UnreadResponses::by_age`].
     number: Option<u64>,
     cut: bool,
 }
@@ -215,7 +215,7 @@ impl Share {
         (!held.rest.is_empty()).then(|| Ok(self.piece(&mut held)))
     }
 
-    fn piece(self: &Arc<Self>, held: &mut Held) -> Bytes {
+    fn piece(self: &Arc<Self>, held: &mut ShareState) -> Bytes {
         let size = PIECE_BYTES.min(held.rest.len());
         // The chunk is copied, since a slice in the transport would keep the whole message alive.
         let piece = Bytes::copy_from_slice(&held.rest.split_to(size));
@@ -236,7 +236,7 @@ impl Share {
     }
 
     fn cut(&self) {
-        *self.held.lock() = Held { cut: true, ..Held::default() };
+        *self.held.lock() = ShareState { cut: true, ..ShareState::default() };
     }
 }
 
@@ -250,15 +250,15 @@ impl Drop for Share {
 
 /// A response body that is encoded here, in place of tonic's encoder.
 #[derive(Clone)]
-struct Own(Arc<Mutex<Option<Body>>>);
+struct PreEncoded(Arc<Mutex<Option<Body>>>);
 
-impl Own {
+impl PreEncoded {
     fn answer<T>(
         placeholder: T,
         body: impl HttpBody<Data = Bytes, Error = Status> + Send + 'static,
     ) -> Response<T> {
         let mut response = Response::new(placeholder);
-        response.extensions_mut().insert(Own(Arc::new(Mutex::new(Some(Body::new(body))))));
+        response.extensions_mut().insert(PreEncoded(Arc::new(Mutex::new(Some(Body::new(body))))));
         response
     }
 }
@@ -273,7 +273,7 @@ pub(super) fn own(mut response: HttpResponse<Body>) -> HttpResponse<Body> {
 
 /// Takes the response body that was encoded here.
 pub(super) fn take(extensions: &mut Extensions) -> Option<Body> {
-    extensions.remove::<Own>()?.0.lock().take()
+    extensions.remove::<PreEncoded>()?.0.lock().take()
 }
 
 type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
@@ -284,7 +284,7 @@ pub(super) fn stream<M: Message + 'static>(
     share: Arc<Share>,
 ) -> Response<Messages<M>> {
     let body = Encoded { messages: Box::pin(messages), share, end: End::NotYet };
-    Own::answer(Box::pin(tokio_stream::empty()), body)
+    PreEncoded::answer(Box::pin(tokio_stream::empty()), body)
 }
 
 /// Builds the response of a unary call.
@@ -293,7 +293,7 @@ pub(super) fn message<M: Message + Default + 'static>(message: M, share: Arc<Sha
         return Response::new(message);
     }
     let messages: Messages<M> = Box::pin(tokio_stream::once(Ok(message)));
-    Own::answer(M::default(), Encoded { messages, share, end: End::NotYet })
+    PreEncoded::answer(M::default(), Encoded { messages, share, end: End::NotYet })
 }
 
 /// Messages encoded as the frames of a response body.
@@ -366,13 +366,13 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(50);
     const LARGE: usize = 5 << 20;
 
-    fn outgoing(bytes: usize) -> Outgoing {
+    fn outgoing(bytes: usize) -> ResponseBudget {
         let health = Health::new(CancellationToken::new());
-        Outgoing::with(bytes, PATIENCE, Arc::new(Counters::new([], health).unwrap()))
+        ResponseBudget::with(bytes, PATIENCE, Arc::new(Counters::new([], health).unwrap()))
     }
 
     /// Returns the free bytes of the budget.
-    fn free(outgoing: &Outgoing) -> usize {
+    fn free(outgoing: &ResponseBudget) -> usize {
         outgoing.0.free.available_permits() * UNIT_BYTES
     }
 
@@ -381,7 +381,7 @@ mod tests {
     }
 
     /// Creates a large response.
-    async fn large(outgoing: &Outgoing) -> Body {
+    async fn large(outgoing: &ResponseBudget) -> Body {
         let share = outgoing.share();
         share.reserve().await;
         let (_, _, mut extensions) = message(text(LARGE), share).into_parts();

@@ -11,10 +11,10 @@ use super::{
     needs::Needs,
     page_token,
     validate::Validator,
-    verbs::{self, About, Verb},
+    verbs::{self, Target, Verb},
 };
 use crate::{
-    engine::{Action, Ask, ControlRefusal, QueueDone},
+    engine::{Action, ControlRefusal, QueueDone, ReplySlot},
     job::Canonical,
     proto::v1::{self, queue_service_server::QueueService},
     settings::{QueueInfo, QueueSettings, Role, SettingsChange},
@@ -163,15 +163,15 @@ impl Verb for CreateQueue {
         CreateQueue { name: request.name, settings: validator.queue_settings("settings", &said), said }
     }
 
-    fn about(&self) -> About<'_> {
-        About::Queue(&self.name)
+    fn target(&self) -> Target<'_> {
+        Target::Queue(&self.name)
     }
 
-    fn say(&self, said: &mut Canonical) {
-        say_settings(said, &self.said);
+    fn add_to_digest(&self, said: &mut Canonical) {
+        add_settings_to_digest(said, &self.said);
     }
 
-    fn action(&self, ask: Ask<QueueDone, ControlRefusal>) -> Action {
+    fn action(&self, ask: ReplySlot<QueueDone, ControlRefusal>) -> Action {
         Action::CreateQueue { name: self.name.clone(), settings: self.settings.clone(), ask }
     }
 
@@ -215,19 +215,19 @@ impl Verb for UpdateQueue {
         UpdateQueue { name, etag, paths, said, change: SettingsChange { fields, to } }
     }
 
-    fn about(&self) -> About<'_> {
-        About::Queue(&self.name)
+    fn target(&self) -> Target<'_> {
+        Target::Queue(&self.name)
     }
 
-    fn say(&self, said: &mut Canonical) {
+    fn add_to_digest(&self, said: &mut Canonical) {
         said.put_text("etag", &self.etag);
         for path in &self.paths {
             said.put_text("update_mask", path);
         }
-        say_settings(said, &self.said);
+        add_settings_to_digest(said, &self.said);
     }
 
-    fn action(&self, ask: Ask<QueueDone, ControlRefusal>) -> Action {
+    fn action(&self, ask: ReplySlot<QueueDone, ControlRefusal>) -> Action {
         let etag = (self.etag != ANY).then(|| self.etag.clone());
         Action::UpdateQueue { name: self.name.clone(), change: self.change.clone(), etag, ask }
     }
@@ -239,7 +239,7 @@ impl Verb for UpdateQueue {
 }
 
 /// Adds the settings that a request sets to its canonical form.
-fn say_settings(said: &mut Canonical, settings: &v1::QueueSettings) {
+fn add_settings_to_digest(said: &mut Canonical, settings: &v1::QueueSettings) {
     let micros =
         |time: &prost_types::Duration| i128::from(time.seconds) * 1_000_000 + i128::from(time.nanos / 1_000);
     said.put_number("settings.max_jobs", settings.max_jobs);
@@ -278,11 +278,11 @@ impl Verb for DeleteQueue {
         DeleteQueue { name: request.name }
     }
 
-    fn about(&self) -> About<'_> {
-        About::Queue(&self.name)
+    fn target(&self) -> Target<'_> {
+        Target::Queue(&self.name)
     }
 
-    fn action(&self, ask: Ask<(), ControlRefusal>) -> Action {
+    fn action(&self, ask: ReplySlot<(), ControlRefusal>) -> Action {
         Action::DeleteQueue { name: self.name.clone(), ask }
     }
 
@@ -313,11 +313,11 @@ impl Verb for PauseQueue {
         PauseQueue { name: request.name }
     }
 
-    fn about(&self) -> About<'_> {
-        About::Queue(&self.name)
+    fn target(&self) -> Target<'_> {
+        Target::Queue(&self.name)
     }
 
-    fn action(&self, ask: Ask<QueueDone, ControlRefusal>) -> Action {
+    fn action(&self, ask: ReplySlot<QueueDone, ControlRefusal>) -> Action {
         Action::SetPaused { name: self.name.clone(), paused: true, ask }
     }
 
@@ -339,11 +339,11 @@ impl Verb for ResumeQueue {
         ResumeQueue { name: request.name }
     }
 
-    fn about(&self) -> About<'_> {
-        About::Queue(&self.name)
+    fn target(&self) -> Target<'_> {
+        Target::Queue(&self.name)
     }
 
-    fn action(&self, ask: Ask<QueueDone, ControlRefusal>) -> Action {
+    fn action(&self, ask: ReplySlot<QueueDone, ControlRefusal>) -> Action {
         Action::SetPaused { name: self.name.clone(), paused: false, ask }
     }
 
@@ -370,11 +370,11 @@ impl Verb for PurgeQueue {
         PurgeQueue { name: request.name }
     }
 
-    fn about(&self) -> About<'_> {
-        About::Queue(&self.name)
+    fn target(&self) -> Target<'_> {
+        Target::Queue(&self.name)
     }
 
-    fn action(&self, ask: Ask<u64, ControlRefusal>) -> Action {
+    fn action(&self, ask: ReplySlot<u64, ControlRefusal>) -> Action {
         Action::Purge { name: self.name.clone(), ask }
     }
 

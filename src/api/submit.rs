@@ -15,31 +15,31 @@ use crate::{
     admission::JobDraft,
     clock::Uptime,
     engine::Submitted,
-    intake::{Call, Terms},
+    intake::{SubmissionOptions, SubmitMethod},
     job::{AtLeastOne, Job, JobId, Position, SubmitOutcome},
     proto::v1,
     shard::position_of,
     store::{Reader, StoreError},
-    traces::Submission,
+    traces::SubmissionSpan,
     watch::ResumeToken,
 };
 
 /// Context of a submitting call: its caller, metadata and deadline.
-pub(super) struct By<'a> {
+pub(super) struct CallContext<'a> {
     pub(super) caller: &'a Arc<Caller>,
     pub(super) metadata: &'a tonic::metadata::MetadataMap,
     pub(super) deadline: Option<Uptime>,
 }
 
 /// A submitted job.
-pub(super) struct One {
+pub(super) struct SubmittedJob {
     pub(super) id: JobId,
     pub(super) outcome: SubmitOutcome,
     /// The job as it is now; `None` if it is gone or can't be read.
     pub(super) job: Option<Arc<Job>>,
 }
 
-impl One {
+impl SubmittedJob {
     /// The feed position after which a watch sees all later changes of the job. `None` for a repeat, and for a job that
     /// had expired at submission: their watch starts with a snapshot, as no later change would report the job's end.
     pub(super) fn watch_after(&self) -> Option<Position> {
@@ -56,9 +56,13 @@ pub(super) struct Submitter<'a> {
 
 impl Submitter<'_> {
     /// Submits validated drafts.
-    async fn offer(&self, drafts: AtLeastOne<JobDraft>, terms: &Terms<'_>) -> Result<Submitted, Status> {
-        let mut span = self.core.intake.span(&drafts, terms);
-        let offered = match self.core.intake.submission(drafts, terms, &span) {
+    async fn offer(
+        &self,
+        drafts: AtLeastOne<JobDraft>,
+        options: &SubmissionOptions<'_>,
+    ) -> Result<Submitted, Status> {
+        let mut span = self.core.intake.span(&drafts, options);
+        let offered = match self.core.intake.submission(drafts, options, &span) {
             Ok(submission) => self.core.shard.submit(submission).await.map_err(Status::from),
             Err(refused) => Err(refused.into()),
         };
@@ -72,30 +76,30 @@ impl Submitter<'_> {
     /// Submits one job. `validator` holds the faults of the request's other fields.
     pub(super) async fn submit_one(
         &self,
-        by: &By<'_>,
+        context: &CallContext<'_>,
         mut validator: Validator,
         job: Option<v1::JobSpec>,
         request_id: &str,
         when_full: i32,
-    ) -> Result<One, Status> {
+    ) -> Result<SubmittedJob, Status> {
         let draft = validator.job_spec(&"job", job);
         validator.request_id(request_id);
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
-        by.caller.on_queue(&draft.queue)?;
-        let entry = by.caller.begin(Some(&draft.queue));
-        let (traceparent, tracestate) = trace_context(by.metadata);
-        let deadline = by.deadline;
-        let terms = Terms {
-            call: Call::Submit,
+        context.caller.on_queue(&draft.queue)?;
+        let entry = context.caller.begin(Some(&draft.queue));
+        let (traceparent, tracestate) = trace_context(context.metadata);
+        let deadline = context.deadline;
+        let options = SubmissionOptions {
+            call: SubmitMethod::Submit,
             request_id,
             traceparent,
             tracestate: &tracestate,
             when_full,
             deadline,
         };
-        let answer = self.offer(AtLeastOne::one(draft), &terms).await;
-        let submitted = answer.map(|answer| One {
+        let answer = self.offer(AtLeastOne::one(draft), &options).await;
+        let submitted = answer.map(|answer| SubmittedJob {
             id: answer.first(),
             outcome: answer.outcome(),
             job: answer.first_job().cloned(),
@@ -133,15 +137,15 @@ impl Submitter<'_> {
         let entry = caller.begin(Some(&queues.into_iter().collect::<Vec<_>>().join(" ")));
         let (traceparent, tracestate) = trace_context(&metadata);
         let request_id = &body.request_id;
-        let terms = Terms {
-            call: Call::SubmitBatch,
+        let options = SubmissionOptions {
+            call: SubmitMethod::SubmitBatch,
             request_id,
             traceparent,
             tracestate: &tracestate,
             when_full,
             deadline,
         };
-        let answer = self.offer(drafts, &terms).await;
+        let answer = self.offer(drafts, &options).await;
         entry.end(&answer, |answer| match answer {
             Submitted::Created { jobs } => jobs.iter().map(|job| job.id.to_string()).collect(),
             Submitted::Seen { first, .. } => vec![first.to_string()],
@@ -181,7 +185,7 @@ impl Submitter<'_> {
     }
 
     /// Builds the response to a submission of one job.
-    pub(super) fn submit_response(&self, one: &One) -> v1::SubmitResponse {
+    pub(super) fn submit_response(&self, one: &SubmittedJob) -> v1::SubmitResponse {
         let resume_token = one.watch_after().map(|position| self.token(position)).unwrap_or_default();
         v1::SubmitResponse {
             submitted: Some(convert::submitted(one.id, one.outcome)),
@@ -196,6 +200,6 @@ impl Submitter<'_> {
 }
 
 /// Records the outcome of a submission in its span.
-pub(super) fn answered(span: &mut Submission, answer: &Submitted) {
+pub(super) fn answered(span: &mut SubmissionSpan, answer: &Submitted) {
     span.accepted(answer.first(), answer.count(), answer.is_new());
 }

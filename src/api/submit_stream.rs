@@ -24,11 +24,11 @@ use super::{
 use crate::{
     clock::Uptime,
     engine::{self, OfferError, Stopped, Submitted},
-    intake::{Call, Terms},
+    intake::{SubmissionOptions, SubmitMethod},
     job::AtLeastOne,
     proto::v1::{self, submit_result::Result as Outcome},
-    shard::{self, Answer},
-    traces::Submission,
+    shard::{self, PendingAnswer},
+    traces::SubmissionSpan,
 };
 
 /// Limit of a stream's items without a result: as many as the committer's batch holds.
@@ -147,23 +147,23 @@ struct Items {
     trace: (String, String),
     deadline: Option<Uptime>,
     /// In the client's order.
-    asked: VecDeque<Asked>,
+    asked: VecDeque<PendingItem>,
     /// Bytes of the items in `asked`.
     bytes: usize,
 }
 
 /// An item without a result.
-struct Asked {
+struct PendingItem {
     bytes: usize,
     /// The item's queue, if the audit is on.
     queue: Option<Arc<str>>,
-    state: State,
-    span: Submission,
+    state: ItemState,
+    span: SubmissionSpan,
 }
 
-enum State {
+enum ItemState {
     /// The committer has the submission.
-    Waiting(Answer),
+    Waiting(PendingAnswer),
     /// The committer has decided the submission.
     Answered(Result<Submitted, OfferError>),
     /// The submission was refused before it reached the committer.
@@ -171,11 +171,11 @@ enum State {
 }
 
 /// Waits until the first item is decided.
-async fn first_decided(asked: &mut VecDeque<Asked>) {
+async fn first_decided(asked: &mut VecDeque<PendingItem>) {
     if let Some(first) = asked.front_mut()
-        && let State::Waiting(answer) = &mut first.state
+        && let ItemState::Waiting(answer) = &mut first.state
     {
-        first.state = State::Answered(answer.decided().await);
+        first.state = ItemState::Answered(answer.decided().await);
     }
 }
 
@@ -185,13 +185,13 @@ impl Items {
         let bytes = item.encoded_len();
         let queue =
             item.job.as_ref().filter(|_| self.caller.audit.is_on()).map(|job| job.queue.as_str().into());
-        let mut span = Submission::default();
+        let mut span = SubmissionSpan::default();
         let state = match self.check(item, of, &mut span) {
-            Ok(submission) => State::Waiting(self.core.shard.offer(&self.waits_as, submission).await?),
-            Err(status) => State::Refused(status),
+            Ok(submission) => ItemState::Waiting(self.core.shard.offer(&self.waits_as, submission).await?),
+            Err(status) => ItemState::Refused(status),
         };
         self.bytes += bytes;
-        self.asked.push_back(Asked { bytes, queue, state, span });
+        self.asked.push_back(PendingItem { bytes, queue, state, span });
         Ok(())
     }
 
@@ -200,7 +200,7 @@ impl Items {
         &self,
         item: v1::SubmitItem,
         (namespace, when_full): (&str, i32),
-        span: &mut Submission,
+        span: &mut SubmissionSpan,
     ) -> Result<shard::Submission, Status> {
         let core = &self.core;
         let mut validator = Validator::new(core.clock.now(), namespace);
@@ -209,8 +209,8 @@ impl Items {
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
         self.caller.on_queue(&draft.queue)?;
-        let terms = Terms {
-            call: Call::Submit,
+        let options = SubmissionOptions {
+            call: SubmitMethod::Submit,
             request_id: &item.request_id,
             traceparent: &self.trace.0,
             tracestate: &self.trace.1,
@@ -218,8 +218,8 @@ impl Items {
             deadline: self.deadline,
         };
         let drafts = AtLeastOne::one(draft);
-        *span = core.intake.span(&drafts, &terms);
-        Ok(core.intake.submission(drafts, &terms, span)?)
+        *span = core.intake.span(&drafts, &options);
+        Ok(core.intake.submission(drafts, &options, span)?)
     }
 
     /// Returns the available results, as many as fit into a message. If there is an error, the stream must end after
@@ -232,16 +232,16 @@ impl Items {
             && let Some(mut first) = self.asked.pop_front()
         {
             let outcome = match first.state {
-                State::Waiting(mut answer) => match answer.take() {
+                ItemState::Waiting(mut answer) => match answer.take() {
                     Some(answer) => self.outcome(answer, &mut first.span),
                     None => {
-                        first.state = State::Waiting(answer);
+                        first.state = ItemState::Waiting(answer);
                         self.asked.push_front(first);
                         break;
                     }
                 },
-                State::Answered(answer) => self.outcome(answer, &mut first.span),
-                State::Refused(status) => Ok(refused(&self.core, &status, &mut first.span)),
+                ItemState::Answered(answer) => self.outcome(answer, &mut first.span),
+                ItemState::Refused(status) => Ok(refused(&self.core, &status, &mut first.span)),
             };
             self.bytes -= first.bytes;
             match outcome {
@@ -270,7 +270,7 @@ impl Items {
     fn outcome(
         &self,
         answer: Result<Submitted, OfferError>,
-        span: &mut Submission,
+        span: &mut SubmissionSpan,
     ) -> Result<Outcome, Status> {
         match answer {
             Ok(answer) => {
@@ -284,7 +284,7 @@ impl Items {
 }
 
 /// Returns the error with which Submit would have failed.
-fn refused(core: &Core, status: &Status, span: &mut Submission) -> Outcome {
+fn refused(core: &Core, status: &Status, span: &mut SubmissionSpan) -> Outcome {
     let error = errors::item(status);
     core.counters.rejected(&error.reason);
     span.failed(&error.reason);

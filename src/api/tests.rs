@@ -17,7 +17,7 @@ use super::{
     caller::Caller,
     core::Core,
     job_queue::JobQueueApi,
-    outgoing::{self, Outgoing},
+    outgoing::{self, ResponseBudget},
     rpcs,
 };
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
     store::{
         Names, Reader, Store, StoreError,
         memory::MemoryStore,
-        sets::{Committed, Found, Loaded, Wants, Writes},
+        sets::{Committed, Loaded, ReadResults, ReadSet, WriteSet},
     },
     traces::Traces,
     watch::TokenIssuer,
@@ -71,7 +71,7 @@ impl Store for Held {
         self.store.load()
     }
 
-    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+    fn fetch(&mut self, wants: &ReadSet) -> Result<ReadResults, StoreError> {
         if std::mem::replace(&mut self.has_started, true) {
             self.came.add_permits(1);
             let _ = self.turns.recv();
@@ -79,7 +79,7 @@ impl Store for Held {
         self.store.fetch(wants)
     }
 
-    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+    fn write(&mut self, writes: &WriteSet) -> Result<Committed, StoreError> {
         self.store.write(writes)
     }
 
@@ -154,7 +154,7 @@ impl Bench {
             shard,
             issuer: Arc::new(TokenIssuer::new(identity)),
             clock,
-            outgoing: Outgoing::new(PATIENCE, Arc::clone(&counters)),
+            outgoing: ResponseBudget::new(PATIENCE, Arc::clone(&counters)),
             counters,
             draining,
         };

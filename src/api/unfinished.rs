@@ -34,18 +34,18 @@ impl Unfinished {
         Body::new(CountedBody {
             body,
             message: Message::default(),
-            held: Held { all: self.clone(), bytes: 0 },
+            held: CountedBytes { all: self.clone(), bytes: 0 },
         })
     }
 }
 
 /// One call's part of the bytes of all incomplete messages.
-struct Held {
+struct CountedBytes {
     all: Unfinished,
     bytes: usize,
 }
 
-impl Held {
+impl CountedBytes {
     /// Sets this part to `bytes`; returns false if the limit would be exceeded.
     fn set(&mut self, bytes: usize) -> bool {
         let all = &self.all.0;
@@ -63,7 +63,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for CountedBytes {
     fn drop(&mut self) {
         self.all.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -117,7 +117,7 @@ impl Message {
 struct CountedBody {
     body: Body,
     message: Message,
-    held: Held,
+    held: CountedBytes,
 }
 
 impl HttpBody for CountedBody {
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn all_of_them_have_a_limit_and_who_goes_gives_back() {
         let all = Unfinished::default();
-        let held = || Held { all: all.clone(), bytes: 0 };
+        let held = || CountedBytes { all: all.clone(), bytes: 0 };
         let (mut one, mut other) = (held(), held());
         assert!(one.set(UNFINISHED_MAX_BYTES - 10));
         assert!(other.set(10));
@@ -206,7 +206,7 @@ mod tests {
     #[tokio::test]
     async fn in_a_full_house_whole_messages_come_through_and_others_are_refused() {
         let all = Unfinished::default();
-        let mut rest = Held { all: all.clone(), bytes: 0 };
+        let mut rest = CountedBytes { all: all.clone(), bytes: 0 };
         assert!(rest.set(UNFINISHED_MAX_BYTES));
         let call = |frames: Vec<Vec<u8>>| {
             let frames = frames.into_iter().map(|data| Ok::<_, Status>(Frame::data(Bytes::from(data))));

@@ -14,7 +14,7 @@ use super::errors::{self, Faults};
 use crate::{
     admission::{
         JobDraft,
-        rules::{self, Verdict, shown},
+        rules::{self, RuleResult, shown},
     },
     clock::Timestamp,
     job::{JobFilter, JobId, PartialRetryPolicy, PayloadInfo, StateName, When, names},
@@ -85,7 +85,7 @@ impl Validator {
         self.faults.add(field.to_string(), description);
     }
 
-    fn hold(&mut self, field: impl Display, verdict: Verdict) {
+    fn hold(&mut self, field: impl Display, verdict: RuleResult) {
         if let Err(problem) = verdict {
             self.fault(field, problem);
         }

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use super::{caller::Caller, core::Core, errors, needs::Needs, validate::Validator};
 use crate::{
     admission,
-    engine::{Action, Ask, Control, ControlRefusal, QueueCheck},
+    engine::{Action, Control, ControlRefusal, QueueCheck, ReplySlot},
     job::{Canonical, JobId, RequestId},
     proto::ChangeRequest,
 };
@@ -31,7 +31,7 @@ pub(super) trait Verb: Sized + Send + Sync {
     fn read(request: Self::Request, validator: &mut Validator) -> Self;
 
     /// The object of the change.
-    fn about(&self) -> About<'_>;
+    fn target(&self) -> Target<'_>;
 
     /// Whether the response contains the job, so that the caller needs permission to read it.
     fn shows_job(&self) -> bool {
@@ -40,10 +40,10 @@ pub(super) trait Verb: Sized + Send + Sync {
 
     /// Adds the request's parameters to its idempotency digest. A repeat must have the same ones, except for the
     /// namespace and the view; the object is added separately.
-    fn say(&self, _said: &mut Canonical) {}
+    fn add_to_digest(&self, _said: &mut Canonical) {}
 
     /// The action that the engine carries out.
-    fn action(&self, ask: Ask<Self::Done, ControlRefusal>) -> Action;
+    fn action(&self, ask: ReplySlot<Self::Done, ControlRefusal>) -> Action;
 
     /// Builds the response.
     fn answer(
@@ -55,18 +55,18 @@ pub(super) trait Verb: Sized + Send + Sync {
 
 /// The object that a verb changes.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum About<'a> {
+pub(super) enum Target<'a> {
     Job(JobId),
     /// A queue, by its name.
     Queue(&'a str),
 }
 
-impl About<'_> {
+impl Target<'_> {
     /// Adds the object to the idempotency digest, before the parameters.
-    fn say(self, said: &mut Canonical) {
+    fn add_to_digest(self, said: &mut Canonical) {
         match self {
-            About::Job(id) => said.put_text("id", &id.to_string()),
-            About::Queue(name) => said.put_text("name", name),
+            Target::Job(id) => said.put_text("id", &id.to_string()),
+            Target::Queue(name) => said.put_text("name", name),
         }
     }
 }
@@ -84,25 +84,25 @@ pub(super) async fn run<V: Verb>(
     let request_id = body.request_id().to_owned();
     let verb = V::read(body, &mut validator);
     validator.finish()?;
-    let (queue, entry) = match verb.about() {
-        About::Queue(name) => {
+    let (queue, entry) = match verb.target() {
+        Target::Queue(name) => {
             caller.on_queue(name)?;
             (Some(name.to_owned()), caller.begin(Some(name)))
         }
-        About::Job(id) => {
+        Target::Job(id) => {
             let queue = queue_of(core, &caller, id, &request_id, verb.shows_job()).await?;
             let entry = caller.begin_job(id, queue.as_deref());
             (queue, entry)
         }
     };
     let request = repeatable_request(&verb, &request_id);
-    let give_up = core.give_up(queue.as_deref().unwrap_or_default(), deadline);
+    let store_deadline = core.store_deadline(queue.as_deref().unwrap_or_default(), deadline);
     let only_repeat = queue.is_none().then(|| {
         let caller = Arc::clone(&caller);
         QueueCheck(Box::new(move |queue| caller.may_change(queue)))
     });
     let asked = |ask| Control { only_repeat, ..Control::new(request, verb.action(ask)) };
-    let done = core.shard.control(give_up, asked).await.map_err(Status::from);
+    let done = core.shard.control(store_deadline, asked).await.map_err(Status::from);
     entry.end(&done, |_| Vec::new());
     verb.answer(core, done?).await
 }
@@ -110,8 +110,8 @@ pub(super) async fn run<V: Verb>(
 /// Returns the idempotency key and digest of a request, if it has an id.
 fn repeatable_request<V: Verb>(verb: &V, request_id: &str) -> Option<RequestId> {
     admission::repeatable(request_id, V::NAME, |said| {
-        verb.about().say(said);
-        verb.say(said);
+        verb.target().add_to_digest(said);
+        verb.add_to_digest(said);
     })
 }
 

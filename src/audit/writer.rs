@@ -45,9 +45,10 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts a thread that writes lines to this file.
-    pub(super) fn to_file(path: &Path, file: File, complaints: Complaints) -> io::Result<(Lines, Writer)> {
+    pub(super) fn to_file(path: &Path, file: File, complaints: FailureLog) -> io::Result<(Lines, Writer)> {
         let writer = Writer { reopen: Arc::default() };
-        let mut sink = Sink { path: path.to_owned(), file, reopen: Arc::clone(&writer.reopen), complaints };
+        let mut sink =
+            AuditFile { path: path.to_owned(), file, reopen: Arc::clone(&writer.reopen), complaints };
         Ok((start(move |line, outlet| sink.take(&line, outlet))?, writer))
     }
 
@@ -84,15 +85,15 @@ fn start(mut write: impl FnMut(Vec<u8>, &Outlet) + Send + 'static) -> io::Result
 }
 
 /// An audit file, written by one thread.
-struct Sink {
+struct AuditFile {
     path: PathBuf,
     file: File,
     /// Set when the file is to be reopened.
     reopen: Arc<AtomicBool>,
-    complaints: Complaints,
+    complaints: FailureLog,
 }
 
-impl Sink {
+impl AuditFile {
     /// Writes a line, with retries while the queue is open. Later lines wait in the queue, and are lost only when that
     /// is full.
     fn take(&mut self, line: &[u8], outlet: &Outlet) {
@@ -143,14 +144,14 @@ impl Sink {
 
 /// Rate limit of log lines about an audit that can't be written.
 #[derive(Clone, Debug)]
-pub(super) struct Complaints {
+pub(super) struct FailureLog {
     clock: Clock,
     latest: Arc<Mutex<Option<Uptime>>>,
 }
 
-impl Complaints {
+impl FailureLog {
     pub(super) fn new(clock: Clock) -> Self {
-        Complaints { clock, latest: Arc::default() }
+        FailureLog { clock, latest: Arc::default() }
     }
 
     /// Logs that a line could not be written.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use indicatif::ProgressBar;
 use jobmill::{
-    config::Surroundings,
+    config::Environment,
     settings::StoreSettings,
     store::{
         StoreError,
@@ -50,7 +50,7 @@ struct FromArgs {
 impl FromArgs {
     fn folder(self) -> Result<PathBuf, Failure> {
         let loaded = SourceArgs::of_store(self.config, self.data_dir)
-            .load(&Surroundings::of_process())
+            .load(&Environment::of_process())
             .map_err(|faults| Failure::usage(faults.to_string()))?;
         match loaded.settings.store {
             StoreSettings::Folder(folder) => Ok(folder),

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use comfy_table::{Table, presets};
-use jobmill::config::{Entry, Fault, Faults, Loaded, Place, Surroundings};
+use jobmill::config::{Environment, Fault, Faults, Loaded, ResolvedSetting, SettingSource};
 use serde_json::{Value, json};
 
 use super::{
@@ -23,7 +23,7 @@ pub(crate) struct CheckConfigArgs {
 
 /// Checks the configuration. Exit codes: 0 if it is valid, 2 if not, 70 if the result can't be written.
 pub(crate) fn run(args: CheckConfigArgs, ui: &Ui) -> ExitCode {
-    let loaded = args.source.with_file(args.file).load(&Surroundings::of_process());
+    let loaded = args.source.with_file(args.file).load(&Environment::of_process());
     let text = match ui.format {
         Format::Text => match &loaded {
             Ok(loaded) => table(loaded),
@@ -46,7 +46,7 @@ pub(crate) fn run(args: CheckConfigArgs, ui: &Ui) -> ExitCode {
 fn table(loaded: &Loaded) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["KEY", "VALUE", "FROM"]);
-    for Entry { key, value, place } in &loaded.entries {
+    for ResolvedSetting { key, value, place } in &loaded.entries {
         table.add_row([key.clone(), shown(value), place.to_string()]);
     }
     for column in table.column_iter_mut() {
@@ -81,7 +81,7 @@ fn document(loaded: &Result<Loaded, Faults>) -> Value {
         Ok(Loaded { file, entries, .. }) => json!({
             "valid": true,
             "file": file,
-            "settings": entries.iter().map(|Entry { key, value, place }| {
+            "settings": entries.iter().map(|ResolvedSetting { key, value, place }| {
                 json!({ "key": key, "value": value, "from": from(place) })
             }).collect::<Vec<_>>(),
         }),
@@ -94,13 +94,13 @@ fn document(loaded: &Result<Loaded, Faults>) -> Value {
     }
 }
 
-fn from(place: &Place) -> Value {
+fn from(place: &SettingSource) -> Value {
     match place {
-        Place::File { path, line, column } => {
+        SettingSource::File { path, line, column } => {
             json!({ "source": "file", "path": path.to_string_lossy(), "line": line, "column": column })
         }
-        Place::Environment(variable) => json!({ "source": "environment", "variable": variable }),
-        Place::Flag(flag) => json!({ "source": "flag", "flag": flag }),
-        Place::Default => json!({ "source": "default" }),
+        SettingSource::Environment(variable) => json!({ "source": "environment", "variable": variable }),
+        SettingSource::Flag(flag) => json!({ "source": "flag", "flag": flag }),
+        SettingSource::Default => json!({ "source": "default" }),
     }
 }

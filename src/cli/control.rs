@@ -9,7 +9,7 @@ use jobmill::proto::v1::{JobChange, JobState};
 
 /// The request id of a change.
 #[derive(Debug, clap::Args)]
-pub(super) struct Named {
+pub(super) struct RequestIdArg {
     /// Request id, which makes a repeat of this command safe: the same id with the same arguments changes nothing more.
     /// Default: a new one
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
@@ -23,7 +23,7 @@ pub(super) struct Condition {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
     pub(super) expected_revision: Option<i64>,
     #[command(flatten)]
-    pub(super) named: Named,
+    pub(super) named: RequestIdArg,
 }
 
 impl Condition {
@@ -98,7 +98,7 @@ mod tests {
         let ids = ["a", "b"].map(String::from);
         let condition = |expected_revision, request_id: &str| Condition {
             expected_revision,
-            named: Named { request_id: request_id.into() },
+            named: RequestIdArg { request_id: request_id.into() },
         };
         assert!(condition(None, "").check(&ids).is_ok());
         assert!(condition(Some(1), "r").check(&ids[..1]).is_ok());

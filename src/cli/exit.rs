@@ -49,7 +49,7 @@ impl From<Exit> for ExitCode {
 #[derive(Debug)]
 pub(super) enum Failure {
     /// A failure with a message.
-    Said {
+    Message {
         exit: Exit,
         /// What went wrong.
         message: String,
@@ -62,7 +62,7 @@ pub(super) enum Failure {
 
 impl Failure {
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Failure::Said { exit, message: message.into(), next: String::new() }
+        Failure::Message { exit, message: message.into(), next: String::new() }
     }
 
     pub(super) fn usage(message: impl Into<String>) -> Self {
@@ -70,7 +70,7 @@ impl Failure {
     }
 
     pub(super) fn with_next(mut self, sentence: impl Into<String>) -> Self {
-        if let Failure::Said { next, .. } = &mut self {
+        if let Failure::Message { next, .. } = &mut self {
             *next = sentence.into();
         }
         self
@@ -78,7 +78,7 @@ impl Failure {
 
     pub(super) fn exit(&self) -> Exit {
         match self {
-            Failure::Said { exit, .. } => *exit,
+            Failure::Message { exit, .. } => *exit,
             Failure::OutputClosed => Exit::Ok,
         }
     }
@@ -86,10 +86,10 @@ impl Failure {
     /// Returns the line to print, if any.
     pub(super) fn line(&self) -> Option<String> {
         match self {
-            Failure::Said { message, next, .. } if next.is_empty() => {
+            Failure::Message { message, next, .. } if next.is_empty() => {
                 Some(format!("error: {}", text::escape(message)))
             }
-            Failure::Said { message, next, .. } => {
+            Failure::Message { message, next, .. } => {
                 let message = text::escape(message.trim_end_matches('.')).into_owned();
                 Some(format!("error: {message}. {next}"))
             }

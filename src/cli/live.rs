@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(120);
 
 /// Destination of lines where there are no bars. Bars are always on stderr.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Lines {
+pub(super) enum LineTarget {
     Stdout,
     Stderr,
 }
@@ -26,7 +26,7 @@ pub(super) enum Lines {
 /// A live view of jobs.
 pub(super) struct Live<'u> {
     ui: &'u Ui,
-    lines: Lines,
+    lines: LineTarget,
     bars: Option<Bars>,
     /// The last line shown for each job that has not ended, so that none is printed twice.
     last: BTreeMap<String, String>,
@@ -41,9 +41,9 @@ struct Bars {
 }
 
 impl<'u> Live<'u> {
-    pub(super) fn new(ui: &'u Ui, lines: Lines) -> Self {
+    pub(super) fn new(ui: &'u Ui, lines: LineTarget) -> Self {
         // Another program that reads stdout needs the lines even where stderr is a terminal.
-        let bars = ui.bars && (lines == Lines::Stderr || ui.stdout_is_terminal);
+        let bars = ui.bars && (lines == LineTarget::Stderr || ui.stdout_is_terminal);
         Live { ui, lines, bars: bars.then(Bars::new), last: BTreeMap::new() }
     }
 
@@ -107,8 +107,8 @@ impl<'u> Live<'u> {
 
     fn write(&self, line: &str) -> Result<(), Failure> {
         match self.lines {
-            Lines::Stdout => self.ui.print(line),
-            Lines::Stderr => {
+            LineTarget::Stdout => self.ui.print(line),
+            LineTarget::Stderr => {
                 self.ui.note(line);
                 Ok(())
             }

@@ -52,7 +52,7 @@ pub(crate) fn start(settings: &LogSettings) -> anyhow::Result<Log> {
         .name("log".into())
         .spawn(move || write(stderr, outlet))
         .context("the log has no thread")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Adding(lines.clone()));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriterFactory(lines.clone()));
     let log: Box<dyn Subscriber + Send + Sync> = match settings.format {
         LogFormat::Text => Box::new(log.with_ansi(colour).finish()),
         LogFormat::Json => Box::new(log.json().flatten_event(true).finish()),
@@ -175,26 +175,26 @@ fn notice(lost: u64) -> Vec<u8> {
 }
 
 /// Writer factory that adds log lines to the queue.
-struct Adding(Lines);
+struct LogWriterFactory(Lines);
 
 /// Writer of one log line.
-struct AddingLine<'a> {
+struct LogLineWriter<'a> {
     lines: &'a Lines,
     /// Whether the thread waits for room in the queue, and until the line is written.
     waits: bool,
 }
 
-impl<'a> MakeWriter<'a> for Adding {
-    type Writer = AddingLine<'a>;
+impl<'a> MakeWriter<'a> for LogWriterFactory {
+    type Writer = LogLineWriter<'a>;
 
     /// Lets the audit's thread wait for room, so that its lines are not lost with the log's. The audit has a limit of
     /// its own.
-    fn make_writer(&'a self) -> AddingLine<'a> {
-        AddingLine { lines: &self.0, waits: audit::is_on_own_thread() }
+    fn make_writer(&'a self) -> LogLineWriter<'a> {
+        LogLineWriter { lines: &self.0, waits: audit::is_on_own_thread() }
     }
 }
 
-impl Write for AddingLine<'_> {
+impl Write for LogLineWriter<'_> {
     /// Adds a line. Never fails: a line that is lost is counted.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         CAUGHT.with_borrow_mut(|caught| match caught {
@@ -227,13 +227,13 @@ mod tests {
     use super::*;
 
     /// Writer that takes the scripted number of bytes at each write, or fails as scripted; then takes everything.
-    struct Shaky {
+    struct ScriptedWriter {
         takes: Vec<io::Result<usize>>,
         written: Vec<u8>,
         descriptor: File,
     }
 
-    impl Write for Shaky {
+    impl Write for ScriptedWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let takes = if self.takes.is_empty() { Ok(bytes.len()) } else { self.takes.remove(0) };
             let count = takes?.min(bytes.len());
@@ -246,7 +246,7 @@ mod tests {
         }
     }
 
-    impl AsFd for Shaky {
+    impl AsFd for ScriptedWriter {
         fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
             self.descriptor.as_fd()
         }
@@ -263,7 +263,7 @@ mod tests {
             full(),
         ];
         let descriptor = File::options().write(true).open("/dev/null").unwrap();
-        let stderr = Shaky { takes, written: Vec::new(), descriptor };
+        let stderr = ScriptedWriter { takes, written: Vec::new(), descriptor };
         let mut sink = Sink { stderr, torn: false, refused: 0, failed: 0 };
         let written: Vec<_> =
             ["one\n", "two\n", "three\n", "four\n"].iter().map(|line| sink.write(line.as_bytes())).collect();

@@ -143,7 +143,7 @@ enum Command {
     /// Write this program's manual pages
     Man(completions::ManArgs),
     #[command(flatten)]
-    Step(steps::Step),
+    HiddenVerb(steps::HiddenVerb),
     #[command(name = "__bench-server", hide = true)]
     BenchServer(bench::BenchServerArgs),
 }
@@ -159,7 +159,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let ui = Ui::new(global.output, global.no_progress);
     match command {
-        Command::Step(step) => steps::run(step),
+        Command::HiddenVerb(step) => steps::run(step),
         Command::CheckConfig(args) => check_config::run(args, &ui),
         Command::Serve(args) => match init::run() {
             Some(code) => code,

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use jobmill::{
-    config::{self, Faults, Flags, Loaded, Surroundings},
+    config::{self, Environment, Faults, Flags, Loaded},
     serve::{ServeError, Server},
     settings::{Settings, StoreSettings},
 };
@@ -107,7 +107,7 @@ impl SourceArgs {
     }
 
     /// Reads and checks the configuration.
-    pub(crate) fn load(self, surroundings: &Surroundings) -> Result<Loaded, Faults> {
+    pub(crate) fn load(self, environment: &Environment) -> Result<Loaded, Faults> {
         let flags = Flags {
             config: self.config,
             listen: self.listen,
@@ -120,7 +120,7 @@ impl SourceArgs {
             log: self.log,
             log_format: self.log_format,
         };
-        config::load(&flags, surroundings)
+        config::load(&flags, environment)
     }
 }
 
@@ -130,7 +130,7 @@ const LAST_WORD_MAX: Duration = Duration::from_millis(500);
 /// Runs the server until a signal. Exit codes: 0 after a drain, 2 for a configuration that is not valid, 74 for a store
 /// that failed once it was open, 1 for all else.
 pub(crate) async fn run(args: ServeArgs) -> ExitCode {
-    let mut loaded = match args.source.load(&Surroundings::of_process()) {
+    let mut loaded = match args.source.load(&Environment::of_process()) {
         Ok(loaded) => loaded,
         Err(faults) => {
             let count = faults.as_slice().len();

@@ -29,7 +29,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 /// A hidden verb.
 #[derive(Debug, clap::Subcommand)]
-pub(super) enum Step {
+pub(super) enum HiddenVerb {
     /// Print the SHA-256 of the file whose path is on stdin
     #[command(name = CHECKSUM, hide = true)]
     Checksum,
@@ -42,11 +42,11 @@ pub(super) enum Step {
 }
 
 /// Runs a hidden verb.
-pub(super) fn run(step: Step) -> ExitCode {
+pub(super) fn run(step: HiddenVerb) -> ExitCode {
     let done = match step {
-        Step::Checksum => checksum(),
-        Step::Flaky => flaky(),
-        Step::Sleep => sleep(),
+        HiddenVerb::Checksum => checksum(),
+        HiddenVerb::Flaky => flaky(),
+        HiddenVerb::Sleep => sleep(),
     };
     done.unwrap_or_else(|error| complaint(&error.to_string(), 1))
 }

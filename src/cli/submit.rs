@@ -11,7 +11,7 @@ use super::{
     exit::{Exit, Failure},
     follow::{Ended, ctrl_c, follow},
     json,
-    live::{Lines, Live},
+    live::{LineTarget, Live},
     submit_stream::{self, Stream},
     text,
     ui::Ui,
@@ -253,7 +253,7 @@ async fn submit_and_follow(
     request: SubmitAndWatchRequest,
     ui: &Ui,
 ) -> Result<Exit, Failure> {
-    let mut live = Live::new(ui, Lines::Stderr);
+    let mut live = Live::new(ui, LineTarget::Stderr);
     let (answer, mut watch) = client.submit_and_watch(request).await.map_err(explained)?;
     if ui.is_json() {
         ui.print_json(&json::submission(&answer))?;

@@ -5,7 +5,7 @@ use super::{
     exit::{Exit, Failure},
     filter::FilterArgs,
     follow::{Ended, ctrl_c, follow},
-    live::{Lines, Live},
+    live::{LineTarget, Live},
     text,
     ui::Ui,
 };
@@ -54,7 +54,7 @@ pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Fa
     let request = request(args)?;
     let client = connect(global).await?;
     let mut watch = client.watch(request);
-    let mut live = Live::new(ui, Lines::Stdout);
+    let mut live = Live::new(ui, LineTarget::Stdout);
     let ended = follow(&mut watch, ui, &mut live, ctrl_c()).await;
     live.finish();
     match ended? {

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_goes_only_where_nobody_else_reads_it() {
+    fn a_token_goes_only_over_tls_or_to_this_machine() {
         for (endpoint, fits) in [
             ("http://127.0.0.1:1", true),
             ("localhost:1", true),

@@ -199,7 +199,7 @@ impl ClientError {
     /// Returns whether a retry could help: the outcome is unknown, or the server is stopping and the next one may take
     /// the call. Codes that a proxy returns permanently (no permission, unknown method, too large) are excluded,
     /// because a retry would end the same way.
-    pub(super) fn may_help_to_repeat(&self) -> bool {
+    pub(super) fn is_retryable(&self) -> bool {
         let code = match self {
             ClientError::InvalidEndpoint { .. }
             | ClientError::InvalidFeature { .. }

@@ -44,7 +44,7 @@ impl Retries {
         loop {
             let error = match call().await {
                 Ok(answer) => return Ok(answer),
-                Err(error) if error.may_help_to_repeat() => error,
+                Err(error) if error.is_retryable() => error,
                 Err(error) => return Err(error),
             };
             failures += 1;
@@ -63,29 +63,29 @@ impl Retries {
 pub(super) struct Outage {
     failures: u32,
     time_is_up: Pin<Box<Sleep>>,
-    nap: Option<Pin<Box<Sleep>>>,
+    backoff: Option<Pin<Box<Sleep>>>,
 }
 
 impl Outage {
-    /// Starts an outage now. Its time is seen to be up only after the first nap.
+    /// Starts an outage now. Its time is seen to be up only after the first backoff.
     pub(super) fn new(retries: &Retries) -> Self {
-        Outage { failures: 0, time_is_up: Box::pin(tokio::time::sleep(retries.retry_for)), nap: None }
+        Outage { failures: 0, time_is_up: Box::pin(tokio::time::sleep(retries.retry_for)), backoff: None }
     }
 
-    /// Counts a failure, and sets the length of the next nap.
+    /// Counts a failure, and sets the length of the next backoff.
     pub(super) fn failed(&mut self, retries: &Retries) {
         self.failures += 1;
-        self.nap = Some(Box::pin(tokio::time::sleep(retries.delay(self.failures))));
+        self.backoff = Some(Box::pin(tokio::time::sleep(retries.delay(self.failures))));
     }
 
     /// Waits before the next try, at most until the time is up.
-    pub(super) async fn nap(&mut self) {
-        if let Some(nap) = &mut self.nap {
+    pub(super) async fn backoff(&mut self) {
+        if let Some(backoff) = &mut self.backoff {
             tokio::select! {
                 () = self.time_is_up.as_mut() => {}
-                () = nap => {}
+                () = backoff => {}
             }
-            self.nap = None;
+            self.backoff = None;
         }
     }
 

@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::{Client, ClientError, Refusal, changes::identify, error::FieldFault, retry::Outage};
-use crate::proto::v1::{self, ErrorReason, submit_result::Result as Told};
+use crate::proto::v1::{self, ErrorReason, submit_result::Result as ItemOutcome};
 
 /// Capacity of the channel between the two halves of a stream.
 const GIVEN_MAX: usize = 256;
@@ -66,7 +66,7 @@ pub struct SubmitResults {
     /// Whether no more items will come.
     complete: bool,
     /// Items whose result was not returned yet, and the number of the first one, counted from the start of the stream.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<PendingItem>,
     first: u64,
     connection: Option<Connection>,
     outage: Option<Outage>,
@@ -76,7 +76,7 @@ pub struct SubmitResults {
 
 type BreakHandler = Box<dyn FnMut(&ClientError) + Send>;
 
-struct Entry {
+struct PendingItem {
     item: v1::SubmitItem,
     bytes: usize,
     result: Option<Result<v1::Submitted, Refusal>>,
@@ -95,9 +95,9 @@ struct Connection {
 
 /// The event that a step handles.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
-enum Event {
-    Heard(Result<Option<v1::SubmitStreamResponse>, Status>),
-    Given(Option<v1::SubmitItem>),
+enum StreamEvent {
+    Response(Result<Option<v1::SubmitStreamResponse>, Status>),
+    Item(Option<v1::SubmitItem>),
     /// There is room for a message.
     Room,
 }
@@ -187,11 +187,11 @@ impl SubmitResults {
             match self.advance().await {
                 Ok(()) => {}
                 // No item is without a result: the next item reconnects, with the full time for retries.
-                Err(error) if error.may_help_to_repeat() && self.entries.is_empty() => {
+                Err(error) if error.is_retryable() && self.entries.is_empty() => {
                     self.connection = None;
                     self.outage = None;
                 }
-                Err(error) if error.may_help_to_repeat() && !self.time_is_up() => self.broken(&error),
+                Err(error) if error.is_retryable() && !self.time_is_up() => self.broken(&error),
                 Err(error) => {
                     self.over = true;
                     self.connection = None;
@@ -237,7 +237,7 @@ impl SubmitResults {
         }
         if self.connection.is_none() {
             if let Some(outage) = &mut self.outage {
-                outage.nap().await;
+                outage.backoff().await;
             }
             self.connection = Some(self.client.open_submit_stream(self.first).await?);
         }
@@ -249,16 +249,18 @@ impl SubmitResults {
         let credits = connection.credits;
         let event = tokio::select! {
             biased;
-            response = connection.responses.message() => Event::Heard(response),
-            item = self.given.recv(), if !self.complete && unsent < credits => Event::Given(item),
-            () = room(connection.requests.as_ref()), if unsent > 0 && credits > 0 => Event::Room,
+            response = connection.responses.message() => StreamEvent::Response(response),
+            item = self.given.recv(), if !self.complete && unsent < credits => StreamEvent::Item(item),
+            () = room(connection.requests.as_ref()), if unsent > 0 && credits > 0 => StreamEvent::Room,
         };
         match event {
-            Event::Heard(Ok(Some(response))) => self.heard(response)?,
-            Event::Heard(Ok(None)) => return Err(self.failed(Code::Unavailable, "the stream ended early")),
-            Event::Heard(Err(status)) => return Err(self.client.error(&status)),
-            Event::Given(None) => self.complete = true,
-            Event::Given(Some(item)) => {
+            StreamEvent::Response(Ok(Some(response))) => self.handle_response(response)?,
+            StreamEvent::Response(Ok(None)) => {
+                return Err(self.failed(Code::Unavailable, "the stream ended early"));
+            }
+            StreamEvent::Response(Err(status)) => return Err(self.client.error(&status)),
+            StreamEvent::Item(None) => self.complete = true,
+            StreamEvent::Item(Some(item)) => {
                 self.take(item);
                 // Other items that are ready go into the same message.
                 for _ in unsent + 1..credits {
@@ -266,7 +268,7 @@ impl SubmitResults {
                     self.take(item);
                 }
             }
-            Event::Room => {
+            StreamEvent::Room => {
                 let message = connection.message(&self.entries, self.first, self.when_full);
                 // There is room, and this is the only sender. If the receiver is gone, the responses give the reason.
                 if let Some(requests) = &connection.requests {
@@ -292,10 +294,10 @@ impl SubmitResults {
     fn take(&mut self, item: v1::SubmitItem) {
         let bytes = item.encoded_len();
         let result = (bytes > ITEM_MAX_BYTES).then(|| Err(too_large(bytes)));
-        self.entries.push_back(Entry { item, bytes, result });
+        self.entries.push_back(PendingItem { item, bytes, result });
     }
 
-    fn heard(&mut self, response: v1::SubmitStreamResponse) -> Result<(), ClientError> {
+    fn handle_response(&mut self, response: v1::SubmitStreamResponse) -> Result<(), ClientError> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         connection.credits += usize::try_from(response.credits).unwrap_or(0);
         let mut let_go = None;
@@ -307,8 +309,8 @@ impl SubmitResults {
                 return Err(self.failed(Code::Internal, "a result that belongs to no item"));
             };
             match told {
-                Told::Submitted(submitted) => entry.result = Some(Ok(submitted)),
-                Told::Error(error) => match refusal(error) {
+                ItemOutcome::Submitted(submitted) => entry.result = Some(Ok(submitted)),
+                ItemOutcome::Error(error) => match refusal(error) {
                     // The server is stopping; the next one gets the item again.
                     refusal if refusal.code == Code::Unavailable => let_go = Some(refusal),
                     refusal => entry.result = Some(Err(refusal)),
@@ -361,7 +363,7 @@ impl Connection {
     /// Builds a message of the next items, up to the credits and the byte limit.
     fn message(
         &mut self,
-        entries: &VecDeque<Entry>,
+        entries: &VecDeque<PendingItem>,
         first: u64,
         when_full: v1::WhenFull,
     ) -> v1::SubmitStreamRequest {

@@ -61,13 +61,13 @@ impl Client {
                 Some(outage) => outage.time_is_up(),
                 None => retries.retry_for.is_zero(),
             };
-            if time_is_up || left().is_zero() || !error.may_help_to_repeat() {
+            if time_is_up || left().is_zero() || !error.is_retryable() {
                 return Err(error);
             }
             let outage = outage.get_or_insert_with(|| Outage::new(retries));
             outage.failed(retries);
-            // If the time is over before the nap, there is one more try.
-            let _ = timeout(left(), outage.nap()).await;
+            // If the time is over before the backoff, there is one more try.
+            let _ = timeout(left(), outage.backoff()).await;
         }
     }
 

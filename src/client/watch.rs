@@ -140,7 +140,7 @@ impl Watch {
                 Ok(Some(message)) => self.take(message),
                 Ok(None) if !self.closing => self.over = true,
                 Ok(None) => self.interrupted(self.closed()),
-                Err(error) if error.may_help_to_repeat() && !self.time_is_up() => self.interrupted(error),
+                Err(error) if error.is_retryable() && !self.time_is_up() => self.interrupted(error),
                 Err(error) => {
                     self.over = true;
                     return Some(Err(error));
@@ -163,7 +163,7 @@ impl Watch {
 
     async fn receive(&mut self) -> Result<Option<v1::WatchStatusResponse>, ClientError> {
         if let Some(outage) = &mut self.outage {
-            outage.nap().await;
+            outage.backoff().await;
         }
         let stream = match &mut self.stream {
             Some(stream) => stream,

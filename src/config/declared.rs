@@ -11,8 +11,8 @@ use toml::de::DeTable;
 use super::endpoint::endpoint;
 use super::{
     context::Context,
-    entry::Entry,
-    fault::Place,
+    entry::ResolvedSetting,
+    fault::SettingSource,
     paths::Folder,
     program,
     rules::{Bool, Choice, DurationIn, FloatIn, IntIn, KeepIn, Rule, SizeIn},
@@ -164,7 +164,7 @@ fn queue_retention(section: &Section<'_>, reading: &mut Reading<'_>) -> QueueRet
     let mut keep = |state: &str| {
         let found = section.read(state, &rule, reading);
         let (shown, place) =
-            found.as_ref().map_or((serde_json::Value::Null, Place::Default), |(keep, place)| {
+            found.as_ref().map_or((serde_json::Value::Null, SettingSource::Default), |(keep, place)| {
                 (rule.show(keep), place.clone())
             });
         reading.entry(section.key(state), shown, place);
@@ -260,7 +260,7 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
     let entry = reading.entries.len();
     let env = variables(section, reading);
     find_program(section, &mut argv, env.get("PATH").map(OsStr::new), context, reading);
-    let shown = Entry { key: section.key("command"), value: argv.as_slice().into(), place };
+    let shown = ResolvedSetting { key: section.key("command"), value: argv.as_slice().into(), place };
     reading.entries.insert(entry, shown);
     let working_dir = Folder { base: context.base, must_exist: true };
     CommandSettings {
@@ -306,7 +306,7 @@ fn find_program(
     if text != program {
         return;
     }
-    match program::find(program, own_path.or_else(|| context.surroundings.variable("PATH"))) {
+    match program::find(program, own_path.or_else(|| context.environment.variable("PATH"))) {
         Ok(path) => *program = path,
         Err(message) => reading.fault_at(&first.span(), format!("{}[0]", section.key("command")), message),
     }
@@ -340,7 +340,7 @@ fn variables(section: &Section<'_>, reading: &mut Reading<'_>) -> BTreeMap<Strin
         };
         reading.fault_at(&value.span(), inner.key(name.get_ref()), fault);
     }
-    let place = table.map_or(Place::Default, |_| reading.place(&section.key_span("env")));
+    let place = table.map_or(SettingSource::Default, |_| reading.place(&section.key_span("env")));
     reading.entry(section.key("env"), variables.keys().map(String::as_str).collect(), place);
     variables
 }

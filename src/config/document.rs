@@ -8,7 +8,7 @@ use std::{
 
 use toml::de::DeTable;
 
-use super::fault::{Fault, Source};
+use super::fault::{Fault, SourceText};
 use crate::settings::limits;
 
 /// Reads a file up to one byte over the limit, because the path may be a device that never ends.
@@ -19,7 +19,7 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Parses a file. Returns `None` where its syntax is wrong, because faults derived from that would only mislead.
-pub(super) fn parse<'s>(source: &'s Source, faults: &mut Vec<Fault>) -> Option<DeTable<'s>> {
+pub(super) fn parse<'s>(source: &'s SourceText, faults: &mut Vec<Fault>) -> Option<DeTable<'s>> {
     let (document, errors) = DeTable::parse_recoverable(source.text());
     if errors.is_empty() {
         return Some(document.into_inner());

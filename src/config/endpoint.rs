@@ -13,11 +13,11 @@ use serde_json::Value as Json;
 
 use super::{
     context::Context,
-    fault::Place,
+    environment::Environment,
+    fault::SettingSource,
     paths::path_from,
     rules::{Bool, DurationIn, IntIn, Rule, quote},
     section::{Reading, Section},
-    surroundings::Surroundings,
 };
 use crate::settings::{
     Authorities, HandlerSettings, HttpSettings, HttpUrl, SecretError, SigningSecret, Targets,
@@ -39,7 +39,7 @@ pub(super) fn endpoint(
     let max = limits::SIGNING_SECRETS_MAX;
     let files = SecretFile { base: context.base };
     let files = section.list_setting("signing_secret_files", max, &files, reading);
-    let variables = SecretVariable { surroundings: context.surroundings };
+    let variables = SecretVariable { environment: context.environment };
     let variables = section.list_setting("signing_secret_env", max, &variables, reading);
     let targets = Targets {
         allow_private: section.setting("allow_private", &Bool, false, reading),
@@ -100,7 +100,7 @@ fn headers(section: &Section<'_>, reading: &mut Reading<'_>) -> HeaderMap {
             }
         }
     }
-    let place = table.map_or(Place::Default, |_| reading.place(&section.key_span("headers")));
+    let place = table.map_or(SettingSource::Default, |_| reading.place(&section.key_span("headers")));
     let names = headers.keys().map(HeaderName::as_str).collect();
     reading.entry(section.key("headers"), names, place);
     headers
@@ -186,7 +186,7 @@ impl Rule for SecretFile<'_> {
 
 /// An environment variable of the server that holds a signing secret.
 pub(super) struct SecretVariable<'a> {
-    pub(super) surroundings: &'a Surroundings,
+    pub(super) environment: &'a Environment,
 }
 
 impl Rule for SecretVariable<'_> {
@@ -197,7 +197,7 @@ impl Rule for SecretVariable<'_> {
     }
 
     fn text(&self, text: &str) -> Result<Self::Value, String> {
-        let Some(value) = self.surroundings.variable(text) else {
+        let Some(value) = self.environment.variable(text) else {
             return Err(format!(
                 "the variable {} is not set; set it, or write {}",
                 quote(text),

@@ -8,7 +8,7 @@ use std::{
 
 /// Source of a setting.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Place {
+pub enum SettingSource {
     /// A place in the configuration file.
     File {
         /// The file.
@@ -26,13 +26,13 @@ pub enum Place {
     Default,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SettingSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::File { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
-            Place::Environment(variable) => write!(f, "environment {variable}"),
-            Place::Flag(flag) => write!(f, "flag {flag}"),
-            Place::Default => f.write_str("default"),
+            SettingSource::File { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
+            SettingSource::Environment(variable) => write!(f, "environment {variable}"),
+            SettingSource::Flag(flag) => write!(f, "flag {flag}"),
+            SettingSource::Default => f.write_str("default"),
         }
     }
 }
@@ -41,7 +41,7 @@ impl fmt::Display for Place {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Fault {
     /// Source of the faulty setting.
-    pub place: Place,
+    pub place: SettingSource,
     /// The key's full path; empty where the fault concerns the file as a whole.
     pub key: String,
     /// The problem, the limit, and the way out.
@@ -93,17 +93,17 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 /// Text of a configuration file, and where its lines start.
-pub(super) struct Source {
+pub(super) struct SourceText {
     path: Arc<Path>,
     text: String,
     line_starts: Vec<usize>,
 }
 
-impl Source {
+impl SourceText {
     pub(super) fn new(path: PathBuf, text: String) -> Self {
         let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         let line_starts = std::iter::once(0).chain(ends.map(|(at, _)| at + 1)).collect();
-        Source { path: path.into(), text, line_starts }
+        SourceText { path: path.into(), text, line_starts }
     }
 
     pub(super) fn text(&self) -> &str {
@@ -115,11 +115,11 @@ impl Source {
     }
 
     /// Returns the place of the character that starts at or before byte `at`.
-    pub(super) fn place(&self, at: usize) -> Place {
+    pub(super) fn place(&self, at: usize) -> SettingSource {
         let line = self.line_starts.partition_point(|start| *start <= at);
         let start = self.line_starts[line - 1];
         let end = self.text.floor_char_boundary(at);
-        Place::File {
+        SettingSource::File {
             path: Arc::clone(&self.path),
             line,
             column: self.text[start.min(end)..end].chars().count() + 1,
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn columns_count_characters() {
-        let source = Source::new("a.toml".into(), "é = 1\n\nxyz = 2".into());
+        let source = SourceText::new("a.toml".into(), "é = 1\n\nxyz = 2".into());
         for (at, place) in
             [(0, "a.toml:1:1"), (3, "a.toml:1:3"), (7, "a.toml:2:1"), (8, "a.toml:3:1"), (12, "a.toml:3:5")]
         {

@@ -12,13 +12,13 @@ use super::{
     context::Context,
     declared::{QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kind_keys, kinds, queues, retention},
     document::{parse, read},
-    entry::Entry,
-    fault::{Fault, Faults, Place, Source},
+    entry::ResolvedSetting,
+    environment::Environment,
+    fault::{Fault, Faults, SettingSource, SourceText},
     network,
     paths::Folder,
     rules::{Bool, Choice, DurationIn, FloatIn, LogFilter, OrOff, Rule, SizeIn, quote},
     section::{Reading, Section},
-    surroundings::Surroundings,
 };
 use crate::settings::{
     DiskSettings, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings, limits,
@@ -85,16 +85,16 @@ pub struct Loaded {
     /// The file that was read, if there is one.
     pub file: Option<PathBuf>,
     /// Every setting as resolved, with its source, in the order of the documentation.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<ResolvedSetting>,
 }
 
 /// Reads and checks a configuration. Flags override variables, which override the file, which overrides defaults.
 ///
 /// # Errors
 /// All faults, including those in values that another source overrides.
-pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults> {
+pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Faults> {
     let mut faults = Vec::new();
-    let source = find_source(flags, surroundings).unwrap_or_else(|fault| {
+    let source = find_source(flags, environment).unwrap_or_else(|fault| {
         faults.push(fault);
         None
     });
@@ -102,22 +102,25 @@ pub fn load(flags: &Flags, surroundings: &Surroundings) -> Result<Loaded, Faults
     let base = source.as_ref().and_then(|source| source.path().parent());
     let mut reading = Reading::new(source.as_ref(), faults);
     let root = Section::open(String::new(), document.as_ref(), &ROOT_KEYS, &mut reading);
-    let mut layers = Layers { surroundings, reading: &mut reading };
+    let mut layers = Layers { environment, reading: &mut reading };
 
     let defaults = Settings::new(StoreSettings::Memory);
-    let listen =
-        Given { key: "listen", variable: "JOBMILL_LISTEN", flag: ("--listen", flags.listen.as_deref()) };
+    let listen = LayeredSetting {
+        key: "listen",
+        variable: "JOBMILL_LISTEN",
+        flag: ("--listen", flags.listen.as_deref()),
+    };
     let listen = layers.setting(&root, listen, &Address, defaults.listen);
     let hosts = root.list_setting("hosts", limits::HOSTS_MAX, &network::Host, layers.reading);
-    let insecure = Given {
+    let insecure = LayeredSetting {
         key: "insecure",
         variable: "JOBMILL_INSECURE",
         flag: ("--insecure", flags.insecure.then_some(OsStr::new("true"))),
     };
     let insecure = layers.setting(&root, insecure, &Bool, false);
-    let context = Context { surroundings, base: base.unwrap_or(surroundings.current_dir()) };
+    let context = Context { environment, base: base.unwrap_or(environment.current_dir()) };
     let store = layers.store(&root, flags, context.base);
-    let drain = Given {
+    let drain = LayeredSetting {
         key: "drain_timeout",
         variable: "JOBMILL_DRAIN_TIMEOUT",
         flag: ("--drain-timeout", flags.drain_timeout.as_deref()),
@@ -197,13 +200,13 @@ pub fn keys() -> impl Iterator<Item = String> {
 }
 
 /// Finds the configuration file. A named file must exist; the default file is optional.
-fn find_source(flags: &Flags, surroundings: &Surroundings) -> Result<Option<Source>, Fault> {
-    let named = |place, path: &Path| (place, surroundings.current_dir().join(path));
-    let (place, path) = match (&flags.config, surroundings.variable("JOBMILL_CONFIG")) {
-        (Some(path), _) => named(Place::Flag("--config"), path),
-        (None, Some(path)) => named(Place::Environment("JOBMILL_CONFIG"), Path::new(path)),
-        (None, None) => match surroundings.default_config_file() {
-            Some(path) => (Place::Default, path),
+fn find_source(flags: &Flags, environment: &Environment) -> Result<Option<SourceText>, Fault> {
+    let named = |place, path: &Path| (place, environment.current_dir().join(path));
+    let (place, path) = match (&flags.config, environment.variable("JOBMILL_CONFIG")) {
+        (Some(path), _) => named(SettingSource::Flag("--config"), path),
+        (None, Some(path)) => named(SettingSource::Environment("JOBMILL_CONFIG"), Path::new(path)),
+        (None, None) => match environment.default_config_file() {
+            Some(path) => (SettingSource::Default, path),
             None => return Ok(None),
         },
     };
@@ -214,7 +217,9 @@ fn find_source(flags: &Flags, surroundings: &Surroundings) -> Result<Option<Sour
     };
     let bytes = match read(&path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && place == Place::Default => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && place == SettingSource::Default => {
+            return Ok(None);
+        }
         Err(error) => {
             return Err(fault(format!("can't be read: {error}; name a file that this user may read")));
         }
@@ -226,25 +231,25 @@ fn find_source(flags: &Flags, surroundings: &Surroundings) -> Result<Option<Sour
         )));
     }
     match String::from_utf8(bytes) {
-        Ok(text) => Ok(Some(Source::new(path, text))),
+        Ok(text) => Ok(Some(SourceText::new(path, text))),
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(&error.into_bytes()[..at]).into_owned();
             let message = "the file is not UTF-8 from here on; save it as UTF-8".to_owned();
-            Err(Fault { place: Source::new(path.clone(), text).place(at), key: String::new(), message })
+            Err(Fault { place: SourceText::new(path.clone(), text).place(at), key: String::new(), message })
         }
     }
 }
 
 /// A setting that file, environment and flags can give.
-struct Given<'a> {
+struct LayeredSetting<'a> {
     key: &'static str,
     variable: &'static str,
     flag: (&'static str, Option<&'a OsStr>),
 }
 
 struct Layers<'a, 's> {
-    surroundings: &'a Surroundings,
+    environment: &'a Environment,
     reading: &'a mut Reading<'s>,
 }
 
@@ -252,7 +257,7 @@ impl Layers<'_, '_> {
     fn setting<R: Rule>(
         &mut self,
         section: &Section<'_>,
-        given: Given<'_>,
+        given: LayeredSetting<'_>,
         rule: &R,
         default: R::Value,
     ) -> R::Value {
@@ -260,12 +265,12 @@ impl Layers<'_, '_> {
         let mut last = section.read(given.key, rule, self.reading);
         let (flag, flag_text) = given.flag;
         for (place, text) in [
-            (Place::Environment(given.variable), self.surroundings.variable(given.variable)),
-            (Place::Flag(flag), flag_text),
+            (SettingSource::Environment(given.variable), self.environment.variable(given.variable)),
+            (SettingSource::Flag(flag), flag_text),
         ] {
             last = self.text(place, text, &key, rule).or(last);
         }
-        let (value, place) = last.unwrap_or((default, Place::Default));
+        let (value, place) = last.unwrap_or((default, SettingSource::Default));
         self.reading.entry(key, rule.show(&value), place);
         value
     }
@@ -273,11 +278,11 @@ impl Layers<'_, '_> {
     /// Reads the value of a variable or a flag.
     fn text<R: Rule>(
         &mut self,
-        place: Place,
+        place: SettingSource,
         text: Option<&OsStr>,
         key: &str,
         rule: &R,
-    ) -> Option<(R::Value, Place)> {
+    ) -> Option<(R::Value, SettingSource)> {
         let text = text?;
         let read = match text.to_str() {
             Some(text) => rule.text(text),
@@ -295,7 +300,7 @@ impl Layers<'_, '_> {
     fn metrics(&mut self, root: &Section<'_>, flags: &Flags) -> Option<SocketAddr> {
         let table = root.table("metrics", self.reading);
         let section = Section::open("metrics".to_owned(), table, &METRICS_KEYS, self.reading);
-        let listen = Given {
+        let listen = LayeredSetting {
             key: "listen",
             variable: "JOBMILL_METRICS_LISTEN",
             flag: ("--metrics-listen", flags.metrics_listen.as_deref()),
@@ -308,9 +313,9 @@ impl Layers<'_, '_> {
         let (own, common) = ("JOBMILL_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT");
         let table = root.table("traces", self.reading);
         let section = Section::open("traces".to_owned(), table, &TRACES_KEYS, self.reading);
-        let endpoint = Given {
+        let endpoint = LayeredSetting {
             key: "endpoint",
-            variable: if self.surroundings.variable(own).is_some() { own } else { common },
+            variable: if self.environment.variable(own).is_some() { own } else { common },
             flag: ("--traces-endpoint", flags.traces_endpoint.as_deref()),
         };
         let default = TracesSettings::default();
@@ -329,8 +334,9 @@ impl Layers<'_, '_> {
         let table = root.table("log", self.reading);
         let section = Section::open("log".to_owned(), table, &LOG_KEYS, self.reading);
         let default = LogSettings::default();
-        let filter = Given { key: "filter", variable: "JOBMILL_LOG", flag: ("--log", flags.log.as_deref()) };
-        let format = Given {
+        let filter =
+            LayeredSetting { key: "filter", variable: "JOBMILL_LOG", flag: ("--log", flags.log.as_deref()) };
+        let format = LayeredSetting {
             key: "format",
             variable: "JOBMILL_LOG_FORMAT",
             flag: ("--log-format", flags.log_format.as_deref()),
@@ -344,8 +350,8 @@ impl Layers<'_, '_> {
     /// Reads the folder or memory, from the last source that gives either.
     fn store(&mut self, root: &Section<'_>, flags: &Flags, base: &Path) -> StoreSettings {
         let in_file = Folder { base, must_exist: false };
-        let elsewhere = Folder { base: self.surroundings.current_dir(), must_exist: false };
-        let variable = |name| (Place::Environment(name), self.surroundings.variable(name));
+        let elsewhere = Folder { base: self.environment.current_dir(), must_exist: false };
+        let variable = |name| (SettingSource::Environment(name), self.environment.variable(name));
         let (memory_place, memory) = variable("JOBMILL_MEMORY");
         let (dir_place, dir) = variable("JOBMILL_DATA_DIR");
         let flag_dir = flags.data_dir.as_ref().map(|dir| dir.as_os_str());
@@ -356,11 +362,11 @@ impl Layers<'_, '_> {
                 self.text(dir_place, dir, "data_dir", &elsewhere),
             ),
             (
-                flags.memory.then_some((true, Place::Flag("--memory"))),
-                self.text(Place::Flag("--data-dir"), flag_dir, "data_dir", &elsewhere),
+                flags.memory.then_some((true, SettingSource::Flag("--memory"))),
+                self.text(SettingSource::Flag("--data-dir"), flag_dir, "data_dir", &elsewhere),
             ),
         ];
-        let mut memory = (false, Place::Default);
+        let mut memory = (false, SettingSource::Default);
         let mut folder = None;
         for layer in layers {
             if let (Some((true, place)), Some(_)) = &layer {
@@ -377,14 +383,14 @@ impl Layers<'_, '_> {
         }
         let (memory, memory_place) = memory;
         if memory {
-            self.reading.entry("data_dir", serde_json::Value::Null, Place::Default);
+            self.reading.entry("data_dir", serde_json::Value::Null, SettingSource::Default);
             self.reading.entry("memory", true.into(), memory_place);
             return StoreSettings::Memory;
         }
-        let default = || self.surroundings.default_data_dir().map(|dir| (dir, Place::Default));
+        let default = || self.environment.default_data_dir().map(|dir| (dir, SettingSource::Default));
         let Some((folder, place)) = folder.or_else(default) else {
             let message = "there is no default without HOME; write the path of a folder, or memory = true";
-            self.reading.fault(Place::Default, "data_dir", message);
+            self.reading.fault(SettingSource::Default, "data_dir", message);
             return StoreSettings::Memory;
         };
         self.reading.entry("data_dir", elsewhere.show(&folder), place);

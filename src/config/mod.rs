@@ -8,6 +8,7 @@ mod document;
 #[cfg(feature = "http")]
 mod endpoint;
 mod entry;
+mod environment;
 mod fault;
 mod load;
 mod network;
@@ -15,14 +16,13 @@ mod paths;
 mod program;
 mod rules;
 mod section;
-mod surroundings;
 mod tokens;
 mod units;
 
 pub use self::{
-    entry::Entry,
-    fault::{Fault, Faults, Place},
+    entry::ResolvedSetting,
+    environment::Environment,
+    fault::{Fault, Faults, SettingSource},
     load::{Flags, Loaded, keys, load},
-    surroundings::Surroundings,
     tokens::load_tokens,
 };

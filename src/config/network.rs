@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    fault::Place,
+    fault::SettingSource,
     paths::FileIn,
     rules::{Choice, DurationIn, IntIn, Rule, SizeIn, quote},
     section::{Reading, Section},
@@ -180,9 +180,9 @@ pub(super) fn check_ports(settings: &Settings, reading: &mut Reading<'_>) {
     }
 }
 
-fn place_of(key: &str, reading: &Reading<'_>) -> Place {
+fn place_of(key: &str, reading: &Reading<'_>) -> SettingSource {
     let entry = reading.entries.iter().find(|entry| entry.key == key);
-    entry.map_or(Place::Default, |entry| entry.place.clone())
+    entry.map_or(SettingSource::Default, |entry| entry.place.clone())
 }
 
 /// The name of a host, without a port.

@@ -12,28 +12,28 @@ use toml::{
 };
 
 use super::{
-    entry::Entry,
-    fault::{Fault, Place, Source},
+    entry::ResolvedSetting,
+    fault::{Fault, SettingSource, SourceText},
     rules::{Rule, nearest},
 };
 
 /// Faults and settings read so far.
 pub(super) struct Reading<'s> {
-    source: Option<&'s Source>,
+    source: Option<&'s SourceText>,
     pub(super) faults: Vec<Fault>,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<ResolvedSetting>,
 }
 
 impl<'s> Reading<'s> {
-    pub(super) fn new(source: Option<&'s Source>, faults: Vec<Fault>) -> Self {
+    pub(super) fn new(source: Option<&'s SourceText>, faults: Vec<Fault>) -> Self {
         Reading { source, faults, entries: Vec::new() }
     }
 
-    pub(super) fn place(&self, span: &Range<usize>) -> Place {
-        self.source.map_or(Place::Default, |source| source.place(span.start))
+    pub(super) fn place(&self, span: &Range<usize>) -> SettingSource {
+        self.source.map_or(SettingSource::Default, |source| source.place(span.start))
     }
 
-    pub(super) fn fault(&mut self, place: Place, key: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn fault(&mut self, place: SettingSource, key: impl Into<String>, message: impl Into<String>) {
         self.faults.push(Fault { place, key: key.into(), message: message.into() });
     }
 
@@ -46,8 +46,8 @@ impl<'s> Reading<'s> {
         self.fault(self.place(span), key, message);
     }
 
-    pub(super) fn entry(&mut self, key: impl Into<String>, value: Json, place: Place) {
-        self.entries.push(Entry { key: key.into(), value, place });
+    pub(super) fn entry(&mut self, key: impl Into<String>, value: Json, place: SettingSource) {
+        self.entries.push(ResolvedSetting { key: key.into(), value, place });
     }
 }
 
@@ -129,7 +129,7 @@ impl<'d> Section<'d> {
         key: &str,
         rule: &R,
         reading: &mut Reading<'_>,
-    ) -> Option<(R::Value, Place)> {
+    ) -> Option<(R::Value, SettingSource)> {
         let value = self.get(key)?;
         match rule.value(value.get_ref()) {
             Ok(read) => Some((read, reading.place(&value.span()))),
@@ -148,7 +148,7 @@ impl<'d> Section<'d> {
         default: R::Value,
         reading: &mut Reading<'_>,
     ) -> R::Value {
-        let (value, place) = self.read(key, rule, reading).unwrap_or((default, Place::Default));
+        let (value, place) = self.read(key, rule, reading).unwrap_or((default, SettingSource::Default));
         reading.entry(self.key(key), rule.show(&value), place);
         value
     }
@@ -162,7 +162,7 @@ impl<'d> Section<'d> {
     ) -> Option<R::Value> {
         let found = self.read(key, rule, reading);
         let (shown, place) =
-            found.as_ref().map_or((serde_json::Value::Null, Place::Default), |(value, place)| {
+            found.as_ref().map_or((serde_json::Value::Null, SettingSource::Default), |(value, place)| {
                 (rule.show(value), place.clone())
             });
         reading.entry(self.key(key), shown, place);
@@ -189,7 +189,7 @@ impl<'d> Section<'d> {
         key: &str,
         max: usize,
         reading: &mut Reading<'_>,
-    ) -> Option<(&'d DeArray<'d>, Place)> {
+    ) -> Option<(&'d DeArray<'d>, SettingSource)> {
         let value = self.get(key)?;
         let Some(list) = value.get_ref().as_array() else {
             let message = "this is not a list; write one in brackets, such as [\"a\", \"b\"] or [1, 2]";
@@ -211,9 +211,9 @@ impl<'d> Section<'d> {
         max: usize,
         rule: &R,
         reading: &mut Reading<'_>,
-    ) -> (Vec<R::Value>, Place) {
+    ) -> (Vec<R::Value>, SettingSource) {
         let Some((list, place)) = self.list(key, max, reading) else {
-            return (Vec::new(), Place::Default);
+            return (Vec::new(), SettingSource::Default);
         };
         let mut values = Vec::new();
         for (index, element) in list.iter().enumerate() {

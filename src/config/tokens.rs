@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     document::{self, parse},
-    fault::{Fault, Faults, Place, Source},
+    fault::{Fault, Faults, SettingSource, SourceText},
     rules::{Rule, quote},
     section::{Reading, Section},
 };
@@ -22,14 +22,14 @@ const TOKEN_KEYS: [&str; 4] = ["hash", "roles", "queues", "expires"];
 /// All faults of the file.
 pub fn load_tokens(path: &Path) -> Result<Tokens, Faults> {
     let mut faults = Vec::new();
-    let place = Place::File { path: path.into(), line: 1, column: 1 };
+    let place = SettingSource::File { path: path.into(), line: 1, column: 1 };
     let tokens = read(path, &place, &mut faults);
     Faults::check(faults)?;
     Ok(Tokens::new(tokens))
 }
 
 /// Reads a token file. A file that can't be read at all is a fault at `place`.
-pub(super) fn read(path: &Path, place: &Place, faults: &mut Vec<Fault>) -> Vec<Token> {
+pub(super) fn read(path: &Path, place: &SettingSource, faults: &mut Vec<Fault>) -> Vec<Token> {
     let text = document::read(path).map_err(|error| error.to_string()).and_then(|bytes| {
         if bytes.len() as u64 > limits::FILE_BYTES_MAX {
             return Err(format!("it is over the limit of {} bytes", limits::FILE_BYTES_MAX));
@@ -37,7 +37,7 @@ pub(super) fn read(path: &Path, place: &Place, faults: &mut Vec<Fault>) -> Vec<T
         String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
     });
     let source = match text {
-        Ok(text) => Source::new(path.to_owned(), text),
+        Ok(text) => SourceText::new(path.to_owned(), text),
         Err(problem) => {
             let shown = quote(&path.to_string_lossy());
             let message = format!(

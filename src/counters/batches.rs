@@ -7,7 +7,9 @@ use std::{
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 
-use super::maker::{self, COUNTS, DISK_SECONDS, JOB_SECONDS, KINDS_MAX, Maker, MetricsError, OTHER};
+use super::factory::{
+    self, COUNTS, DISK_SECONDS, JOB_SECONDS, KINDS_MAX, MetricFactory, MetricsError, OTHER,
+};
 use crate::job::{FailureReason, Job, Name, State, StateName};
 
 /// Metrics that the committer records.
@@ -79,29 +81,29 @@ struct KindFamilies {
 }
 
 impl KindFamilies {
-    fn new(maker: &Maker) -> Result<Self, MetricsError> {
-        let by_kind = |name, help| maker.counters(name, help, &["kind"]);
+    fn new(factory: &MetricFactory) -> Result<Self, MetricsError> {
+        let by_kind = |name, help| factory.counters(name, help, &["kind"]);
         let submitted = by_kind("jobmill_jobs_submitted_total", "Accepted jobs, which are on disk.")?;
         let started = by_kind("jobmill_attempts_started_total", "Started attempts.")?;
         let retries = by_kind("jobmill_retries_total", "Started attempts after a job's first one.")?;
-        let wait_seconds = maker.histograms(
+        let wait_seconds = factory.histograms(
             "jobmill_wait_seconds",
             "Time from a job being ready to the start of its attempt.",
             JOB_SECONDS,
             "kind",
         )?;
-        let run_seconds = maker.histograms(
+        let run_seconds = factory.histograms(
             "jobmill_run_seconds",
             "Time from the start of an attempt to the commit of its end.",
             JOB_SECONDS,
             "kind",
         )?;
-        let attempts = maker.counters(
+        let attempts = factory.counters(
             "jobmill_attempts_total",
             "Ended attempts, by result: succeeded, or the reason of the failure.",
             &["kind", "result"],
         )?;
-        let ended = maker.counters(
+        let ended = factory.counters(
             "jobmill_jobs_ended_total",
             "Ended jobs, by state. A job that is retried by hand ends again.",
             &["kind", "state"],
@@ -111,7 +113,7 @@ impl KindFamilies {
 
     /// Metrics of a kind.
     fn of(&self, kind: &str) -> KindCounters {
-        let ended = |state| self.ended.with_label_values(&[kind, &*maker::label(state)]);
+        let ended = |state| self.ended.with_label_values(&[kind, &*factory::label(state)]);
         KindCounters {
             name: kind.to_owned(),
             submitted: self.submitted.with_label_values(&[kind]),
@@ -132,10 +134,10 @@ impl KindFamilies {
 
 impl BatchCounters {
     pub(super) fn new<'a>(
-        maker: &Maker,
+        factory: &MetricFactory,
         kinds: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, MetricsError> {
-        let families = KindFamilies::new(maker)?;
+        let families = KindFamilies::new(factory)?;
         let named: BTreeSet<&str> = kinds.into_iter().filter(|kind| *kind != OTHER).collect();
         let kinds: Vec<_> =
             named.into_iter().take(KINDS_MAX).chain([OTHER]).map(|kind| families.of(kind)).collect();
@@ -143,27 +145,27 @@ impl BatchCounters {
         Ok(BatchCounters {
             kinds,
             places,
-            commit_seconds: maker.histogram(
+            commit_seconds: factory.histogram(
                 "jobmill_commit_seconds",
                 "Duration of applying a batch, its commit included.",
                 DISK_SECONDS,
             )?,
-            flush_seconds: maker.histogram(
+            flush_seconds: factory.histogram(
                 "jobmill_flush_seconds",
                 "Duration of committing a batch: writing the write-ahead log and flushing it to disk.",
                 DISK_SECONDS,
             )?,
-            changes: maker.histogram(
+            changes: factory.histogram(
                 "jobmill_batch_changes",
                 "Number of job changes in a batch, which share a flush.",
                 COUNTS,
             )?,
-            repeated: maker.counter(
+            repeated: factory.counter(
                 "jobmill_submissions_repeated_total",
                 "Repeated submissions, whose request_id was seen before.",
             )?,
-            deleted: maker.counter("jobmill_jobs_deleted_total", "Deleted jobs.")?,
-            refused_reports: maker.counter(
+            deleted: factory.counter("jobmill_jobs_deleted_total", "Deleted jobs.")?,
+            refused_reports: factory.counter(
                 "jobmill_reports_refused_total",
                 "Reports of attempts that were refused, because their lease was no longer valid.",
             )?,

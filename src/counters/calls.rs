@@ -7,7 +7,7 @@ use std::{
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::maker::{Maker, MetricsError, OTHER};
+use super::factory::{MetricFactory, MetricsError, OTHER};
 
 /// Histogram buckets of a call's duration, in seconds. A submission may wait 10 minutes for room.
 const CALL_SECONDS: &[f64] =
@@ -67,24 +67,24 @@ pub(crate) struct MethodCounters {
 pub(crate) type Methods = HashMap<String, Arc<MethodCounters>>;
 
 impl CallCounters {
-    pub(super) fn new(maker: &Maker) -> Result<Self, MetricsError> {
-        let calls = maker.counters(
+    pub(super) fn new(factory: &MetricFactory) -> Result<Self, MetricsError> {
+        let calls = factory.counters(
             "jobmill_grpc_calls_total",
             "Ended gRPC calls, by method and code. CANCELLED includes calls whose client disconnected.",
             &["method", "code"],
         )?;
-        let open = maker.gauges("jobmill_grpc_calls_open", "gRPC calls in progress.", &["method"])?;
-        let seconds = maker.histograms(
+        let open = factory.gauges("jobmill_grpc_calls_open", "gRPC calls in progress.", &["method"])?;
+        let seconds = factory.histograms(
             "jobmill_grpc_call_seconds",
             "Duration of a unary gRPC call, from its headers to the end of its response.",
             CALL_SECONDS,
             "method",
         )?;
-        let untaken = maker.made(IntGauge::new(
+        let untaken = factory.register(IntGauge::new(
             "jobmill_grpc_untaken_bytes",
             "Buffered bytes of large responses that clients have not read.",
         ))?;
-        let cut = maker.counter(
+        let cut = factory.counter(
             "jobmill_grpc_answers_cut_total",
             "Large responses that were aborted, because the client read nothing while others waited.",
         )?;

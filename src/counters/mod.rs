@@ -6,17 +6,17 @@
 
 mod batches;
 mod calls;
+mod factory;
 mod health;
-mod maker;
 mod recorder;
 mod set;
 mod submissions;
 
-pub use self::maker::MetricsError;
+pub use self::factory::MetricsError;
 pub(crate) use self::{
     calls::{MethodCounters, Methods, grpc_code},
+    factory::{MetricFactory, label},
     health::Health,
-    maker::{Maker, label},
     recorder::{BatchTimes, Recorder},
     set::Counters,
 };

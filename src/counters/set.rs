@@ -5,8 +5,8 @@ use prometheus::{Registry, proto::MetricFamily};
 use super::{
     batches::BatchCounters,
     calls::CallCounters,
+    factory::{MetricFactory, MetricsError},
     health::Health,
-    maker::{Maker, MetricsError},
     submissions::SubmissionCounters,
 };
 
@@ -28,17 +28,17 @@ impl Counters {
         kinds: impl IntoIterator<Item = &'a str>,
         health: Health,
     ) -> Result<Self, MetricsError> {
-        let maker = Maker(Registry::new());
+        let factory = MetricFactory(Registry::new());
         #[cfg(target_os = "linux")]
-        maker.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let build = maker.gauges("jobmill_build_info", "The server's version; always 1.", &["version"])?;
+        factory.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let build = factory.gauges("jobmill_build_info", "The server's version; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Counters {
-            batches: BatchCounters::new(&maker, kinds)?,
-            submissions: SubmissionCounters::new(&maker)?,
-            calls: CallCounters::new(&maker)?,
+            batches: BatchCounters::new(&factory, kinds)?,
+            submissions: SubmissionCounters::new(&factory)?,
+            calls: CallCounters::new(&factory)?,
             health,
-            registry: maker.0,
+            registry: factory.0,
         })
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use prometheus::IntCounter;
 
-use super::maker::{Maker, MetricsError, OTHER};
+use super::factory::{MetricFactory, MetricsError, OTHER};
 
 /// The reason codes with a label value of their own.
 const REASONS: &[&str] = &[
@@ -28,8 +28,8 @@ pub(super) struct SubmissionCounters {
 }
 
 impl SubmissionCounters {
-    pub(super) fn new(maker: &Maker) -> Result<Self, MetricsError> {
-        let rejected = maker.counters(
+    pub(super) fn new(factory: &MetricFactory) -> Result<Self, MetricsError> {
+        let rejected = factory.counters(
             "jobmill_submissions_rejected_total",
             "Refused submissions, by the error's reason. A batch is one submission.",
             &["reason"],

@@ -10,9 +10,9 @@ use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{Dispatch, output::AttemptVoice};
+use super::{Dispatch, output::AttemptReporter};
 use crate::{
-    engine::{Ask, Claim, Report, ReportBody},
+    engine::{Claim, ReplySlot, Report, ReportBody},
     execute::{Attempt, HandlerError, command::RESULT_MAX_BYTES, cut},
     job::{Failure, FailureReason, Job, Output, PayloadInfo},
     timeouts,
@@ -23,7 +23,7 @@ const RESULT_TYPE_MAX_BYTES: usize = 128;
 
 /// The reason for which an attempt was asked to stop.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stopped {
+enum StopReason {
     No,
     Cancelled,
     TimedOut,
@@ -31,11 +31,11 @@ enum Stopped {
 }
 
 /// The end of a handler's run.
-enum Ran {
+enum RunEnd {
     /// The handler returned or panicked.
-    Ended(Result<Output, HandlerError>, Stopped),
+    Ended(Result<Output, HandlerError>, StopReason),
     /// The handler was aborted.
-    CutOff(Stopped),
+    CutOff(StopReason),
 }
 
 impl Dispatch {
@@ -51,7 +51,7 @@ impl Dispatch {
         }
         self.forget(lease);
         if let Some(body) = body {
-            self.reports.ended(Report { id, lease, body, ask: Ask::unheard() });
+            self.reports.ended(Report { id, lease, body, ask: ReplySlot::unheard() });
         }
     }
 
@@ -75,12 +75,12 @@ impl Dispatch {
         );
         let mut span = self.traces.attempt(&job, ready);
         let hub = Arc::clone(&self.hub);
-        let voice = Arc::new(AttemptVoice::new(job.id, job.attempt, lease, hub, self.stopping.clone()));
+        let reporter = Arc::new(AttemptReporter::new(job.id, job.attempt, lease, hub, self.stopping.clone()));
         let run = async {
             let traceparent = span.traceparent().to_owned();
-            let ran = self.run_handler(&job, payload, lease, &voice, cancelled, traceparent).await;
+            let ran = self.run_handler(&job, payload, lease, &reporter, cancelled, traceparent).await;
             match judge(&job, ran) {
-                Ok(output) => *body = Some(ReportBody::Succeeded { output, tail: voice.tail() }),
+                Ok(output) => *body = Some(ReportBody::Succeeded { output, tail: reporter.tail() }),
                 Err(HandlerError { failure, delay, never_started: true }) => {
                     *body = Some(ReportBody::Released { delay });
                     log_release(&job, &failure);
@@ -88,7 +88,7 @@ impl Dispatch {
                 Err(HandlerError { failure, delay, never_started: false }) => {
                     let failure = Arc::new(failure);
                     let told = Arc::clone(&failure);
-                    *body = Some(ReportBody::Failed { failure, delay, tail: voice.tail() });
+                    *body = Some(ReportBody::Failed { failure, delay, tail: reporter.tail() });
                     log_failure(&job, &told);
                     span.failed(told.reason);
                 }
@@ -102,22 +102,22 @@ impl Dispatch {
         job: &Arc<Job>,
         payload: Option<Bytes>,
         lease: crate::job::LeaseToken,
-        voice: &Arc<AttemptVoice>,
+        reporter: &Arc<AttemptReporter>,
         cancelled: CancellationToken,
         traceparent: String,
-    ) -> Ran {
+    ) -> RunEnd {
         let Some(handler) = self.handlers.get(job.spec.kind.as_str()) else {
             let message = format!("no handler here runs the kind `{}`", job.spec.kind);
-            return Ran::Ended(
+            return RunEnd::Ended(
                 Err(HandlerError::new(FailureReason::StartFailed, message, true)),
-                Stopped::No,
+                StopReason::No,
             );
         };
         let payload = match payload {
             Some(payload) => payload,
             None => match self.payload(job).await {
                 Ok(payload) => payload,
-                Err(error) => return Ran::Ended(Err(error), Stopped::No),
+                Err(error) => return RunEnd::Ended(Err(error), StopReason::No),
             },
         };
         // The handler sees a single token for every reason to stop.
@@ -128,7 +128,7 @@ impl Dispatch {
             payload,
             cancelled: stop.clone(),
             traceparent,
-            reports: Arc::clone(voice) as Arc<_>,
+            reports: Arc::clone(reporter) as Arc<_>,
         };
         let handler = Arc::clone(handler);
         let grace = handler.stop_grace();
@@ -137,31 +137,31 @@ impl Dispatch {
         let run = async {
             tokio::select! {
                 result = run => result.unwrap_or_else(|panic| Err(panicked("the handler", &*panic))),
-                never = voice.send_progress(&self.reports) => match never {},
+                never = reporter.send_progress(&self.reports) => match never {},
             }
         };
         tokio::pin!(run);
-        let time_is_up = voice.has_worked_for(job.spec.attempt_timeout);
+        let time_is_up = reporter.has_worked_for(job.spec.attempt_timeout);
         tokio::pin!(time_is_up);
         let mut stopped = tokio::select! {
             biased;
-            result = &mut run => return Ran::Ended(result, Stopped::No),
-            () = cancelled.cancelled() => Stopped::Cancelled,
-            () = self.stopping.cancelled() => Stopped::Draining,
-            () = &mut time_is_up => Stopped::TimedOut,
+            result = &mut run => return RunEnd::Ended(result, StopReason::No),
+            () = cancelled.cancelled() => StopReason::Cancelled,
+            () = self.stopping.cancelled() => StopReason::Draining,
+            () = &mut time_is_up => StopReason::TimedOut,
         };
         stop.cancel();
-        let patience = timeouts::active(grace);
-        tokio::pin!(patience);
+        let grace_over = timeouts::active(grace);
+        tokio::pin!(grace_over);
         loop {
             tokio::select! {
                 biased;
-                result = &mut run => return Ran::Ended(result, stopped),
-                () = cancelled.cancelled(), if stopped != Stopped::Cancelled => stopped = Stopped::Cancelled,
+                result = &mut run => return RunEnd::Ended(result, stopped),
+                () = cancelled.cancelled(), if stopped != StopReason::Cancelled => stopped = StopReason::Cancelled,
                 // The attempt's timeout applies during a drain, too.
-                () = &mut time_is_up, if stopped == Stopped::Draining => stopped = Stopped::TimedOut,
-                () = self.cutting_off.cancelled() => return Ran::CutOff(stopped),
-                () = &mut patience => return Ran::CutOff(stopped),
+                () = &mut time_is_up, if stopped == StopReason::Draining => stopped = StopReason::TimedOut,
+                () = self.cutting_off.cancelled() => return RunEnd::CutOff(stopped),
+                () = &mut grace_over => return RunEnd::CutOff(stopped),
             }
         }
     }
@@ -181,7 +181,7 @@ impl Dispatch {
 }
 
 /// Classifies the end of a run: the job's result or its failure.
-fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
+fn judge(job: &Job, ran: RunEnd) -> Result<Output, HandlerError> {
     let timeout = || {
         let limit = humantime::format_duration(job.spec.attempt_timeout);
         HandlerError::new(
@@ -192,40 +192,40 @@ fn judge(job: &Job, ran: Ran) -> Result<Output, HandlerError> {
     };
     let lost = |what: &str| HandlerError::new(FailureReason::Lost, what, true);
     match ran {
-        Ran::Ended(Ok(output), _) if output.bytes.len() > RESULT_MAX_BYTES => {
+        RunEnd::Ended(Ok(output), _) if output.bytes.len() > RESULT_MAX_BYTES => {
             let message =
                 format!("the result has {} bytes; at most {RESULT_MAX_BYTES} are kept", output.bytes.len());
             Err(HandlerError::new(FailureReason::ResultTooLarge, message, false))
         }
         // A success counts even after a request to stop, because the work is done.
-        Ran::Ended(Ok(output), _) => {
+        RunEnd::Ended(Ok(output), _) => {
             let media_type = cut(&output.info.media_type, RESULT_TYPE_MAX_BYTES).to_owned();
             Ok(Output { info: PayloadInfo { media_type, ..output.info }, ..output })
         }
         // An attempt that timed out before its start counts, because later ones would time out as well.
-        Ran::Ended(Err(_), Stopped::TimedOut) | Ran::CutOff(Stopped::TimedOut) => Err(timeout()),
+        RunEnd::Ended(Err(_), StopReason::TimedOut) | RunEnd::CutOff(StopReason::TimedOut) => Err(timeout()),
         // An attempt that never started was not stopped either.
-        Ran::Ended(Err(error), _) if error.never_started => Err(error),
-        Ran::Ended(Err(error), Stopped::No) => Err(error),
-        Ran::Ended(Err(error), Stopped::Cancelled) => Err(HandlerError {
+        RunEnd::Ended(Err(error), _) if error.never_started => Err(error),
+        RunEnd::Ended(Err(error), StopReason::No) => Err(error),
+        RunEnd::Ended(Err(error), StopReason::Cancelled) => Err(HandlerError {
             failure: Failure { reason: FailureReason::Cancelled, ..error.failure },
             delay: None,
             never_started: false,
         }),
         // A failure that is not retryable is the handler's own decision, not an effect of the drain.
-        Ran::Ended(Err(error), Stopped::Draining) if !error.failure.retryable => Err(error),
+        RunEnd::Ended(Err(error), StopReason::Draining) if !error.failure.retryable => Err(error),
         // Most likely the attempt failed because it was asked to stop. The handler's retry delay is kept.
-        Ran::Ended(Err(error), Stopped::Draining) => {
+        RunEnd::Ended(Err(error), StopReason::Draining) => {
             let what = format!(
                 "the attempt failed after the stopping server had asked it to stop: {}",
                 error.message()
             );
             Err(HandlerError { delay: error.delay, ..lost(&what) })
         }
-        Ran::CutOff(Stopped::Draining | Stopped::No) => {
+        RunEnd::CutOff(StopReason::Draining | StopReason::No) => {
             Err(lost("the server stopped before the attempt had ended"))
         }
-        Ran::CutOff(Stopped::Cancelled) => Err(HandlerError::new(
+        RunEnd::CutOff(StopReason::Cancelled) => Err(HandlerError::new(
             FailureReason::Cancelled,
             "the attempt was aborted, because it did not stop after its cancellation",
             false,

@@ -12,7 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     execute::Handler,
     job::LeaseToken,
-    shard::{Handout, Reports},
+    shard::{Dispatches, Reports},
     store::Reads,
     traces::Traces,
     watch::Hub,
@@ -68,15 +68,15 @@ impl Dispatch {
     /// cancels `claims.started` once all claimed attempts have started; cancels still reach their attempts after that.
     pub(crate) async fn run(
         self: Arc<Self>,
-        mut handouts: mpsc::Receiver<Handout>,
+        mut dispatches: mpsc::Receiver<Dispatches>,
         attempts: TaskTracker,
         claims: Claims,
     ) {
         loop {
             tokio::select! {
                 biased;
-                handout = handouts.recv() => match handout {
-                    Some(handout) => Arc::clone(&self).start(handout, &attempts),
+                batch = dispatches.recv() => match batch {
+                    Some(batch) => Arc::clone(&self).start(batch, &attempts),
                     None => break,
                 },
                 () = claims.over.cancelled(), if !claims.started.is_cancelled() => claims.started.cancel(),
@@ -85,14 +85,14 @@ impl Dispatch {
         claims.started.cancel();
     }
 
-    fn start(self: Arc<Self>, handout: Handout, attempts: &TaskTracker) {
-        for claim in handout.claims {
+    fn start(self: Arc<Self>, batch: Dispatches, attempts: &TaskTracker) {
+        for claim in batch.claims {
             let token = CancellationToken::new();
             self.running.lock().insert(claim.lease, token.clone());
             attempts.spawn(Arc::clone(&self).attempt(claim, token));
         }
         // A message cancels only attempts that were claimed in earlier batches.
-        for lease in handout.cancelling {
+        for lease in batch.cancelling {
             if let Some(token) = self.running.lock().get(&lease) {
                 token.cancel();
             }

@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    engine::{Ask, Report, ReportBody},
-    execute::{AttemptReports, command::OUTPUT_LINE_MAX_BYTES},
+    engine::{ReplySlot, Report, ReportBody},
+    execute::{ReportSink, command::OUTPUT_LINE_MAX_BYTES},
     job::{JobId, LeaseToken, Progress},
     shard::Reports,
     timeouts,
@@ -28,12 +28,12 @@ const TAIL_MAX_BYTES: usize = 64 << 10;
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// Reporter of one attempt.
-pub(super) struct AttemptVoice {
+pub(super) struct AttemptReporter {
     id: JobId,
     attempt: u32,
     lease: LeaseToken,
     hub: Arc<Hub>,
-    said: Mutex<Said>,
+    output: Mutex<AttemptOutput>,
     progressed: Notify,
     waits_to_start: AtomicBool,
     started: Notify,
@@ -42,14 +42,14 @@ pub(super) struct AttemptVoice {
 }
 
 #[derive(Default)]
-struct Said {
+struct AttemptOutput {
     progress: Option<Progress>,
     tail: VecDeque<Arc<str>>,
     tail_bytes: usize,
     cut: bool,
 }
 
-impl AttemptVoice {
+impl AttemptReporter {
     pub(super) fn new(
         id: JobId,
         attempt: u32,
@@ -57,12 +57,12 @@ impl AttemptVoice {
         hub: Arc<Hub>,
         stopping: CancellationToken,
     ) -> Self {
-        AttemptVoice {
+        AttemptReporter {
             id,
             attempt,
             lease,
             hub,
-            said: Mutex::default(),
+            output: Mutex::default(),
             progressed: Notify::new(),
             waits_to_start: AtomicBool::new(false),
             started: Notify::new(),
@@ -82,10 +82,10 @@ impl AttemptVoice {
     pub(super) async fn send_progress(&self, reports: &Reports) -> std::convert::Infallible {
         loop {
             self.progressed.notified().await;
-            let latest = self.said.lock().progress.take();
+            let latest = self.output.lock().progress.take();
             if let Some(progress) = latest {
                 let body = ReportBody::Progress(Arc::new(progress));
-                reports.progress(Report { id: self.id, lease: self.lease, body, ask: Ask::unheard() });
+                reports.progress(Report { id: self.id, lease: self.lease, body, ask: ReplySlot::unheard() });
             }
             tokio::time::sleep(PROGRESS_EVERY).await;
         }
@@ -93,12 +93,12 @@ impl AttemptVoice {
 
     /// Returns the tail of the output.
     pub(super) fn tail(&self) -> String {
-        let said = self.said.lock();
-        let mut tail = String::with_capacity(said.tail_bytes + 32);
-        if said.cut {
+        let output = self.output.lock();
+        let mut tail = String::with_capacity(output.tail_bytes + 32);
+        if output.cut {
             tail.push_str("[earlier output was cut]\n");
         }
-        for line in &said.tail {
+        for line in &output.tail {
             tail.push_str(line);
             tail.push('\n');
         }
@@ -106,9 +106,9 @@ impl AttemptVoice {
     }
 }
 
-impl AttemptReports for AttemptVoice {
+impl ReportSink for AttemptReporter {
     fn progress(&self, progress: Progress) {
-        self.said.lock().progress = Some(progress);
+        self.output.lock().progress = Some(progress);
         self.progressed.notify_one();
     }
 
@@ -124,13 +124,13 @@ impl AttemptReports for AttemptVoice {
         let line = &line[..line.len().min(OUTPUT_LINE_MAX_BYTES)];
         let text: Arc<str> = String::from_utf8_lossy(line).into();
         {
-            let mut said = self.said.lock();
-            said.tail_bytes += text.len() + 1;
-            said.tail.push_back(Arc::clone(&text));
-            while said.tail_bytes > TAIL_MAX_BYTES {
-                said.cut = true;
-                match said.tail.pop_front() {
-                    Some(oldest) => said.tail_bytes -= oldest.len() + 1,
+            let mut output = self.output.lock();
+            output.tail_bytes += text.len() + 1;
+            output.tail.push_back(Arc::clone(&text));
+            while output.tail_bytes > TAIL_MAX_BYTES {
+                output.cut = true;
+                match output.tail.pop_front() {
+                    Some(oldest) => output.tail_bytes -= oldest.len() + 1,
                     None => break,
                 }
             }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::{
-    Answer, Ask, ControlRefusal, JobDone, QueueDone, ask::Asked, decision::Decision, tallies::Usage,
+    ControlRefusal, JobDone, QueueDone, Reply, ReplySlot, ask::Refusable, decision::Decision, tallies::Usage,
 };
 use crate::{
     engine::transition::{Event, transition},
     job::{Job, JobId, Name, RequestId, StateName},
     settings::{QueueInfo, QueueSettings, SettingsChange},
-    store::sets::{Committed, KeptAnswer},
+    store::sets::{Committed, RequestOutcome},
 };
 
 /// The mutation of a control.
@@ -22,7 +22,7 @@ pub enum Action {
         /// Revision that the job must have.
         expected_revision: Option<u64>,
         /// Reply channel: the job after the change.
-        ask: Ask<JobDone, ControlRefusal>,
+        ask: ReplySlot<JobDone, ControlRefusal>,
     },
     /// Retry an ended job, or run a waiting one now.
     Retry {
@@ -31,7 +31,7 @@ pub enum Action {
         /// Revision that the job must have.
         expected_revision: Option<u64>,
         /// Reply channel: the job after the change.
-        ask: Ask<JobDone, ControlRefusal>,
+        ask: ReplySlot<JobDone, ControlRefusal>,
     },
     /// Delete a job.
     Delete {
@@ -40,7 +40,7 @@ pub enum Action {
         /// Revision that the job must have.
         expected_revision: Option<u64>,
         /// Reply channel, answered once the job is deleted.
-        ask: Ask<(), ControlRefusal>,
+        ask: ReplySlot<(), ControlRefusal>,
     },
     /// Create a queue.
     CreateQueue {
@@ -49,7 +49,7 @@ pub enum Action {
         /// Its settings.
         settings: QueueSettings,
         /// Reply channel: the queue.
-        ask: Ask<QueueDone, ControlRefusal>,
+        ask: ReplySlot<QueueDone, ControlRefusal>,
     },
     /// Change a queue's settings.
     UpdateQueue {
@@ -60,14 +60,14 @@ pub enum Action {
         /// Etag that the queue must have.
         etag: Option<String>,
         /// Reply channel: the queue after the change.
-        ask: Ask<QueueDone, ControlRefusal>,
+        ask: ReplySlot<QueueDone, ControlRefusal>,
     },
     /// Delete a queue.
     DeleteQueue {
         /// Its name.
         name: String,
         /// Reply channel, answered once the queue is deleted.
-        ask: Ask<(), ControlRefusal>,
+        ask: ReplySlot<(), ControlRefusal>,
     },
     /// Pause or resume a queue.
     SetPaused {
@@ -76,14 +76,14 @@ pub enum Action {
         /// Whether to pause (`true`) or resume.
         paused: bool,
         /// Reply channel: the queue after the change.
-        ask: Ask<QueueDone, ControlRefusal>,
+        ask: ReplySlot<QueueDone, ControlRefusal>,
     },
     /// Delete all jobs that wait in a queue at present, over several batches.
     Purge {
         /// The queue's name.
         name: String,
         /// Reply channel: the number of deleted jobs, at the end of the purge.
-        ask: Ask<u64, ControlRefusal>,
+        ask: ReplySlot<u64, ControlRefusal>,
     },
 }
 
@@ -103,24 +103,24 @@ macro_rules! question {
 
 impl Action {
     /// Returns the reply channel.
-    pub(crate) fn ask(&self) -> &dyn Asked<ControlRefusal> {
+    pub(crate) fn ask(&self) -> &dyn Refusable<ControlRefusal> {
         question!(self)
     }
 
     /// Returns the reply channel, to refuse the control or to clear its verdict.
-    pub(crate) fn ask_mut(&mut self) -> &mut dyn Asked<ControlRefusal> {
+    pub(crate) fn ask_mut(&mut self) -> &mut dyn Refusable<ControlRefusal> {
         question!(self)
     }
 
     /// Returns the reply, which the commit has made valid.
-    pub(crate) fn open(self, proof: &Committed) -> Option<Answer> {
+    pub(crate) fn open(self, proof: &Committed) -> Option<Reply> {
         match self {
-            Action::Cancel { ask, .. } | Action::Retry { ask, .. } => ask.open(proof).map(Answer::Job),
-            Action::Delete { ask, .. } | Action::DeleteQueue { ask, .. } => ask.open(proof).map(Answer::Gone),
+            Action::Cancel { ask, .. } | Action::Retry { ask, .. } => ask.open(proof).map(Reply::Job),
+            Action::Delete { ask, .. } | Action::DeleteQueue { ask, .. } => ask.open(proof).map(Reply::Gone),
             Action::CreateQueue { ask, .. }
             | Action::UpdateQueue { ask, .. }
-            | Action::SetPaused { ask, .. } => ask.open(proof).map(Answer::Queue),
-            Action::Purge { ask, .. } => ask.open(proof).map(Answer::Purged),
+            | Action::SetPaused { ask, .. } => ask.open(proof).map(Reply::Queue),
+            Action::Purge { ask, .. } => ask.open(proof).map(Reply::Purged),
         }
     }
 
@@ -160,7 +160,7 @@ impl Action {
 
     /// Sets a refusal as the verdict.
     pub(super) fn refused(mut self, why: ControlRefusal) -> Self {
-        let ask: &mut dyn Asked<ControlRefusal> = question!(&mut self);
+        let ask: &mut dyn Refusable<ControlRefusal> = question!(&mut self);
         ask.decide_refusal(why);
         self
     }
@@ -207,8 +207,8 @@ impl Decision<'_> {
             }
             Action::Purge { name, ask } => match self.engine.queues.name(name) {
                 Some(queue) => {
-                    let ask = std::mem::replace(ask, Ask::unheard());
-                    self.keep_answer(request, KeptAnswer::Purge { queue: queue.number, deleted: None });
+                    let ask = std::mem::replace(ask, ReplySlot::unheard());
+                    self.keep_answer(request, RequestOutcome::Purge { queue: queue.number, deleted: None });
                     self.begin_purge(queue.number, ask);
                     return None;
                 }
@@ -222,47 +222,47 @@ impl Decision<'_> {
     pub(super) fn repeat(
         &mut self,
         mut action: Action,
-        answer: KeptAnswer,
+        answer: RequestOutcome,
         shows_job: bool,
     ) -> Option<Action> {
         match (&mut action, answer) {
             (
                 Action::Cancel { ask, .. } | Action::Retry { ask, .. },
-                KeptAnswer::Job { id, state, revision, .. },
+                RequestOutcome::Job { id, state, revision, .. },
             ) => {
                 let job = self.job(id).filter(|_| shows_job);
                 ask.decide(Ok(JobDone { id, state, revision, is_repeat: true, job }));
             }
-            (Action::Delete { ask, .. } | Action::DeleteQueue { ask, .. }, KeptAnswer::Done { .. }) => {
+            (Action::Delete { ask, .. } | Action::DeleteQueue { ask, .. }, RequestOutcome::Done { .. }) => {
                 ask.decide(Ok(()));
             }
             (
                 Action::CreateQueue { name, ask, .. }
                 | Action::UpdateQueue { name, ask, .. }
                 | Action::SetPaused { name, ask, .. },
-                KeptAnswer::Done { .. },
+                RequestOutcome::Done { .. },
             ) => {
                 let info = self.engine.queues.find(name);
                 ask.decide(Ok(QueueDone { info, is_repeat: true }));
             }
-            (Action::Purge { ask, .. }, KeptAnswer::Purge { deleted: Some(deleted), .. }) => {
+            (Action::Purge { ask, .. }, RequestOutcome::Purge { deleted: Some(deleted), .. }) => {
                 ask.decide(Ok(deleted));
             }
-            (Action::Purge { ask, .. }, KeptAnswer::Purge { queue, deleted: None }) => {
-                let ask = std::mem::replace(ask, Ask::unheard());
+            (Action::Purge { ask, .. }, RequestOutcome::Purge { queue, deleted: None }) => {
+                let ask = std::mem::replace(ask, ReplySlot::unheard());
                 self.engine.purges.join(queue, ask);
                 return None;
             }
             // The digest differs between calls, so that only a damaged row gets here.
-            (_, KeptAnswer::Jobs { .. } | KeptAnswer::Job { .. } | KeptAnswer::Done { .. })
-            | (_, KeptAnswer::Purge { .. }) => {
+            (_, RequestOutcome::Jobs { .. } | RequestOutcome::Job { .. } | RequestOutcome::Done { .. })
+            | (_, RequestOutcome::Purge { .. }) => {
                 return Some(action.refused(ControlRefusal::RequestMismatch));
             }
         }
         Some(action)
     }
 
-    fn begin_purge(&mut self, queue: u32, ask: Ask<u64, ControlRefusal>) {
+    fn begin_purge(&mut self, queue: u32, ask: ReplySlot<u64, ControlRefusal>) {
         self.engine.purges.begin(queue, self.engine.numbers.last_id(), ask);
         // Jobs that began to wait in this batch are on no page that the store read.
         for job in self.waiting_anew().iter().filter(|job| job.spec.queue.number == queue) {

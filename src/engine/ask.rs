@@ -9,26 +9,26 @@ use crate::{clock::Uptime, store::sets::Committed};
 
 /// The committer's side of a call: the reply channel, and the verdict once it is decided.
 #[derive(Debug)]
-pub struct Ask<T, E> {
+pub struct ReplySlot<T, E> {
     /// Absent where the caller wants no answer.
     reply: Option<oneshot::Sender<Result<T, E>>>,
     verdict: Option<Result<T, E>>,
     /// Deadline of the caller's wait for a store that is locked.
-    give_up: Uptime,
+    store_deadline: Uptime,
 }
 
-impl<T, E> Ask<T, E> {
+impl<T, E> ReplySlot<T, E> {
     /// Creates a request and the receiver of its reply.
     #[must_use]
-    pub fn new(give_up: Uptime) -> (Self, oneshot::Receiver<Result<T, E>>) {
+    pub fn new(store_deadline: Uptime) -> (Self, oneshot::Receiver<Result<T, E>>) {
         let (reply, answer) = oneshot::channel();
-        (Ask { reply: Some(reply), verdict: None, give_up }, answer)
+        (ReplySlot { reply: Some(reply), verdict: None, store_deadline }, answer)
     }
 
     /// Creates a request without a reply channel.
     #[must_use]
     pub fn unheard() -> Self {
-        Ask { reply: None, verdict: None, give_up: Uptime::MAX }
+        ReplySlot { reply: None, verdict: None, store_deadline: Uptime::MAX }
     }
 
     /// Stores the verdict, which becomes the reply if the batch is committed.
@@ -37,8 +37,8 @@ impl<T, E> Ask<T, E> {
     }
 
     /// Returns the reply, which the commit has made valid. `None` without a verdict or without a reply channel.
-    pub(crate) fn open(self, _: &Committed) -> Option<Told<T, E>> {
-        Some(Told { reply: self.reply?, verdict: self.verdict? })
+    pub(crate) fn open(self, _: &Committed) -> Option<ReadyReply<T, E>> {
+        Some(ReadyReply { reply: self.reply?, verdict: self.verdict? })
     }
 
     /// Returns the verdict, which the commit has made valid.
@@ -47,7 +47,7 @@ impl<T, E> Ask<T, E> {
     }
 }
 
-impl<T, E> Ask<T, E> {
+impl<T, E> ReplySlot<T, E> {
     /// Returns whether the caller has disconnected.
     pub(crate) fn is_gone(&self) -> bool {
         self.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
@@ -55,9 +55,9 @@ impl<T, E> Ask<T, E> {
 }
 
 /// Operations of the committer on a request of any type.
-pub(crate) trait Asked<E> {
+pub(crate) trait Refusable<E> {
     /// Returns the deadline of the caller's wait for a locked store.
-    fn give_up(&self) -> Uptime;
+    fn store_deadline(&self) -> Uptime;
     /// Returns whether the caller has disconnected.
     fn has_left(&self) -> bool;
     /// Replies at once with a refusal: nothing was changed.
@@ -68,9 +68,9 @@ pub(crate) trait Asked<E> {
     fn reset(&mut self);
 }
 
-impl<T, E> Asked<E> for Ask<T, E> {
-    fn give_up(&self) -> Uptime {
-        self.give_up
+impl<T, E> Refusable<E> for ReplySlot<T, E> {
+    fn store_deadline(&self) -> Uptime {
+        self.store_deadline
     }
 
     fn has_left(&self) -> bool {
@@ -95,12 +95,12 @@ impl<T, E> Asked<E> for Ask<T, E> {
 
 /// A reply that a commit has made valid, with the channel to its caller.
 #[derive(Debug)]
-pub(crate) struct Told<T, E> {
+pub(crate) struct ReadyReply<T, E> {
     reply: oneshot::Sender<Result<T, E>>,
     verdict: Result<T, E>,
 }
 
-impl<T, E> Told<T, E> {
+impl<T, E> ReadyReply<T, E> {
     /// Sends the reply, which wakes the caller.
     pub(crate) fn send(self) {
         // The caller may have disconnected.

@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    Ask, Control, NotAdmitted, OfferError,
+    Control, NotAdmitted, OfferError, ReplySlot,
     callers::{CallerId, Seat},
 };
 use crate::{
-    clock::{Present, Timestamp, Uptime},
+    clock::{ClockReading, Timestamp, Uptime},
     engine::transition::Refusal,
     job::{
         AtLeastOne, Extras, Failure, Job, JobId, LeaseToken, Output, Progress, RequestId, RetryPolicy,
@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The present time.
-    pub present: Present,
+    pub present: ClockReading,
     /// Mutations of jobs and queues requested by callers.
     pub controls: Vec<Control>,
     /// Reports of attempts.
@@ -48,7 +48,7 @@ pub struct Report {
     /// The content.
     pub body: ReportBody,
     /// Reply channel: whether the report applied.
-    pub ask: Ask<(), Refusal>,
+    pub ask: ReplySlot<(), Refusal>,
 }
 
 impl Report {
@@ -108,7 +108,7 @@ pub struct Offer {
     /// Its place in a waiting line, if it has waited already.
     pub(crate) seat: Option<Seat>,
     /// Reply channel: the jobs.
-    pub ask: Ask<Submitted, OfferError>,
+    pub ask: ReplySlot<Submitted, OfferError>,
 }
 
 impl Offer {
@@ -119,7 +119,7 @@ impl Offer {
         jobs: AtLeastOne<NewJob>,
         caller: CallerId,
         wait: Option<Uptime>,
-        ask: Ask<Submitted, OfferError>,
+        ask: ReplySlot<Submitted, OfferError>,
     ) -> Self {
         Offer { request, jobs, caller, wait, obstacle: None, seat: None, ask }
     }

@@ -5,7 +5,7 @@
 
 use std::iter::Peekable;
 
-use crate::store::sets::Place;
+use crate::store::sets::SortKey;
 
 /// Limit of the ready jobs that are read for free slots in a batch. All queues share it.
 pub(super) const HEADS_MAX: usize = 2_048;
@@ -14,7 +14,7 @@ pub(super) const HEADS_MAX: usize = 2_048;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Pick<S, N> {
     /// A job that was ready before the batch.
-    Stood(S),
+    Ready(S),
     /// A job that becomes ready with this batch.
     New(N),
 }
@@ -23,17 +23,17 @@ pub(super) enum Pick<S, N> {
 /// are in order, the new jobs with their ranks. If the list of earlier jobs is truncated, no new job passes its end.
 pub(super) fn choose<S, N>(
     free: usize,
-    stood: impl IntoIterator<Item = (Place, S)>,
+    ready_jobs: impl IntoIterator<Item = (SortKey, S)>,
     is_cut: bool,
     new: impl IntoIterator<Item = (i8, N)>,
 ) -> Vec<Pick<S, N>> {
-    let mut stood = stood.into_iter().peekable();
+    let mut ready_jobs = ready_jobs.into_iter().peekable();
     let mut new = new.into_iter().peekable();
     let mut chosen = Vec::new();
     while chosen.len() < free {
-        let pick = match (stood.peek(), new.peek()) {
+        let pick = match (ready_jobs.peek(), new.peek()) {
             (Some((place, _)), Some((rank, _))) if place.rank > *rank => take_new(&mut new),
-            (Some(_), _) => stood.next().map(|(_, job)| Pick::Stood(job)),
+            (Some(_), _) => ready_jobs.next().map(|(_, job)| Pick::Ready(job)),
             (None, _) if is_cut => break,
             (None, _) => take_new(&mut new),
         };
@@ -54,16 +54,16 @@ mod tests {
     use super::*;
     use crate::job::JobId;
 
-    fn place(rank: i8, order: i64) -> (Place, i64) {
-        (Place { rank, order, id: JobId::from_raw(order) }, order)
+    fn place(rank: i8, order: i64) -> (SortKey, i64) {
+        (SortKey { rank, order, id: JobId::from_raw(order) }, order)
     }
 
     #[test]
     fn what_stood_in_line_goes_first_among_equals_and_a_more_urgent_newcomer_before_it() {
-        let stood = [place(-1, 7), place(0, 1), place(0, 2)];
-        let chosen = choose(5, stood, false, [(-2, "urgent"), (0, "same"), (1, "later")]);
-        use Pick::{New, Stood};
-        assert_eq!(chosen, [New("urgent"), Stood(7), Stood(1), Stood(2), New("same")]);
+        let ready_jobs = [place(-1, 7), place(0, 1), place(0, 2)];
+        let chosen = choose(5, ready_jobs, false, [(-2, "urgent"), (0, "same"), (1, "later")]);
+        use Pick::{New, Ready};
+        assert_eq!(chosen, [New("urgent"), Ready(7), Ready(1), Ready(2), New("same")]);
     }
 
     #[test]
@@ -71,6 +71,6 @@ mod tests {
         assert!(choose::<i64, &str>(0, [place(0, 1)], false, [(0, "new")]).is_empty());
         assert_eq!(choose::<i64, &str>(9, [place(0, 1)], false, [(0, "new")]).len(), 2);
         let cut = choose(9, [place(0, 1)], true, [(-1, "urgent"), (0, "new")]);
-        assert_eq!(cut, [Pick::New("urgent"), Pick::Stood(1)], "more may stand before the other");
+        assert_eq!(cut, [Pick::New("urgent"), Pick::Ready(1)], "more may stand before the other");
     }
 }

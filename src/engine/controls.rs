@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Action, ControlRefusal, JobDone, decision::Decision};
 use crate::{
     job::RequestId,
-    store::sets::{KeptAnswer, KeptRequest, RequestRow},
+    store::sets::{RequestOutcome, RequestRow, StoredRequest},
 };
 
 /// A mutation of a job or a queue requested by a caller.
@@ -52,7 +52,7 @@ impl Decision<'_> {
         let Control { request, action, only_repeat, .. } = control;
         let seen = request.and_then(|request| Some((request, self.request(request)?.row)));
         let same = seen.filter(|(request, row)| row.digest == request.digest).map(|(_, row)| row.answer);
-        let may_hear = |answer: &KeptAnswer| {
+        let may_hear = |answer: &RequestOutcome| {
             let Some(QueueCheck(may)) = &only_repeat else { return true };
             let queue = answer.queue().and_then(|number| self.engine.names.queues.get(number));
             queue.is_some_and(|queue| may(queue.as_str()))
@@ -79,7 +79,7 @@ impl Decision<'_> {
     ) {
         if let Ok(JobDone { id, state, revision, job: Some(job), .. }) = done {
             let (id, state, revision, queue) = (*id, *state, *revision, job.spec.queue.number);
-            self.keep_answer(request, KeptAnswer::Job { id, state, revision, queue });
+            self.keep_answer(request, RequestOutcome::Job { id, state, revision, queue });
         }
     }
 
@@ -91,22 +91,22 @@ impl Decision<'_> {
         of: impl FnOnce(&T) -> u32,
     ) {
         if let Ok(done) = done {
-            self.keep_answer(request, KeptAnswer::Done { queue: of(done) });
+            self.keep_answer(request, RequestOutcome::Done { queue: of(done) });
         }
     }
 
     /// Stores the answer to a request. It has no jobs of its own, so that its retention begins now.
-    pub(super) fn keep_answer(&mut self, request: Option<RequestId>, answer: KeptAnswer) {
+    pub(super) fn keep_answer(&mut self, request: Option<RequestId>, answer: RequestOutcome) {
         let Some(RequestId { key, digest }) = request else { return };
         let row = RequestRow { digest, answer };
         let now = self.engine.times.retention();
         self.writes.requests.push((key, row, Some(now)));
-        self.new_requests.insert(key, KeptRequest { row, job: None });
+        self.new_requests.insert(key, StoredRequest { row, job: None });
         self.engine.sweeping.request_bare(now);
     }
 
     /// Returns the stored or new entry of a request id.
-    pub(super) fn request(&self, request: RequestId) -> Option<&KeptRequest> {
+    pub(super) fn request(&self, request: RequestId) -> Option<&StoredRequest> {
         self.new_requests.get(&request.key).or_else(|| self.found.requests.get(&request.key))
     }
 }

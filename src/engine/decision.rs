@@ -8,35 +8,35 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Ask, CallerId, Claim, Control, Engine, Offer, OfferError, QueueFull, Report, Submitted, callers::Seat,
-    tallies::Usage,
+    CallerId, Claim, Control, Engine, Offer, OfferError, QueueFull, ReplySlot, Report, Submitted,
+    callers::Seat, tallies::Usage,
 };
 use crate::{
-    clock::{Present, Timestamp},
+    clock::{ClockReading, Timestamp},
     engine::transition::{Changed, Event, Moment, transition},
     job::{AtLeastOne, Change, Job, JobId, LeaseToken, Spec, State, Tombstone},
     store::{
         StoreError,
-        sets::{ChangedJob, Found, KeptRequest, RequestKey, Writes},
+        sets::{ChangedJob, ReadResults, RequestKey, StoredRequest, WriteSet},
     },
 };
 
 /// A batch under decision.
 pub(super) struct Decision<'e> {
     pub(super) engine: &'e mut Engine,
-    pub(super) present: Present,
-    pub(super) found: Found,
+    pub(super) present: ClockReading,
+    pub(super) found: ReadResults,
     /// The jobs that the batch changes, in the order of their first change.
     versions: Vec<Version>,
     by_id: HashMap<JobId, usize>,
     /// Due jobs, until the claim step has decided whether they start.
     pub(super) due: Vec<DueJob>,
     /// Accepted offers, until the claim step has decided which of their jobs start.
-    pub(super) placed: Vec<PlacedOffer>,
+    pub(super) accepted: Vec<AcceptedOffer>,
     /// Offers whose request ids were seen before, until all jobs of the batch have their final state.
     pub(super) repeated: Vec<RepeatedOffer>,
     /// Request ids that are new with the batch.
-    pub(super) new_requests: HashMap<RequestKey, KeptRequest>,
+    pub(super) new_requests: HashMap<RequestKey, StoredRequest>,
     /// The share of each queue's capacity that accepted offers take.
     pub(super) reserved: HashMap<u32, Usage>,
     /// Queues that lacked room for an offer. Later offers wait behind it.
@@ -45,7 +45,7 @@ pub(super) struct Decision<'e> {
     pub(super) set_aside: HashSet<JobId>,
     /// The number of jobs that each request id loses by deletion.
     pub(super) lost_jobs: HashMap<RequestKey, u32>,
-    pub(super) writes: Writes,
+    pub(super) writes: WriteSet,
     pub(super) sealed: Sealed,
 }
 
@@ -63,14 +63,14 @@ pub(super) struct DueJob {
 }
 
 /// An accepted offer.
-pub(super) struct PlacedOffer {
-    pub(super) jobs: AtLeastOne<PlacedJob>,
+pub(super) struct AcceptedOffer {
+    pub(super) jobs: AtLeastOne<AcceptedJob>,
     pub(super) has_request: bool,
     pub(super) answer: AnsweredOffer,
 }
 
 /// A job of an accepted offer.
-pub(super) struct PlacedJob {
+pub(super) struct AcceptedJob {
     pub(super) job: Job,
     pub(super) payload: Bytes,
     pub(super) starts: bool,
@@ -88,7 +88,7 @@ pub(super) struct RepeatedOffer {
 /// A decided offer without its jobs.
 #[derive(Debug)]
 pub(super) struct AnsweredOffer {
-    pub(super) ask: Ask<Submitted, OfferError>,
+    pub(super) ask: ReplySlot<Submitted, OfferError>,
     pub(super) caller: CallerId,
     pub(super) seat: Option<Seat>,
 }
@@ -117,7 +117,7 @@ pub(super) struct Sealed {
 }
 
 impl<'e> Decision<'e> {
-    pub(super) fn new(engine: &'e mut Engine, present: Present, found: Found) -> Self {
+    pub(super) fn new(engine: &'e mut Engine, present: ClockReading, found: ReadResults) -> Self {
         Decision {
             engine,
             present,
@@ -125,14 +125,14 @@ impl<'e> Decision<'e> {
             versions: Vec::new(),
             by_id: HashMap::new(),
             due: Vec::new(),
-            placed: Vec::new(),
+            accepted: Vec::new(),
             repeated: Vec::new(),
             new_requests: HashMap::new(),
             reserved: HashMap::new(),
             full: HashSet::new(),
             set_aside: HashSet::new(),
             lost_jobs: HashMap::new(),
-            writes: Writes::default(),
+            writes: WriteSet::default(),
             sealed: Sealed::default(),
         }
     }

@@ -8,8 +8,8 @@ use crate::{
     clock::{StoreTime, Timestamp},
     job::{Job, State, StateName},
     store::{
-        Steps,
-        sets::{Line, LineWant},
+        ClockSteps,
+        sets::{LineWant, WaitingLine},
     },
 };
 
@@ -19,26 +19,26 @@ const PROMOTED_MAX: usize = 1_000;
 pub(super) const EXPIRED_MAX: usize = 1_000;
 
 /// A queue and one of its lines that are ordered by time.
-type Key = (u32, Line);
+type LineKey = (u32, WaitingLine);
 
 /// The first known time of each line. It may be earlier than that of the line's first job, because a job has left the
 /// line; the next read corrects it.
 #[derive(Debug, Default)]
 pub(super) struct Due {
-    first: HashMap<Key, i64>,
-    in_order: BTreeSet<(Line, i64, u32)>,
+    first: HashMap<LineKey, i64>,
+    in_order: BTreeSet<(WaitingLine, i64, u32)>,
     expiry: Option<Timestamp>,
     /// Times of jobs that the batch adds to lines.
-    earlier: Vec<(Key, i64)>,
+    earlier: Vec<(LineKey, i64)>,
     /// First time that is left in each line that the batch read, if any.
-    looked: Vec<(Key, Option<i64>)>,
+    looked: Vec<(LineKey, Option<i64>)>,
     earlier_expiry: Option<Timestamp>,
     /// First expiry that is left, if the batch read the expiring jobs.
     looked_expiry: Option<Option<Timestamp>>,
 }
 
 impl Due {
-    pub(super) fn load(first_times: &[(u32, Line, i64)], expiry: Option<Timestamp>) -> Self {
+    pub(super) fn load(first_times: &[(u32, WaitingLine, i64)], expiry: Option<Timestamp>) -> Self {
         let mut due = Due { expiry, ..Due::default() };
         for (queue, line, time) in first_times {
             due.set((*queue, *line), Some(*time));
@@ -48,16 +48,16 @@ impl Due {
 
     /// Returns the first instant at which a scheduled job is due or a job may expire.
     pub(super) fn first_instant(&self) -> Option<Timestamp> {
-        let scheduled = self.first_in(Line::Scheduled).map(Timestamp::from_micros);
+        let scheduled = self.first_in(WaitingLine::Scheduled).map(Timestamp::from_micros);
         scheduled.into_iter().chain(self.expiry).min()
     }
 
     /// Returns the first end of a backoff.
     pub(super) fn first_backoff(&self) -> Option<StoreTime> {
-        self.first_in(Line::BackingOff).map(StoreTime::from_micros)
+        self.first_in(WaitingLine::BackingOff).map(StoreTime::from_micros)
     }
 
-    fn first_in(&self, line: Line) -> Option<i64> {
+    fn first_in(&self, line: WaitingLine) -> Option<i64> {
         let (found, time, _) = self.in_order.range((line, i64::MIN, 0)..).next()?;
         (*found == line).then_some(*time)
     }
@@ -69,25 +69,26 @@ impl Due {
 
     /// Plans the pages of due jobs to read, with an equal share for each line that has some.
     pub(super) fn plan(&self, now: Timestamp, backoffs: StoreTime) -> Vec<LineWant> {
-        let until = [(Line::Scheduled, now.as_micros()), (Line::BackingOff, backoffs.as_micros())];
-        let due = |(line, until): (Line, i64)| {
+        let until =
+            [(WaitingLine::Scheduled, now.as_micros()), (WaitingLine::BackingOff, backoffs.as_micros())];
+        let due = |(line, until): (WaitingLine, i64)| {
             let times = self.in_order.range((line, i64::MIN, 0)..=(line, until, u32::MAX));
             times.map(move |(_, _, queue)| (*queue, line))
         };
-        let due: Vec<Key> = until.into_iter().flat_map(due).take(PROMOTED_MAX).collect();
+        let due: Vec<LineKey> = until.into_iter().flat_map(due).take(PROMOTED_MAX).collect();
         let share = PROMOTED_MAX / due.len().max(1);
         // One more than the share, to know when the next job is due.
         due.into_iter().map(|(queue, line)| LineWant { queue, line, after: None, limit: share + 1 }).collect()
     }
 
     /// Records the time for which a job waits, given its state at the end of the batch.
-    pub(super) fn left(&mut self, job: &Job, steps: &Steps) {
+    pub(super) fn left(&mut self, job: &Job, steps: &ClockSteps) {
         let queue = job.spec.queue.number;
         match job.state {
-            State::Scheduled { due } => self.earlier.push(((queue, Line::Scheduled), due.as_micros())),
+            State::Scheduled { due } => self.earlier.push(((queue, WaitingLine::Scheduled), due.as_micros())),
             State::BackingOff { due } => {
                 let backoff = steps.backoff_of_wall(due);
-                self.earlier.push(((queue, Line::BackingOff), backoff.as_micros()));
+                self.earlier.push(((queue, WaitingLine::BackingOff), backoff.as_micros()));
             }
             State::Queued { .. }
             | State::Running { .. }
@@ -109,8 +110,8 @@ impl Due {
     /// Schedules a read of the line of jobs in this state, if such jobs wait for a time.
     pub(super) fn look_at(&mut self, queue: u32, state: StateName) {
         let line = match state {
-            StateName::Scheduled => Line::Scheduled,
-            StateName::BackingOff => Line::BackingOff,
+            StateName::Scheduled => WaitingLine::Scheduled,
+            StateName::BackingOff => WaitingLine::BackingOff,
             StateName::Queued
             | StateName::Running
             | StateName::Cancelling
@@ -123,7 +124,7 @@ impl Due {
     }
 
     /// Records the first time that is left in a line that was read.
-    pub(super) fn looked_at(&mut self, queue: u32, line: Line, left: Option<i64>) {
+    pub(super) fn looked_at(&mut self, queue: u32, line: WaitingLine, left: Option<i64>) {
         self.looked.push(((queue, line), left));
     }
 
@@ -132,7 +133,7 @@ impl Due {
         self.looked_expiry = Some(left);
     }
 
-    fn set(&mut self, key: Key, time: Option<i64>) {
+    fn set(&mut self, key: LineKey, time: Option<i64>) {
         let (queue, line) = key;
         if let Some(before) = self.first.remove(&key) {
             self.in_order.remove(&(line, before, queue));
@@ -175,7 +176,8 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_micros(100);
 
     fn due(times: &[(u32, i64)]) -> Due {
-        let times: Vec<_> = times.iter().map(|(queue, time)| (*queue, Line::Scheduled, *time)).collect();
+        let times: Vec<_> =
+            times.iter().map(|(queue, time)| (*queue, WaitingLine::Scheduled, *time)).collect();
         Due::load(&times, None)
     }
 
@@ -191,14 +193,14 @@ mod tests {
     #[test]
     fn what_was_looked_at_goes_before_what_was_known_and_what_comes_goes_before_both() {
         let mut due = due(&[(1, 50)]);
-        due.looked_at(1, Line::Scheduled, Some(120));
+        due.looked_at(1, WaitingLine::Scheduled, Some(120));
         due.discard();
         assert_eq!(due.first_instant(), Some(Timestamp::from_micros(50)));
-        due.looked_at(1, Line::Scheduled, Some(120));
+        due.looked_at(1, WaitingLine::Scheduled, Some(120));
         due.commit();
         assert_eq!(due.first_instant(), Some(Timestamp::from_micros(120)));
-        due.looked_at(1, Line::Scheduled, None);
-        due.earlier.push(((1, Line::Scheduled), 110));
+        due.looked_at(1, WaitingLine::Scheduled, None);
+        due.earlier.push(((1, WaitingLine::Scheduled), 110));
         due.commit();
         assert_eq!(due.first_instant(), Some(Timestamp::from_micros(110)));
         assert!(due.plan(NOW, StoreTime::from_micros(0)).is_empty());
@@ -206,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_two_lines_of_a_queue_have_times_of_their_own() {
-        let times = [(1, Line::Scheduled, 10), (1, Line::BackingOff, 5_000)];
+        let times = [(1, WaitingLine::Scheduled, 10), (1, WaitingLine::BackingOff, 5_000)];
         let due = Due::load(&times, Some(Timestamp::from_micros(7)));
         assert_eq!(due.first_backoff(), Some(StoreTime::from_micros(5_000)));
         assert_eq!(due.first_instant(), Some(Timestamp::from_micros(7)), "the expiry");

@@ -41,17 +41,17 @@ use std::{
     sync::Arc,
 };
 
-pub(crate) use ask::{Asked, Told};
+pub(crate) use ask::{ReadyReply, Refusable};
 pub(crate) use callers::{Caller, Departures};
 pub(crate) use waiters::Allowance;
 
 pub use self::{
     actions::Action,
-    ask::Ask,
+    ask::ReplySlot,
     batch::{Batch, Claim, JobDone, NewJob, Offer, QueueDone, Report, ReportBody, Submitted},
     callers::CallerId,
     controls::{Control, QueueCheck},
-    queues::{Patience, QueueEntry, Queues},
+    queues::{QueueEntry, Queues, WaitDeadlines},
     refusals::{
         AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,
         Stopped,
@@ -71,13 +71,13 @@ use self::{
     waiters::Waiters,
 };
 use crate::{
-    clock::{Present, Uptime, Wake},
+    clock::{ClockReading, Uptime, WakeTime},
     engine::transition::Refusal,
     job::{Change, JobId, LeaseToken, Position},
     settings::{QueueSettings, Retention},
     store::{
         Names, Space, StoreError,
-        sets::{Committed, Found, Writes},
+        sets::{Committed, ReadResults, WriteSet},
     },
 };
 
@@ -89,7 +89,7 @@ const LET_GO_MAX: usize = 2_048;
 #[derive(Clone, Debug, Default)]
 pub struct EngineSetup {
     /// The present time.
-    pub present: Present,
+    pub present: ClockReading,
     /// Seed of the jitter of retry delays, which also depends on the job's id and attempt.
     pub seed: u64,
     /// The kinds that have a handler here.
@@ -119,7 +119,7 @@ pub(crate) struct Engine {
 
 /// A decided batch: its writes, and the answers and changes to release once the writes are on disk.
 pub(crate) struct Decided {
-    pub(crate) writes: Writes,
+    pub(crate) writes: WriteSet,
     sealed: Sealed,
     /// Whether the batch changes a queue.
     queues_changed: bool,
@@ -137,7 +137,7 @@ pub struct Outcome {
     /// The last position of the change feed.
     pub position: Position,
     /// Next time at which there is work without any input: a waiting job is due, or retention has something to delete.
-    pub wake: Wake,
+    pub wake: WakeTime,
     /// Whether there is more work at once that did not fit into this batch.
     pub more: bool,
     /// Whether a queue was created, changed or deleted.
@@ -149,36 +149,36 @@ pub struct Outcome {
     /// Reports that were refused because their lease was no longer valid.
     pub late_reports: Vec<(JobId, LeaseToken, Refusal)>,
     /// Replies to send to callers.
-    pub(crate) answers: Vec<Answer>,
+    pub(crate) answers: Vec<Reply>,
 }
 
 /// A reply whose verdict is committed, ready to be sent to its caller.
 #[derive(Debug)]
-pub(crate) enum Answer {
+pub(crate) enum Reply {
     /// Reply to a submission.
-    Submitted(Told<Submitted, OfferError>),
+    Submitted(ReadyReply<Submitted, OfferError>),
     /// Reply to a change of a job.
-    Job(Told<JobDone, ControlRefusal>),
+    Job(ReadyReply<JobDone, ControlRefusal>),
     /// Reply to a deletion.
-    Gone(Told<(), ControlRefusal>),
+    Gone(ReadyReply<(), ControlRefusal>),
     /// Reply to a change of a queue.
-    Queue(Told<QueueDone, ControlRefusal>),
+    Queue(ReadyReply<QueueDone, ControlRefusal>),
     /// Reply to a purge.
-    Purged(Told<u64, ControlRefusal>),
+    Purged(ReadyReply<u64, ControlRefusal>),
     /// Reply to a report.
-    Reported(Told<(), Refusal>),
+    Reported(ReadyReply<(), Refusal>),
 }
 
-impl Answer {
+impl Reply {
     /// Sends the reply, which wakes the caller.
     pub(crate) fn send(self) {
         match self {
-            Answer::Submitted(told) => told.send(),
-            Answer::Job(told) => told.send(),
-            Answer::Gone(told) => told.send(),
-            Answer::Queue(told) => told.send(),
-            Answer::Purged(told) => told.send(),
-            Answer::Reported(told) => told.send(),
+            Reply::Submitted(told) => told.send(),
+            Reply::Job(told) => told.send(),
+            Reply::Gone(told) => told.send(),
+            Reply::Queue(told) => told.send(),
+            Reply::Purged(told) => told.send(),
+            Reply::Reported(told) => told.send(),
         }
     }
 }
@@ -186,7 +186,7 @@ impl Answer {
 impl Outcome {
     /// Sends all replies.
     pub fn answer(&mut self) {
-        self.answers.drain(..).for_each(Answer::send);
+        self.answers.drain(..).for_each(Reply::send);
     }
 }
 
@@ -232,7 +232,7 @@ impl Engine {
     }
 
     /// Returns the next time at which there is work without any input.
-    pub(crate) fn wake(&self) -> Wake {
+    pub(crate) fn wake(&self) -> WakeTime {
         self.times.wake(self.due.first_instant(), self.due.first_backoff(), self.sweeping.wake())
     }
 
@@ -249,7 +249,7 @@ impl Engine {
         &mut self,
         batch: Batch,
         plan: &plan::Plan,
-        found: Found,
+        found: ReadResults,
     ) -> Result<Decided, StoreError> {
         let Batch { present, controls, reports, offers, claim, space } = batch;
         let is_full = space == Space::Full;
@@ -282,7 +282,7 @@ impl Engine {
     }
 
     /// Collects the batch's writes from each part of the engine.
-    fn write_rest(&mut self, writes: &mut Writes, is_full: bool) -> Result<(), StoreError> {
+    fn write_rest(&mut self, writes: &mut WriteSet, is_full: bool) -> Result<(), StoreError> {
         self.free_names(writes);
         writes.new_kinds = self.kinds.added().to_vec();
         let freed: HashSet<u32> = writes.freed_queues.iter().copied().collect();
@@ -299,7 +299,7 @@ impl Engine {
     }
 
     /// Frees the names that nothing refers to any more.
-    fn free_names(&mut self, writes: &mut Writes) {
+    fn free_names(&mut self, writes: &mut WriteSet) {
         let touched: Vec<(u32, u32)> = self.tallies.touched().collect();
         let deleted = self.queues.deleted_now();
         for (queue, kind) in touched {
@@ -315,14 +315,14 @@ impl Engine {
         writes.freed_queues.sort_unstable();
     }
 
-    fn free_queue(&mut self, queue: u32, writes: &mut Writes) {
+    fn free_queue(&mut self, queue: u32, writes: &mut WriteSet) {
         if self.tallies.queue(queue).all == 0 && self.queues.free_if_deleted(queue) {
             writes.freed_queues.push(queue);
         }
     }
 
     /// Takes over the changes of a batch that is on disk, and returns its outcome with the replies to send.
-    pub(crate) fn commit(&mut self, decided: Decided, proof: &Committed, present: Present) -> Outcome {
+    pub(crate) fn commit(&mut self, decided: Decided, proof: &Committed, present: ClockReading) -> Outcome {
         let Decided { sealed, writes, queues_changed } = decided;
         if writes.counters.is_some() {
             self.times.commit();
@@ -353,11 +353,11 @@ impl Engine {
             if let Some(seat) = seat {
                 self.waiters.free(seat, caller);
             }
-            outcome.answers.extend(ask.open(proof).map(Answer::Submitted));
+            outcome.answers.extend(ask.open(proof).map(Reply::Submitted));
         }
         for mut offer in sealed.repeated {
             self.waiters.release(&mut offer);
-            outcome.answers.extend(offer.ask.open(proof).map(Answer::Submitted));
+            outcome.answers.extend(offer.ask.open(proof).map(Reply::Submitted));
         }
         for (queue, offer, full) in sealed.full {
             self.park(queue, offer, full, sealed.is_draining, present.uptime);
@@ -367,12 +367,12 @@ impl Engine {
             self.waiters.gained_room(queue);
         }
         outcome.answers.extend(sealed.controls.into_iter().filter_map(|control| control.action.open(proof)));
-        outcome.answers.extend(purged.into_iter().filter_map(|ask| ask.open(proof)).map(Answer::Purged));
+        outcome.answers.extend(purged.into_iter().filter_map(|ask| ask.open(proof)).map(Reply::Purged));
         for report in sealed.reports {
             if let Some(Err(refusal)) = report.ask.verdict(proof) {
                 outcome.late_reports.push((report.id, report.lease, *refusal));
             }
-            outcome.answers.extend(report.ask.open(proof).map(Answer::Reported));
+            outcome.answers.extend(report.ask.open(proof).map(Reply::Reported));
         }
         outcome
     }

@@ -3,7 +3,7 @@
 use crate::{
     clock::Timestamp,
     job::{JobId, LeaseToken, Position},
-    store::sets::{Counters, KeptTimes},
+    store::sets::{Counters, StoredTimes},
 };
 
 /// The numbers of one store.
@@ -75,7 +75,7 @@ impl Numbers {
     }
 
     /// Returns the numbers and times that the batch writes.
-    pub(super) fn counters(&self, times: KeptTimes) -> Counters {
+    pub(super) fn counters(&self, times: StoredTimes) -> Counters {
         let Drawn { position, last_id, last_lease, floor } = self.next;
         Counters { position, last_id, last_lease, floor, times: Some(times) }
     }

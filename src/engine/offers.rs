@@ -9,7 +9,7 @@ use std::{
 use super::{
     AdmissionError, NewJob, NotAdmitted, Offer, OfferError, OfferRefusal, QueueFull, Submitted,
     callers::Seat,
-    decision::{AnsweredOffer, Decision, PlacedJob, PlacedOffer, RepeatedOffer},
+    decision::{AcceptedJob, AcceptedOffer, AnsweredOffer, Decision, RepeatedOffer},
     tallies::Usage,
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     job::{Job, JobId, Name, Position, Spec, State},
     store::{
         Space,
-        sets::{KeptAnswer, KeptRequest, RequestRow},
+        sets::{RequestOutcome, RequestRow, StoredRequest},
     },
 };
 
@@ -32,7 +32,7 @@ struct Share {
 }
 
 /// Reason why an offer is not accepted now.
-enum Obstacle {
+enum OfferObstacle {
     Refusal(OfferRefusal),
     /// The queue has no room, or earlier offers wait for it.
     Full {
@@ -42,9 +42,9 @@ enum Obstacle {
     },
 }
 
-impl From<OfferRefusal> for Obstacle {
+impl From<OfferRefusal> for OfferObstacle {
     fn from(refusal: OfferRefusal) -> Self {
-        Obstacle::Refusal(refusal)
+        OfferObstacle::Refusal(refusal)
     }
 }
 
@@ -60,24 +60,24 @@ impl Decision<'_> {
     /// Decides one offer, and returns the queue that lacks room for it.
     fn decide_offer(&mut self, offer: Offer, space: Space) -> Option<u32> {
         if let Some(request) = offer.request
-            && let Some(KeptRequest { row, .. }) = self.request(request)
+            && let Some(StoredRequest { row, .. }) = self.request(request)
         {
             let row = *row;
             match row.answer {
-                KeptAnswer::Jobs { first, count, live } if row.digest == request.digest => {
+                RequestOutcome::Jobs { first, count, live } if row.digest == request.digest => {
                     self.repeated.push(RepeatedOffer { key: request.key, first, count, live, offer });
                 }
-                KeptAnswer::Jobs { .. }
-                | KeptAnswer::Job { .. }
-                | KeptAnswer::Done { .. }
-                | KeptAnswer::Purge { .. } => self.refuse(answered(offer), OfferRefusal::RequestMismatch),
+                RequestOutcome::Jobs { .. }
+                | RequestOutcome::Job { .. }
+                | RequestOutcome::Done { .. }
+                | RequestOutcome::Purge { .. } => self.refuse(answered(offer), OfferRefusal::RequestMismatch),
             }
             return None;
         }
         match self.room_for(&offer, space) {
             Ok(shares) => self.accept(offer, &shares),
-            Err(Obstacle::Refusal(refusal)) => self.refuse(answered(offer), refusal),
-            Err(Obstacle::Full { queue, full, is_only_behind }) => {
+            Err(OfferObstacle::Refusal(refusal)) => self.refuse(answered(offer), refusal),
+            Err(OfferObstacle::Full { queue, full, is_only_behind }) => {
                 self.full.insert(queue);
                 if is_only_behind {
                     // There is room: offer it to the earlier offers in the line.
@@ -95,7 +95,7 @@ impl Decision<'_> {
         self.sealed.answered.push(answer);
     }
 
-    fn room_for(&self, offer: &Offer, space: Space) -> Result<Vec<Share>, Obstacle> {
+    fn room_for(&self, offer: &Offer, space: Space) -> Result<Vec<Share>, OfferObstacle> {
         if let Some(obstacle) = &offer.obstacle {
             return Err(OfferRefusal::NotAdmitted(obstacle.clone()).into());
         }
@@ -113,7 +113,7 @@ impl Decision<'_> {
             if is_behind || full.is_some() {
                 let is_only_behind = full.is_none();
                 let full = full.unwrap_or_else(|| self.engine.queues.usage(&share.queue, used));
-                return Err(Obstacle::Full { queue: number, full, is_only_behind });
+                return Err(OfferObstacle::Full { queue: number, full, is_only_behind });
             }
         }
         if self.too_many_kinds(offer) {
@@ -134,10 +134,10 @@ impl Decision<'_> {
         let first = self.engine.numbers.draw_ids(count, now);
         if let Some(request) = request {
             let count = count as u32;
-            let answer = KeptAnswer::Jobs { first, count, live: count };
+            let answer = RequestOutcome::Jobs { first, count, live: count };
             let row = RequestRow { digest: request.digest, answer };
             self.writes.requests.push((request.key, row, None));
-            self.new_requests.insert(request.key, KeptRequest { row, job: None });
+            self.new_requests.insert(request.key, StoredRequest { row, job: None });
         }
         let mut next = first;
         let jobs = jobs.map(|job| {
@@ -152,7 +152,7 @@ impl Decision<'_> {
             new_job(id, job, queue, kind, now)
         });
         let answer = AnsweredOffer { ask, caller, seat };
-        self.placed.push(PlacedOffer { jobs, has_request: request.is_some(), answer });
+        self.accepted.push(AcceptedOffer { jobs, has_request: request.is_some(), answer });
     }
 
     /// Returns whether the offer's new kinds would exceed the limit of kinds.
@@ -232,7 +232,7 @@ fn answered(offer: Offer) -> AnsweredOffer {
     AnsweredOffer { ask, caller, seat }
 }
 
-fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Timestamp) -> PlacedJob {
+fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Timestamp) -> AcceptedJob {
     let bytes = new.bytes();
     let moment = Moment { now, backoffs: now, position: Position::default(), random: 0.0 };
     // Relative times count from now, not from the start of the offer's wait.
@@ -264,5 +264,5 @@ fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Times
         failure: None,
         result: None,
     };
-    PlacedJob { job, payload: new.payload, starts: false }
+    AcceptedJob { job, payload: new.payload, starts: false }
 }

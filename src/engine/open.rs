@@ -15,7 +15,7 @@ use crate::{
     settings::{QueueInfo, QueueSettings, Retention},
     store::{
         Names, StoreError,
-        sets::{Found, Loaded},
+        sets::{Loaded, ReadResults},
     },
 };
 
@@ -56,7 +56,7 @@ impl Engine {
         &mut self,
         setup: &EngineSetup,
         server_before: Option<Retention>,
-        found: Found,
+        found: ReadResults,
     ) -> Result<Decided, StoreError> {
         for kind in &setup.served_kinds {
             let kind = self.kinds.intern(&self.names.kinds, kind);

@@ -7,7 +7,7 @@ use super::{
     decision::{Decision, DueJob},
     due::EXPIRED_MAX,
     purge::Walk,
-    retention::Plan,
+    retention::RetentionPlan,
 };
 use crate::{
     clock::StoreTime,
@@ -16,7 +16,7 @@ use crate::{
     settings::Keep,
     store::{
         StoreError,
-        sets::{Expiring, FeedPage, FeedPlace, FeedWant, Line, LinePage, SetAside},
+        sets::{Expiring, FeedEntry, FeedPage, FeedWant, LinePage, SetAside, WaitingLine},
     },
 };
 
@@ -84,7 +84,7 @@ impl Decision<'_> {
 
     /// Takes the next step of each purge.
     pub(super) fn purge(&mut self) {
-        let mut pages: BTreeMap<u32, Vec<(Line, LinePage)>> = BTreeMap::new();
+        let mut pages: BTreeMap<u32, Vec<(WaitingLine, LinePage)>> = BTreeMap::new();
         for ((queue, line), page) in std::mem::take(&mut self.found.walks) {
             pages.entry(queue).or_default().push((line, page));
         }
@@ -109,7 +109,7 @@ impl Decision<'_> {
 
     /// Takes the next step of retention: deletes ended jobs, tombstones and request ids that are old enough. `plan` has
     /// the limits of the reads.
-    pub(super) fn retain(&mut self, plan: &Plan) {
+    pub(super) fn retain(&mut self, plan: &RetentionPlan) {
         let now = self.engine.times.retention();
         for want in &plan.feed {
             let Some(page) = self.found.feed.remove(&want.keep) else { continue };
@@ -132,7 +132,7 @@ impl Decision<'_> {
     fn sweep(&mut self, want: FeedWant, page: FeedPage, now: StoreTime) {
         let names = Arc::clone(&self.engine.names);
         // By the counted time of the change, not by the wall clock's time.
-        let counted = |place: &FeedPlace| names.steps.counted(place.position, place.updated);
+        let counted = |place: &FeedEntry| names.steps.counted(place.position, place.updated);
         let old = self.engine.sweeping.sweep(want, &page, now, counted);
         let ended = page.places.into_iter().take(old).filter_map(|place| place.ended);
         let mut over: Vec<Arc<Job>> = ended.filter(|job| self.is_over(job, want.keep)).collect();
@@ -157,9 +157,9 @@ impl Decision<'_> {
         let mut due = Vec::new();
         for ((queue, line), page) in std::mem::take(&mut self.found.lines) {
             let is_due = |time: i64| match line {
-                Line::Scheduled => time <= now.as_micros(),
-                Line::BackingOff => time <= backoffs.as_micros(),
-                Line::Ready(_) => false,
+                WaitingLine::Scheduled => time <= now.as_micros(),
+                WaitingLine::BackingOff => time <= backoffs.as_micros(),
+                WaitingLine::Ready(_) => false,
             };
             let mut jobs = page.jobs.into_iter().peekable();
             let time_of = |job: &Job| match job.state {

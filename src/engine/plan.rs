@@ -10,7 +10,7 @@ use crate::{
     job::JobId,
     store::{
         Space,
-        sets::{HeadsWant, Wants},
+        sets::{HeadsWant, ReadSet},
     },
 };
 
@@ -23,8 +23,8 @@ const SWEPT_BESIDE: usize = 32;
 /// The reads of a batch, and the part of them that serves retention.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    pub(crate) wants: Wants,
-    pub(super) retention: retention::Plan,
+    pub(crate) wants: ReadSet,
+    pub(super) retention: retention::RetentionPlan,
     /// Queues with fewer ready jobs read than free slots.
     pub(super) short: HashSet<u32>,
 }
@@ -67,7 +67,7 @@ impl Engine {
         }
         let is_full = batch.space == Space::Full;
         let mut short = HashSet::new();
-        let mut wants = Wants { set_aside: has_unreadable.then_some(present.wall), ..Wants::default() };
+        let mut wants = ReadSet { set_aside: has_unreadable.then_some(present.wall), ..ReadSet::default() };
         self.plan_named(batch, &mut wants);
         if is_full {
             return Plan { wants, ..Plan::default() };
@@ -87,7 +87,7 @@ impl Engine {
     }
 
     /// Adds the jobs and request ids that the batch names.
-    fn plan_named(&self, batch: &Batch, wants: &mut Wants) {
+    fn plan_named(&self, batch: &Batch, wants: &mut ReadSet) {
         let mut job = |id: JobId| {
             if self.leases.get(id).is_none() {
                 wants.jobs.push(id);

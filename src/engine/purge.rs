@@ -2,21 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Ask, ControlRefusal, tallies::Tallies};
+use super::{ControlRefusal, ReplySlot, tallies::Tallies};
 use crate::{
     job::{JobId, StateName},
-    store::sets::{Line, LinePage, LineWant, Place, Purge},
+    store::sets::{LinePage, LineWant, Purge, SortKey, WaitingLine},
 };
 
 /// The caller of a purge, with its reply channel.
-type PurgeAsk = Ask<u64, ControlRefusal>;
+type PurgeAsk = ReplySlot<u64, ControlRefusal>;
 
 /// The purges under way, one for each queue.
 #[derive(Debug, Default)]
 pub(super) struct Purges {
-    kept: BTreeMap<u32, Running>,
+    kept: BTreeMap<u32, RunningPurge>,
     /// The state of the purges that the batch begins or carries on.
-    next: BTreeMap<u32, Progress>,
+    next: BTreeMap<u32, PurgeProgress>,
     /// Callers that request a purge with the batch.
     asks: Vec<(u32, PurgeAsk)>,
     /// Queue whose purge goes first in the next batch.
@@ -24,14 +24,14 @@ pub(super) struct Purges {
 }
 
 #[derive(Debug)]
-struct Running {
-    progress: Progress,
+struct RunningPurge {
+    progress: PurgeProgress,
     asks: Vec<PurgeAsk>,
 }
 
 /// The progress of a purge.
 #[derive(Clone, Copy, Debug)]
-struct Progress {
+struct PurgeProgress {
     /// The last job that the purge covers.
     last: JobId,
     deleted: u64,
@@ -41,32 +41,32 @@ struct Progress {
     is_over: bool,
 }
 
-impl Progress {
+impl PurgeProgress {
     fn begin(last: JobId) -> Self {
-        Progress { last, deleted: 0, walk: Walk::BEGIN, begins_anew: false, is_over: false }
+        PurgeProgress { last, deleted: 0, walk: Walk::BEGIN, begins_anew: false, is_over: false }
     }
 }
 
 /// Cursor of a purge's walk over the lines of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Walk {
-    line: Line,
+    line: WaitingLine,
     /// The last place that was read in the line; absent at its start.
-    after: Option<Place>,
+    after: Option<SortKey>,
 }
 
 impl Walk {
-    const BEGIN: Walk = Walk { line: Line::Scheduled, after: None };
+    const BEGIN: Walk = Walk { line: WaitingLine::Scheduled, after: None };
 
     /// Returns the cursor after a page, or `None` after the last possible line.
-    pub(super) fn behind(line: Line, page: &LinePage) -> Option<Self> {
+    pub(super) fn behind(line: WaitingLine, page: &LinePage) -> Option<Self> {
         if page.is_cut {
             return Some(Walk { line, after: page.last });
         }
         let next = match line {
-            Line::Scheduled => Line::BackingOff,
-            Line::BackingOff => Line::Ready(0),
-            Line::Ready(kind) => Line::Ready(kind.checked_add(1)?),
+            WaitingLine::Scheduled => WaitingLine::BackingOff,
+            WaitingLine::BackingOff => WaitingLine::Ready(0),
+            WaitingLine::Ready(kind) => WaitingLine::Ready(kind.checked_add(1)?),
         };
         Some(Walk { line: next, after: None })
     }
@@ -76,8 +76,8 @@ impl Purges {
     /// Loads the purges that were under way. Their callers are gone.
     pub(super) fn load(purges: &[Purge]) -> Self {
         let running = |purge: &Purge| {
-            let progress = Progress { deleted: purge.deleted, ..Progress::begin(purge.last) };
-            (purge.queue, Running { progress, asks: Vec::new() })
+            let progress = PurgeProgress { deleted: purge.deleted, ..PurgeProgress::begin(purge.last) };
+            (purge.queue, RunningPurge { progress, asks: Vec::new() })
         };
         Purges { kept: purges.iter().map(running).collect(), ..Purges::default() }
     }
@@ -87,7 +87,7 @@ impl Purges {
         self.kept.is_empty()
     }
 
-    fn progress(&self, queue: u32) -> Option<Progress> {
+    fn progress(&self, queue: u32) -> Option<PurgeProgress> {
         self.next.get(&queue).or_else(|| self.kept.get(&queue).map(|purge| &purge.progress)).copied()
     }
 
@@ -131,8 +131,8 @@ impl Purges {
     /// Begins a purge of a queue, or extends the one under way to the jobs that wait now.
     pub(super) fn begin(&mut self, queue: u32, last: JobId, ask: PurgeAsk) {
         let begins_anew = self.kept.contains_key(&queue);
-        let progress = self.progress(queue).unwrap_or_else(|| Progress::begin(last));
-        let progress = Progress { last, begins_anew, ..progress };
+        let progress = self.progress(queue).unwrap_or_else(|| PurgeProgress::begin(last));
+        let progress = PurgeProgress { last, begins_anew, ..progress };
         self.next.insert(queue, progress);
         self.asks.push((queue, ask));
     }
@@ -140,7 +140,7 @@ impl Purges {
     /// Adds a caller that waits for the end of a queue's purge. If the purge is not under way any more, the answer is
     /// that no job was deleted.
     pub(super) fn join(&mut self, queue: u32, ask: PurgeAsk) {
-        let ended = Progress { is_over: true, ..Progress::begin(JobId::from_raw(0)) };
+        let ended = PurgeProgress { is_over: true, ..PurgeProgress::begin(JobId::from_raw(0)) };
         let progress = self.progress(queue).unwrap_or(ended);
         self.next.insert(queue, progress);
         self.asks.push((queue, ask));
@@ -149,7 +149,7 @@ impl Purges {
     /// Counts a covered job that was deleted before the walk reached it.
     pub(super) fn deleted_early(&mut self, queue: u32) {
         if let Some(progress) = self.progress(queue) {
-            self.next.insert(queue, Progress { deleted: progress.deleted + 1, ..progress });
+            self.next.insert(queue, PurgeProgress { deleted: progress.deleted + 1, ..progress });
         }
     }
 
@@ -178,7 +178,7 @@ impl Purges {
     pub(super) fn rows(&self) -> (Vec<Purge>, Vec<(u32, u64)>) {
         let mut rows = (Vec::new(), Vec::new());
         for (queue, progress) in &self.next {
-            let Progress { last, deleted, is_over, .. } = *progress;
+            let PurgeProgress { last, deleted, is_over, .. } = *progress;
             let kept = self.kept.get(queue).map(|purge| purge.progress);
             match (is_over, kept) {
                 (true, _) => rows.1.push((*queue, deleted)),
@@ -200,7 +200,7 @@ impl Purges {
                 running.iter_mut().for_each(|ask| ask.decide(Ok(progress.deleted)));
                 answered.append(&mut running);
             } else {
-                self.kept.insert(queue, Running { progress, asks: running });
+                self.kept.insert(queue, RunningPurge { progress, asks: running });
             }
         }
         let next = self.kept.range(self.turn.saturating_add(1)..).next();
@@ -216,10 +216,10 @@ impl Purges {
 }
 
 /// Returns the lines of a queue with waiting jobs, in the order of a purge's walk, each with its number of jobs.
-fn lines(tallies: &Tallies, queue: u32) -> impl Iterator<Item = (Line, usize)> + '_ {
+fn lines(tallies: &Tallies, queue: u32) -> impl Iterator<Item = (WaitingLine, usize)> + '_ {
     let usage = tallies.queue(queue);
-    let timed = [(Line::Scheduled, usage.scheduled), (Line::BackingOff, usage.backing_off)];
-    let lane = move |kind| (Line::Ready(kind), tallies.lane(queue, kind, StateName::Queued));
+    let timed = [(WaitingLine::Scheduled, usage.scheduled), (WaitingLine::BackingOff, usage.backing_off)];
+    let lane = move |kind| (WaitingLine::Ready(kind), tallies.lane(queue, kind, StateName::Queued));
     let lines = timed.into_iter().chain(tallies.ready_kinds(queue).map(lane));
     lines.filter_map(|(line, jobs)| Some((line, usize::try_from(jobs).ok().filter(|jobs| *jobs > 0)?)))
 }

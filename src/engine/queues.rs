@@ -47,7 +47,7 @@ pub struct QueueEntry {
 
 /// Deadlines of a caller's waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Patience {
+pub struct WaitDeadlines {
     /// Deadline of the wait for room in a full queue; absent if the caller does not wait for room.
     pub room: Option<Uptime>,
     /// Deadline of the wait for a locked store: the caller's deadline, or the queue's `max_wait` if it has none.
@@ -76,14 +76,19 @@ impl QueueEntry {
     /// Returns the wait deadlines of a submission. The caller's `when_full` overrides the queue's; the caller's
     /// `deadline` can only shorten the wait for room.
     #[must_use]
-    pub fn patience(&self, now: Uptime, when_full: Option<WhenFull>, deadline: Option<Uptime>) -> Patience {
+    pub fn wait_deadlines(
+        &self,
+        now: Uptime,
+        when_full: Option<WhenFull>,
+        deadline: Option<Uptime>,
+    ) -> WaitDeadlines {
         let settings = &self.info.settings;
         let until = now.after(settings.max_wait);
         let room = match when_full.unwrap_or(settings.when_full) {
             WhenFull::Reject => None,
             WhenFull::Wait => Some(deadline.map_or(until, |deadline| until.min(deadline))),
         };
-        Patience { room, store: deadline.unwrap_or(until) }
+        WaitDeadlines { room, store: deadline.unwrap_or(until) }
     }
 
     /// Returns the shared count of waiting callers.
@@ -112,7 +117,7 @@ impl Queues {
     }
 
     /// Returns the deadline of a caller's wait for a locked store, for a change in the queue with this name.
-    pub(crate) fn give_up(&self, name: &str, now: Uptime, deadline: Option<Uptime>) -> Uptime {
+    pub(crate) fn store_deadline(&self, name: &str, now: Uptime, deadline: Option<Uptime>) -> Uptime {
         let max_wait =
             || self.get(name).map_or(QueueSettings::default().max_wait, |queue| queue.info.settings.max_wait);
         deadline.unwrap_or_else(|| now.after(max_wait()))

@@ -16,7 +16,7 @@ use crate::{
     clock::StoreTime,
     job::{Position, StateName},
     settings::{Keep, QueueInfo, Retention, limits::KEEP_TIMES_MAX},
-    store::sets::{FeedPage, FeedPlace, FeedWant, RequestKey},
+    store::sets::{FeedEntry, FeedPage, FeedWant, RequestKey},
 };
 
 /// Retention time of tombstones, and of request ids without jobs.
@@ -35,12 +35,12 @@ pub(super) struct Sweeping {
     /// The state after the batch's reads; absent while the batch has not changed it.
     next: Option<Sweeps>,
     /// Additions by the batch, which its reads can't have found.
-    new: New,
+    new: Additions,
 }
 
 /// Times at which the batch adds something for retention, on the timeline of retention.
 #[derive(Clone, Copy, Debug, Default)]
-struct New {
+struct Additions {
     end: Option<StoreTime>,
     tombstone: Option<StoreTime>,
     bare_request: Option<StoreTime>,
@@ -70,7 +70,7 @@ impl Sweep {
 
 /// The reads of retention in a batch.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
+pub(super) struct RetentionPlan {
     pub(super) feed: Vec<FeedWant>,
     pub(super) tombstones: usize,
     pub(super) requests: usize,
@@ -83,7 +83,7 @@ impl Sweeping {
             |(keep, cursor): &(Duration, Position)| (*keep, Sweep { cursor: *cursor, ..Sweep::BEGIN });
         let (tombstones, requests) = (Some(AT_ONCE), Some(AT_ONCE));
         let kept = Sweeps { by_time: kept.iter().map(sweep).collect(), tombstones, requests };
-        Sweeping { server, kept, next: None, new: New::default() }
+        Sweeping { server, kept, next: None, new: Additions::default() }
     }
 
     /// Returns the server's default retention times.
@@ -130,7 +130,7 @@ impl Sweeping {
 
     /// Plans the reads of a batch, at most `limit` rows in all. Each part that is due has an equal share, so that none
     /// starves another.
-    pub(super) fn plan(&self, now: StoreTime, limit: usize) -> Plan {
+    pub(super) fn plan(&self, now: StoreTime, limit: usize) -> RetentionPlan {
         let Sweeps { by_time, tombstones, requests } = &self.kept;
         let is_due = |wake: Option<StoreTime>| wake.is_some_and(|wake| wake <= now);
         let due: Vec<_> = by_time.iter().filter(|(_, sweep)| is_due(sweep.wake)).collect();
@@ -140,7 +140,7 @@ impl Sweeping {
         let [tombstones, requests] = rest.map(|due| if due { share + 1 } else { 0 });
         let want =
             |(keep, sweep): (&Duration, &Sweep)| FeedWant { keep: *keep, after: sweep.cursor, limit: share };
-        Plan { feed: due.into_iter().map(want).collect(), tombstones, requests }
+        RetentionPlan { feed: due.into_iter().map(want).collect(), tombstones, requests }
     }
 
     /// Advances a sweep over the changes of a page that are at least as old as its retention time, and returns their
@@ -150,7 +150,7 @@ impl Sweeping {
         want: FeedWant,
         page: &FeedPage,
         now: StoreTime,
-        counted: impl Fn(&FeedPlace) -> StoreTime,
+        counted: impl Fn(&FeedEntry) -> StoreTime,
     ) -> usize {
         let FeedWant { keep, after, .. } = want;
         // If the batch restarts the sweep, the page belongs to the old walk.
@@ -258,7 +258,7 @@ impl Sweeping {
         if let Some(next) = self.next.take() {
             self.kept = next;
         }
-        let New { end, tombstone, bare_request } = std::mem::take(&mut self.new);
+        let Additions { end, tombstone, bare_request } = std::mem::take(&mut self.new);
         if let Some(now) = end {
             for (keep, sweep) in &mut self.kept.by_time {
                 sweep.wake.get_or_insert_with(|| rested(now.after(*keep), now));
@@ -272,7 +272,7 @@ impl Sweeping {
     /// Drops the changes of the batch, which was not committed.
     pub(super) fn discard(&mut self) {
         self.next = None;
-        self.new = New::default();
+        self.new = Additions::default();
     }
 }
 

@@ -10,35 +10,35 @@ use bytes::Bytes;
 use super::{
     Claim, Submitted,
     claims::{Pick, choose},
-    decision::{Decision, DueJob, PlacedJob, PlacedOffer},
+    decision::{AcceptedJob, AcceptedOffer, Decision, DueJob},
 };
 use crate::{
     clock::Timestamp,
     engine::transition::{Event, expired, transition},
     job::{Job, State},
     settings::QueueInfo,
-    store::{StoreError, sets::Place},
+    store::{StoreError, sets::SortKey},
 };
 
 /// Index of a job that becomes ready with this batch, among the due jobs or the accepted offers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Newcomer {
     Due(usize),
-    Placed(usize, usize),
+    Accepted(usize, usize),
 }
 
 /// A ready job, with its payload if that was read.
-type Stood = (Arc<Job>, Option<Bytes>);
+type ReadyJob = (Arc<Job>, Option<Bytes>);
 
 impl Decision<'_> {
     /// Fills every queue's free slots from stored and new jobs together, in the queue's order. Returns the chosen jobs
     /// that were ready before; marks the others.
     ///
     /// `short` are the queues with fewer ready jobs read than free slots.
-    pub(super) fn choose(&mut self, short: &HashSet<u32>) -> Vec<Stood> {
+    pub(super) fn choose(&mut self, short: &HashSet<u32>) -> Vec<ReadyJob> {
         let mut newcomers = self.newcomers();
-        let mut stood = self.stood();
-        let queues: BTreeSet<u32> = newcomers.keys().chain(stood.keys()).copied().collect();
+        let mut ready_jobs = self.ready_jobs();
+        let queues: BTreeSet<u32> = newcomers.keys().chain(ready_jobs.keys()).copied().collect();
         let mut starting = Vec::new();
         for queue in queues {
             let running = self.engine.tallies.queue(queue).running;
@@ -51,22 +51,22 @@ impl Decision<'_> {
             if free == 0 {
                 continue;
             }
-            let stood = stood.remove(&queue).unwrap_or_default();
+            let ready_jobs = ready_jobs.remove(&queue).unwrap_or_default();
             let newcomers = newcomers.remove(&queue).unwrap_or_default();
             let is_cut = self.found.heads.get(&queue).is_some_and(|heads| heads.is_cut);
-            let chosen = choose(free, stood, is_cut && short.contains(&queue), newcomers);
+            let chosen = choose(free, ready_jobs, is_cut && short.contains(&queue), newcomers);
             self.sealed.more |= is_cut && chosen.len() < free;
             for pick in chosen {
                 match pick {
-                    Pick::Stood(job) => starting.push(job),
+                    Pick::Ready(job) => starting.push(job),
                     Pick::New(Newcomer::Due(index)) => {
                         if let Some(due) = self.due.get_mut(index) {
                             due.starts = true;
                         }
                     }
-                    Pick::New(Newcomer::Placed(offer, index)) => {
+                    Pick::New(Newcomer::Accepted(offer, index)) => {
                         if let Some(job) =
-                            self.placed.get_mut(offer).and_then(|offer| offer.jobs.get_mut(index))
+                            self.accepted.get_mut(offer).and_then(|offer| offer.jobs.get_mut(index))
                         {
                             job.starts = true;
                         }
@@ -89,10 +89,10 @@ impl Decision<'_> {
         for (index, due) in self.due.iter().enumerate() {
             add(&due.stored, Newcomer::Due(index));
         }
-        for (offer, placed) in self.placed.iter().enumerate() {
-            for (index, PlacedJob { job, .. }) in placed.jobs.iter().enumerate() {
+        for (offer, accepted) in self.accepted.iter().enumerate() {
+            for (index, AcceptedJob { job, .. }) in accepted.jobs.iter().enumerate() {
                 if matches!(job.state, State::Queued { .. }) {
-                    add(job, Newcomer::Placed(offer, index));
+                    add(job, Newcomer::Accepted(offer, index));
                 }
             }
         }
@@ -104,15 +104,15 @@ impl Decision<'_> {
     }
 
     /// Returns the jobs that were ready before the batch, or were moved back to QUEUED by it, by queue and in order.
-    fn stood(&mut self) -> BTreeMap<u32, Vec<(Place, Stood)>> {
-        let mut stood: BTreeMap<u32, Vec<(Place, Stood)>> = BTreeMap::new();
+    fn ready_jobs(&mut self) -> BTreeMap<u32, Vec<(SortKey, ReadyJob)>> {
+        let mut ready_jobs: BTreeMap<u32, Vec<(SortKey, ReadyJob)>> = BTreeMap::new();
         for (queue, heads) in &mut self.found.heads {
             let jobs = std::mem::take(&mut heads.jobs);
-            let placed =
-                jobs.into_iter().filter_map(|(job, payload)| Some((place_of(&job)?, (job, payload))));
-            stood.insert(*queue, placed.collect());
+            let accepted =
+                jobs.into_iter().filter_map(|(job, payload)| Some((sort_key_of(&job)?, (job, payload))));
+            ready_jobs.insert(*queue, accepted.collect());
         }
-        for jobs in stood.values_mut() {
+        for jobs in ready_jobs.values_mut() {
             // A job that a purge covers does not start: the purge will delete it.
             jobs.retain(|(_, (job, _))| {
                 self.is_untouched(job.id) && !self.engine.purges.covers(job.spec.queue.number, job.id)
@@ -121,23 +121,23 @@ impl Decision<'_> {
         let mut mixed = BTreeSet::new();
         for job in self.queued_anew() {
             let queue = job.spec.queue.number;
-            if let Some(place) = place_of(job)
+            if let Some(place) = sort_key_of(job)
                 && self.engine.served.contains(&job.spec.kind.number)
             {
                 mixed.insert(queue);
-                stood.entry(queue).or_default().push((place, (Arc::clone(job), None)));
+                ready_jobs.entry(queue).or_default().push((place, (Arc::clone(job), None)));
             }
         }
         for queue in mixed {
-            if let Some(stood) = stood.get_mut(&queue) {
-                stood.sort_by_key(|(place, _)| *place);
+            if let Some(ready_jobs) = ready_jobs.get_mut(&queue) {
+                ready_jobs.sort_by_key(|(place, _)| *place);
             }
         }
-        stood
+        ready_jobs
     }
 
     /// Gives all new and due jobs their final state, and starts the chosen ones.
-    pub(super) fn settle(&mut self, starting: Vec<Stood>) -> Result<(), StoreError> {
+    pub(super) fn settle(&mut self, starting: Vec<ReadyJob>) -> Result<(), StoreError> {
         for (job, payload) in starting {
             if expired(&job, self.now()) {
                 // If more jobs expire at once than a batch takes, some are still QUEUED.
@@ -157,9 +157,9 @@ impl Decision<'_> {
             }
         }
         let mut first_jobs = HashMap::new();
-        for PlacedOffer { jobs, has_request, mut answer } in std::mem::take(&mut self.placed) {
+        for AcceptedOffer { jobs, has_request, mut answer } in std::mem::take(&mut self.accepted) {
             let mut fault = None;
-            let jobs = jobs.map(|placed| self.settle_new(placed, &mut fault));
+            let jobs = jobs.map(|accepted| self.settle_new(accepted, &mut fault));
             if let Some(error) = fault {
                 return Err(error);
             }
@@ -174,8 +174,8 @@ impl Decision<'_> {
     }
 
     /// Creates a new job in its final state, with a single write.
-    fn settle_new(&mut self, placed: PlacedJob, fault: &mut Option<StoreError>) -> Arc<Job> {
-        let PlacedJob { mut job, payload, starts } = placed;
+    fn settle_new(&mut self, accepted: AcceptedJob, fault: &mut Option<StoreError>) -> Arc<Job> {
+        let AcceptedJob { mut job, payload, starts } = accepted;
         if starts {
             let lease = self.engine.numbers.draw_lease();
             match transition(&job, &Event::Start { lease }, self.moment(&job)) {
@@ -213,10 +213,10 @@ impl Decision<'_> {
 }
 
 /// Returns a QUEUED job's place in its lane.
-fn place_of(job: &Job) -> Option<Place> {
+fn sort_key_of(job: &Job) -> Option<SortKey> {
     match job.state {
         State::Queued { order } => {
-            Some(Place { rank: job.spec.priority.saturating_neg(), order: order.0, id: job.id })
+            Some(SortKey { rank: job.spec.priority.saturating_neg(), order: order.0, id: job.id })
         }
         State::Scheduled { .. }
         | State::Running { .. }

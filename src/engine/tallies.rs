@@ -22,7 +22,7 @@ impl Usage {
 }
 
 /// The key of a count: queue, kind and state.
-type Key = (u32, u32, StateName);
+type TallyKey = (u32, u32, StateName);
 
 /// Counts of the jobs of a queue.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,7 +53,7 @@ pub(super) struct Tallies {
 
 #[derive(Debug, Default)]
 struct Counts {
-    lanes: HashMap<Key, Usage>,
+    lanes: HashMap<TallyKey, Usage>,
     queues: HashMap<u32, QueueUsage>,
     kinds: HashMap<u32, i64>,
     /// The kinds with ready jobs of each queue that has ready jobs.
@@ -71,7 +71,7 @@ impl Counts {
         counts
     }
 
-    fn add(&mut self, key: Key, by: Usage) {
+    fn add(&mut self, key: TallyKey, by: Usage) {
         let (queue, kind, state) = key;
         self.lanes.entry(key).or_default().add(by);
         *self.kinds.entry(kind).or_default() += by.jobs;
@@ -88,7 +88,7 @@ impl Counts {
     }
 
     /// Updates whether the lane has ready jobs.
-    fn note_ready(&mut self, (queue, kind, state): Key) {
+    fn note_ready(&mut self, (queue, kind, state): TallyKey) {
         if state != StateName::Queued {
             return;
         }
@@ -103,7 +103,7 @@ impl Counts {
     }
 
     /// Removes counts that are zero.
-    fn tidy(&mut self, key: Key) {
+    fn tidy(&mut self, key: TallyKey) {
         let (queue, kind, _) = key;
         if self.lanes.get(&key).is_some_and(|usage| usage.jobs == 0) {
             self.lanes.remove(&key);

@@ -12,9 +12,9 @@
 use std::time::Duration;
 
 use crate::{
-    clock::{Present, StoreTime, Timestamp, Uptime, Wake},
+    clock::{ClockReading, StoreTime, Timestamp, Uptime, WakeTime},
     job::Position,
-    store::{Step, Steps, sets::KeptTimes},
+    store::{ClockStep, ClockSteps, sets::StoredTimes},
 };
 
 /// Running time of a server after which the preceding downtime counts for retention.
@@ -31,7 +31,7 @@ const LONG_MICROS: i64 = 24 * 3_600 * 1_000_000;
 /// The timelines, each by its value at uptime zero, in microseconds.
 #[derive(Debug)]
 pub(super) struct Times {
-    present: Present,
+    present: ClockReading,
     backoffs: i64,
     retention: i64,
     /// The wall-clock time up to which retention has counted, at uptime zero.
@@ -55,9 +55,9 @@ struct Trial {
 
 impl Times {
     /// Continues from the stored times, which a new store lacks. The first change will have the feed position `start`.
-    pub(super) fn start(kept: Option<KeptTimes>, present: Present, start: Position) -> Self {
+    pub(super) fn start(kept: Option<StoredTimes>, present: ClockReading, start: Position) -> Self {
         let (wall, uptime) = (present.wall.as_micros(), micros(present.uptime));
-        let kept = kept.unwrap_or(KeptTimes {
+        let kept = kept.unwrap_or(StoredTimes {
             wall: present.wall,
             backoffs: StoreTime::from_micros(wall),
             retention: StoreTime::from_micros(wall),
@@ -80,7 +80,7 @@ impl Times {
     }
 
     /// Notes the clock at a start, because it may have been set while no server ran.
-    pub(super) fn note_start(&mut self, kept: Option<KeptTimes>, steps: &Steps, start: Position) {
+    pub(super) fn note_start(&mut self, kept: Option<StoredTimes>, steps: &ClockSteps, start: Position) {
         steps.note_start(self.step(start));
         self.step_noted = true;
         if let Some(kept) = kept {
@@ -90,7 +90,7 @@ impl Times {
 
     /// Begins a batch, whose first change gets the feed position `next`: advances the time, and notes a set clock.
     /// Returns whether a trial has ended, which makes jobs that ended before the start older.
-    pub(super) fn begin_batch(&mut self, present: Present, steps: &Steps, next: Position) -> bool {
+    pub(super) fn begin_batch(&mut self, present: ClockReading, steps: &ClockSteps, next: Position) -> bool {
         let ended = self.go_on(present);
         let aged = ended.is_some();
         if let Some(Trial { start, claimed, .. }) = ended {
@@ -105,7 +105,7 @@ impl Times {
     }
 
     /// Returns the notes of a set clock, if the batch has to write them.
-    pub(super) fn unkept_steps(&self, steps: &Steps) -> Option<Vec<Step>> {
+    pub(super) fn unkept_steps(&self, steps: &ClockSteps) -> Option<Vec<ClockStep>> {
         self.step_noted.then(|| steps.all())
     }
 
@@ -116,7 +116,7 @@ impl Times {
     }
 
     /// Advances the time. Returns a trial that has ended.
-    fn go_on(&mut self, present: Present) -> Option<Trial> {
+    fn go_on(&mut self, present: ClockReading) -> Option<Trial> {
         self.present = present;
         let expected = self.now_on(self.counted);
         let trial = self.trial.as_mut()?;
@@ -142,18 +142,18 @@ impl Times {
     }
 
     /// Returns how far the wall clock is ahead of both timelines.
-    fn step(&self, position: Position) -> Step {
+    fn step(&self, position: Position) -> ClockStep {
         let ahead = |line: i64| self.present.wall.as_micros().saturating_sub(self.now_on(line));
-        Step { position, of_retention: ahead(self.retention), of_backoffs: ahead(self.backoffs) }
+        ClockStep { position, of_retention: ahead(self.retention), of_backoffs: ahead(self.backoffs) }
     }
 
     /// Returns the times to store with a change. Downtime on trial is not counted yet. If the clock was set ahead
     /// meanwhile, `counted` follows it, because the difference is not elapsed time.
-    pub(super) fn kept(&self) -> KeptTimes {
+    pub(super) fn kept(&self) -> StoredTimes {
         let claimed = self.trial.as_ref().map_or(0, |trial| trial.claimed);
         let wall = self.present.wall;
         let counted = self.now_on(self.counted).max(wall.as_micros().saturating_sub(claimed));
-        KeptTimes {
+        StoredTimes {
             wall,
             backoffs: self.backoffs(),
             retention: self.retention(),
@@ -167,7 +167,7 @@ impl Times {
         scheduled: Option<Timestamp>,
         backoff: Option<StoreTime>,
         retention: Option<StoreTime>,
-    ) -> Wake {
+    ) -> WakeTime {
         let uptime = |at: StoreTime, line: i64| {
             let micros = at.as_micros().saturating_sub(line);
             Uptime::new(Duration::from_micros(u64::try_from(micros).unwrap_or_default()))
@@ -176,7 +176,7 @@ impl Times {
         let retention = retention.map(|at| uptime(at, self.retention));
         let trial = self.trial.as_ref().map(|trial| trial.ends);
         let keep = Some(self.kept_at.after(KEEP_EVERY));
-        Wake { wall: scheduled, uptime: [backoff, retention, trial, keep].into_iter().flatten().min() }
+        WakeTime { wall: scheduled, uptime: [backoff, retention, trial, keep].into_iter().flatten().min() }
     }
 
     /// Returns whether the time should be stored although nothing changes.
@@ -185,7 +185,7 @@ impl Times {
     }
 
     /// Logs a clock at a start that an operator may have to correct.
-    fn tell_start(&self, kept: KeptTimes) {
+    fn tell_start(&self, kept: StoredTimes) {
         let (now, last) = (self.present.wall, kept.wall);
         if last.as_micros().saturating_sub(now.as_micros()) >= TOLD_MICROS {
             tracing::warn!(
@@ -240,8 +240,8 @@ mod tests {
         found_out: i64,
     }
 
-    fn present(passed: i64, up: i64, off: i64) -> Present {
-        Present {
+    fn present(passed: i64, up: i64, off: i64) -> ClockReading {
+        ClockReading {
             wall: Timestamp::from_micros((START + passed + off) * 1_000_000),
             uptime: Uptime::new(Duration::from_secs(up as u64 + 5)),
         }
@@ -259,7 +259,7 @@ mod tests {
             self.found_out += ended.map_or(0, |trial| trial.claimed / 1_000_000);
         }
 
-        fn present(&self) -> Present {
+        fn present(&self) -> ClockReading {
             present(self.passed, self.passed - self.booted, self.off)
         }
 
@@ -393,7 +393,7 @@ mod tests {
         for wall in [Timestamp::MAX, Timestamp::from_micros(i64::MAX), Timestamp::from_micros(i64::MIN)] {
             let mut machine = Machine::new(0);
             let kept = machine.times.kept();
-            let now = Present { wall, uptime: Uptime::new(Duration::MAX) };
+            let now = ClockReading { wall, uptime: Uptime::new(Duration::MAX) };
             machine.times = Times::start(Some(kept), now, Position(1));
             machine.times.go_on(now);
             let again = machine.times.kept();

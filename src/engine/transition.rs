@@ -159,20 +159,20 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             | State::Expired => Err(refused),
         },
         Event::Progress { lease, progress } => {
-            held(job, *lease)?;
+            check_lease(job, *lease)?;
             let mut next = changed(job, job.state, moment);
             next.job.progress = Some(Arc::clone(progress));
             Ok(next)
         }
         Event::Succeed { lease, result } => {
-            held(job, *lease)?;
+            check_lease(job, *lease)?;
             let mut next = changed(job, State::Succeeded, moment);
             next.job.failure = None;
             next.job.result.clone_from(result);
             Ok(next)
         }
         Event::Fail { lease, failure, delay } => {
-            let cancelling = held(job, *lease)? == Held::Cancelling;
+            let cancelling = check_lease(job, *lease)? == LeaseState::Cancelling;
             let state = if cancelling {
                 State::Cancelled
             } else if failure.retryable && job.attempt < job.max_attempts {
@@ -197,10 +197,10 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
         }
         Event::Release { lease, delay, order } => {
             let delay = delay.filter(|delay| !delay.is_zero());
-            let state = match (held(job, *lease)?, delay) {
-                (Held::Cancelling, _) => State::Cancelled,
-                (Held::Running, None) => State::Queued { order: *order },
-                (Held::Running, Some(delay)) => {
+            let state = match (check_lease(job, *lease)?, delay) {
+                (LeaseState::Cancelling, _) => State::Cancelled,
+                (LeaseState::Running, None) => State::Queued { order: *order },
+                (LeaseState::Running, Some(delay)) => {
                     let delay = job.spec.retry.at_least(delay, moment.random);
                     State::BackingOff { due: moment.backoffs.after(delay) }
                 }
@@ -280,16 +280,16 @@ fn for_good(failure: &Arc<Failure>) -> Arc<Failure> {
 }
 
 #[derive(PartialEq, Eq)]
-enum Held {
+enum LeaseState {
     Running,
     Cancelling,
 }
 
 /// Checks that the job runs under `lease`.
-fn held(job: &Job, lease: LeaseToken) -> Result<Held, Refusal> {
+fn check_lease(job: &Job, lease: LeaseToken) -> Result<LeaseState, Refusal> {
     match job.state {
-        State::Running { lease: held } if held == lease => Ok(Held::Running),
-        State::Cancelling { lease: held } if held == lease => Ok(Held::Cancelling),
+        State::Running { lease: held } if held == lease => Ok(LeaseState::Running),
+        State::Cancelling { lease: held } if held == lease => Ok(LeaseState::Cancelling),
         State::Running { .. }
         | State::Cancelling { .. }
         | State::Scheduled { .. }

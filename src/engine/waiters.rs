@@ -281,7 +281,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::{Ask, NewJob, OfferError, Submitted},
+        engine::{NewJob, OfferError, ReplySlot, Submitted},
         job::{AtLeastOne, RetryPolicy},
     };
 
@@ -307,7 +307,7 @@ mod tests {
 
     impl Rig {
         fn offer(&mut self, name: i8, caller: u64) -> Offer {
-            let (ask, answer) = Ask::new(Uptime::MAX);
+            let (ask, answer) = ReplySlot::new(Uptime::MAX);
             self.answers.insert(name, answer);
             let job = NewJob {
                 queue: "mail".into(),

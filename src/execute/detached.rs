@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::{Attempt, AttemptReports};
+use super::{Attempt, ReportSink};
 use crate::{
     clock::Timestamp,
     job::{Extras, Job, JobId, LeaseToken, Name, PayloadInfo, Position, Progress, RetryPolicy, Spec, State},
@@ -14,7 +14,7 @@ use crate::{
 /// A report of a detached attempt's handler.
 #[doc(hidden)]
 #[derive(Clone, PartialEq, Debug)]
-pub enum Report {
+pub enum DetachedReport {
     /// Progress of the attempt.
     Progress(Progress),
     /// A line of output, unchanged.
@@ -23,13 +23,13 @@ pub enum Report {
 
 struct Detached<F>(F);
 
-impl<F: Fn(Report) + Send + Sync + 'static> AttemptReports for Detached<F> {
+impl<F: Fn(DetachedReport) + Send + Sync + 'static> ReportSink for Detached<F> {
     fn progress(&self, progress: Progress) {
-        (self.0)(Report::Progress(progress));
+        (self.0)(DetachedReport::Progress(progress));
     }
 
     fn output_line(&self, line: &[u8]) {
-        (self.0)(Report::OutputLine(line.to_vec()));
+        (self.0)(DetachedReport::OutputLine(line.to_vec()));
     }
 
     fn waits_to_start(&self, _: bool) -> bool {
@@ -47,7 +47,7 @@ impl Attempt {
     pub fn detached(
         payload: impl Into<Bytes>,
         payload_type: &str,
-        on_report: impl Fn(Report) + Send + Sync + 'static,
+        on_report: impl Fn(DetachedReport) + Send + Sync + 'static,
     ) -> Attempt {
         let lease = LeaseToken::from_raw(7);
         let started = Timestamp::from_micros(0);

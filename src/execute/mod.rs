@@ -20,7 +20,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 pub use configured::SetupError;
-pub use detached::Report;
+pub use detached::DetachedReport;
 
 use crate::{
     clock::Timestamp,
@@ -62,11 +62,11 @@ pub struct Attempt {
     pub(crate) payload: Bytes,
     pub(crate) cancelled: CancellationToken,
     pub(crate) traceparent: String,
-    pub(crate) reports: Arc<dyn AttemptReports>,
+    pub(crate) reports: Arc<dyn ReportSink>,
 }
 
 /// Sink for an attempt's progress and output. Both are best effort and never wait.
-pub(crate) trait AttemptReports: Send + Sync + 'static {
+pub(crate) trait ReportSink: Send + Sync + 'static {
     /// Reports progress. At most one report each 500 ms is kept.
     fn progress(&self, progress: Progress);
     /// Adds a line to the job's output. Bytes that are not UTF-8 are replaced; a long line is cut.

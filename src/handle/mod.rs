@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     engine::{Action, Control, ControlRefusal, Stopped},
     execute::{Attempt, HandlerError, closures::Closures},
-    intake::{Call, Intake, Terms},
+    intake::{Intake, SubmissionOptions, SubmitMethod},
     job::{AtLeastOne, Job, JobId, Output, SubmitOutcome},
     metrics::{Page, PageError},
     settings::DEFAULT_QUEUE,
@@ -183,9 +183,9 @@ impl Handle {
     /// When no job has this id, it has ended, or the server has stopped.
     pub async fn cancel(&self, id: JobId) -> Result<Arc<Job>, CancelError> {
         let Parts { clock, shard, .. } = &*self.parts;
-        let give_up = shard.queues.give_up(DEFAULT_QUEUE, clock.uptime(), None);
+        let store_deadline = shard.queues.store_deadline(DEFAULT_QUEUE, clock.uptime(), None);
         let cancel = |ask| Control::once(Action::Cancel { id, expected_revision: None, ask });
-        let done = shard.control(give_up, cancel).await?;
+        let done = shard.control(store_deadline, cancel).await?;
         // The engine returns the job unless the request is a repeat, which this one can't be.
         done.job.ok_or(CancelError::Refused(ControlRefusal::JobNotFound(id)))
     }
@@ -203,8 +203,8 @@ impl Handle {
         let JobRequest { draft, request_id, when_full, max_wait, traceparent, tracestate } = request;
         let Parts { intake, shard, clock, page, .. } = &*self.parts;
         let now = clock.uptime();
-        let terms = Terms {
-            call: Call::Submit,
+        let options = SubmissionOptions {
+            call: SubmitMethod::Submit,
             request_id: &request_id,
             traceparent: &traceparent,
             tracestate: &tracestate,
@@ -213,12 +213,12 @@ impl Handle {
         };
         let faults = rules::check(&draft, &request_id, clock.now());
         let drafts = AtLeastOne::one(draft);
-        let mut span = intake.span(&drafts, &terms);
+        let mut span = intake.span(&drafts, &options);
         let offered = async {
             if !faults.is_empty() {
                 return Err(SubmitError::Invalid(faults));
             }
-            let submission = intake.submission(drafts, &terms, &span)?;
+            let submission = intake.submission(drafts, &options, &span)?;
             Ok(shard.submit(submission).await?)
         };
         match offered.await {

@@ -4,6 +4,7 @@ mod at_least_one;
 mod attempt;
 mod canonical;
 mod change;
+mod client_input;
 mod filter;
 mod identity;
 mod ids;
@@ -12,7 +13,6 @@ mod payload;
 mod record;
 mod request;
 mod retry;
-mod said;
 mod state;
 mod tally;
 
@@ -22,6 +22,7 @@ pub use self::{
     at_least_one::AtLeastOne,
     attempt::{AttemptRecord, Failure, FailureReason, Progress},
     change::{Change, Changes, Tombstone},
+    client_input::{ClientInput, PartialRetryPolicy, When},
     filter::JobFilter,
     identity::{Identity, Incarnation},
     ids::{InvalidJobId, JobId, LeaseToken, Name, Position},
@@ -29,7 +30,6 @@ pub use self::{
     record::{Extras, Job, Spec},
     request::{RequestId, SubmitOutcome},
     retry::RetryPolicy,
-    said::{PartialRetryPolicy, Said, When},
     state::{State, StateName},
     tally::Tally,
 };

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     attempt::{Failure, Progress},
+    client_input::ClientInput,
     ids::{JobId, Name, Position},
     payload::{PayloadInfo, ResultInfo, bytes_of},
     retry::RetryPolicy,
-    said::Said,
     state::State,
 };
 use crate::clock::Timestamp;
@@ -60,8 +60,8 @@ pub struct Extras {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub tracestate: String,
     /// The client's original input, where the job itself does not show it.
-    #[serde(skip_serializing_if = "Said::is_empty")]
-    pub said: Said,
+    #[serde(skip_serializing_if = "ClientInput::is_empty")]
+    pub said: ClientInput,
     /// Id of the closure that runs the job, in the memory of the process that accepted it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub closure: String,

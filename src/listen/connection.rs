@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{
     Refusal,
-    stats::{Place, Refused},
+    stats::{CountGuard, RefusalReason},
 };
 use crate::tls;
 
@@ -39,14 +39,14 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The name in its client certificate, if it presented one.
     pub certificate: Option<Arc<str>>,
-    standing: Arc<Standing>,
+    state: Arc<ConnectionState>,
 }
 
 /// State of a connection, shared by the listener and the connection's calls.
 #[derive(Debug, Default)]
-struct Standing {
+struct ConnectionState {
     /// Whether the connection has made a call that was admitted.
-    welcome: AtomicBool,
+    admitted: AtomicBool,
     /// Number of open calls.
     calls: AtomicUsize,
     /// Cancelled when the connection must close to make room.
@@ -55,22 +55,22 @@ struct Standing {
 
 impl Peer {
     /// Marks that a call was admitted: the connection is then never closed to make room for others.
-    pub(crate) fn is_welcome(&self) {
-        if !self.standing.welcome.load(Ordering::Relaxed) {
-            self.standing.welcome.store(true, Ordering::Relaxed);
+    pub(crate) fn mark_admitted(&self) {
+        if !self.state.admitted.load(Ordering::Relaxed) {
+            self.state.admitted.store(true, Ordering::Relaxed);
         }
     }
 
     /// Counts a call as open until the returned value is dropped.
     pub(crate) fn begin_call(&self) -> OpenCall {
-        self.standing.calls.fetch_add(1, Ordering::Relaxed);
-        OpenCall(Arc::clone(&self.standing))
+        self.state.calls.fetch_add(1, Ordering::Relaxed);
+        OpenCall(Arc::clone(&self.state))
     }
 }
 
 /// An open call of a connection.
 #[derive(Debug)]
-pub(crate) struct OpenCall(Arc<Standing>);
+pub(crate) struct OpenCall(Arc<ConnectionState>);
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
@@ -80,18 +80,18 @@ impl Drop for OpenCall {
 
 /// The listener's weak reference to an open connection.
 #[derive(Debug)]
-pub(super) struct Stranger(Weak<Standing>);
+pub(super) struct Stranger(Weak<ConnectionState>);
 
 impl Stranger {
     /// Whether the connection is still open and has made no admitted call.
     pub(super) fn is_one(&self) -> bool {
-        self.0.upgrade().is_some_and(|standing| !standing.welcome.load(Ordering::Relaxed))
+        self.0.upgrade().is_some_and(|state| !state.admitted.load(Ordering::Relaxed))
     }
 
     /// Closes the connection, unless a call of it was admitted or it is gone. Returns whether it was closed.
     pub(super) fn gives_way(&self) -> bool {
-        let standing = self.0.upgrade().filter(|standing| !standing.welcome.load(Ordering::Relaxed));
-        standing.inspect(|standing| standing.leaves.cancel()).is_some()
+        let state = self.0.upgrade().filter(|state| !state.admitted.load(Ordering::Relaxed));
+        state.inspect(|state| state.leaves.cancel()).is_some()
     }
 }
 
@@ -105,7 +105,7 @@ pub struct Connection {
     leaves: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Whether the last attempt to write was delayed for further responses.
     write_delayed: bool,
-    place: Place,
+    counted: CountGuard,
 }
 
 #[derive(Debug)]
@@ -137,7 +137,7 @@ impl Connection {
         stream: TcpStream,
         address: SocketAddr,
         acceptor: Option<TlsAcceptor>,
-        place: Place,
+        counted: CountGuard,
         timeout: Duration,
     ) -> Result<Self, Refusal> {
         let refused = |why, error| Refusal { peer: address, why, error };
@@ -145,13 +145,13 @@ impl Connection {
         match tokio::time::timeout_at(deadline.deadline(), begin(stream, acceptor)).await {
             Ok(Ok((stream, certificate))) => {
                 let preface = Some(Preface { missing: PREFACE_BYTES, deadline });
-                let standing = Arc::<Standing>::default();
-                let leaves = Some(Box::pin(standing.leaves.clone().cancelled_owned()));
-                let peer = Peer { address, certificate, standing };
-                Ok(Connection { stream, peer, preface, leaves, write_delayed: false, place })
+                let state = Arc::<ConnectionState>::default();
+                let leaves = Some(Box::pin(state.leaves.clone().cancelled_owned()));
+                let peer = Peer { address, certificate, state };
+                Ok(Connection { stream, peer, preface, leaves, write_delayed: false, counted })
             }
             Ok(Err((why, error))) => Err(refused(why, Some(error))),
-            Err(_) => Err(refused(Refused::TooSlow, None)),
+            Err(_) => Err(refused(RefusalReason::TooSlow, None)),
         }
     }
 
@@ -162,12 +162,12 @@ impl Connection {
     }
 
     pub(super) fn stranger(&self) -> Stranger {
-        Stranger(Arc::downgrade(&self.peer.standing))
+        Stranger(Arc::downgrade(&self.peer.state))
     }
 
     /// Returns whether this connection must close to make room, and registers the reader to be woken for that.
     fn must_leave(&mut self, context: &mut Context<'_>) -> bool {
-        if self.peer.standing.welcome.load(Ordering::Relaxed) {
+        if self.peer.state.admitted.load(Ordering::Relaxed) {
             self.leaves = None;
         }
         self.leaves.as_mut().is_some_and(|leaves| leaves.as_mut().poll(context).is_ready())
@@ -178,7 +178,7 @@ impl Connection {
     /// of its own. With fewer than two other open calls there is nothing to wait for.
     fn delays_write(&mut self, context: &Context<'_>) -> bool {
         self.write_delayed =
-            !self.write_delayed && self.peer.standing.calls.load(Ordering::Relaxed) >= DELAY_FROM_CALLS;
+            !self.write_delayed && self.peer.state.calls.load(Ordering::Relaxed) >= DELAY_FROM_CALLS;
         if self.write_delayed {
             context.waker().wake_by_ref();
         }
@@ -190,13 +190,15 @@ impl Connection {
 async fn begin(
     stream: TcpStream,
     acceptor: Option<TlsAcceptor>,
-) -> Result<(Stream, Option<Arc<str>>), (Refused, io::Error)> {
-    let failed = |error| (Refused::Handshake, error);
+) -> Result<(Stream, Option<Arc<str>>), (RefusalReason, io::Error)> {
+    let failed = |error| (RefusalReason::Handshake, error);
     // Responses are often small, and must not wait for the acknowledgement of earlier ones (Nagle's algorithm).
     stream.set_nodelay(true).map_err(failed)?;
     match stream.peek(&mut [0]).await {
-        Ok(0) => return Err((Refused::Left, io::ErrorKind::UnexpectedEof.into())),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err((Refused::Left, error)),
+        Ok(0) => return Err((RefusalReason::Left, io::ErrorKind::UnexpectedEof.into())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+            return Err((RefusalReason::Left, error));
+        }
         peeked => peeked.map_err(failed)?,
     };
     let Some(acceptor) = acceptor else {
@@ -226,7 +228,7 @@ impl AsyncRead for Connection {
             if preface.missing == 0 {
                 this.preface = None;
             } else if polled.is_pending() && preface.deadline.as_mut().poll(context).is_ready() {
-                this.place.stats.refused(Refused::TooSlow);
+                this.counted.stats.refused(RefusalReason::TooSlow);
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }

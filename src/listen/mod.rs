@@ -28,8 +28,8 @@ pub(crate) use connection::OpenCall;
 use connection::Stranger;
 pub use connection::{Connection, Peer};
 pub(crate) use host::Hosts;
-pub use stats::{ListenStats, Refused};
-use stats::{Notice, Place};
+use stats::{CountGuard, RefusalLog};
+pub use stats::{ListenStats, RefusalReason};
 
 use crate::{
     audit::{self, Audit},
@@ -55,7 +55,7 @@ pub struct Listener {
     tls: Option<Arc<Tls>>,
     audit: Arc<Audit>,
     stats: Arc<ListenStats>,
-    notice: Notice,
+    notice: RefusalLog,
     pending: JoinSet<(u64, Result<Connection, Refusal>)>,
     /// The pending connections, in the order of arrival.
     oldest: BTreeMap<u64, AbortHandle>,
@@ -72,7 +72,7 @@ pub struct Listener {
 #[derive(Debug)]
 struct Refusal {
     peer: SocketAddr,
-    why: Refused,
+    why: RefusalReason,
     error: Option<io::Error>,
 }
 
@@ -94,7 +94,7 @@ impl Listener {
             tls,
             audit,
             stats: Arc::clone(&stats),
-            notice: Notice::new(clock, stats),
+            notice: RefusalLog::new(clock, stats),
             pending: JoinSet::new(),
             oldest: BTreeMap::new(),
             next: 0,
@@ -136,21 +136,21 @@ impl Listener {
             if let Some((_, oldest)) = self.oldest.pop_first() {
                 oldest.abort();
             } else if self.strangers_give_way() {
-                self.stats.refused(Refused::GaveWay);
+                self.stats.refused(RefusalReason::GaveWay);
             } else {
-                self.refuse(&Refusal { peer, why: Refused::TooMany, error: None });
+                self.refuse(&Refusal { peer, why: RefusalReason::TooMany, error: None });
                 return;
             }
         }
-        let place = Place::open(&self.stats);
+        let counted = CountGuard::open(&self.stats);
         let timeout = self.limits.handshake_timeout;
         let number = self.next;
         self.next += 1;
-        let pending = Place::pending(&self.stats);
+        let pending = CountGuard::pending(&self.stats);
         let acceptor = self.tls.as_ref().map(|tls| tls.acceptor());
         let greeting = async move {
             let _pending = pending;
-            (number, Connection::greet(stream, peer, acceptor, place, timeout).await)
+            (number, Connection::greet(stream, peer, acceptor, counted, timeout).await)
         };
         self.oldest.insert(number, self.pending.spawn(greeting));
     }
@@ -175,7 +175,7 @@ impl Listener {
             }
             Err(error) => {
                 self.oldest.retain(|_, handle| handle.id() != error.id());
-                self.stats.refused(Refused::GaveWay);
+                self.stats.refused(RefusalReason::GaveWay);
                 return None;
             }
         };
@@ -186,7 +186,7 @@ impl Listener {
         self.stats.refused(refusal.why);
         if let Some(reason) = refusal.error.as_ref().and_then(tls::certificate_fault) {
             // There is no response that could wait for the audit.
-            let _ = self.audit.record_stranger(audit::Call {
+            let _ = self.audit.record_denied_admission(audit::Call {
                 peer: Some(refusal.peer),
                 rpc: HANDSHAKE,
                 code: "UNAUTHENTICATED",
@@ -194,7 +194,7 @@ impl Listener {
                 ..audit::Call::default()
             });
         }
-        if refusal.why == Refused::Left {
+        if refusal.why == RefusalReason::Left {
             // Health probes do so regularly.
             tracing::debug!(peer = %refusal.peer, "a connection was closed before it sent anything");
             return;
@@ -215,7 +215,7 @@ impl Listener {
         }
         self.pause = Some(Box::pin(tokio::time::sleep(self.pause_for)));
         self.pause_for = (self.pause_for * 2).min(PAUSE_MAX);
-        self.stats.refused(Refused::NoResources);
-        self.notice.tell(Refused::NoResources, || error.to_string());
+        self.stats.refused(RefusalReason::NoResources);
+        self.notice.tell(RefusalReason::NoResources, || error.to_string());
     }
 }

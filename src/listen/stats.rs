@@ -12,7 +12,7 @@ const NOTICE_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The reason why a connection was refused, or closed before it sent anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refused {
+pub enum RefusalReason {
     /// The connection limit was reached.
     TooMany,
     /// The connection was pending, or had no admitted call, when the limit was reached and a newer one arrived.
@@ -28,27 +28,27 @@ pub enum Refused {
     NoResources,
 }
 
-impl Refused {
+impl RefusalReason {
     /// All reasons.
-    pub const ALL: [Refused; 6] = [
-        Refused::TooMany,
-        Refused::GaveWay,
-        Refused::TooSlow,
-        Refused::Left,
-        Refused::Handshake,
-        Refused::NoResources,
+    pub const ALL: [RefusalReason; 6] = [
+        RefusalReason::TooMany,
+        RefusalReason::GaveWay,
+        RefusalReason::TooSlow,
+        RefusalReason::Left,
+        RefusalReason::Handshake,
+        RefusalReason::NoResources,
     ];
 
     /// Returns the reason's name, such as `too_many`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Refused::TooMany => "too_many",
-            Refused::GaveWay => "gave_way",
-            Refused::TooSlow => "too_slow",
-            Refused::Left => "left",
-            Refused::Handshake => "handshake",
-            Refused::NoResources => "no_resources",
+            RefusalReason::TooMany => "too_many",
+            RefusalReason::GaveWay => "gave_way",
+            RefusalReason::TooSlow => "too_slow",
+            RefusalReason::Left => "left",
+            RefusalReason::Handshake => "handshake",
+            RefusalReason::NoResources => "no_resources",
         }
     }
 }
@@ -59,7 +59,7 @@ pub struct ListenStats {
     accepted: AtomicU64,
     open: AtomicU64,
     pending: AtomicU64,
-    refused: [AtomicU64; Refused::ALL.len()],
+    refused: [AtomicU64; RefusalReason::ALL.len()],
 }
 
 impl ListenStats {
@@ -83,7 +83,7 @@ impl ListenStats {
 
     /// The number of connections refused for this reason.
     #[must_use]
-    pub fn refused_total(&self, why: Refused) -> u64 {
+    pub fn refused_total(&self, why: RefusalReason) -> u64 {
         self.refused[why as usize].load(Ordering::Relaxed)
     }
 
@@ -91,36 +91,36 @@ impl ListenStats {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn refused(&self, why: Refused) {
+    pub(super) fn refused(&self, why: RefusalReason) {
         self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// A guard that counts one connection until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct CountGuard {
     pub(super) stats: Arc<ListenStats>,
     of: fn(&ListenStats) -> &AtomicU64,
 }
 
-impl Place {
+impl CountGuard {
     fn take(stats: &Arc<ListenStats>, of: fn(&ListenStats) -> &AtomicU64) -> Self {
         of(stats).fetch_add(1, Ordering::Relaxed);
-        Place { stats: Arc::clone(stats), of }
+        CountGuard { stats: Arc::clone(stats), of }
     }
 
     /// Counts an open connection.
     pub(super) fn open(stats: &Arc<ListenStats>) -> Self {
-        Place::take(stats, |stats| &stats.open)
+        CountGuard::take(stats, |stats| &stats.open)
     }
 
     /// Counts a pending connection.
     pub(super) fn pending(stats: &Arc<ListenStats>) -> Self {
-        Place::take(stats, |stats| &stats.pending)
+        CountGuard::take(stats, |stats| &stats.pending)
     }
 }
 
-impl Drop for Place {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         (self.of)(&self.stats).fetch_sub(1, Ordering::Relaxed);
     }
@@ -128,20 +128,20 @@ impl Drop for Place {
 
 /// Rate-limited logging of refusals.
 #[derive(Debug)]
-pub(super) struct Notice {
+pub(super) struct RefusalLog {
     clock: Clock,
     stats: Arc<ListenStats>,
     /// The time and the total of each reason's last log line.
-    told: [Option<(Uptime, u64)>; Refused::ALL.len()],
+    told: [Option<(Uptime, u64)>; RefusalReason::ALL.len()],
 }
 
-impl Notice {
+impl RefusalLog {
     pub(super) fn new(clock: Clock, stats: Arc<ListenStats>) -> Self {
-        Notice { clock, stats, told: [None; Refused::ALL.len()] }
+        RefusalLog { clock, stats, told: [None; RefusalReason::ALL.len()] }
     }
 
     /// Logs the refusals since the last line, at most once in [`NOTICE_EVERY`] for each reason.
-    pub(super) fn tell(&mut self, why: Refused, latest: impl FnOnce() -> String) {
+    pub(super) fn tell(&mut self, why: RefusalReason, latest: impl FnOnce() -> String) {
         let now = self.clock.uptime();
         let total = self.stats.refused_total(why);
         let before = match self.told[why as usize] {
@@ -162,10 +162,10 @@ mod tests {
     #[test]
     fn reasons_have_places_of_their_own() {
         let stats = ListenStats::default();
-        for (count, why) in Refused::ALL.into_iter().enumerate() {
+        for (count, why) in RefusalReason::ALL.into_iter().enumerate() {
             (0..=count).for_each(|_| stats.refused(why));
         }
-        let counts = Refused::ALL.map(|why| stats.refused_total(why));
+        let counts = RefusalReason::ALL.map(|why| stats.refused_total(why));
         assert_eq!(counts, [1, 2, 3, 4, 5, 6]);
     }
 }

@@ -6,4 +6,4 @@ mod lost;
 mod page;
 
 pub use self::page::PageError;
-pub(crate) use self::{lost::Lost, page::Page};
+pub(crate) use self::{lost::LostLineCounts, page::Page};

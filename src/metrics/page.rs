@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use prometheus::{Gauge, GaugeVec, IntGauge, Opts, Registry, TextEncoder};
 
-use super::lost::Lost;
+use super::lost::LostLineCounts;
 use crate::{
-    clock::{Clock, Present, Timestamp},
-    counters::{Counters, Maker, MetricsError, label},
+    clock::{Clock, ClockReading, Timestamp},
+    counters::{Counters, MetricFactory, MetricsError, label},
     job::StateName,
-    listen::{ListenStats, Refused},
+    listen::{ListenStats, RefusalReason},
     settings::limits,
     shard::Shard,
     store::{Reader, StoreError},
@@ -21,10 +21,10 @@ pub(crate) struct Page {
     pub(crate) counters: Arc<Counters>,
     pub(crate) shard: Shard,
     pub(crate) connections: Arc<ListenStats>,
-    pub(crate) lost: Lost,
+    pub(crate) lost: LostLineCounts,
     pub(crate) clock: Clock,
     /// When the server started.
-    pub(crate) started: Present,
+    pub(crate) started: ClockReading,
 }
 
 /// Reason why the metrics can't be rendered.
@@ -53,7 +53,7 @@ impl Page {
     }
 
     fn write(&self, reader: &dyn Reader) -> Result<String, PageError> {
-        let now = Maker(Registry::new());
+        let now = MetricFactory(Registry::new());
         self.read_queues(reader, &now)?;
         self.read_connections(&now)?;
         self.read_lost(&now)?;
@@ -65,9 +65,9 @@ impl Page {
     }
 
     /// Reads the usage and limits of each queue.
-    fn read_queues(&self, reader: &dyn Reader, maker: &Maker) -> Result<(), PageError> {
-        let by_queue = |name, help| maker.gauges(name, help, &["queue"]);
-        let jobs = maker.gauges("jobmill_jobs", "Jobs in the store.", &["queue", "state"])?;
+    fn read_queues(&self, reader: &dyn Reader, factory: &MetricFactory) -> Result<(), PageError> {
+        let by_queue = |name, help| factory.gauges(name, help, &["queue"]);
+        let jobs = factory.gauges("jobmill_jobs", "Jobs in the store.", &["queue", "state"])?;
         let bytes = by_queue("jobmill_queue_bytes", "Bytes of jobs that have not ended.")?;
         let max_jobs = by_queue("jobmill_queue_max_jobs", "Limit of the jobs that have not ended.")?;
         let max_bytes =
@@ -76,7 +76,7 @@ impl Page {
         let paused =
             by_queue("jobmill_queue_paused", "1 while the queue is paused and starts no jobs, else 0.")?;
         let waiters = by_queue("jobmill_queue_waiters", "Callers that wait for room.")?;
-        let oldest = maker.made(GaugeVec::new(
+        let oldest = factory.register(GaugeVec::new(
             Opts::new(
                 "jobmill_queue_oldest_ready_seconds",
                 "How long the next job to start has been ready; 0 if no job is ready.",
@@ -117,37 +117,37 @@ impl Page {
         Ok(())
     }
 
-    fn read_connections(&self, maker: &Maker) -> Result<(), PageError> {
-        let gauge = |name, help| maker.made(IntGauge::new(name, help));
+    fn read_connections(&self, factory: &MetricFactory) -> Result<(), PageError> {
+        let gauge = |name, help| factory.register(IntGauge::new(name, help));
         gauge("jobmill_connections", "Open connections.")?.set(signed(self.connections.open()));
         let pending = gauge(
             "jobmill_connections_pending",
             "Open connections that have sent nothing yet, apart from a TLS handshake.",
         )?;
         pending.set(signed(self.connections.pending()));
-        let accepted = maker.counter(
+        let accepted = factory.counter(
             "jobmill_connections_accepted_total",
             "Accepted connections, those that were refused later included.",
         )?;
         accepted.inc_by(self.connections.accepted_total());
-        let refused = maker.counters(
+        let refused = factory.counters(
             "jobmill_connections_refused_total",
             "Connections that were refused, or closed before their first call.",
             &["reason"],
         )?;
-        for why in Refused::ALL {
+        for why in RefusalReason::ALL {
             refused.with_label_values(&[why.as_str()]).inc_by(self.connections.refused_total(why));
         }
         Ok(())
     }
 
-    fn read_lost(&self, maker: &Maker) -> Result<(), PageError> {
-        let log = maker.counter(
+    fn read_lost(&self, factory: &MetricFactory) -> Result<(), PageError> {
+        let log = factory.counter(
             "jobmill_log_lines_lost_total",
             "Lost log lines: too many waited to be written, or writing failed.",
         )?;
         log.inc_by(self.lost.log.get());
-        let audit = maker.counter(
+        let audit = factory.counter(
             "jobmill_audit_lines_lost_total",
             "Lost audit lines, because too many waited to be written.",
         )?;
@@ -155,39 +155,41 @@ impl Page {
         Ok(())
     }
 
-    fn read_rest(&self, reader: &dyn Reader, maker: &Maker) -> Result<(), PageError> {
-        let watchers = maker.gauges("jobmill_watchers", "Open watches.", &["by"])?;
+    fn read_rest(&self, reader: &dyn Reader, factory: &MetricFactory) -> Result<(), PageError> {
+        let watchers = factory.gauges("jobmill_watchers", "Open watches.", &["by"])?;
         let figures = self.shard.hub.figures();
         watchers.with_label_values(&["ids"]).set(signed(figures.by_ids));
         watchers.with_label_values(&["filter"]).set(signed(figures.by_filter));
-        let resyncs = maker.counter(
+        let resyncs = factory.counter(
             "jobmill_watch_resyncs_total",
             "Fresh snapshots, sent because a resume token was too old.",
         )?;
         resyncs.inc_by(figures.resyncs);
-        let ahead = maker.made(Gauge::new(
+        let ahead = factory.register(Gauge::new(
             "jobmill_clock_set_seconds",
             "Seconds by which the wall clock was set ahead since the server started; negative if back.",
         ))?;
         ahead.set(self.clock.present().set_since(self.started));
         let size = reader.size()?;
-        let bytes = maker.gauges("jobmill_store_bytes", "Size of the store on disk.", &["file"])?;
+        let bytes = factory.gauges("jobmill_store_bytes", "Size of the store on disk.", &["file"])?;
         bytes.with_label_values(&["database"]).set(signed(size.database_bytes));
         bytes.with_label_values(&["log"]).set(signed(size.log_bytes));
-        maker
-            .made(IntGauge::new(
+        factory
+            .register(IntGauge::new(
                 "jobmill_rows_set_aside",
                 "Unreadable rows of the store that were set aside.",
             ))?
             .set(signed(size.set_aside_rows));
-        maker
-            .made(Gauge::new(
+        factory
+            .register(Gauge::new(
                 "jobmill_store_locked_seconds",
                 "How long another program has held the database's lock; 0 while none does.",
             ))?
             .set(self.counters.health.locked_for(self.clock.uptime()).as_secs_f64());
-        let ready = maker
-            .made(Gauge::new("jobmill_ready", "1 while the server is ready, else 0, as /readyz answers."))?;
+        let ready = factory.register(Gauge::new(
+            "jobmill_ready",
+            "1 while the server is ready, else 0, as /readyz answers.",
+        ))?;
         ready.set(if self.counters.health.ready(self.clock.uptime()).is_ok() { 1.0 } else { 0.0 });
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::{
 /// Time before a drain's deadline at which attempts are asked to stop, or a quarter of the drain if that is shorter.
 const STOP_GRACE_MAX: Duration = Duration::from_secs(5);
 /// Time limit for the last responses to reach their callers.
-const FAREWELL_MAX: Duration = Duration::from_secs(2);
+const LAST_RESPONSES_MAX: Duration = Duration::from_secs(2);
 /// Time limit for writes to disk in a forced drain, if its deadline is not sooner.
 const FORCED_MAX: Duration = Duration::from_secs(2);
 /// Time limit after the deadline for writing the ends of dropped attempts, and for the audit at the very end.
@@ -52,7 +52,7 @@ pub(super) struct Running {
     /// Tracks whether all claimed jobs have been handed to dispatch.
     pub(super) claims: Claims,
     /// Cancelled when no more calls are accepted.
-    pub(super) farewell: CancellationToken,
+    pub(super) stop_accepting: CancellationToken,
     pub(super) stopper: Stopper,
     pub(super) drain_timeout: Duration,
 }
@@ -83,36 +83,36 @@ impl Running {
             // The server has failed, so the drain has no grace period.
             self.stopper.force();
         }
-        let times = Times::default();
-        let countdown = times.clone().count_down(self.drain_timeout, self.stopper.force.clone());
+        let deadlines = DrainDeadlines::default();
+        let countdown = deadlines.clone().count_down(self.drain_timeout, self.stopper.force.clone());
         let drained = tokio::select! {
             biased;
-            drained = self.drain(&times, ended) => drained,
+            drained = self.drain(&deadlines, ended) => drained,
             never = countdown => match never {},
         };
         reason.and(drained)
     }
 
     /// Drains the server, until shortly after the deadline at most. `ended` is the committer's result, if it has ended.
-    async fn drain(self, times: &Times, mut ended: Option<Ended>) -> Result<(), ServeError> {
+    async fn drain(self, deadlines: &DrainDeadlines, mut ended: Option<Ended>) -> Result<(), ServeError> {
         let Running { mut serving, dispatching, dispatch, attempts, claims, stopper, .. } = self;
         let Running { traces, audit, shard, reports, ended: mut committer, ends_with_this: _guard, .. } =
             self;
         self.draining.cancel();
         shard.hub.close();
-        self.farewell.cancel();
+        self.stop_accepting.cancel();
 
         let attempts_end = async {
             // After this flush no more jobs are claimed, and those claimed before are on their way to dispatch. The
             // time limit keeps a hanging disk from delaying the drain.
-            until(shard.flush(), &times.last_call).await;
+            until(shard.flush(), &deadlines.stop_attempts).await;
             claims.over.cancel();
-            until(claims.started.cancelled(), &times.last_call).await;
+            until(claims.started.cancelled(), &deadlines.stop_attempts).await;
             attempts.close();
-            if until(attempts.wait(), &times.last_call).await.is_none() {
+            if until(attempts.wait(), &deadlines.stop_attempts).await.is_none() {
                 tracing::info!(attempts = attempts.len(), "asking running attempts to stop");
                 dispatch.stop();
-                until(attempts.wait(), &times.is_up).await;
+                until(attempts.wait(), &deadlines.drop_attempts).await;
             }
         };
         unless_ended(attempts_end, &mut committer, &mut ended).await;
@@ -120,11 +120,11 @@ impl Running {
             // Without a committer nothing can be stored, so the drain has no grace period.
             stopper.force();
         }
-        cut_off(&dispatch, &attempts, times).await;
+        cut_off(&dispatch, &attempts, deadlines).await;
         // The ends of attempts are written to disk, until the time limit, and callers get their responses.
         let written = async {
-            until(reports.are_written(), &times.are_over).await;
-            until(shard.flush(), &times.are_over).await;
+            until(reports.are_written(), &deadlines.end).await;
+            until(shard.flush(), &deadlines.end).await;
         };
         unless_ended(written, &mut committer, &mut ended).await;
         // Handles may outlive the server, but the values that closures captured must not.
@@ -133,11 +133,11 @@ impl Running {
         // Dropping the store also ends its checkpoint thread.
         let closing = async {
             if ended.is_none() {
-                ended = until(&mut committer, &times.are_over).await;
+                ended = until(&mut committer, &deadlines.end).await;
             }
         };
         // Both run concurrently, so that a client that does not read takes no time from the store.
-        tokio::join!(closing, say_farewell(&mut serving, &stopper, times));
+        tokio::join!(closing, await_last_responses(&mut serving, &stopper, deadlines));
         serving.abort();
         self.following.abort();
         dispatching.abort();
@@ -145,8 +145,8 @@ impl Running {
             let _ = dispatching.await;
         }
         drop(dispatch);
-        flush_audit(&audit, times).await;
-        finish(traces, times).await;
+        flush_audit(&audit, deadlines).await;
+        finish(traces, deadlines).await;
         if let Some(showing) = self.showing {
             showing.abort();
         }
@@ -154,12 +154,12 @@ impl Running {
             // Everything is written; only closing the store takes long.
             ended = Some(Ok(Ok(())));
         }
-        told(ended, reports.unwritten())
+        server_result(ended, reports.unwritten())
     }
 }
 
 /// Drops the attempts that still run.
-async fn cut_off(dispatch: &Dispatch, attempts: &TaskTracker, times: &Times) {
+async fn cut_off(dispatch: &Dispatch, attempts: &TaskTracker, deadlines: &DrainDeadlines) {
     attempts.close();
     if !attempts.is_empty() {
         tracing::warn!(
@@ -169,16 +169,20 @@ async fn cut_off(dispatch: &Dispatch, attempts: &TaskTracker, times: &Times) {
     }
     dispatch.cut_off();
     // A handler that never yields can't be dropped; it ends with the process.
-    until(attempts.wait(), &times.are_over).await;
+    until(attempts.wait(), &deadlines.end).await;
 }
 
 /// Waits until all calls have their responses, up to a time limit for slow clients.
-async fn say_farewell(serving: &mut JoinHandle<Result<(), ServeError>>, stopper: &Stopper, times: &Times) {
+async fn await_last_responses(
+    serving: &mut JoinHandle<Result<(), ServeError>>,
+    stopper: &Stopper,
+    deadlines: &DrainDeadlines,
+) {
     if !serving.is_finished() && !stopper.force.is_cancelled() {
-        let answered = timeouts::within(FAREWELL_MAX, serving);
+        let answered = timeouts::within(LAST_RESPONSES_MAX, serving);
         tokio::select! {
             biased;
-            _ = until(answered, &times.are_over) => {}
+            _ = until(answered, &deadlines.end) => {}
             () = stopper.force.cancelled() => {}
         }
     }
@@ -186,10 +190,10 @@ async fn say_farewell(serving: &mut JoinHandle<Result<(), ServeError>>, stopper:
 
 /// Waits until the audit is written. The wait is limited, so that a blocked file does not delay the shutdown; a file
 /// that accepts writes has [`CUT_MAX`] even after the deadline.
-async fn flush_audit(audit: &Audit, times: &Times) {
+async fn flush_audit(audit: &Audit, deadlines: &DrainDeadlines) {
     let lines = audit.waiting();
     if lines > 0
-        && until(audit.flush(), &times.are_over).await.is_none()
+        && until(audit.flush(), &deadlines.end).await.is_none()
         && timeouts::within(CUT_MAX, audit.flush()).await.is_none()
     {
         tracing::error!(
@@ -201,7 +205,7 @@ async fn flush_audit(audit: &Audit, times: &Times) {
 
 /// Returns the server's result, from the committer's result (`None` if it has not ended) and the number of lost
 /// results.
-fn told(ended: Option<Ended>, outcomes: u64) -> Result<(), ServeError> {
+fn server_result(ended: Option<Ended>, outcomes: u64) -> Result<(), ServeError> {
     if outcomes > 0 || ended.is_none() {
         tracing::error!(
             outcomes,
@@ -218,23 +222,23 @@ fn told(ended: Option<Ended>, outcomes: u64) -> Result<(), ServeError> {
 
 /// The deadlines of a drain, each cancelled when it is reached.
 #[derive(Clone, Default)]
-struct Times {
+struct DrainDeadlines {
     /// The time at which attempts are asked to stop.
-    last_call: CancellationToken,
+    stop_attempts: CancellationToken,
     /// The time at which attempts are dropped.
-    is_up: CancellationToken,
+    drop_attempts: CancellationToken,
     /// The time at which all waits end.
-    are_over: CancellationToken,
+    end: CancellationToken,
 }
 
-impl Times {
+impl DrainDeadlines {
     /// Runs the timers of a drain. Time in which this process is paused does not count, so that work that finished
     /// meanwhile can still be reported.
     async fn count_down(self, drain_timeout: Duration, force: CancellationToken) -> Infallible {
         let grace = STOP_GRACE_MAX.min(drain_timeout / 4);
         let mut deadline = pin!(async {
             timeouts::active(drain_timeout - grace).await;
-            self.last_call.cancel();
+            self.stop_attempts.cancel();
             timeouts::active(grace).await;
         });
         let forced = tokio::select! {
@@ -242,12 +246,12 @@ impl Times {
             () = force.cancelled() => true,
             () = &mut deadline => false,
         };
-        self.last_call.cancel();
-        self.is_up.cancel();
+        self.stop_attempts.cancel();
+        self.drop_attempts.cancel();
         if !forced || timeouts::within(FORCED_MAX, deadline).await.is_some() {
             timeouts::active(CUT_MAX).await;
         }
-        self.are_over.cancel();
+        self.end.cancel();
         std::future::pending().await
     }
 }
@@ -287,10 +291,10 @@ async fn ended(task: &mut Option<JoinHandle<Infallible>>) {
 }
 
 /// Sends the last spans, up to a time limit for the collector.
-async fn finish(traces: Traces, times: &Times) {
+async fn finish(traces: Traces, deadlines: &DrainDeadlines) {
     if traces.are_collected() {
-        let patience = if times.is_up.is_cancelled() { CUT_MAX } else { FAREWELL_MAX };
-        let sent = tokio::task::spawn_blocking(move || traces.finish(patience));
-        let _ = until(sent, &times.are_over).await;
+        let time_limit = if deadlines.drop_attempts.is_cancelled() { CUT_MAX } else { LAST_RESPONSES_MAX };
+        let sent = tokio::task::spawn_blocking(move || traces.finish(time_limit));
+        let _ = until(sent, &deadlines.end).await;
     }
 }

@@ -6,9 +6,9 @@ use crate::engine::{OfferError, Stopped, Submitted};
 
 /// The pending answer to a submission.
 #[derive(Debug)]
-pub(crate) struct Answer(pub(super) oneshot::Receiver<Result<Submitted, OfferError>>);
+pub(crate) struct PendingAnswer(pub(super) oneshot::Receiver<Result<Submitted, OfferError>>);
 
-impl Answer {
+impl PendingAnswer {
     /// Waits for the answer. Cancel-safe: may be dropped and called again until it has returned.
     pub(crate) async fn decided(&mut self) -> Result<Submitted, OfferError> {
         (&mut self.0).await.unwrap_or(Err(Stopped::Unknown.into()))

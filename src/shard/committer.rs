@@ -17,19 +17,19 @@ use tokio_util::{
 };
 
 use super::{
-    Handout, Shard,
-    held::{Held, TRY_EVERY},
-    inbox::{ENTRIES_MAX, Entry, INBOX_ENTRIES, Inbox, REPORTS_MAX},
-    ledger::{Applied, Ledger, Obstacle, Unapplied},
+    Dispatches, Shard,
+    disk_full::{DiskFullBacklog, TRY_EVERY},
+    inbox::{ENTRIES_MAX, INBOX_ENTRIES, Inbox, InboxEntry, REPORTS_MAX},
+    ledger::{Applied, Ledger, StoreObstacle, Unapplied},
     linger::Linger,
-    locked::Locked,
-    pending::Pending,
+    locked::LockedBacklog,
+    pending::PendingBatch,
     reports::{Reports, Unwritten, is_outcome},
 };
 use crate::{
-    clock::{Clock, Present, Stopwatch, Uptime, Wake},
+    clock::{Clock, ClockReading, Stopwatch, Uptime, WakeTime},
     counters::{BatchTimes, Counters, Recorder},
-    engine::{Answer, Batch, ControlRefusal, Departures, EngineSetup, OfferRefusal, Outcome, Report},
+    engine::{Batch, ControlRefusal, Departures, EngineSetup, OfferRefusal, Outcome, Reply, Report},
     store::{Reads, Space, Store, StoreError},
     watch::Hub,
 };
@@ -39,7 +39,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(2);
 /// Limit of the replies that the committer's thread sends itself. More are sent from within the runtime.
 const ANSWERED_HERE_MAX: usize = 4;
 /// Capacity of the channel to dispatch: at most one claim and one cancel for each slot.
-const HANDOUTS_MAX: usize = 200_000;
+const DISPATCHES_MAX: usize = 200_000;
 
 /// The parts that a shard is built from.
 pub(crate) struct Parts {
@@ -56,7 +56,7 @@ pub(crate) struct Committing {
     pub(crate) shard: Shard,
     pub(crate) reports: Reports,
     /// Attempts to start and to cancel.
-    pub(crate) handouts: mpsc::Receiver<Handout>,
+    pub(crate) dispatches: mpsc::Receiver<Dispatches>,
     /// The committer's result, after [`Shard::end`] or a failure of the store.
     pub(crate) ended: oneshot::Receiver<Result<(), StoreError>>,
     /// Ends the committer when its runtime is shut down, although handles of the shard may outlive that.
@@ -73,7 +73,7 @@ impl Parts {
         let mut ledger = Ledger::open(store, &setup)?;
         let (entries, entry_receiver) = mpsc::channel(INBOX_ENTRIES);
         let (reports, report_receiver) = mpsc::channel(REPORTS_MAX);
-        let (handout_sender, handouts) = mpsc::channel(HANDOUTS_MAX);
+        let (dispatch_sender, dispatches) = mpsc::channel(DISPATCHES_MAX);
         let (end, ended) = oneshot::channel();
         let ending = CancellationToken::new();
         let inbox = Inbox::new(entry_receiver, report_receiver, ending.clone());
@@ -94,22 +94,22 @@ impl Parts {
             clock,
             counters,
             draining,
-            handouts: handout_sender,
+            dispatches: dispatch_sender,
             answering: TaskTracker::new(),
             runtime,
-            held: Held::default(),
-            locked: Locked::default(),
+            held: DiskFullBacklog::default(),
+            locked: LockedBacklog::default(),
             unwritten: Arc::clone(&unwritten),
             linger: Linger::default(),
             look_again: None,
             // A first, empty batch promotes jobs that became due during the downtime, and fills free slots.
             more: true,
             letting_go: false,
-            wake: Wake::default(),
+            wake: WakeTime::default(),
         };
         committer.spawn(inbox, end)?;
         let ends_with_this = ending.drop_guard();
-        Ok(Committing { shard, reports: Reports { reports, unwritten }, handouts, ended, ends_with_this })
+        Ok(Committing { shard, reports: Reports { reports, unwritten }, dispatches, ended, ends_with_this })
     }
 }
 
@@ -118,7 +118,7 @@ struct Committer {
     ledger: Ledger,
     clock: Clock,
     hub: Arc<Hub>,
-    handouts: mpsc::Sender<Handout>,
+    dispatches: mpsc::Sender<Dispatches>,
     counters: Arc<Counters>,
     draining: CancellationToken,
     recorder: Recorder,
@@ -127,9 +127,9 @@ struct Committer {
     answering: TaskTracker,
     /// Runtime of these tasks.
     runtime: Handle,
-    held: Held,
+    held: DiskFullBacklog,
     /// Input that waits for another program's lock on the database.
-    locked: Locked,
+    locked: LockedBacklog,
     unwritten: Arc<Unwritten>,
     linger: Linger,
     /// Next check of the disk space, while there is too little for new jobs.
@@ -137,7 +137,7 @@ struct Committer {
     more: bool,
     /// Whether waiting offers are left to remove.
     letting_go: bool,
-    wake: Wake,
+    wake: WakeTime,
 }
 
 /// Schedule of the check of the store's files. A timer alone is not enough, because a loop that never waits polls none.
@@ -217,14 +217,14 @@ impl Committer {
         &mut self,
         inbox: &mut Inbox,
         checks: &mut Checks,
-        entries: &mut Vec<Entry>,
+        entries: &mut Vec<InboxEntry>,
         reports: &mut Vec<Report>,
     ) {
         let engine = self.ledger.engine();
         let (has_waiters, can_offer) = (engine.has_waiters(), engine.can_offer_again());
         let look_again = self.look_again.filter(|_| has_waiters);
         let waiting = [engine.next_deadline(), self.held.retry_at(), look_again];
-        let wake = self.wake.or(Wake { wall: None, uptime: waiting.into_iter().flatten().min() });
+        let wake = self.wake.or(WakeTime { wall: None, uptime: waiting.into_iter().flatten().min() });
         self.locked.take_deferred(entries);
         let work_left =
             self.more || self.letting_go || !entries.is_empty() || (can_offer && self.look_again.is_none());
@@ -251,7 +251,7 @@ impl Committer {
     }
 
     /// Puts together a batch and commits it.
-    fn step(&mut self, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) -> Result<(), StoreError> {
+    fn step(&mut self, entries: &mut Vec<InboxEntry>, reports: &mut Vec<Report>) -> Result<(), StoreError> {
         let present = self.clock.present();
         let gathered = entries.len() + reports.len();
         self.let_go_of_waiters(present.uptime);
@@ -261,19 +261,19 @@ impl Committer {
         for entry in entries.drain(..) {
             match entry {
                 // The caller has disconnected; skip its offer.
-                Entry::Offer(offer) if offer.ask.is_gone() => {}
-                Entry::Offer(offer) => batch.offers.push(offer),
-                Entry::Control(control) => batch.controls.push(control),
-                Entry::Flush(reply) => flushes.push(reply),
+                InboxEntry::Offer(offer) if offer.ask.is_gone() => {}
+                InboxEntry::Offer(offer) => batch.offers.push(offer),
+                InboxEntry::Control(control) => batch.controls.push(control),
+                InboxEntry::Flush(reply) => flushes.push(reply),
             }
         }
         self.held.join(&mut batch);
-        self.commit(Pending { batch, flushes, gathered })
+        self.commit(PendingBatch { batch, flushes, gathered })
     }
 
     /// Applies a batch, and delivers its outcome or keeps it for another try.
-    fn commit(&mut self, pending: Pending) -> Result<(), StoreError> {
-        let Pending { mut batch, flushes, gathered } = pending;
+    fn commit(&mut self, pending: PendingBatch) -> Result<(), StoreError> {
+        let PendingBatch { mut batch, flushes, gathered } = pending;
         let (present, space) = (batch.present, batch.space);
         let now = present.uptime;
         self.counters.health.disk(space);
@@ -294,12 +294,12 @@ impl Committer {
                 self.deliver(outcome);
                 times
             }
-            Applied::Unapplied(Unapplied { batch, obstacle: Obstacle::Locked }) => {
+            Applied::Unapplied(Unapplied { batch, obstacle: StoreObstacle::Locked }) => {
                 self.counters.health.lock_is_taken(now);
-                self.locked.hold(Pending { batch, flushes, gathered });
+                self.locked.hold(PendingBatch { batch, flushes, gathered });
                 return Ok(());
             }
-            Applied::Unapplied(Unapplied { batch, obstacle: Obstacle::DiskFull }) => {
+            Applied::Unapplied(Unapplied { batch, obstacle: StoreObstacle::DiskFull }) => {
                 self.held.take_back(batch);
                 // The present work has been tried; the next try comes with the held input.
                 (self.more, self.wake) = (false, self.ledger.engine().wake().still_to_come(present));
@@ -318,7 +318,7 @@ impl Committer {
     fn give_up_held(&mut self) -> Result<(), StoreError> {
         let Some(retry_at) = self.held.retry_at() else { return Ok(()) };
         let present = self.clock.present();
-        let present = Present { uptime: present.uptime.max(retry_at), ..present };
+        let present = ClockReading { uptime: present.uptime.max(retry_at), ..present };
         let mut batch = Batch { present, space: Space::Full, ..Batch::default() };
         self.held.join(&mut batch);
         let outcomes = batch.reports.iter().filter(|report| is_outcome(report)).count();
@@ -352,7 +352,7 @@ impl Committer {
         self.hub.publish(changes, position);
         if !claims.is_empty() || !cancelling.is_empty() {
             // Each slot has at most one claim and one cancel in the channel, which has room for all of them.
-            if let Err(error) = self.handouts.try_send(Handout { claims, cancelling }) {
+            if let Err(error) = self.dispatches.try_send(Dispatches { claims, cancelling }) {
                 tracing::error!(%error, "claims could not be dispatched; the next start counts them as lost");
             }
         }
@@ -366,11 +366,11 @@ impl Committer {
 
     /// Sends replies. Many are sent from within the runtime, where waking a caller is an entry in a worker's local
     /// queue. From this thread each would lock the queue that all workers share, and might have to wake one.
-    fn answer_all(&self, answers: Vec<Answer>) {
+    fn answer_all(&self, answers: Vec<Reply>) {
         if answers.len() <= ANSWERED_HERE_MAX {
-            answers.into_iter().for_each(Answer::send);
+            answers.into_iter().for_each(Reply::send);
         } else {
-            let answering = async move { answers.into_iter().for_each(Answer::send) };
+            let answering = async move { answers.into_iter().for_each(Reply::send) };
             self.answering.spawn_on(answering, &self.runtime);
         }
     }

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::Uptime,
-    engine::{Asked, Control, Offer, Report},
+    engine::{Control, Offer, Refusable, Report},
 };
 
 /// Capacity of the committer's inbox.
@@ -24,7 +24,7 @@ const BYTES_MAX: u64 = 1 << 20;
 const LARGE_BYTES: u64 = 256 << 10;
 
 /// An entry of a caller.
-pub(super) enum Entry {
+pub(super) enum InboxEntry {
     /// A submission of new jobs.
     Offer(Offer),
     /// A mutation of a job or queue.
@@ -33,28 +33,28 @@ pub(super) enum Entry {
     Flush(oneshot::Sender<()>),
 }
 
-impl Entry {
+impl InboxEntry {
     /// Returns the number of its jobs, at least 1, and their bytes.
     pub(super) fn size(&self) -> (usize, u64) {
         match self {
-            Entry::Offer(offer) => (offer.jobs.count(), offer.bytes()),
-            Entry::Control(_) | Entry::Flush(_) => (1, 0),
+            InboxEntry::Offer(offer) => (offer.jobs.count(), offer.bytes()),
+            InboxEntry::Control(_) | InboxEntry::Flush(_) => (1, 0),
         }
     }
 
     /// Returns the deadline of its caller's wait for a locked store.
-    pub(super) fn give_up(&self) -> Option<Uptime> {
+    pub(super) fn store_deadline(&self) -> Option<Uptime> {
         match self {
-            Entry::Offer(offer) => Some(offer.ask.give_up()),
-            Entry::Control(control) => Some(control.action.ask().give_up()),
-            Entry::Flush(_) => None,
+            InboxEntry::Offer(offer) => Some(offer.ask.store_deadline()),
+            InboxEntry::Control(control) => Some(control.action.ask().store_deadline()),
+            InboxEntry::Flush(_) => None,
         }
     }
 }
 
 /// The receiving ends of the committer's channels.
 pub(super) struct Inbox {
-    pub(super) entries: mpsc::Receiver<Entry>,
+    pub(super) entries: mpsc::Receiver<InboxEntry>,
     pub(super) reports: mpsc::Receiver<Report>,
     pub(super) ending: CancellationToken,
     /// Whether the last batch had large reports.
@@ -63,7 +63,7 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn new(
-        entries: mpsc::Receiver<Entry>,
+        entries: mpsc::Receiver<InboxEntry>,
         reports: mpsc::Receiver<Report>,
         ending: CancellationToken,
     ) -> Self {
@@ -87,7 +87,7 @@ impl Inbox {
     }
 
     /// Takes pending input up to a batch's limits, in addition to the input taken before.
-    pub(super) fn take(&mut self, entries: &mut Vec<Entry>, reports: &mut Vec<Report>) {
+    pub(super) fn take(&mut self, entries: &mut Vec<InboxEntry>, reports: &mut Vec<Report>) {
         let callers_first = self.had_large && !(entries.is_empty() && self.entries.is_empty());
         self.take_entries(entries);
         let mut bytes: u64 = reports.iter().map(Report::bytes).sum();
@@ -99,7 +99,7 @@ impl Inbox {
         self.had_large = bytes >= LARGE_BYTES;
     }
 
-    fn take_entries(&mut self, entries: &mut Vec<Entry>) {
+    fn take_entries(&mut self, entries: &mut Vec<InboxEntry>) {
         let (mut jobs, mut bytes) = entries.iter().fold((0, 0), |(jobs, bytes), entry| {
             let (more_jobs, more_bytes) = entry.size();
             (jobs + more_jobs, bytes + more_bytes)
@@ -119,14 +119,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        engine::{Ask, ReportBody},
+        engine::{ReplySlot, ReportBody},
         job::{JobId, LeaseToken, Output},
     };
 
     fn report(bytes: usize) -> Report {
         let output = Output { bytes: Bytes::from(vec![0; bytes]), ..Output::default() };
         let body = ReportBody::Succeeded { output, tail: String::new() };
-        Report { id: JobId::from_raw(1), lease: LeaseToken::from_raw(1), body, ask: Ask::unheard() }
+        Report { id: JobId::from_raw(1), lease: LeaseToken::from_raw(1), body, ask: ReplySlot::unheard() }
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
             (entries.len(), reports.len(), inbox.callers_first())
         };
         (0..3).for_each(|_| report_sender.try_send(report(1 << 20)).unwrap());
-        let call = || entry_sender.try_send(Entry::Flush(oneshot::channel().0)).unwrap();
+        let call = || entry_sender.try_send(InboxEntry::Flush(oneshot::channel().0)).unwrap();
         call();
         assert_eq!(take(), (1, 1, false), "a large report and who is there share a batch");
         call();

@@ -6,7 +6,7 @@ use crate::{
     engine::{Allowance, Batch, Engine, EngineSetup, OfferRefusal, Outcome},
     store::{
         Space, Store, StoreError,
-        sets::{Committed, Wants},
+        sets::{Committed, ReadSet},
     },
 };
 
@@ -38,15 +38,15 @@ pub enum Applied {
 /// A batch that was not written.
 #[derive(Debug)]
 pub struct Unapplied {
-    /// The rest of the batch; see [`Obstacle`].
+    /// The rest of the batch; see [`StoreObstacle`].
     pub batch: Batch,
     /// The reason.
-    pub obstacle: Obstacle,
+    pub obstacle: StoreObstacle,
 }
 
 /// Temporary reason why a store does not take a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Obstacle {
+pub enum StoreObstacle {
     /// The disk is full. The batch's new offers are refused; its reports and controls are unchanged.
     DiskFull,
     /// Another program holds the database's lock. The batch is unchanged.
@@ -78,7 +78,7 @@ impl Ledger {
         let server_before = loaded.retention;
         let mut engine = Engine::load(store.names(), loaded, setup);
         let set_aside = store.has_unreadable().then_some(setup.present.wall);
-        let found = store.fetch(&Wants { set_aside, ..Wants::default() })?;
+        let found = store.fetch(&ReadSet { set_aside, ..ReadSet::default() })?;
         let decided = engine.recover(setup, server_before, found)?;
         let committed = store.write(&decided.writes)?;
         engine.commit(decided, &committed, setup.present);
@@ -119,12 +119,12 @@ impl Ledger {
             // Nothing was begun: the batch is unchanged.
             Err(StoreError::Locked(error)) => {
                 tracing::debug!(%error, "a batch waits for the database's lock");
-                return Ok(Applied::Unapplied(Unapplied { batch, obstacle: Obstacle::Locked }));
+                return Ok(Applied::Unapplied(Unapplied { batch, obstacle: StoreObstacle::Locked }));
             }
             Err(StoreError::DiskFull(error)) => {
                 tracing::debug!(%error, "a batch could not be begun on the full disk");
                 self.engine.refuse_offers(std::mem::take(&mut batch.offers), &OfferRefusal::DiskFull);
-                return Ok(Applied::Unapplied(Unapplied { batch, obstacle: Obstacle::DiskFull }));
+                return Ok(Applied::Unapplied(Unapplied { batch, obstacle: StoreObstacle::DiskFull }));
             }
             found => found.inspect_err(|_| self.is_broken = true)?,
         };
@@ -135,7 +135,7 @@ impl Ledger {
                 tracing::debug!(%error, "a batch did not fit on the disk");
                 self.is_broken = false;
                 let batch = Batch { present, space, ..self.engine.discard(decided) };
-                return Ok(Applied::Unapplied(Unapplied { batch, obstacle: Obstacle::DiskFull }));
+                return Ok(Applied::Unapplied(Unapplied { batch, obstacle: StoreObstacle::DiskFull }));
             }
             committed => committed?,
         };

@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 
 use super::{
-    inbox::{ENTRIES_MAX, Entry, Inbox},
-    pending::{Pending, TRY_LOCKED_EVERY},
+    inbox::{ENTRIES_MAX, Inbox, InboxEntry},
+    pending::{PendingBatch, TRY_LOCKED_EVERY},
 };
 use crate::{
     clock::{Clock, Uptime},
@@ -21,16 +21,16 @@ const DEFERRED_MAX_BYTES: u64 = 64 << 20;
 
 /// The batch and entries that wait for the lock.
 #[derive(Default)]
-pub(super) struct Locked {
-    pending: Option<Box<Pending>>,
+pub(super) struct LockedBacklog {
+    pending: Option<Box<PendingBatch>>,
     /// Entries that came in after the batch, for the next batches.
-    deferred: VecDeque<Entry>,
+    deferred: VecDeque<InboxEntry>,
     deferred_bytes: u64,
 }
 
-impl Locked {
+impl LockedBacklog {
     /// Keeps a batch that met the lock.
-    pub(super) fn hold(&mut self, pending: Pending) {
+    pub(super) fn hold(&mut self, pending: PendingBatch) {
         self.pending = Some(Box::new(pending));
     }
 
@@ -49,7 +49,7 @@ impl Locked {
         inbox: &mut Inbox,
         clock: &Clock,
         engine: &mut Engine,
-    ) -> Option<Pending> {
+    ) -> Option<PendingBatch> {
         let mut pending = self.pending.take()?;
         while self.deferred.len() < DEFERRED_MAX
             && self.deferred_bytes < DEFERRED_MAX_BYTES
@@ -58,8 +58,9 @@ impl Locked {
             self.deferred_bytes += entry.size().1;
             self.deferred.push_back(entry);
         }
-        let give_ups = self.deferred.iter().filter_map(Entry::give_up).chain(pending.next_give_up());
-        if let Some(first) = give_ups.min() {
+        let deadlines =
+            self.deferred.iter().filter_map(InboxEntry::store_deadline).chain(pending.next_store_deadline());
+        if let Some(first) = deadlines.min() {
             tokio::select! {
                 () = tokio::time::sleep(TRY_LOCKED_EVERY) => {}
                 () = clock.sleep_until(first) => {}
@@ -76,19 +77,19 @@ impl Locked {
     /// Refuses deferred entries past their deadline.
     fn let_go(&mut self, engine: &mut Engine, now: Uptime) {
         for entry in std::mem::take(&mut self.deferred) {
-            let waits = entry.give_up().is_none_or(|give_up| give_up > now);
+            let waits = entry.store_deadline().is_none_or(|deadline| deadline > now);
             match entry {
                 entry if waits => self.deferred.push_back(entry),
-                Entry::Offer(offer) => engine.refuse_offers(vec![offer], &OfferRefusal::Locked),
-                Entry::Control(mut control) => control.action.ask_mut().refuse(ControlRefusal::Locked),
-                Entry::Flush(_) => {}
+                InboxEntry::Offer(offer) => engine.refuse_offers(vec![offer], &OfferRefusal::Locked),
+                InboxEntry::Control(mut control) => control.action.ask_mut().refuse(ControlRefusal::Locked),
+                InboxEntry::Flush(_) => {}
             }
         }
         self.deferred_bytes = self.deferred.iter().map(|entry| entry.size().1).sum();
     }
 
     /// Moves entries that came in while the lock was held into the next batch, up to its limit.
-    pub(super) fn take_deferred(&mut self, entries: &mut Vec<Entry>) {
+    pub(super) fn take_deferred(&mut self, entries: &mut Vec<InboxEntry>) {
         while entries.len() < ENTRIES_MAX
             && let Some(entry) = self.deferred.pop_front()
         {

@@ -8,7 +8,7 @@
 
 mod answer;
 mod committer;
-mod held;
+mod disk_full;
 mod inbox;
 mod ledger;
 mod linger;
@@ -21,18 +21,18 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::inbox::Entry;
-pub use self::ledger::{Applied, Ledger, Obstacle, Unapplied};
+use self::inbox::InboxEntry;
+pub use self::ledger::{Applied, Ledger, StoreObstacle, Unapplied};
 pub(crate) use self::{
-    answer::Answer,
+    answer::PendingAnswer,
     committer::{Committing, Parts},
     reports::Reports,
 };
 use crate::{
     clock::Uptime,
     engine::{
-        Ask, Caller, Claim, Control, ControlError, ControlRefusal, Departures, NewJob, NotAdmitted, Offer,
-        OfferError, Patience, Queues, Stopped, Submitted,
+        Caller, Claim, Control, ControlError, ControlRefusal, Departures, NewJob, NotAdmitted, Offer,
+        OfferError, Queues, ReplySlot, Stopped, Submitted, WaitDeadlines,
     },
     job::{AtLeastOne, Job, LeaseToken, Position, RequestId},
     store::Reads,
@@ -48,7 +48,7 @@ pub(crate) struct Shard {
     pub(crate) hub: Arc<Hub>,
     /// Reads of the store.
     pub(crate) reads: Reads,
-    entries: mpsc::Sender<Entry>,
+    entries: mpsc::Sender<InboxEntry>,
     departures: Arc<Departures>,
     /// Cancelled to make the committer finish its pending input and end.
     ending: CancellationToken,
@@ -69,7 +69,7 @@ pub(crate) struct Submission {
     /// Admission error of the jobs, which does not matter to a repeat.
     pub(crate) obstacle: Option<NotAdmitted>,
     /// Deadlines of the caller's waits.
-    pub(crate) patience: Patience,
+    pub(crate) wait_deadlines: WaitDeadlines,
 }
 
 impl Shard {
@@ -95,32 +95,37 @@ impl Shard {
     ///
     /// # Errors
     /// When the server stops.
-    pub(crate) async fn offer(&self, caller: &Caller, submission: Submission) -> Result<Answer, Stopped> {
-        let Submission { request, jobs, obstacle, patience: Patience { room, store } } = submission;
-        let (ask, answer) = Ask::new(store);
+    pub(crate) async fn offer(
+        &self,
+        caller: &Caller,
+        submission: Submission,
+    ) -> Result<PendingAnswer, Stopped> {
+        let Submission { request, jobs, obstacle, wait_deadlines: WaitDeadlines { room, store } } =
+            submission;
+        let (ask, answer) = ReplySlot::new(store);
         let offer = Offer::new(request, jobs, caller.id(), room, ask).with_obstacle(obstacle);
-        self.entries.send(Entry::Offer(offer)).await.map_err(|_| Stopped::Refused)?;
-        Ok(Answer(answer))
+        self.entries.send(InboxEntry::Offer(offer)).await.map_err(|_| Stopped::Refused)?;
+        Ok(PendingAnswer(answer))
     }
 
-    /// Requests a mutation and waits for the reply. `give_up` is the deadline of the wait for a locked store.
+    /// Requests a mutation and waits for the reply. `store_deadline` is the deadline of the wait for a locked store.
     ///
     /// # Errors
     /// When the engine refuses the mutation, or the server stops.
     pub(crate) async fn control<T>(
         &self,
-        give_up: Uptime,
-        make: impl FnOnce(Ask<T, ControlRefusal>) -> Control,
+        store_deadline: Uptime,
+        make: impl FnOnce(ReplySlot<T, ControlRefusal>) -> Control,
     ) -> Result<T, ControlError> {
-        let (ask, answer) = Ask::new(give_up);
-        self.entries.send(Entry::Control(make(ask))).await.map_err(|_| Stopped::Refused)?;
+        let (ask, answer) = ReplySlot::new(store_deadline);
+        self.entries.send(InboxEntry::Control(make(ask))).await.map_err(|_| Stopped::Refused)?;
         Ok(answer.await.map_err(|_| Stopped::Unknown)??)
     }
 
     /// Returns once a batch that began after the call is applied, or the committer has ended.
     pub(crate) async fn flush(&self) {
         let (reply, done) = oneshot::channel();
-        if self.entries.send(Entry::Flush(reply)).await.is_ok() {
+        if self.entries.send(InboxEntry::Flush(reply)).await.is_ok() {
             let _ = done.await;
         }
     }
@@ -133,7 +138,7 @@ impl Shard {
 
 /// The attempts to start and to cancel after a commit.
 #[derive(Debug)]
-pub(crate) struct Handout {
+pub(crate) struct Dispatches {
     pub(crate) claims: Vec<Claim>,
     pub(crate) cancelling: Vec<LeaseToken>,
 }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     clock::Uptime,
-    engine::{Asked, Batch, ControlRefusal, Engine, OfferRefusal},
+    engine::{Batch, ControlRefusal, Engine, OfferRefusal, Refusable},
 };
 
 /// Interval of the tries of a batch that met another program's lock.
@@ -14,25 +14,25 @@ pub(super) const TRY_LOCKED_EVERY: Duration = Duration::from_millis(50);
 
 /// A batch and the flush requests that came with it.
 #[derive(Debug)]
-pub(super) struct Pending {
+pub(super) struct PendingBatch {
     pub(super) batch: Batch,
     pub(super) flushes: Vec<oneshot::Sender<()>>,
     /// Number of entries and reports that were gathered for it.
     pub(super) gathered: usize,
 }
 
-impl Pending {
+impl PendingBatch {
     /// Refuses the offers of disconnected callers and all entries past their deadline for a locked store, and removes
     /// them from the batch. Nothing of the batch was begun.
     pub(super) fn let_go(&mut self, engine: &mut Engine, now: Uptime) {
-        let waits = |ask: &dyn Asked<_>| ask.give_up() > now;
+        let waits = |ask: &dyn Refusable<_>| ask.store_deadline() > now;
         let (waiting, late) = std::mem::take(&mut self.batch.offers)
             .into_iter()
             .partition(|offer| waits(&offer.ask) && !offer.ask.is_gone());
         self.batch.offers = waiting;
         engine.refuse_offers(late, &OfferRefusal::Locked);
         self.batch.controls.retain_mut(|control| {
-            let waits = control.action.ask().give_up() > now;
+            let waits = control.action.ask().store_deadline() > now;
             if !waits {
                 control.action.ask_mut().refuse(ControlRefusal::Locked);
             }
@@ -41,8 +41,8 @@ impl Pending {
     }
 
     /// Returns the earliest deadline for a locked store.
-    pub(super) fn next_give_up(&self) -> Option<Uptime> {
-        let offers = self.batch.offers.iter().map(|offer| offer.ask.give_up());
-        offers.chain(self.batch.controls.iter().map(|control| control.action.ask().give_up())).min()
+    pub(super) fn next_store_deadline(&self) -> Option<Uptime> {
+        let offers = self.batch.offers.iter().map(|offer| offer.ask.store_deadline());
+        offers.chain(self.batch.controls.iter().map(|control| control.action.ask().store_deadline())).min()
     }
 }

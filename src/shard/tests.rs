@@ -51,7 +51,7 @@ fn submission(room: Option<Uptime>) -> Submission {
         request: Some(RequestId { key: [1; 16], digest: [2; 16] }),
         jobs: AtLeastOne::one(job),
         obstacle: None,
-        patience: Patience { room, store: Uptime::MAX },
+        wait_deadlines: WaitDeadlines { room, store: Uptime::MAX },
     }
 }
 

@@ -19,8 +19,8 @@ pub use error::{Cause, ErrorClass, Missing, StoreError};
 pub use leftover::Leftover;
 pub use names::{NameTable, Names};
 pub use reads::Reads;
-use sets::{Committed, Found, Loaded, Wants, Writes};
-pub use steps::{Step, Steps};
+use sets::{Committed, Loaded, ReadResults, ReadSet, WriteSet};
+pub use steps::{ClockStep, ClockSteps};
 
 use crate::{
     clock::Timestamp,
@@ -46,14 +46,14 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// After an [`ErrorClass::Retryable`] error, no transaction has begun. After any other error the process must end.
-    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError>;
+    fn fetch(&mut self, wants: &ReadSet) -> Result<ReadResults, StoreError>;
 
     /// Writes everything that the batch has decided, and commits. When the call returns, all of it is on disk.
     ///
     /// # Errors
     /// After [`StoreError::DiskFull`] nothing of the batch is on disk, and the transaction is over. After any other
     /// error the fate of the batch is unknown: the process must end, and the next start recovers.
-    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError>;
+    fn write(&mut self, writes: &WriteSet) -> Result<Committed, StoreError>;
 
     /// Returns whether there are unreadable rows that are not set aside yet.
     fn has_unreadable(&self) -> bool {

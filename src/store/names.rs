@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::RwLock;
 
-use super::Steps;
+use super::ClockSteps;
 use crate::job::Name;
 
 /// Names of queues and kinds, and the history of the wall clock's settings. Only the engine changes them; readers look
@@ -19,7 +19,7 @@ pub struct Names {
     /// The names of kinds.
     pub kinds: NameTable,
     /// History of the wall clock's settings, relative to the time that the store counts.
-    pub steps: Steps,
+    pub steps: ClockSteps,
 }
 
 /// Names of queues or names of kinds, by number and by text.

@@ -22,7 +22,7 @@ pub type RequestKey = [u8; 16];
 
 /// Reads of a batch.
 #[derive(Clone, Debug, Default)]
-pub struct Wants {
+pub struct ReadSet {
     /// Moves unreadable rows to the table `set_aside`, as of this instant, and counts all jobs anew.
     pub set_aside: Option<Timestamp>,
     /// Jobs to read.
@@ -58,7 +58,7 @@ pub struct HeadsWant {
 
 /// A line: an ordered list of waiting jobs of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Line {
+pub enum WaitingLine {
     /// SCHEDULED jobs, by start time.
     Scheduled,
     /// BACKING_OFF jobs, by the end of the backoff.
@@ -69,7 +69,7 @@ pub enum Line {
 
 /// Sort key of a job in its line; the smallest comes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Place {
+pub struct SortKey {
     /// The negated priority; 0 in a line by time.
     pub rank: i8,
     /// The order, or the time in microseconds.
@@ -84,9 +84,9 @@ pub struct LineWant {
     /// The queue's number.
     pub queue: u32,
     /// The line.
-    pub line: Line,
+    pub line: WaitingLine,
     /// Last place of the page before; absent for the beginning of the line.
-    pub after: Option<Place>,
+    pub after: Option<SortKey>,
     /// Maximum number of jobs.
     pub limit: usize,
 }
@@ -104,19 +104,19 @@ pub struct FeedWant {
 
 /// Results of a batch's reads.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct ReadResults {
     /// Rows that were set aside.
     pub set_aside: Option<SetAside>,
     /// The jobs that exist.
     pub jobs: HashMap<JobId, Arc<Job>>,
     /// The requests that exist.
-    pub requests: HashMap<RequestKey, KeptRequest>,
+    pub requests: HashMap<RequestKey, StoredRequest>,
     /// Ready jobs, by queue.
     pub heads: HashMap<u32, Heads>,
     /// The beginnings of lines, by queue and line.
-    pub lines: BTreeMap<(u32, Line), LinePage>,
+    pub lines: BTreeMap<(u32, WaitingLine), LinePage>,
     /// The pages of lines for purges, by queue and line.
-    pub walks: BTreeMap<(u32, Line), LinePage>,
+    pub walks: BTreeMap<(u32, WaitingLine), LinePage>,
     /// Jobs that may expire.
     pub expiring: Expiring,
     /// The pages of the feed's index, by the retention time of the sweep.
@@ -129,7 +129,7 @@ pub struct Found {
 
 /// A stored request with the job that the answer to a repeat needs.
 #[derive(Clone, Debug)]
-pub struct KeptRequest {
+pub struct StoredRequest {
     /// The row.
     pub row: RequestRow,
     /// The job, if it exists and can be read.
@@ -151,7 +151,7 @@ pub struct LinePage {
     /// The jobs.
     pub jobs: Vec<Arc<Job>>,
     /// Last place of the page, even if the job there can't be read.
-    pub last: Option<Place>,
+    pub last: Option<SortKey>,
     /// The limit of the page.
     pub limit: usize,
     /// Whether the limit was met, so that there may be more.
@@ -171,14 +171,14 @@ pub struct Expiring {
 #[derive(Debug, Default)]
 pub struct FeedPage {
     /// The entries, in order.
-    pub places: Vec<FeedPlace>,
+    pub places: Vec<FeedEntry>,
     /// Whether the limit was met, so that there may be more.
     pub is_cut: bool,
 }
 
 /// A position in the feed that is a job's latest change.
 #[derive(Debug)]
-pub struct FeedPlace {
+pub struct FeedEntry {
     /// The position.
     pub position: Position,
     /// Wall-clock time of the change.
@@ -198,7 +198,7 @@ pub struct SetAside {
 
 /// Writes of a batch, all in one transaction.
 #[derive(Debug, Default)]
-pub struct Writes {
+pub struct WriteSet {
     /// Kinds that get a row for their name.
     pub new_kinds: Vec<Arc<Name>>,
     /// Numbers of kinds whose rows are deleted.
@@ -241,16 +241,16 @@ pub struct Writes {
     /// The server's own retention, under which the sweeps have come so far.
     pub retention: Option<Retention>,
     /// The whole history of the wall clock's settings, if it has changed.
-    pub steps: Option<Vec<super::Step>>,
+    pub steps: Option<Vec<super::ClockStep>>,
     /// Counters and times. Absent if nothing else is written.
     pub counters: Option<Counters>,
 }
 
-impl Writes {
+impl WriteSet {
     /// Returns whether nothing is written except, perhaps, counters and times.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Writes {
+        let WriteSet {
             new_kinds,
             freed_kinds,
             queues,
@@ -327,12 +327,12 @@ pub struct RequestRow {
     /// Digest of the request's content.
     pub digest: [u8; 16],
     /// The request's outcome.
-    pub answer: KeptAnswer,
+    pub answer: RequestOutcome,
 }
 
 /// Outcome of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum KeptAnswer {
+pub enum RequestOutcome {
     /// The request created jobs, with consecutive ids.
     Jobs {
         /// The first of the jobs.
@@ -367,15 +367,15 @@ pub enum KeptAnswer {
     },
 }
 
-impl KeptAnswer {
+impl RequestOutcome {
     /// Returns the number of the queue that the request concerned, if it concerned one.
     #[must_use]
     pub fn queue(&self) -> Option<u32> {
         match self {
-            KeptAnswer::Jobs { .. } => None,
-            KeptAnswer::Job { queue, .. } | KeptAnswer::Done { queue } | KeptAnswer::Purge { queue, .. } => {
-                Some(*queue)
-            }
+            RequestOutcome::Jobs { .. } => None,
+            RequestOutcome::Job { queue, .. }
+            | RequestOutcome::Done { queue }
+            | RequestOutcome::Purge { queue, .. } => Some(*queue),
         }
     }
 
@@ -383,9 +383,9 @@ impl KeptAnswer {
     #[must_use]
     pub fn job(&self) -> Option<JobId> {
         match self {
-            KeptAnswer::Jobs { first, .. } => Some(*first),
-            KeptAnswer::Job { id, .. } => Some(*id),
-            KeptAnswer::Done { .. } | KeptAnswer::Purge { .. } => None,
+            RequestOutcome::Jobs { first, .. } => Some(*first),
+            RequestOutcome::Job { id, .. } => Some(*id),
+            RequestOutcome::Done { .. } | RequestOutcome::Purge { .. } => None,
         }
     }
 }
@@ -413,12 +413,12 @@ pub struct Counters {
     /// Position up to which deletions have been forgotten.
     pub floor: Position,
     /// Times as of the latest change. Absent in a new store.
-    pub times: Option<KeptTimes>,
+    pub times: Option<StoredTimes>,
 }
 
 /// Times as of the store's latest change: see `engine/times.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeptTimes {
+pub struct StoredTimes {
     /// Wall-clock time.
     pub wall: Timestamp,
     /// Time by which backoffs are counted.
@@ -441,7 +441,7 @@ pub struct Loaded {
     /// Running jobs.
     pub leased: Vec<Arc<Job>>,
     /// Earliest time in each line that is ordered by time, by queue.
-    pub first_times: Vec<(u32, Line, i64)>,
+    pub first_times: Vec<(u32, WaitingLine, i64)>,
     /// Earliest time at which a job may expire.
     pub first_expiry: Option<Timestamp>,
     /// Purges in progress.
@@ -451,7 +451,7 @@ pub struct Loaded {
     /// The server's own retention, under which the sweeps have come so far.
     pub retention: Option<Retention>,
     /// History of the wall clock's settings.
-    pub steps: Vec<super::Step>,
+    pub steps: Vec<super::ClockStep>,
 }
 
 /// Proof that a transaction is on disk. Only a store creates one.

@@ -19,7 +19,7 @@ const STEPS_MAX: usize = 256;
 
 /// A step of the wall clock: its lead over the store's time, in microseconds, from a position in the feed on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Step {
+pub struct ClockStep {
     /// First position with this lead.
     pub position: Position,
     /// Lead over the time by which retention is counted.
@@ -30,22 +30,22 @@ pub struct Step {
 
 /// All steps, oldest first. The engine records them; readers of rows use them, too.
 #[derive(Debug, Default)]
-pub struct Steps {
-    steps: RwLock<Vec<Step>>,
+pub struct ClockSteps {
+    steps: RwLock<Vec<ClockStep>>,
 }
 
-impl Steps {
+impl ClockSteps {
     /// Loads the stored steps.
-    pub(crate) fn load(&self, kept: Vec<Step>) {
+    pub(crate) fn load(&self, kept: Vec<ClockStep>) {
         *self.steps.write() = kept;
     }
 
-    pub(crate) fn all(&self) -> Vec<Step> {
+    pub(crate) fn all(&self) -> Vec<ClockStep> {
         self.steps.read().clone()
     }
 
     /// Records a step if the clock deviates from the last one. Returns the deviation, in microseconds.
-    pub(crate) fn note(&self, now: Step) -> Option<i64> {
+    pub(crate) fn note(&self, now: ClockStep) -> Option<i64> {
         let last = self.last();
         let off = |now: i64, last: i64| now.saturating_sub(last).saturating_abs() >= TOLERANCE_MICROS;
         if !off(now.of_retention, last.of_retention) && !off(now.of_backoffs, last.of_backoffs) {
@@ -62,7 +62,7 @@ impl Steps {
     }
 
     /// Records the clock's lead at a start, even if it has not changed.
-    pub(crate) fn note_start(&self, now: Step) {
+    pub(crate) fn note_start(&self, now: ClockStep) {
         let mut steps = self.steps.write();
         steps.pop_if(|last| last.position >= now.position);
         steps.push(now);
@@ -72,7 +72,7 @@ impl Steps {
     pub(crate) fn age_before(&self, position: Position, micros: i64) {
         let mut steps = self.steps.write();
         if steps.first().is_none_or(|first| first.position > Position(0)) {
-            steps.insert(0, Step::default());
+            steps.insert(0, ClockStep::default());
         }
         for step in steps.iter_mut().take_while(|step| step.position < position) {
             step.of_retention = step.of_retention.saturating_add(micros);
@@ -80,12 +80,12 @@ impl Steps {
     }
 
     /// Returns the clock's present lead.
-    fn last(&self) -> Step {
+    fn last(&self) -> ClockStep {
         self.steps.read().last().copied().unwrap_or_default()
     }
 
     /// Returns the clock's lead at the change at this position.
-    fn at(&self, position: Position) -> Step {
+    fn at(&self, position: Position) -> ClockStep {
         let steps = self.steps.read();
         let later = steps.partition_point(|step| step.position <= position);
         later.checked_sub(1).and_then(|index| steps.get(index)).copied().unwrap_or_default()
@@ -107,7 +107,7 @@ impl Steps {
         Timestamp::from_micros(at.as_micros().saturating_add(self.last().of_backoffs)).min(Timestamp::MAX)
     }
 
-    /// The inverse of [`Steps::wall_of_backoff`].
+    /// The inverse of [`ClockSteps::wall_of_backoff`].
     pub(crate) fn backoff_of_wall(&self, wall: Timestamp) -> StoreTime {
         StoreTime::from_micros(wall.as_micros().saturating_sub(self.last().of_backoffs))
     }
@@ -115,8 +115,8 @@ impl Steps {
 
 /// Merges the two neighbouring steps that differ least, but never the last one. The changes between them count as the
 /// younger of both steps would have them: retention may be late then, and is never early.
-fn merge_nearest(steps: &mut Vec<Step>) {
-    let differ = |pair: &[Step]| match pair {
+fn merge_nearest(steps: &mut Vec<ClockStep>) {
+    let differ = |pair: &[ClockStep]| match pair {
         [a, b] => a.of_retention.saturating_sub(b.of_retention).saturating_abs(),
         _ => i64::MAX,
     };
@@ -134,13 +134,13 @@ mod tests {
 
     const SECOND: i64 = 1_000_000;
 
-    fn step(position: i64, ahead: i64) -> Step {
-        Step { position: Position(position), of_retention: ahead, of_backoffs: ahead }
+    fn step(position: i64, ahead: i64) -> ClockStep {
+        ClockStep { position: Position(position), of_retention: ahead, of_backoffs: ahead }
     }
 
     #[test]
     fn only_a_clock_that_was_set_is_noted() {
-        let steps = Steps::default();
+        let steps = ClockSteps::default();
         assert_eq!(steps.note(step(1, TOLERANCE_MICROS - 1)), None);
         assert_eq!(steps.note(step(1, -5 * SECOND)), Some(-5 * SECOND));
         assert_eq!(steps.note(step(2, -5 * SECOND + TOLERANCE_MICROS - 1)), None);
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_change_happened_when_it_did_whatever_the_clock_said() {
-        let steps = Steps::default();
+        let steps = ClockSteps::default();
         // The clock was an hour ahead from the tenth to the nineteenth change.
         steps.note(step(10, 3_600 * SECOND));
         steps.note(step(20, 0));
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn only_what_happened_before_a_start_gets_older_with_what_passed_before_it() {
-        let steps = Steps::default();
+        let steps = ClockSteps::default();
         steps.note_start(step(10, 100 * SECOND));
         steps.note(step(12, 50 * SECOND));
         let counted =
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_backoff_is_shown_as_the_clock_that_was_set_will_say_it() {
-        let steps = Steps::default();
+        let steps = ClockSteps::default();
         let due = steps.backoff_of_wall(Timestamp::from_micros(100 * SECOND));
         steps.note(step(5, -60 * SECOND));
         assert_eq!(steps.wall_of_backoff(due), Timestamp::from_micros(40 * SECOND));
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_all_the_time_fills_nothing_and_makes_nothing_older() {
-        let steps = Steps::default();
+        let steps = ClockSteps::default();
         let ahead = |position: i64| (position % 97) * (position % 5 - 2) * SECOND;
         for position in 1..=5_000 {
             steps.note(step(position, ahead(position)));

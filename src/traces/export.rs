@@ -15,7 +15,7 @@ use opentelemetry_sdk::{
     trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider},
 };
 
-use super::{JobId, Role, Timestamp, TraceContext, TracesError};
+use super::{JobId, SpanRole, Timestamp, TraceContext, TracesError};
 
 /// Capacity of the queue of ended spans. Further spans are dropped, and a log line says so.
 const QUEUE_SPANS: usize = 8_192;
@@ -66,15 +66,15 @@ impl Exporter {
     /// Begins a span, now unless `start` says otherwise.
     pub(super) fn begin(
         &self,
-        role: Role,
+        role: SpanRole,
         kind: &str,
         parent: Option<TraceContext>,
         start: Option<Timestamp>,
     ) -> Span {
         let (verb, span_kind) = match role {
-            Role::Submit => ("submit", SpanKind::Producer),
-            Role::Wait => ("wait", SpanKind::Internal),
-            Role::Run => ("run", SpanKind::Consumer),
+            SpanRole::Submit => ("submit", SpanKind::Producer),
+            SpanRole::Wait => ("wait", SpanKind::Internal),
+            SpanRole::Run => ("run", SpanKind::Consumer),
         };
         let mut builder = SpanBuilder::from_name(format!("{verb} {kind}")).with_kind(span_kind);
         builder.start_time = start.map(system_time);
@@ -85,9 +85,9 @@ impl Exporter {
         Span(self.tracer.build_with_context(builder, &context))
     }
 
-    /// Sends the remaining spans within `patience`. Blocks.
-    pub(super) fn finish(&self, patience: Duration) {
-        if let Err(error) = self.provider.shutdown_with_timeout(patience) {
+    /// Sends the remaining spans within `timeout`. Blocks.
+    pub(super) fn finish(&self, timeout: Duration) {
+        if let Err(error) = self.provider.shutdown_with_timeout(timeout) {
             tracing::warn!(%error, "the last spans could not be sent");
         }
     }

@@ -78,7 +78,7 @@ impl Traces {
         (queue, kind): (&str, &str),
         jobs: usize,
         now: Timestamp,
-    ) -> Submission {
+    ) -> SubmissionSpan {
         let parent = TraceContext::parse(parent);
         let span = self.collected.as_ref().and_then(|collected| {
             let recorded = match parent {
@@ -86,13 +86,16 @@ impl Traces {
                 None => collected.sampler.begins_a_trace(jobs, now),
             };
             recorded.then(|| {
-                let mut span = collected.exporter.begin(Role::Submit, kind, parent, None);
+                let mut span = collected.exporter.begin(SpanRole::Submit, kind, parent, None);
                 span.describe(queue, kind);
                 span
             })
         });
         let traceparent = span.as_ref().map(export::Span::context).or(parent);
-        Submission { span, traceparent: traceparent.map(|context| context.to_string()).unwrap_or_default() }
+        SubmissionSpan {
+            span,
+            traceparent: traceparent.map(|context| context.to_string()).unwrap_or_default(),
+        }
     }
 
     /// Begins the span of an attempt, and records the wait since `ready` as a span of its own.
@@ -106,11 +109,11 @@ impl Traces {
             }
             let (queue, kind) = (job.spec.queue.as_str(), job.spec.kind.as_str());
             let started = job.started.unwrap_or(ready);
-            let mut wait = collected.exporter.begin(Role::Wait, kind, Some(parent), Some(ready));
+            let mut wait = collected.exporter.begin(SpanRole::Wait, kind, Some(parent), Some(ready));
             wait.describe(queue, kind);
             wait.job(job.id);
             wait.end_at(started);
-            let mut span = collected.exporter.begin(Role::Run, kind, Some(parent), Some(started));
+            let mut span = collected.exporter.begin(SpanRole::Run, kind, Some(parent), Some(started));
             span.describe(queue, kind);
             span.job(job.id);
             span.attempt(job.attempt, job.max_attempts);
@@ -123,10 +126,10 @@ impl Traces {
         AttemptSpan { span, traceparent }
     }
 
-    /// Sends the remaining spans within `patience`. Blocks.
-    pub(crate) fn finish(&self, patience: Duration) {
+    /// Sends the remaining spans within `timeout`. Blocks.
+    pub(crate) fn finish(&self, timeout: Duration) {
         if let Some(collected) = &self.collected {
-            collected.exporter.finish(patience);
+            collected.exporter.finish(timeout);
         }
     }
 
@@ -138,7 +141,7 @@ impl Traces {
 
 /// The part of a job's life that a span covers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Role {
+pub(crate) enum SpanRole {
     /// From a submission's arrival to its answer.
     Submit,
     /// From a job being ready to its attempt.
@@ -149,12 +152,12 @@ pub(crate) enum Role {
 
 /// A submission in progress. Its span ends when this is dropped. An invalid submission has no span.
 #[derive(Debug, Default)]
-pub(crate) struct Submission {
+pub(crate) struct SubmissionSpan {
     span: Option<export::Span>,
     traceparent: String,
 }
 
-impl Submission {
+impl SubmissionSpan {
     /// Returns the context that the jobs keep: that of the span or else the caller's; empty without either.
     pub(crate) fn traceparent(&self) -> &str {
         &self.traceparent
@@ -202,7 +205,7 @@ impl AttemptSpan {
 mod without {
     use std::{convert::Infallible, time::Duration};
 
-    use super::{JobId, Role, Timestamp, TraceContext, TracesError};
+    use super::{JobId, SpanRole, Timestamp, TraceContext, TracesError};
 
     #[derive(Debug)]
     pub(super) struct Exporter(Infallible);
@@ -215,7 +218,13 @@ mod without {
             Err(TracesError::NotBuilt(endpoint.to_owned()))
         }
 
-        pub(super) fn begin(&self, _: Role, _: &str, _: Option<TraceContext>, _: Option<Timestamp>) -> Span {
+        pub(super) fn begin(
+            &self,
+            _: SpanRole,
+            _: &str,
+            _: Option<TraceContext>,
+            _: Option<Timestamp>,
+        ) -> Span {
             match self.0 {}
         }
 

@@ -12,7 +12,7 @@ use super::{
     by_ids::BOOKMARK_EVERY,
     hub::FilterPresence,
     token::{FORM, SnapshotCursor},
-    topics::{Follow, News},
+    topics::{TopicRead, TopicSubscription},
 };
 use crate::{
     clock::Timestamp,
@@ -29,7 +29,7 @@ pub struct FilterWatch {
     hub: Arc<Hub>,
     // Held, never read: it counts the watch while it lives.
     _presence: FilterPresence,
-    follow: Follow,
+    follow: TopicSubscription,
     reads: Reads,
     issuer: Arc<TokenIssuer>,
     watched: [u8; 8],
@@ -213,17 +213,17 @@ impl FilterWatch {
     async fn live(&mut self) -> Result<Option<WatchMessage>, WatchError> {
         let before = self.cursor;
         let news = if self.from_store {
-            News::Behind
+            TopicRead::Behind
         } else {
             self.covered.clear();
             self.follow.news(self.cursor, 2 * EVENTS_MAX)
         };
         let events = match news {
-            News::Changes(changes, reached) => {
+            TopicRead::Changes(changes, reached) => {
                 self.cursor = reached;
                 self.tell(changes, Some(0))
             }
-            News::Behind => {
+            TopicRead::Behind => {
                 let after = self.cursor;
                 let changes = self.reads.read(move |reader| reader.changes(after, EVENTS_MAX)).await?;
                 if self.cursor < changes.floor {

@@ -32,7 +32,7 @@ pub struct IdsWatch {
     ids: Vec<JobId>,
     /// The ids that do not exist as far as this watcher may know.
     hidden: HashSet<JobId>,
-    told: HashMap<JobId, Told>,
+    told: HashMap<JobId, LastSent>,
     /// Position up to which changes were sent before this watch began.
     resume: Position,
     /// Events that did not fit into the last message.
@@ -46,7 +46,7 @@ pub struct IdsWatch {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Told {
+struct LastSent {
     revision: u64,
     /// Whether the job was last sent as ended; it may be retried later.
     over: bool,
@@ -54,9 +54,9 @@ struct Told {
     gone: bool,
 }
 
-impl Told {
+impl LastSent {
     fn of(job: &Job) -> Self {
-        Told { revision: job.revision, over: job.state.is_done(), gone: false }
+        LastSent { revision: job.revision, over: job.state.is_done(), gone: false }
     }
 }
 
@@ -173,11 +173,11 @@ impl IdsWatch {
         for (id, job) in self.ids.clone().into_iter().zip(jobs) {
             match job.filter(|_| !self.hidden.contains(&id)) {
                 None => {
-                    self.told.insert(id, Told { revision: 0, over: true, gone: true });
+                    self.told.insert(id, LastSent { revision: 0, over: true, gone: true });
                     self.outbox.push_back(WatchEvent::NotFound(id));
                 }
                 Some(job) => {
-                    self.told.insert(id, Told::of(&job));
+                    self.told.insert(id, LastSent::of(&job));
                     let known = job.position <= self.resume;
                     let job = Arc::new(job);
                     if self.resume == Position::default() {
@@ -237,7 +237,7 @@ impl IdsWatch {
             return;
         }
         let merged = Some(job.revision - told.revision - 1);
-        *told = Told::of(&job);
+        *told = LastSent::of(&job);
         if job.state.lease().is_none() {
             let is_of_it = |line: &OutputLine| line.id == job.id && line.attempt <= job.attempt;
             self.outbox.extend(lines.iter().filter(|line| is_of_it(line)).cloned().map(WatchEvent::Output));

@@ -67,7 +67,7 @@ struct Ring {
 }
 
 /// Result of a read of the ring.
-pub(super) enum Recent {
+pub(super) enum RingRead {
     /// The next changes after the watcher's cursor, and the position up to which they reach.
     Changes(Vec<Change>, Position),
     /// The ring does not reach back to the cursor.
@@ -244,16 +244,16 @@ impl Hub {
     }
 
     /// Returns the changes after `cursor`, at most `max`.
-    pub(super) fn recent(&self, cursor: Position, max: usize) -> Recent {
+    pub(super) fn recent(&self, cursor: Position, max: usize) -> RingRead {
         let ring = self.ring.read();
         if cursor < ring.after {
-            return Recent::Behind;
+            return RingRead::Behind;
         }
         // Every change takes the next position, so that its index in the ring is a difference.
         let skip = usize::try_from(cursor.0 - ring.after.0).unwrap_or(usize::MAX);
         let changes: Vec<_> = ring.changes.iter().skip(skip).take(max).cloned().collect();
         let reached = changes.last().map_or(cursor, Change::position);
-        Recent::Changes(changes, reached)
+        RingRead::Changes(changes, reached)
     }
 }
 

@@ -114,8 +114,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock::{Present, Timestamp, Uptime},
-        engine::{Action, Ask, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, Submitted},
+        clock::{ClockReading, Timestamp, Uptime},
+        engine::{
+            Action, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, ReplySlot, Submitted,
+        },
         job::{AtLeastOne, Change, Changes, Identity, JobFilter, Name, Position, RetryPolicy, Tally},
         settings::{QueueInfo, QueueSettings, Retention},
         shard::{Applied, Ledger},
@@ -213,7 +215,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let present = Present::default();
+            let present = ClockReading::default();
             let queue = QueueSettings { consumers: 0, ..QueueSettings::default() };
             let setup = EngineSetup {
                 present,
@@ -238,7 +240,7 @@ mod tests {
                 payload: bytes::Bytes::new(),
             };
             let jobs = AtLeastOne { first: job.clone(), rest: vec![job; JOBS - 1] };
-            let (ask, mut answer) = Ask::new(Uptime::MAX);
+            let (ask, mut answer) = ReplySlot::new(Uptime::MAX);
             let offers = vec![Offer::new(None, jobs, CallerId::default(), None, ask)];
             let applied = applied(&mut ledger, Batch { present, offers, ..Batch::default() });
             let Ok(Ok(Submitted::Created { jobs })) = answer.try_recv() else { panic!("refused") };
@@ -258,7 +260,7 @@ mod tests {
             for index in jobs {
                 let id = self.ids[*index];
                 let done = self.reader.job(id).unwrap().unwrap().state.is_done();
-                let ask = Ask::unheard();
+                let ask = ReplySlot::unheard();
                 let action = match done {
                     true => Action::Retry { id, expected_revision: None, ask },
                     false => Action::Cancel { id, expected_revision: None, ask },

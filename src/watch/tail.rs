@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{EVENTS_MAX, Hub, hub::Recent};
+use super::{EVENTS_MAX, Hub, hub::RingRead};
 use crate::{
     job::{Change, Position},
     store::{Reads, StoreError},
@@ -38,11 +38,11 @@ impl Tail {
         loop {
             self.end.mark_unchanged();
             let changes = match self.hub.recent(self.cursor, 2 * EVENTS_MAX) {
-                Recent::Changes(changes, reached) => {
+                RingRead::Changes(changes, reached) => {
                     self.cursor = reached;
                     changes
                 }
-                Recent::Behind => {
+                RingRead::Behind => {
                     let after = self.cursor;
                     let page = self.reads.read(move |reader| reader.changes(after, EVENTS_MAX)).await?;
                     self.cursor = page.up_to;

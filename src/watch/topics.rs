@@ -68,20 +68,20 @@ struct Sorting {
 /// Changes that concern one filter.
 #[derive(Debug)]
 pub(super) struct Topic {
-    kept: Mutex<Kept>,
+    kept: Mutex<RecentChanges>,
     /// Counter that grows whenever there is something new for the watchers.
     version: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct RecentChanges {
     changes: VecDeque<Change>,
     /// Position after which all changes that concern the filter are here, as far as they have been matched.
     after: Position,
 }
 
 /// Result of a read of a topic.
-pub(super) enum News {
+pub(super) enum TopicRead {
     /// The next changes after the watcher's cursor, and the position up to which there are no others.
     Changes(Vec<Change>, Position),
     /// The topic does not reach back to the cursor.
@@ -90,7 +90,7 @@ pub(super) enum News {
 
 /// Subscription of a watcher to a topic.
 #[derive(Debug)]
-pub(super) struct Follow {
+pub(super) struct TopicSubscription {
     hub: Arc<Hub>,
     queue: Option<Box<str>>,
     feed: Arc<Feed>,
@@ -220,46 +220,52 @@ impl Topic {
     }
 
     fn let_go(&self, up_to: Position) {
-        *self.kept.lock() = Kept { changes: VecDeque::new(), after: up_to };
+        *self.kept.lock() = RecentChanges { changes: VecDeque::new(), after: up_to };
         self.version.send_modify(|version| *version += 1);
     }
 }
 
 impl Hub {
     /// Follows the changes that concern a filter. Equal filters share a topic.
-    pub(super) fn follow(self: &Arc<Self>, filter: &Arc<JobFilter>) -> Follow {
+    pub(super) fn follow(self: &Arc<Self>, filter: &Arc<JobFilter>) -> TopicSubscription {
         let feed = self.feeds.lock().feed(filter.only_queue());
         let mut sorting = feed.sorting.lock();
         let taken = sorting.taken;
         let known = sorting.topics.get(filter).and_then(Weak::upgrade);
         let topic = known.unwrap_or_else(|| {
-            let kept = Kept { changes: VecDeque::new(), after: taken };
+            let kept = RecentChanges { changes: VecDeque::new(), after: taken };
             let topic = Arc::new(Topic { kept: Mutex::new(kept), version: watch::Sender::new(0) });
             sorting.topics.insert(Arc::clone(filter), Arc::downgrade(&topic));
             topic
         });
         drop(sorting);
         let version = topic.version.subscribe();
-        Follow { hub: Arc::clone(self), queue: filter.only_queue().map(Into::into), feed, topic, version }
+        TopicSubscription {
+            hub: Arc::clone(self),
+            queue: filter.only_queue().map(Into::into),
+            feed,
+            topic,
+            version,
+        }
     }
 }
 
-impl Follow {
+impl TopicSubscription {
     /// Returns the changes after `cursor` that concern the filter, at most `max`.
-    pub(super) fn news(&mut self, cursor: Position, max: usize) -> News {
+    pub(super) fn news(&mut self, cursor: Position, max: usize) -> TopicRead {
         self.version.mark_unchanged();
         self.feed.sort(&self.hub);
         // Read first: whatever is matched up to here is kept by now.
         let sorted = Position(self.feed.sorted.load(Ordering::Acquire));
         let kept = self.topic.kept.lock();
         if cursor < kept.after {
-            return News::Behind;
+            return TopicRead::Behind;
         }
         let next = kept.changes.partition_point(|change| change.position() <= cursor);
         let changes: Vec<_> = kept.changes.iter().skip(next).take(max).cloned().collect();
         let told = changes.last().map_or(cursor, Change::position);
         let all = next + changes.len() == kept.changes.len();
-        News::Changes(changes, if all { told.max(sorted) } else { told })
+        TopicRead::Changes(changes, if all { told.max(sorted) } else { told })
     }
 
     /// Returns when there may be something new.
@@ -272,7 +278,7 @@ impl Follow {
     }
 }
 
-impl Drop for Follow {
+impl Drop for TopicSubscription {
     fn drop(&mut self) {
         self.hub.feeds.lock().leave(self.queue.as_deref(), &self.feed);
         // The next watcher takes over the changes that this one was woken for.
@@ -329,12 +335,12 @@ mod tests {
         Arc::new(JobFilter { queues: vec![queue.to_owned()], states, ..JobFilter::default() })
     }
 
-    fn positions(news: News) -> (Vec<i64>, i64) {
+    fn positions(news: TopicRead) -> (Vec<i64>, i64) {
         match news {
-            News::Changes(changes, reached) => {
+            TopicRead::Changes(changes, reached) => {
                 (changes.iter().map(|change| change.position().0).collect(), reached.0)
             }
-            News::Behind => panic!("behind"),
+            TopicRead::Behind => panic!("behind"),
         }
     }
 
@@ -427,8 +433,8 @@ mod tests {
         let mut follow = rig.hub.follow(&failures_in("busy"));
         let count = KEPT_MAX as i64 + 5;
         rig.publish((1..=count).map(|at| change(&rig.busy, at, State::Failed, at)).collect());
-        assert!(matches!(follow.news(Position(0), 10), News::Behind));
-        assert!(matches!(follow.news(Position(4), 10), News::Behind));
+        assert!(matches!(follow.news(Position(0), 10), TopicRead::Behind));
+        assert!(matches!(follow.news(Position(4), 10), TopicRead::Behind));
         assert_eq!(positions(follow.news(Position(5), 2)), (vec![6, 7], 7));
 
         // No watcher does the matching for so long that changes are dropped.
@@ -437,7 +443,7 @@ mod tests {
             rig.publish(changes.collect());
         }
         let end = count + 2 * PENDING_MAX as i64;
-        assert!(matches!(follow.news(Position(count), 10), News::Behind));
+        assert!(matches!(follow.news(Position(count), 10), TopicRead::Behind));
         assert_eq!(positions(follow.news(Position(end), 10)), (vec![], end));
     }
 
@@ -453,7 +459,7 @@ mod tests {
         // A later watcher does not receive earlier changes.
         rig.publish(vec![change(&rig.busy, 1, State::Failed, 1)]);
         let mut late = rig.hub.follow(&failures_in("busy"));
-        assert!(matches!(late.news(Position(0), 10), News::Behind));
+        assert!(matches!(late.news(Position(0), 10), TopicRead::Behind));
         assert_eq!(positions(late.news(Position(1), 10)), (vec![], 1));
     }
 }

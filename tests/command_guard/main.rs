@@ -13,7 +13,7 @@ use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use jobmill::{
-    execute::{Attempt, Handler, HandlerError, Report, command::CommandHandler},
+    execute::{Attempt, DetachedReport, Handler, HandlerError, command::CommandHandler},
     job::Output,
     settings::CommandSettings,
 };
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 const GUARD: &str = env!("CARGO_BIN_EXE_jobmill");
 
 /// Timeout of a test's waits, far longer than any machine needs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn command(argv: &[&str]) -> CommandSettings {
     CommandSettings {
@@ -35,7 +35,7 @@ fn command(argv: &[&str]) -> CommandSettings {
         env: [].into(),
         env_allow: Vec::new(),
         working_dir: None,
-        kill_grace: PATIENCE,
+        kill_grace: TEST_TIMEOUT,
         permanent_exit_codes: Vec::new(),
     }
 }
@@ -56,7 +56,7 @@ async fn run(settings: CommandSettings, payload: impl Into<Bytes>) -> Outcome {
 struct Running {
     task: tokio::task::JoinHandle<Outcome>,
     cancellation: CancellationToken,
-    reports: mpsc::Receiver<Report>,
+    reports: mpsc::Receiver<DetachedReport>,
 }
 
 impl Running {
@@ -70,8 +70,8 @@ impl Running {
         Running { task, cancellation, reports }
     }
 
-    async fn report(&mut self) -> Report {
-        tokio::time::timeout(PATIENCE, self.reports.recv())
+    async fn report(&mut self) -> DetachedReport {
+        tokio::time::timeout(TEST_TIMEOUT, self.reports.recv())
             .await
             .expect("a report in time")
             .expect("a report")
@@ -79,8 +79,8 @@ impl Running {
 
     async fn line(&mut self) -> String {
         match self.report().await {
-            Report::OutputLine(line) => String::from_utf8(line).unwrap(),
-            Report::Progress(progress) => panic!("{progress:?} is no line"),
+            DetachedReport::OutputLine(line) => String::from_utf8(line).unwrap(),
+            DetachedReport::Progress(progress) => panic!("{progress:?} is no line"),
         }
     }
 
@@ -91,7 +91,7 @@ impl Running {
     }
 
     async fn outcome(self) -> Outcome {
-        tokio::time::timeout(PATIENCE, self.task).await.expect("an end in time").expect("no panic")
+        tokio::time::timeout(TEST_TIMEOUT, self.task).await.expect("an end in time").expect("no panic")
     }
 }
 
@@ -111,7 +111,7 @@ async fn reaped(pid: Pid) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waited).await.expect("the process ends in time");
+    tokio::time::timeout(TEST_TIMEOUT, waited).await.expect("the process ends in time");
 }
 
 /// Returns once a process has ended, whether or not its parent has reaped it.
@@ -123,7 +123,7 @@ async fn ended(pid: Pid) {
     };
 
     let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return assert!(is_gone(pid)) };
-    let patience = Timespec::try_from(PATIENCE).unwrap();
+    let patience = Timespec::try_from(TEST_TIMEOUT).unwrap();
     let waited = tokio::task::spawn_blocking(move || {
         poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&patience))
     });

@@ -12,7 +12,7 @@ use std::{
 use jobmill::execute::{Attempt, Handler, command::CommandHandler};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{GUARD, PATIENCE, script};
+use crate::{GUARD, TEST_TIMEOUT, script};
 
 /// Number of commands that are about to start when the server is paused: enough that not all can succeed by chance.
 const COMMANDS: usize = 32;
@@ -49,7 +49,7 @@ fn slow_guard(folder: &Path) -> std::path::PathBuf {
 
 /// Polls until a condition holds.
 fn until(what: impl Fn() -> bool) {
-    let mut left = PATIENCE;
+    let mut left = TEST_TIMEOUT;
     while !what() {
         let pause = Duration::from_millis(1);
         std::thread::sleep(pause);

@@ -1,11 +1,15 @@
 //! Reports of a running command.
 
-use jobmill::{execute::Report, job::Progress};
+use jobmill::{execute::DetachedReport, job::Progress};
 
 use crate::{Running, script};
 
-fn progress(fraction: f64, text: &str, step: &str) -> Report {
-    Report::Progress(Progress { fraction: Some(fraction), text: text.to_owned(), step: step.to_owned() })
+fn progress(fraction: f64, text: &str, step: &str) -> DetachedReport {
+    DetachedReport::Progress(Progress {
+        fraction: Some(fraction),
+        text: text.to_owned(),
+        step: step.to_owned(),
+    })
 }
 
 #[tokio::test]
@@ -44,8 +48,8 @@ async fn lines_and_progress_come_while_the_command_runs() {
     let mut running =
         Running::start(script("trap 'exit 0' TERM; echo one >&2; echo 0.5 >&3; sleep 1000 & wait"), None);
     let mut reports = [running.report().await, running.report().await];
-    reports.sort_by_key(|report| matches!(report, Report::Progress(_)));
-    assert_eq!(reports, [Report::OutputLine(b"one".to_vec()), progress(0.5, "", "")]);
+    reports.sort_by_key(|report| matches!(report, DetachedReport::Progress(_)));
+    assert_eq!(reports, [DetachedReport::OutputLine(b"one".to_vec()), progress(0.5, "", "")]);
     running.cancellation.cancel();
     running.outcome().await.unwrap();
 }
@@ -54,7 +58,7 @@ async fn lines_and_progress_come_while_the_command_runs() {
 async fn output_without_end_is_bounded() {
     // A line without a newline is reported once, cut to the limit, and the rest takes no memory.
     let mut running = Running::start(script("head -c 4194304 /dev/zero >&2"), None);
-    let Report::OutputLine(line) = running.report().await else { panic!("a line") };
+    let DetachedReport::OutputLine(line) = running.report().await else { panic!("a line") };
     assert_eq!(line.len(), 8 * 1024);
     running.outcome().await.unwrap();
 

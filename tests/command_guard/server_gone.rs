@@ -10,14 +10,14 @@ use std::{
 
 use jobmill::{
     execute::{
-        Attempt, Handler, Report,
+        Attempt, DetachedReport, Handler,
         command::{CommandHandler, wait_for_commands},
     },
     job::FailureReason,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{GUARD, PATIENCE, Running, ended, error, is_gone, parse_pid, script};
+use crate::{GUARD, Running, TEST_TIMEOUT, ended, error, is_gone, parse_pid, script};
 
 /// A script that ignores SIGTERM and reports the pids of its guard, itself and its child.
 const COMMAND: &str = r#"
@@ -35,7 +35,7 @@ const LOCK_VARIABLE: &str = "JOBMILL_TEST_LOCK";
 async fn server() {
     let Some(lock_path) = std::env::var_os(LOCK_VARIABLE) else { return };
     let attempt = Attempt::detached("", "", |report| {
-        if let Report::OutputLine(line) = report {
+        if let DetachedReport::OutputLine(line) = report {
             println!("\n{}", String::from_utf8_lossy(&line));
         }
     });
@@ -77,7 +77,10 @@ async fn waits(lock_path: &Path) -> bool {
 
 /// Waits as the next server does, until it may start attempts.
 async fn next_server(lock_path: &Path) {
-    tokio::time::timeout(PATIENCE, wait_for_commands(lock_path)).await.expect("the lock in time").unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, wait_for_commands(lock_path))
+        .await
+        .expect("the lock in time")
+        .unwrap();
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
-use jobmill::execute::Report;
+use jobmill::execute::DetachedReport;
 #[cfg(target_os = "linux")]
 use rustix::process::{Signal, kill_process};
 
@@ -97,7 +97,7 @@ async fn a_dropped_attempt_is_dead_although_its_guard_is_stopped() {
     // The progress reports pass through the guard, which has reported its leader before.
     let (mut guard, mut leader) = (None, None);
     for _ in 0..3 {
-        if let Report::OutputLine(line) = running.report().await {
+        if let DetachedReport::OutputLine(line) = running.report().await {
             let line = String::from_utf8(line).unwrap();
             guard = guard.or(parse_pid(&line, "guard"));
             leader = leader.or(parse_pid(&line, "leader"));

@@ -19,7 +19,7 @@ use jobmill::{
 };
 use tokio::sync::Semaphore;
 
-use super::{PATIENCE, builder, builder_with, occupy, one_slot, shout, soon, start, stop, text_output};
+use super::{TEST_TIMEOUT, builder, builder_with, occupy, one_slot, shout, soon, start, stop, text_output};
 
 #[tokio::test]
 async fn a_job_is_submitted_watched_and_its_result_read_in_process() {
@@ -137,7 +137,7 @@ async fn a_repeat_whose_job_was_deleted_is_gone_and_makes_no_other() {
 async fn a_full_queue_makes_its_producers_wait() {
     const CAPACITY: usize = 3;
     const JOBS: usize = 20;
-    let small = QueueSettings { max_jobs: CAPACITY as u64, max_wait: PATIENCE, ..one_slot() };
+    let small = QueueSettings { max_jobs: CAPACITY as u64, max_wait: TEST_TIMEOUT, ..one_slot() };
     let turns = Arc::new(Semaphore::new(0));
     let done = Arc::new(AtomicUsize::new(0));
     let (work_turns, work_done) = (Arc::clone(&turns), Arc::clone(&done));

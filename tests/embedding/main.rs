@@ -18,7 +18,7 @@ use jobmill::{
 use tokio::sync::oneshot;
 
 /// Timeout of a test's waits, far longer than a busy machine needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn builder(store: StoreSettings) -> ServerBuilder {
     builder_with(store, QueueSettings::default())
@@ -42,7 +42,7 @@ async fn stop(server: Server) {
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it hangs")
+    tokio::time::timeout(TEST_TIMEOUT, future).await.expect("it hangs")
 }
 
 async fn shout(attempt: Attempt) -> Result<Output, HandlerError> {

@@ -18,7 +18,7 @@ use jobmill::{
 use rustix::fs::FlockOperation;
 use tokio::runtime::{Builder, Runtime};
 
-use super::{PATIENCE, builder, occupy, soon};
+use super::{TEST_TIMEOUT, builder, occupy, soon};
 
 /// Collects panic messages of the servers' threads. Threads are filtered by name, because other tests run in this
 /// process.
@@ -47,7 +47,7 @@ fn is_free(folder: &Path) {
     let lock = File::open(folder).unwrap();
     let (sender, freed) = mpsc::sync_channel(1);
     thread::spawn(move || sender.send(rustix::fs::flock(&lock, FlockOperation::LockExclusive)));
-    freed.recv_timeout(PATIENCE).expect("the server keeps its folder").unwrap();
+    freed.recv_timeout(TEST_TIMEOUT).expect("the server keeps its folder").unwrap();
 }
 
 async fn busy(folder: &Path) -> (Server, Handle) {

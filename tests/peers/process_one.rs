@@ -15,7 +15,7 @@ use jobmill::{
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Timeout of a test's waits, far longer than any machine needs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Two commands. The first kills its guard and leaves processes of all kinds behind: itself, a child in its process
 /// group, and a child that has left the group and holds nothing open. The second returns once none of them exists, not
@@ -111,7 +111,7 @@ fn children(process: Pid) -> Vec<Pid> {
 /// Polls until a condition holds.
 fn until(mut what: impl FnMut() -> bool) {
     let pause = Duration::from_millis(1);
-    let mut left = PATIENCE;
+    let mut left = TEST_TIMEOUT;
     while !what() {
         std::thread::sleep(pause);
         left = left.checked_sub(pause).expect("it is so in time");
@@ -135,7 +135,7 @@ async fn run(client: &Client, kind: &str) -> JobState {
         }
         panic!("the watch ended before its job");
     };
-    tokio::time::timeout(PATIENCE, ends).await.expect("the job ends in time")
+    tokio::time::timeout(TEST_TIMEOUT, ends).await.expect("the job ends in time")
 }
 
 #[tokio::test]

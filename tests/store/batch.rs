@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use jobmill::{
-    clock::{Present, Timestamp, Wake},
+    clock::{ClockReading, Timestamp, WakeTime},
     engine::{ControlRefusal, NewJob, OfferRefusal, QueueFull, ReportBody, transition::Refusal},
     job::{Change, Job, JobId, LeaseToken, Position, RequestId, StateName},
     settings::{QueueInfo, QueueSettings, Retention},
@@ -14,7 +14,7 @@ use jobmill::{
 /// The setup with which a store is opened.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Setup {
-    pub(crate) present: Present,
+    pub(crate) present: ClockReading,
     /// The seed of the random part of retry delays.
     pub(crate) seed: u64,
     /// The kinds that have a handler.
@@ -27,7 +27,7 @@ pub(crate) struct Setup {
 /// The input of one transaction.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) present: Present,
+    pub(crate) present: ClockReading,
     pub(crate) controls: Vec<Control>,
     pub(crate) reports: Vec<Report>,
     pub(crate) offers: Vec<Offer>,
@@ -108,7 +108,7 @@ pub(crate) struct Applied {
     /// The position of the end of the feed.
     pub(crate) position: Position,
     /// The next time at which the store has work without any input.
-    pub(crate) wake: Wake,
+    pub(crate) wake: WakeTime,
     /// Whether the store has more work at once.
     pub(crate) more: bool,
     /// Whether a queue has gained room.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jobmill::{
-    clock::{Present, Timestamp, Uptime},
+    clock::{ClockReading, Timestamp, Uptime},
     engine::NewJob,
     job::{Failure, FailureReason, RequestId, RetryPolicy},
     settings::{QueueRetention, QueueSettings, WhenFull},
@@ -73,6 +73,6 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
 
 /// Returns the present this many seconds after the tests begin, on a machine that has been up since then and whose
 /// clock is right.
-pub(crate) fn present(seconds: i64) -> Present {
-    Present { wall: at(seconds), uptime: Uptime::new(Duration::from_secs(seconds.unsigned_abs())) }
+pub(crate) fn present(seconds: i64) -> ClockReading {
+    ClockReading { wall: at(seconds), uptime: Uptime::new(Duration::from_secs(seconds.unsigned_abs())) }
 }

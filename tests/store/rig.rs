@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jobmill::{
-    clock::{Present, Timestamp, Uptime},
+    clock::{ClockReading, Timestamp, Uptime},
     engine::transition::Refusal,
     engine::{AdmissionError, ControlRefusal, NewJob, NotAdmitted, OfferRefusal, ReportBody},
     job::{
@@ -79,8 +79,8 @@ impl Rig {
         applied
     }
 
-    fn present(&self) -> Present {
-        Present { wall: self.now, uptime: self.uptime }
+    fn present(&self) -> ClockReading {
+        ClockReading { wall: self.now, uptime: self.uptime }
     }
 
     /// Kills the process and starts the next one at the present time, on a machine that has just booted.

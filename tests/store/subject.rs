@@ -8,8 +8,8 @@ use std::{fs, path::Path, sync::Arc};
 use jobmill::{
     clock::Uptime,
     engine::{
-        self, Action, Ask, CallerId, ControlRefusal, EngineSetup, JobDone, OfferError, QueueCheck, QueueDone,
-        Submitted, transition::Refusal,
+        self, Action, CallerId, ControlRefusal, EngineSetup, JobDone, OfferError, QueueCheck, QueueDone,
+        ReplySlot, Submitted, transition::Refusal,
     },
     job::AtLeastOne,
     settings::{QueueSettings, SettingsChange, SettingsField},
@@ -161,17 +161,17 @@ impl Product {
     pub(crate) fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
         let Batch { present, controls, reports, offers, claim, space } = batch;
         let (mut product, mut asked) =
-            (engine::Batch { present, claim, space, ..Default::default() }, Asked::default());
+            (engine::Batch { present, claim, space, ..Default::default() }, BatchReplies::default());
         for control in controls {
             product.controls.push(asked.control(control));
         }
         for Report { id, lease, body } in reports {
-            let (ask, answer) = Ask::new(Uptime::MAX);
+            let (ask, answer) = ReplySlot::new(Uptime::MAX);
             product.reports.push(engine::Report { id, lease, body, ask });
             asked.reports.push(answer);
         }
         for Offer { request, jobs, waits } in offers {
-            let (ask, answer) = Ask::new(Uptime::MAX);
+            let (ask, answer) = ReplySlot::new(Uptime::MAX);
             let jobs = AtLeastOne::collect(jobs).expect("a job in the offer");
             let wait = waits.then_some(Uptime::MAX);
             product.offers.push(engine::Offer::new(request, jobs, CallerId::default(), wait, ask));
@@ -277,7 +277,7 @@ impl Product {
 
 /// The pending replies of a batch, in its order.
 #[derive(Default)]
-struct Asked {
+struct BatchReplies {
     controls: Vec<AskedControl>,
     reports: Vec<Answer<(), Refusal>>,
     offers: Vec<Answer<Submitted, OfferError>>,
@@ -291,9 +291,12 @@ enum AskedControl {
     Purge(Answer<u64, ControlRefusal>),
 }
 
-impl Asked {
-    fn ask<T>(&mut self, kind: fn(Answer<T, ControlRefusal>) -> AskedControl) -> Ask<T, ControlRefusal> {
-        let (ask, answer) = Ask::new(Uptime::MAX);
+impl BatchReplies {
+    fn ask<T>(
+        &mut self,
+        kind: fn(Answer<T, ControlRefusal>) -> AskedControl,
+    ) -> ReplySlot<T, ControlRefusal> {
+        let (ask, answer) = ReplySlot::new(Uptime::MAX);
         self.controls.push(kind(answer));
         ask
     }

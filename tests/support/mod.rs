@@ -26,18 +26,18 @@ use tonic::transport::Channel;
 
 pub(crate) use process::Process;
 pub(crate) use refusals::{Refusal, is_definite, refusal, refused_item};
-pub(crate) use stage::{Cue, Stage};
+pub(crate) use stage::{Stage, StagedAttempt};
 pub(crate) use watcher::{Watcher, describe};
 
 /// Timeout of a test's waits, far longer than any machine needs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The queue that always exists.
 pub(crate) const QUEUE: &str = "default";
 
 /// Returns the result of a future; panics at the timeout.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("done in time")
+    tokio::time::timeout(TEST_TIMEOUT, future).await.expect("done in time")
 }
 
 /// Returns settings of a server on a free port with one queue of four consumers and a drain timeout of a second.

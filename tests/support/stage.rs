@@ -13,11 +13,11 @@ pub(crate) type Outcome = Result<Output, HandlerError>;
 
 /// The stage on which running attempts appear and wait for the test to end them.
 pub(crate) struct Stage {
-    cues: mpsc::Receiver<Cue>,
+    cues: mpsc::Receiver<StagedAttempt>,
 }
 
 /// A running attempt, which waits for the test to end it.
-pub(crate) struct Cue {
+pub(crate) struct StagedAttempt {
     pub(crate) attempt: Attempt,
     end: oneshot::Sender<Outcome>,
 }
@@ -26,11 +26,11 @@ impl Stage {
     pub(crate) fn new() -> (impl Handler + Clone, Stage) {
         let (sender, cues) = mpsc::channel(10_000);
         let handler = move |attempt: Attempt| -> HandlerFuture {
-            let sender: mpsc::Sender<Cue> = sender.clone();
+            let sender: mpsc::Sender<StagedAttempt> = sender.clone();
             Box::pin(async move {
                 let (end, ended) = oneshot::channel();
                 // A test that has ended ignores its attempts.
-                let _ = sender.send(Cue { attempt, end }).await;
+                let _ = sender.send(StagedAttempt { attempt, end }).await;
                 match ended.await {
                     Ok(outcome) => outcome,
                     Err(_) => std::future::pending().await,
@@ -41,7 +41,7 @@ impl Stage {
     }
 
     /// Returns the next attempt that starts.
-    pub(crate) async fn next(&mut self) -> Cue {
+    pub(crate) async fn next(&mut self) -> StagedAttempt {
         soon(self.cues.recv()).await.expect("an attempt")
     }
 
@@ -51,7 +51,7 @@ impl Stage {
     }
 }
 
-impl Cue {
+impl StagedAttempt {
     pub(crate) fn id(&self) -> String {
         self.attempt.id().to_string()
     }

@@ -1,6 +1,6 @@
 //! Functions of a file and their line counts.
 
-use super::tokens::{Placed, Token, closing};
+use super::tokens::{LocatedToken, Token, closing};
 
 /// A function with a body.
 #[derive(PartialEq, Eq, Debug)]
@@ -11,7 +11,7 @@ pub(crate) struct Function {
 }
 
 /// Returns the functions of a file, including nested ones.
-pub(crate) fn functions(tokens: &[Placed]) -> Vec<Function> {
+pub(crate) fn functions(tokens: &[LocatedToken]) -> Vec<Function> {
     let starts = tokens.iter().enumerate().filter(|(_, (token, _))| token.is_word("fn"));
     let found = starts.filter_map(|(at, (_, first))| {
         let name = tokens.get(at + 1)?.0.word()?.to_owned();
@@ -23,7 +23,7 @@ pub(crate) fn functions(tokens: &[Placed]) -> Vec<Function> {
 }
 
 /// Returns the index of the brace that begins a function's body, if it has one.
-fn body(tokens: &[Placed], mut at: usize) -> Option<usize> {
+fn body(tokens: &[LocatedToken], mut at: usize) -> Option<usize> {
     loop {
         match tokens.get(at)?.0 {
             Token::Sign('{') => return Some(at),

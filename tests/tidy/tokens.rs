@@ -25,14 +25,14 @@ impl Token {
 }
 
 /// A token and its line, counted from 1.
-pub(crate) type Placed = (Token, usize);
+pub(crate) type LocatedToken = (Token, usize);
 
 /// Returns the tokens of a file's product code: without comments, and without items for tests only.
-pub(crate) fn product(text: &str) -> Vec<Placed> {
+pub(crate) fn product(text: &str) -> Vec<LocatedToken> {
     without_tests(&all(text))
 }
 
-fn all(text: &str) -> Vec<Placed> {
+fn all(text: &str) -> Vec<LocatedToken> {
     let chars: Vec<char> = text.chars().collect();
     let mut tokens = Vec::new();
     let (mut at, mut line) = (0, 1);
@@ -111,7 +111,7 @@ fn word(chars: &[char], at: usize) -> (Option<Token>, usize) {
 }
 
 /// Returns the tokens without items under `#[cfg(test)]`.
-fn without_tests(tokens: &[Placed]) -> Vec<Placed> {
+fn without_tests(tokens: &[LocatedToken]) -> Vec<LocatedToken> {
     let marker = [
         Token::Sign('#'),
         Token::Sign('['),
@@ -137,7 +137,7 @@ fn without_tests(tokens: &[Placed]) -> Vec<Placed> {
 }
 
 /// Returns the number of an item's tokens: up to its semicolon, or to the end of its block.
-fn end_of_item(tokens: &[Placed]) -> usize {
+fn end_of_item(tokens: &[LocatedToken]) -> usize {
     let mut depth = 0;
     for (index, (token, _)) in tokens.iter().enumerate() {
         match token {
@@ -152,7 +152,7 @@ fn end_of_item(tokens: &[Placed]) -> usize {
 }
 
 /// Returns the index of the bracket that closes the one at `at`.
-pub(crate) fn closing(tokens: &[Placed], at: usize) -> usize {
+pub(crate) fn closing(tokens: &[LocatedToken], at: usize) -> usize {
     let mut depth = 0;
     for (index, (token, _)) in tokens.iter().enumerate().skip(at) {
         match token {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::tokens::{Placed, Token, closing, product};
+use super::tokens::{LocatedToken, Token, closing, product};
 
 /// A path, segment by segment.
 type Path = Vec<String>;
@@ -21,7 +21,7 @@ struct File {
     paths: BTreeSet<Path>,
     /// The file's re-exports by name, if it has nothing but module declarations and `pub use`. A re-export from another
     /// crate has no path.
-    passes_on: Option<BTreeMap<String, Option<Path>>>,
+    reexports: Option<BTreeMap<String, Option<Path>>>,
 }
 
 /// The names that each file uses from each other file.
@@ -45,14 +45,14 @@ impl Tree {
                 declared.push((if texts.contains_key(beside.as_str()) { beside } else { within }, child));
             }
             tree.modules.insert(module.clone(), file.clone());
-            read.push((file, module, scan.paths, passed_on(&tokens)));
+            read.push((file, module, scan.paths, reexports_of(&tokens)));
         }
-        for (file, module, paths, passed_on) in read {
+        for (file, module, paths, reexports_of) in read {
             let paths = paths.iter().filter_map(|(within, path)| tree.absolute(within, path)).collect();
-            let passes_on = passed_on.map(|names| {
+            let reexports = reexports_of.map(|names| {
                 names.into_iter().map(|(name, path)| (name, tree.absolute(&module, &path))).collect()
             });
-            tree.files.insert(file, File { paths, passes_on });
+            tree.files.insert(file, File { paths, reexports });
         }
         tree
     }
@@ -78,8 +78,8 @@ impl Tree {
         let depth =
             (0..=path.len()).rev().find(|depth| self.modules.contains_key(&path[..*depth])).unwrap_or(0);
         let file = &self.modules[&path[..depth]];
-        let passes_on = self.files[file].passes_on.as_ref();
-        match (passes_on, path.get(depth)) {
+        let reexports = self.files[file].reexports.as_ref();
+        match (reexports, path.get(depth)) {
             (Some(names), Some(name)) => match names.get(name) {
                 Some(Some(path)) => self.file_of(path),
                 Some(None) => file,
@@ -92,7 +92,7 @@ impl Tree {
     /// Returns what each file uses from each other one. Files that only re-export use nothing.
     pub(crate) fn uses(&self) -> Uses {
         let mut uses = Uses::new();
-        for (name, file) in self.files.iter().filter(|(_, file)| file.passes_on.is_none()) {
+        for (name, file) in self.files.iter().filter(|(_, file)| file.reexports.is_none()) {
             for path in &file.paths {
                 let used = self.file_of(path);
                 if used != name {
@@ -105,13 +105,13 @@ impl Tree {
     }
 
     /// Returns the top-level modules that each file names.
-    pub(crate) fn rooms(&self) -> BTreeMap<&str, BTreeSet<&str>> {
-        let mut rooms = BTreeMap::new();
+    pub(crate) fn modules_used(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+        let mut modules_used = BTreeMap::new();
         for (name, file) in &self.files {
             let named = file.paths.iter().filter_map(|path| path.first()).map(String::as_str);
-            rooms.insert(name.as_str(), named.collect());
+            modules_used.insert(name.as_str(), named.collect());
         }
-        rooms
+        modules_used
     }
 }
 
@@ -136,7 +136,7 @@ struct Scan {
 }
 
 impl Scan {
-    fn of(tokens: &[Placed], module: &[String]) -> Self {
+    fn of(tokens: &[LocatedToken], module: &[String]) -> Self {
         let mut scan = Scan::default();
         let mut within = module.to_vec();
         let mut ends = Vec::new();
@@ -181,12 +181,12 @@ impl Scan {
     }
 }
 
-fn end_of_use(tokens: &[Placed], at: usize) -> usize {
+fn end_of_use(tokens: &[LocatedToken], at: usize) -> usize {
     (at..tokens.len()).find(|at| tokens[*at].0 == Token::Sign(';')).unwrap_or(tokens.len())
 }
 
 /// Returns the paths of a `use`, with groups expanded, each with its local name.
-fn imported(tokens: &[Placed], prefix: &[String]) -> Vec<(String, Path)> {
+fn imported(tokens: &[LocatedToken], prefix: &[String]) -> Vec<(String, Path)> {
     let mut path = prefix.to_vec();
     let mut alias = None;
     let mut at = 0;
@@ -214,7 +214,7 @@ fn imported(tokens: &[Placed], prefix: &[String]) -> Vec<(String, Path)> {
 }
 
 /// Returns the members of a group, split at its commas.
-fn members(group: &[Placed]) -> Vec<&[Placed]> {
+fn members(group: &[LocatedToken]) -> Vec<&[LocatedToken]> {
     let (mut members, mut start, mut at) = (Vec::new(), 0, 0);
     while at < group.len() {
         match group[at].0 {
@@ -233,7 +233,7 @@ fn members(group: &[Placed]) -> Vec<&[Placed]> {
 }
 
 /// Returns a file's re-exports with their names, if it has nothing but attributes, module declarations and `pub use`.
-fn passed_on(tokens: &[Placed]) -> Option<Vec<(String, Path)>> {
+fn reexports_of(tokens: &[LocatedToken]) -> Option<Vec<(String, Path)>> {
     let (mut names, mut at, mut public) = (Vec::new(), 0, false);
     while let Some((token, _)) = tokens.get(at) {
         match (token.word(), token) {
@@ -261,7 +261,7 @@ fn passed_on(tokens: &[Placed]) -> Option<Vec<(String, Path)>> {
 }
 
 /// Returns the circular dependencies among the files below a folder, each with the names that cause it.
-pub(crate) fn circles(uses: &Uses, folder: &str) -> Vec<String> {
+pub(crate) fn cycles(uses: &Uses, folder: &str) -> Vec<String> {
     let inside = |file: &&String| file.starts_with(folder);
     let next = |file: &String| uses.get(file).into_iter().flatten().map(|(used, _)| used).filter(inside);
     let reached = |file: &String| {
@@ -291,7 +291,7 @@ pub(crate) fn circles(uses: &Uses, folder: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Tree, circles};
+    use super::{Tree, cycles};
 
     fn tree(files: &[(&str, &str)]) -> Tree {
         let files: Vec<_> =
@@ -350,9 +350,9 @@ mod tests {
                 "src/lib.rs src/c.rs: g",
             ]
         );
-        let rooms = tree.rooms();
-        assert_eq!(rooms["src/a/e.rs"].iter().copied().collect::<Vec<_>>(), ["a", "b", "c"]);
-        assert_eq!(rooms["src/a/mod.rs"].iter().copied().collect::<Vec<_>>(), ["a"]);
+        let modules_used = tree.modules_used();
+        assert_eq!(modules_used["src/a/e.rs"].iter().copied().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(modules_used["src/a/mod.rs"].iter().copied().collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]
@@ -368,9 +368,9 @@ mod tests {
         let uses = tree.uses();
         let expected =
             "src/a/c.rs -> src/a/d.rs: D\n    src/a/d.rs -> src/a/e.rs: E\n    src/a/e.rs -> src/a/c.rs: C";
-        assert_eq!(circles(&uses, "src/a/"), [expected]);
-        assert_eq!(circles(&uses, "src/b"), [""; 0]);
-        assert_eq!(circles(&uses, "src/").len(), 1);
+        assert_eq!(cycles(&uses, "src/a/"), [expected]);
+        assert_eq!(cycles(&uses, "src/b"), [""; 0]);
+        assert_eq!(cycles(&uses, "src/").len(), 1);
     }
 
     #[test]
@@ -380,6 +380,6 @@ mod tests {
             ("src/a/mod.rs", "mod c; pub use self::c::C; pub struct A;"),
             ("src/a/c.rs", "use super::A;"),
         ]);
-        assert_eq!(circles(&tree.uses(), "src/a/").len(), 1);
+        assert_eq!(cycles(&tree.uses(), "src/a/").len(), 1);
     }
 }

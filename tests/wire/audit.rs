@@ -18,11 +18,11 @@ use tempfile::TempDir;
 use crate::support::{QUEUE, Rig, folder, job, memory, refusal, simple, soon, submission};
 
 /// A path for the audit's file, which can be redirected.
-struct Place(TempDir);
+struct AuditPath(TempDir);
 
-impl Place {
+impl AuditPath {
     fn new() -> Self {
-        Place(tempfile::tempdir().unwrap())
+        AuditPath(tempfile::tempdir().unwrap())
     }
 
     fn path(&self) -> PathBuf {
@@ -57,7 +57,7 @@ fn lines(path: &Path) -> Vec<String> {
 
 #[tokio::test]
 async fn an_answer_comes_after_its_line() {
-    let place = Place::new();
+    let place = AuditPath::new();
     let rig = Rig::start(simple(place.audited(memory()))).await;
     let last = || lines(&place.path()).pop().unwrap_or_default();
     // Repeated, because a late line would show only by chance.
@@ -90,7 +90,7 @@ async fn an_answer_comes_after_its_line() {
 
 #[tokio::test]
 async fn a_file_that_takes_no_lines_delays_answers_and_loses_no_line() {
-    let place = Place::new();
+    let place = AuditPath::new();
     place.leads_to(Path::new("/dev/full"));
     let home = tempfile::tempdir().unwrap();
     let rig = Rig::start(simple(place.audited(folder(home.path())))).await;
@@ -115,7 +115,7 @@ async fn a_file_that_takes_no_lines_delays_answers_and_loses_no_line() {
 
 #[tokio::test]
 async fn a_drain_does_not_wait_for_a_file_that_takes_no_lines() {
-    let place = Place::new();
+    let place = AuditPath::new();
     place.leads_to(Path::new("/dev/full"));
     let rig = Rig::start(simple(place.audited(memory()))).await;
     rig.submit(job("echo")).await;
@@ -124,7 +124,7 @@ async fn a_drain_does_not_wait_for_a_file_that_takes_no_lines() {
 
 #[tokio::test]
 async fn callers_that_do_not_wait_are_in_the_audit_by_the_end_of_a_drain() {
-    let place = Place::new();
+    let place = AuditPath::new();
     let settings = crate::support::with_queue(place.audited(memory()), QUEUE, crate::support::queue(0));
     let rig =
         Rig::start(Server::builder(settings).handler("echo", Default::default(), crate::support::echo)).await;

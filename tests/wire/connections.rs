@@ -3,7 +3,7 @@
 
 use std::{process::Stdio, time::Duration};
 
-use jobmill::{listen::Refused, settings::LimitSettings};
+use jobmill::{listen::RefusalReason, settings::LimitSettings};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -50,7 +50,7 @@ async fn a_connection_that_sends_nothing_in_time_is_closed() {
     slow.write_all(&PREFACE[..10]).await.unwrap();
     closed(silent).await;
     closed(slow).await;
-    counted(&rig, |stats| stats.refused_total(Refused::TooSlow) == 2 && stats.open() == 1).await;
+    counted(&rig, |stats| stats.refused_total(RefusalReason::TooSlow) == 2 && stats.open() == 1).await;
     // The connection that has spoken stays open, though the deadline for its first bytes is long over.
     rig.submit(job("echo")).await;
     rig.stop().await;
@@ -120,7 +120,7 @@ async fn over_the_limit_connections_are_closed_and_those_before_are_served() {
         closed(stranger(&rig).await).await;
     }
     rig.submit(job("echo")).await;
-    assert_eq!(rig.connections().refused_total(Refused::TooMany), 100);
+    assert_eq!(rig.connections().refused_total(RefusalReason::TooMany), 100);
     assert_eq!(rig.connections().accepted_total(), 103);
     assert_eq!(rig.metric(r#"jobmill_connections_refused_total{reason="too_many"}"#).await, 100.0);
     assert_eq!(rig.metric("jobmill_connections_accepted_total").await, 103.0);
@@ -147,9 +147,9 @@ async fn a_flood_of_silent_connections_keeps_no_client_out() {
     let newcomer = Rig::connect(&rig.address().to_string()).await;
     newcomer.submit(job("echo")).await;
     rig.submit(job("echo")).await;
-    counted(&rig, |stats| stats.refused_total(Refused::GaveWay) >= 190).await;
+    counted(&rig, |stats| stats.refused_total(RefusalReason::GaveWay) >= 190).await;
     assert!(rig.connections().pending() <= 10);
-    assert_eq!(rig.connections().refused_total(Refused::TooMany), 0);
+    assert_eq!(rig.connections().refused_total(RefusalReason::TooMany), 0);
     // The oldest connection of the flood was closed.
     closed(flood.swap_remove(0)).await;
     rig.stop().await;
@@ -179,7 +179,7 @@ async fn connections_without_an_admitted_call_make_room() {
     counted(&rig, |stats| stats.accepted_total() == 56).await;
     rig.submit(job("echo")).await;
     newcomer.submit(job("echo")).await;
-    assert_eq!(rig.connections().refused_total(Refused::TooMany), 0);
+    assert_eq!(rig.connections().refused_total(RefusalReason::TooMany), 0);
     rig.stop().await;
 }
 

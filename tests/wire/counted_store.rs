@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use jobmill::store::{
     Names, Reader, Space, Store, StoreError,
-    sets::{ChangedJob, Committed, Found, Loaded, OutcomeRow, Wants, Writes},
+    sets::{ChangedJob, Committed, Loaded, OutcomeRow, ReadResults, ReadSet, WriteSet},
 };
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
 /// The contents of one batch.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Brought {
+pub(crate) struct BatchContents {
     pub(crate) new_jobs: usize,
     pub(crate) new_bytes: usize,
     pub(crate) reports: usize,
@@ -22,7 +22,7 @@ pub(crate) struct Brought {
 /// The records and the switch of a counted store.
 #[derive(Default)]
 pub(crate) struct Counts {
-    batches: Mutex<Vec<Brought>>,
+    batches: Mutex<Vec<BatchContents>>,
     holds_reports: Mutex<bool>,
     changed: Condvar,
     held: Notify,
@@ -36,7 +36,7 @@ impl Counts {
     }
 
     /// Returns the batches since the last call.
-    pub(crate) fn take(&self) -> Vec<Brought> {
+    pub(crate) fn take(&self) -> Vec<BatchContents> {
         std::mem::take(&mut *self.batches.lock())
     }
 
@@ -61,10 +61,10 @@ struct Counted {
     counts: Arc<Counts>,
 }
 
-fn brought(writes: &Writes) -> Brought {
+fn brought(writes: &WriteSet) -> BatchContents {
     let ended = |job: &&ChangedJob| job.before.state.lease().is_some() && job.after.state.lease().is_none();
     let result = |row: &OutcomeRow| row.result.as_ref().map_or(0, |bytes| bytes.len());
-    Brought {
+    BatchContents {
         new_jobs: writes.new_jobs.len(),
         new_bytes: writes.new_jobs.iter().map(|(_, payload)| payload.len()).sum(),
         reports: writes.changed_jobs.iter().filter(ended).count(),
@@ -81,11 +81,11 @@ impl Store for Counted {
         self.store.load()
     }
 
-    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+    fn fetch(&mut self, wants: &ReadSet) -> Result<ReadResults, StoreError> {
         self.store.fetch(wants)
     }
 
-    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+    fn write(&mut self, writes: &WriteSet) -> Result<Committed, StoreError> {
         let brought = brought(writes);
         if brought.reports > 0 {
             let mut holds = self.counts.holds_reports.lock();

@@ -29,7 +29,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::sync::watch;
 
 use crate::support::{
-    PATIENCE, Process, Rig, Watcher, describe, ids, is_definite, job, named, run_time, soon,
+    Process, Rig, TEST_TIMEOUT, Watcher, describe, ids, is_definite, job, named, run_time, soon,
 };
 
 const ROUNDS: u64 = 25;
@@ -42,7 +42,7 @@ static FAR_AWAY_S: LazyLock<i64> =
 
 /// The kind of a producer's request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Ask {
+enum RequestKind {
     /// A command that may start once.
     Once,
     /// A command that may start as often as it takes.
@@ -106,13 +106,13 @@ impl Ledger {
 }
 
 /// Returns the kind of a request, which its id contains, so that the ledger suffices to repeat it.
-fn ask_of(request_id: &str) -> Ask {
+fn ask_of(request_id: &str) -> RequestKind {
     match request_id.split('-').next() {
-        Some("once") => Ask::Once,
-        Some("again") => Ask::Again,
-        Some("shelf") => Ask::Shelf,
-        Some("batch") => Ask::Batch,
-        _ => Ask::Bad,
+        Some("once") => RequestKind::Once,
+        Some("again") => RequestKind::Again,
+        Some("shelf") => RequestKind::Shelf,
+        Some("batch") => RequestKind::Batch,
+        _ => RequestKind::Bad,
     }
 }
 
@@ -129,7 +129,7 @@ async fn ask(rig: &Rig, ledger: &Ledger, request_id: &str) -> Outcome {
     let mut jobs = rig.jobs.clone();
     let answer = async {
         match ask_of(request_id) {
-            Ask::Batch => {
+            RequestKind::Batch => {
                 let request = v1::SubmitBatchRequest {
                     jobs: vec![shelved(request_id); 3],
                     request_id: request_id.to_owned(),
@@ -139,10 +139,10 @@ async fn ask(rig: &Rig, ledger: &Ledger, request_id: &str) -> Outcome {
             }
             ask => {
                 let spec = match ask {
-                    Ask::Once => v1::JobSpec { max_attempts: 1, ..job("run") },
-                    Ask::Again => v1::JobSpec { max_attempts: 1_000, ..job("run") },
-                    Ask::Shelf | Ask::Batch => shelved(request_id),
-                    Ask::Bad => v1::JobSpec { priority: Some(101), ..job("run") },
+                    RequestKind::Once => v1::JobSpec { max_attempts: 1, ..job("run") },
+                    RequestKind::Again => v1::JobSpec { max_attempts: 1_000, ..job("run") },
+                    RequestKind::Shelf | RequestKind::Batch => shelved(request_id),
+                    RequestKind::Bad => v1::JobSpec { priority: Some(101), ..job("run") },
                 };
                 jobs.submit(single(spec)).await.map(|answer| vec![answer.into_inner().id().to_owned()])
             }
@@ -183,12 +183,12 @@ async fn produce(rig: Rig, ledger: Arc<Ledger>, name: String, seed: u64) {
 
 /// The states of each job as a watcher without gaps saw them.
 #[derive(Default)]
-struct Seen {
+struct SeenStates {
     revisions: HashMap<String, i64>,
     ended: HashMap<String, JobState>,
 }
 
-impl Seen {
+impl SeenStates {
     fn job(&mut self, job: v1::Job) {
         let before = self.revisions.insert(job.id.clone(), job.revision).unwrap_or(0);
         assert!(job.revision > before, "{}: revision {} after {before}", job.id, job.revision);
@@ -204,8 +204,8 @@ impl Seen {
 async fn witness(
     mut addresses: watch::Receiver<String>,
     mut last: watch::Receiver<Option<HashSet<String>>>,
-) -> Seen {
-    let (mut seen, mut resume_token) = (Seen::default(), String::new());
+) -> SeenStates {
+    let (mut seen, mut resume_token) = (SeenStates::default(), String::new());
     loop {
         let address = addresses.borrow_and_update().clone();
         let request = v1::WatchStatusRequest {
@@ -264,7 +264,7 @@ async fn check(rig: &Rig, ledger: &Ledger) {
     let by_id: HashMap<_, _> = found.values().flatten().map(|job| (job.id.as_str(), job)).collect();
     for (request_id, outcome) in &outcomes {
         let ids = ids_of.get(request_id.as_str()).cloned().unwrap_or_default();
-        let whole = if ask_of(request_id) == Ask::Batch { 3 } else { 1 };
+        let whole = if ask_of(request_id) == RequestKind::Batch { 3 } else { 1 };
         match outcome {
             Outcome::Ok(told) if request_id.starts_with("cancel-") => {
                 assert_eq!(by_id[told[0].as_str()].state(), JobState::Cancelled, "{request_id}");
@@ -275,7 +275,7 @@ async fn check(rig: &Rig, ledger: &Ledger) {
                 assert!(ids.is_empty() || ids.len() == whole, "{request_id}: {ids:?}");
                 let told = match ask(rig, ledger, request_id).await {
                     Outcome::Ok(told) => told,
-                    Outcome::Refused if ask_of(request_id) == Ask::Bad => Vec::new(),
+                    Outcome::Refused if ask_of(request_id) == RequestKind::Bad => Vec::new(),
                     outcome => panic!("{request_id} asked again is {outcome:?}"),
                 };
                 assert!(ids.is_empty() || ids == told, "{request_id} was doubled: {ids:?}, {told:?}");
@@ -353,7 +353,7 @@ async fn no_kill_loses_doubles_or_breaks_anything() {
     let jobs: HashMap<_, _> =
         rig.jobs_by_request().await.into_values().flatten().map(|job| (job.id.clone(), job)).collect();
     tell_last.send_replace(Some(jobs.keys().cloned().collect()));
-    let patience = PATIENCE * u32::try_from(1 + rounds / ROUNDS).unwrap();
+    let patience = TEST_TIMEOUT * u32::try_from(1 + rounds / ROUNDS).unwrap();
     let seen = tokio::time::timeout(patience, witness).await.expect("all jobs end");
     let seen = seen.expect("the witness saw no fault");
     assert!(!jobs.is_empty());
@@ -363,11 +363,13 @@ async fn no_kill_loses_doubles_or_breaks_anything() {
         let state = seen.ended[id];
         assert_eq!(rig.get(id).await.state(), state);
         match ask_of(&job.request_id) {
-            Ask::Once if state == JobState::Succeeded => assert_eq!(started, 1, "{job:?}"),
-            Ask::Once => assert!(started <= 1 && state == JobState::Failed, "{job:?}"),
-            Ask::Again => assert!(started >= 1 && state == JobState::Succeeded, "{job:?}"),
-            Ask::Shelf | Ask::Batch => assert_eq!((started, state), (0, JobState::Cancelled), "{job:?}"),
-            Ask::Bad => panic!("{job:?}"),
+            RequestKind::Once if state == JobState::Succeeded => assert_eq!(started, 1, "{job:?}"),
+            RequestKind::Once => assert!(started <= 1 && state == JobState::Failed, "{job:?}"),
+            RequestKind::Again => assert!(started >= 1 && state == JobState::Succeeded, "{job:?}"),
+            RequestKind::Shelf | RequestKind::Batch => {
+                assert_eq!((started, state), (0, JobState::Cancelled), "{job:?}")
+            }
+            RequestKind::Bad => panic!("{job:?}"),
         }
     }
     println!("{rounds} rounds, {} jobs, {} starts of commands", jobs.len(), starts.lines().count());

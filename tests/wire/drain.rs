@@ -24,7 +24,7 @@ use tonic::{Code, Status};
 use crate::{
     frames,
     support::{
-        PATIENCE, Process, QUEUE, Rig, Stage, defaults, folder, is_definite, job, memory, named, queue,
+        Process, QUEUE, Rig, Stage, TEST_TIMEOUT, defaults, folder, is_definite, job, memory, named, queue,
         refusal, soon, with_queue,
     },
 };
@@ -56,7 +56,7 @@ async fn stubborn(rig: &Rig, max_attempts: i32) -> String {
 }
 
 /// The answer to a submission.
-enum Told {
+enum SubmitAnswer {
     Accepted(String),
     Refused,
     Unknown,
@@ -101,11 +101,11 @@ async fn a_busy_server_with_a_thousand_watchers_and_a_silent_peer_ends_by_its_de
             for n in 0.. {
                 let request_id = format!("{producer}-{n}");
                 let told = match jobs.submit(named(&request_id, job("stubborn"))).await {
-                    Ok(response) => Told::Accepted(response.into_inner().id().to_owned()),
-                    Err(status) if is_definite(&status) => Told::Refused,
-                    Err(_) => Told::Unknown,
+                    Ok(response) => SubmitAnswer::Accepted(response.into_inner().id().to_owned()),
+                    Err(status) if is_definite(&status) => SubmitAnswer::Refused,
+                    Err(_) => SubmitAnswer::Unknown,
                 };
-                let over = !matches!(told, Told::Accepted(_));
+                let over = !matches!(told, SubmitAnswer::Accepted(_));
                 ledger.push((request_id, told));
                 if over {
                     break;
@@ -140,12 +140,12 @@ async fn a_busy_server_with_a_thousand_watchers_and_a_silent_peer_ends_by_its_de
     for (request_id, told) in &ledger {
         let ids: Vec<_> = found.get(request_id).into_iter().flatten().map(|job| job.id.as_str()).collect();
         match told {
-            Told::Accepted(id) => {
+            SubmitAnswer::Accepted(id) => {
                 assert_eq!(ids, [id], "{request_id} was accepted");
                 accepted += 1;
             }
-            Told::Refused => assert!(ids.is_empty(), "{request_id} was refused"),
-            Told::Unknown => assert!(ids.len() <= 1, "{request_id} was doubled"),
+            SubmitAnswer::Refused => assert!(ids.is_empty(), "{request_id} was refused"),
+            SubmitAnswer::Unknown => assert!(ids.len() <= 1, "{request_id} was doubled"),
         }
     }
     assert!(accepted >= 40, "{accepted} were accepted");
@@ -200,8 +200,11 @@ fn one_consumer(home: &Path, drain_timeout: Duration) -> Settings {
 async fn running_attempts_end_in_peace_and_nothing_new_starts() {
     let home = tempfile::tempdir().unwrap();
     let (handler, mut stage) = Stage::new();
-    let builder =
-        Server::builder(one_consumer(home.path(), PATIENCE)).handler("stage", defaults(), handler.clone());
+    let builder = Server::builder(one_consumer(home.path(), TEST_TIMEOUT)).handler(
+        "stage",
+        defaults(),
+        handler.clone(),
+    );
     let rig = Rig::start(builder).await;
     let running = rig.submit(job("stage")).await.id;
     let waiting = rig.submit(job("stage")).await.id;
@@ -240,9 +243,9 @@ async fn attempts_are_asked_to_stop_before_they_are_cut_off() {
 }
 
 /// A handler that ignores cancellation, and can be dropped.
-struct Deaf;
+struct IgnoresCancel;
 
-impl Handler for Deaf {
+impl Handler for IgnoresCancel {
     fn run(&self, _: Attempt) -> HandlerFuture {
         Box::pin(std::future::pending())
     }
@@ -256,7 +259,7 @@ impl Handler for Deaf {
 async fn attempts_that_do_not_stop_are_cut_off_at_the_deadline() {
     let home = tempfile::tempdir().unwrap();
     let settings = one_consumer(home.path(), Duration::from_millis(100));
-    let rig = Rig::start(Server::builder(settings).handler("stage", defaults(), Deaf)).await;
+    let rig = Rig::start(Server::builder(settings).handler("stage", defaults(), IgnoresCancel)).await;
     let id = rig.submit(job("stage")).await.id;
     rig.reaches(&id, JobState::Running).await;
     let stopped = tokio::time::timeout(Duration::from_millis(100) + MARGIN, rig.stop());

@@ -17,17 +17,19 @@ use jobmill::{
     proto::v1::{FailureReason, JobState},
     serve::{ServeError, Server},
     settings::QueueSettings,
-    shard::Obstacle,
+    shard::StoreObstacle,
     store::{
         Names, Reader, Space, Store, StoreError,
-        sets::{Committed, Found, Loaded, Wants, Writes},
+        sets::{Committed, Loaded, ReadResults, ReadSet, WriteSet},
     },
 };
 use parking_lot::{Condvar, Mutex};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::Notify;
 
-use crate::support::{Cue, PATIENCE, QUEUE, Rig, Stage, defaults, folder, job, queue, soon, with_queue};
+use crate::support::{
+    QUEUE, Rig, Stage, StagedAttempt, TEST_TIMEOUT, defaults, folder, job, queue, soon, with_queue,
+};
 
 const DRAIN: Duration = Duration::from_secs(600);
 
@@ -38,7 +40,7 @@ enum Mode {
     Hangs,
     Fails,
     /// An obstacle keeps the store from taking them.
-    Refuses(Obstacle),
+    Refuses(StoreObstacle),
 }
 
 /// The switch and the signals of a gated store.
@@ -91,15 +93,15 @@ impl Store for Gated {
         self.store.load()
     }
 
-    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
-        if self.gate.is(Mode::Refuses(Obstacle::Locked)) {
+    fn fetch(&mut self, wants: &ReadSet) -> Result<ReadResults, StoreError> {
+        if self.gate.is(Mode::Refuses(StoreObstacle::Locked)) {
             self.gate.hangs.notify_one();
             return Err(StoreError::Locked("told to be locked".into()));
         }
         self.store.fetch(wants)
     }
 
-    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+    fn write(&mut self, writes: &WriteSet) -> Result<Committed, StoreError> {
         let mut jobs = writes.changed_jobs.iter();
         if jobs.any(|job| job.before.state.lease().is_some() && job.after.state.lease().is_none()) {
             let mut mode = self.gate.mode.lock();
@@ -108,12 +110,12 @@ impl Store for Gated {
                 self.gate.changed.wait_while(&mut mode, |mode| *mode == Mode::Hangs);
             }
             match *mode {
-                Mode::Takes | Mode::Hangs | Mode::Refuses(Obstacle::Locked) => {}
+                Mode::Takes | Mode::Hangs | Mode::Refuses(StoreObstacle::Locked) => {}
                 Mode::Fails => return Err(StoreError::Corrupt("told to fail".into())),
-                Mode::Refuses(Obstacle::DiskFull) => {
+                Mode::Refuses(StoreObstacle::DiskFull) => {
                     self.gate.hangs.notify_one();
                     // Ends the open transaction without writing anything.
-                    self.store.write(&Writes::default())?;
+                    self.store.write(&WriteSet::default())?;
                     return Err(StoreError::DiskFull("told to be full".into()));
                 }
             }
@@ -122,7 +124,7 @@ impl Store for Gated {
     }
 
     fn space(&mut self) -> Space {
-        if self.gate.is(Mode::Refuses(Obstacle::DiskFull)) { Space::Full } else { Space::Enough }
+        if self.gate.is(Mode::Refuses(StoreObstacle::DiskFull)) { Space::Full } else { Space::Enough }
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
@@ -137,7 +139,7 @@ impl Drop for Gone {
 }
 
 /// Starts a server with this many running attempts.
-async fn running(home: &Path, gate: &Arc<Gate>, attempts: u32) -> (Server, Vec<Cue>) {
+async fn running(home: &Path, gate: &Arc<Gate>, attempts: u32) -> (Server, Vec<StagedAttempt>) {
     let (handler, mut stage) = Stage::new();
     let mut settings = with_queue(folder(home), QUEUE, queue(attempts));
     settings.drain_timeout = DRAIN;
@@ -228,7 +230,7 @@ async fn an_outcome_that_the_store_has_not_taken_by_the_deadline_is_told() {
 #[tokio::test]
 async fn a_drain_waits_for_space_for_the_outcome_of_an_attempt() {
     let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
-    let (server, id) = ended(home.path(), &gate, Mode::Refuses(Obstacle::DiskFull)).await;
+    let (server, id) = ended(home.path(), &gate, Mode::Refuses(StoreObstacle::DiskFull)).await;
     server.stopper().drain();
     // The write is retried again and again, not just once.
     let refused_again = async {
@@ -249,7 +251,7 @@ async fn a_drain_waits_for_space_for_the_outcome_of_an_attempt() {
 #[tokio::test]
 async fn an_outcome_for_which_there_is_no_space_until_the_deadline_is_told() {
     let (home, gate) = (tempfile::tempdir().unwrap(), Gate::new());
-    let (server, _) = stuck(home.path(), &gate, Mode::Refuses(Obstacle::DiskFull)).await;
+    let (server, _) = stuck(home.path(), &gate, Mode::Refuses(StoreObstacle::DiskFull)).await;
     let end = server.finished().await;
     assert!(matches!(end, Err(ServeError::Unwritten { outcomes: 1 })), "{end:?}");
 }
@@ -267,7 +269,7 @@ async fn a_lock_held_until_the_deadline_is_reported_and_does_not_delay_the_end()
         }
     };
     soon(waits).await;
-    gate.set(Mode::Refuses(Obstacle::Locked));
+    gate.set(Mode::Refuses(StoreObstacle::Locked));
     cues.remove(0).succeeds();
     soon(gate.hangs.notified()).await;
     server.stopper().drain();
@@ -308,7 +310,7 @@ async fn an_error_of_the_store_in_the_last_batch_is_an_error_of_the_server() {
     let (server, cues) = running(home.path(), &gate, 1).await;
     server.stopper().drain();
     gate.set(Mode::Fails);
-    cues.into_iter().for_each(Cue::succeeds);
+    cues.into_iter().for_each(StagedAttempt::succeeds);
     let end = soon(server.finished()).await;
     assert!(matches!(end, Err(ServeError::Store(StoreError::Corrupt(_)))), "{end:?}");
 }
@@ -367,7 +369,7 @@ async fn a_server_whose_store_could_not_take_everything_says_so_and_exits_with_7
         process.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         (process.wait().unwrap().code(), said)
     });
-    let (code, said) = tokio::time::timeout(PATIENCE, ended).await.expect("it ends").unwrap();
+    let (code, said) = tokio::time::timeout(TEST_TIMEOUT, ended).await.expect("it ends").unwrap();
     assert_eq!(code, Some(74), "{said}");
     assert!(said.contains("the results of 1 attempts are lost"), "{said}");
     drop(other);

@@ -164,7 +164,7 @@ async fn an_attempt_that_takes_too_long_is_asked_to_stop_and_then_cut_off() {
             attempt.cancelled().await;
             Err(HandlerError::permanent("stopped half-way"))
         })
-        .handler("ignores", defaults(), Deaf)
+        .handler("ignores", defaults(), IgnoresCancel)
         .handler("makes-it", defaults(), async |attempt: Attempt| {
             attempt.cancelled().await;
             Ok::<_, HandlerError>(Output { bytes: "in the last moment".into(), ..Output::default() })
@@ -187,9 +187,9 @@ async fn an_attempt_that_takes_too_long_is_asked_to_stop_and_then_cut_off() {
 }
 
 /// A handler that never ends by itself, with a short grace period.
-struct Deaf;
+struct IgnoresCancel;
 
-impl jobmill::execute::Handler for Deaf {
+impl jobmill::execute::Handler for IgnoresCancel {
     fn run(&self, _: Attempt) -> HandlerFuture {
         Box::pin(std::future::pending())
     }
@@ -229,7 +229,7 @@ async fn a_waiting_job_is_cancelled_at_once_whatever_it_waits_for() {
 #[tokio::test]
 async fn a_running_job_is_asked_to_stop_and_what_it_says_then_decides() {
     let (rig, mut stage) = one_at_a_time().await;
-    type End = fn(crate::support::Cue);
+    type End = fn(crate::support::StagedAttempt);
     let rows: [(&str, End, JobState); 3] = [
         ("a failure", |cue| cue.fails(), JobState::Cancelled),
         ("a permanent failure", |cue| cue.ends(Err(HandlerError::permanent("no"))), JobState::Cancelled),
@@ -485,7 +485,7 @@ async fn a_change_of_consumers_counts_at_once() {
     assert_eq!(pending(&rig.get(&ids[3]).await), [PendingReason::NoFreeSlot]);
     cues.remove(0).succeeds();
     cues.push(stage.next().await);
-    cues.into_iter().for_each(crate::support::Cue::succeeds);
+    cues.into_iter().for_each(crate::support::StagedAttempt::succeeds);
     for id in &ids {
         rig.ends(id).await;
     }

@@ -23,7 +23,7 @@ fn streams() -> impl Iterator<Item = u32> {
 }
 
 /// The server's reaction to a flood.
-struct Met {
+struct FloodResult {
     /// Whether the connection was closed before the flood's end.
     cut_off: bool,
     /// Whether a GOAWAY gave the reason.
@@ -31,7 +31,7 @@ struct Met {
 }
 
 /// Sends frames while another client is served.
-async fn flood(rig: &Rig, frames: impl Iterator<Item = Vec<u8>>) -> Met {
+async fn flood(rig: &Rig, frames: impl Iterator<Item = Vec<u8>>) -> FloodResult {
     let stream = soon(TcpStream::connect(rig.address())).await.unwrap();
     let (mut read, mut write) = stream.into_split();
     let sending = async move {
@@ -66,7 +66,7 @@ async fn flood(rig: &Rig, frames: impl Iterator<Item = Vec<u8>>) -> Met {
         }
     };
     let (cut_off, goaway, ()) = soon(async { tokio::join!(sending, reading, others) }).await;
-    Met { cut_off, goaway }
+    FloodResult { cut_off, goaway }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use jobmill::{
     serve::{Server, ServerBuilder},
     store::{
         Names, Reader, Space, Store, StoreError,
-        sets::{Committed, Found, Loaded, Wants, Writes},
+        sets::{Committed, Loaded, ReadResults, ReadSet, WriteSet},
     },
 };
 use tokio::{
@@ -318,13 +318,13 @@ async fn ready_until_the_drain() {
 }
 
 /// A store that blocks before it writes a new job until the test releases it.
-struct Hanging {
+struct HangingStore {
     store: Box<dyn Store>,
     entered: mpsc::SyncSender<()>,
     go_on: mpsc::Receiver<()>,
 }
 
-impl Store for Hanging {
+impl Store for HangingStore {
     fn names(&self) -> Arc<Names> {
         self.store.names()
     }
@@ -333,11 +333,11 @@ impl Store for Hanging {
         self.store.load()
     }
 
-    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+    fn fetch(&mut self, wants: &ReadSet) -> Result<ReadResults, StoreError> {
         self.store.fetch(wants)
     }
 
-    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+    fn write(&mut self, writes: &WriteSet) -> Result<Committed, StoreError> {
         if !writes.new_jobs.is_empty() {
             let _ = self.entered.send(());
             let _ = self.go_on.recv();
@@ -359,7 +359,7 @@ async fn not_ready_while_the_disk_does_not_take_a_batch() {
     let (rig, address) = start(|settings| {
         simple(settings)
             .clock(Clock::Manual(given))
-            .around_store(move |store| Box::new(Hanging { store, entered, go_on }))
+            .around_store(move |store| Box::new(HangingStore { store, entered, go_on }))
     })
     .await;
     let mut jobs = rig.jobs.clone();
@@ -378,12 +378,12 @@ async fn not_ready_while_the_disk_does_not_take_a_batch() {
 }
 
 /// A store whose free space the test decides.
-struct Tight {
+struct LimitedSpaceStore {
     store: Box<dyn Store>,
     has_space: Arc<AtomicBool>,
 }
 
-impl Store for Tight {
+impl Store for LimitedSpaceStore {
     fn names(&self) -> Arc<Names> {
         self.store.names()
     }
@@ -392,11 +392,11 @@ impl Store for Tight {
         self.store.load()
     }
 
-    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+    fn fetch(&mut self, wants: &ReadSet) -> Result<ReadResults, StoreError> {
         self.store.fetch(wants)
     }
 
-    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+    fn write(&mut self, writes: &WriteSet) -> Result<Committed, StoreError> {
         self.store.write(writes)
     }
 
@@ -413,9 +413,10 @@ impl Store for Tight {
 async fn not_ready_while_the_disk_is_full_and_ready_again_without_a_submission() {
     let space = Arc::new(AtomicBool::new(true));
     let has_space = Arc::clone(&space);
-    let (rig, address) =
-        start(|settings| simple(settings).around_store(move |store| Box::new(Tight { store, has_space })))
-            .await;
+    let (rig, address) = start(|settings| {
+        simple(settings).around_store(move |store| Box::new(LimitedSpaceStore { store, has_space }))
+    })
+    .await;
     assert_eq!(get(address, "/readyz").await.status, 200);
     space.store(false, Ordering::SeqCst);
     let refused = soon(rig.jobs.clone().submit(submission(job("echo")))).await.unwrap_err();

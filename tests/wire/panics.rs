@@ -63,9 +63,9 @@ async fn explodes(_: Attempt) -> Result<Output, HandlerError> {
 }
 
 /// A handler that panics when it is asked for its grace period.
-struct Vague;
+struct PanicsOnGrace;
 
-impl Handler for Vague {
+impl Handler for PanicsOnGrace {
     fn run(&self, _: Attempt) -> HandlerFuture {
         Box::pin(std::future::pending())
     }
@@ -79,7 +79,8 @@ impl Handler for Vague {
 async fn start() -> Rig {
     let builder = Server::builder(with_queue(memory(), QUEUE, queue(1)));
     let builder = builder.handler("fail", defaults(), fail).handler("echo", defaults(), echo);
-    Rig::start(builder.handler("explodes", defaults(), explodes).handler("vague", defaults(), Vague)).await
+    Rig::start(builder.handler("explodes", defaults(), explodes).handler("vague", defaults(), PanicsOnGrace))
+        .await
 }
 
 fn once(kind: &str) -> JobSpec {

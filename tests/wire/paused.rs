@@ -10,7 +10,7 @@ use jobmill::{
 };
 use tokio::{task::yield_now, time};
 
-use crate::support::{Cue, QUEUE, Stage, defaults, folder, queue, soon, with_queue};
+use crate::support::{QUEUE, Stage, StagedAttempt, defaults, folder, queue, soon, with_queue};
 
 /// The timeout of an attempt, and of a drain.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ async fn server(home: &Path) -> (Server, Stage) {
     (soon(builder.start()).await.unwrap(), stage)
 }
 
-async fn attempt(handle: &Handle, stage: &mut Stage) -> (JobId, Cue) {
+async fn attempt(handle: &Handle, stage: &mut Stage) -> (JobId, StagedAttempt) {
     let job = soon(handle.submit(JobRequest::new("stage").timeout(LIMIT))).await.unwrap();
     (job.id(), stage.next().await)
 }

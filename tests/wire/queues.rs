@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use jobmill::{
-    clock::{Present, Timestamp, Uptime},
-    engine::{Action, Ask, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, Submitted},
+    clock::{ClockReading, Timestamp, Uptime},
+    engine::{Action, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, ReplySlot, Submitted},
     job::{AtLeastOne, RetryPolicy},
     proto::v1::{self, JobState, keep::Keep},
     settings::{QueueSettings, WhenFull},
@@ -203,7 +203,7 @@ async fn a_purge_goes_on_after_a_restart() {
     // The state that a server leaves that was killed after a purge's first step.
     let store = SqliteStore::open(home.path()).unwrap();
     let mut ledger = Ledger::open(Box::new(store), &EngineSetup::default()).unwrap();
-    let (ask, mut answer) = Ask::new(Uptime::MAX);
+    let (ask, mut answer) = ReplySlot::new(Uptime::MAX);
     let controls = vec![Control::once(Action::Purge { name: "shelf".to_owned(), ask })];
     assert!(applied(&mut ledger, Batch { controls, ..Batch::default() }).more);
     assert_eq!(answer.try_recv().unwrap_err(), TryRecvError::Empty, "there is more to delete");
@@ -252,14 +252,14 @@ fn a_job_that_is_purged_in_the_moment_in_which_it_is_due_is_gone() {
     let due = Timestamp::from_micros(1_000_000);
     for store in stores {
         let mut ledger = Ledger::open(store, &setup()).unwrap();
-        let (ask, mut created) = Ask::new(Uptime::MAX);
+        let (ask, mut created) = ReplySlot::new(Uptime::MAX);
         let jobs = AtLeastOne::one(new_job(Some(due)));
         let offers = vec![Offer::new(None, jobs, CallerId::default(), None, ask)];
         applied(&mut ledger, Batch { offers, claim: true, ..Batch::default() });
         assert!(matches!(created.try_recv(), Ok(Ok(Submitted::Created { .. }))));
-        let (ask, mut purged) = Ask::new(Uptime::MAX);
+        let (ask, mut purged) = ReplySlot::new(Uptime::MAX);
         let controls = vec![Control::once(Action::Purge { name: QUEUE.to_owned(), ask })];
-        let present = Present { wall: due, ..Present::default() };
+        let present = ClockReading { wall: due, ..ClockReading::default() };
         let outcome = applied(&mut ledger, Batch { present, controls, claim: true, ..Batch::default() });
         assert_eq!(purged.try_recv(), Ok(Ok(1)));
         assert!(outcome.claims.is_empty());

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tonic::Status;
 
 use crate::{
-    counted_store::{Brought, Counts},
+    counted_store::{BatchContents, Counts},
     metrics::Scrape,
     queues::in_queue,
     support::{
@@ -47,7 +47,7 @@ fn submitting(rig: &Rig, request: v1::SubmitBatchRequest) -> JoinHandle<Result<(
     tokio::spawn(async move { jobs.submit_batch(request).await.map(|_| ()) })
 }
 
-fn most(batches: &[Brought], of: impl Fn(&Brought) -> usize) -> usize {
+fn most(batches: &[BatchContents], of: impl Fn(&BatchContents) -> usize) -> usize {
     batches.iter().map(of).max().unwrap_or_default()
 }
 
@@ -66,7 +66,7 @@ fn room_for(max_jobs: usize) -> v1::QueueSettings {
 }
 
 /// Lets calls wait at a full queue, gives it room for all of them, and returns the batches that took them.
-async fn let_in(calls: usize, jobs: Vec<v1::JobSpec>) -> Vec<Brought> {
+async fn let_in(calls: usize, jobs: Vec<v1::JobSpec>) -> Vec<BatchContents> {
     let counts = Arc::<Counts>::default();
     let rig = Rig::start(simple(memory()).around_store(counts.around())).await;
     let tight = room_for(jobs.len());

@@ -173,16 +173,16 @@ async fn compacting_needs_a_stopped_server_and_gives_space_back() {
 }
 
 /// A small file system, which is unmounted on drop.
-struct Small(tempfile::TempDir);
+struct SmallFileSystem(tempfile::TempDir);
 
-impl Small {
+impl SmallFileSystem {
     /// Mounts a file system; returns `None` where this user may not.
     fn mount(mebibytes: u32) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path());
-        mount.output().is_ok_and(|done| done.status.success()).then(|| Small(folder))
+        mount.output().is_ok_and(|done| done.status.success()).then(|| SmallFileSystem(folder))
     }
 
     /// Takes all the space that is left.
@@ -194,7 +194,7 @@ impl Small {
     }
 }
 
-impl Drop for Small {
+impl Drop for SmallFileSystem {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).output();
     }
@@ -213,7 +213,7 @@ async fn submit_until_refused(handle: &Handle) -> Vec<jobmill::handle::Submitted
 
 #[tokio::test]
 async fn on_a_file_system_that_fills_up_running_jobs_end_and_submissions_resume_when_there_is_space() {
-    let Some(small) = Small::mount(32) else {
+    let Some(small) = SmallFileSystem::mount(32) else {
         eprintln!("skipped: this user may not mount a small file system; tests/faults tries the rest");
         return;
     };

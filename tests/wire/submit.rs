@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jobmill::{
     clock::Clock,
-    proto::v1::{self, JobState, SubmitOutcome, submit_and_watch_response::Event as Told},
+    proto::v1::{self, JobState, SubmitOutcome, submit_and_watch_response::Event as SubmitEvent},
     serve::Server,
     settings::{QueueSettings, Settings, WhenFull},
 };
@@ -208,10 +208,10 @@ async fn submit_and_watch(
 ) -> (v1::SubmitResponse, Vec<v1::WatchEvent>) {
     let mut stream = soon(rig.jobs.clone().submit_and_watch(request)).await.unwrap().into_inner();
     let mut next = async || soon(stream.message()).await.unwrap().map(|message| message.event.unwrap());
-    let Some(Told::Submitted(submitted)) = next().await else { panic!("not submitted first") };
+    let Some(SubmitEvent::Submitted(submitted)) = next().await else { panic!("not submitted first") };
     let mut events = Vec::new();
     while let Some(message) = next().await {
-        let Told::Status(status) = message else { panic!("submitted twice") };
+        let SubmitEvent::Status(status) = message else { panic!("submitted twice") };
         events.extend(status.events);
     }
     (submitted, events)

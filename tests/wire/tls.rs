@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use jobmill::{
     client::{Client, ClientBuilder, ClientError},
-    listen::Refused,
+    listen::RefusalReason,
     serve::Server,
     settings::{ClientAuth, Settings, TlsSettings},
 };
@@ -18,7 +18,7 @@ use tokio::{
 use crate::support::{job, memory, simple, soon};
 
 /// A certificate and its key, in PEM.
-pub(crate) struct Pair {
+pub(crate) struct CertificatePair {
     pub(crate) certificate: String,
     pub(crate) key: String,
 }
@@ -38,28 +38,28 @@ impl Authority {
         self.0.pem()
     }
 
-    pub(crate) fn pair(&self, name: &str) -> Pair {
+    pub(crate) fn pair(&self, name: &str) -> CertificatePair {
         self.made(CertificateParams::new([name.to_owned()]).unwrap())
     }
 
-    fn expired(&self, name: &str) -> Pair {
+    fn expired(&self, name: &str) -> CertificatePair {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(2001, 1, 1);
         params.not_after = rcgen::date_time_ymd(2002, 1, 1);
         self.made(params)
     }
 
-    fn early(&self, name: &str) -> Pair {
+    fn early(&self, name: &str) -> CertificatePair {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(2101, 1, 1);
         params.not_after = rcgen::date_time_ymd(2102, 1, 1);
         self.made(params)
     }
 
-    fn made(&self, params: CertificateParams) -> Pair {
+    fn made(&self, params: CertificateParams) -> CertificatePair {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
-        Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+        CertificatePair { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 }
 
@@ -81,7 +81,7 @@ impl Home {
         self.dir.path().join(name)
     }
 
-    fn install(&self, pair: &Pair) {
+    fn install(&self, pair: &CertificatePair) {
         fs::write(self.path("server.pem"), &pair.certificate).unwrap();
         fs::write(self.path("server.key"), &pair.key).unwrap();
     }
@@ -138,7 +138,7 @@ async fn refused(builder: ClientBuilder) -> String {
 }
 
 /// Returns once the server has refused this many connections for this reason.
-async fn counted(server: &Server, why: Refused, count: u64) {
+async fn counted(server: &Server, why: RefusalReason, count: u64) {
     let stats = server.connections();
     soon(async {
         while stats.refused_total(why) < count {
@@ -159,19 +159,19 @@ async fn calls_over_tls_are_served_and_all_else_is_refused() {
     let address = server.local_addr().unwrap().to_string();
     // A probe, which sends nothing.
     drop(soon(TcpStream::connect(&address)).await.unwrap());
-    counted(&server, Refused::Left, 1).await;
+    counted(&server, RefusalReason::Left, 1).await;
     // A client without TLS.
     refused(Client::builder(&format!("http://{address}")).retry_for(std::time::Duration::ZERO)).await;
-    counted(&server, Refused::Handshake, 1).await;
+    counted(&server, RefusalReason::Handshake, 1).await;
     // A client that trusts another authority.
     let said = refused(home.client(&server).ca_certificate(Authority::new().pem())).await;
     assert!(said.contains("is not accepted"), "{said}");
-    counted(&server, Refused::Handshake, 2).await;
+    counted(&server, RefusalReason::Handshake, 2).await;
     // A TLS handshake that stops half-way.
     let mut half = soon(TcpStream::connect(&address)).await.unwrap();
     half.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1]).await.unwrap();
     let _ = soon(half.read_to_end(&mut Vec::new())).await;
-    counted(&server, Refused::TooSlow, 1).await;
+    counted(&server, RefusalReason::TooSlow, 1).await;
     call(home.client(&server)).await.unwrap();
     stop(server).await;
 }
@@ -182,13 +182,14 @@ async fn clients_need_a_certificate_from_the_authority_named() {
     let mut settings = home.mutual(ClientAuth::Required);
     settings.audit_file = Some(home.path("audit"));
     let server = start(settings).await;
-    let with = |pair: &Pair| home.client(&server).identity(pair.certificate.clone(), pair.key.clone());
+    let with =
+        |pair: &CertificatePair| home.client(&server).identity(pair.certificate.clone(), pair.key.clone());
     call(with(&home.authority.pair("ada"))).await.unwrap();
     refused(home.client(&server)).await;
     refused(with(&Authority::new().pair("ada"))).await;
     refused(with(&home.authority.expired("ada"))).await;
     refused(with(&home.authority.early("ada"))).await;
-    counted(&server, Refused::Handshake, 4).await;
+    counted(&server, RefusalReason::Handshake, 4).await;
     stop(server).await;
     let audit = fs::read_to_string(home.path("audit")).unwrap();
     let audit: Vec<serde_json::Value> =
@@ -215,7 +216,7 @@ async fn an_expired_certificate_is_served_and_clients_refuse_it() {
     let server = start(settings).await;
     let said = refused(home.client(&server)).await;
     assert!(said.contains("expired"), "{said}");
-    counted(&server, Refused::Handshake, 1).await;
+    counted(&server, RefusalReason::Handshake, 1).await;
     stop(server).await;
     let audit = fs::read_to_string(home.path("audit")).unwrap();
     assert!(audit.contains("SERVER_CERTIFICATE_REFUSED"), "{audit}");

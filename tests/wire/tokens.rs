@@ -23,7 +23,7 @@ use crate::{
 const MAIL: &str = "mail";
 
 /// A server with tokens; each token is its holder's name.
-struct Office {
+struct TokenServer {
     dir: TempDir,
     server: Server,
 }
@@ -54,11 +54,11 @@ fn settings(dir: &TempDir, settings: Settings) -> Settings {
     settings
 }
 
-impl Office {
+impl TokenServer {
     async fn open() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = start(settings(&dir, memory())).await;
-        Office { dir, server }
+        TokenServer { dir, server }
     }
 
     fn builder(&self) -> ClientBuilder {
@@ -117,7 +117,7 @@ async fn denied<T>(call: impl Future<Output = Result<T, ClientError>>, role: &st
 
 #[tokio::test]
 async fn without_a_good_token_nothing_is_done() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     let none = office.builder().connect_lazy().unwrap();
     for (client, reason) in [(none, "TOKEN_MISSING"), (office.client("stranger"), "TOKEN_INVALID")] {
         let refusal = refused(client.submit(mail("echo"))).await;
@@ -135,7 +135,7 @@ async fn without_a_good_token_nothing_is_done() {
 
 #[tokio::test]
 async fn of_several_tokens_none_is_taken() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     let channel = connect(&office.server.local_addr().unwrap().to_string()).await;
     for tokens in [["boss", "stranger"], ["stranger", "boss"], ["boss", "boss"]] {
         let mut call = tonic::Request::new(v1::CountJobsRequest::default());
@@ -151,7 +151,7 @@ async fn of_several_tokens_none_is_taken() {
 
 #[tokio::test]
 async fn roles_hold_on_their_queues_only() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     let [boss, submitter, reader, auditor, clerk] =
         ["boss", "submitter", "reader", "auditor", "clerk"].map(|name| office.client(name));
     let letter = accepted(&submitter, mail("echo")).await;
@@ -187,7 +187,7 @@ async fn roles_hold_on_their_queues_only() {
 
 #[tokio::test]
 async fn a_watcher_hears_nothing_of_jobs_that_it_may_not_see() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     let (boss, reader) = (office.client("boss"), office.client("reader"));
     let other = accepted(&boss, job("echo")).await;
     let letter = accepted(&boss, mail("echo")).await;
@@ -216,7 +216,7 @@ async fn a_watcher_hears_nothing_of_jobs_that_it_may_not_see() {
 
 #[tokio::test]
 async fn every_call_needs_its_role() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     let boss = office.client("boss");
     let letter = accepted(&boss, mail("echo")).await;
     for name in ["nobody", "worker"] {
@@ -253,7 +253,7 @@ async fn every_call_needs_its_role() {
 
 #[tokio::test]
 async fn items_of_a_stream_are_refused_one_by_one() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     let submitter = office.client("submitter");
     let (sender, mut results) = submitter.submit_stream(v1::WhenFull::Unspecified);
     for queue in [MAIL, QUEUE, "mail2", MAIL] {
@@ -286,7 +286,7 @@ async fn tokens_change_while_the_server_runs() {
     let dir = tempfile::tempdir().unwrap();
     let clock = manual_clock();
     let builder = simple(settings(&dir, memory())).clock(Clock::Manual(clock.clone()));
-    let office = Office { server: soon(builder.start()).await.unwrap(), dir };
+    let office = TokenServer { server: soon(builder.start()).await.unwrap(), dir };
     let (boss, auditor) = (office.client("boss"), office.client("auditor"));
     soon(boss.pause_queue(MAIL)).await.unwrap();
     let waiting = accepted(&boss, mail("echo")).await;
@@ -381,7 +381,7 @@ async fn a_caller_who_hangs_up_is_in_the_audit_too() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = settings(&dir, memory());
     settings.queues.insert(MAIL.to_owned(), QueueSettings { max_jobs: 1, ..queue(0) });
-    let office = Office { server: start(settings).await, dir };
+    let office = TokenServer { server: start(settings).await, dir };
     let submitter = office.client("submitter");
     let id = accepted(&submitter, mail("echo")).await;
     let (waits, boss) = (submitter.clone(), office.client("boss"));

@@ -9,7 +9,7 @@ use super::{
     report::{Bounds, Figure},
     server::INTAKE,
     session::Bench,
-    subject::Subject,
+    subject::MeasuredServer,
     wire::submit_request,
 };
 
@@ -21,7 +21,7 @@ impl Bench {
         let views = [JobView::Unspecified, JobView::Basic];
         let [lean, whole] =
             views.map(|view| v1::SubmitRequest { view: view as i32, ..submit_request(INTAKE, 0) });
-        let subjects = [Subject::empty(&self.place).await?, Subject::empty(&self.place).await?];
+        let subjects = [MeasuredServer::empty(&self.place).await?, MeasuredServer::empty(&self.place).await?];
         let mut bytes = [0; 2];
         for ((subject, request), bytes) in subjects.iter().zip([&lean, &whole]).zip(&mut bytes) {
             let answer = JobQueueClient::connect(subject.uri.clone()).await?.submit(request.clone()).await?;

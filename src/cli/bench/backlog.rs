@@ -8,11 +8,11 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use super::{
     end_to_end::{BY_BATCHES, EndToEnd},
     figures::{Series, median, submits},
-    load::Loaded,
+    load::LoadResult,
     report::{Bounds, Figure},
     server::{INTAKE, WORK},
     session::Bench,
-    subject::{FILLING, Subject},
+    subject::{FILLING, MeasuredServer},
     wire::submit_body,
 };
 
@@ -31,9 +31,9 @@ impl Bench {
     /// Measures rates, memory and restarts with many waiting jobs.
     pub(super) async fn backlog(&mut self) -> anyhow::Result<()> {
         let waiting = self.sizes.waiting;
-        let empty = Subject::empty(&self.place).await?;
-        let aside = Subject::empty(&self.place).await?;
-        let behind = Subject::empty(&self.place).await?;
+        let empty = MeasuredServer::empty(&self.place).await?;
+        let aside = MeasuredServer::empty(&self.place).await?;
+        let behind = MeasuredServer::empty(&self.place).await?;
         self.step("filling a queue".to_owned());
         aside.fill(INTAKE, 0, waiting).await?;
         aside.expect(INTAKE, None, waiting).await?;
@@ -69,14 +69,14 @@ impl Bench {
         self.memory(aside).await
     }
 
-    async fn end_to_end_rate(&self, subject: &Subject, with: &str) -> anyhow::Result<f64> {
+    async fn end_to_end_rate(&self, subject: &MeasuredServer, with: &str) -> anyhow::Result<f64> {
         self.step(format!("end to end with {with}"));
         Ok(BY_BATCHES.run(&subject.uri, self.run).await?.rate)
     }
 
     /// Measures jobs that run ahead of waiting ones. All slots are always busy here, because waiting jobs take each
     /// that is free for a moment. These jobs are counted, too, and are replaced afterwards.
-    async fn end_to_end_behind(&self, subject: &Subject) -> anyhow::Result<f64> {
+    async fn end_to_end_behind(&self, subject: &MeasuredServer) -> anyhow::Result<f64> {
         self.step("end to end with others waiting in the queue".to_owned());
         subject.set_paused(WORK, false).await?;
         let load = EndToEnd { priority: AHEAD, ..BY_BATCHES };
@@ -87,14 +87,14 @@ impl Bench {
         Ok(rate)
     }
 
-    async fn intake(&self, subject: &Subject, queue: &str, with: &str) -> anyhow::Result<Loaded> {
+    async fn intake(&self, subject: &MeasuredServer, queue: &str, with: &str) -> anyhow::Result<LoadResult> {
         self.step(format!("Submit with {with}"));
         let body = submit_body(queue, 0);
         submits(IN_FLIGHT).run(&subject.uri, self.run, move || body.clone()).await
     }
 
     /// Measures Submit beside a client that lists all jobs, page by page.
-    async fn lister(&mut self, subject: &Subject) -> anyhow::Result<()> {
+    async fn lister(&mut self, subject: &MeasuredServer) -> anyhow::Result<()> {
         let submits = submits(IN_FLIGHT);
         let body = submit_body(INTAKE, 0);
         let (mut alone, mut beside, mut pages) = (Vec::new(), Vec::new(), 0);
@@ -122,7 +122,7 @@ impl Bench {
         Ok(())
     }
 
-    async fn restarts(&mut self, mut subject: Subject) -> anyhow::Result<Subject> {
+    async fn restarts(&mut self, mut subject: MeasuredServer) -> anyhow::Result<MeasuredServer> {
         let mut seconds = Vec::new();
         for _ in 0..self.pairs {
             self.step("restarting".to_owned());
@@ -138,8 +138,8 @@ impl Bench {
 
     /// Measures memory. Both servers are fresh processes that have run the same jobs, so that their caches are equally
     /// warm.
-    async fn memory(&mut self, mut full: Subject) -> anyhow::Result<()> {
-        let mut empty = Subject::empty(&self.place).await?;
+    async fn memory(&mut self, mut full: MeasuredServer) -> anyhow::Result<()> {
+        let mut empty = MeasuredServer::empty(&self.place).await?;
         let (mut with_none, mut with_many) = (Vec::new(), Vec::new());
         for _ in 0..MEMORY_TIMES {
             empty = empty.restarted().await?;

@@ -19,7 +19,7 @@ use super::{
     report::Figure,
     server::INTAKE,
     session::Bench,
-    subject::Subject,
+    subject::MeasuredServer,
     wire::submit_body,
 };
 
@@ -57,7 +57,7 @@ impl Bench {
     /// Measures the cost of a job under each load.
     pub(super) async fn cost(&mut self) -> anyhow::Result<()> {
         for load in [Load::Submit, Load::ByCalls, Load::ByBatches, Load::Paced] {
-            let mut subject = Subject::empty(&self.place).await?;
+            let mut subject = MeasuredServer::empty(&self.place).await?;
             self.step(format!("cost of a job: {load}"));
             let before = used(&mut subject).await?;
             let jobs = self.cause(load, &subject).await? as f64;
@@ -108,7 +108,7 @@ impl Bench {
     }
 
     /// Runs a load, and returns the number of its jobs.
-    async fn cause(&self, load: Load, subject: &Subject) -> anyhow::Result<u64> {
+    async fn cause(&self, load: Load, subject: &MeasuredServer) -> anyhow::Result<u64> {
         let uri = &subject.uri;
         Ok(match load {
             Load::Submit => {
@@ -122,7 +122,7 @@ impl Bench {
     }
 }
 
-async fn used(subject: &mut Subject) -> anyhow::Result<Used> {
+async fn used(subject: &mut MeasuredServer) -> anyhow::Result<Used> {
     Ok(Used {
         flushes: subject.process.flushes().await?,
         written_bytes: subject.process.written_bytes(),

@@ -8,7 +8,7 @@ use tokio_stream::StreamExt;
 use tonic::Streaming;
 
 use super::{
-    load::{Loaded, Meter, Run, measure},
+    load::{LoadResult, Meter, Run, measure},
     server::WORK,
     streams::{STREAMS, SubmitStream},
     wire::{LeanWatch, Method, Wire, batch_body, submit_body},
@@ -17,7 +17,7 @@ use super::{
 /// Limit of the jobs under way. It is below the number of slots, so that each job finds a free slot when it comes.
 const UNDER_WAY_MAX: usize = 4_000;
 /// Time limit until the watcher has seen the last jobs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 4;
 
 /// How jobs are submitted.
@@ -45,7 +45,7 @@ pub(super) const BY_STREAMS: EndToEnd =
 
 impl EndToEnd {
     /// Submits and watches for the duration of a run, and until every submitted job has been seen.
-    pub(super) async fn run(self, uri: &str, run: Run) -> anyhow::Result<Loaded> {
+    pub(super) async fn run(self, uri: &str, run: Run) -> anyhow::Result<LoadResult> {
         let seen = Arc::new(Meter::default());
         let room = Arc::new(Semaphore::new(UNDER_WAY_MAX));
         let submitted = Arc::new(Meter::default());
@@ -82,7 +82,7 @@ impl EndToEnd {
         // Every job returns its permit when it is seen.
         let all = room.acquire_many(UNDER_WAY_MAX as u32);
         let all_seen = tokio::select! {
-            all_seen = timeout(PATIENCE, all) => all_seen.is_ok(),
+            all_seen = timeout(TIME_LIMIT, all) => all_seen.is_ok(),
             Some(ended) = watching.join_next() => {
                 ended??;
                 false
@@ -95,7 +95,7 @@ impl EndToEnd {
         if room.available_permits() > UNDER_WAY_MAX {
             bail!("jobs were seen SUCCEEDED more than once");
         }
-        Ok(Loaded { rate, done: seen.done() })
+        Ok(LoadResult { rate, done: seen.done() })
     }
 
     /// Runs at least this number of jobs, as fast as possible.

@@ -7,14 +7,14 @@ use jobmill::proto::v1::JobState;
 use super::{
     end_to_end::{BY_BATCHES, BY_CALLS, BY_STREAMS},
     latencies::Latencies,
-    load::{Calls, Loaded, empty_streams},
+    load::{Calls, LoadResult, empty_streams},
     paced::{self, PACE},
     process::{ServerProcess, Serves},
     report::{Bounds, Figure},
     server::{INTAKE, WORK},
     session::Bench,
     streams::{self, STREAMS},
-    subject::Subject,
+    subject::MeasuredServer,
     wire::{Method, batch_body, empty_body, submit_body, with_request_id},
 };
 
@@ -100,7 +100,7 @@ impl Bench {
         Ok(empty_calls(in_flight).run(&process.uri(), self.run, move || body.clone()).await?.rate)
     }
 
-    async fn submit_rate(&self, subject: &Subject, in_flight: usize) -> anyhow::Result<Loaded> {
+    async fn submit_rate(&self, subject: &MeasuredServer, in_flight: usize) -> anyhow::Result<LoadResult> {
         let body = submit_body(INTAKE, 0);
         self.step(format!("Submit, {in_flight} in flight"));
         submits(in_flight).run(&subject.uri, self.run, move || body.clone()).await
@@ -110,7 +110,7 @@ impl Bench {
     pub(super) async fn submit(&mut self) -> anyhow::Result<()> {
         let nothing = self.nothing().await?;
         for in_flight in IN_FLIGHT_OTHERS {
-            let subject = Subject::empty(&self.place).await?;
+            let subject = MeasuredServer::empty(&self.place).await?;
             let (mut series, mut accepted) = (Series::default(), 0);
             for _ in 0..self.pairs {
                 let loaded = self.submit_rate(&subject, in_flight).await?;
@@ -123,9 +123,9 @@ impl Bench {
         }
 
         let subjects = [
-            Subject::empty(&self.place).await?,
-            Subject::empty(&self.place).await?,
-            Subject::empty(&self.place).await?,
+            MeasuredServer::empty(&self.place).await?,
+            MeasuredServer::empty(&self.place).await?,
+            MeasuredServer::empty(&self.place).await?,
         ];
         let [plain, ordered, random] = &subjects;
         let table = self.table().await?;
@@ -188,7 +188,7 @@ impl Bench {
     /// Measures SubmitBatch.
     pub(super) async fn batches(&mut self) -> anyhow::Result<()> {
         for (size, size_text) in BATCHES {
-            let subject = Subject::empty(&self.place).await?;
+            let subject = MeasuredServer::empty(&self.place).await?;
             let (mut rates, mut accepted) = (Vec::new(), 0);
             for _ in 0..self.pairs {
                 self.step(format!("SubmitBatch of {size}"));
@@ -210,7 +210,7 @@ impl Bench {
     /// Measures jobs from their submission until a watcher has seen their end.
     pub(super) async fn end_to_end(&mut self) -> anyhow::Result<()> {
         let nothing = self.nothing().await?;
-        let subject = Subject::empty(&self.place).await?;
+        let subject = MeasuredServer::empty(&self.place).await?;
         let [mut by_calls, mut by_batches, mut by_streams] = [(); 3].map(|()| Series::default());
         let mut done = 0;
         for _ in 0..self.pairs {
@@ -247,7 +247,7 @@ impl Bench {
     /// Measures SubmitStream.
     pub(super) async fn streams(&mut self) -> anyhow::Result<()> {
         let nothing = self.nothing().await?;
-        let subject = Subject::empty(&self.place).await?;
+        let subject = MeasuredServer::empty(&self.place).await?;
         let (mut series, mut accepted) = (Series::default(), 0);
         for _ in 0..self.pairs {
             self.step("SubmitStream".to_owned());
@@ -267,7 +267,7 @@ impl Bench {
     /// Measures the latency from Submit to SUCCEEDED at an open-loop pace.
     pub(super) async fn latency(&mut self) -> anyhow::Result<()> {
         let nothing = self.nothing().await?;
-        let subject = Subject::empty(&self.place).await?;
+        let subject = MeasuredServer::empty(&self.place).await?;
         // The first calls open connections and files.
         paced::submit_and_watch(&subject.uri, PACE as usize / 2).await?;
         let [mut calls, mut flushes, mut watched, mut beside] = [(); 4].map(|()| Latencies::default());

@@ -94,7 +94,7 @@ pub(super) struct Calls {
 }
 
 /// The result of a load.
-pub(super) struct Loaded {
+pub(super) struct LoadResult {
     /// Amount done in a second of the counted time.
     pub(super) rate: f64,
     /// Amount done in all.
@@ -108,7 +108,7 @@ impl Calls {
         uri: &str,
         run: Run,
         body: impl Fn() -> Bytes + Clone + Send + 'static,
-    ) -> anyhow::Result<Loaded> {
+    ) -> anyhow::Result<LoadResult> {
         let wires = Wire::connect_many(uri, connections(self.in_flight)).await?;
         self.run_on(wires, run, body).await
     }
@@ -119,7 +119,7 @@ impl Calls {
         wires: Vec<Wire>,
         run: Run,
         body: impl Fn() -> Bytes + Clone + Send + 'static,
-    ) -> anyhow::Result<Loaded> {
+    ) -> anyhow::Result<LoadResult> {
         self.drive(wires, run, body, None).await
     }
 
@@ -129,7 +129,7 @@ impl Calls {
         run: Run,
         body: impl Fn() -> Bytes + Clone + Send + 'static,
         latencies: Option<Arc<Mutex<Latencies>>>,
-    ) -> anyhow::Result<Loaded> {
+    ) -> anyhow::Result<LoadResult> {
         let meter = Arc::new(Meter::default());
         let mut loops = JoinSet::new();
         for wire in wires.iter().cycle().take(self.in_flight) {
@@ -152,7 +152,7 @@ impl Calls {
             });
         }
         let rate = measure(loops, &meter, run).await?;
-        Ok(Loaded { rate, done: meter.done() })
+        Ok(LoadResult { rate, done: meter.done() })
     }
 
     /// Returns the latency of each call in such a run.

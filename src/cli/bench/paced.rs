@@ -30,7 +30,7 @@ use super::{
 /// Number of calls that start in a second.
 pub(super) const PACE: u32 = 200;
 /// Time limit of a job.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// Size of each write: about the growth of the store's log by a small commit.
 const FLUSHED_BYTES: usize = 8 << 10;
 /// Size of the file. It is written from the start again and again, as the store's log is, so that its length does not
@@ -78,7 +78,7 @@ pub(super) async fn submit_and_watch(uri: &str, jobs: usize) -> anyhow::Result<L
         let client = client.clone();
         async move {
             let start = now();
-            timeout(PATIENCE, until_succeeded(client)).await.context("a job was lost")??;
+            timeout(TIME_LIMIT, until_succeeded(client)).await.context("a job was lost")??;
             Ok(start.elapsed())
         }
     })
@@ -131,7 +131,7 @@ pub(super) async fn submit_beside_watch(uri: &str, jobs: usize) -> anyhow::Resul
     let watching = async {
         let mut seen: HashMap<String, Instant> = HashMap::new();
         while seen.len() < jobs {
-            let message = timeout(PATIENCE, messages.next()).await.context("a job was lost")?;
+            let message = timeout(TIME_LIMIT, messages.next()).await.context("a job was lost")?;
             let message = message.context("the watch ended")??;
             let arrived = now();
             seen.extend(message.events.iter().filter_map(job_of).map(|job| (job.id.clone(), arrived)));

@@ -9,17 +9,17 @@ use anyhow::Context;
 
 /// A folder that is deleted when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct BenchFolder {
     folder: PathBuf,
     numbered: std::cell::Cell<u32>,
 }
 
-impl Place {
+impl BenchFolder {
     /// Creates a folder in `parent`.
     pub(super) fn new(parent: &Path) -> anyhow::Result<Self> {
         let folder = parent.join(format!("jobmill-bench-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir_all(&folder).with_context(|| format!("can't create {}", folder.display()))?;
-        Ok(Place { folder, numbered: std::cell::Cell::new(0) })
+        Ok(BenchFolder { folder, numbered: std::cell::Cell::new(0) })
     }
 
     /// Returns the path of the folder.
@@ -50,7 +50,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for BenchFolder {
     fn drop(&mut self) {
         // A folder that can't be deleted stays; there is nothing else to do.
         let _ = fs::remove_dir_all(&self.folder);

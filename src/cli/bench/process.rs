@@ -18,7 +18,7 @@ use tokio::{
 use super::server::{ASK_FLUSHES, ASK_OPEN, ASK_WAITING, Variant};
 
 /// Time limit for a server to start, to answer or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 /// Part of a failed server's log that is shown.
 const LOG_SHOWN_BYTES: usize = 2_000;
 
@@ -74,7 +74,7 @@ impl ServerProcess {
             bail!("a server has no pipes");
         };
         let mut answers = BufReader::new(stdout).lines();
-        let Ok(Ok(Some(line))) = timeout(PATIENCE, answers.next_line()).await else {
+        let Ok(Ok(Some(line))) = timeout(TIME_LIMIT, answers.next_line()).await else {
             let log = fs::read(log).unwrap_or_default();
             let shown =
                 String::from_utf8_lossy(log.get(log.len().saturating_sub(LOG_SHOWN_BYTES)..).unwrap_or(&[]))
@@ -112,7 +112,7 @@ impl ServerProcess {
 
     async fn ask(&mut self, question: &str) -> anyhow::Result<u64> {
         self.questions.write_all(format!("{question}\n").as_bytes()).await?;
-        let line = timeout(PATIENCE, self.answers.next_line()).await??;
+        let line = timeout(TIME_LIMIT, self.answers.next_line()).await??;
         line.and_then(|line| line.parse().ok())
             .ok_or_else(|| anyhow!("a server did not answer the question `{question}`"))
     }
@@ -146,7 +146,7 @@ impl ServerProcess {
     /// Stops the server, and waits for its end.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         drop(self.questions);
-        let status = timeout(PATIENCE, self.child.wait()).await.context("a server does not end")??;
+        let status = timeout(TIME_LIMIT, self.child.wait()).await.context("a server does not end")??;
         if !status.success() {
             bail!("a server ended with {status}");
         }

@@ -102,7 +102,7 @@ impl Figure {
 
 /// All figures of a bench, and the conditions of their measurement.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(super) struct BenchReport {
     pub(super) cores: usize,
     pub(super) file_system: String,
     pub(super) seconds: f64,
@@ -125,7 +125,7 @@ struct FigureJson<'a> {
     samples: Option<usize>,
 }
 
-impl Report {
+impl BenchReport {
     /// Returns the report as JSON, for programs.
     pub(super) fn json(&self) -> serde_json::Value {
         let figures: Vec<_> = self
@@ -153,7 +153,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN);

@@ -11,8 +11,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::{
     args::{BenchArgs, Group},
     load::Run,
-    place::Place,
-    report::Report,
+    place::BenchFolder,
+    report::BenchReport,
     session::{Bench, BurdenSizes, Sizes},
 };
 
@@ -69,7 +69,7 @@ pub(crate) async fn run(args: BenchArgs, json: bool) -> ExitCode {
     }
 }
 
-async fn measure(args: BenchArgs) -> anyhow::Result<Report> {
+async fn measure(args: BenchArgs) -> anyhow::Result<BenchReport> {
     let BenchArgs { mut only, quick, seconds, pairs, dir } = args;
     if only.is_empty() {
         only.extend(Group::each());
@@ -85,7 +85,7 @@ async fn measure(args: BenchArgs) -> anyhow::Result<Report> {
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} {msg}") {
         bar.set_style(style);
     }
-    let place = Place::new(&dir.unwrap_or_else(std::env::temp_dir))?;
+    let place = BenchFolder::new(&dir.unwrap_or_else(std::env::temp_dir))?;
     let mut bench = Bench { place, run, pairs, sizes, bar, figures: Vec::new() };
     for group in &only {
         match group {
@@ -109,7 +109,7 @@ async fn measure(args: BenchArgs) -> anyhow::Result<Report> {
         }
     }
     bench.bar.finish_and_clear();
-    Ok(Report {
+    Ok(BenchReport {
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         file_system: bench.place.file_system(),
         seconds: counted.as_secs_f64(),

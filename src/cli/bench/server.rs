@@ -28,7 +28,7 @@ use jobmill::{
     },
     store::{
         Names, Reader, Store, StoreError,
-        sets::{Committed, Found, Loaded, Wants, Writes},
+        sets::{Committed, Loaded, ReadResults, ReadSet, WriteSet},
     },
 };
 use tokio::{net::TcpListener, sync::mpsc};
@@ -197,7 +197,7 @@ async fn serve_nothing(table_dir: Option<PathBuf>) -> anyhow::Result<()> {
     let listener =
         Listener::new(listener, limits.clone(), None, Arc::new(Audit::off()), Arc::default(), Clock::System);
     grpc_server(&limits)
-        .add_service(EmptyServiceServer::new(Nothing { table }))
+        .add_service(EmptyServiceServer::new(EmptyOrTable { table }))
         .serve_with_incoming_shutdown(grpc_incoming(listener), input_ended.cancelled_owned())
         .await?;
     Ok(())
@@ -245,11 +245,11 @@ impl Store for CountingStore {
         self.store.load()
     }
 
-    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+    fn fetch(&mut self, wants: &ReadSet) -> Result<ReadResults, StoreError> {
         self.store.fetch(wants)
     }
 
-    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+    fn write(&mut self, writes: &WriteSet) -> Result<Committed, StoreError> {
         let committed = self.store.write(writes)?;
         if !writes.is_empty() {
             self.flushes.fetch_add(1, Ordering::Relaxed);
@@ -270,12 +270,12 @@ const ID: &str = "0123456789ABC";
 const ANSWERS_MAX: usize = 1_024;
 
 /// A service that does nothing with the payload of a call, or stores it in a table.
-struct Nothing {
+struct EmptyOrTable {
     table: Option<Table>,
 }
 
 #[tonic::async_trait]
-impl EmptyService for Nothing {
+impl EmptyService for EmptyOrTable {
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
         if let Some(table) = &self.table {
             table.keep(request.into_inner().payload).await?;

@@ -2,7 +2,7 @@
 
 use indicatif::ProgressBar;
 
-use super::{load::Run, paced::PACE, place::Place, report::Figure};
+use super::{load::Run, paced::PACE, place::BenchFolder, report::Figure};
 
 /// The amounts of work.
 pub(super) struct Sizes {
@@ -34,7 +34,7 @@ pub(super) struct BurdenSizes {
 
 /// A running bench.
 pub(super) struct Bench {
-    pub(super) place: Place,
+    pub(super) place: BenchFolder,
     pub(super) run: Run,
     pub(super) pairs: usize,
     pub(super) sizes: Sizes,

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 use super::{
-    load::{Loaded, Meter, Run, measure},
+    load::{LoadResult, Meter, Run, measure},
     wire::{LeanResults, Method, Wire, job},
 };
 
@@ -80,7 +80,7 @@ impl SubmitStream {
 }
 
 /// Measures the jobs in a second on streams.
-pub(super) async fn submit(uri: &str, queue: &'static str, run: Run) -> anyhow::Result<Loaded> {
+pub(super) async fn submit(uri: &str, queue: &'static str, run: Run) -> anyhow::Result<LoadResult> {
     let meter = Arc::new(Meter::default());
     let mut loops = JoinSet::new();
     for wire in Wire::connect_many(uri, STREAMS).await? {
@@ -88,7 +88,7 @@ pub(super) async fn submit(uri: &str, queue: &'static str, run: Run) -> anyhow::
         loops.spawn(SubmitStream { wire, queue, priority: 0, room: None, stopping, accepted }.run());
     }
     let rate = measure(loops, &meter, run).await?;
-    Ok(Loaded { rate, done: meter.done() })
+    Ok(LoadResult { rate, done: meter.done() })
 }
 
 /// Messages with equal items, encoded once.

@@ -11,7 +11,7 @@ use jobmill::proto::v1::{self, job_queue_client::JobQueueClient, queue_service_c
 use super::{
     latencies::now,
     load::Calls,
-    place::Place,
+    place::BenchFolder,
     process::{ServerProcess, Serves},
     server::{INTAKE, Variant},
     wire::{Method, batch_body},
@@ -21,7 +21,7 @@ use super::{
 pub(super) const FILLING: u64 = 1_000;
 
 /// A Jobmill server with a store of its own.
-pub(super) struct Subject {
+pub(super) struct MeasuredServer {
     pub(super) process: ServerProcess,
     pub(super) uri: String,
     folder: PathBuf,
@@ -29,9 +29,9 @@ pub(super) struct Subject {
     variant: Variant,
 }
 
-impl Subject {
+impl MeasuredServer {
     /// Starts a server with an empty store, whose queue [`INTAKE`] is paused.
-    pub(super) async fn empty(place: &Place) -> anyhow::Result<Self> {
+    pub(super) async fn empty(place: &BenchFolder) -> anyhow::Result<Self> {
         let log = place.folder().join("server.log");
         let subject = Self::start(place.fresh(), log, Variant::default()).await?;
         subject.set_paused(INTAKE, true).await?;
@@ -39,14 +39,14 @@ impl Subject {
     }
 
     /// Starts such a server with optional features.
-    pub(super) async fn empty_with(place: &Place, variant: Variant) -> anyhow::Result<Self> {
+    pub(super) async fn empty_with(place: &BenchFolder, variant: Variant) -> anyhow::Result<Self> {
         Self::empty(place).await?.restarted_as(variant).await
     }
 
     async fn start(folder: PathBuf, log: PathBuf, variant: Variant) -> anyhow::Result<Self> {
         let process = ServerProcess::start(Serves::Jobs { folder: &folder, variant: &variant }, &log).await?;
         let uri = process.uri();
-        Ok(Subject { process, uri, folder, log, variant })
+        Ok(MeasuredServer { process, uri, folder, log, variant })
     }
 
     /// Ends the server and starts it again on the same store.
@@ -57,7 +57,7 @@ impl Subject {
 
     /// Ends the server and starts it with other features on the same store.
     pub(super) async fn restarted_as(self, variant: Variant) -> anyhow::Result<Self> {
-        let Subject { process, folder, log, .. } = self;
+        let MeasuredServer { process, folder, log, .. } = self;
         process.stop().await?;
         Self::start(folder, log, variant).await
     }
@@ -69,7 +69,7 @@ impl Subject {
 
     /// Kills the server and starts it again on the same store. Returns the seconds until it answered the first call.
     pub(super) async fn crashed(self) -> anyhow::Result<(Self, f64)> {
-        let Subject { process, folder, log, variant, .. } = self;
+        let MeasuredServer { process, folder, log, variant, .. } = self;
         process.kill().await?;
         let begin = now();
         let subject = Self::start(folder, log, variant).await?;
@@ -79,7 +79,7 @@ impl Subject {
 
     /// Ends the server and deletes its store.
     pub(super) async fn end(self) -> anyhow::Result<()> {
-        let Subject { process, folder, .. } = self;
+        let MeasuredServer { process, folder, .. } = self;
         process.stop().await?;
         remove(&folder)
     }

@@ -17,14 +17,14 @@ const ENTRIES_MAX: usize = 1_024;
 /// Length of the log, in pages, from which on it is checkpointed: as long as a job store's log may get.
 const LOG_PAGES: u32 = 16_000;
 
-struct Entry {
+struct TableEntry {
     payload: Vec<u8>,
     kept: oneshot::Sender<()>,
 }
 
 /// A table of an id, a state, a time and a payload, with an index of waiting entries.
 pub(super) struct Table {
-    entries: mpsc::Sender<Entry>,
+    entries: mpsc::Sender<TableEntry>,
 }
 
 impl Table {
@@ -57,13 +57,13 @@ impl Table {
     pub(super) async fn keep(&self, payload: Vec<u8>) -> Result<(), Status> {
         let failed = || Status::internal("the table takes no more");
         let (kept, answer) = oneshot::channel();
-        self.entries.send(Entry { payload, kept }).await.map_err(|_| failed())?;
+        self.entries.send(TableEntry { payload, kept }).await.map_err(|_| failed())?;
         answer.await.map_err(|_| failed())
     }
 }
 
 /// Writes the incoming entries, one transaction after the other.
-fn write(connection: &Connection, mut entries: mpsc::Receiver<Entry>) -> rusqlite::Result<()> {
+fn write(connection: &Connection, mut entries: mpsc::Receiver<TableEntry>) -> rusqlite::Result<()> {
     let mut batch = Vec::with_capacity(ENTRIES_MAX);
     let mut id = 0_i64;
     while entries.blocking_recv_many(&mut batch, ENTRIES_MAX) > 0 {

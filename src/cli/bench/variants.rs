@@ -9,7 +9,7 @@ use super::{
     report::Bounds,
     server::{CERTIFICATE, INTAKE, KEY, Variant},
     session::Bench,
-    subject::Subject,
+    subject::MeasuredServer,
     wire::{Wire, submit_body},
 };
 
@@ -25,10 +25,10 @@ const SETTLING_RUNS_MAX: usize = 30;
 impl Bench {
     /// Measures jobs end to end where retention deletes as much as comes in.
     pub(super) async fn retention(&mut self) -> anyhow::Result<()> {
-        let without = Subject::empty(&self.place).await?;
+        let without = MeasuredServer::empty(&self.place).await?;
         let keep_succeeded_millis = Some(KEPT_MILLIS);
         let variant = Variant { keep_succeeded_millis, ..Variant::default() };
-        let with = Subject::empty_with(&self.place, variant).await?;
+        let with = MeasuredServer::empty_with(&self.place, variant).await?;
         self.step("end to end with retention, until the file no longer grows".to_owned());
         let mut before = 0;
         for run in 0.. {
@@ -56,18 +56,18 @@ impl Bench {
 
     /// Measures Submit over encrypted connections, and with metrics and traces.
     pub(super) async fn features(&mut self) -> anyhow::Result<()> {
-        let plain = Subject::empty(&self.place).await?;
+        let plain = MeasuredServer::empty(&self.place).await?;
         let folder = self.place.folder().to_owned();
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
         let certificate = made.cert.pem();
         fs::write(folder.join(CERTIFICATE), &certificate)?;
         fs::write(folder.join(KEY), made.signing_key.serialize_pem())?;
         let encrypted = Variant { tls_dir: Some(folder), ..Variant::default() };
-        let encrypted = Subject::empty_with(&self.place, encrypted).await?;
+        let encrypted = MeasuredServer::empty_with(&self.place, encrypted).await?;
         // This collector receives the spans, and answers that it does not know their method.
         let collector = self.nothing().await?;
         let traced = Variant { collector: Some(collector.uri()), ..Variant::default() };
-        let traced = Subject::empty_with(&self.place, traced).await?;
+        let traced = MeasuredServer::empty_with(&self.place, traced).await?;
 
         let [mut tls, mut telemetry, mut run_telemetry] = [(); 3].map(|()| Series::default());
         let (mut accepted, mut accepted_encrypted, mut accepted_traced) = (0, 0, 0);

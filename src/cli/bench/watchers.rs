@@ -13,7 +13,7 @@ use super::{
     report::{Bounds, Figure},
     server::{INTAKE, WORK},
     session::Bench,
-    subject::Subject,
+    subject::MeasuredServer,
     wire::Wire,
 };
 
@@ -28,8 +28,8 @@ impl Bench {
     /// Measures idle watchers by id and by filter, beside a server without any.
     pub(super) async fn watchers(&mut self) -> anyhow::Result<()> {
         let (by_id, by_filter) = (self.sizes.watchers_by_id, self.sizes.watchers_by_filter);
-        let alone = Subject::empty(&self.place).await?;
-        let watched = Subject::empty(&self.place).await?;
+        let alone = MeasuredServer::empty(&self.place).await?;
+        let watched = MeasuredServer::empty(&self.place).await?;
         watched.fill(INTAKE, 0, by_id as u64).await?;
         // A fresh process has no freed memory yet that it could give to watchers.
         let watched = watched.restarted().await?;

@@ -17,7 +17,7 @@ const SKIPPED_FOLDERS: [&str; 2] = ["target", "node_modules"];
 
 /// The input files, and counts of the files that were left out.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct InputFiles {
     pub(super) files: Vec<Input>,
     hidden: u64,
     folders: u64,
@@ -43,7 +43,7 @@ struct Stamp {
 
 /// The result of this process's own check of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Checked {
+pub(super) enum FileCheck {
     /// The checksum of a file that has not changed since it was found.
     Sum(String),
     /// The file has changed since, so that no checksum can be expected of it.
@@ -64,22 +64,22 @@ impl Input {
     }
 
     /// Computes the checksum in another way than the jobs do: the whole file at once.
-    pub(super) fn check(&self) -> Checked {
-        let Ok(content) = fs::read(&self.path) else { return Checked::Unreadable };
+    pub(super) fn check(&self) -> FileCheck {
+        let Ok(content) = fs::read(&self.path) else { return FileCheck::Unreadable };
         match fs::metadata(&self.path) {
             Ok(metadata) if Stamp::of(&metadata) == self.stamp => {
-                Checked::Sum(Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect())
+                FileCheck::Sum(Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect())
             }
-            Ok(_) => Checked::Changed,
-            Err(_) => Checked::Unreadable,
+            Ok(_) => FileCheck::Changed,
+            Err(_) => FileCheck::Unreadable,
         }
     }
 }
 
-impl Found {
+impl InputFiles {
     /// Finds the files under a folder, in the order of their names. Links are not followed.
-    pub(super) fn under(folder: &Path) -> io::Result<Found> {
-        let mut found = Found::default();
+    pub(super) fn under(folder: &Path) -> io::Result<InputFiles> {
+        let mut found = InputFiles::default();
         // Only `folder` itself must be readable; unreadable folders below it are left out.
         found.enter(fs::read_dir(folder)?);
         Ok(found)
@@ -161,7 +161,7 @@ mod tests {
         let folder = folder(&["b", "a/2", "a/1", ".git/x", ".env", "target/y", "a/node_modules/z", "c"]);
         std::os::unix::fs::symlink(folder.path(), folder.path().join("loop")).unwrap();
         fs::File::create(folder.path().join("large")).unwrap().set_len(FILE_MAX_BYTES + 1).unwrap();
-        let found = Found::under(folder.path()).unwrap();
+        let found = InputFiles::under(folder.path()).unwrap();
         let names: Vec<_> = found
             .files
             .iter()
@@ -178,7 +178,7 @@ mod tests {
     fn the_number_of_files_is_bounded() {
         let names: Vec<_> = (0..FILES_MAX + 5).map(|n| format!("{n:03}")).collect();
         let folder = folder(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        let found = Found::under(folder.path()).unwrap();
+        let found = InputFiles::under(folder.path()).unwrap();
         assert_eq!(found.files.len(), FILES_MAX);
         assert_eq!(found.left_out(), ["all after the first 200"]);
     }
@@ -186,20 +186,20 @@ mod tests {
     #[test]
     fn a_file_that_changes_or_goes_is_noticed() {
         let folder = folder(&["abc"]);
-        let found = Found::under(folder.path()).unwrap();
+        let found = InputFiles::under(folder.path()).unwrap();
         let file = &found.files[0];
         assert_eq!(
             file.check(),
-            Checked::Sum("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into())
+            FileCheck::Sum("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".into())
         );
         fs::write(&file.path, "longer").unwrap();
-        assert_eq!(file.check(), Checked::Changed);
+        assert_eq!(file.check(), FileCheck::Changed);
         fs::remove_file(&file.path).unwrap();
-        assert_eq!(file.check(), Checked::Unreadable);
+        assert_eq!(file.check(), FileCheck::Unreadable);
     }
 
     #[test]
     fn a_folder_that_is_not_there_is_an_error() {
-        assert!(Found::under(Path::new("/no/such/folder")).is_err());
+        assert!(InputFiles::under(Path::new("/no/such/folder")).is_err());
     }
 }

@@ -21,9 +21,9 @@ use crate::cli::{
     text,
     ui::Ui,
 };
-use files::{Found, Input};
+use files::{Input, InputFiles};
 use plan::Role;
-use report::Report;
+use report::DemoReport;
 
 /// The arguments of `jobmill demo`.
 #[derive(Debug, clap::Args)]
@@ -99,14 +99,14 @@ or with any gRPC client:
   grpcurl -plaintext -d '{"filter": {}}' 127.0.0.1:7733 jobmill.v1.JobQueue/WatchStatus
 "#;
 
-async fn find(folder: PathBuf) -> Result<Found, Failure> {
+async fn find(folder: PathBuf) -> Result<InputFiles, Failure> {
     let name = folder.display().to_string();
-    let find = move || Found::under(&std::fs::canonicalize(folder)?);
+    let find = move || InputFiles::under(&std::fs::canonicalize(folder)?);
     let found = blocking(find).await?;
     found.map_err(|error| Failure::usage(format!("`{name}` can't be read: {error}")))
 }
 
-fn introduce(found: &Found, ui: &Ui) {
+fn introduce(found: &InputFiles, ui: &Ui) {
     if ui.is_json() {
         return;
     }
@@ -129,11 +129,11 @@ async fn start(data: &Path) -> Result<Server, Failure> {
 }
 
 /// Runs the jobs, and compares them with what is expected.
-async fn show(endpoint: &str, files: Vec<Input>, ui: &Ui) -> Result<Report, Failure> {
+async fn show(endpoint: &str, files: Vec<Input>, ui: &Ui) -> Result<DemoReport, Failure> {
     let client = Client::connect(endpoint).await?;
     let played = stage::play(&client, &files, ui).await?;
     let checks = blocking(move || files.into_iter().map(|file| (file.check(), file)).collect::<Vec<_>>());
-    let mut report = Report::new(played.started, played.file_time);
+    let mut report = DemoReport::new(played.started, played.file_time);
     for (index, (checked, file)) in checks.await?.into_iter().enumerate() {
         report.file(&file, played.jobs.get(&Role::File(index)), &checked);
     }

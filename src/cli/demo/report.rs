@@ -5,7 +5,7 @@ use std::{fmt::Write, time::Duration};
 use serde_json::{Value, json};
 
 use super::{
-    files::{Checked, Input},
+    files::{FileCheck, Input},
     plan::{DELAY, Role},
 };
 use crate::cli::{
@@ -21,8 +21,8 @@ use jobmill::{
 
 /// The results of the demo.
 #[derive(Debug, Default)]
-pub(super) struct Report {
-    special: Vec<Line>,
+pub(super) struct DemoReport {
+    special: Vec<ReportRow>,
     files: u64,
     file_bytes: u64,
     agreed: u64,
@@ -36,7 +36,7 @@ pub(super) struct Report {
 }
 
 #[derive(Debug)]
-struct Line {
+struct ReportRow {
     title: &'static str,
     expected: String,
     happened: String,
@@ -45,9 +45,9 @@ struct Line {
     agrees: bool,
 }
 
-impl Report {
+impl DemoReport {
     pub(super) fn new(started: Timestamp, file_time: Duration) -> Self {
-        Report { started, file_time, ..Report::default() }
+        DemoReport { started, file_time, ..DemoReport::default() }
     }
 
     /// Compares a special job with what is expected of it.
@@ -72,7 +72,7 @@ impl Report {
             }
         }
         let expected = text::state(role.expected().into());
-        self.special.push(Line {
+        self.special.push(ReportRow {
             title: role.title(),
             expected: match role.expected_attempts() {
                 1 => expected,
@@ -88,7 +88,7 @@ impl Report {
     }
 
     /// Compares the job of a file with this process's own check of the file.
-    pub(super) fn file(&mut self, input: &Input, job: Option<&Job>, checked: &Checked) {
+    pub(super) fn file(&mut self, input: &Input, job: Option<&Job>, checked: &FileCheck) {
         self.files += 1;
         self.file_bytes += input.bytes();
         let name = text::escape(&input.path.display().to_string()).into_owned();
@@ -98,14 +98,14 @@ impl Report {
         };
         let succeeded = job.state == i32::from(JobState::Succeeded);
         match checked {
-            Checked::Changed => self.undecided.push(format!("{name} changed meanwhile")),
-            Checked::Unreadable if succeeded => self.undecided.push(format!("{name} went away meanwhile")),
-            Checked::Unreadable => self.undecided.push(format!("{name} can't be read")),
-            Checked::Sum(sum) if succeeded && result(job) == sum.as_bytes() => self.agreed += 1,
-            Checked::Sum(_) if succeeded => {
+            FileCheck::Changed => self.undecided.push(format!("{name} changed meanwhile")),
+            FileCheck::Unreadable if succeeded => self.undecided.push(format!("{name} went away meanwhile")),
+            FileCheck::Unreadable => self.undecided.push(format!("{name} can't be read")),
+            FileCheck::Sum(sum) if succeeded && result(job) == sum.as_bytes() => self.agreed += 1,
+            FileCheck::Sum(_) if succeeded => {
                 self.differences.push(format!("{name}: the job's checksum is another one"));
             }
-            Checked::Sum(_) => {
+            FileCheck::Sum(_) => {
                 let details = job.last_failure.as_ref().map(describe::failure).unwrap_or_default();
                 let state = text::state(job.state);
                 self.differences
@@ -229,7 +229,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::cli::{demo::files::Found, describe::tests::at};
+    use crate::cli::{demo::files::InputFiles, describe::tests::at};
     use jobmill::client::to_wire_timestamp;
 
     fn job(state: JobState, attempt: i32, start_millis: i64) -> Job {
@@ -249,15 +249,15 @@ mod tests {
         for name in ["a", "b"] {
             fs::write(folder.path().join(name), "1234").unwrap();
         }
-        Found::under(folder.path()).unwrap().files
+        InputFiles::under(folder.path()).unwrap().files
     }
 
     #[test]
     fn a_demo_where_all_goes_well() {
-        let mut report = Report::new(at(0), Duration::from_millis(20));
+        let mut report = DemoReport::new(at(0), Duration::from_millis(20));
         for input in inputs() {
             let done = Job { result: Some(Payload::of("abc")), ..job(JobState::Succeeded, 1, 0) };
-            report.file(&input, Some(&done), &Checked::Sum("abc".into()));
+            report.file(&input, Some(&done), &FileCheck::Sum("abc".into()));
         }
         report.special(Role::Flaky, Some(&job(JobState::Succeeded, 3, 900)));
         report.special(Role::Cancelled, Some(&job(JobState::Cancelled, 1, 5)));
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn whatever_differs_is_told() {
-        let mut report = Report::new(at(0), Duration::ZERO);
+        let mut report = DemoReport::new(at(0), Duration::ZERO);
         report.special(Role::Flaky, Some(&job(JobState::Failed, 2, 900)));
         report.special(Role::Cancelled, Some(&job(JobState::Succeeded, 1, 5)));
         report.special(Role::Delayed, Some(&job(JobState::Succeeded, 1, 1_500)));
@@ -306,18 +306,18 @@ mod tests {
         let input = &inputs()[0];
         let done = Job { result: Some(Payload::of("abc")), ..job(JobState::Succeeded, 1, 0) };
         let failed = job(JobState::Failed, 1, 0);
-        let sum = || Checked::Sum("abc".into());
-        let other = || Checked::Sum("other".into());
+        let sum = || FileCheck::Sum("abc".into());
+        let other = || FileCheck::Sum("other".into());
         for (job, checked, well, undecided) in [
             (Some(&done), sum(), true, 0),
             (Some(&done), other(), false, 0),
             (Some(&failed), sum(), false, 0),
             (None, sum(), false, 0),
-            (Some(&done), Checked::Changed, true, 1),
-            (Some(&failed), Checked::Unreadable, true, 1),
-            (Some(&done), Checked::Unreadable, true, 1),
+            (Some(&done), FileCheck::Changed, true, 1),
+            (Some(&failed), FileCheck::Unreadable, true, 1),
+            (Some(&done), FileCheck::Unreadable, true, 1),
         ] {
-            let mut report = Report::new(at(0), Duration::ZERO);
+            let mut report = DemoReport::new(at(0), Duration::ZERO);
             report.file(input, job, &checked);
             assert_eq!((report.all_well(), report.undecided.len()), (well, undecided), "{job:?} {checked:?}");
         }

@@ -42,7 +42,7 @@ pub(super) async fn play(client: &Client, files: &[Input], ui: &Ui) -> Result<Pl
         view: JobView::Result.into(),
         ..Default::default()
     });
-    let mut show = Show::new(ui, files.len() as u64);
+    let mut show = LiveView::new(ui, files.len() as u64);
     let mut played = Played { jobs: BTreeMap::new(), started, file_time: Duration::ZERO };
     let mut cancelled = false;
     while let Some(item) = watch.next().await {
@@ -85,7 +85,7 @@ async fn cancel(client: &Client, id: &str) -> Result<(), Failure> {
 }
 
 /// The live view of the jobs: bars on a terminal, lines elsewhere, nothing for programs.
-struct Show<'u> {
+struct LiveView<'u> {
     ui: &'u Ui,
     bars: Option<Bars>,
     files: u64,
@@ -98,7 +98,7 @@ struct Bars {
     special: BTreeMap<Role, ProgressBar>,
 }
 
-impl<'u> Show<'u> {
+impl<'u> LiveView<'u> {
     fn new(ui: &'u Ui, files: u64) -> Self {
         let bars = ui.bars.then(|| {
             let multi = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
@@ -114,7 +114,7 @@ impl<'u> Show<'u> {
             });
             Bars { multi, files: overall, special: special.into() }
         });
-        Show { ui, bars, files, files_done: 0 }
+        LiveView { ui, bars, files, files_done: 0 }
     }
 
     fn job(&mut self, role: Role, job: &Job) {

@@ -294,9 +294,9 @@ mod tests {
     fn free_space_is_weighed_against_what_the_server_wants() {
         let dir = tempfile::tempdir().unwrap();
         let found = space(dir.path(), u64::MAX);
-        assert_eq!(found.verdict, super::super::Verdict::Problem);
+        assert_eq!(found.verdict, super::super::Severity::Problem);
         assert!(found.message.contains("disk.min_free"), "{found:?}");
-        assert_ne!(space(dir.path(), 0).verdict, super::super::Verdict::Problem);
+        assert_ne!(space(dir.path(), 0).verdict, super::super::Severity::Problem);
     }
 
     #[test]
@@ -308,13 +308,13 @@ mod tests {
         let settings = Settings::new(StoreSettings::Memory);
         let verdict = |path: &Path| check(path, &settings, true, Clock::System.now()).remove(0);
         set_mode(0o700);
-        assert_eq!(verdict(dir.path()).verdict, super::super::Verdict::Ok);
+        assert_eq!(verdict(dir.path()).verdict, super::super::Severity::Ok);
         set_mode(0o750);
         let open = verdict(dir.path());
         assert!(open.message.contains("(mode 750)") && open.way_out.starts_with("chmod 700 "), "{open:?}");
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
-        assert_eq!(verdict(&file).verdict, super::super::Verdict::Problem);
+        assert_eq!(verdict(&file).verdict, super::super::Severity::Problem);
         assert!(verdict(&dir.path().join("a/b")).message.ends_with("the server will make it"));
     }
 }

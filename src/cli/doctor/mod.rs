@@ -8,7 +8,7 @@ mod server;
 
 use clap::builder::styling::AnsiColor;
 use jobmill::{
-    config::{Loaded, Surroundings},
+    config::{Environment, Loaded},
     settings::StoreSettings,
 };
 use serde_json::json;
@@ -36,26 +36,26 @@ pub(super) struct Args {
 
 /// The result of a check.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Verdict {
+enum Severity {
     Ok,
     Warning,
     Problem,
 }
 
-impl Verdict {
+impl Severity {
     fn as_str(self) -> &'static str {
         match self {
-            Verdict::Ok => "ok",
-            Verdict::Warning => "warning",
-            Verdict::Problem => "problem",
+            Severity::Ok => "ok",
+            Severity::Warning => "warning",
+            Severity::Problem => "problem",
         }
     }
 
     fn colour(self) -> AnsiColor {
         match self {
-            Verdict::Ok => AnsiColor::Green,
-            Verdict::Warning => AnsiColor::Yellow,
-            Verdict::Problem => AnsiColor::Red,
+            Severity::Ok => AnsiColor::Green,
+            Severity::Warning => AnsiColor::Yellow,
+            Severity::Problem => AnsiColor::Red,
         }
     }
 }
@@ -64,28 +64,28 @@ impl Verdict {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Finding {
     check: &'static str,
-    verdict: Verdict,
+    verdict: Severity,
     message: String,
     /// The suggested fix; empty where all is well.
     way_out: String,
 }
 
 fn ok(check: &'static str, message: impl Into<String>) -> Finding {
-    Finding { check, verdict: Verdict::Ok, message: message.into(), way_out: String::new() }
+    Finding { check, verdict: Severity::Ok, message: message.into(), way_out: String::new() }
 }
 
 fn warning(check: &'static str, message: impl Into<String>, way_out: impl Into<String>) -> Finding {
-    Finding { check, verdict: Verdict::Warning, message: message.into(), way_out: way_out.into() }
+    Finding { check, verdict: Severity::Warning, message: message.into(), way_out: way_out.into() }
 }
 
 fn problem(check: &'static str, message: impl Into<String>, way_out: impl Into<String>) -> Finding {
-    Finding { check, verdict: Verdict::Problem, message: message.into(), way_out: way_out.into() }
+    Finding { check, verdict: Severity::Problem, message: message.into(), way_out: way_out.into() }
 }
 
 /// Runs all checks. The exit code is 1 if there is a problem; warnings do not count.
 pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Failure> {
     let quick = args.quick;
-    let findings = match args.source.load(&Surroundings::of_process()) {
+    let findings = match args.source.load(&Environment::of_process()) {
         Ok(loaded) => look_over(&loaded, quick, global, ui).await,
         Err(faults) => {
             let way_out = "correct it; nothing else was checked";
@@ -96,13 +96,13 @@ pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Fa
                 .collect()
         }
     };
-    let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
+    let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Severity::Ok);
     if ui.is_json() {
         ui.print_json(&document(&findings, worst))?;
     } else {
         ui.print(&report(&findings, ui.colour))?;
     }
-    Ok(if worst == Verdict::Problem { Exit::JobFailed } else { Exit::Ok })
+    Ok(if worst == Severity::Problem { Exit::JobFailed } else { Exit::Ok })
 }
 
 async fn look_over(loaded: &Loaded, quick: bool, global: &Global, ui: &Ui) -> Vec<Finding> {
@@ -138,16 +138,16 @@ fn report(findings: &[Finding], colour: bool) -> String {
         let found = format!("{}{arrow}{}", text::escape(message), text::escape(way_out));
         table.row([(verdict.as_str().to_owned(), Some(verdict.colour())), plain(*check), plain(found)]);
     }
-    let count = |wanted: Verdict| findings.iter().filter(|finding| finding.verdict == wanted).count() as u64;
+    let count = |wanted: Severity| findings.iter().filter(|finding| finding.verdict == wanted).count() as u64;
     format!(
         "{}\n\n{}, {}\n",
         table.render(),
-        text::counted(count(Verdict::Problem), "problem"),
-        text::counted(count(Verdict::Warning), "warning")
+        text::counted(count(Severity::Problem), "problem"),
+        text::counted(count(Severity::Warning), "warning")
     )
 }
 
-fn document(findings: &[Finding], worst: Verdict) -> serde_json::Value {
+fn document(findings: &[Finding], worst: Severity) -> serde_json::Value {
     let checks = findings.iter().map(|Finding { check, verdict, message, way_out }| {
         json!({ "check": check, "verdict": verdict.as_str(), "message": message, "wayOut": way_out })
     });

@@ -55,18 +55,18 @@ mod tests {
     use jobmill::settings::{QueueSettings, StoreSettings};
 
     use super::*;
-    use crate::cli::doctor::Verdict;
+    use crate::cli::doctor::Severity;
 
     #[test]
     fn a_clock_that_was_never_set_is_a_problem() {
-        assert_eq!(clock(Timestamp::from_micros(0)).verdict, Verdict::Problem);
-        assert_eq!(clock(EARLIEST).verdict, Verdict::Ok);
+        assert_eq!(clock(Timestamp::from_micros(0)).verdict, Severity::Problem);
+        assert_eq!(clock(EARLIEST).verdict, Severity::Ok);
     }
 
     #[test]
     fn consumers_are_weighed_against_the_limit_of_open_files() {
         let mut settings = Settings::new(StoreSettings::Memory);
-        assert_eq!(open_files(&settings).verdict, Verdict::Ok);
+        assert_eq!(open_files(&settings).verdict, Severity::Ok);
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let consumers = u32::try_from(limit).unwrap_or(u32::MAX);
         settings.queues.insert("a".to_owned(), QueueSettings { consumers, ..QueueSettings::default() });

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use super::{
     Global, connect,
-    control::Named,
+    control::RequestIdArg,
     exit::{Exit, Failure},
     json, text,
     ui::Ui,
@@ -60,7 +60,7 @@ pub(super) struct Change {
     #[arg(value_name = "QUEUE")]
     name: String,
     #[command(flatten)]
-    named: Named,
+    named: RequestIdArg,
 }
 
 /// A queue to create.
@@ -72,7 +72,7 @@ pub(super) struct Create {
     #[command(flatten)]
     settings: Settings,
     #[command(flatten)]
-    named: Named,
+    named: RequestIdArg,
 }
 
 /// A queue and its new settings.
@@ -93,7 +93,7 @@ pub(super) struct Update {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    named: Named,
+    named: RequestIdArg,
 }
 
 /// A queue to empty.
@@ -106,7 +106,7 @@ pub(super) struct Purge {
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
-    named: Named,
+    named: RequestIdArg,
 }
 
 pub(super) async fn run(command: Command, global: &Global, ui: &Ui) -> Result<Exit, Failure> {
@@ -124,13 +124,13 @@ pub(super) async fn run(command: Command, global: &Global, ui: &Ui) -> Result<Ex
             }
         }
         Command::Get(Get { name }) => tell(&client.get_queue(name).await?, ui)?,
-        Command::Create(Create { name, settings, named: Named { request_id } }) => {
+        Command::Create(Create { name, settings, named: RequestIdArg { request_id } }) => {
             let settings = Some(settings.to_wire());
             let request = CreateQueueRequest { settings, request_id, ..name.into() };
             tell(&present(client.create_queue(request).await?.queue)?, ui)?;
         }
         Command::Update(args) => tell(&update(&client, args).await?, ui)?,
-        Command::Delete(Change { name, named: Named { request_id } }) => {
+        Command::Delete(Change { name, named: RequestIdArg { request_id } }) => {
             client.delete_queue(DeleteQueueRequest { request_id, ..name.as_str().into() }).await?;
             if ui.is_json() {
                 ui.print_json(&serde_json::json!({ "deleted": { "name": name } }))?;
@@ -138,11 +138,11 @@ pub(super) async fn run(command: Command, global: &Global, ui: &Ui) -> Result<Ex
                 ui.print(&format!("queue {} deleted", text::escape(&name)))?;
             }
         }
-        Command::Pause(Change { name, named: Named { request_id } }) => {
+        Command::Pause(Change { name, named: RequestIdArg { request_id } }) => {
             let request = PauseQueueRequest { request_id, ..name.into() };
             said(&present(client.pause_queue(request).await?.queue)?, ui)?;
         }
-        Command::Resume(Change { name, named: Named { request_id } }) => {
+        Command::Resume(Change { name, named: RequestIdArg { request_id } }) => {
             let request = ResumeQueueRequest { request_id, ..name.into() };
             said(&present(client.resume_queue(request).await?.queue)?, ui)?;
         }
@@ -183,7 +183,7 @@ async fn update(client: &Client, args: Update) -> Result<Queue, Failure> {
 }
 
 async fn purge(client: &Client, args: Purge, ui: &Ui) -> Result<(), Failure> {
-    let Purge { name, yes, named: Named { request_id } } = args;
+    let Purge { name, yes, named: RequestIdArg { request_id } } = args;
     if !yes {
         let stats = client.get_queue(name.as_str()).await?.stats.unwrap_or_default();
         let jobs = text::counted(show::waiting(&stats), "waiting job");

@@ -30,10 +30,10 @@ pub(super) struct Fault {
 /// A job and its request id, in protobuf's JSON mapping; the original field names are understood as well.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
-struct Line {
+struct JobLine {
     queue: Option<String>,
     kind: Option<String>,
-    payload: Option<Said>,
+    payload: Option<PayloadFields>,
     #[serde(alias = "payload_text")]
     payload_text: Option<String>,
     #[serde(alias = "payload_json")]
@@ -61,7 +61,7 @@ struct Line {
 /// The payload as an object.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
-struct Said {
+struct PayloadFields {
     data: Option<Base64>,
     text: Option<String>,
     #[serde(alias = "media_type")]
@@ -162,7 +162,7 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
         // An array of all the values would be accepted, too, otherwise.
         return Err(Fault { column: Some(1), message: "a line must be a JSON object".to_owned() });
     }
-    let line: Line = serde_json::from_slice(line).map_err(|error| {
+    let line: JobLine = serde_json::from_slice(line).map_err(|error| {
         let said = error.to_string();
         // The position is reported separately.
         let message = said.rsplit_once(" at line ").map_or(said.as_str(), |(message, _)| message);
@@ -204,14 +204,14 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
 
 /// Builds the payload from one of four fields for its bytes.
 fn payload(
-    said: Option<Said>,
+    said: Option<PayloadFields>,
     short_text: Option<String>,
     short_json: Option<Value>,
 ) -> Result<Option<Payload>, Fault> {
     if said.is_none() && short_text.is_none() && short_json.is_none() {
         return Ok(None);
     }
-    let Said { data, text, media_type, metadata, .. } = said.unwrap_or_default();
+    let PayloadFields { data, text, media_type, metadata, .. } = said.unwrap_or_default();
     let payload = match (data, text, short_text, short_json) {
         (None, None, None, None) => Payload::default(),
         (Some(data), None, None, None) => Payload::of(data.0),

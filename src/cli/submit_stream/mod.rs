@@ -50,13 +50,13 @@ pub(super) struct Stream {
 
 /// A line that was read.
 struct ReadLine {
-    place: Place,
+    place: LinePosition,
     item: Result<SubmitItem, line::Fault>,
 }
 
 /// The position of a line.
 #[derive(Clone, Copy)]
-struct Place {
+struct LinePosition {
     /// The number of the line, from 1.
     line: u64,
     /// The number of bytes up to the end of the line.
@@ -70,7 +70,7 @@ pub(super) async fn run(stream: Stream, global: &Global, ui: &Ui) -> Result<Exit
     let queue = stream.queue;
     let reading = tokio::task::spawn_blocking(move || read_lines(source, &queue, &lines));
 
-    let show = RefCell::new(Show::new(ui, bytes));
+    let show = RefCell::new(ResultOutput::new(ui, bytes));
     let places = RefCell::new(VecDeque::new());
     let stop = CancellationToken::new();
     let stop_early = || {
@@ -131,14 +131,14 @@ fn read_lines(
     lines: &mpsc::Sender<ReadLine>,
 ) -> Result<(), std::io::Error> {
     let mut bytes = Vec::new();
-    let mut place = Place { line: 0, end: 0 };
+    let mut place = LinePosition { line: 0, end: 0 };
     loop {
         bytes.clear();
         let read = source.by_ref().take(LINE_MAX_BYTES).read_until(b'\n', &mut bytes)? as u64;
         if read == 0 {
             return Ok(());
         }
-        place = Place { line: place.line + 1, end: place.end + read };
+        place = LinePosition { line: place.line + 1, end: place.end + read };
         let item = if read == LINE_MAX_BYTES && !bytes.ends_with(b"\n") {
             place.end += source.skip_until(b'\n')? as u64;
             let limit = text::bytes(LINE_MAX_BYTES);
@@ -158,8 +158,8 @@ fn read_lines(
 async fn give(
     sender: SubmitSender,
     mut read: mpsc::Receiver<ReadLine>,
-    places: &RefCell<VecDeque<Place>>,
-    show: &RefCell<Show<'_>>,
+    places: &RefCell<VecDeque<LinePosition>>,
+    show: &RefCell<ResultOutput<'_>>,
     stop: &CancellationToken,
     stop_early: &impl Fn(),
 ) -> Result<(), Failure> {
@@ -189,8 +189,8 @@ async fn give(
 /// Receives the results. Output that is ready is written at once, and in one piece.
 async fn take(
     mut results: SubmitResults,
-    places: &RefCell<VecDeque<Place>>,
-    show: &RefCell<Show<'_>>,
+    places: &RefCell<VecDeque<LinePosition>>,
+    show: &RefCell<ResultOutput<'_>>,
     stop_early: &impl Fn(),
 ) -> Result<(), Failure> {
     loop {
@@ -202,7 +202,7 @@ async fn take(
             }
         };
         let Some(item) = next.transpose()? else { break };
-        let place = places.borrow_mut().pop_front().unwrap_or(Place { line: 0, end: 0 });
+        let place = places.borrow_mut().pop_front().unwrap_or(LinePosition { line: 0, end: 0 });
         if item.result.is_err() {
             stop_early();
         }
@@ -212,7 +212,7 @@ async fn take(
 }
 
 /// The output for the results of the lines.
-struct Show<'u> {
+struct ResultOutput<'u> {
     ui: &'u Ui,
     bar: Option<ProgressBar>,
     /// Output that is not yet written to stdout.
@@ -228,7 +228,7 @@ struct Show<'u> {
     end: u64,
 }
 
-impl<'u> Show<'u> {
+impl<'u> ResultOutput<'u> {
     fn new(ui: &'u Ui, bytes: Option<u64>) -> Self {
         let bar = ui.bars.then(|| {
             let target = ProgressDrawTarget::stderr();
@@ -239,7 +239,7 @@ impl<'u> Show<'u> {
             }));
             bar
         });
-        Show {
+        ResultOutput {
             ui,
             bar,
             output: String::new(),
@@ -251,7 +251,7 @@ impl<'u> Show<'u> {
         }
     }
 
-    fn result(&mut self, place: Place, item: ItemResult) -> Result<(), Failure> {
+    fn result(&mut self, place: LinePosition, item: ItemResult) -> Result<(), Failure> {
         self.end = place.end;
         match item.result {
             Ok(submitted) => self.submitted(place, &submitted, &item.request_id),
@@ -270,7 +270,7 @@ impl<'u> Show<'u> {
         if self.output.len() > OUTPUT_ENOUGH_BYTES { self.flush() } else { Ok(()) }
     }
 
-    fn submitted(&mut self, place: Place, submitted: &Submitted, request_id: &str) {
+    fn submitted(&mut self, place: LinePosition, submitted: &Submitted, request_id: &str) {
         let is_gone = submitted.outcome() == SubmitOutcome::Gone;
         if is_gone {
             self.gone += 1;
@@ -293,7 +293,7 @@ impl<'u> Show<'u> {
     }
 
     /// Reports a line that is no valid job.
-    fn fault(&mut self, place: Place, fault: &line::Fault) {
+    fn fault(&mut self, place: LinePosition, fault: &line::Fault) {
         self.refused += 1;
         let column = fault.column.map(|column| format!(", column {column}")).unwrap_or_default();
         self.note(&format!("line {}{column}: {}", place.line, text::escape(&fault.message)));
@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn each_result_is_told_and_the_worst_decides_the_exit_code() {
         let json = Ui::new(Format::Json, true);
-        let mut show = Show::new(&json, None);
+        let mut show = ResultOutput::new(&json, None);
         let results = [
             (Ok(SubmitOutcome::Created), Exit::Ok),
             (Ok(SubmitOutcome::Repeated), Exit::Ok),
@@ -444,7 +444,7 @@ mod tests {
             (Ok(SubmitOutcome::Gone), Exit::Refused),
         ];
         for (line, (result, exit)) in results.into_iter().enumerate() {
-            show.result(Place { line: line as u64, end: 0 }, item(result)).unwrap();
+            show.result(LinePosition { line: line as u64, end: 0 }, item(result)).unwrap();
             assert_eq!(show.exit(), exit, "after line {line}");
         }
         insta::assert_snapshot!(show.output, @r#"
@@ -460,9 +460,9 @@ mod tests {
     #[test]
     fn people_get_the_ids_of_the_jobs_that_are_there() {
         let text = Ui::new(Format::Text, true);
-        let mut show = Show::new(&text, None);
+        let mut show = ResultOutput::new(&text, None);
         for outcome in [SubmitOutcome::Created, SubmitOutcome::Gone, SubmitOutcome::Repeated] {
-            show.result(Place { line: 1, end: 0 }, item(Ok(outcome))).unwrap();
+            show.result(LinePosition { line: 1, end: 0 }, item(Ok(outcome))).unwrap();
         }
         assert_eq!(show.output, "1\n1\n");
     }

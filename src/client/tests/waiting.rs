@@ -99,12 +99,12 @@ async fn a_server_that_stays_away_ends_the_wait_with_an_error() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_wait_is_not_asked_without_a_pause() {
     let fake = acting((0..100).map(|_| Act::Answer(answer(JobState::Running))));
-    let patience = async {
+    let wait_limit = async {
         sleep(seconds(20)).await;
         waits(&fake).len()
     };
     let client = client(&fake);
-    let (job, calls) = tokio::join!(client.wait_for_job("1", seconds(30)), patience);
+    let (job, calls) = tokio::join!(client.wait_for_job("1", seconds(30)), wait_limit);
     assert!(!job.unwrap().done);
     // After 1, 2, 4 and 8 s.
     assert_eq!(calls, 5);

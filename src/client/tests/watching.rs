@@ -153,8 +153,8 @@ async fn dropping_the_future_of_next_loses_nothing() {
     let mut told = Vec::new();
     while told.len() < 3 {
         // Far shorter than the delay before the reconnect.
-        let patience = std::time::Duration::from_millis(10);
-        if let Ok(item) = tokio::time::timeout(patience, watch.next()).await {
+        let wait_limit = std::time::Duration::from_millis(10);
+        if let Ok(item) = tokio::time::timeout(wait_limit, watch.next()).await {
             told.push(word(item.unwrap()));
         }
     }

@@ -46,7 +46,7 @@ pub(super) enum Ending {
 
 /// A message from a guard to its server.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Report {
+pub(super) enum GuardReport {
     /// The guard holds the lock and waits for [`Order::Start`].
     Ready { version: u32 },
     /// The command runs in its own process group, whose number is `pid`.
@@ -82,15 +82,17 @@ impl Order {
     }
 }
 
-impl Report {
+impl GuardReport {
     pub(super) fn into_frame(self) -> io::Result<[Bytes; 2]> {
         let (kind, body) = match self {
-            Report::Ready { version } => (b'r', Bytes::copy_from_slice(&version.to_be_bytes())),
-            Report::Started { pid } => (b's', Bytes::copy_from_slice(&pid.to_be_bytes())),
-            Report::StartFailed(message) => (b'f', Bytes::from(message)),
-            Report::Progress(line) => (b'p', line),
-            Report::Ended(Ending::Code(code)) => (b'c', Bytes::copy_from_slice(&code.to_be_bytes())),
-            Report::Ended(Ending::Signal(signal)) => (b'g', Bytes::copy_from_slice(&signal.to_be_bytes())),
+            GuardReport::Ready { version } => (b'r', Bytes::copy_from_slice(&version.to_be_bytes())),
+            GuardReport::Started { pid } => (b's', Bytes::copy_from_slice(&pid.to_be_bytes())),
+            GuardReport::StartFailed(message) => (b'f', Bytes::from(message)),
+            GuardReport::Progress(line) => (b'p', line),
+            GuardReport::Ended(Ending::Code(code)) => (b'c', Bytes::copy_from_slice(&code.to_be_bytes())),
+            GuardReport::Ended(Ending::Signal(signal)) => {
+                (b'g', Bytes::copy_from_slice(&signal.to_be_bytes()))
+            }
         };
         Ok([head(kind, &body)?, body])
     }
@@ -98,12 +100,12 @@ impl Report {
     pub(super) fn from_frame(mut frame: Frame) -> io::Result<Self> {
         let body = &mut frame.body;
         match frame.kind {
-            b'r' => Ok(Report::Ready { version: body.try_get_u32().map_err(|_| garbled())? }),
-            b's' => Ok(Report::Started { pid: body.try_get_i32().map_err(|_| garbled())? }),
-            b'f' => Ok(Report::StartFailed(String::from_utf8_lossy(body).into_owned())),
-            b'p' => Ok(Report::Progress(frame.body)),
-            b'c' => Ok(Report::Ended(Ending::Code(body.try_get_i32().map_err(|_| garbled())?))),
-            b'g' => Ok(Report::Ended(Ending::Signal(body.try_get_i32().map_err(|_| garbled())?))),
+            b'r' => Ok(GuardReport::Ready { version: body.try_get_u32().map_err(|_| garbled())? }),
+            b's' => Ok(GuardReport::Started { pid: body.try_get_i32().map_err(|_| garbled())? }),
+            b'f' => Ok(GuardReport::StartFailed(String::from_utf8_lossy(body).into_owned())),
+            b'p' => Ok(GuardReport::Progress(frame.body)),
+            b'c' => Ok(GuardReport::Ended(Ending::Code(body.try_get_i32().map_err(|_| garbled())?))),
+            b'g' => Ok(GuardReport::Ended(Ending::Signal(body.try_get_i32().map_err(|_| garbled())?))),
             _ => Err(garbled()),
         }
     }
@@ -118,14 +120,14 @@ pub(super) struct Frame {
 
 /// A decoder of frames from a stream of bytes.
 #[derive(Debug)]
-pub(super) struct Inbox {
+pub(super) struct FrameDecoder {
     bytes: BytesMut,
     max_bytes: usize,
 }
 
-impl Inbox {
+impl FrameDecoder {
     pub(super) fn new(max_bytes: usize) -> Self {
-        Inbox { bytes: BytesMut::new(), max_bytes }
+        FrameDecoder { bytes: BytesMut::new(), max_bytes }
     }
 
     /// Returns the buffer for the next bytes of the stream.
@@ -173,15 +175,15 @@ mod tests {
     use super::*;
 
     fn through<T>(frame: [Bytes; 2], read: fn(Frame) -> io::Result<T>) -> T {
-        let mut inbox = Inbox::new(1024);
+        let mut decoder = FrameDecoder::new(1024);
         let bytes = frame.concat();
         for byte in &bytes[..bytes.len() - 1] {
-            inbox.space().put_u8(*byte);
-            assert!(inbox.next().unwrap().is_none());
+            decoder.space().put_u8(*byte);
+            assert!(decoder.next().unwrap().is_none());
         }
-        inbox.space().put_u8(bytes[bytes.len() - 1]);
-        let message = read(inbox.next().unwrap().unwrap()).unwrap();
-        assert!(inbox.next().unwrap().is_none());
+        decoder.space().put_u8(bytes[bytes.len() - 1]);
+        let message = read(decoder.next().unwrap().unwrap()).unwrap();
+        assert!(decoder.next().unwrap().is_none());
         message
     }
 
@@ -198,25 +200,25 @@ mod tests {
             assert_eq!(through(order.clone().into_frame().unwrap(), Order::from_frame), order);
         }
         for report in [
-            Report::Ready { version: VERSION },
-            Report::Started { pid: 1 },
-            Report::StartFailed("why".into()),
-            Report::Progress(Bytes::from_static(b"0.5")),
-            Report::Ended(Ending::Code(255)),
-            Report::Ended(Ending::Signal(9)),
+            GuardReport::Ready { version: VERSION },
+            GuardReport::Started { pid: 1 },
+            GuardReport::StartFailed("why".into()),
+            GuardReport::Progress(Bytes::from_static(b"0.5")),
+            GuardReport::Ended(Ending::Code(255)),
+            GuardReport::Ended(Ending::Signal(9)),
         ] {
-            assert_eq!(through(report.clone().into_frame().unwrap(), Report::from_frame), report);
+            assert_eq!(through(report.clone().into_frame().unwrap(), GuardReport::from_frame), report);
         }
     }
 
     #[test]
     fn garbage_is_an_error_before_it_takes_memory() {
-        let mut inbox = Inbox::new(16);
-        inbox.space().put_slice(b"r\0\0\0\x11");
-        assert!(inbox.next().is_err());
-        let mut inbox = Inbox::new(16);
-        inbox.space().put_slice(b"?\0\0\0\0s\0\0\0\x01x");
-        assert!(Report::from_frame(inbox.next().unwrap().unwrap()).is_err());
-        assert!(Report::from_frame(inbox.next().unwrap().unwrap()).is_err());
+        let mut decoder = FrameDecoder::new(16);
+        decoder.space().put_slice(b"r\0\0\0\x11");
+        assert!(decoder.next().is_err());
+        let mut decoder = FrameDecoder::new(16);
+        decoder.space().put_slice(b"?\0\0\0\0s\0\0\0\x01x");
+        assert!(GuardReport::from_frame(decoder.next().unwrap().unwrap()).is_err());
+        assert!(GuardReport::from_frame(decoder.next().unwrap().unwrap()).is_err());
     }
 }

@@ -27,7 +27,7 @@ use signal_hook::consts::{SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SI
 
 use super::{
     LOCK_FD, PROGRESS_FD,
-    frame::{Ending, Inbox, ORDER_MAX_BYTES, Order, REPORT_MAX_BYTES, Report, Start, VERSION},
+    frame::{Ending, FrameDecoder, GuardReport, ORDER_MAX_BYTES, Order, REPORT_MAX_BYTES, Start, VERSION},
     lines::{Lines, Overlong},
     lock, progress, reap,
 };
@@ -60,13 +60,13 @@ pub(super) fn main(lock_path: Option<PathBuf>) -> ExitCode {
 fn guard(mut control: UnixStream, lock_path: Option<&Path>) -> io::Result<()> {
     let (children, lock) = match prepare(lock_path) {
         Ok(prepared) => prepared,
-        Err(message) => return say(&mut control, Report::StartFailed(cut(message))),
+        Err(message) => return say(&mut control, GuardReport::StartFailed(cut(message))),
     };
     // The server may send the command only now that the lock is held: see the parent module's documentation.
-    say(&mut control, Report::Ready { version: VERSION })?;
-    let mut inbox = Inbox::new(ORDER_MAX_BYTES);
-    let Some(Order::Start(start)) = hear(&mut control, &mut inbox)? else { return Ok(()) };
-    let Some(Order::Payload(payload)) = hear(&mut control, &mut inbox)? else { return Ok(()) };
+    say(&mut control, GuardReport::Ready { version: VERSION })?;
+    let mut decoder = FrameDecoder::new(ORDER_MAX_BYTES);
+    let Some(Order::Start(start)) = hear(&mut control, &mut decoder)? else { return Ok(()) };
+    let Some(Order::Payload(payload)) = hear(&mut control, &mut decoder)? else { return Ok(()) };
 
     let (command_stdin, stdin) = io::pipe()?;
     let (progress, command_progress) = io::pipe()?;
@@ -77,12 +77,12 @@ fn guard(mut control: UnixStream, lock_path: Option<&Path>) -> io::Result<()> {
         Ok(child) => child,
         Err(message) => {
             control.set_nonblocking(false)?;
-            return say(&mut control, Report::StartFailed(cut(message)));
+            return say(&mut control, GuardReport::StartFailed(cut(message)));
         }
     };
     // From here to `reap::all` nothing may return early, as the command is running.
     let leader = Pid::from_child(&child);
-    let mut attendant = Attendant {
+    let mut guarded = GuardedCommand {
         leader,
         children,
         stdin: Some(stdin),
@@ -90,14 +90,14 @@ fn guard(mut control: UnixStream, lock_path: Option<&Path>) -> io::Result<()> {
         progress: Some(progress),
         lines: Lines::new(progress::LINE_MAX_BYTES, Overlong::Drop),
         control: Some(control),
-        inbox,
+        decoder,
         outbox: BytesMut::new(),
     };
-    post(&mut attendant.outbox, Report::Started { pid: leader.as_raw_nonzero().get() });
-    let attended = attendant.attend();
-    let ending = reap::all(leader, &attendant.children);
-    attended?;
-    attendant.say_goodbye(ending?)
+    post(&mut guarded.outbox, GuardReport::Started { pid: leader.as_raw_nonzero().get() });
+    let ran = guarded.run_to_end();
+    let ending = reap::all(leader, &guarded.children);
+    ran?;
+    guarded.report_end(ending?)
 }
 
 /// Sets up the process so that signals do not end it and that it adopts the command's orphans, and takes the lock.
@@ -175,7 +175,7 @@ fn start_command(
 }
 
 /// State of the guard while its command runs.
-struct Attendant {
+struct GuardedCommand {
     leader: Pid,
     /// A socket that becomes readable when a child has ended.
     children: UnixStream,
@@ -186,20 +186,20 @@ struct Attendant {
     lines: Lines,
     /// The socket to the server; `None` once the server is gone.
     control: Option<UnixStream>,
-    inbox: Inbox,
+    decoder: FrameDecoder,
     outbox: BytesMut,
 }
 
-impl Attendant {
+impl GuardedCommand {
     /// Returns when the command's first process has ended, without reaping it.
-    fn attend(&mut self) -> io::Result<()> {
+    fn run_to_end(&mut self) -> io::Result<()> {
         loop {
             // All descriptors are non-blocking, so each is tried without a check of which one is ready.
             self.feed_command();
             self.read_progress();
             self.flush();
             self.take_orders();
-            if reap::forget_wakes(&self.children) {
+            if reap::drain_wakes(&self.children) {
                 if reap::is_over(self.leader)? {
                     return Ok(());
                 }
@@ -269,7 +269,7 @@ impl Attendant {
 
     fn take_orders(&mut self) {
         while let Some(control) = &mut self.control {
-            let read = match receive(control, &mut self.inbox) {
+            let read = match receive(control, &mut self.decoder) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 read => read,
             };
@@ -283,7 +283,7 @@ impl Attendant {
     }
 
     fn obey(&mut self) -> io::Result<()> {
-        while let Some(frame) = self.inbox.next()? {
+        while let Some(frame) = self.decoder.next()? {
             match Order::from_frame(frame)? {
                 Order::Terminate => reap::signal_group(self.leader, Signal::TERM),
                 Order::Kill => reap::kill(self.leader),
@@ -310,7 +310,7 @@ impl Attendant {
     }
 
     /// Sends the rest of the command's progress, and how it ended.
-    fn say_goodbye(mut self, ending: Ending) -> io::Result<()> {
+    fn report_end(mut self, ending: Ending) -> io::Result<()> {
         // More than any pipe holds; the limit is only for processes outside the guard's reach that still write.
         const ROUNDS: u32 = 64;
         let Some(control) = &mut self.control else { return Ok(()) };
@@ -324,48 +324,48 @@ impl Attendant {
         }
         let outbox = &mut self.outbox;
         self.lines.finish(|line| post_progress(outbox, line));
-        post(outbox, Report::Ended(ending));
+        post(outbox, GuardReport::Ended(ending));
         self.flush();
         Ok(())
     }
 }
 
 fn post_progress(outbox: &mut BytesMut, line: &[u8]) {
-    post(outbox, Report::Progress(Bytes::copy_from_slice(line)));
+    post(outbox, GuardReport::Progress(Bytes::copy_from_slice(line)));
 }
 
-fn post(outbox: &mut BytesMut, report: Report) {
+fn post(outbox: &mut BytesMut, report: GuardReport) {
     // Framing fails only for bodies over 4 GiB.
     for part in report.into_frame().iter().flatten() {
         outbox.put_slice(part);
     }
 }
 
-fn say(control: &mut UnixStream, report: Report) -> io::Result<()> {
+fn say(control: &mut UnixStream, report: GuardReport) -> io::Result<()> {
     let [head, body] = report.into_frame()?;
     control.write_all(&head)?;
     control.write_all(&body)
 }
 
 /// Waits for the next order; returns `None` when the server is gone.
-fn hear(control: &mut UnixStream, inbox: &mut Inbox) -> io::Result<Option<Order>> {
+fn hear(control: &mut UnixStream, decoder: &mut FrameDecoder) -> io::Result<Option<Order>> {
     loop {
-        if let Some(frame) = inbox.next()? {
+        if let Some(frame) = decoder.next()? {
             return Order::from_frame(frame).map(Some);
         }
-        if !receive(control, inbox)? {
+        if !receive(control, decoder)? {
             return Ok(None);
         }
     }
 }
 
 /// Receives available bytes; returns `false` when the server is gone.
-fn receive(control: &mut UnixStream, inbox: &mut Inbox) -> io::Result<bool> {
+fn receive(control: &mut UnixStream, decoder: &mut FrameDecoder) -> io::Result<bool> {
     let mut buffer = [0; 16 * 1024];
     loop {
         match control.read(&mut buffer) {
             Ok(count) => {
-                inbox.space().put_slice(&buffer[..count]);
+                decoder.space().put_slice(&buffer[..count]);
                 return Ok(count > 0);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

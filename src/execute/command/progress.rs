@@ -7,7 +7,7 @@ pub(super) const LINE_MAX_BYTES: usize = 4 * 1024;
 
 /// Progress parsed from one line.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
-pub(super) struct Told {
+pub(super) struct ProgressLine {
     /// 0 to 1.
     pub(super) fraction: f64,
     #[serde(default)]
@@ -19,14 +19,14 @@ pub(super) struct Told {
 /// Parses a line; returns `None` for one that is not of the protocol.
 ///
 /// A fraction out of range is taken as a mistake (`42` for `42%`), so it is ignored, not clamped.
-pub(super) fn parse(line: &[u8]) -> Option<Told> {
+pub(super) fn parse(line: &[u8]) -> Option<ProgressLine> {
     let line = String::from_utf8_lossy(line);
     let line = line.trim();
-    let told = if line.starts_with('{') { serde_json::from_str(line).ok()? } else { parse_plain(line)? };
-    (0.0..=1.0).contains(&told.fraction).then_some(told)
+    let parsed = if line.starts_with('{') { serde_json::from_str(line).ok()? } else { parse_plain(line)? };
+    (0.0..=1.0).contains(&parsed.fraction).then_some(parsed)
 }
 
-fn parse_plain(line: &str) -> Option<Told> {
+fn parse_plain(line: &str) -> Option<ProgressLine> {
     let (number, text) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let (number, whole) = match number.strip_suffix('%') {
         Some(percent) => (percent, 100.0),
@@ -37,29 +37,29 @@ fn parse_plain(line: &str) -> Option<Told> {
         return None;
     }
     let number: f64 = number.parse().ok()?;
-    Some(Told { fraction: number / whole, text: text.trim_start().to_owned(), step: String::new() })
+    Some(ProgressLine { fraction: number / whole, text: text.trim_start().to_owned(), step: String::new() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(fraction: f64, text: &str, step: &str) -> Option<Told> {
-        Some(Told { fraction, text: text.to_owned(), step: step.to_owned() })
+    fn parsed(fraction: f64, text: &str, step: &str) -> Option<ProgressLine> {
+        Some(ProgressLine { fraction, text: text.to_owned(), step: step.to_owned() })
     }
 
     #[test]
     fn a_line_is_a_fraction_a_percentage_or_an_object() {
         for (line, expected) in [
-            ("0.5", told(0.5, "", "")),
-            ("0.5 half of it", told(0.5, "half of it", "")),
-            ("  50%\thalf of it ", told(0.5, "half of it", "")),
-            ("12.5%", told(0.125, "", "")),
-            ("0", told(0.0, "", "")),
-            ("1.", told(1.0, "", "")),
-            ("100% done", told(1.0, "done", "")),
-            (r#"{"fraction":0.5}"#, told(0.5, "", "")),
-            (r#"{"fraction":1,"text":"é","step":"s","other":[1]}"#, told(1.0, "é", "s")),
+            ("0.5", parsed(0.5, "", "")),
+            ("0.5 half of it", parsed(0.5, "half of it", "")),
+            ("  50%\thalf of it ", parsed(0.5, "half of it", "")),
+            ("12.5%", parsed(0.125, "", "")),
+            ("0", parsed(0.0, "", "")),
+            ("1.", parsed(1.0, "", "")),
+            ("100% done", parsed(1.0, "done", "")),
+            (r#"{"fraction":0.5}"#, parsed(0.5, "", "")),
+            (r#"{"fraction":1,"text":"é","step":"s","other":[1]}"#, parsed(1.0, "é", "s")),
         ] {
             assert_eq!(parse(line.as_bytes()), expected, "{line:?}");
         }

@@ -115,11 +115,11 @@ fn settle(leader: Pid, wakes: &UnixStream) {
 fn pause(wakes: &UnixStream) {
     const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
     let _ = poll(&mut [PollFd::new(wakes, PollFlags::IN)], Some(&PAUSE));
-    forget_wakes(wakes);
+    drain_wakes(wakes);
 }
 
 /// Drains the socket that signals ended children, and returns whether it held anything.
-pub(super) fn forget_wakes(mut wakes: &UnixStream) -> bool {
+pub(super) fn drain_wakes(mut wakes: &UnixStream) -> bool {
     let mut buffer = [0; 64];
     let mut any = false;
     while wakes.read(&mut buffer).is_ok_and(|count| count > 0) {

@@ -30,14 +30,14 @@ use tokio::{
 use super::abandoned;
 use super::{
     GUARD_ARGUMENT, OUTPUT_LINE_MAX_BYTES, RESULT_MAX_BYTES,
-    frame::{Ending, Inbox, Order, REPORT_MAX_BYTES, Report, Start, VERSION},
+    frame::{Ending, FrameDecoder, GuardReport, Order, REPORT_MAX_BYTES, Start, VERSION},
     lines::{Lines, Overlong},
     progress,
 };
 use crate::{execute::Attempt, timeouts};
 
 /// Time limit for the end of the output, if a process outside the guard's reach may keep the pipe open.
-const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
+const OUTPUT_END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The outcome of a command.
 #[derive(Debug)]
@@ -108,10 +108,10 @@ impl Guard {
         attempt: &Attempt,
     ) -> Outcome {
         let (mut listen, speak) = self.control.split();
-        let mut inbox = Inbox::new(REPORT_MAX_BYTES);
+        let mut decoder = FrameDecoder::new(REPORT_MAX_BYTES);
         let mut orders = Orders { speak, parts: VecDeque::new() };
-        let mut result = ResultTaken::default();
-        let mut output = OutputTaken::new(attempt);
+        let mut result = ResultCollector::default();
+        let mut output = OutputCollector::new(attempt);
         let (mut start, mut is_killed, mut stopping) = (Some(start), false, false);
         // The start timeout, and later the grace period between SIGTERM and SIGKILL. Time in which this process is
         // paused does not count, so that the guard's report is read before either expires.
@@ -120,18 +120,18 @@ impl Guard {
 
         let ended = loop {
             tokio::select! {
-                report = next_report(&mut inbox, &mut listen) => match report {
-                    Ok(Report::Ready { version }) => {
+                report = next_report(&mut decoder, &mut listen) => match report {
+                    Ok(GuardReport::Ready { version }) => {
                         if let Err(failed) = orders.answer_ready(version, start.take(), attempt) {
                             return failed;
                         }
                         self.in_charge = true;
                         has_deadline = false;
                     }
-                    Ok(Report::Started { pid }) => self.leader = Pid::from_raw(pid),
-                    Ok(Report::StartFailed(message)) => return start_failed(&mut self.child, message).await,
-                    Ok(Report::Progress(line)) => tell_progress(attempt, &line).await,
-                    Ok(Report::Ended(ending)) => break Ok(ending),
+                    Ok(GuardReport::Started { pid }) => self.leader = Pid::from_raw(pid),
+                    Ok(GuardReport::StartFailed(message)) => return start_failed(&mut self.child, message).await,
+                    Ok(GuardReport::Progress(line)) => tell_progress(attempt, &line).await,
+                    Ok(GuardReport::Ended(ending)) => break Ok(ending),
                     Err(how) => break Err(how),
                 },
                 () = result.take_more(&mut self.stdout), if !result.is_complete => {
@@ -175,8 +175,8 @@ impl Guard {
     async fn conclude(
         mut self,
         ended: Result<Ending, String>,
-        mut result: ResultTaken,
-        mut output: OutputTaken<'_>,
+        mut result: ResultCollector,
+        mut output: OutputCollector<'_>,
     ) -> Outcome {
         match ended {
             // The process group's number may be reused.
@@ -184,13 +184,13 @@ impl Guard {
             Err(_) if self.in_charge => self.kill_abandoned().await,
             Err(_) => {}
         }
-        let last_words = self.hear_out(&mut result, &mut output);
+        let rest_of_output = self.read_to_end(&mut result, &mut output);
         if ended.is_ok() && cfg!(target_os = "linux") {
             // No process is left that could keep the pipes open, so no time limit is needed that a busy machine could
             // exceed.
-            last_words.await;
+            rest_of_output.await;
         } else {
-            let _ = timeouts::within(LAST_WORDS_PATIENCE, last_words).await;
+            let _ = timeouts::within(OUTPUT_END_TIMEOUT, rest_of_output).await;
         }
         output.finish();
         match ended {
@@ -229,7 +229,7 @@ impl Guard {
     }
 
     /// Reads the rest of the output, and reaps the guard.
-    async fn hear_out(&mut self, result: &mut ResultTaken, output: &mut OutputTaken<'_>) {
+    async fn read_to_end(&mut self, result: &mut ResultCollector, output: &mut OutputCollector<'_>) {
         while !(result.is_complete && output.is_complete) {
             tokio::select! {
                 () = result.take_more(&mut self.stdout), if !result.is_complete => {}
@@ -256,7 +256,7 @@ impl Drop for Guard {
 
 /// Reaps the guard of a command that could not be started. The guard ends by itself.
 async fn start_failed(guard: &mut Child, message: String) -> Outcome {
-    let _ = timeouts::within(LAST_WORDS_PATIENCE, guard.wait()).await;
+    let _ = timeouts::within(OUTPUT_END_TIMEOUT, guard.wait()).await;
     Outcome::StartFailed(message)
 }
 
@@ -319,13 +319,16 @@ impl<W: AsyncWrite + Unpin> Orders<W> {
 }
 
 /// Returns the next report, or how the guard was lost. Cancel-safe.
-async fn next_report(inbox: &mut Inbox, listen: &mut (impl AsyncRead + Unpin)) -> Result<Report, String> {
+async fn next_report(
+    decoder: &mut FrameDecoder,
+    listen: &mut (impl AsyncRead + Unpin),
+) -> Result<GuardReport, String> {
     let ended = || "it ended".to_owned();
     loop {
-        if let Some(frame) = inbox.next().map_err(|error| error.to_string())? {
-            return Report::from_frame(frame).map_err(|error| error.to_string());
+        if let Some(frame) = decoder.next().map_err(|error| error.to_string())? {
+            return GuardReport::from_frame(frame).map_err(|error| error.to_string());
         }
-        match listen.read_buf(inbox.space()).await {
+        match listen.read_buf(decoder.space()).await {
             Ok(0) => return Err(ended()),
             Ok(_) => {}
             // The guard ended with orders unread.
@@ -337,13 +340,13 @@ async fn next_report(inbox: &mut Inbox, listen: &mut (impl AsyncRead + Unpin)) -
 
 /// Collector of a command's standard output.
 #[derive(Default)]
-struct ResultTaken {
+struct ResultCollector {
     bytes: BytesMut,
     is_over_cap: bool,
     is_complete: bool,
 }
 
-impl ResultTaken {
+impl ResultCollector {
     /// Reads the next bytes. Cancel-safe.
     async fn take_more(&mut self, stdout: &mut ChildStdout) {
         self.bytes.reserve(4 * 1024);
@@ -357,7 +360,7 @@ impl ResultTaken {
 }
 
 /// Collector of a command's standard error.
-struct OutputTaken<'a> {
+struct OutputCollector<'a> {
     attempt: &'a Attempt,
     space: BytesMut,
     lines: Lines,
@@ -366,9 +369,9 @@ struct OutputTaken<'a> {
     is_complete: bool,
 }
 
-impl<'a> OutputTaken<'a> {
+impl<'a> OutputCollector<'a> {
     fn new(attempt: &'a Attempt) -> Self {
-        OutputTaken {
+        OutputCollector {
             attempt,
             space: BytesMut::with_capacity(OUTPUT_LINE_MAX_BYTES),
             lines: Lines::new(OUTPUT_LINE_MAX_BYTES, Overlong::Cut),
@@ -403,8 +406,8 @@ fn tell(attempt: &Attempt, last_line: &mut Vec<u8>, line: &[u8]) {
 }
 
 async fn tell_progress(attempt: &Attempt, line: &[u8]) {
-    if let Some(told) = progress::parse(line) {
-        attempt.progress(told.fraction, &told.text, &told.step);
+    if let Some(parsed) = progress::parse(line) {
+        attempt.progress(parsed.fraction, &parsed.text, &parsed.step);
     }
     yield_now().await;
 }

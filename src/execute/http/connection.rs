@@ -19,10 +19,10 @@ use tokio_rustls::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    exchange::Broken,
+    exchange::ExchangeError,
     http1::Http1,
     http2::Http2,
-    socket::{Socket, Vitals},
+    socket::{Socket, SocketStats},
 };
 use crate::{
     clock::Clock,
@@ -49,7 +49,7 @@ pub(super) enum ConnectError {
     #[error("the TLS handshake with the host {host} failed")]
     Tls { host: String, source: io::Error },
     #[error("the HTTP handshake with the host {host} failed")]
-    Handshake { host: String, source: Broken },
+    Handshake { host: String, source: ExchangeError },
     #[error("the host {host} was not connected to within {}", humantime::format_duration(*limit))]
     TimedOut { host: String, limit: Duration },
 }
@@ -107,15 +107,15 @@ impl Connector {
 
     async fn open(&self) -> Result<Connection, ConnectError> {
         let stream = Socket::new(self.reach().await?, self.clock.clone());
-        let vitals = stream.vitals();
+        let stats = stream.stats();
         let Some((connector, name)) = &self.tls else {
-            return self.http1(stream, vitals).await;
+            return self.http1(stream, stats).await;
         };
         let tls = connector.connect(name.clone(), stream).await;
         let stream = tls.map_err(|source| ConnectError::Tls { host: self.host(), source })?;
         match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => self.http2(stream, vitals).await,
-            Some(_) | None => self.http1(stream, vitals).await,
+            Some(b"h2") => self.http2(stream, stats).await,
+            Some(_) | None => self.http1(stream, stats).await,
         }
     }
 
@@ -145,7 +145,7 @@ impl Connector {
         Err(problem)
     }
 
-    async fn http1<S>(&self, stream: S, vitals: Arc<Vitals>) -> Result<Connection, ConnectError>
+    async fn http1<S>(&self, stream: S, stats: Arc<SocketStats>) -> Result<Connection, ConnectError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -159,14 +159,14 @@ impl Connector {
         let open = closed.clone().drop_guard();
         // Its error also reaches the request that waits for a response.
         self.drivers.spawn(async move { closed.run_until_cancelled(connection).await.map(drop) });
-        Ok(Connection::Http1(Http1::new(sender, vitals, open)))
+        Ok(Connection::Http1(Http1::new(sender, stats, open)))
     }
 
-    async fn http2<S>(&self, stream: S, vitals: Arc<Vitals>) -> Result<Connection, ConnectError>
+    async fn http2<S>(&self, stream: S, stats: Arc<SocketStats>) -> Result<Connection, ConnectError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let connection = Http2::new(stream, vitals, &self.drivers)
+        let connection = Http2::new(stream, stats, &self.drivers)
             .await
             .map_err(|error| ConnectError::Handshake { host: self.host(), source: error.into() })?;
         Ok(Connection::Http2(connection))

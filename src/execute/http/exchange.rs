@@ -19,7 +19,7 @@ pub(super) enum Exchange {
 
 /// The error that ended an exchange.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub(super) enum ExchangeError {
     #[error(transparent)]
     Http1(#[from] hyper::Error),
     #[error(transparent)]
@@ -33,7 +33,7 @@ pub(super) enum Broken {
 
 /// The failure of a request that got no response.
 pub(super) struct Unanswered {
-    pub(super) error: Broken,
+    pub(super) error: ExchangeError,
     pub(super) fate: Fate,
 }
 
@@ -65,7 +65,7 @@ pub(super) enum Body {
 
 impl Body {
     /// Returns the next chunk; `None` at the end. Trailers are skipped.
-    pub(super) async fn data(&mut self) -> Option<Result<Bytes, Broken>> {
+    pub(super) async fn data(&mut self) -> Option<Result<Bytes, ExchangeError>> {
         match self {
             Body::Http1(body) => loop {
                 match body.frame().await?.map(http_body::Frame::into_data) {
@@ -80,7 +80,7 @@ impl Body {
                     // The caller copies the chunk at once, so the endpoint may send as many bytes again.
                     let _ = body.flow_control().release_capacity(data.len());
                 }
-                Some(data.map_err(Broken::from))
+                Some(data.map_err(ExchangeError::from))
             }
         }
     }

@@ -11,7 +11,7 @@ use tokio_util::sync::DropGuard;
 use super::{
     exchange::{Fate, Unanswered},
     request::Request,
-    socket::Vitals,
+    socket::SocketStats,
 };
 
 /// Margin before the endpoint's keep-alive timeout in which an idle connection is not used: a request could cross with
@@ -21,19 +21,19 @@ const CLOSING_MARGIN: Duration = Duration::from_secs(1);
 /// An open connection. Dropping it closes the connection and aborts its request.
 pub(super) struct Http1 {
     sender: SendRequest<Full<Bytes>>,
-    vitals: Arc<Vitals>,
+    stats: Arc<SocketStats>,
     /// The keep-alive timeout that the endpoint announced for idle connections.
     kept: Option<Duration>,
     _open: DropGuard,
 }
 
 impl Http1 {
-    pub(super) fn new(sender: SendRequest<Full<Bytes>>, vitals: Arc<Vitals>, open: DropGuard) -> Self {
-        Http1 { sender, vitals, kept: None, _open: open }
+    pub(super) fn new(sender: SendRequest<Full<Bytes>>, stats: Arc<SocketStats>, open: DropGuard) -> Self {
+        Http1 { sender, stats, kept: None, _open: open }
     }
 
     pub(super) async fn send(&mut self, request: &Request) -> Result<Response<Incoming>, Unanswered> {
-        let sent_before = self.vitals.sent_bytes();
+        let sent_before = self.stats.sent_bytes();
         match self.sender.try_send_request(request.to_http1()).await {
             Ok(answer) => {
                 self.kept = kept(answer.headers());
@@ -43,7 +43,7 @@ impl Http1 {
                 // Once a single byte is sent, the endpoint may have started to process the request, and a POST is not
                 // idempotent. If hyper hands the request back, it was never started, and any bytes sent are TLS's
                 // closing ones.
-                let is_unsent = error.message().is_some() || self.vitals.sent_bytes() == sent_before;
+                let is_unsent = error.message().is_some() || self.stats.sent_bytes() == sent_before;
                 let fate = if is_unsent { Fate::Unsent } else { Fate::Unknown };
                 Err(Unanswered { error: error.into_error().into(), fate })
             }
@@ -58,11 +58,11 @@ impl Http1 {
     /// Whether the connection may be reused; `idle_max` is the longest idle time.
     pub(super) fn is_usable(&self, idle_max: Duration) -> bool {
         let kept = self.kept.map_or(Duration::MAX, |kept| kept.saturating_sub(CLOSING_MARGIN));
-        !self.sender.is_closed() && self.vitals.silence() < idle_max.min(kept) && self.vitals.is_quiet()
+        !self.sender.is_closed() && self.stats.silence() < idle_max.min(kept) && self.stats.is_quiet()
     }
 
     pub(super) fn age(&self) -> Duration {
-        self.vitals.age()
+        self.stats.age()
     }
 }
 

@@ -29,9 +29,9 @@ use tokio_util::{
 
 use super::{
     connection::HEAD_MAX_BYTES,
-    exchange::{Broken, Fate, Unanswered},
+    exchange::{ExchangeError, Fate, Unanswered},
     request::Request,
-    socket::Vitals,
+    socket::SocketStats,
 };
 use crate::{execute::command::RESULT_MAX_BYTES, timeouts};
 
@@ -51,18 +51,18 @@ const WINDOW_BYTES: u32 = 4 << 20;
 /// An open connection. Dropping it closes the connection.
 pub(super) struct Http2 {
     sender: SendRequest<Bytes>,
-    life: Arc<Life>,
+    health: Arc<ConnectionHealth>,
     /// Counter of answered pings.
     pongs: watch::Receiver<u64>,
-    /// The value of [`Vitals::reads`] when a request was last abandoned: the connection is trusted again only after a
+    /// The value of [`SocketStats::reads`] when a request was last abandoned: the connection is trusted again only after a
     /// further read.
     doubted: AtomicU64,
     _open: DropGuard,
 }
 
 /// Health of the connection, shared by its driver task and its users.
-struct Life {
-    vitals: Arc<Vitals>,
+struct ConnectionHealth {
+    stats: Arc<SocketStats>,
     streams: AtomicUsize,
     /// Notified to request a ping.
     doubts: Notify,
@@ -79,7 +79,7 @@ pub(super) struct Stream {
 impl Http2 {
     pub(super) async fn new<S>(
         stream: S,
-        vitals: Arc<Vitals>,
+        stats: Arc<SocketStats>,
         drivers: &TaskTracker,
     ) -> Result<Arc<Self>, h2::Error>
     where
@@ -95,8 +95,8 @@ impl Http2 {
             .await?;
         // `ping_pong` returns `Some` on its first call.
         let pings = connection.ping_pong().ok_or(Reason::INTERNAL_ERROR)?;
-        let life = Arc::new(Life {
-            vitals,
+        let health = Arc::new(ConnectionHealth {
+            stats,
             streams: AtomicUsize::new(0),
             doubts: Notify::new(),
             has_died: AtomicBool::new(false),
@@ -104,8 +104,8 @@ impl Http2 {
         let (pong, pongs) = watch::channel(0);
         let closed = CancellationToken::new();
         let open = closed.clone().drop_guard();
-        drivers.spawn(drive(connection, Arc::clone(&life), pings, pong, closed));
-        Ok(Arc::new(Http2 { sender, life, pongs, doubted: AtomicU64::new(u64::MAX), _open: open }))
+        drivers.spawn(drive(connection, Arc::clone(&health), pings, pong, closed));
+        Ok(Arc::new(Http2 { sender, health, pongs, doubted: AtomicU64::new(u64::MAX), _open: open }))
     }
 
     /// Whether the connection accepts requests at all: not after GOAWAY, and not once it is closed.
@@ -123,35 +123,35 @@ impl Http2 {
     }
 
     pub(super) fn age(&self) -> Duration {
-        self.life.vitals.age()
+        self.health.stats.age()
     }
 
     pub(super) fn silence(&self) -> Duration {
-        self.life.vitals.silence()
+        self.health.stats.silence()
     }
 
     /// Whether something was received within [`TRUSTED_FOR`], and since a request was last abandoned.
     pub(super) fn is_trusted(&self) -> bool {
-        let vitals = &self.life.vitals;
-        vitals.silence() < TRUSTED_FOR && self.doubted.load(Ordering::Relaxed) != vitals.reads()
+        let stats = &self.health.stats;
+        stats.silence() < TRUSTED_FOR && self.doubted.load(Ordering::Relaxed) != stats.reads()
     }
 
     /// Sends a ping, and returns whether it was answered in time.
     pub(super) async fn answers(&self) -> bool {
         let mut pongs = self.pongs.clone();
         pongs.mark_unchanged();
-        self.life.doubts.notify_one();
+        self.health.doubts.notify_one();
         matches!(timeouts::within(PROOF_WITHIN, pongs.changed()).await, Some(Ok(())))
     }
 
     /// Reserves a slot for one more request.
     pub(super) fn stream(self: &Arc<Self>) -> Stream {
-        self.life.streams.fetch_add(1, Ordering::Relaxed);
+        self.health.streams.fetch_add(1, Ordering::Relaxed);
         Stream { connection: Arc::clone(self), request: None, is_done: false }
     }
 
     fn streams(&self) -> usize {
-        self.life.streams.load(Ordering::Relaxed)
+        self.health.streams.load(Ordering::Relaxed)
     }
 }
 
@@ -187,8 +187,8 @@ impl Stream {
 
     fn unanswered(&self, error: h2::Error) -> Unanswered {
         let fate = fate(&error);
-        if self.connection.life.has_died.load(Ordering::Acquire) {
-            return Unanswered { error: Broken::Died { silence: PONG_WITHIN }, fate };
+        if self.connection.health.has_died.load(Ordering::Acquire) {
+            return Unanswered { error: ExchangeError::Died { silence: PONG_WITHIN }, fate };
         }
         Unanswered { error: error.into(), fate }
     }
@@ -196,13 +196,13 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.connection.life.streams.fetch_sub(1, Ordering::Relaxed);
+        self.connection.health.streams.fetch_sub(1, Ordering::Relaxed);
         match &mut self.request {
             // A response may arrive before the endpoint has read the whole request; the rest is cancelled. If nothing
             // is left to send, this does nothing.
             Some(request) if self.is_done => request.send_reset(Reason::CANCEL),
             // The request was abandoned: dropping it resets the stream.
-            Some(_) => self.connection.doubted.store(self.connection.life.vitals.reads(), Ordering::Relaxed),
+            Some(_) => self.connection.doubted.store(self.connection.health.stats.reads(), Ordering::Relaxed),
             None => {}
         }
     }
@@ -222,7 +222,7 @@ fn fate(error: &h2::Error) -> Fate {
 /// Does the connection's I/O until it ends, dies, or is dropped. Its error also reaches its streams.
 async fn drive<S>(
     connection: Connection<S, Bytes>,
-    life: Arc<Life>,
+    health: Arc<ConnectionHealth>,
     pings: PingPong,
     pong: watch::Sender<u64>,
     closed: CancellationToken,
@@ -232,7 +232,7 @@ async fn drive<S>(
     tokio::select! {
         _ = connection => {}
         () = closed.cancelled() => {}
-        () = death(&life, pings, &pong) => {}
+        () = death(&health, pings, &pong) => {}
     }
 }
 
@@ -240,16 +240,16 @@ async fn drive<S>(
 /// the connection is dropped.
 ///
 /// Pings are sent only here, since a late answer to an earlier ping would be taken for the answer to the next one.
-async fn death(life: &Life, mut pings: PingPong, pong: &watch::Sender<u64>) {
+async fn death(health: &ConnectionHealth, mut pings: PingPong, pong: &watch::Sender<u64>) {
     loop {
-        let mut heard = life.vitals.reads();
+        let mut heard = health.stats.reads();
         tokio::select! {
             () = tokio::time::sleep(PING_AFTER) => {
-                if life.streams.load(Ordering::Relaxed) == 0 || life.vitals.reads() != heard {
+                if health.streams.load(Ordering::Relaxed) == 0 || health.stats.reads() != heard {
                     continue;
                 }
             }
-            () = life.doubts.notified() => heard = life.vitals.reads(),
+            () = health.doubts.notified() => heard = health.stats.reads(),
         }
         let answer = pings.ping(Ping::opaque());
         tokio::pin!(answer);
@@ -260,8 +260,8 @@ async fn death(life: &Life, mut pings: PingPong, pong: &watch::Sender<u64>) {
                 Some(Err(_)) => return std::future::pending().await,
                 // Any received bytes prove that the peer is alive: the answer to a ping may be queued behind other
                 // data.
-                None if life.vitals.reads() != heard => heard = life.vitals.reads(),
-                None => return life.has_died.store(true, Ordering::Release),
+                None if health.stats.reads() != heard => heard = health.stats.reads(),
+                None => return health.has_died.store(true, Ordering::Release),
             }
         }
     }

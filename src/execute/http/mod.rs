@@ -35,10 +35,10 @@ mod connection;
 mod exchange;
 mod http1;
 mod http2;
+mod metadata_headers;
 mod pool;
 mod request;
 mod response;
-mod said;
 mod socket;
 
 use std::{error::Error, fmt::Write, sync::Arc, time::Duration};
@@ -50,11 +50,11 @@ use crate::{
     settings::HttpSettings,
 };
 use connection::{ConnectError, Connector, TlsError};
-use pool::{Place, Pool, PoolLimits, SendError};
+use pool::{Pool, PoolLimits, PoolPermit, SendError};
 use request::Requests;
 
 /// Delay of a job that got no connection in time: other jobs of its queue may run meanwhile.
-const NO_PLACE_DELAY: Duration = Duration::from_secs(1);
+const NO_CONNECTION_DELAY: Duration = Duration::from_secs(1);
 
 /// A handler that calls an endpoint for each attempt.
 #[derive(Clone)]
@@ -110,16 +110,16 @@ impl Handler for HttpHandler {
     fn run(&self, attempt: Attempt) -> HandlerFuture {
         let endpoint = Arc::clone(&self.endpoint);
         Box::pin(async move {
-            let Some(place) = attempt.start_after(endpoint.pool.place()).await else {
+            let Some(permit) = attempt.start_after(endpoint.pool.acquire()).await else {
                 return Err(HandlerError::not_started(
                     "the attempt was stopped before it had a connection",
                     None,
                 ));
             };
-            let place = place.map_err(|none| HandlerError::not_started(none, Some(NO_PLACE_DELAY)))?;
+            let permit = permit.map_err(|none| HandlerError::not_started(none, Some(NO_CONNECTION_DELAY)))?;
             tokio::select! {
                 biased;
-                result = endpoint.call(&attempt, place) => result,
+                result = endpoint.call(&attempt, permit) => result,
                 // Dropping the call closes its connection, or resets its stream.
                 () = attempt.cancelled() => Err(HandlerError::retryable("the request was dropped before its end")),
             }
@@ -132,12 +132,12 @@ impl Handler for HttpHandler {
 }
 
 impl Endpoint {
-    async fn call(&self, attempt: &Attempt, mut place: Place) -> Result<Output, HandlerError> {
+    async fn call(&self, attempt: &Attempt, mut permit: PoolPermit) -> Result<Output, HandlerError> {
         let request = self.requests.of_attempt(attempt)?;
-        let answer = self.pool.send(&mut place, &request).await.map_err(transport_failure)?;
+        let answer = self.pool.send(&mut permit, &request).await.map_err(transport_failure)?;
         let (result, is_read) = response::judge(answer, attempt, &self.clock).await;
         if is_read {
-            self.pool.give_back(place).await;
+            self.pool.give_back(permit).await;
         }
         result
     }
@@ -150,11 +150,11 @@ fn transport_failure(error: SendError) -> HandlerError {
         SendError::Connect(_) => (FailureReason::StartFailed, true),
         SendError::Exchange(_) | SendError::Unprocessed { .. } => (FailureReason::HandlerError, true),
     };
-    HandlerError::new(reason, told(&error), retryable)
+    HandlerError::new(reason, error_chain(&error), retryable)
 }
 
 /// Formats an error with its chain of sources.
-fn told(error: &dyn Error) -> String {
+fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     connection::{ConnectError, Connection, Connector},
-    exchange::{Body, Broken, Exchange, Fate, Unanswered},
+    exchange::{Body, Exchange, ExchangeError, Fate, Unanswered},
     http2::Http2,
     request::Request,
 };
@@ -46,16 +46,16 @@ pub(super) enum SendError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("the request was not answered")]
-    Exchange(#[source] Broken),
+    Exchange(#[source] ExchangeError),
     #[error("the request was not processed, though sent {sent} times")]
-    Unprocessed { sent: u32, source: Broken },
+    Unprocessed { sent: u32, source: ExchangeError },
 }
 
 /// A request's wait for a permit exceeded its limit.
 #[derive(Debug, thiserror::Error)]
-#[error("none of the {places} connections was free within {}", humantime::format_duration(*waited))]
-pub(super) struct NoPlace {
-    places: u32,
+#[error("none of the {permits} connections was free within {}", humantime::format_duration(*waited))]
+pub(super) struct PoolExhausted {
+    permits: u32,
     waited: Duration,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct PoolLimits {
 pub(super) struct Pool {
     connector: Connector,
     limits: PoolLimits,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     open: Mutex<Vec<Connection>>,
     /// Whether one connection is expected to serve all requests (HTTP/2): they then wait for it instead of opening
     /// their own.
@@ -81,14 +81,14 @@ pub(super) struct Pool {
 }
 
 /// A request's permit for a connection, and the connection once it has one.
-pub(super) struct Place {
+pub(super) struct PoolPermit {
     // Fields drop in this order: the connection is closed before the permit is released.
     exchange: Option<Exchange>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The result of a search among the open connections for one more request.
-enum Found {
+enum Available {
     Free(Exchange),
     /// A connection that may have died unnoticed.
     Doubtful(Arc<Http2>),
@@ -98,7 +98,7 @@ enum Found {
 impl Pool {
     pub(super) fn new(connector: Connector, limits: PoolLimits) -> Self {
         Pool {
-            places: Arc::new(Semaphore::new(limits.connections as usize)),
+            permits: Arc::new(Semaphore::new(limits.connections as usize)),
             limits,
             open: Mutex::default(),
             shares: AtomicBool::new(connector.may_share()),
@@ -108,25 +108,26 @@ impl Pool {
     }
 
     /// Waits for a permit to send a request.
-    pub(super) async fn place(&self) -> Result<Place, NoPlace> {
-        let permit = Arc::clone(&self.places).acquire_owned();
-        let PoolLimits { connections: places, wait: waited, .. } = self.limits;
-        let permit = tokio::time::timeout(waited, permit).await.map_err(|_| NoPlace { places, waited })?;
+    pub(super) async fn acquire(&self) -> Result<PoolPermit, PoolExhausted> {
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        let PoolLimits { connections: permits, wait: waited, .. } = self.limits;
+        let permit =
+            tokio::time::timeout(waited, permit).await.map_err(|_| PoolExhausted { permits, waited })?;
         // The semaphore is never closed.
-        Ok(Place { exchange: None, _permit: permit.ok() })
+        Ok(PoolPermit { exchange: None, _permit: permit.ok() })
     }
 
     /// Sends a request over an open connection, or over a new one, until it may have been processed.
     pub(super) async fn send(
         &self,
-        place: &mut Place,
+        permit: &mut PoolPermit,
         request: &Request,
     ) -> Result<Response<Body>, SendError> {
         let mut sent = 0;
         loop {
             let (exchange, is_new) = self.exchange().await?;
             sent += 1;
-            let exchange = place.exchange.insert(exchange);
+            let exchange = permit.exchange.insert(exchange);
             let Unanswered { error, fate } = match exchange.send(request).await {
                 // The request reached a server that is no longer responsible; another connection may lead to another
                 // server.
@@ -135,13 +136,13 @@ impl Pool {
                         && !is_new
                         && sent <= HASTY_RESENDS =>
                 {
-                    self.retire(place.exchange.take());
+                    self.retire(permit.exchange.take());
                     continue;
                 }
                 Ok(answer) => return Ok(answer),
                 Err(unanswered) => unanswered,
             };
-            place.exchange = None;
+            permit.exchange = None;
             match fate {
                 Fate::Unknown => return Err(SendError::Exchange(error)),
                 Fate::Unsent | Fate::Refused if sent > RESENDS_MAX => {
@@ -154,8 +155,8 @@ impl Pool {
     }
 
     /// Returns a connection to the pool, once its response has been read to the end.
-    pub(super) async fn give_back(&self, mut place: Place) {
-        match place.exchange.take() {
+    pub(super) async fn give_back(&self, mut permit: PoolPermit) {
+        match permit.exchange.take() {
             Some(Exchange::Http1(mut connection)) => {
                 let is_ready = tokio::time::timeout(RELEASE_MAX, connection.ready()).await;
                 if is_ready == Ok(true) {
@@ -179,21 +180,21 @@ impl Pool {
         loop {
             let shares = self.shares.load(Ordering::Relaxed);
             match self.take() {
-                Found::Free(exchange) => return Ok((exchange, false)),
+                Available::Free(exchange) => return Ok((exchange, false)),
                 // The previous connection attempt failed or gave a connection that can't be shared: the waiting
                 // requests connect in parallel.
-                Found::Nothing if !shares => {
+                Available::Nothing if !shares => {
                     drop(turn);
                     return Ok((self.connect().await?, true));
                 }
-                Found::Nothing if turn.is_some() => return Ok((self.connect().await?, true)),
-                Found::Doubtful(connection) if turn.is_some() => {
+                Available::Nothing if turn.is_some() => return Ok((self.connect().await?, true)),
+                Available::Doubtful(connection) if turn.is_some() => {
                     if !connection.answers().await {
                         self.close(&connection);
                     }
                 }
                 // Another request may open or check a connection meanwhile.
-                Found::Doubtful(_) | Found::Nothing => turn = Some(self.turn.lock().await),
+                Available::Doubtful(_) | Available::Nothing => turn = Some(self.turn.lock().await),
             }
         }
     }
@@ -211,7 +212,7 @@ impl Pool {
         }
     }
 
-    fn take(&self) -> Found {
+    fn take(&self) -> Available {
         let mut open = self.open.lock();
         open.retain(|connection| self.is_kept(connection));
         let mut doubtful = None;
@@ -221,22 +222,22 @@ impl Pool {
                     if let Connection::Http1(connection) = open.remove(at)
                         && connection.is_usable(self.limits.idle)
                     {
-                        return Found::Free(Exchange::Http1(connection));
+                        return Available::Free(Exchange::Http1(connection));
                     }
                 }
                 Connection::Http2(connection) if connection.is_full() => {}
                 Connection::Http2(connection) if connection.is_trusted() => {
-                    return Found::Free(Exchange::Http2(connection.stream()));
+                    return Available::Free(Exchange::Http2(connection.stream()));
                 }
                 Connection::Http2(connection) => doubtful = Some(Arc::clone(connection)),
             }
         }
         match doubtful {
-            Some(connection) => Found::Doubtful(connection),
+            Some(connection) => Available::Doubtful(connection),
             None => {
                 // A new connection will be opened; idle connections are closed first, to stay within the limit.
                 open.retain(|connection| matches!(connection, Connection::Http2(busy) if !busy.is_idle()));
-                Found::Nothing
+                Available::Nothing
             }
         }
     }

@@ -10,7 +10,7 @@ use http::{
 use http_body_util::Full;
 use sha2::Sha256;
 
-use super::said;
+use super::metadata_headers;
 use crate::{
     clock::Clock,
     execute::{Attempt, HandlerError},
@@ -105,7 +105,7 @@ impl Requests {
             set(WEBHOOK_TIMESTAMP, &timestamp)?;
             set(WEBHOOK_SIGNATURE, &signatures.join(" "))?;
         }
-        said::add(&mut headers, attempt)?;
+        metadata_headers::add(&mut headers, attempt)?;
         Ok(Request { uri: self.uri.clone(), headers, body: attempt.payload().clone() })
     }
 }

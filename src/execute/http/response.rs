@@ -9,8 +9,8 @@ use http::{
 };
 
 use super::{
-    exchange::{Body, Broken},
-    told,
+    error_chain,
+    exchange::{Body, ExchangeError},
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -21,11 +21,11 @@ use crate::{
 /// Byte limit of a failure's body: it is read so that its connection can be reused.
 const FAILURE_MAX_BYTES: usize = 16 << 10;
 /// Time limit for reading a failure's body: the status alone decides the outcome.
-const FAILURE_PATIENCE: Duration = Duration::from_secs(5);
+const FAILURE_READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The meaning of an HTTP status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Verdict {
+enum StatusClass {
     /// The work succeeded.
     Done,
     /// The failure is retryable.
@@ -34,11 +34,11 @@ enum Verdict {
     Permanent,
 }
 
-fn verdict(status: StatusCode) -> Verdict {
+fn class(status: StatusCode) -> StatusClass {
     match status.as_u16() {
-        200..=299 => Verdict::Done,
-        408 | 425 | 429 | 500..=599 => Verdict::Retry,
-        _ => Verdict::Permanent,
+        200..=299 => StatusClass::Done,
+        408 | 425 | 429 | 500..=599 => StatusClass::Retry,
+        _ => StatusClass::Permanent,
     }
 }
 
@@ -49,8 +49,8 @@ pub(super) async fn judge(
     clock: &Clock,
 ) -> (Result<Output, HandlerError>, bool) {
     let (head, mut body) = answer.into_parts();
-    let verdict = verdict(head.status);
-    if verdict == Verdict::Done {
+    let class = class(head.status);
+    if class == StatusClass::Done {
         return match result(&head.headers, &mut body).await {
             Ok(bytes) => {
                 (Ok(Output { bytes, info: PayloadInfo::typed(text(&head.headers, &CONTENT_TYPE)) }), true)
@@ -60,7 +60,7 @@ pub(super) async fn judge(
     }
     let mut excerpt = BytesMut::new();
     let read = read(&mut body, FAILURE_MAX_BYTES, &mut excerpt);
-    let is_read = matches!(tokio::time::timeout(FAILURE_PATIENCE, read).await, Ok(Ok(true)));
+    let is_read = matches!(tokio::time::timeout(FAILURE_READ_TIMEOUT, read).await, Ok(Ok(true)));
     let mut message = format!("answered with {}", head.status);
     if head.status.is_redirection() && head.headers.contains_key(LOCATION) {
         message.push_str(&format!(
@@ -72,14 +72,14 @@ pub(super) async fn judge(
     if !excerpt.trim().is_empty() {
         message.push_str(&format!(": {}", excerpt.trim()));
     }
-    let failure = HandlerError::new(FailureReason::HandlerError, message, verdict == Verdict::Retry)
+    let failure = HandlerError::new(FailureReason::HandlerError, message, class == StatusClass::Retry)
         .with_code(head.status.as_str());
-    let delay = match verdict {
-        Verdict::Retry => {
+    let delay = match class {
+        StatusClass::Retry => {
             let now = date(&head.headers).unwrap_or_else(|| clock.now());
             delay(&head.headers, attempt, now)
         }
-        Verdict::Done | Verdict::Permanent => None,
+        StatusClass::Done | StatusClass::Permanent => None,
     };
     let failure = match delay {
         Some(delay) => failure.with_delay(delay),
@@ -105,13 +105,13 @@ async fn result(headers: &HeaderMap, body: &mut Body) -> Result<Bytes, HandlerEr
         Err(error) => Err(HandlerError::retryable(format!(
             "the answer broke off after {} bytes: {}",
             bytes.len(),
-            told(&error)
+            error_chain(&error)
         ))),
     }
 }
 
 /// Reads up to `max` bytes; returns false if there are more.
-async fn read(body: &mut Body, max: usize, into: &mut BytesMut) -> Result<bool, Broken> {
+async fn read(body: &mut Body, max: usize, into: &mut BytesMut) -> Result<bool, ExchangeError> {
     while let Some(data) = body.data().await {
         let data = data?;
         let room = max - into.len();
@@ -160,13 +160,13 @@ mod tests {
     #[test]
     fn each_status_has_its_meaning() {
         for (statuses, expected) in [
-            (&[200, 201, 202, 204, 206, 299][..], Verdict::Done),
-            (&[408, 425, 429, 500, 501, 502, 503, 504, 599], Verdict::Retry),
-            (&[100, 101, 300, 301, 302, 303, 304, 307, 308, 399], Verdict::Permanent),
-            (&[400, 401, 403, 404, 409, 410, 413, 422, 424, 426, 499, 600, 999], Verdict::Permanent),
+            (&[200, 201, 202, 204, 206, 299][..], StatusClass::Done),
+            (&[408, 425, 429, 500, 501, 502, 503, 504, 599], StatusClass::Retry),
+            (&[100, 101, 300, 301, 302, 303, 304, 307, 308, 399], StatusClass::Permanent),
+            (&[400, 401, 403, 404, 409, 410, 413, 422, 424, 426, 499, 600, 999], StatusClass::Permanent),
         ] {
             for status in statuses {
-                assert_eq!(verdict(StatusCode::from_u16(*status).unwrap()), expected, "{status}");
+                assert_eq!(class(StatusCode::from_u16(*status).unwrap()), expected, "{status}");
             }
         }
     }

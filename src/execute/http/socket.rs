@@ -32,11 +32,11 @@ const USER_TIMEOUT_MS: u32 = 30_000;
 /// A connected socket.
 pub(super) struct Socket {
     stream: Arc<TcpStream>,
-    vitals: Arc<Vitals>,
+    stats: Arc<SocketStats>,
 }
 
 /// Counters of a socket, readable while another task owns it.
-pub(super) struct Vitals {
+pub(super) struct SocketStats {
     clock: Clock,
     opened: Uptime,
     /// Time of the last receive, in microseconds of uptime.
@@ -61,7 +61,7 @@ impl Socket {
         let _ = sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS);
         let stream = Arc::new(stream);
         let now = clock.uptime();
-        let vitals = Vitals {
+        let stats = SocketStats {
             clock,
             opened: now,
             heard: AtomicU64::new(now.as_micros()),
@@ -69,15 +69,15 @@ impl Socket {
             sent_bytes: AtomicU64::new(0),
             stream: Arc::downgrade(&stream),
         };
-        Socket { stream, vitals: Arc::new(vitals) }
+        Socket { stream, stats: Arc::new(stats) }
     }
 
-    pub(super) fn vitals(&self) -> Arc<Vitals> {
-        Arc::clone(&self.vitals)
+    pub(super) fn stats(&self) -> Arc<SocketStats> {
+        Arc::clone(&self.stats)
     }
 }
 
-impl Vitals {
+impl SocketStats {
     /// The time since the connection was opened.
     pub(super) fn age(&self) -> Duration {
         self.clock.uptime().since(self.opened)
@@ -133,7 +133,7 @@ impl AsyncRead for Socket {
                 Ok(bytes) => {
                     buffer.advance(bytes);
                     if bytes > 0 {
-                        self.vitals.heard();
+                        self.stats.heard();
                     }
                     return Poll::Ready(Ok(()));
                 }
@@ -154,7 +154,7 @@ impl Socket {
             ready!(self.stream.poll_write_ready(cx))?;
             match send(&self.stream) {
                 Ok(bytes) => {
-                    self.vitals.sent(bytes);
+                    self.stats.sent(bytes);
                     return Poll::Ready(Ok(bytes));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -221,32 +221,32 @@ mod tests {
     async fn silence_counts_from_what_was_received_and_not_from_what_was_sent() {
         let clock = ManualClock::new(Timestamp::from_micros(1_800_000_000_000_000));
         let (mut socket, mut peer) = pair(Clock::Manual(clock.clone())).await;
-        let vitals = socket.vitals();
+        let stats = socket.stats();
         clock.advance(Duration::from_secs(3));
         socket.write_all(b"ping").await.unwrap();
-        assert_eq!((vitals.sent_bytes(), vitals.reads()), (4, 0));
-        assert_eq!(vitals.silence(), Duration::from_secs(3));
+        assert_eq!((stats.sent_bytes(), stats.reads()), (4, 0));
+        assert_eq!(stats.silence(), Duration::from_secs(3));
         peer.write_all(b"pong").await.unwrap();
         socket.read_exact(&mut [0; 4]).await.unwrap();
-        assert!(vitals.reads() > 0);
-        assert_eq!((vitals.silence(), vitals.age()), (Duration::ZERO, Duration::from_secs(3)));
+        assert!(stats.reads() > 0);
+        assert_eq!((stats.silence(), stats.age()), (Duration::ZERO, Duration::from_secs(3)));
     }
 
     #[tokio::test]
     async fn what_an_idle_connection_has_received_is_seen_before_it_is_read() {
         let (socket, mut peer) = pair(Clock::System).await;
-        let vitals = socket.vitals();
-        assert!(vitals.is_quiet());
+        let stats = socket.stats();
+        assert!(stats.is_quiet());
         peer.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n").await.unwrap();
         socket.stream.readable().await.unwrap();
-        assert!(!vitals.is_quiet());
+        assert!(!stats.is_quiet());
 
         let (socket, peer) = pair(Clock::System).await;
-        let vitals = socket.vitals();
+        let stats = socket.stats();
         drop(peer);
         socket.stream.readable().await.unwrap();
-        assert!(!vitals.is_quiet(), "its end has come");
+        assert!(!stats.is_quiet(), "its end has come");
         drop(socket);
-        assert!(!vitals.is_quiet(), "it is closed");
+        assert!(!stats.is_quiet(), "it is closed");
     }
 }

@@ -7,13 +7,14 @@ use std::{ops::Bound, sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
 use reader::{MemoryReader, tallies};
-use tables::{Kept, Tables, backoff_of};
+use tables::{StoredJob, Tables, backoff_of};
 
 use super::{
     Committed, Names, Reader, Store, StoreError,
     sets::{
-        ChangedJob, Expiring, FeedPage, FeedPlace, FeedWant, Found, Heads, HeadsWant, KeptAnswer,
-        KeptRequest, Line, LinePage, LineWant, Loaded, OutcomeRow, Place, TallyRow, Wants, Writes,
+        ChangedJob, Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, Loaded,
+        OutcomeRow, ReadResults, ReadSet, RequestOutcome, SortKey, StoredRequest, TallyRow, WaitingLine,
+        WriteSet,
     },
 };
 use crate::{
@@ -94,9 +95,9 @@ impl Store for MemoryStore {
         })
     }
 
-    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+    fn fetch(&mut self, wants: &ReadSet) -> Result<ReadResults, StoreError> {
         let fetch = Fetch { tables: &self.tables.read(), names: &self.names };
-        Ok(Found {
+        Ok(ReadResults {
             set_aside: None,
             jobs: wants.jobs.iter().filter_map(|id| Some((*id, fetch.job(*id)?))).collect(),
             requests: wants.requests.iter().filter_map(|key| Some((*key, fetch.request(key)?))).collect(),
@@ -110,7 +111,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+    fn write(&mut self, writes: &WriteSet) -> Result<Committed, StoreError> {
         // Locked throughout, so that readers see either all of the batch or nothing.
         let mut tables = self.tables.write();
         write_beside_jobs(&mut tables, writes);
@@ -134,15 +135,17 @@ impl Fetch<'_> {
         Some(self.tables.jobs.get(&id)?.shown(self.names))
     }
 
-    fn request(&self, key: &[u8; 16]) -> Option<KeptRequest> {
+    fn request(&self, key: &[u8; 16]) -> Option<StoredRequest> {
         let (row, _) = self.tables.requests.get(key)?;
-        Some(KeptRequest { row: *row, job: row.answer.job().and_then(|id| self.job(id)) })
+        Some(StoredRequest { row: *row, job: row.answer.job().and_then(|id| self.job(id)) })
     }
 
     fn heads(&self, want: &HeadsWant) -> Heads {
-        let lanes =
-            want.kinds.iter().filter_map(|kind| self.tables.lines.get(&(want.queue, Line::Ready(*kind))));
-        let mut places: Vec<Place> = lanes.flat_map(|lane| lane.iter().take(want.limit).copied()).collect();
+        let lanes = want
+            .kinds
+            .iter()
+            .filter_map(|kind| self.tables.lines.get(&(want.queue, WaitingLine::Ready(*kind))));
+        let mut places: Vec<SortKey> = lanes.flat_map(|lane| lane.iter().take(want.limit).copied()).collect();
         places.sort_unstable();
         places.truncate(want.limit);
         let is_cut = places.len() == want.limit;
@@ -155,7 +158,7 @@ impl Fetch<'_> {
         let from = want.after.map_or(Bound::Unbounded, Bound::Excluded);
         let line = self.tables.lines.get(&(want.queue, want.line));
         let places = line.into_iter().flat_map(|line| line.range((from, Bound::Unbounded)));
-        let places: Vec<Place> = places.take(want.limit).copied().collect();
+        let places: Vec<SortKey> = places.take(want.limit).copied().collect();
         LinePage {
             jobs: places.iter().filter_map(|place| self.job(place.id)).collect(),
             last: places.last().copied(),
@@ -174,7 +177,7 @@ impl Fetch<'_> {
         let later = self.tables.by_position.range((Bound::Excluded(want.after), Bound::Unbounded));
         let jobs = later.take(want.limit).filter_map(|(_, id)| self.job(*id));
         let places: Vec<_> = jobs
-            .map(|job| FeedPlace {
+            .map(|job| FeedEntry {
                 position: job.position,
                 updated: job.updated,
                 ended: job.state.is_done().then_some(job),
@@ -189,9 +192,9 @@ impl Fetch<'_> {
     }
 }
 
-fn write_jobs(tables: &mut Tables, names: &Names, writes: &Writes) -> Result<(), StoreError> {
+fn write_jobs(tables: &mut Tables, names: &Names, writes: &WriteSet) -> Result<(), StoreError> {
     for (job, payload) in &writes.new_jobs {
-        let kept = Kept::new(job, payload.clone(), names);
+        let kept = StoredJob::new(job, payload.clone(), names);
         tables.index(job, kept.backoff);
         tables.jobs.insert(job.id, kept);
     }
@@ -232,7 +235,7 @@ fn write_jobs(tables: &mut Tables, names: &Names, writes: &Writes) -> Result<(),
     Ok(())
 }
 
-fn write_beside_jobs(tables: &mut Tables, writes: &Writes) {
+fn write_beside_jobs(tables: &mut Tables, writes: &WriteSet) {
     for kind in &writes.new_kinds {
         tables.kinds.insert(kind.number, kind.as_str().to_owned());
     }
@@ -251,7 +254,7 @@ fn write_beside_jobs(tables: &mut Tables, writes: &Writes) {
     }
     for (key, count, now) in &writes.lost_jobs {
         if let Some((row, gone)) = tables.requests.get_mut(key) {
-            let KeptAnswer::Jobs { live, .. } = &mut row.answer else { continue };
+            let RequestOutcome::Jobs { live, .. } = &mut row.answer else { continue };
             *live = live.saturating_sub(*count);
             if *live == 0 {
                 if let Some(earlier) = gone.replace(*now) {
@@ -280,8 +283,8 @@ fn write_beside_jobs(tables: &mut Tables, writes: &Writes) {
     for (queue, deleted) in &writes.ended_purges {
         tables.purges.remove(queue);
         for (row, _) in tables.requests.values_mut() {
-            if row.answer == (KeptAnswer::Purge { queue: *queue, deleted: None }) {
-                row.answer = KeptAnswer::Purge { queue: *queue, deleted: Some(*deleted) };
+            if row.answer == (RequestOutcome::Purge { queue: *queue, deleted: None }) {
+                row.answer = RequestOutcome::Purge { queue: *queue, deleted: Some(*deleted) };
             }
         }
     }

@@ -5,14 +5,16 @@ use std::{ops::Bound, sync::Arc};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::tables::{Kept, Tables};
+use super::tables::{StoredJob, Tables};
 use crate::{
     clock::Timestamp,
     job::{
         AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
     settings::QueueInfo,
-    store::{Names, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob, named, sets::Line},
+    store::{
+        Names, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob, named, sets::WaitingLine,
+    },
 };
 
 pub(super) struct MemoryReader {
@@ -22,7 +24,7 @@ pub(super) struct MemoryReader {
 }
 
 impl MemoryReader {
-    fn job_of(&self, kept: &Kept) -> Job {
+    fn job_of(&self, kept: &StoredJob) -> Job {
         Arc::unwrap_or_clone(kept.shown(&self.names))
     }
 }
@@ -98,7 +100,7 @@ impl Reader for MemoryReader {
             return Ok(page);
         }
         let jobs = tables.jobs.range(JobId::from_raw(first)..=JobId::from_raw(last));
-        let jobs: Box<dyn Iterator<Item = (&JobId, &Kept)>> = match scan.order {
+        let jobs: Box<dyn Iterator<Item = (&JobId, &StoredJob)>> = match scan.order {
             ScanOrder::NewestFirst { .. } => Box::new(jobs.rev()),
             ScanOrder::OldestFirst { .. } => Box::new(jobs),
         };
@@ -151,7 +153,8 @@ impl Reader for MemoryReader {
 
     fn oldest_ready(&self, queue: &Name) -> Result<Option<Timestamp>, StoreError> {
         let tables = self.tables.read();
-        let is_ready = |key: &(u32, Line)| key.0 == queue.number && matches!(key.1, Line::Ready(_));
+        let is_ready =
+            |key: &(u32, WaitingLine)| key.0 == queue.number && matches!(key.1, WaitingLine::Ready(_));
         let lanes = tables.lines.iter().filter(|(key, _)| is_ready(key));
         let firsts = lanes.filter_map(|(_, places)| places.first());
         let since = |job: &Job| self.names.steps.seen_from_now(job.position, job.updated);

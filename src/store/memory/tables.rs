@@ -13,17 +13,17 @@ use crate::{
     job::{AttemptRecord, Job, JobId, Position, State, StateName, Tombstone},
     settings::{QueueInfo, Retention},
     store::{
-        Names, Step,
-        sets::{Counters, Line, Place, Purge, RequestRow},
+        ClockStep, Names,
+        sets::{Counters, Purge, RequestRow, SortKey, WaitingLine},
     },
 };
 
 #[derive(Default)]
 pub(super) struct Tables {
-    pub(super) jobs: BTreeMap<JobId, Kept>,
+    pub(super) jobs: BTreeMap<JobId, StoredJob>,
     pub(super) by_position: BTreeMap<Position, JobId>,
     /// Waiting jobs, by queue and line.
-    pub(super) lines: HashMap<(u32, Line), BTreeSet<Place>>,
+    pub(super) lines: HashMap<(u32, WaitingLine), BTreeSet<SortKey>>,
     pub(super) expiring: BTreeSet<(Timestamp, JobId)>,
     pub(super) requests: HashMap<[u8; 16], (RequestRow, Option<StoreTime>)>,
     pub(super) requests_gone: BTreeSet<(StoreTime, [u8; 16])>,
@@ -35,10 +35,10 @@ pub(super) struct Tables {
     pub(super) sweeps: BTreeMap<Duration, Position>,
     pub(super) retention: Option<Retention>,
     pub(super) counters: Counters,
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<ClockStep>,
 }
 
-pub(super) struct Kept {
+pub(super) struct StoredJob {
     pub(super) job: Arc<Job>,
     /// End of the job's backoff.
     pub(super) backoff: Option<StoreTime>,
@@ -48,9 +48,9 @@ pub(super) struct Kept {
     pub(super) output_tail: String,
 }
 
-impl Kept {
+impl StoredJob {
     pub(super) fn new(job: &Job, payload: Bytes, names: &Names) -> Self {
-        Kept {
+        StoredJob {
             job: Arc::new(job.clone()),
             backoff: backoff_of(job, names),
             payload,
@@ -73,7 +73,7 @@ impl Tables {
     pub(super) fn index(&mut self, job: &Job, backoff: Option<StoreTime>) {
         self.by_position.insert(job.position, job.id);
         self.expiring.extend(expiry_of(job));
-        if let Some((line, place)) = place_of(job, backoff) {
+        if let Some((line, place)) = sort_key_of(job, backoff) {
             self.lines.entry((job.spec.queue.number, line)).or_default().insert(place);
         }
     }
@@ -83,7 +83,7 @@ impl Tables {
         if let Some(expiry) = expiry_of(job) {
             self.expiring.remove(&expiry);
         }
-        if let Some((line, place)) = place_of(job, backoff) {
+        if let Some((line, place)) = sort_key_of(job, backoff) {
             let key = (job.spec.queue.number, line);
             if let Some(places) = self.lines.get_mut(&key) {
                 places.remove(&place);
@@ -95,9 +95,11 @@ impl Tables {
     }
 
     /// Returns the earliest time in each line that is ordered by time.
-    pub(super) fn first_times(&self) -> Vec<(u32, Line, i64)> {
-        let timed =
-            self.lines.iter().filter(|((_, line), _)| matches!(line, Line::Scheduled | Line::BackingOff));
+    pub(super) fn first_times(&self) -> Vec<(u32, WaitingLine, i64)> {
+        let timed = self
+            .lines
+            .iter()
+            .filter(|((_, line), _)| matches!(line, WaitingLine::Scheduled | WaitingLine::BackingOff));
         timed.filter_map(|((queue, line), places)| Some((*queue, *line, places.first()?.order))).collect()
     }
 }
@@ -113,15 +115,15 @@ fn expiry_of(job: &Job) -> Option<(Timestamp, JobId)> {
 }
 
 /// Returns the line of a waiting job, and the job's place in it.
-fn place_of(job: &Job, backoff: Option<StoreTime>) -> Option<(Line, Place)> {
-    let timed = |order| Place { rank: 0, order, id: job.id };
+fn sort_key_of(job: &Job, backoff: Option<StoreTime>) -> Option<(WaitingLine, SortKey)> {
+    let timed = |order| SortKey { rank: 0, order, id: job.id };
     match job.state {
         State::Queued { order } => {
-            let place = Place { rank: job.spec.priority.saturating_neg(), order: order.0, id: job.id };
-            Some((Line::Ready(job.spec.kind.number), place))
+            let place = SortKey { rank: job.spec.priority.saturating_neg(), order: order.0, id: job.id };
+            Some((WaitingLine::Ready(job.spec.kind.number), place))
         }
-        State::Scheduled { due } => Some((Line::Scheduled, timed(due.as_micros()))),
-        State::BackingOff { .. } => Some((Line::BackingOff, timed(backoff?.as_micros()))),
+        State::Scheduled { due } => Some((WaitingLine::Scheduled, timed(due.as_micros()))),
+        State::BackingOff { .. } => Some((WaitingLine::BackingOff, timed(backoff?.as_micros()))),
         State::Running { .. }
         | State::Cancelling { .. }
         | State::Succeeded

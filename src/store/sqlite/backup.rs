@@ -60,7 +60,7 @@ impl From<rusqlite::Error> for CopyError {
 
 /// Summary of a backup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Copied {
+pub struct BackupSummary {
     /// Size of the backup.
     pub bytes: u64,
     /// Number of jobs in the backup.
@@ -75,7 +75,11 @@ pub struct Copied {
 ///
 /// # Errors
 /// As [`CopyError`] says; nothing of the copy is left then, and the store is as it was.
-pub fn backup(folder: &Path, into: &Path, progress: impl FnMut(u64, u64)) -> Result<Copied, CopyError> {
+pub fn backup(
+    folder: &Path,
+    into: &Path,
+    progress: impl FnMut(u64, u64),
+) -> Result<BackupSummary, CopyError> {
     let source = folder.join(DATABASE);
     if !source.is_file() {
         return Err(CopyError::NoStore(folder.to_owned()));
@@ -133,7 +137,7 @@ fn copy(source: &Path, partial: &Path, mut progress: impl FnMut(u64, u64)) -> Re
     }
 }
 
-fn check(partial: &Path) -> Result<(Copied, Mark), CopyError> {
+fn check(partial: &Path) -> Result<(BackupSummary, Mark), CopyError> {
     let connection = Connection::open(partial)?;
     let found: String =
         connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get("integrity_check"))?;
@@ -141,7 +145,7 @@ fn check(partial: &Path) -> Result<(Copied, Mark), CopyError> {
         return Err(CopyError::NotSound(found));
     }
     let mark = mark_of(&connection)?;
-    let copied = Copied {
+    let copied = BackupSummary {
         bytes: fs::metadata(partial).map_or(0, |file| file.len()),
         jobs: connection.query_row("SELECT count(*) AS jobs FROM job", [], |row| row.get("jobs"))?,
         position: mark.position,

@@ -56,7 +56,7 @@ struct Shared {
 
 /// Result of a checkpoint.
 #[derive(Clone, Copy, Debug)]
-struct Copied {
+struct CheckpointResult {
     /// Pages in the log.
     log: i32,
     /// Pages of the log that are not in the database yet.
@@ -135,8 +135,8 @@ impl Shared {
     }
 }
 
-impl Copied {
-    fn next(self, before: Option<Copied>) -> Next {
+impl CheckpointResult {
+    fn next(self, before: Option<CheckpointResult>) -> Next {
         // Where a reader holds the log, or commits come faster than they are copied, another round gains nothing.
         let came_closer = before.is_none_or(|before| self.rest < before.rest);
         if self.log < LONG_PAGES {
@@ -161,15 +161,15 @@ impl Drop for Checkpointer {
 }
 
 /// Copies what can be copied without waiting. Returns `None` if another connection is checkpointing.
-fn checkpoint(connection: &Connection) -> Result<Option<Copied>, rusqlite::Error> {
+fn checkpoint(connection: &Connection) -> Result<Option<CheckpointResult>, rusqlite::Error> {
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
         let is_busy: bool = row.get("busy")?;
         let (log, copied): (i32, i32) = (row.get("log")?, row.get("checkpointed")?);
-        Ok((!is_busy).then_some(Copied { log, rest: log - copied }))
+        Ok((!is_busy).then_some(CheckpointResult { log, rest: log - copied }))
     })
 }
 
-fn say_failed(copied: Result<Option<Copied>, rusqlite::Error>) -> Option<Copied> {
+fn say_failed(copied: Result<Option<CheckpointResult>, rusqlite::Error>) -> Option<CheckpointResult> {
     copied.unwrap_or_else(|error| {
         tracing::warn!(%error, "a checkpoint failed; the log grows until one succeeds");
         None
@@ -183,7 +183,8 @@ mod tests {
     #[test]
     fn a_long_log_is_copied_until_little_is_left_and_no_longer_than_that_helps() {
         let next = |log, rest, before| {
-            Copied { log, rest }.next(Some(before).filter(|rest| *rest > 0).map(|rest| Copied { log, rest }))
+            CheckpointResult { log, rest }
+                .next(Some(before).filter(|rest| *rest > 0).map(|rest| CheckpointResult { log, rest }))
         };
         assert_eq!(next(LONG_PAGES - 1, 0, 0), Next::Rest, "a short one is left to grow");
         assert_eq!(next(LONG_PAGES - 1, 2_000, 0), Next::Rest);

@@ -68,16 +68,16 @@ impl Table {
 }
 
 /// Rows that can't be read, each with its problem.
-pub(super) type Noted = BTreeMap<(Table, i64), String>;
+pub(super) type UnreadableRows = BTreeMap<(Table, i64), String>;
 
 /// Decoder of a store's rows, which notes those that can't be decoded.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     pub(super) names: Arc<Names>,
     any: AtomicBool,
-    noted: Mutex<Noted>,
+    noted: Mutex<UnreadableRows>,
     /// Rows that the current transaction sets aside.
-    taken: Mutex<Noted>,
+    taken: Mutex<UnreadableRows>,
 }
 
 impl Decoder {
@@ -112,7 +112,7 @@ impl Decoder {
         self.any.load(Ordering::Acquire)
     }
 
-    pub(super) fn take(&self) -> Noted {
+    pub(super) fn take(&self) -> UnreadableRows {
         let mut noted = self.noted.lock();
         self.any.store(false, Ordering::Release);
         let taken = std::mem::take(&mut *noted);

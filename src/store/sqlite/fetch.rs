@@ -15,8 +15,8 @@ use crate::{
     store::{
         StoreError,
         sets::{
-            Expiring, FeedPage, FeedPlace, FeedWant, Found, Heads, HeadsWant, KeptAnswer, KeptRequest, Line,
-            LinePage, LineWant, Place, RequestKey, RequestRow, SetAside, Wants,
+            Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, ReadResults,
+            ReadSet, RequestKey, RequestOutcome, RequestRow, SetAside, SortKey, StoredRequest, WaitingLine,
         },
     },
 };
@@ -31,10 +31,10 @@ pub(super) struct Fetch<'c> {
 }
 
 impl Fetch<'_> {
-    pub(super) fn all(&self, wants: &Wants) -> Result<Found, StoreError> {
-        let mut found = Found {
+    pub(super) fn all(&self, wants: &ReadSet) -> Result<ReadResults, StoreError> {
+        let mut found = ReadResults {
             set_aside: wants.set_aside.map(|now| self.set_aside(now)).transpose()?,
-            ..Found::default()
+            ..ReadResults::default()
         };
         for id in &wants.jobs {
             if let Some(job) = self.job(*id)? {
@@ -89,7 +89,7 @@ impl Fetch<'_> {
         }
     }
 
-    fn request(&self, key: &RequestKey) -> Result<Option<KeptRequest>, StoreError> {
+    fn request(&self, key: &RequestKey) -> Result<Option<StoredRequest>, StoreError> {
         let row = self
             .sql("SELECT digest, answer, first, count, live, value FROM request WHERE key = ?1")?
             .query_row([&key[..]], |row| {
@@ -97,7 +97,7 @@ impl Fetch<'_> {
                 // different request, and creates nothing.
                 Ok(read_request(row).unwrap_or_else(|error| {
                     tracing::error!(%error, "the row of a request id can't be read");
-                    RequestRow { digest: [0; 16], answer: KeptAnswer::Done { queue: 0 } }
+                    RequestRow { digest: [0; 16], answer: RequestOutcome::Done { queue: 0 } }
                 }))
             })
             .optional()?;
@@ -106,7 +106,7 @@ impl Fetch<'_> {
             Some(id) => self.job(id)?,
             None => None,
         };
-        Ok(Some(KeptRequest { row, job }))
+        Ok(Some(StoredRequest { row, job }))
     }
 
     /// Decodes all jobs of a statement, and counts its rows.
@@ -156,11 +156,11 @@ impl Fetch<'_> {
     }
 
     /// Returns the first places of several lanes, merged.
-    fn merged_places(&self, want: &HeadsWant) -> Result<Vec<Place>, StoreError> {
+    fn merged_places(&self, want: &HeadsWant) -> Result<Vec<SortKey>, StoreError> {
         let mut lanes: Vec<Lane> = want.kinds.iter().map(|kind| Lane::new(*kind)).collect();
         let mut places = Vec::new();
         while places.len() < want.limit {
-            let mut best: Option<(Place, usize)> = None;
+            let mut best: Option<(SortKey, usize)> = None;
             for (index, lane) in lanes.iter_mut().enumerate() {
                 if let Some(head) = self.head(want.queue, lane, want.limit - places.len())?
                     && best.is_none_or(|(place, _)| head < place)
@@ -177,7 +177,7 @@ impl Fetch<'_> {
         Ok(places)
     }
 
-    fn head(&self, queue: u32, lane: &mut Lane, wanted: usize) -> Result<Option<Place>, StoreError> {
+    fn head(&self, queue: u32, lane: &mut Lane, wanted: usize) -> Result<Option<SortKey>, StoreError> {
         if lane.heads.is_empty() && !lane.is_exhausted {
             let limit = wanted.clamp(1, PLACES);
             let mut statement = self.sql(
@@ -194,7 +194,7 @@ impl Fetch<'_> {
                 lane.last = (row.get("rank")?, order.unwrap_or(i64::MIN));
                 match i8::try_from(lane.last.0) {
                     Ok(rank) => {
-                        lane.heads.push_back(Place { rank, order: lane.last.1, id: JobId::from_raw(id) })
+                        lane.heads.push_back(SortKey { rank, order: lane.last.1, id: JobId::from_raw(id) })
                     }
                     Err(error) => self.decoder.note(Table::Job, id, &error.to_string()),
                 }
@@ -212,18 +212,18 @@ impl Fetch<'_> {
         let mut page = LinePage { limit, ..LinePage::default() };
         let (sql, kind) = match line {
             // The first condition is that of the index.
-            Line::Scheduled | Line::BackingOff => (
+            WaitingLine::Scheduled | WaitingLine::BackingOff => (
                 select_job!(
                     "WHERE state IN (1, 5) AND state = ?2 AND queue = ?1 AND (detail, id) > (?4, ?5) AND ?3 = ?3 \
                      ORDER BY detail, id LIMIT ?6"
                 ),
-                if line == Line::Scheduled {
+                if line == WaitingLine::Scheduled {
                     StateName::Scheduled as u32
                 } else {
                     StateName::BackingOff as u32
                 },
             ),
-            Line::Ready(kind) => (
+            WaitingLine::Ready(kind) => (
                 select_job!(
                     "WHERE state = 3 AND queue = ?1 AND kind = ?2 AND (rank, detail, id) > (?3, ?4, ?5) \
                      ORDER BY rank, detail, id LIMIT ?6"
@@ -236,11 +236,14 @@ impl Fetch<'_> {
         let mut seen = 0;
         while let Some(row) = rows.next()? {
             seen += 1;
-            let rank =
-                if matches!(line, Line::Ready(_)) { row.get(column::RANK).unwrap_or(i8::MAX) } else { 0 };
+            let rank = if matches!(line, WaitingLine::Ready(_)) {
+                row.get(column::RANK).unwrap_or(i8::MAX)
+            } else {
+                0
+            };
             // A row without its time or order comes first, can't be decoded, and is set aside.
             let order: Option<i64> = row.get(column::DETAIL)?;
-            page.last = Some(Place {
+            page.last = Some(SortKey {
                 rank,
                 order: order.unwrap_or(i64::MIN),
                 id: JobId::from_raw(row.get(column::ID)?),
@@ -267,7 +270,7 @@ impl Fetch<'_> {
         let mut page = FeedPage::default();
         while let Some(row) = rows.next()? {
             let is_done = StateName::from_number(row.get(column::STATE)?).is_some_and(StateName::is_done);
-            page.places.push(FeedPlace {
+            page.places.push(FeedEntry {
                 position: Position(row.get(column::POSITION)?),
                 updated: Timestamp::from_micros(row.get(column::UPDATED)?),
                 ended: is_done.then(|| self.decoder.job(row)).flatten().map(Arc::new),
@@ -304,7 +307,7 @@ impl Fetch<'_> {
 /// A lane that is read from its head.
 struct Lane {
     kind: u32,
-    heads: VecDeque<Place>,
+    heads: VecDeque<SortKey>,
     last: (i64, i64),
     is_exhausted: bool,
 }
@@ -326,19 +329,21 @@ pub(super) mod answer {
 fn read_request(row: &Row<'_>) -> Result<RequestRow, StoreError> {
     let id = || -> Result<JobId, StoreError> { Ok(JobId::from_raw(row.get("first")?)) };
     let answer = match row.get::<_, u8>("answer")? {
-        answer::JOBS => KeptAnswer::Jobs { first: id()?, count: row.get("count")?, live: row.get("live")? },
+        answer::JOBS => {
+            RequestOutcome::Jobs { first: id()?, count: row.get("count")?, live: row.get("live")? }
+        }
         answer::JOB => {
             let state = StateName::from_number(row.get("count")?);
             let unknown = || StoreError::Corrupt("a request left a job in an unknown state".to_owned());
-            KeptAnswer::Job {
+            RequestOutcome::Job {
                 id: id()?,
                 state: state.ok_or_else(unknown)?,
                 revision: row.get("value")?,
                 queue: row.get("live")?,
             }
         }
-        answer::DONE => KeptAnswer::Done { queue: row.get("live")? },
-        answer::PURGE => KeptAnswer::Purge { queue: row.get("first")?, deleted: row.get("value")? },
+        answer::DONE => RequestOutcome::Done { queue: row.get("live")? },
+        answer::PURGE => RequestOutcome::Purge { queue: row.get("first")?, deleted: row.get("value")? },
         other => return Err(StoreError::Corrupt(format!("a request has the unknown answer {other}"))),
     };
     Ok(RequestRow { digest: row.get("digest")?, answer })

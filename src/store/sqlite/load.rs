@@ -13,8 +13,8 @@ use crate::{
     job::{Job, JobId, Name, Position, StateName, Tally},
     settings::{Keep, QueueInfo, QueueRetention, QueueSettings, Retention, WhenFull},
     store::{
-        Step, StoreError, named,
-        sets::{Counters, KeptTimes, Line, Loaded, Purge},
+        ClockStep, StoreError, named,
+        sets::{Counters, Loaded, Purge, StoredTimes, WaitingLine},
     },
 };
 
@@ -38,10 +38,13 @@ pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded,
 }
 
 /// Reads the earliest time in each line that is ordered by time.
-fn read_first_times(connection: &Connection, tallies: &[Tally]) -> Result<Vec<(u32, Line, i64)>, StoreError> {
+fn read_first_times(
+    connection: &Connection,
+    tallies: &[Tally],
+) -> Result<Vec<(u32, WaitingLine, i64)>, StoreError> {
     let waits = |state| match state {
-        StateName::Scheduled => Some(Line::Scheduled),
-        StateName::BackingOff => Some(Line::BackingOff),
+        StateName::Scheduled => Some(WaitingLine::Scheduled),
+        StateName::BackingOff => Some(WaitingLine::BackingOff),
         StateName::Queued
         | StateName::Running
         | StateName::Cancelling
@@ -50,7 +53,7 @@ fn read_first_times(connection: &Connection, tallies: &[Tally]) -> Result<Vec<(u
         | StateName::Cancelled
         | StateName::Expired => None,
     };
-    let lines: BTreeSet<(u32, Line, u8)> = tallies
+    let lines: BTreeSet<(u32, WaitingLine, u8)> = tallies
         .iter()
         .filter_map(|tally| Some((tally.queue.number, waits(tally.state)?, tally.state as u8)))
         .collect();
@@ -110,10 +113,10 @@ fn read_retention(connection: &Connection, decoder: &Decoder) -> Result<Option<R
     Ok(rows?.pop())
 }
 
-fn read_steps(connection: &Connection, decoder: &Decoder) -> Result<Vec<Step>, StoreError> {
+fn read_steps(connection: &Connection, decoder: &Decoder) -> Result<Vec<ClockStep>, StoreError> {
     let sql = "SELECT position, of_retention, of_backoffs FROM step ORDER BY position";
     read_rows(connection, decoder, Table::Step, sql, |row| {
-        Ok(Step {
+        Ok(ClockStep {
             position: Position(row.get("position")?),
             of_retention: row.get("of_retention")?,
             of_backoffs: row.get("of_backoffs")?,
@@ -147,8 +150,8 @@ fn read_counters(connection: &Connection) -> Result<Counters, StoreError> {
         [],
         |row| {
             let wall: Option<i64> = row.get("wall")?;
-            let kept = |wall: i64| -> rusqlite::Result<KeptTimes> {
-                Ok(KeptTimes {
+            let kept = |wall: i64| -> rusqlite::Result<StoredTimes> {
+                Ok(StoredTimes {
                     wall: Timestamp::from_micros(wall),
                     backoffs: StoreTime::from_micros(row.get("backoffs")?),
                     retention: StoreTime::from_micros(row.get("retention")?),
@@ -261,9 +264,9 @@ pub(super) fn write_counters(connection: &Connection, counters: &Counters) -> Re
     Ok(())
 }
 
-pub(super) fn write_steps(connection: &Connection, steps: &[Step]) -> Result<(), StoreError> {
+pub(super) fn write_steps(connection: &Connection, steps: &[ClockStep]) -> Result<(), StoreError> {
     connection.prepare_cached("DELETE FROM step")?.execute([])?;
-    for Step { position, of_retention, of_backoffs } in steps {
+    for ClockStep { position, of_retention, of_backoffs } in steps {
         connection
             .prepare_cached("INSERT INTO step (position, of_retention, of_backoffs) VALUES (?1, ?2, ?3)")?
             .execute(params![position.0, of_retention, of_backoffs])?;

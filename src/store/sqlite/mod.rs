@@ -28,7 +28,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, config::DbConfig, params};
 use rusqlite_migration::{M, Migrations};
 
-pub use self::backup::{Copied, CopyError, backup, compact};
+pub use self::backup::{BackupSummary, CopyError, backup, compact};
 pub use self::checkup::{Checkup, Inventory, SetAsideRows, check, inventory};
 pub use self::disk::free_bytes;
 pub use self::mark::{Mark, MarkFile};
@@ -44,7 +44,7 @@ use self::{
 };
 use super::{
     Committed, Missing, Names, Reader, Space, Store, StoreError,
-    sets::{Found, Loaded, Wants, Writes},
+    sets::{Loaded, ReadResults, ReadSet, WriteSet},
 };
 use crate::{
     clock::{Stopwatch, Timestamp},
@@ -163,7 +163,7 @@ impl SqliteStore {
     }
 
     /// Writes and commits. Returns the time that the commit took.
-    fn commit(&self, writes: &Writes) -> Result<Duration, StoreError> {
+    fn commit(&self, writes: &WriteSet) -> Result<Duration, StoreError> {
         Write { connection: &self.connection, names: &self.decoder.names }.all(writes)?;
         let stopwatch = Stopwatch::start();
         self.connection.prepare_cached("COMMIT")?.execute([])?;
@@ -257,7 +257,7 @@ impl Store for SqliteStore {
         load::load(&self.connection, &self.decoder)
     }
 
-    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+    fn fetch(&mut self, wants: &ReadSet) -> Result<ReadResults, StoreError> {
         match self.begin() {
             Err(StoreError::Locked(error)) => {
                 self.lock_wait.met(self.files.database(), self.is_starting);
@@ -279,7 +279,7 @@ impl Store for SqliteStore {
         found
     }
 
-    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+    fn write(&mut self, writes: &WriteSet) -> Result<Committed, StoreError> {
         let flush = match self.commit(writes) {
             // This is the only error that tells what is on disk: nothing of the batch. The commit's last page could not
             // be written, or was never tried.

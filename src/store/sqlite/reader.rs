@@ -40,12 +40,12 @@ pub(super) struct SqliteReader {
 
 /// A connection on loan from the pool. It is returned even after a read that panicked, so that the pool does not run
 /// dry.
-struct Lent<'a> {
+struct PooledConnection<'a> {
     connection: Option<Connection>,
     reader: &'a SqliteReader,
 }
 
-impl Drop for Lent<'_> {
+impl Drop for PooledConnection<'_> {
     fn drop(&mut self) {
         self.reader.pool.lock().idle.extend(self.connection.take());
         self.reader.returned.notify_one();
@@ -65,7 +65,7 @@ impl SqliteReader {
 
     /// Runs `read` in one read transaction.
     fn read<T>(&self, read: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut lent = Lent { connection: Some(self.take()?), reader: self };
+        let mut lent = PooledConnection { connection: Some(self.take()?), reader: self };
         let Some(connection) = &mut lent.connection else {
             return Err(StoreError::Corrupt("a connection went away before its read".to_owned()));
         };

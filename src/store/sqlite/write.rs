@@ -15,7 +15,7 @@ use crate::{
     job::{Job, Position, RetryPolicy, Tombstone},
     store::{
         Names, StoreError,
-        sets::{ChangedJob, KeptAnswer, OutcomeRow, Purge, TallyRow, Writes},
+        sets::{ChangedJob, OutcomeRow, Purge, RequestOutcome, TallyRow, WriteSet},
     },
 };
 
@@ -26,7 +26,7 @@ pub(super) struct Write<'c> {
 }
 
 impl Write<'_> {
-    pub(super) fn all(&self, writes: &Writes) -> Result<(), StoreError> {
+    pub(super) fn all(&self, writes: &WriteSet) -> Result<(), StoreError> {
         self.names_and_queues(writes)?;
         self.requests(writes)?;
         for (job, payload) in &writes.new_jobs {
@@ -62,7 +62,7 @@ impl Write<'_> {
         Ok(self.connection.prepare_cached(sql)?)
     }
 
-    fn names_and_queues(&self, writes: &Writes) -> Result<(), StoreError> {
+    fn names_and_queues(&self, writes: &WriteSet) -> Result<(), StoreError> {
         for kind in &writes.new_kinds {
             self.sql("INSERT INTO kind (number, name) VALUES (?1, ?2)")?
                 .execute(params![kind.number, kind.as_str()])?;
@@ -79,16 +79,16 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn requests(&self, writes: &Writes) -> Result<(), StoreError> {
+    fn requests(&self, writes: &WriteSet) -> Result<(), StoreError> {
         for (key, row, gone) in &writes.requests {
             // Columns that an answer does not use are 0.
             let (kind, first, count, live, value) = match row.answer {
-                KeptAnswer::Jobs { first, count, live } => (answer::JOBS, first.raw(), count, live, None),
-                KeptAnswer::Job { id, state, revision, queue } => {
+                RequestOutcome::Jobs { first, count, live } => (answer::JOBS, first.raw(), count, live, None),
+                RequestOutcome::Job { id, state, revision, queue } => {
                     (answer::JOB, id.raw(), state as u32, queue, Some(revision))
                 }
-                KeptAnswer::Done { queue } => (answer::DONE, 0, 0, queue, None),
-                KeptAnswer::Purge { queue, deleted } => (answer::PURGE, i64::from(queue), 0, 0, deleted),
+                RequestOutcome::Done { queue } => (answer::DONE, 0, 0, queue, None),
+                RequestOutcome::Purge { queue, deleted } => (answer::PURGE, i64::from(queue), 0, 0, deleted),
             };
             self.sql(
                 "INSERT INTO request (key, digest, answer, first, count, live, value, gone) \
@@ -158,7 +158,7 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn attempts(&self, writes: &Writes) -> Result<(), StoreError> {
+    fn attempts(&self, writes: &WriteSet) -> Result<(), StoreError> {
         for (id, attempt) in &writes.attempts {
             self.sql(
                 "INSERT OR REPLACE INTO attempt (job, number, started, ended, failure) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -286,7 +286,7 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn operations(&self, writes: &Writes) -> Result<(), StoreError> {
+    fn operations(&self, writes: &WriteSet) -> Result<(), StoreError> {
         for Purge { queue, last, deleted } in &writes.purges {
             self.sql("INSERT OR REPLACE INTO purge (queue, last, deleted) VALUES (?1, ?2, ?3)")?
                 .execute(params![queue, last.raw(), *deleted as i64])?;

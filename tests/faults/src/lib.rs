@@ -100,9 +100,9 @@ impl Disk {
     }
 
     /// Waits until a flush hangs or the time is over; returns whether one hangs.
-    pub fn wait_for_hang(&self, patience: Duration) -> bool {
+    pub fn wait_for_hang(&self, timeout: Duration) -> bool {
         let mut state = self.faults.state.lock();
-        self.faults.changed.wait_while_for(&mut state, |state| state.hanging == 0, patience);
+        self.faults.changed.wait_while_for(&mut state, |state| state.hanging == 0, timeout);
         state.hanging > 0
     }
 

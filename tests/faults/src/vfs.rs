@@ -15,7 +15,7 @@ use super::{Change, Faults, Image};
 
 /// The header of a file.
 #[repr(C)]
-struct Ours {
+struct FaultyFile {
     base: sqlite3_file,
     faults: *const Faults,
     /// The file's path; null for temporary files, which SQLite deletes by itself.
@@ -59,7 +59,7 @@ pub(super) fn register(name: &str, faults: &'static Faults) {
         let system = ffi::sqlite3_vfs_find(ptr::null());
         assert!(!system.is_null(), "SQLite has no VFS");
         let mut vfs = *system;
-        vfs.szOsFile += size_of::<Ours>() as c_int;
+        vfs.szOsFile += size_of::<FaultyFile>() as c_int;
         vfs.pNext = ptr::null_mut();
         vfs.zName = CString::new(name).expect("no NUL in a name").into_raw();
         vfs.pAppData = Box::into_raw(Box::new(Data { system, faults })).cast();
@@ -82,7 +82,7 @@ unsafe fn data(vfs: *mut sqlite3_vfs) -> &'static Data {
 /// SAFETY: `file` is one of ours, and open.
 unsafe fn system(file: *mut sqlite3_file) -> *mut sqlite3_file {
     // SAFETY: SQLite gave as much memory as `szOsFile` says: our header and the system's file.
-    unsafe { file.cast::<u8>().add(size_of::<Ours>()).cast() }
+    unsafe { file.cast::<u8>().add(size_of::<FaultyFile>()).cast() }
 }
 
 /// The faults of a file's disk and its path.
@@ -91,7 +91,7 @@ unsafe fn system(file: *mut sqlite3_file) -> *mut sqlite3_file {
 unsafe fn of<'a>(file: *mut sqlite3_file) -> (&'a Faults, Option<&'a PathBuf>) {
     // SAFETY: guaranteed by the caller.
     unsafe {
-        let ours = file.cast::<Ours>();
+        let ours = file.cast::<FaultyFile>();
         (&*(*ours).faults, (*ours).path.as_ref())
     }
 }
@@ -120,7 +120,7 @@ unsafe extern "C" fn open(
     // SAFETY: SQLite gives a VFS of ours and enough memory for a file of ours; the name lives as long as the file.
     unsafe {
         let data = data(vfs);
-        let ours = file.cast::<Ours>();
+        let ours = file.cast::<FaultyFile>();
         (*ours).base.pMethods = ptr::null();
         let result = match (*data.system).xOpen {
             Some(open) => open(data.system, name, system(file), flags, out_flags),
@@ -185,7 +185,7 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
     let result = pass!(xClose, file);
     // SAFETY: the path was made by `open`, and nothing uses a closed file.
     unsafe {
-        let ours = file.cast::<Ours>();
+        let ours = file.cast::<FaultyFile>();
         if !(*ours).path.is_null() {
             drop(Box::from_raw((*ours).path));
             (*ours).path = ptr::null_mut();

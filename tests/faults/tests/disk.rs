@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
 /// Timeout of a test's waits, far longer than a busy machine needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn settings(folder: &Path, disk: &Disk) -> Settings {
     let mut settings = Settings::new(StoreSettings::Folder(folder.to_owned()));
@@ -64,7 +64,7 @@ fn open_gate() -> Arc<Semaphore> {
 }
 
 async fn soon<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.expect("it hangs")
+    tokio::time::timeout(TEST_TIMEOUT, work).await.expect("it hangs")
 }
 
 fn job(bytes: usize) -> JobRequest {
@@ -230,7 +230,7 @@ async fn a_flush_that_hangs_does_not_hold_up_the_drain() {
     });
     let disk = Arc::new(disk);
     let hanging = Arc::clone(&disk);
-    assert!(tokio::task::spawn_blocking(move || hanging.wait_for_hang(PATIENCE)).await.unwrap());
+    assert!(tokio::task::spawn_blocking(move || hanging.wait_for_hang(TEST_TIMEOUT)).await.unwrap());
     server.stopper().drain();
     // The drain's deadline is a second; the flush hangs for ever.
     let end = soon(server.finished()).await;

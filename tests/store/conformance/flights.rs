@@ -11,7 +11,7 @@ use jobmill::{
     store::{
         Names, Reader, Store, StoreError,
         memory::MemoryStore,
-        sets::{Committed, Found, Loaded, Wants, Writes},
+        sets::{Committed, Loaded, ReadResults, ReadSet, WriteSet},
     },
 };
 
@@ -38,12 +38,12 @@ impl Store for Counted {
         self.store.load()
     }
 
-    fn fetch(&mut self, wants: &Wants) -> Result<Found, StoreError> {
+    fn fetch(&mut self, wants: &ReadSet) -> Result<ReadResults, StoreError> {
         self.flights.fetch_add(1, Ordering::Relaxed);
         self.store.fetch(wants)
     }
 
-    fn write(&mut self, writes: &Writes) -> Result<Committed, StoreError> {
+    fn write(&mut self, writes: &WriteSet) -> Result<Committed, StoreError> {
         self.flights.fetch_add(1, Ordering::Relaxed);
         self.store.write(writes)
     }

@@ -101,21 +101,21 @@ fn retention_is_not_held_up_by_old_request_ids(rig: &mut Rig) {
 
 /// How a job leaves the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
+enum Removal {
     Deleted,
     Purged,
     Retained,
 }
 
-fn goes(rig: &mut Rig, id: JobId, way: Way) {
+fn goes(rig: &mut Rig, id: JobId, way: Removal) {
     match way {
-        Way::Deleted => {
+        Removal::Deleted => {
             rig.control(Control::Delete(id)).unwrap();
         }
-        Way::Purged => {
+        Removal::Purged => {
             rig.control(Control::Purge { name: "q".into() }).unwrap();
         }
-        Way::Retained => {
+        Removal::Retained => {
             rig.control(Control::Cancel(id)).unwrap();
             rig.pass(DAY + 2);
         }
@@ -127,10 +127,10 @@ fn goes(rig: &mut Rig, id: JobId, way: Way) {
 fn a_request_is_forgotten_a_day_after_the_last_of_its_jobs_however_that_went(rig: &mut Rig) {
     // A purge deletes every waiting job, so that it comes last.
     let orders = [
-        [Way::Deleted, Way::Retained, Way::Purged],
-        [Way::Retained, Way::Deleted, Way::Purged],
-        [Way::Retained, Way::Retained, Way::Deleted],
-        [Way::Deleted, Way::Deleted, Way::Retained],
+        [Removal::Deleted, Removal::Retained, Removal::Purged],
+        [Removal::Retained, Removal::Deleted, Removal::Purged],
+        [Removal::Retained, Removal::Retained, Removal::Deleted],
+        [Removal::Deleted, Removal::Deleted, Removal::Retained],
     ];
     rig.queue("q", 0);
     for (number, ways) in orders.into_iter().enumerate() {

@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use jobmill::{
-    clock::{Present, Timestamp},
+    clock::{ClockReading, Timestamp},
     engine::{NewJob, ReportBody},
     job::{JobId, LeaseToken, Output, Progress, RequestId, When},
 };
 
-use super::program::{Asked, KINDS, Plan, QUEUES, Told, Wish};
+use super::program::{AttemptReport, KINDS, Plan, QUEUES, RequestPlan, RequestedControl};
 use crate::store::{
     batch::Control,
     batch::{Batch, Offer, Report},
@@ -19,7 +19,7 @@ use crate::store::{
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gathered {
     pub(crate) controls: Vec<Control>,
-    pub(crate) reports: Vec<(JobId, LeaseToken, Told)>,
+    pub(crate) reports: Vec<(JobId, LeaseToken, AttemptReport)>,
     pub(crate) offers: Vec<Offered>,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Offered {
 }
 
 impl Gathered {
-    pub(crate) fn offer(&mut self, plans: &[Plan], asked: Option<Asked>, now: Timestamp) {
+    pub(crate) fn offer(&mut self, plans: &[Plan], asked: Option<RequestPlan>, now: Timestamp) {
         let jobs: Vec<_> = plans.iter().map(|plan| new_job(plan, now)).collect();
         let (jobs, request) = match asked {
             Some(asked) => {
@@ -44,35 +44,35 @@ impl Gathered {
     }
 
     /// Adds a control; `job` maps a number to one of the jobs that ever existed.
-    pub(crate) fn control(&mut self, wish: Wish, job: impl Fn(usize) -> Option<JobId>) {
+    pub(crate) fn control(&mut self, wish: RequestedControl, job: impl Fn(usize) -> Option<JobId>) {
         let name = |queue: usize| QUEUES[queue].to_owned();
         let control = match wish {
-            Wish::Cancel(pick) => job(pick).map(Control::Cancel),
-            Wish::Retry(pick, asked) => job(pick).map(|id| {
+            RequestedControl::Cancel(pick) => job(pick).map(Control::Cancel),
+            RequestedControl::Retry(pick, asked) => job(pick).map(|id| {
                 let request = asked.map(|asked| build::request(&id_of(asked), &format!("retry {id}")));
                 Control::Retry { id, request }
             }),
-            Wish::Delete(pick) => job(pick).map(Control::Delete),
-            Wish::Pause(queue, paused) => Some(Control::SetPaused { name: name(queue), paused }),
-            Wish::Update { queue, consumers, max_jobs, max_bytes } => {
+            RequestedControl::Delete(pick) => job(pick).map(Control::Delete),
+            RequestedControl::Pause(queue, paused) => Some(Control::SetPaused { name: name(queue), paused }),
+            RequestedControl::Update { queue, consumers, max_jobs, max_bytes } => {
                 let mut settings = build::settings(consumers, max_jobs);
                 settings.max_bytes = max_bytes;
                 Some(Control::UpdateQueue { name: name(queue), settings })
             }
-            Wish::Create { queue, consumers } => {
+            RequestedControl::Create { queue, consumers } => {
                 Some(Control::CreateQueue { name: name(queue), settings: build::settings(consumers, 20) })
             }
-            Wish::DeleteQueue(queue) => Some(Control::DeleteQueue { name: name(queue) }),
-            Wish::Purge(queue) => Some(Control::Purge { name: name(queue) }),
+            RequestedControl::DeleteQueue(queue) => Some(Control::DeleteQueue { name: name(queue) }),
+            RequestedControl::Purge(queue) => Some(Control::Purge { name: name(queue) }),
         };
         self.controls.extend(control);
     }
 
     /// Builds a batch of the gathered input.
-    pub(crate) fn batch(&self, present: Present, claim: bool) -> Batch {
+    pub(crate) fn batch(&self, present: ClockReading, claim: bool) -> Batch {
         let offer =
             |offered: &Offered| Offer { request: offered.request, jobs: offered.jobs.clone(), waits: false };
-        let report = |(id, lease, told): &(JobId, LeaseToken, Told)| Report {
+        let report = |(id, lease, told): &(JobId, LeaseToken, AttemptReport)| Report {
             id: *id,
             lease: *lease,
             body: body(*told),
@@ -88,7 +88,7 @@ impl Gathered {
     }
 }
 
-fn id_of(asked: Asked) -> String {
+fn id_of(asked: RequestPlan) -> String {
     format!("request {}", asked.id)
 }
 
@@ -104,23 +104,23 @@ fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
     }
 }
 
-fn body(told: Told) -> ReportBody {
+fn body(told: AttemptReport) -> ReportBody {
     match told {
-        Told::Progress => ReportBody::Progress(Arc::new(Progress {
+        AttemptReport::Progress => ReportBody::Progress(Arc::new(Progress {
             fraction: Some(0.5),
             text: "half".into(),
             step: String::new(),
         })),
-        Told::Success { result_bytes } => ReportBody::Succeeded {
+        AttemptReport::Success { result_bytes } => ReportBody::Succeeded {
             output: Output { bytes: vec![1; result_bytes].into(), ..Output::default() },
             tail: String::new(),
         },
-        Told::Failure { retryable, delay_millis } => ReportBody::Failed {
+        AttemptReport::Failure { retryable, delay_millis } => ReportBody::Failed {
             failure: build::failure(retryable),
             delay: delay_millis.map(Duration::from_millis),
             tail: "tail".into(),
         },
-        Told::Release { delay_millis } => {
+        AttemptReport::Release { delay_millis } => {
             ReportBody::Released { delay: delay_millis.map(Duration::from_millis) }
         }
     }

@@ -19,9 +19,9 @@ use super::{
     batch::Gathered,
     numbers::Numbers,
     order::{self, Contender},
-    program::Told,
+    program::AttemptReport,
     purges::Purges,
-    times::{Mark, Times},
+    times::{TimePoint, Times},
 };
 use crate::store::batch::{Applied, Control, ControlDone, Receipt};
 
@@ -51,7 +51,7 @@ pub(crate) struct Known {
     bytes: u64,
     pub(crate) expires: Option<Timestamp>,
     /// The moment of its last change.
-    pub(crate) since: Mark,
+    pub(crate) since: TimePoint,
     /// The duration of its backoff, counted from that change.
     pub(crate) delay: Duration,
     /// Its place in line, fixed when it became ready.
@@ -174,10 +174,10 @@ impl Ledger {
                 result.is_ok() == expected,
                 "a report of {id} under {lease:?} was {result:?}; held: {expected}"
             );
-            if expected && !matches!(told, Told::Progress) {
+            if expected && !matches!(told, AttemptReport::Progress) {
                 over.insert(*id);
             }
-            if expected && matches!(told, Told::Release { .. }) {
+            if expected && matches!(told, AttemptReport::Release { .. }) {
                 causes.released.insert(*id);
             }
         }
@@ -271,7 +271,7 @@ impl Ledger {
             max_attempts: job.max_attempts,
             bytes: job.spec.bytes,
             expires: job.spec.expires,
-            since: self.times.mark(),
+            since: self.times.time_point(),
             delay: backoff_of(job),
             place: order::place(known.as_ref(), job, causes.released.contains(&id)),
             starts: known.as_ref().map_or(0, |known| known.starts),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use jobmill::{
-    clock::{Present, Timestamp, Uptime},
+    clock::{ClockReading, Timestamp, Uptime},
     job::{Change, JobFilter, Position},
     store::{Reader, Scan, ScanOrder, StoreError, WholeJob},
 };
@@ -14,7 +14,7 @@ use jobmill::{
 use super::{
     batch::Gathered,
     ledger::{Ledger, Violation, promise},
-    program::{AHEAD_MAX_MILLIS, KINDS, QUEUES, Step, Told, When},
+    program::{AHEAD_MAX_MILLIS, AttemptReport, KINDS, QUEUES, Step, When},
     watchers::Watchers,
 };
 use crate::store::{
@@ -138,8 +138,8 @@ impl Machine {
         self.now = Timestamp::from_micros(right.as_micros() + ahead_millis * 1_000);
     }
 
-    fn present(&self) -> Present {
-        Present { wall: self.now, uptime: Uptime::new(self.passed - self.booted) }
+    fn present(&self) -> ClockReading {
+        ClockReading { wall: self.now, uptime: Uptime::new(self.passed - self.booted) }
     }
 
     /// Applies one batch to every store.
@@ -234,7 +234,7 @@ impl Machine {
             rounds -= 1;
             self.pass(Duration::from_secs(7_200));
             for (id, lease) in self.ledger.running() {
-                self.gathered.reports.push((id, lease, Told::Success { result_bytes: 0 }));
+                self.gathered.reports.push((id, lease, AttemptReport::Success { result_bytes: 0 }));
             }
             self.commit(true)?;
         }

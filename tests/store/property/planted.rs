@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jobmill::{
-    clock::{Present, Timestamp, Uptime},
+    clock::{ClockReading, Timestamp, Uptime},
     job::{Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, Tally},
     settings::QueueInfo,
     store::{Page, Reader, Scan, StoreError, StoreSize, WholeJob},
@@ -82,7 +82,7 @@ impl BeginsBehindItsClock {
 
 fn an_hour_ago(setup: Setup) -> Setup {
     let wall = Timestamp::from_micros(setup.present.wall.as_micros() - 3_600 * 1_000_000);
-    Setup { present: Present { wall, ..setup.present }, ..setup }
+    Setup { present: ClockReading { wall, ..setup.present }, ..setup }
 }
 
 impl Subject for BeginsBehindItsClock {
@@ -112,9 +112,9 @@ fn by_the_wall(setup: Setup) -> Setup {
     Setup { present: counted_by_the_wall(setup.present), ..setup }
 }
 
-fn counted_by_the_wall(present: Present) -> Present {
+fn counted_by_the_wall(present: ClockReading) -> ClockReading {
     let micros = u64::try_from(present.wall.as_micros()).unwrap_or_default();
-    Present { uptime: Uptime::new(Duration::from_micros(micros)), ..present }
+    ClockReading { uptime: Uptime::new(Duration::from_micros(micros)), ..present }
 }
 
 impl Subject for CountsByTheWall {

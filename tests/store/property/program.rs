@@ -6,11 +6,11 @@
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// An offer for the next batch.
-    Offer { jobs: Vec<Plan>, request: Option<Asked> },
+    Offer { jobs: Vec<Plan>, request: Option<RequestPlan> },
     /// A report for the next batch.
-    Report { pick: usize, stale: bool, told: Told },
+    Report { pick: usize, stale: bool, told: AttemptReport },
     /// A control for the next batch.
-    Control(Wish),
+    Control(RequestedControl),
     /// Time passes.
     Pass { millis: u64 },
     /// The clock is set, forward or back, to this far ahead of the right time.
@@ -44,14 +44,14 @@ pub(crate) struct Plan {
 
 /// A request id and the text whose digest identifies the request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct RequestPlan {
     pub(crate) id: u64,
     pub(crate) said: u64,
 }
 
 /// The report of an attempt.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Told {
+pub(crate) enum AttemptReport {
     Progress,
     Success { result_bytes: usize },
     Failure { retryable: bool, delay_millis: Option<u64> },
@@ -60,9 +60,9 @@ pub(crate) enum Told {
 
 /// A control that a client or an operator asks for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Wish {
+pub(crate) enum RequestedControl {
     Cancel(usize),
-    Retry(usize, Option<Asked>),
+    Retry(usize, Option<RequestPlan>),
     Delete(usize),
     Pause(usize, bool),
     Update { queue: usize, consumers: u32, max_jobs: u64, max_bytes: u64 },
@@ -162,39 +162,39 @@ fn plan(dice: &mut Dice) -> Plan {
     }
 }
 
-fn asked(dice: &mut Dice) -> Asked {
-    Asked { id: dice.below(6), said: if dice.percent(80) { 0 } else { dice.below(3) } }
+fn asked(dice: &mut Dice) -> RequestPlan {
+    RequestPlan { id: dice.below(6), said: if dice.percent(80) { 0 } else { dice.below(3) } }
 }
 
-fn told(dice: &mut Dice) -> Told {
+fn told(dice: &mut Dice) -> AttemptReport {
     match dice.below(10) {
-        0..2 => Told::Progress,
-        2..6 => Told::Success { result_bytes: dice.one_of(&[0, 0, 20, 300]) },
-        6..9 => Told::Failure {
+        0..2 => AttemptReport::Progress,
+        2..6 => AttemptReport::Success { result_bytes: dice.one_of(&[0, 0, 20, 300]) },
+        6..9 => AttemptReport::Failure {
             retryable: dice.percent(75),
             delay_millis: dice.percent(40).then(|| dice.one_of(&[0, 1, 2_000])),
         },
-        _ => Told::Release { delay_millis: dice.percent(40).then(|| dice.one_of(&[0, 1, 2_000])) },
+        _ => AttemptReport::Release { delay_millis: dice.percent(40).then(|| dice.one_of(&[0, 1, 2_000])) },
     }
 }
 
-fn wish(dice: &mut Dice) -> Wish {
+fn wish(dice: &mut Dice) -> RequestedControl {
     let (pick, queue) = (dice.index(1_000), dice.index(QUEUES.len()));
     match dice.below(24) {
-        0..4 => Wish::Cancel(pick),
-        4..9 => Wish::Retry(pick, dice.percent(30).then(|| asked(dice))),
-        9..12 => Wish::Delete(pick),
-        12 => Wish::Pause(queue, true),
-        13..16 => Wish::Pause(queue, false),
-        16..19 => Wish::Update {
+        0..4 => RequestedControl::Cancel(pick),
+        4..9 => RequestedControl::Retry(pick, dice.percent(30).then(|| asked(dice))),
+        9..12 => RequestedControl::Delete(pick),
+        12 => RequestedControl::Pause(queue, true),
+        13..16 => RequestedControl::Pause(queue, false),
+        16..19 => RequestedControl::Update {
             queue,
             consumers: dice.one_of(&[0, 1, 1, 2, 3]),
             max_jobs: dice.one_of(&[2, 10, 30, 100]),
             max_bytes: dice.one_of(&[3_000, 1 << 20, 1 << 20]),
         },
-        19 => Wish::Create { queue, consumers: dice.below(3) as u32 },
-        20 => Wish::DeleteQueue(queue),
-        _ => Wish::Purge(queue),
+        19 => RequestedControl::Create { queue, consumers: dice.below(3) as u32 },
+        20 => RequestedControl::DeleteQueue(queue),
+        _ => RequestedControl::Purge(queue),
     }
 }
 

@@ -77,7 +77,7 @@ impl Ledger {
             self.terminals += usize::from(expected.is_done());
             self.places.hear("places in the feed", job.position.as_i64())?;
             (known.state, known.revision) = (job.state, job.revision);
-            (known.since, known.delay) = (self.times.mark(), backoff_of(job));
+            (known.since, known.delay) = (self.times.time_point(), backoff_of(job));
             self.end = job.position;
         }
         promise!(ran.is_empty(), "these ran before the crash and still do: {ran:?}");

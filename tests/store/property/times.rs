@@ -15,15 +15,15 @@ const TRIAL_MICROS: i64 = 3_600 * 1_000_000;
 
 /// A moment, with the bounds of the error in what the store has counted up to it. In microseconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Mark {
+pub(crate) struct TimePoint {
     passed: i64,
-    backoffs: Wrong,
+    backoffs: ErrorBounds,
     /// Time without a server, which may not count for retention.
     uncounted: i64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Wrong {
+struct ErrorBounds {
     too_much: i64,
     too_little: i64,
 }
@@ -31,7 +31,7 @@ struct Wrong {
 /// The elapsed time and the wall clock's offset from it.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
-    now: Mark,
+    now: TimePoint,
     /// The wall clock's offset from the elapsed time.
     ahead: i64,
     kept: Kept,
@@ -111,12 +111,12 @@ impl Times {
         Times { ahead, kept, accepted: ahead, ..Times::default() }
     }
 
-    pub(crate) fn mark(&self) -> Mark {
+    pub(crate) fn time_point(&self) -> TimePoint {
         self.now
     }
 
     /// Returns the least and the most time that a store may count for a backoff since a moment.
-    fn of_backoff(&self, since: Mark) -> (Duration, Duration) {
+    fn of_backoff(&self, since: TimePoint) -> (Duration, Duration) {
         let passed = self.now.passed - since.passed;
         let least = passed - (self.now.backoffs.too_little - since.backoffs.too_little);
         let most = passed + (self.now.backoffs.too_much - since.backoffs.too_much);
@@ -124,7 +124,7 @@ impl Times {
     }
 
     /// Returns the least and the most time that a store may count for retention since a moment.
-    fn of_retention(&self, since: Mark) -> (Duration, Duration) {
+    fn of_retention(&self, since: TimePoint) -> (Duration, Duration) {
         let passed = self.now.passed - since.passed;
         let least = passed - (self.now.uncounted - since.uncounted);
         let misled = self.misled.iter().filter(|(start, _)| *start >= since.passed);

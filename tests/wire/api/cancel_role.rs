@@ -17,7 +17,7 @@ use crate::{
 const MAIL: &str = "mail";
 
 /// A server with tokens; each token is its holder's name.
-struct Office {
+struct TokenServer {
     rig: Rig,
     _dir: TempDir,
 }
@@ -37,7 +37,7 @@ fn shown<T>(token: &str, request: T) -> Request<T> {
     request
 }
 
-impl Office {
+impl TokenServer {
     async fn open() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tokens.toml");
@@ -48,7 +48,7 @@ impl Office {
         fs::write(&file, TOKENS.map(entry).concat()).unwrap();
         let settings = with_queue(with_queue(memory(), QUEUE, queue(0)), MAIL, queue(0));
         let rig = Rig::start(simple(Settings { tokens: Some(file), ..settings })).await;
-        Office { rig, _dir: dir }
+        TokenServer { rig, _dir: dir }
     }
 
     async fn submit(&self, token: &str, queue: &str) -> String {
@@ -93,7 +93,7 @@ fn not_found(status: Status, id: &str) {
 
 #[tokio::test]
 async fn it_cancels_on_its_queues_only() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     let (letter, other) = (office.submit("boss", MAIL).await, office.submit("boss", QUEUE).await);
     not_found(office.cancel("guard", &other).await.unwrap_err(), &other);
     assert_eq!(office.state(&other).await, JobState::Queued);
@@ -105,7 +105,7 @@ async fn it_cancels_on_its_queues_only() {
 
 #[tokio::test]
 async fn it_does_not_retry_or_delete_or_manage_queues() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     let letter = office.submit("boss", MAIL).await;
     office.cancel("guard", &letter).await.unwrap();
     for token in ["guard", "producer", "blind", "lone"] {
@@ -130,7 +130,7 @@ async fn it_does_not_retry_or_delete_or_manage_queues() {
 
 #[tokio::test]
 async fn it_is_a_part_of_admin_and_of_no_other_role() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     let letter = office.submit("boss", MAIL).await;
     denied(office.cancel("reader", &letter).await.unwrap_err(), "cancel", "*");
     assert_eq!(office.state(&letter).await, JobState::Queued);
@@ -141,7 +141,7 @@ async fn it_is_a_part_of_admin_and_of_no_other_role() {
 
 #[tokio::test]
 async fn who_may_submit_read_and_cancel_cancels_what_it_submitted() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     let letter = office.submit("producer", MAIL).await;
     office.cancel("producer", &letter).await.unwrap();
     assert_eq!(office.state(&letter).await, JobState::Cancelled);
@@ -150,7 +150,7 @@ async fn who_may_submit_read_and_cancel_cancels_what_it_submitted() {
 
 #[tokio::test]
 async fn who_may_submit_and_cancel_cancels_what_it_submitted_though_it_may_not_read() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     for (submitter, canceller) in [("blind", "blind"), ("boss", "blind"), ("boss", "lone")] {
         let letter = office.submit(submitter, MAIL).await;
         let change = office.cancel(canceller, &letter).await.unwrap();
@@ -167,7 +167,7 @@ async fn who_may_submit_and_cancel_cancels_what_it_submitted_though_it_may_not_r
 
 #[tokio::test]
 async fn it_alone_is_not_answered_with_the_job_and_then_cancels_nothing() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     for view in [JobView::Basic, JobView::Result, JobView::Full] {
         let letter = office.submit("blind", MAIL).await;
         for request_id in ["", letter.as_str()] {
@@ -200,7 +200,7 @@ async fn it_alone_is_not_answered_with_the_job_and_then_cancels_nothing() {
 
 #[tokio::test]
 async fn a_repeat_by_one_who_may_not_cancel_the_job_tells_nothing() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     let other = office.submit("boss", QUEUE).await;
     let request = |view: JobView| v1::CancelJobRequest {
         id: other.clone(),
@@ -222,7 +222,7 @@ async fn a_repeat_by_one_who_may_not_cancel_the_job_tells_nothing() {
 
 #[tokio::test]
 async fn it_does_not_let_its_caller_look_at_jobs() {
-    let office = Office::open().await;
+    let office = TokenServer::open().await;
     let letter = office.submit("blind", MAIL).await;
     for token in ["blind", "lone"] {
         let get = v1::GetJobRequest { id: letter.clone(), ..Default::default() };

@@ -4,7 +4,7 @@ use jobmill::proto::v1::{self, JobState, submit_result::Result as Item};
 use tonic::Code;
 
 use super::{
-    raw::{self, Props, Rpc, rpcs, state},
+    raw::{self, Fixtures, Rpc, rpcs, state},
     shelf, submit,
 };
 use crate::support::{QUEUE, Rig, job, named, refusal, refused_item, soon, submission};
@@ -35,8 +35,8 @@ async fn every_call_takes_the_only_namespace_by_its_name_and_without_one() {
     for namespace in ["", "default"] {
         for rpc in unary() {
             let queue = format!("{}{namespace}", rpc.short().to_lowercase());
-            let props = Props::set_up(&rig, &queue).await;
-            let request = rpc.with_text(props.request(&rpc, &queue), "namespace", namespace);
+            let fixtures = Fixtures::set_up(&rig, &queue).await;
+            let request = rpc.with_text(fixtures.request(&rpc, &queue), "namespace", namespace);
             let refused = raw::call(&rig, &rpc.name, &[], &request).await.err();
             assert!(refused.is_none(), "{} in {namespace:?}: {refused:?}", rpc.name);
         }
@@ -48,10 +48,10 @@ async fn every_call_takes_the_only_namespace_by_its_name_and_without_one() {
 #[tokio::test]
 async fn every_call_in_another_namespace_is_not_found_and_changes_nothing() {
     let rig = shelf().await;
-    let props = Props::set_up(&rig, "made").await;
+    let fixtures = Fixtures::set_up(&rig, "made").await;
     let before = state(&rig).await;
     for rpc in unary() {
-        let request = rpc.with_text(props.request(&rpc, "unused"), "namespace", "other");
+        let request = rpc.with_text(fixtures.request(&rpc, "unused"), "namespace", "other");
         let refused = raw::call(&rig, &rpc.name, &[], &request).await.expect_err(&rpc.name);
         let refused = refusal(&refused);
         let told = (refused.code, refused.reason.as_str());

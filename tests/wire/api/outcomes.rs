@@ -5,7 +5,8 @@ use std::time::Duration;
 use jobmill::{
     clock::Clock,
     proto::v1::{
-        self, JobView, SubmitOutcome, submit_and_watch_response::Event as Told, submit_result::Result as Item,
+        self, JobView, SubmitOutcome, submit_and_watch_response::Event as SubmitEvent,
+        submit_result::Result as Item,
     },
     serve::Server,
 };
@@ -23,14 +24,15 @@ const GONE: SubmitOutcome = SubmitOutcome::Gone;
 
 /// A way to submit one job.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
+enum SubmitCall {
     Submit,
     Batch,
     Stream,
     Watch,
 }
 
-const WAYS: [Way; 4] = [Way::Submit, Way::Batch, Way::Stream, Way::Watch];
+const SUBMIT_CALLS: [SubmitCall; 4] =
+    [SubmitCall::Submit, SubmitCall::Batch, SubmitCall::Stream, SubmitCall::Watch];
 
 /// A job's id, its outcome, and the resume token, which results of a stream do not have.
 type Answer = (String, SubmitOutcome, Option<String>);
@@ -40,7 +42,7 @@ fn answer(response: v1::SubmitResponse) -> Answer {
     (response.id().to_owned(), response.outcome(), Some(response.resume_token))
 }
 
-impl Way {
+impl SubmitCall {
     fn request_id(self) -> String {
         format!("by {self:?}")
     }
@@ -54,25 +56,25 @@ impl Way {
     async fn submit_as(self, rig: &Rig, request_id: &str, job: v1::JobSpec) -> Result<Answer, Status> {
         let (mut jobs, request_id) = (rig.jobs.clone(), request_id.to_owned());
         match self {
-            Way::Submit => submit(rig, named(&request_id, job)).await.map(answer),
-            Way::Batch => {
+            SubmitCall::Submit => submit(rig, named(&request_id, job)).await.map(answer),
+            SubmitCall::Batch => {
                 let request = v1::SubmitBatchRequest { jobs: vec![job], request_id, ..Default::default() };
                 let response = soon(jobs.submit_batch(request)).await?.into_inner();
                 let [submitted] = &response.jobs[..] else { panic!("{response:?}") };
                 Ok((submitted.id.clone(), submitted.outcome(), Some(response.resume_token)))
             }
-            Way::Stream => match by_stream(rig, &request_id, job).await {
+            SubmitCall::Stream => match by_stream(rig, &request_id, job).await {
                 Item::Submitted(submitted) => Ok((submitted.id.clone(), submitted.outcome(), None)),
                 Item::Error(error) => {
                     let (code, reason) = refused_item(&error);
                     Err(Status::new(code, reason))
                 }
             },
-            Way::Watch => {
+            SubmitCall::Watch => {
                 let request = v1::SubmitAndWatchRequest { job: Some(job), request_id, ..Default::default() };
                 let mut stream = soon(jobs.submit_and_watch(request)).await?.into_inner();
                 let first = soon(stream.message()).await?.expect("an answer");
-                let Some(Told::Submitted(response)) = first.event else { panic!("{first:?}") };
+                let Some(SubmitEvent::Submitted(response)) = first.event else { panic!("{first:?}") };
                 if response.outcome() == GONE {
                     assert_eq!(soon(stream.message()).await?, None, "there is nothing to watch");
                 }
@@ -117,11 +119,11 @@ async fn delete_queue(rig: &Rig, name: &str) {
 #[tokio::test]
 async fn a_job_is_created_repeated_and_gone_by_every_way() {
     let rig = super::shelf().await;
-    for way in WAYS {
+    for way in SUBMIT_CALLS {
         let (id, outcome, token) = way.submit(&rig, QUEUE).await.unwrap();
         assert_eq!(outcome, CREATED, "{way:?}");
         assert!(token.is_none_or(|token| !token.is_empty()), "{way:?}");
-        let none = (way != Way::Stream).then(String::new);
+        let none = (way != SubmitCall::Stream).then(String::new);
         assert_eq!(way.submit(&rig, QUEUE).await.unwrap(), (id.clone(), REPEATED, none.clone()));
         rig.cancel(&id).await.unwrap();
         assert_eq!(way.submit(&rig, QUEUE).await.unwrap(), (id.clone(), REPEATED, none.clone()));
@@ -137,12 +139,12 @@ async fn a_job_is_created_repeated_and_gone_by_every_way() {
 #[tokio::test]
 async fn a_request_id_is_one_for_all_ways_to_submit_one_job() {
     let rig = super::shelf().await;
-    let (id, _, _) = Way::Submit.submit_as(&rig, "same", job("echo")).await.unwrap();
-    for way in [Way::Stream, Way::Watch, Way::Submit] {
+    let (id, _, _) = SubmitCall::Submit.submit_as(&rig, "same", job("echo")).await.unwrap();
+    for way in [SubmitCall::Stream, SubmitCall::Watch, SubmitCall::Submit] {
         let (again, outcome, _) = way.submit_as(&rig, "same", job("echo")).await.unwrap();
         assert_eq!((again, outcome), (id.clone(), REPEATED), "{way:?}");
     }
-    let refused = Way::Batch.submit_as(&rig, "same", job("echo")).await.unwrap_err();
+    let refused = SubmitCall::Batch.submit_as(&rig, "same", job("echo")).await.unwrap_err();
     assert_eq!(refusal(&refused).reason, "REQUEST_ID_REUSED", "a batch is another request");
     assert_eq!(rig.total().await, 1);
     rig.stop().await;
@@ -151,7 +153,7 @@ async fn a_request_id_is_one_for_all_ways_to_submit_one_job() {
 #[tokio::test]
 async fn a_repeat_finds_its_job_though_its_queue_was_deleted() {
     let rig = shelves().await;
-    for way in WAYS {
+    for way in SUBMIT_CALLS {
         let (id, ..) = way.submit(&rig, "shelf").await.unwrap();
         rig.cancel(&id).await.unwrap();
         delete_queue(&rig, "shelf").await;
@@ -175,12 +177,12 @@ async fn a_repeat_finds_its_job_though_nothing_runs_its_kind_any_more() {
     let settings = || with_queue(folder(home.path()), QUEUE, queue(0));
     let rig = Rig::start(simple(settings())).await;
     let mut known = Vec::new();
-    for way in WAYS {
+    for way in SUBMIT_CALLS {
         known.push(way.submit(&rig, QUEUE).await.unwrap().0);
     }
     rig.stop().await;
     let rig = Rig::start(Server::builder(settings())).await;
-    for (way, id) in WAYS.into_iter().zip(known) {
+    for (way, id) in SUBMIT_CALLS.into_iter().zip(known) {
         let (again, outcome, _) = way.submit(&rig, QUEUE).await.unwrap();
         assert_eq!((again, outcome), (id.clone(), REPEATED), "{way:?}");
         rig.delete(&id).await.unwrap();
@@ -261,7 +263,7 @@ async fn a_batch_is_known_as_long_as_one_of_its_jobs_is_there_and_for_a_day_afte
 #[tokio::test]
 async fn without_a_request_id_every_submission_is_new() {
     let rig = super::shelf().await;
-    for way in WAYS {
+    for way in SUBMIT_CALLS {
         let (first, outcome, _) = way.submit_as(&rig, "", job("echo")).await.unwrap();
         let (second, again, _) = way.submit_as(&rig, "", job("echo")).await.unwrap();
         assert_eq!((outcome, again), (CREATED, CREATED), "{way:?}");
@@ -304,11 +306,11 @@ async fn a_job_that_is_gone_stays_gone_after_a_restart() {
     let home = tempfile::tempdir().unwrap();
     let settings = || with_queue(folder(home.path()), QUEUE, queue(0));
     let rig = Rig::start(simple(settings())).await;
-    let (id, ..) = Way::Submit.submit(&rig, QUEUE).await.unwrap();
+    let (id, ..) = SubmitCall::Submit.submit(&rig, QUEUE).await.unwrap();
     rig.delete(&id).await.unwrap();
     rig.stop().await;
     let rig = Rig::start(simple(settings())).await;
-    let (again, outcome, _) = Way::Submit.submit(&rig, QUEUE).await.unwrap();
+    let (again, outcome, _) = SubmitCall::Submit.submit(&rig, QUEUE).await.unwrap();
     assert_eq!((again, outcome), (id, GONE));
     rig.stop().await;
 }

@@ -124,7 +124,7 @@ async fn first_message(mut body: Body) -> Result<Option<Bytes>, Status> {
 }
 
 /// The objects that valid requests refer to: a queue that was created over the API, with jobs that stay queued.
-pub(super) struct Props {
+pub(super) struct Fixtures {
     pub(super) queue: String,
     /// A queue without jobs.
     pub(super) empty: String,
@@ -139,9 +139,9 @@ pub(super) fn no_consumers() -> v1::QueueSettings {
     v1::QueueSettings { consumers: Some(0), ..v1::QueueSettings::default() }
 }
 
-impl Props {
+impl Fixtures {
     pub(super) async fn set_up(rig: &Rig, queue: &str) -> Self {
-        Props::set_up_by(rig, &[], queue).await
+        Fixtures::set_up_by(rig, &[], queue).await
     }
 
     /// Sets up the objects as a caller with these headers.
@@ -160,7 +160,7 @@ impl Props {
         let request = v1::CancelJobRequest { id: cancelled.clone(), ..Default::default() };
         ask::<v1::CancelJobResponse>(rig, by, "JobQueue/CancelJob", &request).await;
         let new = format!("{queue}-new");
-        Props { queue, empty, new, waiting, cancelled }
+        Fixtures { queue, empty, new, waiting, cancelled }
     }
 }
 

@@ -9,7 +9,7 @@ use jobmill::{
 use tonic::{Code, Response, Status};
 
 use super::{
-    raw::{self, Props, Rpc, no_consumers, rpcs, state},
+    raw::{self, Fixtures, Rpc, no_consumers, rpcs, state},
     shelf,
     table::{answer, create, delete_queue, undo},
 };
@@ -45,11 +45,11 @@ async fn every_call_is_done_once_and_answered_again_even_after_a_restart() {
     let mut rig = Rig::start(simple(settings())).await;
     let mut called = Vec::new();
     for rpc in repeatable() {
-        let props = Props::set_up(&rig, &rpc.short().to_lowercase()).await;
+        let fixtures = Fixtures::set_up(&rig, &rpc.short().to_lowercase()).await;
         if rpc.short() == "ResumeQueue" {
-            rig.pause(&props.queue).await;
+            rig.pause(&fixtures.queue).await;
         }
-        let request = props.request(&rpc, &rpc.name);
+        let request = fixtures.request(&rpc, &rpc.name);
         let before = state(&rig).await;
         let first = raw::call(&rig, &rpc.name, &[], &request).await;
         let (first, repeated) =
@@ -57,11 +57,11 @@ async fn every_call_is_done_once_and_answered_again_even_after_a_restart() {
         assert!(repeated.is_none_or(|repeated| !repeated), "{} says that it is a repeat", rpc.name);
         assert_ne!(state(&rig).await, before, "{} did nothing", rpc.name);
         assert_eq!(repeat(&rig, &rpc, &request).await, first, "{}", rpc.name);
-        undo(&rig, &rpc, &props).await;
+        undo(&rig, &rpc, &fixtures).await;
         let later = repeat(&rig, &rpc, &request).await;
         // A repeat shows a queue as it is now.
         assert!(later == first || first.starts_with("Some(Queue"), "{}: {later} after {first}", rpc.name);
-        called.push((rpc, props, request, later));
+        called.push((rpc, fixtures, request, later));
     }
     rig.stop().await;
     rig = Rig::start(simple(settings())).await;
@@ -77,18 +77,18 @@ async fn every_call_is_refused_where_its_request_id_came_with_another_body_or_an
     let rpcs = repeatable();
     let mut called = Vec::new();
     for rpc in &rpcs {
-        let props = Props::set_up(&rig, &rpc.short().to_lowercase()).await;
-        let request = props.request(rpc, &rpc.name);
+        let fixtures = Fixtures::set_up(&rig, &rpc.short().to_lowercase()).await;
+        let request = fixtures.request(rpc, &rpc.name);
         raw::call(&rig, &rpc.name, &[], &request).await.unwrap();
-        called.push((rpc, props));
+        called.push((rpc, fixtures));
     }
     let before = state(&rig).await;
-    for (n, (rpc, props)) in called.iter().enumerate() {
+    for (n, (rpc, fixtures)) in called.iter().enumerate() {
         let (next, _) = &called[(n + 1) % called.len()];
-        let mut others = vec![(rpc, props.other_request(rpc, &rpc.name))];
+        let mut others = vec![(rpc, fixtures.other_request(rpc, &rpc.name))];
         // Submit and SubmitAndWatch share request ids and digests.
         if (rpc.short(), next.short()) != ("SubmitAndWatch", "Submit") {
-            others.push((next, props.request(next, &rpc.name)));
+            others.push((next, fixtures.request(next, &rpc.name)));
         }
         for (other, request) in others {
             let what = format!("{} after {}", other.name, rpc.name);
@@ -106,15 +106,15 @@ async fn every_call_is_refused_where_its_request_id_came_with_another_body_or_an
 async fn request_ids_may_have_128_bytes_in_every_call() {
     let rig = shelf().await;
     for rpc in repeatable() {
-        let props = Props::set_up(&rig, &rpc.short().to_lowercase()).await;
+        let fixtures = Fixtures::set_up(&rig, &rpc.short().to_lowercase()).await;
         let before = state(&rig).await;
-        let long = props.request(&rpc, &"r".repeat(129));
+        let long = fixtures.request(&rpc, &"r".repeat(129));
         let refused = refusal(&raw::call(&rig, &rpc.name, &[], &long).await.expect_err(&rpc.name));
         assert_eq!((refused.code, refused.fields), (Code::InvalidArgument, vec!["request_id".to_owned()]));
         assert_eq!(state(&rig).await, before, "{}", rpc.name);
         // Each call gets an id of its own, because an id is unique across all calls.
         let fitting = format!("{:r<128}", rpc.short());
-        raw::call(&rig, &rpc.name, &[], &props.request(&rpc, &fitting)).await.expect(&rpc.name);
+        raw::call(&rig, &rpc.name, &[], &fixtures.request(&rpc, &fitting)).await.expect(&rpc.name);
     }
     rig.stop().await;
 }

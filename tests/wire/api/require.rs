@@ -7,7 +7,7 @@ use jobmill::{
 use tonic::{Code, Request, Status};
 
 use super::{
-    raw::{self, Props, rpcs, state},
+    raw::{self, Fixtures, rpcs, state},
     shelf,
 };
 use crate::support::{Rig, job, memory, refusal, simple, soon, submission};
@@ -45,8 +45,8 @@ async fn every_rpc_takes_the_names_of_all_features_in_one_line_and_in_several() 
     let several: Vec<_> = features.iter().map(String::as_str).collect();
     for (n, rpc) in rpcs().iter().enumerate() {
         for (form, values) in [&[joined.as_str()][..], &[spaced.as_str()], &several].into_iter().enumerate() {
-            let props = Props::set_up(&rig, &format!("q{n}-{form}")).await;
-            let answer = raw::call(&rig, &rpc.name, &lines(values), &props.request(rpc, "")).await;
+            let fixtures = Fixtures::set_up(&rig, &format!("q{n}-{form}")).await;
+            let answer = raw::call(&rig, &rpc.name, &lines(values), &fixtures.request(rpc, "")).await;
             answer.unwrap_or_else(|status| panic!("{}: {status:?}", rpc.name));
         }
     }
@@ -56,7 +56,7 @@ async fn every_rpc_takes_the_names_of_all_features_in_one_line_and_in_several() 
 #[tokio::test]
 async fn every_rpc_is_refused_where_a_name_is_not_known_and_nothing_is_changed() {
     let rig = shelf().await;
-    let props = Props::set_up(&rig, "props").await;
+    let fixtures = Fixtures::set_up(&rig, "fixtures").await;
     let before = state(&rig).await;
     let rows: [(&[&str], &str); 10] = [
         (&["teleport"], "teleport"),
@@ -73,19 +73,19 @@ async fn every_rpc_is_refused_where_a_name_is_not_known_and_nothing_is_changed()
     for rpc in rpcs() {
         for (values, feature) in &rows {
             let what = format!("{} {values:?}", rpc.name);
-            let answer = raw::call(&rig, &rpc.name, &lines(values), &props.request(&rpc, "unused")).await;
+            let answer = raw::call(&rig, &rpc.name, &lines(values), &fixtures.request(&rpc, "unused")).await;
             let status = answer.err().unwrap_or_else(|| panic!("{what} was carried out"));
             assert_eq!(unknown(&status), *feature, "{what}");
         }
         let not_text: [(&str, &[u8]); 1] = [(REQUIRE, b"h\xc3\xa9aders")];
-        let answer = raw::call(&rig, &rpc.name, &not_text, &props.request(&rpc, "unused")).await;
+        let answer = raw::call(&rig, &rpc.name, &not_text, &fixtures.request(&rpc, "unused")).await;
         assert_eq!(unknown(&answer.unwrap_err()), "?", "{}", rpc.name);
         assert_eq!(state(&rig).await, before, "{}", rpc.name);
     }
     // The refused calls have used up no request id.
     for rpc in rpcs().iter().filter(|rpc| rpc.has_field("request_id")) {
-        let props = Props::set_up(&rig, &rpc.short().to_lowercase()).await;
-        let request = props.request(rpc, &format!("unused by {}", rpc.name));
+        let fixtures = Fixtures::set_up(&rig, &rpc.short().to_lowercase()).await;
+        let request = fixtures.request(rpc, &format!("unused by {}", rpc.name));
         raw::call(&rig, &rpc.name, &[], &request).await.unwrap_or_else(|status| panic!("{status:?}"));
     }
     rig.stop().await;

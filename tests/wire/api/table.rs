@@ -7,7 +7,7 @@ use jobmill::{
 };
 use prost::Message;
 
-use super::raw::{Props, Rpc, no_consumers};
+use super::raw::{Fixtures, Rpc, no_consumers};
 use crate::{
     queues::in_queue,
     support::{Rig, soon, update_of},
@@ -61,7 +61,7 @@ pub(super) fn role(rpc: &Rpc) -> Option<Role> {
     found.unwrap_or_else(|| panic!("{} has no row here: say which role it needs", rpc.name)).1
 }
 
-impl Props {
+impl Fixtures {
     /// Returns a valid request of an RPC.
     pub(super) fn request(&self, rpc: &Rpc, request_id: &str) -> Vec<u8> {
         self.request_for(rpc, request_id, false)
@@ -73,7 +73,7 @@ impl Props {
     }
 
     fn request_for(&self, rpc: &Rpc, request_id: &str, other: bool) -> Vec<u8> {
-        let Props { queue, empty, new, waiting, cancelled } = self;
+        let Fixtures { queue, empty, new, waiting, cancelled } = self;
         macro_rules! said {
             ($request:ident { $($field:ident: $value:expr),* $(,)? }) => {
                 v1::$request { $($field: $value,)* ..Default::default() }.encode_to_vec()
@@ -198,20 +198,20 @@ pub(super) async fn delete_queue(rig: &Rig, name: &str) {
 }
 
 /// Undoes a call as far as possible, so that a repeat that is wrongly executed would show.
-pub(super) async fn undo(rig: &Rig, rpc: &Rpc, props: &Props) {
+pub(super) async fn undo(rig: &Rig, rpc: &Rpc, fixtures: &Fixtures) {
     match rpc.short() {
         "Submit" | "SubmitBatch" | "SubmitAndWatch" | "DeleteJob" => {}
-        "CancelJob" => assert_eq!(rig.retry(&props.waiting).await.unwrap().state(), JobState::Queued),
-        "RetryJob" => assert_eq!(rig.cancel(&props.cancelled).await.unwrap().state(), JobState::Cancelled),
-        "CreateQueue" => delete_queue(rig, &props.new).await,
+        "CancelJob" => assert_eq!(rig.retry(&fixtures.waiting).await.unwrap().state(), JobState::Queued),
+        "RetryJob" => assert_eq!(rig.cancel(&fixtures.cancelled).await.unwrap().state(), JobState::Cancelled),
+        "CreateQueue" => delete_queue(rig, &fixtures.new).await,
         "UpdateQueue" => {
             let settings = v1::QueueSettings { max_jobs: Some(77), ..no_consumers() };
-            soon(rig.queues.clone().update_queue(update_of(&props.queue, settings))).await.unwrap();
+            soon(rig.queues.clone().update_queue(update_of(&fixtures.queue, settings))).await.unwrap();
         }
-        "DeleteQueue" => create(rig, &props.empty).await,
-        "PauseQueue" => rig.resume(&props.queue).await,
-        "ResumeQueue" => rig.pause(&props.queue).await,
-        "PurgeQueue" => drop(rig.submit_batch(vec![in_queue(&props.queue, "echo"); 2]).await),
+        "DeleteQueue" => create(rig, &fixtures.empty).await,
+        "PauseQueue" => rig.resume(&fixtures.queue).await,
+        "ResumeQueue" => rig.pause(&fixtures.queue).await,
+        "PurgeQueue" => drop(rig.submit_batch(vec![in_queue(&fixtures.queue, "echo"); 2]).await),
         other => panic!("{other} has no row here: say how it is undone"),
     }
 }

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tonic::{Code, Status};
 
 use super::{
-    raw::{self, Props, Rpc, rpcs, state_for},
+    raw::{self, Fixtures, Rpc, rpcs, state_for},
     table::{VERBS, Verb, role},
 };
 use crate::support::{QUEUE, Rig, memory, queue, refusal, simple, with_queue};
@@ -71,8 +71,8 @@ async fn every_call_needs_its_role_and_no_other_one_will_do() {
     tokens.extend(Role::ALL.iter().map(|role| (std::slice::from_ref(role), "*")));
     let rig = with_tokens(&dir, &tokens).await;
     for rpc in rpcs() {
-        let props = Props::set_up_by(&rig, &[BOSS], &rpc.short().to_lowercase()).await;
-        let request = props.request(&rpc, &rpc.name);
+        let fixtures = Fixtures::set_up_by(&rig, &[BOSS], &rpc.short().to_lowercase()).await;
+        let request = fixtures.request(&rpc, &rpc.name);
         let Some(role) = role(&rpc) else {
             assert!(call_as(&rig, &[Role::Work], &rpc, &request).await.is_none(), "{}", rpc.name);
             continue;
@@ -96,25 +96,26 @@ async fn a_role_on_other_queues_is_none_and_jobs_there_are_not_found() {
     let rig = with_tokens(&dir, &[(&[Role::Admin], "*"), (roles, "elsewhere*")]).await;
     for verb in &VERBS {
         let rpc = rpc_of(verb);
-        let props = Props::set_up_by(&rig, &[BOSS], &verb.rpc.to_lowercase()).await;
+        let fixtures = Fixtures::set_up_by(&rig, &[BOSS], &verb.rpc.to_lowercase()).await;
         let before = state_for(&rig, &[BOSS]).await;
         for request_id in ["", verb.rpc] {
-            let status = call_as(&rig, roles, &rpc, &props.request(&rpc, request_id)).await;
+            let status = call_as(&rig, roles, &rpc, &fixtures.request(&rpc, request_id)).await;
             let refused = refusal(&status.unwrap_or_else(|| panic!("{} was carried out", verb.rpc)));
             let expected = if verb.is_of_job { "JOB_NOT_FOUND" } else { "ROLE_MISSING" };
             assert_eq!(refused.reason, expected, "{}", verb.rpc);
             if !verb.is_of_job {
-                let named = [&props.queue, &props.empty, &props.new].contains(&&refused.metadata["queue"]);
+                let named =
+                    [&fixtures.queue, &fixtures.empty, &fixtures.new].contains(&&refused.metadata["queue"]);
                 assert!(named && refused.metadata["role"] == "admin", "{}: {refused:?}", verb.rpc);
             }
         }
         assert_eq!(state_for(&rig, &[BOSS]).await, before, "{}", verb.rpc);
         // A job that the caller may not see is not found, even by a caller that repeats a whole request about it.
-        let request = props.request(&rpc, verb.rpc);
+        let request = fixtures.request(&rpc, verb.rpc);
         assert!(call_as(&rig, &[Role::Admin], &rpc, &request).await.is_none(), "{}", verb.rpc);
         let before = state_for(&rig, &[BOSS]).await;
         let repeat = call_as(&rig, roles, &rpc, &request).await;
-        let other = call_as(&rig, roles, &rpc, &props.other_request(&rpc, verb.rpc)).await;
+        let other = call_as(&rig, roles, &rpc, &fixtures.other_request(&rpc, verb.rpc)).await;
         let expected = if verb.is_of_job { "JOB_NOT_FOUND" } else { "ROLE_MISSING" };
         for told in [repeat, other] {
             assert_eq!(refusal(&told.expect("a refusal")).reason, expected, "{}", verb.rpc);
@@ -136,17 +137,18 @@ async fn every_change_has_its_line_in_the_audit() {
     };
     for verb in &VERBS {
         let rpc = rpc_of(verb);
-        let props = Props::set_up(&rig, &verb.rpc.to_lowercase()).await;
+        let fixtures = Fixtures::set_up(&rig, &verb.rpc.to_lowercase()).await;
         let queue = match verb.rpc {
-            "CreateQueue" => &props.new,
-            "DeleteQueue" => &props.empty,
-            _ => &props.queue,
+            "CreateQueue" => &fixtures.new,
+            "DeleteQueue" => &fixtures.empty,
+            _ => &fixtures.queue,
         };
-        let ids =
-            verb.is_of_job.then(|| if verb.rpc == "CancelJob" { &props.waiting } else { &props.cancelled });
+        let ids = verb
+            .is_of_job
+            .then(|| if verb.rpc == "CancelJob" { &fixtures.waiting } else { &fixtures.cancelled });
         // A repeat has an audit entry, too.
         for time in ["once", "twice"] {
-            raw::call(&rig, &rpc.name, &[], &props.request(&rpc, verb.rpc)).await.unwrap();
+            raw::call(&rig, &rpc.name, &[], &fixtures.request(&rpc, verb.rpc)).await.unwrap();
             let line = last();
             assert_eq!((&line["rpc"], &line["code"]), (&rpc.name.as_str().into(), &"OK".into()), "{line}");
             let gone = (verb.rpc, time) == ("DeleteJob", "twice");
@@ -155,7 +157,7 @@ async fn every_change_has_its_line_in_the_audit() {
             let ids: Vec<serde_json::Value> = ids.iter().map(|id| id.as_str().into()).collect();
             assert_eq!(line["ids"].as_array().cloned().unwrap_or_default(), ids, "{line}");
         }
-        raw::call(&rig, &rpc.name, &[], &props.other_request(&rpc, verb.rpc)).await.unwrap_err();
+        raw::call(&rig, &rpc.name, &[], &fixtures.other_request(&rpc, verb.rpc)).await.unwrap_err();
         let line = last();
         assert_eq!(
             (&line["rpc"], &line["code"]),

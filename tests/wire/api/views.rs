@@ -1,7 +1,7 @@
 //! Views: how much of a job an answer has.
 
 use jobmill::proto::v1::{
-    self, JobState, JobView, submit_and_watch_response::Event as Told, watch_event::Event,
+    self, JobState, JobView, submit_and_watch_response::Event as SubmitEvent, watch_event::Event,
 };
 
 use super::{list, shelf, submit};
@@ -86,16 +86,16 @@ async fn shown(rig: &Rig, view: JobView) -> Vec<v1::Job> {
     };
     let mut stream = soon(rig.jobs.clone().submit_and_watch(request)).await.unwrap().into_inner();
     let first = soon(stream.message()).await.unwrap().expect("an answer");
-    let Some(Told::Submitted(submitted)) = first.event else { panic!("{first:?}") };
+    let Some(SubmitEvent::Submitted(submitted)) = first.event else { panic!("{first:?}") };
     assert_eq!(submitted.outcome(), v1::SubmitOutcome::Created);
     let begun = soon(stream.message()).await.unwrap().expect("the begin of the watch");
-    let Some(Told::Status(status)) = begun.event else { panic!("submitted twice") };
+    let Some(SubmitEvent::Status(status)) = begun.event else { panic!("submitted twice") };
     assert!(matches!(status.events[..], [v1::WatchEvent { event: Some(Event::Synced(_)) }]), "{status:?}");
     // The queue was paused until here, so that the watch reports every change.
     rig.resume(QUEUE).await;
     let mut jobs = Vec::new();
     while let Some(message) = soon(stream.message()).await.unwrap() {
-        let Some(Told::Status(status)) = message.event else { panic!("submitted twice") };
+        let Some(SubmitEvent::Status(status)) = message.event else { panic!("submitted twice") };
         jobs.extend(status.events.into_iter().filter_map(|event| match event.event {
             Some(Event::Snapshot(job) | Event::Updated(v1::JobUpdated { job: Some(job), .. })) => Some(job),
             _ => None,

@@ -28,8 +28,8 @@ impl Endpoint {
         format!("http://127.0.0.1:{}/jobs?a=b", self.port())
     }
 
-    pub(super) async fn accept(&self) -> Line<TcpStream> {
-        Line { stream: BufReader::new(soon(self.listener.accept()).await.unwrap().0) }
+    pub(super) async fn accept(&self) -> EndpointConnection<TcpStream> {
+        EndpointConnection { stream: BufReader::new(soon(self.listener.accept()).await.unwrap().0) }
     }
 
     /// Returns whether a connection waits to be accepted.
@@ -39,7 +39,7 @@ impl Endpoint {
 }
 
 /// An accepted connection.
-pub(super) struct Line<S> {
+pub(super) struct EndpointConnection<S> {
     stream: BufReader<S>,
 }
 
@@ -64,9 +64,9 @@ impl Received {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> EndpointConnection<S> {
     pub(super) fn new(stream: S) -> Self {
-        Line { stream: BufReader::new(stream) }
+        EndpointConnection { stream: BufReader::new(stream) }
     }
 
     pub(super) async fn request(&mut self) -> Received {

@@ -21,7 +21,7 @@ use jobmill::{
 };
 
 use crate::support::{Rig, defaults, manual_clock, memory, soon};
-use endpoint::{Endpoint, Line, Received};
+use endpoint::{Endpoint, EndpointConnection, Received};
 
 type Outcome = Result<Output, HandlerError>;
 

@@ -22,7 +22,7 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-use super::{Endpoint, Line, call, failure, handler, outcome, settings};
+use super::{Endpoint, EndpointConnection, call, failure, handler, outcome, settings};
 use crate::support::soon;
 
 /// An authority, and an endpoint with its certificate for `localhost`.
@@ -75,7 +75,7 @@ async fn an_authority_of_the_operators_own_is_trusted() {
         let secure = Secure::start(protocols).await;
         let handler = handler(secure.settings("localhost"));
         let call = call(&handler, "secret");
-        let mut line = Line::new(secure.accept().await.unwrap());
+        let mut line = EndpointConnection::new(secure.accept().await.unwrap());
         let request = line.request().await;
         assert_eq!(request.body, b"secret");
         assert_eq!(request.header("host"), format!("localhost:{}", secure.endpoint.port()));
@@ -141,7 +141,7 @@ async fn an_answer_without_a_length_is_no_result_where_tls_was_not_closed_proper
         let secure = Secure::start(&["http/1.1"]).await;
         let handler = handler(secure.settings("localhost"));
         let first = call(&handler, "x");
-        let mut line = Line::new(secure.accept().await.unwrap());
+        let mut line = EndpointConnection::new(secure.accept().await.unwrap());
         line.request().await;
         line.answer(answer).await;
         // Closed without TLS's `close_notify`.
@@ -155,7 +155,7 @@ async fn an_answer_without_a_length_is_no_result_where_tls_was_not_closed_proper
             (Err(error), Some(_)) => panic!("{error:?}"),
         }
         let second = call(&handler, "x");
-        let mut line = Line::new(secure.accept().await.unwrap());
+        let mut line = EndpointConnection::new(secure.accept().await.unwrap());
         line.request().await;
         line.answer_with("200 OK", "", "").await;
         outcome(second).await.unwrap();

@@ -13,22 +13,22 @@ use tonic::transport::Channel;
 use super::super::{
     latencies::now,
     load::Calls,
-    place::Place,
+    place::BenchFolder,
     server::WORK,
-    subject::{FILLING, Subject},
+    subject::{FILLING, MeasuredServer},
     wire::{Method, Wire, submit_body},
 };
 
 /// The queue that bears the burden.
 pub(super) const ASIDE: &str = "aside";
 /// Time limit of every wait.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIME_LIMIT: Duration = Duration::from_secs(120);
 /// Pause between two queries of the server.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
 /// A server with the queue [`ASIDE`].
 pub(super) struct Aside {
-    pub(super) subject: Subject,
+    pub(super) subject: MeasuredServer,
     settings: v1::QueueSettings,
     jobs: JobQueueClient<Channel>,
     queues: QueueServiceClient<Channel>,
@@ -39,8 +39,8 @@ pub(super) struct Aside {
 
 impl Aside {
     /// Starts a server with an empty store, and creates the queue.
-    pub(super) async fn start(place: &Place, settings: v1::QueueSettings) -> anyhow::Result<Self> {
-        let subject = Subject::empty(place).await?;
+    pub(super) async fn start(place: &BenchFolder, settings: v1::QueueSettings) -> anyhow::Result<Self> {
+        let subject = MeasuredServer::empty(place).await?;
         let jobs = JobQueueClient::connect(subject.uri.clone()).await?;
         let mut queues = QueueServiceClient::connect(subject.uri.clone()).await?;
         let request = v1::CreateQueueRequest {
@@ -132,7 +132,7 @@ impl Aside {
             if count == wanted {
                 return Ok(());
             }
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > TIME_LIMIT {
                 bail!("{count} jobs are in {states:?} where {wanted} should be in the end");
             }
             pause().await;
@@ -150,7 +150,7 @@ impl Aside {
             if waiters == wanted {
                 return Ok(());
             }
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > TIME_LIMIT {
                 bail!("{waiters} callers wait for room where {wanted} should in the end");
             }
             pause().await;
@@ -165,7 +165,7 @@ impl Aside {
             if waiting == wanted {
                 return Ok(());
             }
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > TIME_LIMIT {
                 bail!("{waiting} attempts run where {wanted} should in the end");
             }
             pause().await;

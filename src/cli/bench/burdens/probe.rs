@@ -21,7 +21,7 @@ use super::super::{
 /// Calls that begin in a second.
 const PACE: u32 = 500;
 /// Time limit of the calls under way after the last one has begun.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// A call.
 struct Sample {
@@ -62,7 +62,7 @@ impl Probe {
     /// Waits for all calls under way, and returns all that were made.
     pub(super) async fn stop(self) -> anyhow::Result<Samples> {
         self.stopping.cancel();
-        timeout(PATIENCE, self.submitting).await.context("a Submit got no answer")??
+        timeout(TIME_LIMIT, self.submitting).await.context("a Submit got no answer")??
     }
 }
 

@@ -30,10 +30,10 @@ pub(super) const COUNTS: &[f64] =
 pub struct MetricsError(#[from] prometheus::Error);
 
 /// Creates metrics and adds them to a registry.
-pub(crate) struct Maker(pub(crate) Registry);
+pub(crate) struct MetricFactory(pub(crate) Registry);
 
-impl Maker {
-    pub(crate) fn made<C: Collector + Clone + 'static>(
+impl MetricFactory {
+    pub(crate) fn register<C: Collector + Clone + 'static>(
         &self,
         made: prometheus::Result<C>,
     ) -> Result<C, MetricsError> {
@@ -43,7 +43,7 @@ impl Maker {
     }
 
     pub(crate) fn counter(&self, name: &str, help: &str) -> Result<IntCounter, MetricsError> {
-        self.made(IntCounter::new(name, help))
+        self.register(IntCounter::new(name, help))
     }
 
     pub(crate) fn counters(
@@ -52,7 +52,7 @@ impl Maker {
         help: &str,
         labels: &[&str],
     ) -> Result<IntCounterVec, MetricsError> {
-        self.made(IntCounterVec::new(Opts::new(name, help), labels))
+        self.register(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
     pub(crate) fn gauges(
@@ -61,7 +61,7 @@ impl Maker {
         help: &str,
         labels: &[&str],
     ) -> Result<IntGaugeVec, MetricsError> {
-        self.made(IntGaugeVec::new(Opts::new(name, help), labels))
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     pub(crate) fn histogram(
@@ -70,7 +70,7 @@ impl Maker {
         help: &str,
         buckets: &[f64],
     ) -> Result<Histogram, MetricsError> {
-        self.made(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
     }
 
     pub(crate) fn histograms(
@@ -80,7 +80,7 @@ impl Maker {
         buckets: &[f64],
         label: &str,
     ) -> Result<HistogramVec, MetricsError> {
-        self.made(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), &[label]))
+        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), &[label]))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 /// relative times as given.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Said {
+pub struct ClientInput {
     /// Whether a priority was given, even if it was 0.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub priority: bool,
@@ -32,11 +32,11 @@ pub struct Said {
     pub expiry: Option<When>,
 }
 
-impl Said {
+impl ClientInput {
     /// Returns whether the job itself shows all of the client's input.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Said::default()
+        *self == ClientInput::default()
     }
 }
 

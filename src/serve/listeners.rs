@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The bound sockets of a server.
-pub(super) struct Doors {
+pub(super) struct Listeners {
     pub(super) address: Option<SocketAddr>,
     pub(super) listening: Option<Listening>,
     pub(super) metrics_address: Option<SocketAddr>,
@@ -28,7 +28,7 @@ pub(super) struct Doors {
     pub(super) audit: Arc<Audit>,
 }
 
-impl Doors {
+impl Listeners {
     /// Binds the ports. Without credentials, no gRPC port is bound.
     pub(super) async fn open(
         settings: &Settings,
@@ -57,7 +57,7 @@ impl Doors {
             limits: settings.limits.clone(),
             following: AbortOnDropHandle::new(tokio::spawn(credentials.follow(Arc::clone(&reload)))),
         });
-        Ok(Doors {
+        Ok(Listeners {
             address,
             listening,
             metrics_address,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     clock::Uptime,
-    engine::{Asked, Batch, Control, ControlRefusal, Offer, OfferRefusal, Report, ReportBody},
+    engine::{Batch, Control, ControlRefusal, Offer, OfferRefusal, Refusable, Report, ReportBody},
     store::Space,
 };
 
@@ -16,14 +16,14 @@ const CONTROLS_MAX: usize = 1_024;
 /// Ends of attempts, cancels and deletes that wait for disk space, and repeats, which need no space but a batch that
 /// fits. Each slot has at most one end here.
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct DiskFullBacklog {
     reports: Vec<Report>,
     controls: Vec<Control>,
     repeats: Vec<Offer>,
     retry_at: Option<Uptime>,
 }
 
-impl Held {
+impl DiskFullBacklog {
     /// Returns the time of the next try; absent if nothing is held.
     pub(super) fn retry_at(&self) -> Option<Uptime> {
         self.retry_at

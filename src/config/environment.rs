@@ -10,17 +10,17 @@ use std::{
 
 /// The environment of the process that reads a configuration. Injected, so that tests need no process of their own.
 #[derive(Clone)]
-pub struct Surroundings {
+pub struct Environment {
     variables: BTreeMap<OsString, OsString>,
     superuser: bool,
     current_dir: PathBuf,
 }
 
-impl Surroundings {
+impl Environment {
     /// Reads the environment of the running process.
     #[must_use]
     pub fn of_process() -> Self {
-        Surroundings {
+        Environment {
             variables: env::vars_os().collect(),
             superuser: rustix::process::geteuid().is_root(),
             // A working folder that has been deleted leaves relative paths as they are; opening them then fails.
@@ -31,7 +31,7 @@ impl Surroundings {
     /// Creates an environment for tests: an ordinary user without variables, in `current_dir`.
     #[must_use]
     pub fn bare(current_dir: impl Into<PathBuf>) -> Self {
-        Surroundings { variables: BTreeMap::new(), superuser: false, current_dir: current_dir.into() }
+        Environment { variables: BTreeMap::new(), superuser: false, current_dir: current_dir.into() }
     }
 
     /// Adds an environment variable.
@@ -79,10 +79,10 @@ impl Surroundings {
     }
 }
 
-impl fmt::Debug for Surroundings {
+impl fmt::Debug for Environment {
     /// Leaves out the values of variables, since some are secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Surroundings")
+        f.debug_struct("Environment")
             .field("superuser", &self.superuser)
             .field("current_dir", &self.current_dir)
             .finish_non_exhaustive()
@@ -93,13 +93,13 @@ impl fmt::Debug for Surroundings {
 mod tests {
     use super::*;
 
-    fn ada() -> Surroundings {
-        Surroundings::bare("/work").with_variable("HOME", "/home/ada")
+    fn ada() -> Environment {
+        Environment::bare("/work").with_variable("HOME", "/home/ada")
     }
 
     #[test]
     fn folders_follow_the_xdg_rules() {
-        for (surroundings, config, data) in [
+        for (environment, config, data) in [
             (ada(), "/home/ada/.config/jobmill/jobmill.toml", "/home/ada/.local/share/jobmill"),
             (
                 ada().with_variable("XDG_CONFIG_HOME", "/c").with_variable("XDG_DATA_HOME", "/d"),
@@ -113,15 +113,15 @@ mod tests {
             ),
             (ada().with_superuser(), "/home/ada/.config/jobmill/jobmill.toml", "/var/lib/jobmill"),
         ] {
-            assert_eq!(surroundings.default_config_file().as_deref(), Some(Path::new(config)));
-            assert_eq!(surroundings.default_data_dir().as_deref(), Some(Path::new(data)));
+            assert_eq!(environment.default_config_file().as_deref(), Some(Path::new(config)));
+            assert_eq!(environment.default_data_dir().as_deref(), Some(Path::new(data)));
         }
     }
 
     #[test]
     fn without_a_home_there_are_no_default_folders() {
-        let surroundings = Surroundings::bare("/work");
-        assert_eq!(surroundings.default_config_file(), None);
-        assert_eq!(surroundings.default_data_dir(), None);
+        let environment = Environment::bare("/work");
+        assert_eq!(environment.default_config_file(), None);
+        assert_eq!(environment.default_data_dir(), None);
     }
 }
