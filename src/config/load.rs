@@ -105,14 +105,11 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Faults> 
     let mut layers = Layers { environment, reading: &mut reading };
 
     let defaults = Settings::new(StoreSettings::Memory);
-    let listen = LayeredSetting {
-        key: "listen",
-        variable: "JOBMILL_LISTEN",
-        flag: ("--listen", flags.listen.as_deref()),
-    };
+    let listen =
+        Layered { key: "listen", variable: "JOBMILL_LISTEN", flag: ("--listen", flags.listen.as_deref()) };
     let listen = layers.setting(&root, listen, &Address, defaults.listen);
     let hosts = root.list_setting("hosts", limits::HOSTS_MAX, &network::Host, layers.reading);
-    let insecure = LayeredSetting {
+    let insecure = Layered {
         key: "insecure",
         variable: "JOBMILL_INSECURE",
         flag: ("--insecure", flags.insecure.then_some(OsStr::new("true"))),
@@ -120,7 +117,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Faults> 
     let insecure = layers.setting(&root, insecure, &Bool, false);
     let context = Context { environment, base: base.unwrap_or(environment.current_dir()) };
     let store = layers.store(&root, flags, context.base);
-    let drain = LayeredSetting {
+    let drain = Layered {
         key: "drain_timeout",
         variable: "JOBMILL_DRAIN_TIMEOUT",
         flag: ("--drain-timeout", flags.drain_timeout.as_deref()),
@@ -242,7 +239,7 @@ fn find_source(flags: &Flags, environment: &Environment) -> Result<Option<Source
 }
 
 /// A setting that file, environment and flags can give.
-struct LayeredSetting<'a> {
+struct Layered<'a> {
     key: &'static str,
     variable: &'static str,
     flag: (&'static str, Option<&'a OsStr>),
@@ -257,7 +254,7 @@ impl Layers<'_, '_> {
     fn setting<R: Rule>(
         &mut self,
         section: &Section<'_>,
-        given: LayeredSetting<'_>,
+        given: Layered<'_>,
         rule: &R,
         default: R::Value,
     ) -> R::Value {
@@ -300,7 +297,7 @@ impl Layers<'_, '_> {
     fn metrics(&mut self, root: &Section<'_>, flags: &Flags) -> Option<SocketAddr> {
         let table = root.table("metrics", self.reading);
         let section = Section::open("metrics".to_owned(), table, &METRICS_KEYS, self.reading);
-        let listen = LayeredSetting {
+        let listen = Layered {
             key: "listen",
             variable: "JOBMILL_METRICS_LISTEN",
             flag: ("--metrics-listen", flags.metrics_listen.as_deref()),
@@ -313,7 +310,7 @@ impl Layers<'_, '_> {
         let (own, common) = ("JOBMILL_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT");
         let table = root.table("traces", self.reading);
         let section = Section::open("traces".to_owned(), table, &TRACES_KEYS, self.reading);
-        let endpoint = LayeredSetting {
+        let endpoint = Layered {
             key: "endpoint",
             variable: if self.environment.variable(own).is_some() { own } else { common },
             flag: ("--traces-endpoint", flags.traces_endpoint.as_deref()),
@@ -335,8 +332,8 @@ impl Layers<'_, '_> {
         let section = Section::open("log".to_owned(), table, &LOG_KEYS, self.reading);
         let default = LogSettings::default();
         let filter =
-            LayeredSetting { key: "filter", variable: "JOBMILL_LOG", flag: ("--log", flags.log.as_deref()) };
-        let format = LayeredSetting {
+            Layered { key: "filter", variable: "JOBMILL_LOG", flag: ("--log", flags.log.as_deref()) };
+        let format = Layered {
             key: "format",
             variable: "JOBMILL_LOG_FORMAT",
             flag: ("--log-format", flags.log_format.as_deref()),

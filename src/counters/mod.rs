@@ -8,6 +8,8 @@ mod batches;
 mod calls;
 mod factory;
 mod health;
+#[cfg(target_os = "linux")]
+mod process;
 mod recorder;
 mod set;
 mod submissions;

@@ -30,7 +30,7 @@ impl Counters {
     ) -> Result<Self, MetricsError> {
         let factory = MetricFactory(Registry::new());
         #[cfg(target_os = "linux")]
-        factory.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        super::process::register(&factory)?;
         let build = factory.gauges("jobmill_build_info", "The server's version; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Counters {
