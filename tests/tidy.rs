@@ -423,6 +423,17 @@ fn files_are_short_or_say_why_not() {
     report("long files", &faults);
 }
 
+/// The headings of a document, as links name them.
+fn headings(text: &str) -> impl Iterator<Item = String> {
+    let titles =
+        text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    titles.map(|title| {
+        let letters = title.to_lowercase();
+        let kept = letters.chars().filter(|letter| letter.is_alphanumeric() || " -_".contains(*letter));
+        kept.map(|letter| if letter == ' ' { '-' } else { letter }).collect()
+    })
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
     let mut faults = BTreeSet::new();
@@ -440,9 +451,17 @@ fn links_between_documents_lead_somewhere() {
     for (file, text) in documents {
         let folder: PathBuf = root().join(&file).parent().unwrap().into();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let path = link.split('#').next().unwrap();
-            if !path.is_empty() && !path.contains("://") && !folder.join(path).exists() {
-                faults.insert(format!("{file} links to {link}, which is not there"));
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            if link.contains("://") {
+                continue;
+            }
+            let target = if path.is_empty() { root().join(&file) } else { folder.join(path) };
+            if !target.exists() {
+                faults.insert(format!("{file} links to {link}, which does not exist"));
+            } else if !heading.is_empty()
+                && !headings(&fs::read_to_string(&target).unwrap()).any(|known| known == heading)
+            {
+                faults.insert(format!("{file} links to {link}, a heading that does not exist"));
             }
         }
     }

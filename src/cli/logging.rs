@@ -22,8 +22,12 @@ use jobmill::{
     settings::{LogFormat, LogSettings},
 };
 use rustix::event::{PollFd, PollFlags, poll};
-use tracing::Subscriber;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter, util::SubscriberInitExt};
+use tracing_subscriber::{
+    filter::Targets,
+    fmt::{self, MakeWriter},
+    layer::{Layer, SubscriberExt},
+    util::SubscriberInitExt,
+};
 
 /// Libraries that log what any remote peer sends: unbounded, and of no use to the operator.
 const TALKATIVE: [&str; 2] = ["h2", "rustls"];
@@ -52,12 +56,15 @@ pub(crate) fn start(settings: &LogSettings) -> anyhow::Result<Log> {
         .name("log".into())
         .spawn(move || write(stderr, outlet))
         .context("the log has no thread")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LogWriterFactory(lines.clone()));
-    let log: Box<dyn Subscriber + Send + Sync> = match settings.format {
-        LogFormat::Text => Box::new(log.with_ansi(colour).finish()),
-        LogFormat::Json => Box::new(log.json().flatten_event(true).finish()),
+    let log = fmt::layer().with_writer(LogWriterFactory(lines.clone()));
+    let log = match settings.format {
+        LogFormat::Text => log.with_ansi(colour).with_filter(filter).boxed(),
+        LogFormat::Json => log.json().flatten_event(true).with_filter(filter).boxed(),
     };
-    log.try_init().map_err(|error| anyhow!("the log could not be started: {error}"))?;
+    tracing_subscriber::registry()
+        .with(log)
+        .try_init()
+        .map_err(|error| anyhow!("the log could not be started: {error}"))?;
     // The standard hook writes to stderr itself, and so blocks or panics where stderr is stuck or closed.
     panic::set_hook(Box::new(log_panic));
     Ok(Log(lines))
@@ -213,11 +220,12 @@ impl Write for LogLineWriter<'_> {
 }
 
 /// Parses a filter. Libraries in [`TALKATIVE`] are silent unless the filter names them.
-fn filter(text: &str) -> anyhow::Result<EnvFilter> {
+fn filter(text: &str) -> anyhow::Result<Targets> {
     let quiet = TALKATIVE.iter().filter(|library| !text.contains(*library));
-    let all = quiet.map(|library| format!("{library}=off")).chain([text.to_owned()]);
+    let all = quiet.map(|library| format!("{library}=off"));
+    let all = all.chain(text.split(',').map(|directive| directive.trim().to_owned()));
     let all = all.filter(|directive| !directive.is_empty()).collect::<Vec<_>>().join(",");
-    EnvFilter::builder().parse(&all).context("the log filter is not valid")
+    all.parse().context("the log filter is not valid")
 }
 
 #[cfg(test)]
@@ -315,6 +323,7 @@ mod tests {
             ("", "h2=off,rustls=off"),
             ("warn,rustls=debug", "rustls=debug,h2=off,warn"),
             ("h2=trace,rustls=info", "rustls=info,h2=trace"),
+            ("info, h2=off , rustls=off,", "info,h2=off,rustls=off"),
         ] {
             let mut shown: Vec<_> = filter(text).unwrap().to_string().split(',').map(str::to_owned).collect();
             let mut expected: Vec<_> = expected.split(',').collect();

@@ -326,9 +326,10 @@ fn check_filter(text: &str) -> Result<(), String> {
             return Err(format!("{} is not a level, unlike \"{level}\"", quote(&word)));
         }
     }
-    match tracing_subscriber::EnvFilter::builder().parse(text) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(format!("{} is not a filter", quote(text))),
+    let directives = text.split(',').map(str::trim).filter(|directive| !directive.is_empty());
+    match directives.map(str::parse::<tracing_subscriber::filter::Targets>).find_map(Result::err) {
+        None => Ok(()),
+        Some(_) => Err(format!("{} is not a filter", quote(text))),
     }
 }
 
