@@ -14,7 +14,16 @@ use std::{
     time::Duration,
 };
 
-pub use crate::api::{ApiError, incoming as grpc_incoming, server as grpc_server};
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub use crate::api::{incoming as grpc_incoming, server as grpc_server};
+pub use crate::{
+    api::ApiError,
+    counters::MetricsError,
+    execute::{SetupError, command::LockError},
+    lines::LostLines,
+    traces::TracesError,
+};
 use credentials::Credentials;
 pub use error::ServeError;
 use listeners::{Listeners, serve};
@@ -38,7 +47,6 @@ use crate::{
     handle::{self, Handle},
     intake::Intake,
     job::names,
-    lines::LostLines,
     listen::ListenStats,
     metrics::{LostLineCounts, Page, endpoint},
     settings::{DiskSettings, KindDefaults, Settings, StoreSettings},
@@ -137,6 +145,8 @@ impl Server {
     }
 
     /// Counters of the server's connections.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
     #[must_use]
     pub fn connections(&self) -> Arc<ListenStats> {
         Arc::clone(&self.connections)
@@ -207,6 +217,8 @@ impl ServerBuilder {
     }
 
     /// Wraps the store, for example to count its batches or to inject a fault.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
     #[must_use]
     pub fn around_store(
         mut self,

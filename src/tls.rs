@@ -15,7 +15,12 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use tokio_rustls::TlsAcceptor;
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, time::ASN1Time};
+use x509_cert::{
+    Certificate,
+    der::{Any, Decode, Tag, Tagged, asn1::ObjectIdentifier},
+    ext::pkix::{SubjectAltName, name::GeneralName},
+    time::Time,
+};
 
 use crate::{
     clock::Timestamp,
@@ -199,31 +204,46 @@ fn authorities(
 }
 
 fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let instant = |time: ASN1Time| Timestamp::from_micros(time.timestamp().saturating_mul(1_000_000));
-    let validity = certificate.validity();
+    let validity = Certificate::from_der(certificate).ok()?.tbs_certificate.validity;
+    let instant = |time: Time| {
+        let micros = i64::try_from(time.to_unix_duration().as_micros());
+        Timestamp::from_micros(micros.unwrap_or(i64::MAX))
+    };
     Some((instant(validity.not_before), instant(validity.not_after)))
 }
+
+/// The attribute of a common name.
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
 /// Returns the name of a client certificate's holder: its first URI, DNS name or mail address, else its common name,
 /// else its whole subject.
 pub(crate) fn name(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let names = certificate.subject_alternative_name().ok().flatten();
-    let alternative = names.and_then(|names| {
-        names.value.general_names.iter().find_map(|name| {
-            if let GeneralName::URI(name) | GeneralName::DNSName(name) | GeneralName::RFC822Name(name) = name
+    let certificate = Certificate::from_der(certificate).ok()?.tbs_certificate;
+    let names = certificate.get::<SubjectAltName>().ok().flatten();
+    let alternative = names.and_then(|(_, names)| {
+        names.0.into_iter().find_map(|name| {
+            if let GeneralName::UniformResourceIdentifier(name)
+            | GeneralName::DnsName(name)
+            | GeneralName::Rfc822Name(name) = name
             {
-                Some(*name)
+                Some(name.to_string())
             } else {
                 None
             }
         })
     });
-    let subject = certificate.subject();
-    let common = || subject.iter_common_name().find_map(|name| name.as_str().ok());
-    let name = alternative.or_else(common).map_or_else(|| subject.to_string(), str::to_owned);
+    let common = || {
+        let mut attributes = certificate.subject.0.iter().flat_map(|part| part.0.iter());
+        attributes.find(|attribute| attribute.oid == COMMON_NAME).and_then(|attribute| text(&attribute.value))
+    };
+    let name = alternative.or_else(common).unwrap_or_else(|| certificate.subject.to_string());
     Some(name[..name.floor_char_boundary(NAME_BYTES_MAX)].into())
+}
+
+/// Returns the text of an attribute, in the encodings that are parts of UTF-8.
+fn text(value: &Any) -> Option<String> {
+    let is_text = matches!(value.tag(), Tag::Utf8String | Tag::PrintableString | Tag::Ia5String);
+    String::from_utf8(value.value().to_vec()).ok().filter(|_| is_text)
 }
 
 /// Returns the reason of a failed handshake, if it was a certificate: the client's, or the server's own, which the

@@ -14,6 +14,7 @@ use crate::{
 };
 
 /// The error of a submission.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
     /// The request is not valid; all its faults.
@@ -75,6 +76,7 @@ fn told(faults: &[FieldFault]) -> String {
 }
 
 /// The error of a cancellation.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Debug, thiserror::Error)]
 pub enum CancelError {
     /// The job does not exist, or has ended.
@@ -96,6 +98,7 @@ impl From<ControlError> for CancelError {
 }
 
 /// The error of waiting for a job's end.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Debug, thiserror::Error)]
 pub enum OutcomeError {
     /// The job does not exist.
@@ -113,6 +116,7 @@ impl From<StoreError> for OutcomeError {
 }
 
 /// A job that ended without success.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the job {id} is {state}{}", .failure.as_ref().map(|failure| because(failure)).unwrap_or_default())]
 pub struct Unsuccessful {

@@ -17,17 +17,24 @@ pub use error::{CancelError, OutcomeError, SubmitError, Unsuccessful};
 pub use request::{JobRequest, SpawnRequest};
 pub use watch::{JobEvent, JobWatch, Outcome};
 
+pub use crate::{
+    admission::FieldFault,
+    engine::{AdmissionError, ControlRefusal, OfferRefusal, QueueFull, Stopped},
+    metrics::PageError,
+    store::{StoreError, WholeJob},
+    watch::WatchError,
+};
+
 use crate::{
     admission::rules,
     clock::Clock,
-    engine::{Action, Control, ControlRefusal, Stopped},
+    engine::{Action, Control},
     execute::{Attempt, HandlerError, closures::Closures},
     intake::{Intake, SubmissionOptions, SubmitMethod},
     job::{AtLeastOne, Job, JobId, Output, SubmitOutcome},
-    metrics::{Page, PageError},
+    metrics::Page,
     settings::DEFAULT_QUEUE,
     shard::Shard,
-    store::{StoreError, WholeJob},
     watch::{Tail, TokenIssuer},
 };
 

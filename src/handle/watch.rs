@@ -13,6 +13,7 @@ use crate::{
 };
 
 /// An event of a [`JobWatch`].
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Debug)]
 pub enum JobEvent {
     /// The job as it was when the watch began.
@@ -42,6 +43,7 @@ pub struct JobWatch {
 }
 
 /// The end of a job.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Debug)]
 pub struct Outcome {
     /// The job: SUCCEEDED, FAILED or CANCELLED.

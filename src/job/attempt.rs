@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 
 /// Progress reported by an attempt.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// Completed fraction, 0 to 1; absent if not reported.
@@ -19,6 +20,7 @@ pub struct Progress {
 }
 
 /// Reason for which an attempt, or a job, did not succeed.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Failure {
     /// The class of the failure.
@@ -36,6 +38,7 @@ pub struct Failure {
 }
 
 /// The class of a failure. The numbers are those of the protocol.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureReason {
@@ -72,6 +75,7 @@ impl FailureReason {
 }
 
 /// One attempt of a job.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AttemptRecord {
     /// Number of the attempt, from 1.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// Description of bytes for their reader.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PayloadInfo {
@@ -50,6 +51,26 @@ pub struct Output {
 }
 
 impl Output {
+    /// Creates an output of these bytes, without a description.
+    #[must_use]
+    pub fn new(bytes: impl Into<Bytes>) -> Self {
+        Output { bytes: bytes.into(), info: PayloadInfo::default() }
+    }
+
+    /// Sets the media type.
+    #[must_use]
+    pub fn media_type(mut self, media_type: impl Into<String>) -> Self {
+        self.info.media_type = media_type.into();
+        self
+    }
+
+    /// Adds a name and a value to the description.
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.info.metadata.insert(key.into(), value.into());
+        self
+    }
+
     /// Returns whether the handler returned nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -65,6 +86,7 @@ impl Output {
 }
 
 /// Size and description of a job's result.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ResultInfo {
     /// Size of the result in bytes.

@@ -15,6 +15,7 @@ use super::{
 use crate::clock::Timestamp;
 
 /// The immutable part of a job.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Debug)]
 pub struct Spec {
     /// The queue of the job.
@@ -102,6 +103,7 @@ impl Spec {
 }
 
 /// A job as of one of its changes.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Debug)]
 pub struct Job {
     /// Id of the job.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// Backoff between attempts.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct RetryPolicy {
     /// The delay after the first failed attempt.

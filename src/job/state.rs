@@ -6,6 +6,7 @@ use super::ids::{LeaseToken, Position};
 use crate::clock::Timestamp;
 
 /// State of a job, with the state's data.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     /// The job waits for its start time.
@@ -44,6 +45,7 @@ pub enum State {
 }
 
 /// A [`State`] without its data. The numbers are those of the protocol and of the store.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum StateName {

@@ -12,6 +12,7 @@ use crate::{
 };
 
 /// Errors with which a server fails to start, or ends by itself.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address can't be listened on.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 /// Limits of each connection and of all connections together.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LimitSettings {
     /// Maximum number of open connections. Over it, the oldest connection without an admitted call is closed; if there

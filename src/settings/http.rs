@@ -13,6 +13,7 @@ pub(crate) const CONNECTION_WAIT: Duration = Duration::from_secs(30);
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An endpoint that runs jobs: each attempt is one POST to it.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone)]
 pub struct HttpSettings {
     /// URL of the endpoint.

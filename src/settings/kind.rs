@@ -10,6 +10,7 @@ use crate::job::RetryPolicy;
 pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(10);
 
 /// Settings of a kind: its handler, and the defaults of its jobs.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Debug)]
 pub struct KindSettings {
     /// The handler of the kind's jobs.
@@ -19,6 +20,7 @@ pub struct KindSettings {
 }
 
 /// The handler of a kind's jobs.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Debug)]
 pub enum HandlerSettings {
     /// A command.
@@ -29,6 +31,7 @@ pub enum HandlerSettings {
 }
 
 /// Values for submissions of a kind that leave them out.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KindDefaults {
     /// Maximum number of attempts.
@@ -49,7 +52,28 @@ impl Default for KindDefaults {
     }
 }
 
+impl KindDefaults {
+    /// Sets the limit of attempts.
+    #[must_use]
+    pub fn max_attempts(self, max_attempts: u32) -> Self {
+        KindDefaults { max_attempts, ..self }
+    }
+
+    /// Sets the delays between attempts.
+    #[must_use]
+    pub fn retry(self, retry: RetryPolicy) -> Self {
+        KindDefaults { retry, ..self }
+    }
+
+    /// Sets the time limit of an attempt.
+    #[must_use]
+    pub fn attempt_timeout(self, attempt_timeout: Duration) -> Self {
+        KindDefaults { attempt_timeout, ..self }
+    }
+}
+
 /// A command that runs jobs. No shell is involved.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq)]
 pub struct CommandSettings {
     /// The program and its arguments, one element each. [`crate::config::load()`] makes the program's path absolute.

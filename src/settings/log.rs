@@ -1,6 +1,7 @@
 //! Settings of the log.
 
 /// Settings of the log.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogSettings {
     /// Filter of lines: a level, or levels by module.
@@ -16,6 +17,7 @@ impl Default for LogSettings {
 }
 
 /// Format of log lines.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
     /// For people.

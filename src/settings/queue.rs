@@ -9,6 +9,7 @@ use crate::job::Name;
 pub const DEFAULT_QUEUE: &str = "default";
 
 /// Settings of a queue.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueSettings {
     /// Maximum number of jobs that wait and run.
@@ -30,6 +31,7 @@ pub struct QueueSettings {
 }
 
 /// Behaviour of a full queue.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
     /// Submissions wait for room.
@@ -50,6 +52,50 @@ impl Default for QueueSettings {
             accept_unknown_kinds: false,
             retention: QueueRetention::default(),
         }
+    }
+}
+
+impl QueueSettings {
+    /// Sets the limit of waiting and running jobs.
+    #[must_use]
+    pub fn max_jobs(self, max_jobs: u64) -> Self {
+        QueueSettings { max_jobs, ..self }
+    }
+
+    /// Sets the limit of their bytes.
+    #[must_use]
+    pub fn max_bytes(self, max_bytes: u64) -> Self {
+        QueueSettings { max_bytes, ..self }
+    }
+
+    /// Sets the number of attempts that run at the same time.
+    #[must_use]
+    pub fn consumers(self, consumers: u32) -> Self {
+        QueueSettings { consumers, ..self }
+    }
+
+    /// Sets what a submission does when the queue is full.
+    #[must_use]
+    pub fn when_full(self, when_full: WhenFull) -> Self {
+        QueueSettings { when_full, ..self }
+    }
+
+    /// Sets the longest wait of a submission for room.
+    #[must_use]
+    pub fn max_wait(self, max_wait: Duration) -> Self {
+        QueueSettings { max_wait, ..self }
+    }
+
+    /// Sets the limit of submissions that wait for room.
+    #[must_use]
+    pub fn max_waiters(self, max_waiters: u32) -> Self {
+        QueueSettings { max_waiters, ..self }
+    }
+
+    /// Sets how long ended jobs are kept, where that differs from the server's own times.
+    #[must_use]
+    pub fn retention(self, retention: QueueRetention) -> Self {
+        QueueSettings { retention, ..self }
     }
 }
 

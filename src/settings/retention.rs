@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 /// Time for which something is kept.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Keep {
     /// For a duration.
@@ -12,6 +13,7 @@ pub enum Keep {
 }
 
 /// Retention of ended jobs, by the state in which they ended.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Retention of SUCCEEDED jobs.
@@ -33,6 +35,7 @@ impl Default for Retention {
 }
 
 /// Retention of a queue's ended jobs. Absent times are the server's.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueRetention {
     /// Retention of SUCCEEDED jobs.

@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr};
 use wildmatch::WildMatch;
 
 /// Permissions of a token.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Role {
     /// Submit jobs, and follow those while the call lasts.

@@ -18,6 +18,7 @@ use super::{
 };
 
 /// A whole configuration, ready to use.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Address of the API. Beyond loopback only with [`Settings::tls`] and [`Settings::tokens`], or if
@@ -57,6 +58,25 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Returns the defaults, with the jobs kept in a folder. It is created, and belongs to one server at a time.
+    #[must_use]
+    pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
+        Settings::new(StoreSettings::Folder(folder.into()))
+    }
+
+    /// Returns the defaults, with the jobs kept in memory: they end with the server, as in a test.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Settings::new(StoreSettings::Memory)
+    }
+
+    /// Adds a queue, or replaces its settings.
+    #[must_use]
+    pub fn queue(mut self, name: impl Into<String>, settings: QueueSettings) -> Self {
+        self.queues.insert(name.into(), settings);
+        self
+    }
+
     /// Creates settings with the defaults: 127.0.0.1:7733, 30 s to drain, the queue `default`, and no kinds.
     #[must_use]
     pub fn new(store: StoreSettings) -> Self {

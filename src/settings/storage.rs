@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 /// Storage of jobs.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreSettings {
     /// In memory; lost when the server stops.
@@ -12,6 +13,7 @@ pub enum StoreSettings {
 }
 
 /// Handling of a disk that fills up.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSettings {
     /// Size of the ballast in bytes: a file that reserves space for the ends of attempts, cancels and deletes.

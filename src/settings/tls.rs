@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 /// TLS files, and the certificates required of clients.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TlsSettings {
     /// The server's certificate, followed by the chain to its authority: PEM.

@@ -1,6 +1,7 @@
 //! Settings of traces.
 
 /// Settings of traces.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Debug)]
 pub struct TracesSettings {
     /// URL of the collector, which takes OTLP over gRPC: `http://host:port` or `https://host:port`. Absent: no traces
