@@ -2,26 +2,19 @@
 
 use std::{env, error::Error, time::Duration};
 
-use jobmill::{
-    execute::{Attempt, HandlerError},
-    handle::JobRequest,
-    job::{Output, PayloadInfo},
-    serve::Server,
-    settings::{KindDefaults, QueueSettings, Settings, StoreSettings},
-};
+use jobmill::{Attempt, HandlerError, JobRequest, KindDefaults, Output, QueueSettings, Server, Settings};
 
 async fn resize(attempt: Attempt) -> Result<Output, HandlerError> {
     tokio::time::sleep(Duration::from_millis(50)).await; // The slow work.
-    Ok(Output { bytes: attempt.payload().clone(), info: PayloadInfo::typed("image/png") })
+    Ok(Output::new(attempt.payload().clone()).media_type("image/png"))
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let folder = env::args().nth(1).unwrap_or_else(|| "jobs".into());
-    let mut settings = Settings::new(StoreSettings::Folder(folder.into()));
-    let bounded = QueueSettings { max_jobs: 100, consumers: 4, ..QueueSettings::default() };
-    settings.queues.insert("images".into(), bounded);
-    let kind = KindDefaults { max_attempts: 3, ..KindDefaults::default() };
+    let bounded = QueueSettings::default().max_jobs(100).consumers(4);
+    let settings = Settings::in_folder(folder).queue("images", bounded);
+    let kind = KindDefaults::default().max_attempts(3);
     let server = Server::builder(settings).handler("resize", kind, resize).without_listener().start().await?;
 
     let mut jobs = Vec::new();

@@ -5,13 +5,7 @@
 
 use std::{error::Error, fs, path::PathBuf};
 
-use jobmill::{
-    execute::{Attempt, HandlerError},
-    handle::JobRequest,
-    job::{JobId, Output, PayloadInfo},
-    serve::Server,
-    settings::{KindDefaults, Settings, StoreSettings},
-};
+use jobmill::{Attempt, HandlerError, JobRequest, KindDefaults, Output, Server, Settings, job::JobId};
 use serde::{Deserialize, Serialize};
 
 const TEMPLATE: &str = "From: shop@example.com\r\nTo: {to}\r\nMessage-ID: <{id}@example.com>\r\n\
@@ -46,14 +40,14 @@ async fn send(outbox: PathBuf, attempt: Attempt) -> Result<Output, HandlerError>
     let part = part.with_extension(attempt.id().to_string());
     tokio::fs::write(&part, mail).await?;
     tokio::fs::rename(&part, &whole).await?;
-    Ok(Output { bytes: whole.to_string_lossy().into_owned().into(), info: PayloadInfo::typed("text/plain") })
+    Ok(Output::new(whole.to_string_lossy().into_owned()).media_type("text/plain"))
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let (jobs, outbox) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let folder = outbox.path().to_owned();
-    let server = Server::builder(Settings::new(StoreSettings::Folder(jobs.path().into())))
+    let server = Server::builder(Settings::in_folder(jobs.path()))
         .handler("mail.receipt", KindDefaults::default(), move |attempt| send(folder.clone(), attempt))
         .without_listener()
         .start()

@@ -7,13 +7,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, StatusCode, client::conn::http1, header::RETRY_AFTER};
 use hyper_util::rt::TokioIo;
-use jobmill::{
-    execute::{Attempt, HandlerError},
-    handle::JobRequest,
-    job::{Output, PayloadInfo, RetryPolicy},
-    serve::Server,
-    settings::{KindDefaults, Settings, StoreSettings},
-};
+use jobmill::{Attempt, HandlerError, JobRequest, KindDefaults, Output, Server, Settings, job::RetryPolicy};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -35,7 +29,7 @@ async fn charge(api: SocketAddr, attempt: Attempt) -> Result<Output, HandlerErro
     let (head, body) = answer?;
     let status = head.status;
     if status.is_success() {
-        return Ok(Output { bytes: body, info: PayloadInfo::typed("application/json") });
+        return Ok(Output::new(body).media_type("application/json"));
     }
     let error = match status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => HandlerError::retryable(status),
@@ -72,11 +66,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let asked = tokio::spawn(stand_in(listener));
     // The policy's own delay is an hour. The API's `Retry-After` overrides it.
     let hour = Duration::from_secs(3600);
-    let retry = RetryPolicy { initial_delay: hour, max_delay: hour, ..RetryPolicy::DEFAULT };
-    let server = Server::builder(Settings::new(StoreSettings::Memory))
-        .handler("payments.charge", KindDefaults { retry, ..KindDefaults::default() }, move |attempt| {
-            charge(api, attempt)
-        })
+    let retry = RetryPolicy::DEFAULT.initial_delay(hour).max_delay(hour);
+    let server = Server::builder(Settings::in_memory())
+        .handler("payments.charge", KindDefaults::default().retry(retry), move |attempt| charge(api, attempt))
         .without_listener()
         .start()
         .await?;

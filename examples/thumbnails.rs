@@ -3,13 +3,7 @@
 use std::{error::Error, io::Cursor, path::PathBuf};
 
 use image::{ImageFormat, ImageReader, RgbImage};
-use jobmill::{
-    execute::{Attempt, HandlerError},
-    handle::{JobEvent, JobRequest},
-    job::{Output, PayloadInfo},
-    serve::Server,
-    settings::{KindDefaults, Settings, StoreSettings},
-};
+use jobmill::{Attempt, HandlerError, JobRequest, KindDefaults, Output, Server, Settings, handle::JobEvent};
 
 const EDGE_PX: u32 = 64;
 
@@ -26,13 +20,13 @@ async fn thumbnail(attempt: Attempt) -> Result<Output, HandlerError> {
     };
     // A retry can't repair a broken image.
     let small = tokio::task::spawn_blocking(resize).await?.map_err(HandlerError::permanent)?;
-    Ok(Output { bytes: small.into(), info: PayloadInfo::typed("image/png") })
+    Ok(Output::new(small).media_type("image/png"))
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let (jobs, images) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    let server = Server::builder(Settings::new(StoreSettings::Folder(jobs.path().into())))
+    let server = Server::builder(Settings::in_folder(jobs.path()))
         .handler("image.thumbnail", KindDefaults::default(), thumbnail)
         .without_listener()
         .start()

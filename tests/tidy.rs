@@ -109,7 +109,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("lib", &["counters", "metrics", "traces"]),
+    ("lib", &["execute", "handle", "job", "serve", "settings"]),
     ("cli", &[]),
     ("main", &["cli"]),
 ];

@@ -43,6 +43,7 @@ impl PayloadInfo {
 
 /// Output of a handler.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Output {
     /// The result's bytes.
     pub bytes: Bytes,

@@ -29,6 +29,30 @@ impl RetryPolicy {
         jitter: 0.2,
     };
 
+    /// Sets the delay after the first failed attempt.
+    #[must_use]
+    pub fn initial_delay(self, initial_delay: Duration) -> Self {
+        RetryPolicy { initial_delay, ..self }
+    }
+
+    /// Sets the longest delay.
+    #[must_use]
+    pub fn max_delay(self, max_delay: Duration) -> Self {
+        RetryPolicy { max_delay, ..self }
+    }
+
+    /// Sets the factor from one delay to the next.
+    #[must_use]
+    pub fn multiplier(self, multiplier: f64) -> Self {
+        RetryPolicy { multiplier, ..self }
+    }
+
+    /// Sets the random part of a delay, 0 to 1.
+    #[must_use]
+    pub fn jitter(self, jitter: f64) -> Self {
+        RetryPolicy { jitter, ..self }
+    }
+
     /// Returns the delay after attempt `attempt` (from 1), with `random` from 0 to 1.
     #[must_use]
     pub fn delay(&self, attempt: u32, random: f64) -> Duration {

@@ -90,6 +90,30 @@ pub struct CommandSettings {
     pub permanent_exit_codes: Vec<i32>,
 }
 
+impl KindSettings {
+    /// Creates the settings of a kind with the default limits.
+    #[must_use]
+    pub fn new(handler: HandlerSettings) -> Self {
+        KindSettings { handler, defaults: KindDefaults::default() }
+    }
+}
+
+impl CommandSettings {
+    /// Creates the settings of a program with its arguments: no further variables, the server's own working folder, 10 s
+    /// between `SIGTERM` and `SIGKILL`, and no permanent exit codes.
+    #[must_use]
+    pub fn new(argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        CommandSettings {
+            argv: argv.into_iter().map(Into::into).collect(),
+            env: BTreeMap::new(),
+            env_allow: Vec::new(),
+            working_dir: None,
+            kill_grace: DEFAULT_KILL_GRACE,
+            permanent_exit_codes: Vec::new(),
+        }
+    }
+}
+
 impl fmt::Debug for CommandSettings {
     /// Shows the names of variables only: their values may be secret, and settings end up in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -16,6 +16,15 @@ pub struct TlsSettings {
     pub client_auth: ClientAuth,
 }
 
+impl TlsSettings {
+    /// Creates the settings of a server that asks clients for no certificate.
+    #[must_use]
+    pub fn new(certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        let (certificate, key) = (certificate.into(), key.into());
+        TlsSettings { certificate, key, client_ca: None, client_auth: ClientAuth::Required }
+    }
+}
+
 /// Whether clients must present a certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClientAuth {
