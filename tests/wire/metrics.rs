@@ -242,26 +242,26 @@ async fn watches_are_counted_while_they_last() {
     let by_ids = rig.watch_ids(&[&held.id]).await;
     let filter = Some(v1::JobFilter::default());
     let by_filter = rig.watch(v1::WatchStatusRequest { filter, ..Default::default() }).await;
-    let watchers = async |ids: f64, filter: f64| {
-        let told = async {
+    const WATCHES: [&str; 3] = [
+        r#"jobmill_watchers{by="ids"}"#,
+        r#"jobmill_watchers{by="filter"}"#,
+        r#"jobmill_grpc_calls_total{code="CANCELLED",method="jobmill.v1.JobQueue/WatchStatus"}"#,
+    ];
+    // A watch ends before its call does.
+    let until = async |expected: [f64; 3]| {
+        let scraped = async {
             loop {
                 let now = Scrape::of(address).await;
-                let seen =
-                    (now.get(r#"jobmill_watchers{by="ids"}"#), now.get(r#"jobmill_watchers{by="filter"}"#));
-                if seen == (ids, filter) {
+                if WATCHES.map(|name| now.0.get(name).copied().unwrap_or_default()) == expected {
                     return now;
                 }
             }
         };
-        soon(told).await
+        soon(scraped).await
     };
-    watchers(1.0, 1.0).await;
+    until([1.0, 1.0, 0.0]).await;
     drop((by_ids, by_filter));
-    let now = watchers(0.0, 0.0).await;
-    assert_eq!(
-        now.get(r#"jobmill_grpc_calls_total{code="CANCELLED",method="jobmill.v1.JobQueue/WatchStatus"}"#),
-        2.0
-    );
+    let now = until([0.0, 0.0, 2.0]).await;
     assert!(!now.has(r#"jobmill_grpc_call_seconds_count{method="jobmill.v1.JobQueue/WatchStatus"}"#));
 }
 
