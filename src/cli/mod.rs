@@ -36,7 +36,7 @@ mod ui;
 mod values;
 mod watch;
 
-use std::{future::Future, process::ExitCode, time::Duration};
+use std::{future::Future, pin::Pin, process::ExitCode, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -204,6 +204,11 @@ fn tell(told: &clap::Error) -> ExitCode {
 
 /// Runs a verb, and prints its failure, if any.
 fn verb(ui: &Ui, verb: impl Future<Output = Result<Exit, Failure>>) -> ExitCode {
+    // Boxed, so that the runtime is compiled for one type of future and not for each verb.
+    run_verb(ui, Box::pin(verb))
+}
+
+fn run_verb(ui: &Ui, verb: Pin<Box<dyn Future<Output = Result<Exit, Failure>> + '_>>) -> ExitCode {
     block_on(ui, async {
         verb.await.unwrap_or_else(|failure| {
             if let Some(line) = failure.line() {

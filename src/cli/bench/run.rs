@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    pin::Pin,
     process::ExitCode,
     time::Duration,
 };
@@ -88,25 +89,27 @@ async fn measure(args: BenchArgs) -> anyhow::Result<BenchReport> {
     let place = BenchFolder::new(&dir.unwrap_or_else(std::env::temp_dir))?;
     let mut bench = Bench { place, run, pairs, sizes, bar, figures: Vec::new() };
     for group in &only {
-        match group {
-            Group::Submit => bench.submit().await?,
-            Group::Answers => bench.answers().await?,
-            Group::Batches => bench.batches().await?,
-            Group::Streams => bench.streams().await?,
-            Group::EndToEnd => bench.end_to_end().await?,
-            Group::Latency => bench.latency().await?,
-            Group::Backlog => bench.backlog().await?,
-            Group::Watchers => bench.watchers().await?,
-            Group::Retention => bench.retention().await?,
-            Group::Features => bench.features().await?,
-            Group::Cost => bench.cost().await?,
-            Group::Burdens => bench.burdens().await?,
-            Group::BurdenLeaving => bench.leaving_callers().await?,
-            Group::BurdenDue => bench.due_jobs().await?,
-            Group::BurdenResults => bench.large_results().await?,
-            Group::BurdenPurge => bench.purge().await?,
-            Group::BurdenRetention => bench.overdue_jobs().await?,
-        }
+        // Boxed, so that the state of one group is not a part of that of all.
+        let measured: Pin<Box<dyn Future<Output = anyhow::Result<()>> + '_>> = match group {
+            Group::Submit => Box::pin(bench.submit()),
+            Group::Answers => Box::pin(bench.answers()),
+            Group::Batches => Box::pin(bench.batches()),
+            Group::Streams => Box::pin(bench.streams()),
+            Group::EndToEnd => Box::pin(bench.end_to_end()),
+            Group::Latency => Box::pin(bench.latency()),
+            Group::Backlog => Box::pin(bench.backlog()),
+            Group::Watchers => Box::pin(bench.watchers()),
+            Group::Retention => Box::pin(bench.retention()),
+            Group::Features => Box::pin(bench.features()),
+            Group::Cost => Box::pin(bench.cost()),
+            Group::Burdens => Box::pin(bench.burdens()),
+            Group::BurdenLeaving => Box::pin(bench.leaving_callers()),
+            Group::BurdenDue => Box::pin(bench.due_jobs()),
+            Group::BurdenResults => Box::pin(bench.large_results()),
+            Group::BurdenPurge => Box::pin(bench.purge()),
+            Group::BurdenRetention => Box::pin(bench.overdue_jobs()),
+        };
+        measured.await?;
     }
     bench.bar.finish_and_clear();
     Ok(BenchReport {
