@@ -103,7 +103,7 @@ pub struct Connection {
     preface: Option<Preface>,
     /// Resolves when the connection must close to make room; absent once a call was admitted.
     leaves: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// Whether the last attempt to write was delayed for further responses.
+    /// Whether the writes since the last flush were delayed for further responses.
     write_delayed: bool,
     counted: CountGuard,
 }
@@ -173,16 +173,16 @@ impl Connection {
         self.leaves.as_mut().is_some_and(|leaves| leaves.as_mut().poll(context).is_ready())
     }
 
-    /// Delays a write, once, until the tasks that are ready have run; returns whether it does. A commit completes many
-    /// calls at once: without the delay, the first response is written alone, and each of the others with a system call
-    /// of its own. With fewer than two other open calls there is nothing to wait for.
+    /// Delays the writes up to the next flush, once, until the tasks that are ready have run; returns whether it does. A
+    /// commit completes many calls at once: without the delay, the first response is written alone, and each of the
+    /// others with a system call of its own. With fewer than two other open calls there is nothing to wait for.
     fn delays_write(&mut self, context: &Context<'_>) -> bool {
-        self.write_delayed =
-            !self.write_delayed && self.peer.state.calls.load(Ordering::Relaxed) >= DELAY_FROM_CALLS;
-        if self.write_delayed {
-            context.waker().wake_by_ref();
+        if self.write_delayed || self.peer.state.calls.load(Ordering::Relaxed) < DELAY_FROM_CALLS {
+            return false;
         }
-        self.write_delayed
+        self.write_delayed = true;
+        context.waker().wake_by_ref();
+        true
     }
 }
 
@@ -249,6 +249,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.write_delayed = false;
         either!(&mut self.stream, stream => Pin::new(stream).poll_flush(context))
     }
 
@@ -269,5 +270,59 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         either!(&self.stream, stream => stream.is_write_vectored())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake;
+
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+    use crate::listen::{ListenStats, stats::CountGuard};
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    async fn connection() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        client.write_all(b"P").await.unwrap();
+        let (stream, address) = listener.accept().await.unwrap();
+        let counted = CountGuard::open(&Arc::new(ListenStats::default()));
+        let greeted = Connection::greet(stream, address, None, counted, Duration::from_secs(60)).await;
+        (greeted.unwrap_or_else(|refusal| panic!("{:?}", refusal.why)), client)
+    }
+
+    #[tokio::test]
+    async fn writes_up_to_a_flush_are_delayed_once_while_two_other_calls_are_open() {
+        let (mut connection, _client) = connection().await;
+        let wakes = Arc::new(Wakes::default());
+        let waker = Arc::clone(&wakes).into();
+        let mut context = Context::from_waker(&waker);
+        let mut write = |connection: &mut Connection| {
+            let written = Pin::new(&mut *connection).poll_write(&mut context, b"response");
+            (written.is_ready(), wakes.0.swap(0, Ordering::Relaxed))
+        };
+        let peer = connection.peer().clone();
+        assert_eq!(write(&mut connection), (true, 0), "no call is open");
+        let one = peer.begin_call();
+        assert_eq!(write(&mut connection), (true, 0), "one call is open");
+        let two = peer.begin_call();
+        assert_eq!(write(&mut connection), (false, 1), "the writer is woken at once");
+        assert_eq!([write(&mut connection), write(&mut connection)], [(true, 0); 2]);
+        connection.flush().await.unwrap();
+        assert_eq!(write(&mut connection), (false, 1));
+        drop(two);
+        connection.flush().await.unwrap();
+        assert_eq!(write(&mut connection), (true, 0));
+        drop(one);
     }
 }
