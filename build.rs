@@ -66,8 +66,8 @@ fn has_text(message: &DescriptorProto, name: &str) -> bool {
     message.field.iter().any(|field| field.name() == name && field.r#type() == Type::String)
 }
 
-/// Implements `ChangeRequest` for each request that has a request id, and conversions from a job's id or a queue's name
-/// for each that has no other field of its own that must be set.
+/// Implements `ChangeRequest` for each request that has a request id, and conversions from a text for each with a field
+/// `id` or `name`.
 fn requests(descriptors: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
     let mut code = String::new();
     let messages = public(descriptors).flat_map(|file| &file.message_type);

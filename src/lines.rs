@@ -33,7 +33,8 @@ impl LostLines {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn add(&self, lines: u64) {
+    /// Counts further lost lines.
+    pub fn add(&self, lines: u64) {
         self.0.fetch_add(lines, Ordering::Relaxed);
     }
 }

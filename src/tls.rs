@@ -15,10 +15,10 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use tokio_rustls::TlsAcceptor;
+use sha2::{Digest, Sha256};
 use x509_cert::{
-    Certificate,
-    der::{Any, Decode, Tag, Tagged, asn1::ObjectIdentifier},
-    ext::pkix::{SubjectAltName, name::GeneralName},
+    Certificate, TbsCertificate,
+    der::{Any, Decode, Tag, TagNumber, Tagged, asn1::ObjectIdentifier},
     time::Time,
 };
 
@@ -214,35 +214,54 @@ fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> 
 
 /// The attribute of a common name.
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+/// The extension of alternative names.
+const ALTERNATIVE_NAMES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
+/// The kinds of alternative names that identify a holder: mail address, DNS name, URI (RFC 5280, 4.2.1.6).
+const NAME_TAGS: [u8; 3] = [1, 2, 6];
 
 /// Returns the name of a client certificate's holder: its first URI, DNS name or mail address, else its common name,
-/// else its whole subject.
-pub(crate) fn name(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
-    let certificate = Certificate::from_der(certificate).ok()?.tbs_certificate;
-    let names = certificate.get::<SubjectAltName>().ok().flatten();
-    let alternative = names.and_then(|(_, names)| {
-        names.0.into_iter().find_map(|name| {
-            if let GeneralName::UniformResourceIdentifier(name)
-            | GeneralName::DnsName(name)
-            | GeneralName::Rfc822Name(name) = name
-            {
-                Some(name.to_string())
-            } else {
-                None
-            }
-        })
-    });
+/// else its whole subject as RFC 4514 writes it. A certificate that can't be read is named by its SHA-256.
+pub(crate) fn name(certificate: &CertificateDer<'_>) -> Arc<str> {
+    let name = match Certificate::from_der(certificate) {
+        Ok(read) => holder(&read.tbs_certificate),
+        Err(_) => {
+            let digits = Sha256::digest(certificate).into_iter().map(|byte| format!("{byte:02x}"));
+            format!("sha256:{}", digits.collect::<String>())
+        }
+    };
+    name[..name.floor_char_boundary(NAME_BYTES_MAX)].into()
+}
+
+fn holder(certificate: &TbsCertificate) -> String {
     let common = || {
         let mut attributes = certificate.subject.0.iter().flat_map(|part| part.0.iter());
-        attributes.find(|attribute| attribute.oid == COMMON_NAME).and_then(|attribute| text(&attribute.value))
+        attributes.find_map(|attribute| text(&attribute.value).filter(|_| attribute.oid == COMMON_NAME))
     };
-    let name = alternative.or_else(common).unwrap_or_else(|| certificate.subject.to_string());
-    Some(name[..name.floor_char_boundary(NAME_BYTES_MAX)].into())
+    let mut extensions = certificate.extensions.iter().flatten();
+    let name = match extensions.find(|extension| extension.extn_id == ALTERNATIVE_NAMES) {
+        // An authority's constraints on names need not bind the common name: it must not stand in for broken ones.
+        Some(names) => match Vec::<Any>::from_der(names.extn_value.as_bytes()) {
+            Ok(names) => names.iter().find_map(alternative).or_else(common),
+            Err(_) => None,
+        },
+        None => common(),
+    };
+    name.unwrap_or_else(|| certificate.subject.to_string())
+}
+
+fn alternative(name: &Any) -> Option<String> {
+    let identifies = NAME_TAGS.iter().any(|number| {
+        name.tag() == Tag::ContextSpecific { constructed: false, number: TagNumber::new(*number) }
+    });
+    String::from_utf8(name.value().to_vec()).ok().filter(|_| identifies)
 }
 
 /// Returns the text of an attribute, in the encodings that are parts of UTF-8.
 fn text(value: &Any) -> Option<String> {
-    let is_text = matches!(value.tag(), Tag::Utf8String | Tag::PrintableString | Tag::Ia5String);
+    let is_text = matches!(
+        value.tag(),
+        Tag::Utf8String | Tag::PrintableString | Tag::Ia5String | Tag::NumericString | Tag::VisibleString
+    );
     String::from_utf8(value.value().to_vec()).ok().filter(|_| is_text)
 }
 
@@ -275,5 +294,68 @@ pub(crate) fn certificate_fault(error: &io::Error) -> Option<&'static str> {
         }
     } else {
         matches!(error, Error::NoCertificatesPresented).then_some("CERTIFICATE_MISSING")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, SanType};
+
+    use super::*;
+
+    fn named(change: impl FnOnce(&mut CertificateParams)) -> Arc<str> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        change(&mut params);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        name(certificate.der())
+    }
+
+    fn common(params: &mut CertificateParams) {
+        params.distinguished_name.push(DnType::OrganizationName, "Acme");
+        params.distinguished_name.push(DnType::CommonName, "worker 7");
+    }
+
+    #[test]
+    fn holders_are_named_by_what_identifies_them() {
+        let text = |text: &str| text.try_into().unwrap();
+        let uri = || SanType::URI(text("spiffe://acme/mailer"));
+        let dns = || SanType::DnsName(text("mailer.acme.test"));
+        let mail = || SanType::Rfc822Name(text("mailer@acme.test"));
+        let address = || SanType::IpAddress([127, 0, 0, 1].into());
+        for (names, expected) in [
+            (vec![address(), uri(), dns()], "spiffe://acme/mailer"),
+            (vec![dns(), uri()], "mailer.acme.test"),
+            (vec![mail()], "mailer@acme.test"),
+            (vec![address()], "worker 7"),
+            (vec![], "worker 7"),
+        ] {
+            let name = named(|params| {
+                common(params);
+                params.subject_alt_names = names;
+            });
+            assert_eq!(&*name, expected);
+        }
+        let organisation = named(|params| params.distinguished_name.push(DnType::OrganizationName, "Acme"));
+        assert_eq!(&*organisation, "O=Acme");
+    }
+
+    #[test]
+    fn a_common_name_does_not_stand_in_for_broken_alternative_names() {
+        let name = named(|params| {
+            common(params);
+            let broken = CustomExtension::from_oid_content(&[2, 5, 29, 17], vec![0x30, 0x05, 0x86]);
+            params.custom_extensions.push(broken);
+        });
+        assert!(name.contains("O=Acme") && name.contains("CN=worker 7"), "{name}");
+    }
+
+    #[test]
+    fn names_are_cut_and_what_can_not_be_read_has_a_name_of_its_own() {
+        let long = named(|params| params.distinguished_name.push(DnType::CommonName, "é".repeat(300)));
+        assert_eq!((long.len(), long.chars().all(|letter| letter == 'é')), (NAME_BYTES_MAX, true));
+        let unread = [name(&CertificateDer::from(&b"one"[..])), name(&CertificateDer::from(&b"two"[..]))];
+        assert!(unread.iter().all(|name| name.starts_with("sha256:") && name.len() == 71), "{unread:?}");
+        assert_ne!(unread[0], unread[1]);
     }
 }

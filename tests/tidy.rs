@@ -161,8 +161,11 @@ const NOT_IN: &[(&str, &[&str], &str)] = &[
     (".zip(", &["src/engine/", "src/shard/"], "no answer is found by its place in a list"),
     ("Ok(Err(", &["src/engine/", "src/shard/"], "a refusal is one error"),
     ("Stopwatch", &["src/engine/"], "the engine reads no clock"),
+    ("clock::Clock;", &["src/engine/"], "the engine reads no clock"),
     ("Clock,", &["src/engine/"], "the engine reads no clock"),
+    (", Clock}", &["src/engine/"], "the engine reads no clock"),
     ("Clock::", &["src/engine/"], "the engine reads no clock"),
+    ("&Clock", &["src/engine/"], "the engine reads no clock"),
     ("fs::", &["src/engine/"], "the engine does no I/O"),
 ];
 

@@ -3,6 +3,7 @@
 
 use std::{fs, io};
 
+use parking_lot::Mutex;
 use prometheus::{
     Counter, IntGauge,
     core::{Collector, Desc},
@@ -25,6 +26,8 @@ struct ProcessCollector {
     start_time: IntGauge,
     threads: IntGauge,
     virtual_memory: IntGauge,
+    /// Held while the values are read: two pages may be requested at a time.
+    reading: Mutex<()>,
 }
 
 /// Registers the metrics of this process.
@@ -37,7 +40,10 @@ pub(super) fn register(factory: &MetricFactory) -> Result<(), MetricsError> {
         start_time: IntGauge::new("process_start_time_seconds", "Its start time, in seconds since 1970.")?,
         threads: IntGauge::new("process_threads", "Its threads.")?,
         virtual_memory: IntGauge::new("process_virtual_memory_bytes", "Its virtual memory, in bytes.")?,
+        reading: Mutex::new(()),
     };
+    // Read once: the boot time moves when the clock is set.
+    collector.start_time.set(start_time().unwrap_or_default());
     factory.0.register(Box::new(collector))?;
     Ok(())
 }
@@ -56,16 +62,11 @@ impl ProcessCollector {
     }
 
     fn read(&self) -> io::Result<()> {
-        let stat = fs::read_to_string("/proc/self/stat")?;
-        if let Some(stat) = Stat::parse(&stat) {
-            // Two pages may be requested at a time.
+        if let Some(stat) = Stat::parse(&fs::read_to_string("/proc/self/stat")?) {
             self.cpu.inc_by((stat.cpu_seconds() - self.cpu.get()).max(0.0));
             self.threads.set(stat.threads);
             self.virtual_memory.set(stat.virtual_bytes);
             self.resident.set(stat.resident_pages * page_size() as i64);
-            if let Some(boot) = boot_time(&fs::read_to_string("/proc/stat")?) {
-                self.start_time.set(boot + stat.start_ticks / clock_ticks_per_second() as i64);
-            }
         }
         // Without the one that this reads the folder by.
         self.open_fds.set(fs::read_dir("/proc/self/fd")?.count() as i64 - 1);
@@ -82,6 +83,7 @@ impl Collector for ProcessCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        let _reading = self.reading.lock();
         match self.read() {
             Ok(()) => self.all().into_iter().flat_map(Collector::collect).collect(),
             // Without `/proc`, as in some sandboxes, there are no such metrics.
@@ -120,6 +122,13 @@ impl Stat {
     fn cpu_seconds(&self) -> f64 {
         (self.user_ticks + self.system_ticks) as f64 / clock_ticks_per_second() as f64
     }
+}
+
+/// The start time of the process, in seconds since 1970.
+fn start_time() -> Option<i64> {
+    let stat = Stat::parse(&fs::read_to_string("/proc/self/stat").ok()?)?;
+    let boot = boot_time(&fs::read_to_string("/proc/stat").ok()?)?;
+    Some(boot + stat.start_ticks / clock_ticks_per_second() as i64)
 }
 
 /// The boot time in `/proc/stat`, in seconds since 1970.

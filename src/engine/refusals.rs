@@ -3,6 +3,7 @@
 use crate::job::{JobId, StateName};
 
 /// Reason for the refusal of a control.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum ControlRefusal {
     /// No job has this id.
@@ -97,6 +98,7 @@ const LOCKED: &str = "the server's store could not take the call in time, becaus
                       lock: repeat the call with the same request_id";
 
 /// A full queue, with its usage and limits.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the queue `{queue}` is full: it holds {jobs} of {max_jobs} jobs and {bytes} of {max_bytes} bytes")]
 pub struct QueueFull {
@@ -123,6 +125,7 @@ pub struct NotAdmitted {
 }
 
 /// Reason why a job can't be admitted, independent of the queue's room.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AdmissionError {
     /// No queue has this name.
@@ -157,6 +160,7 @@ impl AdmissionError {
 }
 
 /// Reason for the final refusal of an offer.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OfferRefusal {
     /// The request id was used for a different request before.
@@ -213,6 +217,7 @@ impl OfferRefusal {
 }
 
 /// Failure of a call because the server stops.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stopped {
     /// The call changed nothing: it came too late, or still waited for room.

@@ -21,6 +21,7 @@ pub(crate) struct Common<'a> {
 }
 
 /// A kind's handler can't be set up.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The path of the guard program for commands is unknown.

@@ -21,8 +21,8 @@ pub use crate::{
     admission::FieldFault,
     engine::{AdmissionError, ControlRefusal, OfferRefusal, QueueFull, Stopped},
     metrics::PageError,
-    store::{StoreError, WholeJob},
-    watch::WatchError,
+    store::{ErrorClass, Missing, StoreError, WholeJob},
+    watch::{OutputLine, WatchError},
 };
 
 use crate::{

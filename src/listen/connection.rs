@@ -29,7 +29,7 @@ use crate::tls;
 /// Length of the HTTP/2 connection preface; a request of HTTP/1 has more bytes.
 const PREFACE_BYTES: usize = 24;
 
-/// Number of open calls from which a write is delayed for further responses.
+/// Number of calls without a complete response from which a write is delayed for further responses.
 const DELAY_FROM_CALLS: usize = 2;
 
 /// The peer of a connection.
@@ -175,7 +175,7 @@ impl Connection {
 
     /// Delays the writes up to the next flush, once, until the tasks that are ready have run; returns whether it does. A
     /// commit completes many calls at once: without the delay, the first response is written alone, and each of the
-    /// others with a system call of its own. With fewer than two other open calls there is nothing to wait for.
+    /// others with a system call of its own. With fewer than two calls whose responses are not complete there is nothing to wait for.
     fn delays_write(&mut self, context: &Context<'_>) -> bool {
         if self.write_delayed || self.peer.state.calls.load(Ordering::Relaxed) < DELAY_FROM_CALLS {
             return false;
@@ -206,7 +206,7 @@ async fn begin(
     };
     let stream = acceptor.accept(stream).await.map_err(failed)?;
     let (_, session) = stream.get_ref();
-    let certificate = session.peer_certificates().and_then(|chain| tls::name(chain.first()?));
+    let certificate = session.peer_certificates().and_then(<[_]>::first).map(tls::name);
     Ok((Stream::Tls(Box::new(stream)), certificate))
 }
 

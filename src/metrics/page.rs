@@ -28,6 +28,7 @@ pub(crate) struct Page {
 }
 
 /// Reason why the metrics can't be rendered.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Debug, thiserror::Error)]
 pub enum PageError {
     /// The store can't be read.

@@ -92,6 +92,12 @@ impl QueueSettings {
         QueueSettings { max_waiters, ..self }
     }
 
+    /// Sets whether jobs of kinds without a handler here are accepted.
+    #[must_use]
+    pub fn accept_unknown_kinds(self, accept_unknown_kinds: bool) -> Self {
+        QueueSettings { accept_unknown_kinds, ..self }
+    }
+
     /// Sets how long ended jobs are kept, where that differs from the server's own times.
     #[must_use]
     pub fn retention(self, retention: QueueRetention) -> Self {

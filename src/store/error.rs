@@ -8,6 +8,7 @@ use crate::job::{JobId, Position};
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Error of a store.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database failed, or the disk under it.
@@ -94,6 +95,7 @@ pub enum StoreError {
 }
 
 /// What is missing from a database.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Missing {
     /// The whole database.
@@ -113,6 +115,7 @@ pub enum Missing {
 }
 
 /// Class of a store's error: what it means for the batch, and who can act on it.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorClass {
     /// Nothing was changed, and a retry may succeed.

@@ -181,6 +181,7 @@ pub struct StoreSize {
 }
 
 /// A job with all of its data.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Debug)]
 pub struct WholeJob {
     /// The job.

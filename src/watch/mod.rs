@@ -61,6 +61,7 @@ pub enum WatchEvent {
 }
 
 /// A line of an attempt's output.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputLine {
     /// The job.
@@ -90,6 +91,7 @@ pub enum Detail {
 }
 
 /// Reason for which a watch ended early.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The server is stopping; *closing* was sent before.

@@ -75,7 +75,7 @@ async fn a_server_that_boots_with_a_clock_a_year_ahead_deletes_nothing_and_says_
     server.stop().await;
     set(home.path(), "+365d");
     let (mut server, rig) = start(home.path()).await;
-    server.says("set it right within the hour").await;
+    server.says("correct it within an hour").await;
     // Every batch runs retention, so any commit triggers it.
     let next = rig.submit(job("echo")).await.id;
     rig.ends(&next).await;
