@@ -17,9 +17,9 @@ use crate::{GUARD, TEST_TIMEOUT, script};
 /// Number of commands that are about to start when the server is paused: enough that not all can succeed by chance.
 const COMMANDS: usize = 32;
 /// The server's timeout for a guard to start.
-const START_TIMEOUT: Duration = Duration::from_secs(2);
+const START_TIMEOUT: Duration = Duration::from_secs(8);
 /// Duration of the pause, longer than [`START_TIMEOUT`].
-const PAUSE: Duration = Duration::from_millis(2_500);
+const PAUSE: Duration = Duration::from_millis(8_500);
 
 const GUARD_VARIABLE: &str = "JOBMILL_TEST_GUARD";
 
