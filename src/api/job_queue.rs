@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     engine::{Action, ControlRefusal, JobDone, ReplySlot},
-    job::{Canonical, JobId, SubmitOutcome},
+    job::{JobId, SubmitOutcome},
     proto::v1::{self, job_queue_server::JobQueue},
     settings::Role,
     watch::{ResumeToken, Start},
@@ -227,15 +227,11 @@ impl Verb for CancelJob {
     }
 
     fn target(&self) -> Target<'_> {
-        Target::Job(self.id)
+        Target::Job(self.id, self.expected_revision)
     }
 
     fn shows_job(&self) -> bool {
         self.view != v1::JobView::Unspecified
-    }
-
-    fn add_to_digest(&self, said: &mut Canonical) {
-        said.put_number("expected_revision", self.expected_revision);
     }
 
     fn action(&self, ask: ReplySlot<JobDone, ControlRefusal>) -> Action {
@@ -272,15 +268,11 @@ impl Verb for RetryJob {
     }
 
     fn target(&self) -> Target<'_> {
-        Target::Job(self.id)
+        Target::Job(self.id, self.expected_revision)
     }
 
     fn shows_job(&self) -> bool {
         self.view != v1::JobView::Unspecified
-    }
-
-    fn add_to_digest(&self, said: &mut Canonical) {
-        said.put_number("expected_revision", self.expected_revision);
     }
 
     fn action(&self, ask: ReplySlot<JobDone, ControlRefusal>) -> Action {
@@ -315,11 +307,7 @@ impl Verb for DeleteJob {
     }
 
     fn target(&self) -> Target<'_> {
-        Target::Job(self.id)
-    }
-
-    fn add_to_digest(&self, said: &mut Canonical) {
-        said.put_number("expected_revision", self.expected_revision);
+        Target::Job(self.id, self.expected_revision)
     }
 
     fn action(&self, ask: ReplySlot<(), ControlRefusal>) -> Action {

@@ -39,7 +39,7 @@ pub(super) trait Verb: Sized + Send + Sync {
     }
 
     /// Adds the request's parameters to its idempotency digest. A repeat must have the same ones, except for the
-    /// namespace and the view; the object is added separately.
+    /// namespace and the view; the target is added separately.
     fn add_to_digest(&self, _said: &mut Canonical) {}
 
     /// The action that the engine carries out.
@@ -56,16 +56,20 @@ pub(super) trait Verb: Sized + Send + Sync {
 /// The object that a verb changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target<'a> {
-    Job(JobId),
+    /// A job, and the revision that it must have, if the request names one.
+    Job(JobId, Option<u64>),
     /// A queue, by its name.
     Queue(&'a str),
 }
 
 impl Target<'_> {
-    /// Adds the object to the idempotency digest, before the parameters.
+    /// Adds the target to the idempotency digest, before the parameters.
     fn add_to_digest(self, said: &mut Canonical) {
         match self {
-            Target::Job(id) => said.put_text("id", &id.to_string()),
+            Target::Job(id, expected_revision) => {
+                said.put_text("id", &id.to_string());
+                said.put_number("expected_revision", expected_revision);
+            }
             Target::Queue(name) => said.put_text("name", name),
         }
     }
@@ -89,7 +93,7 @@ pub(super) async fn run<V: Verb>(
             caller.on_queue(name)?;
             (Some(name.to_owned()), caller.begin(Some(name)))
         }
-        Target::Job(id) => {
+        Target::Job(id, _) => {
             let queue = queue_of(core, &caller, id, &request_id, verb.shows_job()).await?;
             let entry = caller.begin_job(id, queue.as_deref());
             (queue, entry)
