@@ -151,6 +151,12 @@ impl Uptime {
         Uptime(self.0.saturating_add(duration))
     }
 
+    /// Returns this point in time minus a duration, at the earliest the origin.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        Uptime(self.0.saturating_sub(duration))
+    }
+
     /// Returns the time from `earlier` to this point; zero if this point is not later.
     #[must_use]
     pub fn since(self, earlier: Uptime) -> Duration {

@@ -21,7 +21,18 @@ CREATE TABLE queue (
 
 CREATE TABLE kind (
     number INTEGER PRIMARY KEY,
-    name   TEXT    NOT NULL UNIQUE
+    name   TEXT    NOT NULL UNIQUE,
+    served INTEGER                  -- last time, in counters.retention, at which a worker or a job of the kind was known
+) STRICT;
+
+-- Remote workers: one process for each subject and instance.
+CREATE TABLE worker (
+    number       INTEGER PRIMARY KEY,
+    subject      TEXT    NOT NULL,
+    instance     TEXT    NOT NULL,
+    process      TEXT    NOT NULL,
+    predecessors TEXT    NOT NULL, -- JSON: earlier processes of the instance, which may not come back
+    starts       INTEGER NOT NULL  -- starts of the server since the worker's last hello
 ) STRICT;
 
 -- Jobs: the hot rows. Instants are wall-clock times in microseconds since 1970. Absent texts mean the default.
@@ -49,6 +60,8 @@ CREATE TABLE job (
     failure      TEXT,             -- JSON
     expires      INTEGER,          -- the job expires if no attempt has started by then
     result       TEXT,             -- JSON: size, media type, metadata
+    worker       INTEGER,          -- the remote worker that runs the attempt
+    reported     INTEGER,          -- lease of the latest attempt that its worker has ended by a report
     payload      BLOB              -- absent for a large payload, which is in the table payload
 ) STRICT;
 
@@ -83,8 +96,18 @@ CREATE TABLE attempt (
     started INTEGER NOT NULL,
     ended   INTEGER NOT NULL,
     failure TEXT    NOT NULL, -- JSON
+    worker  TEXT,             -- name of the remote worker that ran it
+    lease   INTEGER,          -- its lease, if the worker ended it by a report
     PRIMARY KEY (job, number, ended)
 ) STRICT, WITHOUT ROWID;
+
+-- State that attempts leave to the next attempt of their job.
+CREATE TABLE checkpoint (
+    job    INTEGER PRIMARY KEY,
+    number INTEGER NOT NULL,
+    state  BLOB    NOT NULL,
+    info   TEXT    NOT NULL -- JSON: media type, metadata
+) STRICT;
 
 -- Idempotent requests, for the answers to repeats.
 CREATE TABLE request (

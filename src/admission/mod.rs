@@ -4,7 +4,7 @@ mod digest;
 pub(crate) mod rules;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +17,7 @@ pub(crate) use digest::{repeatable, request};
 pub use rules::FieldFault;
 
 use crate::{
-    engine::{AdmissionError, NewJob, QueueEntry, Queues},
+    engine::{AdmissionError, NewJob, QueueEntry, Queues, WorkerKinds},
     job::{ClientInput, Extras, PartialRetryPolicy, PayloadInfo, When, names},
     settings::KindDefaults,
 };
@@ -79,6 +79,10 @@ pub(crate) struct Admitted {
 pub struct Admission {
     queues: Arc<Queues>,
     kinds: HashMap<Box<str>, KnownKind>,
+    /// The kinds that have a handler here.
+    handled: HashSet<String>,
+    /// The kinds that remote workers serve.
+    worker_kinds: Arc<WorkerKinds>,
 }
 
 #[derive(Debug)]
@@ -88,16 +92,21 @@ struct KnownKind {
 }
 
 impl Admission {
-    /// Creates the checks for these queues and for the kinds that have a handler.
+    /// Creates the checks for these queues and kinds, of which those in `handled` have a handler here.
     #[must_use]
-    pub fn new(queues: Arc<Queues>, kinds: impl IntoIterator<Item = (String, KindDefaults)>) -> Self {
+    pub fn new(
+        queues: Arc<Queues>,
+        kinds: impl IntoIterator<Item = (String, KindDefaults)>,
+        handled: HashSet<String>,
+        worker_kinds: Arc<WorkerKinds>,
+    ) -> Self {
         let kinds = kinds
             .into_iter()
             .map(|(name, defaults)| {
                 (name.clone().into_boxed_str(), KnownKind { name: name.into(), defaults })
             })
             .collect();
-        Admission { queues, kinds }
+        Admission { queues, kinds, handled, worker_kinds }
     }
 
     /// Returns the registry of queues.
@@ -109,7 +118,7 @@ impl Admission {
     /// Returns whether the kind has a handler here.
     #[must_use]
     pub fn runs(&self, kind: &str) -> bool {
-        self.kinds.contains_key(kind)
+        self.handled.contains(kind)
     }
 
     /// Completes a draft with its kind's defaults, even if it has an admission error: a repeated request finds its job
@@ -119,7 +128,11 @@ impl Admission {
         let kind = self.kinds.get(draft.kind.as_str());
         let obstacle = match &queue {
             None => Some(AdmissionError::QueueNotFound(draft.queue.clone())),
-            Some(queue) if kind.is_none() && !queue.info().settings.accept_unknown_kinds => {
+            Some(queue)
+                if kind.is_none()
+                    && !queue.info().settings.accept_unknown_kinds
+                    && !self.worker_kinds.knows(&draft.kind) =>
+            {
                 Some(AdmissionError::UnknownKind {
                     kind: draft.kind.clone(),
                     queue: draft.queue.clone(),
@@ -164,12 +177,15 @@ impl Admission {
 
     fn known_kinds(&self) -> String {
         const SHOWN_MAX: usize = 10;
+        let served = self.worker_kinds.all();
         let mut names: Vec<&str> = self.kinds.keys().map(AsRef::as_ref).collect();
+        names.extend(served.iter().map(String::as_str));
         names.retain(|name| !names::is_reserved_kind(name));
         if names.is_empty() {
             return "none".to_owned();
         }
         names.sort_unstable();
+        names.dedup();
         let more = names.len().saturating_sub(SHOWN_MAX);
         names.truncate(SHOWN_MAX);
         let shown = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");

@@ -46,7 +46,7 @@ pub(super) struct KindCounters {
     expired: IntCounter,
 }
 
-const REASONS: [FailureReason; 7] = [
+const REASONS: [FailureReason; 8] = [
     FailureReason::HandlerError,
     FailureReason::Panic,
     FailureReason::Timeout,
@@ -54,6 +54,7 @@ const REASONS: [FailureReason; 7] = [
     FailureReason::Cancelled,
     FailureReason::StartFailed,
     FailureReason::ResultTooLarge,
+    FailureReason::Released,
 ];
 
 /// Returns a reason's label value, and its index in [`REASONS`].
@@ -66,6 +67,7 @@ const fn label(reason: FailureReason) -> (&'static str, usize) {
         FailureReason::Cancelled => ("cancelled", 4),
         FailureReason::StartFailed => ("start_failed", 5),
         FailureReason::ResultTooLarge => ("result_too_large", 6),
+        FailureReason::Released => ("released", 7),
     }
 }
 

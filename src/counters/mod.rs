@@ -13,6 +13,7 @@ mod process;
 mod recorder;
 mod set;
 mod submissions;
+mod workers;
 
 pub use self::factory::MetricsError;
 pub(crate) use self::{
@@ -21,4 +22,5 @@ pub(crate) use self::{
     health::Health,
     recorder::{BatchTimes, Recorder},
     set::Counters,
+    workers::WorkerCounters,
 };

@@ -1,5 +1,7 @@
 //! All counters of a server.
 
+use std::sync::Arc;
+
 use prometheus::{Registry, proto::MetricFamily};
 
 use super::{
@@ -8,6 +10,7 @@ use super::{
     factory::{MetricFactory, MetricsError},
     health::Health,
     submissions::SubmissionCounters,
+    workers::WorkerCounters,
 };
 
 /// The counters of a server.
@@ -18,6 +21,8 @@ pub(crate) struct Counters {
     submissions: SubmissionCounters,
     /// Metrics of gRPC calls.
     pub(crate) calls: CallCounters,
+    /// Metrics of remote workers.
+    pub(crate) workers: Arc<WorkerCounters>,
     /// Readiness of the server.
     pub(crate) health: Health,
 }
@@ -37,6 +42,7 @@ impl Counters {
             batches: BatchCounters::new(&factory, kinds)?,
             submissions: SubmissionCounters::new(&factory)?,
             calls: CallCounters::new(&factory)?,
+            workers: Arc::new(WorkerCounters::new(&factory)?),
             health,
             registry: factory.0,
         })

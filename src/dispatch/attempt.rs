@@ -12,7 +12,7 @@ use tracing::Instrument;
 
 use super::{Dispatch, output::AttemptReporter};
 use crate::{
-    engine::{Claim, ReplySlot, Report, ReportBody},
+    engine::{Claim, Report, ReportBody},
     execute::{Attempt, HandlerError, command::RESULT_MAX_BYTES, cut},
     job::{Failure, FailureReason, Job, Output, PayloadInfo},
     timeouts,
@@ -51,7 +51,7 @@ impl Dispatch {
         }
         self.forget(lease);
         if let Some(body) = body {
-            self.reports.ended(Report { id, lease, body, ask: ReplySlot::unheard() });
+            self.reports.ended(Report::of_server(id, lease, body));
         }
     }
 

@@ -1,7 +1,6 @@
 //! Reports of a running attempt: progress to the store, and output lines to watchers.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,16 +13,14 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    engine::{ReplySlot, Report, ReportBody},
-    execute::{ReportSink, command::OUTPUT_LINE_MAX_BYTES},
-    job::{JobId, LeaseToken, Progress},
+    engine::{Report, ReportBody},
+    execute::ReportSink,
+    job::{JobId, LeaseToken, OutputTail, Progress},
     shard::Reports,
     timeouts,
     watch::{Hub, OutputLine},
 };
 
-/// Byte limit of the tail of an attempt's output, which is kept with its job.
-const TAIL_MAX_BYTES: usize = 64 << 10;
 /// Shortest interval between two writes of an attempt's progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
@@ -44,9 +41,7 @@ pub(super) struct AttemptReporter {
 #[derive(Default)]
 struct AttemptOutput {
     progress: Option<Progress>,
-    tail: VecDeque<Arc<str>>,
-    tail_bytes: usize,
-    cut: bool,
+    tail: OutputTail,
 }
 
 impl AttemptReporter {
@@ -85,7 +80,7 @@ impl AttemptReporter {
             let latest = self.output.lock().progress.take();
             if let Some(progress) = latest {
                 let body = ReportBody::Progress(Arc::new(progress));
-                reports.progress(Report { id: self.id, lease: self.lease, body, ask: ReplySlot::unheard() });
+                reports.progress(Report::of_server(self.id, self.lease, body));
             }
             tokio::time::sleep(PROGRESS_EVERY).await;
         }
@@ -93,16 +88,7 @@ impl AttemptReporter {
 
     /// Returns the tail of the output.
     pub(super) fn tail(&self) -> String {
-        let output = self.output.lock();
-        let mut tail = String::with_capacity(output.tail_bytes + 32);
-        if output.cut {
-            tail.push_str("[earlier output was cut]\n");
-        }
-        for line in &output.tail {
-            tail.push_str(line);
-            tail.push('\n');
-        }
-        tail
+        self.output.lock().tail.text()
     }
 }
 
@@ -121,20 +107,7 @@ impl ReportSink for AttemptReporter {
     }
 
     fn output_line(&self, line: &[u8]) {
-        let line = &line[..line.len().min(OUTPUT_LINE_MAX_BYTES)];
-        let text: Arc<str> = String::from_utf8_lossy(line).into();
-        {
-            let mut output = self.output.lock();
-            output.tail_bytes += text.len() + 1;
-            output.tail.push_back(Arc::clone(&text));
-            while output.tail_bytes > TAIL_MAX_BYTES {
-                output.cut = true;
-                match output.tail.pop_front() {
-                    Some(oldest) => output.tail_bytes -= oldest.len() + 1,
-                    None => break,
-                }
-            }
-        }
+        let text = self.output.lock().tail.push(line);
         self.hub.output(&OutputLine { id: self.id, attempt: self.attempt, text });
     }
 }

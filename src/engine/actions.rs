@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::{
-    ControlRefusal, JobDone, QueueDone, Reply, ReplySlot, ask::Refusable, decision::Decision, tallies::Usage,
+    ControlRefusal, JobDone, QueueDone, Registered, Reply, ReplySlot, WorkerHello, ask::Refusable,
+    decision::Decision, tallies::Usage,
 };
 use crate::{
     engine::transition::{Event, transition},
-    job::{Job, JobId, Name, RequestId, StateName},
+    job::{Job, JobId, LeaseToken, Name, RequestId, StateName},
     settings::{QueueInfo, QueueSettings, SettingsChange},
     store::sets::{Committed, RequestOutcome},
 };
@@ -85,6 +86,18 @@ pub enum Action {
         /// Reply channel: the number of deleted jobs, at the end of the purge.
         ask: ReplySlot<u64, ControlRefusal>,
     },
+    /// Register a remote worker.
+    RegisterWorker {
+        /// Its introduction.
+        hello: Box<WorkerHello>,
+        /// Reply channel: the worker, and what became of its leases.
+        ask: ReplySlot<Registered, ControlRefusal>,
+    },
+    /// Refresh what is known of workers, and forget those that are gone.
+    ReviewWorkers {
+        /// Reply channel.
+        ask: ReplySlot<(), ControlRefusal>,
+    },
 }
 
 /// Selects the reply channel of any action.
@@ -92,7 +105,10 @@ macro_rules! question {
     ($action:expr) => {
         match $action {
             Action::Cancel { ask, .. } | Action::Retry { ask, .. } => ask,
-            Action::Delete { ask, .. } | Action::DeleteQueue { ask, .. } => ask,
+            Action::Delete { ask, .. }
+            | Action::DeleteQueue { ask, .. }
+            | Action::ReviewWorkers { ask } => ask,
+            Action::RegisterWorker { ask, .. } => ask,
             Action::CreateQueue { ask, .. }
             | Action::UpdateQueue { ask, .. }
             | Action::SetPaused { ask, .. } => ask,
@@ -116,7 +132,10 @@ impl Action {
     pub(crate) fn open(self, proof: &Committed) -> Option<Reply> {
         match self {
             Action::Cancel { ask, .. } | Action::Retry { ask, .. } => ask.open(proof).map(Reply::Job),
-            Action::Delete { ask, .. } | Action::DeleteQueue { ask, .. } => ask.open(proof).map(Reply::Gone),
+            Action::Delete { ask, .. }
+            | Action::DeleteQueue { ask, .. }
+            | Action::ReviewWorkers { ask } => ask.open(proof).map(Reply::Gone),
+            Action::RegisterWorker { ask, .. } => ask.open(proof).map(Reply::Registered),
             Action::CreateQueue { ask, .. }
             | Action::UpdateQueue { ask, .. }
             | Action::SetPaused { ask, .. } => ask.open(proof).map(Reply::Queue),
@@ -146,16 +165,26 @@ impl Action {
         (consumers, paused && !resumes)
     }
 
-    /// Returns the job that the action names.
+    /// Returns the job that the action changes.
     pub(crate) fn job(&self) -> Option<JobId> {
         match self {
             Action::Cancel { id, .. } | Action::Retry { id, .. } | Action::Delete { id, .. } => Some(*id),
-            Action::CreateQueue { .. }
+            Action::RegisterWorker { .. }
+            | Action::ReviewWorkers { .. }
+            | Action::CreateQueue { .. }
             | Action::UpdateQueue { .. }
             | Action::DeleteQueue { .. }
             | Action::SetPaused { .. }
             | Action::Purge { .. } => None,
         }
+    }
+
+    /// Returns the leases that the action asks about.
+    pub(crate) fn leases(&self) -> &[(JobId, LeaseToken)] {
+        if let Action::RegisterWorker { hello, .. } = self {
+            return hello.leases.as_deref().unwrap_or_default();
+        }
+        &[]
     }
 
     /// Sets a refusal as the verdict.
@@ -214,6 +243,14 @@ impl Decision<'_> {
                 }
                 None => ask.decide(Err(ControlRefusal::QueueNotFound(name.clone()))),
             },
+            Action::RegisterWorker { hello, ask } => {
+                let done = self.register_worker(hello);
+                ask.decide(done);
+            }
+            Action::ReviewWorkers { ask } => {
+                self.review_workers();
+                ask.decide(Ok(()));
+            }
         }
         Some(action)
     }

@@ -12,7 +12,7 @@ use crate::{
     clock::{ClockReading, Timestamp, Uptime},
     engine::transition::Refusal,
     job::{
-        AtLeastOne, Extras, Failure, Job, JobId, LeaseToken, Output, Progress, RequestId, RetryPolicy,
+        AtLeastOne, Checkpoint, Extras, Failure, Job, JobId, LeaseToken, Output, Progress, RequestId, RetryPolicy,
         StateName, SubmitOutcome, When,
     },
     settings::QueueInfo,
@@ -47,20 +47,71 @@ pub struct Report {
     pub lease: LeaseToken,
     /// The content.
     pub body: ReportBody,
+    /// The reporter.
+    pub from: Reporter,
+    /// State for the job's next attempt. It is kept unless the attempt has succeeded.
+    pub checkpoint: Option<Box<Checkpoint>>,
     /// Reply channel: whether the report applied.
     pub ask: ReplySlot<(), Refusal>,
 }
 
+/// The reporter of an attempt.
+#[derive(Clone, Debug)]
+pub enum Reporter {
+    /// The server, which runs the attempt itself, or takes a lease back from a worker.
+    Server,
+    /// The remote worker with this number, and the sink of the answer.
+    Worker(u32, Arc<dyn AnswerSink>),
+}
+
+/// Receiver of the answers to a remote worker's reports. It is called on the committer's thread, and must not wait.
+pub trait AnswerSink: Send + Sync + std::fmt::Debug {
+    /// Takes the answer to a report, which is on disk.
+    fn answer(&self, answer: ReportAnswer);
+}
+
+/// The answer to a remote worker's report.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReportAnswer {
+    /// The job.
+    pub id: JobId,
+    /// The lease.
+    pub lease: LeaseToken,
+    /// Whether the report was a final one.
+    pub is_final: bool,
+    /// Number of the checkpoint that came with the report.
+    pub checkpoint: Option<i64>,
+    /// Whether the report applied.
+    pub result: Result<(), Refusal>,
+}
+
 impl Report {
+    /// Creates a report of the server, which gets no answer.
+    #[must_use]
+    pub fn of_server(id: JobId, lease: LeaseToken, body: ReportBody) -> Self {
+        Report { id, lease, body, from: Reporter::Server, checkpoint: None, ask: ReplySlot::unheard() }
+    }
+
+    /// Returns whether the report ends its attempt.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match &self.body {
+            ReportBody::Progress(_) | ReportBody::Checkpoint => false,
+            ReportBody::Succeeded { .. } | ReportBody::Failed { .. } | ReportBody::Released { .. } => true,
+        }
+    }
+
     /// Returns the size of its contents in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         let bytes = match &self.body {
             ReportBody::Progress(progress) => progress.text.len() + progress.step.len(),
             ReportBody::Succeeded { output, tail } => output.bytes.len() + output.info.bytes() + tail.len(),
             ReportBody::Failed { failure, tail, .. } => failure.message.len() + tail.len(),
-            ReportBody::Released { .. } => 0,
+            ReportBody::Released { .. } | ReportBody::Checkpoint => 0,
         };
-        bytes as u64
+        let checkpoint = self.checkpoint.as_ref();
+        let checkpoint = checkpoint.map_or(0, |kept| kept.state.bytes.len() + kept.state.info.bytes());
+        (bytes + checkpoint) as u64
     }
 }
 
@@ -69,6 +120,8 @@ impl Report {
 pub enum ReportBody {
     /// The attempt's progress.
     Progress(Arc<Progress>),
+    /// Nothing but the report's checkpoint.
+    Checkpoint,
     /// The attempt succeeded.
     Succeeded {
         /// Its result.

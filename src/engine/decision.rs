@@ -8,8 +8,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    CallerId, Claim, Control, Engine, Offer, OfferError, QueueFull, ReplySlot, Report, Submitted,
-    callers::Seat, tallies::Usage,
+    CallerId, Claim, Control, Engine, Offer, OfferError, QueueFull, RemoteChanges, ReplySlot, Report, Submitted,
+    callers::Seat, demand::Grant, tallies::Usage,
 };
 use crate::{
     clock::{ClockReading, Timestamp},
@@ -59,7 +59,16 @@ struct Version {
 /// A waiting job that is due.
 pub(super) struct DueJob {
     pub(super) stored: Arc<Job>,
-    pub(super) starts: bool,
+    pub(super) starts: Option<Slot>,
+}
+
+/// The right to start one job.
+#[derive(Clone, Debug)]
+pub(super) enum Slot {
+    /// A consumer slot of the queue, in this server.
+    Here,
+    /// A credit of a remote worker.
+    Remote(Grant),
 }
 
 /// An accepted offer.
@@ -73,7 +82,7 @@ pub(super) struct AcceptedOffer {
 pub(super) struct AcceptedJob {
     pub(super) job: Job,
     pub(super) payload: Bytes,
-    pub(super) starts: bool,
+    pub(super) starts: Option<Slot>,
 }
 
 /// An offer whose request id was seen before.
@@ -106,6 +115,8 @@ pub(super) struct Sealed {
     pub(super) full: Vec<(u32, Offer, QueueFull)>,
     pub(super) claims: Vec<Claim>,
     pub(super) cancelling: Vec<LeaseToken>,
+    /// Changes of leases of remote workers.
+    pub(super) remote: RemoteChanges,
     pub(super) changes: Vec<Change>,
     /// Queues that have gained free capacity.
     pub(super) gained_room: BTreeSet<u32>,

@@ -23,7 +23,16 @@ impl Decision<'_> {
         if let State::Cancelling { lease } = job.state
             && was == Some(StateName::Running)
         {
-            self.sealed.cancelling.push(lease);
+            match job.remote.worker() {
+                Some(worker) => self.sealed.remote.cancelling.push((worker.number, lease)),
+                None => self.sealed.cancelling.push(lease),
+            }
+        }
+        if let Some(before) = before
+            && let (Some(lease), Some(worker)) = (before.state.lease(), before.remote.worker())
+            && job.state.lease() != Some(lease)
+        {
+            self.sealed.remote.ended.push((worker.number, lease));
         }
         self.sealed.changes.push(Change::Job { job: Arc::clone(job), before: was });
     }

@@ -13,8 +13,10 @@ mod ask;
 pub(crate) mod batch;
 mod callers;
 mod claims;
+mod commit;
 mod controls;
 mod decision;
+mod demand;
 mod due;
 mod follow;
 mod leases;
@@ -23,6 +25,7 @@ mod numbers;
 mod offers;
 mod open;
 mod operations;
+mod outcome;
 mod plan;
 mod purge;
 mod queue_changes;
@@ -35,30 +38,39 @@ mod tallies;
 mod times;
 pub mod transition;
 mod waiters;
+mod workers;
 
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
-pub(crate) use ask::{ReadyReply, Refusable};
+pub(crate) use ask::Refusable;
 pub(crate) use callers::{Caller, Departures};
+pub(crate) use outcome::Reply;
 pub(crate) use waiters::Allowance;
 
 pub use self::{
     actions::Action,
     ask::ReplySlot,
-    batch::{Batch, Claim, JobDone, NewJob, Offer, QueueDone, Report, ReportBody, Submitted},
+    batch::{
+        AnswerSink, Batch, Claim, JobDone, NewJob, Offer, QueueDone, Report, ReportAnswer, ReportBody, Reporter,
+        Submitted,
+    },
     callers::CallerId,
     controls::{Control, QueueCheck},
+    demand::{DemandBoard, Grant, NewPool, PoolId, QueueScope, SessionId},
+    outcome::{Outcome, RemoteChanges},
     queues::{QueueEntry, Queues, WaitDeadlines},
     refusals::{
         AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,
         Stopped,
     },
+    workers::{LeaseFate, Registered, WorkerHello, WorkerKinds},
 };
 use self::{
-    decision::{AnsweredOffer, Decision, Sealed},
+    decision::{Decision, Sealed},
+    demand::Demand,
     due::Due,
     leases::Leases,
     names::NameBook,
@@ -69,15 +81,15 @@ use self::{
     tallies::Tallies,
     times::Times,
     waiters::Waiters,
+    workers::WorkerBook,
 };
 use crate::{
-    clock::{ClockReading, Uptime, WakeTime},
-    engine::transition::Refusal,
-    job::{Change, JobId, LeaseToken, Position},
+    clock::{ClockReading, Timestamp, Uptime, WakeTime},
+    job::{Job, Position},
     settings::{QueueSettings, Retention},
     store::{
         Names, Space, StoreError,
-        sets::{Committed, ReadResults, WriteSet},
+        sets::{ReadResults, WriteSet},
     },
 };
 
@@ -98,6 +110,8 @@ pub struct EngineSetup {
     pub declared_queues: BTreeMap<String, QueueSettings>,
     /// Default retention times of ended jobs, for queues that set none.
     pub retention: Retention,
+    /// The board for the demand of remote workers.
+    pub demand: Arc<DemandBoard>,
 }
 
 /// The rules of one store and their state in memory.
@@ -114,6 +128,8 @@ pub(crate) struct Engine {
     purges: Purges,
     sweeping: Sweeping,
     waiters: Waiters,
+    workers: WorkerBook,
+    demand: Demand,
     times: Times,
 }
 
@@ -125,71 +141,6 @@ pub(crate) struct Decided {
     queues_changed: bool,
 }
 
-/// The result of a committed batch.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// Attempts to start now.
-    pub claims: Vec<Claim>,
-    /// Leases of the attempts to cancel now.
-    pub cancelling: Vec<LeaseToken>,
-    /// Changes of jobs, in order.
-    pub changes: Vec<Change>,
-    /// The last position of the change feed.
-    pub position: Position,
-    /// Next time at which there is work without any input: a waiting job is due, or retention has something to delete.
-    pub wake: WakeTime,
-    /// Whether there is more work at once that did not fit into this batch.
-    pub more: bool,
-    /// Whether a queue was created, changed or deleted.
-    pub queues_changed: bool,
-    /// Whether a queue has gained free capacity.
-    pub gained_room: bool,
-    /// Number of submissions whose request id was seen before.
-    pub repeats: usize,
-    /// Reports that were refused because their lease was no longer valid.
-    pub late_reports: Vec<(JobId, LeaseToken, Refusal)>,
-    /// Replies to send to callers.
-    pub(crate) answers: Vec<Reply>,
-}
-
-/// A reply whose verdict is committed, ready to be sent to its caller.
-#[derive(Debug)]
-pub(crate) enum Reply {
-    /// Reply to a submission.
-    Submitted(ReadyReply<Submitted, OfferError>),
-    /// Reply to a change of a job.
-    Job(ReadyReply<JobDone, ControlRefusal>),
-    /// Reply to a deletion.
-    Gone(ReadyReply<(), ControlRefusal>),
-    /// Reply to a change of a queue.
-    Queue(ReadyReply<QueueDone, ControlRefusal>),
-    /// Reply to a purge.
-    Purged(ReadyReply<u64, ControlRefusal>),
-    /// Reply to a report.
-    Reported(ReadyReply<(), Refusal>),
-}
-
-impl Reply {
-    /// Sends the reply, which wakes the caller.
-    pub(crate) fn send(self) {
-        match self {
-            Reply::Submitted(told) => told.send(),
-            Reply::Job(told) => told.send(),
-            Reply::Gone(told) => told.send(),
-            Reply::Queue(told) => told.send(),
-            Reply::Purged(told) => told.send(),
-            Reply::Reported(told) => told.send(),
-        }
-    }
-}
-
-impl Outcome {
-    /// Sends all replies.
-    pub fn answer(&mut self) {
-        self.answers.drain(..).for_each(Reply::send);
-    }
-}
-
 impl Engine {
     /// Returns the registry of queues, which other modules read.
     pub(crate) fn queues(&self) -> &Arc<Queues> {
@@ -199,6 +150,27 @@ impl Engine {
     /// Returns the registry of callers that have disconnected.
     pub(crate) fn departures(&self) -> &Arc<Departures> {
         self.waiters.departures()
+    }
+
+    /// Returns the board for the demand of remote workers.
+    pub(crate) fn demand_board(&self) -> &Arc<DemandBoard> {
+        self.demand.board()
+    }
+
+    /// Returns the registry of the kinds that remote workers serve.
+    pub(crate) fn worker_kinds(&self) -> &Arc<WorkerKinds> {
+        self.workers.kinds()
+    }
+
+    /// Returns the jobs that remote workers run, with the time for which each has run.
+    pub(crate) fn remote_jobs(&self) -> Vec<(Arc<Job>, Timestamp)> {
+        let jobs = self.leases.all().into_iter().filter(|job| job.remote.worker().is_some());
+        jobs.map(|job| {
+            let started = job.started.unwrap_or(job.updated);
+            let seen = self.names.steps.seen_from_now(job.position, started);
+            (job, seen)
+        })
+        .collect()
     }
 
     /// Returns whether any offer waits for room.
@@ -273,7 +245,7 @@ impl Engine {
         for offer in offers {
             decision.offer(offer, space);
         }
-        let starting = if claim && !is_full { decision.choose(&plan.short) } else { Vec::new() };
+        let starting = if claim && !is_full { decision.choose(&plan.groups) } else { Vec::new() };
         decision.settle(starting)?;
         decision.write_jobs();
         let Decision { mut writes, sealed, .. } = decision;
@@ -285,6 +257,8 @@ impl Engine {
     fn write_rest(&mut self, writes: &mut WriteSet, is_full: bool) -> Result<(), StoreError> {
         self.free_names(writes);
         writes.new_kinds = self.kinds.added().to_vec();
+        (writes.workers, writes.forgotten_workers) = self.workers.rows();
+        writes.served_kinds = self.workers.served_rows();
         let freed: HashSet<u32> = writes.freed_queues.iter().copied().collect();
         writes.queues = self.queues.rows(|number| freed.contains(&number));
         writes.tallies = self.tallies.rows()?;
@@ -302,8 +276,14 @@ impl Engine {
     fn free_names(&mut self, writes: &mut WriteSet) {
         let touched: Vec<(u32, u32)> = self.tallies.touched().collect();
         let deleted = self.queues.deleted_now();
+        // Only now it is known that the batch does not use them again.
+        for kind in self.workers.forgotten_kinds() {
+            if self.is_unused(kind) && self.kinds.free(kind) {
+                writes.freed_kinds.push(kind);
+            }
+        }
         for (queue, kind) in touched {
-            if self.tallies.kind(kind) == 0 && !self.served.contains(&kind) && self.kinds.free(kind) {
+            if self.is_unused(kind) && self.kinds.free(kind) {
                 writes.freed_kinds.push(kind);
             }
             self.free_queue(queue, writes);
@@ -315,141 +295,14 @@ impl Engine {
         writes.freed_queues.sort_unstable();
     }
 
+    /// Returns whether a kind has no jobs, no handler here, and is not known from a worker.
+    fn is_unused(&self, kind: u32) -> bool {
+        self.tallies.kind(kind) == 0 && !self.served.contains(&kind) && !self.workers.knows_kind(kind)
+    }
+
     fn free_queue(&mut self, queue: u32, writes: &mut WriteSet) {
         if self.tallies.queue(queue).all == 0 && self.queues.free_if_deleted(queue) {
             writes.freed_queues.push(queue);
-        }
-    }
-
-    /// Takes over the changes of a batch that is on disk, and returns its outcome with the replies to send.
-    pub(crate) fn commit(&mut self, decided: Decided, proof: &Committed, present: ClockReading) -> Outcome {
-        let Decided { sealed, writes, queues_changed } = decided;
-        if writes.counters.is_some() {
-            self.times.commit();
-        }
-        self.numbers.commit();
-        self.tallies.commit();
-        self.leases.commit();
-        self.due.commit();
-        self.sweeping.commit();
-        self.kinds.commit(&self.names.kinds, present.uptime);
-        self.queues.commit(&self.names, present.uptime);
-        let purged = self.purges.commit();
-        let wake = self.wake();
-        let mut outcome = Outcome {
-            claims: sealed.claims,
-            cancelling: sealed.cancelling,
-            changes: sealed.changes,
-            position: self.numbers.position(),
-            more: sealed.more || !self.purges.is_empty() || wake.has_come(present),
-            wake,
-            queues_changed,
-            gained_room: !sealed.gained_room.is_empty(),
-            repeats: sealed.repeats,
-            late_reports: Vec::new(),
-            answers: Vec::with_capacity(sealed.answered.len() + sealed.controls.len()),
-        };
-        for AnsweredOffer { ask, caller, seat } in sealed.answered {
-            if let Some(seat) = seat {
-                self.waiters.free(seat, caller);
-            }
-            outcome.answers.extend(ask.open(proof).map(Reply::Submitted));
-        }
-        for mut offer in sealed.repeated {
-            self.waiters.release(&mut offer);
-            outcome.answers.extend(offer.ask.open(proof).map(Reply::Submitted));
-        }
-        for (queue, offer, full) in sealed.full {
-            self.park(queue, offer, full, sealed.is_draining, present.uptime);
-        }
-        // After the offers that have just begun to wait, because they may take the room.
-        for queue in sealed.gained_room {
-            self.waiters.gained_room(queue);
-        }
-        outcome.answers.extend(sealed.controls.into_iter().filter_map(|control| control.action.open(proof)));
-        outcome.answers.extend(purged.into_iter().filter_map(|ask| ask.open(proof)).map(Reply::Purged));
-        for report in sealed.reports {
-            if let Some(Err(refusal)) = report.ask.verdict(proof) {
-                outcome.late_reports.push((report.id, report.lease, *refusal));
-            }
-            outcome.answers.extend(report.ask.open(proof).map(Reply::Reported));
-        }
-        outcome
-    }
-
-    /// Puts an offer that found no room into the waiting line, or refuses it. The store keeps nothing of it, so that a
-    /// refusal needs no commit.
-    fn park(&mut self, queue: u32, mut offer: Offer, full: QueueFull, is_draining: bool, now: Uptime) {
-        let refuse = |mut offer: Offer, full, too_many_waiters| {
-            offer.ask.refuse(OfferError::Full { full, too_many_waiters });
-        };
-        if offer.ask.is_gone() {
-            self.waiters.release(&mut offer);
-            return;
-        }
-        let entry = self.queues.registry().numbered(queue);
-        match (offer.wait.filter(|until| *until > now), entry) {
-            (Some(_), _) if is_draining => {
-                self.waiters.release(&mut offer);
-                offer.ask.refuse(Stopped::Refused.into());
-            }
-            (Some(until), Some(entry)) => {
-                let max = entry.info().settings.max_waiters as usize;
-                let parked = self.waiters.park(queue, entry.waiters_count(), max, until, offer, full);
-                if let Err(refused) = parked {
-                    let (offer, full) = *refused;
-                    refuse(offer, full, true);
-                }
-            }
-            (Some(_) | None, _) => {
-                self.waiters.release(&mut offer);
-                refuse(offer, full, false);
-            }
-        }
-    }
-
-    /// Drops a batch that did not fit on the disk. Refuses its offers apart from repeats, and returns the repeats,
-    /// reports and controls unchanged.
-    pub(crate) fn discard(&mut self, decided: Decided) -> Batch {
-        self.numbers.discard();
-        self.tallies.discard();
-        self.leases.discard();
-        self.due.discard();
-        self.sweeping.discard();
-        self.kinds.discard(&self.names.kinds);
-        self.queues.discard(&self.names);
-        for mut ask in self.purges.discard() {
-            ask.refuse(ControlRefusal::DiskFull);
-        }
-        let Sealed { mut controls, mut reports, answered, mut repeated, full, .. } = decided.sealed;
-        for AnsweredOffer { mut ask, caller, seat } in answered {
-            if let Some(seat) = seat {
-                self.waiters.free(seat, caller);
-            }
-            ask.refuse(OfferRefusal::DiskFull.into());
-        }
-        for (_, mut offer, _) in full {
-            self.waiters.release(&mut offer);
-            offer.ask.refuse(OfferRefusal::DiskFull.into());
-        }
-        for control in &mut controls {
-            control.action.ask_mut().reset();
-        }
-        for report in &mut reports {
-            report.ask.reset();
-        }
-        for offer in &mut repeated {
-            self.waiters.release(offer);
-            offer.ask.reset();
-        }
-        Batch { reports, controls, offers: repeated, ..Batch::default() }
-    }
-
-    /// Refuses the offers of a batch that was not begun.
-    pub(crate) fn refuse_offers(&mut self, offers: Vec<Offer>, why: &OfferRefusal) {
-        for mut offer in offers {
-            self.waiters.release(&mut offer);
-            offer.ask.refuse(why.clone().into());
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     engine::transition::{Moment, waiting_state},
-    job::{Job, JobId, Name, Position, Spec, State},
+    job::{Job, JobId, Name, Position, Remote, Spec, State},
     store::{
         Space,
         sets::{RequestOutcome, RequestRow, StoredRequest},
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Limit of the kinds that have jobs or handlers.
-const KINDS_MAX: usize = 10_000;
+pub(super) const KINDS_MAX: usize = 10_000;
 
 /// The jobs and bytes that an offer would take of one queue.
 struct Share {
@@ -263,6 +263,7 @@ fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Times
         progress: None,
         failure: None,
         result: None,
+        remote: Remote::NONE,
     };
-    AcceptedJob { job, payload: new.payload, starts: false }
+    AcceptedJob { job, payload: new.payload, starts: None }
 }

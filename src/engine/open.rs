@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    Decided, Engine, EngineSetup, decision::Decision, due::Due, leases::Leases, names::NameBook,
-    numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, tallies::Tallies, times::Times,
-    waiters::Waiters,
+    Decided, Engine, EngineSetup, decision::Decision, demand::Demand, due::Due, leases::Leases,
+    names::NameBook, numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, tallies::Tallies,
+    times::Times, waiters::Waiters, workers::WorkerBook,
 };
 use crate::{
     engine::transition::{Event, lost},
@@ -41,6 +41,8 @@ impl Engine {
             purges: Purges::load(&loaded.purges),
             sweeping: Sweeping::load(setup.retention, &loaded.sweeps),
             waiters: Waiters::default(),
+            workers: WorkerBook::load(loaded.workers, &loaded.served_kinds, &names, setup.present.uptime),
+            demand: Demand::new(Arc::clone(&setup.demand)),
             times,
             names,
         }
@@ -67,6 +69,7 @@ impl Engine {
         decision.take_set_aside();
         decision.declare_queues(&setup.declared_queues);
         decision.end_lost_attempts()?;
+        decision.recover_workers();
         decision.write_jobs();
         let Decision { mut writes, sealed, .. } = decision;
         let same = server_before == Some(setup.retention);
@@ -76,7 +79,7 @@ impl Engine {
         self.sweeping.replan(&all, |_| !same);
         let unused: Vec<u32> = self.kinds.kept().map(|kind| kind.number).collect();
         for kind in unused {
-            if self.tallies.kind(kind) == 0 && !self.served.contains(&kind) && self.kinds.free(kind) {
+            if self.is_unused(kind) && self.kinds.free(kind) {
                 writes.freed_kinds.push(kind);
             }
         }
@@ -98,10 +101,11 @@ impl Decision<'_> {
             let Some(lease) = job.state.lease().filter(|_| !self.set_aside.contains(&job.id)) else {
                 continue;
             };
-            let failure = lost("the server stopped while the attempt ran");
-            if job.attempt > 1 {
-                self.put_outcome_row(job.id, None, "");
+            if job.remote.worker().is_some() {
+                continue;
             }
+            let failure = lost("the server stopped while the attempt ran");
+            self.forget_output(&job);
             self.must(&job, &Event::Fail { lease, failure, delay: None })?;
         }
         Ok(())

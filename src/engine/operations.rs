@@ -209,7 +209,7 @@ impl Decision<'_> {
                 // only attempt was released without a start.
                 self.must(&stored, &Event::Expire)?;
             } else {
-                self.due.push(DueJob { stored, starts: false });
+                self.due.push(DueJob { stored, starts: None });
             }
         }
         Ok(())

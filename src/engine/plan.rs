@@ -1,13 +1,17 @@
 //! The reads of a batch, planned from its keys before anything is decided.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{
-    Allowance, Batch, Engine, Offer, ReportBody, claims::HEADS_MAX, due::EXPIRED_MAX, operations::PURGED_MAX,
-    retention, tallies::Usage,
+    Allowance, Batch, Engine, Offer, Reporter, claims::HEADS_MAX, demand::Takers, due::EXPIRED_MAX,
+    operations::PURGED_MAX, retention, tallies::Usage,
 };
 use crate::{
-    job::JobId,
+    clock::Uptime,
+    job::{JobId, LeaseToken},
     store::{
         Space,
         sets::{HeadsWant, ReadSet},
@@ -25,8 +29,17 @@ const SWEPT_BESIDE: usize = 32;
 pub(crate) struct Plan {
     pub(crate) wants: ReadSet,
     pub(super) retention: retention::RetentionPlan,
-    /// Queues with fewer ready jobs read than free slots.
-    pub(super) short: HashSet<u32>,
+    /// The groups of lanes of which the ready jobs are read, in the order of the reads.
+    pub(super) groups: Vec<LaneGroup>,
+}
+
+/// Lanes of a queue whose jobs can start in the same slots.
+#[derive(Debug)]
+pub(super) struct LaneGroup {
+    pub(super) queue: u32,
+    pub(super) kinds: Vec<u32>,
+    /// Whether fewer ready jobs are read than could start.
+    pub(super) is_short: bool,
 }
 
 impl Engine {
@@ -66,14 +79,15 @@ impl Engine {
             self.sweeping.look_again();
         }
         let is_full = batch.space == Space::Full;
-        let mut short = HashSet::new();
+        let mut groups = Vec::new();
+        self.take_demand(present.uptime);
         let mut wants = ReadSet { set_aside: has_unreadable.then_some(present.wall), ..ReadSet::default() };
         self.plan_named(batch, &mut wants);
         if is_full {
             return Plan { wants, ..Plan::default() };
         }
         if batch.claim {
-            wants.heads = self.plan_heads(batch, &mut short);
+            (wants.heads, groups) = self.plan_heads(batch).into_iter().unzip();
         }
         if self.due.has_expired(present.wall) {
             wants.expiring = EXPIRED_MAX + 1;
@@ -83,11 +97,21 @@ impl Engine {
         let retention = self.sweeping.plan(self.times.retention(), swept(batch));
         wants.feed.clone_from(&retention.feed);
         (wants.tombstones, wants.bare_requests) = (retention.tombstones, retention.requests);
-        Plan { wants, retention, short }
+        Plan { wants, retention, groups }
+    }
+
+    /// Takes over the changes of the demand of remote workers.
+    fn take_demand(&mut self, now: Uptime) {
+        let Engine { demand, workers, names, .. } = self;
+        let closed = demand.take_changes(&names.kinds, |worker| workers.is_registered(worker));
+        for worker in closed {
+            workers.saw(worker, now);
+        }
     }
 
     /// Adds the jobs and request ids that the batch names.
     fn plan_named(&self, batch: &Batch, wants: &mut ReadSet) {
+        let mut reported = Vec::new();
         let mut job = |id: JobId| {
             if self.leases.get(id).is_none() {
                 wants.jobs.push(id);
@@ -95,13 +119,27 @@ impl Engine {
         };
         for control in &batch.controls {
             control.action.job().into_iter().for_each(&mut job);
+            for (id, lease) in control.action.leases() {
+                job(*id);
+                reported.extend(self.may_be_reported(*id, *lease));
+            }
             wants.requests.extend(control.request.map(|request| request.key));
         }
         for report in &batch.reports {
             job(report.id);
+            if matches!(report.from, Reporter::Worker(..)) && report.is_final() {
+                reported.extend(self.may_be_reported(report.id, report.lease));
+            }
         }
+        wants.reported = reported;
         let offered = batch.offers.iter().filter_map(|offer| offer.request);
         wants.requests.extend(offered.map(|request| request.key));
+    }
+
+    /// Returns the lease if it is not held, so that an earlier report may have ended it.
+    fn may_be_reported(&self, id: JobId, lease: LeaseToken) -> Option<(JobId, LeaseToken)> {
+        let is_held = self.leases.get(id).is_some_and(|job| job.state.lease() == Some(lease));
+        (!is_held).then_some((id, lease))
     }
 
     /// Returns the queues that the batch's controls purge.
@@ -110,51 +148,78 @@ impl Engine {
         names.map(|name| name.number).collect()
     }
 
-    /// Plans the reads of ready jobs for the slots that will be free once controls and reports are decided.
-    fn plan_heads(&self, batch: &Batch, short: &mut HashSet<u32>) -> Vec<HeadsWant> {
+    /// Plans the reads of ready jobs for the slots that will be free once controls and reports are decided, and for the
+    /// credits of remote workers.
+    fn plan_heads(&mut self, batch: &Batch) -> Vec<(HeadsWant, LaneGroup)> {
         let mut ends: HashMap<u32, i64> = HashMap::new();
-        for report in &batch.reports {
-            let is_end = !matches!(report.body, ReportBody::Progress(_));
-            if let Some(job) = self.leases.get(report.id).filter(|_| is_end) {
+        for report in batch.reports.iter().filter(|report| report.is_final()) {
+            let job = self.leases.get(report.id).filter(|job| job.remote.worker().is_none());
+            if let Some(job) = job {
                 *ends.entry(job.spec.queue.number).or_default() += 1;
             }
         }
         let mut heads = Vec::new();
-        for queue in self.tallies.queues_with_ready_jobs() {
-            let consumers = i64::from(self.consumers_after(batch, queue));
+        let queues: Vec<u32> = self.tallies.queues_with_ready_jobs().collect();
+        for queue in queues {
+            let (consumers, paused) = self.consumers_after(batch, queue);
+            let consumers = if paused { 0 } else { i64::from(consumers) };
             let ends = ends.get(&queue).copied().unwrap_or_default();
-            let free = consumers - self.tallies.queue(queue).running + ends;
-            let Some(free) = usize::try_from(free).ok().filter(|free| *free > 0) else { continue };
-            let kinds: Vec<u32> =
-                self.tallies.ready_kinds(queue).filter(|kind| self.served.contains(kind)).collect();
-            if !kinds.is_empty() {
-                heads.push(HeadsWant { queue, kinds, limit: free });
+            let free = usize::try_from(consumers - self.running_here(queue) + ends).unwrap_or(0);
+            let takers = self.takers_of(queue, paused);
+            if free == 0 && takers.is_empty() {
+                continue;
+            }
+            // Lanes that the same slots serve are read as one list.
+            let mut groups: BTreeMap<(bool, Vec<u32>), Vec<u32>> = BTreeMap::new();
+            for kind in self.tallies.ready_kinds(queue) {
+                let is_served = free > 0 && self.served.contains(&kind);
+                let classes = self.demand.takers_of(&takers, kind);
+                if is_served || !classes.is_empty() {
+                    groups.entry((is_served, classes)).or_default().push(kind);
+                }
+            }
+            for ((is_served, classes), kinds) in groups {
+                let credits = usize::try_from(takers.credits(&classes)).unwrap_or(usize::MAX);
+                let limit = credits.saturating_add(if is_served { free } else { 0 });
+                let group = LaneGroup { queue, kinds: kinds.clone(), is_short: false };
+                heads.push((HeadsWant { queue, kinds, limit }, group));
             }
         }
         // Some of the ready jobs may be cancelled, or expire, before the claim step.
         let lost =
             batch.controls.len() + if self.due.has_expired(batch.present.wall) { EXPIRED_MAX } else { 0 };
         let share = (HEADS_MAX / heads.len().max(1)).max(1);
-        for want in &mut heads {
-            if want.limit > share {
-                short.insert(want.queue);
-            }
-            want.limit = (want.limit + lost).min(share);
+        for (want, group) in &mut heads {
+            group.is_short = want.limit > share;
+            want.limit = want.limit.saturating_add(lost).min(share);
         }
-        heads.sort_unstable_by_key(|want| want.queue);
+        heads.sort_by(|(a, _), (b, _)| (a.queue, &a.kinds).cmp(&(b.queue, &b.kinds)));
         heads
     }
 
-    /// Returns the largest number of slots that a queue may have once the batch's controls are decided.
-    fn consumers_after(&self, batch: &Batch, queue: u32) -> u32 {
+    /// Returns the number of a queue's jobs that this server runs.
+    pub(super) fn running_here(&self, queue: u32) -> i64 {
+        self.tallies.queue(queue).running - self.leases.remote(queue)
+    }
+
+    /// Returns the remote workers' classes that can take a job of a queue, which may be paused.
+    pub(super) fn takers_of(&mut self, queue: u32, paused: bool) -> Takers {
+        match self.queues.with(queue, |info| Arc::clone(&info.name)) {
+            Some(name) if !paused => self.demand.takers(queue, name.as_str()),
+            Some(_) | None => Takers::default(),
+        }
+    }
+
+    /// Returns the largest number of slots that a queue may have once the batch's controls are decided, and whether it
+    /// is paused then.
+    fn consumers_after(&self, batch: &Batch, queue: u32) -> (u32, bool) {
         let told = self.queues.with(queue, |info| {
             let before = (info.settings.consumers, info.paused);
-            let (consumers, paused) = batch.controls.iter().fold(before, |(consumers, paused), control| {
+            batch.controls.iter().fold(before, |(consumers, paused), control| {
                 control.action.consumers_after(info, consumers, paused)
-            });
-            if paused { 0 } else { consumers }
+            })
         });
-        told.unwrap_or(0)
+        told.unwrap_or((0, true))
     }
 }
 

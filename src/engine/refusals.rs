@@ -91,6 +91,25 @@ pub enum ControlRefusal {
     /// The queue has no room.
     #[error(transparent)]
     QueueFull(QueueFull),
+    /// The number of kinds is at its limit.
+    #[error("{}", too_many_kinds(*.0))]
+    TooManyKinds(usize),
+    /// The number of workers is at its limit.
+    #[error("there are {0} workers already, and no more are allowed: end some, or give workers that restart a fixed \
+             instance")]
+    TooManyWorkers(usize),
+    /// A newer process has taken over the worker's instance.
+    #[error(
+        "a newer process has taken over the instance `{0}`: end this one, and give each worker that runs at the same \
+         time an instance of its own"
+    )]
+    WorkerSuperseded(String),
+}
+
+fn too_many_kinds(limit: usize) -> String {
+    format!(
+        "there are jobs of {limit} kinds already, and no more are allowed: end and delete those of one kind first"
+    )
 }
 
 /// Error text for a lock that another program holds on the database.
@@ -135,8 +154,8 @@ pub enum AdmissionError {
     QueueNotFound(String),
     /// No handler is registered for the kind.
     #[error(
-        "no handler here runs the kind `{kind}` (known: {known}): map it to a handler in the configuration file, or \
-         set accept_unknown_kinds on the queue `{queue}`"
+        "no handler here and no worker runs the kind `{kind}` (known: {known}): map it to a handler in the \
+         configuration file, start a worker that runs it, or set accept_unknown_kinds on the queue `{queue}`"
     )]
     UnknownKind {
         /// The kind.
@@ -195,9 +214,7 @@ pub enum OfferRefusal {
     #[error("{LOCKED}")]
     Locked,
     /// The number of kinds is at its limit.
-    #[error(
-        "there are jobs of {0} kinds already, and no more are allowed: end and delete those of one kind first"
-    )]
+    #[error("{}", too_many_kinds(*.0))]
     TooManyKinds(usize),
 }
 

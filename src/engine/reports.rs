@@ -4,22 +4,42 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Report, ReportBody, decision::Decision};
+use super::{Report, ReportBody, Reporter, decision::Decision};
 use crate::{
-    engine::transition::{Event, Refusal, transition},
-    job::{Job, JobId, Output, StateName},
+    engine::transition::{Event, Refusal, check_lease, transition},
+    job::{Checkpoint, Job, JobId, Output, StateName},
     store::sets::OutcomeRow,
 };
 
 impl Decision<'_> {
     /// Applies an attempt's report if its lease is still the job's.
     pub(super) fn report(&mut self, report: &Report) -> Result<(), Refusal> {
-        let Report { id, lease, body, .. } = report;
+        let Report { id, lease, body, from, checkpoint, .. } = report;
         let lease = *lease;
+        if let Reporter::Worker(number, _) = from {
+            self.engine.workers.saw(*number, self.present.uptime);
+        }
         let Some(job) = self.job(*id) else {
             return Err(Refusal::LeaseLost(StateName::Cancelled));
         };
+        if let Reporter::Worker(number, _) = from
+            && (job.remote.worker().is_none_or(|worker| worker.number != *number)
+                || check_lease(&job, lease).is_err())
+        {
+            // The worker may have the job again: its earlier attempt may still be reported once more.
+            let is_repeat = job.remote.reported == Some(lease) || self.found.reported.contains(&lease);
+            return if report.is_final() && is_repeat {
+                Ok(())
+            } else {
+                Err(Refusal::LeaseLost(job.state.name()))
+            };
+        }
         let event = match body {
+            ReportBody::Checkpoint => {
+                check_lease(&job, lease)?;
+                self.keep_checkpoint(*id, checkpoint.as_deref());
+                return Ok(());
+            }
             ReportBody::Progress(progress) => Event::Progress { lease, progress: Arc::clone(progress) },
             ReportBody::Succeeded { output, .. } => Event::Succeed { lease, result: output.summary() },
             ReportBody::Failed { failure, delay, .. } => {
@@ -29,10 +49,31 @@ impl Decision<'_> {
                 Event::Release { lease, delay: *delay, order: self.engine.leases.order(*id) }
             }
         };
-        let changed = transition(&job, &event, self.moment(&job))?;
+        let mut changed = transition(&job, &event, self.moment(&job))?;
+        if report.is_final() && matches!(from, Reporter::Worker(..)) {
+            // A repeat of the report is answered as the first one.
+            changed.job.remote.reported = Some(lease);
+            if let Some(attempt) = &mut changed.ended_attempt {
+                attempt.reported = Some(lease);
+            }
+        }
         self.keep_outcome(&job, body);
+        if !matches!(body, ReportBody::Succeeded { .. }) {
+            self.keep_checkpoint(*id, checkpoint.as_deref());
+        }
         self.change(&job, changed);
         Ok(())
+    }
+
+    fn keep_checkpoint(&mut self, id: JobId, checkpoint: Option<&Checkpoint>) {
+        self.writes.checkpoints.extend(checkpoint.map(|checkpoint| (id, checkpoint.clone())));
+    }
+
+    /// Removes the output of the attempt before, which a lost attempt without output must not be shown with.
+    pub(super) fn forget_output(&mut self, job: &Job) {
+        if job.attempt > 1 {
+            self.put_outcome_row(job.id, None, "");
+        }
     }
 
     fn keep_outcome(&mut self, job: &Job, body: &ReportBody) {
@@ -41,7 +82,7 @@ impl Decision<'_> {
                 self.put_outcome(job, Some(output).filter(|output| !output.is_empty()), tail);
             }
             ReportBody::Failed { tail, .. } => self.put_outcome(job, None, tail),
-            ReportBody::Progress(_) | ReportBody::Released { .. } => {}
+            ReportBody::Progress(_) | ReportBody::Checkpoint | ReportBody::Released { .. } => {}
         }
     }
 

@@ -1,21 +1,24 @@
 //! The claim step: selects the jobs that start, and gives new and due jobs their final state.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
+    ops::ControlFlow,
     sync::Arc,
 };
 
 use bytes::Bytes;
 
 use super::{
-    Claim, Submitted,
-    claims::{Pick, choose},
-    decision::{AcceptedJob, AcceptedOffer, Decision, DueJob},
+    Claim, Engine, Submitted,
+    claims::{Candidate, ReadyList, offer_in_order},
+    decision::{AcceptedJob, AcceptedOffer, Decision, DueJob, Slot},
+    demand::Takers,
+    plan::LaneGroup,
 };
 use crate::{
     clock::Timestamp,
     engine::transition::{Event, expired, transition},
-    job::{Job, State},
+    job::{Job, State, WorkerProcess},
     settings::QueueInfo,
     store::{StoreError, sets::SortKey},
 };
@@ -30,60 +33,174 @@ enum Newcomer {
 /// A ready job, with its payload if that was read.
 type ReadyJob = (Arc<Job>, Option<Bytes>);
 
+/// A ready job that starts, and its slot.
+pub(super) type StartingJob = (ReadyJob, Slot);
+
+/// Jobs of a queue that may start: the stored ones by the group of their lanes, and the new ones.
+#[derive(Default)]
+struct QueueCandidates {
+    groups: Vec<usize>,
+    lists: Vec<ReadyList<ReadyJob>>,
+    newcomers: Vec<(i8, u32, Newcomer)>,
+}
+
+/// The answer to a question about a kind. Most jobs of a batch are of the same kind as the one before.
+#[derive(Default)]
+struct SameAsLast(Option<(u32, bool)>);
+
+impl SameAsLast {
+    fn of(&mut self, kind: u32, ask: impl FnOnce(u32) -> bool) -> bool {
+        match self.0 {
+            Some((last, answer)) if last == kind => answer,
+            _ => self.0.insert((kind, ask(kind))).1,
+        }
+    }
+}
+
 impl Decision<'_> {
-    /// Fills every queue's free slots from stored and new jobs together, in the queue's order. Returns the chosen jobs
-    /// that were ready before; marks the others.
-    ///
-    /// `short` are the queues with fewer ready jobs read than free slots.
-    pub(super) fn choose(&mut self, short: &HashSet<u32>) -> Vec<ReadyJob> {
-        let mut newcomers = self.newcomers();
-        let mut ready_jobs = self.ready_jobs();
-        let queues: BTreeSet<u32> = newcomers.keys().chain(ready_jobs.keys()).copied().collect();
+    /// Fills every queue's free slots, and the credits of remote workers, from stored and new jobs together, in the
+    /// queue's order. Returns the chosen jobs that were ready before, and marks the others.
+    pub(super) fn choose(&mut self, groups: &[LaneGroup]) -> Vec<StartingJob> {
         let mut starting = Vec::new();
-        for queue in queues {
-            let running = self.engine.tallies.queue(queue).running;
-            let consumers = |info: &QueueInfo| match info.paused {
-                true => 0,
-                false => i64::from(info.settings.consumers),
-            };
-            let consumers = self.engine.queues.with(queue, consumers).unwrap_or(0);
-            let free = usize::try_from(consumers - running).unwrap_or(0);
-            if free == 0 {
+        // Queues share credits, so that they take turns: the first one would otherwise use them all, batch by batch.
+        let mut before = self.candidates(groups);
+        let after = before.split_off(&self.engine.demand.next_queue());
+        for (queue, candidates) in after.into_iter().chain(before) {
+            let slots = |info: &QueueInfo| (i64::from(info.settings.consumers), info.paused);
+            let (consumers, paused) = self.engine.queues.with(queue, slots).unwrap_or((0, true));
+            let consumers = if paused { 0 } else { consumers };
+            let mut free = usize::try_from(consumers - self.engine.running_here(queue)).unwrap_or(0);
+            let takers = self.engine.takers_of(queue, paused);
+            if free == 0 && takers.is_empty() {
                 continue;
             }
-            let ready_jobs = ready_jobs.remove(&queue).unwrap_or_default();
-            let newcomers = newcomers.remove(&queue).unwrap_or_default();
-            let is_cut = self.found.heads.get(&queue).is_some_and(|heads| heads.is_cut);
-            let chosen = choose(free, ready_jobs, is_cut && short.contains(&queue), newcomers);
-            self.sealed.more |= is_cut && chosen.len() < free;
-            for pick in chosen {
-                match pick {
-                    Pick::Ready(job) => starting.push(job),
-                    Pick::New(Newcomer::Due(index)) => {
-                        if let Some(due) = self.due.get_mut(index) {
-                            due.starts = true;
-                        }
-                    }
-                    Pick::New(Newcomer::Accepted(offer, index)) => {
-                        if let Some(job) =
-                            self.accepted.get_mut(offer).and_then(|offer| offer.jobs.get_mut(index))
-                        {
-                            job.starts = true;
-                        }
-                    }
-                }
-            }
+            self.choose_in(candidates, &mut free, &takers, &mut starting, groups);
         }
         starting
     }
 
-    /// Returns the jobs that become ready with this batch and could start, by queue and in order, each with its rank.
-    fn newcomers(&self) -> BTreeMap<u32, Vec<(i8, Newcomer)>> {
-        let mut newcomers: BTreeMap<u32, Vec<(i8, Newcomer)>> = BTreeMap::new();
+    /// Fills a queue's free slots and the credits for it.
+    fn choose_in(
+        &mut self,
+        candidates: QueueCandidates,
+        free: &mut usize,
+        takers: &Takers,
+        starting: &mut Vec<StartingJob>,
+        groups: &[LaneGroup],
+    ) {
+        let QueueCandidates { groups: indexes, lists, newcomers } = candidates;
+        // The group of a new job matters only where its list is truncated.
+        let mut lists_by_kind: HashMap<u32, usize> = HashMap::new();
+        for (list, _) in lists.iter().enumerate().filter(|(_, list)| list.is_cut) {
+            let group = indexes.get(list).and_then(|index| groups.get(*index));
+            lists_by_kind.extend(group.into_iter().flat_map(|group| &group.kinds).map(|kind| (*kind, list)));
+        }
+        let group_of = |kind| if lists_by_kind.is_empty() { None } else { lists_by_kind.get(&kind).copied() };
+        let new = newcomers
+            .into_iter()
+            .map(|(rank, kind, newcomer)| (rank, group_of(kind), newcomer));
+        let Decision { engine, due, accepted, .. } = self;
+        let Engine { demand, served, .. } = &mut **engine;
+        let mut classes: HashMap<u32, Vec<u32>> = HashMap::new();
+        let mut is_served = SameAsLast::default();
+        let mut slot_for = |job: &Job, free: &mut usize| {
+            let kind = job.spec.kind.number;
+            if *free > 0 && is_served.of(kind, |kind| served.contains(&kind)) {
+                *free -= 1;
+                return Some(Slot::Here);
+            }
+            if takers.is_empty() {
+                return None;
+            }
+            let classes = classes.entry(kind).or_insert_with(|| demand.takers_of(takers, kind));
+            demand.take(classes, job).map(Slot::Remote)
+        };
+        offer_in_order(lists, new, |candidate| {
+            match candidate {
+                Candidate::Ready(ready) => {
+                    if let Some(slot) = slot_for(&ready.0, free) {
+                        starting.push((ready, slot));
+                    }
+                }
+                Candidate::New(Newcomer::Due(index)) => {
+                    if let Some(due) = due.get_mut(index) {
+                        due.starts = slot_for(&due.stored, free);
+                    }
+                }
+                Candidate::New(Newcomer::Accepted(offer, index)) => {
+                    if let Some(job) = accepted.get_mut(offer).and_then(|offer| offer.jobs.get_mut(index)) {
+                        job.starts = slot_for(&job.job, free);
+                    }
+                }
+            }
+            if *free == 0 && takers.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        // Where a list was truncated and its slots are not used up, the next batch goes on.
+        for index in indexes {
+            let is_cut = self.found.heads.get(index).is_some_and(|heads| heads.is_cut);
+            let Some(group) = groups.get(index).filter(|_| is_cut) else { continue };
+            self.sealed.more |= group.kinds.iter().any(|kind| {
+                (*free > 0 && self.engine.served.contains(kind))
+                    || self.engine.demand.can_take(&self.engine.demand.takers_of(takers, *kind))
+            });
+        }
+    }
+
+    /// Returns the jobs that may start, by queue.
+    fn candidates(&mut self, groups: &[LaneGroup]) -> BTreeMap<u32, QueueCandidates> {
+        let mut queues: BTreeMap<u32, QueueCandidates> = BTreeMap::new();
+        self.newcomers(&mut queues);
+        for (index, group) in groups.iter().enumerate() {
+            let heads = self.found.heads.get_mut(index);
+            let (jobs, is_cut) =
+                heads.map_or_else(Default::default, |heads| (std::mem::take(&mut heads.jobs), heads.is_cut));
+            let mut jobs: Vec<_> = jobs
+                .into_iter()
+                .filter_map(|(job, payload)| Some((sort_key_of(&job)?, (job, payload))))
+                .collect();
+            // A job that a purge covers does not start: the purge will delete it.
+            jobs.retain(|(_, (job, _))| {
+                self.is_untouched(job.id) && !self.engine.purges.covers(job.spec.queue.number, job.id)
+            });
+            let queue = queues.entry(group.queue).or_default();
+            queue.groups.push(index);
+            queue.lists.push(ReadyList { jobs, is_cut: is_cut && group.is_short });
+        }
+        self.queued_in_this_batch(&mut queues, groups);
+        queues
+    }
+
+    /// Adds the jobs that the batch has moved back to QUEUED, with their old places.
+    fn queued_in_this_batch(&self, queues: &mut BTreeMap<u32, QueueCandidates>, groups: &[LaneGroup]) {
+        for job in self.queued_anew() {
+            let kind = job.spec.kind.number;
+            let Some(place) = sort_key_of(job).filter(|_| self.engine.may_start(kind)) else { continue };
+            let queue = queues.entry(job.spec.queue.number).or_default();
+            let has = |index: &usize| groups.get(*index).is_some_and(|group| group.kinds.contains(&kind));
+            let list = match queue.groups.iter().position(has) {
+                Some(index) => index,
+                None => {
+                    queue.groups.push(usize::MAX);
+                    queue.lists.push(ReadyList { jobs: Vec::new(), is_cut: false });
+                    queue.lists.len() - 1
+                }
+            };
+            if let Some(list) = queue.lists.get_mut(list) {
+                let index = list.jobs.partition_point(|(other, _)| *other < place);
+                list.jobs.insert(index, (place, (Arc::clone(job), None)));
+            }
+        }
+    }
+
+    /// Adds the jobs that become ready with this batch and could start, in order, each with its rank and kind.
+    fn newcomers(&self, queues: &mut BTreeMap<u32, QueueCandidates>) {
+        let mut may_start = SameAsLast::default();
         let mut add = |job: &Job, newcomer| {
-            if self.engine.served.contains(&job.spec.kind.number) {
+            let kind = job.spec.kind.number;
+            if may_start.of(kind, |kind| self.engine.may_start(kind)) {
                 let rank = job.spec.priority.saturating_neg();
-                newcomers.entry(job.spec.queue.number).or_default().push((rank, newcomer));
+                let queue = queues.entry(job.spec.queue.number).or_default();
+                queue.newcomers.push((rank, kind, newcomer));
             }
         };
         for (index, due) in self.due.iter().enumerate() {
@@ -96,62 +213,31 @@ impl Decision<'_> {
                 }
             }
         }
-        for newcomers in newcomers.values_mut() {
+        for queue in queues.values_mut() {
             // The sort is stable: among equals the earlier one starts first.
-            newcomers.sort_by_key(|(rank, _)| *rank);
+            queue.newcomers.sort_by_key(|(rank, ..)| *rank);
         }
-        newcomers
-    }
-
-    /// Returns the jobs that were ready before the batch, or were moved back to QUEUED by it, by queue and in order.
-    fn ready_jobs(&mut self) -> BTreeMap<u32, Vec<(SortKey, ReadyJob)>> {
-        let mut ready_jobs: BTreeMap<u32, Vec<(SortKey, ReadyJob)>> = BTreeMap::new();
-        for (queue, heads) in &mut self.found.heads {
-            let jobs = std::mem::take(&mut heads.jobs);
-            let accepted =
-                jobs.into_iter().filter_map(|(job, payload)| Some((sort_key_of(&job)?, (job, payload))));
-            ready_jobs.insert(*queue, accepted.collect());
-        }
-        for jobs in ready_jobs.values_mut() {
-            // A job that a purge covers does not start: the purge will delete it.
-            jobs.retain(|(_, (job, _))| {
-                self.is_untouched(job.id) && !self.engine.purges.covers(job.spec.queue.number, job.id)
-            });
-        }
-        let mut mixed = BTreeSet::new();
-        for job in self.queued_anew() {
-            let queue = job.spec.queue.number;
-            if let Some(place) = sort_key_of(job)
-                && self.engine.served.contains(&job.spec.kind.number)
-            {
-                mixed.insert(queue);
-                ready_jobs.entry(queue).or_default().push((place, (Arc::clone(job), None)));
-            }
-        }
-        for queue in mixed {
-            if let Some(ready_jobs) = ready_jobs.get_mut(&queue) {
-                ready_jobs.sort_by_key(|(place, _)| *place);
-            }
-        }
-        ready_jobs
     }
 
     /// Gives all new and due jobs their final state, and starts the chosen ones.
-    pub(super) fn settle(&mut self, starting: Vec<ReadyJob>) -> Result<(), StoreError> {
-        for (job, payload) in starting {
+    pub(super) fn settle(&mut self, starting: Vec<StartingJob>) -> Result<(), StoreError> {
+        for ((job, payload), slot) in starting {
             if expired(&job, self.now()) {
                 // If more jobs expire at once than a batch takes, some are still QUEUED.
                 self.must(&job, &Event::Expire)?;
+                if let Slot::Remote(grant) = slot {
+                    self.engine.demand.give_back(&grant, &job);
+                }
                 self.sealed.more = true;
                 continue;
             }
             let ready = self.engine.names.steps.seen_from_now(job.position, job.updated);
-            self.start(&job, payload, ready)?;
+            self.start(&job, payload, ready, slot)?;
         }
         for DueJob { stored, starts } in std::mem::take(&mut self.due) {
-            if starts {
+            if let Some(slot) = starts {
                 let ready = stored.state.due().unwrap_or(self.now());
-                self.start(&stored, None, ready)?;
+                self.start(&stored, None, ready, slot)?;
             } else {
                 self.must(&stored, &Event::Due)?;
             }
@@ -176,18 +262,13 @@ impl Decision<'_> {
     /// Creates a new job in its final state, with a single write.
     fn settle_new(&mut self, accepted: AcceptedJob, fault: &mut Option<StoreError>) -> Arc<Job> {
         let AcceptedJob { mut job, payload, starts } = accepted;
-        if starts {
+        if let Some(slot) = starts {
             let lease = self.engine.numbers.draw_lease();
-            match transition(&job, &Event::Start { lease }, self.moment(&job)) {
+            match transition(&job, &Event::Start { lease, worker: slot.worker() }, self.moment(&job)) {
                 Ok(started) => {
                     let job = self.create(started.job, payload.clone());
                     let ready = self.now();
-                    self.sealed.claims.push(Claim {
-                        job: Arc::clone(&job),
-                        lease,
-                        payload: Some(payload),
-                        ready,
-                    });
+                    self.claim(slot, Claim { job: Arc::clone(&job), lease, payload: Some(payload), ready });
                     return job;
                 }
                 Err(refusal) => {
@@ -204,11 +285,40 @@ impl Decision<'_> {
         self.create(job, payload)
     }
 
-    fn start(&mut self, job: &Arc<Job>, payload: Option<Bytes>, ready: Timestamp) -> Result<(), StoreError> {
+    fn start(
+        &mut self,
+        job: &Arc<Job>,
+        payload: Option<Bytes>,
+        ready: Timestamp,
+        slot: Slot,
+    ) -> Result<(), StoreError> {
         let lease = self.engine.numbers.draw_lease();
-        let job = self.must(job, &Event::Start { lease })?;
-        self.sealed.claims.push(Claim { job, lease, payload, ready });
+        let job = self.must(job, &Event::Start { lease, worker: slot.worker() })?;
+        self.claim(slot, Claim { job, lease, payload, ready });
         Ok(())
+    }
+
+    fn claim(&mut self, slot: Slot, claim: Claim) {
+        match slot {
+            Slot::Here => self.sealed.claims.push(claim),
+            Slot::Remote(grant) => self.sealed.remote.assigned.push((grant, claim)),
+        }
+    }
+}
+
+impl Slot {
+    fn worker(&self) -> Option<Arc<WorkerProcess>> {
+        match self {
+            Slot::Here => None,
+            Slot::Remote(grant) => Some(Arc::clone(&grant.worker)),
+        }
+    }
+}
+
+impl Engine {
+    /// Returns whether jobs of a kind have a handler here, or a remote worker.
+    fn may_start(&self, kind: u32) -> bool {
+        self.served.contains(&kind) || self.demand.is_served(kind)
     }
 }
 

@@ -9,8 +9,8 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     clock::Timestamp,
     job::{
-        AttemptRecord, Failure, FailureReason, Job, LeaseToken, Position, Progress, ResultInfo, State,
-        StateName,
+        AttemptRecord, Failure, FailureReason, Job, LeaseToken, Position, Progress, ResultInfo,
+        State, StateName, WorkerProcess,
     },
 };
 
@@ -25,6 +25,8 @@ pub enum Event {
     Start {
         /// Lease of the new attempt.
         lease: LeaseToken,
+        /// The remote worker that runs it; absent if this server does.
+        worker: Option<Arc<WorkerProcess>>,
     },
     /// The attempt reports progress.
     Progress {
@@ -144,10 +146,10 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             | State::Cancelled
             | State::Expired => Err(refused),
         },
-        Event::Start { lease } => match job.state {
-            State::Queued { .. } => Ok(started(job, *lease, moment)),
+        Event::Start { lease, worker } => match job.state {
+            State::Queued { .. } => Ok(started(job, *lease, worker.as_ref(), moment)),
             State::Scheduled { .. } | State::BackingOff { .. } if is_due(job, moment) => {
-                Ok(started(job, *lease, moment))
+                Ok(started(job, *lease, worker.as_ref(), moment))
             }
             State::Scheduled { .. }
             | State::BackingOff { .. }
@@ -192,6 +194,8 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                 started: job.started.unwrap_or(moment.now),
                 ended: Some(moment.now),
                 failure: Some(Failure::clone(&failure)),
+                worker: job.remote.worker().map(|worker| worker.instance().into()),
+                reported: None,
             });
             Ok(next)
         }
@@ -280,13 +284,13 @@ fn for_good(failure: &Arc<Failure>) -> Arc<Failure> {
 }
 
 #[derive(PartialEq, Eq)]
-enum LeaseState {
+pub(super) enum LeaseState {
     Running,
     Cancelling,
 }
 
 /// Checks that the job runs under `lease`.
-fn check_lease(job: &Job, lease: LeaseToken) -> Result<LeaseState, Refusal> {
+pub(super) fn check_lease(job: &Job, lease: LeaseToken) -> Result<LeaseState, Refusal> {
     match job.state {
         State::Running { lease: held } if held == lease => Ok(LeaseState::Running),
         State::Cancelling { lease: held } if held == lease => Ok(LeaseState::Cancelling),
@@ -311,14 +315,23 @@ fn changed(job: &Job, state: State, moment: Moment) -> Changed {
     if state.is_done() {
         next.ended = Some(moment.now);
     }
+    if state.lease().is_none() {
+        next.remote.worker = None;
+    }
     Changed { job: next, ended_attempt: None }
 }
 
-fn started(job: &Job, lease: LeaseToken, moment: Moment) -> Changed {
+fn started(
+    job: &Job,
+    lease: LeaseToken,
+    worker: Option<&Arc<WorkerProcess>>,
+    moment: Moment,
+) -> Changed {
     let mut next = changed(job, State::Running { lease }, moment);
     next.job.attempt += 1;
     next.job.started = Some(moment.now);
     next.job.progress = None;
+    next.job.remote.worker = worker.cloned();
     next
 }
 

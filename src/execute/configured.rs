@@ -34,20 +34,34 @@ pub enum SetupError {
 }
 
 impl Common<'_> {
-    /// Creates the handler of a kind.
-    pub(crate) fn handler(&self, settings: &HandlerSettings) -> Result<Arc<dyn Handler>, SetupError> {
+    /// Creates the handler of a kind. Returns `None` for a kind that only remote workers run.
+    pub(crate) fn handler(&self, settings: &HandlerSettings) -> Result<Option<Arc<dyn Handler>>, SetupError> {
         match settings {
             HandlerSettings::Command(settings) => {
                 let guard = match self.command_guard {
                     Some(program) => program.clone(),
                     None => command::this_program().map_err(SetupError::CommandGuard)?,
                 };
-                Ok(Arc::new(CommandHandler::new(settings.clone(), guard, self.commands_lock.clone())))
+                let handler = CommandHandler::new(settings.clone(), guard, self.commands_lock.clone());
+                Ok(Some(Arc::new(handler)))
             }
             #[cfg(feature = "http")]
             HandlerSettings::Http(settings) => {
-                Ok(Arc::new(HttpHandler::new((**settings).clone(), self.clock.clone())?))
+                Ok(Some(Arc::new(HttpHandler::new((**settings).clone(), self.clock.clone())?)))
             }
+            HandlerSettings::Workers => Ok(None),
         }
     }
+}
+
+/// Creates the handler of a kind for a remote worker; `None` for a kind that is only declared for workers. A command holds the lock file, if there is one, until it ends.
+///
+/// # Errors
+/// As [`SetupError`] says.
+#[cfg(all(feature = "internals", feature = "worker"))]
+pub fn configured_handler(
+    settings: &HandlerSettings,
+    commands_lock: Option<PathBuf>,
+) -> Result<Option<Arc<dyn Handler>>, SetupError> {
+    Common { command_guard: None, commands_lock, clock: &Clock::System }.handler(settings)
 }

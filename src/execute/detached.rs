@@ -8,7 +8,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Attempt, ReportSink};
 use crate::{
     clock::Timestamp,
-    job::{Extras, Job, JobId, LeaseToken, Name, PayloadInfo, Position, Progress, RetryPolicy, Spec, State},
+    job::{
+        Extras, Job, JobId, LeaseToken, Name, PayloadInfo, Position, Progress, Remote, RetryPolicy, Spec,
+        State,
+    },
 };
 
 /// A report of a detached attempt's handler.
@@ -84,6 +87,7 @@ impl Attempt {
             progress: None,
             failure: None,
             result: None,
+            remote: Remote::NONE,
         };
         Attempt {
             job: Arc::new(job),

@@ -1,8 +1,13 @@
 //! The [`Handler`] trait, the [`Attempt`] that it gets, and the errors that it may return.
 
+mod checkpoint;
+#[cfg(feature = "server")]
 pub(crate) mod closures;
+#[cfg(feature = "server")]
 pub mod command;
+#[cfg(feature = "server")]
 pub(crate) mod configured;
+#[cfg(feature = "server")]
 mod detached;
 #[cfg(feature = "http")]
 pub mod http;
@@ -19,7 +24,13 @@ use std::{
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+pub use checkpoint::{CheckpointError, Committed, StopCause};
+#[cfg(feature = "server")]
 pub use configured::SetupError;
+#[cfg(all(feature = "internals", feature = "worker"))]
+#[doc(hidden)]
+pub use configured::configured_handler;
+#[cfg(feature = "server")]
 pub use detached::DetachedReport;
 
 use crate::{
@@ -42,6 +53,13 @@ pub trait Handler: Send + Sync + 'static {
     /// The grace period between [`Attempt::cancelled`] and the drop of the attempt's future.
     fn stop_grace(&self) -> Duration {
         Duration::from_secs(5)
+    }
+
+    /// Whether a remote worker stops an attempt before its lease is over, when the server has not been heard of for
+    /// too long. By default the attempt goes on, and its end is reported when the server is back. The server itself
+    /// has no use for this.
+    fn stops_on_silence(&self) -> bool {
+        false
     }
 }
 
@@ -73,6 +91,18 @@ pub(crate) trait ReportSink: Send + Sync + 'static {
     fn output_line(&self, line: &[u8]);
     /// Pauses the attempt's timeout while it waits for a resource before it starts. Returns whether it may still start.
     fn waits_to_start(&self, waits: bool) -> bool;
+    /// Keeps a state for the next attempt.
+    fn checkpoint(&self, _state: Output, _commit_now: bool) -> Committed {
+        Committed::refused(CheckpointError::Unsupported)
+    }
+    /// Returns the state that an earlier attempt has left.
+    fn earlier_checkpoint(&self) -> Option<&Output> {
+        None
+    }
+    /// Returns why the attempt is to stop.
+    fn stop_cause(&self) -> Option<StopCause> {
+        None
+    }
 }
 
 impl Attempt {

@@ -1,7 +1,10 @@
 //! Reports of attempts, and the record of an ended one.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use super::ids::LeaseToken;
 use crate::clock::Timestamp;
 
 /// Progress reported by an attempt.
@@ -56,6 +59,8 @@ pub enum FailureReason {
     StartFailed = 6,
     /// The handler returned a result over the cap.
     ResultTooLarge = 7,
+    /// The worker handed the job back after it had started.
+    Released = 8,
 }
 
 impl FailureReason {
@@ -70,6 +75,7 @@ impl FailureReason {
             FailureReason::Cancelled => "cancelled",
             FailureReason::StartFailed => "start failed",
             FailureReason::ResultTooLarge => "result too large",
+            FailureReason::Released => "released",
         }
     }
 }
@@ -86,4 +92,8 @@ pub struct AttemptRecord {
     pub ended: Option<Timestamp>,
     /// The failure; absent if the attempt succeeded or still runs.
     pub failure: Option<Failure>,
+    /// Name of the remote worker that ran the attempt.
+    pub worker: Option<Arc<str>>,
+    /// The attempt's lease, if the worker has ended it by its own report.
+    pub reported: Option<LeaseToken>,
 }

@@ -9,15 +9,16 @@ mod filter;
 mod identity;
 mod ids;
 pub mod names;
+#[cfg(feature = "server")]
+mod output_tail;
 mod payload;
 mod record;
 mod request;
 mod retry;
 mod state;
 mod tally;
+mod worker;
 
-#[cfg(feature = "server")]
-pub(crate) use self::canonical::Canonical;
 pub use self::{
     at_least_one::AtLeastOne,
     attempt::{AttemptRecord, Failure, FailureReason, Progress},
@@ -32,4 +33,10 @@ pub use self::{
     retry::RetryPolicy,
     state::{State, StateName},
     tally::Tally,
+    worker::{Checkpoint, Remote, WorkerProcess, WorkerRow},
+};
+#[cfg(feature = "server")]
+pub(crate) use self::{
+    canonical::Canonical,
+    output_tail::{OUTPUT_LINE_MAX_BYTES, OutputTail},
 };

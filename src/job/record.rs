@@ -11,6 +11,7 @@ use super::{
     payload::{PayloadInfo, ResultInfo, bytes_of},
     retry::RetryPolicy,
     state::State,
+    worker::Remote,
 };
 use crate::clock::Timestamp;
 
@@ -132,6 +133,8 @@ pub struct Job {
     pub failure: Option<Arc<Failure>>,
     /// Size and description of the result; absent if there is none.
     pub result: Option<Arc<ResultInfo>>,
+    /// The part of remote workers.
+    pub remote: Remote,
 }
 
 impl Job {

@@ -28,6 +28,8 @@ pub enum HandlerSettings {
     /// An endpoint that is called over HTTP.
     #[cfg(feature = "http")]
     Http(Box<HttpSettings>),
+    /// No handler here: remote workers run the jobs.
+    Workers,
 }
 
 /// Values for submissions of a kind that leave them out.

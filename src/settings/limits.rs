@@ -89,6 +89,17 @@ pub const KEEPALIVE_INTERVAL: RangeInclusive<Duration> =
 pub const KEEPALIVE_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_secs(SECOND)..=Duration::from_secs(10 * MINUTE);
 
+/// Range of the time for which a remote worker's lease lasts without a heartbeat.
+pub const LEASE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(HOUR);
+/// Range of the time in which a remote worker must answer that it has received a job.
+pub const RECEIVE_WITHIN: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(10 * MINUTE);
+/// Range of the time between the request to stop a remote attempt and the end of its lease.
+pub const STOP_GRACE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(HOUR);
+/// Range of the interval at which remote workers prove that they live.
+pub const PING_EVERY: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(10 * MINUTE);
+
 /// Maximum number of host names in a configuration, and of origins.
 pub const HOSTS_MAX: usize = 100;
 /// Maximum number of tokens.

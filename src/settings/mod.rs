@@ -19,6 +19,7 @@ mod targets;
 mod tls;
 mod token;
 mod traces;
+mod workers;
 
 pub use self::{
     authorities::Authorities,
@@ -33,6 +34,7 @@ pub use self::{
     tls::{ClientAuth, TlsSettings},
     token::{TOKEN_PREFIX, Token, TokenHash, TokenNameError, check_token_name},
     traces::TracesSettings,
+    workers::WorkerSettings,
 };
 #[cfg(feature = "http")]
 pub use self::{

@@ -15,6 +15,7 @@ use super::{
     storage::{DiskSettings, StoreSettings},
     tls::TlsSettings,
     traces::TracesSettings,
+    workers::WorkerSettings,
 };
 
 /// A whole configuration, ready to use.
@@ -51,6 +52,8 @@ pub struct Settings {
     pub web_origins: Vec<String>,
     /// Limits of connections.
     pub limits: LimitSettings,
+    /// Settings of remote workers.
+    pub workers: WorkerSettings,
     /// The declared queues, by name.
     pub queues: BTreeMap<String, QueueSettings>,
     /// The declared kinds, by name.
@@ -95,6 +98,7 @@ impl Settings {
             audit_file: None,
             web_origins: Vec::new(),
             limits: LimitSettings::default(),
+            workers: WorkerSettings::default(),
             queues: BTreeMap::from([(DEFAULT_QUEUE.to_owned(), QueueSettings::default())]),
             kinds: BTreeMap::new(),
         }

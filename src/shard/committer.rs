@@ -17,9 +17,9 @@ use tokio_util::{
 };
 
 use super::{
-    Dispatches, Shard,
+    Dispatches, RemoteLeases, Shard,
     disk_full::{DiskFullBacklog, TRY_EVERY},
-    inbox::{ENTRIES_MAX, INBOX_ENTRIES, Inbox, InboxEntry, REPORTS_MAX},
+    inbox::{ENTRIES_MAX, INBOX_ENTRIES, Inbox, InboxEntry, REMOTE_REPORTS_MAX, REPORTS_MAX},
     ledger::{Applied, Ledger, StoreObstacle, Unapplied},
     linger::Linger,
     locked::LockedBacklog,
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     clock::{Clock, ClockReading, Stopwatch, Uptime, WakeTime},
     counters::{BatchTimes, Counters, Recorder},
-    engine::{Batch, ControlRefusal, Departures, EngineSetup, OfferRefusal, Outcome, Reply, Report},
+    engine::{Batch, ControlRefusal, DemandBoard, Departures, EngineSetup, OfferRefusal, Outcome, Reply, Report},
     store::{Reads, Space, Store, StoreError},
     watch::Hub,
 };
@@ -49,6 +49,8 @@ pub(crate) struct Parts {
     pub(crate) counters: Arc<Counters>,
     /// Cancelled when the drain begins: no more jobs are claimed.
     pub(crate) draining: CancellationToken,
+    /// Keeper of the leases of remote workers.
+    pub(crate) remote: Arc<dyn RemoteLeases>,
 }
 
 /// A running shard.
@@ -69,26 +71,34 @@ impl Parts {
     /// # Errors
     /// When the store can't be recovered, or the thread can't be started.
     pub(crate) fn start(self, runtime: Handle) -> Result<Committing, StoreError> {
-        let Parts { store, setup, clock, counters, draining } = self;
+        let Parts { store, setup, clock, counters, draining, remote } = self;
         let mut ledger = Ledger::open(store, &setup)?;
         let (entries, entry_receiver) = mpsc::channel(INBOX_ENTRIES);
         let (reports, report_receiver) = mpsc::channel(REPORTS_MAX);
+        let (remote_sender, remote_receiver) = mpsc::channel(REMOTE_REPORTS_MAX);
+        let (checkpoint_sender, checkpoint_receiver) = mpsc::channel(REMOTE_REPORTS_MAX);
         let (dispatch_sender, dispatches) = mpsc::channel(DISPATCHES_MAX);
         let (end, ended) = oneshot::channel();
         let ending = CancellationToken::new();
-        let inbox = Inbox::new(entry_receiver, report_receiver, ending.clone());
+        let from_workers = [remote_receiver, checkpoint_receiver];
+        let inbox = Inbox::new(entry_receiver, report_receiver, from_workers, ending.clone());
+        remote.inherit(ledger.engine().remote_jobs());
         let unwritten = Arc::<Unwritten>::default();
         let shard = Shard {
             queues: Arc::clone(ledger.engine().queues()),
             hub: Arc::new(Hub::new(ledger.engine().position())),
             reads: Reads::new(ledger.store().reader()),
             departures: Arc::clone(ledger.engine().departures()),
+            demand: Arc::clone(ledger.engine().demand_board()),
+            worker_kinds: Arc::clone(ledger.engine().worker_kinds()),
             entries,
             ending: ending.clone(),
         };
         let committer = Committer {
             recorder: Recorder::new(Arc::clone(&counters)),
             departures: Arc::clone(&shard.departures),
+            demand: Arc::clone(&shard.demand),
+            remote,
             hub: Arc::clone(&shard.hub),
             ledger,
             clock,
@@ -109,7 +119,8 @@ impl Parts {
         };
         committer.spawn(inbox, end)?;
         let ends_with_this = ending.drop_guard();
-        Ok(Committing { shard, reports: Reports { reports, unwritten }, dispatches, ended, ends_with_this })
+        let reports = Reports { reports, remote: remote_sender, checkpoints: checkpoint_sender, unwritten };
+        Ok(Committing { shard, reports, dispatches, ended, ends_with_this })
     }
 }
 
@@ -123,6 +134,8 @@ struct Committer {
     draining: CancellationToken,
     recorder: Recorder,
     departures: Arc<Departures>,
+    demand: Arc<DemandBoard>,
+    remote: Arc<dyn RemoteLeases>,
     /// Tasks that send replies.
     answering: TaskTracker,
     /// Runtime of these tasks.
@@ -233,6 +246,9 @@ impl Committer {
             tokio::select! {
                 biased;
                 Some(report) = inbox.reports.recv(), if !callers_first => reports.push(report),
+                Some(report) = inbox.remote.recv(), if !callers_first => reports.push(report),
+                Some(report) = inbox.checkpoints.recv(), if !callers_first => reports.push(report),
+                () = self.demand.told() => {}
                 Some(entry) = inbox.entries.recv() => entries.push(entry),
                 () = self.clock.sleep_until(wake) => {}
                 () = self.counters.health.asked() => {}
@@ -347,9 +363,12 @@ impl Committer {
 
     /// Publishes changes, dispatches claims and sends replies, which never happens before the commit.
     fn deliver(&mut self, outcome: Outcome) {
-        let Outcome { claims, cancelling, changes, position, wake, more, late_reports, answers, .. } =
+        let Outcome { claims, cancelling, remote, changes, position, wake, more, late_reports, answers, .. } =
             outcome;
         self.hub.publish(changes, position);
+        if !remote.is_empty() {
+            self.remote.apply(remote);
+        }
         if !claims.is_empty() || !cancelling.is_empty() {
             // Each slot has at most one claim and one cancel in the channel, which has room for all of them.
             if let Err(error) = self.dispatches.try_send(Dispatches { claims, cancelling }) {

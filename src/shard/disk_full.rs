@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     clock::Uptime,
-    engine::{Batch, Control, ControlRefusal, Offer, OfferRefusal, Refusable, Report, ReportBody},
+    engine::{Batch, Control, ControlRefusal, Offer, OfferRefusal, Refusable, Report},
     store::Space,
 };
 
@@ -63,8 +63,7 @@ impl DiskFullBacklog {
 
     fn keep(&mut self, reports: Vec<Report>, controls: Vec<Control>) {
         // Progress would be out of date by the time there is space.
-        let ends = reports.into_iter().filter(|report| !matches!(report.body, ReportBody::Progress(_)));
-        self.reports.extend(ends);
+        self.reports.extend(reports.into_iter().filter(Report::is_final));
         for mut control in controls {
             let waits = control.action.frees_space() || control.is_repeat;
             if !waits || self.controls.len() >= CONTROLS_MAX {

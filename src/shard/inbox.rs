@@ -20,6 +20,10 @@ const JOBS_MAX: usize = 4_096;
 /// Byte limit of a batch's new jobs, and of its reports; the last one taken may exceed it. Writing this much takes a
 /// disk about 15 ms, during which all other callers wait.
 const BYTES_MAX: u64 = 1 << 20;
+/// Capacity of the channel for reports of remote workers; further ones wait in their connections.
+pub(super) const REMOTE_REPORTS_MAX: usize = 4_096;
+/// Byte limit of a batch's checkpoints; the last one taken may exceed it.
+const CHECKPOINT_BYTES_MAX: u64 = 256 << 10;
 /// Size of a batch's reports above which it counts as slow: the next batch then serves callers before further reports.
 const LARGE_BYTES: u64 = 256 << 10;
 
@@ -34,11 +38,13 @@ pub(super) enum InboxEntry {
 }
 
 impl InboxEntry {
-    /// Returns the number of its jobs, at least 1, and their bytes.
+    /// Returns the number of its jobs, at least 1, and the bytes of those that are new.
     pub(super) fn size(&self) -> (usize, u64) {
         match self {
             InboxEntry::Offer(offer) => (offer.jobs.count(), offer.bytes()),
-            InboxEntry::Control(_) | InboxEntry::Flush(_) => (1, 0),
+            // A worker's hello may name many jobs, each of which is read.
+            InboxEntry::Control(control) => (control.action.leases().len().max(1), 0),
+            InboxEntry::Flush(_) => (1, 0),
         }
     }
 
@@ -56,6 +62,10 @@ impl InboxEntry {
 pub(super) struct Inbox {
     pub(super) entries: mpsc::Receiver<InboxEntry>,
     pub(super) reports: mpsc::Receiver<Report>,
+    /// Final reports of remote workers.
+    pub(super) remote: mpsc::Receiver<Report>,
+    /// Progress and checkpoints of remote workers.
+    pub(super) checkpoints: mpsc::Receiver<Report>,
     pub(super) ending: CancellationToken,
     /// Whether the last batch had large reports.
     had_large: bool,
@@ -65,9 +75,10 @@ impl Inbox {
     pub(super) fn new(
         entries: mpsc::Receiver<InboxEntry>,
         reports: mpsc::Receiver<Report>,
+        [remote, checkpoints]: [mpsc::Receiver<Report>; 2],
         ending: CancellationToken,
     ) -> Self {
-        Inbox { entries, reports, ending, had_large: false }
+        Inbox { entries, reports, remote, checkpoints, ending, had_large: false }
     }
 
     /// Returns whether the next batch takes entries of callers only.
@@ -77,13 +88,15 @@ impl Inbox {
 
     /// Returns the number of pending entries and reports.
     pub(super) fn len(&self) -> usize {
-        self.reports.len() + self.entries.len()
+        self.reports.len() + self.remote.len() + self.checkpoints.len() + self.entries.len()
     }
 
     /// Closes the channels to new input.
     pub(super) fn close(&mut self) {
         self.entries.close();
         self.reports.close();
+        self.remote.close();
+        self.checkpoints.close();
     }
 
     /// Takes pending input up to a batch's limits, in addition to the input taken before.
@@ -91,10 +104,11 @@ impl Inbox {
         let callers_first = self.had_large && !(entries.is_empty() && self.entries.is_empty());
         self.take_entries(entries);
         let mut bytes: u64 = reports.iter().map(Report::bytes).sum();
-        while !callers_first && reports.len() < ENTRIES_MAX && bytes < BYTES_MAX {
-            let Ok(report) = self.reports.try_recv() else { break };
-            bytes += report.bytes();
-            reports.push(report);
+        if !callers_first {
+            bytes += take_reports(&mut self.reports, reports, BYTES_MAX.saturating_sub(bytes));
+            // They have a share of their own, so that neither kind of attempts starves the other.
+            bytes += take_reports(&mut self.remote, reports, BYTES_MAX);
+            bytes += take_reports(&mut self.checkpoints, reports, CHECKPOINT_BYTES_MAX);
         }
         self.had_large = bytes >= LARGE_BYTES;
     }
@@ -113,27 +127,40 @@ impl Inbox {
     }
 }
 
+/// Takes pending reports up to a batch's limits, and returns their bytes.
+fn take_reports(pending: &mut mpsc::Receiver<Report>, reports: &mut Vec<Report>, bytes_max: u64) -> u64 {
+    let (mut count, mut bytes) = (0, 0);
+    while count < ENTRIES_MAX && bytes < bytes_max {
+        let Ok(report) = pending.try_recv() else { break };
+        bytes += report.bytes();
+        count += 1;
+        reports.push(report);
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
     use super::*;
     use crate::{
-        engine::{ReplySlot, ReportBody},
+        engine::ReportBody,
         job::{JobId, LeaseToken, Output},
     };
 
     fn report(bytes: usize) -> Report {
         let output = Output { bytes: Bytes::from(vec![0; bytes]), ..Output::default() };
         let body = ReportBody::Succeeded { output, tail: String::new() };
-        Report { id: JobId::from_raw(1), lease: LeaseToken::from_raw(1), body, ask: ReplySlot::unheard() }
+        Report::of_server(JobId::from_raw(1), LeaseToken::from_raw(1), body)
     }
 
     #[test]
     fn after_a_batch_with_large_reports_callers_come_first() {
         let (entry_sender, entry_receiver) = mpsc::channel(8);
         let (report_sender, report_receiver) = mpsc::channel(8);
-        let mut inbox = Inbox::new(entry_receiver, report_receiver, CancellationToken::new());
+        let remote = [mpsc::channel(1).1, mpsc::channel(1).1];
+        let mut inbox = Inbox::new(entry_receiver, report_receiver, remote, CancellationToken::new());
         let mut take = || {
             let (mut entries, mut reports) = (Vec::new(), Vec::new());
             inbox.take(&mut entries, &mut reports);

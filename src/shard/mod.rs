@@ -29,8 +29,9 @@ pub(crate) use self::{
     reports::Reports,
 };
 use crate::{
-    clock::Uptime,
+    clock::{Timestamp, Uptime},
     engine::{
+        DemandBoard, RemoteChanges, WorkerKinds,
         Caller, Claim, Control, ControlError, ControlRefusal, Departures, NewJob, NotAdmitted, Offer,
         OfferError, Queues, ReplySlot, Stopped, Submitted, WaitDeadlines,
     },
@@ -48,6 +49,10 @@ pub(crate) struct Shard {
     pub(crate) hub: Arc<Hub>,
     /// Reads of the store.
     pub(crate) reads: Reads,
+    /// The board for the demand of remote workers.
+    pub(crate) demand: Arc<DemandBoard>,
+    /// The registry of the kinds that remote workers serve.
+    pub(crate) worker_kinds: Arc<WorkerKinds>,
     entries: mpsc::Sender<InboxEntry>,
     departures: Arc<Departures>,
     /// Cancelled to make the committer finish its pending input and end.
@@ -134,6 +139,15 @@ impl Shard {
     pub(crate) fn end(&self) {
         self.ending.cancel();
     }
+}
+
+/// Keeper of the leases of remote workers. The committer calls it on its own thread; it must not wait.
+pub(crate) trait RemoteLeases: Send + Sync {
+    /// Takes over the leases that have outlived a start, each with the start of its attempt.
+    fn inherit(&self, jobs: Vec<(Arc<Job>, Timestamp)>);
+
+    /// Takes the changes of a batch, which is on disk.
+    fn apply(&self, changes: RemoteChanges);
 }
 
 /// The attempts to start and to cancel after a commit.

@@ -19,6 +19,10 @@ const REPORTS_RESERVED: usize = 100_000;
 #[derive(Clone)]
 pub(crate) struct Reports {
     pub(super) reports: mpsc::Sender<Report>,
+    /// Final reports of remote workers.
+    pub(super) remote: mpsc::Sender<Report>,
+    /// Progress and checkpoints of remote workers.
+    pub(super) checkpoints: mpsc::Sender<Report>,
     pub(super) unwritten: Arc<Unwritten>,
 }
 
@@ -33,6 +37,25 @@ impl Reports {
             // The channel has room for every slot, so it can only be closed. The next start counts the attempt as lost.
             tracing::debug!(%error, "an attempt ended after the committer; the next start counts it as lost");
         }
+    }
+
+    /// Passes a remote worker's report on, and waits while too many are pending. Returns whether the committer has taken
+    /// it: not after its end.
+    pub(crate) async fn remote(&self, report: Report) -> bool {
+        if !report.is_final() {
+            return self.checkpoints.send(report).await.is_ok();
+        }
+        let is_outcome = is_outcome(&report);
+        let Ok(permit) = self.remote.reserve().await else { return false };
+        // Counted before the committer can receive the report.
+        self.unwritten.outcomes.fetch_add(u64::from(is_outcome), Ordering::Relaxed);
+        permit.send(report);
+        true
+    }
+
+    /// Passes a remote worker's progress on, if there is room.
+    pub(crate) fn remote_progress(&self, report: Report) {
+        let _ = self.checkpoints.try_send(report);
     }
 
     /// Returns the number of reported outcomes that are not written yet.
@@ -88,6 +111,6 @@ pub(super) fn is_outcome(report: &Report) -> bool {
     match &report.body {
         ReportBody::Succeeded { .. } | ReportBody::Released { .. } => true,
         ReportBody::Failed { failure, .. } => failure.reason != FailureReason::Lost,
-        ReportBody::Progress(_) => false,
+        ReportBody::Progress(_) | ReportBody::Checkpoint => false,
     }
 }

@@ -8,8 +8,9 @@ use crate::{
     counters::{Counters, Health},
     engine::{Action, EngineSetup},
     job::RetryPolicy,
-    settings::{QueueSettings, Retention},
+    settings::{QueueSettings, Retention, WorkerSettings},
     store::memory::MemoryStore,
+    workers::Roster,
 };
 
 const QUEUE: &str = "mail";
@@ -18,7 +19,10 @@ fn start() -> Committing {
     let clock = Clock::Manual(ManualClock::new(Timestamp::from_micros(1_800_000_000_000_000)));
     let draining = CancellationToken::new();
     let queue = QueueSettings { max_jobs: 1, consumers: 0, ..QueueSettings::default() };
+    let counters = Arc::new(Counters::new(["send"], Health::new(draining.clone())).unwrap());
+    let workers = Arc::clone(&counters.workers);
     let parts = Parts {
+        remote: Arc::new(Roster::new(WorkerSettings::default(), clock.clone(), workers)),
         store: Box::new(MemoryStore::new()),
         setup: EngineSetup {
             present: clock.present(),
@@ -26,8 +30,9 @@ fn start() -> Committing {
             served_kinds: vec!["send".to_owned()],
             declared_queues: [(QUEUE.to_owned(), queue)].into(),
             retention: Retention::default(),
+            demand: Arc::default(),
         },
-        counters: Arc::new(Counters::new(["send"], Health::new(draining.clone())).unwrap()),
+        counters,
         clock,
         draining,
     };

@@ -4,6 +4,7 @@
 //! [`Store::write`] writes everything that it has decided. The store decides nothing. All other reads go through
 //! [`Reader`]s, which never wait for a writer.
 
+mod counters;
 mod error;
 mod leftover;
 pub mod memory;
@@ -17,14 +18,14 @@ use std::sync::Arc;
 
 pub use error::{Cause, ErrorClass, Missing, StoreError};
 pub use leftover::Leftover;
-pub use names::{NameTable, Names};
+pub use names::{NameTable, Names, WorkerTable};
 pub use reads::Reads;
 use sets::{Committed, Loaded, ReadResults, ReadSet, WriteSet};
 pub use steps::{ClockStep, ClockSteps};
 
 use crate::{
     clock::Timestamp,
-    job::{AttemptRecord, Changes, Identity, Job, JobFilter, JobId, Name, Output, Position, Tally},
+    job::{AttemptRecord, Changes, Checkpoint, Identity, Job, JobFilter, JobId, Name, Output, Position, Tally},
     settings::QueueInfo,
 };
 
@@ -130,6 +131,12 @@ pub trait Reader: Send + Sync {
     /// When the disk fails.
     fn payload(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError>;
 
+    /// Returns the checkpoint that a job's attempts have left.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn checkpoint(&self, id: JobId) -> Result<Option<Checkpoint>, StoreError>;
+
     /// Returns the matching jobs, in the scan's order. Examines no more jobs than the scan's budget, and may therefore
     /// return few jobs, or none, although there are more.
     ///
@@ -194,6 +201,8 @@ pub struct WholeJob {
     pub output_tail: String,
     /// The job's attempts, oldest first.
     pub attempts: Vec<AttemptRecord>,
+    /// The checkpoint for the next attempt.
+    pub checkpoint: Option<Checkpoint>,
 }
 
 impl WholeJob {

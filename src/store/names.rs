@@ -8,7 +8,7 @@ use std::{
 use parking_lot::RwLock;
 
 use super::ClockSteps;
-use crate::job::Name;
+use crate::job::{Name, WorkerProcess};
 
 /// Names of queues and kinds, and the history of the wall clock's settings. Only the engine changes them; readers look
 /// them up.
@@ -18,6 +18,8 @@ pub struct Names {
     pub queues: NameTable,
     /// The names of kinds.
     pub kinds: NameTable,
+    /// The processes of workers.
+    pub workers: WorkerTable,
     /// History of the wall clock's settings, relative to the time that the store counts.
     pub steps: ClockSteps,
 }
@@ -34,6 +36,36 @@ struct Tables {
     /// Excludes names that have been given up.
     by_text: HashMap<Box<str>, Arc<Name>>,
     last_number: u32,
+}
+
+/// Processes of remote workers, by number.
+#[derive(Debug, Default)]
+pub struct WorkerTable {
+    by_number: RwLock<HashMap<u32, Arc<WorkerProcess>>>,
+}
+
+impl WorkerTable {
+    /// Returns the process with this number.
+    #[must_use]
+    pub fn get(&self, number: u32) -> Option<Arc<WorkerProcess>> {
+        self.by_number.read().get(&number).cloned()
+    }
+
+    /// Replaces all processes.
+    pub(crate) fn load<'a>(&self, processes: impl IntoIterator<Item = &'a Arc<WorkerProcess>>) {
+        let processes = processes.into_iter().map(|process| (process.number, Arc::clone(process)));
+        *self.by_number.write() = processes.collect();
+    }
+
+    /// Adds a process.
+    pub(crate) fn add(&self, process: &Arc<WorkerProcess>) {
+        self.by_number.write().insert(process.number, Arc::clone(process));
+    }
+
+    /// Removes a process, which runs no job.
+    pub(crate) fn forget(&self, number: u32) {
+        self.by_number.write().remove(&number);
+    }
 }
 
 impl NameTable {

@@ -4,16 +4,20 @@
 //! is known from its keys before anything is decided. The second writes everything that was decided.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 
+pub use super::counters::{Counters, StoredTimes};
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{AttemptRecord, Job, JobId, Name, Position, Spec, StateName, Tally, Tombstone},
+    job::{
+        AttemptRecord, Checkpoint, Job, JobId, LeaseToken, Name, Position, Spec, StateName, Tally, Tombstone,
+        WorkerRow,
+    },
     settings::{QueueInfo, Retention},
 };
 
@@ -29,6 +33,8 @@ pub struct ReadSet {
     pub jobs: Vec<JobId>,
     /// Requests to read, each with the job that the answer to a repeat needs.
     pub requests: Vec<RequestKey>,
+    /// Attempts to look for among those that a worker has ended by its report.
+    pub reported: Vec<(JobId, LeaseToken)>,
     /// First jobs of several lanes together, in the order in which they run.
     pub heads: Vec<HeadsWant>,
     /// Beginnings of lines whose first jobs may be due.
@@ -111,8 +117,10 @@ pub struct ReadResults {
     pub jobs: HashMap<JobId, Arc<Job>>,
     /// The requests that exist.
     pub requests: HashMap<RequestKey, StoredRequest>,
-    /// Ready jobs, by queue.
-    pub heads: HashMap<u32, Heads>,
+    /// Leases of attempts that a worker has ended by its report, among those looked for.
+    pub reported: HashSet<LeaseToken>,
+    /// Ready jobs, in the order of the reads.
+    pub heads: Vec<Heads>,
     /// The beginnings of lines, by queue and line.
     pub lines: BTreeMap<(u32, WaitingLine), LinePage>,
     /// The pages of lines for purges, by queue and line.
@@ -203,6 +211,14 @@ pub struct WriteSet {
     pub new_kinds: Vec<Arc<Name>>,
     /// Numbers of kinds whose rows are deleted.
     pub freed_kinds: Vec<u32>,
+    /// Last known times of workers and jobs of kinds that workers serve; absent where workers do not any more.
+    pub served_kinds: Vec<(u32, Option<StoreTime>)>,
+    /// New and changed workers.
+    pub workers: Vec<WorkerRow>,
+    /// Numbers of workers whose rows are deleted.
+    pub forgotten_workers: Vec<u32>,
+    /// Checkpoints of jobs, each in place of the one before.
+    pub checkpoints: Vec<(JobId, Checkpoint)>,
     /// New state of queues, and whether each is deleted. A deleted queue is kept while ended jobs refer to it.
     pub queues: Vec<(QueueInfo, bool)>,
     /// Numbers of queues whose rows are deleted.
@@ -253,6 +269,10 @@ impl WriteSet {
         let WriteSet {
             new_kinds,
             freed_kinds,
+            served_kinds,
+            workers,
+            forgotten_workers,
+            checkpoints,
             queues,
             freed_queues,
             requests,
@@ -276,13 +296,17 @@ impl WriteSet {
         } = self;
         let names =
             new_kinds.is_empty() && freed_kinds.is_empty() && queues.is_empty() && freed_queues.is_empty();
+        let workers = served_kinds.is_empty()
+            && workers.is_empty()
+            && forgotten_workers.is_empty()
+            && checkpoints.is_empty();
         let requests = requests.is_empty() && lost_jobs.is_empty() && forgotten_requests.is_empty();
         let jobs = new_jobs.is_empty() && changed_jobs.is_empty() && deleted_jobs.is_empty();
         let beside = attempts.is_empty() && outcomes.is_empty() && tallies.is_empty();
         let tombstones = tombstones.is_empty() && forgotten_tombstones.is_none();
         let operations =
             purges.is_empty() && ended_purges.is_empty() && sweeps.is_empty() && ended_sweeps.is_empty();
-        names && requests && jobs && beside && tombstones && operations && retention.is_none()
+        names && workers && requests && jobs && beside && tombstones && operations && retention.is_none()
     }
 }
 
@@ -401,34 +425,6 @@ pub struct Purge {
     pub deleted: u64,
 }
 
-/// Counters, which only grow, and times.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Counters {
-    /// End of the feed.
-    pub position: Position,
-    /// Id of the newest job.
-    pub last_id: i64,
-    /// The newest lease.
-    pub last_lease: i64,
-    /// Position up to which deletions have been forgotten.
-    pub floor: Position,
-    /// Times as of the latest change. Absent in a new store.
-    pub times: Option<StoredTimes>,
-}
-
-/// Times as of the store's latest change: see `engine/times.rs`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoredTimes {
-    /// Wall-clock time.
-    pub wall: Timestamp,
-    /// Time by which backoffs are counted.
-    pub backoffs: StoreTime,
-    /// Time by which retention is counted.
-    pub retention: StoreTime,
-    /// Wall-clock time up to which retention has counted.
-    pub counted: Timestamp,
-}
-
 /// State that the engine keeps in memory, as read at a start.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -438,6 +434,10 @@ pub struct Loaded {
     pub tallies: Vec<Tally>,
     /// Counters and times.
     pub counters: Counters,
+    /// Remote workers.
+    pub workers: Vec<WorkerRow>,
+    /// The kinds that workers serve: number, and last known time of a worker or a job.
+    pub served_kinds: Vec<(u32, StoreTime)>,
     /// Running jobs.
     pub leased: Vec<Arc<Job>>,
     /// Earliest time in each line that is ordered by time, by queue.

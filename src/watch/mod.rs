@@ -161,6 +161,10 @@ mod tests {
             self.0.result(id)
         }
 
+        fn checkpoint(&self, id: JobId) -> Result<Option<crate::job::Checkpoint>, StoreError> {
+            self.0.checkpoint(id)
+        }
+
         fn payload(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError> {
             self.0.payload(id)
         }
@@ -225,6 +229,7 @@ mod tests {
                 served_kinds: Vec::new(),
                 declared_queues: [(QUEUE.to_owned(), queue)].into(),
                 retention: Retention::default(),
+                demand: Arc::default(),
             };
             let store = MemoryStore::new();
             let reader = store.reader();

@@ -295,7 +295,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Timestamp,
-        job::{Job, JobId, Name, RetryPolicy, Spec, State, StateName},
+        job::{Job, JobId, Name, Remote, RetryPolicy, Spec, State, StateName},
     };
 
     /// A change that leaves job `id` of a queue in a state.
@@ -326,6 +326,7 @@ mod tests {
             progress: None,
             failure: None,
             result: None,
+            remote: Remote::NONE,
         };
         Change::Job { job: Arc::new(job), before: Some(StateName::Running) }
     }

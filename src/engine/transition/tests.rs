@@ -1,7 +1,7 @@
 //! The whole transition table: every state, every event, and the result.
 
 use super::*;
-use crate::job::{JobId, Name, RetryPolicy, Spec};
+use crate::job::{JobId, Name, Remote, RetryPolicy, Spec};
 
 const NOW: Timestamp = Timestamp::from_micros(1_000_000);
 const EARLIER: Timestamp = Timestamp::from_micros(400_000);
@@ -37,6 +37,7 @@ fn job(state: State) -> Job {
         progress: Some(Arc::new(Progress { fraction: Some(0.5), ..Progress::default() })),
         failure: Some(failure(true)),
         result: None,
+        remote: Remote::NONE,
     }
 }
 
@@ -67,7 +68,7 @@ fn events(lease: LeaseToken) -> [(&'static str, Event); 11] {
     let progress = Arc::new(Progress { fraction: Some(0.9), ..Progress::default() });
     [
         ("due", Event::Due),
-        ("start", Event::Start { lease: LeaseToken::from_raw(8) }),
+        ("start", Event::Start { lease: LeaseToken::from_raw(8), worker: None }),
         ("progress", Event::Progress { lease, progress }),
         ("succeed", Event::Succeed { lease, result: None }),
         ("fail", Event::Fail { lease, failure: failure(true), delay: None }),

@@ -85,7 +85,7 @@ use supervise::{Guard, Outcome};
 pub const RESULT_MAX_BYTES: usize = 1024 * 1024;
 
 /// Byte limit of a line of output; the rest of a longer line is dropped.
-pub const OUTPUT_LINE_MAX_BYTES: usize = 8 * 1024;
+pub const OUTPUT_LINE_MAX_BYTES: usize = crate::job::OUTPUT_LINE_MAX_BYTES;
 
 /// The first argument of a guard.
 const GUARD_ARGUMENT: &str = "__guard";

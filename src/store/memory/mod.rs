@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::StoreTime,
-    job::{Identity, Incarnation, Job, JobId, Position},
+    job::{Identity, Incarnation, Job, JobId, LeaseToken, Position},
 };
 
 /// A store in memory.
@@ -80,11 +80,14 @@ impl Store for MemoryStore {
         self.names
             .queues
             .load(&queues.map(|(queue, _)| (queue.name.number, queue.name.as_str().to_owned())).collect());
+        self.names.workers.load(tables.workers.values().map(|worker| &worker.process));
         let running = tables.jobs.values().filter(|kept| kept.job.state.lease().is_some());
         Ok(Loaded {
             queues: tables.queues.values().cloned().collect(),
             tallies: tallies(&tables, &self.names)?,
             counters: tables.counters,
+            workers: tables.workers.values().cloned().collect(),
+            served_kinds: tables.served_kinds.iter().map(|(kind, served)| (*kind, *served)).collect(),
             leased: running.map(|kept| Arc::clone(&kept.job)).collect(),
             first_times: tables.first_times(),
             first_expiry: tables.expiring.first().map(|(expires, _)| *expires),
@@ -101,7 +104,8 @@ impl Store for MemoryStore {
             set_aside: None,
             jobs: wants.jobs.iter().filter_map(|id| Some((*id, fetch.job(*id)?))).collect(),
             requests: wants.requests.iter().filter_map(|key| Some((*key, fetch.request(key)?))).collect(),
-            heads: wants.heads.iter().map(|want| (want.queue, fetch.heads(want))).collect(),
+            reported: fetch.reported(&wants.reported).collect(),
+            heads: wants.heads.iter().map(|want| fetch.heads(want)).collect(),
             lines: wants.lines.iter().map(|want| ((want.queue, want.line), fetch.line(want))).collect(),
             walks: wants.walks.iter().map(|want| ((want.queue, want.line), fetch.line(want))).collect(),
             expiring: fetch.expiring(wants.expiring),
@@ -138,6 +142,14 @@ impl Fetch<'_> {
     fn request(&self, key: &[u8; 16]) -> Option<StoredRequest> {
         let (row, _) = self.tables.requests.get(key)?;
         Some(StoredRequest { row: *row, job: row.answer.job().and_then(|id| self.job(id)) })
+    }
+
+    fn reported<'w>(&'w self, wants: &'w [(JobId, LeaseToken)]) -> impl Iterator<Item = LeaseToken> + 'w {
+        let ended = |id, lease| {
+            let kept = self.tables.jobs.get(id)?;
+            kept.attempts.iter().find_map(|attempt| attempt.reported.filter(|reported| *reported == lease))
+        };
+        wants.iter().filter_map(move |(id, lease)| ended(id, *lease))
     }
 
     fn heads(&self, want: &HeadsWant) -> Heads {
@@ -209,6 +221,11 @@ fn write_jobs(tables: &mut Tables, names: &Names, writes: &WriteSet) -> Result<(
             kept.output_tail.clone_from(tail);
         }
     }
+    for (id, checkpoint) in &writes.checkpoints {
+        if let Some(kept) = tables.jobs.get_mut(id) {
+            kept.checkpoint = Some(checkpoint.clone());
+        }
+    }
     for ChangedJob { before, after } in &writes.changed_jobs {
         let Some(kept) = tables.jobs.get_mut(&before.id).filter(|kept| kept.job.revision == before.revision)
         else {
@@ -235,13 +252,30 @@ fn write_jobs(tables: &mut Tables, names: &Names, writes: &WriteSet) -> Result<(
     Ok(())
 }
 
-fn write_beside_jobs(tables: &mut Tables, writes: &WriteSet) {
+fn write_kinds_and_workers(tables: &mut Tables, writes: &WriteSet) {
     for kind in &writes.new_kinds {
         tables.kinds.insert(kind.number, kind.as_str().to_owned());
     }
     for kind in &writes.freed_kinds {
         tables.kinds.remove(kind);
+        tables.served_kinds.remove(kind);
     }
+    for (kind, served) in &writes.served_kinds {
+        match served {
+            Some(served) => tables.served_kinds.insert(*kind, *served),
+            None => tables.served_kinds.remove(kind),
+        };
+    }
+    for worker in &writes.workers {
+        tables.workers.insert(worker.process.number, worker.clone());
+    }
+    for worker in &writes.forgotten_workers {
+        tables.workers.remove(worker);
+    }
+}
+
+fn write_beside_jobs(tables: &mut Tables, writes: &WriteSet) {
+    write_kinds_and_workers(tables, writes);
     for queue in &writes.freed_queues {
         tables.queues.remove(queue);
     }

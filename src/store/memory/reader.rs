@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use super::tables::{StoredJob, Tables};
 use crate::{
     clock::Timestamp,
-    job::{
+    job::{Checkpoint, 
         AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
     settings::QueueInfo,
@@ -56,6 +56,8 @@ impl Reader for MemoryReader {
                     started,
                     ended: job.ended,
                     failure: None,
+                    worker: job.remote.worker().map(|worker| worker.instance().into()),
+                    reported: None,
                 });
             }
             WholeJob {
@@ -64,6 +66,7 @@ impl Reader for MemoryReader {
                 result: kept.result.clone(),
                 output_tail: kept.output_tail.clone(),
                 attempts,
+                checkpoint: kept.checkpoint.clone(),
             }
         }))
     }
@@ -72,6 +75,10 @@ impl Reader for MemoryReader {
         let tables = self.tables.read();
         let kept = tables.jobs.get(&id).filter(|kept| kept.job.result.is_some());
         Ok(kept.map(|kept| kept.result.clone()))
+    }
+
+    fn checkpoint(&self, id: JobId) -> Result<Option<Checkpoint>, StoreError> {
+        Ok(self.tables.read().jobs.get(&id).and_then(|kept| kept.checkpoint.clone()))
     }
 
     fn payload(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{AttemptRecord, Job, JobId, Position, State, StateName, Tombstone},
+    job::{AttemptRecord, Checkpoint, Job, JobId, Position, State, StateName, Tombstone, WorkerRow},
     settings::{QueueInfo, Retention},
     store::{
         ClockStep, Names,
@@ -31,6 +31,8 @@ pub(super) struct Tables {
     pub(super) tallies: HashMap<(u32, u32, StateName), (i64, i64)>,
     pub(super) queues: BTreeMap<u32, (QueueInfo, bool)>,
     pub(super) kinds: BTreeMap<u32, String>,
+    pub(super) served_kinds: BTreeMap<u32, StoreTime>,
+    pub(super) workers: BTreeMap<u32, WorkerRow>,
     pub(super) purges: BTreeMap<u32, Purge>,
     pub(super) sweeps: BTreeMap<Duration, Position>,
     pub(super) retention: Option<Retention>,
@@ -46,6 +48,7 @@ pub(super) struct StoredJob {
     pub(super) attempts: Vec<AttemptRecord>,
     pub(super) result: Bytes,
     pub(super) output_tail: String,
+    pub(super) checkpoint: Option<Checkpoint>,
 }
 
 impl StoredJob {
@@ -57,6 +60,7 @@ impl StoredJob {
             attempts: Vec::new(),
             result: Bytes::new(),
             output_tail: String::new(),
+            checkpoint: None,
         }
     }
 

@@ -1,13 +1,13 @@
 //! Diagnosis of a folder's database. It changes nothing in the database.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{collections::HashSet, fs, io, path::Path, sync::Arc};
 
 use rusqlite::{Connection, OpenFlags};
 
 use super::{
     DATABASE, MIGRATION_STEPS, Mark, check_schema,
     decode::{Decoder, Table},
-    load::{load, read_queues, read_tallies},
+    load::{load, read_queues, read_served_kinds, read_tallies},
     lock,
     mark::database_is_missing,
     mark_of,
@@ -140,6 +140,8 @@ pub struct Inventory {
     pub queues: Vec<QueueInfo>,
     /// Number of jobs of each queue, kind and state.
     pub tallies: Vec<Tally>,
+    /// The kinds that remote workers serve, or have served in the last days.
+    pub worker_kinds: HashSet<String>,
 }
 
 /// Counts the contents of the database of `folder`; its server may run. Returns `None` if there is no database, or one
@@ -162,5 +164,11 @@ pub fn inventory(folder: &Path) -> Result<Option<Inventory>, StoreError> {
     load_names(&connection, &decoder)?;
     let queues = read_queues(&connection, &decoder)?;
     let queues = queues.into_iter().filter(|(_, deleted)| !deleted).map(|(queue, _)| queue).collect();
-    Ok(Some(Inventory { queues, tallies: read_tallies(&connection, &decoder)? }))
+    let served = read_served_kinds(&connection, &decoder)?;
+    let worker_kinds = served.iter().filter_map(|(kind, _)| decoder.names.kinds.get(*kind));
+    Ok(Some(Inventory {
+        queues,
+        tallies: read_tallies(&connection, &decoder)?,
+        worker_kinds: worker_kinds.map(|name| name.as_str().to_owned()).collect(),
+    }))
 }

@@ -36,6 +36,7 @@ pub(super) enum Table {
     Sweep,
     Retention,
     Step,
+    Worker,
     /// A row of counts; all jobs are counted anew instead of setting it aside.
     Tally,
 }
@@ -50,6 +51,7 @@ impl Table {
             Table::Sweep => "sweep",
             Table::Retention => "retention",
             Table::Step => "step",
+            Table::Worker => "worker",
             Table::Tally => "tally",
         }
     }
@@ -57,7 +59,7 @@ impl Table {
     pub(super) fn key(self) -> &'static str {
         match self {
             Table::Job => "id",
-            Table::Queue | Table::Kind => "number",
+            Table::Queue | Table::Kind | Table::Worker => "number",
             Table::Purge => "queue",
             Table::Sweep => "keep_us",
             Table::Retention => "one",
@@ -189,6 +191,7 @@ pub(super) fn set_aside(
         | Table::Sweep
         | Table::Retention
         | Table::Step
+        | Table::Worker
         | Table::Tally => None,
     };
     connection
@@ -197,7 +200,12 @@ pub(super) fn set_aside(
         )?
         .execute(params![name, key, now.as_micros(), why, content])?;
     match table {
-        Table::Job | Table::Purge | Table::Sweep | Table::Retention | Table::Step => {
+        Table::Job
+        | Table::Purge
+        | Table::Sweep
+        | Table::Retention
+        | Table::Step
+        | Table::Worker => {
             connection.execute(&format!("DELETE FROM {name} WHERE {key_column} = ?1"), [key])?;
         }
         Table::Queue => {
@@ -226,7 +234,7 @@ pub(super) fn set_aside(
 pub(super) fn shown(table: Table, key: i64) -> String {
     match table {
         Table::Job => format!("job {}", JobId::from_raw(key)),
-        Table::Queue | Table::Kind | Table::Purge => format!("{} {key}", table.name()),
+        Table::Queue | Table::Kind | Table::Purge | Table::Worker => format!("{} {key}", table.name()),
         Table::Sweep | Table::Retention | Table::Step | Table::Tally => table.name().to_owned(),
     }
 }

@@ -46,8 +46,15 @@ impl Fetch<'_> {
                 found.requests.insert(*key, request);
             }
         }
+        for (id, lease) in &wants.reported {
+            let row = self
+                .sql("SELECT lease FROM attempt WHERE job = ?1 AND lease = ?2")?
+                .query_row(params![id.raw(), lease.as_i64()], |_| Ok(()))
+                .optional()?;
+            found.reported.extend(row.map(|()| *lease));
+        }
         for want in &wants.heads {
-            found.heads.insert(want.queue, self.heads(want)?);
+            found.heads.push(self.heads(want)?);
         }
         for want in &wants.lines {
             found.lines.insert((want.queue, want.line), self.line(want)?);

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{Job, JobId, Name, Position, StateName, Tally},
+    job::{Job, JobId, Name, Position, StateName, Tally, WorkerProcess, WorkerRow},
     settings::{Keep, QueueInfo, QueueRetention, QueueSettings, Retention, WhenFull},
     store::{
         ClockStep, StoreError, named,
@@ -21,6 +21,8 @@ use crate::{
 /// Loads all of these tables. Rows that can't be read are left out and noted.
 pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded, StoreError> {
     load_names(connection, decoder)?;
+    let workers = read_workers(connection, decoder)?;
+    decoder.names.workers.load(workers.iter().map(|worker| &worker.process));
     let tallies = read_tallies(connection, decoder)?;
     let running = select_job!("WHERE state IN (4, 6) ORDER BY id");
     Ok(Loaded {
@@ -29,6 +31,8 @@ pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded,
         first_expiry: read_first_expiry(connection)?,
         tallies,
         counters: read_counters(connection)?,
+        workers,
+        served_kinds: read_served_kinds(connection, decoder)?,
         leased: read_jobs(connection, decoder, running)?.into_iter().map(Arc::new).collect(),
         purges: read_purges(connection, decoder)?,
         sweeps: read_sweeps(connection, decoder)?,
@@ -80,6 +84,32 @@ fn read_first_expiry(connection: &Connection) -> Result<Option<Timestamp>, Store
         .query_row([], |row| row.get("expires"))
         .optional()?;
     Ok(expires.map(Timestamp::from_micros))
+}
+
+fn read_workers(connection: &Connection, decoder: &Decoder) -> Result<Vec<WorkerRow>, StoreError> {
+    let sql = "SELECT number, subject, instance, process, predecessors, starts FROM worker ORDER BY number";
+    read_rows(connection, decoder, Table::Worker, sql, |row| {
+        let text = |column: &str| row.get::<_, String>(column);
+        let process = WorkerProcess::new(
+            row.get("number")?,
+            &text("subject")?,
+            &text("instance")?,
+            &text("process")?,
+        );
+        // Without its list of earlier processes, a worker is no worse off than a new one.
+        let predecessors = serde_json::from_str(&text("predecessors")?).unwrap_or_default();
+        Ok(WorkerRow { process: Arc::new(process), predecessors, starts: row.get("starts")? })
+    })
+}
+
+pub(super) fn read_served_kinds(
+    connection: &Connection,
+    decoder: &Decoder,
+) -> Result<Vec<(u32, StoreTime)>, StoreError> {
+    let sql = "SELECT number, served FROM kind WHERE served IS NOT NULL";
+    read_rows(connection, decoder, Table::Kind, sql, |row| {
+        Ok((row.get("number")?, StoreTime::from_micros(row.get("served")?)))
+    })
 }
 
 fn read_purges(connection: &Connection, decoder: &Decoder) -> Result<Vec<Purge>, StoreError> {

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     job::{
+        Checkpoint, LeaseToken, Output,
         AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
     settings::QueueInfo,
@@ -140,12 +141,15 @@ impl Reader for SqliteReader {
                     started,
                     ended: job.ended,
                     failure: None,
+                    worker: job.remote.worker().map(|worker| worker.instance().into()),
+                    reported: None,
                 });
             }
             let (result, output_tail) = read_outcome(connection, id)?;
             let result = result.unwrap_or_default();
             let payload = read_payload(connection, id)?.unwrap_or_default();
-            Ok(Some(WholeJob { job, payload, result, output_tail, attempts }))
+            let checkpoint = read_checkpoint(connection, id)?;
+            Ok(Some(WholeJob { job, payload, result, output_tail, attempts, checkpoint }))
         })
     }
 
@@ -155,6 +159,10 @@ impl Reader for SqliteReader {
 
     fn payload(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {
         self.read(|connection| read_payload(connection, id))
+    }
+
+    fn checkpoint(&self, id: JobId) -> Result<Option<Checkpoint>, StoreError> {
+        self.read(|connection| read_checkpoint(connection, id))
     }
 
     fn scan(&self, filter: &JobFilter, scan: Scan) -> Result<Page, StoreError> {
@@ -357,9 +365,27 @@ fn read_outcome(connection: &Connection, id: JobId) -> Result<(Option<Bytes>, St
     Ok(outcome.unwrap_or_default())
 }
 
+fn read_checkpoint(connection: &Connection, id: JobId) -> Result<Option<Checkpoint>, StoreError> {
+    let read = connection
+        .prepare_cached("SELECT number, state, info FROM checkpoint WHERE job = ?1")?
+        .query_row([id.raw()], |row| {
+            let state: Vec<u8> = row.get("state")?;
+            Ok((row.get("number")?, Bytes::from(state), row.get::<_, String>("info")?))
+        })
+        .optional()?;
+    let checkpoint = |(number, bytes, info): (i64, Bytes, String)| {
+        let info = serde_json::from_str(&info).unwrap_or_else(|error| {
+            tracing::warn!(job = %id, %error, "the description of a checkpoint can't be read");
+            Default::default()
+        });
+        Checkpoint { number, state: Output { bytes, info } }
+    };
+    Ok(read.map(checkpoint))
+}
+
 fn read_attempts(connection: &Connection, id: JobId) -> Result<Vec<AttemptRecord>, StoreError> {
     let mut statement = connection.prepare_cached(
-        "SELECT number, started, ended, failure FROM attempt WHERE job = ?1 ORDER BY number, ended",
+        "SELECT number, started, ended, failure, worker, lease FROM attempt WHERE job = ?1 ORDER BY number, ended",
     )?;
     let mut rows = statement.query([id.raw()])?;
     let mut attempts = Vec::new();
@@ -378,5 +404,7 @@ fn read_attempt(row: &Row<'_>) -> Result<AttemptRecord, StoreError> {
         started: Timestamp::from_micros(row.get("started")?),
         ended: Some(Timestamp::from_micros(row.get("ended")?)),
         failure: read_json(row.get_ref("failure")?)?,
+        worker: row.get::<_, Option<String>>("worker")?.map(Into::into),
+        reported: row.get::<_, Option<i64>>("lease")?.map(LeaseToken::from_raw),
     })
 }

@@ -9,7 +9,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::decode::{Decoder, Table, placeholder};
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{Job, JobId, LeaseToken, Name, Position, RetryPolicy, Spec, State, StateName, Tombstone},
+    job::{
+        Job, JobId, LeaseToken, Name, Position, Remote, RetryPolicy, Spec, State, StateName, Tombstone,
+    },
     store::{NameTable, Names, StoreError, named},
 };
 
@@ -17,7 +19,7 @@ use crate::{
 macro_rules! job_columns {
     () => {
         "id, queue, kind, state, rank, detail, revision, position, attempt, max_attempts, bytes, timeout_us, created, \
-         updated, started, ended, retry, extras, progress, failure, expires, result"
+         updated, started, ended, retry, extras, progress, failure, expires, result, worker, reported"
     };
 }
 pub(super) use job_columns;
@@ -72,7 +74,9 @@ pub(super) mod column {
         FAILURE = 19,
         EXPIRES = 20,
         RESULT = 21,
-        PAYLOAD = 22
+        WORKER = 22,
+        REPORTED = 23,
+        PAYLOAD = 24
     );
 }
 
@@ -87,6 +91,11 @@ pub(super) fn read_job(row: &Row<'_>, names: &Names) -> Result<Job, StoreError> 
     Ok(Job {
         id,
         state: state_of(id, state, detail, names)?,
+        remote: Remote {
+            // A worker without a row has no rights: a start ends its attempts.
+            worker: row.get::<_, Option<u32>>(column::WORKER)?.and_then(|number| names.workers.get(number)),
+            reported: row.get::<_, Option<i64>>(column::REPORTED)?.map(LeaseToken::from_raw),
+        },
         revision: row.get(column::REVISION)?,
         position: Position(row.get(column::POSITION)?),
         attempt: row.get(column::ATTEMPT)?,

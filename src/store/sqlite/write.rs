@@ -11,8 +11,8 @@ use super::{
     row::{INLINE_PAYLOAD_MAX_BYTES, detail_of, job_columns, json},
 };
 use crate::{
-    clock::Timestamp,
-    job::{Job, Position, RetryPolicy, Tombstone},
+    clock::{StoreTime, Timestamp},
+    job::{Checkpoint, Job, LeaseToken, Position, RetryPolicy, Tombstone, WorkerRow},
     store::{
         Names, StoreError,
         sets::{ChangedJob, OutcomeRow, Purge, RequestOutcome, TallyRow, WriteSet},
@@ -36,8 +36,9 @@ impl Write<'_> {
         for changed in &writes.changed_jobs {
             self.changed_job(changed)?;
         }
+        let has_checkpoints = !writes.deleted_jobs.is_empty() && self.has_checkpoints()?;
         for job in &writes.deleted_jobs {
-            self.deleted_job(job)?;
+            self.deleted_job(job, has_checkpoints)?;
         }
         for tombstone in &writes.tombstones {
             self.tombstone(tombstone)?;
@@ -69,6 +70,27 @@ impl Write<'_> {
         }
         for kind in &writes.freed_kinds {
             self.sql("DELETE FROM kind WHERE number = ?1")?.execute([kind])?;
+        }
+        for (kind, served) in &writes.served_kinds {
+            self.sql("UPDATE kind SET served = ?2 WHERE number = ?1")?
+                .execute(params![kind, served.map(StoreTime::as_micros)])?;
+        }
+        for WorkerRow { process, predecessors, starts } in &writes.workers {
+            self.sql(
+                "INSERT OR REPLACE INTO worker (number, subject, instance, process, predecessors, starts) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![
+                process.number,
+                &*process.subject,
+                &*process.instance,
+                &*process.process,
+                json(Some(predecessors))?,
+                starts,
+            ])?;
+        }
+        for worker in &writes.forgotten_workers {
+            self.sql("DELETE FROM worker WHERE number = ?1")?.execute([worker])?;
         }
         for queue in &writes.freed_queues {
             self.sql("DELETE FROM queue WHERE number = ?1")?.execute([queue])?;
@@ -127,7 +149,7 @@ impl Write<'_> {
             "INSERT INTO job (",
             job_columns!(),
             ", payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, NULL, \
-             NULL, ?19, NULL, ?20)"
+             NULL, ?19, NULL, ?20, ?21, ?22)"
         ))?
         .execute(params![
             job.id.raw(),
@@ -149,6 +171,8 @@ impl Write<'_> {
             json(retry)?,
             json(spec.extras.as_ref())?,
             spec.expires.map(Timestamp::as_micros),
+            job.remote.worker().map(|worker| worker.number),
+            job.remote.reported.map(LeaseToken::as_i64),
             inline,
         ])?;
         if inline.is_none() {
@@ -161,7 +185,8 @@ impl Write<'_> {
     fn attempts(&self, writes: &WriteSet) -> Result<(), StoreError> {
         for (id, attempt) in &writes.attempts {
             self.sql(
-                "INSERT OR REPLACE INTO attempt (job, number, started, ended, failure) VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT OR REPLACE INTO attempt (job, number, started, ended, failure, worker, lease) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?
             .execute(params![
                 id.raw(),
@@ -169,11 +194,17 @@ impl Write<'_> {
                 attempt.started.as_micros(),
                 attempt.ended.map(Timestamp::as_micros),
                 json(attempt.failure.as_ref())?,
+                attempt.worker.as_deref(),
+                attempt.reported.map(LeaseToken::as_i64),
             ])?;
         }
         for OutcomeRow { id, result, tail } in &writes.outcomes {
             self.sql("INSERT OR REPLACE INTO outcome (job, result, tail) VALUES (?1, ?2, ?3)")?
                 .execute(params![id.raw(), result.as_deref(), tail])?;
+        }
+        for (id, Checkpoint { number, state }) in &writes.checkpoints {
+            self.sql("INSERT OR REPLACE INTO checkpoint (job, number, state, info) VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![id.raw(), number, &state.bytes[..], json(Some(&state.info))?])?;
         }
         Ok(())
     }
@@ -182,6 +213,8 @@ impl Write<'_> {
         let ChangedJob { before, after } = changed;
         let (id, revision) = (before.id.raw(), before.revision as i64);
         let detail = detail_of(after.state, self.names);
+        let worker = after.remote.worker().map(|worker| worker.number);
+        let reported = after.remote.reported.map(LeaseToken::as_i64);
         let (started, ended) =
             (after.started.map(Timestamp::as_micros), after.ended.map(Timestamp::as_micros));
         // JSON columns are written only if they have changed: most jobs never have any.
@@ -191,7 +224,7 @@ impl Write<'_> {
         let changed = if texts_same {
             self.sql(
                 "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
-                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11 WHERE id = ?1 AND revision = ?2",
+                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, worker = ?12, reported = ?13 WHERE id = ?1 AND revision = ?2",
             )?
             .execute(params![
                 id,
@@ -205,12 +238,14 @@ impl Write<'_> {
                 after.updated.as_micros(),
                 started,
                 ended,
+                worker,
+                reported,
             ])?
         } else {
             self.sql(
                 "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
                  max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, progress = ?12, failure = ?13, \
-                 result = ?14 WHERE id = ?1 AND revision = ?2",
+                 result = ?14, worker = ?15, reported = ?16 WHERE id = ?1 AND revision = ?2",
             )?
             .execute(params![
                 id,
@@ -227,6 +262,8 @@ impl Write<'_> {
                 json(after.progress.as_deref())?,
                 json(after.failure.as_deref())?,
                 json(after.result.as_deref())?,
+                worker,
+                reported,
             ])?
         };
         if changed != 1 {
@@ -235,7 +272,11 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn deleted_job(&self, job: &Job) -> Result<(), StoreError> {
+    fn has_checkpoints(&self) -> Result<bool, StoreError> {
+        Ok(self.sql("SELECT job FROM checkpoint LIMIT 1")?.exists([])?)
+    }
+
+    fn deleted_job(&self, job: &Job, has_checkpoints: bool) -> Result<(), StoreError> {
         let id = job.id.raw();
         // Most jobs have no row in these tables, and these checks cost less than the look-ups.
         if job.spec.bytes > Job::FIXED_BYTES + INLINE_PAYLOAD_MAX_BYTES as u64 {
@@ -246,6 +287,10 @@ impl Write<'_> {
         }
         if job.attempt > 1 || job.failure.is_some() {
             self.sql("DELETE FROM attempt WHERE job = ?1")?.execute([id])?;
+        }
+        // A job's row does not tell whether it has one: an attempt that does not count may have left it.
+        if has_checkpoints {
+            self.sql("DELETE FROM checkpoint WHERE job = ?1")?.execute([id])?;
         }
         self.sql("DELETE FROM job WHERE id = ?1")?.execute([id])?;
         Ok(())

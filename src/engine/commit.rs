@@ -1,0 +1,172 @@
+//! The end of a batch: its changes are taken over once they are on disk, or dropped.
+
+use std::sync::Arc;
+
+use super::{
+    Batch, ControlRefusal, Decided, Engine, Offer, OfferError, OfferRefusal, Outcome, QueueFull, Refusable, Reply,
+    Report, ReportAnswer, Reporter, Stopped,
+    decision::{AnsweredOffer, Sealed},
+};
+use crate::{
+    clock::{ClockReading, Uptime},
+    store::sets::Committed,
+};
+
+impl Engine {
+    /// Takes over the changes of a batch that is on disk, and returns its outcome with the replies to send.
+    pub(crate) fn commit(&mut self, decided: Decided, proof: &Committed, present: ClockReading) -> Outcome {
+        let Decided { sealed, writes, queues_changed } = decided;
+        if writes.counters.is_some() {
+            self.times.commit();
+        }
+        self.numbers.commit();
+        self.tallies.commit();
+        self.leases.commit();
+        self.due.commit();
+        self.sweeping.commit();
+        self.demand.commit();
+        if queues_changed {
+            self.demand.queues_changed();
+        }
+        // Before the kinds, whose freed names it looks up.
+        self.workers.commit(&self.names, present.uptime);
+        self.kinds.commit(&self.names.kinds, present.uptime);
+        self.queues.commit(&self.names, present.uptime);
+        let purged = self.purges.commit();
+        let wake = self.wake();
+        let mut outcome = Outcome {
+            claims: sealed.claims,
+            cancelling: sealed.cancelling,
+            remote: sealed.remote,
+            changes: sealed.changes,
+            position: self.numbers.position(),
+            more: sealed.more || !self.purges.is_empty() || wake.has_come(present),
+            wake,
+            queues_changed,
+            gained_room: !sealed.gained_room.is_empty(),
+            repeats: sealed.repeats,
+            late_reports: Vec::new(),
+            answers: Vec::with_capacity(sealed.answered.len() + sealed.controls.len()),
+        };
+        for AnsweredOffer { ask, caller, seat } in sealed.answered {
+            if let Some(seat) = seat {
+                self.waiters.free(seat, caller);
+            }
+            outcome.answers.extend(ask.open(proof).map(Reply::Submitted));
+        }
+        for mut offer in sealed.repeated {
+            self.waiters.release(&mut offer);
+            outcome.answers.extend(offer.ask.open(proof).map(Reply::Submitted));
+        }
+        for (queue, offer, full) in sealed.full {
+            self.park(queue, offer, full, sealed.is_draining, present.uptime);
+        }
+        // After the offers that have just begun to wait, because they may take the room.
+        for queue in sealed.gained_room {
+            self.waiters.gained_room(queue);
+        }
+        outcome.answers.extend(sealed.controls.into_iter().filter_map(|control| control.action.open(proof)));
+        outcome.answers.extend(purged.into_iter().filter_map(|ask| ask.open(proof)).map(Reply::Purged));
+        for report in sealed.reports {
+            answer_report(report, proof, &mut outcome);
+        }
+        outcome
+    }
+
+    /// Puts an offer that found no room into the waiting line, or refuses it. The store keeps nothing of it, so that a
+    /// refusal needs no commit.
+    fn park(&mut self, queue: u32, mut offer: Offer, full: QueueFull, is_draining: bool, now: Uptime) {
+        let refuse = |mut offer: Offer, full, too_many_waiters| {
+            offer.ask.refuse(OfferError::Full { full, too_many_waiters });
+        };
+        if offer.ask.is_gone() {
+            self.waiters.release(&mut offer);
+            return;
+        }
+        let entry = self.queues.registry().numbered(queue);
+        match (offer.wait.filter(|until| *until > now), entry) {
+            (Some(_), _) if is_draining => {
+                self.waiters.release(&mut offer);
+                offer.ask.refuse(Stopped::Refused.into());
+            }
+            (Some(until), Some(entry)) => {
+                let max = entry.info().settings.max_waiters as usize;
+                let parked = self.waiters.park(queue, entry.waiters_count(), max, until, offer, full);
+                if let Err(refused) = parked {
+                    let (offer, full) = *refused;
+                    refuse(offer, full, true);
+                }
+            }
+            (Some(_) | None, _) => {
+                self.waiters.release(&mut offer);
+                refuse(offer, full, false);
+            }
+        }
+    }
+
+    /// Drops a batch that did not fit on the disk. Refuses its offers apart from repeats, and returns the repeats,
+    /// reports and controls unchanged.
+    pub(crate) fn discard(&mut self, decided: Decided) -> Batch {
+        self.numbers.discard();
+        self.tallies.discard();
+        self.leases.discard();
+        self.due.discard();
+        self.demand.discard();
+        self.workers.discard();
+        self.sweeping.discard();
+        self.kinds.discard(&self.names.kinds);
+        self.queues.discard(&self.names);
+        for mut ask in self.purges.discard() {
+            ask.refuse(ControlRefusal::DiskFull);
+        }
+        let Sealed { mut controls, mut reports, answered, mut repeated, full, .. } = decided.sealed;
+        for AnsweredOffer { mut ask, caller, seat } in answered {
+            if let Some(seat) = seat {
+                self.waiters.free(seat, caller);
+            }
+            ask.refuse(OfferRefusal::DiskFull.into());
+        }
+        for (_, mut offer, _) in full {
+            self.waiters.release(&mut offer);
+            offer.ask.refuse(OfferRefusal::DiskFull.into());
+        }
+        for control in &mut controls {
+            control.action.ask_mut().reset();
+        }
+        for report in &mut reports {
+            report.ask.reset();
+        }
+        for offer in &mut repeated {
+            self.waiters.release(offer);
+            offer.ask.reset();
+        }
+        Batch { reports, controls, offers: repeated, ..Batch::default() }
+    }
+
+    /// Refuses the offers of a batch that was not begun.
+    pub(crate) fn refuse_offers(&mut self, offers: Vec<Offer>, why: &OfferRefusal) {
+        for mut offer in offers {
+            self.waiters.release(&mut offer);
+            offer.ask.refuse(why.clone().into());
+        }
+    }
+}
+
+/// Adds the answer to a report to the outcome.
+fn answer_report(report: Report, proof: &Committed, outcome: &mut Outcome) {
+    let Some(result) = report.ask.verdict(proof).copied() else { return };
+    if let Err(refusal) = result {
+        outcome.late_reports.push((report.id, report.lease, refusal));
+    }
+    if let Reporter::Worker(_, sink) = &report.from {
+        let answer = ReportAnswer {
+            id: report.id,
+            lease: report.lease,
+            is_final: report.is_final(),
+            checkpoint: report.checkpoint.as_ref().map(|checkpoint| checkpoint.number),
+            result,
+        };
+        outcome.remote.answers.push((Arc::clone(sink), answer));
+    }
+    outcome.answers.extend(report.ask.open(proof).map(Reply::Reported));
+}

@@ -1,0 +1,114 @@
+//! The result of a committed batch: what is to start, to publish and to answer.
+
+use std::sync::Arc;
+
+use super::{
+    AnswerSink, Claim, ControlRefusal, Grant, JobDone, OfferError, QueueDone, Registered, ReportAnswer, Submitted,
+    ask::ReadyReply,
+};
+use crate::{
+    clock::WakeTime,
+    engine::transition::Refusal,
+    job::{Change, JobId, LeaseToken, Position},
+};
+
+/// The result of a committed batch.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Attempts to start now.
+    pub claims: Vec<Claim>,
+    /// Leases of the attempts to cancel now.
+    pub cancelling: Vec<LeaseToken>,
+    /// Changes of the leases of remote workers.
+    pub remote: RemoteChanges,
+    /// Changes of jobs, in order.
+    pub changes: Vec<Change>,
+    /// The last position of the change feed.
+    pub position: Position,
+    /// Next time at which there is work without any input: a waiting job is due, or retention has something to delete.
+    pub wake: WakeTime,
+    /// Whether there is more work at once that did not fit into this batch.
+    pub more: bool,
+    /// Whether a queue was created, changed or deleted.
+    pub queues_changed: bool,
+    /// Whether a queue has gained free capacity.
+    pub gained_room: bool,
+    /// Number of submissions whose request id was seen before.
+    pub repeats: usize,
+    /// Reports that were refused because their lease was no longer valid.
+    pub late_reports: Vec<(JobId, LeaseToken, Refusal)>,
+    /// Replies to send to callers.
+    pub(crate) answers: Vec<Reply>,
+}
+
+/// Changes of the leases of remote workers, which are named by their numbers.
+#[derive(Debug, Default)]
+pub struct RemoteChanges {
+    /// Jobs to assign.
+    pub assigned: Vec<(Grant, Claim)>,
+    /// Leases of attempts to cancel.
+    pub cancelling: Vec<(u32, LeaseToken)>,
+    /// Leases that have ended.
+    pub ended: Vec<(u32, LeaseToken)>,
+    /// Answers to reports.
+    pub answers: Vec<(Arc<dyn AnswerSink>, ReportAnswer)>,
+    /// Workers that newer processes have taken over.
+    pub superseded: Vec<u32>,
+    /// Workers that are not remembered any more.
+    pub forgotten: Vec<u32>,
+}
+
+impl RemoteChanges {
+    /// Returns whether nothing has changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let RemoteChanges { assigned, cancelling, ended, answers, superseded, forgotten } = self;
+        assigned.is_empty()
+            && cancelling.is_empty()
+            && ended.is_empty()
+            && answers.is_empty()
+            && superseded.is_empty()
+            && forgotten.is_empty()
+    }
+}
+
+/// A reply whose verdict is committed, ready to be sent to its caller.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// Reply to a submission.
+    Submitted(ReadyReply<Submitted, OfferError>),
+    /// Reply to a change of a job.
+    Job(ReadyReply<JobDone, ControlRefusal>),
+    /// Reply to a deletion.
+    Gone(ReadyReply<(), ControlRefusal>),
+    /// Reply to a change of a queue.
+    Queue(ReadyReply<QueueDone, ControlRefusal>),
+    /// Reply to a purge.
+    Purged(ReadyReply<u64, ControlRefusal>),
+    /// Reply to a report.
+    Reported(ReadyReply<(), Refusal>),
+    /// Reply to a worker's introduction.
+    Registered(ReadyReply<Registered, ControlRefusal>),
+}
+
+impl Reply {
+    /// Sends the reply, which wakes the caller.
+    pub(crate) fn send(self) {
+        match self {
+            Reply::Submitted(told) => told.send(),
+            Reply::Job(told) => told.send(),
+            Reply::Gone(told) => told.send(),
+            Reply::Queue(told) => told.send(),
+            Reply::Purged(told) => told.send(),
+            Reply::Reported(told) => told.send(),
+            Reply::Registered(told) => told.send(),
+        }
+    }
+}
+
+impl Outcome {
+    /// Sends all replies.
+    pub fn answer(&mut self) {
+        self.answers.drain(..).for_each(Reply::send);
+    }
+}
