@@ -9,7 +9,12 @@ use prost_types::{
 };
 
 const PUBLIC_ROOT: &str = "proto";
-const PUBLIC: [&str; 3] = ["jobmill/v1/job_queue.proto", "jobmill/v1/queue.proto", "jobmill/v1/server.proto"];
+const PUBLIC: [&str; 4] = [
+    "jobmill/v1/job_queue.proto",
+    "jobmill/v1/queue.proto",
+    "jobmill/v1/server.proto",
+    "jobmill/v1/worker.proto",
+];
 const PACKAGE: &str = "jobmill.v1";
 /// The empty service of `jobmill bench`, for comparison; it is not part of the public API.
 const BENCH_ROOT: &str = "src/cli/bench";

@@ -3,9 +3,10 @@
 //! - The feature `server` is the server inside another program: a [`Server`] runs handlers, Rust functions that get an
 //!   [`Attempt`], and its [`Handle`] submits jobs, watches and cancels them. [`Settings`] say where jobs are kept;
 //!   [`config`] reads them from a file.
+//! - The feature `worker` runs such handlers for a server elsewhere ([`worker`]).
 //! - The feature `client` is the client of a server elsewhere ([`client`]), with the protocol ([`proto`]).
 //!
-//! Depend on Jobmill with `default-features = false` and one of the two: the default features are the `jobmill` program.
+//! Depend on Jobmill with `default-features = false` and what you need: the default features are the `jobmill` program.
 //!
 //! ```
 //! # #[cfg(feature = "server")]
@@ -46,7 +47,7 @@ pub mod client;
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", feature = "worker"))]
 pub mod execute;
 #[cfg(feature = "server")]
 pub mod handle;
@@ -57,6 +58,8 @@ pub mod proto;
 pub mod serve;
 #[cfg(feature = "server")]
 pub mod settings;
+#[cfg(feature = "worker")]
+pub mod worker;
 
 #[cfg(feature = "server")]
 mod api;
@@ -72,6 +75,8 @@ mod metrics;
 mod timeouts;
 #[cfg(feature = "server")]
 mod traces;
+#[cfg(feature = "server")]
+mod workers;
 
 /// Declares the parts that the program and the tests reach, by the feature `internals`, and other crates do not.
 macro_rules! internal {
@@ -98,11 +103,14 @@ internal! {
     mod watch;
 }
 
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", feature = "worker"))]
 pub use self::{
     execute::{Attempt, Handler, HandlerError},
-    handle::{Handle, JobRequest, SpawnRequest},
     job::Output,
+};
+#[cfg(feature = "server")]
+pub use self::{
+    handle::{Handle, JobRequest, SpawnRequest},
     serve::{ServeError, Server, ServerBuilder, Stopper},
     settings::{KindDefaults, QueueSettings, Settings},
 };
@@ -116,3 +124,8 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/embedding.md")]
 struct Embedding;
+
+/// And so is that of the page on workers.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/workers.md")]
+struct Workers;

@@ -2,12 +2,12 @@
 
 mod credentials;
 mod error;
+mod kinds;
 mod leftover;
 mod listeners;
 mod running;
 
 use std::{
-    collections::HashMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,6 +17,9 @@ use std::{
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub use crate::api::{incoming as grpc_incoming, server as grpc_server};
+#[cfg(all(feature = "internals", feature = "worker"))]
+#[doc(hidden)]
+pub use crate::metrics::serve_worker;
 pub use crate::{
     api::ApiError,
     counters::MetricsError,
@@ -26,6 +29,7 @@ pub use crate::{
 };
 use credentials::Credentials;
 pub use error::ServeError;
+use kinds::Kinds;
 use listeners::{Listeners, serve};
 use running::Running;
 use tokio::{sync::Notify, task::JoinHandle};
@@ -38,12 +42,7 @@ use crate::{
     counters::{Counters, Health},
     dispatch::{Claims, Dispatch, Handlers},
     engine::EngineSetup,
-    execute::{
-        Handler,
-        closures::{ClosureHandler, Closures},
-        command,
-        configured::Common,
-    },
+    execute::{Handler, closures::Closures, command},
     handle::{self, Handle},
     intake::Intake,
     job::names,
@@ -54,6 +53,7 @@ use crate::{
     store::{Leftover, Store, memory::MemoryStore, sqlite::SqliteStore},
     traces::Traces,
     watch::TokenIssuer,
+    workers::{Roster, Workers},
 };
 
 /// Lock file that commands hold until they end, even if their server was killed.
@@ -254,9 +254,12 @@ impl ServerBuilder {
         let named = kinds.defaults.keys().map(String::as_str).filter(|kind| !names::is_reserved_kind(kind));
         let counters = Arc::new(Counters::new(named, Health::new(draining.clone()))?);
         let reader = store.reader();
+        let roster =
+            Arc::new(Roster::new(self.settings.workers, self.clock.clone(), Arc::clone(&counters.workers)));
         let committing = take_over(shard::Parts {
             store,
-            setup: self.setup(&kinds),
+            setup: self.setup(&kinds, &roster),
+            remote: Arc::clone(&roster) as Arc<_>,
             clock: self.clock.clone(),
             counters: Arc::clone(&counters),
             draining: draining.clone(),
@@ -266,12 +269,18 @@ impl ServerBuilder {
             &reader.queues()?,
             &reader.tallies()?,
             |queue| self.settings.queues.contains_key(queue),
-            |kind| kinds.defaults.contains_key(kind),
+            |kind| kinds.defaults.contains_key(kind) || committing.shard.worker_kinds.knows(kind),
         ));
+        let workers = Workers::new(roster, committing.shard.clone(), committing.reports.clone());
         let limits = &self.settings.limits;
         let core = Core {
             intake: Intake {
-                admission: Arc::new(Admission::new(Arc::clone(&committing.shard.queues), kinds.defaults)),
+                admission: Arc::new(Admission::new(
+                    Arc::clone(&committing.shard.queues),
+                    kinds.defaults,
+                    kinds.handlers.keys().map(|kind| kind.to_string()).collect(),
+                    Arc::clone(&committing.shard.worker_kinds),
+                )),
                 shard: committing.shard.clone(),
                 clock: self.clock.clone(),
                 traces,
@@ -284,6 +293,7 @@ impl ServerBuilder {
                 Arc::clone(&counters),
             ),
             counters,
+            workers,
             draining,
         };
         let parts = Parts {
@@ -313,48 +323,15 @@ impl ServerBuilder {
         })
     }
 
-    fn setup(&self, kinds: &Kinds) -> EngineSetup {
+    fn setup(&self, kinds: &Kinds, roster: &Roster) -> EngineSetup {
         EngineSetup {
             present: self.clock.present(),
             seed: rand::random(),
-            served_kinds: kinds.defaults.keys().cloned().collect(),
+            served_kinds: kinds.handlers.keys().map(|kind| kind.to_string()).collect(),
             declared_queues: self.settings.queues.clone(),
             retention: self.settings.retention,
+            demand: Arc::clone(roster.board()),
         }
-    }
-
-    fn kinds(&self) -> Result<Kinds, ServeError> {
-        let closures = Arc::new(Closures::default());
-        let mut handlers = Handlers::new();
-        let mut defaults = HashMap::new();
-        // Every server runs the jobs of closures, if only to fail those of an earlier process as lost.
-        handlers.insert(names::CLOSURE_KIND.into(), Arc::new(ClosureHandler(Arc::clone(&closures))));
-        let once = KindDefaults { max_attempts: 1, ..KindDefaults::default() };
-        defaults.insert(names::CLOSURE_KIND.to_owned(), once);
-        let common = Common {
-            command_guard: self.command_guard.as_ref(),
-            commands_lock: match &self.settings.store {
-                StoreSettings::Memory => None,
-                StoreSettings::Folder(folder) => Some(commands_lock(folder)),
-            },
-            clock: &self.clock,
-        };
-        for (kind, settings) in &self.settings.kinds {
-            let handler = common
-                .handler(&settings.handler)
-                .map_err(|source| ServeError::Handler { kind: kind.clone(), source })?;
-            handlers.insert(kind.as_str().into(), handler);
-            defaults.insert(kind.clone(), settings.defaults);
-        }
-        for (kind, kind_defaults, handler) in &self.handlers {
-            names::check_free_kind_name(kind)
-                .map_err(|source| ServeError::KindName { kind: kind.clone(), source })?;
-            if handlers.insert(kind.as_str().into(), Arc::clone(handler)).is_some() {
-                return Err(ServeError::KindTwice(kind.clone()));
-            }
-            defaults.insert(kind.clone(), *kind_defaults);
-        }
-        Ok(Kinds { closures, handlers, defaults })
     }
 }
 
@@ -375,13 +352,6 @@ fn open(settings: &StoreSettings, disk: &DiskSettings) -> Result<Box<dyn Store>,
         StoreSettings::Memory => Ok(Box::new(MemoryStore::new())),
         StoreSettings::Folder(folder) => Ok(Box::new(SqliteStore::open_with(folder, disk)?)),
     }
-}
-
-/// The handlers and default settings of all kinds.
-struct Kinds {
-    closures: Arc<Closures>,
-    handlers: Handlers,
-    defaults: HashMap<String, KindDefaults>,
 }
 
 /// The parts of a server, before its tasks are started.
@@ -420,6 +390,8 @@ impl Parts {
             .metrics_listener
             .map(|listener| tokio::spawn(endpoint::serve(page, listeners.metrics_hosts, listener)));
         let running = Running {
+            workers: Arc::clone(&core.workers.roster),
+            keeping: tokio::spawn(core.workers.clone().keep()),
             serving: tokio::spawn(serve(core, listeners.listening, stop_accepting.clone())),
             dispatching: tokio::spawn(Arc::clone(&dispatch).run(
                 dispatches,
@@ -460,6 +432,7 @@ impl Parts {
             counters: Arc::clone(&core.counters),
             shard: core.shard.clone(),
             connections: Arc::clone(&self.listeners.connections),
+            workers: Arc::clone(&core.workers.roster),
             lost: LostLineCounts { log: self.lost_log_lines.clone(), audit: self.listeners.audit.lost() },
             clock: core.clock.clone(),
             started: core.clock.present(),

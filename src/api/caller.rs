@@ -12,7 +12,7 @@ use crate::{
     counters::grpc_code,
     job::{Job, JobFilter, JobId},
     listen::Peer,
-    settings::Role,
+    settings::{QueuePattern, Role},
 };
 
 /// The authenticated caller of an RPC.
@@ -98,6 +98,20 @@ impl Caller {
     /// Whether the caller may read all jobs, so that jobs need not be checked one by one.
     pub(super) fn sees_all(&self) -> bool {
         self.subject.may_everywhere(Role::Read)
+    }
+
+    /// Returns the name by which the caller owns leases; empty if the server requires neither tokens nor certificates.
+    pub(super) fn owner(&self) -> String {
+        self.subject.name().unwrap_or_default().to_owned()
+    }
+
+    /// Returns the patterns of the queues from which the caller may take jobs; `None` if it may from all.
+    pub(super) fn workable_queues(&self) -> Option<Arc<[QueuePattern]>> {
+        if self.subject.may_everywhere(Role::Work) {
+            return None;
+        }
+        let grants = self.subject.grants().filter(|(role, _)| role.includes(Role::Work));
+        Some(grants.flat_map(|(_, queues)| queues.iter().cloned()).collect())
     }
 
     /// Checks the caller's token again: a long call may outlive it.

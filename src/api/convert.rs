@@ -8,8 +8,8 @@ use crate::{
     clock::Timestamp,
     engine::QueueEntry,
     job::{
-        AttemptRecord, Extras, Failure, Job, JobId, PartialRetryPolicy, PayloadInfo, Progress, Spec, State,
-        StateName, SubmitOutcome, Tally, When, names,
+        AttemptRecord, Extras, Failure, Job, JobId, LeaseToken, Output, PartialRetryPolicy, PayloadInfo,
+        Progress, Spec, State, StateName, SubmitOutcome, Tally, When, names,
     },
     proto::v1,
     settings::{Keep, QueueRetention, QueueSettings, WhenFull},
@@ -54,6 +54,8 @@ pub(super) fn job(job: &Job) -> v1::Job {
         progress: job.progress.as_deref().map(progress),
         result: job.result.as_deref().map(|result| payload(&result.info, u64::from(result.bytes))),
         last_failure: job.failure.as_deref().map(failure),
+        worker: job.remote.worker().map_or_else(String::new, |worker| worker.instance().to_owned()),
+        lease_token: job.state.lease().map_or(0, LeaseToken::as_i64),
         ..v1::Job::default()
     };
     if let Some(extras) = &spec.extras {
@@ -113,8 +115,14 @@ fn payload(info: &PayloadInfo, size: u64) -> v1::Payload {
     }
 }
 
+/// Converts bytes with their description.
+pub(super) fn output(output: Output) -> v1::Payload {
+    let size = output.bytes.len() as u64;
+    v1::Payload { body: Some(v1::payload::Body::Data(output.bytes)), ..payload(&output.info, size) }
+}
+
 /// Adds the bytes of a job's payload.
-fn add_payload(job: &mut v1::Job, bytes: Bytes) {
+pub(super) fn add_payload(job: &mut v1::Job, bytes: Bytes) {
     if let Some(payload) = job.spec.as_mut().and_then(|spec| spec.payload.as_mut()) {
         payload.body = Some(v1::payload::Body::Data(bytes));
     }
@@ -133,6 +141,10 @@ pub(super) fn add_all(job: &mut v1::Job, whole: WholeJob) {
     add_result(job, whole.result);
     job.attempts = whole.attempts.iter().map(attempt).collect();
     job.output_tail = whole.output_tail;
+    job.checkpoint = whole.checkpoint.map(|checkpoint| v1::CheckpointStatus {
+        number: checkpoint.number,
+        size_bytes: checkpoint.state.bytes.len() as i32,
+    });
 }
 
 /// Converts a job, in JOB_VIEW_FULL.
@@ -185,6 +197,7 @@ fn attempt(attempt: &AttemptRecord) -> v1::Attempt {
         start_time: Some(timestamp(attempt.started)),
         end_time: attempt.ended.map(timestamp),
         failure: attempt.failure.as_ref().map(failure),
+        worker: attempt.worker.as_deref().unwrap_or_default().to_owned(),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     intake::Intake,
     shard::{Shard, answer_margin},
     watch::TokenIssuer,
+    workers::Workers,
 };
 
 /// State shared by all RPCs.
@@ -22,6 +23,7 @@ pub(crate) struct Core {
     pub(crate) issuer: Arc<TokenIssuer>,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) workers: Workers,
     pub(crate) outgoing: ResponseBudget,
     /// Cancelled when the server shuts down: streams then end.
     pub(crate) draining: CancellationToken,

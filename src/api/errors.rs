@@ -14,7 +14,7 @@ use crate::{
         AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,
         Stopped,
     },
-    job::JobId,
+    job::{JobId, LeaseToken},
     proto::v1,
     settings::Role,
     store::{ErrorClass, StoreError},
@@ -146,6 +146,47 @@ fn resource(kind: &'static str, name: impl Into<String>) -> impl FnOnce(&mut Err
         about(details, [(key, name.clone())]);
         details.set_resource_info(kind, name, "", "");
     }
+}
+
+/// The lease is not, or no longer, the worker's.
+pub(super) fn lease_lost(id: JobId, lease: LeaseToken) -> Status {
+    let message = format!(
+        "the lease {} of the job {id} is not, or no longer, held by this worker: stop the attempt, and drop what it \
+         has to report",
+        lease.as_i64()
+    );
+    status(Code::FailedPrecondition, "LEASE_LOST", message, |details| {
+        about(details, [("job_id", id.to_string()), ("lease", lease.as_i64().to_string())]);
+    })
+}
+
+/// A newer stream of the same worker process has taken over.
+pub(super) fn worker_replaced(instance: &str) -> Status {
+    let message =
+        "a newer stream of this worker process has taken over: end the old stream before a new one is opened";
+    status(Code::Aborted, "WORKER_REPLACED", message, |details| {
+        about(details, [("instance", instance.to_owned())]);
+    })
+}
+
+/// The worker has sent nothing for too long.
+pub(super) fn worker_silent(instance: &str, what: &str) -> Status {
+    status(
+        Code::DeadlineExceeded,
+        "WORKER_SILENT",
+        format!("the worker has sent no {what}: call again"),
+        |details| {
+            about(details, [("instance", instance.to_owned())]);
+        },
+    )
+}
+
+/// No worker matches.
+pub(super) fn worker_not_found(instance: &str) -> Status {
+    let message = "no worker matches: list the workers with WorkerService.ListWorkers";
+    status(Code::NotFound, "WORKER_NOT_FOUND", message, |details| {
+        about(details, [("instance", instance.to_owned())]);
+    })
 }
 
 pub(super) fn namespace_not_found(name: &str) -> Status {
@@ -304,6 +345,13 @@ impl From<ControlRefusal> for Status {
             ControlRefusal::DiskFull => disk_full(&refusal),
             ControlRefusal::Locked => store_locked(&refusal),
             ControlRefusal::QueueFull(full) => queue_full(full, false),
+            ControlRefusal::TooManyKinds(max) => quota("TOO_MANY_KINDS", &refusal, "kinds", max),
+            ControlRefusal::TooManyWorkers(max) => quota("TOO_MANY_WORKERS", &refusal, "workers", max),
+            ControlRefusal::WorkerSuperseded(instance) => {
+                status(Code::FailedPrecondition, "WORKER_SUPERSEDED", &refusal, |details| {
+                    about(details, [("instance", instance.clone())]);
+                })
+            }
         }
     }
 }

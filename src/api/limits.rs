@@ -5,12 +5,15 @@ use super::{
     sizes::MESSAGE_MAX_BYTES,
     submit_stream::CREDITS,
     validate::{BATCH_MAX, FILTER_KINDS_MAX, FILTER_QUEUES_MAX, PAGE_SIZE_MAX, WAIT, WATCHED_IDS_MAX},
+    validate_worker::{CHECKPOINT_MAX_BYTES, HELLO_LEASES_MAX, LEASED_MAX, POOL_KINDS_MAX, POOLS_MAX},
+    worker_service::REPORTS_MAX,
 };
 use crate::{
     admission::rules,
     execute::command::RESULT_MAX_BYTES,
     proto::v1,
     settings::limits::{ATTEMPT_TIMEOUT, MAX_ATTEMPTS, QUEUE_MAX_WAIT, RETRY_DELAY, TEN_YEARS},
+    workers::CREDITS_MAX,
 };
 
 /// Features that `jobmill-require` may name: each is a field or behaviour that an older server would ignore.
@@ -28,16 +31,19 @@ pub(super) const FEATURES: [&str; 8] = [
 /// Returns all limits, sorted by name.
 pub(super) fn all() -> Vec<v1::ServerLimit> {
     let seconds = |time: std::time::Duration| time.as_secs();
-    let limits: [(&str, u64); 24] = [
+    let limits: [(&str, u64); 31] = [
         ("attempt_timeout_seconds", seconds(*ATTEMPT_TIMEOUT.end())),
         ("batch_jobs", BATCH_MAX as u64),
+        ("checkpoint_bytes", CHECKPOINT_MAX_BYTES as u64),
         ("delay_seconds", seconds(TEN_YEARS)),
         ("filter_kinds", FILTER_KINDS_MAX as u64),
         ("filter_queues", FILTER_QUEUES_MAX as u64),
         ("header_bytes", rules::HEADERS_MAX_BYTES as u64),
         ("headers", rules::HEADERS_MAX as u64),
+        ("hello_leases", HELLO_LEASES_MAX as u64),
         ("label_value_bytes", rules::LABEL_VALUE_MAX_BYTES as u64),
         ("labels", rules::LABELS_MAX as u64),
+        ("leased_jobs", LEASED_MAX as u64),
         ("max_attempts", u64::from(*MAX_ATTEMPTS.end())),
         ("media_type_bytes", rules::MEDIA_TYPE_MAX_BYTES as u64),
         ("message_bytes", MESSAGE_MAX_BYTES as u64),
@@ -45,7 +51,10 @@ pub(super) fn all() -> Vec<v1::ServerLimit> {
         ("metadata_entries", rules::METADATA_MAX as u64),
         ("page_size", PAGE_SIZE_MAX as u64),
         ("payload_bytes", rules::PAYLOAD_MAX_BYTES as u64),
+        ("pool_credits", CREDITS_MAX as u64),
+        ("pool_kinds", POOL_KINDS_MAX as u64),
         ("queue_max_wait_seconds", seconds(*QUEUE_MAX_WAIT.end())),
+        ("reports", REPORTS_MAX as u64),
         ("request_id_bytes", rules::REQUEST_ID_MAX_BYTES as u64),
         ("result_bytes", RESULT_MAX_BYTES as u64),
         ("retry_delay_seconds", seconds(*RETRY_DELAY.end())),
@@ -53,6 +62,7 @@ pub(super) fn all() -> Vec<v1::ServerLimit> {
         ("tracestate_bytes", super::core::TRACESTATE_MAX_BYTES as u64),
         ("wait_seconds", seconds(*WAIT.end())),
         ("watched_ids", WATCHED_IDS_MAX as u64),
+        ("worker_pools", POOLS_MAX as u64),
     ];
     let limits = limits.into_iter();
     limits.map(|(name, value)| v1::ServerLimit { name: name.to_owned(), value: value as i64 }).collect()

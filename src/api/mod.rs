@@ -24,9 +24,13 @@ mod tests;
 mod unfinished;
 mod validate;
 mod validate_queue;
+mod validate_worker;
 mod verbs;
 mod views;
 mod watch_stream;
+mod worker_frames;
+mod worker_service;
+mod worker_stream;
 
 pub use self::server::{ApiError, incoming, server};
 pub(crate) use self::{core::Core, guard::Gate, outgoing::ResponseBudget, server::serve};

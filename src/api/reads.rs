@@ -55,7 +55,8 @@ impl Core {
         let (job, mut proto) = found.ok_or_else(|| errors::job_not_found(&id))?;
         caller.on_job(&job)?;
         let queue = self.shard.queues.get(job.spec.queue.as_str());
-        let runs_here = self.intake.admission.runs(job.spec.kind.as_str());
+        let (kind, queue_name) = (job.spec.kind.as_str(), job.spec.queue.as_str());
+        let runs_here = self.intake.admission.runs(kind) || self.workers.roster.serves(kind, queue_name);
         proto.pending = convert::pending(&job, queue.as_deref(), runs_here);
         Ok(outgoing::message(v1::GetJobResponse { job: Some(proto) }, share))
     }

@@ -20,6 +20,7 @@ use super::{
     queue_service::QueueServiceApi,
     server_service::ServerServiceApi,
     sizes::MESSAGE_MAX_BYTES,
+    worker_service::WorkerServiceApi,
 };
 use crate::{
     listen::{Connection, Listener, Peer},
@@ -27,7 +28,7 @@ use crate::{
         self,
         v1::{
             job_queue_server::JobQueueServer, queue_service_server::QueueServiceServer,
-            server_service_server::ServerServiceServer,
+            server_service_server::ServerServiceServer, worker_service_server::WorkerServiceServer,
         },
     },
     settings::LimitSettings,
@@ -98,6 +99,7 @@ pub(crate) async fn serve(
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<JobQueueServer<JobQueueApi>>().await;
     reporter.set_serving::<QueueServiceServer<QueueServiceApi>>().await;
+    reporter.set_serving::<WorkerServiceServer<WorkerServiceApi>>().await;
     reporter.set_serving::<ServerServiceServer<ServerServiceApi>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -112,6 +114,9 @@ pub(crate) async fn serve(
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
     let queues = QueueServiceServer::new(QueueServiceApi::new(core.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES);
+    let workers = WorkerServiceServer::new(WorkerServiceApi::new(core.clone()))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
     let about =
         ServerServiceServer::new(ServerServiceApi::new(core)).max_decoding_message_size(MESSAGE_MAX_BYTES);
     let pages = !gate.origins.is_empty();
@@ -122,6 +127,7 @@ pub(crate) async fn serve(
         .layer(GuardLayer::new(gate, calls))
         .add_service(jobs)
         .add_service(queues)
+        .add_service(workers)
         .add_service(about)
         .add_service(health);
     // Built from descriptors that were compiled in, so it fails at run time only if the build is wrong.
@@ -132,6 +138,7 @@ pub(crate) async fn serve(
         stopping.cancelled().await;
         reporter.set_not_serving::<JobQueueServer<JobQueueApi>>().await;
         reporter.set_not_serving::<QueueServiceServer<QueueServiceApi>>().await;
+        reporter.set_not_serving::<WorkerServiceServer<WorkerServiceApi>>().await;
         reporter.set_not_serving::<ServerServiceServer<ServerServiceApi>>().await;
     });
     Ok(serving.await?)

@@ -29,7 +29,7 @@ use crate::{
     engine::EngineSetup,
     intake::Intake,
     proto::v1::{self, job_queue_server::JobQueue},
-    settings::{KindDefaults, QueueSettings, Retention, TracesSettings},
+    settings::{KindDefaults, QueueSettings, Retention, TracesSettings, WorkerSettings},
     shard::{Committing, Parts},
     store::{
         Names, Reader, Store, StoreError,
@@ -38,6 +38,7 @@ use crate::{
     },
     traces::Traces,
     watch::TokenIssuer,
+    workers::{Roster, Workers},
 };
 
 const QUEUE: &str = "default";
@@ -129,12 +130,16 @@ impl Bench {
             served_kinds: vec!["echo".to_owned()],
             declared_queues: [(QUEUE.to_owned(), queue)].into(),
             retention: Retention::default(),
+            demand: Arc::default(),
         };
         let store = MemoryStore::new();
         let identity = store.reader().identity();
         let draining = CancellationToken::new();
         let counters = Arc::new(Counters::new(["echo"], Health::new(draining.clone())).unwrap());
+        let settings = WorkerSettings::default();
+        let roster = Arc::new(Roster::new(settings, clock.clone(), Arc::clone(&counters.workers)));
         let parts = Parts {
+            remote: Arc::clone(&roster) as Arc<_>,
             store: around(store),
             setup,
             clock: clock.clone(),
@@ -146,7 +151,12 @@ impl Bench {
         let kinds = [("echo".to_owned(), KindDefaults::default())];
         let core = Core {
             intake: Intake {
-                admission: Arc::new(Admission::new(Arc::clone(&shard.queues), kinds)),
+                admission: Arc::new(Admission::new(
+                    Arc::clone(&shard.queues),
+                    kinds,
+                    ["echo".to_owned()].into(),
+                    Arc::clone(&shard.worker_kinds),
+                )),
                 shard: shard.clone(),
                 clock: clock.clone(),
                 traces: Traces::start(&TracesSettings::default()).unwrap(),
@@ -156,6 +166,7 @@ impl Bench {
             clock,
             outgoing: ResponseBudget::new(PATIENCE, Arc::clone(&counters)),
             counters,
+            workers: Workers::new(roster, committing.shard.clone(), committing.reports.clone()),
             draining,
         };
         Bench { api: JobQueueApi::new(core), committing }

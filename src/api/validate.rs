@@ -36,9 +36,9 @@ pub(super) const PAGE_SIZE_MAX: i32 = 1_000;
 
 /// The path of a request field. It is formatted lazily, as most fields have no fault.
 #[derive(Clone, Copy)]
-struct Field<'a> {
-    of: &'a dyn Display,
-    name: &'a str,
+pub(super) struct Field<'a> {
+    pub(super) of: &'a dyn Display,
+    pub(super) name: &'a str,
 }
 
 impl Display for Field<'_> {
@@ -133,6 +133,17 @@ impl Validator {
     }
 
     fn payload(&mut self, field: Field<'_>, payload: Option<v1::Payload>) -> (Bytes, PayloadInfo) {
+        let (bytes, info) = self.payload_of_any_size(field, payload);
+        self.hold(field, rules::payload(&bytes));
+        (bytes, info)
+    }
+
+    /// Validates a payload apart from its size.
+    pub(super) fn payload_of_any_size(
+        &mut self,
+        field: Field<'_>,
+        payload: Option<v1::Payload>,
+    ) -> (Bytes, PayloadInfo) {
         let Some(v1::Payload { body, mut media_type, metadata, size_bytes }) = payload else {
             return (Bytes::new(), PayloadInfo::default());
         };
@@ -153,7 +164,6 @@ impl Validator {
             }
             None => Bytes::new(),
         };
-        self.hold(field, rules::payload(&bytes));
         self.hold(Field { of: &field, name: "media_type" }, rules::media_type(&media_type));
         for problem in rules::metadata(&metadata) {
             self.fault(Field { of: &field, name: "metadata" }, problem);
@@ -216,7 +226,7 @@ impl Validator {
         self.hold(field, rules::queue(name));
     }
 
-    fn labels(&mut self, field: impl Display + Copy, labels: &BTreeMap<String, String>) {
+    pub(super) fn labels(&mut self, field: impl Display + Copy, labels: &BTreeMap<String, String>) {
         for problem in rules::labels(labels) {
             self.fault(field, problem);
         }

@@ -46,7 +46,8 @@ pub(super) const RETENTION_KEYS: [&str; 4] = ["succeeded", "failed", "cancelled"
 
 /// The keys of `[kinds."NAME"]`, in the order of the documentation.
 pub(super) fn kind_keys() -> impl Iterator<Item = &'static str> {
-    COMMAND_KEYS.into_iter().chain(HTTP_KEYS).chain(["max_attempts", "attempt_timeout", "retry"])
+    let rest = ["worker", "max_attempts", "attempt_timeout", "retry"];
+    COMMAND_KEYS.into_iter().chain(HTTP_KEYS).chain(rest)
 }
 
 /// The keys of kinds that run a command.
@@ -209,9 +210,11 @@ pub(super) fn kinds(
     let (parent, declared) = tables(root, "kinds", limits::KINDS_MAX, check_free_kind_name, reading);
     for (name, table) in declared {
         let section = Section::open(parent.key(name), Some(table), &keys, reading);
-        if ["command", "url"].iter().all(|key| section.get(key).is_none()) && !section.has_stray_table() {
+        if ["command", "url", "worker"].iter().all(|key| section.get(key).is_none())
+            && !section.has_stray_table()
+        {
             let message = "the kind has no handler; add command = [\"/path/to/program\", \"argument\"] or \
-                           url = \"https://example.org/jobs\"";
+                           url = \"https://example.org/jobs\", or worker = true if remote workers run it";
             reading.fault_at(&parent.key_span(name), parent.key(name), message);
         }
         let handler = handler(&section, context, reading);
@@ -231,6 +234,9 @@ fn handler(
     reading: &mut Reading<'_>,
 ) -> Option<HandlerSettings> {
     let is_http = section.get("url").is_some();
+    if section.get("worker").is_some() {
+        return workers_only(section, reading);
+    }
     let (strangers, advice): (&[&str], _) = match is_http {
         true => (&COMMAND_KEYS, "this is for kinds that run a `command`, and this one has a `url`"),
         false => (&HTTP_KEYS, "this is for kinds that have a `url`, and this one has none"),
@@ -246,6 +252,20 @@ fn handler(
         return Some(HandlerSettings::Command(command(section, context, reading)));
     }
     endpoint(section, context, reading)
+}
+
+/// Reads a kind that has no handler here.
+fn workers_only(section: &Section<'_>, reading: &mut Reading<'_>) -> Option<HandlerSettings> {
+    if !section.setting("worker", &Bool, true, reading) {
+        let message = "false says nothing; leave the key out";
+        reading.fault_at(&section.key_span("worker"), section.key("worker"), message);
+    }
+    for key in COMMAND_KEYS.iter().chain(&HTTP_KEYS).filter(|key| section.get(key).is_some()) {
+        let advice =
+            "this is for kinds with a handler here, and only workers run this one; leave one of them out";
+        reading.fault_at(&section.key_span(key), section.key(key), advice);
+    }
+    Some(HandlerSettings::Workers)
 }
 
 #[cfg(not(feature = "http"))]

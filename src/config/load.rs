@@ -24,7 +24,7 @@ use crate::settings::{
     DiskSettings, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings, limits,
 };
 
-const ROOT_KEYS: [&str; 18] = [
+const ROOT_KEYS: [&str; 19] = [
     "listen",
     "hosts",
     "insecure",
@@ -39,6 +39,7 @@ const ROOT_KEYS: [&str; 18] = [
     "audit",
     "grpc_web",
     "limits",
+    "workers",
     "disk",
     "retention",
     "queues",
@@ -109,12 +110,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Faults> 
         Layered { key: "listen", variable: "JOBMILL_LISTEN", flag: ("--listen", flags.listen.as_deref()) };
     let listen = layers.setting(&root, listen, &Address, defaults.listen);
     let hosts = root.list_setting("hosts", limits::HOSTS_MAX, &network::Host, layers.reading);
-    let insecure = Layered {
-        key: "insecure",
-        variable: "JOBMILL_INSECURE",
-        flag: ("--insecure", flags.insecure.then_some(OsStr::new("true"))),
-    };
-    let insecure = layers.setting(&root, insecure, &Bool, false);
+    let insecure = layers.insecure(&root, flags);
     let context = Context { environment, base: base.unwrap_or(environment.current_dir()) };
     let store = layers.store(&root, flags, context.base);
     let drain = Layered {
@@ -133,6 +129,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Faults> 
     let audit_file = network::audit(&root, context.base, &mut reading);
     let web_origins = network::grpc_web(&root, &mut reading);
     let limits = network::limits(&root, &mut reading);
+    let workers = network::workers(&root, &mut reading);
     let disk = disk(&root, &mut reading);
     let retention = retention(&root, &mut reading);
     let queues = queues(&root, &mut reading);
@@ -151,6 +148,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Faults> 
         audit_file,
         web_origins,
         limits,
+        workers,
         disk,
         retention,
         queues,
@@ -186,6 +184,7 @@ pub fn keys() -> impl Iterator<Item = String> {
         .chain(network::TLS_KEYS.into_iter().map(|key| format!("tls.{key}")))
         .chain(["auth.tokens", "audit.file", "grpc_web.origins"].map(str::to_owned))
         .chain(network::LIMIT_KEYS.into_iter().map(|key| format!("limits.{key}")))
+        .chain(network::WORKER_KEYS.into_iter().map(|key| format!("workers.{key}")))
         .chain(DISK_KEYS.into_iter().map(|key| format!("disk.{key}")))
         .chain(RETENTION_KEYS.into_iter().map(|key| format!("retention.{key}")))
         .chain(
@@ -251,6 +250,15 @@ struct Layers<'a, 's> {
 }
 
 impl Layers<'_, '_> {
+    fn insecure(&mut self, root: &Section<'_>, flags: &Flags) -> bool {
+        let insecure = Layered {
+            key: "insecure",
+            variable: "JOBMILL_INSECURE",
+            flag: ("--insecure", flags.insecure.then_some(OsStr::new("true"))),
+        };
+        self.setting(root, insecure, &Bool, false)
+    }
+
     fn setting<R: Rule>(
         &mut self,
         section: &Section<'_>,

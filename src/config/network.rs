@@ -10,7 +10,7 @@ use super::{
     tokens,
 };
 use crate::{
-    settings::{ClientAuth, LimitSettings, Settings, TlsSettings, limits},
+    settings::{ClientAuth, LimitSettings, Settings, TlsSettings, WorkerSettings, limits},
     tls::{self, TlsFile},
 };
 
@@ -27,6 +27,23 @@ pub(super) const LIMIT_KEYS: [&str; 7] = [
     "keepalive_interval",
     "keepalive_timeout",
 ];
+
+/// The keys of `[workers]`.
+pub(super) const WORKER_KEYS: [&str; 4] = ["lease", "receive_within", "stop_grace", "ping_every"];
+
+/// Reads the settings of remote workers.
+pub(super) fn workers(root: &Section<'_>, reading: &mut Reading<'_>) -> WorkerSettings {
+    let table = root.table("workers", reading);
+    let section = Section::open("workers".to_owned(), table, &WORKER_KEYS, reading);
+    let default = WorkerSettings::default();
+    let mut duration = |key, limits, default| section.setting(key, &DurationIn(limits), default, reading);
+    WorkerSettings {
+        lease: duration("lease", limits::LEASE, default.lease),
+        receive_within: duration("receive_within", limits::RECEIVE_WITHIN, default.receive_within),
+        stop_grace: duration("stop_grace", limits::STOP_GRACE, default.stop_grace),
+        ping_every: duration("ping_every", limits::PING_EVERY, default.ping_every),
+    }
+}
 
 /// Reads the limits of connections.
 pub(super) fn limits(root: &Section<'_>, reading: &mut Reading<'_>) -> LimitSettings {

@@ -17,8 +17,16 @@ use tokio::{
     time::timeout,
 };
 
-use super::page::Page;
 use crate::listen::Hosts;
+
+/// What the endpoint shows.
+pub(crate) trait Content: Clone + Send + Sync + 'static {
+    /// Returns the metrics as text. `None`, with the reason in the log, if they can't be read.
+    fn metrics(&self) -> impl Future<Output = Option<String>> + Send;
+
+    /// Returns whether the process is ready, with details for people.
+    fn ready(&self) -> Result<String, String>;
+}
 
 /// Limit of open connections. Above it the oldest is closed, so that a flood does not lock other clients out.
 const CONNECTIONS_MAX: usize = 64;
@@ -33,7 +41,7 @@ const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=
 const TEXT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Serves until the future is dropped, which closes its connections.
-pub(crate) async fn serve(page: Page, hosts: Hosts, listener: TcpListener) -> Infallible {
+pub(crate) async fn serve(page: impl Content, hosts: Hosts, listener: TcpListener) -> Infallible {
     let mut connections = JoinSet::new();
     let mut oldest = VecDeque::new();
     loop {
@@ -59,7 +67,7 @@ pub(crate) async fn serve(page: Page, hosts: Hosts, listener: TcpListener) -> In
     }
 }
 
-async fn connection(page: Page, hosts: Hosts, stream: TcpStream) {
+async fn connection(page: impl Content, hosts: Hosts, stream: TcpStream) {
     let service = service_fn(|request| answer(&page, &hosts, request));
     let served = http1::Builder::new()
         .keep_alive(false)
@@ -72,7 +80,7 @@ async fn connection(page: Page, hosts: Hosts, stream: TcpStream) {
 }
 
 async fn answer(
-    page: &Page,
+    page: &impl Content,
     hosts: &Hosts,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -87,23 +95,20 @@ async fn answer(
         return Ok(refused);
     }
     Ok(match request.uri().path() {
-        "/metrics" => match page.text().await {
-            Ok(metrics) => {
+        "/metrics" => match page.metrics().await {
+            Some(metrics) => {
                 let mut response = text(StatusCode::OK, metrics);
                 response.headers_mut().insert(CONTENT_TYPE, METRICS_TYPE);
                 response
             }
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "metrics can't be read");
+            None => {
                 text(StatusCode::INTERNAL_SERVER_ERROR, "the store can't be read: the log has the reason\n")
             }
         },
         "/livez" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => match page.counters.health.ready(page.clock.uptime()) {
-            Ok(()) => text(StatusCode::OK, format!("ok\n{}", page.lost.details())),
-            Err(reason) => {
-                text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n{}", page.lost.details()))
-            }
+        "/readyz" => match page.ready() {
+            Ok(details) => text(StatusCode::OK, format!("ok\n{details}")),
+            Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
         },
         _ => text(StatusCode::NOT_FOUND, "not found: the paths are /metrics, /livez and /readyz\n"),
     })

@@ -4,6 +4,10 @@
 pub(crate) mod endpoint;
 mod lost;
 mod page;
+#[cfg(all(feature = "internals", feature = "worker"))]
+mod worker;
 
 pub use self::page::PageError;
+#[cfg(all(feature = "internals", feature = "worker"))]
+pub use self::worker::serve_worker;
 pub(crate) use self::{lost::LostLineCounts, page::Page};

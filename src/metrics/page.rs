@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use prometheus::{Gauge, GaugeVec, IntGauge, Opts, Registry, TextEncoder};
 
-use super::lost::LostLineCounts;
+use super::{endpoint::Content, lost::LostLineCounts};
 use crate::{
     clock::{Clock, ClockReading, Timestamp},
     counters::{Counters, MetricFactory, MetricsError, label},
@@ -13,6 +13,7 @@ use crate::{
     settings::limits,
     shard::Shard,
     store::{Reader, StoreError},
+    workers::{Roster, WorkerFigures},
 };
 
 /// The sources of the metrics.
@@ -21,10 +22,29 @@ pub(crate) struct Page {
     pub(crate) counters: Arc<Counters>,
     pub(crate) shard: Shard,
     pub(crate) connections: Arc<ListenStats>,
+    pub(crate) workers: Arc<Roster>,
     pub(crate) lost: LostLineCounts,
     pub(crate) clock: Clock,
     /// When the server started.
     pub(crate) started: ClockReading,
+}
+
+impl Content for Page {
+    async fn metrics(&self) -> Option<String> {
+        self.text()
+            .await
+            .inspect_err(|error| {
+                tracing::error!(error = error as &dyn std::error::Error, "metrics can't be read");
+            })
+            .ok()
+    }
+
+    fn ready(&self) -> Result<String, String> {
+        match self.counters.health.ready(self.clock.uptime()) {
+            Ok(()) => Ok(self.lost.details()),
+            Err(reason) => Err(format!("{reason}\n{}", self.lost.details())),
+        }
+    }
 }
 
 /// Reason why the metrics can't be rendered.
@@ -58,6 +78,7 @@ impl Page {
         self.read_queues(reader, &now)?;
         self.read_connections(&now)?;
         self.read_lost(&now)?;
+        self.read_workers(&now)?;
         self.read_rest(reader, &now)?;
         let mut families = self.counters.gather();
         families.extend(now.0.gather());
@@ -139,6 +160,20 @@ impl Page {
         for why in RefusalReason::ALL {
             refused.with_label_values(&[why.as_str()]).inc_by(self.connections.refused_total(why));
         }
+        Ok(())
+    }
+
+    fn read_workers(&self, factory: &MetricFactory) -> Result<(), PageError> {
+        let WorkerFigures { connected, away, draining, credits, leases, unreceived } = self.workers.figures();
+        let workers = factory.gauges("jobmill_workers", "Remote workers, by state.", &["state"])?;
+        for (state, count) in [("connected", connected), ("away", away), ("draining", draining)] {
+            workers.with_label_values(&[state]).set(signed(count));
+        }
+        let gauge = |name, help| factory.register(IntGauge::new(name, help));
+        gauge("jobmill_worker_credits", "Jobs that remote workers would take now.")?.set(signed(credits));
+        let held = factory.gauges("jobmill_worker_leases", "Leases of remote workers.", &["received"])?;
+        held.with_label_values(&["true"]).set(signed(leases - unreceived));
+        held.with_label_values(&["false"]).set(signed(unreceived));
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use crate::{
     store::StoreError,
     timeouts,
     traces::Traces,
+    workers::Roster,
 };
 
 /// Time before a drain's deadline at which attempts are asked to stop, or a quarter of the drain if that is shorter.
@@ -44,6 +45,10 @@ pub(super) struct Running {
     pub(super) closures: Arc<Closures>,
     /// The task that removes closures of ended jobs.
     pub(super) following: JoinHandle<Infallible>,
+    /// The remote workers, whose last reports a drain waits for.
+    pub(super) workers: Arc<Roster>,
+    /// The task that ends leases of remote workers by time.
+    pub(super) keeping: JoinHandle<Infallible>,
     /// The metrics and health endpoint, which ends last.
     pub(super) showing: Option<JoinHandle<Infallible>>,
     pub(super) traces: Traces,
@@ -77,6 +82,7 @@ impl Running {
             // task also ends without a panic when the committer ends, whose error says more.
             Err(_) = &mut self.dispatching => unexpected("dispatch"),
             _ = &mut self.following => unexpected("the removal of closures"),
+            _ = &mut self.keeping => unexpected("the keeper of leases"),
             () = ended(&mut self.showing) => unexpected("the metrics endpoint"),
         };
         if reason.is_err() {
@@ -121,6 +127,11 @@ impl Running {
             stopper.force();
         }
         cut_off(&dispatch, &attempts, deadlines).await;
+        // Remote workers were told that the server stops, and report what has ended.
+        let streams_end = async {
+            until(self.workers.streams_ended(), &deadlines.drop_attempts).await;
+        };
+        unless_ended(streams_end, &mut committer, &mut ended).await;
         // The ends of attempts are written to disk, until the time limit, and callers get their responses.
         let written = async {
             until(reports.are_written(), &deadlines.end).await;
@@ -140,6 +151,7 @@ impl Running {
         tokio::join!(closing, await_last_responses(&mut serving, &stopper, deadlines));
         serving.abort();
         self.following.abort();
+        self.keeping.abort();
         dispatching.abort();
         if !dispatching.is_finished() {
             let _ = dispatching.await;
