@@ -1,4 +1,6 @@
-//! Options and output shared by the verbs that change jobs.
+//! Options and output shared by the verbs that change something.
+
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use super::{
     exit::{Exit, Failure},
@@ -62,6 +64,19 @@ fn said(change: &JobChange) -> String {
         Ok(JobState::Cancelling) => format!("{id} CANCELLING; its attempt was asked to stop"),
         Ok(_) | Err(_) => format!("{id} {}", text::state(change.state)),
     }
+}
+
+/// Asks for confirmation on the terminal. Without one, the answer is no.
+pub(super) fn confirmed(question: &str) -> bool {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return false;
+    }
+    if write!(io::stderr(), "{question}").is_err() {
+        return false;
+    }
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 /// Calls `act` for each of several jobs. A failure of one job does not stop the others; the first failure decides the

@@ -34,6 +34,11 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
+    /// Returns the file with the token.
+    pub(super) fn token_file(&self) -> Option<&Path> {
+        self.token_file.as_deref()
+    }
+
     /// Reads the files, and adds their content to a client.
     pub(super) fn add_to(&self, mut builder: ClientBuilder) -> Result<ClientBuilder, Failure> {
         if let Some(path) = &self.tls_ca {

@@ -15,7 +15,7 @@ Exit codes:
     1  a job that was followed or waited for failed; doctor: there is a problem
     2  wrong usage, or an argument that the server refuses
     3  a job that was followed or waited for was cancelled
-    4  no such job, queue or kind; submit: the request id's job was deleted
+    4  no such job, queue, kind or worker; submit: the request id's job was deleted
     5  refused: no permission, the queue is full, the job's state does not allow it, it exists
        already, it has changed since, or the server lacks what --require names
     6  no server answers
@@ -174,6 +174,7 @@ fn message(refusal: &Refusal) -> String {
         ": look at it again",
         ": get it again",
         ": GetServerInfo",
+        ": list the workers",
     ];
     let told = ways_out.iter().find_map(|way_out| Some(refusal.message.split_once(way_out)?.0));
     let told = told.unwrap_or(&refusal.message);
@@ -192,6 +193,7 @@ fn next(refusal: &Refusal) -> String {
     match refusal.reason() {
         ErrorReason::QueueNotFound => "List queues: jobmill queue list".to_owned(),
         ErrorReason::JobNotFound => "List jobs: jobmill list".to_owned(),
+        ErrorReason::WorkerNotFound => "List workers: jobmill workers".to_owned(),
         ErrorReason::RequestIdReused => "Use another --request-id for another request.".to_owned(),
         ErrorReason::RevisionMismatch => format!(
             "Look at it with `jobmill get {}`, then repeat the command with --expected-revision {} if it still should be \

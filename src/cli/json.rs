@@ -1,13 +1,16 @@
 //! JSON for programs: the protocol's messages in their JSON mapping, with 64-bit numbers as numbers and without the
 //! fields that were left out of a view. docs/command-line.md describes it.
 
+mod workers;
+
 use serde_json::{Map, Value, json};
 
+pub(super) use self::workers::{worker, workers};
 use super::values::base64;
 use jobmill::proto::v1::{
-    Attempt, CountJobsResponse, Failure, FailureReason, GetServerInfoResponse, Job, JobChange, JobSpec,
-    JobState, Keep, Payload, Pending, PendingReason, Progress, Queue, QueueSettings, QueueStats, Retention,
-    RetryPolicy, StateCount, SubmitOutcome, SubmitResponse, Submitted, WhenFull,
+    Attempt, CheckpointStatus, CountJobsResponse, Failure, FailureReason, GetServerInfoResponse, Job,
+    JobChange, JobSpec, JobState, Keep, Payload, Pending, PendingReason, Progress, Queue, QueueSettings,
+    QueueStats, Retention, RetryPolicy, StateCount, SubmitOutcome, SubmitResponse, Submitted, WhenFull,
     job_spec::{Expiry, Start},
     keep,
     watch_event::Event,
@@ -85,6 +88,9 @@ pub(super) fn job(job: &Job) -> Value {
         .maybe("pending", (!pending.is_empty()).then_some(pending))
         .text("traceparent", &job.traceparent)
         .text("tracestate", &job.tracestate)
+        .text("worker", &job.worker)
+        .maybe("leaseToken", (job.lease_token != 0).then_some(job.lease_token))
+        .maybe("checkpoint", job.checkpoint.as_ref().map(checkpoint))
         .done()
 }
 
@@ -170,6 +176,10 @@ fn progress(progress: &Progress) -> Value {
         .done()
 }
 
+fn checkpoint(checkpoint: &CheckpointStatus) -> Value {
+    json!({ "number": checkpoint.number, "sizeBytes": checkpoint.size_bytes })
+}
+
 fn failure(failure: &Failure) -> Value {
     Object::default()
         .put("reason", named::<FailureReason>(failure.reason, FailureReason::as_str_name))
@@ -186,6 +196,7 @@ fn attempt(attempt: &Attempt) -> Value {
         .time("startTime", attempt.start_time)
         .time("endTime", attempt.end_time)
         .maybe("failure", attempt.failure.as_ref().map(failure))
+        .text("worker", &attempt.worker)
         .done()
 }
 

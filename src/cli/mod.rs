@@ -35,6 +35,8 @@ mod token;
 mod ui;
 mod values;
 mod watch;
+mod work;
+mod workers;
 
 use std::{future::Future, pin::Pin, process::ExitCode, time::Duration};
 
@@ -102,6 +104,8 @@ struct Global {
 enum Command {
     /// Run the server
     Serve(serve::ServeArgs),
+    /// Run jobs of a server elsewhere, with the handlers of a configuration file
+    Work(work::WorkArgs),
     /// Check a configuration file without starting anything
     CheckConfig(check_config::CheckConfigArgs),
     /// Diagnose an installation and suggest fixes
@@ -132,6 +136,8 @@ enum Command {
     Retry(retry::Args),
     /// Delete jobs that are not running
     Delete(delete::Args),
+    /// Show remote workers, and ask them to end
+    Workers(workers::Args),
     /// Manage queues
     #[command(subcommand)]
     Queue(queue::Command),
@@ -173,6 +179,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(args) => verb(&ui, demo::run(args, &ui)),
         Command::Backup(args) => verb(&ui, async { backup::backup(args, &ui) }),
         Command::Compact(args) => verb(&ui, async { backup::compact(args, &ui) }),
+        Command::Work(args) => match init::run() {
+            Some(code) => code,
+            None => verb(&ui, work::run(args, &global)),
+        },
         Command::Info => verb(&ui, info::run(&global, &ui)),
         Command::Submit(args) => verb(&ui, submit::run(args, &global, &ui)),
         Command::Watch(args) => verb(&ui, watch::run(args, &global, &ui)),
@@ -182,6 +192,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Cancel(args) => verb(&ui, cancel::run(args, &global, &ui)),
         Command::Retry(args) => verb(&ui, retry::run(args, &global, &ui)),
         Command::Delete(args) => verb(&ui, delete::run(args, &global, &ui)),
+        Command::Workers(args) => verb(&ui, workers::run(args, &global, &ui)),
         Command::Token(command) => verb(&ui, async { token::run(command, &ui) }),
         Command::Queue(command) => verb(&ui, queue::run(command, &global, &ui)),
     }
@@ -265,6 +276,7 @@ mod tests {
 
         Commands:
           serve         Run the server
+          work          Run jobs of a server elsewhere, with the handlers of a configuration file
           check-config  Check a configuration file without starting anything
           doctor        Diagnose an installation and suggest fixes
           backup        Copy a server's store to a new folder, while it runs or not
@@ -280,6 +292,7 @@ mod tests {
           cancel        Cancel jobs
           retry         Run failed or cancelled jobs again, or waiting ones now
           delete        Delete jobs that are not running
+          workers       Show remote workers, and ask them to end
           queue         Manage queues
           token         Create access tokens for callers
           completions   Write a shell completion script for this program
@@ -314,7 +327,7 @@ mod tests {
             1  a job that was followed or waited for failed; doctor: there is a problem
             2  wrong usage, or an argument that the server refuses
             3  a job that was followed or waited for was cancelled
-            4  no such job, queue or kind; submit: the request id's job was deleted
+            4  no such job, queue, kind or worker; submit: the request id's job was deleted
             5  refused: no permission, the queue is full, the job's state does not allow it, it exists
                already, it has changed since, or the server lacks what --require names
             6  no server answers
@@ -349,6 +362,8 @@ mod tests {
             "queue update q --etag e --force",
             "cancel a --expected-revision 0",
             "get a --wait soon",
+            "workers drain",
+            "workers --watch drain a",
         ]
         .into_iter()
         .map(|line| {
@@ -382,6 +397,8 @@ mod tests {
         queue update q --etag e --force: error: the argument '--etag <ETAG>' cannot be used with '--force'
         cancel a --expected-revision 0: error: invalid value '0' for '--expected-revision <N>': 0 is not in 1..9223372036854775807
         get a --wait soon: error: invalid value 'soon' for '--wait <DURATION>': write it like 250ms, 30s, 5m or 1h
+        workers drain: error: the following required arguments were not provided: <INSTANCE>
+        workers --watch drain a: error: the subcommand 'drain' cannot be used with '--watch'
         ");
     }
 }

@@ -312,13 +312,13 @@ fn way_out(
 }
 
 /// The signals that ask a server to stop.
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn catch() -> anyhow::Result<Self> {
+    pub(super) fn catch() -> anyhow::Result<Self> {
         // A write beyond the process's limit of file sizes (`ulimit -f`), such as to the log's file, must fail, and
         // must not end the server by this signal.
         signal_hook::flag::register(SIGXFSZ, Arc::default()).context("signals can't be caught")?;
@@ -326,7 +326,7 @@ impl Signals {
         Ok(Signals { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -26,6 +26,7 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The builder of a [`Client`].
+#[derive(Clone)]
 #[must_use]
 pub struct ClientBuilder {
     endpoint: String,
@@ -161,7 +162,7 @@ impl ClientBuilder {
         Ok(self.with_channel(text, channel))
     }
 
-    pub(super) fn endpoint(&self) -> Result<(String, Endpoint), ClientError> {
+    pub(crate) fn endpoint(&self) -> Result<(String, Endpoint), ClientError> {
         let has_tls = self.ca_certificate.is_some() || self.identity.is_some();
         let (text, encrypted, local) = normalize(&self.endpoint, has_tls)?;
         let invalid = |reason: &str| invalid(&self.endpoint, reason);
@@ -206,7 +207,7 @@ impl ClientBuilder {
         Some(value)
     }
 
-    pub(super) fn with_channel(self, endpoint: String, channel: Channel) -> Client {
+    pub(crate) fn with_channel(self, endpoint: String, channel: Channel) -> Client {
         // `endpoint` has checked the characters of both before.
         let required = (!self.required.is_empty()).then(|| self.required.join(",").parse().ok()).flatten();
         let channel = InterceptedService::new(channel, Headers { bearer: self.bearer(), required });
@@ -217,7 +218,7 @@ impl ClientBuilder {
 
 /// Interceptor that adds the token and the required features to each call.
 #[derive(Clone)]
-pub(super) struct Headers {
+pub(crate) struct Headers {
     bearer: Option<MetadataValue<Ascii>>,
     required: Option<MetadataValue<Ascii>>,
 }

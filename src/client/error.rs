@@ -220,7 +220,7 @@ impl ClientError {
         )
     }
 
-    pub(super) fn not_connected(endpoint: String, cause: String) -> ClientError {
+    pub(crate) fn not_connected(endpoint: String, cause: String) -> ClientError {
         // The prefix of rustls' messages about a peer's certificate.
         match cause.strip_prefix("invalid peer certificate: ") {
             Some(cause) => ClientError::Untrusted { endpoint, cause: cause.to_owned() },
@@ -325,7 +325,7 @@ fn transport_fault(status: &Status, error: &(dyn Error + 'static)) -> Fault {
 }
 
 /// Returns the innermost cause of an error, in words for people.
-pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     let mut next = Some(error);
     while let Some(error) = next {

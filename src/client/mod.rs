@@ -78,10 +78,13 @@ mod tests;
 mod wait;
 mod watch;
 mod wire;
+mod workers;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 pub use builder::{ClientBuilder, DEFAULT_PORT};
+#[cfg(feature = "worker")]
+pub(crate) use error::root_cause;
 pub use error::{ClientError, FieldFault, Refusal};
 pub use submit_stream::{ItemResult, StreamOver, SubmitResults, SubmitSender};
 pub use tonic::Code;
@@ -91,7 +94,7 @@ pub use wire::{from_wire_duration, from_wire_timestamp, to_wire_duration, to_wir
 
 use crate::proto::v1::{
     job_queue_client::JobQueueClient, queue_service_client::QueueServiceClient,
-    server_service_client::ServerServiceClient,
+    server_service_client::ServerServiceClient, worker_service_client::WorkerServiceClient,
 };
 use retry::Retries;
 
@@ -106,7 +109,7 @@ pub struct Client {
 }
 
 /// A channel that adds the token and the required features to each call.
-type Headed = InterceptedService<Channel, builder::Headers>;
+pub(crate) type Headed = InterceptedService<Channel, builder::Headers>;
 
 /// The state shared by all clones of a client.
 #[derive(Debug)]
@@ -149,6 +152,10 @@ impl Client {
         ServerServiceClient::new(self.channel.clone())
     }
 
+    pub(crate) fn worker_service(&self) -> WorkerServiceClient<Headed> {
+        WorkerServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
+    }
+
     /// Wraps a message in a request that tells the server the time limit of the call.
     fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
@@ -176,7 +183,7 @@ impl Client {
         }
     }
 
-    fn error(&self, status: &tonic::Status) -> ClientError {
+    pub(crate) fn error(&self, status: &tonic::Status) -> ClientError {
         ClientError::from_status(&self.shared.endpoint, self.shared.call_timeout, status)
     }
 

@@ -40,6 +40,8 @@ pub(super) enum Group {
     Streams,
     /// From Submit to SUCCEEDED, jobs a second
     EndToEnd,
+    /// From Submit to SUCCEEDED through remote workers, and what idle workers cost
+    Workers,
     /// From Submit to SUCCEEDED, milliseconds at an even pace
     Latency,
     /// Rates, memory and restarts with 1 million jobs waiting
@@ -87,6 +89,7 @@ impl Group {
             Group::Answers | Group::Batches | Group::Streams => (2, 0),
             Group::EndToEnd => (5, 0),
             Group::Latency => (4, 0),
+            Group::Workers => (9, 4),
             Group::Backlog => (9, 8),
             Group::Watchers => (2, 4),
             Group::Retention => (2, 1),

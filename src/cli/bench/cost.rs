@@ -17,7 +17,7 @@ use super::{
     latencies::{Latencies, now},
     paced::{self, PACE},
     report::Figure,
-    server::INTAKE,
+    server::{INTAKE, WORK},
     session::Bench,
     subject::MeasuredServer,
     wire::submit_body,
@@ -117,7 +117,7 @@ impl Bench {
             }
             Load::ByCalls => BY_CALLS.run(uri, self.run).await?.done,
             Load::ByBatches => BY_BATCHES.run(uri, self.run).await?.done,
-            Load::Paced => paced::submit_and_watch(uri, self.paced_calls()).await?.count() as u64,
+            Load::Paced => paced::submit_and_watch(uri, WORK, self.paced_calls()).await?.count() as u64,
         })
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Limit of the jobs under way. It is below the number of slots, so that each job finds a free slot when it comes.
-const UNDER_WAY_MAX: usize = 4_000;
+pub(super) const UNDER_WAY_MAX: usize = 4_000;
 /// Time limit until the watcher has seen the last jobs.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 4;
@@ -29,21 +29,28 @@ pub(super) struct EndToEnd {
     pub(super) in_flight: usize,
     /// Jobs of one submission: more than 1 for SubmitBatch only.
     pub(super) batch: usize,
+    /// The queue of the jobs.
+    pub(super) queue: &'static str,
     /// The priority of the jobs. The watcher counts jobs of other priorities, too, which were not submitted here.
     pub(super) priority: i32,
 }
 
 /// Jobs submitted one by one.
 pub(super) const BY_CALLS: EndToEnd =
-    EndToEnd { method: Method::Submit, in_flight: 64, batch: 1, priority: 0 };
+    EndToEnd { method: Method::Submit, in_flight: 64, batch: 1, queue: WORK, priority: 0 };
 /// Jobs submitted in batches of 1,000.
 pub(super) const BY_BATCHES: EndToEnd =
-    EndToEnd { method: Method::SubmitBatch, in_flight: 4, batch: 1_000, priority: 0 };
+    EndToEnd { method: Method::SubmitBatch, in_flight: 4, batch: 1_000, queue: WORK, priority: 0 };
 /// Jobs submitted on streams.
 pub(super) const BY_STREAMS: EndToEnd =
-    EndToEnd { method: Method::SubmitStream, in_flight: STREAMS, batch: 1, priority: 0 };
+    EndToEnd { method: Method::SubmitStream, in_flight: STREAMS, batch: 1, queue: WORK, priority: 0 };
 
 impl EndToEnd {
+    /// Returns the same submissions to another queue.
+    pub(super) fn to(self, queue: &'static str) -> Self {
+        EndToEnd { queue, ..self }
+    }
+
     /// Submits and watches for the duration of a run, and until every submitted job has been seen.
     pub(super) async fn run(self, uri: &str, run: Run) -> anyhow::Result<LoadResult> {
         let seen = Arc::new(Meter::default());
@@ -51,7 +58,7 @@ impl EndToEnd {
         let submitted = Arc::new(Meter::default());
         let mut watching = JoinSet::new();
         // Opened before the first job is submitted, because it begins with the next change.
-        let messages = Wire::connect(uri).await?.watch_successes(WORK).await?;
+        let messages = Wire::connect(uri).await?.watch_successes(self.queue).await?;
         watching.spawn(watch(messages, self.priority, Arc::clone(&seen), Arc::clone(&room)));
         let mut loops = JoinSet::new();
         let wires = Wire::connect_many(uri, self.in_flight.min(CONNECTIONS)).await?;
@@ -61,7 +68,7 @@ impl EndToEnd {
             if let Method::SubmitStream = self.method {
                 let stream = SubmitStream {
                     wire,
-                    queue: WORK,
+                    queue: self.queue,
                     priority: self.priority,
                     room: Some(room),
                     stopping: seen,
@@ -116,9 +123,9 @@ impl EndToEnd {
         submitted: Arc<Meter>,
     ) -> anyhow::Result<()> {
         let body = if self.batch == 1 {
-            submit_body(WORK, self.priority)
+            submit_body(self.queue, self.priority)
         } else {
-            batch_body(WORK, self.priority, self.batch)
+            batch_body(self.queue, self.priority, self.batch)
         };
         while !seen.is_stopped() {
             room.acquire_many(self.batch as u32).await?.forget();

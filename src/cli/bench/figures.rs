@@ -269,12 +269,12 @@ impl Bench {
         let nothing = self.nothing().await?;
         let subject = MeasuredServer::empty(&self.place).await?;
         // The first calls open connections and files.
-        paced::submit_and_watch(&subject.uri, PACE as usize / 2).await?;
+        paced::submit_and_watch(&subject.uri, WORK, PACE as usize / 2).await?;
         let [mut calls, mut flushes, mut watched, mut beside] = [(); 4].map(|()| Latencies::default());
         let count = self.paced_calls();
         for _ in 0..self.pairs {
             self.step(format!("SubmitAndWatch at {PACE} a second"));
-            watched.add(paced::submit_and_watch(&subject.uri, count).await?);
+            watched.add(paced::submit_and_watch(&subject.uri, WORK, count).await?);
             self.step(format!("empty calls at {PACE} a second"));
             calls.add(paced::empty_calls(&nothing.uri(), count).await?);
             self.step(format!("bare flushes at {PACE} a second"));

@@ -17,6 +17,7 @@ mod paced;
 mod place;
 mod process;
 mod proto;
+mod remote;
 mod report;
 mod run;
 mod server;

@@ -72,22 +72,26 @@ pub(super) async fn empty_calls(uri: &str, calls: usize) -> anyhow::Result<Laten
 }
 
 /// Measures jobs by SubmitAndWatch, from the call to SUCCEEDED.
-pub(super) async fn submit_and_watch(uri: &str, jobs: usize) -> anyhow::Result<Latencies> {
+pub(super) async fn submit_and_watch(
+    uri: &str,
+    queue: &'static str,
+    jobs: usize,
+) -> anyhow::Result<Latencies> {
     let client = JobQueueClient::connect(uri.to_owned()).await?;
     at_pace(jobs, || {
         let client = client.clone();
         async move {
             let start = now();
-            timeout(TIME_LIMIT, until_succeeded(client)).await.context("a job was lost")??;
+            timeout(TIME_LIMIT, until_succeeded(client, queue)).await.context("a job was lost")??;
             Ok(start.elapsed())
         }
     })
     .await
 }
 
-async fn until_succeeded(mut client: JobQueueClient<Channel>) -> anyhow::Result<()> {
+async fn until_succeeded(mut client: JobQueueClient<Channel>, queue: &str) -> anyhow::Result<()> {
     let request =
-        v1::SubmitAndWatchRequest { job: Some(job(WORK, 0)), ..v1::SubmitAndWatchRequest::default() };
+        v1::SubmitAndWatchRequest { job: Some(job(queue, 0)), ..v1::SubmitAndWatchRequest::default() };
     let mut messages = client.submit_and_watch(request).await?.into_inner();
     while let Some(message) = messages.next().await {
         let Some(SubmitAndWatchEvent::Status(status)) = message?.event else { continue };

@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::server::{ASK_FLUSHES, ASK_OPEN, ASK_WAITING, Variant};
+use super::server::{ASK_FLUSHES, ASK_OPEN, ASK_RECEIVED_P50, ASK_RECEIVED_P99, ASK_WAITING, Variant};
 
 /// Time limit for a server to start, to answer or to end.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -37,6 +37,8 @@ pub(super) enum Serves<'a> {
     Table { folder: &'a Path },
     /// Jobs, stored in this folder.
     Jobs { folder: &'a Path, variant: &'a Variant },
+    /// None: remote workers of another server.
+    Work { uri: &'a str, workers: usize, concurrency: usize },
 }
 
 /// A running server. It is killed when dropped.
@@ -58,6 +60,11 @@ impl ServerProcess {
             Serves::Nothing => {}
             Serves::Jobs { folder, variant } => {
                 command.arg("--data-dir").arg(folder).args(variant.arguments());
+            }
+            Serves::Work { uri, workers, concurrency } => {
+                let numbers = [workers, concurrency].map(|number| number.to_string());
+                command.arg("--work-for").arg(uri).arg("--workers").arg(&numbers[0]);
+                command.arg("--concurrency").arg(&numbers[1]);
             }
             Serves::Table { folder } => {
                 command.arg("--table-dir").arg(folder);
@@ -108,6 +115,13 @@ impl ServerProcess {
     /// Opens the server's gate, and returns the number of attempts that it lets end.
     pub(super) async fn open_gate(&mut self) -> anyhow::Result<u64> {
         self.ask(ASK_OPEN).await
+    }
+
+    /// Returns the median and the 99th percentile of the time until a remote worker had received a job, in
+    /// milliseconds.
+    pub(super) async fn received_millis(&mut self) -> anyhow::Result<[f64; 2]> {
+        let micros = [self.ask(ASK_RECEIVED_P50).await?, self.ask(ASK_RECEIVED_P99).await?];
+        Ok(micros.map(|micros| micros as f64 / 1e3))
     }
 
     async fn ask(&mut self, question: &str) -> anyhow::Result<u64> {

@@ -22,6 +22,7 @@ const FULL: Sizes = Sizes {
     warming: 200_000,
     watchers_by_id: 10_000,
     watchers_by_filter: 1_000,
+    idle_workers: 1_000,
     burdens: BurdenSizes {
         leaving: 1_000,
         due: 50_000,
@@ -36,6 +37,7 @@ const QUICK: Sizes = Sizes {
     warming: 10_000,
     watchers_by_id: 1_000,
     watchers_by_filter: 100,
+    idle_workers: 100,
     burdens: BurdenSizes {
         leaving: 50,
         due: 5_000,
@@ -96,6 +98,7 @@ async fn measure(args: BenchArgs) -> anyhow::Result<BenchReport> {
             Group::Batches => Box::pin(bench.batches()),
             Group::Streams => Box::pin(bench.streams()),
             Group::EndToEnd => Box::pin(bench.end_to_end()),
+            Group::Workers => Box::pin(bench.workers()),
             Group::Latency => Box::pin(bench.latency()),
             Group::Backlog => Box::pin(bench.backlog()),
             Group::Watchers => Box::pin(bench.watchers()),

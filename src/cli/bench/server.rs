@@ -30,8 +30,9 @@ use jobmill::{
         Names, Reader, Store, StoreError,
         sets::{Committed, Loaded, ReadResults, ReadSet, WriteSet},
     },
+    worker::{Stopper, Worker},
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -50,6 +51,10 @@ use crate::cli::logging;
 pub(super) const WORK: &str = "work";
 /// The queue that the bench pauses, so that its jobs wait.
 pub(super) const INTAKE: &str = "intake";
+/// The queue whose jobs only remote workers run.
+pub(super) const REMOTE: &str = "remote";
+/// A kind that has no handler anywhere.
+pub(super) const UNSERVED: &str = "unserved";
 /// The kind whose handler does nothing.
 pub(super) const KIND: &str = "noop";
 /// Number of jobs that run at once in [`WORK`].
@@ -63,6 +68,9 @@ pub(super) const ASK_FLUSHES: &str = "flushes";
 pub(super) const ASK_WAITING: &str = "waiting";
 /// The command to open the gate of the server's process; the answer is the number of attempts that it lets pass.
 pub(super) const ASK_OPEN: &str = "open";
+/// The questions for the times from the commit of a claim until a remote worker had received the job, in microseconds.
+pub(super) const ASK_RECEIVED_P50: &str = "received p50";
+pub(super) const ASK_RECEIVED_P99: &str = "received p99";
 /// Limits of a queue that no run of the bench fills.
 const JOBS_MAX: u64 = 100_000_000;
 const BYTES_MAX: u64 = 1 << 40;
@@ -76,6 +84,15 @@ pub(crate) struct BenchServerArgs {
     /// Store the payload of each call in a bare table in this folder
     #[arg(long, conflicts_with = "data_dir")]
     table_dir: Option<PathBuf>,
+    /// Run remote workers for the server with this address
+    #[arg(long, conflicts_with = "data_dir")]
+    work_for: Option<String>,
+    /// The number of these workers
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+    /// The number of jobs that each of them runs at once
+    #[arg(long, default_value_t = 1)]
+    concurrency: usize,
     #[command(flatten)]
     variant: Variant,
 }
@@ -130,9 +147,10 @@ impl Variant {
 
 /// Serves until standard input ends.
 pub(crate) async fn run(args: BenchServerArgs) -> ExitCode {
-    let served = match args.data_dir {
-        Some(folder) => serve_jobs(folder, args.variant).await,
-        None => serve_nothing(args.table_dir).await,
+    let served = match (args.data_dir, args.work_for) {
+        (Some(folder), _) => serve_jobs(folder, args.variant).await,
+        (None, Some(uri)) => work(&uri, args.workers, args.concurrency).await,
+        (None, None) => serve_nothing(args.table_dir).await,
     };
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -155,7 +173,11 @@ async fn serve_jobs(folder: PathBuf, variant: Variant) -> anyhow::Result<()> {
     let mut settings = Settings {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         drain_timeout: Duration::from_secs(2),
-        queues: BTreeMap::from([(WORK.to_owned(), queue(CONSUMERS)), (INTAKE.to_owned(), queue(1))]),
+        queues: BTreeMap::from([
+            (WORK.to_owned(), queue(CONSUMERS)),
+            (INTAKE.to_owned(), queue(1)),
+            (REMOTE.to_owned(), QueueSettings { accept_unknown_kinds: true, ..queue(0) }),
+        ]),
         ..Settings::new(StoreSettings::Folder(folder))
     };
     variant.apply(&mut settings);
@@ -171,10 +193,17 @@ async fn serve_jobs(folder: PathBuf, variant: Variant) -> anyhow::Result<()> {
         .await?;
     announce(server.local_addr().context("the server does not listen")?)?;
     let stopper = server.stopper();
+    let (handle, runtime) = (server.handle(), tokio::runtime::Handle::current());
+    let received = move |quantile| {
+        let page = runtime.block_on(handle.metrics()).unwrap_or_default();
+        received_micros(&page, quantile)
+    };
     let input_ended = answer_questions(move |question| match question {
         ASK_FLUSHES => flushes.load(Ordering::Relaxed),
         ASK_WAITING => gate.waiting(),
         ASK_OPEN => gate.open(),
+        ASK_RECEIVED_P50 => received(0.5),
+        ASK_RECEIVED_P99 => received(0.99),
         _ => 0,
     })?;
     tokio::spawn(async move {
@@ -184,8 +213,53 @@ async fn serve_jobs(folder: PathBuf, variant: Variant) -> anyhow::Result<()> {
     Ok(server.finished().await?)
 }
 
+/// Returns a quantile of the times until jobs were received, in microseconds, interpolated within its bucket.
+fn received_micros(page: &str, quantile: f64) -> u64 {
+    let bucket = |line: &str| {
+        let (bound, count) =
+            line.strip_prefix("jobmill_worker_received_seconds_bucket{le=\"")?.split_once("\"} ")?;
+        Some((bound.parse::<f64>().ok()?, count.parse::<f64>().ok()?))
+    };
+    let buckets: Vec<(f64, f64)> = page.lines().filter_map(bucket).collect();
+    let wanted = buckets.last().map_or(0.0, |(_, all)| all * quantile);
+    let mut below = (0.0, 0.0);
+    for (bound, count) in buckets {
+        if count >= wanted && count > below.1 {
+            let share = (wanted - below.1) / (count - below.1);
+            let upper = if bound.is_finite() { bound } else { below.0 };
+            return ((below.0 + share * (upper - below.0)) * 1e6) as u64;
+        }
+        below = (bound, count);
+    }
+    0
+}
+
 async fn nothing(_attempt: Attempt) -> Result<Output, HandlerError> {
     Ok(Output::default())
+}
+
+/// Runs remote workers until standard input ends.
+async fn work(uri: &str, workers: usize, concurrency: usize) -> anyhow::Result<()> {
+    let mut running = JoinSet::new();
+    let mut stoppers = Vec::new();
+    for _ in 0..workers {
+        let worker =
+            Worker::builder(uri).queues([REMOTE]).concurrency(concurrency).handler(KIND, nothing).build()?;
+        let health = worker.health();
+        stoppers.push(worker.stopper());
+        running.spawn(worker.run_until(std::future::pending()));
+        health.connected().await;
+    }
+    announce(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let input_ended = answer_questions(|_question| 0)?;
+    tokio::spawn(async move {
+        input_ended.cancelled().await;
+        stoppers.iter().for_each(Stopper::drain);
+    });
+    while let Some(ended) = running.join_next().await {
+        ended??;
+    }
+    Ok(())
 }
 
 async fn serve_nothing(table_dir: Option<PathBuf>) -> anyhow::Result<()> {

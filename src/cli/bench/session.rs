@@ -13,6 +13,8 @@ pub(super) struct Sizes {
     /// Idle watchers.
     pub(super) watchers_by_id: usize,
     pub(super) watchers_by_filter: usize,
+    /// Idle remote workers.
+    pub(super) idle_workers: usize,
     pub(super) burdens: BurdenSizes,
 }
 

@@ -232,11 +232,12 @@ pub(super) fn submit_request(queue: &str, priority: i32) -> v1::SubmitRequest {
 
 /// Returns an encoded SubmitBatch of equal jobs.
 pub(super) fn batch_body(queue: &str, priority: i32, jobs: usize) -> Bytes {
-    let request = v1::SubmitBatchRequest {
-        jobs: vec![job(queue, priority); jobs],
-        ..v1::SubmitBatchRequest::default()
-    };
-    request.encode_to_vec().into()
+    batch_of(vec![job(queue, priority); jobs])
+}
+
+/// Returns an encoded SubmitBatch.
+pub(super) fn batch_of(jobs: Vec<v1::JobSpec>) -> Bytes {
+    v1::SubmitBatchRequest { jobs, ..v1::SubmitBatchRequest::default() }.encode_to_vec().into()
 }
 
 /// Returns an encoded empty call, which is also a message of an empty stream.

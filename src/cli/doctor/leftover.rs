@@ -21,7 +21,11 @@ pub(super) fn check(folder: &Path, settings: &Settings) -> Vec<Finding> {
         &found.queues,
         &found.tallies,
         |queue| settings.queues.contains_key(queue),
-        |kind| settings.kinds.contains_key(kind) || names::is_reserved_kind(kind),
+        |kind| {
+            settings.kinds.contains_key(kind)
+                || names::is_reserved_kind(kind)
+                || found.worker_kinds.contains(kind)
+        },
     );
     let mut findings = findings(&queues, |queue, jobs| {
         (

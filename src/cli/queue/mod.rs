@@ -3,11 +3,9 @@
 mod settings;
 mod show;
 
-use std::io::{self, BufRead, IsTerminal, Write};
-
 use super::{
     Global, connect,
-    control::RequestIdArg,
+    control::{RequestIdArg, confirmed},
     exit::{Exit, Failure},
     json, text,
     ui::Ui,
@@ -199,19 +197,6 @@ async fn purge(client: &Client, args: Purge, ui: &Ui) -> Result<(), Failure> {
     }
     let deleted = u64::try_from(answer.deleted_jobs).unwrap_or(0);
     ui.print(&format!("{} deleted", text::counted(deleted, "job")))
-}
-
-/// Asks for confirmation on the terminal. Without one, the answer is no.
-fn confirmed(question: &str) -> bool {
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
-        return false;
-    }
-    if write!(io::stderr(), "{question}").is_err() {
-        return false;
-    }
-    let mut answer = String::new();
-    stdin.lock().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
 /// Returns the queue of an answer, or a failure if it was deleted since.
