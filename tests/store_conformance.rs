@@ -19,15 +19,20 @@ mod store {
     pub(crate) mod build;
     pub(crate) mod rig;
     pub(crate) mod subject;
+    pub(crate) mod workers;
 
     mod conformance {
         mod attempts;
+        mod checkpoints;
         mod clocks;
         mod controls;
+        mod credits;
         mod expiry;
         mod fairness;
         mod feed;
         mod flights;
+        mod full_disk;
+        mod hellos;
         mod names;
         mod numbers;
         mod order;
@@ -41,5 +46,7 @@ mod store {
         mod retention;
         mod room;
         mod scans;
+        mod worker_kinds;
+        mod worker_reports;
     }
 }

@@ -1,7 +1,8 @@
 //! Random programs on the memory store and on SQLite side by side, checked by a ledger of the promises.
 //!
-//! `JOBMILL_PROGRAMS=10000` runs that number of programs instead of the 500 of every build. `JOBMILL_SEED=n` runs the
-//! program of one seed alone: a failure prints its seed and the shortest program found that still fails.
+//! `JOBMILL_PROGRAMS=10000` runs that number of programs instead of the 500 of every build, and `JOBMILL_FIRST_SEED=n`
+//! begins with another seed than 0. `JOBMILL_SEED=n` runs the program of one seed alone: a failure prints its seed and the
+//! shortest program found that still fails.
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
 
@@ -17,13 +18,17 @@ mod store {
         pub(crate) mod ledger;
         pub(crate) mod machine;
         pub(crate) mod numbers;
+        pub(crate) mod offers;
         pub(crate) mod order;
         pub(crate) mod planted;
         pub(crate) mod program;
         pub(crate) mod purges;
         pub(crate) mod reading;
+        pub(crate) mod reports;
+        pub(crate) mod sessions;
         pub(crate) mod times;
         pub(crate) mod watchers;
+        pub(crate) mod workers;
     }
 
     mod log_bounds;
@@ -39,7 +44,7 @@ use std::{
 use store::{
     property::{
         machine::{Done, Open, run},
-        planted::{AnswersBeforeCommit, BeginsBehindItsClock, CountsByTheWall, ForgetsAttempts, SkipsEnds},
+        planted::{AnswersBeforeCommit, BeginsBehindItsClock, ChangedByCrash, CountsByTheWall, SkipsEnds},
         program::{program, shrink},
     },
     subject::{Memory, Sqlite},
@@ -85,14 +90,15 @@ fn random_programs_keep_every_promise_on_every_store() {
         return;
     }
     let programs = number("JOBMILL_PROGRAMS").unwrap_or(PROGRAMS);
-    let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let first = number("JOBMILL_FIRST_SEED").unwrap_or(0);
+    let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
     // Most of the time goes into waiting for flushes.
     let workers = 4 * thread::available_parallelism().map_or(1, usize::from);
     let work = || {
         let mut done = Done::default();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= programs || failed.load(Ordering::Relaxed) {
+            if seed >= first + programs || failed.load(Ordering::Relaxed) {
                 return done;
             }
             done = done.and(check(seed, &failed));
@@ -108,6 +114,8 @@ fn random_programs_keep_every_promise_on_every_store() {
     println!("{programs} programs: {done:?}");
     // A checker is worth nothing if the programs do too little.
     assert!(done.batches as u64 > programs * 5 && done.crashes as u64 > programs, "{done:?}");
+    let (assigned, hellos) = (done.assigned as u64, done.hellos as u64);
+    assert!(assigned > programs * 2 && hellos > programs * 2 && done.repeats > 0, "{done:?}");
     assert!(done.changes as u64 > programs * 20 && done.terminals as u64 > programs * 5, "{done:?}");
 }
 
@@ -128,8 +136,26 @@ fn an_answer_before_the_commit_is_found() {
 
 #[test]
 fn an_attempt_that_a_crash_forgot_is_found() {
-    let (_, violation) = found(ForgetsAttempts::open);
+    let (_, violation) = found(ChangedByCrash::forgets_attempts);
     assert!(violation.contains("forgot an attempt"), "{violation}");
+}
+
+#[test]
+fn a_remote_attempt_that_a_crash_ended_is_found() {
+    let (_, violation) = found(ChangedByCrash::forgets_workers);
+    assert!(violation.contains("did not run, and the crash changed it"), "{violation}");
+}
+
+#[test]
+fn an_end_that_a_worker_reported_and_a_crash_forgot_is_found() {
+    let (_, violation) = found(ChangedByCrash::forgets_reports);
+    assert!(violation.contains("is a repeat and was") || violation.contains("is Lost for"), "{violation}");
+}
+
+#[test]
+fn a_replaced_process_that_is_let_back_in_is_found() {
+    let (_, violation) = found(ChangedByCrash::forgets_predecessors);
+    assert!(violation.contains("was replaced and is back"), "{violation}");
 }
 
 #[test]

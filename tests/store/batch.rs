@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use jobmill::{
     clock::{ClockReading, Timestamp, WakeTime},
-    engine::{ControlRefusal, NewJob, OfferRefusal, QueueFull, ReportBody, transition::Refusal},
-    job::{Change, Job, JobId, LeaseToken, Position, RequestId, StateName},
+    engine::{
+        ControlRefusal, NewJob, OfferRefusal, PoolId, QueueFull, Registered, ReportAnswer, ReportBody,
+        WorkerHello, transition::Refusal,
+    },
+    job::{Change, Checkpoint, Job, JobId, LeaseToken, Position, RequestId, StateName},
     settings::{QueueInfo, QueueSettings, Retention},
     store::Space,
 };
@@ -30,18 +33,31 @@ pub(crate) struct Batch {
     pub(crate) present: ClockReading,
     pub(crate) controls: Vec<Control>,
     pub(crate) reports: Vec<Report>,
+    /// Reports of remote workers, which come after those of the server.
+    pub(crate) worker_reports: Vec<WorkerReport>,
     pub(crate) offers: Vec<Offer>,
     /// Whether free slots claim jobs.
     pub(crate) claim: bool,
     pub(crate) space: Space,
 }
 
-/// A report of an attempt.
+/// A report of the server on an attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     pub(crate) id: JobId,
     pub(crate) lease: LeaseToken,
     pub(crate) body: ReportBody,
+}
+
+/// A report of a remote worker on an attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerReport {
+    /// The worker's number.
+    pub(crate) worker: u32,
+    pub(crate) id: JobId,
+    pub(crate) lease: LeaseToken,
+    pub(crate) body: ReportBody,
+    pub(crate) checkpoint: Option<Checkpoint>,
 }
 
 /// A change of a job or a queue.
@@ -71,6 +87,8 @@ pub(crate) enum Control {
     Purge {
         name: String,
     },
+    RegisterWorker(WorkerHello),
+    ReviewWorkers,
     /// Another control under a request id, which makes a repeat safe.
     Repeatable(RequestId, Box<Control>),
     /// Another control by a caller that may act on this queue only and whose role was not checked before: only a repeat
@@ -100,10 +118,20 @@ pub(crate) struct Offer {
 pub(crate) struct Applied {
     pub(crate) controls: Vec<Result<ControlDone, ControlRefusal>>,
     pub(crate) reports: Vec<Result<(), Refusal>>,
+    /// The answers to the reports of remote workers.
+    pub(crate) answers: Vec<ReportAnswer>,
     pub(crate) offers: Vec<Receipt>,
     pub(crate) claims: Vec<Claim>,
+    /// Jobs for remote workers.
+    pub(crate) assigned: Vec<Assignment>,
     /// The leases of attempts that are to stop.
     pub(crate) cancelling: Vec<LeaseToken>,
+    /// The leases of remote attempts that are to stop, each with its worker.
+    pub(crate) remote_cancelling: Vec<(u32, LeaseToken)>,
+    /// The leases of remote attempts that have ended, each with its worker.
+    pub(crate) remote_ended: Vec<(u32, LeaseToken)>,
+    /// The workers that newer processes have taken over.
+    pub(crate) superseded: Vec<u32>,
     pub(crate) changes: Vec<Change>,
     /// The position of the end of the feed.
     pub(crate) position: Position,
@@ -138,6 +166,8 @@ pub(crate) enum ControlDone {
     },
     /// A repeat: the queue of the first request, unless it is deleted.
     QueueRepeated(Option<QueueInfo>),
+    Registered(Registered),
+    WorkersReviewed,
     /// The number of a purge that has begun; [`Applied::purged`] reports its end.
     PurgeBegun(i64),
 }
@@ -176,4 +206,13 @@ pub(crate) struct Claim {
     pub(crate) payload: Option<Bytes>,
     /// When the job became ready, by the wall clock as it is now.
     pub(crate) ready: Timestamp,
+}
+
+/// A claimed attempt for a remote worker.
+#[derive(Debug)]
+pub(crate) struct Assignment {
+    pub(crate) pool: PoolId,
+    /// The worker's number.
+    pub(crate) worker: u32,
+    pub(crate) claim: Claim,
 }

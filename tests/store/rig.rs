@@ -1,12 +1,18 @@
 //! A store with a queue and a clock, and checks after every batch.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use jobmill::{
     clock::{ClockReading, Timestamp, Uptime},
     engine::transition::Refusal,
-    engine::{AdmissionError, ControlRefusal, NewJob, NotAdmitted, OfferRefusal, ReportBody},
+    engine::{
+        AdmissionError, ControlRefusal, DemandBoard, NewJob, NotAdmitted, OfferRefusal, PoolId, ReportBody,
+    },
     job::{
         Change, Changes, Extras, Job, JobFilter, JobId, LeaseToken, Output, PayloadInfo, Position, StateName,
     },
@@ -32,6 +38,10 @@ pub(crate) struct Rig {
     end: Position,
     /// Whether this start has assigned a position in the feed.
     begun: bool,
+    /// The credits that are left to each pool of a remote worker.
+    pub(super) credits: HashMap<PoolId, u64>,
+    /// All leases that were ever handed out.
+    leases: HashSet<LeaseToken>,
 }
 
 impl Rig {
@@ -56,11 +66,13 @@ impl Rig {
         };
         let subject = open(setup.clone());
         let (uptime, end) = (Uptime::default(), subject.reader().jobs(&[]).unwrap().1);
-        Rig { subject, setup, now: at(0), uptime, end, begun: false }
+        let (credits, leases) = (HashMap::new(), HashSet::new());
+        Rig { subject, setup, now: at(0), uptime, end, begun: false, credits, leases }
     }
 
-    /// Applies a batch at the present time. Asserts after each that the tallies equal a recount, and that the feed has
-    /// no gap but the one that a start may leave.
+    /// Applies a batch at the present time. Asserts after each that the tallies equal a recount, that the feed has no gap
+    /// but the one that a start may leave, that no lease is handed out twice, and that no pool gets more jobs than it has
+    /// credits.
     pub(crate) fn apply(&mut self, batch: Batch) -> Applied {
         let applied = self.subject.apply(Batch { present: self.present(), ..batch }).unwrap();
         for change in &applied.changes {
@@ -76,7 +88,21 @@ impl Rig {
         assert!(applied.position == self.end || (!self.begun && applied.position > self.end));
         self.end = applied.position;
         self.check_tallies();
+        self.check_leases(&applied);
         applied
+    }
+
+    fn check_leases(&mut self, applied: &Applied) {
+        for assignment in &applied.assigned {
+            let credits = self.credits.entry(assignment.pool).or_default();
+            assert!(*credits > 0, "{assignment:?} exceeds the credits of its pool");
+            *credits -= 1;
+        }
+        let assigned = applied.assigned.iter().map(|assignment| &assignment.claim);
+        for claim in applied.claims.iter().chain(assigned) {
+            assert_eq!(claim.job.state.lease(), Some(claim.lease));
+            assert!(self.leases.insert(claim.lease), "{claim:?} has the lease of another attempt");
+        }
     }
 
     fn present(&self) -> ClockReading {
@@ -88,8 +114,17 @@ impl Rig {
         self.uptime = Uptime::new(Duration::from_secs(7));
         self.setup.present = self.present();
         self.subject.crash(self.setup.clone()).unwrap();
+        self.credits.clear();
         (self.end, self.begun) = (self.reader().jobs(&[]).unwrap().1, false);
         self.check_tallies();
+    }
+
+    pub(super) fn subject_mut(&mut self) -> &mut dyn Subject {
+        &mut *self.subject
+    }
+
+    pub(crate) fn board(&self) -> &DemandBoard {
+        self.subject.board()
     }
 
     pub(crate) fn reader(&self) -> Arc<dyn Reader> {

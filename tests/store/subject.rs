@@ -3,13 +3,18 @@
 //! This is the only file of these tests that knows how the product takes a batch and answers it. The others use the
 //! plain values of `batch.rs`.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use jobmill::{
     clock::Uptime,
     engine::{
-        self, Action, CallerId, ControlRefusal, EngineSetup, JobDone, OfferError, QueueCheck, QueueDone,
-        ReplySlot, Submitted, transition::Refusal,
+        self, Action, AnswerSink, CallerId, ControlRefusal, DemandBoard, EngineSetup, JobDone, OfferError,
+        QueueCheck, QueueDone, Registered, RemoteChanges, ReplySlot, ReportAnswer, Reporter, Submitted,
+        transition::Refusal,
     },
     job::AtLeastOne,
     settings::{QueueSettings, SettingsChange, SettingsField},
@@ -19,7 +24,9 @@ use jobmill::{
 use tempfile::TempDir;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use super::batch::{Applied, Batch, Claim, Control, ControlDone, Offer, Receipt, Report, Setup};
+use super::batch::{
+    Applied, Assignment, Batch, Claim, Control, ControlDone, Offer, Receipt, Report, Setup, WorkerReport,
+};
 
 /// A store under test.
 pub(crate) trait Subject {
@@ -29,6 +36,10 @@ pub(crate) trait Subject {
     fn reader(&self) -> Arc<dyn Reader>;
     /// Kills the process as `kill -9` does, and starts the next one.
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError>;
+    /// Returns the board for the demand of remote workers, which is another one after a crash.
+    fn board(&self) -> &DemandBoard;
+    /// Returns the kinds that are known from workers, as the next start would find them.
+    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError>;
 }
 
 /// The store in memory.
@@ -60,6 +71,14 @@ impl Subject for Memory {
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         *self = Self::of(self.store.reopen(), setup)?;
         Ok(())
+    }
+
+    fn board(&self) -> &DemandBoard {
+        &self.product.board
+    }
+
+    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
+        self.product.kinds_of_workers()
     }
 }
 
@@ -135,16 +154,26 @@ impl Subject for Sqlite {
         let image = self.image();
         self.restart_from(image, setup)
     }
+
+    fn board(&self) -> &DemandBoard {
+        &self.product.board
+    }
+
+    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
+        self.product.kinds_of_workers()
+    }
 }
 
-fn product_setup(setup: Setup) -> EngineSetup {
+fn product_setup(setup: Setup, demand: Arc<DemandBoard>) -> EngineSetup {
     let Setup { present, seed, served_kinds, declared_queues, retention } = setup;
-    EngineSetup { present, seed, served_kinds, declared_queues, retention }
+    EngineSetup { present, seed, served_kinds, declared_queues, retention, demand }
 }
 
 /// The product, with the replies that are still pending.
 pub(crate) struct Product {
     ledger: Ledger,
+    pub(crate) board: Arc<DemandBoard>,
+    answers: Arc<Answers>,
     waiting: Vec<Answer<Submitted, OfferError>>,
     purges: Vec<(i64, Answer<u64, ControlRefusal>)>,
     last_purge: i64,
@@ -154,12 +183,20 @@ type Answer<T, E> = oneshot::Receiver<Result<T, E>>;
 
 impl Product {
     pub(crate) fn open(store: Box<dyn Store>, setup: Setup) -> Result<Self, StoreError> {
-        let ledger = Ledger::open(store, &product_setup(setup))?;
-        Ok(Product { ledger, waiting: Vec::new(), purges: Vec::new(), last_purge: 0 })
+        let board = Arc::<DemandBoard>::default();
+        let ledger = Ledger::open(store, &product_setup(setup, Arc::clone(&board)))?;
+        let answers = Arc::default();
+        Ok(Product { ledger, board, answers, waiting: Vec::new(), purges: Vec::new(), last_purge: 0 })
     }
 
     pub(crate) fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        let Batch { present, controls, reports, offers, claim, space } = batch;
+        let applied = self.try_to_apply(batch)?;
+        Ok(applied.expect("nothing is in the way of these stores"))
+    }
+
+    /// Applies a batch. Returns `None` if it did not fit on the disk.
+    pub(crate) fn try_to_apply(&mut self, batch: Batch) -> Result<Option<Applied>, StoreError> {
+        let Batch { present, controls, reports, worker_reports, offers, claim, space } = batch;
         let (mut product, mut asked) =
             (engine::Batch { present, claim, space, ..Default::default() }, BatchReplies::default());
         for control in controls {
@@ -167,8 +204,11 @@ impl Product {
         }
         for Report { id, lease, body } in reports {
             let (ask, answer) = ReplySlot::new(Uptime::MAX);
-            product.reports.push(engine::Report { id, lease, body, ask });
+            product.reports.push(engine::Report { ask, ..engine::Report::of_server(id, lease, body) });
             asked.reports.push(answer);
+        }
+        for report in worker_reports {
+            product.reports.push(self.worker_report(report));
         }
         for Offer { request, jobs, waits } in offers {
             let (ask, answer) = ReplySlot::new(Uptime::MAX);
@@ -179,11 +219,13 @@ impl Product {
         }
         let mut outcome = match self.ledger.apply(product)? {
             shard::Applied::Committed { outcome, .. } => outcome,
-            shard::Applied::Unapplied(unapplied) => {
-                panic!("nothing is in the way of these stores: {unapplied:?}")
-            }
+            shard::Applied::Unapplied(_) => return Ok(None),
         };
         outcome.answer();
+        let RemoteChanges { assigned, cancelling, ended, answers, superseded, forgotten: _ } = outcome.remote;
+        for (sink, answer) in answers {
+            sink.answer(answer);
+        }
         let queues = match outcome.queues_changed {
             true => Some(self.ledger.store().reader().queues()?),
             false => None,
@@ -192,9 +234,14 @@ impl Product {
         let mut applied = Applied {
             controls: Vec::new(),
             reports: asked.reports.iter_mut().map(told).collect(),
+            answers: std::mem::take(&mut *self.answers.0.lock().unwrap()),
             offers: Vec::new(),
             claims: outcome.claims.into_iter().map(claim_of).collect(),
+            assigned: assigned.into_iter().map(assignment_of).collect(),
             cancelling: outcome.cancelling,
+            remote_cancelling: cancelling,
+            remote_ended: ended,
+            superseded,
             changes: outcome.changes,
             position: outcome.position,
             wake: outcome.wake,
@@ -224,7 +271,23 @@ impl Product {
             }
             Err(_) => true,
         });
-        Ok(applied)
+        Ok(Some(applied))
+    }
+
+    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
+        let store = self.ledger.store();
+        let served = store.load()?.served_kinds;
+        let name = |number| store.names().kinds.get(number).expect("a kind with a number has a name");
+        Ok(served.into_iter().map(|(number, _)| name(number).to_string()).collect())
+    }
+
+    fn worker_report(&self, report: WorkerReport) -> engine::Report {
+        let WorkerReport { worker, id, lease, body, checkpoint } = report;
+        engine::Report {
+            from: Reporter::Worker(worker, Arc::clone(&self.answers) as Arc<dyn AnswerSink>),
+            checkpoint: checkpoint.map(Box::new),
+            ..engine::Report::of_server(id, lease, body)
+        }
     }
 
     /// Returns the results of offers that had waited.
@@ -260,6 +323,8 @@ impl Product {
                 }
             }),
             AskedControl::DeleteQueue(mut answer) => told(&mut answer).map(|()| ControlDone::QueueDeleted),
+            AskedControl::Register(mut answer) => told(&mut answer).map(ControlDone::Registered),
+            AskedControl::Review(mut answer) => told(&mut answer).map(|()| ControlDone::WorkersReviewed),
             AskedControl::Purge(mut answer) => match answer.try_recv() {
                 Ok(Err(refusal)) => Err(refusal),
                 answered => {
@@ -272,6 +337,16 @@ impl Product {
                 }
             },
         }
+    }
+}
+
+/// The answers to reports of remote workers since the last batch.
+#[derive(Debug, Default)]
+struct Answers(Mutex<Vec<ReportAnswer>>);
+
+impl AnswerSink for Answers {
+    fn answer(&self, answer: ReportAnswer) {
+        self.0.lock().unwrap().push(answer);
     }
 }
 
@@ -289,6 +364,8 @@ enum AskedControl {
     Queue(Answer<QueueDone, ControlRefusal>),
     DeleteQueue(Answer<(), ControlRefusal>),
     Purge(Answer<u64, ControlRefusal>),
+    Register(Answer<Registered, ControlRefusal>),
+    Review(Answer<(), ControlRefusal>),
 }
 
 impl BatchReplies {
@@ -322,7 +399,7 @@ impl BatchReplies {
     }
 
     fn action(&mut self, control: Control, expected_revision: Option<u64>) -> Action {
-        use AskedControl::{Delete, DeleteQueue, Job, Purge, Queue};
+        use AskedControl::{Delete, DeleteQueue, Job, Purge, Queue, Register, Review};
         match control {
             Control::AtRevision(revision, control) => self.action(*control, Some(revision)),
             Control::Cancel(id) => Action::Cancel { id, expected_revision, ask: self.ask(Job) },
@@ -341,6 +418,10 @@ impl BatchReplies {
             Control::DeleteQueue { name } => Action::DeleteQueue { name, ask: self.ask(DeleteQueue) },
             Control::SetPaused { name, paused } => Action::SetPaused { name, paused, ask: self.ask(Queue) },
             Control::Purge { name } => Action::Purge { name, ask: self.ask(Purge) },
+            Control::RegisterWorker(hello) => {
+                Action::RegisterWorker { hello: Box::new(hello), ask: self.ask(Register) }
+            }
+            Control::ReviewWorkers => Action::ReviewWorkers { ask: self.ask(Review) },
             Control::Repeatable(..) | Control::OnlyRepeat(..) => panic!("it is not part of anything else"),
         }
     }
@@ -370,4 +451,8 @@ fn receipt(answer: Result<Submitted, OfferError>) -> Receipt {
 fn claim_of(claim: engine::Claim) -> Claim {
     let engine::Claim { job, lease, payload, ready } = claim;
     Claim { job, lease, payload, ready }
+}
+
+fn assignment_of((grant, claim): (engine::Grant, engine::Claim)) -> Assignment {
+    Assignment { pool: grant.pool, worker: grant.worker.number(), claim: claim_of(claim) }
 }

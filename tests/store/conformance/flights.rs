@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use jobmill::{
-    engine::NewJob,
+    engine::{NewJob, PoolId, ReportBody},
     job::Job,
     store::{
         Names, Reader, Store, StoreError,
@@ -16,10 +16,11 @@ use jobmill::{
 };
 
 use crate::store::{
-    batch::{Applied, Batch, Control, Report, Setup},
+    batch::{Applied, Batch, Control, ControlDone, Report, Setup},
     build::{at, job, present, settings},
-    rig::{Rig, created, lease, offer, succeeded},
+    rig::{Rig, created, failed, lease, offer, succeeded},
     subject::Product,
+    workers::{checkpoint, hello, pool, report},
 };
 
 /// A store that counts its calls.
@@ -104,4 +105,67 @@ fn the_number_of_store_calls_does_not_depend_on_the_number_of_jobs() {
     assert_eq!(one[1..], vec![2; one.len() - 1], "a batch reads once and writes once");
     assert_eq!(flights(10), one);
     assert_eq!(flights(1_000), one);
+}
+
+/// Returns the number of store calls of each batch of a history with remote workers, each of which runs this many jobs:
+/// hellos, assignments, reports with checkpoints, repeats, hellos with leases, new processes, a review.
+fn worker_flights(workers: usize, jobs: usize) -> Vec<usize> {
+    let flights = Arc::<AtomicUsize>::default();
+    let store = Counted { store: MemoryStore::new(), flights: Arc::clone(&flights) };
+    let declared_queues = [("q".to_owned(), settings(0, 100_000))].into();
+    let setup = Setup { present: present(0), declared_queues, ..Setup::default() };
+    let mut product = Product::open(Box::new(store), setup).unwrap();
+    let mut counts = vec![flights.swap(0, Ordering::Relaxed)];
+    let mut apply = |product: &mut Product, batch: Batch| -> Applied {
+        let applied = product.apply(Batch { present: present(1), claim: true, ..batch }).unwrap();
+        counts.push(flights.swap(0, Ordering::Relaxed));
+        applied
+    };
+    let hellos = |process: &str| {
+        let hello = |number| hello(&format!("worker-{number}"), process, &["far"]);
+        (0..workers).map(hello).collect::<Vec<_>>()
+    };
+    let controls = hellos("1").into_iter().map(Control::RegisterWorker).collect();
+    let mut numbers = Vec::new();
+    for done in apply(&mut product, Batch { controls, ..Batch::default() }).controls {
+        let Ok(ControlDone::Registered(registered)) = done else { panic!("{done:?}") };
+        numbers.push(registered.worker.number());
+        let session = product.board.open(registered.worker, vec![pool(&["far"], &[])], 1 << 20);
+        product.board.credit(PoolId { session, index: 0 }, jobs as u32);
+    }
+    let offers = vec![offer(vec![job("q", "far"); workers * jobs])];
+    let assigned = apply(&mut product, Batch { offers, ..Batch::default() }).assigned;
+    assert_eq!(assigned.len(), workers * jobs);
+    let (mut reports, mut listing) = (Vec::new(), hellos("1"));
+    for (index, assignment) in assigned.iter().enumerate() {
+        let body = match index % 3 {
+            0 => succeeded(),
+            1 => failed(true, ""),
+            _ => ReportBody::Checkpoint,
+        };
+        let mut report = report(assignment.worker, &assignment.claim.job, body);
+        report.checkpoint = checkpoint(1, "x");
+        reports.push(report);
+        let worker = numbers.iter().position(|number| *number == assignment.worker).unwrap();
+        let leases = listing[worker].leases.get_or_insert_default();
+        leases.push((assignment.claim.job.id, assignment.claim.lease));
+    }
+    for _ in 0..2 {
+        apply(&mut product, Batch { worker_reports: reports.clone(), ..Batch::default() });
+    }
+    for hellos in [listing, hellos("2")] {
+        let controls = hellos.into_iter().map(Control::RegisterWorker).collect();
+        apply(&mut product, Batch { controls, ..Batch::default() });
+    }
+    apply(&mut product, Batch { controls: vec![Control::ReviewWorkers], ..Batch::default() });
+    counts
+}
+
+#[test]
+fn the_number_of_store_calls_does_not_depend_on_the_number_of_workers() {
+    let one = worker_flights(1, 1);
+    assert_eq!(one[1..], vec![2; one.len() - 1], "a batch reads once and writes once");
+    assert_eq!(worker_flights(1, 300), one);
+    assert_eq!(worker_flights(300, 1), one);
+    assert_eq!(worker_flights(100, 10), one);
 }

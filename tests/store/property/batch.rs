@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use jobmill::{
     clock::{ClockReading, Timestamp},
     engine::{NewJob, ReportBody},
-    job::{JobId, LeaseToken, Output, Progress, RequestId, When},
+    job::{Checkpoint, JobId, LeaseToken, Output, Progress, RequestId, When},
 };
 
 use super::program::{AttemptReport, KINDS, Plan, QUEUES, RequestPlan, RequestedControl};
 use crate::store::{
     batch::Control,
-    batch::{Batch, Offer, Report},
+    batch::{Batch, Offer, Report, WorkerReport},
     build,
 };
 
@@ -20,7 +20,19 @@ use crate::store::{
 pub(crate) struct Gathered {
     pub(crate) controls: Vec<Control>,
     pub(crate) reports: Vec<(JobId, LeaseToken, AttemptReport)>,
+    /// Reports of workers, by number, each with the number of a checkpoint.
+    pub(crate) worker_reports: Vec<Told>,
     pub(crate) offers: Vec<Offered>,
+}
+
+/// A worker's report.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    pub(crate) worker: u32,
+    pub(crate) id: JobId,
+    pub(crate) lease: LeaseToken,
+    pub(crate) told: AttemptReport,
+    pub(crate) checkpoint: Option<i64>,
 }
 
 /// An offer of a batch.
@@ -63,6 +75,7 @@ impl Gathered {
                 Some(Control::CreateQueue { name: name(queue), settings: build::settings(consumers, 20) })
             }
             RequestedControl::DeleteQueue(queue) => Some(Control::DeleteQueue { name: name(queue) }),
+            RequestedControl::Review => Some(Control::ReviewWorkers),
             RequestedControl::Purge(queue) => Some(Control::Purge { name: name(queue) }),
         };
         self.controls.extend(control);
@@ -81,10 +94,23 @@ impl Gathered {
             present,
             controls: self.controls.clone(),
             reports: self.reports.iter().map(report).collect(),
+            worker_reports: self.worker_reports.iter().map(Told::report).collect(),
             offers: self.offers.iter().map(offer).collect(),
             claim,
             ..Batch::default()
         }
+    }
+}
+
+impl Told {
+    pub(crate) fn is_final(&self) -> bool {
+        !matches!(self.told, AttemptReport::Progress | AttemptReport::Checkpoint)
+    }
+
+    fn report(&self) -> WorkerReport {
+        let Told { worker, id, lease, told, checkpoint } = *self;
+        let checkpoint = checkpoint.map(|number| Checkpoint { number, state: Output::default() });
+        WorkerReport { worker, id, lease, body: body(told), checkpoint }
     }
 }
 
@@ -111,6 +137,7 @@ fn body(told: AttemptReport) -> ReportBody {
             text: "half".into(),
             step: String::new(),
         })),
+        AttemptReport::Checkpoint => ReportBody::Checkpoint,
         AttemptReport::Success { result_bytes } => ReportBody::Succeeded {
             output: Output { bytes: vec![1; result_bytes].into(), ..Output::default() },
             tail: String::new(),

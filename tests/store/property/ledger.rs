@@ -10,7 +10,6 @@ use std::{
 
 use jobmill::{
     clock::Timestamp,
-    engine::OfferRefusal,
     job::{Change, Job, JobId, LeaseToken, Position, RequestId, State, StateName},
     settings::QueueSettings,
 };
@@ -18,12 +17,12 @@ use jobmill::{
 use super::{
     batch::Gathered,
     numbers::Numbers,
-    order::{self, Contender},
-    program::AttemptReport,
+    order::{self, Contender, Slot, Started, Waiting},
     purges::Purges,
     times::{TimePoint, Times},
+    workers::Workers,
 };
-use crate::store::batch::{Applied, Control, ControlDone, Receipt};
+use crate::store::batch::{Applied, Control, ControlDone};
 
 /// A broken promise.
 pub(crate) type Violation = String;
@@ -59,6 +58,8 @@ pub(crate) struct Known {
     /// Number of attempts that may have started: claims without those that were released.
     starts: u32,
     retried: bool,
+    /// The remote worker that runs it.
+    pub(crate) worker: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -84,21 +85,35 @@ pub(crate) struct Ledger {
     pub(super) places: Numbers,
     tokens: Numbers,
     /// The requests, each with its digest and its jobs.
-    requests: HashMap<[u8; 16], (RequestId, Vec<JobId>)>,
+    pub(super) requests: HashMap<[u8; 16], (RequestId, Vec<JobId>)>,
     pub(crate) terminals: usize,
     pub(crate) times: Times,
+    pub(crate) workers: Workers,
 }
 
 /// The events of one batch that must explain its changes.
 #[derive(Default)]
-struct Causes {
+pub(super) struct Causes {
     retried: HashSet<JobId>,
     deleted: HashSet<JobId>,
-    released: HashSet<JobId>,
+    /// Jobs that the batch deletes, at whatever point of it.
+    pub(super) may_be_gone: HashSet<JobId>,
+    /// Jobs whose attempts ended, by whatever cause.
+    pub(super) ended: HashSet<JobId>,
+    /// Those of them whose attempts do not count.
+    pub(super) released: HashSet<JobId>,
+    /// Workers that were replaced, and those that may have been.
+    pub(super) superseded: Vec<u32>,
+    pub(super) may_be_superseded: Vec<u32>,
+    /// The workers of the leases that the batch assigned.
+    assigned: HashMap<LeaseToken, u32>,
+    /// Leases of remote workers that ended or are to stop.
+    pub(super) remote_ended: Vec<(u32, LeaseToken)>,
+    pub(super) remote_cancelling: Vec<(u32, LeaseToken)>,
     grown: HashSet<String>,
     settings_changed: bool,
     contenders: HashMap<JobId, Contender>,
-    started: Vec<(JobId, LeaseToken)>,
+    pub(super) started: Vec<(JobId, LeaseToken)>,
 }
 
 impl Ledger {
@@ -113,6 +128,7 @@ impl Ledger {
     pub(super) fn hear_start(&mut self, wall: Timestamp) {
         self.places.start(wall);
         self.tokens.start(wall);
+        self.purges.hear_start();
     }
 
     /// Returns the jobs with running attempts and their leases, in the order of the jobs.
@@ -131,8 +147,15 @@ impl Ledger {
     ) -> Result<(), Violation> {
         self.hear_time(now, passed, applied);
         let mut causes = Causes::default();
+        for change in &applied.changes {
+            if let Change::Deleted(tombstone) = change {
+                causes.may_be_gone.insert(tombstone.id);
+            }
+        }
+        let assigned = applied.assigned.iter().map(|one| (one.claim.lease, one.worker));
+        causes.assigned.extend(assigned);
+        self.hear_controls(gathered, applied, &mut causes)?;
         self.hear_reports(gathered, applied, &mut causes)?;
-        self.hear_controls(gathered, applied, &mut causes);
         for change in &applied.changes {
             self.places.hear("places in the feed", change.position().as_i64())?;
             self.end = change.position();
@@ -148,43 +171,21 @@ impl Ledger {
         }
         self.hear_offers(gathered, applied)?;
         self.hear_claims(applied, claim, &causes)?;
+        self.hear_assigned(applied)?;
+        self.check_told(applied, &causes)?;
         self.check_bounds(&causes)?;
         if claim {
-            let waiting: Vec<_> = self.waiting_contenders(&causes);
-            let started: Vec<_> = (causes.started.iter())
-                .map(|(id, _)| (self.jobs[id].queue.clone(), causes.contenders[id]))
-                .filter(|(queue, _)| !self.purges.are_under_way(queue))
-                .collect();
-            order::check(&started, &waiting, |queue| self.free_slots(queue))?;
+            order::check(&self.started(applied, &causes), &self.waiting(&causes))?;
         }
         Ok(())
     }
 
-    fn hear_reports(
-        &self,
+    fn hear_controls(
+        &mut self,
         gathered: &Gathered,
         applied: &Applied,
         causes: &mut Causes,
     ) -> Result<(), Violation> {
-        let mut over = HashSet::new();
-        for ((id, lease, told), result) in gathered.reports.iter().zip(&applied.reports) {
-            let holds = self.jobs.get(id).is_some_and(|job| job.state.lease() == Some(*lease));
-            let expected = holds && !over.contains(id);
-            promise!(
-                result.is_ok() == expected,
-                "a report of {id} under {lease:?} was {result:?}; held: {expected}"
-            );
-            if expected && !matches!(told, AttemptReport::Progress) {
-                over.insert(*id);
-            }
-            if expected && matches!(told, AttemptReport::Release { .. }) {
-                causes.released.insert(*id);
-            }
-        }
-        Ok(())
-    }
-
-    fn hear_controls(&mut self, gathered: &Gathered, applied: &Applied, causes: &mut Causes) {
         for (control, result) in gathered.controls.iter().zip(&applied.controls) {
             match (control, result) {
                 // A repeated retry also answers with the job, but changes nothing.
@@ -213,9 +214,15 @@ impl Ledger {
                         queue.exists = false;
                     }
                 }
+                (Control::RegisterWorker(hello), answer) => self.hear_hello(hello, answer, causes)?,
+                (Control::ReviewWorkers, _) => {
+                    let holders = self.holders();
+                    self.workers.hear_review(&holders);
+                }
                 _ => {}
             }
         }
+        Ok(())
     }
 
     fn hear_job(
@@ -254,6 +261,11 @@ impl Ledger {
             promise!(over, "{id} expired too early: {job:?} at {now}");
         }
         self.hear_attempt(job, known.as_ref(), causes)?;
+        if let (StateName::Cancelling, Some(StateName::Running)) = (new, old)
+            && let Some(worker) = known.as_ref().and_then(|known| known.worker)
+        {
+            causes.remote_cancelling.extend(job.state.lease().map(|lease| (worker, lease)));
+        }
         let starts_purged = new == StateName::Running && self.purges.covers(id);
         promise!(!starts_purged, "{id} waited when its queue was purged, and started");
         if new.is_done() {
@@ -276,7 +288,13 @@ impl Ledger {
             place: order::place(known.as_ref(), job, causes.released.contains(&id)),
             starts: known.as_ref().map_or(0, |known| known.starts),
             retried: retried || known.as_ref().is_some_and(|known| known.retried),
+            worker: self.worker_of(job, known.as_ref(), causes),
         };
+        promise!(
+            job.remote.worker().map(|worker| worker.number()) == next.worker,
+            "{id} is shown with another worker than {:?}: {job:?}",
+            next.worker
+        );
         if new == StateName::Running && old != Some(StateName::Running) {
             next.starts += 1;
         }
@@ -310,8 +328,13 @@ impl Ledger {
         promise!(job.attempt <= job.max_attempts, "{} has more attempts than it may have", job.id);
         let may_grow = causes.retried.contains(&job.id) && job.max_attempts == attempt + 1;
         promise!(job.max_attempts == max_attempts || may_grow, "{} got more attempts by itself", job.id);
+        if let Some(lease) = held.filter(|_| job.state.lease().is_none()) {
+            promise!(causes.ended.contains(&job.id), "the attempt of {} was ended by nothing", job.id);
+            causes.remote_ended.extend(known.and_then(|known| known.worker).map(|worker| (worker, lease)));
+        }
         match (job.state.lease(), starts) {
             (Some(lease), true) => {
+                self.workers.hear_attempt(lease, causes.assigned.get(&lease).copied());
                 self.tokens.hear("lease tokens", lease.as_i64())?;
                 self.leases.push((job.id, lease));
                 causes.started.push((job.id, lease));
@@ -333,60 +356,23 @@ impl Ledger {
         Ok(())
     }
 
-    fn hear_offers(&mut self, gathered: &Gathered, applied: &Applied) -> Result<(), Violation> {
-        promise!(applied.offers.len() == gathered.offers.len(), "an offer has no answer");
-        for (offered, receipt) in gathered.offers.iter().zip(&applied.offers) {
-            let known = offered.request.and_then(|request| self.requests.get(&request.key).cloned());
-            let alive = |ids: &[JobId]| ids.iter().any(|id| self.jobs.contains_key(id));
-            match receipt {
-                Receipt::Created { jobs } => {
-                    promise!(jobs.len() == offered.jobs.len(), "an offer was created in part");
-                    for job in jobs {
-                        let kept = self.jobs.get(&job.id).is_some_and(|known| known.revision == job.revision);
-                        promise!(kept, "{} was acknowledged and is not in the feed", job.id);
-                    }
-                    let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
-                    let twice = known.is_some_and(|(_, ids)| alive(&ids));
-                    promise!(!twice, "a request was done twice: {ids:?}");
-                    if let Some(request) = offered.request {
-                        self.requests.insert(request.key, (request, ids));
-                    }
-                }
-                Receipt::Seen { first, count } => {
-                    let Some((request, ids)) = known else {
-                        return Err("an unknown request was seen".into());
-                    };
-                    promise!(Some(request) == offered.request, "another request was taken for {request:?}");
-                    promise!(ids.first() == Some(&first.id), "a repeat got {} of {ids:?}", first.id);
-                    promise!(ids.len() == *count as usize, "a repeat got {count} of {ids:?}");
-                }
-                Receipt::Refused(OfferRefusal::RequestMismatch) => {
-                    let same =
-                        known.is_some_and(|(request, ids)| Some(request) == offered.request && alive(&ids));
-                    promise!(!same, "a true repeat was refused: {:?}", offered.request);
-                }
-                Receipt::Gone { .. } => {
-                    let first = known.and_then(|(_, ids)| ids.first().copied());
-                    promise!(first.is_some_and(|id| !self.jobs.contains_key(&id)), "{first:?} is there");
-                }
-                Receipt::Waits => return Err("an offer waits that was not to".into()),
-                Receipt::Refused(_) | Receipt::Full(_) => {}
-            }
-        }
-        Ok(())
-    }
-
     fn hear_claims(&self, applied: &Applied, claim: bool, causes: &Causes) -> Result<(), Violation> {
         promise!(claim || applied.claims.is_empty(), "a draining server claimed");
-        let mut handed: Vec<_> = applied.claims.iter().map(|claim| (claim.job.id, claim.lease)).collect();
+        promise!(claim || applied.assigned.is_empty(), "a draining server assigned");
+        let assigned = applied.assigned.iter().map(|assignment| &assignment.claim);
+        let claims = || applied.claims.iter().chain(assigned.clone());
+        let mut handed: Vec<_> = claims().map(|claim| (claim.job.id, claim.lease)).collect();
         let mut started = causes.started.clone();
         handed.sort_unstable();
         started.sort_unstable();
         promise!(handed == started, "claims {handed:?} are not the starts {started:?}");
+        for claim in claims() {
+            let queue = &self.queues[&self.jobs[&claim.job.id].queue];
+            promise!(queue.exists && !queue.paused, "{} started in a paused queue", claim.job.id);
+        }
         for claim in &applied.claims {
             let job = &self.jobs[&claim.job.id];
-            let queue = &self.queues[&job.queue];
-            promise!(queue.exists && !queue.paused, "{} started in a paused queue", claim.job.id);
+            promise!(job.worker.is_none(), "{} was claimed here and has a worker", claim.job.id);
             promise!(self.served.contains(&job.kind), "{} has no handler and started", claim.job.id);
         }
         Ok(())
@@ -395,8 +381,12 @@ impl Ledger {
     fn check_bounds(&self, causes: &Causes) -> Result<(), Violation> {
         for (name, queue) in &self.queues {
             let live = || self.jobs.values().filter(|job| job.queue == *name && !job.state.is_done());
-            let running = live().filter(|job| job.state.lease().is_some()).count();
-            let started = causes.started.iter().any(|(id, _)| self.jobs[id].queue == *name);
+            let here = |job: &Known| job.state.lease().is_some() && job.worker.is_none();
+            let running = live().filter(|job| here(job)).count();
+            let started = causes
+                .started
+                .iter()
+                .any(|(id, lease)| self.jobs[id].queue == *name && !causes.assigned.contains_key(lease));
             let slots = queue.settings.consumers as usize;
             promise!(!started || running <= slots, "{running} attempts run in the {slots} slots of {name}");
             if causes.grown.contains(name) {
@@ -409,26 +399,47 @@ impl Ledger {
         Ok(())
     }
 
-    /// Returns the number of a queue's slots that are free and may be used.
-    fn free_slots(&self, name: &str) -> usize {
-        let Some(queue) = self.queues.get(name).filter(|queue| queue.exists && !queue.paused) else {
-            return 0;
+    /// Returns the jobs that a batch started, with their slots.
+    fn started(&self, applied: &Applied, causes: &Causes) -> Vec<Started> {
+        let pools: HashMap<_, _> = applied.assigned.iter().map(|one| (one.claim.lease, one.pool)).collect();
+        let started = |(id, lease): &(JobId, LeaseToken)| Started {
+            queue: self.jobs[id].queue.clone(),
+            slot: pools.get(lease).map_or(Slot::Here, |pool| Slot::Pool(*pool)),
+            contender: causes.contenders[id],
         };
-        let running = self.jobs.values().filter(|job| job.queue == name && job.state.lease().is_some());
-        (queue.settings.consumers as usize).saturating_sub(running.count())
+        let all = causes.started.iter().map(started);
+        all.filter(|started| !self.purges.are_under_way(&started.queue)).collect()
     }
 
-    /// Returns the jobs that could have started.
-    fn waiting_contenders(&self, causes: &Causes) -> Vec<(String, Contender)> {
-        let ready = self.jobs.iter().filter(|(_, job)| {
-            let ready = job.state.name() == StateName::Queued && self.served.contains(&job.kind);
-            ready && !self.purges.are_under_way(&job.queue)
-        });
-        let contender = |(id, job): (&JobId, &Known)| {
+    /// Returns the jobs that wait, with the slots in which they could have started, and how many of these are free.
+    fn waiting(&self, causes: &Causes) -> Vec<Waiting> {
+        let mut waiting = Vec::new();
+        for (id, job) in self.jobs.iter().filter(|(_, job)| job.state.name() == StateName::Queued) {
+            let queue = self.queues.get(&job.queue).filter(|queue| queue.exists && !queue.paused);
+            let Some(queue) = queue.filter(|_| !self.purges.are_under_way(&job.queue)) else { continue };
+            let here =
+                |one: &&Known| one.queue == job.queue && one.state.lease().is_some() && one.worker.is_none();
+            let mut slots = Vec::new();
+            if self.served.contains(&job.kind) {
+                let running = self.jobs.values().filter(here).count() as u64;
+                slots.push((Slot::Here, u64::from(queue.settings.consumers).saturating_sub(running)));
+            }
+            let pools = self.workers.pools_for(&job.queue, &job.kind);
+            slots.extend(pools.into_iter().map(|(pool, credits)| (Slot::Pool(pool), credits)));
             let contender = causes.contenders.get(id).copied();
-            (job.queue.clone(), contender.unwrap_or_else(|| Contender::stored(*id, job)))
-        };
-        ready.map(contender).collect()
+            let contender = contender.unwrap_or_else(|| Contender::stored(*id, job));
+            waiting.push(Waiting { queue: job.queue.clone(), contender, slots });
+        }
+        waiting
+    }
+
+    /// Returns the remote worker that runs a job after a change.
+    fn worker_of(&self, job: &Job, known: Option<&Known>, causes: &Causes) -> Option<u32> {
+        let lease = job.state.lease()?;
+        match known.filter(|known| known.state.lease() == Some(lease)) {
+            Some(known) => known.worker,
+            None => causes.assigned.get(&lease).copied(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Runs a program on one or several stores side by side, checked by the ledger.
 
 use std::{
+    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
@@ -14,12 +15,12 @@ use jobmill::{
 use super::{
     batch::Gathered,
     ledger::{Ledger, Violation, promise},
-    program::{AHEAD_MAX_MILLIS, AttemptReport, KINDS, QUEUES, Step, When},
+    program::{AHEAD_MAX_MILLIS, AttemptReport, KINDS, PoolPlan, QUEUES, Step, Teller, When},
     watchers::Watchers,
 };
 use crate::store::{
     batch::Control,
-    batch::{Applied, Setup},
+    batch::{Applied, Assignment, Setup},
     build,
     subject::Subject,
 };
@@ -34,6 +35,12 @@ pub(crate) struct Done {
     pub(crate) changes: usize,
     pub(crate) crashes: usize,
     pub(crate) terminals: usize,
+    /// Jobs assigned to remote workers.
+    pub(crate) assigned: usize,
+    /// Hellos of workers that were accepted.
+    pub(crate) hellos: usize,
+    /// Final reports that were answered once more.
+    pub(crate) repeats: usize,
 }
 
 impl Done {
@@ -43,6 +50,9 @@ impl Done {
             changes: self.changes + other.changes,
             crashes: self.crashes + other.crashes,
             terminals: self.terminals + other.terminals,
+            assigned: self.assigned + other.assigned,
+            hellos: self.hellos + other.hellos,
+            repeats: self.repeats + other.repeats,
         }
     }
 }
@@ -62,18 +72,22 @@ pub(crate) fn run(seed: u64, program: &[Step], stores: &[Open]) -> Result<Done, 
     })
 }
 
-struct Machine {
-    subjects: Vec<Box<dyn Subject>>,
+pub(super) struct Machine {
+    pub(super) subjects: Vec<Box<dyn Subject>>,
     setup: Setup,
     now: Timestamp,
     /// Time since the program began.
     passed: Duration,
     /// The time at which the machine booted, since the program began.
     booted: Duration,
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     watchers: Watchers,
-    gathered: Gathered,
-    done: Done,
+    pub(super) gathered: Gathered,
+    /// The sessions that workers open once they are registered, by instance and process.
+    pub(super) openings: HashMap<(String, String), Vec<PoolPlan>>,
+    /// Number of the processes that have ever said hello.
+    pub(super) processes: usize,
+    pub(super) done: Done,
 }
 
 impl Machine {
@@ -88,6 +102,8 @@ impl Machine {
             setup,
             watchers: Watchers::default(),
             gathered: Gathered::default(),
+            openings: HashMap::new(),
+            processes: 0,
             done: Done::default(),
         };
         for (name, consumers) in QUEUES.into_iter().zip([1, 2, 3]) {
@@ -103,13 +119,16 @@ impl Machine {
             Step::Offer { jobs, request } => {
                 self.gathered.offer(jobs, *request, self.now);
             }
-            Step::Report { pick, stale, told } => {
+            Step::Report { pick, stale, told, by, checkpoint } => {
                 let running = if *stale { self.ledger.leases.clone() } else { self.ledger.running() };
                 if !running.is_empty() {
                     let (id, lease) = running[pick % running.len()];
-                    self.gathered.reports.push((id, lease, *told));
+                    self.report(id, lease, *told, *by, *checkpoint);
                 }
             }
+            Step::Hello(plan) => self.hello(plan),
+            Step::Credit { pick, pool, count } => self.credit(*pick, *pool, *count),
+            Step::Leave { pick, closes } => self.leave(*pick, *closes),
             Step::Control(wish) => {
                 let ever = &self.ledger.ever;
                 self.gathered.control(*wish, |pick| ever.get(pick % ever.len().max(1)).copied());
@@ -155,12 +174,14 @@ impl Machine {
             }
         }
         let Some((applied, _)) = first else { return Ok(()) };
+        self.done.assigned += applied.assigned.len();
         self.done.batches += 1;
         self.done.changes += applied.changes.len();
         self.ledger.hear(&gathered, &applied, self.now, self.passed, claim)?;
         if !applied.more {
             self.ledger.check_times(self.now)?;
         }
+        self.connect(&gathered, &applied)?;
         self.check()?;
         let touched: Vec<_> = applied.changes.iter().map(Change::id).collect();
         self.compare(|reader| {
@@ -234,14 +255,19 @@ impl Machine {
             rounds -= 1;
             self.pass(Duration::from_secs(7_200));
             for (id, lease) in self.ledger.running() {
-                self.gathered.reports.push((id, lease, AttemptReport::Success { result_bytes: 0 }));
+                let told = AttemptReport::Success { result_bytes: 0 };
+                self.report(id, lease, told, Teller::Owner, None);
             }
             self.commit(true)?;
         }
         let last = &self.subjects[self.subjects.len() - 1];
         self.watchers.catch_up(&self.ledger, &*last.reader())?;
         self.compare(everything)?;
-        Ok(Done { terminals: self.ledger.terminals, ..self.done })
+        for subject in &self.subjects {
+            self.ledger.check_checkpoints(&*subject.reader())?;
+        }
+        let repeats = self.ledger.workers.repeats;
+        Ok(Done { terminals: self.ledger.terminals, repeats, ..self.done })
     }
 }
 
@@ -268,13 +294,17 @@ fn show(applied: &Applied, reader: &dyn Reader) -> Result<Vec<String>, StoreErro
         format!("{:?}", applied.controls),
         format!("{:?}", applied.reports),
         format!("{:?}", applied.offers),
-        format!("{:?}", applied.cancelling),
+        format!("{:?} {:?}", applied.answers, applied.superseded),
+        format!("{:?} {:?}", applied.cancelling, applied.remote_cancelling),
+        format!("{:?}", applied.remote_ended),
         format!("{:?}", applied.changes),
         format!("{:?} wakes {:?}", applied.position, applied.wake),
         format!("more {} room {} {:?}", applied.more, applied.room, applied.purged),
         format!("{:?}", applied.queues),
     ];
-    for claim in &applied.claims {
+    let assigned = |one: &Assignment| format!("{:?} of {} gets {}", one.pool, one.worker, one.claim.job.id);
+    shown.extend(applied.assigned.iter().map(assigned));
+    for claim in applied.claims.iter().chain(applied.assigned.iter().map(|one| &one.claim)) {
         let payload = reader.payload(claim.job.id)?;
         let carried = claim.payload.clone().or_else(|| payload.clone());
         let right = if carried == payload { "right" } else { "wrong" };

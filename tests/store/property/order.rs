@@ -4,6 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use jobmill::{
     clock::Timestamp,
+    engine::PoolId,
     job::{Job, JobId, Position, State},
 };
 
@@ -81,22 +82,44 @@ pub(crate) fn place(before: Option<&Known>, after: &Job, released: bool) -> Posi
     }
 }
 
-/// Checks that no waiting job precedes a started one, and that no job waits while a slot is free.
-pub(crate) fn check(
-    started: &[(String, Contender)],
-    waiting: &[(String, Contender)],
-    free_slots: impl Fn(&str) -> usize,
-) -> Result<(), Violation> {
-    let mut last_started: HashMap<&str, Contender> = HashMap::new();
-    for (queue, contender) in started {
-        let last = last_started.entry(queue).or_insert(*contender);
+/// The right to start a job.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Slot {
+    /// A consumer slot of the queue.
+    Here,
+    /// A credit of a remote worker.
+    Pool(PoolId),
+}
+
+/// A job that a batch started.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) queue: String,
+    pub(crate) slot: Slot,
+    pub(crate) contender: Contender,
+}
+
+/// A job that waits, and what is left of the slots in which it could start.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) queue: String,
+    pub(crate) contender: Contender,
+    pub(crate) slots: Vec<(Slot, u64)>,
+}
+
+/// Checks that no waiting job precedes one that started in a slot for both, and that no job waits while a slot is free.
+pub(crate) fn check(started: &[Started], waiting: &[Waiting]) -> Result<(), Violation> {
+    let mut last_started: HashMap<(&str, Slot), Contender> = HashMap::new();
+    for Started { queue, slot, contender } in started {
+        let last = last_started.entry((queue, *slot)).or_insert(*contender);
         *last = (*last).max(*contender);
     }
-    for (queue, contender) in waiting {
-        let free = free_slots(queue);
-        promise!(free == 0, "{contender:?} waits while {free} slots of {queue} are free");
-        if let Some(last) = last_started.get(&**queue) {
-            promise!(!contender.precedes(*last), "{contender:?} waits and {last:?} started in {queue}");
+    for Waiting { queue, contender, slots } in waiting {
+        for (slot, free) in slots {
+            promise!(*free == 0, "{contender:?} waits in {queue} while {free} of {slot:?} are free");
+            if let Some(last) = last_started.get(&(&**queue, *slot)) {
+                promise!(!contender.precedes(*last), "{contender:?} waits and {last:?} started in {queue}");
+            }
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use jobmill::{
     clock::{ClockReading, Timestamp, Uptime},
+    engine::DemandBoard,
     job::{Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, Tally},
     settings::QueueInfo,
     store::{Page, Reader, Scan, StoreError, StoreSize, WholeJob},
@@ -41,33 +42,73 @@ impl Subject for AnswersBeforeCommit {
         let image = self.on_disk.take().unwrap_or_else(|| self.store.image());
         self.store.restart_from(image, setup)
     }
-}
 
-/// A store that restores running jobs after a crash as if their attempts had never started.
-pub(crate) struct ForgetsAttempts(Sqlite);
+    fn board(&self) -> &DemandBoard {
+        self.store.board()
+    }
 
-impl ForgetsAttempts {
-    pub(crate) fn open(setup: Setup) -> Box<dyn Subject> {
-        Box::new(ForgetsAttempts(Sqlite::open(setup)))
+    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
+        self.store.kinds_of_workers()
     }
 }
 
-impl Subject for ForgetsAttempts {
+/// A store in which each crash changes the rows.
+pub(crate) struct ChangedByCrash {
+    store: Sqlite,
+    change: &'static str,
+}
+
+impl ChangedByCrash {
+    fn open(setup: Setup, change: &'static str) -> Box<dyn Subject> {
+        Box::new(ChangedByCrash { store: Sqlite::open(setup), change })
+    }
+
+    /// Restores running jobs as if their attempts had never started.
+    pub(crate) fn forgets_attempts(setup: Setup) -> Box<dyn Subject> {
+        Self::open(setup, "UPDATE job SET attempt = attempt - 1 WHERE state IN (4, 6)")
+    }
+
+    /// Restores the attempts of remote workers as if they were the server's own.
+    pub(crate) fn forgets_workers(setup: Setup) -> Box<dyn Subject> {
+        Self::open(setup, "UPDATE job SET worker = NULL WHERE state IN (4, 6)")
+    }
+
+    /// Restores ended attempts as if no worker had reported their ends.
+    pub(crate) fn forgets_reports(setup: Setup) -> Box<dyn Subject> {
+        let change = "UPDATE job SET reported = NULL; UPDATE attempt SET lease = NULL";
+        Self::open(setup, change)
+    }
+
+    /// Restores workers as if none had replaced another one.
+    pub(crate) fn forgets_predecessors(setup: Setup) -> Box<dyn Subject> {
+        Self::open(setup, "UPDATE worker SET predecessors = '[]'")
+    }
+}
+
+impl Subject for ChangedByCrash {
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
-        self.0.apply(batch)
+        self.store.apply(batch)
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
-        self.0.reader()
+        self.store.reader()
     }
 
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
-        let image = self.0.image();
+        let image = self.store.image();
         {
             let database = rusqlite::Connection::open(image.path().join("jobmill.db")).unwrap();
-            database.execute("UPDATE job SET attempt = attempt - 1 WHERE state IN (4, 6)", []).unwrap();
+            database.execute_batch(self.change).unwrap();
         }
-        self.0.restart_from(image, setup)
+        self.store.restart_from(image, setup)
+    }
+
+    fn board(&self) -> &DemandBoard {
+        self.store.board()
+    }
+
+    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
+        self.store.kinds_of_workers()
     }
 }
 
@@ -96,6 +137,14 @@ impl Subject for BeginsBehindItsClock {
 
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         self.0.crash(an_hour_ago(setup))
+    }
+
+    fn board(&self) -> &DemandBoard {
+        self.0.board()
+    }
+
+    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
+        self.0.kinds_of_workers()
     }
 }
 
@@ -129,6 +178,14 @@ impl Subject for CountsByTheWall {
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         self.0.crash(by_the_wall(setup))
     }
+
+    fn board(&self) -> &DemandBoard {
+        self.0.board()
+    }
+
+    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
+        self.0.kinds_of_workers()
+    }
 }
 
 /// A store that sometimes leaves the end of a job out of the feed for readers that resume.
@@ -151,6 +208,14 @@ impl Subject for SkipsEnds {
 
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         self.0.crash(setup)
+    }
+
+    fn board(&self) -> &DemandBoard {
+        self.0.board()
+    }
+
+    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
+        self.0.kinds_of_workers()
     }
 }
 
@@ -188,6 +253,10 @@ impl Reader for SkippingReader {
 
     fn result(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError> {
         self.0.result(id)
+    }
+
+    fn checkpoint(&self, id: JobId) -> Result<Option<jobmill::job::Checkpoint>, StoreError> {
+        self.0.checkpoint(id)
     }
 
     fn payload(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError> {

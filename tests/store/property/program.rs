@@ -8,7 +8,13 @@ pub(crate) enum Step {
     /// An offer for the next batch.
     Offer { jobs: Vec<Plan>, request: Option<RequestPlan> },
     /// A report for the next batch.
-    Report { pick: usize, stale: bool, told: AttemptReport },
+    Report { pick: usize, stale: bool, told: AttemptReport, by: Teller, checkpoint: Option<i64> },
+    /// A worker's introduction for the next batch. If it is accepted, the worker opens a session.
+    Hello(HelloPlan),
+    /// Credits for a pool of one of the open sessions.
+    Credit { pick: usize, pool: usize, count: u32 },
+    /// One of the open sessions ends, or loses its credits.
+    Leave { pick: usize, closes: bool },
     /// A control for the next batch.
     Control(RequestedControl),
     /// Time passes.
@@ -49,13 +55,72 @@ pub(crate) struct RequestPlan {
     pub(crate) said: u64,
 }
 
+/// The sender of a report.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Teller {
+    /// The one that runs the attempt, or ran it.
+    Owner,
+    Server,
+    /// The worker of this instance, whether it runs the attempt or not.
+    Worker(usize),
+}
+
+/// A worker's introduction.
+#[derive(Clone, Debug)]
+pub(crate) struct HelloPlan {
+    pub(crate) instance: usize,
+    pub(crate) process: ProcessPlan,
+    pub(crate) lists: ListPlan,
+    /// The pools of its session.
+    pub(crate) pools: Vec<PoolPlan>,
+}
+
+/// A pool of a worker's session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PoolPlan {
+    /// The kinds, as bits.
+    pub(crate) kinds: u8,
+    /// The queues, as bits; none are all queues.
+    pub(crate) queues: u8,
+    pub(crate) credits: u32,
+}
+
+/// The process that introduces itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ProcessPlan {
+    Same,
+    New,
+    /// One of those that were replaced.
+    Earlier(usize),
+}
+
+/// The leases that a process lists.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ListPlan {
+    Nothing,
+    /// Those that it holds, apart from some, and some others that are over or never were its own.
+    Held {
+        without: u64,
+        others: usize,
+    },
+}
+
 /// The report of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum AttemptReport {
     Progress,
-    Success { result_bytes: usize },
-    Failure { retryable: bool, delay_millis: Option<u64> },
-    Release { delay_millis: Option<u64> },
+    /// Nothing but a checkpoint.
+    Checkpoint,
+    Success {
+        result_bytes: usize,
+    },
+    Failure {
+        retryable: bool,
+        delay_millis: Option<u64>,
+    },
+    Release {
+        delay_millis: Option<u64>,
+    },
 }
 
 /// A control that a client or an operator asks for.
@@ -69,11 +134,14 @@ pub(crate) enum RequestedControl {
     Create { queue: usize, consumers: u32 },
     DeleteQueue(usize),
     Purge(usize),
+    Review,
 }
 
 /// The queues and kinds of all programs.
 pub(crate) const QUEUES: [&str; 3] = ["alpha", "beta", "gamma"];
 pub(crate) const KINDS: [&str; 3] = ["one", "two", "three"];
+/// The names of workers.
+pub(crate) const INSTANCES: [&str; 3] = ["red", "green", "blue"];
 /// Limit of how far ahead a clock is set.
 pub(crate) const AHEAD_MAX_MILLIS: i64 = 4_000 * DAY_MILLIS as i64;
 const DAY_MILLIS: u64 = 24 * 3600 * 1000;
@@ -120,7 +188,7 @@ pub(crate) fn program(seed: u64) -> Vec<Step> {
 
 fn step(dice: &mut Dice) -> Step {
     match dice.below(100) {
-        0..26 => {
+        0..24 => {
             let request = dice.percent(40).then(|| asked(dice));
             let jobs = match request {
                 // A repeat of a request has the same jobs.
@@ -129,16 +197,53 @@ fn step(dice: &mut Dice) -> Step {
             };
             Step::Offer { jobs, request }
         }
-        26..51 => Step::Report { pick: dice.index(1_000), stale: dice.percent(10), told: told(dice) },
-        51..66 => Step::Control(wish(dice)),
-        66..76 => Step::Pass { millis: pass(dice) },
-        76..79 => Step::SetClock { ahead_millis: ahead(dice) },
-        79..97 => Step::Commit { claim: dice.percent(92) },
+        24..47 => Step::Report {
+            pick: dice.index(1_000),
+            stale: dice.percent(20),
+            told: told(dice),
+            by: match dice.below(20) {
+                0..17 => Teller::Owner,
+                17 => Teller::Server,
+                _ => Teller::Worker(dice.index(INSTANCES.len())),
+            },
+            checkpoint: dice.percent(20).then(|| 1 + dice.below(9) as i64),
+        },
+        47..60 => Step::Control(wish(dice)),
+        60..69 => Step::Pass { millis: pass(dice) },
+        69..72 => Step::SetClock { ahead_millis: ahead(dice) },
+        72..88 => Step::Commit { claim: dice.percent(92) },
+        88..93 => Step::Hello(hello(dice)),
+        93..96 => {
+            Step::Credit { pick: dice.index(1_000), pool: dice.index(2), count: dice.one_of(&[1, 1, 2, 5]) }
+        }
+        96 => Step::Leave { pick: dice.index(1_000), closes: dice.percent(60) },
         _ => Step::Crash {
             when: if dice.percent(50) { When::Before } else { When::After },
             served: dice.one_of(&[0b001, 0b011, 0b011, 0b111, 0b110]),
         },
     }
+}
+
+fn hello(dice: &mut Dice) -> HelloPlan {
+    let process = match dice.below(10) {
+        0..6 => ProcessPlan::Same,
+        6..9 => ProcessPlan::New,
+        _ => ProcessPlan::Earlier(dice.index(10)),
+    };
+    let lists = match dice.percent(30) {
+        true => ListPlan::Nothing,
+        false => ListPlan::Held {
+            without: dice.one_of(&[0, 0, 0b101, u64::MAX]),
+            others: dice.one_of(&[0, 0, 1, 3]),
+        },
+    };
+    let pools = (0..1 + dice.index(2)).map(|_| PoolPlan {
+        kinds: dice.one_of(&[0b001, 0b011, 0b100, 0b111]),
+        queues: dice.one_of(&[0, 0, 0b001, 0b110]),
+        credits: dice.one_of(&[0, 2, 3, 9]),
+    });
+    let pools = pools.collect();
+    HelloPlan { instance: dice.index(INSTANCES.len()), process, lists, pools }
 }
 
 fn plans(dice: &mut Dice) -> Vec<Plan> {
@@ -168,7 +273,8 @@ fn asked(dice: &mut Dice) -> RequestPlan {
 
 fn told(dice: &mut Dice) -> AttemptReport {
     match dice.below(10) {
-        0..2 => AttemptReport::Progress,
+        0 => AttemptReport::Progress,
+        1 => AttemptReport::Checkpoint,
         2..6 => AttemptReport::Success { result_bytes: dice.one_of(&[0, 0, 20, 300]) },
         6..9 => AttemptReport::Failure {
             retryable: dice.percent(75),
@@ -180,7 +286,7 @@ fn told(dice: &mut Dice) -> AttemptReport {
 
 fn wish(dice: &mut Dice) -> RequestedControl {
     let (pick, queue) = (dice.index(1_000), dice.index(QUEUES.len()));
-    match dice.below(24) {
+    match dice.below(25) {
         0..4 => RequestedControl::Cancel(pick),
         4..9 => RequestedControl::Retry(pick, dice.percent(30).then(|| asked(dice))),
         9..12 => RequestedControl::Delete(pick),
@@ -194,6 +300,7 @@ fn wish(dice: &mut Dice) -> RequestedControl {
         },
         19 => RequestedControl::Create { queue, consumers: dice.below(3) as u32 },
         20 => RequestedControl::DeleteQueue(queue),
+        21 => RequestedControl::Review,
         _ => RequestedControl::Purge(queue),
     }
 }

@@ -33,6 +33,13 @@ impl Purges {
         purge.last = purge.last.max(last);
     }
 
+    /// Records a start, which numbers purges from 1 again. Those under way go on, and no caller is told of their end.
+    pub(crate) fn hear_start(&mut self) {
+        let first = self.0.keys().next().copied().unwrap_or_default().min(0);
+        let under_way = std::mem::take(&mut self.0).into_values();
+        self.0 = (1..).zip(under_way).map(|(index, purge)| (first - index, purge)).collect();
+    }
+
     /// Records that a job was deleted, has ended, or was retried.
     pub(crate) fn is_over(&mut self, id: JobId) {
         for purge in self.0.values_mut() {

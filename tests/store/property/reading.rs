@@ -7,7 +7,7 @@ use std::{
 
 use jobmill::{
     clock::Timestamp,
-    job::{Change, JobFilter, StateName},
+    job::{Change, JobFilter, Position, StateName},
     store::{Reader, Scan, ScanOrder},
 };
 
@@ -51,7 +51,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes in a crash: running attempts are over and counted, and nothing else has changed.
+    /// Takes in a crash: attempts of the server, and of workers that have said nothing for too long, are over and counted.
+    /// Nothing else has changed.
     pub(crate) fn hear_crash(
         &mut self,
         reader: &dyn Reader,
@@ -61,7 +62,16 @@ impl Ledger {
         self.times.start(now, passed);
         self.hear_start(now);
         let changes = reader.changes(self.end, usize::MAX >> 1).map_err(|error| error.to_string())?;
+        let holders = self.holders();
+        let lost = self.workers.hear_start(&holders);
         let mut ran: HashMap<_, _> = self.running().into_iter().collect();
+        for (id, job) in &mut self.jobs {
+            if job.worker.is_some_and(|worker| !lost.contains(&worker)) {
+                // It goes on. The place that it would get back is the first one of its lane.
+                ran.remove(id);
+                job.place = Position::default();
+            }
+        }
         for change in &changes.entries {
             let Change::Job { job, .. } = change else { return Err("a crash deleted a job".into()) };
             promise!(ran.remove(&job.id).is_some(), "{} did not run, and the crash changed it", job.id);
@@ -76,13 +86,14 @@ impl Ledger {
             promise!(job.state.name() == expected, "after the crash {} is {:?}", job.id, job.state);
             self.terminals += usize::from(expected.is_done());
             self.places.hear("places in the feed", job.position.as_i64())?;
-            (known.state, known.revision) = (job.state, job.revision);
+            (known.state, known.revision, known.worker) = (job.state, job.revision, None);
             (known.since, known.delay) = (self.times.time_point(), backoff_of(job));
             self.end = job.position;
         }
         promise!(ran.is_empty(), "these ran before the crash and still do: {ran:?}");
         self.places.hear_last("places in the feed", changes.up_to.as_i64())?;
         self.end = changes.up_to;
+        self.check_checkpoints(reader)?;
         self.check_store(reader)
     }
 }

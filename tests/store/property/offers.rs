@@ -1,0 +1,55 @@
+//! Offers: which are created, and what their repeats are answered.
+
+use jobmill::{engine::OfferRefusal, job::JobId};
+
+use super::{
+    batch::Gathered,
+    ledger::{Ledger, Violation, promise},
+};
+use crate::store::batch::{Applied, Receipt};
+
+impl Ledger {
+    /// Takes in the answers to the offers of a batch.
+    pub(super) fn hear_offers(&mut self, gathered: &Gathered, applied: &Applied) -> Result<(), Violation> {
+        promise!(applied.offers.len() == gathered.offers.len(), "an offer has no answer");
+        for (offered, receipt) in gathered.offers.iter().zip(&applied.offers) {
+            let known = offered.request.and_then(|request| self.requests.get(&request.key).cloned());
+            let alive = |ids: &[JobId]| ids.iter().any(|id| self.jobs.contains_key(id));
+            match receipt {
+                Receipt::Created { jobs } => {
+                    promise!(jobs.len() == offered.jobs.len(), "an offer was created in part");
+                    for job in jobs {
+                        let kept = self.jobs.get(&job.id).is_some_and(|known| known.revision == job.revision);
+                        promise!(kept, "{} was acknowledged and is not in the feed", job.id);
+                    }
+                    let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
+                    let twice = known.is_some_and(|(_, ids)| alive(&ids));
+                    promise!(!twice, "a request was done twice: {ids:?}");
+                    if let Some(request) = offered.request {
+                        self.requests.insert(request.key, (request, ids));
+                    }
+                }
+                Receipt::Seen { first, count } => {
+                    let Some((request, ids)) = known else {
+                        return Err("an unknown request was seen".into());
+                    };
+                    promise!(Some(request) == offered.request, "another request was taken for {request:?}");
+                    promise!(ids.first() == Some(&first.id), "a repeat got {} of {ids:?}", first.id);
+                    promise!(ids.len() == *count as usize, "a repeat got {count} of {ids:?}");
+                }
+                Receipt::Refused(OfferRefusal::RequestMismatch) => {
+                    let same =
+                        known.is_some_and(|(request, ids)| Some(request) == offered.request && alive(&ids));
+                    promise!(!same, "a true repeat was refused: {:?}", offered.request);
+                }
+                Receipt::Gone { .. } => {
+                    let first = known.and_then(|(_, ids)| ids.first().copied());
+                    promise!(first.is_some_and(|id| !self.jobs.contains_key(&id)), "{first:?} is there");
+                }
+                Receipt::Waits => return Err("an offer waits that was not to".into()),
+                Receipt::Refused(_) | Receipt::Full(_) => {}
+            }
+        }
+        Ok(())
+    }
+}

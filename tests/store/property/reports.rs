@@ -1,0 +1,106 @@
+//! Reports: which apply, which are refused, and which are repeats.
+
+use jobmill::{
+    engine::transition::Refusal,
+    job::{JobId, LeaseToken},
+    store::Reader,
+};
+
+use super::{
+    batch::{Gathered, Told},
+    ledger::{Causes, Ledger, Violation, promise},
+    program::AttemptReport,
+    workers::Final,
+};
+use crate::store::batch::Applied;
+
+impl Ledger {
+    /// Takes in the answers to the reports of a batch, those of the server first.
+    pub(super) fn hear_reports(
+        &mut self,
+        gathered: &Gathered,
+        applied: &Applied,
+        causes: &mut Causes,
+    ) -> Result<(), Violation> {
+        for ((id, lease, told), result) in gathered.reports.iter().zip(&applied.reports) {
+            let holds = self.holds(*id, *lease, causes);
+            promise!(
+                result.is_ok() == holds,
+                "a report of {id} under {lease:?} was {result:?}; held: {holds}"
+            );
+            if holds {
+                hear_end(causes, *id, *told);
+            }
+        }
+        let (told, answers) = (gathered.worker_reports.len(), applied.answers.len());
+        promise!(told == answers, "{told} reports of workers have {answers} answers");
+        for (told, answer) in gathered.worker_reports.iter().zip(&applied.answers) {
+            let Told { id, lease, .. } = *told;
+            let same = (answer.id, answer.lease, answer.checkpoint) == (id, lease, told.checkpoint);
+            promise!(same && answer.is_final == told.is_final(), "{told:?} was answered {answer:?}");
+            self.hear_worker_report(*told, answer.result, causes)?;
+        }
+        Ok(())
+    }
+
+    fn hear_worker_report(
+        &mut self,
+        told: Told,
+        result: Result<(), Refusal>,
+        causes: &mut Causes,
+    ) -> Result<(), Violation> {
+        let Told { worker, id, lease, checkpoint, .. } = told;
+        let is_own = self.jobs.get(&id).is_some_and(|job| job.worker == Some(worker));
+        if is_own && self.holds(id, lease, causes) {
+            promise!(result.is_ok(), "{told:?} was {result:?} under its own lease");
+            hear_end(causes, id, told.told);
+            if told.is_final() {
+                let released = matches!(told.told, AttemptReport::Release { .. });
+                // A release is remembered until the next report that ends an attempt of the job.
+                self.workers.finals.retain(|_, end| end.id != id || !end.released);
+                self.workers.finals.insert(lease, Final { id, released });
+            }
+            if !matches!(told.told, AttemptReport::Success { .. })
+                && let Some(number) = checkpoint
+            {
+                self.workers.checkpoints.insert(id, number);
+            }
+            return Ok(());
+        }
+        let ended = self.workers.finals.get(&lease).is_some_and(|end| end.id == id);
+        let is_repeat = told.is_final() && ended;
+        promise!(result.is_err() || is_repeat, "{told:?} was taken without a lease");
+        self.workers.repeats += usize::from(result.is_ok());
+        // What another worker than the first is answered does not matter: it has changed nothing.
+        let must = is_repeat && self.is_certain(id, lease, worker, causes);
+        promise!(result.is_ok() || !must, "{told:?} is a repeat and was {result:?}");
+        Ok(())
+    }
+
+    fn holds(&self, id: JobId, lease: LeaseToken, causes: &Causes) -> bool {
+        self.jobs.get(&id).is_some_and(|job| job.state.lease() == Some(lease)) && !causes.ended.contains(&id)
+    }
+
+    /// Checks that a store has the latest checkpoint of each job, and none of deleted ones.
+    pub(crate) fn check_checkpoints(&mut self, reader: &dyn Reader) -> Result<(), Violation> {
+        for (id, number) in &self.workers.checkpoints {
+            let kept = reader.checkpoint(*id).map_err(|error| error.to_string())?.map(|kept| kept.number);
+            let expected = self.jobs.contains_key(id).then_some(*number);
+            promise!(kept == expected, "the checkpoint of {id} is {kept:?}, not {expected:?}");
+        }
+        Ok(())
+    }
+}
+
+fn hear_end(causes: &mut Causes, id: JobId, told: AttemptReport) {
+    match told {
+        AttemptReport::Progress | AttemptReport::Checkpoint => {}
+        AttemptReport::Success { .. } | AttemptReport::Failure { .. } => {
+            causes.ended.insert(id);
+        }
+        AttemptReport::Release { .. } => {
+            causes.ended.insert(id);
+            causes.released.insert(id);
+        }
+    }
+}
