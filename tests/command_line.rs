@@ -1,4 +1,4 @@
-//! The commands of the program that change jobs and queues, wait, and query the server.
+//! The commands of the program that change jobs and queues, wait, and query the server, and those for remote workers.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
@@ -11,6 +11,7 @@ use std::{
 use jobmill::{
     execute::{Attempt, HandlerError},
     job::Output as JobOutput,
+    proto::v1::{LeaseJobsRequest, worker_service_client::WorkerServiceClient},
     serve::Server,
     settings::{KindDefaults, QueueSettings, Settings, StoreSettings},
 };
@@ -232,4 +233,49 @@ async fn a_server_tells_what_it_knows_and_refuses_what_it_does_not() {
     assert!(said.contains("\"teleport\", which this server does not know. `jobmill info` lists"), "{said}");
     assert_eq!(json(&server, "count").await["total"], 1);
     assert_eq!(told(&server, "count --require a,b").await.2, 2);
+}
+
+#[tokio::test]
+async fn a_remote_worker_is_shown_with_its_leases_and_drained() {
+    let (server, _) = server().await;
+    assert_eq!(told(&server, "workers").await, (String::new(), "no workers".to_owned(), 0));
+    let (_, said, code) = told(&server, "workers --instance w").await;
+    assert_eq!((said.contains("no worker is named w"), code), (true, 4), "{said}");
+    let (_, said, code) = told(&server, "workers drain w --yes").await;
+    assert_eq!((said.contains("List workers: jobmill workers"), code), (true, 4), "{said}");
+
+    let id = done(&server, "submit remote").await;
+    let mut workers =
+        WorkerServiceClient::connect(format!("http://{}", server.local_addr().unwrap())).await.unwrap();
+    let request = LeaseJobsRequest {
+        instance: "w".into(),
+        process: "p".into(),
+        kinds: vec!["remote".into()],
+        wait: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+        ..Default::default()
+    };
+    let leased = workers.lease_jobs(request).await.unwrap().into_inner().assignments;
+    let token = leased[0].lease.clone().unwrap().token;
+
+    let table = done(&server, "workers").await;
+    let row: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[..2], ["w", "connected"], "{table}");
+    let page = done(&server, "workers --instance w").await;
+    assert!(page.contains(&id) && page.contains("not received"), "{page}");
+    let found = json(&server, "workers --instance w").await;
+    assert_eq!(found["leases"][0]["lease"]["token"], token, "{found}");
+    let page = done(&server, &format!("get {id}")).await;
+    assert!(
+        page.contains("worker        w\n") && page.contains(&format!("lease token   {token}\n")),
+        "{page}"
+    );
+    let job = json(&server, &format!("get {id}")).await;
+    assert_eq!((&job["worker"], &job["leaseToken"]), (&"w".into(), &token.into()), "{job}");
+
+    let (_, said, code) = told(&server, "workers drain w").await;
+    assert_eq!((said.contains("no worker was asked to end"), code), (true, 2), "{said}");
+    let (names, said, code) = told(&server, "workers drain w --within 5m --yes").await;
+    assert_eq!((names.as_str(), code), ("w", 0), "{said}");
+    assert!(said.starts_with("1 worker asked to finish what it runs within 5m"), "{said}");
+    assert_eq!(json(&server, "workers").await["state"], "WORKER_STATE_DRAINING");
 }

@@ -260,6 +260,8 @@ fn each_limit_is_the_last_value_that_is_accepted() {
     let queue = |setting: &str| format!("[queues.a]\n{setting}");
     let kind = |setting: &str| format!("[kinds.a]\ncommand = ['sh']\n{setting}");
     let limit = |accepted: &str, refused: &str| (format!("limits.{accepted}"), format!("limits.{refused}"));
+    let workers =
+        |accepted: &str, refused: &str| (format!("workers.{accepted}"), format!("workers.{refused}"));
     for (accepted, refused) in [
         (queue("max_jobs = 1"), queue("max_jobs = 0")),
         (queue("max_jobs = 1_000_000_000"), queue("max_jobs = 1_000_000_001")),
@@ -292,6 +294,10 @@ fn each_limit_is_the_last_value_that_is_accepted() {
         limit("header_bytes = '1MiB'", "header_bytes = '2MiB'"),
         limit("keepalive_interval = '1h'", "keepalive_interval = '0s'"),
         limit("keepalive_timeout = '10m'", "keepalive_timeout = '11m'"),
+        workers("lease = '1h'", "lease = '61m'"),
+        workers("receive_within = '10m'", "receive_within = '11m'"),
+        workers("stop_grace = '100ms'", "stop_grace = '99ms'"),
+        workers("ping_every = '10m'", "ping_every = '11m'"),
     ] {
         Desk::new(&accepted).load();
         let faults = Desk::new(&refused).faults();
@@ -368,7 +374,8 @@ fn the_documentation_has_every_key_with_its_default() {
     assert_eq!(documented_keys, keys().collect());
 
     let loaded =
-        Desk::new("[queues.a]\n[kinds.a]\ncommand = ['sh']\n[kinds.b]\nurl = 'https://example.org'").load();
+        Desk::new("[queues.a]\n[kinds.a]\ncommand = ['sh']\n[kinds.b]\nurl = 'https://example.org'\n[kinds.c]\nworker = true")
+            .load();
     for (key, default) in documented {
         let actual = loaded.entries.iter().find(|entry| general(&entry.key) == key).unwrap();
         let expected = match &*default {
@@ -464,6 +471,10 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     limits.header_bytes                  16KiB               default
     limits.keepalive_interval            30s                 default
     limits.keepalive_timeout             20s                 default
+    workers.lease                        30s                 default
+    workers.receive_within               10s                 default
+    workers.stop_grace                   30s                 default
+    workers.ping_every                   10s                 default
     disk.ballast                         16MiB               default
     disk.min_free                        64MiB               default
     retention.succeeded                  1day                default

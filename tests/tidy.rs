@@ -36,12 +36,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["clock", "job", "settings", "store"]),
     ("watch", &["clock", "job", "store"]),
     ("execute", &["clock", "job", "settings", "timeouts"]),
+    ("client", &["clock", "job", "proto"]),
+    ("worker", &["client", "clock", "execute", "job", "proto"]),
     ("admission", &["clock", "engine", "job", "settings"]),
     ("counters", &["clock", "engine", "job", "store"]),
     ("traces", &["clock", "job", "settings"]),
     ("shard", &["clock", "counters", "engine", "job", "store", "watch"]),
+    ("workers", &["clock", "counters", "engine", "execute", "job", "settings", "shard", "store", "watch"]),
     ("intake", &["admission", "clock", "engine", "job", "settings", "shard", "traces"]),
-    ("metrics", &["clock", "counters", "job", "lines", "listen", "settings", "shard", "store"]),
+    (
+        "metrics",
+        &["clock", "counters", "job", "lines", "listen", "settings", "shard", "store", "worker", "workers"],
+    ),
     ("dispatch", &["engine", "execute", "job", "shard", "store", "timeouts", "traces", "watch"]),
     (
         "api",
@@ -60,8 +66,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "settings",
             "shard",
             "store",
+            "timeouts",
             "traces",
             "watch",
+            "workers",
         ],
     ),
     (
@@ -80,7 +88,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("client", &["clock", "job", "proto"]),
     (
         "serve",
         &[
@@ -107,6 +114,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tls",
             "traces",
             "watch",
+            "workers",
         ],
     ),
     ("lib", &["execute", "handle", "job", "serve", "settings"]),
@@ -118,12 +126,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str], &str)] = &[
     (
         "tonic::",
-        &["src/api/", "src/client/", "src/proto.rs", "src/cli/bench/"],
+        &["src/api/", "src/client/", "src/worker/", "src/proto.rs", "src/cli/bench/"],
         "the rest must not know the wire",
     ),
     (
         "prost::",
-        &["src/api/", "src/client/", "src/proto.rs", "src/cli/bench/"],
+        &["src/api/", "src/client/", "src/worker/", "src/proto.rs", "src/cli/bench/"],
         "the rest must not know the wire",
     ),
     ("opentelemetry", &["src/traces/"], "the rest makes spans through its functions"),
@@ -194,6 +202,8 @@ const NO_CYCLES: &[&str] = &[
     "src/metrics/",
     "src/serve/",
     "src/settings/",
+    "src/worker/",
+    "src/workers/",
 ];
 
 /// Functions longer than 70 lines, with the reason for not splitting them.

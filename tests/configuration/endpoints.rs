@@ -13,6 +13,7 @@ fn endpoint(desk: &Desk, kind: &str) -> HttpSettings {
     match desk.load().settings.kinds[kind].handler.clone() {
         HandlerSettings::Http(settings) => *settings,
         HandlerSettings::Command(command) => panic!("{command:?}"),
+        HandlerSettings::Workers => panic!("no handler"),
     }
 }
 

@@ -18,7 +18,7 @@ fn keys() {
     refuses(
         "port = 1",
         &[
-            "1:1: port: unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, disk, retention, queues, kinds",
+            "1:1: port: unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, workers, disk, retention, queues, kinds",
         ],
     );
     refuses("[queue.mail]", &["1:2: queue: unknown key; did you mean `queues`?"]);
@@ -34,7 +34,7 @@ fn keys() {
     refuses(
         "\"a\\u001b[31m\" = 1",
         &[
-            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, disk, retention, queues, kinds"#,
+            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, workers, disk, retention, queues, kinds"#,
         ],
     );
 }
@@ -371,7 +371,7 @@ fn commands() {
     refuses(
         "[kinds.a]",
         &[
-            r#"1:8: kinds.a: the kind has no handler; add command = ["/path/to/program", "argument"] or url = "https://example.org/jobs""#,
+            r#"1:8: kinds.a: the kind has no handler; add command = ["/path/to/program", "argument"] or url = "https://example.org/jobs", or worker = true if remote workers run it"#,
         ],
     );
     refuses(
@@ -399,6 +399,25 @@ fn commands() {
         "[kinds.a]\ncommand = ['sh']\npermanent_exit_codes = [65, 0]",
         &[
             "3:29: kinds.a.permanent_exit_codes[1]: 0 is under the minimum of 1; write a whole number from 1 to 255",
+        ],
+    );
+}
+
+#[test]
+fn kinds_of_remote_workers() {
+    refuses("[kinds.a]\nworker = false", &["2:1: kinds.a.worker: false says nothing; leave the key out"]);
+    refuses(
+        "[kinds.a]\nworker = true\ncommand = ['sh']\nurl = 'https://example.org'",
+        &[
+            "3:1: kinds.a.command: this is for kinds with a handler here, and only workers run this one; leave one of them out",
+            "4:1: kinds.a.url: this is for kinds with a handler here, and only workers run this one; leave one of them out",
+        ],
+    );
+    refuses(
+        "[workers]\nlease = '50ms'\nleases = '30s'",
+        &[
+            r#"2:9: workers.lease: "50ms" is under the minimum of 100ms; write a duration from 100ms to 1h, such as "30s""#,
+            "3:1: workers.leases: unknown key; did you mean `lease`?",
         ],
     );
 }

@@ -191,7 +191,9 @@ async fn kinds_that_nothing_runs_and_jobmills_own_are_refused_from_everywhere() 
     assert_eq!(own.to_string(), format!("kind: {told}"));
     let unknown = soon(handle.submit(JobRequest::new("nothing"))).await.unwrap_err();
     assert!(
-        unknown.to_string().starts_with("no handler here runs the kind `nothing` (known: none)"),
+        unknown
+            .to_string()
+            .starts_with("no handler here and no worker runs the kind `nothing` (known: none)"),
         "{unknown}"
     );
 

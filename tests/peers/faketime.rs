@@ -1,12 +1,15 @@
 //! A machine whose wall clock is set. `libfaketime` sets it for one process; its uptime goes on.
 
 use std::{
-    ffi::OsStr,
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
 };
 
-use jobmill::proto::v1::JobState;
+use jobmill::proto::v1::{self, JobState};
+use tokio::process::Command;
 
 use crate::{
     served::Served,
@@ -21,6 +24,19 @@ retry = { initial_delay = '1s', jitter = 0.0 }
 
 [kinds.echo]
 command = ['cat']
+
+[kinds.remote]
+worker = true
+
+[workers]
+lease = '1s'
+";
+
+/// The handler of a remote worker, which waits for a file.
+const WORKER: &str = "
+[kinds.remote]
+command = ['/bin/sh', '-c', 'until [ -e go ]; do sleep 0.02; done']
+working_dir = 'HOME'
 ";
 
 /// Finds the library where Debian installs it, on any architecture.
@@ -37,15 +53,20 @@ fn set(home: &Path, offset: &str) {
     fs::rename(home.join("offset.new"), home.join("offset")).unwrap();
 }
 
+/// Returns the environment of a process under the fake clock.
+fn environment(home: &Path) -> [(&'static str, OsString); 4] {
+    [
+        ("LD_PRELOAD", library().into_os_string()),
+        ("FAKETIME_TIMESTAMP_FILE", home.join("offset").into_os_string()),
+        ("FAKETIME_NO_CACHE", OsString::from("1")),
+        ("DONT_FAKE_MONOTONIC", OsString::from("1")),
+    ]
+}
+
 /// Starts a server under the fake clock.
 async fn start(home: &Path) -> (Served, Rig) {
-    let (library, offset) = (library(), home.join("offset"));
-    let environment = [
-        ("LD_PRELOAD", library.as_os_str()),
-        ("FAKETIME_TIMESTAMP_FILE", offset.as_os_str()),
-        ("FAKETIME_NO_CACHE", OsStr::new("1")),
-        ("DONT_FAKE_MONOTONIC", OsStr::new("1")),
-    ];
+    let environment = environment(home);
+    let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_os_str())).collect();
     let mut server = Served::start(home, CONFIGURATION, &environment);
     let rig = server.connect().await;
     (server, rig)
@@ -84,5 +105,35 @@ async fn a_server_that_boots_with_a_clock_a_year_ahead_deletes_nothing_and_says_
     let last = rig.submit(job("echo")).await.id;
     rig.ends(&last).await;
     rig.get(&id).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_remote_attempt_goes_on_though_the_clocks_of_its_server_and_its_worker_are_set_by_an_hour() {
+    let home = tempfile::tempdir().unwrap();
+    set(home.path(), "+0");
+    let (server, rig) = start(home.path()).await;
+    let configuration = home.path().join("work.toml");
+    fs::write(&configuration, WORKER.replace("HOME", home.path().to_str().unwrap())).unwrap();
+    let _worker = Command::new(env!("CARGO_BIN_EXE_jobmill"))
+        .args(["work", "--instance", "w", "--server", &server.address, "--config"])
+        .arg(&configuration)
+        .envs(environment(home.path()))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let id = rig.submit(v1::JobSpec { max_attempts: 1, ..job("remote") }).await.id;
+    rig.reaches(&id, JobState::Running).await;
+    for offset in ["+3600", "-3600", "+0"] {
+        set(home.path(), offset);
+        // The passing of time is what is tested: two leases.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(rig.get(&id).await.state(), JobState::Running, "{offset}");
+    }
+    fs::write(home.path().join("go"), "").unwrap();
+    let job = rig.ends(&id).await;
+    assert_eq!((job.state(), job.attempt), (JobState::Succeeded, 1));
     server.stop().await;
 }

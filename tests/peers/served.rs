@@ -15,6 +15,8 @@ pub(crate) struct Served {
     child: Child,
     out: Lines<BufReader<ChildStdout>>,
     log: Lines<BufReader<ChildStderr>>,
+    /// Empty until the server listens.
+    pub(crate) address: String,
 }
 
 impl Served {
@@ -35,13 +37,14 @@ impl Served {
             .unwrap();
         let out = BufReader::new(child.stdout.take().unwrap()).lines();
         let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        Served { child, out, log }
+        Served { child, out, log, address: String::new() }
     }
 
     /// Connects to the server once it listens.
     pub(crate) async fn connect(&mut self) -> Rig {
         let line = soon(self.out.next_line()).await.unwrap().expect("a server that starts");
-        Rig::connect(line.split(' ').nth(3).unwrap()).await
+        self.address = line.split(' ').nth(3).unwrap().to_owned();
+        Rig::connect(&self.address).await
     }
 
     /// Returns the next line of the log with these words.

@@ -34,9 +34,14 @@ impl Process {
     }
 
     /// Starts a server as [`Process::of`] does, in memory.
-    pub(crate) async fn in_memory(mut command: Command, configuration: &Path) -> Self {
+    pub(crate) async fn in_memory(command: Command, configuration: &Path) -> Self {
+        Process::at(command, "127.0.0.1:0", configuration).await
+    }
+
+    /// Starts a server by a command with all but the configuration, on a listen address.
+    pub(crate) async fn at(mut command: Command, listen: &str, configuration: &Path) -> Self {
         let mut child = command
-            .args(["--listen", "127.0.0.1:0", "--config"])
+            .args(["--listen", listen, "--config"])
             .arg(configuration)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -42,6 +42,7 @@ mod tokens;
 mod traces;
 mod unreadable_rows;
 mod watch;
+mod workers;
 
 #[path = "../support/mod.rs"]
 mod support;

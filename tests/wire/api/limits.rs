@@ -58,6 +58,7 @@ fn probe(
 /// Returns a probe for each limit of a field. Requests about a job name one that has ended.
 fn probes() -> Vec<Probe> {
     let mut probes = probes_of_submissions();
+    probes.extend(probes_of_workers());
     probes.extend([
         probe("batch_jobs", "JobQueue/SubmitBatch", "jobs", |n, _| {
             v1::SubmitBatchRequest { jobs: vec![job("echo"); n], ..Default::default() }.encode_to_vec()
@@ -124,9 +125,56 @@ fn probes_of_submissions() -> Vec<Probe> {
     ]
 }
 
-/// Limits that belong to no field. Each has a test of its own below.
-const OTHERS: [&str; 5] =
-    ["message_bytes", "page_size", "result_bytes", "stream_credits", "tracestate_bytes"];
+fn with_hello(change: impl FnOnce(&mut v1::Hello)) -> Vec<u8> {
+    let mut hello = raw::hello("w");
+    change(&mut hello);
+    raw::greeting(hello)
+}
+
+fn probes_of_workers() -> Vec<Probe> {
+    const WORK: &str = "WorkerService/Work";
+    vec![
+        probe("hello_leases", WORK, "hello.leases", |n, ended| {
+            let lease = v1::Lease { job_id: ended.to_owned(), token: 1 };
+            with_hello(|hello| hello.leases = vec![lease; n])
+        }),
+        probe("leased_jobs", "WorkerService/LeaseJobs", "max_jobs", |n, _| {
+            let v1::Hello { instance, process, .. } = raw::hello("w");
+            let kinds = vec![raw::KIND.to_owned()];
+            let request =
+                v1::LeaseJobsRequest { instance, process, kinds, max_jobs: n as i32, ..Default::default() };
+            request.encode_to_vec()
+        }),
+        probe("pool_kinds", WORK, "hello.pools[0].kinds", |n, _| {
+            with_hello(|hello| hello.pools[0].kinds = vec![raw::KIND.to_owned(); n])
+        }),
+        probe("reports", "WorkerService/ReportJobs", "reports", |n, ended| {
+            let v1::Hello { instance, process, .. } = raw::hello("w");
+            let lease = Some(v1::Lease { job_id: ended.to_owned(), token: 1 });
+            let report = Some(v1::report::Report::Received(v1::Received {}));
+            let reports = vec![v1::Report { lease, report }; n];
+            v1::ReportJobsRequest { instance, process, reports, ..Default::default() }.encode_to_vec()
+        }),
+        probe("worker_pools", WORK, "hello.pools", |n, _| {
+            with_hello(|hello| {
+                let pool = hello.pools[0].clone();
+                hello.pools =
+                    (0..n).map(|i| v1::WorkerPool { name: i.to_string(), ..pool.clone() }).collect();
+            })
+        }),
+    ]
+}
+
+/// Limits that belong to no field. Each has a test of its own: below, or with those of workers.
+const OTHERS: [&str; 7] = [
+    "checkpoint_bytes",
+    "message_bytes",
+    "page_size",
+    "pool_credits",
+    "result_bytes",
+    "stream_credits",
+    "tracestate_bytes",
+];
 
 async fn limit(rig: &Rig, name: &str) -> usize {
     let limits = info(rig).await.limits;

@@ -1,7 +1,7 @@
 //! The only namespace, `default`, which may also be left empty.
 
 use jobmill::proto::v1::{self, JobState, submit_result::Result as Item};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::{
     raw::{self, Fixtures, Rpc, rpcs, state},
@@ -9,9 +9,15 @@ use super::{
 };
 use crate::support::{QUEUE, Rig, job, named, refusal, refused_item, soon, submission};
 
-/// Returns all RPCs but the stream, whose refusals are those of its items.
+/// Returns all RPCs but the streams of requests: one answers item by item, the other names it in its hello.
 fn unary() -> impl Iterator<Item = Rpc> {
-    rpcs().into_iter().filter(|rpc| rpc.short() != "SubmitStream")
+    rpcs().into_iter().filter(|rpc| !["SubmitStream", "Work"].contains(&rpc.short()))
+}
+
+/// Opens the stream of a worker in a namespace.
+async fn work(rig: &Rig, namespace: &str) -> Result<Option<bytes::Bytes>, Status> {
+    let hello = v1::Hello { namespace: namespace.to_owned(), ..raw::hello("w") };
+    raw::call(rig, "jobmill.v1.WorkerService/Work", &[], &raw::greeting(hello)).await
 }
 
 /// Returns the result of a stream's only item in a namespace.
@@ -40,6 +46,7 @@ async fn every_call_takes_the_only_namespace_by_its_name_and_without_one() {
             let refused = raw::call(&rig, &rpc.name, &[], &request).await.err();
             assert!(refused.is_none(), "{} in {namespace:?}: {refused:?}", rpc.name);
         }
+        work(&rig, namespace).await.unwrap();
         let Item::Submitted(_) = streamed(&rig, namespace).await else { panic!("refused in {namespace:?}") };
     }
     rig.stop().await;
@@ -62,6 +69,8 @@ async fn every_call_in_another_namespace_is_not_found_and_changes_nothing() {
     assert_eq!(refused_item(&error), (Code::NotFound, "NAMESPACE_NOT_FOUND"));
     assert_eq!(error.metadata["namespace"], "other");
     assert_eq!(state(&rig).await, before);
+    let refused = work(&rig, "other").await.expect_err("another namespace");
+    assert_eq!(refusal(&refused).reason, "NAMESPACE_NOT_FOUND");
     let anew = submit(&rig, named("unused", job("echo"))).await.unwrap();
     assert_eq!(anew.outcome(), v1::SubmitOutcome::Created, "its request id is not used up");
     rig.stop().await;

@@ -32,6 +32,12 @@ impl Rpc {
         self.request.field.iter().any(|field| field.name() == name)
     }
 
+    /// Returns whether a repeat of a call with the same request id is answered as the first, whenever it comes. The one of
+    /// LeaseJobs lasts only as long as the leases of the first call are not received: later they may be over.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.has_field("request_id") && self.short() != "LeaseJobs"
+    }
+
     /// Appends a text field to a request; it overrides one that is already there.
     pub(super) fn with_text(&self, mut request: Vec<u8>, field: &str, value: &str) -> Vec<u8> {
         let field = self.request.field.iter().find(|one| one.name() == field).expect("a field");
@@ -159,9 +165,36 @@ impl Fixtures {
         let (waiting, cancelled) = (submit().await, submit().await);
         let request = v1::CancelJobRequest { id: cancelled.clone(), ..Default::default() };
         ask::<v1::CancelJobResponse>(rig, by, "JobQueue/CancelJob", &request).await;
+        // A worker by the name of the queue, which waits for no jobs.
+        let request = v1::LeaseJobsRequest {
+            instance: queue.clone(),
+            process: "process".to_owned(),
+            kinds: vec![KIND.to_owned()],
+            ..Default::default()
+        };
+        ask::<v1::LeaseJobsResponse>(rig, by, "WorkerService/LeaseJobs", &request).await;
         let new = format!("{queue}-new");
         Fixtures { queue, empty, new, waiting, cancelled }
     }
+}
+
+/// The kind of the workers of these tests.
+pub(super) const KIND: &str = "remote";
+
+/// Returns the hello of a worker with one pool.
+pub(super) fn hello(instance: &str) -> v1::Hello {
+    v1::Hello {
+        instance: instance.to_owned(),
+        process: "process".to_owned(),
+        pools: vec![v1::WorkerPool { kinds: vec![KIND.to_owned()], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+/// Returns a worker's first message.
+pub(super) fn greeting(hello: v1::Hello) -> Vec<u8> {
+    let frame = v1::WorkerFrame { frame: Some(v1::worker_frame::Frame::Hello(hello)) };
+    v1::WorkRequest { frames: vec![frame] }.encode_to_vec()
 }
 
 /// Calls an RPC that must succeed; returns its answer.

@@ -6,7 +6,9 @@ use std::{collections::HashMap, time::Duration};
 
 use jobmill::{
     clock::Clock,
-    proto::v1::{self, ErrorReason, submit_result::Result as Item},
+    proto::v1::{
+        self, ErrorReason, submit_result::Result as Item, worker_service_client::WorkerServiceClient,
+    },
     settings::{QueueSettings, Settings, TokenHash, WhenFull},
 };
 use prost::Message;
@@ -353,4 +355,33 @@ fn reasons_are_named_as_errors_carry_them() {
         let reason = name.strip_prefix("ERROR_REASON_").expect("the prefix of the enum");
         assert!(reason.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'), "{number}: {name}");
     }
+}
+
+#[tokio::test]
+async fn workers_are_told_what_they_have_lost_and_operators_whom_there_is_not() {
+    let rig = Rig::simple().await;
+    let mut workers = WorkerServiceClient::new(rig.channel.clone());
+    let drain = v1::DrainWorkersRequest { instance: "nobody".to_owned(), ..Default::default() };
+    let refused = error(soon(workers.drain_workers(drain)).await);
+    assert_eq!(told(&refused), ("WORKER_NOT_FOUND", vec![("instance", "nobody")]));
+
+    const ID: &str = "0000000000001";
+    let lease = Some(v1::Lease { job_id: ID.to_owned(), token: 7 });
+    let reports = [
+        v1::report::Report::Received(v1::Received {}),
+        v1::report::Report::Heartbeat(v1::Heartbeat::default()),
+        v1::report::Report::Completed(v1::Completed::default()),
+        v1::report::Report::Output(v1::OutputLines::default()),
+    ];
+    let reports = reports.map(|report| v1::Report { lease: lease.clone(), report: Some(report) }).to_vec();
+    let (instance, process) = ("w".to_owned(), "p".to_owned());
+    let request = v1::ReportJobsRequest { instance, process, reports, ..Default::default() };
+    for notice in soon(workers.report_jobs(request)).await.unwrap().into_inner().notices {
+        let Some(v1::lease_notice::Notice::Refused(error)) = notice.notice else { panic!("{notice:?}") };
+        assert_eq!(refused_item(&error).1, "LEASE_LOST");
+        let mut metadata = pairs(&error.metadata);
+        metadata.sort_unstable();
+        assert_eq!(metadata, [("job_id", ID), ("lease", "7")]);
+    }
+    rig.stop().await;
 }

@@ -22,7 +22,7 @@ use crate::{
 
 /// Returns every RPC whose request has a request id.
 fn repeatable() -> Vec<Rpc> {
-    let rpcs: Vec<_> = rpcs().into_iter().filter(|rpc| rpc.has_field("request_id")).collect();
+    let rpcs: Vec<_> = rpcs().into_iter().filter(Rpc::is_repeatable).collect();
     assert!(rpcs.len() >= 12, "{} RPCs", rpcs.len());
     rpcs
 }

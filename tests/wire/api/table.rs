@@ -7,7 +7,7 @@ use jobmill::{
 };
 use prost::Message;
 
-use super::raw::{Fixtures, Rpc, no_consumers};
+use super::raw::{Fixtures, KIND, Rpc, greeting, hello, no_consumers};
 use crate::{
     queues::in_queue,
     support::{Rig, soon, update_of},
@@ -40,7 +40,7 @@ pub(super) const VERBS: [Verb; 9] = [
 ];
 
 /// The roles of all other calls; `None` where any token is accepted.
-const OTHERS: [(&str, Option<Role>); 11] = [
+const OTHERS: [(&str, Option<Role>); 16] = [
     ("Submit", Some(Role::Submit)),
     ("SubmitBatch", Some(Role::Submit)),
     ("SubmitStream", Some(Role::Submit)),
@@ -52,6 +52,11 @@ const OTHERS: [(&str, Option<Role>); 11] = [
     ("GetQueue", Some(Role::Read)),
     ("ListQueues", Some(Role::Read)),
     ("GetServerInfo", None),
+    ("Work", Some(Role::Work)),
+    ("LeaseJobs", Some(Role::Work)),
+    ("ReportJobs", Some(Role::Work)),
+    ("ListWorkers", Some(Role::Read)),
+    ("DrainWorkers", Some(Role::Admin)),
 ];
 
 /// Returns the role that a call needs.
@@ -132,6 +137,24 @@ impl Fixtures {
             "ResumeQueue" => said!(ResumeQueueRequest { name: named(), request_id: request_id }),
             "PurgeQueue" => said!(PurgeQueueRequest { name: named(), request_id: request_id }),
             "GetServerInfo" => said!(GetServerInfoRequest {}),
+            "Work" => greeting(hello(queue)),
+            "LeaseJobs" => said!(LeaseJobsRequest {
+                instance: queue.clone(),
+                process: "process".to_owned(),
+                kinds: vec![KIND.to_owned()],
+                request_id: request_id
+            }),
+            "ReportJobs" => {
+                let lease = Some(v1::Lease { job_id: waiting.clone(), token: 1 });
+                let report = Some(v1::report::Report::Received(v1::Received {}));
+                said!(ReportJobsRequest {
+                    instance: queue.clone(),
+                    process: "process".to_owned(),
+                    reports: vec![v1::Report { lease, report }]
+                })
+            }
+            "ListWorkers" => said!(ListWorkersRequest {}),
+            "DrainWorkers" => said!(DrainWorkersRequest { instance: queue.clone() }),
             other => panic!("{other} has no row here: say what a valid request is like"),
         }
     }

@@ -23,7 +23,7 @@ fn every_call_that_changes_something_has_a_row() {
         let is_verb = VERBS.iter().any(|verb| verb.rpc == rpc.short());
         let is_submission = role(&rpc) == Some(Role::Submit);
         assert_eq!(
-            rpc.has_field("request_id"),
+            rpc.is_repeatable(),
             is_verb || is_submission && rpc.short() != "SubmitStream",
             "{}",
             rpc.name
@@ -174,6 +174,15 @@ fn every_change_is_in_the_documents_with_its_role_and_the_command_that_makes_it(
     let docs = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/api.md")).unwrap();
     for Verb { rpc, role, command, .. } in &VERBS {
         let row = format!("| `{rpc}` | `{role}` | `jobmill {}` |", command.join(" "));
+        assert!(docs.lines().any(|line| line.starts_with(&row)), "docs/api.md lacks {row}");
+    }
+}
+
+#[test]
+fn every_call_of_workers_is_in_the_documents_with_its_role() {
+    let docs = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/api.md")).unwrap();
+    for rpc in rpcs().iter().filter(|rpc| rpc.name.contains("WorkerService")) {
+        let row = format!("| `{}` | `{}` |", rpc.short(), role(rpc).expect("a role"));
         assert!(docs.lines().any(|line| line.starts_with(&row)), "docs/api.md lacks {row}");
     }
 }
