@@ -9,12 +9,15 @@ name, one of `sh` is run verbatim, unless a comment on the line before it change
     <!-- ci: client -->  runs the client twice with the same request id, and checks what it prints. The first time its
                          connection is cut in the middle of the watch, and the next ones are refused for a while; it
                          must then go on with a token of that watch.
+    <!-- ci: worker -->  runs the worker of the kind `words` beside a server with a data folder, which is stopped,
+                         killed and started again under it, and checks how its jobs end
     <!-- ci: dotnet -->  needs `dotnet`; where that is missing, the section's stubs are generated with protoc alone
 
 Any other tool that is missing is an error.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -114,9 +117,9 @@ def forward(source, sink, record):
 
 
 @contextlib.contextmanager
-def served(program, folder):
-    """A server in memory; yields its port."""
-    command = [program, "serve", "--memory", "--config", "jobmill.toml", "--listen", "127.0.0.1:0"]
+def served(program, folder, store=("--memory",), port=0, end=signal.SIGTERM):
+    """A server, by default in memory; yields its port."""
+    command = [program, "serve", *store, "--config", "jobmill.toml", "--listen", f"127.0.0.1:{port}"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("JOBMILL_")}
     server = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -129,7 +132,7 @@ def served(program, folder):
         threading.Thread(target=server.stdout.read, daemon=True).start()
         yield int(found[1])
     finally:
-        server.send_signal(signal.SIGTERM)
+        server.send_signal(end)
         server.wait(60)
 
 
@@ -168,6 +171,61 @@ def run_client(code, folder, env, link, outcome, to_cut):
         sys.exit("the client did not go on with a token of its watch")
 
 
+def run_worker(code, folder, env, program, server_folder):
+    """Runs a worker while its server is stopped, killed and started again, and checks how its jobs end."""
+    data = os.path.join(server_folder, "data")
+
+    def server(**how):
+        return served(program, server_folder, ("--data-dir", data), **how)
+
+    def jobmill(port, *arguments):
+        command = [program, "--server", f"127.0.0.1:{port}", "--output", "json", *arguments]
+        return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=60).stdout)
+
+    def submit(port, payload):
+        # One attempt: a job that is lost, or that starts twice, does not succeed.
+        return jobmill(port, "submit", "words", payload, "--max-attempts", "1")["submitted"]["id"]
+
+    def expect(port, job_id, state, told):
+        job = jobmill(port, "get", job_id, "--wait", "30s")
+        text = job.get("lastFailure", {}).get("message") or job.get("result", {}).get("text")
+        if (job["state"], text, job["attempt"]) != (f"JOB_STATE_{state}", told, 1):
+            sys.exit(f"expected {state} and {told!r} of: {job}")
+        print(f"    {state} {told}", flush=True)
+
+    with contextlib.ExitStack() as stack:
+        with server() as port:
+            worker = subprocess.Popen(["bash", "-euo", "pipefail", "-c", code], cwd=folder, stdin=subprocess.DEVNULL,
+                                      env={**env, "JOBMILL_ADDRESS": f"127.0.0.1:{port}"}, stdout=subprocess.PIPE,
+                                      text=True, start_new_session=True)
+            timer = threading.Timer(SECONDS_MAX, os.killpg, (worker.pid, signal.SIGKILL))
+            timer.start()
+            stack.callback(timer.cancel)
+            good, bad, cancelled = submit(port, "to be or"), submit(port, ""), submit(port, "long " * 60)
+            long = submit(port, "long " * 15)
+            expect(port, bad, "FAILED", "ValueError: no words")
+            expect(port, good, "SUCCEEDED", "3")
+            jobmill(port, "cancel", cancelled)
+            expect(port, cancelled, "CANCELLED", "InterruptedError: asked to stop")
+            short = submit(port, "not to be")
+            while jobmill(port, "get", short)["state"] != "JOB_STATE_RUNNING":
+                time.sleep(0.05)
+        # It ends while no server is there; the worker keeps its report.
+        if not any(short in line for line in worker.stdout):
+            sys.exit("the worker has ended")
+        with server(port=port, end=signal.SIGKILL):
+            expect(port, short, "SUCCEEDED", "3")
+            if (job := jobmill(port, "get", long))["state"] != "JOB_STATE_RUNNING":
+                sys.exit(f"expected a running job: {job}")
+        with server(port=port):
+            expect(port, long, "SUCCEEDED", "15")
+            os.killpg(worker.pid, signal.SIGTERM)
+            for line in worker.stdout:
+                print("    " + line.rstrip(), flush=True)
+            if status := worker.wait(60):
+                sys.exit(f"exit code {status} of a worker that was to end")
+
+
 def run_section(name, text, configuration, program):
     start = time.monotonic()
     print(f"--- {DOCUMENT}: {name}", flush=True)
@@ -187,6 +245,9 @@ def run_section(name, text, configuration, program):
             elif block["kind"] == "sh" and how == "dotnet" and not shutil.which("dotnet"):
                 clients += 1
                 run(" ".join([*PROTOC, "-I proto --csharp_out=. proto/jobmill/v1/*.proto"]), folder, env)
+            elif block["kind"] == "sh" and how == "worker":
+                print(code, flush=True)
+                run_worker(code, folder, env, program, server_folder)
             elif block["kind"] == "sh" and how in ("client", "dotnet"):
                 clients += 1
                 print(code, flush=True)
