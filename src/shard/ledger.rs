@@ -22,6 +22,7 @@ pub struct Ledger {
 }
 
 /// The result of applying a batch.
+#[expect(clippy::large_enum_variant, reason = "there is one for each batch, and nearly all are the large one")]
 #[derive(Debug)]
 pub enum Applied {
     /// The batch is on disk.

@@ -2,7 +2,7 @@
 //!
 //! A [`Worker`] connects to a server, says which kinds it runs and how many jobs at a time, and gets jobs as long as it
 //! has free places. Its handlers are those of a server in the same process: functions that get an
-//! [`Attempt`](crate::Attempt). [`json`], [`protobuf`] and [`bytes`] make handlers with typed input and output.
+//! [`Attempt`](crate::Attempt). [`json`], [`protobuf`] and [`bytes()`] make handlers with typed input and output.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
