@@ -151,6 +151,10 @@ impl Engine {
     /// Plans the reads of ready jobs for the slots that will be free once controls and reports are decided, and for the
     /// credits of remote workers.
     fn plan_heads(&mut self, batch: &Batch) -> Vec<(HeadsWant, LaneGroup)> {
+        let queues: Vec<u32> = self.tallies.queues_with_ready_jobs().collect();
+        if queues.is_empty() {
+            return Vec::new();
+        }
         let mut ends: HashMap<u32, i64> = HashMap::new();
         for report in batch.reports.iter().filter(|report| report.is_final()) {
             let job = self.leases.get(report.id).filter(|job| job.remote.worker().is_none());
@@ -159,7 +163,6 @@ impl Engine {
             }
         }
         let mut heads = Vec::new();
-        let queues: Vec<u32> = self.tallies.queues_with_ready_jobs().collect();
         for queue in queues {
             let (consumers, paused) = self.consumers_after(batch, queue);
             let consumers = if paused { 0 } else { i64::from(consumers) };

@@ -39,7 +39,8 @@ pub(super) type StartingJob = (ReadyJob, Slot);
 /// Jobs of a queue that may start: the stored ones by the group of their lanes, and the new ones.
 #[derive(Default)]
 struct QueueCandidates {
-    groups: Vec<usize>,
+    /// The index of each list's group; absent where the batch read none.
+    groups: Vec<Option<usize>>,
     lists: Vec<ReadyList<ReadyJob>>,
     newcomers: Vec<(i8, u32, Newcomer)>,
 }
@@ -69,12 +70,12 @@ impl Decision<'_> {
             let slots = |info: &QueueInfo| (i64::from(info.settings.consumers), info.paused);
             let (consumers, paused) = self.engine.queues.with(queue, slots).unwrap_or((0, true));
             let consumers = if paused { 0 } else { consumers };
-            let mut free = usize::try_from(consumers - self.engine.running_here(queue)).unwrap_or(0);
+            let free = usize::try_from(consumers - self.engine.running_here(queue)).unwrap_or(0);
             let takers = self.engine.takers_of(queue, paused);
             if free == 0 && takers.is_empty() {
                 continue;
             }
-            self.choose_in(candidates, &mut free, &takers, &mut starting, groups);
+            self.choose_in(candidates, free, &takers, &mut starting, groups);
         }
         starting
     }
@@ -83,7 +84,7 @@ impl Decision<'_> {
     fn choose_in(
         &mut self,
         candidates: QueueCandidates,
-        free: &mut usize,
+        mut free: usize,
         takers: &Takers,
         starting: &mut Vec<StartingJob>,
         groups: &[LaneGroup],
@@ -92,7 +93,7 @@ impl Decision<'_> {
         // The group of a new job matters only where its list is truncated.
         let mut lists_by_kind: HashMap<u32, usize> = HashMap::new();
         for (list, _) in lists.iter().enumerate().filter(|(_, list)| list.is_cut) {
-            let group = indexes.get(list).and_then(|index| groups.get(*index));
+            let group = indexes.get(list).copied().flatten().and_then(|index| groups.get(index));
             lists_by_kind.extend(group.into_iter().flat_map(|group| &group.kinds).map(|kind| (*kind, list)));
         }
         let group_of = |kind| if lists_by_kind.is_empty() { None } else { lists_by_kind.get(&kind).copied() };
@@ -118,29 +119,29 @@ impl Decision<'_> {
         offer_in_order(lists, new, |candidate| {
             match candidate {
                 Candidate::Ready(ready) => {
-                    if let Some(slot) = slot_for(&ready.0, free) {
+                    if let Some(slot) = slot_for(&ready.0, &mut free) {
                         starting.push((ready, slot));
                     }
                 }
                 Candidate::New(Newcomer::Due(index)) => {
                     if let Some(due) = due.get_mut(index) {
-                        due.starts = slot_for(&due.stored, free);
+                        due.starts = slot_for(&due.stored, &mut free);
                     }
                 }
                 Candidate::New(Newcomer::Accepted(offer, index)) => {
                     if let Some(job) = accepted.get_mut(offer).and_then(|offer| offer.jobs.get_mut(index)) {
-                        job.starts = slot_for(&job.job, free);
+                        job.starts = slot_for(&job.job, &mut free);
                     }
                 }
             }
-            if *free == 0 && takers.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if free == 0 && takers.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         // Where a list was truncated and its slots are not used up, the next batch goes on.
-        for index in indexes {
+        for index in indexes.into_iter().flatten() {
             let is_cut = self.found.heads.get(index).is_some_and(|heads| heads.is_cut);
             let Some(group) = groups.get(index).filter(|_| is_cut) else { continue };
             self.sealed.more |= group.kinds.iter().any(|kind| {
-                (*free > 0 && self.engine.served.contains(kind))
+                (free > 0 && self.engine.served.contains(kind))
                     || self.engine.demand.can_take(&self.engine.demand.takers_of(takers, *kind))
             });
         }
@@ -163,7 +164,7 @@ impl Decision<'_> {
                 self.is_untouched(job.id) && !self.engine.purges.covers(job.spec.queue.number, job.id)
             });
             let queue = queues.entry(group.queue).or_default();
-            queue.groups.push(index);
+            queue.groups.push(Some(index));
             queue.lists.push(ReadyList { jobs, is_cut: is_cut && group.is_short });
         }
         self.queued_in_this_batch(&mut queues, groups);
@@ -176,11 +177,13 @@ impl Decision<'_> {
             let kind = job.spec.kind.number;
             let Some(place) = sort_key_of(job).filter(|_| self.engine.may_start(kind)) else { continue };
             let queue = queues.entry(job.spec.queue.number).or_default();
-            let has = |index: &usize| groups.get(*index).is_some_and(|group| group.kinds.contains(&kind));
+            let has = |index: &Option<usize>| {
+                index.and_then(|index| groups.get(index)).is_some_and(|group| group.kinds.contains(&kind))
+            };
             let list = match queue.groups.iter().position(has) {
                 Some(index) => index,
                 None => {
-                    queue.groups.push(usize::MAX);
+                    queue.groups.push(None);
                     queue.lists.push(ReadyList { jobs: Vec::new(), is_cut: false });
                     queue.lists.len() - 1
                 }

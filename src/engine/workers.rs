@@ -86,10 +86,6 @@ impl WorkerKinds {
         self.names.read().iter().map(|name| name.to_string()).collect()
     }
 
-    fn replace(&self, names: impl IntoIterator<Item = Box<str>>) {
-        *self.names.write() = names.into_iter().collect();
-    }
-
     fn add(&self, name: &str) {
         self.names.write().insert(name.into());
     }
@@ -130,9 +126,9 @@ impl WorkerBook {
         names: &Names,
         now: Uptime,
     ) -> Self {
-        let kinds = Arc::new(WorkerKinds::default());
         let known = served.iter().filter_map(|(kind, _)| names.kinds.get(*kind));
-        kinds.replace(known.map(|name| name.as_str().into()));
+        let known = known.map(|name| name.as_str().into()).collect();
+        let kinds = Arc::new(WorkerKinds { names: RwLock::new(known) });
         let by_instance = workers
             .iter()
             .map(|row| (key_of(&row.process.subject, &row.process.instance), row.process.number));
