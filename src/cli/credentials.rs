@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use jobmill::client::ClientBuilder;
+use jobmill::client::{ClientBuilder, token_in};
 
 use super::exit::Failure;
 
@@ -55,12 +55,11 @@ impl Credentials {
         }
         if let Some(path) = &self.token_file {
             let text = String::from_utf8(read("--token-file", path, TOKEN_BYTES_MAX)?).unwrap_or_default();
-            let token = text.trim();
-            // The error does not show the content, which may be a secret all the same.
-            if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
-                let message = format!("--token-file: {} does not hold a token", path.display());
-                return Err(Failure::usage(message).with_next("Make one with `jobmill token new`."));
-            }
+            let token = token_in(&text).ok_or_else(|| {
+                // The error does not show the content, which may be a secret all the same.
+                Failure::usage(format!("--token-file: {} does not hold a token", path.display()))
+                    .with_next("Make one with `jobmill token new`.")
+            })?;
             builder = builder.token(token);
         }
         Ok(builder.plaintext_token(self.plaintext_token))

@@ -241,6 +241,14 @@ impl Interceptor for Headers {
     }
 }
 
+/// Returns the token that the text of a file holds, without the white space around it. `None` if it holds no token, which
+/// is one or more visible ASCII characters.
+#[must_use]
+pub fn token_in(text: &str) -> Option<&str> {
+    let token = text.trim();
+    (!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())).then_some(token)
+}
+
 fn is_feature_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',')
 }

@@ -82,7 +82,7 @@ mod workers;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-pub use builder::{ClientBuilder, DEFAULT_PORT};
+pub use builder::{ClientBuilder, DEFAULT_PORT, token_in};
 #[cfg(feature = "worker")]
 pub(crate) use error::root_cause;
 pub use error::{ClientError, FieldFault, Refusal};

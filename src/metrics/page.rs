@@ -235,6 +235,6 @@ fn age(now: Timestamp, since: Option<Timestamp>) -> f64 {
     since.map_or(0.0, |since| now.since(since).as_secs_f64())
 }
 
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

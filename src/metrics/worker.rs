@@ -1,11 +1,16 @@
 //! Metrics and health of a remote worker.
 
-use std::{convert::Infallible, fmt::Write};
+use std::convert::Infallible;
 
+use prometheus::{Gauge, IntGauge, Registry, TextEncoder};
 use tokio::net::TcpListener;
 
-use super::endpoint::{Content, serve};
+use super::{
+    endpoint::{Content, serve},
+    page::{PageError, signed},
+};
 use crate::{
+    counters::MetricFactory,
     listen::Hosts,
     worker::{Counts, Health},
 };
@@ -20,7 +25,11 @@ struct WorkerPage(Health);
 
 impl Content for WorkerPage {
     async fn metrics(&self) -> Option<String> {
-        Some(text(&self.0))
+        text(&self.0)
+            .inspect_err(|error| {
+                tracing::error!(error = error as &dyn std::error::Error, "metrics can't be encoded");
+            })
+            .ok()
     }
 
     fn ready(&self) -> Result<String, String> {
@@ -37,41 +46,31 @@ impl Content for WorkerPage {
     }
 }
 
-fn text(health: &Health) -> String {
+fn text(health: &Health) -> Result<String, PageError> {
+    let now = MetricFactory(Registry::new());
+    let gauge = |name, help| now.register(IntGauge::new(name, help));
+    gauge("jobmill_worker_connected", "Whether the server has welcomed the worker on an open stream.")?
+        .set(health.is_connected().into());
+    gauge("jobmill_worker_draining", "Whether the worker takes no more jobs.")?
+        .set(health.is_draining().into());
+    gauge("jobmill_worker_running_jobs", "Jobs that are assigned or run.")?.set(signed(health.running()));
+    gauge("jobmill_worker_unreported_ends", "Ends that the server has not confirmed.")?
+        .set(signed(health.unreported()));
+    let silence = Gauge::new(
+        "jobmill_worker_silence_seconds",
+        "Time since the server last answered a heartbeat or a ping.",
+    );
+    now.register(silence)?.set(health.last_answer().map_or(f64::NAN, |ago| ago.as_secs_f64()));
     let Counts { started, succeeded, failed, released, lost } = health.counts();
-    let flag = |flag: bool| f64::from(u8::from(flag));
-    let count = |count: u64| count as f64;
-    let silence_s = health.last_answer().map_or(f64::NAN, |ago| ago.as_secs_f64());
-    let metrics = [
-        (
-            "connected",
-            "gauge",
-            "Whether the server has welcomed the worker on an open stream.",
-            flag(health.is_connected()),
-        ),
-        ("silence_seconds", "gauge", "Time since the server last answered a heartbeat or a ping.", silence_s),
-        ("draining", "gauge", "Whether the worker takes no more jobs.", flag(health.is_draining())),
-        ("running_jobs", "gauge", "Jobs that are assigned or run.", count(health.running())),
-        ("unreported_ends", "gauge", "Ends that the server has not confirmed.", count(health.unreported())),
-        (
-            "streams_total",
-            "counter",
-            "Streams on which the server has welcomed the worker.",
-            count(health.streams()),
-        ),
-        ("attempts_started_total", "counter", "Attempts that have started.", count(started)),
-        ("attempts_succeeded_total", "counter", "Attempts that have succeeded.", count(succeeded)),
-        ("attempts_failed_total", "counter", "Attempts that have failed.", count(failed)),
-        ("jobs_released_total", "counter", "Jobs that were handed back.", count(released)),
-        ("leases_lost_total", "counter", "Leases that were lost.", count(lost)),
-    ];
-    let mut text = String::new();
-    for (name, kind, help, value) in metrics {
-        // Writing to a string can't fail.
-        let _ = write!(
-            text,
-            "# HELP jobmill_worker_{name} {help}\n# TYPE jobmill_worker_{name} {kind}\njobmill_worker_{name} {value}\n"
-        );
+    for (name, help, count) in [
+        ("streams_total", "Streams on which the server has welcomed the worker.", health.streams()),
+        ("attempts_started_total", "Attempts that have started.", started),
+        ("attempts_succeeded_total", "Attempts that have succeeded.", succeeded),
+        ("attempts_failed_total", "Attempts that have failed.", failed),
+        ("jobs_released_total", "Jobs that were handed back.", released),
+        ("leases_lost_total", "Leases that were lost.", lost),
+    ] {
+        now.counter(&format!("jobmill_worker_{name}"), help)?.inc_by(count);
     }
-    text
+    Ok(TextEncoder::new().encode_to_string(&now.0.gather())?)
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::client::{Client, ClientBuilder, ClientError, root_cause};
+use crate::client::{Client, ClientBuilder, ClientError, root_cause, token_in};
 
 /// Size of the windows for data from the server.
 const WINDOW_BYTES: u32 = 1 << 20;
@@ -53,9 +53,6 @@ impl Dial for Dialer {
 /// Reads a token from a file.
 pub(super) fn read_token(path: &Path) -> io::Result<String> {
     let text = fs::read_to_string(path)?;
-    let token = text.trim();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the file does not hold a token"));
-    }
-    Ok(token.to_owned())
+    let token = token_in(&text).map(str::to_owned);
+    token.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the file does not hold a token"))
 }
