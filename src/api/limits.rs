@@ -5,12 +5,13 @@ use super::{
     sizes::MESSAGE_MAX_BYTES,
     submit_stream::CREDITS,
     validate::{BATCH_MAX, FILTER_KINDS_MAX, FILTER_QUEUES_MAX, PAGE_SIZE_MAX, WAIT, WATCHED_IDS_MAX},
-    validate_worker::{CHECKPOINT_MAX_BYTES, HELLO_LEASES_MAX, LEASED_MAX, POOL_KINDS_MAX, POOLS_MAX},
+    validate_worker::LEASED_MAX,
     worker_service::REPORTS_MAX,
 };
 use crate::{
     admission::rules,
     execute::command::RESULT_MAX_BYTES,
+    job::worker_limits::{CHECKPOINT_MAX_BYTES, HELLO_LEASES_MAX, POOL_KINDS_MAX, POOLS_MAX},
     proto::v1,
     settings::limits::{ATTEMPT_TIMEOUT, MAX_ATTEMPTS, QUEUE_MAX_WAIT, RETRY_DELAY, TEN_YEARS},
     workers::CREDITS_MAX,

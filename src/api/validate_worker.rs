@@ -9,27 +9,20 @@ use crate::{
     admission::rules::{self, shown},
     clock::Timestamp,
     execute::cut,
-    job::{Checkpoint, Failure, FailureReason, JobId, LeaseToken, Output, Progress},
+    job::{
+        Checkpoint, Failure, FailureReason, JobId, LeaseToken, Output, Progress,
+        worker_limits::{
+            CHECKPOINT_MAX_BYTES, HELLO_LEASES_MAX, INSTANCE_MAX_BYTES, MESSAGE_MAX_BYTES, POOL_KINDS_MAX,
+            POOL_NAME_MAX_BYTES, POOL_QUEUES_MAX, POOLS_MAX,
+        },
+    },
     proto::v1,
     settings::limits,
     workers::{Introduction, PoolInfo, WorkerReport},
 };
 
-/// Limit of a worker's pools.
-pub(super) const POOLS_MAX: usize = 64;
-/// Limit of a pool's kinds.
-pub(super) const POOL_KINDS_MAX: usize = 1_000;
-/// Limit of a pool's queues.
-const POOL_QUEUES_MAX: usize = 1_000;
-/// Limit of the leases that a worker lists.
-pub(super) const HELLO_LEASES_MAX: usize = 10_000;
-const INSTANCE_MAX_BYTES: usize = 128;
 const PROCESS_MAX_BYTES: usize = 64;
-const POOL_NAME_MAX_BYTES: usize = 63;
 const CLIENT_VERSION_MAX_BYTES: usize = 128;
-/// Byte limit of a checkpoint.
-pub(super) const CHECKPOINT_MAX_BYTES: usize = 256 << 10;
-const MESSAGE_MAX_BYTES: usize = 1 << 10;
 const CODE_MAX_BYTES: usize = 128;
 const PROGRESS_TEXT_MAX_BYTES: usize = 256;
 /// Range of the wait of LeaseJobs.

@@ -20,7 +20,7 @@ use crate::{
     proto::v1::{self, worker_service_server::WorkerService},
     settings::Role,
     timeouts,
-    workers::{Outbox, WorkerEntry, WorkerEvent, WorkerReport, WorkerSession},
+    workers::{Outbox, WorkerEvent, WorkerSession},
 };
 
 const WORK: Needs = Needs::Role(Role::Work);
@@ -172,12 +172,10 @@ impl WorkerServiceApi {
                 let (instance, process) = (body.instance, body.process);
                 let hello = WorkerHello { subject, instance, process, ..WorkerHello::default() };
                 let registered = core.workers.register(hello, deadline).await?;
-                let entry = roster.entry(&registered.worker);
-                roster.note_registered(&entry);
-                entry
+                roster.entry(&registered.worker)
             }
         };
-        if core.workers.roster.is_superseded(&entry) {
+        if roster.is_superseded(&entry) {
             let instance = entry.process.instance().to_owned();
             return Err(ControlRefusal::WorkerSuperseded(instance).into());
         }
@@ -189,7 +187,7 @@ impl WorkerServiceApi {
             let (lease, report) = validate_worker::report(core.clock.now(), report);
             match report {
                 Ok((lease, report)) => {
-                    let notice = self.report_one(&entry, lease, report, &outbox).await;
+                    let notice = core.workers.report(&entry, lease, report, &outbox).await;
                     if notice.is_none() {
                         awaited.push((notices.len(), lease));
                     }
@@ -200,16 +198,6 @@ impl WorkerServiceApi {
         }
         self.await_answers(&outbox, awaited, &mut notices).await?;
         Ok(notices.into_iter().flatten().collect())
-    }
-
-    async fn report_one(
-        &self,
-        entry: &WorkerEntry,
-        lease: (JobId, LeaseToken),
-        report: WorkerReport,
-        outbox: &Arc<Outbox>,
-    ) -> Option<crate::workers::Notice> {
-        self.core.workers.report(entry, lease, report, outbox).await
     }
 
     /// Waits for the committer's answers to final reports, and puts them in their places.

@@ -22,16 +22,15 @@ use super::{
     worker_frames::{self, frame},
 };
 use crate::{
-    engine::WorkerHello,
+    engine::{ControlRefusal, WorkerHello},
+    job::worker_limits::FRAMES_MAX,
     proto::v1::{self, server_frame::Frame, worker_frame::Frame as Said},
     timeouts,
-    workers::{WorkerEvent, WorkerSession},
+    workers::{CREDITS_MAX, WorkerEvent, WorkerReport, WorkerSession},
 };
 
 /// Time limit for a worker's hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// Limit of the frames in a message.
-const FRAMES_MAX: usize = 4_096;
 /// Number of missing pings after which a worker counts as gone.
 const SILENT_PINGS: u32 = 3;
 /// Time after which a worker may call again when the server stops.
@@ -220,8 +219,9 @@ impl WorkerStream {
                     let Some(pool) = session.pool(&credit.pool) else {
                         return fault("credit.pool", "names no pool of the hello".to_owned());
                     };
-                    let granted =
-                        u32::try_from(credit.count).ok().filter(|count| (1..=10_000).contains(count));
+                    let granted = u32::try_from(credit.count)
+                        .ok()
+                        .filter(|count| (1..=CREDITS_MAX).contains(&i64::from(*count)));
                     let Some(count) = granted else {
                         return fault(
                             "credit.count",
@@ -237,7 +237,7 @@ impl WorkerStream {
                     let (lease, report) = validate_worker::report(self.core.clock.now(), report);
                     let notice = match report {
                         Ok((lease, report)) => {
-                            let is_output = matches!(report, crate::workers::WorkerReport::Output(_));
+                            let is_output = matches!(report, WorkerReport::Output(_));
                             let notice = session.report(lease, report).await;
                             self.unanswered += usize::from(notice.is_none());
                             let notice = notice.filter(|_| !is_output);
@@ -345,7 +345,7 @@ impl WorkerStream {
                 }
                 WorkerEvent::Superseded => {
                     let instance = session.entry.process.instance().to_owned();
-                    return Err(crate::engine::ControlRefusal::WorkerSuperseded(instance).into());
+                    return Err(ControlRefusal::WorkerSuperseded(instance).into());
                 }
                 WorkerEvent::Replaced => {
                     return Err(errors::worker_replaced(session.entry.process.instance()));

@@ -18,6 +18,8 @@ mod retry;
 mod state;
 mod tally;
 mod worker;
+#[cfg(any(feature = "server", feature = "worker"))]
+pub(crate) mod worker_limits;
 
 pub use self::{
     at_least_one::AtLeastOne,

@@ -22,23 +22,22 @@ use super::{
     health::{Health, Summary},
     mailbox::Mailbox,
     plan::{Plan, PlannedPool},
-    session::{LEASES_MAX, Session},
+    session::Session,
 };
 use crate::{
     client::{Client, ClientBuilder},
     clock::Clock,
     execute::Handler,
+    job::worker_limits::{
+        HELLO_LEASES_MAX, INSTANCE_MAX_BYTES, POOL_KINDS_MAX, POOL_NAME_MAX_BYTES, POOL_QUEUES_MAX, POOLS_MAX,
+    },
 };
 
 /// Default time for running attempts after the worker was asked to end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-const POOLS_MAX: usize = 64;
-const KINDS_MAX: usize = 1_000;
-const QUEUES_MAX: usize = 1_000;
 const LABELS_MAX: usize = 32;
 const LABEL_VALUE_MAX_BYTES: usize = 256;
-const INSTANCE_MAX_BYTES: usize = 128;
-const NAME_MAX_BYTES: usize = 63;
+const LABEL_MAX_BYTES: usize = 63;
 
 /// Kinds that share a number of places, and the queues that their jobs come from.
 #[must_use]
@@ -200,7 +199,7 @@ impl WorkerBuilder {
             )));
         }
         for (name, value) in &labels {
-            check(name, "label", NAME_MAX_BYTES, "-_./")?;
+            check(name, "label", LABEL_MAX_BYTES, "-_./")?;
             if value.len() > LABEL_VALUE_MAX_BYTES {
                 let bytes = value.len();
                 return Err(invalid(format!(
@@ -245,19 +244,19 @@ fn plan(pools: Vec<Pool>) -> Result<(Vec<PlannedPool>, HandlersByKind), WorkerEr
     for (at, pool) in pools.into_iter().enumerate() {
         let Pool { name, concurrency, queues, handlers: of_pool } = pool;
         if !name.is_empty() {
-            check(&name, "pool", NAME_MAX_BYTES, "-_.")?;
+            check(&name, "pool", POOL_NAME_MAX_BYTES, "-_.")?;
         }
         if planned.iter().any(|before| before.name == name) {
             return Err(invalid(format!("two pools have the name `{name}`")));
         }
-        let (kinds, most) = (of_pool.len(), KINDS_MAX);
+        let (kinds, most) = (of_pool.len(), POOL_KINDS_MAX);
         if kinds == 0 || kinds > most {
             return Err(invalid(format!("the pool `{name}` has {kinds} kinds; 1 to {most} are allowed")));
         }
-        if queues.len() > QUEUES_MAX {
+        if queues.len() > POOL_QUEUES_MAX {
             let queues = queues.len();
             return Err(invalid(format!(
-                "the pool `{name}` has {queues} queues; at most {QUEUES_MAX} are allowed"
+                "the pool `{name}` has {queues} queues; at most {POOL_QUEUES_MAX} are allowed"
             )));
         }
         let concurrency = concurrency
@@ -275,9 +274,9 @@ fn plan(pools: Vec<Pool>) -> Result<(Vec<PlannedPool>, HandlersByKind), WorkerEr
         planned.push(PlannedPool { name, kinds, queues, concurrency });
     }
     let together: usize = planned.iter().map(|pool| pool.concurrency).sum();
-    if together > LEASES_MAX {
+    if together > HELLO_LEASES_MAX {
         return Err(invalid(format!(
-            "the worker would run {together} jobs at a time; at most {LEASES_MAX} are allowed"
+            "the worker would run {together} jobs at a time; at most {HELLO_LEASES_MAX} are allowed"
         )));
     }
     Ok((planned, handlers))

@@ -207,7 +207,7 @@ impl Core {
         for start in self.session.starts.drain(..) {
             (self.start)(start);
         }
-        self.health.0.update(&self.session.numbers());
+        self.health.0.update(self.session.numbers());
     }
 
     fn take_events(&mut self) {

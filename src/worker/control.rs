@@ -12,12 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::{key::LeaseKey, mailbox::Mailbox};
 use crate::{
     execute::{CheckpointError, Committed, ReportSink, StopCause},
-    job::{Output, Progress},
+    job::{Output, Progress, worker_limits::CHECKPOINT_MAX_BYTES},
     proto::v1,
 };
 
-/// Byte limit of a checkpoint's state.
-const CHECKPOINT_MAX_BYTES: usize = 256 << 10;
 /// Byte limit of a line of output. What exceeds it is cut off.
 const LINE_MAX_BYTES: usize = 4 << 10;
 /// Byte limit of the lines that wait to be sent. The server keeps no more of an attempt's output; older lines are

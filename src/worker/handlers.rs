@@ -12,7 +12,7 @@ use crate::{
     execute::{Attempt, Handler, HandlerError, StopCause, cut},
     job::{
         Extras, FailureReason, Job, JobId, LeaseToken, Name, Output, PayloadInfo, Position, Progress, Remote,
-        RetryPolicy, Spec, State,
+        RetryPolicy, Spec, State, worker_limits::MESSAGE_MAX_BYTES,
     },
     proto::v1,
 };
@@ -21,8 +21,6 @@ use crate::{
 const RESULT_MAX_BYTES: usize = 1 << 20;
 /// Byte limit of a result's media type; a longer one is cut.
 const RESULT_TYPE_MAX_BYTES: usize = 128;
-/// Byte limit of the reason for handing a job back.
-const REASON_MAX_BYTES: usize = 1024;
 
 /// A kind's handler, with what the worker's thread needs of it.
 pub(super) struct Registered {
@@ -166,7 +164,7 @@ fn failed(error: HandlerError) -> v1::report::Report {
 /// The report of a job that is handed back.
 pub(super) fn released(reason: &str, never_started: bool, delay: Option<Duration>) -> v1::report::Report {
     v1::report::Report::Released(v1::Released {
-        reason: cut(reason, REASON_MAX_BYTES).to_owned(),
+        reason: cut(reason, MESSAGE_MAX_BYTES).to_owned(),
         never_started,
         retry_delay: delay.map(to_wire_duration),
     })

@@ -3,11 +3,12 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
@@ -53,7 +54,7 @@ pub struct Summary {
 }
 
 /// A session's numbers at one moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Numbers {
     pub(super) connected: bool,
     pub(super) draining: bool,
@@ -71,47 +72,26 @@ pub struct Health(pub(super) Arc<State>);
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) clock: Clock,
-    connected: AtomicBool,
+    numbers: Mutex<Numbers>,
     /// Notified when a stream is welcomed.
     welcomed: Notify,
-    draining: AtomicBool,
-    /// Microseconds of uptime; 0: never.
-    answered_us: AtomicU64,
-    ping_every_us: AtomicU64,
-    running: AtomicU64,
-    unreported: AtomicU64,
-    started: AtomicU64,
-    succeeded: AtomicU64,
-    failed: AtomicU64,
-    released: AtomicU64,
-    lost: AtomicU64,
     streams: AtomicU64,
 }
 
 impl Health {
     pub(super) fn new(clock: Clock) -> Self {
-        Health(Arc::new(State {
-            clock,
-            connected: AtomicBool::default(),
-            welcomed: Notify::new(),
-            draining: AtomicBool::default(),
-            answered_us: AtomicU64::default(),
-            ping_every_us: AtomicU64::default(),
-            running: AtomicU64::default(),
-            unreported: AtomicU64::default(),
-            started: AtomicU64::default(),
-            succeeded: AtomicU64::default(),
-            failed: AtomicU64::default(),
-            released: AtomicU64::default(),
-            lost: AtomicU64::default(),
-            streams: AtomicU64::default(),
-        }))
+        let (numbers, welcomed, streams) = Default::default();
+        Health(Arc::new(State { clock, numbers, welcomed, streams }))
+    }
+
+    fn numbers(&self) -> Numbers {
+        *self.0.numbers.lock()
     }
 
     /// Whether the server has welcomed the worker on a stream that is still open.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.0.connected.load(Relaxed)
+        self.numbers().connected
     }
 
     /// Returns once the worker is connected. Its kinds are then known to the server.
@@ -128,36 +108,33 @@ impl Health {
     /// Whether the worker takes no more jobs, because it is about to end.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.0.draining.load(Relaxed)
+        self.numbers().draining
     }
 
     /// Whether the server has answered a heartbeat or a ping within three intervals of pings. A worker for which this
     /// is false gets no jobs, and its leases run out.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        let ping_every = Duration::from_micros(self.0.ping_every_us.load(Relaxed));
+        let ping_every = self.numbers().ping_every;
         self.is_connected() && self.last_answer().is_some_and(|ago| ago < ping_every * 3)
     }
 
     /// The time since the server last answered a heartbeat or a ping. `None` if it never has.
     #[must_use]
     pub fn last_answer(&self) -> Option<Duration> {
-        match self.0.answered_us.load(Relaxed) {
-            0 => None,
-            answered => Some(self.0.clock.uptime().since(Uptime::new(Duration::from_micros(answered)))),
-        }
+        self.numbers().answered.map(|answered| self.0.clock.uptime().since(answered))
     }
 
     /// The number of handlers that run.
     #[must_use]
     pub fn running(&self) -> u64 {
-        self.0.running.load(Relaxed)
+        self.numbers().running as u64
     }
 
     /// The number of ended attempts whose ends the server has not confirmed.
     #[must_use]
     pub fn unreported(&self) -> u64 {
-        self.0.unreported.load(Relaxed)
+        self.numbers().unreported as u64
     }
 
     /// The number of streams on which the server has welcomed the worker.
@@ -169,34 +146,17 @@ impl Health {
     /// The counters since the worker's start.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        Counts {
-            started: self.0.started.load(Relaxed),
-            succeeded: self.0.succeeded.load(Relaxed),
-            failed: self.0.failed.load(Relaxed),
-            released: self.0.released.load(Relaxed),
-            lost: self.0.lost.load(Relaxed),
-        }
+        self.numbers().counts
     }
 }
 
 impl State {
     /// Takes over a session's present numbers.
-    pub(super) fn update(&self, numbers: &Numbers) {
-        let Numbers { connected, draining, answered, ping_every, running, unreported, counts } = *numbers;
-        if connected && !self.connected.swap(connected, Relaxed) {
+    pub(super) fn update(&self, numbers: Numbers) {
+        let before = std::mem::replace(&mut *self.numbers.lock(), numbers);
+        if numbers.connected && !before.connected {
             self.streams.fetch_add(1, Relaxed);
             self.welcomed.notify_waiters();
         }
-        self.connected.store(connected, Relaxed);
-        self.draining.store(draining, Relaxed);
-        self.answered_us.store(answered.map_or(0, Uptime::as_micros), Relaxed);
-        self.ping_every_us.store(u64::try_from(ping_every.as_micros()).unwrap_or(u64::MAX), Relaxed);
-        self.running.store(running as u64, Relaxed);
-        self.unreported.store(unreported as u64, Relaxed);
-        self.started.store(counts.started, Relaxed);
-        self.succeeded.store(counts.succeeded, Relaxed);
-        self.failed.store(counts.failed, Relaxed);
-        self.released.store(counts.released, Relaxed);
-        self.lost.store(counts.lost, Relaxed);
     }
 }

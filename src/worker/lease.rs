@@ -75,13 +75,9 @@ impl Lease {
     /// Renews the lease from when the oldest unanswered report was sent.
     pub(super) fn renew(&mut self, duration: Duration) {
         if let Some(sent) = self.sent.pop_front() {
-            self.renew_from(sent, duration);
+            self.until = Some(sent.after(duration));
+            self.duration = duration;
         }
-    }
-
-    pub(super) fn renew_from(&mut self, sent: Uptime, duration: Duration) {
-        self.until = Some(sent.after(duration));
-        self.duration = duration;
     }
 
     /// Asks the attempt to stop, and sets when its future is dropped.
@@ -110,11 +106,9 @@ impl Lease {
                 }
             }
             match (self.cut_at, self.silence()) {
-                (Some(cut_at), _) => {
-                    wake = wake.min(if self.control.cut.is_cancelled() { wake } else { cut_at })
-                }
+                (Some(cut_at), _) if !self.control.cut.is_cancelled() => wake = wake.min(cut_at),
                 (None, Some((stop_at, _))) => wake = wake.min(stop_at),
-                (None, None) => {}
+                (Some(_), _) | (None, None) => {}
             }
         }
         wake

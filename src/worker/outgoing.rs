@@ -4,15 +4,14 @@ use super::{
     control::Pending,
     key::LeaseKey,
     lease::{Lease, Phase},
-    session::{KEPT_MAX_BYTES, LEASES_MAX, Link, Outgoing, PROGRESS_EVERY, Session, report_bytes},
+    session::{KEPT_MAX_BYTES, Link, Outgoing, PROGRESS_EVERY, Session, report_bytes},
 };
 use crate::{
     clock::Uptime,
+    job::worker_limits::{FRAMES_MAX, HELLO_LEASES_MAX},
     proto::v1::{self, report::Report, worker_frame::Frame},
 };
 
-/// Limit of the frames in a message.
-const FRAMES_MAX: usize = 4_096;
 /// Byte limit of a message, which only its last frame may exceed.
 const MESSAGE_MAX_BYTES: usize = 1 << 20;
 /// Bytes of a frame, beside what can be large.
@@ -195,7 +194,7 @@ impl Session {
         let Some(places) = self.places.get(pool) else { return 0 };
         let outstanding: usize = self.places.iter().map(|places| places.credits).sum();
         let free = self.plan.pools[pool].concurrency.saturating_sub(places.taken + places.credits);
-        let listable = LEASES_MAX.saturating_sub(self.leases.len() + outstanding);
+        let listable = HELLO_LEASES_MAX.saturating_sub(self.leases.len() + outstanding);
         let left = self.plan.max_jobs.map_or(usize::MAX, |max| {
             let offered = || self.leases.values().filter(|lease| matches!(lease.phase, Phase::Offered(_)));
             let taken = self.counts.started + offered().count() as u64 + outstanding as u64;

@@ -23,8 +23,6 @@ use crate::{
     proto::v1::{self, lease_notice::Notice, report, server_frame, worker_frame},
 };
 
-/// Limit of the leases that a worker may have, and of the jobs that it may be assigned: as many as `hello` may list.
-pub(super) const LEASES_MAX: usize = 10_000;
 /// Byte limit of the final reports that wait for their answers. No more jobs are taken above it.
 pub(super) const KEPT_MAX_BYTES: usize = 64 << 20;
 /// Time limit from a call to `welcome`.
@@ -404,16 +402,15 @@ impl Session {
             Phase::Running => {}
             Phase::Ended(report) if matches!(**report, report::Report::Completed(_)) => {
                 // The result can't be taken as it is, and another try would not change that.
-                self.remove(key).into_iter().for_each(|lease| {
-                    let failed = v1::Failed {
-                        message: format!("the server refused the result: {}", error.message),
-                        retryable: Some(false),
-                        ..v1::Failed::default()
-                    };
-                    self.leases.insert(key, lease);
-                    self.counts.succeeded -= 1;
-                    self.end(key, Box::new(report::Report::Failed(failed)), now);
-                });
+                let failed = v1::Failed {
+                    message: format!("the server refused the result: {}", error.message),
+                    retryable: Some(false),
+                    ..v1::Failed::default()
+                };
+                self.kept -= 1;
+                self.kept_bytes -= report_bytes(report);
+                self.counts.succeeded -= 1;
+                self.end(key, Box::new(report::Report::Failed(failed)), now);
             }
             Phase::Ended(_) => self.lose(key, now),
         }

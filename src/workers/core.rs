@@ -42,6 +42,9 @@ impl Workers {
         deadline: Uptime,
     ) -> Result<Registered, ControlError> {
         let hello = Box::new(hello);
-        self.shard.control(deadline, |ask| Control::once(Action::RegisterWorker { hello, ask })).await
+        let registered =
+            self.shard.control(deadline, |ask| Control::once(Action::RegisterWorker { hello, ask })).await?;
+        self.roster.entry(&registered.worker).state.lock().is_registered = true;
+        Ok(registered)
     }
 }

@@ -12,7 +12,7 @@ use super::{clock::ActiveTime, outbox::Outbox, stop::StopCause};
 use crate::{
     clock::Timestamp,
     engine::SessionId,
-    job::{Checkpoint, Job, LeaseToken, OutputTail, Progress, WorkerProcess},
+    job::{Checkpoint, Job, JobId, LeaseToken, OutputTail, Progress, WorkerProcess},
 };
 
 /// A worker's description of itself.
@@ -118,6 +118,11 @@ pub(super) struct Rest {
 }
 
 impl EntryState {
+    /// Returns a lease that the worker holds, if it is one of this job.
+    pub(super) fn held(&mut self, id: JobId, lease: LeaseToken) -> Option<&mut HeldLease> {
+        self.leases.get_mut(&lease).filter(|held| held.job.id == id)
+    }
+
     /// Returns whether a stream is open, or LeaseJobs was called less than a lease's time ago.
     pub(super) fn is_here(&self, now: ActiveTime, lease: Duration) -> bool {
         self.stream.is_some() || self.last_call.is_some_and(|call| now.since(call) < lease)

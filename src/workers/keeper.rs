@@ -96,10 +96,7 @@ impl Workers {
 /// Returns the report with which the server ends a lease.
 fn ended_by_time(entry: &WorkerEntry, held: &mut HeldLease, lease: LeaseToken) -> Report {
     let worker = entry.process.instance();
-    let rest = held.rest.as_mut();
-    let (tail, checkpoint) =
-        rest.map_or_else(Default::default, |rest| (rest.tail.text(), rest.checkpoint.take()));
-    let body = if held.is_received {
+    let mut body = if held.is_received {
         let limit = humantime::format_duration(held.job.spec.attempt_timeout);
         let failure = match held.stop.filter(|stop| stop.until.is_some()).map(|stop| stop.cause) {
             Some(StopCause::Cancelled) => failure(
@@ -119,10 +116,11 @@ fn ended_by_time(entry: &WorkerEntry, held: &mut HeldLease, lease: LeaseToken) -
             ),
         };
         log_lost(&held.job, worker, &failure.message);
-        failed(failure, None, tail)
+        failed(failure, None)
     } else {
         tracing::info!(job = %held.job.id, worker, "a job was not received in time, and goes back to its queue");
         ReportBody::Released { delay: None }
     };
+    let checkpoint = held.take_rest(&mut body);
     Report { checkpoint, ..Report::of_server(held.job.id, lease, body) }
 }

@@ -18,7 +18,7 @@ mod stop;
 
 pub(crate) use self::{
     core::Workers,
-    entry::{Introduction, PoolInfo, WorkerEntry},
+    entry::{Introduction, PoolInfo},
     outbox::{Outbox, WorkerEvent},
     reports::{Notice, WorkerReport},
     roster::Roster,

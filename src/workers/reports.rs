@@ -74,8 +74,8 @@ impl Workers {
         report: WorkerReport,
         outbox: &Arc<Outbox>,
     ) -> Option<Notice> {
-        match report {
-            WorkerReport::Received => Some(self.received(entry, id, lease)),
+        let body = match report {
+            WorkerReport::Received => return Some(self.received(entry, id, lease)),
             WorkerReport::Heartbeat { progress, checkpoint } => {
                 let (notice, due) = self.heartbeat(entry, (id, lease), progress, checkpoint, outbox);
                 match due {
@@ -86,50 +86,39 @@ impl Workers {
                     Some((report, false)) => self.reports.remote_progress(report),
                     None => {}
                 }
-                Some(notice)
+                return Some(notice);
             }
-            WorkerReport::Output(lines) => Some(self.output(entry, id, lease, &lines)),
+            WorkerReport::Output(lines) => return Some(self.output(entry, id, lease, &lines)),
             WorkerReport::Completed(output) if output.bytes.len() > RESULT_MAX_BYTES => {
                 let message = format!(
                     "the result has {} bytes; at most {RESULT_MAX_BYTES} are kept",
                     output.bytes.len()
                 );
-                let failure = failure(FailureReason::ResultTooLarge, message, false);
-                self.final_report(entry, id, lease, outbox, |tail| failed(failure, None, tail)).await;
-                None
+                failed(failure(FailureReason::ResultTooLarge, message, false), None)
             }
-            WorkerReport::Completed(output) => {
-                let body = |tail| ReportBody::Succeeded { output, tail };
-                self.final_report(entry, id, lease, outbox, body).await;
-                None
-            }
-            WorkerReport::Failed(failure, delay) => {
-                self.final_report(entry, id, lease, outbox, |tail| failed(failure, delay, tail)).await;
-                None
-            }
+            WorkerReport::Completed(output) => ReportBody::Succeeded { output, tail: String::new() },
+            WorkerReport::Failed(failure, delay) => failed(failure, delay),
             WorkerReport::Released { reason, never_started: true, delay } => {
                 tracing::debug!(job = %id, lease = lease.as_i64(), reason, "a worker handed back a job unstarted");
-                self.final_report(entry, id, lease, outbox, |_| ReportBody::Released { delay }).await;
-                None
+                ReportBody::Released { delay }
             }
             WorkerReport::Released { reason, never_started: false, delay } => {
                 let message = match reason.as_str() {
                     "" => "the worker handed the job back after it had started".to_owned(),
                     reason => format!("the worker handed the job back after it had started: {reason}"),
                 };
-                let failure = failure(FailureReason::Released, message, true);
-                let delay = Some(delay.unwrap_or_default());
-                self.final_report(entry, id, lease, outbox, |tail| failed(failure, delay, tail)).await;
-                None
+                failed(failure(FailureReason::Released, message, true), Some(delay.unwrap_or_default()))
             }
-        }
+        };
+        self.final_report(entry, id, lease, outbox, body).await;
+        None
     }
 
     fn received(&self, entry: &WorkerEntry, id: JobId, lease: LeaseToken) -> Notice {
         let roster = &self.roster;
         let now = roster.active.observe();
         let mut state = entry.state.lock();
-        let Some(held) = state.leases.get_mut(&lease).filter(|held| held.job.id == id) else {
+        let Some(held) = state.held(id, lease) else {
             return Notice::Lost;
         };
         if !held.is_received {
@@ -148,11 +137,14 @@ impl Workers {
 
     /// Renews a lease, and returns what is said of it.
     pub(super) fn renewed(&self, held: &mut HeldLease, now: ActiveTime) -> Notice {
-        let settings = &self.roster.settings;
-        held.renew(now, settings.lease);
-        match held.tell_stop(now, settings.stop_grace) {
+        held.renew(now, self.roster.settings.lease);
+        self.said_of(held, now)
+    }
+
+    fn said_of(&self, held: &mut HeldLease, now: ActiveTime) -> Notice {
+        match held.tell_stop(now, self.roster.settings.stop_grace) {
             Some((cause, grace)) => Notice::Stop(cause, grace),
-            None => Notice::Held(settings.lease),
+            None => Notice::Held(held.end().since(now)),
         }
     }
 
@@ -167,7 +159,7 @@ impl Workers {
     ) -> (Notice, Option<(Report, bool)>) {
         let now = self.roster.active.observe();
         let mut state = entry.state.lock();
-        let Some(held) = state.leases.get_mut(&lease).filter(|held| held.job.id == id) else {
+        let Some(held) = state.held(id, lease) else {
             return (Notice::Lost, None);
         };
         let mut is_asked_for = false;
@@ -192,15 +184,12 @@ impl Workers {
     fn output(&self, entry: &WorkerEntry, id: JobId, lease: LeaseToken, lines: &[String]) -> Notice {
         let now = self.roster.active.observe();
         let mut state = entry.state.lock();
-        let Some(held) = state.leases.get_mut(&lease).filter(|held| held.job.id == id) else {
+        let Some(held) = state.held(id, lease) else {
             return Notice::Lost;
         };
         let attempt = held.job.attempt;
         let texts: Vec<_> = lines.iter().map(|line| held.rest().tail.push(line.as_bytes())).collect();
-        let notice = match held.tell_stop(now, self.roster.settings.stop_grace) {
-            Some((cause, grace)) => Notice::Stop(cause, grace),
-            None => Notice::Held(held.end().since(now)),
-        };
+        let notice = self.said_of(held, now);
         drop(state);
         for text in texts {
             self.hub.output(&OutputLine { id, attempt, text });
@@ -216,21 +205,15 @@ impl Workers {
         id: JobId,
         lease: LeaseToken,
         outbox: &Arc<Outbox>,
-        body: impl FnOnce(String) -> ReportBody,
+        mut body: ReportBody,
     ) {
-        let (tail, checkpoint) = {
-            let mut state = entry.state.lock();
-            match state.leases.get_mut(&lease).filter(|held| held.job.id == id) {
-                Some(held) => {
-                    held.is_reported = true;
-                    let rest = held.rest.as_mut();
-                    rest.map_or_else(Default::default, |rest| (rest.tail.text(), rest.checkpoint.take()))
-                }
-                None => Default::default(),
-            }
-        };
+        let mut checkpoint = None;
+        if let Some(held) = entry.state.lock().held(id, lease) {
+            held.is_reported = true;
+            checkpoint = held.take_rest(&mut body);
+        }
         let from = Reporter::Worker(entry.process.number, Arc::clone(outbox) as Arc<_>);
-        let report = Report { checkpoint, from, ..Report::of_server(id, lease, body(tail)) };
+        let report = Report { checkpoint, from, ..Report::of_server(id, lease, body) };
         self.reports.remote(report).await;
     }
 }
@@ -259,8 +242,20 @@ pub(super) fn due_report(
     Some(Report { checkpoint, from, ..Report::of_server(held.job.id, lease, body) })
 }
 
-pub(super) fn failed(failure: Failure, delay: Option<Duration>, tail: String) -> ReportBody {
-    ReportBody::Failed { failure: Arc::new(failure), delay, tail }
+pub(super) fn failed(failure: Failure, delay: Option<Duration>) -> ReportBody {
+    ReportBody::Failed { failure: Arc::new(failure), delay, tail: String::new() }
+}
+
+impl HeldLease {
+    /// Adds the end of the attempt's output to its final report, and takes the checkpoint that is not written yet.
+    pub(super) fn take_rest(&mut self, body: &mut ReportBody) -> Option<Box<Checkpoint>> {
+        let rest = self.rest.as_mut()?;
+        match body {
+            ReportBody::Succeeded { tail, .. } | ReportBody::Failed { tail, .. } => *tail = rest.tail.text(),
+            ReportBody::Released { .. } | ReportBody::Progress(_) | ReportBody::Checkpoint => {}
+        }
+        rest.checkpoint.take()
+    }
 }
 
 pub(super) fn failure(reason: FailureReason, message: impl Into<String>, retryable: bool) -> Failure {

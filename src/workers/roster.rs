@@ -111,11 +111,6 @@ impl Roster {
         entry.state.lock().is_superseded
     }
 
-    /// Notes that a worker has registered since the start of the server.
-    pub(crate) fn note_registered(&self, entry: &WorkerEntry) {
-        entry.state.lock().is_registered = true;
-    }
-
     /// Returns whether a worker has registered since the start of the server.
     pub(crate) fn is_registered(&self, entry: &WorkerEntry) -> bool {
         entry.state.lock().is_registered

@@ -79,7 +79,6 @@ impl Workers {
         permitted: Option<&Arc<[QueuePattern]>>,
     ) -> WorkerSession {
         let entry = self.roster.entry(&registered.worker);
-        self.roster.note_registered(&entry);
         let new = |pool: &PoolInfo| NewPool {
             kinds: pool.kinds.clone(),
             scope: QueueScope {
