@@ -46,7 +46,7 @@ CREATE TABLE job (
                                    -- RUNNING, CANCELLING: lease
     revision     INTEGER NOT NULL,
     position     INTEGER NOT NULL, -- in the feed, of the latest change
-    attempt      INTEGER NOT NULL,
+    attempt      INTEGER NOT NULL, -- number of claimed attempts
     max_attempts INTEGER NOT NULL,
     bytes        INTEGER NOT NULL,
     timeout_us   INTEGER NOT NULL,
@@ -62,6 +62,8 @@ CREATE TABLE job (
     result       TEXT,             -- JSON: size, media type, metadata
     worker       INTEGER,          -- the remote worker that runs the attempt
     reported     INTEGER,          -- lease of the latest attempt that its worker has ended by a report
+    rare         TEXT,             -- JSON: counts that differ from the plain number of attempts
+    until        INTEGER,          -- time at which the job ends by itself, if it still waits then
     payload      BLOB              -- absent for a large payload, which is in the table payload
 ) STRICT;
 
@@ -69,8 +71,8 @@ CREATE TABLE job (
 CREATE INDEX job_ready ON job (queue, kind, rank, detail) WHERE state = 3;
 -- Jobs that wait for a time, by queue.
 CREATE INDEX job_due ON job (state, queue, detail) WHERE state IN (1, 5);
--- Jobs that may expire before they start.
-CREATE INDEX job_expiring ON job (expires) WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3);
+-- Waiting jobs that end by themselves.
+CREATE INDEX job_until ON job (until) WHERE until IS NOT NULL;
 -- Running jobs.
 CREATE INDEX job_leased ON job (id) WHERE state IN (4, 6);
 -- Failed jobs: the dead letters.

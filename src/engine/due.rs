@@ -98,11 +98,8 @@ impl Due {
             | State::Cancelled
             | State::Expired => {}
         }
-        if let Some(expires) = job.spec.expires
-            && matches!(job.state, State::Scheduled { .. } | State::Queued { .. })
-            && job.attempt == 0
-        {
-            let earlier = self.earlier_expiry.map_or(expires, |earlier| earlier.min(expires));
+        if let Some(until) = job.waits_until() {
+            let earlier = self.earlier_expiry.map_or(until, |earlier| earlier.min(until));
             self.earlier_expiry = Some(earlier);
         }
     }

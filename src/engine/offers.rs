@@ -264,6 +264,7 @@ fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Times
         failure: None,
         result: None,
         remote: Remote::NONE,
+        rare: None,
     };
     AcceptedJob { job, payload: new.payload, starts: None }
 }

@@ -68,7 +68,7 @@ impl Decision<'_> {
         for (index, job) in jobs.iter().enumerate() {
             let over = expired(job, self.now()) && index < EXPIRED_MAX;
             if !over {
-                left = job.spec.expires;
+                left = job.waits_until();
                 break;
             }
             if self.is_untouched(job.id) {

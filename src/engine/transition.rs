@@ -177,10 +177,10 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             let cancelling = check_lease(job, *lease)? == LeaseState::Cancelling;
             let state = if cancelling {
                 State::Cancelled
-            } else if failure.retryable && job.attempt < job.max_attempts {
+            } else if failure.retryable && job.counted_attempts() < job.max_attempts {
                 let delay = match delay {
                     Some(delay) => job.spec.retry.at_least(*delay, moment.random),
-                    None => job.spec.retry.delay(job.attempt, moment.random),
+                    None => job.spec.retry.delay(job.failures() + 1, moment.random),
                 };
                 State::BackingOff { due: moment.backoffs.after(delay) }
             } else {
@@ -210,7 +210,11 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                 }
             };
             let mut next = changed(job, state, moment);
-            next.job.attempt = job.attempt.saturating_sub(1);
+            next.job.change_rare(|rare| {
+                rare.never_started += 1;
+                rare.uncounted += 1;
+                rare.unfailed += 1;
+            });
             // The history has the start of the attempt before this one.
             next.job.started = None;
             Ok(next)
@@ -229,7 +233,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
         Event::Retry => match job.state {
             State::Failed | State::Cancelled => {
                 let mut next = changed(job, State::Queued { order: moment.position }, moment);
-                next.job.max_attempts = job.max_attempts.max(job.attempt + 1);
+                next.job.max_attempts = job.max_attempts.max(job.counted_attempts() + 1);
                 next.job.ended = None;
                 Ok(next)
             }
@@ -263,7 +267,7 @@ fn is_due(job: &Job, moment: Moment) -> bool {
 /// Returns whether a job's expiry has passed without a started attempt.
 #[must_use]
 pub fn expired(job: &Job, now: Timestamp) -> bool {
-    job.attempt == 0 && job.spec.expires.is_some_and(|expires| expires <= now)
+    !job.has_started() && job.spec.expires.is_some_and(|expires| expires <= now)
 }
 
 /// Returns the failure of an attempt whose server stopped or died while it ran.

@@ -88,6 +88,7 @@ impl Attempt {
             failure: None,
             result: None,
             remote: Remote::NONE,
+            rare: None,
         };
         Attempt {
             job: Arc::new(job),

@@ -12,6 +12,7 @@ pub mod names;
 #[cfg(feature = "server")]
 mod output_tail;
 mod payload;
+mod rare;
 mod record;
 mod request;
 mod retry;
@@ -30,6 +31,7 @@ pub use self::{
     identity::{Identity, Incarnation},
     ids::{InvalidJobId, JobId, LeaseToken, Name, Position},
     payload::{Output, PayloadInfo, ResultInfo},
+    rare::Rare,
     record::{Extras, Job, Spec},
     request::{RequestId, SubmitOutcome},
     retry::RetryPolicy,

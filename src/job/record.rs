@@ -9,6 +9,7 @@ use super::{
     client_input::ClientInput,
     ids::{JobId, Name, Position},
     payload::{PayloadInfo, ResultInfo, bytes_of},
+    rare::Rare,
     retry::RetryPolicy,
     state::State,
     worker::Remote,
@@ -117,9 +118,9 @@ pub struct Job {
     pub revision: u64,
     /// Position of the latest change in the feed.
     pub position: Position,
-    /// Number of attempts that have started.
+    /// Number of claimed attempts. It never falls.
     pub attempt: u32,
-    /// Maximum number of attempts.
+    /// Maximum number of counted attempts.
     pub max_attempts: u32,
     /// Time of the latest change.
     pub updated: Timestamp,
@@ -135,9 +136,67 @@ pub struct Job {
     pub result: Option<Arc<ResultInfo>>,
     /// The part of remote workers.
     pub remote: Remote,
+    /// Fields that few jobs need; absent if the job has none of them.
+    pub rare: Option<Box<Rare>>,
 }
 
 impl Job {
     /// Bytes that every job counts against its queue's limit, beside payload, labels, headers and metadata.
     pub const FIXED_BYTES: u64 = 256;
+
+    /// Returns the fields that few jobs need.
+    #[must_use]
+    pub fn rare(&self) -> &Rare {
+        self.rare.as_deref().unwrap_or(Rare::NONE)
+    }
+
+    /// Changes the fields that few jobs need.
+    pub(crate) fn change_rare(&mut self, change: impl FnOnce(&mut Rare)) {
+        let mut rare = self.rare.take().unwrap_or_default();
+        change(&mut rare);
+        self.rare = (*rare != *Rare::NONE).then_some(rare);
+    }
+
+    /// Returns whether an attempt has started. One that was claimed and given back has not.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        self.attempt > self.rare().never_started
+    }
+
+    /// Returns the number of attempts that count against the job's maximum, including one that runs.
+    #[must_use]
+    pub fn counted_attempts(&self) -> u32 {
+        self.attempt.saturating_sub(self.rare().uncounted)
+    }
+
+    /// Returns the number of failures, by which the backoff grows.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        let no_failure = match self.state {
+            State::Running { .. } | State::Cancelling { .. } | State::Succeeded => 1,
+            State::Scheduled { .. }
+            | State::Queued { .. }
+            | State::BackingOff { .. }
+            | State::Failed
+            | State::Cancelled
+            | State::Expired => 0,
+        };
+        self.attempt.saturating_sub(self.rare().unfailed + no_failure)
+    }
+
+    /// Returns the time at which the job ends by itself, if it still waits then.
+    #[must_use]
+    pub fn waits_until(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. } => {
+                self.spec.expires.filter(|_| !self.has_started())
+            }
+            State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::Expired => None,
+        }
+    }
 }

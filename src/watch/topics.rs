@@ -327,6 +327,7 @@ mod tests {
             failure: None,
             result: None,
             remote: Remote::NONE,
+            rare: None,
         };
         Change::Job { job: Arc::new(job), before: Some(StateName::Running) }
     }

@@ -237,6 +237,7 @@ fn job_of(id: JobId, lease: LeaseToken, updated: Timestamp, spec: Spec, job: v1:
         failure: None,
         result: None,
         remote: Remote::NONE,
+        rare: None,
     }
 }
 

@@ -77,6 +77,7 @@ fn job(kind: &Arc<Name>, bytes: u64) -> Job {
         failure: None,
         result: None,
         remote: Remote::NONE,
+        rare: None,
     }
 }
 

@@ -38,6 +38,7 @@ fn job(state: State) -> Job {
         failure: Some(failure(true)),
         result: None,
         remote: Remote::NONE,
+        rare: None,
     }
 }
 
@@ -105,7 +106,8 @@ fn assert_sound(before: &Job, event: &Event, after: &Job) {
     assert_eq!(after.ended, after.state.is_done().then_some(NOW), "{event:?}");
     let started = matches!(event, Event::Start { .. });
     let released = matches!(event, Event::Release { .. });
-    assert_eq!(after.attempt, before.attempt + u32::from(started) - u32::from(released));
+    assert_eq!(after.attempt, before.attempt + u32::from(started));
+    assert_eq!(after.counted_attempts(), before.attempt + u32::from(started) - u32::from(released));
     assert_eq!(after.max_attempts, before.max_attempts);
     assert!(after.attempt <= after.max_attempts);
     match after.state {
@@ -241,11 +243,13 @@ fn a_retry_gives_an_ended_job_one_more_attempt_if_it_has_none() {
 }
 
 #[test]
-fn a_released_first_attempt_leaves_no_trace() {
+fn a_released_first_attempt_has_a_number_and_counts_for_nothing() {
     let claimed = Job { attempt: 1, ..job(State::Running { lease: LEASE }) };
     let changed =
         transition(&claimed, &Event::Release { lease: LEASE, delay: None, order: PLACE }, MOMENT).unwrap();
-    assert_eq!((changed.job.attempt, changed.job.started), (0, None));
+    let Job { attempt, started, .. } = changed.job;
+    assert_eq!((attempt, started, changed.job.has_started()), (1, None, false));
+    assert_eq!((changed.job.counted_attempts(), changed.job.failures()), (0, 0));
     assert!(changed.ended_attempt.is_none());
 }
 

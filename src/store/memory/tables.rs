@@ -114,8 +114,7 @@ pub(super) fn backoff_of(job: &Job, names: &Names) -> Option<StoreTime> {
 }
 
 fn expiry_of(job: &Job) -> Option<(Timestamp, JobId)> {
-    let waits = matches!(job.state, State::Scheduled { .. } | State::Queued { .. }) && job.attempt == 0;
-    job.spec.expires.filter(|_| waits).map(|expires| (expires, job.id))
+    job.waits_until().map(|until| (until, job.id))
 }
 
 /// Returns the line of a waiting job, and the job's place in it.

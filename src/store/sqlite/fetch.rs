@@ -264,7 +264,7 @@ impl Fetch<'_> {
     fn expiring(&self, limit: usize) -> Result<Expiring, StoreError> {
         let (jobs, seen) = self.jobs(
             select_job!(
-                "WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3) ORDER BY expires, id LIMIT ?1"
+                "WHERE until IS NOT NULL ORDER BY until, id LIMIT ?1"
             ),
             [limit as i64],
         )?;

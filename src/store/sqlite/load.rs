@@ -76,14 +76,11 @@ fn read_first_times(
 }
 
 fn read_first_expiry(connection: &Connection) -> Result<Option<Timestamp>, StoreError> {
-    let expires = connection
-        .prepare_cached(
-            "SELECT expires FROM job WHERE expires IS NOT NULL AND attempt = 0 AND state IN (1, 3) \
-             ORDER BY expires LIMIT 1",
-        )?
-        .query_row([], |row| row.get("expires"))
+    let until = connection
+        .prepare_cached("SELECT until FROM job WHERE until IS NOT NULL ORDER BY until LIMIT 1")?
+        .query_row([], |row| row.get("until"))
         .optional()?;
-    Ok(expires.map(Timestamp::from_micros))
+    Ok(until.map(Timestamp::from_micros))
 }
 
 fn read_workers(connection: &Connection, decoder: &Decoder) -> Result<Vec<WorkerRow>, StoreError> {

@@ -19,7 +19,8 @@ use crate::{
 macro_rules! job_columns {
     () => {
         "id, queue, kind, state, rank, detail, revision, position, attempt, max_attempts, bytes, timeout_us, created, \
-         updated, started, ended, retry, extras, progress, failure, expires, result, worker, reported"
+         updated, started, ended, retry, extras, progress, failure, expires, result, worker, reported, \
+         rare"
     };
 }
 pub(super) use job_columns;
@@ -76,7 +77,8 @@ pub(super) mod column {
         RESULT = 21,
         WORKER = 22,
         REPORTED = 23,
-        PAYLOAD = 24
+        RARE = 24,
+        PAYLOAD = 25
     );
 }
 
@@ -106,6 +108,7 @@ pub(super) fn read_job(row: &Row<'_>, names: &Names) -> Result<Job, StoreError> 
         progress: read_json(row.get_ref(column::PROGRESS)?)?.map(Arc::new),
         failure: read_json(row.get_ref(column::FAILURE)?)?.map(Arc::new),
         result: read_json(row.get_ref(column::RESULT)?)?.map(Arc::new),
+        rare: read_json(row.get_ref(column::RARE)?)?.map(Box::new),
         spec: Arc::new(Spec {
             queue: named(&names.queues, row.get(column::QUEUE)?)?,
             kind: named(&names.kinds, row.get(column::KIND)?)?,

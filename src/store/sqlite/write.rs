@@ -148,8 +148,8 @@ impl Write<'_> {
         self.sql(concat!(
             "INSERT INTO job (",
             job_columns!(),
-            ", payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, NULL, \
-             NULL, ?19, NULL, ?20, ?21, ?22)"
+            ", until, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, NULL, \
+             NULL, ?19, NULL, ?20, ?21, ?22, ?23, ?24)"
         ))?
         .execute(params![
             job.id.raw(),
@@ -173,6 +173,8 @@ impl Write<'_> {
             spec.expires.map(Timestamp::as_micros),
             job.remote.worker().map(|worker| worker.number),
             job.remote.reported.map(LeaseToken::as_i64),
+            json(job.rare.as_ref())?,
+            job.waits_until().map(Timestamp::as_micros),
             inline,
         ])?;
         if inline.is_none() {
@@ -217,14 +219,17 @@ impl Write<'_> {
         let reported = after.remote.reported.map(LeaseToken::as_i64);
         let (started, ended) =
             (after.started.map(Timestamp::as_micros), after.ended.map(Timestamp::as_micros));
+        let until = after.waits_until().map(Timestamp::as_micros);
         // JSON columns are written only if they have changed: most jobs never have any.
         let texts_same = before.progress == after.progress
             && before.failure == after.failure
-            && before.result == after.result;
+            && before.result == after.result
+            && before.rare == after.rare;
         let changed = if texts_same {
             self.sql(
                 "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
-                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, worker = ?12, reported = ?13 WHERE id = ?1 AND revision = ?2",
+                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, worker = ?12, reported = ?13, \
+                 until = ?14 WHERE id = ?1 AND revision = ?2",
             )?
             .execute(params![
                 id,
@@ -240,12 +245,13 @@ impl Write<'_> {
                 ended,
                 worker,
                 reported,
+                until,
             ])?
         } else {
             self.sql(
                 "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
                  max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, progress = ?12, failure = ?13, \
-                 result = ?14, worker = ?15, reported = ?16 WHERE id = ?1 AND revision = ?2",
+                 result = ?14, worker = ?15, reported = ?16, until = ?17, rare = ?18 WHERE id = ?1 AND revision = ?2",
             )?
             .execute(params![
                 id,
@@ -264,6 +270,8 @@ impl Write<'_> {
                 json(after.result.as_deref())?,
                 worker,
                 reported,
+                until,
+                json(after.rare.as_ref())?,
             ])?
         };
         if changed != 1 {

@@ -114,10 +114,10 @@ fn a_released_attempt_does_not_count(rig: &mut Rig) {
     let first = rig.submit(NewJob { max_attempts: 1, ..job("q", Rig::KIND) });
     rig.report(&first, ReportBody::Released { delay: None }).unwrap();
     let back = rig.job(first.id);
-    assert_eq!((back.state.name(), back.attempt, back.started), (StateName::Queued, 0, None));
+    assert_eq!((back.state.name(), back.counted_attempts(), back.started), (StateName::Queued, 0, None));
     rig.tick();
     let again = rig.job(first.id);
-    assert_eq!((again.state.name(), again.attempt), (StateName::Running, 1));
+    assert_eq!((again.state.name(), again.counted_attempts()), (StateName::Running, 1));
     assert!(lease(&again) > lease(&first), "the first one may not report any more");
     assert_eq!(rig.report(&first, succeeded()), Err(Refusal::LeaseLost(StateName::Running)));
     rig.report(&again, succeeded()).unwrap();
@@ -132,7 +132,7 @@ fn an_attempt_that_is_released_for_later_does_not_count_either(rig: &mut Rig) {
     let delay = Some(std::time::Duration::from_secs(2));
     rig.report(&first, ReportBody::Released { delay }).unwrap();
     let back = rig.job(first.id);
-    assert_eq!((back.state.name(), back.attempt, back.started), (StateName::BackingOff, 0, None));
+    assert_eq!((back.state.name(), back.counted_attempts(), back.started), (StateName::BackingOff, 0, None));
     assert_eq!(back.state.due(), Some(rig.now.after(std::time::Duration::from_secs(2))));
     // The job's slot is free for others meanwhile.
     rig.tick();
@@ -142,7 +142,7 @@ fn an_attempt_that_is_released_for_later_does_not_count_either(rig: &mut Rig) {
     rig.pass(2);
     rig.tick();
     let again = rig.job(first.id);
-    assert_eq!((again.state.name(), again.attempt), (StateName::Running, 1));
+    assert_eq!((again.state.name(), again.counted_attempts()), (StateName::Running, 1));
 }
 
 fn progress_is_a_change_like_others(rig: &mut Rig) {

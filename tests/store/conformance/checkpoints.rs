@@ -145,7 +145,7 @@ fn a_checkpoint_of_an_attempt_that_did_not_count_is_deleted_with_its_job(rig: &m
     let settings = crate::store::build::settings(1, 10);
     rig.control(Control::UpdateQueue { name: "other".into(), settings }).unwrap();
     let again = rig.job(second.id);
-    assert_eq!((again.attempt, again.remote.worker()), (1, None));
+    assert_eq!((again.counted_attempts(), again.remote.worker()), (1, None));
     rig.report(&again, succeeded()).unwrap();
     rig.control(Control::Delete(second.id)).unwrap();
     assert_eq!(kept(rig, second.id), None);

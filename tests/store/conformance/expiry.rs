@@ -56,7 +56,7 @@ fn a_job_that_was_released_before_it_started_can_expire(rig: &mut Rig) {
     let running = rig.submit(expiring(5));
     rig.until(at(5));
     rig.report(&running, jobmill::engine::ReportBody::Released { delay: None }).unwrap();
-    assert_eq!((rig.state(running.id), rig.job(running.id).attempt), (StateName::Expired, 0));
+    assert_eq!((rig.state(running.id), rig.job(running.id).counted_attempts()), (StateName::Expired, 0));
 }
 
 fn a_job_that_was_released_for_later_expires_in_place_of_its_first_attempt(rig: &mut Rig) {

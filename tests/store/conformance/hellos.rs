@@ -44,7 +44,7 @@ fn running(rig: &mut Rig, count: usize) -> (Connected, Vec<Job>) {
 }
 
 fn states(rig: &Rig, jobs: &[Job]) -> Vec<(StateName, u32)> {
-    let state = |job: &Job| (rig.state(job.id), rig.job(job.id).attempt);
+    let state = |job: &Job| (rig.state(job.id), rig.job(job.id).counted_attempts());
     jobs.iter().map(state).collect()
 }
 
@@ -83,7 +83,7 @@ fn leases_that_are_not_listed_go_back_uncounted_with_their_old_place_in_line(rig
     assert_eq!(fates(rig.register(hello_with("a", "1", &[&held]))), [LeaseFate::Held]);
     assert_eq!(rig.job(ids[1]), held);
     let back = rig.job(ids[0]);
-    assert_eq!((back.state.name(), back.attempt, back.started), (StateName::Queued, 0, None));
+    assert_eq!((back.state.name(), back.counted_attempts(), back.started), (StateName::Queued, 0, None));
     assert!(rig.whole(ids[0]).attempts.is_empty());
     let urgent = rig.submit(NewJob { priority: 1, ..job("q", "far") }).id;
     let worker = rig.open(&worker.process, vec![pool(&["far"], &[])], 10_000);
@@ -302,7 +302,7 @@ fn a_job_with_one_attempt_starts_once_through_hellos_and_starts(rig: &mut Rig) {
     rig.credit(worker.pool(0), 9);
     assert_eq!(assigned(&rig.tick()), [unlisted.id]);
     let second = rig.job(unlisted.id);
-    assert_eq!(second.attempt, 1);
+    assert_eq!(second.counted_attempts(), 1);
     for _ in 0..4 {
         rig.crash();
         rig.review();

@@ -142,7 +142,10 @@ fn the_server_may_end_or_take_back_a_remote_attempt(rig: &mut Rig) {
     });
     assert_eq!(applied.remote_ended, [(worker.number(), lease(&first))]);
     let back = rig.job(first.id);
-    assert_eq!((back.state.name(), back.attempt, back.remote.worker()), (StateName::Queued, 0, None));
+    assert_eq!(
+        (back.state.name(), back.counted_attempts(), back.remote.worker()),
+        (StateName::Queued, 0, None)
+    );
     rig.credit(worker.pool(0), 1);
     rig.tick();
     let again = rig.job(first.id);
@@ -247,7 +250,7 @@ fn the_repeat_of_a_release_is_answered_as_the_first(rig: &mut Rig) {
     rig.tell_all(vec![end.clone()]);
     repeated(rig, &end);
     let back = rig.job(running.id);
-    assert_eq!((back.state.name(), back.attempt), (StateName::Queued, 0));
+    assert_eq!((back.state.name(), back.counted_attempts()), (StateName::Queued, 0));
 }
 
 fn the_repeat_in_the_same_batch_is_answered_as_the_first(rig: &mut Rig) {

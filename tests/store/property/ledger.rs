@@ -46,6 +46,8 @@ pub(crate) struct Known {
     pub(crate) state: State,
     pub(crate) revision: u64,
     pub(crate) attempt: u32,
+    /// Number of claims that count against the maximum.
+    pub(crate) counted: u32,
     pub(crate) max_attempts: u32,
     bytes: u64,
     pub(crate) expires: Option<Timestamp>,
@@ -56,7 +58,7 @@ pub(crate) struct Known {
     /// Its place in line, fixed when it became ready.
     pub(crate) place: Position,
     /// Number of attempts that may have started: claims without those that were released.
-    starts: u32,
+    pub(super) starts: u32,
     retried: bool,
     /// The remote worker that runs it.
     pub(crate) worker: Option<u32>,
@@ -257,7 +259,8 @@ impl Ledger {
             self.check_not_early(known, now)?;
         }
         if new == StateName::Expired {
-            let over = job.spec.expires.is_some_and(|expires| expires <= now) && job.attempt == 0;
+            let has_started = known.as_ref().is_some_and(|known| known.starts > 0);
+            let over = job.spec.expires.is_some_and(|expires| expires <= now) && !has_started;
             promise!(over, "{id} expired too early: {job:?} at {now}");
         }
         self.hear_attempt(job, known.as_ref(), causes)?;
@@ -280,6 +283,7 @@ impl Ledger {
             state: job.state,
             revision: job.revision,
             attempt: job.attempt,
+            counted: job.counted_attempts(),
             max_attempts: job.max_attempts,
             bytes: job.spec.bytes,
             expires: job.spec.expires,
@@ -318,15 +322,18 @@ impl Ledger {
         known: Option<&Known>,
         causes: &mut Causes,
     ) -> Result<(), Violation> {
-        let (attempt, max_attempts) =
-            known.map_or((0, job.max_attempts), |one| (one.attempt, one.max_attempts));
+        let (attempt, counted, max_attempts) =
+            known.map_or((0, 0, job.max_attempts), |one| (one.attempt, one.counted, one.max_attempts));
         let held = known.and_then(|known| known.state.lease());
         let starts = job.state.name() == StateName::Running && held.is_none();
         let released = causes.released.contains(&job.id) && held.is_some() && job.state.lease().is_none();
-        let expected = attempt + u32::from(starts) - u32::from(released);
+        let expected = attempt + u32::from(starts);
         promise!(job.attempt == expected, "attempts of {} went from {attempt} to {}", job.id, job.attempt);
-        promise!(job.attempt <= job.max_attempts, "{} has more attempts than it may have", job.id);
-        let may_grow = causes.retried.contains(&job.id) && job.max_attempts == attempt + 1;
+        let expected = counted + u32::from(starts) - u32::from(released);
+        let now = job.counted_attempts();
+        promise!(now == expected, "counted attempts of {} went from {counted} to {now}", job.id);
+        promise!(now <= job.max_attempts, "{} has more attempts than it may have", job.id);
+        let may_grow = causes.retried.contains(&job.id) && job.max_attempts == counted + 1;
         promise!(job.max_attempts == max_attempts || may_grow, "{} got more attempts by itself", job.id);
         if let Some(lease) = held.filter(|_| job.state.lease().is_none()) {
             promise!(causes.ended.contains(&job.id), "the attempt of {} was ended by nothing", job.id);

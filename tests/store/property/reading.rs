@@ -27,7 +27,10 @@ impl Ledger {
             };
             promise!(*id == job.id, "{id} was acknowledged and is gone; the store has {}", job.id);
             let state = known.state == job.state || self.is_same_backoff(known, job.state);
-            let same = known.revision == job.revision && state && known.attempt == job.attempt;
+            let same = known.revision == job.revision
+                && state
+                && known.attempt == job.attempt
+                && known.counted == job.counted_attempts();
             promise!(same, "{id} is {job:?}; the feed said {known:?}");
             if known.state != job.state {
                 told_anew.push((*id, job.state));
@@ -80,7 +83,7 @@ impl Ledger {
             promise!(job.attempt == known.attempt, "the crash forgot an attempt of {}", job.id);
             let expected = match known.state.name() {
                 StateName::Cancelling => StateName::Cancelled,
-                _ if known.attempt < known.max_attempts => StateName::BackingOff,
+                _ if known.counted < known.max_attempts => StateName::BackingOff,
                 _ => StateName::Failed,
             };
             promise!(job.state.name() == expected, "after the crash {} is {:?}", job.id, job.state);

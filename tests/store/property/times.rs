@@ -182,7 +182,7 @@ impl Ledger {
     pub(crate) fn check_times(&self, now: Timestamp) -> Result<(), Violation> {
         for (id, job) in &self.jobs {
             let waits =
-                matches!(job.state, State::Scheduled { .. } | State::Queued { .. }) && job.attempt == 0;
+                matches!(job.state, State::Scheduled { .. } | State::Queued { .. }) && job.starts == 0;
             let over = waits && job.expires.is_some_and(|expires| expires <= now);
             promise!(!over, "{id} should have expired by {now}: {job:?}");
             match job.state {
