@@ -8,10 +8,10 @@
 use std::sync::Arc;
 
 use crate::{
-    admission::{self, Admission, Admitted, JobDraft, Origin},
+    admission::{self, Admission, Admitted},
     clock::{Clock, Uptime},
-    engine::{NewJob, NotAdmitted, QueueEntry, WaitDeadlines},
-    job::AtLeastOne,
+    engine::{NewJob, NotAdmitted, Origin, QueueEntry, WaitDeadlines},
+    job::{AtLeastOne, JobDraft},
     settings::WhenFull,
     shard::{Shard, Submission},
     traces::{self, Traces},

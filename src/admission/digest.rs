@@ -4,8 +4,7 @@
 //! relative time stays relative, and a field that is not set adds nothing, so that fields of later versions change no
 //! existing digest.
 
-use super::JobDraft;
-use crate::job::{Canonical, PartialRetryPolicy, RequestId, When};
+use crate::job::{Canonical, JobDraft, PartialRetryPolicy, RequestId, When};
 
 /// Name and version of the form.
 const FORM: &str = "jobmill-request-1";

@@ -4,12 +4,9 @@ mod digest;
 pub(crate) mod rules;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
-    time::Duration,
 };
-
-use bytes::Bytes;
 
 #[cfg(test)]
 pub(crate) use digest::vectors;
@@ -17,52 +14,10 @@ pub(crate) use digest::{repeatable, request};
 pub use rules::FieldFault;
 
 use crate::{
-    engine::{AdmissionError, NewJob, QueueEntry, Queues, WorkerKinds},
-    job::{ClientInput, Extras, PartialRetryPolicy, PayloadInfo, When, names},
+    engine::{AdmissionError, NewJob, Origin, QueueEntry, Queues, WorkerKinds},
+    job::{JobDraft, names},
     settings::KindDefaults,
 };
-
-/// A job as the client describes it, with checked fields. An absent field gets the kind's default.
-#[derive(Clone, Debug, Default)]
-pub struct JobDraft {
-    /// The queue's name.
-    pub queue: String,
-    /// The kind's name.
-    pub kind: String,
-    /// The handler's input.
-    pub payload: Bytes,
-    /// Metadata of the payload for the handler.
-    pub payload_info: PayloadInfo,
-    /// Labels, for the client's own use.
-    pub labels: BTreeMap<String, String>,
-    /// Headers for the handler.
-    pub headers: BTreeMap<String, String>,
-    /// The priority, −100 to 100.
-    pub priority: Option<i8>,
-    /// Limit of the attempts.
-    pub max_attempts: Option<u32>,
-    /// Backoff between attempts.
-    pub retry: Option<PartialRetryPolicy>,
-    /// Timeout of an attempt.
-    pub attempt_timeout: Option<Duration>,
-    /// Earliest start.
-    pub start: Option<When>,
-    /// Expiry of the job if no attempt has started by then.
-    pub expiry: Option<When>,
-    /// Name of the closure of this process that runs the job; empty for all other jobs.
-    pub closure: String,
-}
-
-/// Request id and trace context of a submission.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Origin<'a> {
-    /// The request id; empty if the submission has none.
-    pub(crate) request_id: &'a str,
-    /// The W3C trace context.
-    pub(crate) traceparent: &'a str,
-    /// The W3C trace state.
-    pub(crate) tracestate: &'a str,
-}
 
 /// A completed job.
 #[derive(Debug)]
@@ -142,36 +97,12 @@ impl Admission {
             Some(_) => None,
         };
         let defaults = kind.map_or_else(KindDefaults::default, |kind| kind.defaults);
-        let said = ClientInput {
-            priority: draft.priority == Some(0),
-            max_attempts: draft.max_attempts,
-            attempt_timeout: draft.attempt_timeout.is_some(),
-            retry: draft.retry,
-            start: draft.start,
-            expiry: draft.expiry,
+        let name = kind.map_or_else(|| Arc::from(draft.kind.as_str()), |kind| Arc::clone(&kind.name));
+        let queue_name = match &queue {
+            Some(queue) => Arc::clone(queue.name()),
+            None => Arc::from(draft.queue.as_str()),
         };
-        let extras = Extras {
-            labels: draft.labels,
-            headers: draft.headers,
-            payload: draft.payload_info,
-            request_id: origin.request_id.to_owned(),
-            traceparent: origin.traceparent.to_owned(),
-            tracestate: origin.tracestate.to_owned(),
-            said,
-            closure: draft.closure,
-        };
-        let job = NewJob {
-            queue: queue.as_ref().map_or_else(|| Arc::from(draft.queue), |queue| Arc::clone(queue.name())),
-            kind: kind.map_or_else(|| Arc::from(draft.kind.as_str()), |kind| Arc::clone(&kind.name)),
-            priority: draft.priority.unwrap_or_default(),
-            max_attempts: draft.max_attempts.unwrap_or(defaults.max_attempts),
-            retry: draft.retry.map_or(defaults.retry, |said| said.or(defaults.retry)),
-            attempt_timeout: draft.attempt_timeout.unwrap_or(defaults.attempt_timeout),
-            run_time: draft.start,
-            expires: draft.expiry,
-            extras: (extras != Extras::default()).then(|| Box::new(extras)),
-            payload: draft.payload,
-        };
+        let job = NewJob::complete(draft, queue_name, name, &defaults, origin);
         Admitted { job, queue, obstacle }
     }
 

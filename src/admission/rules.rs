@@ -3,10 +3,9 @@
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 
-use super::JobDraft;
 use crate::{
     clock::Timestamp,
-    job::{PartialRetryPolicy, When, names},
+    job::{JobDraft, PartialRetryPolicy, When, names},
     settings::limits,
 };
 

@@ -12,11 +12,10 @@ use super::{
     validate::{BATCH_MAX, Validator},
 };
 use crate::{
-    admission::JobDraft,
     clock::Uptime,
     engine::Submitted,
     intake::{SubmissionOptions, SubmitMethod},
-    job::{AtLeastOne, Job, JobId, Position, SubmitOutcome},
+    job::{AtLeastOne, Job, JobDraft, JobId, Position, SubmitOutcome},
     proto::v1,
     shard::position_of,
     store::{Reader, StoreError},

@@ -12,12 +12,9 @@ use tonic::Status;
 
 use super::errors::{self, Faults};
 use crate::{
-    admission::{
-        JobDraft,
-        rules::{self, RuleResult, shown},
-    },
+    admission::rules::{self, RuleResult, shown},
     clock::Timestamp,
-    job::{JobFilter, JobId, PartialRetryPolicy, PayloadInfo, StateName, When, names},
+    job::{JobDraft, JobFilter, JobId, PartialRetryPolicy, PayloadInfo, StateName, When, names},
     proto::v1,
     settings::{WhenFull, limits},
     watch::Detail,

@@ -14,6 +14,7 @@ pub(crate) mod batch;
 mod callers;
 mod claims;
 mod commit;
+mod complete;
 mod controls;
 mod decision;
 mod demand;
@@ -58,6 +59,7 @@ pub use self::{
         Submitted,
     },
     callers::CallerId,
+    complete::Origin,
     controls::{Control, QueueCheck},
     demand::{DemandBoard, Grant, NewPool, PoolId, QueueScope, SessionId},
     outcome::{Outcome, RemoteChanges},

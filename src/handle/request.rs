@@ -5,9 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    admission::JobDraft,
     clock::Timestamp,
-    job::{PartialRetryPolicy, When, names::CLOSURE_KIND},
+    job::{JobDraft, PartialRetryPolicy, When, names::CLOSURE_KIND},
     settings::{DEFAULT_QUEUE, WhenFull},
 };
 

@@ -5,6 +5,7 @@ mod attempt;
 mod canonical;
 mod change;
 mod client_input;
+mod draft;
 mod filter;
 mod identity;
 mod ids;
@@ -27,6 +28,7 @@ pub use self::{
     attempt::{AttemptRecord, Failure, FailureReason, Progress},
     change::{Change, Changes, Tombstone},
     client_input::{ClientInput, PartialRetryPolicy, When},
+    draft::JobDraft,
     filter::JobFilter,
     identity::{Identity, Incarnation},
     ids::{InvalidJobId, JobId, LeaseToken, Name, Position},
