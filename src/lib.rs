@@ -99,6 +99,7 @@ internal! {
     mod listen;
     mod shard;
     mod store;
+    mod timetable;
     mod tls;
     mod watch;
 }

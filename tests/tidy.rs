@@ -23,6 +23,7 @@ use uses::{Tree, cycles};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("timeouts", &[]),
+    ("timetable", &["clock"]),
     ("job", &["clock"]),
     ("settings", &["clock", "job"]),
     ("access", &["clock", "settings"]),
@@ -202,6 +203,7 @@ const NO_CYCLES: &[&str] = &[
     "src/metrics/",
     "src/serve/",
     "src/settings/",
+    "src/timetable/",
     "src/worker/",
     "src/workers/",
 ];
