@@ -153,6 +153,13 @@ fn an_end_that_a_worker_reported_and_a_crash_forgot_is_found() {
 }
 
 #[test]
+fn an_end_that_becomes_another_workers_is_found() {
+    let (_, violation) = found(ChangedByCrash::confuses_owners);
+    let told = ["is a repeat and was", "is a stranger's and was taken", "is Lost for", "is Reported for"];
+    assert!(told.iter().any(|told| violation.contains(told)), "{violation}");
+}
+
+#[test]
 fn a_replaced_process_that_is_let_back_in_is_found() {
     let (_, violation) = found(ChangedByCrash::forgets_predecessors);
     assert!(violation.contains("was replaced and is back"), "{violation}");

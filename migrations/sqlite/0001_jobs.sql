@@ -61,7 +61,7 @@ CREATE TABLE job (
     expires      INTEGER,          -- the job expires if no attempt has started by then
     result       TEXT,             -- JSON: size, media type, metadata
     worker       INTEGER,          -- the remote worker that runs the attempt
-    reported     INTEGER,          -- lease of the latest attempt that its worker has ended by a report
+    reported     TEXT,             -- JSON: lease, number and owner of the latest attempt that its worker has ended by a report
     rare         TEXT,             -- JSON: counts that differ from the plain number of attempts
     until        INTEGER,          -- time at which the job ends by itself, if it still waits then
     payload      BLOB              -- absent for a large payload, which is in the table payload
@@ -98,7 +98,7 @@ CREATE TABLE attempt (
     started INTEGER NOT NULL,
     ended   INTEGER NOT NULL,
     failure TEXT    NOT NULL, -- JSON
-    worker  TEXT,             -- name of the remote worker that ran it
+    worker  TEXT,             -- JSON: the process of a remote worker that ran it
     lease   INTEGER,          -- its lease, if the worker ended it by a report
     PRIMARY KEY (job, number, ended)
 ) STRICT, WITHOUT ROWID;

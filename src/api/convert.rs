@@ -197,7 +197,7 @@ fn attempt(attempt: &AttemptRecord) -> v1::Attempt {
         start_time: Some(timestamp(attempt.started)),
         end_time: attempt.ended.map(timestamp),
         failure: attempt.failure.as_ref().map(failure),
-        worker: attempt.worker.as_deref().unwrap_or_default().to_owned(),
+        worker: attempt.worker.as_ref().map_or_else(String::new, |worker| worker.instance().to_owned()),
     }
 }
 

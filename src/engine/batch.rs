@@ -13,7 +13,7 @@ use crate::{
     engine::transition::Refusal,
     job::{
         AtLeastOne, Checkpoint, Extras, Failure, Job, JobId, LeaseToken, Output, Progress, RequestId, RetryPolicy,
-        StateName, SubmitOutcome, When,
+        StateName, SubmitOutcome, When, WorkerProcess,
     },
     settings::QueueInfo,
     store::Space,
@@ -60,8 +60,8 @@ pub struct Report {
 pub enum Reporter {
     /// The server, which runs the attempt itself, or takes a lease back from a worker.
     Server,
-    /// The remote worker with this number, and the sink of the answer.
-    Worker(u32, Arc<dyn AnswerSink>),
+    /// A process of a remote worker, and the sink of the answer.
+    Worker(Arc<WorkerProcess>, Arc<dyn AnswerSink>),
 }
 
 /// Receiver of the answers to a remote worker's reports. It is called on the committer's thread, and must not wait.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Report, ReportBody, Reporter, decision::Decision};
 use crate::{
     engine::transition::{Event, Refusal, check_lease, transition},
-    job::{Checkpoint, Job, JobId, Output, StateName},
+    job::{Checkpoint, Job, JobId, LeaseOwner, LeaseToken, Output, ReportedEnd, StateName},
     store::sets::OutcomeRow,
 };
 
@@ -16,19 +16,22 @@ impl Decision<'_> {
     pub(super) fn report(&mut self, report: &Report) -> Result<(), Refusal> {
         let Report { id, lease, body, from, checkpoint, .. } = report;
         let lease = *lease;
-        if let Reporter::Worker(number, _) = from {
-            self.engine.workers.saw(*number, self.present.uptime);
+        let reporter = match from {
+            Reporter::Server => None,
+            Reporter::Worker(process, _) => Some(process),
+        };
+        if let Some(reporter) = reporter {
+            self.engine.workers.saw(reporter.number, self.present.uptime);
         }
         let Some(job) = self.job(*id) else {
             return Err(Refusal::LeaseLost(StateName::Cancelled));
         };
-        if let Reporter::Worker(number, _) = from
-            && (job.remote.worker().is_none_or(|worker| worker.number != *number)
+        if let Some(reporter) = reporter
+            && (job.remote.worker().is_none_or(|worker| worker.number != reporter.number)
                 || check_lease(&job, lease).is_err())
         {
             // The worker may have the job again: its earlier attempt may still be reported once more.
-            let is_repeat = job.remote.reported == Some(lease) || self.found.reported.contains(&lease);
-            return if report.is_final() && is_repeat {
+            return if report.is_final() && self.has_reported(reporter.owner(), &job, lease) {
                 Ok(())
             } else {
                 Err(Refusal::LeaseLost(job.state.name()))
@@ -50,9 +53,12 @@ impl Decision<'_> {
             }
         };
         let mut changed = transition(&job, &event, self.moment(&job))?;
-        if report.is_final() && matches!(from, Reporter::Worker(..)) {
+        if let Some(reporter) = reporter
+            && report.is_final()
+        {
             // A repeat of the report is answered as the first one.
-            changed.job.remote.reported = Some(lease);
+            let owner = Arc::clone(reporter.owner());
+            changed.job.remote.reported = Some(Arc::new(ReportedEnd { lease, attempt: job.attempt, owner }));
             if let Some(attempt) = &mut changed.ended_attempt {
                 attempt.reported = Some(lease);
             }
@@ -63,6 +69,13 @@ impl Decision<'_> {
         }
         self.change(&job, changed);
         Ok(())
+    }
+
+    /// Returns whether a worker's process has ended the attempt under this lease by a report of its own.
+    pub(super) fn has_reported(&self, owner: &LeaseOwner, job: &Job, lease: LeaseToken) -> bool {
+        let latest = job.remote.reported.as_ref().filter(|reported| reported.lease == lease);
+        let earlier = self.found.reported.get(&lease);
+        latest.map(|reported| &reported.owner).or(earlier).is_some_and(|reporter| **reporter == *owner)
     }
 
     fn keep_checkpoint(&mut self, id: JobId, checkpoint: Option<&Checkpoint>) {

@@ -194,7 +194,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                 started: job.started.unwrap_or(moment.now),
                 ended: Some(moment.now),
                 failure: Some(Failure::clone(&failure)),
-                worker: job.remote.worker().map(|worker| worker.instance().into()),
+                worker: job.remote.worker().map(|worker| Arc::clone(worker.owner())),
                 reported: None,
             });
             Ok(next)

@@ -12,7 +12,7 @@ use super::{ControlRefusal, Engine, decision::Decision};
 use crate::{
     clock::{StoreTime, Uptime},
     engine::transition::{Event, lost, transition},
-    job::{JobId, LeaseToken, WorkerProcess, WorkerRow},
+    job::{JobId, LeaseOwner, LeaseToken, WorkerProcess, WorkerRow},
     store::Names,
 };
 
@@ -115,8 +115,8 @@ pub(super) struct WorkerBook {
     unheard: BTreeSet<u32>,
 }
 
-fn key_of(subject: &str, instance: &str) -> (Box<str>, Box<str>) {
-    (subject.into(), instance.into())
+fn key_of(owner: &LeaseOwner) -> (Box<str>, Box<str>) {
+    (owner.subject.clone(), owner.instance.clone())
 }
 
 impl WorkerBook {
@@ -131,7 +131,7 @@ impl WorkerBook {
         let kinds = Arc::new(WorkerKinds { names: RwLock::new(known) });
         let by_instance = workers
             .iter()
-            .map(|row| (key_of(&row.process.subject, &row.process.instance), row.process.number));
+            .map(|row| (key_of(&row.process.owner), row.process.number));
         WorkerBook {
             by_instance: by_instance.collect(),
             last_number: workers.last().map_or(0, |row| row.process.number),
@@ -160,11 +160,14 @@ impl WorkerBook {
 
     /// Returns the registered worker of an instance, with the batch's changes so far.
     fn find(&self, subject: &str, instance: &str) -> Option<WorkerRow> {
-        let same = |row: &&WorkerRow| *row.process.subject == *subject && *row.process.instance == *instance;
+        let same = |row: &&WorkerRow| {
+            let owner = row.process.owner();
+            *owner.subject == *subject && *owner.instance == *instance
+        };
         if let Some(row) = self.changed.values().flatten().find(same) {
             return Some(row.clone());
         }
-        let number = self.by_instance.get(&key_of(subject, instance))?;
+        let number = self.by_instance.get(&(subject.into(), instance.into()))?;
         if self.changed.contains_key(number) {
             return None;
         }
@@ -226,7 +229,7 @@ impl WorkerBook {
     pub(super) fn commit(&mut self, names: &Names, now: Uptime) {
         for (number, row) in std::mem::take(&mut self.changed) {
             if let Some(old) = self.kept.remove(&number) {
-                let key = key_of(&old.process.subject, &old.process.instance);
+                let key = key_of(&old.process.owner);
                 if self.by_instance.get(&key) == Some(&number) {
                     self.by_instance.remove(&key);
                 }
@@ -234,7 +237,7 @@ impl WorkerBook {
             match row {
                 Some(row) => {
                     names.workers.add(&row.process);
-                    let key = key_of(&row.process.subject, &row.process.instance);
+                    let key = key_of(&row.process.owner);
                     self.by_instance.insert(key, number);
                     self.seen.insert(number, now);
                     self.kept.insert(number, row);
@@ -301,7 +304,7 @@ impl Decision<'_> {
             }
         }
         let worker = match found {
-            Some(row) if *row.process.process == *hello.process => {
+            Some(row) if *row.process.owner.process == *hello.process => {
                 if row.starts > 0 {
                     engine.workers.put(WorkerRow { starts: 0, ..row.clone() });
                 }
@@ -320,7 +323,7 @@ impl Decision<'_> {
         let mut predecessors = Vec::new();
         if let Some(earlier) = earlier {
             predecessors = earlier.predecessors;
-            predecessors.push(earlier.process.process.to_string());
+            predecessors.push(earlier.process.owner.process.to_string());
             if predecessors.len() > PREDECESSORS_MAX {
                 predecessors.remove(0);
             }
@@ -358,7 +361,7 @@ impl Decision<'_> {
             let is_owner = job.remote.worker().is_some_and(|owner| owner.number == worker.number);
             if is_owner && job.state.lease() == Some(*lease) {
                 LeaseFate::Held
-            } else if job.remote.reported == Some(*lease) || self.found.reported.contains(lease) {
+            } else if self.has_reported(worker.owner(), &job, *lease) {
                 LeaseFate::Reported
             } else {
                 LeaseFate::Lost

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::LeaseToken;
+use super::{ids::LeaseToken, worker::LeaseOwner};
 use crate::clock::Timestamp;
 
 /// Progress reported by an attempt.
@@ -92,8 +92,8 @@ pub struct AttemptRecord {
     pub ended: Option<Timestamp>,
     /// The failure; absent if the attempt succeeded or still runs.
     pub failure: Option<Failure>,
-    /// Name of the remote worker that ran the attempt.
-    pub worker: Option<Arc<str>>,
+    /// The process of a remote worker that ran the attempt; absent if the server ran it itself.
+    pub worker: Option<Arc<LeaseOwner>>,
     /// The attempt's lease, if the worker has ended it by its own report.
     pub reported: Option<LeaseToken>,
 }

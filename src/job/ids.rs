@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Timestamp;
 
 /// Id of a job, unique in its store. Ids sort by the time of submission; only the committer assigns them.
@@ -82,7 +84,7 @@ impl FromStr for JobId {
 }
 
 /// Lease of an attempt, which entitles it to report. Tokens never decrease within a store. Not the attempt's number.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct LeaseToken(i64);
 
 impl LeaseToken {

@@ -39,7 +39,7 @@ pub use self::{
     retry::RetryPolicy,
     state::{State, StateName},
     tally::Tally,
-    worker::{Checkpoint, Remote, WorkerProcess, WorkerRow},
+    worker::{Checkpoint, LeaseOwner, Remote, ReportedEnd, WorkerProcess, WorkerRow},
 };
 #[cfg(feature = "server")]
 pub(crate) use self::{

@@ -4,7 +4,7 @@
 //! is known from its keys before anything is decided. The second writes everything that was decided.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -15,7 +15,7 @@ pub use super::counters::{Counters, StoredTimes};
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{
-        AttemptRecord, Checkpoint, Job, JobId, LeaseToken, Name, Position, Spec, StateName, Tally, Tombstone,
+        AttemptRecord, Checkpoint, Job, JobId, LeaseOwner, LeaseToken, Name, Position, Spec, StateName, Tally, Tombstone,
         WorkerRow,
     },
     settings::{QueueInfo, Retention},
@@ -117,8 +117,8 @@ pub struct ReadResults {
     pub jobs: HashMap<JobId, Arc<Job>>,
     /// The requests that exist.
     pub requests: HashMap<RequestKey, StoredRequest>,
-    /// Leases of attempts that a worker has ended by its report, among those looked for.
-    pub reported: HashSet<LeaseToken>,
+    /// Attempts that a worker has ended by its report, among those looked for: lease and owner.
+    pub reported: HashMap<LeaseToken, Arc<LeaseOwner>>,
     /// Ready jobs, in the order of the reads.
     pub heads: Vec<Heads>,
     /// The beginnings of lines, by queue and line.

@@ -176,7 +176,7 @@ impl Workers {
             held.rest().progress = progress;
         }
         let notice = self.renewed(held, now);
-        let from = Reporter::Worker(entry.process.number, Arc::clone(outbox) as Arc<_>);
+        let from = Reporter::Worker(Arc::clone(&entry.process), Arc::clone(outbox) as Arc<_>);
         let due = due_report(held, lease, now, is_asked_for, from);
         (notice, due.map(|report| (report, is_asked_for)))
     }
@@ -212,7 +212,7 @@ impl Workers {
             held.is_reported = true;
             checkpoint = held.take_rest(&mut body);
         }
-        let from = Reporter::Worker(entry.process.number, Arc::clone(outbox) as Arc<_>);
+        let from = Reporter::Worker(Arc::clone(&entry.process), Arc::clone(outbox) as Arc<_>);
         let report = Report { checkpoint, from, ..Report::of_server(id, lease, body) };
         self.reports.remote(report).await;
     }

@@ -135,7 +135,7 @@ impl Roster {
     pub(crate) fn named(&self, subject: &str, instance: &str, process: &str) -> Option<Arc<WorkerEntry>> {
         let workers = self.workers.read();
         let is_same = |entry: &&Arc<WorkerEntry>| {
-            let known = &entry.process;
+            let known = &entry.process.owner;
             *known.subject == *subject && *known.instance == *instance && *known.process == *process
         };
         workers.values().find(is_same).cloned()

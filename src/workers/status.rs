@@ -99,9 +99,9 @@ impl Roster {
                 .collect();
             leases.sort_by_key(|held| held.lease);
             found.push(WorkerStatus {
-                subject: entry.process.subject.to_string(),
-                instance: entry.process.instance.to_string(),
-                process: entry.process.process.to_string(),
+                subject: entry.process.owner.subject.to_string(),
+                instance: entry.process.owner.instance.to_string(),
+                process: entry.process.owner.process.to_string(),
                 state: match (is_here, state.is_draining) {
                     (true, true) => WorkerState::Draining,
                     (true, false) => WorkerState::Connected,
@@ -138,7 +138,7 @@ impl Roster {
                 self.board.void(stream.session);
                 stream.outbox.push(WorkerEvent::Drain(within));
             }
-            asked.push(entry.process.instance.to_string());
+            asked.push(entry.process.owner.instance.to_string());
         }
         asked.sort();
         asked

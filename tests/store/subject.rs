@@ -4,6 +4,7 @@
 //! plain values of `batch.rs`.
 
 use std::{
+    collections::HashMap,
     fs,
     path::Path,
     sync::{Arc, Mutex},
@@ -16,7 +17,7 @@ use jobmill::{
         QueueCheck, QueueDone, Registered, RemoteChanges, ReplySlot, ReportAnswer, Reporter, Submitted,
         transition::Refusal,
     },
-    job::AtLeastOne,
+    job::{AtLeastOne, WorkerProcess},
     settings::{QueueSettings, SettingsChange, SettingsField},
     shard::{self, Ledger},
     store::{Reader, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
@@ -174,6 +175,8 @@ pub(crate) struct Product {
     ledger: Ledger,
     pub(crate) board: Arc<DemandBoard>,
     answers: Arc<Answers>,
+    /// The processes that have registered since the start.
+    workers: HashMap<u32, Arc<WorkerProcess>>,
     waiting: Vec<Answer<Submitted, OfferError>>,
     purges: Vec<(i64, Answer<u64, ControlRefusal>)>,
     last_purge: i64,
@@ -186,7 +189,8 @@ impl Product {
         let board = Arc::<DemandBoard>::default();
         let ledger = Ledger::open(store, &product_setup(setup, Arc::clone(&board)))?;
         let answers = Arc::default();
-        Ok(Product { ledger, board, answers, waiting: Vec::new(), purges: Vec::new(), last_purge: 0 })
+        let (workers, waiting, purges) = Default::default();
+        Ok(Product { ledger, board, answers, workers, waiting, purges, last_purge: 0 })
     }
 
     pub(crate) fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
@@ -281,10 +285,13 @@ impl Product {
         Ok(served.into_iter().map(|(number, _)| name(number).to_string()).collect())
     }
 
-    fn worker_report(&self, report: WorkerReport) -> engine::Report {
+    fn worker_report(&mut self, report: WorkerReport) -> engine::Report {
         let WorkerReport { worker, id, lease, body, checkpoint } = report;
+        let known = self.workers.get(&worker).cloned();
+        let process = known.or_else(|| self.ledger.store().names().workers.get(worker));
+        let unknown = || Arc::new(WorkerProcess::new(worker, "", "unknown", ""));
         engine::Report {
-            from: Reporter::Worker(worker, Arc::clone(&self.answers) as Arc<dyn AnswerSink>),
+            from: Reporter::Worker(process.unwrap_or_else(unknown), Arc::clone(&self.answers) as Arc<_>),
             checkpoint: checkpoint.map(Box::new),
             ..engine::Report::of_server(id, lease, body)
         }
@@ -323,7 +330,11 @@ impl Product {
                 }
             }),
             AskedControl::DeleteQueue(mut answer) => told(&mut answer).map(|()| ControlDone::QueueDeleted),
-            AskedControl::Register(mut answer) => told(&mut answer).map(ControlDone::Registered),
+            AskedControl::Register(mut answer) => told(&mut answer).map(|registered| {
+                let worker = Arc::clone(&registered.worker);
+                self.workers.insert(worker.number(), worker);
+                ControlDone::Registered(registered)
+            }),
             AskedControl::Review(mut answer) => told(&mut answer).map(|()| ControlDone::WorkersReviewed),
             AskedControl::Purge(mut answer) => match answer.try_recv() {
                 Ok(Err(refusal)) => Err(refusal),

@@ -7,7 +7,7 @@ use jobmill::{
         ControlRefusal, LeaseFate, NewPool, PoolId, QueueScope, Registered, ReportAnswer, ReportBody,
         SessionId, WorkerHello, transition::Refusal,
     },
-    job::{Checkpoint, Job, JobId, LeaseToken, Output, StateName, WorkerProcess},
+    job::{AttemptRecord, Checkpoint, Job, JobId, LeaseToken, Output, StateName, WorkerProcess},
 };
 
 use super::{
@@ -116,6 +116,11 @@ impl Rig {
         let kept = self.reader().checkpoint(id).unwrap()?;
         Some((kept.number, String::from_utf8(kept.state.bytes.to_vec()).unwrap()))
     }
+}
+
+/// Returns the name of the worker that ran an attempt.
+pub(crate) fn worker_of(attempt: &AttemptRecord) -> Option<&str> {
+    attempt.worker.as_ref().map(|worker| worker.instance())
 }
 
 /// Returns the introduction of a process, which does not say what it holds.

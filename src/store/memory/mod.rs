@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::StoreTime,
-    job::{Identity, Incarnation, Job, JobId, LeaseToken, Position},
+    job::{Identity, Incarnation, Job, JobId, LeaseOwner, LeaseToken, Position},
 };
 
 /// A store in memory.
@@ -144,10 +144,14 @@ impl Fetch<'_> {
         Some(StoredRequest { row: *row, job: row.answer.job().and_then(|id| self.job(id)) })
     }
 
-    fn reported<'w>(&'w self, wants: &'w [(JobId, LeaseToken)]) -> impl Iterator<Item = LeaseToken> + 'w {
+    fn reported<'w>(
+        &'w self,
+        wants: &'w [(JobId, LeaseToken)],
+    ) -> impl Iterator<Item = (LeaseToken, Arc<LeaseOwner>)> + 'w {
         let ended = |id, lease| {
             let kept = self.tables.jobs.get(id)?;
-            kept.attempts.iter().find_map(|attempt| attempt.reported.filter(|reported| *reported == lease))
+            let attempt = kept.attempts.iter().find(|attempt| attempt.reported == Some(lease))?;
+            Some((lease, Arc::clone(attempt.worker.as_ref()?)))
         };
         wants.iter().filter_map(move |(id, lease)| ended(id, *lease))
     }

@@ -56,7 +56,7 @@ impl Reader for MemoryReader {
                     started,
                     ended: job.ended,
                     failure: None,
-                    worker: job.remote.worker().map(|worker| worker.instance().into()),
+                    worker: job.remote.owner_of(job.attempt).cloned(),
                     reported: None,
                 });
             }

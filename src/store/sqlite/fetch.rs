@@ -48,10 +48,12 @@ impl Fetch<'_> {
         }
         for (id, lease) in &wants.reported {
             let row = self
-                .sql("SELECT lease FROM attempt WHERE job = ?1 AND lease = ?2")?
-                .query_row(params![id.raw(), lease.as_i64()], |_| Ok(()))
+                .sql("SELECT worker FROM attempt WHERE job = ?1 AND lease = ?2")?
+                .query_row(params![id.raw(), lease.as_i64()], |row| row.get::<_, Option<String>>(0))
                 .optional()?;
-            found.reported.extend(row.map(|()| *lease));
+            // Without a worker that can be read, nobody is taken for the one who reported.
+            let owner = row.flatten().and_then(|owner| serde_json::from_str(&owner).ok());
+            found.reported.extend(owner.map(|owner| (*lease, owner)));
         }
         for want in &wants.heads {
             found.heads.push(self.heads(want)?);

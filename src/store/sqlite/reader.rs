@@ -141,7 +141,7 @@ impl Reader for SqliteReader {
                     started,
                     ended: job.ended,
                     failure: None,
-                    worker: job.remote.worker().map(|worker| worker.instance().into()),
+                    worker: job.remote.owner_of(job.attempt).cloned(),
                     reported: None,
                 });
             }
@@ -404,7 +404,7 @@ fn read_attempt(row: &Row<'_>) -> Result<AttemptRecord, StoreError> {
         started: Timestamp::from_micros(row.get("started")?),
         ended: Some(Timestamp::from_micros(row.get("ended")?)),
         failure: read_json(row.get_ref("failure")?)?,
-        worker: row.get::<_, Option<String>>("worker")?.map(Into::into),
+        worker: read_json(row.get_ref("worker")?)?,
         reported: row.get::<_, Option<i64>>("lease")?.map(LeaseToken::from_raw),
     })
 }

@@ -96,7 +96,7 @@ pub(super) fn read_job(row: &Row<'_>, names: &Names) -> Result<Job, StoreError> 
         remote: Remote {
             // A worker without a row has no rights: a start ends its attempts.
             worker: row.get::<_, Option<u32>>(column::WORKER)?.and_then(|number| names.workers.get(number)),
-            reported: row.get::<_, Option<i64>>(column::REPORTED)?.map(LeaseToken::from_raw),
+            reported: read_json(row.get_ref(column::REPORTED)?)?,
         },
         revision: row.get(column::REVISION)?,
         position: Position(row.get(column::POSITION)?),

@@ -82,9 +82,9 @@ impl Write<'_> {
             )?
             .execute(params![
                 process.number,
-                &*process.subject,
-                &*process.instance,
-                &*process.process,
+                &*process.owner.subject,
+                &*process.owner.instance,
+                &*process.owner.process,
                 json(Some(predecessors))?,
                 starts,
             ])?;
@@ -172,7 +172,7 @@ impl Write<'_> {
             json(spec.extras.as_ref())?,
             spec.expires.map(Timestamp::as_micros),
             job.remote.worker().map(|worker| worker.number),
-            job.remote.reported.map(LeaseToken::as_i64),
+            json(job.remote.reported.as_deref())?,
             json(job.rare.as_ref())?,
             job.waits_until().map(Timestamp::as_micros),
             inline,
@@ -196,7 +196,7 @@ impl Write<'_> {
                 attempt.started.as_micros(),
                 attempt.ended.map(Timestamp::as_micros),
                 json(attempt.failure.as_ref())?,
-                attempt.worker.as_deref(),
+                json(attempt.worker.as_deref())?,
                 attempt.reported.map(LeaseToken::as_i64),
             ])?;
         }
@@ -216,7 +216,7 @@ impl Write<'_> {
         let (id, revision) = (before.id.raw(), before.revision as i64);
         let detail = detail_of(after.state, self.names);
         let worker = after.remote.worker().map(|worker| worker.number);
-        let reported = after.remote.reported.map(LeaseToken::as_i64);
+        let reported = json(after.remote.reported.as_deref())?;
         let (started, ended) =
             (after.started.map(Timestamp::as_micros), after.ended.map(Timestamp::as_micros));
         let until = after.waits_until().map(Timestamp::as_micros);

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use jobmill::{
-    engine::{NewJob, ReportBody},
+    engine::{LeaseFate, NewJob, ReportBody, WorkerHello},
     job::{FailureReason, Job, Progress, StateName},
 };
 
 use crate::store::{
     batch::{Batch, Control, WorkerReport},
-    build::job,
+    build::{job, settings},
     rig::{Rig, failed, lease, returned, succeeded},
-    workers::{Connected, assigned, checkpoint, hello, lost, pool, released, report},
+    workers::{Connected, assigned, checkpoint, fates, hello, lost, pool, released, report, worker_of},
 };
 
 both_stores!(
@@ -21,6 +21,8 @@ both_stores!(
     a_worker_does_not_report_on_an_attempt_of_the_server,
     the_server_may_end_or_take_back_a_remote_attempt,
     a_remote_attempt_is_shown_with_its_worker,
+    a_succeeded_remote_attempt_is_shown_with_its_worker,
+    an_attempt_of_the_server_is_shown_without_the_worker_of_an_earlier_one,
     a_cancelled_remote_attempt_is_told_to_stop_and_ends,
     the_repeat_of_a_success_is_answered_as_the_first,
     the_repeat_of_a_failure_is_answered_as_the_first_while_the_job_backs_off,
@@ -28,6 +30,9 @@ both_stores!(
     the_repeat_of_a_failure_for_good_is_answered_as_the_first,
     the_repeat_of_a_release_is_answered_as_the_first,
     the_repeat_in_the_same_batch_is_answered_as_the_first,
+    the_repeat_by_a_process_that_was_replaced_meanwhile_is_answered_as_the_first,
+    the_repeat_by_another_worker_is_refused,
+    the_repeat_by_a_worker_with_the_number_of_a_forgotten_one_is_refused,
     a_report_that_is_no_repeat_is_refused_after_the_end,
     one_attempt_is_never_started_twice,
 );
@@ -158,11 +163,46 @@ fn a_remote_attempt_is_shown_with_its_worker(rig: &mut Rig) {
     let worker = connected(rig);
     let running = rig.assigned(&worker, job("q", "far"));
     let shown = |rig: &Rig| rig.whole(running.id).attempts[0].clone();
-    assert_eq!((shown(rig).worker.as_deref(), shown(rig).ended), (Some("a"), None));
+    assert_eq!((worker_of(&shown(rig)), shown(rig).ended), (Some("a"), None));
     rig.tell(worker.number(), &running, failed(true, "")).unwrap();
     let attempt = shown(rig);
-    assert_eq!((attempt.worker.as_deref(), attempt.reported), (Some("a"), Some(lease(&running))));
+    assert_eq!((worker_of(&attempt), attempt.reported), (Some("a"), Some(lease(&running))));
     assert_eq!(attempt.failure.unwrap().reason, FailureReason::HandlerError);
+}
+
+fn a_succeeded_remote_attempt_is_shown_with_its_worker(rig: &mut Rig) {
+    let worker = connected(rig);
+    let running = rig.assigned(&worker, job("q", "far"));
+    rig.tell(worker.number(), &running, failed(true, "")).unwrap();
+    rig.pass(60);
+    let other = rig.worker_with("b", &["far"], 1);
+    assert_eq!(assigned(&rig.tick()), [running.id]);
+    let again = rig.job(running.id);
+    rig.tell(other.number(), &again, succeeded()).unwrap();
+    for _ in 0..2 {
+        let attempts = rig.whole(running.id).attempts;
+        let shown: Vec<_> = attempts.iter().map(|attempt| (attempt.number, worker_of(attempt))).collect();
+        assert_eq!(shown, [(1, Some("a")), (2, Some("b"))]);
+        rig.crash();
+    }
+}
+
+fn an_attempt_of_the_server_is_shown_without_the_worker_of_an_earlier_one(rig: &mut Rig) {
+    let worker = rig.worker("a", &[Rig::KIND]);
+    rig.queue("q", 0);
+    for end in [failed(true, ""), released()] {
+        let running = rig.assigned(&worker, job("q", Rig::KIND));
+        rig.tell(worker.number(), &running, end).unwrap();
+        rig.pass(60);
+        rig.control(Control::UpdateQueue { name: "q".into(), settings: settings(1, 10) }).unwrap();
+        let again = rig.job(running.id);
+        assert_eq!((again.state.name(), again.attempt), (StateName::Running, 2));
+        let latest = |rig: &Rig| rig.whole(running.id).attempts.pop().unwrap();
+        assert_eq!((latest(rig).number, worker_of(&latest(rig))), (2, None));
+        rig.report(&again, succeeded()).unwrap();
+        assert_eq!((latest(rig).number, worker_of(&latest(rig))), (2, None));
+        rig.control(Control::UpdateQueue { name: "q".into(), settings: settings(0, 10) }).unwrap();
+    }
 }
 
 fn a_cancelled_remote_attempt_is_told_to_stop_and_ends(rig: &mut Rig) {
@@ -263,6 +303,63 @@ fn the_repeat_in_the_same_batch_is_answered_as_the_first(rig: &mut Rig) {
         assert_eq!(rig.job(running.id).revision, running.revision + 1);
         rig.control(Control::Cancel(running.id)).ok();
     }
+}
+
+fn the_repeat_by_a_process_that_was_replaced_meanwhile_is_answered_as_the_first(rig: &mut Rig) {
+    let worker = connected(rig);
+    let running = rig.assigned(&worker, job("q", "far"));
+    let end = report(worker.number(), &running, succeeded());
+    rig.tell_all(vec![end.clone()]);
+    let next = rig.register(hello("a", "2", &["far"])).unwrap();
+    assert_eq!(rig.tell_all(vec![end.clone()])[0].result, Ok(()));
+    refused(rig, vec![WorkerReport { worker: next.worker.number(), ..end }]);
+}
+
+/// Ends an attempt of each kind by a worker's report, and returns the reports.
+fn every_end(rig: &mut Rig, worker: &Connected) -> Vec<WorkerReport> {
+    let end = |body| {
+        let running = rig.assigned(worker, job("q", "far"));
+        let end = report(worker.number(), &running, body);
+        assert_eq!(rig.tell_all(vec![end.clone()])[0].result, Ok(()));
+        end
+    };
+    [succeeded(), failed(true, ""), failed(false, ""), released()].into_iter().map(end).collect()
+}
+
+fn the_repeat_by_another_worker_is_refused(rig: &mut Rig) {
+    let worker = connected(rig);
+    let other = rig.worker("b", &["far"]);
+    let ends = every_end(rig, &worker);
+    for _ in 0..2 {
+        let by_other = |end: &WorkerReport| WorkerReport { worker: other.number(), ..end.clone() };
+        refused(rig, ends.iter().map(by_other).collect());
+        assert!(rig.tell_all(ends.clone()).iter().all(|answer| answer.result == Ok(())));
+        rig.crash();
+    }
+}
+
+fn the_repeat_by_a_worker_with_the_number_of_a_forgotten_one_is_refused(rig: &mut Rig) {
+    let worker = connected(rig);
+    let ends = every_end(rig, &worker);
+    rig.close(worker.session);
+    for _ in 0..2 {
+        rig.pass(2 * 3_600);
+        rig.review();
+    }
+    rig.crash();
+    let stranger = rig.worker("b", &["far"]);
+    assert_eq!(stranger.number(), worker.number(), "a number is free again once its worker is forgotten");
+    refused(rig, ends.clone());
+    let listed: Vec<_> = ends.iter().map(|end| (end.id, end.lease)).collect();
+    let lists = |instance| WorkerHello { leases: Some(listed.clone()), ..hello(instance, "1", &["far"]) };
+    assert_eq!(fates(rig.register(lists("b"))), [LeaseFate::Lost; 4]);
+    // The worker itself is known by its names, whatever its number is now.
+    let back = rig.worker("a", &["far"]);
+    assert_ne!(back.number(), worker.number());
+    for end in ends {
+        repeated(rig, &WorkerReport { worker: back.number(), ..end });
+    }
+    assert_eq!(fates(rig.register(lists("a"))), [LeaseFate::Reported; 4]);
 }
 
 fn a_report_that_is_no_repeat_is_refused_after_the_end(rig: &mut Rig) {

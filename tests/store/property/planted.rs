@@ -79,6 +79,19 @@ impl ChangedByCrash {
         Self::open(setup, change)
     }
 
+    /// Restores ended attempts as if another worker had reported their ends.
+    pub(crate) fn confuses_owners(setup: Setup) -> Box<dyn Subject> {
+        let change = "CREATE TEMP TABLE newest AS \
+                      SELECT '{\"instance\":\"' || instance || '\",\"process\":\"' || process || '\"}' AS owner \
+                      FROM worker ORDER BY number DESC LIMIT 1; \
+                      UPDATE job SET reported = substr(reported, 1, instr(reported, '\"owner\":') + 7) \
+                      || (SELECT owner FROM newest) || '}' \
+                      WHERE reported IS NOT NULL AND EXISTS (SELECT 1 FROM newest); \
+                      UPDATE attempt SET worker = (SELECT owner FROM newest) \
+                      WHERE worker IS NOT NULL AND EXISTS (SELECT 1 FROM newest)";
+        Self::open(setup, change)
+    }
+
     /// Restores workers as if none had replaced another one.
     pub(crate) fn forgets_predecessors(setup: Setup) -> Box<dyn Subject> {
         Self::open(setup, "UPDATE worker SET predecessors = '[]'")

@@ -58,7 +58,8 @@ impl Ledger {
                 let released = matches!(told.told, AttemptReport::Release { .. });
                 // A release is remembered until the next report that ends an attempt of the job.
                 self.workers.finals.retain(|_, end| end.id != id || !end.released);
-                self.workers.finals.insert(lease, Final { id, released });
+                let owner = self.workers.named(worker);
+                self.workers.finals.insert(lease, Final { id, owner, released });
             }
             if !matches!(told.told, AttemptReport::Success { .. })
                 && let Some(number) = checkpoint
@@ -67,12 +68,14 @@ impl Ledger {
             }
             return Ok(());
         }
-        let ended = self.workers.finals.get(&lease).is_some_and(|end| end.id == id);
-        let is_repeat = told.is_final() && ended;
-        promise!(result.is_err() || is_repeat, "{told:?} was taken without a lease");
+        let ended = self.workers.finals.get(&lease).filter(|end| end.id == id && told.is_final());
+        promise!(result.is_err() || ended.is_some(), "{told:?} was taken without a lease");
         self.workers.repeats += usize::from(result.is_ok());
-        // What another worker than the first is answered does not matter: it has changed nothing.
-        let must = is_repeat && self.is_certain(id, lease, worker, causes);
+        // A process that was replaced or forgotten may still send a report, or another one may have its number.
+        let named = self.workers.named(worker);
+        let is_own = ended.is_some_and(|end| end.owner == named);
+        promise!(result.is_err() || is_own || named.is_none(), "{told:?} is a stranger's and was taken");
+        let must = is_own && self.workers.is_known(worker) && self.is_certain(id, causes);
         promise!(result.is_ok() || !must, "{told:?} is a repeat and was {result:?}");
         Ok(())
     }

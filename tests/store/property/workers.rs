@@ -63,9 +63,11 @@ pub(crate) struct Pool {
 }
 
 /// The end of an attempt that its worker has reported.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Final {
     pub(super) id: JobId,
+    /// The instance and process that have reported it, which a number does not name for ever.
+    pub(super) owner: Option<(String, String)>,
     /// Whether the attempt was released, which is not recorded beyond the job's next attempt.
     pub(super) released: bool,
 }
@@ -90,6 +92,17 @@ impl Workers {
     /// Returns the number of the present process of an instance.
     pub(crate) fn number(&self, instance: &str) -> Option<u32> {
         self.instances.get(instance).map(|instance| instance.number)
+    }
+
+    /// Returns the instance and present process with this number.
+    pub(super) fn named(&self, number: u32) -> Option<(String, String)> {
+        let (name, known) = self.instances.iter().find(|(_, known)| known.number == number)?;
+        Some((name.clone(), known.process.clone()))
+    }
+
+    /// Returns whether the store knows the process with this number for certain.
+    pub(super) fn is_known(&self, number: u32) -> bool {
+        self.instances.values().any(|known| known.number == number && !known.may_be_forgotten)
     }
 
     /// Returns whether a worker is the present process of its instance.
@@ -237,12 +250,14 @@ impl Ledger {
             let held = self.jobs.get(id).is_some_and(|job| {
                 job.state.lease() == Some(*lease) && job.worker == Some(number) && !causes.ended.contains(id)
             });
-            let ended = self.workers.finals.get(lease).is_some_and(|end| end.id == *id);
+            let said_by = Some((name.clone(), process.clone()));
+            let ended =
+                self.workers.finals.get(lease).is_some_and(|end| end.id == *id && end.owner == said_by);
             let is_right = match fate {
                 LeaseFate::Held => held,
                 LeaseFate::Reported => ended && self.jobs.contains_key(id),
-                // The job may be gone, and an attempt of another process may be reported.
-                LeaseFate::Lost => !held && (!ended || !self.is_certain(*id, *lease, number, causes)),
+                // The job may be gone.
+                LeaseFate::Lost => !held && (!ended || !self.is_certain(*id, causes)),
             };
             promise!(is_right, "{lease:?} of {id} is {fate:?} for {name}; held {held}, ended {ended}");
         }
@@ -257,10 +272,9 @@ impl Ledger {
         Ok(())
     }
 
-    /// Returns whether a worker's repeat must be answered as its first report: the job is still there for certain.
-    pub(super) fn is_certain(&self, id: JobId, lease: LeaseToken, number: u32, causes: &Causes) -> bool {
-        let own = self.workers.owners.get(&lease) == Some(&Some(number));
-        own && self.jobs.contains_key(&id) && !causes.may_be_gone.contains(&id)
+    /// Returns whether a job is there for certain when a batch decides on reports.
+    pub(super) fn is_certain(&self, id: JobId, causes: &Causes) -> bool {
+        self.jobs.contains_key(&id) && !causes.may_be_gone.contains(&id)
     }
 
     /// Takes in the jobs that a batch assigned: to sessions that are open, and for credits that they have.

@@ -36,6 +36,7 @@ async fn a_job_goes_from_submit_to_succeeded_through_a_worker() {
     assert!(matches!(worker.notice(lease(&assignment)).await, Notice::Ended(_)));
     let done = rig.get(&id).await;
     assert_eq!((done.state(), result(&done), done.worker.as_str()), (JobState::Succeeded, &b"bye"[..], ""));
+    assert_eq!((done.attempts.len(), done.attempts[0].worker.as_str()), (1, "w"));
     no_faults(&rig).await;
 }
 
@@ -93,6 +94,7 @@ async fn failures_are_retried_or_final_and_keep_their_worker() {
 async fn a_repeat_of_a_final_report_is_answered_as_the_first() {
     let rig = Rig::start(server()).await;
     let mut worker = RawWorker::ready(&rig, 1).await;
+    let (mut other, _) = RawWorker::greet(&rig.channel, hello("other", "p")).await;
     for report in [completed("x"), failed("y", true), failed("z", false), released(true), released(false)] {
         let id = rig.submit(remote_job()).await.id;
         let assignment = worker.start().await;
@@ -100,6 +102,8 @@ async fn a_repeat_of_a_final_report_is_answered_as_the_first() {
             worker.report(lease(&assignment), report.clone());
             assert!(matches!(worker.notice(lease(&assignment)).await, Notice::Ended(_)), "{report:?}");
         }
+        other.report(lease(&assignment), report);
+        assert_eq!(refusal_of(other.notice(lease(&assignment)).await), "LEASE_LOST", "a stranger's repeat");
         worker.report(lease(&assignment), heartbeat());
         assert_eq!(refusal_of(worker.notice(lease(&assignment)).await), "LEASE_LOST");
         if rig.cancel(&id).await.is_err() {
