@@ -1,7 +1,7 @@
 //! `jobmill bench`: measures Jobmill on this machine, beside the best that its RPC layer and its disk could do.
 //!
 //! Client and server are separate processes. Each figure is measured in turns with its ceiling, because machines are
-//! noisy. docs/benchmarks.md explains each figure.
+//! noisy. docs/performance.md explains each figure.
 
 mod answers;
 mod args;

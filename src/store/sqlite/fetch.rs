@@ -49,9 +49,9 @@ impl Fetch<'_> {
         for (id, lease) in &wants.reported {
             let row = self
                 .sql("SELECT worker FROM attempt WHERE job = ?1 AND lease = ?2")?
-                .query_row(params![id.raw(), lease.as_i64()], |row| row.get::<_, Option<String>>(0))
+                .query_row(params![id.raw(), lease.as_i64()], |row| row.get::<_, Option<String>>("worker"))
                 .optional()?;
-            // Without a worker that can be read, nobody is taken for the one who reported.
+            // An attempt whose worker can't be read has no owner, so that a repeat of its report is refused.
             let owner = row.flatten().and_then(|owner| serde_json::from_str(&owner).ok());
             found.reported.extend(owner.map(|owner| (*lease, owner)));
         }
