@@ -46,6 +46,7 @@ mod store {
         mod retention;
         mod room;
         mod scans;
+        mod updates;
         mod worker_kinds;
         mod worker_reports;
     }

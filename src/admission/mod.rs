@@ -10,7 +10,7 @@ use std::{
 
 #[cfg(test)]
 pub(crate) use digest::vectors;
-pub(crate) use digest::{repeatable, request};
+pub(crate) use digest::{put_update, repeatable, request};
 pub use rules::FieldFault;
 
 use crate::{

@@ -12,6 +12,7 @@ use super::{
     outgoing,
     submit::{CallContext, Submitter},
     submit_stream,
+    update_job::UpdateJob,
     validate::Validator,
     verbs::{self, Target, Verb},
     views::job_change,
@@ -178,6 +179,13 @@ impl JobQueue for JobQueueApi {
         verbs::run::<RetryJob>(&self.core, call).await
     }
 
+    async fn update_job(
+        &self,
+        call: Request<v1::UpdateJobRequest>,
+    ) -> Result<Response<v1::UpdateJobResponse>, Status> {
+        verbs::run::<UpdateJob>(&self.core, call).await
+    }
+
     async fn delete_job(
         &self,
         call: Request<v1::DeleteJobRequest>,
@@ -201,6 +209,7 @@ pub(super) const RPCS: &[(&str, Needs)] = &[
     ("jobmill.v1.JobQueue/CountJobs", READ),
     ("jobmill.v1.JobQueue/CancelJob", CancelJob::NEEDS),
     ("jobmill.v1.JobQueue/RetryJob", RetryJob::NEEDS),
+    ("jobmill.v1.JobQueue/UpdateJob", UpdateJob::NEEDS),
     ("jobmill.v1.JobQueue/DeleteJob", DeleteJob::NEEDS),
 ];
 

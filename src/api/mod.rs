@@ -22,6 +22,7 @@ mod submit_stream;
 #[cfg(test)]
 mod tests;
 mod unfinished;
+mod update_job;
 mod validate;
 mod validate_queue;
 mod validate_worker;

@@ -89,43 +89,54 @@ impl Validator {
     }
 
     pub(super) fn job_spec(&mut self, field: &dyn Display, spec: Option<v1::JobSpec>) -> JobDraft {
-        let Some(spec) = spec else {
+        let Some(mut spec) = spec else {
             self.fault(field, "is required");
             return JobDraft::default();
         };
         let at = |name| Field { of: field, name };
         self.queue_name(at("queue"), &spec.queue);
         self.hold(at("kind"), rules::kind(&spec.kind));
-        let (payload, payload_info) = self.payload(at("payload"), spec.payload);
         self.labels(at("labels"), &spec.labels);
-        for problem in rules::headers(&spec.headers) {
-            self.fault(at("headers"), problem);
-        }
-        if let Some(priority) = spec.priority {
-            self.hold(at("priority"), rules::priority(priority));
-        }
         self.hold(at("max_attempts"), rules::max_attempts(i64::from(spec.max_attempts)));
         let max_attempts = u32::try_from(spec.max_attempts).ok().filter(|attempts| *attempts > 0);
         let retry = spec.retry_policy.map(|policy| self.retry_policy(at("retry_policy"), &policy));
         let attempt_timeout = spec
             .attempt_timeout
             .and_then(|timeout| self.duration(at("attempt_timeout"), &timeout, &limits::ATTEMPT_TIMEOUT));
-        let start = spec.start.and_then(|start| self.start(field, start));
-        let expiry = spec.expiry.and_then(|expiry| self.expiry(field, expiry, start));
-        JobDraft {
-            queue: spec.queue,
-            kind: spec.kind,
-            payload,
-            payload_info,
-            labels: spec.labels,
-            headers: spec.headers,
-            priority: spec.priority.map(|priority| priority as i8),
+        let draft = JobDraft {
+            queue: std::mem::take(&mut spec.queue),
+            kind: std::mem::take(&mut spec.kind),
+            labels: std::mem::take(&mut spec.labels),
             max_attempts,
             retry,
             attempt_timeout,
+            ..JobDraft::default()
+        };
+        let JobDraft { payload, payload_info, headers, priority, start, expiry, .. } =
+            self.job_input(field, spec);
+        JobDraft { payload, payload_info, headers, priority, start, expiry, ..draft }
+    }
+
+    /// Validates the fields of a job that can be changed as long as it has not started. All others are left out.
+    pub(super) fn job_input(&mut self, field: &dyn Display, spec: v1::JobSpec) -> JobDraft {
+        let at = |name| Field { of: field, name };
+        let (payload, payload_info) = self.payload(at("payload"), spec.payload);
+        for problem in rules::headers(&spec.headers) {
+            self.fault(at("headers"), problem);
+        }
+        if let Some(priority) = spec.priority {
+            self.hold(at("priority"), rules::priority(priority));
+        }
+        let start = spec.start.and_then(|start| self.start(field, start));
+        let expiry = spec.expiry.and_then(|expiry| self.expiry(field, expiry, start));
+        JobDraft {
+            payload,
+            payload_info,
+            headers: spec.headers,
+            priority: spec.priority.map(|priority| priority as i8),
             start,
             expiry,
-            closure: String::new(),
+            ..JobDraft::default()
         }
     }
 

@@ -24,6 +24,7 @@ mod json;
 mod list;
 mod live;
 mod logging;
+mod payload;
 mod queue;
 mod retry;
 mod steps;
@@ -33,6 +34,7 @@ mod table;
 mod text;
 mod token;
 mod ui;
+mod update;
 mod values;
 mod watch;
 mod work;
@@ -134,6 +136,8 @@ enum Command {
     Cancel(cancel::Args),
     /// Run failed or cancelled jobs again, or waiting ones now
     Retry(retry::Args),
+    /// Change the input of a job that has never started
+    Update(update::Args),
     /// Delete jobs that are not running
     Delete(delete::Args),
     /// Show remote workers, and ask them to end
@@ -191,6 +195,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Count(args) => verb(&ui, count::run(args, &global, &ui)),
         Command::Cancel(args) => verb(&ui, cancel::run(args, &global, &ui)),
         Command::Retry(args) => verb(&ui, retry::run(args, &global, &ui)),
+        Command::Update(args) => verb(&ui, update::run(args, &global, &ui)),
         Command::Delete(args) => verb(&ui, delete::run(args, &global, &ui)),
         Command::Workers(args) => verb(&ui, workers::run(args, &global, &ui)),
         Command::Token(command) => verb(&ui, async { token::run(command, &ui) }),
@@ -291,6 +296,7 @@ mod tests {
           count         Count jobs by state
           cancel        Cancel jobs
           retry         Run failed or cancelled jobs again, or waiting ones now
+          update        Change the input of a job that has never started
           delete        Delete jobs that are not running
           workers       Show remote workers, and ask them to end
           queue         Manage queues

@@ -1,10 +1,6 @@
 //! `jobmill submit`.
 
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use super::{
     Global, connect,
@@ -12,6 +8,7 @@ use super::{
     follow::{Ended, ctrl_c, follow},
     json,
     live::{LineTarget, Live},
+    payload::{PayloadArgs, explained},
     submit_stream::{self, Stream},
     text,
     ui::Ui,
@@ -21,17 +18,11 @@ use jobmill::{
     client::{Client, ClientError, Code, to_wire_duration, to_wire_timestamp},
     clock::Timestamp,
     proto::v1::{
-        Job, JobSpec, JobView, Payload, SubmitAndWatchRequest, SubmitOutcome, SubmitRequest, SubmitResponse,
+        Job, JobSpec, JobView, SubmitAndWatchRequest, SubmitOutcome, SubmitRequest, SubmitResponse,
         WatchDetail, WhenFull,
         job_spec::{Expiry, Start},
     },
 };
-
-/// The server's size limit of a payload.
-const PAYLOAD_MAX_BYTES: u64 = 1 << 20;
-/// Size limit of reading a payload. A larger one would not fit into a message, and the server could not say why it
-/// refuses it.
-const PAYLOAD_READ_MAX_BYTES: u64 = 3 << 20;
 
 /// The arguments of `jobmill submit`.
 #[derive(Debug, clap::Args)]
@@ -39,21 +30,8 @@ pub(super) struct Args {
     /// Kind of the job; the server needs a handler for it
     #[arg(required_unless_present = "stream")]
     kind: Option<String>,
-    /// Input of the handler as text; see also --file and --stdin
-    #[arg(conflicts_with_all = ["file", "stdin"])]
-    payload: Option<String>,
-    /// Read the handler's input from a file
-    #[arg(long, value_name = "PATH", conflicts_with = "stdin")]
-    file: Option<PathBuf>,
-    /// Read the handler's input from standard input
-    #[arg(long)]
-    stdin: bool,
-    /// The media type of the input
-    #[arg(long, value_name = "TYPE", default_value = "", hide_default_value = true)]
-    payload_type: String,
-    /// Metadata of the input, such as its encoding; may be repeated
-    #[arg(long, value_name = "KEY=VALUE", value_parser = values::entry)]
-    payload_metadata: Vec<(String, String)>,
+    #[command(flatten)]
+    payload: PayloadArgs,
     /// Queue of the job
     #[arg(long, value_name = "QUEUE", default_value = "default")]
     queue: String,
@@ -172,7 +150,7 @@ fn outcome(answer: &SubmitResponse, ui: &Ui) -> Result<(), Failure> {
 }
 
 fn request(args: Args) -> Result<SubmitRequest, Failure> {
-    let payload = payload(&args)?;
+    let payload = args.payload.payload()?;
     let start = match (args.run_at, args.delay) {
         (Some(instant), _) => Some(Start::RunTime(to_wire_timestamp(instant))),
         (None, Some(delay)) => Some(Start::Delay(to_wire_duration(delay))),
@@ -197,55 +175,6 @@ fn request(args: Args) -> Result<SubmitRequest, Failure> {
         when_full: args.when_full.map_or(WhenFull::Unspecified, WhenFull::from).into(),
         ..Default::default()
     })
-}
-
-/// Returns the payload, if there is one. Only a payload that is given as an argument is certainly text.
-fn payload(args: &Args) -> Result<Option<Payload>, Failure> {
-    let payload = match (&args.payload, &args.file) {
-        (Some(text), _) => Payload::of_text(text.as_str()),
-        (None, Some(path)) => Payload::of(read_file(path)?),
-        (None, None) if args.stdin => Payload::of(read(std::io::stdin().lock(), "standard input")?),
-        (None, None) => Payload::default(),
-    };
-    let metadata = args.payload_metadata.iter().cloned().collect();
-    let payload = Payload { metadata, ..payload.with_type(args.payload_type.as_str()) };
-    Ok((payload != Payload::default()).then_some(payload))
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
-    let name = path.display().to_string();
-    let file = std::fs::File::open(path)
-        .map_err(|error| Failure::usage(format!("`{name}` can't be read: {error}")))?;
-    read(file, &format!("`{name}`"))
-}
-
-/// Reads a payload. Refuses only what no message could hold; the server checks its own limit.
-fn read(from: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    from.take(PAYLOAD_READ_MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Failure::usage(format!("{name} can't be read: {error}")))?;
-    if bytes.len() as u64 > PAYLOAD_READ_MAX_BYTES {
-        let size = text::bytes(PAYLOAD_READ_MAX_BYTES);
-        return Err(too_large(&format!("{name} has more than {size}")));
-    }
-    Ok(bytes)
-}
-
-fn too_large(what: &str) -> Failure {
-    let limit = text::bytes(PAYLOAD_MAX_BYTES);
-    Failure::usage(format!("{what}; the limit of a payload is {limit}"))
-        .with_next("Keep large input where the handler can read it, and submit its name.")
-}
-
-/// Replaces the transport's error for a message over the server's limit, which gives no advice.
-fn explained(error: ClientError) -> Failure {
-    if let ClientError::Failed { code: Code::OutOfRange | Code::ResourceExhausted, message, .. } = &error
-        && message.contains("message")
-    {
-        return too_large("the job is too large for one message");
-    }
-    error.into()
 }
 
 async fn submit_and_follow(
@@ -314,8 +243,9 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::cli::payload::PAYLOAD_READ_MAX_BYTES;
     use crate::cli::ui::Format;
-    use jobmill::proto::v1::Submitted;
+    use jobmill::proto::v1::{Payload, Submitted};
 
     #[derive(Parser)]
     struct Line {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     engine::transition::{Event, transition},
-    job::{Job, JobId, LeaseToken, Name, RequestId, StateName},
+    job::{Job, JobId, JobUpdate, LeaseToken, Name, RequestId, StateName},
     settings::{QueueInfo, QueueSettings, SettingsChange},
     store::sets::{Committed, RequestOutcome},
 };
@@ -31,6 +31,17 @@ pub enum Action {
         id: JobId,
         /// Revision that the job must have.
         expected_revision: Option<u64>,
+        /// Reply channel: the job after the change.
+        ask: ReplySlot<JobDone, ControlRefusal>,
+    },
+    /// Change the input of a job that has never started.
+    Update {
+        /// The job.
+        id: JobId,
+        /// Revision that the job must have.
+        expected_revision: Option<u64>,
+        /// The new input.
+        update: Box<JobUpdate>,
         /// Reply channel: the job after the change.
         ask: ReplySlot<JobDone, ControlRefusal>,
     },
@@ -104,7 +115,7 @@ pub enum Action {
 macro_rules! question {
     ($action:expr) => {
         match $action {
-            Action::Cancel { ask, .. } | Action::Retry { ask, .. } => ask,
+            Action::Cancel { ask, .. } | Action::Retry { ask, .. } | Action::Update { ask, .. } => ask,
             Action::Delete { ask, .. }
             | Action::DeleteQueue { ask, .. }
             | Action::ReviewWorkers { ask } => ask,
@@ -131,7 +142,9 @@ impl Action {
     /// Returns the reply, which the commit has made valid.
     pub(crate) fn open(self, proof: &Committed) -> Option<Reply> {
         match self {
-            Action::Cancel { ask, .. } | Action::Retry { ask, .. } => ask.open(proof).map(Reply::Job),
+            Action::Cancel { ask, .. } | Action::Retry { ask, .. } | Action::Update { ask, .. } => {
+                ask.open(proof).map(Reply::Job)
+            }
             Action::Delete { ask, .. }
             | Action::DeleteQueue { ask, .. }
             | Action::ReviewWorkers { ask } => ask.open(proof).map(Reply::Gone),
@@ -168,7 +181,10 @@ impl Action {
     /// Returns the job that the action changes.
     pub(crate) fn job(&self) -> Option<JobId> {
         match self {
-            Action::Cancel { id, .. } | Action::Retry { id, .. } | Action::Delete { id, .. } => Some(*id),
+            Action::Cancel { id, .. }
+            | Action::Retry { id, .. }
+            | Action::Update { id, .. }
+            | Action::Delete { id, .. } => Some(*id),
             Action::RegisterWorker { .. }
             | Action::ReviewWorkers { .. }
             | Action::CreateQueue { .. }
@@ -206,6 +222,11 @@ impl Decision<'_> {
             }
             Action::Retry { id, expected_revision, ask } => {
                 let done = self.retry(*id, *expected_revision);
+                self.keep_job_answer(request, &done);
+                ask.decide(done);
+            }
+            Action::Update { id, expected_revision, update, ask } => {
+                let done = self.update_job(*id, *expected_revision, update);
                 self.keep_job_answer(request, &done);
                 ask.decide(done);
             }
@@ -264,7 +285,7 @@ impl Decision<'_> {
     ) -> Option<Action> {
         match (&mut action, answer) {
             (
-                Action::Cancel { ask, .. } | Action::Retry { ask, .. },
+                Action::Cancel { ask, .. } | Action::Retry { ask, .. } | Action::Update { ask, .. },
                 RequestOutcome::Job { id, state, revision, .. },
             ) => {
                 let job = self.job(id).filter(|_| shows_job);
@@ -309,7 +330,7 @@ impl Decision<'_> {
     }
 
     /// Returns the job if it is at the revision that the caller expects.
-    fn expected(&self, id: JobId, expected: Option<u64>) -> Result<Arc<Job>, ControlRefusal> {
+    pub(super) fn expected(&self, id: JobId, expected: Option<u64>) -> Result<Arc<Job>, ControlRefusal> {
         let job = self.job(id).ok_or(ControlRefusal::JobNotFound(id))?;
         match expected {
             Some(expected) if expected != job.revision => {

@@ -56,7 +56,7 @@ impl NewJob {
             attempt_timeout: draft.attempt_timeout.unwrap_or(defaults.attempt_timeout),
             run_time: draft.start,
             expires: draft.expiry,
-            extras: (extras != Extras::default()).then(|| Box::new(extras)),
+            extras: (!extras.is_empty()).then(|| Box::new(extras)),
             payload: draft.payload,
         }
     }

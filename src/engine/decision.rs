@@ -264,8 +264,9 @@ impl<'e> Decision<'e> {
             due.left(job, &names.steps);
         }
         for Version { stored, now } in self.versions.drain(..) {
-            if let Some(job) = &now {
-                due.left(job, &names.steps);
+            match &now {
+                Some(job) => due.left(job, &names.steps),
+                None => self.writes.payloads.retain(|(id, _)| *id != stored.id),
             }
             match now {
                 Some(after) => self.writes.changed_jobs.push(ChangedJob { before: stored, after }),

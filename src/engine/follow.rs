@@ -14,10 +14,13 @@ impl Decision<'_> {
         let was = before.map(|before| before.state.name());
         let engine = &mut *self.engine;
         engine.numbers.position_taken();
-        engine.tallies.moved(job, was, Some(job.state.name()));
+        engine.tallies.moved(before, Some(job));
         engine.leases.changed(before, job);
         if job.state.is_done() {
             engine.sweeping.ended(engine.times.retention());
+            self.sealed.gained_room.insert(job.spec.queue.number);
+        }
+        if before.is_some_and(|before| before.spec.bytes > job.spec.bytes) {
             self.sealed.gained_room.insert(job.spec.queue.number);
         }
         if let State::Cancelling { lease } = job.state
@@ -41,7 +44,7 @@ impl Decision<'_> {
     pub(super) fn follow_deletion(&mut self, job: &Job) {
         let engine = &mut *self.engine;
         let now = engine.times.retention();
-        engine.tallies.moved(job, Some(job.state.name()), None);
+        engine.tallies.moved(Some(job), None);
         engine.sweeping.deleted(now);
         if !job.state.is_done() {
             self.sealed.gained_room.insert(job.spec.queue.number);

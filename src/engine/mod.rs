@@ -38,6 +38,7 @@ mod settle;
 mod tallies;
 mod times;
 pub mod transition;
+mod updates;
 mod waiters;
 mod workers;
 

@@ -174,18 +174,18 @@ impl Tallies {
         self.base().ready.get(&queue).into_iter().flatten().copied()
     }
 
-    /// Counts a job's change from one state to another; `None` means *not in the store*.
-    pub(super) fn moved(&mut self, job: &Job, from: Option<StateName>, to: Option<StateName>) {
-        if from == to {
+    /// Counts a job's change; `None` means *not in the store*.
+    pub(super) fn moved(&mut self, from: Option<&Job>, to: Option<&Job>) {
+        let counted = |job: &Job| (job.state.name(), job.spec.bytes);
+        if from.map(counted) == to.map(counted) {
             return;
         }
-        let (queue, kind) = (job.spec.queue.number, job.spec.kind.number);
-        let bytes = job.spec.bytes as i64;
+        let key = |job: &Job| (job.spec.queue.number, job.spec.kind.number, job.state.name());
         if let Some(from) = from {
-            self.by.add((queue, kind, from), Usage { jobs: -1, bytes: -bytes });
+            self.by.add(key(from), Usage { jobs: -1, bytes: -(from.spec.bytes as i64) });
         }
         if let Some(to) = to {
-            self.by.add((queue, kind, to), Usage { jobs: 1, bytes });
+            self.by.add(key(to), Usage { jobs: 1, bytes: to.spec.bytes as i64 });
         }
     }
 

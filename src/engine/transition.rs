@@ -10,7 +10,7 @@ use crate::{
     clock::Timestamp,
     job::{
         AttemptRecord, Failure, FailureReason, Job, LeaseToken, Position, Progress, ResultInfo,
-        State, StateName, WorkerProcess,
+        Spec, State, StateName, WorkerProcess,
     },
 };
 
@@ -64,6 +64,13 @@ pub enum Event {
     Cancel,
     /// A caller retries an ended job, or runs a waiting one now.
     Retry,
+    /// A caller changes the input of a job that has never started.
+    Update {
+        /// The spec after the change.
+        spec: Arc<Spec>,
+        /// The new start time, if that changes; `Some(None)` is at once.
+        start: Option<Option<Timestamp>>,
+    },
 }
 
 /// The times, feed position and random number of a change.
@@ -246,6 +253,34 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             | State::Succeeded
             | State::Expired => Err(refused),
         },
+        Event::Update { spec, start } => match job.state {
+            State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. }
+                if !job.has_started() =>
+            {
+                let mut next = changed(job, state_with_start(job.state, *start, moment), moment);
+                next.job.spec = Arc::clone(spec);
+                Ok(next)
+            }
+            State::Scheduled { .. }
+            | State::Queued { .. }
+            | State::BackingOff { .. }
+            | State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::Expired => Err(refused),
+        },
+    }
+}
+
+/// Returns the state of a waiting job with another start time. A ready job that stays ready keeps its order, and one
+/// whose attempts could not start waits for the end of its backoff.
+fn state_with_start(state: State, start: Option<Option<Timestamp>>, moment: Moment) -> State {
+    match (start, waiting_state(start.flatten(), moment)) {
+        (None, _) => state,
+        (Some(_), State::Queued { .. }) if !matches!(state, State::Scheduled { .. }) => state,
+        (Some(_), waiting) => waiting,
     }
 }
 

@@ -43,7 +43,7 @@ impl JobFilter {
             && self.done.is_none_or(|done| done == state.is_done())
     }
 
-    /// Returns whether the immutable part of a job matches.
+    /// Returns whether the part of a job that never changes matches.
     #[must_use]
     pub fn matches_spec(&self, spec: &Spec) -> bool {
         self.matches_queue(spec.queue.as_str())

@@ -19,6 +19,7 @@ mod request;
 mod retry;
 mod state;
 mod tally;
+mod update;
 mod worker;
 #[cfg(any(feature = "server", feature = "worker"))]
 pub(crate) mod worker_limits;
@@ -40,6 +41,8 @@ pub use self::{
     state::{State, StateName},
     tally::Tally,
     worker::{Checkpoint, LeaseOwner, Remote, ReportedEnd, WorkerProcess, WorkerRow},
+    update::JobUpdate,
+    worker::{Checkpoint, Remote, WorkerProcess, WorkerRow},
 };
 #[cfg(feature = "server")]
 pub(crate) use self::{

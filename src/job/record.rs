@@ -1,4 +1,4 @@
-//! A job: its immutable part, and its changing part.
+//! A job: the part that its client submitted, and the changing part.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,7 +16,8 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// The immutable part of a job.
+/// The part of a job that its client submitted. It is shared and never changed itself: an update of a job that has
+/// never started gives the job another one, with the same queue, kind, labels and time of acceptance.
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Debug)]
 pub struct Spec {
@@ -71,6 +72,12 @@ pub struct Extras {
 }
 
 impl Extras {
+    /// Returns whether the job has no rare fields.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Extras::default()
+    }
+
     /// Returns the bytes that count against a queue's limit: the fields that a client can make large.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -110,7 +117,7 @@ impl Spec {
 pub struct Job {
     /// Id of the job.
     pub id: JobId,
-    /// The immutable part.
+    /// The part that the client submitted.
     pub spec: Arc<Spec>,
     /// The state.
     pub state: State,

@@ -235,6 +235,8 @@ pub struct WriteSet {
     pub outcomes: Vec<OutcomeRow>,
     /// Jobs that have changed.
     pub changed_jobs: Vec<ChangedJob>,
+    /// New payloads of jobs that have changed, in order.
+    pub payloads: Vec<(JobId, Bytes)>,
     /// Jobs to delete, with all of their data.
     pub deleted_jobs: Vec<Arc<Job>>,
     /// Tombstones of deleted jobs.
@@ -281,6 +283,7 @@ impl WriteSet {
             attempts,
             outcomes,
             changed_jobs,
+            payloads,
             deleted_jobs,
             tombstones,
             forgotten_tombstones,
@@ -301,7 +304,10 @@ impl WriteSet {
             && forgotten_workers.is_empty()
             && checkpoints.is_empty();
         let requests = requests.is_empty() && lost_jobs.is_empty() && forgotten_requests.is_empty();
-        let jobs = new_jobs.is_empty() && changed_jobs.is_empty() && deleted_jobs.is_empty();
+        let jobs = new_jobs.is_empty()
+            && changed_jobs.is_empty()
+            && payloads.is_empty()
+            && deleted_jobs.is_empty();
         let beside = attempts.is_empty() && outcomes.is_empty() && tallies.is_empty();
         let tombstones = tombstones.is_empty() && forgotten_tombstones.is_none();
         let operations =

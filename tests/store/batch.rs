@@ -9,7 +9,7 @@ use jobmill::{
         ControlRefusal, NewJob, OfferRefusal, PoolId, QueueFull, Registered, ReportAnswer, ReportBody,
         WorkerHello, transition::Refusal,
     },
-    job::{Change, Checkpoint, Job, JobId, LeaseToken, Position, RequestId, StateName},
+    job::{Change, Checkpoint, Job, JobId, JobUpdate, LeaseToken, Position, RequestId, StateName},
     settings::{QueueInfo, QueueSettings, Retention},
     store::Space,
 };
@@ -68,6 +68,8 @@ pub(crate) enum Control {
         id: JobId,
         request: Option<RequestId>,
     },
+    /// New input for a job that has never started.
+    Update(JobId, Box<JobUpdate>),
     Delete(JobId),
     CreateQueue {
         name: String,

@@ -415,6 +415,9 @@ impl BatchReplies {
             Control::AtRevision(revision, control) => self.action(*control, Some(revision)),
             Control::Cancel(id) => Action::Cancel { id, expected_revision, ask: self.ask(Job) },
             Control::Retry { id, .. } => Action::Retry { id, expected_revision, ask: self.ask(Job) },
+            Control::Update(id, update) => {
+                Action::Update { id, expected_revision, update, ask: self.ask(Job) }
+            }
             Control::Delete(id) => Action::Delete { id, expected_revision, ask: self.ask(Delete) },
             Control::CreateQueue { name, settings } => {
                 Action::CreateQueue { name, settings, ask: self.ask(Queue) }

@@ -242,6 +242,11 @@ fn write_jobs(tables: &mut Tables, names: &Names, writes: &WriteSet) -> Result<(
         tables.unindex(&old, old_backoff);
         tables.index(after, backoff);
     }
+    for (id, payload) in &writes.payloads {
+        if let Some(kept) = tables.jobs.get_mut(id) {
+            kept.payload.clone_from(payload);
+        }
+    }
     for job in &writes.deleted_jobs {
         if let Some(kept) = tables.jobs.remove(&job.id) {
             tables.unindex(&kept.job, kept.backoff);

@@ -1,6 +1,6 @@
 //! The writes of a batch.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, params};
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{Checkpoint, Job, LeaseToken, Position, RetryPolicy, Tombstone, WorkerRow},
+    job::{Checkpoint, Job, JobId, LeaseToken, Position, RetryPolicy, Tombstone, WorkerRow},
     store::{
         Names, StoreError,
         sets::{ChangedJob, OutcomeRow, Purge, RequestOutcome, TallyRow, WriteSet},
@@ -35,6 +35,10 @@ impl Write<'_> {
         self.attempts(writes)?;
         for changed in &writes.changed_jobs {
             self.changed_job(changed)?;
+            self.changed_spec(changed)?;
+        }
+        for (id, payload) in &writes.payloads {
+            self.payload(*id, payload)?;
         }
         let has_checkpoints = !writes.deleted_jobs.is_empty() && self.has_checkpoints()?;
         for job in &writes.deleted_jobs {
@@ -276,6 +280,38 @@ impl Write<'_> {
         };
         if changed != 1 {
             return Err(StoreError::Corrupt(format!("job {} is not at revision {revision}", before.id)));
+        }
+        Ok(())
+    }
+
+    /// Writes the parts of a job's spec that can change, if they have.
+    fn changed_spec(&self, changed: &ChangedJob) -> Result<(), StoreError> {
+        let ChangedJob { before, after } = changed;
+        let spec = &after.spec;
+        if Arc::ptr_eq(&before.spec, spec) {
+            return Ok(());
+        }
+        self.sql("UPDATE job SET rank = ?2, bytes = ?3, extras = ?4, expires = ?5 WHERE id = ?1")?.execute(
+            params![
+                after.id.raw(),
+                spec.priority.saturating_neg(),
+                spec.bytes as i64,
+                json(spec.extras.as_ref())?,
+                spec.expires.map(Timestamp::as_micros),
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// Replaces the payload of a job.
+    fn payload(&self, id: JobId, payload: &Bytes) -> Result<(), StoreError> {
+        let inline = (payload.len() <= INLINE_PAYLOAD_MAX_BYTES).then_some(&payload[..]);
+        self.sql("UPDATE job SET payload = ?2 WHERE id = ?1")?.execute(params![id.raw(), inline])?;
+        if inline.is_some() {
+            self.sql("DELETE FROM payload WHERE job = ?1")?.execute([id.raw()])?;
+        } else {
+            self.sql("INSERT OR REPLACE INTO payload (job, body) VALUES (?1, ?2)")?
+                .execute(params![id.raw(), &payload[..]])?;
         }
         Ok(())
     }

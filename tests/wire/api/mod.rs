@@ -20,6 +20,7 @@ mod server_info;
 mod spec;
 mod table;
 mod times;
+mod update;
 mod verbs;
 mod views;
 mod wait;

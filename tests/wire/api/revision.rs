@@ -11,10 +11,11 @@ use crate::support::{Rig, job, refusal, soon};
 enum Call {
     Cancel,
     Retry,
+    Update,
     Delete,
 }
 
-const CALLS: [Call; 3] = [Call::Cancel, Call::Retry, Call::Delete];
+const CALLS: [Call; 4] = [Call::Cancel, Call::Retry, Call::Update, Call::Delete];
 
 impl Call {
     async fn make(self, rig: &Rig, id: &str, expected: i64) -> Result<Option<v1::JobChange>, Status> {
@@ -39,6 +40,19 @@ impl Call {
             Call::Retry => {
                 let request = v1::RetryJobRequest { id, request_id, expected_revision, ..Default::default() };
                 soon(jobs.retry_job(request)).await.map(|done| done.into_inner().change)
+            }
+            Call::Update => {
+                let spec = Some(v1::JobSpec { priority: Some(7), ..Default::default() });
+                let update_mask = Some(prost_types::FieldMask { paths: vec!["priority".to_owned()] });
+                let request = v1::UpdateJobRequest {
+                    id,
+                    spec,
+                    update_mask,
+                    request_id,
+                    expected_revision,
+                    ..Default::default()
+                };
+                soon(jobs.update_job(request)).await.map(|done| done.into_inner().change)
             }
             Call::Delete => {
                 let request =
@@ -110,7 +124,7 @@ async fn with_the_revision_that_is_told_the_call_passes() {
         let change = call.make(&rig, &job.id, revision).await.unwrap();
         match call {
             Call::Delete => assert_eq!(rig.find(&job.id).await.unwrap_err().code(), Code::NotFound),
-            Call::Cancel | Call::Retry => {
+            Call::Cancel | Call::Retry | Call::Update => {
                 let change = change.expect("what became of it");
                 assert_eq!(change.revision, revision + 1, "{call:?}");
                 let now = rig.get(&job.id).await;
@@ -161,7 +175,7 @@ async fn the_revision_is_asked_before_the_state_and_after_whether_there_is_a_job
     let id = rig.submit(job("echo")).await.id;
     let ended = rig.ends(&id).await;
     assert_eq!(ended.state(), JobState::Succeeded);
-    for call in [Call::Cancel, Call::Retry] {
+    for call in [Call::Cancel, Call::Retry, Call::Update] {
         let reason = async |expected| refusal(&call.make(&rig, &id, expected).await.unwrap_err()).reason;
         assert_eq!(reason(ended.revision + 1).await, "REVISION_MISMATCH", "{call:?}");
         assert_eq!(reason(ended.revision).await, "WRONG_STATE", "{call:?}");

@@ -27,9 +27,10 @@ const fn verb(rpc: &'static str, role: Role, command: &'static [&'static str], i
     Verb { rpc, role, command, is_of_job }
 }
 
-pub(super) const VERBS: [Verb; 9] = [
+pub(super) const VERBS: [Verb; 10] = [
     verb("CancelJob", Role::Cancel, &["cancel"], true),
     verb("RetryJob", Role::Admin, &["retry"], true),
+    verb("UpdateJob", Role::Admin, &["update"], true),
     verb("DeleteJob", Role::Admin, &["delete"], true),
     verb("CreateQueue", Role::Admin, &["queue", "create"], false),
     verb("UpdateQueue", Role::Admin, &["queue", "update"], false),
@@ -109,6 +110,13 @@ impl Fixtures {
             }),
             "RetryJob" => said!(RetryJobRequest {
                 id: cancelled.clone(),
+                request_id: request_id,
+                expected_revision: expected_revision
+            }),
+            "UpdateJob" => said!(UpdateJobRequest {
+                id: waiting.clone(),
+                spec: Some(v1::JobSpec { priority: Some(if other { 8 } else { 9 }), ..Default::default() }),
+                update_mask: Some(prost_types::FieldMask { paths: vec!["priority".to_owned()] }),
                 request_id: request_id,
                 expected_revision: expected_revision
             }),
@@ -196,6 +204,7 @@ pub(super) fn answer(rpc: &Rpc, message: Option<bytes::Bytes>) -> (String, Optio
         },
         "CancelJob" => change(read!(CancelJobResponse).change),
         "RetryJob" => change(read!(RetryJobResponse).change),
+        "UpdateJob" => change(read!(UpdateJobResponse).change),
         "DeleteJob" => (format!("{:?}", read!(DeleteJobResponse)), None),
         "CreateQueue" => shown!(CreateQueueResponse),
         "UpdateQueue" => shown!(UpdateQueueResponse),
@@ -224,6 +233,7 @@ pub(super) async fn delete_queue(rig: &Rig, name: &str) {
 pub(super) async fn undo(rig: &Rig, rpc: &Rpc, fixtures: &Fixtures) {
     match rpc.short() {
         "Submit" | "SubmitBatch" | "SubmitAndWatch" | "DeleteJob" => {}
+        "UpdateJob" => drop(rig.cancel(&fixtures.waiting).await.unwrap()),
         "CancelJob" => assert_eq!(rig.retry(&fixtures.waiting).await.unwrap().state(), JobState::Queued),
         "RetryJob" => assert_eq!(rig.cancel(&fixtures.cancelled).await.unwrap().state(), JobState::Cancelled),
         "CreateQueue" => delete_queue(rig, &fixtures.new).await,

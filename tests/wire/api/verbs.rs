@@ -143,9 +143,10 @@ async fn every_change_has_its_line_in_the_audit() {
             "DeleteQueue" => &fixtures.empty,
             _ => &fixtures.queue,
         };
-        let ids = verb
-            .is_of_job
-            .then(|| if verb.rpc == "CancelJob" { &fixtures.waiting } else { &fixtures.cancelled });
+        let ids = verb.is_of_job.then_some(match verb.rpc {
+            "CancelJob" | "UpdateJob" => &fixtures.waiting,
+            _ => &fixtures.cancelled,
+        });
         // A repeat has an audit entry, too.
         for time in ["once", "twice"] {
             raw::call(&rig, &rpc.name, &[], &fixtures.request(&rpc, verb.rpc)).await.unwrap();
