@@ -328,6 +328,7 @@ impl ServerBuilder {
             present: self.clock.present(),
             seed: rand::random(),
             served_kinds: kinds.handlers.keys().map(|kind| kind.to_string()).collect(),
+            native_kinds: kinds.native.clone(),
             declared_queues: self.settings.queues.clone(),
             retention: self.settings.retention,
             demand: Arc::clone(roster.board()),

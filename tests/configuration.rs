@@ -149,7 +149,10 @@ fn every_setting_of_a_file_arrives() {
     assert_eq!(command.permanent_exit_codes, [65, 78]);
     assert_eq!((kind.defaults.max_attempts, kind.defaults.attempt_timeout), (1, Duration::from_millis(1)));
     let (initial_delay, max_delay) = (Duration::from_secs(2), Duration::from_secs(86_400));
-    assert_eq!(kind.defaults.retry, RetryPolicy { initial_delay, max_delay, multiplier: 1.0, jitter: 0.5 });
+    assert_eq!(
+        kind.defaults.retry,
+        RetryPolicy { initial_delay, max_delay, multiplier: 1.0, jitter: 0.5, delays: None }
+    );
     assert!(!format!("{settings:?}").contains("s3cret"), "secrets stay out of what logs may show");
 }
 
@@ -445,65 +448,76 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     let folder = fs::canonicalize(desk.dir.path()).unwrap();
     let text = text.replace(&format!("{}/", folder.display()), "");
     insta::assert_snapshot!(text, @r#"
-    KEY                                  VALUE               FROM
-    listen                               127.0.0.1:7733      default
-    hosts                                []                  default
-    insecure                             false               default
-    data_dir                             -                   default
-    memory                               true                flag --memory
-    drain_timeout                        30s                 default
-    metrics.listen                       off                 default
-    traces.endpoint                      off                 default
-    traces.sample_ratio                  1.0                 default
-    log.filter                           info                default
-    log.format                           text                default
-    tls.certificate                      -                   default
-    tls.key                              -                   default
-    tls.client_ca                        -                   default
-    tls.client_auth                      required            default
-    auth.tokens                          -                   default
-    audit.file                           -                   default
-    grpc_web.origins                     []                  default
-    limits.connections                   10000               default
-    limits.handshakes                    1000                default
-    limits.handshake_timeout             10s                 default
-    limits.streams_per_connection        1024                default
-    limits.header_bytes                  16KiB               default
-    limits.keepalive_interval            30s                 default
-    limits.keepalive_timeout             20s                 default
-    workers.lease                        30s                 default
-    workers.receive_within               10s                 default
-    workers.stop_grace                   30s                 default
-    workers.ping_every                   10s                 default
-    disk.ballast                         16MiB               default
-    disk.min_free                        64MiB               default
-    retention.succeeded                  1day                default
-    retention.failed                     14days              default
-    retention.cancelled                  1day                default
-    retention.expired                    1day                default
-    queues.default.max_jobs              100000              default
-    queues.default.max_bytes             1GiB                default
-    queues.default.consumers             2                   jobmill.toml:2:13
-    queues.default.when_full             wait                default
-    queues.default.max_wait              30s                 default
-    queues.default.max_waiters           1000                default
-    queues.default.accept_unknown_kinds  false               default
-    queues.default.retention.succeeded   -                   default
-    queues.default.retention.failed      -                   default
-    queues.default.retention.cancelled   -                   default
-    queues.default.retention.expired     -                   default
-    kinds."a.b".command                  ["/bin/sh", "a b"]  jobmill.toml:4:11
-    kinds."a.b".env                      ["TOKEN"]           jobmill.toml:5:1
-    kinds."a.b".env_allow                []                  default
-    kinds."a.b".working_dir              -                   default
-    kinds."a.b".kill_grace               10s                 default
-    kinds."a.b".permanent_exit_codes     []                  default
-    kinds."a.b".max_attempts             5                   default
-    kinds."a.b".attempt_timeout          15m                 default
-    kinds."a.b".retry.initial_delay      1s                  default
-    kinds."a.b".retry.max_delay          1h                  default
-    kinds."a.b".retry.multiplier         2.0                 default
-    kinds."a.b".retry.jitter             0.2                 default
+    KEY                                    VALUE               FROM
+    listen                                 127.0.0.1:7733      default
+    hosts                                  []                  default
+    insecure                               false               default
+    data_dir                               -                   default
+    memory                                 true                flag --memory
+    drain_timeout                          30s                 default
+    metrics.listen                         off                 default
+    traces.endpoint                        off                 default
+    traces.sample_ratio                    1.0                 default
+    log.filter                             info                default
+    log.format                             text                default
+    tls.certificate                        -                   default
+    tls.key                                -                   default
+    tls.client_ca                          -                   default
+    tls.client_auth                        required            default
+    auth.tokens                            -                   default
+    audit.file                             -                   default
+    grpc_web.origins                       []                  default
+    limits.connections                     10000               default
+    limits.handshakes                      1000                default
+    limits.handshake_timeout               10s                 default
+    limits.streams_per_connection          1024                default
+    limits.header_bytes                    16KiB               default
+    limits.keepalive_interval              30s                 default
+    limits.keepalive_timeout               20s                 default
+    workers.lease                          30s                 default
+    workers.receive_within                 10s                 default
+    workers.stop_grace                     30s                 default
+    workers.ping_every                     10s                 default
+    disk.ballast                           16MiB               default
+    disk.min_free                          64MiB               default
+    retention.succeeded                    1day                default
+    retention.failed                       14days              default
+    retention.cancelled                    1day                default
+    retention.expired                      1day                default
+    queues.default.max_jobs                100000              default
+    queues.default.max_bytes               1GiB                default
+    queues.default.consumers               2                   jobmill.toml:2:13
+    queues.default.when_full               wait                default
+    queues.default.max_wait                30s                 default
+    queues.default.max_waiters             1000                default
+    queues.default.accept_unknown_kinds    false               default
+    queues.default.retention.succeeded     -                   default
+    queues.default.retention.failed        -                   default
+    queues.default.retention.cancelled     -                   default
+    queues.default.retention.expired       -                   default
+    kinds."a.b".command                    ["/bin/sh", "a b"]  jobmill.toml:4:11
+    kinds."a.b".env                        ["TOKEN"]           jobmill.toml:5:1
+    kinds."a.b".permanent_exit_codes       []                  default
+    kinds."a.b".snooze_exit_codes          []                  default
+    kinds."a.b".env_allow                  []                  default
+    kinds."a.b".working_dir                -                   default
+    kinds."a.b".kill_grace                 10s                 default
+    kinds."a.b".snooze_delay               1m                  default
+    kinds."a.b".max_attempts               5                   default
+    kinds."a.b".attempt_timeout            15m                 default
+    kinds."a.b".deadline                   -                   default
+    kinds."a.b".max_snoozes                1000                default
+    kinds."a.b".max_process_losses         3                   default
+    kinds."a.b".retry.delays               []                  default
+    kinds."a.b".retry.initial_delay        1s                  default
+    kinds."a.b".retry.max_delay            1h                  default
+    kinds."a.b".retry.multiplier           2.0                 default
+    kinds."a.b".retry.jitter               0.2                 default
+    kinds."a.b".bounds.max_attempts        -                   default
+    kinds."a.b".bounds.attempt_timeout     -                   default
+    kinds."a.b".bounds.max_delay           -                   default
+    kinds."a.b".bounds.max_snoozes         -                   default
+    kinds."a.b".bounds.max_process_losses  -                   default
 
     The configuration is valid. File: jobmill.toml
     "#);

@@ -27,6 +27,7 @@ mod store {
         mod clocks;
         mod controls;
         mod credits;
+        mod deadlines;
         mod expiry;
         mod fairness;
         mod feed;
@@ -44,6 +45,7 @@ mod store {
         mod request_life;
         mod requests;
         mod retention;
+        mod retries;
         mod room;
         mod scans;
         mod updates;

@@ -60,6 +60,7 @@ async fn start(queues: &[(&str, u64)]) -> (Server, Client) {
 
 async fn client(address: SocketAddr) -> Client {
     let delays = RetryPolicy {
+        delays: None,
         initial_delay: Duration::from_millis(1),
         max_delay: Duration::from_millis(20),
         multiplier: 2.0,

@@ -111,6 +111,11 @@ CREATE TABLE checkpoint (
     info   TEXT    NOT NULL -- JSON: media type, metadata
 ) STRICT;
 
+-- Jobs that ran as code of the server's own process when that crashed.
+CREATE TABLE suspect (
+    job INTEGER PRIMARY KEY
+) STRICT;
+
 -- Idempotent requests, for the answers to repeats.
 CREATE TABLE request (
     key    BLOB    PRIMARY KEY, -- 16 bytes

@@ -50,15 +50,21 @@ fn put_job(canonical: &mut Canonical, job: &JobDraft) {
     canonical.put_entries("headers", &job.headers);
     canonical.put_number("priority", job.priority);
     canonical.put_number("max_attempts", job.max_attempts);
-    if let Some(PartialRetryPolicy { initial_delay, max_delay, multiplier, jitter }) = job.retry {
-        canonical.put_duration("retry_policy.initial_delay", initial_delay);
-        canonical.put_duration("retry_policy.max_delay", max_delay);
-        canonical.put_float("retry_policy.multiplier", multiplier);
-        canonical.put_float("retry_policy.jitter", jitter);
+    if let Some(PartialRetryPolicy { initial_delay, max_delay, multiplier, jitter, delays }) = &job.retry {
+        canonical.put_duration("retry_policy.initial_delay", *initial_delay);
+        canonical.put_duration("retry_policy.max_delay", *max_delay);
+        canonical.put_float("retry_policy.multiplier", *multiplier);
+        canonical.put_float("retry_policy.jitter", *jitter);
+        for delay in delays.iter().flat_map(|delays| delays.iter()) {
+            canonical.put_duration("retry_policy.delays", Some(*delay));
+        }
     }
     canonical.put_duration("attempt_timeout", job.attempt_timeout);
     put_when(canonical, ["run_time", "delay"], job.start);
     put_when(canonical, ["expire_time", "expire_after"], job.expiry);
+    put_when(canonical, ["deadline_time", "deadline_after"], job.deadline);
+    canonical.put_number("max_snoozes", job.max_snoozes);
+    canonical.put_number("max_process_losses", job.max_process_losses);
 }
 
 /// Returns the key and digest of a submission, if it has a request id.
@@ -139,16 +145,29 @@ mod tests {
                 max_delay: Some(Duration::from_secs(60)),
                 multiplier: Some(1.5),
                 jitter: Some(0.0),
+                delays: None,
             }),
             attempt_timeout: Some(Duration::from_secs(30)),
             start: Some(When::At(Timestamp::from_micros(1_800_000_000_000_001))),
             expiry: Some(When::After(Duration::from_secs(7_200))),
-            closure: String::new(),
+            ..JobDraft::default()
         }
     }
 
     fn plain() -> JobDraft {
         JobDraft { queue: "mail".into(), kind: "send".into(), ..JobDraft::default() }
+    }
+
+    /// A job with all that tells when its attempts end.
+    fn ending() -> JobDraft {
+        let delays = [5, 60].map(Duration::from_secs);
+        JobDraft {
+            retry: Some(PartialRetryPolicy { delays: Some(delays.into()), ..PartialRetryPolicy::default() }),
+            deadline: Some(When::After(Duration::from_secs(3_600))),
+            max_snoozes: Some(10),
+            max_process_losses: Some(2),
+            ..plain()
+        }
     }
 
     fn drafts(name: &str) -> Vec<JobDraft> {
@@ -158,6 +177,7 @@ mod tests {
                 vec![JobDraft { start: Some(When::After(Duration::from_secs(5))), ..plain() }]
             }
             "priority 0" => vec![JobDraft { priority: Some(0), ..plain() }],
+            "ending" => vec![ending()],
             "full" => vec![full()],
             "batch" => vec![plain(), full()],
             other => panic!("no draft is named {other}"),
@@ -186,7 +206,11 @@ mod tests {
             JobDraft { headers: full.labels.clone(), ..plain.clone() },
             JobDraft { priority: full.priority, ..plain.clone() },
             JobDraft { max_attempts: full.max_attempts, ..plain.clone() },
-            JobDraft { retry: full.retry, ..plain.clone() },
+            JobDraft { retry: full.retry.clone(), ..plain.clone() },
+            JobDraft { retry: ending().retry, ..plain.clone() },
+            JobDraft { deadline: ending().deadline, ..plain.clone() },
+            JobDraft { max_snoozes: Some(0), ..plain.clone() },
+            JobDraft { max_process_losses: Some(3), ..plain.clone() },
             JobDraft { attempt_timeout: full.attempt_timeout, ..plain.clone() },
             JobDraft { start: full.start, ..plain.clone() },
             JobDraft { expiry: full.expiry, ..plain.clone() },

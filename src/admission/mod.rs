@@ -6,6 +6,7 @@ pub(crate) mod rules;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 #[cfg(test)]
@@ -16,7 +17,7 @@ pub use rules::FieldFault;
 use crate::{
     engine::{AdmissionError, NewJob, Origin, QueueEntry, Queues, WorkerKinds},
     job::{JobDraft, names},
-    settings::KindDefaults,
+    settings::{JobBounds, KindDefaults},
 };
 
 /// A completed job.
@@ -44,6 +45,30 @@ pub struct Admission {
 struct KnownKind {
     name: Arc<str>,
     defaults: KindDefaults,
+}
+
+impl KnownKind {
+    /// Returns the first field in which a draft asks for more than the kind allows.
+    fn over_bound(&self, draft: &JobDraft) -> Option<AdmissionError> {
+        let JobBounds { max_attempts, attempt_timeout, max_delay, max_snoozes, max_process_losses } =
+            self.defaults.bounds;
+        let count = |field, value: Option<u32>, bound: Option<u32>| {
+            let (value, bound) = (value?, bound?);
+            (value > bound).then(|| (field, value.to_string(), bound.to_string()))
+        };
+        let time = |field, value: Option<Duration>, bound: Option<Duration>| {
+            let (value, bound) = (value?, bound?);
+            let shown = |time| humantime::format_duration(time).to_string();
+            (value > bound).then(|| (field, shown(value), shown(bound)))
+        };
+        let longest = || draft.retry.clone().map(|said| said.or(&self.defaults.retry).longest_delay());
+        let (field, value, bound) = count("max_attempts", draft.max_attempts, max_attempts)
+            .or_else(|| time("attempt_timeout", draft.attempt_timeout, attempt_timeout))
+            .or_else(|| time("retry_policy", max_delay.and_then(|_| longest()), max_delay))
+            .or_else(|| count("max_snoozes", draft.max_snoozes, max_snoozes))
+            .or_else(|| count("max_process_losses", draft.max_process_losses, max_process_losses))?;
+        Some(AdmissionError::OverBound { kind: self.name.to_string(), field, bound, value })
+    }
 }
 
 impl Admission {
@@ -94,9 +119,9 @@ impl Admission {
                     known: self.known_kinds(),
                 })
             }
-            Some(_) => None,
+            Some(_) => kind.and_then(|kind| kind.over_bound(&draft)),
         };
-        let defaults = kind.map_or_else(KindDefaults::default, |kind| kind.defaults);
+        let defaults = kind.map_or_else(KindDefaults::default, |kind| kind.defaults.clone());
         let name = kind.map_or_else(|| Arc::from(draft.kind.as_str()), |kind| Arc::clone(&kind.name));
         let queue_name = match &queue {
             Some(queue) => Arc::clone(queue.name()),

@@ -97,6 +97,19 @@ pub(crate) fn check(draft: &JobDraft, request_id: &str, now: Timestamp) -> Vec<F
         };
         hold(field, self::expiry(expiry, draft.start, now));
     }
+    if let Some(deadline) = draft.deadline {
+        let field = match deadline {
+            When::At(_) => "deadline_time",
+            When::After(_) => "deadline_after",
+        };
+        hold(field, self::deadline(deadline, draft.start, now));
+    }
+    if let Some(snoozes) = draft.max_snoozes {
+        hold("max_snoozes", max_snoozes(i64::from(snoozes)));
+    }
+    if let Some(losses) = draft.max_process_losses {
+        hold("max_process_losses", count(i64::from(losses), 1, *limits::MAX_PROCESS_LOSSES.end()));
+    }
     hold("request_id", self::request_id(request_id));
     faults
 }
@@ -240,8 +253,41 @@ pub(crate) fn retry_policy(policy: &PartialRetryPolicy) -> Vec<(&'static str, St
         ("max_delay", delay(policy.max_delay).and_then(|()| order())),
         ("multiplier", number(policy.multiplier, &limits::RETRY_MULTIPLIER)),
         ("jitter", number(policy.jitter, &limits::RETRY_JITTER)),
+        ("delays", policy.delays.as_deref().map_or(Ok(()), |delays| listed_delays(delays, policy))),
     ];
     verdicts.into_iter().filter_map(|(part, verdict)| Some((part, verdict.err()?))).collect()
+}
+
+/// Checks the listed delays of a policy, which can't have growing ones, too.
+fn listed_delays(delays: &[Duration], policy: &PartialRetryPolicy) -> RuleResult {
+    if delays.len() > limits::RETRY_DELAYS_MAX {
+        return Err(format!(
+            "has {} entries; at most {} are allowed: the last one repeats",
+            delays.len(),
+            limits::RETRY_DELAYS_MAX
+        ));
+    }
+    if policy.initial_delay.is_some() || policy.max_delay.is_some() || policy.multiplier.is_some() {
+        let growing = "initial_delay, max_delay and multiplier";
+        return Err(format!("takes the place of {growing}: give either the list, or how the delays grow"));
+    }
+    delays.iter().try_for_each(|delay| duration(*delay, &limits::RETRY_DELAY))
+}
+
+pub(crate) fn max_snoozes(snoozes: i64) -> RuleResult {
+    count(snoozes, 0, *limits::MAX_SNOOZES.end())
+}
+
+/// Checks a limit of process losses. 0 means the default.
+pub(crate) fn max_process_losses(losses: i64) -> RuleResult {
+    count(losses, 0, *limits::MAX_PROCESS_LOSSES.end())
+}
+
+fn count(value: i64, from: u32, to: u32) -> RuleResult {
+    if (i64::from(from)..=i64::from(to)).contains(&value) {
+        return Ok(());
+    }
+    Err(format!("is {value}; it must be from {from} to {to}"))
 }
 
 pub(crate) fn duration(value: Duration, allowed: &RangeInclusive<Duration>) -> RuleResult {
@@ -289,6 +335,11 @@ pub(crate) fn expiry(expiry: When, start: Option<When>, now: Timestamp) -> RuleR
     }
 }
 
+/// Checks a deadline, by the rules of an expiry.
+pub(crate) fn deadline(deadline: When, start: Option<When>, now: Timestamp) -> RuleResult {
+    expiry(deadline, start, now)
+}
+
 pub(crate) fn request_id(text: &str) -> RuleResult {
     if text.len() <= REQUEST_ID_MAX_BYTES && !text.chars().any(char::is_control) {
         return Ok(());
@@ -320,6 +371,7 @@ mod tests {
             multiplier: Some(f64::NAN),
             initial_delay: Some(Duration::from_secs(1)),
             max_delay: Some(Duration::ZERO),
+            delays: Some(vec![Duration::ZERO].into()),
             ..PartialRetryPolicy::default()
         };
         let bad = JobDraft {
@@ -338,14 +390,39 @@ mod tests {
             attempt_timeout: Some(Duration::ZERO),
             start: Some(When::At(Timestamp::MAX)),
             expiry: Some(When::At(Timestamp::MAX)),
+            deadline: Some(When::At(Timestamp::MAX)),
+            max_snoozes: Some(1_000_001),
+            max_process_losses: Some(0),
             closure: String::new(),
         };
         let fields: Vec<_> = check(&bad, "a\nb", now).into_iter().map(|fault| fault.field).collect();
         let what = ["queue", "kind", "payload", "payload_type", "payload_metadata", "labels", "labels"];
         assert_eq!(fields[..7], what);
         assert_eq!(fields[7..11], ["headers", "headers", "priority", "max_attempts"]);
-        let when = ["retry", "retry", "attempt_timeout", "run_time", "expire_time", "request_id"];
-        assert_eq!(fields[11..], when);
+        let retry = ["retry", "retry", "retry", "attempt_timeout"];
+        assert_eq!(fields[11..15], retry);
+        let when = ["run_time", "expire_time", "deadline_time", "max_snoozes", "max_process_losses"];
+        assert_eq!(fields[15..20], when);
+        assert_eq!(fields[20..], ["request_id"]);
+    }
+
+    #[test]
+    fn listed_delays_are_bounded_and_stand_alone() {
+        let listed = |delays: &[u64]| PartialRetryPolicy {
+            delays: Some(delays.iter().map(|seconds| Duration::from_secs(*seconds)).collect()),
+            ..PartialRetryPolicy::default()
+        };
+        let days = 24 * 3_600;
+        assert_eq!(retry_policy(&listed(&[0, 5, 30 * days])), []);
+        assert_eq!(retry_policy(&listed(&[0; 100])), []);
+        for bad in [
+            listed(&[30 * days + 1]),
+            listed(&[0; 101]),
+            PartialRetryPolicy { multiplier: Some(2.0), ..listed(&[1]) },
+        ] {
+            let faults: Vec<_> = retry_policy(&bad).into_iter().map(|(field, _)| field).collect();
+            assert_eq!(faults, ["delays"], "{bad:?}");
+        }
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) fn job(job: &Job) -> v1::Job {
         revision: job.revision as i64,
         attempt: job.attempt as i32,
         max_attempts: job.max_attempts as i32,
-        retry_policy: Some(retry_policy(&spec.retry.into())),
+        retry_policy: Some(retry_policy(&spec.retry.clone().into())),
         attempt_timeout: Some(duration(spec.attempt_timeout)),
         next_run_time: job.state.due().map(timestamp),
         expire_time: spec.expires.map(timestamp),
@@ -56,6 +56,12 @@ pub(super) fn job(job: &Job) -> v1::Job {
         last_failure: job.failure.as_deref().map(failure),
         worker: job.remote.worker().map_or_else(String::new, |worker| worker.instance().to_owned()),
         lease_token: job.state.lease().map_or(0, LeaseToken::as_i64),
+        counted_attempts: job.counted_attempts() as i32,
+        failures: job.failures() as i32,
+        process_losses: job.rare().process_losses as i32,
+        snoozes: job.rare().snoozes as i32,
+        snoozed: job.rare().snoozed,
+        deadline_time: spec.deadline().map(timestamp),
         ..v1::Job::default()
     };
     if let Some(extras) = &spec.extras {
@@ -78,11 +84,11 @@ pub(super) fn submitted(id: JobId, outcome: SubmitOutcome) -> v1::Submitted {
 
 /// Converts the job's spec, as the client submitted it.
 fn said(spec: &Spec) -> v1::JobSpec {
-    use v1::job_spec::{Expiry, Start};
+    use v1::job_spec::{Deadline, Expiry, Start};
 
     let none = Extras::default();
     let extras = spec.extras.as_deref().unwrap_or(&none);
-    let said = extras.said;
+    let said = &extras.said;
     let size = spec.payload_bytes();
     v1::JobSpec {
         queue: spec.queue.as_str().to_owned(),
@@ -102,6 +108,12 @@ fn said(spec: &Spec) -> v1::JobSpec {
             When::At(time) => Expiry::ExpireTime(timestamp(time)),
             When::After(time) => Expiry::ExpireAfter(duration(time)),
         }),
+        deadline: said.deadline.map(|deadline| match deadline {
+            When::At(time) => Deadline::DeadlineTime(timestamp(time)),
+            When::After(time) => Deadline::DeadlineAfter(duration(time)),
+        }),
+        max_snoozes: said.max_snoozes.map(|snoozes| snoozes as i32),
+        max_process_losses: said.max_process_losses.map_or(0, |losses| losses as i32),
     }
 }
 
@@ -222,6 +234,7 @@ fn retry_policy(policy: &PartialRetryPolicy) -> v1::RetryPolicy {
         max_delay: policy.max_delay.map(duration),
         multiplier: policy.multiplier,
         jitter: policy.jitter,
+        delays: policy.delays.iter().flat_map(|delays| delays.iter()).map(|delay| duration(*delay)).collect(),
     }
 }
 

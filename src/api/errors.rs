@@ -264,11 +264,24 @@ pub(super) fn credit_exceeded(items: usize, credit: usize) -> Status {
 
 impl From<NotAdmitted> for Status {
     fn from(refused: NotAdmitted) -> Self {
-        status(Code::NotFound, refused.error.reason(), &refused, |details| match &refused.error {
+        let code = match &refused.error {
+            AdmissionError::QueueNotFound(_) | AdmissionError::UnknownKind { .. } => Code::NotFound,
+            AdmissionError::OverBound { .. } => Code::InvalidArgument,
+        };
+        status(code, refused.error.reason(), &refused, |details| match &refused.error {
             AdmissionError::QueueNotFound(queue) => resource("queue", queue)(details),
             AdmissionError::UnknownKind { kind, queue, .. } => {
                 about(details, [("kind", kind.clone()), ("queue", queue.clone())]);
                 details.set_resource_info("kind", kind, "", "");
+            }
+            AdmissionError::OverBound { kind, field, bound, .. } => {
+                let values = [("kind", kind.as_str()), ("field", field), ("bound", bound)];
+                about(details, values.map(|(key, value)| (key, value.to_owned())));
+                let path = match refused.index {
+                    Some(index) => format!("jobs[{index}].{field}"),
+                    None => format!("job.{field}"),
+                };
+                details.add_bad_request_violation(path, refused.error.to_string());
             }
         })
     }
@@ -307,6 +320,8 @@ impl From<ControlRefusal> for Status {
                     let revisions = [("expected_revision", expected), ("revision", revision)];
                     let [expected, revision] = revisions.map(|(key, value)| (key, value.to_string()));
                     about(details, [("job_id", id.to_string()), expected, revision]);
+                } else if let ControlRefusal::DeadlinePassed { id, deadline } = &refusal {
+                    about(details, [("job_id", id.to_string()), ("deadline", deadline.to_string())]);
                 } else if let ControlRefusal::EtagMismatch { queue, etag } = &refusal {
                     about(details, [("queue", queue.clone()), ("etag", etag.clone())]);
                 } else {
@@ -330,6 +345,9 @@ impl From<ControlRefusal> for Status {
             }
             ControlRefusal::RevisionMismatch { id, .. } => {
                 precondition("REVISION_MISMATCH", "REVISION", &id.to_string())
+            }
+            ControlRefusal::DeadlinePassed { id, .. } => {
+                precondition("DEADLINE_PASSED", "DEADLINE", &id.to_string())
             }
             ControlRefusal::EtagMismatch { queue, .. } => precondition("ETAG_MISMATCH", "ETAG", queue),
             ControlRefusal::TooManyQueues(max) => quota("TOO_MANY_QUEUES", &refusal, "queues", max),

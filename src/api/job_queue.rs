@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     engine::{Action, ControlRefusal, JobDone, ReplySlot},
-    job::{JobId, SubmitOutcome},
+    job::{Canonical, JobId, SubmitOutcome},
     proto::v1::{self, job_queue_server::JobQueue},
     settings::Role,
     watch::{ResumeToken, Start},
@@ -258,6 +258,7 @@ impl Verb for CancelJob {
 struct RetryJob {
     id: JobId,
     expected_revision: Option<u64>,
+    reset: bool,
     view: v1::JobView,
 }
 
@@ -272,6 +273,7 @@ impl Verb for RetryJob {
         RetryJob {
             id: validator.job_id("id", &request.id),
             expected_revision: validator.expected_revision(request.expected_revision),
+            reset: request.reset_attempts,
             view: validator.view("view", request.view, v1::JobView::Unspecified),
         }
     }
@@ -284,8 +286,14 @@ impl Verb for RetryJob {
         self.view != v1::JobView::Unspecified
     }
 
+    fn add_to_digest(&self, said: &mut Canonical) {
+        if self.reset {
+            said.put("reset_attempts", &[]);
+        }
+    }
+
     fn action(&self, ask: ReplySlot<JobDone, ControlRefusal>) -> Action {
-        Action::Retry { id: self.id, expected_revision: self.expected_revision, ask }
+        Action::Retry { id: self.id, expected_revision: self.expected_revision, reset: self.reset, ask }
     }
 
     async fn answer(self, core: &Core, done: JobDone) -> Result<Response<v1::RetryJobResponse>, Status> {

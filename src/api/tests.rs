@@ -128,6 +128,7 @@ impl Bench {
             present: clock.present(),
             seed: 7,
             served_kinds: vec!["echo".to_owned()],
+            native_kinds: Default::default(),
             declared_queues: [(QUEUE.to_owned(), queue)].into(),
             retention: Retention::default(),
             demand: Arc::default(),

@@ -99,14 +99,21 @@ impl Validator {
         self.labels(at("labels"), &spec.labels);
         self.hold(at("max_attempts"), rules::max_attempts(i64::from(spec.max_attempts)));
         let max_attempts = u32::try_from(spec.max_attempts).ok().filter(|attempts| *attempts > 0);
-        let retry = spec.retry_policy.map(|policy| self.retry_policy(at("retry_policy"), &policy));
+        let retry = spec.retry_policy.as_ref().map(|policy| self.retry_policy(at("retry_policy"), policy));
         let attempt_timeout = spec
             .attempt_timeout
             .and_then(|timeout| self.duration(at("attempt_timeout"), &timeout, &limits::ATTEMPT_TIMEOUT));
+        if let Some(snoozes) = spec.max_snoozes {
+            self.hold(at("max_snoozes"), rules::max_snoozes(i64::from(snoozes)));
+        }
+        self.hold(at("max_process_losses"), rules::max_process_losses(i64::from(spec.max_process_losses)));
+        let deadline = spec.deadline.take();
         let draft = JobDraft {
             queue: std::mem::take(&mut spec.queue),
             kind: std::mem::take(&mut spec.kind),
             labels: std::mem::take(&mut spec.labels),
+            max_snoozes: spec.max_snoozes.and_then(|snoozes| u32::try_from(snoozes).ok()),
+            max_process_losses: u32::try_from(spec.max_process_losses).ok().filter(|losses| *losses > 0),
             max_attempts,
             retry,
             attempt_timeout,
@@ -114,7 +121,8 @@ impl Validator {
         };
         let JobDraft { payload, payload_info, headers, priority, start, expiry, .. } =
             self.job_input(field, spec);
-        JobDraft { payload, payload_info, headers, priority, start, expiry, ..draft }
+        let deadline = deadline.and_then(|deadline| self.deadline(field, deadline, start));
+        JobDraft { payload, payload_info, headers, priority, start, expiry, deadline, ..draft }
     }
 
     /// Validates the fields of a job that can be changed as long as it has not started. All others are left out.
@@ -214,15 +222,41 @@ impl Validator {
         Some(expiry)
     }
 
+    fn deadline(
+        &mut self,
+        field: &dyn Display,
+        deadline: v1::job_spec::Deadline,
+        start: Option<When>,
+    ) -> Option<When> {
+        let (at, deadline) = match deadline {
+            v1::job_spec::Deadline::DeadlineTime(time) => {
+                let at = Field { of: field, name: "deadline_time" };
+                (at, When::At(self.timestamp(at, &time)?))
+            }
+            v1::job_spec::Deadline::DeadlineAfter(time) => {
+                let at = Field { of: field, name: "deadline_after" };
+                (at, When::After(self.duration(at, &time, &limits::DEADLINE)?))
+            }
+        };
+        self.hold(at, rules::deadline(deadline, start, self.now));
+        Some(deadline)
+    }
+
     fn retry_policy(&mut self, field: Field<'_>, policy: &v1::RetryPolicy) -> PartialRetryPolicy {
         let mut delay = |name: &str, value: Option<prost_types::Duration>| {
             value.and_then(|value| self.duration(Field { of: &field, name }, &value, &limits::RETRY_DELAY))
         };
+        let (initial_delay, max_delay) =
+            (delay("initial_delay", policy.initial_delay), delay("max_delay", policy.max_delay));
+        let listed = policy.delays.iter().take(limits::RETRY_DELAYS_MAX + 1).enumerate();
+        let delays: Vec<Duration> =
+            listed.filter_map(|(index, value)| delay(&format!("delays[{index}]"), Some(*value))).collect();
         let policy = PartialRetryPolicy {
-            initial_delay: delay("initial_delay", policy.initial_delay),
-            max_delay: delay("max_delay", policy.max_delay),
+            initial_delay,
+            max_delay,
             multiplier: policy.multiplier,
             jitter: policy.jitter,
+            delays: (!delays.is_empty()).then(|| delays.into()),
         };
         for (part, problem) in rules::retry_policy(&policy) {
             self.fault(Field { of: &field, name: part }, problem);

@@ -197,7 +197,14 @@ impl Validator {
                     exit_code: failed.exit_code,
                     retryable: failed.retryable.unwrap_or(true),
                 };
-                WorkerReport::Failed(failure, delay)
+                WorkerReport::Failed { failure, delay, process_died: failed.process_died }
+            }
+            Some(Report::Snoozed(snoozed)) => {
+                let at = Field { of: field, name: "snoozed.delay" };
+                if snoozed.delay.is_none() {
+                    self.fault(at, "is required");
+                }
+                WorkerReport::Snoozed(self.retry_delay(at, snoozed.delay).unwrap_or_default())
             }
             Some(Report::Released(released)) => WorkerReport::Released {
                 reason: cut(&released.reason, MESSAGE_MAX_BYTES).to_owned(),

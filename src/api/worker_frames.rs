@@ -106,7 +106,7 @@ pub(super) async fn assignment(
         pool: pool.to_owned(),
         job: Some(proto),
         receive_within: Some(convert::duration(core.workers.settings().receive_within)),
-        attempt_timeout: Some(convert::duration(job.spec.attempt_timeout)),
+        attempt_timeout: Some(convert::duration(job.attempt_timeout())),
         checkpoint: checkpoint.map(|checkpoint| v1::Checkpoint {
             number: checkpoint.number,
             state: Some(convert::output(checkpoint.state)),

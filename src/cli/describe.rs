@@ -15,7 +15,7 @@ use jobmill::{
 /// Describes a job's state in a few words, without the name of the state.
 pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
     let Ok(state) = JobState::try_from(job.state) else { return String::new() };
-    let attempt = || format!("attempt {} of {}", job.attempt, job.max_attempts);
+    let attempt = || format!("attempt {} of {}", job.counted_attempts, job.max_attempts);
     let due = || job.next_run_time.as_ref().map(|time| text::relative(from_wire_timestamp(time), now));
     match state {
         JobState::Unspecified | JobState::Queued => String::new(),
@@ -24,6 +24,9 @@ pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
             let mut details = if job.attempt > 1 { vec![attempt()] } else { Vec::new() };
             details.extend(progress(job));
             details.join(", ")
+        }
+        JobState::BackingOff if job.snoozed => {
+            format!("snoozed by its handler; next {}", due().unwrap_or_default())
         }
         JobState::BackingOff => {
             let failure = job.last_failure.as_ref().map(failure).unwrap_or_default();
@@ -125,7 +128,7 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
     if let Some(failed) = &job.last_failure {
         fields.push(("last failure", failure(failed)));
     }
-    fields.push(("attempts", format!("{} of {}", job.attempt, job.max_attempts)));
+    fields.push(("attempts", attempt_counts(job)));
     if let Some(spec) = &job.spec {
         fields.push(("priority", spec.priority().to_string()));
         if !spec.labels.is_empty() {
@@ -145,6 +148,7 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
         ("created", &job.create_time),
         ("runs at", &job.next_run_time),
         ("expires", &job.expire_time),
+        ("deadline", &job.deadline_time),
         ("started", &job.start_time),
         ("ended", &job.end_time),
         ("updated", &job.update_time),
@@ -169,6 +173,24 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
         fields.push(("traceparent", text::escape(&job.traceparent).into_owned()));
     }
     fields
+}
+
+/// Formats how many attempts count, and why others do not.
+fn attempt_counts(job: &Job) -> String {
+    let mut line = format!("{} of {}", job.counted_attempts, job.max_attempts);
+    let other = job.attempt - job.counted_attempts;
+    let counts =
+        [(other, "not counted"), (job.snoozes, "snoozed"), (job.process_losses, "by a dead process")];
+    let counts: Vec<_> = counts
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if !counts.is_empty() {
+        // Writing to a string can't fail.
+        let _ = write!(line, " ({})", counts.join(", "));
+    }
+    line
 }
 
 fn attempts(attempts: &[Attempt], now: Timestamp, colour: bool) -> String {

@@ -11,7 +11,7 @@ use jobmill::proto::v1::{
     Attempt, CheckpointStatus, CountJobsResponse, Failure, FailureReason, GetServerInfoResponse, Job,
     JobChange, JobSpec, JobState, Keep, Payload, Pending, PendingReason, Progress, Queue, QueueSettings,
     QueueStats, Retention, RetryPolicy, StateCount, SubmitOutcome, SubmitResponse, Submitted, WhenFull,
-    job_spec::{Expiry, Start},
+    job_spec::{Deadline, Expiry, Start},
     keep,
     watch_event::Event,
 };
@@ -70,11 +70,17 @@ pub(super) fn job(job: &Job) -> Value {
         .put("revision", job.revision)
         .put("attempt", job.attempt)
         .put("maxAttempts", job.max_attempts)
+        .put("countedAttempts", job.counted_attempts)
+        .maybe("failures", (job.failures != 0).then_some(job.failures))
+        .maybe("processLosses", (job.process_losses != 0).then_some(job.process_losses))
+        .maybe("snoozes", (job.snoozes != 0).then_some(job.snoozes))
+        .maybe("snoozed", job.snoozed.then_some(true))
         .maybe("retryPolicy", job.retry_policy.as_ref().map(retry_policy))
         .duration("attemptTimeout", job.attempt_timeout)
         .time("createTime", job.create_time)
         .time("nextRunTime", job.next_run_time)
         .time("expireTime", job.expire_time)
+        .time("deadlineTime", job.deadline_time)
         .time("startTime", job.start_time)
         .time("endTime", job.end_time)
         .text("namespace", &job.namespace)
@@ -111,12 +117,20 @@ fn spec(spec: &JobSpec) -> Value {
         Some(Start::Delay(delay)) => object.duration("delay", Some(delay)),
         None => object,
     };
-    match spec.expiry {
+    let object = match spec.expiry {
         Some(Expiry::ExpireTime(time)) => object.time("expireTime", Some(time)),
         Some(Expiry::ExpireAfter(time)) => object.duration("expireAfter", Some(time)),
         None => object,
-    }
-    .done()
+    };
+    let object = match spec.deadline {
+        Some(Deadline::DeadlineTime(time)) => object.time("deadlineTime", Some(time)),
+        Some(Deadline::DeadlineAfter(time)) => object.duration("deadlineAfter", Some(time)),
+        None => object,
+    };
+    object
+        .maybe("maxSnoozes", spec.max_snoozes)
+        .maybe("maxProcessLosses", (spec.max_process_losses != 0).then_some(spec.max_process_losses))
+        .done()
 }
 
 /// Converts a payload: as text where it is UTF-8, as base64 where it is not, and as its size alone where the bytes are
@@ -165,6 +179,11 @@ fn retry_policy(policy: &RetryPolicy) -> Value {
         .duration("maxDelay", policy.max_delay)
         .maybe("multiplier", policy.multiplier)
         .maybe("jitter", policy.jitter)
+        .maybe(
+            "delays",
+            (!policy.delays.is_empty())
+                .then(|| policy.delays.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        )
         .done()
 }
 
@@ -360,6 +379,7 @@ mod tests {
               "startTime": "2026-01-02T03:04:07Z"
             }
           ],
+          "countedAttempts": 2,
           "createTime": "2026-01-02T03:04:05Z",
           "done": true,
           "endTime": "2026-01-02T03:04:07.750Z",

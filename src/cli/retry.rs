@@ -14,18 +14,22 @@ pub(super) struct Args {
     /// The jobs to run again
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
+    /// Count the attempts so far no longer: against the maximum, for the delays, and as snoozes and process losses
+    #[arg(long)]
+    reset_attempts: bool,
     #[command(flatten)]
     condition: Condition,
 }
 
 pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Failure> {
-    let Args { ids, condition } = args;
+    let Args { ids, reset_attempts, condition } = args;
     condition.check(&ids)?;
     let client = connect(global).await?;
     each(&ids, ui, async |id| {
         let request = RetryJobRequest {
             expected_revision: condition.expected_revision,
             request_id: condition.request_id(),
+            reset_attempts,
             ..id.into()
         };
         let answer = client.retry_job(request).await?;

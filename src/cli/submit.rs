@@ -18,9 +18,9 @@ use jobmill::{
     client::{Client, ClientError, Code, to_wire_duration, to_wire_timestamp},
     clock::Timestamp,
     proto::v1::{
-        Job, JobSpec, JobView, SubmitAndWatchRequest, SubmitOutcome, SubmitRequest, SubmitResponse,
-        WatchDetail, WhenFull,
-        job_spec::{Expiry, Start},
+        Job, JobSpec, JobView, RetryPolicy, SubmitAndWatchRequest, SubmitOutcome, SubmitRequest,
+        SubmitResponse, WatchDetail, WhenFull,
+        job_spec::{Deadline, Expiry, Start},
     },
 };
 
@@ -64,6 +64,18 @@ pub(super) struct Args {
     /// End the job as EXPIRED if no attempt has started within this time after it was accepted
     #[arg(long, value_name = "DURATION", value_parser = values::positive_duration)]
     expires_in: Option<Duration>,
+    /// End the job as FAILED if it has not ended within this time after it was accepted, whatever attempts it has left
+    #[arg(long, value_name = "DURATION", value_parser = values::positive_duration)]
+    deadline: Option<Duration>,
+    /// The delays after the first, the second and each further failure; the last one repeats. Default: the kind's
+    #[arg(long, value_name = "DURATION,…", value_parser = values::duration, value_delimiter = ',')]
+    retry_delays: Vec<Duration>,
+    /// How often the handler may ask to be run later
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=1_000_000))]
+    max_snoozes: Option<i32>,
+    /// How many deaths of the process that runs the job within 72 h end it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=100))]
+    max_process_losses: Option<i32>,
     /// Request id, which makes a repeat of this command safe: the same id with the same job gives the same job.
     /// Default: a new one
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
@@ -87,7 +99,8 @@ pub(super) struct Args {
         default_missing_value = "-",
         conflicts_with_all = [
             "kind", "payload", "file", "stdin", "payload_type", "payload_metadata", "labels", "headers", "priority",
-            "max_attempts", "timeout", "run_at", "delay", "expires_in", "request_id", "watch", "output_lines",
+            "max_attempts", "timeout", "run_at", "delay", "expires_in", "deadline", "retry_delays", "max_snoozes",
+            "max_process_losses", "request_id", "watch", "output_lines",
         ]
     )]
     stream: Option<PathBuf>,
@@ -164,10 +177,16 @@ fn request(args: Args) -> Result<SubmitRequest, Failure> {
         headers: args.headers.into_iter().collect(),
         priority: args.priority,
         max_attempts: args.max_attempts.unwrap_or(0),
-        retry_policy: None,
+        retry_policy: (!args.retry_delays.is_empty()).then(|| RetryPolicy {
+            delays: args.retry_delays.into_iter().map(to_wire_duration).collect(),
+            ..RetryPolicy::default()
+        }),
         attempt_timeout: args.timeout.map(to_wire_duration),
         start,
         expiry: args.expires_in.map(|time| Expiry::ExpireAfter(to_wire_duration(time))),
+        deadline: args.deadline.map(|time| Deadline::DeadlineAfter(to_wire_duration(time))),
+        max_snoozes: args.max_snoozes,
+        max_process_losses: args.max_process_losses.unwrap_or(0),
     };
     Ok(SubmitRequest {
         job: Some(job),
@@ -305,6 +324,8 @@ mod tests {
                             nanos: 0,
                         },
                     ),
+                    max_snoozes: None,
+                    max_process_losses: 0,
                     start: Some(
                         Delay(
                             Duration {
@@ -321,6 +342,7 @@ mod tests {
                             },
                         ),
                     ),
+                    deadline: None,
                 },
             ),
             request_id: "r",

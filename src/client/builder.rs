@@ -54,6 +54,7 @@ impl ClientBuilder {
             call_timeout: CALL_TIMEOUT,
             retries: Retries {
                 policy: RetryPolicy {
+                    delays: None,
                     initial_delay: Duration::from_millis(100),
                     max_delay: Duration::from_secs(5),
                     multiplier: 2.0,

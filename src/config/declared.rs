@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
+    time::Duration,
 };
 
 use toml::de::DeTable;
@@ -13,18 +14,16 @@ use super::{
     context::Context,
     entry::ResolvedSetting,
     fault::SettingSource,
+    kind_defaults::{DEFAULT_KEYS, defaults},
     paths::Folder,
     program,
-    rules::{Bool, Choice, DurationIn, FloatIn, IntIn, KeepIn, Rule, SizeIn},
+    rules::{Bool, Choice, DurationIn, IntIn, KeepIn, Rule, SizeIn},
     section::{Reading, Section},
 };
 use crate::{
-    job::{
-        RetryPolicy,
-        names::{NameError, check_free_kind_name, check_queue_name},
-    },
+    job::names::{NameError, check_free_kind_name, check_queue_name},
     settings::{
-        CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, HandlerSettings, Keep, KindDefaults,
+        CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, DEFAULT_SNOOZE_DELAY, HandlerSettings, Keep,
         KindSettings, QueueRetention, QueueSettings, Retention, WhenFull, limits,
     },
 };
@@ -46,16 +45,15 @@ pub(super) const RETENTION_KEYS: [&str; 4] = ["succeeded", "failed", "cancelled"
 
 /// The keys of `[kinds."NAME"]`, in the order of the documentation.
 pub(super) fn kind_keys() -> impl Iterator<Item = &'static str> {
-    let rest = ["worker", "max_attempts", "attempt_timeout", "retry"];
-    COMMAND_KEYS.into_iter().chain(HTTP_KEYS).chain(rest)
+    COMMAND_KEYS.into_iter().chain(HTTP_KEYS).chain(["snooze_delay", "worker"]).chain(DEFAULT_KEYS)
 }
 
 /// The keys of kinds that run a command.
-const COMMAND_KEYS: [&str; 6] =
-    ["command", "env", "env_allow", "working_dir", "kill_grace", "permanent_exit_codes"];
+const COMMAND_KEYS: [&str; 7] =
+    ["command", "env", "env_allow", "working_dir", "kill_grace", "permanent_exit_codes", "snooze_exit_codes"];
 
 /// The keys of kinds that are mapped to a URL.
-const HTTP_KEYS: [&str; 11] = [
+const HTTP_KEYS: [&str; 12] = [
     "url",
     "headers",
     "signing_secret_files",
@@ -67,10 +65,8 @@ const HTTP_KEYS: [&str; 11] = [
     "max_connections",
     "connection_wait",
     "idle_timeout",
+    "snooze_statuses",
 ];
-
-/// The keys of `[kinds."NAME".retry]`.
-pub(super) const RETRY_KEYS: [&str; 4] = ["initial_delay", "max_delay", "multiplier", "jitter"];
 
 const WHEN_FULL: Choice<WhenFull> = Choice(&[("wait", WhenFull::Wait), ("reject", WhenFull::Reject)]);
 
@@ -260,7 +256,12 @@ fn workers_only(section: &Section<'_>, reading: &mut Reading<'_>) -> Option<Hand
         let message = "false says nothing; leave the key out";
         reading.fault_at(&section.key_span("worker"), section.key("worker"), message);
     }
-    for key in COMMAND_KEYS.iter().chain(&HTTP_KEYS).filter(|key| section.get(key).is_some()) {
+    for key in COMMAND_KEYS
+        .iter()
+        .chain(&HTTP_KEYS)
+        .chain(&["snooze_delay"])
+        .filter(|key| section.get(key).is_some())
+    {
         let advice =
             "this is for kinds with a handler here, and only workers run this one; leave one of them out";
         reading.fault_at(&section.key_span(key), section.key(key), advice);
@@ -283,6 +284,14 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
     let shown = ResolvedSetting { key: section.key("command"), value: argv.as_slice().into(), place };
     reading.entries.insert(entry, shown);
     let working_dir = Folder { base: context.base, must_exist: true };
+    let exit_codes = IntIn(limits::EXIT_CODES);
+    let max = limits::EXIT_CODES.count();
+    let permanent_exit_codes = section.list_setting("permanent_exit_codes", max, &exit_codes, reading);
+    let snooze_exit_codes = section.list_setting("snooze_exit_codes", max, &exit_codes, reading);
+    if let Some(code) = snooze_exit_codes.iter().find(|code| permanent_exit_codes.contains(code)) {
+        let message = format!("{code} is one of `permanent_exit_codes`, too; leave it out of one of them");
+        reading.fault_at(&section.key_span("snooze_exit_codes"), section.key("snooze_exit_codes"), message);
+    }
     CommandSettings {
         argv,
         env,
@@ -294,13 +303,15 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
             DEFAULT_KILL_GRACE,
             reading,
         ),
-        permanent_exit_codes: section.list_setting(
-            "permanent_exit_codes",
-            limits::EXIT_CODES.count(),
-            &IntIn(limits::EXIT_CODES),
-            reading,
-        ),
+        permanent_exit_codes,
+        snooze_exit_codes,
+        snooze_delay: snooze_delay(section, reading),
     }
+}
+
+/// Reads the delay after an attempt that asks to be run again later, where it tells no other.
+pub(super) fn snooze_delay(section: &Section<'_>, reading: &mut Reading<'_>) -> Duration {
+    section.setting("snooze_delay", &DurationIn(limits::RETRY_DELAY), DEFAULT_SNOOZE_DELAY, reading)
 }
 
 /// Replaces the program's name by its absolute path.
@@ -363,33 +374,6 @@ fn variables(section: &Section<'_>, reading: &mut Reading<'_>) -> BTreeMap<Strin
     let place = table.map_or(SettingSource::Default, |_| reading.place(&section.key_span("env")));
     reading.entry(section.key("env"), variables.keys().map(String::as_str).collect(), place);
     variables
-}
-
-fn defaults(section: &Section<'_>, reading: &mut Reading<'_>) -> KindDefaults {
-    let default = KindDefaults::default();
-    let attempts = IntIn(limits::MAX_ATTEMPTS);
-    let timeout = DurationIn(limits::ATTEMPT_TIMEOUT);
-    let delay = DurationIn(limits::RETRY_DELAY);
-    let max_attempts = section.setting("max_attempts", &attempts, default.max_attempts, reading);
-    let attempt_timeout = section.setting("attempt_timeout", &timeout, default.attempt_timeout, reading);
-    let table = section.table("retry", reading);
-    let retry = Section::open(section.key("retry"), table, &RETRY_KEYS, reading);
-    let usual = RetryPolicy::DEFAULT;
-    KindDefaults {
-        max_attempts,
-        attempt_timeout,
-        retry: RetryPolicy {
-            initial_delay: retry.setting("initial_delay", &delay, usual.initial_delay, reading),
-            max_delay: retry.setting("max_delay", &delay, usual.max_delay, reading),
-            multiplier: retry.setting(
-                "multiplier",
-                &FloatIn(limits::RETRY_MULTIPLIER),
-                usual.multiplier,
-                reading,
-            ),
-            jitter: retry.setting("jitter", &FloatIn(limits::RETRY_JITTER), usual.jitter, reading),
-        },
-    }
 }
 
 /// One element of a command.

@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 
 use super::{
     context::Context,
+    declared::snooze_delay,
     environment::Environment,
     fault::SettingSource,
     paths::path_from,
@@ -54,6 +55,10 @@ pub(super) fn endpoint(
     let connection_wait = section.setting("connection_wait", &connection_wait, CONNECTION_WAIT, reading);
     let idle_timeout = DurationIn(limits::IDLE_TIMEOUT);
     let idle_timeout = section.setting("idle_timeout", &idle_timeout, IDLE_TIMEOUT, reading);
+    let statuses = IntIn(200..=599);
+    let snooze_statuses =
+        section.list_setting("snooze_statuses", limits::SNOOZE_STATUSES_MAX, &statuses, reading);
+    let snooze_delay = snooze_delay(section, reading);
 
     let (url, _) = url?;
     if let (Ok(address), Some(value)) = (url.host().parse::<IpAddr>(), section.get("url"))
@@ -72,6 +77,8 @@ pub(super) fn endpoint(
         max_connections,
         connection_wait,
         idle_timeout,
+        snooze_statuses,
+        snooze_delay,
     })))
 }
 

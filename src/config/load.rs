@@ -10,11 +10,12 @@ use std::{
 use super::{
     addresses::{Address, CollectorUrl, Loopback},
     context::Context,
-    declared::{QUEUE_KEYS, RETENTION_KEYS, RETRY_KEYS, check_times, kind_keys, kinds, queues, retention},
+    declared::{QUEUE_KEYS, RETENTION_KEYS, check_times, kind_keys, kinds, queues, retention},
     document::{parse, read},
     entry::ResolvedSetting,
     environment::Environment,
     fault::{Fault, Faults, SettingSource, SourceText},
+    kind_defaults::{BOUND_KEYS, RETRY_KEYS},
     network,
     paths::Folder,
     rules::{Bool, Choice, DurationIn, FloatIn, LogFilter, OrOff, Rule, SizeIn, quote},
@@ -191,8 +192,13 @@ pub fn keys() -> impl Iterator<Item = String> {
             QUEUE_KEYS.into_iter().filter(|key| *key != "retention").map(|key| format!("queues.NAME.{key}")),
         )
         .chain(RETENTION_KEYS.into_iter().map(|key| format!("queues.NAME.retention.{key}")))
-        .chain(kind_keys().filter(|key| *key != "retry").map(|key| format!("kinds.NAME.{key}")))
+        .chain(
+            kind_keys()
+                .filter(|key| !matches!(*key, "retry" | "bounds"))
+                .map(|key| format!("kinds.NAME.{key}")),
+        )
         .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))
+        .chain(BOUND_KEYS.into_iter().map(|key| format!("kinds.NAME.bounds.{key}")))
 }
 
 /// Finds the configuration file. A named file must exist; the default file is optional.

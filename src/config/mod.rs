@@ -10,6 +10,7 @@ mod endpoint;
 mod entry;
 mod environment;
 mod fault;
+mod kind_defaults;
 mod load;
 mod network;
 mod paths;

@@ -40,13 +40,14 @@ pub(super) struct KindCounters {
     /// In the order of [`REASONS`].
     failed_attempts: [IntCounter; REASONS.len()],
     not_started: IntCounter,
+    snoozed: IntCounter,
     succeeded: IntCounter,
     failed: IntCounter,
     cancelled: IntCounter,
     expired: IntCounter,
 }
 
-const REASONS: [FailureReason; 8] = [
+const REASONS: [FailureReason; 11] = [
     FailureReason::HandlerError,
     FailureReason::Panic,
     FailureReason::Timeout,
@@ -55,6 +56,9 @@ const REASONS: [FailureReason; 8] = [
     FailureReason::StartFailed,
     FailureReason::ResultTooLarge,
     FailureReason::Released,
+    FailureReason::Deadline,
+    FailureReason::SnoozedOut,
+    FailureReason::Poison,
 ];
 
 /// Returns a reason's label value, and its index in [`REASONS`].
@@ -68,6 +72,9 @@ const fn label(reason: FailureReason) -> (&'static str, usize) {
         FailureReason::StartFailed => ("start_failed", 5),
         FailureReason::ResultTooLarge => ("result_too_large", 6),
         FailureReason::Released => ("released", 7),
+        FailureReason::Deadline => ("deadline", 8),
+        FailureReason::SnoozedOut => ("snoozed_out", 9),
+        FailureReason::Poison => ("poison", 10),
     }
 }
 
@@ -102,7 +109,7 @@ impl KindFamilies {
         )?;
         let attempts = factory.counters(
             "jobmill_attempts_total",
-            "Ended attempts, by result: succeeded, or the reason of the failure.",
+            "Ended attempts, by result: succeeded, snoozed, not_started, or the reason of the failure.",
             &["kind", "result"],
         )?;
         let ended = factory.counters(
@@ -126,6 +133,7 @@ impl KindFamilies {
             succeeded_attempts: self.attempts.with_label_values(&[kind, "succeeded"]),
             failed_attempts: REASONS.map(|reason| self.attempts.with_label_values(&[kind, label(reason).0])),
             not_started: self.attempts.with_label_values(&[kind, "not_started"]),
+            snoozed: self.attempts.with_label_values(&[kind, "snoozed"]),
             succeeded: ended(StateName::Succeeded),
             failed: ended(StateName::Failed),
             cancelled: ended(StateName::Cancelled),
@@ -212,6 +220,7 @@ impl KindCounters {
             return;
         }
         let counter = match (job.state, &job.failure) {
+            (State::BackingOff { .. }, _) if job.rare().snoozed => &self.snoozed,
             (State::Succeeded, _) => &self.succeeded_attempts,
             (State::Failed | State::Cancelled | State::BackingOff { .. }, Some(failure)) => {
                 &self.failed_attempts[label(failure.reason).1]

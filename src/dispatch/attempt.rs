@@ -13,7 +13,7 @@ use tracing::Instrument;
 use super::{Dispatch, output::AttemptReporter};
 use crate::{
     engine::{Claim, Report, ReportBody},
-    execute::{Attempt, HandlerError, command::RESULT_MAX_BYTES, cut},
+    execute::{Attempt, ErrorKind, HandlerError, command::RESULT_MAX_BYTES, cut},
     job::{Failure, FailureReason, Job, Output, PayloadInfo},
     timeouts,
 };
@@ -46,7 +46,12 @@ impl Dispatch {
         let ran = AssertUnwindSafe(self.carry_out(claim, cancelled, &mut body)).catch_unwind().await;
         if let Err(panic) = ran {
             let HandlerError { failure, delay, .. } = panicked("the attempt", &*panic);
-            let failed = || ReportBody::Failed { failure: Arc::new(failure), delay, tail: String::new() };
+            let failed = || ReportBody::Failed {
+                failure: Arc::new(failure),
+                delay,
+                process_died: false,
+                tail: String::new(),
+            };
             body.get_or_insert_with(failed);
         }
         self.forget(lease);
@@ -81,14 +86,23 @@ impl Dispatch {
             let ran = self.run_handler(&job, payload, lease, &reporter, cancelled, traceparent).await;
             match judge(&job, ran) {
                 Ok(output) => *body = Some(ReportBody::Succeeded { output, tail: reporter.tail() }),
-                Err(HandlerError { failure, delay, never_started: true }) => {
+                Err(HandlerError { failure, delay, kind: ErrorKind::NeverStarted }) => {
                     *body = Some(ReportBody::Released { delay });
                     log_release(&job, &failure);
                 }
-                Err(HandlerError { failure, delay, never_started: false }) => {
+                Err(HandlerError { delay, kind: ErrorKind::Snoozed, .. }) => {
+                    let delay = delay.unwrap_or_default();
+                    *body = Some(ReportBody::Snoozed { delay, tail: reporter.tail() });
+                }
+                Err(HandlerError {
+                    failure,
+                    delay,
+                    kind: kind @ (ErrorKind::Failed | ErrorKind::ProcessDied),
+                }) => {
                     let failure = Arc::new(failure);
                     let told = Arc::clone(&failure);
-                    *body = Some(ReportBody::Failed { failure, delay, tail: reporter.tail() });
+                    let process_died = kind == ErrorKind::ProcessDied;
+                    *body = Some(ReportBody::Failed { failure, delay, process_died, tail: reporter.tail() });
                     log_failure(&job, &told);
                     span.failed(told.reason);
                 }
@@ -141,7 +155,7 @@ impl Dispatch {
             }
         };
         tokio::pin!(run);
-        let time_is_up = reporter.has_worked_for(job.spec.attempt_timeout);
+        let time_is_up = reporter.has_worked_for(job.attempt_timeout());
         tokio::pin!(time_is_up);
         let mut stopped = tokio::select! {
             biased;
@@ -183,7 +197,7 @@ impl Dispatch {
 /// Classifies the end of a run: the job's result or its failure.
 fn judge(job: &Job, ran: RunEnd) -> Result<Output, HandlerError> {
     let timeout = || {
-        let limit = humantime::format_duration(job.spec.attempt_timeout);
+        let limit = humantime::format_duration(job.attempt_timeout());
         HandlerError::new(
             FailureReason::Timeout,
             format!("the attempt took longer than its timeout of {limit}"),
@@ -205,13 +219,15 @@ fn judge(job: &Job, ran: RunEnd) -> Result<Output, HandlerError> {
         // An attempt that timed out before its start counts, because later ones would time out as well.
         RunEnd::Ended(Err(_), StopReason::TimedOut) | RunEnd::CutOff(StopReason::TimedOut) => Err(timeout()),
         // An attempt that never started was not stopped either.
-        RunEnd::Ended(Err(error), _) if error.never_started => Err(error),
+        RunEnd::Ended(Err(error), _) if error.kind == ErrorKind::NeverStarted => Err(error),
         RunEnd::Ended(Err(error), StopReason::No) => Err(error),
         RunEnd::Ended(Err(error), StopReason::Cancelled) => Err(HandlerError {
             failure: Failure { reason: FailureReason::Cancelled, ..error.failure },
             delay: None,
-            never_started: false,
+            kind: ErrorKind::Failed,
         }),
+        // To be run later is the handler's own decision, too.
+        RunEnd::Ended(Err(error), StopReason::Draining) if error.kind == ErrorKind::Snoozed => Err(error),
         // A failure that is not retryable is the handler's own decision, not an effect of the drain.
         RunEnd::Ended(Err(error), StopReason::Draining) if !error.failure.retryable => Err(error),
         // Most likely the attempt failed because it was asked to stop. The handler's retry delay is kept.

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     engine::transition::{Event, transition},
+    engine::transition::Refusal,
     job::{Job, JobId, JobUpdate, LeaseToken, Name, RequestId, StateName},
     settings::{QueueInfo, QueueSettings, SettingsChange},
     store::sets::{Committed, RequestOutcome},
@@ -31,6 +32,8 @@ pub enum Action {
         id: JobId,
         /// Revision that the job must have.
         expected_revision: Option<u64>,
+        /// Whether the attempts so far no longer count.
+        reset: bool,
         /// Reply channel: the job after the change.
         ask: ReplySlot<JobDone, ControlRefusal>,
     },
@@ -220,8 +223,8 @@ impl Decision<'_> {
                 self.keep_job_answer(request, &done);
                 ask.decide(done);
             }
-            Action::Retry { id, expected_revision, ask } => {
-                let done = self.retry(*id, *expected_revision);
+            Action::Retry { id, expected_revision, reset, ask } => {
+                let done = self.retry(*id, *expected_revision, *reset);
                 self.keep_job_answer(request, &done);
                 ask.decide(done);
             }
@@ -361,9 +364,12 @@ impl Decision<'_> {
         }
     }
 
-    fn retry(&mut self, id: JobId, expected: Option<u64>) -> Result<JobDone, ControlRefusal> {
+    fn retry(&mut self, id: JobId, expected: Option<u64>, reset: bool) -> Result<JobDone, ControlRefusal> {
         let job = self.expected(id, expected)?;
-        let changed = transition(&job, &Event::Retry, self.moment(&job)).map_err(|_| {
+        let changed = transition(&job, &Event::Retry { reset }, self.moment(&job)).map_err(|refusal| {
+            if let Refusal::DeadlinePassed(deadline) = refusal {
+                return ControlRefusal::DeadlinePassed { id, deadline };
+            }
             let way_out = "only a FAILED, CANCELLED, BACKING_OFF or SCHEDULED job can be retried";
             ControlRefusal::WrongState { id, state: job.state.name(), way_out }
         })?;

@@ -97,7 +97,10 @@ impl Report {
     pub fn is_final(&self) -> bool {
         match &self.body {
             ReportBody::Progress(_) | ReportBody::Checkpoint => false,
-            ReportBody::Succeeded { .. } | ReportBody::Failed { .. } | ReportBody::Released { .. } => true,
+            ReportBody::Succeeded { .. }
+            | ReportBody::Failed { .. }
+            | ReportBody::Snoozed { .. }
+            | ReportBody::Released { .. } => true,
         }
     }
 
@@ -107,6 +110,7 @@ impl Report {
             ReportBody::Progress(progress) => progress.text.len() + progress.step.len(),
             ReportBody::Succeeded { output, tail } => output.bytes.len() + output.info.bytes() + tail.len(),
             ReportBody::Failed { failure, tail, .. } => failure.message.len() + tail.len(),
+            ReportBody::Snoozed { tail, .. } => tail.len(),
             ReportBody::Released { .. } | ReportBody::Checkpoint => 0,
         };
         let checkpoint = self.checkpoint.as_ref();
@@ -135,6 +139,15 @@ pub enum ReportBody {
         failure: Arc<Failure>,
         /// Retry delay requested by the handler.
         delay: Option<Duration>,
+        /// Whether the process that ran the attempt died by itself.
+        process_died: bool,
+        /// The tail of its output.
+        tail: String,
+    },
+    /// The handler asked to be run again later.
+    Snoozed {
+        /// Delay until then.
+        delay: Duration,
         /// The tail of its output.
         tail: String,
     },
@@ -208,6 +221,8 @@ pub struct NewJob {
     pub run_time: Option<When>,
     /// Expiry of the job if no attempt has started by then.
     pub expires: Option<When>,
+    /// Time by which the job must have ended.
+    pub deadline: Option<When>,
     /// Fields that few jobs set.
     pub extras: Option<Box<Extras>>,
     /// The handler's input.

@@ -22,6 +22,7 @@ impl Engine {
         self.numbers.commit();
         self.tallies.commit();
         self.leases.commit();
+        self.suspects.commit();
         self.due.commit();
         self.sweeping.commit();
         self.demand.commit();
@@ -110,6 +111,7 @@ impl Engine {
         self.numbers.discard();
         self.tallies.discard();
         self.leases.discard();
+        self.suspects.discard();
         self.due.discard();
         self.demand.discard();
         self.workers.discard();

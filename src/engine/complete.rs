@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::NewJob;
 use crate::{
-    job::{ClientInput, Extras, JobDraft},
+    job::{ClientInput, Extras, JobDraft, Spec, When},
     settings::KindDefaults,
 };
 
@@ -17,6 +17,11 @@ pub struct Origin<'a> {
     pub traceparent: &'a str,
     /// The W3C trace state.
     pub tracestate: &'a str,
+}
+
+/// Returns a value that has to be kept with the job, because it is not what the job has without it.
+fn unusual(value: u32, usual: u32) -> Option<u32> {
+    (value != usual).then_some(value)
 }
 
 impl NewJob {
@@ -33,9 +38,12 @@ impl NewJob {
             priority: draft.priority == Some(0),
             max_attempts: draft.max_attempts,
             attempt_timeout: draft.attempt_timeout.is_some(),
-            retry: draft.retry,
+            retry: draft.retry.clone(),
             start: draft.start,
             expiry: draft.expiry,
+            deadline: draft.deadline,
+            max_snoozes: draft.max_snoozes,
+            max_process_losses: draft.max_process_losses,
         };
         let extras = Extras {
             labels: draft.labels,
@@ -45,6 +53,13 @@ impl NewJob {
             traceparent: origin.traceparent.to_owned(),
             tracestate: origin.tracestate.to_owned(),
             said,
+            // The instant is known only once the job is accepted.
+            deadline: None,
+            max_snoozes: unusual(draft.max_snoozes.unwrap_or(defaults.max_snoozes), Spec::DEFAULT_MAX_SNOOZES),
+            max_process_losses: unusual(
+                draft.max_process_losses.unwrap_or(defaults.max_process_losses),
+                Spec::DEFAULT_MAX_PROCESS_LOSSES,
+            ),
             closure: draft.closure,
         };
         NewJob {
@@ -52,10 +67,11 @@ impl NewJob {
             kind,
             priority: draft.priority.unwrap_or_default(),
             max_attempts: draft.max_attempts.unwrap_or(defaults.max_attempts),
-            retry: draft.retry.map_or(defaults.retry, |said| said.or(defaults.retry)),
+            retry: draft.retry.map_or_else(|| defaults.retry.clone(), |said| said.or(&defaults.retry)),
             attempt_timeout: draft.attempt_timeout.unwrap_or(defaults.attempt_timeout),
             run_time: draft.start,
             expires: draft.expiry,
+            deadline: draft.deadline.or(defaults.deadline.map(When::After)),
             extras: (!extras.is_empty()).then(|| Box::new(extras)),
             payload: draft.payload,
         }

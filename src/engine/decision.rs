@@ -196,6 +196,7 @@ impl<'e> Decision<'e> {
         Moment {
             now: self.now(),
             backoffs: engine.names.steps.wall_of_backoff(engine.times.backoffs()),
+            elapsed: engine.times.backoffs(),
             position: engine.numbers.next_position(),
             random: random(engine.seed, job.id, job.attempt),
         }

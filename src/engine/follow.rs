@@ -16,6 +16,7 @@ impl Decision<'_> {
         engine.numbers.position_taken();
         engine.tallies.moved(before, Some(job));
         engine.leases.changed(before, job);
+        engine.suspects.changed(before, job);
         if job.state.is_done() {
             engine.sweeping.ended(engine.times.retention());
             self.sealed.gained_room.insert(job.spec.queue.number);
@@ -46,6 +47,7 @@ impl Decision<'_> {
         let now = engine.times.retention();
         engine.tallies.moved(Some(job), None);
         engine.sweeping.deleted(now);
+        engine.suspects.deleted(job.id);
         if !job.state.is_done() {
             self.sealed.gained_room.insert(job.spec.queue.number);
         }

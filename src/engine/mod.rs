@@ -35,6 +35,7 @@ mod refusals;
 mod reports;
 mod retention;
 mod settle;
+mod suspects;
 mod tallies;
 mod times;
 pub mod transition;
@@ -81,6 +82,7 @@ use self::{
     purge::Purges,
     queues::QueueBook,
     retention::Sweeping,
+    suspects::Suspects,
     tallies::Tallies,
     times::Times,
     waiters::Waiters,
@@ -109,6 +111,8 @@ pub struct EngineSetup {
     pub seed: u64,
     /// The kinds that have a handler here.
     pub served_kinds: Vec<String>,
+    /// Those of them that run as code of this process, which a fault of theirs can end.
+    pub native_kinds: HashSet<String>,
     /// The queues that the configuration file declares.
     pub declared_queues: BTreeMap<String, QueueSettings>,
     /// Default retention times of ended jobs, for queues that set none.
@@ -133,6 +137,7 @@ pub(crate) struct Engine {
     waiters: Waiters,
     workers: WorkerBook,
     demand: Demand,
+    suspects: Suspects,
     times: Times,
 }
 
@@ -263,6 +268,7 @@ impl Engine {
         (writes.workers, writes.forgotten_workers) = self.workers.rows();
         writes.served_kinds = self.workers.served_rows();
         let freed: HashSet<u32> = writes.freed_queues.iter().copied().collect();
+        writes.suspects = self.suspects.rows();
         writes.queues = self.queues.rows(|number| freed.contains(&number));
         writes.tallies = self.tallies.rows()?;
         (writes.purges, writes.ended_purges) = self.purges.rows();

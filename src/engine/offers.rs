@@ -13,8 +13,8 @@ use super::{
     tallies::Usage,
 };
 use crate::{
-    clock::Timestamp,
-    engine::transition::{Moment, waiting_state},
+    clock::{StoreTime, Timestamp},
+    engine::transition::{Moment, deadline_passed, waiting_state},
     job::{Job, JobId, Name, Position, Remote, Spec, State},
     store::{
         Space,
@@ -234,14 +234,27 @@ fn answered(offer: Offer) -> AnsweredOffer {
 
 fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Timestamp) -> AcceptedJob {
     let bytes = new.bytes();
-    let moment = Moment { now, backoffs: now, position: Position::default(), random: 0.0 };
+    let elapsed = StoreTime::default();
+    let moment = Moment { now, backoffs: now, elapsed, position: Position::default(), random: 0.0 };
     // Relative times count from now, not from the start of the offer's wait.
     let run_time = new.run_time.map(|time| time.instant(now));
     let expires = new.expires.map(|time| time.instant(now));
-    let over = expires.is_some_and(|expires| expires <= now);
+    let deadline = new.deadline.map(|time| time.instant(now));
+    let mut extras = new.extras;
+    if deadline.is_some() {
+        extras.get_or_insert_default().deadline = deadline;
+    }
+    let expired = expires.is_some_and(|expires| expires <= now);
+    let late = deadline.filter(|deadline| *deadline <= now && !expired);
+    let over = expired || late.is_some();
+    let state = match (expired, late) {
+        (true, _) => State::Expired,
+        (false, Some(_)) => State::Failed,
+        (false, None) => waiting_state(run_time, moment),
+    };
     let job = Job {
         id,
-        state: if over { State::Expired } else { waiting_state(run_time, moment) },
+        state,
         spec: Arc::new(Spec {
             queue,
             kind,
@@ -251,7 +264,7 @@ fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Times
             bytes,
             created: now,
             expires,
-            extras: new.extras,
+            extras,
         }),
         revision: 0,
         position: Position::default(),
@@ -261,7 +274,7 @@ fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Times
         started: None,
         ended: over.then_some(now),
         progress: None,
-        failure: None,
+        failure: late.map(deadline_passed),
         result: None,
         remote: Remote::NONE,
         rare: None,

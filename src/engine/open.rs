@@ -7,11 +7,11 @@ use std::{
 
 use super::{
     Decided, Engine, EngineSetup, decision::Decision, demand::Demand, due::Due, leases::Leases,
-    names::NameBook, numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, tallies::Tallies,
+    names::NameBook, numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, suspects::Suspects, tallies::Tallies,
     times::Times, waiters::Waiters, workers::WorkerBook,
 };
 use crate::{
-    engine::transition::{Event, lost},
+    engine::transition::{Event, FailCause, lost},
     settings::{QueueInfo, QueueSettings, Retention},
     store::{
         Names, StoreError,
@@ -43,6 +43,7 @@ impl Engine {
             waiters: Waiters::default(),
             workers: WorkerBook::load(loaded.workers, &loaded.served_kinds, &names, setup.present.uptime),
             demand: Demand::new(Arc::clone(&setup.demand)),
+            suspects: Suspects::load(&loaded.suspects),
             times,
             names,
         }
@@ -68,7 +69,7 @@ impl Engine {
         // Before names are checked for use: counts may be among the unreadable rows.
         decision.take_set_aside();
         decision.declare_queues(&setup.declared_queues);
-        decision.end_lost_attempts()?;
+        decision.end_lost_attempts(&setup.native_kinds)?;
         decision.recover_workers();
         decision.write_jobs();
         let Decision { mut writes, sealed, .. } = decision;
@@ -95,8 +96,9 @@ impl Engine {
 }
 
 impl Decision<'_> {
-    /// Ends the attempts that a crash left running; they count.
-    fn end_lost_attempts(&mut self) -> Result<(), StoreError> {
+    /// Ends the attempts that a crash left running; they count. Those of code of the server's process may have caused
+    /// the crash.
+    fn end_lost_attempts(&mut self, native_kinds: &HashSet<String>) -> Result<(), StoreError> {
         for job in self.engine.leases.all() {
             let Some(lease) = job.state.lease().filter(|_| !self.set_aside.contains(&job.id)) else {
                 continue;
@@ -105,8 +107,15 @@ impl Decision<'_> {
                 continue;
             }
             let failure = lost("the server stopped while the attempt ran");
+            let cause = match self.engine.suspects.has(job.id) {
+                true => FailCause::ProcessDied,
+                false => FailCause::Other,
+            };
             self.forget_output(&job);
-            self.must(&job, &Event::Fail { lease, failure, delay: None })?;
+            let job = self.must(&job, &Event::Fail { lease, failure, delay: None, cause })?;
+            if native_kinds.contains(job.spec.kind.as_str()) && !job.state.is_done() {
+                self.engine.suspects.add(job.id);
+            }
         }
         Ok(())
     }

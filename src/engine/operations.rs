@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::StoreTime,
-    engine::transition::{Event, expired},
+    engine::transition::{Event, lapsed},
     job::{Change, Job, RequestId, Spec, State, Tombstone},
     settings::Keep,
     store::{
@@ -52,12 +52,12 @@ impl Decision<'_> {
         }
     }
 
-    /// Expires waiting jobs whose expiry has passed.
+    /// Ends waiting jobs whose expiry or deadline has passed.
     pub(super) fn expire(&mut self) -> Result<(), StoreError> {
         for job in self.waiting_anew() {
             // For example a job whose only attempt was released without a start.
-            if expired(&job, self.now()) {
-                self.must(&job, &Event::Expire)?;
+            if lapsed(&job, self.now()) {
+                self.must(&job, &Event::Lapse)?;
             }
         }
         if !self.engine.due.has_expired(self.now()) {
@@ -66,13 +66,13 @@ impl Decision<'_> {
         let Expiring { jobs, is_cut } = std::mem::take(&mut self.found.expiring);
         let mut left = None;
         for (index, job) in jobs.iter().enumerate() {
-            let over = expired(job, self.now()) && index < EXPIRED_MAX;
+            let over = lapsed(job, self.now()) && index < EXPIRED_MAX;
             if !over {
                 left = job.waits_until();
                 break;
             }
             if self.is_untouched(job.id) {
-                self.must(job, &Event::Expire)?;
+                self.must(job, &Event::Lapse)?;
             }
         }
         if left.is_none() && is_cut {
@@ -204,10 +204,10 @@ impl Decision<'_> {
             if self.is_untouched(stored.id) && self.engine.purges.covers(number, stored.id) {
                 self.delete(&stored);
                 self.engine.purges.deleted_early(number);
-            } else if expired(&stored, now) {
+            } else if lapsed(&stored, now) {
                 // If more jobs expire at once than a batch takes, some are still among the due ones. So is a job whose
                 // only attempt was released without a start.
-                self.must(&stored, &Event::Expire)?;
+                self.must(&stored, &Event::Lapse)?;
             } else {
                 self.due.push(DueJob { stored, starts: None });
             }

@@ -183,7 +183,9 @@ impl Engine {
             }
             for ((is_served, classes), kinds) in groups {
                 let credits = usize::try_from(takers.credits(&classes)).unwrap_or(usize::MAX);
-                let limit = credits.saturating_add(if is_served { free } else { 0 });
+                // Suspects among them may have to wait.
+                let limit =
+                    credits.saturating_add(if is_served { free + self.suspects.count() } else { 0 });
                 let group = LaneGroup { queue, kinds: kinds.clone(), is_short: false };
                 heads.push((HeadsWant { queue, kinds, limit }, group));
             }

@@ -1,6 +1,9 @@
 //! Refusals of the engine. A refused request has changed nothing.
 
-use crate::job::{JobId, StateName};
+use crate::{
+    clock::Timestamp,
+    job::{JobId, StateName},
+};
 
 /// Reason for the refusal of a control.
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
@@ -53,6 +56,14 @@ pub enum ControlRefusal {
         state: StateName,
         /// What the caller can do instead.
         way_out: &'static str,
+    },
+    /// The job's deadline has passed, so that no further attempt may start.
+    #[error("the deadline of the job {id}, {deadline}, has passed: submit its spec again, with another deadline")]
+    DeadlinePassed {
+        /// The job.
+        id: JobId,
+        /// Its deadline.
+        deadline: Timestamp,
     },
     /// The job has changed since the caller read it.
     #[error(
@@ -165,6 +176,19 @@ pub enum AdmissionError {
         /// The kinds with a handler here, shortened if they are many.
         known: String,
     },
+    /// The submission asks for more than the kind allows.
+    #[error("the kind `{kind}` allows a {field} of at most {bound}, and this is {value}: ask for less, or have the operator \
+             raise the kind's bounds")]
+    OverBound {
+        /// The kind.
+        kind: String,
+        /// The field.
+        field: &'static str,
+        /// The largest value.
+        bound: String,
+        /// The value of the submission.
+        value: String,
+    },
 }
 
 impl AdmissionError {
@@ -174,6 +198,7 @@ impl AdmissionError {
         match self {
             AdmissionError::QueueNotFound(_) => "QUEUE_NOT_FOUND",
             AdmissionError::UnknownKind { .. } => "UNKNOWN_KIND",
+            AdmissionError::OverBound { .. } => "OVER_BOUND",
         }
     }
 }

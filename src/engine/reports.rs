@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Report, ReportBody, Reporter, decision::Decision};
 use crate::{
-    engine::transition::{Event, Refusal, check_lease, transition},
+    engine::transition::{Event, FailCause, Refusal, check_lease, transition},
     job::{Checkpoint, Job, JobId, LeaseOwner, LeaseToken, Output, ReportedEnd, StateName},
     store::sets::OutcomeRow,
 };
@@ -45,9 +45,11 @@ impl Decision<'_> {
             }
             ReportBody::Progress(progress) => Event::Progress { lease, progress: Arc::clone(progress) },
             ReportBody::Succeeded { output, .. } => Event::Succeed { lease, result: output.summary() },
-            ReportBody::Failed { failure, delay, .. } => {
-                Event::Fail { lease, failure: Arc::clone(failure), delay: *delay }
+            ReportBody::Failed { failure, delay, process_died, .. } => {
+                let cause = if *process_died { FailCause::ProcessDied } else { FailCause::Other };
+                Event::Fail { lease, failure: Arc::clone(failure), delay: *delay, cause }
             }
+            ReportBody::Snoozed { delay, .. } => Event::Snooze { lease, delay: *delay },
             ReportBody::Released { delay } => {
                 Event::Release { lease, delay: *delay, order: self.engine.leases.order(*id) }
             }
@@ -94,7 +96,9 @@ impl Decision<'_> {
             ReportBody::Succeeded { output, tail } => {
                 self.put_outcome(job, Some(output).filter(|output| !output.is_empty()), tail);
             }
-            ReportBody::Failed { tail, .. } => self.put_outcome(job, None, tail),
+            ReportBody::Failed { tail, .. } | ReportBody::Snoozed { tail, .. } => {
+                self.put_outcome(job, None, tail);
+            }
             ReportBody::Progress(_) | ReportBody::Checkpoint | ReportBody::Released { .. } => {}
         }
     }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    engine::transition::{Event, expired, transition},
+    engine::transition::{Event, lapsed, transition},
     job::{Job, State, WorkerProcess},
     settings::QueueInfo,
     store::{StoreError, sets::SortKey},
@@ -101,12 +101,12 @@ impl Decision<'_> {
             .into_iter()
             .map(|(rank, kind, newcomer)| (rank, group_of(kind), newcomer));
         let Decision { engine, due, accepted, .. } = self;
-        let Engine { demand, served, .. } = &mut **engine;
+        let Engine { demand, served, suspects, .. } = &mut **engine;
         let mut classes: HashMap<u32, Vec<u32>> = HashMap::new();
         let mut is_served = SameAsLast::default();
         let mut slot_for = |job: &Job, free: &mut usize| {
             let kind = job.spec.kind.number;
-            if *free > 0 && is_served.of(kind, |kind| served.contains(&kind)) {
+            if *free > 0 && is_served.of(kind, |kind| served.contains(&kind)) && suspects.may_start(job.id) {
                 *free -= 1;
                 return Some(Slot::Here);
             }
@@ -225,9 +225,9 @@ impl Decision<'_> {
     /// Gives all new and due jobs their final state, and starts the chosen ones.
     pub(super) fn settle(&mut self, starting: Vec<StartingJob>) -> Result<(), StoreError> {
         for ((job, payload), slot) in starting {
-            if expired(&job, self.now()) {
-                // If more jobs expire at once than a batch takes, some are still QUEUED.
-                self.must(&job, &Event::Expire)?;
+            if lapsed(&job, self.now()) {
+                // If more jobs lapse at once than a batch takes, some are still QUEUED.
+                self.must(&job, &Event::Lapse)?;
                 if let Slot::Remote(grant) = slot {
                     self.engine.demand.give_back(&grant, &job);
                 }

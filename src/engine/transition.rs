@@ -4,12 +4,15 @@
 //! on what is allowed. Each state is matched by name: code does not compile with a new state until every event handles
 //! it.
 
+mod retries;
+
 use std::{sync::Arc, time::Duration};
 
+pub use self::retries::{FailCause, deadline_passed};
 use crate::{
-    clock::Timestamp,
+    clock::{StoreTime, Timestamp},
     job::{
-        AttemptRecord, Failure, FailureReason, Job, LeaseToken, Position, Progress, ResultInfo,
+        AttemptRecord, Failure, FailureReason, Job, LeaseToken, Position, Progress, Rare, ResultInfo,
         Spec, State, StateName, WorkerProcess,
     },
 };
@@ -19,8 +22,8 @@ use crate::{
 pub enum Event {
     /// A waiting job is due.
     Due,
-    /// A waiting job's expiry has passed, and no attempt has started.
-    Expire,
+    /// A waiting job's expiry has passed and no attempt has started, or its deadline has passed.
+    Lapse,
     /// A consumer slot claims the job.
     Start {
         /// Lease of the new attempt.
@@ -50,6 +53,15 @@ pub enum Event {
         failure: Arc<Failure>,
         /// Retry delay requested by the handler. The policy's jitter makes it longer.
         delay: Option<Duration>,
+        /// Whether the failure counts as a process loss.
+        cause: FailCause,
+    },
+    /// The handler asked to be run again later.
+    Snooze {
+        /// Lease of the attempt.
+        lease: LeaseToken,
+        /// Delay until then.
+        delay: Duration,
     },
     /// The attempt was claimed but never started.
     Release {
@@ -63,7 +75,10 @@ pub enum Event {
     /// A caller cancels the job.
     Cancel,
     /// A caller retries an ended job, or runs a waiting one now.
-    Retry,
+    Retry {
+        /// Whether the attempts so far no longer count: those of the maximum, the backoff, and the other limits.
+        reset: bool,
+    },
     /// A caller changes the input of a job that has never started.
     Update {
         /// The spec after the change.
@@ -81,6 +96,8 @@ pub struct Moment {
     /// The present by which backoffs end: the wall-clock time without its drift of less than one second against the
     /// elapsed time.
     pub backoffs: Timestamp,
+    /// The present on the timeline of backoffs.
+    pub elapsed: StoreTime,
     /// The change's feed position.
     pub position: Position,
     /// Random number from 0 to 1, for jitter.
@@ -96,6 +113,9 @@ pub enum Refusal {
     /// The job's state does not allow the event.
     #[error("the job is {0}")]
     WrongState(StateName),
+    /// The job's deadline has passed, so that no further attempt may start.
+    #[error("the job's deadline {0} has passed")]
+    DeadlinePassed(Timestamp),
 }
 
 /// The job after an event, and the attempt that the event ended without success.
@@ -137,11 +157,11 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             | State::Cancelled
             | State::Expired => Err(refused),
         },
-        Event::Expire => match job.state {
+        Event::Lapse => match job.state {
             State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. }
-                if expired(job, moment.now) =>
+                if lapsed(job, moment.now) =>
             {
-                Ok(changed(job, State::Expired, moment))
+                Ok(lapse(job, moment))
             }
             State::Scheduled { .. }
             | State::Queued { .. }
@@ -180,22 +200,21 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             next.job.result.clone_from(result);
             Ok(next)
         }
-        Event::Fail { lease, failure, delay } => {
+        Event::Fail { lease, failure, delay, cause } => {
             let cancelling = check_lease(job, *lease)? == LeaseState::Cancelling;
-            let state = if cancelling {
-                State::Cancelled
-            } else if failure.retryable && job.counted_attempts() < job.max_attempts {
-                let delay = match delay {
-                    Some(delay) => job.spec.retry.at_least(*delay, moment.random),
-                    None => job.spec.retry.delay(job.failures() + 1, moment.random),
-                };
-                State::BackingOff { due: moment.backoffs.after(delay) }
-            } else {
-                State::Failed
+            let mut counts = job.rare.clone();
+            if !cancelling && *cause == FailCause::ProcessDied {
+                retries::count_loss(job, counts.get_or_insert_default(), moment);
+            }
+            let rare = counts.as_deref().unwrap_or(Rare::NONE);
+            let (state, end) = match cancelling {
+                true => (State::Cancelled, None),
+                false => retries::after_failure(job, rare, failure, *delay, moment),
             };
             let failure = if cancelling { for_good(failure) } else { Arc::clone(failure) };
             let mut next = changed(job, state, moment);
-            next.job.failure = Some(Arc::clone(&failure));
+            next.job.rare = counts;
+            next.job.failure = Some(end.unwrap_or_else(|| Arc::clone(&failure)));
             next.ended_attempt = Some(AttemptRecord {
                 number: job.attempt,
                 started: job.started.unwrap_or(moment.now),
@@ -203,6 +222,23 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                 failure: Some(Failure::clone(&failure)),
                 worker: job.remote.worker().map(|worker| Arc::clone(worker.owner())),
                 reported: None,
+            });
+            Ok(next)
+        }
+        Event::Snooze { lease, delay } => {
+            let (state, end) = match check_lease(job, *lease)? {
+                LeaseState::Cancelling => (State::Cancelled, None),
+                LeaseState::Running => retries::after_snooze(job, *delay, moment),
+            };
+            let mut next = changed(job, state, moment);
+            if let Some(failure) = end {
+                next.job.failure = Some(failure);
+            }
+            next.job.change_rare(|rare| {
+                rare.uncounted += 1;
+                rare.unfailed += 1;
+                rare.snoozes += 1;
+                rare.snoozed = !state.is_done();
             });
             Ok(next)
         }
@@ -237,15 +273,25 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             | State::Cancelled
             | State::Expired => Err(refused),
         },
-        Event::Retry => match job.state {
-            State::Failed | State::Cancelled => {
+        Event::Retry { reset } => match job.state {
+            State::Failed | State::Cancelled | State::Scheduled { .. } | State::BackingOff { .. } => {
+                if let Some(deadline) = job.spec.deadline().filter(|deadline| *deadline <= moment.now) {
+                    return Err(Refusal::DeadlinePassed(deadline));
+                }
                 let mut next = changed(job, State::Queued { order: moment.position }, moment);
-                next.job.max_attempts = job.max_attempts.max(job.counted_attempts() + 1);
                 next.job.ended = None;
+                if *reset {
+                    next.job.change_rare(|rare| {
+                        rare.uncounted = job.attempt;
+                        rare.unfailed = job.attempt;
+                        rare.snoozes = 0;
+                        rare.loss_times.clear();
+                    });
+                }
+                if job.state.is_done() {
+                    next.job.max_attempts = job.max_attempts.max(next.job.counted_attempts() + 1);
+                }
                 Ok(next)
-            }
-            State::Scheduled { .. } | State::BackingOff { .. } => {
-                Ok(changed(job, State::Queued { order: moment.position }, moment))
             }
             State::Queued { .. }
             | State::Running { .. }
@@ -299,10 +345,23 @@ fn is_due(job: &Job, moment: Moment) -> bool {
     }
 }
 
-/// Returns whether a job's expiry has passed without a started attempt.
+/// Returns whether a waiting job's expiry or deadline has passed.
 #[must_use]
-pub fn expired(job: &Job, now: Timestamp) -> bool {
-    !job.has_started() && job.spec.expires.is_some_and(|expires| expires <= now)
+pub fn lapsed(job: &Job, now: Timestamp) -> bool {
+    job.waits_until().is_some_and(|until| until <= now)
+}
+
+/// Ends a waiting job whose expiry or deadline has passed.
+fn lapse(job: &Job, moment: Moment) -> Changed {
+    let expired = !job.has_started() && job.spec.expires.is_some_and(|expires| expires <= moment.now);
+    match job.spec.deadline().filter(|_| !expired) {
+        None => changed(job, State::Expired, moment),
+        Some(deadline) => {
+            let mut next = changed(job, State::Failed, moment);
+            next.job.failure = Some(deadline_passed(deadline));
+            next
+        }
+    }
 }
 
 /// Returns the failure of an attempt whose server stopped or died while it ran.
@@ -356,6 +415,9 @@ fn changed(job: &Job, state: State, moment: Moment) -> Changed {
     }
     if state.lease().is_none() {
         next.remote.worker = None;
+    }
+    if next.rare().snoozed {
+        next.change_rare(|rare| rare.snoozed = false);
     }
     Changed { job: next, ended_attempt: None }
 }

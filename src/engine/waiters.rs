@@ -318,6 +318,7 @@ mod tests {
                 attempt_timeout: Duration::from_secs(1),
                 run_time: None,
                 expires: None,
+                deadline: None,
                 extras: None,
                 payload: bytes::Bytes::new(),
             };

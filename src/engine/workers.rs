@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use super::{ControlRefusal, Engine, decision::Decision};
 use crate::{
     clock::{StoreTime, Uptime},
-    engine::transition::{Event, lost, transition},
+    engine::transition::{Event, FailCause, lost, transition},
     job::{JobId, LeaseOwner, LeaseToken, WorkerProcess, WorkerRow},
     store::Names,
 };
@@ -327,7 +327,9 @@ impl Decision<'_> {
             if predecessors.len() > PREDECESSORS_MAX {
                 predecessors.remove(0);
             }
-            self.end_leases(earlier.process.number, "a new process of the worker's instance has started");
+            // Had the predecessor ended in order, it would have no leases.
+            let why = "a new process of the worker's instance has started";
+            self.end_leases(earlier.process.number, why, FailCause::ProcessDied);
             // The claims of this batch are not for it either.
             self.engine.demand.end_sessions_of(earlier.process.number);
             self.engine.workers.changed.insert(earlier.process.number, None);
@@ -341,12 +343,12 @@ impl Decision<'_> {
     }
 
     /// Ends all leases of a worker as lost.
-    pub(super) fn end_leases(&mut self, worker: u32, why: &str) {
+    pub(super) fn end_leases(&mut self, worker: u32, why: &str, cause: FailCause) {
         for job in self.engine.leases.of_worker(worker) {
             // The batch may have changed the job already.
             let Some(job) = self.job(job.id) else { continue };
             let (Some(lease), Some(_)) = (job.state.lease(), job.remote.worker()) else { continue };
-            let event = Event::Fail { lease, failure: lost(why), delay: None };
+            let event = Event::Fail { lease, failure: lost(why), delay: None, cause };
             if let Ok(changed) = transition(&job, &event, self.moment(&job)) {
                 self.forget_output(&job);
                 self.change(&job, changed);
@@ -427,7 +429,8 @@ impl Decision<'_> {
         let holders: Vec<_> = rows.filter(|(number, _)| self.engine.leases.has_any(*number)).collect();
         for (number, starts) in holders {
             if starts >= STARTS_MAX {
-                self.end_leases(number, "its worker has not been heard of since three starts of the server");
+                let why = "its worker has not been heard of since three starts of the server";
+                self.end_leases(number, why, FailCause::Other);
             } else {
                 self.engine.workers.unheard.insert(number);
             }

@@ -166,7 +166,7 @@ impl Attempt {
     #[must_use]
     pub fn deadline(&self) -> Timestamp {
         let started = self.job.started.unwrap_or(self.job.updated);
-        started.after(self.job.spec.attempt_timeout)
+        started.after(self.job.attempt_timeout())
     }
 
     fn extras<T: ?Sized>(&self, part: impl Fn(&Extras) -> &T) -> &T {
@@ -249,6 +249,9 @@ impl fmt::Debug for Attempt {
 
 const PROGRESS_TEXT_MAX_BYTES: usize = 256;
 
+/// Longest delay of a snooze: 30 days.
+const SNOOZE_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+
 /// Returns the longest prefix of `text` that has at most `max` bytes and ends between characters.
 pub(crate) fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
@@ -259,8 +262,20 @@ pub(crate) fn cut(text: &str, max: usize) -> &str {
 pub struct HandlerError {
     pub(crate) failure: Failure,
     pub(crate) delay: Option<Duration>,
-    /// Whether the attempt certainly did not start: it then does not count, unless it has timed out.
-    pub(crate) never_started: bool,
+    pub(crate) kind: ErrorKind,
+}
+
+/// What an error of a handler means for its job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ErrorKind {
+    /// The attempt failed.
+    Failed,
+    /// The attempt failed, because its process was ended by a signal that is not the server's.
+    ProcessDied,
+    /// The attempt certainly did not start: it does not count, unless it has timed out.
+    NeverStarted,
+    /// The attempt asks to be run again later, and does not count.
+    Snoozed,
 }
 
 impl HandlerError {
@@ -286,15 +301,46 @@ impl HandlerError {
                 retryable,
             },
             delay: None,
-            never_started: false,
+            kind: ErrorKind::Failed,
         }
+    }
+
+    /// Creates the end of an attempt that asks to be run again after `delay`, at most 30 days. The attempt does not count
+    /// against the job's maximum, and the delay of its next retry does not grow. The job stays where it is: it keeps its
+    /// checkpoint, and gives up its slot. A job may do so 1,000 times, unless its submission or its kind says otherwise.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use jobmill::{Attempt, HandlerError, Output};
+    /// # fn is_ready() -> bool { true }
+    /// async fn collect(attempt: Attempt) -> Result<Output, HandlerError> {
+    ///     if !is_ready() {
+    ///         return Err(HandlerError::snooze(Duration::from_secs(60)));
+    ///     }
+    ///     // …
+    ///     Ok(Output::default())
+    /// }
+    /// ```
+    #[must_use]
+    pub fn snooze(delay: Duration) -> Self {
+        let error = Self::new(FailureReason::HandlerError, "the handler asked to be run later", true);
+        HandlerError { delay: Some(delay.min(SNOOZE_MAX)), kind: ErrorKind::Snoozed, ..error }
+    }
+
+    /// Marks the failure as the death of the process that ran the attempt.
+    #[cfg_attr(
+        not(feature = "server"),
+        expect(dead_code, reason = "only commands have a process of their own")
+    )]
+    pub(crate) fn of_dead_process(self) -> Self {
+        HandlerError { kind: ErrorKind::ProcessDied, ..self }
     }
 
     /// Creates the error of an attempt that certainly did not start. The attempt does not count, unless it has timed
     /// out, and its job is ready again, after `delay` if there is one.
     pub(crate) fn not_started(message: impl fmt::Display, delay: Option<Duration>) -> Self {
         let error = Self::new(FailureReason::StartFailed, message, true);
-        HandlerError { delay, never_started: true, ..error }
+        HandlerError { delay, kind: ErrorKind::NeverStarted, ..error }
     }
 
     /// Adds the application's own code. It is cut to 128 bytes.

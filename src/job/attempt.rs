@@ -61,6 +61,12 @@ pub enum FailureReason {
     ResultTooLarge = 7,
     /// The worker handed the job back after it had started.
     Released = 8,
+    /// The job's deadline left no time for another attempt.
+    Deadline = 9,
+    /// The job was snoozed more often than it may be.
+    SnoozedOut = 10,
+    /// The process that ran the job died too often.
+    Poison = 11,
 }
 
 impl FailureReason {
@@ -76,6 +82,9 @@ impl FailureReason {
             FailureReason::StartFailed => "start failed",
             FailureReason::ResultTooLarge => "result too large",
             FailureReason::Released => "released",
+            FailureReason::Deadline => "deadline",
+            FailureReason::SnoozedOut => "snoozed out",
+            FailureReason::Poison => "poison",
         }
     }
 }

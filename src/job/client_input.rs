@@ -1,6 +1,6 @@
 //! The client's original input for a job, where the job itself no longer shows it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 
 /// The client's original input that the job itself does not show: which values were given and which are defaults, and
 /// relative times as given.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClientInput {
     /// Whether a priority was given, even if it was 0.
@@ -30,6 +30,15 @@ pub struct ClientInput {
     /// The expiry time, if given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expiry: Option<When>,
+    /// The deadline, if given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<When>,
+    /// The limit of snoozes, if given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_snoozes: Option<u32>,
+    /// The limit of process losses, if given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_process_losses: Option<u32>,
 }
 
 impl ClientInput {
@@ -68,7 +77,7 @@ impl When {
 }
 
 /// A retry policy with parts that may be absent.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PartialRetryPolicy {
     /// The delay after the first failed attempt.
@@ -83,13 +92,18 @@ pub struct PartialRetryPolicy {
     /// The random part of a delay, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter: Option<f64>,
+    /// The delays after the first, the second and each further failure, in place of growing ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delays: Option<Arc<[Duration]>>,
 }
 
 impl PartialRetryPolicy {
     /// Fills absent parts from the defaults. Since the longest delay is never shorter than the first one, a default is
-    /// adapted to the part that was given.
+    /// adapted to the part that was given. A policy with a part that tells how delays grow does not take the listed
+    /// delays of the defaults.
     #[must_use]
-    pub fn or(self, defaults: RetryPolicy) -> RetryPolicy {
+    pub fn or(self, defaults: &RetryPolicy) -> RetryPolicy {
+        let grows = self.initial_delay.is_some() || self.max_delay.is_some() || self.multiplier.is_some();
         let mut initial_delay = self.initial_delay.unwrap_or(defaults.initial_delay);
         let mut max_delay = self.max_delay.unwrap_or(defaults.max_delay);
         if max_delay < initial_delay {
@@ -103,18 +117,20 @@ impl PartialRetryPolicy {
             max_delay,
             multiplier: self.multiplier.unwrap_or(defaults.multiplier),
             jitter: self.jitter.unwrap_or(defaults.jitter),
+            delays: self.delays.or_else(|| defaults.delays.clone().filter(|_| !grows)),
         }
     }
 }
 
 impl From<RetryPolicy> for PartialRetryPolicy {
     fn from(policy: RetryPolicy) -> Self {
-        let RetryPolicy { initial_delay, max_delay, multiplier, jitter } = policy;
+        let RetryPolicy { initial_delay, max_delay, multiplier, jitter, delays } = policy;
         PartialRetryPolicy {
             initial_delay: Some(initial_delay),
             max_delay: Some(max_delay),
             multiplier: Some(multiplier),
             jitter: Some(jitter),
+            delays,
         }
     }
 }
@@ -129,17 +145,21 @@ mod tests {
         let defaults =
             RetryPolicy { max_delay: Duration::from_secs(10), jitter: 0.5, ..RetryPolicy::DEFAULT };
         let policy =
-            PartialRetryPolicy { initial_delay: seconds(2), ..PartialRetryPolicy::default() }.or(defaults);
-        assert_eq!(policy, RetryPolicy { initial_delay: Duration::from_secs(2), ..defaults });
+            PartialRetryPolicy { initial_delay: seconds(2), ..PartialRetryPolicy::default() }.or(&defaults);
+        assert_eq!(policy, RetryPolicy { initial_delay: Duration::from_secs(2), ..defaults.clone() });
         let policy =
-            PartialRetryPolicy { initial_delay: seconds(60), ..PartialRetryPolicy::default() }.or(defaults);
+            PartialRetryPolicy { initial_delay: seconds(60), ..PartialRetryPolicy::default() }.or(&defaults);
         assert_eq!(
             (policy.initial_delay, policy.max_delay),
             (Duration::from_secs(60), Duration::from_secs(60))
         );
         let said = PartialRetryPolicy { max_delay: Some(Duration::ZERO), ..PartialRetryPolicy::default() };
-        assert_eq!(said.or(defaults).initial_delay, Duration::ZERO);
-        assert_eq!(PartialRetryPolicy::from(defaults).or(RetryPolicy::DEFAULT), defaults);
+        assert_eq!(said.or(&defaults).initial_delay, Duration::ZERO);
+        let listed = defaults.clone().delays([Duration::from_secs(7)]);
+        assert_eq!(PartialRetryPolicy::default().or(&listed), listed);
+        let grows = PartialRetryPolicy { multiplier: Some(3.0), ..PartialRetryPolicy::default() };
+        assert_eq!(grows.or(&listed).delays, None);
+        assert_eq!(PartialRetryPolicy::from(defaults.clone()).or(&RetryPolicy::DEFAULT), defaults);
     }
 
     #[test]

@@ -36,6 +36,12 @@ pub struct JobDraft {
     pub start: Option<When>,
     /// Expiry of the job if no attempt has started by then.
     pub expiry: Option<When>,
+    /// Time by which the job must have ended.
+    pub deadline: Option<When>,
+    /// Limit of snoozes.
+    pub max_snoozes: Option<u32>,
+    /// Limit of process losses.
+    pub max_process_losses: Option<u32>,
     /// Name of the closure of this process that runs the job; empty for all other jobs.
     pub closure: String,
 }

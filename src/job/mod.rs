@@ -40,9 +40,8 @@ pub use self::{
     retry::RetryPolicy,
     state::{State, StateName},
     tally::Tally,
-    worker::{Checkpoint, LeaseOwner, Remote, ReportedEnd, WorkerProcess, WorkerRow},
     update::JobUpdate,
-    worker::{Checkpoint, Remote, WorkerProcess, WorkerRow},
+    worker::{Checkpoint, LeaseOwner, Remote, ReportedEnd, WorkerProcess, WorkerRow},
 };
 #[cfg(feature = "server")]
 pub(crate) use self::{

@@ -30,10 +30,6 @@ pub struct Rare {
     /// Times of the latest of these deaths, on the timeline of backoffs, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty", with = "micros")]
     pub loss_times: Vec<StoreTime>,
-    /// Whether the job ran in the server's own process when that crashed. It is run apart from other such jobs, so that
-    /// the next crash names its cause.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub suspect: bool,
 }
 
 impl Rare {
@@ -46,7 +42,6 @@ impl Rare {
         snoozed: false,
         process_losses: 0,
         loss_times: Vec::new(),
-        suspect: false,
     };
 }
 

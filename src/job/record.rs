@@ -66,6 +66,15 @@ pub struct Extras {
     /// The client's original input, where the job itself does not show it.
     #[serde(skip_serializing_if = "ClientInput::is_empty")]
     pub said: ClientInput,
+    /// Time by which the job must have ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// Limit of snoozes, if it is not the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_snoozes: Option<u32>,
+    /// Limit of process losses, if it is not the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_process_losses: Option<u32>,
     /// Id of the closure that runs the job, in the memory of the process that accepted it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub closure: String,
@@ -86,6 +95,13 @@ impl Extras {
 }
 
 impl Spec {
+    /// Number of snoozes that a job may have unless it says otherwise.
+    pub const DEFAULT_MAX_SNOOZES: u32 = 1_000;
+    /// Number of process losses that end a job unless it says otherwise.
+    pub const DEFAULT_MAX_PROCESS_LOSSES: u32 = 3;
+    /// Time within which process losses are counted together.
+    pub const PROCESS_LOSS_WINDOW: Duration = Duration::from_secs(72 * 3_600);
+
     /// Returns the part of a deleted job's spec that is kept: labels for watchers, and the id by which its closure is
     /// released. All other extras are dropped.
     #[must_use]
@@ -95,6 +111,25 @@ impl Spec {
         let kept = Extras { labels: labels.clone(), closure: closure.clone(), ..Extras::default() };
         let extras = (!kept.labels.is_empty() || !kept.closure.is_empty()).then(|| Box::new(kept));
         Arc::new(Spec { extras, ..Spec::clone(spec) })
+    }
+
+    /// Returns the time by which the job must have ended, if it has one.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.extras.as_ref().and_then(|extras| extras.deadline)
+    }
+
+    /// Returns the number of snoozes that the job may have.
+    #[must_use]
+    pub fn max_snoozes(&self) -> u32 {
+        self.extras.as_ref().and_then(|extras| extras.max_snoozes).unwrap_or(Self::DEFAULT_MAX_SNOOZES)
+    }
+
+    /// Returns the number of process losses within [`Spec::PROCESS_LOSS_WINDOW`] that end the job.
+    #[must_use]
+    pub fn max_process_losses(&self) -> u32 {
+        let said = self.extras.as_ref().and_then(|extras| extras.max_process_losses);
+        said.unwrap_or(Self::DEFAULT_MAX_PROCESS_LOSSES)
     }
 
     /// Returns the job's labels, if it has extras.
@@ -191,12 +226,22 @@ impl Job {
         self.attempt.saturating_sub(self.rare().unfailed + no_failure)
     }
 
-    /// Returns the time at which the job ends by itself, if it still waits then.
+    /// Returns the timeout of the attempt that runs: no longer than what was left until the deadline when it started.
+    #[must_use]
+    pub fn attempt_timeout(&self) -> Duration {
+        let started = self.started.unwrap_or(self.updated);
+        let left = self.spec.deadline().map(|deadline| deadline.since(started));
+        left.map_or(self.spec.attempt_timeout, |left| left.min(self.spec.attempt_timeout))
+    }
+
+    /// Returns the time at which the job ends by itself, if it still waits then: its expiry while no attempt has
+    /// started, and its deadline.
     #[must_use]
     pub fn waits_until(&self) -> Option<Timestamp> {
         match self.state {
             State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. } => {
-                self.spec.expires.filter(|_| !self.has_started())
+                let expires = self.spec.expires.filter(|_| !self.has_started());
+                expires.into_iter().chain(self.spec.deadline()).min()
             }
             State::Running { .. }
             | State::Cancelling { .. }

@@ -61,12 +61,13 @@ fn text(health: &Health) -> Result<String, PageError> {
         "Time since the server last answered a heartbeat or a ping.",
     );
     now.register(silence)?.set(health.last_answer().map_or(f64::NAN, |ago| ago.as_secs_f64()));
-    let Counts { started, succeeded, failed, released, lost } = health.counts();
+    let Counts { started, succeeded, failed, snoozed, released, lost } = health.counts();
     for (name, help, count) in [
         ("streams_total", "Streams on which the server has welcomed the worker.", health.streams()),
         ("attempts_started_total", "Attempts that have started.", started),
         ("attempts_succeeded_total", "Attempts that have succeeded.", succeeded),
         ("attempts_failed_total", "Attempts that have failed.", failed),
+        ("attempts_snoozed_total", "Attempts that asked to be run again later.", snoozed),
         ("jobs_released_total", "Jobs that were handed back.", released),
         ("leases_lost_total", "Leases that were lost.", lost),
     ] {

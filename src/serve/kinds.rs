@@ -1,6 +1,9 @@
 //! The kinds of a server: their handlers, and the defaults of their jobs.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{ServeError, ServerBuilder, commands_lock};
 use crate::{
@@ -18,6 +21,8 @@ pub(super) struct Kinds {
     pub(super) closures: Arc<Closures>,
     pub(super) handlers: Handlers,
     pub(super) defaults: HashMap<String, KindDefaults>,
+    /// The kinds whose handlers are code of this process.
+    pub(super) native: HashSet<String>,
 }
 
 impl ServerBuilder {
@@ -45,7 +50,7 @@ impl ServerBuilder {
             if let Some(handler) = handler {
                 handlers.insert(kind.as_str().into(), handler);
             }
-            defaults.insert(kind.clone(), settings.defaults);
+            defaults.insert(kind.clone(), settings.defaults.clone());
         }
         for (kind, kind_defaults, handler) in &self.handlers {
             names::check_free_kind_name(kind)
@@ -53,8 +58,9 @@ impl ServerBuilder {
             if handlers.insert(kind.as_str().into(), Arc::clone(handler)).is_some() {
                 return Err(ServeError::KindTwice(kind.clone()));
             }
-            defaults.insert(kind.clone(), *kind_defaults);
+            defaults.insert(kind.clone(), kind_defaults.clone());
         }
-        Ok(Kinds { closures, handlers, defaults })
+        let native = self.handlers.iter().map(|(kind, ..)| kind.clone()).collect();
+        Ok(Kinds { closures, handlers, defaults, native })
     }
 }

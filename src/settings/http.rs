@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, Uri, uri::Scheme};
 
-use super::{authorities::Authorities, limits, targets::Targets};
+use super::{authorities::Authorities, kind::DEFAULT_SNOOZE_DELAY, limits, targets::Targets};
 
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const MAX_CONNECTIONS: u32 = 100;
@@ -36,6 +36,10 @@ pub struct HttpSettings {
     pub connection_wait: Duration,
     /// Time for which an idle connection is reused, counted from when it last received data.
     pub idle_timeout: Duration,
+    /// Statuses by which the endpoint asks to be called again later.
+    pub snooze_statuses: Vec<u16>,
+    /// The delay after one of these statuses, unless the response has a `Retry-After`.
+    pub snooze_delay: Duration,
 }
 
 impl HttpSettings {
@@ -53,6 +57,8 @@ impl HttpSettings {
             max_connections: MAX_CONNECTIONS,
             connection_wait: CONNECTION_WAIT,
             idle_timeout: IDLE_TIMEOUT,
+            snooze_statuses: Vec::new(),
+            snooze_delay: DEFAULT_SNOOZE_DELAY,
         }
     }
 }
@@ -70,6 +76,8 @@ impl fmt::Debug for HttpSettings {
             max_connections,
             connection_wait,
             idle_timeout,
+            snooze_statuses,
+            snooze_delay,
         } = self;
         f.debug_struct("HttpSettings")
             .field("url", url)
@@ -81,6 +89,8 @@ impl fmt::Debug for HttpSettings {
             .field("max_connections", max_connections)
             .field("connection_wait", connection_wait)
             .field("idle_timeout", idle_timeout)
+            .field("snooze_statuses", snooze_statuses)
+            .field("snooze_delay", snooze_delay)
             .finish()
     }
 }

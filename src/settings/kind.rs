@@ -4,10 +4,13 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 #[cfg(feature = "http")]
 use super::http::HttpSettings;
-use crate::job::RetryPolicy;
+use crate::job::{RetryPolicy, Spec};
 
 /// Default time between `SIGTERM` and `SIGKILL` for a command.
 pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(10);
+
+/// Default delay after an attempt that asks to be run again later.
+pub const DEFAULT_SNOOZE_DELAY: Duration = Duration::from_secs(60);
 
 /// Settings of a kind: its handler, and the defaults of its jobs.
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
@@ -32,9 +35,9 @@ pub enum HandlerSettings {
     Workers,
 }
 
-/// Values for submissions of a kind that leave them out.
+/// Values for submissions of a kind that leave them out, and the most that others may ask for.
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct KindDefaults {
     /// Maximum number of attempts.
     pub max_attempts: u32,
@@ -42,6 +45,30 @@ pub struct KindDefaults {
     pub retry: RetryPolicy,
     /// Timeout of an attempt.
     pub attempt_timeout: Duration,
+    /// Time from acceptance by which a job must have ended; absent: it has no deadline.
+    pub deadline: Option<Duration>,
+    /// Limit of snoozes.
+    pub max_snoozes: u32,
+    /// Limit of process losses within 72 hours.
+    pub max_process_losses: u32,
+    /// The most that a submission may ask for.
+    pub bounds: JobBounds,
+}
+
+/// The most that submissions of a kind may ask for. Where a value is absent, the server's own limit applies.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobBounds {
+    /// Largest number of attempts.
+    pub max_attempts: Option<u32>,
+    /// Longest timeout of an attempt.
+    pub attempt_timeout: Option<Duration>,
+    /// Longest delay of a retry policy.
+    pub max_delay: Option<Duration>,
+    /// Largest limit of snoozes.
+    pub max_snoozes: Option<u32>,
+    /// Largest limit of process losses.
+    pub max_process_losses: Option<u32>,
 }
 
 impl Default for KindDefaults {
@@ -50,6 +77,10 @@ impl Default for KindDefaults {
             max_attempts: 5,
             retry: RetryPolicy::DEFAULT,
             attempt_timeout: Duration::from_secs(15 * 60),
+            deadline: None,
+            max_snoozes: Spec::DEFAULT_MAX_SNOOZES,
+            max_process_losses: Spec::DEFAULT_MAX_PROCESS_LOSSES,
+            bounds: JobBounds::default(),
         }
     }
 }
@@ -72,6 +103,24 @@ impl KindDefaults {
     pub fn attempt_timeout(self, attempt_timeout: Duration) -> Self {
         KindDefaults { attempt_timeout, ..self }
     }
+
+    /// Sets the time from acceptance by which a job must have ended.
+    #[must_use]
+    pub fn deadline(self, deadline: Duration) -> Self {
+        KindDefaults { deadline: Some(deadline), ..self }
+    }
+
+    /// Sets the limit of snoozes.
+    #[must_use]
+    pub fn max_snoozes(self, max_snoozes: u32) -> Self {
+        KindDefaults { max_snoozes, ..self }
+    }
+
+    /// Sets the limit of process losses within 72 hours.
+    #[must_use]
+    pub fn max_process_losses(self, max_process_losses: u32) -> Self {
+        KindDefaults { max_process_losses, ..self }
+    }
 }
 
 /// A command that runs jobs. No shell is involved.
@@ -90,6 +139,10 @@ pub struct CommandSettings {
     pub kill_grace: Duration,
     /// Exit codes of failures that another attempt would not mend.
     pub permanent_exit_codes: Vec<i32>,
+    /// Exit codes by which the command asks to be run again later.
+    pub snooze_exit_codes: Vec<i32>,
+    /// The delay after one of these exit codes, unless the command tells another one.
+    pub snooze_delay: Duration,
 }
 
 impl KindSettings {
@@ -112,6 +165,8 @@ impl CommandSettings {
             working_dir: None,
             kill_grace: DEFAULT_KILL_GRACE,
             permanent_exit_codes: Vec::new(),
+            snooze_exit_codes: Vec::new(),
+            snooze_delay: DEFAULT_SNOOZE_DELAY,
         }
     }
 }
@@ -119,7 +174,16 @@ impl CommandSettings {
 impl fmt::Debug for CommandSettings {
     /// Shows the names of variables only: their values may be secret, and settings end up in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let CommandSettings { argv, env, env_allow, working_dir, kill_grace, permanent_exit_codes } = self;
+        let CommandSettings {
+            argv,
+            env,
+            env_allow,
+            working_dir,
+            kill_grace,
+            permanent_exit_codes,
+            snooze_exit_codes,
+            snooze_delay,
+        } = self;
         f.debug_struct("CommandSettings")
             .field("argv", argv)
             .field("env", &env.keys())
@@ -127,6 +191,8 @@ impl fmt::Debug for CommandSettings {
             .field("working_dir", working_dir)
             .field("kill_grace", kill_grace)
             .field("permanent_exit_codes", permanent_exit_codes)
+            .field("snooze_exit_codes", snooze_exit_codes)
+            .field("snooze_delay", snooze_delay)
             .finish()
     }
 }

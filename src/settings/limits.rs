@@ -53,6 +53,17 @@ pub const RETRY_MULTIPLIER: RangeInclusive<f64> = 1.0..=100.0;
 /// Range of the random part of a delay.
 pub const RETRY_JITTER: RangeInclusive<f64> = 0.0..=1.0;
 
+/// Maximum number of listed delays between attempts.
+pub const RETRY_DELAYS_MAX: usize = 100;
+/// Range of a job's deadline, from its acceptance.
+pub const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=TEN_YEARS;
+/// Range of a job's limit of snoozes.
+pub const MAX_SNOOZES: RangeInclusive<u32> = 0..=1_000_000;
+/// Range of a job's limit of process losses.
+pub const MAX_PROCESS_LOSSES: RangeInclusive<u32> = 1..=100;
+/// Maximum number of HTTP statuses by which an endpoint asks to be called again later.
+pub const SNOOZE_STATUSES_MAX: usize = 100;
+
 /// Range of the share of submissions without a trace context that begin a trace.
 pub const SAMPLE_RATIO: RangeInclusive<f64> = 0.0..=1.0;
 

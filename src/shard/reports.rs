@@ -109,7 +109,7 @@ impl Unwritten {
 /// Returns whether a report differs from a lost attempt, which the next start assumes for an unfinished one.
 pub(super) fn is_outcome(report: &Report) -> bool {
     match &report.body {
-        ReportBody::Succeeded { .. } | ReportBody::Released { .. } => true,
+        ReportBody::Succeeded { .. } | ReportBody::Snoozed { .. } | ReportBody::Released { .. } => true,
         ReportBody::Failed { failure, .. } => failure.reason != FailureReason::Lost,
         ReportBody::Progress(_) | ReportBody::Checkpoint => false,
     }

@@ -28,6 +28,7 @@ fn start() -> Committing {
             present: clock.present(),
             seed: 7,
             served_kinds: vec!["send".to_owned()],
+            native_kinds: Default::default(),
             declared_queues: [(QUEUE.to_owned(), queue)].into(),
             retention: Retention::default(),
             demand: Arc::default(),
@@ -49,6 +50,7 @@ fn submission(room: Option<Uptime>) -> Submission {
         attempt_timeout: Duration::from_secs(1),
         run_time: None,
         expires: None,
+        deadline: None,
         extras: None,
         payload: bytes::Bytes::new(),
     };

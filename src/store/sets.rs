@@ -213,6 +213,8 @@ pub struct WriteSet {
     pub freed_kinds: Vec<u32>,
     /// Last known times of workers and jobs of kinds that workers serve; absent where workers do not any more.
     pub served_kinds: Vec<(u32, Option<StoreTime>)>,
+    /// Jobs that may have crashed the server, and whether each still may.
+    pub suspects: Vec<(JobId, bool)>,
     /// New and changed workers.
     pub workers: Vec<WorkerRow>,
     /// Numbers of workers whose rows are deleted.
@@ -272,6 +274,7 @@ impl WriteSet {
             new_kinds,
             freed_kinds,
             served_kinds,
+            suspects,
             workers,
             forgotten_workers,
             checkpoints,
@@ -300,6 +303,7 @@ impl WriteSet {
         let names =
             new_kinds.is_empty() && freed_kinds.is_empty() && queues.is_empty() && freed_queues.is_empty();
         let workers = served_kinds.is_empty()
+            && suspects.is_empty()
             && workers.is_empty()
             && forgotten_workers.is_empty()
             && checkpoints.is_empty();
@@ -444,6 +448,8 @@ pub struct Loaded {
     pub workers: Vec<WorkerRow>,
     /// The kinds that workers serve: number, and last known time of a worker or a job.
     pub served_kinds: Vec<(u32, StoreTime)>,
+    /// Jobs that may have crashed the server.
+    pub suspects: Vec<JobId>,
     /// Running jobs.
     pub leased: Vec<Arc<Job>>,
     /// Earliest time in each line that is ordered by time, by queue.

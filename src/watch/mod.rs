@@ -227,6 +227,7 @@ mod tests {
                 present,
                 seed: 7,
                 served_kinds: Vec::new(),
+                native_kinds: Default::default(),
                 declared_queues: [(QUEUE.to_owned(), queue)].into(),
                 retention: Retention::default(),
                 demand: Arc::default(),
@@ -243,6 +244,7 @@ mod tests {
                 attempt_timeout: Duration::from_secs(1),
                 run_time: None,
                 expires: None,
+                deadline: None,
                 extras: None,
                 payload: bytes::Bytes::new(),
             };
@@ -269,7 +271,7 @@ mod tests {
                 let done = self.reader.job(id).unwrap().unwrap().state.is_done();
                 let ask = ReplySlot::unheard();
                 let action = match done {
-                    true => Action::Retry { id, expected_revision: None, ask },
+                    true => Action::Retry { id, expected_revision: None, reset: false, ask },
                     false => Action::Cancel { id, expected_revision: None, ask },
                 };
                 let batch = Batch { controls: vec![Control::once(action)], ..Batch::default() };

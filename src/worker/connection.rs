@@ -25,6 +25,7 @@ use crate::{
 /// The backoff between calls: the whole of it is random, so that workers that lost a server together do not come back
 /// together.
 const BACKOFF: RetryPolicy = RetryPolicy {
+    delays: None,
     initial_delay: Duration::from_millis(100),
     max_delay: Duration::from_secs(10),
     multiplier: 2.0,

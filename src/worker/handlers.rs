@@ -9,7 +9,7 @@ use super::control::{Control, payload};
 use crate::{
     client::{from_wire_duration, from_wire_timestamp, to_wire_duration},
     clock::Timestamp,
-    execute::{Attempt, Handler, HandlerError, StopCause, cut},
+    execute::{Attempt, ErrorKind, Handler, HandlerError, StopCause, cut},
     job::{
         Extras, FailureReason, Job, JobId, LeaseToken, Name, Output, PayloadInfo, Position, Progress, Remote,
         RetryPolicy, Spec, State, worker_limits::MESSAGE_MAX_BYTES,
@@ -113,9 +113,14 @@ fn completed(output: Output) -> v1::report::Report {
 
 /// Reports a handler's error, as the same error in the server's own process would count.
 fn refused(error: HandlerError, cause: Option<StopCause>) -> v1::report::Report {
-    let HandlerError { failure: ref why, delay, never_started } = error;
-    if never_started {
-        return released(&why.message, true, delay);
+    let HandlerError { failure: ref why, delay, kind } = error;
+    match kind {
+        ErrorKind::NeverStarted => return released(&why.message, true, delay),
+        ErrorKind::Snoozed if cause.is_none_or(|cause| cause == StopCause::Shutdown) => {
+            let delay = delay.map(to_wire_duration);
+            return v1::report::Report::Snoozed(v1::Snoozed { delay });
+        }
+        ErrorKind::Snoozed | ErrorKind::ProcessDied | ErrorKind::Failed => {}
     }
     if cause == Some(StopCause::Shutdown) && why.retryable {
         // Most likely the attempt failed because it was asked to stop.
@@ -155,9 +160,13 @@ fn failed(error: HandlerError) -> v1::report::Report {
             | FailureReason::Lost
             | FailureReason::Cancelled
             | FailureReason::ResultTooLarge
-            | FailureReason::Released => FailureReason::HandlerError as i32,
+            | FailureReason::Released
+            | FailureReason::Deadline
+            | FailureReason::SnoozedOut
+            | FailureReason::Poison => FailureReason::HandlerError as i32,
         },
         exit_code: error.failure.exit_code,
+        process_died: error.kind == ErrorKind::ProcessDied,
     })
 }
 
@@ -268,7 +277,9 @@ fn retry_policy(policy: &v1::RetryPolicy) -> RetryPolicy {
         max_delay: or(&policy.max_delay, default.max_delay),
         multiplier: policy.multiplier.unwrap_or(default.multiplier),
         jitter: policy.jitter.unwrap_or(default.jitter),
+        delays: None,
     }
+    .delays(policy.delays.iter().map(from_wire_duration))
 }
 
 /// Converts bytes of the protocol. They are shared.

@@ -26,6 +26,8 @@ pub struct Counts {
     pub succeeded: u64,
     /// Attempts that have failed, including those whose handler panicked.
     pub failed: u64,
+    /// Attempts that asked to be run again later.
+    pub snoozed: u64,
     /// Jobs that were handed back: most of them before they had started, and some when the worker was shut down.
     pub released: u64,
     /// Leases that were lost while their attempts ran, or before their ends were reported.
@@ -37,6 +39,7 @@ impl Counts {
         match report {
             Report::Completed(_) => self.succeeded += 1,
             Report::Failed(_) => self.failed += 1,
+            Report::Snoozed(_) => self.snoozed += 1,
             Report::Released(_) => self.released += 1,
             Report::Received(_) | Report::Heartbeat(_) | Report::Output(_) => {}
         }

@@ -487,7 +487,10 @@ pub(super) fn report_bytes(report: &report::Report) -> usize {
         }
         report::Report::Failed(failed) => failed.message.len(),
         report::Report::Released(released) => released.reason.len(),
-        report::Report::Received(_) | report::Report::Heartbeat(_) | report::Report::Output(_) => 0,
+        report::Report::Received(_)
+        | report::Report::Heartbeat(_)
+        | report::Report::Snoozed(_)
+        | report::Report::Output(_) => 0,
     };
     FIXED_BYTES + large
 }

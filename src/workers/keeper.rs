@@ -97,7 +97,7 @@ impl Workers {
 fn ended_by_time(entry: &WorkerEntry, held: &mut HeldLease, lease: LeaseToken) -> Report {
     let worker = entry.process.instance();
     let mut body = if held.is_received {
-        let limit = humantime::format_duration(held.job.spec.attempt_timeout);
+        let limit = humantime::format_duration(held.job.attempt_timeout());
         let failure = match held.stop.filter(|stop| stop.until.is_some()).map(|stop| stop.cause) {
             Some(StopCause::Cancelled) => failure(
                 FailureReason::Cancelled,

@@ -36,7 +36,16 @@ pub(crate) enum WorkerReport {
     /// The attempt has succeeded.
     Completed(Output),
     /// The attempt has failed.
-    Failed(Failure, Option<Duration>),
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// Shortest delay until the next attempt.
+        delay: Option<Duration>,
+        /// Whether its process was ended by a signal that is not the worker's.
+        process_died: bool,
+    },
+    /// The attempt asks to be run again after this time.
+    Snoozed(Duration),
     /// The job is handed back.
     Released {
         /// Why.
@@ -97,7 +106,10 @@ impl Workers {
                 failed(failure(FailureReason::ResultTooLarge, message, false), None)
             }
             WorkerReport::Completed(output) => ReportBody::Succeeded { output, tail: String::new() },
-            WorkerReport::Failed(failure, delay) => failed(failure, delay),
+            WorkerReport::Failed { failure, delay, process_died } => {
+                ReportBody::Failed { failure: Arc::new(failure), delay, process_died, tail: String::new() }
+            }
+            WorkerReport::Snoozed(delay) => ReportBody::Snoozed { delay, tail: String::new() },
             WorkerReport::Released { reason, never_started: true, delay } => {
                 tracing::debug!(job = %id, lease = lease.as_i64(), reason, "a worker handed back a job unstarted");
                 ReportBody::Released { delay }
@@ -123,12 +135,12 @@ impl Workers {
         };
         if !held.is_received {
             held.is_received = true;
-            held.timeout = now.after(held.job.spec.attempt_timeout);
+            held.timeout = now.after(held.job.attempt_timeout());
             roster.counters.received_seconds.observe(now.since(held.assigned_at).as_secs_f64());
             if let Some(session) = held.session {
                 roster.board.received(session, held.job.spec.bytes);
             }
-            if held.job.spec.attempt_timeout < roster.active.step() {
+            if held.job.attempt_timeout() < roster.active.step() {
                 roster.hurry.notify_one();
             }
         }
@@ -243,7 +255,7 @@ pub(super) fn due_report(
 }
 
 pub(super) fn failed(failure: Failure, delay: Option<Duration>) -> ReportBody {
-    ReportBody::Failed { failure: Arc::new(failure), delay, tail: String::new() }
+    ReportBody::Failed { failure: Arc::new(failure), delay, process_died: false, tail: String::new() }
 }
 
 impl HeldLease {
@@ -251,7 +263,9 @@ impl HeldLease {
     pub(super) fn take_rest(&mut self, body: &mut ReportBody) -> Option<Box<Checkpoint>> {
         let rest = self.rest.as_mut()?;
         match body {
-            ReportBody::Succeeded { tail, .. } | ReportBody::Failed { tail, .. } => *tail = rest.tail.text(),
+            ReportBody::Succeeded { tail, .. }
+            | ReportBody::Failed { tail, .. }
+            | ReportBody::Snoozed { tail, .. } => *tail = rest.tail.text(),
             ReportBody::Released { .. } | ReportBody::Progress(_) | ReportBody::Checkpoint => {}
         }
         rest.checkpoint.take()

@@ -337,7 +337,7 @@ impl RemoteLeases for Roster {
             let (Some(worker), Some(lease)) = (job.remote.worker(), job.state.lease()) else { continue };
             let is_cancelling = matches!(job.state, State::Cancelling { .. });
             let cancelled = || Stop { cause: StopCause::Cancelled, until: None };
-            let left = job.spec.attempt_timeout.saturating_sub(wall.since(started));
+            let left = job.attempt_timeout().saturating_sub(wall.since(started));
             let held = HeldLease {
                 session: None,
                 assigned: started,

@@ -30,14 +30,7 @@ const GUARD: &str = env!("CARGO_BIN_EXE_jobmill");
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn command(argv: &[&str]) -> CommandSettings {
-    CommandSettings {
-        argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
-        env: [].into(),
-        env_allow: Vec::new(),
-        working_dir: None,
-        kill_grace: TEST_TIMEOUT,
-        permanent_exit_codes: Vec::new(),
-    }
+    CommandSettings { kill_grace: TEST_TIMEOUT, ..CommandSettings::new(argv.iter().copied()) }
 }
 
 fn script(text: &str) -> CommandSettings {

@@ -22,6 +22,7 @@ pub(crate) struct Setup {
     pub(crate) seed: u64,
     /// The kinds that have a handler.
     pub(crate) served_kinds: Vec<String>,
+    pub(crate) native_kinds: Vec<String>,
     /// The queues that the configuration file declares.
     pub(crate) declared_queues: BTreeMap<String, QueueSettings>,
     pub(crate) retention: Retention,
@@ -70,6 +71,8 @@ pub(crate) enum Control {
     },
     /// New input for a job that has never started.
     Update(JobId, Box<JobUpdate>),
+    /// Retries a job, and counts its attempts no longer.
+    Reset(JobId),
     Delete(JobId),
     CreateQueue {
         name: String,

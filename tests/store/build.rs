@@ -23,6 +23,7 @@ pub(crate) fn job(queue: &str, kind: &str) -> NewJob {
         attempt_timeout: Duration::from_secs(900),
         run_time: None,
         expires: None,
+        deadline: None,
         extras: None,
         payload: Bytes::new(),
     }

@@ -61,6 +61,7 @@ impl Rig {
             present: present(0),
             seed: 1,
             served_kinds: vec![Self::KIND.into(), "walk".into()],
+            native_kinds: Vec::new(),
             declared_queues: BTreeMap::new(),
             retention: Retention::default(),
         };
@@ -306,7 +307,7 @@ pub(crate) fn returned(result: &str, tail: &str) -> ReportBody {
 }
 
 pub(crate) fn failed(retryable: bool, tail: &str) -> ReportBody {
-    ReportBody::Failed { failure: failure(retryable), delay: None, tail: tail.into() }
+    ReportBody::Failed { failure: failure(retryable), delay: None, process_died: false, tail: tail.into() }
 }
 
 /// Returns the states through which a batch took a job.

@@ -166,8 +166,9 @@ impl Subject for Sqlite {
 }
 
 fn product_setup(setup: Setup, demand: Arc<DemandBoard>) -> EngineSetup {
-    let Setup { present, seed, served_kinds, declared_queues, retention } = setup;
-    EngineSetup { present, seed, served_kinds, declared_queues, retention, demand }
+    let Setup { present, seed, served_kinds, native_kinds, declared_queues, retention } = setup;
+    let native_kinds = native_kinds.into_iter().collect();
+    EngineSetup { present, seed, served_kinds, native_kinds, declared_queues, retention, demand }
 }
 
 /// The product, with the replies that are still pending.
@@ -398,7 +399,10 @@ impl BatchReplies {
             }
             Control::Retry { id, request } => {
                 let ask = self.ask(AskedControl::Job);
-                engine::Control::new(request, Action::Retry { id, expected_revision: None, ask })
+                engine::Control::new(
+                    request,
+                    Action::Retry { id, expected_revision: None, reset: false, ask },
+                )
             }
             Control::OnlyRepeat(allowed, control) => {
                 let mut control = self.control(*control);
@@ -414,7 +418,10 @@ impl BatchReplies {
         match control {
             Control::AtRevision(revision, control) => self.action(*control, Some(revision)),
             Control::Cancel(id) => Action::Cancel { id, expected_revision, ask: self.ask(Job) },
-            Control::Retry { id, .. } => Action::Retry { id, expected_revision, ask: self.ask(Job) },
+            Control::Retry { id, .. } => {
+                Action::Retry { id, expected_revision, reset: false, ask: self.ask(Job) }
+            }
+            Control::Reset(id) => Action::Retry { id, expected_revision, reset: true, ask: self.ask(Job) },
             Control::Update(id, update) => {
                 Action::Update { id, expected_revision, update, ask: self.ask(Job) }
             }

@@ -44,6 +44,7 @@ fn setup() -> Setup {
         present: build::present(0),
         seed: 1,
         served_kinds: vec!["run".into()],
+        native_kinds: Vec::new(),
         declared_queues: [("q".to_owned(), build::settings(3, 1_000))].into(),
         ..Setup::default()
     }
@@ -74,7 +75,12 @@ fn run(dice: &mut Dice) -> Run {
         };
         for claim in store.apply(batch).unwrap().claims {
             let body = match dice.below(3) {
-                0 => ReportBody::Failed { failure: build::failure(true), delay: None, tail: "tail".into() },
+                0 => ReportBody::Failed {
+                    failure: build::failure(true),
+                    delay: None,
+                    process_died: false,
+                    tail: "tail".into(),
+                },
                 1 => ReportBody::Released { delay: None },
                 _ => ReportBody::Succeeded { output: Output::default(), tail: String::new() },
             };

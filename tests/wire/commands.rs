@@ -1,6 +1,6 @@
 //! Commands as handlers of a running server.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path};
 
 use jobmill::{
     clock::Clock,
@@ -15,12 +15,10 @@ use crate::support::{Rig, defaults, folder, job, manual_clock, named, result, so
 fn script(text: &str) -> KindSettings {
     KindSettings {
         handler: HandlerSettings::Command(CommandSettings {
-            argv: ["/bin/sh", "-c", text, "$0", "-rf", "$(reboot)"].map(str::to_owned).into(),
             env: BTreeMap::from([("GREETING".to_owned(), "hello; $(reboot)".to_owned())]),
-            env_allow: Vec::new(),
-            working_dir: None,
-            kill_grace: Duration::from_secs(10),
             permanent_exit_codes: vec![65],
+            snooze_exit_codes: vec![99],
+            ..CommandSettings::new(["/bin/sh", "-c", text, "$0", "-rf", "$(reboot)"])
         }),
         defaults: KindDefaults { max_attempts: 2, ..defaults() },
     }

@@ -340,14 +340,7 @@ fn never_starts(settings: &mut Settings, home: &Path) -> std::path::PathBuf {
     let guard = home.join("guard");
     fs::write(&guard, "#!/bin/sh\ntouch \"$(dirname \"$0\")/asked\"\nexec sleep 1000\n").unwrap();
     fs::set_permissions(&guard, fs::Permissions::from_mode(0o755)).unwrap();
-    let command = CommandSettings {
-        argv: vec!["true".to_owned()],
-        env: Default::default(),
-        env_allow: Vec::new(),
-        working_dir: None,
-        kill_grace: Duration::from_secs(10),
-        permanent_exit_codes: Vec::new(),
-    };
+    let command = CommandSettings::new(["true"]);
     let defaults = KindDefaults { max_attempts: 1, ..defaults() };
     settings
         .kinds

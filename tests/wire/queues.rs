@@ -234,6 +234,7 @@ fn new_job(run_time: Option<Timestamp>) -> NewJob {
         attempt_timeout: std::time::Duration::from_secs(1),
         run_time: run_time.map(Into::into),
         expires: None,
+        deadline: None,
         extras: None,
         payload: "".into(),
     }

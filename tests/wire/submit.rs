@@ -66,10 +66,12 @@ async fn an_accepted_job_is_there_after_a_restart_with_all_it_had() {
             max_delay: Some(prost_types::Duration { seconds: 30 * 24 * 3600, nanos: 0 }),
             multiplier: Some(100.0),
             jitter: Some(0.0),
+            ..v1::RetryPolicy::default()
         }),
         attempt_timeout: Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 }),
         start: None,
         expiry: expire_time(in_a_year),
+        ..v1::JobSpec::default()
     };
     let accepted = submit(&rig, named("a request", spec.clone())).await.unwrap();
     let before = rig.get(accepted.id()).await;

@@ -83,6 +83,7 @@ impl Role {
             max_delay: Some(to_wire_duration(Duration::from_secs(1))),
             multiplier: Some(2.0),
             jitter: Some(0.0),
+            ..RetryPolicy::default()
         };
         JobSpec {
             queue: queue.to_owned(),
@@ -99,12 +100,9 @@ impl Role {
 pub(super) fn settings(folder: &Path, program: &str) -> Settings {
     let command = |verb: &str| KindSettings {
         handler: HandlerSettings::Command(CommandSettings {
-            argv: vec![program.to_owned(), verb.to_owned()],
-            env: Default::default(),
-            env_allow: Vec::new(),
-            working_dir: None,
             kill_grace: Duration::from_secs(5),
             permanent_exit_codes: vec![i32::from(steps::EXIT_NO_INPUT)],
+            ..CommandSettings::new([program, verb])
         }),
         defaults: KindDefaults { attempt_timeout: Duration::from_secs(60), ..KindDefaults::default() },
     };

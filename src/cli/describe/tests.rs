@@ -56,12 +56,14 @@ pub(in super::super) fn failed_job() -> Job {
         done: true,
         revision: 6,
         attempt: 2,
+        counted_attempts: 2,
         max_attempts: 2,
         retry_policy: Some(RetryPolicy {
             initial_delay: Some(to_wire_duration(Duration::from_secs(1))),
             max_delay: Some(to_wire_duration(Duration::from_secs(60))),
             multiplier: Some(2.0),
             jitter: Some(0.2),
+            ..RetryPolicy::default()
         }),
         attempt_timeout: Some(to_wire_duration(Duration::from_secs(300))),
         create_time: Some(to_wire_timestamp(at(0))),

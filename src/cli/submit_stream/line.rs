@@ -15,7 +15,7 @@ use jobmill::{
     clock::Timestamp,
     proto::v1::{
         JobSpec, Payload, RetryPolicy, SubmitItem,
-        job_spec::{Expiry, Start},
+        job_spec::{Deadline, Expiry, Start},
     },
 };
 
@@ -54,6 +54,14 @@ struct JobLine {
     expire_time: Option<Instant>,
     #[serde(alias = "expire_after")]
     expire_after: Option<Span>,
+    #[serde(alias = "deadline_time")]
+    deadline_time: Option<Instant>,
+    #[serde(alias = "deadline_after")]
+    deadline_after: Option<Span>,
+    #[serde(alias = "max_snoozes")]
+    max_snoozes: Option<Whole>,
+    #[serde(alias = "max_process_losses")]
+    max_process_losses: Option<Whole>,
     #[serde(alias = "request_id")]
     request_id: Option<String>,
 }
@@ -81,6 +89,7 @@ struct Retry {
     max_delay: Option<Span>,
     multiplier: Option<f64>,
     jitter: Option<f64>,
+    delays: Option<Vec<Span>>,
 }
 
 /// Bytes, given in base64.
@@ -180,6 +189,12 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
         (None, Some(span)) => Some(Expiry::ExpireAfter(to_wire_duration(span.0))),
         (Some(_), Some(_)) => return Err(one_of("expireTime and expireAfter")),
     };
+    let deadline = match (line.deadline_time, line.deadline_after) {
+        (None, None) => None,
+        (Some(instant), None) => Some(Deadline::DeadlineTime(to_wire_timestamp(instant.0))),
+        (None, Some(span)) => Some(Deadline::DeadlineAfter(to_wire_duration(span.0))),
+        (Some(_), Some(_)) => return Err(one_of("deadlineTime and deadlineAfter")),
+    };
     let wire = |span: Option<Span>| span.map(|span| to_wire_duration(span.0));
     let job = JobSpec {
         queue: line.queue.unwrap_or_else(|| queue.to_owned()),
@@ -194,10 +209,14 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
             max_delay: wire(policy.max_delay),
             multiplier: policy.multiplier,
             jitter: policy.jitter,
+            delays: policy.delays.into_iter().flatten().map(|span| to_wire_duration(span.0)).collect(),
         }),
         attempt_timeout: wire(line.attempt_timeout),
         start,
         expiry,
+        deadline,
+        max_snoozes: line.max_snoozes.map(|number| number.0),
+        max_process_losses: line.max_process_losses.map_or(0, |number| number.0),
     };
     Ok(SubmitItem { job: Some(job), request_id: line.request_id.unwrap_or_default() })
 }
@@ -241,15 +260,17 @@ mod tests {
         let line = r#"{"queue": "q", "kind": "k",
             "payload": {"data": "aGk=", "mediaType": "text/plain", "metadata": {"key": "7"}, "sizeBytes": 2},
             "labels": {"a": "b"}, "headers": {"c": "d"}, "priority": -5, "maxAttempts": "3",
-            "retryPolicy": {"initialDelay": "1.5s", "maxDelay": "1m", "multiplier": 3, "jitter": 0},
+            "retryPolicy": {"initialDelay": "1.5s", "maxDelay": "1m", "multiplier": 3, "jitter": 0, "delays": ["5s", "60s"]},
             "attemptTimeout": "90s", "runTime": "1970-01-01T00:00:02Z",
-            "expireTime": "1970-01-01T00:00:03Z", "requestId": "r"}"#;
+            "expireTime": "1970-01-01T00:00:03Z", "deadlineTime": "1970-01-01T00:00:04Z", "maxSnoozes": 7,
+            "maxProcessLosses": 2, "requestId": "r"}"#;
         let duration = |millis| Some(to_wire_duration(std::time::Duration::from_millis(millis)));
         let policy = RetryPolicy {
             initial_delay: duration(1_500),
             max_delay: duration(60_000),
             multiplier: Some(3.0),
             jitter: Some(0.0),
+            delays: vec![duration(5_000).unwrap(), duration(60_000).unwrap()],
         };
         let job = JobSpec {
             queue: "q".into(),
@@ -266,11 +287,18 @@ mod tests {
             attempt_timeout: duration(90_000),
             start: Some(Start::RunTime(to_wire_timestamp(Timestamp::from_micros(2_000_000)))),
             expiry: Some(Expiry::ExpireTime(to_wire_timestamp(Timestamp::from_micros(3_000_000)))),
+            deadline: Some(Deadline::DeadlineTime(to_wire_timestamp(Timestamp::from_micros(4_000_000)))),
+            max_snoozes: Some(7),
+            max_process_losses: 2,
         };
         assert_eq!(item(line), SubmitItem { job: Some(job), request_id: "r".into() });
-        let relative = item(r#"{"kind": "k", "delay": "1.5s", "expire_after": "1m"}"#).job.unwrap();
+        let relative =
+            item(r#"{"kind": "k", "delay": "1.5s", "expire_after": "1m", "deadline_after": "2m"}"#)
+                .job
+                .unwrap();
         assert_eq!(relative.start, Some(Start::Delay(duration(1_500).unwrap())));
         assert_eq!(relative.expiry, Some(Expiry::ExpireAfter(duration(60_000).unwrap())));
+        assert_eq!(relative.deadline, Some(Deadline::DeadlineAfter(duration(120_000).unwrap())));
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn client(fake: &Arc<Fake>) -> Client {
 
 fn client_with(fake: &Arc<Fake>, change: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Client {
     let policy = RetryPolicy {
+        delays: None,
         initial_delay: Duration::from_secs(1),
         max_delay: Duration::from_secs(60),
         multiplier: 2.0,

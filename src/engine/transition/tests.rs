@@ -1,6 +1,7 @@
 //! The whole transition table: every state, every event, and the result.
 
 use super::*;
+use crate::clock::StoreTime;
 use crate::job::{JobId, Name, Remote, RetryPolicy, Spec};
 
 const NOW: Timestamp = Timestamp::from_micros(1_000_000);
@@ -8,7 +9,7 @@ const EARLIER: Timestamp = Timestamp::from_micros(400_000);
 const LATER: Timestamp = Timestamp::from_micros(5_000_000);
 const LEASE: LeaseToken = LeaseToken::from_raw(7);
 const STALE: LeaseToken = LeaseToken::from_raw(6);
-const MOMENT: Moment = Moment { now: NOW, backoffs: NOW, position: Position(50), random: 0.0 };
+const MOMENT: Moment = Moment { now: NOW, backoffs: NOW, elapsed: StoreTime::from_micros(0), position: Position(50), random: 0.0 };
 
 /// A job with a limit of three attempts, in or after its second one.
 fn job(state: State) -> Job {
@@ -65,38 +66,39 @@ fn states() -> [(&'static str, State); 11] {
     ]
 }
 
-fn events(lease: LeaseToken) -> [(&'static str, Event); 11] {
+fn events(lease: LeaseToken) -> [(&'static str, Event); 12] {
     let progress = Arc::new(Progress { fraction: Some(0.9), ..Progress::default() });
     [
         ("due", Event::Due),
         ("start", Event::Start { lease: LeaseToken::from_raw(8), worker: None }),
         ("progress", Event::Progress { lease, progress }),
         ("succeed", Event::Succeed { lease, result: None }),
-        ("fail", Event::Fail { lease, failure: failure(true), delay: None }),
-        ("fail for good", Event::Fail { lease, failure: failure(false), delay: None }),
+        ("fail", Event::Fail { lease, failure: failure(true), delay: None, cause: FailCause::Other }),
+        ("fail for good", Event::Fail { lease, failure: failure(false), delay: None, cause: FailCause::Other }),
         ("release", Event::Release { lease, delay: None, order: PLACE }),
         ("release for later", Event::Release { lease, delay: Some(Duration::from_secs(2)), order: PLACE }),
+        ("snooze", Event::Snooze { lease, delay: Duration::from_secs(2) }),
         ("cancel", Event::Cancel),
-        ("retry", Event::Retry),
-        ("expire", Event::Expire),
+        ("retry", Event::Retry { reset: false }),
+        ("lapse", Event::Lapse),
     ]
 }
 
 /// The next state for each state and event: `-` if the state forbids the event, `lost` if the lease does not match.
 #[rustfmt::skip]
-const TABLE: [(&str, [&str; 11]); 11] = [
-    //                     due       start      progress      succeed      fail           for good     release      later        cancel        retry     expire
-    ("SCHEDULED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
-    ("SCHEDULED, due",   ["QUEUED", "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
-    ("QUEUED",           ["-",      "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "CANCELLED",  "-",      "-"]),
-    ("RUNNING",          ["-",      "-",       "RUNNING",    "SUCCEEDED", "BACKING_OFF", "FAILED",    "QUEUED",    "BACKING_OFF", "CANCELLING", "-",      "-"]),
-    ("BACKING_OFF",      ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
-    ("BACKING_OFF, due", ["QUEUED", "RUNNING", "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "CANCELLED",  "QUEUED", "-"]),
-    ("CANCELLING",       ["-",      "-",       "CANCELLING", "SUCCEEDED", "CANCELLED",   "CANCELLED", "CANCELLED", "CANCELLED", "-",          "-",      "-"]),
-    ("SUCCEEDED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "-",          "-",      "-"]),
-    ("FAILED",           ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "-",          "QUEUED", "-"]),
-    ("CANCELLED",        ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "-",          "QUEUED", "-"]),
-    ("EXPIRED",          ["-",      "-",       "lost",       "lost",      "lost",        "lost",      "lost",      "lost",      "-",          "-",      "-"]),
+const TABLE: [(&str, [&str; 12]); 11] = [
+    //                     due       start      progress      succeed      fail           for good     release      later        snooze        cancel        retry     lapse
+    ("SCHEDULED",        ["-", "-", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "CANCELLED", "QUEUED", "-"]),
+    ("SCHEDULED, due",   ["QUEUED", "RUNNING", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "CANCELLED", "QUEUED", "-"]),
+    ("QUEUED",           ["-", "RUNNING", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "CANCELLED", "-", "-"]),
+    ("RUNNING",          ["-", "-", "RUNNING", "SUCCEEDED", "BACKING_OFF", "FAILED", "QUEUED", "BACKING_OFF", "BACKING_OFF", "CANCELLING", "-", "-"]),
+    ("BACKING_OFF",      ["-", "-", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "CANCELLED", "QUEUED", "-"]),
+    ("BACKING_OFF, due", ["QUEUED", "RUNNING", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "CANCELLED", "QUEUED", "-"]),
+    ("CANCELLING",       ["-", "-", "CANCELLING", "SUCCEEDED", "CANCELLED", "CANCELLED", "CANCELLED", "CANCELLED", "CANCELLED", "-", "-", "-"]),
+    ("SUCCEEDED",        ["-", "-", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "-", "-", "-"]),
+    ("FAILED",           ["-", "-", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "-", "QUEUED", "-"]),
+    ("CANCELLED",        ["-", "-", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "-", "QUEUED", "-"]),
+    ("EXPIRED",          ["-", "-", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "-", "-", "-"]),
 ];
 
 /// Invariants of every change.
@@ -107,7 +109,8 @@ fn assert_sound(before: &Job, event: &Event, after: &Job) {
     let started = matches!(event, Event::Start { .. });
     let released = matches!(event, Event::Release { .. });
     assert_eq!(after.attempt, before.attempt + u32::from(started));
-    assert_eq!(after.counted_attempts(), before.attempt + u32::from(started) - u32::from(released));
+    let uncounted = released || matches!(event, Event::Snooze { .. });
+    assert_eq!(after.counted_attempts(), before.attempt + u32::from(started) - u32::from(uncounted));
     assert_eq!(after.max_attempts, before.max_attempts);
     assert!(after.attempt <= after.max_attempts);
     match after.state {
@@ -141,6 +144,7 @@ fn every_state_and_event_is_in_the_table() {
                     assert_eq!(*name, state.name());
                     "lost"
                 }
+                Err(Refusal::DeadlinePassed(_)) => panic!("the job has no deadline"),
             };
             assert_eq!(told, expected, "{state_name}: {event_name}");
             if let Ok(Changed { job: after, ended_attempt }) = result {
@@ -169,7 +173,7 @@ fn a_stale_lease_changes_nothing_in_any_state() {
 #[test]
 fn the_last_attempt_that_fails_is_the_end() {
     let last = Job { attempt: 3, ..job(State::Running { lease: LEASE }) };
-    let event = Event::Fail { lease: LEASE, failure: failure(true), delay: Some(Duration::ZERO) };
+    let event = Event::Fail { lease: LEASE, failure: failure(true), delay: Some(Duration::ZERO), cause: FailCause::Other };
     let changed = transition(&last, &event, MOMENT).unwrap();
     assert_eq!(changed.job.state, State::Failed);
     let record = changed.ended_attempt.unwrap();
@@ -182,7 +186,7 @@ fn the_handlers_own_delay_comes_before_the_policy() {
     let running = job(State::Running { lease: LEASE });
     for (delay, due) in [(Duration::ZERO, NOW), (Duration::from_secs(60), NOW.after(Duration::from_secs(60)))]
     {
-        let event = Event::Fail { lease: LEASE, failure: failure(true), delay: Some(delay) };
+        let event = Event::Fail { lease: LEASE, failure: failure(true), delay: Some(delay), cause: FailCause::Other };
         assert_eq!(transition(&running, &event, MOMENT).unwrap().job.state, State::BackingOff { due });
     }
 }
@@ -198,7 +202,7 @@ fn schedules_follow_the_clock_and_backoffs_what_has_passed() {
             (goes_on(&scheduled, moment), goes_on(&backing_off, moment)),
             (now == NOW, backoffs == NOW)
         );
-        let event = Event::Fail { lease: LEASE, failure: failure(true), delay: Some(Duration::ZERO) };
+        let event = Event::Fail { lease: LEASE, failure: failure(true), delay: Some(Duration::ZERO), cause: FailCause::Other };
         let failed = transition(&job(State::Running { lease: LEASE }), &event, moment).unwrap().job;
         assert_eq!((failed.updated, failed.state), (now, State::BackingOff { due: backoffs }));
     }
@@ -209,7 +213,7 @@ fn jitter_only_shortens_a_delay() {
     let policy = RetryPolicy { jitter: 0.5, ..RetryPolicy::DEFAULT };
     let mut running = job(State::Running { lease: LEASE });
     running.spec = Arc::new(Spec { retry: policy, ..Spec::clone(&running.spec) });
-    let event = Event::Fail { lease: LEASE, failure: failure(true), delay: None };
+    let event = Event::Fail { lease: LEASE, failure: failure(true), delay: None, cause: FailCause::Other };
     let changed = transition(&running, &event, Moment { random: 1.0, ..MOMENT }).unwrap();
     assert_eq!(changed.job.state, State::BackingOff { due: NOW.after(Duration::from_secs(1)) });
 }
@@ -223,7 +227,7 @@ fn jitter_only_lengthens_a_delay_that_was_asked_for() {
     for (random, seconds) in [(0.0, 60), (0.5, 75), (1.0, 90)] {
         let due = NOW.after(Duration::from_secs(seconds));
         let moment = Moment { random, ..MOMENT };
-        let fail = Event::Fail { lease: LEASE, failure: failure(true), delay };
+        let fail = Event::Fail { lease: LEASE, failure: failure(true), delay, cause: FailCause::Other };
         assert_eq!(transition(&running, &fail, moment).unwrap().job.state, State::BackingOff { due });
         let release = Event::Release { lease: LEASE, delay, order: PLACE };
         assert_eq!(transition(&running, &release, moment).unwrap().job.state, State::BackingOff { due });
@@ -234,12 +238,12 @@ fn jitter_only_lengthens_a_delay_that_was_asked_for() {
 fn a_retry_gives_an_ended_job_one_more_attempt_if_it_has_none() {
     for (attempt, max_attempts, expected) in [(3, 3, 4), (1, 3, 3), (0, 1, 1)] {
         let ended = Job { attempt, max_attempts, ..job(State::Failed) };
-        let retried = transition(&ended, &Event::Retry, MOMENT).unwrap().job;
+        let retried = transition(&ended, &Event::Retry { reset: false }, MOMENT).unwrap().job;
         assert_eq!((retried.attempt, retried.max_attempts, retried.ended), (attempt, expected, None));
     }
     // A waiting job is only brought forward, and gets no further attempt.
     let waiting = Job { attempt: 1, max_attempts: 3, ..job(State::BackingOff { due: LATER }) };
-    assert_eq!(transition(&waiting, &Event::Retry, MOMENT).unwrap().job.max_attempts, 3);
+    assert_eq!(transition(&waiting, &Event::Retry { reset: false }, MOMENT).unwrap().job.max_attempts, 3);
 }
 
 #[test]
@@ -277,7 +281,7 @@ fn only_what_waits_for_its_first_attempt_expires_and_only_in_time() {
         let waits =
             matches!(state, State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. });
         let expected = if waits { Ok(State::Expired) } else { Err(Refusal::WrongState(state.name())) };
-        let of = |job: &Job| transition(job, &Event::Expire, MOMENT).map(|changed| changed.job.state);
+        let of = |job: &Job| transition(job, &Event::Lapse, MOMENT).map(|changed| changed.job.state);
         assert_eq!(of(&with(state, 0, NOW)), expected, "{name}");
         assert!(of(&with(state, 0, LATER)).is_err(), "{name}: its time is not over");
         assert!(of(&with(state, 1, NOW)).is_err(), "{name}: an attempt has started");

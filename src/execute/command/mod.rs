@@ -212,7 +212,14 @@ impl Plan {
             Outcome::Ended { ending: Ending::Code(0), result: Some(bytes), .. } => {
                 Ok(Output { bytes, ..Output::default() })
             }
-            Outcome::Ended { ending, result: Some(_), last_line } => Err(self.failure(ending, &last_line)),
+            Outcome::Ended { ending: Ending::Code(code), result: Some(_), snooze, .. }
+                if self.settings.snooze_exit_codes.contains(&code) =>
+            {
+                Err(HandlerError::snooze(snooze.unwrap_or(self.settings.snooze_delay)))
+            }
+            Outcome::Ended { ending, result: Some(_), last_line, .. } => {
+                Err(self.failure(ending, &last_line))
+            }
             Outcome::NeverStarted => {
                 Err(HandlerError::not_started("stopped before the command was started", None))
             }
@@ -239,7 +246,12 @@ impl Plan {
         let last_line = String::from_utf8_lossy(last_line);
         let colon = if last_line.is_empty() { "" } else { ": " };
         let message = format!("{what}{colon}{}", cut(&last_line, LAST_LINE_MAX_BYTES));
-        HandlerError::new(FailureReason::HandlerError, message, retryable).with_exit_code(code)
+        let error = HandlerError::new(FailureReason::HandlerError, message, retryable).with_exit_code(code);
+        match ending {
+            Ending::Code(_) => error,
+            // The guard's own signals end attempts that were asked to stop, where the error does not count.
+            Ending::Signal(_) => error.of_dead_process(),
+        }
     }
 }
 

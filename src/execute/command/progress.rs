@@ -1,5 +1,7 @@
 //! The line protocol for the progress of commands.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 /// Byte limit of a line; a longer one is dropped.
@@ -14,6 +16,17 @@ pub(super) struct ProgressLine {
     pub(super) text: String,
     #[serde(default)]
     pub(super) step: String,
+}
+
+/// Parses a line by which a command tells for how long it wants to sleep, such as `snooze 90s`; returns `None` for any
+/// other.
+pub(super) fn parse_snooze(line: &[u8]) -> Option<Duration> {
+    let line = std::str::from_utf8(line).ok()?.trim();
+    let (word, delay) = line.split_once(char::is_whitespace)?;
+    if word != "snooze" {
+        return None;
+    }
+    humantime::parse_duration(delay.trim_start()).ok()
 }
 
 /// Parses a line; returns `None` for one that is not of the protocol.
@@ -62,6 +75,22 @@ mod tests {
             (r#"{"fraction":1,"text":"é","step":"s","other":[1]}"#, parsed(1.0, "é", "s")),
         ] {
             assert_eq!(parse(line.as_bytes()), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_tells_the_delay_of_a_snooze() {
+        for (line, seconds) in [
+            ("snooze 90s", Some(90)),
+            (" snooze  2m 5s ", Some(125)),
+            ("snooze 0s", Some(0)),
+            ("snooze", None),
+            ("snooze soon", None),
+            ("snooze -5s", None),
+            ("snoozed 90s", None),
+            ("0.5 snooze 90s", None),
+        ] {
+            assert_eq!(parse_snooze(line.as_bytes()), seconds.map(Duration::from_secs), "{line:?}");
         }
     }
 

@@ -49,6 +49,8 @@ pub(super) enum Outcome {
         result: Option<Bytes>,
         /// The last non-blank line on its standard error.
         last_line: Vec<u8>,
+        /// The delay of the snooze that it asked for.
+        snooze: Option<Duration>,
     },
     /// The attempt was asked to stop before the command started.
     NeverStarted,
@@ -118,6 +120,7 @@ impl Guard {
         let mut deadline = pin!(timeouts::active(start_timeout));
         let mut has_deadline = true;
 
+        let mut snooze = None;
         let ended = loop {
             tokio::select! {
                 report = next_report(&mut decoder, &mut listen) => match report {
@@ -130,7 +133,10 @@ impl Guard {
                     }
                     Ok(GuardReport::Started { pid }) => self.leader = Pid::from_raw(pid),
                     Ok(GuardReport::StartFailed(message)) => return start_failed(&mut self.child, message).await,
-                    Ok(GuardReport::Progress(line)) => tell_progress(attempt, &line).await,
+                    Ok(GuardReport::Progress(line)) => match progress::parse_snooze(&line) {
+                        Some(delay) => snooze = Some(delay),
+                        None => tell_progress(attempt, &line).await,
+                    },
                     Ok(GuardReport::Ended(ending)) => break Ok(ending),
                     Err(how) => break Err(how),
                 },
@@ -168,7 +174,7 @@ impl Guard {
             }
         };
 
-        self.conclude(ended, result, output).await
+        self.conclude(ended, result, output, snooze).await
     }
 
     /// Reaps the guard and returns the command's outcome. `ended` is the guard's report, or how the guard was lost.
@@ -177,6 +183,7 @@ impl Guard {
         ended: Result<Ending, String>,
         mut result: ResultCollector,
         mut output: OutputCollector<'_>,
+        snooze: Option<Duration>,
     ) -> Outcome {
         match ended {
             // The process group's number may be reused.
@@ -198,6 +205,7 @@ impl Guard {
                 ending,
                 result: (!result.is_over_cap).then(|| result.bytes.freeze()),
                 last_line: output.last_line,
+                snooze,
             },
             Err(how) => {
                 let status = self.child.try_wait().ok().flatten().map(|status| format!(" ({status})"));

@@ -52,6 +52,7 @@ use crate::{
 use connection::{ConnectError, Connector, TlsError};
 use pool::{Pool, PoolLimits, PoolPermit, SendError};
 use request::Requests;
+use response::Snoozes;
 
 /// Delay of a job that got no connection in time: other jobs of its queue may run meanwhile.
 const NO_CONNECTION_DELAY: Duration = Duration::from_secs(1);
@@ -70,6 +71,7 @@ pub struct HttpHandlerError(#[from] TlsError);
 struct Endpoint {
     requests: Requests,
     pool: Pool,
+    snoozes: Snoozes,
     clock: Clock,
 }
 
@@ -89,12 +91,15 @@ impl HttpHandler {
             max_connections,
             connection_wait,
             idle_timeout,
+            snooze_statuses,
+            snooze_delay,
         } = settings;
         let requests = Requests::new(&url, headers, signing_secrets, clock.clone());
         let connector = Connector::new(url, targets, authorities.as_ref(), connect_timeout, clock.clone())?;
         let limits = PoolLimits { connections: max_connections, wait: connection_wait, idle: idle_timeout };
         let pool = Pool::new(connector, limits);
-        Ok(HttpHandler { endpoint: Arc::new(Endpoint { requests, pool, clock }) })
+        let snoozes = Snoozes { statuses: snooze_statuses, delay: snooze_delay };
+        Ok(HttpHandler { endpoint: Arc::new(Endpoint { requests, pool, snoozes, clock }) })
     }
 
     /// Connects to the endpoint, including TLS, without sending a request.
@@ -135,7 +140,7 @@ impl Endpoint {
     async fn call(&self, attempt: &Attempt, mut permit: PoolPermit) -> Result<Output, HandlerError> {
         let request = self.requests.of_attempt(attempt)?;
         let answer = self.pool.send(&mut permit, &request).await.map_err(transport_failure)?;
-        let (result, is_read) = response::judge(answer, attempt, &self.clock).await;
+        let (result, is_read) = response::judge(answer, attempt, &self.snoozes, &self.clock).await;
         if is_read {
             self.pool.give_back(permit).await;
         }

@@ -23,6 +23,15 @@ const FAILURE_MAX_BYTES: usize = 16 << 10;
 /// Time limit for reading a failure's body: the status alone decides the outcome.
 const FAILURE_READ_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The answers by which an endpoint asks to be called again later.
+#[derive(Debug)]
+pub(super) struct Snoozes {
+    /// Their statuses.
+    pub(super) statuses: Vec<u16>,
+    /// The delay, unless a response has a `Retry-After`.
+    pub(super) delay: Duration,
+}
+
 /// The meaning of an HTTP status.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum StatusClass {
@@ -46,9 +55,16 @@ fn class(status: StatusCode) -> StatusClass {
 pub(super) async fn judge(
     answer: Response<Body>,
     attempt: &Attempt,
+    snoozes: &Snoozes,
     clock: &Clock,
 ) -> (Result<Output, HandlerError>, bool) {
     let (head, mut body) = answer.into_parts();
+    if snoozes.statuses.contains(&head.status.as_u16()) {
+        let now = date(&head.headers).unwrap_or_else(|| clock.now());
+        let asked = head.headers.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, now));
+        let is_read = drained(&mut body, &mut BytesMut::new()).await;
+        return (Err(HandlerError::snooze(asked.unwrap_or(snoozes.delay))), is_read);
+    }
     let class = class(head.status);
     if class == StatusClass::Done {
         return match result(&head.headers, &mut body).await {
@@ -59,8 +75,7 @@ pub(super) async fn judge(
         };
     }
     let mut excerpt = BytesMut::new();
-    let read = read(&mut body, FAILURE_MAX_BYTES, &mut excerpt);
-    let is_read = matches!(tokio::time::timeout(FAILURE_READ_TIMEOUT, read).await, Ok(Ok(true)));
+    let is_read = drained(&mut body, &mut excerpt).await;
     let mut message = format!("answered with {}", head.status);
     if head.status.is_redirection() && head.headers.contains_key(LOCATION) {
         message.push_str(&format!(
@@ -110,6 +125,12 @@ async fn result(headers: &HeaderMap, body: &mut Body) -> Result<Bytes, HandlerEr
     }
 }
 
+/// Reads the body of a response whose status decides the outcome. Returns whether it was read to its end.
+async fn drained(body: &mut Body, into: &mut BytesMut) -> bool {
+    let read = read(body, FAILURE_MAX_BYTES, into);
+    matches!(tokio::time::timeout(FAILURE_READ_TIMEOUT, read).await, Ok(Ok(true)))
+}
+
 /// Reads up to `max` bytes; returns false if there are more.
 async fn read(body: &mut Body, max: usize, into: &mut BytesMut) -> Result<bool, ExchangeError> {
     while let Some(data) = body.data().await {
@@ -133,7 +154,8 @@ fn text(headers: &HeaderMap, name: &http::HeaderName) -> String {
 fn delay(headers: &HeaderMap, attempt: &Attempt, now: Timestamp) -> Option<Duration> {
     let asked = retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)?;
     let policy = &attempt.job().spec.retry;
-    (asked > policy.delay(attempt.number(), 1.0)).then(|| asked.min(policy.max_delay))
+    let failure = attempt.job().failures() + 1;
+    (asked > policy.delay(failure, 1.0)).then(|| asked.min(policy.longest_delay()))
 }
 
 /// Returns the endpoint's own time (`Date`): dates in its response are relative to it.

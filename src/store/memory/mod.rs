@@ -88,6 +88,7 @@ impl Store for MemoryStore {
             counters: tables.counters,
             workers: tables.workers.values().cloned().collect(),
             served_kinds: tables.served_kinds.iter().map(|(kind, served)| (*kind, *served)).collect(),
+            suspects: tables.suspects.iter().copied().collect(),
             leased: running.map(|kept| Arc::clone(&kept.job)).collect(),
             first_times: tables.first_times(),
             first_expiry: tables.expiring.first().map(|(expires, _)| *expires),
@@ -273,6 +274,12 @@ fn write_kinds_and_workers(tables: &mut Tables, writes: &WriteSet) {
         match served {
             Some(served) => tables.served_kinds.insert(*kind, *served),
             None => tables.served_kinds.remove(kind),
+        };
+    }
+    for (job, is_new) in &writes.suspects {
+        match is_new {
+            true => tables.suspects.insert(*job),
+            false => tables.suspects.remove(job),
         };
     }
     for worker in &writes.workers {

@@ -32,6 +32,7 @@ pub(super) struct Tables {
     pub(super) queues: BTreeMap<u32, (QueueInfo, bool)>,
     pub(super) kinds: BTreeMap<u32, String>,
     pub(super) served_kinds: BTreeMap<u32, StoreTime>,
+    pub(super) suspects: BTreeSet<JobId>,
     pub(super) workers: BTreeMap<u32, WorkerRow>,
     pub(super) purges: BTreeMap<u32, Purge>,
     pub(super) sweeps: BTreeMap<Duration, Position>,

@@ -33,6 +33,7 @@ pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded,
         counters: read_counters(connection)?,
         workers,
         served_kinds: read_served_kinds(connection, decoder)?,
+        suspects: read_suspects(connection)?,
         leased: read_jobs(connection, decoder, running)?.into_iter().map(Arc::new).collect(),
         purges: read_purges(connection, decoder)?,
         sweeps: read_sweeps(connection, decoder)?,
@@ -81,6 +82,12 @@ fn read_first_expiry(connection: &Connection) -> Result<Option<Timestamp>, Store
         .query_row([], |row| row.get("until"))
         .optional()?;
     Ok(until.map(Timestamp::from_micros))
+}
+
+fn read_suspects(connection: &Connection) -> Result<Vec<JobId>, StoreError> {
+    let mut statement = connection.prepare("SELECT job FROM suspect")?;
+    let ids = statement.query_map([], |row| row.get(0).map(JobId::from_raw))?;
+    Ok(ids.collect::<Result<_, _>>()?)
 }
 
 fn read_workers(connection: &Connection, decoder: &Decoder) -> Result<Vec<WorkerRow>, StoreError> {

@@ -79,6 +79,13 @@ impl Write<'_> {
             self.sql("UPDATE kind SET served = ?2 WHERE number = ?1")?
                 .execute(params![kind, served.map(StoreTime::as_micros)])?;
         }
+        for (job, is_new) in &writes.suspects {
+            let sql = match is_new {
+                true => "INSERT OR IGNORE INTO suspect (job) VALUES (?1)",
+                false => "DELETE FROM suspect WHERE job = ?1",
+            };
+            self.sql(sql)?.execute([job.raw()])?;
+        }
         for WorkerRow { process, predecessors, starts } in &writes.workers {
             self.sql(
                 "INSERT OR REPLACE INTO worker (number, subject, instance, process, predecessors, starts) \
@@ -153,7 +160,7 @@ impl Write<'_> {
             "INSERT INTO job (",
             job_columns!(),
             ", until, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, NULL, \
-             NULL, ?19, NULL, ?20, ?21, ?22, ?23, ?24)"
+             ?25, ?19, NULL, ?20, ?21, ?22, ?23, ?24)"
         ))?
         .execute(params![
             job.id.raw(),
@@ -180,6 +187,8 @@ impl Write<'_> {
             json(job.rare.as_ref())?,
             job.waits_until().map(Timestamp::as_micros),
             inline,
+            // Only a job that was submitted after its deadline has one.
+            json(job.failure.as_deref())?,
         ])?;
         if inline.is_none() {
             self.sql("INSERT INTO payload (job, body) VALUES (?1, ?2)")?

@@ -145,6 +145,7 @@ fn body(told: AttemptReport) -> ReportBody {
         AttemptReport::Failure { retryable, delay_millis } => ReportBody::Failed {
             failure: build::failure(retryable),
             delay: delay_millis.map(Duration::from_millis),
+            process_died: false,
             tail: "tail".into(),
         },
         AttemptReport::Release { delay_millis } => {

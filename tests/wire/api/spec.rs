@@ -7,7 +7,7 @@ use jobmill::{
     job::RetryPolicy,
     proto::v1::{
         self,
-        job_spec::{Expiry, Start},
+        job_spec::{Deadline, Expiry, Start},
     },
     serve::Server,
     settings::KindDefaults,
@@ -37,10 +37,14 @@ fn talkative() -> v1::JobSpec {
             max_delay: Some(duration(3)),
             multiplier: Some(1.0),
             jitter: Some(0.0),
+            delays: Vec::new(),
         }),
         attempt_timeout: Some(duration(900)),
         start: Some(Start::Delay(duration(60))),
         expiry: Some(Expiry::ExpireAfter(duration(3_600))),
+        deadline: Some(Deadline::DeadlineAfter(duration(7_200))),
+        max_snoozes: Some(1_000),
+        max_process_losses: 3,
     }
 }
 
@@ -51,8 +55,14 @@ fn own_policy() -> KindDefaults {
         max_delay: Duration::from_secs(70),
         multiplier: 3.0,
         jitter: 0.5,
+        delays: None,
     };
-    KindDefaults { max_attempts: 9, retry, attempt_timeout: Duration::from_secs(11) }
+    KindDefaults {
+        max_attempts: 9,
+        retry,
+        attempt_timeout: Duration::from_secs(11),
+        ..KindDefaults::default()
+    }
 }
 
 async fn with_own_policy() -> Rig {
@@ -71,6 +81,7 @@ async fn unset_fields_stay_unset_and_the_job_has_the_defaults() {
         max_delay: Some(duration(3_600)),
         multiplier: Some(2.0),
         jitter: Some(0.0),
+        delays: Vec::new(),
     };
     assert_eq!((found.max_attempts, found.retry_policy), (5, Some(policy)));
     assert_eq!(found.attempt_timeout, Some(duration(900)));
@@ -90,6 +101,7 @@ async fn everything_that_was_said_comes_back_though_it_is_the_default() {
     let created = found.create_time.unwrap().seconds;
     assert_eq!(found.next_run_time.unwrap().seconds, created + 60);
     assert_eq!(found.expire_time.unwrap().seconds, created + 3_600);
+    assert_eq!(found.deadline_time.unwrap().seconds, created + 7_200);
     rig.stop().await;
 }
 
@@ -126,29 +138,34 @@ async fn a_policy_that_is_partly_said_takes_the_rest_from_its_kind() {
         max_delay: Some(duration(70)),
         multiplier: Some(3.0),
         jitter: Some(0.5),
+        delays: Vec::new(),
     };
     let nothing = v1::RetryPolicy::default();
     for (said, effective) in [
-        (None, own),
-        (Some(nothing), own),
+        (None, own.clone()),
+        (Some(nothing.clone()), own.clone()),
         (
-            Some(v1::RetryPolicy { initial_delay: Some(duration(0)), ..nothing }),
-            v1::RetryPolicy { initial_delay: Some(duration(0)), ..own },
+            Some(v1::RetryPolicy { initial_delay: Some(duration(0)), ..nothing.clone() }),
+            v1::RetryPolicy { initial_delay: Some(duration(0)), ..own.clone() },
         ),
         (
-            Some(v1::RetryPolicy { max_delay: Some(duration(8)), ..nothing }),
-            v1::RetryPolicy { max_delay: Some(duration(8)), ..own },
+            Some(v1::RetryPolicy { max_delay: Some(duration(8)), ..nothing.clone() }),
+            v1::RetryPolicy { max_delay: Some(duration(8)), ..own.clone() },
         ),
         (
-            Some(v1::RetryPolicy { multiplier: Some(1.0), ..nothing }),
-            v1::RetryPolicy { multiplier: Some(1.0), ..own },
+            Some(v1::RetryPolicy { multiplier: Some(1.0), ..nothing.clone() }),
+            v1::RetryPolicy { multiplier: Some(1.0), ..own.clone() },
         ),
         (
-            Some(v1::RetryPolicy { jitter: Some(0.0), ..nothing }),
-            v1::RetryPolicy { jitter: Some(0.0), ..own },
+            Some(v1::RetryPolicy { jitter: Some(0.0), ..nothing.clone() }),
+            v1::RetryPolicy { jitter: Some(0.0), ..own.clone() },
+        ),
+        (
+            Some(v1::RetryPolicy { delays: vec![duration(5)], ..nothing.clone() }),
+            v1::RetryPolicy { delays: vec![duration(5)], ..own.clone() },
         ),
     ] {
-        let id = rig.submit(v1::JobSpec { retry_policy: said, ..job("echo") }).await.id;
+        let id = rig.submit(v1::JobSpec { retry_policy: said.clone(), ..job("echo") }).await.id;
         let found = rig.get(&id).await;
         assert_eq!(spec(&found).retry_policy, said);
         assert_eq!(found.retry_policy, Some(effective), "{said:?}");

@@ -97,7 +97,7 @@ async fn jobs_that_were_told_the_same_retry_after_do_not_all_come_back_at_once()
     let mut due = Vec::new();
     // The last delay is less than the policy's first one, and the jitter might cut that below it.
     for asked in [100, 100, 100, 1] {
-        let id = rig.submit(v1::JobSpec { retry_policy, ..job("call") }).await.id;
+        let id = rig.submit(v1::JobSpec { retry_policy: retry_policy.clone(), ..job("call") }).await.id;
         let line = match &mut line {
             Some(line) => line,
             None => line.insert(endpoint.accept().await),
