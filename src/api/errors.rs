@@ -264,10 +264,8 @@ pub(super) fn credit_exceeded(items: usize, credit: usize) -> Status {
 
 impl From<NotAdmitted> for Status {
     fn from(refused: NotAdmitted) -> Self {
-        let code = match &refused.error {
-            AdmissionError::QueueNotFound(_) | AdmissionError::UnknownKind { .. } => Code::NotFound,
-            AdmissionError::OverBound { .. } => Code::InvalidArgument,
-        };
+        let is_over = matches!(refused.error, AdmissionError::OverBound { .. });
+        let code = if is_over { Code::InvalidArgument } else { Code::NotFound };
         status(code, refused.error.reason(), &refused, |details| match &refused.error {
             AdmissionError::QueueNotFound(queue) => resource("queue", queue)(details),
             AdmissionError::UnknownKind { kind, queue, .. } => {

@@ -13,12 +13,16 @@ use crate::{
     execute::command::RESULT_MAX_BYTES,
     job::worker_limits::{CHECKPOINT_MAX_BYTES, HELLO_LEASES_MAX, POOL_KINDS_MAX, POOLS_MAX},
     proto::v1,
-    settings::limits::{ATTEMPT_TIMEOUT, MAX_ATTEMPTS, QUEUE_MAX_WAIT, RETRY_DELAY, TEN_YEARS},
+    settings::limits::{
+        ATTEMPT_TIMEOUT, DEADLINE, MAX_ATTEMPTS, MAX_PROCESS_LOSSES, MAX_SNOOZES, QUEUE_MAX_WAIT,
+        RETRY_DELAY, RETRY_DELAYS_MAX, TEN_YEARS,
+    },
     workers::CREDITS_MAX,
 };
 
 /// Features that `jobmill-require` may name: each is a field or behaviour that an older server would ignore.
-pub(super) const FEATURES: [&str; 8] = [
+pub(super) const FEATURES: [&str; 12] = [
+    "deadlines",
     "expected-revision",
     "filter-done",
     "filter-queues",
@@ -26,16 +30,20 @@ pub(super) const FEATURES: [&str; 8] = [
     "payload-metadata",
     "relative-times",
     "request-ids",
+    "reset-attempts",
+    "retry-delays",
+    "snoozes",
     "wait",
 ];
 
 /// Returns all limits, sorted by name.
 pub(super) fn all() -> Vec<v1::ServerLimit> {
     let seconds = |time: std::time::Duration| time.as_secs();
-    let limits: [(&str, u64); 31] = [
+    let limits: [(&str, u64); 35] = [
         ("attempt_timeout_seconds", seconds(*ATTEMPT_TIMEOUT.end())),
         ("batch_jobs", BATCH_MAX as u64),
         ("checkpoint_bytes", CHECKPOINT_MAX_BYTES as u64),
+        ("deadline_seconds", seconds(*DEADLINE.end())),
         ("delay_seconds", seconds(TEN_YEARS)),
         ("filter_kinds", FILTER_KINDS_MAX as u64),
         ("filter_queues", FILTER_QUEUES_MAX as u64),
@@ -46,6 +54,8 @@ pub(super) fn all() -> Vec<v1::ServerLimit> {
         ("labels", rules::LABELS_MAX as u64),
         ("leased_jobs", LEASED_MAX as u64),
         ("max_attempts", u64::from(*MAX_ATTEMPTS.end())),
+        ("max_process_losses", u64::from(*MAX_PROCESS_LOSSES.end())),
+        ("max_snoozes", u64::from(*MAX_SNOOZES.end())),
         ("media_type_bytes", rules::MEDIA_TYPE_MAX_BYTES as u64),
         ("message_bytes", MESSAGE_MAX_BYTES as u64),
         ("metadata_bytes", rules::METADATA_MAX_BYTES as u64),
@@ -59,6 +69,7 @@ pub(super) fn all() -> Vec<v1::ServerLimit> {
         ("request_id_bytes", rules::REQUEST_ID_MAX_BYTES as u64),
         ("result_bytes", RESULT_MAX_BYTES as u64),
         ("retry_delay_seconds", seconds(*RETRY_DELAY.end())),
+        ("retry_delays", RETRY_DELAYS_MAX as u64),
         ("stream_credits", CREDITS as u64),
         ("tracestate_bytes", super::core::TRACESTATE_MAX_BYTES as u64),
         ("wait_seconds", seconds(*WAIT.end())),

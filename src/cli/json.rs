@@ -1,19 +1,17 @@
 //! JSON for programs: the protocol's messages in their JSON mapping, with 64-bit numbers as numbers and without the
 //! fields that were left out of a view. docs/command-line.md describes it.
 
+mod spec;
 mod workers;
 
 use serde_json::{Map, Value, json};
 
+use self::spec::{payload, retry_policy, spec};
 pub(super) use self::workers::{worker, workers};
-use super::values::base64;
 use jobmill::proto::v1::{
     Attempt, CheckpointStatus, CountJobsResponse, Failure, FailureReason, GetServerInfoResponse, Job,
-    JobChange, JobSpec, JobState, Keep, Payload, Pending, PendingReason, Progress, Queue, QueueSettings,
-    QueueStats, Retention, RetryPolicy, StateCount, SubmitOutcome, SubmitResponse, Submitted, WhenFull,
-    job_spec::{Deadline, Expiry, Start},
-    keep,
-    watch_event::Event,
+    JobChange, JobState, Keep, Pending, PendingReason, Progress, Queue, QueueSettings, QueueStats, Retention,
+    StateCount, SubmitOutcome, SubmitResponse, Submitted, WhenFull, keep, watch_event::Event,
 };
 
 /// Builder of a JSON object that leaves out empty fields.
@@ -100,54 +98,6 @@ pub(super) fn job(job: &Job) -> Value {
         .done()
 }
 
-/// Converts a job's spec, in the form that `submit --stream` reads.
-fn spec(spec: &JobSpec) -> Value {
-    let object = Object::default()
-        .put("queue", spec.queue.as_str())
-        .put("kind", spec.kind.as_str())
-        .maybe("payload", spec.payload.as_ref().map(payload))
-        .maybe("labels", (!spec.labels.is_empty()).then(|| json!(spec.labels)))
-        .maybe("headers", (!spec.headers.is_empty()).then(|| json!(spec.headers)))
-        .maybe("priority", spec.priority)
-        .maybe("maxAttempts", (spec.max_attempts != 0).then_some(spec.max_attempts))
-        .maybe("retryPolicy", spec.retry_policy.as_ref().map(retry_policy))
-        .duration("attemptTimeout", spec.attempt_timeout);
-    let object = match spec.start {
-        Some(Start::RunTime(time)) => object.time("runTime", Some(time)),
-        Some(Start::Delay(delay)) => object.duration("delay", Some(delay)),
-        None => object,
-    };
-    let object = match spec.expiry {
-        Some(Expiry::ExpireTime(time)) => object.time("expireTime", Some(time)),
-        Some(Expiry::ExpireAfter(time)) => object.duration("expireAfter", Some(time)),
-        None => object,
-    };
-    let object = match spec.deadline {
-        Some(Deadline::DeadlineTime(time)) => object.time("deadlineTime", Some(time)),
-        Some(Deadline::DeadlineAfter(time)) => object.duration("deadlineAfter", Some(time)),
-        None => object,
-    };
-    object
-        .maybe("maxSnoozes", spec.max_snoozes)
-        .maybe("maxProcessLosses", (spec.max_process_losses != 0).then_some(spec.max_process_losses))
-        .done()
-}
-
-/// Converts a payload: as text where it is UTF-8, as base64 where it is not, and as its size alone where the bytes are
-/// left out.
-fn payload(payload: &Payload) -> Value {
-    let object = match (&payload.body, std::str::from_utf8(payload.bytes())) {
-        (None, _) => Object::default(),
-        (Some(_), Ok(text)) => Object::default().put("text", text),
-        (Some(_), Err(_)) => Object::default().put("data", base64(payload.bytes())),
-    };
-    object
-        .text("mediaType", &payload.media_type)
-        .maybe("metadata", (!payload.metadata.is_empty()).then(|| json!(payload.metadata)))
-        .put("sizeBytes", payload.size_bytes)
-        .done()
-}
-
 fn pending(pending: &Pending) -> Value {
     Object::default()
         .put("reason", named::<PendingReason>(pending.reason, PendingReason::as_str_name))
@@ -171,20 +121,6 @@ fn kept(keep: &Keep) -> Value {
         Some(keep::Keep::Forever(forever)) => json!({ "forever": forever }),
         None => json!({}),
     }
-}
-
-fn retry_policy(policy: &RetryPolicy) -> Value {
-    Object::default()
-        .duration("initialDelay", policy.initial_delay)
-        .duration("maxDelay", policy.max_delay)
-        .maybe("multiplier", policy.multiplier)
-        .maybe("jitter", policy.jitter)
-        .maybe(
-            "delays",
-            (!policy.delays.is_empty())
-                .then(|| policy.delays.iter().map(ToString::to_string).collect::<Vec<_>>()),
-        )
-        .done()
 }
 
 fn progress(progress: &Progress) -> Value {
@@ -347,6 +283,7 @@ pub(super) fn server(info: &GetServerInfoResponse) -> Map<String, Value> {
 mod tests {
     use super::*;
     use crate::cli::describe::tests::failed_job;
+    use jobmill::proto::v1::Payload;
 
     #[test]
     fn a_whole_job_in_json() {

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
-    time::Duration,
 };
 
 use toml::de::DeTable;
@@ -14,7 +13,7 @@ use super::{
     context::Context,
     entry::ResolvedSetting,
     fault::SettingSource,
-    kind_defaults::{DEFAULT_KEYS, defaults},
+    kind_defaults::{DEFAULT_KEYS, defaults, snooze_delay},
     paths::Folder,
     program,
     rules::{Bool, Choice, DurationIn, IntIn, KeepIn, Rule, SizeIn},
@@ -23,8 +22,8 @@ use super::{
 use crate::{
     job::names::{NameError, check_free_kind_name, check_queue_name},
     settings::{
-        CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, DEFAULT_SNOOZE_DELAY, HandlerSettings, Keep,
-        KindSettings, QueueRetention, QueueSettings, Retention, WhenFull, limits,
+        CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_QUEUE, HandlerSettings, Keep, KindSettings,
+        QueueRetention, QueueSettings, Retention, WhenFull, limits,
     },
 };
 
@@ -307,11 +306,6 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
         snooze_exit_codes,
         snooze_delay: snooze_delay(section, reading),
     }
-}
-
-/// Reads the delay after an attempt that asks to be run again later, where it tells no other.
-pub(super) fn snooze_delay(section: &Section<'_>, reading: &mut Reading<'_>) -> Duration {
-    section.setting("snooze_delay", &DurationIn(limits::RETRY_DELAY), DEFAULT_SNOOZE_DELAY, reading)
 }
 
 /// Replaces the program's name by its absolute path.

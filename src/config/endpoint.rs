@@ -13,9 +13,9 @@ use serde_json::Value as Json;
 
 use super::{
     context::Context,
-    declared::snooze_delay,
     environment::Environment,
     fault::SettingSource,
+    kind_defaults::snooze_delay,
     paths::path_from,
     rules::{Bool, DurationIn, IntIn, Rule, quote},
     section::{Reading, Section},

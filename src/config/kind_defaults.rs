@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     job::RetryPolicy,
-    settings::{JobBounds, KindDefaults, limits},
+    settings::{
+        JobBounds, KindDefaults,
+        limits::{self, DEFAULT_SNOOZE_DELAY},
+    },
 };
 
 /// The keys of `[kinds."NAME"]` for the defaults of its jobs.
@@ -78,6 +81,11 @@ fn retry(section: &Section<'_>, reading: &mut Reading<'_>) -> RetryPolicy {
     }
 }
 
+/// Reads the delay after an attempt that asks to be run again later, where it tells no other.
+pub(super) fn snooze_delay(section: &Section<'_>, reading: &mut Reading<'_>) -> Duration {
+    section.setting("snooze_delay", &DurationIn(limits::RETRY_DELAY), DEFAULT_SNOOZE_DELAY, reading)
+}
+
 /// Checks that a submission which leaves everything out fits the bounds.
 fn check(section: &Section<'_>, defaults: &KindDefaults, reading: &mut Reading<'_>) {
     let KindDefaults {
@@ -92,7 +100,6 @@ fn check(section: &Section<'_>, defaults: &KindDefaults, reading: &mut Reading<'
     hold(section, "max_process_losses", *max_process_losses, losses, u32::to_string, reading);
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as u32::to_string takes its argument")]
 fn text(duration: &Duration) -> String {
     humantime::format_duration(*duration).to_string()
 }

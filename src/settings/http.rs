@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{HeaderMap, Uri, uri::Scheme};
 
-use super::{authorities::Authorities, kind::DEFAULT_SNOOZE_DELAY, limits, targets::Targets};
+use super::{authorities::Authorities, limits, limits::DEFAULT_SNOOZE_DELAY, targets::Targets};
 
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const MAX_CONNECTIONS: u32 = 100;

@@ -4,13 +4,11 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 #[cfg(feature = "http")]
 use super::http::HttpSettings;
+use super::limits::DEFAULT_SNOOZE_DELAY;
 use crate::job::{RetryPolicy, Spec};
 
 /// Default time between `SIGTERM` and `SIGKILL` for a command.
 pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(10);
-
-/// Default delay after an attempt that asks to be run again later.
-pub const DEFAULT_SNOOZE_DELAY: Duration = Duration::from_secs(60);
 
 /// Settings of a kind: its handler, and the defaults of its jobs.
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]

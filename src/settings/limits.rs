@@ -61,6 +61,8 @@ pub const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=TEN_YE
 pub const MAX_SNOOZES: RangeInclusive<u32> = 0..=1_000_000;
 /// Range of a job's limit of process losses.
 pub const MAX_PROCESS_LOSSES: RangeInclusive<u32> = 1..=100;
+/// Default delay after an attempt that asks to be run again later.
+pub const DEFAULT_SNOOZE_DELAY: Duration = Duration::from_secs(60);
 /// Maximum number of HTTP statuses by which an endpoint asks to be called again later.
 pub const SNOOZE_STATUSES_MAX: usize = 100;
 

@@ -24,10 +24,7 @@ mod workers;
 pub use self::{
     authorities::Authorities,
     connections::LimitSettings,
-    kind::{
-        CommandSettings, DEFAULT_KILL_GRACE, DEFAULT_SNOOZE_DELAY, HandlerSettings, JobBounds, KindDefaults,
-        KindSettings,
-    },
+    kind::{CommandSettings, DEFAULT_KILL_GRACE, HandlerSettings, JobBounds, KindDefaults, KindSettings},
     log::{LogFormat, LogSettings},
     queue::{DEFAULT_QUEUE, QueueInfo, QueueSettings, SettingsChange, SettingsField, WhenFull},
     retention::{Keep, QueueRetention, Retention},

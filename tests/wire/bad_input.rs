@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use jobmill::{
     job::Output,
-    proto::v1::{self, job_spec::Start, keep::Keep},
+    proto::v1::{
+        self,
+        job_spec::{Deadline, Start},
+        keep::Keep,
+    },
     serve::Server,
     settings::{QueueSettings, WhenFull},
 };
@@ -343,7 +347,30 @@ async fn invalid_durations_and_instants() {
             (policy.initial_delay, policy.max_delay) = (duration(initial, 0), duration(max, 0))
         })
     };
+    let deadline = |seconds, nanos| {
+        submit(move |spec| spec.deadline = duration(seconds, nanos).map(Deadline::DeadlineAfter))
+    };
+    let deadline_first = submit(|spec| {
+        spec.start = run_time(2_000_000_000);
+        spec.deadline = Some(Deadline::DeadlineTime(Timestamp { seconds: 2_000_000_000, nanos: 0 }));
+    });
+    let listed = |seconds, multiplier| {
+        retry(move |policy| {
+            policy.delays = vec![duration(seconds, 0).unwrap()];
+            policy.multiplier = multiplier;
+        })
+    };
     invalid(vec![
+        ("no time", deadline(0, 0), &["job.deadline_after"]),
+        ("negative", deadline(-1, 0), &["job.deadline_after"]),
+        ("too long", deadline(i64::MAX, 0), &["job.deadline_after"]),
+        ("over before it may run", deadline_first, &["job.deadline_time"]),
+        ("a negative entry", listed(-1, None), &["job.retry_policy.delays[0]"]),
+        ("two policies at once", listed(1, Some(2.0)), &["job.retry_policy.delays"]),
+        ("negative", submit(|spec| spec.max_snoozes = Some(-1)), &["job.max_snoozes"]),
+        ("too many", submit(|spec| spec.max_snoozes = Some(i32::MAX)), &["job.max_snoozes"]),
+        ("negative", submit(|spec| spec.max_process_losses = -1), &["job.max_process_losses"]),
+        ("too many", submit(|spec| spec.max_process_losses = 101), &["job.max_process_losses"]),
         ("negative", timeout(-1, 0), TIMEOUT),
         ("negative", timeout(0, -1), TIMEOUT),
         ("zero", timeout(0, 0), TIMEOUT),

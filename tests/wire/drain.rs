@@ -364,13 +364,17 @@ async fn a_command_that_had_not_started_when_the_server_stopped_or_its_job_was_c
     soon(asked).await;
     rig.cancel(&cancelled).await.unwrap();
     let ended = rig.ends(&cancelled).await;
-    assert_eq!((ended.state(), ended.attempt, ended.start_time), (JobState::Cancelled, 0, None));
+    assert_eq!((ended.state(), ended.counted_attempts, ended.start_time), (JobState::Cancelled, 0, None));
     rig.stop().await;
 
     let settings = with_queue(folder(&home.path().join("data")), QUEUE, queue(0));
     let rig = Rig::start(Server::builder(settings)).await;
     let waits = rig.get(&stopped).await;
-    assert_eq!((waits.state(), waits.attempt, waits.start_time), (JobState::Queued, 0, None), "{waits:?}");
+    assert_eq!(
+        (waits.state(), waits.counted_attempts, waits.start_time),
+        (JobState::Queued, 0, None),
+        "{waits:?}"
+    );
     rig.stop().await;
 }
 

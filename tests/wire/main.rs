@@ -31,6 +31,7 @@ mod panics;
 mod paused;
 mod poison;
 mod queues;
+mod retries;
 mod several_queues;
 mod stalls;
 mod stopped_watchers;

@@ -20,7 +20,7 @@ pub enum FailCause {
 /// The next state of a job, and the reason where it differs from the attempt's own failure.
 pub(super) type Next = (State, Option<Arc<Failure>>);
 
-/// Returns what follows a failed attempt of a job that nobody cancels. `rare` has the counts after the failure.
+/// Returns what follows a failed attempt of a job that is not cancelled. `rare` has the counts after the failure.
 pub(super) fn after_failure(
     job: &Job,
     rare: &Rare,
@@ -49,7 +49,7 @@ pub(super) fn after_failure(
     wait(job, delay, moment, failure)
 }
 
-/// Returns what follows an attempt that asks to be run again later, of a job that nobody cancels.
+/// Returns what follows an attempt that asks to be run again later, of a job that is not cancelled.
 pub(super) fn after_snooze(job: &Job, delay: Duration, moment: Moment) -> Next {
     let limit = job.spec.max_snoozes();
     let none = Failure {

@@ -114,13 +114,12 @@ impl Guard {
         let mut orders = Orders { speak, parts: VecDeque::new() };
         let mut result = ResultCollector::default();
         let mut output = OutputCollector::new(attempt);
-        let (mut start, mut is_killed, mut stopping) = (Some(start), false, false);
+        let (mut start, mut is_killed, mut stopping, mut snooze) = (Some(start), false, false, None);
         // The start timeout, and later the grace period between SIGTERM and SIGKILL. Time in which this process is
         // paused does not count, so that the guard's report is read before either expires.
         let mut deadline = pin!(timeouts::active(start_timeout));
         let mut has_deadline = true;
 
-        let mut snooze = None;
         let ended = loop {
             tokio::select! {
                 report = next_report(&mut decoder, &mut listen) => match report {
@@ -133,10 +132,7 @@ impl Guard {
                     }
                     Ok(GuardReport::Started { pid }) => self.leader = Pid::from_raw(pid),
                     Ok(GuardReport::StartFailed(message)) => return start_failed(&mut self.child, message).await,
-                    Ok(GuardReport::Progress(line)) => match progress::parse_snooze(&line) {
-                        Some(delay) => snooze = Some(delay),
-                        None => tell_progress(attempt, &line).await,
-                    },
+                    Ok(GuardReport::Progress(line)) => snooze = tell_progress(attempt, &line).await.or(snooze),
                     Ok(GuardReport::Ended(ending)) => break Ok(ending),
                     Err(how) => break Err(how),
                 },
@@ -413,9 +409,11 @@ fn tell(attempt: &Attempt, last_line: &mut Vec<u8>, line: &[u8]) {
     }
 }
 
-async fn tell_progress(attempt: &Attempt, line: &[u8]) {
+/// Reports a line of progress. Returns the delay of a snooze, if the line tells that instead.
+async fn tell_progress(attempt: &Attempt, line: &[u8]) -> Option<Duration> {
     if let Some(parsed) = progress::parse(line) {
         attempt.progress(parsed.fraction, &parsed.text, &parsed.step);
     }
     yield_now().await;
+    progress::parse_snooze(line)
 }

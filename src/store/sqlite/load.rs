@@ -86,7 +86,7 @@ fn read_first_expiry(connection: &Connection) -> Result<Option<Timestamp>, Store
 
 fn read_suspects(connection: &Connection) -> Result<Vec<JobId>, StoreError> {
     let mut statement = connection.prepare("SELECT job FROM suspect")?;
-    let ids = statement.query_map([], |row| row.get(0).map(JobId::from_raw))?;
+    let ids = statement.query_map([], |row| row.get("job").map(JobId::from_raw))?;
     Ok(ids.collect::<Result<_, _>>()?)
 }
 

@@ -91,6 +91,9 @@ fn probes_of_submissions() -> Vec<Probe> {
         probe("attempt_timeout_seconds", SUBMIT, "job.attempt_timeout", |n, _| {
             with_job(|job| job.attempt_timeout = Some(duration(n as i64)))
         }),
+        probe("deadline_seconds", SUBMIT, "job.deadline_after", |n, _| {
+            with_job(|job| job.deadline = Some(v1::job_spec::Deadline::DeadlineAfter(duration(n as i64))))
+        }),
         probe("delay_seconds", SUBMIT, "job.delay", |n, _| {
             with_job(|job| job.start = Some(v1::job_spec::Start::Delay(duration(n as i64))))
         }),
@@ -105,6 +108,12 @@ fn probes_of_submissions() -> Vec<Probe> {
             with_job(|job| job.labels = (0..n).map(entry).collect())
         }),
         probe("max_attempts", SUBMIT, "job.max_attempts", |n, _| with_job(|job| job.max_attempts = n as i32)),
+        probe("max_process_losses", SUBMIT, "job.max_process_losses", |n, _| {
+            with_job(|job| job.max_process_losses = n as i32)
+        }),
+        probe("max_snoozes", SUBMIT, "job.max_snoozes", |n, _| {
+            with_job(|job| job.max_snoozes = Some(n as i32))
+        }),
         probe("media_type_bytes", SUBMIT, "job.payload.media_type", |n, _| {
             with_payload(v1::Payload::of("x").with_type("t".repeat(n)))
         }),
@@ -120,6 +129,10 @@ fn probes_of_submissions() -> Vec<Probe> {
         }),
         probe("retry_delay_seconds", SUBMIT, "job.retry_policy.max_delay", |n, _| {
             let policy = v1::RetryPolicy { max_delay: Some(duration(n as i64)), ..Default::default() };
+            with_job(|job| job.retry_policy = Some(policy))
+        }),
+        probe("retry_delays", SUBMIT, "job.retry_policy.delays", |n, _| {
+            let policy = v1::RetryPolicy { delays: vec![duration(1); n], ..Default::default() };
             with_job(|job| job.retry_policy = Some(policy))
         }),
     ]

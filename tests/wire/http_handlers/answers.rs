@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use jobmill::proto::v1::{self, FailureReason, JobState};
+use jobmill::{
+    proto::v1::{self, FailureReason, JobState},
+    settings::HttpSettings,
+};
 use prost_types::Timestamp;
 
 use super::{Endpoint, answered, call, failure, handler, outcome, rig, settings};
@@ -85,6 +88,27 @@ async fn retry_after_is_honoured_between_the_policys_own_delay_and_its_longest()
         let (after, waiting) = retried_after(headers).await;
         assert_eq!(after, seconds, "{headers}");
         assert_eq!(waiting.last_failure.unwrap().code, "503");
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_the_operator_names_snoozes_for_the_time_that_the_endpoint_tells() {
+    for (status, headers, seconds) in [
+        ("429 Too Many Requests", "", 60),
+        ("429 Too Many Requests", "retry-after: 120\r\n", 120),
+        ("202 Accepted", "retry-after: 1\r\n", 1),
+    ] {
+        let endpoint = Endpoint::start().await;
+        let settings = HttpSettings { snooze_statuses: vec![429, 202], ..settings(&endpoint.url()) };
+        let rig = rig(settings).await;
+        let id = rig.submit(job("call")).await.id;
+        let mut line = endpoint.accept().await;
+        line.request().await;
+        line.answer_with(status, headers, "later").await;
+        let waiting = rig.reaches(&id, JobState::BackingOff).await;
+        assert_eq!((waiting.snoozed, waiting.counted_attempts), (true, 0), "{status}");
+        assert_eq!(waiting.next_run_time.unwrap().seconds - 1_800_000_000, seconds, "{status}");
+        rig.stop().await;
     }
 }
 

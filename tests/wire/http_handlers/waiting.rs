@@ -33,7 +33,7 @@ async fn an_attempt_that_gets_no_connection_in_time_does_not_count() {
     let mut watcher = rig.watch_ids(&[&waiting]).await;
     watcher.until(JobState::BackingOff).await;
     let back = rig.get(&waiting).await;
-    assert_eq!((back.attempt, back.attempts.len()), (0, 0), "{back:?}");
+    assert_eq!((back.counted_attempts, back.attempts.len()), (0, 0), "{back:?}");
     assert_eq!(back.next_run_time.unwrap().seconds, 1_800_000_001, "not at once again");
     assert_eq!(rig.metric(r#"jobmill_attempts_total{kind="call",result="not_started"}"#).await, 1.0);
     line.answer_with("200 OK", "", "").await;
@@ -42,7 +42,7 @@ async fn an_attempt_that_gets_no_connection_in_time_does_not_count() {
     line.request().await;
     line.answer_with("200 OK", "", "done").await;
     let done = rig.ends(&waiting).await;
-    assert_eq!((done.state(), done.attempt), (JobState::Succeeded, 1), "{:?}", done.last_failure);
+    assert_eq!((done.state(), done.counted_attempts), (JobState::Succeeded, 1), "{:?}", done.last_failure);
     assert!(!endpoint.was_called());
     rig.stop().await;
 }
@@ -93,7 +93,7 @@ async fn an_attempt_that_waits_for_a_connection_when_the_server_stops_does_not_c
     line.request().await;
     line.answer_with("200 OK", "", "").await;
     let done = rig.ends(&waiting).await;
-    assert_eq!((done.state(), done.attempt), (JobState::Succeeded, 1), "{:?}", done.last_failure);
+    assert_eq!((done.state(), done.counted_attempts), (JobState::Succeeded, 1), "{:?}", done.last_failure);
     rig.stop().await;
 }
 
@@ -108,7 +108,7 @@ async fn a_job_that_is_cancelled_while_it_waits_for_a_connection_has_had_no_atte
     let waiting = rig.submit(job("call")).await.id;
     rig.cancel(&waiting).await.unwrap();
     let cancelled = rig.ends(&waiting).await;
-    assert_eq!((cancelled.state(), cancelled.attempt), (JobState::Cancelled, 0));
+    assert_eq!((cancelled.state(), cancelled.counted_attempts), (JobState::Cancelled, 0));
     line.answer_with("200 OK", "", "").await;
     rig.ends(&busy).await;
     rig.stop().await;

@@ -152,6 +152,41 @@ async fn a_job_handed_back_counts_only_if_it_was_started() {
 }
 
 #[tokio::test]
+async fn a_snoozed_job_comes_back_uncounted_and_a_dead_process_is_counted() {
+    let rig = Rig::start(server()).await;
+    let mut worker = RawWorker::ready(&rig, 2).await;
+    let id = rig.submit(v1::JobSpec { max_attempts: 1, ..remote_job() }).await.id;
+    let first = worker.start().await;
+    let delay = Some(prost_types::Duration::default());
+    worker.report(lease(&first), Content::Snoozed(v1::Snoozed { delay }));
+    assert!(matches!(worker.notice(lease(&first)).await, Notice::Ended(_)));
+    let second = worker.start().await;
+    let job = second.job.clone().unwrap();
+    assert_eq!((job.attempt, job.counted_attempts, job.snoozes), (2, 1, 1));
+    worker.report(lease(&second), Content::Failed(v1::Failed { process_died: true, ..Default::default() }));
+    let ended = rig.ends(&id).await;
+    assert_eq!((ended.state(), ended.process_losses), (JobState::Failed, 1));
+    // A repeat of either report is answered as the first.
+    worker.report(lease(&second), Content::Failed(v1::Failed { process_died: true, ..Default::default() }));
+    assert!(matches!(worker.notice(lease(&second)).await, Notice::Ended(_)));
+    no_faults(&rig).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_snooze_without_its_delay_is_refused() {
+    let rig = Rig::start(server()).await;
+    let mut worker = RawWorker::ready(&rig, 1).await;
+    rig.submit(remote_job()).await;
+    let assignment = worker.start().await;
+    worker.report(lease(&assignment), Content::Snoozed(v1::Snoozed::default()));
+    assert_eq!(refusal_of(worker.notice(lease(&assignment)).await), "INVALID_REQUEST");
+    worker.report(lease(&assignment), completed("x"));
+    assert!(matches!(worker.notice(lease(&assignment)).await, Notice::Ended(_)));
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_cancelled_attempt_is_told_and_its_success_still_counts() {
     let rig = Rig::start(server()).await;
     let mut worker = RawWorker::ready(&rig, 2).await;
