@@ -36,7 +36,7 @@ doc:
 tests:
     .ci/run tests
 
-# Tests beside nginx, sqlite3 and libfaketime
+# Tests beside nginx, sqlite3, libfaketime and croner
 peers:
     .ci/run peers
 

@@ -26,8 +26,8 @@ pub(super) struct Days {
     pub(super) before_last: u32,
     /// `15W`: the working day nearest to the 15th. Bit 0 is the 1st.
     pub(super) nearest: u32,
-    /// `LW`: the last working day.
-    pub(super) last_working: bool,
+    /// `L-3W`: the working day nearest to three days before the last is bit 3, `LW` is bit 0.
+    pub(super) nearest_last: u32,
     /// Weekdays: bit 0 is Sunday.
     pub(super) weekdays: u8,
     /// `FRI#2` is bit 5 of the second set.
@@ -201,8 +201,8 @@ impl Days {
         for day in bits(self.nearest).filter(|day| *day < length) {
             days |= 1 << nearest_working_day(day, length, first);
         }
-        if self.last_working {
-            days |= 1 << nearest_working_day(length - 1, length, first);
+        for before in bits(self.nearest_last).filter(|before| *before < length) {
+            days |= 1 << nearest_working_day(length - 1 - before, length, first);
         }
         days
     }

@@ -224,16 +224,15 @@ impl Cursor<'_> {
         if self.eat(b'?') {
             days.of_month = u32::MAX;
         } else if self.eat(b'L') {
-            if self.eat(b'W') {
-                days.last_working = true;
-            } else if self.eat(b'-') {
+            let mut before = 0;
+            if self.eat(b'-') {
                 let start = self.at;
-                let before = self.number().filter(|before| (1..=30).contains(before));
+                let number = self.number().filter(|before| (1..=30).contains(before));
                 let expected = "how many days before the month's last day, 1-30";
-                days.before_last |= 1 << before.ok_or_else(|| self.fault_at(start, expected))?;
-            } else {
-                days.before_last |= 1;
+                before = number.ok_or_else(|| self.fault_at(start, expected))?;
             }
+            let days = if self.eat(b'W') { &mut days.nearest_last } else { &mut days.before_last };
+            *days |= 1 << before;
         } else if self.peek() == Some(b'W') {
             return Err(self.fault("a day before `W`: `15W` is the working day nearest to the 15th, `LW` the last one"));
         } else {

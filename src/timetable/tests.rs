@@ -5,6 +5,8 @@ mod changes;
 mod expressions;
 mod faults;
 mod model;
+mod page;
+mod year;
 
 use std::time::Duration;
 

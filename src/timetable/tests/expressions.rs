@@ -112,6 +112,8 @@ fn w_is_the_nearest_working_day_of_the_same_month() {
 #[test]
 fn lw_is_the_last_working_day() {
     assert_eq!(dates("0 0 LW * *", START, 5), ["01-30", "02-27", "03-31", "04-30", "05-29"]);
+    // 28 March, three days before the last, is a Saturday.
+    assert_eq!(dates("0 0 L-3W * *", START, 3), ["01-28", "02-25", "03-27"]);
     // `L` beside it keeps its own meaning.
     assert_eq!(dates("0 0 LW,L * *", START, 4), ["01-30", "01-31", "02-27", "02-28"]);
 }

@@ -69,7 +69,7 @@ fn special_days_stand_alone_in_an_item() {
     refused("0 0 L- * *", 7, "1-30", "the end of the field");
     refused("0 0 W * *", 5, "`15W` is the working day nearest to the 15th", "`W`");
     refused("0 0 1-5W * *", 5, "one day before `W`", "`1-5W`");
-    refused("0 0 1,L-3W * *", 10, "`,` or the end of the field", "`W`");
+    refused("0 0 1,LL * *", 8, "`,` or the end of the field", "`L`");
     refused("0 0 * * MON-FRI#2", 9, "one weekday before `#` or `L`, such as `FRI#2`", "`MON-FRI#2`");
     refused("0 0 * * FRI#6", 13, "which one of the month, 1-5, or `L`", "`6`");
     refused("0 0 * * FRI#0", 13, "which one of the month, 1-5", "`0`");
