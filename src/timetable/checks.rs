@@ -25,16 +25,30 @@ impl Timetable {
     ///
     /// # Errors
     ///
-    /// A field is invalid, the schedule would never run from `anchor` on, or its jitter is longer than the distance of two
-    /// of its first 1,000 instants.
+    /// The first of the faults that [`Timetable::checked`] returns.
     pub fn new(
         spec: &TimetableSpec,
         excluded: &Excluded,
         anchor: Timestamp,
         seed: u64,
     ) -> Result<Timetable, TimetableFault> {
-        let timetable = Timetable::compile(spec, excluded, anchor, seed)?;
-        timetable.checked(spec, anchor)
+        Timetable::checked(spec, excluded, anchor, seed).map_err(first)
+    }
+
+    /// Compiles the times of a schedule, and reports all of their faults at once.
+    ///
+    /// # Errors
+    ///
+    /// Fields are invalid. If none is, the only fault may be that the schedule would never run from `anchor` on, or that its
+    /// jitter is longer than the distance of two of its first 1,000 instants. There is at least one fault.
+    pub fn checked(
+        spec: &TimetableSpec,
+        excluded: &Excluded,
+        anchor: Timestamp,
+        seed: u64,
+    ) -> Result<Timetable, Vec<TimetableFault>> {
+        let timetable = Timetable::in_zone(spec, zone(spec), excluded, anchor, seed)?;
+        timetable.runs(spec, anchor).map_err(|fault| vec![fault])
     }
 
     /// Compiles the times of a schedule that has been accepted before, without a look at its instants: it may have
@@ -49,32 +63,35 @@ impl Timetable {
         anchor: Timestamp,
         seed: u64,
     ) -> Result<Timetable, TimetableFault> {
-        let zone = Zones::of_process().zone(&spec.time_zone).map_err(|problem| fault("time_zone", problem))?;
-        Timetable::in_zone(spec, zone, excluded, anchor, seed)
+        Timetable::in_zone(spec, zone(spec), excluded, anchor, seed).map_err(first)
     }
 
     /// Compiles the times of a schedule with the rules of a zone, whatever the name of its own zone.
     pub(super) fn in_zone(
         spec: &TimetableSpec,
-        zone: TimeZone,
+        zone: Result<TimeZone, TimetableFault>,
         excluded: &Excluded,
         anchor: Timestamp,
         seed: u64,
-    ) -> Result<Timetable, TimetableFault> {
-        let crons = parse_all(&spec.crons)?;
+    ) -> Result<Timetable, Vec<TimetableFault>> {
+        let mut faults = Vec::new();
+        let crons = parse_all(&spec.crons, &mut faults);
         if let Some(every) = spec.every.filter(|every| !(EVERY_MIN..=EVERY_MAX).contains(every)) {
             let (min, max) = (told(EVERY_MIN), told(EVERY_MAX));
-            return Err(fault("every", format!("{} is out of range: from {min} to {max}", told(every))));
+            faults.push(fault("every", format!("{} is out of range: from {min} to {max}", told(every))));
         }
-        if crons.is_empty() && spec.every.is_none() {
-            let problem = "a schedule needs times: give a cron expression here, such as `30 2 * * *`, or `every`";
-            return Err(fault("crons", problem));
+        if spec.crons.is_empty() && spec.every.is_none() {
+            let problem =
+                "a schedule needs times: give a cron expression here, such as `30 2 * * *`, or `every`";
+            faults.push(fault("crons", problem));
         }
+        let zone = zone.map_err(|fault| faults.push(fault));
         if let (Some(start), Some(end)) = (spec.start, spec.end)
             && end < start
         {
-            return Err(fault("end_time", format!("{end} is before the start, {start}")));
+            faults.push(fault("end_time", format!("{end} is before the start, {start}")));
         }
+        let (Ok(zone), true) = (zone, faults.is_empty()) else { return Err(faults) };
         let interval = spec.every.map(|every| i64::try_from(every.as_micros()).unwrap_or(i64::MAX));
         let jitter = spec.jitter.unwrap_or_default();
         Ok(Timetable {
@@ -90,7 +107,7 @@ impl Timetable {
     }
 
     /// Returns the timetable if it runs at all, in order.
-    pub(super) fn checked(self, spec: &TimetableSpec, anchor: Timestamp) -> Result<Timetable, TimetableFault> {
+    fn runs(self, spec: &TimetableSpec, anchor: Timestamp) -> Result<Timetable, TimetableFault> {
         let from_s = anchor.as_micros().div_euclid(SECOND);
         for (at, cron) in self.crons.iter().enumerate() {
             let none = Excluded::default();
@@ -103,7 +120,8 @@ impl Timetable {
             }
         }
         // An instant at the very anchor counts if that is the schedule's start.
-        let after = if spec.start.is_some() { Timestamp::from_micros(anchor.as_micros() - 1) } else { anchor };
+        let after =
+            if spec.start.is_some() { Timestamp::from_micros(anchor.as_micros() - 1) } else { anchor };
         if self.next(after).is_none() {
             return Err(self.why_never(after));
         }
@@ -120,10 +138,15 @@ impl Timetable {
         }
         let endless = Timetable { end: Timestamp::MAX.as_micros(), ..without };
         let end = self.local(Timestamp::from_micros(self.end));
-        fault("end_time", match endless.next(after) {
-            Some(first) => format!("{end} is before the schedule's first time, {}", self.local(first.nominal)),
-            None => format!("there is no time of the schedule up to {end}"),
-        })
+        fault(
+            "end_time",
+            match endless.next(after) {
+                Some(first) => {
+                    format!("{end} is before the schedule's first time, {}", self.local(first.nominal))
+                }
+                None => format!("there is no time of the schedule up to {end}"),
+            },
+        )
     }
 
     fn check_jitter(&self, after: Timestamp) -> Result<(), TimetableFault> {
@@ -148,10 +171,20 @@ impl Timetable {
     }
 }
 
-fn parse_all(crons: &[String]) -> Result<Box<[Cron]>, TimetableFault> {
+fn zone(spec: &TimetableSpec) -> Result<TimeZone, TimetableFault> {
+    Zones::of_process().zone(&spec.time_zone).map_err(|problem| fault("time_zone", problem))
+}
+
+fn first(faults: Vec<TimetableFault>) -> TimetableFault {
+    faults.into_iter().next().unwrap_or_else(|| fault("crons", "the times are not valid"))
+}
+
+fn parse_all(crons: &[String], faults: &mut Vec<TimetableFault>) -> Box<[Cron]> {
     if crons.len() > CRONS_MAX {
         let problem = format!("{} expressions are too many: at most {CRONS_MAX}", crons.len());
-        return Err(fault("crons", problem));
+        faults.push(fault("crons", problem));
+        return Box::default();
     }
-    crons.iter().map(|cron| parse::parse(cron).map_err(|problem| fault("crons", problem))).collect()
+    let parsed = crons.iter().map(|cron| parse::parse(cron).map_err(|problem| fault("crons", problem)));
+    parsed.filter_map(|cron| cron.map_err(|fault| faults.push(fault)).ok()).collect()
 }

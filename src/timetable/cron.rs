@@ -103,7 +103,10 @@ impl Cron {
     fn time_from(&self, hours: u32, from: i64) -> Option<i64> {
         let (hour, minute, second) = (from / 3_600, from / 60 % 60, from % 60);
         let here = is_in(u64::from(hours), hour);
-        if here && is_in(self.minutes, minute) && let Some(second) = lowest(self.seconds, second) {
+        if here
+            && is_in(self.minutes, minute)
+            && let Some(second) = lowest(self.seconds, second)
+        {
             return Some(hour * 3_600 + minute * 60 + second);
         }
         let first_second = lowest(self.seconds, 0)?;
@@ -118,7 +121,10 @@ impl Cron {
     fn time_to(&self, hours: u32, to: i64) -> Option<i64> {
         let (hour, minute, second) = (to / 3_600, to / 60 % 60, to % 60);
         let here = is_in(u64::from(hours), hour);
-        if here && is_in(self.minutes, minute) && let Some(second) = highest(self.seconds, second) {
+        if here
+            && is_in(self.minutes, minute)
+            && let Some(second) = highest(self.seconds, second)
+        {
             return Some(hour * 3_600 + minute * 60 + second);
         }
         let last_second = highest(self.seconds, 59)?;

@@ -96,13 +96,15 @@ fn parse_date(date: &str, text: &str) -> Result<i64, String> {
             return None;
         }
         let date = Date { year: i64::from(digits(0, 4)?), month: digits(5, 7)?, day: digits(8, 10)? };
-        let exists = (1..=12).contains(&date.month)
-            && (1..=month_length(date.year, date.month)).contains(&date.day);
+        let exists =
+            (1..=12).contains(&date.month) && (1..=month_length(date.year, date.month)).contains(&date.day);
         exists.then(|| day_of(date))
     };
     parsed().ok_or_else(|| {
         let text: String = text.chars().take(40).collect();
-        format!("`{text}` is no date: expected one like `2026-12-25`, or a range like `2026-12-24..2027-01-06`")
+        format!(
+            "`{text}` is no date: expected one like `2026-12-25`, or a range like `2026-12-24..2027-01-06`"
+        )
     })
 }
 
@@ -201,7 +203,16 @@ mod tests {
 
     #[test]
     fn what_is_no_date_is_refused_with_what_was_expected() {
-        for text in ["", "2026-02-30", "2026-13-01", "2026-1-1", "+026-01-01", "25.12.2026", "2026-01-01..", "é026-01-01"] {
+        for text in [
+            "",
+            "2026-02-30",
+            "2026-13-01",
+            "2026-1-1",
+            "+026-01-01",
+            "25.12.2026",
+            "2026-01-01..",
+            "é026-01-01",
+        ] {
             let fault = text.parse::<DateRange>().unwrap_err();
             assert!(fault.contains("expected one like `2026-12-25`"), "{fault}");
         }

@@ -38,7 +38,13 @@ impl Every {
     }
 
     /// Returns the last instant in `from..before` on a date that is not excluded. Both lie in the stretch.
-    pub(super) fn previous(self, stretch: &Stretch, from: i64, before: i64, excluded: &Excluded) -> Option<i64> {
+    pub(super) fn previous(
+        self,
+        stretch: &Stretch,
+        from: i64,
+        before: i64,
+        excluded: &Excluded,
+    ) -> Option<i64> {
         let mut before = before;
         loop {
             let found = self.before(before);

@@ -25,16 +25,16 @@ use jiff::tz::TimeZone;
 
 use crate::clock::Timestamp;
 
-pub use self::{
-    days::{DateRange, Excluded},
-    spec::{CRON_BYTES_MAX, CRONS_MAX, EVERY_MAX, EVERY_MIN, TimetableFault, TimetableSpec},
-};
 use self::{
     cron::{Cron, Hours},
     days::{DAY, date_of},
     every::Every,
     stretch::Stretch,
     zones::Zones,
+};
+pub use self::{
+    days::{DateRange, Excluded},
+    spec::{CRON_BYTES_MAX, CRONS_MAX, EVERY_MAX, EVERY_MIN, TimetableFault, TimetableSpec},
 };
 
 /// How far a search goes, in seconds: 50 years. The longest wait of an expression that runs at all is shorter: 29
@@ -169,9 +169,10 @@ impl Timetable {
         let stretch = Stretch::around(&self.zone, second);
         if second == stretch.start {
             let local = stretch.local(second);
-            let by_itself = self.crons.iter().any(|cron| {
-                cron.next(Hours::All, local, local + 1, &self.excluded).is_some()
-            });
+            let by_itself = self
+                .crons
+                .iter()
+                .any(|cron| cron.next(Hours::All, local, local + 1, &self.excluded).is_some());
             let in_gap = self.crons.iter().filter_map(|cron| stretch.in_gap(cron, &self.excluded)).max();
             if let Some(time) = in_gap.filter(|_| !by_itself) {
                 let time = time.rem_euclid(DAY);
@@ -239,8 +240,7 @@ impl Iterator for Instants<'_> {
         let before = end.min(self.from.saturating_add(HORIZON_S * SECOND));
         while self.from < before {
             let second = self.from.div_euclid(SECOND);
-            let stretch =
-                self.stretch.get_or_insert_with(|| Stretch::around(&self.timetable.zone, second));
+            let stretch = self.stretch.get_or_insert_with(|| Stretch::around(&self.timetable.zone, second));
             let until = before.min(stretch.end.saturating_mul(SECOND));
             if let Some(found) = self.timetable.first_in(stretch, self.from, until) {
                 self.from = found + 1;

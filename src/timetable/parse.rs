@@ -154,7 +154,8 @@ fn split(text: &str) -> Result<Vec<(usize, usize)>, Fault> {
             None | Some(_) => {}
         }
     }
-    let fault = |at, expected: &str, found: Option<String>| Err(Fault { at, expected: expected.into(), found });
+    let fault =
+        |at, expected: &str, found: Option<String>| Err(Fault { at, expected: expected.into(), found });
     match fields.len() {
         5 | 6 => Ok(fields),
         0 => fault(0, "five or six fields, such as `30 2 * * *`", Some("nothing".to_owned())),
@@ -164,7 +165,8 @@ fn split(text: &str) -> Result<Vec<(usize, usize)>, Fault> {
             None,
         ),
         count @ 1..5 => {
-            let expected = "five fields (minute, hour, day of month, month, day of week), or six with the second first";
+            let expected =
+                "five fields (minute, hour, day of month, month, day of week), or six with the second first";
             fault(text.trim_ascii_end().len(), expected, Some(format!("the end after {count}")))
         }
         count => fault(fields[6].0, "the end after six fields", Some(format!("{count} fields"))),
@@ -234,7 +236,8 @@ impl Cursor<'_> {
             let days = if self.eat(b'W') { &mut days.nearest_last } else { &mut days.before_last };
             *days |= 1 << before;
         } else if self.peek() == Some(b'W') {
-            return Err(self.fault("a day before `W`: `15W` is the working day nearest to the 15th, `LW` the last one"));
+            return Err(self
+                .fault("a day before `W`: `15W` is the working day nearest to the 15th, `LW` the last one"));
         } else {
             let start = self.at;
             let set = self.item()?;
@@ -279,7 +282,10 @@ impl Cursor<'_> {
             return Ok(0);
         }
         if set.count_ones() > 1 {
-            return Err(self.fault_at(start, "one weekday before `#` or `L`, such as `FRI#2`, `MON#2,FRI#2` or `FRI#L`"));
+            return Err(self.fault_at(
+                start,
+                "one weekday before `#` or `L`, such as `FRI#2`, `MON#2,FRI#2` or `FRI#L`",
+            ));
         }
         if self.eat(b'L') {
             days.last |= weekdays;

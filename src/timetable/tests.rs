@@ -65,5 +65,5 @@ fn dates(expression: &str, after: &str, count: usize) -> Vec<String> {
 
 /// Compiles times with the rules of a zone.
 fn in_zone(spec: &TimetableSpec, zone: TimeZone) -> Timetable {
-    Timetable::in_zone(spec, zone, &Excluded::default(), at(MADE), 7).unwrap()
+    Timetable::in_zone(spec, Ok(zone), &Excluded::default(), at(MADE), 7).unwrap()
 }

@@ -99,7 +99,8 @@ fn version_of(folder: &Path) -> Option<String> {
         std::io::BufRead::read_line(&mut start, &mut line).ok()?;
         Some(line.strip_prefix("# version ")?.trim().to_owned())
     };
-    let of_file = || fs::read_to_string(folder.join("+VERSION")).ok().map(|version| version.trim().to_owned());
+    let of_file =
+        || fs::read_to_string(folder.join("+VERSION")).ok().map(|version| version.trim().to_owned());
     let is_version = |version: &String| {
         let bytes = version.as_bytes();
         (5..=8).contains(&bytes.len())
@@ -182,11 +183,19 @@ mod tests {
     #[test]
     fn an_unknown_zone_is_refused_with_the_nearest_names() {
         let fault = |name| built_in().zone(name).unwrap_err();
-        assert!(fault("Europe/Berln").contains("the nearest names are Europe/Berlin"), "{}", fault("Europe/Berln"));
+        assert!(
+            fault("Europe/Berln").contains("the nearest names are Europe/Berlin"),
+            "{}",
+            fault("Europe/Berln")
+        );
         assert!(fault("Berlin").contains("Europe/Berlin"), "{}", fault("Berlin"));
         assert!(fault("Asia/Berlin").contains("Europe/Berlin"), "{}", fault("Asia/Berlin"));
         assert!(fault("new york").contains("America/New_York"), "{}", fault("new york"));
-        assert!(fault("W. Europe Standard Time").contains("a name of Windows"), "{}", fault("W. Europe Standard Time"));
+        assert!(
+            fault("W. Europe Standard Time").contains("a name of Windows"),
+            "{}",
+            fault("W. Europe Standard Time")
+        );
         assert!(fault("+02:00").contains("`Etc/GMT-2` is two hours ahead"), "{}", fault("+02:00"));
         assert!(fault("xyzzyxyzzyx").contains("such as `Europe/Berlin`"), "{}", fault("xyzzyxyzzyx"));
         assert!(fault(&"x".repeat(10_000)).len() < 300);

@@ -161,6 +161,21 @@ fn the_latest_of_many_instants_is_found_without_a_walk() {
 }
 
 #[test]
+fn a_search_goes_fifty_years_ahead_or_back() {
+    let spec = TimetableSpec { every: Some(seconds(86_400)), ..TimetableSpec::default() };
+    let without = |years: &str| Timetable::compile(&spec, &excluded(&[years]), at(MADE), 0).unwrap();
+    let long = without("2026-01-01..2075-12-31");
+    assert_eq!(long.next(at(MADE)).unwrap().nominal, at("2076-01-01T00:00:00Z"));
+    assert_eq!(
+        long.latest(at("2000-01-01T00:00:00Z"), at("2075-12-31T00:00:00Z")).unwrap().nominal,
+        at("2025-12-31T00:00:00Z")
+    );
+    let too_long = without("2026-01-01..2076-12-31");
+    assert_eq!(too_long.next(at(MADE)), None);
+    assert_eq!(too_long.latest(at("2000-01-01T00:00:00Z"), at("2076-12-31T00:00:00Z")), None);
+}
+
+#[test]
 fn specs_are_written_as_short_json() {
     let spec = TimetableSpec {
         every: Some(seconds(90)),

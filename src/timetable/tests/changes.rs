@@ -50,13 +50,22 @@ fn what_repeats_through_the_hour_follows_elapsed_time() {
         ["03-29 01:40:00+01:00", "03-29 03:00:00+02:00", "03-29 03:20:00+02:00"]
     );
     let after = at("2026-10-24T23:59:00Z");
-    for (expression, distance) in [("*/20 * * * *", 20), ("7-59/20 * * * *", 20), ("30 * * * *", 60), ("*/20 0-6 * * *", 20)] {
+    for (expression, distance) in
+        [("*/20 * * * *", 20), ("7-59/20 * * * *", 20), ("30 * * * *", 60), ("*/20 0-6 * * *", 20)]
+    {
         let timetable = made(&cron(expression, "Europe/Berlin"));
         let instants: Vec<_> = timetable.after(after).take(9).map(|instant| instant.nominal).collect();
         let distances = instants.windows(2).map(|pair| pair[1].since(pair[0]));
-        assert!(distances.clone().take(3).all(|found| found == seconds(distance * 60)), "{expression}: {instants:?}");
+        assert!(
+            distances.clone().take(3).all(|found| found == seconds(distance * 60)),
+            "{expression}: {instants:?}"
+        );
     }
-    let spec = TimetableSpec { every: Some(seconds(20 * 60)), time_zone: "Europe/Berlin".into(), ..TimetableSpec::default() };
+    let spec = TimetableSpec {
+        every: Some(seconds(20 * 60)),
+        time_zone: "Europe/Berlin".into(),
+        ..TimetableSpec::default()
+    };
     for day in ["2026-03-28T23:00:00Z", "2026-10-24T22:00:00Z"] {
         let timetable = made(&spec);
         let instants: Vec<_> = timetable.after(at(day)).take(20).map(|instant| instant.nominal).collect();
@@ -67,29 +76,31 @@ fn what_repeats_through_the_hour_follows_elapsed_time() {
 #[test]
 fn a_range_of_hours_repeats_with_a_step_and_is_fixed_without() {
     // Polling at night goes on through both passes ...
-    assert_eq!(times("*/30 0-6 * * *", "Europe/Berlin", "2026-10-24T23:50:00Z", 5), [
-        "10-25 02:00:00+02:00",
-        "10-25 02:30:00+02:00",
-        "10-25 02:00:00+01:00",
-        "10-25 02:30:00+01:00",
-        "10-25 03:00:00+01:00"
-    ]);
+    assert_eq!(
+        times("*/30 0-6 * * *", "Europe/Berlin", "2026-10-24T23:50:00Z", 5),
+        [
+            "10-25 02:00:00+02:00",
+            "10-25 02:30:00+02:00",
+            "10-25 02:00:00+01:00",
+            "10-25 02:30:00+01:00",
+            "10-25 03:00:00+01:00"
+        ]
+    );
     // ... and no run is added after the gap.
-    assert_eq!(times("5-59/30 0-6 * * *", "Europe/Berlin", "2026-03-29T00:30:00Z", 2), [
-        "03-29 01:35:00+01:00",
-        "03-29 03:05:00+02:00"
-    ]);
+    assert_eq!(
+        times("5-59/30 0-6 * * *", "Europe/Berlin", "2026-03-29T00:30:00Z", 2),
+        ["03-29 01:35:00+01:00", "03-29 03:05:00+02:00"]
+    );
     // One time in each of these hours is a fixed time.
-    assert_eq!(times("30 0-6 * * *", "Europe/Berlin", "2026-10-24T23:50:00Z", 2), [
-        "10-25 02:30:00+02:00",
-        "10-25 03:30:00+01:00"
-    ]);
+    assert_eq!(
+        times("30 0-6 * * *", "Europe/Berlin", "2026-10-24T23:50:00Z", 2),
+        ["10-25 02:30:00+02:00", "10-25 03:30:00+01:00"]
+    );
     // The last hour of the range is no longer run through.
-    assert_eq!(times("*/30 0-2 * * *", "Europe/Berlin", "2026-10-24T23:50:00Z", 3), [
-        "10-25 02:00:00+02:00",
-        "10-25 02:30:00+02:00",
-        "10-26 00:00:00+01:00"
-    ]);
+    assert_eq!(
+        times("*/30 0-2 * * *", "Europe/Berlin", "2026-10-24T23:50:00Z", 3),
+        ["10-25 02:00:00+02:00", "10-25 02:30:00+02:00", "10-26 00:00:00+01:00"]
+    );
 }
 
 #[test]
@@ -120,19 +131,21 @@ fn lord_howe_shifts_by_half_an_hour() {
         times("45 1 * * *", "Australia/Lord_Howe", "2026-04-04T00:00:00Z", 2),
         ["04-05 01:45:00+11:00", "04-06 01:45:00+10:30"]
     );
-    assert_eq!(times("*/10 * * * *", "Australia/Lord_Howe", "2026-10-03T15:15:00Z", 3), [
-        "10-04 01:50:00+10:30",
-        "10-04 02:30:00+11:00",
-        "10-04 02:40:00+11:00"
-    ]);
-    assert_eq!(times("*/10 * * * *", "Australia/Lord_Howe", "2026-04-04T14:35:00Z", 6), [
-        "04-05 01:40:00+11:00",
-        "04-05 01:50:00+11:00",
-        "04-05 01:30:00+10:30",
-        "04-05 01:40:00+10:30",
-        "04-05 01:50:00+10:30",
-        "04-05 02:00:00+10:30"
-    ]);
+    assert_eq!(
+        times("*/10 * * * *", "Australia/Lord_Howe", "2026-10-03T15:15:00Z", 3),
+        ["10-04 01:50:00+10:30", "10-04 02:30:00+11:00", "10-04 02:40:00+11:00"]
+    );
+    assert_eq!(
+        times("*/10 * * * *", "Australia/Lord_Howe", "2026-04-04T14:35:00Z", 6),
+        [
+            "04-05 01:40:00+11:00",
+            "04-05 01:50:00+11:00",
+            "04-05 01:30:00+10:30",
+            "04-05 01:40:00+10:30",
+            "04-05 01:50:00+10:30",
+            "04-05 02:00:00+10:30"
+        ]
+    );
 }
 
 #[test]
@@ -149,7 +162,10 @@ fn the_day_that_apia_skipped_runs_at_the_start_of_the_next() {
         ["12-31 00:00:00+14:00", "01-01 00:00:00+14:00"]
     );
     // That Friday's run.
-    assert_eq!(times("0 9 * * FRI", "Pacific/Apia", after, 2), ["12-31 00:00:00+14:00", "01-06 09:00:00+14:00"]);
+    assert_eq!(
+        times("0 9 * * FRI", "Pacific/Apia", after, 2),
+        ["12-31 00:00:00+14:00", "01-06 09:00:00+14:00"]
+    );
     assert_eq!(
         times("0 * * * *", "Pacific/Apia", "2011-12-30T08:30:00Z", 3),
         ["12-29 23:00:00-10:00", "12-31 00:00:00+14:00", "12-31 01:00:00+14:00"]
@@ -169,12 +185,10 @@ fn the_day_that_apia_skipped_runs_at_the_start_of_the_next() {
 fn a_fold_across_midnight_keeps_the_order_of_time() {
     // Until 2011 Newfoundland went from 00:01 back to 23:01 of the day before.
     let timetable = made(&cron("*/30 * * * *", "America/St_Johns"));
-    assert_eq!(local_times(&timetable, "2010-11-07T01:55:00Z", 4), [
-        "11-06 23:30:00-02:30",
-        "11-07 00:00:00-02:30",
-        "11-06 23:30:00-03:30",
-        "11-07 00:00:00-03:30"
-    ]);
+    assert_eq!(
+        local_times(&timetable, "2010-11-07T01:55:00Z", 4),
+        ["11-06 23:30:00-02:30", "11-07 00:00:00-02:30", "11-06 23:30:00-03:30", "11-07 00:00:00-03:30"]
+    );
     assert_eq!(
         times("0 0 * * *", "America/St_Johns", "2010-11-06T12:00:00Z", 2),
         ["11-07 00:00:00-02:30", "11-08 00:00:00-03:30"]

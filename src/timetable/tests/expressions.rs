@@ -177,7 +177,10 @@ fn several_expressions_are_one_schedule_that_runs_once_where_they_meet() {
     };
     let hours = local_times(&made(&spec), START, 6);
     let hours: Vec<_> = hours.iter().map(|time| &time[..11]).collect();
-    assert_eq!(hours, ["01-01 06:00", "01-01 06:30", "01-01 12:00", "01-01 18:00", "01-02 00:00", "01-02 06:00"]);
+    assert_eq!(
+        hours,
+        ["01-01 06:00", "01-01 06:30", "01-01 12:00", "01-01 18:00", "01-02 00:00", "01-02 06:00"]
+    );
 }
 
 #[test]

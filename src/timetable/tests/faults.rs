@@ -1,5 +1,7 @@
 //! What is refused, and what the refusal says.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::timetable::{CRONS_MAX, EVERY_MAX};
 
@@ -80,7 +82,12 @@ fn special_days_stand_alone_in_an_item() {
 
 #[test]
 fn l_alone_among_the_weekdays_is_refused_since_programs_disagree_on_it() {
-    refused("0 0 * * L", 9, "`L` alone is Saturday in Quartz and nothing in cron: write `SAT`, or `FRI#L`", "`L`");
+    refused(
+        "0 0 * * L",
+        9,
+        "`L` alone is Saturday in Quartz and nothing in cron: write `SAT`, or `FRI#L`",
+        "`L`",
+    );
 }
 
 #[test]
@@ -129,7 +136,14 @@ fn a_schedule_without_times_is_refused() {
 
 #[test]
 fn an_expression_that_never_comes_is_refused() {
-    for expression in ["0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 L-30 2,4 *", "0 0 30W 2 *", "0 0 31 2-4/2 *", "0 0 8 * +MON#1"] {
+    for expression in [
+        "0 0 30 2 *",
+        "0 0 31 4,6,9,11 *",
+        "0 0 L-30 2,4 *",
+        "0 0 30W 2 *",
+        "0 0 31 2-4/2 *",
+        "0 0 8 * +MON#1",
+    ] {
         let spec = TimetableSpec { every: Some(seconds(60)), ..cron(expression, "") };
         let fault = fault(&spec);
         assert_eq!(fault.field, "crons");
@@ -166,7 +180,9 @@ fn a_schedule_whose_times_are_all_excluded_is_refused() {
     assert_eq!(fault.field, "exclude");
     assert!(fault.problem.contains("from 2026-12-25 09:00:00+00:00 on, fall on excluded dates"), "{fault}");
     let always = excluded(&["2000-01-01..2200-01-01"]);
-    for spec in [cron("* * * * * *", ""), TimetableSpec { every: Some(seconds(1)), ..TimetableSpec::default() }] {
+    for spec in
+        [cron("* * * * * *", ""), TimetableSpec { every: Some(seconds(1)), ..TimetableSpec::default() }]
+    {
         assert_eq!(Timetable::new(&spec, &always, at(MADE), 0).unwrap_err().field, "exclude");
     }
 }
@@ -174,7 +190,9 @@ fn a_schedule_whose_times_are_all_excluded_is_refused() {
 #[test]
 fn a_distance_is_from_one_second_to_ten_years() {
     let every = |every| TimetableSpec { every: Some(every), ..TimetableSpec::default() };
-    for bad in [Duration::ZERO, Duration::from_millis(999), EVERY_MAX + Duration::from_micros(1), Duration::MAX] {
+    for bad in
+        [Duration::ZERO, Duration::from_millis(999), EVERY_MAX + Duration::from_micros(1), Duration::MAX]
+    {
         let fault = fault(&every(bad));
         assert_eq!(fault.field, "every");
         assert!(fault.problem.ends_with("is out of range: from 1 s to 3660 d"), "{fault}");
@@ -193,15 +211,18 @@ fn an_unknown_zone_is_refused_by_its_field() {
 #[test]
 fn jitter_longer_than_the_shortest_distance_is_refused_with_the_two_times() {
     let jitter = |jitter, spec| TimetableSpec { jitter: Some(jitter), ..spec };
-    let spec = TimetableSpec {
-        crons: vec!["0 9 * * *".into(), "30 9 * * FRI".into()],
-        ..TimetableSpec::default()
-    };
+    let spec =
+        TimetableSpec { crons: vec!["0 9 * * *".into(), "30 9 * * FRI".into()], ..TimetableSpec::default() };
     let half_an_hour = seconds(30 * 60);
     made(&jitter(half_an_hour, spec.clone()));
     let fault = fault(&jitter(half_an_hour + Duration::from_micros(1), spec));
     assert_eq!(fault.field, "jitter");
-    assert!(fault.problem.contains("two times of the schedule, 30 min (from 2026-01-02 09:00:00+00:00 to 2026-01-02 09:30:00+00:00)"), "{fault}");
+    assert!(
+        fault.problem.contains(
+            "two times of the schedule, 30 min (from 2026-01-02 09:00:00+00:00 to 2026-01-02 09:30:00+00:00)"
+        ),
+        "{fault}"
+    );
     let every = TimetableSpec { every: Some(seconds(10)), ..TimetableSpec::default() };
     made(&jitter(seconds(10), every.clone()));
     assert_eq!(super::fault(&jitter(seconds(11), every.clone())).field, "jitter");
@@ -209,6 +230,40 @@ fn jitter_longer_than_the_shortest_distance_is_refused_with_the_two_times() {
     // A schedule of one instant may be as late as it likes.
     let once = TimetableSpec { end: Some(at("2027-01-02T00:00:00Z")), ..cron("0 0 1 1 *", "") };
     made(&jitter(seconds(90 * 86_400), once));
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    let spec = TimetableSpec {
+        crons: ["0 25 * * *", "@daily", "0 0 32 * *"].map(str::to_owned).to_vec(),
+        every: Some(Duration::ZERO),
+        time_zone: "Nowhere".into(),
+        start: Some(at("2026-02-01T00:00:00Z")),
+        end: Some(at("2026-01-01T00:00:00Z")),
+        jitter: None,
+    };
+    let faults = Timetable::checked(&spec, &Excluded::default(), at(MADE), 0).unwrap_err();
+    let fields: Vec<_> = faults.iter().map(|fault| fault.field).collect();
+    assert_eq!(fields, ["crons", "crons", "every", "time_zone", "end_time"]);
+    assert_eq!(Timetable::new(&spec, &Excluded::default(), at(MADE), 0).unwrap_err(), faults[0]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Text that is close to an expression, and text that is not.
+    #[test]
+    fn any_text_is_an_expression_or_a_fault_at_one_of_its_characters(
+        text in prop_oneof!["[0-9*/,#LW?+@a-zA-Z -]{0,30}", "([0-9*?L+/-]{1,4}(,|#|W|L)?([0-9L]{0,2})? ){4,7}", "\\PC{0,40}"]
+    ) {
+        if let Err(problem) = crate::timetable::parse::parse(&text) {
+            prop_assert!(problem.contains("expected ") && problem.contains("; found "), "{}", problem);
+            let (_, place) = problem.split_once("`, character ").unwrap();
+            let character: usize = place.split(':').next().unwrap().parse().unwrap();
+            prop_assert!((1..=text.chars().count() + 1).contains(&character), "{}", problem);
+            prop_assert!(problem.len() < 1_500, "{}", problem);
+        }
+    }
 }
 
 #[test]

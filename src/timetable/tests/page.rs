@@ -59,7 +59,8 @@ fn runs_of_a_day_are_those_of_the_page() {
     for row in rows("| expression | zone | day | runs |") {
         let [expression, zone, day, runs] = &row[..] else { panic!("{row:?}") };
         let timetable = made(&cron(code(expression).unwrap(), zone));
-        let noon_before = Timestamp::from_micros(at(&format!("{day}T12:00:00Z")).as_micros() - 48 * 3_600_000_000);
+        let noon_before =
+            Timestamp::from_micros(at(&format!("{day}T12:00:00Z")).as_micros() - 48 * 3_600_000_000);
         let of_day = timetable.after(noon_before).take(300).map(|instant| timetable.local(instant.nominal));
         let of_day = of_day.filter(|local| local.starts_with(day.as_str()));
         // Without the date and the seconds.
@@ -70,7 +71,8 @@ fn runs_of_a_day_are_those_of_the_page() {
 
 #[test]
 fn the_faults_of_the_page_are_those_of_the_code() {
-    let faults: Vec<_> = PAGE.lines().filter(|line| line.starts_with('`') && line.contains(", character ")).collect();
+    let faults: Vec<_> =
+        PAGE.lines().filter(|line| line.starts_with('`') && line.contains(", character ")).collect();
     assert!(!faults.is_empty());
     for line in faults {
         assert_eq!(fault(&cron(code(line).unwrap(), "")).problem, line);

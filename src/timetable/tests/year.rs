@@ -51,8 +51,10 @@ fn a_year_of_three_hundred_pairs_agrees_with_croner_except_where_the_rule_differ
         let pair = [expression, zone, year].join("\t");
         let until = at(&format!("{}-01-01T00:00:00Z", year.parse::<u32>().unwrap() + 1));
         let after = Timestamp::from_micros(at(&format!("{year}-01-01T00:00:00Z")).as_micros() - 1);
-        let timetable = Timetable::compile(&cron(expression, zone), &Excluded::default(), at(MADE), 0).unwrap();
-        let instants = timetable.after(after).map(|instant| instant.nominal).take_while(|instant| *instant < until);
+        let timetable =
+            Timetable::compile(&cron(expression, zone), &Excluded::default(), at(MADE), 0).unwrap();
+        let instants =
+            timetable.after(after).map(|instant| instant.nominal).take_while(|instant| *instant < until);
         let mut seconds: BTreeSet<i64> = instants.map(|instant| instant.as_micros() / 1_000_000).collect();
         let difference = differences.remove(&pair).unwrap_or_default();
         for ours in &difference.ours {
