@@ -96,7 +96,7 @@ impl Timetable {
         let jitter = spec.jitter.unwrap_or_default();
         Ok(Timetable {
             crons,
-            every: interval.map(|interval| Every { interval, anchor: anchor.as_micros() }),
+            every: interval.map(|interval| Every { interval, anchor: within_calendar(anchor).as_micros() }),
             zone,
             excluded: excluded.clone(),
             start: spec.start.map_or(EARLIEST, |start| start.as_micros().max(EARLIEST)),
@@ -106,8 +106,9 @@ impl Timetable {
         })
     }
 
-    /// Returns the timetable if it runs at all, in order.
+    /// Returns the timetable, unless it would never run or its jitter is too long.
     fn runs(self, spec: &TimetableSpec, anchor: Timestamp) -> Result<Timetable, TimetableFault> {
+        let anchor = within_calendar(anchor);
         let from_s = anchor.as_micros().div_euclid(SECOND);
         for (at, cron) in self.crons.iter().enumerate() {
             let none = Excluded::default();
@@ -169,6 +170,11 @@ impl Timetable {
         );
         Err(fault("jitter", problem))
     }
+}
+
+/// Returns an instant, or the calendar's end that is next to it.
+fn within_calendar(instant: Timestamp) -> Timestamp {
+    instant.clamp(Timestamp::from_micros(EARLIEST), Timestamp::MAX)
 }
 
 fn zone(spec: &TimetableSpec) -> Result<TimeZone, TimetableFault> {

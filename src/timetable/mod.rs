@@ -1,7 +1,7 @@
 //! The instants of a schedule: from cron expressions, a fixed distance, a time zone and excluded dates to points in time.
 //!
 //! Everything here is computed from what is given, and from the time zone database, which is read once. There is no clock:
-//! callers say after which instant they look. Each search is bounded by [`HORIZON_S`].
+//! callers say after which instant they look. Each search is bounded to 50 years.
 //!
 //! - `parse.rs`, `cron.rs`: a cron expression and the local times that it names.
 //! - `every.rs`: instants at a fixed distance.

@@ -153,6 +153,18 @@ fn extreme_instants_end_a_search_and_nothing_else() {
 }
 
 #[test]
+fn extreme_anchors_are_taken_as_ends_of_the_calendar() {
+    let spec = TimetableSpec { every: Some(seconds(7)), ..cron("0 0 1 1 *", "Europe/Berlin") };
+    for anchor in [i64::MIN, i64::MAX] {
+        let anchor = Timestamp::from_micros(anchor);
+        let timetable = Timetable::compile(&spec, &Excluded::default(), anchor, 0).unwrap();
+        assert!(timetable.next(at(MADE)).unwrap().nominal <= at("2026-01-01T00:00:07Z"));
+        // From the end of the calendar on there is nothing.
+        assert_eq!(Timetable::new(&spec, &Excluded::default(), anchor, 0).is_ok(), anchor < at(MADE));
+    }
+}
+
+#[test]
 fn the_latest_of_many_instants_is_found_without_a_walk() {
     let timetable = made(&cron("* * * * * *", "Europe/Berlin"));
     let latest = timetable.latest(at("1990-01-01T00:00:00Z"), at("2026-06-01T12:00:00.5Z")).unwrap();
