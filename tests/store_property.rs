@@ -52,7 +52,7 @@ use store::{
 
 const PROGRAMS: u64 = 500;
 /// Limit of the programs until a planted bug is found.
-const PROGRAMS_UNTIL_FOUND: u64 = 20;
+const PROGRAMS_UNTIL_FOUND: u64 = 500;
 
 const MEMORY: Open = |setup| Box::new(Memory::open(setup));
 const SQLITE: Open = |setup| Box::new(Sqlite::open(setup));
@@ -141,6 +141,22 @@ fn an_attempt_that_a_crash_forgot_is_found() {
 }
 
 #[test]
+fn a_snooze_that_a_crash_counts_is_found() {
+    let (_, violation) = found(ChangedByCrash::counts_snoozes);
+    let told = ["counted attempts of", "was snoozed", "is forgotten", "the feed said"];
+    assert!(told.iter().any(|told| violation.contains(told)), "{violation}");
+}
+
+#[test]
+fn an_end_by_itself_that_a_crash_forgot_is_found() {
+    let (_, violation) = found(ChangedByCrash::forgets_ends);
+    assert!(
+        violation.contains("should have expired") || violation.contains("should have failed"),
+        "{violation}"
+    );
+}
+
+#[test]
 fn a_remote_attempt_that_a_crash_ended_is_found() {
     let (_, violation) = found(ChangedByCrash::forgets_workers);
     assert!(violation.contains("did not run, and the crash changed it"), "{violation}");
@@ -187,7 +203,7 @@ fn a_start_that_gives_numbers_from_before_its_clock_is_found() {
 #[test]
 fn a_sound_store_alone_is_found_sound() {
     for store in [MEMORY, SQLITE] {
-        for seed in 0..PROGRAMS_UNTIL_FOUND {
+        for seed in 0..20 {
             run(seed, &program(seed), &[store]).unwrap();
         }
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jobmill::{
     clock::{ClockReading, Timestamp},
     engine::{NewJob, ReportBody},
-    job::{Checkpoint, JobId, LeaseToken, Output, Progress, RequestId, When},
+    job::{Checkpoint, Extras, JobId, LeaseToken, Output, Progress, RequestId, When},
 };
 
 use super::program::{AttemptReport, KINDS, Plan, QUEUES, RequestPlan, RequestedControl};
@@ -64,6 +64,7 @@ impl Gathered {
                 let request = asked.map(|asked| build::request(&id_of(asked), &format!("retry {id}")));
                 Control::Retry { id, request }
             }),
+            RequestedControl::Reset(pick) => job(pick).map(Control::Reset),
             RequestedControl::Delete(pick) => job(pick).map(Control::Delete),
             RequestedControl::Pause(queue, paused) => Some(Control::SetPaused { name: name(queue), paused }),
             RequestedControl::Update { queue, consumers, max_jobs, max_bytes } => {
@@ -125,9 +126,17 @@ fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
         max_attempts: plan.max_attempts,
         expires: plan.expires_in_millis.map(at),
         run_time: plan.run_in_millis.map(at),
+        deadline: plan.deadline_in_millis.map(at),
+        extras: limits(plan),
         payload: vec![7; plan.payload_bytes].into(),
         ..build::job(QUEUES[plan.queue], KINDS[plan.kind])
     }
+}
+
+fn limits(plan: &Plan) -> Option<Box<Extras>> {
+    let Plan { max_snoozes, max_process_losses, .. } = *plan;
+    let extras = Extras { max_snoozes, max_process_losses, ..Extras::default() };
+    (extras != Extras::default()).then(|| Box::new(extras))
 }
 
 fn body(told: AttemptReport) -> ReportBody {
@@ -142,12 +151,15 @@ fn body(told: AttemptReport) -> ReportBody {
             output: Output { bytes: vec![1; result_bytes].into(), ..Output::default() },
             tail: String::new(),
         },
-        AttemptReport::Failure { retryable, delay_millis } => ReportBody::Failed {
+        AttemptReport::Failure { retryable, delay_millis, process_died } => ReportBody::Failed {
             failure: build::failure(retryable),
             delay: delay_millis.map(Duration::from_millis),
-            process_died: false,
+            process_died,
             tail: "tail".into(),
         },
+        AttemptReport::Snooze { delay_millis } => {
+            ReportBody::Snoozed { delay: Duration::from_millis(delay_millis), tail: "snoozed".into() }
+        }
         AttemptReport::Release { delay_millis } => {
             ReportBody::Released { delay: delay_millis.map(Duration::from_millis) }
         }

@@ -48,6 +48,11 @@ pub(crate) struct Known {
     pub(crate) attempt: u32,
     /// Number of claims that count against the maximum.
     pub(crate) counted: u32,
+    /// Number of attempts that asked to be run later, since the last reset.
+    pub(crate) snoozes: u32,
+    /// Number of attempts whose process died.
+    pub(crate) losses: u32,
+    pub(crate) deadline: Option<Timestamp>,
     pub(crate) max_attempts: u32,
     bytes: u64,
     pub(crate) expires: Option<Timestamp>,
@@ -59,6 +64,8 @@ pub(crate) struct Known {
     pub(crate) place: Position,
     /// Number of attempts that may have started: claims without those that were released.
     pub(super) starts: u32,
+    /// Number of those of them that asked to be run later, or came before a reset.
+    forgiven: u32,
     retried: bool,
     /// The remote worker that runs it.
     pub(crate) worker: Option<u32>,
@@ -97,6 +104,12 @@ pub(crate) struct Ledger {
 #[derive(Default)]
 pub(super) struct Causes {
     retried: HashSet<JobId>,
+    /// Those of them whose attempts so far no longer count.
+    reset: HashSet<JobId>,
+    /// Jobs whose attempts asked to be run later.
+    pub(super) snoozed: HashSet<JobId>,
+    /// Jobs whose attempts ended with their processes.
+    pub(super) died: HashSet<JobId>,
     deleted: HashSet<JobId>,
     /// Jobs that the batch deletes, at whatever point of it.
     pub(super) may_be_gone: HashSet<JobId>,
@@ -195,6 +208,11 @@ impl Ledger {
                     causes.retried.insert(*id);
                     self.purges.is_over(*id);
                 }
+                (Control::Reset(id), Ok(ControlDone::Job(job))) if job.position > self.end => {
+                    causes.retried.insert(*id);
+                    causes.reset.insert(*id);
+                    self.purges.is_over(*id);
+                }
                 (Control::Delete(id), Ok(_)) => {
                     causes.deleted.insert(*id);
                 }
@@ -263,6 +281,10 @@ impl Ledger {
             let over = job.spec.expires.is_some_and(|expires| expires <= now) && !has_started;
             promise!(over, "{id} expired too early: {job:?} at {now}");
         }
+        if new == StateName::Failed && known.as_ref().is_none_or(|known| known.state.lease().is_none()) {
+            let over = job.spec.deadline().is_some_and(|deadline| deadline <= now);
+            promise!(over, "{id} failed while it waited, before its deadline: {job:?} at {now}");
+        }
         self.hear_attempt(job, known.as_ref(), causes)?;
         if let (StateName::Cancelling, Some(StateName::Running)) = (new, old)
             && let Some(worker) = known.as_ref().and_then(|known| known.worker)
@@ -284,6 +306,10 @@ impl Ledger {
             revision: job.revision,
             attempt: job.attempt,
             counted: job.counted_attempts(),
+            snoozes: job.rare().snoozes,
+            losses: job.rare().process_losses,
+            deadline: job.spec.deadline(),
+            forgiven: known.as_ref().map_or(0, |known| known.forgiven),
             max_attempts: job.max_attempts,
             bytes: job.spec.bytes,
             expires: job.spec.expires,
@@ -306,9 +332,16 @@ impl Ledger {
             // The change is the release, unless it is progress that was reported before it.
             next.starts -= u32::from(job.state.lease().is_none());
         }
-        promise!(next.starts <= next.max_attempts, "{id} may have started {} times: {job:?}", next.starts);
+        if causes.reset.contains(&id) && was.is_some_and(|was| was != StateName::Running) {
+            next.forgiven = next.starts - u32::from(new == StateName::Running);
+        }
+        if causes.snoozed.contains(&id) && matches!(old, Some(StateName::Running | StateName::Cancelling)) {
+            next.forgiven += u32::from(job.state.lease().is_none());
+        }
+        let starts = next.starts - next.forgiven;
+        promise!(starts <= next.max_attempts, "{id} may have started {starts} times: {job:?}");
         promise!(
-            next.retried || next.max_attempts > 1 || next.starts <= 1,
+            next.retried || next.max_attempts > 1 || starts <= 1,
             "{id} has one attempt, and two started"
         );
         causes.contenders.insert(id, Contender::of(id, known.as_ref(), job, next.place, retried));
@@ -324,14 +357,24 @@ impl Ledger {
     ) -> Result<(), Violation> {
         let (attempt, counted, max_attempts) =
             known.map_or((0, 0, job.max_attempts), |one| (one.attempt, one.counted, one.max_attempts));
+        let (snoozes, losses) = known.map_or((0, 0), |one| (one.snoozes, one.losses));
         let held = known.and_then(|known| known.state.lease());
         let starts = job.state.name() == StateName::Running && held.is_none();
         let released = causes.released.contains(&job.id) && held.is_some() && job.state.lease().is_none();
         let expected = attempt + u32::from(starts);
         promise!(job.attempt == expected, "attempts of {} went from {attempt} to {}", job.id, job.attempt);
-        let expected = counted + u32::from(starts) - u32::from(released);
+        let over = held.is_some() && job.state.lease().is_none();
+        let snoozed = over && causes.snoozed.contains(&job.id);
+        let reset = causes.reset.contains(&job.id) && held.is_none() && !starts;
+        let expected = if reset { 0 } else { counted + u32::from(starts) - u32::from(released || snoozed) };
         let now = job.counted_attempts();
         promise!(now == expected, "counted attempts of {} went from {counted} to {now}", job.id);
+        let expected = if reset { 0 } else { snoozes + u32::from(snoozed) };
+        promise!(job.rare().snoozes == expected, "{} was snoozed {expected} times: {job:?}", job.id);
+        let died = over && causes.died.contains(&job.id) && job.state.name() != StateName::Cancelled;
+        let expected = losses + u32::from(died);
+        promise!(job.rare().process_losses <= expected + 1, "{} lost no process: {job:?}", job.id);
+        promise!(job.rare().process_losses >= expected, "a process loss of {} is forgotten", job.id);
         promise!(now <= job.max_attempts, "{} has more attempts than it may have", job.id);
         let may_grow = causes.retried.contains(&job.id) && job.max_attempts == counted + 1;
         promise!(job.max_attempts == max_attempts || may_grow, "{} got more attempts by itself", job.id);
@@ -470,10 +513,10 @@ fn may_become(old: Option<StateName>, new: StateName, retried: bool) -> bool {
         BackingOff, Cancelled, Cancelling, Expired, Failed, Queued, Running, Scheduled, Succeeded,
     };
     let allowed: &[StateName] = match old {
-        None => &[Scheduled, Queued, Running, Expired],
-        Some(Scheduled) => &[Queued, Running, Cancelled, Expired],
-        Some(BackingOff) => &[Queued, Running, Cancelled, Expired],
-        Some(Queued) => &[Running, Cancelled, Expired],
+        None => &[Scheduled, Queued, Running, Expired, Failed],
+        Some(Scheduled) => &[Queued, Running, Cancelled, Expired, Failed],
+        Some(BackingOff) => &[Queued, Running, Cancelled, Expired, Failed],
+        Some(Queued) => &[Running, Cancelled, Expired, Failed],
         Some(Running) => &[Running, Succeeded, BackingOff, Failed, Queued, Cancelling],
         Some(Cancelling) => &[Cancelling, Succeeded, Cancelled],
         Some(Failed | Cancelled) if retried => &[Queued],

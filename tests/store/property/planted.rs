@@ -92,6 +92,16 @@ impl ChangedByCrash {
         Self::open(setup, change)
     }
 
+    /// Restores jobs as if their snoozes had counted.
+    pub(crate) fn counts_snoozes(setup: Setup) -> Box<dyn Subject> {
+        Self::open(setup, "UPDATE job SET rare = NULL")
+    }
+
+    /// Restores waiting jobs as if they had neither an expiry nor a deadline.
+    pub(crate) fn forgets_ends(setup: Setup) -> Box<dyn Subject> {
+        Self::open(setup, "UPDATE job SET until = NULL")
+    }
+
     /// Restores workers as if none had replaced another one.
     pub(crate) fn forgets_predecessors(setup: Setup) -> Box<dyn Subject> {
         Self::open(setup, "UPDATE worker SET predecessors = '[]'")

@@ -45,6 +45,9 @@ pub(crate) struct Plan {
     pub(crate) max_attempts: u32,
     pub(crate) run_in_millis: Option<i64>,
     pub(crate) expires_in_millis: Option<i64>,
+    pub(crate) deadline_in_millis: Option<i64>,
+    pub(crate) max_snoozes: Option<u32>,
+    pub(crate) max_process_losses: Option<u32>,
     pub(crate) payload_bytes: usize,
 }
 
@@ -117,6 +120,10 @@ pub(crate) enum AttemptReport {
     Failure {
         retryable: bool,
         delay_millis: Option<u64>,
+        process_died: bool,
+    },
+    Snooze {
+        delay_millis: u64,
     },
     Release {
         delay_millis: Option<u64>,
@@ -128,6 +135,7 @@ pub(crate) enum AttemptReport {
 pub(crate) enum RequestedControl {
     Cancel(usize),
     Retry(usize, Option<RequestPlan>),
+    Reset(usize),
     Delete(usize),
     Pause(usize, bool),
     Update { queue: usize, consumers: u32, max_jobs: u64, max_bytes: u64 },
@@ -264,6 +272,9 @@ fn plan(dice: &mut Dice) -> Plan {
             .percent(20)
             .then(|| dice.one_of(&[-1_000, 0, 1, 700, 3_000, 10_000, 10_000, 90_000])),
         payload_bytes: dice.one_of(&[0, 0, 0, 10, 255, 256, 257, 600]),
+        deadline_in_millis: dice.percent(20).then(|| dice.one_of(&[-1_000, 0, 900, 3_000, 10_000, 90_000])),
+        max_snoozes: dice.percent(50).then(|| dice.one_of(&[0, 1, 2])),
+        max_process_losses: dice.percent(50).then(|| dice.one_of(&[1, 2])),
     }
 }
 
@@ -272,21 +283,23 @@ fn asked(dice: &mut Dice) -> RequestPlan {
 }
 
 fn told(dice: &mut Dice) -> AttemptReport {
-    match dice.below(10) {
+    match dice.below(12) {
         0 => AttemptReport::Progress,
         1 => AttemptReport::Checkpoint,
         2..6 => AttemptReport::Success { result_bytes: dice.one_of(&[0, 0, 20, 300]) },
         6..9 => AttemptReport::Failure {
             retryable: dice.percent(75),
             delay_millis: dice.percent(40).then(|| dice.one_of(&[0, 1, 2_000])),
+            process_died: dice.percent(30),
         },
+        9 | 10 => AttemptReport::Snooze { delay_millis: dice.one_of(&[0, 1, 700, 2_000, 20_000]) },
         _ => AttemptReport::Release { delay_millis: dice.percent(40).then(|| dice.one_of(&[0, 1, 2_000])) },
     }
 }
 
 fn wish(dice: &mut Dice) -> RequestedControl {
     let (pick, queue) = (dice.index(1_000), dice.index(QUEUES.len()));
-    match dice.below(25) {
+    match dice.below(26) {
         0..4 => RequestedControl::Cancel(pick),
         4..9 => RequestedControl::Retry(pick, dice.percent(30).then(|| asked(dice))),
         9..12 => RequestedControl::Delete(pick),
@@ -301,6 +314,7 @@ fn wish(dice: &mut Dice) -> RequestedControl {
         19 => RequestedControl::Create { queue, consumers: dice.below(3) as u32 },
         20 => RequestedControl::DeleteQueue(queue),
         21 => RequestedControl::Review,
+        22 => RequestedControl::Reset(pick),
         _ => RequestedControl::Purge(queue),
     }
 }

@@ -13,6 +13,9 @@ use jobmill::{
 
 use super::ledger::{Ledger, Violation, backoff_of, promise};
 
+/// Longest backoff of the jobs of these programs.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(3_600);
+
 impl Ledger {
     /// Checks that the store's contents match the feed.
     pub(crate) fn check_store(&mut self, reader: &dyn Reader) -> Result<(), Violation> {
@@ -83,6 +86,12 @@ impl Ledger {
             promise!(job.attempt == known.attempt, "the crash forgot an attempt of {}", job.id);
             let expected = match known.state.name() {
                 StateName::Cancelling => StateName::Cancelled,
+                // Its deadline came first, or leaves no time for the backoff.
+                _ if known.deadline.is_some_and(|deadline| deadline <= now.after(LONGEST_BACKOFF))
+                    && job.state.name() == StateName::Failed =>
+                {
+                    StateName::Failed
+                }
                 _ if known.counted < known.max_attempts => StateName::BackingOff,
                 _ => StateName::Failed,
             };

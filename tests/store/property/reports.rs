@@ -55,8 +55,9 @@ impl Ledger {
             promise!(result.is_ok(), "{told:?} was {result:?} under its own lease");
             hear_end(causes, id, told.told);
             if told.is_final() {
-                let released = matches!(told.told, AttemptReport::Release { .. });
-                // A release is remembered until the next report that ends an attempt of the job.
+                let released =
+                    matches!(told.told, AttemptReport::Release { .. } | AttemptReport::Snooze { .. });
+                // A release or a snooze is remembered until the next report that ends an attempt of the job.
                 self.workers.finals.retain(|_, end| end.id != id || !end.released);
                 let owner = self.workers.named(worker);
                 self.workers.finals.insert(lease, Final { id, owner, released });
@@ -98,8 +99,18 @@ impl Ledger {
 fn hear_end(causes: &mut Causes, id: JobId, told: AttemptReport) {
     match told {
         AttemptReport::Progress | AttemptReport::Checkpoint => {}
-        AttemptReport::Success { .. } | AttemptReport::Failure { .. } => {
+        AttemptReport::Success { .. } => {
             causes.ended.insert(id);
+        }
+        AttemptReport::Failure { process_died, .. } => {
+            causes.ended.insert(id);
+            if process_died {
+                causes.died.insert(id);
+            }
+        }
+        AttemptReport::Snooze { .. } => {
+            causes.ended.insert(id);
+            causes.snoozed.insert(id);
         }
         AttemptReport::Release { .. } => {
             causes.ended.insert(id);

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use jobmill::{clock::Timestamp, job::State};
+use jobmill::{
+    clock::Timestamp,
+    job::{State, StateName},
+};
 
 use super::ledger::{Known, Ledger, Violation, promise};
 use crate::store::batch::Applied;
@@ -185,6 +188,9 @@ impl Ledger {
                 matches!(job.state, State::Scheduled { .. } | State::Queued { .. }) && job.starts == 0;
             let over = waits && job.expires.is_some_and(|expires| expires <= now);
             promise!(!over, "{id} should have expired by {now}: {job:?}");
+            let is_waiting = job.state.name() == StateName::Queued || job.state.due().is_some();
+            let late = is_waiting && job.deadline.is_some_and(|deadline| deadline <= now);
+            promise!(!late, "{id} should have failed by {now}: {job:?}");
             match job.state {
                 State::Scheduled { due } => promise!(due > now, "{id} should have gone on by {now}: {job:?}"),
                 State::BackingOff { .. } => {
