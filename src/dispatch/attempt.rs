@@ -3,7 +3,7 @@
 //! Code outside Jobmill takes part in it: handlers, their destructors, and subscribers of logs and spans. If any of
 //! that panics, the attempt still ends and reports, so that its slot is freed.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -155,7 +155,7 @@ impl Dispatch {
             }
         };
         tokio::pin!(run);
-        let time_is_up = reporter.has_worked_for(job.attempt_timeout());
+        let time_is_up = reporter.has_worked_for(job.spec.attempt_timeout, time_to_deadline(job));
         tokio::pin!(time_is_up);
         let mut stopped = tokio::select! {
             biased;
@@ -192,6 +192,12 @@ impl Dispatch {
             )),
         }
     }
+}
+
+/// Returns the time from an attempt's start to its job's deadline, if that has one.
+fn time_to_deadline(job: &Job) -> Option<Duration> {
+    let started = job.started.unwrap_or(job.updated);
+    job.spec.deadline().map(|deadline| deadline.since(started))
 }
 
 /// Classifies the end of a run: the job's result or its failure.

@@ -65,12 +65,22 @@ impl AttemptReporter {
         }
     }
 
-    /// Returns once the attempt has worked for `timeout`. Time that it waits before its start does not count.
-    pub(super) async fn has_worked_for(&self, timeout: Duration) {
-        while self.waits_to_start.load(Ordering::Acquire) {
-            self.started.notified().await;
+    /// Returns once the attempt has worked for `timeout`, apart from the time for which it waits to start; or once
+    /// `at_most` is over, which is none if it is absent.
+    pub(super) async fn has_worked_for(&self, timeout: Duration, at_most: Option<Duration>) {
+        let worked = async {
+            while self.waits_to_start.load(Ordering::Acquire) {
+                self.started.notified().await;
+            }
+            timeouts::active(timeout).await;
+        };
+        match at_most {
+            Some(at_most) => tokio::select! {
+                () = worked => {}
+                () = timeouts::active(at_most) => {}
+            },
+            None => worked.await,
         }
-        timeouts::active(timeout).await;
     }
 
     /// Sends the latest progress to the committer, at most once in 500 ms. Never returns.

@@ -121,6 +121,30 @@ impl JobRequest {
         self
     }
 
+    /// Sets the time by which the job must have ended, over all of its attempts.
+    pub fn deadline_at(mut self, instant: impl Into<Timestamp>) -> Self {
+        self.draft.deadline = Some(When::At(instant.into()));
+        self
+    }
+
+    /// Sets the time after the submission by which the job must have ended, over all of its attempts.
+    pub fn deadline_after(mut self, time: Duration) -> Self {
+        self.draft.deadline = Some(When::After(time));
+        self
+    }
+
+    /// Sets how many attempts may ask to be run later: 0 to 1,000,000.
+    pub fn max_snoozes(mut self, snoozes: u32) -> Self {
+        self.draft.max_snoozes = Some(snoozes);
+        self
+    }
+
+    /// Sets how many deaths of the process that runs the job within 72 hours end it: 1 to 100.
+    pub fn max_process_losses(mut self, losses: u32) -> Self {
+        self.draft.max_process_losses = Some(losses);
+        self
+    }
+
     /// Sets the idempotency key: a second submission with the same id, in this process or after a restart, finds the
     /// first one's job. It must be the same request.
     pub fn request_id(mut self, id: impl Into<String>) -> Self {

@@ -229,8 +229,13 @@ impl Job {
     /// Returns the timeout of the attempt that runs: no longer than what was left until the deadline when it started.
     #[must_use]
     pub fn attempt_timeout(&self) -> Duration {
-        let started = self.started.unwrap_or(self.updated);
-        let left = self.spec.deadline().map(|deadline| deadline.since(started));
+        self.attempt_timeout_from(self.started.unwrap_or(self.updated))
+    }
+
+    /// Returns the timeout of an attempt that begins to work at `start`.
+    #[must_use]
+    pub fn attempt_timeout_from(&self, start: Timestamp) -> Duration {
+        let left = self.spec.deadline().map(|deadline| deadline.since(start));
         left.map_or(self.spec.attempt_timeout, |left| left.min(self.spec.attempt_timeout))
     }
 

@@ -135,7 +135,7 @@ impl Workers {
         };
         if !held.is_received {
             held.is_received = true;
-            held.timeout = now.after(held.job.attempt_timeout());
+            held.timeout = now.after(held.job.attempt_timeout_from(roster.clock.now()));
             roster.counters.received_seconds.observe(now.since(held.assigned_at).as_secs_f64());
             if let Some(session) = held.session {
                 roster.board.received(session, held.job.spec.bytes);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jobmill::{
     clock::Clock,
-    proto::v1::{self, FailureReason, JobState},
+    proto::v1::{self, FailureReason, JobState, job_spec::Deadline},
     serve::Server,
     settings::HttpSettings,
 };
@@ -109,6 +109,24 @@ async fn a_job_that_is_cancelled_while_it_waits_for_a_connection_has_had_no_atte
     rig.cancel(&waiting).await.unwrap();
     let cancelled = rig.ends(&waiting).await;
     assert_eq!((cancelled.state(), cancelled.counted_attempts), (JobState::Cancelled, 0));
+    line.answer_with("200 OK", "", "").await;
+    rig.ends(&busy).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_wait_for_a_connection_ends_at_the_jobs_deadline() {
+    let endpoint = Endpoint::start().await;
+    let http = HttpSettings { max_connections: 1, ..settings(&endpoint.url()) };
+    let rig = Rig::start(Server::builder(kinds(memory(), http))).await;
+    let busy = rig.submit(job("call")).await.id;
+    let mut line = endpoint.accept().await;
+    line.request().await;
+    let deadline = Some(Deadline::DeadlineAfter(prost_types::Duration { seconds: 0, nanos: 200_000_000 }));
+    let late = rig.submit(v1::JobSpec { deadline, ..job("call") }).await.id;
+    let ended = rig.ends(&late).await;
+    let reason = ended.last_failure.as_ref().map(v1::Failure::reason);
+    assert_eq!((ended.state(), reason), (JobState::Failed, Some(FailureReason::Deadline)), "{ended:?}");
     line.answer_with("200 OK", "", "").await;
     rig.ends(&busy).await;
     rig.stop().await;
