@@ -176,6 +176,12 @@ fn an_end_that_becomes_another_workers_is_found() {
 }
 
 #[test]
+fn a_checkpoint_that_a_crash_forgot_is_found() {
+    let (_, violation) = found(ChangedByCrash::forgets_checkpoints);
+    assert!(violation.contains("the checkpoint of"), "{violation}");
+}
+
+#[test]
 fn a_replaced_process_that_is_let_back_in_is_found() {
     let (_, violation) = found(ChangedByCrash::forgets_predecessors);
     assert!(violation.contains("was replaced and is back"), "{violation}");

@@ -105,10 +105,11 @@ CREATE TABLE attempt (
 
 -- State that attempts leave to the next attempt of their job.
 CREATE TABLE checkpoint (
-    job    INTEGER PRIMARY KEY,
-    number INTEGER NOT NULL,
-    state  BLOB    NOT NULL,
-    info   TEXT    NOT NULL -- JSON: media type, metadata
+    job     INTEGER PRIMARY KEY,
+    number  INTEGER NOT NULL,
+    state   BLOB    NOT NULL,
+    info    TEXT    NOT NULL, -- JSON: media type, metadata
+    written INTEGER NOT NULL
 ) STRICT;
 
 -- Jobs that ran as code of the server's own process when that crashed.

@@ -156,6 +156,7 @@ pub(super) fn add_all(job: &mut v1::Job, whole: WholeJob) {
     job.checkpoint = whole.checkpoint.map(|checkpoint| v1::CheckpointStatus {
         number: checkpoint.number,
         size_bytes: checkpoint.state.bytes.len() as i32,
+        write_time: Some(timestamp(checkpoint.written)),
     });
 }
 

@@ -259,6 +259,7 @@ struct RetryJob {
     id: JobId,
     expected_revision: Option<u64>,
     reset: bool,
+    drop_checkpoint: bool,
     view: v1::JobView,
 }
 
@@ -274,6 +275,7 @@ impl Verb for RetryJob {
             id: validator.job_id("id", &request.id),
             expected_revision: validator.expected_revision(request.expected_revision),
             reset: request.reset_attempts,
+            drop_checkpoint: request.drop_checkpoint,
             view: validator.view("view", request.view, v1::JobView::Unspecified),
         }
     }
@@ -290,10 +292,14 @@ impl Verb for RetryJob {
         if self.reset {
             said.put("reset_attempts", &[]);
         }
+        if self.drop_checkpoint {
+            said.put("drop_checkpoint", &[]);
+        }
     }
 
     fn action(&self, ask: ReplySlot<JobDone, ControlRefusal>) -> Action {
-        Action::Retry { id: self.id, expected_revision: self.expected_revision, reset: self.reset, ask }
+        let RetryJob { id, expected_revision, reset, drop_checkpoint, .. } = *self;
+        Action::Retry { id, expected_revision, reset, drop_checkpoint, ask }
     }
 
     async fn answer(self, core: &Core, done: JobDone) -> Result<Response<v1::RetryJobResponse>, Status> {

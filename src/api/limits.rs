@@ -11,7 +11,10 @@ use super::{
 use crate::{
     admission::rules,
     execute::command::RESULT_MAX_BYTES,
-    job::worker_limits::{CHECKPOINT_MAX_BYTES, HELLO_LEASES_MAX, POOL_KINDS_MAX, POOLS_MAX},
+    job::{
+        checkpoint::CHECKPOINT_MAX_BYTES,
+        worker_limits::{HELLO_LEASES_MAX, POOL_KINDS_MAX, POOLS_MAX},
+    },
     proto::v1,
     settings::limits::{
         ATTEMPT_TIMEOUT, DEADLINE, MAX_ATTEMPTS, MAX_PROCESS_LOSSES, MAX_SNOOZES, QUEUE_MAX_WAIT,

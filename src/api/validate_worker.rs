@@ -11,9 +11,10 @@ use crate::{
     execute::cut,
     job::{
         Checkpoint, Failure, FailureReason, JobId, LeaseToken, Output, Progress,
+        checkpoint::CHECKPOINT_MAX_BYTES,
         worker_limits::{
-            CHECKPOINT_MAX_BYTES, HELLO_LEASES_MAX, INSTANCE_MAX_BYTES, MESSAGE_MAX_BYTES, POOL_KINDS_MAX,
-            POOL_NAME_MAX_BYTES, POOL_QUEUES_MAX, POOLS_MAX,
+            HELLO_LEASES_MAX, INSTANCE_MAX_BYTES, MESSAGE_MAX_BYTES, POOL_KINDS_MAX, POOL_NAME_MAX_BYTES,
+            POOL_QUEUES_MAX, POOLS_MAX,
         },
     },
     proto::v1,

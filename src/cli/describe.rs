@@ -166,7 +166,12 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
     }
     if let Some(checkpoint) = &job.checkpoint {
         let size = text::bytes(u64::try_from(checkpoint.size_bytes).unwrap_or(0));
-        fields.push(("checkpoint", format!("number {} ({size})", checkpoint.number)));
+        let mut told = format!("number {} ({size})", checkpoint.number);
+        if let Some(written) = &checkpoint.write_time {
+            // Writing to a string can't fail.
+            let _ = write!(told, ", written {}", text::relative(from_wire_timestamp(written), now));
+        }
+        fields.push(("checkpoint", told));
     }
     fields.push(("revision", job.revision.to_string()));
     if !job.traceparent.is_empty() {

@@ -132,7 +132,11 @@ fn progress(progress: &Progress) -> Value {
 }
 
 fn checkpoint(checkpoint: &CheckpointStatus) -> Value {
-    json!({ "number": checkpoint.number, "sizeBytes": checkpoint.size_bytes })
+    Object::default()
+        .put("number", checkpoint.number)
+        .put("sizeBytes", checkpoint.size_bytes)
+        .time("writeTime", checkpoint.write_time)
+        .done()
 }
 
 fn failure(failure: &Failure) -> Value {

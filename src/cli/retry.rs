@@ -17,12 +17,15 @@ pub(super) struct Args {
     /// Count the attempts so far no longer: against the maximum, for the delays, and as snoozes and process losses
     #[arg(long)]
     reset_attempts: bool,
+    /// Delete the state that earlier attempts have left, so that the next one begins anew
+    #[arg(long)]
+    drop_checkpoint: bool,
     #[command(flatten)]
     condition: Condition,
 }
 
 pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Failure> {
-    let Args { ids, reset_attempts, condition } = args;
+    let Args { ids, reset_attempts, drop_checkpoint, condition } = args;
     condition.check(&ids)?;
     let client = connect(global).await?;
     each(&ids, ui, async |id| {
@@ -30,6 +33,7 @@ pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Fa
             expected_revision: condition.expected_revision,
             request_id: condition.request_id(),
             reset_attempts,
+            drop_checkpoint,
             ..id.into()
         };
         let answer = client.retry_job(request).await?;

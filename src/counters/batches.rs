@@ -21,6 +21,8 @@ pub(super) struct BatchCounters {
     pub(super) repeated: IntCounter,
     pub(super) deleted: IntCounter,
     pub(super) refused_reports: IntCounter,
+    pub(super) checkpoints: IntCounter,
+    pub(super) checkpoint_bytes: IntCounter,
     /// Ordered by name; the last one is for all other kinds.
     kinds: Vec<KindCounters>,
     /// The index in `kinds` of each kind with metrics of its own.
@@ -179,6 +181,10 @@ impl BatchCounters {
                 "jobmill_reports_refused_total",
                 "Reports of attempts that were refused, because their lease was no longer valid.",
             )?,
+            checkpoints: factory
+                .counter("jobmill_checkpoints_total", "Checkpoints of attempts that were written.")?,
+            checkpoint_bytes: factory
+                .counter("jobmill_checkpoint_bytes_total", "Bytes of the states of these checkpoints.")?,
         })
     }
 }

@@ -73,5 +73,7 @@ impl Recorder {
             }
         }
         batches.refused_reports.inc_by(outcome.late_reports.len() as u64);
+        batches.checkpoints.inc_by(outcome.checkpoints.count);
+        batches.checkpoint_bytes.inc_by(outcome.checkpoints.bytes);
     }
 }

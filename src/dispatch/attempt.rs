@@ -42,8 +42,11 @@ impl Dispatch {
     /// Runs an attempt from its claim to its report.
     pub(super) async fn attempt(self: Arc<Self>, claim: Claim, cancelled: CancellationToken) {
         let (id, lease) = (claim.job.id, claim.lease);
+        let (hub, stopping) = (Arc::clone(&self.hub), self.stopping.clone());
+        let reporter = Arc::new(AttemptReporter::new(id, claim.job.attempt, lease, hub, stopping));
         let mut body = None;
-        let ran = AssertUnwindSafe(self.carry_out(claim, cancelled, &mut body)).catch_unwind().await;
+        let ran = self.carry_out(claim, &reporter, cancelled, &mut body);
+        let ran = AssertUnwindSafe(ran).catch_unwind().await;
         if let Err(panic) = ran {
             let HandlerError { failure, delay, .. } = panicked("the attempt", &*panic);
             let failed = || ReportBody::Failed {
@@ -55,14 +58,23 @@ impl Dispatch {
             body.get_or_insert_with(failed);
         }
         self.forget(lease);
+        let checkpoint = reporter.end();
         if let Some(body) = body {
-            self.reports.ended(Report::of_server(id, lease, body));
+            // A success needs no checkpoint.
+            let checkpoint = checkpoint.filter(|_| !matches!(body, ReportBody::Succeeded { .. }));
+            self.reports.ended(Report { checkpoint, ..Report::of_server(id, lease, body) });
         }
     }
 
     /// Runs an attempt and sets `body`, the report. It is set before the end is logged, so that a panic in logging does
     /// not lose it.
-    async fn carry_out(&self, claim: Claim, cancelled: CancellationToken, body: &mut Option<ReportBody>) {
+    async fn carry_out(
+        &self,
+        claim: Claim,
+        reporter: &Arc<AttemptReporter>,
+        cancelled: CancellationToken,
+        body: &mut Option<ReportBody>,
+    ) {
         let Claim { job, lease, payload, ready } = claim;
         if self.stopping.is_cancelled() {
             // The attempt never started: its job is released, and it does not count.
@@ -79,11 +91,9 @@ impl Dispatch {
             attempt = job.attempt
         );
         let mut span = self.traces.attempt(&job, ready);
-        let hub = Arc::clone(&self.hub);
-        let reporter = Arc::new(AttemptReporter::new(job.id, job.attempt, lease, hub, self.stopping.clone()));
         let run = async {
             let traceparent = span.traceparent().to_owned();
-            let ran = self.run_handler(&job, payload, lease, &reporter, cancelled, traceparent).await;
+            let ran = self.run_handler(&job, payload, lease, reporter, cancelled, traceparent).await;
             match judge(&job, ran) {
                 Ok(output) => *body = Some(ReportBody::Succeeded { output, tail: reporter.tail() }),
                 Err(HandlerError { failure, delay, kind: ErrorKind::NeverStarted }) => {
@@ -127,12 +137,9 @@ impl Dispatch {
                 StopReason::No,
             );
         };
-        let payload = match payload {
-            Some(payload) => payload,
-            None => match self.payload(job).await {
-                Ok(payload) => payload,
-                Err(error) => return RunEnd::Ended(Err(error), StopReason::No),
-            },
+        let payload = match self.load_input(job, payload, reporter).await {
+            Ok(payload) => payload,
+            Err(error) => return RunEnd::Ended(Err(error), StopReason::No),
         };
         // The handler sees a single token for every reason to stop.
         let stop = CancellationToken::new();
@@ -151,7 +158,7 @@ impl Dispatch {
         let run = async {
             tokio::select! {
                 result = run => result.unwrap_or_else(|panic| Err(panicked("the handler", &*panic))),
-                never = reporter.send_progress(&self.reports) => match never {},
+                never = reporter.send_reports(&self.reports) => match never {},
             }
         };
         tokio::pin!(run);
@@ -177,6 +184,39 @@ impl Dispatch {
                 () = self.cutting_off.cancelled() => return RunEnd::CutOff(stopped),
                 () = &mut grace_over => return RunEnd::CutOff(stopped),
             }
+        }
+    }
+
+    /// Reads what the claim has not brought: a large payload, and the checkpoint of earlier attempts.
+    async fn load_input(
+        &self,
+        job: &Job,
+        payload: Option<Bytes>,
+        reporter: &AttemptReporter,
+    ) -> Result<Bytes, HandlerError> {
+        let payload = match payload {
+            Some(payload) => payload,
+            None => self.payload(job).await?,
+        };
+        // A first attempt has no checkpoint, so that most jobs cost no read.
+        if job.attempt > 1
+            && let Some(earlier) = self.checkpoint(job).await?
+        {
+            reporter.set_earlier(earlier);
+        }
+        Ok(payload)
+    }
+
+    /// Returns the checkpoint of the job's earlier attempts.
+    async fn checkpoint(&self, job: &Job) -> Result<Option<Output>, HandlerError> {
+        let id = job.id;
+        match self.reads.read(move |reader| reader.checkpoint(id)).await {
+            Ok(stored) => Ok(stored.map(|stored| stored.state)),
+            Err(error) => Err(HandlerError::new(
+                FailureReason::StartFailed,
+                format!("the checkpoint of the attempt before can't be read: {error}"),
+                true,
+            )),
         }
     }
 

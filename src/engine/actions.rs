@@ -34,6 +34,8 @@ pub enum Action {
         expected_revision: Option<u64>,
         /// Whether the attempts so far no longer count.
         reset: bool,
+        /// Whether the checkpoint of earlier attempts is deleted.
+        drop_checkpoint: bool,
         /// Reply channel: the job after the change.
         ask: ReplySlot<JobDone, ControlRefusal>,
     },
@@ -223,8 +225,11 @@ impl Decision<'_> {
                 self.keep_job_answer(request, &done);
                 ask.decide(done);
             }
-            Action::Retry { id, expected_revision, reset, ask } => {
+            Action::Retry { id, expected_revision, reset, drop_checkpoint, ask } => {
                 let done = self.retry(*id, *expected_revision, *reset);
+                if *drop_checkpoint && done.is_ok() {
+                    self.writes.dropped_checkpoints.push(*id);
+                }
                 self.keep_job_answer(request, &done);
                 ask.decide(done);
             }

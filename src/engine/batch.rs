@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::{
     Control, NotAdmitted, OfferError, ReplySlot,
@@ -92,6 +93,13 @@ impl Report {
         Report { id, lease, body, from: Reporter::Server, checkpoint: None, ask: ReplySlot::unheard() }
     }
 
+    /// Adds a reply channel, and returns its receiver: whether the report applied, once that is on disk. The sender is
+    /// dropped where the report did not fit on a full disk.
+    pub(crate) fn with_answer(self) -> (Self, oneshot::Receiver<Result<(), Refusal>>) {
+        let (ask, answer) = ReplySlot::new(Uptime::MAX);
+        (Report { ask, ..self }, answer)
+    }
+
     /// Returns whether the report ends its attempt.
     #[must_use]
     pub fn is_final(&self) -> bool {
@@ -113,8 +121,7 @@ impl Report {
             ReportBody::Snoozed { tail, .. } => tail.len(),
             ReportBody::Released { .. } | ReportBody::Checkpoint => 0,
         };
-        let checkpoint = self.checkpoint.as_ref();
-        let checkpoint = checkpoint.map_or(0, |kept| kept.state.bytes.len() + kept.state.info.bytes());
+        let checkpoint = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.bytes());
         (bytes + checkpoint) as u64
     }
 }

@@ -39,6 +39,7 @@ impl Engine {
             claims: sealed.claims,
             cancelling: sealed.cancelling,
             remote: sealed.remote,
+            checkpoints: sealed.checkpoints,
             changes: sealed.changes,
             position: self.numbers.position(),
             more: sealed.more || !self.purges.is_empty() || wake.has_come(present),
@@ -157,7 +158,11 @@ impl Engine {
 /// Adds the answer to a report to the outcome.
 fn answer_report(report: Report, proof: &Committed, outcome: &mut Outcome) {
     let Some(result) = report.ask.verdict(proof).copied() else { return };
-    if let Err(refusal) = result {
+    // A checkpoint of this server that was overtaken by its attempt's end came with that, too.
+    let is_overtaken = matches!(report.from, Reporter::Server) && report.checkpoint.is_some() && !report.is_final();
+    if let Err(refusal) = result
+        && !is_overtaken
+    {
         outcome.late_reports.push((report.id, report.lease, refusal));
     }
     if let Reporter::Worker(_, sink) = &report.from {

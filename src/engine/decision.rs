@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    CallerId, Claim, Control, Engine, Offer, OfferError, QueueFull, RemoteChanges, ReplySlot, Report, Submitted,
+    CallerId, Claim, Control, Engine, Offer, OfferError, QueueFull, RemoteChanges, ReplySlot, Report, Submitted, WrittenCheckpoints,
     callers::Seat, demand::Grant, tallies::Usage,
 };
 use crate::{
@@ -117,6 +117,7 @@ pub(super) struct Sealed {
     pub(super) cancelling: Vec<LeaseToken>,
     /// Changes of leases of remote workers.
     pub(super) remote: RemoteChanges,
+    pub(super) checkpoints: WrittenCheckpoints,
     pub(super) changes: Vec<Change>,
     /// Queues that have gained free capacity.
     pub(super) gained_room: BTreeSet<u32>,

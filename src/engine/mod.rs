@@ -64,7 +64,7 @@ pub use self::{
     complete::Origin,
     controls::{Control, QueueCheck},
     demand::{DemandBoard, Grant, NewPool, PoolId, QueueScope, SessionId},
-    outcome::{Outcome, RemoteChanges},
+    outcome::{WrittenCheckpoints, Outcome, RemoteChanges},
     queues::{QueueEntry, Queues, WaitDeadlines},
     refusals::{
         AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,

@@ -21,6 +21,8 @@ pub struct Outcome {
     pub cancelling: Vec<LeaseToken>,
     /// Changes of the leases of remote workers.
     pub remote: RemoteChanges,
+    /// Checkpoints that were written.
+    pub checkpoints: WrittenCheckpoints,
     /// Changes of jobs, in order.
     pub changes: Vec<Change>,
     /// The last position of the change feed.
@@ -41,6 +43,15 @@ pub struct Outcome {
     pub(crate) answers: Vec<Reply>,
 }
 
+/// Number and size of the checkpoints that a batch has written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WrittenCheckpoints {
+    /// Number of checkpoints.
+    pub count: u64,
+    /// Size of their states in bytes.
+    pub bytes: u64,
+}
+
 /// Changes of the leases of remote workers, which are named by their numbers.
 #[derive(Debug, Default)]
 pub struct RemoteChanges {
@@ -50,6 +61,8 @@ pub struct RemoteChanges {
     pub cancelling: Vec<(u32, LeaseToken)>,
     /// Leases that have ended.
     pub ended: Vec<(u32, LeaseToken)>,
+    /// Checkpoints that are written: worker, lease and number.
+    pub checkpoints: Vec<(u32, LeaseToken, i64)>,
     /// Answers to reports.
     pub answers: Vec<(Arc<dyn AnswerSink>, ReportAnswer)>,
     /// Workers that newer processes have taken over.
@@ -62,10 +75,11 @@ impl RemoteChanges {
     /// Returns whether nothing has changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let RemoteChanges { assigned, cancelling, ended, answers, superseded, forgotten } = self;
+        let RemoteChanges { assigned, cancelling, ended, checkpoints, answers, superseded, forgotten } = self;
         assigned.is_empty()
             && cancelling.is_empty()
             && ended.is_empty()
+            && checkpoints.is_empty()
             && answers.is_empty()
             && superseded.is_empty()
             && forgotten.is_empty()

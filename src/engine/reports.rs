@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Report, ReportBody, Reporter, decision::Decision};
 use crate::{
     engine::transition::{Event, FailCause, Refusal, check_lease, transition},
-    job::{Checkpoint, Job, JobId, LeaseOwner, LeaseToken, Output, ReportedEnd, StateName},
+    job::{Checkpoint, Job, JobId, LeaseOwner, LeaseToken, Output, ReportedEnd, StateName, StoredCheckpoint},
     store::sets::OutcomeRow,
 };
 
@@ -40,7 +40,7 @@ impl Decision<'_> {
         let event = match body {
             ReportBody::Checkpoint => {
                 check_lease(&job, lease)?;
-                self.keep_checkpoint(*id, checkpoint.as_deref());
+                self.keep_checkpoint(&job, lease, checkpoint.as_deref());
                 return Ok(());
             }
             ReportBody::Progress(progress) => Event::Progress { lease, progress: Arc::clone(progress) },
@@ -67,7 +67,7 @@ impl Decision<'_> {
         }
         self.keep_outcome(&job, body);
         if !matches!(body, ReportBody::Succeeded { .. }) {
-            self.keep_checkpoint(*id, checkpoint.as_deref());
+            self.keep_checkpoint(&job, lease, checkpoint.as_deref());
         }
         self.change(&job, changed);
         Ok(())
@@ -80,8 +80,15 @@ impl Decision<'_> {
         latest.map(|reported| &reported.owner).or(earlier).is_some_and(|reporter| **reporter == *owner)
     }
 
-    fn keep_checkpoint(&mut self, id: JobId, checkpoint: Option<&Checkpoint>) {
-        self.writes.checkpoints.extend(checkpoint.map(|checkpoint| (id, checkpoint.clone())));
+    fn keep_checkpoint(&mut self, job: &Job, lease: LeaseToken, checkpoint: Option<&Checkpoint>) {
+        let Some(Checkpoint { number, state }) = checkpoint else { return };
+        self.sealed.checkpoints.count += 1;
+        self.sealed.checkpoints.bytes += state.bytes.len() as u64;
+        if let Some(worker) = job.remote.worker() {
+            self.sealed.remote.checkpoints.push((worker.number, lease, *number));
+        }
+        let stored = StoredCheckpoint { number: *number, state: state.clone(), written: self.now() };
+        self.writes.checkpoints.push((job.id, stored));
     }
 
     /// Removes the output of the attempt before, which a lost attempt without output must not be shown with.

@@ -1,16 +1,19 @@
 //! Attempts without a server, for tests of handlers.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::{Attempt, ReportSink};
+use super::{Attempt, Committed, ReportSink, WrittenNumbers, checked_state};
 use crate::{
     clock::Timestamp,
     job::{
-        Extras, Job, JobId, LeaseToken, Name, PayloadInfo, Position, Progress, Remote, RetryPolicy, Spec,
-        State,
+        Extras, Job, JobId, LeaseToken, Name, Output, PayloadInfo, Position, Progress, Remote, RetryPolicy,
+        Spec, State,
     },
 };
 
@@ -22,21 +25,51 @@ pub enum DetachedReport {
     Progress(Progress),
     /// A line of output, unchanged.
     OutputLine(Vec<u8>),
+    /// A checkpoint, which counts as written.
+    Checkpoint {
+        /// Its number.
+        number: i64,
+        /// The state.
+        state: Output,
+        /// Whether it was to be written at once.
+        commit_now: bool,
+    },
 }
 
-struct Detached<F>(F);
+struct Detached<F> {
+    on_report: F,
+    earlier: Option<Output>,
+    last: AtomicI64,
+    written: WrittenNumbers,
+}
 
 impl<F: Fn(DetachedReport) + Send + Sync + 'static> ReportSink for Detached<F> {
     fn progress(&self, progress: Progress) {
-        (self.0)(DetachedReport::Progress(progress));
+        (self.on_report)(DetachedReport::Progress(progress));
     }
 
     fn output_line(&self, line: &[u8]) {
-        (self.0)(DetachedReport::OutputLine(line.to_vec()));
+        (self.on_report)(DetachedReport::OutputLine(line.to_vec()));
     }
 
     fn waits_to_start(&self, _: bool) -> bool {
         true
+    }
+
+    fn checkpoint(&self, state: Output, commit_now: bool) -> Committed {
+        match checked_state(state) {
+            Ok(state) => {
+                let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+                (self.on_report)(DetachedReport::Checkpoint { number, state, commit_now });
+                self.written.up_to(number);
+                self.written.when(number)
+            }
+            Err(error) => Committed::refused(error),
+        }
+    }
+
+    fn earlier_checkpoint(&self) -> Option<&Output> {
+        self.earlier.as_ref()
     }
 }
 
@@ -48,6 +81,17 @@ impl Attempt {
     /// built; hence a constructor that needs no server. It is not covered by the crate's stability guarantees.
     #[doc(hidden)]
     pub fn detached(
+        payload: impl Into<Bytes>,
+        payload_type: &str,
+        on_report: impl Fn(DetachedReport) + Send + Sync + 'static,
+    ) -> Attempt {
+        Self::detached_after(None, payload, payload_type, on_report)
+    }
+
+    /// As [`Attempt::detached`], with the checkpoint of an earlier attempt.
+    #[doc(hidden)]
+    pub fn detached_after(
+        earlier: Option<Output>,
         payload: impl Into<Bytes>,
         payload_type: &str,
         on_report: impl Fn(DetachedReport) + Send + Sync + 'static,
@@ -96,7 +140,12 @@ impl Attempt {
             payload: payload.into(),
             cancelled: CancellationToken::new(),
             traceparent: String::new(),
-            reports: Arc::new(Detached(on_report)),
+            reports: Arc::new(Detached {
+                on_report,
+                earlier,
+                last: AtomicI64::new(0),
+                written: WrittenNumbers::default(),
+            }),
         }
     }
 }

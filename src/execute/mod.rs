@@ -25,6 +25,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 pub use checkpoint::{CheckpointError, Committed, StopCause};
+pub(crate) use checkpoint::{WrittenNumbers, checked_state};
 #[cfg(feature = "server")]
 pub use configured::SetupError;
 #[cfg(all(feature = "internals", feature = "worker"))]
@@ -92,13 +93,9 @@ pub(crate) trait ReportSink: Send + Sync + 'static {
     /// Pauses the attempt's timeout while it waits for a resource before it starts. Returns whether it may still start.
     fn waits_to_start(&self, waits: bool) -> bool;
     /// Keeps a state for the next attempt.
-    fn checkpoint(&self, _state: Output, _commit_now: bool) -> Committed {
-        Committed::refused(CheckpointError::Unsupported)
-    }
-    /// Returns the state that an earlier attempt has left.
-    fn earlier_checkpoint(&self) -> Option<&Output> {
-        None
-    }
+    fn checkpoint(&self, state: Output, commit_now: bool) -> Committed;
+    /// Returns the state that earlier attempts have left.
+    fn earlier_checkpoint(&self) -> Option<&Output>;
     /// Returns why the attempt is to stop.
     fn stop_cause(&self) -> Option<StopCause> {
         None

@@ -4,6 +4,7 @@ mod at_least_one;
 mod attempt;
 mod canonical;
 mod change;
+pub(crate) mod checkpoint;
 mod client_input;
 mod draft;
 mod filter;
@@ -28,6 +29,7 @@ pub use self::{
     at_least_one::AtLeastOne,
     attempt::{AttemptRecord, Failure, FailureReason, Progress},
     change::{Change, Changes, Tombstone},
+    checkpoint::{Checkpoint, StoredCheckpoint},
     client_input::{ClientInput, PartialRetryPolicy, When},
     draft::JobDraft,
     filter::JobFilter,
@@ -41,7 +43,7 @@ pub use self::{
     state::{State, StateName},
     tally::Tally,
     update::JobUpdate,
-    worker::{Checkpoint, LeaseOwner, Remote, ReportedEnd, WorkerProcess, WorkerRow},
+    worker::{LeaseOwner, Remote, ReportedEnd, WorkerProcess, WorkerRow},
 };
 #[cfg(feature = "server")]
 pub(crate) use self::{

@@ -111,12 +111,3 @@ impl Remote {
         self.worker.as_ref().map(|worker| worker.owner()).or(reported.map(|reported| &reported.owner))
     }
 }
-
-/// State of an attempt for the next one.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Checkpoint {
-    /// Number that the attempt gave it.
-    pub number: i64,
-    /// The state.
-    pub state: super::Output,
-}

@@ -14,7 +14,5 @@ pub(crate) const INSTANCE_MAX_BYTES: usize = 128;
 pub(crate) const HELLO_LEASES_MAX: usize = 10_000;
 /// Limit of the frames in a message.
 pub(crate) const FRAMES_MAX: usize = 4_096;
-/// Byte limit of a checkpoint.
-pub(crate) const CHECKPOINT_MAX_BYTES: usize = 256 << 10;
 /// Byte limit of a failure's message, and of the reason for handing a job back. What exceeds it is cut off.
 pub(crate) const MESSAGE_MAX_BYTES: usize = 1 << 10;

@@ -64,7 +64,7 @@ pub(super) struct Inbox {
     pub(super) reports: mpsc::Receiver<Report>,
     /// Final reports of remote workers.
     pub(super) remote: mpsc::Receiver<Report>,
-    /// Progress and checkpoints of remote workers.
+    /// Checkpoints of all attempts, and progress of remote workers.
     pub(super) checkpoints: mpsc::Receiver<Report>,
     pub(super) ending: CancellationToken,
     /// Whether the last batch had large reports.

@@ -21,7 +21,7 @@ pub(crate) struct Reports {
     pub(super) reports: mpsc::Sender<Report>,
     /// Final reports of remote workers.
     pub(super) remote: mpsc::Sender<Report>,
-    /// Progress and checkpoints of remote workers.
+    /// Checkpoints of all attempts, and progress of remote workers.
     pub(super) checkpoints: mpsc::Sender<Report>,
     pub(super) unwritten: Arc<Unwritten>,
 }
@@ -43,7 +43,7 @@ impl Reports {
     /// it: not after its end.
     pub(crate) async fn remote(&self, report: Report) -> bool {
         if !report.is_final() {
-            return self.checkpoints.send(report).await.is_ok();
+            return self.checkpoint(report).await;
         }
         let is_outcome = is_outcome(&report);
         let Ok(permit) = self.remote.reserve().await else { return false };
@@ -53,9 +53,15 @@ impl Reports {
         true
     }
 
-    /// Passes a remote worker's progress on, if there is room.
-    pub(crate) fn remote_progress(&self, report: Report) {
-        let _ = self.checkpoints.try_send(report);
+    /// Passes a checkpoint on, and waits while too many are pending. Returns whether the committer has taken it: not after
+    /// its end.
+    pub(crate) async fn checkpoint(&self, report: Report) -> bool {
+        self.checkpoints.send(report).await.is_ok()
+    }
+
+    /// Passes a remote worker's progress on, if there is room. Returns whether there was.
+    pub(crate) fn remote_progress(&self, report: Report) -> bool {
+        self.checkpoints.try_send(report).is_ok()
     }
 
     /// Returns the number of reported outcomes that are not written yet.

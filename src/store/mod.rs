@@ -25,7 +25,7 @@ pub use steps::{ClockStep, ClockSteps};
 
 use crate::{
     clock::Timestamp,
-    job::{AttemptRecord, Changes, Checkpoint, Identity, Job, JobFilter, JobId, Name, Output, Position, Tally},
+    job::{AttemptRecord, Changes, StoredCheckpoint, Identity, Job, JobFilter, JobId, Name, Output, Position, Tally},
     settings::QueueInfo,
 };
 
@@ -135,7 +135,7 @@ pub trait Reader: Send + Sync {
     ///
     /// # Errors
     /// When the disk fails.
-    fn checkpoint(&self, id: JobId) -> Result<Option<Checkpoint>, StoreError>;
+    fn checkpoint(&self, id: JobId) -> Result<Option<StoredCheckpoint>, StoreError>;
 
     /// Returns the matching jobs, in the scan's order. Examines no more jobs than the scan's budget, and may therefore
     /// return few jobs, or none, although there are more.
@@ -202,7 +202,7 @@ pub struct WholeJob {
     /// The job's attempts, oldest first.
     pub attempts: Vec<AttemptRecord>,
     /// The checkpoint for the next attempt.
-    pub checkpoint: Option<Checkpoint>,
+    pub checkpoint: Option<StoredCheckpoint>,
 }
 
 impl WholeJob {

@@ -15,7 +15,7 @@ pub use super::counters::{Counters, StoredTimes};
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{
-        AttemptRecord, Checkpoint, Job, JobId, LeaseOwner, LeaseToken, Name, Position, Spec, StateName, Tally, Tombstone,
+        AttemptRecord, Job, JobId, LeaseOwner, LeaseToken, Name, Position, Spec, StateName, StoredCheckpoint, Tally, Tombstone,
         WorkerRow,
     },
     settings::{QueueInfo, Retention},
@@ -219,8 +219,10 @@ pub struct WriteSet {
     pub workers: Vec<WorkerRow>,
     /// Numbers of workers whose rows are deleted.
     pub forgotten_workers: Vec<u32>,
+    /// Jobs whose checkpoints are deleted, before any is written.
+    pub dropped_checkpoints: Vec<JobId>,
     /// Checkpoints of jobs, each in place of the one before.
-    pub checkpoints: Vec<(JobId, Checkpoint)>,
+    pub checkpoints: Vec<(JobId, StoredCheckpoint)>,
     /// New state of queues, and whether each is deleted. A deleted queue is kept while ended jobs refer to it.
     pub queues: Vec<(QueueInfo, bool)>,
     /// Numbers of queues whose rows are deleted.
@@ -277,6 +279,7 @@ impl WriteSet {
             suspects,
             workers,
             forgotten_workers,
+            dropped_checkpoints,
             checkpoints,
             queues,
             freed_queues,
@@ -306,7 +309,8 @@ impl WriteSet {
             && suspects.is_empty()
             && workers.is_empty()
             && forgotten_workers.is_empty()
-            && checkpoints.is_empty();
+            && checkpoints.is_empty()
+            && dropped_checkpoints.is_empty();
         let requests = requests.is_empty() && lost_jobs.is_empty() && forgotten_requests.is_empty();
         let jobs = new_jobs.is_empty()
             && changed_jobs.is_empty()

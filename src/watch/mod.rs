@@ -161,7 +161,7 @@ mod tests {
             self.0.result(id)
         }
 
-        fn checkpoint(&self, id: JobId) -> Result<Option<crate::job::Checkpoint>, StoreError> {
+        fn checkpoint(&self, id: JobId) -> Result<Option<crate::job::StoredCheckpoint>, StoreError> {
             self.0.checkpoint(id)
         }
 
@@ -271,7 +271,9 @@ mod tests {
                 let done = self.reader.job(id).unwrap().unwrap().state.is_done();
                 let ask = ReplySlot::unheard();
                 let action = match done {
-                    true => Action::Retry { id, expected_revision: None, reset: false, ask },
+                    true => {
+                        Action::Retry { id, expected_revision: None, reset: false, drop_checkpoint: false, ask }
+                    }
                     false => Action::Cancel { id, expected_revision: None, ask },
                 };
                 let batch = Batch { controls: vec![Control::once(action)], ..Batch::default() };

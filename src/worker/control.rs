@@ -6,13 +6,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{key::LeaseKey, mailbox::Mailbox};
 use crate::{
-    execute::{CheckpointError, Committed, ReportSink, StopCause},
-    job::{Output, Progress, worker_limits::CHECKPOINT_MAX_BYTES},
+    execute::{Committed, ReportSink, StopCause, WrittenNumbers, checked_state},
+    job::{Output, Progress},
     proto::v1,
 };
 
@@ -21,9 +20,6 @@ const LINE_MAX_BYTES: usize = 4 << 10;
 /// Byte limit of the lines that wait to be sent. The server keeps no more of an attempt's output; older lines are
 /// dropped.
 const LINES_MAX_BYTES: usize = 64 << 10;
-
-/// The number of checkpoints of a lost lease: none is written any more.
-const NEVER: u64 = u64::MAX;
 
 /// Input of the worker's thread.
 #[derive(Debug)]
@@ -72,7 +68,7 @@ pub(super) struct Pending {
 #[derive(Clone, Debug)]
 pub(super) struct Checkpoint {
     /// The number, from 1, as the attempt counts.
-    pub(super) number: u64,
+    pub(super) number: i64,
     pub(super) state: v1::Payload,
     pub(super) commit_now: bool,
 }
@@ -95,8 +91,8 @@ pub(super) struct Control {
 
 #[derive(Debug, Default)]
 struct Checkpoints {
-    last: Mutex<u64>,
-    written: watch::Sender<u64>,
+    last: Mutex<i64>,
+    written: WrittenNumbers,
 }
 
 impl Control {
@@ -156,20 +152,16 @@ impl Control {
     }
 
     /// Wakes those who wait for checkpoints up to this number.
-    pub(super) fn written(&self, number: u64) {
+    pub(super) fn written(&self, number: i64) {
         if let Some(checkpoints) = self.checkpoints.get() {
-            checkpoints.written.send_if_modified(|written| {
-                let is_new = number > *written;
-                *written = number.max(*written);
-                is_new
-            });
+            checkpoints.written.up_to(number);
         }
     }
 
     /// Fails all waits for checkpoints: the lease is lost.
     pub(super) fn lost(&self) {
         if let Some(checkpoints) = self.checkpoints.get() {
-            checkpoints.written.send_replace(NEVER);
+            checkpoints.written.over();
         }
     }
 
@@ -213,11 +205,10 @@ impl ReportSink for Control {
     }
 
     fn checkpoint(&self, state: Output, commit_now: bool) -> Committed {
-        let bytes = state.bytes.len();
-        if bytes > CHECKPOINT_MAX_BYTES {
-            let max_bytes = CHECKPOINT_MAX_BYTES;
-            return Committed::refused(CheckpointError::TooLarge { bytes, max_bytes });
-        }
+        let state = match checked_state(state) {
+            Ok(state) => state,
+            Err(error) => return Committed::refused(error),
+        };
         let checkpoints = self.checkpoints.get_or_init(Checkpoints::default);
         let number = {
             // Held until the checkpoint is in its place, so that a later one can't be overwritten.
@@ -233,13 +224,7 @@ impl ReportSink for Control {
             });
             number
         };
-        let mut written = checkpoints.written.subscribe();
-        Committed::when(async move {
-            match written.wait_for(|written| *written >= number).await {
-                Ok(written) if *written != NEVER => Ok(()),
-                Ok(_) | Err(_) => Err(CheckpointError::Over),
-            }
-        })
+        checkpoints.written.when(number)
     }
 
     fn earlier_checkpoint(&self) -> Option<&Output> {

@@ -46,7 +46,7 @@ pub(super) struct Lease {
     /// A checkpoint that was sent and is not known to be written.
     pub(super) unwritten: Option<Checkpoint>,
     /// What is added to the attempt's own numbers of checkpoints. A checkpoint that is sent again needs a new number.
-    pub(super) renumbered: u64,
+    pub(super) renumbered: i64,
 }
 
 impl Lease {

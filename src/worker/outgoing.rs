@@ -172,7 +172,7 @@ fn write_reports(
     let checkpoint = checkpoint.map(|checkpoint| {
         bytes = checkpoint.state.bytes().len();
         let sent = v1::Checkpoint {
-            number: (checkpoint.number + lease.renumbered) as i64,
+            number: checkpoint.number + lease.renumbered,
             state: Some(checkpoint.state.clone()),
             commit_now: checkpoint.commit_now,
         };

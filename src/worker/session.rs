@@ -358,8 +358,7 @@ impl Session {
             Some(Notice::Refused(error)) => self.refused(key, &error, now),
             Some(Notice::Ended(_)) => self.ended(key, now),
             Some(Notice::CheckpointCommitted(written)) => {
-                let number = u64::try_from(written.number).unwrap_or_default();
-                let number = number.saturating_sub(lease.renumbered);
+                let number = written.number.saturating_sub(lease.renumbered);
                 lease.unwritten.take_if(|checkpoint| checkpoint.number <= number);
                 lease.control.written(number);
             }

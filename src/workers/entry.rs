@@ -110,11 +110,14 @@ pub(super) struct Rest {
     pub(super) tail: OutputTail,
     /// Progress that is not written yet.
     pub(super) progress: Option<Progress>,
-    pub(super) progress_written: ActiveTime,
+    /// Time at which progress or a checkpoint was last written.
+    pub(super) written: ActiveTime,
     /// Number of the latest checkpoint.
     pub(super) checkpoint_number: i64,
-    /// The checkpoint that is written with the next progress or at the attempt's end.
+    /// The checkpoint that is written with the next heartbeat or at the attempt's end.
     pub(super) checkpoint: Option<Box<Checkpoint>>,
+    /// The checkpoint on its way to the disk, which the attempt's end may overtake.
+    pub(super) sent_checkpoint: Option<Box<Checkpoint>>,
 }
 
 impl EntryState {

@@ -16,7 +16,7 @@ use crate::{
     watch::OutputLine,
 };
 
-/// Shortest interval between two writes of an attempt's progress.
+/// Shortest interval between two writes of an attempt's progress, and of checkpoints that are not asked for at once.
 pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// Size of a checkpoint above which it is written at once, so that few bytes are kept for later.
 const CHECKPOINT_KEPT_MAX_BYTES: usize = 4 << 10;
@@ -91,8 +91,13 @@ impl Workers {
                     Some((report, true)) => {
                         self.reports.remote(report).await;
                     }
-                    // Where there is no room, the next heartbeat brings it again.
-                    Some((report, false)) => self.reports.remote_progress(report),
+                    Some((report, false)) => {
+                        // Where there is no room, progress comes again with the next heartbeat.
+                        let is_passed_on = self.reports.remote_progress(report);
+                        if !is_passed_on && let Some(held) = entry.state.lock().held(id, lease) {
+                            held.put_back();
+                        }
+                    }
                     None => {}
                 }
                 return Some(notice);
@@ -230,7 +235,7 @@ impl Workers {
     }
 }
 
-/// Returns the report of progress that is due, or of a checkpoint that is to be written now.
+/// Returns the report of progress and of a checkpoint that is due, or that is to be written now.
 pub(super) fn due_report(
     held: &mut HeldLease,
     lease: LeaseToken,
@@ -239,16 +244,18 @@ pub(super) fn due_report(
     from: Reporter,
 ) -> Option<Report> {
     let rest = held.rest.as_mut()?;
-    let is_due = rest.progress.is_some() && now.since(rest.progress_written) >= PROGRESS_EVERY;
-    if !is_due && !is_asked_for {
+    let has_news = rest.progress.is_some() || rest.checkpoint.is_some();
+    let is_due = has_news && now.since(rest.written) >= PROGRESS_EVERY;
+    if !is_asked_for && !is_due {
         return None;
     }
+    rest.written = now;
     let checkpoint = rest.checkpoint.take();
+    if checkpoint.is_some() {
+        rest.sent_checkpoint.clone_from(&checkpoint);
+    }
     let body = match rest.progress.take() {
-        Some(progress) => {
-            rest.progress_written = now;
-            ReportBody::Progress(Arc::new(progress))
-        }
+        Some(progress) => ReportBody::Progress(Arc::new(progress)),
         None => ReportBody::Checkpoint,
     };
     Some(Report { checkpoint, from, ..Report::of_server(held.job.id, lease, body) })
@@ -268,7 +275,14 @@ impl HeldLease {
             | ReportBody::Snoozed { tail, .. } => *tail = rest.tail.text(),
             ReportBody::Released { .. } | ReportBody::Progress(_) | ReportBody::Checkpoint => {}
         }
-        rest.checkpoint.take()
+        rest.checkpoint.take().or_else(|| rest.sent_checkpoint.take())
+    }
+
+    /// Takes back the checkpoint of a report that could not be passed on, unless there is a later one.
+    fn put_back(&mut self) {
+        if let Some(rest) = &mut self.rest {
+            rest.checkpoint = rest.checkpoint.take().or_else(|| rest.sent_checkpoint.take());
+        }
     }
 }
 

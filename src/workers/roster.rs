@@ -295,6 +295,15 @@ impl Roster {
         }
     }
 
+    /// Forgets a checkpoint that is on disk now.
+    fn checkpoint_written(&self, worker: u32, lease: LeaseToken, number: i64) {
+        let Some(entry) = self.find(worker) else { return };
+        let mut state = entry.state.lock();
+        if let Some(rest) = state.leases.get_mut(&lease).and_then(|held| held.rest.as_mut()) {
+            rest.sent_checkpoint.take_if(|sent| sent.number <= number);
+        }
+    }
+
     /// Tells a worker that a newer process has taken over its instance.
     fn supersede(&self, worker: u32) {
         let Some(entry) = self.find(worker) else { return };
@@ -359,7 +368,11 @@ impl RemoteLeases for Roster {
     }
 
     fn apply(&self, changes: RemoteChanges) {
-        let RemoteChanges { assigned, cancelling, ended, answers, superseded, forgotten } = changes;
+        let RemoteChanges { assigned, cancelling, ended, checkpoints, answers, superseded, forgotten } =
+            changes;
+        for (worker, lease, number) in checkpoints {
+            self.checkpoint_written(worker, lease, number);
+        }
         // Ends first: a job that was released may be assigned again by the same batch.
         for (worker, lease) in ended {
             self.end(worker, lease, superseded.contains(&worker));

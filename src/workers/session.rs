@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     engine::{LeaseFate, NewPool, PoolId, QueueScope, Registered, SessionId},
-    job::{Checkpoint, Job, JobId, LeaseToken},
+    job::{Job, JobId, LeaseToken, StoredCheckpoint},
     settings::QueuePattern,
 };
 
@@ -132,7 +132,10 @@ impl Workers {
     }
 
     /// Returns the checkpoint that a job's earlier attempts have left.
-    pub(crate) async fn checkpoint(&self, job: &Job) -> Result<Option<Checkpoint>, crate::store::StoreError> {
+    pub(crate) async fn checkpoint(
+        &self,
+        job: &Job,
+    ) -> Result<Option<StoredCheckpoint>, crate::store::StoreError> {
         // A first attempt has none. An attempt that was lost uncounted leaves none either.
         if job.attempt <= 1 {
             return Ok(None);

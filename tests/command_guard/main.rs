@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod checkpoints;
 mod paused;
 mod reports;
 mod results;
@@ -54,8 +55,13 @@ struct Running {
 
 impl Running {
     fn start(settings: CommandSettings, lock_path: Option<PathBuf>) -> Self {
+        Self::start_after(None, settings, lock_path)
+    }
+
+    /// Starts a command with the checkpoint of an earlier attempt.
+    fn start_after(earlier: Option<Output>, settings: CommandSettings, lock_path: Option<PathBuf>) -> Self {
         let (tell, reports) = mpsc::channel(100_000);
-        let attempt = Attempt::detached("", "", move |report| {
+        let attempt = Attempt::detached_after(earlier, "", "", move |report| {
             let _ = tell.try_send(report);
         });
         let cancellation = attempt.cancellation_token().clone();
@@ -73,7 +79,9 @@ impl Running {
     async fn line(&mut self) -> String {
         match self.report().await {
             DetachedReport::OutputLine(line) => String::from_utf8(line).unwrap(),
-            DetachedReport::Progress(progress) => panic!("{progress:?} is no line"),
+            other @ (DetachedReport::Progress(_) | DetachedReport::Checkpoint { .. }) => {
+                panic!("{other:?} is no line")
+            }
         }
     }
 

@@ -110,6 +110,8 @@ async fn a_command_sees_only_the_variables_it_is_meant_to_see() {
             "JOBMILL_MAX_ATTEMPTS=5",
             "JOBMILL_LEASE=7",
             "JOBMILL_PROGRESS_FD=3",
+            "JOBMILL_CHECKPOINT_FD=5",
+            "JOBMILL_CHECKPOINT_ANSWER_FD=6",
             "JOBMILL_DEADLINE=1970-01-01T00:15:00Z",
             "JOBMILL_REQUEST_ID=r-1",
             "JOBMILL_LABELS={\"tier\":\"gold\"}",
@@ -133,8 +135,8 @@ async fn a_command_has_no_descriptors_but_its_own() {
     let handler =
         CommandHandler::new(command(&["ls", "/proc/self/fd"]), GUARD, Some(folder.path().join("lock")));
     let output = handler.run(Attempt::detached("", "", |_| {})).await.unwrap();
-    // Standard streams, progress, the lock, and the folder that `ls` reads.
-    assert_eq!(output.bytes, "0\n1\n2\n3\n4\n5\n");
+    // Standard streams, progress, the lock, checkpoints, their answers, and the folder that `ls` reads.
+    assert_eq!(output.bytes, "0\n1\n2\n3\n4\n5\n6\n7\n");
 }
 
 #[tokio::test]

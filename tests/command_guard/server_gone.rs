@@ -159,7 +159,7 @@ async fn a_guard_is_ready_once_it_holds_the_lock_and_starts_nothing_without_its_
         .unwrap();
     let mut ready = [0; 9];
     (&control).read_exact(&mut ready).unwrap();
-    assert_eq!(&ready, b"r\0\0\0\x04\0\0\0\x01");
+    assert_eq!(&ready, b"r\0\0\0\x04\0\0\0\x02");
     assert!(waits(&lock_path).await);
 
     drop(control);

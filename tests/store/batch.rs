@@ -35,6 +35,8 @@ pub(crate) struct Batch {
     pub(crate) controls: Vec<Control>,
     pub(crate) reports: Vec<Report>,
     /// Reports of remote workers, which come after those of the server.
+    /// Further reports of the server, after the ones above, each with a checkpoint if it brings one.
+    pub(crate) reports_with: Vec<(Report, Option<Checkpoint>)>,
     pub(crate) worker_reports: Vec<WorkerReport>,
     pub(crate) offers: Vec<Offer>,
     /// Whether free slots claim jobs.
@@ -73,6 +75,8 @@ pub(crate) enum Control {
     Update(JobId, Box<JobUpdate>),
     /// Retries a job, and counts its attempts no longer.
     Reset(JobId),
+    /// A retry that deletes the checkpoint.
+    RetryAnew(JobId),
     Delete(JobId),
     CreateQueue {
         name: String,

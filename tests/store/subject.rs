@@ -201,15 +201,18 @@ impl Product {
 
     /// Applies a batch. Returns `None` if it did not fit on the disk.
     pub(crate) fn try_to_apply(&mut self, batch: Batch) -> Result<Option<Applied>, StoreError> {
-        let Batch { present, controls, reports, worker_reports, offers, claim, space } = batch;
+        let Batch { present, controls, reports, reports_with, worker_reports, offers, claim, space } = batch;
         let (mut product, mut asked) =
             (engine::Batch { present, claim, space, ..Default::default() }, BatchReplies::default());
         for control in controls {
             product.controls.push(asked.control(control));
         }
-        for Report { id, lease, body } in reports {
+        let reports = reports.into_iter().map(|report| (report, None)).chain(reports_with);
+        for (Report { id, lease, body }, checkpoint) in reports {
             let (ask, answer) = ReplySlot::new(Uptime::MAX);
-            product.reports.push(engine::Report { ask, ..engine::Report::of_server(id, lease, body) });
+            let checkpoint = checkpoint.map(Box::new);
+            let report = engine::Report::of_server(id, lease, body);
+            product.reports.push(engine::Report { ask, checkpoint, ..report });
             asked.reports.push(answer);
         }
         for report in worker_reports {
@@ -227,7 +230,8 @@ impl Product {
             shard::Applied::Unapplied(_) => return Ok(None),
         };
         outcome.answer();
-        let RemoteChanges { assigned, cancelling, ended, answers, superseded, forgotten: _ } = outcome.remote;
+        let RemoteChanges { assigned, cancelling, ended, answers, superseded, checkpoints: _, forgotten: _ } =
+            outcome.remote;
         for (sink, answer) in answers {
             sink.answer(answer);
         }
@@ -401,7 +405,7 @@ impl BatchReplies {
                 let ask = self.ask(AskedControl::Job);
                 engine::Control::new(
                     request,
-                    Action::Retry { id, expected_revision: None, reset: false, ask },
+                    Action::Retry { id, expected_revision: None, reset: false, drop_checkpoint: false, ask },
                 )
             }
             Control::OnlyRepeat(allowed, control) => {
@@ -419,9 +423,17 @@ impl BatchReplies {
             Control::AtRevision(revision, control) => self.action(*control, Some(revision)),
             Control::Cancel(id) => Action::Cancel { id, expected_revision, ask: self.ask(Job) },
             Control::Retry { id, .. } => {
-                Action::Retry { id, expected_revision, reset: false, ask: self.ask(Job) }
+                let (reset, drop_checkpoint) = (false, false);
+                Action::Retry { id, expected_revision, reset, drop_checkpoint, ask: self.ask(Job) }
             }
-            Control::Reset(id) => Action::Retry { id, expected_revision, reset: true, ask: self.ask(Job) },
+            Control::Reset(id) => {
+                let (reset, drop_checkpoint) = (true, false);
+                Action::Retry { id, expected_revision, reset, drop_checkpoint, ask: self.ask(Job) }
+            }
+            Control::RetryAnew(id) => {
+                let (reset, drop_checkpoint) = (false, true);
+                Action::Retry { id, expected_revision, reset, drop_checkpoint, ask: self.ask(Job) }
+            }
             Control::Update(id, update) => {
                 Action::Update { id, expected_revision, update, ask: self.ask(Job) }
             }

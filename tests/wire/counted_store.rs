@@ -17,6 +17,7 @@ pub(crate) struct BatchContents {
     pub(crate) reports: usize,
     /// The total size of the results in its reports.
     pub(crate) result_bytes: usize,
+    pub(crate) checkpoints: usize,
 }
 
 /// The records and the switch of a counted store.
@@ -69,6 +70,7 @@ fn brought(writes: &WriteSet) -> BatchContents {
         new_bytes: writes.new_jobs.iter().map(|(_, payload)| payload.len()).sum(),
         reports: writes.changed_jobs.iter().filter(ended).count(),
         result_bytes: writes.outcomes.iter().map(result).sum(),
+        checkpoints: writes.checkpoints.len(),
     }
 }
 

@@ -8,6 +8,7 @@ mod audit;
 mod bad_input;
 mod bad_messages;
 mod changed_configuration;
+mod checkpoints;
 mod clocks;
 mod commands;
 mod connections;

@@ -254,7 +254,7 @@ fn a_job_of_a_remote_worker_tells_which_and_under_which_lease() {
         state: JobState::Running.into(),
         worker: "resizer-2".into(),
         lease_token: 1_767_323_045_000_007,
-        checkpoint: Some(CheckpointStatus { number: 3, size_bytes: 2_048 }),
+        checkpoint: Some(CheckpointStatus { number: 3, size_bytes: 2_048, write_time: None }),
         end_time: None,
         last_failure: None,
         result: None,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, env, ffi::OsString};
 
-use super::PROGRESS_FD;
+use super::{CHECKPOINT_ANSWER_FD, CHECKPOINT_FD, EARLIER_CHECKPOINT_FD, PROGRESS_FD};
 use crate::{execute::Attempt, settings::CommandSettings};
 
 /// Variable that holds the job's id.
@@ -39,6 +39,8 @@ pub(super) fn of_attempt(
         ("JOBMILL_MAX_ATTEMPTS", job.max_attempts.to_string()),
         (LEASE_VARIABLE, attempt.lease().as_i64().to_string()),
         ("JOBMILL_PROGRESS_FD", PROGRESS_FD.to_string()),
+        ("JOBMILL_CHECKPOINT_FD", CHECKPOINT_FD.to_string()),
+        ("JOBMILL_CHECKPOINT_ANSWER_FD", CHECKPOINT_ANSWER_FD.to_string()),
         ("JOBMILL_DEADLINE", attempt.deadline().to_string()),
         ("JOBMILL_REQUEST_ID", attempt.request_id().to_owned()),
         ("JOBMILL_LABELS", json(attempt.labels())),
@@ -48,6 +50,10 @@ pub(super) fn of_attempt(
     ];
     let mut variables = kind.clone();
     variables.extend(jobmill.map(|(name, value)| (name.into(), value.into())));
+    if attempt.earlier_checkpoint().is_some() {
+        let descriptor = EARLIER_CHECKPOINT_FD.to_string();
+        variables.insert("JOBMILL_EARLIER_CHECKPOINT_FD".into(), descriptor.into());
+    }
     if let Some(context) = attempt.traceparent() {
         variables.insert("TRACEPARENT".into(), context.into());
     }

@@ -5,11 +5,16 @@ use std::{ffi::OsString, io};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-/// Version of the protocol. A guard of another version is not used.
-pub(super) const VERSION: u32 = 1;
+use super::checkpoint;
 
-/// Byte limit of a guard's frame: a progress line or an error message.
-pub(super) const REPORT_MAX_BYTES: usize = 8 * 1024;
+/// Version of the protocol. A guard of another version is not used.
+pub(super) const VERSION: u32 = 2;
+
+/// Byte limit of a guard's frame: the line of a checkpoint is the longest.
+pub(super) const REPORT_MAX_BYTES: usize = checkpoint::LINE_MAX_BYTES;
+
+/// Byte limit of an error message in a guard's frame.
+pub(super) const MESSAGE_MAX_BYTES: usize = 8 * 1024;
 
 /// Byte limit of a server's frame: above any payload, and above the kernel's limit of arguments.
 pub(super) const ORDER_MAX_BYTES: usize = 64 * 1024 * 1024;
@@ -23,14 +28,21 @@ pub(super) struct Start {
     /// The command's whole environment.
     pub(super) env: Vec<(OsString, OsString)>,
     pub(super) working_dir: Option<OsString>,
+    /// Whether an earlier attempt has left a checkpoint, which comes in [`Order::EarlierCheckpoint`].
+    pub(super) has_checkpoint: bool,
 }
 
-/// A message from a server to a guard: [`Order::Start`], then [`Order::Payload`], then any of the others.
+/// A message from a server to a guard: [`Order::Start`], then [`Order::Payload`], then [`Order::EarlierCheckpoint`] if
+/// there is one, then any of the others.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Order {
     Start(Start),
     /// The whole standard input of the command.
     Payload(Bytes),
+    /// The state that an earlier attempt has left.
+    EarlierCheckpoint(Bytes),
+    /// A line for the command's descriptor of answers about checkpoints.
+    CheckpointAnswer(Bytes),
     /// Send SIGTERM to the command.
     Terminate,
     /// Kill the command.
@@ -55,6 +67,8 @@ pub(super) enum GuardReport {
     StartFailed(String),
     /// A line that the command wrote to its progress descriptor.
     Progress(Bytes),
+    /// A line that the command wrote to its checkpoint descriptor.
+    Checkpoint(Bytes),
     /// The command has ended, and none of its processes is left.
     Ended(Ending),
 }
@@ -65,6 +79,8 @@ impl Order {
         let (kind, body) = match self {
             Order::Start(start) => (b'S', Bytes::from(serde_json::to_vec(&start)?)),
             Order::Payload(payload) => (b'P', payload),
+            Order::EarlierCheckpoint(state) => (b'E', state),
+            Order::CheckpointAnswer(line) => (b'A', line),
             Order::Terminate => (b'T', Bytes::new()),
             Order::Kill => (b'K', Bytes::new()),
         };
@@ -75,6 +91,8 @@ impl Order {
         match frame.kind {
             b'S' => Ok(Order::Start(serde_json::from_slice(&frame.body)?)),
             b'P' => Ok(Order::Payload(frame.body)),
+            b'E' => Ok(Order::EarlierCheckpoint(frame.body)),
+            b'A' => Ok(Order::CheckpointAnswer(frame.body)),
             b'T' => Ok(Order::Terminate),
             b'K' => Ok(Order::Kill),
             _ => Err(garbled()),
@@ -89,6 +107,7 @@ impl GuardReport {
             GuardReport::Started { pid } => (b's', Bytes::copy_from_slice(&pid.to_be_bytes())),
             GuardReport::StartFailed(message) => (b'f', Bytes::from(message)),
             GuardReport::Progress(line) => (b'p', line),
+            GuardReport::Checkpoint(line) => (b'k', line),
             GuardReport::Ended(Ending::Code(code)) => (b'c', Bytes::copy_from_slice(&code.to_be_bytes())),
             GuardReport::Ended(Ending::Signal(signal)) => {
                 (b'g', Bytes::copy_from_slice(&signal.to_be_bytes()))
@@ -104,6 +123,7 @@ impl GuardReport {
             b's' => Ok(GuardReport::Started { pid: body.try_get_i32().map_err(|_| garbled())? }),
             b'f' => Ok(GuardReport::StartFailed(String::from_utf8_lossy(body).into_owned())),
             b'p' => Ok(GuardReport::Progress(frame.body)),
+            b'k' => Ok(GuardReport::Checkpoint(frame.body)),
             b'c' => Ok(GuardReport::Ended(Ending::Code(body.try_get_i32().map_err(|_| garbled())?))),
             b'g' => Ok(GuardReport::Ended(Ending::Signal(body.try_get_i32().map_err(|_| garbled())?))),
             _ => Err(garbled()),
@@ -193,10 +213,16 @@ mod tests {
             argv: vec!["a b".into(), "".into()],
             env: vec![("NAME".into(), OsString::from_vec(vec![0xff, b'=']))],
             working_dir: Some("/".into()),
+            has_checkpoint: true,
         };
-        for order in
-            [Order::Start(start), Order::Payload(Bytes::from_static(b"\0\n")), Order::Terminate, Order::Kill]
-        {
+        for order in [
+            Order::Start(start),
+            Order::Payload(Bytes::from_static(b"\0\n")),
+            Order::EarlierCheckpoint(Bytes::from_static(b"\0\n")),
+            Order::CheckpointAnswer(Bytes::from_static(b"committed 1\n")),
+            Order::Terminate,
+            Order::Kill,
+        ] {
             assert_eq!(through(order.clone().into_frame().unwrap(), Order::from_frame), order);
         }
         for report in [
@@ -204,6 +230,7 @@ mod tests {
             GuardReport::Started { pid: 1 },
             GuardReport::StartFailed("why".into()),
             GuardReport::Progress(Bytes::from_static(b"0.5")),
+            GuardReport::Checkpoint(Bytes::from_static(b"keep \0")),
             GuardReport::Ended(Ending::Code(255)),
             GuardReport::Ended(Ending::Signal(9)),
         ] {

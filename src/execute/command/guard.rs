@@ -26,14 +26,17 @@ use rustix::{
 use signal_hook::consts::{SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::{
-    LOCK_FD, PROGRESS_FD,
-    frame::{Ending, FrameDecoder, GuardReport, ORDER_MAX_BYTES, Order, REPORT_MAX_BYTES, Start, VERSION},
+    CHECKPOINT_ANSWER_FD, CHECKPOINT_FD, EARLIER_CHECKPOINT_FD, LOCK_FD, PROGRESS_FD, checkpoint,
+    frame::{Ending, FrameDecoder, GuardReport, MESSAGE_MAX_BYTES, ORDER_MAX_BYTES, Order, Start, VERSION},
     lines::{Lines, Overlong},
     lock, progress, reap,
 };
 
-/// Size of the outbox above which the command's progress is not read.
+/// Size of the outbox above which the command's progress and checkpoints are not read.
 const OUTBOX_MAX_BYTES: usize = 64 * 1024;
+
+/// Size of the answers that the command has not read, beyond what its pipe holds, above which further ones are dropped.
+const ANSWERS_MAX_BYTES: usize = 64 * 1024;
 
 /// Runs the guard of one command, from its start to its end.
 pub(super) fn main(lock_path: Option<PathBuf>) -> ExitCode {
@@ -67,13 +70,30 @@ fn guard(mut control: UnixStream, lock_path: Option<&Path>) -> io::Result<()> {
     let mut decoder = FrameDecoder::new(ORDER_MAX_BYTES);
     let Some(Order::Start(start)) = hear(&mut control, &mut decoder)? else { return Ok(()) };
     let Some(Order::Payload(payload)) = hear(&mut control, &mut decoder)? else { return Ok(()) };
+    let earlier = match start.has_checkpoint {
+        true => match hear(&mut control, &mut decoder)? {
+            Some(Order::EarlierCheckpoint(state)) => Some(state),
+            Some(_) | None => return Ok(()),
+        },
+        false => None,
+    };
 
-    let (command_stdin, stdin) = io::pipe()?;
+    let (command_stdin, stdin) = input(payload)?;
     let (progress, command_progress) = io::pipe()?;
-    ioctl_fionbio(&stdin, true)?;
+    let (checkpoints, command_checkpoints) = io::pipe()?;
+    let (command_answers, answers) = input(Bytes::new())?;
+    let (command_earlier, earlier) = earlier.map(input).transpose()?.unzip();
     ioctl_fionbio(&progress, true)?;
+    ioctl_fionbio(&checkpoints, true)?;
     control.set_nonblocking(true)?;
-    let child = match start_command(&start, command_stdin, command_progress, lock.as_ref()) {
+    let descriptors = CommandDescriptors {
+        stdin: command_stdin,
+        progress: command_progress,
+        checkpoints: command_checkpoints,
+        answers: command_answers,
+        earlier: command_earlier,
+    };
+    let child = match start_command(&start, descriptors, lock.as_ref()) {
         Ok(child) => child,
         Err(message) => {
             control.set_nonblocking(false)?;
@@ -85,10 +105,12 @@ fn guard(mut control: UnixStream, lock_path: Option<&Path>) -> io::Result<()> {
     let mut guarded = GuardedCommand {
         leader,
         children,
-        stdin: Some(stdin),
-        payload,
-        progress: Some(progress),
-        lines: Lines::new(progress::LINE_MAX_BYTES, Overlong::Drop),
+        stdin,
+        earlier,
+        answers,
+        progress: LineReader::new(progress, progress::LINE_MAX_BYTES, Overlong::Drop),
+        checkpoints: LineReader::new(checkpoints, checkpoint::LINE_MAX_BYTES, Overlong::Cut),
+        checkpoints_first: false,
         control: Some(control),
         decoder,
         outbox: BytesMut::new(),
@@ -130,10 +152,18 @@ fn prepare(lock_path: Option<&Path>) -> Result<(UnixStream, Option<File>), Strin
     Ok((children, lock))
 }
 
-fn start_command(
-    start: &Start,
+/// The command's ends of its pipes.
+struct CommandDescriptors {
     stdin: PipeReader,
     progress: PipeWriter,
+    checkpoints: PipeWriter,
+    answers: PipeReader,
+    earlier: Option<PipeReader>,
+}
+
+fn start_command(
+    start: &Start,
+    descriptors: CommandDescriptors,
     lock: Option<&File>,
 ) -> Result<Child, String> {
     let Some((program, arguments)) = start.argv.split_first() else {
@@ -150,9 +180,18 @@ fn start_command(
         }
         Some(_) | None => format!("can't start {}: {error}", program.display()),
     };
-    // The numbers `PROGRESS_FD` and `LOCK_FD` are in use in this process by now (by the control socket and others), so
-    // the standard library's own descriptor, by which it learns whether exec worked, can't have one of them.
-    let mut descriptors = vec![FdMapping { parent_fd: progress.into(), child_fd: PROGRESS_FD }];
+    // All of these numbers are in use in this process by now (by the control socket, the signals' pipe and the pipes of
+    // the command), so the standard library's own descriptor, by which it learns whether exec worked, can't have one of
+    // them.
+    let CommandDescriptors { stdin, progress, checkpoints, answers, earlier } = descriptors;
+    let mut descriptors = vec![
+        FdMapping { parent_fd: progress.into(), child_fd: PROGRESS_FD },
+        FdMapping { parent_fd: checkpoints.into(), child_fd: CHECKPOINT_FD },
+        FdMapping { parent_fd: answers.into(), child_fd: CHECKPOINT_ANSWER_FD },
+    ];
+    if let Some(earlier) = earlier {
+        descriptors.push(FdMapping { parent_fd: earlier.into(), child_fd: EARLIER_CHECKPOINT_FD });
+    }
     if cfg!(target_os = "linux")
         && let Some(lock) = lock
     {
@@ -179,11 +218,16 @@ struct GuardedCommand {
     leader: Pid,
     /// A socket that becomes readable when a child has ended.
     children: UnixStream,
-    /// Open until the payload is written.
-    stdin: Option<PipeWriter>,
-    payload: Bytes,
-    progress: Option<PipeReader>,
-    lines: Lines,
+    /// The payload.
+    stdin: InputPipe,
+    /// The state that an earlier attempt has left, if there is one.
+    earlier: Option<InputPipe>,
+    /// Answers about checkpoints.
+    answers: InputPipe,
+    progress: LineReader,
+    checkpoints: LineReader,
+    /// Whether checkpoints are read before progress this time.
+    checkpoints_first: bool,
     /// The socket to the server; `None` once the server is gone.
     control: Option<UnixStream>,
     decoder: FrameDecoder,
@@ -195,8 +239,12 @@ impl GuardedCommand {
     fn run_to_end(&mut self) -> io::Result<()> {
         loop {
             // All descriptors are non-blocking, so each is tried without a check of which one is ready.
-            self.feed_command();
-            self.read_progress();
+            self.stdin.write(true);
+            if let Some(earlier) = &mut self.earlier {
+                earlier.write(true);
+            }
+            self.answers.write(false);
+            self.read_reports();
             self.flush();
             self.take_orders();
             if reap::drain_wakes(&self.children) {
@@ -210,19 +258,21 @@ impl GuardedCommand {
     }
 
     fn wait(&self) -> io::Result<()> {
-        let mut interests = Vec::with_capacity(4);
+        let mut interests = Vec::with_capacity(7);
         interests.push(PollFd::new(&self.children, PollFlags::IN));
         if let Some(control) = &self.control {
             let writes = if self.outbox.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
             interests.push(PollFd::new(control, PollFlags::IN | writes));
         }
-        if let Some(stdin) = &self.stdin {
-            interests.push(PollFd::new(stdin, PollFlags::OUT));
+        for input in [Some(&self.stdin), self.earlier.as_ref(), Some(&self.answers)].into_iter().flatten() {
+            if let Some(pipe) = input.pipe.as_ref().filter(|_| !input.bytes.is_empty()) {
+                interests.push(PollFd::new(pipe, PollFlags::OUT));
+            }
         }
-        if let Some(progress) = &self.progress
-            && self.has_room()
-        {
-            interests.push(PollFd::new(progress, PollFlags::IN));
+        if self.has_room() {
+            let open =
+                [&self.progress, &self.checkpoints].into_iter().filter_map(|reader| reader.pipe.as_ref());
+            interests.extend(open.map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         }
         match poll(&mut interests, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -234,36 +284,17 @@ impl GuardedCommand {
         }
     }
 
-    /// Writes as much of the payload as fits. A command may close its standard input early, or never read it.
-    fn feed_command(&mut self) {
-        let Some(stdin) = &mut self.stdin else { return };
-        while !self.payload.is_empty() {
-            match stdin.write(&self.payload) {
-                Ok(written) => self.payload.advance(written),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => break,
-            }
-        }
-        self.payload = Bytes::new();
-        self.stdin = None;
-    }
-
-    fn read_progress(&mut self) {
-        let mut buffer = [0; 4 * 1024];
-        while self.has_room()
-            && let Some(progress) = &mut self.progress
-        {
-            match progress.read(&mut buffer) {
-                Ok(0) => self.progress = None,
-                Ok(count) => {
-                    let outbox = &mut self.outbox;
-                    self.lines.feed(&buffer[..count], |line| post_progress(outbox, line));
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => self.progress = None,
-            }
+    /// Reads progress and checkpoints while the outbox has room. Each comes first in turn, so that a flood of one does not
+    /// keep out the other.
+    fn read_reports(&mut self) {
+        let GuardedCommand { progress, checkpoints, outbox, checkpoints_first, .. } = self;
+        *checkpoints_first = !*checkpoints_first;
+        if *checkpoints_first {
+            checkpoints.read(outbox, post_checkpoint);
+            progress.read(outbox, post_progress);
+        } else {
+            progress.read(outbox, post_progress);
+            checkpoints.read(outbox, post_checkpoint);
         }
     }
 
@@ -287,14 +318,17 @@ impl GuardedCommand {
             match Order::from_frame(frame)? {
                 Order::Terminate => reap::signal_group(self.leader, Signal::TERM),
                 Order::Kill => reap::kill(self.leader),
-                Order::Start(_) | Order::Payload(_) => return Err(ErrorKind::InvalidData.into()),
+                Order::CheckpointAnswer(line) => self.answers.add(&line),
+                Order::Start(_) | Order::Payload(_) | Order::EarlierCheckpoint(_) => {
+                    return Err(ErrorKind::InvalidData.into());
+                }
             }
         }
         Ok(())
     }
 
     fn has_room(&self) -> bool {
-        self.outbox.len() < OUTBOX_MAX_BYTES
+        has_room(&self.outbox)
     }
 
     fn flush(&mut self) {
@@ -317,21 +351,105 @@ impl GuardedCommand {
         control.set_nonblocking(false)?;
         for _ in 0..ROUNDS {
             self.flush();
-            self.read_progress();
+            self.read_reports();
             if self.outbox.is_empty() {
                 break;
             }
         }
         let outbox = &mut self.outbox;
-        self.lines.finish(|line| post_progress(outbox, line));
+        self.progress.lines.finish(|line| post_progress(outbox, line));
+        // The rest of a checkpoint's line without its newline is none: the command was killed while it wrote.
         post(outbox, GuardReport::Ended(ending));
         self.flush();
         Ok(())
     }
 }
 
+/// A pipe that the command reads from.
+struct InputPipe {
+    /// Open until all is written. A command may close its end early, or never read it.
+    pipe: Option<PipeWriter>,
+    bytes: Bytes,
+}
+
+/// Creates a pipe for the command, with what it is to read. Returns the command's end first.
+fn input(bytes: Bytes) -> io::Result<(PipeReader, InputPipe)> {
+    let (reader, writer) = io::pipe()?;
+    ioctl_fionbio(&writer, true)?;
+    Ok((reader, InputPipe { pipe: Some(writer), bytes }))
+}
+
+impl InputPipe {
+    /// Writes as much as fits, and closes the pipe after the last byte if there are no more to come.
+    fn write(&mut self, is_last: bool) {
+        let Some(pipe) = &mut self.pipe else { return };
+        while !self.bytes.is_empty() {
+            match pipe.write(&self.bytes) {
+                Ok(written) => self.bytes.advance(written),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => return self.close(),
+            }
+        }
+        if is_last {
+            self.close();
+        }
+    }
+
+    /// Adds bytes, unless too many wait already, so that a command that does not read them costs no memory.
+    fn add(&mut self, more: &[u8]) {
+        if self.pipe.is_some() && self.bytes.len() + more.len() <= ANSWERS_MAX_BYTES {
+            let mut bytes = BytesMut::from(&self.bytes[..]);
+            bytes.put_slice(more);
+            self.bytes = bytes.freeze();
+        }
+    }
+
+    fn close(&mut self) {
+        self.pipe = None;
+        self.bytes = Bytes::new();
+    }
+}
+
+/// A pipe to which the command writes lines.
+struct LineReader {
+    /// Open until the command has closed its end.
+    pipe: Option<PipeReader>,
+    lines: Lines,
+}
+
+impl LineReader {
+    fn new(pipe: PipeReader, line_max_bytes: usize, overlong: Overlong) -> Self {
+        LineReader { pipe: Some(pipe), lines: Lines::new(line_max_bytes, overlong) }
+    }
+
+    /// Reads what is there, while the outbox has room.
+    fn read(&mut self, outbox: &mut BytesMut, mut post: impl FnMut(&mut BytesMut, &[u8])) {
+        let mut buffer = [0; 4 * 1024];
+        while has_room(outbox)
+            && let Some(pipe) = &mut self.pipe
+        {
+            match pipe.read(&mut buffer) {
+                Ok(0) => self.pipe = None,
+                Ok(count) => self.lines.feed(&buffer[..count], |line| post(outbox, line)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => self.pipe = None,
+            }
+        }
+    }
+}
+
+fn has_room(outbox: &BytesMut) -> bool {
+    outbox.len() < OUTBOX_MAX_BYTES
+}
+
 fn post_progress(outbox: &mut BytesMut, line: &[u8]) {
     post(outbox, GuardReport::Progress(Bytes::copy_from_slice(line)));
+}
+
+fn post_checkpoint(outbox: &mut BytesMut, line: &[u8]) {
+    post(outbox, GuardReport::Checkpoint(Bytes::copy_from_slice(line)));
 }
 
 fn post(outbox: &mut BytesMut, report: GuardReport) {
@@ -377,5 +495,5 @@ fn receive(control: &mut UnixStream, decoder: &mut FrameDecoder) -> io::Result<b
 }
 
 fn cut(message: String) -> String {
-    crate::execute::cut(&message, REPORT_MAX_BYTES).to_owned()
+    crate::execute::cut(&message, MESSAGE_MAX_BYTES).to_owned()
 }

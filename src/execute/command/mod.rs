@@ -6,8 +6,9 @@
 //! environment variables `PATH`, `HOME`, `LANG`, `TZ`, those that the operator names or sets, and `JOBMILL_JOB_ID`,
 //! `JOBMILL_QUEUE`, `JOBMILL_KIND`, `JOBMILL_ATTEMPT`, `JOBMILL_MAX_ATTEMPTS`, `JOBMILL_LEASE`, `JOBMILL_DEADLINE` (RFC
 //! 3339), `JOBMILL_REQUEST_ID`, `JOBMILL_LABELS`, `JOBMILL_HEADERS` (JSON objects), `JOBMILL_PAYLOAD_TYPE`,
-//! `JOBMILL_PAYLOAD_METADATA` (a JSON object) and `JOBMILL_PROGRESS_FD`; and `TRACEPARENT` and `TRACESTATE` if its job
-//! belongs to a trace.
+//! `JOBMILL_PAYLOAD_METADATA` (a JSON object), `JOBMILL_PROGRESS_FD`, `JOBMILL_CHECKPOINT_FD` and
+//! `JOBMILL_CHECKPOINT_ANSWER_FD`; `JOBMILL_EARLIER_CHECKPOINT_FD` if an earlier attempt has left a checkpoint; and
+//! `TRACEPARENT` and `TRACESTATE` if its job belongs to a trace.
 //!
 //! `JOBMILL_PROGRESS_FD` is the number of a file descriptor that takes progress, one line each, in any of these forms:
 //! ```text
@@ -16,6 +17,17 @@
 //! {"fraction": 0.42, "text": "resizing page 21", "step": "resize"}
 //! ```
 //! Only the fraction is required. Lines of another form, or longer than 4 KiB, are ignored.
+//!
+//! `JOBMILL_CHECKPOINT_FD` takes states for the next attempt, one line each, in either of these forms:
+//! ```text
+//! keep page 21
+//! commit page 22
+//! ```
+//! The state is what follows the word, up to the newline: any other bytes, at most 256 KiB. A line without its newline
+//! is none. The latest state is kept; `keep` lets it be written with the next progress, and `commit` asks that it be
+//! written at once. Then `JOBMILL_CHECKPOINT_ANSWER_FD` gives a line: `committed 2`, with the number of a checkpoint up
+//! to which all are on disk, or `refused` and the reason. Answers that are not read are lost beyond what a pipe holds.
+//! `JOBMILL_EARLIER_CHECKPOINT_FD` gives the state that earlier attempts have left, to its end.
 //!
 //! Exit code 0 is success. Any other is a retryable failure, unless the operator lists it as permanent; 75
 //! (`EX_TEMPFAIL`) is always retryable. A command that should stop gets `SIGTERM`, and `SIGKILL` after its grace
@@ -51,6 +63,7 @@
 
 #[cfg(target_os = "linux")]
 mod abandoned;
+mod checkpoint;
 mod environment;
 mod frame;
 mod guard;
@@ -100,6 +113,15 @@ const PROGRESS_FD: i32 = 3;
 
 /// File descriptor by which a command holds its guard's lock.
 const LOCK_FD: i32 = 4;
+
+/// File descriptor for a command's checkpoints.
+const CHECKPOINT_FD: i32 = 5;
+
+/// File descriptor of the answers to checkpoints that were to be written at once.
+const CHECKPOINT_ANSWER_FD: i32 = 6;
+
+/// File descriptor of the state that an earlier attempt has left.
+const EARLIER_CHECKPOINT_FD: i32 = 7;
 
 /// Default time limit for a guard to become ready. Only another program, or a severely overloaded machine, takes
 /// longer.
@@ -199,6 +221,7 @@ impl Plan {
             argv: self.settings.argv.iter().map(OsString::from).collect(),
             env: environment::of_attempt(&self.environment, &attempt),
             working_dir: self.settings.working_dir.clone().map(PathBuf::into_os_string),
+            has_checkpoint: attempt.earlier_checkpoint().is_some(),
         };
         let guard = Guard::spawn(&self.guard, self.lock_path.as_deref()).map_err(|error| {
             start_failed(format!("can't start the command's guard {}: {error}", self.guard.display()))

@@ -30,6 +30,7 @@ use tokio::{
 use super::abandoned;
 use super::{
     GUARD_ARGUMENT, OUTPUT_LINE_MAX_BYTES, RESULT_MAX_BYTES,
+    checkpoint::CommandCheckpoints,
     frame::{Ending, FrameDecoder, GuardReport, Order, REPORT_MAX_BYTES, Start, VERSION},
     lines::{Lines, Overlong},
     progress,
@@ -38,6 +39,9 @@ use crate::{execute::Attempt, timeouts};
 
 /// Time limit for the end of the output, if a process outside the guard's reach may keep the pipe open.
 const OUTPUT_END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Limit of the parts of orders that wait for the guard to read them, above which answers about checkpoints are dropped.
+const ANSWERS_MAX: usize = 1_024;
 
 /// The outcome of a command.
 #[derive(Debug)]
@@ -111,10 +115,11 @@ impl Guard {
     ) -> Outcome {
         let (mut listen, speak) = self.control.split();
         let mut decoder = FrameDecoder::new(REPORT_MAX_BYTES);
-        let mut orders = Orders { speak, parts: VecDeque::new() };
+        let mut orders = Orders { speak, parts: VecDeque::new(), is_killed: false };
         let mut result = ResultCollector::default();
         let mut output = OutputCollector::new(attempt);
-        let (mut start, mut is_killed, mut stopping, mut snooze) = (Some(start), false, false, None);
+        let mut checkpoints = CommandCheckpoints::new(attempt);
+        let (mut start, mut stopping, mut snooze) = (Some(start), false, None);
         // The start timeout, and later the grace period between SIGTERM and SIGKILL. Time in which this process is
         // paused does not count, so that the guard's report is read before either expires.
         let mut deadline = pin!(timeouts::active(start_timeout));
@@ -133,6 +138,7 @@ impl Guard {
                     Ok(GuardReport::Started { pid }) => self.leader = Pid::from_raw(pid),
                     Ok(GuardReport::StartFailed(message)) => return start_failed(&mut self.child, message).await,
                     Ok(GuardReport::Progress(line)) => snooze = tell_progress(attempt, &line).await.or(snooze),
+                    Ok(GuardReport::Checkpoint(line)) => orders.answer_checkpoint(checkpoints.take(&line).await),
                     Ok(GuardReport::Ended(ending)) => break Ok(ending),
                     Err(how) => break Err(how),
                 },
@@ -140,16 +146,14 @@ impl Guard {
                     if result.is_over_cap && !self.in_charge {
                         return Outcome::StartFailed("the guard wrote over 1 MiB before it was ready".to_owned());
                     }
-                    if result.is_over_cap && !is_killed {
-                        is_killed = true;
-                        orders.give_short(Order::Kill);
-                    }
+                    orders.kill_if(result.is_over_cap);
                 }
                 () = output.take_more(&mut self.stderr), if !output.is_complete => {
                     // One read may hold thousands of lines: without this, a verbose command would occupy a runtime
                     // thread for as long as tokio's budget lets it read.
                     yield_now().await;
                 }
+                answer = checkpoints.committed(), if checkpoints.is_committing() => orders.answer_checkpoint(answer),
                 () = orders.flush(), if !orders.parts.is_empty() => {}
                 () = attempt.cancelled(), if !stopping => {
                     if !self.in_charge {
@@ -283,6 +287,8 @@ fn kill_group(leader: Pid) {
 struct Orders<W> {
     speak: W,
     parts: VecDeque<Bytes>,
+    /// Whether the command is to be killed for its output.
+    is_killed: bool,
 }
 
 impl<W: AsyncWrite + Unpin> Orders<W> {
@@ -299,9 +305,28 @@ impl<W: AsyncWrite + Unpin> Orders<W> {
             )));
         };
         let payload = Order::Payload(attempt.payload().clone());
+        let earlier = attempt.earlier_checkpoint().map(|state| Order::EarlierCheckpoint(state.bytes.clone()));
         self.give(Order::Start(start))
             .and_then(|()| self.give(payload))
+            .and_then(|()| earlier.map_or(Ok(()), |earlier| self.give(earlier)))
             .map_err(|error| Outcome::StartFailed(format!("can't tell the guard what to run: {error}")))
+    }
+
+    /// Kills a command that has written too much, once.
+    fn kill_if(&mut self, is_over_cap: bool) {
+        if is_over_cap && !self.is_killed {
+            self.is_killed = true;
+            self.give_short(Order::Kill);
+        }
+    }
+
+    /// Sends an answer about a checkpoint, unless too many are on their way to a command that does not read them.
+    fn answer_checkpoint(&mut self, answer: Option<Bytes>) {
+        if let Some(answer) = answer
+            && self.parts.len() < ANSWERS_MAX
+        {
+            self.give_short(Order::CheckpointAnswer(answer));
+        }
     }
 
     fn give_short(&mut self, order: Order) {

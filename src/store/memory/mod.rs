@@ -226,6 +226,11 @@ fn write_jobs(tables: &mut Tables, names: &Names, writes: &WriteSet) -> Result<(
             kept.output_tail.clone_from(tail);
         }
     }
+    for id in &writes.dropped_checkpoints {
+        if let Some(kept) = tables.jobs.get_mut(id) {
+            kept.checkpoint = None;
+        }
+    }
     for (id, checkpoint) in &writes.checkpoints {
         if let Some(kept) = tables.jobs.get_mut(id) {
             kept.checkpoint = Some(checkpoint.clone());

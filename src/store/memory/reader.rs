@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use super::tables::{StoredJob, Tables};
 use crate::{
     clock::Timestamp,
-    job::{Checkpoint, 
+    job::{StoredCheckpoint, 
         AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
     settings::QueueInfo,
@@ -77,7 +77,7 @@ impl Reader for MemoryReader {
         Ok(kept.map(|kept| kept.result.clone()))
     }
 
-    fn checkpoint(&self, id: JobId) -> Result<Option<Checkpoint>, StoreError> {
+    fn checkpoint(&self, id: JobId) -> Result<Option<StoredCheckpoint>, StoreError> {
         Ok(self.tables.read().jobs.get(&id).and_then(|kept| kept.checkpoint.clone()))
     }
 

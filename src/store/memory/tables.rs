@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{AttemptRecord, Checkpoint, Job, JobId, Position, State, StateName, Tombstone, WorkerRow},
+    job::{AttemptRecord, StoredCheckpoint, Job, JobId, Position, State, StateName, Tombstone, WorkerRow},
     settings::{QueueInfo, Retention},
     store::{
         ClockStep, Names,
@@ -49,7 +49,7 @@ pub(super) struct StoredJob {
     pub(super) attempts: Vec<AttemptRecord>,
     pub(super) result: Bytes,
     pub(super) output_tail: String,
-    pub(super) checkpoint: Option<Checkpoint>,
+    pub(super) checkpoint: Option<StoredCheckpoint>,
 }
 
 impl StoredJob {

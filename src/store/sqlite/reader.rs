@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     job::{
-        Checkpoint, LeaseToken, Output,
+        StoredCheckpoint, LeaseToken, Output,
         AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
     settings::QueueInfo,
@@ -161,7 +161,7 @@ impl Reader for SqliteReader {
         self.read(|connection| read_payload(connection, id))
     }
 
-    fn checkpoint(&self, id: JobId) -> Result<Option<Checkpoint>, StoreError> {
+    fn checkpoint(&self, id: JobId) -> Result<Option<StoredCheckpoint>, StoreError> {
         self.read(|connection| read_checkpoint(connection, id))
     }
 
@@ -365,20 +365,21 @@ fn read_outcome(connection: &Connection, id: JobId) -> Result<(Option<Bytes>, St
     Ok(outcome.unwrap_or_default())
 }
 
-fn read_checkpoint(connection: &Connection, id: JobId) -> Result<Option<Checkpoint>, StoreError> {
+fn read_checkpoint(connection: &Connection, id: JobId) -> Result<Option<StoredCheckpoint>, StoreError> {
     let read = connection
-        .prepare_cached("SELECT number, state, info FROM checkpoint WHERE job = ?1")?
+        .prepare_cached("SELECT number, state, info, written FROM checkpoint WHERE job = ?1")?
         .query_row([id.raw()], |row| {
             let state: Vec<u8> = row.get("state")?;
-            Ok((row.get("number")?, Bytes::from(state), row.get::<_, String>("info")?))
+            let written = Timestamp::from_micros(row.get("written")?);
+            Ok((row.get("number")?, Bytes::from(state), row.get::<_, String>("info")?, written))
         })
         .optional()?;
-    let checkpoint = |(number, bytes, info): (i64, Bytes, String)| {
+    let checkpoint = |(number, bytes, info, written): (i64, Bytes, String, Timestamp)| {
         let info = serde_json::from_str(&info).unwrap_or_else(|error| {
             tracing::warn!(job = %id, %error, "the description of a checkpoint can't be read");
             Default::default()
         });
-        Checkpoint { number, state: Output { bytes, info } }
+        StoredCheckpoint { number, state: Output { bytes, info }, written }
     };
     Ok(read.map(checkpoint))
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{Checkpoint, Job, JobId, LeaseToken, Position, RetryPolicy, Tombstone, WorkerRow},
+    job::{Job, JobId, LeaseToken, Position, RetryPolicy, StoredCheckpoint, Tombstone, WorkerRow},
     store::{
         Names, StoreError,
         sets::{ChangedJob, OutcomeRow, Purge, RequestOutcome, TallyRow, WriteSet},
@@ -217,9 +217,21 @@ impl Write<'_> {
             self.sql("INSERT OR REPLACE INTO outcome (job, result, tail) VALUES (?1, ?2, ?3)")?
                 .execute(params![id.raw(), result.as_deref(), tail])?;
         }
-        for (id, Checkpoint { number, state }) in &writes.checkpoints {
-            self.sql("INSERT OR REPLACE INTO checkpoint (job, number, state, info) VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![id.raw(), number, &state.bytes[..], json(Some(&state.info))?])?;
+        for id in &writes.dropped_checkpoints {
+            self.sql("DELETE FROM checkpoint WHERE job = ?1")?.execute([id.raw()])?;
+        }
+        for (id, StoredCheckpoint { number, state, written }) in &writes.checkpoints {
+            self.sql(
+                "INSERT OR REPLACE INTO checkpoint (job, number, state, info, written) \
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                id.raw(),
+                number,
+                &state.bytes[..],
+                json(Some(&state.info))?,
+                written.as_micros()
+            ])?;
         }
         Ok(())
     }

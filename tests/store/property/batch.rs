@@ -19,7 +19,8 @@ use crate::store::{
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gathered {
     pub(crate) controls: Vec<Control>,
-    pub(crate) reports: Vec<(JobId, LeaseToken, AttemptReport)>,
+    /// Reports of the server, each with the number of a checkpoint.
+    pub(crate) reports: Vec<(JobId, LeaseToken, AttemptReport, Option<i64>)>,
     /// Reports of workers, by number, each with the number of a checkpoint.
     pub(crate) worker_reports: Vec<Told>,
     pub(crate) offers: Vec<Offered>,
@@ -65,6 +66,7 @@ impl Gathered {
                 Control::Retry { id, request }
             }),
             RequestedControl::Reset(pick) => job(pick).map(Control::Reset),
+            RequestedControl::RetryAnew(pick) => job(pick).map(Control::RetryAnew),
             RequestedControl::Delete(pick) => job(pick).map(Control::Delete),
             RequestedControl::Pause(queue, paused) => Some(Control::SetPaused { name: name(queue), paused }),
             RequestedControl::Update { queue, consumers, max_jobs, max_bytes } => {
@@ -86,15 +88,13 @@ impl Gathered {
     pub(crate) fn batch(&self, present: ClockReading, claim: bool) -> Batch {
         let offer =
             |offered: &Offered| Offer { request: offered.request, jobs: offered.jobs.clone(), waits: false };
-        let report = |(id, lease, told): &(JobId, LeaseToken, AttemptReport)| Report {
-            id: *id,
-            lease: *lease,
-            body: body(*told),
+        let report = |(id, lease, told, checkpoint): &(JobId, LeaseToken, AttemptReport, Option<i64>)| {
+            (Report { id: *id, lease: *lease, body: body(*told) }, checkpoint.map(numbered))
         };
         Batch {
             present,
             controls: self.controls.clone(),
-            reports: self.reports.iter().map(report).collect(),
+            reports_with: self.reports.iter().map(report).collect(),
             worker_reports: self.worker_reports.iter().map(Told::report).collect(),
             offers: self.offers.iter().map(offer).collect(),
             claim,
@@ -110,9 +110,12 @@ impl Told {
 
     fn report(&self) -> WorkerReport {
         let Told { worker, id, lease, told, checkpoint } = *self;
-        let checkpoint = checkpoint.map(|number| Checkpoint { number, state: Output::default() });
-        WorkerReport { worker, id, lease, body: body(told), checkpoint }
+        WorkerReport { worker, id, lease, body: body(told), checkpoint: checkpoint.map(numbered) }
     }
+}
+
+fn numbered(number: i64) -> Checkpoint {
+    Checkpoint { number, state: Output::default() }
 }
 
 fn id_of(asked: RequestPlan) -> String {

@@ -213,6 +213,11 @@ impl Ledger {
                     causes.reset.insert(*id);
                     self.purges.is_over(*id);
                 }
+                (Control::RetryAnew(id), Ok(_)) => {
+                    causes.retried.insert(*id);
+                    self.purges.is_over(*id);
+                    self.workers.checkpoints.insert(*id, None);
+                }
                 (Control::Delete(id), Ok(_)) => {
                     causes.deleted.insert(*id);
                 }

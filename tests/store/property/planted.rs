@@ -102,6 +102,11 @@ impl ChangedByCrash {
         Self::open(setup, "UPDATE job SET until = NULL")
     }
 
+    /// Restores jobs as if their attempts had left nothing.
+    pub(crate) fn forgets_checkpoints(setup: Setup) -> Box<dyn Subject> {
+        Self::open(setup, "DELETE FROM checkpoint")
+    }
+
     /// Restores workers as if none had replaced another one.
     pub(crate) fn forgets_predecessors(setup: Setup) -> Box<dyn Subject> {
         Self::open(setup, "UPDATE worker SET predecessors = '[]'")
@@ -278,7 +283,7 @@ impl Reader for SkippingReader {
         self.0.result(id)
     }
 
-    fn checkpoint(&self, id: JobId) -> Result<Option<jobmill::job::Checkpoint>, StoreError> {
+    fn checkpoint(&self, id: JobId) -> Result<Option<jobmill::job::StoredCheckpoint>, StoreError> {
         self.0.checkpoint(id)
     }
 

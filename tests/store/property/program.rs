@@ -136,10 +136,20 @@ pub(crate) enum RequestedControl {
     Cancel(usize),
     Retry(usize, Option<RequestPlan>),
     Reset(usize),
+    /// A retry that deletes the checkpoint.
+    RetryAnew(usize),
     Delete(usize),
     Pause(usize, bool),
-    Update { queue: usize, consumers: u32, max_jobs: u64, max_bytes: u64 },
-    Create { queue: usize, consumers: u32 },
+    Update {
+        queue: usize,
+        consumers: u32,
+        max_jobs: u64,
+        max_bytes: u64,
+    },
+    Create {
+        queue: usize,
+        consumers: u32,
+    },
     DeleteQueue(usize),
     Purge(usize),
     Review,
@@ -301,7 +311,10 @@ fn wish(dice: &mut Dice) -> RequestedControl {
     let (pick, queue) = (dice.index(1_000), dice.index(QUEUES.len()));
     match dice.below(26) {
         0..4 => RequestedControl::Cancel(pick),
-        4..9 => RequestedControl::Retry(pick, dice.percent(30).then(|| asked(dice))),
+        4..9 => match dice.percent(30).then(|| asked(dice)) {
+            None if pick % 3 == 0 => RequestedControl::RetryAnew(pick),
+            asked => RequestedControl::Retry(pick, asked),
+        },
         9..12 => RequestedControl::Delete(pick),
         12 => RequestedControl::Pause(queue, true),
         13..16 => RequestedControl::Pause(queue, false),

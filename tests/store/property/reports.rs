@@ -22,7 +22,7 @@ impl Ledger {
         applied: &Applied,
         causes: &mut Causes,
     ) -> Result<(), Violation> {
-        for ((id, lease, told), result) in gathered.reports.iter().zip(&applied.reports) {
+        for ((id, lease, told, checkpoint), result) in gathered.reports.iter().zip(&applied.reports) {
             let holds = self.holds(*id, *lease, causes);
             promise!(
                 result.is_ok() == holds,
@@ -30,6 +30,7 @@ impl Ledger {
             );
             if holds {
                 hear_end(causes, *id, *told);
+                self.hear_checkpoint(*id, *told, *checkpoint);
             }
         }
         let (told, answers) = (gathered.worker_reports.len(), applied.answers.len());
@@ -62,11 +63,7 @@ impl Ledger {
                 let owner = self.workers.named(worker);
                 self.workers.finals.insert(lease, Final { id, owner, released });
             }
-            if !matches!(told.told, AttemptReport::Success { .. })
-                && let Some(number) = checkpoint
-            {
-                self.workers.checkpoints.insert(id, number);
-            }
+            self.hear_checkpoint(id, told.told, checkpoint);
             return Ok(());
         }
         let ended = self.workers.finals.get(&lease).filter(|end| end.id == id && told.is_final());
@@ -81,6 +78,12 @@ impl Ledger {
         Ok(())
     }
 
+    fn hear_checkpoint(&mut self, id: JobId, told: AttemptReport, checkpoint: Option<i64>) {
+        if checkpoint.is_some() && !matches!(told, AttemptReport::Success { .. }) {
+            self.workers.checkpoints.insert(id, checkpoint);
+        }
+    }
+
     fn holds(&self, id: JobId, lease: LeaseToken, causes: &Causes) -> bool {
         self.jobs.get(&id).is_some_and(|job| job.state.lease() == Some(lease)) && !causes.ended.contains(&id)
     }
@@ -89,7 +92,7 @@ impl Ledger {
     pub(crate) fn check_checkpoints(&mut self, reader: &dyn Reader) -> Result<(), Violation> {
         for (id, number) in &self.workers.checkpoints {
             let kept = reader.checkpoint(*id).map_err(|error| error.to_string())?.map(|kept| kept.number);
-            let expected = self.jobs.contains_key(id).then_some(*number);
+            let expected = number.filter(|_| self.jobs.contains_key(id));
             promise!(kept == expected, "the checkpoint of {id} is {kept:?}, not {expected:?}");
         }
         Ok(())

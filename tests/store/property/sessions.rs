@@ -39,7 +39,7 @@ impl Machine {
             Some(worker) => {
                 self.gathered.worker_reports.push(Told { worker, id, lease, told, checkpoint });
             }
-            None => self.gathered.reports.push((id, lease, told)),
+            None => self.gathered.reports.push((id, lease, told, checkpoint)),
         }
     }
 

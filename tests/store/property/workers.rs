@@ -25,8 +25,8 @@ pub(crate) struct Workers {
     pub(crate) owners: HashMap<LeaseToken, Option<u32>>,
     /// The ends that workers have reported.
     pub(super) finals: HashMap<LeaseToken, Final>,
-    /// The latest checkpoint of each job.
-    pub(super) checkpoints: BTreeMap<JobId, i64>,
+    /// The latest checkpoint of each job; absent once it was dropped.
+    pub(super) checkpoints: BTreeMap<JobId, Option<i64>>,
     /// Number of the repeats that were answered as the first report.
     pub(crate) repeats: usize,
 }

@@ -313,10 +313,6 @@ async fn a_checkpoint_is_written_when_asked_for_and_the_next_attempt_gets_it() {
     let mut worker = RawWorker::ready(&rig, 2).await;
     let id = rig.submit(remote_job()).await.id;
     let first = worker.start().await;
-    let checkpoint = |number, text: &str, commit_now| {
-        let checkpoint = v1::Checkpoint { number, state: Some(v1::Payload::of_text(text)), commit_now };
-        Content::Heartbeat(v1::Heartbeat { checkpoint: Some(checkpoint), ..Default::default() })
-    };
     worker.report(lease(&first), checkpoint(1, "one", true));
     loop {
         match worker.notice(lease(&first)).await {
@@ -339,6 +335,54 @@ async fn a_checkpoint_is_written_when_asked_for_and_the_next_attempt_gets_it() {
     let second = worker.start().await;
     let kept = second.checkpoint.unwrap();
     assert_eq!((kept.number, kept.state.unwrap().bytes()), (2, &b"two"[..]));
+}
+
+/// A checkpoint with a heartbeat.
+fn checkpoint(number: i64, text: &str, commit_now: bool) -> Content {
+    let checkpoint = v1::Checkpoint { number, state: Some(v1::Payload::of_text(text)), commit_now };
+    Content::Heartbeat(v1::Heartbeat { checkpoint: Some(checkpoint), ..Default::default() })
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_is_not_asked_for_is_written_with_a_heartbeat() {
+    let rig = Rig::start(server()).await;
+    let mut worker = RawWorker::ready(&rig, 1).await;
+    let id = rig.submit(remote_job()).await.id;
+    let first = worker.start().await;
+    worker.report(lease(&first), checkpoint(1, "small", false));
+    loop {
+        match worker.notice(lease(&first)).await {
+            Notice::Held(_) => worker.report(lease(&first), heartbeat()),
+            Notice::CheckpointCommitted(committed) => break assert_eq!(committed.number, 1),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(rig.get(&id).await.checkpoint.unwrap().number, 1);
+}
+
+#[tokio::test]
+async fn the_end_of_an_attempt_does_not_overtake_its_last_checkpoint() {
+    let rig = Rig::start(server()).await;
+    let mut worker = RawWorker::ready(&rig, 1).await;
+    let id = rig.submit(v1::JobSpec { max_attempts: 100, ..remote_job() }).await.id;
+    // Asked for now, or too large to be kept in memory: either way it is on its way to the disk when the end comes.
+    for (round, state, commit_now) in [(1, "asked for".to_owned(), true), (2, "x".repeat(200 << 10), false)] {
+        let held = worker.start().await;
+        let reports = [checkpoint(round, &state, commit_now), failed("try again", true)];
+        worker.say_all(
+            reports
+                .map(|content| {
+                    Said::Report(v1::Report { lease: Some(lease(&held).clone()), report: Some(content) })
+                })
+                .into(),
+        );
+        while !matches!(worker.notice(lease(&held)).await, Notice::Ended(_)) {}
+        let kept = rig.get(&id).await.checkpoint.unwrap();
+        assert_eq!((kept.number, kept.size_bytes), (round, state.len() as i32));
+        rig.retry(&id).await.unwrap();
+        worker.credit(1);
+    }
+    no_faults(&rig).await;
 }
 
 #[tokio::test]
