@@ -50,7 +50,7 @@ async fn a_handler_that_blocks_its_runtime_keeps_its_lease() {
     assert_eq!(rig.get(&id).await.state(), JobState::Running);
     go.send(()).unwrap();
     let job = rig.ends(&id).await;
-    assert_eq!((job.state(), job.attempt), (JobState::Succeeded, 1));
+    assert_eq!((job.state(), job.counted_attempts), (JobState::Succeeded, 1));
     assert_eq!(thread.join().unwrap().unwrap().counts.lost, 0);
     no_faults(&rig).await;
 }

@@ -61,7 +61,7 @@ async fn no_lease_and_no_timeout_ends_early_though_the_servers_clock_is_set_by_a
             while !matches!(worker.notice(lease(assignment)).await, Notice::Ended(_)) {}
         }
         let job = rig.get(&free).await;
-        assert_eq!((job.state(), job.attempt), (JobState::Succeeded, 1));
+        assert_eq!((job.state(), job.counted_attempts), (JobState::Succeeded, 1));
         no_faults(&rig).await;
     }
 }

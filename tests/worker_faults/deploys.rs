@@ -40,7 +40,7 @@ async fn no_deploy_or_crash_of_the_server_fails_a_long_attempt_that_must_not_be_
     }
     for id in &ids {
         let job = server.rig.ends(id).await;
-        assert_eq!((job.state(), job.attempt), (JobState::Succeeded, 1), "{job:?}");
+        assert_eq!((job.state(), job.counted_attempts), (JobState::Succeeded, 1), "{job:?}");
     }
     let summary = soon(worker.drains()).await.unwrap();
     assert_eq!((summary.counts.started, summary.counts.lost, summary.unreported), (JOBS as u64, 0, 0));

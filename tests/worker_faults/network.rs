@@ -96,7 +96,7 @@ async fn report_is_kept(to_server: Direction, to_worker: Direction) {
     line.lost().await;
     line.relay.heal();
     let job = line.rig.ends(&id).await;
-    assert_eq!((job.state(), job.attempt), (JobState::Succeeded, 1));
+    assert_eq!((job.state(), job.counted_attempts), (JobState::Succeeded, 1));
     line.is_back(2).await;
     line.ends_well().await;
 }
@@ -141,7 +141,7 @@ async fn a_worker_whose_connection_is_reset_calls_again_and_keeps_its_attempt() 
     }
     let id = attempt.id();
     attempt.succeeds();
-    assert_eq!(line.rig.ends(&id).await.attempt, 1);
+    assert_eq!(line.rig.ends(&id).await.counted_attempts, 1);
     line.ends_well().await;
 }
 
@@ -162,7 +162,7 @@ async fn a_partition_longer_than_the_lease_loses_the_attempt_and_its_report_is_r
         attempt.succeeds();
         line.stage.next().await.succeeds();
         let job = line.rig.ends(&id).await;
-        assert_eq!((job.state(), job.attempt), (JobState::Succeeded, 2), "{directions:?}");
+        assert_eq!((job.state(), job.counted_attempts), (JobState::Succeeded, 2), "{directions:?}");
         let summary = soon(line.worker.drains()).await.unwrap();
         assert_eq!((summary.counts.started, summary.counts.lost), (2, 1));
         no_faults(&line.rig).await;

@@ -75,7 +75,10 @@ async fn a_killed_workers_commands_die_and_its_job_is_lost_and_runs_elsewhere() 
     site.command(2).await;
     site.go();
     let job = rig.ends(&id).await;
-    assert_eq!((job.state(), job.attempt, reason_of(&job)), (JobState::Succeeded, 2, FailureReason::Lost));
+    assert_eq!(
+        (job.state(), job.counted_attempts, reason_of(&job)),
+        (JobState::Succeeded, 2, FailureReason::Lost)
+    );
     assert_eq!(job.attempts[0].worker, "first");
     site.server.no_faults().await;
 }
@@ -135,7 +138,10 @@ async fn a_worker_paused_beyond_its_lease_stops_its_command_when_it_goes_on() {
     connected(rig, "paused").await;
     site.go();
     let job = rig.ends(&id).await;
-    assert_eq!((job.state(), job.attempt, reason_of(&job)), (JobState::Succeeded, 2, FailureReason::Lost));
+    assert_eq!(
+        (job.state(), job.counted_attempts, reason_of(&job)),
+        (JobState::Succeeded, 2, FailureReason::Lost)
+    );
     site.server.no_faults().await;
 }
 
@@ -170,15 +176,15 @@ async fn a_worker_that_is_replaced_finishes_what_runs_and_leaves_the_rest_uncoun
     let waiting = rig.submit(v1::JobSpec { max_attempts: 1, ..job("wait") }).await.id;
     old.signal(Signal::TERM);
     workers_are(rig, |workers| workers[0].state() == v1::WorkerState::Draining).await;
-    assert_eq!(rig.get(&waiting).await.attempt, 0);
+    assert_eq!(rig.get(&waiting).await.counted_attempts, 0);
     site.go();
     assert_eq!(old.ends().await.0, Some(0));
     for id in &running {
         let job = rig.get(id).await;
-        assert_eq!((job.state(), job.attempt), (JobState::Succeeded, 1));
+        assert_eq!((job.state(), job.counted_attempts), (JobState::Succeeded, 1));
     }
     let _new = site.worker("new", &[]);
     let job = rig.ends(&waiting).await;
-    assert_eq!((job.state(), job.attempt), (JobState::Succeeded, 1));
+    assert_eq!((job.state(), job.counted_attempts), (JobState::Succeeded, 1));
     site.server.no_faults().await;
 }

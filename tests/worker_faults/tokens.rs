@@ -261,7 +261,7 @@ async fn a_revoked_token_gets_no_more_jobs_though_its_worker_is_silent() {
     let got = worker.next().await;
     assert!(got.is_err(), "{got:?}");
     office.reaches(&id, JobState::Queued).await;
-    assert_eq!(office.get(&id).await.attempt, 0);
+    assert_eq!(office.get(&id).await.counted_attempts, 0);
     no_faults(&office.rig).await;
 }
 

@@ -50,7 +50,11 @@ async fn a_worker_that_reads_nothing_gets_few_bytes_and_its_jobs_go_to_others_un
     for _ in 0..ids.len() {
         other.credit(1);
         let assignment = other.start().await;
-        assert_eq!(assignment.job.as_ref().unwrap().attempt, 1, "no attempt of the deaf worker counts");
+        assert_eq!(
+            assignment.job.as_ref().unwrap().counted_attempts,
+            1,
+            "no attempt of the deaf worker counts"
+        );
         other.report(lease(&assignment), completed(""));
         other.notice(lease(&assignment)).await;
         done.push(assigned_id(&assignment).to_owned());
@@ -89,6 +93,6 @@ async fn a_job_that_its_worker_does_not_receive_goes_back_uncounted() {
     let id = rig.submit(v1::JobSpec { max_attempts: 1, ..remote_job() }).await.id;
     rig.reaches(&id, JobState::Running).await;
     rig.reaches(&id, JobState::Queued).await;
-    assert_eq!(rig.get(&id).await.attempt, 0);
+    assert_eq!(rig.get(&id).await.counted_attempts, 0);
     no_faults(&rig).await;
 }

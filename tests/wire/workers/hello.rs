@@ -55,7 +55,11 @@ async fn the_same_process_takes_up_its_leases_and_what_it_does_not_list_goes_bac
     worker.credit(1);
     let again = worker.start().await;
     assert_eq!(assigned_id(&again), assigned_id(&unlisted));
-    assert_eq!(again.job.as_ref().unwrap().attempt, 1, "the attempt that never arrived does not count");
+    assert_eq!(
+        again.job.as_ref().unwrap().counted_attempts,
+        1,
+        "the attempt that never arrived does not count"
+    );
     for assignment in [&kept, &again] {
         worker.report(lease(assignment), completed("done"));
         assert!(matches!(worker.notice(lease(assignment)).await, Notice::Ended(_)));

@@ -141,7 +141,7 @@ async fn a_job_handed_back_counts_only_if_it_was_started() {
     rig.submit(remote_job()).await;
     for (never_started, attempt) in [(true, 1), (true, 1), (false, 1), (false, 2)] {
         let assignment = worker.start().await;
-        assert_eq!(assignment.job.as_ref().unwrap().attempt, attempt);
+        assert_eq!(assignment.job.as_ref().unwrap().counted_attempts, attempt);
         worker.report(lease(&assignment), released(never_started));
         assert!(matches!(worker.notice(lease(&assignment)).await, Notice::Ended(_)));
         worker.credit(1);
@@ -220,7 +220,7 @@ async fn a_job_cancelled_before_it_is_received_does_not_start() {
     assert!(matches!(worker.notice(lease(&assignment)).await, Notice::Cancel(_)));
     worker.report(lease(&assignment), released(true));
     let job = rig.ends(&id).await;
-    assert_eq!((job.state(), job.attempt), (JobState::Cancelled, 0));
+    assert_eq!((job.state(), job.counted_attempts), (JobState::Cancelled, 0));
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn a_job_that_is_not_received_goes_back_uncounted() {
     let (mut other, _) = RawWorker::greet(&rig.channel, hello("other", "p")).await;
     other.credit(1);
     let second = other.start().await;
-    assert_eq!((assigned_id(&second), second.job.as_ref().unwrap().attempt), (id.as_str(), 1));
+    assert_eq!((assigned_id(&second), second.job.as_ref().unwrap().counted_attempts), (id.as_str(), 1));
     deaf.report(lease(&first), Content::Received(v1::Received {}));
     assert_eq!(refusal_of(deaf.notice(lease(&first)).await), "LEASE_LOST", "it must not start");
     no_faults(&rig).await;
@@ -262,7 +262,7 @@ async fn what_a_closed_stream_had_not_received_goes_back_at_once() {
     drop(gone);
     let (mut other, _) = RawWorker::greet(&rig.channel, hello("other", "p")).await;
     other.credit(1);
-    assert_eq!(other.start().await.job.unwrap().attempt, 1);
+    assert_eq!(other.start().await.job.unwrap().counted_attempts, 1);
 }
 
 #[tokio::test]
@@ -417,7 +417,7 @@ async fn a_restart_of_the_server_ends_no_remote_attempt() {
     assert!(matches!(worker.notice(lease(&running)).await, Notice::Ended(_)));
     for id in &ids {
         let job = rig.get(id).await;
-        assert_eq!((job.state(), job.attempt), (JobState::Succeeded, 1));
+        assert_eq!((job.state(), job.counted_attempts), (JobState::Succeeded, 1));
     }
     no_faults(&rig).await;
 }
