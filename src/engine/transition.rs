@@ -209,7 +209,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             let rare = counts.as_deref().unwrap_or(Rare::NONE);
             let (state, end) = match cancelling {
                 true => (State::Cancelled, None),
-                false => retries::after_failure(job, rare, failure, *delay, moment),
+                false => retries::after_failure(job, rare, failure, (*delay, *cause), moment),
             };
             let failure = if cancelling { for_good(failure) } else { Arc::clone(failure) };
             let mut next = changed(job, state, moment);

@@ -25,12 +25,13 @@ pub(super) fn after_failure(
     job: &Job,
     rare: &Rare,
     failure: &Failure,
-    delay: Option<Duration>,
+    (delay, cause): (Option<Duration>, FailCause),
     moment: Moment,
 ) -> Next {
     let losses = recent_losses(rare, moment);
     let limit = job.spec.max_process_losses();
-    if failure.retryable && losses >= limit as usize {
+    // Deaths from before a retry of the job don't make another failure one.
+    if cause == FailCause::ProcessDied && failure.retryable && losses >= limit as usize {
         let hours = Spec::PROCESS_LOSS_WINDOW.as_secs() / 3_600;
         let message = format!(
             "the process that ran the job died {losses} times within {hours} h, of which {limit} are too many; \
