@@ -37,6 +37,7 @@ impl Decision<'_> {
         let deleted = self.engine.times.retention();
         for (id, spec) in jobs {
             self.engine.leases.lost(id);
+            self.engine.suspects.deleted(id);
             self.set_aside.insert(id);
             let Some(spec) = spec else { continue };
             self.engine.numbers.position_taken();

@@ -14,7 +14,7 @@ use crate::{
     job::{JobId, LeaseToken},
     store::{
         Space,
-        sets::{HeadsWant, ReadSet},
+        sets::{HeadsWant, ReadSet, SuspectsWant},
     },
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct Plan {
 pub(super) struct LaneGroup {
     pub(super) queue: u32,
     pub(super) kinds: Vec<u32>,
+    /// Whether only the suspects among them are read, of which the server starts one at a time.
+    pub(super) is_of_suspects: bool,
     /// Whether fewer ready jobs are read than could start.
     pub(super) is_short: bool,
 }
@@ -183,11 +185,20 @@ impl Engine {
             }
             for ((is_served, classes), kinds) in groups {
                 let credits = usize::try_from(takers.credits(&classes)).unwrap_or(usize::MAX);
-                // Suspects among them may have to wait.
-                let limit =
-                    credits.saturating_add(if is_served { free + self.suspects.count() } else { 0 });
-                let group = LaneGroup { queue, kinds: kinds.clone(), is_short: false };
-                heads.push((HeadsWant { queue, kinds, limit }, group));
+                let mut add = |kinds: &[u32], suspects, slots| {
+                    let kinds = kinds.to_vec();
+                    let is_of_suspects = suspects == SuspectsWant::Alone;
+                    let group = LaneGroup { queue, kinds: kinds.clone(), is_of_suspects, is_short: false };
+                    let limit = credits.saturating_add(slots);
+                    heads.push((HeadsWant { queue, kinds, suspects, limit }, group));
+                };
+                if !is_served || self.suspects.is_empty() {
+                    add(&kinds, SuspectsWant::Included, if is_served { free } else { 0 });
+                } else {
+                    // Suspects wait for each other. Read together with the others, many of them would hide those.
+                    add(&kinds, SuspectsWant::LeftOut, free);
+                    add(&kinds, SuspectsWant::Alone, 1);
+                }
             }
         }
         // Some of the ready jobs may be cancelled, or expire, before the claim step.
@@ -195,7 +206,7 @@ impl Engine {
             batch.controls.len() + if self.due.has_expired(batch.present.wall) { EXPIRED_MAX } else { 0 };
         let share = (HEADS_MAX / heads.len().max(1)).max(1);
         for (want, group) in &mut heads {
-            group.is_short = want.limit > share;
+            group.is_short = want.limit > share && !group.is_of_suspects;
             want.limit = want.limit.saturating_add(lost).min(share);
         }
         heads.sort_by(|(a, _), (b, _)| (a.queue, &a.kinds).cmp(&(b.queue, &b.kinds)));

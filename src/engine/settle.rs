@@ -141,7 +141,7 @@ impl Decision<'_> {
             let is_cut = self.found.heads.get(index).is_some_and(|heads| heads.is_cut);
             let Some(group) = groups.get(index).filter(|_| is_cut) else { continue };
             self.sealed.more |= group.kinds.iter().any(|kind| {
-                (free > 0 && self.engine.served.contains(kind))
+                (free > 0 && !group.is_of_suspects && self.engine.served.contains(kind))
                     || self.engine.demand.can_take(&self.engine.demand.takers_of(takers, *kind))
             });
         }

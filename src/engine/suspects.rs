@@ -23,14 +23,14 @@ impl Suspects {
         Suspects { kept: kept.iter().copied().collect(), ..Suspects::default() }
     }
 
-    /// Returns the number of suspects.
-    pub(super) fn count(&self) -> usize {
-        self.kept.len()
+    /// Returns whether there were no suspects when the batch began.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
     }
 
-    /// Returns whether a job is a suspect.
+    /// Returns whether a job is a suspect, and the batch has not ended that.
     pub(super) fn has(&self, id: JobId) -> bool {
-        self.kept.contains(&id)
+        self.kept.contains(&id) && !self.changes.contains(&(id, false))
     }
 
     /// Makes a job a suspect.
@@ -40,7 +40,7 @@ impl Suspects {
 
     /// Returns whether the claim step may start a job in this server. Of the suspects it starts one, if none runs.
     pub(super) fn may_start(&mut self, id: JobId) -> bool {
-        if self.kept.is_empty() || !self.has(id) {
+        if self.is_empty() || !self.has(id) {
             return true;
         }
         if self.runs_next.unwrap_or(self.running).is_some() || self.chosen.is_some() {
@@ -50,21 +50,23 @@ impl Suspects {
         true
     }
 
-    /// Records a change of a job. A suspect stops being one once an attempt has ended, or the job has.
+    /// Records a change of a job. A suspect stops being one once an attempt that had started has ended, or the job has.
     pub(super) fn changed(&mut self, before: Option<&Job>, job: &Job) {
-        if self.kept.is_empty() || !self.has(job.id) {
+        if self.is_empty() || !self.has(job.id) {
             return;
         }
         let ran = before.is_some_and(|before| before.state.lease().is_some());
         let runs = job.state.lease().is_some();
         if runs && job.remote.worker().is_none() {
             self.runs_next = Some(Some(job.id));
-        } else if (ran && !runs) || job.state.is_done() {
+        } else if job.state.is_done() || (ran && !runs && job.started.is_some()) {
             self.clear(job.id);
+        } else if ran && !runs {
+            self.runs_no_longer(job.id);
         }
     }
 
-    /// Records the deletion of a job.
+    /// Records the deletion of a job, or the removal of its unreadable row.
     pub(super) fn deleted(&mut self, id: JobId) {
         if self.has(id) {
             self.clear(id);
@@ -73,6 +75,10 @@ impl Suspects {
 
     fn clear(&mut self, id: JobId) {
         self.changes.push((id, false));
+        self.runs_no_longer(id);
+    }
+
+    fn runs_no_longer(&mut self, id: JobId) {
         if self.runs_next.unwrap_or(self.running) == Some(id) {
             self.runs_next = Some(None);
         }

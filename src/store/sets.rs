@@ -58,8 +58,21 @@ pub struct HeadsWant {
     pub queue: u32,
     /// The numbers of the kinds, each of which is a lane of the queue.
     pub kinds: Vec<u32>,
+    /// The suspects among them.
+    pub suspects: SuspectsWant,
     /// Maximum number of jobs.
     pub limit: usize,
+}
+
+/// Part of a queue's ready jobs, by whether they are suspects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SuspectsWant {
+    /// All jobs.
+    Included,
+    /// The jobs that are no suspects.
+    LeftOut,
+    /// The suspects.
+    Alone,
 }
 
 /// A line: an ordered list of waiting jobs of a queue.

@@ -13,8 +13,8 @@ use super::{
     Committed, Names, Reader, Store, StoreError,
     sets::{
         ChangedJob, Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, Loaded,
-        OutcomeRow, ReadResults, ReadSet, RequestOutcome, SortKey, StoredRequest, TallyRow, WaitingLine,
-        WriteSet,
+        OutcomeRow, ReadResults, ReadSet, RequestOutcome, SortKey, StoredRequest, SuspectsWant, TallyRow,
+        WaitingLine, WriteSet,
     },
 };
 use crate::{
@@ -162,7 +162,13 @@ impl Fetch<'_> {
             .kinds
             .iter()
             .filter_map(|kind| self.tables.lines.get(&(want.queue, WaitingLine::Ready(*kind))));
-        let mut places: Vec<SortKey> = lanes.flat_map(|lane| lane.iter().take(want.limit).copied()).collect();
+        let is_wanted = |place: &&SortKey| match want.suspects {
+            SuspectsWant::Included => true,
+            SuspectsWant::LeftOut => !self.tables.suspects.contains(&place.id),
+            SuspectsWant::Alone => self.tables.suspects.contains(&place.id),
+        };
+        let heads = lanes.flat_map(|lane| lane.iter().filter(is_wanted).take(want.limit));
+        let mut places: Vec<SortKey> = heads.copied().collect();
         places.sort_unstable();
         places.truncate(want.limit);
         let is_cut = places.len() == want.limit;

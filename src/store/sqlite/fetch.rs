@@ -16,7 +16,8 @@ use crate::{
         StoreError,
         sets::{
             Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, ReadResults,
-            ReadSet, RequestKey, RequestOutcome, RequestRow, SetAside, SortKey, StoredRequest, WaitingLine,
+            ReadSet, RequestKey, RequestOutcome, RequestRow, SetAside, SortKey, StoredRequest,
+            SuspectsWant, WaitingLine,
         },
     },
 };
@@ -132,7 +133,7 @@ impl Fetch<'_> {
 
     fn heads(&self, want: &HeadsWant) -> Result<Heads, StoreError> {
         if let [kind] = want.kinds[..] {
-            return self.lane_heads(want.queue, kind, want.limit);
+            return self.lane_heads(want, kind);
         }
         let places = self.merged_places(want)?;
         let is_cut = places.len() == want.limit;
@@ -149,10 +150,22 @@ impl Fetch<'_> {
         Ok(Heads { jobs, is_cut })
     }
 
-    fn lane_heads(&self, queue: u32, kind: u32, limit: usize) -> Result<Heads, StoreError> {
-        let mut statement = self.sql(select_job_and_payload!(
-            "WHERE state = 3 AND queue = ?1 AND kind = ?2 ORDER BY rank, detail LIMIT ?3"
-        ))?;
+    fn lane_heads(&self, want: &HeadsWant, kind: u32) -> Result<Heads, StoreError> {
+        let HeadsWant { queue, limit, .. } = *want;
+        let mut statement = self.sql(match want.suspects {
+            SuspectsWant::Included => select_job_and_payload!(
+                "WHERE state = 3 AND queue = ?1 AND kind = ?2 ORDER BY rank, detail LIMIT ?3"
+            ),
+            SuspectsWant::LeftOut => select_job_and_payload!(
+                "WHERE state = 3 AND queue = ?1 AND kind = ?2 AND id NOT IN (SELECT job FROM suspect) \
+                 ORDER BY rank, detail LIMIT ?3"
+            ),
+            // The plus signs make SQLite begin with the suspects, which are few, and not with the lane.
+            SuspectsWant::Alone => select_job_and_payload!(
+                "WHERE id IN (SELECT job FROM suspect) AND +state = 3 AND +queue = ?1 AND +kind = ?2 \
+                 ORDER BY rank, detail LIMIT ?3"
+            ),
+        })?;
         let mut rows = statement.query(params![queue, kind, limit as i64])?;
         let (mut jobs, mut seen) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
@@ -171,7 +184,7 @@ impl Fetch<'_> {
         while places.len() < want.limit {
             let mut best: Option<(SortKey, usize)> = None;
             for (index, lane) in lanes.iter_mut().enumerate() {
-                if let Some(head) = self.head(want.queue, lane, want.limit - places.len())?
+                if let Some(head) = self.head(want, lane, want.limit - places.len())?
                     && best.is_none_or(|(place, _)| head < place)
                 {
                     best = Some((head, index));
@@ -186,15 +199,26 @@ impl Fetch<'_> {
         Ok(places)
     }
 
-    fn head(&self, queue: u32, lane: &mut Lane, wanted: usize) -> Result<Option<SortKey>, StoreError> {
+    fn head(&self, want: &HeadsWant, lane: &mut Lane, wanted: usize) -> Result<Option<SortKey>, StoreError> {
         if lane.heads.is_empty() && !lane.is_exhausted {
             let limit = wanted.clamp(1, PLACES);
-            let mut statement = self.sql(
-                "SELECT rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
-                 AND (rank, detail) > (?3, ?4) ORDER BY rank, detail LIMIT ?5",
-            )?;
+            let mut statement = self.sql(match want.suspects {
+                SuspectsWant::Included => {
+                    "SELECT rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
+                     AND (rank, detail) > (?3, ?4) ORDER BY rank, detail LIMIT ?5"
+                }
+                SuspectsWant::LeftOut => {
+                    "SELECT rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
+                     AND (rank, detail) > (?3, ?4) AND id NOT IN (SELECT job FROM suspect) \
+                     ORDER BY rank, detail LIMIT ?5"
+                }
+                SuspectsWant::Alone => {
+                    "SELECT rank, detail, id FROM job WHERE id IN (SELECT job FROM suspect) AND +state = 3 \
+                     AND +queue = ?1 AND +kind = ?2 AND (rank, detail) > (?3, ?4) ORDER BY rank, detail LIMIT ?5"
+                }
+            })?;
             let (rank, order) = lane.last;
-            let mut rows = statement.query(params![queue, lane.kind, rank, order, limit as i64])?;
+            let mut rows = statement.query(params![want.queue, lane.kind, rank, order, limit as i64])?;
             let mut seen = 0;
             while let Some(row) = rows.next()? {
                 seen += 1;

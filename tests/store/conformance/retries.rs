@@ -8,9 +8,9 @@ use jobmill::{
 };
 
 use crate::store::{
-    batch::Control,
-    build::{failure, job},
-    rig::{Rig, claimed, failed, path, succeeded},
+    batch::{Batch, Control, Report},
+    build::{failure, job, settings},
+    rig::{Rig, claimed, failed, lease, path, succeeded},
     workers::hello,
 };
 
@@ -40,6 +40,11 @@ both_stores!(
     a_suspect_that_ran_alone_at_the_next_crash_has_caused_it,
     a_suspect_is_free_again_once_its_attempt_has_ended,
     commands_are_no_suspects,
+    a_suspect_that_starts_again_at_once_holds_no_other_up,
+    a_suspect_that_never_started_stays_one,
+    any_number_of_suspects_holds_no_other_job_up,
+    a_failure_after_deaths_is_no_poison,
+    a_death_after_a_retry_ends_a_poison_job_again_unless_its_counts_are_reset,
 );
 
 fn steady() -> NewJob {
@@ -396,4 +401,87 @@ fn commands_are_no_suspects(rig: &mut Rig) {
     rig.crash();
     rig.pass(2);
     assert_eq!(rig.tick().claims.len(), jobs.len());
+}
+
+fn a_suspect_that_starts_again_at_once_holds_no_other_up(rig: &mut Rig) {
+    let ids = crashed(rig);
+    rig.tick();
+    // The report of its end and its next start are one batch.
+    let running = rig.job(ids[0]);
+    let body = ReportBody::Snoozed { delay: Duration::ZERO, tail: String::new() };
+    let report = Report { id: ids[0], lease: lease(&running), body };
+    let applied = rig.apply(Batch { reports: vec![report], claim: true, ..Batch::default() });
+    assert!(claimed(&applied).contains(&ids[0]), "it is a suspect no longer");
+    rig.report(&rig.job(ids[0]), succeeded()).unwrap();
+    for id in &ids[1..] {
+        rig.tick();
+        assert_eq!(rig.state(*id), StateName::Running);
+        rig.report(&rig.job(*id), succeeded()).unwrap();
+    }
+}
+
+fn a_suspect_that_never_started_stays_one(rig: &mut Rig) {
+    let ids = crashed(rig);
+    for _ in 0..2 {
+        assert_eq!(claimed(&rig.tick()), [ids[0]]);
+        rig.report(&rig.job(ids[0]), ReportBody::Released { delay: None }).unwrap();
+    }
+    assert_eq!(claimed(&rig.tick()), [ids[0]]);
+    rig.crash();
+    assert_eq!(rig.job(ids[0]).rare().process_losses, 1);
+}
+
+fn any_number_of_suspects_holds_no_other_job_up(rig: &mut Rig) {
+    rig.setup.native_kinds = vec![Rig::KIND.into(), "walk".into()];
+    rig.crash();
+    rig.queue_with("q", settings(2_200, 10_000));
+    let retry = RetryPolicy::DEFAULT.jitter(0.0).delays([Duration::from_secs(1)]);
+    let kinds = [Rig::KIND, "walk"];
+    let jobs = (0..2_100).map(|n| NewJob { kind: kinds[n % 2].into(), retry: retry.clone(), ..steady() });
+    let suspects = rig.submit_all(jobs.collect());
+    rig.crash();
+    rig.live(5);
+    let state = |rig: &Rig, state| rig.all_jobs().iter().filter(|job| job.state.name() == state).count();
+    assert_eq!((state(rig, StateName::Running), state(rig, StateName::Queued)), (1, 2_099));
+    let others = rig.submit_all(kinds.map(|kind| NewJob { kind: kind.into(), ..steady() }).into());
+    rig.live(1);
+    for other in others {
+        assert_eq!(rig.state(other.id), StateName::Running);
+    }
+    rig.report(&rig.job(suspects[0].id), succeeded()).unwrap();
+    assert_eq!(claimed(&rig.tick()), [suspects[1].id]);
+}
+
+fn a_failure_after_deaths_is_no_poison(rig: &mut Rig) {
+    rig.queue("q", 1);
+    let id = poisoned(rig);
+    rig.control(Control::Retry { id, request: None }).unwrap();
+    rig.report(&rig.job(id), failed(true, "")).unwrap();
+    assert_eq!(rig.state(id), StateName::BackingOff);
+}
+
+fn a_death_after_a_retry_ends_a_poison_job_again_unless_its_counts_are_reset(rig: &mut Rig) {
+    rig.queue("q", 1);
+    let id = poisoned(rig);
+    rig.control(Control::Retry { id, request: None }).unwrap();
+    rig.report(&rig.job(id), died()).unwrap();
+    assert_eq!(rig.job(id).failure.as_ref().unwrap().reason, FailureReason::Poison);
+    rig.control(Control::Reset(id)).unwrap();
+    for state in [StateName::BackingOff, StateName::BackingOff, StateName::Failed] {
+        let running = next(rig, id);
+        rig.report(&running, died()).unwrap();
+        assert_eq!(rig.state(id), state);
+    }
+    assert_eq!(rig.job(id).rare().process_losses, 7, "all of them");
+}
+
+/// Returns a job that has failed because its process died three times, with attempts left.
+fn poisoned(rig: &mut Rig) -> JobId {
+    let id = rig.submit(NewJob { max_attempts: 100, ..steady() }).id;
+    for _ in 0..3 {
+        let running = next(rig, id);
+        rig.report(&running, died()).unwrap();
+    }
+    assert_eq!(rig.job(id).failure.as_ref().unwrap().reason, FailureReason::Poison);
+    id
 }
