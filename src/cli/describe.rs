@@ -28,6 +28,9 @@ pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
         JobState::BackingOff if job.snoozed => {
             format!("snoozed by its handler; next {}", due().unwrap_or_default())
         }
+        JobState::BackingOff if job.start_time.is_none() => {
+            format!("given back before it had started; next {}", due().unwrap_or_default())
+        }
         JobState::BackingOff => {
             let failure = job.last_failure.as_ref().map(failure).unwrap_or_default();
             format!("{} failed: {failure}; next {}", attempt(), due().unwrap_or_default())
@@ -39,11 +42,15 @@ pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
         }
         JobState::Failed => {
             let failure = job.last_failure.as_ref().map(failure).unwrap_or_default();
-            format!("{}: {failure}", attempt())
+            match job.counted_attempts {
+                0 => failure,
+                _ => format!("{}: {failure}", attempt()),
+            }
         }
-        JobState::Cancelled => match job.attempt {
-            0 => "before its first attempt".to_owned(),
-            _ => format!("in {}", attempt()),
+        JobState::Cancelled => match (job.counted_attempts, &job.start_time) {
+            (0, None) => "before its first attempt".to_owned(),
+            (0, Some(_)) => "before an attempt that counts".to_owned(),
+            (_, _) => format!("in {}", attempt()),
         },
         JobState::Expired => "no attempt had started in time".to_owned(),
     }
@@ -115,7 +122,8 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
     let state = if colour { text::coloured(&state, text::state_colour(job.state)) } else { state };
     let details = match JobState::try_from(job.state) {
         // The failure has a line of its own.
-        Ok(JobState::Failed | JobState::BackingOff) => String::new(),
+        Ok(JobState::Failed) => String::new(),
+        Ok(JobState::BackingOff) if !job.snoozed && job.start_time.is_some() => String::new(),
         Ok(_) | Err(_) => state_details(job, now),
     };
     let mut fields = vec![

@@ -226,6 +226,43 @@ fn each_state_has_its_details() {
 }
 
 #[test]
+fn a_job_without_a_counted_attempt_tells_of_none() {
+    let failure = Failure {
+        reason: FailureReason::Deadline.into(),
+        message: "the deadline 2026-01-02T03:04:05Z has passed".into(),
+        ..Default::default()
+    };
+    let started = Some(to_wire_timestamp(at(0)));
+    let uncounted = |state: JobState, attempt| Job {
+        state: state.into(),
+        attempt,
+        max_attempts: 5,
+        next_run_time: Some(to_wire_timestamp(at(9_000))),
+        ..Default::default()
+    };
+    let jobs = [
+        Job { last_failure: Some(failure), ..uncounted(JobState::Failed, 0) },
+        uncounted(JobState::Cancelled, 0),
+        uncounted(JobState::Cancelled, 1),
+        Job { start_time: started, ..uncounted(JobState::Cancelled, 1) },
+        Job { start_time: started, snoozed: true, snoozes: 1, ..uncounted(JobState::BackingOff, 1) },
+        uncounted(JobState::BackingOff, 1),
+    ];
+    let lines: Vec<_> = jobs.iter().map(|job| state_details(job, at(0))).collect();
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    deadline: the deadline 2026-01-02T03:04:05Z has passed
+    before its first attempt
+    before its first attempt
+    before an attempt that counts
+    snoozed by its handler; next in 9s
+    given back before it had started; next in 9s
+    ");
+    let page = in_full(&jobs[4], at(0), false);
+    assert!(page.contains("state         BACKING_OFF snoozed by its handler; next in 9s"), "{page}");
+    assert!(page.contains("attempts      0 of 5 (1 not counted, 1 snoozed)"), "{page}");
+}
+
+#[test]
 fn progress_tells_what_the_attempt_said() {
     let said = |fraction, step: &str, text: &str| {
         let progress = Progress { fraction, step: step.into(), text: text.into() };
