@@ -11,8 +11,8 @@ use crate::{
     clock::Timestamp,
     execute::{Attempt, ErrorKind, Handler, HandlerError, StopCause, cut},
     job::{
-        Extras, FailureReason, Job, JobId, LeaseToken, Name, Output, PayloadInfo, Position, Progress, Remote,
-        RetryPolicy, Spec, State, worker_limits::MESSAGE_MAX_BYTES,
+        Extras, FailureReason, Job, JobId, LeaseToken, Name, Output, PayloadInfo, Position, Progress, Rare,
+        Remote, RetryPolicy, Spec, State, worker_limits::MESSAGE_MAX_BYTES,
     },
     proto::v1,
 };
@@ -126,7 +126,11 @@ fn refused(error: HandlerError, cause: Option<StopCause>) -> v1::report::Report 
         // Most likely the attempt failed because it was asked to stop.
         return released(&why.message, false, delay);
     }
-    failed(error)
+    match cause {
+        None => failed(error),
+        // A process that was asked to stop ends by the worker's own signals.
+        Some(_) => failed(HandlerError { kind: ErrorKind::Failed, ..error }),
+    }
 }
 
 fn cut_off(cause: Option<StopCause>) -> v1::report::Report {
@@ -227,6 +231,15 @@ fn attempt(id: JobId, assignment: v1::Assignment, kind: Arc<Name>, control: &Arc
 
 fn job_of(id: JobId, lease: LeaseToken, updated: Timestamp, spec: Spec, job: v1::Job) -> Job {
     let count = |number: i32| u32::try_from(number).unwrap_or_default();
+    let attempt = count(job.attempt);
+    let rare = Rare {
+        uncounted: attempt.saturating_sub(count(job.counted_attempts)),
+        // The attempt that runs has not failed.
+        unfailed: attempt.saturating_sub(count(job.failures).saturating_add(1)),
+        snoozes: count(job.snoozes),
+        process_losses: count(job.process_losses),
+        ..Rare::default()
+    };
     let progress = job.progress.map(|progress| {
         let v1::Progress { fraction, text, step } = progress;
         Arc::new(Progress { fraction, text, step })
@@ -237,7 +250,7 @@ fn job_of(id: JobId, lease: LeaseToken, updated: Timestamp, spec: Spec, job: v1:
         state: State::Running { lease },
         revision: u64::try_from(job.revision).unwrap_or_default(),
         position: Position::default(),
-        attempt: count(job.attempt),
+        attempt,
         max_attempts: count(job.max_attempts),
         updated,
         started: job.start_time.as_ref().map(from_wire_timestamp),
@@ -246,7 +259,7 @@ fn job_of(id: JobId, lease: LeaseToken, updated: Timestamp, spec: Spec, job: v1:
         failure: None,
         result: None,
         remote: Remote::NONE,
-        rare: None,
+        rare: (rare != Rare::default()).then(|| Box::new(rare)),
     }
 }
 
@@ -263,6 +276,7 @@ fn extras(
         request_id: std::mem::take(&mut job.request_id),
         traceparent: trace.to_owned(),
         tracestate: std::mem::take(&mut job.tracestate),
+        deadline: job.deadline_time.as_ref().map(from_wire_timestamp),
         ..Extras::default()
     };
     (extras != Extras::default()).then(|| Box::new(extras))
@@ -291,4 +305,59 @@ fn output(payload: v1::Payload) -> Output {
         None => bytes::Bytes::new(),
     };
     Output { bytes, info: PayloadInfo { media_type, metadata } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::to_wire_timestamp;
+
+    #[test]
+    fn only_a_process_that_was_not_asked_to_stop_has_died() {
+        for (cause, is_loss) in
+            [(None, true), (Some(StopCause::Timeout), false), (Some(StopCause::Client), false)]
+        {
+            let error = HandlerError { kind: ErrorKind::ProcessDied, ..HandlerError::retryable("killed") };
+            match refused(error, cause) {
+                v1::report::Report::Failed(failed) => assert_eq!(failed.process_died, is_loss, "{cause:?}"),
+                other => panic!("{cause:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_handler_sees_the_counts_and_the_deadline_of_its_job() {
+        let mut job = v1::Job {
+            attempt: 7,
+            counted_attempts: 5,
+            failures: 3,
+            snoozes: 2,
+            process_losses: 1,
+            deadline_time: Some(to_wire_timestamp(Timestamp::from_micros(9_000_000))),
+            ..v1::Job::default()
+        };
+        let mut spec = v1::JobSpec::default();
+        let extras = extras(&mut job, &mut spec, PayloadInfo::default(), "");
+        assert_eq!(extras.and_then(|extras| extras.deadline), Some(Timestamp::from_micros(9_000_000)));
+        let shown = job_of(JobId::from_raw(1), LeaseToken::from_raw(1), Timestamp::default(), plain(), job);
+        assert_eq!((shown.attempt, shown.counted_attempts(), shown.failures()), (7, 5, 3));
+        assert_eq!((shown.rare().snoozes, shown.rare().process_losses), (2, 1));
+        let first = v1::Job { attempt: 1, counted_attempts: 1, ..v1::Job::default() };
+        let shown = job_of(JobId::from_raw(1), LeaseToken::from_raw(1), Timestamp::default(), plain(), first);
+        assert_eq!((shown.rare, shown.attempt), (None, 1));
+    }
+
+    fn plain() -> Spec {
+        Spec {
+            queue: Name::new(0, "q"),
+            kind: Name::new(0, "k"),
+            priority: 0,
+            retry: RetryPolicy::DEFAULT,
+            attempt_timeout: Duration::from_secs(1),
+            bytes: 0,
+            created: Timestamp::default(),
+            expires: None,
+            extras: None,
+        }
+    }
 }
