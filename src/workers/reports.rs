@@ -140,12 +140,13 @@ impl Workers {
         };
         if !held.is_received {
             held.is_received = true;
-            held.timeout = now.after(held.job.attempt_timeout_from(roster.clock.now()));
+            let timeout = held.job.attempt_timeout_from(roster.clock.now());
+            held.timeout = now.after(timeout);
             roster.counters.received_seconds.observe(now.since(held.assigned_at).as_secs_f64());
             if let Some(session) = held.session {
                 roster.board.received(session, held.job.spec.bytes);
             }
-            if held.job.attempt_timeout() < roster.active.step() {
+            if timeout < roster.active.step() {
                 roster.hurry.notify_one();
             }
         }

@@ -101,11 +101,19 @@ async fn a_command_that_dies_by_a_signal_of_its_own_is_a_process_loss() {
 
 #[tokio::test]
 async fn a_command_that_the_server_kills_is_no_process_loss() {
-    let rig = scripted("trap '' TERM; sleep 1000").await;
-    let id = rig.submit(v1::JobSpec { max_process_losses: 1, ..job("run") }).await.id;
-    rig.reaches(&id, JobState::Running).await;
-    rig.cancel(&id).await.unwrap();
-    rig.force().await;
+    let rig = scripted("exec sleep 1000").await;
+    let attempt_timeout = Some(Wire { seconds: 0, nanos: 50_000_000 });
+    let late = v1::JobSpec { max_process_losses: 1, max_attempts: 1, attempt_timeout, ..job("run") };
+    let late = rig.submit(late).await.id;
+    let late = rig.ends(&late).await;
+    let reason = late.last_failure.as_ref().unwrap().reason();
+    assert_eq!((reason, late.process_losses), (FailureReason::Timeout, 0), "{late:?}");
+    let cancelled = rig.submit(v1::JobSpec { max_process_losses: 1, ..job("run") }).await.id;
+    rig.reaches(&cancelled, JobState::Running).await;
+    rig.cancel(&cancelled).await.unwrap();
+    let cancelled = rig.ends(&cancelled).await;
+    assert_eq!((cancelled.state(), cancelled.process_losses), (JobState::Cancelled, 0), "{cancelled:?}");
+    rig.stop().await;
 }
 
 #[tokio::test]

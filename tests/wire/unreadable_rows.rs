@@ -4,6 +4,7 @@ use std::path::Path;
 
 use jobmill::{
     proto::v1::{self, JobState, SubmitOutcome},
+    serve::Server,
     store::sqlite::{Checkup, check},
 };
 use rusqlite::Connection;
@@ -12,8 +13,8 @@ use tonic::Code;
 use crate::{
     queues::in_queue,
     support::{
-        Rig, Stage, defaults, describe, folder, ids, job, named, outcomes, queue, refusal, run_time, simple,
-        soon, with_queue,
+        QUEUE, Rig, Stage, defaults, describe, folder, ids, job, named, outcomes, queue, refusal, run_time,
+        simple, soon, with_queue,
     },
 };
 
@@ -194,4 +195,39 @@ async fn unreadable_rows_of_queues_kinds_counts_and_retention_stop_no_start_eith
     let rig = Rig::start(start()).await;
     assert_eq!(rig.total().await, 3);
     rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_suspect_whose_row_becomes_unreadable_holds_up_no_other() {
+    let home = tempfile::tempdir().unwrap();
+    let start = || {
+        let (handler, stage) = Stage::new();
+        let settings = with_queue(folder(home.path()), QUEUE, queue(3));
+        (Server::builder(settings).handler("stage", defaults(), handler), stage)
+    };
+    let rig = Rig::start(start().0).await;
+    rig.pause(QUEUE).await;
+    let ids = rig.submit_batch(vec![job("stage"); 2]).await;
+    rig.stop().await;
+    // As if both had run when the server crashed.
+    damage(home.path(), "INSERT INTO suspect SELECT id FROM job");
+
+    let (builder, mut stage) = start();
+    let rig = Rig::start(builder).await;
+    rig.resume(QUEUE).await;
+    let first = stage.next().await;
+    assert_eq!(first.attempt.id().to_string(), ids[0]);
+    damage(home.path(), &format!("UPDATE job SET retry = 'x' WHERE id = {}", nth(0)));
+    is_unreadable(&rig, &ids[0]).await;
+    let second = soon(stage.next()).await;
+    assert_eq!(second.attempt.id().to_string(), ids[1]);
+    second.succeeds();
+    assert_eq!(rig.ends(&ids[1]).await.state(), JobState::Succeeded);
+    first.succeeds();
+    rig.stop().await;
+    let left: i64 = Connection::open(home.path().join("jobmill.db"))
+        .unwrap()
+        .query_row("SELECT count(*) FROM suspect", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(left, 0);
 }
