@@ -34,6 +34,8 @@ mod store {
         mod flights;
         mod full_disk;
         mod hellos;
+        mod keys;
+        mod keys_by_time;
         mod names;
         mod numbers;
         mod order;

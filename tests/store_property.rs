@@ -15,6 +15,7 @@ mod store {
 
     pub(crate) mod property {
         pub(crate) mod batch;
+        pub(crate) mod keys;
         pub(crate) mod ledger;
         pub(crate) mod machine;
         pub(crate) mod numbers;

@@ -42,8 +42,8 @@ CREATE TABLE job (
     kind         INTEGER NOT NULL,
     state        INTEGER NOT NULL, -- number in the protocol's JobState
     rank         INTEGER NOT NULL, -- the negated priority
-    detail       INTEGER,          -- SCHEDULED: due; BACKING_OFF: due, in the time of counters.backoffs; QUEUED: order;
-                                   -- RUNNING, CANCELLING: lease
+    detail       INTEGER,          -- SCHEDULED, BLOCKED: earliest start; BACKING_OFF: due, in the time of
+                                   -- counters.backoffs; QUEUED: order; RUNNING, CANCELLING: lease
     revision     INTEGER NOT NULL,
     position     INTEGER NOT NULL, -- in the feed, of the latest change
     attempt      INTEGER NOT NULL, -- number of claimed attempts
@@ -69,8 +69,8 @@ CREATE TABLE job (
 
 -- Ready jobs, in the order in which they run.
 CREATE INDEX job_ready ON job (queue, kind, rank, detail) WHERE state = 3;
--- Jobs that wait for a time, by queue.
-CREATE INDEX job_due ON job (state, queue, detail) WHERE state IN (1, 5);
+-- Jobs that wait for a time or for another job, by queue.
+CREATE INDEX job_due ON job (state, queue, detail) WHERE state IN (1, 2, 5);
 -- Waiting jobs that end by themselves.
 CREATE INDEX job_until ON job (until) WHERE until IS NOT NULL;
 -- Running jobs.
@@ -126,11 +126,23 @@ CREATE TABLE request (
     count  INTEGER NOT NULL,    -- 0: number of jobs; 1: the job's state after the change
     live   INTEGER NOT NULL,    -- 0: number of its jobs that are not deleted; 1, 2: the queue
     value  INTEGER,             -- 1: the job's revision after it; 3: number of deleted jobs, absent until the end
-    gone   INTEGER              -- time since when it has had no jobs, in the time of counters.retention
+    gone   INTEGER,             -- time since when it has had no jobs, in the time of counters.retention
+    found  BLOB                 -- 0: its items that created no job: index (4 bytes) and job (8 bytes) of each
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX request_gone ON request (gone) WHERE gone IS NOT NULL;
 -- Requests whose purge is in progress.
 CREATE INDEX request_purging ON request (first) WHERE answer = 3 AND value IS NULL;
+
+-- Unique keys that are held.
+CREATE TABLE unique_key (
+    key       BLOB    PRIMARY KEY, -- 16 bytes
+    holder    INTEGER NOT NULL,    -- the job that holds it, or held it last
+    successor INTEGER,             -- the job that waits for the holder's end
+    until     INTEGER,             -- held until then after its end; while the holder waits, the earliest start; in the
+                                   -- time of counters.backoffs
+    name      TEXT                 -- JSON: the key's text and scope, once the holder has ended
+) STRICT, WITHOUT ROWID;
+CREATE INDEX unique_key_until ON unique_key (until) WHERE until IS NOT NULL;
 
 -- Tombstones: deleted jobs, for the change feed.
 CREATE TABLE tombstone (

@@ -5,7 +5,7 @@
 //! existing digest.
 
 use crate::job::{
-    Canonical, JobDraft, JobUpdate, PartialRetryPolicy, PayloadInfo, RequestId, When,
+    Canonical, JobDraft, JobUpdate, PartialRetryPolicy, PayloadInfo, RequestId, UniqueKey, When,
 };
 
 /// Name and version of the form.
@@ -65,6 +65,21 @@ fn put_job(canonical: &mut Canonical, job: &JobDraft) {
     put_when(canonical, ["deadline_time", "deadline_after"], job.deadline);
     canonical.put_number("max_snoozes", job.max_snoozes);
     canonical.put_number("max_process_losses", job.max_process_losses);
+    if let Some(unique) = &job.unique {
+        put_unique(canonical, unique);
+    }
+}
+
+fn put_unique(canonical: &mut Canonical, unique: &UniqueKey) {
+    let UniqueKey { key, scope, on_waiting, on_started, hold, debounce, throttle } = unique;
+    canonical.put_text("unique_key.key", key);
+    canonical.put_number("unique_key.scope", scope.map(|scope| scope as u8));
+    canonical.put_number("unique_key.on_waiting", on_waiting.map(|policy| policy as u8));
+    canonical.put_number("unique_key.on_started", on_started.map(|policy| policy as u8));
+    canonical.put_duration("unique_key.hold", *hold);
+    canonical.put_duration("unique_key.debounce.quiet", debounce.map(|debounce| debounce.quiet));
+    canonical.put_duration("unique_key.debounce.max_wait", debounce.and_then(|debounce| debounce.max_wait));
+    canonical.put_duration("unique_key.throttle", *throttle);
 }
 
 /// Returns the key and digest of a submission, if it has a request id.
@@ -125,7 +140,10 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::{clock::Timestamp, job::PayloadInfo};
+    use crate::{
+        clock::Timestamp,
+        job::{Debounce, OnConflict, PayloadInfo, UniqueScope},
+    };
 
     fn full() -> JobDraft {
         JobDraft {
@@ -150,6 +168,18 @@ mod tests {
             attempt_timeout: Some(Duration::from_secs(30)),
             start: Some(When::At(Timestamp::from_micros(1_800_000_000_000_001))),
             expiry: Some(When::After(Duration::from_secs(7_200))),
+            unique: Some(Box::new(UniqueKey {
+                key: "order-17".into(),
+                scope: Some(UniqueScope::Queue),
+                on_waiting: Some(OnConflict::Replace),
+                on_started: Some(OnConflict::Follow),
+                hold: Some(Duration::from_secs(60)),
+                debounce: Some(Debounce {
+                    quiet: Duration::from_secs(2),
+                    max_wait: Some(Duration::from_secs(10)),
+                }),
+                throttle: Some(Duration::from_secs(5)),
+            })),
             ..JobDraft::default()
         }
     }
@@ -178,8 +208,9 @@ mod tests {
             }
             "priority 0" => vec![JobDraft { priority: Some(0), ..plain() }],
             "ending" => vec![ending()],
-            "full" => vec![full()],
-            "batch" => vec![plain(), full()],
+            "full" => vec![JobDraft { unique: None, ..full() }],
+            "batch" => vec![plain(), JobDraft { unique: None, ..full() }],
+            "unique key" => vec![JobDraft { unique: full().unique, ..plain() }],
             other => panic!("no draft is named {other}"),
         }
     }
@@ -197,6 +228,9 @@ mod tests {
         let digest = |job: &JobDraft| request("id", "Submit", [job]).unwrap().digest;
         let (plain, full) = (plain(), full());
         assert_eq!(digest(&plain), digest(&plain.clone()));
+        let said = full.unique.as_deref().unwrap();
+        let debounce = said.debounce.unwrap();
+        let keyed = |unique| JobDraft { unique: Some(Box::new(unique)), ..plain.clone() };
         let others = [
             JobDraft { queue: full.queue.clone() + "2", ..plain.clone() },
             JobDraft { kind: full.kind.clone() + "2", ..plain.clone() },
@@ -214,6 +248,15 @@ mod tests {
             JobDraft { attempt_timeout: full.attempt_timeout, ..plain.clone() },
             JobDraft { start: full.start, ..plain.clone() },
             JobDraft { expiry: full.expiry, ..plain.clone() },
+            keyed(UniqueKey { key: "a".into(), ..UniqueKey::default() }),
+            keyed(UniqueKey { key: "b".into(), ..UniqueKey::default() }),
+            keyed(UniqueKey { scope: said.scope, ..UniqueKey::default() }),
+            keyed(UniqueKey { on_waiting: said.on_waiting, ..UniqueKey::default() }),
+            keyed(UniqueKey { on_started: said.on_started, ..UniqueKey::default() }),
+            keyed(UniqueKey { hold: said.hold, ..UniqueKey::default() }),
+            keyed(UniqueKey { debounce: said.debounce, ..UniqueKey::default() }),
+            keyed(UniqueKey { debounce: Some(Debounce { max_wait: None, ..debounce }), ..UniqueKey::default() }),
+            keyed(UniqueKey { throttle: said.throttle, ..UniqueKey::default() }),
         ];
         let digests: std::collections::BTreeSet<_> = others.iter().chain([&plain]).map(digest).collect();
         assert_eq!(digests.len(), others.len() + 1);

@@ -2,6 +2,7 @@
 
 mod digest;
 pub(crate) mod rules;
+pub(crate) mod unique;
 
 use std::{
     collections::{HashMap, HashSet},

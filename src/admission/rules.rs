@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 
+use super::unique;
 use crate::{
     clock::Timestamp,
     job::{JobDraft, PartialRetryPolicy, When, names},
@@ -90,12 +91,16 @@ pub(crate) fn check(draft: &JobDraft, request_id: &str, now: Timestamp) -> Vec<F
         Some(When::After(time)) => hold("delay", duration(time, &DELAY)),
         None => {}
     }
+    for (part, problem) in draft.unique.iter().flat_map(|key| unique::unique(key, draft.start)) {
+        hold("unique_key", Err(format!("{part} {problem}")));
+    }
     if let Some(expiry) = draft.expiry {
         let field = match expiry {
             When::At(_) => "expire_time",
             When::After(_) => "expire_after",
         };
-        hold(field, self::expiry(expiry, draft.start, now));
+        let start = unique::start(draft.unique.as_deref(), draft.start);
+        hold(field, self::expiry(expiry, start, now));
     }
     if let Some(deadline) = draft.deadline {
         let field = match deadline {
@@ -393,6 +398,7 @@ mod tests {
             deadline: Some(When::At(Timestamp::MAX)),
             max_snoozes: Some(1_000_001),
             max_process_losses: Some(0),
+            unique: Some(Box::default()),
             closure: String::new(),
         };
         let fields: Vec<_> = check(&bad, "a\nb", now).into_iter().map(|fault| fault.field).collect();
@@ -401,9 +407,9 @@ mod tests {
         assert_eq!(fields[7..11], ["headers", "headers", "priority", "max_attempts"]);
         let retry = ["retry", "retry", "retry", "attempt_timeout"];
         assert_eq!(fields[11..15], retry);
-        let when = ["run_time", "expire_time", "deadline_time", "max_snoozes", "max_process_losses"];
-        assert_eq!(fields[15..20], when);
-        assert_eq!(fields[20..], ["request_id"]);
+        let when = ["run_time", "unique_key", "expire_time", "deadline_time", "max_snoozes", "max_process_losses"];
+        assert_eq!(fields[15..21], when);
+        assert_eq!(fields[21..], ["request_id"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     access::{Access, Subject},
     audit::{self, Audit, Receipt},
     counters::grpc_code,
-    job::{Job, JobFilter, JobId},
+    job::{Job, JobDraft, JobFilter, JobId, OnConflict},
     listen::Peer,
     settings::{QueuePattern, Role},
 };
@@ -40,6 +40,15 @@ impl Caller {
             Needs::Role(role) if !self.subject.may(role, queue) => Err(self.denied(role, Some(queue))),
             Needs::Role(_) | Needs::AnyToken | Needs::Nothing => Ok(()),
         }
+    }
+
+    /// Checks that the caller may cancel the holder of a job's unique key, if the job asks for that.
+    pub(super) fn on_unique(&self, draft: &JobDraft) -> Result<(), Status> {
+        let cancels = draft.unique.as_ref().is_some_and(|unique| unique.on_started() == OnConflict::Cancel);
+        if cancels && !self.subject.may(Role::Cancel, &draft.queue) {
+            return Err(self.denied(Role::Cancel, Some(&draft.queue)));
+        }
+        Ok(())
     }
 
     /// Checks that the caller has the call's role on all queues.

@@ -8,18 +8,20 @@ use crate::{
     clock::Timestamp,
     engine::QueueEntry,
     job::{
-        AttemptRecord, Extras, Failure, Job, JobId, LeaseToken, Output, PartialRetryPolicy, PayloadInfo,
-        Progress, Spec, State, StateName, SubmitOutcome, Tally, When, names,
+        AttemptRecord, Extras, Failure, Job, JobId, KeyName, LeaseToken, OnConflict, Output,
+        PartialRetryPolicy, PayloadInfo, Progress, Spec, State, StateName, SubmitOutcome, Tally, UniqueKey,
+        UniqueScope, When, names,
     },
     proto::v1,
     settings::{Keep, QueueRetention, QueueSettings, WhenFull},
-    store::WholeJob,
+    store::{HeldKey, WholeJob},
     watch::{OutputLine, WatchEvent},
 };
 
 pub(super) fn state(state: StateName) -> v1::JobState {
     match state {
         StateName::Scheduled => v1::JobState::Scheduled,
+        StateName::Blocked => v1::JobState::Blocked,
         StateName::Queued => v1::JobState::Queued,
         StateName::Running => v1::JobState::Running,
         StateName::BackingOff => v1::JobState::BackingOff,
@@ -62,6 +64,7 @@ pub(super) fn job(job: &Job) -> v1::Job {
         snoozes: job.rare().snoozes as i32,
         snoozed: job.rare().snoozed,
         deadline_time: spec.deadline().map(timestamp),
+        replaced: job.rare().replaced as i32,
         ..v1::Job::default()
     };
     if let Some(extras) = &spec.extras {
@@ -78,6 +81,8 @@ pub(super) fn submitted(id: JobId, outcome: SubmitOutcome) -> v1::Submitted {
         SubmitOutcome::Created => v1::SubmitOutcome::Created,
         SubmitOutcome::Repeated => v1::SubmitOutcome::Repeated,
         SubmitOutcome::Gone => v1::SubmitOutcome::Gone,
+        SubmitOutcome::Existing => v1::SubmitOutcome::Existing,
+        SubmitOutcome::Replaced => v1::SubmitOutcome::Replaced,
     };
     v1::Submitted { id: id.to_string(), outcome: outcome as i32 }
 }
@@ -114,6 +119,55 @@ fn said(spec: &Spec) -> v1::JobSpec {
         }),
         max_snoozes: said.max_snoozes.map(|snoozes| snoozes as i32),
         max_process_losses: said.max_process_losses.map_or(0, |losses| losses as i32),
+        unique_key: extras.unique.as_deref().map(said_key),
+    }
+}
+
+/// Converts a unique key, as the client submitted it.
+fn said_key(unique: &UniqueKey) -> v1::UniqueKey {
+    let policy = |policy: Option<OnConflict>| {
+        let policy = match policy {
+            None => v1::OnConflict::Unspecified,
+            Some(OnConflict::ReturnExisting) => v1::OnConflict::ReturnExisting,
+            Some(OnConflict::Reject) => v1::OnConflict::Reject,
+            Some(OnConflict::Replace) => v1::OnConflict::Replace,
+            Some(OnConflict::Follow) => v1::OnConflict::Follow,
+            Some(OnConflict::Cancel) => v1::OnConflict::Cancel,
+        };
+        policy as i32
+    };
+    v1::UniqueKey {
+        key: unique.key.clone(),
+        scope: unique.scope.map_or(v1::UniqueScope::Unspecified, scope) as i32,
+        on_waiting: policy(unique.on_waiting),
+        on_started: policy(unique.on_started),
+        hold: unique.hold.map(duration),
+        debounce: unique.debounce.map(|debounce| v1::Debounce {
+            quiet: Some(duration(debounce.quiet)),
+            max_wait: debounce.max_wait.map(duration),
+        }),
+        throttle: unique.throttle.map(duration),
+    }
+}
+
+pub(super) fn scope(scope: UniqueScope) -> v1::UniqueScope {
+    match scope {
+        UniqueScope::Kind => v1::UniqueScope::Kind,
+        UniqueScope::Queue => v1::UniqueScope::Queue,
+        UniqueScope::Namespace => v1::UniqueScope::Namespace,
+    }
+}
+
+/// Converts a unique key that is held.
+pub(super) fn unique_key(name: &KeyName, held: &HeldKey) -> v1::UniqueKeyStatus {
+    v1::UniqueKeyStatus {
+        key: name.key.clone(),
+        scope: scope(name.scope) as i32,
+        holder_id: held.row.holder.to_string(),
+        successor_id: held.row.successor.map(|id| id.to_string()).unwrap_or_default(),
+        held_until: held.held_until.map(timestamp),
+        queue: name.queue.clone(),
+        kind: name.kind.clone(),
     }
 }
 
@@ -168,17 +222,36 @@ pub(super) fn whole_job(whole: WholeJob) -> v1::Job {
 }
 
 /// Returns the reasons why a job does not run yet.
-pub(super) fn pending(job: &Job, queue: Option<&QueueEntry>, runs_here: bool) -> Vec<v1::Pending> {
+pub(super) fn pending(
+    job: &Job,
+    queue: Option<&QueueEntry>,
+    runs_here: bool,
+    key: Option<&v1::UniqueKeyStatus>,
+    now: Timestamp,
+) -> Vec<v1::Pending> {
     use v1::PendingReason as Reason;
 
     let names = (job.spec.queue.as_str(), job.spec.kind.as_str());
     let mut pending = Vec::new();
     let mut add = |reason: Reason, subject: &str, until: Option<Timestamp>| {
         let until = until.map(timestamp);
-        pending.push(v1::Pending { reason: reason as i32, subject: subject.to_owned(), until });
+        let subject = subject.to_owned();
+        pending.push(v1::Pending { reason: reason as i32, subject, until, job_ids: Vec::new() });
     };
     match job.state {
         State::Scheduled { due } | State::BackingOff { due } => add(Reason::RunTime, "", Some(due)),
+        State::Blocked { due } => {
+            let key = key.cloned().unwrap_or_default();
+            let job_ids = Some(key.holder_id).filter(|id| !id.is_empty()).into_iter().collect();
+            let reason = Reason::UniqueKey as i32;
+            let until = None;
+            let mut pending = vec![v1::Pending { reason, subject: key.key, until, job_ids }];
+            if due > now {
+                let (reason, until) = (Reason::RunTime as i32, Some(timestamp(due)));
+                pending.push(v1::Pending { reason, until, ..Default::default() });
+            }
+            return pending;
+        }
         State::Queued { .. } => {}
         State::Running { .. }
         | State::Cancelling { .. }
@@ -199,6 +272,7 @@ pub(super) fn pending(job: &Job, queue: Option<&QueueEntry>, runs_here: bool) ->
             reason: Reason::NoFreeSlot as i32,
             subject: names.0.to_owned(),
             until: None,
+            job_ids: Vec::new(),
         });
     }
     pending

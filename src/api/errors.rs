@@ -14,7 +14,7 @@ use crate::{
         AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,
         Stopped,
     },
-    job::{JobId, LeaseToken},
+    job::{JobId, LeaseToken, StateName},
     proto::v1,
     settings::Role,
     store::{ErrorClass, StoreError},
@@ -199,6 +199,27 @@ pub(super) fn job_not_found(id: &JobId) -> Status {
     status(Code::NotFound, "JOB_NOT_FOUND", message, resource("job", id.to_string()))
 }
 
+pub(super) fn key_not_found(key: &str) -> Status {
+    let message = ControlRefusal::KeyNotFound(key.to_owned());
+    status(Code::NotFound, "KEY_NOT_FOUND", message, resource("key", key))
+}
+
+/// Another job holds a unique key.
+fn key_held(
+    refusal: impl std::fmt::Display,
+    key: &str,
+    holder: Option<JobId>,
+    state: Option<StateName>,
+) -> Status {
+    let message = refusal.to_string();
+    status(Code::FailedPrecondition, "KEY_HELD", &message, |details| {
+        let job_id = holder.map(|id| id.to_string()).unwrap_or_default();
+        let state = state.map(|state| state.as_str().to_owned()).unwrap_or_default();
+        about(details, [("key", key.to_owned()), ("job_id", job_id), ("state", state)]);
+        details.add_precondition_failure_violation("UNIQUE_KEY", key, message.clone());
+    })
+}
+
 pub(super) fn queue_not_found(name: &str) -> Status {
     let message = format!("no queue is named `{name}`: list the queues with QueueService.ListQueues");
     status(Code::NotFound, "QUEUE_NOT_FOUND", message, resource("queue", name))
@@ -304,6 +325,15 @@ impl From<OfferRefusal> for Status {
             OfferRefusal::DiskFull => disk_full(&refusal),
             OfferRefusal::Locked => store_locked(&refusal),
             OfferRefusal::TooManyKinds(max) => quota(reason, &refusal, "kinds", max),
+            OfferRefusal::KeyHeld { key, holder, state, .. } => key_held(&refusal, key, *holder, *state),
+            OfferRefusal::KeyConflict { key, holder, field, .. } => {
+                status(Code::FailedPrecondition, reason, &refusal, |details| {
+                    let job_id = holder.map(|id| id.to_string()).unwrap_or_default();
+                    let field = (*field).to_owned();
+                    about(details, [("key", key.clone()), ("job_id", job_id), ("field", field)]);
+                    details.add_precondition_failure_violation("UNIQUE_KEY", key, refusal.to_string());
+                })
+            }
         }
     }
 }
@@ -341,6 +371,10 @@ impl From<ControlRefusal> for Status {
             ControlRefusal::WrongState { id, state, .. } => {
                 precondition("WRONG_STATE", state.as_str(), &id.to_string())
             }
+            ControlRefusal::KeyHeld { key, holder, state, .. } => {
+                key_held(&refusal, key, Some(*holder), *state)
+            }
+            ControlRefusal::KeyNotFound(key) => key_not_found(key),
             ControlRefusal::RevisionMismatch { id, .. } => {
                 precondition("REVISION_MISMATCH", "REVISION", &id.to_string())
             }

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 use super::{
     caller::Caller,
     core::Core,
+    keys::ReleaseUniqueKey,
     needs::Needs,
     outgoing,
     submit::{CallContext, Submitter},
@@ -108,7 +109,7 @@ impl JobQueue for JobQueueApi {
             .inspect_err(|status| self.core.rejected(status))?;
         let first = tokio_stream::once(Ok(Event::Submitted(submitter.submit_response(&one))));
         let share = self.core.outgoing.share();
-        let status = (one.outcome != SubmitOutcome::Gone).then(|| {
+        let status = (one.outcome != SubmitOutcome::Gone && one.is_shown).then(|| {
             let watch = WatchRequest::Ids {
                 ids: vec![one.id],
                 hidden: HashSet::new(),
@@ -186,6 +187,20 @@ impl JobQueue for JobQueueApi {
         verbs::run::<UpdateJob>(&self.core, call).await
     }
 
+    async fn list_unique_keys(
+        &self,
+        call: Request<v1::ListUniqueKeysRequest>,
+    ) -> Result<Response<v1::ListUniqueKeysResponse>, Status> {
+        self.core.list_unique_keys(call).await
+    }
+
+    async fn release_unique_key(
+        &self,
+        call: Request<v1::ReleaseUniqueKeyRequest>,
+    ) -> Result<Response<v1::ReleaseUniqueKeyResponse>, Status> {
+        verbs::run::<ReleaseUniqueKey>(&self.core, call).await
+    }
+
     async fn delete_job(
         &self,
         call: Request<v1::DeleteJobRequest>,
@@ -210,6 +225,8 @@ pub(super) const RPCS: &[(&str, Needs)] = &[
     ("jobmill.v1.JobQueue/CancelJob", CancelJob::NEEDS),
     ("jobmill.v1.JobQueue/RetryJob", RetryJob::NEEDS),
     ("jobmill.v1.JobQueue/UpdateJob", UpdateJob::NEEDS),
+    ("jobmill.v1.JobQueue/ListUniqueKeys", READ),
+    ("jobmill.v1.JobQueue/ReleaseUniqueKey", ReleaseUniqueKey::NEEDS),
     ("jobmill.v1.JobQueue/DeleteJob", DeleteJob::NEEDS),
 ];
 

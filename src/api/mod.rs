@@ -7,6 +7,7 @@ mod core;
 mod errors;
 mod guard;
 mod job_queue;
+mod keys;
 mod limits;
 mod needs;
 mod outgoing;

@@ -57,7 +57,9 @@ impl Core {
         let queue = self.shard.queues.get(job.spec.queue.as_str());
         let (kind, queue_name) = (job.spec.kind.as_str(), job.spec.queue.as_str());
         let runs_here = self.intake.admission.runs(kind) || self.workers.roster.serves(kind, queue_name);
-        proto.pending = convert::pending(&job, queue.as_deref(), runs_here);
+        proto.unique_key = self.key_status(&caller, &job).await?;
+        let key = proto.unique_key.as_ref();
+        proto.pending = convert::pending(&job, queue.as_deref(), runs_here, key, self.clock.now());
         Ok(outgoing::message(v1::GetJobResponse { job: Some(proto) }, share))
     }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::Uptime,
-    engine::Submitted,
+    engine::{Submitted, SubmittedJob},
     intake::{SubmissionOptions, SubmitMethod},
     job::{AtLeastOne, Job, JobDraft, JobId, Position, SubmitOutcome},
     proto::v1,
@@ -31,14 +31,16 @@ pub(super) struct CallContext<'a> {
 }
 
 /// A submitted job.
-pub(super) struct SubmittedJob {
+pub(super) struct OneSubmitted {
     pub(super) id: JobId,
     pub(super) outcome: SubmitOutcome,
-    /// The job as it is now; `None` if it is gone or can't be read.
+    /// The job as it is now; `None` if it is gone, can't be read, or is hidden from the caller.
     pub(super) job: Option<Arc<Job>>,
+    /// Whether the caller may watch the job.
+    pub(super) is_shown: bool,
 }
 
-impl SubmittedJob {
+impl OneSubmitted {
     /// The feed position after which a watch sees all later changes of the job. `None` for a repeat, and for a job that
     /// had expired at submission: their watch starts with a snapshot, as no later change would report the job's end.
     pub(super) fn watch_after(&self) -> Option<Position> {
@@ -80,12 +82,13 @@ impl Submitter<'_> {
         job: Option<v1::JobSpec>,
         request_id: &str,
         when_full: i32,
-    ) -> Result<SubmittedJob, Status> {
+    ) -> Result<OneSubmitted, Status> {
         let draft = validator.job_spec(&"job", job);
         validator.request_id(request_id);
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
         context.caller.on_queue(&draft.queue)?;
+        context.caller.on_unique(&draft)?;
         let entry = context.caller.begin(Some(&draft.queue));
         let (traceparent, tracestate) = trace_context(context.metadata);
         let deadline = context.deadline;
@@ -98,10 +101,12 @@ impl Submitter<'_> {
             deadline,
         };
         let answer = self.offer(AtLeastOne::one(draft), &options).await;
-        let submitted = answer.map(|answer| SubmittedJob {
+        let submitted = answer.map(|answer| OneSubmitted {
             id: answer.first(),
             outcome: answer.outcome(),
-            job: answer.first_job().cloned(),
+            // The job of another submission is for those who may read it.
+            job: answer.first_job().filter(|job| answer.is_own() || context.caller.sees(job)).cloned(),
+            is_shown: answer.is_own() || answer.first_job().is_none_or(|job| context.caller.sees(job)),
         });
         entry.end(&submitted, |one| vec![one.id.to_string()]);
         submitted
@@ -133,6 +138,7 @@ impl Submitter<'_> {
         validator.finish()?;
         let queues: BTreeSet<&str> = drafts.iter().map(|draft| draft.queue.as_str()).collect();
         queues.iter().try_for_each(|queue| caller.on_queue(queue))?;
+        drafts.iter().try_for_each(|draft| caller.on_unique(draft))?;
         let entry = caller.begin(Some(&queues.into_iter().collect::<Vec<_>>().join(" ")));
         let (traceparent, tracestate) = trace_context(&metadata);
         let request_id = &body.request_id;
@@ -146,16 +152,21 @@ impl Submitter<'_> {
         };
         let answer = self.offer(drafts, &options).await;
         entry.end(&answer, |answer| match answer {
-            Submitted::Created { jobs } => jobs.iter().map(|job| job.id.to_string()).collect(),
-            Submitted::Seen { first, .. } => vec![first.to_string()],
+            Submitted::Accepted { jobs } => jobs.iter().map(|job| job.id.to_string()).collect(),
+            Submitted::Seen { ids, .. } => vec![ids.first().0.to_string()],
         });
         let answer = answer?;
         let (jobs, resume_token) = match &answer {
-            Submitted::Created { jobs } => {
-                let all = jobs.iter().map(|job| convert::submitted(job.id, SubmitOutcome::Created));
-                // A job that had expired at submission has no later change, so a watch must start with a snapshot.
-                let is_over = jobs.iter().any(|job| job.state.is_done());
-                let token = if is_over { String::new() } else { self.token(position_of(jobs.iter())) };
+            Submitted::Accepted { jobs } => {
+                let all = jobs.iter().map(|job| convert::submitted(job.id, job.outcome));
+                // A job that had expired at submission has no later change, and others may have changed before: a watch
+                // of those must start with a snapshot.
+                let is_new = |one: &SubmittedJob| match &one.job {
+                    Some(job) => one.outcome == SubmitOutcome::Created && !job.state.is_done(),
+                    None => false,
+                };
+                let new = jobs.iter().all(is_new).then(|| jobs.iter().filter_map(|one| one.job.as_ref()));
+                let token = new.map(|new| self.token(position_of(new))).unwrap_or_default();
                 (all.collect(), token)
             }
             Submitted::Seen { .. } => (self.seen(&answer).await?, String::new()),
@@ -165,8 +176,8 @@ impl Submitter<'_> {
 
     /// Returns the current outcomes of a batch that was submitted before.
     async fn seen(&self, answer: &Submitted) -> Result<Vec<v1::Submitted>, Status> {
-        let first = answer.first();
-        let ids: Vec<_> = (0..answer.count() as i64).map(|offset| first.plus(offset)).collect();
+        let Submitted::Seen { ids, .. } = answer else { return Ok(Vec::new()) };
+        let ids: Vec<JobId> = ids.iter().map(|(id, _)| id).collect();
         if !answer.lacks_jobs() {
             let repeated = ids.into_iter().map(|id| convert::submitted(id, SubmitOutcome::Repeated));
             return Ok(repeated.collect());
@@ -184,7 +195,7 @@ impl Submitter<'_> {
     }
 
     /// Builds the response to a submission of one job.
-    pub(super) fn submit_response(&self, one: &SubmittedJob) -> v1::SubmitResponse {
+    pub(super) fn submit_response(&self, one: &OneSubmitted) -> v1::SubmitResponse {
         let resume_token = one.watch_after().map(|position| self.token(position)).unwrap_or_default();
         v1::SubmitResponse {
             submitted: Some(convert::submitted(one.id, one.outcome)),

@@ -209,6 +209,7 @@ impl Items {
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
         self.caller.on_queue(&draft.queue)?;
+        self.caller.on_unique(&draft)?;
         let options = SubmissionOptions {
             call: SubmitMethod::Submit,
             request_id: &item.request_id,

@@ -78,6 +78,7 @@ impl Validator {
         spec.priority.take_if(|_| !has(Path::Priority));
         spec.start.take_if(|_| !start);
         spec.expiry.take_if(|_| !expiry);
+        spec.unique_key = None;
         if !has(Path::Headers) {
             spec.headers.clear();
         }

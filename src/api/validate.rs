@@ -12,7 +12,10 @@ use tonic::Status;
 
 use super::errors::{self, Faults};
 use crate::{
-    admission::rules::{self, RuleResult, shown},
+    admission::{
+        rules::{self, RuleResult, shown},
+        unique,
+    },
     clock::Timestamp,
     job::{JobDraft, JobFilter, JobId, PartialRetryPolicy, PayloadInfo, StateName, When, names},
     proto::v1,
@@ -82,7 +85,7 @@ impl Validator {
         self.faults.add(field.to_string(), description);
     }
 
-    fn hold(&mut self, field: impl Display, verdict: RuleResult) {
+    pub(super) fn hold(&mut self, field: impl Display, verdict: RuleResult) {
         if let Err(problem) = verdict {
             self.fault(field, problem);
         }
@@ -119,10 +122,10 @@ impl Validator {
             attempt_timeout,
             ..JobDraft::default()
         };
-        let JobDraft { payload, payload_info, headers, priority, start, expiry, .. } =
+        let JobDraft { payload, payload_info, headers, priority, start, expiry, unique, .. } =
             self.job_input(field, spec);
         let deadline = deadline.and_then(|deadline| self.deadline(field, deadline, start));
-        JobDraft { payload, payload_info, headers, priority, start, expiry, deadline, ..draft }
+        JobDraft { payload, payload_info, headers, priority, start, expiry, deadline, unique, ..draft }
     }
 
     /// Validates the fields of a job that can be changed as long as it has not started. All others are left out.
@@ -136,7 +139,9 @@ impl Validator {
             self.hold(at("priority"), rules::priority(priority));
         }
         let start = spec.start.and_then(|start| self.start(field, start));
-        let expiry = spec.expiry.and_then(|expiry| self.expiry(field, expiry, start));
+        let unique = self.unique_key(field, spec.unique_key, start);
+        let starts = unique::start(unique.as_deref(), start);
+        let expiry = spec.expiry.and_then(|expiry| self.expiry(field, expiry, starts));
         JobDraft {
             payload,
             payload_info,
@@ -144,6 +149,7 @@ impl Validator {
             priority: spec.priority.map(|priority| priority as i8),
             start,
             expiry,
+            unique,
             ..JobDraft::default()
         }
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{caller::Caller, core::Core, errors, needs::Needs, validate::Validator};
+use super::{caller::Caller, core::Core, errors, keys::queue_of_key, needs::Needs, validate::Validator};
 use crate::{
     admission,
     engine::{Action, Control, ControlRefusal, QueueCheck, ReplySlot},
-    job::{Canonical, JobId, RequestId},
+    job::{Canonical, JobId, KeyHash, RequestId},
     proto::ChangeRequest,
 };
 
@@ -60,6 +60,8 @@ pub(super) enum Target<'a> {
     Job(JobId, Option<u64>),
     /// A queue, by its name.
     Queue(&'a str),
+    /// A unique key, and its text.
+    Key(KeyHash, &'a str),
 }
 
 impl Target<'_> {
@@ -71,6 +73,7 @@ impl Target<'_> {
                 said.put_number("expected_revision", expected_revision);
             }
             Target::Queue(name) => said.put_text("name", name),
+            Target::Key(_, key) => said.put_text("key", key),
         }
     }
 }
@@ -96,6 +99,11 @@ pub(super) async fn run<V: Verb>(
         Target::Job(id, _) => {
             let queue = queue_of(core, &caller, id, &request_id, verb.shows_job()).await?;
             let entry = caller.begin_job(id, queue.as_deref());
+            (queue, entry)
+        }
+        Target::Key(hash, key) => {
+            let queue = queue_of_key(core, &caller, (hash, key), &request_id).await?;
+            let entry = caller.begin(queue.as_deref());
             (queue, entry)
         }
     };

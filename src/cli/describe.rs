@@ -4,12 +4,14 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use super::{
     table::{Table, plain},
-    text,
+    text, unique,
 };
 use jobmill::{
     client::{from_wire_duration, from_wire_timestamp},
     clock::Timestamp,
-    proto::v1::{Attempt, Failure, FailureReason, Job, JobState, Payload, Pending, PendingReason},
+    proto::v1::{
+        Attempt, Failure, FailureReason, Job, JobState, Payload, Pending, PendingReason, UniqueScope,
+    },
 };
 
 /// Describes a job's state in a few words, without the name of the state.
@@ -19,6 +21,7 @@ pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
     let due = || job.next_run_time.as_ref().map(|time| text::relative(from_wire_timestamp(time), now));
     match state {
         JobState::Unspecified | JobState::Queued => String::new(),
+        JobState::Blocked => "by the holder of its unique key".to_owned(),
         JobState::Scheduled => due().unwrap_or_default(),
         JobState::Running | JobState::Cancelling => {
             let mut details = if job.attempt > 1 { vec![attempt()] } else { Vec::new() };
@@ -146,6 +149,10 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
             fields.push(("headers", entries(&spec.headers, " ")));
         }
     }
+    fields.extend(unique_key(job, now));
+    if job.replaced != 0 {
+        fields.push(("replaced", text::counted(job.replaced.unsigned_abs().into(), "time")));
+    }
     if !job.request_id.is_empty() {
         fields.push(("request id", text::escape(&job.request_id).into_owned()));
     }
@@ -206,6 +213,30 @@ fn attempt_counts(job: &Job) -> String {
     line
 }
 
+/// Describes the job's unique key: its scope, and who holds and follows it.
+fn unique_key(job: &Job, now: Timestamp) -> Vec<(&'static str, String)> {
+    let Some(said) = job.spec.as_ref().and_then(|spec| spec.unique_key.as_ref()) else { return Vec::new() };
+    let scope = unique::scope(UniqueScope::try_from(said.scope).unwrap_or_default(), job.queue(), job.kind());
+    let mut fields = vec![("unique key", format!("{} ({scope})", text::escape(&said.key)))];
+    let Some(status) = &job.unique_key else { return fields };
+    let id = |id: &str| if id == job.id { "this job".to_owned() } else { text::escape(id).into_owned() };
+    fields.push((
+        "held by",
+        match (status.holder_id.as_str(), &status.held_until) {
+            ("", _) => "no job".to_owned(),
+            (holder, None) => id(holder),
+            (holder, Some(until)) => {
+                let until = text::instant(from_wire_timestamp(until), now);
+                format!("{}, which has ended, until {until}", id(holder))
+            }
+        },
+    ));
+    if !status.successor_id.is_empty() {
+        fields.push(("followed by", id(&status.successor_id)));
+    }
+    fields
+}
+
 fn attempts(attempts: &[Attempt], now: Timestamp, colour: bool) -> String {
     // Where the server has run all of them itself, the column would be empty.
     let is_remote = attempts.iter().any(|attempt| !attempt.worker.is_empty());
@@ -246,6 +277,10 @@ fn pending(pending: &Pending, now: Timestamp) -> String {
     // Writing to a string can't fail.
     if !pending.subject.is_empty() {
         let _ = write!(line, " ({})", text::escape(&pending.subject));
+    }
+    if !pending.job_ids.is_empty() {
+        let ids: Vec<_> = pending.job_ids.iter().map(|id| text::escape(id)).collect();
+        let _ = write!(line, ", held by {}", ids.join(", "));
     }
     if let Some(until) = &pending.until {
         let _ = write!(line, ", until {}", text::instant(from_wire_timestamp(until), now));

@@ -31,6 +31,7 @@ impl Fates {
             Ok(
                 JobState::Unspecified
                 | JobState::Scheduled
+                | JobState::Blocked
                 | JobState::Queued
                 | JobState::Running
                 | JobState::BackingOff

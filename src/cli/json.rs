@@ -1,13 +1,17 @@
 //! JSON for programs: the protocol's messages in their JSON mapping, with 64-bit numbers as numbers and without the
 //! fields that were left out of a view. docs/command-line.md describes it.
 
+mod keys;
 mod spec;
 mod workers;
 
 use serde_json::{Map, Value, json};
 
 use self::spec::{payload, retry_policy, spec};
-pub(super) use self::workers::{worker, workers};
+pub(super) use self::{
+    keys::{released, unique_key},
+    workers::{worker, workers},
+};
 use jobmill::proto::v1::{
     Attempt, CheckpointStatus, CountJobsResponse, Failure, FailureReason, GetServerInfoResponse, Job,
     JobChange, JobState, Keep, Pending, PendingReason, Progress, Queue, QueueSettings, QueueStats, Retention,
@@ -95,6 +99,8 @@ pub(super) fn job(job: &Job) -> Value {
         .text("worker", &job.worker)
         .maybe("leaseToken", (job.lease_token != 0).then_some(job.lease_token))
         .maybe("checkpoint", job.checkpoint.as_ref().map(checkpoint))
+        .maybe("uniqueKey", job.unique_key.as_ref().map(unique_key))
+        .maybe("replaced", (job.replaced != 0).then_some(job.replaced))
         .done()
 }
 
@@ -103,6 +109,7 @@ fn pending(pending: &Pending) -> Value {
         .put("reason", named::<PendingReason>(pending.reason, PendingReason::as_str_name))
         .text("subject", &pending.subject)
         .time("until", pending.until)
+        .maybe("jobIds", (!pending.job_ids.is_empty()).then(|| json!(pending.job_ids)))
         .done()
 }
 
@@ -389,12 +396,16 @@ mod tests {
 
     #[test]
     fn a_waiting_job_tells_all_that_it_waits_for() {
-        let paused =
-            Pending { reason: PendingReason::QueuePaused.into(), subject: "images".into(), until: None };
+        let paused = Pending {
+            reason: PendingReason::QueuePaused.into(),
+            subject: "images".into(),
+            ..Default::default()
+        };
         let later = Pending {
             reason: 14,
             subject: String::new(),
             until: Some(prost_types::Timestamp { seconds: 9, nanos: 0 }),
+            job_ids: vec!["1".into()],
         };
         let next_run_time = later.until;
         let waiting = Job { pending: vec![paused, later], next_run_time, ..Default::default() };

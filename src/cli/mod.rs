@@ -21,6 +21,7 @@ mod get;
 mod info;
 mod init;
 mod json;
+mod key;
 mod list;
 mod live;
 mod logging;
@@ -34,6 +35,7 @@ mod table;
 mod text;
 mod token;
 mod ui;
+mod unique;
 mod update;
 mod values;
 mod watch;
@@ -142,6 +144,9 @@ enum Command {
     Delete(delete::Args),
     /// Show remote workers, and ask them to end
     Workers(workers::Args),
+    /// Show and release unique keys
+    #[command(subcommand)]
+    Key(key::Command),
     /// Manage queues
     #[command(subcommand)]
     Queue(queue::Command),
@@ -199,6 +204,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Delete(args) => verb(&ui, delete::run(args, &global, &ui)),
         Command::Workers(args) => verb(&ui, workers::run(args, &global, &ui)),
         Command::Token(command) => verb(&ui, async { token::run(command, &ui) }),
+        Command::Key(command) => verb(&ui, key::run(command, &global, &ui)),
         Command::Queue(command) => verb(&ui, queue::run(command, &global, &ui)),
     }
 }
@@ -299,6 +305,7 @@ mod tests {
           update        Change the input of a job that has never started
           delete        Delete jobs that are not running
           workers       Show remote workers, and ask them to end
+          key           Show and release unique keys
           queue         Manage queues
           token         Create access tokens for callers
           completions   Write a shell completion script for this program
@@ -393,7 +400,7 @@ mod tests {
         submit k --output-lines: error: the following required arguments were not provided: --watch
         submit k --stream: error: the argument '[KIND]' cannot be used with '--stream [<FILE>]'
         submit k --fail-fast: error: the argument '[KIND]' cannot be used with '--fail-fast'
-        watch --state BUSY: error: invalid value 'BUSY' for '--state <STATE>': one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED, EXPIRED
+        watch --state BUSY: error: invalid value 'BUSY' for '--state <STATE>': one of SCHEDULED, BLOCKED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED, EXPIRED
         watch --done --live: error: the argument '--done' cannot be used with '--live'
         watch --all --new --from-token t: error: the argument '--new' cannot be used with '--from-token <TOKEN>'
         list --created-after yesterday: error: invalid value 'yesterday' for '--created-after <TIME>': write it like 2030-01-31T12:00:00Z or 2030-01-31T12:00:00+02:00

@@ -12,6 +12,7 @@ use super::{
     submit_stream::{self, Stream},
     text,
     ui::Ui,
+    unique::UniqueArgs,
     values::{self, WhenFullArg},
 };
 use jobmill::{
@@ -76,6 +77,8 @@ pub(super) struct Args {
     /// How many deaths of the process that runs the job within 72 h end it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=100))]
     max_process_losses: Option<i32>,
+    #[command(flatten)]
+    unique: UniqueArgs,
     /// Request id, which makes a repeat of this command safe: the same id with the same job gives the same job.
     /// Default: a new one
     #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
@@ -100,7 +103,7 @@ pub(super) struct Args {
         conflicts_with_all = [
             "kind", "payload", "file", "stdin", "payload_type", "payload_metadata", "labels", "headers", "priority",
             "max_attempts", "timeout", "run_at", "delay", "expires_in", "deadline", "retry_delays", "max_snoozes",
-            "max_process_losses", "request_id", "watch", "output_lines",
+            "max_process_losses", "unique_key", "request_id", "watch", "output_lines",
         ]
     )]
     stream: Option<PathBuf>,
@@ -155,6 +158,22 @@ fn outcome(answer: &SubmitResponse, ui: &Ui) -> Result<(), Failure> {
             }
             Ok(())
         }
+        SubmitOutcome::Existing => {
+            if !ui.is_json() {
+                let id = text::escape(answer.id());
+                ui.note(&format!("no job was submitted: the job {id} holds the unique key"));
+            }
+            Ok(())
+        }
+        SubmitOutcome::Replaced => {
+            if !ui.is_json() {
+                let id = text::escape(answer.id());
+                ui.note(&format!(
+                    "no job was submitted: the job {id} waits with the unique key, and took over the input"
+                ));
+            }
+            Ok(())
+        }
         SubmitOutcome::Gone => {
             let what = format!("this request id was used before, and its job {} was deleted", answer.id());
             Err(Failure::new(Exit::NotFound, what).with_next("Use another --request-id for another job."))
@@ -187,6 +206,7 @@ fn request(args: Args) -> Result<SubmitRequest, Failure> {
         deadline: args.deadline.map(|time| Deadline::DeadlineAfter(to_wire_duration(time))),
         max_snoozes: args.max_snoozes,
         max_process_losses: args.max_process_losses.unwrap_or(0),
+        unique_key: args.unique.to_wire(),
     };
     Ok(SubmitRequest {
         job: Some(job),

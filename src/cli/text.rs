@@ -149,7 +149,7 @@ pub(super) fn state_colour(number: i32) -> Option<AnsiColor> {
         JobState::Succeeded => Some(AnsiColor::Green),
         JobState::Failed => Some(AnsiColor::Red),
         JobState::Cancelled | JobState::Expired => Some(AnsiColor::Magenta),
-        JobState::Unspecified | JobState::Scheduled | JobState::Queued => None,
+        JobState::Unspecified | JobState::Scheduled | JobState::Blocked | JobState::Queued => None,
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) fn state(text: &str) -> Result<JobState, String> {
     JobState::from_str_name(&format!("JOB_STATE_{name}"))
         .filter(|state| *state != JobState::Unspecified)
         .ok_or_else(|| {
-            "one of SCHEDULED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED, EXPIRED"
+            "one of SCHEDULED, BLOCKED, QUEUED, RUNNING, BACKING_OFF, CANCELLING, SUCCEEDED, FAILED, CANCELLED, EXPIRED"
                 .to_owned()
         })
 }

@@ -49,6 +49,17 @@ impl Client {
         self.answer(self.job_queue().list_jobs(self.request(request))).await
     }
 
+    /// Returns one page of the unique keys that are held.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see `ListUniqueKeys` in the protocol for the refusals.
+    pub async fn list_unique_keys(
+        &self,
+        request: v1::ListUniqueKeysRequest,
+    ) -> Result<v1::ListUniqueKeysResponse, ClientError> {
+        self.answer(self.job_queue().list_unique_keys(self.request(request))).await
+    }
+
     /// Counts jobs by state.
     ///
     /// # Errors

@@ -103,7 +103,11 @@ impl Client {
         });
         match submitted.outcome() {
             SubmitOutcome::Gone => watch.over = true,
-            SubmitOutcome::Created | SubmitOutcome::Repeated | SubmitOutcome::Unspecified => {
+            SubmitOutcome::Created
+            | SubmitOutcome::Repeated
+            | SubmitOutcome::Existing
+            | SubmitOutcome::Replaced
+            | SubmitOutcome::Unspecified => {
                 watch.stream = Some(Incoming::Submitted(stream));
             }
         }

@@ -212,6 +212,7 @@ impl KindCounters {
             State::Cancelled => Some(&self.cancelled),
             State::Expired => Some(&self.expired),
             State::Scheduled { .. }
+            | State::Blocked { .. }
             | State::Queued { .. }
             | State::Running { .. }
             | State::BackingOff { .. }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::{
-    ControlRefusal, JobDone, QueueDone, Registered, Reply, ReplySlot, WorkerHello, ask::Refusable,
+    ControlRefusal, JobDone, KeyDone, QueueDone, Registered, Reply, ReplySlot, WorkerHello, ask::Refusable,
     decision::Decision, tallies::Usage,
 };
 use crate::{
     engine::transition::{Event, transition},
     engine::transition::Refusal,
-    job::{Job, JobId, JobUpdate, LeaseToken, Name, RequestId, StateName},
+    job::{Job, JobId, JobUpdate, KeyHash, LeaseToken, Name, RequestId, StateName},
     settings::{QueueInfo, QueueSettings, SettingsChange},
     store::sets::{Committed, RequestOutcome},
 };
@@ -58,6 +58,15 @@ pub enum Action {
         expected_revision: Option<u64>,
         /// Reply channel, answered once the job is deleted.
         ask: ReplySlot<(), ControlRefusal>,
+    },
+    /// Take a unique key from its holder.
+    ReleaseKey {
+        /// The key.
+        hash: KeyHash,
+        /// The text of the key, for errors.
+        key: String,
+        /// Reply channel: the former and the present holder.
+        ask: ReplySlot<KeyDone, ControlRefusal>,
     },
     /// Create a queue.
     CreateQueue {
@@ -125,6 +134,7 @@ macro_rules! question {
             | Action::DeleteQueue { ask, .. }
             | Action::ReviewWorkers { ask } => ask,
             Action::RegisterWorker { ask, .. } => ask,
+            Action::ReleaseKey { ask, .. } => ask,
             Action::CreateQueue { ask, .. }
             | Action::UpdateQueue { ask, .. }
             | Action::SetPaused { ask, .. } => ask,
@@ -154,6 +164,7 @@ impl Action {
             | Action::DeleteQueue { ask, .. }
             | Action::ReviewWorkers { ask } => ask.open(proof).map(Reply::Gone),
             Action::RegisterWorker { ask, .. } => ask.open(proof).map(Reply::Registered),
+            Action::ReleaseKey { ask, .. } => ask.open(proof).map(Reply::Key),
             Action::CreateQueue { ask, .. }
             | Action::UpdateQueue { ask, .. }
             | Action::SetPaused { ask, .. } => ask.open(proof).map(Reply::Queue),
@@ -190,13 +201,33 @@ impl Action {
             | Action::Retry { id, .. }
             | Action::Update { id, .. }
             | Action::Delete { id, .. } => Some(*id),
-            Action::RegisterWorker { .. }
+            Action::ReleaseKey { .. }
+            | Action::RegisterWorker { .. }
             | Action::ReviewWorkers { .. }
             | Action::CreateQueue { .. }
             | Action::UpdateQueue { .. }
             | Action::DeleteQueue { .. }
             | Action::SetPaused { .. }
             | Action::Purge { .. } => None,
+        }
+    }
+
+    /// Returns the unique key that the action changes.
+    pub(super) fn key(&self) -> Option<KeyHash> {
+        if let Action::ReleaseKey { hash, .. } = self { Some(*hash) } else { None }
+    }
+
+    /// Returns the introduction of a worker.
+    pub(super) fn introduced(&self) -> Option<&WorkerHello> {
+        if let Action::RegisterWorker { hello, .. } = self { Some(hello) } else { None }
+    }
+
+    /// Returns the refusal of an action whose target does not exist.
+    pub(super) fn missing(&self) -> ControlRefusal {
+        match (self, self.job()) {
+            (Action::ReleaseKey { key, .. }, _) => ControlRefusal::KeyNotFound(key.clone()),
+            (_, Some(id)) => ControlRefusal::JobNotFound(id),
+            (_, None) => ControlRefusal::RequestMismatch,
         }
     }
 
@@ -242,6 +273,15 @@ impl Decision<'_> {
                 let done = self.delete_job(*id, *expected_revision);
                 self.keep_done(request, &done, |queue| *queue);
                 ask.decide(done.map(|_| ()));
+            }
+            Action::ReleaseKey { hash, key, ask } => {
+                let done = self.release_key(*hash, key);
+                self.keep_done(request, &done, |(_, _, queue)| *queue);
+                ask.decide(done.map(|(holder, successor, _)| KeyDone {
+                    holder: Some(holder),
+                    successor,
+                    is_repeat: false,
+                }));
             }
             Action::CreateQueue { name, settings, ask } => {
                 let done = self.create_queue(name, settings.clone());
@@ -311,6 +351,9 @@ impl Decision<'_> {
                 let info = self.engine.queues.find(name);
                 ask.decide(Ok(QueueDone { info, is_repeat: true }));
             }
+            (Action::ReleaseKey { ask, .. }, RequestOutcome::Done { .. }) => {
+                ask.decide(Ok(KeyDone { holder: None, successor: None, is_repeat: true }));
+            }
             (Action::Purge { ask, .. }, RequestOutcome::Purge { deleted: Some(deleted), .. }) => {
                 ask.decide(Ok(deleted));
             }
@@ -332,8 +375,11 @@ impl Decision<'_> {
         self.engine.purges.begin(queue, self.engine.numbers.last_id(), ask);
         // Jobs that began to wait in this batch are on no page that the store read.
         for job in self.waiting_anew().iter().filter(|job| job.spec.queue.number == queue) {
-            self.delete(job);
-            self.engine.purges.deleted_early(queue);
+            // The deletion of one that holds a unique key takes its successor along.
+            if let Some(job) = self.job(job.id) {
+                self.delete(&job);
+                self.engine.purges.deleted_early(queue);
+            }
         }
     }
 
@@ -355,6 +401,7 @@ impl Decision<'_> {
             Err(_) => match job.state.name() {
                 StateName::Cancelling | StateName::Cancelled => Ok(JobDone::now(&job)),
                 state @ (StateName::Scheduled
+                | StateName::Blocked
                 | StateName::Queued
                 | StateName::Running
                 | StateName::BackingOff
@@ -379,6 +426,7 @@ impl Decision<'_> {
             ControlRefusal::WrongState { id, state: job.state.name(), way_out }
         })?;
         if job.state.is_done() {
+            self.check_key_of(&job)?;
             // Ended jobs outlive their queue. In a deleted queue nothing would ever start them.
             let queue = &job.spec.queue;
             if self.engine.queues.with(queue.number, |_| ()).is_none() {
@@ -389,7 +437,11 @@ impl Decision<'_> {
                 return Err(ControlRefusal::QueueFull(full));
             }
         }
-        Ok(JobDone::now(&self.change(&job, changed)))
+        let after = self.change(&job, changed);
+        if job.state.is_done() {
+            self.retake_key(&after);
+        }
+        Ok(JobDone::now(&after))
     }
 
     fn delete_job(&mut self, id: JobId, expected: Option<u64>) -> Result<u32, ControlRefusal> {
@@ -399,6 +451,9 @@ impl Decision<'_> {
             return Err(ControlRefusal::WrongState { id, state: job.state.name(), way_out });
         }
         self.delete(&job);
+        if job.state.is_done() {
+            self.free_key_of(&job);
+        }
         Ok(job.spec.queue.number)
     }
 

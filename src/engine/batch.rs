@@ -248,22 +248,70 @@ impl NewJob {
 /// The answer to a submission.
 #[derive(Clone, Debug)]
 pub enum Submitted {
-    /// The jobs are new.
-    Created {
-        /// The jobs, in the order of the offer.
-        jobs: AtLeastOne<Arc<Job>>,
+    /// The submission was accepted.
+    Accepted {
+        /// The outcome of each job, in the order of the offer.
+        jobs: AtLeastOne<SubmittedJob>,
     },
-    /// The request id was seen before; its jobs have consecutive ids.
+    /// The request id was seen before.
     Seen {
-        /// The id of the first job.
-        first: JobId,
-        /// Number of jobs.
-        count: u32,
-        /// Number of these that are not deleted.
+        /// The ids of its jobs.
+        ids: SeenIds,
+        /// Number of those that it created and that are not deleted.
         live: u32,
         /// The first job's present state, if it is not deleted and is readable.
         job: Option<Arc<Job>>,
     },
+}
+
+/// The outcome of a submitted job.
+#[derive(Clone, Debug)]
+pub struct SubmittedJob {
+    /// The id of the job: the new one, or the one that holds its unique key.
+    pub id: JobId,
+    /// The outcome: CREATED, EXISTING or REPLACED.
+    pub outcome: SubmitOutcome,
+    /// The job; absent if it holds the key after its end, and is deleted or unreadable.
+    pub job: Option<Arc<Job>>,
+}
+
+/// The ids of a request's jobs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SeenIds {
+    /// The first job that the request created; the others have the ids after it.
+    pub first: JobId,
+    /// Number of jobs that it created.
+    pub count: u32,
+    /// Items that created no job, each with its index and the job that held its unique key; absent if there are none.
+    pub found: Option<Arc<[(u32, JobId)]>>,
+}
+
+impl SeenIds {
+    /// Returns the number of the request's items.
+    #[must_use]
+    pub fn items(&self) -> usize {
+        self.count as usize + self.found.as_ref().map_or(0, |found| found.len())
+    }
+
+    /// Returns the id of each item, and whether the request created that job.
+    pub fn iter(&self) -> impl Iterator<Item = (JobId, bool)> {
+        let mut found = self.found.as_deref().unwrap_or_default().iter().peekable();
+        let mut next = self.first;
+        (0..self.items() as u32).map(move |index| match found.next_if(|(at, _)| *at == index) {
+            Some((_, id)) => (*id, false),
+            None => {
+                let id = next;
+                next = next.plus(1);
+                (id, true)
+            }
+        })
+    }
+
+    /// Returns the id of the first item, and whether the request created that job.
+    #[must_use]
+    pub fn first(&self) -> (JobId, bool) {
+        self.iter().next().unwrap_or((self.first, true))
+    }
 }
 
 impl Submitted {
@@ -271,17 +319,17 @@ impl Submitted {
     #[must_use]
     pub fn first(&self) -> JobId {
         match self {
-            Submitted::Created { jobs } => jobs.first.id,
-            Submitted::Seen { first, .. } => *first,
+            Submitted::Accepted { jobs } => jobs.first.id,
+            Submitted::Seen { ids, .. } => ids.first().0,
         }
     }
 
-    /// Returns the number of the submission's jobs, deleted ones included.
+    /// Returns the number of the submission's items.
     #[must_use]
     pub fn count(&self) -> usize {
         match self {
-            Submitted::Created { jobs } => jobs.count(),
-            Submitted::Seen { count, .. } => *count as usize,
+            Submitted::Accepted { jobs } => jobs.count(),
+            Submitted::Seen { ids, .. } => ids.items(),
         }
     }
 
@@ -289,8 +337,17 @@ impl Submitted {
     #[must_use]
     pub fn first_job(&self) -> Option<&Arc<Job>> {
         match self {
-            Submitted::Created { jobs } => Some(&jobs.first),
+            Submitted::Accepted { jobs } => jobs.first.job.as_ref(),
             Submitted::Seen { job, .. } => job.as_ref(),
+        }
+    }
+
+    /// Returns whether the first job has the submission's own input, now or when the request id was first seen.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        match self {
+            Submitted::Accepted { jobs } => jobs.first.outcome != SubmitOutcome::Existing,
+            Submitted::Seen { ids, .. } => ids.first().1,
         }
     }
 
@@ -298,27 +355,35 @@ impl Submitted {
     #[must_use]
     pub fn outcome(&self) -> SubmitOutcome {
         match self {
-            Submitted::Created { .. } => SubmitOutcome::Created,
-            Submitted::Seen { live: 0, .. } => SubmitOutcome::Gone,
-            Submitted::Seen { count: 2.., job: None, .. } => SubmitOutcome::Gone,
-            Submitted::Seen { .. } => SubmitOutcome::Repeated,
+            Submitted::Accepted { jobs } => jobs.first.outcome,
+            Submitted::Seen { ids, live, job } => {
+                let is_created = ids.first().1;
+                let is_gone = match (is_created, job) {
+                    (true, _) if *live == 0 => true,
+                    // That of a single job may be unreadable.
+                    (true, None) => ids.items() > 1,
+                    (false, None) => true,
+                    (_, Some(_)) => false,
+                };
+                if is_gone { SubmitOutcome::Gone } else { SubmitOutcome::Repeated }
+            }
         }
     }
 
-    /// Returns whether some of the jobs are deleted.
+    /// Returns whether some of the jobs may be deleted.
     #[must_use]
     pub fn lacks_jobs(&self) -> bool {
         match self {
-            Submitted::Created { .. } => false,
-            Submitted::Seen { count, live, .. } => live < count,
+            Submitted::Accepted { .. } => false,
+            Submitted::Seen { ids, live, .. } => *live < ids.count || ids.found.is_some(),
         }
     }
 
-    /// Returns whether the jobs are new.
+    /// Returns whether the request id, if any, is new.
     #[must_use]
     pub fn is_new(&self) -> bool {
         match self {
-            Submitted::Created { .. } => true,
+            Submitted::Accepted { .. } => true,
             Submitted::Seen { .. } => false,
         }
     }
@@ -349,6 +414,17 @@ impl JobDone {
             job: Some(Arc::clone(job)),
         }
     }
+}
+
+/// The answer to the release of a unique key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyDone {
+    /// The job that held the key, or held it last; absent in a repeat.
+    pub holder: Option<JobId>,
+    /// The job that holds it now, if any; absent in a repeat.
+    pub successor: Option<JobId>,
+    /// Whether the request id was seen before.
+    pub is_repeat: bool,
 }
 
 /// The answer to a change of a queue.

@@ -24,6 +24,7 @@ impl Engine {
         self.leases.commit();
         self.suspects.commit();
         self.due.commit();
+        self.holds.commit();
         self.sweeping.commit();
         self.demand.commit();
         if queues_changed {
@@ -114,6 +115,7 @@ impl Engine {
         self.leases.discard();
         self.suspects.discard();
         self.due.discard();
+        self.holds.discard();
         self.demand.discard();
         self.workers.discard();
         self.sweeping.discard();

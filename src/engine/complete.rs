@@ -60,6 +60,7 @@ impl NewJob {
                 draft.max_process_losses.unwrap_or(defaults.max_process_losses),
                 Spec::DEFAULT_MAX_PROCESS_LOSSES,
             ),
+            unique: draft.unique,
             closure: draft.closure,
         };
         NewJob {

@@ -50,8 +50,11 @@ impl Decision<'_> {
     /// Decides one control. A purge gets its verdict at its end. A repeated request changes nothing.
     pub(super) fn control(&mut self, control: Control) {
         let Control { request, action, only_repeat, .. } = control;
-        let seen = request.and_then(|request| Some((request, self.request(request)?.row)));
-        let same = seen.filter(|(request, row)| row.digest == request.digest).map(|(_, row)| row.answer);
+        let seen = request.and_then(|request| {
+            let row = &self.request(request)?.row;
+            Some((row.digest == request.digest, row.answer))
+        });
+        let same = seen.filter(|(is_same, _)| *is_same).map(|(_, answer)| answer);
         let may_hear = |answer: &RequestOutcome| {
             let Some(QueueCheck(may)) = &only_repeat else { return true };
             let queue = answer.queue().and_then(|number| self.engine.names.queues.get(number));
@@ -61,8 +64,7 @@ impl Decision<'_> {
             Some(answer) => (self.repeat(action, answer, only_repeat.is_none()), true),
             None if only_repeat.is_some() => {
                 // A caller without permission must not learn whether the job, the queue or another request exists.
-                let missing =
-                    action.job().map_or(ControlRefusal::RequestMismatch, ControlRefusal::JobNotFound);
+                let missing = action.missing();
                 (Some(action.refused(missing)), false)
             }
             None if seen.is_some() => (Some(action.refused(ControlRefusal::RequestMismatch)), false),
@@ -98,9 +100,9 @@ impl Decision<'_> {
     /// Stores the answer to a request. It has no jobs of its own, so that its retention begins now.
     pub(super) fn keep_answer(&mut self, request: Option<RequestId>, answer: RequestOutcome) {
         let Some(RequestId { key, digest }) = request else { return };
-        let row = RequestRow { digest, answer };
+        let row = RequestRow { digest, answer, found: None };
         let now = self.engine.times.retention();
-        self.writes.requests.push((key, row, Some(now)));
+        self.writes.requests.push((key, row.clone(), Some(now)));
         self.new_requests.insert(key, StoredRequest { row, job: None });
         self.engine.sweeping.request_bare(now);
     }

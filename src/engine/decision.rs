@@ -8,13 +8,15 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    CallerId, Claim, Control, Engine, Offer, OfferError, QueueFull, RemoteChanges, ReplySlot, Report, Submitted, WrittenCheckpoints,
+    CallerId, Claim, Control, Engine, Offer, OfferError, QueueFull, RemoteChanges, ReplySlot, Report, SeenIds, Submitted, WrittenCheckpoints,
     callers::Seat, demand::Grant, tallies::Usage,
 };
 use crate::{
     clock::{ClockReading, Timestamp},
     engine::transition::{Changed, Event, Moment, transition},
-    job::{AtLeastOne, Change, Job, JobId, LeaseToken, Spec, State, Tombstone},
+    job::{
+        AtLeastOne, Change, Job, JobId, KeyHash, KeyRow, LeaseToken, Spec, State, SubmitOutcome, Tombstone,
+    },
     store::{
         StoreError,
         sets::{ChangedJob, ReadResults, RequestKey, StoredRequest, WriteSet},
@@ -33,6 +35,14 @@ pub(super) struct Decision<'e> {
     pub(super) due: Vec<DueJob>,
     /// Accepted offers, until the claim step has decided which of their jobs start.
     pub(super) accepted: Vec<AcceptedOffer>,
+    /// Where the accepted jobs with unique keys are: the index of the offer, and that of the item.
+    pub(super) keyed: HashMap<JobId, (usize, usize)>,
+    /// Unique keys that the batch changes; `None` for those that are free then.
+    pub(super) keys: HashMap<KeyHash, Option<KeyRow>>,
+    /// A job that has left its unique key, which the batch has not read.
+    pub(super) unread_key: Option<JobId>,
+    /// Whether the jobs that start have been chosen.
+    pub(super) has_chosen: bool,
     /// Offers whose request ids were seen before, until all jobs of the batch have their final state.
     pub(super) repeated: Vec<RepeatedOffer>,
     /// Request ids that are new with the batch.
@@ -73,12 +83,21 @@ pub(super) enum Slot {
 
 /// An accepted offer.
 pub(super) struct AcceptedOffer {
-    pub(super) jobs: AtLeastOne<AcceptedJob>,
+    pub(super) jobs: AtLeastOne<AcceptedItem>,
     pub(super) has_request: bool,
     pub(super) answer: AnsweredOffer,
 }
 
-/// A job of an accepted offer.
+/// An item of an accepted offer.
+#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
+pub(super) enum AcceptedItem {
+    /// A new job.
+    New(AcceptedJob),
+    /// Another job, which holds the unique key or has taken over the input.
+    Found { id: JobId, outcome: SubmitOutcome },
+}
+
+/// A new job of an accepted offer.
 pub(super) struct AcceptedJob {
     pub(super) job: Job,
     pub(super) payload: Bytes,
@@ -88,8 +107,7 @@ pub(super) struct AcceptedJob {
 /// An offer whose request id was seen before.
 pub(super) struct RepeatedOffer {
     pub(super) key: RequestKey,
-    pub(super) first: JobId,
-    pub(super) count: u32,
+    pub(super) ids: SeenIds,
     pub(super) live: u32,
     pub(super) offer: Offer,
 }
@@ -138,6 +156,10 @@ impl<'e> Decision<'e> {
             by_id: HashMap::new(),
             due: Vec::new(),
             accepted: Vec::new(),
+            keyed: HashMap::new(),
+            keys: HashMap::new(),
+            unread_key: None,
+            has_chosen: false,
             repeated: Vec::new(),
             new_requests: HashMap::new(),
             reserved: HashMap::new(),
@@ -175,11 +197,14 @@ impl<'e> Decision<'e> {
         jobs.filter(|job| matches!(job.state, State::Queued { .. }))
     }
 
-    /// Returns the jobs that the batch has changed so far and that are SCHEDULED, QUEUED or BACKING_OFF now.
+    /// Returns the jobs that the batch has changed so far and that wait now.
     pub(super) fn waiting_anew(&self) -> Vec<Arc<Job>> {
         let jobs = self.versions.iter().filter_map(|version| version.now.as_ref());
         let waits = |job: &&Arc<Job>| match job.state {
-            State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. } => true,
+            State::Scheduled { .. }
+            | State::Blocked { .. }
+            | State::Queued { .. }
+            | State::BackingOff { .. } => true,
             State::Running { .. }
             | State::Cancelling { .. }
             | State::Succeeded
@@ -243,6 +268,9 @@ impl<'e> Decision<'e> {
         self.follow_deletion(job);
         self.writes.tombstones.push(tombstone.clone());
         self.sealed.changes.push(Change::Deleted(tombstone));
+        if !job.state.is_done() {
+            self.deletion_of_key(job);
+        }
     }
 
     fn keep_version(&mut self, before: &Arc<Job>, now: Option<Arc<Job>>) {

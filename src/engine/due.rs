@@ -90,7 +90,8 @@ impl Due {
                 let backoff = steps.backoff_of_wall(due);
                 self.earlier.push(((queue, WaitingLine::BackingOff), backoff.as_micros()));
             }
-            State::Queued { .. }
+            State::Blocked { .. }
+            | State::Queued { .. }
             | State::Running { .. }
             | State::Cancelling { .. }
             | State::Succeeded
@@ -109,7 +110,8 @@ impl Due {
         let line = match state {
             StateName::Scheduled => WaitingLine::Scheduled,
             StateName::BackingOff => WaitingLine::BackingOff,
-            StateName::Queued
+            StateName::Blocked
+            | StateName::Queued
             | StateName::Running
             | StateName::Cancelling
             | StateName::Succeeded

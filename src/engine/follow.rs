@@ -39,6 +39,9 @@ impl Decision<'_> {
             self.sealed.remote.ended.push((worker.number, lease));
         }
         self.sealed.changes.push(Change::Job { job: Arc::clone(job), before: was });
+        if job.state.is_done() {
+            self.end_of_key(job);
+        }
     }
 
     /// Records the follow-ups of deleting a job that is not running.

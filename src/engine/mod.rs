@@ -20,7 +20,9 @@ mod decision;
 mod demand;
 mod due;
 mod follow;
+mod keys;
 mod leases;
+mod meetings;
 mod names;
 mod numbers;
 mod offers;
@@ -57,8 +59,8 @@ pub use self::{
     actions::Action,
     ask::ReplySlot,
     batch::{
-        AnswerSink, Batch, Claim, JobDone, NewJob, Offer, QueueDone, Report, ReportAnswer, ReportBody, Reporter,
-        Submitted,
+        AnswerSink, Batch, Claim, JobDone, KeyDone, NewJob, Offer, QueueDone, Report, ReportAnswer, ReportBody, Reporter,
+        SeenIds, Submitted, SubmittedJob,
     },
     callers::CallerId,
     complete::Origin,
@@ -76,6 +78,7 @@ use self::{
     decision::{Decision, Sealed},
     demand::Demand,
     due::Due,
+    keys::Holds,
     leases::Leases,
     names::NameBook,
     numbers::Numbers,
@@ -132,6 +135,7 @@ pub(crate) struct Engine {
     tallies: Tallies,
     leases: Leases,
     due: Due,
+    holds: Holds,
     purges: Purges,
     sweeping: Sweeping,
     waiters: Waiters,
@@ -213,7 +217,8 @@ impl Engine {
 
     /// Returns the next time at which there is work without any input.
     pub(crate) fn wake(&self) -> WakeTime {
-        self.times.wake(self.due.first_instant(), self.due.first_backoff(), self.sweeping.wake())
+        let backoff = self.due.first_backoff().into_iter().chain(self.holds.wake()).min();
+        self.times.wake(self.due.first_instant(), backoff, self.sweeping.wake())
     }
 
     /// The last position of the change feed.
@@ -249,12 +254,14 @@ impl Engine {
             decision.promote()?;
             decision.purge();
             decision.retain(&plan.retention);
+            decision.forget_keys();
         }
         for offer in offers {
             decision.offer(offer, space);
         }
         let starting = if claim && !is_full { decision.choose(&plan.groups) } else { Vec::new() };
         decision.settle(starting)?;
+        decision.write_keys()?;
         decision.write_jobs();
         let Decision { mut writes, sealed, .. } = decision;
         self.write_rest(&mut writes, is_full)?;

@@ -7,15 +7,16 @@ use std::{
 };
 
 use super::{
-    AdmissionError, NewJob, NotAdmitted, Offer, OfferError, OfferRefusal, QueueFull, Submitted,
+    AdmissionError, NewJob, NotAdmitted, Offer, OfferError, OfferRefusal, QueueFull, SeenIds, Submitted,
     callers::Seat,
-    decision::{AcceptedJob, AcceptedOffer, AnsweredOffer, Decision, RepeatedOffer},
+    decision::{AcceptedItem, AcceptedJob, AcceptedOffer, AnsweredOffer, Decision, RepeatedOffer},
+    meetings::{Fate, HolderRef, Meeting, Party},
     tallies::Usage,
 };
 use crate::{
     clock::{StoreTime, Timestamp},
     engine::transition::{Moment, deadline_passed, waiting_state},
-    job::{Job, JobId, Name, Position, Remote, Spec, State},
+    job::{AtLeastOne, Job, JobId, Name, Position, Remote, RequestId, Spec, State, SubmitOutcome},
     store::{
         Space,
         sets::{RequestOutcome, RequestRow, StoredRequest},
@@ -29,6 +30,8 @@ pub(super) const KINDS_MAX: usize = 10_000;
 struct Share {
     queue: Arc<Name>,
     usage: Usage,
+    /// The part that jobs take which the batch creates.
+    reserved: Usage,
 }
 
 /// Reason why an offer is not accepted now.
@@ -40,6 +43,13 @@ enum OfferObstacle {
         full: QueueFull,
         is_only_behind: bool,
     },
+}
+
+impl Share {
+    /// Returns whether the offer takes nothing of the queue.
+    fn is_none(&self) -> bool {
+        self.usage.jobs == 0 && self.usage.bytes <= 0
+    }
 }
 
 impl From<OfferRefusal> for OfferObstacle {
@@ -62,10 +72,10 @@ impl Decision<'_> {
         if let Some(request) = offer.request
             && let Some(StoredRequest { row, .. }) = self.request(request)
         {
-            let row = *row;
             match row.answer {
                 RequestOutcome::Jobs { first, count, live } if row.digest == request.digest => {
-                    self.repeated.push(RepeatedOffer { key: request.key, first, count, live, offer });
+                    let ids = SeenIds { first, count, found: row.found.clone() };
+                    self.repeated.push(RepeatedOffer { key: request.key, ids, live, offer });
                 }
                 RequestOutcome::Jobs { .. }
                 | RequestOutcome::Job { .. }
@@ -74,8 +84,13 @@ impl Decision<'_> {
             }
             return None;
         }
-        match self.room_for(&offer, space) {
-            Ok(shares) => self.accept(offer, &shares),
+        let admitted = match &offer.obstacle {
+            Some(obstacle) => Err(OfferRefusal::NotAdmitted(obstacle.clone())),
+            None => Ok(()),
+        };
+        let met = admitted.and_then(|()| self.meet(&offer)).map_err(OfferObstacle::from);
+        match met.and_then(|meeting| Ok((self.room_for(&offer, meeting.as_ref(), space)?, meeting))) {
+            Ok((shares, meeting)) => self.accept(offer, &shares, meeting),
             Err(OfferObstacle::Refusal(refusal)) => self.refuse(answered(offer), refusal),
             Err(OfferObstacle::Full { queue, full, is_only_behind }) => {
                 self.full.insert(queue);
@@ -95,15 +110,20 @@ impl Decision<'_> {
         self.sealed.answered.push(answer);
     }
 
-    fn room_for(&self, offer: &Offer, space: Space) -> Result<Vec<Share>, OfferObstacle> {
-        if let Some(obstacle) = &offer.obstacle {
-            return Err(OfferRefusal::NotAdmitted(obstacle.clone()).into());
+    fn room_for(
+        &self,
+        offer: &Offer,
+        meeting: Option<&Meeting>,
+        space: Space,
+    ) -> Result<Vec<Share>, OfferObstacle> {
+        let shares = self.shares(offer, meeting)?;
+        if shares.iter().all(Share::is_none) {
+            return Ok(shares);
         }
-        let shares = self.shares(offer)?;
         if space != Space::Enough {
             return Err(OfferRefusal::DiskFull.into());
         }
-        for share in &shares {
+        for share in shares.iter().filter(|share| !share.is_none()) {
             let number = share.queue.number;
             let used = self.used(&share.queue);
             let full = self.engine.queues.full(&share.queue, used, share.usage);
@@ -123,36 +143,127 @@ impl Decision<'_> {
     }
 
     /// Allocates the jobs' ids, and adds the offer to the accepted ones.
-    fn accept(&mut self, offer: Offer, shares: &[Share]) {
+    fn accept(&mut self, offer: Offer, shares: &[Share], meeting: Option<Meeting>) {
+        let Offer { request, jobs, caller, seat, ask, .. } = offer;
+        let answer = AnsweredOffer { ask, caller, seat };
+        let now = self.now();
+        let Some(meeting) = meeting else {
+            self.reserve(shares);
+            let first = self.engine.numbers.draw_ids(jobs.count(), now);
+            self.keep_request(request, SeenIds { first, count: jobs.count() as u32, found: None });
+            let mut next = first;
+            let jobs = jobs.map(|job| {
+                let id = next;
+                next = next.plus(1);
+                let start = job.run_time.map(|time| time.instant(now));
+                AcceptedItem::New(self.accepted_new(id, job, shares, start))
+            });
+            self.accepted.push(AcceptedOffer { jobs, has_request: request.is_some(), answer });
+            return;
+        };
+        let count = meeting.fates.iter().filter(|fate| matches!(fate, Fate::New { .. })).count();
+        let first = self.engine.numbers.draw_ids(count, now);
+        let new = meeting.fates.iter().enumerate().filter(|(_, fate)| matches!(fate, Fate::New { .. }));
+        let ids: HashMap<usize, JobId> =
+            new.zip(0..).map(|((index, _), place)| (index, first.plus(place))).collect();
+        self.accept_met(jobs, request, answer, shares, meeting, &ids, SeenIds { first, count: count as u32, found: None });
+    }
+
+    /// Adds an offer with unique keys to the accepted ones.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one offer")]
+    fn accept_met(
+        &mut self,
+        jobs: AtLeastOne<NewJob>,
+        request: Option<RequestId>,
+        answer: AnsweredOffer,
+        shares: &[Share],
+        mut meeting: Meeting,
+        ids: &HashMap<usize, JobId>,
+        mut seen: SeenIds,
+    ) {
+        let offer = self.accepted.len();
+        let id_of = |party: &Party| match party {
+            Party::Known(job) => job.id,
+            Party::Item(index) => ids.get(index).copied().unwrap_or(seen.first),
+        };
+        let (now, mut items, mut found) = (self.now(), Vec::with_capacity(jobs.count()), Vec::new());
+        for ((index, job), fate) in jobs.into_iter().enumerate().zip(std::mem::take(&mut meeting.fates)) {
+            let (id, outcome) = match fate {
+                Fate::New { is_blocked, not_before } => {
+                    let id = ids.get(&index).copied().unwrap_or(seen.first);
+                    if job.unique().is_some() {
+                        self.keyed.insert(id, (offer, index));
+                    }
+                    let start = self.start_of(&job, now, not_before);
+                    let mut accepted = self.accepted_new(id, job, shares, start);
+                    if is_blocked && !accepted.job.state.is_done() {
+                        accepted.job.state = State::Blocked { due: start.unwrap_or(now) };
+                    }
+                    items.push(AcceptedItem::New(accepted));
+                    continue;
+                }
+                Fate::Existing(HolderRef::Id(id)) => (id, SubmitOutcome::Existing),
+                Fate::Existing(HolderRef::Item(item)) => (id_of(&Party::Item(item)), SubmitOutcome::Existing),
+                Fate::Replaces { target, not_before } => {
+                    let own = match &target {
+                        Party::Item(item) => items.get_mut(*item),
+                        Party::Known(_) => None,
+                    };
+                    let id = id_of(&target);
+                    match own {
+                        Some(AcceptedItem::New(accepted)) => self.take_over_item(accepted, job, not_before),
+                        Some(AcceptedItem::Found { .. }) | None => self.take_over(id, job, not_before),
+                    }
+                    (id, SubmitOutcome::Replaced)
+                }
+            };
+            found.push((index as u32, id));
+            items.push(AcceptedItem::Found { id, outcome });
+        }
+        self.reserve(shares);
+        seen.found = (!found.is_empty()).then(|| found.into());
+        self.keep_request(request, seen);
+        if let Some(jobs) = AtLeastOne::collect(items) {
+            self.accepted.push(AcceptedOffer { jobs, has_request: request.is_some(), answer });
+        }
+        for holder in self.settle_keys(meeting, ids) {
+            self.cancel_holder(holder);
+        }
+    }
+
+    /// Reserves the room of an accepted offer for its new jobs.
+    fn reserve(&mut self, shares: &[Share]) {
         for share in shares {
             let reserved = self.reserved.entry(share.queue.number).or_default();
-            reserved.jobs += share.usage.jobs;
-            reserved.bytes += share.usage.bytes;
+            reserved.jobs += share.reserved.jobs;
+            reserved.bytes += share.reserved.bytes;
         }
-        let Offer { request, jobs, caller, seat, ask, .. } = offer;
-        let (now, count) = (self.now(), jobs.count());
-        let first = self.engine.numbers.draw_ids(count, now);
-        if let Some(request) = request {
-            let count = count as u32;
-            let answer = RequestOutcome::Jobs { first, count, live: count };
-            let row = RequestRow { digest: request.digest, answer };
-            self.writes.requests.push((request.key, row, None));
-            self.new_requests.insert(request.key, StoredRequest { row, job: None });
+    }
+
+    /// Keeps the ids of an accepted request. One that created no jobs is kept for as long as any other call's.
+    fn keep_request(&mut self, request: Option<RequestId>, ids: SeenIds) {
+        let Some(request) = request else { return };
+        let SeenIds { first, count, found } = ids;
+        let answer = RequestOutcome::Jobs { first, count, live: count };
+        let row = RequestRow { digest: request.digest, answer, found };
+        let now = self.engine.times.retention();
+        let gone = (count == 0).then_some(now);
+        if gone.is_some() {
+            self.engine.sweeping.request_bare(now);
         }
-        let mut next = first;
-        let jobs = jobs.map(|job| {
-            let id = next;
-            next = next.plus(1);
-            let engine = &mut *self.engine;
-            let kind = engine.kinds.intern(&engine.names.kinds, &job.kind);
-            let queue = match shares.iter().find(|share| share.queue.as_str() == &*job.queue) {
-                Some(share) => Arc::clone(&share.queue),
-                None => engine.queues.intern(&engine.names, &job.queue),
-            };
-            new_job(id, job, queue, kind, now)
-        });
-        let answer = AnsweredOffer { ask, caller, seat };
-        self.accepted.push(AcceptedOffer { jobs, has_request: request.is_some(), answer });
+        self.writes.requests.push((request.key, row.clone(), gone));
+        self.new_requests.insert(request.key, StoredRequest { row, job: None });
+    }
+
+    fn accepted_new(&mut self, id: JobId, job: NewJob, shares: &[Share], start: Option<Timestamp>) -> AcceptedJob {
+        let now = self.now();
+        let engine = &mut *self.engine;
+        let kind = engine.kinds.intern(&engine.names.kinds, &job.kind);
+        let queue = match shares.iter().find(|share| share.queue.as_str() == &*job.queue) {
+            Some(share) => Arc::clone(&share.queue),
+            None => engine.queues.intern(&engine.names, &job.queue),
+        };
+        new_job(id, job, queue, kind, start, now)
     }
 
     /// Returns whether the offer's new kinds would exceed the limit of kinds.
@@ -166,16 +277,17 @@ impl Decision<'_> {
         new > 0 && known + new > KINDS_MAX
     }
 
-    /// Returns the offer's share of each queue that it names.
-    fn shares(&self, offer: &Offer) -> Result<Vec<Share>, OfferRefusal> {
+    /// Returns the offer's share of each queue that it names, and which part of it is for new jobs.
+    fn shares(&self, offer: &Offer, meeting: Option<&Meeting>) -> Result<Vec<Share>, OfferRefusal> {
         let queues = &self.engine.queues;
         let mut shares: Vec<Share> = Vec::with_capacity(1);
         for (index, job) in offer.jobs.iter().enumerate() {
-            let bytes = job.bytes() as i64;
+            let fate = meeting.and_then(|meeting| meeting.fates.get(index));
+            let (usage, reserved) = self.share_of_item(job, fate, offer);
             match shares.iter_mut().find(|share| share.queue.as_str() == &*job.queue) {
                 Some(share) => {
-                    share.usage.jobs += 1;
-                    share.usage.bytes += bytes;
+                    share.usage.add(usage);
+                    share.reserved.add(reserved);
                 }
                 None => {
                     let name = queues.name(&job.queue);
@@ -184,18 +296,42 @@ impl Decision<'_> {
                         error: AdmissionError::QueueNotFound(job.queue.to_string()),
                         index,
                     })?;
-                    shares.push(Share { queue, usage: Usage { jobs: 1, bytes } });
+                    shares.push(Share { queue, usage, reserved });
                 }
             }
         }
-        for Share { queue, usage } in &shares {
+        for Share { queue, usage, .. } in &shares {
             if queues.full(queue, Usage::default(), *usage).is_some() {
                 let QueueFull { queue, max_jobs, max_bytes, .. } = queues.usage(queue, Usage::default());
-                let (jobs, bytes) = (usage.jobs as u64, usage.bytes as u64);
+                let (jobs, bytes) = (usage.jobs as u64, usage.bytes.max(0) as u64);
                 return Err(OfferRefusal::LargerThanQueue { queue, jobs, bytes, max_jobs, max_bytes });
             }
         }
         Ok(shares)
+    }
+
+    /// Returns what a job of an offer takes of its queue, and which part of it is for a job that the batch creates.
+    fn share_of_item(&self, job: &NewJob, fate: Option<&Fate>, offer: &Offer) -> (Usage, Usage) {
+        let bytes = job.bytes() as i64;
+        match fate {
+            None | Some(Fate::New { .. }) => {
+                let usage = Usage { jobs: 1, bytes };
+                (usage, usage)
+            }
+            Some(Fate::Existing(_)) => (Usage::default(), Usage::default()),
+            // The other job's bytes are counted already; later ones of the offer may take its input over again.
+            Some(Fate::Replaces { target: Party::Item(index), .. }) => {
+                let other = offer.jobs.get(*index).map_or(0, |other| other.bytes() as i64);
+                let growth = Usage { jobs: 0, bytes: (bytes - other).max(0) };
+                (growth, growth)
+            }
+            Some(Fate::Replaces { target: Party::Known(known), .. }) => {
+                let growth = Usage { jobs: 0, bytes: (bytes - known.spec.bytes as i64).max(0) };
+                // A stored job is changed, and counted, at once.
+                let is_stored = !self.keyed.contains_key(&known.id);
+                (growth, if is_stored { Usage::default() } else { growth })
+            }
+        }
     }
 
     /// Returns a queue's usage, accepted offers of this batch included.
@@ -213,7 +349,8 @@ impl Decision<'_> {
             .values()
             .filter_map(|request| request.job.as_ref().map(|job| (job.id, Arc::clone(job))))
             .collect();
-        for RepeatedOffer { key, first, count, live, mut offer } in std::mem::take(&mut self.repeated) {
+        for RepeatedOffer { key, ids, live, mut offer } in std::mem::take(&mut self.repeated) {
+            let (first, _) = ids.first();
             let known = new.get(&first).cloned().or_else(|| match self.is_untouched(first) {
                 true => self.engine.leases.get(first).or_else(|| kept.get(&first)).cloned(),
                 false => self.job(first),
@@ -221,7 +358,7 @@ impl Decision<'_> {
             self.sealed.repeats += 1;
             // The row does not count this batch's deletions yet.
             let live = live.saturating_sub(self.lost_jobs.get(&key).copied().unwrap_or_default());
-            offer.ask.decide(Ok(Submitted::Seen { first, count, live, job: known }));
+            offer.ask.decide(Ok(Submitted::Seen { ids, live, job: known }));
             self.sealed.repeated.push(offer);
         }
     }
@@ -232,12 +369,18 @@ fn answered(offer: Offer) -> AnsweredOffer {
     AnsweredOffer { ask, caller, seat }
 }
 
-fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Timestamp) -> AcceptedJob {
+fn new_job(
+    id: JobId,
+    new: NewJob,
+    queue: Arc<Name>,
+    kind: Arc<Name>,
+    start: Option<Timestamp>,
+    now: Timestamp,
+) -> AcceptedJob {
     let bytes = new.bytes();
     let elapsed = StoreTime::default();
     let moment = Moment { now, backoffs: now, elapsed, position: Position::default(), random: 0.0 };
     // Relative times count from now, not from the start of the offer's wait.
-    let run_time = new.run_time.map(|time| time.instant(now));
     let expires = new.expires.map(|time| time.instant(now));
     let deadline = new.deadline.map(|time| time.instant(now));
     let mut extras = new.extras;
@@ -250,7 +393,7 @@ fn new_job(id: JobId, new: NewJob, queue: Arc<Name>, kind: Arc<Name>, now: Times
     let state = match (expired, late) {
         (true, _) => State::Expired,
         (false, Some(_)) => State::Failed,
-        (false, None) => waiting_state(run_time, moment),
+        (false, None) => waiting_state(start, moment),
     };
     let job = Job {
         id,

@@ -6,12 +6,13 @@ use std::{
 };
 
 use super::{
-    Decided, Engine, EngineSetup, decision::Decision, demand::Demand, due::Due, leases::Leases,
+    Decided, Engine, EngineSetup, decision::Decision, demand::Demand, due::Due, keys::Holds, leases::Leases,
     names::NameBook, numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, suspects::Suspects, tallies::Tallies,
     times::Times, waiters::Waiters, workers::WorkerBook,
 };
 use crate::{
     engine::transition::{Event, FailCause, lost},
+    job::KeyHash,
     settings::{QueueInfo, QueueSettings, Retention},
     store::{
         Names, StoreError,
@@ -38,6 +39,7 @@ impl Engine {
             tallies: Tallies::load(&loaded.tallies),
             leases: Leases::load(&loaded.leased),
             due: Due::load(&loaded.first_times, loaded.first_expiry),
+            holds: Holds::load(),
             purges: Purges::load(&loaded.purges),
             sweeping: Sweeping::load(setup.retention, &loaded.sweeps),
             waiters: Waiters::default(),
@@ -71,6 +73,7 @@ impl Engine {
         decision.declare_queues(&setup.declared_queues);
         decision.end_lost_attempts(&setup.native_kinds)?;
         decision.recover_workers();
+        decision.write_keys()?;
         decision.write_jobs();
         let Decision { mut writes, sealed, .. } = decision;
         let same = server_before == Some(setup.retention);
@@ -92,6 +95,13 @@ impl Engine {
         writes.steps = self.times.unkept_steps(&self.names.steps);
         writes.counters = Some(self.numbers.counters(self.times.kept()));
         Ok(Decided { writes, sealed, queues_changed: true })
+    }
+}
+
+impl Engine {
+    /// Returns the unique keys of the jobs that a start may end.
+    pub(crate) fn keys_of_running_jobs(&self) -> Vec<KeyHash> {
+        self.leases.all().iter().filter_map(|job| job.spec.key_hash()).collect()
     }
 }
 

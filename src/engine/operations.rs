@@ -39,6 +39,7 @@ impl Decision<'_> {
             self.engine.leases.lost(id);
             self.engine.suspects.deleted(id);
             self.set_aside.insert(id);
+            self.set_aside_key_of(id);
             let Some(spec) = spec else { continue };
             self.engine.numbers.position_taken();
             let position = self.engine.numbers.position();
@@ -56,8 +57,9 @@ impl Decision<'_> {
     /// Ends waiting jobs whose expiry or deadline has passed.
     pub(super) fn expire(&mut self) -> Result<(), StoreError> {
         for job in self.waiting_anew() {
-            // For example a job whose only attempt was released without a start.
-            if lapsed(&job, self.now()) {
+            // For example a job whose only attempt was released without a start. The end of another one may have changed
+            // it meanwhile.
+            if let Some(job) = self.job(job.id).filter(|job| lapsed(job, self.now())) {
                 self.must(&job, &Event::Lapse)?;
             }
         }
@@ -90,7 +92,7 @@ impl Decision<'_> {
             pages.entry(queue).or_default().push((line, page));
         }
         for (queue, last) in self.engine.purges.running() {
-            let mut over = Vec::new();
+            let (mut over, mut deleted) = (Vec::new(), 0);
             let mut walk = None;
             for (line, page) in pages.remove(&queue).unwrap_or_default() {
                 walk = Some(Walk::behind(line, &page));
@@ -101,10 +103,14 @@ impl Decision<'_> {
             // In the order of the table's key, where jobs that were accepted together are adjacent.
             over.sort_by_key(|job| job.id);
             for job in &over {
-                self.delete(job);
+                // The deletion of one that holds a unique key takes its successor along.
+                if self.is_untouched(job.id) {
+                    self.delete(job);
+                    deleted += 1;
+                }
             }
             let engine = &mut *self.engine;
-            engine.purges.advance(&engine.tallies, queue, over.len() as u64, walk);
+            engine.purges.advance(&engine.tallies, queue, deleted, walk);
         }
     }
 
@@ -160,13 +166,14 @@ impl Decision<'_> {
             let is_due = |time: i64| match line {
                 WaitingLine::Scheduled => time <= now.as_micros(),
                 WaitingLine::BackingOff => time <= backoffs.as_micros(),
-                WaitingLine::Ready(_) => false,
+                WaitingLine::Blocked | WaitingLine::Ready(_) => false,
             };
             let mut jobs = page.jobs.into_iter().peekable();
             let time_of = |job: &Job| match job.state {
                 State::Scheduled { due } => Some(due.as_micros()),
                 State::BackingOff { due } => Some(names.steps.backoff_of_wall(due).as_micros()),
-                State::Queued { .. }
+                State::Blocked { .. }
+                | State::Queued { .. }
                 | State::Running { .. }
                 | State::Cancelling { .. }
                 | State::Succeeded
@@ -191,7 +198,8 @@ impl Decision<'_> {
         due.extend(self.waiting_anew().into_iter().filter(|job| match job.state {
             State::Scheduled { due } => due <= now,
             State::BackingOff { due } => names.steps.backoff_of_wall(due) <= backoffs,
-            State::Queued { .. }
+            State::Blocked { .. }
+            | State::Queued { .. }
             | State::Running { .. }
             | State::Cancelling { .. }
             | State::Succeeded

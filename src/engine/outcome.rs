@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    AnswerSink, Claim, ControlRefusal, Grant, JobDone, OfferError, QueueDone, Registered, ReportAnswer, Submitted,
+    AnswerSink, Claim, ControlRefusal, Grant, JobDone, KeyDone, OfferError, QueueDone, Registered, ReportAnswer, Submitted,
     ask::ReadyReply,
 };
 use crate::{
@@ -93,6 +93,8 @@ pub(crate) enum Reply {
     Submitted(ReadyReply<Submitted, OfferError>),
     /// Reply to a change of a job.
     Job(ReadyReply<JobDone, ControlRefusal>),
+    /// Reply to the release of a unique key.
+    Key(ReadyReply<KeyDone, ControlRefusal>),
     /// Reply to a deletion.
     Gone(ReadyReply<(), ControlRefusal>),
     /// Reply to a change of a queue.
@@ -111,6 +113,7 @@ impl Reply {
         match self {
             Reply::Submitted(told) => told.send(),
             Reply::Job(told) => told.send(),
+            Reply::Key(told) => told.send(),
             Reply::Gone(told) => told.send(),
             Reply::Queue(told) => told.send(),
             Reply::Purged(told) => told.send(),

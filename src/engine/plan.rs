@@ -6,12 +6,12 @@ use std::{
 };
 
 use super::{
-    Allowance, Batch, Engine, Offer, Reporter, claims::HEADS_MAX, demand::Takers, due::EXPIRED_MAX,
+    Allowance, Batch, Engine, NewJob, Offer, Reporter, WorkerHello, claims::HEADS_MAX, demand::Takers, due::EXPIRED_MAX,
     operations::PURGED_MAX, retention, tallies::Usage,
 };
 use crate::{
     clock::Uptime,
-    job::{JobId, LeaseToken},
+    job::{JobId, KeyHash, LeaseToken},
     store::{
         Space,
         sets::{HeadsWant, ReadSet, SuspectsWant},
@@ -94,6 +94,7 @@ impl Engine {
         if self.due.has_expired(present.wall) {
             wants.expiring = EXPIRED_MAX + 1;
         }
+        wants.held_keys = self.holds.plan(self.times.backoffs());
         wants.lines = self.due.plan(present.wall, self.times.backoffs());
         wants.walks = self.purges.plan(&self.tallies, &self.purged_by(batch), PURGED_MAX);
         let retention = self.sweeping.plan(self.times.retention(), swept(batch));
@@ -114,10 +115,11 @@ impl Engine {
     /// Adds the jobs and request ids that the batch names.
     fn plan_named(&self, batch: &Batch, wants: &mut ReadSet) {
         let mut reported = Vec::new();
-        let mut job = |id: JobId| {
-            if self.leases.get(id).is_none() {
-                wants.jobs.push(id);
-            }
+        let mut keys = Vec::new();
+        let mut job = |id: JobId| match self.leases.get(id) {
+            // The key of a job that is read comes with it.
+            Some(job) => keys.extend(job.spec.key_hash()),
+            None => wants.jobs.push(id),
         };
         for control in &batch.controls {
             control.action.job().into_iter().for_each(&mut job);
@@ -134,8 +136,23 @@ impl Engine {
             }
         }
         wants.reported = reported;
+        keys.extend(batch.controls.iter().filter_map(|control| control.action.key()));
+        let introduced = batch.controls.iter().filter_map(|control| control.action.introduced());
+        keys.extend(introduced.flat_map(|hello| self.keys_of_worker(hello)));
+        let offered = batch.offers.iter().flat_map(|offer| offer.jobs.iter());
+        keys.extend(offered.filter_map(NewJob::key_hash));
+        keys.sort_unstable();
+        keys.dedup();
+        wants.keys = keys;
         let offered = batch.offers.iter().filter_map(|offer| offer.request);
         wants.requests.extend(offered.map(|request| request.key));
+    }
+
+    /// Returns the unique keys of the jobs that a worker's introduction may end.
+    fn keys_of_worker(&self, hello: &WorkerHello) -> Vec<KeyHash> {
+        let worker = self.workers.number_of(&hello.subject, &hello.instance);
+        let jobs = worker.map(|worker| self.leases.of_worker(worker)).unwrap_or_default();
+        jobs.iter().filter_map(|job| job.spec.key_hash()).collect()
     }
 
     /// Returns the lease if it is not held, so that an earlier report may have ended it.

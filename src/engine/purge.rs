@@ -65,7 +65,8 @@ impl Walk {
         }
         let next = match line {
             WaitingLine::Scheduled => WaitingLine::BackingOff,
-            WaitingLine::BackingOff => WaitingLine::Ready(0),
+            WaitingLine::BackingOff => WaitingLine::Blocked,
+            WaitingLine::Blocked => WaitingLine::Ready(0),
             WaitingLine::Ready(kind) => WaitingLine::Ready(kind.checked_add(1)?),
         };
         Some(Walk { line: next, after: None })
@@ -218,7 +219,11 @@ impl Purges {
 /// Returns the lines of a queue with waiting jobs, in the order of a purge's walk, each with its number of jobs.
 fn lines(tallies: &Tallies, queue: u32) -> impl Iterator<Item = (WaitingLine, usize)> + '_ {
     let usage = tallies.queue(queue);
-    let timed = [(WaitingLine::Scheduled, usage.scheduled), (WaitingLine::BackingOff, usage.backing_off)];
+    let timed = [
+        (WaitingLine::Scheduled, usage.scheduled),
+        (WaitingLine::BackingOff, usage.backing_off),
+        (WaitingLine::Blocked, usage.blocked),
+    ];
     let lane = move |kind| (WaitingLine::Ready(kind), tallies.lane(queue, kind, StateName::Queued));
     let lines = timed.into_iter().chain(tallies.ready_kinds(queue).map(lane));
     lines.filter_map(|(line, jobs)| Some((line, usize::try_from(jobs).ok().filter(|jobs| *jobs > 0)?)))

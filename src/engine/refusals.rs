@@ -65,6 +65,25 @@ pub enum ControlRefusal {
         /// Its deadline.
         deadline: Timestamp,
     },
+    /// Another job holds the unique key of the job.
+    #[error(
+        "the job {id} can't start again: its unique key {key:?} is held by the job {holder}{}: cancel that job or wait for \
+         its end, or release the key",
+        told_state(*.state)
+    )]
+    KeyHeld {
+        /// The job.
+        id: JobId,
+        /// Its key.
+        key: String,
+        /// The job that holds the key, or held it last.
+        holder: JobId,
+        /// The state of that job; absent if it is deleted.
+        state: Option<StateName>,
+    },
+    /// Nothing holds the unique key.
+    #[error("nothing holds the unique key {0:?} in this scope: list the keys with ListUniqueKeys")]
+    KeyNotFound(String),
     /// The job has changed since the caller read it.
     #[error(
         "the job {id} is at revision {revision}, and not at {expected}: look at it again, and decide anew"
@@ -115,6 +134,25 @@ pub enum ControlRefusal {
          time an instance of its own"
     )]
     WorkerSuperseded(String),
+}
+
+fn told_state(state: Option<StateName>) -> String {
+    state.map_or_else(|| ", which is deleted".to_owned(), |state| format!(", which is {state}"))
+}
+
+fn told_index(index: Option<usize>) -> String {
+    index.map_or_else(String::new, |index| format!("jobs[{index}]: "))
+}
+
+fn told_party(holder: Option<JobId>) -> String {
+    holder.map_or_else(|| "an earlier job of the batch".to_owned(), |holder| format!("the job {holder}"))
+}
+
+fn told_holder(holder: Option<JobId>, state: Option<StateName>) -> String {
+    match holder {
+        Some(holder) => format!("the job {holder}{}", told_state(state)),
+        None => "an earlier job of the batch".to_owned(),
+    }
 }
 
 fn too_many_kinds(limit: usize) -> String {
@@ -241,6 +279,39 @@ pub enum OfferRefusal {
     /// The number of kinds is at its limit.
     #[error("{}", too_many_kinds(*.0))]
     TooManyKinds(usize),
+    /// Another job holds the unique key.
+    #[error(
+        "{}the unique key {key:?} is held by {}: wait for its end, or submit with another policy than REJECT",
+        told_index(*.index),
+        told_holder(*.holder, *.state)
+    )]
+    KeyHeld {
+        /// The key.
+        key: String,
+        /// The job that holds it, or held it last; absent if it is a job of the same offer.
+        holder: Option<JobId>,
+        /// The state of that job; absent if it is deleted, or of the same offer.
+        state: Option<StateName>,
+        /// Index of the refused job in a batch.
+        index: Option<usize>,
+    },
+    /// The job that holds the unique key, or follows the holder, can't take over the input.
+    #[error(
+        "{}the unique key {key:?} is held by {}, which can't take over the input, because its {field} is another one: give both \
+         the same {field}, or another key",
+        told_index(*.index),
+        told_party(*.holder)
+    )]
+    KeyConflict {
+        /// The key.
+        key: String,
+        /// The job; absent if it is a job of the same offer.
+        holder: Option<JobId>,
+        /// The field that differs.
+        field: &'static str,
+        /// Index of the refused job in a batch.
+        index: Option<usize>,
+    },
 }
 
 impl OfferRefusal {
@@ -254,6 +325,8 @@ impl OfferRefusal {
             OfferRefusal::DiskFull => "DISK_FULL",
             OfferRefusal::Locked => "STORE_LOCKED",
             OfferRefusal::TooManyKinds(_) => "TOO_MANY_KINDS",
+            OfferRefusal::KeyHeld { .. } => "KEY_HELD",
+            OfferRefusal::KeyConflict { .. } => "KEY_CONFLICT",
         }
     }
 }

@@ -285,6 +285,7 @@ impl Retention {
             StateName::Cancelled => Some(self.cancelled),
             StateName::Expired => Some(self.expired),
             StateName::Scheduled
+            | StateName::Blocked
             | StateName::Queued
             | StateName::Running
             | StateName::BackingOff

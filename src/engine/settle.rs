@@ -9,16 +9,16 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Claim, Engine, Submitted,
+    Claim, Engine, Submitted, SubmittedJob,
     claims::{Candidate, ReadyList, offer_in_order},
-    decision::{AcceptedJob, AcceptedOffer, Decision, DueJob, Slot},
+    decision::{AcceptedItem, AcceptedJob, AcceptedOffer, Decision, DueJob, Slot},
     demand::Takers,
     plan::LaneGroup,
 };
 use crate::{
     clock::Timestamp,
     engine::transition::{Event, lapsed, transition},
-    job::{Job, State, WorkerProcess},
+    job::{Job, State, SubmitOutcome, WorkerProcess},
     settings::QueueInfo,
     store::{StoreError, sets::SortKey},
 };
@@ -62,6 +62,7 @@ impl Decision<'_> {
     /// Fills every queue's free slots, and the credits of remote workers, from stored and new jobs together, in the
     /// queue's order. Returns the chosen jobs that were ready before, and marks the others.
     pub(super) fn choose(&mut self, groups: &[LaneGroup]) -> Vec<StartingJob> {
+        self.has_chosen = true;
         let mut starting = Vec::new();
         // Queues share credits, so that they take turns: the first one would otherwise use them all, batch by batch.
         let mut before = self.candidates(groups);
@@ -129,7 +130,8 @@ impl Decision<'_> {
                     }
                 }
                 Candidate::New(Newcomer::Accepted(offer, index)) => {
-                    if let Some(job) = accepted.get_mut(offer).and_then(|offer| offer.jobs.get_mut(index)) {
+                    let item = accepted.get_mut(offer).and_then(|offer| offer.jobs.get_mut(index));
+                    if let Some(AcceptedItem::New(job)) = item {
                         job.starts = slot_for(&job.job, &mut free);
                     }
                 }
@@ -210,8 +212,11 @@ impl Decision<'_> {
             add(&due.stored, Newcomer::Due(index));
         }
         for (offer, accepted) in self.accepted.iter().enumerate() {
-            for (index, AcceptedJob { job, .. }) in accepted.jobs.iter().enumerate() {
-                if matches!(job.state, State::Queued { .. }) {
+            for (index, item) in accepted.jobs.iter().enumerate() {
+                if let AcceptedItem::New(AcceptedJob { job, .. }) = item
+                    && matches!(job.state, State::Queued { .. })
+                    && !lapsed(job, self.now())
+                {
                     add(job, Newcomer::Accepted(offer, index));
                 }
             }
@@ -245,20 +250,34 @@ impl Decision<'_> {
                 self.must(&stored, &Event::Due)?;
             }
         }
-        let mut first_jobs = HashMap::new();
+        // Jobs that later answers of the batch refer to.
+        let mut new_jobs = HashMap::new();
+        let keyed = std::mem::take(&mut self.keyed);
         for AcceptedOffer { jobs, has_request, mut answer } in std::mem::take(&mut self.accepted) {
             let mut fault = None;
-            let jobs = jobs.map(|accepted| self.settle_new(accepted, &mut fault));
+            let jobs = jobs.map(|item| match item {
+                AcceptedItem::New(accepted) => {
+                    let job = self.settle_new(accepted, &mut fault);
+                    if keyed.contains_key(&job.id) {
+                        new_jobs.insert(job.id, Arc::clone(&job));
+                    }
+                    SubmittedJob { id: job.id, outcome: SubmitOutcome::Created, job: Some(job) }
+                }
+                AcceptedItem::Found { id, outcome } => {
+                    let job = new_jobs.get(&id).cloned().or_else(|| self.job(id));
+                    SubmittedJob { id, outcome, job }
+                }
+            });
             if let Some(error) = fault {
                 return Err(error);
             }
-            if has_request {
-                first_jobs.insert(jobs.first.id, Arc::clone(&jobs.first));
+            if let Some(job) = jobs.first.job.as_ref().filter(|_| has_request) {
+                new_jobs.insert(job.id, Arc::clone(job));
             }
-            answer.ask.decide(Ok(Submitted::Created { jobs }));
+            answer.ask.decide(Ok(Submitted::Accepted { jobs }));
             self.sealed.answered.push(answer);
         }
-        self.answer_repeats(&first_jobs);
+        self.answer_repeats(&new_jobs);
         Ok(())
     }
 
@@ -332,6 +351,7 @@ fn sort_key_of(job: &Job) -> Option<SortKey> {
             Some(SortKey { rank: job.spec.priority.saturating_neg(), order: order.0, id: job.id })
         }
         State::Scheduled { .. }
+        | State::Blocked { .. }
         | State::Running { .. }
         | State::BackingOff { .. }
         | State::Cancelling { .. }

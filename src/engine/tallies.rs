@@ -15,7 +15,7 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    fn add(&mut self, by: Usage) {
+    pub(super) fn add(&mut self, by: Usage) {
         self.jobs += by.jobs;
         self.bytes += by.bytes;
     }
@@ -37,6 +37,8 @@ pub(super) struct QueueUsage {
     pub(super) scheduled: i64,
     /// Jobs that wait for the end of a backoff.
     pub(super) backing_off: i64,
+    /// Jobs that wait for the holder of their unique key.
+    pub(super) blocked: i64,
     /// All jobs.
     pub(super) all: i64,
 }
@@ -82,6 +84,7 @@ impl Counts {
             StateName::Queued => queue.ready += by.jobs,
             StateName::Scheduled => queue.scheduled += by.jobs,
             StateName::BackingOff => queue.backing_off += by.jobs,
+            StateName::Blocked => queue.blocked += by.jobs,
             StateName::Succeeded | StateName::Failed | StateName::Cancelled | StateName::Expired => return,
         }
         queue.live.add(by);
@@ -147,6 +150,7 @@ impl Tallies {
             usage.ready += by.ready;
             usage.scheduled += by.scheduled;
             usage.backing_off += by.backing_off;
+            usage.blocked += by.blocked;
             usage.all += by.all;
         }
         usage

@@ -85,6 +85,13 @@ pub enum Event {
         spec: Arc<Spec>,
         /// The new start time, if that changes; `Some(None)` is at once.
         start: Option<Option<Timestamp>>,
+        /// Whether the input is that of another submission with the job's unique key.
+        replaces: bool,
+    },
+    /// The job that held the unique key has ended.
+    Unblock {
+        /// The earliest start; absent if the job's own is early enough.
+        not_before: Option<Timestamp>,
     },
 }
 
@@ -148,6 +155,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                 Ok(changed(job, State::Queued { order: moment.position }, moment))
             }
             State::Scheduled { .. }
+            | State::Blocked { .. }
             | State::BackingOff { .. }
             | State::Queued { .. }
             | State::Running { .. }
@@ -158,12 +166,16 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             | State::Expired => Err(refused),
         },
         Event::Lapse => match job.state {
-            State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. }
+            State::Scheduled { .. }
+            | State::Blocked { .. }
+            | State::Queued { .. }
+            | State::BackingOff { .. }
                 if lapsed(job, moment.now) =>
             {
                 Ok(lapse(job, moment))
             }
             State::Scheduled { .. }
+            | State::Blocked { .. }
             | State::Queued { .. }
             | State::BackingOff { .. }
             | State::Running { .. }
@@ -179,6 +191,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                 Ok(started(job, *lease, worker.as_ref(), moment))
             }
             State::Scheduled { .. }
+            | State::Blocked { .. }
             | State::BackingOff { .. }
             | State::Running { .. }
             | State::Cancelling { .. }
@@ -263,9 +276,10 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             Ok(next)
         }
         Event::Cancel => match job.state {
-            State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. } => {
-                Ok(changed(job, State::Cancelled, moment))
-            }
+            State::Scheduled { .. }
+            | State::Blocked { .. }
+            | State::Queued { .. }
+            | State::BackingOff { .. } => Ok(changed(job, State::Cancelled, moment)),
             State::Running { lease } => Ok(changed(job, State::Cancelling { lease }, moment)),
             State::Cancelling { .. }
             | State::Succeeded
@@ -293,19 +307,42 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                 }
                 Ok(next)
             }
-            State::Queued { .. }
+            State::Blocked { .. }
+            | State::Queued { .. }
             | State::Running { .. }
             | State::Cancelling { .. }
             | State::Succeeded
             | State::Expired => Err(refused),
         },
-        Event::Update { spec, start } => match job.state {
-            State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. }
+        Event::Update { spec, start, replaces } => match job.state {
+            State::Scheduled { .. }
+            | State::Blocked { .. }
+            | State::Queued { .. }
+            | State::BackingOff { .. }
                 if !job.has_started() =>
             {
                 let mut next = changed(job, state_with_start(job.state, *start, moment), moment);
                 next.job.spec = Arc::clone(spec);
+                if *replaces {
+                    next.job.change_rare(|rare| rare.replaced += 1);
+                }
                 Ok(next)
+            }
+            State::Scheduled { .. }
+            | State::Blocked { .. }
+            | State::Queued { .. }
+            | State::BackingOff { .. }
+            | State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::Expired => Err(refused),
+        },
+        Event::Unblock { not_before } => match job.state {
+            State::Blocked { due } => {
+                let start = not_before.map_or(due, |earliest| earliest.max(due));
+                Ok(changed(job, waiting_state(Some(start), moment), moment))
             }
             State::Scheduled { .. }
             | State::Queued { .. }
@@ -325,6 +362,9 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
 fn state_with_start(state: State, start: Option<Option<Timestamp>>, moment: Moment) -> State {
     match (start, waiting_state(start.flatten(), moment)) {
         (None, _) => state,
+        (Some(start), _) if matches!(state, State::Blocked { .. }) => {
+            State::Blocked { due: start.unwrap_or(moment.now) }
+        }
         (Some(_), State::Queued { .. }) if !matches!(state, State::Scheduled { .. }) => state,
         (Some(_), waiting) => waiting,
     }
@@ -335,7 +375,8 @@ fn is_due(job: &Job, moment: Moment) -> bool {
     match job.state {
         State::Scheduled { due } => due <= moment.now,
         State::BackingOff { due } => due <= moment.backoffs,
-        State::Queued { .. }
+        State::Blocked { .. }
+        | State::Queued { .. }
         | State::Running { .. }
         | State::Cancelling { .. }
         | State::Succeeded
@@ -395,6 +436,7 @@ pub(super) fn check_lease(job: &Job, lease: LeaseToken) -> Result<LeaseState, Re
         State::Running { .. }
         | State::Cancelling { .. }
         | State::Scheduled { .. }
+        | State::Blocked { .. }
         | State::Queued { .. }
         | State::BackingOff { .. }
         | State::Succeeded

@@ -39,7 +39,7 @@ impl Decision<'_> {
     /// Returns the event of a job's change.
     fn update_event(&self, job: &Job, update: &JobUpdate) -> Event {
         let now = self.now();
-        Event::Update { spec: Arc::new(update.applied(&job.spec, now)), start: update.start(now) }
+        Event::Update { spec: Arc::new(update.applied(&job.spec, now)), start: update.start(now), replaces: false }
     }
 
     fn put_payload(&mut self, id: JobId, update: &JobUpdate) {

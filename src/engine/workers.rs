@@ -174,6 +174,11 @@ impl WorkerBook {
         self.kept.get(number).cloned()
     }
 
+    /// Returns the number of the registered worker of an instance, as it was when the batch began.
+    pub(super) fn number_of(&self, subject: &str, instance: &str) -> Option<u32> {
+        self.by_instance.get(&(subject.into(), instance.into())).copied()
+    }
+
     /// Returns the number of workers, with the batch's changes so far.
     fn count(&self) -> usize {
         let replaced = self.changed.keys().filter(|number| self.kept.contains_key(number)).count();

@@ -39,6 +39,14 @@ impl<T> AtLeastOne<T> {
         std::iter::once(&mut self.first).chain(&mut self.rest)
     }
 
+    /// Returns the item at an index.
+    pub fn get(&self, index: usize) -> Option<&T> {
+        match index.checked_sub(1) {
+            None => Some(&self.first),
+            Some(index) => self.rest.get(index),
+        }
+    }
+
     /// Returns the item at an index, mutably.
     pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
         match index.checked_sub(1) {

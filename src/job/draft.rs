@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{PartialRetryPolicy, PayloadInfo, When};
+use super::{PartialRetryPolicy, PayloadInfo, UniqueKey, When};
 
 /// A job as the client describes it, with checked fields. An absent field gets the kind's default.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub struct JobDraft {
     pub max_snoozes: Option<u32>,
     /// Limit of process losses.
     pub max_process_losses: Option<u32>,
+    /// The unique key.
+    pub unique: Option<Box<UniqueKey>>,
     /// Name of the closure of this process that runs the job; empty for all other jobs.
     pub closure: String,
 }

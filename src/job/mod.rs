@@ -20,6 +20,7 @@ mod request;
 mod retry;
 mod state;
 mod tally;
+mod unique;
 mod update;
 mod worker;
 #[cfg(any(feature = "server", feature = "worker"))]
@@ -42,6 +43,7 @@ pub use self::{
     retry::RetryPolicy,
     state::{State, StateName},
     tally::Tally,
+    unique::{Debounce, KeyHash, KeyName, KeyRow, OnConflict, UniqueKey, UniqueScope},
     update::JobUpdate,
     worker::{LeaseOwner, Remote, ReportedEnd, WorkerProcess, WorkerRow},
 };

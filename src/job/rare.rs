@@ -9,6 +9,9 @@ use crate::clock::StoreTime;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rare {
+    /// Number of submissions with the job's unique key whose input it took over.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub replaced: u32,
     /// Number of attempts that were claimed, and given back before they had started.
     #[serde(skip_serializing_if = "is_zero")]
     pub never_started: u32,
@@ -35,6 +38,7 @@ pub struct Rare {
 impl Rare {
     /// The value of a job without such fields.
     pub(crate) const NONE: &'static Rare = &Rare {
+        replaced: 0,
         never_started: 0,
         uncounted: 0,
         unfailed: 0,

@@ -12,6 +12,7 @@ use super::{
     rare::Rare,
     retry::RetryPolicy,
     state::State,
+    unique::{KeyHash, KeyName, UniqueKey},
     worker::Remote,
 };
 use crate::clock::Timestamp;
@@ -75,6 +76,9 @@ pub struct Extras {
     /// Limit of process losses, if it is not the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_process_losses: Option<u32>,
+    /// The unique key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unique: Option<Box<UniqueKey>>,
     /// Id of the closure that runs the job, in the memory of the process that accepted it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub closure: String,
@@ -90,7 +94,9 @@ impl Extras {
     /// Returns the bytes that count against a queue's limit: the fields that a client can make large.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        (bytes_of(&self.labels) + bytes_of(&self.headers) + bytes_of(&self.payload.metadata)) as u64
+        let unique = self.unique.as_ref().map_or(0, |unique| unique.key.len());
+        let entries = bytes_of(&self.labels) + bytes_of(&self.headers) + bytes_of(&self.payload.metadata);
+        (entries + unique) as u64
     }
 }
 
@@ -136,6 +142,30 @@ impl Spec {
     #[must_use]
     pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
         self.extras.as_ref().map(|extras| &extras.labels)
+    }
+
+    /// Returns the job's unique key, if it has one.
+    #[must_use]
+    pub fn unique(&self) -> Option<&UniqueKey> {
+        self.extras.as_ref()?.unique.as_deref()
+    }
+
+    /// Returns the identity of the job's unique key, if it has one.
+    #[must_use]
+    pub fn key_hash(&self) -> Option<KeyHash> {
+        self.unique().map(|unique| unique.hash(self.queue.as_str(), self.kind.as_str()))
+    }
+
+    /// Returns the text of the job's unique key, if it has one.
+    #[must_use]
+    pub fn key_name(&self) -> Option<KeyName> {
+        let unique = self.unique()?;
+        Some(KeyName {
+            key: unique.key.clone(),
+            scope: unique.scope(),
+            queue: self.queue.as_str().to_owned(),
+            kind: self.kind.as_str().to_owned(),
+        })
     }
 
     /// Returns the size of the payload in bytes.
@@ -217,6 +247,7 @@ impl Job {
         let no_failure = match self.state {
             State::Running { .. } | State::Cancelling { .. } | State::Succeeded => 1,
             State::Scheduled { .. }
+            | State::Blocked { .. }
             | State::Queued { .. }
             | State::BackingOff { .. }
             | State::Failed
@@ -244,7 +275,10 @@ impl Job {
     #[must_use]
     pub fn waits_until(&self) -> Option<Timestamp> {
         match self.state {
-            State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. } => {
+            State::Scheduled { .. }
+            | State::Blocked { .. }
+            | State::Queued { .. }
+            | State::BackingOff { .. } => {
                 let expires = self.spec.expires.filter(|_| !self.has_started());
                 expires.into_iter().chain(self.spec.deadline()).min()
             }

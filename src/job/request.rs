@@ -11,6 +11,10 @@ pub enum SubmitOutcome {
     Repeated,
     /// The request is a repeat, and its job has been deleted.
     Gone,
+    /// Another job holds the unique key, and no job was created.
+    Existing,
+    /// A job that waits with the unique key took over the input, and no job was created.
+    Replaced,
 }
 
 /// Id of an idempotent request, as stored.

@@ -14,6 +14,11 @@ pub enum State {
         /// The start time.
         due: Timestamp,
     },
+    /// The job waits for the end of the job that holds its unique key.
+    Blocked {
+        /// The earliest start after that.
+        due: Timestamp,
+    },
     /// The job is ready to run.
     Queued {
         /// Order among the jobs of its queue and priority: the position in the feed at which it became ready.
@@ -51,6 +56,8 @@ pub enum State {
 pub enum StateName {
     /// See [`State::Scheduled`].
     Scheduled = 1,
+    /// See [`State::Blocked`].
+    Blocked = 2,
     /// See [`State::Queued`].
     Queued = 3,
     /// See [`State::Running`].
@@ -71,8 +78,9 @@ pub enum StateName {
 
 impl StateName {
     /// Every state, in the order of a job's life.
-    pub const ALL: [StateName; 9] = [
+    pub const ALL: [StateName; 10] = [
         StateName::Scheduled,
+        StateName::Blocked,
         StateName::Queued,
         StateName::Running,
         StateName::BackingOff,
@@ -93,6 +101,7 @@ impl StateName {
         match self {
             StateName::Succeeded | StateName::Failed | StateName::Cancelled | StateName::Expired => true,
             StateName::Scheduled
+            | StateName::Blocked
             | StateName::Queued
             | StateName::Running
             | StateName::BackingOff
@@ -105,6 +114,7 @@ impl StateName {
     pub const fn as_str(self) -> &'static str {
         match self {
             StateName::Scheduled => "SCHEDULED",
+            StateName::Blocked => "BLOCKED",
             StateName::Queued => "QUEUED",
             StateName::Running => "RUNNING",
             StateName::BackingOff => "BACKING_OFF",
@@ -129,6 +139,7 @@ impl State {
     pub const fn name(self) -> StateName {
         match self {
             State::Scheduled { .. } => StateName::Scheduled,
+            State::Blocked { .. } => StateName::Blocked,
             State::Queued { .. } => StateName::Queued,
             State::Running { .. } => StateName::Running,
             State::BackingOff { .. } => StateName::BackingOff,
@@ -152,6 +163,7 @@ impl State {
         match self {
             State::Running { lease } | State::Cancelling { lease } => Some(lease),
             State::Scheduled { .. }
+            | State::Blocked { .. }
             | State::Queued { .. }
             | State::BackingOff { .. }
             | State::Succeeded
@@ -166,7 +178,8 @@ impl State {
     pub const fn due(self) -> Option<Timestamp> {
         match self {
             State::Scheduled { due } | State::BackingOff { due } => Some(due),
-            State::Queued { .. }
+            State::Blocked { .. }
+            | State::Queued { .. }
             | State::Running { .. }
             | State::Cancelling { .. }
             | State::Succeeded

@@ -79,7 +79,8 @@ impl Ledger {
         let server_before = loaded.retention;
         let mut engine = Engine::load(store.names(), loaded, setup);
         let set_aside = store.has_unreadable().then_some(setup.present.wall);
-        let found = store.fetch(&ReadSet { set_aside, ..ReadSet::default() })?;
+        let keys = engine.keys_of_running_jobs();
+        let found = store.fetch(&ReadSet { set_aside, keys, ..ReadSet::default() })?;
         let decided = engine.recover(setup, server_before, found)?;
         let committed = store.write(&decided.writes)?;
         engine.commit(decided, &committed, setup.present);

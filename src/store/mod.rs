@@ -25,7 +25,10 @@ pub use steps::{ClockStep, ClockSteps};
 
 use crate::{
     clock::Timestamp,
-    job::{AttemptRecord, Changes, StoredCheckpoint, Identity, Job, JobFilter, JobId, Name, Output, Position, Tally},
+    job::{
+        AttemptRecord, Changes, StoredCheckpoint, Identity, Job, JobFilter, JobId, KeyHash, KeyName, KeyRow, Name, Output,
+        Position, Tally,
+    },
     settings::QueueInfo,
 };
 
@@ -137,6 +140,19 @@ pub trait Reader: Send + Sync {
     /// When the disk fails.
     fn checkpoint(&self, id: JobId) -> Result<Option<StoredCheckpoint>, StoreError>;
 
+    /// Returns a unique key that is held.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn unique_key(&self, hash: KeyHash) -> Result<Option<HeldKey>, StoreError>;
+
+    /// Returns the unique keys that are held, in the order of their identities, from above `after`. Those whose time is
+    /// over may be among them.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn unique_keys(&self, after: Option<KeyHash>, limit: usize) -> Result<Vec<(KeyHash, HeldKey)>, StoreError>;
+
     /// Returns the matching jobs, in the scan's order. Examines no more jobs than the scan's budget, and may therefore
     /// return few jobs, or none, although there are more.
     ///
@@ -211,6 +227,32 @@ impl WholeJob {
     pub fn output(&self) -> Option<Output> {
         let info = self.job.result.as_ref()?.info.clone();
         Some(Output { bytes: self.result.clone(), info })
+    }
+}
+
+/// A unique key that is held.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HeldKey {
+    /// The row.
+    pub row: KeyRow,
+    /// The text of the key; absent if the job that holds it can't be read.
+    pub name: Option<KeyName>,
+    /// Whether the holder has ended, so that the key is held by time.
+    pub has_ended: bool,
+    /// End of that time, by the wall clock's present setting.
+    pub held_until: Option<Timestamp>,
+}
+
+impl HeldKey {
+    /// Creates it from a row, and the holder if that exists.
+    fn of(row: KeyRow, holder: Option<&Job>, names: &Names) -> Self {
+        let has_ended = holder.is_none_or(|holder| holder.state.is_done());
+        let name = match &row.name {
+            Some(name) => Some(KeyName::clone(name)),
+            None => holder.and_then(|holder| holder.spec.key_name()),
+        };
+        let held_until = row.until.filter(|_| has_ended).map(|until| names.steps.wall_of_backoff(until));
+        HeldKey { row, name, has_ended, held_until }
     }
 }
 

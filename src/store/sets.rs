@@ -15,7 +15,7 @@ pub use super::counters::{Counters, StoredTimes};
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{
-        AttemptRecord, Job, JobId, LeaseOwner, LeaseToken, Name, Position, Spec, StateName, StoredCheckpoint, Tally, Tombstone,
+        AttemptRecord, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Name, Position, Spec, StateName, StoredCheckpoint, Tally, Tombstone,
         WorkerRow,
     },
     settings::{QueueInfo, Retention},
@@ -33,6 +33,11 @@ pub struct ReadSet {
     pub jobs: Vec<JobId>,
     /// Requests to read, each with the job that the answer to a repeat needs.
     pub requests: Vec<RequestKey>,
+    /// Unique keys to read, each with its holder and its successor. Those of the jobs that the other reads return are
+    /// read, too, except for requests and the feed.
+    pub keys: Vec<KeyHash>,
+    /// Maximum number of the unique keys that are held by time, earliest first.
+    pub held_keys: usize,
     /// Attempts to look for among those that a worker has ended by its report.
     pub reported: Vec<(JobId, LeaseToken)>,
     /// First jobs of several lanes together, in the order in which they run.
@@ -82,6 +87,8 @@ pub enum WaitingLine {
     Scheduled,
     /// BACKING_OFF jobs, by the end of the backoff.
     BackingOff,
+    /// BLOCKED jobs, by the earliest start.
+    Blocked,
     /// QUEUED jobs of the kind with this number, in the order in which they run.
     Ready(u32),
 }
@@ -126,10 +133,14 @@ pub struct FeedWant {
 pub struct ReadResults {
     /// Rows that were set aside.
     pub set_aside: Option<SetAside>,
-    /// The jobs that exist.
+    /// The jobs that exist, those that hold or follow a unique key included.
     pub jobs: HashMap<JobId, Arc<Job>>,
     /// The requests that exist.
     pub requests: HashMap<RequestKey, StoredRequest>,
+    /// The unique keys that were read; `None` for those that are free.
+    pub keys: HashMap<KeyHash, Option<KeyRow>>,
+    /// The unique keys that are held by time, each with the end of that.
+    pub held_keys: Vec<(StoreTime, KeyHash, KeyRow)>,
     /// Attempts that a worker has ended by its report, among those looked for: lease and owner.
     pub reported: HashMap<LeaseToken, Arc<LeaseOwner>>,
     /// Ready jobs, in the order of the reads.
@@ -146,6 +157,21 @@ pub struct ReadResults {
     pub tombstones: Vec<(Position, StoreTime)>,
     /// Requests without jobs, and the time since when they have had none.
     pub bare_requests: Vec<(StoreTime, RequestKey)>,
+}
+
+impl ReadResults {
+    /// Returns the unique keys to read: these, and those of the jobs that were found.
+    pub(super) fn key_hashes(&self, wanted: &[KeyHash]) -> Vec<KeyHash> {
+        let heads = self.heads.iter().flat_map(|heads| heads.jobs.iter().map(|(job, _)| job));
+        let pages = self.lines.values().chain(self.walks.values()).flat_map(|page| &page.jobs);
+        let jobs = self.jobs.values().chain(heads).chain(pages).chain(&self.expiring.jobs);
+        let mut hashes: Vec<KeyHash> = wanted.to_vec();
+        hashes.extend(jobs.filter_map(|job| job.spec.key_hash()));
+        // In the order of the table.
+        hashes.sort_unstable();
+        hashes.dedup();
+        hashes
+    }
 }
 
 /// A stored request with the job that the answer to a repeat needs.
@@ -244,6 +270,8 @@ pub struct WriteSet {
     pub requests: Vec<(RequestKey, RequestRow, Option<StoreTime>)>,
     /// Requests that have lost jobs: the number of jobs, and the present retention time.
     pub lost_jobs: Vec<(RequestKey, u32, StoreTime)>,
+    /// Unique keys that have changed; `None` for those that are free.
+    pub keys: Vec<(KeyHash, Option<KeyRow>)>,
     /// New jobs, each in its state at the end of the batch.
     pub new_jobs: Vec<(Arc<Job>, Bytes)>,
     /// Attempts that have ended without success.
@@ -298,6 +326,7 @@ impl WriteSet {
             freed_queues,
             requests,
             lost_jobs,
+            keys,
             new_jobs,
             attempts,
             outcomes,
@@ -324,7 +353,10 @@ impl WriteSet {
             && forgotten_workers.is_empty()
             && checkpoints.is_empty()
             && dropped_checkpoints.is_empty();
-        let requests = requests.is_empty() && lost_jobs.is_empty() && forgotten_requests.is_empty();
+        let requests = requests.is_empty()
+            && lost_jobs.is_empty()
+            && forgotten_requests.is_empty()
+            && keys.is_empty();
         let jobs = new_jobs.is_empty()
             && changed_jobs.is_empty()
             && payloads.is_empty()
@@ -373,12 +405,25 @@ pub struct TallyRow {
 }
 
 /// A stored request, for the answer to a repeat.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RequestRow {
     /// Digest of the request's content.
     pub digest: [u8; 16],
     /// The request's outcome.
     pub answer: RequestOutcome,
+    /// Items of the request that created no job, each with its index and the job that held its unique key.
+    pub found: Option<Arc<[(u32, JobId)]>>,
+}
+
+impl RequestRow {
+    /// Returns the job that the answer to a repeat needs.
+    #[must_use]
+    pub fn job(&self) -> Option<JobId> {
+        match self.found.as_deref() {
+            Some([(0, id), ..]) => Some(*id),
+            Some(_) | None => self.answer.job(),
+        }
+    }
 }
 
 /// Outcome of a request.

@@ -120,10 +120,10 @@ mod tests {
         engine::{
             Action, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, ReplySlot, Submitted,
         },
-        job::{AtLeastOne, Change, Changes, Identity, JobFilter, Name, Position, RetryPolicy, Tally},
+        job::{AtLeastOne, Change, Changes, Identity, JobFilter, KeyHash, Name, Position, RetryPolicy, Tally},
         settings::{QueueInfo, QueueSettings, Retention},
         shard::{Applied, Ledger},
-        store::{Page, Reader, Reads, Scan, Store, StoreSize, WholeJob, memory::MemoryStore},
+        store::{HeldKey, Page, Reader, Reads, Scan, Store, StoreSize, WholeJob, memory::MemoryStore},
     };
 
     const QUEUE: &str = "default";
@@ -139,6 +139,18 @@ mod tests {
 
         fn changes(&self, after: Position, limit: usize) -> Result<Changes, StoreError> {
             self.0.changes(after, limit.min(3))
+        }
+
+        fn unique_key(&self, hash: KeyHash) -> Result<Option<HeldKey>, StoreError> {
+            self.0.unique_key(hash)
+        }
+
+        fn unique_keys(
+            &self,
+            after: Option<KeyHash>,
+            limit: usize,
+        ) -> Result<Vec<(KeyHash, HeldKey)>, StoreError> {
+            self.0.unique_keys(after, limit)
         }
 
         fn identity(&self) -> Identity {
@@ -252,7 +264,7 @@ mod tests {
             let (ask, mut answer) = ReplySlot::new(Uptime::MAX);
             let offers = vec![Offer::new(None, jobs, CallerId::default(), None, ask)];
             let applied = applied(&mut ledger, Batch { present, offers, ..Batch::default() });
-            let Ok(Ok(Submitted::Created { jobs })) = answer.try_recv() else { panic!("refused") };
+            let Ok(Ok(Submitted::Accepted { jobs })) = answer.try_recv() else { panic!("refused") };
             Bench {
                 hub: Arc::new(Hub::new(applied.position)),
                 reads: Reads::new(Arc::new(SmallPages(Arc::clone(&reader)))),

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use jobmill::{
     clock::{ClockReading, Timestamp, WakeTime},
     engine::{
-        ControlRefusal, NewJob, OfferRefusal, PoolId, QueueFull, Registered, ReportAnswer, ReportBody,
-        WorkerHello, transition::Refusal,
+        ControlRefusal, KeyDone, NewJob, OfferRefusal, PoolId, QueueFull, Registered, ReportAnswer,
+        ReportBody, SubmittedJob, WorkerHello, transition::Refusal,
     },
-    job::{Change, Checkpoint, Job, JobId, JobUpdate, LeaseToken, Position, RequestId, StateName},
+    job::{Change, Checkpoint, Job, JobId, JobUpdate, KeyHash, LeaseToken, Position, RequestId, StateName},
     settings::{QueueInfo, QueueSettings, Retention},
     store::Space,
 };
@@ -78,6 +78,7 @@ pub(crate) enum Control {
     /// A retry that deletes the checkpoint.
     RetryAnew(JobId),
     Delete(JobId),
+    ReleaseKey(KeyHash),
     CreateQueue {
         name: String,
         settings: QueueSettings,
@@ -164,6 +165,7 @@ pub(crate) enum ControlDone {
     /// The job after the control.
     Job(Arc<Job>),
     JobDeleted,
+    Key(KeyDone),
     /// The queue after the control.
     Queue(QueueInfo),
     QueueDeleted,
@@ -187,6 +189,11 @@ pub(crate) enum Receipt {
     Created {
         /// The created jobs, in the order of the offer.
         jobs: Vec<Arc<Job>>,
+    },
+    /// The offer was accepted, and some of its jobs met unique keys that are held.
+    Met {
+        /// The outcome of each job.
+        jobs: Vec<SubmittedJob>,
     },
     /// A repeat of a request.
     Seen {

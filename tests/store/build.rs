@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jobmill::{
     clock::{ClockReading, Timestamp, Uptime},
     engine::NewJob,
-    job::{Failure, FailureReason, RequestId, RetryPolicy},
+    job::{Failure, FailureReason, OnConflict, RequestId, RetryPolicy, UniqueKey},
     settings::{QueueRetention, QueueSettings, WhenFull},
 };
 
@@ -27,6 +27,22 @@ pub(crate) fn job(queue: &str, kind: &str) -> NewJob {
         extras: None,
         payload: Bytes::new(),
     }
+}
+
+/// Returns a job with a unique key.
+pub(crate) fn keyed(unique: UniqueKey, mut job: NewJob) -> NewJob {
+    let extras = job.extras.get_or_insert_default();
+    if unique.debounce.is_none() {
+        extras.said.start = job.run_time;
+    }
+    extras.unique = Some(Box::new(unique));
+    job
+}
+
+/// Returns a unique key with policies for a holder that waits and for one that has started.
+pub(crate) fn key(text: &str, on_waiting: OnConflict, on_started: OnConflict) -> UniqueKey {
+    let (on_waiting, on_started) = (Some(on_waiting), Some(on_started));
+    UniqueKey { key: text.to_owned(), on_waiting, on_started, ..UniqueKey::default() }
 }
 
 /// Returns an offer under a request id. Equal `said` texts are equal requests.

@@ -13,11 +13,11 @@ use std::{
 use jobmill::{
     clock::Uptime,
     engine::{
-        self, Action, AnswerSink, CallerId, ControlRefusal, DemandBoard, EngineSetup, JobDone, OfferError,
-        QueueCheck, QueueDone, Registered, RemoteChanges, ReplySlot, ReportAnswer, Reporter, Submitted,
-        transition::Refusal,
+        self, Action, AnswerSink, CallerId, ControlRefusal, DemandBoard, EngineSetup, JobDone, KeyDone,
+        OfferError, QueueCheck, QueueDone, Registered, RemoteChanges, ReplySlot, ReportAnswer, Reporter,
+        Submitted, transition::Refusal,
     },
-    job::{AtLeastOne, WorkerProcess},
+    job::{AtLeastOne, SubmitOutcome, WorkerProcess},
     settings::{QueueSettings, SettingsChange, SettingsField},
     shard::{self, Ledger},
     store::{Reader, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
@@ -327,6 +327,7 @@ impl Product {
                 }
                 JobDone { job, .. } => ControlDone::Job(job.expect("a job that was changed is there")),
             }),
+            AskedControl::Key(mut answer) => told(&mut answer).map(ControlDone::Key),
             AskedControl::Delete(mut answer) => told(&mut answer).map(|()| ControlDone::JobDeleted),
             AskedControl::Queue(mut answer) => told(&mut answer).map(|done| match done {
                 QueueDone { is_repeat: true, info } => ControlDone::QueueRepeated(info),
@@ -377,6 +378,7 @@ struct BatchReplies {
 enum AskedControl {
     Job(Answer<JobDone, ControlRefusal>),
     Delete(Answer<(), ControlRefusal>),
+    Key(Answer<KeyDone, ControlRefusal>),
     Queue(Answer<QueueDone, ControlRefusal>),
     DeleteQueue(Answer<(), ControlRefusal>),
     Purge(Answer<u64, ControlRefusal>),
@@ -418,7 +420,7 @@ impl BatchReplies {
     }
 
     fn action(&mut self, control: Control, expected_revision: Option<u64>) -> Action {
-        use AskedControl::{Delete, DeleteQueue, Job, Purge, Queue, Register, Review};
+        use AskedControl::{Delete, DeleteQueue, Job, Key, Purge, Queue, Register, Review};
         match control {
             Control::AtRevision(revision, control) => self.action(*control, Some(revision)),
             Control::Cancel(id) => Action::Cancel { id, expected_revision, ask: self.ask(Job) },
@@ -436,6 +438,9 @@ impl BatchReplies {
             }
             Control::Update(id, update) => {
                 Action::Update { id, expected_revision, update, ask: self.ask(Job) }
+            }
+            Control::ReleaseKey(hash) => {
+                Action::ReleaseKey { hash, key: "key".to_owned(), ask: self.ask(Key) }
             }
             Control::Delete(id) => Action::Delete { id, expected_revision, ask: self.ask(Delete) },
             Control::CreateQueue { name, settings } => {
@@ -472,8 +477,15 @@ fn told<T, E>(answer: &mut Answer<T, E>) -> Result<T, E> {
 
 fn receipt(answer: Result<Submitted, OfferError>) -> Receipt {
     match answer {
-        Ok(Submitted::Created { jobs }) => Receipt::Created { jobs: jobs.into_iter().collect() },
-        Ok(Submitted::Seen { job: Some(first), count, .. }) => Receipt::Seen { first, count },
+        Ok(Submitted::Accepted { jobs }) => {
+            if jobs.iter().any(|one| one.outcome != SubmitOutcome::Created) {
+                return Receipt::Met { jobs: jobs.into_iter().collect() };
+            }
+            Receipt::Created { jobs: jobs.into_iter().map(|one| one.job.expect("a new job")).collect() }
+        }
+        Ok(Submitted::Seen { job: Some(first), ids, .. }) => {
+            Receipt::Seen { first, count: ids.items() as u32 }
+        }
         Ok(Submitted::Seen { job: None, live, .. }) => Receipt::Gone { live },
         Err(OfferError::Full { full, .. }) => Receipt::Full(full),
         Err(OfferError::Refused(refusal)) => Receipt::Refused(refusal),

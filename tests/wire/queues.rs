@@ -257,7 +257,7 @@ fn a_job_that_is_purged_in_the_moment_in_which_it_is_due_is_gone() {
         let jobs = AtLeastOne::one(new_job(Some(due)));
         let offers = vec![Offer::new(None, jobs, CallerId::default(), None, ask)];
         applied(&mut ledger, Batch { offers, claim: true, ..Batch::default() });
-        assert!(matches!(created.try_recv(), Ok(Ok(Submitted::Created { .. }))));
+        assert!(matches!(created.try_recv(), Ok(Ok(Submitted::Accepted { .. }))));
         let (ask, mut purged) = ReplySlot::new(Uptime::MAX);
         let controls = vec![Control::once(Action::Purge { name: QUEUE.to_owned(), ask })];
         let present = ClockReading { wall: due, ..ClockReading::default() };

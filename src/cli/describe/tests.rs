@@ -124,6 +124,7 @@ fn a_waiting_job_tells_all_that_it_waits_for() {
         reason,
         subject: subject.into(),
         until: until.map(|millis| to_wire_timestamp(at(millis))),
+        job_ids: Vec::new(),
     };
     let job = Job {
         spec: Some(JobSpec { priority: None, ..failed_job().spec.unwrap() }),

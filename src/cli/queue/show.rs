@@ -17,7 +17,7 @@ fn count_of(stats: &QueueStats, states: &[JobState]) -> u64 {
 
 /// Returns the number of jobs that a purge would delete.
 pub(super) fn waiting(stats: &QueueStats) -> u64 {
-    count_of(stats, &[JobState::Scheduled, JobState::Queued, JobState::BackingOff])
+    count_of(stats, &[JobState::Scheduled, JobState::Blocked, JobState::Queued, JobState::BackingOff])
 }
 
 /// Formats queues as a table.
@@ -36,7 +36,7 @@ pub(super) fn list(queues: &[Queue], colour: bool) -> String {
             plain(settings.max_jobs.map(|max| max.to_string()).unwrap_or_default()),
             count(&[JobState::Running, JobState::Cancelling]),
             count(&[JobState::Queued]),
-            count(&[JobState::Scheduled, JobState::BackingOff]),
+            count(&[JobState::Scheduled, JobState::Blocked, JobState::BackingOff]),
             count(&[JobState::Failed]),
             plain(age.unwrap_or_default()),
         ]);

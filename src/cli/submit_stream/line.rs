@@ -9,12 +9,15 @@ use base64::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::values;
+use super::super::{
+    unique::{PolicyArg, ScopeArg},
+    values,
+};
 use jobmill::{
     client::{to_wire_duration, to_wire_timestamp},
     clock::Timestamp,
     proto::v1::{
-        JobSpec, Payload, RetryPolicy, SubmitItem,
+        Debounce, JobSpec, OnConflict, Payload, RetryPolicy, SubmitItem, UniqueKey, UniqueScope,
         job_spec::{Deadline, Expiry, Start},
     },
 };
@@ -62,6 +65,8 @@ struct JobLine {
     max_snoozes: Option<Whole>,
     #[serde(alias = "max_process_losses")]
     max_process_losses: Option<Whole>,
+    #[serde(alias = "unique_key")]
+    unique_key: Option<Unique>,
     #[serde(alias = "request_id")]
     request_id: Option<String>,
 }
@@ -90,6 +95,48 @@ struct Retry {
     multiplier: Option<f64>,
     jitter: Option<f64>,
     delays: Option<Vec<Span>>,
+}
+
+/// A unique key. The values of its enums have short forms, as in the options of this program.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
+struct Unique {
+    key: Option<String>,
+    scope: Option<ScopeArg>,
+    #[serde(alias = "on_waiting")]
+    on_waiting: Option<PolicyArg>,
+    #[serde(alias = "on_started")]
+    on_started: Option<PolicyArg>,
+    hold: Option<Span>,
+    debounce: Option<DebounceFields>,
+    throttle: Option<Span>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object")]
+struct DebounceFields {
+    quiet: Option<Span>,
+    #[serde(alias = "max_wait")]
+    max_wait: Option<Span>,
+}
+
+impl Unique {
+    fn to_wire(self) -> UniqueKey {
+        let wire = |span: Option<Span>| span.map(|span| to_wire_duration(span.0));
+        let policy =
+            |policy: Option<PolicyArg>| policy.map_or(OnConflict::Unspecified, PolicyArg::to_wire).into();
+        UniqueKey {
+            key: self.key.unwrap_or_default(),
+            scope: self.scope.map_or(UniqueScope::Unspecified, ScopeArg::to_wire).into(),
+            on_waiting: policy(self.on_waiting),
+            on_started: policy(self.on_started),
+            hold: wire(self.hold),
+            debounce: self
+                .debounce
+                .map(|debounce| Debounce { quiet: wire(debounce.quiet), max_wait: wire(debounce.max_wait) }),
+            throttle: wire(self.throttle),
+        }
+    }
 }
 
 /// Bytes, given in base64.
@@ -217,6 +264,7 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
         deadline,
         max_snoozes: line.max_snoozes.map(|number| number.0),
         max_process_losses: line.max_process_losses.map_or(0, |number| number.0),
+        unique_key: line.unique_key.map(Unique::to_wire),
     };
     Ok(SubmitItem { job: Some(job), request_id: line.request_id.unwrap_or_default() })
 }
@@ -263,7 +311,9 @@ mod tests {
             "retryPolicy": {"initialDelay": "1.5s", "maxDelay": "1m", "multiplier": 3, "jitter": 0, "delays": ["5s", "60s"]},
             "attemptTimeout": "90s", "runTime": "1970-01-01T00:00:02Z",
             "expireTime": "1970-01-01T00:00:03Z", "deadlineTime": "1970-01-01T00:00:04Z", "maxSnoozes": 7,
-            "maxProcessLosses": 2, "requestId": "r"}"#;
+            "maxProcessLosses": 2, "requestId": "r",
+            "uniqueKey": {"key": "u", "scope": "queue", "onWaiting": "ON_CONFLICT_REPLACE", "onStarted": "follow",
+                "hold": "1.5s", "debounce": {"quiet": "90s", "maxWait": "1m"}, "throttle": "1m"}}"#;
         let duration = |millis| Some(to_wire_duration(std::time::Duration::from_millis(millis)));
         let policy = RetryPolicy {
             initial_delay: duration(1_500),
@@ -290,6 +340,15 @@ mod tests {
             deadline: Some(Deadline::DeadlineTime(to_wire_timestamp(Timestamp::from_micros(4_000_000)))),
             max_snoozes: Some(7),
             max_process_losses: 2,
+            unique_key: Some(UniqueKey {
+                key: "u".into(),
+                scope: UniqueScope::Queue.into(),
+                on_waiting: OnConflict::Replace.into(),
+                on_started: OnConflict::Follow.into(),
+                hold: duration(1_500),
+                debounce: Some(Debounce { quiet: duration(90_000), max_wait: duration(60_000) }),
+                throttle: duration(60_000),
+            }),
         };
         assert_eq!(item(line), SubmitItem { job: Some(job), request_id: "r".into() });
         let relative =

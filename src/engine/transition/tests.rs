@@ -50,10 +50,11 @@ fn failure(retryable: bool) -> Arc<Failure> {
     Arc::new(Failure { retryable, ..Failure::clone(&lost("gone")) })
 }
 
-fn states() -> [(&'static str, State); 11] {
+fn states() -> [(&'static str, State); 12] {
     [
         ("SCHEDULED", State::Scheduled { due: LATER }),
         ("SCHEDULED, due", State::Scheduled { due: NOW }),
+        ("BLOCKED", State::Blocked { due: NOW }),
         ("QUEUED", State::Queued { order: Position(40) }),
         ("RUNNING", State::Running { lease: LEASE }),
         ("BACKING_OFF", State::BackingOff { due: LATER }),
@@ -86,10 +87,11 @@ fn events(lease: LeaseToken) -> [(&'static str, Event); 12] {
 
 /// The next state for each state and event: `-` if the state forbids the event, `lost` if the lease does not match.
 #[rustfmt::skip]
-const TABLE: [(&str, [&str; 12]); 11] = [
+const TABLE: [(&str, [&str; 12]); 12] = [
     //                     due       start      progress      succeed      fail           for good     release      later        snooze        cancel        retry     lapse
     ("SCHEDULED",        ["-", "-", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "CANCELLED", "QUEUED", "-"]),
     ("SCHEDULED, due",   ["QUEUED", "RUNNING", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "CANCELLED", "QUEUED", "-"]),
+    ("BLOCKED",          ["-", "-", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "CANCELLED", "-", "-"]),
     ("QUEUED",           ["-", "RUNNING", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "CANCELLED", "-", "-"]),
     ("RUNNING",          ["-", "-", "RUNNING", "SUCCEEDED", "BACKING_OFF", "FAILED", "QUEUED", "BACKING_OFF", "BACKING_OFF", "CANCELLING", "-", "-"]),
     ("BACKING_OFF",      ["-", "-", "lost", "lost", "lost", "lost", "lost", "lost", "lost", "CANCELLED", "QUEUED", "-"]),
@@ -119,7 +121,7 @@ fn assert_sound(before: &Job, event: &Event, after: &Job) {
         State::Running { lease } if started => assert_eq!(lease, LeaseToken::from_raw(8)),
         State::Running { lease } | State::Cancelling { lease } => assert_eq!(lease, LEASE),
         State::BackingOff { due } => assert_eq!(due, NOW.after(Duration::from_secs(2))),
-        State::Scheduled { .. } => panic!("nothing schedules a job that is there"),
+        State::Scheduled { .. } | State::Blocked { .. } => panic!("nothing puts off a job that is there"),
         State::Succeeded | State::Failed | State::Cancelled | State::Expired => {}
     }
     assert_eq!(after.started, if started { Some(NOW) } else { before.started.filter(|_| !released) });
@@ -279,11 +281,80 @@ fn only_what_waits_for_its_first_attempt_expires_and_only_in_time() {
     };
     for (name, state) in states() {
         let waits =
-            matches!(state, State::Scheduled { .. } | State::Queued { .. } | State::BackingOff { .. });
+            matches!(state.name(), StateName::Scheduled | StateName::Blocked | StateName::Queued | StateName::BackingOff);
         let expected = if waits { Ok(State::Expired) } else { Err(Refusal::WrongState(state.name())) };
         let of = |job: &Job| transition(job, &Event::Lapse, MOMENT).map(|changed| changed.job.state);
         assert_eq!(of(&with(state, 0, NOW)), expected, "{name}");
         assert!(of(&with(state, 0, LATER)).is_err(), "{name}: its time is not over");
         assert!(of(&with(state, 1, NOW)).is_err(), "{name}: an attempt has started");
+    }
+}
+
+fn update(job: &Job, start: Option<Option<Timestamp>>) -> Result<Job, Refusal> {
+    let spec = Arc::new(Spec { priority: 9, ..Spec::clone(&job.spec) });
+    let event = Event::Update { spec, start, replaces: true };
+    transition(job, &event, MOMENT).map(|changed| changed.job)
+}
+
+#[test]
+fn only_what_waits_and_has_never_started_gets_new_input() {
+    for (name, state) in states() {
+        let waits = matches!(
+            state.name(),
+            StateName::Scheduled | StateName::Blocked | StateName::Queued | StateName::BackingOff
+        );
+        let new = Job { attempt: 0, ..job(state) };
+        match update(&new, None) {
+            Ok(after) => {
+                assert!(waits, "{name}");
+                assert_eq!((after.state, after.spec.priority), (state, 9), "{name}: it keeps its place");
+                assert_eq!((after.revision, after.position), (new.revision + 1, MOMENT.position));
+                assert_eq!(after.rare().replaced, 1);
+            }
+            Err(refusal) => assert_eq!((refusal, waits), (Refusal::WrongState(state.name()), false), "{name}"),
+        }
+        assert!(update(&job(state), None).is_err(), "{name}: an attempt has started");
+    }
+}
+
+#[test]
+fn another_start_moves_a_job_only_as_far_as_it_must() {
+    let (queued, at_once) = (State::Queued { order: Position(40) }, State::Queued { order: MOMENT.position });
+    let scheduled = |due| State::Scheduled { due };
+    let blocked = |due| State::Blocked { due };
+    let backing_off = State::BackingOff { due: LATER };
+    for (state, start, expected) in [
+        (queued, None, queued),
+        (queued, Some(EARLIER), queued),
+        (queued, Some(LATER), scheduled(LATER)),
+        (scheduled(LATER), None, at_once),
+        (scheduled(LATER), Some(NOW), at_once),
+        (scheduled(NOW), Some(LATER), scheduled(LATER)),
+        (blocked(LATER), None, blocked(NOW)),
+        (blocked(NOW), Some(LATER), blocked(LATER)),
+        (backing_off, None, backing_off),
+        (backing_off, Some(LATER), scheduled(LATER)),
+    ] {
+        let new = Job { attempt: 0, ..job(state) };
+        assert_eq!(update(&new, Some(start)).unwrap().state, expected, "{state:?} {start:?}");
+    }
+}
+
+#[test]
+fn a_blocked_job_waits_for_the_later_of_two_times_once_the_holder_has_ended() {
+    let unblocked = |state, not_before| {
+        transition(&job(state), &Event::Unblock { not_before }, MOMENT).map(|changed| changed.job.state)
+    };
+    let at_once = State::Queued { order: MOMENT.position };
+    for (due, not_before, expected) in [
+        (EARLIER, None, at_once),
+        (NOW, Some(EARLIER), at_once),
+        (LATER, None, State::Scheduled { due: LATER }),
+        (EARLIER, Some(LATER), State::Scheduled { due: LATER }),
+    ] {
+        assert_eq!(unblocked(State::Blocked { due }, not_before), Ok(expected));
+    }
+    for (name, state) in states().into_iter().filter(|(name, _)| *name != "BLOCKED") {
+        assert_eq!(unblocked(state, None), Err(Refusal::WrongState(state.name())), "{name}");
     }
 }

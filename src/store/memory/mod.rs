@@ -3,7 +3,7 @@
 mod reader;
 mod tables;
 
-use std::{ops::Bound, sync::Arc, time::Duration};
+use std::{collections::HashMap, ops::Bound, sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
 use reader::{MemoryReader, tallies};
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::StoreTime,
-    job::{Identity, Incarnation, Job, JobId, LeaseOwner, LeaseToken, Position},
+    job::{Identity, Incarnation, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Position},
 };
 
 /// A store in memory.
@@ -101,7 +101,7 @@ impl Store for MemoryStore {
 
     fn fetch(&mut self, wants: &ReadSet) -> Result<ReadResults, StoreError> {
         let fetch = Fetch { tables: &self.tables.read(), names: &self.names };
-        Ok(ReadResults {
+        let mut found = ReadResults {
             set_aside: None,
             jobs: wants.jobs.iter().filter_map(|id| Some((*id, fetch.job(*id)?))).collect(),
             requests: wants.requests.iter().filter_map(|key| Some((*key, fetch.request(key)?))).collect(),
@@ -113,7 +113,11 @@ impl Store for MemoryStore {
             feed: wants.feed.iter().map(|want| (want.keep, fetch.feed(want))).collect(),
             tombstones: fetch.tombstones(wants.tombstones),
             bare_requests: fetch.tables.requests_gone.iter().take(wants.bare_requests).copied().collect(),
-        })
+            held_keys: fetch.held_keys(wants.held_keys),
+            keys: HashMap::new(),
+        };
+        fetch.keys(&wants.keys, &mut found);
+        Ok(found)
     }
 
     fn write(&mut self, writes: &WriteSet) -> Result<Committed, StoreError> {
@@ -142,7 +146,25 @@ impl Fetch<'_> {
 
     fn request(&self, key: &[u8; 16]) -> Option<StoredRequest> {
         let (row, _) = self.tables.requests.get(key)?;
-        Some(StoredRequest { row: *row, job: row.answer.job().and_then(|id| self.job(id)) })
+        Some(StoredRequest { row: row.clone(), job: row.job().and_then(|id| self.job(id)) })
+    }
+
+    /// Reads unique keys, and those of all jobs that were found.
+    fn keys(&self, wanted: &[KeyHash], found: &mut ReadResults) {
+        for hash in found.key_hashes(wanted) {
+            let row = self.tables.keys.get(&hash).cloned();
+            for id in row.iter().flat_map(|row| [Some(row.holder), row.successor]).flatten() {
+                if let Some(job) = self.job(id) {
+                    found.jobs.entry(id).or_insert(job);
+                }
+            }
+            found.keys.insert(hash, row);
+        }
+    }
+
+    fn held_keys(&self, limit: usize) -> Vec<(StoreTime, KeyHash, KeyRow)> {
+        let held = self.tables.held_keys.iter().take(limit);
+        held.filter_map(|(until, hash)| Some((*until, *hash, self.tables.keys.get(hash)?.clone()))).collect()
     }
 
     fn reported<'w>(
@@ -310,8 +332,17 @@ fn write_beside_jobs(tables: &mut Tables, writes: &WriteSet) {
         tables.queues.insert(queue.name.number, (queue.clone(), *deleted));
     }
     for (key, row, gone) in &writes.requests {
-        tables.requests.insert(*key, (*row, *gone));
+        tables.requests.insert(*key, (row.clone(), *gone));
         tables.requests_gone.extend(gone.map(|gone| (gone, *key)));
+    }
+    for (hash, row) in &writes.keys {
+        if let Some(KeyRow { until: Some(until), .. }) = tables.keys.remove(hash) {
+            tables.held_keys.remove(&(until, *hash));
+        }
+        if let Some(row) = row {
+            tables.held_keys.extend(row.until.map(|until| (until, *hash)));
+            tables.keys.insert(*hash, row.clone());
+        }
     }
     for (key, count, now) in &writes.lost_jobs {
         if let Some((row, gone)) = tables.requests.get_mut(key) {

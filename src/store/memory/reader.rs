@@ -8,12 +8,12 @@ use parking_lot::RwLock;
 use super::tables::{StoredJob, Tables};
 use crate::{
     clock::Timestamp,
-    job::{StoredCheckpoint, 
+    job::{StoredCheckpoint, KeyHash, KeyRow, 
         AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
     settings::QueueInfo,
     store::{
-        Names, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob, named, sets::WaitingLine,
+        HeldKey, Names, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob, named, sets::WaitingLine,
     },
 };
 
@@ -24,6 +24,11 @@ pub(super) struct MemoryReader {
 }
 
 impl MemoryReader {
+    fn held_key(&self, tables: &Tables, row: &KeyRow) -> HeldKey {
+        let holder = tables.jobs.get(&row.holder).map(|kept| &*kept.job);
+        HeldKey::of(row.clone(), holder, &self.names)
+    }
+
     fn job_of(&self, kept: &StoredJob) -> Job {
         Arc::unwrap_or_clone(kept.shown(&self.names))
     }
@@ -83,6 +88,18 @@ impl Reader for MemoryReader {
 
     fn payload(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {
         Ok(self.tables.read().jobs.get(&id).map(|kept| kept.payload.clone()))
+    }
+
+    fn unique_key(&self, hash: KeyHash) -> Result<Option<HeldKey>, StoreError> {
+        let tables = self.tables.read();
+        Ok(tables.keys.get(&hash).map(|row| self.held_key(&tables, row)))
+    }
+
+    fn unique_keys(&self, after: Option<KeyHash>, limit: usize) -> Result<Vec<(KeyHash, HeldKey)>, StoreError> {
+        let tables = self.tables.read();
+        let from = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let rows = tables.keys.range(from).take(limit);
+        Ok(rows.map(|(hash, row)| (*hash, self.held_key(&tables, row))).collect())
     }
 
     fn scan(&self, filter: &JobFilter, scan: Scan) -> Result<Page, StoreError> {

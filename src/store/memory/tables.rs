@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{AttemptRecord, StoredCheckpoint, Job, JobId, Position, State, StateName, Tombstone, WorkerRow},
+    job::{AttemptRecord, StoredCheckpoint, Job, JobId, KeyHash, KeyRow, Position, State, StateName, Tombstone, WorkerRow},
     settings::{QueueInfo, Retention},
     store::{
         ClockStep, Names,
@@ -27,6 +27,8 @@ pub(super) struct Tables {
     pub(super) expiring: BTreeSet<(Timestamp, JobId)>,
     pub(super) requests: HashMap<[u8; 16], (RequestRow, Option<StoreTime>)>,
     pub(super) requests_gone: BTreeSet<(StoreTime, [u8; 16])>,
+    pub(super) keys: BTreeMap<KeyHash, KeyRow>,
+    pub(super) held_keys: BTreeSet<(StoreTime, KeyHash)>,
     pub(super) tombstones: BTreeMap<Position, Tombstone>,
     pub(super) tallies: HashMap<(u32, u32, StateName), (i64, i64)>,
     pub(super) queues: BTreeMap<u32, (QueueInfo, bool)>,
@@ -127,6 +129,7 @@ fn sort_key_of(job: &Job, backoff: Option<StoreTime>) -> Option<(WaitingLine, So
             Some((WaitingLine::Ready(job.spec.kind.number), place))
         }
         State::Scheduled { due } => Some((WaitingLine::Scheduled, timed(due.as_micros()))),
+        State::Blocked { due } => Some((WaitingLine::Blocked, timed(due.as_micros()))),
         State::BackingOff { .. } => Some((WaitingLine::BackingOff, timed(backoff?.as_micros()))),
         State::Running { .. }
         | State::Cancelling { .. }

@@ -6,6 +6,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, para
 
 use super::{
     decode::{Decoder, Table, set_aside},
+    keys::read_found,
     load::{read_one_job, recount},
     row::{bytes, column, select_job, select_job_and_payload},
 };
@@ -73,6 +74,8 @@ impl Fetch<'_> {
         }
         found.tombstones = self.tombstones(wants.tombstones)?;
         found.bare_requests = self.bare_requests(wants.bare_requests)?;
+        found.held_keys = self.held_keys(wants.held_keys)?;
+        self.keys(&wants.keys, &mut found)?;
         Ok(found)
     }
 
@@ -92,7 +95,7 @@ impl Fetch<'_> {
     }
 
     /// Reads a job. Returns `None` for a row that can't be read, which is noted.
-    fn job(&self, id: JobId) -> Result<Option<Arc<Job>>, StoreError> {
+    pub(super) fn job(&self, id: JobId) -> Result<Option<Arc<Job>>, StoreError> {
         match read_one_job(self.connection, self.decoder, id) {
             Err(StoreError::Unreadable { .. }) => Ok(None),
             read => Ok(read?.map(Arc::new)),
@@ -101,18 +104,18 @@ impl Fetch<'_> {
 
     fn request(&self, key: &RequestKey) -> Result<Option<StoredRequest>, StoreError> {
         let row = self
-            .sql("SELECT digest, answer, first, count, live, value FROM request WHERE key = ?1")?
+            .sql("SELECT digest, answer, first, count, live, value, found FROM request WHERE key = ?1")?
             .query_row([&key[..]], |row| {
                 // No request has this digest. A repeat of a request whose row can't be read is therefore refused as a
                 // different request, and creates nothing.
                 Ok(read_request(row).unwrap_or_else(|error| {
                     tracing::error!(%error, "the row of a request id can't be read");
-                    RequestRow { digest: [0; 16], answer: RequestOutcome::Done { queue: 0 } }
+                    RequestRow { digest: [0; 16], answer: RequestOutcome::Done { queue: 0 }, found: None }
                 }))
             })
             .optional()?;
         let Some(row) = row else { return Ok(None) };
-        let job = match row.answer.job() {
+        let job = match row.job() {
             Some(id) => self.job(id)?,
             None => None,
         };
@@ -245,15 +248,15 @@ impl Fetch<'_> {
         let mut page = LinePage { limit, ..LinePage::default() };
         let (sql, kind) = match line {
             // The first condition is that of the index.
-            WaitingLine::Scheduled | WaitingLine::BackingOff => (
+            WaitingLine::Scheduled | WaitingLine::BackingOff | WaitingLine::Blocked => (
                 select_job!(
-                    "WHERE state IN (1, 5) AND state = ?2 AND queue = ?1 AND (detail, id) > (?4, ?5) AND ?3 = ?3 \
+                    "WHERE state IN (1, 2, 5) AND state = ?2 AND queue = ?1 AND (detail, id) > (?4, ?5) AND ?3 = ?3 \
                      ORDER BY detail, id LIMIT ?6"
                 ),
-                if line == WaitingLine::Scheduled {
-                    StateName::Scheduled as u32
-                } else {
-                    StateName::BackingOff as u32
+                match line {
+                    WaitingLine::Scheduled => StateName::Scheduled as u32,
+                    WaitingLine::Blocked => StateName::Blocked as u32,
+                    WaitingLine::BackingOff | WaitingLine::Ready(_) => StateName::BackingOff as u32,
                 },
             ),
             WaitingLine::Ready(kind) => (
@@ -379,5 +382,6 @@ fn read_request(row: &Row<'_>) -> Result<RequestRow, StoreError> {
         answer::PURGE => RequestOutcome::Purge { queue: row.get("first")?, deleted: row.get("value")? },
         other => return Err(StoreError::Corrupt(format!("a request has the unknown answer {other}"))),
     };
-    Ok(RequestRow { digest: row.get("digest")?, answer })
+    let found = row.get_ref("found")?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+    Ok(RequestRow { digest: row.get("digest")?, answer, found: found.map(read_found) })
 }

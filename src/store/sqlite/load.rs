@@ -50,7 +50,8 @@ fn read_first_times(
     let waits = |state| match state {
         StateName::Scheduled => Some(WaitingLine::Scheduled),
         StateName::BackingOff => Some(WaitingLine::BackingOff),
-        StateName::Queued
+        StateName::Blocked
+        | StateName::Queued
         | StateName::Running
         | StateName::Cancelling
         | StateName::Succeeded
@@ -66,7 +67,7 @@ fn read_first_times(
     for (queue, line, state) in lines {
         let first = connection
             .prepare_cached(
-                "SELECT detail FROM job WHERE state IN (1, 5) AND state = ?1 AND queue = ?2 ORDER BY detail LIMIT 1",
+                "SELECT detail FROM job WHERE state IN (1, 2, 5) AND state = ?1 AND queue = ?2 ORDER BY detail LIMIT 1",
             )?
             .query_row(params![state, queue], |row| row.get::<_, Option<i64>>("detail"))
             .optional()?;

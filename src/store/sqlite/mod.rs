@@ -11,6 +11,7 @@ mod disk;
 mod error;
 mod fetch;
 mod files;
+mod keys;
 mod load;
 mod mark;
 mod reader;

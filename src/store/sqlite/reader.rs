@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use super::{
     Options,
     decode::{Decoder, reason},
+    keys::{key, keys_after},
     load::{read_one_job, read_queues, read_tallies},
     log_of, open_connection,
     row::{bytes, column, read_json, read_tombstone, select_job},
@@ -20,11 +21,11 @@ use super::{
 use crate::{
     clock::Timestamp,
     job::{
-        StoredCheckpoint, LeaseToken, Output,
+        StoredCheckpoint, LeaseToken, Output, KeyHash, KeyRow,
         AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
     settings::QueueInfo,
-    store::{Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob},
+    store::{HeldKey, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob},
 };
 
 /// Maximum number of read connections.
@@ -74,6 +75,14 @@ impl SqliteReader {
         let value = read(&transaction)?;
         transaction.finish()?;
         Ok(value)
+    }
+
+    fn held_key(&self, connection: &Connection, row: KeyRow) -> Result<HeldKey, StoreError> {
+        let holder = match read_one_job(connection, &self.decoder, row.holder) {
+            Err(StoreError::Unreadable { .. }) => None,
+            read => read?,
+        };
+        Ok(HeldKey::of(row, holder.as_ref(), &self.decoder.names))
     }
 
     /// Reads a job. A row that can't be read, or has been set aside because it could not be, is an error.
@@ -163,6 +172,20 @@ impl Reader for SqliteReader {
 
     fn checkpoint(&self, id: JobId) -> Result<Option<StoredCheckpoint>, StoreError> {
         self.read(|connection| read_checkpoint(connection, id))
+    }
+
+    fn unique_key(&self, hash: KeyHash) -> Result<Option<HeldKey>, StoreError> {
+        self.read(|connection| {
+            let row = key(connection, hash)?;
+            row.map(|row| self.held_key(connection, row)).transpose()
+        })
+    }
+
+    fn unique_keys(&self, after: Option<KeyHash>, limit: usize) -> Result<Vec<(KeyHash, HeldKey)>, StoreError> {
+        self.read(|connection| {
+            let rows = keys_after(connection, after, limit)?;
+            rows.into_iter().map(|(hash, row)| Ok((hash, self.held_key(connection, row)?))).collect()
+        })
     }
 
     fn scan(&self, filter: &JobFilter, scan: Scan) -> Result<Page, StoreError> {

@@ -213,6 +213,7 @@ fn state_of(id: JobId, state: i64, detail: Option<i64>, names: &Names) -> Result
         Some(StateName::Scheduled) => {
             State::Scheduled { due: Timestamp::from_micros(detail_of("due time")?) }
         }
+        Some(StateName::Blocked) => State::Blocked { due: Timestamp::from_micros(detail_of("earliest start")?) },
         Some(StateName::Queued) => State::Queued { order: Position(detail_of("place in line")?) },
         Some(StateName::Running) => State::Running { lease: LeaseToken::from_raw(detail_of("lease")?) },
         Some(StateName::BackingOff) => {
@@ -231,7 +232,7 @@ fn state_of(id: JobId, state: i64, detail: Option<i64>, names: &Names) -> Result
 /// Returns the data of a state as a number, for the column `detail`.
 pub(super) fn detail_of(state: State, names: &Names) -> Option<i64> {
     match state {
-        State::Scheduled { due } => Some(due.as_micros()),
+        State::Scheduled { due } | State::Blocked { due } => Some(due.as_micros()),
         State::BackingOff { due } => Some(names.steps.backoff_of_wall(due).as_micros()),
         State::Queued { order } => Some(order.0),
         State::Running { lease } | State::Cancelling { lease } => Some(lease.as_i64()),

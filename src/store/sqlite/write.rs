@@ -7,6 +7,7 @@ use rusqlite::{CachedStatement, Connection, params};
 
 use super::{
     fetch::answer,
+    keys::found_bytes,
     load::{micros, micros_of, write_counters, write_queue, write_steps},
     row::{INLINE_PAYLOAD_MAX_BYTES, detail_of, job_columns, json},
 };
@@ -29,6 +30,7 @@ impl Write<'_> {
     pub(super) fn all(&self, writes: &WriteSet) -> Result<(), StoreError> {
         self.names_and_queues(writes)?;
         self.requests(writes)?;
+        self.keys(writes)?;
         for (job, payload) in &writes.new_jobs {
             self.new_job(job, payload)?;
         }
@@ -63,7 +65,7 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn sql(&self, sql: &str) -> Result<CachedStatement<'_>, StoreError> {
+    pub(super) fn sql(&self, sql: &str) -> Result<CachedStatement<'_>, StoreError> {
         Ok(self.connection.prepare_cached(sql)?)
     }
 
@@ -124,8 +126,8 @@ impl Write<'_> {
                 RequestOutcome::Purge { queue, deleted } => (answer::PURGE, i64::from(queue), 0, 0, deleted),
             };
             self.sql(
-                "INSERT INTO request (key, digest, answer, first, count, live, value, gone) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT INTO request (key, digest, answer, first, count, live, value, gone, found) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?
             .execute(params![
                 &key[..],
@@ -136,6 +138,7 @@ impl Write<'_> {
                 live,
                 value.map(|value| value as i64),
                 gone.map(|gone| gone.as_micros()),
+                row.found.as_deref().map(found_bytes),
             ])?;
         }
         for (key, count, gone) in &writes.lost_jobs {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use jobmill::{
     engine::{ControlRefusal, NewJob, ReportBody},
-    job::{Change, Job, JobId, StateName},
+    job::{Change, Job, JobId, OnConflict, StateName},
 };
 
 use crate::store::{
     batch::Control,
     batch::ControlDone,
-    build::{at, job, settings},
+    build::{at, job, key, keyed, settings},
     rig::{Rig, failed, lease, returned, succeeded},
 };
 
@@ -51,6 +51,9 @@ fn one_of_each(rig: &mut Rig) -> Vec<(StateName, JobId)> {
     rig.queue("still", 0);
     rig.queue("live", 10);
     let scheduled = rig.submit(NewJob { run_time: Some(at(3_600).into()), ..job("still", Rig::KIND) });
+    let unique = || key("a", OnConflict::Follow, OnConflict::Follow);
+    rig.submit(keyed(unique(), job("still", Rig::KIND)));
+    let blocked = rig.submit(keyed(unique(), job("still", Rig::KIND)));
     let queued = rig.submit(job("still", Rig::KIND));
     let running = rig.submit_all(vec![job("live", Rig::KIND); 6]);
     rig.report(&running[1], failed(true, "")).unwrap();
@@ -60,7 +63,7 @@ fn one_of_each(rig: &mut Rig) -> Vec<(StateName, JobId)> {
     rig.control(Control::Cancel(running[5].id)).unwrap();
     rig.report(&running[5], failed(false, "")).unwrap();
     let expired = rig.submit(NewJob { expires: Some(rig.now.into()), ..job("still", Rig::KIND) });
-    let ids = [&scheduled, &queued].into_iter().chain(&running).chain([&expired]).map(|job| job.id);
+    let ids = [&scheduled, &blocked, &queued].into_iter().chain(&running).chain([&expired]).map(|job| job.id);
     let all: Vec<_> = StateName::ALL.into_iter().zip(ids).collect();
     for (state, id) in &all {
         assert_eq!(rig.state(*id), *state);
@@ -70,7 +73,10 @@ fn one_of_each(rig: &mut Rig) -> Vec<(StateName, JobId)> {
 
 fn a_waiting_job_is_cancelled_at_once(rig: &mut Rig) {
     for (state, id) in one_of_each(rig) {
-        if matches!(state, StateName::Scheduled | StateName::Queued | StateName::BackingOff) {
+        if matches!(
+            state,
+            StateName::Scheduled | StateName::Blocked | StateName::Queued | StateName::BackingOff
+        ) {
             let cancelled = done(rig.control(Control::Cancel(id)));
             assert_eq!((cancelled.state.name(), cancelled.ended), (StateName::Cancelled, Some(rig.now)));
             assert_eq!(rig.job(id), *cancelled);
@@ -117,7 +123,11 @@ fn cancelling_twice_is_fine_and_an_ended_job_stays_ended(rig: &mut Rig) {
             StateName::Succeeded | StateName::Failed | StateName::Expired => {
                 assert_eq!(refused(rig.control(Control::Cancel(id))), state);
             }
-            StateName::Scheduled | StateName::Queued | StateName::Running | StateName::BackingOff => continue,
+            StateName::Scheduled
+            | StateName::Blocked
+            | StateName::Queued
+            | StateName::Running
+            | StateName::BackingOff => continue,
         }
         assert_eq!((rig.job(id), rig.end()), (before, end), "nothing changed");
     }
@@ -155,7 +165,11 @@ fn a_retry_of_what_runs_or_succeeded_is_refused(rig: &mut Rig) {
     for (state, id) in one_of_each(rig) {
         if matches!(
             state,
-            StateName::Queued | StateName::Running | StateName::Cancelling | StateName::Succeeded
+            StateName::Blocked
+                | StateName::Queued
+                | StateName::Running
+                | StateName::Cancelling
+                | StateName::Succeeded
         ) {
             let before = rig.job(id);
             assert_eq!(refused(rig.control(retry(id))), state);

@@ -5,10 +5,12 @@ use std::{sync::Arc, time::Duration};
 use jobmill::{
     clock::{ClockReading, Timestamp},
     engine::{NewJob, ReportBody},
-    job::{Checkpoint, Extras, JobId, LeaseToken, Output, Progress, RequestId, When},
+    job::{Checkpoint, Debounce, Extras, JobId, LeaseToken, Output, Progress, RequestId, UniqueKey, When},
 };
 
-use super::program::{AttemptReport, KINDS, Plan, QUEUES, RequestPlan, RequestedControl};
+use super::program::{
+    AttemptReport, KINDS, KeyTime, Plan, QUEUES, RequestPlan, RequestedControl, UniquePlan,
+};
 use crate::store::{
     batch::Control,
     batch::{Batch, Offer, Report, WorkerReport},
@@ -124,7 +126,7 @@ fn id_of(asked: RequestPlan) -> String {
 
 fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
     let at = |millis| When::At(Timestamp::from_micros(now.as_micros() + millis * 1_000));
-    NewJob {
+    let new = NewJob {
         priority: plan.priority,
         max_attempts: plan.max_attempts,
         expires: plan.expires_in_millis.map(at),
@@ -133,6 +135,24 @@ fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
         extras: limits(plan),
         payload: vec![7; plan.payload_bytes].into(),
         ..build::job(QUEUES[plan.queue], KINDS[plan.kind])
+    };
+    match plan.unique {
+        Some(unique) => build::keyed(unique_key(unique), new),
+        None => new,
+    }
+}
+
+fn unique_key(plan: UniquePlan) -> UniqueKey {
+    let unique = build::key(&format!("key {}", plan.key), plan.on_waiting, plan.on_started);
+    let unique = UniqueKey { scope: Some(plan.scope), ..unique };
+    match plan.time {
+        KeyTime::None => unique,
+        KeyTime::Hold(millis) => UniqueKey { hold: Some(Duration::from_millis(millis)), ..unique },
+        KeyTime::Throttle(millis) => UniqueKey { throttle: Some(Duration::from_millis(millis)), ..unique },
+        KeyTime::Debounce(millis) => {
+            let debounce = Debounce { quiet: Duration::from_millis(millis), max_wait: None };
+            UniqueKey { debounce: Some(debounce), ..unique }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use jobmill::{
     clock::Timestamp,
-    job::{Change, Job, JobId, LeaseToken, Position, RequestId, State, StateName},
+    job::{Change, Job, JobId, KeyHash, LeaseToken, Position, RequestId, State, StateName},
     settings::QueueSettings,
 };
 
@@ -55,6 +55,10 @@ pub(crate) struct Known {
     pub(crate) deadline: Option<Timestamp>,
     pub(crate) max_attempts: u32,
     bytes: u64,
+    /// Its unique key.
+    pub(super) key: Option<KeyHash>,
+    /// Number of submissions whose input it took over.
+    replaced: u32,
     pub(crate) expires: Option<Timestamp>,
     /// The moment of its last change.
     pub(crate) since: TimePoint,
@@ -223,7 +227,8 @@ impl Ledger {
                 }
                 (Control::Purge { name }, Ok(ControlDone::PurgeBegun(number))) => {
                     let waiting = self.jobs.iter().filter(|(_, job)| {
-                        let ready = job.state.name() == StateName::Queued || job.state.due().is_some();
+                        let ready = matches!(job.state.name(), StateName::Queued | StateName::Blocked)
+                            || job.state.due().is_some();
                         job.queue == *name && ready
                     });
                     let last = self.ever.last().copied();
@@ -265,7 +270,24 @@ impl Ledger {
         promise!(before == was, "{id} was {was:?}, not {before:?}");
         let retried = causes.retried.contains(&id);
         let (old, new) = (was, job.state.name());
-        promise!(may_become(old, new, retried), "{id} went from {old:?} to {new}");
+        let replaced = job.rare().replaced - known.as_ref().map_or(0, |known| known.replaced);
+        promise!(known.is_none() || replaced <= 1, "{id} took over {replaced} inputs in one change");
+        let replaced = known.is_some() && replaced == 1;
+        let is_same = known.as_ref().is_none_or(|known| {
+            (&*known.queue, &*known.kind, known.key)
+                == (job.spec.queue.as_str(), job.spec.kind.as_str(), job.spec.key_hash())
+        });
+        promise!(is_same, "{id} has another queue, kind or key: {job:?}");
+        let same_words = known.as_ref().is_none_or(|known| {
+            (known.priority, known.bytes, known.expires)
+                == (job.spec.priority, job.spec.bytes, job.spec.expires)
+        });
+        promise!(same_words || replaced, "the words of {id} changed by nothing: {job:?}");
+        promise!(
+            !replaced || known.as_ref().is_some_and(|known| known.starts == 0),
+            "{id} had started: {job:?}"
+        );
+        promise!(may_become(old, new, retried, replaced), "{id} went from {old:?} to {new}");
         if known.is_none() {
             promise!(self.ever.last().is_none_or(|last| *last < id), "{id} is not the newest id");
             self.ever.push(id);
@@ -278,6 +300,7 @@ impl Ledger {
         if let Some(known) = &known
             && matches!(new, StateName::Queued | StateName::Running)
             && !retried
+            && !replaced
         {
             self.check_not_early(known, now)?;
         }
@@ -317,6 +340,8 @@ impl Ledger {
             forgiven: known.as_ref().map_or(0, |known| known.forgiven),
             max_attempts: job.max_attempts,
             bytes: job.spec.bytes,
+            key: job.spec.key_hash(),
+            replaced: job.rare().replaced,
             expires: job.spec.expires,
             since: self.times.time_point(),
             delay: backoff_of(job),
@@ -513,13 +538,17 @@ pub(crate) fn kept(state: StateName) -> Duration {
 }
 
 /// Returns whether a job may go from one state to another in one step.
-fn may_become(old: Option<StateName>, new: StateName, retried: bool) -> bool {
+fn may_become(old: Option<StateName>, new: StateName, retried: bool, replaced: bool) -> bool {
     use StateName::{
-        BackingOff, Cancelled, Cancelling, Expired, Failed, Queued, Running, Scheduled, Succeeded,
+        BackingOff, Blocked, Cancelled, Cancelling, Expired, Failed, Queued, Running, Scheduled, Succeeded,
     };
     let allowed: &[StateName] = match old {
-        None => &[Scheduled, Queued, Running, Expired, Failed],
+        None => &[Scheduled, Blocked, Queued, Running, Expired, Failed],
+        Some(Scheduled | Queued | Blocked | BackingOff) if replaced => {
+            &[Scheduled, Blocked, Queued, BackingOff]
+        }
         Some(Scheduled) => &[Queued, Running, Cancelled, Expired, Failed],
+        Some(Blocked) => &[Scheduled, Queued, Cancelled, Expired, Failed],
         Some(BackingOff) => &[Queued, Running, Cancelled, Expired, Failed],
         Some(Queued) => &[Running, Cancelled, Expired, Failed],
         Some(Running) => &[Running, Succeeded, BackingOff, Failed, Queued, Cancelling],

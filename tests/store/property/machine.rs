@@ -329,6 +329,7 @@ fn everything(reader: &dyn Reader) -> Result<Vec<String>, StoreError> {
         all.push(format!("{whole:?}"));
     }
     all.push(format!("{:?}", reader.tallies()?));
+    all.extend(reader.unique_keys(None, i64::MAX as usize)?.iter().map(|key| format!("{key:?}")));
     let queues = reader.queues()?;
     for queue in &queues {
         all.push(format!("{queue:?} {:?}", reader.oldest_ready(&queue.name)?));

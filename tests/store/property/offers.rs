@@ -1,6 +1,9 @@
 //! Offers: which are created, and what their repeats are answered.
 
-use jobmill::{engine::OfferRefusal, job::JobId};
+use jobmill::{
+    engine::OfferRefusal,
+    job::{JobId, SubmitOutcome},
+};
 
 use super::{
     batch::Gathered,
@@ -23,6 +26,29 @@ impl Ledger {
                         promise!(kept, "{} was acknowledged and is not in the feed", job.id);
                     }
                     let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
+                    let twice = known.is_some_and(|(_, ids)| alive(&ids));
+                    promise!(!twice, "a request was done twice: {ids:?}");
+                    if let Some(request) = offered.request {
+                        self.requests.insert(request.key, (request, ids));
+                    }
+                }
+                Receipt::Met { jobs } => {
+                    promise!(jobs.len() == offered.jobs.len(), "an offer was created in part");
+                    for (one, new) in jobs.iter().zip(&offered.jobs) {
+                        let created = one.outcome == SubmitOutcome::Created;
+                        let known = self.jobs.get(&one.id).filter(|known| known.key == new.key_hash());
+                        let is_live = known.is_some_and(|known| !known.state.is_done());
+                        let shown = one.job.as_ref().map(|job| job.revision);
+                        promise!(
+                            shown == known.map(|known| known.revision) || known.is_none(),
+                            "{one:?} is shown as it is not: {known:?}"
+                        );
+                        promise!(created || new.unique().is_some(), "{one:?} met no key");
+                        // A key that is held by time is of a job that has ended. New jobs may have ended at once.
+                        let may_end = one.outcome != SubmitOutcome::Replaced;
+                        promise!(is_live || may_end, "{one:?} took over the input and has ended: {known:?}");
+                    }
+                    let ids: Vec<_> = jobs.iter().map(|one| one.id).collect();
                     let twice = known.is_some_and(|(_, ids)| alive(&ids));
                     promise!(!twice, "a request was done twice: {ids:?}");
                     if let Some(request) = offered.request {

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use jobmill::{
     clock::{ClockReading, Timestamp, Uptime},
     engine::DemandBoard,
-    job::{Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, Tally},
+    job::{Change, Changes, Identity, Job, JobFilter, JobId, KeyHash, Name, Position, Tally},
     settings::QueueInfo,
-    store::{Page, Reader, Scan, StoreError, StoreSize, WholeJob},
+    store::{HeldKey, Page, Reader, Scan, StoreError, StoreSize, WholeJob},
 };
 use tempfile::TempDir;
 
@@ -261,6 +261,18 @@ impl Reader for SkippingReader {
             Change::Deleted(_) => true,
         });
         Ok(changes)
+    }
+
+    fn unique_key(&self, hash: KeyHash) -> Result<Option<HeldKey>, StoreError> {
+        self.0.unique_key(hash)
+    }
+
+    fn unique_keys(
+        &self,
+        after: Option<KeyHash>,
+        limit: usize,
+    ) -> Result<Vec<(KeyHash, HeldKey)>, StoreError> {
+        self.0.unique_keys(after, limit)
     }
 
     fn identity(&self) -> Identity {

@@ -1,6 +1,8 @@
 //! Random programs for the property test: what clients, workers, operators, clocks and power cuts may do, repeatable by
 //! seed.
 
+use jobmill::job::{OnConflict, UniqueScope};
+
 /// One step of a program. Jobs are chosen by numbers modulo their count, so that a program stays valid when steps are
 /// removed.
 #[derive(Clone, Debug)]
@@ -49,6 +51,26 @@ pub(crate) struct Plan {
     pub(crate) max_snoozes: Option<u32>,
     pub(crate) max_process_losses: Option<u32>,
     pub(crate) payload_bytes: usize,
+    pub(crate) unique: Option<UniquePlan>,
+}
+
+/// The unique key of a job to be offered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UniquePlan {
+    pub(crate) key: usize,
+    pub(crate) scope: UniqueScope,
+    pub(crate) on_waiting: OnConflict,
+    pub(crate) on_started: OnConflict,
+    pub(crate) time: KeyTime,
+}
+
+/// The part of time in a unique key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum KeyTime {
+    None,
+    Hold(u64),
+    Throttle(u64),
+    Debounce(u64),
 }
 
 /// A request id and the text whose digest identifies the request.
@@ -285,6 +307,39 @@ fn plan(dice: &mut Dice) -> Plan {
         deadline_in_millis: dice.percent(20).then(|| dice.one_of(&[-1_000, 0, 900, 3_000, 10_000, 90_000])),
         max_snoozes: dice.percent(50).then(|| dice.one_of(&[0, 1, 2])),
         max_process_losses: dice.percent(50).then(|| dice.one_of(&[1, 2])),
+        unique: dice.percent(35).then(|| unique(dice)),
+    }
+}
+
+fn unique(dice: &mut Dice) -> UniquePlan {
+    use OnConflict::{Cancel, Follow, Reject, Replace, ReturnExisting};
+
+    let millis = dice.one_of(&[1, 1_500, 10_000, 3_600_000]);
+    let time = dice.one_of(&[
+        KeyTime::None,
+        KeyTime::None,
+        KeyTime::None,
+        KeyTime::Hold(millis),
+        KeyTime::Throttle(millis),
+        KeyTime::Debounce(millis),
+    ]);
+    let on_waiting = match time {
+        KeyTime::None | KeyTime::Hold(_) => {
+            dice.one_of(&[ReturnExisting, Reject, Replace, Replace, Follow, Follow])
+        }
+        KeyTime::Throttle(_) | KeyTime::Debounce(_) => Replace,
+    };
+    UniquePlan {
+        key: dice.index(3),
+        scope: dice.one_of(&[
+            UniqueScope::Kind,
+            UniqueScope::Queue,
+            UniqueScope::Queue,
+            UniqueScope::Namespace,
+        ]),
+        on_waiting,
+        on_started: dice.one_of(&[ReturnExisting, Reject, Follow, Follow, Follow, Cancel]),
+        time,
     }
 }
 

@@ -51,6 +51,7 @@ impl Ledger {
             .map(|one| ((one.queue.to_string(), one.kind.to_string(), one.state), (one.jobs, one.bytes)))
             .collect();
         promise!(told == counted, "the tallies {told:?} are no recount: {counted:?}");
+        self.check_keys(reader)?;
         for (id, state) in told_anew {
             self.jobs.entry(id).and_modify(|known| known.state = state);
         }
@@ -80,8 +81,21 @@ impl Ledger {
         }
         for change in &changes.entries {
             let Change::Job { job, .. } = change else { return Err("a crash deleted a job".into()) };
-            promise!(ran.remove(&job.id).is_some(), "{} did not run, and the crash changed it", job.id);
             let Some(known) = self.jobs.get_mut(&job.id) else { return Err(format!("{} is new", job.id)) };
+            if known.state.name() == StateName::Blocked {
+                // The holder of its key ran.
+                let waits = matches!(job.state.name(), StateName::Scheduled | StateName::Queued);
+                promise!(
+                    waits && job.revision == known.revision + 1,
+                    "after the crash {job:?} was {known:?}"
+                );
+                self.places.hear("places in the feed", job.position.as_i64())?;
+                (known.state, known.revision, known.place) = (job.state, job.revision, job.position);
+                known.since = self.times.time_point();
+                self.end = job.position;
+                continue;
+            }
+            promise!(ran.remove(&job.id).is_some(), "{} did not run, and the crash changed it", job.id);
             promise!(job.revision == known.revision + 1, "{} was changed twice by a crash", job.id);
             promise!(job.attempt == known.attempt, "the crash forgot an attempt of {}", job.id);
             let expected = match known.state.name() {

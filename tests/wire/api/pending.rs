@@ -16,7 +16,7 @@ use crate::support::{
 const START_S: i64 = 1_800_000_000;
 
 fn because(reason: PendingReason, subject: &str) -> Pending {
-    Pending { reason: reason as i32, subject: subject.to_owned(), until: None }
+    Pending { reason: reason as i32, subject: subject.to_owned(), ..Default::default() }
 }
 
 /// Returns the reasons, sorted.

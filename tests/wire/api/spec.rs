@@ -45,6 +45,14 @@ fn talkative() -> v1::JobSpec {
         deadline: Some(Deadline::DeadlineAfter(duration(7_200))),
         max_snoozes: Some(1_000),
         max_process_losses: 3,
+        unique_key: Some(v1::UniqueKey {
+            key: "order-17".to_owned(),
+            scope: v1::UniqueScope::Queue.into(),
+            on_waiting: v1::OnConflict::Follow.into(),
+            on_started: v1::OnConflict::ReturnExisting.into(),
+            hold: Some(duration(1)),
+            ..Default::default()
+        }),
     }
 }
 
