@@ -412,7 +412,7 @@ mod tests {
         let value = job(&waiting);
         let expected = json!([
             { "reason": "PENDING_REASON_QUEUE_PAUSED", "subject": "images" },
-            { "reason": 14, "until": "1970-01-01T00:00:09Z" },
+            { "reason": 14, "until": "1970-01-01T00:00:09Z", "jobIds": ["1"] },
         ]);
         assert_eq!((&value["pending"], &value["nextRunTime"]), (&expected, &"1970-01-01T00:00:09Z".into()));
     }

@@ -168,6 +168,11 @@ mod tests {
             ..held.clone()
         };
         let everywhere = UniqueKeyStatus { scope: UniqueScope::Namespace.into(), ..held.clone() };
-        insta::assert_snapshot!(render(&[held, ended, everywhere], at(60_000), false), @r"");
+        insta::assert_snapshot!(render(&[held, ended, everywhere], at(60_000), false), @r"
+        KEY       SCOPE              QUEUE    HOLDER         SUCCESSOR      HELD UNTIL
+        order 17  kind report/daily  default  06g3k5m0v4001  06g3k5m0v4002  its end
+        a\nb      queue default      default  06g3k5m0v4001                 in 5s
+        order 17  namespace          default  06g3k5m0v4001  06g3k5m0v4002  its end
+        ");
     }
 }

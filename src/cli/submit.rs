@@ -346,6 +346,7 @@ mod tests {
                     ),
                     max_snoozes: None,
                     max_process_losses: 0,
+                    unique_key: None,
                     start: Some(
                         Delay(
                             Duration {

@@ -74,8 +74,8 @@ impl Submitted {
         self.id
     }
 
-    /// The job as it was when it was accepted, or, for a repeat, when it was found. `None` if it has been deleted
-    /// meanwhile.
+    /// The job as it was when it was accepted, or, for a repeat or one that holds the unique key, when it was found. `None`
+    /// if it has been deleted meanwhile.
     #[must_use]
     pub fn job(&self) -> Option<&Job> {
         self.job.as_deref()
@@ -87,7 +87,8 @@ impl Submitted {
         self.fate
     }
 
-    /// Whether this submission created the job; false if its `request_id` was used before.
+    /// Whether this submission created the job; false if its `request_id` was used before, or another job holds its unique
+    /// key.
     #[must_use]
     pub fn created(&self) -> bool {
         self.fate == SubmitOutcome::Created

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     clock::Timestamp,
-    job::{JobDraft, PartialRetryPolicy, When, names::CLOSURE_KIND},
+    job::{JobDraft, PartialRetryPolicy, UniqueKey, When, names::CLOSURE_KIND},
     settings::{DEFAULT_QUEUE, WhenFull},
 };
 
@@ -142,6 +142,13 @@ impl JobRequest {
     /// Sets how many deaths of the process that runs the job within 72 hours end it: 1 to 100.
     pub fn max_process_losses(mut self, losses: u32) -> Self {
         self.draft.max_process_losses = Some(losses);
+        self
+    }
+
+    /// Sets the unique key, a text or a [`UniqueKey`]: at most one job holds it at a time. The submission's
+    /// [`fate`](crate::handle::Submitted::fate) tells whether it met another job.
+    pub fn unique(mut self, key: impl Into<UniqueKey>) -> Self {
+        self.draft.unique = Some(Box::new(key.into()));
         self
     }
 

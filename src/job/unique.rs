@@ -8,6 +8,7 @@ use super::{ids::JobId, request::RequestId};
 use crate::clock::{StoreTime, Timestamp};
 
 /// The unique key of a submission, as its client gave it.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UniqueKey {
@@ -34,6 +35,7 @@ pub struct UniqueKey {
 }
 
 /// Postponement of a start by each further submission with the same key.
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Debounce {
@@ -90,7 +92,62 @@ pub enum OnConflict {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KeyHash(pub [u8; 16]);
 
+impl From<&str> for UniqueKey {
+    fn from(key: &str) -> Self {
+        UniqueKey::new(key)
+    }
+}
+
+impl From<String> for UniqueKey {
+    fn from(key: String) -> Self {
+        UniqueKey::new(key)
+    }
+}
+
 impl UniqueKey {
+    /// Creates a key of 1 to 256 bytes for the jobs of one kind. A submission whose key another job holds gets that job.
+    #[must_use]
+    pub fn new(key: impl Into<String>) -> Self {
+        UniqueKey { key: key.into(), ..UniqueKey::default() }
+    }
+
+    /// Sets the scope within which the key is unique.
+    #[must_use]
+    pub fn with_scope(self, scope: UniqueScope) -> Self {
+        UniqueKey { scope: Some(scope), ..self }
+    }
+
+    /// Sets what becomes of the submission while the holder has never started: not [`OnConflict::Cancel`].
+    #[must_use]
+    pub fn while_waiting(self, policy: OnConflict) -> Self {
+        UniqueKey { on_waiting: Some(policy), ..self }
+    }
+
+    /// Sets what becomes of the submission once the holder has started: not [`OnConflict::Replace`].
+    #[must_use]
+    pub fn once_started(self, policy: OnConflict) -> Self {
+        UniqueKey { on_started: Some(policy), ..self }
+    }
+
+    /// Holds the key for this time after the job's end.
+    #[must_use]
+    pub fn with_hold(self, hold: Duration) -> Self {
+        UniqueKey { hold: Some(hold), ..self }
+    }
+
+    /// Starts the job once this time has passed without a further submission, and at most `max_wait` after the first
+    /// one.
+    #[must_use]
+    pub fn debounced(self, quiet: Duration, max_wait: Duration) -> Self {
+        UniqueKey { debounce: Some(Debounce { quiet, max_wait: Some(max_wait) }), ..self }
+    }
+
+    /// Starts at most one job in each such period.
+    #[must_use]
+    pub fn throttled(self, period: Duration) -> Self {
+        UniqueKey { throttle: Some(period), ..self }
+    }
+
     /// Returns the scope in force.
     #[must_use]
     pub fn scope(&self) -> UniqueScope {

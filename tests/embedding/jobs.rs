@@ -11,8 +11,8 @@ use std::{
 use jobmill::{
     client::Client,
     execute::Attempt,
-    handle::{JobEvent, JobRequest, OutcomeError, SpawnRequest, SubmitError},
-    job::{Output, StateName, SubmitOutcome, names::CLOSURE_KIND},
+    handle::{JobEvent, JobRequest, OfferRefusal, OutcomeError, SpawnRequest, SubmitError},
+    job::{OnConflict, Output, StateName, SubmitOutcome, UniqueKey, names::CLOSURE_KIND},
     proto::v1,
     serve::{ServeError, Server},
     settings::{KindDefaults, QueueSettings, Settings, StoreSettings, WhenFull},
@@ -264,5 +264,40 @@ async fn metrics_and_traces_need_no_port() {
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
     }
+    stop(server).await;
+}
+
+#[tokio::test]
+async fn a_job_with_a_unique_key_is_met_by_later_ones() {
+    let server = builder_with(StoreSettings::Memory, one_slot()).start().await.unwrap();
+    let handle = server.handle();
+    let (_, release) = occupy(&handle).await;
+    let request = |payload: &str, key: UniqueKey| {
+        JobRequest::new("shout").queue("small").payload(payload.to_owned()).unique(key)
+    };
+    let first = soon(handle.submit(request("first", "order 17".into()))).await.unwrap();
+    assert_eq!(first.fate(), SubmitOutcome::Created);
+    let met = soon(handle.submit(request("second", "order 17".into()))).await.unwrap();
+    assert_eq!((met.fate(), met.id(), met.created()), (SubmitOutcome::Existing, first.id(), false));
+    let replace = || UniqueKey::new("order 17").while_waiting(OnConflict::Replace);
+    let met = soon(handle.submit(request("third", replace()))).await.unwrap();
+    assert_eq!((met.fate(), met.id()), (SubmitOutcome::Replaced, first.id()));
+    let reject = UniqueKey::new("order 17").while_waiting(OnConflict::Reject);
+    match soon(handle.submit(request("fourth", reject))).await {
+        Err(SubmitError::Refused(OfferRefusal::KeyHeld { holder, .. })) => {
+            assert_eq!(holder, Some(first.id()))
+        }
+        other => panic!("{other:?}"),
+    }
+    let contradicting = replace().with_hold(Duration::ZERO).once_started(OnConflict::Replace);
+    match soon(handle.submit(request("", contradicting))).await {
+        Err(SubmitError::Invalid(faults)) => {
+            let told: Vec<_> = faults.iter().map(|fault| (fault.field, &fault.problem[..12])).collect();
+            assert_eq!(told, [("unique_key", "on_started c"), ("unique_key", "hold is 0s; ")]);
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(release);
+    assert_eq!(soon(first.outcome()).await.unwrap().into_result().unwrap(), text_output("THIRD"));
     stop(server).await;
 }

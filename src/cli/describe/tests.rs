@@ -213,7 +213,7 @@ fn each_state_has_its_details() {
     insta::assert_snapshot!(lines.join("\n"), @r"
     UNSPECIFIED: 
     SCHEDULED: in 9s
-    STATE 2: 
+    BLOCKED: by the holder of its unique key
     QUEUED: 
     RUNNING: attempt 2 of 2, 42 % resize b.png
     BACKING_OFF: attempt 2 of 2 failed: disk \x1b]0;owned\x07 full (exit code 1); next in 9s

@@ -2,7 +2,7 @@
 
 use jobmill::{
     engine::OfferRefusal,
-    job::{JobId, SubmitOutcome},
+    job::{JobId, State, SubmitOutcome},
 };
 
 use super::{
@@ -45,7 +45,10 @@ impl Ledger {
                         );
                         promise!(created || new.unique().is_some(), "{one:?} met no key");
                         // A key that is held by time is of a job that has ended. New jobs may have ended at once.
-                        let may_end = one.outcome != SubmitOutcome::Replaced;
+                        let is_replaced = one.outcome == SubmitOutcome::Replaced;
+                        // The new input may have expired already.
+                        let has_expired = known.is_some_and(|known| known.state == State::Expired);
+                        let may_end = !is_replaced || has_expired;
                         promise!(is_live || may_end, "{one:?} took over the input and has ended: {known:?}");
                     }
                     let ids: Vec<_> = jobs.iter().map(|one| one.id).collect();

@@ -292,6 +292,9 @@ fn plans(dice: &mut Dice) -> Vec<Plan> {
 }
 
 fn plan(dice: &mut Dice) -> Plan {
+    let unique = dice.percent(35).then(|| unique(dice));
+    // A job takes another's place only where what it doesn't give is the same.
+    let rare = if unique.is_some() { 10 } else { 50 };
     Plan {
         queue: dice.one_of(&[0, 0, 0, 1, 1, 2]),
         kind: dice.one_of(&[0, 0, 1, 1, 2]),
@@ -304,10 +307,10 @@ fn plan(dice: &mut Dice) -> Plan {
             .percent(20)
             .then(|| dice.one_of(&[-1_000, 0, 1, 700, 3_000, 10_000, 10_000, 90_000])),
         payload_bytes: dice.one_of(&[0, 0, 0, 10, 255, 256, 257, 600]),
-        deadline_in_millis: dice.percent(20).then(|| dice.one_of(&[-1_000, 0, 900, 3_000, 10_000, 90_000])),
-        max_snoozes: dice.percent(50).then(|| dice.one_of(&[0, 1, 2])),
-        max_process_losses: dice.percent(50).then(|| dice.one_of(&[1, 2])),
-        unique: dice.percent(35).then(|| unique(dice)),
+        deadline_in_millis: dice.percent(20.min(rare)).then(|| dice.one_of(&[-1_000, 0, 900, 3_000, 10_000, 90_000])),
+        max_snoozes: dice.percent(rare).then(|| dice.one_of(&[0, 1, 2])),
+        max_process_losses: dice.percent(rare).then(|| dice.one_of(&[1, 2])),
+        unique,
     }
 }
 

@@ -4,6 +4,7 @@ mod cancel_role;
 mod etag;
 mod filter;
 mod headers;
+mod keys;
 mod large_results;
 mod limits;
 mod lists;

@@ -138,6 +138,8 @@ pub(super) struct Fixtures {
     pub(super) new: String,
     pub(super) waiting: String,
     pub(super) cancelled: String,
+    /// Unique keys that waiting jobs of the kind `echo` hold.
+    pub(super) keys: [String; 2],
 }
 
 /// Returns settings of a queue without consumers.
@@ -165,6 +167,12 @@ impl Fixtures {
         let (waiting, cancelled) = (submit().await, submit().await);
         let request = v1::CancelJobRequest { id: cancelled.clone(), ..Default::default() };
         ask::<v1::CancelJobResponse>(rig, by, "JobQueue/CancelJob", &request).await;
+        let keys = ["a", "b"].map(|key| format!("{queue}-{key}"));
+        for key in &keys {
+            let unique_key = Some(v1::UniqueKey { key: key.clone(), ..Default::default() });
+            let request = submission(v1::JobSpec { unique_key, ..in_queue(&queue, "echo") });
+            ask::<v1::SubmitResponse>(rig, by, "JobQueue/Submit", &request).await;
+        }
         // A worker by the name of the queue, which waits for no jobs.
         let request = v1::LeaseJobsRequest {
             instance: queue.clone(),
@@ -174,7 +182,7 @@ impl Fixtures {
         };
         ask::<v1::LeaseJobsResponse>(rig, by, "WorkerService/LeaseJobs", &request).await;
         let new = format!("{queue}-new");
-        Fixtures { queue, empty, new, waiting, cancelled }
+        Fixtures { queue, empty, new, waiting, cancelled, keys }
     }
 }
 
@@ -204,8 +212,9 @@ async fn ask<A: Message + Default>(rig: &Rig, by: &[Header<'_>], rpc: &str, requ
     A::decode(answer.expect("an answer")).expect("an answer")
 }
 
-/// The state that calls can change: jobs by id with revision and state, queues by name with etag.
-pub(super) type State = (Vec<(String, i64, i32)>, Vec<(String, String)>);
+/// The state that calls can change: jobs by id with revision and state, queues by name with etag, unique keys with their
+/// holders.
+pub(super) type State = (Vec<(String, i64, i32)>, Vec<(String, String)>, Vec<(String, String)>);
 
 /// Reads the state that calls can change.
 pub(super) async fn state(rig: &Rig) -> State {
@@ -227,5 +236,9 @@ pub(super) async fn state_for(rig: &Rig, by: &[Header<'_>]) -> State {
     let request = v1::ListQueuesRequest { page_size: 1_000, ..Default::default() };
     let page: v1::ListQueuesResponse = ask(rig, by, "QueueService/ListQueues", &request).await;
     assert_eq!(page.next_page_token, "");
-    (jobs, page.queues.into_iter().map(|queue| (queue.name, queue.etag)).collect())
+    let request = v1::ListUniqueKeysRequest { page_size: 1_000, ..Default::default() };
+    let keys: v1::ListUniqueKeysResponse = ask(rig, by, "JobQueue/ListUniqueKeys", &request).await;
+    assert_eq!(keys.next_page_token, "");
+    let keys = keys.keys.into_iter().map(|key| (key.key, key.holder_id)).collect();
+    (jobs, page.queues.into_iter().map(|queue| (queue.name, queue.etag)).collect(), keys)
 }

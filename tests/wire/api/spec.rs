@@ -18,7 +18,8 @@ use crate::support::{
     QUEUE, Rig, defaults, echo, folder, job, manual_clock, memory, named, queue, simple, spec, with_queue,
 };
 
-/// Returns a spec with every field set, some of them to the default.
+/// Returns a spec with every field set, some of them to the default, but no unique key: a second job with the same one
+/// would differ from the first.
 fn talkative() -> v1::JobSpec {
     v1::JobSpec {
         queue: QUEUE.to_owned(),
@@ -45,14 +46,7 @@ fn talkative() -> v1::JobSpec {
         deadline: Some(Deadline::DeadlineAfter(duration(7_200))),
         max_snoozes: Some(1_000),
         max_process_losses: 3,
-        unique_key: Some(v1::UniqueKey {
-            key: "order-17".to_owned(),
-            scope: v1::UniqueScope::Queue.into(),
-            on_waiting: v1::OnConflict::Follow.into(),
-            on_started: v1::OnConflict::ReturnExisting.into(),
-            hold: Some(duration(1)),
-            ..Default::default()
-        }),
+        unique_key: None,
     }
 }
 

@@ -19,29 +19,49 @@ pub(super) struct Verb {
     pub(super) role: Role,
     /// The arguments of `jobmill` for the same call.
     pub(super) command: &'static [&'static str],
-    /// Whether it concerns a job; otherwise it concerns a queue.
-    pub(super) is_of_job: bool,
+    pub(super) target: Target,
 }
 
-const fn verb(rpc: &'static str, role: Role, command: &'static [&'static str], is_of_job: bool) -> Verb {
-    Verb { rpc, role, command, is_of_job }
+/// What a verb changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Target {
+    Job,
+    Queue,
+    /// A unique key.
+    Key,
 }
 
-pub(super) const VERBS: [Verb; 10] = [
-    verb("CancelJob", Role::Cancel, &["cancel"], true),
-    verb("RetryJob", Role::Admin, &["retry"], true),
-    verb("UpdateJob", Role::Admin, &["update"], true),
-    verb("DeleteJob", Role::Admin, &["delete"], true),
-    verb("CreateQueue", Role::Admin, &["queue", "create"], false),
-    verb("UpdateQueue", Role::Admin, &["queue", "update"], false),
-    verb("DeleteQueue", Role::Admin, &["queue", "delete"], false),
-    verb("PauseQueue", Role::Admin, &["queue", "pause"], false),
-    verb("ResumeQueue", Role::Admin, &["queue", "resume"], false),
-    verb("PurgeQueue", Role::Admin, &["queue", "purge"], false),
+impl Target {
+    /// Returns the reason of the refusal of a caller that may not know of the target.
+    pub(super) fn hidden(self) -> &'static str {
+        match self {
+            Target::Job => "JOB_NOT_FOUND",
+            Target::Queue => "ROLE_MISSING",
+            Target::Key => "KEY_NOT_FOUND",
+        }
+    }
+}
+
+const fn verb(rpc: &'static str, role: Role, command: &'static [&'static str], target: Target) -> Verb {
+    Verb { rpc, role, command, target }
+}
+
+pub(super) const VERBS: [Verb; 11] = [
+    verb("CancelJob", Role::Cancel, &["cancel"], Target::Job),
+    verb("RetryJob", Role::Admin, &["retry"], Target::Job),
+    verb("UpdateJob", Role::Admin, &["update"], Target::Job),
+    verb("DeleteJob", Role::Admin, &["delete"], Target::Job),
+    verb("ReleaseUniqueKey", Role::Admin, &["key", "release"], Target::Key),
+    verb("CreateQueue", Role::Admin, &["queue", "create"], Target::Queue),
+    verb("UpdateQueue", Role::Admin, &["queue", "update"], Target::Queue),
+    verb("DeleteQueue", Role::Admin, &["queue", "delete"], Target::Queue),
+    verb("PauseQueue", Role::Admin, &["queue", "pause"], Target::Queue),
+    verb("ResumeQueue", Role::Admin, &["queue", "resume"], Target::Queue),
+    verb("PurgeQueue", Role::Admin, &["queue", "purge"], Target::Queue),
 ];
 
 /// The roles of all other calls; `None` where any token is accepted.
-const OTHERS: [(&str, Option<Role>); 16] = [
+const OTHERS: [(&str, Option<Role>); 17] = [
     ("Submit", Some(Role::Submit)),
     ("SubmitBatch", Some(Role::Submit)),
     ("SubmitStream", Some(Role::Submit)),
@@ -50,6 +70,7 @@ const OTHERS: [(&str, Option<Role>); 16] = [
     ("GetJob", Some(Role::Read)),
     ("ListJobs", Some(Role::Read)),
     ("CountJobs", Some(Role::Read)),
+    ("ListUniqueKeys", Some(Role::Read)),
     ("GetQueue", Some(Role::Read)),
     ("ListQueues", Some(Role::Read)),
     ("GetServerInfo", None),
@@ -79,7 +100,7 @@ impl Fixtures {
     }
 
     fn request_for(&self, rpc: &Rpc, request_id: &str, other: bool) -> Vec<u8> {
-        let Fixtures { queue, empty, new, waiting, cancelled } = self;
+        let Fixtures { queue, empty, new, waiting, cancelled, keys } = self;
         macro_rules! said {
             ($request:ident { $($field:ident: $value:expr),* $(,)? }) => {
                 v1::$request { $($field: $value,)* ..Default::default() }.encode_to_vec()
@@ -124,6 +145,12 @@ impl Fixtures {
                 id: if other { waiting } else { cancelled }.clone(),
                 request_id: request_id,
                 expected_revision: expected_revision
+            }),
+            "ListUniqueKeys" => said!(ListUniqueKeysRequest {}),
+            "ReleaseUniqueKey" => said!(ReleaseUniqueKeyRequest {
+                key: keys[usize::from(other)].clone(),
+                of: "echo".to_owned(),
+                request_id: request_id
             }),
             "CreateQueue" => {
                 said!(CreateQueueRequest {
@@ -206,6 +233,7 @@ pub(super) fn answer(rpc: &Rpc, message: Option<bytes::Bytes>) -> (String, Optio
         "RetryJob" => change(read!(RetryJobResponse).change),
         "UpdateJob" => change(read!(UpdateJobResponse).change),
         "DeleteJob" => (format!("{:?}", read!(DeleteJobResponse)), None),
+        "ReleaseUniqueKey" => (String::new(), Some(read!(ReleaseUniqueKeyResponse).repeated)),
         "CreateQueue" => shown!(CreateQueueResponse),
         "UpdateQueue" => shown!(UpdateQueueResponse),
         "DeleteQueue" => (format!("{:?}", read!(DeleteQueueResponse)), None),
@@ -232,7 +260,7 @@ pub(super) async fn delete_queue(rig: &Rig, name: &str) {
 /// Undoes a call as far as possible, so that a repeat that is wrongly executed would show.
 pub(super) async fn undo(rig: &Rig, rpc: &Rpc, fixtures: &Fixtures) {
     match rpc.short() {
-        "Submit" | "SubmitBatch" | "SubmitAndWatch" | "DeleteJob" => {}
+        "Submit" | "SubmitBatch" | "SubmitAndWatch" | "DeleteJob" | "ReleaseUniqueKey" => {}
         "UpdateJob" => drop(rig.cancel(&fixtures.waiting).await.unwrap()),
         "CancelJob" => assert_eq!(rig.retry(&fixtures.waiting).await.unwrap().state(), JobState::Queued),
         "RetryJob" => assert_eq!(rig.cancel(&fixtures.cancelled).await.unwrap().state(), JobState::Cancelled),

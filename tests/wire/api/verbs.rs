@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 
 use super::{
     raw::{self, Fixtures, Rpc, rpcs, state_for},
-    table::{VERBS, Verb, role},
+    table::{Target, VERBS, Verb, role},
 };
 use crate::support::{QUEUE, Rig, memory, queue, refusal, simple, with_queue};
 
@@ -101,9 +101,9 @@ async fn a_role_on_other_queues_is_none_and_jobs_there_are_not_found() {
         for request_id in ["", verb.rpc] {
             let status = call_as(&rig, roles, &rpc, &fixtures.request(&rpc, request_id)).await;
             let refused = refusal(&status.unwrap_or_else(|| panic!("{} was carried out", verb.rpc)));
-            let expected = if verb.is_of_job { "JOB_NOT_FOUND" } else { "ROLE_MISSING" };
+            let expected = verb.target.hidden();
             assert_eq!(refused.reason, expected, "{}", verb.rpc);
-            if !verb.is_of_job {
+            if verb.target == Target::Queue {
                 let named =
                     [&fixtures.queue, &fixtures.empty, &fixtures.new].contains(&&refused.metadata["queue"]);
                 assert!(named && refused.metadata["role"] == "admin", "{}: {refused:?}", verb.rpc);
@@ -116,7 +116,7 @@ async fn a_role_on_other_queues_is_none_and_jobs_there_are_not_found() {
         let before = state_for(&rig, &[BOSS]).await;
         let repeat = call_as(&rig, roles, &rpc, &request).await;
         let other = call_as(&rig, roles, &rpc, &fixtures.other_request(&rpc, verb.rpc)).await;
-        let expected = if verb.is_of_job { "JOB_NOT_FOUND" } else { "ROLE_MISSING" };
+        let expected = verb.target.hidden();
         for told in [repeat, other] {
             assert_eq!(refusal(&told.expect("a refusal")).reason, expected, "{}", verb.rpc);
         }
@@ -143,7 +143,7 @@ async fn every_change_has_its_line_in_the_audit() {
             "DeleteQueue" => &fixtures.empty,
             _ => &fixtures.queue,
         };
-        let ids = verb.is_of_job.then_some(match verb.rpc {
+        let ids = (verb.target == Target::Job).then_some(match verb.rpc {
             "CancelJob" | "UpdateJob" => &fixtures.waiting,
             _ => &fixtures.cancelled,
         });
@@ -152,7 +152,7 @@ async fn every_change_has_its_line_in_the_audit() {
             raw::call(&rig, &rpc.name, &[], &fixtures.request(&rpc, verb.rpc)).await.unwrap();
             let line = last();
             assert_eq!((&line["rpc"], &line["code"]), (&rpc.name.as_str().into(), &"OK".into()), "{line}");
-            let gone = (verb.rpc, time) == ("DeleteJob", "twice");
+            let gone = matches!((verb.rpc, time), ("DeleteJob" | "ReleaseUniqueKey", "twice"));
             let queue = if gone { serde_json::Value::Null } else { queue.as_str().into() };
             assert_eq!(line["queue"], queue, "{line}");
             let ids: Vec<serde_json::Value> = ids.iter().map(|id| id.as_str().into()).collect();
