@@ -307,7 +307,9 @@ fn plan(dice: &mut Dice) -> Plan {
             .percent(20)
             .then(|| dice.one_of(&[-1_000, 0, 1, 700, 3_000, 10_000, 10_000, 90_000])),
         payload_bytes: dice.one_of(&[0, 0, 0, 10, 255, 256, 257, 600]),
-        deadline_in_millis: dice.percent(20.min(rare)).then(|| dice.one_of(&[-1_000, 0, 900, 3_000, 10_000, 90_000])),
+        deadline_in_millis: dice
+            .percent(20.min(rare))
+            .then(|| dice.one_of(&[-1_000, 0, 900, 3_000, 10_000, 90_000])),
         max_snoozes: dice.percent(rare).then(|| dice.one_of(&[0, 1, 2])),
         max_process_losses: dice.percent(rare).then(|| dice.one_of(&[1, 2])),
         unique,
