@@ -104,6 +104,65 @@ async fn a_job_is_changed_at_the_expected_revision_only() {
 }
 
 #[tokio::test]
+async fn a_unique_key_is_met_listed_and_released() {
+    let (server, gate) = server().await;
+    let keyed = "--unique-key order-17 --output json";
+    let submitted = async |rest: &str| {
+        let answer = json(&server, &format!("submit gate {rest} {keyed}")).await["submitted"].take();
+        let text = |field: &str| answer[field].as_str().unwrap().to_owned();
+        (text("id"), text("outcome").trim_start_matches("SUBMIT_OUTCOME_").to_owned())
+    };
+    let (first, outcome) = submitted("one --delay 1h").await;
+    assert_eq!(outcome, "CREATED");
+    assert_eq!(submitted("two").await, (first.clone(), "EXISTING".to_owned()));
+    let (id, note, code) = told(&server, "submit gate two --unique-key order-17").await;
+    let expected = format!("no job was submitted: the job {first} holds the unique key");
+    assert_eq!((id, note, code), (first.clone(), expected, 0));
+    let said = refused(&server, "submit gate two --unique-key order-17 --on-waiting reject").await;
+    assert!(said.contains(&first) && said.contains("SCHEDULED"), "{said}");
+    let said = refused(&server, "submit gate two --unique-key order-17 --on-waiting replace --label a=b").await;
+    assert!(said.contains(&first) && said.contains("labels"), "{said}");
+    assert_eq!(submitted("three --on-waiting replace").await, (first.clone(), "REPLACED".to_owned()));
+    while json(&server, &format!("get {first}")).await["state"] != "JOB_STATE_RUNNING" {}
+
+    let (next, outcome) = submitted("four --on-started follow").await;
+    assert_eq!(outcome, "CREATED");
+    let followed = json(&server, &format!("get {next}")).await;
+    assert_eq!(followed["state"], "JOB_STATE_BLOCKED");
+    let key = serde_json::json!({
+        "key": "order-17", "scope": "UNIQUE_SCOPE_KIND", "holderId": first, "successorId": next,
+        "queue": "default", "kind": "gate"
+    });
+    assert_eq!(followed["uniqueKey"], key);
+    assert_eq!(json(&server, "key list").await, key);
+    let shown = done(&server, &format!("get {first}")).await;
+    for line in ["unique key", "order-17 (kind gate)", "this job", &next, "1 time"] {
+        assert!(shown.contains(line), "{shown}");
+    }
+
+    let wrong_scope = told(&server, "key release order-17 --of default --scope queue").await;
+    assert_eq!(wrong_scope.2, 4, "{wrong_scope:?}");
+    for repeated in [false, true] {
+        let answer = json(&server, "key release order-17 --of gate --request-id r").await;
+        let held = match repeated {
+            false => serde_json::json!({"holderId": first, "successorId": next, "repeated": false}),
+            true => serde_json::json!({"repeated": true}),
+        };
+        assert_eq!(answer, serde_json::json!({ "released": held }));
+    }
+    for id in [&first, &next] {
+        while json(&server, &format!("get {id}")).await["done"] != true {
+            gate.notify_one();
+        }
+    }
+    assert_eq!(told(&server, "key list").await.1, "no keys are held");
+    let said = told(&server, "submit gate x --unique-key k --debounce 5s --throttle 5s").await;
+    assert!(said.2 == 2 && said.1.contains("cannot be used with"), "{said:?}");
+    let (_, said, code) = told(&server, "submit gate x --unique-key k --on-started replace").await;
+    assert!(code == 2 && said.contains("use FOLLOW"), "{said}");
+}
+
+#[tokio::test]
 async fn a_change_under_a_request_id_is_made_once() {
     let (server, _) = server().await;
     let id = done(&server, "submit waits").await;

@@ -45,7 +45,10 @@ use std::{
 use store::{
     property::{
         machine::{Done, Open, run},
-        planted::{AnswersBeforeCommit, BeginsBehindItsClock, ChangedByCrash, CountsByTheWall, SkipsEnds},
+        planted::{
+            AnswersBeforeCommit, BeginsBehindItsClock, ChangedByCrash, CountsByTheWall, KeepsKeysOfExpired,
+            SkipsEnds,
+        },
         program::{program, shrink},
     },
     subject::{Memory, Sqlite},
@@ -199,6 +202,13 @@ fn a_store_that_counts_time_by_the_wall_clock_is_found() {
     let (_, violation) = found(CountsByTheWall::open);
     let told = ["a backoff ended after", "still backs off", "deleted by nobody", "still there after"];
     assert!(told.iter().any(|told| violation.contains(told)), "{violation}");
+}
+
+#[test]
+fn a_key_that_an_expired_job_keeps_is_found() {
+    let (programs, violation) = found(KeepsKeysOfExpired::open);
+    println!("in {programs} programs: {violation}");
+    assert!(violation.contains("has ended and holds its key"), "{violation}");
 }
 
 #[test]

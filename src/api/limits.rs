@@ -9,7 +9,7 @@ use super::{
     worker_service::REPORTS_MAX,
 };
 use crate::{
-    admission::rules,
+    admission::{rules, unique},
     execute::command::RESULT_MAX_BYTES,
     job::{
         checkpoint::CHECKPOINT_MAX_BYTES,
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Features that `jobmill-require` may name: each is a field or behaviour that an older server would ignore.
-pub(super) const FEATURES: [&str; 12] = [
+pub(super) const FEATURES: [&str; 13] = [
     "deadlines",
     "expected-revision",
     "filter-done",
@@ -36,13 +36,14 @@ pub(super) const FEATURES: [&str; 12] = [
     "reset-attempts",
     "retry-delays",
     "snoozes",
+    "unique-keys",
     "wait",
 ];
 
 /// Returns all limits, sorted by name.
 pub(super) fn all() -> Vec<v1::ServerLimit> {
     let seconds = |time: std::time::Duration| time.as_secs();
-    let limits: [(&str, u64); 35] = [
+    let limits: [(&str, u64); 37] = [
         ("attempt_timeout_seconds", seconds(*ATTEMPT_TIMEOUT.end())),
         ("batch_jobs", BATCH_MAX as u64),
         ("checkpoint_bytes", CHECKPOINT_MAX_BYTES as u64),
@@ -75,6 +76,8 @@ pub(super) fn all() -> Vec<v1::ServerLimit> {
         ("retry_delays", RETRY_DELAYS_MAX as u64),
         ("stream_credits", CREDITS as u64),
         ("tracestate_bytes", super::core::TRACESTATE_MAX_BYTES as u64),
+        ("unique_key_bytes", unique::UNIQUE_KEY_MAX_BYTES as u64),
+        ("unique_key_seconds", seconds(*unique::UNIQUE_TIMES.end())),
         ("wait_seconds", seconds(*WAIT.end())),
         ("watched_ids", WATCHED_IDS_MAX as u64),
         ("worker_pools", POOLS_MAX as u64),

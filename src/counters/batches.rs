@@ -19,6 +19,8 @@ pub(super) struct BatchCounters {
     pub(super) flush_seconds: Histogram,
     pub(super) changes: Histogram,
     pub(super) repeated: IntCounter,
+    pub(super) existing: IntCounter,
+    pub(super) replaced: IntCounter,
     pub(super) deleted: IntCounter,
     pub(super) refused_reports: IntCounter,
     pub(super) checkpoints: IntCounter,
@@ -150,6 +152,11 @@ impl BatchCounters {
         kinds: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, MetricsError> {
         let families = KindFamilies::new(factory)?;
+        let met = factory.counters(
+            "jobmill_submissions_met_key_total",
+            "Submitted jobs that were not created, because another job holds their unique key, by outcome.",
+            &["outcome"],
+        )?;
         let named: BTreeSet<&str> = kinds.into_iter().filter(|kind| *kind != OTHER).collect();
         let kinds: Vec<_> =
             named.into_iter().take(KINDS_MAX).chain([OTHER]).map(|kind| families.of(kind)).collect();
@@ -176,6 +183,8 @@ impl BatchCounters {
                 "jobmill_submissions_repeated_total",
                 "Repeated submissions, whose request_id was seen before.",
             )?,
+            existing: met.with_label_values(&["existing"]),
+            replaced: met.with_label_values(&["replaced"]),
             deleted: factory.counter("jobmill_jobs_deleted_total", "Deleted jobs.")?,
             refused_reports: factory.counter(
                 "jobmill_reports_refused_total",

@@ -41,6 +41,8 @@ impl Recorder {
             batches.changes.observe(outcome.changes.len() as f64);
         }
         batches.repeated.inc_by(outcome.repeats as u64);
+        batches.existing.inc_by(outcome.met.existing as u64);
+        batches.replaced.inc_by(outcome.met.replaced as u64);
         for claim in &outcome.claims {
             let kind = batches.of(&claim.job.spec.kind);
             kind.started.inc();

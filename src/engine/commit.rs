@@ -48,6 +48,7 @@ impl Engine {
             queues_changed,
             gained_room: !sealed.gained_room.is_empty(),
             repeats: sealed.repeats,
+            met: sealed.met,
             late_reports: Vec::new(),
             answers: Vec::with_capacity(sealed.answered.len() + sealed.controls.len()),
         };

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    CallerId, Claim, Control, Engine, Offer, OfferError, QueueFull, RemoteChanges, ReplySlot, Report, SeenIds, Submitted, WrittenCheckpoints,
+    CallerId, Claim, Control, Engine, Met, Offer, OfferError, QueueFull, RemoteChanges, ReplySlot, Report, SeenIds, Submitted, WrittenCheckpoints,
     callers::Seat, demand::Grant, tallies::Usage,
 };
 use crate::{
@@ -140,6 +140,7 @@ pub(super) struct Sealed {
     /// Queues that have gained free capacity.
     pub(super) gained_room: BTreeSet<u32>,
     pub(super) repeats: usize,
+    pub(super) met: Met,
     /// Whether there is more work at once that did not fit into the batch.
     pub(super) more: bool,
     /// Whether the server drains. No offer waits for room then.

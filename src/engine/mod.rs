@@ -66,7 +66,7 @@ pub use self::{
     complete::Origin,
     controls::{Control, QueueCheck},
     demand::{DemandBoard, Grant, NewPool, PoolId, QueueScope, SessionId},
-    outcome::{WrittenCheckpoints, Outcome, RemoteChanges},
+    outcome::{WrittenCheckpoints, Met, Outcome, RemoteChanges},
     queues::{QueueEntry, Queues, WaitDeadlines},
     refusals::{
         AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,

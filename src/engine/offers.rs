@@ -217,6 +217,10 @@ impl Decision<'_> {
                     (id, SubmitOutcome::Replaced)
                 }
             };
+            match outcome {
+                SubmitOutcome::Replaced => self.sealed.met.replaced += 1,
+                _ => self.sealed.met.existing += 1,
+            }
             found.push((index as u32, id));
             items.push(AcceptedItem::Found { id, outcome });
         }

@@ -37,6 +37,8 @@ pub struct Outcome {
     pub gained_room: bool,
     /// Number of submissions whose request id was seen before.
     pub repeats: usize,
+    /// Jobs that were not created, because another job holds their unique key.
+    pub met: Met,
     /// Reports that were refused because their lease was no longer valid.
     pub late_reports: Vec<(JobId, LeaseToken, Refusal)>,
     /// Replies to send to callers.
@@ -50,6 +52,15 @@ pub struct WrittenCheckpoints {
     pub count: u64,
     /// Size of their states in bytes.
     pub bytes: u64,
+}
+
+/// Number of jobs that were not created, because another job holds their unique key.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Met {
+    /// Those that were answered with the holder.
+    pub existing: usize,
+    /// Those whose input another job took over.
+    pub replaced: usize,
 }
 
 /// Changes of the leases of remote workers, which are named by their numbers.

@@ -197,11 +197,16 @@ async fn refusals_repeats_and_callers_that_wait_are_counted() {
         Server::builder(with_queue(settings, QUEUE, full)).handler("held", defaults(), handler)
     })
     .await;
-    let once = || v1::SubmitRequest { request_id: "once".to_owned(), ..submission(job("held")) };
+    let keyed = || {
+        let unique_key = Some(v1::UniqueKey { key: "k".to_owned(), ..Default::default() });
+        v1::JobSpec { unique_key, ..job("held") }
+    };
+    let once = || v1::SubmitRequest { request_id: "once".to_owned(), ..submission(keyed()) };
     let reason = |status: tonic::Status| refusal(&status).reason;
     soon(rig.jobs.clone().submit(once())).await.unwrap();
     let running = stage.next().await;
     soon(rig.jobs.clone().submit(once())).await.unwrap();
+    soon(rig.jobs.clone().submit(submission(keyed()))).await.unwrap();
     let refused = soon(rig.jobs.clone().submit(submission(job("strange")))).await.unwrap_err();
     assert_eq!(reason(refused), "UNKNOWN_KIND");
     let rejecting = v1::SubmitRequest { when_full: v1::WhenFull::Reject as i32, ..submission(job("held")) };
@@ -220,14 +225,16 @@ async fn refusals_repeats_and_callers_that_wait_are_counted() {
     assert_eq!(now.get(r#"jobmill_submissions_rejected_total{reason="INVALID_REQUEST"}"#), 1.0);
     assert_eq!(now.get(r#"jobmill_submissions_rejected_total{reason="other"}"#), 0.0);
     assert_eq!(now.get("jobmill_submissions_repeated_total"), 1.0);
+    assert_eq!(now.get(r#"jobmill_submissions_met_key_total{outcome="existing"}"#), 1.0);
+    assert_eq!(now.get(r#"jobmill_submissions_met_key_total{outcome="replaced"}"#), 0.0);
     assert_eq!(now.get(r#"jobmill_queue_waiters{queue="default"}"#), 1.0);
     assert_eq!(now.get(r#"jobmill_queue_max_jobs{queue="default"}"#), 1.0);
     let calls = |code: &str| {
         now.get(&format!(r#"jobmill_grpc_calls_total{{code="{code}",method="jobmill.v1.JobQueue/Submit"}}"#))
     };
-    assert_eq!((calls("OK"), calls("NOT_FOUND"), calls("RESOURCE_EXHAUSTED")), (2.0, 1.0, 1.0));
+    assert_eq!((calls("OK"), calls("NOT_FOUND"), calls("RESOURCE_EXHAUSTED")), (3.0, 1.0, 1.0));
     assert_eq!(now.get(r#"jobmill_grpc_calls_open{method="jobmill.v1.JobQueue/Submit"}"#), 1.0);
-    assert_eq!(now.get(r#"jobmill_grpc_call_seconds_count{method="jobmill.v1.JobQueue/Submit"}"#), 4.0);
+    assert_eq!(now.get(r#"jobmill_grpc_call_seconds_count{method="jobmill.v1.JobQueue/Submit"}"#), 5.0);
     running.succeeds();
     soon(waiting).await.unwrap().unwrap();
     stage.next().await.succeeds();

@@ -36,6 +36,8 @@ pub(super) enum Group {
     Answers,
     /// SubmitBatch
     Batches,
+    /// Submit and SubmitBatch with unique keys, beside the same without
+    Keys,
     /// SubmitStream, beside an empty bidirectional stream
     Streams,
     /// From Submit to SUCCEEDED, jobs a second
@@ -87,6 +89,7 @@ impl Group {
         let (of_each_pair, others) = match self {
             Group::Submit => (11, 0),
             Group::Answers | Group::Batches | Group::Streams => (2, 0),
+            Group::Keys => (8, 0),
             Group::EndToEnd => (5, 0),
             Group::Latency => (4, 0),
             Group::Workers => (9, 4),

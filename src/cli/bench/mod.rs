@@ -11,6 +11,7 @@ mod cost;
 mod end_to_end;
 mod figures;
 mod gate;
+mod keys;
 mod latencies;
 mod load;
 mod paced;

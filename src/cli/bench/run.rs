@@ -96,6 +96,7 @@ async fn measure(args: BenchArgs) -> anyhow::Result<BenchReport> {
             Group::Submit => Box::pin(bench.submit()),
             Group::Answers => Box::pin(bench.answers()),
             Group::Batches => Box::pin(bench.batches()),
+            Group::Keys => Box::pin(bench.keys()),
             Group::Streams => Box::pin(bench.streams()),
             Group::EndToEnd => Box::pin(bench.end_to_end()),
             Group::Workers => Box::pin(bench.workers()),

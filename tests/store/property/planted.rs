@@ -140,6 +140,50 @@ impl Subject for ChangedByCrash {
     }
 }
 
+/// A store that doesn't free the unique key of a job that expires.
+pub(crate) struct KeepsKeysOfExpired(Sqlite);
+
+impl KeepsKeysOfExpired {
+    pub(crate) fn open(setup: Setup) -> Box<dyn Subject> {
+        let mut store = Sqlite::open(setup.clone());
+        let image = store.image();
+        {
+            let database = rusqlite::Connection::open(image.path().join("jobmill.db")).unwrap();
+            let sql = "CREATE TABLE freed (holder INTEGER PRIMARY KEY, key BLOB); \
+                       CREATE TRIGGER frees AFTER DELETE ON unique_key BEGIN \
+                       INSERT OR REPLACE INTO freed VALUES (OLD.holder, OLD.key); END; \
+                       CREATE TRIGGER expires AFTER UPDATE ON job WHEN NEW.state = 10 AND OLD.state <> 10 BEGIN \
+                       INSERT OR IGNORE INTO unique_key (key, holder) \
+                       SELECT key, holder FROM freed WHERE holder = NEW.id; END";
+            database.execute_batch(sql).unwrap();
+        }
+        store.restart_from(image, setup).unwrap();
+        Box::new(KeepsKeysOfExpired(store))
+    }
+}
+
+impl Subject for KeepsKeysOfExpired {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        self.0.apply(batch)
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.0.reader()
+    }
+
+    fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
+        self.0.crash(setup)
+    }
+
+    fn board(&self) -> &DemandBoard {
+        self.0.board()
+    }
+
+    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
+        self.0.kinds_of_workers()
+    }
+}
+
 /// A store whose starts begin with numbers from an hour ago.
 pub(crate) struct BeginsBehindItsClock(Memory);
 

@@ -135,6 +135,15 @@ fn probes_of_submissions() -> Vec<Probe> {
             let policy = v1::RetryPolicy { delays: vec![duration(1); n], ..Default::default() };
             with_job(|job| job.retry_policy = Some(policy))
         }),
+        probe("unique_key_bytes", SUBMIT, "job.unique_key.key", |n, _| {
+            let unique = v1::UniqueKey { key: "k".repeat(n), ..Default::default() };
+            with_job(|job| job.unique_key = Some(unique))
+        }),
+        probe("unique_key_seconds", SUBMIT, "job.unique_key.hold", |n, _| {
+            let hold = Some(duration(n as i64));
+            let unique = v1::UniqueKey { key: "k".to_owned(), hold, ..Default::default() };
+            with_job(|job| job.unique_key = Some(unique))
+        }),
     ]
 }
 
