@@ -50,6 +50,7 @@ mod store {
         mod retries;
         mod room;
         mod scans;
+        mod suspects;
         mod updates;
         mod worker_kinds;
         mod worker_reports;

@@ -318,10 +318,9 @@ mod tests {
             [(None, true), (Some(StopCause::Timeout), false), (Some(StopCause::Client), false)]
         {
             let error = HandlerError { kind: ErrorKind::ProcessDied, ..HandlerError::retryable("killed") };
-            match refused(error, cause) {
-                v1::report::Report::Failed(failed) => assert_eq!(failed.process_died, is_loss, "{cause:?}"),
-                other => panic!("{cause:?}: {other:?}"),
-            }
+            let report = refused(error, cause);
+            let v1::report::Report::Failed(failed) = report else { panic!("{cause:?}: {report:?}") };
+            assert_eq!(failed.process_died, is_loss, "{cause:?}");
         }
     }
 
