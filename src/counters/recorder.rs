@@ -46,7 +46,8 @@ impl Recorder {
         for claim in &outcome.claims {
             let kind = batches.of(&claim.job.spec.kind);
             kind.started.inc();
-            if claim.job.attempt > 1 {
+            // Claims that were given back before they had started are no attempts to retry.
+            if claim.job.attempt > claim.job.rare().never_started + 1 {
                 kind.retries.inc();
             }
             let started = claim.job.started.unwrap_or(claim.ready);
