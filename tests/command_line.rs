@@ -120,7 +120,8 @@ async fn a_unique_key_is_met_listed_and_released() {
     assert_eq!((id, note, code), (first.clone(), expected, 0));
     let said = refused(&server, "submit gate two --unique-key order-17 --on-waiting reject").await;
     assert!(said.contains(&first) && said.contains("SCHEDULED"), "{said}");
-    let said = refused(&server, "submit gate two --unique-key order-17 --on-waiting replace --label a=b").await;
+    let said =
+        refused(&server, "submit gate two --unique-key order-17 --on-waiting replace --label a=b").await;
     assert!(said.contains(&first) && said.contains("labels"), "{said}");
     assert_eq!(submitted("three --on-waiting replace").await, (first.clone(), "REPLACED".to_owned()));
     while json(&server, &format!("get {first}")).await["state"] != "JOB_STATE_RUNNING" {}

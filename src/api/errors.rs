@@ -2,11 +2,19 @@
 //!
 //! Reasons are part of the API. Details are kept small, because a status of more than 16 KiB breaks the HTTP/2 stream.
 
+mod detail;
+mod keys;
+
 use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+pub(super) use self::keys::key_not_found;
+use self::{
+    detail::{DOMAIN, MESSAGE_MAX_BYTES, about, quota, resource, status},
+    keys::{key_conflict, key_held},
+};
 use super::sizes::UNFINISHED_MAX_BYTES;
 use crate::{
     access::Denied,
@@ -14,14 +22,13 @@ use crate::{
         AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,
         Stopped,
     },
-    job::{JobId, LeaseToken, StateName},
+    job::{JobId, LeaseToken},
     proto::v1,
     settings::Role,
     store::{ErrorClass, StoreError},
     watch::WatchError,
 };
 
-const DOMAIN: &str = "jobmill";
 /// Retry delay for a full queue.
 const RETRY_FULL_AFTER: Duration = Duration::from_secs(1);
 /// Retry delay for a full disk, which is rarely cleared sooner.
@@ -30,7 +37,6 @@ const RETRY_DISK_AFTER: Duration = Duration::from_secs(5);
 const RETRY_LOCKED_AFTER: Duration = Duration::from_secs(1);
 /// Byte limit of a request's reported faults; the rest are only counted.
 const FAULTS_BYTES: usize = 2_048;
-const MESSAGE_MAX_BYTES: usize = 1_024;
 
 /// The faults of a request, field by field.
 #[derive(Debug, Default)]
@@ -103,51 +109,6 @@ pub(super) fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
 }
 
-fn status(
-    code: Code,
-    reason: &str,
-    message: impl std::fmt::Display,
-    add: impl FnOnce(&mut ErrorDetails),
-) -> Status {
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
-    add(&mut details);
-    Status::with_error_details(code, shortened(&message.to_string()), details)
-}
-
-fn shortened(message: &str) -> &str {
-    crate::execute::cut(message, MESSAGE_MAX_BYTES)
-}
-
-/// Sets the error's metadata: see `ErrorReason` in the protocol.
-fn about<const N: usize>(details: &mut ErrorDetails, values: [(&str, String); N]) {
-    if let Some(info) = details.error_info().cloned() {
-        let metadata = values.into_iter().map(|(key, value)| (key.to_owned(), value));
-        details.set_error_info(info.reason, info.domain, metadata.collect::<HashMap<_, _>>());
-    }
-}
-
-/// Builds the error of an exceeded quota.
-fn quota(
-    reason: &str,
-    message: impl std::fmt::Display,
-    subject: &str,
-    max: impl std::fmt::Display,
-) -> Status {
-    status(Code::ResourceExhausted, reason, message, |details| {
-        about(details, [("limit", max.to_string())]);
-        details.add_quota_failure_violation(subject, format!("at most {max}"));
-    })
-}
-
-fn resource(kind: &'static str, name: impl Into<String>) -> impl FnOnce(&mut ErrorDetails) {
-    let name = name.into();
-    move |details| {
-        let key = if kind == "job" { "job_id" } else { kind };
-        about(details, [(key, name.clone())]);
-        details.set_resource_info(kind, name, "", "");
-    }
-}
-
 /// The lease is not, or no longer, the worker's.
 pub(super) fn lease_lost(id: JobId, lease: LeaseToken) -> Status {
     let message = format!(
@@ -197,27 +158,6 @@ pub(super) fn namespace_not_found(name: &str) -> Status {
 pub(super) fn job_not_found(id: &JobId) -> Status {
     let message = format!("no job has the id {id}: it never existed, or has been deleted");
     status(Code::NotFound, "JOB_NOT_FOUND", message, resource("job", id.to_string()))
-}
-
-pub(super) fn key_not_found(key: &str) -> Status {
-    let message = ControlRefusal::KeyNotFound(key.to_owned());
-    status(Code::NotFound, "KEY_NOT_FOUND", message, resource("key", key))
-}
-
-/// Another job holds a unique key.
-fn key_held(
-    refusal: impl std::fmt::Display,
-    key: &str,
-    holder: Option<JobId>,
-    state: Option<StateName>,
-) -> Status {
-    let message = refusal.to_string();
-    status(Code::FailedPrecondition, "KEY_HELD", &message, |details| {
-        let job_id = holder.map(|id| id.to_string()).unwrap_or_default();
-        let state = state.map(|state| state.as_str().to_owned()).unwrap_or_default();
-        about(details, [("key", key.to_owned()), ("job_id", job_id), ("state", state)]);
-        details.add_precondition_failure_violation("UNIQUE_KEY", key, message.clone());
-    })
 }
 
 pub(super) fn queue_not_found(name: &str) -> Status {
@@ -327,12 +267,7 @@ impl From<OfferRefusal> for Status {
             OfferRefusal::TooManyKinds(max) => quota(reason, &refusal, "kinds", max),
             OfferRefusal::KeyHeld { key, holder, state, .. } => key_held(&refusal, key, *holder, *state),
             OfferRefusal::KeyConflict { key, holder, field, .. } => {
-                status(Code::FailedPrecondition, reason, &refusal, |details| {
-                    let job_id = holder.map(|id| id.to_string()).unwrap_or_default();
-                    let field = (*field).to_owned();
-                    about(details, [("key", key.clone()), ("job_id", job_id), ("field", field)]);
-                    details.add_precondition_failure_violation("UNIQUE_KEY", key, refusal.to_string());
-                })
+                key_conflict(&refusal, key, *holder, field)
             }
         }
     }

@@ -6,6 +6,7 @@ mod convert;
 mod core;
 mod errors;
 mod guard;
+mod held_key;
 mod job_queue;
 mod keys;
 mod limits;

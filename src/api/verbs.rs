@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{caller::Caller, core::Core, errors, keys::queue_of_key, needs::Needs, validate::Validator};
+use super::{caller::Caller, core::Core, errors, held_key::queue_of_key, needs::Needs, validate::Validator};
 use crate::{
     admission,
     engine::{Action, Control, ControlRefusal, QueueCheck, ReplySlot},

@@ -150,9 +150,6 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
         }
     }
     fields.extend(unique_key(job, now));
-    if job.replaced != 0 {
-        fields.push(("replaced", text::counted(job.replaced.unsigned_abs().into(), "time")));
-    }
     if !job.request_id.is_empty() {
         fields.push(("request id", text::escape(&job.request_id).into_owned()));
     }
@@ -215,6 +212,14 @@ fn attempt_counts(job: &Job) -> String {
 
 /// Describes the job's unique key: its scope, and who holds and follows it.
 fn unique_key(job: &Job, now: Timestamp) -> Vec<(&'static str, String)> {
+    let mut fields = key_fields(job, now);
+    if job.replaced != 0 {
+        fields.push(("replaced", text::counted(job.replaced.unsigned_abs().into(), "time")));
+    }
+    fields
+}
+
+fn key_fields(job: &Job, now: Timestamp) -> Vec<(&'static str, String)> {
     let Some(said) = job.spec.as_ref().and_then(|spec| spec.unique_key.as_ref()) else { return Vec::new() };
     let scope = unique::scope(UniqueScope::try_from(said.scope).unwrap_or_default(), job.queue(), job.kind());
     let mut fields = vec![("unique key", format!("{} ({scope})", text::escape(&said.key)))];

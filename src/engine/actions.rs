@@ -1,15 +1,11 @@
 //! Mutations of jobs and queues requested by callers: what each is, answers, and does.
 
-use std::sync::Arc;
-
 use super::{
     ControlRefusal, JobDone, KeyDone, QueueDone, Registered, Reply, ReplySlot, WorkerHello, ask::Refusable,
-    decision::Decision, tallies::Usage,
+    decision::Decision,
 };
 use crate::{
-    engine::transition::{Event, transition},
-    engine::transition::Refusal,
-    job::{Job, JobId, JobUpdate, KeyHash, LeaseToken, Name, RequestId, StateName},
+    job::{JobId, JobUpdate, KeyHash, LeaseToken, Name, RequestId},
     settings::{QueueInfo, QueueSettings, SettingsChange},
     store::sets::{Committed, RequestOutcome},
 };
@@ -276,12 +272,8 @@ impl Decision<'_> {
             }
             Action::ReleaseKey { hash, key, ask } => {
                 let done = self.release_key(*hash, key);
-                self.keep_done(request, &done, |(_, _, queue)| *queue);
-                ask.decide(done.map(|(holder, successor, _)| KeyDone {
-                    holder: Some(holder),
-                    successor,
-                    is_repeat: false,
-                }));
+                self.keep_done(request, &done, |(_, queue)| *queue);
+                ask.decide(done.map(|(done, _)| done));
             }
             Action::CreateQueue { name, settings, ask } => {
                 let done = self.create_queue(name, settings.clone());
@@ -312,10 +304,7 @@ impl Decision<'_> {
                 }
                 None => ask.decide(Err(ControlRefusal::QueueNotFound(name.clone()))),
             },
-            Action::RegisterWorker { hello, ask } => {
-                let done = self.register_worker(hello);
-                ask.decide(done);
-            }
+            Action::RegisterWorker { hello, ask } => ask.decide(self.register_worker(hello)),
             Action::ReviewWorkers { ask } => {
                 self.review_workers();
                 ask.decide(Ok(()));
@@ -381,80 +370,6 @@ impl Decision<'_> {
                 self.engine.purges.deleted_early(queue);
             }
         }
-    }
-
-    /// Returns the job if it is at the revision that the caller expects.
-    pub(super) fn expected(&self, id: JobId, expected: Option<u64>) -> Result<Arc<Job>, ControlRefusal> {
-        let job = self.job(id).ok_or(ControlRefusal::JobNotFound(id))?;
-        match expected {
-            Some(expected) if expected != job.revision => {
-                Err(ControlRefusal::RevisionMismatch { id, expected, revision: job.revision })
-            }
-            Some(_) | None => Ok(job),
-        }
-    }
-
-    fn cancel(&mut self, id: JobId, expected: Option<u64>) -> Result<JobDone, ControlRefusal> {
-        let job = self.expected(id, expected)?;
-        match transition(&job, &Event::Cancel, self.moment(&job)) {
-            Ok(changed) => Ok(JobDone::now(&self.change(&job, changed))),
-            Err(_) => match job.state.name() {
-                StateName::Cancelling | StateName::Cancelled => Ok(JobDone::now(&job)),
-                state @ (StateName::Scheduled
-                | StateName::Blocked
-                | StateName::Queued
-                | StateName::Running
-                | StateName::BackingOff
-                | StateName::Succeeded
-                | StateName::Failed
-                | StateName::Expired) => Err(ControlRefusal::WrongState {
-                    id,
-                    state,
-                    way_out: "it has ended and can't be cancelled",
-                }),
-            },
-        }
-    }
-
-    fn retry(&mut self, id: JobId, expected: Option<u64>, reset: bool) -> Result<JobDone, ControlRefusal> {
-        let job = self.expected(id, expected)?;
-        let changed = transition(&job, &Event::Retry { reset }, self.moment(&job)).map_err(|refusal| {
-            if let Refusal::DeadlinePassed(deadline) = refusal {
-                return ControlRefusal::DeadlinePassed { id, deadline };
-            }
-            let way_out = "only a FAILED, CANCELLED, BACKING_OFF or SCHEDULED job can be retried";
-            ControlRefusal::WrongState { id, state: job.state.name(), way_out }
-        })?;
-        if job.state.is_done() {
-            self.check_key_of(&job)?;
-            // Ended jobs outlive their queue. In a deleted queue nothing would ever start them.
-            let queue = &job.spec.queue;
-            if self.engine.queues.with(queue.number, |_| ()).is_none() {
-                return Err(ControlRefusal::QueueNotFound(queue.as_str().to_owned()));
-            }
-            let share = Usage { jobs: 1, bytes: job.spec.bytes as i64 };
-            if let Some(full) = self.engine.queues.full(queue, self.used(queue), share) {
-                return Err(ControlRefusal::QueueFull(full));
-            }
-        }
-        let after = self.change(&job, changed);
-        if job.state.is_done() {
-            self.retake_key(&after);
-        }
-        Ok(JobDone::now(&after))
-    }
-
-    fn delete_job(&mut self, id: JobId, expected: Option<u64>) -> Result<u32, ControlRefusal> {
-        let job = self.expected(id, expected)?;
-        if job.state.lease().is_some() {
-            let way_out = "cancel it, and delete it once it has ended";
-            return Err(ControlRefusal::WrongState { id, state: job.state.name(), way_out });
-        }
-        self.delete(&job);
-        if job.state.is_done() {
-            self.free_key_of(&job);
-        }
-        Ok(job.spec.queue.number)
     }
 
     fn create_queue(&mut self, name: &str, settings: QueueSettings) -> Result<QueueInfo, ControlRefusal> {

@@ -89,7 +89,6 @@ pub(super) struct AcceptedOffer {
 }
 
 /// An item of an accepted offer.
-#[expect(clippy::large_enum_variant, reason = "nearly all are the large one")]
 pub(super) enum AcceptedItem {
     /// A new job.
     New(AcceptedJob),

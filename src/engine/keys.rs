@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    ControlRefusal,
+    ControlRefusal, KeyDone,
     decision::{AcceptedItem, Decision},
     transition::Event,
 };
@@ -227,7 +227,7 @@ impl Decision<'_> {
 
     /// Checks that an ended job can hold its key again.
     pub(super) fn check_key_of(&mut self, job: &Job) -> Result<(), ControlRefusal> {
-        let Some((hash, unique)) = job.spec.key_hash().zip(job.spec.unique()) else { return Ok(()) };
+        let (Some(hash), Some(unique)) = (job.spec.key_hash(), job.spec.unique()) else { return Ok(()) };
         let (holder, state) = match self.standing(hash) {
             Standing::Free => return Ok(()),
             Standing::Ended { holder, .. } if holder == job.id => return Ok(()),
@@ -245,12 +245,10 @@ impl Decision<'_> {
         }
     }
 
-    /// Takes a key from its holder for a caller. Returns the holder, the successor and the number of the holder's queue.
-    pub(super) fn release_key(
-        &mut self,
-        hash: KeyHash,
-        key: &str,
-    ) -> Result<(JobId, Option<JobId>, u32), ControlRefusal> {
+    /// Takes a key from its holder for a caller. Returns also the number of the holder's queue.
+    pub(super) fn release_key(&mut self, hash: KeyHash, key: &str) -> Result<(KeyDone, u32), ControlRefusal> {
+        let done =
+            |holder, successor| KeyDone { holder: Some(holder), successor, is_repeat: false };
         let not_held = || ControlRefusal::KeyNotFound(key.to_owned());
         let standing = self.standing(hash);
         let row = self.key_row(hash).cloned().ok_or_else(not_held)?;
@@ -259,12 +257,12 @@ impl Decision<'_> {
             Standing::Ended { holder, .. } => {
                 let queue = row.name.and_then(|name| self.engine.queues.name(&name.queue));
                 self.put_key(hash, None);
-                Ok((holder, None, queue.map_or(0, |queue| queue.number)))
+                Ok((done(holder, None), queue.map_or(0, |queue| queue.number)))
             }
             Standing::Held { holder, .. } => {
                 self.pass_on(hash, &row, &holder.spec, None);
                 let next = self.key_row(hash).map(|row| row.holder);
-                Ok((holder.id, next, holder.spec.queue.number))
+                Ok((done(holder.id, next), holder.spec.queue.number))
             }
         }
     }

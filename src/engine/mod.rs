@@ -20,6 +20,7 @@ mod decision;
 mod demand;
 mod due;
 mod follow;
+mod job_changes;
 mod keys;
 mod leases;
 mod meetings;

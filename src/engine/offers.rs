@@ -164,8 +164,9 @@ impl Decision<'_> {
         let count = meeting.fates.iter().filter(|fate| matches!(fate, Fate::New { .. })).count();
         let first = self.engine.numbers.draw_ids(count, now);
         let new = meeting.fates.iter().enumerate().filter(|(_, fate)| matches!(fate, Fate::New { .. }));
+        let with_place = new.enumerate();
         let ids: HashMap<usize, JobId> =
-            new.zip(0..).map(|((index, _), place)| (index, first.plus(place))).collect();
+            with_place.map(|(place, (index, _))| (index, first.plus(place as i64))).collect();
         self.accept_met(jobs, request, answer, shares, meeting, &ids, SeenIds { first, count: count as u32, found: None });
     }
 
@@ -187,7 +188,10 @@ impl Decision<'_> {
             Party::Item(index) => ids.get(index).copied().unwrap_or(seen.first),
         };
         let (now, mut items, mut found) = (self.now(), Vec::with_capacity(jobs.count()), Vec::new());
-        for ((index, job), fate) in jobs.into_iter().enumerate().zip(std::mem::take(&mut meeting.fates)) {
+        let mut fates = std::mem::take(&mut meeting.fates).into_iter();
+        for (index, job) in jobs.into_iter().enumerate() {
+            // Each job of an offer has a fate.
+            let Some(fate) = fates.next() else { break };
             let (id, outcome) = match fate {
                 Fate::New { is_blocked, not_before } => {
                     let id = ids.get(&index).copied().unwrap_or(seen.first);
@@ -217,10 +221,10 @@ impl Decision<'_> {
                     (id, SubmitOutcome::Replaced)
                 }
             };
-            match outcome {
-                SubmitOutcome::Replaced => self.sealed.met.replaced += 1,
-                _ => self.sealed.met.existing += 1,
-            }
+            let met = &mut self.sealed.met;
+            let counted =
+                if outcome == SubmitOutcome::Replaced { &mut met.replaced } else { &mut met.existing };
+            *counted += 1;
             found.push((index as u32, id));
             items.push(AcceptedItem::Found { id, outcome });
         }

@@ -172,7 +172,10 @@ impl UniqueKey {
     pub fn on_started(&self) -> OnConflict {
         self.on_started.unwrap_or(match self.on_waiting() {
             OnConflict::Replace => OnConflict::Follow,
-            other => other,
+            other @ (OnConflict::ReturnExisting
+            | OnConflict::Reject
+            | OnConflict::Follow
+            | OnConflict::Cancel) => other,
         })
     }
 

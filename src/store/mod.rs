@@ -10,6 +10,7 @@ mod leftover;
 pub mod memory;
 mod names;
 mod reads;
+mod requests;
 pub mod sets;
 pub mod sqlite;
 mod steps;

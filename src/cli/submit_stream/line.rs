@@ -121,7 +121,7 @@ struct DebounceFields {
 }
 
 impl Unique {
-    fn to_wire(self) -> UniqueKey {
+    fn into_wire(self) -> UniqueKey {
         let wire = |span: Option<Span>| span.map(|span| to_wire_duration(span.0));
         let policy =
             |policy: Option<PolicyArg>| policy.map_or(OnConflict::Unspecified, PolicyArg::to_wire).into();
@@ -264,7 +264,7 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
         deadline,
         max_snoozes: line.max_snoozes.map(|number| number.0),
         max_process_losses: line.max_process_losses.map_or(0, |number| number.0),
-        unique_key: line.unique_key.map(Unique::to_wire),
+        unique_key: line.unique_key.map(Unique::into_wire),
     };
     Ok(SubmitItem { job: Some(job), request_id: line.request_id.unwrap_or_default() })
 }

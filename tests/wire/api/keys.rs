@@ -215,7 +215,7 @@ async fn a_job_shows_its_key_its_holder_and_why_it_waits() {
     let waiting = rig.get(&follower.id).await;
     let [pending] = &waiting.pending[..] else { panic!("{waiting:?}") };
     assert_eq!((pending.reason(), pending.subject.as_str()), (PendingReason::UniqueKey, "order 17"));
-    assert_eq!(pending.job_ids, [holder.clone()]);
+    assert_eq!(pending.job_ids, std::slice::from_ref(&holder));
     let status = waiting.unique_key.unwrap();
     assert_eq!((&status.holder_id, &status.successor_id), (&holder, &follower.id));
     assert_eq!(
