@@ -42,7 +42,7 @@ use crate::{
     counters::{Counters, Health},
     dispatch::{Claims, Dispatch, Handlers},
     engine::EngineSetup,
-    execute::{Handler, closures::Closures, command},
+    execute::{Callbacks, Handler, closures::Closures, command},
     handle::{self, Handle},
     intake::Intake,
     job::names,
@@ -245,7 +245,8 @@ impl ServerBuilder {
             true => Some(Arc::new(Credentials::load(&self.settings, &self.clock)?)),
             false => None,
         };
-        let kinds = self.kinds()?;
+        let callbacks = Callbacks::default();
+        let kinds = self.kinds(&callbacks)?;
         let traces = Traces::start(&self.settings.traces)?;
         let store = self.open_store().await?;
         let issuer = Arc::new(TokenIssuer::new(store.reader().identity()));
@@ -300,6 +301,7 @@ impl ServerBuilder {
             core,
             committing,
             closures: kinds.closures,
+            callbacks,
             handlers: kinds.handlers,
             listeners,
             lost_log_lines: self.lost_log_lines,
@@ -359,6 +361,8 @@ fn open(settings: &StoreSettings, disk: &DiskSettings) -> Result<Box<dyn Store>,
 struct Parts {
     core: Core,
     committing: Committing,
+    /// The attempts that endpoints may call back.
+    callbacks: Callbacks,
     closures: Arc<Closures>,
     handlers: Handlers,
     listeners: Listeners,
@@ -372,7 +376,7 @@ impl Parts {
         let stopper = Stopper { drain: CancellationToken::new(), force: CancellationToken::new() };
         let page = self.page();
         let handle = self.handle(page.clone(), stopper.drain.clone());
-        let Parts { core, committing, closures, handlers, listeners, drain_timeout, .. } = self;
+        let Parts { core, committing, closures, callbacks, handlers, listeners, drain_timeout, .. } = self;
         let Committing { shard, reports, dispatches, ended, ends_with_this } = committing;
         let Core { intake: Intake { traces, .. }, draining, .. } = core.clone();
         let following =
@@ -387,9 +391,9 @@ impl Parts {
         let attempts = TaskTracker::new();
         let claims = Claims::default();
         let stop_accepting = CancellationToken::new();
-        let showing = listeners
-            .metrics_listener
-            .map(|listener| tokio::spawn(endpoint::serve(page, listeners.metrics_hosts, listener)));
+        let showing = listeners.metrics_listener.map(|listener| {
+            tokio::spawn(endpoint::serve(page, listeners.metrics_hosts, callbacks, listener))
+        });
         let running = Running {
             workers: Arc::clone(&core.workers.roster),
             keeping: tokio::spawn(core.workers.clone().keep()),

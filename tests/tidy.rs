@@ -47,7 +47,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("intake", &["admission", "clock", "engine", "job", "settings", "shard", "traces"]),
     (
         "metrics",
-        &["clock", "counters", "job", "lines", "listen", "settings", "shard", "store", "worker", "workers"],
+        &[
+            "clock", "counters", "execute", "job", "lines", "listen", "settings", "shard", "store",
+            "timeouts", "worker", "workers",
+        ],
     ),
     ("dispatch", &["engine", "execute", "job", "shard", "store", "timeouts", "traces", "watch"]),
     (

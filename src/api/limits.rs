@@ -26,6 +26,7 @@ use crate::{
 /// Features that `jobmill-require` may name: each is a field or behaviour that an older server would ignore.
 pub(super) const FEATURES: [&str; 13] = [
     "deadlines",
+    "drop-checkpoint",
     "expected-revision",
     "filter-done",
     "filter-queues",

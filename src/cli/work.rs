@@ -4,14 +4,15 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use jobmill::{
     config::Environment,
-    execute::{command::wait_for_commands, configured_handler},
+    execute::{Callbacks, Handler, command::wait_for_commands, configured_handler},
     serve::serve_worker,
-    settings::Settings,
+    settings::{KindSettings, Settings},
     worker::{Pool, Summary, Worker, WorkerBuilder, WorkerError},
 };
 use tokio::net::TcpListener;
@@ -111,7 +112,8 @@ pub(super) async fn run(args: WorkArgs, global: &Global) -> Result<Exit, Failure
             Failure::usage(format!("{error}: {cause}")).with_next("Name another folder with --state-dir.")
         })?;
     }
-    let worker = builder(&args, &loaded.settings, global, lock)?.build().map_err(failure)?;
+    let callbacks = Callbacks::default();
+    let worker = builder(&args, &loaded.settings, global, lock, &callbacks)?.build().map_err(failure)?;
     let metrics = match args.metrics_listen {
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
             Failure::usage(format!("--metrics-listen: {address} can't be listened on: {error}"))
@@ -123,18 +125,23 @@ pub(super) async fn run(args: WorkArgs, global: &Global) -> Result<Exit, Failure
         info!(%address, "metrics and health");
     }
     info!(instance = worker.instance(), server = global.server, "the worker starts");
-    let ended = work(worker, metrics, &mut signals).await;
+    let ended = work(worker, metrics, callbacks, &mut signals).await;
     drop(log);
     ended
 }
 
 /// Runs the worker to its end, with its metrics and its signals.
-async fn work(worker: Worker, metrics: Option<TcpListener>, signals: &mut Signals) -> Result<Exit, Failure> {
+async fn work(
+    worker: Worker,
+    metrics: Option<TcpListener>,
+    callbacks: Callbacks,
+    signals: &mut Signals,
+) -> Result<Exit, Failure> {
     let (stopper, health) = (worker.stopper(), worker.health());
     let mut run = std::pin::pin!(worker.run());
     let mut serving = std::pin::pin!(async {
         match metrics {
-            Some(listener) => serve_worker(health, listener).await,
+            Some(listener) => serve_worker(health, callbacks, listener).await,
             None => std::future::pending().await,
         }
     });
@@ -183,6 +190,7 @@ fn builder(
     settings: &Settings,
     global: &Global,
     lock: Option<PathBuf>,
+    callbacks: &Callbacks,
 ) -> Result<WorkerBuilder, Failure> {
     if settings.kinds.is_empty() {
         return Err(Failure::usage("the configuration has no kinds, so that there is nothing to run").with_next(
@@ -215,8 +223,7 @@ fn builder(
         if !args.kinds.is_empty() && !args.kinds.contains(kind) {
             continue;
         }
-        let handler = configured_handler(&of_kind.handler, lock.clone())
-            .map_err(|error| Failure::usage(format!("kind `{kind}`: {error}")))?;
+        let handler = handler_of(kind, of_kind, args, lock.clone(), callbacks)?;
         // Other workers run a kind that is only declared.
         let Some(handler) = handler else { continue };
         match own.get(kind.as_str()) {
@@ -247,6 +254,23 @@ fn builder(
         worker = worker.max_jobs(jobs);
     }
     Ok(if args.once { worker.until_idle(ONCE_IDLE) } else { worker })
+}
+
+/// Returns the handler of a kind; `None` for a kind that is only declared for workers.
+fn handler_of(
+    kind: &str,
+    settings: &KindSettings,
+    args: &WorkArgs,
+    lock: Option<PathBuf>,
+    callbacks: &Callbacks,
+) -> Result<Option<Arc<dyn Handler>>, Failure> {
+    if settings.handler.wants_callbacks() && args.metrics_listen.is_none() {
+        let problem = format!("kind `{kind}`: it has a `callback_url`, and nothing answers there");
+        return Err(Failure::usage(problem)
+            .with_next("Name the address with --metrics-listen, or leave the URL out."));
+    }
+    configured_handler(&settings.handler, lock, callbacks)
+        .map_err(|error| Failure::usage(format!("kind `{kind}`: {error}")))
 }
 
 fn failure(error: WorkerError) -> Failure {

@@ -52,7 +52,7 @@ const COMMAND_KEYS: [&str; 7] =
     ["command", "env", "env_allow", "working_dir", "kill_grace", "permanent_exit_codes", "snooze_exit_codes"];
 
 /// The keys of kinds that are mapped to a URL.
-const HTTP_KEYS: [&str; 12] = [
+const HTTP_KEYS: [&str; 13] = [
     "url",
     "headers",
     "signing_secret_files",
@@ -64,6 +64,7 @@ const HTTP_KEYS: [&str; 12] = [
     "max_connections",
     "connection_wait",
     "idle_timeout",
+    "callback_url",
     "snooze_statuses",
 ];
 

@@ -59,6 +59,7 @@ pub(super) fn endpoint(
     let snooze_statuses =
         section.list_setting("snooze_statuses", limits::SNOOZE_STATUSES_MAX, &statuses, reading);
     let snooze_delay = snooze_delay(section, reading);
+    let callback_url = section.optional("callback_url", &CallbackUrlRule, reading);
 
     let (url, _) = url?;
     if let (Ok(address), Some(value)) = (url.host().parse::<IpAddr>(), section.get("url"))
@@ -79,6 +80,7 @@ pub(super) fn endpoint(
         idle_timeout,
         snooze_statuses,
         snooze_delay,
+        callback_url,
     })))
 }
 
@@ -133,6 +135,31 @@ impl Rule for UrlRule {
         }
         // The text is not quoted: it may hold a secret.
         text.parse().map_err(|error| format!("the URL can't be used: {error}; write {}", self.wanted()))
+    }
+
+    fn show(&self, value: &HttpUrl) -> Json {
+        value.to_string().into()
+    }
+}
+
+/// The URL by which an endpoint reaches this program.
+pub(super) struct CallbackUrlRule;
+
+impl Rule for CallbackUrlRule {
+    type Value = HttpUrl;
+
+    fn wanted(&self) -> String {
+        "the URL of the address of metrics and health, such as \"http://127.0.0.1:9773\"".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<HttpUrl, String> {
+        let url = UrlRule.text(text)?;
+        match url.uri().query() {
+            Some(_) => {
+                Err(format!("the URL has a query; leave out all from the ? on, as in {}", self.wanted()))
+            }
+            None => Ok(url),
+        }
     }
 
     fn show(&self, value: &HttpUrl) -> Json {

@@ -49,7 +49,7 @@ pub enum CheckpointError {
         "the state has {bytes} bytes; at most {max_bytes} are kept: store it elsewhere, and keep a reference"
     )]
     TooLarge {
-        /// Size of the state and its description in bytes.
+        /// Size of the state and its metadata in bytes.
         bytes: usize,
         /// Limit in bytes.
         max_bytes: usize,
@@ -63,7 +63,7 @@ pub enum CheckpointError {
 /// Returns a state that can be kept: a long media type is cut.
 pub(crate) fn checked_state(mut state: Output) -> Result<Output, CheckpointError> {
     const MEDIA_TYPE_MAX_BYTES: usize = 128;
-    let bytes = state.bytes.len() + state.info.bytes();
+    let bytes = state.bytes.len() + state.info.bytes() - state.info.media_type.len();
     if bytes > CHECKPOINT_MAX_BYTES {
         return Err(CheckpointError::TooLarge { bytes, max_bytes: CHECKPOINT_MAX_BYTES });
     }
@@ -150,10 +150,10 @@ impl WrittenNumbers {
 }
 
 impl Attempt {
-    /// Keeps a state for the job's next attempt, should this one end without success: at most 256 KiB with its media type
-    /// and metadata. The latest state counts, and the call itself never waits. With `commit_now` the server writes it at
-    /// once, and otherwise with the attempt's progress, at most every 500 ms, or with its end. The returned future
-    /// resolves when it is written; it may be dropped. What was written outlives crashes, drains and timeouts.
+    /// Keeps a state for the job's next attempt, should this one end without success: at most 256 KiB with its metadata.
+    /// The latest state counts, and the call itself never waits. With `commit_now` the server writes it at once, and
+    /// otherwise with the attempt's progress, at most every 500 ms, or with its end. The returned future resolves when
+    /// it is written; it may be dropped. What was written outlives crashes, drains and timeouts.
     ///
     /// ```
     /// # use jobmill::{Attempt, HandlerError, Output};

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf, sync::Arc};
 #[cfg(feature = "http")]
 use super::http::{HttpHandler, HttpHandlerError};
 use super::{
-    Handler,
+    Callbacks, Handler,
     command::{self, CommandHandler},
 };
 use crate::{clock::Clock, settings::HandlerSettings};
@@ -18,6 +18,9 @@ pub(crate) struct Common<'a> {
     pub(crate) commands_lock: Option<PathBuf>,
     #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "command handlers use no clock"))]
     pub(crate) clock: &'a Clock,
+    /// The register of attempts that endpoints may call back.
+    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "only endpoints call back"))]
+    pub(crate) callbacks: &'a Callbacks,
 }
 
 /// A kind's handler can't be set up.
@@ -47,14 +50,16 @@ impl Common<'_> {
             }
             #[cfg(feature = "http")]
             HandlerSettings::Http(settings) => {
-                Ok(Some(Arc::new(HttpHandler::new((**settings).clone(), self.clock.clone())?)))
+                let handler = HttpHandler::new((**settings).clone(), self.clock.clone())?;
+                Ok(Some(Arc::new(handler.callbacks(self.callbacks.clone()))))
             }
             HandlerSettings::Workers => Ok(None),
         }
     }
 }
 
-/// Creates the handler of a kind for a remote worker; `None` for a kind that is only declared for workers. A command holds the lock file, if there is one, until it ends.
+/// Creates the handler of a kind for a remote worker; `None` for a kind that is only declared for workers. A command
+/// holds the lock file, if there is one, until it ends. Endpoints call running attempts back through `callbacks`.
 ///
 /// # Errors
 /// As [`SetupError`] says.
@@ -62,6 +67,7 @@ impl Common<'_> {
 pub fn configured_handler(
     settings: &HandlerSettings,
     commands_lock: Option<PathBuf>,
+    callbacks: &Callbacks,
 ) -> Result<Option<Arc<dyn Handler>>, SetupError> {
-    Common { command_guard: None, commands_lock, clock: &Clock::System }.handler(settings)
+    Common { command_guard: None, commands_lock, clock: &Clock::System, callbacks }.handler(settings)
 }

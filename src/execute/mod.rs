@@ -1,5 +1,7 @@
 //! The [`Handler`] trait, the [`Attempt`] that it gets, and the errors that it may return.
 
+#[cfg(feature = "server")]
+mod callbacks;
 mod checkpoint;
 #[cfg(feature = "server")]
 pub(crate) mod closures;
@@ -24,6 +26,13 @@ use std::{
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub use callbacks::Callbacks;
+#[cfg(feature = "server")]
+pub(crate) use callbacks::CalledAttempt;
+#[cfg(feature = "http")]
+pub(crate) use callbacks::OpenCallback;
 pub use checkpoint::{CheckpointError, Committed, StopCause};
 pub(crate) use checkpoint::{WrittenNumbers, checked_state};
 #[cfg(feature = "server")]

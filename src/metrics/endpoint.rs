@@ -6,7 +6,7 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -17,7 +17,8 @@ use tokio::{
     time::timeout,
 };
 
-use crate::listen::Hosts;
+use super::{callback, response::text};
+use crate::{execute::Callbacks, listen::Hosts};
 
 /// What the endpoint shows.
 pub(crate) trait Content: Clone + Send + Sync + 'static {
@@ -38,10 +39,16 @@ const HEAD_MAX_BYTES: usize = 8 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-const TEXT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Serves until the future is dropped, which closes its connections.
-pub(crate) async fn serve(page: impl Content, hosts: Hosts, listener: TcpListener) -> Infallible {
+///
+/// Running attempts are called back here, too: by `callbacks`, if their kinds' settings say so.
+pub(crate) async fn serve(
+    page: impl Content,
+    hosts: Hosts,
+    callbacks: Callbacks,
+    listener: TcpListener,
+) -> Infallible {
     let mut connections = JoinSet::new();
     let mut oldest = VecDeque::new();
     loop {
@@ -55,7 +62,7 @@ pub(crate) async fn serve(page: impl Content, hosts: Hosts, listener: TcpListene
                     {
                         oldest.abort();
                     }
-                    let serving = connection(page.clone(), hosts.clone(), stream);
+                    let serving = connection(page.clone(), hosts.clone(), callbacks.clone(), stream);
                     oldest.push_back(connections.spawn(timeout(CONNECTION_MAX, serving)));
                 }
                 Err(error) => {
@@ -67,8 +74,8 @@ pub(crate) async fn serve(page: impl Content, hosts: Hosts, listener: TcpListene
     }
 }
 
-async fn connection(page: impl Content, hosts: Hosts, stream: TcpStream) {
-    let service = service_fn(|request| answer(&page, &hosts, request));
+async fn connection(page: impl Content, hosts: Hosts, callbacks: Callbacks, stream: TcpStream) {
+    let service = service_fn(|request| answer(&page, &hosts, &callbacks, request));
     let served = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(HEAD_MAX_BYTES)
@@ -82,12 +89,16 @@ async fn connection(page: impl Content, hosts: Hosts, stream: TcpStream) {
 async fn answer(
     page: &impl Content,
     hosts: &Hosts,
+    callbacks: &Callbacks,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     if hosts.check(request.uri(), request.headers()).is_err() {
         let refused =
             "this host name is refused: use `localhost` or a loopback address, or add it to `hosts`\n";
         return Ok(text(StatusCode::MISDIRECTED_REQUEST, refused));
+    }
+    if request.uri().path() == callback::PATH {
+        return Ok(callback::answer(callbacks, request).await);
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed\n");
@@ -110,14 +121,9 @@ async fn answer(
             Ok(details) => text(StatusCode::OK, format!("ok\n{details}")),
             Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, reason),
         },
-        _ => text(StatusCode::NOT_FOUND, "not found: the paths are /metrics, /livez and /readyz\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "not found: the paths are /metrics, /livez, /readyz and /checkpoint\n",
+        ),
     })
-}
-
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, TEXT_TYPE);
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }

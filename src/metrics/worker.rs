@@ -11,13 +11,16 @@ use super::{
 };
 use crate::{
     counters::MetricFactory,
+    execute::Callbacks,
     listen::Hosts,
     worker::{Counts, Health},
 };
 
 /// Serves a worker's metrics and health over HTTP until the future is dropped. Only local host names are allowed.
-pub async fn serve_worker(health: Health, listener: TcpListener) -> Infallible {
-    serve(WorkerPage(health), Hosts::local_and(&[]), listener).await
+///
+/// Endpoints of running attempts call back here, too.
+pub async fn serve_worker(health: Health, callbacks: Callbacks, listener: TcpListener) -> Infallible {
+    serve(WorkerPage(health), Hosts::local_and(&[]), callbacks, listener).await
 }
 
 #[derive(Clone)]

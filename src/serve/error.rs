@@ -52,6 +52,15 @@ pub enum ServeError {
     /// The lock file that tells whether commands of an earlier server have ended can't be used.
     #[error(transparent)]
     Commands(#[from] LockError),
+    /// A kind's endpoint is to call back, and no address listens.
+    #[error(
+        "the kind `{kind}` has a `callback_url`, and nothing answers there: set `listen` in [metrics], or leave the \
+         URL out"
+    )]
+    NoCallbacks {
+        /// The kind's name.
+        kind: String,
+    },
     /// A kind's handler can't be set up.
     #[error("the kind `{kind}` can't be run")]
     Handler {
@@ -96,6 +105,7 @@ impl ServeError {
             | ServeError::Credentials(_)
             | ServeError::Audit { .. }
             | ServeError::Commands(_)
+            | ServeError::NoCallbacks { .. }
             | ServeError::Handler { .. }
             | ServeError::KindName { .. }
             | ServeError::KindTwice(_)

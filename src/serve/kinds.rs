@@ -9,6 +9,7 @@ use super::{ServeError, ServerBuilder, commands_lock};
 use crate::{
     dispatch::Handlers,
     execute::{
+        Callbacks,
         closures::{ClosureHandler, Closures},
         configured::Common,
     },
@@ -27,7 +28,7 @@ pub(super) struct Kinds {
 
 impl ServerBuilder {
     /// Creates the handlers of all kinds.
-    pub(super) fn kinds(&self) -> Result<Kinds, ServeError> {
+    pub(super) fn kinds(&self, callbacks: &Callbacks) -> Result<Kinds, ServeError> {
         let closures = Arc::new(Closures::default());
         let mut handlers = Handlers::new();
         let mut defaults = HashMap::new();
@@ -42,8 +43,12 @@ impl ServerBuilder {
                 StoreSettings::Folder(folder) => Some(commands_lock(folder)),
             },
             clock: &self.clock,
+            callbacks,
         };
         for (kind, settings) in &self.settings.kinds {
+            if settings.handler.wants_callbacks() && self.settings.metrics_listen.is_none() {
+                return Err(ServeError::NoCallbacks { kind: kind.clone() });
+            }
             let handler = common
                 .handler(&settings.handler)
                 .map_err(|source| ServeError::Handler { kind: kind.clone(), source })?;

@@ -40,6 +40,9 @@ pub struct HttpSettings {
     pub snooze_statuses: Vec<u16>,
     /// The delay after one of these statuses, unless the response has a `Retry-After`.
     pub snooze_delay: Duration,
+    /// URL by which the endpoint reaches the address of metrics and health, to which `/checkpoint` is added. Without it,
+    /// attempts have no checkpoints.
+    pub callback_url: Option<HttpUrl>,
 }
 
 impl HttpSettings {
@@ -59,6 +62,7 @@ impl HttpSettings {
             idle_timeout: IDLE_TIMEOUT,
             snooze_statuses: Vec::new(),
             snooze_delay: DEFAULT_SNOOZE_DELAY,
+            callback_url: None,
         }
     }
 }
@@ -78,6 +82,7 @@ impl fmt::Debug for HttpSettings {
             idle_timeout,
             snooze_statuses,
             snooze_delay,
+            callback_url,
         } = self;
         f.debug_struct("HttpSettings")
             .field("url", url)
@@ -91,6 +96,7 @@ impl fmt::Debug for HttpSettings {
             .field("idle_timeout", idle_timeout)
             .field("snooze_statuses", snooze_statuses)
             .field("snooze_delay", snooze_delay)
+            .field("callback_url", callback_url)
             .finish()
     }
 }

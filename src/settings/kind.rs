@@ -33,6 +33,18 @@ pub enum HandlerSettings {
     Workers,
 }
 
+impl HandlerSettings {
+    /// Returns whether an endpoint is to call its running attempts back, for which metrics and health need an address.
+    #[must_use]
+    pub fn wants_callbacks(&self) -> bool {
+        match self {
+            #[cfg(feature = "http")]
+            HandlerSettings::Http(settings) => settings.callback_url.is_some(),
+            HandlerSettings::Command(_) | HandlerSettings::Workers => false,
+        }
+    }
+}
+
 /// Values for submissions of a kind that leave them out, and the most that others may ask for.
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 #[derive(Clone, Debug, PartialEq)]

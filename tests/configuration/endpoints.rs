@@ -39,6 +39,7 @@ fn every_setting_arrives() {
         max_connections = 7
         connection_wait = "5s"
         idle_timeout = "0s"
+        callback_url = "https://jobs.example.org/hooks"
         max_attempts = 2
         "#,
     )
@@ -59,6 +60,8 @@ fn every_setting_arrives() {
     assert!(settings.authorities.is_some());
     assert_eq!((settings.connect_timeout, settings.max_connections), (Duration::from_secs(3), 7));
     assert_eq!((settings.connection_wait, settings.idle_timeout), (Duration::from_secs(5), Duration::ZERO));
+
+    assert_eq!(settings.callback_url.unwrap().to_string(), "https://jobs.example.org/hooks");
 
     let shown = format!("{loaded:?}");
     assert!(!shown.contains("s3cret") && !shown.contains("AQEBAQ"), "{shown}");
@@ -98,6 +101,32 @@ fn a_kind_is_a_command_or_an_endpoint() {
         &[
             "3:1: kinds.a.allow_private: this is for kinds that have a `url`, and this one has none; leave one of \
              them out",
+        ],
+    );
+}
+
+#[test]
+fn a_callback_url_is_a_url_without_a_query() {
+    let base = "url = 'https://example.org'\ncallback_url";
+    let wanted = r#""http://127.0.0.1:9773""#;
+    for (given, problem) in [
+        (
+            "1",
+            "1 is a number; write the URL of the address of metrics and health, such as ".to_owned() + wanted,
+        ),
+        (
+            "'http://localhost/?a=s3cret'",
+            format!(
+                "the URL has a query; leave out all from the ? on, as in the URL of the address of metrics and health, such as {wanted}"
+            ),
+        ),
+    ] {
+        refuses(&format!("{base} = {given}"), &[&format!("3:16: kinds.a.callback_url: {problem}")]);
+    }
+    refuses(
+        "command = ['sh']\ncallback_url = 'http://localhost'",
+        &[
+            "3:1: kinds.a.callback_url: this is for kinds that have a `url`, and this one has none; leave one of them out",
         ],
     );
 }

@@ -13,6 +13,8 @@
 //! | `Jobmill-Request-Id` | the submission's request id, percent-encoded, if the client set one |
 //! | `Jobmill-Labels`, `Jobmill-Payload-Metadata` | JSON objects in ASCII, if there are any; long ones in several lines |
 //! | `Jobmill-Header-…` | one for each of the job's headers |
+//! | `Jobmill-Checkpoint-Url`, `Jobmill-Checkpoint-Secret` | where and with which secret checkpoints are kept, if the kind has a `callback_url` |
+//! | `Jobmill-Earlier-Checkpoint` | the size in bytes of the state that earlier attempts have left, if there is one to read |
 //! | `Idempotency-Key` | the job's id: the same for all attempts of a job |
 //! | `traceparent`, `tracestate` | the W3C trace context of the attempt, if there is a trace |
 //! | `webhook-id`, `webhook-timestamp`, `webhook-signature` | a Standard Webhooks signature, if there are secrets |
@@ -45,9 +47,9 @@ use std::{error::Error, fmt::Write, sync::Arc, time::Duration};
 
 use crate::{
     clock::Clock,
-    execute::{Attempt, Handler, HandlerError, HandlerFuture},
+    execute::{Attempt, Callbacks, Handler, HandlerError, HandlerFuture},
     job::{FailureReason, Output},
-    settings::HttpSettings,
+    settings::{HttpSettings, HttpUrl},
 };
 use connection::{ConnectError, Connector, TlsError};
 use pool::{Pool, PoolLimits, PoolPermit, SendError};
@@ -73,6 +75,9 @@ struct Endpoint {
     pool: Pool,
     snoozes: Snoozes,
     clock: Clock,
+    /// The URL that endpoints call to keep a checkpoint; absent if they may not.
+    callback_url: Option<String>,
+    callbacks: Callbacks,
 }
 
 impl HttpHandler {
@@ -93,13 +98,26 @@ impl HttpHandler {
             idle_timeout,
             snooze_statuses,
             snooze_delay,
+            callback_url,
         } = settings;
         let requests = Requests::new(&url, headers, signing_secrets, clock.clone());
         let connector = Connector::new(url, targets, authorities.as_ref(), connect_timeout, clock.clone())?;
         let limits = PoolLimits { connections: max_connections, wait: connection_wait, idle: idle_timeout };
         let pool = Pool::new(connector, limits);
         let snoozes = Snoozes { statuses: snooze_statuses, delay: snooze_delay };
-        Ok(HttpHandler { endpoint: Arc::new(Endpoint { requests, pool, snoozes, clock }) })
+        let callback_url = callback_url.map(|url| callback_url_of(&url));
+        let callbacks = Callbacks::default();
+        let endpoint = Endpoint { requests, pool, snoozes, clock, callback_url, callbacks };
+        Ok(HttpHandler { endpoint: Arc::new(endpoint) })
+    }
+
+    /// Sets the register of the attempts that may be called back, which a listener shares.
+    #[must_use]
+    pub(crate) fn callbacks(mut self, callbacks: Callbacks) -> Self {
+        if let Some(endpoint) = Arc::get_mut(&mut self.endpoint) {
+            endpoint.callbacks = callbacks;
+        }
+        self
     }
 
     /// Connects to the endpoint, including TLS, without sending a request.
@@ -138,7 +156,9 @@ impl Handler for HttpHandler {
 
 impl Endpoint {
     async fn call(&self, attempt: &Attempt, mut permit: PoolPermit) -> Result<Output, HandlerError> {
-        let request = self.requests.of_attempt(attempt)?;
+        // The secret ends with the call.
+        let callback = self.callback_url.as_ref().map(|url| (url.as_str(), self.callbacks.open(attempt)));
+        let request = self.requests.of_attempt(attempt, callback.as_ref())?;
         let answer = self.pool.send(&mut permit, &request).await.map_err(transport_failure)?;
         let (result, is_read) = response::judge(answer, attempt, &self.snoozes, &self.clock).await;
         if is_read {
@@ -146,6 +166,11 @@ impl Endpoint {
         }
         result
     }
+}
+
+/// Returns the URL for checkpoints below the one of the settings.
+fn callback_url_of(url: &HttpUrl) -> String {
+    format!("{}/checkpoint", url.uri().to_string().trim_end_matches('/'))
 }
 
 /// Maps a transport error to a failure. Only an address that is not allowed is permanent.

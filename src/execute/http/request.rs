@@ -13,7 +13,7 @@ use sha2::Sha256;
 use super::metadata_headers;
 use crate::{
     clock::Clock,
-    execute::{Attempt, HandlerError},
+    execute::{Attempt, HandlerError, OpenCallback},
     job::FailureReason,
     settings::{HttpUrl, SigningSecret},
 };
@@ -25,6 +25,9 @@ const ATTEMPT: HeaderName = HeaderName::from_static("jobmill-attempt");
 const MAX_ATTEMPTS: HeaderName = HeaderName::from_static("jobmill-max-attempts");
 const LEASE: HeaderName = HeaderName::from_static("jobmill-lease");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const CHECKPOINT_URL: HeaderName = HeaderName::from_static("jobmill-checkpoint-url");
+const CHECKPOINT_SECRET: HeaderName = HeaderName::from_static("jobmill-checkpoint-secret");
+const EARLIER_CHECKPOINT: HeaderName = HeaderName::from_static("jobmill-earlier-checkpoint");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -61,7 +64,12 @@ impl Requests {
         Requests { uri: url.uri().clone(), headers, secrets, clock }
     }
 
-    pub(super) fn of_attempt(&self, attempt: &Attempt) -> Result<Request, HandlerError> {
+    /// Builds the request of an attempt, with the URL and the secret by which the endpoint may call back.
+    pub(super) fn of_attempt(
+        &self,
+        attempt: &Attempt,
+        callback: Option<&(&str, OpenCallback)>,
+    ) -> Result<Request, HandlerError> {
         let job = attempt.job();
         let id = job.id.to_string();
         let payload = attempt.payload_info();
@@ -91,6 +99,13 @@ impl Requests {
         set(MAX_ATTEMPTS, &job.max_attempts.to_string())?;
         set(LEASE, &attempt.lease().as_i64().to_string())?;
         set(IDEMPOTENCY_KEY, &id)?;
+        if let Some((url, open)) = callback {
+            set(CHECKPOINT_URL, url)?;
+            set(CHECKPOINT_SECRET, open.secret())?;
+            if let Some(earlier) = attempt.earlier_checkpoint() {
+                set(EARLIER_CHECKPOINT, &earlier.bytes.len().to_string())?;
+            }
+        }
         if let Some(traceparent) = attempt.traceparent() {
             set(TRACEPARENT, traceparent)?;
         }

@@ -1,6 +1,8 @@
 //! Checkpoints of attempts in the server: from functions, commands and endpoints, to the next attempt.
 
 mod commands;
+#[cfg(feature = "http")]
+mod endpoints;
 mod functions;
 
 use jobmill::{

@@ -11,52 +11,52 @@ use tokio::{
 use crate::support::soon;
 
 /// A listener on loopback.
-pub(super) struct Endpoint {
-    pub(super) listener: TcpListener,
+pub(crate) struct Endpoint {
+    pub(crate) listener: TcpListener,
 }
 
 impl Endpoint {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Endpoint { listener: TcpListener::bind(("127.0.0.1", 0)).await.unwrap() }
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.listener.local_addr().unwrap().port()
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/jobs?a=b", self.port())
     }
 
-    pub(super) async fn accept(&self) -> EndpointConnection<TcpStream> {
+    pub(crate) async fn accept(&self) -> EndpointConnection<TcpStream> {
         EndpointConnection { stream: BufReader::new(soon(self.listener.accept()).await.unwrap().0) }
     }
 
     /// Returns whether a connection waits to be accepted.
-    pub(super) fn was_called(&self) -> bool {
+    pub(crate) fn was_called(&self) -> bool {
         self.listener.accept().now_or_never().is_some()
     }
 }
 
 /// An accepted connection.
-pub(super) struct EndpointConnection<S> {
+pub(crate) struct EndpointConnection<S> {
     stream: BufReader<S>,
 }
 
 /// A received request.
-pub(super) struct Received {
-    pub(super) first_line: String,
+pub(crate) struct Received {
+    pub(crate) first_line: String,
     /// The headers, their names in lower case.
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Received {
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.find(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers))
     }
 
-    pub(super) fn find(&self, name: &str) -> Option<&str> {
+    pub(crate) fn find(&self, name: &str) -> Option<&str> {
         let mut found = self.headers.iter().filter(|(key, _)| key == name);
         let first = found.next();
         assert!(found.next().is_none(), "{name} twice in {:?}", self.headers);
@@ -65,11 +65,11 @@ impl Received {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> EndpointConnection<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S) -> Self {
         EndpointConnection { stream: BufReader::new(stream) }
     }
 
-    pub(super) async fn request(&mut self) -> Received {
+    pub(crate) async fn request(&mut self) -> Received {
         let mut received = self.head().await;
         received.body.resize(received.header("content-length").parse().unwrap(), 0);
         soon(self.stream.read_exact(&mut received.body)).await.unwrap();
@@ -77,7 +77,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EndpointConnection<S> {
     }
 
     /// Reads a request without its body.
-    pub(super) async fn head(&mut self) -> Received {
+    pub(crate) async fn head(&mut self) -> Received {
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
@@ -95,36 +95,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> EndpointConnection<S> {
         Received { first_line: lines[0].clone(), headers: headers.collect(), body: vec![] }
     }
 
-    pub(super) async fn answer(&mut self, text: &str) {
+    pub(crate) async fn answer(&mut self, text: &str) {
         soon(self.stream.write_all(text.as_bytes())).await.unwrap();
         soon(self.stream.flush()).await.unwrap();
     }
 
     /// Sends an answer with a status, headers and a body of known length.
-    pub(super) async fn answer_with(&mut self, status: &str, headers: &str, body: &str) {
+    pub(crate) async fn answer_with(&mut self, status: &str, headers: &str, body: &str) {
         let length = body.len();
         self.answer(&format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}")).await;
     }
 
     /// Sends a text again and again until the connection is closed.
-    pub(super) async fn chatter(&mut self, text: &str) {
+    pub(crate) async fn chatter(&mut self, text: &str) {
         let chatter = async { while self.stream.write_all(text.as_bytes()).await.is_ok() {} };
         soon(chatter).await;
     }
 
     /// Closes the sending half.
-    pub(super) async fn end(&mut self) {
+    pub(crate) async fn end(&mut self) {
         soon(self.stream.shutdown()).await.unwrap();
     }
 
     /// Closes the connection, and returns once the client has noticed.
-    pub(super) async fn hang_up(&mut self) {
+    pub(crate) async fn hang_up(&mut self) {
         self.end().await;
         self.closed().await;
     }
 
     /// Returns once the client has closed the connection.
-    pub(super) async fn closed(&mut self) {
+    pub(crate) async fn closed(&mut self) {
         let read = soon(self.stream.read_u8()).await;
         let kind = read.expect_err("nothing more is said").kind();
         assert!(matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset), "{kind}");

@@ -21,7 +21,7 @@ use jobmill::{
 };
 
 use crate::support::{Rig, defaults, manual_clock, memory, soon};
-use endpoint::{Endpoint, EndpointConnection, Received};
+pub(crate) use endpoint::{Endpoint, EndpointConnection, Received};
 
 type Outcome = Result<Output, HandlerError>;
 
