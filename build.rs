@@ -9,9 +9,10 @@ use prost_types::{
 };
 
 const PUBLIC_ROOT: &str = "proto";
-const PUBLIC: [&str; 4] = [
+const PUBLIC: [&str; 5] = [
     "jobmill/v1/job_queue.proto",
     "jobmill/v1/queue.proto",
+    "jobmill/v1/schedule.proto",
     "jobmill/v1/server.proto",
     "jobmill/v1/worker.proto",
 ];

@@ -41,7 +41,7 @@ use crate::{
     clock::Clock,
     counters::{Counters, Health},
     dispatch::{Claims, Dispatch, Handlers},
-    engine::EngineSetup,
+    engine::{EngineSetup, ScheduleSetup},
     execute::{Callbacks, Handler, closures::Closures, command},
     handle::{self, Handle},
     intake::Intake,
@@ -334,6 +334,11 @@ impl ServerBuilder {
             declared_queues: self.settings.queues.clone(),
             retention: self.settings.retention,
             demand: Arc::clone(roster.board()),
+            schedules: ScheduleSetup {
+                kinds: kinds.defaults.clone(),
+                declared: self.settings.schedules.clone(),
+                calendars: self.settings.calendars.clone(),
+            },
         }
     }
 }

@@ -6,6 +6,8 @@
 mod endpoints;
 #[path = "configuration/faults.rs"]
 mod faults;
+#[path = "configuration/schedules.rs"]
+mod schedules;
 
 use std::{
     collections::BTreeSet,
@@ -355,6 +357,7 @@ fn the_example_has_every_key_and_is_valid() {
         ("clients.pem", certified.cert.pem()),
         ("tokens.toml", String::new()),
         ("ca.pem", endpoints::authority()),
+        ("holidays.txt", "2026-05-25 # Whit Monday\n".to_owned()),
     ] {
         fs::write(desk.path(name), text).unwrap();
     }
@@ -376,13 +379,16 @@ fn the_documentation_has_every_key_with_its_default() {
     let documented_keys: BTreeSet<_> = documented.iter().map(|(key, _)| key.clone()).collect();
     assert_eq!(documented_keys, keys().collect());
 
-    let loaded =
-        Desk::new("[queues.a]\n[kinds.a]\ncommand = ['sh']\n[kinds.b]\nurl = 'https://example.org'\n[kinds.c]\nworker = true")
-            .load();
+    let loaded = Desk::new(
+        "[queues.a]\n[kinds.a]\ncommand = ['sh']\n[kinds.b]\nurl = 'https://example.org'\n[kinds.c]\nworker = true\n\
+         [[calendar]]\nname = 'a'\n[[schedule]]\nname = 'a'\nkind = 'a'\ncron = '@daily'\nretry = {}",
+    )
+    .load();
     for (key, default) in documented {
         let actual = loaded.entries.iter().find(|entry| general(&entry.key) == key).unwrap();
         let expected = match &*default {
             "required" => continue,
+            "\"\"" => String::new(),
             "one a core" => jobmill::settings::QueueSettings::default().consumers.to_string(),
             "the server's own" | "as the server's" | "the public ones" | "none" => "null".to_owned(),
             default => default.replace("~/", "/home/ada/"),
@@ -394,6 +400,9 @@ fn the_documentation_has_every_key_with_its_default() {
 
 /// Returns a key's path with `NAME` in place of the name that the operator chose.
 fn general(key: &str) -> String {
+    if let Some((list @ ("calendar" | "schedule"), rest)) = key.split_once('[') {
+        return format!("{list}{}", rest.split_once(']').unwrap().1);
+    }
     let Some((parent @ ("queues" | "kinds"), rest)) = key.split_once('.') else {
         return key.to_owned();
     };

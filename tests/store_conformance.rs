@@ -18,6 +18,7 @@ mod store {
     pub(crate) mod batch;
     pub(crate) mod build;
     pub(crate) mod rig;
+    pub(crate) mod schedules;
     pub(crate) mod subject;
     pub(crate) mod workers;
 
@@ -51,6 +52,16 @@ mod store {
         mod room;
         mod scans;
         mod suspects;
+        mod schedules {
+            mod backfills;
+            mod calendars;
+            mod changes;
+            mod clocks;
+            mod declared;
+            mod late;
+            mod overlap;
+            mod waiting;
+        }
         mod updates;
         mod worker_kinds;
         mod worker_reports;

@@ -230,3 +230,54 @@ CREATE TABLE incarnation (
     id     BLOB    NOT NULL,
     first  INTEGER NOT NULL
 ) STRICT;
+
+-- Schedules. Instants are wall-clock times in microseconds since 1970.
+CREATE TABLE schedule (
+    id       INTEGER PRIMARY KEY,
+    name     TEXT    NOT NULL UNIQUE,
+    revision INTEGER NOT NULL,
+    created  INTEGER NOT NULL,
+    since    INTEGER NOT NULL, -- from when the present times count
+    declared INTEGER NOT NULL, -- 1: the configuration declares it
+    paused   TEXT,             -- JSON: since when, and why
+    settings TEXT    NOT NULL  -- JSON: times, rules, and the job apart from its payload
+) STRICT;
+
+-- How far each schedule has come: the hot rows of schedules.
+CREATE TABLE schedule_run (
+    schedule     INTEGER PRIMARY KEY,
+    generation   INTEGER NOT NULL, -- number of changes of its settings
+    cursor       INTEGER NOT NULL, -- the instant up to which everything is decided
+    wake         INTEGER,          -- time of the next thing to do
+    is_unsettled INTEGER NOT NULL, -- 1: its state depends on more than the time
+    is_paused    INTEGER NOT NULL,
+    bytes        INTEGER NOT NULL, -- size of the payload
+    state        TEXT    NOT NULL  -- JSON: the next instant, the last job, counts, ranges of instants that have run
+) STRICT;
+
+CREATE TABLE schedule_payload (
+    schedule INTEGER PRIMARY KEY,
+    body     BLOB NOT NULL
+) STRICT;
+
+-- The calendars that schedules use.
+CREATE TABLE schedule_calendar (
+    calendar TEXT    NOT NULL,
+    schedule INTEGER NOT NULL,
+    PRIMARY KEY (calendar, schedule)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX schedule_calendar_schedule ON schedule_calendar (schedule);
+
+CREATE TABLE calendar (
+    number   INTEGER PRIMARY KEY,
+    name     TEXT    NOT NULL UNIQUE,
+    dates    TEXT    NOT NULL, -- JSON: dates and ranges of dates
+    revision INTEGER NOT NULL,
+    declared INTEGER NOT NULL
+) STRICT;
+
+-- The version of the time zone database by which the next instants were computed: one row.
+CREATE TABLE time_zones (
+    one     INTEGER PRIMARY KEY CHECK (one = 1),
+    version TEXT    NOT NULL
+) STRICT;

@@ -41,7 +41,8 @@ pub(crate) fn put_update(canonical: &mut Canonical, update: &JobUpdate) {
     put_when(canonical, ["expire_time", "expire_after"], expiry.flatten());
 }
 
-fn put_job(canonical: &mut Canonical, job: &JobDraft) {
+/// Adds a job as its client describes it.
+pub(crate) fn put_job(canonical: &mut Canonical, job: &JobDraft) {
     canonical.put("job", &[]);
     canonical.put_text("queue", &job.queue);
     canonical.put_text("kind", &job.kind);

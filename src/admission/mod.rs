@@ -7,18 +7,17 @@ pub(crate) mod unique;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Duration,
 };
 
 #[cfg(test)]
 pub(crate) use digest::vectors;
-pub(crate) use digest::{put_update, repeatable, request};
+pub(crate) use digest::{put_job, put_update, repeatable, request};
 pub use rules::FieldFault;
 
 use crate::{
     engine::{AdmissionError, NewJob, Origin, QueueEntry, Queues, WorkerKinds},
     job::{JobDraft, names},
-    settings::{JobBounds, KindDefaults},
+    settings::KindDefaults,
 };
 
 /// A completed job.
@@ -46,30 +45,6 @@ pub struct Admission {
 struct KnownKind {
     name: Arc<str>,
     defaults: KindDefaults,
-}
-
-impl KnownKind {
-    /// Returns the first field in which a draft asks for more than the kind allows.
-    fn over_bound(&self, draft: &JobDraft) -> Option<AdmissionError> {
-        let JobBounds { max_attempts, attempt_timeout, max_delay, max_snoozes, max_process_losses } =
-            self.defaults.bounds;
-        let count = |field, value: Option<u32>, bound: Option<u32>| {
-            let (value, bound) = (value?, bound?);
-            (value > bound).then(|| (field, value.to_string(), bound.to_string()))
-        };
-        let time = |field, value: Option<Duration>, bound: Option<Duration>| {
-            let (value, bound) = (value?, bound?);
-            let shown = |time| humantime::format_duration(time).to_string();
-            (value > bound).then(|| (field, shown(value), shown(bound)))
-        };
-        let longest = || draft.retry.clone().map(|said| said.or(&self.defaults.retry).longest_delay());
-        let (field, value, bound) = count("max_attempts", draft.max_attempts, max_attempts)
-            .or_else(|| time("attempt_timeout", draft.attempt_timeout, attempt_timeout))
-            .or_else(|| time("retry_policy", max_delay.and_then(|_| longest()), max_delay))
-            .or_else(|| count("max_snoozes", draft.max_snoozes, max_snoozes))
-            .or_else(|| count("max_process_losses", draft.max_process_losses, max_process_losses))?;
-        Some(AdmissionError::OverBound { kind: self.name.to_string(), field, bound, value })
-    }
 }
 
 impl Admission {
@@ -120,7 +95,7 @@ impl Admission {
                     known: self.known_kinds(),
                 })
             }
-            Some(_) => kind.and_then(|kind| kind.over_bound(&draft)),
+            Some(_) => kind.and_then(|kind| AdmissionError::over_bound(&kind.name, &kind.defaults, &draft)),
         };
         let defaults = kind.map_or_else(KindDefaults::default, |kind| kind.defaults.clone());
         let name = kind.map_or_else(|| Arc::from(draft.kind.as_str()), |kind| Arc::clone(&kind.name));

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 use super::unique;
 use crate::{
     clock::Timestamp,
-    job::{JobDraft, PartialRetryPolicy, When, names},
+    job::{JobDraft, PartialRetryPolicy, RESERVED_PREFIX, When, names},
     settings::limits,
 };
 
@@ -346,6 +346,9 @@ pub(crate) fn deadline(deadline: When, start: Option<When>, now: Timestamp) -> R
 }
 
 pub(crate) fn request_id(text: &str) -> RuleResult {
+    if text.starts_with(RESERVED_PREFIX) {
+        return Err(format!("begins with `{RESERVED_PREFIX}`, which is reserved for jobs of schedules: use another one"));
+    }
     if text.len() <= REQUEST_ID_MAX_BYTES && !text.chars().any(char::is_control) {
         return Ok(());
     }

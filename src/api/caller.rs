@@ -157,6 +157,15 @@ impl Caller {
         entry
     }
 
+    /// Starts the audit entry of a change to a schedule or a calendar.
+    pub(super) fn begin_named(self: &Arc<Self>, name: &str, queue: Option<&str>) -> AuditEntry {
+        let mut entry = self.begin(queue);
+        if let Some(begun) = &mut entry.0 {
+            begun.ids.push(name.to_owned());
+        }
+        entry
+    }
+
     /// Records a completed or refused operation in the audit.
     pub(super) fn record(&self, queue: Option<&str>, ids: &[String], outcome: Result<(), &Status>) {
         let reason = outcome.err().and_then(errors::reason);

@@ -9,8 +9,8 @@ use crate::{
     engine::QueueEntry,
     job::{
         AttemptRecord, Extras, Failure, Job, JobId, KeyName, LeaseToken, OnConflict, Output,
-        PartialRetryPolicy, PayloadInfo, Progress, Spec, State, StateName, SubmitOutcome, Tally, UniqueKey,
-        UniqueScope, When, names,
+        PartialRetryPolicy, PayloadInfo, Progress, ScheduleOrigin, ScheduledBy, Spec, State, StateName,
+        SubmitOutcome, Tally, UniqueKey, UniqueScope, When, names,
     },
     proto::v1,
     settings::{Keep, QueueRetention, QueueSettings, WhenFull},
@@ -71,8 +71,23 @@ pub(super) fn job(job: &Job) -> v1::Job {
         proto.request_id.clone_from(&extras.request_id);
         proto.traceparent.clone_from(&extras.traceparent);
         proto.tracestate.clone_from(&extras.tracestate);
+        proto.schedule = extras.schedule.as_deref().map(scheduled_by);
     }
     proto
+}
+
+fn scheduled_by(by: &ScheduledBy) -> v1::JobSchedule {
+    let origin = match by.origin {
+        ScheduleOrigin::Scheduled => v1::ScheduleOrigin::Scheduled,
+        ScheduleOrigin::Triggered => v1::ScheduleOrigin::Triggered,
+        ScheduleOrigin::Backfilled => v1::ScheduleOrigin::Backfilled,
+    };
+    v1::JobSchedule {
+        name: by.name.clone(),
+        id: by.id.to_string(),
+        time: Some(timestamp(by.instant)),
+        origin: origin as i32,
+    }
 }
 
 /// Converts the outcome of a submission.
@@ -303,7 +318,7 @@ fn progress(progress: &Progress) -> v1::Progress {
     v1::Progress { fraction: progress.fraction, text: progress.text.clone(), step: progress.step.clone() }
 }
 
-fn retry_policy(policy: &PartialRetryPolicy) -> v1::RetryPolicy {
+pub(super) fn retry_policy(policy: &PartialRetryPolicy) -> v1::RetryPolicy {
     v1::RetryPolicy {
         initial_delay: policy.initial_delay.map(duration),
         max_delay: policy.max_delay.map(duration),

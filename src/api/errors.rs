@@ -2,7 +2,6 @@
 //!
 //! Reasons are part of the API. Details are kept small, because a status of more than 16 KiB breaks the HTTP/2 stream.
 
-mod detail;
 mod keys;
 
 use std::{collections::HashMap, time::Duration};
@@ -11,11 +10,12 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 pub(super) use self::keys::key_not_found;
-use self::{
-    detail::{DOMAIN, MESSAGE_MAX_BYTES, about, quota, resource, status},
-    keys::{key_conflict, key_held},
+use self::keys::{key_conflict, key_held};
+use super::{
+    errors_of_schedules,
+    sizes::UNFINISHED_MAX_BYTES,
+    status::{DOMAIN, MESSAGE_MAX_BYTES, about, quota, resource, status},
 };
-use super::sizes::UNFINISHED_MAX_BYTES;
 use crate::{
     access::Denied,
     engine::{
@@ -294,6 +294,8 @@ impl From<ControlRefusal> for Status {
             })
         };
         match &refusal {
+            ControlRefusal::NotAdmitted(refused) => refused.clone().into(),
+            ControlRefusal::NeverFits(refused) => refused.clone().into(),
             ControlRefusal::JobNotFound(id) => job_not_found(id),
             ControlRefusal::QueueNotFound(name) => queue_not_found(name),
             ControlRefusal::QueueExists(name) => {
@@ -332,6 +334,7 @@ impl From<ControlRefusal> for Status {
             ControlRefusal::QueueFull(full) => queue_full(full, false),
             ControlRefusal::TooManyKinds(max) => quota("TOO_MANY_KINDS", &refusal, "kinds", max),
             ControlRefusal::TooManyWorkers(max) => quota("TOO_MANY_WORKERS", &refusal, "workers", max),
+            ControlRefusal::Schedule(refusal) => errors_of_schedules::of(refusal),
             ControlRefusal::WorkerSuperseded(instance) => {
                 status(Code::FailedPrecondition, "WORKER_SUPERSEDED", &refusal, |details| {
                     about(details, [("instance", instance.clone())]);

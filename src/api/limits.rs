@@ -2,6 +2,7 @@
 //! tables.
 
 use super::{
+    schedule_service::PREVIEW_MAX,
     sizes::MESSAGE_MAX_BYTES,
     submit_stream::CREDITS,
     validate::{BATCH_MAX, FILTER_KINDS_MAX, FILTER_QUEUES_MAX, PAGE_SIZE_MAX, WAIT, WATCHED_IDS_MAX},
@@ -10,6 +11,7 @@ use super::{
 };
 use crate::{
     admission::{rules, unique},
+    engine::BACKFILL_MAX,
     execute::command::RESULT_MAX_BYTES,
     job::{
         checkpoint::CHECKPOINT_MAX_BYTES,
@@ -17,14 +19,16 @@ use crate::{
     },
     proto::v1,
     settings::limits::{
-        ATTEMPT_TIMEOUT, DEADLINE, MAX_ATTEMPTS, MAX_PROCESS_LOSSES, MAX_SNOOZES, QUEUE_MAX_WAIT,
-        RETRY_DELAY, RETRY_DELAYS_MAX, TEN_YEARS,
+        ATTEMPT_TIMEOUT, CALENDARS_MAX, CALENDARS_OF_SCHEDULE_MAX, DATES_MAX, DEADLINE, MAX_ATTEMPTS,
+        MAX_PROCESS_LOSSES, MAX_SNOOZES, QUEUE_MAX_WAIT, RETRY_DELAY, RETRY_DELAYS_MAX, SCHEDULES_MAX,
+        TEN_YEARS,
     },
+    timetable::CRONS_MAX,
     workers::CREDITS_MAX,
 };
 
 /// Features that `jobmill-require` may name: each is a field or behaviour that an older server would ignore.
-pub(super) const FEATURES: [&str; 13] = [
+pub(super) const FEATURES: [&str; 15] = [
     "deadlines",
     "drop-checkpoint",
     "expected-revision",
@@ -36,6 +40,7 @@ pub(super) const FEATURES: [&str; 13] = [
     "request-ids",
     "reset-attempts",
     "retry-delays",
+    "schedules",
     "snoozes",
     "unique-keys",
     "wait",
@@ -44,9 +49,12 @@ pub(super) const FEATURES: [&str; 13] = [
 /// Returns all limits, sorted by name.
 pub(super) fn all() -> Vec<v1::ServerLimit> {
     let seconds = |time: std::time::Duration| time.as_secs();
-    let limits: [(&str, u64); 37] = [
+    let limits: [(&str, u64); 44] = [
         ("attempt_timeout_seconds", seconds(*ATTEMPT_TIMEOUT.end())),
+        ("backfill_instants", u64::from(BACKFILL_MAX)),
         ("batch_jobs", BATCH_MAX as u64),
+        ("calendar_dates", DATES_MAX as u64),
+        ("calendars", CALENDARS_MAX as u64),
         ("checkpoint_bytes", CHECKPOINT_MAX_BYTES as u64),
         ("deadline_seconds", seconds(*DEADLINE.end())),
         ("delay_seconds", seconds(TEN_YEARS)),
@@ -69,12 +77,16 @@ pub(super) fn all() -> Vec<v1::ServerLimit> {
         ("payload_bytes", rules::PAYLOAD_MAX_BYTES as u64),
         ("pool_credits", CREDITS_MAX as u64),
         ("pool_kinds", POOL_KINDS_MAX as u64),
+        ("preview_instants", PREVIEW_MAX as u64),
         ("queue_max_wait_seconds", seconds(*QUEUE_MAX_WAIT.end())),
         ("reports", REPORTS_MAX as u64),
         ("request_id_bytes", rules::REQUEST_ID_MAX_BYTES as u64),
         ("result_bytes", RESULT_MAX_BYTES as u64),
         ("retry_delay_seconds", seconds(*RETRY_DELAY.end())),
         ("retry_delays", RETRY_DELAYS_MAX as u64),
+        ("schedule_calendars", CALENDARS_OF_SCHEDULE_MAX as u64),
+        ("schedule_crons", CRONS_MAX as u64),
+        ("schedules", SCHEDULES_MAX as u64),
         ("stream_credits", CREDITS as u64),
         ("tracestate_bytes", super::core::TRACESTATE_MAX_BYTES as u64),
         ("unique_key_bytes", unique::UNIQUE_KEY_MAX_BYTES as u64),

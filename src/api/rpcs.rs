@@ -1,6 +1,6 @@
 //! The authorisation requirements of each RPC. An RPC that is not listed is not served.
 
-use super::{job_queue, needs::Needs, queue_service, worker_service};
+use super::{job_queue, needs::Needs, queue_service, schedule_service, worker_service};
 
 /// Returns the name of the RPC at a path, as the audit records it, and its requirements.
 pub(super) fn find(path: &str) -> Option<(&'static str, Needs)> {
@@ -9,7 +9,9 @@ pub(super) fn find(path: &str) -> Option<(&'static str, Needs)> {
 }
 
 fn all() -> impl Iterator<Item = &'static (&'static str, Needs)> {
-    job_queue::RPCS.iter().chain(queue_service::RPCS).chain(worker_service::RPCS).chain(OTHERS)
+    let services =
+        [job_queue::RPCS, queue_service::RPCS, schedule_service::RPCS, worker_service::RPCS, OTHERS];
+    services.into_iter().flatten()
 }
 
 const OTHERS: &[(&str, Needs)] = &[

@@ -18,6 +18,7 @@ use super::{
     guard::{Gate, GuardLayer},
     job_queue::JobQueueApi,
     queue_service::QueueServiceApi,
+    schedule_service::ScheduleServiceApi,
     server_service::ServerServiceApi,
     sizes::MESSAGE_MAX_BYTES,
     worker_service::WorkerServiceApi,
@@ -28,7 +29,8 @@ use crate::{
         self,
         v1::{
             job_queue_server::JobQueueServer, queue_service_server::QueueServiceServer,
-            server_service_server::ServerServiceServer, worker_service_server::WorkerServiceServer,
+            schedule_service_server::ScheduleServiceServer, server_service_server::ServerServiceServer,
+            worker_service_server::WorkerServiceServer,
         },
     },
     settings::LimitSettings,
@@ -99,6 +101,7 @@ pub(crate) async fn serve(
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<JobQueueServer<JobQueueApi>>().await;
     reporter.set_serving::<QueueServiceServer<QueueServiceApi>>().await;
+    reporter.set_serving::<ScheduleServiceServer<ScheduleServiceApi>>().await;
     reporter.set_serving::<WorkerServiceServer<WorkerServiceApi>>().await;
     reporter.set_serving::<ServerServiceServer<ServerServiceApi>>().await;
     let reflection = || {
@@ -114,6 +117,9 @@ pub(crate) async fn serve(
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
     let queues = QueueServiceServer::new(QueueServiceApi::new(core.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES);
+    let schedules = ScheduleServiceServer::new(ScheduleServiceApi::new(core.clone()))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
     let workers = WorkerServiceServer::new(WorkerServiceApi::new(core.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
@@ -127,6 +133,7 @@ pub(crate) async fn serve(
         .layer(GuardLayer::new(gate, calls))
         .add_service(jobs)
         .add_service(queues)
+        .add_service(schedules)
         .add_service(workers)
         .add_service(about)
         .add_service(health);
@@ -138,6 +145,7 @@ pub(crate) async fn serve(
         stopping.cancelled().await;
         reporter.set_not_serving::<JobQueueServer<JobQueueApi>>().await;
         reporter.set_not_serving::<QueueServiceServer<QueueServiceApi>>().await;
+        reporter.set_not_serving::<ScheduleServiceServer<ScheduleServiceApi>>().await;
         reporter.set_not_serving::<WorkerServiceServer<WorkerServiceApi>>().await;
         reporter.set_not_serving::<ServerServiceServer<ServerServiceApi>>().await;
     });

@@ -4,7 +4,10 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{caller::Caller, convert, core::Core, limits, validate::Validator};
-use crate::proto::v1::{self, server_service_server::ServerService};
+use crate::{
+    proto::v1::{self, server_service_server::ServerService},
+    timetable::time_zone_database,
+};
 
 /// The ServerService.
 #[derive(Clone)]
@@ -40,6 +43,7 @@ impl ServerService for ServerServiceApi {
             time: Some(convert::timestamp(self.core.clock.now())),
             subject: caller.subject.name().unwrap_or_default().to_owned(),
             grants: grants.collect(),
+            time_zone_database: time_zone_database(),
         }))
     }
 }

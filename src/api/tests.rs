@@ -132,6 +132,7 @@ impl Bench {
             declared_queues: [(QUEUE.to_owned(), queue)].into(),
             retention: Retention::default(),
             demand: Arc::default(),
+            schedules: crate::engine::ScheduleSetup::default(),
         };
         let store = MemoryStore::new();
         let identity = store.reader().identity();

@@ -75,6 +75,11 @@ impl Validator {
         }
     }
 
+    /// Returns the time of the request.
+    pub(super) fn now(&self) -> Timestamp {
+        self.now
+    }
+
     /// Adds a fault after which validation can't go on, and returns the error.
     pub(super) fn failed(mut self, field: impl Display, description: impl Into<String>) -> Status {
         self.fault(field, description);

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{caller::Caller, core::Core, errors, held_key::queue_of_key, needs::Needs, validate::Validator};
+use super::{
+    caller::Caller, core::Core, errors, errors_of_schedules::schedule_not_found, held_key::queue_of_key,
+    needs::Needs, validate::Validator,
+};
 use crate::{
     admission,
     engine::{Action, Control, ControlRefusal, QueueCheck, ReplySlot},
@@ -62,6 +65,12 @@ pub(super) enum Target<'a> {
     Queue(&'a str),
     /// A unique key, and its text.
     Key(KeyHash, &'a str),
+    /// A schedule, by its name, and the queue of its jobs after the change, if the request names one.
+    Schedule(&'a str, Option<&'a str>),
+    /// A new schedule, by its name, and the queue of its jobs.
+    NewSchedule(&'a str, &'a str),
+    /// A calendar, by its name.
+    Calendar(&'a str),
 }
 
 impl Target<'_> {
@@ -72,7 +81,10 @@ impl Target<'_> {
                 said.put_text("id", &id.to_string());
                 said.put_number("expected_revision", expected_revision);
             }
-            Target::Queue(name) => said.put_text("name", name),
+            Target::Queue(name)
+            | Target::Schedule(name, _)
+            | Target::NewSchedule(name, _)
+            | Target::Calendar(name) => said.put_text("name", name),
             Target::Key(_, key) => said.put_text("key", key),
         }
     }
@@ -95,6 +107,22 @@ pub(super) async fn run<V: Verb>(
         Target::Queue(name) => {
             caller.on_queue(name)?;
             (Some(name.to_owned()), caller.begin(Some(name)))
+        }
+        Target::NewSchedule(name, queue) => {
+            caller.on_queue(queue)?;
+            (Some(queue.to_owned()), caller.begin_named(name, Some(queue)))
+        }
+        Target::Schedule(name, new) => {
+            let queue = queue_of_schedule(core, &caller, name, &request_id).await?;
+            if let Some(new) = new {
+                caller.on_queue(new)?;
+            }
+            let entry = caller.begin_named(name, queue.as_deref());
+            (queue, entry)
+        }
+        Target::Calendar(name) => {
+            caller.on_all_queues()?;
+            (Some(String::new()), caller.begin_named(name, None))
         }
         Target::Job(id, _) => {
             let queue = queue_of(core, &caller, id, &request_id, verb.shows_job()).await?;
@@ -147,6 +175,27 @@ async fn queue_of(
             Ok(Some(job.spec.queue.as_str().to_owned()))
         }
         None if request_id.is_empty() => Err(errors::job_not_found(&id)),
+        None => Ok(None),
+    }
+}
+
+/// Returns the queue of a schedule's jobs, if the caller may change the schedule. As [`queue_of`], the result is `None`
+/// if the request may be a repeat.
+async fn queue_of_schedule(
+    core: &Core,
+    caller: &Caller,
+    name: &str,
+    request_id: &str,
+) -> Result<Option<String>, Status> {
+    let wanted = name.to_owned();
+    let found = core.shard.reads.read(move |reader| reader.schedule(&wanted)).await?;
+    let queue = found.map(|info| info.queue().to_owned());
+    match queue.filter(|queue| caller.may_change(queue) || caller.sees_queue(queue)) {
+        Some(queue) => {
+            caller.on_queue(&queue)?;
+            Ok(Some(queue))
+        }
+        None if request_id.is_empty() => Err(schedule_not_found(name)),
         None => Ok(None),
     }
 }

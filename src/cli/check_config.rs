@@ -3,13 +3,21 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use comfy_table::{Table, presets};
-use jobmill::config::{Environment, Fault, Faults, Loaded, ResolvedSetting, SettingSource};
+use jobmill::{
+    clock::Clock,
+    config::{Environment, Fault, Faults, Loaded, NextInstant, ResolvedSetting, SettingSource},
+};
 use serde_json::{Value, json};
 
 use super::{
     serve::{EXIT_CONFIGURATION, SourceArgs},
+    table::plain,
+    text,
     ui::{Format, Ui},
 };
+
+/// Number of instants shown of each schedule.
+const NEXT: usize = 3;
 
 /// Checks the configuration, and shows each setting with its source. Starts nothing.
 #[derive(clap::Args, Debug)]
@@ -56,7 +64,25 @@ fn table(loaded: &Loaded) -> String {
         || "The configuration is valid. No file was read.".to_owned(),
         |file| format!("The configuration is valid. File: {}", file.display()),
     );
-    format!("{}\n\n{file}\n", table.trim_fmt())
+    format!("{}\n\n{}{file}\n", table.trim_fmt(), schedules(loaded))
+}
+
+/// Shows when each schedule runs next.
+fn schedules(loaded: &Loaded) -> String {
+    if loaded.settings.schedules.is_empty() {
+        return String::new();
+    }
+    let mut table = super::table::Table::new(["SCHEDULE", "NEXT", "UTC"], false);
+    for (name, instants) in loaded.next_instants(Clock::System.now(), NEXT) {
+        if instants.is_empty() {
+            table.row([plain(text::escape(name)), plain("never again"), plain("")]);
+        }
+        for (index, instant) in instants.into_iter().enumerate() {
+            let name = if index == 0 { text::escape(name) } else { "".into() };
+            table.row([plain(name), plain(instant.local_time), plain(instant.time.to_string())]);
+        }
+    }
+    format!("{}\n\n", table.render().trim_end())
 }
 
 /// Formats a value for the table: text without quotes, unless it holds control characters, which act on a terminal.
@@ -78,11 +104,14 @@ fn shown(value: &Value) -> String {
 
 fn document(loaded: &Result<Loaded, Faults>) -> Value {
     match loaded {
-        Ok(Loaded { file, entries, .. }) => json!({
+        Ok(loaded @ Loaded { file, entries, .. }) => json!({
             "valid": true,
             "file": file,
             "settings": entries.iter().map(|ResolvedSetting { key, value, place }| {
                 json!({ "key": key, "value": value, "from": from(place) })
+            }).collect::<Vec<_>>(),
+            "schedules": loaded.next_instants(Clock::System.now(), NEXT).map(|(name, instants)| {
+                json!({ "name": name, "next": instants.into_iter().map(next).collect::<Vec<_>>() })
             }).collect::<Vec<_>>(),
         }),
         Err(faults) => json!({
@@ -92,6 +121,15 @@ fn document(loaded: &Result<Loaded, Faults>) -> Value {
             }).collect::<Vec<_>>(),
         }),
     }
+}
+
+fn next(instant: NextInstant) -> Value {
+    let NextInstant { time, local_time, clock_change } = instant;
+    let mut next = json!({ "time": time.to_string(), "localTime": local_time });
+    if let Some(change) = clock_change {
+        next["clockChange"] = change.into();
+    }
+    next
 }
 
 fn from(place: &SettingSource) -> Value {

@@ -10,7 +10,8 @@ use jobmill::{
     client::{from_wire_duration, from_wire_timestamp},
     clock::Timestamp,
     proto::v1::{
-        Attempt, Failure, FailureReason, Job, JobState, Payload, Pending, PendingReason, UniqueScope,
+        Attempt, Failure, FailureReason, Job, JobSchedule, JobState, Payload, Pending, PendingReason,
+        ScheduleOrigin, UniqueScope,
     },
 };
 
@@ -150,6 +151,9 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
         }
     }
     fields.extend(unique_key(job, now));
+    if let Some(by) = &job.schedule {
+        fields.push(("schedule", scheduled_by(by, now)));
+    }
     if !job.request_id.is_empty() {
         fields.push(("request id", text::escape(&job.request_id).into_owned()));
     }
@@ -268,6 +272,18 @@ fn attempts(attempts: &[Attempt], now: Timestamp, colour: bool) -> String {
         }
     }
     table.render()
+}
+
+/// Formats how a job came from a schedule.
+fn scheduled_by(by: &JobSchedule, now: Timestamp) -> String {
+    let time =
+        by.time.as_ref().map_or_else(String::new, |time| text::instant(from_wire_timestamp(time), now));
+    let came = match ScheduleOrigin::try_from(by.origin) {
+        Ok(ScheduleOrigin::Triggered) => "triggered",
+        Ok(ScheduleOrigin::Backfilled) => "backfilled, for",
+        Ok(ScheduleOrigin::Scheduled | ScheduleOrigin::Unspecified) | Err(_) => "for",
+    };
+    format!("{}, {came} {time}", text::escape(&by.name))
 }
 
 /// Formats a reason for which a job waits.

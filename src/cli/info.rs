@@ -79,6 +79,9 @@ fn page(endpoint: &str, info: &GetServerInfoResponse, clock: Option<Difference>,
         fields.push(("you are", text::escape(&info.subject).into_owned()));
         fields.extend(text::listed("you may", info.grants.iter().map(grant)));
     }
+    if !info.time_zone_database.is_empty() {
+        fields.push(("time zones", text::escape(&info.time_zone_database).into_owned()));
+    }
     fields.extend(text::listed("features", info.features.iter().map(|name| text::escape(name).into_owned())));
     let mut page = text::fields(fields);
     let mut limits = Table::new(["LIMIT", "VALUE"], colour).numbers([1]);
@@ -113,6 +116,7 @@ mod tests {
                 Grant { role: "submit".into(), queues: vec!["mail*".into(), "sms".into()] },
                 Grant { role: "read".into(), queues: vec!["*".into()] },
             ],
+            time_zone_database: "2025b".into(),
         }
     }
 
@@ -127,6 +131,7 @@ mod tests {
         you are       mailer\x1b
         you may       submit on mail*, sms
                       read on *
+        time zones    2025b
         features      filter-done
                       wait
 

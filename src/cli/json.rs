@@ -2,6 +2,7 @@
 //! fields that were left out of a view. docs/command-line.md describes it.
 
 mod keys;
+mod schedules;
 mod spec;
 mod workers;
 
@@ -10,6 +11,7 @@ use serde_json::{Map, Value, json};
 use self::spec::{payload, retry_policy, spec};
 pub(super) use self::{
     keys::{released, unique_key},
+    schedules::{calendar, schedule, schedule_instant},
     workers::{worker, workers},
 };
 use jobmill::proto::v1::{
@@ -101,6 +103,7 @@ pub(super) fn job(job: &Job) -> Value {
         .maybe("checkpoint", job.checkpoint.as_ref().map(checkpoint))
         .maybe("uniqueKey", job.unique_key.as_ref().map(unique_key))
         .maybe("replaced", (job.replaced != 0).then_some(job.replaced))
+        .maybe("schedule", job.schedule.as_ref().map(schedules::scheduled_by))
         .done()
 }
 
@@ -175,7 +178,7 @@ pub(super) fn submission(answer: &SubmitResponse) -> Value {
         .done()
 }
 
-fn submitted(submitted: &Submitted) -> Value {
+pub(super) fn submitted(submitted: &Submitted) -> Value {
     json!({ "id": submitted.id, "outcome": outcome(submitted.outcome) })
 }
 

@@ -7,6 +7,7 @@ mod serve;
 
 mod backup;
 mod bench;
+mod calendar;
 mod cancel;
 mod control;
 mod count;
@@ -28,6 +29,7 @@ mod logging;
 mod payload;
 mod queue;
 mod retry;
+mod schedule;
 mod steps;
 mod submit;
 mod submit_stream;
@@ -151,6 +153,12 @@ enum Command {
     /// Manage queues
     #[command(subcommand)]
     Queue(queue::Command),
+    /// Manage schedules, which create jobs at their times
+    #[command(subcommand)]
+    Schedule(schedule::Command),
+    /// Manage calendars: dates that schedules leave out
+    #[command(subcommand)]
+    Calendar(calendar::Command),
     /// Create access tokens for callers
     #[command(subcommand)]
     Token(token::Command),
@@ -207,6 +215,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Token(command) => verb(&ui, async { token::run(command, &ui) }),
         Command::Key(command) => verb(&ui, key::run(command, &global, &ui)),
         Command::Queue(command) => verb(&ui, queue::run(command, &global, &ui)),
+        Command::Schedule(command) => verb(&ui, schedule::run(command, &global, &ui)),
+        Command::Calendar(command) => verb(&ui, calendar::run(command, &global, &ui)),
     }
 }
 
@@ -308,6 +318,8 @@ mod tests {
           workers       Show remote workers, and ask them to end
           key           Show and release unique keys
           queue         Manage queues
+          schedule      Manage schedules, which create jobs at their times
+          calendar      Manage calendars: dates that schedules leave out
           token         Create access tokens for callers
           completions   Write a shell completion script for this program
           man           Write this program's manual pages

@@ -71,6 +71,7 @@ mod error;
 mod jobs;
 mod queues;
 mod retry;
+mod schedules;
 mod server;
 mod submit_stream;
 #[cfg(test)]
@@ -86,6 +87,7 @@ pub use builder::{ClientBuilder, DEFAULT_PORT, token_in};
 #[cfg(feature = "worker")]
 pub(crate) use error::root_cause;
 pub use error::{ClientError, FieldFault, Refusal};
+pub use schedules::ScheduleWatch;
 pub use submit_stream::{ItemResult, StreamOver, SubmitResults, SubmitSender};
 pub use tonic::Code;
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
@@ -94,7 +96,8 @@ pub use wire::{from_wire_duration, from_wire_timestamp, to_wire_duration, to_wir
 
 use crate::proto::v1::{
     job_queue_client::JobQueueClient, queue_service_client::QueueServiceClient,
-    server_service_client::ServerServiceClient, worker_service_client::WorkerServiceClient,
+    schedule_service_client::ScheduleServiceClient, server_service_client::ServerServiceClient,
+    worker_service_client::WorkerServiceClient,
 };
 use retry::Retries;
 
@@ -146,6 +149,10 @@ impl Client {
 
     fn queue_service(&self) -> QueueServiceClient<Headed> {
         QueueServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
+    }
+
+    fn schedule_service(&self) -> ScheduleServiceClient<Headed> {
+        ScheduleServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
     }
 
     fn server_service(&self) -> ServerServiceClient<Headed> {

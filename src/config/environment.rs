@@ -8,12 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::clock::{Clock, Timestamp};
+
 /// The environment of the process that reads a configuration. Injected, so that tests need no process of their own.
 #[derive(Clone)]
 pub struct Environment {
     variables: BTreeMap<OsString, OsString>,
     superuser: bool,
     current_dir: PathBuf,
+    now: Timestamp,
 }
 
 impl Environment {
@@ -25,13 +28,15 @@ impl Environment {
             superuser: rustix::process::geteuid().is_root(),
             // A working folder that has been deleted leaves relative paths as they are; opening them then fails.
             current_dir: env::current_dir().unwrap_or_default(),
+            now: Clock::System.now(),
         }
     }
 
-    /// Creates an environment for tests: an ordinary user without variables, in `current_dir`.
+    /// Creates an environment for tests: an ordinary user without variables, in `current_dir`, in 2027.
     #[must_use]
     pub fn bare(current_dir: impl Into<PathBuf>) -> Self {
-        Environment { variables: BTreeMap::new(), superuser: false, current_dir: current_dir.into() }
+        let now = Timestamp::from_micros(1_800_000_000_000_000);
+        Environment { variables: BTreeMap::new(), superuser: false, current_dir: current_dir.into(), now }
     }
 
     /// Adds an environment variable.
@@ -57,6 +62,11 @@ impl Environment {
     /// Returns the base of relative paths in flags and variables.
     pub(super) fn current_dir(&self) -> &Path {
         &self.current_dir
+    }
+
+    /// Returns the present time, from which declared schedules must have instants to come.
+    pub(super) fn now(&self) -> Timestamp {
+        self.now
     }
 
     /// Returns the configuration file's default path.

@@ -18,14 +18,16 @@ use super::{
     kind_defaults::{BOUND_KEYS, RETRY_KEYS},
     network,
     paths::Folder,
+    preview,
     rules::{Bool, Choice, DurationIn, FloatIn, LogFilter, OrOff, Rule, SizeIn, quote},
+    schedules::{self, CALENDAR_KEYS, SCHEDULE_KEYS},
     section::{Reading, Section},
 };
 use crate::settings::{
     DiskSettings, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings, limits,
 };
 
-const ROOT_KEYS: [&str; 19] = [
+const ROOT_KEYS: [&str; 21] = [
     "listen",
     "hosts",
     "insecure",
@@ -45,6 +47,8 @@ const ROOT_KEYS: [&str; 19] = [
     "retention",
     "queues",
     "kinds",
+    "calendar",
+    "schedule",
 ];
 const DISK_KEYS: [&str; 2] = ["ballast", "min_free"];
 const TRACES_KEYS: [&str; 2] = ["endpoint", "sample_ratio"];
@@ -136,6 +140,14 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Faults> 
     let queues = queues(&root, &mut reading);
     check_times(&root, retention, &queues, &mut reading);
     let kinds = kinds(&root, &context, &mut reading);
+    let calendars = schedules::calendars(&root, &context, &mut reading);
+    let declared = schedules::Declared {
+        queues: &queues,
+        kinds: &kinds,
+        calendars: &preview::declared(&calendars),
+        now: environment.now(),
+    };
+    let schedules = schedules::schedules(&root, &declared, &mut reading);
     let settings = Settings {
         listen,
         hosts,
@@ -154,6 +166,8 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Faults> 
         retention,
         queues,
         kinds,
+        schedules,
+        calendars,
     };
     network::check_exposure(&settings, &mut reading);
     network::check_ports(&settings, &mut reading);
@@ -199,6 +213,9 @@ pub fn keys() -> impl Iterator<Item = String> {
         )
         .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))
         .chain(BOUND_KEYS.into_iter().map(|key| format!("kinds.NAME.bounds.{key}")))
+        .chain(CALENDAR_KEYS.into_iter().map(|key| format!("calendar.{key}")))
+        .chain(SCHEDULE_KEYS.into_iter().filter(|key| *key != "retry").map(|key| format!("schedule.{key}")))
+        .chain(RETRY_KEYS.into_iter().map(|key| format!("schedule.retry.{key}")))
 }
 
 /// Finds the configuration file. A named file must exist; the default file is optional.

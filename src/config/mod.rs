@@ -14,8 +14,10 @@ mod kind_defaults;
 mod load;
 mod network;
 mod paths;
+mod preview;
 mod program;
 mod rules;
+mod schedules;
 mod section;
 mod tokens;
 mod units;
@@ -25,5 +27,6 @@ pub use self::{
     environment::Environment,
     fault::{Fault, Faults, SettingSource},
     load::{Flags, Loaded, keys, load},
+    preview::NextInstant,
     tokens::load_tokens,
 };

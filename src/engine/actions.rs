@@ -1,8 +1,8 @@
 //! Mutations of jobs and queues requested by callers: what each is, answers, and does.
 
 use super::{
-    ControlRefusal, JobDone, KeyDone, QueueDone, Registered, Reply, ReplySlot, WorkerHello, ask::Refusable,
-    decision::Decision,
+    CalendarAction, CalendarDone, ControlRefusal, JobDone, KeyDone, QueueDone, Registered, Reply, ReplySlot,
+    ScheduleAction, ScheduleDone, ScheduleRefusal, WorkerHello, ask::Refusable, decision::Decision,
 };
 use crate::{
     job::{JobId, JobUpdate, KeyHash, LeaseToken, Name, RequestId},
@@ -107,6 +107,24 @@ pub enum Action {
         /// Reply channel: the number of deleted jobs, at the end of the purge.
         ask: ReplySlot<u64, ControlRefusal>,
     },
+    /// Change a schedule.
+    Schedule {
+        /// Its name.
+        name: String,
+        /// The change.
+        action: ScheduleAction,
+        /// Reply channel: the schedule after the change.
+        ask: ReplySlot<ScheduleDone, ControlRefusal>,
+    },
+    /// Change a calendar.
+    Calendar {
+        /// Its name.
+        name: String,
+        /// The change.
+        action: CalendarAction,
+        /// Reply channel: the calendar after the change.
+        ask: ReplySlot<CalendarDone, ControlRefusal>,
+    },
     /// Register a remote worker.
     RegisterWorker {
         /// Its introduction.
@@ -131,6 +149,8 @@ macro_rules! question {
             | Action::ReviewWorkers { ask } => ask,
             Action::RegisterWorker { ask, .. } => ask,
             Action::ReleaseKey { ask, .. } => ask,
+            Action::Schedule { ask, .. } => ask,
+            Action::Calendar { ask, .. } => ask,
             Action::CreateQueue { ask, .. }
             | Action::UpdateQueue { ask, .. }
             | Action::SetPaused { ask, .. } => ask,
@@ -161,6 +181,8 @@ impl Action {
             | Action::ReviewWorkers { ask } => ask.open(proof).map(Reply::Gone),
             Action::RegisterWorker { ask, .. } => ask.open(proof).map(Reply::Registered),
             Action::ReleaseKey { ask, .. } => ask.open(proof).map(Reply::Key),
+            Action::Schedule { ask, .. } => ask.open(proof).map(Reply::Schedule),
+            Action::Calendar { ask, .. } => ask.open(proof).map(Reply::Calendar),
             Action::CreateQueue { ask, .. }
             | Action::UpdateQueue { ask, .. }
             | Action::SetPaused { ask, .. } => ask.open(proof).map(Reply::Queue),
@@ -200,6 +222,8 @@ impl Action {
             Action::ReleaseKey { .. }
             | Action::RegisterWorker { .. }
             | Action::ReviewWorkers { .. }
+            | Action::Schedule { .. }
+            | Action::Calendar { .. }
             | Action::CreateQueue { .. }
             | Action::UpdateQueue { .. }
             | Action::DeleteQueue { .. }
@@ -218,10 +242,16 @@ impl Action {
         if let Action::RegisterWorker { hello, .. } = self { Some(hello) } else { None }
     }
 
-    /// Returns the refusal of an action whose target does not exist.
+    /// Returns the name of the schedule that the action changes.
+    pub(super) fn schedule(&self) -> Option<&str> {
+        if let Action::Schedule { name, .. } = self { Some(name) } else { None }
+    }
+
+    /// Returns the refusal of an action whose object does not exist, or that its caller may not learn of.
     pub(super) fn missing(&self) -> ControlRefusal {
         match (self, self.job()) {
             (Action::ReleaseKey { key, .. }, _) => ControlRefusal::KeyNotFound(key.clone()),
+            (Action::Schedule { name, .. }, _) => ScheduleRefusal::NotFound(name.clone()).into(),
             (_, Some(id)) => ControlRefusal::JobNotFound(id),
             (_, None) => ControlRefusal::RequestMismatch,
         }
@@ -304,6 +334,14 @@ impl Decision<'_> {
                 }
                 None => ask.decide(Err(ControlRefusal::QueueNotFound(name.clone()))),
             },
+            Action::Schedule { name, action, ask } => {
+                let done = self.change_schedule(name, action, request);
+                ask.decide(done);
+            }
+            Action::Calendar { name, action, ask } => {
+                let done = self.change_calendar(name, action, request);
+                ask.decide(done);
+            }
             Action::RegisterWorker { hello, ask } => ask.decide(self.register_worker(hello)),
             Action::ReviewWorkers { ask } => {
                 self.review_workers();
@@ -342,6 +380,13 @@ impl Decision<'_> {
             }
             (Action::ReleaseKey { ask, .. }, RequestOutcome::Done { .. }) => {
                 ask.decide(Ok(KeyDone { holder: None, successor: None, is_repeat: true }));
+            }
+            (Action::Schedule { name, ask, .. }, RequestOutcome::Done { .. } | RequestOutcome::Jobs { .. }) => {
+                ask.decide(Ok(self.repeat_schedule(name, answer)));
+            }
+            (Action::Calendar { name, ask, .. }, RequestOutcome::Done { .. }) => {
+                let calendar = self.engine.schedules.calendar(name);
+                ask.decide(Ok(CalendarDone { calendar, is_repeat: true }));
             }
             (Action::Purge { ask, .. }, RequestOutcome::Purge { deleted: Some(deleted), .. }) => {
                 ask.decide(Ok(deleted));

@@ -14,7 +14,7 @@ use crate::{
     engine::transition::Refusal,
     job::{
         AtLeastOne, Checkpoint, Extras, Failure, Job, JobId, LeaseToken, Output, Progress, RequestId, RetryPolicy,
-        StateName, SubmitOutcome, When, WorkerProcess,
+        ScheduleId, StateName, SubmitOutcome, When, WorkerProcess,
     },
     settings::QueueInfo,
     store::Space,
@@ -180,6 +180,8 @@ pub struct Offer {
     pub obstacle: Option<NotAdmitted>,
     /// Its place in a waiting line, if it has waited already.
     pub(crate) seat: Option<Seat>,
+    /// The schedule whose instant it is. When its turn comes, the schedule is decided anew, and not this offer.
+    pub(crate) schedule: Option<ScheduleId>,
     /// Reply channel: the jobs.
     pub ask: ReplySlot<Submitted, OfferError>,
 }
@@ -194,7 +196,7 @@ impl Offer {
         wait: Option<Uptime>,
         ask: ReplySlot<Submitted, OfferError>,
     ) -> Self {
-        Offer { request, jobs, caller, wait, obstacle: None, seat: None, ask }
+        Offer { request, jobs, caller, wait, obstacle: None, seat: None, schedule: None, ask }
     }
 
     /// Sets the admission error that is known already.

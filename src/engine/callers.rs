@@ -12,6 +12,11 @@ use tokio::sync::Notify;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct CallerId(u64);
 
+impl CallerId {
+    /// The schedules of the store: all their offers in a line count as one caller.
+    pub(super) const SCHEDULES: CallerId = CallerId(u64::MAX);
+}
+
 #[cfg(test)]
 impl CallerId {
     pub(super) fn new(number: u64) -> Self {

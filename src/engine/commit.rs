@@ -30,6 +30,10 @@ impl Engine {
         if queues_changed {
             self.demand.queues_changed();
         }
+        if queues_changed || self.workers.kinds_change() {
+            self.schedules.obstacles_changed();
+        }
+        self.schedules.commit();
         // Before the kinds, whose freed names it looks up.
         self.workers.commit(&self.names, present.uptime);
         self.kinds.commit(&self.names.kinds, present.uptime);
@@ -47,6 +51,7 @@ impl Engine {
             wake,
             queues_changed,
             gained_room: !sealed.gained_room.is_empty(),
+            instants: sealed.instants,
             repeats: sealed.repeats,
             met: sealed.met,
             late_reports: Vec::new(),
@@ -94,11 +99,17 @@ impl Engine {
                 offer.ask.refuse(Stopped::Refused.into());
             }
             (Some(until), Some(entry)) => {
-                let max = entry.info().settings.max_waiters as usize;
+                // The offers of schedules are no callers that could be refused: each instant has its turn.
+                let schedule = offer.schedule;
+                let max = schedule.map_or(entry.info().settings.max_waiters as usize, |_| usize::MAX);
                 let parked = self.waiters.park(queue, entry.waiters_count(), max, until, offer, full);
-                if let Err(refused) = parked {
-                    let (offer, full) = *refused;
-                    refuse(offer, full, true);
+                match (parked, schedule) {
+                    (Ok(()), Some(schedule)) => self.schedules.parked(schedule),
+                    (Ok(()), None) => {}
+                    (Err(refused), _) => {
+                        let (offer, full) = *refused;
+                        refuse(offer, full, true);
+                    }
                 }
             }
             (Some(_) | None, _) => {
@@ -120,6 +131,7 @@ impl Engine {
         self.demand.discard();
         self.workers.discard();
         self.sweeping.discard();
+        self.schedules.discard();
         self.kinds.discard(&self.names.kinds);
         self.queues.discard(&self.names);
         for mut ask in self.purges.discard() {
@@ -152,6 +164,9 @@ impl Engine {
     /// Refuses the offers of a batch that was not begun.
     pub(crate) fn refuse_offers(&mut self, offers: Vec<Offer>, why: &OfferRefusal) {
         for mut offer in offers {
+            if let Some(schedule) = offer.schedule {
+                self.schedules.unpark(schedule, true);
+            }
             self.waiters.release(&mut offer);
             offer.ask.refuse(why.clone().into());
         }

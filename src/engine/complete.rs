@@ -1,11 +1,11 @@
 //! Completion of a job that a client or a schedule describes with the defaults of its kind.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use super::NewJob;
+use super::{AdmissionError, NewJob};
 use crate::{
     job::{ClientInput, Extras, JobDraft, Spec, When},
-    settings::KindDefaults,
+    settings::{JobBounds, KindDefaults},
 };
 
 /// Request id and trace context of a submission.
@@ -22,6 +22,30 @@ pub struct Origin<'a> {
 /// Returns a value that has to be kept with the job, because it is not what the job has without it.
 fn unusual(value: u32, usual: u32) -> Option<u32> {
     (value != usual).then_some(value)
+}
+
+impl AdmissionError {
+    /// Returns the first field in which a draft asks for more than its kind allows.
+    #[must_use]
+    pub fn over_bound(kind: &str, defaults: &KindDefaults, draft: &JobDraft) -> Option<Self> {
+        let JobBounds { max_attempts, attempt_timeout, max_delay, max_snoozes, max_process_losses } = defaults.bounds;
+        let count = |field, value: Option<u32>, bound: Option<u32>| {
+            let (value, bound) = (value?, bound?);
+            (value > bound).then(|| (field, value.to_string(), bound.to_string()))
+        };
+        let time = |field, value: Option<Duration>, bound: Option<Duration>| {
+            let (value, bound) = (value?, bound?);
+            let shown = |time| humantime::format_duration(time).to_string();
+            (value > bound).then(|| (field, shown(value), shown(bound)))
+        };
+        let longest = || draft.retry.clone().map(|said| said.or(&defaults.retry).longest_delay());
+        let (field, value, bound) = count("max_attempts", draft.max_attempts, max_attempts)
+            .or_else(|| time("attempt_timeout", draft.attempt_timeout, attempt_timeout))
+            .or_else(|| time("retry_policy", max_delay.and_then(|_| longest()), max_delay))
+            .or_else(|| count("max_snoozes", draft.max_snoozes, max_snoozes))
+            .or_else(|| count("max_process_losses", draft.max_process_losses, max_process_losses))?;
+        Some(AdmissionError::OverBound { kind: kind.to_owned(), field, bound, value })
+    }
 }
 
 impl NewJob {
@@ -62,6 +86,7 @@ impl NewJob {
             ),
             unique: draft.unique,
             closure: draft.closure,
+            schedule: None,
         };
         NewJob {
             queue,

@@ -8,8 +8,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    CallerId, Claim, Control, Engine, Met, Offer, OfferError, QueueFull, RemoteChanges, ReplySlot, Report, SeenIds, Submitted, WrittenCheckpoints,
-    callers::Seat, demand::Grant, tallies::Usage,
+    CallerId, Claim, Control, Engine, InstantCounts, Met, Offer, OfferError, QueueFull, RemoteChanges, ReplySlot, Report,
+    SeenIds, Submitted, WrittenCheckpoints, callers::Seat, demand::Grant, schedules::Budget, tallies::Usage,
 };
 use crate::{
     clock::{ClockReading, Timestamp},
@@ -18,7 +18,7 @@ use crate::{
         AtLeastOne, Change, Job, JobId, KeyHash, KeyRow, LeaseToken, Spec, State, SubmitOutcome, Tombstone,
     },
     store::{
-        StoreError,
+        Space, StoreError,
         sets::{ChangedJob, ReadResults, RequestKey, StoredRequest, WriteSet},
     },
 };
@@ -55,6 +55,12 @@ pub(super) struct Decision<'e> {
     pub(super) set_aside: HashSet<JobId>,
     /// The number of jobs that each request id loses by deletion.
     pub(super) lost_jobs: HashMap<RequestKey, u32>,
+    /// What schedules have used of the batch.
+    pub(super) schedule_budget: Budget,
+    /// What became of instants of schedules.
+    pub(super) instants: InstantCounts,
+    /// Free disk space.
+    pub(super) space: Space,
     pub(super) writes: WriteSet,
     pub(super) sealed: Sealed,
 }
@@ -138,6 +144,8 @@ pub(super) struct Sealed {
     pub(super) changes: Vec<Change>,
     /// Queues that have gained free capacity.
     pub(super) gained_room: BTreeSet<u32>,
+    /// What became of instants of schedules.
+    pub(super) instants: InstantCounts,
     pub(super) repeats: usize,
     pub(super) met: Met,
     /// Whether there is more work at once that did not fit into the batch.
@@ -166,6 +174,9 @@ impl<'e> Decision<'e> {
             full: HashSet::new(),
             set_aside: HashSet::new(),
             lost_jobs: HashMap::new(),
+            schedule_budget: Budget::default(),
+            instants: InstantCounts::default(),
+            space: Space::Enough,
             writes: WriteSet::default(),
             sealed: Sealed::default(),
         }

@@ -18,6 +18,7 @@ impl Decision<'_> {
         engine.leases.changed(before, job);
         engine.suspects.changed(before, job);
         if job.state.is_done() {
+            engine.schedules.job_ended(job, job.state.name());
             engine.sweeping.ended(engine.times.retention());
             self.sealed.gained_room.insert(job.spec.queue.number);
         }
@@ -52,13 +53,15 @@ impl Decision<'_> {
         engine.sweeping.deleted(now);
         engine.suspects.deleted(job.id);
         if !job.state.is_done() {
+            engine.schedules.job_ended(job, StateName::Cancelled);
             self.sealed.gained_room.insert(job.spec.queue.number);
         }
-        if let Some(extras) = job.spec.extras.as_ref().filter(|extras| !extras.request_id.is_empty()) {
+        if let Some(request_id) = job.spec.kept_request_id() {
             // A request id is kept for as long as any of its jobs, because a repeat would create the jobs again
             // otherwise.
             engine.sweeping.request_bare(now);
-            self.lose_job(RequestId::key_of(&extras.request_id));
+            let key = RequestId::key_of(request_id);
+            self.lose_job(key);
         }
     }
 }

@@ -37,6 +37,7 @@ mod queues;
 mod refusals;
 mod reports;
 mod retention;
+mod schedules;
 mod settle;
 mod suspects;
 mod tallies;
@@ -54,6 +55,7 @@ use std::{
 pub(crate) use ask::Refusable;
 pub(crate) use callers::{Caller, Departures};
 pub(crate) use outcome::Reply;
+pub(crate) use schedules::BACKFILL_MAX;
 pub(crate) use waiters::Allowance;
 
 pub use self::{
@@ -69,6 +71,10 @@ pub use self::{
     demand::{DemandBoard, Grant, NewPool, PoolId, QueueScope, SessionId},
     outcome::{WrittenCheckpoints, Met, Outcome, RemoteChanges},
     queues::{QueueEntry, Queues, WaitDeadlines},
+    schedules::{
+        BackfillRange, CalendarAction, CalendarDone, ChangedSchedules, InstantCounts, ScheduleAction, ScheduleCensus,
+        ScheduleDone, ScheduleFeed, ScheduleRefusal, ScheduleSetup,
+    },
     refusals::{
         AdmissionError, ControlError, ControlRefusal, NotAdmitted, OfferError, OfferRefusal, QueueFull,
         Stopped,
@@ -87,6 +93,7 @@ use self::{
     queues::QueueBook,
     retention::Sweeping,
     suspects::Suspects,
+    schedules::ScheduleBook,
     tallies::Tallies,
     times::Times,
     waiters::Waiters,
@@ -123,6 +130,8 @@ pub struct EngineSetup {
     pub retention: Retention,
     /// The board for the demand of remote workers.
     pub demand: Arc<DemandBoard>,
+    /// Schedules, calendars, and the kinds of their jobs.
+    pub schedules: ScheduleSetup,
 }
 
 /// The rules of one store and their state in memory.
@@ -144,6 +153,7 @@ pub(crate) struct Engine {
     demand: Demand,
     suspects: Suspects,
     times: Times,
+    schedules: ScheduleBook,
 }
 
 /// A decided batch: its writes, and the answers and changes to release once the writes are on disk.
@@ -173,6 +183,11 @@ impl Engine {
     /// Returns the registry of the kinds that remote workers serve.
     pub(crate) fn worker_kinds(&self) -> &Arc<WorkerKinds> {
         self.workers.kinds()
+    }
+
+    /// Returns the changes and numbers of schedules.
+    pub(crate) fn schedule_feed(&self) -> &Arc<ScheduleFeed> {
+        self.schedules.feed()
     }
 
     /// Returns the jobs that remote workers run, with the time for which each has run.
@@ -219,7 +234,8 @@ impl Engine {
     /// Returns the next time at which there is work without any input.
     pub(crate) fn wake(&self) -> WakeTime {
         let backoff = self.due.first_backoff().into_iter().chain(self.holds.wake()).min();
-        self.times.wake(self.due.first_instant(), backoff, self.sweeping.wake())
+        let wake = self.times.wake(self.due.first_instant(), backoff, self.sweeping.wake());
+        wake.or(self.schedules.wake())
     }
 
     /// The last position of the change feed.
@@ -241,6 +257,7 @@ impl Engine {
         let is_full = space == Space::Full;
         let mut decision = Decision::new(self, present, found);
         decision.sealed.is_draining = !claim;
+        decision.space = space;
         decision.take_set_aside();
         for control in controls {
             decision.control(control);
@@ -257,6 +274,7 @@ impl Engine {
             decision.retain(&plan.retention);
             decision.forget_keys();
         }
+        decision.schedules(&plan.schedules, space);
         for offer in offers {
             decision.offer(offer, space);
         }
@@ -264,7 +282,8 @@ impl Engine {
         decision.settle(starting)?;
         decision.write_keys()?;
         decision.write_jobs();
-        let Decision { mut writes, sealed, .. } = decision;
+        let Decision { mut writes, mut sealed, instants, .. } = decision;
+        sealed.instants = instants;
         self.write_rest(&mut writes, is_full)?;
         Ok(Decided { queues_changed: self.queues.has_changed(), writes, sealed })
     }
@@ -281,6 +300,7 @@ impl Engine {
         writes.tallies = self.tallies.rows()?;
         (writes.purges, writes.ended_purges) = self.purges.rows();
         (writes.sweeps, writes.ended_sweeps) = self.sweeping.rows();
+        writes.schedules = self.schedules.rows();
         if writes.is_empty() && (is_full || !self.times.are_kept_too_long_ago()) {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    AdmissionError, NewJob, NotAdmitted, Offer, OfferError, OfferRefusal, QueueFull, SeenIds, Submitted,
+    AdmissionError, ControlRefusal, NewJob, NotAdmitted, Offer, OfferError, OfferRefusal, QueueFull, SeenIds, Submitted,
     callers::Seat,
     decision::{AcceptedItem, AcceptedJob, AcceptedOffer, AnsweredOffer, Decision, RepeatedOffer},
     meetings::{Fate, HolderRef, Meeting, Party},
@@ -52,6 +52,14 @@ impl Share {
     }
 }
 
+/// Why a schedule's offer is not accepted now.
+pub(super) struct NotOffered {
+    /// The reason.
+    pub(super) why: String,
+    /// Whether the offer waits for room.
+    pub(super) waits: bool,
+}
+
 impl From<OfferRefusal> for OfferObstacle {
     fn from(refusal: OfferRefusal) -> Self {
         OfferObstacle::Refusal(refusal)
@@ -61,6 +69,9 @@ impl From<OfferRefusal> for OfferObstacle {
 impl Decision<'_> {
     /// Decides one offer. Its jobs are written once the claim step has decided which of them start.
     pub(super) fn offer(&mut self, offer: Offer, space: Space) {
+        if let Some(schedule) = offer.schedule {
+            return self.schedule_has_turn(schedule, offer, space);
+        }
         let seat = offer.seat;
         let full = self.decide_offer(offer, space);
         // The room that the offer waited for goes to the next one in line, unless this queue still lacks room.
@@ -84,25 +95,55 @@ impl Decision<'_> {
             }
             return None;
         }
-        let admitted = match &offer.obstacle {
-            Some(obstacle) => Err(OfferRefusal::NotAdmitted(obstacle.clone())),
-            None => Ok(()),
-        };
-        let met = admitted.and_then(|()| self.meet(&offer)).map_err(OfferObstacle::from);
+        let met = admitted(&offer).and_then(|()| self.meet(&offer)).map_err(OfferObstacle::from);
         match met.and_then(|meeting| Ok((self.room_for(&offer, meeting.as_ref(), space)?, meeting))) {
-            Ok((shares, meeting)) => self.accept(offer, &shares, meeting),
+            Ok((shares, meeting)) => {
+                self.accept(offer, &shares, meeting);
+            }
             Err(OfferObstacle::Refusal(refusal)) => self.refuse(answered(offer), refusal),
             Err(OfferObstacle::Full { queue, full, is_only_behind }) => {
-                self.full.insert(queue);
-                if is_only_behind {
-                    // There is room: offer it to the earlier offers in the line.
-                    self.sealed.gained_room.insert(queue);
-                }
-                self.sealed.full.push((queue, offer, full));
+                self.wait_for_room(queue, offer, full, is_only_behind);
                 return Some(queue);
             }
         }
         None
+    }
+
+    /// Decides the offer of a schedule, and returns its job. An offer that finds no room waits for it.
+    pub(super) fn offer_of_schedule(&mut self, offer: Offer, space: Space) -> Result<JobId, NotOffered> {
+        match self.room_for_instant(&offer, space) {
+            Ok(shares) => Ok(self.accept(offer, &shares, None)),
+            Err(OfferObstacle::Refusal(refusal)) => Err(NotOffered { why: refusal.to_string(), waits: false }),
+            Err(OfferObstacle::Full { queue, full, is_only_behind }) => {
+                let why = full.to_string();
+                self.wait_for_room(queue, offer, full, is_only_behind);
+                Err(NotOffered { why, waits: true })
+            }
+        }
+    }
+
+    /// Decides an offer that does not wait, and returns its job.
+    pub(super) fn offer_now(&mut self, offer: Offer, space: Space) -> Result<JobId, ControlRefusal> {
+        match self.room_for_instant(&offer, space) {
+            Ok(shares) => Ok(self.accept(offer, &shares, None)),
+            Err(OfferObstacle::Refusal(refusal)) => Err(refusal.into()),
+            Err(OfferObstacle::Full { full, .. }) => Err(full.into()),
+        }
+    }
+
+    /// Looks for room for a schedule's job, which has no unique key.
+    fn room_for_instant(&self, offer: &Offer, space: Space) -> Result<Vec<Share>, OfferObstacle> {
+        admitted(offer)?;
+        self.room_for(offer, None, space)
+    }
+
+    fn wait_for_room(&mut self, queue: u32, offer: Offer, full: QueueFull, is_only_behind: bool) {
+        self.full.insert(queue);
+        if is_only_behind {
+            // There is room: offer it to the earlier offers in the line.
+            self.sealed.gained_room.insert(queue);
+        }
+        self.sealed.full.push((queue, offer, full));
     }
 
     fn refuse(&mut self, mut answer: AnsweredOffer, refusal: OfferRefusal) {
@@ -142,8 +183,8 @@ impl Decision<'_> {
         Ok(shares)
     }
 
-    /// Allocates the jobs' ids, and adds the offer to the accepted ones.
-    fn accept(&mut self, offer: Offer, shares: &[Share], meeting: Option<Meeting>) {
+    /// Allocates the jobs' ids, adds the offer to the accepted ones, and returns the first id.
+    fn accept(&mut self, offer: Offer, shares: &[Share], meeting: Option<Meeting>) -> JobId {
         let Offer { request, jobs, caller, seat, ask, .. } = offer;
         let answer = AnsweredOffer { ask, caller, seat };
         let now = self.now();
@@ -159,7 +200,7 @@ impl Decision<'_> {
                 AcceptedItem::New(self.accepted_new(id, job, shares, start))
             });
             self.accepted.push(AcceptedOffer { jobs, has_request: request.is_some(), answer });
-            return;
+            return first;
         };
         let count = meeting.fates.iter().filter(|fate| matches!(fate, Fate::New { .. })).count();
         let first = self.engine.numbers.draw_ids(count, now);
@@ -167,7 +208,9 @@ impl Decision<'_> {
         let with_place = new.enumerate();
         let ids: HashMap<usize, JobId> =
             with_place.map(|(place, (index, _))| (index, first.plus(place as i64))).collect();
-        self.accept_met(jobs, request, answer, shares, meeting, &ids, SeenIds { first, count: count as u32, found: None });
+        let seen = SeenIds { first, count: count as u32, found: None };
+        self.accept_met(jobs, request, answer, shares, meeting, &ids, seen);
+        first
     }
 
     /// Adds an offer with unique keys to the accepted ones.
@@ -372,7 +415,15 @@ impl Decision<'_> {
     }
 }
 
-fn answered(offer: Offer) -> AnsweredOffer {
+/// Returns the admission error of an offer, if it has one.
+fn admitted(offer: &Offer) -> Result<(), OfferRefusal> {
+    match &offer.obstacle {
+        Some(obstacle) => Err(OfferRefusal::NotAdmitted(obstacle.clone())),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn answered(offer: Offer) -> AnsweredOffer {
     let Offer { caller, seat, ask, .. } = offer;
     AnsweredOffer { ask, caller, seat }
 }

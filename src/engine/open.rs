@@ -7,22 +7,33 @@ use std::{
 
 use super::{
     Decided, Engine, EngineSetup, decision::Decision, demand::Demand, due::Due, keys::Holds, leases::Leases,
-    names::NameBook, numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, suspects::Suspects, tallies::Tallies,
-    times::Times, waiters::Waiters, workers::WorkerBook,
+    names::NameBook, numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, schedules::ScheduleBook,
+    suspects::Suspects, tallies::Tallies, times::Times, waiters::Waiters, workers::WorkerBook,
 };
 use crate::{
+    clock::Timestamp,
     engine::transition::{Event, FailCause, lost},
     job::KeyHash,
     settings::{QueueInfo, QueueSettings, Retention},
+    timetable::time_zone_database,
     store::{
         Names, StoreError,
-        sets::{Loaded, ReadResults},
+        sets::{Loaded, LoadedSchedules, ReadResults, ReadSet, ScheduleWant},
     },
 };
 
+/// State of the previous start.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    /// The server's retention times.
+    pub(crate) retention: Option<Retention>,
+    /// Schedules and calendars.
+    pub(crate) schedules: LoadedSchedules,
+}
+
 impl Engine {
     /// Creates an engine from the stored state. [`Engine::recover`] comes next.
-    pub(crate) fn load(names: Arc<Names>, loaded: Loaded, setup: &EngineSetup) -> Self {
+    pub(crate) fn load(names: Arc<Names>, loaded: Loaded, setup: &EngineSetup) -> (Self, Before) {
         let numbers = Numbers::start(&loaded.counters, setup.present.wall);
         names.steps.load(loaded.steps);
         let kept_times = loaded.counters.times;
@@ -30,7 +41,7 @@ impl Engine {
         let mut times = Times::start(kept_times, setup.present, start);
         times.note_start(kept_times, &names.steps, start);
         let kinds = NameBook::load(names.kinds.all());
-        Engine {
+        let engine = Engine {
             seed: setup.seed,
             served: HashSet::new(),
             queues: QueueBook::load(loaded.queues),
@@ -43,24 +54,38 @@ impl Engine {
             purges: Purges::load(&loaded.purges),
             sweeping: Sweeping::load(setup.retention, &loaded.sweeps),
             waiters: Waiters::default(),
+            schedules: ScheduleBook::load(
+                &loaded.schedules,
+                &setup.schedules,
+                time_zone_database(),
+                setup.present,
+            ),
             workers: WorkerBook::load(loaded.workers, &loaded.served_kinds, &names, setup.present.uptime),
             demand: Demand::new(Arc::clone(&setup.demand)),
             suspects: Suspects::load(&loaded.suspects),
             times,
             names,
-        }
+        };
+        (engine, Before { retention: loaded.retention, schedules: loaded.schedules })
+    }
+
+    /// Returns the reads of a start.
+    pub(crate) fn plan_start(setup: &EngineSetup, set_aside: Option<Timestamp>) -> ReadSet {
+        let named = setup.schedules.declared.keys();
+        let schedules = named.map(|name| ScheduleWant::Named(name.clone())).collect();
+        ReadSet { set_aside, schedules, ..ReadSet::default() }
     }
 
     /// Decides the changes of a start: attempts that ran end as lost and count, the declared queues get the
-    /// configuration's settings, and names that nothing refers to are freed. `found` has nothing but the rows set
-    /// aside; `server_before` are the server's retention times at the previous start.
+    /// configuration's settings, and names that nothing refers to are freed. `found` has the results of the reads of
+    /// [`Engine::plan_start`].
     ///
     /// # Errors
     /// When the stored state contradicts itself.
     pub(crate) fn recover(
         &mut self,
         setup: &EngineSetup,
-        server_before: Option<Retention>,
+        before: &Before,
         found: ReadResults,
     ) -> Result<Decided, StoreError> {
         for kind in &setup.served_kinds {
@@ -71,12 +96,13 @@ impl Engine {
         // Before names are checked for use: counts may be among the unreadable rows.
         decision.take_set_aside();
         decision.declare_queues(&setup.declared_queues);
+        decision.declare_schedules(&setup.schedules, &before.schedules)?;
         decision.end_lost_attempts(&setup.native_kinds)?;
         decision.recover_workers();
         decision.write_keys()?;
         decision.write_jobs();
         let Decision { mut writes, sealed, .. } = decision;
-        let same = server_before == Some(setup.retention);
+        let same = before.retention == Some(setup.retention);
         writes.retention = (!same).then_some(setup.retention);
         let all = self.queues.all();
         // With other retention times than before, each sweep may have passed jobs that it would delete now.

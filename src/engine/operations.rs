@@ -43,8 +43,8 @@ impl Decision<'_> {
             let Some(spec) = spec else { continue };
             self.engine.numbers.position_taken();
             let position = self.engine.numbers.position();
-            if let Some(extras) = spec.extras.as_ref().filter(|extras| !extras.request_id.is_empty()) {
-                self.lose_job(RequestId::key_of(&extras.request_id));
+            if let Some(request_id) = spec.kept_request_id() {
+                self.lose_job(RequestId::key_of(request_id));
                 self.engine.sweeping.request_bare(deleted);
             }
             let tombstone = Tombstone { id, position, deleted, spec: Spec::of_deleted(&spec) };

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    AnswerSink, Claim, ControlRefusal, Grant, JobDone, KeyDone, OfferError, QueueDone, Registered, ReportAnswer, Submitted,
+    AnswerSink, CalendarDone, Claim, ControlRefusal, Grant, InstantCounts, JobDone, KeyDone, OfferError, QueueDone,
+    Registered, ReportAnswer, ScheduleDone, Submitted,
     ask::ReadyReply,
 };
 use crate::{
@@ -35,6 +36,8 @@ pub struct Outcome {
     pub queues_changed: bool,
     /// Whether a queue has gained free capacity.
     pub gained_room: bool,
+    /// What became of instants of schedules.
+    pub instants: InstantCounts,
     /// Number of submissions whose request id was seen before.
     pub repeats: usize,
     /// Jobs that were not created, because another job holds their unique key.
@@ -114,6 +117,10 @@ pub(crate) enum Reply {
     Purged(ReadyReply<u64, ControlRefusal>),
     /// Reply to a report.
     Reported(ReadyReply<(), Refusal>),
+    /// Reply to a change of a schedule.
+    Schedule(ReadyReply<ScheduleDone, ControlRefusal>),
+    /// Reply to a change of a calendar.
+    Calendar(ReadyReply<CalendarDone, ControlRefusal>),
     /// Reply to a worker's introduction.
     Registered(ReadyReply<Registered, ControlRefusal>),
 }
@@ -129,6 +136,8 @@ impl Reply {
             Reply::Queue(told) => told.send(),
             Reply::Purged(told) => told.send(),
             Reply::Reported(told) => told.send(),
+            Reply::Schedule(told) => told.send(),
+            Reply::Calendar(told) => told.send(),
             Reply::Registered(told) => told.send(),
         }
     }

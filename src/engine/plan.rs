@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     clock::Uptime,
-    job::{JobId, KeyHash, LeaseToken},
+    job::{JobId, KeyHash, LeaseToken, ScheduleId},
     store::{
         Space,
-        sets::{HeadsWant, ReadSet, SuspectsWant},
+        sets::{HeadsWant, ReadSet, ScheduleWant, SuspectsWant},
     },
 };
 
@@ -29,6 +29,8 @@ const SWEPT_BESIDE: usize = 32;
 pub(crate) struct Plan {
     pub(crate) wants: ReadSet,
     pub(super) retention: retention::RetentionPlan,
+    /// The schedules that the batch looks at.
+    pub(super) schedules: Vec<ScheduleId>,
     /// The groups of lanes of which the ready jobs are read, in the order of the reads.
     pub(super) groups: Vec<LaneGroup>,
 }
@@ -85,6 +87,7 @@ impl Engine {
         self.take_demand(present.uptime);
         let mut wants = ReadSet { set_aside: has_unreadable.then_some(present.wall), ..ReadSet::default() };
         self.plan_named(batch, &mut wants);
+        let schedules = self.plan_schedules(batch, &mut wants);
         if is_full {
             return Plan { wants, ..Plan::default() };
         }
@@ -100,7 +103,7 @@ impl Engine {
         let retention = self.sweeping.plan(self.times.retention(), swept(batch));
         wants.feed.clone_from(&retention.feed);
         (wants.tombstones, wants.bare_requests) = (retention.tombstones, retention.requests);
-        Plan { wants, retention, groups }
+        Plan { wants, retention, schedules, groups }
     }
 
     /// Takes over the changes of the demand of remote workers.
@@ -110,6 +113,15 @@ impl Engine {
         for worker in closed {
             workers.saw(worker, now);
         }
+    }
+
+    /// Chooses the schedules that the batch looks at, and adds those to the reads, with those that the batch names.
+    fn plan_schedules(&mut self, batch: &Batch, wants: &mut ReadSet) -> Vec<ScheduleId> {
+        let chosen = self.schedules.plan(batch);
+        wants.schedules = self.schedules.wants(&chosen);
+        let named = batch.controls.iter().filter_map(|control| control.action.schedule());
+        wants.schedules.extend(named.map(|name| ScheduleWant::Named(name.to_owned())));
+        chosen
     }
 
     /// Adds the jobs and request ids that the batch names.

@@ -1,5 +1,6 @@
 //! Refusals of the engine. A refused request has changed nothing.
 
+use super::schedules::ScheduleRefusal;
 use crate::{
     clock::Timestamp,
     job::{JobId, StateName},
@@ -124,6 +125,15 @@ pub enum ControlRefusal {
     /// The number of kinds is at its limit.
     #[error("{}", too_many_kinds(*.0))]
     TooManyKinds(usize),
+    /// A job can't be admitted, independent of the queue's room.
+    #[error(transparent)]
+    NotAdmitted(NotAdmitted),
+    /// A job exceeds the limits of an empty queue.
+    #[error(transparent)]
+    NeverFits(OfferRefusal),
+    /// The change concerns a schedule or a calendar.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleRefusal),
     /// The number of workers is at its limit.
     #[error("there are {0} workers already, and no more are allowed: end some, or give workers that restart a fixed \
              instance")]

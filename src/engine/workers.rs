@@ -158,6 +158,16 @@ impl WorkerBook {
         }
     }
 
+    /// Returns whether workers serve a kind with this name, or have served it in the last days.
+    pub(super) fn serves(&self, names: &Names, kind: &str) -> bool {
+        names.kinds.find(kind).is_some_and(|kind| self.knows_kind(kind.number))
+    }
+
+    /// Returns whether the batch changes the kinds that workers serve.
+    pub(super) fn kinds_change(&self) -> bool {
+        self.served_changed.iter().any(|(kind, served)| served.is_some() != self.served.contains_key(kind))
+    }
+
     /// Returns the registered worker of an instance, with the batch's changes so far.
     fn find(&self, subject: &str, instance: &str) -> Option<WorkerRow> {
         let same = |row: &&WorkerRow| {

@@ -18,6 +18,7 @@ mod rare;
 mod record;
 mod request;
 mod retry;
+mod schedule;
 mod state;
 mod tally;
 mod unique;
@@ -41,6 +42,10 @@ pub use self::{
     record::{Extras, Job, Spec},
     request::{RequestId, SubmitOutcome},
     retry::RetryPolicy,
+    schedule::{
+        INSTANT_LABEL, RESERVED_PREFIX, SCHEDULE_HEADERS, SCHEDULE_LABEL, ScheduleId, ScheduleOrigin,
+        ScheduledBy,
+    },
     state::{State, StateName},
     tally::Tally,
     unique::{Debounce, KeyHash, KeyName, KeyRow, OnConflict, UniqueKey, UniqueScope},

@@ -11,6 +11,7 @@ use super::{
     payload::{PayloadInfo, ResultInfo, bytes_of},
     rare::Rare,
     retry::RetryPolicy,
+    schedule::{RESERVED_PREFIX, ScheduledBy},
     state::State,
     unique::{KeyHash, KeyName, UniqueKey},
     worker::Remote,
@@ -82,6 +83,9 @@ pub struct Extras {
     /// Id of the closure that runs the job, in the memory of the process that accepted it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub closure: String,
+    /// The schedule that created the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Box<ScheduledBy>>,
 }
 
 impl Extras {
@@ -136,6 +140,21 @@ impl Spec {
     pub fn max_process_losses(&self) -> u32 {
         let said = self.extras.as_ref().and_then(|extras| extras.max_process_losses);
         said.unwrap_or(Self::DEFAULT_MAX_PROCESS_LOSSES)
+    }
+
+    /// Returns the schedule that created the job.
+    #[must_use]
+    pub fn schedule(&self) -> Option<&ScheduledBy> {
+        self.extras.as_ref()?.schedule.as_deref()
+    }
+
+    /// Returns the request id under which the store keeps the job's submission.
+    #[must_use]
+    pub fn kept_request_id(&self) -> Option<&str> {
+        let extras = self.extras.as_ref()?;
+        // The request id of an instant is for people: the schedule's own row keeps it from being repeated.
+        let is_kept = !extras.request_id.is_empty() && !extras.request_id.starts_with(RESERVED_PREFIX);
+        is_kept.then_some(&*extras.request_id)
     }
 
     /// Returns the job's labels, if it has extras.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::ids::{LeaseToken, Position};
 use crate::clock::Timestamp;
 
@@ -51,7 +53,8 @@ pub enum State {
 
 /// A [`State`] without its data. The numbers are those of the protocol and of the store.
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[repr(u8)]
 pub enum StateName {
     /// See [`State::Scheduled`].

@@ -8,6 +8,7 @@ use super::{
     client_input::When,
     payload::PayloadInfo,
     record::{Job, Spec},
+    schedule::SCHEDULE_HEADERS,
 };
 use crate::clock::Timestamp;
 
@@ -38,7 +39,10 @@ impl JobUpdate {
             extras.payload.clone_from(info);
         }
         if let Some(headers) = &self.headers {
-            extras.headers.clone_from(headers);
+            let of_schedule = extras.schedule.is_some();
+            // Those that name the job's schedule and instant are the server's own.
+            extras.headers.retain(|name, _| of_schedule && SCHEDULE_HEADERS.contains(&name.as_str()));
+            extras.headers.extend(headers.clone());
         }
         if let Some(priority) = self.priority {
             spec.priority = priority.unwrap_or_default();
@@ -68,7 +72,7 @@ mod tests {
     use std::{sync::Arc, time::Duration};
 
     use super::*;
-    use crate::job::{Extras, Name, RetryPolicy};
+    use crate::job::{Extras, Name, RetryPolicy, ScheduleId, ScheduleOrigin, ScheduledBy};
 
     fn spec() -> Spec {
         let headers = BTreeMap::from([("tenant".to_owned(), "x".to_owned())]);
@@ -89,6 +93,25 @@ mod tests {
     #[test]
     fn an_empty_update_changes_nothing() {
         assert_eq!(JobUpdate::default().applied(&spec(), Timestamp::from_micros(9)), spec());
+    }
+
+    #[test]
+    fn headers_that_name_the_schedule_stay() {
+        let mut spec = spec();
+        let extras = spec.extras.as_mut().unwrap();
+        let by = ScheduledBy {
+            id: ScheduleId::from_raw(1),
+            name: "report".to_owned(),
+            instant: Timestamp::from_micros(5),
+            origin: ScheduleOrigin::Scheduled,
+        };
+        extras.schedule = Some(Box::new(by));
+        extras.headers.insert(SCHEDULE_HEADERS[0].to_owned(), "report".to_owned());
+        let headers = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+        let update = JobUpdate { headers: Some(headers), ..JobUpdate::default() };
+        let after = update.applied(&spec, Timestamp::from_micros(9)).extras.unwrap();
+        let names: Vec<_> = after.headers.keys().map(String::as_str).collect();
+        assert_eq!(names, ["a", SCHEDULE_HEADERS[0]]);
     }
 
     #[test]

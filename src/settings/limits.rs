@@ -66,6 +66,19 @@ pub const DEFAULT_SNOOZE_DELAY: Duration = Duration::from_secs(60);
 /// Maximum number of HTTP statuses by which an endpoint asks to be called again later.
 pub const SNOOZE_STATUSES_MAX: usize = 100;
 
+/// Maximum number of schedules.
+pub const SCHEDULES_MAX: usize = 200_000;
+/// Maximum number of calendars.
+pub const CALENDARS_MAX: usize = 1_000;
+/// Maximum number of dates and ranges of a calendar, and of a schedule's own.
+pub const DATES_MAX: usize = 2_000;
+/// Maximum number of calendars of a schedule.
+pub const CALENDARS_OF_SCHEDULE_MAX: usize = 16;
+/// Range of the lateness above which an instant of a schedule is missed.
+pub const CATCH_UP: RangeInclusive<Duration> = Duration::from_secs(10)..=TEN_YEARS;
+/// Range of the number of failed jobs in a row after which a schedule is paused.
+pub const PAUSE_AFTER_FAILURES: RangeInclusive<u32> = 1..=1_000;
+
 /// Range of the share of submissions without a trace context that begin a trace.
 pub const SAMPLE_RATIO: RangeInclusive<f64> = 0.0..=1.0;
 

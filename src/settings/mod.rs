@@ -12,6 +12,7 @@ mod log;
 mod queue;
 mod retention;
 mod role;
+mod schedule;
 mod server;
 mod storage;
 #[cfg(feature = "http")]
@@ -29,6 +30,11 @@ pub use self::{
     queue::{DEFAULT_QUEUE, QueueInfo, QueueSettings, SettingsChange, SettingsField, WhenFull},
     retention::{Keep, QueueRetention, Retention},
     role::{PatternError, QueuePattern, Role},
+    schedule::{
+        Backfill, BackfillEnd, CalendarInfo, Calendars, Deferred, FutureInstant, LastRun, Late, Overlap,
+        Pause, Ran, ScheduleChange, ScheduleCounts, ScheduleField, ScheduleInfo, ScheduleRun,
+        ScheduleSettings, ScheduleTimes, SetBack, SkipCount, Waits,
+    },
     server::Settings,
     storage::{DiskSettings, StoreSettings},
     tls::{ClientAuth, TlsSettings},

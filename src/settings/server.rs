@@ -12,11 +12,13 @@ use super::{
     kind::KindSettings,
     queue::{DEFAULT_QUEUE, QueueSettings},
     retention::Retention,
+    schedule::ScheduleSettings,
     storage::{DiskSettings, StoreSettings},
     tls::TlsSettings,
     traces::TracesSettings,
     workers::WorkerSettings,
 };
+use crate::timetable::DateRange;
 
 /// A whole configuration, ready to use.
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
@@ -58,6 +60,10 @@ pub struct Settings {
     pub queues: BTreeMap<String, QueueSettings>,
     /// The declared kinds, by name.
     pub kinds: BTreeMap<String, KindSettings>,
+    /// The declared schedules, by name.
+    pub schedules: BTreeMap<String, ScheduleSettings>,
+    /// The declared calendars, by name.
+    pub calendars: BTreeMap<String, Vec<DateRange>>,
 }
 
 impl Settings {
@@ -101,6 +107,8 @@ impl Settings {
             workers: WorkerSettings::default(),
             queues: BTreeMap::from([(DEFAULT_QUEUE.to_owned(), QueueSettings::default())]),
             kinds: BTreeMap::new(),
+            schedules: BTreeMap::new(),
+            calendars: BTreeMap::new(),
         }
     }
 

@@ -90,6 +90,7 @@ impl Parts {
             reads: Reads::new(ledger.store().reader()),
             departures: Arc::clone(ledger.engine().departures()),
             demand: Arc::clone(ledger.engine().demand_board()),
+            schedule_feed: Arc::clone(ledger.engine().schedule_feed()),
             worker_kinds: Arc::clone(ledger.engine().worker_kinds()),
             entries,
             ending: ending.clone(),

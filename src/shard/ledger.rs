@@ -76,12 +76,12 @@ impl Ledger {
 
     fn take_over(store: &mut dyn Store, setup: &EngineSetup) -> Result<Engine, StoreError> {
         let loaded = store.load()?;
-        let server_before = loaded.retention;
-        let mut engine = Engine::load(store.names(), loaded, setup);
+        let (mut engine, before) = Engine::load(store.names(), loaded, setup);
         let set_aside = store.has_unreadable().then_some(setup.present.wall);
         let keys = engine.keys_of_running_jobs();
-        let found = store.fetch(&ReadSet { set_aside, keys, ..ReadSet::default() })?;
-        let decided = engine.recover(setup, server_before, found)?;
+        let wants = ReadSet { keys, ..Engine::plan_start(setup, set_aside) };
+        let found = store.fetch(&wants)?;
+        let decided = engine.recover(setup, &before, found)?;
         let committed = store.write(&decided.writes)?;
         engine.commit(decided, &committed, setup.present);
         Ok(engine)

@@ -33,7 +33,7 @@ use crate::{
     engine::{
         DemandBoard, RemoteChanges, WorkerKinds,
         Caller, Claim, Control, ControlError, ControlRefusal, Departures, NewJob, NotAdmitted, Offer,
-        OfferError, Queues, ReplySlot, Stopped, Submitted, WaitDeadlines,
+        OfferError, Queues, ReplySlot, ScheduleFeed, Stopped, Submitted, WaitDeadlines,
     },
     job::{AtLeastOne, Job, LeaseToken, Position, RequestId},
     store::Reads,
@@ -51,6 +51,8 @@ pub(crate) struct Shard {
     pub(crate) reads: Reads,
     /// The board for the demand of remote workers.
     pub(crate) demand: Arc<DemandBoard>,
+    /// The changes and numbers of schedules.
+    pub(crate) schedule_feed: Arc<ScheduleFeed>,
     /// The registry of the kinds that remote workers serve.
     pub(crate) worker_kinds: Arc<WorkerKinds>,
     entries: mpsc::Sender<InboxEntry>,

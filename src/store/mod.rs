@@ -11,6 +11,7 @@ pub mod memory;
 mod names;
 mod reads;
 mod requests;
+mod schedules;
 pub mod sets;
 pub mod sqlite;
 mod steps;
@@ -30,7 +31,7 @@ use crate::{
         AttemptRecord, Changes, StoredCheckpoint, Identity, Job, JobFilter, JobId, KeyHash, KeyName, KeyRow, Name, Output,
         Position, Tally,
     },
-    settings::QueueInfo,
+    settings::{CalendarInfo, QueueInfo, ScheduleInfo},
 };
 
 /// Durable storage of jobs.
@@ -172,6 +173,24 @@ pub trait Reader: Send + Sync {
     /// # Errors
     /// When the disk fails.
     fn queues(&self) -> Result<Vec<QueueInfo>, StoreError>;
+
+    /// Returns schedules after a name, by name, without their jobs' payloads.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn schedules(&self, after: Option<&str>, limit: usize) -> Result<Vec<ScheduleInfo>, StoreError>;
+
+    /// Returns the schedule with this name, with its job's payload.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn schedule(&self, name: &str) -> Result<Option<ScheduleInfo>, StoreError>;
+
+    /// Returns all calendars, by name.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn calendars(&self) -> Result<Vec<CalendarInfo>, StoreError>;
 
     /// Returns the number of jobs of each queue, kind and state.
     ///

@@ -18,11 +18,12 @@ pub use super::{
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{
-        AttemptRecord, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Name, Position, Spec, StateName, StoredCheckpoint, Tally, Tombstone,
-        WorkerRow,
+        AttemptRecord, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Name, Position, ScheduleId, Spec, StateName,
+        StoredCheckpoint, Tally, Tombstone, WorkerRow,
     },
-    settings::{QueueInfo, Retention},
+    settings::{QueueInfo, Retention, ScheduleInfo},
 };
+pub use super::schedules::{LoadedSchedules, ScheduleEntry, ScheduleRow, ScheduleWant, ScheduleWrites};
 
 /// Reads of a batch.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +55,8 @@ pub struct ReadSet {
     pub tombstones: usize,
     /// Maximum number of requests whose jobs are all deleted, the longest without jobs first.
     pub bare_requests: usize,
+    /// Schedules to read.
+    pub schedules: Vec<ScheduleWant>,
 }
 
 /// Read of a queue's ready jobs.
@@ -157,6 +160,8 @@ pub struct ReadResults {
     pub tombstones: Vec<(Position, StoreTime)>,
     /// Requests without jobs, and the time since when they have had none.
     pub bare_requests: Vec<(StoreTime, RequestKey)>,
+    /// The schedules that exist. The jobs on which their state depends are among `jobs`.
+    pub schedules: HashMap<ScheduleId, Arc<ScheduleInfo>>,
 }
 
 impl ReadResults {
@@ -296,6 +301,8 @@ pub struct WriteSet {
     pub retention: Option<Retention>,
     /// The whole history of the wall clock's settings, if it has changed.
     pub steps: Option<Vec<super::ClockStep>>,
+    /// Changes of schedules and calendars.
+    pub schedules: ScheduleWrites,
     /// Counters and times. Absent if nothing else is written.
     pub counters: Option<Counters>,
 }
@@ -334,6 +341,7 @@ impl WriteSet {
             ended_sweeps,
             retention,
             steps: _,
+            schedules,
             counters: _,
         } = self;
         let names =
@@ -356,7 +364,8 @@ impl WriteSet {
         let tombstones = tombstones.is_empty() && forgotten_tombstones.is_none();
         let operations =
             purges.is_empty() && ended_purges.is_empty() && sweeps.is_empty() && ended_sweeps.is_empty();
-        names && workers && requests && jobs && beside && tombstones && operations && retention.is_none()
+        let rest = retention.is_none() && schedules.is_empty();
+        names && workers && requests && jobs && beside && tombstones && operations && rest
     }
 }
 
@@ -435,6 +444,8 @@ pub struct Loaded {
     pub retention: Option<Retention>,
     /// History of the wall clock's settings.
     pub steps: Vec<super::ClockStep>,
+    /// Schedules and calendars.
+    pub schedules: LoadedSchedules,
 }
 
 /// Proof that a transaction is on disk. Only a store creates one.

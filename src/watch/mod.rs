@@ -121,7 +121,7 @@ mod tests {
             Action, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, ReplySlot, Submitted,
         },
         job::{AtLeastOne, Change, Changes, Identity, JobFilter, KeyHash, Name, Position, RetryPolicy, Tally},
-        settings::{QueueInfo, QueueSettings, Retention},
+        settings::{CalendarInfo, QueueInfo, QueueSettings, Retention, ScheduleInfo},
         shard::{Applied, Ledger},
         store::{HeldKey, Page, Reader, Reads, Scan, Store, StoreSize, WholeJob, memory::MemoryStore},
     };
@@ -185,6 +185,18 @@ mod tests {
             self.0.queues()
         }
 
+        fn schedules(&self, after: Option<&str>, limit: usize) -> Result<Vec<ScheduleInfo>, StoreError> {
+            self.0.schedules(after, limit)
+        }
+
+        fn schedule(&self, name: &str) -> Result<Option<ScheduleInfo>, StoreError> {
+            self.0.schedule(name)
+        }
+
+        fn calendars(&self) -> Result<Vec<CalendarInfo>, StoreError> {
+            self.0.calendars()
+        }
+
         fn tallies(&self) -> Result<Vec<Tally>, StoreError> {
             self.0.tallies()
         }
@@ -243,6 +255,7 @@ mod tests {
                 declared_queues: [(QUEUE.to_owned(), queue)].into(),
                 retention: Retention::default(),
                 demand: Arc::default(),
+                schedules: crate::engine::ScheduleSetup::default(),
             };
             let store = MemoryStore::new();
             let reader = store.reader();

@@ -5,10 +5,11 @@ use std::fs;
 use super::Desk;
 
 /// Asserts that `file` has exactly these faults: one a line, without the file's name.
-fn refuses(file: &str, expected: &[&str]) {
+pub(super) fn refuses(file: &str, expected: &[&str]) {
     let faults = Desk::new(file).faults();
     let faults: Vec<_> =
         faults.lines().map(|line| line.strip_prefix("jobmill.toml:").expect("in the file")).collect();
+
     assert_eq!(faults, expected, "{file}");
 }
 
@@ -18,7 +19,7 @@ fn keys() {
     refuses(
         "port = 1",
         &[
-            "1:1: port: unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, workers, disk, retention, queues, kinds",
+            "1:1: port: unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, workers, disk, retention, queues, kinds, calendar, schedule",
         ],
     );
     refuses("[queue.mail]", &["1:2: queue: unknown key; did you mean `queues`?"]);
@@ -34,7 +35,7 @@ fn keys() {
     refuses(
         "\"a\\u001b[31m\" = 1",
         &[
-            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, workers, disk, retention, queues, kinds"#,
+            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, workers, disk, retention, queues, kinds, calendar, schedule"#,
         ],
     );
 }

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use jobmill::{
     clock::{ClockReading, Timestamp, WakeTime},
     engine::{
-        ControlRefusal, KeyDone, NewJob, OfferRefusal, PoolId, QueueFull, Registered, ReportAnswer,
-        ReportBody, SubmittedJob, WorkerHello, transition::Refusal,
+        CalendarAction, CalendarDone, ControlRefusal, KeyDone, NewJob, OfferRefusal, PoolId, QueueFull,
+        Registered, ReportAnswer, ReportBody, ScheduleAction, ScheduleDone, ScheduleSetup, SubmittedJob,
+        WorkerHello, transition::Refusal,
     },
     job::{Change, Checkpoint, Job, JobId, JobUpdate, KeyHash, LeaseToken, Position, RequestId, StateName},
     settings::{QueueInfo, QueueSettings, Retention},
@@ -26,6 +27,7 @@ pub(crate) struct Setup {
     /// The queues that the configuration file declares.
     pub(crate) declared_queues: BTreeMap<String, QueueSettings>,
     pub(crate) retention: Retention,
+    pub(crate) schedules: ScheduleSetup,
 }
 
 /// The input of one transaction.
@@ -96,6 +98,14 @@ pub(crate) enum Control {
     },
     Purge {
         name: String,
+    },
+    Schedule {
+        name: String,
+        action: ScheduleAction,
+    },
+    Calendar {
+        name: String,
+        action: CalendarAction,
     },
     RegisterWorker(WorkerHello),
     ReviewWorkers,
@@ -177,6 +187,8 @@ pub(crate) enum ControlDone {
     },
     /// A repeat: the queue of the first request, unless it is deleted.
     QueueRepeated(Option<QueueInfo>),
+    Schedule(Box<ScheduleDone>),
+    Calendar(CalendarDone),
     Registered(Registered),
     WorkersReviewed,
     /// The number of a purge that has begun; [`Applied::purged`] reports its end.

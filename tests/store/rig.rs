@@ -12,17 +12,18 @@ use jobmill::{
     engine::transition::Refusal,
     engine::{
         AdmissionError, ControlRefusal, DemandBoard, NewJob, NotAdmitted, OfferRefusal, PoolId, ReportBody,
+        ScheduleSetup,
     },
     job::{
         Change, Changes, Extras, Job, JobFilter, JobId, LeaseToken, Output, PayloadInfo, Position, StateName,
     },
-    settings::{QueueSettings, Retention},
+    settings::{KindDefaults, QueueSettings, Retention},
     store::{Reader, Scan, ScanOrder, WholeJob},
 };
 
 use super::{
     batch::Control,
-    batch::{Applied, Batch, ControlDone, Offer, Receipt, Report, Setup},
+    batch::{Applied, Batch, Claim, ControlDone, Offer, Receipt, Report, Setup},
     build::{at, failure, present, settings},
     subject::{Memory, Sqlite, Subject},
 };
@@ -64,6 +65,10 @@ impl Rig {
             native_kinds: Vec::new(),
             declared_queues: BTreeMap::new(),
             retention: Retention::default(),
+            schedules: ScheduleSetup {
+                kinds: [Self::KIND, "walk"].map(|kind| (kind.to_owned(), KindDefaults::default())).into(),
+                ..ScheduleSetup::default()
+            },
         };
         let subject = open(setup.clone());
         let (uptime, end) = (Uptime::default(), subject.reader().jobs(&[]).unwrap().1);
@@ -141,6 +146,19 @@ impl Rig {
     /// Returns [`Rig::wake`] unless it is only for the hourly note of the time or for retention's walk in a day.
     pub(crate) fn soon(&self, applied: &Applied) -> Option<Timestamp> {
         self.wake(applied).filter(|wake| *wake < self.now.after(Duration::from_secs(3_000)))
+    }
+
+    /// Applies empty batches until nothing more is to be done at once, and returns the claims.
+    pub(crate) fn settle(&mut self) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        for _ in 0..1_000 {
+            let applied = self.tick();
+            claims.extend(applied.claims);
+            if !applied.more && !applied.room {
+                return claims;
+            }
+        }
+        panic!("the store always has more to do");
     }
 
     pub(crate) fn pass(&mut self, seconds: u64) {

@@ -13,9 +13,9 @@ use std::{
 use jobmill::{
     clock::Uptime,
     engine::{
-        self, Action, AnswerSink, CallerId, ControlRefusal, DemandBoard, EngineSetup, JobDone, KeyDone,
-        OfferError, QueueCheck, QueueDone, Registered, RemoteChanges, ReplySlot, ReportAnswer, Reporter,
-        Submitted, transition::Refusal,
+        self, Action, AnswerSink, CalendarDone, CallerId, ControlRefusal, DemandBoard, EngineSetup, JobDone,
+        KeyDone, OfferError, QueueCheck, QueueDone, Registered, RemoteChanges, ReplySlot, ReportAnswer,
+        Reporter, ScheduleDone, Submitted, transition::Refusal,
     },
     job::{AtLeastOne, SubmitOutcome, WorkerProcess},
     settings::{QueueSettings, SettingsChange, SettingsField},
@@ -166,9 +166,9 @@ impl Subject for Sqlite {
 }
 
 fn product_setup(setup: Setup, demand: Arc<DemandBoard>) -> EngineSetup {
-    let Setup { present, seed, served_kinds, native_kinds, declared_queues, retention } = setup;
+    let Setup { present, seed, served_kinds, native_kinds, declared_queues, retention, schedules } = setup;
     let native_kinds = native_kinds.into_iter().collect();
-    EngineSetup { present, seed, served_kinds, native_kinds, declared_queues, retention, demand }
+    EngineSetup { present, seed, served_kinds, native_kinds, declared_queues, retention, demand, schedules }
 }
 
 /// The product, with the replies that are still pending.
@@ -341,6 +341,10 @@ impl Product {
                 self.workers.insert(worker.number(), worker);
                 ControlDone::Registered(registered)
             }),
+            AskedControl::Schedule(mut answer) => {
+                told(&mut answer).map(|done| ControlDone::Schedule(Box::new(done)))
+            }
+            AskedControl::Calendar(mut answer) => told(&mut answer).map(ControlDone::Calendar),
             AskedControl::Review(mut answer) => told(&mut answer).map(|()| ControlDone::WorkersReviewed),
             AskedControl::Purge(mut answer) => match answer.try_recv() {
                 Ok(Err(refusal)) => Err(refusal),
@@ -384,6 +388,8 @@ enum AskedControl {
     Purge(Answer<u64, ControlRefusal>),
     Register(Answer<Registered, ControlRefusal>),
     Review(Answer<(), ControlRefusal>),
+    Schedule(Answer<ScheduleDone, ControlRefusal>),
+    Calendar(Answer<CalendarDone, ControlRefusal>),
 }
 
 impl BatchReplies {
@@ -420,7 +426,9 @@ impl BatchReplies {
     }
 
     fn action(&mut self, control: Control, expected_revision: Option<u64>) -> Action {
-        use AskedControl::{Delete, DeleteQueue, Job, Key, Purge, Queue, Register, Review};
+        use AskedControl::{
+            Calendar, Delete, DeleteQueue, Job, Key, Purge, Queue, Register, Review, Schedule,
+        };
         match control {
             Control::AtRevision(revision, control) => self.action(*control, Some(revision)),
             Control::Cancel(id) => Action::Cancel { id, expected_revision, ask: self.ask(Job) },
@@ -459,6 +467,8 @@ impl BatchReplies {
             Control::RegisterWorker(hello) => {
                 Action::RegisterWorker { hello: Box::new(hello), ask: self.ask(Register) }
             }
+            Control::Schedule { name, action } => Action::Schedule { name, action, ask: self.ask(Schedule) },
+            Control::Calendar { name, action } => Action::Calendar { name, action, ask: self.ask(Calendar) },
             Control::ReviewWorkers => Action::ReviewWorkers { ask: self.ask(Review) },
             Control::Repeatable(..) | Control::OnlyRepeat(..) => panic!("it is not part of anything else"),
         }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use tonic::{Code, Status};
 
-use super::detail::{about, resource, status};
+use crate::api::status::{about, resource, status};
 use crate::{
     engine::ControlRefusal,
     job::{JobId, StateName},

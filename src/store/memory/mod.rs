@@ -1,6 +1,7 @@
 //! A store in memory: for throw-away servers, and as the model that tests compare other stores with.
 
 mod reader;
+mod schedules;
 mod tables;
 
 use std::{collections::HashMap, ops::Bound, sync::Arc, time::Duration};
@@ -96,14 +97,18 @@ impl Store for MemoryStore {
             sweeps: tables.sweeps.iter().map(|(keep, cursor)| (*keep, *cursor)).collect(),
             retention: tables.retention,
             steps: tables.steps.clone(),
+            schedules: tables.schedules.load(),
         })
     }
 
     fn fetch(&mut self, wants: &ReadSet) -> Result<ReadResults, StoreError> {
         let fetch = Fetch { tables: &self.tables.read(), names: &self.names };
+        let schedules = fetch.tables.schedules.fetch(&wants.schedules);
+        let named = schedules.values().flat_map(|info| info.jobs());
+        let jobs = wants.jobs.iter().copied().chain(named);
         let mut found = ReadResults {
             set_aside: None,
-            jobs: wants.jobs.iter().filter_map(|id| Some((*id, fetch.job(*id)?))).collect(),
+            jobs: jobs.filter_map(|id| Some((id, fetch.job(id)?))).collect(),
             requests: wants.requests.iter().filter_map(|key| Some((*key, fetch.request(key)?))).collect(),
             reported: fetch.reported(&wants.reported).collect(),
             heads: wants.heads.iter().map(|want| fetch.heads(want)).collect(),
@@ -113,6 +118,7 @@ impl Store for MemoryStore {
             feed: wants.feed.iter().map(|want| (want.keep, fetch.feed(want))).collect(),
             tombstones: fetch.tombstones(wants.tombstones),
             bare_requests: fetch.tables.requests_gone.iter().take(wants.bare_requests).copied().collect(),
+            schedules,
             held_keys: fetch.held_keys(wants.held_keys),
             keys: HashMap::new(),
         };
@@ -125,6 +131,7 @@ impl Store for MemoryStore {
         let mut tables = self.tables.write();
         write_beside_jobs(&mut tables, writes);
         write_jobs(&mut tables, &self.names, writes)?;
+        tables.schedules.write(&writes.schedules)?;
         Ok(Committed::after(Duration::ZERO))
     }
 

@@ -11,7 +11,7 @@ use crate::{
     job::{StoredCheckpoint, KeyHash, KeyRow, 
         AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
-    settings::QueueInfo,
+    settings::{CalendarInfo, QueueInfo, ScheduleInfo},
     store::{
         HeldKey, Names, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob, named, sets::WaitingLine,
     },
@@ -161,6 +161,18 @@ impl Reader for MemoryReader {
         };
         let floor = tables.counters.floor;
         Ok(Changes { entries, up_to, reaches_end: up_to >= end, floor })
+    }
+
+    fn schedules(&self, after: Option<&str>, limit: usize) -> Result<Vec<ScheduleInfo>, StoreError> {
+        Ok(self.tables.read().schedules.page(after, limit))
+    }
+
+    fn schedule(&self, name: &str) -> Result<Option<ScheduleInfo>, StoreError> {
+        Ok(self.tables.read().schedules.named(name))
+    }
+
+    fn calendars(&self) -> Result<Vec<CalendarInfo>, StoreError> {
+        Ok(self.tables.read().schedules.calendars())
     }
 
     fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
+use super::schedules::Schedules;
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{AttemptRecord, StoredCheckpoint, Job, JobId, KeyHash, KeyRow, Position, State, StateName, Tombstone, WorkerRow},
@@ -41,6 +42,7 @@ pub(super) struct Tables {
     pub(super) retention: Option<Retention>,
     pub(super) counters: Counters,
     pub(super) steps: Vec<ClockStep>,
+    pub(super) schedules: Schedules,
 }
 
 pub(super) struct StoredJob {

@@ -37,6 +37,8 @@ pub(super) enum Table {
     Retention,
     Step,
     Worker,
+    Schedule,
+    Calendar,
     /// A row of counts; all jobs are counted anew instead of setting it aside.
     Tally,
 }
@@ -52,14 +54,16 @@ impl Table {
             Table::Retention => "retention",
             Table::Step => "step",
             Table::Worker => "worker",
+            Table::Schedule => "schedule",
+            Table::Calendar => "calendar",
             Table::Tally => "tally",
         }
     }
 
     pub(super) fn key(self) -> &'static str {
         match self {
-            Table::Job => "id",
-            Table::Queue | Table::Kind | Table::Worker => "number",
+            Table::Job | Table::Schedule => "id",
+            Table::Queue | Table::Kind | Table::Worker | Table::Calendar => "number",
             Table::Purge => "queue",
             Table::Sweep => "keep_us",
             Table::Retention => "one",
@@ -192,6 +196,8 @@ pub(super) fn set_aside(
         | Table::Retention
         | Table::Step
         | Table::Worker
+        | Table::Schedule
+        | Table::Calendar
         | Table::Tally => None,
     };
     connection
@@ -205,7 +211,9 @@ pub(super) fn set_aside(
         | Table::Sweep
         | Table::Retention
         | Table::Step
-        | Table::Worker => {
+        | Table::Worker
+        | Table::Schedule
+        | Table::Calendar => {
             connection.execute(&format!("DELETE FROM {name} WHERE {key_column} = ?1"), [key])?;
         }
         Table::Queue => {
@@ -234,7 +242,12 @@ pub(super) fn set_aside(
 pub(super) fn shown(table: Table, key: i64) -> String {
     match table {
         Table::Job => format!("job {}", JobId::from_raw(key)),
-        Table::Queue | Table::Kind | Table::Purge | Table::Worker => format!("{} {key}", table.name()),
+        Table::Queue
+        | Table::Kind
+        | Table::Purge
+        | Table::Worker
+        | Table::Schedule
+        | Table::Calendar => format!("{} {key}", table.name()),
         Table::Sweep | Table::Retention | Table::Step | Table::Tally => table.name().to_owned(),
     }
 }

@@ -9,6 +9,7 @@ use super::{
     keys::read_found,
     load::{read_one_job, recount},
     row::{bytes, column, select_job, select_job_and_payload},
+    schedules,
 };
 use crate::{
     clock::{StoreTime, Timestamp},
@@ -38,7 +39,11 @@ impl Fetch<'_> {
             set_aside: wants.set_aside.map(|now| self.set_aside(now)).transpose()?,
             ..ReadResults::default()
         };
-        for id in &wants.jobs {
+        if !wants.schedules.is_empty() {
+            found.schedules = schedules::fetch(self.connection, self.decoder, &wants.schedules)?;
+        }
+        let of_schedules: Vec<_> = found.schedules.values().flat_map(|info| info.jobs()).collect();
+        for id in wants.jobs.iter().chain(&of_schedules) {
             if let Some(job) = self.job(*id)? {
                 found.jobs.insert(*id, job);
             }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{
     decode::{Decoder, Table},
     row::{load_names, select_job},
+    schedules,
 };
 use crate::{
     clock::{StoreTime, Timestamp},
@@ -39,6 +40,7 @@ pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded,
         sweeps: read_sweeps(connection, decoder)?,
         retention: read_retention(connection, decoder)?,
         steps: read_steps(connection, decoder)?,
+        schedules: schedules::load(connection, decoder)?,
     })
 }
 

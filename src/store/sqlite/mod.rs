@@ -16,6 +16,7 @@ mod load;
 mod mark;
 mod reader;
 mod row;
+mod schedules;
 mod write;
 
 use std::{

@@ -17,6 +17,7 @@ use super::{
     load::{read_one_job, read_queues, read_tallies},
     log_of, open_connection,
     row::{bytes, column, read_json, read_tombstone, select_job},
+    schedules,
 };
 use crate::{
     clock::Timestamp,
@@ -24,7 +25,7 @@ use crate::{
         StoredCheckpoint, LeaseToken, Output, KeyHash, KeyRow,
         AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
-    settings::QueueInfo,
+    settings::{CalendarInfo, QueueInfo, ScheduleInfo},
     store::{HeldKey, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob},
 };
 
@@ -264,6 +265,18 @@ impl Reader for SqliteReader {
             }
             Ok(Changes { entries, up_to, reaches_end: up_to >= end, floor })
         })
+    }
+
+    fn schedules(&self, after: Option<&str>, limit: usize) -> Result<Vec<ScheduleInfo>, StoreError> {
+        self.read(|connection| schedules::read_page(connection, &self.decoder, after, limit))
+    }
+
+    fn schedule(&self, name: &str) -> Result<Option<ScheduleInfo>, StoreError> {
+        self.read(|connection| schedules::read_named(connection, &self.decoder, name))
+    }
+
+    fn calendars(&self) -> Result<Vec<CalendarInfo>, StoreError> {
+        self.read(|connection| schedules::read_calendars(connection, &self.decoder))
     }
 
     fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {

@@ -10,6 +10,7 @@ use super::{
     keys::found_bytes,
     load::{micros, micros_of, write_counters, write_queue, write_steps},
     row::{INLINE_PAYLOAD_MAX_BYTES, detail_of, job_columns, json},
+    schedules,
 };
 use crate::{
     clock::{StoreTime, Timestamp},
@@ -56,6 +57,9 @@ impl Write<'_> {
             self.tally(tally)?;
         }
         self.operations(writes)?;
+        if !writes.schedules.is_empty() {
+            schedules::write(self.connection, &writes.schedules)?;
+        }
         if let Some(steps) = &writes.steps {
             write_steps(self.connection, steps)?;
         }

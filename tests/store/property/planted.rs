@@ -6,7 +6,7 @@ use jobmill::{
     clock::{ClockReading, Timestamp, Uptime},
     engine::DemandBoard,
     job::{Change, Changes, Identity, Job, JobFilter, JobId, KeyHash, Name, Position, Tally},
-    settings::QueueInfo,
+    settings::{CalendarInfo, QueueInfo, ScheduleInfo},
     store::{HeldKey, Page, Reader, Scan, StoreError, StoreSize, WholeJob},
 };
 use tempfile::TempDir;
@@ -353,6 +353,18 @@ impl Reader for SkippingReader {
 
     fn queues(&self) -> Result<Vec<QueueInfo>, StoreError> {
         self.0.queues()
+    }
+
+    fn schedules(&self, after: Option<&str>, limit: usize) -> Result<Vec<ScheduleInfo>, StoreError> {
+        self.0.schedules(after, limit)
+    }
+
+    fn schedule(&self, name: &str) -> Result<Option<ScheduleInfo>, StoreError> {
+        self.0.schedule(name)
+    }
+
+    fn calendars(&self) -> Result<Vec<CalendarInfo>, StoreError> {
+        self.0.calendars()
     }
 
     fn tallies(&self) -> Result<Vec<Tally>, StoreError> {

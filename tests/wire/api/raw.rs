@@ -8,6 +8,7 @@ use prost::Message;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 use tonic::{Code, Status, body::Body, client::GrpcService, codegen::http};
 
+use super::table::{backfill, days, hourly, second};
 use crate::{
     bad_messages::framed,
     queues::in_queue,
@@ -181,6 +182,18 @@ impl Fixtures {
             ..Default::default()
         };
         ask::<v1::LeaseJobsResponse>(rig, by, "WorkerService/LeaseJobs", &request).await;
+        for name in [queue.clone(), second(&queue)] {
+            let schedule = Some(hourly(&name, &queue, 1));
+            let request = v1::CreateScheduleRequest { schedule, ..Default::default() };
+            ask::<v1::CreateScheduleResponse>(rig, by, "ScheduleService/CreateSchedule", &request).await;
+            // Paused, so that no job comes of it, and a backfill does not begin.
+            let request = v1::PauseScheduleRequest::from(&name);
+            ask::<v1::PauseScheduleResponse>(rig, by, "ScheduleService/PauseSchedule", &request).await;
+            let request = v1::CreateCalendarRequest { calendar: Some(days(&name, 1)), ..Default::default() };
+            ask::<v1::CreateCalendarResponse>(rig, by, "ScheduleService/CreateCalendar", &request).await;
+        }
+        let request = backfill(&second(&queue));
+        ask::<v1::BackfillScheduleResponse>(rig, by, "ScheduleService/BackfillSchedule", &request).await;
         let new = format!("{queue}-new");
         Fixtures { queue, empty, new, waiting, cancelled, keys }
     }
@@ -212,8 +225,8 @@ async fn ask<A: Message + Default>(rig: &Rig, by: &[Header<'_>], rpc: &str, requ
     A::decode(answer.expect("an answer")).expect("an answer")
 }
 
-/// The state that calls can change: jobs by id with revision and state, queues by name with etag, unique keys with their
-/// holders.
+/// The state that calls can change: jobs by id with revision and state; queues, schedules and calendars by name with
+/// etag, and the backfills of schedules; unique keys with their holders.
 pub(super) type State = (Vec<(String, i64, i32)>, Vec<(String, String)>, Vec<(String, String)>);
 
 /// Reads the state that calls can change.
@@ -236,9 +249,20 @@ pub(super) async fn state_for(rig: &Rig, by: &[Header<'_>]) -> State {
     let request = v1::ListQueuesRequest { page_size: 1_000, ..Default::default() };
     let page: v1::ListQueuesResponse = ask(rig, by, "QueueService/ListQueues", &request).await;
     assert_eq!(page.next_page_token, "");
+    let mut tags: Vec<_> = page.queues.into_iter().map(|queue| (queue.name, queue.etag)).collect();
+    let request = v1::ListSchedulesRequest { page_size: 1_000, ..Default::default() };
+    let page: v1::ListSchedulesResponse = ask(rig, by, "ScheduleService/ListSchedules", &request).await;
+    assert_eq!(page.next_page_token, "");
+    tags.extend(page.schedules.into_iter().map(|schedule| {
+        let backfill = schedule.status.and_then(|status| status.backfill);
+        (schedule.name, format!("{} {backfill:?}", schedule.etag))
+    }));
+    let request = v1::ListCalendarsRequest { page_size: 1_000, ..Default::default() };
+    let page: v1::ListCalendarsResponse = ask(rig, by, "ScheduleService/ListCalendars", &request).await;
+    tags.extend(page.calendars.into_iter().map(|calendar| (calendar.name, calendar.etag)));
     let request = v1::ListUniqueKeysRequest { page_size: 1_000, ..Default::default() };
     let keys: v1::ListUniqueKeysResponse = ask(rig, by, "JobQueue/ListUniqueKeys", &request).await;
     assert_eq!(keys.next_page_token, "");
     let keys = keys.keys.into_iter().map(|key| (key.key, key.holder_id)).collect();
-    (jobs, page.queues.into_iter().map(|queue| (queue.name, queue.etag)).collect(), keys)
+    (jobs, tags, keys)
 }

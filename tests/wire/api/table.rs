@@ -19,49 +19,52 @@ pub(super) struct Verb {
     pub(super) role: Role,
     /// The arguments of `jobmill` for the same call.
     pub(super) command: &'static [&'static str],
-    pub(super) target: Target,
+    /// What it concerns.
+    pub(super) of: Object,
 }
 
-/// What a verb changes.
+/// The object of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Target {
+pub(super) enum Object {
     Job,
     Queue,
     /// A unique key.
     Key,
+    Schedule,
+    Calendar,
 }
 
-impl Target {
-    /// Returns the reason of the refusal of a caller that may not know of the target.
-    pub(super) fn hidden(self) -> &'static str {
-        match self {
-            Target::Job => "JOB_NOT_FOUND",
-            Target::Queue => "ROLE_MISSING",
-            Target::Key => "KEY_NOT_FOUND",
-        }
-    }
+const fn verb(rpc: &'static str, role: Role, command: &'static [&'static str], of: Object) -> Verb {
+    Verb { rpc, role, command, of }
 }
 
-const fn verb(rpc: &'static str, role: Role, command: &'static [&'static str], target: Target) -> Verb {
-    Verb { rpc, role, command, target }
-}
-
-pub(super) const VERBS: [Verb; 11] = [
-    verb("CancelJob", Role::Cancel, &["cancel"], Target::Job),
-    verb("RetryJob", Role::Admin, &["retry"], Target::Job),
-    verb("UpdateJob", Role::Admin, &["update"], Target::Job),
-    verb("DeleteJob", Role::Admin, &["delete"], Target::Job),
-    verb("ReleaseUniqueKey", Role::Admin, &["key", "release"], Target::Key),
-    verb("CreateQueue", Role::Admin, &["queue", "create"], Target::Queue),
-    verb("UpdateQueue", Role::Admin, &["queue", "update"], Target::Queue),
-    verb("DeleteQueue", Role::Admin, &["queue", "delete"], Target::Queue),
-    verb("PauseQueue", Role::Admin, &["queue", "pause"], Target::Queue),
-    verb("ResumeQueue", Role::Admin, &["queue", "resume"], Target::Queue),
-    verb("PurgeQueue", Role::Admin, &["queue", "purge"], Target::Queue),
+pub(super) const VERBS: [Verb; 22] = [
+    verb("CancelJob", Role::Cancel, &["cancel"], Object::Job),
+    verb("RetryJob", Role::Admin, &["retry"], Object::Job),
+    verb("UpdateJob", Role::Admin, &["update"], Object::Job),
+    verb("DeleteJob", Role::Admin, &["delete"], Object::Job),
+    verb("ReleaseUniqueKey", Role::Admin, &["key", "release"], Object::Key),
+    verb("CreateQueue", Role::Admin, &["queue", "create"], Object::Queue),
+    verb("UpdateQueue", Role::Admin, &["queue", "update"], Object::Queue),
+    verb("DeleteQueue", Role::Admin, &["queue", "delete"], Object::Queue),
+    verb("PauseQueue", Role::Admin, &["queue", "pause"], Object::Queue),
+    verb("ResumeQueue", Role::Admin, &["queue", "resume"], Object::Queue),
+    verb("PurgeQueue", Role::Admin, &["queue", "purge"], Object::Queue),
+    verb("CreateSchedule", Role::Admin, &["schedule", "create"], Object::Schedule),
+    verb("UpdateSchedule", Role::Admin, &["schedule", "update"], Object::Schedule),
+    verb("DeleteSchedule", Role::Admin, &["schedule", "delete"], Object::Schedule),
+    verb("PauseSchedule", Role::Admin, &["schedule", "pause"], Object::Schedule),
+    verb("ResumeSchedule", Role::Admin, &["schedule", "resume"], Object::Schedule),
+    verb("TriggerSchedule", Role::Admin, &["schedule", "trigger"], Object::Schedule),
+    verb("BackfillSchedule", Role::Admin, &["schedule", "backfill"], Object::Schedule),
+    verb("CancelBackfill", Role::Admin, &["schedule", "cancel-backfill"], Object::Schedule),
+    verb("CreateCalendar", Role::Admin, &["calendar", "create"], Object::Calendar),
+    verb("UpdateCalendar", Role::Admin, &["calendar", "update"], Object::Calendar),
+    verb("DeleteCalendar", Role::Admin, &["calendar", "delete"], Object::Calendar),
 ];
 
 /// The roles of all other calls; `None` where any token is accepted.
-const OTHERS: [(&str, Option<Role>); 17] = [
+const OTHERS: [(&str, Option<Role>); 23] = [
     ("Submit", Some(Role::Submit)),
     ("SubmitBatch", Some(Role::Submit)),
     ("SubmitStream", Some(Role::Submit)),
@@ -73,6 +76,12 @@ const OTHERS: [(&str, Option<Role>); 17] = [
     ("ListUniqueKeys", Some(Role::Read)),
     ("GetQueue", Some(Role::Read)),
     ("ListQueues", Some(Role::Read)),
+    ("GetSchedule", Some(Role::Read)),
+    ("ListSchedules", Some(Role::Read)),
+    ("PreviewSchedule", Some(Role::Read)),
+    ("WatchSchedules", Some(Role::Read)),
+    ("GetCalendar", Some(Role::Read)),
+    ("ListCalendars", Some(Role::Read)),
     ("GetServerInfo", None),
     ("Work", Some(Role::Work)),
     ("LeaseJobs", Some(Role::Work)),
@@ -113,6 +122,7 @@ impl Fixtures {
         let settings = v1::QueueSettings { max_jobs: Some(if other { 8 } else { 9 }), ..no_consumers() };
         let name = if other { "default" } else { queue };
         let named = || name.to_owned();
+        let schedule = || if other { second(queue) } else { queue.clone() };
         match rpc.short() {
             "Submit" => said!(SubmitRequest { job: job, request_id: request_id }),
             "SubmitBatch" => said!(SubmitBatchRequest { jobs: vec![spec; 2], request_id: request_id }),
@@ -171,6 +181,43 @@ impl Fixtures {
             "PauseQueue" => said!(PauseQueueRequest { name: named(), request_id: request_id }),
             "ResumeQueue" => said!(ResumeQueueRequest { name: named(), request_id: request_id }),
             "PurgeQueue" => said!(PurgeQueueRequest { name: named(), request_id: request_id }),
+            "CreateSchedule" => {
+                let schedule = hourly(new, queue, if other { 2 } else { 1 });
+                said!(CreateScheduleRequest { schedule: Some(schedule), request_id: request_id })
+            }
+            "UpdateSchedule" => {
+                update_of_schedule(queue, if other { 4 } else { 3 }, request_id).encode_to_vec()
+            }
+            "GetSchedule" => said!(GetScheduleRequest { name: queue.clone() }),
+            "ListSchedules" => said!(ListSchedulesRequest {}),
+            "PreviewSchedule" => said!(PreviewScheduleRequest { name: queue.clone() }),
+            "WatchSchedules" => said!(WatchSchedulesRequest {}),
+            "DeleteSchedule" => said!(DeleteScheduleRequest { name: schedule(), request_id: request_id }),
+            "PauseSchedule" => {
+                let reason = "because".to_owned();
+                said!(PauseScheduleRequest { name: schedule(), reason: reason, request_id: request_id })
+            }
+            "ResumeSchedule" => said!(ResumeScheduleRequest { name: schedule(), request_id: request_id }),
+            "TriggerSchedule" => said!(TriggerScheduleRequest { name: schedule(), request_id: request_id }),
+            "BackfillSchedule" => {
+                v1::BackfillScheduleRequest { again: other, request_id, ..backfill(queue) }.encode_to_vec()
+            }
+            "CancelBackfill" => {
+                let name = if other { queue.clone() } else { second(queue) };
+                said!(CancelBackfillRequest { name: name, request_id: request_id })
+            }
+            "CreateCalendar" => {
+                let calendar = Some(days(new, if other { 2 } else { 1 }));
+                said!(CreateCalendarRequest { calendar: calendar, request_id: request_id })
+            }
+            "UpdateCalendar" => {
+                let calendar =
+                    v1::Calendar { etag: "*".to_owned(), ..days(queue, if other { 4 } else { 3 }) };
+                said!(UpdateCalendarRequest { calendar: Some(calendar), request_id: request_id })
+            }
+            "GetCalendar" => said!(GetCalendarRequest { name: queue.clone() }),
+            "ListCalendars" => said!(ListCalendarsRequest {}),
+            "DeleteCalendar" => said!(DeleteCalendarRequest { name: schedule(), request_id: request_id }),
             "GetServerInfo" => said!(GetServerInfoRequest {}),
             "Work" => greeting(hello(queue)),
             "LeaseJobs" => said!(LeaseJobsRequest {
@@ -216,6 +263,20 @@ pub(super) fn answer(rpc: &Rpc, message: Option<bytes::Bytes>) -> (String, Optio
             (format!("{queue:?}"), Some(repeated))
         }};
     }
+    // A schedule and its progress are shown as they are now.
+    macro_rules! scheduled {
+        ($response:ident) => {{
+            let v1::$response { schedule, repeated, .. } = read!($response);
+            let schedule = schedule.map(|schedule| v1::Schedule { status: None, ..schedule });
+            (format!("{schedule:?}"), Some(repeated))
+        }};
+    }
+    macro_rules! calendar {
+        ($response:ident) => {{
+            let v1::$response { calendar, repeated } = read!($response);
+            (format!("{calendar:?}"), Some(repeated))
+        }};
+    }
     let submitted = |submitted: Vec<v1::Submitted>| {
         let repeated = submitted.iter().all(|one| one.outcome() == v1::SubmitOutcome::Repeated);
         (format!("{:?}", crate::support::ids(submitted)), Some(repeated))
@@ -240,6 +301,17 @@ pub(super) fn answer(rpc: &Rpc, message: Option<bytes::Bytes>) -> (String, Optio
         "PauseQueue" => shown!(PauseQueueResponse),
         "ResumeQueue" => shown!(ResumeQueueResponse),
         "PurgeQueue" => (format!("{:?}", read!(PurgeQueueResponse)), None),
+        "CreateSchedule" => scheduled!(CreateScheduleResponse),
+        "UpdateSchedule" => scheduled!(UpdateScheduleResponse),
+        "DeleteSchedule" => (format!("{:?}", read!(DeleteScheduleResponse)), None),
+        "PauseSchedule" => scheduled!(PauseScheduleResponse),
+        "ResumeSchedule" => scheduled!(ResumeScheduleResponse),
+        "TriggerSchedule" => submitted(read!(TriggerScheduleResponse).submitted.into_iter().collect()),
+        "BackfillSchedule" => scheduled!(BackfillScheduleResponse),
+        "CancelBackfill" => scheduled!(CancelBackfillResponse),
+        "CreateCalendar" => calendar!(CreateCalendarResponse),
+        "UpdateCalendar" => calendar!(UpdateCalendarResponse),
+        "DeleteCalendar" => (format!("{:?}", read!(DeleteCalendarResponse)), None),
         other => panic!("{other} has no row here: say what of its answer is repeated"),
     }
 }
@@ -260,7 +332,8 @@ pub(super) async fn delete_queue(rig: &Rig, name: &str) {
 /// Undoes a call as far as possible, so that a repeat that is wrongly executed would show.
 pub(super) async fn undo(rig: &Rig, rpc: &Rpc, fixtures: &Fixtures) {
     match rpc.short() {
-        "Submit" | "SubmitBatch" | "SubmitAndWatch" | "DeleteJob" | "ReleaseUniqueKey" => {}
+        "Submit" | "SubmitBatch" | "SubmitAndWatch" | "DeleteJob" | "TriggerSchedule"
+        | "ReleaseUniqueKey" => {}
         "UpdateJob" => drop(rig.cancel(&fixtures.waiting).await.unwrap()),
         "CancelJob" => assert_eq!(rig.retry(&fixtures.waiting).await.unwrap().state(), JobState::Queued),
         "RetryJob" => assert_eq!(rig.cancel(&fixtures.cancelled).await.unwrap().state(), JobState::Cancelled),
@@ -273,6 +346,90 @@ pub(super) async fn undo(rig: &Rig, rpc: &Rpc, fixtures: &Fixtures) {
         "PauseQueue" => rig.resume(&fixtures.queue).await,
         "ResumeQueue" => rig.pause(&fixtures.queue).await,
         "PurgeQueue" => drop(rig.submit_batch(vec![in_queue(&fixtures.queue, "echo"); 2]).await),
+        "CreateSchedule" => {
+            let request = v1::DeleteScheduleRequest::from(&fixtures.new);
+            soon(rig.schedules().delete_schedule(request)).await.unwrap();
+        }
+        "UpdateSchedule" => {
+            let request = update_of_schedule(&fixtures.queue, 9, String::new());
+            soon(rig.schedules().update_schedule(request)).await.unwrap();
+        }
+        "DeleteSchedule" => {
+            let schedule = Some(hourly(&fixtures.queue, &fixtures.queue, 1));
+            let request = v1::CreateScheduleRequest { schedule, ..Default::default() };
+            soon(rig.schedules().create_schedule(request)).await.unwrap();
+        }
+        "PauseSchedule" => {
+            let request = v1::ResumeScheduleRequest::from(&fixtures.queue);
+            soon(rig.schedules().resume_schedule(request)).await.unwrap();
+        }
+        "ResumeSchedule" => {
+            let request = v1::PauseScheduleRequest::from(&fixtures.queue);
+            soon(rig.schedules().pause_schedule(request)).await.unwrap();
+        }
+        "BackfillSchedule" => {
+            let request = v1::CancelBackfillRequest::from(&fixtures.queue);
+            soon(rig.schedules().cancel_backfill(request)).await.unwrap();
+        }
+        "CancelBackfill" => {
+            soon(rig.schedules().backfill_schedule(backfill(&second(&fixtures.queue)))).await.unwrap();
+        }
+        "CreateCalendar" => {
+            let request = v1::DeleteCalendarRequest::from(&fixtures.new);
+            soon(rig.schedules().delete_calendar(request)).await.unwrap();
+        }
+        "UpdateCalendar" => {
+            let calendar = Some(v1::Calendar { etag: "*".to_owned(), ..days(&fixtures.queue, 9) });
+            let request = v1::UpdateCalendarRequest { calendar, ..Default::default() };
+            soon(rig.schedules().update_calendar(request)).await.unwrap();
+        }
+        "DeleteCalendar" => {
+            let request =
+                v1::CreateCalendarRequest { calendar: Some(days(&fixtures.queue, 1)), ..Default::default() };
+            soon(rig.schedules().create_calendar(request)).await.unwrap();
+        }
         other => panic!("{other} has no row here: say how it is undone"),
     }
+}
+
+/// Returns the name of the second schedule, and of the second calendar, of a queue's fixtures.
+pub(super) fn second(queue: &str) -> String {
+    format!("{queue}-2")
+}
+
+/// Returns a schedule with an interval of some hours.
+pub(super) fn hourly(name: &str, queue: &str, hours: i64) -> v1::Schedule {
+    let every = Some(prost_types::Duration { seconds: hours * 3_600, nanos: 0 });
+    v1::Schedule {
+        name: name.to_owned(),
+        spec: Some(v1::ScheduleSpec { every, ..Default::default() }),
+        job: Some(in_queue(queue, "echo")),
+        ..Default::default()
+    }
+}
+
+/// Returns a change of a schedule's interval.
+fn update_of_schedule(name: &str, hours: i64, request_id: String) -> v1::UpdateScheduleRequest {
+    v1::UpdateScheduleRequest {
+        schedule: Some(v1::Schedule { etag: "*".to_owned(), ..hourly(name, name, hours) }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["spec.every".to_owned()] }),
+        request_id,
+        ..Default::default()
+    }
+}
+
+/// Returns a backfill of some hours of the past.
+pub(super) fn backfill(name: &str) -> v1::BackfillScheduleRequest {
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    v1::BackfillScheduleRequest {
+        name: name.to_owned(),
+        start_time: at(1_700_000_000),
+        end_time: at(1_700_020_000),
+        ..Default::default()
+    }
+}
+
+/// Returns a calendar with a day of January.
+pub(super) fn days(name: &str, day: u32) -> v1::Calendar {
+    v1::Calendar { name: name.to_owned(), dates: vec![format!("2030-01-0{day}")], ..Default::default() }
 }

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 
 use super::{
     raw::{self, Fixtures, Rpc, rpcs, state_for},
-    table::{Target, VERBS, Verb, role},
+    table::{Object, VERBS, Verb, role, second},
 };
 use crate::support::{QUEUE, Rig, memory, queue, refusal, simple, with_queue};
 
@@ -49,6 +49,16 @@ async fn with_tokens(dir: &TempDir, tokens: &[(&[Role], &str)]) -> Rig {
 
 fn token(roles: &[Role]) -> String {
     roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join("-")
+}
+
+/// Returns the reason of the refusal for a caller without any role on the queue.
+fn refusal_elsewhere(verb: &Verb) -> &'static str {
+    match (verb.of, verb.rpc) {
+        (Object::Job, _) => "JOB_NOT_FOUND",
+        (Object::Queue | Object::Calendar, _) | (Object::Schedule, "CreateSchedule") => "ROLE_MISSING",
+        (Object::Schedule, _) => "SCHEDULE_NOT_FOUND",
+        (Object::Key, _) => "KEY_NOT_FOUND",
+    }
 }
 
 /// The token with the role `admin`.
@@ -101,11 +111,11 @@ async fn a_role_on_other_queues_is_none_and_jobs_there_are_not_found() {
         for request_id in ["", verb.rpc] {
             let status = call_as(&rig, roles, &rpc, &fixtures.request(&rpc, request_id)).await;
             let refused = refusal(&status.unwrap_or_else(|| panic!("{} was carried out", verb.rpc)));
-            let expected = verb.target.hidden();
+            let expected = refusal_elsewhere(verb);
             assert_eq!(refused.reason, expected, "{}", verb.rpc);
-            if verb.target == Target::Queue {
-                let named =
-                    [&fixtures.queue, &fixtures.empty, &fixtures.new].contains(&&refused.metadata["queue"]);
+            if expected == "ROLE_MISSING" {
+                let named = [&fixtures.queue, &fixtures.empty, &fixtures.new, &"*".to_owned()]
+                    .contains(&&refused.metadata["queue"]);
                 assert!(named && refused.metadata["role"] == "admin", "{}: {refused:?}", verb.rpc);
             }
         }
@@ -116,7 +126,7 @@ async fn a_role_on_other_queues_is_none_and_jobs_there_are_not_found() {
         let before = state_for(&rig, &[BOSS]).await;
         let repeat = call_as(&rig, roles, &rpc, &request).await;
         let other = call_as(&rig, roles, &rpc, &fixtures.other_request(&rpc, verb.rpc)).await;
-        let expected = verb.target.hidden();
+        let expected = refusal_elsewhere(verb);
         for told in [repeat, other] {
             assert_eq!(refusal(&told.expect("a refusal")).reason, expected, "{}", verb.rpc);
         }
@@ -143,16 +153,23 @@ async fn every_change_has_its_line_in_the_audit() {
             "DeleteQueue" => &fixtures.empty,
             _ => &fixtures.queue,
         };
-        let ids = (verb.target == Target::Job).then_some(match verb.rpc {
-            "CancelJob" | "UpdateJob" => &fixtures.waiting,
-            _ => &fixtures.cancelled,
-        });
+        let second = second(&fixtures.queue);
+        let ids = match (verb.of, verb.rpc) {
+            (Object::Queue | Object::Key, _) => None,
+            (Object::Job, "CancelJob" | "UpdateJob") => Some(&fixtures.waiting),
+            (Object::Job, _) => Some(&fixtures.cancelled),
+            (_, "CreateSchedule" | "CreateCalendar") => Some(&fixtures.new),
+            (_, "CancelBackfill") => Some(&second),
+            (Object::Schedule | Object::Calendar, _) => Some(&fixtures.queue),
+        };
         // A repeat has an audit entry, too.
         for time in ["once", "twice"] {
             raw::call(&rig, &rpc.name, &[], &fixtures.request(&rpc, verb.rpc)).await.unwrap();
             let line = last();
             assert_eq!((&line["rpc"], &line["code"]), (&rpc.name.as_str().into(), &"OK".into()), "{line}");
-            let gone = matches!((verb.rpc, time), ("DeleteJob" | "ReleaseUniqueKey", "twice"));
+            let gone =
+                matches!((verb.rpc, time), ("DeleteJob" | "DeleteSchedule" | "ReleaseUniqueKey", "twice"))
+                    || verb.of == Object::Calendar;
             let queue = if gone { serde_json::Value::Null } else { queue.as_str().into() };
             assert_eq!(line["queue"], queue, "{line}");
             let ids: Vec<serde_json::Value> = ids.iter().map(|id| id.as_str().into()).collect();

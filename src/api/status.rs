@@ -1,6 +1,6 @@
-//! A status with its details.
+//! Builders of error statuses.
 
-use std::{collections::HashMap, fmt::Display};
+use std::collections::HashMap;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -8,11 +8,11 @@ use tonic_types::{ErrorDetails, StatusExt};
 pub(super) const DOMAIN: &str = "jobmill";
 pub(super) const MESSAGE_MAX_BYTES: usize = 1_024;
 
-/// Builds a status with a reason.
+/// Builds a status with a stable reason.
 pub(super) fn status(
     code: Code,
     reason: &str,
-    message: impl Display,
+    message: impl std::fmt::Display,
     add: impl FnOnce(&mut ErrorDetails),
 ) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
@@ -20,7 +20,7 @@ pub(super) fn status(
     Status::with_error_details(code, shortened(&message.to_string()), details)
 }
 
-fn shortened(message: &str) -> &str {
+pub(super) fn shortened(message: &str) -> &str {
     crate::execute::cut(message, MESSAGE_MAX_BYTES)
 }
 
@@ -33,14 +33,18 @@ pub(super) fn about<const N: usize>(details: &mut ErrorDetails, values: [(&str, 
 }
 
 /// Builds the error of an exceeded quota.
-pub(super) fn quota(reason: &str, message: impl Display, subject: &str, max: impl Display) -> Status {
+pub(super) fn quota(
+    reason: &str,
+    message: impl std::fmt::Display,
+    subject: &str,
+    max: impl std::fmt::Display,
+) -> Status {
     status(Code::ResourceExhausted, reason, message, |details| {
         about(details, [("limit", max.to_string())]);
         details.add_quota_failure_violation(subject, format!("at most {max}"));
     })
 }
 
-/// Names what the error is about.
 pub(super) fn resource(kind: &'static str, name: impl Into<String>) -> impl FnOnce(&mut ErrorDetails) {
     let name = name.into();
     move |details| {

@@ -1,0 +1,471 @@
+//! The schedules and calendars that a file declares.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use serde_json::Value as Json;
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    context::Context,
+    document::read,
+    fault::SettingSource,
+    kind_defaults::RETRY_KEYS,
+    paths::FileIn,
+    rules::{Choice, DurationIn, FloatIn, IntIn, Rule, quote},
+    section::{Reading, Section},
+};
+use crate::{
+    clock::Timestamp,
+    job::{
+        JobDraft, PartialRetryPolicy, PayloadInfo, RESERVED_PREFIX, When,
+        names::{
+            NameError, check_calendar_name, check_free_kind_name, check_queue_name, check_schedule_name,
+        },
+    },
+    settings::{
+        Calendars, KindSettings, Late, Overlap, QueueSettings, ScheduleSettings, ScheduleTimes, limits,
+    },
+    timetable::{CRONS_MAX, DateRange, EVERY_MAX, EVERY_MIN, TimetableSpec},
+};
+
+/// The keys of `[[schedule]]`, in the order of the documentation.
+pub(super) const SCHEDULE_KEYS: [&str; 28] = [
+    "name",
+    "cron",
+    "every",
+    "time_zone",
+    "start",
+    "end",
+    "jitter",
+    "exclude",
+    "calendars",
+    "overlap",
+    "catch_up",
+    "late",
+    "pause_after_failures",
+    "queue",
+    "kind",
+    "payload",
+    "media_type",
+    "labels",
+    "headers",
+    "priority",
+    "max_attempts",
+    "attempt_timeout",
+    "delay",
+    "expire_after",
+    "deadline_after",
+    "max_snoozes",
+    "max_process_losses",
+    "retry",
+];
+
+/// The keys of `[[calendar]]`.
+pub(super) const CALENDAR_KEYS: [&str; 3] = ["name", "dates", "file"];
+
+const OVERLAP: Choice<Overlap> = Choice(&[
+    ("skip", Overlap::Skip),
+    ("allow", Overlap::Allow),
+    ("queue_one", Overlap::QueueOne),
+    ("cancel_running", Overlap::CancelRunning),
+]);
+const LATE: Choice<Late> = Choice(&[("latest", Late::Latest), ("all", Late::All)]);
+
+/// What schedules of a file refer to.
+pub(super) struct Declared<'a> {
+    pub(super) queues: &'a BTreeMap<String, QueueSettings>,
+    pub(super) kinds: &'a BTreeMap<String, KindSettings>,
+    pub(super) calendars: &'a Calendars,
+    pub(super) now: Timestamp,
+}
+
+/// Returns the tables of a list of tables that have a valid name of their own.
+fn tables<'d>(
+    root: &Section<'d>,
+    list: &str,
+    keys: &[&str],
+    max: usize,
+    check_name: fn(&str) -> Result<(), NameError>,
+    reading: &mut Reading<'_>,
+) -> Vec<(String, Section<'d>)> {
+    let mut found: Vec<(String, Section<'d>)> = Vec::new();
+    let Some((elements, _)) = root.list(list, max, reading) else { return found };
+    for (index, element) in elements.iter().enumerate() {
+        let path = format!("{list}[{index}]");
+        let Some(table) = element.get_ref().as_table() else {
+            reading.fault_at(&element.span(), path, format!("this is not a table; write [[{list}]]"));
+            continue;
+        };
+        let section = Section::open(path, Some(table), keys, reading);
+        let Some((name, _)) = section.read("name", &Name(check_name), reading) else {
+            if table.get("name").is_none() {
+                reading.fault_at(
+                    &element.span(),
+                    section.key("name"),
+                    "the name is missing; write name = \"…\"",
+                );
+            }
+            continue;
+        };
+        if found.iter().any(|(other, _)| *other == name) {
+            let message = format!("the name {} is used twice; choose another one", quote(&name));
+            reading.fault_at(&section.key_span("name"), section.key("name"), message);
+            continue;
+        }
+        reading.entry(section.key("name"), name.as_str().into(), reading.place(&section.key_span("name")));
+        found.push((name, section));
+    }
+    found
+}
+
+/// Reads the calendars.
+pub(super) fn calendars(
+    root: &Section<'_>,
+    context: &Context<'_>,
+    reading: &mut Reading<'_>,
+) -> BTreeMap<String, Vec<DateRange>> {
+    let found = tables(root, "calendar", &CALENDAR_KEYS, limits::CALENDARS_MAX, check_calendar_name, reading);
+    let mut calendars = BTreeMap::new();
+    for (name, section) in found {
+        let mut dates = section.list_setting("dates", limits::DATES_MAX, &Dates, reading);
+        let file = section.optional("file", &FileIn { base: context.base }, reading);
+        if let Some(path) = file {
+            match dates_of(&path) {
+                Ok(more) => dates.extend(more),
+                Err(message) => {
+                    reading.fault_at(&section.key_span("file"), section.key("file"), message);
+                }
+            }
+        }
+        if dates.len() > limits::DATES_MAX {
+            let message =
+                format!("the calendar has {} entries, the limit is {}", dates.len(), limits::DATES_MAX);
+            reading.fault_at(&section.key_span("name"), section.key("name"), message);
+        }
+        calendars.insert(name, dates);
+    }
+    calendars
+}
+
+/// Reads a file of dates: one date or range in each line; `#` begins a comment.
+fn dates_of(path: &std::path::Path) -> Result<Vec<DateRange>, String> {
+    let shown = quote(&path.to_string_lossy());
+    let bytes = read(path).map_err(|error| format!("{shown} can't be read: {error}"))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| format!("{shown} is not UTF-8"))?;
+    let mut dates = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if !line.is_empty() {
+            let date = line.parse().map_err(|problem| format!("{shown}, line {}: {problem}", index + 1))?;
+            dates.push(date);
+        }
+    }
+    Ok(dates)
+}
+
+/// Reads the schedules.
+pub(super) fn schedules(
+    root: &Section<'_>,
+    declared: &Declared<'_>,
+    reading: &mut Reading<'_>,
+) -> BTreeMap<String, ScheduleSettings> {
+    let found = tables(root, "schedule", &SCHEDULE_KEYS, limits::SCHEDULES_MAX, check_schedule_name, reading);
+    found.into_iter().map(|(name, section)| (name, schedule(&section, declared, reading))).collect()
+}
+
+fn schedule(section: &Section<'_>, declared: &Declared<'_>, reading: &mut Reading<'_>) -> ScheduleSettings {
+    let faults = reading.faults.len();
+    let times = times(section, reading);
+    let settings = ScheduleSettings {
+        times,
+        overlap: section.setting("overlap", &OVERLAP, Overlap::default(), reading),
+        catch_up: section.optional("catch_up", &DurationIn(limits::CATCH_UP), reading),
+        late: section.setting("late", &LATE, Late::default(), reading),
+        pause_after_failures: section.optional(
+            "pause_after_failures",
+            &IntIn(limits::PAUSE_AFTER_FAILURES),
+            reading,
+        ),
+        job: job(section, declared, reading),
+    };
+    // Faults of single values would only be repeated.
+    if reading.faults.len() == faults {
+        check_times(section, &settings.times, declared, reading);
+    }
+    settings
+}
+
+fn times(section: &Section<'_>, reading: &mut Reading<'_>) -> ScheduleTimes {
+    // One expression may stand without brackets.
+    let crons = match section.get("cron").map(|value| value.get_ref().is_array()) {
+        Some(true) => section.list_setting("cron", CRONS_MAX, &Text("a cron expression"), reading),
+        Some(false) | None => {
+            section.optional("cron", &Text("a cron expression"), reading).into_iter().collect()
+        }
+    };
+    let every = DurationIn(EVERY_MIN..=EVERY_MAX);
+    let spec = TimetableSpec {
+        crons,
+        every: section.optional("every", &every, reading),
+        time_zone: section.setting("time_zone", &Text("the name of a time zone"), String::new(), reading),
+        start: section.optional("start", &Instant, reading),
+        end: section.optional("end", &Instant, reading),
+        jitter: section.optional("jitter", &DurationIn(Duration::ZERO..=EVERY_MAX), reading),
+    };
+    ScheduleTimes {
+        spec,
+        excluded: section.list_setting("exclude", limits::DATES_MAX, &Dates, reading),
+        calendars: section.list_setting(
+            "calendars",
+            limits::CALENDARS_OF_SCHEDULE_MAX,
+            &Name(check_calendar_name),
+            reading,
+        ),
+    }
+}
+
+/// Checks that the times come. A schedule whose end has passed stays valid: a restart must not fail for it.
+fn check_times(
+    section: &Section<'_>,
+    times: &ScheduleTimes,
+    declared: &Declared<'_>,
+    reading: &mut Reading<'_>,
+) {
+    let since = match times.spec.end {
+        Some(_) => Timestamp::from_micros(0),
+        None => declared.now,
+    };
+    for fault in times.check(declared.calendars, since).err().into_iter().flatten() {
+        let key = match fault.field {
+            "crons" => "cron",
+            "start_time" => "start",
+            "end_time" => "end",
+            other => other,
+        };
+        let span = match section.get(key) {
+            Some(value) => value.span(),
+            None => section.key_span("name"),
+        };
+        reading.fault_at(&span, section.key(key), fault.problem);
+    }
+}
+
+fn job(section: &Section<'_>, declared: &Declared<'_>, reading: &mut Reading<'_>) -> JobDraft {
+    let queue = section.setting("queue", &Name(check_queue_name), "default".to_owned(), reading);
+    let kind = section.optional("kind", &Name(check_free_kind_name), reading);
+    if kind.is_none() && section.get("kind").is_none() {
+        let message = "the kind of the jobs is missing; write kind = \"…\"";
+        reading.fault_at(&section.key_span("name"), section.key("kind"), message);
+    }
+    let kind = kind.unwrap_or_default();
+    match declared.queues.get(&queue) {
+        None => {
+            let message = format!("no queue is named {}; declare [queues.{queue}]", quote(&queue));
+            reading.fault_at(&section.key_span("queue"), section.key("queue"), message);
+        }
+        Some(settings)
+            if !kind.is_empty() && !settings.accept_unknown_kinds && !declared.kinds.contains_key(&kind) =>
+        {
+            let message = format!(
+                "no kind is named {}; declare [kinds.\"{kind}\"] with its handler, or with worker = true, or set \
+                 accept_unknown_kinds on the queue",
+                quote(&kind)
+            );
+            reading.fault_at(&section.key_span("kind"), section.key("kind"), message);
+        }
+        Some(_) => {}
+    }
+    let payload = section.optional("payload", &Text("the payload as text"), reading);
+    let media_type = section.optional("media_type", &Text("a media type"), reading);
+    let delay = DurationIn(Duration::ZERO..=limits::TEN_YEARS);
+    let media_type = media_type.or_else(|| payload.is_some().then(|| PayloadInfo::TEXT.to_owned()));
+    JobDraft {
+        queue,
+        kind,
+        payload: Bytes::from(payload.unwrap_or_default()),
+        payload_info: media_type.map(PayloadInfo::typed).unwrap_or_default(),
+        labels: texts(section, "labels", LABELS_MAX, reading),
+        headers: texts(section, "headers", HEADERS_MAX, reading),
+        priority: section.optional("priority", &IntIn(-100..=100_i8), reading),
+        max_attempts: section.optional("max_attempts", &IntIn(limits::MAX_ATTEMPTS), reading),
+        attempt_timeout: section.optional("attempt_timeout", &DurationIn(limits::ATTEMPT_TIMEOUT), reading),
+        start: section.optional("delay", &delay, reading).map(When::After),
+        expiry: section
+            .optional("expire_after", &DurationIn(Duration::from_millis(1)..=limits::TEN_YEARS), reading)
+            .map(When::After),
+        deadline: section.optional("deadline_after", &DurationIn(limits::DEADLINE), reading).map(When::After),
+        max_snoozes: section.optional("max_snoozes", &IntIn(limits::MAX_SNOOZES), reading),
+        max_process_losses: section.optional(
+            "max_process_losses",
+            &IntIn(limits::MAX_PROCESS_LOSSES),
+            reading,
+        ),
+        retry: retry(section, reading),
+        ..JobDraft::default()
+    }
+}
+
+fn retry(section: &Section<'_>, reading: &mut Reading<'_>) -> Option<PartialRetryPolicy> {
+    let table: Option<&DeTable<'_>> = section.table("retry", reading);
+    table?;
+    let section = Section::open(section.key("retry"), table, &RETRY_KEYS, reading);
+    let delay = DurationIn(limits::RETRY_DELAY);
+    let delays = section.list_setting("delays", limits::RETRY_DELAYS_MAX, &delay, reading);
+    let growing = ["initial_delay", "max_delay", "multiplier"];
+    if let Some(key) = growing.into_iter().find(|key| !delays.is_empty() && section.get(key).is_some()) {
+        let advice = "`delays` takes the place of growing delays; leave one of them out";
+        reading.fault_at(&section.key_span(key), section.key(key), advice);
+    }
+    Some(PartialRetryPolicy {
+        initial_delay: section.optional("initial_delay", &delay, reading),
+        max_delay: section.optional("max_delay", &delay, reading),
+        delays: (!delays.is_empty()).then(|| delays.into()),
+        multiplier: section.optional("multiplier", &FloatIn(limits::RETRY_MULTIPLIER), reading),
+        jitter: section.optional("jitter", &FloatIn(limits::RETRY_JITTER), reading),
+    })
+}
+
+/// Labels and headers of a schedule's job that are left to the file: others name schedule and instant.
+const LABELS_MAX: usize = 30;
+const HEADERS_MAX: usize = 29;
+
+/// Reads a table of names and texts, for labels and headers.
+fn texts(
+    section: &Section<'_>,
+    key: &str,
+    max: usize,
+    reading: &mut Reading<'_>,
+) -> BTreeMap<String, String> {
+    let table = section.table(key, reading);
+    let inner = Section::of_names(&section.key(key), table);
+    let mut texts = BTreeMap::new();
+    if let Some(table) = table.filter(|table| table.len() > max) {
+        let message = format!("there are {} entries, the limit is {max}; write fewer", table.len());
+        reading.fault_at(&section.key_span(key), section.key(key), message);
+    }
+    for (name, value) in table.into_iter().flatten() {
+        let text = name.get_ref();
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+        let reserved = ["jobmill-", "grpc-", RESERVED_PREFIX].iter().any(|prefix| text.starts_with(prefix));
+        if text.is_empty() || text.len() > 63 || !text.bytes().all(allowed) || reserved {
+            let message =
+                "a name is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, and does not begin with `jobmill-` or `grpc-`";
+            reading.fault_at(&name.span(), inner.key(text), message);
+        }
+        match value.get_ref().as_str() {
+            Some(value)
+                if value.len() <= 256
+                    && value.trim() == value
+                    && value.bytes().all(|b| (0x20..0x7f).contains(&b)) =>
+            {
+                texts.insert(text.to_string(), value.to_owned());
+            }
+            _ => {
+                let message = "the value must be text of at most 256 visible ASCII characters, without a blank at either end";
+                reading.fault_at(&value.span(), inner.key(text), message);
+            }
+        }
+    }
+    let place = table.map_or(SettingSource::Default, |_| reading.place(&section.key_span(key)));
+    let shown = texts.iter().map(|(name, text)| (name.clone(), Json::from(text.as_str()))).collect();
+    reading.entry(section.key(key), Json::Object(shown), place);
+    texts
+}
+
+/// Any text without control characters.
+struct Text(&'static str);
+
+impl Rule for Text {
+    type Value = String;
+
+    fn wanted(&self) -> String {
+        self.0.to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<String, String> {
+        const MAX_BYTES: usize = 1 << 20;
+        if text.len() > MAX_BYTES {
+            return Err(format!(
+                "the text has {} bytes, the limit is {MAX_BYTES}; write {}",
+                text.len(),
+                self.wanted()
+            ));
+        }
+        Ok(text.to_owned())
+    }
+
+    fn show(&self, value: &String) -> Json {
+        value.as_str().into()
+    }
+}
+
+/// The name of a schedule, or of what it refers to.
+struct Name(fn(&str) -> Result<(), NameError>);
+
+impl Rule for Name {
+    type Value = String;
+
+    fn wanted(&self) -> String {
+        "a name".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<String, String> {
+        (self.0)(text).map_err(|error| error.to_string())?;
+        Ok(text.to_owned())
+    }
+
+    fn show(&self, value: &String) -> Json {
+        value.as_str().into()
+    }
+}
+
+/// A date, or a range of dates.
+struct Dates;
+
+impl Rule for Dates {
+    type Value = DateRange;
+
+    fn wanted(&self) -> String {
+        "a date such as \"2026-12-25\", or a range such as \"2026-12-24..2026-12-26\"".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<DateRange, String> {
+        text.parse()
+    }
+
+    fn show(&self, value: &DateRange) -> Json {
+        value.to_string().into()
+    }
+}
+
+/// An instant.
+struct Instant;
+
+impl Rule for Instant {
+    type Value = Timestamp;
+
+    fn wanted(&self) -> String {
+        "an instant such as \"2026-12-24T18:00:00Z\"".to_owned()
+    }
+
+    fn value(&self, value: &DeValue<'_>) -> Result<Timestamp, String> {
+        match (value.as_datetime(), value.as_str()) {
+            (Some(datetime), _) => self.text(&datetime.to_string()),
+            (None, Some(text)) => self.text(text),
+            (None, None) => Err(self.wrong_type(value)),
+        }
+    }
+
+    fn text(&self, text: &str) -> Result<Timestamp, String> {
+        let instant: Result<jiff::Timestamp, _> = text.parse();
+        let micros = instant.map(jiff::Timestamp::as_microsecond);
+        micros
+            .map(Timestamp::from_micros)
+            .map_err(|_| format!("{} is no instant; write {}", quote(text), self.wanted()))
+    }
+
+    fn show(&self, value: &Timestamp) -> Json {
+        value.to_string().into()
+    }
+}
