@@ -25,7 +25,8 @@ impl Client {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         identify(request.request_id_mut());
-        let once = || self.answer(call(self.request(request.clone())));
+        // Boxed, because a call in progress is large, and callers keep several in one frame.
+        let once = || Box::pin(self.answer(call(self.request(request.clone()))));
         self.shared.retries.run(once).await
     }
 }

@@ -183,7 +183,7 @@ impl Client {
         limit: Duration,
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, ClientError> {
-        match tokio::time::timeout(limit, call).await {
+        match tokio::time::timeout(limit, Box::pin(call)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.error(&status)),
             Err(_) => Err(ClientError::Timeout { endpoint: self.shared.endpoint.clone(), after: limit }),
