@@ -18,7 +18,6 @@ use super::{
     kind_defaults::{BOUND_KEYS, RETRY_KEYS},
     network,
     paths::Folder,
-    preview,
     rules::{Bool, Choice, DurationIn, FloatIn, LogFilter, OrOff, Rule, SizeIn, quote},
     schedules::{self, CALENDAR_KEYS, SCHEDULE_KEYS},
     section::{Reading, Section},
@@ -140,14 +139,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Faults> 
     let queues = queues(&root, &mut reading);
     check_times(&root, retention, &queues, &mut reading);
     let kinds = kinds(&root, &context, &mut reading);
-    let calendars = schedules::calendars(&root, &context, &mut reading);
-    let declared = schedules::Declared {
-        queues: &queues,
-        kinds: &kinds,
-        calendars: &preview::declared(&calendars),
-        now: environment.now(),
-    };
-    let schedules = schedules::schedules(&root, &declared, &mut reading);
+    let (calendars, schedules) = schedules::read_all(&root, &context, &queues, &kinds, &mut reading);
     let settings = Settings {
         listen,
         hosts,

@@ -1,13 +1,7 @@
 //! The next instants of the schedules of a file.
 
-use std::{collections::BTreeMap, sync::Arc};
-
-use super::Loaded;
-use crate::{
-    clock::Timestamp,
-    settings::{CalendarInfo, Calendars},
-    timetable::DateRange,
-};
+use super::{load::Loaded, schedules::known};
+use crate::clock::Timestamp;
 
 /// An instant of a schedule of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,7 +22,7 @@ impl Loaded {
         after: Timestamp,
         count: usize,
     ) -> impl Iterator<Item = (&str, Vec<NextInstant>)> {
-        let calendars = declared(&self.settings.calendars);
+        let calendars = known(&self.settings.calendars);
         self.settings.schedules.iter().map(move |(name, settings)| {
             // A fault would have kept the file from being loaded.
             let table = settings.times.check(&calendars, after).ok();
@@ -42,15 +36,4 @@ impl Loaded {
             (name.as_str(), instants.collect())
         })
     }
-}
-
-/// Returns the calendars of a file in the form in which schedules look them up.
-pub(super) fn declared(calendars: &BTreeMap<String, Vec<DateRange>>) -> Calendars {
-    let info = |(name, dates): (&String, &Vec<DateRange>)| {
-        let name: Arc<str> = name.as_str().into();
-        let info =
-            CalendarInfo { name: Arc::clone(&name), dates: dates.clone(), revision: 0, declared: true };
-        (name, Arc::new(info))
-    };
-    calendars.iter().map(info).collect()
 }

@@ -1,6 +1,6 @@
 //! The schedules and calendars that a file declares.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde_json::Value as Json;
@@ -24,7 +24,8 @@ use crate::{
         },
     },
     settings::{
-        Calendars, KindSettings, Late, Overlap, QueueSettings, ScheduleSettings, ScheduleTimes, limits,
+        CalendarInfo, Calendars, KindSettings, Late, Overlap, QueueSettings, ScheduleSettings, ScheduleTimes,
+        limits,
     },
     timetable::{CRONS_MAX, DateRange, EVERY_MAX, EVERY_MIN, TimetableSpec},
 };
@@ -73,11 +74,11 @@ const OVERLAP: Choice<Overlap> = Choice(&[
 const LATE: Choice<Late> = Choice(&[("latest", Late::Latest), ("all", Late::All)]);
 
 /// What schedules of a file refer to.
-pub(super) struct Declared<'a> {
-    pub(super) queues: &'a BTreeMap<String, QueueSettings>,
-    pub(super) kinds: &'a BTreeMap<String, KindSettings>,
-    pub(super) calendars: &'a Calendars,
-    pub(super) now: Timestamp,
+struct Declared<'a> {
+    queues: &'a BTreeMap<String, QueueSettings>,
+    kinds: &'a BTreeMap<String, KindSettings>,
+    calendars: &'a Calendars,
+    now: Timestamp,
 }
 
 /// Returns the tables of a list of tables that have a valid name of their own.
@@ -119,8 +120,23 @@ fn tables<'d>(
     found
 }
 
+/// Reads the calendars and schedules.
+pub(super) fn read_all(
+    root: &Section<'_>,
+    context: &Context<'_>,
+    queues: &BTreeMap<String, QueueSettings>,
+    kinds: &BTreeMap<String, KindSettings>,
+    reading: &mut Reading<'_>,
+) -> (BTreeMap<String, Vec<DateRange>>, BTreeMap<String, ScheduleSettings>) {
+    let calendars = calendars(root, context, reading);
+    let now = context.environment.now();
+    let declared = Declared { queues, kinds, calendars: &known(&calendars), now };
+    let schedules = schedules(root, &declared, reading);
+    (calendars, schedules)
+}
+
 /// Reads the calendars.
-pub(super) fn calendars(
+fn calendars(
     root: &Section<'_>,
     context: &Context<'_>,
     reading: &mut Reading<'_>,
@@ -164,8 +180,19 @@ fn dates_of(path: &std::path::Path) -> Result<Vec<DateRange>, String> {
     Ok(dates)
 }
 
+/// Returns the calendars of a file in the form in which schedules look them up.
+pub(super) fn known(calendars: &BTreeMap<String, Vec<DateRange>>) -> Calendars {
+    let info = |(name, dates): (&String, &Vec<DateRange>)| {
+        let name: Arc<str> = name.as_str().into();
+        let info =
+            CalendarInfo { name: Arc::clone(&name), dates: dates.clone(), revision: 0, declared: true };
+        (name, Arc::new(info))
+    };
+    calendars.iter().map(info).collect()
+}
+
 /// Reads the schedules.
-pub(super) fn schedules(
+fn schedules(
     root: &Section<'_>,
     declared: &Declared<'_>,
     reading: &mut Reading<'_>,

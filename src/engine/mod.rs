@@ -33,6 +33,7 @@ mod outcome;
 mod plan;
 mod purge;
 mod queue_changes;
+mod queue_actions;
 mod queues;
 mod refusals;
 mod reports;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Ran;
+use super::ran::Ran;
 use crate::{
     clock::Timestamp,
     job::{JobId, StateName},
