@@ -9,10 +9,10 @@ use crate::{
     job::{JobDraft, RESERVED_PREFIX, When, names},
     proto::v1,
     settings::{
-        Late, Overlap, ScheduleField, ScheduleSettings, ScheduleTimes,
+        Calendars, Late, Overlap, ScheduleField, ScheduleSettings, ScheduleTimes,
         limits::{CALENDARS_OF_SCHEDULE_MAX, CATCH_UP, DATES_MAX, PAUSE_AFTER_FAILURES},
     },
-    timetable::{CRONS_MAX, DateRange, EVERY_MAX, Excluded, Timetable, TimetableSpec},
+    timetable::{CRONS_MAX, DateRange, EVERY_MAX, Timetable, TimetableSpec},
 };
 
 /// Labels of a schedule's job that are left to its client: the others name schedule and instant.
@@ -57,11 +57,13 @@ impl Validator {
 
     /// Validates that the times of a specification come, apart from its calendars.
     pub(super) fn times(&mut self, at: &str, times: &ScheduleTimes) -> Option<Timetable> {
-        let excluded = Excluded::new(times.excluded.iter().copied());
-        match Timetable::new(&times.spec, &excluded, self.now(), 0) {
+        let apart = ScheduleTimes { calendars: Vec::new(), ..times.clone() };
+        match apart.check(&Calendars::default(), self.now()) {
             Ok(table) => Some(table),
-            Err(fault) => {
-                self.fault(format_args!("{at}.{}", fault.field), fault.problem);
+            Err(faults) => {
+                for fault in faults {
+                    self.fault(format_args!("{at}.{}", fault.field), fault.problem);
+                }
                 None
             }
         }

@@ -58,6 +58,11 @@ fn assert_documented(
     keys.sort_unstable();
     let mut told: Vec<_> = metadata.keys().map(String::as_str).collect();
     told.sort_unstable();
+    // A key such as `queue|schedule` stands for one of its parts.
+    for key in &mut keys {
+        *key = key.split('|').find(|part| told.contains(part)).unwrap_or(key);
+    }
+    keys.sort_unstable();
     assert_eq!(told, keys, "{error:?}");
 }
 

@@ -64,7 +64,7 @@ pub struct ScheduleTimes {
 pub type Calendars = BTreeMap<Arc<str>, Arc<CalendarInfo>>;
 
 impl ScheduleTimes {
-    /// Returns the instants of these times, whose intervals count from `since`.
+    /// Returns the instants of these times, whose intervals count from the start, or else from `since`.
     ///
     /// # Errors
     /// The first fault, with its field. That they never come, or that delays are too long, is not looked at.
@@ -75,7 +75,7 @@ impl ScheduleTimes {
         schedule: ScheduleId,
     ) -> Result<Timetable, TimetableFault> {
         let excluded = self.dates(calendars)?;
-        Timetable::compile(&self.spec, &excluded, since, schedule.raw().cast_unsigned())
+        Timetable::compile(&self.spec, &excluded, self.anchor(since), schedule.raw().cast_unsigned())
     }
 
     /// Returns the instants of new times.
@@ -84,7 +84,19 @@ impl ScheduleTimes {
     /// All faults, with their fields.
     pub fn check(&self, calendars: &Calendars, since: Timestamp) -> Result<Timetable, Vec<TimetableFault>> {
         let dates = self.dates(calendars).map_err(|fault| vec![fault])?;
-        Timetable::checked(&self.spec, &dates, since, 0)
+        let table = Timetable::checked(&self.spec, &dates, self.anchor(since), 0)?;
+        match table.next(since) {
+            Some(_) => Ok(table),
+            None => Err(vec![TimetableFault {
+                field: "end_time",
+                problem: "no instant is left before it: choose a later one, or leave it out".to_owned(),
+            }]),
+        }
+    }
+
+    /// Returns the instant from which intervals count.
+    fn anchor(&self, since: Timestamp) -> Timestamp {
+        self.spec.start.unwrap_or(since)
     }
 
     /// Returns all dates that are left out.

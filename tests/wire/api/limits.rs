@@ -59,6 +59,7 @@ fn probe(
 fn probes() -> Vec<Probe> {
     let mut probes = probes_of_submissions();
     probes.extend(probes_of_workers());
+    probes.extend(probes_of_schedules());
     probes.extend([
         probe("batch_jobs", "JobQueue/SubmitBatch", "jobs", |n, _| {
             v1::SubmitBatchRequest { jobs: vec![job("echo"); n], ..Default::default() }.encode_to_vec()
@@ -147,6 +148,20 @@ fn probes_of_submissions() -> Vec<Probe> {
     ]
 }
 
+fn probes_of_schedules() -> Vec<Probe> {
+    vec![
+        probe("calendar_dates", "ScheduleService/CreateCalendar", "calendar.dates", |n, _| {
+            let dates = vec!["2030-01-01".to_owned(); n];
+            let calendar = v1::Calendar { name: "long".to_owned(), dates, ..Default::default() };
+            v1::CreateCalendarRequest { calendar: Some(calendar), ..Default::default() }.encode_to_vec()
+        }),
+        probe("schedule_crons", "ScheduleService/PreviewSchedule", "spec.crons", |n, _| {
+            let spec = v1::ScheduleSpec { crons: vec!["* * * * *".to_owned(); n], ..Default::default() };
+            v1::PreviewScheduleRequest { spec: Some(spec), ..Default::default() }.encode_to_vec()
+        }),
+    ]
+}
+
 fn with_hello(change: impl FnOnce(&mut v1::Hello)) -> Vec<u8> {
     let mut hello = raw::hello("w");
     change(&mut hello);
@@ -188,12 +203,17 @@ fn probes_of_workers() -> Vec<Probe> {
 }
 
 /// Limits that belong to no field. Each has a test of its own: below, or with those of workers.
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 12] = [
+    "backfill_instants",
+    "calendars",
     "checkpoint_bytes",
     "message_bytes",
     "page_size",
     "pool_credits",
+    "preview_instants",
     "result_bytes",
+    "schedule_calendars",
+    "schedules",
     "stream_credits",
     "tracestate_bytes",
 ];

@@ -22,6 +22,7 @@ both_stores!(
     a_nightly_job_never_starts_in_the_day,
     the_first_instant_is_caught_up_if_the_server_was_down_over_it,
     an_interval_counts_from_a_fixed_start_and_does_not_drift,
+    an_interval_with_a_start_counts_from_that,
     no_instant_runs_twice_after_a_restart,
     the_instant_is_in_the_jobs_request_id_labels_and_headers,
     a_job_of_a_schedule_has_its_kinds_defaults,
@@ -147,6 +148,15 @@ fn an_interval_counts_from_a_fixed_start_and_does_not_drift(rig: &mut Rig) {
     rig.settle();
     assert_eq!(rig.instants(), [17, 27]);
     assert_eq!(rig.comes(37), [17, 27, 37]);
+}
+
+fn an_interval_with_a_start_counts_from_that(rig: &mut Rig) {
+    rig.until(at(7));
+    let mut settings = overlapping(Overlap::Allow, every(10));
+    settings.times.spec.start = Some(at(4));
+    rig.schedule(settings);
+    rig.crash();
+    assert_eq!(rig.comes(24), [14, 24]);
 }
 
 fn no_instant_runs_twice_after_a_restart(rig: &mut Rig) {
