@@ -155,6 +155,7 @@ fn an_interval_with_a_start_counts_from_that(rig: &mut Rig) {
     let mut settings = overlapping(Overlap::Allow, every(10));
     settings.times.spec.start = Some(at(4));
     rig.schedule(settings);
+    assert_eq!(rig.comes(14), [14]);
     rig.crash();
     assert_eq!(rig.comes(24), [14, 24]);
 }
