@@ -48,7 +48,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "metrics",
         &[
-            "clock", "counters", "execute", "job", "lines", "listen", "settings", "shard", "store",
+            "clock", "counters", "engine", "execute", "job", "lines", "listen", "settings", "shard", "store",
             "timeouts", "worker", "workers",
         ],
     ),

@@ -11,6 +11,7 @@ mod health;
 #[cfg(target_os = "linux")]
 mod process;
 mod recorder;
+mod schedules;
 mod set;
 mod submissions;
 mod workers;

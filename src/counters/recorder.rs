@@ -75,6 +75,7 @@ impl Recorder {
                 }
             }
         }
+        counters.schedules.record(&outcome.instants);
         batches.refused_reports.inc_by(outcome.late_reports.len() as u64);
         batches.checkpoints.inc_by(outcome.checkpoints.count);
         batches.checkpoint_bytes.inc_by(outcome.checkpoints.bytes);

@@ -9,6 +9,7 @@ use super::{
     calls::CallCounters,
     factory::{MetricFactory, MetricsError},
     health::Health,
+    schedules::ScheduleCounters,
     submissions::SubmissionCounters,
     workers::WorkerCounters,
 };
@@ -18,6 +19,7 @@ use super::{
 pub(crate) struct Counters {
     registry: Registry,
     pub(super) batches: BatchCounters,
+    pub(super) schedules: ScheduleCounters,
     submissions: SubmissionCounters,
     /// Metrics of gRPC calls.
     pub(crate) calls: CallCounters,
@@ -40,6 +42,7 @@ impl Counters {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Counters {
             batches: BatchCounters::new(&factory, kinds)?,
+            schedules: ScheduleCounters::new(&factory)?,
             submissions: SubmissionCounters::new(&factory)?,
             calls: CallCounters::new(&factory)?,
             workers: Arc::new(WorkerCounters::new(&factory)?),

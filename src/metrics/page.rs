@@ -8,6 +8,7 @@ use super::{endpoint::Content, lost::LostLineCounts};
 use crate::{
     clock::{Clock, ClockReading, Timestamp},
     counters::{Counters, MetricFactory, MetricsError, label},
+    engine::ScheduleCensus,
     job::StateName,
     listen::{ListenStats, RefusalReason},
     settings::limits,
@@ -79,6 +80,7 @@ impl Page {
         self.read_connections(&now)?;
         self.read_lost(&now)?;
         self.read_workers(&now)?;
+        self.read_schedules(&now)?;
         self.read_rest(reader, &now)?;
         let mut families = self.counters.gather();
         families.extend(now.0.gather());
@@ -174,6 +176,16 @@ impl Page {
         let held = factory.gauges("jobmill_worker_leases", "Leases of remote workers.", &["received"])?;
         held.with_label_values(&["true"]).set(signed(leases - unreceived));
         held.with_label_values(&["false"]).set(signed(unreceived));
+        Ok(())
+    }
+
+    fn read_schedules(&self, factory: &MetricFactory) -> Result<(), PageError> {
+        let ScheduleCensus { all, paused, waiting } = self.shard.schedule_feed.census();
+        let schedules = factory.gauges("jobmill_schedules", "Schedules, by state.", &["state"])?;
+        let active = all.saturating_sub(paused + waiting);
+        for (state, count) in [("active", active), ("paused", paused), ("waiting", waiting)] {
+            schedules.with_label_values(&[state]).set(signed(count));
+        }
         Ok(())
     }
 
