@@ -121,6 +121,21 @@ pub(super) fn in_full(job: &Job, now: Timestamp, colour: bool) -> String {
     page
 }
 
+fn times(job: &Job, now: Timestamp) -> impl Iterator<Item = (&'static str, String)> {
+    let times = [
+        ("created", job.create_time),
+        ("runs at", job.next_run_time),
+        ("expires", job.expire_time),
+        ("deadline", job.deadline_time),
+        ("started", job.start_time),
+        ("ended", job.end_time),
+        ("updated", job.update_time),
+    ];
+    times
+        .into_iter()
+        .filter_map(move |(name, time)| Some((name, text::instant(from_wire_timestamp(time.as_ref()?), now))))
+}
+
 fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)> {
     let state = text::state(job.state);
     let state = if colour { text::coloured(&state, text::state_colour(job.state)) } else { state };
@@ -160,20 +175,7 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
     if let Some(timeout) = &job.attempt_timeout {
         fields.push(("timeout", text::duration(from_wire_duration(timeout))));
     }
-    let times = [
-        ("created", &job.create_time),
-        ("runs at", &job.next_run_time),
-        ("expires", &job.expire_time),
-        ("deadline", &job.deadline_time),
-        ("started", &job.start_time),
-        ("ended", &job.end_time),
-        ("updated", &job.update_time),
-    ];
-    for (name, time) in times {
-        if let Some(time) = time {
-            fields.push((name, text::instant(from_wire_timestamp(time), now)));
-        }
-    }
+    fields.extend(times(job, now));
     if !job.worker.is_empty() {
         fields.push(("worker", text::escape(&job.worker).into_owned()));
     }

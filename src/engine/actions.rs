@@ -336,12 +336,10 @@ impl Decision<'_> {
                 None => ask.decide(Err(ControlRefusal::QueueNotFound(name.clone()))),
             },
             Action::Schedule { name, action, ask } => {
-                let done = self.change_schedule(name, action, request);
-                ask.decide(done);
+                ask.decide(self.change_schedule(name, action, request));
             }
             Action::Calendar { name, action, ask } => {
-                let done = self.change_calendar(name, action, request);
-                ask.decide(done);
+                ask.decide(self.change_calendar(name, action, request));
             }
             Action::RegisterWorker { hello, ask } => ask.decide(self.register_worker(hello)),
             Action::ReviewWorkers { ask } => {
