@@ -10,8 +10,8 @@ use jobmill::{
     client::{from_wire_duration, from_wire_timestamp},
     clock::Timestamp,
     proto::v1::{
-        Attempt, Failure, FailureReason, Job, JobSchedule, JobState, Payload, Pending, PendingReason,
-        ScheduleOrigin, UniqueScope,
+        Attempt, CheckpointStatus, Failure, FailureReason, Job, JobSchedule, JobState, Payload, Pending,
+        PendingReason, ScheduleOrigin, UniqueScope,
     },
 };
 
@@ -183,13 +183,7 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
         fields.push(("lease token", job.lease_token.to_string()));
     }
     if let Some(checkpoint) = &job.checkpoint {
-        let size = text::bytes(u64::try_from(checkpoint.size_bytes).unwrap_or(0));
-        let mut told = format!("number {} ({size})", checkpoint.number);
-        if let Some(written) = &checkpoint.write_time {
-            // Writing to a string can't fail.
-            let _ = write!(told, ", written {}", text::relative(from_wire_timestamp(written), now));
-        }
-        fields.push(("checkpoint", told));
+        fields.push(("checkpoint", written(checkpoint, now)));
     }
     fields.push(("revision", job.revision.to_string()));
     if !job.traceparent.is_empty() {
@@ -286,6 +280,14 @@ fn scheduled_by(by: &JobSchedule, now: Timestamp) -> String {
         Ok(ScheduleOrigin::Scheduled | ScheduleOrigin::Unspecified) | Err(_) => "for",
     };
     format!("{}, {came} {time}", text::escape(&by.name))
+}
+
+/// Formats a written checkpoint: number, size and age.
+fn written(checkpoint: &CheckpointStatus, now: Timestamp) -> String {
+    let size = text::bytes(u64::try_from(checkpoint.size_bytes).unwrap_or(0));
+    let age = checkpoint.write_time.as_ref().map(|time| text::relative(from_wire_timestamp(time), now));
+    let written = age.map(|age| format!(", written {age}")).unwrap_or_default();
+    format!("number {} ({size}){written}", checkpoint.number)
 }
 
 /// Formats a reason for which a job waits.

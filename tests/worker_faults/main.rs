@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "helpers of tests fail as tests do")]
 
 mod blocked;
+mod checkpoints;
 mod clocks;
 mod closing;
 mod crashes;

@@ -292,7 +292,11 @@ fn a_job_of_a_remote_worker_tells_which_and_under_which_lease() {
         state: JobState::Running.into(),
         worker: "resizer-2".into(),
         lease_token: 1_767_323_045_000_007,
-        checkpoint: Some(CheckpointStatus { number: 3, size_bytes: 2_048, write_time: None }),
+        checkpoint: Some(CheckpointStatus {
+            number: 3,
+            size_bytes: 2_048,
+            write_time: Some(to_wire_timestamp(at(50_000))),
+        }),
         end_time: None,
         last_failure: None,
         result: None,
@@ -316,7 +320,7 @@ fn a_job_of_a_remote_worker_tells_which_and_under_which_lease() {
     updated       2026-01-02T03:04:07.75Z (57s ago)
     worker        resizer-2
     lease token   1767323045000007
-    checkpoint    number 3 (2 KiB)
+    checkpoint    number 3 (2 KiB), written 10s ago
     revision      6
 
     attempts
