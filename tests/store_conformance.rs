@@ -60,6 +60,7 @@ mod store {
             mod declared;
             mod late;
             mod overlap;
+            mod random;
             mod waiting;
         }
         mod updates;

@@ -397,6 +397,8 @@ impl Decision<'_> {
         let Some(job) = turn.info.run.last.as_ref().and_then(|last| self.job(last.job)) else { return };
         // A job that is cancelled already, or has just ended, needs no cancel.
         if let Ok(changed) = transition(&job, &Event::Cancel, self.moment(&job)) {
+            // It may be among the due jobs, whose change is decided later in the batch.
+            self.due.retain(|due| due.stored.id != job.id);
             self.change(&job, changed);
         }
     }
