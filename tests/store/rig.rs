@@ -57,7 +57,7 @@ impl Rig {
         Self::new(|setup| Box::new(Sqlite::open(setup)))
     }
 
-    fn new(open: impl FnOnce(Setup) -> Box<dyn Subject>) -> Self {
+    pub(crate) fn new(open: impl FnOnce(Setup) -> Box<dyn Subject>) -> Self {
         let setup = Setup {
             present: present(0),
             seed: 1,

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use jobmill::{
-    engine::ScheduleAction,
+    engine::{DemandBoard, ScheduleAction},
     job::{Job, ScheduleOrigin, StateName},
     settings::{Late, Overlap, ScheduleSettings},
+    store::{Reader, StoreError},
 };
 
 use crate::store::{
+    batch::{Applied, Batch, Setup},
     build::at,
     rig::Rig,
     schedules::{catching_up, every, overlapping, whole},
+    subject::{Sqlite, Subject},
 };
 
 const DISTANCE: i64 = 10;
@@ -69,7 +72,7 @@ impl Ledger {
 }
 
 /// Runs programs of random steps.
-fn programs(open: fn() -> Rig) {
+fn programs(open: impl Fn() -> Rig) {
     for seed in 0..PROGRAMS {
         let (mut rig, mut dice) = (open(), Dice(seed));
         let rig = &mut rig;
@@ -123,4 +126,58 @@ fn each_instant_runs_once_or_is_counted_for_what_kept_it_from_running_in_memory(
 #[test]
 fn each_instant_runs_once_or_is_counted_for_what_kept_it_from_running_on_sqlite() {
     programs(Rig::sqlite);
+}
+
+/// A store with a planted bug: a crash changes the rows of schedules.
+struct ChangedByCrash {
+    store: Sqlite,
+    sql: &'static str,
+}
+
+impl Subject for ChangedByCrash {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        self.store.apply(batch)
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.store.reader()
+    }
+
+    fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
+        let image = self.store.image();
+        let database = rusqlite::Connection::open(image.path().join("jobmill.db")).unwrap();
+        database.execute_batch(self.sql).unwrap();
+        drop(database);
+        self.store.restart_from(image, setup)
+    }
+
+    fn board(&self) -> &DemandBoard {
+        self.store.board()
+    }
+
+    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
+        self.store.kinds_of_workers()
+    }
+}
+
+/// Asserts that the ledger fails on a store with a bug.
+fn catches(sql: &'static str) {
+    let failure = std::panic::catch_unwind(|| {
+        programs(|| Rig::new(|setup| Box::new(ChangedByCrash { store: Sqlite::open(setup), sql })));
+    })
+    .expect_err("the bug was not found");
+    let message = failure.downcast_ref::<String>().cloned().unwrap_or_default();
+    assert!(message.contains("has two jobs") || message.contains("seed"), "{message}");
+}
+
+#[test]
+fn an_instant_that_fires_twice_after_a_restart_is_found() {
+    catches("UPDATE schedule_run SET cursor = cursor - 10000000 WHERE state LIKE '%\"last\":%'");
+}
+
+#[test]
+fn a_first_instant_that_is_lost_after_a_restart_is_found() {
+    let sql = "UPDATE schedule_run SET cursor = cursor + 10000000, wake = cursor + 20000000 \
+               WHERE state NOT LIKE '%\"last\":%'";
+    catches(sql);
 }
