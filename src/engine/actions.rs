@@ -285,9 +285,7 @@ impl Decision<'_> {
             }
             Action::Retry { id, expected_revision, reset, drop_checkpoint, ask } => {
                 let done = self.retry(*id, *expected_revision, *reset);
-                if *drop_checkpoint && done.is_ok() {
-                    self.writes.dropped_checkpoints.push(*id);
-                }
+                self.writes.dropped_checkpoints.extend(done.as_ref().ok().filter(|_| *drop_checkpoint).map(|_| *id));
                 self.keep_job_answer(request, &done);
                 ask.decide(done);
             }
@@ -335,12 +333,8 @@ impl Decision<'_> {
                 }
                 None => ask.decide(Err(ControlRefusal::QueueNotFound(name.clone()))),
             },
-            Action::Schedule { name, action, ask } => {
-                ask.decide(self.change_schedule(name, action, request));
-            }
-            Action::Calendar { name, action, ask } => {
-                ask.decide(self.change_calendar(name, action, request));
-            }
+            Action::Schedule { name, action, ask } => ask.decide(self.change_schedule(name, action, request)),
+            Action::Calendar { name, action, ask } => ask.decide(self.change_calendar(name, action, request)),
             Action::RegisterWorker { hello, ask } => ask.decide(self.register_worker(hello)),
             Action::ReviewWorkers { ask } => {
                 self.review_workers();
