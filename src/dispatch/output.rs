@@ -36,7 +36,8 @@ pub(super) struct AttemptReporter {
     output: Mutex<AttemptOutput>,
     /// Notified when there is something to write.
     news: Notify,
-    earlier: OnceLock<Output>,
+    /// The state that earlier attempts have left.
+    earlier: OnceLock<Box<Output>>,
     waits_to_start: AtomicBool,
     started: Notify,
     /// The server's token; once cancelled, no attempt may start its work.
@@ -91,7 +92,7 @@ impl AttemptReporter {
     /// Sets the checkpoint of the job's earlier attempts, before the handler starts.
     pub(super) fn set_earlier(&self, state: Output) {
         // Set once.
-        let _ = self.earlier.set(state);
+        let _ = self.earlier.set(Box::new(state));
     }
 
     /// Returns once the attempt has worked for `timeout`, apart from the time for which it waits to start; or once
@@ -115,17 +116,29 @@ impl AttemptReporter {
     /// Sends progress and checkpoints to the committer: the latest of each, at most once in 500 ms, and a checkpoint at
     /// once if that is asked for. Only one checkpoint at a time is on its way. Never returns.
     pub(super) async fn send_reports(&self, reports: &Reports) -> Infallible {
+        loop {
+            self.news.notified().await;
+            // Boxed, because most attempts report nothing.
+            Box::pin(self.send_all(reports)).await;
+        }
+    }
+
+    /// Sends what is due, until there has been nothing for a pause.
+    async fn send_all(&self, reports: &Reports) {
         let mut pause = pin!(sleep(Duration::ZERO));
         let mut is_pausing = false;
         loop {
-            tokio::select! {
-                () = self.news.notified() => {}
-                () = &mut pause, if is_pausing => is_pausing = false,
-            }
             while let Some(report) = self.due_report(is_pausing) {
                 self.send(reports, report).await;
                 pause.set(sleep(PROGRESS_EVERY));
                 is_pausing = true;
+            }
+            if !is_pausing {
+                return;
+            }
+            tokio::select! {
+                () = self.news.notified() => {}
+                () = &mut pause => is_pausing = false,
             }
         }
     }
@@ -233,6 +246,6 @@ impl ReportSink for AttemptReporter {
     }
 
     fn earlier_checkpoint(&self) -> Option<&Output> {
-        self.earlier.get()
+        self.earlier.get().map(|state| &**state)
     }
 }

@@ -6,7 +6,7 @@ use jobmill::{
     clock::Stopwatch,
     execute::{Attempt, CheckpointError, HandlerError},
     job::Output,
-    proto::v1::{FailureReason, JobState},
+    proto::v1::{self, FailureReason, JobState},
     serve::{Server, ServerBuilder},
     settings::{KindDefaults, Settings},
 };
@@ -260,4 +260,31 @@ async fn a_retry_may_drop_it() {
     rig.retry_anew(&id).await;
     let second = stage.next().await;
     assert_eq!((second.attempt.number(), earlier(&second.attempt)), (2, None));
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_retry_says_the_same_of_the_checkpoint() {
+    let (server, mut stage) = staged(memory(), KindDefaults { max_attempts: 1, ..soon_again() });
+    let rig = Rig::start(server).await;
+    let id = rig.submit(job("staged")).await.id;
+    let first = stage.next().await;
+    first.attempt.checkpoint(Output::new("spoiled"), false);
+    first.fails();
+    rig.reaches(&id, JobState::Failed).await;
+    let retry = |drop_checkpoint| {
+        let request = v1::RetryJobRequest {
+            id: id.clone(),
+            request_id: "once".into(),
+            drop_checkpoint,
+            ..Default::default()
+        };
+        let mut jobs = rig.jobs.clone();
+        async move {
+            soon(jobs.retry_job(request)).await.map(|answer| answer.into_inner().change.unwrap().repeated)
+        }
+    };
+    assert!(!retry(true).await.unwrap());
+    assert!(retry(true).await.unwrap());
+    assert_eq!(retry(false).await.unwrap_err().code(), tonic::Code::AlreadyExists);
+    assert_eq!(rig.checkpoint(&id).await, None);
 }
