@@ -1,6 +1,10 @@
 //! The schedules and calendars that a file declares.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde_json::Value as Json;
@@ -91,6 +95,7 @@ fn tables<'d>(
     reading: &mut Reading<'_>,
 ) -> Vec<(String, Section<'d>)> {
     let mut found: Vec<(String, Section<'d>)> = Vec::new();
+    let mut names = HashSet::new();
     let Some((elements, _)) = root.list(list, max, reading) else { return found };
     for (index, element) in elements.iter().enumerate() {
         let path = format!("{list}[{index}]");
@@ -109,7 +114,7 @@ fn tables<'d>(
             }
             continue;
         };
-        if found.iter().any(|(other, _)| *other == name) {
+        if !names.insert(name.clone()) {
             let message = format!("the name {} is used twice; choose another one", quote(&name));
             reading.fault_at(&section.key_span("name"), section.key("name"), message);
             continue;
