@@ -1,9 +1,15 @@
 //! The schedules and calendars that the configuration file declares, at a start.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{super::decision::Decision, ScheduleSetup};
-use crate::store::{StoreError, sets::LoadedSchedules};
+use crate::{
+    job::ScheduleId,
+    store::{StoreError, sets::LoadedSchedules},
+};
 
 impl Decision<'_> {
     /// Sets up the declared calendars and schedules, and deletes those that are declared no more. Pauses and progress
@@ -23,9 +29,11 @@ impl Decision<'_> {
             );
             self.engine.schedules.delete(info);
         }
+        // A look-up of each name among all schedules would take minutes for 100,000 of them.
+        let kept: HashMap<Arc<str>, ScheduleId> =
+            self.found.schedules.values().map(|info| (Arc::clone(&info.name), info.id)).collect();
         for (name, settings) in &setup.declared {
-            let kept = self.schedule_named(name);
-            let done = match kept {
+            let done = match kept.get(name.as_str()).and_then(|id| self.schedule(*id)) {
                 Some(kept) => self.put_settings(&kept, settings.clone(), true).map(drop),
                 None => self.new_schedule(name, settings, true).map(drop),
             };
