@@ -17,6 +17,7 @@ mod paths;
 mod preview;
 mod program;
 mod rules;
+mod schedule_rules;
 mod schedules;
 mod section;
 mod tokens;
