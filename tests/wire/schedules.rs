@@ -339,14 +339,15 @@ async fn a_list_of_schedules_has_pages() {
 }
 
 #[tokio::test]
-async fn a_full_queue_and_a_running_backfill_are_told_by_the_schedule() {
-    let rig = Rig::start(simple(with_queue(folder_settings(), QUEUE, queue(0)))).await;
+async fn a_running_backfill_is_told_by_the_schedule_and_refuses_another() {
+    let rig = Rig::start(simple(with_queue(memory(), QUEUE, queue(0)))).await;
     create(&rig, every("s", 3_600)).await.unwrap();
     let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    // Three periods have three instants, whenever the schedule was made.
     let range = |at_most| v1::BackfillScheduleRequest {
         name: "s".into(),
         start_time: at(1_700_000_000),
-        end_time: at(1_700_010_000),
+        end_time: at(1_700_010_800),
         at_most,
         ..Default::default()
     };
@@ -366,10 +367,6 @@ async fn a_full_queue_and_a_running_backfill_are_told_by_the_schedule() {
     let refused = refusal(&soon(rig.schedules().backfill_schedule(range(0))).await.unwrap_err());
     assert_eq!((refused.code, refused.reason.as_str()), (Code::FailedPrecondition, "BACKFILL_RUNNING"));
     rig.stop().await;
-}
-
-fn folder_settings() -> jobmill::settings::Settings {
-    memory()
 }
 
 #[tokio::test]
