@@ -69,8 +69,8 @@ CREATE TABLE job (
 
 -- Ready jobs, in the order in which they run.
 CREATE INDEX job_ready ON job (queue, kind, rank, detail) WHERE state = 3;
--- Jobs that wait for a time or for another job, by queue.
-CREATE INDEX job_due ON job (state, queue, detail) WHERE state IN (1, 2, 5);
+-- Jobs that wait for a time or for another job, by queue. SQLite builds a table for each evaluation of a longer IN list.
+CREATE INDEX job_due ON job (state, queue, detail) WHERE state = 1 OR state = 2 OR state = 5;
 -- Waiting jobs that end by themselves.
 CREATE INDEX job_until ON job (until) WHERE until IS NOT NULL;
 -- Running jobs.

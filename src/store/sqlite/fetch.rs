@@ -255,8 +255,8 @@ impl Fetch<'_> {
             // The first condition is that of the index.
             WaitingLine::Scheduled | WaitingLine::BackingOff | WaitingLine::Blocked => (
                 select_job!(
-                    "WHERE state IN (1, 2, 5) AND state = ?2 AND queue = ?1 AND (detail, id) > (?4, ?5) AND ?3 = ?3 \
-                     ORDER BY detail, id LIMIT ?6"
+                    "WHERE (state = 1 OR state = 2 OR state = 5) AND state = ?2 AND queue = ?1 \
+                     AND (detail, id) > (?4, ?5) AND ?3 = ?3 ORDER BY detail, id LIMIT ?6"
                 ),
                 match line {
                     WaitingLine::Scheduled => StateName::Scheduled as u32,

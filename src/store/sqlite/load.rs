@@ -69,7 +69,8 @@ fn read_first_times(
     for (queue, line, state) in lines {
         let first = connection
             .prepare_cached(
-                "SELECT detail FROM job WHERE state IN (1, 2, 5) AND state = ?1 AND queue = ?2 ORDER BY detail LIMIT 1",
+                "SELECT detail FROM job WHERE (state = 1 OR state = 2 OR state = 5) AND state = ?1 AND queue = ?2 \
+                 ORDER BY detail LIMIT 1",
             )?
             .query_row(params![state, queue], |row| row.get::<_, Option<i64>>("detail"))
             .optional()?;
