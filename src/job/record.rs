@@ -92,7 +92,33 @@ impl Extras {
     /// Returns whether the job has no rare fields.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Extras::default()
+        // Field by field: a comparison with an empty value took a twelfth of the time of a batch's submission.
+        let Extras {
+            labels,
+            headers,
+            payload,
+            request_id,
+            traceparent,
+            tracestate,
+            said,
+            deadline,
+            max_snoozes,
+            max_process_losses,
+            unique,
+            closure,
+            schedule,
+        } = self;
+        let texts = [request_id, traceparent, tracestate, closure];
+        texts.into_iter().all(String::is_empty)
+            && labels.is_empty()
+            && headers.is_empty()
+            && payload.is_empty()
+            && said.is_empty()
+            && deadline.is_none()
+            && max_snoozes.is_none()
+            && max_process_losses.is_none()
+            && unique.is_none()
+            && schedule.is_none()
     }
 
     /// Returns the bytes that count against a queue's limit: the fields that a client can make large.
