@@ -48,6 +48,11 @@ impl Timestamp {
         Timestamp(self.0.saturating_add(micros(duration))).min(Timestamp::MAX)
     }
 
+    /// Returns this instant less a duration.
+    pub(crate) fn before(self, duration: Duration) -> Self {
+        Timestamp(self.0.saturating_sub(micros(duration)))
+    }
+
     /// Returns the time from `earlier` to this instant; zero if this instant is not later.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Duration {

@@ -16,7 +16,7 @@ pub use rules::FieldFault;
 
 use crate::{
     engine::{AdmissionError, NewJob, Origin, QueueEntry, Queues, WorkerKinds},
-    job::{JobDraft, names},
+    job::JobDraft,
     settings::KindDefaults,
 };
 
@@ -82,21 +82,13 @@ impl Admission {
     pub(crate) fn admit(&self, draft: JobDraft, origin: Origin<'_>) -> Admitted {
         let queue = self.queues.get(&draft.queue);
         let kind = self.kinds.get(draft.kind.as_str());
-        let obstacle = match &queue {
-            None => Some(AdmissionError::QueueNotFound(draft.queue.clone())),
-            Some(queue)
-                if kind.is_none()
-                    && !queue.info().settings.accept_unknown_kinds
-                    && !self.worker_kinds.knows(&draft.kind) =>
-            {
-                Some(AdmissionError::UnknownKind {
-                    kind: draft.kind.clone(),
-                    queue: draft.queue.clone(),
-                    known: self.known_kinds(),
-                })
-            }
-            Some(_) => kind.and_then(|kind| AdmissionError::over_bound(&kind.name, &kind.defaults, &draft)),
-        };
+        let obstacle = AdmissionError::of_draft(
+            &draft,
+            queue.as_ref().map(|queue| &queue.info().settings),
+            kind.map(|kind| &kind.defaults),
+            || self.worker_kinds.knows(&draft.kind),
+            || self.worker_kinds.listed_with(self.kinds.keys().map(AsRef::as_ref)),
+        );
         let defaults = kind.map_or_else(KindDefaults::default, |kind| kind.defaults.clone());
         let name = kind.map_or_else(|| Arc::from(draft.kind.as_str()), |kind| Arc::clone(&kind.name));
         let queue_name = match &queue {
@@ -105,22 +97,5 @@ impl Admission {
         };
         let job = NewJob::complete(draft, queue_name, name, &defaults, origin);
         Admitted { job, queue, obstacle }
-    }
-
-    fn known_kinds(&self) -> String {
-        const SHOWN_MAX: usize = 10;
-        let served = self.worker_kinds.all();
-        let mut names: Vec<&str> = self.kinds.keys().map(AsRef::as_ref).collect();
-        names.extend(served.iter().map(String::as_str));
-        names.retain(|name| !names::is_reserved_kind(name));
-        if names.is_empty() {
-            return "none".to_owned();
-        }
-        names.sort_unstable();
-        names.dedup();
-        let more = names.len().saturating_sub(SHOWN_MAX);
-        names.truncate(SHOWN_MAX);
-        let shown = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        if more > 0 { format!("{shown} and {more} more") } else { shown }
     }
 }

@@ -5,10 +5,9 @@ use tonic::{Response, Status};
 use super::{
     core::Core,
     needs::Needs,
-    schedule_verbs::ANY,
     show_schedule,
     validate::Validator,
-    verbs::{Target, Verb},
+    verbs::{self, Target, Verb},
 };
 use crate::{
     engine::{Action, CalendarAction, CalendarDone, ControlRefusal, ReplySlot},
@@ -95,7 +94,7 @@ impl Verb for UpdateCalendar {
     }
 
     fn action(&self, ask: ReplySlot<CalendarDone, ControlRefusal>) -> Action {
-        let etag = (self.etag != ANY).then(|| self.etag.clone());
+        let etag = verbs::wanted_etag(&self.etag);
         let action = CalendarAction::Update { dates: self.dates.clone(), etag };
         Action::Calendar { name: self.name.clone(), action, ask }
     }

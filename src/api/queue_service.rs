@@ -181,9 +181,6 @@ impl Verb for CreateQueue {
     }
 }
 
-/// The etag that every queue matches.
-const ANY: &str = "*";
-
 /// Changes some of a queue's settings.
 pub(super) struct UpdateQueue {
     name: String,
@@ -228,7 +225,7 @@ impl Verb for UpdateQueue {
     }
 
     fn action(&self, ask: ReplySlot<QueueDone, ControlRefusal>) -> Action {
-        let etag = (self.etag != ANY).then(|| self.etag.clone());
+        let etag = verbs::wanted_etag(&self.etag);
         Action::UpdateQueue { name: self.name.clone(), change: self.change.clone(), etag, ask }
     }
 

@@ -25,7 +25,7 @@ use crate::{
     clock::Timestamp,
     engine::ScheduleDone,
     proto::v1::{self, schedule_service_server::ScheduleService},
-    settings::{CalendarInfo, Calendars, FutureInstant, Role, ScheduleInfo, ScheduleTimes},
+    settings::{CalendarInfo, Calendars, FutureInstant, Role, ScheduleInfo},
     store::{Reader, StoreError},
     timetable::{Timetable, time_zone_database},
 };
@@ -212,7 +212,7 @@ impl ScheduleService for ScheduleServiceApi {
         };
         let calendars = self.calendars().await?;
         let table = match spec {
-            Some(times) => preview_table(&mut validator, &times, &calendars, now),
+            Some(times) => validator.times("spec", &times, &calendars),
             None => None,
         };
         validator.finish()?;
@@ -328,24 +328,6 @@ fn later<'t>(
     after: Timestamp,
 ) -> impl Iterator<Item = FutureInstant> + use<'t> {
     table.after(after).filter(|instant| !info.run.ran.has(instant.nominal)).map(FutureInstant::from)
-}
-
-/// Returns the instants of a specification that is not stored.
-fn preview_table(
-    validator: &mut Validator,
-    times: &ScheduleTimes,
-    calendars: &Calendars,
-    now: Timestamp,
-) -> Option<Timetable> {
-    match times.check(calendars, now) {
-        Ok(table) => Some(table),
-        Err(faults) => {
-            for fault in faults {
-                validator.fault(format_args!("spec.{}", fault.field), fault.problem);
-            }
-            None
-        }
-    }
 }
 
 const READ: Needs = Needs::Role(Role::Read);

@@ -9,7 +9,7 @@ use super::{
     core::Core,
     needs::Needs,
     validate::Validator,
-    verbs::{Target, Verb},
+    verbs::{self, Target, Verb},
 };
 use crate::{
     admission,
@@ -19,8 +19,6 @@ use crate::{
     settings::{Role, ScheduleChange, ScheduleField, ScheduleSettings},
 };
 
-/// The etag that every schedule and every calendar matches.
-pub(super) const ANY: &str = "*";
 /// Limit of the instants of a backfill that does not say one.
 const BACKFILL_DEFAULT: u32 = 1_000;
 
@@ -115,7 +113,7 @@ impl Verb for UpdateSchedule {
     }
 
     fn action(&self, ask: ReplySlot<ScheduleDone, ControlRefusal>) -> Action {
-        let etag = (self.etag != ANY).then(|| self.etag.clone());
+        let etag = verbs::wanted_etag(&self.etag);
         let action = ScheduleAction::Update { change: Box::new(self.change.clone()), etag };
         Action::Schedule { name: self.name.clone(), action, ask }
     }

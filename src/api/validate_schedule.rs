@@ -50,15 +50,21 @@ impl Validator {
         let mut settings = self.schedule_spec("schedule.spec", &spec.unwrap_or_default());
         settings.job = self.schedule_job(job);
         if has_spec {
-            self.times("schedule.spec", &settings.times);
+            // Only the committer knows the calendars for sure.
+            let apart = ScheduleTimes { calendars: Vec::new(), ..settings.times.clone() };
+            self.times("schedule.spec", &apart, &Calendars::default());
         }
         settings
     }
 
-    /// Validates that the times of a specification come, apart from its calendars.
-    pub(super) fn times(&mut self, at: &str, times: &ScheduleTimes) -> Option<Timetable> {
-        let apart = ScheduleTimes { calendars: Vec::new(), ..times.clone() };
-        match apart.check(&Calendars::default(), self.now()) {
+    /// Validates that the times of a specification come.
+    pub(super) fn times(
+        &mut self,
+        at: &str,
+        times: &ScheduleTimes,
+        calendars: &Calendars,
+    ) -> Option<Timetable> {
+        match times.check(calendars, self.now()) {
             Ok(table) => Some(table),
             Err(faults) => {
                 for fault in faults {

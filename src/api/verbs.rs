@@ -17,6 +17,11 @@ use crate::{
     proto::ChangeRequest,
 };
 
+/// Returns the etag that the object of a change must have; `*` stands for any.
+pub(super) fn wanted_etag(etag: &str) -> Option<String> {
+    (etag != "*").then(|| etag.to_owned())
+}
+
 /// An RPC that changes a job or a queue.
 pub(super) trait Verb: Sized + Send + Sync {
     /// The request message.

@@ -65,20 +65,27 @@ fn retry(section: &Section<'_>, reading: &mut Reading<'_>) -> RetryPolicy {
     let retry = Section::open(section.key("retry"), table, &RETRY_KEYS, reading);
     let delay = DurationIn(limits::RETRY_DELAY);
     let usual = RetryPolicy::DEFAULT;
-    let delays = retry.list_setting("delays", limits::RETRY_DELAYS_MAX, &delay, reading);
-    let growing = ["initial_delay", "max_delay", "multiplier"];
-    if let Some(key) = growing.into_iter().find(|key| !delays.is_empty() && retry.get(key).is_some()) {
-        let advice = "`delays` takes the place of growing delays; leave one of them out";
-        reading.fault_at(&retry.key_span(key), retry.key(key), advice);
-    }
+    let delays = listed_delays(&retry, reading);
     let multiplier = FloatIn(limits::RETRY_MULTIPLIER);
     RetryPolicy {
         initial_delay: retry.setting("initial_delay", &delay, usual.initial_delay, reading),
         max_delay: retry.setting("max_delay", &delay, usual.max_delay, reading),
         multiplier: retry.setting("multiplier", &multiplier, usual.multiplier, reading),
         jitter: retry.setting("jitter", &FloatIn(limits::RETRY_JITTER), usual.jitter, reading),
-        delays: (!delays.is_empty()).then(|| Arc::from(delays)),
+        delays,
     }
+}
+
+/// Reads the listed delays of a retry policy, which can't have growing ones, too.
+pub(super) fn listed_delays(retry: &Section<'_>, reading: &mut Reading<'_>) -> Option<Arc<[Duration]>> {
+    let delay = DurationIn(limits::RETRY_DELAY);
+    let delays = retry.list_setting("delays", limits::RETRY_DELAYS_MAX, &delay, reading);
+    let growing = ["initial_delay", "max_delay", "multiplier"];
+    if let Some(key) = growing.into_iter().find(|key| !delays.is_empty() && retry.get(key).is_some()) {
+        let advice = "`delays` takes the place of growing delays; leave one of them out";
+        reading.fault_at(&retry.key_span(key), retry.key(key), advice);
+    }
+    (!delays.is_empty()).then(|| delays.into())
 }
 
 /// Reads the delay after an attempt that asks to be run again later, where it tells no other.

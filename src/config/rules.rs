@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use toml::de::DeValue;
 
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use crate::settings::Keep;
+use crate::{clock::Timestamp, settings::Keep};
 
 /// The rule of a setting's values.
 pub(super) trait Rule {
@@ -227,6 +227,40 @@ impl Rule for FloatIn {
 
     fn show(&self, value: &f64) -> Json {
         (*value).into()
+    }
+}
+
+/// An instant with its offset.
+pub(super) struct Instant;
+
+impl Rule for Instant {
+    type Value = Timestamp;
+
+    fn wanted(&self) -> String {
+        "an instant with its offset, such as 2030-01-31T12:00:00Z".to_owned()
+    }
+
+    fn value(&self, value: &DeValue<'_>) -> Result<Timestamp, String> {
+        match value {
+            DeValue::Datetime(datetime) => self.text(&datetime.to_string()),
+            DeValue::String(text) => self.text(text),
+            DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Array(_)
+            | DeValue::Table(_) => Err(self.wrong_type(value)),
+        }
+    }
+
+    fn text(&self, text: &str) -> Result<Timestamp, String> {
+        let instant: Result<jiff::Timestamp, _> = text.parse();
+        instant
+            .map(|instant| Timestamp::from_micros(instant.as_microsecond()))
+            .map_err(|_| format!("{} is not an instant; write {}", quote(text), self.wanted()))
+    }
+
+    fn show(&self, value: &Timestamp) -> Json {
+        value.to_string().into()
     }
 }
 

@@ -1,10 +1,9 @@
 //! What the values of schedules and calendars may be.
 
 use serde_json::Value as Json;
-use toml::de::DeValue;
 
-use super::rules::{Rule, quote};
-use crate::{clock::Timestamp, job::names::NameError, timetable::DateRange};
+use super::rules::Rule;
+use crate::{job::names::NameError, timetable::DateRange};
 
 /// A text of at most 1 MiB.
 pub(super) struct Text(pub(super) &'static str);
@@ -68,37 +67,6 @@ impl Rule for Dates {
     }
 
     fn show(&self, value: &DateRange) -> Json {
-        value.to_string().into()
-    }
-}
-
-/// An instant.
-pub(super) struct Instant;
-
-impl Rule for Instant {
-    type Value = Timestamp;
-
-    fn wanted(&self) -> String {
-        "an instant such as \"2026-12-24T18:00:00Z\"".to_owned()
-    }
-
-    fn value(&self, value: &DeValue<'_>) -> Result<Timestamp, String> {
-        match (value.as_datetime(), value.as_str()) {
-            (Some(datetime), _) => self.text(&datetime.to_string()),
-            (None, Some(text)) => self.text(text),
-            (None, None) => Err(self.wrong_type(value)),
-        }
-    }
-
-    fn text(&self, text: &str) -> Result<Timestamp, String> {
-        let instant: Result<jiff::Timestamp, _> = text.parse();
-        let micros = instant.map(jiff::Timestamp::as_microsecond);
-        micros
-            .map(Timestamp::from_micros)
-            .map_err(|_| format!("{} is no instant; write {}", quote(text), self.wanted()))
-    }
-
-    fn show(&self, value: &Timestamp) -> Json {
         value.to_string().into()
     }
 }

@@ -14,10 +14,10 @@ use super::{
     context::Context,
     document::read,
     fault::SettingSource,
-    kind_defaults::RETRY_KEYS,
+    kind_defaults::{RETRY_KEYS, listed_delays},
     paths::FileIn,
-    rules::{Choice, DurationIn, FloatIn, IntIn, quote},
-    schedule_rules::{Dates, Instant, Name, Text},
+    rules::{Choice, DurationIn, FloatIn, Instant, IntIn, quote},
+    schedule_rules::{Dates, Name, Text},
     section::{Reading, Section},
 };
 use crate::{
@@ -344,16 +344,11 @@ fn retry(section: &Section<'_>, reading: &mut Reading<'_>) -> Option<PartialRetr
     table?;
     let section = Section::open(section.key("retry"), table, &RETRY_KEYS, reading);
     let delay = DurationIn(limits::RETRY_DELAY);
-    let delays = section.list_setting("delays", limits::RETRY_DELAYS_MAX, &delay, reading);
-    let growing = ["initial_delay", "max_delay", "multiplier"];
-    if let Some(key) = growing.into_iter().find(|key| !delays.is_empty() && section.get(key).is_some()) {
-        let advice = "`delays` takes the place of growing delays; leave one of them out";
-        reading.fault_at(&section.key_span(key), section.key(key), advice);
-    }
+    let delays = listed_delays(&section, reading);
     Some(PartialRetryPolicy {
         initial_delay: section.optional("initial_delay", &delay, reading),
         max_delay: section.optional("max_delay", &delay, reading),
-        delays: (!delays.is_empty()).then(|| delays.into()),
+        delays,
         multiplier: section.optional("multiplier", &FloatIn(limits::RETRY_MULTIPLIER), reading),
         jitter: section.optional("jitter", &FloatIn(limits::RETRY_JITTER), reading),
     })

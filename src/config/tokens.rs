@@ -5,12 +5,11 @@ use std::path::Path;
 use super::{
     document::{self, parse},
     fault::{Fault, Faults, SettingSource, SourceText},
-    rules::{Rule, quote},
+    rules::{Instant, Rule, quote},
     section::{Reading, Section},
 };
 use crate::{
     access::Tokens,
-    clock::Timestamp,
     settings::{PatternError, QueuePattern, Role, Token, TokenHash, check_token_name, limits},
 };
 
@@ -155,40 +154,6 @@ impl Rule for Pattern {
     }
 
     fn show(&self, value: &QueuePattern) -> serde_json::Value {
-        value.to_string().into()
-    }
-}
-
-/// An instant with its offset.
-struct Instant;
-
-impl Rule for Instant {
-    type Value = Timestamp;
-
-    fn wanted(&self) -> String {
-        "an instant with its offset, such as 2030-01-31T12:00:00Z".to_owned()
-    }
-
-    fn value(&self, value: &toml::de::DeValue<'_>) -> Result<Timestamp, String> {
-        match value {
-            toml::de::DeValue::Datetime(datetime) => self.text(&datetime.to_string()),
-            toml::de::DeValue::String(text) => self.text(text),
-            toml::de::DeValue::Integer(_)
-            | toml::de::DeValue::Float(_)
-            | toml::de::DeValue::Boolean(_)
-            | toml::de::DeValue::Array(_)
-            | toml::de::DeValue::Table(_) => Err(self.wrong_type(value)),
-        }
-    }
-
-    fn text(&self, text: &str) -> Result<Timestamp, String> {
-        let instant: Result<jiff::Timestamp, _> = text.parse();
-        instant
-            .map(|instant| Timestamp::from_micros(instant.as_microsecond()))
-            .map_err(|_| format!("{} is not an instant; write {}", quote(text), self.wanted()))
-    }
-
-    fn show(&self, value: &Timestamp) -> serde_json::Value {
         value.to_string().into()
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{AdmissionError, NewJob};
 use crate::{
     job::{ClientInput, Extras, JobDraft, Spec, When},
-    settings::{JobBounds, KindDefaults},
+    settings::{JobBounds, KindDefaults, QueueSettings},
 };
 
 /// Request id and trace context of a submission.
@@ -25,9 +25,28 @@ fn unusual(value: u32, usual: u32) -> Option<u32> {
 }
 
 impl AdmissionError {
+    /// Returns why a draft can't be admitted, apart from room. `queue` has the settings of its queue, if that exists,
+    /// `defaults` those of its kind, if the configuration knows it; `is_served` tells whether workers run the kind, and
+    /// `known` which kinds there are.
+    pub(crate) fn of_draft(
+        draft: &JobDraft,
+        queue: Option<&QueueSettings>,
+        defaults: Option<&KindDefaults>,
+        is_served: impl FnOnce() -> bool,
+        known: impl FnOnce() -> String,
+    ) -> Option<Self> {
+        match queue {
+            None => Some(AdmissionError::QueueNotFound(draft.queue.clone())),
+            Some(queue) if defaults.is_none() && !queue.accept_unknown_kinds && !is_served() => {
+                let (kind, queue) = (draft.kind.clone(), draft.queue.clone());
+                Some(AdmissionError::UnknownKind { kind, queue, known: known() })
+            }
+            Some(_) => Self::over_bound(defaults?, draft),
+        }
+    }
+
     /// Returns the first field in which a draft asks for more than its kind allows.
-    #[must_use]
-    pub fn over_bound(kind: &str, defaults: &KindDefaults, draft: &JobDraft) -> Option<Self> {
+    fn over_bound(defaults: &KindDefaults, draft: &JobDraft) -> Option<Self> {
         let JobBounds { max_attempts, attempt_timeout, max_delay, max_snoozes, max_process_losses } = defaults.bounds;
         let count = |field, value: Option<u32>, bound: Option<u32>| {
             let (value, bound) = (value?, bound?);
@@ -44,7 +63,7 @@ impl AdmissionError {
             .or_else(|| time("retry_policy", max_delay.and_then(|_| longest()), max_delay))
             .or_else(|| count("max_snoozes", draft.max_snoozes, max_snoozes))
             .or_else(|| count("max_process_losses", draft.max_process_losses, max_process_losses))?;
-        Some(AdmissionError::OverBound { kind: kind.to_owned(), field, bound, value })
+        Some(AdmissionError::OverBound { kind: draft.kind.clone(), field, bound, value })
     }
 }
 

@@ -12,7 +12,7 @@ use super::{ControlRefusal, Engine, decision::Decision};
 use crate::{
     clock::{StoreTime, Uptime},
     engine::transition::{Event, FailCause, lost, transition},
-    job::{JobId, LeaseOwner, LeaseToken, WorkerProcess, WorkerRow},
+    job::{JobId, LeaseOwner, LeaseToken, WorkerProcess, WorkerRow, names::is_reserved_kind},
     store::Names,
 };
 
@@ -80,10 +80,22 @@ impl WorkerKinds {
         self.names.read().contains(kind)
     }
 
-    /// Returns the names of all such kinds.
-    #[must_use]
-    pub fn all(&self) -> Vec<String> {
-        self.names.read().iter().map(|name| name.to_string()).collect()
+    /// Lists these kinds and those of `handled` for an error: the first ten, and how many more there are.
+    pub(crate) fn listed_with<'a>(&self, handled: impl IntoIterator<Item = &'a str>) -> String {
+        const SHOWN_MAX: usize = 10;
+        let served = self.names.read();
+        let mut names: Vec<&str> = handled.into_iter().collect();
+        names.extend(served.iter().map(AsRef::<str>::as_ref));
+        names.retain(|name| !is_reserved_kind(name));
+        if names.is_empty() {
+            return "none".to_owned();
+        }
+        names.sort_unstable();
+        names.dedup();
+        let more = names.len().saturating_sub(SHOWN_MAX);
+        names.truncate(SHOWN_MAX);
+        let shown = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        if more > 0 { format!("{shown} and {more} more") } else { shown }
     }
 
     fn add(&self, name: &str) {

@@ -42,16 +42,19 @@ pub struct CalendarDone {
 #[derive(Debug, Default)]
 pub(in super::super) struct CalendarBook {
     kept: Arc<Calendars>,
+    /// The same with the batch's changes so far.
+    present: Arc<Calendars>,
     used_by: BTreeMap<Arc<str>, BTreeSet<ScheduleId>>,
     used: HashMap<ScheduleId, Vec<Arc<str>>>,
-    /// Calendars that the batch changes; `None` if it deletes them.
-    changed: BTreeMap<Arc<str>, Option<Arc<CalendarInfo>>>,
+    /// Calendars that the batch changes.
+    changed: BTreeSet<Arc<str>>,
 }
 
 impl CalendarBook {
     pub(super) fn load(calendars: &[CalendarInfo], uses: &[(String, ScheduleId)]) -> Self {
         let kept = calendars.iter().map(|info| (Arc::clone(&info.name), Arc::new(info.clone())));
-        let mut book = CalendarBook { kept: Arc::new(kept.collect()), ..CalendarBook::default() };
+        let kept: Arc<Calendars> = Arc::new(kept.collect());
+        let mut book = CalendarBook { present: Arc::clone(&kept), kept, ..CalendarBook::default() };
         for (name, schedule) in uses {
             let name: Arc<str> = name.as_str().into();
             book.used.entry(*schedule).or_default().push(Arc::clone(&name));
@@ -84,29 +87,12 @@ impl CalendarBook {
 
     /// Returns a calendar with the batch's changes so far.
     pub(super) fn find(&self, name: &str) -> Option<Arc<CalendarInfo>> {
-        match self.changed.get(name) {
-            Some(changed) => changed.clone(),
-            None => self.kept.get(name).cloned(),
-        }
+        self.present.get(name).cloned()
     }
 
     /// Returns all calendars with the batch's changes so far.
     pub(super) fn all(&self) -> Arc<Calendars> {
-        if self.changed.is_empty() {
-            return Arc::clone(&self.kept);
-        }
-        Arc::new(self.with_changes())
-    }
-
-    fn with_changes(&self) -> Calendars {
-        let mut all = Calendars::clone(&self.kept);
-        for (name, changed) in &self.changed {
-            match changed {
-                Some(info) => all.insert(Arc::clone(name), Arc::clone(info)),
-                None => all.remove(name),
-            };
-        }
-        all
+        Arc::clone(&self.present)
     }
 
     /// Returns the schedules that use a calendar, without the batch's changes.
@@ -116,33 +102,34 @@ impl CalendarBook {
 
     pub(super) fn put(&mut self, info: CalendarInfo) -> Arc<CalendarInfo> {
         let info = Arc::new(info);
-        self.changed.insert(Arc::clone(&info.name), Some(Arc::clone(&info)));
+        Arc::make_mut(&mut self.present).insert(Arc::clone(&info.name), Arc::clone(&info));
+        self.changed.insert(Arc::clone(&info.name));
         info
     }
 
     pub(super) fn delete(&mut self, name: &Arc<str>) {
-        self.changed.insert(Arc::clone(name), None);
+        Arc::make_mut(&mut self.present).remove(name);
+        self.changed.insert(Arc::clone(name));
     }
 
     /// Returns the rows that the batch writes and deletes.
     pub(super) fn rows(&self) -> (Vec<CalendarInfo>, Vec<Arc<str>>) {
-        let written = self.changed.values().flatten().map(|info| CalendarInfo::clone(info));
-        let deleted = self.changed.iter().filter(|(name, changed)| changed.is_none() && self.kept.contains_key(*name));
-        (written.collect(), deleted.map(|(name, _)| Arc::clone(name)).collect())
+        let written = self.changed.iter().filter_map(|name| self.present.get(name));
+        let is_deleted = |name: &&Arc<str>| self.kept.contains_key(*name) && !self.present.contains_key(*name);
+        let deleted = self.changed.iter().filter(is_deleted);
+        (written.map(|info| CalendarInfo::clone(info)).collect(), deleted.cloned().collect())
     }
 
     /// Takes over the changes of the batch, and returns the schedules whose instants may be others now.
     pub(super) fn commit(&mut self) -> Vec<ScheduleId> {
-        if self.changed.is_empty() {
-            return Vec::new();
-        }
-        self.kept = Arc::new(self.with_changes());
+        self.kept = Arc::clone(&self.present);
         let changed = std::mem::take(&mut self.changed);
-        changed.keys().flat_map(|name| self.users_of(name)).collect()
+        changed.iter().flat_map(|name| self.users_of(name)).collect()
     }
 
     /// Drops the changes of the batch.
     pub(super) fn discard(&mut self) {
+        self.present = Arc::clone(&self.kept);
         self.changed.clear();
     }
 }

@@ -88,13 +88,11 @@ impl Decision<'_> {
         request: Option<RequestId>,
     ) -> Result<ScheduleDone, ControlRefusal> {
         let found = self.schedule_named(name);
-        if let ScheduleAction::Create(settings) = action {
-            return match found {
-                Some(_) => Err(ScheduleRefusal::Exists(name.to_owned()).into()),
-                None => self.create_schedule(name, settings, request),
-            };
-        }
-        let info = found.ok_or_else(|| ScheduleRefusal::NotFound(name.to_owned()))?;
+        let info = match (action, found) {
+            (ScheduleAction::Create(settings), None) => return self.create_schedule(name, settings, request),
+            (_, None) => return Err(ScheduleRefusal::NotFound(name.to_owned()).into()),
+            (_, Some(info)) => info,
+        };
         let queue = self.engine.queues.name(info.queue()).map_or(0, |queue| queue.number);
         let done = match action {
             ScheduleAction::Create(_) => Err(ScheduleRefusal::Exists(name.to_owned()).into()),
@@ -318,27 +316,5 @@ impl From<OfferRefusal> for ControlRefusal {
 impl From<QueueFull> for ControlRefusal {
     fn from(full: QueueFull) -> Self {
         ControlRefusal::QueueFull(full)
-    }
-}
-
-impl Turn {
-    /// Begins a turn for a caller's change.
-    pub(super) fn new(info: &ScheduleInfo, now: Timestamp, space: crate::store::Space) -> Self {
-        Turn {
-            info: info.clone(),
-            now,
-            space,
-            seat: None,
-            is_parked: false,
-            is_blocked: false,
-            is_defined: false,
-            created: Vec::new(),
-        }
-    }
-
-    /// Gives settings and pause a new revision, which is never used again.
-    pub(super) fn revise(&mut self) {
-        self.info.revision = (self.info.revision + 1).max(self.now.as_micros());
-        self.is_defined = true;
     }
 }

@@ -73,31 +73,18 @@ impl Decision<'_> {
     /// Returns why a schedule's job can't be admitted, apart from room.
     pub(super) fn obstacle_of(&self, job: &JobDraft) -> Option<NotAdmitted> {
         let engine = &self.engine;
-        let error = match engine.queues.find(&job.queue) {
-            None => AdmissionError::QueueNotFound(job.queue.clone()),
-            Some(queue)
-                if !engine.schedules.kinds.contains_key(&job.kind)
-                    && !queue.settings.accept_unknown_kinds
-                    && !engine.workers.serves(&engine.names, &job.kind) =>
-            {
-                let mut known: Vec<_> = engine.schedules.kinds.keys().map(|kind| format!("`{kind}`")).collect();
-                known.retain(|kind| !kind.starts_with(&format!("`{RESERVED_PREFIX}")));
-                known.sort_unstable();
-                known.truncate(KINDS_SHOWN_MAX);
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                AdmissionError::UnknownKind { kind: job.kind.clone(), queue: job.queue.clone(), known }
-            }
-            Some(_) => {
-                let defaults = engine.schedules.kinds.get(&job.kind)?;
-                AdmissionError::over_bound(&job.kind, defaults, job)?
-            }
-        };
+        let kinds = &engine.schedules.kinds;
+        let queue = engine.queues.find(&job.queue);
+        let error = AdmissionError::of_draft(
+            job,
+            queue.as_ref().map(|queue| &queue.settings),
+            kinds.get(&job.kind),
+            || engine.workers.serves(&engine.names, &job.kind),
+            || engine.workers.kinds().listed_with(kinds.keys().map(String::as_str)),
+        )?;
         Some(NotAdmitted { error, index: None })
     }
 }
-
-/// Limit of the known kinds that an error names.
-const KINDS_SHOWN_MAX: usize = 10;
 
 impl ScheduleBook {
     /// Creates the job of an instant, with the present defaults of its kind.

@@ -8,6 +8,8 @@ use crate::{
     timetable::{Instant, Timetable, TimetableFault},
 };
 
+/// The precision of instants.
+pub(super) const TICK: Duration = Duration::from_micros(1);
 /// Limit of the late instants that run where each is to run; older ones are missed.
 pub(super) const LATE_MAX: u64 = 1_000;
 /// Limit of the instants that are counted at once.
@@ -50,7 +52,7 @@ impl Coming {
                 return Some(instant);
             }
             // Its jitter has not passed. The one before it comes before that.
-            until = before(instant.nominal);
+            until = instant.nominal.before(TICK);
         }
     }
 
@@ -66,8 +68,7 @@ impl Coming {
 
     /// Returns the newest instant that is missed.
     pub(super) fn newest_missed(&self, after: Timestamp) -> Option<Instant> {
-        let latest = Timestamp::from_micros(self.now.as_micros().saturating_sub(micros(self.catch_up?)));
-        self.newest_by(after, before(latest))
+        self.newest_by(after, self.now.before(self.catch_up?).before(TICK))
     }
 
     /// Returns the number of instants after `after` up to `until`, at most [`COUNTED_MAX`].
@@ -104,15 +105,4 @@ impl Coming {
     pub(super) fn following(&self, instant: Timestamp) -> Option<Timestamp> {
         self.table.next(instant).map(|next| next.nominal)
     }
-}
-
-/// The precision of instants.
-const TICK: Duration = Duration::from_micros(1);
-
-fn before(instant: Timestamp) -> Timestamp {
-    Timestamp::from_micros(instant.as_micros().saturating_sub(1))
-}
-
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{
     super::{Offer, callers::Seat, decision::Decision, offers::answered},
     SET_BACK,
-    times::Coming,
+    times::{Coming, TICK},
 };
 use crate::{
     clock::Timestamp,
@@ -59,6 +59,28 @@ pub(super) struct Turn {
     pub(super) created: Vec<JobId>,
 }
 
+impl Turn {
+    /// Begins a turn.
+    pub(super) fn new(info: &ScheduleInfo, now: Timestamp, space: Space) -> Self {
+        Turn {
+            info: info.clone(),
+            now,
+            space,
+            seat: None,
+            is_parked: false,
+            is_blocked: false,
+            is_defined: false,
+            created: Vec::new(),
+        }
+    }
+
+    /// Gives settings and pause a new revision, which is never used again.
+    pub(super) fn revise(&mut self) {
+        self.info.revision = (self.info.revision + 1).max(self.now.as_micros());
+        self.is_defined = true;
+    }
+}
+
 /// What has become of one step of a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
@@ -102,16 +124,8 @@ impl Decision<'_> {
             self.engine.schedules.lost(id);
             return seat;
         };
-        let mut turn = Turn {
-            info: ScheduleInfo::clone(&before),
-            now: self.now(),
-            space,
-            is_parked: seat.is_none() && self.engine.schedules.is_parked(id),
-            seat,
-            is_blocked: false,
-            is_defined: false,
-            created: Vec::new(),
-        };
+        let is_parked = seat.is_none() && self.engine.schedules.is_parked(id);
+        let mut turn = Turn { is_parked, seat, ..Turn::new(&before, self.now(), space) };
         self.engine.schedules.looks_at(id);
         self.account_for_ends(&mut turn);
         if turn.info.paused.is_none() {
@@ -358,7 +372,7 @@ impl Decision<'_> {
         if number > 0
             && let Some(last) = coming.table.latest(
                 turn.info.run.cursor,
-                Timestamp::from_micros(instant.nominal.as_micros() - 1),
+                instant.nominal.before(TICK),
             )
         {
             let counts = &mut turn.info.run.counts;

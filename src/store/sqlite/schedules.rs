@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
 use super::{
     decode::{Decoder, Table},
@@ -277,39 +277,29 @@ fn write_run(connection: &Connection, row: &ScheduleRow) -> Result<(), StoreErro
     let state = json(Some(&after.run))?;
     let (generation, cursor) = (after.generation, after.run.cursor.as_micros());
     let wake = entry.wake.map(Timestamp::as_micros);
+    let columns: [&dyn ToSql; 8] = [
+        &after.id.raw(),
+        &generation,
+        &cursor,
+        &wake,
+        &entry.is_unsettled,
+        &entry.is_paused,
+        &entry.bytes,
+        &state,
+    ];
     let written = match before {
         None => connection
             .prepare_cached(
                 "INSERT INTO schedule_run (schedule, generation, cursor, wake, is_unsettled, is_paused, bytes, state) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
-            .execute(params![
-                after.id.raw(),
-                generation,
-                cursor,
-                wake,
-                entry.is_unsettled,
-                entry.is_paused,
-                entry.bytes,
-                state
-            ])?,
+            .execute(&columns)?,
         Some((old_generation, old_cursor)) => connection
             .prepare_cached(
                 "UPDATE schedule_run SET generation = ?2, cursor = ?3, wake = ?4, is_unsettled = ?5, is_paused = ?6, \
                  bytes = ?7, state = ?8 WHERE schedule = ?1 AND generation = ?9 AND cursor = ?10",
             )?
-            .execute(params![
-                after.id.raw(),
-                generation,
-                cursor,
-                wake,
-                entry.is_unsettled,
-                entry.is_paused,
-                entry.bytes,
-                state,
-                old_generation,
-                old_cursor.as_micros()
-            ])?,
+            .execute(&*[&columns[..], &[old_generation, &old_cursor.as_micros()]].concat())?,
     };
     match written {
         1 => Ok(()),
