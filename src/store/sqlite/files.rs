@@ -13,13 +13,26 @@ use rustix::fs::FlockOperation;
 use super::{DATABASE, log_of};
 use crate::{clock::Stopwatch, store::StoreError};
 
+/// The lock of a data folder. It ends with this value.
+pub(super) struct FolderLock(File);
+
+impl Drop for FolderLock {
+    /// Unlocks the folder. Closing the file is not enough: a child process that another thread has just forked holds a
+    /// copy of it until it executes its program.
+    fn drop(&mut self) {
+        if let Err(errno) = rustix::fs::flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(error = %errno, "can't unlock the data folder");
+        }
+    }
+}
+
 /// Locks a data folder for this process. The lock is on the folder itself, so that there is no lock file which could be
 /// deleted to get around it.
-pub(super) fn lock(folder: &Path) -> Result<File, StoreError> {
+pub(super) fn lock(folder: &Path) -> Result<FolderLock, StoreError> {
     let file_error = |what| move |source| StoreError::File { what, path: folder.to_owned(), source };
     let file = File::open(folder).map_err(file_error("can't read the data folder"))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(FolderLock(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(folder.to_owned())),
         Err(errno) => Err(file_error("can't lock the data folder")(errno.into())),
     }
@@ -129,4 +142,20 @@ fn lock_holder(database: &Path) -> Option<u32> {
         let process = process.parse().ok().filter(|process| *process != own)?;
         (mode == "WRITE" && file.rsplit(':').next() == Some(&shared)).then_some(process)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_free_at_once_though_a_forked_child_holds_a_copy_of_the_locked_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        let copy = held.0.try_clone().unwrap();
+        assert!(matches!(lock(folder.path()), Err(StoreError::InUse(_))));
+        drop(held);
+        assert!(lock(folder.path()).is_ok());
+        drop(copy);
+    }
 }

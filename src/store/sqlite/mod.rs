@@ -40,7 +40,7 @@ use self::{
     disk::{Disk, Growth},
     error::migration_failed,
     fetch::Fetch,
-    files::{Files, LockWait, lock, say_locked},
+    files::{Files, FolderLock, LockWait, lock, say_locked},
     reader::SqliteReader,
     write::Write,
 };
@@ -79,8 +79,8 @@ pub struct SqliteStore {
     lock_wait: LockWait,
     /// Whether nothing has been written yet: a start waits for a lock.
     is_starting: bool,
-    // Held, never read: closing the file releases the lock.
-    _lock: File,
+    // Held, never read. As the last field it is dropped after the connections.
+    _lock: FolderLock,
 }
 
 impl SqliteStore {
