@@ -2,6 +2,7 @@
 
 mod digest;
 pub(crate) mod rules;
+pub(crate) mod schedule;
 pub(crate) mod unique;
 
 use std::{
@@ -89,13 +90,14 @@ impl Admission {
             || self.worker_kinds.knows(&draft.kind),
             || self.worker_kinds.listed_with(self.kinds.keys().map(AsRef::as_ref)),
         );
-        let defaults = kind.map_or_else(KindDefaults::default, |kind| kind.defaults.clone());
+        let usual = KindDefaults::default();
+        let defaults = kind.map_or(&usual, |kind| &kind.defaults);
         let name = kind.map_or_else(|| Arc::from(draft.kind.as_str()), |kind| Arc::clone(&kind.name));
         let queue_name = match &queue {
             Some(queue) => Arc::clone(queue.name()),
             None => Arc::from(draft.queue.as_str()),
         };
-        let job = NewJob::complete(draft, queue_name, name, &defaults, origin);
+        let job = NewJob::complete(draft, queue_name, name, defaults, origin);
         Admitted { job, queue, obstacle }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Display},
+    mem,
     ops::RangeInclusive,
     time::Duration,
 };
@@ -96,8 +97,9 @@ impl Validator {
         }
     }
 
-    pub(super) fn job_spec(&mut self, field: &dyn Display, spec: Option<v1::JobSpec>) -> JobDraft {
-        let Some(mut spec) = spec else {
+    /// Validates a job and takes its fields. It stays where it is: a batch has up to a thousand of them.
+    pub(super) fn job_spec(&mut self, field: &dyn Display, spec: Option<&mut v1::JobSpec>) -> JobDraft {
+        let Some(spec) = spec else {
             self.fault(field, "is required");
             return JobDraft::default();
         };
@@ -106,7 +108,6 @@ impl Validator {
         self.hold(at("kind"), rules::kind(&spec.kind));
         self.labels(at("labels"), &spec.labels);
         self.hold(at("max_attempts"), rules::max_attempts(i64::from(spec.max_attempts)));
-        let max_attempts = u32::try_from(spec.max_attempts).ok().filter(|attempts| *attempts > 0);
         let retry = spec.retry_policy.as_ref().map(|policy| self.retry_policy(at("retry_policy"), policy));
         let attempt_timeout = spec
             .attempt_timeout
@@ -115,42 +116,39 @@ impl Validator {
             self.hold(at("max_snoozes"), rules::max_snoozes(i64::from(snoozes)));
         }
         self.hold(at("max_process_losses"), rules::max_process_losses(i64::from(spec.max_process_losses)));
-        let deadline = spec.deadline.take();
-        let draft = JobDraft {
-            queue: std::mem::take(&mut spec.queue),
-            kind: std::mem::take(&mut spec.kind),
-            labels: std::mem::take(&mut spec.labels),
-            max_snoozes: spec.max_snoozes.and_then(|snoozes| u32::try_from(snoozes).ok()),
-            max_process_losses: u32::try_from(spec.max_process_losses).ok().filter(|losses| *losses > 0),
-            max_attempts,
-            retry,
-            attempt_timeout,
-            ..JobDraft::default()
-        };
-        let JobDraft { payload, payload_info, headers, priority, start, expiry, unique, .. } =
-            self.job_input(field, spec);
-        let deadline = deadline.and_then(|deadline| self.deadline(field, deadline, start));
-        JobDraft { payload, payload_info, headers, priority, start, expiry, deadline, unique, ..draft }
+        let mut draft = self.job_input(field, spec);
+        draft.queue = mem::take(&mut spec.queue);
+        draft.kind = mem::take(&mut spec.kind);
+        draft.labels = mem::take(&mut spec.labels);
+        draft.max_attempts = u32::try_from(spec.max_attempts).ok().filter(|attempts| *attempts > 0);
+        draft.max_snoozes = spec.max_snoozes.and_then(|snoozes| u32::try_from(snoozes).ok());
+        draft.max_process_losses = u32::try_from(spec.max_process_losses).ok().filter(|losses| *losses > 0);
+        draft.retry = retry;
+        draft.attempt_timeout = attempt_timeout;
+        draft.deadline =
+            spec.deadline.take().and_then(|deadline| self.deadline(field, deadline, draft.start));
+        draft
     }
 
-    /// Validates the fields of a job that can be changed as long as it has not started. All others are left out.
-    pub(super) fn job_input(&mut self, field: &dyn Display, spec: v1::JobSpec) -> JobDraft {
+    /// Validates the fields of a job that can be changed as long as it has not started, and takes them. All others are
+    /// left out.
+    pub(super) fn job_input(&mut self, field: &dyn Display, spec: &mut v1::JobSpec) -> JobDraft {
         let at = |name| Field { of: field, name };
-        let (payload, payload_info) = self.payload(at("payload"), spec.payload);
+        let (payload, payload_info) = self.payload(at("payload"), spec.payload.take());
         for problem in rules::headers(&spec.headers) {
             self.fault(at("headers"), problem);
         }
         if let Some(priority) = spec.priority {
             self.hold(at("priority"), rules::priority(priority));
         }
-        let start = spec.start.and_then(|start| self.start(field, start));
-        let unique = self.unique_key(field, spec.unique_key, start);
+        let start = spec.start.take().and_then(|start| self.start(field, start));
+        let unique = self.unique_key(field, spec.unique_key.take(), start);
         let starts = unique::start(unique.as_deref(), start);
-        let expiry = spec.expiry.and_then(|expiry| self.expiry(field, expiry, starts));
+        let expiry = spec.expiry.take().and_then(|expiry| self.expiry(field, expiry, starts));
         JobDraft {
             payload,
             payload_info,
-            headers: spec.headers,
+            headers: mem::take(&mut spec.headers),
             priority: spec.priority.map(|priority| priority as i8),
             start,
             expiry,

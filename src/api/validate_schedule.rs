@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::validate::{Field, Validator};
 use crate::{
-    admission::rules::{self, shown},
+    admission::{FieldFault, rules::shown, schedule},
     clock::Timestamp,
-    job::{JobDraft, RESERVED_PREFIX, When, names},
+    job::{JobDraft, names},
     proto::v1,
     settings::{
         Calendars, Late, Overlap, ScheduleField, ScheduleSettings, ScheduleTimes,
@@ -15,10 +15,6 @@ use crate::{
     timetable::{CRONS_MAX, DateRange, EVERY_MAX, Timetable, TimetableSpec},
 };
 
-/// Labels of a schedule's job that are left to its client: the others name schedule and instant.
-const LABELS_MAX: usize = rules::LABELS_MAX - 2;
-/// Headers of a schedule's job that are left to its client.
-const HEADERS_MAX: usize = rules::HEADERS_MAX - 3;
 /// Limit of the reason of a pause.
 const REASON_MAX_BYTES: usize = 256;
 /// Limit of the paths of an update mask.
@@ -147,33 +143,10 @@ impl Validator {
     }
 
     /// Validates the job of a schedule.
-    pub(super) fn schedule_job(&mut self, job: Option<v1::JobSpec>) -> JobDraft {
-        let draft = self.job_spec(&"schedule.job", job);
-        for (field, when) in
-            [("run_time", draft.start), ("expire_time", draft.expiry), ("deadline_time", draft.deadline)]
-        {
-            if matches!(when, Some(When::At(_))) {
-                let message = "is one instant, and the jobs of a schedule have many: give a duration after their creation";
-                self.fault(format_args!("schedule.job.{field}"), message);
-            }
-        }
-        if draft.unique.is_some() {
-            let message =
-                "is not possible for a schedule: `spec.overlap` tells what happens while its last job runs";
-            self.fault("schedule.job.unique_key", message);
-        }
-        if draft.labels.len() > LABELS_MAX {
-            let message = format!("has {} entries; at most {LABELS_MAX} are allowed", draft.labels.len());
-            self.fault("schedule.job.labels", message);
-        }
-        if let Some(key) = draft.labels.keys().find(|key| key.starts_with(RESERVED_PREFIX)) {
-            let message =
-                format!("the key {} begins with `{RESERVED_PREFIX}`, which is reserved", shown(key));
-            self.fault("schedule.job.labels", message);
-        }
-        if draft.headers.len() > HEADERS_MAX {
-            let message = format!("has {} entries; at most {HEADERS_MAX} are allowed", draft.headers.len());
-            self.fault("schedule.job.headers", message);
+    pub(super) fn schedule_job(&mut self, mut job: Option<v1::JobSpec>) -> JobDraft {
+        let draft = self.job_spec(&"schedule.job", job.as_mut());
+        for FieldFault { field, problem } in schedule::check(&draft) {
+            self.fault(format_args!("schedule.job.{field}"), problem);
         }
         draft
     }

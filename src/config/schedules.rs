@@ -21,9 +21,11 @@ use super::{
     section::{Reading, Section},
 };
 use crate::{
+    admission::{FieldFault, rules, schedule},
     clock::Timestamp,
+    engine::AdmissionError,
     job::{
-        JobDraft, PartialRetryPolicy, PayloadInfo, RESERVED_PREFIX, When,
+        JobDraft, PartialRetryPolicy, PayloadInfo, When,
         names::{
             NameError, check_calendar_name, check_free_kind_name, check_queue_name, check_schedule_name,
         },
@@ -285,6 +287,48 @@ fn check_times(
 }
 
 fn job(section: &Section<'_>, declared: &Declared<'_>, reading: &mut Reading<'_>) -> JobDraft {
+    let faults = reading.faults.len();
+    let job = job_fields(section, reading);
+    // Faults of single values would only be repeated.
+    if reading.faults.len() == faults {
+        check_job(section, &job, declared, reading);
+    }
+    job
+}
+
+/// Checks that the job could be submitted, and that it is admitted where nothing but the file declares queues and kinds.
+fn check_job(section: &Section<'_>, job: &JobDraft, declared: &Declared<'_>, reading: &mut Reading<'_>) {
+    let JobDraft { queue, kind, .. } = job;
+    let mut fault = |field: &str, problem: String| {
+        let key = match field {
+            "payload_type" => "media_type",
+            "retry_policy" => "retry",
+            other => other,
+        };
+        reading.fault_at(&section.key_span(key), section.key(key), problem);
+    };
+    let rules = rules::check(job, "", declared.now).into_iter().chain(schedule::check(job));
+    rules.for_each(|FieldFault { field, problem }| fault(field, problem));
+    let defaults = declared.kinds.get(kind).map(|kind| &kind.defaults);
+    let settings = declared.queues.get(queue);
+    match AdmissionError::of_draft(job, settings, defaults, || false, String::new) {
+        None => {}
+        Some(AdmissionError::QueueNotFound(queue)) => {
+            fault("queue", format!("no queue is named {}; declare [queues.{queue}]", quote(&queue)));
+        }
+        Some(AdmissionError::UnknownKind { kind, .. }) => {
+            let message = format!(
+                "no kind is named {}; declare [kinds.\"{kind}\"] with its handler, or with worker = true, or set \
+                 accept_unknown_kinds on the queue",
+                quote(&kind)
+            );
+            fault("kind", message);
+        }
+        Some(error @ AdmissionError::OverBound { field, .. }) => fault(field, error.to_string()),
+    }
+}
+
+fn job_fields(section: &Section<'_>, reading: &mut Reading<'_>) -> JobDraft {
     let queue = section.setting("queue", &Name(check_queue_name), "default".to_owned(), reading);
     let kind = section.optional("kind", &Name(check_free_kind_name), reading);
     if kind.is_none() && section.get("kind").is_none() {
@@ -292,23 +336,6 @@ fn job(section: &Section<'_>, declared: &Declared<'_>, reading: &mut Reading<'_>
         reading.fault_at(&section.key_span("name"), section.key("kind"), message);
     }
     let kind = kind.unwrap_or_default();
-    match declared.queues.get(&queue) {
-        None => {
-            let message = format!("no queue is named {}; declare [queues.{queue}]", quote(&queue));
-            reading.fault_at(&section.key_span("queue"), section.key("queue"), message);
-        }
-        Some(settings)
-            if !kind.is_empty() && !settings.accept_unknown_kinds && !declared.kinds.contains_key(&kind) =>
-        {
-            let message = format!(
-                "no kind is named {}; declare [kinds.\"{kind}\"] with its handler, or with worker = true, or set \
-                 accept_unknown_kinds on the queue",
-                quote(&kind)
-            );
-            reading.fault_at(&section.key_span("kind"), section.key("kind"), message);
-        }
-        Some(_) => {}
-    }
     let payload = section.optional("payload", &Text("the payload as text"), reading);
     let media_type = section.optional("media_type", &Text("a media type"), reading);
     let delay = DurationIn(Duration::ZERO..=limits::TEN_YEARS);
@@ -318,8 +345,8 @@ fn job(section: &Section<'_>, declared: &Declared<'_>, reading: &mut Reading<'_>
         kind,
         payload: Bytes::from(payload.unwrap_or_default()),
         payload_info: media_type.map(PayloadInfo::typed).unwrap_or_default(),
-        labels: texts(section, "labels", LABELS_MAX, reading),
-        headers: texts(section, "headers", HEADERS_MAX, reading),
+        labels: texts(section, "labels", reading),
+        headers: texts(section, "headers", reading),
         priority: section.optional("priority", &IntIn(-100..=100_i8), reading),
         max_attempts: section.optional("max_attempts", &IntIn(limits::MAX_ATTEMPTS), reading),
         attempt_timeout: section.optional("attempt_timeout", &DurationIn(limits::ATTEMPT_TIMEOUT), reading),
@@ -354,45 +381,17 @@ fn retry(section: &Section<'_>, reading: &mut Reading<'_>) -> Option<PartialRetr
     })
 }
 
-/// Labels and headers of a schedule's job that are left to the file: others name schedule and instant.
-const LABELS_MAX: usize = 30;
-const HEADERS_MAX: usize = 29;
-
 /// Reads a table of names and texts, for labels and headers.
-fn texts(
-    section: &Section<'_>,
-    key: &str,
-    max: usize,
-    reading: &mut Reading<'_>,
-) -> BTreeMap<String, String> {
+fn texts(section: &Section<'_>, key: &str, reading: &mut Reading<'_>) -> BTreeMap<String, String> {
     let table = section.table(key, reading);
     let inner = Section::of_names(&section.key(key), table);
     let mut texts = BTreeMap::new();
-    if let Some(table) = table.filter(|table| table.len() > max) {
-        let message = format!("there are {} entries, the limit is {max}; write fewer", table.len());
-        reading.fault_at(&section.key_span(key), section.key(key), message);
-    }
     for (name, value) in table.into_iter().flatten() {
-        let text = name.get_ref();
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
-        let reserved = ["jobmill-", "grpc-", RESERVED_PREFIX].iter().any(|prefix| text.starts_with(prefix));
-        if text.is_empty() || text.len() > 63 || !text.bytes().all(allowed) || reserved {
-            let message =
-                "a name is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, and does not begin with `jobmill-` or `grpc-`";
-            reading.fault_at(&name.span(), inner.key(text), message);
-        }
         match value.get_ref().as_str() {
-            Some(value)
-                if value.len() <= 256
-                    && value.trim() == value
-                    && value.bytes().all(|b| (0x20..0x7f).contains(&b)) =>
-            {
-                texts.insert(text.to_string(), value.to_owned());
+            Some(text) => {
+                texts.insert(name.get_ref().to_string(), text.to_owned());
             }
-            _ => {
-                let message = "the value must be text of at most 256 visible ASCII characters, without a blank at either end";
-                reading.fault_at(&value.span(), inner.key(text), message);
-            }
+            None => reading.fault_at(&value.span(), inner.key(name.get_ref()), "the value must be text"),
         }
     }
     let place = table.map_or(SettingSource::Default, |_| reading.place(&section.key_span(key)));

@@ -127,6 +127,47 @@ fn faults_of_schedules_name_their_place() {
 }
 
 #[test]
+fn the_job_of_a_declared_schedule_obeys_the_rules_of_every_job() {
+    let schedule =
+        |rest: &str| file(&format!("[[schedule]]\nname = 'a'\nkind = 'report'\nevery = '1h'\n{rest}"));
+    let long = "x".repeat(129);
+    let many = (0..31).map(|n| format!("l{n} = 'v'")).collect::<Vec<_>>().join(", ");
+    for (rest, expected) in [
+        (
+            format!("media_type = '{long}'"),
+            "7:1: schedule[0].media_type: must be at most 128 visible ASCII characters, without a blank at either end",
+        ),
+        (format!("labels = {{ {many} }}"), "7:1: schedule[0].labels: has 31 entries; at most 30 are allowed"),
+        ("labels = { a = 1 }".to_owned(), "7:16: schedule[0].labels.a: the value must be text"),
+        (
+            "labels = { 'jobmill/x' = 'v' }".to_owned(),
+            "7:1: schedule[0].labels: the key \"jobmill/x\" begins with `jobmill/`, which is reserved",
+        ),
+        (
+            "headers = { grpc-x = 'v' }".to_owned(),
+            "7:1: schedule[0].headers: the key \"grpc-x\" begins with `grpc-`, which is reserved: use another one",
+        ),
+        (
+            "delay = '2h'\nexpire_after = '1h'".to_owned(),
+            "8:1: schedule[0].expire_after: is not after the job's start: the job could never run",
+        ),
+        (
+            "retry = { initial_delay = '2m', max_delay = '1m' }".to_owned(),
+            "7:1: schedule[0].retry: max_delay is shorter than initial_delay",
+        ),
+    ] {
+        refuses(&schedule(&rest), &[expected]);
+    }
+    refuses(
+        "[kinds.report]\ncommand = ['sh']\nmax_attempts = 2\nbounds.max_attempts = 3\n[[schedule]]\nname = 'a'\nkind = 'report'\n\
+         every = '1h'\nmax_attempts = 4",
+        &[
+            "9:1: schedule[0].max_attempts: the kind `report` allows a max_attempts of at most 3, and this is 4: ask for less, or have the operator raise the kind's bounds",
+        ],
+    );
+}
+
+#[test]
 fn a_schedule_whose_end_has_passed_does_not_keep_the_server_from_starting() {
     let desk = Desk::new(&file(
         "[[schedule]]\nname = 'a'\nkind = 'report'\ncron = '0 3 * * *'\nend = '2001-01-01T00:00:00Z'",
