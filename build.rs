@@ -60,6 +60,12 @@ fn generate(descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
         .build_server(has_feature("SERVER"))
         .bytes(".jobmill.v1.Payload.data")
         .btree_map(".jobmill.v1")
+        // They are large, and most requests and answers have none: each job is moved several times.
+        .boxed(".jobmill.v1.JobSpec.retry_policy")
+        .boxed(".jobmill.v1.JobSpec.unique_key")
+        .boxed(".jobmill.v1.SubmitResponse.job")
+        .boxed(".jobmill.v1.WatchEvent.event.snapshot")
+        .boxed(".jobmill.v1.JobUpdated.job")
         .compile_fds(descriptors)?;
     Ok(())
 }

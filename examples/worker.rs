@@ -51,7 +51,7 @@ fn job(kind: &str, payload: impl Into<bytes::Bytes>) -> JobSpec {
         queue: "default".into(),
         kind: kind.into(),
         payload: Some(Payload::of(payload)),
-        retry_policy: Some(retry),
+        retry_policy: Some(retry.into()),
         ..Default::default()
     }
 }

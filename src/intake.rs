@@ -91,8 +91,8 @@ impl Intake {
         let jobs = drafts.map(|draft| -> NewJob {
             let Admitted { job, queue, obstacle } = self.admission.admit(draft, origin);
             if first_obstacle.is_none() {
-                first_obstacle =
-                    obstacle.map(|error| NotAdmitted { error, index: is_batch.then_some(index) });
+                first_obstacle = obstacle
+                    .map(|error| NotAdmitted { error: error.into(), index: is_batch.then_some(index) });
             }
             if index == 0 {
                 first_queue = queue;

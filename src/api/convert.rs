@@ -118,7 +118,7 @@ fn said(spec: &Spec) -> v1::JobSpec {
         headers: extras.headers.clone(),
         priority: (said.priority || spec.priority != 0).then(|| i32::from(spec.priority)),
         max_attempts: said.max_attempts.map_or(0, |attempts| attempts as i32),
-        retry_policy: said.retry.as_ref().map(retry_policy),
+        retry_policy: said.retry.as_ref().map(|policy| retry_policy(policy).into()),
         attempt_timeout: said.attempt_timeout.then(|| duration(spec.attempt_timeout)),
         start: said.start.map(|start| match start {
             When::At(time) => Start::RunTime(timestamp(time)),
@@ -134,7 +134,7 @@ fn said(spec: &Spec) -> v1::JobSpec {
         }),
         max_snoozes: said.max_snoozes.map(|snoozes| snoozes as i32),
         max_process_losses: said.max_process_losses.map_or(0, |losses| losses as i32),
-        unique_key: extras.unique.as_deref().map(said_key),
+        unique_key: extras.unique.as_deref().map(|key| said_key(key).into()),
     }
 }
 
@@ -348,10 +348,10 @@ pub(super) fn event(event: &WatchEvent) -> v1::WatchEvent {
     use v1::watch_event::Event;
 
     let event = match event {
-        WatchEvent::Snapshot(snapshot) => Event::Snapshot(job(snapshot)),
+        WatchEvent::Snapshot(snapshot) => Event::Snapshot(job(snapshot).into()),
         WatchEvent::Synced => Event::Synced(v1::Synced {}),
         WatchEvent::Updated { job: updated, merged } => Event::Updated(v1::JobUpdated {
-            job: Some(job(updated)),
+            job: Some(job(updated).into()),
             merged: merged.map(|merged| merged as i64),
         }),
         WatchEvent::Left { id, state: left_to } => Event::Left(v1::JobLeft {

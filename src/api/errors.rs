@@ -225,9 +225,9 @@ pub(super) fn credit_exceeded(items: usize, credit: usize) -> Status {
 
 impl From<NotAdmitted> for Status {
     fn from(refused: NotAdmitted) -> Self {
-        let is_over = matches!(refused.error, AdmissionError::OverBound { .. });
+        let is_over = matches!(*refused.error, AdmissionError::OverBound { .. });
         let code = if is_over { Code::InvalidArgument } else { Code::NotFound };
-        status(code, refused.error.reason(), &refused, |details| match &refused.error {
+        status(code, refused.error.reason(), &refused, |details| match &*refused.error {
             AdmissionError::QueueNotFound(queue) => resource("queue", queue)(details),
             AdmissionError::UnknownKind { kind, queue, .. } => {
                 about(details, [("kind", kind.clone()), ("queue", queue.clone())]);

@@ -64,7 +64,7 @@ impl JobQueue for JobQueueApi {
             return Ok(Response::new(response));
         };
         let share = self.core.outgoing.share();
-        response.job = Some(self.core.shown_job(&job, view, &share).await?);
+        response.job = Some(self.core.shown_job(&job, view, &share).await?.into());
         Ok(outgoing::message(response, share))
     }
 

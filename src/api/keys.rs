@@ -32,10 +32,10 @@ impl Validator {
     pub(super) fn unique_key(
         &mut self,
         field: &dyn Display,
-        key: Option<v1::UniqueKey>,
+        key: Option<Box<v1::UniqueKey>>,
         start: Option<When>,
     ) -> Option<Box<UniqueKey>> {
-        let v1::UniqueKey { key, scope, on_waiting, on_started, hold, debounce, throttle } = key?;
+        let v1::UniqueKey { key, scope, on_waiting, on_started, hold, debounce, throttle } = *key?;
         let of = Field { of: field, name: "unique_key" };
         let at = |name| Field { of: &of, name };
         let time = |validator: &mut Self, name, time: Option<prost_types::Duration>| {

@@ -84,7 +84,7 @@ fn job_spec(draft: &JobDraft) -> v1::JobSpec {
         headers: draft.headers.clone(),
         priority: draft.priority.map(i32::from),
         max_attempts: draft.max_attempts.map_or(0, |attempts| attempts as i32),
-        retry_policy: draft.retry.as_ref().map(convert::retry_policy),
+        retry_policy: draft.retry.as_ref().map(|policy| convert::retry_policy(policy).into()),
         attempt_timeout: draft.attempt_timeout.map(convert::duration),
         start: draft.start.map(|start| match start {
             When::At(time) => Start::RunTime(convert::timestamp(time)),

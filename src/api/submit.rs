@@ -79,11 +79,11 @@ impl Submitter<'_> {
         &self,
         context: &CallContext<'_>,
         mut validator: Validator,
-        job: Option<v1::JobSpec>,
+        mut job: Option<v1::JobSpec>,
         request_id: &str,
         when_full: i32,
     ) -> Result<OneSubmitted, Status> {
-        let draft = validator.job_spec(&"job", job);
+        let draft = validator.job_spec(&"job", job.as_mut());
         validator.request_id(request_id);
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
@@ -119,22 +119,20 @@ impl Submitter<'_> {
     ) -> Result<v1::SubmitBatchResponse, Status> {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
-        let (metadata, _, body) = call.into_parts();
+        let (metadata, _, mut body) = call.into_parts();
         let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
         validator.request_id(&body.request_id);
         let when_full = validator.when_full("when_full", body.when_full);
-        let count = body.jobs.len();
-        let specs = AtLeastOne::collect(body.jobs).filter(|specs| specs.count() <= BATCH_MAX);
-        let Some(specs) = specs else {
-            return Err(
-                validator.failed("jobs", format!("has {count} entries; it must have 1 to {BATCH_MAX}"))
-            );
+        let mut specs = std::mem::take(&mut body.jobs);
+        if specs.len() > BATCH_MAX {
+            return Err(validator.failed("jobs", counted(specs.len())));
+        }
+        let each = specs.iter_mut().enumerate();
+        let drafts = each.map(|(index, spec)| validator.job_spec(&format_args!("jobs[{index}]"), Some(spec)));
+        let Some(drafts) = AtLeastOne::collect(drafts) else {
+            return Err(validator.failed("jobs", counted(0)));
         };
-        let mut index = 0..;
-        let drafts = specs.map(|spec| {
-            let index = index.next().unwrap_or_default();
-            validator.job_spec(&format_args!("jobs[{index}]"), Some(spec))
-        });
+        drop(specs);
         validator.finish()?;
         let queues: BTreeSet<&str> = drafts.iter().map(|draft| draft.queue.as_str()).collect();
         queues.iter().try_for_each(|queue| caller.on_queue(queue))?;
@@ -207,6 +205,10 @@ impl Submitter<'_> {
     fn token(&self, position: Position) -> String {
         self.core.issuer.issue(&ResumeToken::after(position))
     }
+}
+
+fn counted(jobs: usize) -> String {
+    format!("has {jobs} entries; it must have 1 to {BATCH_MAX}")
 }
 
 /// Records the outcome of a submission in its span.

@@ -198,13 +198,13 @@ impl Items {
     /// Validates an item and builds its submission. A valid item gets a span.
     fn check(
         &self,
-        item: v1::SubmitItem,
+        mut item: v1::SubmitItem,
         (namespace, when_full): (&str, i32),
         span: &mut SubmissionSpan,
     ) -> Result<shard::Submission, Status> {
         let core = &self.core;
         let mut validator = Validator::new(core.clock.now(), namespace);
-        let draft = validator.job_spec(&"job", item.job);
+        let draft = validator.job_spec(&"job", item.job.as_mut());
         validator.request_id(&item.request_id);
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;

@@ -93,7 +93,7 @@ impl Validator {
         });
         self.is_named(&paths, set);
         let JobDraft { payload, payload_info, headers, priority, start: starts, expiry: expires, .. } =
-            self.job_input(&"spec", spec);
+            self.job_input(&"spec", &mut spec);
         let update = JobUpdate {
             payload: has(Path::Payload).then_some((payload, payload_info)),
             headers: has(Path::Headers).then_some(headers),

@@ -150,7 +150,10 @@ mod tests {
     #[test]
     fn the_worst_fate_decides_the_exit_code() {
         let ended = |state: i32, done| {
-            Event::Updated(JobUpdated { job: Some(Job { state, done, ..Job::default() }), merged: Some(0) })
+            Event::Updated(JobUpdated {
+                job: Some(Job { state, done, ..Job::default() }.into()),
+                merged: Some(0),
+            })
         };
         let (succeeded, failed) = (JobState::Succeeded.into(), JobState::Failed.into());
         let cancelled = JobState::Cancelled.into();

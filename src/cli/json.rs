@@ -174,7 +174,7 @@ pub(super) fn submission(answer: &SubmitResponse) -> Value {
     Object::default()
         .maybe("submitted", answer.submitted.as_ref().map(submitted))
         .text("resumeToken", &answer.resume_token)
-        .maybe("job", answer.job.as_ref().map(job))
+        .maybe("job", answer.job.as_deref().map(job))
         .done()
 }
 
@@ -208,7 +208,7 @@ pub(super) fn event(event: &Event, resume_token: Option<&str>) -> Value {
         Event::Updated(updated) => object.put(
             "updated",
             Object::default()
-                .maybe("job", updated.job.as_ref().map(job))
+                .maybe("job", updated.job.as_deref().map(job))
                 .maybe("merged", updated.merged)
                 .done(),
         ),
@@ -430,7 +430,8 @@ mod tests {
         let lines = [
             submission(&answer(SubmitOutcome::Created, "dG9rZW4", None)),
             submission(&answer(SubmitOutcome::Gone, "", None)),
-            submission(&answer(SubmitOutcome::Repeated, "", Some(Job::default())))["job"]["done"].clone(),
+            submission(&answer(SubmitOutcome::Repeated, "", Some(Job::default().into())))["job"]["done"]
+                .clone(),
         ];
         insta::assert_snapshot!(lines.map(|line| line.to_string()).join("\n"), @r#"
         {"resumeToken":"dG9rZW4","submitted":{"id":"1","outcome":"SUBMIT_OUTCOME_CREATED"}}

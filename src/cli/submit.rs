@@ -196,17 +196,19 @@ fn request(args: Args) -> Result<SubmitRequest, Failure> {
         headers: args.headers.into_iter().collect(),
         priority: args.priority,
         max_attempts: args.max_attempts.unwrap_or(0),
-        retry_policy: (!args.retry_delays.is_empty()).then(|| RetryPolicy {
-            delays: args.retry_delays.into_iter().map(to_wire_duration).collect(),
-            ..RetryPolicy::default()
-        }),
+        retry_policy: (!args.retry_delays.is_empty())
+            .then(|| RetryPolicy {
+                delays: args.retry_delays.into_iter().map(to_wire_duration).collect(),
+                ..RetryPolicy::default()
+            })
+            .map(Into::into),
         attempt_timeout: args.timeout.map(to_wire_duration),
         start,
         expiry: args.expires_in.map(|time| Expiry::ExpireAfter(to_wire_duration(time))),
         deadline: args.deadline.map(|time| Deadline::DeadlineAfter(to_wire_duration(time))),
         max_snoozes: args.max_snoozes,
         max_process_losses: args.max_process_losses.unwrap_or(0),
-        unique_key: args.unique.to_wire(),
+        unique_key: args.unique.to_wire().map(Into::into),
     };
     Ok(SubmitRequest {
         job: Some(job),

@@ -203,7 +203,7 @@ impl Decision<'_> {
         let missing = |job: &&NewJob| self.engine.queues.name(&job.queue).is_none();
         let Some((index, job)) = offer.jobs.iter().enumerate().find(|(_, job)| missing(job)) else { return Ok(()) };
         let error = AdmissionError::QueueNotFound(job.queue.to_string());
-        Err(NotAdmitted { error, index: (offer.jobs.count() > 1).then_some(index) }.into())
+        Err(NotAdmitted { error: error.into(), index: (offer.jobs.count() > 1).then_some(index) }.into())
     }
 
     fn fate(&self, newcomer: &Newcomer<'_>, key: &mut Tentative) -> Result<Fate, OfferRefusal> {

@@ -344,7 +344,7 @@ impl Decision<'_> {
                     let name = queues.name(&job.queue);
                     let index = (offer.jobs.count() > 1).then_some(index);
                     let queue = name.ok_or_else(|| NotAdmitted {
-                        error: AdmissionError::QueueNotFound(job.queue.to_string()),
+                        error: AdmissionError::QueueNotFound(job.queue.to_string()).into(),
                         index,
                     })?;
                     shares.push(Share { queue, usage, reserved });

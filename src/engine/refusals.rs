@@ -197,7 +197,7 @@ pub struct QueueFull {
 #[error("{}{error}", .index.map_or_else(String::new, |index| format!("jobs[{index}]: ")))]
 pub struct NotAdmitted {
     /// The error.
-    pub error: AdmissionError,
+    pub error: Box<AdmissionError>,
     /// Index of the job in a batch.
     pub index: Option<usize>,
 }

@@ -53,7 +53,7 @@ impl From<OfferError> for SubmitError {
 
 impl From<NotAdmitted> for SubmitError {
     fn from(refused: NotAdmitted) -> Self {
-        SubmitError::NotAdmitted(refused.error)
+        SubmitError::NotAdmitted(*refused.error)
     }
 }
 

@@ -45,7 +45,22 @@ impl ClientInput {
     /// Returns whether the job itself shows all of the client's input.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == ClientInput::default()
+        let ClientInput {
+            priority,
+            max_attempts,
+            attempt_timeout,
+            retry,
+            start,
+            expiry,
+            deadline,
+            max_snoozes,
+            max_process_losses,
+        } = self;
+        let counts = [max_attempts, max_snoozes, max_process_losses];
+        !(*priority || *attempt_timeout)
+            && counts.into_iter().all(Option::is_none)
+            && [start, expiry, deadline].into_iter().all(Option::is_none)
+            && retry.is_none()
     }
 }
 

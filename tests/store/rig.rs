@@ -311,7 +311,7 @@ pub(crate) fn refused(receipt: Receipt) -> OfferRefusal {
 
 /// Returns the refusal of a job for a queue that does not exist.
 pub(crate) fn nowhere(queue: &str, index: Option<usize>) -> OfferRefusal {
-    NotAdmitted { error: AdmissionError::QueueNotFound(queue.to_owned()), index }.into()
+    NotAdmitted { error: AdmissionError::QueueNotFound(queue.to_owned()).into(), index }.into()
 }
 
 pub(crate) fn succeeded() -> ReportBody {

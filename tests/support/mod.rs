@@ -257,7 +257,7 @@ impl Rig {
     pub(crate) async fn submit(&self, job: v1::JobSpec) -> v1::Job {
         let request = v1::SubmitRequest { view: JobView::Basic as i32, ..submission(job) };
         let response = soon(self.jobs.clone().submit(request)).await.expect("accepted");
-        response.into_inner().job.expect("a job")
+        response.into_inner().job.map(|job| *job).expect("a job")
     }
 
     pub(crate) async fn submit_batch(&self, jobs: Vec<v1::JobSpec>) -> Vec<String> {

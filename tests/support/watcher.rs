@@ -72,7 +72,7 @@ impl Watcher {
         let mut jobs = Vec::new();
         loop {
             match self.next().await {
-                Event::Snapshot(job) => jobs.push(job),
+                Event::Snapshot(job) => jobs.push(*job),
                 Event::Synced(_) => return jobs,
                 event => panic!("{} came before synced", describe(&event)),
             }
@@ -86,7 +86,7 @@ impl Watcher {
                 self.next().await
                 && job.state() == state
             {
-                return job;
+                return *job;
             }
         }
     }

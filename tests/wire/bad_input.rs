@@ -132,7 +132,7 @@ fn retry(change: impl FnOnce(&mut v1::RetryPolicy)) -> Call {
     submit(|spec| {
         let mut policy = v1::RetryPolicy::default();
         change(&mut policy);
-        spec.retry_policy = Some(policy);
+        spec.retry_policy = Some(policy.into());
     })
 }
 

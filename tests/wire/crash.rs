@@ -233,7 +233,7 @@ async fn witness(
                     for event in message.events.into_iter().filter_map(|event| event.event) {
                         match event {
                             Event::Snapshot(job) | Event::Updated(v1::JobUpdated { job: Some(job), .. }) => {
-                                seen.job(job)
+                                seen.job(*job)
                             }
                             Event::Synced(_) | Event::Bookmark(_) => {}
                             event => panic!("the watch told {}", describe(&event)),

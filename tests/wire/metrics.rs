@@ -198,7 +198,7 @@ async fn refusals_repeats_and_callers_that_wait_are_counted() {
     })
     .await;
     let keyed = || {
-        let unique_key = Some(v1::UniqueKey { key: "k".to_owned(), ..Default::default() });
+        let unique_key = Some(v1::UniqueKey { key: "k".to_owned(), ..Default::default() }.into());
         v1::JobSpec { unique_key, ..job("held") }
     };
     let once = || v1::SubmitRequest { request_id: "once".to_owned(), ..submission(keyed()) };

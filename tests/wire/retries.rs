@@ -162,7 +162,7 @@ async fn a_kinds_bounds_and_defaults_hold_for_its_jobs() {
         .deadline(Duration::from_secs(3_600))
         .attempt_timeout(Duration::from_secs(30));
     let (rig, mut stage) = staged(own).await;
-    let policy = |max: i64| Some(v1::RetryPolicy { delays: vec![seconds(max)], ..Default::default() });
+    let policy = |max: i64| Some(v1::RetryPolicy { delays: vec![seconds(max)], ..Default::default() }.into());
     for (field, over, fits) in [
         ("max_attempts", v1::JobSpec { max_attempts: 11, ..job("stage") }, 10),
         ("attempt_timeout", v1::JobSpec { attempt_timeout: Some(seconds(61)), ..job("stage") }, 60),

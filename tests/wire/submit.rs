@@ -61,13 +61,13 @@ async fn an_accepted_job_is_there_after_a_restart_with_all_it_had() {
         headers: [("locale".to_owned(), "fr".to_owned())].into(),
         priority: Some(-100),
         max_attempts: 1_000,
-        retry_policy: Some(v1::RetryPolicy {
+        retry_policy: Some(Box::new(v1::RetryPolicy {
             initial_delay: Some(prost_types::Duration { seconds: 0, nanos: 1_000 }),
             max_delay: Some(prost_types::Duration { seconds: 30 * 24 * 3600, nanos: 0 }),
             multiplier: Some(100.0),
             jitter: Some(0.0),
             ..v1::RetryPolicy::default()
-        }),
+        })),
         attempt_timeout: Some(prost_types::Duration { seconds: 0, nanos: 1_000_000 }),
         start: None,
         expiry: expire_time(in_a_year),

@@ -20,7 +20,7 @@ async fn server() -> ServerProcess {
 
 async fn submit(server: &ServerProcess) -> String {
     let retry = v1::RetryPolicy { initial_delay: Some(Default::default()), ..Default::default() };
-    server.rig.submit(v1::JobSpec { retry_policy: Some(retry), ..job("count") }).await.id
+    server.rig.submit(v1::JobSpec { retry_policy: Some(retry.into()), ..job("count") }).await.id
 }
 
 #[tokio::test]

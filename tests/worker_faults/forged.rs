@@ -94,7 +94,7 @@ async fn an_attempts_old_lease_gives_no_rights_on_its_next_attempt() {
     let rig = Rig::start(Server::builder(remote_only(folder(home.path())))).await;
     let mut worker = RawWorker::ready(&rig, 2).await;
     let retry = v1::RetryPolicy { initial_delay: Some(Default::default()), ..Default::default() };
-    let id = rig.submit(v1::JobSpec { retry_policy: Some(retry), ..remote_job() }).await.id;
+    let id = rig.submit(v1::JobSpec { retry_policy: Some(retry.into()), ..remote_job() }).await.id;
     let old = worker.start().await;
     worker.report(lease(&old), crate::rig::failed("once more", true));
     assert!(matches!(worker.notice(lease(&old)).await, Notice::Ended(_)));

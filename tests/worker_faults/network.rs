@@ -48,7 +48,7 @@ impl Line {
 
     async fn attempt(&mut self, max_attempts: i32) -> StagedAttempt {
         let retry = v1::RetryPolicy { initial_delay: Some(Default::default()), ..Default::default() };
-        self.rig.submit(v1::JobSpec { max_attempts, retry_policy: Some(retry), ..remote_job() }).await;
+        self.rig.submit(v1::JobSpec { max_attempts, retry_policy: Some(retry.into()), ..remote_job() }).await;
         self.stage.next().await
     }
 

@@ -40,7 +40,7 @@ impl Site {
     /// Submits a job that is retried at once, and returns once an attempt runs.
     async fn running(&self, max_attempts: i32) -> String {
         let retry = v1::RetryPolicy { initial_delay: Some(Default::default()), ..Default::default() };
-        let spec = v1::JobSpec { max_attempts, retry_policy: Some(retry), ..job("wait") };
+        let spec = v1::JobSpec { max_attempts, retry_policy: Some(retry.into()), ..job("wait") };
         let id = self.server.rig.submit(spec).await.id;
         self.server.rig.reaches(&id, JobState::Running).await;
         id

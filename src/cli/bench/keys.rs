@@ -34,13 +34,14 @@ fn unique_key(key: KeySource) -> Option<v1::UniqueKey> {
 fn submit(key: KeySource) -> Bytes {
     let mut request = submit_request(INTAKE, 0);
     if let Some(job) = &mut request.job {
-        job.unique_key = unique_key(key);
+        job.unique_key = unique_key(key).map(Into::into);
     }
     request.encode_to_vec().into()
 }
 
 fn batch(key: KeySource) -> Bytes {
-    let jobs = (0..BATCH).map(|_| v1::JobSpec { unique_key: unique_key(key), ..job(INTAKE, 0) });
+    let jobs =
+        (0..BATCH).map(|_| v1::JobSpec { unique_key: unique_key(key).map(Into::into), ..job(INTAKE, 0) });
     batch_of(jobs.collect())
 }
 

@@ -104,7 +104,7 @@ async fn until_succeeded(mut client: JobQueueClient<Channel>, queue: &str) -> an
 
 fn job_of(event: &v1::WatchEvent) -> Option<&v1::Job> {
     match event.event.as_ref()? {
-        Event::Updated(updated) => updated.job.as_ref(),
+        Event::Updated(updated) => updated.job.as_deref(),
         Event::Snapshot(job) => Some(job),
         Event::Synced(_)
         | Event::Left(_)

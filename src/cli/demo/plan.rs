@@ -89,7 +89,7 @@ impl Role {
             queue: queue.to_owned(),
             kind: kind.to_owned(),
             payload: Some(Payload::of(payload)),
-            retry_policy: Some(retry_policy),
+            retry_policy: Some(retry_policy.into()),
             start: (self == Role::Delayed).then(|| Start::Delay(to_wire_duration(DELAY))),
             ..Default::default()
         }

@@ -63,7 +63,7 @@ pub(super) async fn play(client: &Client, files: &[Input], ui: &Ui) -> Result<Pl
         }
         show.job(role, &job);
         if job.done {
-            played.jobs.insert(role, job);
+            played.jobs.insert(role, *job);
         }
     }
     show.finish();

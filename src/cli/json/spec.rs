@@ -19,7 +19,7 @@ pub(super) fn spec(spec: &JobSpec) -> Value {
         .maybe("headers", (!spec.headers.is_empty()).then(|| json!(spec.headers)))
         .maybe("priority", spec.priority)
         .maybe("maxAttempts", (spec.max_attempts != 0).then_some(spec.max_attempts))
-        .maybe("retryPolicy", spec.retry_policy.as_ref().map(retry_policy))
+        .maybe("retryPolicy", spec.retry_policy.as_deref().map(retry_policy))
         .duration("attemptTimeout", spec.attempt_timeout);
     let object = match spec.start {
         Some(Start::RunTime(time)) => object.time("runTime", Some(time)),
@@ -39,7 +39,7 @@ pub(super) fn spec(spec: &JobSpec) -> Value {
     object
         .maybe("maxSnoozes", spec.max_snoozes)
         .maybe("maxProcessLosses", (spec.max_process_losses != 0).then_some(spec.max_process_losses))
-        .maybe("uniqueKey", spec.unique_key.as_ref().map(said_key))
+        .maybe("uniqueKey", spec.unique_key.as_deref().map(said_key))
         .done()
 }
 

@@ -251,12 +251,14 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
         headers: line.headers.unwrap_or_default(),
         priority: line.priority.map(|number| number.0),
         max_attempts: line.max_attempts.map_or(0, |number| number.0),
-        retry_policy: line.retry_policy.map(|policy| RetryPolicy {
-            initial_delay: wire(policy.initial_delay),
-            max_delay: wire(policy.max_delay),
-            multiplier: policy.multiplier,
-            jitter: policy.jitter,
-            delays: policy.delays.into_iter().flatten().map(|span| to_wire_duration(span.0)).collect(),
+        retry_policy: line.retry_policy.map(|policy| {
+            Box::new(RetryPolicy {
+                initial_delay: wire(policy.initial_delay),
+                max_delay: wire(policy.max_delay),
+                multiplier: policy.multiplier,
+                jitter: policy.jitter,
+                delays: policy.delays.into_iter().flatten().map(|span| to_wire_duration(span.0)).collect(),
+            })
         }),
         attempt_timeout: wire(line.attempt_timeout),
         start,
@@ -264,7 +266,7 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
         deadline,
         max_snoozes: line.max_snoozes.map(|number| number.0),
         max_process_losses: line.max_process_losses.map_or(0, |number| number.0),
-        unique_key: line.unique_key.map(Unique::into_wire),
+        unique_key: line.unique_key.map(|key| Box::new(key.into_wire())),
     };
     Ok(SubmitItem { job: Some(job), request_id: line.request_id.unwrap_or_default() })
 }
@@ -333,14 +335,14 @@ mod tests {
             headers: [("c".to_owned(), "d".to_owned())].into(),
             priority: Some(-5),
             max_attempts: 3,
-            retry_policy: Some(policy),
+            retry_policy: Some(policy.into()),
             attempt_timeout: duration(90_000),
             start: Some(Start::RunTime(to_wire_timestamp(Timestamp::from_micros(2_000_000)))),
             expiry: Some(Expiry::ExpireTime(to_wire_timestamp(Timestamp::from_micros(3_000_000)))),
             deadline: Some(Deadline::DeadlineTime(to_wire_timestamp(Timestamp::from_micros(4_000_000)))),
             max_snoozes: Some(7),
             max_process_losses: 2,
-            unique_key: Some(UniqueKey {
+            unique_key: Some(Box::new(UniqueKey {
                 key: "u".into(),
                 scope: UniqueScope::Queue.into(),
                 on_waiting: OnConflict::Replace.into(),
@@ -348,7 +350,7 @@ mod tests {
                 hold: duration(1_500),
                 debounce: Some(Debounce { quiet: duration(90_000), max_wait: duration(60_000) }),
                 throttle: duration(60_000),
-            }),
+            })),
         };
         assert_eq!(item(line), SubmitItem { job: Some(job), request_id: "r".into() });
         let relative =

@@ -24,7 +24,7 @@ fn message(token: &str, events: impl IntoIterator<Item = Event>) -> v1::WatchSta
 }
 
 fn updated(state: JobState) -> Event {
-    Event::Updated(v1::JobUpdated { job: Some(job("1", state)), merged: Some(0) })
+    Event::Updated(v1::JobUpdated { job: Some(job("1", state).into()), merged: Some(0) })
 }
 
 fn closing() -> Event {

@@ -82,7 +82,7 @@ impl Decision<'_> {
             || engine.workers.serves(&engine.names, &job.kind),
             || engine.workers.kinds().listed_with(kinds.keys().map(String::as_str)),
         )?;
-        Some(NotAdmitted { error, index: None })
+        Some(NotAdmitted { error: error.into(), index: None })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use rusqlite::{CachedStatement, Connection, params};
+use rusqlite::{CachedStatement, Connection, ToSql, params};
 
 use super::{
     fetch::answer,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{Job, JobId, LeaseToken, Position, RetryPolicy, StoredCheckpoint, Tombstone, WorkerRow},
+    job::{Job, JobId, LeaseToken, Position, Remote, RetryPolicy, Spec, StoredCheckpoint, Tombstone, WorkerRow},
     store::{
         Names, StoreError,
         sets::{ChangedJob, OutcomeRow, Purge, RequestOutcome, TallyRow, WriteSet},
@@ -27,19 +27,35 @@ pub(super) struct Write<'c> {
     pub(super) names: &'c Names,
 }
 
+/// Binds values to the parameters of a statement, from the one with the index `first` on.
+fn bind(statement: &mut CachedStatement<'_>, first: usize, values: &[&dyn ToSql]) -> Result<(), StoreError> {
+    for (index, value) in values.iter().enumerate() {
+        statement.raw_bind_parameter(first + index, value)?;
+    }
+    Ok(())
+}
+
+/// Returns whether a new job has columns that most jobs lack.
+fn has_rare_columns(job: &Job) -> bool {
+    let Spec { retry, extras, expires, .. } = &*job.spec;
+    let is_plain = job.ended.is_none()
+        && *retry == RetryPolicy::DEFAULT
+        && extras.is_none()
+        && expires.is_none()
+        && job.failure.is_none()
+        && job.remote == Remote::NONE
+        && job.rare.is_none();
+    !is_plain
+}
+
 impl Write<'_> {
     pub(super) fn all(&self, writes: &WriteSet) -> Result<(), StoreError> {
         self.names_and_queues(writes)?;
         self.requests(writes)?;
         self.keys(writes)?;
-        for (job, payload) in &writes.new_jobs {
-            self.new_job(job, payload)?;
-        }
+        self.new_jobs(&writes.new_jobs)?;
         self.attempts(writes)?;
-        for changed in &writes.changed_jobs {
-            self.changed_job(changed)?;
-            self.changed_spec(changed)?;
-        }
+        self.changed_jobs(&writes.changed_jobs)?;
         for (id, payload) in &writes.payloads {
             self.payload(*id, payload)?;
         }
@@ -159,47 +175,63 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn new_job(&self, job: &Job, payload: &Bytes) -> Result<(), StoreError> {
-        let spec = &job.spec;
-        let retry = (spec.retry != RetryPolicy::DEFAULT).then_some(&spec.retry);
-        let inline = (payload.len() <= INLINE_PAYLOAD_MAX_BYTES).then_some(&payload[..]);
-        self.sql(concat!(
+    fn new_jobs(&self, jobs: &[(Arc<Job>, Bytes)]) -> Result<(), StoreError> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        // The statement is looked up once for all rows: each look-up hashes its text.
+        let mut insert = self.sql(concat!(
             "INSERT INTO job (",
             job_columns!(),
-            ", until, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, NULL, \
-             ?25, ?19, NULL, ?20, ?21, ?22, ?23, ?24)"
-        ))?
-        .execute(params![
-            job.id.raw(),
-            spec.queue.number,
-            spec.kind.number,
-            job.state.name() as u8,
-            spec.priority.saturating_neg(),
-            detail_of(job.state, self.names),
-            job.revision as i64,
-            job.position.0,
-            job.attempt,
-            job.max_attempts,
-            spec.bytes as i64,
-            micros(spec.attempt_timeout),
-            spec.created.as_micros(),
-            job.updated.as_micros(),
-            job.started.map(Timestamp::as_micros),
-            job.ended.map(Timestamp::as_micros),
-            json(retry)?,
-            json(spec.extras.as_ref())?,
-            spec.expires.map(Timestamp::as_micros),
-            job.remote.worker().map(|worker| worker.number),
-            json(job.remote.reported.as_deref())?,
-            json(job.rare.as_ref())?,
-            job.waits_until().map(Timestamp::as_micros),
-            inline,
-            // Only a job that was submitted after its deadline has one.
-            json(job.failure.as_deref())?,
-        ])?;
-        if inline.is_none() {
-            self.sql("INSERT INTO payload (job, body) VALUES (?1, ?2)")?
-                .execute(params![job.id.raw(), &payload[..]])?;
+            ", until, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?17, ?18, ?19, NULL, \
+             ?20, ?21, NULL, ?22, ?23, ?24, ?25, ?16)"
+        ))?;
+        let mut had_rare = false;
+        for (job, payload) in jobs {
+            let spec = &job.spec;
+            let inline = (payload.len() <= INLINE_PAYLOAD_MAX_BYTES).then_some(&payload[..]);
+            let common = params![
+                job.id.raw(),
+                spec.queue.number,
+                spec.kind.number,
+                job.state.name() as u8,
+                spec.priority.saturating_neg(),
+                detail_of(job.state, self.names),
+                job.revision as i64,
+                job.position.0,
+                job.attempt,
+                job.max_attempts,
+                spec.bytes as i64,
+                micros(spec.attempt_timeout),
+                spec.created.as_micros(),
+                job.updated.as_micros(),
+                job.started.map(Timestamp::as_micros),
+                inline,
+            ];
+            bind(&mut insert, 1, common)?;
+            // Most jobs have none of these, and a parameter keeps its value from row to row.
+            let has_rare = has_rare_columns(job);
+            if has_rare || had_rare {
+                let rare = params![
+                    job.ended.map(Timestamp::as_micros),
+                    json((spec.retry != RetryPolicy::DEFAULT).then_some(&spec.retry))?,
+                    json(spec.extras.as_ref())?,
+                    // Only a job that was submitted after its deadline has one.
+                    json(job.failure.as_deref())?,
+                    spec.expires.map(Timestamp::as_micros),
+                    job.remote.worker().map(|worker| worker.number),
+                    json(job.remote.reported.as_deref())?,
+                    json(job.rare.as_ref())?,
+                    job.waits_until().map(Timestamp::as_micros),
+                ];
+                bind(&mut insert, 1 + common.len(), rare)?;
+            }
+            had_rare = has_rare;
+            insert.raw_execute()?;
+            if inline.is_none() {
+                self.sql("INSERT INTO payload (job, body) VALUES (?1, ?2)")?
+                    .execute(params![job.id.raw(), &payload[..]])?;
+            }
         }
         Ok(())
     }
@@ -243,73 +275,81 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn changed_job(&self, changed: &ChangedJob) -> Result<(), StoreError> {
+    fn changed_jobs(&self, jobs: &[ChangedJob]) -> Result<(), StoreError> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        let mut update = self.sql(
+            "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
+             max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, worker = ?12, reported = ?13, \
+             until = ?14 WHERE id = ?1 AND revision = ?2",
+        )?;
+        for changed in jobs {
+            let ChangedJob { before, after } = changed;
+            // JSON columns are written only if they have changed: most jobs never have any.
+            let texts_same = before.progress == after.progress
+                && before.failure == after.failure
+                && before.result == after.result
+                && before.rare == after.rare;
+            let rows = if texts_same {
+                update.execute(params![
+                    before.id.raw(),
+                    before.revision as i64,
+                    after.state.name() as u8,
+                    detail_of(after.state, self.names),
+                    after.revision as i64,
+                    after.position.0,
+                    after.attempt,
+                    after.max_attempts,
+                    after.updated.as_micros(),
+                    after.started.map(Timestamp::as_micros),
+                    after.ended.map(Timestamp::as_micros),
+                    after.remote.worker().map(|worker| worker.number),
+                    json(after.remote.reported.as_deref())?,
+                    after.waits_until().map(Timestamp::as_micros),
+                ])?
+            } else {
+                self.changed_texts(changed)?
+            };
+            if rows != 1 {
+                let (job, revision) = (before.id, before.revision);
+                return Err(StoreError::Corrupt(format!("job {job} is not at revision {revision}")));
+            }
+            self.changed_spec(changed)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a job whose JSON columns have changed, and returns the number of rows.
+    fn changed_texts(&self, changed: &ChangedJob) -> Result<usize, StoreError> {
         let ChangedJob { before, after } = changed;
-        let (id, revision) = (before.id.raw(), before.revision as i64);
-        let detail = detail_of(after.state, self.names);
-        let worker = after.remote.worker().map(|worker| worker.number);
-        let reported = json(after.remote.reported.as_deref())?;
-        let (started, ended) =
-            (after.started.map(Timestamp::as_micros), after.ended.map(Timestamp::as_micros));
-        let until = after.waits_until().map(Timestamp::as_micros);
-        // JSON columns are written only if they have changed: most jobs never have any.
-        let texts_same = before.progress == after.progress
-            && before.failure == after.failure
-            && before.result == after.result
-            && before.rare == after.rare;
-        let changed = if texts_same {
-            self.sql(
-                "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
-                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, worker = ?12, reported = ?13, \
-                 until = ?14 WHERE id = ?1 AND revision = ?2",
-            )?
-            .execute(params![
-                id,
-                revision,
-                after.state.name() as u8,
-                detail,
-                after.revision as i64,
-                after.position.0,
-                after.attempt,
-                after.max_attempts,
-                after.updated.as_micros(),
-                started,
-                ended,
-                worker,
-                reported,
-                until,
-            ])?
-        } else {
-            self.sql(
+        let rows = self
+            .sql(
                 "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
                  max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, progress = ?12, failure = ?13, \
                  result = ?14, worker = ?15, reported = ?16, until = ?17, rare = ?18 WHERE id = ?1 AND revision = ?2",
             )?
             .execute(params![
-                id,
-                revision,
+                before.id.raw(),
+                before.revision as i64,
                 after.state.name() as u8,
-                detail,
+                detail_of(after.state, self.names),
                 after.revision as i64,
                 after.position.0,
                 after.attempt,
                 after.max_attempts,
                 after.updated.as_micros(),
-                started,
-                ended,
+                after.started.map(Timestamp::as_micros),
+                after.ended.map(Timestamp::as_micros),
                 json(after.progress.as_deref())?,
                 json(after.failure.as_deref())?,
                 json(after.result.as_deref())?,
-                worker,
-                reported,
-                until,
+                after.remote.worker().map(|worker| worker.number),
+                json(after.remote.reported.as_deref())?,
+                after.waits_until().map(Timestamp::as_micros),
                 json(after.rare.as_ref())?,
-            ])?
-        };
-        if changed != 1 {
-            return Err(StoreError::Corrupt(format!("job {} is not at revision {revision}", before.id)));
-        }
-        Ok(())
+            ])?;
+        Ok(rows)
     }
 
     /// Writes the parts of a job's spec that can change, if they have.

@@ -27,7 +27,7 @@ fn unique(on_waiting: OnConflict) -> UniqueKey {
 }
 
 fn keyed(text: &str, unique: UniqueKey) -> v1::JobSpec {
-    v1::JobSpec { payload: Some(v1::Payload::of_text(text)), unique_key: Some(unique), ..job("echo") }
+    v1::JobSpec { payload: Some(v1::Payload::of_text(text)), unique_key: Some(unique.into()), ..job("echo") }
 }
 
 async fn list(rig: &Rig, request: v1::ListUniqueKeysRequest) -> v1::ListUniqueKeysResponse {
@@ -100,7 +100,7 @@ async fn a_spec_has_the_key_as_it_was_said() {
     };
     for said in [said, UniqueKey { throttle: seconds(7), ..unique(OnConflict::Unspecified) }] {
         let job = rig.submit(keyed("", said.clone())).await;
-        assert_eq!(job.spec.unwrap().unique_key, Some(said));
+        assert_eq!(job.spec.unwrap().unique_key, Some(said.into()));
     }
     rig.stop().await;
 }
@@ -339,9 +339,9 @@ async fn the_job_of_another_is_shown_only_to_those_who_may_read_it() {
         ..unique(policy)
     };
     let existing = OnConflict::ReturnExisting;
-    let of = |queue: &str, unique| v1::JobSpec {
+    let of = |queue: &str, unique: UniqueKey| v1::JobSpec {
         payload: Some(v1::Payload::of_text("secret")),
-        unique_key: Some(unique),
+        unique_key: Some(unique.into()),
         ..in_queue(queue, "echo")
     };
     let spec = of("secret", everywhere(existing, existing));

@@ -130,20 +130,20 @@ fn probes_of_submissions() -> Vec<Probe> {
         }),
         probe("retry_delay_seconds", SUBMIT, "job.retry_policy.max_delay", |n, _| {
             let policy = v1::RetryPolicy { max_delay: Some(duration(n as i64)), ..Default::default() };
-            with_job(|job| job.retry_policy = Some(policy))
+            with_job(|job| job.retry_policy = Some(policy.into()))
         }),
         probe("retry_delays", SUBMIT, "job.retry_policy.delays", |n, _| {
             let policy = v1::RetryPolicy { delays: vec![duration(1); n], ..Default::default() };
-            with_job(|job| job.retry_policy = Some(policy))
+            with_job(|job| job.retry_policy = Some(policy.into()))
         }),
         probe("unique_key_bytes", SUBMIT, "job.unique_key.key", |n, _| {
             let unique = v1::UniqueKey { key: "k".repeat(n), ..Default::default() };
-            with_job(|job| job.unique_key = Some(unique))
+            with_job(|job| job.unique_key = Some(unique.into()))
         }),
         probe("unique_key_seconds", SUBMIT, "job.unique_key.hold", |n, _| {
             let hold = Some(duration(n as i64));
             let unique = v1::UniqueKey { key: "k".to_owned(), hold, ..Default::default() };
-            with_job(|job| job.unique_key = Some(unique))
+            with_job(|job| job.unique_key = Some(unique.into()))
         }),
     ]
 }

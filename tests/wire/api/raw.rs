@@ -170,7 +170,7 @@ impl Fixtures {
         ask::<v1::CancelJobResponse>(rig, by, "JobQueue/CancelJob", &request).await;
         let keys = ["a", "b"].map(|key| format!("{queue}-{key}"));
         for key in &keys {
-            let unique_key = Some(v1::UniqueKey { key: key.clone(), ..Default::default() });
+            let unique_key = Some(v1::UniqueKey { key: key.clone(), ..Default::default() }.into());
             let request = submission(v1::JobSpec { unique_key, ..in_queue(&queue, "echo") });
             ask::<v1::SubmitResponse>(rig, by, "JobQueue/Submit", &request).await;
         }

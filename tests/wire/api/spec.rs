@@ -33,13 +33,13 @@ fn talkative() -> v1::JobSpec {
         headers: entries([("locale", "fr")]),
         priority: Some(0),
         max_attempts: 5,
-        retry_policy: Some(v1::RetryPolicy {
+        retry_policy: Some(Box::new(v1::RetryPolicy {
             initial_delay: Some(duration(2)),
             max_delay: Some(duration(3)),
             multiplier: Some(1.0),
             jitter: Some(0.0),
             delays: Vec::new(),
-        }),
+        })),
         attempt_timeout: Some(duration(900)),
         start: Some(Start::Delay(duration(60))),
         expiry: Some(Expiry::ExpireAfter(duration(3_600))),
@@ -99,7 +99,7 @@ async fn everything_that_was_said_comes_back_though_it_is_the_default() {
     let id = rig.submit(talkative()).await.id;
     let found = rig.get(&id).await;
     assert_eq!(found.spec, Some(talkative()));
-    assert_eq!((found.max_attempts, found.retry_policy), (5, talkative().retry_policy));
+    assert_eq!((found.max_attempts, found.retry_policy), (5, talkative().retry_policy.map(|policy| *policy)));
     let created = found.create_time.unwrap().seconds;
     assert_eq!(found.next_run_time.unwrap().seconds, created + 60);
     assert_eq!(found.expire_time.unwrap().seconds, created + 3_600);
@@ -117,8 +117,8 @@ async fn a_spec_that_is_submitted_again_makes_an_equal_job() {
         job("echo"),
         talkative(),
         v1::JobSpec { payload: Some(v1::Payload::of_text("text")), ..job("echo") },
-        v1::JobSpec { retry_policy: Some(partly), ..job("fail") },
-        v1::JobSpec { retry_policy: Some(v1::RetryPolicy::default()), ..job("fail") },
+        v1::JobSpec { retry_policy: Some(partly.into()), ..job("fail") },
+        v1::JobSpec { retry_policy: Some(Box::default()), ..job("fail") },
         v1::JobSpec { start: crate::support::run_time(1_900_000_000), ..job("echo") },
         v1::JobSpec { expiry: crate::support::expire_time(1_900_000_000), ..job("echo") },
     ] {
@@ -167,9 +167,10 @@ async fn a_policy_that_is_partly_said_takes_the_rest_from_its_kind() {
             v1::RetryPolicy { delays: vec![duration(5)], ..own.clone() },
         ),
     ] {
-        let id = rig.submit(v1::JobSpec { retry_policy: said.clone(), ..job("echo") }).await.id;
+        let id =
+            rig.submit(v1::JobSpec { retry_policy: said.clone().map(Into::into), ..job("echo") }).await.id;
         let found = rig.get(&id).await;
-        assert_eq!(spec(&found).retry_policy, said);
+        assert_eq!(spec(&found).retry_policy.as_deref(), said.as_ref());
         assert_eq!(found.retry_policy, Some(effective), "{said:?}");
     }
     let found = rig.submit(job("echo")).await;
@@ -219,11 +220,11 @@ async fn times_come_back_to_the_microsecond_and_make_the_same_request() {
     let exact = |seconds| prost_types::Duration { seconds, nanos: 123_456_789 };
     let at = |seconds| prost_types::Timestamp { seconds, nanos: 123_456_789 };
     let relative = v1::JobSpec {
-        retry_policy: Some(v1::RetryPolicy {
+        retry_policy: Some(Box::new(v1::RetryPolicy {
             initial_delay: Some(exact(1)),
             max_delay: Some(exact(2)),
             ..v1::RetryPolicy::default()
-        }),
+        })),
         attempt_timeout: Some(exact(3)),
         start: Some(Start::Delay(exact(4))),
         expiry: Some(Expiry::ExpireAfter(exact(5))),

@@ -26,7 +26,7 @@ async fn a_submission_is_answered_with_no_job_unless_a_view_asks_for_it() {
         let job = answer.job.expect("a job");
         assert_eq!((&job.id, payload(&job).len()), (&id, bytes), "{view:?}");
         assert_eq!(spec(&job).payload.as_ref().unwrap().size_bytes, 5, "{view:?}");
-        assert_eq!(job, rig.look(&id, view).await.map(without_pending).unwrap(), "{view:?}");
+        assert_eq!(*job, rig.look(&id, view).await.map(without_pending).unwrap(), "{view:?}");
     }
     rig.stop().await;
 }
@@ -97,7 +97,7 @@ async fn shown(rig: &Rig, view: JobView) -> Vec<v1::Job> {
     while let Some(message) = soon(stream.message()).await.unwrap() {
         let Some(SubmitEvent::Status(status)) = message.event else { panic!("submitted twice") };
         jobs.extend(status.events.into_iter().filter_map(|event| match event.event {
-            Some(Event::Snapshot(job) | Event::Updated(v1::JobUpdated { job: Some(job), .. })) => Some(job),
+            Some(Event::Snapshot(job) | Event::Updated(v1::JobUpdated { job: Some(job), .. })) => Some(*job),
             _ => None,
         }));
     }

@@ -116,7 +116,7 @@ async fn a_status_that_the_operator_names_snoozes_for_the_time_that_the_endpoint
 async fn jobs_that_were_told_the_same_retry_after_do_not_all_come_back_at_once() {
     let endpoint = Endpoint::start().await;
     let rig = rig(settings(&endpoint.url())).await;
-    let retry_policy = Some(v1::RetryPolicy { jitter: Some(1.0), ..v1::RetryPolicy::default() });
+    let retry_policy = Some(Box::new(v1::RetryPolicy { jitter: Some(1.0), ..v1::RetryPolicy::default() }));
     let mut line = None;
     let mut due = Vec::new();
     // The last delay is less than the policy's first one, and the jitter might cut that below it.
