@@ -1,6 +1,6 @@
 //! Conversion from Jobmill's types to protobuf messages.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
 
@@ -106,8 +106,8 @@ pub(super) fn submitted(id: JobId, outcome: SubmitOutcome) -> v1::Submitted {
 fn said(spec: &Spec) -> v1::JobSpec {
     use v1::job_spec::{Deadline, Expiry, Start};
 
-    let none = Extras::default();
-    let extras = spec.extras.as_deref().unwrap_or(&none);
+    static NONE: LazyLock<Extras> = LazyLock::new(Extras::default);
+    let extras = spec.extras.as_deref().unwrap_or(&NONE);
     let said = &extras.said;
     let size = spec.payload_bytes();
     v1::JobSpec {

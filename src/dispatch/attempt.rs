@@ -3,7 +3,13 @@
 //! Code outside Jobmill takes part in it: handlers, their destructors, and subscribers of logs and spans. If any of
 //! that panics, the attempt still ends and reports, so that its slot is freed.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -45,8 +51,9 @@ impl Dispatch {
         let (hub, stopping) = (Arc::clone(&self.hub), self.stopping.clone());
         let reporter = Arc::new(AttemptReporter::new(id, claim.job.attempt, lease, hub, stopping));
         let mut body = None;
-        let ran = self.carry_out(claim, &reporter, cancelled, &mut body);
-        let ran = AssertUnwindSafe(ran).catch_unwind().await;
+        // Futures are built where they are awaited: one in a variable of its own would take its place twice.
+        let ran =
+            AssertUnwindSafe(self.carry_out(claim, &reporter, cancelled, &mut body)).catch_unwind().await;
         if let Err(panic) = ran {
             let HandlerError { failure, delay, .. } = panicked("the attempt", &*panic);
             let failed = || ReportBody::Failed {
@@ -91,7 +98,7 @@ impl Dispatch {
             attempt = job.attempt
         );
         let mut span = self.traces.attempt(&job, ready);
-        let run = async {
+        async {
             let traceparent = span.traceparent().to_owned();
             let ran = self.run_handler(&job, payload, lease, reporter, cancelled, traceparent).await;
             match judge(&job, ran) {
@@ -117,8 +124,9 @@ impl Dispatch {
                     span.failed(told.reason);
                 }
             }
-        };
-        run.instrument(log).await;
+        }
+        .instrument(log)
+        .await;
     }
 
     async fn run_handler(
@@ -137,9 +145,13 @@ impl Dispatch {
                 StopReason::No,
             );
         };
-        let payload = match self.load_input(job, payload, reporter).await {
-            Ok(payload) => payload,
-            Err(error) => return RunEnd::Ended(Err(error), StopReason::No),
+        let payload = match payload {
+            // A first attempt has no checkpoint, so that most jobs cost no read.
+            Some(payload) if job.attempt <= 1 => payload,
+            payload => match Box::pin(self.load_input(job, payload, reporter)).await {
+                Ok(payload) => payload,
+                Err(error) => return RunEnd::Ended(Err(error), StopReason::No),
+            },
         };
         // The handler sees a single token for every reason to stop.
         let stop = CancellationToken::new();
@@ -154,14 +166,32 @@ impl Dispatch {
         let handler = Arc::clone(handler);
         let grace = handler.stop_grace();
         // A handler may also panic before it has returned its future.
-        let run = AssertUnwindSafe(async move { handler.run(attempt).await }).catch_unwind();
-        let run = async {
+        let mut run = pin!(async {
             tokio::select! {
-                result = run => result.unwrap_or_else(|panic| Err(panicked("the handler", &*panic))),
+                result = AssertUnwindSafe(async move { handler.run(attempt).await }).catch_unwind() => {
+                    result.unwrap_or_else(|panic| Err(panicked("the handler", &*panic)))
+                }
                 never = reporter.send_reports(&self.reports) => match never {},
             }
-        };
-        tokio::pin!(run);
+        });
+        // Many attempts end at their first poll. Each of them is moved into its task, and so is kept small: timers are in
+        // a box that only the others need.
+        if let Poll::Ready(result) = futures_util::poll!(run.as_mut()) {
+            return RunEnd::Ended(result, StopReason::No);
+        }
+        Box::pin(self.supervise(run, job, reporter, cancelled, stop, grace)).await
+    }
+
+    /// Waits for the end of a handler's run, and asks it to stop if it must end before.
+    async fn supervise(
+        &self,
+        mut run: Pin<&mut impl Future<Output = Result<Output, HandlerError>>>,
+        job: &Job,
+        reporter: &AttemptReporter,
+        cancelled: CancellationToken,
+        stop: CancellationToken,
+        grace: Duration,
+    ) -> RunEnd {
         let time_is_up = reporter.has_worked_for(job.spec.attempt_timeout, time_to_deadline(job));
         tokio::pin!(time_is_up);
         let mut stopped = tokio::select! {
@@ -198,7 +228,6 @@ impl Dispatch {
             Some(payload) => payload,
             None => self.payload(job).await?,
         };
-        // A first attempt has no checkpoint, so that most jobs cost no read.
         if job.attempt > 1
             && let Some(earlier) = self.checkpoint(job).await?
         {

@@ -35,9 +35,9 @@ pub(super) struct Exporter {
     tracer: SdkTracer,
 }
 
-/// An open span, which ends when it is dropped.
+/// An open span, which ends when it is dropped. It is large, and most jobs have none.
 #[derive(Debug)]
-pub(super) struct Span(opentelemetry_sdk::trace::Span);
+pub(super) struct Span(Box<opentelemetry_sdk::trace::Span>);
 
 impl Exporter {
     /// Creates an exporter. Must be called within a runtime, which does the sending for the exporter's thread.
@@ -82,7 +82,7 @@ impl Exporter {
             Some(parent) => Context::new().with_remote_span_context(remote(parent)),
             None => Context::new(),
         };
-        Span(self.tracer.build_with_context(builder, &context))
+        Span(Box::new(self.tracer.build_with_context(builder, &context)))
     }
 
     /// Sends the remaining spans within `timeout`. Blocks.
