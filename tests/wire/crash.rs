@@ -285,7 +285,7 @@ async fn check(rig: &Rig, ledger: &Ledger) {
 }
 
 /// Checks a copy of the database, so that the server finds what the kill left.
-fn check_integrity(data: &Path) {
+pub(crate) fn check_integrity(data: &Path) {
     let copy = tempfile::tempdir().unwrap();
     for file in ["jobmill.db", "jobmill.db-wal"] {
         if data.join(file).exists() {
@@ -297,7 +297,7 @@ fn check_integrity(data: &Path) {
     assert_eq!(verdict, "ok");
 }
 
-fn number(variable: &str) -> Option<u64> {
+pub(crate) fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect(variable))
 }
 

@@ -33,6 +33,7 @@ mod paused;
 mod poison;
 mod queues;
 mod retries;
+mod schedule_kills;
 mod schedules;
 mod several_queues;
 mod stalls;

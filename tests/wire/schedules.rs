@@ -25,7 +25,7 @@ fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
-fn every(name: &str, interval: i64) -> v1::Schedule {
+pub(crate) fn every(name: &str, interval: i64) -> v1::Schedule {
     v1::Schedule {
         name: name.to_owned(),
         spec: Some(v1::ScheduleSpec { every: seconds(interval), ..Default::default() }),
@@ -39,19 +39,19 @@ fn cron(name: &str, cron: &str) -> v1::Schedule {
     v1::Schedule { spec: Some(spec), ..every(name, 1) }
 }
 
-async fn create(rig: &Rig, schedule: v1::Schedule) -> Result<v1::Schedule, Status> {
+pub(crate) async fn create(rig: &Rig, schedule: v1::Schedule) -> Result<v1::Schedule, Status> {
     let request = v1::CreateScheduleRequest { schedule: Some(schedule), ..Default::default() };
     let response = soon(rig.schedules().create_schedule(request)).await?.into_inner();
     Ok(response.schedule.expect("the schedule"))
 }
 
-async fn get(rig: &Rig, name: &str) -> v1::Schedule {
+pub(crate) async fn get(rig: &Rig, name: &str) -> v1::Schedule {
     let response = soon(rig.schedules().get_schedule(v1::GetScheduleRequest::from(name))).await;
     response.unwrap().into_inner().schedule.expect("the schedule")
 }
 
 /// Waits until a schedule is as told.
-async fn until(rig: &Rig, name: &str, is: impl Fn(&v1::Schedule) -> bool) -> v1::Schedule {
+pub(crate) async fn until(rig: &Rig, name: &str, is: impl Fn(&v1::Schedule) -> bool) -> v1::Schedule {
     let mut watch = watch(rig, &[name]).await;
     loop {
         if let Event::Schedule(schedule) = next(&mut watch).await
@@ -72,7 +72,7 @@ async fn next(watch: &mut Streaming<v1::WatchSchedulesResponse>) -> Event {
     soon(watch.message()).await.unwrap().expect("a message").event.expect("an event")
 }
 
-fn status(schedule: &v1::Schedule) -> &v1::ScheduleStatus {
+pub(crate) fn status(schedule: &v1::Schedule) -> &v1::ScheduleStatus {
     schedule.status.as_ref().expect("a status")
 }
 
