@@ -34,6 +34,7 @@ mod poison;
 mod queues;
 mod retries;
 mod schedule_kills;
+mod schedule_limits;
 mod schedules;
 mod several_queues;
 mod stalls;

@@ -1,0 +1,100 @@
+//! The limits of schedules and calendars, each at its edge.
+
+use std::collections::BTreeMap;
+
+use jobmill::proto::v1;
+use tonic::Code;
+
+use crate::{
+    schedules::{create, every},
+    support::{QUEUE, Refusal, Rig, memory, queue, refusal, simple, soon, with_queue},
+};
+
+async fn rig() -> Rig {
+    Rig::start(simple(with_queue(memory(), QUEUE, queue(0)))).await
+}
+
+/// Returns the limits that the server tells.
+async fn limits(rig: &Rig) -> BTreeMap<String, i64> {
+    let info = soon(rig.about.clone().get_server_info(v1::GetServerInfoRequest::default())).await.unwrap();
+    info.into_inner().limits.into_iter().map(|limit| (limit.name, limit.value as i64)).collect()
+}
+
+async fn create_calendar(rig: &Rig, name: String) -> Result<(), Refusal> {
+    let calendar = Some(v1::Calendar { name, dates: vec!["2030-12-25".into()], ..Default::default() });
+    let request = v1::CreateCalendarRequest { calendar, ..Default::default() };
+    soon(rig.schedules().create_calendar(request)).await.map(drop).map_err(|status| refusal(&status))
+}
+
+#[tokio::test]
+async fn there_are_as_many_calendars_as_are_told_and_no_more() {
+    let rig = rig().await;
+    let max = limits(&rig).await["calendars"];
+    for n in 0..max {
+        create_calendar(&rig, format!("c{n}")).await.unwrap();
+    }
+    let refused = create_calendar(&rig, "one-more".to_owned()).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason.as_str()), (Code::ResourceExhausted, "TOO_MANY_CALENDARS"));
+    // One that goes makes room.
+    soon(rig.schedules().delete_calendar(v1::DeleteCalendarRequest::from("c7"))).await.unwrap();
+    create_calendar(&rig, "one-more".to_owned()).await.unwrap();
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_schedule_names_as_many_calendars_as_are_told_and_no_more() {
+    let rig = rig().await;
+    let max = limits(&rig).await["schedule_calendars"];
+    for n in 0..=max {
+        create_calendar(&rig, format!("c{n}")).await.unwrap();
+    }
+    let with = |count| {
+        let mut schedule = every("s", 60);
+        schedule.spec.as_mut().unwrap().calendars = (0..count).map(|n| format!("c{n}")).collect();
+        schedule
+    };
+    let refused = refusal(&create(&rig, with(max + 1)).await.unwrap_err());
+    assert_eq!(
+        (refused.code, refused.fields),
+        (Code::InvalidArgument, vec!["schedule.spec.calendars".to_owned()])
+    );
+    create(&rig, with(max)).await.unwrap();
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_backfill_has_as_many_instants_as_are_told_and_no_more() {
+    let rig = rig().await;
+    let max = limits(&rig).await["backfill_instants"];
+    create(&rig, every("s", 1)).await.unwrap();
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let range = |periods, at_most: i64| v1::BackfillScheduleRequest {
+        name: "s".into(),
+        start_time: at(1_700_000_000),
+        end_time: at(1_700_000_000 + periods),
+        at_most: at_most as i32,
+        dry_run: true,
+        ..Default::default()
+    };
+    let refused = soon(rig.schedules().backfill_schedule(range(3, max + 1))).await.unwrap_err();
+    assert_eq!(refusal(&refused).fields, ["at_most"]);
+    let refused = refusal(&soon(rig.schedules().backfill_schedule(range(max + 1, max))).await.unwrap_err());
+    assert_eq!((refused.code, refused.reason.as_str()), (Code::ResourceExhausted, "BACKFILL_TOO_LARGE"));
+    let told = soon(rig.schedules().backfill_schedule(range(max, max))).await.unwrap().into_inner();
+    assert_eq!(told.instants.len() as i64, max);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_preview_has_at_most_as_many_instants_as_are_told() {
+    let rig = rig().await;
+    let max = limits(&rig).await["preview_instants"];
+    create(&rig, every("s", 60)).await.unwrap();
+    for (asked, got) in [(max - 1, max - 1), (max, max), (max + 1, max)] {
+        let request =
+            v1::PreviewScheduleRequest { count: asked as i32, ..v1::PreviewScheduleRequest::from("s") };
+        let told = soon(rig.schedules().preview_schedule(request)).await.unwrap().into_inner();
+        assert_eq!(told.instants.len() as i64, got, "{asked} asked");
+    }
+    rig.stop().await;
+}
