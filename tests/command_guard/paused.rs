@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -34,17 +34,25 @@ async fn server() {
     }
 }
 
-/// Writes a guard program that creates a file of its own before it becomes the guard, and becomes it once the file `go`
-/// exists.
+/// Writes a guard program that creates a file of its own before it becomes the guard, and becomes it once somebody writes
+/// to the pipe `go`. It costs nothing while it waits: many of them would slow each other down.
 fn slow_guard(folder: &Path) -> std::path::PathBuf {
+    assert!(Command::new("mkfifo").arg(folder.join("go")).status().unwrap().success());
     let path = folder.join("guard");
-    let text = format!(
-        "#!/bin/sh\ncd {} && touch is.$$ && until [ -e go ]; do sleep 0.01; done\nexec {GUARD} \"$@\"\n",
-        folder.display()
-    );
+    let text = format!("#!/bin/sh\ncd {} && touch is.$$ && : < go\nexec {GUARD} \"$@\"\n", folder.display());
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
+}
+
+/// A server process, which is killed with the test: a stopped one would not end by itself.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Polls until a condition holds.
@@ -72,19 +80,22 @@ fn is_one(guard: Pid) -> bool {
 #[test]
 fn commands_that_were_about_to_start_when_the_server_was_paused_start_after_it() {
     let folder = tempfile::tempdir().unwrap();
-    let mut server = Command::new(std::env::current_exe().unwrap())
+    let server = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "paused::server", "--nocapture"])
         .env(GUARD_VARIABLE, slow_guard(folder.path()))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+    let Server(server) = &mut Server(server);
     until(|| guards(folder.path()).len() == COMMANDS);
-    kill_process(Pid::from_child(&server), Signal::STOP).unwrap();
-    fs::write(folder.path().join("go"), "").unwrap();
+    kill_process(Pid::from_child(server), Signal::STOP).unwrap();
+    // Open until all have read it: some may not have got there yet.
+    let go = fs::OpenOptions::new().write(true).open(folder.path().join("go")).unwrap();
     until(|| guards(folder.path()).into_iter().all(is_one));
+    drop(go);
     // During the pause every awaited event arrives, and every timer of the server expires.
     std::thread::sleep(PAUSE);
-    kill_process(Pid::from_child(&server), Signal::CONT).unwrap();
+    kill_process(Pid::from_child(server), Signal::CONT).unwrap();
     let lines = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);
     let outcomes: Vec<_> = lines.filter(|line| line.starts_with("outcome ")).collect();
     assert_eq!(outcomes, vec![r#"outcome Ok(b"well\n")"#; COMMANDS]);
