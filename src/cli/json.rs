@@ -107,6 +107,17 @@ pub(super) fn job(job: &Job) -> Value {
         .done()
 }
 
+/// Returns the state of a job and the reasons for which it does not run.
+pub(super) fn waits(job: &Job) -> Value {
+    let pending: Vec<_> = job.pending.iter().map(pending).collect();
+    Object::default()
+        .put("id", job.id.as_str())
+        .put("state", state(job.state))
+        .put("done", job.done)
+        .put("pending", pending)
+        .done()
+}
+
 fn pending(pending: &Pending) -> Value {
     Object::default()
         .put("reason", named::<PendingReason>(pending.reason, PendingReason::as_str_name))

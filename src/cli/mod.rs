@@ -41,6 +41,7 @@ mod unique;
 mod update;
 mod values;
 mod watch;
+mod why;
 mod work;
 mod workers;
 
@@ -132,6 +133,8 @@ enum Command {
     Watch(watch::Args),
     /// Show jobs with all of their details
     Get(get::Args),
+    /// Say why jobs do not run, and what would change it
+    Why(why::Args),
     /// List jobs, newest first
     List(list::Args),
     /// Count jobs by state
@@ -204,6 +207,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Submit(args) => verb(&ui, submit::run(args, &global, &ui)),
         Command::Watch(args) => verb(&ui, watch::run(args, &global, &ui)),
         Command::Get(args) => verb(&ui, get::run(args, &global, &ui)),
+        Command::Why(args) => verb(&ui, why::run(args, &global, &ui)),
         Command::List(args) => verb(&ui, list::run(args, &global, &ui)),
         Command::Count(args) => verb(&ui, count::run(args, &global, &ui)),
         Command::Cancel(args) => verb(&ui, cancel::run(args, &global, &ui)),
@@ -308,6 +312,7 @@ mod tests {
           submit        Submit a job
           watch         Watch jobs as they change
           get           Show jobs with all of their details
+          why           Say why jobs do not run, and what would change it
           list          List jobs, newest first
           count         Count jobs by state
           cancel        Cancel jobs

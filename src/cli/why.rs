@@ -1,0 +1,226 @@
+//! `jobmill why`.
+
+use jobmill::{
+    client::from_wire_timestamp,
+    clock::Timestamp,
+    proto::v1::{Job, JobState, JobView, Pending, PendingReason},
+};
+
+use super::{
+    Global, connect,
+    exit::{Exit, Failure},
+    json,
+    text::{self, escape},
+    ui::Ui,
+};
+
+/// The arguments of `jobmill why`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The jobs to explain
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
+}
+
+pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Failure> {
+    let client = connect(global).await?;
+    for id in &args.ids {
+        let job = client.get_job(id, JobView::Basic).await?;
+        if ui.is_json() {
+            ui.print_json(&json::waits(&job))?;
+        } else {
+            ui.print(&explained(&job, ui.clock.now()))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// Returns the job's state, and a line for each reason why it does not run, with what would change that.
+fn explained(job: &Job, now: Timestamp) -> String {
+    let id = escape(&job.id);
+    let mut lines = vec![format!("{id} is {}{}", text::state(job.state), since(job, now))];
+    lines.extend(job.pending.iter().map(|pending| reason(job, pending, now)));
+    if job.pending.is_empty() {
+        lines.extend(without_reason(job));
+    }
+    lines.join("\n  ") + "\n"
+}
+
+/// Returns what the state alone tells: since when the job has it, and the attempt that runs.
+fn since(job: &Job, now: Timestamp) -> String {
+    let relative = |time: Option<&prost_types::Timestamp>| {
+        time.map(|time| text::relative(from_wire_timestamp(time), now)).unwrap_or_default()
+    };
+    match job.state() {
+        JobState::Running | JobState::Cancelling => {
+            let started = relative(job.start_time.as_ref());
+            let worker = match job.worker.as_str() {
+                "" => String::new(),
+                worker => format!(" in the worker {}", escape(worker)),
+            };
+            let (attempt, of) = (job.counted_attempts, job.max_attempts);
+            format!(": attempt {attempt} of {of} began {started}{worker}")
+        }
+        _ if job.done => format!(", ended {}", relative(job.end_time.as_ref())),
+        _ => format!(", changed {}", relative(job.update_time.as_ref())),
+    }
+}
+
+/// Returns what a job without a reason to wait is about, and what can be done.
+fn without_reason(job: &Job) -> Option<String> {
+    let id = escape(&job.id);
+    match job.state() {
+        JobState::Running => Some(format!("`jobmill watch {id}` follows it")),
+        JobState::Cancelling => Some("its attempt was told to stop, and has not ended yet".to_owned()),
+        JobState::Failed | JobState::Cancelled | JobState::Expired => {
+            let failure = job.last_failure.as_ref().map(|failure| escape(&failure.message).into_owned());
+            let said =
+                failure.filter(|said| !said.is_empty()).map(|said| format!("{said}; ")).unwrap_or_default();
+            Some(format!("{said}`jobmill retry {id}` runs it again"))
+        }
+        _ => None,
+    }
+}
+
+/// Returns a sentence about a reason, and what would change it.
+fn reason(job: &Job, pending: &Pending, now: Timestamp) -> String {
+    let (id, subject) = (escape(&job.id), escape(&pending.subject));
+    let until = pending.until.as_ref().map(from_wire_timestamp);
+    let until = until.map(|until| text::instant(until, now)).unwrap_or_default();
+    let jobs: Vec<_> = pending.job_ids.iter().map(|id| escape(id)).collect();
+    let jobs = jobs.join(" ");
+    match PendingReason::try_from(pending.reason) {
+        Ok(PendingReason::RunTime) if job.state() == JobState::BackingOff => {
+            let what = if job.snoozed { "its handler put it off" } else { "its last attempt failed" };
+            format!("{what}, and it waits until {until}: `jobmill retry {id}` runs it now")
+        }
+        Ok(PendingReason::RunTime) => {
+            format!("its time has not come: it waits until {until}; `jobmill retry {id}` runs it now")
+        }
+        Ok(PendingReason::UniqueKey) if jobs.is_empty() => {
+            format!("its unique key `{subject}` is held: `jobmill key list` shows by whom")
+        }
+        Ok(PendingReason::UniqueKey) => {
+            format!(
+                "{jobs} holds its unique key `{subject}`: it follows once that has ended; `jobmill why {jobs}`"
+            )
+        }
+        Ok(PendingReason::QueuePaused) => {
+            format!("its queue is paused: `jobmill queue resume {subject}` lets it go on")
+        }
+        Ok(PendingReason::NoWorkerForKind) => format!(
+            "nothing runs the kind `{subject}`: map it to a handler in the configuration file, or start a worker for it \
+             (`jobmill workers` lists those that are there)"
+        ),
+        Ok(PendingReason::NoFreeSlot) => format!(
+            "every consumer of its queue is taken, or jobs ahead of it wait, too: `jobmill list --queue {subject} \
+             --state running` shows what runs, `jobmill queue update {subject} --consumers N` gives more"
+        ),
+        Ok(PendingReason::Unspecified) | Err(_) => {
+            format!("reason {} of a newer server: {subject} {jobs} {until}", pending.reason)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jobmill::proto::v1::Failure;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
+
+    fn at(seconds: i64) -> Option<prost_types::Timestamp> {
+        Some(prost_types::Timestamp { seconds, nanos: 0 })
+    }
+
+    fn job(state: JobState, reasons: &[(PendingReason, &str)]) -> Job {
+        let reason = |(reason, subject): &(PendingReason, &str)| Pending {
+            reason: (*reason).into(),
+            subject: (*subject).to_owned(),
+            until: (*reason == PendingReason::RunTime).then(|| at(1_090)).flatten(),
+            ..Pending::default()
+        };
+        Job {
+            id: "06g3".into(),
+            state: state.into(),
+            update_time: at(940),
+            pending: reasons.iter().map(reason).collect(),
+            ..Job::default()
+        }
+    }
+
+    #[test]
+    fn each_reason_is_a_sentence_with_what_would_change_it() {
+        let mut follows = job(JobState::Blocked, &[(PendingReason::UniqueKey, "order-7")]);
+        follows.pending[0].job_ids = vec!["06g2".into()];
+        let jobs = [
+            job(JobState::Scheduled, &[(PendingReason::RunTime, "")]),
+            job(JobState::BackingOff, &[(PendingReason::RunTime, "")]),
+            Job { snoozed: true, ..job(JobState::BackingOff, &[(PendingReason::RunTime, "")]) },
+            follows,
+            job(JobState::Blocked, &[(PendingReason::UniqueKey, "k\u{1b}[2J")]),
+            job(
+                JobState::Queued,
+                &[(PendingReason::QueuePaused, "mail"), (PendingReason::NoWorkerForKind, "thumb")],
+            ),
+            job(JobState::Queued, &[(PendingReason::NoFreeSlot, "mail")]),
+        ];
+        let text: String = jobs.iter().map(|job| explained(job, NOW)).collect();
+        insta::assert_snapshot!(text, @r"
+        06g3 is SCHEDULED, changed 1m ago
+          its time has not come: it waits until 1970-01-01T00:18:10Z (in 1m 30s); `jobmill retry 06g3` runs it now
+        06g3 is BACKING_OFF, changed 1m ago
+          its last attempt failed, and it waits until 1970-01-01T00:18:10Z (in 1m 30s): `jobmill retry 06g3` runs it now
+        06g3 is BACKING_OFF, changed 1m ago
+          its handler put it off, and it waits until 1970-01-01T00:18:10Z (in 1m 30s): `jobmill retry 06g3` runs it now
+        06g3 is BLOCKED, changed 1m ago
+          06g2 holds its unique key `order-7`: it follows once that has ended; `jobmill why 06g2`
+        06g3 is BLOCKED, changed 1m ago
+          its unique key `k\x1b[2J` is held: `jobmill key list` shows by whom
+        06g3 is QUEUED, changed 1m ago
+          its queue is paused: `jobmill queue resume mail` lets it go on
+          nothing runs the kind `thumb`: map it to a handler in the configuration file, or start a worker for it (`jobmill workers` lists those that are there)
+        06g3 is QUEUED, changed 1m ago
+          every consumer of its queue is taken, or jobs ahead of it wait, too: `jobmill list --queue mail --state running` shows what runs, `jobmill queue update mail --consumers N` gives more
+        ");
+    }
+
+    #[test]
+    fn a_job_that_does_not_wait_is_told_by_its_state() {
+        let running = Job {
+            start_time: at(970),
+            counted_attempts: 2,
+            max_attempts: 5,
+            worker: "printer".into(),
+            ..job(JobState::Running, &[])
+        };
+        let ended = |state| Job { end_time: at(400), done: true, ..job(state, &[]) };
+        let last_failure = Some(Failure { message: "no ink".into(), ..Failure::default() });
+        let jobs = [
+            running.clone(),
+            Job { counted_attempts: 1, state: JobState::Cancelling.into(), ..running },
+            ended(JobState::Succeeded),
+            Job { last_failure, ..ended(JobState::Failed) },
+            ended(JobState::Expired),
+        ];
+        let text: String = jobs.iter().map(|job| explained(job, NOW)).collect();
+        insta::assert_snapshot!(text, @"
+        06g3 is RUNNING: attempt 2 of 5 began 30s ago in the worker printer
+          `jobmill watch 06g3` follows it
+        06g3 is CANCELLING: attempt 1 of 5 began 30s ago in the worker printer
+          its attempt was told to stop, and has not ended yet
+        06g3 is SUCCEEDED, ended 10m ago
+        06g3 is FAILED, ended 10m ago
+          no ink; `jobmill retry 06g3` runs it again
+        06g3 is EXPIRED, ended 10m ago
+          `jobmill retry 06g3` runs it again
+        ");
+    }
+
+    #[test]
+    fn a_reason_of_a_newer_server_is_not_hidden() {
+        let mut later = job(JobState::Queued, &[(PendingReason::NoFreeSlot, "tenant")]);
+        later.pending[0].reason = 99;
+        assert!(explained(&later, NOW).contains("reason 99 of a newer server: tenant"));
+    }
+}
