@@ -61,8 +61,14 @@ fn since(job: &Job, now: Timestamp) -> String {
             let (attempt, of) = (job.counted_attempts, job.max_attempts);
             format!(": attempt {attempt} of {of} began {started}{worker}")
         }
-        _ if job.done => format!(", ended {}", relative(job.end_time.as_ref())),
-        _ => format!(", changed {}", relative(job.update_time.as_ref())),
+        JobState::Succeeded | JobState::Failed | JobState::Cancelled | JobState::Expired => {
+            format!(", ended {}", relative(job.end_time.as_ref()))
+        }
+        JobState::Unspecified
+        | JobState::Scheduled
+        | JobState::Blocked
+        | JobState::Queued
+        | JobState::BackingOff => format!(", changed {}", relative(job.update_time.as_ref())),
     }
 }
 
@@ -78,7 +84,12 @@ fn without_reason(job: &Job) -> Option<String> {
                 failure.filter(|said| !said.is_empty()).map(|said| format!("{said}; ")).unwrap_or_default();
             Some(format!("{said}`jobmill retry {id}` runs it again"))
         }
-        _ => None,
+        JobState::Unspecified
+        | JobState::Scheduled
+        | JobState::Blocked
+        | JobState::Queued
+        | JobState::BackingOff
+        | JobState::Succeeded => None,
     }
 }
 

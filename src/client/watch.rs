@@ -12,7 +12,6 @@ use crate::proto::v1::{
 
 /// An item of a [`Watch`].
 #[derive(Clone, PartialEq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly all items are the large one")]
 pub enum WatchItem {
     /// An event from the server, except *closing*: the watch then reconnects by itself.
     Event {

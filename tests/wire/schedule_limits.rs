@@ -17,7 +17,7 @@ async fn rig() -> Rig {
 /// Returns the limits that the server tells.
 async fn limits(rig: &Rig) -> BTreeMap<String, i64> {
     let info = soon(rig.about.clone().get_server_info(v1::GetServerInfoRequest::default())).await.unwrap();
-    info.into_inner().limits.into_iter().map(|limit| (limit.name, limit.value as i64)).collect()
+    info.into_inner().limits.into_iter().map(|limit| (limit.name, limit.value)).collect()
 }
 
 async fn create_calendar(rig: &Rig, name: String) -> Result<(), Refusal> {

@@ -293,7 +293,7 @@ fn write_run(connection: &Connection, row: &ScheduleRow) -> Result<(), StoreErro
                 "INSERT INTO schedule_run (schedule, generation, cursor, wake, is_unsettled, is_paused, bytes, state) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
-            .execute(&columns)?,
+            .execute(columns)?,
         Some((old_generation, old_cursor)) => connection
             .prepare_cached(
                 "UPDATE schedule_run SET generation = ?2, cursor = ?3, wake = ?4, is_unsettled = ?5, is_paused = ?6, \
