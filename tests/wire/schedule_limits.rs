@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::{
     schedules::{create, every},
-    support::{QUEUE, Refusal, Rig, memory, queue, refusal, simple, soon, with_queue},
+    support::{QUEUE, Refusal, Rig, folder, memory, queue, refusal, simple, soon, with_queue},
 };
 
 async fn rig() -> Rig {
@@ -24,6 +24,39 @@ async fn create_calendar(rig: &Rig, name: String) -> Result<(), Refusal> {
     let calendar = Some(v1::Calendar { name, dates: vec!["2030-12-25".into()], ..Default::default() });
     let request = v1::CreateCalendarRequest { calendar, ..Default::default() };
     soon(rig.schedules().create_calendar(request)).await.map(drop).map_err(|status| refusal(&status))
+}
+
+#[tokio::test]
+async fn there_are_as_many_schedules_as_are_told_and_no_more() {
+    let home = tempfile::tempdir().unwrap();
+    let start = async || Rig::start(simple(with_queue(folder(home.path()), QUEUE, queue(0)))).await;
+    let rig = start().await;
+    let max = limits(&rig).await["schedules"];
+    let yearly = |name: &str| {
+        let spec = v1::ScheduleSpec { crons: vec!["0 0 1 1 *".into()], ..Default::default() };
+        v1::Schedule { spec: Some(spec), ..every(name, 1) }
+    };
+    create(&rig, yearly("first")).await.unwrap();
+    rig.stop().await;
+    // Copies of the first one's rows: to create them by calls would take a minute.
+    let database = rusqlite::Connection::open(home.path().join("jobmill.db")).unwrap();
+    let copies = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)";
+    for insert in [
+        "INSERT INTO schedule SELECT id + i, 'copy-' || i, revision, created, since, declared, paused, settings \
+         FROM schedule, n",
+        "INSERT INTO schedule_run SELECT schedule + i, generation, cursor, wake, is_unsettled, is_paused, bytes, state \
+         FROM schedule_run, n",
+    ] {
+        assert_eq!(database.execute(&format!("{copies} {insert}"), [max - 2]).unwrap() as i64, max - 2);
+    }
+    drop(database);
+    let rig = start().await;
+    create(&rig, yearly("last")).await.unwrap();
+    let refused = refusal(&create(&rig, yearly("one-more")).await.unwrap_err());
+    assert_eq!((refused.code, refused.reason.as_str()), (Code::ResourceExhausted, "TOO_MANY_SCHEDULES"));
+    soon(rig.schedules().delete_schedule(v1::DeleteScheduleRequest::from("copy-7"))).await.unwrap();
+    create(&rig, yearly("one-more")).await.unwrap();
+    rig.stop().await;
 }
 
 #[tokio::test]

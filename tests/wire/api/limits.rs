@@ -202,7 +202,7 @@ fn probes_of_workers() -> Vec<Probe> {
     ]
 }
 
-/// Limits that belong to no field. Each has a test of its own: below, or with those of workers.
+/// Limits that belong to no field. Each has a test of its own: below, or with those of workers or schedules.
 const OTHERS: [&str; 12] = [
     "backfill_instants",
     "calendars",
