@@ -16,7 +16,7 @@ use super::{
     wire::submit_body,
 };
 
-const MIB: f64 = 1024.0 * 1024.0;
+pub(super) const MIB: f64 = 1024.0 * 1024.0;
 const IN_FLIGHT: usize = 64;
 /// Page size of a client that lists jobs.
 const PAGE: i32 = 1_000;

@@ -17,7 +17,7 @@ use tokio_stream::StreamExt;
 use tonic::Streaming;
 
 use super::{
-    backlog::thousands,
+    backlog::{MIB, thousands},
     figures::median,
     latencies::{Latencies, now},
     load::Calls,
@@ -48,7 +48,7 @@ const DAYS_OF_MONTH: u64 = 28;
 const RESTART_GOAL: Bounds = Bounds::value_at_most(2.0);
 /// The lateness of 99 of 100 jobs, in milliseconds.
 const LATENESS_GOAL: Bounds = Bounds::value_at_most(250.0);
-/// The processor time of a server whose schedules have no instant for now, in percent of a core.
+/// The processor time of a server that has nothing to do for now, in percent of a core.
 const IDLE_GOAL: Bounds = Bounds::value_at_most(2.0);
 
 impl Bench {
@@ -145,7 +145,8 @@ impl Bench {
         Ok((full, empty))
     }
 
-    /// Measures the processor time of a server with schedules while none of them has an instant, and of an empty one.
+    /// Measures processor time and memory of a server with schedules while none of them has an instant, and of an empty
+    /// one. Both have just been restarted.
     async fn idle_with_schedules(
         &mut self,
         full: &MeasuredServer,
@@ -154,22 +155,26 @@ impl Bench {
     ) -> anyhow::Result<()> {
         self.step(format!("idle with {what}"));
         let before = full.count(WORK, None).await?;
-        let used = || full.process.processor_seconds().zip(empty.process.processor_seconds());
+        let servers = [("empty store", empty), (what, full)];
+        let used = || servers.map(|(_, server)| server.process.processor_seconds());
         let (used_before, begin) = (used(), now());
         tokio::time::sleep(IDLE_FOR.min(self.run.counted * 5)).await;
         let (used_after, seconds) = (used(), begin.elapsed().as_secs_f64());
         ensure!(full.count(WORK, None).await? == before, "a schedule fired while none should");
-        let Some(((full_before, empty_before), (full_after, empty_after))) = used_before.zip(used_after)
-        else {
-            // This system does not report processor time.
-            return Ok(());
-        };
-        let share = |used: f64| used / seconds * 100.0;
-        let name = |what: &str| format!("processor time of an idle server, {what}");
-        let unit = "% of a core";
-        self.figures.push(Figure::new(name("empty store"), share(empty_after - empty_before), unit));
-        let figure = Figure::new(name(what), share(full_after - full_before), unit);
-        self.figures.push(figure.bounds(IDLE_GOAL));
+        for (((what, _), before), after) in servers.into_iter().zip(used_before).zip(used_after) {
+            // Absent where the system does not report processor time.
+            if let Some(used) = after.zip(before).map(|(after, before)| after - before) {
+                let name = format!("processor time of an idle server, {what}");
+                let figure = Figure::new(name, used / seconds * 100.0, "% of a core");
+                self.figures.push(figure.bounds(IDLE_GOAL));
+            }
+        }
+        for (what, server) in servers {
+            if let Some(bytes) = server.process.resident_bytes() {
+                let name = format!("resident memory of an idle server, {what}");
+                self.figures.push(Figure::new(name, bytes as f64 / MIB, "MiB"));
+            }
+        }
         Ok(())
     }
 }
