@@ -91,7 +91,7 @@ impl FilterWatch {
         let filter = Arc::new(filter);
         // Before the position is read, so that no change falls between the two.
         let follow = hub.follow(&filter);
-        let now = hub.position();
+        let now = hub.given();
         let mut covered = Vec::new();
         let (phase, cursor) = match start {
             Start::Snapshot => {

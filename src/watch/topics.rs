@@ -226,6 +226,12 @@ impl Topic {
 }
 
 impl Hub {
+    /// Returns the position up to which watchers by filter may have been told of all changes. While changes are published
+    /// it is ahead of [`Self::position`]: who begins there is told nothing that another one knows already.
+    pub(super) fn given(&self) -> Position {
+        self.feeds.lock().given
+    }
+
     /// Follows the changes that concern a filter. Equal filters share a topic.
     pub(super) fn follow(self: &Arc<Self>, filter: &Arc<JobFilter>) -> TopicSubscription {
         let feed = self.feeds.lock().feed(filter.only_queue());
@@ -377,6 +383,20 @@ mod tests {
         assert_eq!(positions(follow.news(Position(0), 10)), (vec![], 2));
         rig.publish(vec![change(&rig.busy, 1, State::Failed, 3), change(&rig.other, 3, State::Failed, 4)]);
         assert_eq!(positions(follow.news(Position(2), 10)), (vec![4], 4));
+    }
+
+    #[test]
+    fn a_watcher_that_begins_now_is_not_told_what_another_one_was_told_before() {
+        let rig = Rig::new();
+        let filter = failures_in("busy");
+        let mut first = rig.hub.follow(&filter);
+        // As far as the committer has come when the first watcher is woken.
+        rig.hub.feeds.lock().give(&[change(&rig.busy, 1, State::Failed, 1)], Position(1));
+        assert_eq!(positions(first.news(Position(0), 10)), (vec![1], 1));
+        let mut second = rig.hub.follow(&filter);
+        let now = rig.hub.given();
+        assert_eq!((rig.hub.position(), now), (Position(0), Position(1)));
+        assert_eq!(positions(second.news(now, 10)), (vec![], 1));
     }
 
     #[tokio::test]

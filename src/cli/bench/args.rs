@@ -48,6 +48,8 @@ pub(super) enum Group {
     Latency,
     /// Rates, memory and restarts with 1 million jobs waiting
     Backlog,
+    /// Lateness of 1,000 jobs of schedules at once, and what 100,000 schedules cost
+    Schedules,
     /// Memory of idle watchers, and rates beside them
     Watchers,
     /// Rates where ended jobs are deleted as fast as others come
@@ -94,6 +96,7 @@ impl Group {
             Group::Latency => (4, 0),
             Group::Workers => (9, 4),
             Group::Backlog => (9, 8),
+            Group::Schedules => (2, 8),
             Group::Watchers => (2, 4),
             Group::Retention => (2, 1),
             Group::Features => (5, 0),

@@ -16,7 +16,7 @@ use super::{
     wire::submit_body,
 };
 
-const MIB: f64 = 1024.0 * 1024.0;
+pub(super) const MIB: f64 = 1024.0 * 1024.0;
 const IN_FLIGHT: usize = 64;
 /// Page size of a client that lists jobs.
 const PAGE: i32 = 1_000;
@@ -66,7 +66,7 @@ impl Bench {
         empty.end().await?;
         self.lister(&aside).await?;
         let aside = self.restarts(aside).await?;
-        self.memory(aside).await
+        self.memory(aside, &format!("{} waiting", thousands(waiting))).await
     }
 
     async fn end_to_end_rate(&self, subject: &MeasuredServer, with: &str) -> anyhow::Result<f64> {
@@ -136,9 +136,9 @@ impl Bench {
         Ok(subject)
     }
 
-    /// Measures memory. Both servers are fresh processes that have run the same jobs, so that their caches are equally
-    /// warm.
-    async fn memory(&mut self, mut full: MeasuredServer) -> anyhow::Result<()> {
+    /// Measures the memory of a server beside an empty one; `what` names what it holds. Both servers are fresh processes
+    /// that have run the same jobs, so that their caches are equally warm.
+    pub(super) async fn memory(&mut self, mut full: MeasuredServer, what: &str) -> anyhow::Result<()> {
         let mut empty = MeasuredServer::empty(&self.place).await?;
         let (mut with_none, mut with_many) = (Vec::new(), Vec::new());
         for _ in 0..MEMORY_TIMES {
@@ -157,10 +157,9 @@ impl Bench {
             return Ok(());
         }
         let (without, with) = (median(&with_none), median(&with_many));
-        let waiting = thousands(self.sizes.waiting);
         self.figures.push(Figure::new("resident memory, empty store", without, "MiB"));
-        self.figures.push(Figure::new(format!("resident memory, {waiting} waiting"), with, "MiB"));
-        let more = Figure::new(format!("resident memory, {waiting} waiting: more by"), with - without, "MiB");
+        self.figures.push(Figure::new(format!("resident memory, {what}"), with, "MiB"));
+        let more = Figure::new(format!("resident memory, {what}: more by"), with - without, "MiB");
         self.figures.push(more.bounds(Bounds::value_at_most(64.0)));
         Ok(())
     }
@@ -177,8 +176,9 @@ async fn list(uri: String, pages: Arc<Semaphore>) -> anyhow::Result<()> {
     }
 }
 
-fn thousands(jobs: u64) -> String {
-    match jobs / FILLING {
+/// Formats a number of thousands.
+pub(super) fn thousands(number: u64) -> String {
+    match number / FILLING {
         1_000 => "1 million".to_owned(),
         thousands => format!("{thousands},000"),
     }

@@ -100,7 +100,8 @@ impl EndToEnd {
             bail!("{missing} of {} jobs were never seen SUCCEEDED", submitted.done());
         }
         if room.available_permits() > UNDER_WAY_MAX {
-            bail!("jobs were seen SUCCEEDED more than once");
+            let surplus = room.available_permits() - UNDER_WAY_MAX;
+            bail!("{surplus} jobs were seen SUCCEEDED more than once");
         }
         Ok(LoadResult { rate, done: seen.done() })
     }

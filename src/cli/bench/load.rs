@@ -166,6 +166,16 @@ impl Calls {
 
     /// Makes a number of calls as fast as possible.
     pub(super) async fn make(self, uri: &str, count: u64, body: Bytes) -> anyhow::Result<()> {
+        self.make_each(uri, count, move |_number| body.clone()).await
+    }
+
+    /// Makes a number of calls as fast as possible, each with a body made for its number, from 0.
+    pub(super) async fn make_each(
+        self,
+        uri: &str,
+        count: u64,
+        body: impl Fn(u64) -> Bytes + Clone + Send + 'static,
+    ) -> anyhow::Result<()> {
         let wires = Wire::connect_many(uri, connections(self.in_flight)).await?;
         let left = Arc::new(AtomicU64::new(count));
         let mut loops = JoinSet::new();
@@ -173,8 +183,8 @@ impl Calls {
             let (mut wire, left, body) = (wire.clone(), Arc::clone(&left), body.clone());
             loops.spawn(async move {
                 let take = |left: u64| left.checked_sub(1);
-                while left.try_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
-                    wire.call(self.method, body.clone()).await?;
+                while let Ok(left) = left.try_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+                    wire.call(self.method, body(count - left)).await?;
                 }
                 anyhow::Ok(())
             });

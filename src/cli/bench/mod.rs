@@ -21,6 +21,7 @@ mod proto;
 mod remote;
 mod report;
 mod run;
+mod schedules;
 mod server;
 mod session;
 mod streams;

@@ -23,6 +23,8 @@ const FULL: Sizes = Sizes {
     watchers_by_id: 10_000,
     watchers_by_filter: 1_000,
     idle_workers: 1_000,
+    schedules: 100_000,
+    firing: 1_000,
     burdens: BurdenSizes {
         leaving: 1_000,
         due: 50_000,
@@ -38,6 +40,8 @@ const QUICK: Sizes = Sizes {
     watchers_by_id: 1_000,
     watchers_by_filter: 100,
     idle_workers: 100,
+    schedules: 2_000,
+    firing: 1_000,
     burdens: BurdenSizes {
         leaving: 50,
         due: 5_000,
@@ -102,6 +106,7 @@ async fn measure(args: BenchArgs) -> anyhow::Result<BenchReport> {
             Group::Workers => Box::pin(bench.workers()),
             Group::Latency => Box::pin(bench.latency()),
             Group::Backlog => Box::pin(bench.backlog()),
+            Group::Schedules => Box::pin(bench.schedules()),
             Group::Watchers => Box::pin(bench.watchers()),
             Group::Retention => Box::pin(bench.retention()),
             Group::Features => Box::pin(bench.features()),

@@ -15,6 +15,10 @@ pub(super) struct Sizes {
     pub(super) watchers_by_filter: usize,
     /// Idle remote workers.
     pub(super) idle_workers: usize,
+    /// Schedules.
+    pub(super) schedules: u64,
+    /// Those of them that fire at once.
+    pub(super) firing: u64,
     pub(super) burdens: BurdenSizes,
 }
 

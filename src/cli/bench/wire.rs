@@ -117,6 +117,8 @@ pub(super) enum Method {
     SubmitBatch,
     SubmitStream,
     WatchStatus,
+    CreateSchedule,
+    UpdateSchedule,
 }
 
 impl Method {
@@ -128,6 +130,8 @@ impl Method {
             Method::SubmitBatch => "/jobmill.v1.JobQueue/SubmitBatch",
             Method::SubmitStream => "/jobmill.v1.JobQueue/SubmitStream",
             Method::WatchStatus => "/jobmill.v1.JobQueue/WatchStatus",
+            Method::CreateSchedule => "/jobmill.v1.ScheduleService/CreateSchedule",
+            Method::UpdateSchedule => "/jobmill.v1.ScheduleService/UpdateSchedule",
         })
     }
 }
