@@ -18,6 +18,7 @@ both_stores!(
     a_schedule_made_under_a_clock_that_was_ahead_goes_on_from_now,
     a_step_ahead_makes_instants_late,
     a_small_correction_of_the_clock_is_no_step,
+    an_instant_that_waits_for_the_last_job_does_not_run_before_its_time_by_a_clock_that_was_set_back,
 );
 
 fn after_a_step_back_no_instant_runs_twice(rig: &mut Rig) {
@@ -129,4 +130,19 @@ fn a_small_correction_of_the_clock_is_no_step(rig: &mut Rig) {
     rig.settle();
     assert_eq!(rig.info().run.set_back, None);
     assert_eq!(rig.comes(20), [10, 20]);
+}
+
+fn an_instant_that_waits_for_the_last_job_does_not_run_before_its_time_by_a_clock_that_was_set_back(
+    rig: &mut Rig,
+) {
+    rig.schedule(overlapping(Overlap::QueueOne, every(100)));
+    assert_eq!(rig.comes(100), [100]);
+    rig.comes(200);
+    assert_eq!(rig.info().run.deferred.map(|deferred| second_of(deferred.instant.nominal)), Some(200));
+    rig.set_clock(at(150));
+    rig.settle();
+    rig.ends_one();
+    assert_eq!(rig.instants(), [100], "200 has yet to come");
+    assert_eq!(rig.comes(200), [100, 200]);
+    assert_eq!(told(rig.info().run.counts.overlapped), (0, 0));
 }
