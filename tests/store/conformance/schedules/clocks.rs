@@ -5,7 +5,7 @@ use jobmill::settings::Overlap;
 use crate::store::{
     build::at,
     rig::Rig,
-    schedules::{all, catching_up, every, overlapping, second_of, told},
+    schedules::{all, catching_up, every, overlapping, second_of, told, whole},
 };
 
 both_stores!(
@@ -18,6 +18,7 @@ both_stores!(
     a_schedule_made_under_a_clock_that_was_ahead_goes_on_from_now,
     a_step_ahead_makes_instants_late,
     a_small_correction_of_the_clock_is_no_step,
+    new_times_after_a_clock_was_ahead_leave_out_only_instants_that_have_run,
     an_instant_that_waits_for_the_last_job_does_not_run_before_its_time_by_a_clock_that_was_set_back,
 );
 
@@ -145,4 +146,20 @@ fn an_instant_that_waits_for_the_last_job_does_not_run_before_its_time_by_a_cloc
     assert_eq!(rig.instants(), [100], "200 has yet to come");
     assert_eq!(rig.comes(200), [100, 200]);
     assert_eq!(told(rig.info().run.counts.overlapped), (0, 0));
+}
+
+fn new_times_after_a_clock_was_ahead_leave_out_only_instants_that_have_run(rig: &mut Rig) {
+    rig.schedule(all(every(100)));
+    rig.set_clock(at(1_000));
+    rig.settle();
+    rig.set_clock(at(50));
+    rig.settle();
+    let ahead: Vec<_> = (1..=10).map(|number| number * 100).collect();
+    assert_eq!(rig.instants(), ahead);
+    rig.change("s", whole(all(every(70)))).unwrap();
+    assert_eq!(rig.info().run.next.map(|next| second_of(next.nominal)), Some(120));
+    for second in [120, 190, 260, 330, 400, 470] {
+        rig.comes(second);
+    }
+    assert_eq!(rig.instants()[10..], [120, 190, 260, 330, 470], "400 has run");
 }
