@@ -90,6 +90,8 @@ struct Known {
     owed: BTreeSet<i64>,
     /// Whether the schedule has had other times before.
     had_other_times: bool,
+    /// When it got its times, by the clock of then.
+    since: i64,
 }
 
 impl Schedules {
@@ -240,6 +242,7 @@ impl Known {
             backfill: None,
             owed: BTreeSet::new(),
             had_other_times: false,
+            since: now,
         })
     }
 
@@ -259,7 +262,7 @@ impl Known {
                     self.account(&info.run, now)?;
                     self.instants = Instants::of(&settings.times, Timestamp::from_micros(now));
                     (expected, self.earliest) = (now, now);
-                    (self.furthest, self.had_other_times) = (now, true);
+                    (self.furthest, self.since, self.had_other_times) = (now, now, true);
                     self.owed.clear();
                 }
                 self.settings = settings;
@@ -426,6 +429,10 @@ impl Known {
 
     /// Checks that an instant that has come has run, or that the schedule says why not, and that it tells the next one.
     fn check_settled(&self, info: &ScheduleInfo, now: i64) -> Result<(), Violation> {
+        if self.had_other_times && self.cursor < self.since {
+            // The clock was set back beyond the change: instants before it may run or not.
+            return Ok(());
+        }
         let (run, next) = (&info.run, self.next_to_run(self.cursor));
         let has_come = next.is_some_and(|next| next <= now);
         let waits = run.waits.is_some();
