@@ -3,7 +3,7 @@
 use jobmill::settings::Overlap;
 
 use crate::store::{
-    build::at,
+    build::{at, job, settings},
     rig::Rig,
     schedules::{all, catching_up, every, overlapping, second_of, told, whole},
 };
@@ -18,6 +18,7 @@ both_stores!(
     a_schedule_made_under_a_clock_that_was_ahead_goes_on_from_now,
     a_step_ahead_makes_instants_late,
     a_small_correction_of_the_clock_is_no_step,
+    what_waits_for_room_has_yet_to_come_by_a_clock_that_was_set_back,
     new_times_after_a_clock_was_ahead_leave_out_only_instants_that_have_run,
     an_instant_that_waits_for_the_last_job_does_not_run_before_its_time_by_a_clock_that_was_set_back,
 );
@@ -162,4 +163,17 @@ fn new_times_after_a_clock_was_ahead_leave_out_only_instants_that_have_run(rig: 
         rig.comes(second);
     }
     assert_eq!(rig.instants()[10..], [120, 190, 260, 330, 470], "400 has run");
+}
+
+fn what_waits_for_room_has_yet_to_come_by_a_clock_that_was_set_back(rig: &mut Rig) {
+    rig.queue_with("q", settings(0, 1));
+    rig.submit(job("q", Rig::KIND));
+    rig.schedule(every(100));
+    rig.until(at(150));
+    rig.settle();
+    assert_eq!(rig.info().run.waits.map(|waits| second_of(waits.instant)), Some(100));
+    rig.set_clock(at(50));
+    rig.settle();
+    let run = rig.info().run;
+    assert_eq!((run.waits, run.next.map(|next| second_of(next.nominal))), (None, Some(100)));
 }
