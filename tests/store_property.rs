@@ -163,7 +163,8 @@ fn an_attempt_that_a_crash_forgot_is_found() {
 
 #[test]
 fn a_snooze_that_a_crash_counts_is_found() {
-    let (_, violation) = found(ChangedByCrash::counts_snoozes);
+    let (programs, violation) = found(ChangedByCrash::counts_snoozes);
+    println!("in {programs} programs: {violation}");
     let told = ["counted attempts of", "was snoozed", "is forgotten", "the feed said"];
     assert!(told.iter().any(|told| violation.contains(told)), "{violation}");
 }

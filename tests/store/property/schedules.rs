@@ -183,7 +183,10 @@ impl Ledger {
     ) -> Result<(), Violation> {
         let stored = reader.schedules(None, usize::MAX >> 1).map_err(|error| error.to_string())?;
         let names: Vec<_> = stored.iter().map(|info| info.name.to_string()).collect();
-        promise!(self.schedules.known.keys().eq(&names), "the store has the schedules {names:?}");
+        promise!(
+            self.schedules.known.keys().eq(&names),
+            "{names:?} are not the schedules whose changes were acknowledged"
+        );
         let created = std::mem::take(&mut self.schedules.created);
         self.schedules.triggered.clear();
         for info in &stored {
