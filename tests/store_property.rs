@@ -15,6 +15,7 @@ mod store {
 
     pub(crate) mod property {
         pub(crate) mod batch;
+        pub(crate) mod instants;
         pub(crate) mod keys;
         pub(crate) mod ledger;
         pub(crate) mod machine;
@@ -22,10 +23,13 @@ mod store {
         pub(crate) mod offers;
         pub(crate) mod order;
         pub(crate) mod planted;
+        pub(crate) mod planted_schedules;
         pub(crate) mod program;
         pub(crate) mod purges;
         pub(crate) mod reading;
         pub(crate) mod reports;
+        pub(crate) mod schedule_steps;
+        pub(crate) mod schedules;
         pub(crate) mod sessions;
         pub(crate) mod times;
         pub(crate) mod watchers;
@@ -49,6 +53,7 @@ use store::{
             AnswersBeforeCommit, BeginsBehindItsClock, ChangedByCrash, CountsByTheWall, KeepsKeysOfExpired,
             SkipsEnds,
         },
+        planted_schedules::{BrokenSchedules, RepeatsFold},
         program::{program, shrink},
     },
     subject::{Memory, Sqlite},
@@ -120,12 +125,24 @@ fn random_programs_keep_every_promise_on_every_store() {
     assert!(done.batches as u64 > programs * 5 && done.crashes as u64 > programs, "{done:?}");
     let (assigned, hellos) = (done.assigned as u64, done.hellos as u64);
     assert!(assigned > programs * 2 && hellos > programs * 2 && done.repeats > 0, "{done:?}");
+    let scheduled = done.scheduled;
+    let (fired, left_out) = (scheduled.fired as u64, scheduled.left_out);
+    assert!(fired > programs && left_out > programs && scheduled.set_back > 0, "{done:?}");
+    assert!(scheduled.triggered > 0 && scheduled.backfilled > 0 && scheduled.waiting > 0, "{done:?}");
     assert!(done.changes as u64 > programs * 20 && done.terminals as u64 > programs * 5, "{done:?}");
 }
 
 /// Returns the number of programs until the checker finds a store's bug, and the violation.
 fn found(store: Open) -> (u64, String) {
-    let violation = |seed| run(seed, &program(seed), &[store]).err().map(|violation| (seed, violation));
+    found_as(store, "")
+}
+
+/// Returns the number of programs until a violation that a store's bug causes says what is `told`, and the violation.
+fn found_as(store: Open, told: &str) -> (u64, String) {
+    let violation = |seed| {
+        let violation = run(seed, &program(seed), &[store]).err();
+        violation.filter(|violation| violation.contains(told)).map(|violation| (seed, violation))
+    };
     match (0..PROGRAMS_UNTIL_FOUND).find_map(violation) {
         Some((seed, violation)) => (seed + 1, violation),
         None => panic!("nothing was found in {PROGRAMS_UNTIL_FOUND} programs"),
@@ -146,7 +163,8 @@ fn an_attempt_that_a_crash_forgot_is_found() {
 
 #[test]
 fn a_snooze_that_a_crash_counts_is_found() {
-    let (_, violation) = found(ChangedByCrash::counts_snoozes);
+    let (programs, violation) = found(ChangedByCrash::counts_snoozes);
+    println!("in {programs} programs: {violation}");
     let told = ["counted attempts of", "was snoozed", "is forgotten", "the feed said"];
     assert!(told.iter().any(|told| violation.contains(told)), "{violation}");
 }
@@ -215,6 +233,25 @@ fn a_key_that_an_expired_job_keeps_is_found() {
 fn a_start_that_gives_numbers_from_before_its_clock_is_found() {
     let (_, violation) = found(BeginsBehindItsClock::open);
     assert!(violation.contains("begin with"), "{violation}");
+}
+
+#[test]
+fn an_instant_that_runs_again_after_a_restart_is_found() {
+    let (programs, violation) = found(BrokenSchedules::fires_twice);
+    println!("in {programs} programs: {violation}");
+    assert!(violation.contains("has two jobs"), "{violation}");
+}
+
+#[test]
+fn a_first_instant_that_a_restart_lost_is_found() {
+    let (programs, violation) = found_as(BrokenSchedules::forgets_first, "are accounted for");
+    println!("in {programs} programs: {violation}");
+}
+
+#[test]
+fn a_fixed_time_that_runs_twice_in_the_fold_is_found() {
+    let (programs, violation) = found_as(RepeatsFold::open, "no time of");
+    println!("in {programs} programs: {violation}");
 }
 
 #[test]

@@ -131,6 +131,8 @@ impl Decision<'_> {
                 && self.accepted_job(holder.id).is_none()
                 && self.engine.purges.covers(queue, holder.id)
             {
+                // One that began to wait in this batch may be due already.
+                self.due.retain(|due| due.stored.id != holder.id);
                 self.delete(&holder);
                 self.engine.purges.deleted_early(queue);
                 continue;

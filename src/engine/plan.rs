@@ -92,7 +92,7 @@ impl Engine {
             return Plan { wants, ..Plan::default() };
         }
         if batch.claim {
-            (wants.heads, groups) = self.plan_heads(batch).into_iter().unzip();
+            (wants.heads, groups) = self.plan_heads(batch, wants.schedules.len()).into_iter().unzip();
         }
         if self.due.has_expired(present.wall) {
             wants.expiring = EXPIRED_MAX + 1;
@@ -180,8 +180,8 @@ impl Engine {
     }
 
     /// Plans the reads of ready jobs for the slots that will be free once controls and reports are decided, and for the
-    /// credits of remote workers.
-    fn plan_heads(&mut self, batch: &Batch) -> Vec<(HeadsWant, LaneGroup)> {
+    /// credits of remote workers. Each of the `schedules` may cancel its last job.
+    fn plan_heads(&mut self, batch: &Batch, schedules: usize) -> Vec<(HeadsWant, LaneGroup)> {
         let queues: Vec<u32> = self.tallies.queues_with_ready_jobs().collect();
         if queues.is_empty() {
             return Vec::new();
@@ -231,8 +231,8 @@ impl Engine {
             }
         }
         // Some of the ready jobs may be cancelled, or expire, before the claim step.
-        let lost =
-            batch.controls.len() + if self.due.has_expired(batch.present.wall) { EXPIRED_MAX } else { 0 };
+        let expired = if self.due.has_expired(batch.present.wall) { EXPIRED_MAX } else { 0 };
+        let lost = batch.controls.len() + schedules + expired;
         let share = (HEADS_MAX / heads.len().max(1)).max(1);
         for (want, group) in &mut heads {
             group.is_short = want.limit > share && !group.is_of_suspects;

@@ -48,7 +48,8 @@ impl Decision<'_> {
     pub(super) fn delete_queue(&mut self, name: &str) -> Result<u32, ControlRefusal> {
         let info = self.engine.queues.changeable(name)?;
         let number = info.name.number;
-        let jobs = self.engine.tallies.queue(number).live.jobs;
+        // An earlier control of the batch may have triggered a job.
+        let jobs = self.used(&info.name).jobs;
         if jobs > 0 {
             return Err(ControlRefusal::QueueNotEmpty { queue: name.to_owned(), jobs: jobs as u64 });
         }

@@ -101,11 +101,16 @@ impl Decision<'_> {
     }
 }
 
-/// Returns the next instant of a backfill.
+/// Returns the next instant of a backfill. The one that waits for the last scheduled job is the schedule's own.
 fn next(turn: &Turn, coming: &Coming, cursor: Timestamp, until: Timestamp, again: bool) -> Option<Instant> {
+    let deferred = turn.info.run.deferred.map(|deferred| deferred.instant.nominal);
     let mut after = cursor;
     loop {
         let instant = coming.table.next(after).filter(|instant| instant.nominal <= until)?;
+        if deferred == Some(instant.nominal) {
+            after = instant.nominal;
+            continue;
+        }
         match turn.info.run.ran.end_of(instant.nominal).filter(|_| !again) {
             Some(end) => after = end,
             None => return Some(instant),

@@ -229,12 +229,13 @@ impl Decision<'_> {
         }
         let mut turn = Turn::new(before, self.now(), self.space);
         let same_times = before.settings.times == settings.times;
+        let former = self.coming(&turn).ok().filter(|_| !same_times);
         if !same_times {
             // The instants of the former times that have come are over.
             if before.paused.is_none()
-                && let Ok(coming) = self.coming(&turn)
+                && let Some(former) = &former
             {
-                self.give_up(&mut turn, &coming);
+                self.give_up(&mut turn, former);
             }
             turn.info.since = turn.now;
             turn.info.run.cursor = turn.now;
@@ -245,6 +246,11 @@ impl Decision<'_> {
         turn.info.generation += 1;
         turn.revise();
         let coming = self.coming(&turn)?;
+        if let Some(former) = former {
+            let ran = &turn.info.run.ran;
+            turn.info.run.ran =
+                ran.with_new_times(turn.now, |after| former.following(after), |after| coming.following(after));
+        }
         if before.paused.is_none() && !same_times {
             turn.info.run.next = coming.future(&turn.info, turn.now);
         }

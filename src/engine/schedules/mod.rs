@@ -244,8 +244,9 @@ impl ScheduleBook {
         let present = batch.present;
         let was = std::mem::replace(&mut self.present, present);
         if present.wall.after(SET_BACK) < was.wall {
-            let ahead = self.entries.values().filter(|entry| entry.kept.cursor > present.wall.after(SET_BACK));
-            let ahead: Vec<_> = ahead.map(|entry| entry.kept.id).collect();
+            // What waits may have yet to come by the new time.
+            let is_ahead = |entry: &&Entry| entry.kept.cursor > present.wall.after(SET_BACK) || entry.is_waiting();
+            let ahead: Vec<_> = self.entries.values().filter(is_ahead).map(|entry| entry.kept.id).collect();
             if !ahead.is_empty() {
                 tracing::warn!(
                     now = %present.wall, was = %was.wall, schedules = ahead.len(),

@@ -233,22 +233,22 @@ impl Decision<'_> {
         let waited = turn.info.run.waits.take();
         self.miss(turn, &coming, waited.is_some());
         let mut reason = None;
-        loop {
+        let is_cut = loop {
             if turn.created.len() >= JOBS_OF_ONE_MAX || self.schedule_budget.is_spent() {
                 self.engine.schedules.call(turn.info.id);
-                break;
+                break true;
             }
             if self.step(turn, &coming, waited.is_some(), &mut reason) == Step::Stop {
-                break;
+                break false;
             }
-        }
+        };
         self.backfill_step(turn, &coming);
         let run = &turn.info.run;
-        let next = coming.future(&turn.info, run.cursor.max(turn.now));
-        let oldest = match &run.deferred {
-            Some(deferred) if !self.is_busy(turn) => Some(deferred.instant),
-            Some(_) | None => coming.oldest(run.cursor).map(FutureInstant::from),
-        };
+        // After a crash nothing else tells of instants that a later batch was to decide on.
+        let left = is_cut.then(|| coming.oldest(run.cursor)).flatten().map(FutureInstant::from);
+        let next = left.or_else(|| coming.future(&turn.info, run.cursor.max(turn.now)));
+        let deferred = self.due_deferred(turn).map(|deferred| deferred.instant);
+        let oldest = deferred.or_else(|| coming.oldest(run.cursor).map(FutureInstant::from));
         let waits = oldest.filter(|_| turn.is_parked || reason.is_some()).map(|oldest| Waits {
             instant: oldest.nominal,
             since: waited.as_ref().map_or(turn.now, |waited| waited.since),
@@ -304,8 +304,7 @@ impl Decision<'_> {
 
     /// Decides on the deferred instant, or else on the next one that has come.
     fn step(&mut self, turn: &mut Turn, coming: &Coming, waited: bool, reason: &mut Option<String>) -> Step {
-        let is_busy = self.is_busy(turn);
-        if let Some(deferred) = turn.info.run.deferred.filter(|_| !is_busy) {
+        if let Some(deferred) = self.due_deferred(turn) {
             return match self.fire(turn, coming, deferred.instant, ScheduleOrigin::Scheduled) {
                 Ok(_) => {
                     turn.info.run.deferred = None;
@@ -328,7 +327,7 @@ impl Decision<'_> {
             turn.info.run.cursor = instant.nominal;
             return Step::Go;
         }
-        if is_busy {
+        if self.is_busy(turn) {
             match turn.info.settings.overlap {
                 Overlap::Allow => {}
                 Overlap::Skip => {
@@ -405,6 +404,13 @@ impl Decision<'_> {
     fn is_busy(&self, turn: &Turn) -> bool {
         let Some(last) = &turn.info.run.last else { return false };
         turn.created.contains(&last.job) || self.job(last.job).is_some_and(|job| !job.state.is_done())
+    }
+
+    /// Returns the deferred instant once the last scheduled job has ended. By a clock that was set back, the instant may
+    /// have yet to come.
+    fn due_deferred(&self, turn: &Turn) -> Option<Deferred> {
+        let deferred = turn.info.run.deferred.filter(|_| !self.is_busy(turn))?;
+        (deferred.instant.nominal <= turn.now.after(SET_BACK)).then_some(deferred)
     }
 
     fn cancel_last(&mut self, turn: &Turn) {

@@ -1,5 +1,7 @@
 //! The instants of a schedule that have run, as ranges.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -7,6 +9,11 @@ use crate::clock::Timestamp;
 /// Limit of the ranges. Beyond it the two oldest become one: what lies between them counts as run, so that nothing is
 /// repeated.
 const RANGES_MAX: usize = 64;
+
+/// Limit of the instants that are looked at one by one where the times change; the others count as run.
+const AHEAD_MAX: usize = 10_000;
+/// The precision of instants.
+const TICK: Duration = Duration::from_micros(1);
 
 /// The instants that have run: ranges of instants that follow each other in the schedule's times, both ends included,
 /// in order.
@@ -62,6 +69,36 @@ impl Ran {
                 range.1 = last;
             }
         }
+    }
+
+    /// Returns what has run once the times change at `now`, by a clock that may have been ahead before: of the instants
+    /// after `now`, only those that the new times have, too. `old` and `new` return the instant that follows another time.
+    #[must_use]
+    pub fn with_new_times(
+        &self,
+        now: Timestamp,
+        old: impl Fn(Timestamp) -> Option<Timestamp>,
+        new: impl Fn(Timestamp) -> Option<Timestamp>,
+    ) -> Self {
+        let mut ran = Ran::default();
+        let mut left = AHEAD_MAX;
+        for (first, last) in &self.0 {
+            if *first <= now {
+                ran.0.push((*first, now.min(*last)));
+            }
+            let mut next = old(now.max(first.before(TICK)));
+            while let Some(instant) = next.filter(|instant| instant <= last) {
+                if left == 0 {
+                    ran.0.push((instant, *last));
+                    break;
+                }
+                if new(instant.before(TICK)) == Some(instant) {
+                    ran.add(instant, &new);
+                }
+                (next, left) = (old(instant), left - 1);
+            }
+        }
+        ran
     }
 
     /// Returns the ranges, oldest first.

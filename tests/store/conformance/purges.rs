@@ -1,17 +1,17 @@
 //! Purges: what they delete, what they cost, and how concurrent purges join.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use jobmill::{
     engine::{NewJob, ReportBody},
-    job::{Change, JobId, StateName},
+    job::{Change, JobId, OnConflict, StateName},
 };
 
 use crate::store::{
     batch::Control,
-    batch::{Applied, Batch, ControlDone},
-    build::{at, job, settings},
-    rig::{Rig, claimed, succeeded},
+    batch::{Applied, Batch, ControlDone, Offer, Report},
+    build::{at, job, key, keyed, settings},
+    rig::{Rig, claimed, lease, succeeded},
 };
 
 both_stores!(
@@ -28,6 +28,7 @@ both_stores!(
     a_purge_under_way_goes_on_starting_nothing_after_a_crash,
     what_came_after_a_purge_began_is_not_deleted_and_runs,
     what_ran_when_a_purge_began_is_not_deleted,
+    a_job_that_is_due_when_a_new_one_meets_its_key_during_a_purge_is_deleted_once,
 );
 
 /// Number of jobs that takes a purge several batches.
@@ -237,4 +238,22 @@ fn what_ran_when_a_purge_began_is_not_deleted(rig: &mut Rig) {
     let again = rig.job(urgent.id);
     assert_eq!((again.state.name(), rig.all_jobs().len()), (StateName::Running, 1));
     rig.report(&again, succeeded()).unwrap();
+}
+
+fn a_job_that_is_due_when_a_new_one_meets_its_key_during_a_purge_is_deleted_once(rig: &mut Rig) {
+    rig.queue("q", 1);
+    let unique = || key("k", OnConflict::ReturnExisting, OnConflict::ReturnExisting);
+    let snoozed = rig.submit(keyed(unique(), job("q", Rig::KIND))).id;
+    let body = ReportBody::Snoozed { delay: Duration::ZERO, tail: String::new() };
+    let report = Report { id: snoozed, lease: lease(&rig.job(snoozed)), body };
+    let offer = Offer { request: None, jobs: vec![keyed(unique(), job("q", Rig::KIND))], waits: false };
+    rig.apply(Batch {
+        controls: vec![purge("q")],
+        reports: vec![report],
+        offers: vec![offer],
+        claim: true,
+        ..Batch::default()
+    });
+    let states: Vec<_> = rig.all_jobs().iter().map(|job| (job.id > snoozed, job.state.name())).collect();
+    assert_eq!(states, [(true, StateName::Running)]);
 }

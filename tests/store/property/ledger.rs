@@ -10,7 +10,7 @@ use std::{
 
 use jobmill::{
     clock::Timestamp,
-    job::{Change, Job, JobId, KeyHash, LeaseToken, Position, RequestId, State, StateName},
+    job::{Change, Job, JobId, KeyHash, LeaseToken, Position, RequestId, ScheduleOrigin, State, StateName},
     settings::QueueSettings,
 };
 
@@ -19,6 +19,7 @@ use super::{
     numbers::Numbers,
     order::{self, Contender, Slot, Started, Waiting},
     purges::Purges,
+    schedules::Schedules,
     times::{TimePoint, Times},
     workers::Workers,
 };
@@ -54,7 +55,7 @@ pub(crate) struct Known {
     pub(crate) losses: u32,
     pub(crate) deadline: Option<Timestamp>,
     pub(crate) max_attempts: u32,
-    bytes: u64,
+    pub(super) bytes: u64,
     /// Its unique key.
     pub(super) key: Option<KeyHash>,
     /// Number of submissions whose input it took over.
@@ -76,10 +77,10 @@ pub(crate) struct Known {
 }
 
 #[derive(Clone, Debug)]
-struct Queue {
-    settings: QueueSettings,
+pub(super) struct Queue {
+    pub(super) settings: QueueSettings,
     paused: bool,
-    exists: bool,
+    pub(super) exists: bool,
 }
 
 /// The ledger: all that clients, workers and watchers have been told.
@@ -93,7 +94,7 @@ pub(crate) struct Ledger {
     pub(crate) leases: Vec<(JobId, LeaseToken)>,
     pub(crate) end: Position,
     pub(crate) served: HashSet<String>,
-    queues: HashMap<String, Queue>,
+    pub(super) queues: HashMap<String, Queue>,
     purges: Purges,
     pub(super) places: Numbers,
     tokens: Numbers,
@@ -102,6 +103,7 @@ pub(crate) struct Ledger {
     pub(crate) terminals: usize,
     pub(crate) times: Times,
     pub(crate) workers: Workers,
+    pub(crate) schedules: Schedules,
 }
 
 /// The events of one batch that must explain its changes.
@@ -173,7 +175,7 @@ impl Ledger {
         }
         let assigned = applied.assigned.iter().map(|one| (one.claim.lease, one.worker));
         causes.assigned.extend(assigned);
-        self.hear_controls(gathered, applied, &mut causes)?;
+        self.hear_controls(gathered, applied, now, &mut causes)?;
         self.hear_reports(gathered, applied, &mut causes)?;
         for change in &applied.changes {
             self.places.hear("places in the feed", change.position().as_i64())?;
@@ -194,7 +196,7 @@ impl Ledger {
         self.check_told(applied, &causes)?;
         self.check_bounds(&causes)?;
         if claim {
-            order::check(&self.started(applied, &causes), &self.waiting(&causes))?;
+            order::check(&self.started(applied, &causes), &self.waiting(&causes), applied.more)?;
         }
         Ok(())
     }
@@ -203,6 +205,7 @@ impl Ledger {
         &mut self,
         gathered: &Gathered,
         applied: &Applied,
+        now: Timestamp,
         causes: &mut Causes,
     ) -> Result<(), Violation> {
         for (control, result) in gathered.controls.iter().zip(&applied.controls) {
@@ -231,7 +234,8 @@ impl Ledger {
                             || job.state.due().is_some();
                         job.queue == *name && ready
                     });
-                    let last = self.ever.last().copied();
+                    // An earlier control of the batch may have triggered a job.
+                    let last = self.ever.last().copied().max(self.schedules.last_triggered());
                     self.purges.begin(*number, name, waiting.map(|(id, _)| *id), last);
                 }
                 (_, Ok(ControlDone::Queue(info))) => {
@@ -243,6 +247,9 @@ impl Ledger {
                     if let Some(queue) = self.queues.get_mut(name) {
                         queue.exists = false;
                     }
+                }
+                (Control::Schedule { name, action }, Ok(ControlDone::Schedule(done))) => {
+                    self.schedules.hear_change(name, action, done, now)?;
                 }
                 (Control::RegisterWorker(hello), answer) => self.hear_hello(hello, answer, causes)?,
                 (Control::ReviewWorkers, _) => {
@@ -290,11 +297,17 @@ impl Ledger {
         promise!(may_become(old, new, retried, replaced), "{id} went from {old:?} to {new}");
         if known.is_none() {
             promise!(self.ever.last().is_none_or(|last| *last < id), "{id} is not the newest id");
+            let is_live = |id| self.jobs.get(&id).is_some_and(|job| !job.state.is_done());
+            self.schedules.hear_job(job, now, is_live)?;
             self.ever.push(id);
         }
-        // A new or retried job makes its queue grow. A retried one is left out where settings changed in this batch: a
-        // queue whose limits were lowered after the retry may exceed them.
-        if known.is_none() || (old.is_some_and(StateName::is_done) && !causes.settings_changed) {
+        // A new or retried job makes its queue grow. A retried or triggered one is left out where settings changed in this
+        // batch: a queue whose limits were lowered after that control may exceed them.
+        let is_triggered =
+            job.spec.schedule().is_some_and(|schedule| schedule.origin == ScheduleOrigin::Triggered);
+        let is_new = known.is_none() && !is_triggered;
+        let returns = old.is_some_and(StateName::is_done) || (known.is_none() && is_triggered);
+        if is_new || (returns && !causes.settings_changed) {
             causes.grown.insert(job.spec.queue.to_string());
         }
         if let Some(known) = &known
@@ -494,7 +507,13 @@ impl Ledger {
     /// Returns the jobs that wait, with the slots in which they could have started, and how many of these are free.
     fn waiting(&self, causes: &Causes) -> Vec<Waiting> {
         let mut waiting = Vec::new();
-        for (id, job) in self.jobs.iter().filter(|(_, job)| job.state.name() == StateName::Queued) {
+        // A job whose new input has expired already does so in the next batch.
+        let is_over = |job: &Known| {
+            let expires = job.expires.filter(|_| job.starts == 0);
+            expires.into_iter().chain(job.deadline).any(|end| end <= self.times.wall())
+        };
+        let queued = |job: &Known| job.state.name() == StateName::Queued && !is_over(job);
+        for (id, job) in self.jobs.iter().filter(|(_, job)| queued(job)) {
             let queue = self.queues.get(&job.queue).filter(|queue| queue.exists && !queue.paused);
             let Some(queue) = queue.filter(|_| !self.purges.are_under_way(&job.queue)) else { continue };
             let here =

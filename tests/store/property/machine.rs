@@ -8,6 +8,7 @@ use std::{
 
 use jobmill::{
     clock::{ClockReading, Timestamp, Uptime},
+    engine::ScheduleAction,
     job::{Change, JobFilter, Position},
     store::{Reader, Scan, ScanOrder, StoreError, WholeJob},
 };
@@ -16,6 +17,8 @@ use super::{
     batch::Gathered,
     ledger::{Ledger, Violation, promise},
     program::{AHEAD_MAX_MILLIS, AttemptReport, KINDS, PoolPlan, QUEUES, Step, Teller, When},
+    schedule_steps::{SCHEDULES, beginning},
+    schedules::Scheduled,
     watchers::Watchers,
 };
 use crate::store::{
@@ -41,6 +44,8 @@ pub(crate) struct Done {
     pub(crate) hellos: usize,
     /// Final reports that were answered once more.
     pub(crate) repeats: usize,
+    /// What schedules have done.
+    pub(crate) scheduled: Scheduled,
 }
 
 impl Done {
@@ -53,6 +58,7 @@ impl Done {
             assigned: self.assigned + other.assigned,
             hellos: self.hellos + other.hellos,
             repeats: self.repeats + other.repeats,
+            scheduled: self.scheduled.and(other.scheduled),
         }
     }
 }
@@ -75,6 +81,7 @@ pub(crate) fn run(seed: u64, program: &[Step], stores: &[Open]) -> Result<Done, 
 pub(super) struct Machine {
     pub(super) subjects: Vec<Box<dyn Subject>>,
     setup: Setup,
+    begun: Timestamp,
     now: Timestamp,
     /// Time since the program began.
     passed: Duration,
@@ -92,13 +99,16 @@ pub(super) struct Machine {
 
 impl Machine {
     fn start(seed: u64, stores: &[Open]) -> Result<Self, Violation> {
-        let setup = Setup { present: build::present(0), seed, ..served(0b011) };
+        let begun = beginning(seed);
+        let present = ClockReading { wall: begun, uptime: Uptime::default() };
+        let setup = Setup { present, seed, ..served(0b011) };
         let mut machine = Machine {
             subjects: stores.iter().map(|open| open(setup.clone())).collect(),
-            now: setup.present.wall,
+            begun,
+            now: begun,
             passed: Duration::ZERO,
             booted: Duration::ZERO,
-            ledger: Ledger::new(&setup.served_kinds, setup.present.wall),
+            ledger: Ledger::new(&setup.served_kinds, begun),
             setup,
             watchers: Watchers::default(),
             gathered: Gathered::default(),
@@ -133,6 +143,7 @@ impl Machine {
                 let ever = &self.ledger.ever;
                 self.gathered.control(*wish, |pick| ever.get(pick % ever.len().max(1)).copied());
             }
+            Step::Schedule(step) => self.gathered.controls.push(step.control(self.now)),
             Step::Pass { millis } => self.pass(Duration::from_millis(*millis)),
             Step::SetClock { ahead_millis } => self.set_clock(*ahead_millis),
             Step::Commit { claim } => self.commit(*claim)?,
@@ -153,7 +164,7 @@ impl Machine {
     }
 
     fn set_clock(&mut self, ahead_millis: i64) {
-        let right = build::at(0).after(self.passed);
+        let right = self.begun.after(self.passed);
         self.now = Timestamp::from_micros(right.as_micros() + ahead_millis * 1_000);
     }
 
@@ -178,6 +189,8 @@ impl Machine {
         self.done.batches += 1;
         self.done.changes += applied.changes.len();
         self.ledger.hear(&gathered, &applied, self.now, self.passed, claim)?;
+        let is_settled = claim && !applied.more && !applied.room;
+        self.ledger.hear_schedules(&*self.subjects[0].reader(), self.now, is_settled)?;
         if !applied.more {
             self.ledger.check_times(self.now)?;
         }
@@ -186,7 +199,10 @@ impl Machine {
         let touched: Vec<_> = applied.changes.iter().map(Change::id).collect();
         self.compare(|reader| {
             let whole = |id| reader.whole_job(id).map(|whole| format!("{whole:?}"));
-            touched.iter().map(|id| whole(*id)).collect()
+            let jobs: Result<Vec<_>, _> = touched.iter().map(|id| whole(*id)).collect();
+            let mut all = jobs?;
+            all.extend(reader.schedules(None, usize::MAX >> 1)?.iter().map(|info| format!("{info:?}")));
+            Ok(all)
         })
     }
 
@@ -239,6 +255,12 @@ impl Machine {
     /// Lets all accepted jobs run to their end.
     fn finish(mut self) -> Result<Done, Violation> {
         self.gathered = Gathered::default();
+        self.commit(true)?;
+        // Schedules would go on for ever.
+        for name in SCHEDULES.map(str::to_owned) {
+            self.gathered.controls.push(Control::Schedule { name, action: ScheduleAction::Delete });
+        }
+        self.commit(true)?;
         self.setup.served_kinds = served(0b111).served_kinds;
         // No job was scheduled by a clock that was ahead of this one.
         self.set_clock(AHEAD_MAX_MILLIS);
@@ -267,7 +289,8 @@ impl Machine {
             self.ledger.check_checkpoints(&*subject.reader())?;
         }
         let repeats = self.ledger.workers.repeats;
-        Ok(Done { terminals: self.ledger.terminals, repeats, ..self.done })
+        let scheduled = self.ledger.schedules.heard;
+        Ok(Done { terminals: self.ledger.terminals, repeats, scheduled, ..self.done })
     }
 }
 
@@ -329,6 +352,7 @@ fn everything(reader: &dyn Reader) -> Result<Vec<String>, StoreError> {
         all.push(format!("{whole:?}"));
     }
     all.push(format!("{:?}", reader.tallies()?));
+    all.extend(reader.schedules(None, usize::MAX >> 1)?.iter().map(|info| format!("{info:?}")));
     all.extend(reader.unique_keys(None, i64::MAX as usize)?.iter().map(|key| format!("{key:?}")));
     let queues = reader.queues()?;
     for queue in &queues {

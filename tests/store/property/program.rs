@@ -3,6 +3,8 @@
 
 use jobmill::job::{OnConflict, UniqueScope};
 
+use super::schedule_steps::ScheduleStep;
+
 /// One step of a program. Jobs are chosen by numbers modulo their count, so that a program stays valid when steps are
 /// removed.
 #[derive(Clone, Debug)]
@@ -19,6 +21,8 @@ pub(crate) enum Step {
     Leave { pick: usize, closes: bool },
     /// A control for the next batch.
     Control(RequestedControl),
+    /// A change of a schedule for the next batch.
+    Schedule(ScheduleStep),
     /// Time passes.
     Pass { millis: u64 },
     /// The clock is set, forward or back, to this far ahead of the right time.
@@ -200,15 +204,15 @@ impl Dice {
         mixed(self.0) % end
     }
 
-    fn index(&mut self, end: usize) -> usize {
+    pub(super) fn index(&mut self, end: usize) -> usize {
         self.below(end as u64) as usize
     }
 
-    fn percent(&mut self, chance: u64) -> bool {
+    pub(super) fn percent(&mut self, chance: u64) -> bool {
         self.below(100) < chance
     }
 
-    fn one_of<T: Copy>(&mut self, choice: &[T]) -> T {
+    pub(super) fn one_of<T: Copy>(&mut self, choice: &[T]) -> T {
         choice[self.index(choice.len())]
     }
 }
@@ -223,11 +227,14 @@ fn mixed(mut z: u64) -> u64 {
 pub(crate) fn program(seed: u64) -> Vec<Step> {
     let mut dice = Dice::new(seed);
     let length = 30 + dice.index(120);
-    (0..length).map(|_| step(&mut dice)).collect()
+    let schedules = dice.index(3);
+    let created: Vec<_> =
+        (0..schedules).map(|name| Step::Schedule(ScheduleStep::create(name, &mut dice))).collect();
+    created.into_iter().chain((0..length).map(|_| step(&mut dice))).collect()
 }
 
 fn step(dice: &mut Dice) -> Step {
-    match dice.below(100) {
+    match dice.below(112) {
         0..24 => {
             let request = dice.percent(40).then(|| asked(dice));
             let jobs = match request {
@@ -257,6 +264,7 @@ fn step(dice: &mut Dice) -> Step {
             Step::Credit { pick: dice.index(1_000), pool: dice.index(2), count: dice.one_of(&[1, 1, 2, 5]) }
         }
         96 => Step::Leave { pick: dice.index(1_000), closes: dice.percent(60) },
+        100.. => Step::Schedule(ScheduleStep::roll(dice)),
         _ => Step::Crash {
             when: if dice.percent(50) { When::Before } else { When::After },
             served: dice.one_of(&[0b001, 0b011, 0b011, 0b111, 0b110]),
@@ -396,7 +404,8 @@ fn pass(dice: &mut Dice) -> u64 {
     match dice.below(20) {
         0 => dice.one_of(&[1, 1, 1, 14]) * DAY_MILLIS + 2_000,
         1 => 3_600_000,
-        2..4 => 120_000,
+        2 => 1_800_000,
+        3..5 => 120_000,
         _ => dice.one_of(&[1, 100, 1_000, 2_500, 10_000]),
     }
 }

@@ -114,6 +114,11 @@ impl Times {
         Times { ahead, kept, accepted: ahead, ..Times::default() }
     }
 
+    /// Returns the time by the wall clock.
+    pub(crate) fn wall(&self) -> Timestamp {
+        Timestamp::from_micros(self.ahead + self.now.passed)
+    }
+
     pub(crate) fn time_point(&self) -> TimePoint {
         self.now
     }
@@ -160,7 +165,7 @@ impl Ledger {
     pub(crate) fn is_same_backoff(&self, known: &Known, told: State) -> bool {
         let (State::BackingOff { .. }, State::BackingOff { due }) = (known.state, told) else { return false };
         let (least, most) = self.times.of_backoff(known.since);
-        let left = due.since(Timestamp::from_micros(self.times.ahead + self.times.now.passed));
+        let left = due.since(self.times.wall());
         // The clock may have been wrong at the first report, and may be wrong now.
         let at_least = known.delay.saturating_sub(most + 2 * TOLERANCE);
         let at_most = (known.delay + 2 * TOLERANCE).saturating_sub(least);

@@ -20,6 +20,7 @@ both_stores!(
     a_backfill_goes_on_after_a_crash,
     a_backfill_reaches_before_the_schedule_was_made,
     a_backfill_leaves_what_has_not_come_to_the_schedule,
+    a_backfill_leaves_the_instant_that_waits_for_the_last_job_to_the_schedule,
     a_backfill_waits_for_room,
     a_pause_holds_a_backfill_up,
     a_backfill_can_be_cancelled,
@@ -113,6 +114,15 @@ fn a_backfill_leaves_what_has_not_come_to_the_schedule(rig: &mut Rig) {
     rig.schedule(overlapping(Overlap::Allow, every(10)));
     rig.comes(20);
     assert_eq!(start(rig, BackfillRange { dry_run: true, ..range(1, 1_000) }), [10]);
+}
+
+fn a_backfill_leaves_the_instant_that_waits_for_the_last_job_to_the_schedule(rig: &mut Rig) {
+    rig.schedule(overlapping(Overlap::QueueOne, every(10)));
+    rig.comes(10);
+    rig.comes(20);
+    assert_eq!(start(rig, range(1, 20)), Vec::<i64>::new());
+    rig.ends_one();
+    assert_eq!((rig.instants(), backfilled(rig)), (vec![10, 20], vec![]));
 }
 
 fn a_backfill_waits_for_room(rig: &mut Rig) {

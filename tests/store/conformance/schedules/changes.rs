@@ -25,6 +25,7 @@ both_stores!(
     a_trigger_creates_a_job_now_told_apart_and_moves_nothing,
     a_trigger_works_while_the_schedule_is_paused,
     a_trigger_finds_no_room_and_says_so,
+    a_queue_for_which_the_same_batch_triggers_a_job_is_not_deleted,
     a_repeated_trigger_creates_nothing,
     a_repeated_change_changes_nothing,
     a_schedule_for_a_queue_or_kind_that_is_not_there_is_refused,
@@ -175,6 +176,16 @@ fn a_trigger_works_while_the_schedule_is_paused(rig: &mut Rig) {
     rig.change("s", ScheduleAction::Trigger(String::new())).unwrap();
     assert_eq!(rig.scheduled().len(), 1);
     assert!(rig.info().paused.is_some());
+}
+
+fn a_queue_for_which_the_same_batch_triggers_a_job_is_not_deleted(rig: &mut Rig) {
+    rig.schedule(every(10));
+    let trigger = control("s", ScheduleAction::Trigger(String::new()));
+    let controls = vec![trigger, Control::DeleteQueue { name: "q".into() }];
+    let applied = rig.apply(Batch { controls, claim: true, ..Batch::default() });
+    let refusal = applied.controls[1].as_ref().unwrap_err();
+    assert!(matches!(refusal, ControlRefusal::QueueNotEmpty { jobs: 1, .. }), "{refusal:?}");
+    rig.ends_one();
 }
 
 fn a_trigger_finds_no_room_and_says_so(rig: &mut Rig) {

@@ -3,9 +3,9 @@
 use jobmill::settings::Overlap;
 
 use crate::store::{
-    build::at,
+    build::{at, job, settings},
     rig::Rig,
-    schedules::{all, catching_up, every, overlapping, second_of, told},
+    schedules::{all, catching_up, every, overlapping, second_of, told, whole},
 };
 
 both_stores!(
@@ -18,6 +18,9 @@ both_stores!(
     a_schedule_made_under_a_clock_that_was_ahead_goes_on_from_now,
     a_step_ahead_makes_instants_late,
     a_small_correction_of_the_clock_is_no_step,
+    what_waits_for_room_has_yet_to_come_by_a_clock_that_was_set_back,
+    new_times_after_a_clock_was_ahead_leave_out_only_instants_that_have_run,
+    an_instant_that_waits_for_the_last_job_does_not_run_before_its_time_by_a_clock_that_was_set_back,
 );
 
 fn after_a_step_back_no_instant_runs_twice(rig: &mut Rig) {
@@ -129,4 +132,48 @@ fn a_small_correction_of_the_clock_is_no_step(rig: &mut Rig) {
     rig.settle();
     assert_eq!(rig.info().run.set_back, None);
     assert_eq!(rig.comes(20), [10, 20]);
+}
+
+fn an_instant_that_waits_for_the_last_job_does_not_run_before_its_time_by_a_clock_that_was_set_back(
+    rig: &mut Rig,
+) {
+    rig.schedule(overlapping(Overlap::QueueOne, every(100)));
+    assert_eq!(rig.comes(100), [100]);
+    rig.comes(200);
+    assert_eq!(rig.info().run.deferred.map(|deferred| second_of(deferred.instant.nominal)), Some(200));
+    rig.set_clock(at(150));
+    rig.settle();
+    rig.ends_one();
+    assert_eq!(rig.instants(), [100], "200 has yet to come");
+    assert_eq!(rig.comes(200), [100, 200]);
+    assert_eq!(told(rig.info().run.counts.overlapped), (0, 0));
+}
+
+fn new_times_after_a_clock_was_ahead_leave_out_only_instants_that_have_run(rig: &mut Rig) {
+    rig.schedule(all(every(100)));
+    rig.set_clock(at(1_000));
+    rig.settle();
+    rig.set_clock(at(50));
+    rig.settle();
+    let ahead: Vec<_> = (1..=10).map(|number| number * 100).collect();
+    assert_eq!(rig.instants(), ahead);
+    rig.change("s", whole(all(every(70)))).unwrap();
+    assert_eq!(rig.info().run.next.map(|next| second_of(next.nominal)), Some(120));
+    for second in [120, 190, 260, 330, 400, 470] {
+        rig.comes(second);
+    }
+    assert_eq!(rig.instants()[10..], [120, 190, 260, 330, 470], "400 has run");
+}
+
+fn what_waits_for_room_has_yet_to_come_by_a_clock_that_was_set_back(rig: &mut Rig) {
+    rig.queue_with("q", settings(0, 1));
+    rig.submit(job("q", Rig::KIND));
+    rig.schedule(every(100));
+    rig.until(at(150));
+    rig.settle();
+    assert_eq!(rig.info().run.waits.map(|waits| second_of(waits.instant)), Some(100));
+    rig.set_clock(at(50));
+    rig.settle();
+    let run = rig.info().run;
+    assert_eq!((run.waits, run.next.map(|next| second_of(next.nominal))), (None, Some(100)));
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use jobmill::settings::{Late, Overlap, ScheduleSettings};
+use jobmill::{
+    engine::ScheduleAction,
+    settings::{Late, Overlap, ScheduleSettings},
+};
 
 use crate::store::{
     build::at,
@@ -18,6 +21,7 @@ both_stores!(
     of_several_late_instants_the_newest_runs,
     with_all_each_late_instant_runs_oldest_first,
     with_all_at_most_a_thousand_late_instants_run,
+    late_instants_that_a_batch_left_to_the_next_one_run_after_a_crash,
     catch_up_is_unlimited_unless_given,
     a_nightly_job_never_starts_in_the_day,
     the_first_instant_is_caught_up_if_the_server_was_down_over_it,
@@ -103,6 +107,21 @@ fn with_all_at_most_a_thousand_late_instants_run(rig: &mut Rig) {
     assert_eq!((instants.len(), instants.first(), instants.last()), (1_000, Some(&60), Some(&10_050)));
     assert!(instants.is_sorted());
     assert_eq!(told(rig.info().run.counts.missed), (5, 50));
+}
+
+fn late_instants_that_a_batch_left_to_the_next_one_run_after_a_crash(rig: &mut Rig) {
+    rig.queue_with(
+        "q",
+        jobmill::settings::QueueSettings { max_jobs: 10_000, ..crate::store::build::settings(0, 1) },
+    );
+    // What these two leave out is all that a batch counts, so that it creates no job of the second one.
+    rig.schedule(every(1));
+    rig.change("t", ScheduleAction::Create(Box::new(all(every(2))))).unwrap();
+    rig.until(at(30_000));
+    assert!(rig.tick().more);
+    rig.crash();
+    rig.settle();
+    assert_eq!(rig.instants().len(), 1 + 1_000);
 }
 
 fn catch_up_is_unlimited_unless_given(rig: &mut Rig) {

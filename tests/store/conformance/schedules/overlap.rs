@@ -9,9 +9,9 @@ use jobmill::{
 };
 
 use crate::store::{
-    batch::Control,
-    build::{at, settings},
-    rig::{Rig, failed, succeeded},
+    batch::{Batch, Control, Report},
+    build::{at, job, settings},
+    rig::{Rig, failed, lease, succeeded},
     schedules::{catching_up, every, overlapping, range, second_of, told},
 };
 
@@ -22,6 +22,7 @@ both_stores!(
     queue_one_never_has_a_second_one_wait,
     cancel_running_cancels_the_last_job_and_starts_once_it_has_ended,
     cancel_running_starts_at_once_where_the_last_job_never_started,
+    a_job_that_its_schedule_cancels_leaves_its_slot_to_the_next_one_that_waits,
     the_last_job_has_not_ended_whatever_it_waits_for,
     triggers_and_backfills_do_not_count_as_the_last_job,
     a_deferred_instant_survives_a_crash,
@@ -96,6 +97,20 @@ fn cancel_running_starts_at_once_where_the_last_job_never_started(rig: &mut Rig)
     assert_eq!(rig.comes(20), [10, 20]);
     let states: Vec<_> = rig.scheduled().iter().map(|job| job.state.name()).collect();
     assert_eq!(states, [StateName::Cancelled, StateName::Queued]);
+}
+
+fn a_job_that_its_schedule_cancels_leaves_its_slot_to_the_next_one_that_waits(rig: &mut Rig) {
+    rig.queue("q", 1);
+    let running = rig.submit(job("q", Rig::KIND)).id;
+    rig.schedule(overlapping(Overlap::CancelRunning, every(100)));
+    assert_eq!(rig.comes(100), [100]);
+    let waiting = rig.submit(job("q", Rig::KIND)).id;
+    rig.until(at(200));
+    let lease = lease(&rig.job(running));
+    let reports = vec![Report { id: running, lease, body: succeeded() }];
+    rig.apply(Batch { reports, claim: true, ..Batch::default() });
+    assert_eq!(rig.instants(), [100, 200]);
+    assert_eq!(rig.state(waiting), StateName::Running, "the job of 200 came later");
 }
 
 fn the_last_job_has_not_ended_whatever_it_waits_for(rig: &mut Rig) {
