@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::Uptime,
-    job::{JobId, KeyHash, LeaseToken, ScheduleId},
+    job::{JobId, KeyHash, LeaseToken, ScheduleId, UniqueKey},
     store::{
         Space,
         sets::{HeadsWant, ReadSet, ScheduleWant, SuspectsWant},
@@ -230,9 +230,12 @@ impl Engine {
                 }
             }
         }
-        // Some of the ready jobs may be cancelled, or expire, before the claim step.
+        // Some of the ready jobs may be cancelled, expire, or be changed by submissions with their unique keys before the
+        // claim step.
         let expired = if self.due.has_expired(batch.present.wall) { EXPIRED_MAX } else { 0 };
-        let lost = batch.controls.len() + schedules + expired;
+        let offered = batch.offers.iter().flat_map(|offer| offer.jobs.iter());
+        let met = offered.filter(|job| job.unique().is_some_and(UniqueKey::changes_holder)).count();
+        let lost = batch.controls.len() + schedules + expired + met;
         let share = (HEADS_MAX / heads.len().max(1)).max(1);
         for (want, group) in &mut heads {
             group.is_short = want.limit > share && !group.is_of_suspects;

@@ -179,6 +179,12 @@ impl UniqueKey {
         })
     }
 
+    /// Returns whether a submission with the key may change the job that holds it.
+    #[must_use]
+    pub fn changes_holder(&self) -> bool {
+        self.on_waiting() == OnConflict::Replace || self.on_started() == OnConflict::Cancel
+    }
+
     /// Returns the key's identity for a job of this queue and kind.
     ///
     /// The first half of a UUID is kept, so that time-ordered ones keep their order in the store's index.

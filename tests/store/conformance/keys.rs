@@ -24,6 +24,7 @@ both_stores!(
     replace_changes_the_waiting_job_in_place,
     the_last_update_before_the_start_is_what_runs,
     an_update_in_the_batch_that_starts_the_holder_is_what_runs,
+    a_holder_that_falls_back_leaves_its_slot_to_the_next_one_that_waits,
     replace_with_another_queue_kind_or_label_is_refused,
     a_follower_is_blocked_with_its_room_taken_and_starts_after_any_end,
     a_later_follower_takes_over_the_words_of_the_one_that_stands,
@@ -214,6 +215,19 @@ fn an_update_in_the_batch_that_starts_the_holder_is_what_runs(rig: &mut Rig) {
     let read = claim.payload.clone().unwrap_or_else(|| rig.reader().payload(holder.id).unwrap().unwrap());
     assert_eq!(&read[..], b"new");
     assert_eq!(rig.job(holder.id).rare().replaced, 1);
+}
+
+fn a_holder_that_falls_back_leaves_its_slot_to_the_next_one_that_waits(rig: &mut Rig) {
+    rig.queue("q", 1);
+    let running = rig.submit(job("q", Rig::KIND)).id;
+    let holder = rig.submit(new(Replace, Follow)).id;
+    let waiting = rig.submit(job("q", Rig::KIND)).id;
+    let reports = vec![Report { id: running, lease: lease(&rig.job(running)), body: succeeded() }];
+    let lower = NewJob { priority: -100, ..new(Replace, Follow) };
+    let offers = vec![offer(vec![lower]), offer(vec![job("q", Rig::KIND)])];
+    rig.apply(Batch { reports, offers, claim: true, ..Batch::default() });
+    assert_eq!(rig.state(waiting), StateName::Running, "the new job came later");
+    assert_eq!((rig.state(holder), rig.job(holder).spec.priority), (StateName::Queued, -100));
 }
 
 fn replace_with_another_queue_kind_or_label_is_refused(rig: &mut Rig) {
