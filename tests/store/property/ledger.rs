@@ -110,8 +110,8 @@ pub(crate) struct Ledger {
 #[derive(Default)]
 pub(super) struct Causes {
     retried: HashSet<JobId>,
-    /// Those of them whose attempts so far no longer count.
-    reset: HashSet<JobId>,
+    /// Those of them whose attempts so far no longer count, each with the revision of that change.
+    reset: HashSet<(JobId, u64)>,
     /// Jobs whose attempts asked to be run later.
     pub(super) snoozed: HashSet<JobId>,
     /// Jobs whose attempts ended with their processes.
@@ -217,7 +217,7 @@ impl Ledger {
                 }
                 (Control::Reset(id), Ok(ControlDone::Job(job))) if job.position > self.end => {
                     causes.retried.insert(*id);
-                    causes.reset.insert(*id);
+                    causes.reset.insert((*id, job.revision));
                     self.purges.is_over(*id);
                 }
                 (Control::RetryAnew(id), Ok(_)) => {
@@ -375,7 +375,7 @@ impl Ledger {
             // The change is the release, unless it is progress that was reported before it.
             next.starts -= u32::from(job.state.lease().is_none());
         }
-        if causes.reset.contains(&id) && was.is_some_and(|was| was != StateName::Running) {
+        if causes.reset.contains(&(id, job.revision)) && was.is_some_and(|was| was != StateName::Running) {
             next.forgiven = next.starts - u32::from(new == StateName::Running);
         }
         if causes.snoozed.contains(&id) && matches!(old, Some(StateName::Running | StateName::Cancelling)) {
@@ -408,7 +408,8 @@ impl Ledger {
         promise!(job.attempt == expected, "attempts of {} went from {attempt} to {}", job.id, job.attempt);
         let over = held.is_some() && job.state.lease().is_none();
         let snoozed = over && causes.snoozed.contains(&job.id);
-        let reset = causes.reset.contains(&job.id) && held.is_none() && !starts;
+        // A batch may change a job twice: it is reset by the change that the answer shows.
+        let reset = causes.reset.contains(&(job.id, job.revision)) && held.is_none() && !starts;
         let expected = if reset { 0 } else { counted + u32::from(starts) - u32::from(released || snoozed) };
         let now = job.counted_attempts();
         promise!(now == expected, "counted attempts of {} went from {counted} to {now}", job.id);
