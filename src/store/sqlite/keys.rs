@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
 use super::{
     fetch::Fetch,
@@ -42,13 +42,19 @@ fn read_key(row: &Row<'_>) -> Result<(KeyHash, KeyRow), rusqlite::Error> {
     Ok((KeyHash(row.get("key")?), key))
 }
 
+/// Prepares the look-up of keys.
+fn look_up(connection: &Connection) -> Result<CachedStatement<'_>, StoreError> {
+    Ok(connection.prepare_cached(concat!("SELECT ", key_columns!(), " FROM unique_key WHERE key = ?1"))?)
+}
+
+fn find(look_up: &mut CachedStatement<'_>, hash: KeyHash) -> Result<Option<KeyRow>, StoreError> {
+    let row = look_up.query_row([&hash.0[..]], read_key).optional()?;
+    Ok(row.map(|(_, row)| row))
+}
+
 /// Reads one key.
 pub(super) fn key(connection: &Connection, hash: KeyHash) -> Result<Option<KeyRow>, StoreError> {
-    let row = connection
-        .prepare_cached(concat!("SELECT ", key_columns!(), " FROM unique_key WHERE key = ?1"))?
-        .query_row([&hash.0[..]], read_key)
-        .optional()?;
-    Ok(row.map(|(_, row)| row))
+    find(&mut look_up(connection)?, hash)
 }
 
 /// Reads the keys after one, in the order of the table.
@@ -72,8 +78,12 @@ impl Fetch<'_> {
             let ids = set_aside.jobs.iter().map(|(id, _)| *id).collect();
             hashes.extend(self.keys_of(&ids)?);
         }
+        if hashes.is_empty() {
+            return Ok(());
+        }
+        let mut look_up = look_up(self.connection)?;
         for hash in hashes {
-            let row = key(self.connection, hash)?;
+            let row = find(&mut look_up, hash)?;
             for id in row.iter().flat_map(|row| [Some(row.holder), row.successor]).flatten() {
                 if !found.jobs.contains_key(&id)
                     && let Some(job) = self.job(id)?
@@ -126,17 +136,20 @@ impl Fetch<'_> {
 
 impl Write<'_> {
     pub(super) fn keys(&self, writes: &WriteSet) -> Result<(), StoreError> {
+        if writes.keys.is_empty() {
+            return Ok(());
+        }
+        let mut put = self.sql(concat!(
+            "INSERT OR REPLACE INTO unique_key (",
+            key_columns!(),
+            ") VALUES (?1, ?2, ?3, ?4, ?5)"
+        ))?;
         for (hash, row) in &writes.keys {
             let Some(KeyRow { holder, successor, until, name }) = row else {
                 self.sql("DELETE FROM unique_key WHERE key = ?1")?.execute([&hash.0[..]])?;
                 continue;
             };
-            self.sql(concat!(
-                "INSERT OR REPLACE INTO unique_key (",
-                key_columns!(),
-                ") VALUES (?1, ?2, ?3, ?4, ?5)"
-            ))?
-            .execute(params![
+            put.execute(params![
                 &hash.0[..],
                 holder.raw(),
                 successor.map(JobId::raw),
