@@ -285,6 +285,7 @@ impl<'e> Decision<'e> {
     }
 
     fn keep_version(&mut self, before: &Arc<Job>, now: Option<Arc<Job>>) {
+        self.due_changed(before.id, now.as_ref());
         let next = self.versions.len();
         let index = *self.by_id.entry(before.id).or_insert(next);
         match self.versions.get_mut(index) {

@@ -131,8 +131,6 @@ impl Decision<'_> {
                 && self.accepted_job(holder.id).is_none()
                 && self.engine.purges.covers(queue, holder.id)
             {
-                // One that began to wait in this batch may be due already.
-                self.due.retain(|due| due.stored.id != holder.id);
                 self.delete(&holder);
                 self.engine.purges.deleted_early(queue);
                 continue;
@@ -348,8 +346,7 @@ impl Decision<'_> {
         let cancelled: Result<_, Refusal> = transition(&holder, &Event::Cancel, self.moment(&holder));
         // A holder that was asked to stop before goes on stopping.
         if let Ok(changed) = cancelled {
-            let after = self.change(&holder, changed);
-            self.due_changed(&after);
+            self.change(&holder, changed);
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::{StoreTime, Timestamp},
-    engine::transition::{Moment, lapsed, transition},
+    engine::transition::{Moment, transition},
     job::{
         ClientInput, Extras, Job, JobId, JobUpdate, KeyHash, KeyRow, OnConflict, PayloadInfo, Spec,
         StateName, UniqueKey, When,
@@ -334,8 +334,7 @@ impl Decision<'_> {
         let event = self.takeover(&job, &new, not_before);
         if let Ok(changed) = transition(&job, &event, self.moment(&job)) {
             self.writes.payloads.push((id, new.payload));
-            let after = self.change(&job, changed);
-            self.due_changed(&after);
+            self.change(&job, changed);
         }
     }
 
@@ -344,19 +343,6 @@ impl Decision<'_> {
         let event = self.takeover(&accepted.job, &new, not_before);
         let moment = self.moment(&accepted.job);
         take_over_new(accepted, &event, moment, new.payload);
-    }
-
-    /// Corrects the list of due jobs for one that has changed since it was made.
-    pub(super) fn due_changed(&mut self, after: &Arc<Job>) {
-        let Some(index) = self.due.iter().position(|due| due.stored.id == after.id) else { return };
-        let is_due = after.state.name() == StateName::Scheduled && after.state.due() <= Some(self.now());
-        if is_due && !lapsed(after, self.now()) {
-            if let Some(due) = self.due.get_mut(index) {
-                due.stored = Arc::clone(after);
-            }
-        } else {
-            self.due.remove(index);
-        }
     }
 }
 

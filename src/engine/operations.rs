@@ -12,7 +12,7 @@ use super::{
 use crate::{
     clock::StoreTime,
     engine::transition::{Event, lapsed},
-    job::{Change, Job, RequestId, Spec, State, Tombstone},
+    job::{Change, Job, JobId, RequestId, Spec, State, StateName, Tombstone},
     settings::Keep,
     store::{
         StoreError,
@@ -222,5 +222,29 @@ impl Decision<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Corrects the list of due jobs for one that changes, or is deleted, between the making of the list and the choice of
+    /// those that start.
+    pub(super) fn due_changed(&mut self, id: JobId, now: Option<&Arc<Job>>) {
+        if self.has_chosen {
+            return;
+        }
+        let Some(index) = self.due.iter().position(|due| due.stored.id == id) else { return };
+        let is_due = |job: &&Arc<Job>| {
+            job.state.name() == StateName::Scheduled
+                && job.state.due() <= Some(self.now())
+                && !lapsed(job, self.now())
+        };
+        match now.filter(is_due).cloned() {
+            Some(stored) => {
+                if let Some(due) = self.due.get_mut(index) {
+                    due.stored = stored;
+                }
+            }
+            None => {
+                self.due.remove(index);
+            }
+        }
     }
 }
