@@ -48,6 +48,14 @@ impl Timestamp {
         Timestamp(self.0.saturating_add(micros(duration))).min(Timestamp::MAX)
     }
 
+    /// The precision of instants.
+    pub(crate) const TICK: Duration = Duration::from_micros(1);
+
+    /// Returns the instant just before this one.
+    pub(crate) fn just_before(self) -> Self {
+        self.before(Self::TICK)
+    }
+
     /// Returns this instant less a duration.
     pub(crate) fn before(self, duration: Duration) -> Self {
         Timestamp(self.0.saturating_sub(micros(duration)))

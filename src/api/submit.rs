@@ -119,18 +119,19 @@ impl Submitter<'_> {
     ) -> Result<v1::SubmitBatchResponse, Status> {
         let caller = Caller::of(&call)?;
         let deadline = self.core.deadline(&call);
-        let (metadata, _, mut body) = call.into_parts();
+        let (metadata, _, body) = call.into_parts();
         let mut validator = Validator::new(self.core.clock.now(), &body.namespace);
         validator.request_id(&body.request_id);
         let when_full = validator.when_full("when_full", body.when_full);
-        let mut specs = std::mem::take(&mut body.jobs);
-        if specs.len() > BATCH_MAX {
-            return Err(validator.failed("jobs", counted(specs.len())));
-        }
+        let mut specs = body.jobs;
+        let count = specs.len();
         let each = specs.iter_mut().enumerate();
         let drafts = each.map(|(index, spec)| validator.job_spec(&format_args!("jobs[{index}]"), Some(spec)));
-        let Some(drafts) = AtLeastOne::collect(drafts) else {
-            return Err(validator.failed("jobs", counted(0)));
+        let drafts = if count <= BATCH_MAX { AtLeastOne::collect(drafts) } else { None };
+        let Some(drafts) = drafts else {
+            return Err(
+                validator.failed("jobs", format!("has {count} entries; it must have 1 to {BATCH_MAX}"))
+            );
         };
         drop(specs);
         validator.finish()?;
@@ -205,10 +206,6 @@ impl Submitter<'_> {
     fn token(&self, position: Position) -> String {
         self.core.issuer.issue(&ResumeToken::after(position))
     }
-}
-
-fn counted(jobs: usize) -> String {
-    format!("has {jobs} entries; it must have 1 to {BATCH_MAX}")
 }
 
 /// Records the outcome of a submission in its span.

@@ -21,7 +21,7 @@ use super::{
     section::{Reading, Section},
 };
 use crate::{
-    admission::{FieldFault, rules, schedule},
+    admission::{self, FieldFault},
     clock::Timestamp,
     engine::AdmissionError,
     job::{
@@ -307,7 +307,8 @@ fn check_job(section: &Section<'_>, job: &JobDraft, declared: &Declared<'_>, rea
         };
         reading.fault_at(&section.key_span(key), section.key(key), problem);
     };
-    let rules = rules::check(job, "", declared.now).into_iter().chain(schedule::check(job));
+    let rules =
+        admission::rules::check(job, "", declared.now).into_iter().chain(admission::schedule::check(job));
     rules.for_each(|FieldFault { field, problem }| fault(field, problem));
     let defaults = declared.kinds.get(kind).map(|kind| &kind.defaults);
     let settings = declared.queues.get(queue);

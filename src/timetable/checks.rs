@@ -1,7 +1,5 @@
 //! From a schedule's times as they are given to compiled ones, with all that may be wrong with them.
 
-use std::time::Duration;
-
 use jiff::tz::TimeZone;
 
 use crate::clock::Timestamp;
@@ -123,7 +121,7 @@ impl Timetable {
             }
         }
         // An instant at the very anchor counts if that is the schedule's start.
-        let after = if spec.start.is_some() { anchor.before(Duration::from_micros(1)) } else { anchor };
+        let after = if spec.start.is_some() { anchor.just_before() } else { anchor };
         if self.next(after).is_none() {
             return Err(self.why_never(after));
         }

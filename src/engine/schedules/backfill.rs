@@ -1,7 +1,7 @@
 //! Backfills: instants of the past that run one after the other. A backfill is a part of its schedule's row, and goes on
 //! after a restart.
 
-use super::{super::{ControlRefusal, decision::Decision}, ScheduleRefusal, times::{Coming, TICK}, turn::Turn};
+use super::{super::{ControlRefusal, decision::Decision}, ScheduleRefusal, times::Coming, turn::Turn};
 use crate::{
     clock::Timestamp,
     job::ScheduleOrigin,
@@ -43,7 +43,7 @@ impl Decision<'_> {
         // What has not been decided yet is the schedule's own.
         let decided = if turn.info.paused.is_some() { turn.now } else { turn.info.run.cursor };
         let until = range.until.min(decided);
-        let mut cursor = range.from.before(TICK);
+        let mut cursor = range.from.just_before();
         let mut instants = Vec::new();
         while let Some(instant) = next(turn, &coming, cursor, until, range.again) {
             if instants.len() as u64 >= u64::from(range.at_most) {
@@ -62,7 +62,7 @@ impl Decision<'_> {
             until,
             at_most,
             again,
-            cursor: from.before(TICK),
+            cursor: from.just_before(),
             created: 0,
             job: None,
             started: turn.now,
@@ -107,11 +107,8 @@ fn next(turn: &Turn, coming: &Coming, cursor: Timestamp, until: Timestamp, again
     let mut after = cursor;
     loop {
         let instant = coming.table.next(after).filter(|instant| instant.nominal <= until)?;
-        if deferred == Some(instant.nominal) {
-            after = instant.nominal;
-            continue;
-        }
-        match turn.info.run.ran.end_of(instant.nominal).filter(|_| !again) {
+        let ran_until = turn.info.run.ran.end_of(instant.nominal).filter(|_| !again);
+        match deferred.filter(|deferred| *deferred == instant.nominal).or(ran_until) {
             Some(end) => after = end,
             None => return Some(instant),
         }

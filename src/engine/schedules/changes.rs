@@ -229,7 +229,7 @@ impl Decision<'_> {
         }
         let mut turn = Turn::new(before, self.now(), self.space);
         let same_times = before.settings.times == settings.times;
-        let former = self.coming(&turn).ok().filter(|_| !same_times);
+        let former = if same_times { None } else { self.coming(&turn).ok() };
         if !same_times {
             // The instants of the former times that have come are over.
             if before.paused.is_none()

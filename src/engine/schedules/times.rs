@@ -8,8 +8,6 @@ use crate::{
     timetable::{Instant, Timetable, TimetableFault},
 };
 
-/// The precision of instants.
-pub(super) const TICK: Duration = Duration::from_micros(1);
 /// Limit of the late instants that run where each is to run; older ones are missed.
 pub(super) const LATE_MAX: u64 = 1_000;
 /// Limit of the instants that are counted at once.
@@ -40,7 +38,7 @@ impl Coming {
 
     /// Returns the time from which an instant that fires at `fires` is missed.
     pub(super) fn missed_from(&self, fires: Timestamp) -> Option<Timestamp> {
-        self.catch_up.map(|longest| fires.after(longest).after(TICK))
+        self.catch_up.map(|longest| fires.after(longest).after(Timestamp::TICK))
     }
 
     /// Returns the newest instant after `after` that fires at `until` at the latest.
@@ -52,7 +50,7 @@ impl Coming {
                 return Some(instant);
             }
             // Its jitter has not passed. The one before it comes before that.
-            until = instant.nominal.before(TICK);
+            until = instant.nominal.just_before();
         }
     }
 
@@ -68,7 +66,7 @@ impl Coming {
 
     /// Returns the newest instant that is missed.
     pub(super) fn newest_missed(&self, after: Timestamp) -> Option<Instant> {
-        self.newest_by(after, self.now.before(self.catch_up?).before(TICK))
+        self.newest_by(after, self.now.before(self.catch_up?).just_before())
     }
 
     /// Returns the number of instants after `after` up to `until`, at most [`COUNTED_MAX`].

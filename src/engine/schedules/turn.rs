@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{
     super::{Offer, callers::Seat, decision::Decision, offers::answered},
     SET_BACK,
-    times::{Coming, TICK},
+    times::Coming,
 };
 use crate::{
     clock::Timestamp,
@@ -371,7 +371,7 @@ impl Decision<'_> {
         if number > 0
             && let Some(last) = coming.table.latest(
                 turn.info.run.cursor,
-                instant.nominal.before(TICK),
+                instant.nominal.just_before(),
             )
         {
             let counts = &mut turn.info.run.counts;
@@ -417,8 +417,6 @@ impl Decision<'_> {
         let Some(job) = turn.info.run.last.as_ref().and_then(|last| self.job(last.job)) else { return };
         // A job that is cancelled already, or has just ended, needs no cancel.
         if let Ok(changed) = transition(&job, &Event::Cancel, self.moment(&job)) {
-            // It may be among the due jobs, whose change is decided later in the batch.
-            self.due.retain(|due| due.stored.id != job.id);
             self.change(&job, changed);
         }
     }

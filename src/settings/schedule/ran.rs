@@ -1,7 +1,5 @@
 //! The instants of a schedule that have run, as ranges.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -12,8 +10,6 @@ const RANGES_MAX: usize = 64;
 
 /// Limit of the instants that are looked at one by one where the times change; the others count as run.
 const AHEAD_MAX: usize = 10_000;
-/// The precision of instants.
-const TICK: Duration = Duration::from_micros(1);
 
 /// The instants that have run: ranges of instants that follow each other in the schedule's times, both ends included,
 /// in order.
@@ -86,13 +82,13 @@ impl Ran {
             if *first <= now {
                 ran.0.push((*first, now.min(*last)));
             }
-            let mut next = old(now.max(first.before(TICK)));
+            let mut next = old(now.max(first.just_before()));
             while let Some(instant) = next.filter(|instant| instant <= last) {
                 if left == 0 {
                     ran.0.push((instant, *last));
                     break;
                 }
-                if new(instant.before(TICK)) == Some(instant) {
+                if new(instant.just_before()) == Some(instant) {
                     ran.add(instant, &new);
                 }
                 (next, left) = (old(instant), left - 1);

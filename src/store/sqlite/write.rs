@@ -27,6 +27,14 @@ pub(super) struct Write<'c> {
     pub(super) names: &'c Names,
 }
 
+/// The columns that each change of a job writes. The parameters before these are the job's id and its former revision.
+macro_rules! changes {
+    () => {
+        "state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, max_attempts = ?8, updated = ?9, \
+         started = ?10, ended = ?11, worker = ?12, reported = ?13, until = ?14"
+    };
+}
+
 /// Binds values to the parameters of a statement, from the one with the index `first` on.
 fn bind(statement: &mut CachedStatement<'_>, first: usize, values: &[&dyn ToSql]) -> Result<(), StoreError> {
     for (index, value) in values.iter().enumerate() {
@@ -279,11 +287,7 @@ impl Write<'_> {
         if jobs.is_empty() {
             return Ok(());
         }
-        let mut update = self.sql(
-            "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
-             max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, worker = ?12, reported = ?13, \
-             until = ?14 WHERE id = ?1 AND revision = ?2",
-        )?;
+        let mut update = self.sql(concat!("UPDATE job SET ", changes!(), " WHERE id = ?1 AND revision = ?2"))?;
         for changed in jobs {
             let ChangedJob { before, after } = changed;
             // JSON columns are written only if they have changed: most jobs never have any.
@@ -291,45 +295,16 @@ impl Write<'_> {
                 && before.failure == after.failure
                 && before.result == after.result
                 && before.rare == after.rare;
-            let rows = if texts_same {
-                update.execute(params![
-                    before.id.raw(),
-                    before.revision as i64,
-                    after.state.name() as u8,
-                    detail_of(after.state, self.names),
-                    after.revision as i64,
-                    after.position.0,
-                    after.attempt,
-                    after.max_attempts,
-                    after.updated.as_micros(),
-                    after.started.map(Timestamp::as_micros),
-                    after.ended.map(Timestamp::as_micros),
-                    after.remote.worker().map(|worker| worker.number),
-                    json(after.remote.reported.as_deref())?,
-                    after.waits_until().map(Timestamp::as_micros),
-                ])?
-            } else {
-                self.changed_texts(changed)?
+            let mut with_texts = None;
+            let statement = match texts_same {
+                true => &mut update,
+                false => with_texts.insert(self.sql(concat!(
+                    "UPDATE job SET ",
+                    changes!(),
+                    ", progress = ?15, failure = ?16, result = ?17, rare = ?18 WHERE id = ?1 AND revision = ?2"
+                ))?),
             };
-            if rows != 1 {
-                let (job, revision) = (before.id, before.revision);
-                return Err(StoreError::Corrupt(format!("job {job} is not at revision {revision}")));
-            }
-            self.changed_spec(changed)?;
-        }
-        Ok(())
-    }
-
-    /// Writes a job whose JSON columns have changed, and returns the number of rows.
-    fn changed_texts(&self, changed: &ChangedJob) -> Result<usize, StoreError> {
-        let ChangedJob { before, after } = changed;
-        let rows = self
-            .sql(
-                "UPDATE job SET state = ?3, detail = ?4, revision = ?5, position = ?6, attempt = ?7, \
-                 max_attempts = ?8, updated = ?9, started = ?10, ended = ?11, progress = ?12, failure = ?13, \
-                 result = ?14, worker = ?15, reported = ?16, until = ?17, rare = ?18 WHERE id = ?1 AND revision = ?2",
-            )?
-            .execute(params![
+            let changes = params![
                 before.id.raw(),
                 before.revision as i64,
                 after.state.name() as u8,
@@ -341,15 +316,27 @@ impl Write<'_> {
                 after.updated.as_micros(),
                 after.started.map(Timestamp::as_micros),
                 after.ended.map(Timestamp::as_micros),
-                json(after.progress.as_deref())?,
-                json(after.failure.as_deref())?,
-                json(after.result.as_deref())?,
                 after.remote.worker().map(|worker| worker.number),
                 json(after.remote.reported.as_deref())?,
                 after.waits_until().map(Timestamp::as_micros),
-                json(after.rare.as_ref())?,
-            ])?;
-        Ok(rows)
+            ];
+            bind(statement, 1, changes)?;
+            if !texts_same {
+                let texts = params![
+                    json(after.progress.as_deref())?,
+                    json(after.failure.as_deref())?,
+                    json(after.result.as_deref())?,
+                    json(after.rare.as_ref())?,
+                ];
+                bind(statement, 1 + changes.len(), texts)?;
+            }
+            if statement.raw_execute()? != 1 {
+                let (job, revision) = (before.id, before.revision);
+                return Err(StoreError::Corrupt(format!("job {job} is not at revision {revision}")));
+            }
+            self.changed_spec(changed)?;
+        }
+        Ok(())
     }
 
     /// Writes the parts of a job's spec that can change, if they have.
