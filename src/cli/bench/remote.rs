@@ -35,8 +35,6 @@ const FEW: usize = 4;
 const STREAMS_PER_CONNECTION: usize = 90;
 /// Number of streams that are opened at once.
 const OPENED_AT_ONCE: usize = 32;
-/// Time for which the processor time of idle workers is counted.
-const IDLE_FOR: Duration = Duration::from_secs(10);
 const KIB: f64 = 1024.0;
 
 impl Bench {
@@ -165,7 +163,7 @@ impl Bench {
         let with = resident();
         self.step("idle workers".to_owned());
         let processor = subject.process.processor_seconds();
-        tokio::time::sleep(IDLE_FOR.min(self.run.counted * 5)).await;
+        tokio::time::sleep(self.idle_time()).await;
         let used = subject.process.processor_seconds().zip(processor).map(|(after, before)| after - before);
         anyhow::ensure!(open.try_join_next().is_none(), "an idle worker was sent away");
         open.shutdown().await;
@@ -176,7 +174,7 @@ impl Bench {
             self.figures.push(Figure::new(name, each, "KiB").bounds(Bounds::value_at_most(64.0)));
         }
         if let Some(used) = used {
-            let share = used / IDLE_FOR.min(self.run.counted * 5).as_secs_f64() * 100.0;
+            let share = used / self.idle_time().as_secs_f64() * 100.0;
             let name = format!("processor time of {workers} idle workers");
             self.figures.push(Figure::new(name, share, "% of a core").bounds(Bounds::value_at_most(1.0)));
         }

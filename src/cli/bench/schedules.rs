@@ -35,8 +35,6 @@ const PAGE: i32 = 1_000;
 const SETTING_TIME: Duration = Duration::from_secs(3);
 /// Time limit until the last job of a round has ended.
 const FIRING_TIME: Duration = Duration::from_secs(60);
-/// Time for which the processor time of idle servers is counted.
-const IDLE_FOR: Duration = Duration::from_secs(10);
 const TIME_ZONE: &str = "Europe/Berlin";
 /// The interval of the schedules that fire, so that each has one instant in the near future: the longest allowed, ten
 /// years.
@@ -158,7 +156,7 @@ impl Bench {
         let servers = [("empty store", empty), (what, full)];
         let used = || servers.map(|(_, server)| server.process.processor_seconds());
         let (used_before, begin) = (used(), now());
-        tokio::time::sleep(IDLE_FOR.min(self.run.counted * 5)).await;
+        tokio::time::sleep(self.idle_time()).await;
         let (used_after, seconds) = (used(), begin.elapsed().as_secs_f64());
         ensure!(full.count(WORK, None).await? == before, "a schedule fired while none should");
         for (((what, _), before), after) in servers.into_iter().zip(used_before).zip(used_after) {

@@ -1,5 +1,7 @@
 //! The state of a running bench, shared by all groups of figures.
 
+use std::time::Duration;
+
 use indicatif::ProgressBar;
 
 use super::{load::Run, paced::PACE, place::BenchFolder, report::Figure};
@@ -53,6 +55,11 @@ impl Bench {
     pub(super) fn step(&self, what: String) {
         self.bar.set_message(what);
         self.bar.inc(1);
+    }
+
+    /// Returns the time for which the processor time of something idle is counted.
+    pub(super) fn idle_time(&self) -> Duration {
+        Duration::from_secs(10).min(self.run.counted * 5)
     }
 
     /// Returns the number of calls of a paced run, which takes as long as other runs.
