@@ -320,21 +320,28 @@ impl Rig {
         Watcher::new(soon(self.jobs.clone().watch_status(request)).await.expect("a watch").into_inner())
     }
 
+    /// Returns all jobs that match a filter.
+    pub(crate) async fn list(&self, filter: v1::JobFilter) -> Vec<v1::Job> {
+        let (mut jobs, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let filter = Some(filter.clone());
+            let request = v1::ListJobsRequest { filter, page_size: 1_000, page_token, ..Default::default() };
+            let page = soon(self.jobs.clone().list_jobs(request)).await.expect("a page").into_inner();
+            jobs.extend(page.jobs);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return jobs;
+            }
+        }
+    }
+
     /// Returns all jobs, by their request ids.
     pub(crate) async fn jobs_by_request(&self) -> HashMap<String, Vec<v1::Job>> {
         let mut found: HashMap<String, Vec<v1::Job>> = HashMap::new();
-        let mut page_token = String::new();
-        loop {
-            let request = v1::ListJobsRequest { page_size: 1_000, page_token, ..Default::default() };
-            let page = soon(self.jobs.clone().list_jobs(request)).await.expect("a page").into_inner();
-            for job in page.jobs {
-                found.entry(job.request_id.clone()).or_default().push(job);
-            }
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return found;
-            }
+        for job in self.list(v1::JobFilter::default()).await {
+            found.entry(job.request_id.clone()).or_default().push(job);
         }
+        found
     }
 
     pub(crate) async fn total(&self) -> i64 {

@@ -16,7 +16,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use crate::{
     crash::{check_integrity, number},
     schedules::{create, every, get, status, until},
-    support::{Process, Rig, job, soon},
+    support::{Process, Rig, job},
 };
 
 const ROUNDS: u64 = 10;
@@ -28,25 +28,12 @@ const KILLED_AFTER_MS: std::ops::Range<u64> = 50..700;
 /// Returns the instants of a schedule's jobs, in microseconds, oldest first.
 async fn instants(rig: &Rig, name: &str) -> Vec<i64> {
     let labels = [("jobmill/schedule".to_owned(), name.to_owned())].into();
-    let mut request = v1::ListJobsRequest {
-        filter: Some(v1::JobFilter { labels, ..Default::default() }),
-        page_size: 1_000,
-        ..Default::default()
-    };
-    let mut instants = Vec::new();
-    loop {
-        let page = soon(rig.jobs.clone().list_jobs(request.clone())).await.unwrap().into_inner();
-        for job in page.jobs {
-            let by = job.schedule.expect("a schedule");
-            assert_eq!(by.origin(), ScheduleOrigin::Scheduled);
-            instants.push(micros(by.time));
-        }
-        if page.next_page_token.is_empty() {
-            instants.sort_unstable();
-            return instants;
-        }
-        request.page_token = page.next_page_token;
-    }
+    let jobs = rig.list(v1::JobFilter { labels, ..Default::default() }).await;
+    let by = jobs.into_iter().map(|job| job.schedule.expect("a schedule"));
+    let scheduled = by.inspect(|by| assert_eq!(by.origin(), ScheduleOrigin::Scheduled));
+    let mut instants: Vec<_> = scheduled.map(|by| micros(by.time)).collect();
+    instants.sort_unstable();
+    instants
 }
 
 fn micros(time: Option<prost_types::Timestamp>) -> i64 {

@@ -1,7 +1,5 @@
 //! The limits of schedules and calendars, each at its edge.
 
-use std::collections::BTreeMap;
-
 use jobmill::proto::v1;
 use tonic::Code;
 
@@ -12,12 +10,6 @@ use crate::{
 
 async fn rig() -> Rig {
     Rig::start(simple(with_queue(memory(), QUEUE, queue(0)))).await
-}
-
-/// Returns the limits that the server tells.
-async fn limits(rig: &Rig) -> BTreeMap<String, i64> {
-    let info = soon(rig.about.clone().get_server_info(v1::GetServerInfoRequest::default())).await.unwrap();
-    info.into_inner().limits.into_iter().map(|limit| (limit.name, limit.value)).collect()
 }
 
 async fn create_calendar(rig: &Rig, name: String) -> Result<(), Refusal> {
@@ -31,7 +23,7 @@ async fn there_are_as_many_schedules_as_are_told_and_no_more() {
     let home = tempfile::tempdir().unwrap();
     let start = async || Rig::start(simple(with_queue(folder(home.path()), QUEUE, queue(0)))).await;
     let rig = start().await;
-    let max = limits(&rig).await["schedules"];
+    let max = rig.limit("schedules").await as i64;
     let yearly = |name: &str| {
         let spec = v1::ScheduleSpec { crons: vec!["0 0 1 1 *".into()], ..Default::default() };
         v1::Schedule { spec: Some(spec), ..every(name, 1) }
@@ -62,7 +54,7 @@ async fn there_are_as_many_schedules_as_are_told_and_no_more() {
 #[tokio::test]
 async fn there_are_as_many_calendars_as_are_told_and_no_more() {
     let rig = rig().await;
-    let max = limits(&rig).await["calendars"];
+    let max = rig.limit("calendars").await as i64;
     for n in 0..max {
         create_calendar(&rig, format!("c{n}")).await.unwrap();
     }
@@ -77,7 +69,7 @@ async fn there_are_as_many_calendars_as_are_told_and_no_more() {
 #[tokio::test]
 async fn a_schedule_names_as_many_calendars_as_are_told_and_no_more() {
     let rig = rig().await;
-    let max = limits(&rig).await["schedule_calendars"];
+    let max = rig.limit("schedule_calendars").await as i64;
     for n in 0..=max {
         create_calendar(&rig, format!("c{n}")).await.unwrap();
     }
@@ -98,7 +90,7 @@ async fn a_schedule_names_as_many_calendars_as_are_told_and_no_more() {
 #[tokio::test]
 async fn a_backfill_has_as_many_instants_as_are_told_and_no_more() {
     let rig = rig().await;
-    let max = limits(&rig).await["backfill_instants"];
+    let max = rig.limit("backfill_instants").await as i64;
     create(&rig, every("s", 1)).await.unwrap();
     let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
     let range = |periods, at_most: i64| v1::BackfillScheduleRequest {
@@ -121,7 +113,7 @@ async fn a_backfill_has_as_many_instants_as_are_told_and_no_more() {
 #[tokio::test]
 async fn a_preview_has_at_most_as_many_instants_as_are_told() {
     let rig = rig().await;
-    let max = limits(&rig).await["preview_instants"];
+    let max = rig.limit("preview_instants").await as i64;
     create(&rig, every("s", 60)).await.unwrap();
     for (asked, got) in [(max - 1, max - 1), (max, max), (max + 1, max)] {
         let request =

@@ -16,6 +16,27 @@ use crate::store::{
     subject::{Memory, Sqlite, Subject},
 };
 
+/// The operations of a subject that are those of the store within it.
+macro_rules! as_the_store {
+    ($store:tt) => {
+        fn reader(&self) -> Arc<dyn Reader> {
+            self.$store.reader()
+        }
+
+        $crate::store::property::planted::as_the_store!($store, but reader);
+    };
+    ($store:tt, but reader) => {
+        fn board(&self) -> &DemandBoard {
+            self.$store.board()
+        }
+
+        fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
+            self.$store.kinds_of_workers()
+        }
+    };
+}
+pub(crate) use as_the_store;
+
 /// A store that answers before the batch is on disk: a crash restores the state before it.
 pub(crate) struct AnswersBeforeCommit {
     store: Sqlite,
@@ -34,22 +55,12 @@ impl Subject for AnswersBeforeCommit {
         self.store.apply(batch)
     }
 
-    fn reader(&self) -> Arc<dyn Reader> {
-        self.store.reader()
-    }
-
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         let image = self.on_disk.take().unwrap_or_else(|| self.store.image());
         self.store.restart_from(image, setup)
     }
 
-    fn board(&self) -> &DemandBoard {
-        self.store.board()
-    }
-
-    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
-        self.store.kinds_of_workers()
-    }
+    as_the_store!(store);
 }
 
 /// A store in which each crash changes the rows.
@@ -118,10 +129,6 @@ impl Subject for ChangedByCrash {
         self.store.apply(batch)
     }
 
-    fn reader(&self) -> Arc<dyn Reader> {
-        self.store.reader()
-    }
-
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         let image = self.store.image();
         {
@@ -131,13 +138,7 @@ impl Subject for ChangedByCrash {
         self.store.restart_from(image, setup)
     }
 
-    fn board(&self) -> &DemandBoard {
-        self.store.board()
-    }
-
-    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
-        self.store.kinds_of_workers()
-    }
+    as_the_store!(store);
 }
 
 /// A store that doesn't free the unique key of a job that expires.
@@ -167,21 +168,11 @@ impl Subject for KeepsKeysOfExpired {
         self.0.apply(batch)
     }
 
-    fn reader(&self) -> Arc<dyn Reader> {
-        self.0.reader()
-    }
-
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         self.0.crash(setup)
     }
 
-    fn board(&self) -> &DemandBoard {
-        self.0.board()
-    }
-
-    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
-        self.0.kinds_of_workers()
-    }
+    as_the_store!(0);
 }
 
 /// A store whose starts begin with numbers from an hour ago.
@@ -203,21 +194,11 @@ impl Subject for BeginsBehindItsClock {
         self.0.apply(batch)
     }
 
-    fn reader(&self) -> Arc<dyn Reader> {
-        self.0.reader()
-    }
-
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         self.0.crash(an_hour_ago(setup))
     }
 
-    fn board(&self) -> &DemandBoard {
-        self.0.board()
-    }
-
-    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
-        self.0.kinds_of_workers()
-    }
+    as_the_store!(0);
 }
 
 /// A store that measures elapsed time by the wall clock.
@@ -243,21 +224,11 @@ impl Subject for CountsByTheWall {
         self.0.apply(Batch { present: counted_by_the_wall(batch.present), ..batch })
     }
 
-    fn reader(&self) -> Arc<dyn Reader> {
-        self.0.reader()
-    }
-
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         self.0.crash(by_the_wall(setup))
     }
 
-    fn board(&self) -> &DemandBoard {
-        self.0.board()
-    }
-
-    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
-        self.0.kinds_of_workers()
-    }
+    as_the_store!(0);
 }
 
 /// A store that sometimes leaves the end of a job out of the feed for readers that resume.
@@ -282,13 +253,7 @@ impl Subject for SkipsEnds {
         self.0.crash(setup)
     }
 
-    fn board(&self) -> &DemandBoard {
-        self.0.board()
-    }
-
-    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
-        self.0.kinds_of_workers()
-    }
+    as_the_store!(0, but reader);
 }
 
 struct SkippingReader(Arc<dyn Reader>);

@@ -10,7 +10,10 @@ use jobmill::{
 };
 use rusqlite::Connection;
 
-use super::instants::{RULES, Rule};
+use super::{
+    instants::{RULES, Rule},
+    planted::as_the_store,
+};
 use crate::store::{
     batch::{Applied, Batch, Control, Setup},
     subject::{Memory, Sqlite, Subject},
@@ -65,10 +68,6 @@ impl Subject for BrokenSchedules {
         self.store.apply(batch)
     }
 
-    fn reader(&self) -> Arc<dyn Reader> {
-        self.store.reader()
-    }
-
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         match self.bug {
             Bug::FiresTwice => {
@@ -85,13 +84,7 @@ impl Subject for BrokenSchedules {
         }
     }
 
-    fn board(&self) -> &DemandBoard {
-        self.store.board()
-    }
-
-    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
-        self.store.kinds_of_workers()
-    }
+    as_the_store!(store);
 }
 
 /// A store that runs a fixed time twice where it comes twice.
@@ -109,21 +102,11 @@ impl Subject for RepeatsFold {
         self.0.apply(batch)
     }
 
-    fn reader(&self) -> Arc<dyn Reader> {
-        self.0.reader()
-    }
-
     fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
         self.0.crash(setup)
     }
 
-    fn board(&self) -> &DemandBoard {
-        self.0.board()
-    }
-
-    fn kinds_of_workers(&mut self) -> Result<Vec<String>, StoreError> {
-        self.0.kinds_of_workers()
-    }
+    as_the_store!(0);
 }
 
 fn begin_at(start: Timestamp) -> String {

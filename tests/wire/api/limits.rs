@@ -218,10 +218,13 @@ const OTHERS: [&str; 12] = [
     "tracestate_bytes",
 ];
 
-async fn limit(rig: &Rig, name: &str) -> usize {
-    let limits = info(rig).await.limits;
-    let limit = limits.iter().find(|limit| limit.name == name).unwrap_or_else(|| panic!("no {name}"));
-    limit.value.try_into().unwrap()
+impl Rig {
+    /// Returns a limit that the server tells.
+    pub(crate) async fn limit(&self, name: &str) -> usize {
+        let limits = info(self).await.limits;
+        let limit = limits.iter().find(|limit| limit.name == name).unwrap_or_else(|| panic!("no {name}"));
+        limit.value.try_into().unwrap()
+    }
 }
 
 #[tokio::test]
@@ -230,7 +233,7 @@ async fn each_limit_of_a_field_is_what_the_server_holds_requests_to() {
     let ended = rig.submit(job("echo")).await.id;
     rig.cancel(&ended).await.unwrap();
     for Probe { limit: name, rpc, field, request } in probes() {
-        let (limit, rpc) = (limit(&rig, name).await, format!("jobmill.v1.{rpc}"));
+        let (limit, rpc) = (rig.limit(name).await, format!("jobmill.v1.{rpc}"));
         let before = raw::state(&rig).await;
         let status = raw::call(&rig, &rpc, &[], &request(limit + 1, &ended)).await.expect_err(name);
         let refused = refusal(&status);
@@ -259,7 +262,7 @@ async fn every_limit_that_is_told_is_probed() {
 #[tokio::test]
 async fn a_message_may_have_as_many_bytes_as_are_told_and_no_more() {
     let rig = super::shelf().await;
-    let limit = limit(&rig, "message_bytes").await;
+    let limit = rig.limit("message_bytes").await;
     // A field unknown to the server pads the message to the wanted size.
     let message = |bytes: usize| {
         let mut message = submission(job("echo")).encode_to_vec();
@@ -285,7 +288,7 @@ async fn a_message_may_have_as_many_bytes_as_are_told_and_no_more() {
 #[tokio::test]
 async fn a_page_has_as_many_jobs_as_are_told_at_most() {
     let rig = super::shelf().await;
-    let limit = limit(&rig, "page_size").await;
+    let limit = rig.limit("page_size").await;
     rig.submit_batch(vec![job("echo"); limit]).await;
     rig.submit(job("echo")).await;
     let request = v1::ListJobsRequest { page_size: limit as i32 + 1, ..Default::default() };
@@ -302,7 +305,7 @@ async fn a_result_may_have_as_many_bytes_as_are_told_and_no_more() {
         Ok(Output { bytes: vec![7; bytes].into(), info: PayloadInfo::default() })
     };
     let rig = Rig::start(Server::builder(memory()).handler("large", defaults(), large)).await;
-    let limit = limit(&rig, "result_bytes").await;
+    let limit = rig.limit("result_bytes").await;
     for (bytes, expected) in [(limit, v1::JobState::Succeeded), (limit + 1, v1::JobState::Failed)] {
         let payload = Some(v1::Payload::of(bytes.to_string()));
         let id = rig.submit(v1::JobSpec { payload, ..job("large") }).await.id;
@@ -316,7 +319,7 @@ async fn a_result_may_have_as_many_bytes_as_are_told_and_no_more() {
 #[tokio::test]
 async fn a_stream_begins_with_as_many_credits_as_are_told() {
     let rig = Rig::simple().await;
-    let limit = limit(&rig, "stream_credits").await;
+    let limit = rig.limit("stream_credits").await;
     let nothing = tokio_stream::pending();
     let mut stream = soon(rig.jobs.clone().submit_stream(nothing)).await.unwrap().into_inner();
     let first = soon(stream.message()).await.unwrap().expect("credits");
@@ -328,7 +331,7 @@ async fn a_stream_begins_with_as_many_credits_as_are_told() {
 #[tokio::test]
 async fn a_trace_state_is_kept_up_to_as_many_bytes_as_are_told() {
     let rig = super::shelf().await;
-    let limit = limit(&rig, "tracestate_bytes").await;
+    let limit = rig.limit("tracestate_bytes").await;
     for (bytes, kept) in [(limit, limit), (limit + 1, 0)] {
         let request = v1::SubmitRequest { view: v1::JobView::Basic as i32, ..submission(job("echo")) };
         let mut request = Request::new(request);
