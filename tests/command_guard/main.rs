@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod checkpoints;
+#[cfg(target_os = "linux")]
 mod paused;
 mod reports;
 mod results;

@@ -2,13 +2,14 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
+use command_fds::{CommandFdExt, FdMapping};
 use jobmill::execute::{Attempt, Handler, command::CommandHandler};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -34,12 +35,16 @@ async fn server() {
     }
 }
 
-/// Writes a guard program that creates a file of its own before it becomes the guard, and becomes it once somebody writes
-/// to the pipe `go`. It costs nothing while it waits: many of them would slow each other down.
+/// Descriptor to which each guard writes its process id.
+const STARTED_FD: i32 = 8;
+/// Descriptor at whose end a guard goes on.
+const GO_FD: i32 = 9;
+
+/// Writes a guard program that tells its process id before it becomes the guard, and becomes it once the pipe that it
+/// inherited has ended. It starts no process and touches no disk, as a slow one would use up [`START_TIMEOUT`].
 fn slow_guard(folder: &Path) -> std::path::PathBuf {
-    assert!(Command::new("mkfifo").arg(folder.join("go")).status().unwrap().success());
     let path = folder.join("guard");
-    let text = format!("#!/bin/sh\ncd {} && touch is.$$ && : < go\nexec {GUARD} \"$@\"\n", folder.display());
+    let text = format!("#!/bin/sh\necho $$ >&{STARTED_FD}\nread -r end <&{GO_FD}\nexec {GUARD} \"$@\"\n");
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
@@ -55,44 +60,43 @@ impl Drop for Server {
     }
 }
 
-/// Polls until a condition holds.
-fn until(what: impl Fn() -> bool) {
-    let mut left = TEST_TIMEOUT;
-    while !what() {
-        let pause = Duration::from_millis(1);
-        std::thread::sleep(pause);
-        left = left.checked_sub(pause).expect("it is so in time");
-    }
-}
-
-fn guards(folder: &Path) -> Vec<Pid> {
-    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
-    files.filter_map(|name| name.strip_prefix("is.")?.parse().ok()).filter_map(Pid::from_raw).collect()
-}
-
 /// Returns whether a process has become the guard and is about to report that it is ready.
-#[cfg(target_os = "linux")]
-fn is_one(guard: Pid) -> bool {
-    fs::read_to_string(format!("/proc/{guard}/comm")).is_ok_and(|name| name.trim() == "job-guard")
+fn is_guard(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    assert!(!stat.contains(") Z "), "the guard has ended: {stat}");
+    stat.contains("(job-guard)")
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn commands_that_were_about_to_start_when_the_server_was_paused_start_after_it() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Command::new(std::env::current_exe().unwrap())
+    let (started, tell_started) = io::pipe().unwrap();
+    let (wait, go) = io::pipe().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .args(["--exact", "paused::server", "--nocapture"])
         .env(GUARD_VARIABLE, slow_guard(folder.path()))
         .stdout(Stdio::piped())
-        .spawn()
+        .fd_mappings(vec![
+            FdMapping { parent_fd: tell_started.into(), child_fd: STARTED_FD },
+            FdMapping { parent_fd: wait.into(), child_fd: GO_FD },
+        ])
         .unwrap();
-    let Server(server) = &mut Server(server);
-    until(|| guards(folder.path()).len() == COMMANDS);
+    let Server(server) = &mut Server(command.spawn().unwrap());
+    // It holds the child's ends of the pipes.
+    drop(command);
+    let pids =
+        BufReader::new(started).lines().map(|line| Pid::from_raw(line.unwrap().parse().unwrap()).unwrap());
+    let guards: Vec<Pid> = pids.take(COMMANDS).collect();
+    assert_eq!(guards.len(), COMMANDS);
     kill_process(Pid::from_child(server), Signal::STOP).unwrap();
-    // Open until all have read it: some may not have got there yet.
-    let go = fs::OpenOptions::new().write(true).open(folder.path().join("go")).unwrap();
-    until(|| guards(folder.path()).into_iter().all(is_one));
     drop(go);
+    let mut left = TEST_TIMEOUT;
+    while !guards.iter().copied().all(is_guard) {
+        let pause = Duration::from_millis(1);
+        std::thread::sleep(pause);
+        left = left.checked_sub(pause).expect("all have become guards in time");
+    }
     // During the pause every awaited event arrives, and every timer of the server expires.
     std::thread::sleep(PAUSE);
     kill_process(Pid::from_child(server), Signal::CONT).unwrap();
