@@ -103,6 +103,8 @@ impl NewJob {
                 draft.max_process_losses.unwrap_or(defaults.max_process_losses),
                 Spec::DEFAULT_MAX_PROCESS_LOSSES,
             ),
+            // By the caller's thread: the committer's has enough to do.
+            key_hash: draft.unique.as_ref().map(|unique| unique.hash(&queue, &kind)).into(),
             unique: draft.unique,
             closure: draft.closure,
             schedule: None,

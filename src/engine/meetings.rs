@@ -181,13 +181,13 @@ impl Decision<'_> {
             return Ok(None);
         }
         self.check_queues(offer)?;
-        let mut meeting = Meeting { fates: Vec::with_capacity(offer.jobs.count()), keys: HashMap::new() };
+        let count = offer.jobs.count();
+        let mut meeting = Meeting { fates: Vec::with_capacity(count), keys: HashMap::with_capacity(count) };
         for (index, job) in offer.jobs.iter().enumerate() {
-            let Some(unique) = job.unique() else {
+            let (Some(unique), Some(hash)) = (job.unique(), job.key_hash()) else {
                 meeting.fates.push(Fate::New { is_blocked: false, not_before: None });
                 continue;
             };
-            let hash = unique.hash(&job.queue, &job.kind);
             let key = match meeting.keys.entry(hash) {
                 std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
                 std::collections::hash_map::Entry::Vacant(new) => new.insert(self.standing(hash).into()),
@@ -365,7 +365,7 @@ impl NewJob {
     /// Returns the identity of the unique key.
     #[must_use]
     pub fn key_hash(&self) -> Option<KeyHash> {
-        self.unique().map(|unique| unique.hash(&self.queue, &self.kind))
+        self.extras.as_ref()?.key_hash(&self.queue, &self.kind)
     }
 
     /// Returns the job's input, for a job that takes it over.

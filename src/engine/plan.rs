@@ -153,8 +153,6 @@ impl Engine {
         keys.extend(introduced.flat_map(|hello| self.keys_of_worker(hello)));
         let offered = batch.offers.iter().flat_map(|offer| offer.jobs.iter());
         keys.extend(offered.filter_map(NewJob::key_hash));
-        keys.sort_unstable();
-        keys.dedup();
         wants.keys = keys;
         let offered = batch.offers.iter().filter_map(|offer| offer.request);
         wants.requests.extend(offered.map(|request| request.key));

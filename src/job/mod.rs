@@ -48,7 +48,7 @@ pub use self::{
     },
     state::{State, StateName},
     tally::Tally,
-    unique::{Debounce, KeyHash, KeyName, KeyRow, OnConflict, UniqueKey, UniqueScope},
+    unique::{Debounce, KeyHash, KeyName, KeyRow, KnownHash, OnConflict, UniqueKey, UniqueScope},
     update::JobUpdate,
     worker::{LeaseOwner, Remote, ReportedEnd, WorkerProcess, WorkerRow},
 };

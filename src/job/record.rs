@@ -13,7 +13,7 @@ use super::{
     retry::RetryPolicy,
     schedule::{RESERVED_PREFIX, ScheduledBy},
     state::State,
-    unique::{KeyHash, KeyName, UniqueKey},
+    unique::{KeyHash, KeyName, KnownHash, UniqueKey},
     worker::Remote,
 };
 use crate::clock::Timestamp;
@@ -80,6 +80,9 @@ pub struct Extras {
     /// The unique key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unique: Option<Box<UniqueKey>>,
+    /// The identity of the unique key.
+    #[serde(skip)]
+    pub key_hash: KnownHash,
     /// Id of the closure that runs the job, in the memory of the process that accepted it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub closure: String,
@@ -89,6 +92,12 @@ pub struct Extras {
 }
 
 impl Extras {
+    /// Returns the identity of the unique key of a job of this queue and kind, if it has one.
+    pub(crate) fn key_hash(&self, queue: &str, kind: &str) -> Option<KeyHash> {
+        let unique = self.unique.as_ref()?;
+        Some(self.key_hash.get_or_compute(|| unique.hash(queue, kind)))
+    }
+
     /// Returns whether the job has no rare fields.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -105,6 +114,8 @@ impl Extras {
             max_snoozes,
             max_process_losses,
             unique,
+            // It is there with the key.
+            key_hash: _,
             closure,
             schedule,
         } = self;
@@ -198,7 +209,7 @@ impl Spec {
     /// Returns the identity of the job's unique key, if it has one.
     #[must_use]
     pub fn key_hash(&self) -> Option<KeyHash> {
-        self.unique().map(|unique| unique.hash(self.queue.as_str(), self.kind.as_str()))
+        self.extras.as_ref()?.key_hash(self.queue.as_str(), self.kind.as_str())
     }
 
     /// Returns the text of the job's unique key, if it has one.

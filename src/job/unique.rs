@@ -1,6 +1,12 @@
 //! Unique keys: at most one job holds a key at a time.
 
-use std::time::Duration;
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::OnceLock,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -89,8 +95,60 @@ pub enum OnConflict {
 }
 
 /// The identity of a unique key, with its scope, in 16 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KeyHash(pub [u8; 16]);
+
+impl Ord for KeyHash {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // The order of the bytes, in two comparisons: a batch sorts thousands of them.
+        u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
+    }
+}
+
+impl PartialOrd for KeyHash {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Hash for KeyHash {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // The second half is a part of a SHA-256, whatever the key is.
+        let (_, digest) = self.0.split_at(8);
+        state.write(digest);
+    }
+}
+
+/// The identity of a job's unique key, once it was needed. It takes no part in comparisons.
+#[derive(Clone, Default)]
+pub struct KnownHash(OnceLock<KeyHash>);
+
+impl fmt::Debug for KnownHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KnownHash")
+    }
+}
+
+impl PartialEq for KnownHash {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for KnownHash {}
+
+impl From<Option<KeyHash>> for KnownHash {
+    fn from(hash: Option<KeyHash>) -> Self {
+        KnownHash(hash.map(OnceLock::from).unwrap_or_default())
+    }
+}
+
+impl KnownHash {
+    /// Returns the identity, and computes it the first time.
+    pub(crate) fn get_or_compute(&self, compute: impl FnOnce() -> KeyHash) -> KeyHash {
+        *self.0.get_or_init(compute)
+    }
+}
 
 impl From<&str> for UniqueKey {
     fn from(key: &str) -> Self {

@@ -82,6 +82,7 @@ impl Fetch<'_> {
             return Ok(());
         }
         let mut look_up = look_up(self.connection)?;
+        found.keys.reserve(hashes.len());
         for hash in hashes {
             let row = find(&mut look_up, hash)?;
             for id in row.iter().flat_map(|row| [Some(row.holder), row.successor]).flatten() {
