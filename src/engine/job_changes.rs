@@ -44,13 +44,15 @@ impl Decision<'_> {
 
     pub(super) fn retry(&mut self, id: JobId, expected: Option<u64>, reset: bool) -> Result<JobDone, ControlRefusal> {
         let job = self.expected(id, expected)?;
-        let changed = transition(&job, &Event::Retry { reset }, self.moment(&job)).map_err(|refusal| {
+        let refused = |refusal| {
             if let Refusal::DeadlinePassed(deadline) = refusal {
                 return ControlRefusal::DeadlinePassed { id, deadline };
             }
             let way_out = "only a FAILED, CANCELLED, BACKING_OFF or SCHEDULED job can be retried";
             ControlRefusal::WrongState { id, state: job.state.name(), way_out }
-        })?;
+        };
+        let event = Event::Retry { reset };
+        transition(&job, &event, self.moment(&job)).map_err(refused)?;
         if job.state.is_done() {
             self.check_key_of(&job)?;
             // Ended jobs outlive their queue. In a deleted queue nothing would ever start them.
@@ -63,6 +65,8 @@ impl Decision<'_> {
                 return Err(ControlRefusal::QueueFull(full));
             }
         }
+        // Only now: the check of the key may have deleted a job that a purge covers, which takes the next position.
+        let changed = transition(&job, &event, self.moment(&job)).map_err(refused)?;
         let after = self.change(&job, changed);
         if job.state.is_done() {
             self.retake_key(&after);

@@ -4,14 +4,14 @@ use std::{collections::HashSet, time::Duration};
 
 use jobmill::{
     engine::{NewJob, ReportBody},
-    job::{Change, JobId, OnConflict, StateName},
+    job::{Change, JobId, OnConflict, StateName, UniqueScope},
 };
 
 use crate::store::{
     batch::Control,
     batch::{Applied, Batch, ControlDone, Offer, Report},
     build::{at, job, key, keyed, settings},
-    rig::{Rig, claimed, lease, succeeded},
+    rig::{Rig, claimed, failed, lease, succeeded},
 };
 
 both_stores!(
@@ -29,6 +29,7 @@ both_stores!(
     what_came_after_a_purge_began_is_not_deleted_and_runs,
     what_ran_when_a_purge_began_is_not_deleted,
     a_job_that_is_due_when_a_new_one_meets_its_key_during_a_purge_is_deleted_once,
+    a_retry_whose_key_a_purged_job_holds_is_a_change_of_its_own,
 );
 
 /// Number of jobs that takes a purge several batches.
@@ -256,4 +257,21 @@ fn a_job_that_is_due_when_a_new_one_meets_its_key_during_a_purge_is_deleted_once
     });
     let states: Vec<_> = rig.all_jobs().iter().map(|job| (job.id > snoozed, job.state.name())).collect();
     assert_eq!(states, [(true, StateName::Running)]);
+}
+
+fn a_retry_whose_key_a_purged_job_holds_is_a_change_of_its_own(rig: &mut Rig) {
+    rig.queue("other", 0);
+    rig.queue("q", 1);
+    let unique = || {
+        let unique = key("k", OnConflict::ReturnExisting, OnConflict::ReturnExisting);
+        unique.with_scope(UniqueScope::Namespace)
+    };
+    let ended = rig.submit(keyed(unique(), job("q", Rig::KIND)));
+    rig.report(&ended, failed(false, "")).unwrap();
+    let holder = rig.submit(keyed(unique(), job("other", Rig::KIND))).id;
+    let controls = vec![purge("other"), Control::Reset(ended.id)];
+    // The rig asserts that each change has a position of its own.
+    rig.apply(Batch { controls, claim: true, ..Batch::default() });
+    let states: Vec<_> = rig.all_jobs().iter().map(|job| (job.id == holder, job.state.name())).collect();
+    assert_eq!(states, [(false, StateName::Running)]);
 }
