@@ -63,6 +63,7 @@ mod store {
             mod random;
             mod waiting;
         }
+        mod turns;
         mod updates;
         mod worker_kinds;
         mod worker_reports;

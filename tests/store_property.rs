@@ -32,6 +32,7 @@ mod store {
         pub(crate) mod schedules;
         pub(crate) mod sessions;
         pub(crate) mod times;
+        pub(crate) mod turns;
         pub(crate) mod watchers;
         pub(crate) mod workers;
     }
@@ -129,6 +130,7 @@ fn random_programs_keep_every_promise_on_every_store() {
     let (fired, left_out) = (scheduled.fired as u64, scheduled.left_out);
     assert!(fired > programs && left_out > programs && scheduled.set_back > 0, "{done:?}");
     assert!(scheduled.triggered > 0 && scheduled.backfilled > 0 && scheduled.waiting > 0, "{done:?}");
+    assert!(done.turns as u64 > programs, "{done:?}");
     assert!(done.changes as u64 > programs * 20 && done.terminals as u64 > programs * 5, "{done:?}");
 }
 
@@ -176,6 +178,12 @@ fn an_end_by_itself_that_a_crash_forgot_is_found() {
         violation.contains("should have expired") || violation.contains("should have failed"),
         "{violation}"
     );
+}
+
+#[test]
+fn a_turn_that_a_restart_forgot_is_found() {
+    let (programs, violation) = found_as(ChangedByCrash::forgets_turns, "turns in");
+    println!("in {programs} programs: {violation}");
 }
 
 #[test]

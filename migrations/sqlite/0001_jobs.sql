@@ -9,6 +9,7 @@ CREATE TABLE queue (
     max_wait_us          INTEGER NOT NULL,
     max_waiters          INTEGER NOT NULL,
     accept_unknown_kinds INTEGER NOT NULL,
+    fair_by              TEXT,    -- the label whose values take turns
     keep_succeeded_us    INTEGER, -- retention of ended jobs: -1 for ever, absent as the server's
     keep_failed_us       INTEGER,
     keep_cancelled_us    INTEGER,
@@ -63,12 +64,13 @@ CREATE TABLE job (
     worker       INTEGER,          -- the remote worker that runs the attempt
     reported     TEXT,             -- JSON: lease, number and owner of the latest attempt that its worker has ended by a report
     rare         TEXT,             -- JSON: counts that differ from the plain number of attempts
+    participant  INTEGER NOT NULL, -- QUEUED in a fair queue: the participant in the turns; otherwise 0
     until        INTEGER,          -- time at which the job ends by itself, if it still waits then
     payload      BLOB              -- absent for a large payload, which is in the table payload
 ) STRICT;
 
--- Ready jobs, in the order in which they run.
-CREATE INDEX job_ready ON job (queue, kind, rank, detail) WHERE state = 3;
+-- Ready jobs, in the order in which they run: in a fair queue, in that of each participant.
+CREATE INDEX job_ready ON job (queue, kind, participant, rank, detail) WHERE state = 3;
 -- Jobs that wait for a time or for another job, by queue. SQLite builds a table for each evaluation of a longer IN list.
 CREATE INDEX job_due ON job (state, queue, detail) WHERE state = 1 OR state = 2 OR state = 5;
 -- Waiting jobs that end by themselves.
@@ -170,6 +172,13 @@ CREATE TABLE purge (
     queue   INTEGER PRIMARY KEY,
     last    INTEGER NOT NULL, -- the newest job that the purge covers
     deleted INTEGER NOT NULL
+) STRICT;
+
+-- The turns of fair queues, and of queues that were fair until lately.
+CREATE TABLE turns (
+    queue    INTEGER PRIMARY KEY,
+    last     INTEGER NOT NULL, -- the participant that had the last turn
+    renewing INTEGER NOT NULL  -- whether ready jobs may have participants of another label
 ) STRICT;
 
 -- Sweeps for ended jobs whose retention time is over: the position in the feed that each has reached.

@@ -220,6 +220,12 @@ fn is_label_key(key: &str) -> bool {
     !key.is_empty() && key.len() <= LABEL_KEY_MAX_BYTES && key.bytes().all(allowed)
 }
 
+/// Checks the name of a label.
+pub(crate) fn label_name(name: &str) -> RuleResult {
+    let fault = || format!("{} is no name of a label: write 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`", shown(name));
+    if is_label_key(name) { Ok(()) } else { Err(fault()) }
+}
+
 fn label_key_fault(key: &str) -> String {
     format!("the key {} must be 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`", shown(key))
 }

@@ -386,6 +386,7 @@ pub(super) fn queue_settings(settings: &QueueSettings) -> v1::QueueSettings {
         max_wait: Some(duration(settings.max_wait)),
         max_waiters: Some(settings.max_waiters as i32),
         accept_unknown_kinds: Some(settings.accept_unknown_kinds),
+        fair_by: settings.fair_by.as_deref().unwrap_or_default().to_owned(),
         retention: retention(&settings.retention),
     }
 }

@@ -246,6 +246,7 @@ fn add_settings_to_digest(said: &mut Canonical, settings: &v1::QueueSettings) {
     said.put_number("settings.max_wait", settings.max_wait.as_ref().map(micros));
     said.put_number("settings.max_waiters", settings.max_waiters);
     said.put_number("settings.accept_unknown_kinds", settings.accept_unknown_kinds);
+    said.put_text("settings.fair_by", &settings.fair_by);
     let v1::Retention { succeeded, failed, cancelled, expired } = settings.retention.unwrap_or_default();
     let kept = [("succeeded", succeeded), ("failed", failed), ("cancelled", cancelled), ("expired", expired)];
     for (state, keep) in kept {

@@ -1,10 +1,10 @@
 //! Validation of queue settings.
 
-use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive};
+use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive, sync::Arc};
 
 use super::validate::Validator;
 use crate::{
-    admission::rules::shown,
+    admission::rules::{label_name, shown},
     proto::v1,
     settings::{Keep, QueueRetention, QueueSettings, SettingsField, limits},
 };
@@ -71,6 +71,10 @@ impl Validator {
             .unwrap_or(default.max_wait);
         let when_full =
             self.when_full(&format!("{at}.when_full"), settings.when_full).unwrap_or(default.when_full);
+        let fair_by = (!settings.fair_by.is_empty()).then_some(&*settings.fair_by);
+        if let Some(Err(fault)) = fair_by.map(label_name) {
+            self.fault(format!("{at}.fair_by"), fault);
+        }
         let retention =
             settings.retention.map(|retention| self.retention(at, &retention)).unwrap_or_default();
         QueueSettings {
@@ -81,6 +85,7 @@ impl Validator {
             max_wait,
             max_waiters,
             accept_unknown_kinds: settings.accept_unknown_kinds.unwrap_or(default.accept_unknown_kinds),
+            fair_by: fair_by.map(Arc::from),
             retention,
         }
     }

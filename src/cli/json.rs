@@ -273,6 +273,7 @@ fn queue_settings(settings: &QueueSettings) -> Value {
         .duration("maxWait", settings.max_wait)
         .maybe("maxWaiters", settings.max_waiters)
         .maybe("acceptUnknownKinds", settings.accept_unknown_kinds)
+        .text("fairBy", &settings.fair_by)
         .maybe("retention", settings.retention.as_ref().map(retention))
         .done()
 }

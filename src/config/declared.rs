@@ -16,7 +16,7 @@ use super::{
     kind_defaults::{DEFAULT_KEYS, defaults, snooze_delay},
     paths::Folder,
     program,
-    rules::{Bool, Choice, DurationIn, IntIn, KeepIn, Rule, SizeIn},
+    rules::{Bool, Choice, DurationIn, IntIn, KeepIn, LabelName, Rule, SizeIn},
     section::{Reading, Section},
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The keys of `[queues.NAME]`.
-pub(super) const QUEUE_KEYS: [&str; 8] = [
+pub(super) const QUEUE_KEYS: [&str; 9] = [
     "max_jobs",
     "max_bytes",
     "consumers",
@@ -36,6 +36,7 @@ pub(super) const QUEUE_KEYS: [&str; 8] = [
     "max_wait",
     "max_waiters",
     "accept_unknown_kinds",
+    "fair_by",
     "retention",
 ];
 
@@ -137,6 +138,7 @@ fn queue(section: &Section<'_>, reading: &mut Reading<'_>) -> QueueSettings {
             default.accept_unknown_kinds,
             reading,
         ),
+        fair_by: section.optional("fair_by", &LabelName, reading),
         retention: queue_retention(section, reading),
     }
 }

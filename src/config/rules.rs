@@ -3,13 +3,13 @@
 //! An error tells what was found, what the limit is and what to write instead. [`super::section`] adds the place and
 //! the key.
 
-use std::{fmt::Display, ops::RangeInclusive, time::Duration};
+use std::{fmt::Display, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use serde_json::Value as Json;
 use toml::de::DeValue;
 
 use super::units::{parse_duration, parse_size, show_duration, show_size};
-use crate::{clock::Timestamp, settings::Keep};
+use crate::{admission::rules::label_name, clock::Timestamp, settings::Keep};
 
 /// The rule of a setting's values.
 pub(super) trait Rule {
@@ -261,6 +261,25 @@ impl Rule for Instant {
 
     fn show(&self, value: &Timestamp) -> Json {
         value.to_string().into()
+    }
+}
+
+/// The name of a label.
+pub(super) struct LabelName;
+
+impl Rule for LabelName {
+    type Value = Arc<str>;
+
+    fn wanted(&self) -> String {
+        "the name of a label, such as \"tenant\"".to_owned()
+    }
+
+    fn text(&self, text: &str) -> Result<Arc<str>, String> {
+        label_name(text).map(|()| Arc::from(text))
+    }
+
+    fn show(&self, value: &Arc<str>) -> Json {
+        (**value).into()
     }
 }
 

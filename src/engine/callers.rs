@@ -8,6 +8,8 @@ use std::sync::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::job::Participant;
+
 /// Identifier of a caller within this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct CallerId(u64);
@@ -86,6 +88,8 @@ impl Drop for Caller {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Seat {
     pub(super) queue: u32,
+    /// The participant in the turns of a fair queue.
+    pub(super) participant: Participant,
     pub(super) turn: u64,
 }
 

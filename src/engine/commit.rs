@@ -38,6 +38,7 @@ impl Engine {
         self.workers.commit(&self.names, present.uptime);
         self.kinds.commit(&self.names.kinds, present.uptime);
         self.queues.commit(&self.names, present.uptime);
+        self.turns.commit();
         let purged = self.purges.commit();
         let wake = self.wake();
         let mut outcome = Outcome {
@@ -47,7 +48,7 @@ impl Engine {
             checkpoints: sealed.checkpoints,
             changes: sealed.changes,
             position: self.numbers.position(),
-            more: sealed.more || !self.purges.is_empty() || wake.has_come(present),
+            more: sealed.more || !self.purges.is_empty() || self.turns.are_renewed() || wake.has_come(present),
             wake,
             queues_changed,
             gained_room: !sealed.gained_room.is_empty(),
@@ -102,7 +103,9 @@ impl Engine {
                 // The offers of schedules are no callers that could be refused: each instant has its turn.
                 let schedule = offer.schedule;
                 let max = schedule.map_or(entry.info().settings.max_waiters as usize, |_| usize::MAX);
-                let parked = self.waiters.park(queue, entry.waiters_count(), max, until, offer, full);
+                let first = offer.jobs.iter().find(|job| *job.queue == **entry.name());
+                let participant = self.turns.of_labels(queue, first.and_then(|job| job.extras.as_deref()));
+                let parked = self.waiters.park((queue, participant), entry.waiters_count(), max, until, offer, full);
                 match (parked, schedule) {
                     (Ok(()), Some(schedule)) => self.schedules.parked(schedule),
                     (Ok(()), None) => {}
@@ -131,6 +134,7 @@ impl Engine {
         self.demand.discard();
         self.workers.discard();
         self.sweeping.discard();
+        self.turns.discard();
         self.schedules.discard();
         self.kinds.discard(&self.names.kinds);
         self.queues.discard(&self.names);

@@ -95,6 +95,7 @@ pub(super) struct AcceptedOffer {
 }
 
 /// An item of an accepted offer.
+#[expect(clippy::large_enum_variant, reason = "nearly all are new jobs")]
 pub(super) enum AcceptedItem {
     /// A new job.
     New(AcceptedJob),
@@ -236,6 +237,7 @@ impl<'e> Decision<'e> {
             elapsed: engine.times.backoffs(),
             position: engine.numbers.next_position(),
             random: random(engine.seed, job.id, job.attempt),
+            participant: engine.turns.of(job),
         }
     }
 
@@ -249,6 +251,7 @@ impl<'e> Decision<'e> {
     /// Records a change of a stored job and its follow-ups.
     pub(super) fn change(&mut self, before: &Arc<Job>, changed: Changed) -> Arc<Job> {
         let Changed { job, ended_attempt } = changed;
+        debug_assert_eq!(job.position, self.engine.numbers.next_position(), "each change has a position of its own");
         let job = Arc::new(job);
         if let Some(attempt) = ended_attempt {
             self.writes.attempts.push((job.id, attempt));

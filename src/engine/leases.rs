@@ -88,7 +88,7 @@ impl Leases {
         match (ran, job.state.lease()) {
             (_, Some(_)) => {
                 let order = match before.map(|before| before.state) {
-                    Some(State::Queued { order }) => order,
+                    Some(State::Queued { order, .. }) => order,
                     Some(State::Running { .. } | State::Cancelling { .. }) => self.order(job.id),
                     // The job was never QUEUED: it gets the order key that it would have had.
                     Some(_) | None => job.position,

@@ -44,6 +44,7 @@ mod suspects;
 mod tallies;
 mod times;
 pub mod transition;
+mod turns;
 mod updates;
 mod waiters;
 mod workers;
@@ -97,6 +98,7 @@ use self::{
     schedules::ScheduleBook,
     tallies::Tallies,
     times::Times,
+    turns::Turns,
     waiters::Waiters,
     workers::WorkerBook,
 };
@@ -148,6 +150,7 @@ pub(crate) struct Engine {
     due: Due,
     holds: Holds,
     purges: Purges,
+    turns: Turns,
     sweeping: Sweeping,
     waiters: Waiters,
     workers: WorkerBook,
@@ -281,6 +284,9 @@ impl Engine {
         }
         let starting = if claim && !is_full { decision.choose(&plan.groups) } else { Vec::new() };
         decision.settle(starting)?;
+        if !is_full {
+            decision.renew_turns();
+        }
         decision.write_keys()?;
         decision.write_jobs();
         let Decision { mut writes, mut sealed, instants, .. } = decision;
@@ -300,6 +306,7 @@ impl Engine {
         writes.queues = self.queues.rows(|number| freed.contains(&number));
         writes.tallies = self.tallies.rows()?;
         (writes.purges, writes.ended_purges) = self.purges.rows();
+        (writes.turns, writes.ended_turns) = self.turns.rows();
         (writes.sweeps, writes.ended_sweeps) = self.sweeping.rows();
         writes.schedules = self.schedules.rows();
         if writes.is_empty() && (is_full || !self.times.are_kept_too_long_ago()) {

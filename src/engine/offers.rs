@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock::{StoreTime, Timestamp},
     engine::transition::{Moment, deadline_passed, waiting_state},
-    job::{AtLeastOne, Job, JobId, Name, Position, Remote, RequestId, Spec, State, SubmitOutcome},
+    job::{AtLeastOne, Job, JobId, Name, Participant, Position, Remote, RequestId, Spec, State, SubmitOutcome},
     store::{
         Space,
         sets::{RequestOutcome, RequestRow, StoredRequest},
@@ -438,7 +438,7 @@ fn new_job(
 ) -> AcceptedJob {
     let bytes = new.bytes();
     let elapsed = StoreTime::default();
-    let moment = Moment { now, backoffs: now, elapsed, position: Position::default(), random: 0.0 };
+    let moment = Moment { now, backoffs: now, elapsed, position: Position::default(), random: 0.0, participant: Participant::NONE };
     // Relative times count from now, not from the start of the offer's wait.
     let expires = new.expires.map(|time| time.instant(now));
     let deadline = new.deadline.map(|time| time.instant(now));

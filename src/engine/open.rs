@@ -8,7 +8,7 @@ use std::{
 use super::{
     Decided, Engine, EngineSetup, decision::Decision, demand::Demand, due::Due, keys::Holds, leases::Leases,
     names::NameBook, numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, schedules::ScheduleBook,
-    suspects::Suspects, tallies::Tallies, times::Times, waiters::Waiters, workers::WorkerBook,
+    suspects::Suspects, tallies::Tallies, times::Times, turns::Turns, waiters::Waiters, workers::WorkerBook,
 };
 use crate::{
     clock::Timestamp,
@@ -41,6 +41,8 @@ impl Engine {
         let mut times = Times::start(kept_times, setup.present, start);
         times.note_start(kept_times, &names.steps, start);
         let kinds = NameBook::load(names.kinds.all());
+        let existing = loaded.queues.iter().filter(|(_, deleted)| !deleted).map(|(info, _)| info);
+        let turns = Turns::load(&loaded.turns, existing);
         let engine = Engine {
             seed: setup.seed,
             served: HashSet::new(),
@@ -52,6 +54,7 @@ impl Engine {
             due: Due::load(&loaded.first_times, loaded.first_expiry),
             holds: Holds::load(),
             purges: Purges::load(&loaded.purges),
+            turns,
             sweeping: Sweeping::load(setup.retention, &loaded.sweeps),
             waiters: Waiters::default(),
             schedules: ScheduleBook::load(

@@ -33,6 +33,9 @@ impl Decision<'_> {
             self.engine.due.look_at(tally.queue.number, tally.state);
         }
         self.sealed.more = true;
+        // A row that said which jobs get other participants may be among the unreadable ones.
+        let queues: Vec<u32> = self.engine.tallies.queues_with_ready_jobs().collect();
+        self.engine.turns.look_again(&queues);
         self.engine.waiters.all_gained_room();
         let deleted = self.engine.times.retention();
         for (id, spec) in jobs {

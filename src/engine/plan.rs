@@ -99,6 +99,7 @@ impl Engine {
         }
         wants.held_keys = self.holds.plan(self.times.backoffs());
         wants.lines = self.due.plan(present.wall, self.times.backoffs());
+        wants.renewals = self.turns.plan(&self.tallies);
         wants.walks = self.purges.plan(&self.tallies, &self.purged_by(batch), PURGED_MAX);
         let retention = self.sweeping.plan(self.times.retention(), swept(batch));
         wants.feed.clone_from(&retention.feed);
@@ -217,7 +218,8 @@ impl Engine {
                     let is_of_suspects = suspects == SuspectsWant::Alone;
                     let group = LaneGroup { queue, kinds: kinds.clone(), is_of_suspects, is_short: false };
                     let limit = credits.saturating_add(slots);
-                    heads.push((HeadsWant { queue, kinds, suspects, limit }, group));
+                    let last_turn = self.turns.last(queue);
+                    heads.push((HeadsWant { queue, kinds, suspects, last_turn, limit }, group));
                 };
                 if !is_served || self.suspects.is_empty() {
                     add(&kinds, SuspectsWant::Included, if is_served { free } else { 0 });

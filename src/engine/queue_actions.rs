@@ -55,6 +55,7 @@ impl Decision<'_> {
         }
         let before = self.engine.sweeping.of_queue(Some(&info));
         self.engine.queues.delete(&info.name);
+        self.engine.turns.queue_deleted(number);
         self.replan_sweeps(number, before);
         // Callers that wait for room have to be told that the queue is deleted.
         self.sealed.gained_room.insert(number);

@@ -11,6 +11,7 @@ impl Decision<'_> {
         let before = self.engine.sweeping.of_queue(kept.as_ref());
         let info = self.revised(info, kept);
         self.engine.queues.put(info.clone());
+        self.engine.turns.queue_changed(&info);
         self.replan_sweeps(number, before);
         self.sealed.gained_room.insert(number);
         info

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ops::ControlFlow,
     sync::Arc,
 };
 
@@ -10,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     Claim, Engine, Submitted, SubmittedJob,
-    claims::{Candidate, ReadyList, offer_in_order},
+    claims::{Candidate, NewReady, Offered, ReadyList, offer_all},
     decision::{AcceptedItem, AcceptedJob, AcceptedOffer, Decision, DueJob, Slot},
     demand::Takers,
     plan::LaneGroup,
@@ -18,7 +17,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     engine::transition::{Event, lapsed, transition},
-    job::{Job, State, SubmitOutcome, WorkerProcess},
+    job::{Job, Participant, State, SubmitOutcome, WorkerProcess},
     settings::QueueInfo,
     store::{StoreError, sets::SortKey},
 };
@@ -28,6 +27,14 @@ use crate::{
 enum Newcomer {
     Due(usize),
     Accepted(usize, usize),
+}
+
+/// A job that becomes ready with this batch.
+struct NewJobReady {
+    rank: i8,
+    kind: u32,
+    participant: Participant,
+    newcomer: Newcomer,
 }
 
 /// A ready job, with its payload if that was read.
@@ -42,7 +49,7 @@ struct QueueCandidates {
     /// The index of each list's group; absent where the batch read none.
     groups: Vec<Option<usize>>,
     lists: Vec<ReadyList<ReadyJob>>,
-    newcomers: Vec<(i8, u32, Newcomer)>,
+    newcomers: Vec<NewJobReady>,
 }
 
 /// The answer to a question about a kind. Most jobs of a batch are of the same kind as the one before.
@@ -76,7 +83,7 @@ impl Decision<'_> {
             if free == 0 && takers.is_empty() {
                 continue;
             }
-            self.choose_in(candidates, free, &takers, &mut starting, groups);
+            self.choose_in(queue, candidates, free, &takers, &mut starting, groups);
         }
         starting
     }
@@ -84,6 +91,7 @@ impl Decision<'_> {
     /// Fills a queue's free slots and the credits for it.
     fn choose_in(
         &mut self,
+        queue: u32,
         candidates: QueueCandidates,
         mut free: usize,
         takers: &Takers,
@@ -91,16 +99,12 @@ impl Decision<'_> {
         groups: &[LaneGroup],
     ) {
         let QueueCandidates { groups: indexes, lists, newcomers } = candidates;
-        // The group of a new job matters only where its list is truncated.
-        let mut lists_by_kind: HashMap<u32, usize> = HashMap::new();
-        for (list, _) in lists.iter().enumerate().filter(|(_, list)| list.is_cut) {
-            let group = indexes.get(list).copied().flatten().and_then(|index| groups.get(index));
-            lists_by_kind.extend(group.into_iter().flat_map(|group| &group.kinds).map(|kind| (*kind, list)));
-        }
-        let group_of = |kind| if lists_by_kind.is_empty() { None } else { lists_by_kind.get(&kind).copied() };
-        let new = newcomers
-            .into_iter()
-            .map(|(rank, kind, newcomer)| (rank, group_of(kind), newcomer));
+        let cut_lists = cut_lists(&lists, &indexes, groups);
+        let list_of = |kind| if cut_lists.is_empty() { None } else { cut_lists.get(&kind).copied() };
+        let new = newcomers.into_iter().map(|NewJobReady { rank, kind, participant, newcomer }| {
+            NewReady { participant, rank, list: list_of(kind), job: newcomer }
+        });
+        let last_turn = self.engine.turns.last(queue);
         let Decision { engine, due, accepted, .. } = self;
         let Engine { demand, served, suspects, .. } = &mut **engine;
         let mut classes: HashMap<u32, Vec<u32>> = HashMap::new();
@@ -117,27 +121,34 @@ impl Decision<'_> {
             let classes = classes.entry(kind).or_insert_with(|| demand.takers_of(takers, kind));
             demand.take(classes, job).map(Slot::Remote)
         };
-        offer_in_order(lists, new, |candidate| {
+        let offer = |candidate: Candidate<ReadyJob, Newcomer>| {
+            let mut is_taken = false;
             match candidate {
                 Candidate::Ready(ready) => {
                     if let Some(slot) = slot_for(&ready.0, &mut free) {
+                        is_taken = true;
                         starting.push((ready, slot));
                     }
                 }
                 Candidate::New(Newcomer::Due(index)) => {
                     if let Some(due) = due.get_mut(index) {
                         due.starts = slot_for(&due.stored, &mut free);
+                        is_taken = due.starts.is_some();
                     }
                 }
                 Candidate::New(Newcomer::Accepted(offer, index)) => {
                     let item = accepted.get_mut(offer).and_then(|offer| offer.jobs.get_mut(index));
                     if let Some(AcceptedItem::New(job)) = item {
                         job.starts = slot_for(&job.job, &mut free);
+                        is_taken = job.starts.is_some();
                     }
                 }
             }
-            if free == 0 && takers.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
+            Offered { is_taken, is_last: free == 0 && takers.is_empty() }
+        };
+        if let Some(last) = offer_all(lists, new, last_turn, offer) {
+            self.engine.turns.had_turn(queue, last);
+        }
         // Where a list was truncated and its slots are not used up, the next batch goes on.
         for index in indexes.into_iter().flatten() {
             let is_cut = self.found.heads.get(index).is_some_and(|heads| heads.is_cut);
@@ -203,9 +214,9 @@ impl Decision<'_> {
         let mut add = |job: &Job, newcomer| {
             let kind = job.spec.kind.number;
             if may_start.of(kind, |kind| self.engine.may_start(kind)) {
-                let rank = job.spec.priority.saturating_neg();
+                let (rank, participant) = (job.spec.priority.saturating_neg(), self.engine.turns.of(job));
                 let queue = queues.entry(job.spec.queue.number).or_default();
-                queue.newcomers.push((rank, kind, newcomer));
+                queue.newcomers.push(NewJobReady { rank, kind, participant, newcomer });
             }
         };
         for (index, due) in self.due.iter().enumerate() {
@@ -223,7 +234,7 @@ impl Decision<'_> {
         }
         for queue in queues.values_mut() {
             // The sort is stable: among equals the earlier one starts first.
-            queue.newcomers.sort_by_key(|(rank, ..)| *rank);
+            queue.newcomers.sort_by_key(|new| new.rank);
         }
     }
 
@@ -301,8 +312,8 @@ impl Decision<'_> {
         }
         job.position = self.engine.numbers.next_position();
         job.revision = 1;
-        if let State::Queued { order } = &mut job.state {
-            *order = job.position;
+        if matches!(job.state, State::Queued { .. }) {
+            job.state = State::Queued { order: job.position, participant: self.engine.turns.of(&job) };
         }
         self.create(job, payload)
     }
@@ -337,6 +348,20 @@ impl Slot {
     }
 }
 
+/// Returns the truncated lists of jobs by kind. Only there does it matter to which list a new job belongs.
+fn cut_lists(
+    lists: &[ReadyList<ReadyJob>],
+    indexes: &[Option<usize>],
+    groups: &[LaneGroup],
+) -> HashMap<u32, usize> {
+    let mut by_kind = HashMap::new();
+    for (list, _) in lists.iter().enumerate().filter(|(_, list)| list.is_cut) {
+        let group = indexes.get(list).copied().flatten().and_then(|index| groups.get(index));
+        by_kind.extend(group.into_iter().flat_map(|group| &group.kinds).map(|kind| (*kind, list)));
+    }
+    by_kind
+}
+
 impl Engine {
     /// Returns whether jobs of a kind have a handler here, or a remote worker.
     fn may_start(&self, kind: u32) -> bool {
@@ -347,8 +372,8 @@ impl Engine {
 /// Returns a QUEUED job's place in its lane.
 fn sort_key_of(job: &Job) -> Option<SortKey> {
     match job.state {
-        State::Queued { order } => {
-            Some(SortKey { rank: job.spec.priority.saturating_neg(), order: order.0, id: job.id })
+        State::Queued { order, participant } => {
+            Some(SortKey { participant, rank: job.spec.priority.saturating_neg(), order: order.0, id: job.id })
         }
         State::Scheduled { .. }
         | State::Blocked { .. }

@@ -12,7 +12,7 @@ pub use self::retries::{FailCause, deadline_passed};
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{
-        AttemptRecord, Failure, FailureReason, Job, LeaseToken, Position, Progress, Rare, ResultInfo,
+        AttemptRecord, Failure, FailureReason, Job, LeaseToken, Participant, Position, Progress, Rare, ResultInfo,
         Spec, State, StateName, WorkerProcess,
     },
 };
@@ -109,6 +109,15 @@ pub struct Moment {
     pub position: Position,
     /// Random number from 0 to 1, for jitter.
     pub random: f64,
+    /// The job's participant in the turns of its queue.
+    pub participant: Participant,
+}
+
+impl Moment {
+    /// Returns the state of a job that becomes ready at its place in line, which is `order`.
+    fn queued(self, order: Position) -> State {
+        State::Queued { order, participant: self.participant }
+    }
 }
 
 /// Reason why an event does not apply. The job does not change.
@@ -139,7 +148,7 @@ pub struct Changed {
 pub fn waiting_state(run_time: Option<Timestamp>, moment: Moment) -> State {
     match run_time {
         Some(due) if due > moment.now => State::Scheduled { due },
-        Some(_) | None => State::Queued { order: moment.position },
+        Some(_) | None => moment.queued(moment.position),
     }
 }
 
@@ -152,7 +161,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
     match event {
         Event::Due => match job.state {
             State::Scheduled { .. } | State::BackingOff { .. } if is_due(job, moment) => {
-                Ok(changed(job, State::Queued { order: moment.position }, moment))
+                Ok(changed(job, moment.queued(moment.position), moment))
             }
             State::Scheduled { .. }
             | State::Blocked { .. }
@@ -259,7 +268,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             let delay = delay.filter(|delay| !delay.is_zero());
             let state = match (check_lease(job, *lease)?, delay) {
                 (LeaseState::Cancelling, _) => State::Cancelled,
-                (LeaseState::Running, None) => State::Queued { order: *order },
+                (LeaseState::Running, None) => moment.queued(*order),
                 (LeaseState::Running, Some(delay)) => {
                     let delay = job.spec.retry.at_least(delay, moment.random);
                     State::BackingOff { due: moment.backoffs.after(delay) }
@@ -292,7 +301,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                 if let Some(deadline) = job.spec.deadline().filter(|deadline| *deadline <= moment.now) {
                     return Err(Refusal::DeadlinePassed(deadline));
                 }
-                let mut next = changed(job, State::Queued { order: moment.position }, moment);
+                let mut next = changed(job, moment.queued(moment.position), moment);
                 next.job.ended = None;
                 if *reset {
                     next.job.change_rare(|rare| {

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    ops::Bound,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +17,7 @@ use super::{
     callers::{CallerId, Departures, Seat},
     refusals::QueueFull,
 };
-use crate::clock::Uptime;
+use crate::{clock::Uptime, job::Participant};
 
 /// Byte limit of all waiting offers.
 const BYTES_MAX: u64 = 256 << 20;
@@ -33,14 +34,17 @@ struct Waiting {
 /// The offers that wait for one queue.
 #[derive(Debug, Default)]
 struct Waitline {
-    waiting: BTreeMap<u64, Waiting>,
+    /// The offers, by participant in the turns of a fair queue and order.
+    waiting: BTreeMap<(Participant, u64), Waiting>,
+    /// The participant that had the last turn.
+    last: Participant,
     /// The callers with a seat and their number of seats, offers that are being tried included.
     callers: HashMap<CallerId, usize>,
     /// The number of waiting callers, for readers outside the engine.
     count: Arc<AtomicU64>,
 }
 
-/// All waiting lines, each first come, first served.
+/// All waiting lines, each first come, first served, or in turns if the queue is fair.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     lines: HashMap<u32, Waitline>,
@@ -112,7 +116,7 @@ impl Waiters {
     /// the line would then have more than `max` callers, or all lines more bytes than their limit.
     pub(super) fn park(
         &mut self,
-        queue: u32,
+        (queue, participant): (u32, Participant),
         count: &Arc<AtomicU64>,
         max: usize,
         until: Uptime,
@@ -134,7 +138,7 @@ impl Waiters {
                 *line.callers.entry(offer.caller).or_default() += 1;
                 line.tell();
                 self.last_turn += 1;
-                Seat { queue, turn: self.last_turn }
+                Seat { queue, participant, turn: self.last_turn }
             }
         };
         offer.seat = Some(seat);
@@ -142,7 +146,7 @@ impl Waiters {
         self.deadlines.insert((until, seat));
         self.by_caller.entry(offer.caller).or_default().insert(seat);
         let line = self.lines.entry(queue).or_default();
-        line.waiting.insert(seat.turn, Waiting { offer, until, full });
+        line.waiting.insert((seat.participant, seat.turn), Waiting { offer, until, full });
         Ok(())
     }
 
@@ -158,10 +162,7 @@ impl Waiters {
         while left.offers > 0
             && let Some(queue) = self.offerable.pop_front()
         {
-            let Some((turn, first)) = self.lines.get(&queue).and_then(|line| line.waiting.first_key_value())
-            else {
-                continue;
-            };
+            let Some(((participant, turn), first)) = self.lines.get(&queue).and_then(Waitline::next) else { continue };
             let (jobs, bytes) = (first.offer.jobs.count(), first.offer.bytes());
             if jobs > left.jobs || bytes > left.bytes {
                 // An offer larger than the allowance is taken alone.
@@ -172,7 +173,10 @@ impl Waiters {
                 }
             }
             if first.offer.ask.is_gone() || fits(queue, &first.offer) {
-                let seat = Seat { queue, turn: *turn };
+                let seat = Seat { queue, participant: *participant, turn: *turn };
+                if let Some(line) = self.lines.get_mut(&queue) {
+                    line.last = seat.participant;
+                }
                 offered.extend(self.take(seat).map(|waiting| waiting.offer));
                 left.offers -= 1;
                 left.jobs = left.jobs.saturating_sub(jobs);
@@ -185,7 +189,8 @@ impl Waiters {
 
     /// Takes an offer out of its line. The offer keeps its seat.
     fn take(&mut self, seat: Seat) -> Option<Waiting> {
-        let waiting = self.lines.get_mut(&seat.queue)?.waiting.remove(&seat.turn)?;
+        let line = self.lines.get_mut(&seat.queue)?;
+        let waiting = line.waiting.remove(&(seat.participant, seat.turn))?;
         self.deadlines.remove(&(waiting.until, seat));
         self.bytes -= waiting.offer.bytes();
         if let Some(seats) = self.by_caller.get_mut(&waiting.offer.caller) {
@@ -270,6 +275,12 @@ impl Waiters {
 }
 
 impl Waitline {
+    /// Returns the offer whose turn it is.
+    fn next(&self) -> Option<(&(Participant, u64), &Waiting)> {
+        let behind = (Bound::Excluded((self.last, u64::MAX)), Bound::Unbounded);
+        self.waiting.range(behind).next().or_else(|| self.waiting.first_key_value())
+    }
+
     fn tell(&self) {
         self.count.store(self.callers.len() as u64, Ordering::Relaxed);
     }
@@ -326,6 +337,16 @@ mod tests {
         }
 
         fn park_as(&mut self, queue: u32, max: usize, caller: u64, name: i8) -> Result<(), i8> {
+            self.park_in((queue, Participant::NONE), max, caller, name)
+        }
+
+        fn park_in(
+            &mut self,
+            queue: (u32, Participant),
+            max: usize,
+            caller: u64,
+            name: i8,
+        ) -> Result<(), i8> {
             let offer = self.offer(name, caller);
             let until = at(100 - name as u64);
             let parked = self.waiters.park(queue, &self.count, max, until, offer, full());
@@ -370,7 +391,7 @@ mod tests {
         let mut offered = rig.waiters.offer_again(Allowance { offers: 2, ..ALL }, |_, _| true);
         let (second, mut first) = (offered.pop().unwrap(), offered.pop().unwrap());
         rig.waiters.release(&mut first);
-        rig.waiters.park(1, &rig.count, 1, at(50), second, full()).unwrap();
+        rig.waiters.park((1, Participant::NONE), &rig.count, 1, at(50), second, full()).unwrap();
         let offered = rig.waiters.offer_again(ALL, |_, _| true);
         assert_eq!((names(&offered), rig.callers()), (vec![2, 3], 2));
     }
@@ -388,6 +409,18 @@ mod tests {
         assert_eq!(names(&offered), [5, 3]);
         let offered = rig.waiters.offer_again(Allowance { jobs: 0, ..ALL }, |_, _| true);
         assert_eq!(names(&offered), [6], "even what is larger than a batch gets its turn");
+    }
+
+    #[test]
+    fn participants_take_turns_whatever_their_numbers() {
+        let mut rig = Rig::default();
+        for (name, participant) in [(1, 5), (2, 5), (3, 5), (4, -8), (5, 9)] {
+            rig.park_in((1, Participant(participant)), 100, name as u64, name).unwrap();
+        }
+        rig.waiters.gained_room(1);
+        let offered = rig.waiters.offer_again(Allowance { offers: 2, ..ALL }, |_, _| true);
+        assert_eq!(names(&offered), [1, 5]);
+        assert_eq!(names(&rig.waiters.offer_again(ALL, |_, _| true)), [4, 2, 3], "the turns go on");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod ids;
 pub mod names;
 #[cfg(feature = "server")]
 mod output_tail;
+mod participant;
 mod payload;
 mod rare;
 mod record;
@@ -37,6 +38,7 @@ pub use self::{
     filter::JobFilter,
     identity::{Identity, Incarnation},
     ids::{InvalidJobId, JobId, LeaseToken, Name, Position},
+    participant::Participant,
     payload::{Output, PayloadInfo, ResultInfo},
     rare::Rare,
     record::{Extras, Job, Spec},

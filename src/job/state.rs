@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{LeaseToken, Position};
+use super::{
+    ids::{LeaseToken, Position},
+    participant::Participant,
+};
 use crate::clock::Timestamp;
 
 /// State of a job, with the state's data.
@@ -25,6 +28,8 @@ pub enum State {
     Queued {
         /// Order among the jobs of its queue and priority: the position in the feed at which it became ready.
         order: Position,
+        /// The participant in the turns of a fair queue.
+        participant: Participant,
     },
     /// An attempt runs.
     Running {

@@ -26,6 +26,9 @@ pub struct QueueSettings {
     pub max_waiters: u32,
     /// Whether jobs of kinds without a handler on this server are accepted.
     pub accept_unknown_kinds: bool,
+    /// The label whose values take turns, so that none waits for the many jobs of another one. Absent: jobs run by
+    /// priority, in their order.
+    pub fair_by: Option<Arc<str>>,
     /// Retention of ended jobs, where it differs from the server's own.
     pub retention: QueueRetention,
 }
@@ -50,6 +53,7 @@ impl Default for QueueSettings {
             max_wait: Duration::from_secs(30),
             max_waiters: 1_000,
             accept_unknown_kinds: false,
+            fair_by: None,
             retention: QueueRetention::default(),
         }
     }
@@ -96,6 +100,12 @@ impl QueueSettings {
     #[must_use]
     pub fn accept_unknown_kinds(self, accept_unknown_kinds: bool) -> Self {
         QueueSettings { accept_unknown_kinds, ..self }
+    }
+
+    /// Sets the label whose values take turns.
+    #[must_use]
+    pub fn fair_by(self, label: impl Into<Arc<str>>) -> Self {
+        QueueSettings { fair_by: Some(label.into()), ..self }
     }
 
     /// Sets how long ended jobs are kept, where that differs from the server's own times.
@@ -162,6 +172,8 @@ pub enum SettingsField {
     MaxWaiters,
     /// `accept_unknown_kinds`.
     AcceptUnknownKinds,
+    /// `fair_by`.
+    FairBy,
     /// `retention.succeeded`.
     KeepSucceeded,
     /// `retention.failed`.
@@ -174,7 +186,7 @@ pub enum SettingsField {
 
 impl SettingsField {
     /// All settings with their paths.
-    pub const ALL: [(&'static str, SettingsField); 11] = [
+    pub const ALL: [(&'static str, SettingsField); 12] = [
         ("max_jobs", SettingsField::MaxJobs),
         ("max_bytes", SettingsField::MaxBytes),
         ("consumers", SettingsField::Consumers),
@@ -182,6 +194,7 @@ impl SettingsField {
         ("max_wait", SettingsField::MaxWait),
         ("max_waiters", SettingsField::MaxWaiters),
         ("accept_unknown_kinds", SettingsField::AcceptUnknownKinds),
+        ("fair_by", SettingsField::FairBy),
         ("retention.succeeded", SettingsField::KeepSucceeded),
         ("retention.failed", SettingsField::KeepFailed),
         ("retention.cancelled", SettingsField::KeepCancelled),
@@ -204,6 +217,7 @@ impl SettingsChange {
                 SettingsField::MaxWait => after.max_wait = to.max_wait,
                 SettingsField::MaxWaiters => after.max_waiters = to.max_waiters,
                 SettingsField::AcceptUnknownKinds => after.accept_unknown_kinds = to.accept_unknown_kinds,
+                SettingsField::FairBy => after.fair_by.clone_from(&to.fair_by),
                 SettingsField::KeepSucceeded => after.retention.succeeded = to.retention.succeeded,
                 SettingsField::KeepFailed => after.retention.failed = to.retention.failed,
                 SettingsField::KeepCancelled => after.retention.cancelled = to.retention.cancelled,

@@ -15,6 +15,7 @@ mod schedules;
 pub mod sets;
 pub mod sqlite;
 mod steps;
+mod turns;
 
 use std::sync::Arc;
 
@@ -33,6 +34,9 @@ use crate::{
     },
     settings::{CalendarInfo, QueueInfo, ScheduleInfo},
 };
+
+/// Number of participants in the turns of a lane that are asked for their oldest ready job.
+const OLDEST_PARTICIPANTS_MAX: usize = 1_000;
 
 /// Durable storage of jobs.
 ///

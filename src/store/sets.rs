@@ -19,7 +19,7 @@ use crate::{
     clock::{StoreTime, Timestamp},
     job::{
         AttemptRecord, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Name, Position, ScheduleId, Spec, StateName,
-        StoredCheckpoint, Tally, Tombstone, WorkerRow,
+        StoredCheckpoint, Tally, Tombstone, Participant, WorkerRow,
     },
     settings::{QueueInfo, Retention, ScheduleInfo},
 };
@@ -47,6 +47,8 @@ pub struct ReadSet {
     pub lines: Vec<LineWant>,
     /// Pages of lines for purges.
     pub walks: Vec<LineWant>,
+    /// Pages of lanes whose jobs may get other participants.
+    pub renewals: Vec<LineWant>,
     /// Maximum number of the jobs that may expire, earliest first.
     pub expiring: usize,
     /// Pages of the feed's index for sweeps, oldest position first.
@@ -68,6 +70,8 @@ pub struct HeadsWant {
     pub kinds: Vec<u32>,
     /// The suspects among them.
     pub suspects: SuspectsWant,
+    /// The participant that had the last turn in a fair queue, whose jobs are read in turns.
+    pub last_turn: Option<Participant>,
     /// Maximum number of jobs.
     pub limit: usize,
 }
@@ -99,6 +103,8 @@ pub enum WaitingLine {
 /// Sort key of a job in its line; the smallest comes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SortKey {
+    /// The participant in the turns of a fair queue; the same for all jobs in a line by time.
+    pub participant: Participant,
     /// The negated priority; 0 in a line by time.
     pub rank: i8,
     /// The order, or the time in microseconds.
@@ -150,6 +156,8 @@ pub struct ReadResults {
     pub heads: Vec<Heads>,
     /// The beginnings of lines, by queue and line.
     pub lines: BTreeMap<(u32, WaitingLine), LinePage>,
+    /// The pages of lanes whose jobs may get other participants, by queue and line.
+    pub renewals: BTreeMap<(u32, WaitingLine), LinePage>,
     /// The pages of lines for purges, by queue and line.
     pub walks: BTreeMap<(u32, WaitingLine), LinePage>,
     /// Jobs that may expire.
@@ -179,7 +187,7 @@ impl ReadResults {
     }
 }
 
-/// Ready jobs of a queue, in the order in which they run.
+/// Ready jobs of a queue, in the order of their keys: that in which they run, or in which those of each participant run.
 #[derive(Debug, Default)]
 pub struct Heads {
     /// The jobs. The payload is absent where it is large.
@@ -278,6 +286,8 @@ pub struct WriteSet {
     pub changed_jobs: Vec<ChangedJob>,
     /// New payloads of jobs that have changed, in order.
     pub payloads: Vec<(JobId, Bytes)>,
+    /// Ready jobs that get another participant, after all other changes.
+    pub participants: Vec<(JobId, Participant)>,
     /// Jobs to delete, with all of their data.
     pub deleted_jobs: Vec<Arc<Job>>,
     /// Tombstones of deleted jobs.
@@ -293,6 +303,10 @@ pub struct WriteSet {
     /// Purges that have ended: the number of the queue, and the number of deleted jobs. This becomes the answer of the
     /// requests that asked for the purge and have no answer yet.
     pub ended_purges: Vec<(u32, u64)>,
+    /// Turns of queues that have changed.
+    pub turns: Vec<TurnsRow>,
+    /// Numbers of queues whose jobs take no turns any more.
+    pub ended_turns: Vec<u32>,
     /// Progress of sweeps: the position reached, by retention time.
     pub sweeps: Vec<(Duration, Position)>,
     /// Sweeps that have ended.
@@ -330,6 +344,7 @@ impl WriteSet {
             outcomes,
             changed_jobs,
             payloads,
+            participants,
             deleted_jobs,
             tombstones,
             forgotten_tombstones,
@@ -337,6 +352,8 @@ impl WriteSet {
             tallies,
             purges,
             ended_purges,
+            turns,
+            ended_turns,
             sweeps,
             ended_sweeps,
             retention,
@@ -359,13 +376,15 @@ impl WriteSet {
         let jobs = new_jobs.is_empty()
             && changed_jobs.is_empty()
             && payloads.is_empty()
+            && participants.is_empty()
             && deleted_jobs.is_empty();
         let beside = attempts.is_empty() && outcomes.is_empty() && tallies.is_empty();
         let tombstones = tombstones.is_empty() && forgotten_tombstones.is_none();
         let operations =
             purges.is_empty() && ended_purges.is_empty() && sweeps.is_empty() && ended_sweeps.is_empty();
+        let turns = turns.is_empty() && ended_turns.is_empty();
         let rest = retention.is_none() && schedules.is_empty();
-        names && workers && requests && jobs && beside && tombstones && operations && rest
+        names && workers && requests && jobs && beside && tombstones && operations && turns && rest
     }
 }
 
@@ -415,6 +434,17 @@ pub struct Purge {
     pub deleted: u64,
 }
 
+/// The turns of a fair queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnsRow {
+    /// The queue's number.
+    pub queue: u32,
+    /// The participant that had the last turn.
+    pub last: Participant,
+    /// Whether ready jobs may have the participants of another label.
+    pub is_renewing: bool,
+}
+
 /// State that the engine keeps in memory, as read at a start.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -438,6 +468,8 @@ pub struct Loaded {
     pub first_expiry: Option<Timestamp>,
     /// Purges in progress.
     pub purges: Vec<Purge>,
+    /// Turns of fair queues.
+    pub turns: Vec<TurnsRow>,
     /// Progress of sweeps: the position reached, by retention time.
     pub sweeps: Vec<(Duration, Position)>,
     /// The server's own retention, under which the sweeps have come so far.

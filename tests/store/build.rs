@@ -68,6 +68,7 @@ pub(crate) fn settings(consumers: u32, max_jobs: u64) -> QueueSettings {
         max_wait: Duration::from_secs(30),
         max_waiters: 10,
         accept_unknown_kinds: true,
+        fair_by: None,
         retention: QueueRetention::default(),
     }
 }

@@ -84,6 +84,7 @@ async fn a_queue_is_created_changed_and_deleted_and_stays_so_after_a_restart() {
         max_wait: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
         max_waiters: Some(0),
         accept_unknown_kinds: Some(true),
+        fair_by: "tenant".to_owned(),
         retention: Some(v1::Retention {
             succeeded: keep(Keep::Time(prost_types::Duration { seconds: 0, nanos: 0 })),
             failed: keep(Keep::Forever(true)),
@@ -91,7 +92,7 @@ async fn a_queue_is_created_changed_and_deleted_and_stays_so_after_a_restart() {
             expired: None,
         }),
     };
-    assert_eq!(update(&rig, "mail", changed).await.unwrap().settings, Some(changed));
+    assert_eq!(update(&rig, "mail", changed.clone()).await.unwrap().settings, Some(changed.clone()));
     create(&rig, "another", v1::QueueSettings::default()).await.unwrap();
     delete(&rig, "another").await.unwrap();
     rig.stop().await;

@@ -32,6 +32,9 @@ pub(super) struct Settings {
     /// Whether jobs of kinds without a handler are accepted
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     accept_unknown_kinds: Option<bool>,
+    /// Label whose values take turns, such as tenant; empty for none
+    #[arg(long, value_name = "LABEL")]
+    fair_by: Option<String>,
     /// Retention time of SUCCEEDED jobs: a duration, `forever`, or `default` for the server's setting
     #[arg(long, value_name = "DURATION", value_parser = values::keep)]
     keep_succeeded: Option<KeepArg>,
@@ -64,6 +67,7 @@ impl Settings {
             max_wait: self.max_wait.map(to_wire_duration),
             max_waiters: self.max_waiters,
             accept_unknown_kinds: self.accept_unknown_kinds,
+            fair_by: self.fair_by.clone().unwrap_or_default(),
             retention: (retention != Retention::default()).then_some(retention),
         }
     }
@@ -78,6 +82,7 @@ impl Settings {
             ("max_wait", self.max_wait.is_some()),
             ("max_waiters", self.max_waiters.is_some()),
             ("accept_unknown_kinds", self.accept_unknown_kinds.is_some()),
+            ("fair_by", self.fair_by.is_some()),
             ("retention.succeeded", self.keep_succeeded.is_some()),
             ("retention.failed", self.keep_failed.is_some()),
             ("retention.cancelled", self.keep_cancelled.is_some()),
@@ -115,6 +120,7 @@ mod tests {
             ("--max-wait 0s", "max_wait"),
             ("--max-waiters 0", "max_waiters"),
             ("--accept-unknown-kinds false", "accept_unknown_kinds"),
+            ("--fair-by tenant", "fair_by"),
             ("--keep-succeeded 0s", "retention.succeeded"),
             ("--keep-failed default", "retention.failed"),
             ("--keep-cancelled forever", "retention.cancelled"),
@@ -136,6 +142,7 @@ mod tests {
             max_wait: Some(to_wire_duration(Duration::ZERO)),
             max_waiters: Some(0),
             accept_unknown_kinds: Some(false),
+            fair_by: "tenant".to_owned(),
             retention: Some(Retention {
                 succeeded: KeepArg::For(Duration::ZERO).to_wire(),
                 failed: None,

@@ -26,7 +26,7 @@ pub(super) fn list(queues: &[Queue], colour: bool) -> String {
     let mut table = Table::new(header, colour).numbers([2, 3, 4, 5, 6, 7]);
     for queue in queues {
         let stats = queue.stats.clone().unwrap_or_default();
-        let settings = queue.settings.unwrap_or_default();
+        let settings = queue.settings.clone().unwrap_or_default();
         let count = |states: &[JobState]| plain(count_of(&stats, states).to_string());
         let age = stats.oldest_ready_age.as_ref().map(|age| text::duration(from_wire_duration(age)));
         table.row([
@@ -46,7 +46,7 @@ pub(super) fn list(queues: &[Queue], colour: bool) -> String {
 
 /// Formats a queue with all of its details.
 pub(super) fn in_full(queue: &Queue) -> String {
-    let settings = queue.settings.unwrap_or_default();
+    let settings = queue.settings.clone().unwrap_or_default();
     let stats = queue.stats.clone().unwrap_or_default();
     let size = |bytes: i64| text::bytes(u64::try_from(bytes).unwrap_or(0));
     let of = |used: String, max: Option<String>| match max {
@@ -74,6 +74,9 @@ pub(super) fn in_full(queue: &Queue) -> String {
     fields.push(("waiters", of(stats.waiters.to_string(), settings.max_waiters.map(|max| max.to_string()))));
     if settings.accept_unknown_kinds == Some(true) {
         fields.push(("unknown kinds", "accepted".to_owned()));
+    }
+    if !settings.fair_by.is_empty() {
+        fields.push(("fair by", settings.fair_by.clone()));
     }
     let retention = settings.retention.unwrap_or_default();
     for (name, keep) in [
@@ -121,6 +124,7 @@ mod tests {
                 max_wait: Some(to_wire_duration(Duration::from_secs(30))),
                 max_waiters: Some(1_000),
                 accept_unknown_kinds: Some(false),
+                fair_by: "tenant".to_owned(),
                 retention: Some(Retention {
                     failed: KeepArg::Forever.to_wire(),
                     expired: KeepArg::For(Duration::from_secs(90)).to_wire(),
@@ -167,6 +171,7 @@ mod tests {
         consumers     4
         when full     wait up to 30s
         waiters       0 of 1000
+        fair by       tenant
         failed        kept for ever
         expired       kept 1m 30s
         declared      in the configuration file

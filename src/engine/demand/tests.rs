@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::{
     clock::Timestamp,
-    job::{JobId, Name, Position, Remote, RetryPolicy, Spec, State},
+    job::{JobId, Name, Participant, Position, Remote, RetryPolicy, Spec, State},
 };
 
 /// Demand with kinds `a` and `b`, and the sessions of a test.
@@ -65,7 +65,7 @@ fn job(kind: &Arc<Name>, bytes: u64) -> Job {
             expires: None,
             extras: None,
         }),
-        state: State::Queued { order: Position(1) },
+        state: State::Queued { order: Position(1), participant: Participant::NONE },
         revision: 1,
         position: Position(1),
         attempt: 0,

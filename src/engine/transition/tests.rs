@@ -9,7 +9,8 @@ const EARLIER: Timestamp = Timestamp::from_micros(400_000);
 const LATER: Timestamp = Timestamp::from_micros(5_000_000);
 const LEASE: LeaseToken = LeaseToken::from_raw(7);
 const STALE: LeaseToken = LeaseToken::from_raw(6);
-const MOMENT: Moment = Moment { now: NOW, backoffs: NOW, elapsed: StoreTime::from_micros(0), position: Position(50), random: 0.0 };
+const PARTICIPANT: Participant = Participant(3);
+const MOMENT: Moment = Moment { now: NOW, backoffs: NOW, elapsed: StoreTime::from_micros(0), position: Position(50), random: 0.0, participant: PARTICIPANT };
 
 /// A job with a limit of three attempts, in or after its second one.
 fn job(state: State) -> Job {
@@ -55,7 +56,7 @@ fn states() -> [(&'static str, State); 12] {
         ("SCHEDULED", State::Scheduled { due: LATER }),
         ("SCHEDULED, due", State::Scheduled { due: NOW }),
         ("BLOCKED", State::Blocked { due: NOW }),
-        ("QUEUED", State::Queued { order: Position(40) }),
+        ("QUEUED", State::Queued { order: Position(40), participant: PARTICIPANT }),
         ("RUNNING", State::Running { lease: LEASE }),
         ("BACKING_OFF", State::BackingOff { due: LATER }),
         ("BACKING_OFF, due", State::BackingOff { due: NOW }),
@@ -116,8 +117,12 @@ fn assert_sound(before: &Job, event: &Event, after: &Job) {
     assert_eq!(after.max_attempts, before.max_attempts);
     assert!(after.attempt <= after.max_attempts);
     match after.state {
-        State::Queued { order } if released => assert_eq!(order, PLACE, "it keeps its place"),
-        State::Queued { order } => assert_eq!(order, MOMENT.position),
+        State::Queued { order, participant } if released => {
+            assert_eq!((order, participant), (PLACE, PARTICIPANT), "it keeps its place");
+        }
+        State::Queued { order, participant } => {
+            assert_eq!((order, participant), (MOMENT.position, PARTICIPANT));
+        }
         State::Running { lease } if started => assert_eq!(lease, LeaseToken::from_raw(8)),
         State::Running { lease } | State::Cancelling { lease } => assert_eq!(lease, LEASE),
         State::BackingOff { due } => assert_eq!(due, NOW.after(Duration::from_secs(2))),
@@ -261,7 +266,7 @@ fn a_released_first_attempt_has_a_number_and_counts_for_nothing() {
 
 #[test]
 fn a_new_job_waits_for_its_time_only_if_that_is_to_come() {
-    let queued = State::Queued { order: MOMENT.position };
+    let queued = State::Queued { order: MOMENT.position, participant: PARTICIPANT };
     for (run_time, expected) in [
         (None, queued),
         (Some(EARLIER), queued),
@@ -319,7 +324,7 @@ fn only_what_waits_and_has_never_started_gets_new_input() {
 
 #[test]
 fn another_start_moves_a_job_only_as_far_as_it_must() {
-    let (queued, at_once) = (State::Queued { order: Position(40) }, State::Queued { order: MOMENT.position });
+    let (queued, at_once) = (State::Queued { order: Position(40), participant: PARTICIPANT }, State::Queued { order: MOMENT.position, participant: PARTICIPANT });
     let scheduled = |due| State::Scheduled { due };
     let blocked = |due| State::Blocked { due };
     let backing_off = State::BackingOff { due: LATER };
@@ -345,7 +350,7 @@ fn a_blocked_job_waits_for_the_later_of_two_times_once_the_holder_has_ended() {
     let unblocked = |state, not_before| {
         transition(&job(state), &Event::Unblock { not_before }, MOMENT).map(|changed| changed.job.state)
     };
-    let at_once = State::Queued { order: MOMENT.position };
+    let at_once = State::Queued { order: MOMENT.position, participant: PARTICIPANT };
     for (due, not_before, expected) in [
         (EARLIER, None, at_once),
         (NOW, Some(EARLIER), at_once),

@@ -4,7 +4,7 @@ mod reader;
 mod schedules;
 mod tables;
 
-use std::{collections::HashMap, ops::Bound, sync::Arc, time::Duration};
+use std::{collections::{BTreeSet, HashMap}, ops::Bound, sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
 use reader::{MemoryReader, tallies};
@@ -12,6 +12,7 @@ use tables::{StoredJob, Tables, backoff_of};
 
 use super::{
     Committed, Names, Reader, Store, StoreError,
+    turns::{self, cut_in_turns, first_in_turns},
     sets::{
         ChangedJob, Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, Loaded,
         OutcomeRow, ReadResults, ReadSet, RequestOutcome, SortKey, StoredRequest, SuspectsWant, TallyRow,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     clock::StoreTime,
-    job::{Identity, Incarnation, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Position},
+    job::{Identity, Incarnation, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Participant, Position},
 };
 
 /// A store in memory.
@@ -94,6 +95,7 @@ impl Store for MemoryStore {
             first_times: tables.first_times(),
             first_expiry: tables.expiring.first().map(|(expires, _)| *expires),
             purges: tables.purges.values().copied().collect(),
+            turns: tables.turns.values().copied().collect(),
             sweeps: tables.sweeps.iter().map(|(keep, cursor)| (*keep, *cursor)).collect(),
             retention: tables.retention,
             steps: tables.steps.clone(),
@@ -111,8 +113,9 @@ impl Store for MemoryStore {
             jobs: jobs.filter_map(|id| Some((id, fetch.job(id)?))).collect(),
             requests: wants.requests.iter().filter_map(|key| Some((*key, fetch.request(key)?))).collect(),
             reported: fetch.reported(&wants.reported).collect(),
-            heads: wants.heads.iter().map(|want| fetch.heads(want)).collect(),
+            heads: wants.heads.iter().map(|want| fetch.heads(want)).collect::<Result<_, _>>()?,
             lines: wants.lines.iter().map(|want| ((want.queue, want.line), fetch.line(want))).collect(),
+            renewals: wants.renewals.iter().map(|want| ((want.queue, want.line), fetch.line(want))).collect(),
             walks: wants.walks.iter().map(|want| ((want.queue, want.line), fetch.line(want))).collect(),
             expiring: fetch.expiring(wants.expiring),
             feed: wants.feed.iter().map(|want| (want.keep, fetch.feed(want))).collect(),
@@ -137,6 +140,26 @@ impl Store for MemoryStore {
 
     fn reader(&self) -> Arc<dyn Reader> {
         Arc::clone(&self.reader) as Arc<dyn Reader>
+    }
+}
+
+/// A lane of a fair queue.
+struct FairLane<'t, F> {
+    places: &'t BTreeSet<SortKey>,
+    is_wanted: F,
+}
+
+impl<F: Fn(&&SortKey) -> bool> turns::Lane for FairLane<'_, F> {
+    fn first_of_next(&self, after: Bound<Participant>) -> Result<Option<SortKey>, StoreError> {
+        let end = |participant| SortKey { participant, rank: i8::MAX, order: i64::MAX, id: JobId::from_raw(i64::MAX) };
+        let after = after.map(end);
+        Ok(self.places.range((after, Bound::Unbounded)).find(&self.is_wanted).copied())
+    }
+
+    fn next_of(&self, after: SortKey, limit: usize) -> Result<Vec<SortKey>, StoreError> {
+        let rest = self.places.range((Bound::Excluded(after), Bound::Unbounded));
+        let of_participant = rest.take_while(|place| place.participant == after.participant);
+        Ok(of_participant.filter(&self.is_wanted).take(limit).copied().collect())
     }
 }
 
@@ -186,7 +209,7 @@ impl Fetch<'_> {
         wants.iter().filter_map(move |(id, lease)| ended(id, *lease))
     }
 
-    fn heads(&self, want: &HeadsWant) -> Heads {
+    fn heads(&self, want: &HeadsWant) -> Result<Heads, StoreError> {
         let lanes = want
             .kinds
             .iter()
@@ -196,14 +219,29 @@ impl Fetch<'_> {
             SuspectsWant::LeftOut => !self.tables.suspects.contains(&place.id),
             SuspectsWant::Alone => self.tables.suspects.contains(&place.id),
         };
-        let heads = lanes.flat_map(|lane| lane.iter().filter(is_wanted).take(want.limit));
-        let mut places: Vec<SortKey> = heads.copied().collect();
-        places.sort_unstable();
-        places.truncate(want.limit);
-        let is_cut = places.len() == want.limit;
+        let in_turns = want.last_turn.filter(|_| want.suspects != SuspectsWant::Alone);
+        let (places, is_cut) = match in_turns {
+            Some(last) => {
+                let mut places = Vec::new();
+                for lane in lanes {
+                    places.extend(first_in_turns(&FairLane { places: lane, is_wanted }, last, want.limit)?);
+                }
+                let is_cut = places.len() >= want.limit;
+                (cut_in_turns(places, last, want.limit), is_cut)
+            }
+            None => {
+                let heads = lanes.flat_map(|lane| lane.iter().filter(is_wanted).take(want.limit));
+                let mut places: Vec<SortKey> = heads.copied().collect();
+                // The suspects of a fair queue come in the order of priority, as elsewhere.
+                places.sort_unstable_by_key(|place| (place.rank, place.order, place.id));
+                places.truncate(want.limit);
+                let is_cut = places.len() == want.limit;
+                (places, is_cut)
+            }
+        };
         let kept = places.iter().filter_map(|place| self.tables.jobs.get(&place.id));
         let jobs = kept.map(|kept| (kept.shown(self.names), Some(kept.payload.clone()))).collect();
-        Heads { jobs, is_cut }
+        Ok(Heads { jobs, is_cut })
     }
 
     fn line(&self, want: &LineWant) -> LinePage {
@@ -296,6 +334,9 @@ fn write_jobs(tables: &mut Tables, names: &Names, writes: &WriteSet) -> Result<(
     for tombstone in &writes.tombstones {
         tables.tombstones.insert(tombstone.position, tombstone.clone());
     }
+    for (id, participant) in &writes.participants {
+        tables.set_participant(*id, *participant);
+    }
     if let Some(last) = writes.forgotten_tombstones {
         tables.tombstones = tables.tombstones.split_off(&last.next());
     }
@@ -376,6 +417,15 @@ fn write_beside_jobs(tables: &mut Tables, writes: &WriteSet) {
             tables.tallies.insert(key, (*jobs, *bytes));
         }
     }
+    write_operations(tables, writes);
+    tables.retention = writes.retention.or(tables.retention);
+    if let Some(steps) = &writes.steps {
+        tables.steps.clone_from(steps);
+    }
+    tables.counters = writes.counters.unwrap_or(tables.counters);
+}
+
+fn write_operations(tables: &mut Tables, writes: &WriteSet) {
     for purge in &writes.purges {
         tables.purges.insert(purge.queue, *purge);
     }
@@ -387,13 +437,12 @@ fn write_beside_jobs(tables: &mut Tables, writes: &WriteSet) {
             }
         }
     }
+    tables.turns.extend(writes.turns.iter().map(|turns| (turns.queue, *turns)));
+    for queue in &writes.ended_turns {
+        tables.turns.remove(queue);
+    }
     tables.sweeps.extend(writes.sweeps.iter().copied());
     for keep in &writes.ended_sweeps {
         tables.sweeps.remove(keep);
     }
-    tables.retention = writes.retention.or(tables.retention);
-    if let Some(steps) = &writes.steps {
-        tables.steps.clone_from(steps);
-    }
-    tables.counters = writes.counters.unwrap_or(tables.counters);
 }

@@ -13,7 +13,8 @@ use crate::{
     },
     settings::{CalendarInfo, QueueInfo, ScheduleInfo},
     store::{
-        HeldKey, Names, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob, named, sets::WaitingLine,
+        HeldKey, Names, OLDEST_PARTICIPANTS_MAX, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob, named,
+        sets::{SortKey, WaitingLine},
     },
 };
 
@@ -192,7 +193,12 @@ impl Reader for MemoryReader {
         let is_ready =
             |key: &(u32, WaitingLine)| key.0 == queue.number && matches!(key.1, WaitingLine::Ready(_));
         let lanes = tables.lines.iter().filter(|(key, _)| is_ready(key));
-        let firsts = lanes.filter_map(|(_, places)| places.first());
+        // The first of each participant.
+        let firsts = lanes.flat_map(|(_, places)| {
+            let mut last = None;
+            let is_first = move |place: &&SortKey| last.replace(place.participant) != Some(place.participant);
+            places.iter().filter(is_first).take(OLDEST_PARTICIPANTS_MAX)
+        });
         let since = |job: &Job| self.names.steps.seen_from_now(job.position, job.updated);
         Ok(firsts.filter_map(|place| tables.jobs.get(&place.id)).map(|kept| since(&kept.job)).min())
     }

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use super::schedules::Schedules;
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{AttemptRecord, StoredCheckpoint, Job, JobId, KeyHash, KeyRow, Position, State, StateName, Tombstone, WorkerRow},
+    job::{AttemptRecord, StoredCheckpoint, Job, JobId, KeyHash, KeyRow, Participant, Position, State, StateName, Tombstone, WorkerRow},
     settings::{QueueInfo, Retention},
     store::{
         ClockStep, Names,
-        sets::{Counters, Purge, RequestRow, SortKey, WaitingLine},
+        sets::{Counters, Purge, RequestRow, SortKey, TurnsRow, WaitingLine},
     },
 };
 
@@ -38,6 +38,7 @@ pub(super) struct Tables {
     pub(super) suspects: BTreeSet<JobId>,
     pub(super) workers: BTreeMap<u32, WorkerRow>,
     pub(super) purges: BTreeMap<u32, Purge>,
+    pub(super) turns: BTreeMap<u32, TurnsRow>,
     pub(super) sweeps: BTreeMap<Duration, Position>,
     pub(super) retention: Option<Retention>,
     pub(super) counters: Counters,
@@ -103,6 +104,17 @@ impl Tables {
         }
     }
 
+    /// Gives a ready job another participant in the turns of its queue.
+    pub(super) fn set_participant(&mut self, id: JobId, participant: Participant) {
+        let Some(kept) = self.jobs.get_mut(&id) else { return };
+        let State::Queued { order, .. } = kept.job.state else { return };
+        let before = Arc::clone(&kept.job);
+        let after = Arc::new(Job { state: State::Queued { order, participant }, ..Job::clone(&before) });
+        kept.job = Arc::clone(&after);
+        self.unindex(&before, None);
+        self.index(&after, None);
+    }
+
     /// Returns the earliest time in each line that is ordered by time.
     pub(super) fn first_times(&self) -> Vec<(u32, WaitingLine, i64)> {
         let timed = self
@@ -124,10 +136,10 @@ fn expiry_of(job: &Job) -> Option<(Timestamp, JobId)> {
 
 /// Returns the line of a waiting job, and the job's place in it.
 fn sort_key_of(job: &Job, backoff: Option<StoreTime>) -> Option<(WaitingLine, SortKey)> {
-    let timed = |order| SortKey { rank: 0, order, id: job.id };
+    let timed = |order| SortKey { participant: Participant::NONE, rank: 0, order, id: job.id };
     match job.state {
-        State::Queued { order } => {
-            let place = SortKey { rank: job.spec.priority.saturating_neg(), order: order.0, id: job.id };
+        State::Queued { order, participant } => {
+            let place = SortKey { participant, rank: job.spec.priority.saturating_neg(), order: order.0, id: job.id };
             Some((WaitingLine::Ready(job.spec.kind.number), place))
         }
         State::Scheduled { due } => Some((WaitingLine::Scheduled, timed(due.as_micros()))),

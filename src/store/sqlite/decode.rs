@@ -33,6 +33,7 @@ pub(super) enum Table {
     Queue,
     Kind,
     Purge,
+    Turns,
     Sweep,
     Retention,
     Step,
@@ -50,6 +51,7 @@ impl Table {
             Table::Queue => "queue",
             Table::Kind => "kind",
             Table::Purge => "purge",
+            Table::Turns => "turns",
             Table::Sweep => "sweep",
             Table::Retention => "retention",
             Table::Step => "step",
@@ -64,7 +66,7 @@ impl Table {
         match self {
             Table::Job | Table::Schedule => "id",
             Table::Queue | Table::Kind | Table::Worker | Table::Calendar => "number",
-            Table::Purge => "queue",
+            Table::Purge | Table::Turns => "queue",
             Table::Sweep => "keep_us",
             Table::Retention => "one",
             Table::Step => "position",
@@ -192,6 +194,7 @@ pub(super) fn set_aside(
         Table::Queue
         | Table::Kind
         | Table::Purge
+        | Table::Turns
         | Table::Sweep
         | Table::Retention
         | Table::Step
@@ -205,9 +208,17 @@ pub(super) fn set_aside(
             "INSERT OR REPLACE INTO set_aside (source, key, found, reason, content) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
         .execute(params![name, key, now.as_micros(), why, content])?;
+    replace(connection, table, key)?;
+    Ok(spec)
+}
+
+/// Deletes a row that was set aside, or puts a readable one in its place where other rows refer to it.
+fn replace(connection: &Connection, table: Table, key: i64) -> Result<(), StoreError> {
+    let (name, key_column) = (table.name(), table.key());
     match table {
         Table::Job
         | Table::Purge
+        | Table::Turns
         | Table::Sweep
         | Table::Retention
         | Table::Step
@@ -235,7 +246,7 @@ pub(super) fn set_aside(
         }
         Table::Tally => {}
     }
-    Ok(spec)
+    Ok(())
 }
 
 /// Names a row for an operator.
@@ -245,6 +256,7 @@ pub(super) fn shown(table: Table, key: i64) -> String {
         Table::Queue
         | Table::Kind
         | Table::Purge
+        | Table::Turns
         | Table::Worker
         | Table::Schedule
         | Table::Calendar => format!("{} {key}", table.name()),

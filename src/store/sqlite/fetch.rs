@@ -1,6 +1,6 @@
 //! The reads of a batch.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, ops::Bound, sync::Arc};
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{Job, JobId, Position, StateName},
+    job::{Job, JobId, Participant, Position, StateName},
     store::{
         StoreError,
         sets::{
@@ -21,6 +21,7 @@ use crate::{
             ReadSet, RequestKey, RequestOutcome, RequestRow, SetAside, SortKey, StoredRequest,
             SuspectsWant, WaitingLine,
         },
+        turns::{self, cut_in_turns, first_in_turns},
     },
 };
 
@@ -67,6 +68,9 @@ impl Fetch<'_> {
         }
         for want in &wants.lines {
             found.lines.insert((want.queue, want.line), self.line(want)?);
+        }
+        for want in &wants.renewals {
+            found.renewals.insert((want.queue, want.line), self.line(want)?);
         }
         for want in &wants.walks {
             found.walks.insert((want.queue, want.line), self.line(want)?);
@@ -140,11 +144,16 @@ impl Fetch<'_> {
     }
 
     fn heads(&self, want: &HeadsWant) -> Result<Heads, StoreError> {
-        if let [kind] = want.kinds[..] {
-            return self.lane_heads(want, kind);
-        }
-        let places = self.merged_places(want)?;
-        let is_cut = places.len() == want.limit;
+        let in_turns = want.last_turn.filter(|_| want.suspects != SuspectsWant::Alone);
+        let (places, is_cut) = match (in_turns, &want.kinds[..]) {
+            (Some(last), _) => self.places_in_turns(want, last)?,
+            (None, [kind]) => return self.lane_heads(want, *kind),
+            (None, _) => {
+                let places = self.merged_places(want)?;
+                let is_cut = places.len() == want.limit;
+                (places, is_cut)
+            }
+        };
         let mut jobs = Vec::with_capacity(places.len());
         for place in places {
             let mut statement = self.sql(select_job_and_payload!("WHERE id = ?1"))?;
@@ -162,10 +171,10 @@ impl Fetch<'_> {
         let HeadsWant { queue, limit, .. } = *want;
         let mut statement = self.sql(match want.suspects {
             SuspectsWant::Included => select_job_and_payload!(
-                "WHERE state = 3 AND queue = ?1 AND kind = ?2 ORDER BY rank, detail LIMIT ?3"
+                "WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant = 0 ORDER BY rank, detail LIMIT ?3"
             ),
             SuspectsWant::LeftOut => select_job_and_payload!(
-                "WHERE state = 3 AND queue = ?1 AND kind = ?2 AND id NOT IN (SELECT job FROM suspect) \
+                "WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant = 0 AND id NOT IN (SELECT job FROM suspect) \
                  ORDER BY rank, detail LIMIT ?3"
             ),
             // The plus signs make SQLite begin with the suspects, which are few, and not with the lane.
@@ -212,16 +221,16 @@ impl Fetch<'_> {
             let limit = wanted.clamp(1, PLACES);
             let mut statement = self.sql(match want.suspects {
                 SuspectsWant::Included => {
-                    "SELECT rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
+                    "SELECT participant, rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant = 0 \
                      AND (rank, detail) > (?3, ?4) ORDER BY rank, detail LIMIT ?5"
                 }
                 SuspectsWant::LeftOut => {
-                    "SELECT rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
+                    "SELECT participant, rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant = 0 \
                      AND (rank, detail) > (?3, ?4) AND id NOT IN (SELECT job FROM suspect) \
                      ORDER BY rank, detail LIMIT ?5"
                 }
                 SuspectsWant::Alone => {
-                    "SELECT rank, detail, id FROM job WHERE id IN (SELECT job FROM suspect) AND +state = 3 \
+                    "SELECT participant, rank, detail, id FROM job WHERE id IN (SELECT job FROM suspect) AND +state = 3 \
                      AND +queue = ?1 AND +kind = ?2 AND (rank, detail) > (?3, ?4) ORDER BY rank, detail LIMIT ?5"
                 }
             })?;
@@ -230,25 +239,29 @@ impl Fetch<'_> {
             let mut seen = 0;
             while let Some(row) = rows.next()? {
                 seen += 1;
-                let id: i64 = row.get("id")?;
-                let order: Option<i64> = row.get("detail")?;
-                lane.last = (row.get("rank")?, order.unwrap_or(i64::MIN));
-                match i8::try_from(lane.last.0) {
-                    Ok(rank) => {
-                        lane.heads.push_back(SortKey { rank, order: lane.last.1, id: JobId::from_raw(id) })
-                    }
-                    Err(error) => self.decoder.note(Table::Job, id, &error.to_string()),
-                }
+                let place = place(row)?;
+                lane.last = (place.rank, place.order);
+                lane.heads.push_back(place);
             }
             lane.is_exhausted = seen < limit;
         }
         Ok(lane.heads.front().copied())
     }
 
+    /// Returns the places of the jobs that run first in a fair queue, and whether the limit was met.
+    fn places_in_turns(&self, want: &HeadsWant, last: Participant) -> Result<(Vec<SortKey>, bool), StoreError> {
+        let mut places = Vec::new();
+        for kind in &want.kinds {
+            places.extend(first_in_turns(&FairLane { fetch: self, want, kind: *kind }, last, want.limit)?);
+        }
+        let is_cut = places.len() >= want.limit;
+        Ok((cut_in_turns(places, last, want.limit), is_cut))
+    }
+
     fn line(&self, want: &LineWant) -> Result<LinePage, StoreError> {
         let LineWant { queue, line, after, limit } = *want;
-        let after = after.map_or((i64::MIN, i64::MIN, i64::MIN), |place| {
-            (i64::from(place.rank), place.order, place.id.raw())
+        let after = after.map_or((i64::MIN, i64::MIN, i64::MIN, i64::MIN), |place| {
+            (place.participant.0, i64::from(place.rank), place.order, place.id.raw())
         });
         let mut page = LinePage { limit, ..LinePage::default() };
         let (sql, kind) = match line {
@@ -256,7 +269,7 @@ impl Fetch<'_> {
             WaitingLine::Scheduled | WaitingLine::BackingOff | WaitingLine::Blocked => (
                 select_job!(
                     "WHERE (state = 1 OR state = 2 OR state = 5) AND state = ?2 AND queue = ?1 \
-                     AND (detail, id) > (?4, ?5) AND ?3 = ?3 ORDER BY detail, id LIMIT ?6"
+                     AND (detail, id) > (?5, ?6) AND (?3, ?4) = (?3, ?4) ORDER BY detail, id LIMIT ?7"
                 ),
                 match line {
                     WaitingLine::Scheduled => StateName::Scheduled as u32,
@@ -266,28 +279,24 @@ impl Fetch<'_> {
             ),
             WaitingLine::Ready(kind) => (
                 select_job!(
-                    "WHERE state = 3 AND queue = ?1 AND kind = ?2 AND (rank, detail, id) > (?3, ?4, ?5) \
-                     ORDER BY rank, detail, id LIMIT ?6"
+                    "WHERE state = 3 AND queue = ?1 AND kind = ?2 AND (participant, rank, detail, id) > (?3, ?4, ?5, ?6) \
+                     ORDER BY participant, rank, detail, id LIMIT ?7"
                 ),
                 kind,
             ),
         };
         let mut statement = self.sql(sql)?;
-        let mut rows = statement.query(params![queue, kind, after.0, after.1, after.2, limit as i64])?;
+        let (participant, rank, order, id) = after;
+        let mut rows = statement.query(params![queue, kind, participant, rank, order, id, limit as i64])?;
         let mut seen = 0;
         while let Some(row) = rows.next()? {
             seen += 1;
-            let rank = if matches!(line, WaitingLine::Ready(_)) {
-                row.get(column::RANK).unwrap_or(i8::MAX)
-            } else {
-                0
-            };
-            // A row without its time or order comes first, can't be decoded, and is set aside.
-            let order: Option<i64> = row.get(column::DETAIL)?;
-            page.last = Some(SortKey {
-                rank,
-                order: order.unwrap_or(i64::MIN),
-                id: JobId::from_raw(row.get(column::ID)?),
+            let place = place(row)?;
+            page.last = Some(match line {
+                WaitingLine::Ready(_) => place,
+                WaitingLine::Scheduled | WaitingLine::BackingOff | WaitingLine::Blocked => {
+                    SortKey { participant: Participant::NONE, rank: 0, ..place }
+                }
             });
             page.jobs.extend(self.decoder.job(row).map(Arc::new));
         }
@@ -345,17 +354,73 @@ impl Fetch<'_> {
     }
 }
 
+/// Reads a place. A row without its time or order comes first, can't be decoded, and is set aside.
+fn place(row: &Row<'_>) -> Result<SortKey, rusqlite::Error> {
+    let order: Option<i64> = row.get("detail")?;
+    Ok(SortKey {
+        participant: Participant(row.get("participant")?),
+        rank: row.get("rank").unwrap_or(i8::MAX),
+        order: order.unwrap_or(i64::MIN),
+        id: JobId::from_raw(row.get("id")?),
+    })
+}
+
+/// A lane of a fair queue.
+struct FairLane<'f> {
+    fetch: &'f Fetch<'f>,
+    want: &'f HeadsWant,
+    kind: u32,
+}
+
+impl turns::Lane for FairLane<'_> {
+    fn first_of_next(&self, after: Bound<Participant>) -> Result<Option<SortKey>, StoreError> {
+        let mut first = self.fetch.sql(match self.want.suspects {
+            SuspectsWant::LeftOut => {
+                "SELECT participant, rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant >= ?3 \
+                 AND id NOT IN (SELECT job FROM suspect) ORDER BY participant, rank, detail LIMIT 1"
+            }
+            SuspectsWant::Included | SuspectsWant::Alone => {
+                "SELECT participant, rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant >= ?3 \
+                 ORDER BY participant, rank, detail LIMIT 1"
+            }
+        })?;
+        let from = match after {
+            Bound::Excluded(Participant(i64::MAX)) => return Ok(None),
+            Bound::Excluded(Participant(participant)) => participant + 1,
+            Bound::Included(Participant(participant)) => participant,
+            Bound::Unbounded => i64::MIN,
+        };
+        Ok(first.query_row(params![self.want.queue, self.kind, from], place).optional()?)
+    }
+
+    fn next_of(&self, after: SortKey, limit: usize) -> Result<Vec<SortKey>, StoreError> {
+        let mut next = self.fetch.sql(match self.want.suspects {
+            SuspectsWant::LeftOut => {
+                "SELECT participant, rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant = ?3 \
+                 AND (rank, detail) > (?4, ?5) AND id NOT IN (SELECT job FROM suspect) ORDER BY rank, detail LIMIT ?6"
+            }
+            SuspectsWant::Included | SuspectsWant::Alone => {
+                "SELECT participant, rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant = ?3 \
+                 AND (rank, detail) > (?4, ?5) ORDER BY rank, detail LIMIT ?6"
+            }
+        })?;
+        let SortKey { participant, rank, order, .. } = after;
+        let parameters = params![self.want.queue, self.kind, participant.0, rank, order, limit as i64];
+        Ok(next.query_map(parameters, place)?.collect::<Result<_, _>>()?)
+    }
+}
+
 /// A lane that is read from its head.
 struct Lane {
     kind: u32,
     heads: VecDeque<SortKey>,
-    last: (i64, i64),
+    last: (i8, i64),
     is_exhausted: bool,
 }
 
 impl Lane {
     fn new(kind: u32) -> Self {
-        Lane { kind, heads: VecDeque::new(), last: (i64::MIN, i64::MIN), is_exhausted: false }
+        Lane { kind, heads: VecDeque::new(), last: (i8::MIN, i64::MIN), is_exhausted: false }
     }
 }
 

@@ -11,11 +11,11 @@ use super::{
 };
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{Job, JobId, Name, Position, StateName, Tally, WorkerProcess, WorkerRow},
+    job::{Job, JobId, Name, Participant, Position, StateName, Tally, WorkerProcess, WorkerRow},
     settings::{Keep, QueueInfo, QueueRetention, QueueSettings, Retention, WhenFull},
     store::{
         ClockStep, StoreError, named,
-        sets::{Counters, Loaded, Purge, StoredTimes, WaitingLine},
+        sets::{Counters, Loaded, Purge, StoredTimes, TurnsRow, WaitingLine},
     },
 };
 
@@ -37,6 +37,7 @@ pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded,
         suspects: read_suspects(connection)?,
         leased: read_jobs(connection, decoder, running)?.into_iter().map(Arc::new).collect(),
         purges: read_purges(connection, decoder)?,
+        turns: read_turns(connection, decoder)?,
         sweeps: read_sweeps(connection, decoder)?,
         retention: read_retention(connection, decoder)?,
         steps: read_steps(connection, decoder)?,
@@ -127,6 +128,17 @@ fn read_purges(connection: &Connection, decoder: &Decoder) -> Result<Vec<Purge>,
             queue: row.get("queue")?,
             last: JobId::from_raw(row.get("last")?),
             deleted: row.get("deleted")?,
+        })
+    })
+}
+
+fn read_turns(connection: &Connection, decoder: &Decoder) -> Result<Vec<TurnsRow>, StoreError> {
+    let sql = "SELECT queue, last, renewing FROM turns ORDER BY queue";
+    read_rows(connection, decoder, Table::Turns, sql, |row| {
+        Ok(TurnsRow {
+            queue: row.get("queue")?,
+            last: Participant(row.get("last")?),
+            is_renewing: row.get("renewing")?,
         })
     })
 }
@@ -244,8 +256,8 @@ pub(super) fn write_queue(
     connection.prepare_cached(
         "INSERT OR REPLACE INTO queue (number, name, max_jobs, max_bytes, consumers, wait_when_full, max_wait_us, \
          max_waiters, accept_unknown_kinds, keep_succeeded_us, keep_failed_us, keep_cancelled_us, keep_expired_us, \
-         paused, revision, declared, deleted) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+         paused, revision, declared, deleted, fair_by) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
     )?
     .execute(params![
             queue.name.number,
@@ -265,6 +277,7 @@ pub(super) fn write_queue(
             queue.revision,
             declared_to_number(queue),
             deleted,
+            settings.fair_by.as_deref(),
         ])?;
     Ok(())
 }
@@ -334,7 +347,7 @@ pub(super) fn read_queues(
 ) -> Result<Vec<(QueueInfo, bool)>, StoreError> {
     let mut statement = connection.prepare_cached(
         "SELECT number, max_jobs, max_bytes, consumers, wait_when_full, max_wait_us, max_waiters, accept_unknown_kinds, \
-         keep_succeeded_us, keep_failed_us, keep_cancelled_us, keep_expired_us, paused, revision, declared, deleted \
+         keep_succeeded_us, keep_failed_us, keep_cancelled_us, keep_expired_us, paused, revision, declared, deleted, fair_by \
          FROM queue ORDER BY name",
     )?;
     let mut rows = statement.query([])?;
@@ -369,6 +382,7 @@ fn read_queue(row: &Row<'_>, name: Arc<Name>) -> Result<(QueueInfo, bool), rusql
             max_wait: Duration::from_micros(row.get("max_wait_us")?),
             max_waiters: row.get("max_waiters")?,
             accept_unknown_kinds: row.get("accept_unknown_kinds")?,
+            fair_by: row.get::<_, Option<String>>("fair_by")?.map(Arc::from),
             retention: QueueRetention {
                 succeeded: row.get::<_, Option<i64>>("keep_succeeded_us")?.map(keep_of),
                 failed: row.get::<_, Option<i64>>("keep_failed_us")?.map(keep_of),

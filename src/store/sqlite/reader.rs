@@ -26,7 +26,7 @@ use crate::{
         AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
     settings::{CalendarInfo, QueueInfo, ScheduleInfo},
-    store::{HeldKey, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob},
+    store::{HeldKey, OLDEST_PARTICIPANTS_MAX, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob},
 };
 
 /// Maximum number of read connections.
@@ -298,17 +298,21 @@ impl Reader for SqliteReader {
             let mut lanes = lanes.query([queue.number])?;
             while let Some(lane) = lanes.next()? {
                 let kind: u32 = lane.get("kind")?;
-                let first = connection
-                    .prepare_cached(
-                        "SELECT position, updated FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
-                         ORDER BY rank, detail LIMIT 1",
-                    )?
-                    .query_row(params![queue.number, kind], |row| {
+                let mut first = connection.prepare_cached(
+                    "SELECT participant, position, updated FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
+                     AND participant > ?3 ORDER BY participant, rank, detail LIMIT 1",
+                )?;
+                let mut participant = i64::MIN;
+                for _ in 0..OLDEST_PARTICIPANTS_MAX {
+                    let first = first.query_row(params![queue.number, kind, participant], |row| {
                         let updated = Timestamp::from_micros(row.get("updated")?);
-                        Ok(self.decoder.names.steps.seen_from_now(Position(row.get("position")?), updated))
-                    })
-                    .optional()?;
-                oldest = oldest.into_iter().chain(first).min();
+                        let since = self.decoder.names.steps.seen_from_now(Position(row.get("position")?), updated);
+                        Ok((row.get("participant")?, since))
+                    });
+                    let Some((next, first)) = first.optional()? else { break };
+                    participant = next;
+                    oldest = oldest.into_iter().chain(Some(first)).min();
+                }
             }
             Ok(oldest)
         })

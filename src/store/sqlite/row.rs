@@ -10,7 +10,7 @@ use super::decode::{Decoder, Table, placeholder};
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{
-        Job, JobId, LeaseToken, Name, Position, Remote, RetryPolicy, Spec, State, StateName, Tombstone,
+        Job, JobId, LeaseToken, Name, Position, Remote, RetryPolicy, Spec, State, StateName, Tombstone, Participant,
     },
     store::{NameTable, Names, StoreError, named},
 };
@@ -20,7 +20,7 @@ macro_rules! job_columns {
     () => {
         "id, queue, kind, state, rank, detail, revision, position, attempt, max_attempts, bytes, timeout_us, created, \
          updated, started, ended, retry, extras, progress, failure, expires, result, worker, reported, \
-         rare"
+         rare, participant"
     };
 }
 pub(super) use job_columns;
@@ -78,7 +78,8 @@ pub(super) mod column {
         WORKER = 22,
         REPORTED = 23,
         RARE = 24,
-        PAYLOAD = 25
+        PARTICIPANT = 25,
+        PAYLOAD = 26
     );
 }
 
@@ -92,7 +93,7 @@ pub(super) fn read_job(row: &Row<'_>, names: &Names) -> Result<Job, StoreError> 
     let rank: i8 = row.get(column::RANK)?;
     Ok(Job {
         id,
-        state: state_of(id, state, detail, names)?,
+        state: state_of(id, state, detail, Participant(row.get(column::PARTICIPANT)?), names)?,
         remote: Remote {
             // A worker without a row has no rights: a start ends its attempts.
             worker: row.get::<_, Option<u32>>(column::WORKER)?.and_then(|number| names.workers.get(number)),
@@ -204,7 +205,13 @@ pub(super) fn load_names(connection: &Connection, decoder: &Decoder) -> Result<(
     Ok(())
 }
 
-fn state_of(id: JobId, state: i64, detail: Option<i64>, names: &Names) -> Result<State, StoreError> {
+fn state_of(
+    id: JobId,
+    state: i64,
+    detail: Option<i64>,
+    participant: Participant,
+    names: &Names,
+) -> Result<State, StoreError> {
     let detail_of = |what: &str| match detail {
         Some(detail) => Ok(detail),
         None => Err(StoreError::Corrupt(format!("job {id} has no {what}"))),
@@ -214,7 +221,9 @@ fn state_of(id: JobId, state: i64, detail: Option<i64>, names: &Names) -> Result
             State::Scheduled { due: Timestamp::from_micros(detail_of("due time")?) }
         }
         Some(StateName::Blocked) => State::Blocked { due: Timestamp::from_micros(detail_of("earliest start")?) },
-        Some(StateName::Queued) => State::Queued { order: Position(detail_of("place in line")?) },
+        Some(StateName::Queued) => {
+            State::Queued { order: Position(detail_of("place in line")?), participant }
+        },
         Some(StateName::Running) => State::Running { lease: LeaseToken::from_raw(detail_of("lease")?) },
         Some(StateName::BackingOff) => {
             let due = StoreTime::from_micros(detail_of("due time")?);
@@ -234,9 +243,25 @@ pub(super) fn detail_of(state: State, names: &Names) -> Option<i64> {
     match state {
         State::Scheduled { due } | State::Blocked { due } => Some(due.as_micros()),
         State::BackingOff { due } => Some(names.steps.backoff_of_wall(due).as_micros()),
-        State::Queued { order } => Some(order.0),
+        State::Queued { order, .. } => Some(order.0),
         State::Running { lease } | State::Cancelling { lease } => Some(lease.as_i64()),
         State::Succeeded | State::Failed | State::Cancelled | State::Expired => None,
+    }
+}
+
+/// Returns the participant in the turns of a fair queue, for the column `participant`.
+pub(super) fn participant_of(state: State) -> i64 {
+    match state {
+        State::Queued { participant, .. } => participant.0,
+        State::Scheduled { .. }
+        | State::Blocked { .. }
+        | State::BackingOff { .. }
+        | State::Running { .. }
+        | State::Cancelling { .. }
+        | State::Succeeded
+        | State::Failed
+        | State::Cancelled
+        | State::Expired => Participant::NONE.0,
     }
 }
 

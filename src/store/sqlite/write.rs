@@ -9,15 +9,15 @@ use super::{
     fetch::answer,
     keys::found_bytes,
     load::{micros, micros_of, write_counters, write_queue, write_steps},
-    row::{INLINE_PAYLOAD_MAX_BYTES, detail_of, job_columns, json},
+    row::{INLINE_PAYLOAD_MAX_BYTES, detail_of, job_columns, json, participant_of},
     schedules,
 };
 use crate::{
     clock::{StoreTime, Timestamp},
-    job::{Job, JobId, LeaseToken, Position, Remote, RetryPolicy, Spec, StoredCheckpoint, Tombstone, WorkerRow},
+    job::{Job, JobId, LeaseToken, Position, Remote, RetryPolicy, Spec, StoredCheckpoint, Tombstone, Participant, WorkerRow},
     store::{
         Names, StoreError,
-        sets::{ChangedJob, OutcomeRow, Purge, RequestOutcome, TallyRow, WriteSet},
+        sets::{ChangedJob, OutcomeRow, Purge, RequestOutcome, TallyRow, TurnsRow, WriteSet},
     },
 };
 
@@ -52,7 +52,8 @@ fn has_rare_columns(job: &Job) -> bool {
         && expires.is_none()
         && job.failure.is_none()
         && job.remote == Remote::NONE
-        && job.rare.is_none();
+        && job.rare.is_none()
+        && participant_of(job.state) == Participant::NONE.0;
     !is_plain
 }
 
@@ -66,6 +67,9 @@ impl Write<'_> {
         self.changed_jobs(&writes.changed_jobs)?;
         for (id, payload) in &writes.payloads {
             self.payload(*id, payload)?;
+        }
+        for (id, participant) in &writes.participants {
+            self.sql("UPDATE job SET participant = ?2 WHERE id = ?1 AND state = 3")?.execute(params![id.raw(), participant.0])?;
         }
         let has_checkpoints = !writes.deleted_jobs.is_empty() && self.has_checkpoints()?;
         for job in &writes.deleted_jobs {
@@ -192,8 +196,9 @@ impl Write<'_> {
             "INSERT INTO job (",
             job_columns!(),
             ", until, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?17, ?18, ?19, NULL, \
-             ?20, ?21, NULL, ?22, ?23, ?24, ?25, ?16)"
+             ?20, ?21, NULL, ?22, ?23, ?24, ?26, ?25, ?16)"
         ))?;
+        insert.raw_bind_parameter(26, Participant::NONE.0)?;
         let mut had_rare = false;
         for (job, payload) in jobs {
             let spec = &job.spec;
@@ -231,6 +236,7 @@ impl Write<'_> {
                     json(job.remote.reported.as_deref())?,
                     json(job.rare.as_ref())?,
                     job.waits_until().map(Timestamp::as_micros),
+                    participant_of(job.state),
                 ];
                 bind(&mut insert, 1 + common.len(), rare)?;
             }
@@ -290,18 +296,19 @@ impl Write<'_> {
         let mut update = self.sql(concat!("UPDATE job SET ", changes!(), " WHERE id = ?1 AND revision = ?2"))?;
         for changed in jobs {
             let ChangedJob { before, after } = changed;
-            // JSON columns are written only if they have changed: most jobs never have any.
-            let texts_same = before.progress == after.progress
+            // These columns are written only if they have changed: most jobs never have any.
+            let rest_same = before.progress == after.progress
                 && before.failure == after.failure
                 && before.result == after.result
-                && before.rare == after.rare;
-            let mut with_texts = None;
-            let statement = match texts_same {
+                && before.rare == after.rare
+                && participant_of(before.state) == participant_of(after.state);
+            let mut with_rest = None;
+            let statement = match rest_same {
                 true => &mut update,
-                false => with_texts.insert(self.sql(concat!(
+                false => with_rest.insert(self.sql(concat!(
                     "UPDATE job SET ",
                     changes!(),
-                    ", progress = ?15, failure = ?16, result = ?17, rare = ?18 WHERE id = ?1 AND revision = ?2"
+                    ", progress = ?15, failure = ?16, result = ?17, rare = ?18, participant = ?19 WHERE id = ?1 AND revision = ?2"
                 ))?),
             };
             let changes = params![
@@ -321,14 +328,15 @@ impl Write<'_> {
                 after.waits_until().map(Timestamp::as_micros),
             ];
             bind(statement, 1, changes)?;
-            if !texts_same {
-                let texts = params![
+            if !rest_same {
+                let rest = params![
                     json(after.progress.as_deref())?,
                     json(after.failure.as_deref())?,
                     json(after.result.as_deref())?,
                     json(after.rare.as_ref())?,
+                    participant_of(after.state),
                 ];
-                bind(statement, 1 + changes.len(), texts)?;
+                bind(statement, 1 + changes.len(), rest)?;
             }
             if statement.raw_execute()? != 1 {
                 let (job, revision) = (before.id, before.revision);
@@ -439,6 +447,13 @@ impl Write<'_> {
             self.sql("DELETE FROM purge WHERE queue = ?1")?.execute([queue])?;
             self.sql("UPDATE request SET value = ?2 WHERE answer = 3 AND value IS NULL AND first = ?1")?
                 .execute(params![queue, *deleted as i64])?;
+        }
+        for TurnsRow { queue, last, is_renewing } in &writes.turns {
+            self.sql("INSERT OR REPLACE INTO turns (queue, last, renewing) VALUES (?1, ?2, ?3)")?
+                .execute(params![queue, last.0, is_renewing])?;
+        }
+        for queue in &writes.ended_turns {
+            self.sql("DELETE FROM turns WHERE queue = ?1")?.execute([queue])?;
         }
         for (keep, cursor) in &writes.sweeps {
             self.sweep(*keep, *cursor)?;

@@ -6,10 +6,12 @@ use jobmill::{
     clock::{ClockReading, Timestamp},
     engine::{NewJob, ReportBody},
     job::{Checkpoint, Debounce, Extras, JobId, LeaseToken, Output, Progress, RequestId, UniqueKey, When},
+    settings::QueueSettings,
 };
 
-use super::program::{
-    AttemptReport, KINDS, KeyTime, Plan, QUEUES, RequestPlan, RequestedControl, UniquePlan,
+use super::{
+    program::{AttemptReport, KINDS, KeyTime, Plan, QUEUES, RequestPlan, RequestedControl, UniquePlan},
+    turns,
 };
 use crate::store::{
     batch::Control,
@@ -71,13 +73,13 @@ impl Gathered {
             RequestedControl::RetryAnew(pick) => job(pick).map(Control::RetryAnew),
             RequestedControl::Delete(pick) => job(pick).map(Control::Delete),
             RequestedControl::Pause(queue, paused) => Some(Control::SetPaused { name: name(queue), paused }),
-            RequestedControl::Update { queue, consumers, max_jobs, max_bytes } => {
-                let mut settings = build::settings(consumers, max_jobs);
+            RequestedControl::Update { queue, consumers, max_jobs, max_bytes, is_fair } => {
+                let mut settings = settings(consumers, max_jobs, is_fair);
                 settings.max_bytes = max_bytes;
                 Some(Control::UpdateQueue { name: name(queue), settings })
             }
-            RequestedControl::Create { queue, consumers } => {
-                Some(Control::CreateQueue { name: name(queue), settings: build::settings(consumers, 20) })
+            RequestedControl::Create { queue, consumers, is_fair } => {
+                Some(Control::CreateQueue { name: name(queue), settings: settings(consumers, 20, is_fair) })
             }
             RequestedControl::DeleteQueue(queue) => Some(Control::DeleteQueue { name: name(queue) }),
             RequestedControl::Review => Some(Control::ReviewWorkers),
@@ -124,6 +126,12 @@ fn id_of(asked: RequestPlan) -> String {
     format!("request {}", asked.id)
 }
 
+/// Returns settings of a queue that is fair or not.
+pub(super) fn settings(consumers: u32, max_jobs: u64, is_fair: bool) -> QueueSettings {
+    let fair_by = is_fair.then(|| turns::LABEL.into());
+    QueueSettings { fair_by, ..build::settings(consumers, max_jobs) }
+}
+
 fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
     let at = |millis| When::At(Timestamp::from_micros(now.as_micros() + millis * 1_000));
     let new = NewJob {
@@ -158,7 +166,9 @@ fn unique_key(plan: UniquePlan) -> UniqueKey {
 
 fn limits(plan: &Plan) -> Option<Box<Extras>> {
     let Plan { max_snoozes, max_process_losses, .. } = *plan;
-    let extras = Extras { max_snoozes, max_process_losses, ..Extras::default() };
+    let labels =
+        plan.tenant.map(|tenant| (turns::LABEL.to_owned(), format!("tenant {tenant}"))).into_iter().collect();
+    let extras = Extras { labels, max_snoozes, max_process_losses, ..Extras::default() };
     (extras != Extras::default()).then(|| Box::new(extras))
 }
 

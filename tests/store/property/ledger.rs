@@ -21,6 +21,7 @@ use super::{
     purges::Purges,
     schedules::Schedules,
     times::{TimePoint, Times},
+    turns::{self, Turns},
     workers::Workers,
 };
 use crate::store::batch::{Applied, Control, ControlDone};
@@ -44,6 +45,8 @@ pub(crate) struct Known {
     pub(crate) queue: String,
     pub(crate) kind: String,
     pub(crate) priority: i8,
+    /// The value of the label by which queues are fair.
+    pub(super) tenant: Option<String>,
     pub(crate) state: State,
     pub(crate) revision: u64,
     pub(crate) attempt: u32,
@@ -104,6 +107,7 @@ pub(crate) struct Ledger {
     pub(crate) times: Times,
     pub(crate) workers: Workers,
     pub(crate) schedules: Schedules,
+    pub(super) turns: Turns,
 }
 
 /// The events of one batch that must explain its changes.
@@ -149,6 +153,7 @@ impl Ledger {
     pub(super) fn hear_start(&mut self, wall: Timestamp) {
         self.places.start(wall);
         self.tokens.start(wall);
+        self.turns.hear_start();
         self.purges.hear_start();
     }
 
@@ -195,10 +200,19 @@ impl Ledger {
         self.hear_assigned(applied)?;
         self.check_told(applied, &causes)?;
         self.check_bounds(&causes)?;
+        let (started, waiting) = (self.started(applied, &causes), self.waiting(&causes));
         if claim {
-            order::check(&self.started(applied, &causes), &self.waiting(&causes), applied.more)?;
+            order::check(&started, &waiting, applied.more)?;
         }
-        Ok(())
+        let lapsed = |change: &Change| match change {
+            Change::Job { job, .. } if matches!(job.state, State::Expired | State::Failed) => {
+                Some(job.spec.queue.to_string())
+            }
+            Change::Job { .. } | Change::Deleted(_) => None,
+        };
+        let mut uncertain: Vec<String> = applied.changes.iter().filter_map(lapsed).collect();
+        uncertain.extend(self.queues.keys().filter(|queue| self.purges.are_under_way(queue)).cloned());
+        self.turns.hear_batch(&started, &waiting, applied.more, &uncertain)
     }
 
     fn hear_controls(
@@ -239,6 +253,8 @@ impl Ledger {
                     self.purges.begin(*number, name, waiting.map(|(id, _)| *id), last);
                 }
                 (_, Ok(ControlDone::Queue(info))) => {
+                    let is_new = self.queues.get(&*info.name.to_string()).is_none_or(|queue| !queue.exists);
+                    self.turns.hear_queue(info.name.as_str(), info.settings.fair_by.is_some(), is_new);
                     let queue = Queue { settings: info.settings.clone(), paused: info.paused, exists: true };
                     self.queues.insert(info.name.to_string(), queue);
                     causes.settings_changed = true;
@@ -343,6 +359,7 @@ impl Ledger {
             queue: job.spec.queue.to_string(),
             kind: job.spec.kind.to_string(),
             priority: job.spec.priority,
+            tenant: job.spec.labels().and_then(|labels| labels.get(turns::LABEL)).cloned(),
             state: job.state,
             revision: job.revision,
             attempt: job.attempt,
@@ -499,6 +516,7 @@ impl Ledger {
         let started = |(id, lease): &(JobId, LeaseToken)| Started {
             queue: self.jobs[id].queue.clone(),
             slot: pools.get(lease).map_or(Slot::Here, |pool| Slot::Pool(*pool)),
+            participant: self.turns.participant(&self.jobs[id].queue, self.jobs[id].tenant.as_deref()),
             contender: causes.contenders[id],
         };
         let all = causes.started.iter().map(started);
@@ -528,7 +546,8 @@ impl Ledger {
             slots.extend(pools.into_iter().map(|(pool, credits)| (Slot::Pool(pool), credits)));
             let contender = causes.contenders.get(id).copied();
             let contender = contender.unwrap_or_else(|| Contender::stored(*id, job));
-            waiting.push(Waiting { queue: job.queue.clone(), contender, slots });
+            let participant = self.turns.participant(&job.queue, job.tenant.as_deref());
+            waiting.push(Waiting { queue: job.queue.clone(), participant, contender, slots });
         }
         waiting
     }

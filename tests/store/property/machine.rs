@@ -14,7 +14,7 @@ use jobmill::{
 };
 
 use super::{
-    batch::Gathered,
+    batch::{self, Gathered},
     ledger::{Ledger, Violation, promise},
     program::{AHEAD_MAX_MILLIS, AttemptReport, KINDS, PoolPlan, QUEUES, Step, Teller, When},
     schedule_steps::{SCHEDULES, beginning},
@@ -44,6 +44,8 @@ pub(crate) struct Done {
     pub(crate) hellos: usize,
     /// Final reports that were answered once more.
     pub(crate) repeats: usize,
+    /// Comparisons of the turns of a job that started with those of one that waited.
+    pub(crate) turns: usize,
     /// What schedules have done.
     pub(crate) scheduled: Scheduled,
 }
@@ -58,6 +60,7 @@ impl Done {
             assigned: self.assigned + other.assigned,
             hellos: self.hellos + other.hellos,
             repeats: self.repeats + other.repeats,
+            turns: self.turns + other.turns,
             scheduled: self.scheduled.and(other.scheduled),
         }
     }
@@ -117,7 +120,8 @@ impl Machine {
             done: Done::default(),
         };
         for (name, consumers) in QUEUES.into_iter().zip([1, 2, 3]) {
-            let settings = build::settings(consumers, 20);
+            // The first two are fair from the start.
+            let settings = batch::settings(consumers, 20, consumers < 3);
             machine.gathered.controls.push(Control::CreateQueue { name: name.into(), settings });
         }
         machine.commit(true)?;
@@ -290,7 +294,8 @@ impl Machine {
         }
         let repeats = self.ledger.workers.repeats;
         let scheduled = self.ledger.schedules.heard;
-        Ok(Done { terminals: self.ledger.terminals, repeats, scheduled, ..self.done })
+        let turns = self.ledger.turns.checked;
+        Ok(Done { terminals: self.ledger.terminals, repeats, turns, scheduled, ..self.done })
     }
 }
 

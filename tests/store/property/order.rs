@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use jobmill::{
     clock::Timestamp,
     engine::PoolId,
-    job::{Job, JobId, Position, State},
+    job::{Job, JobId, Participant, Position, State},
 };
 
 use super::ledger::{Known, Violation, promise};
@@ -77,7 +77,7 @@ pub(crate) fn place(before: Option<&Known>, after: &Job, released: bool) -> Posi
         {
             known.place
         }
-        (_, State::Queued { order }) => order,
+        (_, State::Queued { order, .. }) => order,
         _ => after.position,
     }
 }
@@ -96,6 +96,8 @@ pub(crate) enum Slot {
 pub(crate) struct Started {
     pub(crate) queue: String,
     pub(crate) slot: Slot,
+    /// The participant in the turns of its queue, if that is certain.
+    pub(crate) participant: Option<Participant>,
     pub(crate) contender: Contender,
 }
 
@@ -103,22 +105,25 @@ pub(crate) struct Started {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) queue: String,
+    /// The participant in the turns of its queue, if that is certain.
+    pub(crate) participant: Option<Participant>,
     pub(crate) contender: Contender,
     pub(crate) slots: Vec<(Slot, u64)>,
 }
 
-/// Checks that no waiting job precedes one that started in a slot for both, and that no job waits while a slot is free,
+/// Checks that no waiting job precedes one of the same participant that started in a slot for both, and that no job waits while a slot is free,
 /// unless the store has `more` to do at once.
 pub(crate) fn check(started: &[Started], waiting: &[Waiting], more: bool) -> Result<(), Violation> {
-    let mut last_started: HashMap<(&str, Slot), Contender> = HashMap::new();
-    for Started { queue, slot, contender } in started {
-        let last = last_started.entry((queue, *slot)).or_insert(*contender);
+    let mut last_started: HashMap<(&str, Slot, Participant), Contender> = HashMap::new();
+    for Started { queue, slot, participant, contender } in started {
+        let Some(participant) = participant else { continue };
+        let last = last_started.entry((queue, *slot, *participant)).or_insert(*contender);
         *last = (*last).max(*contender);
     }
-    for Waiting { queue, contender, slots } in waiting {
+    for Waiting { queue, participant, contender, slots } in waiting {
         for (slot, free) in slots {
             promise!(more || *free == 0, "{contender:?} waits in {queue} while {free} of {slot:?} are free");
-            if let Some(last) = last_started.get(&(&**queue, *slot)) {
+            if let Some(last) = participant.and_then(|one| last_started.get(&(&**queue, *slot, one))) {
                 promise!(!contender.precedes(*last), "{contender:?} waits and {last:?} started in {queue}");
             }
         }

@@ -113,6 +113,11 @@ impl ChangedByCrash {
         Self::open(setup, "UPDATE job SET until = NULL")
     }
 
+    /// Restores queues as if nothing had had a turn.
+    pub(crate) fn forgets_turns(setup: Setup) -> Box<dyn Subject> {
+        Self::open(setup, "UPDATE turns SET last = 0")
+    }
+
     /// Restores jobs as if their attempts had left nothing.
     pub(crate) fn forgets_checkpoints(setup: Setup) -> Box<dyn Subject> {
         Self::open(setup, "DELETE FROM checkpoint")

@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) max_snoozes: Option<u32>,
     pub(crate) max_process_losses: Option<u32>,
     pub(crate) payload_bytes: usize,
+    /// The value of the label by which queues are fair.
+    pub(crate) tenant: Option<u8>,
     pub(crate) unique: Option<UniquePlan>,
 }
 
@@ -171,10 +173,12 @@ pub(crate) enum RequestedControl {
         consumers: u32,
         max_jobs: u64,
         max_bytes: u64,
+        is_fair: bool,
     },
     Create {
         queue: usize,
         consumers: u32,
+        is_fair: bool,
     },
     DeleteQueue(usize),
     Purge(usize),
@@ -320,6 +324,7 @@ fn plan(dice: &mut Dice) -> Plan {
             .then(|| dice.one_of(&[-1_000, 0, 900, 3_000, 10_000, 90_000])),
         max_snoozes: dice.percent(rare).then(|| dice.one_of(&[0, 1, 2])),
         max_process_losses: dice.percent(rare).then(|| dice.one_of(&[1, 2])),
+        tenant: dice.percent(90 * rare / 50).then(|| dice.one_of(&[0, 0, 0, 1, 2])),
         unique,
     }
 }
@@ -391,8 +396,9 @@ fn wish(dice: &mut Dice) -> RequestedControl {
             consumers: dice.one_of(&[0, 1, 1, 2, 3]),
             max_jobs: dice.one_of(&[2, 10, 30, 100]),
             max_bytes: dice.one_of(&[3_000, 1 << 20, 1 << 20]),
+            is_fair: dice.percent(85),
         },
-        19 => RequestedControl::Create { queue, consumers: dice.below(3) as u32 },
+        19 => RequestedControl::Create { queue, consumers: dice.below(3) as u32, is_fair: dice.percent(85) },
         20 => RequestedControl::DeleteQueue(queue),
         21 => RequestedControl::Review,
         22 => RequestedControl::Reset(pick),

@@ -7,11 +7,11 @@ use std::{
 
 use jobmill::{
     clock::Timestamp,
-    job::{Change, JobFilter, Position, StateName},
+    job::{Change, JobFilter, Position, State, StateName},
     store::{Reader, Scan, ScanOrder},
 };
 
-use super::ledger::{Ledger, Violation, backoff_of, promise};
+use super::ledger::{Known, Ledger, Violation, backoff_of, promise};
 
 /// Longest backoff of the jobs of these programs.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(3_600);
@@ -29,7 +29,9 @@ impl Ledger {
                 return Err(format!("{} should not be there", job.id));
             };
             promise!(*id == job.id, "{id} was acknowledged and is gone; the store has {}", job.id);
-            let state = known.state == job.state || self.is_same_backoff(known, job.state);
+            let state = known.state == job.state
+                || self.is_same_backoff(known, job.state)
+                || self.is_same_place(known, job.state);
             let same = known.revision == job.revision
                 && state
                 && known.attempt == job.attempt
@@ -56,6 +58,17 @@ impl Ledger {
             self.jobs.entry(id).and_modify(|known| known.state = state);
         }
         Ok(())
+    }
+
+    /// Returns whether a ready job is where it was. Its participant may change with the label of its queue, and is the
+    /// right one once that is certain.
+    fn is_same_place(&self, known: &Known, state: State) -> bool {
+        let (State::Queued { order: was, .. }, State::Queued { order, participant }) = (known.state, state)
+        else {
+            return false;
+        };
+        let right = self.turns.participant(&known.queue, known.tenant.as_deref());
+        was == order && right.is_none_or(|right| participant == right)
     }
 
     /// Takes in a crash: attempts of the server, and of workers that have said nothing for too long, are over and counted.

@@ -171,17 +171,17 @@ async fn a_star_changes_the_queue_whatever_has_happened() {
 async fn admins_with_masks_of_their_own_do_not_undo_each_other() {
     let rig = shelf().await;
     let seen = create(&rig, SHELF).await;
-    let mine = v1::QueueSettings { max_jobs: Some(7), ..seen.settings.unwrap() };
+    let mine = v1::QueueSettings { max_jobs: Some(7), ..seen.settings.clone().unwrap() };
     let yours = v1::QueueSettings { max_waiters: Some(3), ..seen.settings.unwrap() };
     update(&rig, change("*", &["settings.max_jobs"], mine)).await.unwrap();
     let both = update(&rig, change("*", &["settings.max_waiters"], yours)).await.unwrap().settings.unwrap();
     assert_eq!((both.max_jobs, both.max_waiters), (Some(7), Some(3)));
     // Two updates with the same etag: the second one is refused, and succeeds with the etag from the refusal.
     let seen = rig.queue(SHELF).await;
-    let mine = v1::QueueSettings { max_jobs: Some(11), ..seen.settings.unwrap() };
-    let yours = v1::QueueSettings { max_waiters: Some(12), ..seen.settings.unwrap() };
+    let mine = v1::QueueSettings { max_jobs: Some(11), ..seen.settings.clone().unwrap() };
+    let yours = v1::QueueSettings { max_waiters: Some(12), ..seen.settings.clone().unwrap() };
     update(&rig, change(&seen.etag, &["settings.max_jobs"], mine)).await.unwrap();
-    let told = refused(&rig, change(&seen.etag, &["settings.max_waiters"], yours)).await;
+    let told = refused(&rig, change(&seen.etag, &["settings.max_waiters"], yours.clone())).await;
     let etag = &told.metadata["etag"];
     let both = update(&rig, change(etag, &["settings.max_waiters"], yours)).await.unwrap().settings.unwrap();
     assert_eq!((both.max_jobs, both.max_waiters), (Some(11), Some(12)));
@@ -218,6 +218,7 @@ fn unusual() -> v1::QueueSettings {
         max_wait: Some(duration(5)),
         max_waiters: Some(6),
         accept_unknown_kinds: Some(true),
+        fair_by: "tenant".to_owned(),
         retention: Some(v1::Retention {
             succeeded: keep_for(1),
             failed: keep_for(2),
@@ -234,7 +235,7 @@ fn retention(settings: &mut v1::QueueSettings) -> &mut v1::Retention {
     settings.retention.get_or_insert_default()
 }
 
-const PATHS: [(&str, Take); 11] = [
+const PATHS: [(&str, Take); 12] = [
     ("settings.max_jobs", |to, from| to.max_jobs = from.max_jobs),
     ("settings.max_bytes", |to, from| to.max_bytes = from.max_bytes),
     ("settings.consumers", |to, from| to.consumers = from.consumers),
@@ -242,6 +243,7 @@ const PATHS: [(&str, Take); 11] = [
     ("settings.max_wait", |to, from| to.max_wait = from.max_wait),
     ("settings.max_waiters", |to, from| to.max_waiters = from.max_waiters),
     ("settings.accept_unknown_kinds", |to, from| to.accept_unknown_kinds = from.accept_unknown_kinds),
+    ("settings.fair_by", |to, from| to.fair_by.clone_from(&from.fair_by)),
     ("settings.retention.succeeded", |to, from| {
         retention(to).succeeded = from.retention.unwrap_or_default().succeeded;
     }),
@@ -267,17 +269,17 @@ async fn each_path_changes_what_it_names_and_nothing_else() {
     let rig = shelf().await;
     let usual = whole(create(&rig, SHELF).await.settings.unwrap());
     for (path, take) in PATHS {
-        let mut expected = usual;
+        let mut expected = usual.clone();
         take(&mut expected, &unusual());
         assert_ne!(expected, usual, "{path}");
         let now = update(&rig, change("*", &[path], unusual())).await.unwrap();
         assert_eq!(whole(now.settings.unwrap()), expected, "{path}");
-        let back = update(&rig, change("*", &["settings"], usual)).await.unwrap();
+        let back = update(&rig, change("*", &["settings"], usual.clone())).await.unwrap();
         assert_eq!(whole(back.settings.unwrap()), usual, "{path}");
     }
     // Two paths change two fields, in any order and even if one is named twice.
-    let mut expected = usual;
-    for (path, take) in [PATHS[0], PATHS[8]] {
+    let mut expected = usual.clone();
+    for (path, take) in [PATHS[0], PATHS[9]] {
         take(&mut expected, &unusual());
         assert!(["settings.max_jobs", "settings.retention.failed"].contains(&path));
     }
@@ -404,7 +406,8 @@ async fn the_whole_queue_can_be_sent_back_as_it_was_told_and_that_changes_and_pi
     let now = update(&rig, back).await.unwrap();
     assert_eq!((now.settings, now.etag), (told.settings, told.etag));
     // The queue's failed jobs follow the server's default, which is another time now.
-    let failed = |queue: &v1::Queue| queue.settings.unwrap().retention.and_then(|retention| retention.failed);
+    let failed =
+        |queue: &v1::Queue| queue.settings.clone().unwrap().retention.and_then(|retention| retention.failed);
     assert_eq!(failed(&rig.queue(SHELF).await), None);
     rig.stop().await;
     rig = Rig::start(simple(keeping(6))).await;

@@ -45,7 +45,7 @@ impl Aside {
         let mut queues = QueueServiceClient::connect(subject.uri.clone()).await?;
         let request = v1::CreateQueueRequest {
             name: ASIDE.to_owned(),
-            settings: Some(settings),
+            settings: Some(settings.clone()),
             ..v1::CreateQueueRequest::default()
         };
         queues.create_queue(request).await?;
@@ -95,7 +95,7 @@ impl Aside {
         let keep = v1::keep::Keep::Time(prost_types::Duration::try_from(time)?);
         let succeeded = v1::Keep { keep: Some(keep) };
         let retention = v1::Retention { succeeded: Some(succeeded), ..v1::Retention::default() };
-        let settings = v1::QueueSettings { retention: Some(retention), ..self.settings };
+        let settings = v1::QueueSettings { retention: Some(retention), ..self.settings.clone() };
         let queue = v1::Queue {
             name: ASIDE.to_owned(),
             etag: "*".to_owned(),
