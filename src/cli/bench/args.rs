@@ -48,6 +48,8 @@ pub(super) enum Group {
     Latency,
     /// Rates, memory and restarts with 1 million jobs waiting
     Backlog,
+    /// A backlog of 10,000 values that take turns, beside one without turns
+    Turns,
     /// Lateness of 1,000 jobs of schedules at once, and what 100,000 schedules cost
     Schedules,
     /// Memory of idle watchers, and rates beside them
@@ -90,7 +92,7 @@ impl Group {
     pub(super) fn steps(self, pairs: usize) -> u64 {
         let (of_each_pair, others) = match self {
             Group::Submit => (11, 0),
-            Group::Answers | Group::Batches | Group::Streams => (2, 0),
+            Group::Answers | Group::Batches | Group::Streams | Group::Turns => (2, 0),
             Group::Keys => (8, 0),
             Group::EndToEnd => (5, 0),
             Group::Latency => (4, 0),

@@ -27,6 +27,7 @@ mod session;
 mod streams;
 mod subject;
 mod table;
+mod turns;
 mod variants;
 mod watchers;
 mod wire;

@@ -106,6 +106,7 @@ async fn measure(args: BenchArgs) -> anyhow::Result<BenchReport> {
             Group::Workers => Box::pin(bench.workers()),
             Group::Latency => Box::pin(bench.latency()),
             Group::Backlog => Box::pin(bench.backlog()),
+            Group::Turns => Box::pin(bench.turns()),
             Group::Schedules => Box::pin(bench.schedules()),
             Group::Watchers => Box::pin(bench.watchers()),
             Group::Retention => Box::pin(bench.retention()),
