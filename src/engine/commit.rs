@@ -33,7 +33,10 @@ impl Engine {
         if queues_changed || self.workers.kinds_change() {
             self.schedules.obstacles_changed();
         }
-        self.schedules.commit();
+        for stray in self.schedules.commit() {
+            self.waiters.remove_schedule(stray);
+            self.schedules.unpark(stray, true);
+        }
         // Before the kinds, whose freed names it looks up.
         self.workers.commit(&self.names, present.uptime);
         self.kinds.commit(&self.names.kinds, present.uptime);

@@ -17,7 +17,7 @@ use super::{
     callers::{CallerId, Departures, Seat},
     refusals::QueueFull,
 };
-use crate::{clock::Uptime, job::Participant};
+use crate::{clock::Uptime, job::{Participant, ScheduleId}};
 
 /// Byte limit of all waiting offers.
 const BYTES_MAX: u64 = 256 << 20;
@@ -265,6 +265,19 @@ impl Waiters {
             late.extend(self.remove(seat));
         }
         late
+    }
+
+    /// Removes the offers of a schedule.
+    pub(super) fn remove_schedule(&mut self, schedule: ScheduleId) {
+        let seats = self.by_caller.get(&CallerId::SCHEDULES).into_iter().flatten().copied();
+        let of_schedule = |seat: &Seat| {
+            let waiting = self.lines.get(&seat.queue).and_then(|line| line.waiting.get(&(seat.participant, seat.turn)));
+            waiting.is_some_and(|waiting| waiting.offer.schedule == Some(schedule))
+        };
+        let strays: Vec<Seat> = seats.filter(of_schedule).collect();
+        for seat in strays {
+            self.remove(seat);
+        }
     }
 
     fn remove(&mut self, seat: Seat) -> Option<(Offer, QueueFull)> {

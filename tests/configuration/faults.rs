@@ -123,6 +123,12 @@ fn invalid_choices_and_filters() {
         &[r#"2:13: queues.a.when_full: "drop" is none of the choices; write "wait" or "reject""#],
     );
     refuses(
+        "[queues.a]\nfair_by = 'the tenant'",
+        &[
+            "2:11: queues.a.fair_by: `the tenant` is no name of a label: write 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`",
+        ],
+    );
+    refuses(
         "[log]\nformat = 'xml'\nfilter = 'debgu'",
         &[
             r#"2:10: log.format: "xml" is none of the choices; write "text" or "json""#,

@@ -307,6 +307,7 @@ async fn invalid_enums_and_numbers() {
                 settings.consumers = Some(-1);
                 settings.max_waiters = Some(10_001);
                 settings.max_wait = duration(601, 0);
+                settings.fair_by = "the tenant".to_owned();
                 settings.when_full = 9;
                 let time = |seconds, nanos| keep(Keep::Time(Duration { seconds, nanos }));
                 let (failed, expired) = (time(-1, 0), time(315_576_000, 1));
@@ -320,6 +321,7 @@ async fn invalid_enums_and_numbers() {
                 "settings.max_waiters",
                 "settings.max_wait",
                 "settings.when_full",
+                "settings.fair_by",
                 "settings.retention.succeeded",
                 "settings.retention.failed.time",
                 "settings.retention.cancelled.forever",

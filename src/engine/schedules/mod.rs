@@ -85,6 +85,8 @@ struct Version {
     now: Option<Arc<ScheduleInfo>>,
     /// Whether more has changed than how far it has come.
     is_defined: bool,
+    /// Whether its jobs go to another queue than before.
+    is_moved: bool,
     /// Whether an instant waits for something else than room.
     is_blocked: bool,
 }
@@ -314,9 +316,11 @@ impl ScheduleBook {
             name: Arc::clone(&now.name),
             now: None,
             is_defined: false,
+            is_moved: false,
             is_blocked: false,
         });
         version.is_defined |= is_defined;
+        version.is_moved |= before.is_some_and(|before| before.queue() != now.queue());
         version.is_blocked = is_blocked;
         version.now = Some(now);
     }
@@ -329,6 +333,7 @@ impl ScheduleBook {
             name: Arc::clone(&info.name),
             now: None,
             is_defined: false,
+            is_moved: false,
             is_blocked: false,
         });
         version.now = None;
@@ -358,8 +363,10 @@ impl ScheduleBook {
         writes
     }
 
-    /// Takes over the changes of the batch, which is on disk.
-    pub(super) fn commit(&mut self) {
+    /// Takes over the changes of the batch, which is on disk. Returns the schedules whose offers wait for room in queues to
+    /// which their jobs go no longer.
+    pub(super) fn commit(&mut self) -> Vec<ScheduleId> {
+        let mut strays = Vec::new();
         for id in std::mem::take(&mut self.looked_at) {
             self.called.remove(&id);
             self.ended.remove(&id);
@@ -375,6 +382,9 @@ impl ScheduleBook {
                         self.calendars.uses(id, &info.settings.times.calendars);
                     }
                     self.put(ScheduleEntry::of(&info), version.is_blocked);
+                    if version.is_moved && self.is_parked(id) {
+                        strays.push(id);
+                    }
                     told.push(Some(Arc::clone(&info.name)));
                 }
                 None => {
@@ -405,6 +415,7 @@ impl ScheduleBook {
         }
         self.feed.count(self.census);
         self.feed.tell(told);
+        strays
     }
 
     /// Drops the changes of the batch, which was not committed.

@@ -11,7 +11,7 @@ use crate::store::{
     batch::{Batch, Control},
     build::{at, job, present, settings},
     rig::{Rig, offer, succeeded},
-    schedules::{all, catching_up, control, every, overlapping, told},
+    schedules::{all, catching_up, control, every, overlapping, told, whole},
 };
 
 both_stores!(
@@ -29,6 +29,7 @@ both_stores!(
     a_stopping_server_leaves_instants_to_the_next_one,
     a_wait_for_room_survives_a_crash,
     a_schedule_that_waits_and_is_changed_leaves_its_place,
+    an_instant_that_waits_for_room_runs_in_the_queue_that_its_schedule_gets,
     a_thousand_instants_of_one_second_run_in_bounded_batches,
     large_payloads_share_batches_fairly,
 );
@@ -236,6 +237,28 @@ fn a_schedule_that_waits_and_is_changed_leaves_its_place(rig: &mut Rig) {
     let running: Vec<_> =
         rig.all_jobs().into_iter().filter(|job| job.state.name() == StateName::Running).collect();
     assert_eq!((running.len(), rig.instants()), (1, vec![]), "the next in line has the room");
+}
+
+fn an_instant_that_waits_for_room_runs_in_the_queue_that_its_schedule_gets(rig: &mut Rig) {
+    rig.queue_with("q", one_slot());
+    rig.queue("other", 5);
+    rig.submit(job("q", Rig::KIND));
+    rig.schedule(all(every(10)));
+    rig.comes(30);
+    assert_eq!((rig.instants(), rig.info().run.waits.unwrap().instant), (vec![], at(10)));
+    let job = JobDraft { queue: "other".into(), ..every(10).job };
+    rig.change("s", whole(ScheduleSettings { job, ..all(every(10)) })).unwrap();
+    rig.settle();
+    assert_eq!((rig.instants(), rig.info().run.waits), (vec![10, 20, 30], None));
+    // Room in the former queue is nothing to it, and the place there is free.
+    rig.comes(40);
+    let waits =
+        crate::store::batch::Offer { waits: true, ..offer(vec![crate::store::build::job("q", Rig::KIND)]) };
+    rig.control(Control::UpdateQueue { name: "q".into(), settings: settings(1, 2) }).unwrap();
+    rig.apply(Batch { offers: vec![waits], claim: true, ..Batch::default() });
+    rig.settle();
+    assert_eq!(rig.instants(), [10, 20, 30, 40]);
+    assert_eq!(rig.all_jobs().iter().filter(|job| job.spec.queue.as_str() == "q").count(), 2);
 }
 
 fn a_thousand_instants_of_one_second_run_in_bounded_batches(rig: &mut Rig) {
