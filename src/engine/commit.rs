@@ -33,10 +33,7 @@ impl Engine {
         if queues_changed || self.workers.kinds_change() {
             self.schedules.obstacles_changed();
         }
-        for stray in self.schedules.commit() {
-            self.waiters.remove_schedule(stray);
-            self.schedules.unpark(stray, true);
-        }
+        self.commit_schedules();
         // Before the kinds, whose freed names it looks up.
         self.workers.commit(&self.names, present.uptime);
         self.kinds.commit(&self.names.kinds, present.uptime);
@@ -84,6 +81,13 @@ impl Engine {
             answer_report(report, proof, &mut outcome);
         }
         outcome
+    }
+
+    fn commit_schedules(&mut self) {
+        for stray in self.schedules.commit() {
+            self.waiters.remove_schedule(stray);
+            self.schedules.unpark(stray, true);
+        }
     }
 
     /// Puts an offer that found no room into the waiting line, or refuses it. The store keeps nothing of it, so that a

@@ -48,7 +48,7 @@ pub(super) enum Group {
     Latency,
     /// Rates, memory and restarts with 1 million jobs waiting
     Backlog,
-    /// A backlog of 10,000 values that take turns, beside one without turns
+    /// Jobs of 10,000 values that take turns, beside the same without turns
     Turns,
     /// Lateness of 1,000 jobs of schedules at once, and what 100,000 schedules cost
     Schedules,
@@ -92,10 +92,10 @@ impl Group {
     pub(super) fn steps(self, pairs: usize) -> u64 {
         let (of_each_pair, others) = match self {
             Group::Submit => (11, 0),
-            Group::Answers | Group::Batches | Group::Streams | Group::Turns => (2, 0),
+            Group::Answers | Group::Batches | Group::Streams => (2, 0),
             Group::Keys => (8, 0),
             Group::EndToEnd => (5, 0),
-            Group::Latency => (4, 0),
+            Group::Latency | Group::Turns => (4, 0),
             Group::Workers => (9, 4),
             Group::Backlog => (9, 8),
             Group::Schedules => (2, 8),

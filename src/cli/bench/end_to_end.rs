@@ -11,7 +11,7 @@ use super::{
     load::{LoadResult, Meter, Run, measure},
     server::WORK,
     streams::{STREAMS, SubmitStream},
-    wire::{LeanWatch, Method, Wire, batch_body, submit_body},
+    wire::{LeanWatch, Method, Wire, batch_body, batch_of_tenants, submit_body},
 };
 
 /// Limit of the jobs under way. It is below the number of slots, so that each job finds a free slot when it comes.
@@ -33,17 +33,31 @@ pub(super) struct EndToEnd {
     pub(super) queue: &'static str,
     /// The priority of the jobs. The watcher counts jobs of other priorities, too, which were not submitted here.
     pub(super) priority: i32,
+    /// Number of values of the label by which a queue is fair, among the jobs of batches; 0: none has it.
+    pub(super) tenants: usize,
 }
 
 /// Jobs submitted one by one.
 pub(super) const BY_CALLS: EndToEnd =
-    EndToEnd { method: Method::Submit, in_flight: 64, batch: 1, queue: WORK, priority: 0 };
+    EndToEnd { method: Method::Submit, in_flight: 64, batch: 1, queue: WORK, priority: 0, tenants: 0 };
 /// Jobs submitted in batches of 1,000.
-pub(super) const BY_BATCHES: EndToEnd =
-    EndToEnd { method: Method::SubmitBatch, in_flight: 4, batch: 1_000, queue: WORK, priority: 0 };
+pub(super) const BY_BATCHES: EndToEnd = EndToEnd {
+    method: Method::SubmitBatch,
+    in_flight: 4,
+    batch: 1_000,
+    queue: WORK,
+    priority: 0,
+    tenants: 0,
+};
 /// Jobs submitted on streams.
-pub(super) const BY_STREAMS: EndToEnd =
-    EndToEnd { method: Method::SubmitStream, in_flight: STREAMS, batch: 1, queue: WORK, priority: 0 };
+pub(super) const BY_STREAMS: EndToEnd = EndToEnd {
+    method: Method::SubmitStream,
+    in_flight: STREAMS,
+    batch: 1,
+    queue: WORK,
+    priority: 0,
+    tenants: 0,
+};
 
 impl EndToEnd {
     /// Returns the same submissions to another queue.
@@ -123,12 +137,18 @@ impl EndToEnd {
         seen: Arc<Meter>,
         submitted: Arc<Meter>,
     ) -> anyhow::Result<()> {
-        let body = if self.batch == 1 {
-            submit_body(self.queue, self.priority)
-        } else {
-            batch_body(self.queue, self.priority, self.batch)
+        let bodies = match (self.batch, self.tenants) {
+            (1, _) => vec![submit_body(self.queue, self.priority)],
+            (batch, 0) => vec![batch_body(self.queue, self.priority, batch)],
+            (batch, tenants) => {
+                let first = (0..tenants).step_by(batch);
+                first.map(|first| batch_of_tenants(self.queue, first, batch, tenants)).collect()
+            }
         };
-        while !seen.is_stopped() {
+        for body in bodies.iter().cycle() {
+            if seen.is_stopped() {
+                break;
+            }
             room.acquire_many(self.batch as u32).await?.forget();
             wire.call(self.method, body.clone()).await?;
             submitted.add(self.batch as u64);

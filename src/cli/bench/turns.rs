@@ -1,13 +1,13 @@
-//! The cost of turns: a backlog of many values in a fair queue, beside the same in a queue that is not fair.
+//! The cost of turns: jobs of many tenants in a fair queue, beside the same in a queue that is not fair.
 
 use std::time::Duration;
 
 use anyhow::ensure;
-use bytes::Bytes;
 use jobmill::proto::v1::{self, JobState, queue_service_client::QueueServiceClient};
 
 use super::{
     backlog::thousands,
+    end_to_end::{BY_BATCHES, EndToEnd},
     figures::Series,
     latencies::now,
     load::Calls,
@@ -15,39 +15,48 @@ use super::{
     server::CONSUMERS,
     session::Bench,
     subject::{FILLING, MeasuredServer},
-    wire::{Method, batch_of, job},
+    wire::{Method, TENANT, batch_of_tenants},
 };
 
 const QUEUE: &str = "turns";
-const LABEL: &str = "tenant";
-/// Number of jobs of each value in a backlog.
-const JOBS_OF_VALUE: u64 = 20;
+/// Number of jobs of each tenant in a backlog.
+const JOBS_OF_TENANT: u64 = 20;
 /// Pause between two looks at what is left of a backlog.
 const LOOK: Duration = Duration::from_millis(5);
 /// Time limit for a backlog to end.
 const END_TIME: Duration = Duration::from_secs(300);
-const GOAL: Bounds = Bounds::ratio_at_least(0.8, 0.6);
 
 impl Bench {
     /// Measures how fast a backlog of many values ends in turns.
     pub(super) async fn turns(&mut self) -> anyhow::Result<()> {
         let jobs = self.sizes.warming;
-        let values = jobs / JOBS_OF_VALUE;
+        let tenants = usize::try_from(jobs / JOBS_OF_TENANT)?;
         let fair = MeasuredServer::empty(&self.place).await?;
         let plain = MeasuredServer::empty(&self.place).await?;
-        create_queue(&fair, LABEL).await?;
+        create_queue(&fair, TENANT).await?;
         create_queue(&plain, "").await?;
-        let mut series = Series::default();
+        let load = EndToEnd { tenants, ..BY_BATCHES.to(QUEUE) };
+        let (mut at_once, mut backlog) = (Series::default(), Series::default());
+        let (mut ran_fair, mut ran_plain) = (0, 0);
         for _ in 0..self.pairs {
-            let in_turns = self.backlog_rate(&fair, jobs, values, "in turns").await?;
-            series.add(in_turns, self.backlog_rate(&plain, jobs, values, "without turns").await?);
+            self.step("end to end in turns".to_owned());
+            let in_turns = load.run(&fair.uri, self.run).await?;
+            self.step("end to end without turns".to_owned());
+            let without = load.run(&plain.uri, self.run).await?;
+            at_once.add(in_turns.rate, without.rate);
+            (ran_fair, ran_plain) = (ran_fair + in_turns.done + jobs, ran_plain + without.done + jobs);
+            let in_turns = self.backlog_rate(&fair, jobs, tenants, "in turns").await?;
+            backlog.add(in_turns, self.backlog_rate(&plain, jobs, tenants, "without turns").await?);
         }
-        for subject in [fair, plain] {
-            subject.expect(QUEUE, Some(JobState::Succeeded), jobs * self.pairs as u64).await?;
+        for (subject, ran) in [(fair, ran_fair), (plain, ran_plain)] {
+            subject.expect(QUEUE, Some(JobState::Succeeded), ran).await?;
             subject.end().await?;
         }
-        let name = format!("a backlog of {} values in turns", thousands(values));
-        self.figures.push(series.figure(name, "jobs/s").bounds(GOAL));
+        let tenants = thousands(tenants as u64);
+        let name = format!("end to end, by batches of 1,000, {tenants} values in turns");
+        self.figures.push(at_once.figure(name, "jobs/s").bounds(Bounds::ratio_at_least(0.8, 0.6)));
+        let name = format!("a backlog of {tenants} values in turns");
+        self.figures.push(backlog.figure(name, "jobs/s").bounds(Bounds::ratio_at_least(0.6, 0.4)));
         Ok(())
     }
 
@@ -56,13 +65,15 @@ impl Bench {
         &self,
         subject: &MeasuredServer,
         jobs: u64,
-        values: u64,
+        tenants: usize,
         how: &str,
     ) -> anyhow::Result<f64> {
         self.step(format!("a backlog {how}"));
         subject.set_paused(QUEUE, true).await?;
         let calls = Calls { method: Method::SubmitBatch, in_flight: 4, worth: FILLING };
-        calls.make_each(&subject.uri, jobs.div_ceil(FILLING), move |number| batch(number, values)).await?;
+        let batch = FILLING as usize;
+        let body = move |number| batch_of_tenants(QUEUE, number as usize * batch, batch, tenants);
+        calls.make_each(&subject.uri, jobs.div_ceil(FILLING), body).await?;
         let begin = now();
         subject.set_paused(QUEUE, false).await?;
         while subject.count(QUEUE, Some(JobState::Queued)).await?
@@ -74,14 +85,6 @@ impl Bench {
         }
         Ok(jobs as f64 / begin.elapsed().as_secs_f64())
     }
-}
-
-fn batch(number: u64, values: u64) -> Bytes {
-    let of = |index: u64| v1::JobSpec {
-        labels: [(LABEL.to_owned(), format!("tenant-{}", (number * FILLING + index) % values))].into(),
-        ..job(QUEUE, 0)
-    };
-    batch_of((0..FILLING).map(of).collect())
 }
 
 async fn create_queue(subject: &MeasuredServer, fair_by: &str) -> anyhow::Result<()> {

@@ -239,6 +239,18 @@ pub(super) fn batch_body(queue: &str, priority: i32, jobs: usize) -> Bytes {
     batch_of(vec![job(queue, priority); jobs])
 }
 
+/// The label of the tenants.
+pub(super) const TENANT: &str = "tenant";
+
+/// Returns an encoded SubmitBatch of jobs with one tenant after another, from the one with the number `first` on.
+pub(super) fn batch_of_tenants(queue: &str, first: usize, jobs: usize, tenants: usize) -> Bytes {
+    let of = |index: usize| v1::JobSpec {
+        labels: [(TENANT.to_owned(), format!("tenant-{}", (first + index) % tenants))].into(),
+        ..job(queue, 0)
+    };
+    batch_of((0..jobs).map(of).collect())
+}
+
 /// Returns an encoded SubmitBatch.
 pub(super) fn batch_of(jobs: Vec<v1::JobSpec>) -> Bytes {
     v1::SubmitBatchRequest { jobs, ..v1::SubmitBatchRequest::default() }.encode_to_vec().into()

@@ -76,7 +76,7 @@ impl Entry {
 }
 
 /// A schedule that the batch changes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Version {
     /// Generation and last decided instant of the stored schedule.
     before: Option<(u64, Timestamp)>,
@@ -89,6 +89,17 @@ struct Version {
     is_moved: bool,
     /// Whether an instant waits for something else than room.
     is_blocked: bool,
+}
+
+impl Version {
+    /// Returns the version of a schedule that the batch has not changed yet.
+    fn of(before: Option<&ScheduleInfo>, name: &Arc<str>) -> Self {
+        Version {
+            before: before.map(|info| (info.generation, info.run.cursor)),
+            name: Arc::clone(name),
+            ..Version::default()
+        }
+    }
 }
 
 /// What became of instants in a batch, for metrics.
@@ -310,15 +321,7 @@ impl ScheduleBook {
 
     /// Records a change of a schedule.
     fn change(&mut self, before: Option<&ScheduleInfo>, now: Arc<ScheduleInfo>, is_defined: bool, is_blocked: bool) {
-        let at = || before.map(|info| (info.generation, info.run.cursor));
-        let version = self.changed.entry(now.id).or_insert_with(|| Version {
-            before: at(),
-            name: Arc::clone(&now.name),
-            now: None,
-            is_defined: false,
-            is_moved: false,
-            is_blocked: false,
-        });
+        let version = self.changed.entry(now.id).or_insert_with(|| Version::of(before, &now.name));
         version.is_defined |= is_defined;
         version.is_moved |= before.is_some_and(|before| before.queue() != now.queue());
         version.is_blocked = is_blocked;
@@ -327,15 +330,7 @@ impl ScheduleBook {
 
     /// Records the deletion of a schedule.
     fn delete(&mut self, info: &ScheduleInfo) {
-        let before = Some((info.generation, info.run.cursor));
-        let version = self.changed.entry(info.id).or_insert_with(|| Version {
-            before,
-            name: Arc::clone(&info.name),
-            now: None,
-            is_defined: false,
-            is_moved: false,
-            is_blocked: false,
-        });
+        let version = self.changed.entry(info.id).or_insert_with(|| Version::of(Some(info), &info.name));
         version.now = None;
     }
 

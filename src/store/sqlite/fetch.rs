@@ -1,6 +1,6 @@
 //! The reads of a batch.
 
-use std::{collections::VecDeque, ops::Bound, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
 
@@ -21,7 +21,6 @@ use crate::{
             ReadSet, RequestKey, RequestOutcome, RequestRow, SetAside, SortKey, StoredRequest,
             SuspectsWant, WaitingLine,
         },
-        turns::{self, cut_in_turns, first_in_turns},
     },
 };
 
@@ -88,7 +87,7 @@ impl Fetch<'_> {
         Ok(found)
     }
 
-    fn sql(&self, sql: &str) -> Result<CachedStatement<'_>, StoreError> {
+    pub(super) fn sql(&self, sql: &str) -> Result<CachedStatement<'_>, StoreError> {
         Ok(self.connection.prepare_cached(sql)?)
     }
 
@@ -144,16 +143,13 @@ impl Fetch<'_> {
     }
 
     fn heads(&self, want: &HeadsWant) -> Result<Heads, StoreError> {
-        let in_turns = want.last_turn.filter(|_| want.suspects != SuspectsWant::Alone);
-        let (places, is_cut) = match (in_turns, &want.kinds[..]) {
-            (Some(last), _) => self.places_in_turns(want, last)?,
+        match (want.last_turn.filter(|_| want.suspects != SuspectsWant::Alone), &want.kinds[..]) {
+            (Some(last), _) => return self.heads_in_turns(want, last),
             (None, [kind]) => return self.lane_heads(want, *kind),
-            (None, _) => {
-                let places = self.merged_places(want)?;
-                let is_cut = places.len() == want.limit;
-                (places, is_cut)
-            }
-        };
+            (None, _) => {}
+        }
+        let places = self.merged_places(want)?;
+        let is_cut = places.len() == want.limit;
         let mut jobs = Vec::with_capacity(places.len());
         for place in places {
             let mut statement = self.sql(select_job_and_payload!("WHERE id = ?1"))?;
@@ -222,40 +218,31 @@ impl Fetch<'_> {
             let mut statement = self.sql(match want.suspects {
                 SuspectsWant::Included => {
                     "SELECT participant, rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant = 0 \
-                     AND (rank, detail) > (?3, ?4) ORDER BY rank, detail LIMIT ?5"
+                     AND (rank, detail, id) > (?3, ?4, ?5) ORDER BY rank, detail, id LIMIT ?6"
                 }
                 SuspectsWant::LeftOut => {
                     "SELECT participant, rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant = 0 \
-                     AND (rank, detail) > (?3, ?4) AND id NOT IN (SELECT job FROM suspect) \
-                     ORDER BY rank, detail LIMIT ?5"
+                     AND (rank, detail, id) > (?3, ?4, ?5) AND id NOT IN (SELECT job FROM suspect) \
+                     ORDER BY rank, detail, id LIMIT ?6"
                 }
                 SuspectsWant::Alone => {
                     "SELECT participant, rank, detail, id FROM job WHERE id IN (SELECT job FROM suspect) AND +state = 3 \
-                     AND +queue = ?1 AND +kind = ?2 AND (rank, detail) > (?3, ?4) ORDER BY rank, detail LIMIT ?5"
+                     AND +queue = ?1 AND +kind = ?2 AND (rank, detail, id) > (?3, ?4, ?5) ORDER BY rank, detail, id LIMIT ?6"
                 }
             })?;
-            let (rank, order) = lane.last;
-            let mut rows = statement.query(params![want.queue, lane.kind, rank, order, limit as i64])?;
+            let (rank, order, id) = lane.last;
+            let mut rows = statement.query(params![want.queue, lane.kind, rank, order, id, limit as i64])?;
             let mut seen = 0;
             while let Some(row) = rows.next()? {
                 seen += 1;
                 let place = place(row)?;
-                lane.last = (place.rank, place.order);
+                // Released jobs may have the same order.
+                lane.last = (place.rank, place.order, place.id.raw());
                 lane.heads.push_back(place);
             }
             lane.is_exhausted = seen < limit;
         }
         Ok(lane.heads.front().copied())
-    }
-
-    /// Returns the places of the jobs that run first in a fair queue, and whether the limit was met.
-    fn places_in_turns(&self, want: &HeadsWant, last: Participant) -> Result<(Vec<SortKey>, bool), StoreError> {
-        let mut places = Vec::new();
-        for kind in &want.kinds {
-            places.extend(first_in_turns(&FairLane { fetch: self, want, kind: *kind }, last, want.limit)?);
-        }
-        let is_cut = places.len() >= want.limit;
-        Ok((cut_in_turns(places, last, want.limit), is_cut))
     }
 
     fn line(&self, want: &LineWant) -> Result<LinePage, StoreError> {
@@ -355,7 +342,7 @@ impl Fetch<'_> {
 }
 
 /// Reads a place. A row without its time or order comes first, can't be decoded, and is set aside.
-fn place(row: &Row<'_>) -> Result<SortKey, rusqlite::Error> {
+pub(super) fn place(row: &Row<'_>) -> Result<SortKey, rusqlite::Error> {
     let order: Option<i64> = row.get("detail")?;
     Ok(SortKey {
         participant: Participant(row.get("participant")?),
@@ -365,62 +352,17 @@ fn place(row: &Row<'_>) -> Result<SortKey, rusqlite::Error> {
     })
 }
 
-/// A lane of a fair queue.
-struct FairLane<'f> {
-    fetch: &'f Fetch<'f>,
-    want: &'f HeadsWant,
-    kind: u32,
-}
-
-impl turns::Lane for FairLane<'_> {
-    fn first_of_next(&self, after: Bound<Participant>) -> Result<Option<SortKey>, StoreError> {
-        let mut first = self.fetch.sql(match self.want.suspects {
-            SuspectsWant::LeftOut => {
-                "SELECT participant, rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant >= ?3 \
-                 AND id NOT IN (SELECT job FROM suspect) ORDER BY participant, rank, detail LIMIT 1"
-            }
-            SuspectsWant::Included | SuspectsWant::Alone => {
-                "SELECT participant, rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant >= ?3 \
-                 ORDER BY participant, rank, detail LIMIT 1"
-            }
-        })?;
-        let from = match after {
-            Bound::Excluded(Participant(i64::MAX)) => return Ok(None),
-            Bound::Excluded(Participant(participant)) => participant + 1,
-            Bound::Included(Participant(participant)) => participant,
-            Bound::Unbounded => i64::MIN,
-        };
-        Ok(first.query_row(params![self.want.queue, self.kind, from], place).optional()?)
-    }
-
-    fn next_of(&self, after: SortKey, limit: usize) -> Result<Vec<SortKey>, StoreError> {
-        let mut next = self.fetch.sql(match self.want.suspects {
-            SuspectsWant::LeftOut => {
-                "SELECT participant, rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant = ?3 \
-                 AND (rank, detail) > (?4, ?5) AND id NOT IN (SELECT job FROM suspect) ORDER BY rank, detail LIMIT ?6"
-            }
-            SuspectsWant::Included | SuspectsWant::Alone => {
-                "SELECT participant, rank, detail, id FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 AND participant = ?3 \
-                 AND (rank, detail) > (?4, ?5) ORDER BY rank, detail LIMIT ?6"
-            }
-        })?;
-        let SortKey { participant, rank, order, .. } = after;
-        let parameters = params![self.want.queue, self.kind, participant.0, rank, order, limit as i64];
-        Ok(next.query_map(parameters, place)?.collect::<Result<_, _>>()?)
-    }
-}
-
 /// A lane that is read from its head.
 struct Lane {
     kind: u32,
     heads: VecDeque<SortKey>,
-    last: (i8, i64),
+    last: (i8, i64, i64),
     is_exhausted: bool,
 }
 
 impl Lane {
     fn new(kind: u32) -> Self {
-        Lane { kind, heads: VecDeque::new(), last: (i8::MIN, i64::MIN), is_exhausted: false }
+        Lane { kind, heads: VecDeque::new(), last: (i8::MIN, i64::MIN, i64::MIN), is_exhausted: false }
     }
 }
 

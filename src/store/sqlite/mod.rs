@@ -17,6 +17,7 @@ mod mark;
 mod reader;
 mod row;
 mod schedules;
+mod turns;
 mod write;
 
 use std::{

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use jobmill::{
     engine::{LeaseFate, NewJob, ReportBody, WorkerHello},
     job::{FailureReason, Job, Progress, StateName},
+    settings::QueueSettings,
 };
 
 use crate::store::{
     batch::{Batch, Control, WorkerReport},
     build::{job, settings},
-    rig::{Rig, failed, lease, returned, succeeded},
+    rig::{Rig, claimed, failed, lease, returned, succeeded},
     workers::{Connected, assigned, checkpoint, fates, hello, lost, pool, released, report, worker_of},
 };
 
@@ -35,6 +36,7 @@ both_stores!(
     the_repeat_by_a_worker_with_the_number_of_a_forgotten_one_is_refused,
     a_report_that_is_no_repeat_is_refused_after_the_end,
     one_attempt_is_never_started_twice,
+    all_that_a_worker_releases_after_a_restart_starts_in_one_batch,
 );
 
 /// All reports that a worker can send, each with a checkpoint where it takes one.
@@ -394,5 +396,24 @@ fn one_attempt_is_never_started_twice(rig: &mut Rig) {
     for id in [replaced.id, failing.id, ended.id] {
         let job = rig.job(id);
         assert_eq!((job.state.name(), job.attempt), (StateName::Failed, 1));
+    }
+}
+
+fn all_that_a_worker_releases_after_a_restart_starts_in_one_batch(rig: &mut Rig) {
+    for (queue, fair_by) in [("plain", None), ("fair", Some("tenant".into()))] {
+        let with = |consumers| QueueSettings { fair_by: fair_by.clone(), ..settings(consumers, 1_000) };
+        rig.queue_with(queue, with(0));
+        let jobs = [Rig::KIND, "walk"].iter().flat_map(|kind| vec![job(queue, kind); 70]).collect();
+        let ids: Vec<_> = rig.submit_all(jobs).iter().map(|job| job.id).collect();
+        let worker = rig.worker_with(queue, &[Rig::KIND, "walk"], 140);
+        rig.settle();
+        rig.crash();
+        // The server does not know their places any more: all of them come first.
+        let running: Vec<_> = ids.iter().map(|id| rig.job(*id)).collect();
+        let reports = running.iter().map(|job| report(worker.number(), job, released())).collect();
+        assert!(rig.tell_all(reports).iter().all(|answer| answer.result == Ok(())));
+        let update = Control::UpdateQueue { name: queue.into(), settings: with(200) };
+        let applied = rig.apply(Batch { controls: vec![update], claim: true, ..Batch::default() });
+        assert_eq!((claimed(&applied).len(), applied.more), (140, false), "{queue}");
     }
 }
