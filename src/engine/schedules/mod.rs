@@ -377,9 +377,7 @@ impl ScheduleBook {
                         self.calendars.uses(id, &info.settings.times.calendars);
                     }
                     self.put(ScheduleEntry::of(&info), version.is_blocked);
-                    if version.is_moved && self.is_parked(id) {
-                        strays.push(id);
-                    }
+                    strays.extend(Some(id).filter(|id| version.is_moved && self.is_parked(*id)));
                     told.push(Some(Arc::clone(&info.name)));
                 }
                 None => {
