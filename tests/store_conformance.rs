@@ -29,8 +29,10 @@ mod store {
         mod controls;
         mod credits;
         mod deadlines;
+        mod dependencies;
         mod expiry;
         mod fairness;
+        mod fan_out;
         mod feed;
         mod flights;
         mod full_disk;

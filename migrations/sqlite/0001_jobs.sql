@@ -144,6 +144,26 @@ CREATE TABLE unique_key (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX unique_key_until ON unique_key (until) WHERE until IS NOT NULL;
 
+-- Dependencies between jobs: an edge from a child to each parent that it waits for, or has waited for.
+CREATE TABLE dependency (
+    child     INTEGER NOT NULL,
+    parent    INTEGER NOT NULL,    -- it may be deleted
+    condition INTEGER NOT NULL,    -- number in the protocol's DependencyCondition
+    optional  INTEGER NOT NULL,    -- 1: the edge falls away once its condition can't hold any more
+    state     INTEGER NOT NULL,    -- number in the protocol's DependencyState; 1: the child waits for the parent
+    live      INTEGER NOT NULL,    -- 1: the child has not ended
+    PRIMARY KEY (child, parent)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX dependency_parent ON dependency (parent, child);
+-- The edges of children that have not ended; those that wait come first.
+CREATE INDEX dependency_live ON dependency (parent, state, child) WHERE live = 1;
+
+-- Parents that are over, of whose children some still have to be told.
+CREATE TABLE over_parent (
+    job   INTEGER PRIMARY KEY,
+    state INTEGER                  -- the state in which it ended; absent if it was deleted before its end
+) STRICT;
+
 -- Tombstones: deleted jobs, for the change feed.
 CREATE TABLE tombstone (
     position INTEGER PRIMARY KEY,

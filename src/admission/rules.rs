@@ -402,6 +402,7 @@ mod tests {
             max_snoozes: Some(1_000_001),
             max_process_losses: Some(0),
             unique: Some(Box::default()),
+            depends_on: Vec::new(),
             closure: String::new(),
         };
         let fields: Vec<_> = check(&bad, "a\nb", now).into_iter().map(|fault| fault.field).collect();

@@ -25,6 +25,7 @@ impl Engine {
         self.suspects.commit();
         self.due.commit();
         self.holds.commit();
+        self.over_parents.commit();
         self.sweeping.commit();
         self.demand.commit();
         if queues_changed {
@@ -47,7 +48,7 @@ impl Engine {
             checkpoints: sealed.checkpoints,
             changes: sealed.changes,
             position: self.numbers.position(),
-            more: sealed.more || !self.purges.is_empty() || wake.has_come(present),
+            more: sealed.more || !self.purges.is_empty() || !self.over_parents.is_empty() || wake.has_come(present),
             wake,
             queues_changed,
             gained_room: !sealed.gained_room.is_empty(),
@@ -128,6 +129,7 @@ impl Engine {
         self.suspects.discard();
         self.due.discard();
         self.holds.discard();
+        self.over_parents.discard();
         self.demand.discard();
         self.workers.discard();
         self.sweeping.discard();

@@ -104,6 +104,8 @@ impl NewJob {
                 Spec::DEFAULT_MAX_PROCESS_LOSSES,
             ),
             unique: draft.unique,
+            // Counted once the job is accepted, as its bytes are.
+            dependencies: 0,
             closure: draft.closure,
             schedule: None,
         };
@@ -118,6 +120,7 @@ impl NewJob {
             expires: draft.expiry,
             deadline: draft.deadline.or(defaults.deadline.map(When::After)),
             extras: (!extras.is_empty()).then(|| Box::new(extras)),
+            depends_on: draft.depends_on,
             payload: draft.payload,
         }
     }

@@ -44,6 +44,9 @@ impl Decision<'_> {
 
     pub(super) fn retry(&mut self, id: JobId, expected: Option<u64>, reset: bool) -> Result<JobDone, ControlRefusal> {
         let job = self.expected(id, expected)?;
+        if self.engine.over_parents.has(id) {
+            return Err(ControlRefusal::ChildrenAreTold(id));
+        }
         let changed = transition(&job, &Event::Retry { reset }, self.moment(&job)).map_err(|refusal| {
             if let Refusal::DeadlinePassed(deadline) = refusal {
                 return ControlRefusal::DeadlinePassed { id, deadline };

@@ -193,8 +193,8 @@ impl Decision<'_> {
         Some(now.after(left)).filter(|until| *until > now)
     }
 
-    /// Lets a successor start, which holds the key now.
-    fn unblock(&mut self, job: &Arc<Job>, not_before: Option<StoreTime>) {
+    /// Lets a blocked job start: a successor, which holds the key now, or one whose dependencies are met.
+    pub(super) fn unblock(&mut self, job: &Arc<Job>, not_before: Option<StoreTime>) {
         let not_before = not_before.map(|until| self.engine.names.steps.wall_of_backoff(until));
         let moment = self.moment(job);
         if let Some(accepted) = self.accepted_job_mut(job.id) {

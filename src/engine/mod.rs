@@ -18,6 +18,7 @@ mod complete;
 mod controls;
 mod decision;
 mod demand;
+mod dependencies;
 mod due;
 mod follow;
 mod job_changes;
@@ -85,6 +86,7 @@ pub use self::{
 use self::{
     decision::{Decision, Sealed},
     demand::Demand,
+    dependencies::OverParents,
     due::Due,
     keys::Holds,
     leases::Leases,
@@ -148,6 +150,7 @@ pub(crate) struct Engine {
     due: Due,
     holds: Holds,
     purges: Purges,
+    over_parents: OverParents,
     sweeping: Sweeping,
     waiters: Waiters,
     workers: WorkerBook,
@@ -262,25 +265,32 @@ impl Engine {
         decision.take_set_aside();
         for control in controls {
             decision.control(control);
+            decision.tell_children();
         }
         for mut report in reports {
             let verdict = decision.report(&report);
             report.ask.decide(verdict);
             decision.sealed.reports.push(report);
+            decision.tell_children();
         }
         if !is_full {
             decision.expire()?;
             decision.promote()?;
             decision.purge();
             decision.retain(&plan.retention);
+            decision.tell_more_children(&plan.over_parents);
             decision.forget_keys();
         }
         decision.schedules(&plan.schedules, space);
+        decision.tell_children();
         for offer in offers {
             decision.offer(offer, space);
+            decision.tell_children();
         }
         let starting = if claim && !is_full { decision.choose(&plan.groups) } else { Vec::new() };
         decision.settle(starting)?;
+        decision.tell_children();
+        decision.write_edges();
         decision.write_keys()?;
         decision.write_jobs();
         let Decision { mut writes, mut sealed, instants, .. } = decision;

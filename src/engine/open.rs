@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Decided, Engine, EngineSetup, decision::Decision, demand::Demand, due::Due, keys::Holds, leases::Leases,
+    Decided, Engine, EngineSetup, decision::Decision, demand::Demand, dependencies::OverParents, due::Due, keys::Holds, leases::Leases,
     names::NameBook, numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, schedules::ScheduleBook,
     suspects::Suspects, tallies::Tallies, times::Times, waiters::Waiters, workers::WorkerBook,
 };
@@ -52,6 +52,7 @@ impl Engine {
             due: Due::load(&loaded.first_times, loaded.first_expiry),
             holds: Holds::load(),
             purges: Purges::load(&loaded.purges),
+            over_parents: OverParents::load(&loaded.over_parents),
             sweeping: Sweeping::load(setup.retention, &loaded.sweeps),
             waiters: Waiters::default(),
             schedules: ScheduleBook::load(
@@ -99,6 +100,8 @@ impl Engine {
         decision.declare_schedules(&setup.schedules, &before.schedules)?;
         decision.end_lost_attempts(&setup.native_kinds)?;
         decision.recover_workers();
+        decision.tell_children();
+        decision.write_edges();
         decision.write_keys()?;
         decision.write_jobs();
         let Decision { mut writes, sealed, .. } = decision;

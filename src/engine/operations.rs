@@ -40,6 +40,7 @@ impl Decision<'_> {
             self.engine.suspects.deleted(id);
             self.set_aside.insert(id);
             self.set_aside_key_of(id);
+            self.set_aside_edges_of(id);
             let Some(spec) = spec else { continue };
             self.engine.numbers.position_taken();
             let position = self.engine.numbers.position();

@@ -53,6 +53,7 @@ fn submission(room: Option<Uptime>) -> Submission {
         expires: None,
         deadline: None,
         extras: None,
+        depends_on: Vec::new(),
         payload: bytes::Bytes::new(),
     };
     Submission {

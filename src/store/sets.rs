@@ -18,11 +18,12 @@ pub use super::{
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{
-        AttemptRecord, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Name, Position, ScheduleId, Spec, StateName,
+        AttemptRecord, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Name, ParentEnd, Position, ScheduleId, Spec, StateName,
         StoredCheckpoint, Tally, Tombstone, WorkerRow,
     },
     settings::{QueueInfo, Retention, ScheduleInfo},
 };
+pub use super::dependencies::{DependencyWrites, Dependents, DependentsWant};
 pub use super::schedules::{LoadedSchedules, ScheduleEntry, ScheduleRow, ScheduleWant, ScheduleWrites};
 
 /// Reads of a batch.
@@ -57,6 +58,12 @@ pub struct ReadSet {
     pub bare_requests: usize,
     /// Schedules to read.
     pub schedules: Vec<ScheduleWant>,
+    /// Parents whose waiting edges are read, each with its child.
+    pub dependents: Vec<DependentsWant>,
+    /// Jobs among `jobs` that may end. Those that have dependents are read as such, too.
+    pub may_end: Vec<JobId>,
+    /// Maximum number of the edges that are read for all of these together.
+    pub dependents_max: usize,
 }
 
 /// Read of a queue's ready jobs.
@@ -162,9 +169,19 @@ pub struct ReadResults {
     pub bare_requests: Vec<(StoreTime, RequestKey)>,
     /// The schedules that exist. The jobs on which their state depends are among `jobs`.
     pub schedules: HashMap<ScheduleId, Arc<ScheduleInfo>>,
+    /// The edges of parents. The children are among `jobs`.
+    pub dependents: HashMap<JobId, Dependents>,
+    /// The number of edges of each of these children that wait.
+    pub waits: HashMap<JobId, usize>,
 }
 
 impl ReadResults {
+    /// Returns the jobs that may end and have dependents.
+    pub(super) fn ending_parents(&self, wants: &ReadSet) -> Vec<JobId> {
+        let has_dependents = |id: &&JobId| self.jobs.get(id).is_some_and(|job| job.rare().has_dependents);
+        wants.may_end.iter().filter(has_dependents).copied().collect()
+    }
+
     /// Returns the unique keys to read: these, and those of the jobs that were found.
     pub(super) fn key_hashes(&self, wanted: &[KeyHash]) -> Vec<KeyHash> {
         let heads = self.heads.iter().flat_map(|heads| heads.jobs.iter().map(|(job, _)| job));
@@ -303,6 +320,8 @@ pub struct WriteSet {
     pub steps: Option<Vec<super::ClockStep>>,
     /// Changes of schedules and calendars.
     pub schedules: ScheduleWrites,
+    /// Changes of edges between jobs.
+    pub dependencies: DependencyWrites,
     /// Counters and times. Absent if nothing else is written.
     pub counters: Option<Counters>,
 }
@@ -342,6 +361,7 @@ impl WriteSet {
             retention,
             steps: _,
             schedules,
+            dependencies,
             counters: _,
         } = self;
         let names =
@@ -364,7 +384,7 @@ impl WriteSet {
         let tombstones = tombstones.is_empty() && forgotten_tombstones.is_none();
         let operations =
             purges.is_empty() && ended_purges.is_empty() && sweeps.is_empty() && ended_sweeps.is_empty();
-        let rest = retention.is_none() && schedules.is_empty();
+        let rest = retention.is_none() && schedules.is_empty() && dependencies.is_empty();
         names && workers && requests && jobs && beside && tombstones && operations && rest
     }
 }
@@ -446,6 +466,8 @@ pub struct Loaded {
     pub steps: Vec<super::ClockStep>,
     /// Schedules and calendars.
     pub schedules: LoadedSchedules,
+    /// Parents that are over, of whose children some still have to be told.
+    pub over_parents: Vec<(JobId, ParentEnd)>,
 }
 
 /// Proof that a transaction is on disk. Only a store creates one.

@@ -236,6 +236,7 @@ fn new_job(run_time: Option<Timestamp>) -> NewJob {
         expires: None,
         deadline: None,
         extras: None,
+        depends_on: Vec::new(),
         payload: "".into(),
     }
 }

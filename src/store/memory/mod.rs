@@ -1,5 +1,6 @@
 //! A store in memory: for throw-away servers, and as the model that tests compare other stores with.
 
+mod dependencies;
 mod reader;
 mod schedules;
 mod tables;
@@ -13,14 +14,14 @@ use tables::{StoredJob, Tables, backoff_of};
 use super::{
     Committed, Names, Reader, Store, StoreError,
     sets::{
-        ChangedJob, Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, Loaded,
+        ChangedJob, DependentsWant, Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, Loaded,
         OutcomeRow, ReadResults, ReadSet, RequestOutcome, SortKey, StoredRequest, SuspectsWant, TallyRow,
         WaitingLine, WriteSet,
     },
 };
 use crate::{
     clock::StoreTime,
-    job::{Identity, Incarnation, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Position},
+    job::{Edge, Identity, Incarnation, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Position},
 };
 
 /// A store in memory.
@@ -98,6 +99,7 @@ impl Store for MemoryStore {
             retention: tables.retention,
             steps: tables.steps.clone(),
             schedules: tables.schedules.load(),
+            over_parents: tables.dependencies.over.iter().map(|(job, end)| (*job, *end)).collect(),
         })
     }
 
@@ -121,7 +123,10 @@ impl Store for MemoryStore {
             schedules,
             held_keys: fetch.held_keys(wants.held_keys),
             keys: HashMap::new(),
+            dependents: HashMap::new(),
+            waits: HashMap::new(),
         };
+        fetch.dependents(wants, &mut found);
         fetch.keys(&wants.keys, &mut found);
         Ok(found)
     }
@@ -132,6 +137,7 @@ impl Store for MemoryStore {
         write_beside_jobs(&mut tables, writes);
         write_jobs(&mut tables, &self.names, writes)?;
         tables.schedules.write(&writes.schedules)?;
+        tables.dependencies.write(&writes.dependencies);
         Ok(Committed::after(Duration::ZERO))
     }
 
@@ -166,6 +172,30 @@ impl Fetch<'_> {
                 }
             }
             found.keys.insert(hash, row);
+        }
+    }
+
+    /// Reads the waiting edges of parents, with their children.
+    fn dependents(&self, wants: &ReadSet, found: &mut ReadResults) {
+        let edges = &self.tables.dependencies;
+        let read = |DependentsWant { parent, limit }, found: &mut ReadResults| {
+            let read = edges.waiting(parent, limit);
+            for Edge { child, .. } in &read.waiting {
+                found.waits.insert(*child, edges.waits(*child));
+                if let Some(job) = self.job(*child) {
+                    found.jobs.entry(*child).or_insert(job);
+                }
+            }
+            let count = read.waiting.len();
+            found.dependents.insert(parent, read);
+            count
+        };
+        for want in &wants.dependents {
+            read(*want, found);
+        }
+        let mut limit = wants.dependents_max;
+        for parent in found.ending_parents(wants) {
+            limit -= read(DependentsWant { parent, limit }, found);
         }
     }
 

@@ -80,6 +80,8 @@ impl Fetch<'_> {
         found.tombstones = self.tombstones(wants.tombstones)?;
         found.bare_requests = self.bare_requests(wants.bare_requests)?;
         found.held_keys = self.held_keys(wants.held_keys)?;
+        self.dependents(wants, &mut found)?;
+        // After all other jobs, whose keys are read, too.
         self.keys(&wants.keys, &mut found)?;
         Ok(found)
     }

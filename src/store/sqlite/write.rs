@@ -81,6 +81,9 @@ impl Write<'_> {
             self.tally(tally)?;
         }
         self.operations(writes)?;
+        if !writes.dependencies.is_empty() {
+            self.dependencies(&writes.dependencies)?;
+        }
         if !writes.schedules.is_empty() {
             schedules::write(self.connection, &writes.schedules)?;
         }
