@@ -15,7 +15,7 @@ pub struct Dependency {
 }
 
 /// The parent of a dependency.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DependencyTarget {
     /// A job that exists.
     Job(JobId),

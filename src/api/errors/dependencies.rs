@@ -9,6 +9,9 @@ use crate::{
     job::{DependencyTarget, JobId},
 };
 
+/// Limit of the jobs of a cycle that its error names.
+const PATH_MAX: usize = 20;
+
 /// A job depends on one that does not exist.
 pub(super) fn dependency_not_found(
     refusal: impl Display,
@@ -31,7 +34,8 @@ pub(super) fn dependency_not_found(
 pub(super) fn dependency_cycle(refusal: impl Display, path: &[usize]) -> Status {
     let message = refusal.to_string();
     status(Code::FailedPrecondition, "DEPENDENCY_CYCLE", &message, |details| {
-        let path = path.iter().map(|index| format!("jobs[{index}]")).collect::<Vec<_>>().join(" ");
+        let path =
+            path.iter().take(PATH_MAX).map(|index| format!("jobs[{index}]")).collect::<Vec<_>>().join(" ");
         about(details, [("path", path)]);
         details.add_precondition_failure_violation("DEPENDENCY_CYCLE", "jobs", message.clone());
     })
