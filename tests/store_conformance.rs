@@ -37,6 +37,7 @@ mod store {
         mod flights;
         mod full_disk;
         mod hellos;
+        mod kept_parents;
         mod keys;
         mod keys_by_time;
         mod names;

@@ -123,7 +123,7 @@ CREATE TABLE request (
     digest BLOB    NOT NULL,
     answer INTEGER NOT NULL,    -- 0: created jobs; 1: changed a job; 2: done; 3: asked for a purge
     first  INTEGER NOT NULL,    -- 0: the first job; 1: the job; 3: the queue
-    count  INTEGER NOT NULL,    -- 0: number of jobs; 1: the job's state after the change
+    count  INTEGER NOT NULL,    -- 0: number of jobs; 1: the job's state after the change; 3: number of skipped jobs
     live   INTEGER NOT NULL,    -- 0: number of its jobs that are not deleted; 1, 2: the queue
     value  INTEGER,             -- 1: the job's revision after it; 3: number of deleted jobs, absent until the end
     gone   INTEGER,             -- time since when it has had no jobs, in the time of counters.retention
@@ -162,6 +162,11 @@ CREATE INDEX dependency_live ON dependency (parent, state, child) WHERE live = 1
 CREATE TABLE over_parent (
     job   INTEGER PRIMARY KEY,
     state INTEGER                  -- the state in which it ended; absent if it was deleted before its end
+) STRICT;
+
+-- Ended jobs whose retention time is over, and that are kept until their children have ended.
+CREATE TABLE spared (
+    job INTEGER PRIMARY KEY
 ) STRICT;
 
 -- Tombstones: deleted jobs, for the change feed.

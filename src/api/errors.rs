@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 pub(super) use self::keys::key_not_found;
 use self::{
-    dependencies::{children_are_told, dependency_cycle, dependency_not_found},
+    dependencies::{children_are_told, dependency_cycle, dependency_not_found, has_dependents},
     keys::{key_conflict, key_held},
 };
 use super::{
@@ -326,6 +326,7 @@ impl From<ControlRefusal> for Status {
             ControlRefusal::RevisionMismatch { id, .. } => {
                 precondition("REVISION_MISMATCH", "REVISION", &id.to_string())
             }
+            ControlRefusal::HasDependents { id, child } => has_dependents(&refusal, *id, *child),
             ControlRefusal::ChildrenAreTold(id) => children_are_told(&refusal, *id),
             ControlRefusal::DeadlinePassed { id, .. } => {
                 precondition("DEADLINE_PASSED", "DEADLINE", &id.to_string())

@@ -27,6 +27,7 @@ impl Engine {
         self.holds.commit();
         self.over_parents.commit();
         self.sweeping.commit();
+        self.spared.commit(self.times.retention());
         self.demand.commit();
         if queues_changed {
             self.demand.queues_changed();
@@ -133,6 +134,7 @@ impl Engine {
         self.demand.discard();
         self.workers.discard();
         self.sweeping.discard();
+        self.spared.discard();
         self.schedules.discard();
         self.kinds.discard(&self.names.kinds);
         self.queues.discard(&self.names);

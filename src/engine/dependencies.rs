@@ -95,8 +95,10 @@ impl OverParents {
 pub(super) struct Ties {
     /// Parents that are over, until their children are told.
     over: VecDeque<(JobId, ParentEnd)>,
-    /// Parents that have new edges, which no read of the batch has found.
+    /// Parents that have new edges that wait, which no read of the batch has found.
     new_parents: HashSet<JobId>,
+    /// A new child of each parent that has one that has not ended.
+    new_children: HashMap<JobId, JobId>,
     /// The number of edges of children that wait.
     waits: HashMap<JobId, usize>,
 }
@@ -167,6 +169,7 @@ impl Decision<'_> {
     pub(super) fn end_of_edges(&mut self, job: &Job) {
         if job.spec.dependencies() > 0 {
             self.writes.dependencies.ended.push(job.id);
+            self.engine.spared.look_again();
         }
         if job.rare().has_dependents {
             self.ties.over.push_back((job.id, ParentEnd::Ended(job.state.name())));
@@ -177,6 +180,7 @@ impl Decision<'_> {
     pub(super) fn deletion_of_edges(&mut self, job: &Job) {
         if job.spec.dependencies() > 0 {
             self.writes.dependencies.deleted.push(job.id);
+            self.engine.spared.look_again();
         }
         if job.rare().has_dependents && !job.state.is_done() {
             self.ties.over.push_back((job.id, ParentEnd::Deleted));
@@ -193,7 +197,7 @@ impl Decision<'_> {
     /// not read are told by the operation.
     pub(super) fn tell_children(&mut self) {
         while let Some((parent, end)) = self.ties.over.pop_front() {
-            let read = self.found.dependents.remove(&parent);
+            let read = self.found.dependencies.dependents.remove(&parent);
             let has_more = read.as_ref().is_none_or(|read| read.is_cut) || self.ties.new_parents.contains(&parent);
             for edge in read.unwrap_or_default().waiting {
                 self.decide_edge(edge, end);
@@ -208,7 +212,7 @@ impl Decision<'_> {
     pub(super) fn tell_more_children(&mut self, planned: &[DependentsWant]) {
         for DependentsWant { parent, .. } in planned {
             let Some(end) = self.engine.over_parents.kept.get(parent).copied() else { continue };
-            let Some(Dependents { waiting, is_cut }) = self.found.dependents.remove(parent) else { continue };
+            let Some(Dependents { waiting, is_cut }) = self.found.dependencies.dependents.remove(parent) else { continue };
             for edge in waiting {
                 self.decide_edge(edge, end);
             }
@@ -224,7 +228,7 @@ impl Decision<'_> {
         let Edge { child, parent, .. } = edge;
         let state = edge.decided(end);
         self.writes.dependencies.decided.push((child, parent, state));
-        let found = self.found.waits.get(&child).copied().unwrap_or(1);
+        let found = self.found.dependencies.waits.get(&child).copied().unwrap_or(1);
         let waits = self.ties.waits.entry(child).or_insert(found);
         *waits = waits.saturating_sub(1);
         let waits = *waits;
@@ -237,6 +241,11 @@ impl Decision<'_> {
         } else if waits == 0 {
             self.unblock(&job, None);
         }
+    }
+
+    /// Returns a child that the batch gives to a job.
+    pub(super) fn new_child_of(&self, parent: JobId) -> Option<JobId> {
+        self.ties.new_children.get(&parent).copied()
     }
 
     /// Checks that the parents of an offer's jobs exist, and that its jobs don't wait for each other in a circle.
@@ -265,7 +274,7 @@ impl Decision<'_> {
         let job = self.job(id)?;
         let queue = job.spec.queue.number;
         let waits = job.state.lease().is_none() && !job.state.is_done();
-        if waits && self.engine.purges.covers(queue, id) {
+        if waits && self.is_purged(&job) {
             self.delete(&job);
             self.engine.purges.deleted_early(queue);
             return None;
@@ -326,6 +335,7 @@ impl Decision<'_> {
         if !accepted.job.state.is_done() {
             for (on, edge) in &edges {
                 self.mark_parent(offer, *on);
+                self.ties.new_children.insert(edge.parent, edge.child);
                 if edge.state == EdgeState::Waiting {
                     self.ties.new_parents.insert(edge.parent);
                 }

@@ -129,7 +129,7 @@ impl Decision<'_> {
             let queue = holder.spec.queue.number;
             if holder.state.lease().is_none()
                 && self.accepted_job(holder.id).is_none()
-                && self.engine.purges.covers(queue, holder.id)
+                && self.is_purged(&holder)
             {
                 self.delete(&holder);
                 self.engine.purges.deleted_early(queue);
@@ -206,7 +206,7 @@ impl Decision<'_> {
             return;
         }
         let queue = job.spec.queue.number;
-        if self.engine.purges.covers(queue, job.id) {
+        if self.is_purged(job) {
             self.delete(job);
             self.engine.purges.deleted_early(queue);
             return;

@@ -41,6 +41,7 @@ mod reports;
 mod retention;
 mod schedules;
 mod settle;
+mod spared;
 mod suspects;
 mod tallies;
 mod times;
@@ -95,6 +96,7 @@ use self::{
     purge::Purges,
     queues::QueueBook,
     retention::Sweeping,
+    spared::Spared,
     suspects::Suspects,
     schedules::ScheduleBook,
     tallies::Tallies,
@@ -152,6 +154,7 @@ pub(crate) struct Engine {
     purges: Purges,
     over_parents: OverParents,
     sweeping: Sweeping,
+    spared: Spared,
     waiters: Waiters,
     workers: WorkerBook,
     demand: Demand,
@@ -238,7 +241,8 @@ impl Engine {
     /// Returns the next time at which there is work without any input.
     pub(crate) fn wake(&self) -> WakeTime {
         let backoff = self.due.first_backoff().into_iter().chain(self.holds.wake()).min();
-        let wake = self.times.wake(self.due.first_instant(), backoff, self.sweeping.wake());
+        let retention = self.sweeping.wake().into_iter().chain(self.spared.wake()).min();
+        let wake = self.times.wake(self.due.first_instant(), backoff, retention);
         wake.or(self.schedules.wake())
     }
 
@@ -259,6 +263,7 @@ impl Engine {
     ) -> Result<Decided, StoreError> {
         let Batch { present, controls, reports, offers, claim, space } = batch;
         let is_full = space == Space::Full;
+        let retention_now = self.times.retention();
         let mut decision = Decision::new(self, present, found);
         decision.sealed.is_draining = !claim;
         decision.space = space;
@@ -278,6 +283,7 @@ impl Engine {
             decision.promote()?;
             decision.purge();
             decision.retain(&plan.retention);
+            decision.review_spared(plan.wants.dependencies.spared, retention_now);
             decision.tell_more_children(&plan.over_parents);
             decision.forget_keys();
         }

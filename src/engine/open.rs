@@ -8,7 +8,7 @@ use std::{
 use super::{
     Decided, Engine, EngineSetup, decision::Decision, demand::Demand, dependencies::OverParents, due::Due, keys::Holds, leases::Leases,
     names::NameBook, numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, schedules::ScheduleBook,
-    suspects::Suspects, tallies::Tallies, times::Times, waiters::Waiters, workers::WorkerBook,
+    spared::Spared, suspects::Suspects, tallies::Tallies, times::Times, waiters::Waiters, workers::WorkerBook,
 };
 use crate::{
     clock::Timestamp,
@@ -54,6 +54,7 @@ impl Engine {
             purges: Purges::load(&loaded.purges),
             over_parents: OverParents::load(&loaded.over_parents),
             sweeping: Sweeping::load(setup.retention, &loaded.sweeps),
+            spared: Spared::load(),
             waiters: Waiters::default(),
             schedules: ScheduleBook::load(
                 &loaded.schedules,

@@ -103,9 +103,10 @@ impl Engine {
         wants.lines = self.due.plan(present.wall, self.times.backoffs());
         wants.walks = self.purges.plan(&self.tallies, &self.purged_by(batch), PURGED_MAX);
         let over_parents = self.over_parents.plan();
-        wants.dependents.extend(&over_parents);
+        wants.dependencies.dependents.extend(&over_parents);
         let retention = self.sweeping.plan(self.times.retention(), swept(batch));
         wants.feed.clone_from(&retention.feed);
+        wants.dependencies.spared = self.spared.plan(self.times.retention(), swept(batch));
         (wants.tombstones, wants.bare_requests) = (retention.tombstones, retention.requests);
         Plan { wants, retention, schedules, over_parents, groups }
     }
@@ -181,9 +182,9 @@ impl Engine {
             .take(DECIDED_MAX)
             .collect();
         let limit = DECIDED_MAX / ending.len().max(1);
-        wants.dependents = ending.into_iter().map(|parent| DependentsWant { parent, limit }).collect();
-        wants.may_end = batch.controls.iter().filter_map(|control| control.action.job()).collect();
-        wants.dependents_max = DECIDED_MAX;
+        wants.dependencies.dependents = ending.into_iter().map(|parent| DependentsWant { parent, limit }).collect();
+        wants.dependencies.may_end = batch.controls.iter().filter_map(|control| control.action.job()).collect();
+        wants.dependencies.max = DECIDED_MAX;
     }
 
     /// Returns the unique keys of the jobs that a worker's introduction may end.

@@ -85,6 +85,17 @@ pub enum ControlRefusal {
     /// The end of the job has not reached all jobs that depend on it.
     #[error("jobs that depend on the job {0} are still being told of its end: repeat the call in a moment")]
     ChildrenAreTold(JobId),
+    /// Other jobs depend on the job.
+    #[error(
+        "the job {child} depends on the job {id}, and has not ended: delete that one first or wait for its end, or use `force`, \
+         with which it is told that the job was unsuccessful, unless it is told of its end already"
+    )]
+    HasDependents {
+        /// The job.
+        id: JobId,
+        /// A job that depends on it.
+        child: JobId,
+    },
     /// Nothing holds the unique key.
     #[error("nothing holds the unique key {0:?} in this scope: list the keys with ListUniqueKeys")]
     KeyNotFound(String),

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 pub use super::{
     counters::{Counters, StoredTimes},
-    requests::{RequestKey, RequestOutcome, RequestRow, StoredRequest},
+    requests::{PurgeCounts, RequestKey, RequestOutcome, RequestRow, StoredRequest},
 };
 use crate::{
     clock::{StoreTime, Timestamp},
@@ -23,7 +23,9 @@ use crate::{
     },
     settings::{QueueInfo, Retention, ScheduleInfo},
 };
-pub use super::dependencies::{DependencyWrites, Dependents, DependentsWant};
+pub use super::dependencies::{
+    DependencyReads, DependencyWants, DependencyWrites, Dependents, DependentsWant, LiveChildren, SparedWant,
+};
 pub use super::schedules::{LoadedSchedules, ScheduleEntry, ScheduleRow, ScheduleWant, ScheduleWrites};
 
 /// Reads of a batch.
@@ -58,12 +60,8 @@ pub struct ReadSet {
     pub bare_requests: usize,
     /// Schedules to read.
     pub schedules: Vec<ScheduleWant>,
-    /// Parents whose waiting edges are read, each with its child.
-    pub dependents: Vec<DependentsWant>,
-    /// Jobs among `jobs` that may end. Those that have dependents are read as such, too.
-    pub may_end: Vec<JobId>,
-    /// Maximum number of the edges that are read for all of these together.
-    pub dependents_max: usize,
+    /// Edges between jobs to read.
+    pub dependencies: DependencyWants,
 }
 
 /// Read of a queue's ready jobs.
@@ -169,17 +167,26 @@ pub struct ReadResults {
     pub bare_requests: Vec<(StoreTime, RequestKey)>,
     /// The schedules that exist. The jobs on which their state depends are among `jobs`.
     pub schedules: HashMap<ScheduleId, Arc<ScheduleInfo>>,
-    /// The edges of parents. The children are among `jobs`.
-    pub dependents: HashMap<JobId, Dependents>,
-    /// The number of edges of each of these children that wait.
-    pub waits: HashMap<JobId, usize>,
+    /// Edges between jobs.
+    pub dependencies: DependencyReads,
 }
 
 impl ReadResults {
+    /// Returns the jobs found whose children that have not ended are read.
+    pub(super) fn guarded_parents(&self) -> Vec<JobId> {
+        let pages = self.lines.values().chain(self.walks.values()).flat_map(|page| &page.jobs);
+        let swept = self.feed.values().flat_map(|page| page.places.iter().filter_map(|place| place.ended.as_ref()));
+        let found = self.jobs.values().chain(pages).chain(swept).filter(|job| job.rare().has_dependents);
+        let mut parents: Vec<JobId> = found.map(|job| job.id).collect();
+        parents.sort_unstable();
+        parents.dedup();
+        parents
+    }
+
     /// Returns the jobs that may end and have dependents.
     pub(super) fn ending_parents(&self, wants: &ReadSet) -> Vec<JobId> {
         let has_dependents = |id: &&JobId| self.jobs.get(id).is_some_and(|job| job.rare().has_dependents);
-        wants.may_end.iter().filter(has_dependents).copied().collect()
+        wants.dependencies.may_end.iter().filter(has_dependents).copied().collect()
     }
 
     /// Returns the unique keys to read: these, and those of the jobs that were found.
@@ -307,9 +314,9 @@ pub struct WriteSet {
     pub tallies: Vec<TallyRow>,
     /// Purges that have begun or been extended.
     pub purges: Vec<Purge>,
-    /// Purges that have ended: the number of the queue, and the number of deleted jobs. This becomes the answer of the
-    /// requests that asked for the purge and have no answer yet.
-    pub ended_purges: Vec<(u32, u64)>,
+    /// Purges that have ended: the number of the queue, and what was done. This becomes the answer of the requests that
+    /// asked for the purge and have no answer yet.
+    pub ended_purges: Vec<(u32, PurgeCounts)>,
     /// Progress of sweeps: the position reached, by retention time.
     pub sweeps: Vec<(Duration, Position)>,
     /// Sweeps that have ended.

@@ -49,3 +49,12 @@ pub(super) fn children_are_told(refusal: impl Display, id: JobId) -> Status {
         details.add_precondition_failure_violation("OPERATION_RUNNING", id.to_string(), message.clone());
     })
 }
+
+/// A job that depends on another one has not ended.
+pub(super) fn has_dependents(refusal: impl Display, id: JobId, child: JobId) -> Status {
+    let message = refusal.to_string();
+    status(Code::FailedPrecondition, "HAS_DEPENDENTS", &message, |details| {
+        about(details, [("job_id", id.to_string()), ("child_id", child.to_string())]);
+        details.add_precondition_failure_violation("DEPENDENTS", id.to_string(), message.clone());
+    })
+}

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     job::{Edge, EdgeState, JobId, ParentEnd},
-    store::sets::{DependencyWrites, Dependents},
+    store::sets::{DependencyWrites, Dependents, LiveChildren, SparedWant},
 };
 
 /// The edges, and the parents that are over.
@@ -19,6 +19,10 @@ pub(super) struct Dependencies {
     by_parent: BTreeSet<(JobId, JobId)>,
     /// Parent and child of each edge that waits.
     waiting: BTreeSet<(JobId, JobId)>,
+    /// Parent and child of each edge whose child has not ended.
+    live: BTreeSet<(JobId, JobId)>,
+    /// Ended jobs that retention has spared.
+    spared: BTreeSet<JobId>,
     /// Parents of whose children some still have to be told.
     pub(super) over: BTreeMap<JobId, ParentEnd>,
 }
@@ -41,16 +45,32 @@ impl Dependencies {
         Dependents { is_cut: waiting.len() == limit, waiting }
     }
 
+    /// Returns the first children of a parent that have not ended. Those that wait come first.
+    pub(super) fn live_children(&self, parent: JobId) -> LiveChildren {
+        let limit = LiveChildren::MAX;
+        let of_parent = (parent, FIRST)..=(parent, LAST);
+        let waiting = self.waiting.range(of_parent.clone());
+        let others = self.live.range(of_parent).filter(|pair| !self.waiting.contains(pair));
+        let children: Vec<JobId> = waiting.chain(others).map(|(_, child)| *child).take(limit).collect();
+        LiveChildren { is_cut: children.len() == limit, children }
+    }
+
+    pub(super) fn spared(&self, want: SparedWant) -> Vec<JobId> {
+        let from = want.after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.spared.range((from, Bound::Unbounded)).take(want.limit).copied().collect()
+    }
+
     /// Counts the edges of a child that wait.
     pub(super) fn waits(&self, child: JobId) -> usize {
         self.of_child(child).iter().filter(|edge| edge.state == EdgeState::Waiting).count()
     }
 
     pub(super) fn write(&mut self, writes: &DependencyWrites) {
-        let DependencyWrites { new, decided, ended, deleted, begun, over } = writes;
+        let DependencyWrites { new, decided, ended, deleted, begun, over, spared, unspared } = writes;
         for edge in new {
             self.edges.insert((edge.child, edge.parent), *edge);
             self.by_parent.insert((edge.parent, edge.child));
+            self.live.insert((edge.parent, edge.child));
             if edge.state == EdgeState::Waiting {
                 self.waiting.insert((edge.parent, edge.child));
             }
@@ -59,8 +79,11 @@ impl Dependencies {
             self.decide((*child, *parent), *state);
         }
         for child in ended {
-            for edge in self.of_child(*child).iter().filter(|edge| edge.state == EdgeState::Waiting) {
-                self.decide((edge.child, edge.parent), EdgeState::Unneeded);
+            for edge in self.of_child(*child) {
+                self.live.remove(&(edge.parent, edge.child));
+                if edge.state == EdgeState::Waiting {
+                    self.decide((edge.child, edge.parent), EdgeState::Unneeded);
+                }
             }
         }
         for child in deleted {
@@ -68,11 +91,16 @@ impl Dependencies {
                 self.edges.remove(&(*child, parent));
                 self.by_parent.remove(&(parent, *child));
                 self.waiting.remove(&(parent, *child));
+                self.live.remove(&(parent, *child));
             }
         }
         self.over.extend(begun.iter().copied());
         for job in over {
             self.over.remove(job);
+        }
+        self.spared.extend(spared);
+        for job in unspared {
+            self.spared.remove(job);
         }
     }
 

@@ -14,7 +14,7 @@ use tables::{StoredJob, Tables, backoff_of};
 use super::{
     Committed, Names, Reader, Store, StoreError,
     sets::{
-        ChangedJob, DependentsWant, Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, Loaded,
+        ChangedJob, DependencyReads, DependentsWant, Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, Loaded,
         OutcomeRow, ReadResults, ReadSet, RequestOutcome, SortKey, StoredRequest, SuspectsWant, TallyRow,
         WaitingLine, WriteSet,
     },
@@ -123,11 +123,23 @@ impl Store for MemoryStore {
             schedules,
             held_keys: fetch.held_keys(wants.held_keys),
             keys: HashMap::new(),
-            dependents: HashMap::new(),
-            waits: HashMap::new(),
+            dependencies: DependencyReads {
+                spared: wants
+                    .dependencies
+                    .spared
+                    .map(|want| fetch.tables.dependencies.spared(want))
+                    .unwrap_or_default(),
+                ..DependencyReads::default()
+            },
         };
+        for id in &found.dependencies.spared {
+            found.jobs.extend(fetch.job(*id).map(|job| (*id, job)));
+        }
         fetch.dependents(wants, &mut found);
         fetch.keys(&wants.keys, &mut found);
+        for parent in found.guarded_parents() {
+            found.dependencies.live_children.insert(parent, fetch.tables.dependencies.live_children(parent));
+        }
         Ok(found)
     }
 
@@ -181,19 +193,19 @@ impl Fetch<'_> {
         let read = |DependentsWant { parent, limit }, found: &mut ReadResults| {
             let read = edges.waiting(parent, limit);
             for Edge { child, .. } in &read.waiting {
-                found.waits.insert(*child, edges.waits(*child));
+                found.dependencies.waits.insert(*child, edges.waits(*child));
                 if let Some(job) = self.job(*child) {
                     found.jobs.entry(*child).or_insert(job);
                 }
             }
             let count = read.waiting.len();
-            found.dependents.insert(parent, read);
+            found.dependencies.dependents.insert(parent, read);
             count
         };
-        for want in &wants.dependents {
+        for want in &wants.dependencies.dependents {
             read(*want, found);
         }
-        let mut limit = wants.dependents_max;
+        let mut limit = wants.dependencies.max;
         for parent in found.ending_parents(wants) {
             limit -= read(DependentsWant { parent, limit }, found);
         }
@@ -409,11 +421,11 @@ fn write_beside_jobs(tables: &mut Tables, writes: &WriteSet) {
     for purge in &writes.purges {
         tables.purges.insert(purge.queue, *purge);
     }
-    for (queue, deleted) in &writes.ended_purges {
+    for (queue, done) in &writes.ended_purges {
         tables.purges.remove(queue);
         for (row, _) in tables.requests.values_mut() {
-            if row.answer == (RequestOutcome::Purge { queue: *queue, deleted: None }) {
-                row.answer = RequestOutcome::Purge { queue: *queue, deleted: Some(*deleted) };
+            if row.answer == (RequestOutcome::Purge { queue: *queue, done: None }) {
+                row.answer = RequestOutcome::Purge { queue: *queue, done: Some(*done) };
             }
         }
     }

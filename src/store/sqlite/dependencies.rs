@@ -7,7 +7,9 @@ use crate::{
     job::{DependencyCondition, Edge, EdgeState, JobId, ParentEnd, StateName},
     store::{
         StoreError,
-        sets::{DependencyWrites, Dependents, DependentsWant, ReadResults, ReadSet},
+        sets::{
+            DependencyWrites, Dependents, DependentsWant, LiveChildren, ReadResults, ReadSet, SparedWant,
+        },
     },
 };
 
@@ -85,10 +87,10 @@ pub(super) fn over_parents(connection: &Connection) -> Result<Vec<(JobId, Parent
 impl Fetch<'_> {
     /// Reads the waiting edges of parents, with their children.
     pub(super) fn dependents(&self, wants: &ReadSet, found: &mut ReadResults) -> Result<(), StoreError> {
-        for want in &wants.dependents {
+        for want in &wants.dependencies.dependents {
             self.dependents_of(*want, found)?;
         }
-        let mut limit = wants.dependents_max;
+        let mut limit = wants.dependencies.max;
         for parent in found.ending_parents(wants) {
             limit -= self.dependents_of(DependentsWant { parent, limit }, found)?;
         }
@@ -99,8 +101,8 @@ impl Fetch<'_> {
     fn dependents_of(&self, want: DependentsWant, found: &mut ReadResults) -> Result<usize, StoreError> {
         let read = self.waiting(want)?;
         for Edge { child, .. } in &read.waiting {
-            if !found.waits.contains_key(child) {
-                found.waits.insert(*child, self.waits(*child)?);
+            if !found.dependencies.waits.contains_key(child) {
+                found.dependencies.waits.insert(*child, self.waits(*child)?);
                 if !found.jobs.contains_key(child)
                     && let Some(job) = self.job(*child)?
                 {
@@ -109,8 +111,39 @@ impl Fetch<'_> {
             }
         }
         let count = read.waiting.len();
-        found.dependents.insert(want.parent, read);
+        found.dependencies.dependents.insert(want.parent, read);
         Ok(count)
+    }
+
+    /// Reads the children that have not ended, of the parents that were found.
+    pub(super) fn live_children(&self, found: &mut ReadResults) -> Result<(), StoreError> {
+        for parent in found.guarded_parents() {
+            let sql = "SELECT child FROM dependency WHERE parent = ?1 AND live = 1 ORDER BY state, child LIMIT ?2";
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let limit = LiveChildren::MAX;
+            let rows = statement.query_map([parent.raw(), limit as i64], |row| row.get("child").map(JobId::from_raw))?;
+            let children = rows.collect::<Result<Vec<_>, _>>()?;
+            found.dependencies.live_children.insert(parent, LiveChildren { is_cut: children.len() == limit, children });
+        }
+        Ok(())
+    }
+
+    /// Reads a page of the jobs that retention has spared.
+    pub(super) fn spared(&self, want: Option<SparedWant>, found: &mut ReadResults) -> Result<(), StoreError> {
+        let Some(SparedWant { after, limit }) = want else { return Ok(()) };
+        let sql = "SELECT job FROM spared WHERE job > ?1 ORDER BY job LIMIT ?2";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let after = after.map_or(i64::MIN, JobId::raw);
+        let rows = statement.query_map([after, limit as i64], |row| row.get("job").map(JobId::from_raw))?;
+        found.dependencies.spared = rows.collect::<Result<_, _>>()?;
+        for id in &found.dependencies.spared {
+            if !found.jobs.contains_key(id)
+                && let Some(job) = self.job(*id)?
+            {
+                found.jobs.insert(*id, job);
+            }
+        }
+        Ok(())
     }
 
     fn waiting(&self, want: DependentsWant) -> Result<Dependents, StoreError> {
@@ -135,7 +168,7 @@ impl Fetch<'_> {
 
 impl Write<'_> {
     pub(super) fn dependencies(&self, writes: &DependencyWrites) -> Result<(), StoreError> {
-        let DependencyWrites { new, decided, ended, deleted, begun, over } = writes;
+        let DependencyWrites { new, decided, ended, deleted, begun, over, spared, unspared } = writes;
         for Edge { child, parent, condition, is_optional, state } in new {
             self.sql(concat!("INSERT INTO dependency (", edge_columns!(), ", live) VALUES (?1, ?2, ?3, ?4, ?5, 1)"))?
                 .execute(params![child.raw(), parent.raw(), *condition as i64, is_optional, *state as i64])?;
@@ -161,6 +194,12 @@ impl Write<'_> {
         }
         for job in over {
             self.sql("DELETE FROM over_parent WHERE job = ?1")?.execute([job.raw()])?;
+        }
+        for job in spared {
+            self.sql("INSERT OR IGNORE INTO spared (job) VALUES (?1)")?.execute([job.raw()])?;
+        }
+        for job in unspared {
+            self.sql("DELETE FROM spared WHERE job = ?1")?.execute([job.raw()])?;
         }
         Ok(())
     }

@@ -157,7 +157,7 @@ fn a_deleted_parent_is_unsuccessful(rig: &mut Rig) {
     let parent = rig.submit(job("q", Rig::KIND)).id;
     let on = Dependency::on_job(parent);
     let children = [on, on.when(Unsuccessful), on.when(Ended), on.optional()].map(|on| child(rig, &[on]));
-    rig.control(Control::Delete(parent)).unwrap();
+    rig.control(Control::ForceDelete(parent)).unwrap();
     assert_forsaken(rig, children[0], parent);
     assert!(children[1..].iter().all(|id| rig.state(*id) == StateName::Queued));
     let states = children.map(|id| edges(rig, id)[0].1);
@@ -453,7 +453,7 @@ fn a_repeat_finds_the_jobs_whatever_became_of_the_parents(rig: &mut Rig) {
     let parent = rig.submit(NewJob { run_time: Some(at(60).into()), ..job("q", Rig::KIND) }).id;
     let said = requested("r", "same", vec![after(&[Dependency::on_job(parent).optional()])]);
     let id = created(rig.offer(said.clone()))[0].id;
-    rig.control(Control::Delete(parent)).unwrap();
+    rig.control(Control::ForceDelete(parent)).unwrap();
     match rig.offer(said) {
         Receipt::Seen { first, .. } => assert_eq!(first.id, id),
         other => panic!("not seen: {other:?}"),

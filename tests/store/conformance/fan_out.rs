@@ -157,7 +157,7 @@ fn a_parent_that_is_deleted_while_its_children_are_told_leaves_its_end(rig: &mut
     queues(rig);
     let (parent, children) = family(rig, MANY, Succeeded);
     end(rig, &[parent], true);
-    rig.control(Control::Delete(parent)).unwrap();
+    rig.control(Control::ForceDelete(parent)).unwrap();
     rig.settle();
     assert_eq!(in_state(rig, &children, StateName::Queued), MANY);
 }
