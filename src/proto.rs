@@ -61,6 +61,41 @@ impl v1::Payload {
     }
 }
 
+impl v1::Dependency {
+    /// Creates a dependency on the success of a job that exists.
+    #[must_use]
+    pub fn on_job(id: impl Into<String>) -> Self {
+        Self { on: Some(v1::dependency::On::JobId(id.into())), ..Self::default() }
+    }
+
+    /// Creates a dependency on the success of the job of the same batch with this index.
+    #[must_use]
+    pub fn on_index(index: i32) -> Self {
+        Self { on: Some(v1::dependency::On::BatchIndex(index)), ..Self::default() }
+    }
+
+    /// Sets the condition under which the child may start.
+    #[must_use]
+    pub fn when(self, condition: v1::DependencyCondition) -> Self {
+        Self { condition: condition.into(), ..self }
+    }
+
+    /// Lets the child do without the dependency once its condition can't hold any more.
+    #[must_use]
+    pub fn optional(self) -> Self {
+        Self { optional_edge: true, ..self }
+    }
+}
+
+impl v1::JobSpec {
+    /// Adds a dependency: the job waits for another one.
+    #[must_use]
+    pub fn after(mut self, dependency: v1::Dependency) -> Self {
+        self.depends_on.push(dependency);
+        self
+    }
+}
+
 impl v1::Job {
     /// Returns the name of the job's queue.
     #[must_use]

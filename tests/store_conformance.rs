@@ -29,12 +29,15 @@ mod store {
         mod controls;
         mod credits;
         mod deadlines;
+        mod dependencies;
         mod expiry;
         mod fairness;
+        mod fan_out;
         mod feed;
         mod flights;
         mod full_disk;
         mod hellos;
+        mod kept_parents;
         mod keys;
         mod keys_by_time;
         mod names;

@@ -125,7 +125,7 @@ CREATE TABLE request (
     digest BLOB    NOT NULL,
     answer INTEGER NOT NULL,    -- 0: created jobs; 1: changed a job; 2: done; 3: asked for a purge
     first  INTEGER NOT NULL,    -- 0: the first job; 1: the job; 3: the queue
-    count  INTEGER NOT NULL,    -- 0: number of jobs; 1: the job's state after the change
+    count  INTEGER NOT NULL,    -- 0: number of jobs; 1: the job's state after the change; 3: number of skipped jobs
     live   INTEGER NOT NULL,    -- 0: number of its jobs that are not deleted; 1, 2: the queue
     value  INTEGER,             -- 1: the job's revision after it; 3: number of deleted jobs, absent until the end
     gone   INTEGER,             -- time since when it has had no jobs, in the time of counters.retention
@@ -145,6 +145,31 @@ CREATE TABLE unique_key (
     name      TEXT                 -- JSON: the key's text and scope, once the holder has ended
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX unique_key_until ON unique_key (until) WHERE until IS NOT NULL;
+
+-- Dependencies between jobs: an edge from a child to each parent that it waits for, or has waited for.
+CREATE TABLE dependency (
+    child     INTEGER NOT NULL,
+    parent    INTEGER NOT NULL,    -- it may be deleted
+    condition INTEGER NOT NULL,    -- number in the protocol's DependencyCondition
+    optional  INTEGER NOT NULL,    -- 1: the edge falls away once its condition can't hold any more
+    state     INTEGER NOT NULL,    -- number in the protocol's DependencyState; 1: the child waits for the parent
+    live      INTEGER NOT NULL,    -- 1: the child has not ended
+    PRIMARY KEY (child, parent)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX dependency_parent ON dependency (parent, child);
+-- The edges of children that have not ended; those that wait come first.
+CREATE INDEX dependency_live ON dependency (parent, state, child) WHERE live = 1;
+
+-- Parents that are over, of whose children some still have to be told.
+CREATE TABLE over_parent (
+    job   INTEGER PRIMARY KEY,
+    state INTEGER                  -- the state in which it ended; absent if it was deleted before its end
+) STRICT;
+
+-- Ended jobs whose retention time is over, and that are kept until their children have ended.
+CREATE TABLE spared (
+    job INTEGER PRIMARY KEY
+) STRICT;
 
 -- Tombstones: deleted jobs, for the change feed.
 CREATE TABLE tombstone (

@@ -5,7 +5,7 @@
 //! existing digest.
 
 use crate::job::{
-    Canonical, JobDraft, JobUpdate, PartialRetryPolicy, PayloadInfo, RequestId, UniqueKey, When,
+    Canonical, DependencyTarget, JobDraft, JobUpdate, PartialRetryPolicy, PayloadInfo, RequestId, UniqueKey, When,
 };
 
 /// Name and version of the form.
@@ -68,6 +68,14 @@ pub(crate) fn put_job(canonical: &mut Canonical, job: &JobDraft) {
     canonical.put_number("max_process_losses", job.max_process_losses);
     if let Some(unique) = &job.unique {
         put_unique(canonical, unique);
+    }
+    for dependency in &job.depends_on {
+        match dependency.on {
+            DependencyTarget::Job(id) => canonical.put_text("depends_on.job_id", &id.to_string()),
+            DependencyTarget::Item(index) => canonical.put_number("depends_on.batch_index", Some(index)),
+        }
+        canonical.put_number("depends_on.condition", dependency.condition.map(|condition| condition as u8));
+        canonical.put_number("depends_on.optional_edge", dependency.is_optional.then_some(1));
     }
 }
 
@@ -143,7 +151,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Timestamp,
-        job::{Debounce, OnConflict, PayloadInfo, UniqueScope},
+        job::{Debounce, Dependency, DependencyCondition, JobId, OnConflict, PayloadInfo, UniqueScope},
     };
 
     fn full() -> JobDraft {
@@ -232,6 +240,7 @@ mod tests {
         let said = full.unique.as_deref().unwrap();
         let debounce = said.debounce.unwrap();
         let keyed = |unique| JobDraft { unique: Some(Box::new(unique)), ..plain.clone() };
+        let after = |dependency| JobDraft { depends_on: vec![dependency], ..plain.clone() };
         let others = [
             JobDraft { queue: full.queue.clone() + "2", ..plain.clone() },
             JobDraft { kind: full.kind.clone() + "2", ..plain.clone() },
@@ -258,6 +267,12 @@ mod tests {
             keyed(UniqueKey { debounce: said.debounce, ..UniqueKey::default() }),
             keyed(UniqueKey { debounce: Some(Debounce { max_wait: None, ..debounce }), ..UniqueKey::default() }),
             keyed(UniqueKey { throttle: said.throttle, ..UniqueKey::default() }),
+            after(Dependency::on_job(JobId::from_raw(1))),
+            after(Dependency::on_job(JobId::from_raw(2))),
+            after(Dependency::on_item(1)),
+            after(Dependency::on_item(1).when(DependencyCondition::Succeeded)),
+            after(Dependency::on_item(1).when(DependencyCondition::Ended)),
+            after(Dependency::on_item(1).optional()),
         ];
         let digests: std::collections::BTreeSet<_> = others.iter().chain([&plain]).map(digest).collect();
         assert_eq!(digests.len(), others.len() + 1);

@@ -1,5 +1,6 @@
 //! Admission of jobs before the committer decides: the queue exists, and the kind has a handler.
 
+pub(crate) mod dependencies;
 mod digest;
 pub(crate) mod rules;
 pub(crate) mod schedule;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 
-use super::unique;
+use super::{dependencies, unique};
 use crate::{
     clock::Timestamp,
     job::{JobDraft, PartialRetryPolicy, RESERVED_PREFIX, When, names},
@@ -94,6 +94,7 @@ pub(crate) fn check(draft: &JobDraft, request_id: &str, now: Timestamp) -> Vec<F
     for (part, problem) in draft.unique.iter().flat_map(|key| unique::unique(key, draft.start)) {
         hold("unique_key", Err(format!("{part} {problem}")));
     }
+    dependencies::alone(&draft.depends_on).for_each(|problem| hold("depends_on", Err(problem)));
     if let Some(expiry) = draft.expiry {
         let field = match expiry {
             When::At(_) => "expire_time",
@@ -408,6 +409,7 @@ mod tests {
             max_snoozes: Some(1_000_001),
             max_process_losses: Some(0),
             unique: Some(Box::default()),
+            depends_on: Vec::new(),
             closure: String::new(),
         };
         let fields: Vec<_> = check(&bad, "a\nb", now).into_iter().map(|fault| fault.field).collect();

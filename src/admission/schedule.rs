@@ -26,6 +26,10 @@ pub(crate) fn check(job: &JobDraft) -> Vec<FieldFault> {
             "is not possible for a schedule: `overlap` tells what happens while its last job runs";
         fault("unique_key", problem.to_owned());
     }
+    if !job.depends_on.is_empty() {
+        let problem = "is not possible for a schedule, whose jobs come one after the other: let the job submit the others";
+        fault("depends_on", problem.to_owned());
+    }
     for (field, entries, max) in
         [("labels", &job.labels, OWN_LABELS_MAX), ("headers", &job.headers, OWN_HEADERS_MAX)]
     {

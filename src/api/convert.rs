@@ -4,6 +4,7 @@ use std::{sync::LazyLock, time::Duration};
 
 use bytes::Bytes;
 
+use super::dependencies;
 use crate::{
     clock::Timestamp,
     engine::QueueEntry,
@@ -135,6 +136,8 @@ fn said(spec: &Spec) -> v1::JobSpec {
         max_snoozes: said.max_snoozes.map(|snoozes| snoozes as i32),
         max_process_losses: said.max_process_losses.map_or(0, |losses| losses as i32),
         unique_key: extras.unique.as_deref().map(|key| said_key(key).into()),
+        // They are in a table of their own.
+        depends_on: Vec::new(),
     }
 }
 
@@ -222,6 +225,7 @@ pub(super) fn add_all(job: &mut v1::Job, whole: WholeJob) {
     add_result(job, whole.result);
     job.attempts = whole.attempts.iter().map(attempt).collect();
     job.output_tail = whole.output_tail;
+    dependencies::add_edges(job, &whole.dependencies);
     job.checkpoint = whole.checkpoint.map(|checkpoint| v1::CheckpointStatus {
         number: checkpoint.number,
         size_bytes: checkpoint.state.bytes.len() as i32,
@@ -241,7 +245,7 @@ pub(super) fn pending(
     job: &Job,
     queue: Option<&QueueEntry>,
     runs_here: bool,
-    key: Option<&v1::UniqueKeyStatus>,
+    (key, waited_for): (Option<&v1::UniqueKeyStatus>, Option<&(Vec<JobId>, usize)>),
     now: Timestamp,
 ) -> Vec<v1::Pending> {
     use v1::PendingReason as Reason;
@@ -256,11 +260,14 @@ pub(super) fn pending(
     match job.state {
         State::Scheduled { due } | State::BackingOff { due } => add(Reason::RunTime, "", Some(due)),
         State::Blocked { due } => {
-            let key = key.cloned().unwrap_or_default();
-            let job_ids = Some(key.holder_id).filter(|id| !id.is_empty()).into_iter().collect();
-            let reason = Reason::UniqueKey as i32;
-            let until = None;
-            let mut pending = vec![v1::Pending { reason, subject: key.key, until, job_ids }];
+            let mut pending = vec![match waited_for {
+                Some(parents) => dependencies::pending(parents),
+                None => {
+                    let key = key.cloned().unwrap_or_default();
+                    let job_ids = Some(key.holder_id).filter(|id| !id.is_empty()).into_iter().collect();
+                    v1::Pending { reason: Reason::UniqueKey as i32, subject: key.key, until: None, job_ids }
+                }
+            }];
             if due > now {
                 let (reason, until) = (Reason::RunTime as i32, Some(timestamp(due)));
                 pending.push(v1::Pending { reason, until, ..Default::default() });
@@ -311,6 +318,7 @@ fn failure(failure: &Failure) -> v1::Failure {
         code: failure.code.clone(),
         exit_code: failure.exit_code,
         retryable: failure.retryable,
+        parent_id: failure.parent.map(|id| id.to_string()).unwrap_or_default(),
     }
 }
 

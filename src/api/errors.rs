@@ -2,6 +2,7 @@
 //!
 //! Reasons are part of the API. Details are kept small, because a status of more than 16 KiB breaks the HTTP/2 stream.
 
+mod dependencies;
 mod keys;
 
 use std::{collections::HashMap, time::Duration};
@@ -10,7 +11,10 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 pub(super) use self::keys::key_not_found;
-use self::keys::{key_conflict, key_held};
+use self::{
+    dependencies::{children_are_told, dependency_cycle, dependency_not_found, has_dependents},
+    keys::{key_conflict, key_held},
+};
 use super::{
     errors_of_schedules,
     sizes::UNFINISHED_MAX_BYTES,
@@ -265,10 +269,17 @@ impl From<OfferRefusal> for Status {
             OfferRefusal::DiskFull => disk_full(&refusal),
             OfferRefusal::Locked => store_locked(&refusal),
             OfferRefusal::TooManyKinds(max) => quota(reason, &refusal, "kinds", max),
-            OfferRefusal::KeyHeld { key, holder, state, .. } => key_held(&refusal, key, *holder, *state),
+            OfferRefusal::KeyHeld { key, holder, state, .. }
+            | OfferRefusal::KeyHeldBesideDependencies { key, holder, state, .. } => {
+                key_held(&refusal, key, *holder, *state)
+            }
             OfferRefusal::KeyConflict { key, holder, field, .. } => {
                 key_conflict(&refusal, key, *holder, field)
             }
+            OfferRefusal::DependencyNotFound { index, place, on } => {
+                dependency_not_found(&refusal, *index, *place, *on)
+            }
+            OfferRefusal::DependencyCycle(path) => dependency_cycle(&refusal, path),
         }
     }
 }
@@ -315,6 +326,8 @@ impl From<ControlRefusal> for Status {
             ControlRefusal::RevisionMismatch { id, .. } => {
                 precondition("REVISION_MISMATCH", "REVISION", &id.to_string())
             }
+            ControlRefusal::HasDependents { id, child } => has_dependents(&refusal, *id, *child),
+            ControlRefusal::ChildrenAreTold(id) => children_are_told(&refusal, *id),
             ControlRefusal::DeadlinePassed { id, .. } => {
                 precondition("DEADLINE_PASSED", "DEADLINE", &id.to_string())
             }

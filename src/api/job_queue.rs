@@ -330,6 +330,7 @@ impl Verb for RetryJob {
 pub(super) struct DeleteJob {
     id: JobId,
     expected_revision: Option<u64>,
+    force: bool,
 }
 
 impl Verb for DeleteJob {
@@ -343,6 +344,7 @@ impl Verb for DeleteJob {
         DeleteJob {
             id: validator.job_id("id", &request.id),
             expected_revision: validator.expected_revision(request.expected_revision),
+            force: request.force,
         }
     }
 
@@ -350,8 +352,14 @@ impl Verb for DeleteJob {
         Target::Job(self.id, self.expected_revision)
     }
 
+    fn add_to_digest(&self, said: &mut Canonical) {
+        if self.force {
+            said.put("force", &[]);
+        }
+    }
+
     fn action(&self, ask: ReplySlot<(), ControlRefusal>) -> Action {
-        Action::Delete { id: self.id, expected_revision: self.expected_revision, ask }
+        Action::Delete { id: self.id, expected_revision: self.expected_revision, force: self.force, ask }
     }
 
     async fn answer(self, _: &Core, (): ()) -> Result<Response<v1::DeleteJobResponse>, Status> {

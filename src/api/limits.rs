@@ -10,7 +10,7 @@ use super::{
     worker_service::REPORTS_MAX,
 };
 use crate::{
-    admission::{rules, unique},
+    admission::{dependencies, rules, unique},
     engine::BACKFILL_MAX,
     execute::command::RESULT_MAX_BYTES,
     job::{
@@ -28,8 +28,9 @@ use crate::{
 };
 
 /// Features that `jobmill-require` may name: each is a field or behaviour that an older server would ignore.
-pub(super) const FEATURES: [&str; 15] = [
+pub(super) const FEATURES: [&str; 16] = [
     "deadlines",
+    "dependencies",
     "drop-checkpoint",
     "expected-revision",
     "filter-done",
@@ -49,15 +50,17 @@ pub(super) const FEATURES: [&str; 15] = [
 /// Returns all limits, sorted by name.
 pub(super) fn all() -> Vec<v1::ServerLimit> {
     let seconds = |time: std::time::Duration| time.as_secs();
-    let limits: [(&str, u64); 44] = [
+    let limits: [(&str, u64); 46] = [
         ("attempt_timeout_seconds", seconds(*ATTEMPT_TIMEOUT.end())),
         ("backfill_instants", u64::from(BACKFILL_MAX)),
         ("batch_jobs", BATCH_MAX as u64),
         ("calendar_dates", DATES_MAX as u64),
         ("calendars", CALENDARS_MAX as u64),
+        ("call_dependencies", dependencies::CALL_DEPENDENCIES_MAX as u64),
         ("checkpoint_bytes", CHECKPOINT_MAX_BYTES as u64),
         ("deadline_seconds", seconds(*DEADLINE.end())),
         ("delay_seconds", seconds(TEN_YEARS)),
+        ("dependencies", dependencies::DEPENDENCIES_MAX as u64),
         ("filter_kinds", FILTER_KINDS_MAX as u64),
         ("filter_queues", FILTER_QUEUES_MAX as u64),
         ("header_bytes", rules::HEADERS_MAX_BYTES as u64),

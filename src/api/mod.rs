@@ -5,6 +5,7 @@ mod caller;
 mod calls;
 mod convert;
 mod core;
+mod dependencies;
 mod errors;
 mod errors_of_schedules;
 mod guard;

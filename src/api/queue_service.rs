@@ -18,6 +18,7 @@ use crate::{
     job::Canonical,
     proto::v1::{self, queue_service_server::QueueService},
     settings::{QueueInfo, QueueSettings, Role, SettingsChange},
+    store::sets::PurgeCounts,
 };
 
 /// The QueueService.
@@ -359,7 +360,7 @@ pub(super) struct PurgeQueue {
 impl Verb for PurgeQueue {
     type Request = v1::PurgeQueueRequest;
     type Response = v1::PurgeQueueResponse;
-    type Done = u64;
+    type Done = PurgeCounts;
     const NAME: &'static str = "PurgeQueue";
     const NEEDS: Needs = Needs::Role(Role::Admin);
 
@@ -372,11 +373,12 @@ impl Verb for PurgeQueue {
         Target::Queue(&self.name)
     }
 
-    fn action(&self, ask: ReplySlot<u64, ControlRefusal>) -> Action {
+    fn action(&self, ask: ReplySlot<PurgeCounts, ControlRefusal>) -> Action {
         Action::Purge { name: self.name.clone(), ask }
     }
 
-    async fn answer(self, _: &Core, deleted: u64) -> Result<Response<v1::PurgeQueueResponse>, Status> {
-        Ok(Response::new(v1::PurgeQueueResponse { deleted_jobs: deleted as i64 }))
+    async fn answer(self, _: &Core, done: PurgeCounts) -> Result<Response<v1::PurgeQueueResponse>, Status> {
+        let (deleted_jobs, skipped_jobs) = (done.deleted as i64, done.skipped as i64);
+        Ok(Response::new(v1::PurgeQueueResponse { deleted_jobs, skipped_jobs }))
     }
 }

@@ -102,6 +102,7 @@ fn job_spec(draft: &JobDraft) -> v1::JobSpec {
         max_process_losses: draft.max_process_losses.map_or(0, |losses| losses as i32),
         // A schedule's job has none: the schedule's overlap policy takes its place.
         unique_key: None,
+        depends_on: Vec::new(),
     }
 }
 

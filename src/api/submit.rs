@@ -12,6 +12,7 @@ use super::{
     validate::{BATCH_MAX, Validator},
 };
 use crate::{
+    admission::dependencies,
     clock::Uptime,
     engine::{Submitted, SubmittedJob},
     intake::{SubmissionOptions, SubmitMethod},
@@ -83,12 +84,14 @@ impl Submitter<'_> {
         request_id: &str,
         when_full: i32,
     ) -> Result<OneSubmitted, Status> {
-        let draft = validator.job_spec(&"job", job.as_mut());
+        let draft = validator.job_spec(&"job", job.as_mut(), None);
         validator.request_id(request_id);
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;
         context.caller.on_queue(&draft.queue)?;
         context.caller.on_unique(&draft)?;
+        let parents = std::iter::once(&draft.depends_on[..]);
+        self.core.check_parents(context.caller, parents, false).await?;
         let entry = context.caller.begin(Some(&draft.queue));
         let (traceparent, tracestate) = trace_context(context.metadata);
         let deadline = context.deadline;
@@ -126,7 +129,9 @@ impl Submitter<'_> {
         let mut specs = body.jobs;
         let count = specs.len();
         let each = specs.iter_mut().enumerate();
-        let drafts = each.map(|(index, spec)| validator.job_spec(&format_args!("jobs[{index}]"), Some(spec)));
+        let drafts = each.map(|(index, spec)| {
+            validator.job_spec(&format_args!("jobs[{index}]"), Some(spec), Some((index, count)))
+        });
         let drafts = if count <= BATCH_MAX { AtLeastOne::collect(drafts) } else { None };
         let Some(drafts) = drafts else {
             return Err(
@@ -134,10 +139,14 @@ impl Submitter<'_> {
             );
         };
         drop(specs);
+        let count = drafts.iter().map(|draft| draft.depends_on.len()).sum();
+        validator.hold("jobs", dependencies::of_call(count));
         validator.finish()?;
         let queues: BTreeSet<&str> = drafts.iter().map(|draft| draft.queue.as_str()).collect();
         queues.iter().try_for_each(|queue| caller.on_queue(queue))?;
         drafts.iter().try_for_each(|draft| caller.on_unique(draft))?;
+        let parents = drafts.iter().map(|draft| &draft.depends_on[..]);
+        self.core.check_parents(&caller, parents, drafts.count() > 1).await?;
         let entry = caller.begin(Some(&queues.into_iter().collect::<Vec<_>>().join(" ")));
         let (traceparent, tracestate) = trace_context(&metadata);
         let request_id = &body.request_id;

@@ -186,7 +186,14 @@ impl Items {
         let queue =
             item.job.as_ref().filter(|_| self.caller.audit.is_on()).map(|job| job.queue.as_str().into());
         let mut span = SubmissionSpan::default();
-        let state = match self.check(item, of, &mut span) {
+        let checked = match self.check(item, of, &mut span) {
+            Ok(submission) => {
+                let parents = std::iter::once(&submission.jobs.first.depends_on[..]);
+                self.core.check_parents(&self.caller, parents, false).await.map(|()| submission)
+            }
+            Err(status) => Err(status),
+        };
+        let state = match checked {
             Ok(submission) => ItemState::Waiting(self.core.shard.offer(&self.waits_as, submission).await?),
             Err(status) => ItemState::Refused(status),
         };
@@ -204,7 +211,7 @@ impl Items {
     ) -> Result<shard::Submission, Status> {
         let core = &self.core;
         let mut validator = Validator::new(core.clock.now(), namespace);
-        let draft = validator.job_spec(&"job", item.job.as_mut());
+        let draft = validator.job_spec(&"job", item.job.as_mut(), None);
         validator.request_id(&item.request_id);
         let when_full = validator.when_full("when_full", when_full);
         validator.finish()?;

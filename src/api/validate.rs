@@ -97,8 +97,14 @@ impl Validator {
         }
     }
 
-    /// Validates a job and takes its fields. It stays where it is: a batch has up to a thousand of them.
-    pub(super) fn job_spec(&mut self, field: &dyn Display, spec: Option<&mut v1::JobSpec>) -> JobDraft {
+    /// Validates a job and takes its fields. It stays where it is: a batch has up to a thousand of them, and `own` is its
+    /// index there, with their number.
+    pub(super) fn job_spec(
+        &mut self,
+        field: &dyn Display,
+        spec: Option<&mut v1::JobSpec>,
+        own: Option<(usize, usize)>,
+    ) -> JobDraft {
         let Some(spec) = spec else {
             self.fault(field, "is required");
             return JobDraft::default();
@@ -116,7 +122,9 @@ impl Validator {
             self.hold(at("max_snoozes"), rules::max_snoozes(i64::from(snoozes)));
         }
         self.hold(at("max_process_losses"), rules::max_process_losses(i64::from(spec.max_process_losses)));
+        let depends_on = self.dependencies(field, &mem::take(&mut spec.depends_on), own);
         let mut draft = self.job_input(field, spec);
+        draft.depends_on = depends_on;
         draft.queue = mem::take(&mut spec.queue);
         draft.kind = mem::take(&mut spec.kind);
         draft.labels = mem::take(&mut spec.labels);

@@ -144,7 +144,7 @@ impl Validator {
 
     /// Validates the job of a schedule.
     pub(super) fn schedule_job(&mut self, mut job: Option<v1::JobSpec>) -> JobDraft {
-        let draft = self.job_spec(&"schedule.job", job.as_mut());
+        let draft = self.job_spec(&"schedule.job", job.as_mut(), None);
         for FieldFault { field, problem } in schedule::check(&draft) {
             self.fault(format_args!("schedule.job.{field}"), problem);
         }

@@ -197,6 +197,7 @@ impl Validator {
                     code: cut(&failed.code, CODE_MAX_BYTES).to_owned(),
                     exit_code: failed.exit_code,
                     retryable: failed.retryable.unwrap_or(true),
+                    parent: None,
                 };
                 WorkerReport::Failed { failure, delay, process_died: failed.process_died }
             }

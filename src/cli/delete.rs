@@ -15,16 +15,20 @@ pub(super) struct Args {
     /// The jobs to delete
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
+    /// Delete a job although others depend on it; those that wait for it are told that it was unsuccessful
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     condition: Condition,
 }
 
 pub(super) async fn run(args: Args, global: &Global, ui: &Ui) -> Result<Exit, Failure> {
-    let Args { ids, condition } = args;
+    let Args { ids, force, condition } = args;
     condition.check(&ids)?;
     let client = connect(global).await?;
     each(&ids, ui, async |id| {
         let request = DeleteJobRequest {
+            force,
             expected_revision: condition.expected_revision,
             request_id: condition.request_id(),
             ..id.into()

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use super::{
+    dependencies,
     table::{Table, plain},
     text, unique,
 };
@@ -22,7 +23,7 @@ pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
     let due = || job.next_run_time.as_ref().map(|time| text::relative(from_wire_timestamp(time), now));
     match state {
         JobState::Unspecified | JobState::Queued => String::new(),
-        JobState::Blocked => "by the holder of its unique key".to_owned(),
+        JobState::Blocked => "by other jobs".to_owned(),
         JobState::Scheduled => due().unwrap_or_default(),
         JobState::Running | JobState::Cancelling => {
             let mut details = if job.attempt > 1 { vec![attempt()] } else { Vec::new() };
@@ -51,6 +52,7 @@ pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
                 _ => format!("{}: {failure}", attempt()),
             }
         }
+        JobState::Cancelled if is_forsaken(job) => job.last_failure.as_ref().map(failure).unwrap_or_default(),
         JobState::Cancelled => match (job.counted_attempts, &job.start_time) {
             (0, None) => "before its first attempt".to_owned(),
             (0, Some(_)) => "before an attempt that counts".to_owned(),
@@ -58,6 +60,11 @@ pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
         },
         JobState::Expired => "no attempt had started in time".to_owned(),
     }
+}
+
+/// Whether the job ended because of a job on which it depended.
+fn is_forsaken(job: &Job) -> bool {
+    job.last_failure.as_ref().is_some_and(|last| last.reason() == FailureReason::Dependency)
 }
 
 /// Formats the progress that the running attempt has reported: `42 % resizing`.
@@ -142,6 +149,7 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
     let details = match JobState::try_from(job.state) {
         // The failure has a line of its own.
         Ok(JobState::Failed) => String::new(),
+        Ok(JobState::Cancelled) if is_forsaken(job) => String::new(),
         Ok(JobState::BackingOff) if !job.snoozed && job.start_time.is_some() => String::new(),
         Ok(_) | Err(_) => state_details(job, now),
     };
@@ -165,6 +173,7 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
             fields.push(("headers", entries(&spec.headers, " ")));
         }
     }
+    fields.extend(text::listed("depends on", dependencies::described(job)));
     fields.extend(unique_key(job, now));
     if let Some(by) = &job.schedule {
         fields.push(("schedule", scheduled_by(by, now)));
@@ -305,7 +314,8 @@ fn pending(pending: &Pending, now: Timestamp) -> String {
     }
     if !pending.job_ids.is_empty() {
         let ids: Vec<_> = pending.job_ids.iter().map(|id| text::escape(id)).collect();
-        let _ = write!(line, ", held by {}", ids.join(", "));
+        let how = if pending.reason() == PendingReason::Dependency { "on" } else { "held by" };
+        let _ = write!(line, ", {how} {}", ids.join(", "));
     }
     if let Some(until) = &pending.until {
         let _ = write!(line, ", until {}", text::instant(from_wire_timestamp(until), now));

@@ -1,6 +1,7 @@
 //! JSON for programs: the protocol's messages in their JSON mapping, with 64-bit numbers as numbers and without the
 //! fields that were left out of a view. docs/command-line.md describes it.
 
+mod dependencies;
 mod keys;
 mod schedules;
 mod spec;
@@ -66,6 +67,7 @@ fn state(number: i32) -> Value {
 pub(super) fn job(job: &Job) -> Value {
     let attempts: Vec<_> = job.attempts.iter().map(attempt).collect();
     let pending: Vec<_> = job.pending.iter().map(pending).collect();
+    let dependencies: Vec<_> = job.dependencies.iter().map(dependencies::dependency).collect();
     Object::default()
         .put("id", job.id.as_str())
         .maybe("spec", job.spec.as_ref().map(spec))
@@ -102,6 +104,7 @@ pub(super) fn job(job: &Job) -> Value {
         .maybe("leaseToken", (job.lease_token != 0).then_some(job.lease_token))
         .maybe("checkpoint", job.checkpoint.as_ref().map(checkpoint))
         .maybe("uniqueKey", job.unique_key.as_ref().map(unique_key))
+        .maybe("dependencies", (!dependencies.is_empty()).then_some(dependencies))
         .maybe("replaced", (job.replaced != 0).then_some(job.replaced))
         .maybe("schedule", job.schedule.as_ref().map(schedules::scheduled_by))
         .done()
@@ -167,6 +170,7 @@ fn failure(failure: &Failure) -> Value {
         .text("code", &failure.code)
         .maybe("exitCode", failure.exit_code)
         .put("retryable", failure.retryable)
+        .text("parentId", &failure.parent_id)
         .done()
 }
 

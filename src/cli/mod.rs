@@ -14,6 +14,7 @@ mod count;
 mod credentials;
 mod delete;
 mod demo;
+mod dependencies;
 mod describe;
 mod exit;
 mod filter;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    Global, connect,
+    Global, connect, dependencies,
     exit::{Exit, Failure},
     follow::{Ended, ctrl_c, follow},
     json,
@@ -19,7 +19,7 @@ use jobmill::{
     client::{Client, ClientError, Code, to_wire_duration, to_wire_timestamp},
     clock::Timestamp,
     proto::v1::{
-        Job, JobSpec, JobView, RetryPolicy, SubmitAndWatchRequest, SubmitOutcome, SubmitRequest,
+        Dependency, Job, JobSpec, JobView, RetryPolicy, SubmitAndWatchRequest, SubmitOutcome, SubmitRequest,
         SubmitResponse, WatchDetail, WhenFull,
         job_spec::{Deadline, Expiry, Start},
     },
@@ -77,6 +77,10 @@ pub(super) struct Args {
     /// How many deaths of the process that runs the job within 72 h end it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=100))]
     max_process_losses: Option<i32>,
+    /// Wait for this job: its success, or what follows the colon: unsuccessful, ended. With :optional, go on where that can't
+    /// come any more, in place of being cancelled. May be repeated
+    #[arg(long, value_name = "ID[:CONDITION]", value_parser = dependencies::dependency)]
+    after: Vec<Dependency>,
     #[command(flatten)]
     unique: UniqueArgs,
     /// Request id, which makes a repeat of this command safe: the same id with the same job gives the same job.
@@ -103,7 +107,7 @@ pub(super) struct Args {
         conflicts_with_all = [
             "kind", "payload", "file", "stdin", "payload_type", "payload_metadata", "labels", "headers", "priority",
             "max_attempts", "timeout", "run_at", "delay", "expires_in", "deadline", "retry_delays", "max_snoozes",
-            "max_process_losses", "unique_key", "request_id", "watch", "output_lines",
+            "max_process_losses", "after", "unique_key", "request_id", "watch", "output_lines",
         ]
     )]
     stream: Option<PathBuf>,
@@ -208,6 +212,7 @@ fn request(args: Args) -> Result<SubmitRequest, Failure> {
         deadline: args.deadline.map(|time| Deadline::DeadlineAfter(to_wire_duration(time))),
         max_snoozes: args.max_snoozes,
         max_process_losses: args.max_process_losses.unwrap_or(0),
+        depends_on: args.after,
         unique_key: args.unique.to_wire().map(Into::into),
     };
     Ok(SubmitRequest {
@@ -349,6 +354,7 @@ mod tests {
                     max_snoozes: None,
                     max_process_losses: 0,
                     unique_key: None,
+                    depends_on: [],
                     start: Some(
                         Delay(
                             Duration {

@@ -116,6 +116,10 @@ fn reason(job: &Job, pending: &Pending, now: Timestamp) -> String {
                 "{jobs} holds its unique key `{subject}`: it follows once that has ended; `jobmill why {jobs}`"
             )
         }
+        Ok(PendingReason::Dependency) => {
+            let more = if pending.job_ids.len() == 10 { " and others" } else { "" };
+            format!("it depends on {subject}, and waits for {jobs}{more}: `jobmill why {jobs}`")
+        }
         Ok(PendingReason::QueuePaused) => {
             format!("its queue is paused: `jobmill queue resume {subject}` lets it go on")
         }
@@ -164,12 +168,15 @@ mod tests {
     fn each_reason_is_a_sentence_with_what_would_change_it() {
         let mut follows = job(JobState::Blocked, &[(PendingReason::UniqueKey, "order-7")]);
         follows.pending[0].job_ids = vec!["06g2".into()];
+        let mut depends = job(JobState::Blocked, &[(PendingReason::Dependency, "2 jobs")]);
+        depends.pending[0].job_ids = vec!["06g1".into(), "06g2".into()];
         let jobs = [
             job(JobState::Scheduled, &[(PendingReason::RunTime, "")]),
             job(JobState::BackingOff, &[(PendingReason::RunTime, "")]),
             Job { snoozed: true, ..job(JobState::BackingOff, &[(PendingReason::RunTime, "")]) },
             follows,
             job(JobState::Blocked, &[(PendingReason::UniqueKey, "k\u{1b}[2J")]),
+            depends,
             job(
                 JobState::Queued,
                 &[(PendingReason::QueuePaused, "mail"), (PendingReason::NoWorkerForKind, "thumb")],
@@ -188,6 +195,8 @@ mod tests {
           06g2 holds its unique key `order-7`: it follows once that has ended; `jobmill why 06g2`
         06g3 is BLOCKED, changed 1m ago
           its unique key `k\x1b[2J` is held: `jobmill key list` shows by whom
+        06g3 is BLOCKED, changed 1m ago
+          it depends on 2 jobs, and waits for 06g1 06g2: `jobmill why 06g1 06g2`
         06g3 is QUEUED, changed 1m ago
           its queue is paused: `jobmill queue resume mail` lets it go on
           nothing runs the kind `thumb`: map it to a handler in the configuration file, or start a worker for it (`jobmill workers` lists those that are there)

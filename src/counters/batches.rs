@@ -51,7 +51,7 @@ pub(super) struct KindCounters {
     expired: IntCounter,
 }
 
-const REASONS: [FailureReason; 11] = [
+const REASONS: [FailureReason; 12] = [
     FailureReason::HandlerError,
     FailureReason::Panic,
     FailureReason::Timeout,
@@ -63,6 +63,7 @@ const REASONS: [FailureReason; 11] = [
     FailureReason::Deadline,
     FailureReason::SnoozedOut,
     FailureReason::Poison,
+    FailureReason::Dependency,
 ];
 
 /// Returns a reason's label value, and its index in [`REASONS`].
@@ -79,6 +80,7 @@ const fn label(reason: FailureReason) -> (&'static str, usize) {
         FailureReason::Deadline => ("deadline", 8),
         FailureReason::SnoozedOut => ("snoozed_out", 9),
         FailureReason::Poison => ("poison", 10),
+        FailureReason::Dependency => ("dependency", 11),
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     job::{JobId, JobUpdate, KeyHash, LeaseToken, RequestId},
     settings::{QueueInfo, QueueSettings, SettingsChange},
-    store::sets::{Committed, RequestOutcome},
+    store::sets::{Committed, PurgeCounts, RequestOutcome},
 };
 
 /// The mutation of a control.
@@ -53,6 +53,8 @@ pub enum Action {
         id: JobId,
         /// Revision that the job must have.
         expected_revision: Option<u64>,
+        /// Whether to delete it although children have not ended.
+        force: bool,
         /// Reply channel, answered once the job is deleted.
         ask: ReplySlot<(), ControlRefusal>,
     },
@@ -105,8 +107,8 @@ pub enum Action {
     Purge {
         /// The queue's name.
         name: String,
-        /// Reply channel: the number of deleted jobs, at the end of the purge.
-        ask: ReplySlot<u64, ControlRefusal>,
+        /// Reply channel: what was done, at the end of the purge.
+        ask: ReplySlot<PurgeCounts, ControlRefusal>,
     },
     /// Change a schedule.
     Schedule {
@@ -294,8 +296,8 @@ impl Decision<'_> {
                 self.keep_job_answer(request, &done);
                 ask.decide(done);
             }
-            Action::Delete { id, expected_revision, ask } => {
-                let done = self.delete_job(*id, *expected_revision);
+            Action::Delete { id, expected_revision, force, ask } => {
+                let done = self.delete_job(*id, *expected_revision, *force);
                 self.keep_done(request, &done, |queue| *queue);
                 ask.decide(done.map(|_| ()));
             }
@@ -327,7 +329,7 @@ impl Decision<'_> {
             Action::Purge { name, ask } => match self.engine.queues.name(name) {
                 Some(queue) => {
                     let ask = std::mem::replace(ask, ReplySlot::unheard());
-                    self.keep_answer(request, RequestOutcome::Purge { queue: queue.number, deleted: None });
+                    self.keep_answer(request, RequestOutcome::Purge { queue: queue.number, done: None });
                     self.begin_purge(queue.number, ask);
                     return None;
                 }
@@ -381,10 +383,10 @@ impl Decision<'_> {
                 let calendar = self.engine.schedules.calendar(name);
                 ask.decide(Ok(CalendarDone { calendar, is_repeat: true }));
             }
-            (Action::Purge { ask, .. }, RequestOutcome::Purge { deleted: Some(deleted), .. }) => {
-                ask.decide(Ok(deleted));
+            (Action::Purge { ask, .. }, RequestOutcome::Purge { done: Some(done), .. }) => {
+                ask.decide(Ok(done));
             }
-            (Action::Purge { ask, .. }, RequestOutcome::Purge { queue, deleted: None }) => {
+            (Action::Purge { ask, .. }, RequestOutcome::Purge { queue, done: None }) => {
                 let ask = std::mem::replace(ask, ReplySlot::unheard());
                 self.engine.purges.join(queue, ask);
                 return None;
@@ -398,12 +400,12 @@ impl Decision<'_> {
         Some(action)
     }
 
-    fn begin_purge(&mut self, queue: u32, ask: ReplySlot<u64, ControlRefusal>) {
+    fn begin_purge(&mut self, queue: u32, ask: ReplySlot<PurgeCounts, ControlRefusal>) {
         self.engine.purges.begin(queue, self.engine.numbers.last_id(), ask);
         // Jobs that began to wait in this batch are on no page that the store read.
         for job in self.waiting_anew().iter().filter(|job| job.spec.queue.number == queue) {
             // The deletion of one that holds a unique key takes its successor along.
-            if let Some(job) = self.job(job.id) {
+            if let Some(job) = self.job(job.id).filter(|job| self.is_purged(job)) {
                 self.delete(&job);
                 self.engine.purges.deleted_early(queue);
             }

@@ -13,7 +13,7 @@ use crate::{
     clock::{ClockReading, Timestamp, Uptime},
     engine::transition::Refusal,
     job::{
-        AtLeastOne, Checkpoint, Extras, Failure, Job, JobId, LeaseToken, Output, Progress, RequestId, RetryPolicy,
+        AtLeastOne, Checkpoint, Dependency, Extras, Failure, Job, JobId, LeaseToken, Output, Progress, RequestId, RetryPolicy,
         ScheduleId, StateName, SubmitOutcome, When, WorkerProcess,
     },
     settings::QueueInfo,
@@ -234,6 +234,8 @@ pub struct NewJob {
     pub deadline: Option<When>,
     /// Fields that few jobs set.
     pub extras: Option<Box<Extras>>,
+    /// The jobs that the job waits for, each at most once.
+    pub depends_on: Vec<Dependency>,
     /// The handler's input.
     pub payload: Bytes,
 }
@@ -243,7 +245,7 @@ impl NewJob {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let extras = self.extras.as_ref().map_or(0, |extras| extras.bytes());
-        self.payload.len() as u64 + extras + Job::FIXED_BYTES
+        self.payload.len() as u64 + extras + self.depends_on.len() as u64 * Dependency::BYTES + Job::FIXED_BYTES
     }
 }
 

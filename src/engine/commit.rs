@@ -25,7 +25,9 @@ impl Engine {
         self.suspects.commit();
         self.due.commit();
         self.holds.commit();
+        self.over_parents.commit();
         self.sweeping.commit();
+        self.spared.commit(self.times.retention());
         self.demand.commit();
         if queues_changed {
             self.demand.queues_changed();
@@ -48,7 +50,11 @@ impl Engine {
             checkpoints: sealed.checkpoints,
             changes: sealed.changes,
             position: self.numbers.position(),
-            more: sealed.more || !self.purges.is_empty() || self.turns.are_renewed() || wake.has_come(present),
+            more: sealed.more
+                || !self.purges.is_empty()
+                || !self.over_parents.is_empty()
+                || self.turns.are_renewed()
+                || wake.has_come(present),
             wake,
             queues_changed,
             gained_room: !sealed.gained_room.is_empty(),
@@ -138,10 +144,12 @@ impl Engine {
         self.suspects.discard();
         self.due.discard();
         self.holds.discard();
+        self.over_parents.discard();
         self.demand.discard();
         self.workers.discard();
         self.sweeping.discard();
         self.turns.discard();
+        self.spared.discard();
         self.schedules.discard();
         self.kinds.discard(&self.names.kinds);
         self.queues.discard(&self.names);

@@ -106,6 +106,8 @@ impl NewJob {
             // By the caller's thread: the committer's has enough to do.
             key_hash: draft.unique.as_ref().map(|unique| unique.hash(&queue, &kind)).into(),
             unique: draft.unique,
+            // Counted once the job is accepted, as its bytes are.
+            dependencies: 0,
             closure: draft.closure,
             schedule: None,
         };
@@ -120,6 +122,7 @@ impl NewJob {
             expires: draft.expiry,
             deadline: draft.deadline.or(defaults.deadline.map(When::After)),
             extras: (!extras.is_empty()).then(|| Box::new(extras)),
+            depends_on: draft.depends_on,
             payload: draft.payload,
         }
     }

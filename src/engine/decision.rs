@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     CallerId, Claim, Control, Engine, InstantCounts, Met, Offer, OfferError, QueueFull, RemoteChanges, ReplySlot, Report,
-    SeenIds, Submitted, WrittenCheckpoints, callers::Seat, demand::Grant, schedules::Budget, tallies::Usage,
+    SeenIds, Submitted, WrittenCheckpoints, callers::Seat, demand::Grant, dependencies::Ties, schedules::Budget, tallies::Usage,
 };
 use crate::{
     clock::{ClockReading, Timestamp},
@@ -41,6 +41,8 @@ pub(super) struct Decision<'e> {
     pub(super) keys: HashMap<KeyHash, Option<KeyRow>>,
     /// A job that has left its unique key, which the batch has not read.
     pub(super) unread_key: Option<JobId>,
+    /// The dependencies that the batch changes.
+    pub(super) ties: Ties,
     /// Whether the jobs that start have been chosen.
     pub(super) has_chosen: bool,
     /// Offers whose request ids were seen before, until all jobs of the batch have their final state.
@@ -168,6 +170,7 @@ impl<'e> Decision<'e> {
             keyed: HashMap::new(),
             keys: HashMap::new(),
             unread_key: None,
+            ties: Ties::default(),
             has_chosen: false,
             repeated: Vec::new(),
             new_requests: HashMap::new(),
@@ -267,6 +270,13 @@ impl<'e> Decision<'e> {
         self.writes.new_jobs.push((Arc::clone(&job), payload));
         self.follow(None, &job);
         job
+    }
+
+    /// Records a change of a stored job that is none for its watchers: its revision and its position stay.
+    pub(super) fn mark(&mut self, before: &Arc<Job>, job: Job) {
+        let job = Arc::new(job);
+        self.keep_version(before, Some(Arc::clone(&job)));
+        self.engine.leases.changed(Some(before), &job);
     }
 
     /// Deletes a job that is not running.

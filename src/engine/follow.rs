@@ -42,6 +42,7 @@ impl Decision<'_> {
         self.sealed.changes.push(Change::Job { job: Arc::clone(job), before: was });
         if job.state.is_done() {
             self.end_of_key(job);
+            self.end_of_edges(job);
         }
     }
 
@@ -63,5 +64,6 @@ impl Decision<'_> {
             let key = RequestId::key_of(request_id);
             self.lose_job(key);
         }
+        self.deletion_of_edges(job);
     }
 }

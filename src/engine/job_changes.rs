@@ -44,6 +44,9 @@ impl Decision<'_> {
 
     pub(super) fn retry(&mut self, id: JobId, expected: Option<u64>, reset: bool) -> Result<JobDone, ControlRefusal> {
         let job = self.expected(id, expected)?;
+        if self.engine.over_parents.has(id) {
+            return Err(ControlRefusal::ChildrenAreTold(id));
+        }
         let refused = |refusal| {
             if let Refusal::DeadlinePassed(deadline) = refusal {
                 return ControlRefusal::DeadlinePassed { id, deadline };
@@ -74,11 +77,19 @@ impl Decision<'_> {
         Ok(JobDone::now(&after))
     }
 
-    pub(super) fn delete_job(&mut self, id: JobId, expected: Option<u64>) -> Result<u32, ControlRefusal> {
+    pub(super) fn delete_job(
+        &mut self,
+        id: JobId,
+        expected: Option<u64>,
+        force: bool,
+    ) -> Result<u32, ControlRefusal> {
         let job = self.expected(id, expected)?;
         if job.state.lease().is_some() {
             let way_out = "cancel it, and delete it once it has ended";
             return Err(ControlRefusal::WrongState { id, state: job.state.name(), way_out });
+        }
+        if let Some(child) = self.live_child(&job).filter(|_| !force) {
+            return Err(ControlRefusal::HasDependents { id, child });
         }
         self.delete(&job);
         if job.state.is_done() {

@@ -129,7 +129,7 @@ impl Decision<'_> {
             let queue = holder.spec.queue.number;
             if holder.state.lease().is_none()
                 && self.accepted_job(holder.id).is_none()
-                && self.engine.purges.covers(queue, holder.id)
+                && self.is_purged(&holder)
             {
                 self.delete(&holder);
                 self.engine.purges.deleted_early(queue);
@@ -193,8 +193,8 @@ impl Decision<'_> {
         Some(now.after(left)).filter(|until| *until > now)
     }
 
-    /// Lets a successor start, which holds the key now.
-    fn unblock(&mut self, job: &Arc<Job>, not_before: Option<StoreTime>) {
+    /// Lets a blocked job start: a successor, which holds the key now, or one whose dependencies are met.
+    pub(super) fn unblock(&mut self, job: &Arc<Job>, not_before: Option<StoreTime>) {
         let not_before = not_before.map(|until| self.engine.names.steps.wall_of_backoff(until));
         let moment = self.moment(job);
         if let Some(accepted) = self.accepted_job_mut(job.id) {
@@ -206,7 +206,7 @@ impl Decision<'_> {
             return;
         }
         let queue = job.spec.queue.number;
-        if self.engine.purges.covers(queue, job.id) {
+        if self.is_purged(job) {
             self.delete(job);
             self.engine.purges.deleted_early(queue);
             return;

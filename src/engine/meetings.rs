@@ -77,6 +77,17 @@ struct Tentative {
     cancels: Option<JobId>,
 }
 
+impl Tentative {
+    /// Returns the job that holds the key, or held it last, and its state.
+    fn held_by(&self) -> (Option<JobId>, Option<StateName>) {
+        match (&self.holder, self.ended) {
+            (Some(Party::Known(job)), _) => (Some(job.id), Some(job.state.name())),
+            (Some(Party::Item(_)), _) => (None, None),
+            (None, ended) => (ended.map(|(holder, _)| holder), None),
+        }
+    }
+}
+
 impl From<Standing> for Tentative {
     fn from(standing: Standing) -> Self {
         match standing {
@@ -170,6 +181,8 @@ fn unlike_parts(
         (old.said.max_snoozes != own.said.max_snoozes, "max_snoozes"),
         (old.said.max_process_losses != own.said.max_process_losses, "max_process_losses"),
         (timeout(&old.said, attempt_timeout) != timeout(&own.said, new.attempt_timeout), "attempt_timeout"),
+        // A submission with dependencies never gets here.
+        (old.dependencies > 0, "depends_on"),
     ];
     differs.into_iter().find(|(differs, _)| *differs).map(|(_, field)| field)
 }
@@ -181,6 +194,7 @@ impl Decision<'_> {
             return Ok(None);
         }
         self.check_queues(offer)?;
+        let has_ties = offer.jobs.iter().any(|job| !job.depends_on.is_empty());
         let count = offer.jobs.count();
         let mut meeting = Meeting { fates: Vec::with_capacity(count), keys: HashMap::with_capacity(count) };
         for (index, job) in offer.jobs.iter().enumerate() {
@@ -192,7 +206,13 @@ impl Decision<'_> {
                 std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
                 std::collections::hash_map::Entry::Vacant(new) => new.insert(self.standing(hash).into()),
             };
-            let fate = self.fate(&Newcomer { index, job, unique, offer }, key)?;
+            let newcomer = Newcomer { index, job, unique, offer };
+            let holder = has_ties.then(|| key.held_by());
+            let fate = self.fate(&newcomer, key)?;
+            if let Some((holder, state)) = holder.filter(|_| !matches!(fate, Fate::New { is_blocked: false, .. })) {
+                let (key, index) = (unique.key.clone(), newcomer.told_index());
+                return Err(OfferRefusal::KeyHeldBesideDependencies { key, holder, state, index });
+            }
             meeting.fates.push(fate);
         }
         Ok(Some(meeting))

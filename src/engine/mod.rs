@@ -18,6 +18,7 @@ mod complete;
 mod controls;
 mod decision;
 mod demand;
+mod dependencies;
 mod due;
 mod follow;
 mod job_changes;
@@ -40,6 +41,7 @@ mod reports;
 mod retention;
 mod schedules;
 mod settle;
+mod spared;
 mod suspects;
 mod tallies;
 mod times;
@@ -86,6 +88,7 @@ pub use self::{
 use self::{
     decision::{Decision, Sealed},
     demand::Demand,
+    dependencies::OverParents,
     due::Due,
     keys::Holds,
     leases::Leases,
@@ -94,6 +97,7 @@ use self::{
     purge::Purges,
     queues::QueueBook,
     retention::Sweeping,
+    spared::Spared,
     suspects::Suspects,
     schedules::ScheduleBook,
     tallies::Tallies,
@@ -151,7 +155,9 @@ pub(crate) struct Engine {
     holds: Holds,
     purges: Purges,
     turns: Turns,
+    over_parents: OverParents,
     sweeping: Sweeping,
+    spared: Spared,
     waiters: Waiters,
     workers: WorkerBook,
     demand: Demand,
@@ -238,7 +244,8 @@ impl Engine {
     /// Returns the next time at which there is work without any input.
     pub(crate) fn wake(&self) -> WakeTime {
         let backoff = self.due.first_backoff().into_iter().chain(self.holds.wake()).min();
-        let wake = self.times.wake(self.due.first_instant(), backoff, self.sweeping.wake());
+        let retention = self.sweeping.wake().into_iter().chain(self.spared.wake()).min();
+        let wake = self.times.wake(self.due.first_instant(), backoff, retention);
         wake.or(self.schedules.wake())
     }
 
@@ -259,34 +266,43 @@ impl Engine {
     ) -> Result<Decided, StoreError> {
         let Batch { present, controls, reports, offers, claim, space } = batch;
         let is_full = space == Space::Full;
+        let retention_now = self.times.retention();
         let mut decision = Decision::new(self, present, found);
         decision.sealed.is_draining = !claim;
         decision.space = space;
         decision.take_set_aside();
         for control in controls {
             decision.control(control);
+            decision.tell_children();
         }
         for mut report in reports {
             let verdict = decision.report(&report);
             report.ask.decide(verdict);
             decision.sealed.reports.push(report);
+            decision.tell_children();
         }
         if !is_full {
             decision.expire()?;
             decision.promote()?;
             decision.purge();
             decision.retain(&plan.retention);
+            decision.review_spared(plan.wants.dependencies.spared, retention_now);
+            decision.tell_more_children(&plan.over_parents);
             decision.forget_keys();
         }
         decision.schedules(&plan.schedules, space);
+        decision.tell_children();
         for offer in offers {
             decision.offer(offer, space);
+            decision.tell_children();
         }
         let starting = if claim && !is_full { decision.choose(&plan.groups) } else { Vec::new() };
         decision.settle(starting)?;
         if !is_full {
             decision.renew_turns();
         }
+        decision.tell_children();
+        decision.write_edges();
         decision.write_keys()?;
         decision.write_jobs();
         let Decision { mut writes, mut sealed, instants, .. } = decision;

@@ -9,6 +9,7 @@ use std::{
 use super::{
     AdmissionError, ControlRefusal, NewJob, NotAdmitted, Offer, OfferError, OfferRefusal, QueueFull, SeenIds, Submitted,
     callers::Seat,
+    dependencies::ties_of,
     decision::{AcceptedItem, AcceptedJob, AcceptedOffer, AnsweredOffer, Decision, RepeatedOffer},
     meetings::{Fate, HolderRef, Meeting, Party},
     tallies::Usage,
@@ -95,7 +96,8 @@ impl Decision<'_> {
             }
             return None;
         }
-        let met = admitted(&offer).and_then(|()| self.meet(&offer)).map_err(OfferObstacle::from);
+        let met = admitted(&offer).and_then(|()| self.meet(&offer));
+        let met = met.and_then(|meeting| self.check_parents(&offer).map(|()| meeting)).map_err(OfferObstacle::from);
         match met.and_then(|meeting| Ok((self.room_for(&offer, meeting.as_ref(), space)?, meeting))) {
             Ok((shares, meeting)) => {
                 self.accept(offer, &shares, meeting);
@@ -187,7 +189,7 @@ impl Decision<'_> {
     fn accept(&mut self, offer: Offer, shares: &[Share], meeting: Option<Meeting>) -> JobId {
         let Offer { request, jobs, caller, seat, ask, .. } = offer;
         let answer = AnsweredOffer { ask, caller, seat };
-        let now = self.now();
+        let (now, ties) = (self.now(), ties_of(&jobs));
         let Some(meeting) = meeting else {
             self.reserve(shares);
             let first = self.engine.numbers.draw_ids(jobs.count(), now);
@@ -200,6 +202,7 @@ impl Decision<'_> {
                 AcceptedItem::New(self.accepted_new(id, job, shares, start))
             });
             self.accepted.push(AcceptedOffer { jobs, has_request: request.is_some(), answer });
+            self.tie(first, &ties);
             return first;
         };
         let count = meeting.fates.iter().filter(|fate| matches!(fate, Fate::New { .. })).count();
@@ -210,6 +213,7 @@ impl Decision<'_> {
             with_place.map(|(place, (index, _))| (index, first.plus(place as i64))).collect();
         let seen = SeenIds { first, count: count as u32, found: None };
         self.accept_met(jobs, request, answer, shares, meeting, &ids, seen);
+        self.tie(first, &ties);
         first
     }
 
@@ -443,6 +447,9 @@ fn new_job(
     let expires = new.expires.map(|time| time.instant(now));
     let deadline = new.deadline.map(|time| time.instant(now));
     let mut extras = new.extras;
+    if !new.depends_on.is_empty() {
+        extras.get_or_insert_default().dependencies = new.depends_on.len() as u32;
+    }
     if deadline.is_some() {
         extras.get_or_insert_default().deadline = deadline;
     }

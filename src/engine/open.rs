@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    Decided, Engine, EngineSetup, decision::Decision, demand::Demand, due::Due, keys::Holds, leases::Leases,
+    Decided, Engine, EngineSetup, decision::Decision, demand::Demand, dependencies::OverParents, due::Due, keys::Holds, leases::Leases,
     names::NameBook, numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, schedules::ScheduleBook,
-    suspects::Suspects, tallies::Tallies, times::Times, turns::Turns, waiters::Waiters, workers::WorkerBook,
+    spared::Spared, suspects::Suspects, tallies::Tallies, times::Times, turns::Turns, waiters::Waiters, workers::WorkerBook,
 };
 use crate::{
     clock::Timestamp,
@@ -55,7 +55,9 @@ impl Engine {
             holds: Holds::load(),
             purges: Purges::load(&loaded.purges),
             turns,
+            over_parents: OverParents::load(&loaded.over_parents),
             sweeping: Sweeping::load(setup.retention, &loaded.sweeps),
+            spared: Spared::load(),
             waiters: Waiters::default(),
             schedules: ScheduleBook::load(
                 &loaded.schedules,
@@ -102,6 +104,8 @@ impl Engine {
         decision.declare_schedules(&setup.schedules, &before.schedules)?;
         decision.end_lost_attempts(&setup.native_kinds)?;
         decision.recover_workers();
+        decision.tell_children();
+        decision.write_edges();
         decision.write_keys()?;
         decision.write_jobs();
         let Decision { mut writes, sealed, .. } = decision;

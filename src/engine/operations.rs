@@ -43,6 +43,7 @@ impl Decision<'_> {
             self.engine.suspects.deleted(id);
             self.set_aside.insert(id);
             self.set_aside_key_of(id);
+            self.set_aside_edges_of(id);
             let Some(spec) = spec else { continue };
             self.engine.numbers.position_taken();
             let position = self.engine.numbers.position();
@@ -95,7 +96,7 @@ impl Decision<'_> {
             pages.entry(queue).or_default().push((line, page));
         }
         for (queue, last) in self.engine.purges.running() {
-            let (mut over, mut deleted) = (Vec::new(), 0);
+            let (mut over, mut deleted, mut skipped) = (Vec::new(), 0, 0);
             let mut walk = None;
             for (line, page) in pages.remove(&queue).unwrap_or_default() {
                 walk = Some(Walk::behind(line, &page));
@@ -103,17 +104,26 @@ impl Decision<'_> {
                 let covered = |job: &Arc<Job>| job.id <= last && self.is_untouched(job.id);
                 over.extend(page.jobs.into_iter().filter(covered));
             }
-            // In the order of the table's key, where jobs that were accepted together are adjacent.
-            over.sort_by_key(|job| job.id);
+            // In the order of the table's key, where jobs that were accepted together are adjacent. Parents come last, and
+            // the newest of them first, so that they may follow their children.
+            over.sort_by_key(|job| {
+                let has_dependents = job.rare().has_dependents;
+                (has_dependents, if has_dependents { -job.id.raw() } else { job.id.raw() })
+            });
             for job in &over {
                 // The deletion of one that holds a unique key takes its successor along.
-                if self.is_untouched(job.id) {
+                if !self.is_untouched(job.id) {
+                    continue;
+                }
+                if self.live_child(job).is_some() {
+                    skipped += 1;
+                } else {
                     self.delete(job);
                     deleted += 1;
                 }
             }
             let engine = &mut *self.engine;
-            engine.purges.advance(&engine.tallies, queue, deleted, walk);
+            engine.purges.advance(&engine.tallies, queue, (deleted, skipped), walk);
         }
     }
 
@@ -149,7 +159,10 @@ impl Decision<'_> {
         // In the order of the table's key, where jobs that were accepted together are adjacent.
         over.sort_by_key(|job| job.id);
         for job in &over {
-            self.delete(job);
+            match self.live_child(job) {
+                Some(_) => self.spare(job),
+                None => self.delete(job),
+            }
         }
     }
 
@@ -213,7 +226,7 @@ impl Decision<'_> {
         due.sort_by_key(|job| (job.state.due(), job.id));
         for stored in due {
             let number = stored.spec.queue.number;
-            if self.is_untouched(stored.id) && self.engine.purges.covers(number, stored.id) {
+            if self.is_untouched(stored.id) && self.is_purged(&stored) {
                 self.delete(&stored);
                 self.engine.purges.deleted_early(number);
             } else if lapsed(&stored, now) {

@@ -11,6 +11,7 @@ use crate::{
     clock::WakeTime,
     engine::transition::Refusal,
     job::{Change, JobId, LeaseToken, Position},
+    store::sets::PurgeCounts,
 };
 
 /// The result of a committed batch.
@@ -114,7 +115,7 @@ pub(crate) enum Reply {
     /// Reply to a change of a queue.
     Queue(ReadyReply<QueueDone, ControlRefusal>),
     /// Reply to a purge.
-    Purged(ReadyReply<u64, ControlRefusal>),
+    Purged(ReadyReply<PurgeCounts, ControlRefusal>),
     /// Reply to a report.
     Reported(ReadyReply<(), Refusal>),
     /// Reply to a change of a schedule.

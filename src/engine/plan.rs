@@ -6,15 +6,15 @@ use std::{
 };
 
 use super::{
-    Allowance, Batch, Engine, NewJob, Offer, Reporter, WorkerHello, claims::HEADS_MAX, demand::Takers, due::EXPIRED_MAX,
+    Allowance, Batch, Engine, NewJob, Offer, Reporter, WorkerHello, claims::HEADS_MAX, demand::Takers, dependencies::DECIDED_MAX, due::EXPIRED_MAX,
     operations::PURGED_MAX, retention, tallies::Usage,
 };
 use crate::{
     clock::Uptime,
-    job::{JobId, KeyHash, LeaseToken, ScheduleId, UniqueKey},
+    job::{DependencyTarget, JobId, KeyHash, LeaseToken, ScheduleId, UniqueKey},
     store::{
         Space,
-        sets::{HeadsWant, ReadSet, ScheduleWant, SuspectsWant},
+        sets::{DependentsWant, HeadsWant, ReadSet, ScheduleWant, SuspectsWant},
     },
 };
 
@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     pub(super) retention: retention::RetentionPlan,
     /// The schedules that the batch looks at.
     pub(super) schedules: Vec<ScheduleId>,
+    /// The parents whose children the batch goes on to tell of their end.
+    pub(super) over_parents: Vec<DependentsWant>,
     /// The groups of lanes of which the ready jobs are read, in the order of the reads.
     pub(super) groups: Vec<LaneGroup>,
 }
@@ -101,10 +103,13 @@ impl Engine {
         wants.lines = self.due.plan(present.wall, self.times.backoffs());
         wants.renewals = self.turns.plan(&self.tallies);
         wants.walks = self.purges.plan(&self.tallies, &self.purged_by(batch), PURGED_MAX);
+        let over_parents = self.over_parents.plan();
+        wants.dependencies.dependents.extend(&over_parents);
         let retention = self.sweeping.plan(self.times.retention(), swept(batch));
         wants.feed.clone_from(&retention.feed);
+        wants.dependencies.spared = self.spared.plan(self.times.retention(), swept(batch));
         (wants.tombstones, wants.bare_requests) = (retention.tombstones, retention.requests);
-        Plan { wants, retention, schedules, groups }
+        Plan { wants, retention, schedules, over_parents, groups }
     }
 
     /// Takes over the changes of the demand of remote workers.
@@ -149,6 +154,7 @@ impl Engine {
             }
         }
         wants.reported = reported;
+        self.plan_dependents(batch, wants);
         keys.extend(batch.controls.iter().filter_map(|control| control.action.key()));
         let introduced = batch.controls.iter().filter_map(|control| control.action.introduced());
         keys.extend(introduced.flat_map(|hello| self.keys_of_worker(hello)));
@@ -157,6 +163,27 @@ impl Engine {
         wants.keys = keys;
         let offered = batch.offers.iter().filter_map(|offer| offer.request);
         wants.requests.extend(offered.map(|request| request.key));
+    }
+
+    /// Adds the parents that the batch's offers name, and the edges of those that its reports and controls may end.
+    fn plan_dependents(&self, batch: &Batch, wants: &mut ReadSet) {
+        let offered = batch.offers.iter().flat_map(|offer| offer.jobs.iter());
+        let targets = offered.flat_map(|job| &job.depends_on).filter_map(|dependency| match dependency.on {
+            DependencyTarget::Job(id) => Some(id),
+            DependencyTarget::Item(_) => None,
+        });
+        let named: BTreeSet<JobId> = targets.filter(|id| self.leases.get(*id).is_none()).collect();
+        wants.jobs.extend(named);
+        let final_reports = batch.reports.iter().filter(|report| report.is_final());
+        let ending: Vec<JobId> = final_reports
+            .filter(|report| self.leases.get(report.id).is_some_and(|job| job.rare().has_dependents))
+            .map(|report| report.id)
+            .take(DECIDED_MAX)
+            .collect();
+        let limit = DECIDED_MAX / ending.len().max(1);
+        wants.dependencies.dependents = ending.into_iter().map(|parent| DependentsWant { parent, limit }).collect();
+        wants.dependencies.may_end = batch.controls.iter().filter_map(|control| control.action.job()).collect();
+        wants.dependencies.max = DECIDED_MAX;
     }
 
     /// Returns the unique keys of the jobs that a worker's introduction may end.

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{ControlRefusal, ReplySlot, tallies::Tallies};
 use crate::{
     job::{JobId, StateName},
-    store::sets::{LinePage, LineWant, Purge, SortKey, WaitingLine},
+    store::sets::{LinePage, LineWant, Purge, PurgeCounts, SortKey, WaitingLine},
 };
 
 /// The caller of a purge, with its reply channel.
-type PurgeAsk = ReplySlot<u64, ControlRefusal>;
+type PurgeAsk = ReplySlot<PurgeCounts, ControlRefusal>;
 
 /// The purges under way, one for each queue.
 #[derive(Debug, Default)]
@@ -36,6 +36,10 @@ struct PurgeProgress {
     last: JobId,
     deleted: u64,
     walk: Walk,
+    /// Number of jobs that the present walk has left, because others depend on them.
+    skipped: u64,
+    /// Number of jobs that were deleted before the present walk.
+    deleted_before: u64,
     /// Whether the walk restarts, because the purge was requested again while it was under way.
     begins_anew: bool,
     is_over: bool,
@@ -43,7 +47,15 @@ struct PurgeProgress {
 
 impl PurgeProgress {
     fn begin(last: JobId) -> Self {
-        PurgeProgress { last, deleted: 0, walk: Walk::BEGIN, begins_anew: false, is_over: false }
+        PurgeProgress {
+            last,
+            deleted: 0,
+            walk: Walk::BEGIN,
+            skipped: 0,
+            deleted_before: 0,
+            begins_anew: false,
+            is_over: false,
+        }
     }
 }
 
@@ -154,35 +166,41 @@ impl Purges {
         }
     }
 
-    /// Records the jobs that a batch has deleted, and the cursor of its walk. `walk` is `None` if the batch read no
-    /// page.
+    /// Records the jobs that a batch has deleted and those that it has left, and the cursor of its walk. `walk` is `None` if
+    /// the batch read no page. A walk that has left some restarts, as long as it has deleted others: they may have been
+    /// those for whose sake jobs were left.
     pub(super) fn advance(
         &mut self,
         tallies: &Tallies,
         queue: u32,
-        deleted: u64,
+        (deleted, skipped): (u64, u64),
         walk: Option<Option<Walk>>,
     ) {
         let Some(mut progress) = self.progress(queue) else { return };
         progress.deleted += deleted;
-        let walk = match walk.unwrap_or(Some(progress.walk)) {
-            _ if std::mem::take(&mut progress.begins_anew) => Some(Walk::BEGIN),
-            walk => walk,
-        };
-        progress.walk = walk.unwrap_or(progress.walk);
-        progress.is_over = !walk.is_some_and(|walk| lines(tallies, queue).any(|(line, _)| line >= walk.line));
+        progress.skipped += skipped;
+        let walk = walk.unwrap_or(Some(progress.walk));
+        let is_at_end = !walk.is_some_and(|walk| lines(tallies, queue).any(|(line, _)| line >= walk.line));
+        let is_in_vain = progress.skipped == 0 || progress.deleted == progress.deleted_before;
+        if std::mem::take(&mut progress.begins_anew) || (is_at_end && !is_in_vain) {
+            (progress.walk, progress.skipped, progress.deleted_before) = (Walk::BEGIN, 0, progress.deleted);
+            progress.is_over = lines(tallies, queue).next().is_none();
+        } else {
+            progress.walk = walk.unwrap_or(progress.walk);
+            progress.is_over = is_at_end;
+        }
         self.next.insert(queue, progress);
     }
 
     /// Returns the rows that the batch writes: the purges under way, and the ended ones with their number of deleted
     /// jobs.
-    pub(super) fn rows(&self) -> (Vec<Purge>, Vec<(u32, u64)>) {
+    pub(super) fn rows(&self) -> (Vec<Purge>, Vec<(u32, PurgeCounts)>) {
         let mut rows = (Vec::new(), Vec::new());
         for (queue, progress) in &self.next {
-            let PurgeProgress { last, deleted, is_over, .. } = *progress;
+            let PurgeProgress { last, deleted, skipped, is_over, .. } = *progress;
             let kept = self.kept.get(queue).map(|purge| purge.progress);
             match (is_over, kept) {
-                (true, _) => rows.1.push((*queue, deleted)),
+                (true, _) => rows.1.push((*queue, PurgeCounts { deleted, skipped })),
                 (false, Some(kept)) if (kept.last, kept.deleted) == (last, deleted) => {}
                 (false, _) => rows.0.push(Purge { queue: *queue, last, deleted }),
             }
@@ -198,7 +216,8 @@ impl Purges {
             let mut running = self.kept.remove(&queue).map(|purge| purge.asks).unwrap_or_default();
             running.extend(asks.extract_if(.., |(asked, _)| *asked == queue).map(|(_, ask)| ask));
             if progress.is_over {
-                running.iter_mut().for_each(|ask| ask.decide(Ok(progress.deleted)));
+                let PurgeProgress { deleted, skipped, .. } = progress;
+                running.iter_mut().for_each(|ask| ask.decide(Ok(PurgeCounts { deleted, skipped })));
                 answered.append(&mut running);
             } else {
                 self.kept.insert(queue, RunningPurge { progress, asks: running });

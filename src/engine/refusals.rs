@@ -3,7 +3,7 @@
 use super::schedules::ScheduleRefusal;
 use crate::{
     clock::Timestamp,
-    job::{JobId, StateName},
+    job::{DependencyTarget, JobId, StateName},
 };
 
 /// Reason for the refusal of a control.
@@ -81,6 +81,20 @@ pub enum ControlRefusal {
         holder: JobId,
         /// The state of that job; absent if it is deleted.
         state: Option<StateName>,
+    },
+    /// The end of the job has not reached all jobs that depend on it.
+    #[error("jobs that depend on the job {0} are still being told of its end: repeat the call in a moment")]
+    ChildrenAreTold(JobId),
+    /// Other jobs depend on the job.
+    #[error(
+        "the job {child} depends on the job {id}, and has not ended: delete that one first or wait for its end, or use `force`, \
+         with which it is told that the job was unsuccessful, unless it is told of its end already"
+    )]
+    HasDependents {
+        /// The job.
+        id: JobId,
+        /// A job that depends on it.
+        child: JobId,
     },
     /// Nothing holds the unique key.
     #[error("nothing holds the unique key {0:?} in this scope: list the keys with ListUniqueKeys")]
@@ -163,6 +177,27 @@ fn told_holder(holder: Option<JobId>, state: Option<StateName>) -> String {
         Some(holder) => format!("the job {holder}{}", told_state(state)),
         None => "an earlier job of the batch".to_owned(),
     }
+}
+
+fn told_missing(on: DependencyTarget) -> String {
+    match on {
+        DependencyTarget::Job(id) => format!(
+            "no job has the id {id}; it may be deleted, as retention does some time after the end: leave the dependency out"
+        ),
+        DependencyTarget::Item(index) => format!("the batch has no job with the index {index}"),
+    }
+}
+
+/// Limit of the jobs of a cycle that its error shows.
+const CYCLE_SHOWN: usize = 20;
+
+fn told_cycle(path: &[usize]) -> String {
+    let mut told: Vec<String> = path.iter().take(CYCLE_SHOWN).map(|index| format!("jobs[{index}]")).collect();
+    match path.len() - told.len() {
+        0 => told.extend(told.first().cloned()),
+        more => told.push(format!("{more} more")),
+    }
+    told.join(" depends on ")
 }
 
 fn too_many_kinds(limit: usize) -> String {
@@ -322,6 +357,36 @@ pub enum OfferRefusal {
         /// Index of the refused job in a batch.
         index: Option<usize>,
     },
+    /// Another job holds the unique key, and jobs of the offer have dependencies.
+    #[error(
+        "{}the unique key {key:?} is held by {}, and jobs with `depends_on`, and those beside them, have to be new ones: wait \
+         for its end, or leave the key out",
+        told_index(*.index),
+        told_holder(*.holder, *.state)
+    )]
+    KeyHeldBesideDependencies {
+        /// The key.
+        key: String,
+        /// The job that holds it, or held it last; absent if it is a job of the same offer.
+        holder: Option<JobId>,
+        /// The state of that job; absent if it is deleted, or of the same offer.
+        state: Option<StateName>,
+        /// Index of the refused job in a batch.
+        index: Option<usize>,
+    },
+    /// A job depends on one that does not exist.
+    #[error("{}depends_on[{place}]: {}", told_index(*.index), told_missing(*.on))]
+    DependencyNotFound {
+        /// Index of the job in a batch.
+        index: Option<usize>,
+        /// Index of the dependency.
+        place: usize,
+        /// The missing job.
+        on: DependencyTarget,
+    },
+    /// Jobs of a batch wait for each other in a circle.
+    #[error("{}: none of these jobs could ever start: leave one of these dependencies out", told_cycle(.0))]
+    DependencyCycle(Vec<usize>),
 }
 
 impl OfferRefusal {
@@ -337,6 +402,9 @@ impl OfferRefusal {
             OfferRefusal::TooManyKinds(_) => "TOO_MANY_KINDS",
             OfferRefusal::KeyHeld { .. } => "KEY_HELD",
             OfferRefusal::KeyConflict { .. } => "KEY_CONFLICT",
+            OfferRefusal::KeyHeldBesideDependencies { .. } => "KEY_HELD",
+            OfferRefusal::DependencyNotFound { .. } => "DEPENDENCY_NOT_FOUND",
+            OfferRefusal::DependencyCycle(_) => "DEPENDENCY_CYCLE",
         }
     }
 }

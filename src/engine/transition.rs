@@ -8,11 +8,13 @@ mod retries;
 
 use std::{sync::Arc, time::Duration};
 
-pub use self::retries::{FailCause, deadline_passed};
+pub(crate) use self::retries::forsaken;
+pub use self::retries::{FailCause, deadline_passed, lost};
+use self::retries::for_good;
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{
-        AttemptRecord, Failure, FailureReason, Job, LeaseToken, Participant, Position, Progress, Rare, ResultInfo,
+        AttemptRecord, Failure, Job, LeaseToken, Participant, Position, Progress, Rare, ResultInfo,
         Spec, State, StateName, WorkerProcess,
     },
 };
@@ -92,6 +94,11 @@ pub enum Event {
     Unblock {
         /// The earliest start; absent if the job's own is early enough.
         not_before: Option<Timestamp>,
+    },
+    /// A dependency of a blocked job can't hold any more.
+    Forsake {
+        /// The reason.
+        failure: Arc<Failure>,
     },
 }
 
@@ -363,6 +370,22 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             | State::Cancelled
             | State::Expired => Err(refused),
         },
+        Event::Forsake { failure } => match job.state {
+            State::Blocked { .. } => {
+                let mut next = changed(job, State::Cancelled, moment);
+                next.job.failure = Some(Arc::clone(failure));
+                Ok(next)
+            }
+            State::Scheduled { .. }
+            | State::Queued { .. }
+            | State::BackingOff { .. }
+            | State::Running { .. }
+            | State::Cancelling { .. }
+            | State::Succeeded
+            | State::Failed
+            | State::Cancelled
+            | State::Expired => Err(refused),
+        },
     }
 }
 
@@ -412,23 +435,6 @@ fn lapse(job: &Job, moment: Moment) -> Changed {
             next
         }
     }
-}
-
-/// Returns the failure of an attempt whose server stopped or died while it ran.
-#[must_use]
-pub fn lost(message: &str) -> Arc<Failure> {
-    Arc::new(Failure {
-        reason: FailureReason::Lost,
-        message: message.to_owned(),
-        code: String::new(),
-        exit_code: None,
-        retryable: true,
-    })
-}
-
-/// Returns the failure as not retryable, for an attempt that was cancelled.
-fn for_good(failure: &Arc<Failure>) -> Arc<Failure> {
-    Arc::new(Failure { retryable: false, ..Failure::clone(failure) })
 }
 
 #[derive(PartialEq, Eq)]

@@ -344,6 +344,7 @@ mod tests {
                 expires: None,
                 deadline: None,
                 extras: None,
+                depends_on: Vec::new(),
                 payload: bytes::Bytes::new(),
             };
             Offer::new(None, AtLeastOne::one(job), CallerId::new(caller), None, ask)

@@ -305,6 +305,7 @@ impl HandlerError {
                 code: String::new(),
                 exit_code: None,
                 retryable,
+                parent: None,
             },
             delay: None,
             kind: ErrorKind::Failed,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     clock::Timestamp,
-    job::{JobDraft, PartialRetryPolicy, UniqueKey, When, names::CLOSURE_KIND},
+    job::{Dependency, JobDraft, PartialRetryPolicy, UniqueKey, When, names::CLOSURE_KIND},
     settings::{DEFAULT_QUEUE, WhenFull},
 };
 
@@ -149,6 +149,12 @@ impl JobRequest {
     /// [`fate`](crate::handle::Submitted::fate) tells whether it met another job.
     pub fn unique(mut self, key: impl Into<UniqueKey>) -> Self {
         self.draft.unique = Some(Box::new(key.into()));
+        self
+    }
+
+    /// Adds a dependency: the job waits for one that exists. At most 1,000, each job once.
+    pub fn after(mut self, dependency: Dependency) -> Self {
+        self.draft.depends_on.push(dependency);
         self
     }
 

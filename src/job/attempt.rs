@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ids::LeaseToken, worker::LeaseOwner};
+use super::{
+    ids::{JobId, LeaseToken},
+    worker::LeaseOwner,
+};
 use crate::clock::Timestamp;
 
 /// Progress reported by an attempt.
@@ -38,6 +41,9 @@ pub struct Failure {
     pub exit_code: Option<i32>,
     /// Whether another attempt could succeed.
     pub retryable: bool,
+    /// The job on which the failed one depended, if that is the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<JobId>,
 }
 
 /// The class of a failure. The numbers are those of the protocol.
@@ -67,6 +73,8 @@ pub enum FailureReason {
     SnoozedOut = 10,
     /// The process that ran the job died too often.
     Poison = 11,
+    /// A dependency of the job can't hold any more.
+    Dependency = 12,
 }
 
 impl FailureReason {
@@ -85,6 +93,7 @@ impl FailureReason {
             FailureReason::Deadline => "deadline",
             FailureReason::SnoozedOut => "snoozed out",
             FailureReason::Poison => "poison",
+            FailureReason::Dependency => "dependency",
         }
     }
 }

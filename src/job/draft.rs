@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{PartialRetryPolicy, PayloadInfo, UniqueKey, When};
+use super::{Dependency, PartialRetryPolicy, PayloadInfo, UniqueKey, When};
 
 /// A job as the client describes it, with checked fields. An absent field gets the kind's default.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -44,6 +44,9 @@ pub struct JobDraft {
     pub max_process_losses: Option<u32>,
     /// The unique key.
     pub unique: Option<Box<UniqueKey>>,
+    /// The jobs that the job waits for. A schedule's job has none.
+    #[serde(skip)]
+    pub depends_on: Vec<Dependency>,
     /// Name of the closure of this process that runs the job; empty for all other jobs.
     pub closure: String,
 }

@@ -6,6 +6,7 @@ mod canonical;
 mod change;
 pub(crate) mod checkpoint;
 mod client_input;
+mod dependency;
 mod draft;
 mod filter;
 mod identity;
@@ -34,6 +35,7 @@ pub use self::{
     change::{Change, Changes, Tombstone},
     checkpoint::{Checkpoint, StoredCheckpoint},
     client_input::{ClientInput, PartialRetryPolicy, When},
+    dependency::{Dependency, DependencyCondition, DependencyTarget, Edge, EdgeState, ParentEnd},
     draft::JobDraft,
     filter::JobFilter,
     identity::{Identity, Incarnation},

@@ -33,6 +33,9 @@ pub struct Rare {
     /// Times of the latest of these deaths, on the timeline of backoffs, oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty", with = "micros")]
     pub loss_times: Vec<StoreTime>,
+    /// Whether other jobs depend on this one, or have depended on it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub has_dependents: bool,
 }
 
 impl Rare {
@@ -46,6 +49,7 @@ impl Rare {
         snoozed: false,
         process_losses: 0,
         loss_times: Vec::new(),
+        has_dependents: false,
     };
 }
 

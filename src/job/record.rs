@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     attempt::{Failure, Progress},
     client_input::ClientInput,
+    dependency::Dependency,
     ids::{JobId, Name, Position},
     payload::{PayloadInfo, ResultInfo, bytes_of},
     rare::Rare,
@@ -83,6 +84,9 @@ pub struct Extras {
     /// The identity of the unique key.
     #[serde(skip)]
     pub key_hash: KnownHash,
+    /// Number of the jobs that the job depends on.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dependencies: u32,
     /// Id of the closure that runs the job, in the memory of the process that accepted it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub closure: String,
@@ -116,6 +120,7 @@ impl Extras {
             unique,
             // It is there with the key.
             key_hash: _,
+            dependencies,
             closure,
             schedule,
         } = self;
@@ -129,6 +134,7 @@ impl Extras {
             && max_snoozes.is_none()
             && max_process_losses.is_none()
             && unique.is_none()
+            && *dependencies == 0
             && schedule.is_none()
     }
 
@@ -137,8 +143,13 @@ impl Extras {
     pub fn bytes(&self) -> u64 {
         let unique = self.unique.as_ref().map_or(0, |unique| unique.key.len());
         let entries = bytes_of(&self.labels) + bytes_of(&self.headers) + bytes_of(&self.payload.metadata);
-        (entries + unique) as u64
+        (entries + unique) as u64 + u64::from(self.dependencies) * Dependency::BYTES
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Spec {
@@ -222,6 +233,12 @@ impl Spec {
             queue: self.queue.as_str().to_owned(),
             kind: self.kind.as_str().to_owned(),
         })
+    }
+
+    /// Returns the number of the jobs that the job depends on.
+    #[must_use]
+    pub fn dependencies(&self) -> u32 {
+        self.extras.as_ref().map_or(0, |extras| extras.dependencies)
     }
 
     /// Returns the size of the payload in bytes.

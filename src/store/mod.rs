@@ -5,6 +5,7 @@
 //! [`Reader`]s, which never wait for a writer.
 
 mod counters;
+mod dependencies;
 mod error;
 mod leftover;
 pub mod memory;
@@ -29,7 +30,7 @@ pub use steps::{ClockStep, ClockSteps};
 use crate::{
     clock::Timestamp,
     job::{
-        AttemptRecord, Changes, StoredCheckpoint, Identity, Job, JobFilter, JobId, KeyHash, KeyName, KeyRow, Name, Output,
+        AttemptRecord, Changes, Edge, StoredCheckpoint, Identity, Job, JobFilter, JobId, KeyHash, KeyName, KeyRow, Name, Output,
         Position, Tally,
     },
     settings::{CalendarInfo, QueueInfo, ScheduleInfo},
@@ -140,6 +141,18 @@ pub trait Reader: Send + Sync {
     /// When the disk fails.
     fn payload(&self, id: JobId) -> Result<Option<bytes::Bytes>, StoreError>;
 
+    /// Returns the edges of a job to those that it depends on, in the order of the parents.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn dependencies(&self, child: JobId) -> Result<Vec<Edge>, StoreError>;
+
+    /// Returns the edges of the jobs that depend on a job, in the order of the children, from above `after`.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    fn dependents(&self, parent: JobId, after: Option<JobId>, limit: usize) -> Result<Vec<Edge>, StoreError>;
+
     /// Returns the checkpoint that a job's attempts have left.
     ///
     /// # Errors
@@ -243,6 +256,8 @@ pub struct WholeJob {
     pub attempts: Vec<AttemptRecord>,
     /// The checkpoint for the next attempt.
     pub checkpoint: Option<StoredCheckpoint>,
+    /// The edges to the jobs that it depends on, in the order of the parents.
+    pub dependencies: Vec<Edge>,
 }
 
 impl WholeJob {

@@ -70,9 +70,18 @@ pub enum RequestOutcome {
     Purge {
         /// The queue's number.
         queue: u32,
-        /// Number of deleted jobs; absent until the purge has ended.
-        deleted: Option<u64>,
+        /// What the purge has done; absent until it has ended.
+        done: Option<PurgeCounts>,
     },
+}
+
+/// What a purge has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PurgeCounts {
+    /// Number of deleted jobs.
+    pub deleted: u64,
+    /// Number of jobs that were left, because others depend on them.
+    pub skipped: u64,
 }
 
 impl RequestOutcome {

@@ -13,15 +13,18 @@ use bytes::Bytes;
 
 pub use super::{
     counters::{Counters, StoredTimes},
-    requests::{RequestKey, RequestOutcome, RequestRow, StoredRequest},
+    requests::{PurgeCounts, RequestKey, RequestOutcome, RequestRow, StoredRequest},
 };
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{
-        AttemptRecord, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Name, Position, ScheduleId, Spec, StateName,
-        StoredCheckpoint, Tally, Tombstone, Participant, WorkerRow,
+        AttemptRecord, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Name, ParentEnd, Participant, Position, ScheduleId,
+        Spec, StateName, StoredCheckpoint, Tally, Tombstone, WorkerRow,
     },
     settings::{QueueInfo, Retention, ScheduleInfo},
+};
+pub use super::dependencies::{
+    DependencyReads, DependencyWants, DependencyWrites, Dependents, DependentsWant, LiveChildren, SparedWant,
 };
 pub use super::schedules::{LoadedSchedules, ScheduleEntry, ScheduleRow, ScheduleWant, ScheduleWrites};
 
@@ -59,6 +62,8 @@ pub struct ReadSet {
     pub bare_requests: usize,
     /// Schedules to read.
     pub schedules: Vec<ScheduleWant>,
+    /// Edges between jobs to read.
+    pub dependencies: DependencyWants,
 }
 
 /// Read of a queue's ready jobs.
@@ -170,9 +175,28 @@ pub struct ReadResults {
     pub bare_requests: Vec<(StoreTime, RequestKey)>,
     /// The schedules that exist. The jobs on which their state depends are among `jobs`.
     pub schedules: HashMap<ScheduleId, Arc<ScheduleInfo>>,
+    /// Edges between jobs.
+    pub dependencies: DependencyReads,
 }
 
 impl ReadResults {
+    /// Returns the jobs found whose children that have not ended are read.
+    pub(super) fn guarded_parents(&self) -> Vec<JobId> {
+        let pages = self.lines.values().chain(self.walks.values()).flat_map(|page| &page.jobs);
+        let swept = self.feed.values().flat_map(|page| page.places.iter().filter_map(|place| place.ended.as_ref()));
+        let found = self.jobs.values().chain(pages).chain(swept).filter(|job| job.rare().has_dependents);
+        let mut parents: Vec<JobId> = found.map(|job| job.id).collect();
+        parents.sort_unstable();
+        parents.dedup();
+        parents
+    }
+
+    /// Returns the jobs that may end and have dependents.
+    pub(super) fn ending_parents(&self, wants: &ReadSet) -> Vec<JobId> {
+        let has_dependents = |id: &&JobId| self.jobs.get(id).is_some_and(|job| job.rare().has_dependents);
+        wants.dependencies.may_end.iter().filter(has_dependents).copied().collect()
+    }
+
     /// Returns the unique keys to read: these, and those of the jobs that were found.
     pub(super) fn key_hashes(&self, wanted: &[KeyHash]) -> Vec<KeyHash> {
         let heads = self.heads.iter().flat_map(|heads| heads.jobs.iter().map(|(job, _)| job));
@@ -300,9 +324,9 @@ pub struct WriteSet {
     pub tallies: Vec<TallyRow>,
     /// Purges that have begun or been extended.
     pub purges: Vec<Purge>,
-    /// Purges that have ended: the number of the queue, and the number of deleted jobs. This becomes the answer of the
-    /// requests that asked for the purge and have no answer yet.
-    pub ended_purges: Vec<(u32, u64)>,
+    /// Purges that have ended: the number of the queue, and what was done. This becomes the answer of the requests that
+    /// asked for the purge and have no answer yet.
+    pub ended_purges: Vec<(u32, PurgeCounts)>,
     /// Turns of queues that have changed.
     pub turns: Vec<TurnsRow>,
     /// Numbers of queues whose jobs take no turns any more.
@@ -317,6 +341,8 @@ pub struct WriteSet {
     pub steps: Option<Vec<super::ClockStep>>,
     /// Changes of schedules and calendars.
     pub schedules: ScheduleWrites,
+    /// Changes of edges between jobs.
+    pub dependencies: DependencyWrites,
     /// Counters and times. Absent if nothing else is written.
     pub counters: Option<Counters>,
 }
@@ -359,6 +385,7 @@ impl WriteSet {
             retention,
             steps: _,
             schedules,
+            dependencies,
             counters: _,
         } = self;
         let names =
@@ -383,7 +410,7 @@ impl WriteSet {
         let operations =
             purges.is_empty() && ended_purges.is_empty() && sweeps.is_empty() && ended_sweeps.is_empty();
         let turns = turns.is_empty() && ended_turns.is_empty();
-        let rest = retention.is_none() && schedules.is_empty();
+        let rest = retention.is_none() && schedules.is_empty() && dependencies.is_empty();
         names && workers && requests && jobs && beside && tombstones && operations && turns && rest
     }
 }
@@ -478,6 +505,8 @@ pub struct Loaded {
     pub steps: Vec<super::ClockStep>,
     /// Schedules and calendars.
     pub schedules: LoadedSchedules,
+    /// Parents that are over, of whose children some still have to be told.
+    pub over_parents: Vec<(JobId, ParentEnd)>,
 }
 
 /// Proof that a transaction is on disk. Only a store creates one.

@@ -120,7 +120,7 @@ mod tests {
         engine::{
             Action, Batch, CallerId, Control, EngineSetup, NewJob, Offer, Outcome, ReplySlot, Submitted,
         },
-        job::{AtLeastOne, Change, Changes, Identity, JobFilter, KeyHash, Name, Position, RetryPolicy, Tally},
+        job::{AtLeastOne, Change, Changes, Edge, Identity, JobFilter, KeyHash, Name, Position, RetryPolicy, Tally},
         settings::{CalendarInfo, QueueInfo, QueueSettings, Retention, ScheduleInfo},
         shard::{Applied, Ledger},
         store::{HeldKey, Page, Reader, Reads, Scan, Store, StoreSize, WholeJob, memory::MemoryStore},
@@ -139,6 +139,14 @@ mod tests {
 
         fn changes(&self, after: Position, limit: usize) -> Result<Changes, StoreError> {
             self.0.changes(after, limit.min(3))
+        }
+
+        fn dependencies(&self, child: JobId) -> Result<Vec<Edge>, StoreError> {
+            self.0.dependencies(child)
+        }
+
+        fn dependents(&self, parent: JobId, after: Option<JobId>, limit: usize) -> Result<Vec<Edge>, StoreError> {
+            self.0.dependents(parent, after, limit)
         }
 
         fn unique_key(&self, hash: KeyHash) -> Result<Option<HeldKey>, StoreError> {
@@ -271,6 +279,7 @@ mod tests {
                 expires: None,
                 deadline: None,
                 extras: None,
+                depends_on: Vec::new(),
                 payload: bytes::Bytes::new(),
             };
             let jobs = AtLeastOne { first: job.clone(), rest: vec![job; JOBS - 1] };

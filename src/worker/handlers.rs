@@ -167,7 +167,8 @@ fn failed(error: HandlerError) -> v1::report::Report {
             | FailureReason::Released
             | FailureReason::Deadline
             | FailureReason::SnoozedOut
-            | FailureReason::Poison => FailureReason::HandlerError as i32,
+            | FailureReason::Poison
+            | FailureReason::Dependency => FailureReason::HandlerError as i32,
         },
         exit_code: error.failure.exit_code,
         process_died: error.kind == ErrorKind::ProcessDied,

@@ -288,7 +288,7 @@ impl HeldLease {
 }
 
 pub(super) fn failure(reason: FailureReason, message: impl Into<String>, retryable: bool) -> Failure {
-    Failure { reason, message: message.into(), code: String::new(), exit_code: None, retryable }
+    Failure { reason, message: message.into(), code: String::new(), exit_code: None, retryable, parent: None }
 }
 
 /// Logs the end of a lease without a report.

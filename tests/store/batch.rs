@@ -80,6 +80,8 @@ pub(crate) enum Control {
     /// A retry that deletes the checkpoint.
     RetryAnew(JobId),
     Delete(JobId),
+    /// A deletion although jobs depend on the job.
+    ForceDelete(JobId),
     ReleaseKey(KeyHash),
     CreateQueue {
         name: String,
@@ -165,6 +167,8 @@ pub(crate) struct Applied {
     pub(crate) queues: Option<Vec<QueueInfo>>,
     /// The purges that ended: their numbers, and how many jobs each deleted.
     pub(crate) purged: Vec<(i64, u64)>,
+    /// The purges that ended: their numbers, and how many jobs each left for the sake of others.
+    pub(crate) skipped: Vec<(i64, u64)>,
     /// The results of offers of earlier batches that had waited for room.
     pub(crate) offers_that_waited: Vec<Receipt>,
 }

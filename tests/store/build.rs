@@ -25,6 +25,7 @@ pub(crate) fn job(queue: &str, kind: &str) -> NewJob {
         expires: None,
         deadline: None,
         extras: None,
+        depends_on: Vec::new(),
         payload: Bytes::new(),
     }
 }
@@ -81,6 +82,7 @@ pub(crate) fn failure(retryable: bool) -> Arc<Failure> {
         code: String::new(),
         exit_code: None,
         retryable,
+        parent: None,
     })
 }
 

@@ -20,7 +20,7 @@ use jobmill::{
     job::{AtLeastOne, SubmitOutcome, WorkerProcess},
     settings::{QueueSettings, SettingsChange, SettingsField},
     shard::{self, Ledger},
-    store::{Reader, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore},
+    store::{Reader, Store, StoreError, memory::MemoryStore, sets::PurgeCounts, sqlite::SqliteStore},
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot::{self, error::TryRecvError};
@@ -179,7 +179,7 @@ pub(crate) struct Product {
     /// The processes that have registered since the start.
     workers: HashMap<u32, Arc<WorkerProcess>>,
     waiting: Vec<Answer<Submitted, OfferError>>,
-    purges: Vec<(i64, Answer<u64, ControlRefusal>)>,
+    purges: Vec<(i64, Answer<PurgeCounts, ControlRefusal>)>,
     last_purge: i64,
 }
 
@@ -258,10 +258,11 @@ impl Product {
             room: outcome.gained_room,
             queues,
             purged: Vec::new(),
+            skipped: Vec::new(),
             offers_that_waited,
         };
         for control in asked.controls {
-            applied.controls.push(self.control_done(control, &mut applied.purged));
+            applied.controls.push(self.control_done(control, &mut applied.purged, &mut applied.skipped));
         }
         for mut answer in asked.offers {
             applied.offers.push(match answer.try_recv() {
@@ -274,8 +275,10 @@ impl Product {
             });
         }
         self.purges.retain_mut(|(number, answer)| match answer.try_recv() {
-            Ok(deleted) => {
-                applied.purged.push((*number, deleted.expect("a purge that began ends")));
+            Ok(done) => {
+                let PurgeCounts { deleted, skipped } = done.expect("a purge that began ends");
+                applied.purged.push((*number, deleted));
+                applied.skipped.push((*number, skipped));
                 false
             }
             Err(_) => true,
@@ -319,6 +322,7 @@ impl Product {
         &mut self,
         control: AskedControl,
         purged: &mut Vec<(i64, u64)>,
+        skipped: &mut Vec<(i64, u64)>,
     ) -> Result<ControlDone, ControlRefusal> {
         match control {
             AskedControl::Job(mut answer) => told(&mut answer).map(|done| match done {
@@ -351,7 +355,11 @@ impl Product {
                 answered => {
                     self.last_purge += 1;
                     match answered {
-                        Ok(deleted) => purged.extend(deleted.map(|deleted| (self.last_purge, deleted))),
+                        Ok(done) => {
+                            let PurgeCounts { deleted, skipped: left } = done.unwrap_or_default();
+                            purged.push((self.last_purge, deleted));
+                            skipped.push((self.last_purge, left));
+                        }
                         Err(_) => self.purges.push((self.last_purge, answer)),
                     }
                     Ok(ControlDone::PurgeBegun(self.last_purge))
@@ -385,7 +393,7 @@ enum AskedControl {
     Key(Answer<KeyDone, ControlRefusal>),
     Queue(Answer<QueueDone, ControlRefusal>),
     DeleteQueue(Answer<(), ControlRefusal>),
-    Purge(Answer<u64, ControlRefusal>),
+    Purge(Answer<PurgeCounts, ControlRefusal>),
     Register(Answer<Registered, ControlRefusal>),
     Review(Answer<(), ControlRefusal>),
     Schedule(Answer<ScheduleDone, ControlRefusal>),
@@ -450,7 +458,12 @@ impl BatchReplies {
             Control::ReleaseKey(hash) => {
                 Action::ReleaseKey { hash, key: "key".to_owned(), ask: self.ask(Key) }
             }
-            Control::Delete(id) => Action::Delete { id, expected_revision, ask: self.ask(Delete) },
+            Control::Delete(id) => {
+                Action::Delete { id, expected_revision, force: false, ask: self.ask(Delete) }
+            }
+            Control::ForceDelete(id) => {
+                Action::Delete { id, expected_revision, force: true, ask: self.ask(Delete) }
+            }
             Control::CreateQueue { name, settings } => {
                 Action::CreateQueue { name, settings, ask: self.ask(Queue) }
             }

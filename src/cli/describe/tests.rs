@@ -23,6 +23,7 @@ pub(in super::super) fn failed_job() -> Job {
         code: String::new(),
         exit_code: Some(1),
         retryable: true,
+        parent_id: String::new(),
     };
     let attempt = |number: i32, start, end, message| Attempt {
         number,
@@ -213,7 +214,7 @@ fn each_state_has_its_details() {
     insta::assert_snapshot!(lines.join("\n"), @r"
     UNSPECIFIED: 
     SCHEDULED: in 9s
-    BLOCKED: by the holder of its unique key
+    BLOCKED: by other jobs
     QUEUED: 
     RUNNING: attempt 2 of 2, 42 % resize b.png
     BACKING_OFF: attempt 2 of 2 failed: disk \x1b]0;owned\x07 full (exit code 1); next in 9s

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Object, keys::said_key};
+use super::{Object, dependencies::said, keys::said_key};
 use crate::cli::values::base64;
 use jobmill::proto::v1::{
     JobSpec, Payload, RetryPolicy,
@@ -39,6 +39,10 @@ pub(super) fn spec(spec: &JobSpec) -> Value {
     object
         .maybe("maxSnoozes", spec.max_snoozes)
         .maybe("maxProcessLosses", (spec.max_process_losses != 0).then_some(spec.max_process_losses))
+        .maybe(
+            "dependsOn",
+            (!spec.depends_on.is_empty()).then(|| spec.depends_on.iter().map(said).collect::<Vec<_>>()),
+        )
         .maybe("uniqueKey", spec.unique_key.as_deref().map(said_key))
         .done()
 }

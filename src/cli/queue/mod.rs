@@ -193,10 +193,20 @@ async fn purge(client: &Client, args: Purge, ui: &Ui) -> Result<(), Failure> {
     }
     let answer = client.purge_queue(PurgeQueueRequest { request_id, ..name.into() }).await?;
     if ui.is_json() {
-        return ui.print_json(&serde_json::json!({ "deletedJobs": answer.deleted_jobs }));
+        return ui.print_json(&serde_json::json!({
+            "deletedJobs": answer.deleted_jobs, "skippedJobs": answer.skipped_jobs,
+        }));
     }
     let deleted = u64::try_from(answer.deleted_jobs).unwrap_or(0);
-    ui.print(&format!("{} deleted", text::counted(deleted, "job")))
+    ui.print(&format!("{} deleted", text::counted(deleted, "job")))?;
+    match u64::try_from(answer.skipped_jobs).unwrap_or(0) {
+        0 => Ok(()),
+        skipped => {
+            let skipped = text::counted(skipped, "job");
+            ui.note(&format!("{skipped} left, because others depend on them: see `jobmill delete --force`"));
+            Ok(())
+        }
+    }
 }
 
 /// Returns the queue of an answer, or a failure if it was deleted since.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::{
+    dependencies::DependencyFields,
     unique::{PolicyArg, ScopeArg},
     values,
 };
@@ -65,6 +66,8 @@ struct JobLine {
     max_snoozes: Option<Whole>,
     #[serde(alias = "max_process_losses")]
     max_process_losses: Option<Whole>,
+    #[serde(alias = "depends_on")]
+    depends_on: Option<Vec<DependencyFields>>,
     #[serde(alias = "unique_key")]
     unique_key: Option<Unique>,
     #[serde(alias = "request_id")]
@@ -266,6 +269,7 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
         deadline,
         max_snoozes: line.max_snoozes.map(|number| number.0),
         max_process_losses: line.max_process_losses.map_or(0, |number| number.0),
+        depends_on: line.depends_on.into_iter().flatten().map(DependencyFields::into_wire).collect(),
         unique_key: line.unique_key.map(|key| Box::new(key.into_wire())),
     };
     Ok(SubmitItem { job: Some(job), request_id: line.request_id.unwrap_or_default() })
@@ -299,6 +303,7 @@ fn one_of(names: &str) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::dependencies::dependency;
     use crate::cli::describe::tests::failed_job;
 
     fn item(line: &str) -> SubmitItem {
@@ -314,6 +319,7 @@ mod tests {
             "attemptTimeout": "90s", "runTime": "1970-01-01T00:00:02Z",
             "expireTime": "1970-01-01T00:00:03Z", "deadlineTime": "1970-01-01T00:00:04Z", "maxSnoozes": 7,
             "maxProcessLosses": 2, "requestId": "r",
+            "dependsOn": [{"jobId": "a"}, {"jobId": "b", "condition": "DEPENDENCY_CONDITION_ENDED", "optionalEdge": true}],
             "uniqueKey": {"key": "u", "scope": "queue", "onWaiting": "ON_CONFLICT_REPLACE", "onStarted": "follow",
                 "hold": "1.5s", "debounce": {"quiet": "90s", "maxWait": "1m"}, "throttle": "1m"}}"#;
         let duration = |millis| Some(to_wire_duration(std::time::Duration::from_millis(millis)));
@@ -342,6 +348,7 @@ mod tests {
             deadline: Some(Deadline::DeadlineTime(to_wire_timestamp(Timestamp::from_micros(4_000_000)))),
             max_snoozes: Some(7),
             max_process_losses: 2,
+            depends_on: ["a", "b:ended:optional"].map(|said| dependency(said).unwrap()).into(),
             unique_key: Some(Box::new(UniqueKey {
                 key: "u".into(),
                 scope: UniqueScope::Queue.into(),

@@ -314,7 +314,10 @@ impl From<OfferRefusal> for ControlRefusal {
             OfferRefusal::TooManyKinds(max) => ControlRefusal::TooManyKinds(max),
             refusal @ (OfferRefusal::LargerThanQueue { .. }
             | OfferRefusal::KeyHeld { .. }
-            | OfferRefusal::KeyConflict { .. }) => ControlRefusal::NeverFits(refusal),
+            | OfferRefusal::KeyConflict { .. }
+            | OfferRefusal::KeyHeldBesideDependencies { .. }
+            | OfferRefusal::DependencyNotFound { .. }
+            | OfferRefusal::DependencyCycle(_)) => ControlRefusal::NeverFits(refusal),
         }
     }
 }

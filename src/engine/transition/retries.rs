@@ -1,11 +1,11 @@
-//! What becomes of a job after an attempt that did not succeed: another one later, or the end.
+//! What becomes of a job after an attempt that did not succeed: another one later, or the end; and reasons for ends.
 
 use std::{sync::Arc, time::Duration};
 
 use super::Moment;
 use crate::{
     clock::Timestamp,
-    job::{Failure, FailureReason, Job, Rare, Spec, State},
+    job::{DependencyCondition, Failure, FailureReason, Job, JobId, ParentEnd, Rare, Spec, State},
 };
 
 /// The cause of a failed attempt.
@@ -59,6 +59,7 @@ pub(super) fn after_snooze(job: &Job, delay: Duration, moment: Moment) -> Next {
         code: String::new(),
         exit_code: None,
         retryable: false,
+        parent: None,
     };
     if job.rare().snoozes >= limit {
         let message = format!("the handler asked to be run later once more than the limit of {limit} times");
@@ -102,12 +103,38 @@ pub fn deadline_passed(deadline: Timestamp) -> Arc<Failure> {
 
 fn ended(reason: FailureReason, message: String, last: &Failure) -> Next {
     let Failure { code, exit_code, .. } = last;
-    let failure = Failure { reason, message, code: code.clone(), exit_code: *exit_code, retryable: false };
+    let failure = Failure { reason, message, code: code.clone(), exit_code: *exit_code, retryable: false, parent: None };
     (State::Failed, Some(Arc::new(failure)))
 }
 
 fn failed(reason: FailureReason, message: String) -> Arc<Failure> {
-    Arc::new(Failure { reason, message, code: String::new(), exit_code: None, retryable: false })
+    Arc::new(Failure { reason, message, code: String::new(), exit_code: None, retryable: false, parent: None })
+}
+
+/// Returns the failure of an attempt whose server stopped or died while it ran.
+#[must_use]
+pub fn lost(message: &str) -> Arc<Failure> {
+    Arc::new(Failure {
+        reason: FailureReason::Lost,
+        message: message.to_owned(),
+        code: String::new(),
+        exit_code: None,
+        retryable: true,
+        parent: None,
+    })
+}
+
+/// Returns the failure as not retryable, for an attempt that was cancelled.
+pub(super) fn for_good(failure: &Arc<Failure>) -> Arc<Failure> {
+    Arc::new(Failure { retryable: false, ..Failure::clone(failure) })
+}
+
+/// Returns the failure of a job that depended on another one in vain.
+#[must_use]
+pub(crate) fn forsaken(parent: JobId, end: ParentEnd, condition: DependencyCondition) -> Arc<Failure> {
+    let message = format!("the job {parent}, which had to be {}, {end}", condition.as_str());
+    let failure = failed(FailureReason::Dependency, message);
+    Arc::new(Failure { parent: Some(parent), ..Arc::unwrap_or_clone(failure) })
 }
 
 /// Records a process loss.

@@ -1,5 +1,6 @@
 //! A store in memory: for throw-away servers, and as the model that tests compare other stores with.
 
+mod dependencies;
 mod reader;
 mod schedules;
 mod tables;
@@ -14,14 +15,14 @@ use super::{
     Committed, Names, Reader, Store, StoreError,
     turns::{self, cut_in_turns, first_in_turns},
     sets::{
-        ChangedJob, Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, Loaded,
+        ChangedJob, DependencyReads, DependentsWant, Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, Loaded,
         OutcomeRow, ReadResults, ReadSet, RequestOutcome, SortKey, StoredRequest, SuspectsWant, TallyRow,
         WaitingLine, WriteSet,
     },
 };
 use crate::{
     clock::StoreTime,
-    job::{Identity, Incarnation, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Participant, Position},
+    job::{Edge, Identity, Incarnation, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Participant, Position},
 };
 
 /// A store in memory.
@@ -100,6 +101,7 @@ impl Store for MemoryStore {
             retention: tables.retention,
             steps: tables.steps.clone(),
             schedules: tables.schedules.load(),
+            over_parents: tables.dependencies.over.iter().map(|(job, end)| (*job, *end)).collect(),
         })
     }
 
@@ -124,8 +126,23 @@ impl Store for MemoryStore {
             schedules,
             held_keys: fetch.held_keys(wants.held_keys),
             keys: HashMap::new(),
+            dependencies: DependencyReads {
+                spared: wants
+                    .dependencies
+                    .spared
+                    .map(|want| fetch.tables.dependencies.spared(want))
+                    .unwrap_or_default(),
+                ..DependencyReads::default()
+            },
         };
+        for id in &found.dependencies.spared {
+            found.jobs.extend(fetch.job(*id).map(|job| (*id, job)));
+        }
+        fetch.dependents(wants, &mut found);
         fetch.keys(&wants.keys, &mut found);
+        for parent in found.guarded_parents() {
+            found.dependencies.live_children.insert(parent, fetch.tables.dependencies.live_children(parent));
+        }
         Ok(found)
     }
 
@@ -135,6 +152,7 @@ impl Store for MemoryStore {
         write_beside_jobs(&mut tables, writes);
         write_jobs(&mut tables, &self.names, writes)?;
         tables.schedules.write(&writes.schedules)?;
+        tables.dependencies.write(&writes.dependencies);
         Ok(Committed::after(Duration::ZERO))
     }
 
@@ -189,6 +207,30 @@ impl Fetch<'_> {
                 }
             }
             found.keys.insert(hash, row);
+        }
+    }
+
+    /// Reads the waiting edges of parents, with their children.
+    fn dependents(&self, wants: &ReadSet, found: &mut ReadResults) {
+        let edges = &self.tables.dependencies;
+        let read = |DependentsWant { parent, limit }, found: &mut ReadResults| {
+            let read = edges.waiting(parent, limit);
+            for Edge { child, .. } in &read.waiting {
+                found.dependencies.waits.insert(*child, edges.waits(*child));
+                if let Some(job) = self.job(*child) {
+                    found.jobs.entry(*child).or_insert(job);
+                }
+            }
+            let count = read.waiting.len();
+            found.dependencies.dependents.insert(parent, read);
+            count
+        };
+        for want in &wants.dependencies.dependents {
+            read(*want, found);
+        }
+        let mut limit = wants.dependencies.max;
+        for parent in found.ending_parents(wants) {
+            limit -= read(DependentsWant { parent, limit }, found);
         }
     }
 
@@ -429,11 +471,11 @@ fn write_operations(tables: &mut Tables, writes: &WriteSet) {
     for purge in &writes.purges {
         tables.purges.insert(purge.queue, *purge);
     }
-    for (queue, deleted) in &writes.ended_purges {
+    for (queue, done) in &writes.ended_purges {
         tables.purges.remove(queue);
         for (row, _) in tables.requests.values_mut() {
-            if row.answer == (RequestOutcome::Purge { queue: *queue, deleted: None }) {
-                row.answer = RequestOutcome::Purge { queue: *queue, deleted: Some(*deleted) };
+            if row.answer == (RequestOutcome::Purge { queue: *queue, done: None }) {
+                row.answer = RequestOutcome::Purge { queue: *queue, done: Some(*done) };
             }
         }
     }

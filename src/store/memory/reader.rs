@@ -9,7 +9,7 @@ use super::tables::{StoredJob, Tables};
 use crate::{
     clock::Timestamp,
     job::{StoredCheckpoint, KeyHash, KeyRow, 
-        AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
+        AttemptRecord, Change, Changes, Edge, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
     settings::{CalendarInfo, QueueInfo, ScheduleInfo},
     store::{
@@ -73,6 +73,7 @@ impl Reader for MemoryReader {
                 output_tail: kept.output_tail.clone(),
                 attempts,
                 checkpoint: kept.checkpoint.clone(),
+                dependencies: tables.dependencies.of_child(id),
             }
         }))
     }
@@ -85,6 +86,14 @@ impl Reader for MemoryReader {
 
     fn checkpoint(&self, id: JobId) -> Result<Option<StoredCheckpoint>, StoreError> {
         Ok(self.tables.read().jobs.get(&id).and_then(|kept| kept.checkpoint.clone()))
+    }
+
+    fn dependencies(&self, child: JobId) -> Result<Vec<Edge>, StoreError> {
+        Ok(self.tables.read().dependencies.of_child(child))
+    }
+
+    fn dependents(&self, parent: JobId, after: Option<JobId>, limit: usize) -> Result<Vec<Edge>, StoreError> {
+        Ok(self.tables.read().dependencies.of_parent(parent, after, limit))
     }
 
     fn payload(&self, id: JobId) -> Result<Option<Bytes>, StoreError> {

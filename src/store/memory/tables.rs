@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::schedules::Schedules;
+use super::{dependencies::Dependencies, schedules::Schedules};
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{AttemptRecord, StoredCheckpoint, Job, JobId, KeyHash, KeyRow, Participant, Position, State, StateName, Tombstone, WorkerRow},
@@ -44,6 +44,7 @@ pub(super) struct Tables {
     pub(super) counters: Counters,
     pub(super) steps: Vec<ClockStep>,
     pub(super) schedules: Schedules,
+    pub(super) dependencies: Dependencies,
 }
 
 pub(super) struct StoredJob {

@@ -17,7 +17,7 @@ use crate::{
     store::{
         StoreError,
         sets::{
-            Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, ReadResults,
+            Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, PurgeCounts, ReadResults,
             ReadSet, RequestKey, RequestOutcome, RequestRow, SetAside, SortKey, StoredRequest,
             SuspectsWant, WaitingLine,
         },
@@ -83,7 +83,11 @@ impl Fetch<'_> {
         found.tombstones = self.tombstones(wants.tombstones)?;
         found.bare_requests = self.bare_requests(wants.bare_requests)?;
         found.held_keys = self.held_keys(wants.held_keys)?;
+        self.spared(wants.dependencies.spared, &mut found)?;
+        self.dependents(wants, &mut found)?;
+        // After all other jobs, whose keys are read, too.
         self.keys(&wants.keys, &mut found)?;
+        self.live_children(&mut found)?;
         Ok(found)
     }
 
@@ -391,7 +395,11 @@ fn read_request(row: &Row<'_>) -> Result<RequestRow, StoreError> {
             }
         }
         answer::DONE => RequestOutcome::Done { queue: row.get("live")? },
-        answer::PURGE => RequestOutcome::Purge { queue: row.get("first")?, deleted: row.get("value")? },
+        answer::PURGE => {
+            let (deleted, skipped): (Option<u64>, u64) = (row.get("value")?, row.get("count")?);
+            let done = deleted.map(|deleted| PurgeCounts { deleted, skipped });
+            RequestOutcome::Purge { queue: row.get("first")?, done }
+        }
         other => return Err(StoreError::Corrupt(format!("a request has the unknown answer {other}"))),
     };
     let found = row.get_ref("found")?.as_blob_or_null().map_err(rusqlite::Error::from)?;

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     decode::{Decoder, Table},
+    dependencies::over_parents,
     row::{load_names, select_job},
     schedules,
 };
@@ -42,6 +43,7 @@ pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded,
         retention: read_retention(connection, decoder)?,
         steps: read_steps(connection, decoder)?,
         schedules: schedules::load(connection, decoder)?,
+        over_parents: over_parents(connection)?,
     })
 }
 

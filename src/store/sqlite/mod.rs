@@ -7,6 +7,7 @@ mod backup;
 mod checkpoint;
 mod checkup;
 mod decode;
+mod dependencies;
 mod disk;
 mod error;
 mod fetch;

@@ -13,6 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use super::{
     Options,
     decode::{Decoder, reason},
+    dependencies::{dependencies, dependents},
     keys::{key, keys_after},
     load::{read_one_job, read_queues, read_tallies},
     log_of, open_connection,
@@ -23,7 +24,7 @@ use crate::{
     clock::Timestamp,
     job::{
         StoredCheckpoint, LeaseToken, Output, KeyHash, KeyRow,
-        AttemptRecord, Change, Changes, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
+        AttemptRecord, Change, Changes, Edge, Identity, Job, JobFilter, JobId, Name, Position, StateName, Tally,
     },
     settings::{CalendarInfo, QueueInfo, ScheduleInfo},
     store::{HeldKey, OLDEST_PARTICIPANTS_MAX, Page, Reader, Scan, ScanOrder, StoreError, StoreSize, WholeJob},
@@ -159,7 +160,11 @@ impl Reader for SqliteReader {
             let result = result.unwrap_or_default();
             let payload = read_payload(connection, id)?.unwrap_or_default();
             let checkpoint = read_checkpoint(connection, id)?;
-            Ok(Some(WholeJob { job, payload, result, output_tail, attempts, checkpoint }))
+            let dependencies = match job.spec.dependencies() {
+                0 => Vec::new(),
+                _ => dependencies(connection, id)?,
+            };
+            Ok(Some(WholeJob { job, payload, result, output_tail, attempts, checkpoint, dependencies }))
         })
     }
 
@@ -173,6 +178,14 @@ impl Reader for SqliteReader {
 
     fn checkpoint(&self, id: JobId) -> Result<Option<StoredCheckpoint>, StoreError> {
         self.read(|connection| read_checkpoint(connection, id))
+    }
+
+    fn dependencies(&self, child: JobId) -> Result<Vec<Edge>, StoreError> {
+        self.read(|connection| dependencies(connection, child))
+    }
+
+    fn dependents(&self, parent: JobId, after: Option<JobId>, limit: usize) -> Result<Vec<Edge>, StoreError> {
+        self.read(|connection| dependents(connection, parent, after, limit))
     }
 
     fn unique_key(&self, hash: KeyHash) -> Result<Option<HeldKey>, StoreError> {

@@ -17,7 +17,7 @@ use crate::{
     job::{Job, JobId, LeaseToken, Position, Remote, RetryPolicy, Spec, StoredCheckpoint, Tombstone, Participant, WorkerRow},
     store::{
         Names, StoreError,
-        sets::{ChangedJob, OutcomeRow, Purge, RequestOutcome, TallyRow, TurnsRow, WriteSet},
+        sets::{ChangedJob, OutcomeRow, Purge, PurgeCounts, RequestOutcome, TallyRow, TurnsRow, WriteSet},
     },
 };
 
@@ -85,6 +85,9 @@ impl Write<'_> {
             self.tally(tally)?;
         }
         self.operations(writes)?;
+        if !writes.dependencies.is_empty() {
+            self.dependencies(&writes.dependencies)?;
+        }
         if !writes.schedules.is_empty() {
             schedules::write(self.connection, &writes.schedules)?;
         }
@@ -155,7 +158,10 @@ impl Write<'_> {
                     (answer::JOB, id.raw(), state as u32, queue, Some(revision))
                 }
                 RequestOutcome::Done { queue } => (answer::DONE, 0, 0, queue, None),
-                RequestOutcome::Purge { queue, deleted } => (answer::PURGE, i64::from(queue), 0, 0, deleted),
+                RequestOutcome::Purge { queue, done } => {
+                    let (deleted, skipped) = (done.map(|done| done.deleted), done.map_or(0, |done| done.skipped));
+                    (answer::PURGE, i64::from(queue), u32::try_from(skipped).unwrap_or(u32::MAX), 0, deleted)
+                }
             };
             self.sql(
                 "INSERT INTO request (key, digest, answer, first, count, live, value, gone, found) \
@@ -443,10 +449,12 @@ impl Write<'_> {
             self.sql("INSERT OR REPLACE INTO purge (queue, last, deleted) VALUES (?1, ?2, ?3)")?
                 .execute(params![queue, last.raw(), *deleted as i64])?;
         }
-        for (queue, deleted) in &writes.ended_purges {
+        for (queue, PurgeCounts { deleted, skipped }) in &writes.ended_purges {
             self.sql("DELETE FROM purge WHERE queue = ?1")?.execute([queue])?;
-            self.sql("UPDATE request SET value = ?2 WHERE answer = 3 AND value IS NULL AND first = ?1")?
-                .execute(params![queue, *deleted as i64])?;
+            self.sql(
+                "UPDATE request SET value = ?2, count = ?3 WHERE answer = 3 AND value IS NULL AND first = ?1",
+            )?
+            .execute(params![queue, *deleted as i64, u32::try_from(*skipped).unwrap_or(u32::MAX)])?;
         }
         for TurnsRow { queue, last, is_renewing } in &writes.turns {
             self.sql("INSERT OR REPLACE INTO turns (queue, last, renewing) VALUES (?1, ?2, ?3)")?

@@ -141,6 +141,7 @@ fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
         run_time: plan.run_in_millis.map(at),
         deadline: plan.deadline_in_millis.map(at),
         extras: limits(plan),
+        depends_on: Vec::new(),
         payload: vec![7; plan.payload_bytes].into(),
         ..build::job(QUEUES[plan.queue], KINDS[plan.kind])
     };

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use jobmill::{
     clock::{ClockReading, Timestamp, Uptime},
     engine::DemandBoard,
-    job::{Change, Changes, Identity, Job, JobFilter, JobId, KeyHash, Name, Position, Tally},
+    job::{Change, Changes, Edge, Identity, Job, JobFilter, JobId, KeyHash, Name, Position, Tally},
     settings::{CalendarInfo, QueueInfo, ScheduleInfo},
     store::{HeldKey, Page, Reader, Scan, StoreError, StoreSize, WholeJob},
 };
@@ -275,6 +275,14 @@ impl Reader for SkippingReader {
             Change::Deleted(_) => true,
         });
         Ok(changes)
+    }
+
+    fn dependencies(&self, child: JobId) -> Result<Vec<Edge>, StoreError> {
+        self.0.dependencies(child)
+    }
+
+    fn dependents(&self, parent: JobId, after: Option<JobId>, limit: usize) -> Result<Vec<Edge>, StoreError> {
+        self.0.dependents(parent, after, limit)
     }
 
     fn unique_key(&self, hash: KeyHash) -> Result<Option<HeldKey>, StoreError> {

@@ -202,11 +202,13 @@ fn probes_of_workers() -> Vec<Probe> {
     ]
 }
 
-/// Limits that belong to no field. Each has a test of its own: below, or with those of workers or schedules.
-const OTHERS: [&str; 12] = [
+/// Limits that belong to no field. Each has a test of its own: below, or with those of workers, schedules or dependencies.
+const OTHERS: [&str; 14] = [
     "backfill_instants",
     "calendars",
+    "call_dependencies",
     "checkpoint_bytes",
+    "dependencies",
     "message_bytes",
     "page_size",
     "pool_credits",

@@ -1,6 +1,7 @@
 //! The meaning of each field of the protocol, one file for each topic.
 
 mod cancel_role;
+mod dependencies;
 mod etag;
 mod filter;
 mod headers;

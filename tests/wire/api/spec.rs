@@ -46,6 +46,7 @@ fn talkative() -> v1::JobSpec {
         deadline: Some(Deadline::DeadlineAfter(duration(7_200))),
         max_snoozes: Some(1_000),
         max_process_losses: 3,
+        depends_on: Vec::new(),
         unique_key: None,
     }
 }

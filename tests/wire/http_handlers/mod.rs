@@ -84,5 +84,6 @@ fn failure(outcome: Outcome) -> v1::Failure {
         code: failure.code.clone(),
         exit_code: failure.exit_code,
         retryable: failure.retryable,
+        parent_id: String::new(),
     }
 }
