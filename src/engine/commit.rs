@@ -19,28 +19,7 @@ impl Engine {
         if writes.counters.is_some() {
             self.times.commit();
         }
-        self.numbers.commit();
-        self.tallies.commit();
-        self.leases.commit();
-        self.suspects.commit();
-        self.due.commit();
-        self.holds.commit();
-        self.over_parents.commit();
-        self.sweeping.commit();
-        self.spared.commit(self.times.retention());
-        self.demand.commit();
-        if queues_changed {
-            self.demand.queues_changed();
-        }
-        if queues_changed || self.workers.kinds_change() {
-            self.schedules.obstacles_changed();
-        }
-        self.commit_schedules();
-        // Before the kinds, whose freed names it looks up.
-        self.workers.commit(&self.names, present.uptime);
-        self.kinds.commit(&self.names.kinds, present.uptime);
-        self.queues.commit(&self.names, present.uptime);
-        self.turns.commit();
+        self.commit_parts(queues_changed, present);
         let purged = self.purges.commit();
         let wake = self.wake();
         let mut outcome = Outcome {
@@ -89,11 +68,33 @@ impl Engine {
         outcome
     }
 
-    fn commit_schedules(&mut self) {
+    /// Takes over the changes of the parts of the engine.
+    fn commit_parts(&mut self, queues_changed: bool, present: ClockReading) {
+        self.numbers.commit();
+        self.tallies.commit();
+        self.leases.commit();
+        self.suspects.commit();
+        self.due.commit();
+        self.holds.commit();
+        self.over_parents.commit();
+        self.sweeping.commit();
+        self.spared.commit(self.times.retention());
+        self.demand.commit();
+        if queues_changed {
+            self.demand.queues_changed();
+        }
+        if queues_changed || self.workers.kinds_change() {
+            self.schedules.obstacles_changed();
+        }
         for stray in self.schedules.commit() {
             self.waiters.remove_schedule(stray);
             self.schedules.unpark(stray, true);
         }
+        // Before the kinds, whose freed names it looks up.
+        self.workers.commit(&self.names, present.uptime);
+        self.kinds.commit(&self.names.kinds, present.uptime);
+        self.queues.commit(&self.names, present.uptime);
+        self.turns.commit();
     }
 
     /// Puts an offer that found no room into the waiting line, or refuses it. The store keeps nothing of it, so that a

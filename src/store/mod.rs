@@ -12,6 +12,7 @@ pub mod memory;
 mod names;
 mod reads;
 mod requests;
+mod rows;
 mod schedules;
 pub mod sets;
 pub mod sqlite;

@@ -19,13 +19,14 @@ use crate::{
     clock::{StoreTime, Timestamp},
     job::{
         AttemptRecord, Job, JobId, KeyHash, KeyRow, LeaseOwner, LeaseToken, Name, ParentEnd, Participant, Position, ScheduleId,
-        Spec, StateName, StoredCheckpoint, Tally, Tombstone, WorkerRow,
+        Spec, StoredCheckpoint, Tally, Tombstone, WorkerRow,
     },
     settings::{QueueInfo, Retention, ScheduleInfo},
 };
 pub use super::dependencies::{
     DependencyReads, DependencyWants, DependencyWrites, Dependents, DependentsWant, LiveChildren, SparedWant,
 };
+pub use super::rows::{ChangedJob, OutcomeRow, Purge, TallyRow, TurnsRow};
 pub use super::schedules::{LoadedSchedules, ScheduleEntry, ScheduleRow, ScheduleWant, ScheduleWrites};
 
 /// Reads of a batch.
@@ -413,63 +414,6 @@ impl WriteSet {
         let rest = retention.is_none() && schedules.is_empty() && dependencies.is_empty();
         names && workers && requests && jobs && beside && tombstones && operations && turns && rest
     }
-}
-
-/// A job that has changed.
-#[derive(Clone, Debug)]
-pub struct ChangedJob {
-    /// The stored job. The write fails if the store has another revision.
-    pub before: Arc<Job>,
-    /// The job to store.
-    pub after: Arc<Job>,
-}
-
-/// Outcome of an attempt.
-#[derive(Clone, Debug)]
-pub struct OutcomeRow {
-    /// The job.
-    pub id: JobId,
-    /// The bytes of the result; absent if the handler returned nothing.
-    pub result: Option<Bytes>,
-    /// End of the attempt's output.
-    pub tail: String,
-}
-
-/// A count of jobs. A row with zero jobs is deleted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TallyRow {
-    /// The queue's number.
-    pub queue: u32,
-    /// The kind's number.
-    pub kind: u32,
-    /// The state.
-    pub state: StateName,
-    /// Number of jobs.
-    pub jobs: i64,
-    /// Bytes that the jobs count against their queue's limit.
-    pub bytes: i64,
-}
-
-/// A purge in progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Purge {
-    /// The queue's number.
-    pub queue: u32,
-    /// The newest job at the time of the request; later ones are not purged.
-    pub last: JobId,
-    /// Number of jobs deleted so far.
-    pub deleted: u64,
-}
-
-/// The turns of a fair queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TurnsRow {
-    /// The queue's number.
-    pub queue: u32,
-    /// The participant that had the last turn.
-    pub last: Participant,
-    /// Whether ready jobs may have the participants of another label.
-    pub is_renewing: bool,
 }
 
 /// State that the engine keeps in memory, as read at a start.
