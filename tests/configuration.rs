@@ -500,6 +500,7 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     queues.default.max_wait                30s                 default
     queues.default.max_waiters             1000                default
     queues.default.accept_unknown_kinds    false               default
+    queues.default.fair_by                 -                   default
     queues.default.retention.succeeded     -                   default
     queues.default.retention.failed        -                   default
     queues.default.retention.cancelled     -                   default

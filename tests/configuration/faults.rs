@@ -125,7 +125,7 @@ fn invalid_choices_and_filters() {
     refuses(
         "[queues.a]\nfair_by = 'the tenant'",
         &[
-            "2:11: queues.a.fair_by: `the tenant` is no name of a label: write 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`",
+            r#"2:11: queues.a.fair_by: "the tenant" is no name of a label: write 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`"#,
         ],
     );
     refuses(

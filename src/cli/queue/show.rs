@@ -195,6 +195,7 @@ mod tests {
           "settings": {
             "acceptUnknownKinds": false,
             "consumers": 4,
+            "fairBy": "tenant",
             "maxBytes": 1073741824,
             "maxJobs": 100000,
             "maxWait": "30s",
