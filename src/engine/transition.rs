@@ -14,7 +14,7 @@ use self::retries::for_good;
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{
-        AttemptRecord, Failure, Job, LeaseToken, Position, Progress, Rare, ResultInfo,
+        AttemptRecord, Failure, FailureReason, Job, LeaseToken, Position, Progress, Rare, ResultInfo,
         Spec, State, StateName, WorkerProcess,
     },
 };
@@ -301,6 +301,8 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                 }
                 let mut next = changed(job, State::Queued { order: moment.position }, moment);
                 next.job.ended = None;
+                // Its dependencies are of no interest any more.
+                next.job.failure = next.job.failure.filter(|last| last.reason != FailureReason::Dependency);
                 if *reset {
                     next.job.change_rare(|rare| {
                         rare.uncounted = job.attempt;

@@ -46,6 +46,10 @@ pub(crate) struct Done {
     pub(crate) repeats: usize,
     /// What schedules have done.
     pub(crate) scheduled: Scheduled,
+    /// Children that were cancelled because of a parent.
+    pub(crate) forsaken: usize,
+    /// Observations of children that run.
+    pub(crate) children: usize,
 }
 
 impl Done {
@@ -59,6 +63,8 @@ impl Done {
             hellos: self.hellos + other.hellos,
             repeats: self.repeats + other.repeats,
             scheduled: self.scheduled.and(other.scheduled),
+            forsaken: self.forsaken + other.forsaken,
+            children: self.children + other.children,
         }
     }
 }
@@ -127,7 +133,9 @@ impl Machine {
     fn step(&mut self, step: &Step) -> Result<(), Violation> {
         match step {
             Step::Offer { jobs, request } => {
-                self.gathered.offer(jobs, *request, self.now);
+                let live: Vec<_> = self.ledger.jobs.keys().copied().collect();
+                let job = |pick| live.get(pick % live.len().max(1)).copied();
+                self.gathered.offer(jobs, *request, self.now, job);
             }
             Step::Report { pick, stale, told, by, checkpoint } => {
                 let running = if *stale { self.ledger.leases.clone() } else { self.ledger.running() };
@@ -270,7 +278,8 @@ impl Machine {
             self.gathered.controls.push(Control::UpdateQueue { name, settings: build::settings(3, 1_000) });
         }
         let live = |ledger: &Ledger| ledger.jobs.values().filter(|job| !job.state.is_done()).count();
-        let mut rounds = 5 + live(&self.ledger);
+        // Each level of children may take a round more.
+        let mut rounds = 5 + 2 * live(&self.ledger);
         self.commit(true)?;
         while live(&self.ledger) > 0 {
             promise!(rounds > 0, "these never end: {:?}", self.ledger.jobs);
@@ -290,7 +299,8 @@ impl Machine {
         }
         let repeats = self.ledger.workers.repeats;
         let scheduled = self.ledger.schedules.heard;
-        Ok(Done { terminals: self.ledger.terminals, repeats, scheduled, ..self.done })
+        let (forsaken, children) = self.ledger.dependencies.done;
+        Ok(Done { terminals: self.ledger.terminals, repeats, scheduled, forsaken, children, ..self.done })
     }
 }
 
