@@ -15,6 +15,7 @@ mod store {
 
     pub(crate) mod property {
         pub(crate) mod batch;
+        pub(crate) mod dependencies;
         pub(crate) mod instants;
         pub(crate) mod keys;
         pub(crate) mod ledger;
@@ -51,8 +52,8 @@ use store::{
     property::{
         machine::{Done, Open, run},
         planted::{
-            AnswersBeforeCommit, BeginsBehindItsClock, ChangedByCrash, CountsByTheWall, KeepsKeysOfExpired,
-            SkipsEnds,
+            AnswersBeforeCommit, BeginsBehindItsClock, ChangedByCrash, CountsByTheWall, ForgetsEdges,
+            KeepsKeysOfExpired, SkipsEnds,
         },
         planted_schedules::{BrokenSchedules, RepeatsFold},
         program::{program, shrink},
@@ -131,6 +132,8 @@ fn random_programs_keep_every_promise_on_every_store() {
     assert!(fired > programs && left_out > programs && scheduled.set_back > 0, "{done:?}");
     assert!(scheduled.triggered > 0 && scheduled.backfilled > 0 && scheduled.waiting > 0, "{done:?}");
     assert!(done.turns as u64 > programs, "{done:?}");
+    let (forsaken, children) = (done.forsaken as u64, done.children as u64);
+    assert!(forsaken > programs / 4 && children > programs, "{done:?}");
     assert!(done.changes as u64 > programs * 20 && done.terminals as u64 > programs * 5, "{done:?}");
 }
 
@@ -167,7 +170,7 @@ fn an_attempt_that_a_crash_forgot_is_found() {
 fn a_snooze_that_a_crash_counts_is_found() {
     let (programs, violation) = found(ChangedByCrash::counts_snoozes);
     println!("in {programs} programs: {violation}");
-    let told = ["counted attempts of", "was snoozed", "is forgotten", "the feed said"];
+    let told = ["counted attempts of", "was snoozed", "is forgotten", "the feed said", "after the crash"];
     assert!(told.iter().any(|told| violation.contains(told)), "{violation}");
 }
 
@@ -235,6 +238,18 @@ fn a_key_that_an_expired_job_keeps_is_found() {
     let (programs, violation) = found(KeepsKeysOfExpired::open);
     println!("in {programs} programs: {violation}");
     assert!(violation.contains("has ended and holds its key"), "{violation}");
+}
+
+#[test]
+fn a_child_that_is_unblocked_early_is_found() {
+    let (programs, violation) = found_as(ForgetsEdges::open, "before its dependencies hold");
+    println!("in {programs} programs: {violation}");
+}
+
+#[test]
+fn a_child_that_is_never_told_is_found() {
+    let (programs, violation) = found_as(ForgetsEdges::tells_nobody, "still waits, and all is decided");
+    println!("in {programs} programs: {violation}");
 }
 
 #[test]

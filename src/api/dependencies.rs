@@ -157,6 +157,11 @@ fn said(edge: &Edge) -> v1::Dependency {
     }
 }
 
+/// Converts an edge, with its child.
+pub(super) fn edge(edge: &Edge) -> v1::JobEdge {
+    v1::JobEdge { child_id: edge.child.to_string(), dependency: Some(shown(edge)) }
+}
+
 /// Adds the edges of a job, as they are now, and to its spec as they were submitted.
 pub(super) fn add_edges(job: &mut v1::Job, edges: &[Edge]) {
     job.dependencies = edges.iter().map(shown).collect();

@@ -187,6 +187,13 @@ impl JobQueue for JobQueueApi {
         verbs::run::<UpdateJob>(&self.core, call).await
     }
 
+    async fn get_job_graph(
+        &self,
+        call: Request<v1::GetJobGraphRequest>,
+    ) -> Result<Response<v1::GetJobGraphResponse>, Status> {
+        self.core.get_job_graph(call).await
+    }
+
     async fn list_unique_keys(
         &self,
         call: Request<v1::ListUniqueKeysRequest>,
@@ -225,6 +232,7 @@ pub(super) const RPCS: &[(&str, Needs)] = &[
     ("jobmill.v1.JobQueue/CancelJob", CancelJob::NEEDS),
     ("jobmill.v1.JobQueue/RetryJob", RetryJob::NEEDS),
     ("jobmill.v1.JobQueue/UpdateJob", UpdateJob::NEEDS),
+    ("jobmill.v1.JobQueue/GetJobGraph", READ),
     ("jobmill.v1.JobQueue/ListUniqueKeys", READ),
     ("jobmill.v1.JobQueue/ReleaseUniqueKey", ReleaseUniqueKey::NEEDS),
     ("jobmill.v1.JobQueue/DeleteJob", DeleteJob::NEEDS),

@@ -2,6 +2,7 @@
 //! tables.
 
 use super::{
+    graph,
     schedule_service::PREVIEW_MAX,
     sizes::MESSAGE_MAX_BYTES,
     submit_stream::CREDITS,
@@ -50,7 +51,7 @@ pub(super) const FEATURES: [&str; 16] = [
 /// Returns all limits, sorted by name.
 pub(super) fn all() -> Vec<v1::ServerLimit> {
     let seconds = |time: std::time::Duration| time.as_secs();
-    let limits: [(&str, u64); 46] = [
+    let limits: [(&str, u64); 47] = [
         ("attempt_timeout_seconds", seconds(*ATTEMPT_TIMEOUT.end())),
         ("backfill_instants", u64::from(BACKFILL_MAX)),
         ("batch_jobs", BATCH_MAX as u64),
@@ -63,6 +64,7 @@ pub(super) fn all() -> Vec<v1::ServerLimit> {
         ("dependencies", dependencies::DEPENDENCIES_MAX as u64),
         ("filter_kinds", FILTER_KINDS_MAX as u64),
         ("filter_queues", FILTER_QUEUES_MAX as u64),
+        ("graph_jobs", graph::JOBS_MAX as u64),
         ("header_bytes", rules::HEADERS_MAX_BYTES as u64),
         ("headers", rules::HEADERS_MAX as u64),
         ("hello_leases", HELLO_LEASES_MAX as u64),

@@ -8,6 +8,7 @@ mod core;
 mod dependencies;
 mod errors;
 mod errors_of_schedules;
+mod graph;
 mod guard;
 mod held_key;
 mod job_queue;

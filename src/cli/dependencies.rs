@@ -77,7 +77,8 @@ pub(super) fn condition(number: i32) -> String {
     }
 }
 
-fn state(number: i32) -> String {
+/// Returns what became of a dependency, in words.
+pub(super) fn state(number: i32) -> String {
     match DependencyState::try_from(number) {
         Ok(state) => {
             state.as_str_name().trim_start_matches("DEPENDENCY_STATE_").to_lowercase().replace('_', " ")

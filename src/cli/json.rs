@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use self::spec::{payload, retry_policy, spec};
 pub(super) use self::{
+    dependencies::graph,
     keys::{released, unique_key},
     schedules::{calendar, schedule, schedule_instant},
     workers::{worker, workers},

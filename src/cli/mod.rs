@@ -20,6 +20,7 @@ mod exit;
 mod filter;
 mod follow;
 mod get;
+mod graph;
 mod info;
 mod init;
 mod json;
@@ -136,6 +137,8 @@ enum Command {
     Get(get::Args),
     /// Say why jobs do not run, and what would change it
     Why(why::Args),
+    /// Show a job with those that it depends on, and those that depend on it
+    Graph(graph::Args),
     /// List jobs, newest first
     List(list::Args),
     /// Count jobs by state
@@ -209,6 +212,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Watch(args) => verb(&ui, watch::run(args, &global, &ui)),
         Command::Get(args) => verb(&ui, get::run(args, &global, &ui)),
         Command::Why(args) => verb(&ui, why::run(args, &global, &ui)),
+        Command::Graph(args) => verb(&ui, graph::run(args, &global, &ui)),
         Command::List(args) => verb(&ui, list::run(args, &global, &ui)),
         Command::Count(args) => verb(&ui, count::run(args, &global, &ui)),
         Command::Cancel(args) => verb(&ui, cancel::run(args, &global, &ui)),
@@ -314,6 +318,7 @@ mod tests {
           watch         Watch jobs as they change
           get           Show jobs with all of their details
           why           Say why jobs do not run, and what would change it
+          graph         Show a job with those that it depends on, and those that depend on it
           list          List jobs, newest first
           count         Count jobs by state
           cancel        Cancel jobs

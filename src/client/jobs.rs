@@ -49,6 +49,17 @@ impl Client {
         self.answer(self.job_queue().list_jobs(self.request(request))).await
     }
 
+    /// Returns a job with the jobs that it depends on and those that depend on it.
+    ///
+    /// # Errors
+    /// [`ClientError`]; see `GetJobGraph` in the protocol for the refusals.
+    pub async fn get_job_graph(
+        &self,
+        request: v1::GetJobGraphRequest,
+    ) -> Result<v1::GetJobGraphResponse, ClientError> {
+        self.answer(self.job_queue().get_job_graph(self.request(request))).await
+    }
+
     /// Returns one page of the unique keys that are held.
     ///
     /// # Errors

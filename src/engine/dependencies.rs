@@ -250,6 +250,9 @@ impl Decision<'_> {
 
     /// Checks that the parents of an offer's jobs exist, and that its jobs don't wait for each other in a circle.
     pub(super) fn check_parents(&mut self, offer: &Offer) -> Result<(), OfferRefusal> {
+        if offer.jobs.iter().all(|job| job.depends_on.is_empty()) {
+            return Ok(());
+        }
         let is_batch = offer.jobs.count() > 1;
         for (index, job) in offer.jobs.iter().enumerate() {
             for (place, dependency) in job.depends_on.iter().enumerate() {

@@ -14,7 +14,7 @@ use self::retries::for_good;
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{
-        AttemptRecord, Failure, Job, LeaseToken, Participant, Position, Progress, Rare, ResultInfo,
+        AttemptRecord, Failure, FailureReason, Job, LeaseToken, Participant, Position, Progress, Rare, ResultInfo,
         Spec, State, StateName, WorkerProcess,
     },
 };
@@ -310,6 +310,8 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                 }
                 let mut next = changed(job, moment.queued(moment.position), moment);
                 next.job.ended = None;
+                // Its dependencies are of no interest any more.
+                next.job.failure = next.job.failure.filter(|last| last.reason != FailureReason::Dependency);
                 if *reset {
                     next.job.change_rare(|rare| {
                         rare.uncounted = job.attempt;

@@ -7,11 +7,12 @@ use std::{
     process::{Command, Output},
 };
 
+use jobmill::proto::v1;
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::net::TcpListener;
 
-use crate::support::{Process, soon};
+use crate::support::{Process, Rig, job, soon};
 
 /// Runs the doctor with this configuration in this folder; returns its exit code and its report.
 pub(crate) fn doctor(home: &Path, configuration: &str, arguments: &[&str]) -> (Option<i32>, Value) {
@@ -97,6 +98,32 @@ async fn a_damaged_database_is_a_problem() {
     fs::write(&path, whole).unwrap();
     let (code, report) = doctor(home.path(), ECHO, &["--quick"]);
     assert_eq!((code, found(&report, "database", "not checked")[0]), (Some(0), "ok"));
+}
+
+#[tokio::test]
+async fn dependencies_that_nothing_would_decide_are_a_problem() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("jobmill.toml"), ECHO).unwrap();
+    let mut server = Process::start(&home.path().join("jobmill.toml"), &home.path().join("data"), &[]).await;
+    let rig = Rig::connect(&server.address).await;
+    let hour = prost_types::Duration { seconds: 3_600, nanos: 0 };
+    let parent = v1::JobSpec { start: Some(v1::job_spec::Start::Delay(hour)), ..job("echo") };
+    rig.submit_batch(vec![parent, job("echo").after(v1::Dependency::on_index(0))]).await;
+    server.signal(Signal::TERM);
+    soon(server.exit()).await;
+    let (code, report) = doctor(home.path(), ECHO, &[]);
+    assert_eq!((code, found(&report, "database", "without a fault")[0]), (Some(0), "ok"), "{report:#}");
+    let database = rusqlite::Connection::open(home.path().join("data/jobmill.db")).unwrap();
+    database
+        .execute_batch("UPDATE job SET state = 7, detail = NULL, ended = updated WHERE state = 1")
+        .unwrap();
+    drop(database);
+    let (code, report) = doctor(home.path(), ECHO, &[]);
+    assert_eq!(
+        (code, found(&report, "database", "1 dependencies wait")[0]),
+        (Some(1), "problem"),
+        "{report:#}"
+    );
 }
 
 #[tokio::test]

@@ -104,15 +104,28 @@ pub fn check(folder: &Path) -> Result<Checkup, StoreError> {
     let mut statement = connection.prepare(&format!("PRAGMA quick_check({FAULTS_MAX})"))?;
     let lines =
         statement.query_map([], |row| row.get::<_, String>("quick_check"))?.collect::<Result<Vec<_>, _>>()?;
-    let faults: Vec<_> = lines.into_iter().filter(|line| line != "ok").collect();
+    let mut faults: Vec<_> = lines.into_iter().filter(|line| line != "ok").collect();
     if faults.is_empty() {
         let found = mark_of(&connection)?;
         if let Some(missing) = kept.and_then(|kept| kept.missing_in(found)) {
             return Ok(Checkup::Lost(missing));
         }
         read_all(&connection, &mut set_aside)?;
+        faults.extend(edges_without_an_end(&connection)?);
     }
     Ok(Checkup::Checked { bytes, faults, set_aside })
+}
+
+/// Looks for dependencies that nothing would ever decide.
+fn edges_without_an_end(connection: &Connection) -> Result<Option<String>, StoreError> {
+    let sql = "SELECT count(*) AS edges FROM dependency AS edge \
+               LEFT JOIN job AS child ON child.id = edge.child LEFT JOIN job AS parent ON parent.id = edge.parent \
+               WHERE edge.state = 1 AND (child.id IS NULL OR child.state <> 2 \
+               OR ((parent.id IS NULL OR parent.state >= 7) \
+               AND NOT EXISTS (SELECT 1 FROM over_parent WHERE over_parent.job = edge.parent)))";
+    let edges: i64 = connection.query_row(sql, [], |row| row.get("edges"))?;
+    let told = || format!("{edges} dependencies wait for jobs that are over, or are of jobs that do not wait");
+    Ok((edges > 0).then(told))
 }
 
 /// Reads all rows that a server reads at its start or in its batches.

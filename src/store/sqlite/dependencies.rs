@@ -75,9 +75,9 @@ pub(super) fn over_parents(connection: &Connection) -> Result<Vec<(JobId, Parent
     while let Some(row) = rows.next()? {
         let state: Option<i64> = row.get("state")?;
         let end = match state.map(StateName::from_number) {
-            None => ParentEnd::Deleted,
             Some(Some(state)) => ParentEnd::Ended(state),
-            Some(None) => return Err(StoreError::Corrupt("a parent ended in an unknown state".to_owned())),
+            // In an unknown state, it can't have succeeded.
+            None | Some(None) => ParentEnd::Deleted,
         };
         parents.push((JobId::from_raw(row.get("job")?), end));
     }

@@ -468,6 +468,7 @@ fn a_retried_child_has_no_dependencies_any_more(rig: &mut Rig) {
     assert_forsaken(rig, waits, fails.id);
     rig.control(Control::Retry { id: waits, request: None }).unwrap();
     assert_eq!(rig.state(waits), StateName::Running, "it runs although its parents have not succeeded");
+    assert_eq!(rig.job(waits).failure, None);
     assert_eq!(edges(rig, waits), [(fails.id, Impossible), (runs.id, Unneeded)]);
     let attempt = rig.job(waits);
     end(rig, &runs, StateName::Failed);

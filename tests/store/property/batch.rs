@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use jobmill::{
     clock::{ClockReading, Timestamp},
     engine::{NewJob, ReportBody},
-    job::{Checkpoint, Debounce, Extras, JobId, LeaseToken, Output, Progress, RequestId, UniqueKey, When},
+    job::{
+        Checkpoint, Debounce, Dependency, DependencyTarget, Extras, JobId, LeaseToken, Output, Progress,
+        RequestId, UniqueKey, When,
+    },
     settings::QueueSettings,
 };
 
@@ -48,8 +51,22 @@ pub(crate) struct Offered {
 }
 
 impl Gathered {
-    pub(crate) fn offer(&mut self, plans: &[Plan], asked: Option<RequestPlan>, now: Timestamp) {
-        let jobs: Vec<_> = plans.iter().map(|plan| new_job(plan, now)).collect();
+    /// Adds an offer; `job` maps a number to one of the jobs that exist.
+    pub(crate) fn offer(
+        &mut self,
+        plans: &[Plan],
+        asked: Option<RequestPlan>,
+        now: Timestamp,
+        job: impl Fn(usize) -> Option<JobId>,
+    ) {
+        let jobs: Vec<_> = plans
+            .iter()
+            .enumerate()
+            .map(|(index, plan)| NewJob {
+                depends_on: depends_on(plan, (index, plans.len()), &job),
+                ..new_job(plan, now)
+            })
+            .collect();
         let (jobs, request) = match asked {
             Some(asked) => {
                 let offer = build::requested(&id_of(asked), &format!("submit {}", asked.said), jobs);
@@ -72,6 +89,7 @@ impl Gathered {
             RequestedControl::Reset(pick) => job(pick).map(Control::Reset),
             RequestedControl::RetryAnew(pick) => job(pick).map(Control::RetryAnew),
             RequestedControl::Delete(pick) => job(pick).map(Control::Delete),
+            RequestedControl::ForceDelete(pick) => job(pick).map(Control::ForceDelete),
             RequestedControl::Pause(queue, paused) => Some(Control::SetPaused { name: name(queue), paused }),
             RequestedControl::Update { queue, consumers, max_jobs, max_bytes, is_fair } => {
                 let mut settings = settings(consumers, max_jobs, is_fair);
@@ -149,6 +167,29 @@ fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
         Some(unique) => build::keyed(unique_key(unique), new),
         None => new,
     }
+}
+
+/// Returns the dependencies of a job with this index in an offer of this many.
+fn depends_on(
+    plan: &Plan,
+    (own, count): (usize, usize),
+    job: &impl Fn(usize) -> Option<JobId>,
+) -> Vec<Dependency> {
+    let mut all: Vec<Dependency> = Vec::new();
+    for planned in plan.depends_on.into_iter().flatten() {
+        let on = match planned.is_item {
+            true => Some(planned.pick % count).filter(|index| *index != own).map(|index| index as u32),
+            false => None,
+        };
+        let on = match on {
+            Some(index) => Some(DependencyTarget::Item(index)),
+            None => job(planned.pick).map(DependencyTarget::Job),
+        };
+        let Some(on) = on.filter(|on| all.iter().all(|other| other.on != *on)) else { continue };
+        let dependency = Dependency::new(on).when(planned.condition);
+        all.push(if planned.is_optional { dependency.optional() } else { dependency });
+    }
+    all
 }
 
 fn unique_key(plan: UniquePlan) -> UniqueKey {

@@ -21,7 +21,9 @@ impl Ledger {
             match holder {
                 Some(job) => {
                     promise!(job.key == Some(hash), "{} holds the key of another: {row:?}", row.holder);
-                    promise!(job.state.name() != StateName::Blocked, "{} is blocked by itself", row.holder);
+                    let is_free =
+                        job.state.name() != StateName::Blocked || self.dependencies.is_child(row.holder);
+                    promise!(is_free, "{} is blocked by itself", row.holder);
                     holders.insert(hash, row.holder);
                     successors.extend(row.successor.map(|id| (hash, id)));
                 }
@@ -39,7 +41,7 @@ impl Ledger {
         for (id, job) in self.jobs.iter().filter(|(_, job)| !job.state.is_done()) {
             let Some(hash) = job.key else { continue };
             let expected = match job.state.name() {
-                StateName::Blocked => successors.remove(&hash),
+                StateName::Blocked if !self.dependencies.is_child(*id) => successors.remove(&hash),
                 _ => holders.remove(&hash),
             };
             promise!(

@@ -16,6 +16,7 @@ use jobmill::{
 
 use super::{
     batch::Gathered,
+    dependencies::Dependencies,
     numbers::Numbers,
     order::{self, Contender, Slot, Started, Waiting},
     purges::Purges,
@@ -108,6 +109,7 @@ pub(crate) struct Ledger {
     pub(crate) workers: Workers,
     pub(crate) schedules: Schedules,
     pub(super) turns: Turns,
+    pub(crate) dependencies: Dependencies,
 }
 
 /// The events of one batch that must explain its changes.
@@ -136,6 +138,8 @@ pub(super) struct Causes {
     pub(super) remote_ended: Vec<(u32, LeaseToken)>,
     pub(super) remote_cancelling: Vec<(u32, LeaseToken)>,
     grown: HashSet<String>,
+    /// Whether controls of the batch may have ended children.
+    may_end_children: bool,
     settings_changed: bool,
     contenders: HashMap<JobId, Contender>,
     pub(super) started: Vec<(JobId, LeaseToken)>,
@@ -192,10 +196,14 @@ impl Ledger {
         }
         self.places.hear_last("places in the feed", applied.position.as_i64())?;
         self.end = applied.position;
-        for (number, _) in &applied.purged {
-            self.purges.hear_end(*number)?;
-        }
         self.hear_offers(gathered, applied)?;
+        self.check_children(!applied.more)?;
+        for (number, _) in &applied.purged {
+            let left = self.purges.hear_end(*number);
+            // The batch may have ended its children after the purge looked at it.
+            let needless = left.iter().find(|id| !self.dependencies.was_parent(**id));
+            promise!(needless.is_none(), "the purge {number} has ended and left {needless:?}");
+        }
         self.hear_claims(applied, claim, &causes)?;
         self.hear_assigned(applied)?;
         self.check_told(applied, &causes)?;
@@ -223,6 +231,7 @@ impl Ledger {
         causes: &mut Causes,
     ) -> Result<(), Violation> {
         for (control, result) in gathered.controls.iter().zip(&applied.controls) {
+            causes.may_end_children |= result.is_ok();
             match (control, result) {
                 // A repeated retry also answers with the job, but changes nothing.
                 (Control::Retry { id, .. }, Ok(ControlDone::Job(job))) if job.position > self.end => {
@@ -240,6 +249,11 @@ impl Ledger {
                     self.workers.checkpoints.insert(*id, None);
                 }
                 (Control::Delete(id), Ok(_)) => {
+                    let is_kept = self.is_waited_for(*id);
+                    promise!(!is_kept || causes.may_end_children, "{id} was deleted, and others wait for it");
+                    causes.deleted.insert(*id);
+                }
+                (Control::ForceDelete(id), Ok(_)) => {
                     causes.deleted.insert(*id);
                 }
                 (Control::Purge { name }, Ok(ControlDone::PurgeBegun(number))) => {
@@ -348,7 +362,9 @@ impl Ledger {
         {
             causes.remote_cancelling.extend(job.state.lease().map(|lease| (worker, lease)));
         }
-        let starts_purged = new == StateName::Running && self.purges.covers(id);
+        // A purge leaves parents, and the end of one that a crash cut off is not told.
+        let starts_purged =
+            new == StateName::Running && self.purges.covers(id) && !self.dependencies.was_parent(id);
         promise!(!starts_purged, "{id} waited when its queue was purged, and started");
         if new.is_done() {
             self.purges.is_over(id);
@@ -406,6 +422,10 @@ impl Ledger {
         );
         causes.contenders.insert(id, Contender::of(id, known.as_ref(), job, next.place, retried));
         self.jobs.insert(id, next);
+        if retried && old.is_some_and(StateName::is_done) {
+            self.dependencies.hear_retried(id);
+        }
+        self.dependencies.hear_job(job);
         Ok(())
     }
 
@@ -460,6 +480,7 @@ impl Ledger {
         let Some(known) = self.jobs.remove(&id) else {
             return Err(format!("{id} was deleted and was not there"));
         };
+        self.dependencies.hear_deleted(id, known.state.is_done());
         promise!(known.state.lease().is_none(), "{id} was deleted while it ran");
         let purged = self.purges.may_delete(&known.queue, id) && !known.state.is_done();
         let over = self.is_over(&known);
@@ -582,7 +603,8 @@ fn may_become(old: Option<StateName>, new: StateName, retried: bool, replaced: b
         BackingOff, Blocked, Cancelled, Cancelling, Expired, Failed, Queued, Running, Scheduled, Succeeded,
     };
     let allowed: &[StateName] = match old {
-        None => &[Scheduled, Blocked, Queued, Running, Expired, Failed],
+        // A job whose dependency can't hold is created as cancelled.
+        None => &[Scheduled, Blocked, Queued, Running, Cancelled, Expired, Failed],
         Some(Scheduled | Queued | Blocked | BackingOff) if replaced => {
             &[Scheduled, Blocked, Queued, BackingOff]
         }

@@ -48,6 +48,10 @@ pub(crate) struct Done {
     pub(crate) turns: usize,
     /// What schedules have done.
     pub(crate) scheduled: Scheduled,
+    /// Children that were cancelled because of a parent.
+    pub(crate) forsaken: usize,
+    /// Observations of children that run.
+    pub(crate) children: usize,
 }
 
 impl Done {
@@ -62,6 +66,8 @@ impl Done {
             repeats: self.repeats + other.repeats,
             turns: self.turns + other.turns,
             scheduled: self.scheduled.and(other.scheduled),
+            forsaken: self.forsaken + other.forsaken,
+            children: self.children + other.children,
         }
     }
 }
@@ -131,7 +137,9 @@ impl Machine {
     fn step(&mut self, step: &Step) -> Result<(), Violation> {
         match step {
             Step::Offer { jobs, request } => {
-                self.gathered.offer(jobs, *request, self.now);
+                let live: Vec<_> = self.ledger.jobs.keys().copied().collect();
+                let job = |pick| live.get(pick % live.len().max(1)).copied();
+                self.gathered.offer(jobs, *request, self.now, job);
             }
             Step::Report { pick, stale, told, by, checkpoint } => {
                 let running = if *stale { self.ledger.leases.clone() } else { self.ledger.running() };
@@ -274,7 +282,8 @@ impl Machine {
             self.gathered.controls.push(Control::UpdateQueue { name, settings: build::settings(3, 1_000) });
         }
         let live = |ledger: &Ledger| ledger.jobs.values().filter(|job| !job.state.is_done()).count();
-        let mut rounds = 5 + live(&self.ledger);
+        // Each level of children may take a round more.
+        let mut rounds = 5 + 2 * live(&self.ledger);
         self.commit(true)?;
         while live(&self.ledger) > 0 {
             promise!(rounds > 0, "these never end: {:?}", self.ledger.jobs);
@@ -295,7 +304,9 @@ impl Machine {
         let repeats = self.ledger.workers.repeats;
         let scheduled = self.ledger.schedules.heard;
         let turns = self.ledger.turns.checked;
-        Ok(Done { terminals: self.ledger.terminals, repeats, turns, scheduled, ..self.done })
+        let (forsaken, children) = self.ledger.dependencies.done;
+        let terminals = self.ledger.terminals;
+        Ok(Done { terminals, repeats, turns, scheduled, forsaken, children, ..self.done })
     }
 }
 

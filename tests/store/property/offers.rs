@@ -28,6 +28,7 @@ impl Ledger {
                     let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
                     let twice = known.is_some_and(|(_, ids)| alive(&ids));
                     promise!(!twice, "a request was done twice: {ids:?}");
+                    self.hear_edges(&offered.jobs, &ids);
                     if let Some(request) = offered.request {
                         self.requests.insert(request.key, (request, ids));
                     }

@@ -105,7 +105,10 @@ impl ChangedByCrash {
 
     /// Restores jobs as if their snoozes had counted.
     pub(crate) fn counts_snoozes(setup: Setup) -> Box<dyn Subject> {
-        Self::open(setup, "UPDATE job SET rare = NULL")
+        Self::open(
+            setup,
+            "UPDATE job SET rare = iif(instr(rare, 'has_dependents'), '{\"has_dependents\":true}', NULL)",
+        )
     }
 
     /// Restores waiting jobs as if they had neither an expiry nor a deadline.
@@ -169,6 +172,49 @@ impl KeepsKeysOfExpired {
 }
 
 impl Subject for KeepsKeysOfExpired {
+    fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
+        self.0.apply(batch)
+    }
+
+    fn crash(&mut self, setup: Setup) -> Result<(), StoreError> {
+        self.0.crash(setup)
+    }
+
+    as_the_store!(0);
+}
+
+/// A store that loses edges between jobs.
+pub(crate) struct ForgetsEdges(Sqlite);
+
+impl ForgetsEdges {
+    /// Takes the first dependencies of a child for met once it gets another one.
+    pub(crate) fn open(setup: Setup) -> Box<dyn Subject> {
+        Self::with(
+            setup,
+            "CREATE TRIGGER forgets AFTER INSERT ON dependency BEGIN \
+             UPDATE dependency SET state = 2 WHERE child = NEW.child AND parent <> NEW.parent AND state = 1; END",
+        )
+    }
+
+    /// Forgets that a job has dependents.
+    pub(crate) fn tells_nobody(setup: Setup) -> Box<dyn Subject> {
+        Self::with(
+            setup,
+            "CREATE TRIGGER forgets AFTER INSERT ON dependency WHEN NEW.parent % 2 = 0 BEGIN \
+             UPDATE dependency SET live = 0 WHERE child = NEW.child AND parent = NEW.parent; END",
+        )
+    }
+
+    fn with(setup: Setup, sql: &str) -> Box<dyn Subject> {
+        let mut store = Sqlite::open(setup.clone());
+        let image = store.image();
+        rusqlite::Connection::open(image.path().join("jobmill.db")).unwrap().execute_batch(sql).unwrap();
+        store.restart_from(image, setup).unwrap();
+        Box::new(ForgetsEdges(store))
+    }
+}
+
+impl Subject for ForgetsEdges {
     fn apply(&mut self, batch: Batch) -> Result<Applied, StoreError> {
         self.0.apply(batch)
     }

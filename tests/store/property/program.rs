@@ -1,7 +1,7 @@
 //! Random programs for the property test: what clients, workers, operators, clocks and power cuts may do, repeatable by
 //! seed.
 
-use jobmill::job::{OnConflict, UniqueScope};
+use jobmill::job::{DependencyCondition, OnConflict, UniqueScope};
 
 use super::schedule_steps::ScheduleStep;
 
@@ -58,6 +58,17 @@ pub(crate) struct Plan {
     /// The value of the label by which queues are fair.
     pub(crate) tenant: Option<u8>,
     pub(crate) unique: Option<UniquePlan>,
+    pub(crate) depends_on: [Option<DependencyPlan>; 2],
+}
+
+/// A dependency of a job to be offered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DependencyPlan {
+    /// A job that ever existed, or one of the same offer.
+    pub(crate) pick: usize,
+    pub(crate) is_item: bool,
+    pub(crate) condition: DependencyCondition,
+    pub(crate) is_optional: bool,
 }
 
 /// The unique key of a job to be offered.
@@ -167,6 +178,7 @@ pub(crate) enum RequestedControl {
     /// A retry that deletes the checkpoint.
     RetryAnew(usize),
     Delete(usize),
+    ForceDelete(usize),
     Pause(usize, bool),
     Update {
         queue: usize,
@@ -326,6 +338,24 @@ fn plan(dice: &mut Dice) -> Plan {
         max_process_losses: dice.percent(rare).then(|| dice.one_of(&[1, 2])),
         tenant: dice.percent(90 * rare / 50).then(|| dice.one_of(&[0, 0, 0, 1, 2])),
         unique,
+        depends_on: dependencies(dice),
+    }
+}
+
+/// Returns dependencies from dice of their own, so that the rest of a seed's program does not depend on them.
+fn dependencies(dice: &Dice) -> [Option<DependencyPlan>; 2] {
+    let mut own = Dice::new(dice.0);
+    [(); 2].map(|()| own.percent(12).then(|| dependency(&mut own)))
+}
+
+fn dependency(dice: &mut Dice) -> DependencyPlan {
+    use DependencyCondition::{Ended, Succeeded, Unsuccessful};
+
+    DependencyPlan {
+        pick: dice.index(1_000),
+        is_item: dice.percent(40),
+        condition: dice.one_of(&[Succeeded, Succeeded, Unsuccessful, Ended]),
+        is_optional: dice.percent(25),
     }
 }
 
@@ -388,7 +418,8 @@ fn wish(dice: &mut Dice) -> RequestedControl {
             None if pick % 3 == 0 => RequestedControl::RetryAnew(pick),
             asked => RequestedControl::Retry(pick, asked),
         },
-        9..12 => RequestedControl::Delete(pick),
+        9..11 => RequestedControl::Delete(pick),
+        11 => RequestedControl::ForceDelete(pick),
         12 => RequestedControl::Pause(queue, true),
         13..16 => RequestedControl::Pause(queue, false),
         16..19 => RequestedControl::Update {

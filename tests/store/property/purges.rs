@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 
 use jobmill::job::JobId;
 
-use super::ledger::{Violation, promise};
-
 /// The purges that have begun.
 #[derive(Debug, Default)]
 pub(crate) struct Purges(BTreeMap<i64, Purge>);
@@ -62,10 +60,8 @@ impl Purges {
         self.0.values().any(|purge| purge.queue == queue && !purge.waiting.is_empty())
     }
 
-    /// Records the end of a purge.
-    pub(crate) fn hear_end(&mut self, number: i64) -> Result<(), Violation> {
-        let left = self.0.remove(&number).map(|purge| purge.waiting).unwrap_or_default();
-        promise!(left.is_empty(), "the purge {number} has ended and left {left:?}");
-        Ok(())
+    /// Records the end of a purge, and returns the jobs that it has left.
+    pub(crate) fn hear_end(&mut self, number: i64) -> HashSet<JobId> {
+        self.0.remove(&number).map(|purge| purge.waiting).unwrap_or_default()
     }
 }

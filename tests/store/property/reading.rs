@@ -124,6 +124,7 @@ impl Ledger {
             };
             promise!(job.state.name() == expected, "after the crash {} is {:?}", job.id, job.state);
             self.terminals += usize::from(expected.is_done());
+            self.dependencies.hear_job(job);
             self.places.hear("places in the feed", job.position.as_i64())?;
             (known.state, known.revision, known.worker) = (job.state, job.revision, None);
             (known.since, known.delay) = (self.times.time_point(), backoff_of(job));

@@ -187,6 +187,61 @@ async fn a_stream_and_a_schedule_say_what_they_can() {
 }
 
 #[tokio::test]
+async fn a_graph_has_the_jobs_in_both_directions() {
+    let rig = shelf().await;
+    let on = |index| after([Dependency::on_index(index)]);
+    // A line of four, a job beside the second, and one that has nothing to do with them.
+    let ids = batch(&rig, vec![job("echo"), on(0), on(1), on(2), on(0), job("echo")]).await.unwrap();
+    let graph = async |id: &str, max_jobs| {
+        let request = v1::GetJobGraphRequest { id: id.to_owned(), max_jobs, ..Default::default() };
+        soon(rig.jobs.clone().get_job_graph(request)).await.map(Response::into_inner)
+    };
+    let shown = |graph: &v1::GetJobGraphResponse| {
+        let index = |id: &str| ids.iter().position(|known| known == id).unwrap();
+        let edge =
+            |edge: &v1::JobEdge| (index(&edge.child_id), index(&edge.dependency.as_ref().unwrap().job_id));
+        let jobs = graph.jobs.iter().map(|job| index(&job.id)).collect::<Vec<_>>();
+        (jobs, graph.edges.iter().map(edge).collect::<Vec<_>>(), graph.truncated)
+    };
+    let middle = graph(&ids[2], 0).await.unwrap();
+    assert_eq!(shown(&middle), (vec![0, 1, 2, 3], vec![(1, 0), (2, 1), (3, 2)], false));
+    assert_eq!(middle.edges[0].dependency.as_ref().unwrap().state(), DependencyState::Waiting);
+    let first = graph(&ids[0], 0).await.unwrap();
+    assert_eq!(shown(&first).0, [0, 1, 2, 3, 4]);
+    assert_eq!(shown(&graph(&ids[5], 0).await.unwrap()), (vec![5], vec![], false));
+    let cut = graph(&ids[0], 3).await.unwrap();
+    assert_eq!(shown(&cut), (vec![0, 1, 4], vec![(1, 0), (4, 0)], true));
+    for max_jobs in [-1, 1_001] {
+        assert_eq!(refusal(&graph(&ids[0], max_jobs).await.unwrap_err()).fields, ["max_jobs"]);
+    }
+    // A parent that is deleted leaves its edges.
+    let request = v1::DeleteJobRequest { id: ids[0].clone(), force: true, ..Default::default() };
+    soon(rig.jobs.clone().delete_job(request)).await.unwrap();
+    let left = shown(&graph(&ids[1], 0).await.unwrap());
+    assert_eq!((left.0, left.2), (vec![1, 2, 3], false));
+    assert!(left.1.contains(&(1, 0)));
+    assert_eq!(refusal(&graph(&ids[0], 0).await.unwrap_err()).reason, "JOB_NOT_FOUND");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_parent_is_deleted_only_by_force() {
+    let rig = shelf().await;
+    let ids = batch(&rig, vec![job("echo"), after([Dependency::on_index(0)])]).await.unwrap();
+    let refused = refusal(&rig.delete(&ids[0]).await.unwrap_err());
+    assert_eq!((refused.code, &*refused.reason), (Code::FailedPrecondition, "HAS_DEPENDENTS"));
+    assert_eq!((&refused.metadata["job_id"], &refused.metadata["child_id"]), (&ids[0], &ids[1]));
+    let request = v1::PurgeQueueRequest { name: QUEUE.to_owned(), ..Default::default() };
+    let purged = soon(rig.queues.clone().purge_queue(request)).await.unwrap().into_inner();
+    assert_eq!((purged.deleted_jobs, purged.skipped_jobs), (2, 0), "with its child it goes");
+    let ids = batch(&rig, vec![job("echo"), after([Dependency::on_index(0)])]).await.unwrap();
+    let request = v1::DeleteJobRequest { id: ids[0].clone(), force: true, ..Default::default() };
+    soon(rig.jobs.clone().delete_job(request)).await.unwrap();
+    assert_eq!(rig.get(&ids[1]).await.state(), JobState::Cancelled);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_repeat_is_known_by_its_dependencies_too() {
     let rig = shelf().await;
     let parent = rig.submit(job("echo")).await.id;

@@ -64,6 +64,10 @@ fn probes() -> Vec<Probe> {
         probe("batch_jobs", "JobQueue/SubmitBatch", "jobs", |n, _| {
             v1::SubmitBatchRequest { jobs: vec![job("echo"); n], ..Default::default() }.encode_to_vec()
         }),
+        probe("graph_jobs", "JobQueue/GetJobGraph", "max_jobs", |n, ended| {
+            v1::GetJobGraphRequest { id: ended.to_owned(), max_jobs: n as i32, ..Default::default() }
+                .encode_to_vec()
+        }),
         probe("filter_kinds", "JobQueue/CountJobs", "filter.kinds", |n, _| {
             with_filter(|filter| filter.kinds = vec!["echo".to_owned(); n])
         }),

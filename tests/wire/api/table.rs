@@ -64,7 +64,7 @@ pub(super) const VERBS: [Verb; 22] = [
 ];
 
 /// The roles of all other calls; `None` where any token is accepted.
-const OTHERS: [(&str, Option<Role>); 23] = [
+const OTHERS: [(&str, Option<Role>); 24] = [
     ("Submit", Some(Role::Submit)),
     ("SubmitBatch", Some(Role::Submit)),
     ("SubmitStream", Some(Role::Submit)),
@@ -73,6 +73,7 @@ const OTHERS: [(&str, Option<Role>); 23] = [
     ("GetJob", Some(Role::Read)),
     ("ListJobs", Some(Role::Read)),
     ("CountJobs", Some(Role::Read)),
+    ("GetJobGraph", Some(Role::Read)),
     ("ListUniqueKeys", Some(Role::Read)),
     ("GetQueue", Some(Role::Read)),
     ("ListQueues", Some(Role::Read)),
@@ -156,6 +157,7 @@ impl Fixtures {
                 request_id: request_id,
                 expected_revision: expected_revision
             }),
+            "GetJobGraph" => said!(GetJobGraphRequest { id: waiting.clone() }),
             "ListUniqueKeys" => said!(ListUniqueKeysRequest {}),
             "ReleaseUniqueKey" => said!(ReleaseUniqueKeyRequest {
                 key: keys[usize::from(other)].clone(),
