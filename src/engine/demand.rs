@@ -467,6 +467,11 @@ impl Takers {
         self.credits.is_empty()
     }
 
+    /// Returns the number of jobs that all classes can take together.
+    pub(super) fn all_credits(&self) -> u64 {
+        self.credits.values().sum()
+    }
+
     /// Returns the number of jobs that these classes can take together.
     pub(super) fn credits(&self, classes: &[ClassId]) -> u64 {
         classes.iter().filter_map(|class| self.credits.get(class)).sum()

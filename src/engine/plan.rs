@@ -229,6 +229,10 @@ impl Engine {
             if free == 0 && takers.is_empty() {
                 continue;
             }
+            let last_turn = self.turns.last(queue);
+            // In turns, a slot that a job of one group takes costs its participant the turn that a job of another group would
+            // have had: each list reaches as far as all slots together.
+            let all_slots = free.saturating_add(usize::try_from(takers.all_credits()).unwrap_or(usize::MAX));
             // Lanes that the same slots serve are read as one list.
             let mut groups: BTreeMap<(bool, Vec<u32>), Vec<u32>> = BTreeMap::new();
             for kind in self.tallies.ready_kinds(queue) {
@@ -244,8 +248,7 @@ impl Engine {
                     let kinds = kinds.to_vec();
                     let is_of_suspects = suspects == SuspectsWant::Alone;
                     let group = LaneGroup { queue, kinds: kinds.clone(), is_of_suspects, is_short: false };
-                    let limit = credits.saturating_add(slots);
-                    let last_turn = self.turns.last(queue);
+                    let limit = if last_turn.is_some() { all_slots } else { credits.saturating_add(slots) };
                     heads.push((HeadsWant { queue, kinds, suspects, last_turn, limit }, group));
                 };
                 if !is_served || self.suspects.is_empty() {

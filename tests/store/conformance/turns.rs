@@ -12,7 +12,7 @@ use crate::store::{
     batch::{Batch, Control, Offer, Receipt, Report},
     build::{at, job, settings},
     rig::{Rig, claimed, failed, labelled, lease, offer, succeeded},
-    workers::assigned,
+    workers::{assigned, hello, pool},
 };
 
 both_stores!(
@@ -25,6 +25,7 @@ both_stores!(
     the_kinds_of_a_queue_share_its_turns,
     a_value_without_a_handler_for_its_jobs_holds_up_none,
     credits_of_workers_go_round_too,
+    a_turn_that_a_job_of_another_kind_takes_passes_the_slot_on,
     retried_due_and_released_jobs_take_turns,
     turns_go_on_behind_the_last_one_after_a_crash,
     ready_jobs_take_part_by_the_label_that_a_queue_gets,
@@ -192,6 +193,22 @@ fn credits_of_workers_go_round_too(rig: &mut Rig) {
     rig.credit(worker.pool(0), 3);
     let tenants: Vec<_> = assigned(&rig.tick()).iter().map(|id| tenant(&rig.job(*id))).collect();
     assert_eq!(tenants.iter().filter(|tenant| *tenant == "b").count(), 1, "it has no more");
+}
+
+fn a_turn_that_a_job_of_another_kind_takes_passes_the_slot_on(rig: &mut Rig) {
+    rig.queue_with("q", fair(0));
+    let [x, y, z] = in_order(&["a", "b", "c"], None)[..] else { unreachable!() };
+    let near = |tenant| NewJob { kind: "near".into(), ..of(tenant) };
+    let far = |tenant, priority| NewJob { kind: "far".into(), priority, ..of(tenant) };
+    // Two slots are for either kind, and two for `far` only.
+    rig.submit_all(vec![near(x), far(x, 0), far(x, 0), near(y), near(y), far(y, 1), far(y, 1), near(z)]);
+    let pools = vec![pool(&["far"], &[]), pool(&["far", "near"], &[])];
+    let registered = rig.register(hello("w", "1", &["far", "near"])).unwrap();
+    let worker = rig.open(&registered.worker, pools, u64::MAX >> 1);
+    rig.credit(worker.pool(0), 2);
+    rig.credit(worker.pool(1), 2);
+    let tenants: Vec<_> = assigned(&rig.tick()).iter().map(|id| tenant(&rig.job(*id))).collect();
+    assert_eq!(tenants.iter().filter(|tenant| *tenant == z).count(), 1, "{tenants:?}");
 }
 
 fn retried_due_and_released_jobs_take_turns(rig: &mut Rig) {
