@@ -82,12 +82,19 @@ impl Dependencies {
         if !had_ended {
             self.hear_over(id, false);
         }
-        self.edges.remove(&id);
+        self.forget(id);
     }
 
     /// Takes in a job that was retried, which depends on nothing any more.
     pub(crate) fn hear_retried(&mut self, id: JobId) {
-        self.edges.remove(&id);
+        self.forget(id);
+    }
+
+    /// Forgets the edges of a job, unless the batch has cancelled it before, which they have to explain.
+    fn forget(&mut self, id: JobId) {
+        if !self.forsaken.iter().any(|(forsaken, _)| *forsaken == id) {
+            self.edges.remove(&id);
+        }
     }
 }
 
@@ -133,6 +140,7 @@ impl Ledger {
                 "{id} was cancelled because of {parent:?}, without a reason: {edges:?}"
             );
             self.dependencies.done.0 += 1;
+            self.dependencies.edges.remove(&id);
         }
         let mut over = Vec::new();
         for (id, edges) in &self.dependencies.edges {
