@@ -49,9 +49,11 @@ impl Dependencies {
     pub(super) fn live_children(&self, parent: JobId) -> LiveChildren {
         let limit = LiveChildren::MAX;
         let of_parent = (parent, FIRST)..=(parent, LAST);
-        let waiting = self.waiting.range(of_parent.clone());
-        let others = self.live.range(of_parent).filter(|pair| !self.waiting.contains(pair));
-        let children: Vec<JobId> = waiting.chain(others).map(|(_, child)| *child).take(limit).collect();
+        let state = |child: JobId| self.edges.get(&(child, parent)).map(|edge| edge.state as u8);
+        let mut children: Vec<JobId> = self.live.range(of_parent).map(|(_, child)| *child).collect();
+        // Those that wait come first.
+        children.sort_by_key(|child| (state(*child), *child));
+        children.truncate(limit);
         LiveChildren { is_cut: children.len() == limit, children }
     }
 
