@@ -176,9 +176,10 @@ async fn list(uri: String, pages: Arc<Semaphore>) -> anyhow::Result<()> {
     }
 }
 
-/// Formats a number of thousands.
+/// Formats a number of thousands, or a smaller number.
 pub(super) fn thousands(number: u64) -> String {
     match number / FILLING {
+        0 => number.to_string(),
         1_000 => "1 million".to_owned(),
         thousands => format!("{thousands},000"),
     }
