@@ -1,8 +1,7 @@
 //! The state machine of a job: one function decides every change.
 //!
-//! The function is pure: the same job, event and moment give the same result, so that every store and every test agrees
-//! on what is allowed. Each state is matched by name: code does not compile with a new state until every event handles
-//! it.
+//! The function is pure, so that every store and every test agrees on what is allowed. Each state is matched by name: code
+//! does not compile with a new state until every event handles it.
 
 mod retries;
 
@@ -107,8 +106,7 @@ pub enum Event {
 pub struct Moment {
     /// The wall-clock time.
     pub now: Timestamp,
-    /// The present by which backoffs end: the wall-clock time without its drift of less than one second against the
-    /// elapsed time.
+    /// The present by which backoffs end: the wall clock without its drift of less than a second against elapsed time.
     pub backoffs: Timestamp,
     /// The present on the timeline of backoffs.
     pub elapsed: StoreTime,
@@ -121,7 +119,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Returns the state of a job that becomes ready at its place in line, which is `order`.
+    /// Returns the state of a job that is ready, with its place in line.
     fn queued(self, order: Position) -> State {
         State::Queued { order, participant: self.participant }
     }
@@ -340,6 +338,10 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
                 if !job.has_started() =>
             {
                 let mut next = changed(job, state_with_start(job.state, *start, moment), moment);
+                if let State::Queued { order, .. } = next.job.state {
+                    // Its participant may be of a former label, and the renewal past its new place.
+                    next.job.state = moment.queued(order);
+                }
                 next.job.spec = Arc::clone(spec);
                 if *replaces {
                     next.job.change_rare(|rare| rare.replaced += 1);
@@ -391,8 +393,7 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
     }
 }
 
-/// Returns the state of a waiting job with another start time. A ready job that stays ready keeps its order, and one
-/// whose attempts could not start waits for the end of its backoff.
+/// Returns the state of a waiting job with another start time. A ready job that stays ready keeps its order.
 fn state_with_start(state: State, start: Option<Option<Timestamp>>, moment: Moment) -> State {
     match (start, waiting_state(start.flatten(), moment)) {
         (None, _) => state,
@@ -404,7 +405,7 @@ fn state_with_start(state: State, start: Option<Option<Timestamp>>, moment: Mome
     }
 }
 
-/// Returns whether a waiting job is due, by the wall clock if scheduled or by the end of its backoff.
+/// Returns whether a waiting job is due.
 fn is_due(job: &Job, moment: Moment) -> bool {
     match job.state {
         State::Scheduled { due } => due <= moment.now,

@@ -33,6 +33,7 @@ both_stores!(
     ready_jobs_of_a_queue_that_is_fair_no_more_run_in_their_order,
     a_change_of_the_label_while_jobs_take_part_anew_counts,
     a_ready_job_that_is_updated_while_jobs_take_part_anew_takes_part,
+    a_ready_job_that_gets_another_priority_during_the_change_is_not_forgotten,
     a_purge_deletes_the_jobs_of_every_value,
     callers_who_wait_for_room_take_turns,
     a_queue_that_is_made_again_begins_with_new_turns,
@@ -302,6 +303,19 @@ fn a_ready_job_that_is_updated_while_jobs_take_part_anew_takes_part(rig: &mut Ri
         }
     }
     assert!(run(rig, 2).contains(&"small".to_owned()));
+}
+
+fn a_ready_job_that_gets_another_priority_during_the_change_is_not_forgotten(rig: &mut Rig) {
+    rig.queue_with("q", fair(0));
+    submit(rig, "big", 700);
+    let late = rig.submit(NewJob { priority: -5, ..of("big") }).id;
+    rig.control(Control::UpdateQueue { name: "q".into(), settings: settings(0, 10_000) }).unwrap();
+    assert!(rig.tick().more, "the walk has begun, and the job is behind it");
+    let urgent = jobmill::job::JobUpdate { priority: Some(Some(5)), ..Default::default() };
+    rig.control(Control::Update(late, Box::new(urgent))).unwrap();
+    rig.settle();
+    rig.control(Control::UpdateQueue { name: "q".into(), settings: settings(1, 10_000) }).unwrap();
+    assert_eq!(run_on(rig, 1)[0].id, late);
 }
 
 fn a_purge_deletes_the_jobs_of_every_value(rig: &mut Rig) {
