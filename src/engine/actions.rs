@@ -405,9 +405,8 @@ impl Decision<'_> {
         // Jobs that began to wait in this batch are on no page that the store read.
         for job in self.waiting_anew().iter().filter(|job| job.spec.queue.number == queue) {
             // The deletion of one that holds a unique key takes its successor along.
-            if let Some(job) = self.job(job.id).filter(|job| self.is_purged(job)) {
-                self.delete(&job);
-                self.engine.purges.deleted_early(queue);
+            if let Some(job) = self.job(job.id) {
+                self.delete_if_purged(&job);
             }
         }
     }

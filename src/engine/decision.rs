@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::{ClockReading, Timestamp},
-    engine::transition::{Changed, Event, Moment, transition},
+    engine::transition::{Changed, Event, Moment, Refusal, transition},
     job::{
         AtLeastOne, Change, Job, JobId, KeyHash, KeyRow, LeaseToken, Spec, State, SubmitOutcome, Tombstone,
     },
@@ -244,14 +244,20 @@ impl<'e> Decision<'e> {
         }
     }
 
-    /// Applies an event that the job's state must allow.
-    pub(super) fn must(&mut self, job: &Arc<Job>, event: &Event) -> Result<Arc<Job>, StoreError> {
-        let changed = transition(job, event, self.moment(job))
-            .map_err(|refusal| StoreError::Corrupt(format!("job {} at {event:?}: {refusal}", job.id)))?;
+    /// Applies an event that the job's state may refuse.
+    pub(super) fn try_change(&mut self, job: &Arc<Job>, event: &Event) -> Result<Arc<Job>, Refusal> {
+        let changed = transition(job, event, self.moment(job))?;
         Ok(self.change(job, changed))
     }
 
-    /// Records a change of a stored job and its follow-ups.
+    /// Applies an event that the job's state must allow.
+    pub(super) fn must(&mut self, job: &Arc<Job>, event: &Event) -> Result<Arc<Job>, StoreError> {
+        let corrupt = |refusal| StoreError::Corrupt(format!("job {} at {event:?}: {refusal}", job.id));
+        self.try_change(job, event).map_err(corrupt)
+    }
+
+    /// Records a change of a stored job and its follow-ups. Nothing else may change or be deleted between it and the
+    /// transition, whose moment has the next position.
     pub(super) fn change(&mut self, before: &Arc<Job>, changed: Changed) -> Arc<Job> {
         let Changed { job, ended_attempt } = changed;
         debug_assert_eq!(job.position, self.engine.numbers.next_position(), "each change has a position of its own");

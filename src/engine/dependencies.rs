@@ -13,7 +13,7 @@ use std::{
 use super::{
     NewJob, Offer, OfferRefusal,
     decision::{AcceptedItem, AcceptedJob, Decision},
-    transition::{Event, forsaken, transition},
+    transition::{Event, Refusal, forsaken},
 };
 use crate::{
     job::{
@@ -235,9 +235,8 @@ impl Decision<'_> {
         let Some(job) = self.job(child).filter(|job| matches!(job.state, State::Blocked { .. })) else { return };
         if state == EdgeState::Impossible {
             let failure = forsaken(parent, end, edge.condition);
-            if let Ok(changed) = transition(&job, &Event::Forsake { failure }, self.moment(&job)) {
-                self.change(&job, changed);
-            }
+            // The job is blocked, which the event takes.
+            let _: Result<_, Refusal> = self.try_change(&job, &Event::Forsake { failure });
         } else if waits == 0 {
             self.unblock(&job, None);
         }
@@ -275,14 +274,8 @@ impl Decision<'_> {
     /// Returns a job that others may wait for. A waiting one that a purge covers is deleted first: it will never start.
     fn parent(&mut self, id: JobId) -> Option<Arc<Job>> {
         let job = self.job(id)?;
-        let queue = job.spec.queue.number;
         let waits = job.state.lease().is_none() && !job.state.is_done();
-        if waits && self.is_purged(&job) {
-            self.delete(&job);
-            self.engine.purges.deleted_early(queue);
-            return None;
-        }
-        Some(job)
+        (!waits || !self.delete_if_purged(&job)).then_some(job)
     }
 
     /// Makes the jobs of the offer that was accepted last wait for those that they depend on. `first` is the id of its first

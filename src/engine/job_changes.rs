@@ -22,8 +22,8 @@ impl Decision<'_> {
 
     pub(super) fn cancel(&mut self, id: JobId, expected: Option<u64>) -> Result<JobDone, ControlRefusal> {
         let job = self.expected(id, expected)?;
-        match transition(&job, &Event::Cancel, self.moment(&job)) {
-            Ok(changed) => Ok(JobDone::now(&self.change(&job, changed))),
+        match self.try_change(&job, &Event::Cancel) {
+            Ok(after) => Ok(JobDone::now(&after)),
             Err(_) => match job.state.name() {
                 StateName::Cancelling | StateName::Cancelled => Ok(JobDone::now(&job)),
                 state @ (StateName::Scheduled
@@ -68,9 +68,8 @@ impl Decision<'_> {
                 return Err(ControlRefusal::QueueFull(full));
             }
         }
-        // Only now: the check of the key may have deleted a job that a purge covers, which takes the next position.
-        let changed = transition(&job, &event, self.moment(&job)).map_err(refused)?;
-        let after = self.change(&job, changed);
+        // Decided again: the check of the key may have deleted a job that a purge covers, which takes a position.
+        let after = self.try_change(&job, &event).map_err(refused)?;
         if job.state.is_done() {
             self.retake_key(&after);
         }

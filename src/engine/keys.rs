@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock::{StoreTime, Timestamp},
-    engine::transition::{Refusal, transition, waiting_state},
+    engine::transition::{Refusal, waiting_state},
     job::{Job, JobId, KeyHash, KeyRow, Spec, State},
 };
 
@@ -126,13 +126,10 @@ impl Decision<'_> {
                     None => Standing::Free,
                 };
             };
-            let queue = holder.spec.queue.number;
             if holder.state.lease().is_none()
                 && self.accepted_job(holder.id).is_none()
-                && self.is_purged(&holder)
+                && self.delete_if_purged(&holder)
             {
-                self.delete(&holder);
-                self.engine.purges.deleted_early(queue);
                 continue;
             }
             let successor = row.successor.and_then(|id| self.any_job(id));
@@ -196,8 +193,9 @@ impl Decision<'_> {
     /// Lets a blocked job start: a successor, which holds the key now, or one whose dependencies are met.
     pub(super) fn unblock(&mut self, job: &Arc<Job>, not_before: Option<StoreTime>) {
         let not_before = not_before.map(|until| self.engine.names.steps.wall_of_backoff(until));
-        let moment = self.moment(job);
-        if let Some(accepted) = self.accepted_job_mut(job.id) {
+        if let Some(moment) = self.accepted_job(job.id).map(|_| self.moment(job))
+            && let Some(accepted) = self.accepted_job_mut(job.id)
+        {
             if let State::Blocked { due } = accepted.job.state {
                 let start = not_before.map_or(due, |earliest| earliest.max(due));
                 accepted.job.state = waiting_state(Some(start), moment);
@@ -205,14 +203,7 @@ impl Decision<'_> {
             self.sealed.more |= self.has_chosen;
             return;
         }
-        let queue = job.spec.queue.number;
-        if self.is_purged(job) {
-            self.delete(job);
-            self.engine.purges.deleted_early(queue);
-            return;
-        }
-        if let Ok(changed) = transition(job, &Event::Unblock { not_before }, moment) {
-            self.change(job, changed);
+        if !self.delete_if_purged(job) && self.try_change(job, &Event::Unblock { not_before }).is_ok() {
             self.sealed.more |= self.has_chosen;
         }
     }
@@ -343,10 +334,7 @@ impl Decision<'_> {
     /// Cancels the holder of a key for its successor. A running one is asked to stop.
     pub(super) fn cancel_holder(&mut self, id: JobId) {
         let Some(holder) = self.job(id) else { return };
-        let cancelled: Result<_, Refusal> = transition(&holder, &Event::Cancel, self.moment(&holder));
         // A holder that was asked to stop before goes on stopping.
-        if let Ok(changed) = cancelled {
-            self.change(&holder, changed);
-        }
+        let _: Result<_, Refusal> = self.try_change(&holder, &Event::Cancel);
     }
 }

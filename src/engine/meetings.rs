@@ -352,9 +352,8 @@ impl Decision<'_> {
         }
         let Some(job) = self.job(id) else { return };
         let event = self.takeover(&job, &new, not_before);
-        if let Ok(changed) = transition(&job, &event, self.moment(&job)) {
+        if self.try_change(&job, &event).is_ok() {
             self.writes.payloads.push((id, new.payload));
-            self.change(&job, changed);
         }
     }
 

@@ -167,9 +167,7 @@ impl Decision<'_> {
     }
 
     fn is_over(&self, job: &Job, keep: std::time::Duration) -> bool {
-        let sweeping = &self.engine.sweeping;
-        let own = self.engine.queues.with(job.spec.queue.number, |info| sweeping.of_queue(Some(info)));
-        let retention = own.unwrap_or(sweeping.server());
+        let retention = self.retention_of(job.spec.queue.number);
         self.is_untouched(job.id) && retention.of(job.state.name()) == Some(Keep::For(keep))
     }
 
@@ -225,11 +223,10 @@ impl Decision<'_> {
         }));
         due.sort_by_key(|job| (job.state.due(), job.id));
         for stored in due {
-            let number = stored.spec.queue.number;
-            if self.is_untouched(stored.id) && self.is_purged(&stored) {
-                self.delete(&stored);
-                self.engine.purges.deleted_early(number);
-            } else if lapsed(&stored, now) {
+            if self.is_untouched(stored.id) && self.delete_if_purged(&stored) {
+                continue;
+            }
+            if lapsed(&stored, now) {
                 // If more jobs expire at once than a batch takes, some are still among the due ones. So is a job whose
                 // only attempt was released without a start.
                 self.must(&stored, &Event::Lapse)?;

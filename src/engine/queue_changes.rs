@@ -31,12 +31,17 @@ impl Decision<'_> {
         }
     }
 
+    /// Returns the retention times of ended jobs of a queue, which may have been deleted since they ended.
+    pub(super) fn retention_of(&self, queue: u32) -> Retention {
+        let sweeping = &self.engine.sweeping;
+        let own = self.engine.queues.with(queue, |info| sweeping.of_queue(Some(info)));
+        own.unwrap_or_else(|| sweeping.of_queue(None))
+    }
+
     /// Updates the sweeps if the queue's retention times have changed.
     pub(super) fn replan_sweeps(&mut self, queue: u32, before: Retention) {
+        let now = self.retention_of(queue);
         let engine = &mut *self.engine;
-        let sweeping = &engine.sweeping;
-        let now = engine.queues.with(queue, |info| sweeping.of_queue(Some(info)));
-        let now = now.unwrap_or(sweeping.server());
         if now != before {
             let all = engine.queues.all();
             engine.sweeping.replan(&all, |keep| times_of(now).any(|time| time == keep));

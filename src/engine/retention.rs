@@ -86,11 +86,6 @@ impl Sweeping {
         Sweeping { server, kept, next: None, new: Additions::default() }
     }
 
-    /// Returns the server's default retention times.
-    pub(super) fn server(&self) -> Retention {
-        self.server
-    }
-
     /// Returns the time of the next deletion, by the committed state.
     pub(super) fn wake(&self) -> Option<StoreTime> {
         let Sweeps { by_time, tombstones, requests } = &self.kept;
@@ -201,7 +196,7 @@ impl Sweeping {
         over
     }
 
-    /// Returns the retention times of a queue's ended jobs.
+    /// Returns the retention times of a queue's ended jobs; without a queue, the server's.
     pub(super) fn of_queue(&self, queue: Option<&QueueInfo>) -> Retention {
         queue.map_or(self.server, |queue| queue.settings.retention.over(self.server))
     }

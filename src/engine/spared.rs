@@ -92,8 +92,18 @@ impl Decision<'_> {
     }
 
     /// Returns whether a purge will delete a waiting job. It spares those that others wait for.
-    pub(super) fn is_purged(&self, job: &Job) -> bool {
+    fn is_purged(&self, job: &Job) -> bool {
         self.engine.purges.covers(job.spec.queue.number, job.id) && !self.may_have_live_child(job)
+    }
+
+    /// Deletes a waiting job that a purge covers, ahead of the purge, and returns whether it did.
+    pub(super) fn delete_if_purged(&mut self, job: &Arc<Job>) -> bool {
+        if !self.is_purged(job) {
+            return false;
+        }
+        self.delete(job);
+        self.engine.purges.deleted_early(job.spec.queue.number);
+        true
     }
 
     /// Keeps an ended job whose retention time is over, because children have not ended.
@@ -127,9 +137,7 @@ impl Decision<'_> {
 
     /// Returns whether a job's retention time is over.
     fn is_long_over(&self, job: &Arc<Job>, now: StoreTime) -> bool {
-        let sweeping = &self.engine.sweeping;
-        let own = self.engine.queues.with(job.spec.queue.number, |info| sweeping.of_queue(Some(info)));
-        match own.unwrap_or(sweeping.server()).of(job.state.name()) {
+        match self.retention_of(job.spec.queue.number).of(job.state.name()) {
             Some(Keep::For(keep)) => {
                 self.engine.names.steps.counted(job.position, job.updated) < now.before(keep)
             }

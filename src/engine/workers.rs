@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use super::{ControlRefusal, Engine, decision::Decision};
 use crate::{
     clock::{StoreTime, Uptime},
-    engine::transition::{Event, FailCause, lost, transition},
+    engine::transition::{Event, FailCause, Refusal, lost},
     job::{JobId, LeaseOwner, LeaseToken, WorkerProcess, WorkerRow, names::is_reserved_kind},
     store::Names,
 };
@@ -376,9 +376,8 @@ impl Decision<'_> {
             let Some(job) = self.job(job.id) else { continue };
             let (Some(lease), Some(_)) = (job.state.lease(), job.remote.worker()) else { continue };
             let event = Event::Fail { lease, failure: lost(why), delay: None, cause };
-            if let Ok(changed) = transition(&job, &event, self.moment(&job)) {
+            if self.try_change(&job, &event).is_ok() {
                 self.forget_output(&job);
-                self.change(&job, changed);
             }
         }
     }
@@ -407,11 +406,8 @@ impl Decision<'_> {
             let Some(job) = self.job(job.id) else { continue };
             let Some(lease) = job.state.lease().filter(|lease| !listed.contains(lease)) else { continue };
             let order = self.engine.leases.order(job.id);
-            if let Ok(changed) =
-                transition(&job, &Event::Release { lease, delay: None, order }, self.moment(&job))
-            {
-                self.change(&job, changed);
-            }
+            // The job runs under this lease, which the event takes.
+            let _: Result<_, Refusal> = self.try_change(&job, &Event::Release { lease, delay: None, order });
         }
     }
 

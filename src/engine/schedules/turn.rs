@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    engine::transition::{Event, transition},
+    engine::transition::{Event, Refusal},
     job::{JobId, ScheduleId, ScheduleOrigin, StateName},
     settings::{Deferred, FutureInstant, LastRun, Late, Overlap, Pause, ScheduleInfo, SetBack, SkipCount, Waits},
     store::Space,
@@ -416,9 +416,7 @@ impl Decision<'_> {
     fn cancel_last(&mut self, turn: &Turn) {
         let Some(job) = turn.info.run.last.as_ref().and_then(|last| self.job(last.job)) else { return };
         // A job that is cancelled already, or has just ended, needs no cancel.
-        if let Ok(changed) = transition(&job, &Event::Cancel, self.moment(&job)) {
-            self.change(&job, changed);
-        }
+        let _: Result<_, Refusal> = self.try_change(&job, &Event::Cancel);
     }
 
     /// Creates the job of an instant. Otherwise returns why not, unless an earlier offer still waits.
