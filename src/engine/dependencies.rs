@@ -105,12 +105,21 @@ pub(super) struct Ties {
 
 /// A dependency of a job of an offer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tie {
+struct Tie {
     child: usize,
     dependency: Dependency,
 }
 
-pub(super) fn ties_of(jobs: &AtLeastOne<NewJob>) -> Vec<Tie> {
+/// The dependencies of an offer's jobs.
+#[derive(Debug, Default)]
+pub(super) struct OfferTies {
+    /// In the order of the children.
+    ties: Vec<Tie>,
+    /// The indexes of all jobs of the offer, each after those that it depends on.
+    order: Vec<usize>,
+}
+
+fn ties_of(jobs: &AtLeastOne<NewJob>) -> Vec<Tie> {
     let ties = |(child, job): (usize, &NewJob)| {
         let ties = job.depends_on.iter().map(move |dependency| Tie { child, dependency: *dependency });
         ties.collect::<Vec<_>>()
@@ -247,10 +256,12 @@ impl Decision<'_> {
         self.ties.new_children.get(&parent).copied()
     }
 
-    /// Checks that the parents of an offer's jobs exist, and that its jobs don't wait for each other in a circle.
-    pub(super) fn check_parents(&mut self, offer: &Offer) -> Result<(), OfferRefusal> {
-        if offer.jobs.iter().all(|job| job.depends_on.is_empty()) {
-            return Ok(());
+    /// Returns the dependencies of an offer's jobs, after a check that the parents exist, and that the jobs don't wait for
+    /// each other in a circle.
+    pub(super) fn ties_of(&mut self, offer: &Offer) -> Result<OfferTies, OfferRefusal> {
+        let ties = ties_of(&offer.jobs);
+        if ties.is_empty() {
+            return Ok(OfferTies::default());
         }
         let is_batch = offer.jobs.count() > 1;
         for (index, job) in offer.jobs.iter().enumerate() {
@@ -265,10 +276,8 @@ impl Decision<'_> {
                 }
             }
         }
-        match order_of(offer.jobs.count(), &ties_of(&offer.jobs)) {
-            Ok(_) => Ok(()),
-            Err(path) => Err(OfferRefusal::DependencyCycle(path)),
-        }
+        let order = order_of(offer.jobs.count(), &ties).map_err(OfferRefusal::DependencyCycle)?;
+        Ok(OfferTies { ties, order })
     }
 
     /// Returns a job that others may wait for. A waiting one that a purge covers is deleted first: it will never start.
@@ -280,12 +289,11 @@ impl Decision<'_> {
 
     /// Makes the jobs of the offer that was accepted last wait for those that they depend on. `first` is the id of its first
     /// job. Jobs with dependencies are accepted only among new ones, so that their ids are consecutive.
-    pub(super) fn tie(&mut self, first: JobId, ties: &[Tie]) {
-        let Some(offer) = self.accepted.len().checked_sub(1).filter(|_| !ties.is_empty()) else { return };
-        let count = self.accepted.get(offer).map_or(0, |offer| offer.jobs.count());
+    pub(super) fn tie(&mut self, first: JobId, offered: &OfferTies) {
+        let Some(offer) = self.accepted.len().checked_sub(1) else { return };
+        let OfferTies { ties, order } = offered;
         // A parent that has ended already ends its children, and so on: parents come first.
-        for child in order_of(count, ties).unwrap_or_default() {
-            // They are in the order of the children.
+        for &child in order {
             let begin = ties.partition_point(|tie| tie.child < child);
             let own = ties.iter().skip(begin).take_while(|tie| tie.child == child).map(|tie| tie.dependency);
             self.tie_child(offer, first, child, own);

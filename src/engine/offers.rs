@@ -9,7 +9,7 @@ use std::{
 use super::{
     AdmissionError, ControlRefusal, NewJob, NotAdmitted, Offer, OfferError, OfferRefusal, QueueFull, SeenIds, Submitted,
     callers::Seat,
-    dependencies::ties_of,
+    dependencies::OfferTies,
     decision::{AcceptedItem, AcceptedJob, AcceptedOffer, AnsweredOffer, Decision, RepeatedOffer},
     meetings::{Fate, HolderRef, Meeting, Party},
     tallies::Usage,
@@ -33,6 +33,14 @@ struct Share {
     usage: Usage,
     /// The part that jobs take which the batch creates.
     reserved: Usage,
+}
+
+/// An offer that can be accepted.
+struct CheckedOffer {
+    shares: Vec<Share>,
+    /// Who gets its unique keys; absent if its jobs have none.
+    meeting: Option<Meeting>,
+    ties: OfferTies,
 }
 
 /// Reason why an offer is not accepted now.
@@ -96,11 +104,9 @@ impl Decision<'_> {
             }
             return None;
         }
-        let met = admitted(&offer).and_then(|()| self.meet(&offer));
-        let met = met.and_then(|meeting| self.check_parents(&offer).map(|()| meeting)).map_err(OfferObstacle::from);
-        match met.and_then(|meeting| Ok((self.room_for(&offer, meeting.as_ref(), space)?, meeting))) {
-            Ok((shares, meeting)) => {
-                self.accept(offer, &shares, meeting);
+        match self.check_offer(&offer, space) {
+            Ok(checked) => {
+                self.accept(offer, checked);
             }
             Err(OfferObstacle::Refusal(refusal)) => self.refuse(answered(offer), refusal),
             Err(OfferObstacle::Full { queue, full, is_only_behind }) => {
@@ -111,10 +117,17 @@ impl Decision<'_> {
         None
     }
 
+    fn check_offer(&mut self, offer: &Offer, space: Space) -> Result<CheckedOffer, OfferObstacle> {
+        admitted(offer)?;
+        let meeting = self.meet(offer)?;
+        let ties = self.ties_of(offer)?;
+        Ok(CheckedOffer { shares: self.room_for(offer, meeting.as_ref(), space)?, meeting, ties })
+    }
+
     /// Decides the offer of a schedule, and returns its job. An offer that finds no room waits for it.
     pub(super) fn offer_of_schedule(&mut self, offer: Offer, space: Space) -> Result<JobId, NotOffered> {
-        match self.room_for_instant(&offer, space) {
-            Ok(shares) => Ok(self.accept(offer, &shares, None)),
+        match self.check_offer(&offer, space) {
+            Ok(checked) => Ok(self.accept(offer, checked)),
             Err(OfferObstacle::Refusal(refusal)) => Err(NotOffered { why: refusal.to_string(), waits: false }),
             Err(OfferObstacle::Full { queue, full, is_only_behind }) => {
                 let why = full.to_string();
@@ -126,17 +139,11 @@ impl Decision<'_> {
 
     /// Decides an offer that does not wait, and returns its job.
     pub(super) fn offer_now(&mut self, offer: Offer, space: Space) -> Result<JobId, ControlRefusal> {
-        match self.room_for_instant(&offer, space) {
-            Ok(shares) => Ok(self.accept(offer, &shares, None)),
+        match self.check_offer(&offer, space) {
+            Ok(checked) => Ok(self.accept(offer, checked)),
             Err(OfferObstacle::Refusal(refusal)) => Err(refusal.into()),
             Err(OfferObstacle::Full { full, .. }) => Err(full.into()),
         }
-    }
-
-    /// Looks for room for a schedule's job, which has no unique key.
-    fn room_for_instant(&self, offer: &Offer, space: Space) -> Result<Vec<Share>, OfferObstacle> {
-        admitted(offer)?;
-        self.room_for(offer, None, space)
     }
 
     fn wait_for_room(&mut self, queue: u32, offer: Offer, full: QueueFull, is_only_behind: bool) {
@@ -186,12 +193,13 @@ impl Decision<'_> {
     }
 
     /// Allocates the jobs' ids, adds the offer to the accepted ones, and returns the first id.
-    fn accept(&mut self, offer: Offer, shares: &[Share], meeting: Option<Meeting>) -> JobId {
+    fn accept(&mut self, offer: Offer, checked: CheckedOffer) -> JobId {
+        let CheckedOffer { shares, meeting, ties } = checked;
         let Offer { request, jobs, caller, seat, ask, .. } = offer;
         let answer = AnsweredOffer { ask, caller, seat };
-        let (now, ties) = (self.now(), ties_of(&jobs));
+        let now = self.now();
         let Some(meeting) = meeting else {
-            self.reserve(shares);
+            self.reserve(&shares);
             let first = self.engine.numbers.draw_ids(jobs.count(), now);
             self.keep_request(request, SeenIds { first, count: jobs.count() as u32, found: None });
             let mut next = first;
@@ -199,7 +207,7 @@ impl Decision<'_> {
                 let id = next;
                 next = next.plus(1);
                 let start = job.run_time.map(|time| time.instant(now));
-                AcceptedItem::New(self.accepted_new(id, job, shares, start))
+                AcceptedItem::New(self.accepted_new(id, job, &shares, start))
             });
             self.accepted.push(AcceptedOffer { jobs, has_request: request.is_some(), answer });
             self.tie(first, &ties);
@@ -212,7 +220,7 @@ impl Decision<'_> {
         let ids: HashMap<usize, JobId> =
             with_place.map(|(place, (index, _))| (index, first.plus(place as i64))).collect();
         let seen = SeenIds { first, count: count as u32, found: None };
-        self.accept_met(jobs, request, answer, shares, meeting, &ids, seen);
+        self.accept_met(jobs, request, answer, &shares, meeting, &ids, seen);
         self.tie(first, &ties);
         first
     }
