@@ -1,7 +1,8 @@
 //! The state machine of a job: one function decides every change.
 //!
-//! The function is pure, so that every store and every test agrees on what is allowed. Each state is matched by name: code
-//! does not compile with a new state until every event handles it.
+//! The function is pure: the same job, event and moment give the same result, so that every store and every test agrees
+//! on what is allowed. Each state is matched by name: code does not compile with a new state until every event handles
+//! it.
 
 mod retries;
 
@@ -106,7 +107,8 @@ pub enum Event {
 pub struct Moment {
     /// The wall-clock time.
     pub now: Timestamp,
-    /// The present by which backoffs end: the wall clock without its drift of less than a second against elapsed time.
+    /// The present by which backoffs end: the wall-clock time without its drift of less than one second against the
+    /// elapsed time.
     pub backoffs: Timestamp,
     /// The present on the timeline of backoffs.
     pub elapsed: StoreTime,
@@ -359,41 +361,22 @@ pub fn transition(job: &Job, event: &Event, moment: Moment) -> Result<Changed, R
             | State::Cancelled
             | State::Expired => Err(refused),
         },
-        Event::Unblock { not_before } => match job.state {
-            State::Blocked { due } => {
-                let start = not_before.map_or(due, |earliest| earliest.max(due));
-                Ok(changed(job, waiting_state(Some(start), moment), moment))
-            }
-            State::Scheduled { .. }
-            | State::Queued { .. }
-            | State::BackingOff { .. }
-            | State::Running { .. }
-            | State::Cancelling { .. }
-            | State::Succeeded
-            | State::Failed
-            | State::Cancelled
-            | State::Expired => Err(refused),
-        },
-        Event::Forsake { failure } => match job.state {
-            State::Blocked { .. } => {
-                let mut next = changed(job, State::Cancelled, moment);
-                next.job.failure = Some(Arc::clone(failure));
-                Ok(next)
-            }
-            State::Scheduled { .. }
-            | State::Queued { .. }
-            | State::BackingOff { .. }
-            | State::Running { .. }
-            | State::Cancelling { .. }
-            | State::Succeeded
-            | State::Failed
-            | State::Cancelled
-            | State::Expired => Err(refused),
-        },
+        Event::Unblock { not_before } => {
+            let due = check_blocked(job)?;
+            let start = not_before.map_or(due, |earliest| earliest.max(due));
+            Ok(changed(job, waiting_state(Some(start), moment), moment))
+        }
+        Event::Forsake { failure } => {
+            check_blocked(job)?;
+            let mut next = changed(job, State::Cancelled, moment);
+            next.job.failure = Some(Arc::clone(failure));
+            Ok(next)
+        }
     }
 }
 
-/// Returns the state of a waiting job with another start time. A ready job that stays ready keeps its order.
+/// Returns the state of a waiting job with another start time. A ready job that stays ready keeps its order, and one
+/// whose attempts could not start waits for the end of its backoff.
 fn state_with_start(state: State, start: Option<Option<Timestamp>>, moment: Moment) -> State {
     match (start, waiting_state(start.flatten(), moment)) {
         (None, _) => state,
@@ -405,7 +388,7 @@ fn state_with_start(state: State, start: Option<Option<Timestamp>>, moment: Mome
     }
 }
 
-/// Returns whether a waiting job is due.
+/// Returns whether a waiting job is due, by the wall clock if scheduled or by the end of its backoff.
 fn is_due(job: &Job, moment: Moment) -> bool {
     match job.state {
         State::Scheduled { due } => due <= moment.now,
@@ -461,6 +444,22 @@ pub(super) fn check_lease(job: &Job, lease: LeaseToken) -> Result<LeaseState, Re
         | State::Failed
         | State::Cancelled
         | State::Expired => Err(Refusal::LeaseLost(job.state.name())),
+    }
+}
+
+/// Checks that the job is blocked, and returns its start time.
+fn check_blocked(job: &Job) -> Result<Timestamp, Refusal> {
+    match job.state {
+        State::Blocked { due } => Ok(due),
+        State::Scheduled { .. }
+        | State::Queued { .. }
+        | State::BackingOff { .. }
+        | State::Running { .. }
+        | State::Cancelling { .. }
+        | State::Succeeded
+        | State::Failed
+        | State::Cancelled
+        | State::Expired => Err(Refusal::WrongState(job.state.name())),
     }
 }
 
