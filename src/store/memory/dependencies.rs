@@ -51,7 +51,6 @@ impl Dependencies {
         let of_parent = (parent, FIRST)..=(parent, LAST);
         let state = |child: JobId| self.edges.get(&(child, parent)).map(|edge| edge.state as u8);
         let mut children: Vec<JobId> = self.live.range(of_parent).map(|(_, child)| *child).collect();
-        // Those that wait come first.
         children.sort_by_key(|child| (state(*child), *child));
         children.truncate(limit);
         LiveChildren { is_cut: children.len() == limit, children }

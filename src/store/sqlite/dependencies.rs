@@ -103,11 +103,7 @@ impl Fetch<'_> {
         for Edge { child, .. } in &read.waiting {
             if !found.dependencies.waits.contains_key(child) {
                 found.dependencies.waits.insert(*child, self.waits(*child)?);
-                if !found.jobs.contains_key(child)
-                    && let Some(job) = self.job(*child)?
-                {
-                    found.jobs.insert(*child, job);
-                }
+                self.find_job(*child, &mut found.jobs)?;
             }
         }
         let count = read.waiting.len();
@@ -117,10 +113,14 @@ impl Fetch<'_> {
 
     /// Reads the children that have not ended, of the parents that were found.
     pub(super) fn live_children(&self, found: &mut ReadResults) -> Result<(), StoreError> {
-        for parent in found.guarded_parents() {
-            let sql = "SELECT child FROM dependency WHERE parent = ?1 AND live = 1 ORDER BY state, child LIMIT ?2";
-            let mut statement = self.connection.prepare_cached(sql)?;
-            let limit = LiveChildren::MAX;
+        let parents = found.guarded_parents();
+        if parents.is_empty() {
+            return Ok(());
+        }
+        let sql = "SELECT child FROM dependency WHERE parent = ?1 AND live = 1 ORDER BY state, child LIMIT ?2";
+        let mut statement = self.sql(sql)?;
+        let limit = LiveChildren::MAX;
+        for parent in parents {
             let rows = statement.query_map([parent.raw(), limit as i64], |row| row.get("child").map(JobId::from_raw))?;
             let children = rows.collect::<Result<Vec<_>, _>>()?;
             found.dependencies.live_children.insert(parent, LiveChildren { is_cut: children.len() == limit, children });
@@ -132,16 +132,12 @@ impl Fetch<'_> {
     pub(super) fn spared(&self, want: Option<SparedWant>, found: &mut ReadResults) -> Result<(), StoreError> {
         let Some(SparedWant { after, limit }) = want else { return Ok(()) };
         let sql = "SELECT job FROM spared WHERE job > ?1 ORDER BY job LIMIT ?2";
-        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut statement = self.sql(sql)?;
         let after = after.map_or(i64::MIN, JobId::raw);
         let rows = statement.query_map([after, limit as i64], |row| row.get("job").map(JobId::from_raw))?;
         found.dependencies.spared = rows.collect::<Result<_, _>>()?;
         for id in &found.dependencies.spared {
-            if !found.jobs.contains_key(id)
-                && let Some(job) = self.job(*id)?
-            {
-                found.jobs.insert(*id, job);
-            }
+            self.find_job(*id, &mut found.jobs)?;
         }
         Ok(())
     }
@@ -160,7 +156,7 @@ impl Fetch<'_> {
     /// Counts the edges of a child that wait.
     fn waits(&self, child: JobId) -> Result<usize, StoreError> {
         let sql = "SELECT count(*) AS edges FROM dependency WHERE child = ?1 AND state = ?2";
-        let mut count = self.connection.prepare_cached(sql)?;
+        let mut count = self.sql(sql)?;
         let edges: i64 = count.query_row([child.raw(), EdgeState::Waiting as i64], |row| row.get("edges"))?;
         Ok(usize::try_from(edges).unwrap_or_default())
     }

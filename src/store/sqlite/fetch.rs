@@ -1,6 +1,9 @@
 //! The reads of a batch.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    sync::Arc,
+};
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
 
@@ -44,9 +47,7 @@ impl Fetch<'_> {
         }
         let of_schedules: Vec<_> = found.schedules.values().flat_map(|info| info.jobs()).collect();
         for id in wants.jobs.iter().chain(&of_schedules) {
-            if let Some(job) = self.job(*id)? {
-                found.jobs.insert(*id, job);
-            }
+            self.find_job(*id, &mut found.jobs)?;
         }
         for key in &wants.requests {
             if let Some(request) = self.request(key)? {
@@ -106,8 +107,18 @@ impl Fetch<'_> {
         Ok(SetAside { jobs, tallies: recount(self.connection, self.decoder)? })
     }
 
+    /// Reads a job that is not among those that were found so far.
+    pub(super) fn find_job(&self, id: JobId, found: &mut HashMap<JobId, Arc<Job>>) -> Result<(), StoreError> {
+        if let Entry::Vacant(place) = found.entry(id)
+            && let Some(job) = self.job(id)?
+        {
+            place.insert(job);
+        }
+        Ok(())
+    }
+
     /// Reads a job. Returns `None` for a row that can't be read, which is noted.
-    pub(super) fn job(&self, id: JobId) -> Result<Option<Arc<Job>>, StoreError> {
+    fn job(&self, id: JobId) -> Result<Option<Arc<Job>>, StoreError> {
         match read_one_job(self.connection, self.decoder, id) {
             Err(StoreError::Unreadable { .. }) => Ok(None),
             read => Ok(read?.map(Arc::new)),

@@ -86,11 +86,7 @@ impl Fetch<'_> {
         for hash in hashes {
             let row = find(&mut look_up, hash)?;
             for id in row.iter().flat_map(|row| [Some(row.holder), row.successor]).flatten() {
-                if !found.jobs.contains_key(&id)
-                    && let Some(job) = self.job(id)?
-                {
-                    found.jobs.insert(id, job);
-                }
+                self.find_job(id, &mut found.jobs)?;
             }
             found.keys.insert(hash, row);
         }
