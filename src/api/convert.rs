@@ -245,7 +245,7 @@ pub(super) fn pending(
     job: &Job,
     queue: Option<&QueueEntry>,
     runs_here: bool,
-    (key, waited_for): (Option<&v1::UniqueKeyStatus>, Option<&(Vec<JobId>, usize)>),
+    (key, on_others): (Option<&v1::UniqueKeyStatus>, Option<v1::Pending>),
     now: Timestamp,
 ) -> Vec<v1::Pending> {
     use v1::PendingReason as Reason;
@@ -260,14 +260,11 @@ pub(super) fn pending(
     match job.state {
         State::Scheduled { due } | State::BackingOff { due } => add(Reason::RunTime, "", Some(due)),
         State::Blocked { due } => {
-            let mut pending = vec![match waited_for {
-                Some(parents) => dependencies::pending(parents),
-                None => {
-                    let key = key.cloned().unwrap_or_default();
-                    let job_ids = Some(key.holder_id).filter(|id| !id.is_empty()).into_iter().collect();
-                    v1::Pending { reason: Reason::UniqueKey as i32, subject: key.key, until: None, job_ids }
-                }
-            }];
+            let mut pending = vec![on_others.unwrap_or_else(|| {
+                let key = key.cloned().unwrap_or_default();
+                let job_ids = Some(key.holder_id).filter(|id| !id.is_empty()).into_iter().collect();
+                v1::Pending { reason: Reason::UniqueKey as i32, subject: key.key, until: None, job_ids }
+            })];
             if due > now {
                 let (reason, until) = (Reason::RunTime as i32, Some(timestamp(due)));
                 pending.push(v1::Pending { reason, until, ..Default::default() });

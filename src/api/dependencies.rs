@@ -12,17 +12,18 @@ use super::{
 use crate::{
     admission::dependencies,
     engine::OfferRefusal,
-    job::{Dependency, DependencyCondition, DependencyTarget, Edge, EdgeState, Job, JobId},
+    job::{Dependency, DependencyCondition, DependencyTarget, Edge, EdgeState, Job, JobId, State},
     proto::v1::{self, dependency::On},
-    store::StoreError,
 };
 
 /// Limit of the ids in a reason why a job does not run.
 const PENDING_IDS_MAX: usize = 10;
+/// Limit of the parents that one read checks.
+const PARENTS_READ_MAX: usize = 100;
 
 impl Validator {
-    /// Validates the dependencies of a job. `own` is its index in its batch and the number
-    /// of the batch's jobs, if it is in one.
+    /// Validates the dependencies of a job. `own` is its index in its batch and the number of the batch's jobs, if it is in
+    /// one.
     pub(super) fn dependencies(
         &mut self,
         field: &dyn Display,
@@ -85,43 +86,49 @@ impl Core {
         if caller.sees_all() {
             return Ok(());
         }
+        let mut asked = Vec::new();
         for (index, on) in jobs.enumerate() {
-            for (place, dependency) in on.iter().enumerate() {
-                let DependencyTarget::Job(id) = dependency.on else { continue };
-                let read = self.shard.reads.read(move |reader| match reader.job(id) {
-                    Err(StoreError::Unreadable { .. }) => Ok(None),
-                    read => read,
-                });
-                // The committer finds out whether it exists.
-                if read.await?.is_some_and(|job| !caller.sees(&job)) {
-                    let (index, on) = (is_batch.then_some(index), dependency.on);
-                    return Err(OfferRefusal::DependencyNotFound { index, place, on }.into());
-                }
+            let known = on.iter().enumerate().filter_map(|(place, dependency)| match dependency.on {
+                DependencyTarget::Job(id) => Some((index, place, id)),
+                DependencyTarget::Item(_) => None,
+            });
+            asked.extend(known);
+        }
+        for some in asked.chunks(PARENTS_READ_MAX) {
+            let ids: Vec<JobId> = some.iter().map(|(.., id)| *id).collect();
+            let (read, _) = self.shard.reads.read(move |reader| reader.jobs(&ids)).await?;
+            // The committer finds out whether the others exist.
+            let is_hidden = |job: &Option<Job>| job.as_ref().is_some_and(|job| !caller.sees(job));
+            if let Some((&(index, place, id), _)) = some.iter().zip(&read).find(|(_, job)| is_hidden(job)) {
+                let (index, on) = (is_batch.then_some(index), DependencyTarget::Job(id));
+                return Err(OfferRefusal::DependencyNotFound { index, place, on }.into());
             }
         }
         Ok(())
     }
 
-    /// Returns the ids of the first jobs that a job waits for, and the number of all of them.
-    pub(super) async fn waited_for(&self, job: &Job) -> Result<Option<(Vec<JobId>, usize)>, Status> {
-        if job.spec.dependencies() == 0 || !matches!(job.state, crate::job::State::Blocked { .. }) {
+    /// Returns the reason for which a job waits that depends on others. Its edges are read only if its view has none.
+    pub(super) async fn pending_on_others(
+        &self,
+        job: &Job,
+        view: &[v1::JobDependency],
+    ) -> Result<Option<v1::Pending>, Status> {
+        if job.spec.dependencies() == 0 || !matches!(job.state, State::Blocked { .. }) {
             return Ok(None);
         }
-        let id = job.id;
-        let edges = self.shard.reads.read(move |reader| reader.dependencies(id)).await?;
-        let waiting = edges.iter().filter(|edge| edge.state == EdgeState::Waiting).map(|edge| edge.parent);
-        let (count, first) = (waiting.clone().count(), waiting.take(PENDING_IDS_MAX).collect());
-        Ok(Some((first, count)))
-    }
-}
-
-/// Returns the reason for which a job waits that depends on others.
-pub(super) fn pending((first, count): &(Vec<JobId>, usize)) -> v1::Pending {
-    v1::Pending {
-        reason: v1::PendingReason::Dependency as i32,
-        subject: if *count == 1 { "1 job".to_owned() } else { format!("{count} jobs") },
-        until: None,
-        job_ids: first.iter().map(JobId::to_string).collect(),
+        let (id, mut read) = (job.id, Vec::new());
+        if view.is_empty() {
+            let edges = self.shard.reads.read(move |reader| reader.dependencies(id)).await?;
+            read.extend(edges.iter().map(shown));
+        }
+        let waiting = view.iter().chain(&read).filter(|edge| edge.state() == v1::DependencyState::Waiting);
+        let count = waiting.clone().count();
+        Ok(Some(v1::Pending {
+            reason: v1::PendingReason::Dependency as i32,
+            subject: if count == 1 { "1 job".to_owned() } else { format!("{count} jobs") },
+            until: None,
+            job_ids: waiting.take(PENDING_IDS_MAX).map(|edge| edge.job_id.clone()).collect(),
+        }))
     }
 }
 

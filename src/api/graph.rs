@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// Limit of the jobs in a graph, if the caller names none.
-const JOBS_DEFAULT: usize = 100;
+const JOBS_DEFAULT: u32 = 100;
 /// Limit of the jobs in a graph.
-pub(super) const JOBS_MAX: usize = 1_000;
+pub(super) const JOBS_MAX: u32 = 1_000;
 /// Limit of the edges in a graph.
 const EDGES_MAX: usize = 10_000;
 
@@ -115,16 +115,7 @@ impl Core {
         let body = call.into_inner();
         let mut validator = Validator::new(self.clock.now(), &body.namespace);
         let id = validator.job_id("id", &body.id);
-        let max = match usize::try_from(body.max_jobs) {
-            Ok(0) => JOBS_DEFAULT,
-            Ok(max @ 1..=JOBS_MAX) => max,
-            Ok(_) | Err(_) => {
-                let problem =
-                    format!("is {}; it must be from 1 to {JOBS_MAX}, or 0 for {JOBS_DEFAULT}", body.max_jobs);
-                validator.fault("max_jobs", problem);
-                JOBS_DEFAULT
-            }
-        };
+        let max = validator.limit("max_jobs", body.max_jobs, JOBS_MAX, JOBS_DEFAULT);
         validator.finish()?;
         let job = self.shard.reads.read(move |reader| reader.job(id)).await?;
         let job = job.ok_or_else(|| errors::job_not_found(&id))?;
@@ -134,7 +125,7 @@ impl Core {
         let walked = self.shard.reads.read(move |reader| {
             let mut graph = Graph { jobs: [(id, job)].into(), ..Graph::default() };
             for direction in [Direction::Up, Direction::Down] {
-                graph.walk(reader, id, direction, max, |job| caller.sees(job))?;
+                graph.walk(reader, id, direction, max as usize, |job| caller.sees(job))?;
             }
             Ok(graph.shown())
         });

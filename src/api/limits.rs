@@ -64,7 +64,7 @@ pub(super) fn all() -> Vec<v1::ServerLimit> {
         ("dependencies", dependencies::DEPENDENCIES_MAX as u64),
         ("filter_kinds", FILTER_KINDS_MAX as u64),
         ("filter_queues", FILTER_QUEUES_MAX as u64),
-        ("graph_jobs", graph::JOBS_MAX as u64),
+        ("graph_jobs", u64::from(graph::JOBS_MAX)),
         ("header_bytes", rules::HEADERS_MAX_BYTES as u64),
         ("headers", rules::HEADERS_MAX as u64),
         ("hello_leases", HELLO_LEASES_MAX as u64),

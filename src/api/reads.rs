@@ -58,9 +58,9 @@ impl Core {
         let (kind, queue_name) = (job.spec.kind.as_str(), job.spec.queue.as_str());
         let runs_here = self.intake.admission.runs(kind) || self.workers.roster.serves(kind, queue_name);
         proto.unique_key = self.key_status(&caller, &job).await?;
-        let waited_for = self.waited_for(&job).await?;
-        let waits = (proto.unique_key.as_ref(), waited_for.as_ref());
-        proto.pending = convert::pending(&job, queue.as_deref(), runs_here, waits, self.clock.now());
+        let on_others = self.pending_on_others(&job, &proto.dependencies).await?;
+        let blocked = (proto.unique_key.as_ref(), on_others);
+        proto.pending = convert::pending(&job, queue.as_deref(), runs_here, blocked, self.clock.now());
         Ok(outgoing::message(v1::GetJobResponse { job: Some(proto) }, share))
     }
 

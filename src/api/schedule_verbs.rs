@@ -315,17 +315,7 @@ impl Verb for BackfillSchedule {
         if request.start_time.is_some() && request.end_time.is_some() && until < from {
             validator.fault("end_time", "is before start_time");
         }
-        let at_most = match u32::try_from(request.at_most) {
-            Ok(0) => BACKFILL_DEFAULT,
-            Ok(at_most) if at_most <= BACKFILL_MAX => at_most,
-            _ => {
-                let number = request.at_most;
-                let message =
-                    format!("is {number}; it must be from 1 to {BACKFILL_MAX}, or 0 for {BACKFILL_DEFAULT}");
-                validator.fault("at_most", message);
-                BACKFILL_DEFAULT
-            }
-        };
+        let at_most = validator.limit("at_most", request.at_most, BACKFILL_MAX, BACKFILL_DEFAULT);
         let range = BackfillRange { from, until, at_most, again: request.again, dry_run: request.dry_run };
         BackfillSchedule { name: request.name, range }
     }

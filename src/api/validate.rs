@@ -431,6 +431,18 @@ impl Validator {
         }
     }
 
+    /// Validates a limit from 1 to `max`. Zero means the default.
+    pub(super) fn limit(&mut self, field: &str, number: i32, max: u32, default: u32) -> u32 {
+        match u32::try_from(number) {
+            Ok(0) => default,
+            Ok(limit) if limit <= max => limit,
+            Ok(_) | Err(_) => {
+                self.fault(field, format!("is {number}; it must be from 1 to {max}, or 0 for {default}"));
+                default
+            }
+        }
+    }
+
     /// Validates the view of jobs in the response.
     pub(super) fn view(&mut self, field: &str, number: i32, default: v1::JobView) -> v1::JobView {
         match self.known(field, number) {
