@@ -21,6 +21,7 @@ const HEADER_KEY_MAX_BYTES: usize = 63;
 const RESERVED_HEADERS: [&str; 2] = ["grpc-", "jobmill-"];
 pub(crate) const LABELS_MAX: usize = 32;
 const LABEL_KEY_MAX_BYTES: usize = 63;
+const LABEL_KEY_FORM: &str = "1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`";
 pub(crate) const LABEL_VALUE_MAX_BYTES: usize = 256;
 const PRIORITY: RangeInclusive<i32> = -100..=100;
 pub(crate) const REQUEST_ID_MAX_BYTES: usize = 128;
@@ -223,12 +224,12 @@ fn is_label_key(key: &str) -> bool {
 
 /// Checks the name of a label.
 pub(crate) fn label_name(name: &str) -> RuleResult {
-    let fault = || format!("{} is no name of a label: write 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`", shown(name));
+    let fault = || format!("{} is no name of a label: write {LABEL_KEY_FORM}", shown(name));
     if is_label_key(name) { Ok(()) } else { Err(fault()) }
 }
 
 fn label_key_fault(key: &str) -> String {
-    format!("the key {} must be 1 to 63 of a-z, A-Z, 0-9, `-`, `_`, `.`, `/`", shown(key))
+    format!("the key {} must be {LABEL_KEY_FORM}", shown(key))
 }
 
 pub(crate) fn priority(priority: i32) -> RuleResult {

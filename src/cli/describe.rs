@@ -62,7 +62,7 @@ pub(super) fn state_details(job: &Job, now: Timestamp) -> String {
     }
 }
 
-/// Whether the job ended because of a job on which it depended.
+/// Returns whether the job ended because of a job on which it depended.
 fn is_forsaken(job: &Job) -> bool {
     job.last_failure.as_ref().is_some_and(|last| last.reason() == FailureReason::Dependency)
 }

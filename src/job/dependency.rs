@@ -121,12 +121,9 @@ impl DependencyCondition {
     /// Returns the condition with this number.
     #[must_use]
     pub fn from_number(number: i64) -> Option<Self> {
-        match number {
-            1 => Some(DependencyCondition::Succeeded),
-            2 => Some(DependencyCondition::Unsuccessful),
-            3 => Some(DependencyCondition::Ended),
-            _ => None,
-        }
+        [Self::Succeeded, Self::Unsuccessful, Self::Ended]
+            .into_iter()
+            .find(|condition| *condition as i64 == number)
     }
 
     /// Returns whether the condition holds for a parent that is over.

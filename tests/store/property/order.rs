@@ -111,8 +111,8 @@ pub(crate) struct Waiting {
     pub(crate) slots: Vec<(Slot, u64)>,
 }
 
-/// Checks that no waiting job precedes one of the same participant that started in a slot for both, and that no job waits while a slot is free,
-/// unless the store has `more` to do at once.
+/// Checks that no waiting job precedes one of the same participant that started in a slot for both, and that no job waits
+/// while a slot is free, unless the store has `more` to do at once.
 pub(crate) fn check(started: &[Started], waiting: &[Waiting], more: bool) -> Result<(), Violation> {
     let mut last_started: HashMap<(&str, Slot, Participant), Contender> = HashMap::new();
     for Started { queue, slot, participant, contender } in started {
