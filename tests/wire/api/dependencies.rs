@@ -57,6 +57,10 @@ async fn a_job_is_shown_with_what_it_waits_for_and_what_became_of_it() {
         (1, PendingReason::Dependency, "2 jobs")
     );
     assert_eq!(pending[0].job_ids, [good.clone(), bad.clone()]);
+    let view = JobView::Basic as i32;
+    let request = v1::GetJobRequest { id: child.clone(), view, ..Default::default() };
+    let basic = soon(rig.jobs.clone().get_job(request)).await.unwrap().into_inner().job.unwrap();
+    assert_eq!((&basic.dependencies[..], &basic.pending[..]), (&[][..], pending));
     // The spec that is read can be submitted again.
     let on = found.spec.unwrap().depends_on;
     assert_eq!(on[1], spec.depends_on[1]);
@@ -279,6 +283,13 @@ async fn a_caller_depends_only_on_jobs_that_it_may_read() {
     let request = as_token("few", v1::SubmitBatchRequest { jobs, ..Default::default() });
     let status = soon(rig.jobs.clone().submit_batch(request)).await.unwrap_err();
     assert_eq!(refusal(&status).metadata["field"], "jobs[1].depends_on[0]");
+    // Behind more of its own than one read looks at.
+    let request = v1::SubmitBatchRequest { jobs: vec![job("echo"); 120], ..Default::default() };
+    let own = soon(rig.jobs.clone().submit_batch(as_token("few", request))).await.unwrap().into_inner().jobs;
+    let on = own.iter().map(|job| &job.id).chain([&hidden]).map(Dependency::on_job);
+    let request = as_token("few", submission(after(on)));
+    let status = soon(rig.jobs.clone().submit(request)).await.unwrap_err();
+    assert_eq!(refusal(&status).metadata["field"], "job.depends_on[120]");
     let item = v1::SubmitItem { job: Some(spec()), ..Default::default() };
     let (_, reason) = item_error(&rig, Some("few"), item).await;
     assert_eq!(reason, "DEPENDENCY_NOT_FOUND");
