@@ -9,8 +9,9 @@ use prost_types::{
 };
 
 const PUBLIC_ROOT: &str = "proto";
-const PUBLIC: [&str; 5] = [
+const PUBLIC: [&str; 6] = [
     "jobmill/v1/job_queue.proto",
+    "jobmill/v1/limit.proto",
     "jobmill/v1/queue.proto",
     "jobmill/v1/schedule.proto",
     "jobmill/v1/server.proto",

@@ -94,6 +94,13 @@ impl v1::JobSpec {
         self.depends_on.push(dependency);
         self
     }
+
+    /// Sets what the job weighs under a limit, in place of 1.
+    #[must_use]
+    pub fn weight(mut self, limit: impl Into<String>, weight: i32) -> Self {
+        self.weights.insert(limit.into(), weight);
+        self
+    }
 }
 
 impl v1::Job {

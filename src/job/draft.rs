@@ -44,6 +44,8 @@ pub struct JobDraft {
     pub max_process_losses: Option<u32>,
     /// The unique key.
     pub unique: Option<Box<UniqueKey>>,
+    /// What the job weighs under limits, by their names; 1 under all others.
+    pub weights: BTreeMap<String, u32>,
     /// The jobs that the job waits for. A schedule's job has none.
     #[serde(skip)]
     pub depends_on: Vec<Dependency>,

@@ -70,6 +70,19 @@ pub fn check_calendar_name(name: &str) -> Result<(), NameError> {
     )
 }
 
+/// Checks the name of a limit.
+///
+/// # Errors
+/// The rule, with the first character that breaks it and its position from 1.
+pub fn check_limit_name(name: &str) -> Result<(), NameError> {
+    check(
+        name,
+        63,
+        |c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'),
+        "a limit's name is 1 to 63 of a-z, 0-9, `-`, `_`, `.`, starting with a letter or digit",
+    )
+}
+
 /// Checks the name of a kind.
 ///
 /// # Errors

@@ -84,6 +84,9 @@ pub struct Extras {
     /// The identity of the unique key.
     #[serde(skip)]
     pub key_hash: KnownHash,
+    /// Its weights under limits, by their names; 1 under all others.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, u32>,
     /// Number of the jobs that the job depends on.
     #[serde(skip_serializing_if = "is_zero")]
     pub dependencies: u32,
@@ -120,6 +123,7 @@ impl Extras {
             unique,
             // It is there with the key.
             key_hash: _,
+            weights,
             dependencies,
             closure,
             schedule,
@@ -134,6 +138,7 @@ impl Extras {
             && max_snoozes.is_none()
             && max_process_losses.is_none()
             && unique.is_none()
+            && weights.is_empty()
             && *dependencies == 0
             && schedule.is_none()
     }
@@ -142,7 +147,9 @@ impl Extras {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let unique = self.unique.as_ref().map_or(0, |unique| unique.key.len());
-        let entries = bytes_of(&self.labels) + bytes_of(&self.headers) + bytes_of(&self.payload.metadata);
+        let weights: usize = self.weights.keys().map(|limit| limit.len() + size_of::<u32>()).sum();
+        let entries =
+            bytes_of(&self.labels) + bytes_of(&self.headers) + bytes_of(&self.payload.metadata) + weights;
         (entries + unique) as u64 + u64::from(self.dependencies) * Dependency::BYTES
     }
 }

@@ -40,6 +40,8 @@ pub struct HttpSettings {
     pub snooze_statuses: Vec<u16>,
     /// The delay after one of these statuses, unless the response has a `Retry-After`.
     pub snooze_delay: Duration,
+    /// Name of a limit under which nothing starts until the end of such a delay: nothing of the job's own value.
+    pub snooze_pauses: Option<String>,
     /// URL by which the endpoint reaches the address of metrics and health, to which `/checkpoint` is added. Without it,
     /// attempts have no checkpoints.
     pub callback_url: Option<HttpUrl>,
@@ -62,6 +64,7 @@ impl HttpSettings {
             idle_timeout: IDLE_TIMEOUT,
             snooze_statuses: Vec::new(),
             snooze_delay: DEFAULT_SNOOZE_DELAY,
+            snooze_pauses: None,
             callback_url: None,
         }
     }
@@ -82,6 +85,7 @@ impl fmt::Debug for HttpSettings {
             idle_timeout,
             snooze_statuses,
             snooze_delay,
+            snooze_pauses,
             callback_url,
         } = self;
         f.debug_struct("HttpSettings")
@@ -96,6 +100,7 @@ impl fmt::Debug for HttpSettings {
             .field("idle_timeout", idle_timeout)
             .field("snooze_statuses", snooze_statuses)
             .field("snooze_delay", snooze_delay)
+            .field("snooze_pauses", snooze_pauses)
             .field("callback_url", callback_url)
             .finish()
     }

@@ -153,6 +153,8 @@ pub struct CommandSettings {
     pub snooze_exit_codes: Vec<i32>,
     /// The delay after one of these exit codes, unless the command tells another one.
     pub snooze_delay: Duration,
+    /// Name of a limit under which nothing starts until the end of such a delay: nothing of the job's own value.
+    pub snooze_pauses: Option<String>,
 }
 
 impl KindSettings {
@@ -177,6 +179,7 @@ impl CommandSettings {
             permanent_exit_codes: Vec::new(),
             snooze_exit_codes: Vec::new(),
             snooze_delay: DEFAULT_SNOOZE_DELAY,
+            snooze_pauses: None,
         }
     }
 }
@@ -193,6 +196,7 @@ impl fmt::Debug for CommandSettings {
             permanent_exit_codes,
             snooze_exit_codes,
             snooze_delay,
+            snooze_pauses,
         } = self;
         f.debug_struct("CommandSettings")
             .field("argv", argv)
@@ -203,6 +207,7 @@ impl fmt::Debug for CommandSettings {
             .field("permanent_exit_codes", permanent_exit_codes)
             .field("snooze_exit_codes", snooze_exit_codes)
             .field("snooze_delay", snooze_delay)
+            .field("snooze_pauses", snooze_pauses)
             .finish()
     }
 }

@@ -99,6 +99,28 @@ pub const EXIT_CODES: RangeInclusive<i32> = 1..=255;
 
 /// Range of the number of open connections.
 pub const CONNECTIONS: RangeInclusive<u32> = 1..=1_000_000;
+
+/// Maximum number of limits.
+pub const LIMITS_MAX: usize = 1_000;
+/// Maximum number of the overrides of a limit.
+pub const LIMIT_OVERRIDES_MAX: usize = 10_000;
+/// Maximum number of the queues, and of the kinds, that a limit names.
+pub const LIMIT_NAMES_MAX: usize = 100;
+/// Range of the total weight of the jobs that run at once under a limit. With 0 it is paused.
+pub const LIMIT_RUNNING: RangeInclusive<u32> = 0..=1_000_000;
+/// Range of the number of tokens that come in each period of a rate. With 0 it is paused.
+pub const RATE_COUNT: RangeInclusive<u32> = 0..=1_000_000;
+/// Range of the period of a rate.
+pub const RATE_PERIOD: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(31 * DAY);
+/// Range of the largest number of tokens that a rate saves.
+pub const RATE_BURST: RangeInclusive<u32> = 1..=1_000_000;
+/// Range of a job's weight under a limit.
+pub const WEIGHT: RangeInclusive<u32> = 1..=1_000_000;
+/// Maximum number of the weights of a job.
+pub const WEIGHTS_MAX: usize = 32;
+/// Maximum length of a value of a limit, in bytes.
+pub const LIMIT_VALUE_BYTES_MAX: usize = 256;
+
 /// Range of the number of open connections that have not sent anything yet.
 pub const HANDSHAKES: RangeInclusive<u32> = 1..=100_000;
 /// Range of the time limit for a connection's TLS handshake and first bytes.

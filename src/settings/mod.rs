@@ -6,6 +6,7 @@ mod authorities;
 mod connections;
 #[cfg(feature = "http")]
 pub(crate) mod http;
+mod job_limit;
 mod kind;
 pub mod limits;
 mod log;
@@ -25,6 +26,7 @@ mod workers;
 pub use self::{
     authorities::Authorities,
     connections::LimitSettings,
+    job_limit::{LimitInfo, LimitKey, LimitRule, LimitSpec, Rate},
     kind::{CommandSettings, DEFAULT_KILL_GRACE, HandlerSettings, JobBounds, KindDefaults, KindSettings},
     log::{LogFormat, LogSettings},
     queue::{DEFAULT_QUEUE, QueueInfo, QueueSettings, SettingsChange, SettingsField, WhenFull},

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     connections::LimitSettings,
+    job_limit::LimitSpec,
     kind::KindSettings,
     queue::{DEFAULT_QUEUE, QueueSettings},
     retention::Retention,
@@ -62,6 +63,8 @@ pub struct Settings {
     pub kinds: BTreeMap<String, KindSettings>,
     /// The declared schedules, by name.
     pub schedules: BTreeMap<String, ScheduleSettings>,
+    /// The declared limits, by name.
+    pub job_limits: BTreeMap<String, LimitSpec>,
     /// The declared calendars, by name.
     pub calendars: BTreeMap<String, Vec<DateRange>>,
 }
@@ -109,6 +112,7 @@ impl Settings {
             kinds: BTreeMap::new(),
             schedules: BTreeMap::new(),
             calendars: BTreeMap::new(),
+            job_limits: BTreeMap::new(),
         }
     }
 
