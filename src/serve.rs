@@ -339,6 +339,7 @@ impl ServerBuilder {
                 declared: self.settings.schedules.clone(),
                 calendars: self.settings.calendars.clone(),
             },
+            limits: self.settings.job_limits.clone(),
         }
     }
 }

@@ -64,12 +64,13 @@ CREATE TABLE job (
     worker       INTEGER,          -- the remote worker that runs the attempt
     reported     TEXT,             -- JSON: lease, number and owner of the latest attempt that its worker has ended by a report
     rare         TEXT,             -- JSON: counts that differ from the plain number of attempts
-    participant  INTEGER NOT NULL, -- QUEUED in a fair queue: the participant in the turns; otherwise 0
+    participant  INTEGER NOT NULL, -- QUEUED: negative in a lane of jobs that wait for limits; otherwise the participant in
+                                   -- the turns of a fair queue, or 0
     until        INTEGER,          -- time at which the job ends by itself, if it still waits then
     payload      BLOB              -- absent for a large payload, which is in the table payload
 ) STRICT;
 
--- Ready jobs, in the order in which they run: in a fair queue, in that of each participant.
+-- Ready jobs, in the order in which they run: that of each lane, and in a fair queue of each participant.
 CREATE INDEX job_ready ON job (queue, kind, participant, rank, detail) WHERE state = 3;
 -- Jobs that wait for a time or for another job, by queue. SQLite builds a table for each evaluation of a longer IN list.
 CREATE INDEX job_due ON job (state, queue, detail) WHERE state = 1 OR state = 2 OR state = 5;
@@ -205,6 +206,33 @@ CREATE TABLE turns (
     last     INTEGER NOT NULL, -- the participant that had the last turn
     renewing INTEGER NOT NULL  -- whether ready jobs may have participants of another label
 ) STRICT;
+
+-- Limits of the jobs that run at once, or start in a time.
+CREATE TABLE job_limit (
+    number   INTEGER PRIMARY KEY,
+    name     TEXT    NOT NULL UNIQUE,
+    settings TEXT    NOT NULL, -- JSON: rule, key, queues and kinds
+    revision INTEGER NOT NULL,
+    declared INTEGER NOT NULL
+) STRICT;
+
+-- Rules of single values of limits.
+CREATE TABLE limit_override (
+    number    INTEGER PRIMARY KEY,
+    job_limit INTEGER NOT NULL,
+    value     TEXT    NOT NULL,
+    rule      TEXT    NOT NULL, -- JSON
+    UNIQUE (job_limit, value)
+) STRICT;
+
+-- Values of limits with spent tokens or a pause, in the time of counters.backoffs.
+CREATE TABLE limit_value (
+    job_limit    INTEGER NOT NULL,
+    value        TEXT    NOT NULL,
+    full_at      INTEGER NOT NULL, -- when all tokens are back, in nanoseconds
+    paused_until INTEGER NOT NULL,
+    PRIMARY KEY (job_limit, value)
+) STRICT, WITHOUT ROWID;
 
 -- Sweeps for ended jobs whose retention time is over: the position in the feed that each has reached.
 CREATE TABLE sweep (

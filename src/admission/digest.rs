@@ -69,6 +69,10 @@ pub(crate) fn put_job(canonical: &mut Canonical, job: &JobDraft) {
     if let Some(unique) = &job.unique {
         put_unique(canonical, unique);
     }
+    for (limit, weight) in &job.weights {
+        canonical.put_text("weights.limit", limit);
+        canonical.put_number("weights.weight", Some(*weight));
+    }
     for dependency in &job.depends_on {
         match dependency.on {
             DependencyTarget::Job(id) => canonical.put_text("depends_on.job_id", &id.to_string()),

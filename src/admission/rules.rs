@@ -67,12 +67,8 @@ pub(crate) fn check(draft: &JobDraft, request_id: &str, now: Timestamp) -> Vec<F
     for problem in metadata(&draft.payload_info.metadata) {
         hold("payload_metadata", Err(problem));
     }
-    for problem in labels(&draft.labels) {
-        hold("labels", Err(problem));
-    }
-    for problem in headers(&draft.headers) {
-        hold("headers", Err(problem));
-    }
+    labels(&draft.labels).into_iter().for_each(|problem| hold("labels", Err(problem)));
+    headers(&draft.headers).into_iter().for_each(|problem| hold("headers", Err(problem)));
     if let Some(number) = draft.priority {
         hold("priority", priority(i32::from(number)));
     }
@@ -94,6 +90,9 @@ pub(crate) fn check(draft: &JobDraft, request_id: &str, now: Timestamp) -> Vec<F
     }
     for (part, problem) in draft.unique.iter().flat_map(|key| unique::unique(key, draft.start)) {
         hold("unique_key", Err(format!("{part} {problem}")));
+    }
+    for problem in weights(draft.weights.iter().map(|(limit, weight)| (&**limit, i64::from(*weight)))) {
+        hold("weights", Err(problem));
     }
     dependencies::alone(&draft.depends_on).for_each(|problem| hold("depends_on", Err(problem)));
     if let Some(expiry) = draft.expiry {
@@ -212,6 +211,25 @@ pub(crate) fn labels(labels: &BTreeMap<String, String>) -> Vec<String> {
         if value.len() > LABEL_VALUE_MAX_BYTES {
             let (shown, bytes) = (shown(key), value.len());
             faults.push(format!("the value of {shown} has {bytes} bytes; at most 256 are allowed"));
+        }
+    }
+    faults
+}
+
+/// Returns every fault of a job's weights.
+pub(crate) fn weights<'a>(weights: impl ExactSizeIterator<Item = (&'a str, i64)>) -> Vec<String> {
+    let max = limits::WEIGHTS_MAX;
+    if weights.len() > max {
+        return vec![format!("has {} entries; at most {max} are allowed", weights.len())];
+    }
+    let mut faults = Vec::new();
+    for (limit, weight) in weights {
+        if let Err(error) = names::check_limit_name(limit) {
+            faults.push(format!("the key {}: {error}", shown(limit)));
+        }
+        let (least, most) = limits::WEIGHT.into_inner();
+        if !(i64::from(least)..=i64::from(most)).contains(&weight) {
+            faults.push(format!("the weight under {} is {weight}; it must be {least} to {most}", shown(limit)));
         }
     }
     faults
@@ -410,6 +428,7 @@ mod tests {
             max_snoozes: Some(1_000_001),
             max_process_losses: Some(0),
             unique: Some(Box::default()),
+            weights: BTreeMap::from([("x".into(), 0)]),
             depends_on: Vec::new(),
             closure: String::new(),
         };
@@ -419,9 +438,9 @@ mod tests {
         assert_eq!(fields[7..11], ["headers", "headers", "priority", "max_attempts"]);
         let retry = ["retry", "retry", "retry", "attempt_timeout"];
         assert_eq!(fields[11..15], retry);
-        let when = ["run_time", "unique_key", "expire_time", "deadline_time", "max_snoozes", "max_process_losses"];
-        assert_eq!(fields[15..21], when);
-        assert_eq!(fields[21..], ["request_id"]);
+        let when = ["run_time", "unique_key", "weights", "expire_time", "deadline_time", "max_snoozes", "max_process_losses"];
+        assert_eq!(fields[15..22], when);
+        assert_eq!(fields[22..], ["request_id"]);
     }
 
     #[test]

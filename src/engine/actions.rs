@@ -1,7 +1,7 @@
 //! Mutations of jobs and queues requested by callers: what each is, answers, and does.
 
 use super::{
-    CalendarAction, CalendarDone, ControlRefusal, JobDone, KeyDone, QueueDone, Registered, Reply, ReplySlot,
+    CalendarAction, CalendarDone, ControlRefusal, JobDone, KeyDone, LimitAction, LimitDone, QueueDone, Registered, Reply, ReplySlot,
     ScheduleAction, ScheduleDone, ScheduleRefusal, WorkerHello, ask::Refusable, decision::Decision,
     queue_actions::queue_done,
 };
@@ -128,6 +128,15 @@ pub enum Action {
         /// Reply channel: the calendar after the change.
         ask: ReplySlot<CalendarDone, ControlRefusal>,
     },
+    /// Change a limit, or one of its overrides.
+    Limit {
+        /// Its name.
+        name: String,
+        /// The change.
+        action: LimitAction,
+        /// Reply channel: the limit after the change.
+        ask: ReplySlot<LimitDone, ControlRefusal>,
+    },
     /// Register a remote worker.
     RegisterWorker {
         /// Its introduction.
@@ -154,6 +163,7 @@ macro_rules! question {
             Action::ReleaseKey { ask, .. } => ask,
             Action::Schedule { ask, .. } => ask,
             Action::Calendar { ask, .. } => ask,
+            Action::Limit { ask, .. } => ask,
             Action::CreateQueue { ask, .. }
             | Action::UpdateQueue { ask, .. }
             | Action::SetPaused { ask, .. } => ask,
@@ -186,6 +196,7 @@ impl Action {
             Action::ReleaseKey { ask, .. } => ask.open(proof).map(Reply::Key),
             Action::Schedule { ask, .. } => ask.open(proof).map(Reply::Schedule),
             Action::Calendar { ask, .. } => ask.open(proof).map(Reply::Calendar),
+            Action::Limit { ask, .. } => ask.open(proof).map(Reply::Limit),
             Action::CreateQueue { ask, .. }
             | Action::UpdateQueue { ask, .. }
             | Action::SetPaused { ask, .. } => ask.open(proof).map(Reply::Queue),
@@ -227,6 +238,7 @@ impl Action {
             | Action::ReviewWorkers { .. }
             | Action::Schedule { .. }
             | Action::Calendar { .. }
+            | Action::Limit { .. }
             | Action::CreateQueue { .. }
             | Action::UpdateQueue { .. }
             | Action::DeleteQueue { .. }
@@ -337,6 +349,7 @@ impl Decision<'_> {
             },
             Action::Schedule { name, action, ask } => ask.decide(self.change_schedule(name, action, request)),
             Action::Calendar { name, action, ask } => ask.decide(self.change_calendar(name, action, request)),
+            Action::Limit { name, action, ask } => ask.decide(self.change_limit(name, action, request)),
             Action::RegisterWorker { hello, ask } => ask.decide(self.register_worker(hello)),
             Action::ReviewWorkers { ask } => {
                 self.review_workers();
@@ -378,6 +391,9 @@ impl Decision<'_> {
             }
             (Action::Schedule { name, ask, .. }, RequestOutcome::Done { .. } | RequestOutcome::Jobs { .. }) => {
                 ask.decide(Ok(self.repeat_schedule(name, answer)));
+            }
+            (Action::Limit { name, ask, .. }, RequestOutcome::Done { .. }) => {
+                ask.decide(Ok(LimitDone { limit: self.engine.limits.find(name), is_repeat: true }));
             }
             (Action::Calendar { name, ask, .. }, RequestOutcome::Done { .. }) => {
                 let calendar = self.engine.schedules.calendar(name);

@@ -155,6 +155,8 @@ pub enum ReportBody {
     Snoozed {
         /// Delay until then.
         delay: Duration,
+        /// Name of a limit that starts nothing until then under the job's value.
+        pause: Option<Arc<str>>,
         /// The tail of its output.
         tail: String,
     },

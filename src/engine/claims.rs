@@ -41,7 +41,7 @@ pub(super) struct NewReady<N> {
 }
 
 /// The answer to the offer of a slot to a job.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Offered {
     /// Whether the job takes a slot.
     pub(super) is_taken: bool,
@@ -180,7 +180,7 @@ fn offer_in_turns<S, N>(
                 parts.remove(&participant);
                 break;
             };
-            let Offered { is_taken, is_last } = offer(candidate);
+            let Offered { is_taken, is_last, .. } = offer(candidate);
             if is_taken {
                 last = participant;
             }

@@ -95,6 +95,10 @@ impl Engine {
         self.kinds.commit(&self.names.kinds, present.uptime);
         self.queues.commit(&self.names, present.uptime);
         self.turns.commit();
+        let renewing = self.turns.renewing().filter_map(|queue| self.names.queues.get(queue));
+        let renewing = renewing.map(|name| name.as_str().into()).collect();
+        let Engine { limits, leases, tallies, .. } = self;
+        limits.commit(|| leases.all(), |queue, kind| tallies.has_ready(queue, kind), renewing);
     }
 
     /// Puts an offer that found no room into the waiting line, or refuses it. The store keeps nothing of it, so that a
@@ -150,6 +154,7 @@ impl Engine {
         self.workers.discard();
         self.sweeping.discard();
         self.turns.discard();
+        self.limits.discard();
         self.spared.discard();
         self.schedules.discard();
         self.kinds.discard(&self.names.kinds);

@@ -106,6 +106,7 @@ impl NewJob {
             // By the caller's thread: the committer's has enough to do.
             key_hash: draft.unique.as_ref().map(|unique| unique.hash(&queue, &kind)).into(),
             unique: draft.unique,
+            weights: draft.weights,
             // Counted once the job is accepted, as its bytes are.
             dependencies: 0,
             closure: draft.closure,

@@ -142,7 +142,7 @@ pub struct Grant {
 }
 
 /// Number of a class of pools.
-type ClassId = u32;
+pub(super) type ClassId = u32;
 
 /// Pools that take the same jobs.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ impl Decision<'_> {
         engine.numbers.position_taken();
         engine.tallies.moved(before, Some(job));
         engine.leases.changed(before, job);
+        engine.limits.changed(before, job);
         engine.suspects.changed(before, job);
         if job.state.is_done() {
             engine.schedules.job_ended(job, job.state.name());
@@ -53,6 +54,7 @@ impl Decision<'_> {
         engine.tallies.moved(Some(job), None);
         engine.sweeping.deleted(now);
         engine.suspects.deleted(job.id);
+        engine.limits.deleted(job);
         if !job.state.is_done() {
             engine.schedules.job_ended(job, StateName::Cancelled);
             self.sealed.gained_room.insert(job.spec.queue.number);

@@ -175,6 +175,7 @@ fn unlike_parts(
         (!same_queue, "queue"),
         (!same_kind, "kind"),
         (old.labels != own.labels, "labels"),
+        (old.weights != own.weights, "weights"),
         (old.said.max_attempts != own.said.max_attempts, "max_attempts"),
         (old.said.retry != own.said.retry, "retry_policy"),
         (old.said.deadline != own.said.deadline, "deadline"),

@@ -21,9 +21,11 @@ mod demand;
 mod dependencies;
 mod due;
 mod follow;
+mod heads;
 mod job_changes;
 mod keys;
 mod leases;
+mod limits;
 mod meetings;
 mod names;
 mod numbers;
@@ -41,6 +43,7 @@ mod reports;
 mod retention;
 mod schedules;
 mod settle;
+mod slots;
 mod spared;
 mod suspects;
 mod tallies;
@@ -73,6 +76,7 @@ pub use self::{
     complete::Origin,
     controls::{Control, QueueCheck},
     demand::{DemandBoard, Grant, NewPool, PoolId, QueueScope, SessionId},
+    limits::{LimitAction, LimitBoard, LimitDone, LimitRefusal, LimitValueView, LimitView, LimitWait},
     outcome::{WrittenCheckpoints, Met, Outcome, RemoteChanges},
     queues::{QueueEntry, Queues, WaitDeadlines},
     schedules::{
@@ -92,6 +96,7 @@ use self::{
     due::Due,
     keys::Holds,
     leases::Leases,
+    limits::LimitBook,
     names::NameBook,
     numbers::Numbers,
     purge::Purges,
@@ -109,7 +114,7 @@ use self::{
 use crate::{
     clock::{ClockReading, Timestamp, Uptime, WakeTime},
     job::{Job, Position},
-    settings::{QueueSettings, Retention},
+    settings::{LimitSpec, QueueSettings, Retention},
     store::{
         Names, Space, StoreError,
         sets::{ReadResults, WriteSet},
@@ -139,6 +144,8 @@ pub struct EngineSetup {
     pub demand: Arc<DemandBoard>,
     /// Schedules, calendars, and the kinds of their jobs.
     pub schedules: ScheduleSetup,
+    /// The limits that the configuration file declares.
+    pub limits: BTreeMap<String, LimitSpec>,
 }
 
 /// The rules of one store and their state in memory.
@@ -151,6 +158,7 @@ pub(crate) struct Engine {
     numbers: Numbers,
     tallies: Tallies,
     leases: Leases,
+    limits: LimitBook,
     due: Due,
     holds: Holds,
     purges: Purges,
@@ -193,6 +201,11 @@ impl Engine {
     /// Returns the registry of the kinds that remote workers serve.
     pub(crate) fn worker_kinds(&self) -> &Arc<WorkerKinds> {
         self.workers.kinds()
+    }
+
+    /// Returns the limits, and what runs under them.
+    pub(crate) fn limit_board(&self) -> &Arc<LimitBoard> {
+        self.limits.board()
     }
 
     /// Returns the changes and numbers of schedules.
@@ -243,7 +256,7 @@ impl Engine {
 
     /// Returns the next time at which there is work without any input.
     pub(crate) fn wake(&self) -> WakeTime {
-        let backoff = self.due.first_backoff().into_iter().chain(self.holds.wake()).min();
+        let backoff = self.due.first_backoff().into_iter().chain(self.holds.wake()).chain(self.limits.wake()).min();
         let retention = self.sweeping.wake().into_iter().chain(self.spared.wake()).min();
         let wake = self.times.wake(self.due.first_instant(), backoff, retention);
         wake.or(self.schedules.wake())
@@ -296,8 +309,12 @@ impl Engine {
             decision.offer(offer, space);
             decision.tell_children();
         }
-        let starting = if claim && !is_full { decision.choose(&plan.groups) } else { Vec::new() };
+        // A batch that changes limits starts no job: what runs is counted anew at its commit.
+        let is_changing = decision.engine.limits.are_changing();
+        decision.sealed.more |= is_changing;
+        let starting = if claim && !is_full && !is_changing { decision.choose(plan) } else { Vec::new() };
         decision.settle(starting)?;
+        decision.wake_lanes();
         if !is_full {
             decision.renew_turns();
         }
@@ -325,6 +342,7 @@ impl Engine {
         (writes.turns, writes.ended_turns) = self.turns.rows();
         (writes.sweeps, writes.ended_sweeps) = self.sweeping.rows();
         writes.schedules = self.schedules.rows();
+        writes.limits = self.limits.rows();
         if writes.is_empty() && (is_full || !self.times.are_kept_too_long_ago()) {
             return Ok(());
         }

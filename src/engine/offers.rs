@@ -119,8 +119,8 @@ impl Decision<'_> {
 
     fn check_offer(&mut self, offer: &Offer, space: Space) -> Result<CheckedOffer, OfferObstacle> {
         admitted(offer)?;
-        let meeting = self.meet(offer)?;
-        let ties = self.ties_of(offer)?;
+        self.check_weights(offer)?;
+        let (meeting, ties) = (self.meet(offer)?, self.ties_of(offer)?);
         Ok(CheckedOffer { shares: self.room_for(offer, meeting.as_ref(), space)?, meeting, ties })
     }
 

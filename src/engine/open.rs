@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Decided, Engine, EngineSetup, decision::Decision, demand::Demand, dependencies::OverParents, due::Due, keys::Holds, leases::Leases,
-    names::NameBook, numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, schedules::ScheduleBook,
+    limits::LimitBook, names::NameBook, numbers::Numbers, purge::Purges, queues::QueueBook, retention::Sweeping, schedules::ScheduleBook,
     spared::Spared, suspects::Suspects, tallies::Tallies, times::Times, turns::Turns, waiters::Waiters, workers::WorkerBook,
 };
 use crate::{
@@ -43,6 +43,7 @@ impl Engine {
         let kinds = NameBook::load(names.kinds.all());
         let existing = loaded.queues.iter().filter(|(_, deleted)| !deleted).map(|(info, _)| info);
         let turns = Turns::load(&loaded.turns, existing);
+        let limits = LimitBook::load(&loaded.limits, &loaded.leased, &names, times.backoffs());
         let engine = Engine {
             seed: setup.seed,
             served: HashSet::new(),
@@ -51,6 +52,7 @@ impl Engine {
             numbers,
             tallies: Tallies::load(&loaded.tallies),
             leases: Leases::load(&loaded.leased),
+            limits,
             due: Due::load(&loaded.first_times, loaded.first_expiry),
             holds: Holds::load(),
             purges: Purges::load(&loaded.purges),
@@ -101,6 +103,7 @@ impl Engine {
         // Before names are checked for use: counts may be among the unreadable rows.
         decision.take_set_aside();
         decision.declare_queues(&setup.declared_queues);
+        decision.declare_limits(&setup.limits);
         decision.declare_schedules(&setup.schedules, &before.schedules)?;
         decision.end_lost_attempts(&setup.native_kinds)?;
         decision.recover_workers();

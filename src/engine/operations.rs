@@ -39,6 +39,9 @@ impl Decision<'_> {
         self.engine.waiters.all_gained_room();
         let deleted = self.engine.times.retention();
         for (id, spec) in jobs {
+            if let Some(job) = self.engine.leases.get(id).cloned() {
+                self.engine.limits.lost(&job);
+            }
             self.engine.leases.lost(id);
             self.engine.suspects.deleted(id);
             self.set_aside.insert(id);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    AnswerSink, CalendarDone, Claim, ControlRefusal, Grant, InstantCounts, JobDone, KeyDone, OfferError, QueueDone,
+    AnswerSink, CalendarDone, Claim, ControlRefusal, Grant, InstantCounts, JobDone, KeyDone, LimitDone, OfferError, QueueDone,
     Registered, ReportAnswer, ScheduleDone, Submitted,
     ask::ReadyReply,
 };
@@ -122,6 +122,8 @@ pub(crate) enum Reply {
     Schedule(ReadyReply<ScheduleDone, ControlRefusal>),
     /// Reply to a change of a calendar.
     Calendar(ReadyReply<CalendarDone, ControlRefusal>),
+    /// Reply to a change of a limit.
+    Limit(ReadyReply<LimitDone, ControlRefusal>),
     /// Reply to a worker's introduction.
     Registered(ReadyReply<Registered, ControlRefusal>),
 }
@@ -139,6 +141,7 @@ impl Reply {
             Reply::Reported(told) => told.send(),
             Reply::Schedule(told) => told.send(),
             Reply::Calendar(told) => told.send(),
+            Reply::Limit(told) => told.send(),
             Reply::Registered(told) => told.send(),
         }
     }

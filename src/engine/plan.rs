@@ -1,20 +1,17 @@
 //! The reads of a batch, planned from its keys before anything is decided.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use super::{
-    Allowance, Batch, Engine, NewJob, Offer, Reporter, WorkerHello, claims::HEADS_MAX, demand::Takers, dependencies::DECIDED_MAX, due::EXPIRED_MAX,
+    Allowance, Batch, Engine, NewJob, Offer, Reporter, WorkerHello, dependencies::DECIDED_MAX, due::EXPIRED_MAX,
     operations::PURGED_MAX, retention, tallies::Usage,
 };
 use crate::{
     clock::Uptime,
-    job::{DependencyTarget, JobId, KeyHash, LeaseToken, ScheduleId, UniqueKey},
+    job::{DependencyTarget, JobId, KeyHash, LeaseToken, ScheduleId},
     store::{
         Space,
-        sets::{DependentsWant, HeadsWant, ReadSet, ScheduleWant, SuspectsWant},
+        sets::{DependentsWant, ReadSet, ScheduleWant},
     },
 };
 
@@ -87,6 +84,7 @@ impl Engine {
         let is_full = batch.space == Space::Full;
         let mut groups = Vec::new();
         self.take_demand(present.uptime);
+        self.limits.begin_batch(self.times.backoffs());
         let mut wants = ReadSet { set_aside: has_unreadable.then_some(present.wall), ..ReadSet::default() };
         self.plan_named(batch, &mut wants);
         let schedules = self.plan_schedules(batch, &mut wants);
@@ -94,7 +92,10 @@ impl Engine {
             return Plan { wants, ..Plan::default() };
         }
         if batch.claim {
-            (wants.heads, groups) = self.plan_heads(batch, wants.schedules.len()).into_iter().unzip();
+            let Engine { limits, leases, turns, .. } = self;
+            let ending = batch.reports.iter().filter(|report| report.is_final()).filter_map(|report| leases.get(report.id));
+            limits.foresee_ends(ending, turns);
+            (wants.heads, groups) = self.plan_heads(batch, wants.schedules.len(), &mut wants.lanes).into_iter().unzip();
         }
         if self.due.has_expired(present.wall) {
             wants.expiring = EXPIRED_MAX + 1;
@@ -203,101 +204,6 @@ impl Engine {
     fn purged_by(&self, batch: &Batch) -> BTreeSet<u32> {
         let names = batch.controls.iter().filter_map(|control| self.queues.name(control.action.purges()?));
         names.map(|name| name.number).collect()
-    }
-
-    /// Plans the reads of ready jobs for the slots that will be free once controls and reports are decided, and for the
-    /// credits of remote workers. Each of the `schedules` may cancel its last job.
-    fn plan_heads(&mut self, batch: &Batch, schedules: usize) -> Vec<(HeadsWant, LaneGroup)> {
-        let queues: Vec<u32> = self.tallies.queues_with_ready_jobs().collect();
-        if queues.is_empty() {
-            return Vec::new();
-        }
-        let mut ends: HashMap<u32, i64> = HashMap::new();
-        for report in batch.reports.iter().filter(|report| report.is_final()) {
-            let job = self.leases.get(report.id).filter(|job| job.remote.worker().is_none());
-            if let Some(job) = job {
-                *ends.entry(job.spec.queue.number).or_default() += 1;
-            }
-        }
-        let mut heads = Vec::new();
-        for queue in queues {
-            let (consumers, paused) = self.consumers_after(batch, queue);
-            let consumers = if paused { 0 } else { i64::from(consumers) };
-            let ends = ends.get(&queue).copied().unwrap_or_default();
-            let free = usize::try_from(consumers - self.running_here(queue) + ends).unwrap_or(0);
-            let takers = self.takers_of(queue, paused);
-            if free == 0 && takers.is_empty() {
-                continue;
-            }
-            let last_turn = self.turns.last(queue);
-            // In turns, a slot that a job of one group takes costs its participant the turn that a job of another group would
-            // have had: each list reaches as far as all slots together.
-            let all_slots = free.saturating_add(usize::try_from(takers.all_credits()).unwrap_or(usize::MAX));
-            // Lanes that the same slots serve are read as one list.
-            let mut groups: BTreeMap<(bool, Vec<u32>), Vec<u32>> = BTreeMap::new();
-            for kind in self.tallies.ready_kinds(queue) {
-                let is_served = free > 0 && self.served.contains(&kind);
-                let classes = self.demand.takers_of(&takers, kind);
-                if is_served || !classes.is_empty() {
-                    groups.entry((is_served, classes)).or_default().push(kind);
-                }
-            }
-            for ((is_served, classes), kinds) in groups {
-                let credits = usize::try_from(takers.credits(&classes)).unwrap_or(usize::MAX);
-                let mut add = |kinds: &[u32], suspects, slots| {
-                    let kinds = kinds.to_vec();
-                    let is_of_suspects = suspects == SuspectsWant::Alone;
-                    let group = LaneGroup { queue, kinds: kinds.clone(), is_of_suspects, is_short: false };
-                    let limit = if last_turn.is_some() { all_slots } else { credits.saturating_add(slots) };
-                    heads.push((HeadsWant { queue, kinds, suspects, last_turn, limit }, group));
-                };
-                if !is_served || self.suspects.is_empty() {
-                    add(&kinds, SuspectsWant::Included, if is_served { free } else { 0 });
-                } else {
-                    // Suspects wait for each other. Read together with the others, many of them would hide those.
-                    add(&kinds, SuspectsWant::LeftOut, free);
-                    add(&kinds, SuspectsWant::Alone, 1);
-                }
-            }
-        }
-        // Some of the ready jobs may be cancelled, expire, or be changed by submissions with their unique keys before the
-        // claim step.
-        let expired = if self.due.has_expired(batch.present.wall) { EXPIRED_MAX } else { 0 };
-        let offered = batch.offers.iter().flat_map(|offer| offer.jobs.iter());
-        let met = offered.filter(|job| job.unique().is_some_and(UniqueKey::changes_holder)).count();
-        let lost = batch.controls.len() + schedules + expired + met;
-        let share = (HEADS_MAX / heads.len().max(1)).max(1);
-        for (want, group) in &mut heads {
-            group.is_short = want.limit > share && !group.is_of_suspects;
-            want.limit = want.limit.saturating_add(lost).min(share);
-        }
-        heads.sort_by(|(a, _), (b, _)| (a.queue, &a.kinds).cmp(&(b.queue, &b.kinds)));
-        heads
-    }
-
-    /// Returns the number of a queue's jobs that this server runs.
-    pub(super) fn running_here(&self, queue: u32) -> i64 {
-        self.tallies.queue(queue).running - self.leases.remote(queue)
-    }
-
-    /// Returns the remote workers' classes that can take a job of a queue, which may be paused.
-    pub(super) fn takers_of(&mut self, queue: u32, paused: bool) -> Takers {
-        match self.queues.with(queue, |info| Arc::clone(&info.name)) {
-            Some(name) if !paused => self.demand.takers(queue, name.as_str()),
-            Some(_) | None => Takers::default(),
-        }
-    }
-
-    /// Returns the largest number of slots that a queue may have once the batch's controls are decided, and whether it
-    /// is paused then.
-    fn consumers_after(&self, batch: &Batch, queue: u32) -> (u32, bool) {
-        let told = self.queues.with(queue, |info| {
-            let before = (info.settings.consumers, info.paused);
-            batch.controls.iter().fold(before, |(consumers, paused), control| {
-                control.action.consumers_after(info, consumers, paused)
-            })
-        });
-        told.unwrap_or((0, true))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Refusals of the engine. A refused request has changed nothing.
 
-use super::schedules::ScheduleRefusal;
+use super::{limits::LimitRefusal, schedules::ScheduleRefusal};
 use crate::{
     clock::Timestamp,
     job::{DependencyTarget, JobId, StateName},
@@ -148,6 +148,9 @@ pub enum ControlRefusal {
     /// The change concerns a schedule or a calendar.
     #[error(transparent)]
     Schedule(#[from] ScheduleRefusal),
+    /// The change concerns a limit.
+    #[error(transparent)]
+    Limit(#[from] LimitRefusal),
     /// The number of workers is at its limit.
     #[error("there are {0} workers already, and no more are allowed: end some, or give workers that restart a fixed \
              instance")]
@@ -324,6 +327,35 @@ pub enum OfferRefusal {
     /// The number of kinds is at its limit.
     #[error("{}", too_many_kinds(*.0))]
     TooManyKinds(usize),
+    /// A job has a weight under a limit that does not exist.
+    #[error(
+        "{}weights[{limit:?}]: no limit has this name: leave the weight out, or create the limit with LimitService.CreateLimit",
+        told_index(*.index)
+    )]
+    WeightOfUnknownLimit {
+        /// The limit's name.
+        limit: String,
+        /// Index of the job in a batch.
+        index: Option<usize>,
+    },
+    /// A job weighs more than a limit allows.
+    #[error(
+        "{}weights[{limit:?}]: the job weighs {weight}, and the limit `{limit}` allows its value {value:?} at most {max}: split \
+         the job, or raise the limit",
+        told_index(*.index)
+    )]
+    TooHeavy {
+        /// The limit's name.
+        limit: String,
+        /// The value of the limit.
+        value: String,
+        /// The job's weight.
+        weight: u32,
+        /// The largest weight that could start.
+        max: u32,
+        /// Index of the job in a batch.
+        index: Option<usize>,
+    },
     /// Another job holds the unique key.
     #[error(
         "{}the unique key {key:?} is held by {}: wait for its end, or submit with another policy than REJECT",
@@ -400,6 +432,8 @@ impl OfferRefusal {
             OfferRefusal::DiskFull => "DISK_FULL",
             OfferRefusal::Locked => "STORE_LOCKED",
             OfferRefusal::TooManyKinds(_) => "TOO_MANY_KINDS",
+            OfferRefusal::WeightOfUnknownLimit { .. } => "LIMIT_NOT_FOUND",
+            OfferRefusal::TooHeavy { .. } => "TOO_HEAVY",
             OfferRefusal::KeyHeld { .. } => "KEY_HELD",
             OfferRefusal::KeyConflict { .. } => "KEY_CONFLICT",
             OfferRefusal::KeyHeldBesideDependencies { .. } => "KEY_HELD",

@@ -70,6 +70,9 @@ impl Decision<'_> {
             self.keep_checkpoint(&job, lease, checkpoint.as_deref());
         }
         self.change(&job, changed);
+        if let ReportBody::Snoozed { delay, pause: Some(limit), .. } = body {
+            self.engine.limits.pause(limit, &job, *delay);
+        }
         Ok(())
     }
 

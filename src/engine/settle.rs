@@ -9,25 +9,22 @@ use bytes::Bytes;
 
 use super::{
     Claim, Engine, Submitted, SubmittedJob,
-    claims::{Candidate, NewReady, Offered, ReadyList, offer_all},
+    claims::{NewReady, ReadyList, offer_all},
     decision::{AcceptedItem, AcceptedJob, AcceptedOffer, Decision, DueJob, Slot},
     demand::Takers,
-    plan::LaneGroup,
+    limits::LanesRead,
+    plan::{LaneGroup, Plan},
+    slots::{Newcomer, SameAsLast, Slots},
 };
 use crate::{
     clock::Timestamp,
     engine::transition::{Event, lapsed, transition},
     job::{Job, Participant, State, SubmitOutcome, WorkerProcess},
-    settings::QueueInfo,
-    store::{StoreError, sets::SortKey},
+    store::{
+        StoreError,
+        sets::{Heads, SortKey},
+    },
 };
-
-/// Index of a job that becomes ready with this batch, among the due jobs or the accepted offers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Newcomer {
-    Due(usize),
-    Accepted(usize, usize),
-}
 
 /// A job that becomes ready with this batch.
 struct NewJobReady {
@@ -38,7 +35,7 @@ struct NewJobReady {
 }
 
 /// A ready job, with its payload if that was read.
-type ReadyJob = (Arc<Job>, Option<Bytes>);
+pub(super) type ReadyJob = (Arc<Job>, Option<Bytes>);
 
 /// A ready job that starts, and its slot.
 pub(super) type StartingJob = (ReadyJob, Slot);
@@ -52,39 +49,24 @@ struct QueueCandidates {
     newcomers: Vec<NewJobReady>,
 }
 
-/// The answer to a question about a kind. Most jobs of a batch are of the same kind as the one before.
-#[derive(Default)]
-struct SameAsLast(Option<(u32, bool)>);
-
-impl SameAsLast {
-    fn of(&mut self, kind: u32, ask: impl FnOnce(u32) -> bool) -> bool {
-        match self.0 {
-            Some((last, answer)) if last == kind => answer,
-            _ => self.0.insert((kind, ask(kind))).1,
-        }
-    }
-}
-
 impl Decision<'_> {
     /// Fills every queue's free slots, and the credits of remote workers, from stored and new jobs together, in the
     /// queue's order. Returns the chosen jobs that were ready before, and marks the others.
-    pub(super) fn choose(&mut self, groups: &[LaneGroup]) -> Vec<StartingJob> {
+    pub(super) fn choose(&mut self, plan: &Plan) -> Vec<StartingJob> {
         self.has_chosen = true;
         let mut starting = Vec::new();
+        let (of_lanes, read) = self.jobs_of_lanes();
         // Queues share credits, so that they take turns: the first one would otherwise use them all, batch by batch.
-        let mut before = self.candidates(groups);
+        let mut before = self.candidates(&plan.groups, of_lanes);
         let after = before.split_off(&self.engine.demand.next_queue());
         for (queue, candidates) in after.into_iter().chain(before) {
-            let slots = |info: &QueueInfo| (i64::from(info.settings.consumers), info.paused);
-            let (consumers, paused) = self.engine.queues.with(queue, slots).unwrap_or((0, true));
-            let consumers = if paused { 0 } else { consumers };
-            let free = usize::try_from(consumers - self.engine.running_here(queue)).unwrap_or(0);
-            let takers = self.engine.takers_of(queue, paused);
+            let (free, takers) = self.engine.slots_of(queue);
             if free == 0 && takers.is_empty() {
                 continue;
             }
-            self.choose_in(queue, candidates, free, &takers, &mut starting, groups);
+            self.choose_in(queue, candidates, (free, &takers), &mut starting, &plan.groups, &read);
         }
+        self.settle_lanes(&read, &starting);
         starting
     }
 
@@ -93,10 +75,10 @@ impl Decision<'_> {
         &mut self,
         queue: u32,
         candidates: QueueCandidates,
-        mut free: usize,
-        takers: &Takers,
+        (free, takers): (usize, &Takers),
         starting: &mut Vec<StartingJob>,
         groups: &[LaneGroup],
+        read: &LanesRead,
     ) {
         let QueueCandidates { groups: indexes, lists, newcomers } = candidates;
         let cut_lists = cut_lists(&lists, &indexes, groups);
@@ -105,63 +87,59 @@ impl Decision<'_> {
             NewReady { participant, rank, list: list_of(kind), job: newcomer }
         });
         let last_turn = self.engine.turns.last(queue);
-        let Decision { engine, due, accepted, .. } = self;
-        let Engine { demand, served, suspects, .. } = &mut **engine;
-        let mut classes: HashMap<u32, Vec<u32>> = HashMap::new();
-        let mut is_served = SameAsLast::default();
-        let mut slot_for = |job: &Job, free: &mut usize| {
-            let kind = job.spec.kind.number;
-            if *free > 0 && is_served.of(kind, |kind| served.contains(&kind)) && suspects.may_start(job.id) {
-                *free -= 1;
-                return Some(Slot::Here);
-            }
-            if takers.is_empty() {
-                return None;
-            }
-            let classes = classes.entry(kind).or_insert_with(|| demand.takers_of(takers, kind));
-            demand.take(classes, job).map(Slot::Remote)
+        let is_limited = !self.engine.limits.is_unused();
+        let of_queue = || groups.iter().filter(|group| group.queue == queue).flat_map(|group| &group.kinds).copied();
+        let kinds: Vec<u32> = if is_limited { of_queue().collect() } else { Vec::new() };
+        let unread = self.engine.limits.first_unread(queue, &kinds, read);
+        let ends = if is_limited { ends(&lists, &indexes, groups, &self.found.heads) } else { HashMap::new() };
+        let Decision { engine, due, accepted, writes, .. } = self;
+        let mut slots = Slots {
+            engine,
+            due,
+            accepted,
+            starting,
+            participants: &mut writes.participants,
+            free,
+            takers,
+            classes: HashMap::new(),
+            is_served: SameAsLast::default(),
+            is_fair: last_turn.is_some(),
+            is_limited,
+            unread,
+            ends,
+            kinds: &kinds,
+            read,
+            has_blocked: false,
         };
-        let offer = |candidate: Candidate<ReadyJob, Newcomer>| {
-            let mut is_taken = false;
-            match candidate {
-                Candidate::Ready(ready) => {
-                    if let Some(slot) = slot_for(&ready.0, &mut free) {
-                        is_taken = true;
-                        starting.push((ready, slot));
-                    }
-                }
-                Candidate::New(Newcomer::Due(index)) => {
-                    if let Some(due) = due.get_mut(index) {
-                        due.starts = slot_for(&due.stored, &mut free);
-                        is_taken = due.starts.is_some();
-                    }
-                }
-                Candidate::New(Newcomer::Accepted(offer, index)) => {
-                    let item = accepted.get_mut(offer).and_then(|offer| offer.jobs.get_mut(index));
-                    if let Some(AcceptedItem::New(job)) = item {
-                        job.starts = slot_for(&job.job, &mut free);
-                        is_taken = job.starts.is_some();
-                    }
-                }
-            }
-            Offered { is_taken, is_last: free == 0 && takers.is_empty() }
-        };
-        if let Some(last) = offer_all(lists, new, last_turn, offer) {
-            self.engine.turns.had_turn(queue, last);
+        let moved = slots.participants.len();
+        if let Some(last) = offer_all(lists, new, last_turn, |candidate| slots.offer(candidate)) {
+            slots.engine.turns.had_turn(queue, last);
         }
-        // Where a list was truncated and its slots are not used up, the next batch goes on.
+        slots.engine.limits.set_ahead(queue, slots.has_blocked);
+        // Where jobs were not read and slots are not used up, the next batch goes on.
+        let has_more = |kind: &u32| unread.is_some() || read.is_cut(queue, *kind);
+        let mut more = kinds.iter().any(|kind| has_more(kind) && slots.is_left(*kind));
+        // Jobs that moved to lanes may have hidden others for which slots are left.
+        let is_any_cut = indexes.iter().flatten().any(|index| self.found.heads.get(*index).is_some_and(|heads| heads.is_cut));
+        let has_moved = slots.participants.len() > moved;
+        more |= has_moved && is_any_cut && kinds.iter().any(|kind| slots.is_left(*kind));
         for index in indexes.into_iter().flatten() {
             let is_cut = self.found.heads.get(index).is_some_and(|heads| heads.is_cut);
             let Some(group) = groups.get(index).filter(|_| is_cut) else { continue };
-            self.sealed.more |= group.kinds.iter().any(|kind| {
-                (free > 0 && !group.is_of_suspects && self.engine.served.contains(kind))
-                    || self.engine.demand.can_take(&self.engine.demand.takers_of(takers, *kind))
+            more |= group.kinds.iter().any(|kind| match group.is_of_suspects {
+                true => slots.is_left_remotely(*kind),
+                false => slots.is_left(*kind),
             });
         }
+        self.sealed.more |= more;
     }
 
     /// Returns the jobs that may start, by queue.
-    fn candidates(&mut self, groups: &[LaneGroup]) -> BTreeMap<u32, QueueCandidates> {
+    fn candidates(
+        &mut self,
+        groups: &[LaneGroup],
+        of_lanes: BTreeMap<u32, Vec<(SortKey, ReadyJob)>>,
+    ) -> BTreeMap<u32, QueueCandidates> {
         let mut queues: BTreeMap<u32, QueueCandidates> = BTreeMap::new();
         self.newcomers(&mut queues);
         for (index, group) in groups.iter().enumerate() {
@@ -170,7 +148,7 @@ impl Decision<'_> {
                 heads.map_or_else(Default::default, |heads| (std::mem::take(&mut heads.jobs), heads.is_cut));
             let mut jobs: Vec<_> = jobs
                 .into_iter()
-                .filter_map(|(job, payload)| Some((sort_key_of(&job)?, (job, payload))))
+                .filter_map(|(job, payload)| Some((self.engine.stored_place_of(&job)?, (job, payload))))
                 .collect();
             // A job that a purge covers does not start: the purge will delete it.
             jobs.retain(|(_, (job, _))| {
@@ -180,6 +158,11 @@ impl Decision<'_> {
             queue.groups.push(Some(index));
             queue.lists.push(ReadyList { jobs, is_cut: is_cut && group.is_short });
         }
+        for (queue, jobs) in of_lanes {
+            let queue = queues.entry(queue).or_default();
+            queue.groups.push(None);
+            queue.lists.push(ReadyList { jobs, is_cut: false });
+        }
         self.queued_in_this_batch(&mut queues, groups);
         queues
     }
@@ -188,7 +171,7 @@ impl Decision<'_> {
     fn queued_in_this_batch(&self, queues: &mut BTreeMap<u32, QueueCandidates>, groups: &[LaneGroup]) {
         for job in self.queued_anew() {
             let kind = job.spec.kind.number;
-            let Some(place) = sort_key_of(job).filter(|_| self.engine.may_start(kind)) else { continue };
+            let Some(place) = self.engine.stored_place_of(job).filter(|_| self.engine.may_start(kind)) else { continue };
             let queue = queues.entry(job.spec.queue.number).or_default();
             let has = |index: &Option<usize>| {
                 index.and_then(|index| groups.get(index)).is_some_and(|group| group.kinds.contains(&kind))
@@ -258,7 +241,9 @@ impl Decision<'_> {
                 let ready = stored.state.due().unwrap_or(self.now());
                 self.start(&stored, None, ready, slot)?;
             } else {
-                self.must(&stored, &Event::Due)?;
+                let job = self.must(&stored, &Event::Due)?;
+                let lane = self.lane_of_new(&job);
+                self.writes.participants.extend(lane.map(|lane| (job.id, lane)));
             }
         }
         // Jobs that later answers of the batch refer to.
@@ -313,7 +298,11 @@ impl Decision<'_> {
         job.position = self.engine.numbers.next_position();
         job.revision = 1;
         if matches!(job.state, State::Queued { .. }) {
-            job.state = State::Queued { order: job.position, participant: self.engine.turns.of(&job) };
+            let participant = self.engine.turns.of(&job);
+            job.state = State::Queued { order: job.position, participant };
+            if let Some(lane) = self.lane_of_new(&job) {
+                job.state = State::Queued { order: job.position, participant: lane };
+            }
         }
         self.create(job, payload)
     }
@@ -362,27 +351,28 @@ fn cut_lists(
     by_kind
 }
 
+/// Returns the places of the last jobs of truncated lists, by kind. Where jobs may find no places, jobs that come later could
+/// pass others that were not read.
+fn ends(
+    lists: &[ReadyList<ReadyJob>],
+    indexes: &[Option<usize>],
+    groups: &[LaneGroup],
+    heads: &[Heads],
+) -> HashMap<u32, SortKey> {
+    let mut ends = HashMap::new();
+    for (place, list) in lists.iter().enumerate() {
+        let Some(index) = indexes.get(place).copied().flatten() else { continue };
+        let is_cut = heads.get(index).is_some_and(|heads| heads.is_cut);
+        if let (Some((end, _)), Some(group), true) = (list.jobs.last(), groups.get(index), is_cut) {
+            ends.extend(group.kinds.iter().map(|kind| (*kind, *end)));
+        }
+    }
+    ends
+}
+
 impl Engine {
     /// Returns whether jobs of a kind have a handler here, or a remote worker.
     fn may_start(&self, kind: u32) -> bool {
         self.served.contains(&kind) || self.demand.is_served(kind)
-    }
-}
-
-/// Returns a QUEUED job's place in its lane.
-fn sort_key_of(job: &Job) -> Option<SortKey> {
-    match job.state {
-        State::Queued { order, participant } => {
-            Some(SortKey { participant, rank: job.spec.priority.saturating_neg(), order: order.0, id: job.id })
-        }
-        State::Scheduled { .. }
-        | State::Blocked { .. }
-        | State::Running { .. }
-        | State::BackingOff { .. }
-        | State::Cancelling { .. }
-        | State::Succeeded
-        | State::Failed
-        | State::Cancelled
-        | State::Expired => None,
     }
 }

@@ -178,6 +178,11 @@ impl Tallies {
         self.base().ready.get(&queue).into_iter().flatten().copied()
     }
 
+    /// Returns whether a queue had ready jobs of a kind when the batch began.
+    pub(super) fn has_ready(&self, queue: u32, kind: u32) -> bool {
+        self.base().ready.get(&queue).is_some_and(|kinds| kinds.contains(&kind))
+    }
+
     /// Counts a job's change; `None` means *not in the store*.
     pub(super) fn moved(&mut self, from: Option<&Job>, to: Option<&Job>) {
         let counted = |job: &Job| (job.state.name(), job.spec.bytes);

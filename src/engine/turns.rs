@@ -137,6 +137,11 @@ impl Turns {
         self.kept.values().any(|turns| turns.renewal.is_some())
     }
 
+    /// Returns the queues whose jobs get other participants, or leave the lanes of former limits.
+    pub(super) fn renewing(&self) -> impl Iterator<Item = u32> {
+        self.kept.iter().filter(|(_, turns)| turns.renewal.is_some()).map(|(queue, _)| *queue)
+    }
+
     /// Plans the pages of lanes to read, with an equal share for each queue.
     pub(super) fn plan(&self, tallies: &Tallies) -> Vec<LineWant> {
         let renewals = self.kept.iter().filter_map(|(queue, turns)| Some((*queue, turns.renewal?)));

@@ -91,6 +91,7 @@ impl Parts {
             departures: Arc::clone(ledger.engine().departures()),
             demand: Arc::clone(ledger.engine().demand_board()),
             schedule_feed: Arc::clone(ledger.engine().schedule_feed()),
+            limits: Arc::clone(ledger.engine().limit_board()),
             worker_kinds: Arc::clone(ledger.engine().worker_kinds()),
             entries,
             ending: ending.clone(),

@@ -33,7 +33,7 @@ use crate::{
     engine::{
         DemandBoard, RemoteChanges, WorkerKinds,
         Caller, Claim, Control, ControlError, ControlRefusal, Departures, NewJob, NotAdmitted, Offer,
-        OfferError, Queues, ReplySlot, ScheduleFeed, Stopped, Submitted, WaitDeadlines,
+        OfferError, Queues, ReplySlot, ScheduleFeed, LimitBoard, Stopped, Submitted, WaitDeadlines,
     },
     job::{AtLeastOne, Job, LeaseToken, Position, RequestId},
     store::Reads,
@@ -53,6 +53,8 @@ pub(crate) struct Shard {
     pub(crate) demand: Arc<DemandBoard>,
     /// The changes and numbers of schedules.
     pub(crate) schedule_feed: Arc<ScheduleFeed>,
+    /// The limits, and what runs under them.
+    pub(crate) limits: Arc<LimitBoard>,
     /// The registry of the kinds that remote workers serve.
     pub(crate) worker_kinds: Arc<WorkerKinds>,
     entries: mpsc::Sender<InboxEntry>,

@@ -32,6 +32,7 @@ fn start() -> Committing {
             declared_queues: [(QUEUE.to_owned(), queue)].into(),
             retention: Retention::default(),
             demand: Arc::default(),
+            limits: std::collections::BTreeMap::new(),
             schedules: crate::engine::ScheduleSetup::default(),
         },
         counters,

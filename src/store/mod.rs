@@ -8,6 +8,7 @@ mod counters;
 mod dependencies;
 mod error;
 mod leftover;
+mod limits;
 pub mod memory;
 mod names;
 mod reads;

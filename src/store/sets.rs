@@ -26,6 +26,7 @@ use crate::{
 pub use super::dependencies::{
     DependencyReads, DependencyWants, DependencyWrites, Dependents, DependentsWant, LiveChildren, SparedWant,
 };
+pub use super::limits::{LaneWant, LimitValueRow, LimitWrites, LoadedLimits};
 pub use super::rows::{ChangedJob, OutcomeRow, Purge, TallyRow, TurnsRow};
 pub use super::schedules::{LoadedSchedules, ScheduleEntry, ScheduleRow, ScheduleWant, ScheduleWrites};
 
@@ -47,6 +48,8 @@ pub struct ReadSet {
     pub reported: Vec<(JobId, LeaseToken)>,
     /// First jobs of several lanes together, in the order in which they run.
     pub heads: Vec<HeadsWant>,
+    /// First jobs of lanes of jobs that wait for limits.
+    pub lanes: Vec<LaneWant>,
     /// Beginnings of lines whose first jobs may be due.
     pub lines: Vec<LineWant>,
     /// Pages of lines for purges.
@@ -160,6 +163,8 @@ pub struct ReadResults {
     pub reported: HashMap<LeaseToken, Arc<LeaseOwner>>,
     /// Ready jobs, in the order of the reads.
     pub heads: Vec<Heads>,
+    /// The first jobs of lanes, by queue, kind and lane.
+    pub lanes: BTreeMap<(u32, u32, Participant), Heads>,
     /// The beginnings of lines, by queue and line.
     pub lines: BTreeMap<(u32, WaitingLine), LinePage>,
     /// The pages of lanes whose jobs may get other participants, by queue and line.
@@ -200,7 +205,7 @@ impl ReadResults {
 
     /// Returns the unique keys to read: these, and those of the jobs that were found.
     pub(super) fn key_hashes(&self, wanted: &[KeyHash]) -> Vec<KeyHash> {
-        let heads = self.heads.iter().flat_map(|heads| heads.jobs.iter().map(|(job, _)| job));
+        let heads = self.heads.iter().chain(self.lanes.values()).flat_map(|heads| heads.jobs.iter().map(|(job, _)| job));
         let pages = self.lines.values().chain(self.walks.values()).flat_map(|page| &page.jobs);
         let jobs = self.jobs.values().chain(heads).chain(pages).chain(&self.expiring.jobs);
         let mut hashes: Vec<KeyHash> = wanted.to_vec();
@@ -311,7 +316,7 @@ pub struct WriteSet {
     pub changed_jobs: Vec<ChangedJob>,
     /// New payloads of jobs that have changed, in order.
     pub payloads: Vec<(JobId, Bytes)>,
-    /// Ready jobs that get another participant, after all other changes.
+    /// Ready jobs that get another participant, or move to a lane, after all other changes.
     pub participants: Vec<(JobId, Participant)>,
     /// Jobs to delete, with all of their data.
     pub deleted_jobs: Vec<Arc<Job>>,
@@ -344,6 +349,8 @@ pub struct WriteSet {
     pub schedules: ScheduleWrites,
     /// Changes of edges between jobs.
     pub dependencies: DependencyWrites,
+    /// Changes of limits.
+    pub limits: LimitWrites,
     /// Counters and times. Absent if nothing else is written.
     pub counters: Option<Counters>,
 }
@@ -387,6 +394,7 @@ impl WriteSet {
             steps: _,
             schedules,
             dependencies,
+            limits,
             counters: _,
         } = self;
         let names =
@@ -411,7 +419,7 @@ impl WriteSet {
         let operations =
             purges.is_empty() && ended_purges.is_empty() && sweeps.is_empty() && ended_sweeps.is_empty();
         let turns = turns.is_empty() && ended_turns.is_empty();
-        let rest = retention.is_none() && schedules.is_empty() && dependencies.is_empty();
+        let rest = retention.is_none() && schedules.is_empty() && dependencies.is_empty() && limits.is_empty();
         names && workers && requests && jobs && beside && tombstones && operations && turns && rest
     }
 }
@@ -451,6 +459,8 @@ pub struct Loaded {
     pub schedules: LoadedSchedules,
     /// Parents that are over, of whose children some still have to be told.
     pub over_parents: Vec<(JobId, ParentEnd)>,
+    /// Limits.
+    pub limits: LoadedLimits,
 }
 
 /// Proof that a transaction is on disk. Only a store creates one.

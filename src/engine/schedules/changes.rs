@@ -316,6 +316,8 @@ impl From<OfferRefusal> for ControlRefusal {
             | OfferRefusal::KeyHeld { .. }
             | OfferRefusal::KeyConflict { .. }
             | OfferRefusal::KeyHeldBesideDependencies { .. }
+            | OfferRefusal::WeightOfUnknownLimit { .. }
+            | OfferRefusal::TooHeavy { .. }
             | OfferRefusal::DependencyNotFound { .. }
             | OfferRefusal::DependencyCycle(_)) => ControlRefusal::NeverFits(refusal),
         }

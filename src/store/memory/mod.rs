@@ -1,6 +1,7 @@
 //! A store in memory: for throw-away servers, and as the model that tests compare other stores with.
 
 mod dependencies;
+mod limits;
 mod reader;
 mod schedules;
 mod tables;
@@ -15,7 +16,7 @@ use super::{
     Committed, Names, Reader, Store, StoreError,
     turns::{self, cut_in_turns, first_in_turns},
     sets::{
-        ChangedJob, DependencyReads, DependentsWant, Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, Loaded,
+        ChangedJob, DependencyReads, DependentsWant, Expiring, FeedEntry, FeedPage, FeedWant, Heads, HeadsWant, LinePage, LineWant, Loaded, LoadedLimits,
         OutcomeRow, ReadResults, ReadSet, RequestOutcome, SortKey, StoredRequest, SuspectsWant, TallyRow,
         WaitingLine, WriteSet,
     },
@@ -102,6 +103,7 @@ impl Store for MemoryStore {
             steps: tables.steps.clone(),
             schedules: tables.schedules.load(),
             over_parents: tables.dependencies.over.iter().map(|(job, end)| (*job, *end)).collect(),
+            limits: LoadedLimits { lanes: tables.lanes(), ..tables.limits.load() },
         })
     }
 
@@ -116,6 +118,7 @@ impl Store for MemoryStore {
             requests: wants.requests.iter().filter_map(|key| Some((*key, fetch.request(key)?))).collect(),
             reported: fetch.reported(&wants.reported).collect(),
             heads: wants.heads.iter().map(|want| fetch.heads(want)).collect::<Result<_, _>>()?,
+            lanes: wants.lanes.iter().map(|want| ((want.queue, want.kind, want.lane), fetch.lane(want))).collect(),
             lines: wants.lines.iter().map(|want| ((want.queue, want.line), fetch.line(want))).collect(),
             renewals: wants.renewals.iter().map(|want| ((want.queue, want.line), fetch.line(want))).collect(),
             walks: wants.walks.iter().map(|want| ((want.queue, want.line), fetch.line(want))).collect(),
@@ -153,6 +156,7 @@ impl Store for MemoryStore {
         write_jobs(&mut tables, &self.names, writes)?;
         tables.schedules.write(&writes.schedules)?;
         tables.dependencies.write(&writes.dependencies);
+        tables.limits.write(&writes.limits);
         Ok(Committed::after(Duration::ZERO))
     }
 
@@ -170,7 +174,11 @@ struct FairLane<'t, F> {
 impl<F: Fn(&&SortKey) -> bool> turns::Lane for FairLane<'_, F> {
     fn first_of_next(&self, after: Bound<Participant>) -> Result<Option<SortKey>, StoreError> {
         let end = |participant| SortKey { participant, rank: i8::MAX, order: i64::MAX, id: JobId::from_raw(i64::MAX) };
-        let after = after.map(end);
+        let after = match after.map(end) {
+            // Lanes are no participants.
+            Bound::Unbounded => Bound::Included(SortKey { rank: i8::MIN, order: i64::MIN, ..end(Participant::NONE) }),
+            after @ (Bound::Included(_) | Bound::Excluded(_)) => after,
+        };
         Ok(self.places.range((after, Bound::Unbounded)).find(&self.is_wanted).copied())
     }
 
@@ -272,7 +280,9 @@ impl Fetch<'_> {
                 (cut_in_turns(places, last, want.limit), is_cut)
             }
             None => {
-                let heads = lanes.flat_map(|lane| lane.iter().filter(is_wanted).take(want.limit));
+                // Suspects are read in lanes, too.
+                let is_open = |place: &&SortKey| want.suspects == SuspectsWant::Alone || !place.participant.is_lane();
+                let heads = lanes.flat_map(|lane| lane.iter().filter(is_open).filter(is_wanted).take(want.limit));
                 let mut places: Vec<SortKey> = heads.copied().collect();
                 // The suspects of a fair queue come in the order of priority, as elsewhere.
                 places.sort_unstable_by_key(|place| (place.rank, place.order, place.id));

@@ -206,7 +206,7 @@ impl Reader for MemoryReader {
         let firsts = lanes.flat_map(|(_, places)| {
             let mut last = None;
             let is_first = move |place: &&SortKey| last.replace(place.participant) != Some(place.participant);
-            places.iter().filter(is_first).take(OLDEST_PARTICIPANTS_MAX)
+            places.iter().filter(|place| !place.participant.is_lane()).filter(is_first).take(OLDEST_PARTICIPANTS_MAX)
         });
         let since = |job: &Job| self.names.steps.seen_from_now(job.position, job.updated);
         Ok(firsts.filter_map(|place| tables.jobs.get(&place.id)).map(|kept| since(&kept.job)).min())

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{dependencies::Dependencies, schedules::Schedules};
+use super::{dependencies::Dependencies, limits::LimitTables, schedules::Schedules};
 use crate::{
     clock::{StoreTime, Timestamp},
     job::{AttemptRecord, StoredCheckpoint, Job, JobId, KeyHash, KeyRow, Participant, Position, State, StateName, Tombstone, WorkerRow},
@@ -39,6 +39,7 @@ pub(super) struct Tables {
     pub(super) workers: BTreeMap<u32, WorkerRow>,
     pub(super) purges: BTreeMap<u32, Purge>,
     pub(super) turns: BTreeMap<u32, TurnsRow>,
+    pub(super) limits: LimitTables,
     pub(super) sweeps: BTreeMap<Duration, Position>,
     pub(super) retention: Option<Retention>,
     pub(super) counters: Counters,
@@ -114,6 +115,18 @@ impl Tables {
         kept.job = Arc::clone(&after);
         self.unindex(&before, None);
         self.index(&after, None);
+    }
+
+    /// Returns the lanes of jobs that wait for limits.
+    pub(super) fn lanes(&self) -> Vec<(u32, u32, Participant)> {
+        let mut lanes: BTreeSet<(u32, u32, Participant)> = BTreeSet::new();
+        for ((queue, line), places) in &self.lines {
+            if let WaitingLine::Ready(kind) = line {
+                let of_lanes = places.iter().take_while(|place| place.participant.is_lane());
+                lanes.extend(of_lanes.map(|place| (*queue, *kind, place.participant)));
+            }
+        }
+        lanes.into_iter().collect()
     }
 
     /// Returns the earliest time in each line that is ordered by time.

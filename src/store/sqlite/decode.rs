@@ -40,6 +40,8 @@ pub(super) enum Table {
     Worker,
     Schedule,
     Calendar,
+    Limit,
+    LimitOverride,
     /// A row of counts; all jobs are counted anew instead of setting it aside.
     Tally,
 }
@@ -58,6 +60,8 @@ impl Table {
             Table::Worker => "worker",
             Table::Schedule => "schedule",
             Table::Calendar => "calendar",
+            Table::Limit => "job_limit",
+            Table::LimitOverride => "limit_override",
             Table::Tally => "tally",
         }
     }
@@ -65,7 +69,12 @@ impl Table {
     pub(super) fn key(self) -> &'static str {
         match self {
             Table::Job | Table::Schedule => "id",
-            Table::Queue | Table::Kind | Table::Worker | Table::Calendar => "number",
+            Table::Queue
+            | Table::Kind
+            | Table::Worker
+            | Table::Calendar
+            | Table::Limit
+            | Table::LimitOverride => "number",
             Table::Purge | Table::Turns => "queue",
             Table::Sweep => "keep_us",
             Table::Retention => "one",
@@ -201,6 +210,8 @@ pub(super) fn set_aside(
         | Table::Worker
         | Table::Schedule
         | Table::Calendar
+        | Table::Limit
+        | Table::LimitOverride
         | Table::Tally => None,
     };
     connection
@@ -224,7 +235,9 @@ fn replace(connection: &Connection, table: Table, key: i64) -> Result<(), StoreE
         | Table::Step
         | Table::Worker
         | Table::Schedule
-        | Table::Calendar => {
+        | Table::Calendar
+        | Table::Limit
+        | Table::LimitOverride => {
             connection.execute(&format!("DELETE FROM {name} WHERE {key_column} = ?1"), [key])?;
         }
         Table::Queue => {
@@ -259,7 +272,9 @@ pub(super) fn shown(table: Table, key: i64) -> String {
         | Table::Turns
         | Table::Worker
         | Table::Schedule
-        | Table::Calendar => format!("{} {key}", table.name()),
+        | Table::Calendar
+        | Table::Limit
+        | Table::LimitOverride => format!("{} {key}", table.name()),
         Table::Sweep | Table::Retention | Table::Step | Table::Tally => table.name().to_owned(),
     }
 }

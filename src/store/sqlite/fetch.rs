@@ -66,6 +66,9 @@ impl Fetch<'_> {
         for want in &wants.heads {
             found.heads.push(self.heads(want)?);
         }
+        for want in &wants.lanes {
+            found.lanes.insert((want.queue, want.kind, want.lane), self.lane(want)?);
+        }
         for want in &wants.lines {
             found.lines.insert((want.queue, want.line), self.line(want)?);
         }

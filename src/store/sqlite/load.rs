@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{
     decode::{Decoder, Table},
     dependencies::over_parents,
+    limits,
     row::{load_names, select_job},
     schedules,
 };
@@ -26,6 +27,7 @@ pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded,
     let workers = read_workers(connection, decoder)?;
     decoder.names.workers.load(workers.iter().map(|worker| &worker.process));
     let tallies = read_tallies(connection, decoder)?;
+    let limits = limits::load(connection, decoder, &tallies)?;
     let running = select_job!("WHERE state IN (4, 6) ORDER BY id");
     Ok(Loaded {
         queues: load_queues(connection, decoder)?,
@@ -44,6 +46,7 @@ pub(super) fn load(connection: &Connection, decoder: &Decoder) -> Result<Loaded,
         steps: read_steps(connection, decoder)?,
         schedules: schedules::load(connection, decoder)?,
         over_parents: over_parents(connection)?,
+        limits,
     })
 }
 

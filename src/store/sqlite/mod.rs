@@ -13,6 +13,7 @@ mod error;
 mod fetch;
 mod files;
 mod keys;
+mod limits;
 mod load;
 mod mark;
 mod reader;

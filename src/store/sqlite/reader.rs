@@ -315,7 +315,8 @@ impl Reader for SqliteReader {
                     "SELECT participant, position, updated FROM job WHERE state = 3 AND queue = ?1 AND kind = ?2 \
                      AND participant > ?3 ORDER BY participant, rank, detail LIMIT 1",
                 )?;
-                let mut participant = i64::MIN;
+                // Those that wait for limits are not the next ones to run.
+                let mut participant: i64 = -1;
                 for _ in 0..OLDEST_PARTICIPANTS_MAX {
                     let first = first.query_row(params![queue.number, kind, participant], |row| {
                         let updated = Timestamp::from_micros(row.get("updated")?);

@@ -79,7 +79,8 @@ impl Lane for FairLane<'_> {
             Bound::Excluded(Participant(i64::MAX)) => return Ok(None),
             Bound::Excluded(Participant(participant)) => participant + 1,
             Bound::Included(Participant(participant)) => participant,
-            Bound::Unbounded => i64::MIN,
+            // Lanes are no participants.
+            Bound::Unbounded => 0,
         };
         let parameters = params![self.want.queue, self.kind, from];
         self.first.borrow_mut().query_row(parameters, |row| Ok(self.take(row))).optional()?.transpose()

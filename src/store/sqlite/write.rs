@@ -8,6 +8,7 @@ use rusqlite::{CachedStatement, Connection, ToSql, params};
 use super::{
     fetch::answer,
     keys::found_bytes,
+    limits,
     load::{micros, micros_of, write_counters, write_queue, write_steps},
     row::{INLINE_PAYLOAD_MAX_BYTES, detail_of, job_columns, json, participant_of},
     schedules,
@@ -90,6 +91,9 @@ impl Write<'_> {
         }
         if !writes.schedules.is_empty() {
             schedules::write(self.connection, &writes.schedules)?;
+        }
+        if !writes.limits.is_empty() {
+            limits::write(self.connection, &writes.limits)?;
         }
         if let Some(steps) = &writes.steps {
             write_steps(self.connection, steps)?;
