@@ -103,18 +103,19 @@ impl Dispatch {
             let ran = self.run_handler(&job, payload, lease, reporter, cancelled, traceparent).await;
             match judge(&job, ran) {
                 Ok(output) => *body = Some(ReportBody::Succeeded { output, tail: reporter.tail() }),
-                Err(HandlerError { failure, delay, kind: ErrorKind::NeverStarted }) => {
+                Err(HandlerError { failure, delay, kind: ErrorKind::NeverStarted, .. }) => {
                     *body = Some(ReportBody::Released { delay });
                     log_release(&job, &failure);
                 }
-                Err(HandlerError { delay, kind: ErrorKind::Snoozed, .. }) => {
-                    let delay = delay.unwrap_or_default();
-                    *body = Some(ReportBody::Snoozed { delay, tail: reporter.tail() });
+                Err(HandlerError { delay, pause, kind: ErrorKind::Snoozed, .. }) => {
+                    let (delay, pause) = (delay.unwrap_or_default(), pause.map(Into::into));
+                    *body = Some(ReportBody::Snoozed { delay, pause, tail: reporter.tail() });
                 }
                 Err(HandlerError {
                     failure,
                     delay,
                     kind: kind @ (ErrorKind::Failed | ErrorKind::ProcessDied),
+                    ..
                 }) => {
                     let failure = Arc::new(failure);
                     let told = Arc::clone(&failure);
@@ -300,6 +301,7 @@ fn judge(job: &Job, ran: RunEnd) -> Result<Output, HandlerError> {
             failure: Failure { reason: FailureReason::Cancelled, ..error.failure },
             delay: None,
             kind: ErrorKind::Failed,
+            pause: None,
         }),
         // To be run later is the handler's own decision, too.
         RunEnd::Ended(Err(error), StopReason::Draining) if error.kind == ErrorKind::Snoozed => Err(error),

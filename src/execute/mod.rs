@@ -269,6 +269,8 @@ pub struct HandlerError {
     pub(crate) failure: Failure,
     pub(crate) delay: Option<Duration>,
     pub(crate) kind: ErrorKind,
+    /// Name of a limit that starts nothing until the end of a snooze.
+    pub(crate) pause: Option<Box<str>>,
 }
 
 /// What an error of a handler means for its job.
@@ -309,6 +311,7 @@ impl HandlerError {
             },
             delay: None,
             kind: ErrorKind::Failed,
+            pause: None,
         }
     }
 
@@ -332,6 +335,14 @@ impl HandlerError {
     pub fn snooze(delay: Duration) -> Self {
         let error = Self::new(FailureReason::HandlerError, "the handler asked to be run later", true);
         HandlerError { delay: Some(delay.min(SNOOZE_MAX)), kind: ErrorKind::Snoozed, ..error }
+    }
+
+    /// Adds that a limit starts nothing until the end of the snooze: nothing of the job's own value, if the limit has a
+    /// place for each value. For an API that has answered that it is called too often. A limit that does not exist, or
+    /// does not concern the job, is left alone. Of other errors it means nothing.
+    #[must_use]
+    pub fn pausing(self, limit: impl Into<String>) -> Self {
+        HandlerError { pause: Some(limit.into().into()), ..self }
     }
 
     /// Marks the failure as the death of the process that ran the attempt.

@@ -158,6 +158,13 @@ impl JobRequest {
         self
     }
 
+    /// Sets what the job weighs under a limit, in place of 1: 1 to 1,000,000. Under a limit of running jobs it takes
+    /// this number of places, under a rate this number of tokens. At most 32 limits, which must exist.
+    pub fn weight(mut self, limit: impl Into<String>, weight: u32) -> Self {
+        self.draft.weights.insert(limit.into(), weight);
+        self
+    }
+
     /// Sets the idempotency key: a second submission with the same id, in this process or after a restart, finds the
     /// first one's job. It must be the same request.
     pub fn request_id(mut self, id: impl Into<String>) -> Self {
@@ -210,6 +217,11 @@ impl SpawnRequest {
     /// Sets the priority: −100 to 100, the default is 0. Jobs with a larger value run first.
     pub fn priority(self, priority: i8) -> Self {
         SpawnRequest(self.0.priority(priority))
+    }
+
+    /// Sets what the closure weighs under a limit: see [`JobRequest::weight`].
+    pub fn weight(self, limit: impl Into<String>, weight: u32) -> Self {
+        SpawnRequest(self.0.weight(limit, weight))
     }
 
     /// Sets the closure's timeout; the default is 15 min.

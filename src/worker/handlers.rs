@@ -113,12 +113,15 @@ fn completed(output: Output) -> v1::report::Report {
 
 /// Reports a handler's error, as the same error in the server's own process would count.
 fn refused(error: HandlerError, cause: Option<StopCause>) -> v1::report::Report {
-    let HandlerError { failure: ref why, delay, kind } = error;
+    let HandlerError { failure: ref why, delay, kind, ref pause } = error;
     match kind {
         ErrorKind::NeverStarted => return released(&why.message, true, delay),
         ErrorKind::Snoozed if cause.is_none_or(|cause| cause == StopCause::Shutdown) => {
             let delay = delay.map(to_wire_duration);
-            return v1::report::Report::Snoozed(v1::Snoozed { delay });
+            return v1::report::Report::Snoozed(v1::Snoozed {
+                delay,
+                pause_limit: pause.as_deref().unwrap_or_default().to_owned(),
+            });
         }
         ErrorKind::Snoozed | ErrorKind::ProcessDied | ErrorKind::Failed => {}
     }

@@ -44,8 +44,13 @@ pub(crate) enum WorkerReport {
         /// Whether its process was ended by a signal that is not the worker's.
         process_died: bool,
     },
-    /// The attempt asks to be run again after this time.
-    Snoozed(Duration),
+    /// The attempt asks to be run again later.
+    Snoozed {
+        /// The delay until then.
+        delay: Duration,
+        /// Name of a limit that starts nothing until then under the job's value.
+        pause: Option<String>,
+    },
     /// The job is handed back.
     Released {
         /// Why.
@@ -114,7 +119,9 @@ impl Workers {
             WorkerReport::Failed { failure, delay, process_died } => {
                 ReportBody::Failed { failure: Arc::new(failure), delay, process_died, tail: String::new() }
             }
-            WorkerReport::Snoozed(delay) => ReportBody::Snoozed { delay, tail: String::new() },
+            WorkerReport::Snoozed { delay, pause } => {
+                ReportBody::Snoozed { delay, pause: pause.map(Into::into), tail: String::new() }
+            }
             WorkerReport::Released { reason, never_started: true, delay } => {
                 tracing::debug!(job = %id, lease = lease.as_i64(), reason, "a worker handed back a job unstarted");
                 ReportBody::Released { delay }

@@ -238,7 +238,8 @@ impl Plan {
             Outcome::Ended { ending: Ending::Code(code), result: Some(_), snooze, .. }
                 if self.settings.snooze_exit_codes.contains(&code) =>
             {
-                Err(HandlerError::snooze(snooze.unwrap_or(self.settings.snooze_delay)))
+                let error = HandlerError::snooze(snooze.unwrap_or(self.settings.snooze_delay));
+                Err(HandlerError { pause: self.settings.snooze_pauses.as_deref().map(Into::into), ..error })
             }
             Outcome::Ended { ending, result: Some(_), last_line, .. } => {
                 Err(self.failure(ending, &last_line))

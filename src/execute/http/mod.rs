@@ -98,13 +98,14 @@ impl HttpHandler {
             idle_timeout,
             snooze_statuses,
             snooze_delay,
+            snooze_pauses,
             callback_url,
         } = settings;
         let requests = Requests::new(&url, headers, signing_secrets, clock.clone());
         let connector = Connector::new(url, targets, authorities.as_ref(), connect_timeout, clock.clone())?;
         let limits = PoolLimits { connections: max_connections, wait: connection_wait, idle: idle_timeout };
         let pool = Pool::new(connector, limits);
-        let snoozes = Snoozes { statuses: snooze_statuses, delay: snooze_delay };
+        let snoozes = Snoozes { statuses: snooze_statuses, delay: snooze_delay, pause: snooze_pauses };
         let callback_url = callback_url.map(|url| callback_url_of(&url));
         let callbacks = Callbacks::default();
         let endpoint = Endpoint { requests, pool, snoozes, clock, callback_url, callbacks };

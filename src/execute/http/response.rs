@@ -30,6 +30,8 @@ pub(super) struct Snoozes {
     pub(super) statuses: Vec<u16>,
     /// The delay, unless a response has a `Retry-After`.
     pub(super) delay: Duration,
+    /// Name of a limit that starts nothing until then.
+    pub(super) pause: Option<String>,
 }
 
 /// The meaning of an HTTP status.
@@ -63,7 +65,8 @@ pub(super) async fn judge(
         let now = date(&head.headers).unwrap_or_else(|| clock.now());
         let asked = head.headers.get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, now));
         let is_read = drained(&mut body, &mut BytesMut::new()).await;
-        return (Err(HandlerError::snooze(asked.unwrap_or(snoozes.delay))), is_read);
+        let error = HandlerError::snooze(asked.unwrap_or(snoozes.delay));
+        return (Err(HandlerError { pause: snoozes.pause.as_deref().map(Into::into), ..error }), is_read);
     }
     let class = class(head.status);
     if class == StatusClass::Done {
