@@ -157,7 +157,7 @@ impl Caller {
         entry
     }
 
-    /// Starts the audit entry of a change to a schedule or a calendar.
+    /// Starts the audit entry of a change to a schedule, a calendar or a limit.
     pub(super) fn begin_named(self: &Arc<Self>, name: &str, queue: Option<&str>) -> AuditEntry {
         let mut entry = self.begin(queue);
         if let Some(begun) = &mut entry.0 {

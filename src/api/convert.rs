@@ -138,6 +138,7 @@ fn said(spec: &Spec) -> v1::JobSpec {
         unique_key: extras.unique.as_deref().map(|key| said_key(key).into()),
         // They are in a table of their own.
         depends_on: Vec::new(),
+        weights: extras.weights.iter().map(|(limit, weight)| (limit.clone(), *weight as i32)).collect(),
     }
 }
 
@@ -246,6 +247,7 @@ pub(super) fn pending(
     queue: Option<&QueueEntry>,
     runs_here: bool,
     (key, on_others): (Option<&v1::UniqueKeyStatus>, Option<v1::Pending>),
+    on_limits: Vec<v1::Pending>,
     now: Timestamp,
 ) -> Vec<v1::Pending> {
     use v1::PendingReason as Reason;
@@ -286,6 +288,7 @@ pub(super) fn pending(
     if !runs_here {
         add(Reason::NoWorkerForKind, names.1, None);
     }
+    pending.extend(on_limits);
     if pending.is_empty() {
         pending.push(v1::Pending {
             reason: Reason::NoFreeSlot as i32,

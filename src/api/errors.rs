@@ -4,17 +4,18 @@
 
 mod dependencies;
 mod keys;
+mod limits;
 
 use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-pub(super) use self::keys::key_not_found;
 use self::{
     dependencies::{children_are_told, dependency_cycle, dependency_not_found, has_dependents},
     keys::{key_conflict, key_held},
 };
+pub(super) use self::{keys::key_not_found, limits::limit_not_found};
 use super::{
     errors_of_schedules,
     sizes::UNFINISHED_MAX_BYTES,
@@ -130,6 +131,13 @@ pub(super) fn worker_replaced(instance: &str) -> Status {
     let message =
         "a newer stream of this worker process has taken over: end the old stream before a new one is opened";
     status(Code::Aborted, "WORKER_REPLACED", message, |details| {
+        about(details, [("instance", instance.to_owned())]);
+    })
+}
+
+/// A newer process has taken over the worker's instance.
+fn worker_superseded(refusal: &ControlRefusal, instance: &str) -> Status {
+    status(Code::FailedPrecondition, "WORKER_SUPERSEDED", refusal, |details| {
         about(details, [("instance", instance.to_owned())]);
     })
 }
@@ -269,6 +277,12 @@ impl From<OfferRefusal> for Status {
             OfferRefusal::DiskFull => disk_full(&refusal),
             OfferRefusal::Locked => store_locked(&refusal),
             OfferRefusal::TooManyKinds(max) => quota(reason, &refusal, "kinds", max),
+            OfferRefusal::WeightOfUnknownLimit { limit, .. } => {
+                limits::weight_of_unknown_limit(&refusal, limit)
+            }
+            OfferRefusal::TooHeavy { limit, value, index, .. } => {
+                limits::too_heavy(&refusal, (limit, value), *index)
+            }
             OfferRefusal::KeyHeld { key, holder, state, .. }
             | OfferRefusal::KeyHeldBesideDependencies { key, holder, state, .. } => {
                 key_held(&refusal, key, *holder, *state)
@@ -348,11 +362,8 @@ impl From<ControlRefusal> for Status {
             ControlRefusal::TooManyKinds(max) => quota("TOO_MANY_KINDS", &refusal, "kinds", max),
             ControlRefusal::TooManyWorkers(max) => quota("TOO_MANY_WORKERS", &refusal, "workers", max),
             ControlRefusal::Schedule(refusal) => errors_of_schedules::of(refusal),
-            ControlRefusal::WorkerSuperseded(instance) => {
-                status(Code::FailedPrecondition, "WORKER_SUPERSEDED", &refusal, |details| {
-                    about(details, [("instance", instance.clone())]);
-                })
-            }
+            ControlRefusal::Limit(refusal) => limits::of(refusal),
+            ControlRefusal::WorkerSuperseded(instance) => worker_superseded(&refusal, instance),
         }
     }
 }

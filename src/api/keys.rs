@@ -167,7 +167,7 @@ impl Core {
         }
         let mut after = read_token(&page_token);
         if after.is_none() && !page_token.is_empty() {
-            validator.fault("page_token", "is not the next_page_token of a page: start again without it");
+            validator.no_page_token();
         }
         validator.finish()?;
         if !queue.is_empty() {

@@ -20,16 +20,17 @@ use crate::{
     },
     proto::v1,
     settings::limits::{
-        ATTEMPT_TIMEOUT, CALENDARS_MAX, CALENDARS_OF_SCHEDULE_MAX, DATES_MAX, DEADLINE, MAX_ATTEMPTS,
-        MAX_PROCESS_LOSSES, MAX_SNOOZES, QUEUE_MAX_WAIT, RETRY_DELAY, RETRY_DELAYS_MAX, SCHEDULES_MAX,
-        TEN_YEARS,
+        ATTEMPT_TIMEOUT, CALENDARS_MAX, CALENDARS_OF_SCHEDULE_MAX, DATES_MAX, DEADLINE, LIMIT_NAMES_MAX,
+        LIMIT_OVERRIDES_MAX, LIMIT_RUNNING, LIMIT_VALUE_BYTES_MAX, LIMITS_MAX, MAX_ATTEMPTS,
+        MAX_PROCESS_LOSSES, MAX_SNOOZES, QUEUE_MAX_WAIT, RATE_BURST, RATE_COUNT, RATE_PERIOD, RETRY_DELAY,
+        RETRY_DELAYS_MAX, SCHEDULES_MAX, TEN_YEARS, WEIGHT, WEIGHTS_MAX,
     },
     timetable::CRONS_MAX,
     workers::CREDITS_MAX,
 };
 
 /// Features that `jobmill-require` may name: each is a field or behaviour that an older server would ignore.
-pub(super) const FEATURES: [&str; 16] = [
+pub(super) const FEATURES: [&str; 17] = [
     "deadlines",
     "dependencies",
     "drop-checkpoint",
@@ -37,6 +38,7 @@ pub(super) const FEATURES: [&str; 16] = [
     "filter-done",
     "filter-queues",
     "headers",
+    "limits",
     "payload-metadata",
     "relative-times",
     "request-ids",
@@ -51,7 +53,7 @@ pub(super) const FEATURES: [&str; 16] = [
 /// Returns all limits, sorted by name.
 pub(super) fn all() -> Vec<v1::ServerLimit> {
     let seconds = |time: std::time::Duration| time.as_secs();
-    let limits: [(&str, u64); 47] = [
+    let limits: [(&str, u64); 57] = [
         ("attempt_timeout_seconds", seconds(*ATTEMPT_TIMEOUT.end())),
         ("backfill_instants", u64::from(BACKFILL_MAX)),
         ("batch_jobs", BATCH_MAX as u64),
@@ -71,6 +73,11 @@ pub(super) fn all() -> Vec<v1::ServerLimit> {
         ("label_value_bytes", rules::LABEL_VALUE_MAX_BYTES as u64),
         ("labels", rules::LABELS_MAX as u64),
         ("leased_jobs", LEASED_MAX as u64),
+        ("limit_names", LIMIT_NAMES_MAX as u64),
+        ("limit_overrides", LIMIT_OVERRIDES_MAX as u64),
+        ("limit_running", u64::from(*LIMIT_RUNNING.end())),
+        ("limit_value_bytes", LIMIT_VALUE_BYTES_MAX as u64),
+        ("limits", LIMITS_MAX as u64),
         ("max_attempts", u64::from(*MAX_ATTEMPTS.end())),
         ("max_process_losses", u64::from(*MAX_PROCESS_LOSSES.end())),
         ("max_snoozes", u64::from(*MAX_SNOOZES.end())),
@@ -84,6 +91,9 @@ pub(super) fn all() -> Vec<v1::ServerLimit> {
         ("pool_kinds", POOL_KINDS_MAX as u64),
         ("preview_instants", PREVIEW_MAX as u64),
         ("queue_max_wait_seconds", seconds(*QUEUE_MAX_WAIT.end())),
+        ("rate_burst", u64::from(*RATE_BURST.end())),
+        ("rate_count", u64::from(*RATE_COUNT.end())),
+        ("rate_period_seconds", seconds(*RATE_PERIOD.end())),
         ("reports", REPORTS_MAX as u64),
         ("request_id_bytes", rules::REQUEST_ID_MAX_BYTES as u64),
         ("result_bytes", RESULT_MAX_BYTES as u64),
@@ -98,6 +108,8 @@ pub(super) fn all() -> Vec<v1::ServerLimit> {
         ("unique_key_seconds", seconds(*unique::UNIQUE_TIMES.end())),
         ("wait_seconds", seconds(*WAIT.end())),
         ("watched_ids", WATCHED_IDS_MAX as u64),
+        ("weight", u64::from(*WEIGHT.end())),
+        ("weights", WEIGHTS_MAX as u64),
         ("worker_pools", POOLS_MAX as u64),
     ];
     let limits = limits.into_iter();

@@ -76,7 +76,7 @@ impl QueueService for QueueServiceApi {
         let page_size = validator.page_size(body.page_size);
         let after = page_token::read_after(&body.page_token);
         if after.is_none() && !body.page_token.is_empty() {
-            validator.fault("page_token", "is not the next_page_token of a page: start again without it");
+            validator.no_page_token();
         }
         validator.finish()?;
         let (infos, tallies) =

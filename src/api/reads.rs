@@ -59,8 +59,9 @@ impl Core {
         let runs_here = self.intake.admission.runs(kind) || self.workers.roster.serves(kind, queue_name);
         proto.unique_key = self.key_status(&caller, &job).await?;
         let on_others = self.pending_on_others(&job, &proto.dependencies).await?;
-        let blocked = (proto.unique_key.as_ref(), on_others);
-        proto.pending = convert::pending(&job, queue.as_deref(), runs_here, blocked, self.clock.now());
+        let on_limits = self.pending_on_limits(&caller, &job).await?;
+        let (blocked, now) = ((proto.unique_key.as_ref(), on_others), self.clock.now());
+        proto.pending = convert::pending(&job, queue.as_deref(), runs_here, blocked, on_limits, now);
         Ok(outgoing::message(v1::GetJobResponse { job: Some(proto) }, share))
     }
 

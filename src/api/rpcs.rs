@@ -1,6 +1,6 @@
 //! The authorisation requirements of each RPC. An RPC that is not listed is not served.
 
-use super::{job_queue, needs::Needs, queue_service, schedule_service, worker_service};
+use super::{job_queue, limit_service, needs::Needs, queue_service, schedule_service, worker_service};
 
 /// Returns the name of the RPC at a path, as the audit records it, and its requirements.
 pub(super) fn find(path: &str) -> Option<(&'static str, Needs)> {
@@ -9,8 +9,14 @@ pub(super) fn find(path: &str) -> Option<(&'static str, Needs)> {
 }
 
 fn all() -> impl Iterator<Item = &'static (&'static str, Needs)> {
-    let services =
-        [job_queue::RPCS, queue_service::RPCS, schedule_service::RPCS, worker_service::RPCS, OTHERS];
+    let services = [
+        job_queue::RPCS,
+        queue_service::RPCS,
+        schedule_service::RPCS,
+        limit_service::RPCS,
+        worker_service::RPCS,
+        OTHERS,
+    ];
     services.into_iter().flatten()
 }
 

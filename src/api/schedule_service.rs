@@ -68,7 +68,7 @@ impl ScheduleServiceApi {
 fn page_start(validator: &mut Validator, token: &str) -> Option<String> {
     let after = page_token::read_after(token);
     if after.is_none() && !token.is_empty() {
-        validator.fault("page_token", "is not the next_page_token of a page: start again without it");
+        validator.no_page_token();
     }
     after
 }

@@ -17,6 +17,7 @@ use super::{
     core::Core,
     guard::{Gate, GuardLayer},
     job_queue::JobQueueApi,
+    limit_service::LimitServiceApi,
     queue_service::QueueServiceApi,
     schedule_service::ScheduleServiceApi,
     server_service::ServerServiceApi,
@@ -28,9 +29,9 @@ use crate::{
     proto::{
         self,
         v1::{
-            job_queue_server::JobQueueServer, queue_service_server::QueueServiceServer,
-            schedule_service_server::ScheduleServiceServer, server_service_server::ServerServiceServer,
-            worker_service_server::WorkerServiceServer,
+            job_queue_server::JobQueueServer, limit_service_server::LimitServiceServer,
+            queue_service_server::QueueServiceServer, schedule_service_server::ScheduleServiceServer,
+            server_service_server::ServerServiceServer, worker_service_server::WorkerServiceServer,
         },
     },
     settings::LimitSettings,
@@ -102,6 +103,7 @@ pub(crate) async fn serve(
     reporter.set_serving::<JobQueueServer<JobQueueApi>>().await;
     reporter.set_serving::<QueueServiceServer<QueueServiceApi>>().await;
     reporter.set_serving::<ScheduleServiceServer<ScheduleServiceApi>>().await;
+    reporter.set_serving::<LimitServiceServer<LimitServiceApi>>().await;
     reporter.set_serving::<WorkerServiceServer<WorkerServiceApi>>().await;
     reporter.set_serving::<ServerServiceServer<ServerServiceApi>>().await;
     let reflection = || {
@@ -120,6 +122,8 @@ pub(crate) async fn serve(
     let schedules = ScheduleServiceServer::new(ScheduleServiceApi::new(core.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
+    let job_limits = LimitServiceServer::new(LimitServiceApi::new(core.clone()))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES);
     let workers = WorkerServiceServer::new(WorkerServiceApi::new(core.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES);
@@ -134,6 +138,7 @@ pub(crate) async fn serve(
         .add_service(jobs)
         .add_service(queues)
         .add_service(schedules)
+        .add_service(job_limits)
         .add_service(workers)
         .add_service(about)
         .add_service(health);
@@ -146,6 +151,7 @@ pub(crate) async fn serve(
         reporter.set_not_serving::<JobQueueServer<JobQueueApi>>().await;
         reporter.set_not_serving::<QueueServiceServer<QueueServiceApi>>().await;
         reporter.set_not_serving::<ScheduleServiceServer<ScheduleServiceApi>>().await;
+        reporter.set_not_serving::<LimitServiceServer<LimitServiceApi>>().await;
         reporter.set_not_serving::<WorkerServiceServer<WorkerServiceApi>>().await;
         reporter.set_not_serving::<ServerServiceServer<ServerServiceApi>>().await;
     });

@@ -103,6 +103,7 @@ fn job_spec(draft: &JobDraft) -> v1::JobSpec {
         // A schedule's job has none: the schedule's overlap policy takes its place.
         unique_key: None,
         depends_on: Vec::new(),
+        weights: draft.weights.iter().map(|(limit, weight)| (limit.clone(), *weight as i32)).collect(),
     }
 }
 

@@ -132,6 +132,7 @@ impl Bench {
             declared_queues: [(QUEUE.to_owned(), queue)].into(),
             retention: Retention::default(),
             demand: Arc::default(),
+            limits: std::collections::BTreeMap::new(),
             schedules: crate::engine::ScheduleSetup::default(),
         };
         let store = MemoryStore::new();

@@ -122,12 +122,20 @@ impl Validator {
             self.hold(at("max_snoozes"), rules::max_snoozes(i64::from(snoozes)));
         }
         self.hold(at("max_process_losses"), rules::max_process_losses(i64::from(spec.max_process_losses)));
+        for problem in
+            rules::weights(spec.weights.iter().map(|(limit, weight)| (&**limit, i64::from(*weight))))
+        {
+            self.fault(at("weights"), problem);
+        }
         let depends_on = self.dependencies(field, &mem::take(&mut spec.depends_on), own);
         let mut draft = self.job_input(field, spec);
         draft.depends_on = depends_on;
         draft.queue = mem::take(&mut spec.queue);
         draft.kind = mem::take(&mut spec.kind);
         draft.labels = mem::take(&mut spec.labels);
+        let weights = mem::take(&mut spec.weights).into_iter();
+        draft.weights =
+            weights.filter_map(|(limit, weight)| Some((limit, u32::try_from(weight).ok()?))).collect();
         draft.max_attempts = u32::try_from(spec.max_attempts).ok().filter(|attempts| *attempts > 0);
         draft.max_snoozes = spec.max_snoozes.and_then(|snoozes| u32::try_from(snoozes).ok());
         draft.max_process_losses = u32::try_from(spec.max_process_losses).ok().filter(|losses| *losses > 0);

@@ -206,7 +206,12 @@ impl Validator {
                 if snoozed.delay.is_none() {
                     self.fault(at, "is required");
                 }
-                WorkerReport::Snoozed(self.retry_delay(at, snoozed.delay).unwrap_or_default())
+                let delay = self.retry_delay(at, snoozed.delay).unwrap_or_default();
+                let pause = (!snoozed.pause_limit.is_empty()).then_some(snoozed.pause_limit);
+                if let Some(limit) = &pause {
+                    self.limit_name(Field { of: field, name: "snoozed.pause_limit" }, limit);
+                }
+                WorkerReport::Snoozed { delay, pause }
             }
             Some(Report::Released(released)) => WorkerReport::Released {
                 reason: cut(&released.reason, MESSAGE_MAX_BYTES).to_owned(),

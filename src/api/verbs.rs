@@ -76,6 +76,8 @@ pub(super) enum Target<'a> {
     NewSchedule(&'a str, &'a str),
     /// A calendar, by its name.
     Calendar(&'a str),
+    /// A limit, by its name.
+    Limit(&'a str),
 }
 
 impl Target<'_> {
@@ -89,7 +91,8 @@ impl Target<'_> {
             Target::Queue(name)
             | Target::Schedule(name, _)
             | Target::NewSchedule(name, _)
-            | Target::Calendar(name) => said.put_text("name", name),
+            | Target::Calendar(name)
+            | Target::Limit(name) => said.put_text("name", name),
             Target::Key(_, key) => said.put_text("key", key),
         }
     }
@@ -125,7 +128,7 @@ pub(super) async fn run<V: Verb>(
             let entry = caller.begin_named(name, queue.as_deref());
             (queue, entry)
         }
-        Target::Calendar(name) => {
+        Target::Calendar(name) | Target::Limit(name) => {
             caller.on_all_queues()?;
             (Some(String::new()), caller.begin_named(name, None))
         }

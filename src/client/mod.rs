@@ -69,6 +69,7 @@ mod builder;
 mod changes;
 mod error;
 mod jobs;
+mod limits;
 mod queues;
 mod retry;
 mod schedules;
@@ -95,9 +96,9 @@ pub use watch::{Watch, WatchItem};
 pub use wire::{from_wire_duration, from_wire_timestamp, to_wire_duration, to_wire_timestamp};
 
 use crate::proto::v1::{
-    job_queue_client::JobQueueClient, queue_service_client::QueueServiceClient,
-    schedule_service_client::ScheduleServiceClient, server_service_client::ServerServiceClient,
-    worker_service_client::WorkerServiceClient,
+    job_queue_client::JobQueueClient, limit_service_client::LimitServiceClient,
+    queue_service_client::QueueServiceClient, schedule_service_client::ScheduleServiceClient,
+    server_service_client::ServerServiceClient, worker_service_client::WorkerServiceClient,
 };
 use retry::Retries;
 
@@ -149,6 +150,10 @@ impl Client {
 
     fn queue_service(&self) -> QueueServiceClient<Headed> {
         QueueServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
+    }
+
+    fn limit_service(&self) -> LimitServiceClient<Headed> {
+        LimitServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_MAX_BYTES)
     }
 
     fn schedule_service(&self) -> ScheduleServiceClient<Headed> {

@@ -16,6 +16,8 @@ const REASONS: &[&str] = &[
     "LARGER_THAN_QUEUE",
     "REQUEST_ID_REUSED",
     "TOO_MANY_KINDS",
+    "LIMIT_NOT_FOUND",
+    "TOO_HEAVY",
     "DISK_FULL",
     "STORE_LOCKED",
     "STOPPING",

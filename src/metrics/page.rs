@@ -81,6 +81,7 @@ impl Page {
         self.read_lost(&now)?;
         self.read_workers(&now)?;
         self.read_schedules(&now)?;
+        self.read_limits(&now)?;
         self.read_rest(reader, &now)?;
         let mut families = self.counters.gather();
         families.extend(now.0.gather());
@@ -185,6 +186,15 @@ impl Page {
         let active = all.saturating_sub(paused + waiting);
         for (state, count) in [("active", active), ("paused", paused), ("waiting", waiting)] {
             schedules.with_label_values(&[state]).set(signed(count));
+        }
+        Ok(())
+    }
+
+    fn read_limits(&self, factory: &MetricFactory) -> Result<(), PageError> {
+        let help = "Total weight of the jobs that run under the limit.";
+        let running = factory.gauges("jobmill_limit_running", help, &["limit"])?;
+        for limit in self.shard.limits.limits().iter().take(limits::LIMITS_MAX) {
+            running.with_label_values(&[&*limit.info.name]).set(signed(limit.running));
         }
         Ok(())
     }
