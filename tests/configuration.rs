@@ -6,6 +6,8 @@
 mod endpoints;
 #[path = "configuration/faults.rs"]
 mod faults;
+#[path = "configuration/limits.rs"]
+mod job_limits;
 #[path = "configuration/schedules.rs"]
 mod schedules;
 
@@ -381,6 +383,7 @@ fn the_documentation_has_every_key_with_its_default() {
 
     let loaded = Desk::new(
         "[queues.a]\n[kinds.a]\ncommand = ['sh']\n[kinds.b]\nurl = 'https://example.org'\n[kinds.c]\nworker = true\n\
+         [[limit]]\nname = 'a'\ncount = 1\nper = '1s'\n\
          [[calendar]]\nname = 'a'\n[[schedule]]\nname = 'a'\nkind = 'a'\ncron = '@daily'\nretry = {}",
     )
     .load();
@@ -400,7 +403,7 @@ fn the_documentation_has_every_key_with_its_default() {
 
 /// Returns a key's path with `NAME` in place of the name that the operator chose.
 fn general(key: &str) -> String {
-    if let Some((list @ ("calendar" | "schedule"), rest)) = key.split_once('[') {
+    if let Some((list @ ("limit" | "calendar" | "schedule"), rest)) = key.split_once('[') {
         return format!("{list}{}", rest.split_once(']').unwrap().1);
     }
     let Some((parent @ ("queues" | "kinds"), rest)) = key.split_once('.') else {
@@ -513,6 +516,7 @@ fn check_config_shows_each_setting_with_where_it_comes_from() {
     kinds."a.b".working_dir                -                   default
     kinds."a.b".kill_grace                 10s                 default
     kinds."a.b".snooze_delay               1m                  default
+    kinds."a.b".snooze_pauses              -                   default
     kinds."a.b".max_attempts               5                   default
     kinds."a.b".attempt_timeout            15m                 default
     kinds."a.b".deadline                   -                   default

@@ -1,6 +1,10 @@
 //! Text output for a job: in one line, and in full.
 
-use std::{collections::BTreeMap, fmt::Write, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Write},
+    time::Duration,
+};
 
 use super::{
     dependencies,
@@ -172,6 +176,9 @@ fn fields(job: &Job, now: Timestamp, colour: bool) -> Vec<(&'static str, String)
         if !spec.headers.is_empty() {
             fields.push(("headers", entries(&spec.headers, " ")));
         }
+        if !spec.weights.is_empty() {
+            fields.push(("weights", entries(&spec.weights, " ")));
+        }
     }
     fields.extend(text::listed("depends on", dependencies::described(job)));
     fields.extend(unique_key(job, now));
@@ -324,7 +331,7 @@ fn pending(pending: &Pending, now: Timestamp) -> String {
 }
 
 /// Formats entries as `a=b c=d`.
-fn entries(entries: &BTreeMap<String, String>, between: &str) -> String {
+fn entries<V: Display>(entries: &BTreeMap<String, V>, between: &str) -> String {
     let entries = entries.iter().map(|(key, value)| text::escape(&format!("{key}={value}")).into_owned());
     entries.collect::<Vec<_>>().join(between)
 }

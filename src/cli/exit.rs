@@ -15,7 +15,7 @@ Exit codes:
     1  a job that was followed or waited for failed; doctor: there is a problem
     2  wrong usage, or an argument that the server refuses
     3  a job that was followed or waited for was cancelled
-    4  no such job, queue, kind or worker; submit: the request id's job was deleted
+    4  no such job, queue, kind, worker or limit; submit: the request id's job was deleted
     5  refused: no permission, the queue is full, the job's state does not allow it, it exists
        already, it has changed since, or the server lacks what --require names
     6  no server answers
@@ -175,6 +175,9 @@ fn message(refusal: &Refusal) -> String {
         ": get it again",
         ": GetServerInfo",
         ": list the workers",
+        ": list the limits with",
+        ": list them with",
+        ": leave the weight out",
     ];
     let told = ways_out.iter().find_map(|way_out| Some(refusal.message.split_once(way_out)?.0));
     let told = told.unwrap_or(&refusal.message);
@@ -200,6 +203,13 @@ fn next(refusal: &Refusal) -> String {
              done.",
             told("job_id"),
             told("revision")
+        ),
+        _ if refusal.reason == "LIMIT_NOT_FOUND" => "List limits: jobmill limit list".to_owned(),
+        ErrorReason::EtagMismatch if refusal.metadata.contains_key("limit") => format!(
+            "Look at it with `jobmill limit get {}`, and repeat the command, with --etag {} if you name one; --force \
+             changes it all the same.",
+            told("limit"),
+            told("etag")
         ),
         ErrorReason::EtagMismatch => format!(
             "Look at it with `jobmill queue get {}`, and repeat the command, with --etag {} if you name one; --force \
@@ -293,6 +303,24 @@ mod tests {
                 ),
                 &[("queue", "q"), ("etag", "3f9a")],
             )),
+            refused(about(
+                refusal(
+                    Code::FailedPrecondition,
+                    "ETAG_MISMATCH",
+                    "the limit `l` has changed since: get it again, or send its present etag, 7, or `*`",
+                ),
+                &[("limit", "l"), ("etag", "7")],
+            )),
+            refused(refusal(
+                Code::NotFound,
+                "LIMIT_NOT_FOUND",
+                "no limit is named `l`: list the limits with LimitService.ListLimits",
+            )),
+            refused(refusal(
+                Code::NotFound,
+                "LIMIT_OVERRIDE_NOT_FOUND",
+                "the value \"v\" of the limit `l` has no override: list them with LimitService.ListLimitValues",
+            )),
             refused(refusal(
                 Code::Unimplemented,
                 "FEATURE_UNKNOWN",
@@ -335,6 +363,9 @@ mod tests {
          5 error: the job has SUCCEEDED
          5 error: the job x is at revision 7, and not at 3. Look at it with `jobmill get x`, then repeat the command with --expected-revision 7 if it still should be done.
          5 error: the queue `q` has changed since. Look at it with `jobmill queue get q`, and repeat the command, with --etag 3f9a if you name one; --force changes it all the same.
+         5 error: the limit `l` has changed since. Look at it with `jobmill limit get l`, and repeat the command, with --etag 7 if you name one; --force changes it all the same.
+         4 error: no limit is named `l`. List limits: jobmill limit list
+         4 error: the value "v" of the limit `l` has no override
          5 error: the call requires the feature "x", which this server does not know. `jobmill info` lists what it knows; a newer version of the server may know more.
          2 error: `a b` can't be the name of a feature. `jobmill info` lists them.
          5 error: the call has no token. Name a file with a token: --token-file.

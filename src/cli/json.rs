@@ -3,6 +3,7 @@
 
 mod dependencies;
 mod keys;
+mod limits;
 mod schedules;
 mod spec;
 mod workers;
@@ -13,6 +14,7 @@ use self::spec::{payload, retry_policy, spec};
 pub(super) use self::{
     dependencies::graph,
     keys::{released, unique_key},
+    limits::{limit, limit_override, limit_value},
     schedules::{calendar, schedule, schedule_instant},
     workers::{worker, workers},
 };

@@ -25,6 +25,7 @@ mod info;
 mod init;
 mod json;
 mod key;
+mod limit;
 mod list;
 mod live;
 mod logging;
@@ -130,7 +131,7 @@ enum Command {
     /// Show a server's version, clock, features and limits, and your permissions
     Info,
     /// Submit a job
-    Submit(submit::Args),
+    Submit(Box<submit::Args>),
     /// Watch jobs as they change
     Watch(watch::Args),
     /// Show jobs with all of their details
@@ -165,6 +166,9 @@ enum Command {
     /// Manage calendars: dates that schedules leave out
     #[command(subcommand)]
     Calendar(calendar::Command),
+    /// Manage limits: how many jobs run at once, or start in a time
+    #[command(subcommand)]
+    Limit(limit::Command),
     /// Create access tokens for callers
     #[command(subcommand)]
     Token(token::Command),
@@ -208,7 +212,7 @@ pub(crate) fn main() -> ExitCode {
             None => verb(&ui, work::run(args, &global)),
         },
         Command::Info => verb(&ui, info::run(&global, &ui)),
-        Command::Submit(args) => verb(&ui, submit::run(args, &global, &ui)),
+        Command::Submit(args) => verb(&ui, submit::run(*args, &global, &ui)),
         Command::Watch(args) => verb(&ui, watch::run(args, &global, &ui)),
         Command::Get(args) => verb(&ui, get::run(args, &global, &ui)),
         Command::Why(args) => verb(&ui, why::run(args, &global, &ui)),
@@ -224,6 +228,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Key(command) => verb(&ui, key::run(command, &global, &ui)),
         Command::Queue(command) => verb(&ui, queue::run(command, &global, &ui)),
         Command::Schedule(command) => verb(&ui, schedule::run(command, &global, &ui)),
+        Command::Limit(command) => verb(&ui, limit::run(command, &global, &ui)),
         Command::Calendar(command) => verb(&ui, calendar::run(command, &global, &ui)),
     }
 }
@@ -330,6 +335,7 @@ mod tests {
           queue         Manage queues
           schedule      Manage schedules, which create jobs at their times
           calendar      Manage calendars: dates that schedules leave out
+          limit         Manage limits: how many jobs run at once, or start in a time
           token         Create access tokens for callers
           completions   Write a shell completion script for this program
           man           Write this program's manual pages
@@ -363,7 +369,7 @@ mod tests {
             1  a job that was followed or waited for failed; doctor: there is a problem
             2  wrong usage, or an argument that the server refuses
             3  a job that was followed or waited for was cancelled
-            4  no such job, queue, kind or worker; submit: the request id's job was deleted
+            4  no such job, queue, kind, worker or limit; submit: the request id's job was deleted
             5  refused: no permission, the queue is full, the job's state does not allow it, it exists
                already, it has changed since, or the server lacks what --require names
             6  no server answers

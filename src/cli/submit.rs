@@ -81,6 +81,9 @@ pub(super) struct Args {
     /// come any more, in place of being cancelled. May be repeated
     #[arg(long, value_name = "ID[:CONDITION]", value_parser = dependencies::dependency)]
     after: Vec<Dependency>,
+    /// What the job weighs under a limit: it takes this number of places, or of tokens; may be repeated. Default: 1
+    #[arg(long = "weight", value_name = "LIMIT=N", value_parser = values::weight)]
+    weights: Vec<(String, i32)>,
     #[command(flatten)]
     unique: UniqueArgs,
     /// Request id, which makes a repeat of this command safe: the same id with the same job gives the same job.
@@ -107,7 +110,7 @@ pub(super) struct Args {
         conflicts_with_all = [
             "kind", "payload", "file", "stdin", "payload_type", "payload_metadata", "labels", "headers", "priority",
             "max_attempts", "timeout", "run_at", "delay", "expires_in", "deadline", "retry_delays", "max_snoozes",
-            "max_process_losses", "after", "unique_key", "request_id", "watch", "output_lines",
+            "max_process_losses", "after", "weights", "unique_key", "request_id", "watch", "output_lines",
         ]
     )]
     stream: Option<PathBuf>,
@@ -214,6 +217,7 @@ fn request(args: Args) -> Result<SubmitRequest, Failure> {
         max_process_losses: args.max_process_losses.unwrap_or(0),
         depends_on: args.after,
         unique_key: args.unique.to_wire().map(Into::into),
+        weights: args.weights.into_iter().collect(),
     };
     Ok(SubmitRequest {
         job: Some(job),
@@ -309,7 +313,7 @@ mod tests {
         let request = requested(
             "resize photo.jpg --queue images --label a=b --label c= --priority -5 --max-attempts 3 --timeout 5m \
              --delay 1500ms --expires-in 1h --request-id r --when-full reject --payload-type text/plain \
-             --payload-metadata key=7 --header tenant=acme --header locale=de",
+             --payload-metadata key=7 --header tenant=acme --header locale=de --weight gpu=4",
         )
         .unwrap();
         insta::assert_snapshot!(format!("{request:#?}"), @r#"
@@ -355,6 +359,9 @@ mod tests {
                     max_process_losses: 0,
                     unique_key: None,
                     depends_on: [],
+                    weights: {
+                        "gpu": 4,
+                    },
                     start: Some(
                         Delay(
                             Duration {

@@ -44,6 +44,15 @@ fn is_harmful(c: char) -> bool {
             | '\u{61c}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
+/// Quotes a text as one word of a shell's command line, if it needs that.
+pub(super) fn word(text: &str) -> Cow<'_, str> {
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+,=".contains(c);
+    if !text.is_empty() && text.chars().all(is_bare) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("'{}'", escape(text).replace('\'', "'\\''")))
+}
+
 /// Formats a duration in at most two units: `340ms`, `1.2s`, `2m 5s`, `3d 4h`.
 pub(super) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();

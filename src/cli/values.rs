@@ -38,6 +38,14 @@ pub(super) fn entry(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Parses a weight, `limit=number`.
+pub(super) fn weight(text: &str) -> Result<(String, i32), String> {
+    let weight = entry(text).ok().and_then(|(limit, weight)| Some((limit, weight.parse().ok()?)));
+    weight
+        .filter(|(_, weight)| (1..=1_000_000).contains(weight))
+        .ok_or_else(|| "write it like gpu=4, with 1 to 1000000".to_owned())
+}
+
 /// Parses the name of a state in any case, with `-` or `_`.
 pub(super) fn state(text: &str) -> Result<JobState, String> {
     let name = text.to_ascii_uppercase().replace('-', "_");
@@ -175,6 +183,14 @@ mod tests {
         assert_eq!(entry("a="), Ok(("a".into(), String::new())));
         assert!(entry("=a").is_err());
         assert!(entry("a").is_err());
+    }
+
+    #[test]
+    fn a_weight_is_a_limit_and_a_number() {
+        assert_eq!(weight("gpu=4"), Ok(("gpu".into(), 4)));
+        for text in ["gpu", "gpu=", "=4", "gpu=0", "gpu=-1", "gpu=1000001", "gpu=1.5", "gpu=99999999999"] {
+            assert!(weight(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -131,10 +131,73 @@ fn reason(job: &Job, pending: &Pending, now: Timestamp) -> String {
             "every consumer of its queue is taken, or jobs ahead of it wait, too: `jobmill list --queue {subject} \
              --state running` shows what runs, `jobmill queue update {subject} --consumers N` gives more"
         ),
+        Ok(PendingReason::RateLimited) => spent(pending, &until),
+        Ok(PendingReason::ConcurrencyLimit) => taken(pending),
+        Ok(PendingReason::TooHeavy) => too_heavy(pending),
         Ok(PendingReason::Unspecified) | Err(_) => {
             format!("reason {} of a newer server: {subject} {jobs} {until}", pending.reason)
         }
     }
+}
+
+/// Splits the subject of a limit into the limit's name and the value, which is empty if all jobs share one.
+fn limit_of(pending: &Pending) -> (&str, &str) {
+    // No name has an equals sign, and a value may have some.
+    pending.subject.split_once('=').unwrap_or((&pending.subject, ""))
+}
+
+/// Returns the command that would allow the job's value more.
+fn allow_more(pending: &Pending, rule: &str) -> String {
+    match limit_of(pending) {
+        (limit, "") => format!(
+            "`jobmill limit update {} {rule}` allows more, or the configuration file where that declares the limit",
+            escape(limit)
+        ),
+        (limit, value) => {
+            let (limit, value) = (escape(limit), text::word(value));
+            format!("`jobmill limit set {limit} {value} {rule}` allows this value more")
+        }
+    }
+}
+
+/// Returns a sentence about a rate that is spent or paused.
+fn spent(pending: &Pending, until: &str) -> String {
+    let (limit, subject) = (escape(limit_of(pending).0), escape(&pending.subject));
+    let why = match until {
+        "" => format!("the limit `{subject}` is paused, or jobs ahead of it wait for its rate, too"),
+        until => format!(
+            "the rate of the limit `{subject}` is spent: it waits until {until}, or longer where others are first"
+        ),
+    };
+    format!("{why}; `jobmill limit values {limit}` shows more, {}", allow_more(pending, "--rate COUNT/TIME"))
+}
+
+/// Returns a sentence about a limit whose places are taken, or that is paused.
+fn taken(pending: &Pending) -> String {
+    let (limit, subject) = (escape(limit_of(pending).0), escape(&pending.subject));
+    let more = allow_more(pending, "--max-running N");
+    let jobs: Vec<_> = pending.job_ids.iter().map(|id| escape(id)).collect();
+    if jobs.is_empty() {
+        return format!(
+            "the limit `{subject}` is paused, or jobs ahead of it wait for its places, too; `jobmill limit values {limit}` \
+             shows more, {more}"
+        );
+    }
+    let others = if jobs.len() == 10 { " and others" } else { "" };
+    format!(
+        "the places of the limit `{subject}` are taken by {}{others}: it starts once enough of them have ended; {more}",
+        jobs.join(" ")
+    )
+}
+
+/// Returns a sentence about a job that no place of a limit would be enough for.
+fn too_heavy(pending: &Pending) -> String {
+    let (limit, subject) = (escape(limit_of(pending).0), escape(&pending.subject));
+    format!(
+        "it weighs more than the limit `{subject}` allows since it was changed, and so can't start: `jobmill limit values \
+         {limit}` shows what is allowed, {}; or cancel it, and submit it with less weight",
+        allow_more(pending, "…")
+    )
 }
 
 #[cfg(test)]
@@ -170,6 +233,10 @@ mod tests {
         follows.pending[0].job_ids = vec!["06g2".into()];
         let mut depends = job(JobState::Blocked, &[(PendingReason::Dependency, "2 jobs")]);
         depends.pending[0].job_ids = vec!["06g1".into(), "06g2".into()];
+        let mut held = job(JobState::Queued, &[(PendingReason::ConcurrencyLimit, "gpu")]);
+        held.pending[0].job_ids = vec!["06g1".into(), "06g2".into()];
+        let mut spent = job(JobState::Queued, &[(PendingReason::RateLimited, "calls")]);
+        spent.pending[0].until = at(1_090);
         let jobs = [
             job(JobState::Scheduled, &[(PendingReason::RunTime, "")]),
             job(JobState::BackingOff, &[(PendingReason::RunTime, "")]),
@@ -182,6 +249,13 @@ mod tests {
                 &[(PendingReason::QueuePaused, "mail"), (PendingReason::NoWorkerForKind, "thumb")],
             ),
             job(JobState::Queued, &[(PendingReason::NoFreeSlot, "mail")]),
+            job(
+                JobState::Queued,
+                &[(PendingReason::ConcurrencyLimit, "tenants=a b'c"), (PendingReason::TooHeavy, "gpu")],
+            ),
+            held,
+            spent,
+            job(JobState::Queued, &[(PendingReason::RateLimited, "calls=42")]),
         ];
         let text: String = jobs.iter().map(|job| explained(job, NOW)).collect();
         insta::assert_snapshot!(text, @r"
@@ -202,6 +276,15 @@ mod tests {
           nothing runs the kind `thumb`: map it to a handler in the configuration file, or start a worker for it (`jobmill workers` lists those that are there)
         06g3 is QUEUED, changed 1m ago
           every consumer of its queue is taken, or jobs ahead of it wait, too: `jobmill list --queue mail --state running` shows what runs, `jobmill queue update mail --consumers N` gives more
+        06g3 is QUEUED, changed 1m ago
+          the limit `tenants=a b'c` is paused, or jobs ahead of it wait for its places, too; `jobmill limit values tenants` shows more, `jobmill limit set tenants 'a b'\''c' --max-running N` allows this value more
+          it weighs more than the limit `gpu` allows since it was changed, and so can't start: `jobmill limit values gpu` shows what is allowed, `jobmill limit update gpu …` allows more, or the configuration file where that declares the limit; or cancel it, and submit it with less weight
+        06g3 is QUEUED, changed 1m ago
+          the places of the limit `gpu` are taken by 06g1 06g2: it starts once enough of them have ended; `jobmill limit update gpu --max-running N` allows more, or the configuration file where that declares the limit
+        06g3 is QUEUED, changed 1m ago
+          the rate of the limit `calls` is spent: it waits until 1970-01-01T00:18:10Z (in 1m 30s), or longer where others are first; `jobmill limit values calls` shows more, `jobmill limit update calls --rate COUNT/TIME` allows more, or the configuration file where that declares the limit
+        06g3 is QUEUED, changed 1m ago
+          the limit `calls=42` is paused, or jobs ahead of it wait for its rate, too; `jobmill limit values calls` shows more, `jobmill limit set calls 42 --rate COUNT/TIME` allows this value more
         ");
     }
 

@@ -13,7 +13,7 @@ use super::{
     context::Context,
     entry::ResolvedSetting,
     fault::SettingSource,
-    kind_defaults::{DEFAULT_KEYS, defaults, snooze_delay},
+    kind_defaults::{DEFAULT_KEYS, defaults, snooze_delay, snooze_pauses},
     paths::Folder,
     program,
     rules::{Bool, Choice, DurationIn, IntIn, KeepIn, LabelName, Rule, SizeIn},
@@ -45,7 +45,11 @@ pub(super) const RETENTION_KEYS: [&str; 4] = ["succeeded", "failed", "cancelled"
 
 /// The keys of `[kinds."NAME"]`, in the order of the documentation.
 pub(super) fn kind_keys() -> impl Iterator<Item = &'static str> {
-    COMMAND_KEYS.into_iter().chain(HTTP_KEYS).chain(["snooze_delay", "worker"]).chain(DEFAULT_KEYS)
+    COMMAND_KEYS
+        .into_iter()
+        .chain(HTTP_KEYS)
+        .chain(["snooze_delay", "snooze_pauses", "worker"])
+        .chain(DEFAULT_KEYS)
 }
 
 /// The keys of kinds that run a command.
@@ -261,7 +265,7 @@ fn workers_only(section: &Section<'_>, reading: &mut Reading<'_>) -> Option<Hand
     for key in COMMAND_KEYS
         .iter()
         .chain(&HTTP_KEYS)
-        .chain(&["snooze_delay"])
+        .chain(&["snooze_delay", "snooze_pauses"])
         .filter(|key| section.get(key).is_some())
     {
         let advice =
@@ -308,6 +312,7 @@ fn command(section: &Section<'_>, context: &Context<'_>, reading: &mut Reading<'
         permanent_exit_codes,
         snooze_exit_codes,
         snooze_delay: snooze_delay(section, reading),
+        snooze_pauses: snooze_pauses(section, reading),
     }
 }
 

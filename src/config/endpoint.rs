@@ -15,7 +15,7 @@ use super::{
     context::Context,
     environment::Environment,
     fault::SettingSource,
-    kind_defaults::snooze_delay,
+    kind_defaults::{snooze_delay, snooze_pauses},
     paths::path_from,
     rules::{Bool, DurationIn, IntIn, Rule, quote},
     section::{Reading, Section},
@@ -59,6 +59,7 @@ pub(super) fn endpoint(
     let snooze_statuses =
         section.list_setting("snooze_statuses", limits::SNOOZE_STATUSES_MAX, &statuses, reading);
     let snooze_delay = snooze_delay(section, reading);
+    let snooze_pauses = snooze_pauses(section, reading);
     let callback_url = section.optional("callback_url", &CallbackUrlRule, reading);
 
     let (url, _) = url?;
@@ -80,6 +81,7 @@ pub(super) fn endpoint(
         idle_timeout,
         snooze_statuses,
         snooze_delay,
+        snooze_pauses,
         callback_url,
     })))
 }

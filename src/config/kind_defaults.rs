@@ -4,10 +4,11 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 
 use super::{
     rules::{DurationIn, FloatIn, IntIn},
+    schedule_rules::Name,
     section::{Reading, Section},
 };
 use crate::{
-    job::RetryPolicy,
+    job::{RetryPolicy, names::check_limit_name},
     settings::{
         JobBounds, KindDefaults,
         limits::{self, DEFAULT_SNOOZE_DELAY},
@@ -86,6 +87,11 @@ pub(super) fn listed_delays(retry: &Section<'_>, reading: &mut Reading<'_>) -> O
         reading.fault_at(&retry.key_span(key), retry.key(key), advice);
     }
     (!delays.is_empty()).then(|| delays.into())
+}
+
+/// Reads the name of the limit that starts nothing until the end of such a delay.
+pub(super) fn snooze_pauses(section: &Section<'_>, reading: &mut Reading<'_>) -> Option<String> {
+    section.optional("snooze_pauses", &Name(check_limit_name), reading)
 }
 
 /// Reads the delay after an attempt that asks to be run again later, where it tells no other.

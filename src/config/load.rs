@@ -5,6 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{
@@ -16,6 +17,7 @@ use super::{
     environment::Environment,
     fault::{Fault, Faults, SettingSource, SourceText},
     kind_defaults::{BOUND_KEYS, RETRY_KEYS},
+    limits::{self as job_limits, LIMIT_KEYS},
     network,
     paths::Folder,
     rules::{Bool, Choice, DurationIn, FloatIn, LogFilter, OrOff, Rule, SizeIn, quote},
@@ -26,7 +28,7 @@ use crate::settings::{
     DiskSettings, LogFormat, LogSettings, Settings, StoreSettings, TracesSettings, limits,
 };
 
-const ROOT_KEYS: [&str; 21] = [
+const ROOT_KEYS: [&str; 22] = [
     "listen",
     "hosts",
     "insecure",
@@ -46,6 +48,7 @@ const ROOT_KEYS: [&str; 21] = [
     "retention",
     "queues",
     "kinds",
+    "limit",
     "calendar",
     "schedule",
 ];
@@ -117,13 +120,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Faults> 
     let insecure = layers.insecure(&root, flags);
     let context = Context { environment, base: base.unwrap_or(environment.current_dir()) };
     let store = layers.store(&root, flags, context.base);
-    let drain = Layered {
-        key: "drain_timeout",
-        variable: "JOBMILL_DRAIN_TIMEOUT",
-        flag: ("--drain-timeout", flags.drain_timeout.as_deref()),
-    };
-    let rule = DurationIn(limits::DRAIN_TIMEOUT);
-    let drain_timeout = layers.setting(&root, drain, &rule, defaults.drain_timeout);
+    let drain_timeout = layers.drain_timeout(&root, flags, defaults.drain_timeout);
     let metrics_listen = layers.metrics(&root, flags);
     let traces = layers.traces(&root, flags);
     let log = layers.log(&root, flags);
@@ -139,6 +136,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Faults> 
     let queues = queues(&root, &mut reading);
     check_times(&root, retention, &queues, &mut reading);
     let kinds = kinds(&root, &context, &mut reading);
+    let job_limits = job_limits::limits(&root, &mut reading);
     let (calendars, schedules) = schedules::read_all(&root, &context, &queues, &kinds, &mut reading);
     let settings = Settings {
         listen,
@@ -160,6 +158,7 @@ pub fn load(flags: &Flags, environment: &Environment) -> Result<Loaded, Faults> 
         kinds,
         schedules,
         calendars,
+        job_limits,
     };
     network::check_exposure(&settings, &mut reading);
     network::check_ports(&settings, &mut reading);
@@ -205,6 +204,7 @@ pub fn keys() -> impl Iterator<Item = String> {
         )
         .chain(RETRY_KEYS.into_iter().map(|key| format!("kinds.NAME.retry.{key}")))
         .chain(BOUND_KEYS.into_iter().map(|key| format!("kinds.NAME.bounds.{key}")))
+        .chain(LIMIT_KEYS.into_iter().map(|key| format!("limit.{key}")))
         .chain(CALENDAR_KEYS.into_iter().map(|key| format!("calendar.{key}")))
         .chain(SCHEDULE_KEYS.into_iter().filter(|key| *key != "retry").map(|key| format!("schedule.{key}")))
         .chain(RETRY_KEYS.into_iter().map(|key| format!("schedule.retry.{key}")))
@@ -272,6 +272,15 @@ impl Layers<'_, '_> {
             flag: ("--insecure", flags.insecure.then_some(OsStr::new("true"))),
         };
         self.setting(root, insecure, &Bool, false)
+    }
+
+    fn drain_timeout(&mut self, root: &Section<'_>, flags: &Flags, default: Duration) -> Duration {
+        let drain = Layered {
+            key: "drain_timeout",
+            variable: "JOBMILL_DRAIN_TIMEOUT",
+            flag: ("--drain-timeout", flags.drain_timeout.as_deref()),
+        };
+        self.setting(root, drain, &DurationIn(limits::DRAIN_TIMEOUT), default)
     }
 
     fn setting<R: Rule>(

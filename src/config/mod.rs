@@ -11,6 +11,7 @@ mod entry;
 mod environment;
 mod fault;
 mod kind_defaults;
+mod limits;
 mod load;
 mod network;
 mod paths;
@@ -20,6 +21,7 @@ mod rules;
 mod schedule_rules;
 mod schedules;
 mod section;
+mod tables;
 mod tokens;
 mod units;
 

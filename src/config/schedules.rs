@@ -1,24 +1,19 @@
 //! The schedules and calendars that a file declares.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use serde_json::Value as Json;
 use toml::de::DeTable;
 
 use super::{
     context::Context,
     document::read,
-    fault::SettingSource,
     kind_defaults::{RETRY_KEYS, listed_delays},
     paths::FileIn,
     rules::{Choice, DurationIn, FloatIn, Instant, IntIn, quote},
     schedule_rules::{Dates, Name, Text},
     section::{Reading, Section},
+    tables::{numbers, tables, texts},
 };
 use crate::{
     admission::{self, FieldFault},
@@ -26,9 +21,7 @@ use crate::{
     engine::AdmissionError,
     job::{
         JobDraft, PartialRetryPolicy, PayloadInfo, When,
-        names::{
-            NameError, check_calendar_name, check_free_kind_name, check_queue_name, check_schedule_name,
-        },
+        names::{check_calendar_name, check_free_kind_name, check_queue_name, check_schedule_name},
     },
     settings::{
         CalendarInfo, Calendars, KindSettings, Late, Overlap, QueueSettings, ScheduleSettings, ScheduleTimes,
@@ -38,7 +31,7 @@ use crate::{
 };
 
 /// The keys of `[[schedule]]`, in the order of the documentation.
-pub(super) const SCHEDULE_KEYS: [&str; 28] = [
+pub(super) const SCHEDULE_KEYS: [&str; 29] = [
     "name",
     "cron",
     "every",
@@ -58,6 +51,7 @@ pub(super) const SCHEDULE_KEYS: [&str; 28] = [
     "media_type",
     "labels",
     "headers",
+    "weights",
     "priority",
     "max_attempts",
     "attempt_timeout",
@@ -86,46 +80,6 @@ struct Declared<'a> {
     kinds: &'a BTreeMap<String, KindSettings>,
     calendars: &'a Calendars,
     now: Timestamp,
-}
-
-/// Returns the tables of a list of tables that have a valid name of their own.
-fn tables<'d>(
-    root: &Section<'d>,
-    list: &str,
-    keys: &[&str],
-    max: usize,
-    check_name: fn(&str) -> Result<(), NameError>,
-    reading: &mut Reading<'_>,
-) -> Vec<(String, Section<'d>)> {
-    let mut found: Vec<(String, Section<'d>)> = Vec::new();
-    let mut names = HashSet::new();
-    let Some((elements, _)) = root.list(list, max, reading) else { return found };
-    for (index, element) in elements.iter().enumerate() {
-        let path = format!("{list}[{index}]");
-        let Some(table) = element.get_ref().as_table() else {
-            reading.fault_at(&element.span(), path, format!("this is not a table; write [[{list}]]"));
-            continue;
-        };
-        let section = Section::open(path, Some(table), keys, reading);
-        let Some((name, _)) = section.read("name", &Name(check_name), reading) else {
-            if table.get("name").is_none() {
-                reading.fault_at(
-                    &element.span(),
-                    section.key("name"),
-                    "the name is missing; write name = \"…\"",
-                );
-            }
-            continue;
-        };
-        if !names.insert(name.clone()) {
-            let message = format!("the name {} is used twice; choose another one", quote(&name));
-            reading.fault_at(&section.key_span("name"), section.key("name"), message);
-            continue;
-        }
-        reading.entry(section.key("name"), name.as_str().into(), reading.place(&section.key_span("name")));
-        found.push((name, section));
-    }
-    found
 }
 
 /// Reads the calendars and schedules.
@@ -348,6 +302,7 @@ fn job_fields(section: &Section<'_>, reading: &mut Reading<'_>) -> JobDraft {
         payload_info: media_type.map(PayloadInfo::typed).unwrap_or_default(),
         labels: texts(section, "labels", reading),
         headers: texts(section, "headers", reading),
+        weights: numbers(section, "weights", &IntIn(limits::WEIGHT), reading),
         priority: section.optional("priority", &IntIn(-100..=100_i8), reading),
         max_attempts: section.optional("max_attempts", &IntIn(limits::MAX_ATTEMPTS), reading),
         attempt_timeout: section.optional("attempt_timeout", &DurationIn(limits::ATTEMPT_TIMEOUT), reading),
@@ -380,23 +335,4 @@ fn retry(section: &Section<'_>, reading: &mut Reading<'_>) -> Option<PartialRetr
         multiplier: section.optional("multiplier", &FloatIn(limits::RETRY_MULTIPLIER), reading),
         jitter: section.optional("jitter", &FloatIn(limits::RETRY_JITTER), reading),
     })
-}
-
-/// Reads a table of names and texts, for labels and headers.
-fn texts(section: &Section<'_>, key: &str, reading: &mut Reading<'_>) -> BTreeMap<String, String> {
-    let table = section.table(key, reading);
-    let inner = Section::of_names(&section.key(key), table);
-    let mut texts = BTreeMap::new();
-    for (name, value) in table.into_iter().flatten() {
-        match value.get_ref().as_str() {
-            Some(text) => {
-                texts.insert(name.get_ref().to_string(), text.to_owned());
-            }
-            None => reading.fault_at(&value.span(), inner.key(name.get_ref()), "the value must be text"),
-        }
-    }
-    let place = table.map_or(SettingSource::Default, |_| reading.place(&section.key_span(key)));
-    let shown = texts.iter().map(|(name, text)| (name.clone(), Json::from(text.as_str()))).collect();
-    reading.entry(section.key(key), Json::Object(shown), place);
-    texts
 }

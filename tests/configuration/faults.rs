@@ -19,7 +19,7 @@ fn keys() {
     refuses(
         "port = 1",
         &[
-            "1:1: port: unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, workers, disk, retention, queues, kinds, calendar, schedule",
+            "1:1: port: unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, workers, disk, retention, queues, kinds, limit, calendar, schedule",
         ],
     );
     refuses("[queue.mail]", &["1:2: queue: unknown key; did you mean `queues`?"]);
@@ -35,7 +35,7 @@ fn keys() {
     refuses(
         "\"a\\u001b[31m\" = 1",
         &[
-            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, workers, disk, retention, queues, kinds, calendar, schedule"#,
+            r#"1:1: "a\u{1b}[31m": unknown key; known here: listen, hosts, insecure, data_dir, memory, drain_timeout, metrics, traces, log, tls, auth, audit, grpc_web, limits, workers, disk, retention, queues, kinds, limit, calendar, schedule"#,
         ],
     );
 }

@@ -44,6 +44,7 @@ pub(super) fn spec(spec: &JobSpec) -> Value {
             (!spec.depends_on.is_empty()).then(|| spec.depends_on.iter().map(said).collect::<Vec<_>>()),
         )
         .maybe("uniqueKey", spec.unique_key.as_deref().map(said_key))
+        .maybe("weights", (!spec.weights.is_empty()).then(|| json!(spec.weights)))
         .done()
 }
 

@@ -33,7 +33,7 @@ pub(super) enum Command {
     /// Show the next instants of a schedule, or of times that are not stored
     Preview(Preview),
     /// Create a schedule
-    Create(Create),
+    Create(Box<Create>),
     /// Change the named settings of a schedule; the others stay
     Update(Box<Update>),
     /// Delete a schedule; its jobs stay
@@ -180,7 +180,7 @@ pub(super) async fn run(command: Command, global: &Global, ui: &Ui) -> Result<Ex
         Command::Describe(Named { name }) => tell(&client.get_schedule(name).await?, ui)?,
         Command::Preview(args) => preview(&client, args, ui).await?,
         Command::Watch(args) => return watch(&client, args, ui).await,
-        Command::Create(args) => tell(&changes::create(&client, args).await?, ui)?,
+        Command::Create(args) => tell(&changes::create(&client, *args).await?, ui)?,
         Command::Update(args) => tell(&changes::update(&client, *args).await?, ui)?,
         Command::Delete(args) => changes::delete(&client, args, ui).await?,
         Command::Pause(args) => said(&changes::pause(&client, args).await?, "paused", ui)?,

@@ -177,6 +177,9 @@ pub(super) struct Job {
     /// Timeout of an attempt
     #[arg(long, value_name = "DURATION", value_parser = values::positive_duration)]
     attempt_timeout: Option<Duration>,
+    /// What each job weighs under a limit; may be repeated
+    #[arg(long = "weight", value_name = "LIMIT=N", value_parser = values::weight)]
+    weights: Vec<(String, i32)>,
     /// Delay of each job after its instant
     #[arg(long, value_name = "DURATION", value_parser = values::duration)]
     delay: Option<Duration>,
@@ -196,6 +199,7 @@ impl Job {
             || self.priority.is_some()
             || self.max_attempts.is_some()
             || self.attempt_timeout.is_some()
+            || !self.weights.is_empty()
             || self.delay.is_some()
             || self.expire_after.is_some()
     }
@@ -212,6 +216,10 @@ impl Job {
             priority: self.priority.or(job.priority),
             max_attempts: self.max_attempts.unwrap_or(job.max_attempts),
             attempt_timeout: self.attempt_timeout.map(to_wire_duration).or(job.attempt_timeout),
+            weights: match self.weights.as_slice() {
+                [] => job.weights,
+                given => given.iter().cloned().collect(),
+            },
             start: self.delay.map(|delay| Start::Delay(to_wire_duration(delay))).or(job.start),
             expiry: self.expire_after.map(|time| Expiry::ExpireAfter(to_wire_duration(time))).or(job.expiry),
             ..job

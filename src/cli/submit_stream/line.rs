@@ -70,6 +70,7 @@ struct JobLine {
     depends_on: Option<Vec<DependencyFields>>,
     #[serde(alias = "unique_key")]
     unique_key: Option<Unique>,
+    weights: Option<BTreeMap<String, Whole>>,
     #[serde(alias = "request_id")]
     request_id: Option<String>,
 }
@@ -271,6 +272,7 @@ pub(super) fn parse(line: &[u8], queue: &str) -> Result<SubmitItem, Fault> {
         max_process_losses: line.max_process_losses.map_or(0, |number| number.0),
         depends_on: line.depends_on.into_iter().flatten().map(DependencyFields::into_wire).collect(),
         unique_key: line.unique_key.map(|key| Box::new(key.into_wire())),
+        weights: line.weights.into_iter().flatten().map(|(limit, weight)| (limit, weight.0)).collect(),
     };
     Ok(SubmitItem { job: Some(job), request_id: line.request_id.unwrap_or_default() })
 }
@@ -321,7 +323,8 @@ mod tests {
             "maxProcessLosses": 2, "requestId": "r",
             "dependsOn": [{"jobId": "a"}, {"jobId": "b", "condition": "DEPENDENCY_CONDITION_ENDED", "optionalEdge": true}],
             "uniqueKey": {"key": "u", "scope": "queue", "onWaiting": "ON_CONFLICT_REPLACE", "onStarted": "follow",
-                "hold": "1.5s", "debounce": {"quiet": "90s", "maxWait": "1m"}, "throttle": "1m"}}"#;
+                "hold": "1.5s", "debounce": {"quiet": "90s", "maxWait": "1m"}, "throttle": "1m"},
+            "weights": {"gpu": 4, "mail": "2"}}"#;
         let duration = |millis| Some(to_wire_duration(std::time::Duration::from_millis(millis)));
         let policy = RetryPolicy {
             initial_delay: duration(1_500),
@@ -358,6 +361,7 @@ mod tests {
                 debounce: Some(Debounce { quiet: duration(90_000), max_wait: duration(60_000) }),
                 throttle: duration(60_000),
             })),
+            weights: [("gpu".to_owned(), 4), ("mail".to_owned(), 2)].into(),
         };
         assert_eq!(item(line), SubmitItem { job: Some(job), request_id: "r".into() });
         let relative =
