@@ -50,6 +50,8 @@ pub(super) enum Group {
     Backlog,
     /// Jobs of 10,000 values that take turns, beside the same without turns
     Turns,
+    /// Jobs under limits, beside the same without
+    Limits,
     /// Lateness of 1,000 jobs of schedules at once, and what 100,000 schedules cost
     Schedules,
     /// Memory of idle watchers, and rates beside them
@@ -96,6 +98,7 @@ impl Group {
             Group::Keys => (8, 0),
             Group::EndToEnd => (5, 0),
             Group::Latency | Group::Turns => (4, 0),
+            Group::Limits => (6, 1),
             Group::Workers => (9, 4),
             Group::Backlog => (9, 8),
             Group::Schedules => (2, 8),

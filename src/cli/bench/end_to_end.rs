@@ -35,11 +35,20 @@ pub(super) struct EndToEnd {
     pub(super) priority: i32,
     /// Number of values of the label by which a queue is fair, among the jobs of batches; 0: none has it.
     pub(super) tenants: usize,
+    /// Number of values of a second label among them; 0: none has it.
+    pub(super) endpoints: usize,
 }
 
 /// Jobs submitted one by one.
-pub(super) const BY_CALLS: EndToEnd =
-    EndToEnd { method: Method::Submit, in_flight: 64, batch: 1, queue: WORK, priority: 0, tenants: 0 };
+pub(super) const BY_CALLS: EndToEnd = EndToEnd {
+    method: Method::Submit,
+    in_flight: 64,
+    batch: 1,
+    queue: WORK,
+    priority: 0,
+    tenants: 0,
+    endpoints: 0,
+};
 /// Jobs submitted in batches of 1,000.
 pub(super) const BY_BATCHES: EndToEnd = EndToEnd {
     method: Method::SubmitBatch,
@@ -48,6 +57,7 @@ pub(super) const BY_BATCHES: EndToEnd = EndToEnd {
     queue: WORK,
     priority: 0,
     tenants: 0,
+    endpoints: 0,
 };
 /// Jobs submitted on streams.
 pub(super) const BY_STREAMS: EndToEnd = EndToEnd {
@@ -57,6 +67,7 @@ pub(super) const BY_STREAMS: EndToEnd = EndToEnd {
     queue: WORK,
     priority: 0,
     tenants: 0,
+    endpoints: 0,
 };
 
 impl EndToEnd {
@@ -141,8 +152,10 @@ impl EndToEnd {
             (1, _) => vec![submit_body(self.queue, self.priority)],
             (batch, 0) => vec![batch_body(self.queue, self.priority, batch)],
             (batch, tenants) => {
-                let first = (0..tenants).step_by(batch);
-                first.map(|first| batch_of_tenants(self.queue, first, batch, tenants)).collect()
+                let first = (0..tenants * self.endpoints.max(1)).step_by(batch);
+                first
+                    .map(|first| batch_of_tenants(self.queue, first, batch, (tenants, self.endpoints)))
+                    .collect()
             }
         };
         for body in bodies.iter().cycle() {

@@ -13,6 +13,7 @@ mod figures;
 mod gate;
 mod keys;
 mod latencies;
+mod limits;
 mod load;
 mod paced;
 mod place;

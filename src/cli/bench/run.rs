@@ -107,6 +107,7 @@ async fn measure(args: BenchArgs) -> anyhow::Result<BenchReport> {
             Group::Latency => Box::pin(bench.latency()),
             Group::Backlog => Box::pin(bench.backlog()),
             Group::Turns => Box::pin(bench.turns()),
+            Group::Limits => Box::pin(bench.limits()),
             Group::Schedules => Box::pin(bench.schedules()),
             Group::Watchers => Box::pin(bench.watchers()),
             Group::Retention => Box::pin(bench.retention()),

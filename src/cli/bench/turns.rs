@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use bytes::Bytes;
 use jobmill::proto::v1::{self, JobState, queue_service_client::QueueServiceClient};
 
 use super::{
@@ -33,8 +34,8 @@ impl Bench {
         let tenants = usize::try_from(jobs / JOBS_OF_TENANT)?;
         let fair = MeasuredServer::empty(&self.place).await?;
         let plain = MeasuredServer::empty(&self.place).await?;
-        create_queue(&fair, TENANT).await?;
-        create_queue(&plain, "").await?;
+        create_queue(&fair, QUEUE, TENANT).await?;
+        create_queue(&plain, QUEUE, "").await?;
         let load = EndToEnd { tenants, ..BY_BATCHES.to(QUEUE) };
         let (mut at_once, mut backlog) = (Series::default(), Series::default());
         let (mut ran_fair, mut ran_plain) = (0, 0);
@@ -45,8 +46,10 @@ impl Bench {
             let without = load.run(&plain.uri, self.run).await?;
             at_once.add(in_turns.rate, without.rate);
             (ran_fair, ran_plain) = (ran_fair + in_turns.done + jobs, ran_plain + without.done + jobs);
-            let in_turns = self.backlog_rate(&fair, jobs, tenants, "in turns").await?;
-            backlog.add(in_turns, self.backlog_rate(&plain, jobs, tenants, "without turns").await?);
+            let batch = FILLING as usize;
+            let body = move |number| batch_of_tenants(QUEUE, number as usize * batch, batch, (tenants, 0));
+            let in_turns = self.backlog_rate(&fair, QUEUE, jobs, body, "in turns").await?;
+            backlog.add(in_turns, self.backlog_rate(&plain, QUEUE, jobs, body, "without turns").await?);
         }
         for (subject, ran) in [(fair, ran_fair), (plain, ran_plain)] {
             subject.expect(QUEUE, Some(JobState::Succeeded), ran).await?;
@@ -60,24 +63,23 @@ impl Bench {
         Ok(())
     }
 
-    /// Fills a paused queue, and returns the rate at which its jobs end.
-    async fn backlog_rate(
+    /// Fills a paused queue with batches, and returns the rate at which its jobs end.
+    pub(super) async fn backlog_rate(
         &self,
         subject: &MeasuredServer,
+        queue: &str,
         jobs: u64,
-        tenants: usize,
+        body: impl Fn(u64) -> Bytes + Clone + Send + 'static,
         how: &str,
     ) -> anyhow::Result<f64> {
         self.step(format!("a backlog {how}"));
-        subject.set_paused(QUEUE, true).await?;
+        subject.set_paused(queue, true).await?;
         let calls = Calls { method: Method::SubmitBatch, in_flight: 4, worth: FILLING };
-        let batch = FILLING as usize;
-        let body = move |number| batch_of_tenants(QUEUE, number as usize * batch, batch, tenants);
         calls.make_each(&subject.uri, jobs.div_ceil(FILLING), body).await?;
         let begin = now();
-        subject.set_paused(QUEUE, false).await?;
-        while subject.count(QUEUE, Some(JobState::Queued)).await?
-            + subject.count(QUEUE, Some(JobState::Running)).await?
+        subject.set_paused(queue, false).await?;
+        while subject.count(queue, Some(JobState::Queued)).await?
+            + subject.count(queue, Some(JobState::Running)).await?
             > 0
         {
             ensure!(begin.elapsed() < END_TIME, "the backlog does not end");
@@ -87,7 +89,8 @@ impl Bench {
     }
 }
 
-async fn create_queue(subject: &MeasuredServer, fair_by: &str) -> anyhow::Result<()> {
+/// Creates a queue with slots for all jobs that are under way.
+pub(super) async fn create_queue(subject: &MeasuredServer, name: &str, fair_by: &str) -> anyhow::Result<()> {
     let settings = v1::QueueSettings {
         max_jobs: Some(10_000_000),
         max_bytes: Some(1 << 34),
@@ -96,7 +99,7 @@ async fn create_queue(subject: &MeasuredServer, fair_by: &str) -> anyhow::Result
         ..v1::QueueSettings::default()
     };
     let request = v1::CreateQueueRequest {
-        name: QUEUE.to_owned(),
+        name: name.to_owned(),
         settings: Some(settings),
         ..v1::CreateQueueRequest::default()
     };

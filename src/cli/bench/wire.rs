@@ -241,14 +241,24 @@ pub(super) fn batch_body(queue: &str, priority: i32, jobs: usize) -> Bytes {
 
 /// The label of the tenants.
 pub(super) const TENANT: &str = "tenant";
+/// The label of the endpoints that jobs call.
+pub(super) const ENDPOINT: &str = "endpoint";
 
-/// Returns an encoded SubmitBatch of jobs with one tenant after another, from the one with the number `first` on.
-pub(super) fn batch_of_tenants(queue: &str, first: usize, jobs: usize, tenants: usize) -> Bytes {
-    let of = |index: usize| v1::JobSpec {
-        labels: [(TENANT.to_owned(), format!("tenant-{}", (first + index) % tenants))].into(),
-        ..job(queue, 0)
+/// Returns an encoded SubmitBatch of jobs with one tenant after another, from the one with the number `first` on, each round at
+/// other endpoints, if there are any.
+pub(super) fn batch_of_tenants(
+    queue: &str,
+    first: usize,
+    jobs: usize,
+    (tenants, endpoints): (usize, usize),
+) -> Bytes {
+    let of = |number: usize| {
+        let tenant = (TENANT.to_owned(), format!("tenant-{}", number % tenants));
+        let of_endpoint = |endpoint: usize| (ENDPOINT.to_owned(), format!("endpoint-{endpoint}"));
+        let endpoint = (number + number / tenants).checked_rem(endpoints).map(of_endpoint);
+        v1::JobSpec { labels: std::iter::once(tenant).chain(endpoint).collect(), ..job(queue, 0) }
     };
-    batch_of((0..jobs).map(of).collect())
+    batch_of((first..first + jobs).map(of).collect())
 }
 
 /// Returns an encoded SubmitBatch.
