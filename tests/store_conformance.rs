@@ -17,6 +17,7 @@ macro_rules! both_stores {
 mod store {
     pub(crate) mod batch;
     pub(crate) mod build;
+    pub(crate) mod limits;
     pub(crate) mod rig;
     pub(crate) mod schedules;
     pub(crate) mod subject;
@@ -40,6 +41,13 @@ mod store {
         mod kept_parents;
         mod keys;
         mod keys_by_time;
+        mod limits {
+            mod changes;
+            mod order;
+            mod places;
+            mod random;
+            mod rates;
+        }
         mod names;
         mod numbers;
         mod order;

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use jobmill::{
     clock::{ClockReading, Timestamp, WakeTime},
     engine::{
-        CalendarAction, CalendarDone, ControlRefusal, KeyDone, NewJob, OfferRefusal, PoolId, QueueFull,
-        Registered, ReportAnswer, ReportBody, ScheduleAction, ScheduleDone, ScheduleSetup, SubmittedJob,
-        WorkerHello, transition::Refusal,
+        CalendarAction, CalendarDone, ControlRefusal, KeyDone, LimitAction, LimitDone, NewJob, OfferRefusal,
+        PoolId, QueueFull, Registered, ReportAnswer, ReportBody, ScheduleAction, ScheduleDone, ScheduleSetup,
+        SubmittedJob, WorkerHello, transition::Refusal,
     },
     job::{Change, Checkpoint, Job, JobId, JobUpdate, KeyHash, LeaseToken, Position, RequestId, StateName},
-    settings::{QueueInfo, QueueSettings, Retention},
+    settings::{LimitSpec, QueueInfo, QueueSettings, Retention},
     store::Space,
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Setup {
     pub(crate) declared_queues: BTreeMap<String, QueueSettings>,
     pub(crate) retention: Retention,
     pub(crate) schedules: ScheduleSetup,
+    /// The limits that the configuration file declares.
+    pub(crate) limits: BTreeMap<String, LimitSpec>,
 }
 
 /// The input of one transaction.
@@ -108,6 +110,10 @@ pub(crate) enum Control {
     Calendar {
         name: String,
         action: CalendarAction,
+    },
+    Limit {
+        name: String,
+        action: LimitAction,
     },
     RegisterWorker(WorkerHello),
     ReviewWorkers,
@@ -193,6 +199,7 @@ pub(crate) enum ControlDone {
     QueueRepeated(Option<QueueInfo>),
     Schedule(Box<ScheduleDone>),
     Calendar(CalendarDone),
+    Limit(LimitDone),
     Registered(Registered),
     WorkersReviewed,
     /// The number of a purge that has begun; [`Applied::purged`] reports its end.

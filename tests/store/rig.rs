@@ -69,6 +69,7 @@ impl Rig {
                 kinds: [Self::KIND, "walk"].map(|kind| (kind.to_owned(), KindDefaults::default())).into(),
                 ..ScheduleSetup::default()
             },
+            limits: BTreeMap::new(),
         };
         let subject = open(setup.clone());
         let (uptime, end) = (Uptime::default(), subject.reader().jobs(&[]).unwrap().1);

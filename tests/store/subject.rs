@@ -14,8 +14,8 @@ use jobmill::{
     clock::Uptime,
     engine::{
         self, Action, AnswerSink, CalendarDone, CallerId, ControlRefusal, DemandBoard, EngineSetup, JobDone,
-        KeyDone, OfferError, QueueCheck, QueueDone, Registered, RemoteChanges, ReplySlot, ReportAnswer,
-        Reporter, ScheduleDone, Submitted, transition::Refusal,
+        KeyDone, LimitDone, OfferError, QueueCheck, QueueDone, Registered, RemoteChanges, ReplySlot,
+        ReportAnswer, Reporter, ScheduleDone, Submitted, transition::Refusal,
     },
     job::{AtLeastOne, SubmitOutcome, WorkerProcess},
     settings::{QueueSettings, SettingsChange, SettingsField},
@@ -166,9 +166,20 @@ impl Subject for Sqlite {
 }
 
 fn product_setup(setup: Setup, demand: Arc<DemandBoard>) -> EngineSetup {
-    let Setup { present, seed, served_kinds, native_kinds, declared_queues, retention, schedules } = setup;
+    let Setup { present, seed, served_kinds, native_kinds, declared_queues, retention, schedules, limits } =
+        setup;
     let native_kinds = native_kinds.into_iter().collect();
-    EngineSetup { present, seed, served_kinds, native_kinds, declared_queues, retention, demand, schedules }
+    EngineSetup {
+        present,
+        seed,
+        served_kinds,
+        native_kinds,
+        declared_queues,
+        retention,
+        demand,
+        schedules,
+        limits,
+    }
 }
 
 /// The product, with the replies that are still pending.
@@ -349,6 +360,7 @@ impl Product {
                 told(&mut answer).map(|done| ControlDone::Schedule(Box::new(done)))
             }
             AskedControl::Calendar(mut answer) => told(&mut answer).map(ControlDone::Calendar),
+            AskedControl::Limit(mut answer) => told(&mut answer).map(ControlDone::Limit),
             AskedControl::Review(mut answer) => told(&mut answer).map(|()| ControlDone::WorkersReviewed),
             AskedControl::Purge(mut answer) => match answer.try_recv() {
                 Ok(Err(refusal)) => Err(refusal),
@@ -398,6 +410,7 @@ enum AskedControl {
     Review(Answer<(), ControlRefusal>),
     Schedule(Answer<ScheduleDone, ControlRefusal>),
     Calendar(Answer<CalendarDone, ControlRefusal>),
+    Limit(Answer<LimitDone, ControlRefusal>),
 }
 
 impl BatchReplies {
@@ -435,7 +448,7 @@ impl BatchReplies {
 
     fn action(&mut self, control: Control, expected_revision: Option<u64>) -> Action {
         use AskedControl::{
-            Calendar, Delete, DeleteQueue, Job, Key, Purge, Queue, Register, Review, Schedule,
+            Calendar, Delete, DeleteQueue, Job, Key, Limit, Purge, Queue, Register, Review, Schedule,
         };
         match control {
             Control::AtRevision(revision, control) => self.action(*control, Some(revision)),
@@ -482,6 +495,7 @@ impl BatchReplies {
             }
             Control::Schedule { name, action } => Action::Schedule { name, action, ask: self.ask(Schedule) },
             Control::Calendar { name, action } => Action::Calendar { name, action, ask: self.ask(Calendar) },
+            Control::Limit { name, action } => Action::Limit { name, action, ask: self.ask(Limit) },
             Control::ReviewWorkers => Action::ReviewWorkers { ask: self.ask(Review) },
             Control::Repeatable(..) | Control::OnlyRepeat(..) => panic!("it is not part of anything else"),
         }

@@ -151,7 +151,7 @@ fn a_snooze_past_the_deadline_ends_the_job_now(rig: &mut Rig) {
     for (seconds, expected) in [(59, StateName::BackingOff), (60, StateName::Failed)] {
         let running = rig.submit(due(60));
         let delay = Duration::from_secs(seconds);
-        rig.report(&running, ReportBody::Snoozed { delay, tail: String::new() }).unwrap();
+        rig.report(&running, ReportBody::Snoozed { delay, pause: None, tail: String::new() }).unwrap();
         assert_eq!(rig.state(running.id), expected);
     }
 }

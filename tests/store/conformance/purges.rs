@@ -245,7 +245,7 @@ fn a_job_that_is_due_when_a_new_one_meets_its_key_during_a_purge_is_deleted_once
     rig.queue("q", 1);
     let unique = || key("k", OnConflict::ReturnExisting, OnConflict::ReturnExisting);
     let snoozed = rig.submit(keyed(unique(), job("q", Rig::KIND))).id;
-    let body = ReportBody::Snoozed { delay: Duration::ZERO, tail: String::new() };
+    let body = ReportBody::Snoozed { delay: Duration::ZERO, pause: None, tail: String::new() };
     let report = Report { id: snoozed, lease: lease(&rig.job(snoozed)), body };
     let offer = Offer { request: None, jobs: vec![keyed(unique(), job("q", Rig::KIND))], waits: false };
     rig.apply(Batch {

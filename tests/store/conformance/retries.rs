@@ -44,7 +44,7 @@ fn steady() -> NewJob {
 }
 
 fn snoozed(seconds: u64) -> ReportBody {
-    ReportBody::Snoozed { delay: Duration::from_secs(seconds), tail: "later".into() }
+    ReportBody::Snoozed { delay: Duration::from_secs(seconds), pause: None, tail: "later".into() }
 }
 
 fn died() -> ReportBody {

@@ -34,7 +34,7 @@ fn steady() -> NewJob {
 }
 
 fn snoozed(seconds: u64) -> ReportBody {
-    ReportBody::Snoozed { delay: Duration::from_secs(seconds), tail: "later".into() }
+    ReportBody::Snoozed { delay: Duration::from_secs(seconds), pause: None, tail: "later".into() }
 }
 
 /// Starts a rig whose handlers are code of the server's process, with three running jobs, and crashes it.
