@@ -19,11 +19,14 @@ mod store {
         pub(crate) mod instants;
         pub(crate) mod keys;
         pub(crate) mod ledger;
+        pub(crate) mod limit_steps;
+        pub(crate) mod limits;
         pub(crate) mod machine;
         pub(crate) mod numbers;
         pub(crate) mod offers;
         pub(crate) mod order;
         pub(crate) mod planted;
+        pub(crate) mod planted_limits;
         pub(crate) mod planted_schedules;
         pub(crate) mod program;
         pub(crate) mod purges;
@@ -55,6 +58,7 @@ use store::{
             AnswersBeforeCommit, BeginsBehindItsClock, ChangedByCrash, CountsByTheWall, ForgetsEdges,
             KeepsKeysOfExpired, SkipsEnds,
         },
+        planted_limits::KeepsPlaces,
         planted_schedules::{BrokenSchedules, RepeatsFold},
         program::{program, shrink},
     },
@@ -134,6 +138,8 @@ fn random_programs_keep_every_promise_on_every_store() {
     assert!(done.turns as u64 > programs, "{done:?}");
     let (forsaken, children) = (done.forsaken as u64, done.children as u64);
     assert!(forsaken > programs / 4 && children > programs, "{done:?}");
+    let (starts, tokens, waits) = done.limited;
+    assert!(starts as u64 > programs && tokens as u64 > programs / 2 && waits as u64 > programs, "{done:?}");
     assert!(done.changes as u64 > programs * 20 && done.terminals as u64 > programs * 5, "{done:?}");
 }
 
@@ -275,6 +281,27 @@ fn a_first_instant_that_a_restart_lost_is_found() {
 fn a_fixed_time_that_runs_twice_in_the_fold_is_found() {
     let (programs, violation) = found_as(RepeatsFold::open, "no time of");
     println!("in {programs} programs: {violation}");
+}
+
+#[test]
+fn a_place_that_a_failed_job_keeps_is_found() {
+    let (programs, violation) = found_as(KeepsPlaces::open, "of Here are free");
+    println!("in {programs} programs: {violation}");
+}
+
+#[test]
+fn a_rate_that_a_restart_refills_is_found() {
+    let (programs, violation) = found(ChangedByCrash::refills_rates);
+    println!("in {programs} programs: {violation}");
+    assert!(violation.contains("tokens too many"), "{violation}");
+}
+
+#[test]
+fn an_override_that_a_restart_forgot_is_found() {
+    let (programs, violation) = found(ChangedByCrash::forgets_overrides);
+    println!("in {programs} programs: {violation}");
+    let told = ["run under", "tokens too many", "is paused", "are free", "OverrideNotFound"];
+    assert!(told.iter().any(|told| violation.contains(told)), "{violation}");
 }
 
 #[test]

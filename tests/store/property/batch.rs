@@ -51,12 +51,13 @@ pub(crate) struct Offered {
 }
 
 impl Gathered {
-    /// Adds an offer; `job` maps a number to one of the jobs that exist.
+    /// Adds an offer; `job` maps a number to one of the jobs that exist, and `limits` are the names of limits.
     pub(crate) fn offer(
         &mut self,
         plans: &[Plan],
         asked: Option<RequestPlan>,
         now: Timestamp,
+        limits: &[String],
         job: impl Fn(usize) -> Option<JobId>,
     ) {
         let jobs: Vec<_> = plans
@@ -64,7 +65,7 @@ impl Gathered {
             .enumerate()
             .map(|(index, plan)| NewJob {
                 depends_on: depends_on(plan, (index, plans.len()), &job),
-                ..new_job(plan, now)
+                ..new_job(plan, now, limits)
             })
             .collect();
         let (jobs, request) = match asked {
@@ -150,7 +151,7 @@ pub(super) fn settings(consumers: u32, max_jobs: u64, is_fair: bool) -> QueueSet
     QueueSettings { fair_by, ..build::settings(consumers, max_jobs) }
 }
 
-fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
+fn new_job(plan: &Plan, now: Timestamp, limits: &[String]) -> NewJob {
     let at = |millis| When::At(Timestamp::from_micros(now.as_micros() + millis * 1_000));
     let new = NewJob {
         priority: plan.priority,
@@ -158,7 +159,7 @@ fn new_job(plan: &Plan, now: Timestamp) -> NewJob {
         expires: plan.expires_in_millis.map(at),
         run_time: plan.run_in_millis.map(at),
         deadline: plan.deadline_in_millis.map(at),
-        extras: limits(plan),
+        extras: extras(plan, limits),
         depends_on: Vec::new(),
         payload: vec![7; plan.payload_bytes].into(),
         ..build::job(QUEUES[plan.queue], KINDS[plan.kind])
@@ -206,11 +207,12 @@ fn unique_key(plan: UniquePlan) -> UniqueKey {
     }
 }
 
-fn limits(plan: &Plan) -> Option<Box<Extras>> {
+fn extras(plan: &Plan, limits: &[String]) -> Option<Box<Extras>> {
     let Plan { max_snoozes, max_process_losses, .. } = *plan;
     let labels =
         plan.tenant.map(|tenant| (turns::LABEL.to_owned(), format!("tenant {tenant}"))).into_iter().collect();
-    let extras = Extras { labels, max_snoozes, max_process_losses, ..Extras::default() };
+    let mut extras = Extras { labels, max_snoozes, max_process_losses, ..Extras::default() };
+    plan.limited.add_to(&mut extras, limits);
     (extras != Extras::default()).then(|| Box::new(extras))
 }
 
@@ -232,9 +234,11 @@ fn body(told: AttemptReport) -> ReportBody {
             process_died,
             tail: "tail".into(),
         },
-        AttemptReport::Snooze { delay_millis } => {
-            ReportBody::Snoozed { delay: Duration::from_millis(delay_millis), tail: "snoozed".into() }
-        }
+        AttemptReport::Snooze { delay_millis } => ReportBody::Snoozed {
+            delay: Duration::from_millis(delay_millis),
+            pause: None,
+            tail: "snoozed".into(),
+        },
         AttemptReport::Release { delay_millis } => {
             ReportBody::Released { delay: delay_millis.map(Duration::from_millis) }
         }

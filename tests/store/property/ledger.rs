@@ -17,6 +17,7 @@ use jobmill::{
 use super::{
     batch::Gathered,
     dependencies::Dependencies,
+    limits::{Limits, Words},
     numbers::Numbers,
     order::{self, Contender, Slot, Started, Waiting},
     purges::Purges,
@@ -78,6 +79,8 @@ pub(crate) struct Known {
     retried: bool,
     /// The remote worker that runs it.
     pub(crate) worker: Option<u32>,
+    /// What it says for limits.
+    pub(super) words: Words,
 }
 
 #[derive(Clone, Debug)]
@@ -110,6 +113,7 @@ pub(crate) struct Ledger {
     pub(crate) schedules: Schedules,
     pub(super) turns: Turns,
     pub(crate) dependencies: Dependencies,
+    pub(crate) limits: Limits,
 }
 
 /// The events of one batch that must explain its changes.
@@ -158,6 +162,7 @@ impl Ledger {
         self.places.start(wall);
         self.tokens.start(wall);
         self.turns.hear_start();
+        self.limits.hear_start();
         self.purges.hear_start();
     }
 
@@ -176,6 +181,7 @@ impl Ledger {
         claim: bool,
     ) -> Result<(), Violation> {
         self.hear_time(now, passed, applied);
+        self.begin_limits();
         let mut causes = Causes::default();
         for change in &applied.changes {
             if let Change::Deleted(tombstone) = change {
@@ -208,7 +214,9 @@ impl Ledger {
         self.hear_assigned(applied)?;
         self.check_told(applied, &causes)?;
         self.check_bounds(&causes)?;
+        self.check_limits(&causes)?;
         let (started, waiting) = (self.started(applied, &causes), self.waiting(&causes));
+        self.limits.done.2 += waiting.iter().filter(|one| one.standing.may_lack).count();
         if claim {
             order::check(&started, &waiting, applied.more)?;
         }
@@ -281,6 +289,7 @@ impl Ledger {
                 (Control::Schedule { name, action }, Ok(ControlDone::Schedule(done))) => {
                     self.schedules.hear_change(name, action, done, now)?;
                 }
+                (Control::Limit { name, action }, answer) => self.hear_limit(name, action, answer)?,
                 (Control::RegisterWorker(hello), answer) => self.hear_hello(hello, answer, causes)?,
                 (Control::ReviewWorkers, _) => {
                     let holders = self.holders();
@@ -303,7 +312,11 @@ impl Ledger {
         let known = self.jobs.get(&id).cloned();
         let was = known.as_ref().map(|known| known.state.name());
         let revision = known.as_ref().map_or(0, |known| known.revision);
-        promise!(job.revision == revision + 1, "{id} goes from revision {revision} to {}", job.revision);
+        promise!(
+            job.revision == revision + 1,
+            "{id} goes from revision {revision} to {}: {job:?}",
+            job.revision
+        );
         promise!(before == was, "{id} was {was:?}, not {before:?}");
         let retried = causes.retried.contains(&id);
         let (old, new) = (was, job.state.name());
@@ -395,6 +408,7 @@ impl Ledger {
             starts: known.as_ref().map_or(0, |known| known.starts),
             retried: retried || known.as_ref().is_some_and(|known| known.retried),
             worker: self.worker_of(job, known.as_ref(), causes),
+            words: Words::of(job),
         };
         promise!(
             job.remote.worker().map(|worker| worker.number()) == next.worker,
@@ -421,7 +435,13 @@ impl Ledger {
             "{id} has one attempt, and two started"
         );
         causes.contenders.insert(id, Contender::of(id, known.as_ref(), job, next.place, retried));
+        let held = known.as_ref().and_then(|known| known.state.lease());
         self.jobs.insert(id, next);
+        match (held, job.state.lease()) {
+            (None, Some(_)) => self.hear_tokens(id, true)?,
+            (Some(_), None) if causes.released.contains(&id) => self.hear_tokens(id, false)?,
+            _ => {}
+        }
         if retried && old.is_some_and(StateName::is_done) {
             self.dependencies.hear_retried(id);
         }
@@ -568,7 +588,8 @@ impl Ledger {
             let contender = causes.contenders.get(id).copied();
             let contender = contender.unwrap_or_else(|| Contender::stored(*id, job));
             let participant = self.turns.participant(&job.queue, job.tenant.as_deref());
-            waiting.push(Waiting { queue: job.queue.clone(), participant, contender, slots });
+            let standing = self.standing(job);
+            waiting.push(Waiting { queue: job.queue.clone(), participant, contender, slots, standing });
         }
         waiting
     }

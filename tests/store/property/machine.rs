@@ -16,6 +16,7 @@ use jobmill::{
 use super::{
     batch::{self, Gathered},
     ledger::{Ledger, Violation, promise},
+    limit_steps,
     program::{AHEAD_MAX_MILLIS, AttemptReport, KINDS, PoolPlan, QUEUES, Step, Teller, When},
     schedule_steps::{SCHEDULES, beginning},
     schedules::Scheduled,
@@ -52,6 +53,8 @@ pub(crate) struct Done {
     pub(crate) forsaken: usize,
     /// Observations of children that run.
     pub(crate) children: usize,
+    /// Starts under limits, those of them that took tokens, and observations of jobs that lack a place.
+    pub(crate) limited: (usize, usize, usize),
 }
 
 impl Done {
@@ -68,6 +71,11 @@ impl Done {
             scheduled: self.scheduled.and(other.scheduled),
             forsaken: self.forsaken + other.forsaken,
             children: self.children + other.children,
+            limited: (
+                self.limited.0 + other.limited.0,
+                self.limited.1 + other.limited.1,
+                self.limited.2 + other.limited.2,
+            ),
         }
     }
 }
@@ -139,7 +147,8 @@ impl Machine {
             Step::Offer { jobs, request } => {
                 let live: Vec<_> = self.ledger.jobs.keys().copied().collect();
                 let job = |pick| live.get(pick % live.len().max(1)).copied();
-                self.gathered.offer(jobs, *request, self.now, job);
+                let limits: Vec<String> = self.ledger.limits.all().map(|(name, _)| name).collect();
+                self.gathered.offer(jobs, *request, self.now, &limits, job);
             }
             Step::Report { pick, stale, told, by, checkpoint } => {
                 let running = if *stale { self.ledger.leases.clone() } else { self.ledger.running() };
@@ -156,6 +165,7 @@ impl Machine {
                 self.gathered.control(*wish, |pick| ever.get(pick % ever.len().max(1)).copied());
             }
             Step::Schedule(step) => self.gathered.controls.push(step.control(self.now)),
+            Step::Limit(step) => self.gathered.controls.push(step.control()),
             Step::Pass { millis } => self.pass(Duration::from_millis(*millis)),
             Step::SetClock { ahead_millis } => self.set_clock(*ahead_millis),
             Step::Commit { claim } => self.commit(*claim)?,
@@ -281,6 +291,7 @@ impl Machine {
             self.gathered.controls.push(Control::SetPaused { name: name.clone(), paused: false });
             self.gathered.controls.push(Control::UpdateQueue { name, settings: build::settings(3, 1_000) });
         }
+        self.gathered.controls.extend(limit_steps::ending(self.ledger.limits.all()));
         let live = |ledger: &Ledger| ledger.jobs.values().filter(|job| !job.state.is_done()).count();
         // Each level of children may take a round more.
         let mut rounds = 5 + 2 * live(&self.ledger);
@@ -305,8 +316,8 @@ impl Machine {
         let scheduled = self.ledger.schedules.heard;
         let turns = self.ledger.turns.checked;
         let (forsaken, children) = self.ledger.dependencies.done;
-        let terminals = self.ledger.terminals;
-        Ok(Done { terminals, repeats, turns, scheduled, forsaken, children, ..self.done })
+        let (terminals, limited) = (self.ledger.terminals, self.ledger.limits.done);
+        Ok(Done { terminals, repeats, turns, scheduled, forsaken, children, limited, ..self.done })
     }
 }
 

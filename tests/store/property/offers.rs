@@ -77,7 +77,17 @@ impl Ledger {
                     promise!(first.is_some_and(|id| !self.jobs.contains_key(&id)), "{first:?} is there");
                 }
                 Receipt::Waits => return Err("an offer waits that was not to".into()),
-                Receipt::Refused(_) | Receipt::Full(_) => {}
+                Receipt::Refused(refusal) => {
+                    let is_weight = matches!(
+                        refusal,
+                        OfferRefusal::WeightOfUnknownLimit { .. } | OfferRefusal::TooHeavy { .. }
+                    );
+                    let same =
+                        known.is_some_and(|(request, ids)| Some(request) == offered.request && alive(&ids));
+                    promise!(!is_weight || !same, "a true repeat was refused: {refusal:?}");
+                    self.check_weights(offered, refusal)?;
+                }
+                Receipt::Full(_) => {}
             }
         }
         Ok(())

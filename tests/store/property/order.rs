@@ -8,7 +8,10 @@ use jobmill::{
     job::{Job, JobId, Participant, Position, State},
 };
 
-use super::ledger::{Known, Violation, promise};
+use super::{
+    ledger::{Known, Violation, promise},
+    limits::Standing,
+};
 
 /// Tolerance in the comparison of a backoff's end with another instant, since the clock may have been set.
 const UNCERTAIN: Duration = Duration::from_secs(1);
@@ -109,10 +112,12 @@ pub(crate) struct Waiting {
     pub(crate) participant: Option<Participant>,
     pub(crate) contender: Contender,
     pub(crate) slots: Vec<(Slot, u64)>,
+    /// What its limits have to do with it.
+    pub(super) standing: Standing,
 }
 
 /// Checks that no waiting job precedes one of the same participant that started in a slot for both, and that no job waits
-/// while a slot is free, unless the store has `more` to do at once.
+/// while a slot is free, unless the store has `more` to do at once. Jobs whose limits lack places may wait and be passed.
 pub(crate) fn check(started: &[Started], waiting: &[Waiting], more: bool) -> Result<(), Violation> {
     let mut last_started: HashMap<(&str, Slot, Participant), Contender> = HashMap::new();
     for Started { queue, slot, participant, contender } in started {
@@ -120,9 +125,16 @@ pub(crate) fn check(started: &[Started], waiting: &[Waiting], more: bool) -> Res
         let last = last_started.entry((queue, *slot, *participant)).or_insert(*contender);
         *last = (*last).max(*contender);
     }
-    for Waiting { queue, participant, contender, slots } in waiting {
+    for Waiting { queue, participant, contender, slots, standing } in waiting {
         for (slot, free) in slots {
-            promise!(more || *free == 0, "{contender:?} waits in {queue} while {free} of {slot:?} are free");
+            let may_wait = more || standing.may_lack;
+            promise!(
+                may_wait || *free == 0,
+                "{contender:?} waits in {queue} while {free} of {slot:?} are free"
+            );
+            if standing.may_be_passed {
+                continue;
+            }
             if let Some(last) = participant.and_then(|one| last_started.get(&(&**queue, *slot, one))) {
                 promise!(!contender.precedes(*last), "{contender:?} waits and {last:?} started in {queue}");
             }

@@ -121,6 +121,16 @@ impl ChangedByCrash {
         Self::open(setup, "UPDATE turns SET last = 0")
     }
 
+    /// Restores rates as if all of their tokens had come back.
+    pub(crate) fn refills_rates(setup: Setup) -> Box<dyn Subject> {
+        Self::open(setup, "DELETE FROM limit_value")
+    }
+
+    /// Restores limits as if no value had a rule of its own.
+    pub(crate) fn forgets_overrides(setup: Setup) -> Box<dyn Subject> {
+        Self::open(setup, "DELETE FROM limit_override")
+    }
+
     /// Restores jobs as if their attempts had left nothing.
     pub(crate) fn forgets_checkpoints(setup: Setup) -> Box<dyn Subject> {
         Self::open(setup, "DELETE FROM checkpoint")

@@ -3,7 +3,10 @@
 
 use jobmill::job::{DependencyCondition, OnConflict, UniqueScope};
 
-use super::schedule_steps::ScheduleStep;
+use super::{
+    limit_steps::{LimitStep, LimitedPlan},
+    schedule_steps::ScheduleStep,
+};
 
 /// One step of a program. Jobs are chosen by numbers modulo their count, so that a program stays valid when steps are
 /// removed.
@@ -23,6 +26,8 @@ pub(crate) enum Step {
     Control(RequestedControl),
     /// A change of a schedule for the next batch.
     Schedule(ScheduleStep),
+    /// A change of a limit for the next batch.
+    Limit(LimitStep),
     /// Time passes.
     Pass { millis: u64 },
     /// The clock is set, forward or back, to this far ahead of the right time.
@@ -59,6 +64,7 @@ pub(crate) struct Plan {
     pub(crate) tenant: Option<u8>,
     pub(crate) unique: Option<UniquePlan>,
     pub(crate) depends_on: [Option<DependencyPlan>; 2],
+    pub(crate) limited: LimitedPlan,
 }
 
 /// A dependency of a job to be offered.
@@ -246,7 +252,8 @@ pub(crate) fn program(seed: u64) -> Vec<Step> {
     let schedules = dice.index(3);
     let created: Vec<_> =
         (0..schedules).map(|name| Step::Schedule(ScheduleStep::create(name, &mut dice))).collect();
-    created.into_iter().chain((0..length).map(|_| step(&mut dice))).collect()
+    let steps = created.into_iter().chain((0..length).map(|_| step(&mut dice))).collect();
+    LimitStep::mix_into(steps, &mut Dice::new(!seed))
 }
 
 fn step(dice: &mut Dice) -> Step {
@@ -339,6 +346,7 @@ fn plan(dice: &mut Dice) -> Plan {
         tenant: dice.percent(90 * rare / 50).then(|| dice.one_of(&[0, 0, 0, 1, 2])),
         unique,
         depends_on: dependencies(dice),
+        limited: LimitedPlan::roll(unique.is_some(), &mut Dice::new(!dice.0)),
     }
 }
 

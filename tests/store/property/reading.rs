@@ -57,6 +57,8 @@ impl Ledger {
         for (id, state) in told_anew {
             self.jobs.entry(id).and_modify(|known| known.state = state);
         }
+        let lost = self.jobs.values().find(|job| job.is_in_lane() && !self.limits.may_have_lane(job));
+        promise!(lost.is_none(), "it waits for a limit that does not concern it: {lost:?}");
         Ok(())
     }
 
@@ -68,7 +70,8 @@ impl Ledger {
             return false;
         };
         let right = self.turns.participant(&known.queue, known.tenant.as_deref());
-        was == order && right.is_none_or(|right| participant == right)
+        let may_wait = participant.is_lane() && self.limits.may_have_lane(known);
+        was == order && (may_wait || right.is_none_or(|right| participant == right))
     }
 
     /// Takes in a crash: attempts of the server, and of workers that have said nothing for too long, are over and counted.

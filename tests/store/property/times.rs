@@ -124,7 +124,7 @@ impl Times {
     }
 
     /// Returns the least and the most time that a store may count for a backoff since a moment.
-    fn of_backoff(&self, since: TimePoint) -> (Duration, Duration) {
+    pub(super) fn of_backoff(&self, since: TimePoint) -> (Duration, Duration) {
         let passed = self.now.passed - since.passed;
         let least = passed - (self.now.backoffs.too_little - since.backoffs.too_little);
         let most = passed + (self.now.backoffs.too_much - since.backoffs.too_much);

@@ -76,7 +76,8 @@ impl Turns {
             }
             let last = turns.last;
             let place = |participant: Participant| (participant <= last.unwrap_or_default(), participant);
-            for one in waiting.iter().filter(|one| one.queue == *name && !more) {
+            for one in waiting.iter().filter(|one| one.queue == *name && !more && !one.standing.may_be_passed)
+            {
                 let Some(waits) = one.participant else { continue };
                 let had = totals.get(&waits).copied().unwrap_or_default();
                 for ((slot, starts), count) in &by_slot {
