@@ -1,6 +1,12 @@
 //! Closures as jobs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use jobmill::{
     client::Client,
@@ -10,7 +16,7 @@ use jobmill::{
     job::{FailureReason, JobId, Output, StateName, names::CLOSURE_KIND},
     proto::v1,
     serve::Server,
-    settings::{QueueSettings, Settings, StoreSettings, WhenFull},
+    settings::{LimitKey, LimitRule, LimitSpec, QueueSettings, Settings, StoreSettings, WhenFull},
     watch::WatchError,
 };
 use tokio::sync::{Notify, oneshot, watch};
@@ -315,4 +321,43 @@ async fn a_drain_lets_closures_end_and_asks_those_that_do_not() {
     soon(server.finished()).await.unwrap();
     // Two closures: the slow one, and the one that never started.
     drops.reach(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_closures_run_at_once_than_a_limit_allows() {
+    const TENANTS: usize = 3;
+    const MAX: usize = 2;
+    let mut settings = Settings::new(StoreSettings::Memory);
+    settings.queues.insert("small".to_owned(), QueueSettings { consumers: 20, ..QueueSettings::default() });
+    let spec = LimitSpec::new(LimitRule::Running(MAX as u32)).by(LimitKey::Label("tenant".into()));
+    settings.job_limits.insert("tenants".to_owned(), spec);
+    let server = Server::builder(settings).without_listener().start().await.unwrap();
+    let handle = server.handle();
+    let running: Arc<[AtomicUsize; TENANTS]> = Arc::default();
+    let largest = Arc::new(AtomicUsize::new(0));
+    let (go, may_go) = watch::channel(false);
+    let mut spawned = Vec::new();
+    for n in 0..60 {
+        let (running, largest, tenant) = (Arc::clone(&running), Arc::clone(&largest), n % TENANTS);
+        let mut may_go = may_go.clone();
+        let work = async move |_| {
+            let now = running[tenant].fetch_add(1, Ordering::SeqCst) + 1;
+            largest.fetch_max(now, Ordering::SeqCst);
+            let _ = may_go.wait_for(|go| *go).await;
+            // Others have a chance to start meanwhile.
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            running[tenant].fetch_sub(1, Ordering::SeqCst);
+            Ok(Output::default())
+        };
+        let request = SpawnRequest::on("small").label("tenant", tenant.to_string());
+        spawned.push(soon(handle.spawn(request, work)).await.unwrap());
+    }
+    go.send_replace(true);
+    for closure in &spawned {
+        soon(closure.outcome()).await.unwrap().into_result().unwrap();
+    }
+    assert_eq!(largest.load(Ordering::SeqCst), MAX);
+    stop(server).await;
 }

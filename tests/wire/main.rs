@@ -24,6 +24,8 @@ mod floods;
 mod frames;
 #[cfg(feature = "http")]
 mod http_handlers;
+mod limit_counts;
+mod limits;
 mod lost_log;
 mod many_watchers;
 mod metrics;
@@ -32,6 +34,7 @@ mod panics;
 mod paused;
 mod poison;
 mod queues;
+mod rate_kills;
 mod retries;
 mod schedule_kills;
 mod schedule_limits;

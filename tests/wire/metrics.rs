@@ -505,6 +505,7 @@ async fn the_documentation_lists_every_metric() {
     })
     .await;
     rig.total().await;
+    crate::limits::create(&rig, crate::limits::running("one", 1)).await.unwrap();
     let page = get(address, "/metrics").await.body;
     let mut exposed = BTreeMap::new();
     for line in page.lines() {

@@ -67,7 +67,8 @@ impl ServerProcess {
         self.start_again().await;
     }
 
-    async fn start_again(&mut self) {
+    /// Waits for the end of the server's process and starts another one in its place.
+    pub(crate) async fn start_again(&mut self) {
         soon(self.process.exit()).await;
         self.process = ServerProcess::spawn(self.home.path(), self.port).await;
         self.rig = Rig::connect(&self.process.address).await;

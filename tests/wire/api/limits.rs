@@ -9,7 +9,7 @@ use jobmill::{
 use prost::Message;
 use tonic::{Code, Request};
 
-use super::{duration, raw, server_info::info};
+use super::{duration, raw, server_info::info, table};
 use crate::support::{QUEUE, Rig, defaults, job, memory, refusal, result, soon, spec, submission};
 
 /// A request with a variable amount in one field.
@@ -60,6 +60,7 @@ fn probes() -> Vec<Probe> {
     let mut probes = probes_of_submissions();
     probes.extend(probes_of_workers());
     probes.extend(probes_of_schedules());
+    probes.extend(probes_of_limits());
     probes.extend([
         probe("batch_jobs", "JobQueue/SubmitBatch", "jobs", |n, _| {
             v1::SubmitBatchRequest { jobs: vec![job("echo"); n], ..Default::default() }.encode_to_vec()
@@ -166,6 +167,48 @@ fn probes_of_schedules() -> Vec<Probe> {
     ]
 }
 
+fn with_limit(name: &str, change: impl FnOnce(&mut v1::Limit)) -> Vec<u8> {
+    let mut limit = table::nothing_limited(name, 1);
+    change(&mut limit);
+    v1::CreateLimitRequest { limit: Some(limit), ..Default::default() }.encode_to_vec()
+}
+
+fn with_rate(name: &str, change: impl FnOnce(&mut v1::Rate)) -> Vec<u8> {
+    let mut rate = v1::Rate { count: 1_000, per: Some(duration(1)), burst: 1 };
+    change(&mut rate);
+    with_limit(name, |limit| limit.rule = Some(v1::limit::Rule::Rate(rate)))
+}
+
+fn probes_of_limits() -> Vec<Probe> {
+    const CREATE: &str = "LimitService/CreateLimit";
+    vec![
+        probe("limit_names", CREATE, "limit.kinds", |n, _| {
+            with_limit("names", |limit| limit.kinds = (0..n).map(|kind| format!("kind-{kind}")).collect())
+        }),
+        probe("limit_running", CREATE, "limit.max_running", |n, _| {
+            with_limit("running", |limit| limit.rule = Some(v1::limit::Rule::MaxRunning(n as i32)))
+        }),
+        probe("limit_value_bytes", "LimitService/SetLimitOverride", "override.value", |n, _| {
+            table::exception("heavy-0", &"v".repeat(n), 1).encode_to_vec()
+        }),
+        probe("rate_burst", CREATE, "limit.rate.burst", |n, _| {
+            with_rate("burst", |rate| rate.burst = n as i32)
+        }),
+        probe("rate_count", CREATE, "limit.rate.count", |n, _| {
+            with_rate("count", |rate| rate.count = n as i32)
+        }),
+        probe("rate_period_seconds", CREATE, "limit.rate.per", |n, _| {
+            with_rate("period", |rate| rate.per = Some(duration(n as i64)))
+        }),
+        probe("weight", "JobQueue/Submit", "job.weights", |n, _| {
+            with_job(|job| job.weights = [("heavy-0".to_owned(), n as i32)].into())
+        }),
+        probe("weights", "JobQueue/Submit", "job.weights", |n, _| {
+            with_job(|job| job.weights = (0..n).map(|limit| (format!("heavy-{limit}"), 1)).collect())
+        }),
+    ]
+}
+
 fn with_hello(change: impl FnOnce(&mut v1::Hello)) -> Vec<u8> {
     let mut hello = raw::hello("w");
     change(&mut hello);
@@ -206,13 +249,15 @@ fn probes_of_workers() -> Vec<Probe> {
     ]
 }
 
-/// Limits that belong to no field. Each has a test of its own: below, or with those of workers, schedules or dependencies.
-const OTHERS: [&str; 14] = [
+/// Limits that belong to no field. Each has a test of its own: below, or with those of workers, schedules, limits or dependencies.
+const OTHERS: [&str; 16] = [
     "backfill_instants",
     "calendars",
     "call_dependencies",
     "checkpoint_bytes",
     "dependencies",
+    "limit_overrides",
+    "limits",
     "message_bytes",
     "page_size",
     "pool_credits",
@@ -238,6 +283,13 @@ async fn each_limit_of_a_field_is_what_the_server_holds_requests_to() {
     let rig = super::shelf().await;
     let ended = rig.submit(job("echo")).await.id;
     rig.cancel(&ended).await.unwrap();
+    // Limits under which jobs may be as heavy as they like.
+    for n in 0..rig.limit("weights").await {
+        let request = with_limit(&format!("heavy-{n}"), |limit| {
+            limit.rule = Some(v1::limit::Rule::MaxRunning(1_000_000));
+        });
+        raw::call(&rig, "jobmill.v1.LimitService/CreateLimit", &[], &request).await.unwrap();
+    }
     for Probe { limit: name, rpc, field, request } in probes() {
         let (limit, rpc) = (rig.limit(name).await, format!("jobmill.v1.{rpc}"));
         let before = raw::state(&rig).await;

@@ -8,7 +8,7 @@ use prost::Message;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 use tonic::{Code, Status, body::Body, client::GrpcService, codegen::http};
 
-use super::table::{backfill, days, hourly, second};
+use super::table::{backfill, days, exception, hourly, nothing_limited, second};
 use crate::{
     bad_messages::framed,
     queues::in_queue,
@@ -191,6 +191,11 @@ impl Fixtures {
             ask::<v1::PauseScheduleResponse>(rig, by, "ScheduleService/PauseSchedule", &request).await;
             let request = v1::CreateCalendarRequest { calendar: Some(days(&name, 1)), ..Default::default() };
             ask::<v1::CreateCalendarResponse>(rig, by, "ScheduleService/CreateCalendar", &request).await;
+            let limit = Some(nothing_limited(&name, 1));
+            let request = v1::CreateLimitRequest { limit, ..Default::default() };
+            ask::<v1::CreateLimitResponse>(rig, by, "LimitService/CreateLimit", &request).await;
+            let request = exception(&name, "old", 1);
+            ask::<v1::SetLimitOverrideResponse>(rig, by, "LimitService/SetLimitOverride", &request).await;
         }
         let request = backfill(&second(&queue));
         ask::<v1::BackfillScheduleResponse>(rig, by, "ScheduleService/BackfillSchedule", &request).await;
@@ -225,8 +230,8 @@ async fn ask<A: Message + Default>(rig: &Rig, by: &[Header<'_>], rpc: &str, requ
     A::decode(answer.expect("an answer")).expect("an answer")
 }
 
-/// The state that calls can change: jobs by id with revision and state; queues, schedules and calendars by name with
-/// etag, and the backfills of schedules; unique keys with their holders.
+/// The state that calls can change: jobs by id with revision and state; queues, schedules, calendars and limits by name
+/// with etag, the backfills of schedules and the overrides of limits; unique keys with their holders.
 pub(super) type State = (Vec<(String, i64, i32)>, Vec<(String, String)>, Vec<(String, String)>);
 
 /// Reads the state that calls can change.
@@ -260,6 +265,14 @@ pub(super) async fn state_for(rig: &Rig, by: &[Header<'_>]) -> State {
     let request = v1::ListCalendarsRequest { page_size: 1_000, ..Default::default() };
     let page: v1::ListCalendarsResponse = ask(rig, by, "ScheduleService/ListCalendars", &request).await;
     tags.extend(page.calendars.into_iter().map(|calendar| (calendar.name, calendar.etag)));
+    let request = v1::ListLimitsRequest { page_size: 1_000, ..Default::default() };
+    let page: v1::ListLimitsResponse = ask(rig, by, "LimitService/ListLimits", &request).await;
+    for v1::Limit { name: limit, etag, .. } in page.limits {
+        let request =
+            v1::ListLimitValuesRequest { limit: limit.clone(), only_overridden: true, ..Default::default() };
+        let page: v1::ListLimitValuesResponse = ask(rig, by, "LimitService/ListLimitValues", &request).await;
+        tags.push((limit, format!("{etag} {:?}", page.values)));
+    }
     let request = v1::ListUniqueKeysRequest { page_size: 1_000, ..Default::default() };
     let keys: v1::ListUniqueKeysResponse = ask(rig, by, "JobQueue/ListUniqueKeys", &request).await;
     assert_eq!(keys.next_page_token, "");

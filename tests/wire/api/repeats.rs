@@ -62,7 +62,9 @@ async fn every_call_is_done_once_and_answered_again_even_after_a_restart() {
         // A repeat shows a queue as it is now.
         assert!(
             later == first
-                || ["Some(Queue", "Some(Schedule", "Some(Calendar"].iter().any(|of| first.starts_with(of)),
+                || ["Some(Queue", "Some(Schedule", "Some(Calendar", "Some(Limit"]
+                    .iter()
+                    .any(|of| first.starts_with(of)),
             "{}: {later} after {first}",
             rpc.name
         );

@@ -14,8 +14,11 @@ use jobmill::{
 };
 
 use super::{duration, entries, shelf};
-use crate::support::{
-    QUEUE, Rig, defaults, echo, folder, job, manual_clock, memory, named, queue, simple, spec, with_queue,
+use crate::{
+    limits::{create, running},
+    support::{
+        QUEUE, Rig, defaults, echo, folder, job, manual_clock, memory, named, queue, simple, spec, with_queue,
+    },
 };
 
 /// Returns a spec with every field set, some of them to the default, but no unique key: a second job with the same one
@@ -48,6 +51,7 @@ fn talkative() -> v1::JobSpec {
         max_process_losses: 3,
         depends_on: Vec::new(),
         unique_key: None,
+        weights: [("gpu".to_owned(), 1)].into(),
     }
 }
 
@@ -97,6 +101,7 @@ async fn everything_that_was_said_comes_back_though_it_is_the_default() {
     let clock = manual_clock();
     let builder = simple(with_queue(memory(), QUEUE, queue(0))).clock(Clock::Manual(clock.clone()));
     let rig = Rig::start(builder).await;
+    create(&rig, running("gpu", 1)).await.unwrap();
     let id = rig.submit(talkative()).await.id;
     let found = rig.get(&id).await;
     assert_eq!(found.spec, Some(talkative()));
@@ -113,6 +118,7 @@ async fn a_spec_that_is_submitted_again_makes_an_equal_job() {
     let clock = manual_clock();
     let builder = simple(with_queue(memory(), QUEUE, queue(0))).clock(Clock::Manual(clock.clone()));
     let rig = Rig::start(builder).await;
+    create(&rig, running("gpu", 1)).await.unwrap();
     let partly = v1::RetryPolicy { jitter: Some(1.0), ..v1::RetryPolicy::default() };
     for said in [
         job("echo"),
@@ -261,6 +267,7 @@ async fn specs_and_what_became_of_them_outlive_a_restart_with_other_defaults() {
     let settings = || with_queue(folder(home.path()), QUEUE, queue(0));
     let rig = Rig::start(Server::builder(settings()).handler("echo", defaults(), echo)).await;
     let mut before = Vec::new();
+    create(&rig, running("gpu", 1)).await.unwrap();
     for said in [job("echo"), talkative()] {
         let id = rig.submit(said).await.id;
         before.push(rig.get(&id).await);
@@ -279,6 +286,7 @@ async fn specs_and_what_became_of_them_outlive_a_restart_with_other_defaults() {
 async fn a_spec_stays_as_it_was_said_while_its_job_goes_on() {
     let clock = manual_clock();
     let rig = Rig::start(simple(memory()).clock(Clock::Manual(clock.clone()))).await;
+    create(&rig, running("gpu", 1)).await.unwrap();
     let id = rig.submit(talkative()).await.id;
     clock.advance(Duration::from_secs(60));
     let ended = rig.ends(&id).await;

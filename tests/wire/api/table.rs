@@ -32,13 +32,14 @@ pub(super) enum Object {
     Key,
     Schedule,
     Calendar,
+    Limit,
 }
 
 const fn verb(rpc: &'static str, role: Role, command: &'static [&'static str], of: Object) -> Verb {
     Verb { rpc, role, command, of }
 }
 
-pub(super) const VERBS: [Verb; 22] = [
+pub(super) const VERBS: [Verb; 27] = [
     verb("CancelJob", Role::Cancel, &["cancel"], Object::Job),
     verb("RetryJob", Role::Admin, &["retry"], Object::Job),
     verb("UpdateJob", Role::Admin, &["update"], Object::Job),
@@ -61,10 +62,15 @@ pub(super) const VERBS: [Verb; 22] = [
     verb("CreateCalendar", Role::Admin, &["calendar", "create"], Object::Calendar),
     verb("UpdateCalendar", Role::Admin, &["calendar", "update"], Object::Calendar),
     verb("DeleteCalendar", Role::Admin, &["calendar", "delete"], Object::Calendar),
+    verb("CreateLimit", Role::Admin, &["limit", "create"], Object::Limit),
+    verb("UpdateLimit", Role::Admin, &["limit", "update"], Object::Limit),
+    verb("DeleteLimit", Role::Admin, &["limit", "delete"], Object::Limit),
+    verb("SetLimitOverride", Role::Admin, &["limit", "set"], Object::Limit),
+    verb("DeleteLimitOverride", Role::Admin, &["limit", "unset"], Object::Limit),
 ];
 
 /// The roles of all other calls; `None` where any token is accepted.
-const OTHERS: [(&str, Option<Role>); 24] = [
+const OTHERS: [(&str, Option<Role>); 27] = [
     ("Submit", Some(Role::Submit)),
     ("SubmitBatch", Some(Role::Submit)),
     ("SubmitStream", Some(Role::Submit)),
@@ -83,6 +89,9 @@ const OTHERS: [(&str, Option<Role>); 24] = [
     ("WatchSchedules", Some(Role::Read)),
     ("GetCalendar", Some(Role::Read)),
     ("ListCalendars", Some(Role::Read)),
+    ("GetLimit", Some(Role::Read)),
+    ("ListLimits", Some(Role::Read)),
+    ("ListLimitValues", Some(Role::Read)),
     ("GetServerInfo", None),
     ("Work", Some(Role::Work)),
     ("LeaseJobs", Some(Role::Work)),
@@ -220,6 +229,7 @@ impl Fixtures {
             "GetCalendar" => said!(GetCalendarRequest { name: queue.clone() }),
             "ListCalendars" => said!(ListCalendarsRequest {}),
             "DeleteCalendar" => said!(DeleteCalendarRequest { name: schedule(), request_id: request_id }),
+            name if name.contains("Limit") => self.request_of_limits(name, request_id, other),
             "GetServerInfo" => said!(GetServerInfoRequest {}),
             "Work" => greeting(hello(queue)),
             "LeaseJobs" => said!(LeaseJobsRequest {
@@ -239,6 +249,42 @@ impl Fixtures {
             }
             "ListWorkers" => said!(ListWorkersRequest {}),
             "DrainWorkers" => said!(DrainWorkersRequest { instance: queue.clone() }),
+            other => panic!("{other} has no row here: say what a valid request is like"),
+        }
+    }
+}
+
+impl Fixtures {
+    /// Returns a valid request of an RPC of the LimitService, or another one.
+    fn request_of_limits(&self, rpc: &str, request_id: String, other: bool) -> Vec<u8> {
+        let Fixtures { queue, new, .. } = self;
+        let namespace = String::new();
+        let name = if other { second(queue) } else { queue.clone() };
+        match rpc {
+            "CreateLimit" => {
+                let limit = Some(nothing_limited(new, if other { 2 } else { 1 }));
+                v1::CreateLimitRequest { limit, request_id, namespace }.encode_to_vec()
+            }
+            "UpdateLimit" => {
+                let limit = nothing_limited(queue, if other { 4 } else { 3 });
+                let limit = Some(v1::Limit { etag: "*".to_owned(), ..limit });
+                v1::UpdateLimitRequest { limit, request_id, namespace }.encode_to_vec()
+            }
+            "GetLimit" => v1::GetLimitRequest::from(queue).encode_to_vec(),
+            "ListLimits" => v1::ListLimitsRequest::default().encode_to_vec(),
+            "DeleteLimit" => v1::DeleteLimitRequest { name, request_id, namespace }.encode_to_vec(),
+            "SetLimitOverride" => {
+                let request = exception(queue, "new", if other { 6 } else { 5 });
+                v1::SetLimitOverrideRequest { request_id, ..request }.encode_to_vec()
+            }
+            "DeleteLimitOverride" => {
+                let value = "old".to_owned();
+                let request = v1::DeleteLimitOverrideRequest { limit: name, value, request_id, namespace };
+                request.encode_to_vec()
+            }
+            "ListLimitValues" => {
+                v1::ListLimitValuesRequest { limit: queue.clone(), ..Default::default() }.encode_to_vec()
+            }
             other => panic!("{other} has no row here: say what a valid request is like"),
         }
     }
@@ -279,6 +325,14 @@ pub(super) fn answer(rpc: &Rpc, message: Option<bytes::Bytes>) -> (String, Optio
             (format!("{calendar:?}"), Some(repeated))
         }};
     }
+    // A limit is shown as it is now.
+    macro_rules! limit {
+        ($response:ident) => {{
+            let v1::$response { limit, repeated } = read!($response);
+            let limit = limit.map(|limit| v1::Limit { state: 0, ..limit });
+            (format!("{limit:?}"), Some(repeated))
+        }};
+    }
     let submitted = |submitted: Vec<v1::Submitted>| {
         let repeated = submitted.iter().all(|one| one.outcome() == v1::SubmitOutcome::Repeated);
         (format!("{:?}", crate::support::ids(submitted)), Some(repeated))
@@ -314,6 +368,11 @@ pub(super) fn answer(rpc: &Rpc, message: Option<bytes::Bytes>) -> (String, Optio
         "CreateCalendar" => calendar!(CreateCalendarResponse),
         "UpdateCalendar" => calendar!(UpdateCalendarResponse),
         "DeleteCalendar" => (format!("{:?}", read!(DeleteCalendarResponse)), None),
+        "CreateLimit" => limit!(CreateLimitResponse),
+        "UpdateLimit" => limit!(UpdateLimitResponse),
+        "DeleteLimit" => (format!("{:?}", read!(DeleteLimitResponse)), None),
+        "SetLimitOverride" => (String::new(), Some(read!(SetLimitOverrideResponse).repeated)),
+        "DeleteLimitOverride" => (format!("{:?}", read!(DeleteLimitOverrideResponse)), None),
         other => panic!("{other} has no row here: say what of its answer is repeated"),
     }
 }
@@ -390,11 +449,58 @@ pub(super) async fn undo(rig: &Rig, rpc: &Rpc, fixtures: &Fixtures) {
                 v1::CreateCalendarRequest { calendar: Some(days(&fixtures.queue, 1)), ..Default::default() };
             soon(rig.schedules().create_calendar(request)).await.unwrap();
         }
+        name if name.contains("Limit") => undo_limits(rig, name, fixtures).await,
         other => panic!("{other} has no row here: say how it is undone"),
     }
 }
 
-/// Returns the name of the second schedule, and of the second calendar, of a queue's fixtures.
+/// Undoes a call of the LimitService.
+async fn undo_limits(rig: &Rig, rpc: &str, fixtures: &Fixtures) {
+    let Fixtures { queue, new, .. } = fixtures;
+    let mut limits = rig.job_limits();
+    match rpc {
+        "CreateLimit" => drop(soon(limits.delete_limit(v1::DeleteLimitRequest::from(new))).await.unwrap()),
+        "UpdateLimit" => {
+            let limit = Some(v1::Limit { etag: "*".to_owned(), ..nothing_limited(queue, 9) });
+            let request = v1::UpdateLimitRequest { limit, ..Default::default() };
+            soon(limits.update_limit(request)).await.unwrap();
+        }
+        "DeleteLimit" => {
+            let request =
+                v1::CreateLimitRequest { limit: Some(nothing_limited(queue, 1)), ..Default::default() };
+            soon(limits.create_limit(request)).await.unwrap();
+        }
+        "SetLimitOverride" => {
+            let (limit, value) = (queue.clone(), "new".to_owned());
+            let request = v1::DeleteLimitOverrideRequest { limit, value, ..Default::default() };
+            soon(limits.delete_limit_override(request)).await.unwrap();
+        }
+        "DeleteLimitOverride" => {
+            soon(limits.set_limit_override(exception(queue, "old", 1))).await.unwrap();
+        }
+        other => panic!("{other} has no row here: say how it is undone"),
+    }
+}
+
+/// Returns a limit of a kind of which there are no jobs, by a label.
+pub(super) fn nothing_limited(name: &str, max_running: i32) -> v1::Limit {
+    v1::Limit {
+        name: name.to_owned(),
+        rule: Some(v1::limit::Rule::MaxRunning(max_running)),
+        key: Some(v1::limit::Key::ByLabel("tenant".to_owned())),
+        kinds: vec!["nothing".to_owned()],
+        ..Default::default()
+    }
+}
+
+/// Returns a request for an override.
+pub(super) fn exception(limit: &str, value: &str, max_running: i32) -> v1::SetLimitOverrideRequest {
+    let rule = Some(v1::limit_override::Rule::MaxRunning(max_running));
+    let exception = v1::LimitOverride { limit: limit.to_owned(), value: value.to_owned(), rule };
+    v1::SetLimitOverrideRequest { r#override: Some(exception), ..Default::default() }
+}
+
+/// Returns the name of the second schedule, calendar and limit of a queue's fixtures.
 pub(super) fn second(queue: &str) -> String {
     format!("{queue}-2")
 }

@@ -55,7 +55,9 @@ fn token(roles: &[Role]) -> String {
 fn refusal_elsewhere(verb: &Verb) -> &'static str {
     match (verb.of, verb.rpc) {
         (Object::Job, _) => "JOB_NOT_FOUND",
-        (Object::Queue | Object::Calendar, _) | (Object::Schedule, "CreateSchedule") => "ROLE_MISSING",
+        (Object::Queue | Object::Calendar | Object::Limit, _) | (Object::Schedule, "CreateSchedule") => {
+            "ROLE_MISSING"
+        }
         (Object::Schedule, _) => "SCHEDULE_NOT_FOUND",
         (Object::Key, _) => "KEY_NOT_FOUND",
     }
@@ -158,9 +160,9 @@ async fn every_change_has_its_line_in_the_audit() {
             (Object::Queue | Object::Key, _) => None,
             (Object::Job, "CancelJob" | "UpdateJob") => Some(&fixtures.waiting),
             (Object::Job, _) => Some(&fixtures.cancelled),
-            (_, "CreateSchedule" | "CreateCalendar") => Some(&fixtures.new),
+            (_, "CreateSchedule" | "CreateCalendar" | "CreateLimit") => Some(&fixtures.new),
             (_, "CancelBackfill") => Some(&second),
-            (Object::Schedule | Object::Calendar, _) => Some(&fixtures.queue),
+            (Object::Schedule | Object::Calendar | Object::Limit, _) => Some(&fixtures.queue),
         };
         // A repeat has an audit entry, too.
         for time in ["once", "twice"] {
@@ -169,7 +171,7 @@ async fn every_change_has_its_line_in_the_audit() {
             assert_eq!((&line["rpc"], &line["code"]), (&rpc.name.as_str().into(), &"OK".into()), "{line}");
             let gone =
                 matches!((verb.rpc, time), ("DeleteJob" | "DeleteSchedule" | "ReleaseUniqueKey", "twice"))
-                    || verb.of == Object::Calendar;
+                    || [Object::Calendar, Object::Limit].contains(&verb.of);
             let queue = if gone { serde_json::Value::Null } else { queue.as_str().into() };
             assert_eq!(line["queue"], queue, "{line}");
             let ids: Vec<serde_json::Value> = ids.iter().map(|id| id.as_str().into()).collect();

@@ -37,6 +37,7 @@ fn kind(script: &str, defaults: KindDefaults) -> KindSettings {
         permanent_exit_codes: Vec::new(),
         snooze_exit_codes: Vec::new(),
         snooze_delay: Duration::from_secs(60),
+        snooze_pauses: None,
     };
     KindSettings { handler: HandlerSettings::Command(settings), defaults }
 }

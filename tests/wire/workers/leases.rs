@@ -158,7 +158,7 @@ async fn a_snoozed_job_comes_back_uncounted_and_a_dead_process_is_counted() {
     let id = rig.submit(v1::JobSpec { max_attempts: 1, ..remote_job() }).await.id;
     let first = worker.start().await;
     let delay = Some(prost_types::Duration::default());
-    worker.report(lease(&first), Content::Snoozed(v1::Snoozed { delay }));
+    worker.report(lease(&first), Content::Snoozed(v1::Snoozed { delay, ..Default::default() }));
     assert!(matches!(worker.notice(lease(&first)).await, Notice::Ended(_)));
     let second = worker.start().await;
     let job = second.job.clone().unwrap();
