@@ -29,6 +29,9 @@ pub(crate) type LaneKey = (u32, u32, Participant);
 /// The numbers of a queue and a kind.
 type Group = (u32, u32);
 
+/// Limit of the lanes that are moved from one value to another at a time.
+const MOVED_MAX: usize = 1_000;
+
 /// A place before all others, and those of a participant behind all others.
 const FIRST: SortKey =
     SortKey { participant: Participant(i64::MIN), rank: i8::MIN, order: i64::MIN, id: JobId::from_raw(i64::MIN) };
@@ -340,6 +343,7 @@ impl Lanes {
     /// places, those that come first in its order or its turns. Returns whether any was opened.
     pub(super) fn wake(&mut self, places: &impl Places) -> bool {
         let mut has_opened = std::mem::take(&mut self.has_left);
+        let mut left = MOVED_MAX;
         while let Some(value) = self.touched.pop_first() {
             let groups: Vec<Group> = self.groups_of(&value).collect();
             if groups.is_empty() {
@@ -354,7 +358,14 @@ impl Lanes {
                     if places.is_too_heavy(&need) {
                         self.change(key, |lane| lane.place = LanePlace::TooHeavy);
                     } else if open < room && weight <= room {
-                        has_opened |= self.open_unless_full(key, places);
+                        let is_open = self.open_unless_full(key, places);
+                        has_opened |= is_open;
+                        left -= usize::from(!is_open);
+                        if left == 0 {
+                            // The next batch goes on.
+                            self.touched.insert(value);
+                            return true;
+                        }
                     } else {
                         // A heavy lane waits until there is enough for it, and those behind it wait with it.
                         let at = if room < weight { places.time_of_place(&need) } else { None };
@@ -405,19 +416,18 @@ impl Lanes {
         groups.filter_map(|group| Some(self.waiting_from(value, group, Bound::Unbounded)?.0)).min()
     }
 
-    /// Opens all lanes, because limits have changed.
+    /// Opens all lanes, because limits have changed. What their jobs need now is known once they are read.
     pub(super) fn open_all(&mut self) {
-        let keys: Vec<LaneKey> = self.all.keys().copied().collect();
-        for key in keys {
-            self.change(key, |lane| lane.place = LanePlace::Open);
-            // What its jobs need now is known once they are read.
-            self.put(key, false);
-            if let Some(lane) = self.all.get_mut(&key) {
-                lane.needs = Arc::default();
-            }
-            self.put(key, true);
+        let Lanes { all, open, by_value, waiting, timers, .. } = self;
+        open.clear();
+        by_value.clear();
+        waiting.clear();
+        timers.clear();
+        for ((queue, kind, number), lane) in all {
+            lane.place = LanePlace::Open;
+            lane.needs = Arc::default();
+            open.entry((*queue, *kind)).or_default().insert((lane.head, *number));
         }
-        self.timers.clear();
     }
 
     /// Opens the lanes whose jobs weighed too much, because limits allow other weights now.
