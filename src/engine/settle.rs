@@ -1,7 +1,7 @@
 //! The claim step: selects the jobs that start, and gives new and due jobs their final state.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -110,6 +110,7 @@ impl Decision<'_> {
             kinds: &kinds,
             read,
             has_blocked: false,
+            behind: BTreeSet::new(),
         };
         let moved = slots.participants.len();
         if let Some(last) = offer_all(lists, new, last_turn, |candidate| slots.offer(candidate)) {
@@ -123,6 +124,8 @@ impl Decision<'_> {
         let is_any_cut = indexes.iter().flatten().any(|index| self.found.heads.get(*index).is_some_and(|heads| heads.is_cut));
         let has_moved = slots.participants.len() > moved;
         more |= has_moved && is_any_cut && kinds.iter().any(|kind| slots.is_left(*kind));
+        // Those that jobs waited behind may be gone, such as from a lane that a renewal gave back.
+        more |= slots.behind.iter().any(|kind| slots.is_left(*kind));
         for index in indexes.into_iter().flatten() {
             let is_cut = self.found.heads.get(index).is_some_and(|heads| heads.is_cut);
             let Some(group) = groups.get(index).filter(|_| is_cut) else { continue };

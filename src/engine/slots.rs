@@ -1,6 +1,9 @@
 //! The slots of one queue in the claim step, and which jobs take them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{
     Engine,
@@ -47,6 +50,8 @@ pub(super) struct Slots<'d> {
     pub(super) read: &'d LanesRead,
     /// Whether limits had no place for some job.
     pub(super) has_blocked: bool,
+    /// The kinds of jobs that did not start for the turn of others alone.
+    pub(super) behind: BTreeSet<u32>,
 }
 
 /// The answer to a job that is offered a slot.
@@ -62,7 +67,7 @@ enum Answer {
 impl Slots<'_> {
     /// Offers a slot to a job.
     pub(super) fn offer(&mut self, candidate: Candidate<ReadyJob, Newcomer>) -> Offered {
-        let answer = match candidate {
+        match candidate {
             Candidate::Ready(ready) => match self.take(&ready.0) {
                 Answer::Taken(slot) => {
                     self.starting.push((ready, slot));
@@ -71,10 +76,8 @@ impl Slots<'_> {
                 Answer::NoPlace(place, lack) => {
                     let lane = self.engine.limits.let_wait(&ready.0, place, lack);
                     self.participants.extend(lane.map(|lane| (ready.0.id, lane)));
-                    self.has_blocked = true;
-                    return Offered::default();
                 }
-                answer @ (Answer::NoSlot | Answer::OutOfTurn) => answer,
+                Answer::NoSlot | Answer::OutOfTurn => {}
             },
             Candidate::New(Newcomer::Due(index)) => {
                 let job = self.due.get(index).map(|due| Arc::clone(&due.stored));
@@ -83,7 +86,6 @@ impl Slots<'_> {
                     due.starts = Some(slot.clone());
                     return self.taken();
                 }
-                answer
             }
             Candidate::New(Newcomer::Accepted(offer, index)) => {
                 let accepted = std::mem::take(&mut self.accepted);
@@ -99,10 +101,8 @@ impl Slots<'_> {
                 if matches!(answer, Answer::Taken(_)) {
                     return self.taken();
                 }
-                answer
             }
-        };
-        self.has_blocked |= matches!(answer, Answer::NoPlace(..));
+        }
         Offered::default()
     }
 
@@ -131,6 +131,10 @@ impl Slots<'_> {
         if let Some(place) = place
             && let Err(lack) = limits.choose(job, place, self.is_fair)
         {
+            self.has_blocked = true;
+            if lack.is_behind {
+                self.behind.insert(kind);
+            }
             return Answer::NoPlace(place, lack);
         }
         if is_here {

@@ -95,6 +95,8 @@ pub(super) struct LimitBook {
 pub(super) struct Lack {
     needs: Vec<Need>,
     gate: usize,
+    /// Whether there are places, and only the turn of jobs that wait for them is first.
+    pub(super) is_behind: bool,
 }
 
 impl LimitBook {
@@ -251,7 +253,7 @@ impl LimitBook {
             return Ok(());
         }
         if let Some(gate) = table.first_full(&needs, self.now) {
-            return Err(Lack { needs, gate });
+            return Err(Lack { needs, gate, is_behind: false });
         }
         let is_in_lane = matches!(job.state, State::Queued { participant, .. } if participant.is_lane());
         if !is_in_lane && !table.lanes.is_empty() {
@@ -267,7 +269,7 @@ impl LimitBook {
                 gate => gate,
             };
             if let Some(gate) = gate {
-                return Err(Lack { needs, gate });
+                return Err(Lack { needs, gate, is_behind: true });
             }
         }
         table.choose(&needs);
@@ -305,7 +307,7 @@ impl LimitBook {
 
     /// Moves a ready job that lacks a place to its lane. Returns the lane, unless the job is there.
     pub(super) fn let_wait(&mut self, job: &Job, place: SortKey, lack: Lack) -> Option<Participant> {
-        let Lack { needs, gate } = lack;
+        let Lack { needs, gate, .. } = lack;
         let table = &mut *self.board.table();
         let key = lane_key(job, place, &needs);
         let State::Queued { participant, .. } = job.state else { return None };
